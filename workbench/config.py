@@ -1,0 +1,85 @@
+"""Where things live and how a run is parameterised: settings from the environment, profiles from YAML."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from workbench.errors import ConfigError, unknown_name
+
+PROFILES = ("smoke", "ci", "full")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Folders and addresses of one project; made by `load_settings`, handed on explicitly.
+
+    Attributes
+    ----------
+    root : Path
+        The project: the folder that holds ``evalsets/`` and ``notebooks/``.
+    cache : Path
+        What can be built or fetched again: corpora, indices, vectors, weights.
+    runs : Path
+        One folder a run.
+    state_url : str
+        SQLAlchemy URL of the state database, ``sqlite:///...`` or ``postgresql://...``.
+    """
+
+    root: Path
+    cache: Path
+    runs: Path
+    state_url: str
+
+    @property
+    def notebooks(self) -> Path:
+        """Folder of the notebooks."""
+        return self.root / "notebooks"
+
+    @property
+    def evalsets(self) -> Path:
+        """Folder of the evalsets."""
+        return self.root / "evalsets"
+
+
+def load_settings(env: Mapping[str, str] | None = None, start: Path | None = None) -> Settings:
+    """Settings from ``WORKBENCH_ROOT``, ``_CACHE``, ``_RUNS`` and ``_STATE_URL``, with defaults below the project.
+
+    The project is the nearest folder at or above ``start`` (default: the working directory) with ``evalsets/``.
+    """
+    env = os.environ if env is None else env
+    start = (start or Path.cwd()).resolve()
+    found = next((p for p in (start, *start.parents) if (p / "evalsets").is_dir()), start)
+    root = Path(env["WORKBENCH_ROOT"]).resolve() if "WORKBENCH_ROOT" in env else found
+    cache = Path(env.get("WORKBENCH_CACHE", root / "data" / ".cache"))
+    return Settings(
+        root=root,
+        cache=cache,
+        runs=Path(env.get("WORKBENCH_RUNS", root / "runs")),
+        state_url=env.get("WORKBENCH_STATE_URL", f"sqlite:///{cache / 'state.sqlite'}"),
+    )
+
+
+def load_profile(settings: Settings, notebook: str, profile: str) -> dict[str, Any]:
+    """Parameters that ``notebooks/profiles/<notebook>.<profile>.yaml`` sets.
+
+    Raises
+    ------
+    ConfigError
+        If the profile is unknown, its file is missing, or it is not a mapping of names to plain values.
+    """
+    if profile not in PROFILES:
+        raise ConfigError(unknown_name("profile", profile, PROFILES))
+    path = settings.notebooks / "profiles" / f"{notebook}.{profile}.yaml"
+    if not path.is_file():
+        raise ConfigError(f"profile {profile!r} of {notebook!r} needs the file {path}; it does not exist")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must map parameter names to values, found {type(values).__name__}")
+    return values

@@ -1,0 +1,1 @@
+"""From scores to a decision, and from a decision to a gate."""

@@ -1,0 +1,1 @@
+"""Bring what a user already has into the forms of an evalset."""

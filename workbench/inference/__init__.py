@@ -1,0 +1,1 @@
+"""Models: embeddings and, later, answers; priced, pinned and recorded."""

@@ -1,0 +1,1 @@
+"""Plain values to safe static HTML and text, nothing else."""

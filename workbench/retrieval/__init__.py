@@ -1,0 +1,1 @@
+"""Find documents: corpora, chunks, a tenant-bound store, and strategies over it."""
