@@ -3,11 +3,11 @@
 All are frozen; those that are written to disk are read back by their own ``from_json``.
 """
 
+import datetime as dt
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from datetime import date
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -36,7 +36,7 @@ class Document:
     title: str = ""
     tenant_id: str = DEFAULT_TENANT
     document_type: str = "document"
-    date: date | None = None
+    date: dt.date | None = None
     aliases: tuple[str, ...] = ()
 
     @property
@@ -211,4 +211,4 @@ def _plain(item: Any) -> Any:
         return [parameters_of(i) if hasattr(i, "__dataclass_fields__") else _plain(i) for i in item]
     if isinstance(item, Mapping):
         return {str(k): _plain(v) for k, v in item.items()}
-    return item.isoformat() if isinstance(item, date) else item
+    return item.isoformat() if isinstance(item, dt.date) else item

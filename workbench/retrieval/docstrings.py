@@ -35,7 +35,9 @@ NAMESPACES = {
 ACCESSORS = {"pandas": ["str", "dt", "cat", "sparse", "plot", "list", "struct"],
              "polars": ["str", "dt", "list", "arr", "cat", "struct", "name", "bin", "meta", "ext", "plot"]}  # fmt: skip
 # Of several names of one text, the one that users know: not ``pandas.Index.str.split``.
-PREFERRED = ("pandas.Series.", "pandas.DataFrame.")
+PREFERRED = (
+    "pandas.Series.", "pandas.DataFrame.", "numpy.ndarray.", "numpy.polynomial.Polynomial.",
+)  # fmt: skip
 MIN_CHARS = 60
 VERSION_ADDED = re.compile(r"versionadded::\s*v?(\d+(?:\.\d+)*)")
 
