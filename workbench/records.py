@@ -107,7 +107,8 @@ class Claim:
     """One arm on the test split: its estimate, and the paired difference from the reference with its bounds.
 
     ``low`` and ``high`` are simultaneous one-sided bounds of ``difference`` at the rule's confidence;
-    ``status`` is the gate's word for "not worse than the reference by more than the margin".
+    ``status`` is the gate's word for "not worse than the reference by more than the margin". ``spread`` is the
+    lowest and highest estimate over rebuilds of an index that is built at random, None for other arms.
     """
 
     arm: str
@@ -126,6 +127,7 @@ class Claim:
     n_clusters: int
     n_clusters_differ: int
     items_needed: int | None = None
+    spread: tuple[float, float] | None = None
     note: str = ""
 
 
@@ -185,7 +187,7 @@ class Decision:
         try:
             raw = json.loads(text)
             raw["rule"] = Rule(**raw["rule"])
-            raw["claims"] = tuple(Claim(**claim) for claim in raw["claims"])
+            raw["claims"] = tuple(_claim(claim) for claim in raw["claims"])
             raw["fingerprint"] = Fingerprint(**raw["fingerprint"])
             return cls(**raw)
         except (json.JSONDecodeError, KeyError, TypeError) as error:
@@ -195,6 +197,11 @@ class Decision:
     def load(cls, path: Path) -> Self:
         """Read a decision file."""
         return cls.from_json(path.read_text(encoding="utf-8"), str(path))
+
+
+def _claim(raw: dict[str, Any]) -> Claim:
+    spread = raw.pop("spread")
+    return Claim(**raw, spread=tuple(spread) if spread else None)
 
 
 def parameters_of(value: Any) -> dict[str, Any]:

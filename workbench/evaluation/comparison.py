@@ -1,0 +1,216 @@
+"""Paired comparison of arms with a reference: one deciding test, the one-sided cluster bootstrap-t.
+
+Items of one cluster (question family, document, conversation) share fate, so clusters are what is resampled.
+The bootstrap-t (Efron 1979; Hall 1992, section 3.10) studentises each resample, which keeps the level on skewed
+differences where a percentile interval does not. Several finalists get simultaneous bounds from the largest
+of their studentised deviations (Romano and Wolf 2005).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from workbench.errors import ConfigError
+from workbench.records import GateStatus
+
+SCORES_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
+    "arm": pl.String,
+    "item_id": pl.String,
+    "repeat": pl.Int32,
+    "metric": pl.String,
+    "value": pl.Float64,
+    "error": pl.String,
+    "cluster": pl.String,
+    "tenant_id": pl.String,
+    "latency_ms": pl.Float64,
+    "cost_usd": pl.Float64,
+}
+MIN_CLUSTERS = 30
+MIN_DIFFERING = 10
+DRAWS = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Mean, cluster-robust standard error, and one-sided bounds, one entry an arm."""
+
+    mean: np.ndarray
+    se: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class PairedDifference:
+    """Difference of one arm from the reference over the same items, with what the gate says of it."""
+
+    arm: str
+    mean: float
+    se: float
+    low: float
+    high: float
+    status: GateStatus
+    n_items: int
+    n_clusters: int
+    n_differ: int
+
+
+def item_values(scores: pl.DataFrame, arm: str, items: Sequence[str], *, missing: float) -> np.ndarray:
+    """Mean over repeats of one arm, in the order of ``items``; what failed or is missing counts ``missing``."""
+    mine = scores.filter(pl.col("arm") == arm)
+    means = mine.group_by("item_id").agg(pl.col("value").fill_null(missing).mean())
+    wanted = pl.DataFrame({"item_id": list(items)})
+    return wanted.join(means, on="item_id", how="left", maintain_order="left")["value"].fill_null(missing).to_numpy()
+
+
+def bootstrap_t(
+    values: np.ndarray,
+    clusters: np.ndarray,
+    *,
+    confidence: float = 0.95,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Bounds:
+    """One-sided bounds of means, simultaneous over the rows of ``values``.
+
+    Parameters
+    ----------
+    values : ndarray of float, shape (arms, items)
+        Paired differences, or plain values, of the same items for every arm.
+    clusters : ndarray of int, shape (items,)
+        Cluster code of each item, 0 .. m - 1.
+    confidence : float
+        Of each one-sided bound, over all arms together.
+    draws, seed : int
+        Resamples and their seed.
+
+    Returns
+    -------
+    Bounds
+        Arrays of shape (arms,). An arm without spread has ``low == mean == high``: no statement about a
+        population, which is why `classify` never lets it hold.
+    """
+    m = int(clusters.max()) + 1
+    counts = np.bincount(clusters, minlength=m).astype(float)
+    sums = np.stack([np.bincount(clusters, row, minlength=m) for row in values])
+    mean, se = _ratio_mean(np.ones((1, m)), sums, counts)
+    mean, se = mean[0], se[0]
+    rng = np.random.default_rng(seed)
+    weights = rng.multinomial(m, np.full(m, 1 / m), size=draws).astype(float)
+    means, ses = _ratio_mean(weights, sums, counts)
+    spread = se > 1e-12
+    if not spread.any():
+        return Bounds(mean, se, mean.copy(), mean.copy())
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = (means - mean)[:, spread] / ses[:, spread]
+    t = np.nan_to_num(t, nan=0.0, posinf=np.inf, neginf=-np.inf)
+    upper_t = np.quantile(t.max(1), confidence, method="higher")
+    lower_t = np.quantile(t.min(1), 1 - confidence, method="lower")
+    return Bounds(mean, se, mean - upper_t * se, mean - lower_t * se)
+
+
+def _ratio_mean(weights: np.ndarray, sums: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over items and its linearised cluster standard error, for each row of cluster weights."""
+    m = counts.size
+    n = weights @ counts
+    mean = (weights @ sums.T) / n[:, None]
+    squares = weights @ (sums**2).T - 2 * mean * (weights @ (sums * counts).T)
+    squares += mean**2 * (weights @ counts**2)[:, None]
+    se = np.sqrt(np.maximum(squares, 0) * m / max(m - 1, 1)) / n[:, None]
+    return mean, se
+
+
+def classify(
+    difference: np.ndarray, clusters: np.ndarray, *, low: float, high: float, margin: float
+) -> tuple[GateStatus, int]:
+    """Gate status of "worse by less than the margin", and how many clusters differ.
+
+    ``identical`` where no item differs; ``inconclusive`` under 30 clusters, where fewer than 10 clusters differ,
+    or where there is no spread: there the bootstrap-t does not keep its level.
+    """
+    differing = np.unique(clusters[np.abs(difference) > 1e-12]).size
+    if differing == 0:
+        return "identical", 0
+    spread = np.ptp(difference) > 1e-12
+    if np.unique(clusters).size < MIN_CLUSTERS or differing < MIN_DIFFERING or not spread:
+        return "inconclusive", differing
+    if low > -margin:
+        return "holds", differing
+    return ("broken" if high < -margin else "inconclusive"), differing
+
+
+def compare(
+    scores: pl.DataFrame,
+    arms: Sequence[str],
+    *,
+    reference: str,
+    margin: float,
+    confidence: float = 0.95,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> list[PairedDifference]:
+    """Paired differences of the arms from the reference, with bounds that hold for all arms at once.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        Rows of one metric and one split (columns as `SCORES_SCHEMA`), value in [0, 1], higher is better.
+    arms : sequence of str
+        Arms to compare; the reference itself is left out where it is among them.
+    reference : str
+        Arm named beforehand.
+    margin : float
+        Largest loss that is acceptable, in units of the metric, greater than 0.
+
+    Raises
+    ------
+    ConfigError
+        If the margin is not positive or an arm has no scores.
+
+    Notes
+    -----
+    A failed item counts against the claim: 0 for the candidate, 1 for the reference.
+    """
+    if not margin > 0:
+        raise ConfigError(f"margin must be greater than 0, found {margin}")
+    present = set(scores["arm"].unique())
+    if unknown := sorted({reference, *arms} - present):
+        raise ConfigError(f"no scores for {', '.join(unknown)}; there are {', '.join(sorted(present))}")
+    candidates = [a for a in arms if a != reference]
+    if not candidates:
+        return []
+    items, codes = item_clusters(scores)
+    base = item_values(scores, reference, items, missing=1.0)
+    values = np.stack([item_values(scores, a, items, missing=0.0) - base for a in candidates])
+    bounds = bootstrap_t(values, codes, confidence=confidence, draws=draws, seed=seed)
+    out = []
+    for i, arm in enumerate(candidates):
+        low, high = float(bounds.low[i]), float(bounds.high[i])
+        status, differ = classify(values[i], codes, low=low, high=high, margin=margin)
+        mean, se = float(bounds.mean[i]), float(bounds.se[i])
+        out.append(PairedDifference(arm, mean, se, low, high, status, len(items), int(codes.max()) + 1, differ))
+    return out
+
+
+def item_clusters(scores: pl.DataFrame) -> tuple[list[str], np.ndarray]:
+    """Items in sorted order and the code of each one's cluster, shape (items,)."""
+    table = scores.select("item_id", "cluster").unique(["item_id"]).sort("item_id")
+    codes = np.unique(table["cluster"].to_numpy(), return_inverse=True)[1]
+    return table["item_id"].to_list(), codes
+
+
+def mean_interval(
+    values: np.ndarray, clusters: np.ndarray, *, confidence: float = 0.95, seed: int = 0
+) -> tuple[float, float, float]:
+    """Mean with its two-sided interval of the given confidence, each end clipped to [0, 1] by the caller."""
+    bounds = bootstrap_t(values[None], clusters, confidence=(1 + confidence) / 2, seed=seed)
+    return float(bounds.mean[0]), float(bounds.low[0]), float(bounds.high[0])
+
+
+def no_difference_p(difference: np.ndarray, clusters: np.ndarray, *, draws: int = 9999, seed: int = 0) -> float:
+    """P-value of "no difference at all" by flipping the signs of whole clusters (Fisher's randomisation)."""
+    sums = np.bincount(clusters, difference)
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (draws, sums.size))
+    return float((1 + (np.abs(signs @ sums) >= abs(sums.sum()) - 1e-12).sum()) / (draws + 1))

@@ -1,0 +1,190 @@
+"""Does an accepted decision still hold? Two kinds of claim, never mixed: sameness and generalisation."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+import polars as pl
+
+from workbench.errors import GateFailed
+from workbench.evaluation.decision import fast_enough, good_enough
+from workbench.records import Decision, GateStatus
+
+SAME = 1e-9
+_SEVERITY: dict[GateStatus, int] = {
+    "identical": 0,
+    "holds": 1,
+    "stale": 2,
+    "inconclusive": 3,
+    "broken": 4,
+    "error": 5,
+}
+EXIT_CODES: dict[GateStatus, int] = {
+    "identical": 0,
+    "holds": 0,
+    "stale": 2,
+    "inconclusive": 2,
+    "broken": 1,
+    "error": 3,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class GateClaim:
+    """One thing the gate looked at; ``changed`` lists the items whose score moved."""
+
+    kind: Literal["sameness", "generalisation", "invariant"]
+    arm: str
+    status: GateStatus
+    sentence: str
+    changed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What the gate says: the worst of its claims, as a status and an exit code."""
+
+    status: GateStatus
+    exit_code: int
+    sentence: str
+    claims: tuple[GateClaim, ...]
+
+    def to_json(self) -> str:
+        """Pretty JSON."""
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read ``gate.json``."""
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        claims = tuple(GateClaim(**{**c, "changed": tuple(c["changed"])}) for c in raw.pop("claims"))
+        return cls(**raw, claims=claims)
+
+    def enforce(self) -> None:
+        """Raise where the decision is broken or could not be checked.
+
+        Raises
+        ------
+        GateFailed
+            If the status is ``broken`` or ``error``; other statuses are for the reader and the exit code.
+        """
+        if self.status in ("broken", "error"):
+            raise GateFailed(self.sentence, status=self.status, exit_code=self.exit_code)
+
+
+def check_gate(
+    accepted: Decision | None,
+    now: Decision,
+    *,
+    accepted_scores: pl.DataFrame | None,
+    scores: pl.DataFrame,
+    invariants: Mapping[str, int],
+    on_inconclusive: Literal["fail", "warn", "pass"] = "warn",
+) -> Gate:
+    """Compare a run with the accepted decision.
+
+    Parameters
+    ----------
+    accepted, now : Decision
+        The committed decision, None where there is none yet, and this run's.
+    accepted_scores, scores : DataFrame
+        Test rows of the rule's metric, of the accepted run and of this one (columns arm, item_id, value).
+    invariants : mapping of str to int
+        Counts that must be 0, by name.
+    on_inconclusive : {"fail", "warn", "pass"}
+        Exit code of an inconclusive gate: 1, 2 or 0.
+    """
+    claims = [
+        GateClaim("invariant", "", "broken" if n else "holds", f"{name}: {n} (must be 0)")
+        for name, n in invariants.items()
+    ]
+    if accepted is None:
+        claims.append(
+            GateClaim(
+                "generalisation",
+                now.arm,
+                "stale",
+                "No decision is accepted yet: workbench accept --reason ...",
+            )
+        )
+    elif changed := accepted.fingerprint.changed(now.fingerprint):
+        shown = ", ".join(changed[:8])
+        claims.append(
+            GateClaim(
+                "generalisation", now.arm, "stale",
+                f"The accepted decision rests on other inputs ({shown} changed); this run is shown, and can only be "
+                "accepted as a new decision.",
+            )
+        )  # fmt: skip
+    else:
+        claims += _sameness(accepted, now, accepted_scores, scores)
+        claims.append(_generalisation(accepted, now))
+    return _worst(claims, on_inconclusive)
+
+
+def _sameness(accepted: Decision, now: Decision, before: pl.DataFrame | None, scores: pl.DataFrame) -> list[GateClaim]:
+    """Replayed scores against the accepted ones: exact where the arm is deterministic, within the spread elsewhere."""
+    if before is None:
+        return [GateClaim("sameness", accepted.arm, "error", "The accepted scores are missing beside the decision.")]
+    out = []
+    for claim in accepted.claims:
+        if claim.arm not in now.arms:
+            out.append(GateClaim("sameness", claim.arm, "broken", "The accepted arm was not run."))
+        elif claim.spread is not None:
+            out.append(_within_spread(claim.arm, claim.spread, now.claim(claim.arm).estimate))
+        else:
+            changed = changed_items(before, scores, claim.arm)
+            n = len(changed)
+            sentence = f"{n} of {claim.n_items} items scored otherwise" if n else "every item scored the same"
+            out.append(GateClaim("sameness", claim.arm, "broken" if n else "identical", f"{sentence}.", tuple(changed)))
+    return out
+
+
+def _within_spread(arm: str, spread: tuple[float, float], mean: float) -> GateClaim:
+    low, high = spread
+    inside = low - SAME <= mean <= high + SAME
+    sentence = f"mean {mean:.4f} lies {'in' if inside else 'out'}side [{low:.4f}, {high:.4f}] of five rebuilds."
+    return GateClaim("sameness", arm, "holds" if inside else "broken", sentence)
+
+
+def changed_items(before: pl.DataFrame, after: pl.DataFrame, arm: str) -> list[str]:
+    """Items of one arm whose value moved by more than 1e-9, appeared, vanished, or failed in one of the two."""
+    sides = [
+        f.filter(pl.col("arm") == arm).group_by("item_id").agg(pl.col("value").fill_null(-1).mean())
+        for f in (before, after)
+    ]
+    both = sides[0].join(sides[1], on="item_id", how="full", coalesce=True).fill_null(-2)
+    moved = both.filter((pl.col("value") - pl.col("value_right")).abs() > SAME)
+    return sorted(moved["item_id"])
+
+
+def _generalisation(accepted: Decision, now: Decision) -> GateClaim:
+    """The interval claim on the test questions; a "no" or "cannot tell" holds when it is given again."""
+    if accepted.verdict not in ("chosen", "provisional"):
+        same = (accepted.verdict, accepted.arm) == (now.verdict, now.arm)
+        verb = "again" if same else f"was accepted, now {now.verdict} ({now.arm})"
+        return GateClaim("generalisation", accepted.arm, "holds" if same else "broken", f"{accepted.verdict} {verb}.")
+    if accepted.arm not in now.arms:
+        return GateClaim("generalisation", accepted.arm, "error", f"{accepted.arm} was not run.")
+    claim, rule = now.claim(accepted.arm), accepted.rule
+    status = claim.status
+    if status in ("holds", "identical") and not good_enough(claim, rule):
+        status = "broken" if rule.floor is not None and claim.estimate_high < rule.floor else "inconclusive"
+    if status in ("holds", "identical") and not fast_enough(claim, rule):
+        status = "broken"
+    sentence = (
+        f"{accepted.arm} against {rule.reference}: {claim.difference:+.3f} {rule.metric}, between {claim.low:+.3f} and "
+        f"{claim.high:+.3f}; margin {rule.margin:g}."
+    )
+    return GateClaim("generalisation", accepted.arm, status, sentence)
+
+
+def _worst(claims: Sequence[GateClaim], on_inconclusive: str) -> Gate:
+    worst = max(claims, key=lambda c: _SEVERITY[c.status])
+    code = EXIT_CODES[worst.status]
+    if worst.status == "inconclusive":
+        code = {"fail": 1, "warn": 2, "pass": 0}[on_inconclusive]
+    said = next((c for c in claims if c.kind == "generalisation" and c.status == worst.status), worst)
+    return Gate(worst.status, code, said.sentence, tuple(claims))

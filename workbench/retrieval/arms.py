@@ -1,0 +1,70 @@
+"""Arms by name: the grid of chunkers and strategies that a notebook's parameters spell out."""
+
+from collections.abc import Mapping, Sequence
+
+from workbench.errors import ConfigError, unknown_name
+from workbench.retrieval.chunking import ByStructure, Chunker, FixedTokens, WholeDocument
+from workbench.retrieval.filters import OneOf
+from workbench.retrieval.reranking import CrossEncoderRanker
+from workbench.retrieval.store import Exact, FullTextIndex, HnswSq, IvfPq
+from workbench.retrieval.strategies import RRF, Arm, FullText, Hybrid, Strategy, Vector
+
+CHUNKERS: Mapping[str, Chunker] = {
+    "whole": WholeDocument(),
+    "tokens": FixedTokens(),
+    "structure": ByStructure(),
+}
+# In order of simplicity, which breaks ties of cost.
+STRATEGIES: Mapping[str, Strategy] = {
+    "full_text": FullText(),
+    "full_text_exact_words": FullText(),
+    "vector": Vector(Exact()),
+    "vector_ivf_pq": Vector(IvfPq()),
+    "vector_hnsw_sq": Vector(HnswSq()),
+    "hybrid_rrf": Hybrid(fusion=RRF()),
+    "hybrid_rrf_shallow": Hybrid(fusion=RRF(), depth=20),
+    "hybrid_callables": Hybrid(fusion=RRF(), where=OneOf("document_type", ("class", "function", "method"))),
+}
+# Fitted on dev before they can be searched with, see `workbench.bench.retrieval`.
+FITTED = ("hybrid_weighted", "reranked")
+CROSS_ENCODER = "cross_encoder:"
+
+
+def make_arms(chunkers: Sequence[str], strategies: Sequence[str], *, embedder: str = "minilm") -> list[Arm]:
+    """Arms of the grid, simplest first; names in `FITTED` are left to be fitted.
+
+    >>> [arm.name for arm in make_arms(["whole"], ["vector", "full_text"])]
+    ['whole · vector', 'whole · full_text']
+
+    Raises
+    ------
+    ConfigError
+        If a chunker or strategy is not known, or one is named twice.
+    """
+    known = [*STRATEGIES, *FITTED]
+    for kind, names, allowed in (("chunker", chunkers, list(CHUNKERS)), ("strategy", strategies, known)):
+        for name in names:
+            if name not in allowed and not name.startswith(CROSS_ENCODER):
+                raise ConfigError(unknown_name(kind, name, allowed))
+        if not names or len(set(names)) < len(names):
+            raise ConfigError(f"{kind} names must be at least one and all different, found {list(names)}")
+    return [
+        make_arm(chunker, name, strategy_named(name), embedder=embedder)
+        for name in strategies
+        if name not in FITTED
+        for chunker in chunkers
+    ]
+
+
+def make_arm(chunker: str, name: str, strategy: Strategy, *, embedder: str) -> Arm:
+    """One arm, called after its chunker, its embedder where that is not the default, and its strategy."""
+    index = FullTextIndex(stem=False, remove_stop_words=False) if name == "full_text_exact_words" else FullTextIndex()
+    middle = [] if embedder == "minilm" or not strategy.uses_vectors else [embedder]
+    return Arm(" · ".join([chunker, *middle, name]), strategy, CHUNKERS[chunker], embedder, index)
+
+
+def strategy_named(name: str) -> Strategy:
+    """Strategy of the grid, or a cross-encoder over the default hybrid."""
+    if name.startswith(CROSS_ENCODER):
+        return CrossEncoderRanker(name.removeprefix(CROSS_ENCODER))
+    return STRATEGIES[name]

@@ -1,0 +1,161 @@
+"""Rerankers over the legs of a hybrid search: one learned on the dev questions, one cross-encoder by name."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from workbench.errors import ConfigError
+from workbench.inference.prices import Work
+from workbench.records import Hit
+from workbench.retrieval.store import TenantHandle, VectorIndex
+from workbench.retrieval.strategies import Hybrid, Question, ordered, scaled
+
+FEATURES = (
+    "text score",
+    "vector score",
+    "cosine",
+    "text rank",
+    "vector rank",
+    "in both",
+    "id overlap",
+    "id length",
+)
+
+
+def features(question: Question, text: Sequence[Hit], vector: Sequence[Hit]) -> tuple[list[str], np.ndarray]:
+    """Candidates of both legs and their features, shape (candidates, 8), in the order of `FEATURES`.
+
+    Scores are scaled within the question, ranks are reciprocal (1 / (10 + rank)), and the overlap is the share
+    of the words of the document id that the question names: what a user half remembers.
+    """
+    text_scaled, vector_scaled = scaled(text), scaled(vector)
+    cosine = {h.doc_id: h.score for h in vector}
+    floor = min(cosine.values(), default=0.0)
+    text_rank = {h.doc_id: 1 / (10 + i) for i, h in enumerate(text, 1)}
+    vector_rank = {h.doc_id: 1 / (10 + i) for i, h in enumerate(vector, 1)}
+    candidates = sorted(text_rank.keys() | vector_rank.keys())
+    asked = set(_words(question.text))
+    rows = []
+    for doc_id in candidates:
+        name = _words(doc_id.rsplit(".", 1)[-1])
+        rows.append(
+            (
+                text_scaled.get(doc_id, 0.0),
+                vector_scaled.get(doc_id, 0.0),
+                cosine.get(doc_id, floor),
+                text_rank.get(doc_id, 0.0),
+                vector_rank.get(doc_id, 0.0),
+                float(doc_id in text_rank and doc_id in vector_rank),
+                sum(w in asked for w in name) / max(len(name), 1),
+                float(len(name)),
+            )
+        )
+    return candidates, np.array(rows, float).reshape(len(candidates), len(FEATURES))
+
+
+@dataclass(frozen=True, slots=True)
+class LearnedRanker:
+    """A linear ranker over `FEATURES`, fitted on dev questions; its weights are part of its name and print."""
+
+    weights: tuple[float, ...]
+    first: Hybrid = Hybrid()
+    uses_vectors: bool = field(default=True, init=False, repr=False)
+
+    @property
+    def index(self) -> VectorIndex:
+        """Index of the vector leg."""
+        return self.first.index
+
+    def search(self, handle: TenantHandle, question: Question, k: int) -> list[Hit]:
+        """Candidates of both legs by the learned score."""
+        candidates, rows = features(question, *self.first.legs(handle, question))
+        scores = rows @ np.array(self.weights)
+        return ordered(map(Hit, candidates, scores.tolist()))[:k]
+
+    def work(self, rows: int) -> list[Work]:
+        """The hybrid search and one pass over its candidates."""
+        return [*self.first.work(rows), Work("rerank_learned")]
+
+
+def fit_ranker(
+    legs: Mapping[str, tuple[Question, Sequence[Hit], Sequence[Hit]]],
+    qrels: Mapping[str, Mapping[str, int]],
+    *,
+    first: Hybrid,
+    strength: float = 1.0,
+) -> LearnedRanker:
+    """Fit a linear ranker by pairwise logistic regression (RankNet's loss, Burges et al. 2005) on dev questions.
+
+    Parameters
+    ----------
+    legs : mapping of query id to (question, text hits, vector hits)
+        Both legs of ``first`` for each dev question.
+    qrels : mapping of query id to {doc_id: grade}
+        Judgements of the dev questions; what is not judged counts as not relevant.
+    strength : float
+        Inverse of the L2 penalty.
+
+    Raises
+    ------
+    ConfigError
+        If no dev question has both a relevant and another candidate to learn from.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    pairs, weights = [], []
+    for query_id, (question, text, vector) in legs.items():
+        candidates, rows = features(question, text, vector)
+        grades = np.array([qrels[query_id].get(c, 0) for c in candidates])
+        mine = [rows[i] - rows[j] for i in np.flatnonzero(grades > 0) for j in np.flatnonzero(grades < grades[i])]
+        pairs += mine
+        weights += [1 / len(mine)] * len(mine)  # each question weighs the same
+    if not pairs:
+        raise ConfigError("no dev question has a relevant candidate beside another: nothing to fit a ranker on")
+    x = np.array(pairs)
+    x, y = np.r_[x, -x], np.r_[np.ones(len(x)), np.zeros(len(x))]
+    scale = x.std(0) + 1e-12
+    model = LogisticRegression(C=strength, fit_intercept=False, max_iter=1000)
+    model.fit(x / scale, y, sample_weight=np.r_[weights, weights])
+    return LearnedRanker(tuple(round(float(w), 6) for w in model.coef_[0] / scale), first)
+
+
+@dataclass(frozen=True, slots=True)
+class CrossEncoderRanker:
+    """A cross-encoder over the first ``depth`` hits, where sentence-transformers and its weights are at hand."""
+
+    model: str
+    first: Hybrid = Hybrid()
+    depth: int = 50
+    uses_vectors: bool = field(default=True, init=False, repr=False)
+
+    @property
+    def index(self) -> VectorIndex:
+        """Index of the vector leg."""
+        return self.first.index
+
+    def search(self, handle: TenantHandle, question: Question, k: int) -> list[Hit]:
+        """First hits, ordered by the cross-encoder's score of (question, text)."""
+        hits = self.first.search(handle, question, self.depth)
+        texts = handle.texts([h.doc_id for h in hits])
+        scores = _cross_encoder(self.model).predict([(question.text, texts[h.doc_id]) for h in hits])
+        return ordered(Hit(h.doc_id, float(s)) for h, s in zip(hits, scores, strict=True))[:k]
+
+    def work(self, rows: int) -> list[Work]:
+        """The hybrid search and one forward pass for each candidate."""
+        return [*self.first.work(rows), *[Work("cross_encode")] * self.depth]
+
+
+@cache
+def _cross_encoder(model: str) -> Any:
+    try:
+        from sentence_transformers import CrossEncoder
+    except ImportError as error:
+        raise ConfigError(f"reranker {model!r} needs: pip install sentence-transformers") from error
+    return CrossEncoder(model)
+
+
+def _words(text: str) -> list[str]:
+    return "".join(c.lower() if c.isalnum() else " " for c in text).split()

@@ -1,0 +1,185 @@
+"""Retrieval strategies as frozen values: each prints itself, searches a tenant's handle, and counts its work.
+
+A strategy never sees a store, only the handle of one tenant. Scores of different strategies do not compare.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from workbench.inference.prices import Work
+from workbench.records import Hit
+from workbench.retrieval.chunking import Chunker, WholeDocument
+from workbench.retrieval.filters import Filter
+from workbench.retrieval.store import ChunkHit, Exact, FullTextIndex, TenantHandle, VectorIndex
+
+SCORE_DECIMALS = 6
+# Several chunks of one document collapse to one hit, so a chunked table is asked for more than is wanted.
+CHUNKS_PER_DOCUMENT = 3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Question:
+    """A query as strategies see it: the words, and the vector where one was made."""
+
+    text: str
+    vector: np.ndarray | None = None
+
+
+class Strategy(Protocol):
+    """One way from a question to ranked documents."""
+
+    @property
+    def uses_vectors(self) -> bool:
+        """Whether a question must be embedded for it."""
+
+    @property
+    def index(self) -> VectorIndex:
+        """Vector index that the table must have."""
+
+    def search(self, handle: TenantHandle, question: Question, k: int) -> list[Hit]:
+        """Best ``k`` documents of the handle's tenant, best first."""
+
+    def work(self, rows: int) -> list[Work]:
+        """Count what one search costs in a table in which the tenant has ``rows`` rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class FullText:
+    """BM25 over the words of the question."""
+
+    where: Filter | None = None
+    uses_vectors: bool = field(default=False, init=False, repr=False)
+    index: VectorIndex = field(default=Exact(), init=False, repr=False)
+
+    def search(self, handle: TenantHandle, question: Question, k: int) -> list[Hit]:
+        """Best ``k`` documents by BM25; an empty question finds nothing."""
+        return best_chunks(handle.full_text(question.text, k * CHUNKS_PER_DOCUMENT, where=self.where))[:k]
+
+    def work(self, rows: int) -> list[Work]:
+        """One full-text search."""
+        return [Work("full_text", rows)]
+
+
+@dataclass(frozen=True, slots=True)
+class Vector:
+    """Cosine similarity of embeddings, by exact scan or an approximate index."""
+
+    index: VectorIndex = Exact()
+    where: Filter | None = None
+    uses_vectors: bool = field(default=True, init=False, repr=False)
+
+    def search(self, handle: TenantHandle, question: Question, k: int) -> list[Hit]:
+        """Best ``k`` documents by cosine similarity of their nearest chunk."""
+        if question.vector is None:
+            raise ValueError("a vector strategy was asked without a vector; embed the question first")
+        hits = handle.vector(
+            question.vector,
+            k * CHUNKS_PER_DOCUMENT,
+            where=self.where,
+            exact=isinstance(self.index, Exact),
+            **self.index.query_options(),
+        )
+        return best_chunks(hits)[:k]
+
+    def work(self, rows: int) -> list[Work]:
+        """One embedding and one vector search."""
+        return [Work("embed_query"), Work(f"vector_{self.index.name}", rows)]
+
+
+@dataclass(frozen=True, slots=True)
+class RRF:
+    """Reciprocal rank fusion (Cormack, Clarke, Büttcher 2009): sum of 1 / (k + rank)."""
+
+    k: int = 60
+
+    def fuse(self, text: Sequence[Hit], vector: Sequence[Hit]) -> list[Hit]:
+        """Documents of both lists by their summed reciprocal ranks.
+
+        >>> [h.doc_id for h in RRF().fuse([Hit("a", 9), Hit("b", 8)], [Hit("b", 0.9), Hit("c", 0.8)])]
+        ['b', 'a', 'c']
+        """
+        scores: dict[str, float] = {}
+        for leg in (text, vector):
+            for place, hit in enumerate(leg, 1):
+                scores[hit.doc_id] = scores.get(hit.doc_id, 0.0) + 1 / (self.k + place)
+        return ordered(Hit(doc_id, score) for doc_id, score in scores.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Weighted:
+    """Weighted sum of scores scaled to [0, 1] within each list (Bruch et al. 2023); weight of the vector leg."""
+
+    weight: float = 0.5
+
+    def fuse(self, text: Sequence[Hit], vector: Sequence[Hit]) -> list[Hit]:
+        """Documents of both lists by the weighted sum; what a list lacks counts 0 there."""
+        scores: dict[str, float] = {}
+        for leg, weight in ((text, 1 - self.weight), (vector, self.weight)):
+            for doc_id, score in scaled(leg).items():
+                scores[doc_id] = scores.get(doc_id, 0.0) + weight * score
+        return ordered(Hit(doc_id, score) for doc_id, score in scores.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Hybrid:
+    """Full text and vectors, each searched to ``depth`` and fused."""
+
+    vector: Vector = Vector()
+    fusion: RRF | Weighted = RRF()
+    depth: int = 100
+    where: Filter | None = None
+    uses_vectors: bool = field(default=True, init=False, repr=False)
+
+    @property
+    def index(self) -> VectorIndex:
+        """Index of the vector leg."""
+        return self.vector.index
+
+    def legs(self, handle: TenantHandle, question: Question) -> tuple[list[Hit], list[Hit]]:
+        """Full-text and vector hits, each to ``depth``: over-fetched, because fusion sees only what it is given."""
+        text = FullText(where=self.where).search(handle, question, self.depth)
+        vector = Vector(self.vector.index, where=self.where).search(handle, question, self.depth)
+        return text, vector
+
+    def search(self, handle: TenantHandle, question: Question, k: int) -> list[Hit]:
+        """Best ``k`` documents of the fused list."""
+        return self.fusion.fuse(*self.legs(handle, question))[:k]
+
+    def work(self, rows: int) -> list[Work]:
+        """Both legs and the fusion."""
+        return [*FullText().work(rows), *self.vector.work(rows), Work("fuse")]
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One candidate of the comparison; printing it gives what builds it again."""
+
+    name: str
+    strategy: Strategy
+    chunker: Chunker = WholeDocument()
+    embedder: str = "minilm"
+    text_index: FullTextIndex = FullTextIndex()
+
+
+def best_chunks(hits: Iterable[ChunkHit]) -> list[Hit]:
+    """Documents by the score of their best chunk, in the order of the hits."""
+    best: dict[str, float] = {}
+    for hit in hits:
+        best.setdefault(hit.doc_id, hit.score)
+    return [Hit(doc_id, score) for doc_id, score in best.items()]
+
+
+def ordered(hits: Iterable[Hit]) -> list[Hit]:
+    """Hits by the one tie rule: score rounded to six decimals, highest first, then document id."""
+    return sorted(hits, key=lambda hit: (-round(hit.score, SCORE_DECIMALS), hit.doc_id))
+
+
+def scaled(hits: Sequence[Hit]) -> dict[str, float]:
+    """Scores scaled to [0, 1] by the highest and lowest of the list; a list of equals is all 1."""
+    if not hits:
+        return {}
+    low, high = min(h.score for h in hits), max(h.score for h in hits)
+    return {h.doc_id: (h.score - low) / (high - low) if high > low else 1.0 for h in hits}
