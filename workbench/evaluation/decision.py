@@ -148,12 +148,14 @@ def decide(claims: Sequence[Claim], rule: Rule, *, order: Mapping[str, int], syn
 
 
 def fast_enough(c: Claim, rule: Rule) -> bool:
+    """Whether the measured latency keeps the limit, with the tolerance; an arm that was not timed does."""
     if rule.latency_limit_ms is None or c.latency_p95_ms is None:
         return True
     return c.latency_p95_ms <= rule.latency_limit_ms * (1 + LATENCY_TOLERANCE)
 
 
 def good_enough(c: Claim, rule: Rule) -> bool:
+    """Whether the claim holds and the lower end of the arm's own interval meets the floor."""
     meets = rule.floor is None or c.estimate_low >= rule.floor
     return meets and c.status in ("holds", "identical")
 

@@ -88,7 +88,7 @@ class MiniLM:
 
 
 class LiteLLMEmbedder:
-    """Any embedding model that litellm can reach; its name as litellm writes it, e.g. ``openai/text-embedding-3-small``."""
+    """Any embedding model that litellm reaches, by litellm's name for it: ``openai/text-embedding-3-small``."""
 
     def __init__(self, model: str, *, dimension: int = 0, **options: Any) -> None:
         self._model, self._options = model, options

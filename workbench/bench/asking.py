@@ -1,0 +1,121 @@
+"""Ask every candidate the questions of one split: ours, those fitted on dev, and the user's own systems."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import polars as pl
+
+from workbench.bench import retrieval_views as views
+from workbench.bench.fitting import FittedArm
+from workbench.bench.systems import SystemArm
+from workbench.evaluation.decision import ArmFacts
+from workbench.evaluation.evalset import Split
+from workbench.evaluation.metrics import judge, measure, ndcg_bounds
+from workbench.evaluation.scoring import Answers, ask, score
+from workbench.inference.prices import load_prices
+from workbench.records import Hit, Query, Rule, parameters_of
+from workbench.rendering.progress import Progress
+from workbench.retrieval.searching import Searcher
+from workbench.retrieval.strategies import Arm
+
+METRICS = views.SHOWN_METRICS
+WELL_JUDGED = 0.9
+Candidate = Arm | FittedArm | SystemArm
+
+
+def candidate_name(candidate: Candidate) -> str:
+    """Name of an arm, whoever made it."""
+    return candidate.arm.name if isinstance(candidate, FittedArm) else candidate.name
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Arms that were asked all questions of one split: their answers, scores and facts."""
+
+    split: Split
+    arms: tuple[Candidate, ...]
+    answers: Mapping[str, Answers]
+    scores: pl.DataFrame
+    facts: tuple[ArmFacts, ...]
+
+    def of(self, metric: str) -> pl.DataFrame:
+        """Rows of one metric."""
+        return self.scores.filter(pl.col("metric") == metric)
+
+    def _repr_html_(self) -> str:
+        return views.score_table(self.scores, self.facts, self.split.name).to_html()
+
+    def __repr__(self) -> str:
+        return views.score_table(self.scores, self.facts, self.split.name).to_text()
+
+
+def ask_all(candidates: Sequence[Candidate], part: Split, searcher: Searcher, *, depth: int) -> Scored:
+    """Put every question of the split to every candidate, one after the other."""
+    answers = {candidate_name(c): _ask(c, part, searcher, depth) for c in candidates}
+    facts = tuple(_facts(c, i, answers[candidate_name(c)], part, searcher) for i, c in enumerate(candidates))
+    frames = [
+        score(answers[f.name], part.queries, part.qrels, METRICS, cost_usd=f.cost_usd_per_1k / 1000) for f in facts
+    ]
+    return Scored(part, tuple(candidates), answers, pl.concat(frames), facts)
+
+
+def our_arm(candidate: Candidate) -> Arm | None:
+    """Arm behind a candidate, None for a system that is not ours."""
+    if isinstance(candidate, SystemArm):
+        return None
+    return candidate.arm if isinstance(candidate, FittedArm) else candidate
+
+
+def _ask(candidate: Candidate, part: Split, searcher: Searcher, depth: int) -> Answers:
+    name = candidate_name(candidate)
+    bar = Progress(f"{part.name} questions to {name}", len(part.queries))
+    search = _search_of(candidate, part, searcher, depth)
+    answers = ask(name, search, part.queries, on_progress=lambda done, total: bar.update(done))
+    bar.done(f"{name}: {len(part.queries)} {part.name} questions, {len(answers.errors)} errors")
+    stored = isinstance(candidate, SystemArm) and candidate.search is None
+    return replace(answers, latency_ms={}) if stored else answers
+
+
+def _search_of(candidate: Candidate, part: Split, searcher: Searcher, depth: int) -> Callable[[Query], Sequence[Hit]]:
+    if isinstance(candidate, SystemArm):
+        call = candidate.search or views.lookup(candidate.run, depth)
+        return lambda query: list(call(query))[:depth]
+    if isinstance(candidate, FittedArm) and part.name == "dev":
+        return lambda query: candidate.search(searcher, query, depth)
+    arm = candidate.arm if isinstance(candidate, FittedArm) else candidate
+    return lambda query: searcher.search(arm, query, depth)
+
+
+def _facts(candidate: Candidate, order: int, answers: Answers, part: Split, searcher: Searcher) -> ArmFacts:
+    name, p95 = candidate_name(candidate), answers.latency_p95_ms
+    if isinstance(candidate, SystemArm):
+        return ArmFacts(name, {"source": candidate.source}, candidate.cost_usd_per_1k, p95, order)
+    arm = candidate.arm if isinstance(candidate, FittedArm) else candidate
+    cost = searcher.cost_usd_per_1k(arm, part.queries, load_prices())
+    return ArmFacts(name, parameters_of(arm), cost, p95, order)
+
+
+def spread_over_rebuilds(
+    candidate: Candidate, part: Split, searcher: Searcher, *, metric: str, depth: int, rebuilds: int
+) -> tuple[float, float] | None:
+    """Lowest and highest mean over rebuilds of an index that is built at random, None for other arms."""
+    arm = our_arm(candidate)
+    if arm is None or arm.strategy.index.deterministic or not rebuilds:
+        return None
+    means = []
+    for _ in range(rebuilds):
+        searcher.rebuild_index(arm)
+        again = ask(arm.name, lambda query: searcher.search(arm, query, depth), part.queries)
+        means.append(float(measure(judge(again.run, part.qrels, depth=depth), metric).mean()))
+    return min(means), max(means)
+
+
+def pessimistic(test: Scored, rule: Rule) -> pl.DataFrame:
+    """Scores in which a badly judged reference counts as good as it may be: against every claim."""
+    judged = judge(test.answers[rule.reference].run, test.split.qrels)
+    if measure(judged, "judged@10").mean() >= WELL_JUDGED or rule.metric != "ndcg@10":
+        return test.scores
+    best = pl.DataFrame({"item_id": judged.query_ids, "best": ndcg_bounds(judged, 10)[1]})
+    mine = (pl.col("arm") == rule.reference) & (pl.col("metric") == rule.metric)
+    joined = test.scores.join(best, on="item_id", how="left", maintain_order="left")
+    return joined.with_columns(value=pl.when(mine).then("best").otherwise("value")).drop("best")

@@ -1,0 +1,164 @@
+"""What every notebook shares: its run folder, its rule, what was accepted before, saving, and the gate."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from workbench.bench.provenance import provenance
+from workbench.clock import Clock, SystemClock
+from workbench.config import Settings
+from workbench.errors import ConfigError
+from workbench.evaluation.decision import ArmFacts, decide, make_claims
+from workbench.evaluation.evalset import Evalset
+from workbench.evaluation.gate import Gate, check_gate
+from workbench.evaluation.policy import GatePolicy
+from workbench.evaluation.summary import Summary
+from workbench.records import Decision, Fingerprint, Rule, content_hash
+from workbench.rendering.table import Table
+
+OBJECTIVE = "usd_per_1k_requests"
+MANY_TEST_USES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """One run of one notebook over one evalset.
+
+    Attributes
+    ----------
+    parameters : object
+        The notebook's frozen parameter value.
+    inputs : dict
+        Input part of the fingerprint.
+    accepted : Decision or None
+        The committed decision, where there is one.
+    """
+
+    notebook: str
+    question: str
+    settings: Settings
+    evalset: Evalset
+    policy: GatePolicy
+    parameters: Any
+    inputs: Mapping[str, str]
+    folder: Path
+    profile: str
+    accepted: Decision | None
+
+    @property
+    def config(self) -> Table:
+        """Parameters and rule of this run."""
+        rows = [(f.name, _plain(getattr(self.parameters, f.name))) for f in fields(self.parameters)]
+        rule = ("metric", "margin", "confidence", "floor", "latency_p95_ms", "on_inconclusive")
+        rows += [(f"gate: {name}", _plain(getattr(self.policy, name))) for name in rule]
+        rows += [("profile", self.profile), ("accepted decision", self.accepted.arm if self.accepted else "none yet")]
+        return Table.of(("setting", "value"), rows, "Parameters and rule of this run")
+
+    @property
+    def rechecks(self) -> bool:
+        """Whether this run has exactly the inputs of the accepted decision, so that it is judged by its rule."""
+        return self.accepted is not None and not self.accepted.fingerprint.changed(self.fingerprint())
+
+    def fingerprint(self) -> Fingerprint:
+        """Inputs and provenance of this run."""
+        return Fingerprint(dict(self.inputs), provenance(self.settings.root))
+
+    def rule(self, reference: str) -> Rule:
+        """Rule of the policy against a reference named beforehand."""
+        p = self.policy
+        return Rule(p.metric, OBJECTIVE, reference, p.margin, p.confidence, p.floor, p.latency_p95_ms)
+
+    def decide(self, test: pl.DataFrame, facts: list[ArmFacts], rule: Rule, *, seed: int) -> Decision:
+        """Judge the arms on the test split once, and write down the decision."""
+        claims = make_claims(test.filter(pl.col("metric") == rule.metric), facts, rule, seed=seed)
+        order = {f.name: f.order for f in facts}
+        synthetic = self.evalset.synthetic
+        outcome = decide(claims, rule, order=order, synthetic=synthetic)
+        chosen = next(f for f in facts if f.name == outcome.arm)
+        return Decision(
+            notebook=self.notebook,
+            question=self.question,
+            profile=self.profile,
+            rule=rule,
+            verdict=outcome.verdict,
+            arm=outcome.arm,
+            parameters=dict(chosen.parameters),
+            sentence=outcome.sentence,
+            claims=claims,
+            n_items=claims[0].n_items,
+            n_clusters=claims[0].n_clusters,
+            items_needed=outcome.items_needed,
+            test_uses=self.count_test_use([f.name for f in facts]),
+            fingerprint=self.fingerprint(),
+            synthetic=synthetic,
+        )
+
+    def count_test_use(self, arms: list[str]) -> int:
+        """Note that these arms were judged on this test split; returns how many different sets have been.
+
+        The list lies beside the decisions and is committed with them: a test split that is asked often enough
+        says yes to something.
+        """
+        path = decision_path(self.evalset.path, self.notebook).with_suffix(".uses")
+        mine = content_hash(*sorted(arms), self.inputs.get("qrels/test", ""))[:16]
+        known = path.read_text(encoding="utf-8").split() if path.is_file() else []
+        if mine not in known:
+            known.append(mine)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("\n".join(known) + "\n", encoding="utf-8")
+        return len(known)
+
+    def save(self, decision: Decision, summary: Summary, scores: pl.DataFrame) -> Path:
+        """Write scores, summary and decision into the run folder; returns the folder."""
+        scores.write_parquet(self.folder / "scores.parquet")
+        (self.folder / "summary.json").write_text(summary.to_json(), encoding="utf-8")
+        (self.folder / "decision.json").write_text(decision.to_json(), encoding="utf-8")
+        return self.folder
+
+    def gate(self, decision: Decision, test: pl.DataFrame, invariants: Mapping[str, int]) -> Gate:
+        """Compare with the accepted decision and write ``gate.json``; the caller enforces."""
+        before = decision_path(self.evalset.path, self.notebook).with_suffix(".scores.parquet")
+        gate = check_gate(
+            self.accepted,
+            decision,
+            accepted_scores=pl.read_parquet(before) if before.is_file() else None,
+            scores=test.filter(pl.col("metric") == decision.rule.metric),
+            invariants=invariants,
+            on_inconclusive=self.policy.on_inconclusive,
+        )
+        (self.folder / "gate.json").write_text(gate.to_json(), encoding="utf-8")
+        return gate
+
+
+def decision_path(evalset: Path, notebook: str) -> Path:
+    """Where the accepted decision of a notebook lies."""
+    return evalset / "decisions" / f"{notebook}.json"
+
+
+def open_run_folder(settings: Settings, notebook: str, clock: Clock | None = None) -> Path:
+    """Folder of this run: the runner's, or in JupyterLab one of its own.
+
+    Raises
+    ------
+    ConfigError
+        If the folder cannot be written.
+    """
+    if given := os.environ.get("WORKBENCH_RUN_DIR"):
+        return Path(given)
+    stamp = (clock or SystemClock()).now().strftime("%Y%m%dT%H%M%S")
+    folder = settings.runs / f"{stamp}-{notebook}-interactive"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"runs folder {settings.runs} cannot be written: {error}; set WORKBENCH_RUNS") from error
+    return folder
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "none"
+    return "none" if value in (None, "") else str(value)

@@ -1,0 +1,88 @@
+"""Strategies with parameters that are learned on the dev questions, and never see a test question."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from workbench.errors import ConfigError
+from workbench.evaluation.evalset import Split
+from workbench.evaluation.metrics import Qrels
+from workbench.records import Hit, Query, content_hash
+from workbench.retrieval.arms import make_arm
+from workbench.retrieval.reranking import fit_ranker
+from workbench.retrieval.searching import Searcher
+from workbench.retrieval.strategies import Arm, Hybrid, Question, Strategy, Weighted
+
+FOLDS = 5
+WEIGHTS = tuple(round(0.05 * i, 2) for i in range(21))
+Legs = Mapping[str, tuple[Question, Sequence[Hit], Sequence[Hit]]]
+
+
+@dataclass(frozen=True, slots=True)
+class FittedArm:
+    """An arm fitted on all dev questions, and for each dev cluster the strategy fitted without its fold.
+
+    On dev the arm is scored with the latter, or it would be picked for having seen the answers.
+    """
+
+    arm: Arm
+    held_out: Mapping[str, Strategy]
+
+    def search(self, searcher: Searcher, query: Query, k: int) -> list[Hit]:
+        """Hits for a dev question, by the strategy that was fitted without its fold."""
+        arm = replace(self.arm, strategy=self.held_out[query.cluster])
+        return searcher.search(arm, query, k)
+
+
+def fit_arms(
+    searcher: Searcher, chunkers: Sequence[str], names: Sequence[str], dev: Split, *, embedder: str
+) -> list[FittedArm]:
+    """Fit the named strategies on dev, over the legs of the default hybrid, for each chunker."""
+    out = []
+    for chunker in chunkers if names else ():
+        hybrid = Hybrid()
+        base = make_arm(chunker, "hybrid_rrf", hybrid, embedder=embedder)
+        searcher.prepare(base)
+        legs = {}
+        for query in dev.queries:
+            question = searcher.question(base, query)
+            legs[query.query_id] = (question, *hybrid.legs(searcher.handle(base, query.tenant_id), question))
+        out += [_fit(name, chunker, legs, dev, embedder) for name in names]
+    return out
+
+
+def _fit(name: str, chunker: str, legs: Legs, dev: Split, embedder: str) -> FittedArm:
+    fit = FITTERS[name]
+    clusters = sorted({q.cluster for q in dev.queries})
+    fold = {c: int(content_hash(c)[:8], 16) % FOLDS for c in clusters}
+    by_fold = {}
+    for i in set(fold.values()):
+        rest = {q.query_id for q in dev.queries if fold[q.cluster] != i}
+        if not rest:
+            raise ConfigError(f"fitting {name!r} needs at least two question families on dev, found {len(clusters)}")
+        by_fold[i] = fit({q: legs[q] for q in rest}, dev.qrels)
+    arm = make_arm(chunker, name, fit(legs, dev.qrels), embedder=embedder)
+    return FittedArm(arm, {c: by_fold[fold[c]] for c in clusters})
+
+
+def fit_weight(legs: Legs, qrels: Qrels) -> Hybrid:
+    """Weight of the vector leg with the highest mean reciprocal-log gain at 10 on the given questions."""
+    discount = 1 / np.log2(np.arange(2, 12))
+
+    def gain(weight: float) -> float:
+        total = 0.0
+        for query_id in sorted(legs):
+            _, text, vector = legs[query_id]
+            grades = [qrels[query_id].get(h.doc_id, 0) for h in Weighted(weight).fuse(text, vector)[:10]]
+            best = np.array(sorted(qrels[query_id].values(), reverse=True)[:10], float)
+            total += float(np.array(grades) @ discount[: len(grades)]) / max(best @ discount[: len(best)], 1e-9)
+        return total
+
+    return Hybrid(fusion=Weighted(max(WEIGHTS, key=gain)))
+
+
+FITTERS: Mapping[str, Callable[[Legs, Qrels], Strategy]] = {
+    "hybrid_weighted": fit_weight,
+    "reranked": lambda legs, qrels: fit_ranker(legs, qrels, first=Hybrid()),
+}

@@ -1,0 +1,74 @@
+"""What a run rests on: inputs that make a decision stale, and provenance that is only shown."""
+
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import fields
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from workbench.errors import ConfigError, unknown_name
+from workbench.inference.embedding import Embedder
+from workbench.records import content_hash
+
+Parameters = TypeVar("Parameters")
+SHOWN = ("workbench", "lancedb", "onnxruntime", "numpy", "polars", "scipy", "scikit-learn", "papermill")
+PROBE = ("how do I drop rows with missing values", "join two tables on the nearest timestamp", "Überlauf? ∑ 0x7f")
+
+
+def build_parameters(kind: type[Parameters], given: Mapping[str, Any]) -> Parameters:
+    """Frozen parameter value from a notebook's plain ones; lists become tuples.
+
+    Raises
+    ------
+    ConfigError
+        If a name is not a field of ``kind`` (the nearest is named) or a value has another type than its default.
+    """
+    assert is_dataclass(kind)
+    defaults = {f.name: f.default for f in fields(kind)}
+    for name, value in given.items():
+        if name not in defaults:
+            raise ConfigError(unknown_name("parameter", name, sorted(defaults)))
+        wanted = list if isinstance(defaults[name], tuple) else type(defaults[name])
+        fits = isinstance(value, wanted) or (wanted is float and isinstance(value, int))
+        if not fits or (isinstance(value, bool) and wanted is not bool):
+            raise ConfigError(f"parameter {name} must be {wanted.__name__}, found {value!r}")
+    return kind(**{n: tuple(v) if isinstance(v, list) else v for n, v in given.items()})
+
+
+def parameter_inputs(parameters: Any) -> dict[str, str]:
+    """Each parameter as one input of the fingerprint, so that a stale decision says which one changed."""
+    return {f"parameter {f.name}": repr(getattr(parameters, f.name)) for f in fields(parameters)}
+
+
+def encoder_probe(embedder: Embedder) -> str:
+    """Hash of the vectors of fixed sentences, to three decimals.
+
+    Integer kernels differ between processor families, so that the same weights may rank otherwise elsewhere; such
+    a machine is another input, not a regression.
+    """
+    return content_hash(np.round(embedder.embed(PROBE), 3).astype(np.float32).tobytes())[:16]
+
+
+def provenance(root: Path) -> dict[str, str]:
+    """Versions, commit, dirty flag and machine; shown, never decides."""
+    out = {f"version {name}": metadata.version(name) for name in SHOWN}
+    out["python"] = platform.python_version()
+    out["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}"
+    commit = _git(root, "rev-parse", "--short=12", "HEAD")
+    if commit:
+        out["commit"] = commit
+        out["dirty"] = "yes" if _git(root, "status", "--porcelain", "--untracked-files=no") else "no"
+    return out
+
+
+def _git(root: Path, *words: str) -> str:
+    try:
+        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

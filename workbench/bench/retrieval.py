@@ -1,0 +1,268 @@
+"""The retrieval experiment, which asks for the cheapest strategy that is good enough on a corpus."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import polars as pl
+
+from workbench.bench import retrieval_views as views
+from workbench.bench.asking import Candidate, Scored, ask_all, candidate_name, pessimistic, spread_over_rebuilds
+from workbench.bench.experiment import MANY_TEST_USES, Experiment, decision_path, open_run_folder
+from workbench.bench.fitting import fit_arms
+from workbench.bench.provenance import build_parameters, encoder_probe, parameter_inputs
+from workbench.bench.systems import SystemArm, load_systems, system_inputs
+from workbench.config import load_settings
+from workbench.errors import ConfigError
+from workbench.evaluation.decision import pick_finalists, pick_reference
+from workbench.evaluation.evalset import load_evalset
+from workbench.evaluation.exploring import frontier_points, slice_rows
+from workbench.evaluation.power import plan
+from workbench.evaluation.summary import Summary
+from workbench.inference.embedding import load_embedder
+from workbench.inference.prices import load_prices
+from workbench.records import Decision, Query, Rule, content_hash
+from workbench.rendering.progress import Progress
+from workbench.rendering.table import Table
+from workbench.reports.figure import Figure
+from workbench.reports.figures import forest, frontier, slices
+from workbench.retrieval.arms import FITTED, make_arms
+from workbench.retrieval.searching import Searcher
+
+# Standard deviation per question family of a paired nDCG difference, before any arm has run: the middle of what
+# hybrids and their legs show on public collections.
+ASSUMED_SD = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class RetrievalParameters:
+    """Parameters of ``01_retrieval``; the notebook's cell has the same names and defaults.
+
+    ``depth`` is how many hits are scored, ``rebuilds`` how often an index that is built at random is built to show
+    its spread, ``scale_rows`` up to how many synthetic rows search is timed (0: show the committed measurement).
+    """
+
+    evalset: str = "docs_qa"
+    chunkers: tuple[str, ...] = ("whole", "structure")
+    strategies: tuple[str, ...] = (
+        "full_text",
+        "full_text_exact_words",
+        "vector",
+        "vector_ivf_pq",
+        "vector_hnsw_sq",
+        "hybrid_rrf",
+        "hybrid_rrf_shallow",
+        "hybrid_callables",
+        "hybrid_weighted",
+        "reranked",
+    )
+    embedder: str = "minilm"
+    systems: tuple[str, ...] = ()
+    reference: str = ""
+    depth: int = 100
+    rebuilds: int = 5
+    scale_rows: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Finalists:
+    """What goes to the test split: the rule with its reference, and at most three arms beside it."""
+
+    rule: Rule
+    names: tuple[str, ...]
+    why: str
+
+    def _repr_html_(self) -> str:
+        return self._table().to_html()
+
+    def __repr__(self) -> str:
+        return self._table().to_text()
+
+    def _table(self) -> Table:
+        rows = [(n, "reference" if n == self.rule.reference else "finalist") for n in self.names]
+        return Table.of(("arm", "role"), rows, self.why)
+
+
+@dataclass(frozen=True, slots=True)
+class RetrievalBench:
+    """Steps of the retrieval notebook, in the order in which it calls them."""
+
+    experiment: Experiment
+    parameters: RetrievalParameters
+    searcher: Searcher
+    systems: tuple[SystemArm, ...]
+
+    @classmethod
+    def start(cls, **given: object) -> Self:
+        """Load everything that can be refused, before anything is computed."""
+        settings = load_settings()
+        parameters = build_parameters(RetrievalParameters, given)
+        make_arms(parameters.chunkers, parameters.strategies)  # refuses unknown names
+        systems = tuple(load_systems(parameters.systems, settings))
+        evalset = load_evalset(parameters.evalset, settings=settings, seed=parameters.seed)
+        embedder = load_embedder(parameters.embedder, settings.cache)
+        tokenizer = embedder if hasattr(embedder, "offsets") else load_embedder("minilm", settings.cache)
+        inputs = {
+            **evalset.inputs,
+            **parameter_inputs(parameters),
+            **system_inputs(systems),
+            "weights": embedder.encoder_id,
+            "encoder probe": encoder_probe(embedder),
+            "prices": load_prices().sha256,
+        }
+        accepted = decision_path(evalset.path, "retrieval")
+        experiment = Experiment(
+            notebook="retrieval",
+            question="Which retrieval strategy is the cheapest that is good enough on this corpus?",
+            settings=settings,
+            evalset=evalset,
+            policy=evalset.policy("retrieval"),
+            parameters=parameters,
+            inputs=inputs,
+            folder=open_run_folder(settings, "retrieval"),
+            profile=views.profile_name(),
+            accepted=Decision.load(accepted) if accepted.is_file() else None,
+        )
+        manifest = evalset.inputs.get("corpus") or content_hash(evalset.name)
+        searcher = Searcher(evalset.documents, manifest, settings, embedder, tokenizer)
+        return cls(experiment, parameters, searcher, systems)
+
+    @property
+    def config(self) -> Table:
+        """Parameters and rule of this run."""
+        return self.experiment.config
+
+    def contents(self) -> Table:
+        """What the evalset holds, tenant by tenant."""
+        return views.contents_table(self.experiment.evalset)
+
+    def power(self) -> Table:
+        """What the test split can show, before any arm has run."""
+        test, policy = self.experiment.evalset.split("test"), self.experiment.policy
+        families = len(set(test.clusters.values()))
+        plans = [plan(sd, policy.margin, families, confidence=policy.confidence) for sd in (0.1, ASSUMED_SD, 0.3)]
+        return views.power_table(plans, len(test.queries))
+
+    def prepare(self) -> list[Candidate]:
+        """Ingest, index and fit every arm, simplest first."""
+        p, dev = self.parameters, self.experiment.evalset.split("dev")
+        arms = make_arms(p.chunkers, p.strategies, embedder=p.embedder)
+        for arm in arms:
+            bar = Progress(f"chunks of {arm.name}", 1)
+            self.searcher.on_progress = lambda done, total, bar=bar: _advance(bar, done, total)
+            if report := self.searcher.prepare(arm):
+                bar.done(f"{arm.name}: {report.chunks:,} chunks, {report.embedded:,} embedded now")
+        fitted = [name for name in p.strategies if name in FITTED]
+        return [*arms, *fit_arms(self.searcher, p.chunkers, fitted, dev, embedder=p.embedder), *self.systems]
+
+    def arms_table(self, arms: Sequence[Candidate]) -> Table:
+        """Arms as they print themselves, with their rows and what their encoder cuts off."""
+        return views.arms_table(arms, self.searcher)
+
+    def score(self, arms: Sequence[Candidate], split: str) -> Scored:
+        """Ask every question of one split, arm by arm, and score what comes back."""
+        scored = ask_all(arms, self.experiment.evalset.split(split), self.searcher, depth=self.parameters.depth)
+        views.check_knobs(arms, scored.answers, self.searcher)
+        return scored
+
+    def finalists(self, dev: Scored) -> Finalists:
+        """Pick on dev alone: the reference, and at most three cheaper arms that may be as good."""
+        experiment, accepted = self.experiment, self.experiment.accepted
+        metric = dev.scores.filter(pl.col("metric") == experiment.policy.metric)
+        names = [f.name for f in dev.facts]
+        if accepted is not None and experiment.rechecks:
+            return Finalists(accepted.rule, accepted.arms, "Arms of the accepted decision, judged again by its rule")
+        reference = self.parameters.reference or (accepted.arm if accepted and accepted.arm in names else "")
+        why = "Reference: the accepted arm" if accepted and reference == accepted.arm else "Reference: named by you"
+        if not reference:
+            reference, why = pick_reference(metric, dev.facts), "Reference: the best arm on the dev questions"
+        if reference not in names:
+            raise ConfigError(f"reference {reference!r} is not an arm of this run; there are {', '.join(names)}")
+        rule = experiment.rule(reference)
+        picked = pick_finalists(metric, dev.facts, rule)
+        return Finalists(rule, (reference, *picked), f"{why}; finalists are cheaper and near it on dev")
+
+    def test(self, dev: Scored, finalists: Finalists) -> Scored:
+        """Judge the finalists on the test questions, and measure the spread of indices built at random."""
+        by_name = {candidate_name(a): a for a in dev.arms}
+        if gone := [n for n in finalists.names if n not in by_name]:
+            raise ConfigError(f"the accepted arms {', '.join(gone)} are not among this run's arms")
+        scored = self.score([by_name[n] for n in finalists.names], "test")
+        order = {f.name: f.order for f in dev.facts}
+        facts = []
+        for fact in scored.facts:
+            spread = spread_over_rebuilds(
+                by_name[fact.name],
+                scored.split,
+                self.searcher,
+                metric=finalists.rule.metric,
+                depth=self.parameters.depth,
+                rebuilds=self.parameters.rebuilds,
+            )
+            facts.append(replace(fact, order=order[fact.name], spread=spread))
+        return replace(scored, facts=tuple(facts))
+
+    def decide(self, test: Scored, finalists: Finalists) -> Decision:
+        """Judge once on test, by the rule that was fixed on dev."""
+        scores = pessimistic(test, finalists.rule)
+        return self.experiment.decide(scores, list(test.facts), finalists.rule, seed=self.parameters.seed)
+
+    def forest(self, decision: Decision) -> Figure:
+        """Paired differences from the reference, with the margin."""
+        return forest(decision.claims, decision.rule)
+
+    def frontier(self, finalists: Finalists, dev: Scored) -> Figure:
+        """Every arm by cost and quality on dev, with the frontier; tied arms are drawn as tied."""
+        metric = finalists.rule.metric
+        points = frontier_points(dev.of(metric), dev.facts, reference=finalists.rule.reference, split="dev")
+        return frontier(points, metric)
+
+    def slices(self, decision: Decision, test: Scored) -> Figure:
+        """Finalists by tenant, feature and style."""
+        return slices(slice_rows(test.of(decision.rule.metric), [f.name for f in test.facts]))
+
+    def regressions(self, decision: Decision, test: Scored) -> Table:
+        """Questions on which the decided arm, or else the first finalist, loses most against the reference."""
+        return views.regression_table(decision, test)
+
+    def scale(self) -> Figure:
+        """At which number of rows exact search stops meeting the limit; measured, or the committed measurement."""
+        return views.scale_figure(self.experiment, self.parameters.scale_rows)
+
+    def leaks(self, *scored: Scored) -> int:
+        """Count hits that belong to another tenant than the question's; must be 0."""
+        owner = {d.doc_id: d.tenant_id for d in self.experiment.evalset.documents}
+        asked: dict[str, Query] = {q.query_id: q for s in scored for q in s.split.queries}
+        return sum(
+            owner.get(doc_id, asked[query_id].tenant_id) != asked[query_id].tenant_id
+            for s in scored
+            for answers in s.answers.values()
+            for query_id, doc_id in answers.run.select("query_id", "doc_id").iter_rows()
+        )
+
+    def save(self, decision: Decision, dev: Scored, test: Scored) -> Summary:
+        """Write everything the report and the gate need; what is unjudged goes to ``to_judge.jsonl``."""
+        experiment = self.experiment
+        unjudged = views.to_judge(test.answers, test.split)
+        if len(unjudged):
+            unjudged.write_ndjson(experiment.folder / "to_judge.jsonl")
+        summary = views.summarise(experiment, decision, dev, test)
+        if decision.test_uses >= MANY_TEST_USES:
+            worn = f"This test split has judged {decision.test_uses} sets of arms: it is worn, write fresh questions."
+            summary = replace(summary, warnings=(*summary.warnings, worn))
+        scores = pl.concat([s.scores.with_columns(split=pl.lit(s.split.name)) for s in (dev, test)])
+        experiment.save(decision, summary, scores)
+        return summary
+
+    def gate(self, decision: Decision, dev: Scored, test: Scored) -> None:
+        """Say whether the accepted decision still holds; raises after everything is on disk."""
+        invariants = {"hits of another tenant": self.leaks(dev, test)}
+        gate = self.experiment.gate(decision, test.scores, invariants)
+        print(f"gate: {gate.status} - {gate.sentence}")  # noqa: T201  the last line of the notebook
+        gate.enforce()
+
+
+def _advance(bar: Progress, done: int, total: int) -> None:
+    bar.total = total
+    bar.update(done)
