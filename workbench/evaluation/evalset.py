@@ -1,0 +1,221 @@
+"""An evalset: questions, judgements and documents of one folder, in dev and test, with their hashes."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from workbench.config import Settings
+from workbench.errors import Defect, EvalsetError, unknown_name
+from workbench.evaluation.contents import Contents, read_contents
+from workbench.evaluation.policy import GatePolicy, default_policy
+from workbench.evaluation.reading import Judgement
+from workbench.records import Document, Query
+
+Qrels = dict[str, dict[str, int]]
+DEV_SHARE = 0.25
+HUB = "hub:"
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """The queries that have judgements in one split, and the judgements: query id -> document id -> grade."""
+
+    name: str
+    queries: tuple[Query, ...]
+    qrels: Qrels
+
+    @property
+    def clusters(self) -> dict[str, str]:
+        """Cluster of each query id: the unit that is resampled."""
+        return {q.query_id: q.cluster for q in self.queries}
+
+
+@dataclass(frozen=True, slots=True)
+class Evalset:
+    """One folder of questions and judgements; made by `load_evalset`.
+
+    Attributes
+    ----------
+    qrels : dict
+        Split -> query id -> document id -> grade (0 = judged, not relevant).
+    inputs : dict
+        sha256 of each file read, by name: queries, corpus, qrels/<split>, gates. A built corpus has that of
+        its manifest. The card decides nothing and is not among them.
+    gates : dict
+        Policy by notebook, for the notebooks that ``gates.toml`` names; `policy` has the defaults.
+    synthetic : bool
+        The card declares the questions or the traffic simulated: nothing here can be more than provisional.
+    notes : tuple of str
+        What was done that the files do not say, such as how dev and test were made.
+    """
+
+    name: str
+    path: Path
+    queries: tuple[Query, ...]
+    qrels: dict[str, Qrels]
+    documents: tuple[Document, ...]
+    inputs: dict[str, str]
+    card: str
+    gates: dict[str, GatePolicy]
+    synthetic: bool
+    notes: tuple[str, ...] = ()
+
+    def split(self, name: str) -> Split:
+        """Give the queries and judgements of one split; a query is in it when it has judgements there.
+
+        Raises
+        ------
+        EvalsetError
+            If there is no such split.
+        """
+        if name not in self.qrels:
+            raise EvalsetError(f"evalset {self.name}: {unknown_name('split', name, tuple(self.qrels))}")
+        qrels = self.qrels[name]
+        return Split(name, tuple(q for q in self.queries if q.query_id in qrels), qrels)
+
+    def policy(self, notebook: str) -> GatePolicy:
+        """Give what ``gates.toml`` asks of a notebook, or the defaults."""
+        return self.gates.get(notebook) or default_policy(notebook)
+
+    @property
+    def clusters(self) -> tuple[str, ...]:
+        """Names of the question families, sorted."""
+        return tuple(sorted({q.cluster for q in self.queries}))
+
+    @property
+    def tenants(self) -> tuple[str, ...]:
+        """Tenants that own a document or ask a question, sorted."""
+        return tuple(sorted({d.tenant_id for d in self.documents} | {q.tenant_id for q in self.queries}))
+
+
+def load_evalset(source: str | Path, *, settings: Settings, seed: int = 0) -> Evalset:
+    """Load an evalset by name, by folder (ours, or BEIR's as it is), or one fetched from the hub before.
+
+    Parameters
+    ----------
+    source : str or Path
+        A name below ``evalsets/``, a folder, or ``hub:NAME`` for what `workbench.importing.hub.load_hub`
+        fetched; nothing is ever fetched here.
+    settings : Settings
+        Where evalsets and the cache are.
+    seed : int
+        Of the split by cluster, used only where the folder has no dev (or train) judgements beside test.
+
+    Raises
+    ------
+    EvalsetError
+        If there is no such evalset, or with every line that cannot be used. What is readable but doubtful (a
+        cluster in two splits, a question without a relevant document) is found by `workbench evalset check`.
+    """
+    folder = find_evalset(source, settings)
+    contents = read_contents(folder, settings)
+    synthetic, card_defects = synthetic_of(contents)
+    if defects := [*contents.defects, *card_defects]:
+        raise EvalsetError(f"evalset {folder} cannot be used; {len(defects)} places to correct:", defects)
+    qrels, notes = split_qrels(contents, seed=seed)
+    return Evalset(
+        name=folder.name,
+        path=folder,
+        queries=tuple(contents.queries),
+        qrels=qrels,
+        documents=tuple(contents.documents),
+        inputs=contents.inputs,
+        card=contents.card,
+        gates=contents.gates,
+        synthetic=synthetic,
+        notes=notes,
+    )
+
+
+def find_evalset(source: str | Path, settings: Settings) -> Path:
+    """Folder that a name, a path or ``hub:NAME`` means.
+
+    Raises
+    ------
+    EvalsetError
+        If there is none, with the nearest name.
+    """
+    text = str(source)
+    if text.startswith(HUB):
+        folder = hub_folder(text.removeprefix(HUB), settings)
+        if not folder.is_dir():
+            raise EvalsetError(
+                f"{text} is not on this machine; fetch it with `workbench import hub {text[4:]}`"
+            )
+        return folder
+    named = settings.evalsets / text
+    if named.is_dir():
+        return named
+    if Path(source).is_dir():
+        return Path(source).resolve()
+    known = sorted(p.name for p in settings.evalsets.glob("*") if p.is_dir())
+    raise EvalsetError(
+        f"{unknown_name('evalset', text, known)} (below {settings.evalsets}), and no folder either"
+    )
+
+
+def hub_folder(name: str, settings: Settings) -> Path:
+    """Where a collection of the hub is kept once it was fetched."""
+    return settings.cache / "hub" / name.replace("/", "--")
+
+
+def split_qrels(contents: Contents, *, seed: int) -> tuple[dict[str, Qrels], tuple[str, ...]]:
+    """Judgements by split, with dev and test wherever there are any, and a sentence on how they were made."""
+    splits = {name: _qrels(rows) for name, rows in contents.judgements.items()}
+    if not splits or {"dev", "test"} <= splits.keys():
+        return splits, ()
+    if {"train", "test"} <= splits.keys():
+        splits["dev"] = splits.pop("train")
+        return splits, (f"no dev split: the {len(splits['dev'])} questions of train serve as dev",)
+    pool = next((name for name in ("test", "dev", "train") if name in splits), min(splits))
+    clusters = {q.query_id: q.cluster for q in contents.queries}
+    judged = splits.pop(pool)
+    dev = _dev_clusters({clusters[q] for q in judged if q in clusters}, seed)
+    splits["dev"] = {q: grades for q, grades in judged.items() if clusters.get(q) in dev}
+    splits["test"] = {q: grades for q, grades in judged.items() if clusters.get(q) not in dev}
+    sizes = f"{len(splits['dev'])} questions in dev, {len(splits['test'])} in test"
+    return splits, (f"only {pool} is judged: split 1:3 by cluster, by hash with seed {seed} ({sizes})",)
+
+
+def _qrels(rows: Iterable[Judgement]) -> Qrels:
+    qrels: Qrels = {}
+    for row in rows:
+        qrels.setdefault(row.query_id, {})[row.doc_id] = row.grade
+    return qrels
+
+
+def _dev_clusters(clusters: set[str], seed: int) -> set[str]:
+    """Clusters whose hash falls into the lowest quarter: a cluster that is added later moves no other one.
+
+    At least one is in dev, and where there are two or more, at least one in test.
+    """
+    ranked = sorted((_fraction(cluster, seed), cluster) for cluster in clusters)
+    count = sum(fraction < DEV_SHARE for fraction, _ in ranked)
+    return {cluster for _, cluster in ranked[: max(1, min(count, len(ranked) - 1))]}
+
+
+def _fraction(cluster: str, seed: int) -> float:
+    """Hash of a cluster as a number in [0, 1)."""
+    return int(hashlib.sha256(f"{seed}:{cluster}".encode()).hexdigest()[:13], 16) / 16**13
+
+
+def synthetic_of(contents: Contents) -> tuple[bool, list[Defect]]:
+    """``synthetic: true`` from the front matter of the card (YAML between two lines of ``---``)."""
+    head, matter, _ = contents.card.partition("\n---")
+    if not (contents.card.startswith("---\n") and matter):
+        return False, []
+    file = str(contents.folder / "card.md")
+    try:
+        values: Any = yaml.safe_load(head.removeprefix("---\n")) or {}
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        return False, [Defect(file, 1, f"the front matter is not YAML: {' '.join(str(error).split())}")]
+    value = values.get("synthetic", False) if isinstance(values, Mapping) else None
+    if not isinstance(value, bool):
+        return False, [
+            Defect(file, 1, "the front matter must map names to values, synthetic to true or false")
+        ]
+    return value, []
