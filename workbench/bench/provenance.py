@@ -28,7 +28,6 @@ def build_parameters(kind: type[Parameters], given: Mapping[str, Any]) -> Parame
     ConfigError
         If a name is not a field of ``kind`` (the nearest is named) or a value has another type than its default.
     """
-    assert is_dataclass(kind)
     defaults = {f.name: f.default for f in fields(kind)}
     for name, value in given.items():
         if name not in defaults:

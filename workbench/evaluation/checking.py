@@ -121,9 +121,7 @@ def _no_relevant(contents: Contents) -> Iterator[Finding]:
             if line := contents.query_lines.get(query_id):
                 problem = f"query {query_id!r} has no relevant document (grade above 0) in {split}"
                 yield Finding(file, line, problem)
-    if unasked := [
-        (line, query_id) for query_id, line in contents.query_lines.items() if query_id not in judged
-    ]:
+    if unasked := [(line, query_id) for query_id, line in contents.query_lines.items() if query_id not in judged]:
         line, query_id = unasked[0]
         problem = f"{len(unasked)} queries are judged in no split and never asked, first {query_id!r}"
         yield Finding(file, line, problem, "warning")
@@ -137,9 +135,7 @@ def _other_tenants(contents: Contents) -> Iterator[Finding]:
         for row in rows:
             asks, owns = asker.get(row.query_id), owner.get(row.doc_id)
             if asks is not None and owns is not None and asks != owns:
-                problem = (
-                    f"document {row.doc_id!r} belongs to tenant {owns!r}, query {row.query_id!r} to {asks!r}"
-                )
+                problem = f"document {row.doc_id!r} belongs to tenant {owns!r}, query {row.query_id!r} to {asks!r}"
                 yield Finding(file, row.line, problem)
 
 
@@ -159,9 +155,7 @@ def _shared_families(contents: Contents) -> Iterator[Finding]:
     """Clusters and texts in two splits: tuning on dev would show in test as it would in no new question."""
     splits, _ = split_qrels(contents, seed=0)
     home: dict[tuple[str, str], tuple[str, str]] = {}
-    for split, query in (
-        (s, q) for s, qrels in splits.items() for q in contents.queries if q.query_id in qrels
-    ):
+    for split, query in ((s, q) for s, qrels in splits.items() for q in contents.queries if q.query_id in qrels):
         for kind, value in (("cluster", query.cluster), ("text", " ".join(_words(query.text)))):
             first, twin = home.setdefault((kind, value), (split, query.query_id))
             if value and first != split and twin != query.query_id:

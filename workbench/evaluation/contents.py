@@ -95,9 +95,7 @@ def _read_qrels(contents: Contents) -> None:
         problems = judgement_defects(str(path), rows, queries, documents)
         _note(contents, f"qrels/{path.stem}", path, defects + problems)
     if contents.query_lines and not paths:
-        contents.defects.append(
-            Defect(str(contents.folder / "qrels"), 0, "holds no <split>.tsv with judgements")
-        )
+        contents.defects.append(Defect(str(contents.folder / "qrels"), 0, "holds no <split>.tsv with judgements"))
 
 
 def judgement_defects(

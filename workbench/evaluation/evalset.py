@@ -143,9 +143,7 @@ def find_evalset(source: str | Path, settings: Settings) -> Path:
     if text.startswith(HUB):
         folder = hub_folder(text.removeprefix(HUB), settings)
         if not folder.is_dir():
-            raise EvalsetError(
-                f"{text} is not on this machine; fetch it with `workbench import hub {text[4:]}`"
-            )
+            raise EvalsetError(f"{text} is not on this machine; fetch it with `workbench import hub {text[4:]}`")
         return folder
     named = settings.evalsets / text
     if named.is_dir():
@@ -153,9 +151,7 @@ def find_evalset(source: str | Path, settings: Settings) -> Path:
     if Path(source).is_dir():
         return Path(source).resolve()
     known = sorted(p.name for p in settings.evalsets.glob("*") if p.is_dir())
-    raise EvalsetError(
-        f"{unknown_name('evalset', text, known)} (below {settings.evalsets}), and no folder either"
-    )
+    raise EvalsetError(f"{unknown_name('evalset', text, known)} (below {settings.evalsets}), and no folder either")
 
 
 def hub_folder(name: str, settings: Settings) -> Path:
@@ -215,7 +211,5 @@ def synthetic_of(contents: Contents) -> tuple[bool, list[Defect]]:
         return False, [Defect(file, 1, f"the front matter is not YAML: {' '.join(str(error).split())}")]
     value = values.get("synthetic", False) if isinstance(values, Mapping) else None
     if not isinstance(value, bool):
-        return False, [
-            Defect(file, 1, "the front matter must map names to values, synthetic to true or false")
-        ]
+        return False, [Defect(file, 1, "the front matter must map names to values, synthetic to true or false")]
     return value, []

@@ -124,9 +124,7 @@ def _value_problem(notebook: str, key: str, value: Any) -> str:
         return asked + "a number is expected"
     if low < value < high or (closed and value in (low, high)):
         return ""
-    return (
-        asked + f"a number {'from' if closed else 'above'} {low:g} {'to' if closed else 'and below'} {high:g}"
-    )
+    return asked + f"a number {'from' if closed else 'above'} {low:g} {'to' if closed else 'and below'} {high:g}"
 
 
 def _shown(value: Any) -> str:

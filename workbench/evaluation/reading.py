@@ -65,9 +65,7 @@ def scan_jsonl(path: Path) -> tuple[list[Row], list[Defect]]:
         try:
             value = json.loads(line)
             if "\\u" in line:
-                json.dumps(
-                    value, ensure_ascii=False
-                ).encode()  # half a surrogate pair cannot be written again
+                json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair cannot be written again
         except (ValueError, RecursionError) as error:
             defects.append(Defect(str(path), number, _json_problem(error, line)))
             continue

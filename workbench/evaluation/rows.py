@@ -96,9 +96,7 @@ def _id(row: dict[str, Any]) -> str:
     if not isinstance(value, str) or not value.strip():
         raise _Unusable('"_id" must be a string that is not empty')
     if value != value.strip() or any(c in value for c in "\t\r\n"):
-        raise _Unusable(
-            f'"_id" {value[:40]!r} has a tab, a line end or outer spaces, so no qrels can name it'
-        )
+        raise _Unusable(f'"_id" {value[:40]!r} has a tab, a line end or outer spaces, so no qrels can name it')
     return value
 
 

@@ -80,9 +80,7 @@ def load_hub(
     def fetch(source: str, config: str) -> dict[str, list[Row]]:
         asked = f"{source!r} (configuration {config!r}) cannot be loaded"
         cache = str(settings.cache / "datasets")
-        found = _reading(
-            asked, lambda: datasets.load_dataset(source, config, revision=revision, cache_dir=cache)
-        )
+        found = _reading(asked, lambda: datasets.load_dataset(source, config, revision=revision, cache_dir=cache))
         return {split: list(enumerate(_rows(table), start=1)) for split, table in found.items()}
 
     documents, _, defects = documents_of(f"{name}:{corpus}", _all(fetch(name, corpus)))
@@ -124,9 +122,7 @@ def _require_network(name: str, datasets: Any) -> None:
     """One short request before ``datasets`` would try for 23 s."""
     instead = f"load a local BEIR folder, or copy {name!r} here and give its folder"
     if datasets.config.HF_HUB_OFFLINE:
-        raise EvalsetError(
-            f"hub collection {name!r} was asked for, but HF_HUB_OFFLINE is set; unset it, or {instead}"
-        )
+        raise EvalsetError(f"hub collection {name!r} was asked for, but HF_HUB_OFFLINE is set; unset it, or {instead}")
     outcome: list[str] = []
     probe = threading.Thread(target=_probe, args=(datasets.config.HF_ENDPOINT, outcome), daemon=True)
     probe.start()

@@ -63,9 +63,7 @@ def _of_trec(path: Path) -> tuple[list[tuple[str, str, float]], list[Defect]]:
             problem = f"6 columns (query, Q0, document, rank, score, name) are expected, found {len(cells)}"
             defects.append(Defect(str(path), number, problem))
         elif score is None:
-            defects.append(
-                Defect(str(path), number, f"the score must be a finite number, found {cells[4][:40]!r}")
-            )
+            defects.append(Defect(str(path), number, f"the score must be a finite number, found {cells[4][:40]!r}"))
         else:
             hits.append((cells[0], cells[2], score))
     return hits, sorted(defects, key=lambda defect: defect.line)

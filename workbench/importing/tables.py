@@ -189,9 +189,7 @@ def _of_qrels(path: Path, rename: Mapping[str, str]) -> dict[str, list[Judgement
             defects.append(Defect(str(path), line, "query_id and doc_id are needed"))
         elif grade is None:
             found = str(row["grade"])[:40]
-            defects.append(
-                Defect(str(path), line, f"the grade must be a whole number from 0, found {found!r}")
-            )
+            defects.append(Defect(str(path), line, f"the grade must be a whole number from 0, found {found!r}"))
         elif not re.fullmatch(r"[\w-]+", split):
             defects.append(Defect(str(path), line, f"{split[:40]!r} cannot name a split; use dev or test"))
         else:

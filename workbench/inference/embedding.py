@@ -10,7 +10,8 @@ import numpy as np
 from workbench.errors import ConfigError, ProviderError
 from workbench.inference.weights import MINILM_SHA256, fetch, verify
 
-MINILM_MAX_TOKENS = 256
+# 256 positions, of which two mark the beginning and the end.
+MINILM_MAX_TOKENS = 254
 
 
 class Embedder(Protocol):
@@ -21,13 +22,6 @@ class Embedder(Protocol):
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors of unit length, float32, shape (texts, dimension)."""
-
-
-class Tokenizer(Protocol):
-    """What an encoder sees of a text: the character span of each token."""
-
-    def offsets(self, text: str) -> list[tuple[int, int]]:
-        """Spans (start, end) of the tokens of ``text``, in order, special tokens left out."""
 
 
 class MiniLM:
@@ -48,6 +42,7 @@ class MiniLM:
 
     encoder_id = f"minilm-int8:{MINILM_SHA256[:12]}:{MINILM_MAX_TOKENS}"
     dimension = 384
+    max_tokens = MINILM_MAX_TOKENS
 
     def __init__(self, weights: Path, *, threads: int = 0) -> None:
         import onnxruntime
@@ -61,7 +56,7 @@ class MiniLM:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         self._tokenizer = HubTokenizer.from_file(str(tokenizer_file))
-        self._tokenizer.enable_truncation(MINILM_MAX_TOKENS)
+        self._tokenizer.enable_truncation(MINILM_MAX_TOKENS + 2)
         self._tokenizer.enable_padding()
         self._whole = HubTokenizer.from_file(str(tokenizer_file))
         self._whole.no_truncation()

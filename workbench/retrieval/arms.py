@@ -3,23 +3,24 @@
 from collections.abc import Mapping, Sequence
 
 from workbench.errors import ConfigError, unknown_name
+from workbench.inference.embedding import MINILM_MAX_TOKENS
 from workbench.retrieval.chunking import ByStructure, Chunker, FixedTokens, WholeDocument
 from workbench.retrieval.filters import OneOf
+from workbench.retrieval.indexing import Exact, FullTextIndex, HnswSq, IvfPq
 from workbench.retrieval.reranking import CrossEncoderRanker
-from workbench.retrieval.store import Exact, FullTextIndex, HnswSq, IvfPq
 from workbench.retrieval.strategies import RRF, Arm, FullText, Hybrid, Strategy, Vector
 
 CHUNKERS: Mapping[str, Chunker] = {
     "whole": WholeDocument(),
-    "tokens": FixedTokens(),
-    "structure": ByStructure(),
+    "tokens": FixedTokens(size=MINILM_MAX_TOKENS),
+    "structure": ByStructure(max_tokens=MINILM_MAX_TOKENS),
 }
 # In order of simplicity, which breaks ties of cost.
 STRATEGIES: Mapping[str, Strategy] = {
     "full_text": FullText(),
     "full_text_exact_words": FullText(),
     "vector": Vector(Exact()),
-    "vector_ivf_pq": Vector(IvfPq()),
+    "vector_ivf_pq": Vector(IvfPq(), refine_factor=10),
     "vector_hnsw_sq": Vector(HnswSq()),
     "hybrid_rrf": Hybrid(fusion=RRF()),
     "hybrid_rrf_shallow": Hybrid(fusion=RRF(), depth=20),

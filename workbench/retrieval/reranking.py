@@ -10,8 +10,9 @@ import numpy as np
 from workbench.errors import ConfigError
 from workbench.inference.prices import Work
 from workbench.records import Hit
-from workbench.retrieval.store import TenantHandle, VectorIndex
+from workbench.retrieval.indexing import VectorIndex
 from workbench.retrieval.strategies import Hybrid, Question, ordered, scaled
+from workbench.retrieval.tenant import TenantHandle
 
 FEATURES = (
     "text score",
@@ -74,6 +75,10 @@ class LearnedRanker:
         candidates, rows = features(question, *self.first.legs(handle, question))
         scores = rows @ np.array(self.weights)
         return ordered(map(Hit, candidates, scores.tolist()))[:k]
+
+    def plan(self, handle: TenantHandle, question: Question) -> dict[str, str]:
+        """Plans of the legs, and what ranks their hits."""
+        return self.first.plan(handle, question) | {"ranker": repr(self.weights)}
 
     def work(self, rows: int) -> list[Work]:
         """The hybrid search and one pass over its candidates."""
@@ -139,9 +144,14 @@ class CrossEncoderRanker:
     def search(self, handle: TenantHandle, question: Question, k: int) -> list[Hit]:
         """First hits, ordered by the cross-encoder's score of (question, text)."""
         hits = self.first.search(handle, question, self.depth)
-        texts = handle.texts([h.doc_id for h in hits])
-        scores = _cross_encoder(self.model).predict([(question.text, texts[h.doc_id]) for h in hits])
+        texts = handle.documents([h.doc_id for h in hits])
+        pairs = [(question.text, "\n".join(texts[h.doc_id])) for h in hits]
+        scores = _cross_encoder(self.model).predict(pairs)
         return ordered(Hit(h.doc_id, float(s)) for h, s in zip(hits, scores, strict=True))[:k]
+
+    def plan(self, handle: TenantHandle, question: Question) -> dict[str, str]:
+        """Plans of the legs, and what ranks their hits."""
+        return self.first.plan(handle, question) | {"ranker": self.model}
 
     def work(self, rows: int) -> list[Work]:
         """The hybrid search and one forward pass for each candidate."""

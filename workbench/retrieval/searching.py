@@ -6,13 +6,18 @@ from pathlib import Path
 
 from workbench.config import Settings
 from workbench.errors import StoreError
-from workbench.inference.embedding import Embedder, Tokenizer
+from workbench.inference.embedding import Embedder
 from workbench.inference.prices import PriceTable
 from workbench.records import Document, Hit, Query, content_hash
+from workbench.retrieval.chunking import Tokenizer, WholeDocument
+from workbench.retrieval.indexing import TEXT_INDEX, VECTOR_INDEX, Exact
 from workbench.retrieval.ingestion import IngestReport, ingest
-from workbench.retrieval.store import Store, TenantHandle
+from workbench.retrieval.store import Store
 from workbench.retrieval.strategies import Arm, Question
+from workbench.retrieval.tenant import TenantHandle
 from workbench.retrieval.vectors import VectorCache
+
+CHUNKS_PER_DOCUMENT = 3
 
 
 @dataclass(slots=True)
@@ -31,6 +36,7 @@ class Searcher:
     on_progress: Callable[[int, int], None] | None = None
     _stores: dict[str, Store] = field(default_factory=dict)
     _handles: dict[tuple[str, str], TenantHandle] = field(default_factory=dict)
+    _counts: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def table_name(self, arm: Arm) -> str:
         """Name of the table that an arm needs: a hash of all that its rows and indices depend on."""
@@ -59,13 +65,14 @@ class Searcher:
             vectors=VectorCache(self.settings.cache / "vectors.sqlite"),
             on_progress=self.on_progress,
         )
-        store.index(vector=arm.strategy.index, text=arm.text_index)
+        if report.chunks or report.removed or not _indexed(store, arm):
+            store.index(arm.strategy.index, full_text=arm.text_index)
         self._stores[name] = store
         return report
 
     def rebuild_index(self, arm: Arm) -> None:
         """Build the vector index of an arm's table again, from another random start."""
-        self._store(arm).index(vector=arm.strategy.index, text=arm.text_index, rebuild=True)
+        self._store(arm).index(arm.strategy.index, full_text=arm.text_index)
 
     def handle(self, arm: Arm, tenant_id: str) -> TenantHandle:
         """Handle of one tenant on the table of a prepared arm."""
@@ -77,7 +84,7 @@ class Searcher:
     def question(self, arm: Arm, query: Query) -> Question:
         """Query as the arm's strategy needs it; embedded here, so that its time counts."""
         vector = self.embedder.embed([query.text])[0] if arm.strategy.uses_vectors else None
-        return Question(query.text, vector)
+        return Question(query.text, vector, 1 if isinstance(arm.chunker, WholeDocument) else CHUNKS_PER_DOCUMENT)
 
     def search(self, arm: Arm, query: Query, k: int) -> list[Hit]:
         """Best ``k`` documents for one query, asked inside the query's own tenant."""
@@ -85,11 +92,35 @@ class Searcher:
 
     def cost_usd_per_1k(self, arm: Arm, queries: Sequence[Query], prices: PriceTable) -> float:
         """Dollars of a thousand requests: counted work at the rows that each query's tenant really has."""
-        costs = [prices.cost_usd(arm.strategy.work(self.handle(arm, q.tenant_id).count())) for q in queries]
-        return 1000 * sum(costs) / len(costs)
+        tenants = {q.tenant_id for q in queries}
+        cost = {t: prices.cost_usd(arm.strategy.work(self.handle(arm, t).count())) for t in tenants}
+        return 1000 * sum(cost[q.tenant_id] for q in queries) / len(queries)
+
+    def plan(self, arm: Arm) -> dict[str, str]:
+        """LanceDB's account of both legs as this arm searches them, to see that its knobs are in effect."""
+        handle = self.handle(arm, self.documents[0].tenant_id)
+        vector = self.embedder.embed(["plan"])[0] if arm.strategy.uses_vectors else None
+        return arm.strategy.plan(handle, Question("plan", vector))
+
+    def chunk_counts(self, arm: Arm) -> tuple[int, int]:
+        """Chunks of the arm's table, and how many of them are longer than what its encoder reads."""
+        key = repr(arm.chunker)
+        if key not in self._counts:
+            limit = getattr(self.embedder, "max_tokens", None)
+            texts = [c.text for d in self.documents for c in arm.chunker.chunk(d, self.tokenizer)]
+            over = sum(len(self.tokenizer.offsets(t)) > limit for t in texts) if limit else 0
+            self._counts[key] = (len(texts), over)
+        return self._counts[key]
 
     def _store(self, arm: Arm) -> Store:
         name = self.table_name(arm)
         if name not in self._stores:
             raise StoreError(f"the table of {arm.name!r} is not prepared; call prepare(arm) first")
         return self._stores[name]
+
+
+def _indexed(store: Store, arm: Arm) -> bool:
+    """Whether every index of the arm is there and up to date."""
+    wanted = {TEXT_INDEX} if isinstance(arm.strategy.index, Exact) else {TEXT_INDEX, VECTOR_INDEX}
+    states = store.describe().indices
+    return wanted <= {s.name for s in states} and not any(s.rows_unindexed for s in states)

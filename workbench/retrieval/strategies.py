@@ -4,8 +4,8 @@ A strategy never sees a store, only the handle of one tenant. Scores of differen
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -13,19 +13,23 @@ from workbench.inference.prices import Work
 from workbench.records import Hit
 from workbench.retrieval.chunking import Chunker, WholeDocument
 from workbench.retrieval.filters import Filter
-from workbench.retrieval.store import ChunkHit, Exact, FullTextIndex, TenantHandle, VectorIndex
+from workbench.retrieval.indexing import Exact, FullTextIndex, VectorIndex
+from workbench.retrieval.tenant import ChunkHit, TenantHandle
 
 SCORE_DECIMALS = 6
-# Several chunks of one document collapse to one hit, so a chunked table is asked for more than is wanted.
-CHUNKS_PER_DOCUMENT = 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Question:
-    """A query as strategies see it: the words, and the vector where one was made."""
+    """A query as strategies see it: the words, and the vector where one was made.
+
+    ``fan_out`` is how many chunks are fetched for each document wanted, because several chunks of one document
+    collapse to one hit; 1 where documents are whole.
+    """
 
     text: str
     vector: np.ndarray | None = None
+    fan_out: int = 1
 
 
 class Strategy(Protocol):
@@ -42,6 +46,9 @@ class Strategy(Protocol):
     def search(self, handle: TenantHandle, question: Question, k: int) -> list[Hit]:
         """Best ``k`` documents of the handle's tenant, best first."""
 
+    def plan(self, handle: TenantHandle, question: Question) -> dict[str, str]:
+        """LanceDB's account of each leg: filter, index and knobs in effect."""
+
     def work(self, rows: int) -> list[Work]:
         """Count what one search costs in a table in which the tenant has ``rows`` rows."""
 
@@ -56,7 +63,11 @@ class FullText:
 
     def search(self, handle: TenantHandle, question: Question, k: int) -> list[Hit]:
         """Best ``k`` documents by BM25; an empty question finds nothing."""
-        return best_chunks(handle.full_text(question.text, k * CHUNKS_PER_DOCUMENT, where=self.where))[:k]
+        return best_chunks(handle.full_text(question.text, k * question.fan_out, where=self.where))[:k]
+
+    def plan(self, handle: TenantHandle, question: Question) -> dict[str, str]:
+        """Plan of the full-text search."""
+        return handle.plan(words=question.text, where=self.where)
 
     def work(self, rows: int) -> list[Work]:
         """One full-text search."""
@@ -69,20 +80,29 @@ class Vector:
 
     index: VectorIndex = Exact()
     where: Filter | None = None
+    nprobes: int | None = None
+    refine_factor: int | None = None
+    ef: int | None = None
     uses_vectors: bool = field(default=True, init=False, repr=False)
 
     def search(self, handle: TenantHandle, question: Question, k: int) -> list[Hit]:
         """Best ``k`` documents by cosine similarity of their nearest chunk."""
         if question.vector is None:
             raise ValueError("a vector strategy was asked without a vector; embed the question first")
-        hits = handle.vector(
-            question.vector,
-            k * CHUNKS_PER_DOCUMENT,
-            where=self.where,
-            exact=isinstance(self.index, Exact),
-            **self.index.query_options(),
-        )
-        return best_chunks(hits)[:k]
+        return best_chunks(handle.vector(question.vector, k * question.fan_out, **self._knobs()))[:k]
+
+    def plan(self, handle: TenantHandle, question: Question) -> dict[str, str]:
+        """Plan of the vector search."""
+        return handle.plan(vector=question.vector, **self._knobs())
+
+    def _knobs(self) -> dict[str, Any]:
+        return {
+            "where": self.where,
+            "nprobes": self.nprobes,
+            "refine_factor": self.refine_factor,
+            "ef": self.ef,
+            "exact": isinstance(self.index, Exact),
+        }
 
     def work(self, rows: int) -> list[Work]:
         """One embedding and one vector search."""
@@ -141,12 +161,17 @@ class Hybrid:
     def legs(self, handle: TenantHandle, question: Question) -> tuple[list[Hit], list[Hit]]:
         """Full-text and vector hits, each to ``depth``: over-fetched, because fusion sees only what it is given."""
         text = FullText(where=self.where).search(handle, question, self.depth)
-        vector = Vector(self.vector.index, where=self.where).search(handle, question, self.depth)
+        vector = replace(self.vector, where=self.where).search(handle, question, self.depth)
         return text, vector
 
     def search(self, handle: TenantHandle, question: Question, k: int) -> list[Hit]:
         """Best ``k`` documents of the fused list."""
         return self.fusion.fuse(*self.legs(handle, question))[:k]
+
+    def plan(self, handle: TenantHandle, question: Question) -> dict[str, str]:
+        """Plans of both legs, and what is done with them."""
+        text = FullText(where=self.where).plan(handle, question)
+        return text | replace(self.vector, where=self.where).plan(handle, question) | {"fusion": repr(self.fusion)}
 
     def work(self, rows: int) -> list[Work]:
         """Both legs and the fusion."""

@@ -1,0 +1,190 @@
+"""Documents into the store: only what changed, at any time again, by any number of writers.
+
+A run that was killed is simply run again. What makes that safe: rows have keys made of tenant, document and
+position, a document's rows are written in one commit, and a document counts as present only if all of its
+chunks, and no others, carry the hash of its present content and of how it was cut and encoded.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from workbench.errors import StoreError
+from workbench.inference.embedding import Embedder
+from workbench.records import Document, content_hash
+from workbench.retrieval.chunking import Chunker, Tokenizer
+from workbench.retrieval.store import ChunkRow, Store
+from workbench.retrieval.vectors import VectorCache
+
+# Part of every content hash; raise it when chunkers cut differently than before, so that all is indexed anew.
+_LAYOUT = "1"
+
+
+@dataclass(frozen=True, slots=True)
+class IngestReport:
+    """Documents by what became of them, chunks written, texts embedded; ``blank`` ones have no text."""
+
+    added: int
+    changed: int
+    unchanged: int
+    removed: int
+    blank: int
+    chunks: int
+    embedded: int
+
+
+def ingest(
+    store: Store,
+    documents: Iterable[Document],
+    *,
+    chunker: Chunker,
+    tokenizer: Tokenizer,
+    embedder: Embedder,
+    vectors: VectorCache,
+    batch: int = 256,
+    prune: bool = True,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> IngestReport:
+    """Make the store hold these documents.
+
+    Parameters
+    ----------
+    store : Store
+        Where the chunks go; indices are not built here, see `Store.index` and `Store.optimize`.
+    documents : iterable of Document
+        The corpus of one or more tenants.
+    chunker, tokenizer, embedder
+        How documents become vectors; another choice means that every document has changed.
+    vectors : VectorCache
+        Vectors that need not be computed again.
+    batch : int
+        Documents a commit.
+    prune : bool
+        Remove documents that are no longer in the corpus, of the tenants that are in it.
+    on_progress : callable, optional
+        Called with documents done and documents to do after each commit.
+
+    Raises
+    ------
+    StoreError
+        If the corpus is empty or names a document twice, sizes do not fit, or the store cannot be written;
+        what was committed before stays, and the same call goes on from there.
+    """
+    if embedder.dimension != store.dimension:
+        raise StoreError(
+            f"the store takes vectors of {store.dimension}, encoder {embedder.encoder_id!r} makes "
+            f"{embedder.dimension}; open a table of that dimension"
+        )
+    recipe = _Recipe(chunker, tokenizer, embedder, vectors)
+    plan = _plan(store, documents, recipe, prune)
+    chunks = embedded = 0
+    for i in range(0, len(plan.todo), batch):
+        part = plan.todo[i : i + batch]
+        rows, fresh = recipe.rows(part)
+        chunks, embedded = chunks + store.upsert(rows), embedded + fresh
+        for tenant_id, group in _grouped(d for d in part if (d.tenant_id, d.doc_id) in plan.changed).items():
+            store.delete_stale(tenant_id, {d.doc_id: recipe.hash_of(d) for d in group})
+        if on_progress:
+            on_progress(i + len(part), len(plan.todo))
+    for tenant_id, doc_ids in plan.gone.items():
+        store.delete_documents(tenant_id, doc_ids)
+    return IngestReport(
+        added=len(plan.todo) - len(plan.changed),
+        changed=len(plan.changed),
+        unchanged=plan.unchanged,
+        removed=sum(map(len, plan.gone.values())),
+        blank=plan.blank,
+        chunks=chunks,
+        embedded=embedded,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Recipe:
+    """How a document becomes rows."""
+
+    chunker: Chunker
+    tokenizer: Tokenizer
+    embedder: Embedder
+    vectors: VectorCache
+
+    def hash_of(self, document: Document) -> str:
+        how = (_LAYOUT, repr(self.chunker), type(self.tokenizer).__qualname__, self.embedder.encoder_id)
+        return content_hash(document.doc_id, document.content_hash, *how)
+
+    def rows(self, documents: Sequence[Document]) -> tuple[list[ChunkRow], int]:
+        """Rows of the documents, and how many texts had to be embedded for them."""
+        cut = [(d, self.chunker.chunk(d, self.tokenizer)) for d in documents]
+        if lost := [d.doc_id for d, chunks in cut if not chunks]:
+            raise StoreError(f"{self.chunker!r} made no chunk of {lost[0]!r}, which has text")
+        vectors, embedded = self.vectors.embed([c.text for _, chunks in cut for c in chunks], self.embedder)
+        unused = iter(vectors)
+        rows = [
+            ChunkRow(
+                tenant_id=d.tenant_id,
+                doc_id=d.doc_id,
+                document_type=d.document_type,
+                date=d.date,
+                position=chunk.position,
+                n_chunks=len(chunks),
+                content_hash=self.hash_of(d),
+                text=chunk.text,
+                vector=next(unused),
+            )
+            for d, chunks in cut
+            for chunk in chunks
+        ]
+        return rows, embedded
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What has to be written and removed; ``changed`` are those of ``todo`` that have rows already."""
+
+    todo: list[Document]
+    changed: set[tuple[str, str]]
+    gone: dict[str, list[str]]
+    unchanged: int
+    blank: int
+
+
+def _plan(store: Store, documents: Iterable[Document], recipe: _Recipe, prune: bool) -> _Plan:
+    corpus = _grouped(documents)
+    if not corpus:
+        raise StoreError("the corpus has no documents: nothing to ingest, and nothing is removed either")
+    todo, changed, gone, unchanged, blank = (
+        list[Document](),
+        set[tuple[str, str]](),
+        dict[str, list[str]](),
+        0,
+        0,
+    )
+    for tenant_id, group in corpus.items():
+        _check_unique(tenant_id, group)
+        known = store.for_tenant(tenant_id).document_hashes()
+        with_text = [d for d in group if d.full_text.strip()]
+        blank += len(group) - len(with_text)
+        new = [d for d in with_text if known.get(d.doc_id) != recipe.hash_of(d)]
+        unchanged += len(with_text) - len(new)
+        todo += new
+        changed |= {(tenant_id, d.doc_id) for d in new if d.doc_id in known}
+        kept = {d.doc_id for d in with_text}
+        emptied = {d.doc_id for d in group} - kept
+        gone[tenant_id] = [doc_id for doc_id in known if doc_id in emptied or (prune and doc_id not in kept)]
+    return _Plan(todo, changed, gone, unchanged, blank)
+
+
+def _check_unique(tenant_id: str, documents: Sequence[Document]) -> None:
+    counts = Counter(d.doc_id for d in documents)
+    if twice := sorted(doc_id for doc_id, n in counts.items() if n > 1):
+        raise StoreError(
+            f"tenant {tenant_id!r} has {len(twice)} document ids more than once: "
+            f"{', '.join(map(repr, twice[:5]))}; a document id is unique within its tenant"
+        )
+
+
+def _grouped(documents: Iterable[Document]) -> dict[str, list[Document]]:
+    groups: dict[str, list[Document]] = {}
+    for document in documents:
+        groups.setdefault(document.tenant_id, []).append(document)
+    return groups

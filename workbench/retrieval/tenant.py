@@ -1,0 +1,259 @@
+"""The one way to search a table: a handle that is bound to its tenant when it is made.
+
+Every query goes through `TenantHandle._scope`, which puts the tenant's condition before everything else, and
+only results leave the handle: with a query builder a caller could turn the condition into a postfilter.
+
+What a handle cannot hide: BM25 counts terms over the whole table, so scores of one tenant move when another
+tenant adds documents. Where that matters, give each tenant its own table.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from workbench.errors import StoreError, TenantError
+from workbench.retrieval.filters import Filter
+from workbench.retrieval.indexing import TEXT_INDEX
+from workbench.retrieval.lance import reported
+
+if TYPE_CHECKING:
+    from lancedb.expr import Expr
+
+Vector = npt.NDArray[np.floating[Any]] | Sequence[float]
+_HIT_COLUMNS = ["chunk_id", "doc_id", "position"]
+_TIE_RULE = itemgetter(0, 2, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkHit:
+    """One chunk found; ``score`` is cosine in [-1, 1] for vectors and BM25 for words, to 6 decimals."""
+
+    chunk_id: str
+    doc_id: str
+    position: int
+    score: float
+
+
+class TenantHandle:
+    """Searches over the rows of one tenant; made by `Store.for_tenant`.
+
+    Hits stand by score, highest first; of equal scores (to 6 decimals) by ``doc_id``, then ``position``. The
+    rule also decides who is left out: as long as the last hit is tied with the next one, more are fetched.
+    """
+
+    def __init__(self, table: Any, tenant_id: str, dimension: int) -> None:
+        from lancedb.expr import col, lit
+
+        self.tenant_id = checked_tenant(tenant_id)
+        self._table = table
+        self._dimension = dimension
+        self._own = col("tenant_id") == lit(tenant_id)
+        self._has_text_index = False
+
+    def vector(
+        self,
+        vector: Vector,
+        k: int,
+        *,
+        where: Filter | None = None,
+        nprobes: int | None = None,
+        refine_factor: int | None = None,
+        ef: int | None = None,
+        exact: bool = False,
+    ) -> list[ChunkHit]:
+        """Return the ``k`` chunks whose vectors are nearest by cosine.
+
+        Parameters
+        ----------
+        vector : array of float, shape (dimension,)
+            Need not be normalised, must not be zero.
+        k : int
+            Hits wanted; fewer come back only if the tenant has fewer that match.
+        where : Filter, optional
+            Narrows the search before neighbours are counted, so it never starves the result.
+        nprobes : int, optional
+            IVF: lists that are searched at least. More are searched as long as hits are missing: LanceDB's
+            own default stops early, and a small tenant would get too few.
+        refine_factor : int, optional
+            Quantised indices: this many times ``k`` candidates are compared by their full vectors.
+        ef : int, optional
+            HNSW: candidates kept while walking the graph, at least ``k``.
+        exact : bool
+            Pass over the vector index, if there is one.
+
+        Raises
+        ------
+        StoreError
+            If the vector has another dimension, is zero or not finite, or a number is out of range.
+        """
+        knobs = _knobs(k, nprobes=nprobes, refine_factor=refine_factor, ef=ef)
+        return self._best(k, "_distance", lambda asked: self._vector_query(vector, asked, where, exact, knobs))
+
+    def full_text(self, words: str, k: int, *, where: Filter | None = None) -> list[ChunkHit]:
+        """Return the ``k`` best chunks that hold any of the words, by BM25; none for stop words alone.
+
+        Punctuation means nothing: quotes make no phrase and ``AND`` is a word.
+
+        Raises
+        ------
+        StoreError
+            If there is no full-text index yet.
+        """
+        _knobs(k)
+        return self._best(k, "_score", lambda asked: self._text_query(words, asked, where))
+
+    def plan(
+        self,
+        *,
+        vector: Vector | None = None,
+        words: str | None = None,
+        k: int = 10,
+        where: Filter | None = None,
+        nprobes: int | None = None,
+        refine_factor: int | None = None,
+        ef: int | None = None,
+        exact: bool = False,
+    ) -> dict[str, str]:
+        """LanceDB's own account of each leg, ``vector`` and ``full_text``: filter, index, knobs in effect."""
+        knobs = _knobs(k, nprobes=nprobes, refine_factor=refine_factor, ef=ef)
+        legs: dict[str, Any] = {}
+        if vector is not None:
+            legs["vector"] = self._vector_query(vector, k, where, exact, knobs)
+        if words is not None:
+            legs["full_text"] = self._text_query(words, k, where)
+        with reported(f"explain a search of tenant {self._shown}"):
+            return {leg: query.explain_plan(True) for leg, query in legs.items()}
+
+    def texts(self, chunk_ids: Sequence[str]) -> dict[str, str]:
+        """Text of each chunk, as rerankers need it; ids that are not the tenant's are left out."""
+        rows = self._rows("chunk_id", chunk_ids, ["chunk_id", "text"])
+        return dict(zip(rows["chunk_id"], rows["text"], strict=True))
+
+    def documents(self, doc_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """Texts of the chunks of each document, in order; ids that are not the tenant's are left out."""
+        rows = self._rows("doc_id", doc_ids, ["doc_id", "position", "text"]).sort("position")
+        out: dict[str, tuple[str, ...]] = {}
+        for doc_id, text in zip(rows["doc_id"], rows["text"], strict=True):
+            out[doc_id] = (*out.get(doc_id, ()), text)
+        return out
+
+    def document_hashes(self) -> dict[str, str | None]:
+        """Content hash of each document that is wholly there; None where chunks are missing or old."""
+        with reported(f"read the documents of tenant {self._shown}"):
+            query = self._table.search().where(self._scope(None))
+            rows = pl.DataFrame(query.select(["doc_id", "position", "n_chunks", "content_hash"]).to_arrow())
+        states = rows.group_by("doc_id").agg(
+            pl.col("content_hash").first(),
+            whole=(pl.col("content_hash").n_unique() == 1)
+            & (pl.col("n_chunks").n_unique() == 1)
+            & (pl.col("position").n_unique() == pl.col("n_chunks").first())
+            & (pl.col("position").max() == pl.col("n_chunks").first() - 1)
+            & (pl.len() == pl.col("n_chunks").first()),
+        )
+        return {doc_id: digest if whole else None for doc_id, digest, whole in states.iter_rows()}
+
+    def count(self) -> int:
+        """Chunks of the tenant."""
+        with reported(f"count the chunks of tenant {self._shown}"):
+            return int(self._table.count_rows(self._scope(None).to_sql()))
+
+    def _scope(self, where: Filter | None) -> "Expr":
+        """Condition of every query: the tenant, and what the caller narrows it to."""
+        if where is None:
+            return self._own
+        if not isinstance(where, Filter):
+            raise StoreError(f"where takes Equals, OneOf, Between or AllOf, not {where!r}")
+        return self._own & where.expression()
+
+    def _vector_query(
+        self, vector: Vector, limit: int, where: Filter | None, exact: bool, knobs: dict[str, int]
+    ) -> Any:
+        point = np.asarray(vector, dtype=np.float32)
+        if point.shape != (self._dimension,) or not np.isfinite(point).all() or not point.any():
+            raise StoreError(f"a search needs a finite, non-zero vector of {self._dimension}, got shape {point.shape}")
+        query = self._table.search(point, vector_column_name="vector", query_type="vector")
+        query = query.distance_type("cosine").where(self._scope(where)).limit(limit).maximum_nprobes(0)
+        if "nprobes" in knobs:
+            query.minimum_nprobes(knobs["nprobes"])
+        if "refine_factor" in knobs:
+            query.refine_factor(knobs["refine_factor"])
+        if "ef" in knobs:  # LanceDB refuses to walk the graph with fewer candidates than it must return
+            query.ef(max(knobs["ef"], limit * knobs.get("refine_factor", 1)))
+        if exact:
+            query.bypass_vector_index()
+        return query.select([*_HIT_COLUMNS, "_distance"])
+
+    def _text_query(self, words: str, limit: int, where: Filter | None) -> Any:
+        from lancedb.query import MatchQuery
+
+        if not self._has_text_index:  # without one LanceDB would scan, with another tokenizer and other scores
+            self._has_text_index = any(i.name == TEXT_INDEX for i in self._table.list_indices())
+        if not self._has_text_index:
+            raise StoreError("a full-text search needs its index and the table has none; call Store.index() first")
+        query = self._table.search(MatchQuery(words, "text"), query_type="fts").where(self._scope(where))
+        return query.limit(limit).select([*_HIT_COLUMNS, "_score"])
+
+    def _best(self, k: int, score: str, query: Callable[[int], Any]) -> list[ChunkHit]:
+        """Best ``k`` by the tie rule; asks for more as long as a tie reaches over the end of what came."""
+        asked = k + 1
+        while True:
+            with reported(f"search tenant {self._shown}"):
+                found = query(asked).to_arrow()
+            values = found[score].to_pylist()
+            if score == "_distance":  # quantised distances can lie a little outside the range of a cosine
+                values = [max(-1.0, min(1.0, 1.0 - distance)) for distance in values]
+            columns = (found[name].to_pylist() for name in _HIT_COLUMNS)
+            rows = [(-round(value, 6), *row) for value, *row in zip(values, *columns, strict=True)]
+            rows.sort(key=_TIE_RULE)
+            if len(rows) < asked or rows[k - 1][0] < rows[-1][0]:
+                return [ChunkHit(chunk, doc, position, 0.0 - value) for value, chunk, doc, position in rows[:k]]
+            asked *= 2
+
+    def _rows(self, column: str, keys: Sequence[str], columns: list[str]) -> pl.DataFrame:
+        from lancedb.expr import col
+
+        if not keys:
+            return pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
+        with reported(f"read texts of tenant {self._shown}"):
+            wanted = self._scope(None) & col(column).isin(list(keys))
+            return pl.DataFrame(self._table.search().where(wanted).select(columns).to_arrow())
+
+    @property
+    def _shown(self) -> str:
+        return repr(self.tenant_id if len(self.tenant_id) <= 40 else self.tenant_id[:40] + "…")
+
+    def __repr__(self) -> str:
+        return f"TenantHandle({self._shown})"
+
+
+def checked_tenant(tenant_id: object) -> str:
+    """Return the tenant if it can be one.
+
+    Raises
+    ------
+    TenantError
+        If it is no string, is blank, or is not text that can be stored.
+    """
+    if not isinstance(tenant_id, str) or not tenant_id.strip():
+        raise TenantError(f"a tenant is a non-empty string, got {tenant_id!r}; there is no search without one")
+    try:
+        tenant_id.encode()
+    except UnicodeEncodeError as error:
+        raise TenantError(f"tenant {tenant_id!r} is not valid Unicode: {error}") from error
+    return tenant_id
+
+
+def _knobs(k: int, **knobs: int | None) -> dict[str, int]:
+    """Return the knobs that are set; every number must be at least 1, and ``ef`` at least ``k``."""
+    found = {name: value for name, value in knobs.items() if value is not None}
+    for name, value in {"k": k, **found}.items():
+        if value < 1:
+            raise StoreError(f"{name} must be at least 1, got {value!r}")
+    if found.get("ef", k) < k:
+        raise StoreError(f"ef={found['ef']} is below k={k}: a graph search keeps at least what it returns")
+    return found
