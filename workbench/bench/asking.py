@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
-from workbench.bench import retrieval_views as views
 from workbench.bench.fitting import FittedArm
+from workbench.bench.retrieval_tables import SHOWN_METRICS, score_table
 from workbench.bench.systems import SystemArm
+from workbench.errors import ConfigError
 from workbench.evaluation.decision import ArmFacts
 from workbench.evaluation.evalset import Split
 from workbench.evaluation.metrics import judge, measure, ndcg_bounds
@@ -15,10 +16,10 @@ from workbench.evaluation.scoring import Answers, ask, score
 from workbench.inference.prices import load_prices
 from workbench.records import Hit, Query, Rule, parameters_of
 from workbench.rendering.progress import Progress
+from workbench.rendering.table import Column, Table, Value
 from workbench.retrieval.searching import Searcher
 from workbench.retrieval.strategies import Arm
 
-METRICS = views.SHOWN_METRICS
 WELL_JUDGED = 0.9
 Candidate = Arm | FittedArm | SystemArm
 
@@ -43,10 +44,10 @@ class Scored:
         return self.scores.filter(pl.col("metric") == metric)
 
     def _repr_html_(self) -> str:
-        return views.score_table(self.scores, self.facts, self.split.name).to_html()
+        return score_table(self.scores, self.facts, self.split.name).to_html()
 
     def __repr__(self) -> str:
-        return views.score_table(self.scores, self.facts, self.split.name).to_text()
+        return score_table(self.scores, self.facts, self.split.name).to_text()
 
 
 def ask_all(candidates: Sequence[Candidate], part: Split, searcher: Searcher, *, depth: int) -> Scored:
@@ -54,7 +55,8 @@ def ask_all(candidates: Sequence[Candidate], part: Split, searcher: Searcher, *,
     answers = {candidate_name(c): _ask(c, part, searcher, depth) for c in candidates}
     facts = tuple(_facts(c, i, answers[candidate_name(c)], part, searcher) for i, c in enumerate(candidates))
     frames = [
-        score(answers[f.name], part.queries, part.qrels, METRICS, cost_usd=f.cost_usd_per_1k / 1000) for f in facts
+        score(answers[f.name], part.queries, part.qrels, SHOWN_METRICS, cost_usd=f.cost_usd_per_1k / 1000)
+        for f in facts
     ]
     return Scored(part, tuple(candidates), answers, pl.concat(frames), facts)
 
@@ -78,7 +80,7 @@ def _ask(candidate: Candidate, part: Split, searcher: Searcher, depth: int) -> A
 
 def _search_of(candidate: Candidate, part: Split, searcher: Searcher, depth: int) -> Callable[[Query], Sequence[Hit]]:
     if isinstance(candidate, SystemArm):
-        call = candidate.search or views.lookup(candidate.run, depth)
+        call = candidate.search or _lookup(candidate.run, depth)
         return lambda query: list(call(query))[:depth]
     if isinstance(candidate, FittedArm) and part.name == "dev":
         return lambda query: candidate.search(searcher, query, depth)
@@ -119,3 +121,43 @@ def pessimistic(test: Scored, rule: Rule) -> pl.DataFrame:
     mine = (pl.col("arm") == rule.reference) & (pl.col("metric") == rule.metric)
     joined = test.scores.join(best, on="item_id", how="left", maintain_order="left")
     return joined.with_columns(value=pl.when(mine).then("best").otherwise("value")).drop("best")
+
+
+def check_knobs(arms: Sequence[Candidate], answers: Mapping[str, Answers], searcher: Searcher) -> None:
+    """Refuse a sweep in which two of our arms do the same thing: one of their knobs had no effect.
+
+    Raises
+    ------
+    ConfigError
+        If two arms that differ in name returned the same hits for every question, by the same query plan.
+    """
+    ours = [arm for arm in map(our_arm, arms) if arm is not None]
+    for i, one in enumerate(ours):
+        for other in ours[:i]:
+            if answers[one.name].run.equals(answers[other.name].run) and searcher.plan(one) == searcher.plan(other):
+                raise ConfigError(
+                    f"arms {other.name!r} and {one.name!r} returned the same hits for every question by the same plan: "
+                    "what makes them differ had no effect here; leave one out"
+                )
+
+
+def arms_table(candidates: Sequence[Candidate], searcher: Searcher) -> Table:
+    """Arms as they print themselves, with the chunks of their table and the share their encoder cuts off."""
+    rows: list[tuple[Value, ...]] = []
+    for candidate in candidates:
+        arm = our_arm(candidate)
+        if arm is None:
+            rows.append((candidate_name(candidate), None, None, repr(candidate)))
+            continue
+        chunks, cut = searcher.chunk_counts(arm)
+        rows.append((arm.name, chunks, cut / chunks if arm.strategy.uses_vectors else None, repr(arm)))
+    columns = (Column("name"), Column("chunks", "count"), Column("cut off by the encoder", "share"), Column("arm"))
+    return Table(columns, tuple(rows), "Arms, simplest first")
+
+
+def _lookup(run: pl.DataFrame | None, depth: int) -> Callable[[Query], list[Hit]]:
+    table: dict[str, list[Hit]] = {}
+    if run is not None:
+        for query_id, doc_id, score in run.filter(pl.col("rank") <= depth).select("query_id", "doc_id", "score").rows():
+            table.setdefault(query_id, []).append(Hit(doc_id, score))
+    return lambda query: table.get(query.query_id, [])

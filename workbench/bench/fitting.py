@@ -76,7 +76,7 @@ def fit_weight(legs: Legs, qrels: Qrels) -> Hybrid:
             _, text, vector = legs[query_id]
             grades = [qrels[query_id].get(h.doc_id, 0) for h in Weighted(weight).fuse(text, vector)[:10]]
             best = np.array(sorted(qrels[query_id].values(), reverse=True)[:10], float)
-            total += float(np.array(grades) @ discount[: len(grades)]) / max(best @ discount[: len(best)], 1e-9)
+            total += float(np.array(grades) @ discount[: len(grades)]) / float(best @ discount[: len(best)] or 1.0)
         return total
 
     return Hybrid(fusion=Weighted(max(WEIGHTS, key=gain)))

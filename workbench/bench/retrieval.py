@@ -1,16 +1,27 @@
 """The retrieval experiment, which asks for the cheapest strategy that is good enough on a corpus."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
 import polars as pl
 
-from workbench.bench import retrieval_views as views
-from workbench.bench.asking import Candidate, Scored, ask_all, candidate_name, pessimistic, spread_over_rebuilds
+from workbench.bench.asking import (
+    Candidate,
+    Scored,
+    arms_table,
+    ask_all,
+    candidate_name,
+    check_knobs,
+    pessimistic,
+    spread_over_rebuilds,
+)
 from workbench.bench.experiment import MANY_TEST_USES, Experiment, decision_path, open_run_folder
 from workbench.bench.fitting import fit_arms
 from workbench.bench.provenance import build_parameters, encoder_probe, parameter_inputs
+from workbench.bench.retrieval_summary import regression_table, summarise, to_judge
+from workbench.bench.retrieval_tables import contents_table, power_table
 from workbench.bench.systems import SystemArm, load_systems, system_inputs
 from workbench.config import load_settings
 from workbench.errors import ConfigError
@@ -121,7 +132,7 @@ class RetrievalBench:
             parameters=parameters,
             inputs=inputs,
             folder=open_run_folder(settings, "retrieval"),
-            profile=views.profile_name(),
+            profile=os.environ.get("WORKBENCH_PROFILE", "ci"),
             accepted=Decision.load(accepted) if accepted.is_file() else None,
         )
         manifest = evalset.inputs.get("corpus") or content_hash(evalset.name)
@@ -135,14 +146,14 @@ class RetrievalBench:
 
     def contents(self) -> Table:
         """What the evalset holds, tenant by tenant."""
-        return views.contents_table(self.experiment.evalset)
+        return contents_table(self.experiment.evalset)
 
     def power(self) -> Table:
         """What the test split can show, before any arm has run."""
         test, policy = self.experiment.evalset.split("test"), self.experiment.policy
         families = len(set(test.clusters.values()))
         plans = [plan(sd, policy.margin, families, confidence=policy.confidence) for sd in (0.1, ASSUMED_SD, 0.3)]
-        return views.power_table(plans, len(test.queries))
+        return power_table(plans, len(test.queries))
 
     def prepare(self) -> list[Candidate]:
         """Ingest, index and fit every arm, simplest first."""
@@ -158,12 +169,12 @@ class RetrievalBench:
 
     def arms_table(self, arms: Sequence[Candidate]) -> Table:
         """Arms as they print themselves, with their rows and what their encoder cuts off."""
-        return views.arms_table(arms, self.searcher)
+        return arms_table(arms, self.searcher)
 
     def score(self, arms: Sequence[Candidate], split: str) -> Scored:
         """Ask every question of one split, arm by arm, and score what comes back."""
         scored = ask_all(arms, self.experiment.evalset.split(split), self.searcher, depth=self.parameters.depth)
-        views.check_knobs(arms, scored.answers, self.searcher)
+        check_knobs(arms, scored.answers, self.searcher)
         return scored
 
     def finalists(self, dev: Scored) -> Finalists:
@@ -224,11 +235,11 @@ class RetrievalBench:
 
     def regressions(self, decision: Decision, test: Scored) -> Table:
         """Questions on which the decided arm, or else the first finalist, loses most against the reference."""
-        return views.regression_table(decision, test)
+        return regression_table(decision, test)
 
     def scale(self) -> Figure:
         """At which number of rows exact search stops meeting the limit; measured, or the committed measurement."""
-        return views.scale_figure(self.experiment, self.parameters.scale_rows)
+        return scale_figure(self.experiment.settings, self.parameters.scale_rows)
 
     def leaks(self, *scored: Scored) -> int:
         """Count hits that belong to another tenant than the question's; must be 0."""
@@ -244,10 +255,10 @@ class RetrievalBench:
     def save(self, decision: Decision, dev: Scored, test: Scored) -> Summary:
         """Write everything the report and the gate need; what is unjudged goes to ``to_judge.jsonl``."""
         experiment = self.experiment
-        unjudged = views.to_judge(test.answers, test.split)
+        unjudged = to_judge(test.answers, test.split)
         if len(unjudged):
             unjudged.write_ndjson(experiment.folder / "to_judge.jsonl")
-        summary = views.summarise(experiment, decision, dev, test)
+        summary = summarise(experiment, decision, dev, test)
         if decision.test_uses >= MANY_TEST_USES:
             worn = f"This test split has judged {decision.test_uses} sets of arms: it is worn, write fresh questions."
             summary = replace(summary, warnings=(*summary.warnings, worn))
