@@ -64,9 +64,7 @@ def test_run_prints_sentence_gate_and_report_and_is_listed(project: Settings) ->
         (["retrieval", "--evalset", "nowhere"], "no evalset 'nowhere'"),
     ],
 )
-def test_mistake_is_one_clear_message_and_exit_code_3(
-    project: Settings, arguments: list[str], says: str
-) -> None:
+def test_mistake_is_one_clear_message_and_exit_code_3(project: Settings, arguments: list[str], says: str) -> None:
     done = workbench(project, "run", *arguments)
     assert done.returncode == 3
     assert says in done.stderr

@@ -82,6 +82,52 @@ def run(
 
 
 @app.command()
+def check(
+    names: Annotated[list[str] | None, typer.Argument(help="Notebooks; all accepted decisions by default.")] = None,
+    hard_timeout_s: Annotated[float, typer.Option(help="Kill a run after this many seconds.")] = 3600.0,
+) -> None:
+    """Run accepted decisions again and say whether they still hold.
+
+    Exit code: 0 all hold, 1 one is broken, 2 one is inconclusive or stale, 3 one could not be checked.
+    """
+    import signal
+
+    from workbench.clock import SystemClock
+    from workbench.config import load_settings
+    from workbench.runner import TerminalProgress
+    from workbench.runner import check as check_decisions
+    from workbench.runner.decisions import worst_exit_code
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with TerminalProgress() as progress:
+        checks = check_decisions(
+            load_settings(), names or (), clock=SystemClock(), on_event=progress, hard_timeout_s=hard_timeout_s
+        )
+    for found in checks:
+        said = f"{found.gate.status}: {found.gate.sentence}" if found.gate else f"error: {found.record.error}"
+        typer.echo(f"{found.evalset}/{found.decision.notebook}  {said}")
+        typer.echo(f"  report: {found.record.report or 'none'}")
+    raise typer.Exit(worst_exit_code(checks))
+
+
+@app.command()
+def accept(
+    name: Annotated[str, typer.Argument(help="Notebook, for example: retrieval")],
+    reason: Annotated[str, typer.Option(help="Why, for whoever reads the history later.")],
+    run: Annotated[str, typer.Option(help="Folder name of the run; the newest finished one by default.")] = "",
+) -> None:
+    """Accept the decision of a run, so that CI keeps checking it."""
+    from workbench.clock import SystemClock
+    from workbench.config import load_settings
+    from workbench.records import Decision
+    from workbench.runner import accept as accept_run
+
+    path = accept_run(load_settings(), name, reason=reason, clock=SystemClock(), run=run)
+    typer.echo(Decision.load(path).sentence)
+    typer.echo(f"accepted: {path}; commit it")
+
+
+@app.command()
 def runs() -> None:
     """List the runs on disk, oldest first."""
     from workbench.config import load_settings
@@ -94,6 +140,31 @@ def runs() -> None:
     for record in records:
         outcome = record.error or f"gate: {record.gate or 'none'}"
         typer.echo(f"{record.run_dir.name}  {record.status:<11}  {record.profile:<5}  {outcome}")
+
+
+evalset_app = typer.Typer(no_args_is_help=True, help="Check and pin evalsets.")
+app.add_typer(evalset_app, name="evalset")
+
+
+@evalset_app.command("check")
+def evalset_check(path: Annotated[str, typer.Argument(help="Name or folder of an evalset.")]) -> None:
+    """Report every defect with its file and line; exit code 1 where there is an error."""
+    from workbench.config import load_settings
+    from workbench.evaluation.checking import run_check
+
+    raise typer.Exit(run_check(path, load_settings()))
+
+
+@evalset_app.command("lock")
+def evalset_lock(path: Annotated[str, typer.Argument(help="Name or folder of an evalset with a corpus.toml.")]) -> None:
+    """Pin the corpus as it is built here; judgements made for another one no longer hold."""
+    from workbench.config import load_settings
+    from workbench.evaluation.evalset import find_evalset
+    from workbench.retrieval.corpus import write_lock
+
+    settings = load_settings()
+    folder = find_evalset(path, settings)
+    typer.echo(f"{write_lock(folder, settings):,} documents pinned in {folder / 'corpus.lock'}")
 
 
 def _pairs(given: Sequence[str]) -> dict[str, str]:

@@ -133,7 +133,10 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What was decided, by which rule, on which evidence; ``decision.json``, committed once accepted."""
+    """What was decided, by which rule, on which evidence; ``decision.json``, committed once accepted.
+
+    ``parameters`` build the chosen arm again, ``settings`` are those of the notebook's run.
+    """
 
     notebook: str
     question: str
@@ -149,6 +152,7 @@ class Decision:
     items_needed: int | None
     test_uses: int
     fingerprint: Fingerprint
+    settings: dict[str, Any] = field(default_factory=dict)
     synthetic: bool = False
     accepted_because: str = ""
     accepted_on: str = ""

@@ -308,9 +308,7 @@ def test_one_bad_job_stops_all_before_a_kernel_starts(tmp_path: Path) -> None:
 def test_report_that_cannot_be_drawn_is_recorded_and_hides_no_result(tmp_path: Path) -> None:
     pytest.importorskip("workbench.reports.html")
     settings = make_settings(tmp_path)
-    add_notebook(
-        settings, "blocks", """(run_dir / "report.html").mkdir()\n(run_dir / "summary.json").mkdir()"""
-    )
+    add_notebook(settings, "blocks", """(run_dir / "report.html").mkdir()\n(run_dir / "summary.json").mkdir()""")
     record = run_notebook("blocks", settings=settings, profile="ci", parameters={}, clock=SystemClock())
     assert record.status == "done"
     assert record.report is None

@@ -53,9 +53,7 @@ def test_defaults_come_back_in_their_declared_types(tmp_path: Path) -> None:
         ("seed", "-1", -1),
     ],
 )
-def test_text_of_a_command_line_becomes_the_declared_type(
-    tmp_path: Path, name: str, given: Any, value: Any
-) -> None:
+def test_text_of_a_command_line_becomes_the_declared_type(tmp_path: Path, name: str, given: Any, value: Any) -> None:
     got = prepare(notebook(tmp_path), {name: given})[name]
     assert got == value
     assert type(got) is type(value)
@@ -79,9 +77,7 @@ def test_text_of_a_command_line_becomes_the_declared_type(
         ("arms", {"a": 1}),
     ],
 )
-def test_value_that_does_not_fit_is_refused_with_name_type_and_value(
-    tmp_path: Path, name: str, given: Any
-) -> None:
+def test_value_that_does_not_fit_is_refused_with_name_type_and_value(tmp_path: Path, name: str, given: Any) -> None:
     with pytest.raises(ConfigError, match=rf"'{name}' must be .*; found {re.escape(repr(given))}$"):
         prepare(notebook(tmp_path), {name: given})
 

@@ -17,7 +17,7 @@ from workbench.evaluation.evalset import Evalset
 from workbench.evaluation.gate import Gate, check_gate
 from workbench.evaluation.policy import GatePolicy
 from workbench.evaluation.summary import Summary
-from workbench.records import Decision, Fingerprint, Rule, content_hash
+from workbench.records import Decision, Fingerprint, Rule, content_hash, parameters_of
 from workbench.rendering.table import Table
 
 OBJECTIVE = "usd_per_1k_requests"
@@ -94,6 +94,7 @@ class Experiment:
             items_needed=outcome.items_needed,
             test_uses=self.count_test_use([f.name for f in facts]),
             fingerprint=self.fingerprint(),
+            settings={k: v for k, v in parameters_of(self.parameters).items() if k != "kind"},
             synthetic=synthetic,
         )
 

@@ -56,9 +56,7 @@ class Watch:
     def end(self, index: int, status: Literal["completed", "failed"]) -> None:
         """Mark it as ended."""
         n = self._position[index]
-        self.cells[n] = replace(
-            self.cells[n], status=status, seconds=round(time.monotonic() - self._began, 3)
-        )
+        self.cells[n] = replace(self.cells[n], status=status, seconds=round(time.monotonic() - self._began, 3))
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,8 +106,7 @@ def run_all(
     leashes = [Leash() for _ in plans]
     with ThreadPoolExecutor(max_workers=workers) as pool:
         futures = [
-            pool.submit(_run, job, source, leash, context)
-            for (job, source), leash in zip(plans, leashes, strict=True)
+            pool.submit(_run, job, source, leash, context) for (job, source), leash in zip(plans, leashes, strict=True)
         ]
         try:
             wait(futures)
@@ -128,13 +127,9 @@ def find_notebook(settings: Settings, name: str) -> Path:
     ConfigError
         If there is none, naming the nearest.
     """
-    found = {
-        re.sub(r"^\d+_", "", path.stem): path for path in sorted(settings.notebooks.glob("[0-9]*_*.ipynb"))
-    }
+    found = {re.sub(r"^\d+_", "", path.stem): path for path in sorted(settings.notebooks.glob("[0-9]*_*.ipynb"))}
     if not found:
-        raise ConfigError(
-            f"no notebooks (NN_<name>.ipynb) in {settings.notebooks}; run from inside the project"
-        )
+        raise ConfigError(f"no notebooks (NN_<name>.ipynb) in {settings.notebooks}; run from inside the project")
     if name not in found:
         raise ConfigError(unknown_name("notebook", name, list(found)))
     return found[name]

@@ -44,9 +44,7 @@ def prepare(notebook_path: Path, parameters: Mapping[str, Any]) -> dict[str, Any
     for name in parameters:
         if name not in declared:
             raise ConfigError(f"{notebook_path.name}: {unknown_name('parameter', name, list(declared))}")
-    return {
-        name: _fit(parameters.get(name, p.default), p, notebook_path.name) for name, p in declared.items()
-    }
+    return {name: _fit(parameters.get(name, p.default), p, notebook_path.name) for name, p in declared.items()}
 
 
 def declared_parameters(notebook_path: Path) -> dict[str, Parameter]:
@@ -93,8 +91,7 @@ def _declaration(statement: ast.stmt, notebook: str) -> Parameter:
             annotation = None
         case _:
             raise ConfigError(
-                f"{notebook}: the parameters cell may only hold 'name: type = value', "
-                f"found {ast.unparse(statement)!r}"
+                f"{notebook}: the parameters cell may only hold 'name: type = value', found {ast.unparse(statement)!r}"
             )
     try:
         default = ast.literal_eval(value)

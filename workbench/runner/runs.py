@@ -91,9 +91,7 @@ class RunRecord:
             return cls(run_dir, "corrupt", error=f"run.json cannot be read: {error!r}")
 
 
-def open_run(
-    settings: Settings, notebook: str, *, profile: str, parameters: dict[str, Any], clock: Clock
-) -> RunRecord:
+def open_run(settings: Settings, notebook: str, *, profile: str, parameters: dict[str, Any], clock: Clock) -> RunRecord:
     """Make the folder of a run and write its first record.
 
     A little disk space is reserved, so that a run which fills the disk can still say so.
@@ -162,9 +160,7 @@ def _as_it_is(record: RunRecord) -> RunRecord:
         return record  # a run on another host that shares the folder cannot be judged from here
     if process_token(int(rest)) == record.process and _is_alive(int(rest)):
         return record
-    return replace(
-        record, status="interrupted", exit_reason="interrupted", error="interrupted (process gone)"
-    )
+    return replace(record, status="interrupted", exit_reason="interrupted", error="interrupted (process gone)")
 
 
 def _is_alive(pid: int) -> bool:
@@ -193,6 +189,4 @@ def _reserve(run_dir: Path) -> Path:
 
 
 def _cannot_write(runs: Path, error: OSError) -> str:
-    return (
-        f"cannot write a run below {runs}: {error.strerror or error}; set WORKBENCH_RUNS to a writable folder"
-    )
+    return f"cannot write a run below {runs}: {error.strerror or error}; set WORKBENCH_RUNS to a writable folder"

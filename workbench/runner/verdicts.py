@@ -22,9 +22,7 @@ class Ending:
     gate: str | None
 
 
-def judge(
-    outcome: "Outcome", run_dir: Path, ended_by: EndedBy, cell_timeout_s: float, hard_timeout_s: float
-) -> Ending:
+def judge(outcome: "Outcome", run_dir: Path, ended_by: EndedBy, cell_timeout_s: float, hard_timeout_s: float) -> Ending:
     """Judge a run by papermill's return, its exception flag, every cell and the result file: all must agree.
 
     A last cell that raises ``GateFailed`` after it wrote ``gate.json`` ends the run properly: the gate's word is

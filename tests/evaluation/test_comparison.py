@@ -1,0 +1,128 @@
+"""The deciding test keeps its level, finds what is there, and refuses where it cannot know."""
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from workbench.errors import ConfigError
+from workbench.evaluation.comparison import bootstrap_t, classify, compare, mean_interval, no_difference_p
+
+
+def scores_of(**arms):
+    """Scores frame from arm -> values; cluster i // 2."""
+    rows = [
+        (arm, f"i{i:03d}", 0, value, f"c{i // 2}") for arm, values in arms.items() for i, value in enumerate(values)
+    ]
+    schema = {"arm": pl.String, "item_id": pl.String, "repeat": pl.Int32, "value": pl.Float64, "cluster": pl.String}
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def test_bounds_without_clusters_are_close_to_the_t_interval_on_normal_data():
+    d = np.random.default_rng(0).normal(0.01, 0.1, 200)
+    bounds = bootstrap_t(d[None], np.arange(200), draws=20_000)
+    low = d.mean() - stats.t.ppf(0.95, 199) * d.std(ddof=1) / np.sqrt(200)
+    assert bounds.low[0] == pytest.approx(low, abs=0.001)
+    assert bounds.se[0] == pytest.approx(d.std(ddof=1) / np.sqrt(200), rel=1e-6)
+
+
+def test_items_that_share_a_cluster_widen_the_bounds():
+    rng = np.random.default_rng(1)
+    clusters = np.repeat(np.arange(40), 5)
+    shared = np.repeat(rng.normal(0, 0.1, 40), 5)
+    wide = bootstrap_t(shared[None], clusters)
+    narrow = bootstrap_t(shared[None], np.arange(200))
+    assert wide.se[0] > 2 * narrow.se[0]
+
+
+def test_simultaneous_bounds_are_wider_than_those_of_one_arm():
+    rng = np.random.default_rng(2)
+    d = rng.normal(0, 0.1, (4, 120))
+    alone = bootstrap_t(d[:1], np.arange(120), draws=8000)
+    together = bootstrap_t(d, np.arange(120), draws=8000)
+    assert together.low[0] < alone.low[0]
+    assert together.high[0] > alone.high[0]
+
+
+def test_two_arms_whose_outputs_are_the_same_are_identical_and_never_hold():
+    values = np.random.default_rng(3).random(100)
+    (d,) = compare(scores_of(ref=values, arm=values), ["arm"], reference="ref", margin=0.05)
+    assert (d.status, d.mean, d.n_differ) == ("identical", 0.0, 0)
+
+
+def test_a_constant_loss_is_no_evidence_however_small():
+    values = np.random.default_rng(3).random(100) * 0.5 + 0.2
+    (d,) = compare(scores_of(ref=values, arm=values - 0.001), ["arm"], reference="ref", margin=0.05)
+    assert d.status == "inconclusive"
+
+
+def test_under_thirty_clusters_there_is_no_claim():
+    rng = np.random.default_rng(4)
+    ref = rng.random(56)
+    scores = scores_of(ref=ref, arm=ref + rng.normal(0.2, 0.01, 56))
+    assert compare(scores, ["arm"], reference="ref", margin=0.05)[0].status == "inconclusive"
+
+
+def test_too_few_differing_clusters_are_inconclusive():
+    ref = np.ones(200)
+    arm = ref.copy()
+    arm[:8] = 0.0
+    (d,) = compare(scores_of(ref=ref, arm=arm), ["arm"], reference="ref", margin=0.1)
+    assert (d.status, d.n_differ) == ("inconclusive", 4)
+
+
+def test_a_clear_loss_is_broken_and_a_clear_gain_holds():
+    rng = np.random.default_rng(5)
+    ref = rng.random(200) * 0.5 + 0.3
+    scores = scores_of(ref=ref, worse=ref - 0.2 + rng.normal(0, 0.02, 200), better=ref + rng.normal(0.05, 0.02, 200))
+    status = {d.arm: d.status for d in compare(scores, ["worse", "better"], reference="ref", margin=0.05)}
+    assert status == {"worse": "broken", "better": "holds"}
+
+
+def test_a_failed_item_counts_as_worst_for_the_candidate_and_best_for_the_reference():
+    ref, arm = [0.5] * 80, [0.5] * 80
+    failed_arm = scores_of(ref=ref, arm=[None, *arm[1:]])
+    failed_ref = scores_of(ref=[None, *ref[1:]], arm=arm)
+    for scores in (failed_arm, failed_ref):
+        (d,) = compare(scores, ["arm"], reference="ref", margin=0.05)
+        assert d.mean == pytest.approx(-0.5 / 80)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6))
+def test_the_mirror_image_of_a_comparison_mirrors_its_bounds(seed):
+    d = np.random.default_rng(seed).normal(0.02, 0.1, 90)
+    clusters = np.arange(90) // 2
+    a, b = bootstrap_t(d[None], clusters, seed=seed), bootstrap_t(-d[None], clusters, seed=seed)
+    assert a.low[0] == pytest.approx(-b.high[0], abs=1e-12)
+
+
+def test_classification_by_bounds():
+    d = np.random.default_rng(6).normal(0, 0.1, 100)
+    clusters = np.arange(100)
+    assert classify(d, clusters, low=-0.01, high=0.03, margin=0.02)[0] == "holds"
+    assert classify(d, clusters, low=-0.03, high=0.01, margin=0.02)[0] == "inconclusive"
+    assert classify(d, clusters, low=-0.09, high=-0.03, margin=0.02)[0] == "broken"
+
+
+def test_the_randomisation_p_value_is_uniform_enough_and_small_for_a_shift():
+    rng = np.random.default_rng(7)
+    null = [no_difference_p(rng.normal(0, 1, 60), np.arange(60), draws=499) for _ in range(60)]
+    assert 0.3 < np.mean(null) < 0.7
+    assert no_difference_p(rng.normal(0.8, 1, 60), np.arange(60)) < 0.001
+
+
+def test_an_interval_covers_its_mean():
+    values = np.random.default_rng(8).random(100)
+    mean, low, high = mean_interval(values, np.arange(100) // 2)
+    assert low < mean < high
+
+
+def test_a_margin_of_zero_and_an_unknown_arm_are_refused():
+    scores = scores_of(ref=[0.1] * 80, arm=[0.2] * 80)
+    with pytest.raises(ConfigError, match="greater than 0"):
+        compare(scores, ["arm"], reference="ref", margin=0.0)
+    with pytest.raises(ConfigError, match="no scores for nobody"):
+        compare(scores, ["nobody"], reference="ref", margin=0.1)

@@ -1,0 +1,33 @@
+"""Power: the number that is printed is the number that is needed."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from statsmodels.stats.power import TTestPower
+
+from workbench.evaluation.power import chance_of_holding, clusters_needed, plan
+
+
+@pytest.mark.parametrize(("sd", "margin"), [(0.133, 0.02), (0.25, 0.05), (0.4, 0.05)])
+def test_the_clusters_needed_agree_with_an_independent_implementation(sd, margin):
+    theirs = TTestPower().solve_power(effect_size=margin / sd, alpha=0.05, power=0.8, alternative="larger")
+    assert clusters_needed(sd, margin) == pytest.approx(np.ceil(theirs), abs=max(2, 0.01 * theirs))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.floats(0.05, 0.5), st.floats(0.02, 0.2), st.integers(30, 400))
+def test_the_detectable_margin_is_the_one_shown_with_the_stated_power(sd, margin, n):
+    p = plan(sd, margin, n)
+    assert chance_of_holding(sd, p.detectable, n) == pytest.approx(0.8, abs=0.01) or p.detectable >= 3.9
+    assert (p.power >= 0.8) == (p.clusters_needed <= n)
+
+
+def test_no_number_of_clusters_shows_what_is_not_true():
+    with pytest.raises(ValueError, match="no number of clusters"):
+        clusters_needed(0.2, 0.02, effect=-0.03)
+
+
+def test_without_spread_one_look_settles_it():
+    assert chance_of_holding(0.0, 0.01, 30) == 1.0
+    assert clusters_needed(0.0, 0.01) == 30

@@ -1,0 +1,130 @@
+"""At which number of rows exact search stops meeting a latency limit: timed on synthetic rows, and said so."""
+
+import datetime as dt
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from workbench.errors import ConfigError
+from workbench.retrieval.indexing import Exact, HnswSq, IvfPq, VectorIndex
+from workbench.retrieval.store import ChunkRow, Store
+
+DIMENSION = 384
+LATENT = 32
+TENANT = "synthetic"
+QUERIES = 40
+STEPS = (1_000, 10_000, 100_000, 1_000_000)
+# Every index with the query knobs under which it is compared.
+MEASURED: Sequence[tuple[VectorIndex, dict[str, int]]] = (
+    (Exact(), {}),
+    (IvfPq(), {"nprobes": 20, "refine_factor": 10}),
+    (HnswSq(), {"ef": 100}),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ScalePoint:
+    """One index at one number of rows: 50th and 95th percentile in ms, recall against exact, seconds to build."""
+
+    index: str
+    rows: int
+    p50_ms: float
+    p95_ms: float
+    recall_at_10: float
+    build_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """A measurement with its machine and day."""
+
+    machine: str
+    measured_on: str
+    dimension: int
+    points: tuple[ScalePoint, ...]
+
+    def save(self, path: Path) -> None:
+        """Write the measurement as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> "Scale":
+        """Read a committed measurement.
+
+        Raises
+        ------
+        ConfigError
+            If there is none.
+        """
+        if not path.is_file():
+            raise ConfigError(
+                f"no committed measurement at {path}; measure with: workbench run retrieval --profile full"
+            )
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        return cls(**{**raw, "points": tuple(ScalePoint(**p) for p in raw["points"])})
+
+    def crossing(self, limit_ms: float) -> int | None:
+        """Smallest measured number of rows at which exact search is over the limit, None if it never is."""
+        return min((p.rows for p in self.points if p.index == "exact" and p.p95_ms > limit_ms), default=None)
+
+
+def measure_scale(max_rows: int, folder: Path, *, seed: int = 0) -> Scale:
+    """Time every index at 1e3, 1e4, ... rows up to ``max_rows``; tables are made below ``folder`` and removed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    points: list[ScalePoint] = []
+    for rows in [n for n in STEPS if n <= max_rows]:
+        with tempfile.TemporaryDirectory(dir=folder) as where:
+            points += _measure(rows, where, seed)
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}"
+    return Scale(machine, str(dt.datetime.now(dt.UTC).date()), DIMENSION, tuple(points))
+
+
+def synthetic_vectors(n: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """Unit vectors, float32, shape (n, 384), that fill only 32 directions and gather around 200 centres.
+
+    Text embeddings do the like; independent noise in all dimensions would make every index look bad.
+    """
+    shape = np.random.default_rng(0)  # the same centres and directions for every batch
+    centres = shape.standard_normal((200, LATENT), np.float32)
+    directions = shape.standard_normal((LATENT, DIMENSION), np.float32)
+    latent = centres[rng.integers(0, len(centres), n)] + 0.7 * rng.standard_normal((n, LATENT), np.float32)
+    vectors: npt.NDArray[np.float32] = latent @ directions + 0.5 * rng.standard_normal((n, DIMENSION), np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
+
+
+def _measure(rows: int, where: str, seed: int) -> list[ScalePoint]:
+    rng = np.random.default_rng(seed)
+    store = Store.open(where, "rows", dimension=DIMENSION)
+    for start in range(0, rows, 50_000):
+        vectors = synthetic_vectors(min(50_000, rows - start), rng)
+        store.upsert([ChunkRow(TENANT, str(start + i), "row", None, 0, 1, "", "row", v) for i, v in enumerate(vectors)])
+    asked = synthetic_vectors(QUERIES, rng)
+    points: list[ScalePoint] = []
+    truth: list[set[str]] = []
+    for index, knobs in MEASURED:
+        if isinstance(index, IvfPq) and rows < 10_000:
+            continue  # too few vectors to train its codes on
+        started = time.perf_counter()
+        store.index(index)
+        built = time.perf_counter() - started
+        handle, found, times = store.for_tenant(TENANT), [], []
+        for i, vector in enumerate([*asked[:3], *asked]):
+            started = time.perf_counter()
+            hits = handle.vector(vector, 10, exact=isinstance(index, Exact), **knobs)
+            if i >= 3:  # the first three warm the caches
+                times.append((time.perf_counter() - started) * 1000)
+                found.append({h.doc_id for h in hits})
+        truth = truth or found
+        recall = float(np.mean([len(a & b) / len(b) for a, b in zip(found, truth, strict=True)]))
+        p50, p95 = np.quantile(times, [0.5, 0.95])
+        points.append(ScalePoint(index.name, rows, float(p50), float(p95), recall, built))
+    return points
