@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +19,7 @@ from workbench.records import Document, Query
 ECHO_WORDS = 6
 ECHO_ROUGE = 0.5
 _LINE_WORDS = 40
+_MISTYPED = 0.8  # likeness of two keys: clustr is mistyped, type is not a mistyped style
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +89,8 @@ def _foreign_keys(contents: Contents) -> Iterator[Finding]:
         strange: list[tuple[int, str]] = []
         for line, keys in lines.items():
             for key in keys:
-                problem = unknown_name("metadata key", key, known)
-                if "did you mean" in problem:
-                    yield Finding(file, line, problem)
+                if get_close_matches(key, known, n=1, cutoff=_MISTYPED):
+                    yield Finding(file, line, unknown_name("metadata key", key, known))
                 else:
                     strange.append((line, key))
         if strange:

@@ -92,10 +92,13 @@ def _read_qrels(contents: Contents) -> None:
     for path in paths:
         rows, defects = scan_qrels(path)
         contents.judgements[path.stem] = rows
-        problems = judgement_defects(str(path), rows, queries, documents)
+        # a corpus of which nothing could be read is one defect, not one a judgement
+        known = documents or {row.doc_id for row in rows}
+        problems = judgement_defects(str(path), rows, queries, known)
         _note(contents, f"qrels/{path.stem}", path, defects + problems)
     if contents.query_lines and not paths:
-        contents.defects.append(Defect(str(contents.folder / "qrels"), 0, "holds no <split>.tsv with judgements"))
+        missing = Defect(str(contents.folder / "qrels"), 0, "holds no <split>.tsv with judgements")
+        contents.defects.append(missing)
 
 
 def judgement_defects(

@@ -54,7 +54,8 @@ class GatePolicy:
     unscorable_limit : float
         Share of items that may fail without a score.
     on_inconclusive, on_stale : {"fail", "warn", "pass"}
-        What a claim that can be neither confirmed nor refuted, or that rests on changed inputs, does to CI.
+        What a claim that can be neither confirmed nor refuted, or that rests on changed inputs, does to CI:
+        "fail" leaves its exit code 2, the others make it 0.
     """
 
     metric: str = "ndcg@10"
@@ -65,7 +66,7 @@ class GatePolicy:
     alpha: float = 0.01
     must_differ_limit: int = 0
     unscorable_limit: float = 0.05
-    on_inconclusive: Softness = "warn"
+    on_inconclusive: Softness = "fail"
     on_stale: Softness = "fail"
 
 

@@ -61,9 +61,9 @@ def import_tables(
         ``.jsonl``, ``.csv`` or ``.parquet`` with columns _id (or id, doc_id), text (or content, body) and,
         where there are any, title, tenant_id, document_type, date, aliases.
     queries : Path
-        The same for questions: _id, text (or query, question), and tenant_id, feature, style, cluster, accept,
-        reference; ``relevant`` lists the ids of the right documents (a list, or text parted by ``;``) where
-        there is no ``qrels``.
+        The same for questions: _id, text (or query, question), and tenant_id, feature, style, cluster,
+        accept, reference; ``relevant`` lists the ids of the right documents (a list, or text parted by ``;``)
+        where there is no ``qrels``.
     qrels : Path, optional
         A BEIR or TREC file (.tsv, .txt, .qrels), or a table with query_id, doc_id and, where there are any,
         grade (default 1) and split (default test).
@@ -206,6 +206,7 @@ def _card(sources: Iterable[Path], rest: Mapping[Path, Sequence[str]]) -> str:
     return (
         f"---\nsynthetic: false\n---\n# Imported\n## Made from\n{read}\n"
         + (f"\nColumns that were left out:\n{left}\n" if left else "")
-        + "\n## To be written by hand\nWho wrote the questions and judged the documents (people, a model), how,"
-        "\nwhen, for what; and what this set cannot show.\n"
+        + "\n## To be written by hand\n"
+        + "Who wrote the questions and judged the documents (people, a model), how, when, for what;\n"
+        + "and what this set cannot show.\n"
     )
