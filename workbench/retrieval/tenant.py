@@ -18,7 +18,7 @@ import polars as pl
 
 from workbench.errors import StoreError, TenantError
 from workbench.retrieval.filters import Filter
-from workbench.retrieval.indexing import TEXT_INDEX
+from workbench.retrieval.indexing import TEXT_INDEX, VECTOR_INDEX
 from workbench.retrieval.lance import reported
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ class TenantHandle:
     ) -> list[ChunkHit]:
         """Return the ``k`` chunks whose vectors are nearest by cosine.
 
+        Where the vector index finds fewer, all vectors of the tenant are compared: never too few, at times slow.
+
         Parameters
         ----------
         vector : array of float, shape (dimension,)
@@ -92,9 +94,13 @@ class TenantHandle:
             If the vector has another dimension, is zero or not finite, or a number is out of range.
         """
         knobs = _knobs(k, nprobes=nprobes, refine_factor=refine_factor, ef=ef)
-        return self._best(
+        hits = self._best(
             k, "_distance", lambda asked: self._vector_query(vector, asked, where, exact, knobs)
         )
+        if len(hits) < k and not exact and self._has_index(VECTOR_INDEX):
+            # A graph whose walk ends among rows of other tenants comes back short, even empty.
+            return self.vector(vector, k, where=where, exact=True)
+        return hits
 
     def full_text(self, words: str, k: int, *, where: Filter | None = None) -> list[ChunkHit]:
         """Return the ``k`` best chunks that hold any of the words, by BM25; none for stop words alone.
@@ -198,13 +204,17 @@ class TenantHandle:
         if (
             not self._has_text_index
         ):  # without one LanceDB would scan, with another tokenizer and other scores
-            self._has_text_index = any(i.name == TEXT_INDEX for i in self._table.list_indices())
+            self._has_text_index = self._has_index(TEXT_INDEX)
         if not self._has_text_index:
             raise StoreError(
                 "a full-text search needs its index and the table has none; call Store.index() first"
             )
         query = self._table.search(MatchQuery(words, "text"), query_type="fts").where(self._scope(where))
         return query.limit(limit).select([*_HIT_COLUMNS, "_score"])
+
+    def _has_index(self, name: str) -> bool:
+        with reported("list the indices"):
+            return any(index.name == name for index in self._table.list_indices())
 
     def _best(self, k: int, score: str, query: Callable[[int], Any]) -> list[ChunkHit]:
         """Best ``k`` by the tie rule; asks for more as long as a tie reaches over the end of what came."""
