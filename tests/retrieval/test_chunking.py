@@ -121,7 +121,7 @@ def test_sections_are_kept_whole_where_they_fit():
     texts = [c.text for c in ByStructure(40).chunk(Document("d", NUMPYDOC), TOKENS)]
     assert [t.split("\n")[0] for t in texts] == ["Merge frames.", "Examples"]
     texts = [c.text for c in ByStructure(26).chunk(Document("d", NUMPYDOC), TOKENS)]
-    assert [t.split("\n")[0] for t in texts] == ["Merge frames.", "Examples", ">>> merge(b, a)"]
+    assert [t.split("\n")[0] for t in texts] == ["Merge frames.", "Parameters", "Examples", ">>> merge(b, a)"]
 
 
 def test_doctest_and_its_output_are_not_parted():

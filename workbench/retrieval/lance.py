@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from workbench.errors import StoreError
 
-_SOURCE_LINE = re.compile(r",? ?\S*\.cargo/\S+")
+_NOISE = re.compile(r",? ?\S*\.cargo/\S+| Detail: Python exception.*|\n.*", re.DOTALL)
 
 
 @contextmanager
@@ -18,5 +18,5 @@ def reported(asked: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, ValueError, OverflowError) as error:
-        reason = _SOURCE_LINE.sub("", str(error)).strip().splitlines()
-        raise StoreError(f"cannot {asked}: {reason[0] if reason else type(error).__name__}") from error
+        reason = _NOISE.sub("", str(error)).strip() or type(error).__name__
+        raise StoreError(f"cannot {asked}: {reason}") from error
