@@ -150,9 +150,11 @@ app.add_typer(evalset_app, name="evalset")
 def evalset_check(path: Annotated[str, typer.Argument(help="Name or folder of an evalset.")]) -> None:
     """Report every defect with its file and line; exit code 1 where there is an error."""
     from workbench.config import load_settings
-    from workbench.evaluation.checking import run_check
+    from workbench.evaluation.checking import check_evalset, exit_code, summarise
 
-    raise typer.Exit(run_check(path, load_settings()))
+    findings = check_evalset(path, load_settings())
+    typer.echo(summarise(findings))
+    raise typer.Exit(exit_code(findings))
 
 
 @evalset_app.command("lock")

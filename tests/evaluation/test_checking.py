@@ -10,8 +10,7 @@ from workbench.evaluation.checking import check_evalset, exit_code, summarise
 
 def check(folder):
     return [
-        (f.file.rsplit("/", 1)[-1], f.line, f.severity, f.problem)
-        for f in check_evalset(folder, settings_in(folder))
+        (f.file.rsplit("/", 1)[-1], f.line, f.severity, f.problem) for f in check_evalset(folder, settings_in(folder))
     ]
 
 
@@ -177,8 +176,7 @@ ROW = st.fixed_dictionaries(
         "_id": LOOSE | st.sampled_from(["q1", "d1"]),
         "text": LOOSE,
         "title": LOOSE,
-        "metadata": LOOSE
-        | st.dictionaries(st.sampled_from(["tenant_id", "cluster", "accept", "date", "x"]), LOOSE),
+        "metadata": LOOSE | st.dictionaries(st.sampled_from(["tenant_id", "cluster", "accept", "date", "x"]), LOOSE),
     },
 )
 CONTENT = (

@@ -13,9 +13,7 @@ from workbench.records import Document
 
 
 def plain(n, **cluster_of):
-    return [
-        {"_id": f"q{i}", "text": f"question {i}", "metadata": cluster_of.get(f"q{i}", {})} for i in range(n)
-    ]
+    return [{"_id": f"q{i}", "text": f"question {i}", "metadata": cluster_of.get(f"q{i}", {})} for i in range(n)]
 
 
 def test_a_folder_loads_by_name_and_by_path(tmp_path):
@@ -58,9 +56,7 @@ def test_plain_beir_gets_one_tenant_and_each_query_its_own_cluster(tmp_path):
 
 
 def test_train_serves_as_dev_with_all_its_queries(tmp_path):
-    write(
-        tmp_path, documents=DOCUMENTS, queries=QUERIES, train=["q1\td1\t1", "q2\td2\t1"], test=["q3\td3\t1"]
-    )
+    write(tmp_path, documents=DOCUMENTS, queries=QUERIES, train=["q1\td1\t1", "q2\td2\t1"], test=["q3\td3\t1"])
     evalset = load_evalset(tmp_path, settings=settings_in(tmp_path))
     assert set(evalset.qrels) == {"dev", "test"}
     assert len(evalset.split("dev").queries) == 2
@@ -102,9 +98,7 @@ def test_a_corpus_toml_is_built_by_the_retrieval_layer(tmp_path, monkeypatch):
     def load_corpus(folder, settings):
         if "broken" in (folder / "corpus.toml").read_text():
             raise ConfigError("corpus.toml is broken")
-        return [
-            Document(d, "text", tenant_id=t) for d, t in (("d1", "a"), ("d2", "a"), ("d3", "b"))
-        ], "manifest"
+        return [Document(d, "text", tenant_id=t) for d, t in (("d1", "a"), ("d2", "a"), ("d3", "b"))], "manifest"
 
     built = SimpleNamespace(load_corpus=load_corpus)
     monkeypatch.setitem(sys.modules, "workbench.retrieval.corpus", built)

@@ -12,9 +12,7 @@ def test_what_gates_toml_says_is_used_and_the_rest_defaults(tmp_path):
         "[caching]\nalpha = 0.02\n"
     )
     evalset = load_evalset(tmp_path, settings=settings_in(tmp_path))
-    assert evalset.policy("retrieval") == GatePolicy(
-        margin=0.03, floor=0.5, latency_p95_ms=150, on_inconclusive="warn"
-    )
+    assert evalset.policy("retrieval") == GatePolicy(margin=0.03, floor=0.5, latency_p95_ms=150, on_inconclusive="warn")
     assert evalset.policy("caching") == GatePolicy(metric="false_hit_rate", alpha=0.02)
     assert "gates" in evalset.inputs
 

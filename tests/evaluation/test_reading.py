@@ -14,9 +14,7 @@ def places(caught):
 
 def test_every_bad_line_of_a_jsonl_file_is_named(tmp_path):
     path = tmp_path / "queries.jsonl"
-    path.write_bytes(
-        b'{"_id": "1"}\n[1]\n\n{"_id": "caf\xe9"}\n{"_id": 1e\n{"_id": "\\ud800"}\n{"_id": "half'
-    )
+    path.write_bytes(b'{"_id": "1"}\n[1]\n\n{"_id": "caf\xe9"}\n{"_id": 1e\n{"_id": "\\ud800"}\n{"_id": "half')
     with pytest.raises(EvalsetError) as caught:
         read_jsonl(path)
     assert places(caught) == [("queries.jsonl", line) for line in (2, 4, 5, 6, 7)]
@@ -87,9 +85,7 @@ def test_trec_qrels_may_be_parted_by_blanks(tmp_path):
 
 @pytest.mark.parametrize("grade", ["-1", "1.0", "x", "", "1_0", "٣", "9" * 5000])
 def test_a_grade_that_is_no_whole_number_from_0_is_named_by_its_line(tmp_path, grade):
-    (tmp_path / "test.tsv").write_text(
-        f"query-id\tcorpus-id\tscore\nq1\td1\t1\nq1\td2\t{grade}\n", encoding="utf-8"
-    )
+    (tmp_path / "test.tsv").write_text(f"query-id\tcorpus-id\tscore\nq1\td1\t1\nq1\td2\t{grade}\n", encoding="utf-8")
     with pytest.raises(EvalsetError, match="whole number from 0") as caught:
         read_qrels(tmp_path / "test.tsv")
     assert places(caught) == [("test.tsv", 3)]

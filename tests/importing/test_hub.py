@@ -43,9 +43,7 @@ def run(code, **env):
         "if e in ('socket.connect', 'socket.getaddrinfo') else None)\n"
     )
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | env
-    return subprocess.run(
-        [sys.executable, "-c", watch + code], env=env, capture_output=True, text=True, check=False
-    )
+    return subprocess.run([sys.executable, "-c", watch + code], env=env, capture_output=True, text=True, check=False)
 
 
 def test_a_collection_becomes_an_evalset_that_is_found_again_without_datasets(tmp_path, monkeypatch):

@@ -54,17 +54,13 @@ def test_every_bad_line_of_a_run_is_named(tmp_path, name, text, lines):
 
 @given(
     hits=st.lists(
-        st.tuples(
-            st.sampled_from("qr"), st.sampled_from("abcdé"), st.sampled_from([0.0, -0.0, 1.0, 1.0000001, 2.5])
-        )
+        st.tuples(st.sampled_from("qr"), st.sampled_from("abcdé"), st.sampled_from([0.0, -0.0, 1.0, 1.0000001, 2.5]))
     )
 )
 def test_the_order_of_the_file_never_matters(hits):
     def run(order):
         frame = ranked(
-            pl.DataFrame(
-                order, schema={"query_id": pl.String, "doc_id": pl.String, "score": pl.Float64}, orient="row"
-            )
+            pl.DataFrame(order, schema={"query_id": pl.String, "doc_id": pl.String, "score": pl.Float64}, orient="row")
         )
         return rows(frame)
 

@@ -7,7 +7,7 @@ import pytest
 from tests.retrieval.tables import EMBEDDER, open_store, random_rows, row
 from workbench.errors import StoreError, TenantError
 from workbench.retrieval.filters import Between, Equals, OneOf
-from workbench.retrieval.indexing import Exact, FullText, HnswSq, IvfPq
+from workbench.retrieval.indexing import Exact, FullTextIndex, HnswSq, IvfPq
 from workbench.retrieval.store import ChunkHit, Store
 
 
@@ -89,7 +89,7 @@ def test_stemming_is_a_choice_of_the_index(tmp_path):
     store = open_store(tmp_path, [row("a", "d", "joining frames")])
     found = {}
     for stem in (True, False):
-        store.index(full_text=FullText(stem=stem))
+        store.index(full_text=FullTextIndex(stem=stem))
         found[stem] = len(store.for_tenant("a").full_text("joined", 5))
     assert found == {True: 1, False: 0}
 

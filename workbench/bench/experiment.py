@@ -53,7 +53,7 @@ class Experiment:
     def config(self) -> Table:
         """Parameters and rule of this run."""
         rows = [(f.name, _plain(getattr(self.parameters, f.name))) for f in fields(self.parameters)]
-        rule = ("metric", "margin", "confidence", "floor", "latency_p95_ms", "on_inconclusive")
+        rule = ("metric", "margin", "confidence", "floor", "latency_p95_ms", "on_inconclusive", "on_stale")
         rows += [(f"gate: {name}", _plain(getattr(self.policy, name))) for name in rule]
         rows += [("profile", self.profile), ("accepted decision", self.accepted.arm if self.accepted else "none yet")]
         return Table.of(("setting", "value"), rows, "Parameters and rule of this run")
@@ -129,7 +129,7 @@ class Experiment:
             accepted_scores=pl.read_parquet(before) if before.is_file() else None,
             scores=test.filter(pl.col("metric") == decision.rule.metric),
             invariants=invariants,
-            on_inconclusive=self.policy.on_inconclusive,
+            soft=self.policy.soft,
         )
         (self.folder / "gate.json").write_text(gate.to_json(), encoding="utf-8")
         return gate

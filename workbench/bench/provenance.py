@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -15,7 +15,10 @@ from workbench.errors import ConfigError, unknown_name
 from workbench.inference.embedding import Embedder
 from workbench.records import content_hash
 
-Parameters = TypeVar("Parameters")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Parameters = TypeVar("Parameters", bound="DataclassInstance")
 SHOWN = ("workbench", "lancedb", "onnxruntime", "numpy", "polars", "scipy", "scikit-learn", "papermill")
 PROBE = ("how do I drop rows with missing values", "join two tables on the nearest timestamp", "Überlauf? ∑ 0x7f")
 

@@ -22,6 +22,7 @@ from workbench.bench.fitting import fit_arms
 from workbench.bench.provenance import build_parameters, encoder_probe, parameter_inputs
 from workbench.bench.retrieval_summary import regression_table, summarise, to_judge
 from workbench.bench.retrieval_tables import contents_table, power_table
+from workbench.bench.scale_view import scale_figure
 from workbench.bench.systems import SystemArm, load_systems, system_inputs
 from workbench.config import load_settings
 from workbench.errors import ConfigError
@@ -30,7 +31,7 @@ from workbench.evaluation.evalset import load_evalset
 from workbench.evaluation.exploring import frontier_points, slice_rows
 from workbench.evaluation.power import plan
 from workbench.evaluation.summary import Summary
-from workbench.inference.embedding import load_embedder
+from workbench.inference.embedding import MiniLM, load_embedder
 from workbench.inference.prices import load_prices
 from workbench.records import Decision, Query, Rule, content_hash
 from workbench.rendering.progress import Progress
@@ -113,7 +114,7 @@ class RetrievalBench:
         systems = tuple(load_systems(parameters.systems, settings))
         evalset = load_evalset(parameters.evalset, settings=settings, seed=parameters.seed)
         embedder = load_embedder(parameters.embedder, settings.cache)
-        tokenizer = embedder if hasattr(embedder, "offsets") else load_embedder("minilm", settings.cache)
+        tokenizer = embedder if isinstance(embedder, MiniLM) else MiniLM(settings.cache / "weights")
         inputs = {
             **evalset.inputs,
             **parameter_inputs(parameters),
@@ -239,7 +240,9 @@ class RetrievalBench:
 
     def scale(self) -> Figure:
         """At which number of rows exact search stops meeting the limit; measured, or the committed measurement."""
-        return scale_figure(self.experiment.settings, self.parameters.scale_rows)
+        experiment, rows = self.experiment, self.parameters.scale_rows
+        limit = experiment.policy.latency_p95_ms
+        return scale_figure(experiment.settings, rows, folder=experiment.folder, limit_ms=limit)
 
     def leaks(self, *scored: Scored) -> int:
         """Count hits that belong to another tenant than the question's; must be 0."""

@@ -16,13 +16,13 @@ SHOWN_METRICS = ("ndcg@10", "recall@10", "recall@100", "precision@10", "mrr@10",
 def contents_table(evalset: Evalset) -> Table:
     """Documents, questions and families of each tenant."""
     dev, test = evalset.split("dev"), evalset.split("test")
-    rows = []
+    rows: list[tuple[str, int, int, int, int, int]] = []
     for tenant in evalset.tenants:
         mine = [[q for q in part.queries if q.tenant_id == tenant] for part in (dev, test)]
         documents = sum(d.tenant_id == tenant for d in evalset.documents)
         families = [len({q.cluster for q in part}) for part in mine]
         rows.append((tenant, documents, len(mine[0]), families[0], len(mine[1]), families[1]))
-    total = ("all", *(sum(r[i] for r in rows) for i in range(1, 6)))
+    total: tuple[str | int, ...] = ("all", *(sum(column) for column in zip(*(row[1:] for row in rows), strict=True)))
     names = ("tenant", "documents", "dev questions", "dev families", "test questions", "test families")
     return Table.of(names, [*rows, total], f"What {evalset.name} holds")
 

@@ -1,7 +1,7 @@
 """Does an accepted decision still hold? Two kinds of claim, never mixed: sameness and generalisation."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, Self
@@ -81,7 +81,7 @@ def check_gate(
     accepted_scores: pl.DataFrame | None,
     scores: pl.DataFrame,
     invariants: Mapping[str, int],
-    on_inconclusive: Literal["fail", "warn", "pass"] = "warn",
+    soft: Collection[GateStatus] = (),
 ) -> Gate:
     """Compare a run with the accepted decision.
 
@@ -93,8 +93,8 @@ def check_gate(
         Test rows of the rule's metric, of the accepted run and of this one (columns arm, item_id, value).
     invariants : mapping of str to int
         Counts that must be 0, by name.
-    on_inconclusive : {"fail", "warn", "pass"}
-        Exit code of an inconclusive gate: 1, 2 or 0.
+    soft : collection of {"inconclusive", "stale"}
+        Statuses for which the policy asks for exit code 0; they are shown all the same.
     """
     claims = [
         GateClaim("invariant", "", "broken" if n else "holds", f"{name}: {n} (must be 0)")
@@ -121,7 +121,7 @@ def check_gate(
     else:
         claims += _sameness(accepted, now, accepted_scores, scores)
         claims.append(_generalisation(accepted, now))
-    return _worst(claims, on_inconclusive)
+    return _worst(claims, soft)
 
 
 def _sameness(accepted: Decision, now: Decision, before: pl.DataFrame | None, scores: pl.DataFrame) -> list[GateClaim]:
@@ -181,10 +181,8 @@ def _generalisation(accepted: Decision, now: Decision) -> GateClaim:
     return GateClaim("generalisation", accepted.arm, status, sentence)
 
 
-def _worst(claims: Sequence[GateClaim], on_inconclusive: str) -> Gate:
+def _worst(claims: Sequence[GateClaim], soft: Collection[GateStatus]) -> Gate:
     worst = max(claims, key=lambda c: _SEVERITY[c.status])
-    code = EXIT_CODES[worst.status]
-    if worst.status == "inconclusive":
-        code = {"fail": 1, "warn": 2, "pass": 0}[on_inconclusive]
+    code = 0 if worst.status in soft else EXIT_CODES[worst.status]
     said = next((c for c in claims if c.kind == "generalisation" and c.status == worst.status), worst)
     return Gate(worst.status, code, said.sentence, tuple(claims))

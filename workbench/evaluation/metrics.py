@@ -108,18 +108,21 @@ def measure(run: JudgedRun, metric: str) -> np.ndarray:
     relevant = gains > 0
     ranks = np.arange(1, k + 1)
     total = np.maximum((run.ideal > 0).sum(1), 1)
+    values: np.ndarray
     if name == "ndcg":
-        return dcg(gains) / np.where((best := dcg(run.ideal[:, :k])) > 0, best, 1)
-    if name == "recall":
-        return relevant.sum(1) / total
-    if name == "precision":
-        return relevant.sum(1) / k
-    if name == "mrr":
-        return np.where(relevant, 1 / ranks, 0).max(1, initial=0)
-    if name == "map":
-        return (np.cumsum(relevant, 1) / ranks * relevant).sum(1) / total
-    found = run.found[:, :k].sum(1)
-    return np.where(found > 0, run.judged[:, :k].sum(1) / np.maximum(found, 1), 1.0)
+        values = dcg(gains) / np.where((best := dcg(run.ideal[:, :k])) > 0, best, 1)
+    elif name == "recall":
+        values = relevant.sum(1) / total
+    elif name == "precision":
+        values = relevant.sum(1) / k
+    elif name == "mrr":
+        values = np.where(relevant, 1 / ranks, 0).max(1, initial=0)
+    elif name == "map":
+        values = (np.cumsum(relevant, 1) / ranks * relevant).sum(1) / total
+    else:
+        found = run.found[:, :k].sum(1)
+        values = np.where(found > 0, run.judged[:, :k].sum(1) / np.maximum(found, 1), 1.0)
+    return values
 
 
 def ndcg_bounds(run: JudgedRun, k: int = 10) -> tuple[np.ndarray, np.ndarray]:
@@ -138,7 +141,8 @@ def ndcg_bounds(run: JudgedRun, k: int = 10) -> tuple[np.ndarray, np.ndarray]:
 
 def dcg(gains: np.ndarray) -> np.ndarray:
     """Discounted cumulated gain of each row: sum of gain / log2(rank + 1)."""
-    return gains @ (1 / np.log2(np.arange(2, gains.shape[1] + 2)))
+    total: np.ndarray = gains @ (1 / np.log2(np.arange(2, gains.shape[1] + 2)))
+    return total
 
 
 def parse_metric(metric: str) -> tuple[str, int]:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from workbench.errors import Defect, unknown_name
 from workbench.evaluation.reading import read_text
+from workbench.records import GateStatus
 
 Softness = Literal["fail", "warn", "pass"]
 NOTEBOOKS = ("retrieval", "routing", "caching", "pipeline", "quality", "costs", "stack")
@@ -68,6 +69,12 @@ class GatePolicy:
     unscorable_limit: float = 0.05
     on_inconclusive: Softness = "fail"
     on_stale: Softness = "fail"
+
+    @property
+    def soft(self) -> tuple[GateStatus, ...]:
+        """Statuses that do not fail CI; they are shown all the same."""
+        found: dict[GateStatus, Softness] = {"inconclusive": self.on_inconclusive, "stale": self.on_stale}
+        return tuple(status for status, what in found.items() if what != "fail")
 
 
 _KEYS = tuple(f.name for f in fields(GatePolicy))

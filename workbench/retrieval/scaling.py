@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ TENANT = "synthetic"
 QUERIES = 40
 STEPS = (1_000, 10_000, 100_000, 1_000_000)
 # Every index with the query knobs under which it is compared.
-MEASURED: Sequence[tuple[VectorIndex, dict[str, int]]] = (
+MEASURED: Sequence[tuple[VectorIndex, dict[str, Any]]] = (
     (Exact(), {}),
     (IvfPq(), {"nprobes": 20, "refine_factor": 10}),
     (HnswSq(), {"ef": 100}),

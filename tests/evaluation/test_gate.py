@@ -1,0 +1,125 @@
+"""The gate: sameness and generalisation are told apart, and every status has its exit code."""
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+
+from tests.evaluation.test_decision import RULE, facts, frame, near
+from workbench.errors import GateFailed
+from workbench.evaluation.decision import decide, make_claims
+from workbench.evaluation.gate import Gate, changed_items, check_gate
+from workbench.records import Decision, Fingerprint
+
+BASE = np.random.default_rng(0).random(240) * 0.4 + 0.5
+
+
+def decided(scores, *, inputs=None, spread=None, rule=RULE):
+    known = facts(best=9.0, cheap=1.0)
+    known[1] = replace(known[1], spread=spread)
+    claims = make_claims(scores, known, rule)
+    found = decide(claims, rule, order={"best": 0, "cheap": 1})
+    return Decision("retrieval", "?", "ci", rule, found.verdict, found.arm, {}, found.sentence, claims, 240, 120,
+                    found.items_needed, 1, Fingerprint(inputs or {"queries": "a"}, {}))  # fmt: skip
+
+
+def gate(before, after, *, accepted=None, now=None, invariants=None, soft=()):
+    return check_gate(
+        accepted or decided(before),
+        now or decided(after),
+        accepted_scores=before,
+        scores=after,
+        invariants=invariants or {"leaks": 0},
+        soft=soft,
+    )
+
+
+def status_of(found, kind, arm="cheap"):
+    return next(c.status for c in found.claims if c.kind == kind and c.arm == arm)
+
+
+SAME = frame(best=BASE, cheap=near(BASE, 0))
+
+
+def test_the_same_run_again_holds_with_identical_scores():
+    found = gate(SAME, SAME)
+    assert (found.status, found.exit_code) == ("holds", 0)
+    assert status_of(found, "sameness") == "identical"
+    assert status_of(found, "generalisation") == "holds"
+    found.enforce()
+
+
+def test_one_changed_score_breaks_sameness_and_names_the_item():
+    values = near(BASE, 0).copy()
+    values[7] -= 0.001
+    found = gate(SAME, frame(best=BASE, cheap=values))
+    assert (found.status, found.exit_code) == ("broken", 1)
+    assert next(c.changed for c in found.claims if c.status == "broken") == ("i007",)
+    with pytest.raises(GateFailed) as caught:
+        found.enforce()
+    assert caught.value.exit_code == 1
+
+
+def test_a_random_index_is_the_same_while_its_mean_lies_in_the_spread():
+    after = frame(best=BASE, cheap=near(BASE, 0.0, seed=9))
+    mean = after.filter(pl.col("arm") == "cheap")["value"].mean()
+    inside = decided(SAME, spread=(mean - 0.01, mean + 0.01))
+    assert status_of(gate(SAME, after, accepted=inside), "sameness") == "holds"
+    outside = decided(SAME, spread=(mean + 0.01, mean + 0.02))
+    assert status_of(gate(SAME, after, accepted=outside), "sameness") == "broken"
+
+
+def test_a_changed_input_makes_it_stale_and_is_named():
+    found = gate(SAME, SAME, now=decided(SAME, inputs={"queries": "b"}))
+    assert (found.status, found.exit_code) == ("stale", 2)
+    assert "queries changed" in found.sentence
+    found.enforce()
+
+
+def test_without_an_accepted_decision_there_is_nothing_to_hold():
+    found = check_gate(None, decided(SAME), accepted_scores=None, scores=SAME, invariants={})
+    assert found.status == "stale"
+    assert "workbench accept" in found.sentence
+
+
+def test_a_leak_breaks_the_gate_whatever_else_holds():
+    found = gate(SAME, SAME, invariants={"hits of another tenant": 1})
+    assert (found.status, found.exit_code) == ("broken", 1)
+
+
+def test_missing_accepted_scores_are_an_error():
+    found = check_gate(decided(SAME), decided(SAME), accepted_scores=None, scores=SAME, invariants={})
+    assert (found.status, found.exit_code) == ("error", 3)
+
+
+def test_a_kept_reference_holds_when_it_is_kept_again_and_breaks_when_not():
+    losing = frame(best=BASE, cheap=near(BASE, -0.2))
+    kept = decided(losing)
+    assert kept.verdict == "keep_reference"
+    assert gate(losing, losing).status == "holds"
+    assert status_of(gate(losing, SAME, accepted=kept), "generalisation", "best") == "broken"
+
+
+def test_policy_may_soften_an_inconclusive_or_stale_gate_but_not_a_broken_one():
+    stale = decided(SAME, inputs={"queries": "b"})
+    assert gate(SAME, SAME, now=stale, soft=("stale",)).exit_code == 0
+    assert gate(SAME, SAME, invariants={"leaks": 2}, soft=("stale", "inconclusive")).exit_code == 1
+
+
+def test_a_system_that_got_much_worse_is_broken_not_inconclusive():
+    worse = frame(best=BASE, cheap=near(BASE, -0.3))
+    assert status_of(gate(SAME, worse), "generalisation") == "broken"
+
+
+def test_items_that_appear_vanish_or_fail_count_as_changed():
+    before = frame(best=[0.5, 0.5, 0.5])
+    after = frame(best=[0.5, None])
+    assert changed_items(before, after, "best") == ["i001", "i002"]
+
+
+def test_a_gate_survives_the_way_to_disk_and_back(tmp_path):
+    found = gate(SAME, SAME)
+    path = tmp_path / "gate.json"
+    path.write_text(found.to_json())
+    assert Gate.load(path) == found
