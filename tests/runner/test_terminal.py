@@ -1,0 +1,42 @@
+"""Runs on a terminal and in a log."""
+
+import io
+from pathlib import Path
+
+from rich.console import Console
+
+from workbench.runner import Event, TerminalProgress
+
+RUN = Path("runs/x")
+EVENTS = [
+    Event("start", "retrieval", RUN),
+    Event("cell", "retrieval", RUN, 2, 9),
+    Event("progress", "retrieval", RUN, 2, 9, {"label": "[questions]", "done": 3, "total": 40}),
+    Event("progress", "retrieval", RUN, 2, 9, {"label": "q", "done": 40, "total": 40, "sentence": "40 done"}),
+    Event("end", "retrieval", RUN, data={"status": "failed", "error": "no gate.json [in the folder]"}),
+]
+
+
+def shown(events: list[Event], *, terminal: bool) -> str:
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=120, color_system=None)
+    with TerminalProgress(console) as progress:
+        for event in events:
+            progress(event)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_log_has_a_line_a_step_and_no_control_characters() -> None:
+    assert shown(EVENTS, terminal=False).splitlines() == [
+        "retrieval  started: runs/x",
+        "retrieval  cell 2/9",
+        "retrieval  40 done",
+        "retrieval  failed: no gate.json [in the folder]",
+    ]
+
+
+def test_terminal_shows_cell_and_message() -> None:
+    assert "retrieval" in shown(EVENTS[:3], terminal=True)
+    assert "cell 2/9" in shown(EVENTS[:3], terminal=True)
+    assert "[questions] 3/40" in shown(EVENTS[:3], terminal=True)
+    assert "failed: no gate.json [in the folder]" in shown(EVENTS, terminal=True)

@@ -1,0 +1,101 @@
+"""The command line, as a user calls it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.notebooks.zoo import add_notebook, make_settings
+from workbench.config import Settings
+
+DECIDES = """from workbench.records import Decision, Fingerprint, Rule
+rule = Rule("ndcg@10", "usd_per_1k_requests", "vector", 0.02, 0.95)
+decision = Decision(notebook="x", question="?", profile="ci", rule=rule, verdict="chosen", arm="text",
+    parameters={}, sentence=f"text is good enough at margin {margin} on {evalset}.", claims=(),
+    n_items=1, n_clusters=1, items_needed=None, test_uses=1, fingerprint=Fingerprint({"queries": "abc"}))
+(run_dir / "decision.json").write_text(decision.to_json())"""
+PARAMETERS = 'margin: float = 0.02\nevalset: str = "docs_qa"'
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Settings:
+    settings = make_settings(tmp_path)
+    (settings.evalsets / "docs_qa").mkdir()
+    add_notebook(settings, "retrieval", DECIDES, parameters=PARAMETERS)
+    return settings
+
+
+def workbench(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "workbench.cli", *arguments],
+        cwd=settings.notebooks,
+        env={name: value for name, value in os.environ.items() if not name.startswith("WORKBENCH_")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_run_prints_sentence_gate_and_report_and_is_listed(project: Settings) -> None:
+    (project.root / "mine").mkdir()
+    mine = project.root / "mine"
+    done = workbench(project, "run", "retrieval", "-p", "margin=0.5", "--evalset", "../mine")
+    assert done.returncode == 0, done.stderr
+    sentence, gate, report = done.stdout.splitlines()
+    assert sentence == f"text is good enough at margin 0.5 on {mine}."
+    assert gate == "gate: holds"
+    assert report.startswith("report: ")
+    assert "retrieval  cell 2/5" in done.stderr
+    (listed,) = workbench(project, "runs").stdout.splitlines()
+    assert listed.split()[1:] == ["done", "ci", "gate:", "holds"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["retrievel"], "unknown notebook 'retrievel'; did you mean 'retrieval'?"),
+        (["retrieval", "-p", "margn=1"], "unknown parameter 'margn'; did you mean 'margin'?"),
+        (["retrieval", "-p", "margin=0.5x"], "'margin' must be float"),
+        (["retrieval", "-p", "margin"], "-p takes NAME=VALUE, found 'margin'"),
+        (["retrieval", "-p", "margin=1", "-p", "margin=2"], "-p margin is given twice"),
+        (["retrieval", "--profile", "cii"], "unknown profile 'cii'; did you mean 'ci'?"),
+        (["retrieval", "--evalset", "nowhere"], "no evalset 'nowhere'"),
+    ],
+)
+def test_mistake_is_one_clear_message_and_exit_code_3(
+    project: Settings, arguments: list[str], says: str
+) -> None:
+    done = workbench(project, "run", *arguments)
+    assert done.returncode == 3
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert not project.runs.exists()
+
+
+@pytest.mark.slow
+def test_failed_run_exits_3_and_says_why(project: Settings) -> None:
+    add_notebook(project, "caching", gate="pass")
+    done = workbench(project, "run", "caching")
+    assert done.returncode == 3
+    assert "run failed: all cells ran, but the last one left no gate.json" in done.stderr
+
+
+def test_outside_of_a_project_it_says_so(tmp_path: Path) -> None:
+    settings = Settings(tmp_path, tmp_path, tmp_path / "runs", "")
+    settings.notebooks.mkdir()
+    assert "no notebooks (NN_<name>.ipynb)" in workbench(settings, "run", "retrieval").stderr
+    assert "no runs in" in workbench(settings, "runs").stdout
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, workbench.cli as cli\n"
+        "cli.app(['--help'], standalone_mode=False)\n"
+        "heavy = {'papermill', 'nbformat', 'polars', 'numpy', 'sqlalchemy', 'lancedb'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,136 @@
+"""The command line: parse, call, print. What it calls, a notebook or a script can call too."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from workbench.errors import ConfigError, WorkbenchError
+
+if TYPE_CHECKING:
+    from workbench.config import Settings
+    from workbench.runner import RunRecord
+
+EXIT_FAILED, EXIT_INTERRUPTED = 3, 130
+
+
+class _Group(TyperGroup):
+    """Shows the package's own errors as one message, without a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except WorkbenchError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(EXIT_FAILED) from None
+        except KeyboardInterrupt:
+            typer.echo("interrupted", err=True)
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+app = typer.Typer(
+    cls=_Group,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Choose retrieval, routing and caching by evidence, and keep the choices true.",
+)
+
+
+@app.callback()
+def main() -> None:
+    """Choose retrieval, routing and caching by evidence, and keep the choices true."""
+
+
+@app.command()
+def run(
+    name: Annotated[str, typer.Argument(help="Notebook, for example: retrieval")],
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="Override a parameter; repeatable."),
+    ] = None,
+    profile: Annotated[str, typer.Option(help="smoke, ci or full.")] = "ci",
+    evalset: Annotated[str | None, typer.Option(help="Name or folder of another evalset.")] = None,
+    hard_timeout_s: Annotated[float, typer.Option(help="Kill the run after this many seconds.")] = 3600.0,
+) -> None:
+    """Run a notebook headless and show what it decided."""
+    import signal
+
+    from workbench.clock import SystemClock
+    from workbench.config import load_settings
+    from workbench.runner import TerminalProgress, run_notebook
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cancelled CI job ends like Ctrl-C
+    settings = load_settings()
+    parameters = _pairs(parameter or [])
+    if evalset is not None:
+        parameters["evalset"] = _evalset(evalset, settings)
+    with TerminalProgress() as progress:
+        record = run_notebook(
+            name,
+            settings=settings,
+            profile=profile,
+            parameters=parameters,
+            clock=SystemClock(),
+            on_event=progress,
+            hard_timeout_s=hard_timeout_s,
+        )
+    _print_result(record)
+    if record.status != "done":
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
+def runs() -> None:
+    """List the runs on disk, oldest first."""
+    from workbench.config import load_settings
+    from workbench.runner import list_runs
+
+    settings = load_settings()
+    records = list_runs(settings)
+    if not records:
+        typer.echo(f"no runs in {settings.runs}")
+    for record in records:
+        outcome = record.error or f"gate: {record.gate or 'none'}"
+        typer.echo(f"{record.run_dir.name}  {record.status:<11}  {record.profile:<5}  {outcome}")
+
+
+def _pairs(given: Sequence[str]) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"-p takes NAME=VALUE, found {text!r}")
+        if name in pairs:
+            raise ConfigError(f"-p {name} is given twice: {pairs[name]!r} and {value!r}")
+        pairs[name] = value
+    return pairs
+
+
+def _evalset(given: str, settings: "Settings") -> str:
+    """Name of an evalset of the project, or the absolute path of another folder: kernels work elsewhere."""
+    from pathlib import Path
+
+    folder = Path(given).resolve()
+    if Path(given).name == given and (settings.evalsets / given).is_dir():
+        return given
+    if not folder.is_dir():
+        raise ConfigError(f"no evalset {given!r}: neither a folder nor a name in {settings.evalsets}")
+    return folder.name if folder.parent == settings.evalsets else str(folder)
+
+
+def _print_result(record: "RunRecord") -> None:
+    from workbench.records import Decision
+
+    decision = record.run_dir / "decision.json"
+    if decision.is_file():
+        typer.echo(Decision.load(decision).sentence)
+    typer.echo(f"gate: {record.gate or 'none'}")
+    if record.error:
+        typer.echo(f"run failed: {record.error}", err=True)
+    typer.echo(f"report: {record.report or f'none ({record.report_error})'}")
+
+
+if __name__ == "__main__":
+    app()
