@@ -13,8 +13,8 @@ from workbench.config import Settings
 DECIDES = """from workbench.records import Decision, Fingerprint, Rule
 rule = Rule("ndcg@10", "usd_per_1k_requests", "vector", 0.02, 0.95)
 decision = Decision(notebook="x", question="?", profile="ci", rule=rule, verdict="chosen", arm="text",
-    parameters={}, sentence=f"text is good enough at margin {margin} on {evalset}.", claims=(), n_items=1, n_clusters=1,
-    items_needed=None, test_uses=1, fingerprint=Fingerprint(inputs={"queries": "abc"}))
+    parameters={}, sentence=f"text is good enough at margin {margin} on {evalset}.", claims=(),
+    n_items=1, n_clusters=1, items_needed=None, test_uses=1, fingerprint=Fingerprint({"queries": "abc"}))
 (run_dir / "decision.json").write_text(decision.to_json())"""
 PARAMETERS = 'margin: float = 0.02\nevalset: str = "docs_qa"'
 
@@ -73,6 +73,7 @@ def test_mistake_is_one_clear_message_and_exit_code_3(project: Settings, argumen
     assert not project.runs.exists()
 
 
+@pytest.mark.slow
 def test_failed_run_exits_3_and_says_why(project: Settings) -> None:
     add_notebook(project, "caching", gate="pass")
     done = workbench(project, "run", "caching")

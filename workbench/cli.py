@@ -90,15 +90,12 @@ def check(
 
     Exit code: 0 all hold, 1 one is broken, 2 one is inconclusive or stale, 3 one could not be checked.
     """
-    import signal
-
     from workbench.clock import SystemClock
     from workbench.config import load_settings
     from workbench.runner import TerminalProgress
     from workbench.runner import check as check_decisions
     from workbench.runner.decisions import worst_exit_code
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with TerminalProgress() as progress:
         checks = check_decisions(
             load_settings(), names or (), clock=SystemClock(), on_event=progress, hard_timeout_s=hard_timeout_s

@@ -54,11 +54,12 @@ def load_settings(env: Mapping[str, str] | None = None, start: Path | None = Non
     start = (start or Path.cwd()).resolve()
     found = next((p for p in (start, *start.parents) if (p / "evalsets").is_dir()), start)
     root = Path(env["WORKBENCH_ROOT"]).resolve() if "WORKBENCH_ROOT" in env else found
-    cache = Path(env.get("WORKBENCH_CACHE", root / "data" / ".cache"))
+    # Absolute, because a kernel works in another folder than the process that starts it.
+    cache = Path(env.get("WORKBENCH_CACHE", root / "data" / ".cache")).resolve()
     return Settings(
         root=root,
         cache=cache,
-        runs=Path(env.get("WORKBENCH_RUNS", root / "runs")),
+        runs=Path(env.get("WORKBENCH_RUNS", root / "runs")).resolve(),
         state_url=env.get("WORKBENCH_STATE_URL", f"sqlite:///{cache / 'state.sqlite'}"),
     )
 

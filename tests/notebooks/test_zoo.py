@@ -1,12 +1,8 @@
 """Real kernels, one defect each: what the record says, and that nothing of a kernel stays behind."""
 
-import contextlib
 import json
 import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import nbformat
@@ -15,16 +11,13 @@ import pytest
 from tests.notebooks.zoo import (
     CHILD,
     GATE_FAILS,
-    NATIVE,
     add_notebook,
     is_running,
     kernels_of,
     make_settings,
 )
 from workbench.clock import SystemClock
-from workbench.config import Settings
-from workbench.errors import ConfigError, RunError
-from workbench.runner import Event, Job, RunRecord, list_runs, run_all, run_notebook
+from workbench.runner import Event, Job, RunRecord, list_runs, run_all
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for orphans in /proc")
 
@@ -78,7 +71,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
     spec.mkdir(parents=True)
     (spec / "kernel.json").write_text('{"argv": ["/bin/false"], "display_name": "x", "language": "python"}')
     with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("JUPYTER_DATA_DIR", str(foreign))  # a kernel of another environment, first in line
+        environment.setenv("JUPYTER_PATH", str(foreign))  # a kernel of another environment, first in line
         return Zoo(tmp_path_factory.mktemp("project"))
 
 
@@ -182,170 +175,3 @@ def test_child_of_a_kernel_does_not_outlive_the_run(zoo: Zoo, name: str) -> None
 
 def test_no_process_of_any_run_is_left(zoo: Zoo) -> None:
     assert kernels_of(zoo.settings.runs) == []
-
-
-def test_native_code_past_the_hard_timeout_is_killed_with_its_children(tmp_path: Path) -> None:
-    settings = make_settings(tmp_path)
-    add_notebook(settings, "native", CHILD, NATIVE)
-    began = time.monotonic()
-    record = run_notebook(
-        "native", settings=settings, profile="ci", parameters={}, clock=SystemClock(), hard_timeout_s=3
-    )
-    assert (record.status, record.exit_reason) == ("failed", "hard_timeout")
-    assert record.error == "killed at the hard time-out of 3 s in cell [5] of 6"
-    assert time.monotonic() - began < 3 + 3
-    assert not is_running(int((record.run_dir / "child.pid").read_text()))
-    assert kernels_of(settings.runs) == []
-
-
-RUN_TWO = """
-import signal, sys
-from pathlib import Path
-from workbench.clock import SystemClock
-from workbench.config import load_settings
-from workbench.runner import Job, run_all
-signal.signal(signal.SIGINT, signal.default_int_handler)
-run_all([Job("native"), Job("sleeping"), Job("queued")], settings=load_settings(), clock=SystemClock())
-"""
-
-
-def test_ctrl_c_ends_parallel_runs_at_once_and_says_so(tmp_path: Path) -> None:
-    settings = make_settings(tmp_path)
-    add_notebook(settings, "native", CHILD, NATIVE)
-    add_notebook(settings, "sleeping", CHILD, "time.sleep(300)")
-    add_notebook(settings, "queued")
-    runner = _start([sys.executable, "-c", RUN_TWO], settings)
-    _wait_for(lambda: len(list(settings.runs.glob("*/child.pid"))) == 2)
-    assert len(kernels_of(settings.runs)) == 4  # two kernels and their children
-    assert {r.status for r in list_runs(settings)} == {"running"}
-    assert _stop(runner, signal.SIGINT) < 3
-    records = list_runs(settings)
-    assert sorted(r.notebook for r in records) == ["native", "sleeping"]
-    assert {(r.status, r.exit_reason) for r in records} == {("interrupted", "interrupted")}
-    assert kernels_of(settings.runs) == []
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_signal_while_a_kernel_starts_leaves_nothing_behind(tmp_path: Path, number: int) -> None:
-    settings = make_settings(tmp_path)
-    add_notebook(settings, "slow", "time.sleep(300)")
-    runner = _start([sys.executable, "-m", "workbench.cli", "run", "slow"], settings)
-    _wait_for(lambda: list(settings.runs.glob("*/kernel.log")))
-    assert _stop(runner, number) < 3
-    assert runner.returncode == 130
-    assert [r.status for r in list_runs(settings)] == ["interrupted"]
-    assert kernels_of(settings.runs) == []
-
-
-@pytest.mark.slow
-def test_killed_runner_is_listed_as_interrupted(tmp_path: Path) -> None:
-    settings = make_settings(tmp_path)
-    add_notebook(settings, "slow", "time.sleep(300)")
-    runner = _start([sys.executable, "-m", "workbench.cli", "run", "slow"], settings)
-    _wait_for(lambda: list(settings.runs.glob("*/run.json")))
-    runner.kill()
-    runner.communicate()
-    (record,) = list_runs(settings)
-    assert (record.status, record.error) == ("interrupted", "interrupted (process gone)")
-    _wait_for(lambda: kernels_of(settings.runs) == [])  # a kernel notices by itself that its parent is gone
-
-
-@pytest.mark.slow
-def test_full_disk_is_a_failed_run_with_a_record(tmp_path: Path) -> None:
-    settings = make_settings(tmp_path)
-    _mount(settings.runs, "size=1m")
-    try:
-        add_notebook(settings, "fills", """(run_dir / "big").write_bytes(bytes(2_000_000))""")
-        record = run_notebook("fills", settings=settings, profile="ci", parameters={}, clock=SystemClock())
-        assert record.status == "failed"
-        assert "No space left on device" in str(record.error)
-        assert [r.status for r in list_runs(settings)] == ["failed"]
-        _fill(record.run_dir / "big")
-        with pytest.raises(RunError, match="No space left on device"):
-            run_notebook("fills", settings=settings, profile="ci", parameters={}, clock=SystemClock())
-        assert len(list_runs(settings)) == 1
-    finally:
-        subprocess.run(["umount", settings.runs], check=True)
-
-
-def test_runs_folder_that_cannot_be_written_is_refused_before_a_kernel_starts(tmp_path: Path) -> None:
-    settings = make_settings(tmp_path)
-    add_notebook(settings, "good")
-    settings.runs.write_text("a file, not a folder")
-    events: list[Event] = []
-    with pytest.raises(RunError, match=r"cannot write a run below .*; set WORKBENCH_RUNS"):
-        run_notebook(
-            "good",
-            settings=settings,
-            profile="ci",
-            parameters={},
-            clock=SystemClock(),
-            on_event=events.append,
-        )
-    assert events == []
-
-
-def test_readonly_runs_folder_is_refused_before_a_kernel_starts(tmp_path: Path) -> None:
-    settings = make_settings(tmp_path)
-    add_notebook(settings, "good")
-    _mount(settings.runs, "ro")
-    try:
-        with pytest.raises(RunError, match="Read-only file system"):
-            run_notebook("good", settings=settings, profile="ci", parameters={}, clock=SystemClock())
-    finally:
-        subprocess.run(["umount", settings.runs], check=True)
-
-
-def test_one_bad_job_stops_all_before_a_kernel_starts(tmp_path: Path) -> None:
-    settings = make_settings(tmp_path)
-    add_notebook(settings, "good")
-    jobs = [Job("good"), Job("good", "ci", {"limti": 3})]
-    with pytest.raises(ConfigError, match="did you mean 'limit'"):
-        run_all(jobs, settings=settings, clock=SystemClock())
-    assert not settings.runs.exists()
-
-
-def test_report_that_cannot_be_drawn_is_recorded_and_hides_no_result(tmp_path: Path) -> None:
-    pytest.importorskip("workbench.reports.html")
-    settings = make_settings(tmp_path)
-    add_notebook(settings, "blocks", """(run_dir / "report.html").mkdir()\n(run_dir / "summary.json").mkdir()""")
-    record = run_notebook("blocks", settings=settings, profile="ci", parameters={}, clock=SystemClock())
-    assert record.status == "done"
-    assert record.report is None
-    assert record.report_error
-    assert RunRecord.load(record.run_dir) == record
-
-
-def _start(command: list[str], settings: Settings) -> subprocess.Popen[bytes]:
-    places = {"WORKBENCH_ROOT": str(settings.root), "WORKBENCH_RUNS": str(settings.runs)}
-    quiet = subprocess.DEVNULL
-    return subprocess.Popen(command, env={**os.environ, **places}, stdout=quiet, stderr=quiet)
-
-
-def _stop(runner: subprocess.Popen[bytes], number: int) -> float:
-    """Send a signal; seconds until the process has ended."""
-    began = time.monotonic()
-    runner.send_signal(number)
-    runner.wait(timeout=20)
-    return time.monotonic() - began
-
-
-def _wait_for(condition, timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-
-
-def _mount(folder: Path, options: str) -> None:
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode != 0:
-        pytest.skip("mounting a file system needs root and its capability")
-
-
-def _fill(filler: Path) -> None:
-    """Take every byte that is left of the disk."""
-    with filler.open("ab", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(bytes(4096))

@@ -17,9 +17,3 @@ def test_all_three_forms_say_the_same() -> None:
     assert bundle["text/plain"] == "a < b 12/40"
     assert bundle["text/html"] == '<label>a &lt; b 12/40 <progress max="40" value="12"></progress></label>'
     assert bundle[MIME_TYPE] == {"label": "a < b", "done": 12, "total": 40, "sentence": ""}
-
-
-def test_runner_listens_to_the_type_that_is_sent() -> None:
-    from workbench.runner.kernels import PROGRESS_TYPE
-
-    assert PROGRESS_TYPE == MIME_TYPE

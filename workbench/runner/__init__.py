@@ -1,8 +1,7 @@
 """Headless runs: papermill executes a notebook with checked parameters, the record says how it really ended.
 
-`prepare` refuses bad parameters before a kernel starts, `run_notebook` and `run_all` execute, `accept` and `check`
-keep decisions true, `list_runs` reads
-the records on disk, `TerminalProgress` shows a run while it goes.
+`prepare` refuses bad parameters before a kernel starts, `run_notebook` and `run_all` execute, `list_runs`
+reads the records on disk, `TerminalProgress` shows a run while it goes.
 """
 
 from workbench.runner.decisions import Check, accept, accepted_decisions, check

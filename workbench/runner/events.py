@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+EventKind = Literal["start", "cell", "progress", "end"]
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -15,12 +17,13 @@ class Event:
     kind : str
         ``start``; ``cell`` when a cell begins; ``progress`` from inside a cell; ``end``.
     cell, cells : int
-        Number of the code cell as Jupyter shows it (``In [3]``), and how many there are; 0 before the first.
+        Number of the code cell as Jupyter shows it (``In [3]``), 0 before the first, and how many there are;
+        at the ``end``, how many were completed.
     data : dict
-        Of ``progress``: label, done, total, sentence. Of ``end``: status, error.
+        Of ``progress``: label, done, total, sentence. Of ``end``: status, error, gate.
     """
 
-    kind: Literal["start", "cell", "progress", "end"]
+    kind: EventKind
     notebook: str
     run_dir: Path
     cell: int = 0

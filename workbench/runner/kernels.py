@@ -19,16 +19,16 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 
 from workbench.errors import RunError
+from workbench.rendering.progress import MIME_TYPE
+from workbench.runner.events import EventKind
 from workbench.runner.leash import Leash
 from workbench.runner.runs import CellState
-
-PROGRESS_TYPE = "application/vnd.workbench.progress+json"
 
 
 class Watch:
     """The state of each code cell, as it was really executed, and who is told."""
 
-    def __init__(self, leash: Leash, tell: Callable[[str, int, int, dict[str, Any]], None]) -> None:
+    def __init__(self, leash: Leash, tell: Callable[[EventKind, int, int, dict[str, Any]], None]) -> None:
         self.leash = leash
         self.cells: list[CellState] = []
         self.flagged = False
@@ -173,7 +173,7 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]
         return reply
 
     def process_message(self, message: Any, cell: Any, cell_index: int) -> Any:
-        if progress := message["content"].get("data", {}).get(PROGRESS_TYPE):
+        if progress := message["content"].get("data", {}).get(MIME_TYPE):
             self.watch.progress(cell_index, progress)
         return super().process_message(message, cell, cell_index)
 

@@ -39,5 +39,5 @@ class Leash:
         if self._group is not None:
             try:
                 os.killpg(self._group, signal.SIGKILL)
-            except ProcessLookupError:
+            except (ProcessLookupError, PermissionError):  # the second: macOS, of a group of zombies
                 return  # nothing is left of it

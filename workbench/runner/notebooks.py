@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.clock import Clock
 from workbench.config import Settings, load_profile
 from workbench.errors import ConfigError, unknown_name
-from workbench.runner.events import Event, Listener
+from workbench.runner.events import Event, EventKind, Listener
 from workbench.runner.leash import Leash
 from workbench.runner.parameters import prepare
 from workbench.runner.runs import RunRecord, close_run, open_run
@@ -105,17 +105,17 @@ def run_all(
     context = _Context(settings, clock, on_event or _ignore, cell_timeout_s, hard_timeout_s)
     leashes = [Leash() for _ in plans]
     with ThreadPoolExecutor(max_workers=workers) as pool:
-        futures = [
-            pool.submit(_run, job, source, leash, context) for (job, source), leash in zip(plans, leashes, strict=True)
-        ]
         try:
+            futures = [
+                pool.submit(_run, job, source, leash, context)
+                for (job, source), leash in zip(plans, leashes, strict=True)
+            ]
             wait(futures)
         except KeyboardInterrupt:
-            for future, leash in zip(futures, leashes, strict=True):
-                future.cancel()
+            pool.shutdown(wait=False, cancel_futures=True)
+            for leash in leashes:
                 leash.pull("interrupted")
-            wait(futures)  # each thread sees its kernel dead within a second and writes its record
-            raise
+            raise  # after the pool: each thread sees its kernel dead within a second and writes its record
     return [future.result() for future in futures]
 
 
@@ -153,7 +153,7 @@ def _run(job: Job, source: Path, leash: Leash, context: _Context) -> RunRecord:
     )
     run_dir = record.run_dir
 
-    def tell(kind: Any, cell: int = 0, cells: int = 0, data: dict[str, Any] | None = None) -> None:
+    def tell(kind: EventKind, cell: int = 0, cells: int = 0, data: dict[str, Any] | None = None) -> None:
         context.tell(Event(kind, job.notebook, run_dir, cell, cells, data or {}))
 
     tell("start")
@@ -167,7 +167,9 @@ def _run(job: Job, source: Path, leash: Leash, context: _Context) -> RunRecord:
         hard_timeout_s=context.hard_timeout_s,
     )
     record = _close(record, outcome, leash, context)
-    tell("end", data={"status": record.status, "error": record.error, "gate": record.gate})
+    completed = sum(cell.status == "completed" for cell in record.cells)
+    ending = {"status": record.status, "error": record.error, "gate": record.gate}
+    tell("end", completed, len(record.cells), ending)
     return record
 
 
@@ -183,6 +185,8 @@ def _close(record: RunRecord, outcome: "Outcome", leash: Leash, context: _Contex
         cells=outcome.cells,
         fingerprint=_fingerprint(record.run_dir),
     )
+    if record.status == "done":
+        (record.run_dir / "kernel.log").unlink(missing_ok=True)  # only noise when all went well
     if record.status == "interrupted":
         return record  # who pressed Ctrl-C waits for the prompt, not for a report
     if problem := _draw_report(record.run_dir):

@@ -58,7 +58,7 @@ class TerminalProgress:
             return
         task = self._tasks[event.run_dir]
         if event.kind == "end":
-            self._bars.update(task, description=escape(_ending(event)))
+            self._bars.update(task, completed=event.cell, description=escape(_ending(event)))
             self._bars.stop_task(task)
             return
         self._bars.update(

@@ -25,8 +25,8 @@ class Ending:
 def judge(outcome: "Outcome", run_dir: Path, ended_by: EndedBy, cell_timeout_s: float, hard_timeout_s: float) -> Ending:
     """Judge a run by papermill's return, its exception flag, every cell and the result file: all must agree.
 
-    A last cell that raises ``GateFailed`` after it wrote ``gate.json`` ends the run properly: the gate's word is
-    a result, not a fault of the run.
+    A last cell that raises ``GateFailed`` after it wrote ``gate.json`` ends the run properly: the gate's word
+    is a result, not a fault of the run.
     """
     gate, gate_problem = _read_gate(run_dir)
     completed = all(cell.status == "completed" for cell in outcome.cells)

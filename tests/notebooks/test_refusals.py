@@ -1,0 +1,93 @@
+"""What is refused before a kernel starts, and runs whose results cannot be stored."""
+
+import contextlib
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.notebooks.zoo import add_notebook, make_settings
+from workbench.clock import SystemClock
+from workbench.errors import ConfigError, RunError
+from workbench.runner import Event, Job, RunRecord, list_runs, run_all, run_notebook
+
+
+@pytest.mark.slow
+def test_full_disk_is_a_failed_run_with_a_record(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    _mount(settings.runs, "size=1m")
+    try:
+        add_notebook(settings, "fills", """(run_dir / "big").write_bytes(bytes(2_000_000))""")
+        record = run_notebook("fills", settings=settings, profile="ci", parameters={}, clock=SystemClock())
+        assert record.status == "failed"
+        assert "No space left on device" in str(record.error)
+        assert [r.status for r in list_runs(settings)] == ["failed"]
+        _fill(record.run_dir / "big")
+        with pytest.raises(RunError, match="No space left on device"):
+            run_notebook("fills", settings=settings, profile="ci", parameters={}, clock=SystemClock())
+        assert len(list_runs(settings)) == 1
+    finally:
+        subprocess.run(["umount", settings.runs], check=True)
+
+
+def test_runs_folder_that_cannot_be_written_is_refused_before_a_kernel_starts(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    add_notebook(settings, "good")
+    settings.runs.write_text("a file, not a folder")
+    events: list[Event] = []
+    with pytest.raises(RunError, match=r"cannot write a run below .*; set WORKBENCH_RUNS"):
+        run_notebook(
+            "good",
+            settings=settings,
+            profile="ci",
+            parameters={},
+            clock=SystemClock(),
+            on_event=events.append,
+        )
+    assert events == []
+
+
+def test_readonly_runs_folder_is_refused_before_a_kernel_starts(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    add_notebook(settings, "good")
+    _mount(settings.runs, "ro")
+    try:
+        with pytest.raises(RunError, match="Read-only file system"):
+            run_notebook("good", settings=settings, profile="ci", parameters={}, clock=SystemClock())
+    finally:
+        subprocess.run(["umount", settings.runs], check=True)
+
+
+def test_one_bad_job_stops_all_before_a_kernel_starts(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    add_notebook(settings, "good")
+    jobs = [Job("good"), Job("good", "ci", {"limti": 3})]
+    with pytest.raises(ConfigError, match="did you mean 'limit'"):
+        run_all(jobs, settings=settings, clock=SystemClock())
+    assert not settings.runs.exists()
+
+
+def test_report_that_cannot_be_drawn_is_recorded_and_hides_no_result(tmp_path: Path) -> None:
+    pytest.importorskip("workbench.reports.html")
+    settings = make_settings(tmp_path)
+    add_notebook(settings, "blocks", """(run_dir / "report.html").mkdir()\n(run_dir / "summary.json").mkdir()""")
+    record = run_notebook("blocks", settings=settings, profile="ci", parameters={}, clock=SystemClock())
+    assert record.status == "done"
+    assert record.report is None
+    assert record.report_error
+    assert RunRecord.load(record.run_dir) == record
+
+
+def _mount(folder: Path, options: str) -> None:
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        pytest.skip("mounting a file system needs root and its capability")
+
+
+def _fill(filler: Path) -> None:
+    """Take every byte that is left of the disk."""
+    with filler.open("ab", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))

@@ -1,0 +1,106 @@
+"""Runs that are stopped from outside: at once, with a true record, and with nothing of a kernel left."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.notebooks.zoo import CHILD, NATIVE, add_notebook, is_running, kernels_of, make_settings
+from workbench.clock import SystemClock
+from workbench.config import Settings
+from workbench.runner import list_runs, run_notebook
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for orphans in /proc")
+
+
+def test_native_code_past_the_hard_timeout_is_killed_with_its_children(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    add_notebook(settings, "native", CHILD, NATIVE)
+    began = time.monotonic()
+    record = run_notebook(
+        "native", settings=settings, profile="ci", parameters={}, clock=SystemClock(), hard_timeout_s=3
+    )
+    assert (record.status, record.exit_reason) == ("failed", "hard_timeout")
+    assert record.error == "killed at the hard time-out of 3 s in cell [5] of 6"
+    assert time.monotonic() - began < 3 + 3
+    assert not is_running(int((record.run_dir / "child.pid").read_text()))
+    assert kernels_of(settings.runs) == []
+
+
+RUN_TWO = """
+import signal, sys
+from pathlib import Path
+from workbench.clock import SystemClock
+from workbench.config import load_settings
+from workbench.runner import Job, run_all
+signal.signal(signal.SIGINT, signal.default_int_handler)
+run_all([Job("native"), Job("sleeping"), Job("queued")], settings=load_settings(), clock=SystemClock())
+"""
+
+
+def test_ctrl_c_ends_parallel_runs_at_once_and_says_so(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    add_notebook(settings, "native", CHILD, NATIVE)
+    add_notebook(settings, "sleeping", CHILD, "time.sleep(300)")
+    add_notebook(settings, "queued")
+    runner = _start([sys.executable, "-c", RUN_TWO], settings)
+    _wait_for(lambda: len(list(settings.runs.glob("*/child.pid"))) == 2)
+    assert len(kernels_of(settings.runs)) == 4  # two kernels and their children
+    assert {r.status for r in list_runs(settings)} == {"running"}
+    assert _stop(runner, signal.SIGINT) < 3
+    records = list_runs(settings)
+    assert sorted(r.notebook for r in records) == ["native", "sleeping"]
+    assert {(r.status, r.exit_reason) for r in records} == {("interrupted", "interrupted")}
+    assert kernels_of(settings.runs) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_while_a_kernel_starts_leaves_nothing_behind(tmp_path: Path, number: int) -> None:
+    settings = make_settings(tmp_path)
+    add_notebook(settings, "slow", "time.sleep(300)")
+    runner = _start([sys.executable, "-m", "workbench.cli", "run", "slow"], settings)
+    _wait_for(lambda: list(settings.runs.glob("*/kernel.log")))
+    assert _stop(runner, number) < 3
+    assert runner.returncode == 130
+    assert [r.status for r in list_runs(settings)] == ["interrupted"]
+    assert kernels_of(settings.runs) == []
+
+
+@pytest.mark.slow
+def test_killed_runner_is_listed_as_interrupted(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    add_notebook(settings, "slow", "time.sleep(300)")
+    runner = _start([sys.executable, "-m", "workbench.cli", "run", "slow"], settings)
+    _wait_for(lambda: list(settings.runs.glob("*/run.json")))
+    runner.kill()
+    runner.communicate()
+    (record,) = list_runs(settings)
+    assert (record.status, record.error) == ("interrupted", "interrupted (process gone)")
+    _wait_for(lambda: kernels_of(settings.runs) == [])  # a kernel notices by itself that its parent is gone
+
+
+def _start(command: list[str], settings: Settings) -> subprocess.Popen[bytes]:
+    places = {"WORKBENCH_ROOT": str(settings.root), "WORKBENCH_RUNS": str(settings.runs)}
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(command, env={**os.environ, **places}, stdout=quiet, stderr=quiet)
+
+
+def _stop(runner: subprocess.Popen[bytes], number: int) -> float:
+    """Send a signal; seconds until the process has ended."""
+    began = time.monotonic()
+    runner.send_signal(number)
+    runner.wait(timeout=20)
+    return time.monotonic() - began
+
+
+def _wait_for(condition: Callable[[], object], timeout_s: float = 30) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
