@@ -7,7 +7,7 @@ import datetime as dt
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -206,6 +206,24 @@ class Decision:
 def _claim(raw: dict[str, Any]) -> Claim:
     spread = raw.pop("spread")
     return Claim(**raw, spread=tuple(spread) if spread else None)
+
+
+def short_repr(value: Any) -> str:
+    """Constructor call with the fields that differ from their defaults: short to read, and it builds the value again.
+
+    >>> short_repr(Document("d", "text", tenant_id="acme"))
+    "Document('d', 'text', tenant_id='acme')"
+    """
+    shown = []
+    for f in fields(value):
+        if not f.init:
+            continue
+        item = getattr(value, f.name)
+        if f.default is MISSING and f.default_factory is MISSING:
+            shown.append(repr(item))
+        elif f.default is MISSING or item != f.default:
+            shown.append(f"{f.name}={item!r}")
+    return f"{type(value).__name__}({', '.join(shown)})"
 
 
 def parameters_of(value: Any) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from workbench.config import load_settings
+from workbench.inference import prices
 from workbench.inference.embedding import load_embedder
-from workbench.inference.prices import load_prices
 from workbench.records import Document
 from workbench.retrieval.arms import make_arms
 from workbench.retrieval.corpus import load_corpus
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def write(rates: dict[str, tuple[float, float]]) -> None:
-    path = Path(load_prices.__code__.co_filename).with_name("prices.toml")
+    path = Path(prices.__file__).with_name("prices.toml")
     head = path.read_text(encoding="utf-8").split("\n[operations", 1)[0].rstrip("\n").splitlines()
     head = [f'version = "{dt.datetime.now(dt.UTC).date()}"' if line.startswith("version") else line for line in head]
     blocks = [
@@ -86,7 +86,7 @@ def write(rates: dict[str, tuple[float, float]]) -> None:
         for name, (fixed, slope) in rates.items()
     ]
     path.write_text("\n".join([*head, *blocks]) + "\n", encoding="utf-8")
-    print("\n".join(blocks))
+    print("\n".join(blocks))  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -44,10 +44,25 @@ class Scored:
         return self.scores.filter(pl.col("metric") == metric)
 
     def _repr_html_(self) -> str:
-        return score_table(self.scores, self.facts, self.split.name).to_html()
+        return self.table().to_html()
 
     def __repr__(self) -> str:
-        return score_table(self.scores, self.facts, self.split.name).to_text()
+        return self.table().to_text()
+
+    def table(self) -> Table:
+        """Means of every arm; bounds instead where its top 10 is not judged well enough."""
+        return score_table(self.scores, self.facts, self.split.name, self.bounds())
+
+    def bounds(self) -> dict[str, tuple[float, float]]:
+        """Bounds of nDCG@10 of each arm under 0.9 judged@10."""
+        out = {}
+        for arm, answers in self.answers.items():
+            judged = judge(answers.run, self.split.qrels)
+            found = judged.found[:, :10].sum()
+            if found and judged.judged[:, :10].sum() / found < WELL_JUDGED:
+                low, high = ndcg_bounds(judged, 10)
+                out[arm] = (float(low.mean()), float(high.mean()))
+        return out
 
 
 def ask_all(candidates: Sequence[Candidate], part: Split, searcher: Searcher, *, depth: int) -> Scored:
@@ -114,9 +129,9 @@ def spread_over_rebuilds(
 
 def pessimistic(test: Scored, rule: Rule) -> pl.DataFrame:
     """Scores in which a badly judged reference counts as good as it may be: against every claim."""
-    judged = judge(test.answers[rule.reference].run, test.split.qrels)
-    if measure(judged, "judged@10").mean() >= WELL_JUDGED or rule.metric != "ndcg@10":
+    if rule.reference not in test.bounds() or rule.metric != "ndcg@10":
         return test.scores
+    judged = judge(test.answers[rule.reference].run, test.split.qrels)
     best = pl.DataFrame({"item_id": judged.query_ids, "best": ndcg_bounds(judged, 10)[1]})
     mine = (pl.col("arm") == rule.reference) & (pl.col("metric") == rule.metric)
     joined = test.scores.join(best, on="item_id", how="left", maintain_order="left")

@@ -3,15 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from workbench.bench.asking import WELL_JUDGED, Scored
 from workbench.bench.experiment import Experiment, decision_path
-from workbench.bench.retrieval_tables import score_table
 from workbench.evaluation.evalset import Split
 from workbench.evaluation.exploring import changed_cases, frontier_points, item_cases, slice_rows, worst_regressions
-from workbench.evaluation.metrics import judge, ndcg_bounds
 from workbench.evaluation.scoring import Answers
 from workbench.evaluation.summary import ItemCase, Section, Summary
 from workbench.records import Decision
@@ -53,8 +50,8 @@ def summarise(experiment: Experiment, decision: Decision, dev: Scored, test: Sco
         changed=changed_cases(accepted, on_test, names, cases),
         regressions=worst_regressions(cases, reference=rule.reference, arm=focus_of(decision)),
         would_change=_would_change(decision),
-        sections=(_section(score_table(dev.scores, dev.facts, "dev"), "All arms, on the questions they were tuned on."),
-                  _section(score_table(test.scores, test.facts, "test"), "Finalists, on questions nobody tuned on.")),
+        sections=(_section(dev.table(), "All arms, on the questions they were tuned on."),
+                  _section(test.table(), "Finalists, on questions nobody tuned on.")),
         cost_note="Cost is counted work (query embedding, searched rows, fusion) times a calibrated rate, without "
         "storage and ingestion; it is the same on every machine. Latency is measured on this one.",
     )  # fmt: skip
@@ -78,15 +75,11 @@ def _warnings(experiment: Experiment, test: Scored, metric: str) -> tuple[str, .
     for arm, answers in test.answers.items():
         if answers.errors:
             out.append(f"{arm}: {len(answers.errors)} questions failed and count against it.")
-        judged = judge(answers.run, test.split.qrels)
-        found = judged.found[:, :10].sum()
-        share = judged.judged[:, :10].sum() / found if found else 1.0
-        if share < WELL_JUDGED and metric == "ndcg@10":
-            low, high = (float(np.mean(v)) for v in ndcg_bounds(judged, 10))
-            out.append(
-                f"{arm}: only {share:.0%} of its top 10 is judged; its nDCG@10 lies between {low:.3f} and {high:.3f}. "
-                "The pairs to judge are in to_judge.jsonl."
-            )
+    for arm, (low, high) in test.bounds().items() if metric == "ndcg@10" else ():
+        out.append(
+            f"{arm}: less than {WELL_JUDGED:.0%} of its top 10 is judged; its nDCG@10 lies between {low:.3f} and "
+            f"{high:.3f}. The pairs to judge are in to_judge.jsonl."
+        )
     return tuple(out)
 
 

@@ -1,6 +1,6 @@
 """What the retrieval notebook shows before and between its figures: its evalset, its power, its scores."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import polars as pl
 
@@ -41,20 +41,40 @@ def power_table(plans: Sequence[Power], n_items: int) -> Table:
     return Table(columns, rows, caption)
 
 
-def score_table(scores: pl.DataFrame, facts: Sequence[ArmFacts], split: str) -> Table:
-    """Means of every metric, arm by arm, with coverage, cost and latency."""
+def score_table(
+    scores: pl.DataFrame, facts: Sequence[ArmFacts], split: str, bounds: Mapping[str, tuple[float, float]]
+) -> Table:
+    """Means of every metric, arm by arm, with coverage, cost and latency.
+
+    ``bounds`` are those of nDCG@10 of the arms whose top 10 is not judged well enough for a mean; theirs is left out.
+    """
     means = {m: mean_by_arm(scores, m) for m in SHOWN_METRICS}
     first = scores.filter(pl.col("metric") == SHOWN_METRICS[0])
     coverage = {a: float(v) for a, v in first.group_by("arm").agg(pl.col("value").is_not_null().mean()).iter_rows()}
     rows = tuple(
-        (f.name, *(means[m][f.name] for m in SHOWN_METRICS), coverage[f.name], f.cost_usd_per_1k, f.latency_p95_ms)
+        (
+            f.name,
+            _first(f.name, means, bounds),
+            *(means[m][f.name] for m in SHOWN_METRICS[1:]),
+            coverage[f.name],
+            f.cost_usd_per_1k,
+            f.latency_p95_ms,
+        )
         for f in sorted(facts, key=lambda f: -means[SHOWN_METRICS[0]][f.name])
     )
     columns = (
         Column("arm"),
-        *(Column(m, "number", digits=3) for m in SHOWN_METRICS),
+        Column(SHOWN_METRICS[0], digits=3),
+        *(Column(m, "number", digits=3) for m in SHOWN_METRICS[1:]),
         Column("coverage", "share"),
         Column("USD per 1,000", "usd"),
         Column("p95", "ms"),
     )
     return Table(columns, rows, f"Scores on {split}, best first")
+
+
+def _first(arm: str, means: Mapping[str, Mapping[str, float]], bounds: Mapping[str, tuple[float, float]]) -> str:
+    if arm in bounds:
+        low, high = bounds[arm]
+        return f"{low:.3f} to {high:.3f}"
+    return f"{means[SHOWN_METRICS[0]][arm]:.3f}"

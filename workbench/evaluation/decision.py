@@ -54,8 +54,9 @@ def pick_reference(dev: pl.DataFrame, facts: Sequence[ArmFacts]) -> str:
 def pick_finalists(dev: pl.DataFrame, facts: Sequence[ArmFacts], rule: Rule) -> list[str]:
     """At most three arms to be judged on test, chosen on dev alone.
 
-    Of the arms that cost less than the reference and may be within the margin on dev, those with the best chance
-    to hold (highest dev mean); failing such, none: the reference stands alone.
+    Of the arms that cost less than the reference (or the same, and are simpler) and may be within the margin, first
+    those that no cheaper arm equals, then those with the best dev mean; failing such, none: the reference stands
+    alone.
     """
     cost = {f.name: (f.cost_usd_per_1k, f.order) for f in facts}
     items, _ = item_clusters(dev)
@@ -63,7 +64,9 @@ def pick_finalists(dev: pl.DataFrame, facts: Sequence[ArmFacts], rule: Rule) -> 
     means = {f.name: item_values(dev, f.name, items, missing=0.0).mean() for f in facts}
     cheaper = [f.name for f in facts if cost[f.name] < cost[rule.reference]]
     near = [a for a in cheaper if means[a] > base - 2 * rule.margin]
-    best = sorted(near, key=lambda a: -means[a])[:MAX_FINALISTS]
+    beaten = {a for a in near if any(cost[b] < cost[a] and means[b] >= means[a] for b in near)}
+    same_cost = {a for a in near if cost[a][0] >= cost[rule.reference][0]}
+    best = sorted(near, key=lambda a: (a in beaten or a in same_cost, -means[a]))[:MAX_FINALISTS]
     return sorted(best, key=lambda a: cost[a])
 
 
@@ -175,14 +178,19 @@ def _fewest(claims: Sequence[Claim]) -> int | None:
 
 def _chosen_sentence(best: Claim, reference: Claim, rule: Rule, verdict: Verdict) -> str:
     percent = f"{rule.confidence:.0%}".replace("%", " %")
-    saving = 1 - best.cost_usd_per_1k / reference.cost_usd_per_1k if reference.cost_usd_per_1k else 0.0
     start = "Provisionally use" if verdict == "provisional" else "Use"
     return (
         f"{start} {best.arm}: shown at {percent} confidence to lose less than {rule.margin:g} {rule.metric} against "
-        f"{rule.reference} (difference {best.difference:+.3f}, at least {best.low:+.3f}), at "
-        f"${best.cost_usd_per_1k:.3g} instead of ${reference.cost_usd_per_1k:.3g} per 1,000 requests "
-        f"({saving:.0%} less)."
-    ).replace("% less", " % less")
+        f"{rule.reference} (difference {best.difference:+.3f}, at least {best.low:+.3f}), {_saving(best, reference)}."
+    )
+
+
+def _saving(best: Claim, reference: Claim) -> str:
+    cost, before = best.cost_usd_per_1k, reference.cost_usd_per_1k
+    share = 1 - cost / before if before else 0.0
+    if share < 0.005:
+        return f"at the same ${before:.3g} per 1,000 requests, and simpler"
+    return f"at ${cost:.3g} instead of ${before:.3g} per 1,000 requests ({100 * share:.0f} % less)"
 
 
 def _keep_sentence(claims: Sequence[Claim], rule: Rule) -> str:

@@ -9,25 +9,30 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from workbench.errors import StoreError
+from workbench.records import short_repr
 
 TEXT_INDEX = "text_fts"
 VECTOR_INDEX = "vector_ann"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Exact:
     """No vector index: every vector of the tenant is compared. The reference for all others."""
+
+    __repr__ = short_repr
 
     name: ClassVar[str] = "exact"
     deterministic: ClassVar[bool] = True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class IvfPq:
     """Inverted lists of product-quantised vectors: smallest, and needs ``refine_factor`` to be accurate.
 
     ``partitions`` and ``sub_vectors`` of None leave the number to LanceDB (from rows and dimension).
     """
+
+    __repr__ = short_repr
 
     name: ClassVar[str] = "ivf_pq"
     deterministic: ClassVar[bool] = False
@@ -36,9 +41,11 @@ class IvfPq:
     bits: int = 8
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class HnswSq:
     """Neighbour graph over 8-bit vectors: near-exact, slower to build, and larger."""
+
+    __repr__ = short_repr
 
     name: ClassVar[str] = "hnsw_sq"
     deterministic: ClassVar[bool] = False
@@ -50,12 +57,14 @@ class HnswSq:
 VectorIndex = Exact | IvfPq | HnswSq
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class FullTextIndex:
     """How text becomes terms for BM25 (k1 and b are LanceDB's own and cannot be set).
 
     ``tokenizer`` is LanceDB's ``base_tokenizer``: simple, whitespace, raw, ngram or icu.
     """
+
+    __repr__ = short_repr
 
     stem: bool = True
     remove_stop_words: bool = True

@@ -9,7 +9,7 @@ import numpy as np
 
 from workbench.errors import ConfigError
 from workbench.inference.prices import Work
-from workbench.records import Hit
+from workbench.records import Hit, short_repr
 from workbench.retrieval.indexing import VectorIndex
 from workbench.retrieval.strategies import Hybrid, Question, ordered, scaled
 from workbench.retrieval.tenant import TenantHandle
@@ -57,13 +57,15 @@ def features(question: Question, text: Sequence[Hit], vector: Sequence[Hit]) -> 
     return candidates, np.array(rows, float).reshape(len(candidates), len(FEATURES))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class LearnedRanker:
     """A linear ranker over `FEATURES`, fitted on dev questions; its weights are part of its name and print."""
 
+    __repr__ = short_repr
+
     weights: tuple[float, ...]
     first: Hybrid = Hybrid()
-    uses_vectors: bool = field(default=True, init=False, repr=False)
+    uses_vectors: bool = field(default=True, init=False)
 
     @property
     def index(self) -> VectorIndex:
@@ -116,7 +118,7 @@ def fit_ranker(
         grades = np.array([qrels[query_id].get(c, 0) for c in candidates])
         mine = [rows[i] - rows[j] for i in np.flatnonzero(grades > 0) for j in np.flatnonzero(grades < grades[i])]
         pairs += mine
-        weights += [1 / len(mine)] * len(mine)  # each question weighs the same
+        weights += [1 / max(len(mine), 1)] * len(mine)  # each question weighs the same
     if not pairs:
         raise ConfigError("no dev question has a relevant candidate beside another: nothing to fit a ranker on")
     x = np.array(pairs)
@@ -127,14 +129,16 @@ def fit_ranker(
     return LearnedRanker(tuple(round(float(w), 6) for w in model.coef_[0] / scale), first)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class CrossEncoderRanker:
     """A cross-encoder over the first ``depth`` hits, where sentence-transformers and its weights are at hand."""
+
+    __repr__ = short_repr
 
     model: str
     first: Hybrid = Hybrid()
     depth: int = 50
-    uses_vectors: bool = field(default=True, init=False, repr=False)
+    uses_vectors: bool = field(default=True, init=False)
 
     @property
     def index(self) -> VectorIndex:

@@ -1,5 +1,6 @@
 """Arms made ready to search: their tables ingested and indexed, their questions embedded, their answers timed."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +9,7 @@ from workbench.config import Settings
 from workbench.errors import StoreError
 from workbench.inference.embedding import Embedder
 from workbench.inference.prices import PriceTable
-from workbench.records import Document, Hit, Query, content_hash
+from workbench.records import Document, Hit, Query, content_hash, parameters_of
 from workbench.retrieval.chunking import Tokenizer, WholeDocument
 from workbench.retrieval.indexing import TEXT_INDEX, VECTOR_INDEX, Exact
 from workbench.retrieval.ingestion import IngestReport, ingest
@@ -40,13 +41,8 @@ class Searcher:
 
     def table_name(self, arm: Arm) -> str:
         """Name of the table that an arm needs: a hash of all that its rows and indices depend on."""
-        parts = (
-            self.manifest,
-            repr(arm.chunker),
-            self.embedder.encoder_id,
-            repr(arm.strategy.index),
-            repr(arm.text_index),
-        )
+        values = [parameters_of(v) for v in (arm.chunker, arm.strategy.index, arm.text_index)]
+        parts = (self.manifest, self.embedder.encoder_id, json.dumps(values, sort_keys=True))
         return f"{arm.strategy.index.name}-{content_hash(*parts)[:12]}"
 
     def prepare(self, arm: Arm) -> IngestReport | None:

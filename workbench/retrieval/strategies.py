@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from workbench.inference.prices import Work
-from workbench.records import Hit
+from workbench.records import Hit, short_repr
 from workbench.retrieval.chunking import Chunker, WholeDocument
 from workbench.retrieval.filters import Filter
 from workbench.retrieval.indexing import Exact, FullTextIndex, VectorIndex
@@ -53,13 +53,15 @@ class Strategy(Protocol):
         """Count what one search costs in a table in which the tenant has ``rows`` rows."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class FullText:
     """BM25 over the words of the question."""
 
+    __repr__ = short_repr
+
     where: Filter | None = None
-    uses_vectors: bool = field(default=False, init=False, repr=False)
-    index: VectorIndex = field(default=Exact(), init=False, repr=False)
+    uses_vectors: bool = field(default=False, init=False)
+    index: VectorIndex = field(default=Exact(), init=False)
 
     def search(self, handle: TenantHandle, question: Question, k: int) -> list[Hit]:
         """Best ``k`` documents by BM25; an empty question finds nothing."""
@@ -74,16 +76,18 @@ class FullText:
         return [Work("full_text", rows)]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Vector:
     """Cosine similarity of embeddings, by exact scan or an approximate index."""
+
+    __repr__ = short_repr
 
     index: VectorIndex = Exact()
     where: Filter | None = None
     nprobes: int | None = None
     refine_factor: int | None = None
     ef: int | None = None
-    uses_vectors: bool = field(default=True, init=False, repr=False)
+    uses_vectors: bool = field(default=True, init=False)
 
     def search(self, handle: TenantHandle, question: Question, k: int) -> list[Hit]:
         """Best ``k`` documents by cosine similarity of their nearest chunk."""
@@ -109,9 +113,11 @@ class Vector:
         return [Work("embed_query"), Work(f"vector_{self.index.name}", rows)]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class RRF:
     """Reciprocal rank fusion (Cormack, Clarke, Büttcher 2009): sum of 1 / (k + rank)."""
+
+    __repr__ = short_repr
 
     k: int = 60
 
@@ -128,9 +134,11 @@ class RRF:
         return ordered(Hit(doc_id, score) for doc_id, score in scores.items())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Weighted:
     """Weighted sum of scores scaled to [0, 1] within each list (Bruch et al. 2023); weight of the vector leg."""
+
+    __repr__ = short_repr
 
     weight: float = 0.5
 
@@ -143,15 +151,17 @@ class Weighted:
         return ordered(Hit(doc_id, score) for doc_id, score in scores.items())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Hybrid:
     """Full text and vectors, each searched to ``depth`` and fused."""
+
+    __repr__ = short_repr
 
     vector: Vector = Vector()
     fusion: RRF | Weighted = RRF()
     depth: int = 100
     where: Filter | None = None
-    uses_vectors: bool = field(default=True, init=False, repr=False)
+    uses_vectors: bool = field(default=True, init=False)
 
     @property
     def index(self) -> VectorIndex:
@@ -178,9 +188,11 @@ class Hybrid:
         return [*FullText().work(rows), *self.vector.work(rows), Work("fuse")]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Arm:
     """One candidate of the comparison; printing it gives what builds it again."""
+
+    __repr__ = short_repr
 
     name: str
     strategy: Strategy
