@@ -1,0 +1,42 @@
+"""Text that nobody vouches for (documents, questions, answers, names of arms), made safe to show.
+
+What cannot be seen is shown: control characters appear as their pictures, characters that turn the writing
+direction as their code, so that no text can look like something else or break an HTML or XML parser.
+"""
+
+import html
+import re
+
+_PICTURES = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"} | {0x7F: 0x2421}
+_BIDI = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_UNUSABLE = re.compile("[\x80-\x9f\ud800-\udfff\ufffe\uffff]")
+_NEWLINES = re.compile("\r\n?|\u2028|\u2029")
+
+
+def visible(text: str, limit: int | None = None) -> str:
+    r"""Text with every invisible or unusable character made visible; at most ``limit`` characters of it.
+
+    Newlines become ``\n``; other control characters become their Unicode pictures, direction marks their
+    code, lone surrogates and non-characters U+FFFD. What was cut off is counted.
+
+    >>> visible("red\x1b[31m\u202egnp")
+    'red␛[31m[U+202E]gnp'
+    >>> visible("abcdef", 4)
+    'abcd… (+2 characters)'
+    """
+    rest = 0 if limit is None else len(text) - limit
+    if rest > 0:
+        text = text[:limit]
+    text = _NEWLINES.sub("\n", text).translate(_PICTURES)
+    text = _BIDI.sub(lambda found: f"[U+{ord(found[0]):04X}]", text)
+    text = _UNUSABLE.sub("\ufffd", text)
+    return f"{text}… (+{rest:,} characters)" if rest > 0 else text
+
+
+def escape(text: str, limit: int | None = None) -> str:
+    """`visible` text for HTML, in an element or a quoted attribute.
+
+    >>> escape('<b title="x">')
+    '&lt;b title=&quot;x&quot;&gt;'
+    """
+    return html.escape(visible(text, limit), quote=True)

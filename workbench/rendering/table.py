@@ -1,0 +1,220 @@
+"""Tables of plain values as accessible HTML and as text: the one way in which the package shows rows."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Self
+
+from workbench.rendering.escape import escape, visible
+from workbench.rendering.status import signed, tone
+
+Kind = Literal["text", "number", "usd", "ms", "interval", "count", "share", "status"]
+NONE = "\u2013"
+_MINUS = "\u2212"
+_NAME_LIMIT, _CAPTION_LIMIT = 120, 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """An estimate with its bounds; a missing bound leaves the estimate alone."""
+
+    estimate: float
+    low: float | None
+    high: float | None
+
+
+Value = str | int | float | bool | Interval | None
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """Name and kind of a column; ``digits`` after the point (default: by the column's values).
+
+    ``usd`` and ``ms`` carry their unit, ``share`` in [0, 1] is shown in per cent, ``signed`` writes a plus;
+    text is cut at ``limit`` characters.
+    """
+
+    name: str
+    kind: Kind = "text"
+    digits: int | None = field(default=None, kw_only=True)
+    signed: bool = field(default=False, kw_only=True)
+    limit: int = field(default=400, kw_only=True)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Table:
+    """Named columns and rows of plain values, with a caption; row ``mark`` stands out.
+
+    >>> print(Table((Column("arm"), Column("nDCG", "interval")), (("bm25", Interval(0.612, 0.58, 0.641)),)))
+    arm   nDCG
+    bm25  0.612 [0.580, 0.641]
+
+    Raises
+    ------
+    ValueError
+        If a row has not as many cells as there are columns.
+    """
+
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Value, ...], ...]
+    caption: str = ""
+    mark: int | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        for position, row in enumerate(self.rows):
+            if len(row) != len(self.columns):
+                raise ValueError(
+                    f"table {self.caption!r} has {len(self.columns)} columns, row {position} has {len(row)} "
+                    "cells; give every row one cell a column (None for nothing)"
+                )
+
+    @classmethod
+    def of(cls, names: Sequence[str], rows: Iterable[Sequence[Value]], caption: str = "") -> Self:
+        """Table whose kinds are read from its values and, for dollars and milliseconds, from the names."""
+        cells = tuple(tuple(row) for row in rows)
+        columns = tuple(Column(n, _kind(n, [row[i] for row in cells])) for i, n in enumerate(names))
+        return cls(columns, cells, caption)
+
+    def cells(self) -> list[list[str]]:
+        """Every cell as the text that is shown, neither escaped nor cleaned of newlines."""
+        shown = [_shown(column, [r[i] for r in self.rows]) for i, column in enumerate(self.columns)]
+        return [list(row) for row in zip(*shown, strict=True)]
+
+    def to_html(self) -> str:
+        """Write static HTML: caption, headers with scope, numbers to the right; everything escaped."""
+        caption = f"<caption>{escape(self.caption, _CAPTION_LIMIT)}</caption>" if self.caption else ""
+        head = "".join(f'<th scope="col"{_align(c)}>{escape(c.name, _NAME_LIMIT)}</th>' for c in self.columns)
+        rows = "".join(self._row(position, texts) for position, texts in enumerate(self.cells()))
+        return (
+            f'<table class="wb-table">{caption}\n<thead><tr>{head}</tr></thead>\n'
+            f"<tbody>\n{rows}</tbody></table>"
+        )
+
+    def _row(self, position: int, texts: Sequence[str]) -> str:
+        head = f'<th scope="row"{_align(self.columns[0])}>{escape(texts[0])}</th>'
+        marked = ' class="wb-marked"' if position == self.mark else ""
+        return f"<tr{marked}>{head}{''.join(map(_cell, self.columns[1:], texts[1:]))}</tr>\n"
+
+    def to_text(self) -> str:
+        """Aligned plain text, caption first."""
+        lines = [[visible(c.name, _NAME_LIMIT) for c in self.columns]]
+        lines += [[visible(text).replace("\n", " ") for text in row] for row in self.cells()]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(self.columns))]
+        right = [_right(c) for c in self.columns]
+        text = [
+            "  ".join(
+                t.rjust(w) if r else t.ljust(w) for t, w, r in zip(line, widths, right, strict=True)
+            ).rstrip()
+            for line in lines
+        ]
+        return "\n".join(([visible(self.caption, _CAPTION_LIMIT)] if self.caption else []) + text)
+
+    def _repr_html_(self) -> str:
+        return self.to_html()
+
+    def __repr__(self) -> str:
+        return self.to_text()
+
+
+def _kind(name: str, values: Sequence[Value]) -> Kind:
+    known = [v for v in values if v is not None]
+    if known and all(isinstance(v, Interval) for v in known):
+        return "interval"
+    if not known or any(isinstance(v, bool | str | Interval) for v in known):
+        return "text"
+    words = name.lower().replace("_", " ").split()
+    if "usd" in words:
+        return "usd"
+    if "ms" in words:
+        return "ms"
+    return "count" if all(isinstance(v, int) for v in known) else "number"
+
+
+def _right(column: Column) -> bool:
+    return column.kind not in ("text", "interval", "status")
+
+
+def _align(column: Column) -> str:
+    # inline, because JupyterLab and GitHub show tables without our style sheet
+    return f' style="text-align:{"right" if _right(column) else "left"}"'
+
+
+def _cell(column: Column, text: str) -> str:
+    inner = escape(text)
+    if column.kind == "status":
+        inner = f'<span class="wb-status wb-{tone(text)}">{escape(signed(text))}</span>'
+    numeric = "" if column.kind in ("text", "status") else ' class="wb-number"'
+    return f'<td data-label="{escape(column.name, _NAME_LIMIT)}"{numeric}{_align(column)}>{inner}</td>'
+
+
+def _shown(column: Column, values: Sequence[Value]) -> list[str]:
+    digits = _digits(column, values) if column.digits is None else column.digits
+    return [_text(column, value, digits) for value in values]
+
+
+def _text(column: Column, value: Value, digits: int) -> str:
+    if value is None:
+        return NONE
+    if isinstance(value, str):
+        return visible(value, column.limit)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Interval):
+        middle = number(value.estimate, digits, signed=column.signed)
+        if value.low is None or value.high is None:
+            return middle
+        low, high = (number(v, digits, signed=column.signed) for v in (value.low, value.high))
+        return f"{middle} [{low}, {high}]"
+    if column.kind == "usd":
+        return number(value, digits, signed=column.signed, unit="$")
+    if column.kind == "share":
+        return number(100 * value, digits, signed=column.signed) + "%"
+    if column.kind == "text":
+        return str(value)
+    return number(value, digits, signed=column.signed) + (" ms" if column.kind == "ms" else "")
+
+
+def number(value: float, digits: int, *, signed: bool = False, unit: str = "") -> str:
+    r"""Write a number with thousands separated and a true minus sign (U+2212); zero has no sign.
+
+    >>> number(1234.5, 1), number(0.02, 3, signed=True), number(-0.001, 2), number(3, 2, unit="$")
+    ('1,234.5', '+0.020', '0.00', '$3.00')
+    >>> number(-0.5, 1) == "\u22120.5"
+    True
+    """
+    if math.isnan(value):
+        return "not a number"
+    if math.isinf(value):
+        return ("" if value > 0 else _MINUS) + "∞"
+    text = f"{abs(value):,.{digits}f}"
+    if not text.strip("0.,"):
+        return unit + text
+    return (_MINUS if value < 0 else "+" if signed else "") + unit + text
+
+
+def usd_digits(values: Iterable[float]) -> int:
+    """Digits after the point that leave two significant ones to the smallest amount, 2 to 9.
+
+    >>> usd_digits([0.0, 12.5]), usd_digits([0.0004, 3.0])
+    (2, 5)
+    """
+    smallest = min((abs(v) for v in values if v), default=1.0)
+    return min(9, max(2, 1 - math.floor(math.log10(smallest))))
+
+
+def _digits(column: Column, values: Sequence[Value]) -> int:
+    numbers = [
+        v.estimate if isinstance(v, Interval) else v for v in values if isinstance(v, int | float | Interval)
+    ]
+    largest = max((abs(v) for v in numbers if math.isfinite(v)), default=0.0)
+    if column.kind == "usd":
+        return usd_digits(v for v in numbers if math.isfinite(v))
+    if column.kind == "share":
+        return 0 if all(float(v).is_integer() or abs(100 * v - round(100 * v)) < 0.05 for v in numbers) else 1
+    if column.kind == "ms":
+        return 0 if largest >= 10 else 2
+    if column.kind == "count":
+        return 0
+    if largest >= 100:
+        return 0 if all(float(v).is_integer() for v in numbers if math.isfinite(v)) else 1
+    return 3

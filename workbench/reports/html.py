@@ -1,0 +1,166 @@
+"""One self-contained HTML file from the stored results of a run: verdict first, evidence after it."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from workbench.evaluation.summary import ItemCase
+from workbench.rendering.escape import visible
+from workbench.rendering.status import signed, tone
+from workbench.rendering.table import Column, Table, number
+from workbench.reports.figures import Figure, forest, frontier, slices
+from workbench.reports.notebook import appendix, slowest_cells
+from workbench.reports.results import Results, load_results
+from workbench.reports.views import (
+    VERDICTS,
+    decision_table,
+    gate_table,
+    key_facts,
+    pairs_table,
+    rule_pairs,
+    section_table,
+)  # fmt: skip
+
+CASES_SHOWN = 50
+SLICE_ARMS = 7
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write ``report.html`` into a run folder, from what is stored there and nothing else.
+
+    The page loads nothing and runs nothing, and a content security policy says so to the browser as well. The
+    same folder gives the same bytes.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    RunError
+        If there is no such folder. A run that failed has a report too: it says so first.
+    """
+    path = run_dir / "report.html"
+    text = _environment().get_template("report.html.j2").render(_context(load_results(run_dir)))
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@cache
+def _environment() -> Environment:
+    loader = PackageLoader("workbench.reports")
+    env = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    env.filters |= {
+        "text": _text,
+        "signed": signed,
+        "tone": tone,
+        "number": _number,
+        "table": _table,
+        "figure": _figure,
+    }
+    env.globals["css"] = Markup(loader.get_source(env, "report.css")[0])
+    return env
+
+
+def _text(value: object, limit: int = 2000) -> str:
+    return visible(str(value), limit)
+
+
+def _number(value: float) -> str:
+    return number(value, 3)
+
+
+def _figure(figure: Figure) -> Markup:
+    return Markup(figure.to_html())
+
+
+def _table(table: Table, kind: str = "", label: str = "") -> Markup:
+    """Put a table into a box that scrolls on its own, so that the page never does; ``kind`` is its class."""
+    return Markup('<div class="wb-scroll {}" role="region" aria-label="{}" tabindex="0">{}</div>').format(
+        kind,
+        visible(label or table.caption or "table"),
+        Markup(table.to_html()),
+    )
+
+
+def _context(results: Results) -> dict[str, Any]:
+    decision, summary, notebook = results.decision, results.summary, results.notebook
+    claims = decision.claims if decision else ()
+    return {
+        "results": results,
+        "verdict": VERDICTS[decision.verdict] if decision else "No decision",
+        "facts": key_facts(decision) if decision else [],
+        "gate_table": gate_table(results.gate) if results.gate and results.gate.claims else None,
+        "decision_table": decision_table(decision) if claims and decision else None,
+        "notes": [(c.arm, c.note) for c in claims if c.note],
+        "needed": [(c.arm, c.items_needed) for c in claims if c.items_needed],
+        "figures": _figures(results),
+        "case_groups": _case_groups(results),
+        "sections": [(s, section_table(s)) for s in summary.sections] if summary else [],
+        "settings": _settings(results),
+        "slowest": slowest_cells(notebook) if notebook else Table((Column("cell"),), ()),
+        "appendix": Markup(appendix(notebook)) if notebook else "",
+    }
+
+
+def _figures(results: Results) -> dict[str, Figure | None]:
+    decision, summary = results.decision, results.summary
+    order = decision.arms if decision else ()
+    rows = summary.slices if summary else ()
+    chosen = {decision.arm, decision.rule.reference} if decision else set()
+    in_slices = sorted(dict.fromkeys(r.arm for r in rows), key=lambda arm: arm not in chosen)[:SLICE_ARMS]
+    metric = summary.metric if summary else ""
+    return {
+        "forest": forest(decision.claims, decision.rule) if decision and decision.claims else None,
+        "frontier": frontier(summary.frontier, metric, arms=order) if summary and summary.frontier else None,
+        "slices": slices([r for r in rows if r.arm in in_slices], metric, arms=order) if rows else None,
+    }
+
+
+def _case_groups(results: Results) -> list[tuple[str, str, str, tuple[ItemCase, ...], int]]:
+    if results.summary is None:
+        return []
+    groups = (
+        (
+            "changed",
+            "Items that changed",
+            "Questions whose result is not the accepted one.",
+            results.summary.changed,
+        ),
+        (
+            "regressions",
+            "Worst regressions",
+            "Questions on which an arm lost most.",
+            results.summary.regressions,
+        ),
+    )
+    return [
+        (key, title, note, cases[:CASES_SHOWN], len(cases)) for key, title, note, cases in groups if cases
+    ]
+
+
+def _settings(results: Results) -> list[Table]:
+    decision, run = results.decision, results.run
+    parameters = run.get("parameters") or {}
+    plain = {
+        k: v
+        for k, v in run.items()
+        if k not in ("parameters", "fingerprint", "error") and v not in (None, "")
+    }
+    tables = [pairs_table({"folder": results.folder} | plain, "Run")]
+    if parameters:
+        tables.append(pairs_table(parameters, "Parameters of the run"))
+    if decision:
+        tables += [
+            pairs_table(rule_pairs(decision), "Rule"),
+            pairs_table({"arm": decision.arm} | decision.parameters, "Decided arm"),
+            pairs_table(decision.fingerprint.inputs, "Inputs (a change makes the decision stale)"),
+            pairs_table(decision.fingerprint.provenance, "Provenance (shown, never decides)"),
+        ]
+    return [table for table in tables if table.rows]

@@ -1,0 +1,127 @@
+"""Plain lines: how a measure grows with a size."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from workbench.rendering.table import Table
+from workbench.reports.figure import (
+    COLOURS,
+    INK,
+    NARROW,
+    SMALL,
+    WIDE,
+    Canvas,
+    Figure,
+    arm_style,
+    build,
+    fitted,
+    text_width,
+)
+from workbench.reports.placement import spread
+from workbench.reports.scales import log_ticks, padded, pixel, plain, ticks
+
+
+def lines(
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    x: str,
+    y: str,
+    *,
+    log_x: bool = False,
+    log_y: bool = False,
+    limit: float | None = None,
+) -> Figure:
+    """Lines through (x, y) points, named at their ends; ``limit`` draws the value that y should stay under.
+
+    Raises
+    ------
+    ValueError
+        If an axis is logarithmic and a value on it is not above zero.
+    """
+    points = [point for line in series.values() for point in line]
+    for log, name, axis in ((log_x, x, 0), (log_y, y, 1)):
+        low = min((p[axis] for p in points), default=1.0)
+        if log and low <= 0:
+            raise ValueError(f"{name} has the value {low} on a logarithmic axis; draw it on a linear one")
+    data = Table.of(
+        ("line", x, y), [(name, *point) for name, line in series.items() for point in line], f"{y} by {x}"
+    )
+    over = [n for n, line in series.items() if limit is not None and any(v > limit for _, v in line)]
+    alt = f"Line chart of {y} against {x}, {len(series)} lines: " + "; ".join(
+        f"{name} from {line[0][1]:,.6g} at {line[0][0]:,.6g} to {line[-1][1]:,.6g} at {line[-1][0]:,.6g}"
+        for name, line in series.items()
+        if line
+    )
+    alt += "." if limit is None else f". Over the limit of {limit:,g}: {', '.join(over) or 'none'}."
+    caption = f"{y} against {x}" + (f"; dashed: the limit of {limit:,g}." if limit is not None else ".")
+    draw = partial(_draw_lines, series, x, y, log_x, log_y, limit)
+    return build(draw, kind="lines", alt=alt, caption=caption, data=data)
+
+
+def _draw_lines(
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    x: str,
+    y: str,
+    log_x: bool,
+    log_y: bool,
+    limit: float | None,
+    narrow: bool,
+) -> Canvas:
+    key_height = 22 * len(series) if narrow else 0
+    names = 0.0 if narrow else min(260.0, 24 + max((text_width(n) for n in series), default=0.0))
+    left, top, height = 52, 30 + key_height, 240 if narrow else 320
+    canvas = Canvas(NARROW if narrow else WIDE, top + height + 46)
+    axes = canvas.axes(left, top, canvas.width - left - 14 - names, height)
+    points = [p for line in series.values() for p in line] or [(1.0, 1.0)]
+    _scale(axes, "x", [p[0] for p in points], log=log_x, narrow=narrow)
+    _scale(axes, "y", [p[1] for p in points] + ([] if limit is None else [limit]), log=log_y, narrow=False)
+    axes.grid(axis="y", color=INK, alpha=0.1, linewidth=0.8)
+    canvas.text(0, 10 + key_height, fitted(y, 300, SMALL), size=SMALL, alpha=0.75)
+    canvas.text(
+        canvas.width - 14 - names,
+        canvas.height - 8,
+        fitted(x, 300, SMALL),
+        size=SMALL,
+        alpha=0.75,
+        ha="right",
+    )
+    if limit is not None:
+        axes.axhline(limit, color=COLOURS[1], linewidth=1.4, linestyle=(0, (5, 3)))
+        # at the left, just above its line: line ends and their names are on the right
+        canvas.text(
+            left + 4, pixel(canvas, axes, axes.get_xlim()[0], limit)[1] - 9, f"limit {limit:,g}", size=SMALL
+        )
+    drawn = [(name, sorted(line)) for name, line in series.items() if line]
+    ends = [pixel(canvas, axes, *line[-1])[1] for _, line in drawn]
+    at = spread(ends, gap=19, low=top, high=top + height)
+    for i, ((name, line), y_end, y_name) in enumerate(zip(drawn, ends, at, strict=True)):
+        colour, marker = arm_style(i)
+        axes.plot(
+            *zip(*line, strict=True),
+            color=colour,
+            marker=marker,
+            markersize=6.5,
+            linewidth=1.8,
+            clip_on=False,
+        )
+        if narrow:
+            canvas.mark(6, 10 + 22 * i, marker, color=colour, markersize=7.5)
+            canvas.text(20, 10 + 22 * i, fitted(name, NARROW - 24))
+            continue
+        x_end = pixel(canvas, axes, *line[-1])[0]
+        canvas.rule([x_end + 7, canvas.width - names - 4], [y_end, y_name], alpha=0.35, linewidth=0.8)
+        canvas.text(canvas.width - names, y_name, fitted(name, names))
+    return canvas
+
+
+def _scale(axes: Any, name: str, values: Sequence[float], *, log: bool, narrow: bool) -> None:
+    axis = getattr(axes, f"{name}axis")
+    if log:
+        low, high = min(values) / 1.25, max(values) * 1.25
+        getattr(axes, f"set_{name}scale")("log")
+        getattr(axes, f"set_{name}lim")(low, high)
+        log_ticks(axis, low, high, plain, narrow=narrow)
+        return
+    low, high = padded(min(0.0, *values), max(values))
+    getattr(axes, f"set_{name}lim")(low, high)
+    ticks(axis, low, high, 3 if narrow else 6)

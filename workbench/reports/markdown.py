@@ -1,0 +1,113 @@
+"""The report in brief, as Markdown for a build's summary page and for a comment."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from workbench.evaluation.summary import ItemCase, Summary
+from workbench.rendering.escape import visible
+from workbench.rendering.status import signed
+from workbench.rendering.table import Table
+from workbench.reports.results import Results, load_results
+from workbench.reports.views import VERDICTS, decision_table, gate_table, section_table
+
+# GitHub refuses a step summary above 1 MiB as a whole, so we stop well below
+BYTES_LIMIT = 900_000
+_ROWS = 60
+_CASES = 20
+# a character reference is text wherever it stands: no markup, table cell, mention or formula begins with one
+_MARKUP = re.compile(r"[\\`*_\[\]<>#|~$@&]|://|www\.(?=\w)|^[-+=](?=[-+=\s]|$)|^\d{1,9}[.)](?=\s)")
+
+
+def markdown_summary(run_dir: Path) -> str:
+    """Verdict, gate, decision table and worst regressions of a run as GitHub Markdown, most important first.
+
+    Whole parts are left out at the end, and counted, where the text would pass 900,000 bytes.
+
+    Raises
+    ------
+    RunError
+        If there is no such folder.
+    """
+    parts = list(_parts(load_results(run_dir)))
+    out, size = [], 0
+    for position, part in enumerate(parts):
+        size += len(part.encode()) + 2
+        if size > BYTES_LIMIT:
+            out.append(
+                f"_{len(parts) - position} further parts are left out here; the HTML report has them._"
+            )
+            break
+        out.append(part)
+    return "\n\n".join(out) + "\n"
+
+
+def markdown_text(text: str, limit: int = 1000) -> str:
+    r"""Text that Markdown and HTML show as it is, on one line.
+
+    >>> markdown_text("a|b *c*")
+    'a&#124;b &#42;c&#42;'
+    """
+    line = " ".join(visible(text, limit).split())
+    return _MARKUP.sub(lambda found: "".join(f"&#{ord(c)};" for c in found[0]), line)
+
+
+def _parts(results: Results) -> Iterator[str]:
+    decision, gate, summary = results.decision, results.gate, results.summary
+    state = gate.status if gate else results.status
+    yield f"### {signed(markdown_text(state, 40))}: {markdown_text(results.title, 200)}"
+    for kind, sentences in (("CAUTION", results.problems), ("WARNING", results.cautions)):
+        if sentences:
+            yield f"> [!{kind}]\n> " + "<br>\n> ".join(markdown_text(s, 2000) for s in sentences)
+    label = f"{VERDICTS[decision.verdict]}. " if decision else ""
+    yield f"**{label}{markdown_text(results.sentence)}**"
+    if gate:
+        yield f"Gate: **{signed(markdown_text(gate.status, 40))}** {markdown_text(gate.sentence)}"
+        if gate.claims:
+            yield _table(gate_table(gate))
+    if decision and decision.claims:
+        yield _table(decision_table(decision))
+    if summary:
+        yield from _summary_parts(summary)
+
+
+def _summary_parts(summary: Summary) -> Iterator[str]:
+    if summary.cost_note:
+        yield markdown_text(summary.cost_note)
+    if summary.would_change:
+        sentences = "\n".join(f"- {markdown_text(s)}" for s in summary.would_change)
+        yield f"#### What would change the decision\n\n{sentences}"
+    for title, cases in (("Items that changed", summary.changed), ("Worst regressions", summary.regressions)):
+        if cases:
+            yield _cases(title, cases)
+    for section in summary.sections:
+        heading = markdown_text(section.title, 200)
+        note = f"{markdown_text(section.note)}\n\n" if section.note else ""
+        yield f"<details><summary>{heading}</summary>\n\n{note}{_table(section_table(section))}\n\n</details>"
+
+
+def _table(table: Table) -> str:
+    cells = [[markdown_text(c.name) for c in table.columns]]
+    ends = ["---" if c.kind in ("text", "interval", "status") else "---:" for c in table.columns]
+    for texts in table.cells()[:_ROWS]:
+        shown = [signed(t) if c.kind == "status" else t for c, t in zip(table.columns, texts, strict=True)]
+        cells.append([markdown_text(t, 400) for t in shown])
+    rest = len(table.rows) - _ROWS
+    lines = [f"| {' | '.join(row)} |" for row in (cells[0], ends, *cells[1:])]
+    caption = f"{markdown_text(table.caption)}\n\n" if table.caption else ""
+    return caption + "\n".join(lines) + (f"\n\n_{rest:,} more rows._" if rest > 0 else "")
+
+
+def _cases(title: str, cases: tuple[ItemCase, ...]) -> str:
+    rows = [f"<details><summary>{title}: {len(cases):,}</summary>\n"]
+    for case in cases[:_CASES]:
+        rows.append(
+            f"- {markdown_text(case.question, 300)} (`{re.sub('[^A-Za-z0-9._:-]', '?', case.item_id)[:80]}`)"
+        )
+        rows.append(f"  - expected: {markdown_text(', '.join(case.expected), 300)}")
+        for arm, hits in case.returned.items():
+            value = case.values.get(arm)
+            score = "failed" if value is None else f"{value:.3f}"
+            rows.append(f"  - {markdown_text(arm, 100)} {score}: {markdown_text(', '.join(hits[:5]), 300)}")
+    rest = len(cases) - _CASES
+    return "\n".join(rows) + (f"\n\n_{rest:,} more._" if rest > 0 else "") + "\n\n</details>"
