@@ -42,7 +42,7 @@ class Figure:
         if narrow:
             drawings += f'<div class="wb-narrow">{self.svg_narrow}</div>'
         return (
-            f'<figure class="wb-figure">{drawings}\n<figcaption>{escape(self.caption, 1000)}</figcaption>\n'
+            f'<figure class="wb-figure">{drawings}\n<figcaption>{escape(self.caption)}</figcaption>\n'
             f'<details class="wb-data"><summary>Numbers of this figure</summary>'
             f'<div class="wb-scroll" tabindex="0">{self.data.to_html()}</div></details></figure>'
         )
@@ -77,14 +77,16 @@ class Canvas:
         return axes
 
     def text(self, x: float, y: float, text: str, **style: Any) -> None:
-        """Text at a pixel, cut where it is wider than the canvas; ``va`` is centred on ``y`` unless said otherwise."""
+        """Write text centred on ``y`` unless ``va`` says otherwise, cut where the canvas is narrower."""
         given: dict[str, Any] = {
             "size": SIZE,
             "color": INK,
             "va": "center_baseline",
             "parse_math": False,
         } | style
-        self.drawing.text(x / self.width, 1 - y / self.height, fitted(text, self.width, given["size"]), **given)
+        self.drawing.text(
+            x / self.width, 1 - y / self.height, fitted(text, self.width, given["size"]), **given
+        )
 
     def mark(self, x: float, y: float, marker: str, **style: Any) -> None:
         """One marker at a pixel, on top of everything."""
@@ -126,9 +128,9 @@ def fitted(text: str, width: float, size: float = SIZE) -> str:
 
 def build(draw: Callable[[bool], Canvas], *, kind: str, alt: str, caption: str, data: Table) -> Figure:
     """Figure of a function that draws it wide (``draw(False)``) and narrow (``draw(True)``)."""
-    key = content_hash(kind, alt, caption, data.to_text())[:10]
-    svg = partial(_svg, alt=visible(alt, 1200), key=key)
-    return Figure(svg(draw(False), letter="w"), svg(draw(True), letter="n"), visible(alt, 1200), caption, data)
+    alt, caption = visible(alt, 1200), visible(caption, 1000)
+    svg = partial(_svg, alt=alt, key=content_hash(kind, alt, caption, data.to_text())[:10])
+    return Figure(svg(draw(False), letter="w"), svg(draw(True), letter="n"), alt, caption, data)
 
 
 def _svg(canvas: Canvas, *, alt: str, key: str, letter: str) -> str:
@@ -147,7 +149,9 @@ def _svg(canvas: Canvas, *, alt: str, key: str, letter: str) -> str:
         "aria-label": alt, "style": "max-width: 100%; height: auto; stroke-linejoin: round",
     })  # fmt: skip
     ET.SubElement(root, "title").text = alt
-    root.extend(_cleaned(child, used, f"wb{key}{letter}-") for child in source if _local(child.tag) in ("defs", "g"))
+    root.extend(
+        _cleaned(child, used, f"wb{key}{letter}-") for child in source if _local(child.tag) in ("defs", "g")
+    )
     return ET.tostring(root, encoding="unicode")
 
 
@@ -174,10 +178,13 @@ def _cleaned(element: ET.Element, used: set[str], prefix: str) -> ET.Element:
 
 def _page_style(style: str, element: ET.Element) -> str:
     # matplotlib names its own font; the page's is inherited instead, only size and weight are kept
-    font = re.search(r"font: (?:(\d+) )?([\d.]+)px [^;]*(?:; )?", style)
-    if font:
-        element.set("font-size", font[2])
-        if font[1]:
-            element.set("font-weight", font[1])
-        style = style.replace(font[0], "")
-    return style.replace(INK, "currentColor")
+    kept = []
+    for declaration in style.split("; "):
+        if declaration.startswith("font"):
+            if size := re.search(r"([\d.]+)px", declaration):
+                element.set("font-size", size[1])
+            if re.search(r"\b(?:bold|[6-9]00)\b", declaration):
+                element.set("font-weight", "600")
+        else:
+            kept.append(declaration)
+    return "; ".join(kept).replace(INK, "currentColor")

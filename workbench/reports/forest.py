@@ -65,10 +65,10 @@ def forest(claims: Sequence[Claim], rule: Rule) -> Figure:
 
 def _draw_forest(claims: Sequence[Claim], rule: Rule, narrow: bool) -> Canvas:
     row, top = (48, 30) if narrow else (32, 30)
-    canvas = Canvas(NARROW if narrow else WIDE, top + row * len(claims) + 52)
+    canvas = Canvas(NARROW if narrow else WIDE, top + row * max(1, len(claims)) + 52)
     names = min(330.0, 12 + max([text_width(c.arm) for c in claims], default=0.0))
     left, right = (8.0, 8.0) if narrow else (names + 16, 320.0)
-    height = row * len(claims)
+    height = row * max(1, len(claims))
     axes = canvas.axes(left, top, canvas.width - left - right, height)
     ends = [0.0, -rule.margin]
     ends += [v for c in claims for v in (c.low, c.high, c.difference) if math.isfinite(v)]
@@ -116,7 +116,9 @@ def _forest_row(
     y = row * i + (34 if narrow else row / 2)
     marker, colour = ("o", INK) if reference else STATUS_MARKS[claim.status]
     if not reference:
-        axes.plot([claim.low, claim.high], [y, y], color=colour, linewidth=2.2, solid_capstyle="butt", clip_on=False)
+        axes.plot(
+            [claim.low, claim.high], [y, y], color=colour, linewidth=2.2, solid_capstyle="butt", clip_on=False
+        )
         for end in (claim.low, claim.high):
             axes.plot([end, end], [y - 4, y + 4], color=colour, linewidth=1.6, clip_on=False)
     face = "none" if claim.status in ("inconclusive", "stale") or reference else colour

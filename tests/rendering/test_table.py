@@ -1,0 +1,104 @@
+from html.parser import HTMLParser
+
+import pytest
+
+from workbench.rendering.table import Column, Interval, Table, number, usd_digits
+
+
+class Cells(HTMLParser):
+    """Tags, attributes and texts of a table as a browser reads them."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        if data.strip():
+            self.texts.append(data)
+
+
+ARMS = Table(
+    (
+        Column("arm"),
+        Column("nDCG@10", "interval"),
+        Column("cost", "usd"),
+        Column("p95", "ms"),
+        Column("n", "count"),
+    ),
+    (
+        ("bm25", Interval(0.612, 0.58, 0.641), 0.0004, 38.2, 1200),
+        ("vector", Interval(0.5, None, None), 1.5, None, 3),
+    ),
+    "Arms",
+)
+
+
+def test_each_kind_is_written_with_its_unit_and_common_digits() -> None:
+    assert ARMS.cells() == [
+        ["bm25", "0.612 [0.580, 0.641]", "$0.00040", "38 ms", "1,200"],
+        ["vector", "0.500", "$1.50000", "\u2013", "3"],
+    ]
+
+
+def test_html_has_caption_scoped_headers_and_numbers_on_the_right() -> None:
+    read = Cells(ARMS.to_html())
+    scopes = [attrs.get("scope") for tag, attrs in read.tags if tag == "th"]
+    assert scopes == ["col"] * 5 + ["row"] * 2
+    assert read.texts[0] == "Arms"
+    right = [
+        attrs["data-label"] for tag, attrs in read.tags if tag == "td" and "right" in (attrs["style"] or "")
+    ]
+    assert right == ["cost", "p95", "n"] * 2
+
+
+@pytest.mark.parametrize(
+    "hostile", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "\x00\u202e&amp;"]
+)
+def test_hostile_text_is_text_in_every_place(hostile: str) -> None:
+    table = Table((Column(hostile), Column("s", "status")), ((hostile, hostile),), hostile)
+    read = Cells(table.to_html())
+    assert {tag for tag, _ in read.tags} == {"table", "caption", "thead", "tbody", "tr", "th", "td", "span"}
+    assert not [name for _, attrs in read.tags for name in attrs if name.startswith("on")]
+
+
+def test_a_long_text_is_cut_and_counted() -> None:
+    cell = Table((Column("text", limit=5),), (("x" * 100_000,),)).cells()[0][0]
+    assert cell == "xxxxx… (+99,995 characters)"
+
+
+def test_text_form_is_aligned_and_is_the_repr() -> None:
+    lines = repr(ARMS).splitlines()
+    assert lines[0] == "Arms"
+    assert len({line.index("$") for line in lines[2:]}) == 1
+    assert ARMS._repr_html_() == ARMS.to_html()
+
+
+def test_a_ragged_row_is_refused_with_its_position() -> None:
+    with pytest.raises(ValueError, match="has 1 columns, row 1 has 2 cells"):
+        Table((Column("a"),), (("x",), ("y", "z")))
+
+
+def test_kinds_are_read_from_values_and_unit_words() -> None:
+    table = Table.of(
+        ("arm", "build_ms", "cost usd", "rows", "mixed"), (("a", 1.0, 0.5, 3, 1), ("b", 2.0, 1.5, 4, "x"))
+    )
+    assert [c.kind for c in table.columns] == ["text", "ms", "usd", "count", "text"]
+
+
+def test_minus_signs_are_true_ones_and_zero_has_no_sign() -> None:
+    assert number(-1.5, 1) == "\u22121.5"
+    assert number(-0.00001, 3, signed=True) == "0.000"
+    assert number(0.5, 1, signed=True, unit="$") == "+$0.5"
+    assert number(float("inf"), 2) == "∞"
+    assert usd_digits([]) == 2
+
+
+def test_an_empty_table_keeps_its_headers() -> None:
+    empty = Table((Column("arm"), Column("n", "count")), ())
+    assert empty.to_text() == "arm  n"
+    assert Cells(empty.to_html()).texts == ["arm", "n"]
