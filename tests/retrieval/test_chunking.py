@@ -10,7 +10,20 @@ from workbench.testing import WordTokenizer
 TOKENS = WordTokenizer()
 seeded = settings(derandomize=True, deadline=None)
 LINES = st.sampled_from(
-    ["word and more words", "Parameters", "----------", "# Heading", "```", "~~~", ">>> f(1)", "1", "", "  ", "x : int", "…"]
+    [
+        "word and more words",
+        "Parameters",
+        "----------",
+        "# Heading",
+        "```",
+        "~~~",
+        ">>> f(1)",
+        "1",
+        "",
+        "  ",
+        "x : int",
+        "…",
+    ]
 )
 TEXTS = st.one_of(st.text(max_size=300), st.lists(LINES, max_size=30).map("\n".join))
 DOCUMENTS = st.builds(Document, st.just("d"), TEXTS, st.text(max_size=20) | st.just("pandas.merge"))
@@ -138,7 +151,13 @@ def test_heading_stays_with_what_follows_it():
 
 
 @pytest.mark.parametrize(
-    "build", [lambda: FixedTokens(8, 4), lambda: FixedTokens(8, -1), lambda: FixedTokens(0, 0), lambda: ByStructure(0)]
+    "build",
+    [
+        lambda: FixedTokens(8, 4),
+        lambda: FixedTokens(8, -1),
+        lambda: FixedTokens(0, 0),
+        lambda: ByStructure(0),
+    ],
 )
 def test_sizes_that_cannot_work_are_refused(build):
     with pytest.raises(ConfigError):

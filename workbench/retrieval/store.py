@@ -148,14 +148,22 @@ class Store:
             deleted += self._delete(tenant_id, part, old)
         return deleted
 
-    def index(self, vector: VectorIndex = Exact(), *, full_text: FullText = FullText()) -> None:  # noqa: B008
+    def index(self, vector: VectorIndex | None = None, *, full_text: FullText | None = None) -> None:
         """Build the indices over all rows anew: tenant, type, date, words, and vectors unless `Exact`.
+
+        Parameters
+        ----------
+        vector : VectorIndex, optional
+            ``Exact()`` if not given.
+        full_text : FullText, optional
+            How text becomes terms; ``FullText()`` if not given.
 
         Raises
         ------
         StoreError
             If the table is empty, or too small for the vector index.
         """
+        vector, full_text = vector or Exact(), full_text or FullText()
         if not self._table.count_rows():
             raise StoreError("an empty table cannot be indexed: ingest documents first")
         with reported(f"index {self._uri} as {vector!r}, {full_text!r}"):

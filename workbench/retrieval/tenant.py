@@ -68,7 +68,7 @@ class TenantHandle:
     ) -> list[ChunkHit]:
         """Return the ``k`` chunks whose vectors are nearest by cosine.
 
-        Where the vector index finds fewer, all vectors of the tenant are compared: never too few, at times slow.
+        Where the index finds fewer, all vectors of the tenant are compared: never too few, at times slow.
 
         Parameters
         ----------
@@ -145,10 +145,8 @@ class TenantHandle:
     def documents(self, doc_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """Texts of the chunks of each document, in order; ids that are not the tenant's are left out."""
         rows = self._rows("doc_id", doc_ids, ["doc_id", "position", "text"]).sort("position")
-        out: dict[str, tuple[str, ...]] = {}
-        for doc_id, text in zip(rows["doc_id"], rows["text"], strict=True):
-            out[doc_id] = (*out.get(doc_id, ()), text)
-        return out
+        texts = rows.group_by("doc_id", maintain_order=True).agg("text")
+        return {doc_id: tuple(parts) for doc_id, parts in texts.iter_rows()}
 
     def document_hashes(self) -> dict[str, str | None]:
         """Content hash of each document that is wholly there; None where chunks are missing or old."""
@@ -201,10 +199,8 @@ class TenantHandle:
     def _text_query(self, words: str, limit: int, where: Filter | None) -> Any:
         from lancedb.query import MatchQuery
 
-        if (
-            not self._has_text_index
-        ):  # without one LanceDB would scan, with another tokenizer and other scores
-            self._has_text_index = self._has_index(TEXT_INDEX)
+        # Without its index LanceDB would scan, with another tokenizer and other scores.
+        self._has_text_index = self._has_text_index or self._has_index(TEXT_INDEX)
         if not self._has_text_index:
             raise StoreError(
                 "a full-text search needs its index and the table has none; call Store.index() first"
@@ -232,7 +228,7 @@ class TenantHandle:
                 return [
                     ChunkHit(chunk, doc, position, 0.0 - value) for value, chunk, doc, position in rows[:k]
                 ]
-            asked *= 2
+            asked *= 4
 
     def _rows(self, column: str, keys: Sequence[str], columns: list[str]) -> pl.DataFrame:
         from lancedb.expr import col
