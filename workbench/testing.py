@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 
 import numpy as np
@@ -41,14 +42,17 @@ class HashEmbedder:
 
     def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Sum of one fixed random direction for each word, of unit length."""
-        rows = [sum((self._direction(w) for w in self._words(t)), np.zeros(self.dimension)) for t in texts]
+        rows = [sum(_direction(word, self.seed, self.dimension) for word in _words(text)) for text in texts]
         sums = np.array(rows).reshape(len(texts), self.dimension)
         unit: npt.NDArray[np.float32] = (sums / np.linalg.norm(sums, axis=1, keepdims=True)).astype(np.float32)
         return unit
 
-    def _words(self, text: str) -> list[str]:
-        return re.findall(r"\w+", text.lower()) or ["", text]
 
-    def _direction(self, word: str) -> npt.NDArray[np.float64]:
-        digest = blake2b(f"{self.seed}:{word}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        return np.random.default_rng(int.from_bytes(digest, "big")).standard_normal(self.dimension)
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower()) or ["", text]
+
+
+@lru_cache(maxsize=10_000)
+def _direction(word: str, seed: int, dimension: int) -> npt.NDArray[np.float64]:
+    digest = blake2b(f"{seed}:{word}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return np.random.default_rng(int.from_bytes(digest, "big")).standard_normal(dimension)

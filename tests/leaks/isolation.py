@@ -13,7 +13,9 @@ from workbench.retrieval.tenant import ChunkHit, TenantHandle
 K = 10
 CLASSES = Equals("document_type", "class")
 # A tenant's condition below a leg: an index lookup, or a filter on the rows as they are read.
-TENANT_FILTER = re.compile(r"ScalarIndexQuery: query=\S*\[tenant_id = |(?:full_filter|FilterExec:).*tenant_id")
+TENANT_FILTER = re.compile(
+    r"ScalarIndexQuery: query=\S*\[tenant_id = |(?:full_filter|FilterExec:).*tenant_id"
+)
 
 
 class Leak(Exception):
@@ -56,7 +58,9 @@ def run(handle: TenantHandle, leg: Leg, query: np.ndarray, words: str) -> list[C
     return [by_id[c] for c in sorted(scores, key=lambda c: -scores[c])[:K]]
 
 
-def check_rows(handle: TenantHandle, leg: Leg, own: Sequence[ChunkRow], query: np.ndarray, words: str) -> None:
+def check_rows(
+    handle: TenantHandle, leg: Leg, own: Sequence[ChunkRow], query: np.ndarray, words: str
+) -> None:
     """Raise `Leak` unless the leg finds rows of the tenant only, and as many as there are, up to ten.
 
     Every row of the tenant must hold one of the words.
@@ -71,7 +75,8 @@ def check_rows(handle: TenantHandle, leg: Leg, own: Sequence[ChunkRow], query: n
 
 def check_plan(handle: TenantHandle, leg: Leg, query: np.ndarray, words: str) -> None:
     """Raise `Leak` unless LanceDB's plan has the tenant's condition below every part of the leg."""
-    plans = handle.plan(vector=query, words=words, where=leg.where)
+    asked = {"vector": {"vector": query}, "full_text": {"words": words}}
+    plans = {part: handle.plan(where=leg.where, **asked[part])[part] for part in leg.parts}
     for part in leg.parts:
         if not TENANT_FILTER.search(plans[part]):
             raise Leak(f"{leg.name}: no condition on the tenant below the {part} search:\n{plans[part]}")

@@ -22,13 +22,12 @@ WORDS = [
     "date",
     "string",
     "cast",
-    "fold",
-    "window",
-    "plan",
 ]
 
 
-def row(tenant_id: str, doc_id: str, text: str, vector: np.ndarray | None = None, **fields: object) -> ChunkRow:
+def row(
+    tenant_id: str, doc_id: str, text: str, vector: np.ndarray | None = None, **fields: object
+) -> ChunkRow:
     """One chunk that is a whole document, unless the fields say otherwise."""
     values: dict[str, object] = {
         "document_type": "method",
@@ -43,21 +42,35 @@ def row(tenant_id: str, doc_id: str, text: str, vector: np.ndarray | None = None
 
 
 def random_rows(tenant_id: str, n: int, seed: int = 0) -> list[ChunkRow]:
-    """Documents of random words, each with the word "common"; one in three is a class, dates run through 2024."""
+    """Random words, each text with "common"; one document in three is a class, dates run through 2024."""
     rng = np.random.default_rng(seed)
     texts = [" ".join(["common", *rng.choice(WORDS, 6)]) for _ in range(n)]
-    vectors = rng.standard_normal((n, EMBEDDER.dimension)).astype(np.float32)
+    vectors = _unit(rng.standard_normal((n, EMBEDDER.dimension)))
     return [
         row(
             tenant_id,
             f"doc{i}",
             text,
-            vector / np.linalg.norm(vector),
+            vector,
             document_type="class" if i % 3 == 0 else "method",
             date=date(2024, 1 + i % 12, 1),
         )
         for i, (text, vector) in enumerate(zip(texts, vectors, strict=True))
     ]
+
+
+def natural_rows(tenant_id: str, n: int, seed: int = 0) -> list[ChunkRow]:
+    """Lengths and word frequencies vary as those of real text do, so that few scores are equal."""
+    rng = np.random.default_rng(seed)
+    texts = [
+        " ".join(f"w{w}" for w in rng.zipf(1.3, length) if w < 500) for length in rng.integers(20, 400, n)
+    ]
+    vectors = rng.standard_normal((n, EMBEDDER.dimension))
+    return [row(tenant_id, f"d{i}", texts[i], unit) for i, unit in enumerate(_unit(vectors))]
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
 
 
 def open_store(folder: object, rows: Sequence[ChunkRow] = ()) -> Store:

@@ -186,7 +186,7 @@ def _fit(span: Span, levels: Sequence[Sequence[int]], tokens: Sequence[int], roo
         yield span
         return
     starts = levels[0]
-    inner = {s for s in starts[bisect_left(starts, span[0]) : bisect_left(starts, span[1])]}
+    inner = starts[bisect_left(starts, span[0]) : bisect_left(starts, span[1])]
     for part in pairwise(sorted({*span, *inner})):
         yield from _fit(part, levels[1:], tokens, room)
 

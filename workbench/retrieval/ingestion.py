@@ -78,25 +78,38 @@ def ingest(
     recipe = _Recipe(chunker, tokenizer, embedder, vectors)
     plan = _plan(store, documents, recipe, prune)
     chunks = embedded = 0
-    for i in range(0, len(plan.todo), batch):
-        part = plan.todo[i : i + batch]
+    for i in range(0, len(plan.jobs), batch):
+        part = plan.jobs[i : i + batch]
         rows, fresh = recipe.rows(part)
         chunks, embedded = chunks + store.upsert(rows), embedded + fresh
-        for tenant_id, group in _grouped(d for d in part if (d.tenant_id, d.doc_id) in plan.changed).items():
-            store.delete_stale(tenant_id, {d.doc_id: recipe.hash_of(d) for d in group})
+        for tenant_id in {job.document.tenant_id for job in part if job.changed}:
+            store.delete_stale(tenant_id, {j.document.doc_id: j.digest for j in part if j.changes(tenant_id)})
         if on_progress:
-            on_progress(i + len(part), len(plan.todo))
+            on_progress(i + len(part), len(plan.jobs))
     for tenant_id, doc_ids in plan.gone.items():
         store.delete_documents(tenant_id, doc_ids)
+    changed = sum(job.changed for job in plan.jobs)
     return IngestReport(
-        added=len(plan.todo) - len(plan.changed),
-        changed=len(plan.changed),
+        added=len(plan.jobs) - changed,
+        changed=changed,
         unchanged=plan.unchanged,
         removed=sum(map(len, plan.gone.values())),
         blank=plan.blank,
         chunks=chunks,
         embedded=embedded,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A document to write; ``changed`` if it has rows already, which its new ones may not cover."""
+
+    document: Document
+    digest: str
+    changed: bool
+
+    def changes(self, tenant_id: str) -> bool:
+        return self.changed and self.document.tenant_id == tenant_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,30 +121,30 @@ class _Recipe:
     embedder: Embedder
     vectors: VectorCache
 
-    def hash_of(self, document: Document) -> str:
+    def digest(self, document: Document) -> str:
         how = (_LAYOUT, repr(self.chunker), type(self.tokenizer).__qualname__, self.embedder.encoder_id)
         return content_hash(document.doc_id, document.content_hash, *how)
 
-    def rows(self, documents: Sequence[Document]) -> tuple[list[ChunkRow], int]:
+    def rows(self, jobs: Sequence[_Job]) -> tuple[list[ChunkRow], int]:
         """Rows of the documents, and how many texts had to be embedded for them."""
-        cut = [(d, self.chunker.chunk(d, self.tokenizer)) for d in documents]
-        if lost := [d.doc_id for d, chunks in cut if not chunks]:
+        cut = [(job, self.chunker.chunk(job.document, self.tokenizer)) for job in jobs]
+        if lost := [job.document.doc_id for job, chunks in cut if not chunks]:
             raise StoreError(f"{self.chunker!r} made no chunk of {lost[0]!r}, which has text")
         vectors, embedded = self.vectors.embed([c.text for _, chunks in cut for c in chunks], self.embedder)
         unused = iter(vectors)
         rows = [
             ChunkRow(
-                tenant_id=d.tenant_id,
-                doc_id=d.doc_id,
-                document_type=d.document_type,
-                date=d.date,
+                tenant_id=job.document.tenant_id,
+                doc_id=job.document.doc_id,
+                document_type=job.document.document_type,
+                date=job.document.date,
                 position=chunk.position,
                 n_chunks=len(chunks),
-                content_hash=self.hash_of(d),
+                content_hash=job.digest,
                 text=chunk.text,
                 vector=next(unused),
             )
-            for d, chunks in cut
+            for job, chunks in cut
             for chunk in chunks
         ]
         return rows, embedded
@@ -139,39 +152,32 @@ class _Recipe:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What has to be written and removed; ``changed`` are those of ``todo`` that have rows already."""
+    """What has to be written, and which documents of which tenant removed."""
 
-    todo: list[Document]
-    changed: set[tuple[str, str]]
+    jobs: list[_Job]
     gone: dict[str, list[str]]
     unchanged: int
     blank: int
 
 
 def _plan(store: Store, documents: Iterable[Document], recipe: _Recipe, prune: bool) -> _Plan:
-    corpus = _grouped(documents)
+    corpus: dict[str, list[Document]] = {}
+    for document in documents:
+        corpus.setdefault(document.tenant_id, []).append(document)
     if not corpus:
         raise StoreError("the corpus has no documents: nothing to ingest, and nothing is removed either")
-    todo, changed, gone, unchanged, blank = (
-        list[Document](),
-        set[tuple[str, str]](),
-        dict[str, list[str]](),
-        0,
-        0,
-    )
+    jobs, gone, unchanged, blank = list[_Job](), dict[str, list[str]](), 0, 0
     for tenant_id, group in corpus.items():
         _check_unique(tenant_id, group)
         known = store.for_tenant(tenant_id).document_hashes()
         with_text = [d for d in group if d.full_text.strip()]
-        blank += len(group) - len(with_text)
-        new = [d for d in with_text if known.get(d.doc_id) != recipe.hash_of(d)]
-        unchanged += len(with_text) - len(new)
-        todo += new
-        changed |= {(tenant_id, d.doc_id) for d in new if d.doc_id in known}
-        kept = {d.doc_id for d in with_text}
-        emptied = {d.doc_id for d in group} - kept
-        gone[tenant_id] = [doc_id for doc_id in known if doc_id in emptied or (prune and doc_id not in kept)]
-    return _Plan(todo, changed, gone, unchanged, blank)
+        due = [_Job(d, recipe.digest(d), d.doc_id in known) for d in with_text]
+        jobs += (new := [job for job in due if known.get(job.document.doc_id) != job.digest])
+        unchanged, blank = unchanged + len(due) - len(new), blank + len(group) - len(due)
+        keep = {d.doc_id for d in with_text}
+        emptied = {d.doc_id for d in group} - keep
+        gone[tenant_id] = [doc_id for doc_id in known if doc_id in emptied or (prune and doc_id not in keep)]
+    return _Plan(jobs, gone, unchanged, blank)
 
 
 def _check_unique(tenant_id: str, documents: Sequence[Document]) -> None:
@@ -181,10 +187,3 @@ def _check_unique(tenant_id: str, documents: Sequence[Document]) -> None:
             f"tenant {tenant_id!r} has {len(twice)} document ids more than once: "
             f"{', '.join(map(repr, twice[:5]))}; a document id is unique within its tenant"
         )
-
-
-def _grouped(documents: Iterable[Document]) -> dict[str, list[Document]]:
-    groups: dict[str, list[Document]] = {}
-    for document in documents:
-        groups.setdefault(document.tenant_id, []).append(document)
-    return groups

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from workbench.errors import StoreError
 from workbench.retrieval.chunking import chunk_id_of
-from workbench.retrieval.indexing import Exact, FullTextIndex, IndexState, VectorIndex, build_indices, index_states
+from workbench.retrieval.indexing import Exact, FullText, IndexState, VectorIndex, build_indices, index_states
 from workbench.retrieval.lance import reported
 from workbench.retrieval.tenant import ChunkHit, TenantHandle, checked_tenant
 
@@ -127,7 +127,9 @@ class Store:
             return 0
         data = _arrow(rows, self.dimension)
         with reported(f"write {len(rows)} chunks to {self._uri}"):
-            merge = self._table.merge_insert("chunk_id").when_matched_update_all().when_not_matched_insert_all()
+            merge = (
+                self._table.merge_insert("chunk_id").when_matched_update_all().when_not_matched_insert_all()
+            )
             merge.execute(data)
         return len(rows)
 
@@ -146,14 +148,22 @@ class Store:
             deleted += self._delete(tenant_id, part, old)
         return deleted
 
-    def index(self, vector: VectorIndex = Exact(), *, full_text: FullTextIndex = FullTextIndex()) -> None:  # noqa: B008
+    def index(self, vector: VectorIndex | None = None, *, full_text: FullText | None = None) -> None:
         """Build the indices over all rows anew: tenant, type, date, words, and vectors unless `Exact`.
+
+        Parameters
+        ----------
+        vector : VectorIndex, optional
+            ``Exact()`` if not given.
+        full_text : FullText, optional
+            How text becomes terms; ``FullText()`` if not given.
 
         Raises
         ------
         StoreError
             If the table is empty, or too small for the vector index.
         """
+        vector, full_text = vector or Exact(), full_text or FullText()
         if not self._table.count_rows():
             raise StoreError("an empty table cannot be indexed: ingest documents first")
         with reported(f"index {self._uri} as {vector!r}, {full_text!r}"):
@@ -177,7 +187,9 @@ class Store:
         for i in range(0, len(doc_ids), _SLICE):
             rows = own & col("doc_id").isin(list(doc_ids[i : i + _SLICE]))
             with reported(f"delete chunks from {self._uri}"):
-                deleted += self._table.delete(rows if condition is None else rows & condition).num_deleted_rows
+                deleted += self._table.delete(
+                    rows if condition is None else rows & condition
+                ).num_deleted_rows
         return deleted
 
     def _size_bytes(self) -> int | None:
@@ -215,7 +227,9 @@ def _check_schema(found: "pa.Schema", name: str, dimension: int) -> None:
             f"{', '.join(found.names)}; use another table name, one for each encoder"
         )
     if not any(b"unenforced-primary-key" in key for key in found.field("chunk_id").metadata or {}):
-        raise StoreError(f"table {name!r} has no declared key, so writers could make duplicates; make it anew")
+        raise StoreError(
+            f"table {name!r} has no declared key, so writers could make duplicates; make it anew"
+        )
 
 
 def _arrow(rows: Sequence[ChunkRow], dimension: int) -> "pa.Table":

@@ -85,10 +85,10 @@ class VectorCache:
                     )
                 )
                 found |= {key: np.frombuffer(blob, dtype="<f4") for key, blob in rows}
-        if wrong := next((v for v in found.values() if len(v) != embedder.dimension), None):
+        if wrong := {len(vector) for vector in found.values()} - {embedder.dimension}:
             raise StoreError(
-                f"{self._where} holds vectors of {len(wrong)} for encoder {embedder.encoder_id!r}, which now "
-                f"makes {embedder.dimension}: give the changed encoder another encoder_id"
+                f"{self._where} holds vectors of {wrong.pop()} for encoder {embedder.encoder_id!r}, which "
+                f"now makes {embedder.dimension}: give the changed encoder another encoder_id"
             )
         return found
 
@@ -116,6 +116,6 @@ def _checked(vectors: npt.NDArray[np.float32], n: int, embedder: Embedder) -> np
     if vectors.shape != wanted or not np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3):
         raise StoreError(
             f"encoder {embedder.encoder_id!r} was asked for vectors of shape {wanted} and length 1, and gave "
-            f"{vectors.shape}, lengths {np.linalg.norm(vectors, axis=-1).round(3)[:3].tolist()} ..."
+            f"shape {vectors.shape}, length {np.linalg.norm(vectors.reshape(-1)[: wanted[1]]):.3f}"
         )
     return vectors.astype(np.float32)
