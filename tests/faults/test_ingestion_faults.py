@@ -98,9 +98,7 @@ def test_three_writers_at_once_write_every_chunk_once(folder):
         ("read only from the start", False, r"cannot (open|write) the vectors in .*vectors\.sqlite: "),
     ],
 )
-def test_folder_that_cannot_be_written_is_a_clear_error_and_loses_nothing(
-    folder, fault, vectors_are_there, said
-):
+def test_folder_that_cannot_be_written_is_a_clear_error_and_loses_nothing(folder, fault, vectors_are_there, said):
     ingest_here(folder, documents(N if vectors_are_there else 40))
     ingest_here(folder, documents(40))
     make_writable(folder, "read only" not in fault)
@@ -127,9 +125,7 @@ def test_store_cannot_be_opened_where_no_folder_can_be():
 def test_document_of_five_megabytes_is_ingested_and_found(tmp_path):
     huge = " ".join(f"word{i % 1000}" for i in range(650_000)) + " needle"
     assert len(huge) > 5_000_000
-    ingest_here(
-        tmp_path, [Document("huge", huge, "Title", "a"), Document("small", "text", "", "a")], FixedTokens()
-    )
+    ingest_here(tmp_path, [Document("huge", huge, "Title", "a"), Document("small", "text", "", "a")], FixedTokens())
     store, _ = open_parts(tmp_path)
     store.index()
     handle = store.for_tenant("a")

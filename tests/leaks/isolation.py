@@ -13,9 +13,7 @@ from workbench.retrieval.tenant import ChunkHit, TenantHandle
 K = 10
 CLASSES = Equals("document_type", "class")
 # A tenant's condition below a leg: an index lookup, or a filter on the rows as they are read.
-TENANT_FILTER = re.compile(
-    r"ScalarIndexQuery: query=\S*\[tenant_id = |(?:full_filter|FilterExec:).*tenant_id"
-)
+TENANT_FILTER = re.compile(r"ScalarIndexQuery: query=\S*\[tenant_id = |(?:full_filter|FilterExec:).*tenant_id")
 
 
 class Leak(Exception):
@@ -58,9 +56,7 @@ def run(handle: TenantHandle, leg: Leg, query: np.ndarray, words: str) -> list[C
     return [by_id[c] for c in sorted(scores, key=lambda c: -scores[c])[:K]]
 
 
-def check_rows(
-    handle: TenantHandle, leg: Leg, own: Sequence[ChunkRow], query: np.ndarray, words: str
-) -> None:
+def check_rows(handle: TenantHandle, leg: Leg, own: Sequence[ChunkRow], query: np.ndarray, words: str) -> None:
     """Raise `Leak` unless the leg finds rows of the tenant only, and as many as there are, up to ten.
 
     Every row of the tenant must hold one of the words.

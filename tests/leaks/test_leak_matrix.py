@@ -44,9 +44,7 @@ def away_from_query(rows):
     return [replace(r, vector=v) for r, v in zip(rows, units, strict=True)]
 
 
-ROWS = {
-    tenant: away_from_query(random_rows(tenant, n, seed=i)) for i, (tenant, n) in enumerate(SIZES.items())
-}
+ROWS = {tenant: away_from_query(random_rows(tenant, n, seed=i)) for i, (tenant, n) in enumerate(SIZES.items())}
 # Another tenant's rows that are better hits than every own row: nearest by vector, and by words.
 CANARIES = [
     row("canary", f"c{i}", "common join common join", QUERY, document_type=("class", "method")[i % 2])
@@ -74,9 +72,7 @@ def grown(tmp_path_factory):
     """For each index a table that was indexed when half full, and optimised when full."""
     stores = {}
     for name, index in INDICES.items():
-        stores[name] = open_store(
-            tmp_path_factory.mktemp(f"grown-{name}"), [r for t in ROWS for r in ROWS[t][::2]]
-        )
+        stores[name] = open_store(tmp_path_factory.mktemp(f"grown-{name}"), [r for t in ROWS for r in ROWS[t][::2]])
         stores[name].index(index)
         stores[name].upsert([r for t in ROWS for r in ROWS[t][1::2]])
         stores[name].upsert(CANARIES)
@@ -129,9 +125,7 @@ def test_check_turns_red_when_own_rows_are_missing(store):
 def test_texts_of_another_tenant_cannot_be_read(store):
     handle = store.for_tenant("tiny")
     assert handle.texts([r.chunk_id for r in CANARIES]) == {}
-    assert set(handle.documents([r.doc_id for r in (*CANARIES, *ROWS["huge"])])) == {
-        r.doc_id for r in ROWS["tiny"]
-    }
+    assert set(handle.documents([r.doc_id for r in (*CANARIES, *ROWS["huge"])])) == {r.doc_id for r in ROWS["tiny"]}
 
 
 def test_deleting_a_document_leaves_that_of_another_tenant(tmp_path):

@@ -55,11 +55,7 @@ def test_an_attack_leaves_only_known_tags_and_no_address(attack: str) -> None:
     assert_harmless(sanitize(attack, prefix="p-"))
 
 
-@given(
-    st.lists(
-        st.sampled_from([*ATTACKS, "<div>", "</div>", "<svg>", "</svg>", "<p>", "<!--", "-->", "<", "x"])
-    )
-)
+@given(st.lists(st.sampled_from([*ATTACKS, "<div>", "</div>", "<svg>", "</svg>", "<p>", "<!--", "-->", "<", "x"])))
 def test_mixed_and_broken_attacks_are_harmless_too(parts: list[str]) -> None:
     assert_harmless(sanitize("".join(parts), prefix="p-"))
 
@@ -95,10 +91,7 @@ def test_ids_and_their_references_get_the_prefix() -> None:
 
 
 def test_a_link_to_elsewhere_keeps_its_words_and_shows_its_address() -> None:
-    assert (
-        sanitize('<a href="https://example.org/x">docs</a>', prefix="")
-        == "<a>docs (https://example.org/x)</a>"
-    )
+    assert sanitize('<a href="https://example.org/x">docs</a>', prefix="") == "<a>docs (https://example.org/x)</a>"
 
 
 def test_headings_move_down() -> None:

@@ -50,15 +50,11 @@ def test_html_has_caption_scoped_headers_and_numbers_on_the_right() -> None:
     scopes = [attrs.get("scope") for tag, attrs in read.tags if tag == "th"]
     assert scopes == ["col"] * 5 + ["row"] * 2
     assert read.texts[0] == "Arms"
-    right = [
-        attrs["data-label"] for tag, attrs in read.tags if tag == "td" and "right" in (attrs["style"] or "")
-    ]
+    right = [attrs["data-label"] for tag, attrs in read.tags if tag == "td" and "right" in (attrs["style"] or "")]
     assert right == ["cost", "p95", "n"] * 2
 
 
-@pytest.mark.parametrize(
-    "hostile", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "\x00\u202e&amp;"]
-)
+@pytest.mark.parametrize("hostile", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "\x00\u202e&amp;"])
 def test_hostile_text_is_text_in_every_place(hostile: str) -> None:
     table = Table((Column(hostile), Column("s", "status")), ((hostile, hostile),), hostile)
     read = Cells(table.to_html())
@@ -84,9 +80,7 @@ def test_a_ragged_row_is_refused_with_its_position() -> None:
 
 
 def test_kinds_are_read_from_values_and_unit_words() -> None:
-    table = Table.of(
-        ("arm", "build_ms", "cost usd", "rows", "mixed"), (("a", 1.0, 0.5, 3, 1), ("b", 2.0, 1.5, 4, "x"))
-    )
+    table = Table.of(("arm", "build_ms", "cost usd", "rows", "mixed"), (("a", 1.0, 0.5, 3, 1), ("b", 2.0, 1.5, 4, "x")))
     assert [c.kind for c in table.columns] == ["text", "ms", "usd", "count", "text"]
 
 

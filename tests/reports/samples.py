@@ -253,9 +253,7 @@ def write_run(
     return folder
 
 
-def _code(
-    source: str, seconds: float, *outputs: dict[str, Any], tags: list[str] | None = None
-) -> dict[str, Any]:
+def _code(source: str, seconds: float, *outputs: dict[str, Any], tags: list[str] | None = None) -> dict[str, Any]:
     metadata = {"papermill": {"duration": seconds, "status": "completed"}, "tags": tags or []}
     return {
         "cell_type": "code",

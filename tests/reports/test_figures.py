@@ -151,10 +151,7 @@ def test_a_text_is_cut_to_its_width_and_says_so() -> None:
 
 def test_crowded_points_keep_all_their_labels() -> None:
     base = samples.summary().frontier[0]
-    points = [
-        replace(base, arm=f"arm {i}", cost_usd_per_1k=0.04 + i / 1000, quality=0.6 + i / 500)
-        for i in range(8)
-    ]
+    points = [replace(base, arm=f"arm {i}", cost_usd_per_1k=0.04 + i / 1000, quality=0.6 + i / 500) for i in range(8)]
     for svg in (frontier(points, "nDCG@10").svg, frontier(points, "nDCG@10").svg_narrow):
         texts = {element.text for element in ET.fromstring(svg).iter("text")}
         assert {p.arm for p in points} <= texts

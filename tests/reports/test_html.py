@@ -33,8 +33,7 @@ def spoiled(value: Any, text: str) -> Any:
     if isinstance(value, dict):
         kept = {"status", "exit_code", "kind", "claims"}
         return {
-            k if k in kept or not v else k + text[:2000]: v if k in kept else spoiled(v, text)
-            for k, v in value.items()
+            k if k in kept or not v else k + text[:2000]: v if k in kept else spoiled(v, text) for k, v in value.items()
         }
     if isinstance(value, tuple | list):
         return type(value)(spoiled(v, text) for v in value)
@@ -61,9 +60,7 @@ def spoiled_notebook(text: str) -> dict[str, Any]:
         },
         {"output_type": "error", "ename": text, "evalue": text, "traceback": [text]},
     ]
-    safe = json.loads(
-        json.dumps(outputs).replace("\\ud83d", "")
-    )  # a notebook file is UTF-8: no lone surrogates
+    safe = json.loads(json.dumps(outputs).replace("\\ud83d", ""))  # a notebook file is UTF-8: no lone surrogates
     book["cells"][2]["outputs"] = safe
     book["cells"][0]["source"] = safe[0]["text"]
     book["cells"][3]["source"] = safe[0]["text"]
@@ -130,8 +127,7 @@ def test_hostile_text_in_every_field_stays_text(tmp_path: Path, text: str) -> No
         tmp_path / "run",
         run={**spoiled(samples.run_record(), text), "status": "failed", "error": text, "notebook": text},
         decided=spoiled(samples.decision(), plain),
-        gated=spoiled(samples.gate(), text)
-        | {"claims": [spoiled(c, text) for c in samples.gate()["claims"]]},
+        gated=spoiled(samples.gate(), text) | {"claims": [spoiled(c, text) for c in samples.gate()["claims"]]},
         summed=spoiled(samples.summary(), plain),
         executed=spoiled_notebook(text),
     )
@@ -164,9 +160,7 @@ def test_a_failed_run_says_so_first(tmp_path: Path) -> None:
         ("?", "It is not known how"),
     ],
 )
-def test_a_run_that_did_not_end_well_says_so_above_its_verdict(
-    tmp_path: Path, status: str, said: str
-) -> None:
+def test_a_run_that_did_not_end_well_says_so_above_its_verdict(tmp_path: Path, status: str, said: str) -> None:
     page = Page(write_report(samples.write_run(tmp_path, run=samples.run_record() | {"status": status})))
     assert page.text.index(said) < page.text.index(samples.decision().sentence)
 
@@ -209,12 +203,8 @@ def test_no_folder_is_an_error_that_names_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("scheme", "width"), [("light", 1200), ("dark", 1200), ("light", 390), ("dark", 320)]
-)
-def test_a_browser_shows_it_without_error_request_or_sideways_scroll(
-    tmp_path: Path, scheme: str, width: int
-) -> None:
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1200), ("dark", 1200), ("light", 390), ("dark", 320)])
+def test_a_browser_shows_it_without_error_request_or_sideways_scroll(tmp_path: Path, scheme: str, width: int) -> None:
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
     chromium = shutil.which("chromium")
     if chromium is None:

@@ -55,8 +55,7 @@ def test_line_starts_links_and_mentions_stay_text() -> None:
 
 def test_markdown_leaves_out_whole_parts_above_the_limit(tmp_path: Path) -> None:
     sections = tuple(
-        replace(samples.summary().sections[0], rows=tuple(("é" * 400, i, 0.5) for i in range(60)))
-        for _ in range(40)
+        replace(samples.summary().sections[0], rows=tuple(("é" * 400, i, 0.5) for i in range(60))) for _ in range(40)
     )
     text = markdown_summary(samples.write_run(tmp_path, summed=replace(samples.summary(), sections=sections)))
     assert BYTES_LIMIT / 2 < len(text.encode()) < 1_000_000
@@ -64,9 +63,7 @@ def test_markdown_leaves_out_whole_parts_above_the_limit(tmp_path: Path) -> None
 
 
 def test_markdown_of_a_failed_run_says_so_first(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text(
-        json.dumps(samples.run_record() | {"status": "failed", "error": "boom"})
-    )
+    (tmp_path / "run.json").write_text(json.dumps(samples.run_record() | {"status": "failed", "error": "boom"}))
     text = markdown_summary(tmp_path)
     assert text.startswith("### ✕ failed: 01")
     assert text.index("The run failed: boom") < text.index("No verdict")
@@ -87,9 +84,7 @@ def test_junit_has_a_case_for_the_run_and_for_each_claim(tmp_path: Path) -> None
         ("stale", 2, "failure"), ("stale", 0, "skipped"),
     ],
 )  # fmt: skip
-def test_a_claim_is_never_greener_than_the_build(
-    tmp_path: Path, status: str, exit_code: int, tag: str | None
-) -> None:
+def test_a_claim_is_never_greener_than_the_build(tmp_path: Path, status: str, exit_code: int, tag: str | None) -> None:
     claim = {"kind": "generalisation", "arm": "a", "status": status, "sentence": "Because."}
     gate = {"status": status, "exit_code": exit_code, "sentence": "", "claims": [claim]}
     case = ET.fromstring(junit_xml(samples.write_run(tmp_path, gated=gate)))[1]
@@ -98,9 +93,7 @@ def test_a_claim_is_never_greener_than_the_build(
 
 
 def test_junit_of_a_run_without_a_gate_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text(
-        json.dumps(samples.run_record() | {"status": "interrupted", "ended": None})
-    )
+    (tmp_path / "run.json").write_text(json.dumps(samples.run_record() | {"status": "interrupted", "ended": None}))
     suite = ET.fromstring(junit_xml(tmp_path))
     assert suite.get("errors") == "1"
     assert "no gate result" in suite[0][0].get("message", "")

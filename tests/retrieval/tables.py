@@ -25,9 +25,7 @@ WORDS = [
 ]
 
 
-def row(
-    tenant_id: str, doc_id: str, text: str, vector: np.ndarray | None = None, **fields: object
-) -> ChunkRow:
+def row(tenant_id: str, doc_id: str, text: str, vector: np.ndarray | None = None, **fields: object) -> ChunkRow:
     """One chunk that is a whole document, unless the fields say otherwise."""
     values: dict[str, object] = {
         "document_type": "method",
@@ -62,9 +60,7 @@ def random_rows(tenant_id: str, n: int, seed: int = 0) -> list[ChunkRow]:
 def natural_rows(tenant_id: str, n: int, seed: int = 0) -> list[ChunkRow]:
     """Lengths and word frequencies vary as those of real text do, so that few scores are equal."""
     rng = np.random.default_rng(seed)
-    texts = [
-        " ".join(f"w{w}" for w in rng.zipf(1.3, length) if w < 500) for length in rng.integers(20, 400, n)
-    ]
+    texts = [" ".join(f"w{w}" for w in rng.zipf(1.3, length) if w < 500) for length in rng.integers(20, 400, n)]
     vectors = rng.standard_normal((n, EMBEDDER.dimension))
     return [row(tenant_id, f"d{i}", texts[i], unit) for i, unit in enumerate(_unit(vectors))]
 

@@ -59,9 +59,7 @@ def test_every_document_is_there_with_all_its_chunks(bench):
 
 
 def test_chunks_are_found_with_the_fields_of_their_document(bench):
-    bench.ingest(
-        [Document("d", "join two frames", "merge", "a", "method"), Document("e", "x", "", "a", "class")]
-    )
+    bench.ingest([Document("d", "join two frames", "merge", "a", "method"), Document("e", "x", "", "a", "class")])
     query = EMBEDDER.embed(["merge\njoin two frames"])[0]
     hits = bench.store.for_tenant("a").vector(query, 5, where=Equals("document_type", "method"))
     assert [(h.doc_id, h.score) for h in hits] == [("d", 1.0)]

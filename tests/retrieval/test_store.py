@@ -13,9 +13,7 @@ from workbench.retrieval.store import ChunkHit, Store
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory):
-    store = open_store(
-        tmp_path_factory.mktemp("store"), random_rows("a", 600) + random_rows("b", 300, seed=1)
-    )
+    store = open_store(tmp_path_factory.mktemp("store"), random_rows("a", 600) + random_rows("b", 300, seed=1))
     store.index()
     return store
 
@@ -61,9 +59,7 @@ def test_ties_go_by_document_then_position_even_at_the_cut(tmp_path):
 
 def test_filters_narrow_before_neighbours_are_counted(filled):
     where = Equals("document_type", "class") & Between("date", date(2024, 7, 1), None)
-    kept = {
-        r.doc_id for r in random_rows("a", 600) if r.document_type == "class" and r.date >= date(2024, 7, 1)
-    }
+    kept = {r.doc_id for r in random_rows("a", 600) if r.document_type == "class" and r.date >= date(2024, 7, 1)}
     handle = filled.for_tenant("a")
     for hits in (handle.vector(unit(2), 600, where=where), handle.full_text("common", 600, where=where)):
         assert {h.doc_id for h in hits} == kept
@@ -182,9 +178,7 @@ def test_row_given_twice_is_an_error(tmp_path):
 
 
 def test_what_an_earlier_text_left_goes(tmp_path):
-    old = [
-        row("a", d, f"{d} {p}", position=p, n_chunks=3, content_hash=f"{d}1") for d in "de" for p in range(3)
-    ]
+    old = [row("a", d, f"{d} {p}", position=p, n_chunks=3, content_hash=f"{d}1") for d in "de" for p in range(3)]
     store = open_store(tmp_path, [*old, *(replace(r, tenant_id="b") for r in old)])
     store.upsert([row("a", "d", "short", content_hash="d2")])
     assert store.for_tenant("a").document_hashes() == {"d": None, "e": "e1"}
@@ -253,8 +247,7 @@ def test_describe_counts_rows_that_no_index_has_yet(tmp_path):
     state = store.describe()
     assert state.rows == 340
     assert {(i.name, i.rows, i.rows_unindexed) for i in state.indices} == {
-        (name, 300, 40)
-        for name in ("tenant_id_btree", "document_type_bitmap", "date_btree", "text_fts", "vector_ann")
+        (name, 300, 40) for name in ("tenant_id_btree", "document_type_bitmap", "date_btree", "text_fts", "vector_ann")
     }
     assert state.size_bytes > 340 * 64
     assert len(store.for_tenant("b").full_text("common", 100)) == 40
@@ -291,9 +284,7 @@ def test_name_that_cannot_be_a_table_is_refused(tmp_path):
 
 def test_store_in_memory_works(tmp_path):
     handle = open_store("memory://", [row("a", "d", "text")]).for_tenant("a")
-    assert handle.vector(EMBEDDER.embed(["text"])[0], 2) == [
-        ChunkHit(row("a", "d", "text").chunk_id, "d", 0, 1.0)
-    ]
+    assert handle.vector(EMBEDDER.embed(["text"])[0], 2) == [ChunkHit(row("a", "d", "text").chunk_id, "d", 0, 1.0)]
 
 
 def fuse(legs: list[list[ChunkHit]], k: int) -> dict[str, float]:

@@ -16,9 +16,7 @@ _HTML_TAGS = (
     "h4 h5 h6 hr i img li mark ol p pre q s samp small span strong sub summary sup table tbody td tfoot th "
     "thead tr u ul var"
 )
-_DROPPED_WHOLE = (
-    "script style title template textarea noscript iframe object math xmp noembed noframes select button"
-)
+_DROPPED_WHOLE = "script style title template textarea noscript iframe object math xmp noembed noframes select button"
 _KEPT_ATTRIBUTES = (
     "id class style title lang dir role aria-label aria-hidden alt src href colspan rowspan scope open start "
     "width height viewbox d x y x1 y1 x2 y2 dx dy cx cy r rx ry points transform fill fill-opacity stroke "
@@ -80,11 +78,7 @@ class _Writer(HTMLParser):
         name = self._name(tag)
         self._out.append(f"<{name}{self._attributes(tag, attrs)}>")
         if tag not in _VOID:
-            away = (
-                next((v for k, v in attrs if k == "href" and v and not v.startswith("#")), "")
-                if tag == "a"
-                else ""
-            )
+            away = next((v for k, v in attrs if k == "href" and v and not v.startswith("#")), "") if tag == "a" else ""
             self._open.append((tag, (f" ({escape(away, 200)})" if away else "") + f"</{name}>"))
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:

@@ -85,10 +85,7 @@ class Table:
         caption = f"<caption>{escape(self.caption, _CAPTION_LIMIT)}</caption>" if self.caption else ""
         head = "".join(f'<th scope="col"{_align(c)}>{escape(c.name, _NAME_LIMIT)}</th>' for c in self.columns)
         rows = "".join(self._row(position, texts) for position, texts in enumerate(self.cells()))
-        return (
-            f'<table class="wb-table">{caption}\n<thead><tr>{head}</tr></thead>\n'
-            f"<tbody>\n{rows}</tbody></table>"
-        )
+        return f'<table class="wb-table">{caption}\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody></table>'
 
     def _row(self, position: int, texts: Sequence[str]) -> str:
         head = f'<th scope="row"{_align(self.columns[0])}>{escape(texts[0])}</th>'
@@ -102,9 +99,7 @@ class Table:
         widths = [max(len(line[i]) for line in lines) for i in range(len(self.columns))]
         right = [_right(c) for c in self.columns]
         text = [
-            "  ".join(
-                t.rjust(w) if r else t.ljust(w) for t, w, r in zip(line, widths, right, strict=True)
-            ).rstrip()
+            "  ".join(t.rjust(w) if r else t.ljust(w) for t, w, r in zip(line, widths, right, strict=True)).rstrip()
             for line in lines
         ]
         return "\n".join(([visible(self.caption, _CAPTION_LIMIT)] if self.caption else []) + text)
@@ -203,9 +198,7 @@ def usd_digits(values: Iterable[float]) -> int:
 
 
 def _digits(column: Column, values: Sequence[Value]) -> int:
-    numbers = [
-        v.estimate if isinstance(v, Interval) else v for v in values if isinstance(v, int | float | Interval)
-    ]
+    numbers = [v.estimate if isinstance(v, Interval) else v for v in values if isinstance(v, int | float | Interval)]
     largest = max((abs(v) for v in numbers if math.isfinite(v)), default=0.0)
     if column.kind == "usd":
         return usd_digits(v for v in numbers if math.isfinite(v))

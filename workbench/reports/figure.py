@@ -84,9 +84,7 @@ class Canvas:
             "va": "center_baseline",
             "parse_math": False,
         } | style
-        self.drawing.text(
-            x / self.width, 1 - y / self.height, fitted(text, self.width, given["size"]), **given
-        )
+        self.drawing.text(x / self.width, 1 - y / self.height, fitted(text, self.width, given["size"]), **given)
 
     def mark(self, x: float, y: float, marker: str, **style: Any) -> None:
         """One marker at a pixel, on top of everything."""
@@ -149,9 +147,7 @@ def _svg(canvas: Canvas, *, alt: str, key: str, letter: str) -> str:
         "aria-label": alt, "style": "max-width: 100%; height: auto; stroke-linejoin: round",
     })  # fmt: skip
     ET.SubElement(root, "title").text = alt
-    root.extend(
-        _cleaned(child, used, f"wb{key}{letter}-") for child in source if _local(child.tag) in ("defs", "g")
-    )
+    root.extend(_cleaned(child, used, f"wb{key}{letter}-") for child in source if _local(child.tag) in ("defs", "g"))
     return ET.tostring(root, encoding="unicode")
 
 

@@ -116,9 +116,7 @@ def _forest_row(
     y = row * i + (34 if narrow else row / 2)
     marker, colour = ("o", INK) if reference else STATUS_MARKS[claim.status]
     if not reference:
-        axes.plot(
-            [claim.low, claim.high], [y, y], color=colour, linewidth=2.2, solid_capstyle="butt", clip_on=False
-        )
+        axes.plot([claim.low, claim.high], [y, y], color=colour, linewidth=2.2, solid_capstyle="butt", clip_on=False)
         for end in (claim.low, claim.high):
             axes.plot([end, end], [y - 4, y + 4], color=colour, linewidth=1.6, clip_on=False)
     face = "none" if claim.status in ("inconclusive", "stale") or reference else colour

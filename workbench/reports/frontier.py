@@ -66,14 +66,10 @@ def frontier(points: Sequence[FrontierPoint], metric: str, *, arms: Sequence[str
     return build(draw, kind="frontier", alt=alt, caption=caption, data=data)
 
 
-def _draw_frontier(
-    points: Sequence[FrontierPoint], metric: str, order: Sequence[str], narrow: bool
-) -> Canvas:
+def _draw_frontier(points: Sequence[FrontierPoint], metric: str, order: Sequence[str], narrow: bool) -> Canvas:
     height, left, top = (250, 44, 30) if narrow else (380, 56, 34)
     key_row = 36
-    canvas = Canvas(
-        NARROW if narrow else WIDE, top + height + 50 + (key_row * len(points) + 8 if narrow else 0)
-    )
+    canvas = Canvas(NARROW if narrow else WIDE, top + height + 50 + (key_row * len(points) + 8 if narrow else 0))
     axes = canvas.axes(left, top, canvas.width - left - 12, height)
     _frontier_scales(axes, points, narrow=narrow)
     canvas.text(0, 10, fitted(metric, 300, SMALL), size=SMALL, alpha=0.75)
@@ -152,8 +148,7 @@ def _named(
     names = [fitted(p.arm, 330) for p in points]
     notes = [_note(p) for p in points]
     sizes = [
-        (max(text_width(n), text_width(s, SMALL)) + 4, 32.0 if s else 18.0)
-        for n, s in zip(names, notes, strict=True)
+        (max(text_width(n), text_width(s, SMALL)) + 4, 32.0 if s else 18.0) for n, s in zip(names, notes, strict=True)
     ]
     for (x, y), name, note, box in zip(
         pixels, names, notes, place(pixels, sizes, taken=taken, frame=frame), strict=True

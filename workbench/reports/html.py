@@ -53,9 +53,7 @@ def write_report(run_dir: Path) -> Path:
 @cache
 def _environment() -> Environment:
     loader = PackageLoader("workbench.reports")
-    env = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    env = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     env.filters |= {
         "text": _text,
         "signed": signed,
@@ -140,19 +138,13 @@ def _case_groups(results: Results) -> list[tuple[str, str, str, tuple[ItemCase, 
             results.summary.regressions,
         ),
     )
-    return [
-        (key, title, note, cases[:CASES_SHOWN], len(cases)) for key, title, note, cases in groups if cases
-    ]
+    return [(key, title, note, cases[:CASES_SHOWN], len(cases)) for key, title, note, cases in groups if cases]
 
 
 def _settings(results: Results) -> list[Table]:
     decision, run = results.decision, results.run
     parameters = run.get("parameters") or {}
-    plain = {
-        k: v
-        for k, v in run.items()
-        if k not in ("parameters", "fingerprint", "error") and v not in (None, "")
-    }
+    plain = {k: v for k, v in run.items() if k not in ("parameters", "fingerprint", "error") and v not in (None, "")}
     tables = [pairs_table({"folder": results.folder} | plain, "Run")]
     if parameters:
         tables.append(pairs_table(parameters, "Parameters of the run"))

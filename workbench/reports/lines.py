@@ -43,9 +43,7 @@ def lines(
         low = min((p[axis] for p in points), default=1.0)
         if log and low <= 0:
             raise ValueError(f"{name} has the value {low} on a logarithmic axis; draw it on a linear one")
-    data = Table.of(
-        ("line", x, y), [(name, *point) for name, line in series.items() for point in line], f"{y} by {x}"
-    )
+    data = Table.of(("line", x, y), [(name, *point) for name, line in series.items() for point in line], f"{y} by {x}")
     over = [n for n, line in series.items() if limit is not None and any(v > limit for _, v in line)]
     alt = f"Line chart of {y} against {x}, {len(series)} lines: " + "; ".join(
         f"{name} from {line[0][1]:,.6g} at {line[0][0]:,.6g} to {line[-1][1]:,.6g} at {line[-1][0]:,.6g}"
@@ -88,9 +86,7 @@ def _draw_lines(
     if limit is not None:
         axes.axhline(limit, color=COLOURS[1], linewidth=1.4, linestyle=(0, (5, 3)))
         # at the left, just above its line: line ends and their names are on the right
-        canvas.text(
-            left + 4, pixel(canvas, axes, axes.get_xlim()[0], limit)[1] - 9, f"limit {limit:,g}", size=SMALL
-        )
+        canvas.text(left + 4, pixel(canvas, axes, axes.get_xlim()[0], limit)[1] - 9, f"limit {limit:,g}", size=SMALL)
     drawn = [(name, sorted(line)) for name, line in series.items() if line]
     ends = [pixel(canvas, axes, *line[-1])[1] for _, line in drawn]
     at = spread(ends, gap=19, low=top, high=top + height)

@@ -34,9 +34,7 @@ def markdown_summary(run_dir: Path) -> str:
     for position, part in enumerate(parts):
         size += len(part.encode()) + 2
         if size > BYTES_LIMIT:
-            out.append(
-                f"_{len(parts) - position} further parts are left out here; the HTML report has them._"
-            )
+            out.append(f"_{len(parts) - position} further parts are left out here; the HTML report has them._")
             break
         out.append(part)
     return "\n\n".join(out) + "\n"
@@ -101,9 +99,7 @@ def _table(table: Table) -> str:
 def _cases(title: str, cases: tuple[ItemCase, ...]) -> str:
     rows = [f"<details><summary>{title}: {len(cases):,}</summary>\n"]
     for case in cases[:_CASES]:
-        rows.append(
-            f"- {markdown_text(case.question, 300)} (`{re.sub('[^A-Za-z0-9._:-]', '?', case.item_id)[:80]}`)"
-        )
+        rows.append(f"- {markdown_text(case.question, 300)} (`{re.sub('[^A-Za-z0-9._:-]', '?', case.item_id)[:80]}`)")
         rows.append(f"  - expected: {markdown_text(', '.join(case.expected), 300)}")
         for arm, hits in case.returned.items():
             value = case.values.get(arm)

@@ -51,9 +51,7 @@ def _bounded(notebook: dict[str, Any]) -> dict[str, Any]:
                 data["text/plain"] = _cut(_joined(data["text/plain"]))
             size = len(_joined(data.get("text/html", "")))
             if size > _HTML_LIMIT:
-                data["text/html"] = (
-                    f"<p>An output of {size:,} characters is left out; open the notebook to see it.</p>"
-                )
+                data["text/html"] = f"<p>An output of {size:,} characters is left out; open the notebook to see it.</p>"
             # plain forms of these exist beside them, and nothing else could be shown without a script
             for mime in [m for m in data if "javascript" in m or "widget" in m or "bokeh" in m]:
                 del data[mime]

@@ -90,9 +90,7 @@ class Results:
         """What makes the verdict mean less, weightiest first; to be shown above it."""
         out = [*(self.summary.warnings if self.summary else ())]
         if self.decision and (self.decision.synthetic or self.decision.verdict == "provisional"):
-            out.insert(
-                0, "Rests on synthetic traffic or pairs: it shows the method, not what users will see."
-            )
+            out.insert(0, "Rests on synthetic traffic or pairs: it shows the method, not what users will see.")
         if self.decision and self.decision.test_uses >= TEST_USES_LIMIT:
             out.append(
                 f"{self.decision.test_uses} sets of arms have been judged on this test split: chosen arms "

@@ -84,9 +84,7 @@ def _draw_slices(
             y_name = y + (12 if narrow else band / 2)
             canvas.text(8 if narrow else 0, top + y_name, fitted(value, 190 if narrow else 130))
             n = f"{max(r.n_items for r in members):,} items"
-            canvas.text(
-                width - 12 if narrow else left - 14, top + y_name, n, size=SMALL, alpha=0.75, ha="right"
-            )
+            canvas.text(width - 12 if narrow else left - 14, top + y_name, n, size=SMALL, alpha=0.75, ha="right")
             if all(r.mean is None for r in members):
                 canvas.text(left + 4, top + y + value_line + 13, "too few to say", size=SMALL, alpha=0.75)
             _slice_dots(axes, members, order, shown, y + value_line + 13, step)
@@ -109,9 +107,7 @@ def _slice_dots(
         colour, marker = arm_style(order.index(row.arm))
         if row.low is not None and row.high is not None:
             axes.plot([row.low, row.high], [y, y], color=colour, linewidth=1.6, clip_on=False)
-        axes.plot(
-            [row.mean], [y], marker=marker, color=colour, markersize=7.5, linestyle="none", clip_on=False
-        )
+        axes.plot([row.mean], [y], marker=marker, color=colour, markersize=7.5, linestyle="none", clip_on=False)
 
 
 def _key_places(names: Sequence[str], width: float) -> list[tuple[float, float]]:

@@ -127,9 +127,7 @@ class Store:
             return 0
         data = _arrow(rows, self.dimension)
         with reported(f"write {len(rows)} chunks to {self._uri}"):
-            merge = (
-                self._table.merge_insert("chunk_id").when_matched_update_all().when_not_matched_insert_all()
-            )
+            merge = self._table.merge_insert("chunk_id").when_matched_update_all().when_not_matched_insert_all()
             merge.execute(data)
         return len(rows)
 
@@ -187,9 +185,7 @@ class Store:
         for i in range(0, len(doc_ids), _SLICE):
             rows = own & col("doc_id").isin(list(doc_ids[i : i + _SLICE]))
             with reported(f"delete chunks from {self._uri}"):
-                deleted += self._table.delete(
-                    rows if condition is None else rows & condition
-                ).num_deleted_rows
+                deleted += self._table.delete(rows if condition is None else rows & condition).num_deleted_rows
         return deleted
 
     def _size_bytes(self) -> int | None:
@@ -227,9 +223,7 @@ def _check_schema(found: "pa.Schema", name: str, dimension: int) -> None:
             f"{', '.join(found.names)}; use another table name, one for each encoder"
         )
     if not any(b"unenforced-primary-key" in key for key in found.field("chunk_id").metadata or {}):
-        raise StoreError(
-            f"table {name!r} has no declared key, so writers could make duplicates; make it anew"
-        )
+        raise StoreError(f"table {name!r} has no declared key, so writers could make duplicates; make it anew")
 
 
 def _arrow(rows: Sequence[ChunkRow], dimension: int) -> "pa.Table":

@@ -94,9 +94,7 @@ class TenantHandle:
             If the vector has another dimension, is zero or not finite, or a number is out of range.
         """
         knobs = _knobs(k, nprobes=nprobes, refine_factor=refine_factor, ef=ef)
-        hits = self._best(
-            k, "_distance", lambda asked: self._vector_query(vector, asked, where, exact, knobs)
-        )
+        hits = self._best(k, "_distance", lambda asked: self._vector_query(vector, asked, where, exact, knobs))
         if len(hits) < k and not exact and self._has_index(VECTOR_INDEX):
             # A graph whose walk ends among rows of other tenants comes back short, even empty.
             return self.vector(vector, k, where=where, exact=True)
@@ -181,9 +179,7 @@ class TenantHandle:
     ) -> Any:
         point = np.asarray(vector, dtype=np.float32)
         if point.shape != (self._dimension,) or not np.isfinite(point).all() or not point.any():
-            raise StoreError(
-                f"a search needs a finite, non-zero vector of {self._dimension}, got shape {point.shape}"
-            )
+            raise StoreError(f"a search needs a finite, non-zero vector of {self._dimension}, got shape {point.shape}")
         query = self._table.search(point, vector_column_name="vector", query_type="vector")
         query = query.distance_type("cosine").where(self._scope(where)).limit(limit).maximum_nprobes(0)
         if "nprobes" in knobs:
@@ -202,9 +198,7 @@ class TenantHandle:
         # Without its index LanceDB would scan, with another tokenizer and other scores.
         self._has_text_index = self._has_text_index or self._has_index(TEXT_INDEX)
         if not self._has_text_index:
-            raise StoreError(
-                "a full-text search needs its index and the table has none; call Store.index() first"
-            )
+            raise StoreError("a full-text search needs its index and the table has none; call Store.index() first")
         query = self._table.search(MatchQuery(words, "text"), query_type="fts").where(self._scope(where))
         return query.limit(limit).select([*_HIT_COLUMNS, "_score"])
 
@@ -225,9 +219,7 @@ class TenantHandle:
             rows = [(-round(value, 6), *row) for value, *row in zip(values, *columns, strict=True)]
             rows.sort(key=_TIE_RULE)
             if len(rows) < asked or rows[k - 1][0] < rows[-1][0]:
-                return [
-                    ChunkHit(chunk, doc, position, 0.0 - value) for value, chunk, doc, position in rows[:k]
-                ]
+                return [ChunkHit(chunk, doc, position, 0.0 - value) for value, chunk, doc, position in rows[:k]]
             asked *= 4
 
     def _rows(self, column: str, keys: Sequence[str], columns: list[str]) -> pl.DataFrame:
@@ -256,9 +248,7 @@ def checked_tenant(tenant_id: object) -> str:
         If it is no string, is blank, or is not text that can be stored.
     """
     if not isinstance(tenant_id, str) or not tenant_id.strip():
-        raise TenantError(
-            f"a tenant is a non-empty string, got {tenant_id!r}; there is no search without one"
-        )
+        raise TenantError(f"a tenant is a non-empty string, got {tenant_id!r}; there is no search without one")
     try:
         tenant_id.encode()
     except UnicodeEncodeError as error:
