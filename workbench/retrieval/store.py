@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from workbench.errors import StoreError
 from workbench.retrieval.chunking import chunk_id_of
-from workbench.retrieval.indexing import Exact, FullText, IndexState, VectorIndex, build_indices, index_states
+from workbench.retrieval.indexing import Exact, FullTextIndex, IndexState, VectorIndex, build_indices, index_states
 from workbench.retrieval.lance import reported
 from workbench.retrieval.tenant import ChunkHit, TenantHandle, checked_tenant
 
@@ -146,22 +146,22 @@ class Store:
             deleted += self._delete(tenant_id, part, old)
         return deleted
 
-    def index(self, vector: VectorIndex | None = None, *, full_text: FullText | None = None) -> None:
+    def index(self, vector: VectorIndex | None = None, *, full_text: FullTextIndex | None = None) -> None:
         """Build the indices over all rows anew: tenant, type, date, words, and vectors unless `Exact`.
 
         Parameters
         ----------
         vector : VectorIndex, optional
             ``Exact()`` if not given.
-        full_text : FullText, optional
-            How text becomes terms; ``FullText()`` if not given.
+        full_text : FullTextIndex, optional
+            How text becomes terms; ``FullTextIndex()`` if not given.
 
         Raises
         ------
         StoreError
             If the table is empty, or too small for the vector index.
         """
-        vector, full_text = vector or Exact(), full_text or FullText()
+        vector, full_text = vector or Exact(), full_text or FullTextIndex()
         if not self._table.count_rows():
             raise StoreError("an empty table cannot be indexed: ingest documents first")
         with reported(f"index {self._uri} as {vector!r}, {full_text!r}"):
