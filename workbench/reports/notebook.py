@@ -30,11 +30,17 @@ def slowest_cells(notebook: dict[str, Any], count: int = 5) -> Table:
 
 
 def appendix(notebook: dict[str, Any]) -> str:
-    """Render the notebook as HTML that loads nothing, runs nothing and cannot leave its place in the page."""
+    """Render the notebook as HTML that loads nothing, runs nothing and cannot leave its place in the page.
+
+    Cells tagged ``remove-cell`` and the code of cells tagged ``hide-input`` are left out.
+    """
     import nbformat
     from nbconvert import HTMLExporter
+    from traitlets.config import Config
 
-    exporter = HTMLExporter(template_name="basic", exclude_anchor_links=True, embed_images=False)
+    hidden = {"enabled": True, "remove_input_tags": {"hide-input"}, "remove_cell_tags": {"remove-cell"}}
+    config = Config({"TagRemovePreprocessor": hidden})
+    exporter = HTMLExporter(config=config, template_name="basic", exclude_anchor_links=True)
     html, _ = exporter.from_notebook_node(nbformat.from_dict(_bounded(notebook)))
     return sanitize(html, prefix="nb-", heading_shift=2)
 
