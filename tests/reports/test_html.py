@@ -198,9 +198,7 @@ def test_an_empty_summary_and_a_notebook_of_nothing_make_a_page(tmp_path: Path) 
 
 
 def test_an_arm_that_is_only_kept_is_not_called_chosen(tmp_path: Path) -> None:
-    decided = replace(
-        samples.decision(), verdict="inconclusive", arm=samples.REFERENCE, sentence="Cannot tell."
-    )
+    decided = replace(samples.decision(), verdict="inconclusive", arm=samples.REFERENCE, sentence="Cannot tell.")
     page = Page(write_report(samples.write_run(tmp_path, decided=decided)))
     assert "kept, reference" in page.text
     assert "chosen" not in page.text.partition("Differences from the reference")[0]

@@ -142,9 +142,7 @@ def _svg(canvas: Canvas, *, alt: str, key: str, letter: str) -> str:
         "aria-label": alt, "style": "max-width: 100%; height: auto; stroke-linejoin: round",
     })  # fmt: skip
     ET.SubElement(root, "title").text = alt
-    root.extend(
-        _cleaned(child, used, f"wb{key}{letter}-") for child in source if _local(child.tag) in ("defs", "g")
-    )
+    root.extend(_cleaned(child, used, f"wb{key}{letter}-") for child in source if _local(child.tag) in ("defs", "g"))
     return ET.tostring(root, encoding="unicode")
 
 

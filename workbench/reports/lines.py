@@ -44,9 +44,7 @@ def lines(
         low = min((p[axis] for p in points), default=1.0)
         if log and low <= 0:
             raise ValueError(f"{name} has the value {low} on a logarithmic axis; draw it on a linear one")
-    data = Table.of(
-        ("line", x, y), [(name, *point) for name, line in series.items() for point in line], f"{y} by {x}"
-    )
+    data = Table.of(("line", x, y), [(name, *point) for name, line in series.items() for point in line], f"{y} by {x}")
     over = [n for n, line in series.items() if limit is not None and any(v > limit for _, v in line)]
     alt = f"Line chart of {y} against {x}, {len(series)} lines: " + "; ".join(
         f"{name} from {line[0][1]:,.6g} at {line[0][0]:,.6g} to {line[-1][1]:,.6g} at {line[-1][0]:,.6g}"
@@ -88,9 +86,7 @@ def _draw_lines(
     return canvas
 
 
-def _draw_series(
-    canvas: Canvas, axes: Any, drawn: Sequence[tuple[str, Line]], *, names: float, narrow: bool
-) -> None:
+def _draw_series(canvas: Canvas, axes: Any, drawn: Sequence[tuple[str, Line]], *, names: float, narrow: bool) -> None:
     ends = [pixel(canvas, axes, *line[-1]) for _, line in drawn]
     low, high = (pixel(canvas, axes, 1.0, edge)[1] for edge in reversed(axes.get_ylim()))
     at = spread([y for _, y in ends], gap=19, low=low, high=high)

@@ -1,6 +1,7 @@
 """The executed notebook inside a report: its slowest cells, and itself as a harmless appendix."""
 
 import copy
+import json
 from typing import Any
 
 from workbench.rendering.sanitize import sanitize
@@ -41,7 +42,8 @@ def appendix(notebook: dict[str, Any]) -> str:
     hidden = {"enabled": True, "remove_input_tags": {"hide-input"}, "remove_cell_tags": {"remove-cell"}}
     config = Config({"TagRemovePreprocessor": hidden})
     exporter = HTMLExporter(config=config, template_name="basic", exclude_anchor_links=True)
-    html, _ = exporter.from_notebook_node(nbformat.from_dict(_bounded(notebook)))
+    # read, not built from the dictionary: on disk a text may be a list of lines
+    html, _ = exporter.from_notebook_node(nbformat.reads(json.dumps(_bounded(notebook)), as_version=4))
     return sanitize(html, prefix="nb-", heading_shift=2)
 
 

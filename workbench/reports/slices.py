@@ -96,9 +96,7 @@ def _value_name(canvas: Canvas, members: Sequence[SliceRow], y: float, *, narrow
     canvas.text(canvas.width - 12 if narrow else 196, y, items, size=SMALL, alpha=0.75, ha="right")
 
 
-def _slice_dots(
-    axes: Any, members: Sequence[SliceRow], order: Sequence[str], shown: Sequence[str], top: float
-) -> None:
+def _slice_dots(axes: Any, members: Sequence[SliceRow], order: Sequence[str], shown: Sequence[str], top: float) -> None:
     for row in members:
         if row.mean is None:
             continue
@@ -106,9 +104,7 @@ def _slice_dots(
         colour, marker = arm_style(order.index(row.arm))
         if row.low is not None and row.high is not None:
             axes.plot([row.low, row.high], [y, y], color=colour, linewidth=1.6, clip_on=False)
-        axes.plot(
-            [row.mean], [y], marker=marker, color=colour, markersize=7.5, linestyle="none", clip_on=False
-        )
+        axes.plot([row.mean], [y], marker=marker, color=colour, markersize=7.5, linestyle="none", clip_on=False)
 
 
 def _key_places(names: Sequence[str], width: float) -> list[tuple[float, float]]:

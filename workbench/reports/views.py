@@ -73,9 +73,7 @@ def key_facts(decision: Decision) -> list[tuple[str, str, str]]:
     if reference is not None and reference is not claim:
         low, high = (number(v, 3, signed=True) for v in (claim.low, claim.high))
         change = number(claim.difference, 3, signed=True)
-        facts.append(
-            ("against the reference", change, f"{low} to {high}, margin {number(decision.rule.margin, 3)}")
-        )
+        facts.append(("against the reference", change, f"{low} to {high}, margin {number(decision.rule.margin, 3)}"))
     facts.append(("cost per 1,000 requests", _usd(claim.cost_usd_per_1k), _saving(claim, reference)))
     if claim.latency_p95_ms is not None:
         limit = decision.rule.latency_limit_ms
