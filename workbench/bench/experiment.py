@@ -101,17 +101,11 @@ class Experiment:
     def count_test_use(self, arms: list[str]) -> int:
         """Note that these arms were judged on this test split; returns how many different sets have been.
 
-        The list lies beside the decisions and is committed with them: a test split that is asked often enough
-        says yes to something.
+        A test split that is asked often enough says yes to something. The list of this machine is in the cache;
+        accepting a decision commits it beside the decision.
         """
-        path = decision_path(self.evalset.path, self.notebook).with_suffix(".uses")
         mine = content_hash(*sorted(arms), self.inputs.get("qrels/test", ""))[:16]
-        known = path.read_text(encoding="utf-8").split() if path.is_file() else []
-        if mine not in known:
-            known.append(mine)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("\n".join(known) + "\n", encoding="utf-8")
-        return len(known)
+        return len(note_test_use(self.settings, self.evalset.path, self.notebook, mine))
 
     def save(self, decision: Decision, summary: Summary, scores: pl.DataFrame) -> Path:
         """Write scores, summary and decision into the run folder; returns the folder."""
@@ -138,6 +132,18 @@ class Experiment:
 def decision_path(evalset: Path, notebook: str) -> Path:
     """Where the accepted decision of a notebook lies."""
     return evalset / "decisions" / f"{notebook}.json"
+
+
+def note_test_use(settings: Settings, evalset: Path, notebook: str, use: str = "") -> list[str]:
+    """Arm sets that were judged on the test split, on this machine and before the last acceptance, with this one."""
+    local = settings.cache / "test_uses" / f"{evalset.name}-{notebook}"
+    known: list[str] = []
+    for path in (decision_path(evalset, notebook).with_suffix(".uses"), local):
+        known += path.read_text(encoding="utf-8").split() if path.is_file() else []
+    uses = list(dict.fromkeys([*known, use] if use else known))
+    local.parent.mkdir(parents=True, exist_ok=True)
+    local.write_text("\n".join(uses) + "\n", encoding="utf-8")
+    return uses
 
 
 def open_run_folder(settings: Settings, notebook: str, clock: Clock | None = None) -> Path:
