@@ -164,7 +164,7 @@ class RetrievalBench:
             bar = Progress(f"chunks of {arm.name}", 1)
             self.searcher.on_progress = lambda done, total, bar=bar: _advance(bar, done, total)
             if report := self.searcher.prepare(arm):
-                bar.done(f"{arm.name}: {report.chunks:,} chunks, {report.embedded:,} embedded now")
+                bar.done(f"{arm.name}: {report.chunks:,} chunks written, {report.embedded:,} embedded")
         fitted = [name for name in p.strategies if name in FITTED]
         return [*arms, *fit_arms(self.searcher, p.chunkers, fitted, dev, embedder=p.embedder), *self.systems]
 
