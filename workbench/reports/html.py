@@ -22,7 +22,7 @@ from workbench.reports.views import (
     pairs_table,
     rule_pairs,
     section_table,
-)  # fmt: skip
+)
 
 CASES_SHOWN = 50
 SLICE_ARMS = 7
@@ -92,7 +92,8 @@ def _context(results: Results) -> dict[str, Any]:
     claims = decision.claims if decision else ()
     return {
         "results": results,
-        "verdict": VERDICTS[decision.verdict] if decision else "No decision",
+        "verdict": VERDICTS.get(decision.verdict, decision.verdict) if decision else "No decision",
+        "tone": "bad" if results.problems else tone(results.gate.status) if results.gate else "open",
         "facts": key_facts(decision) if decision else [],
         "gate_table": gate_table(results.gate) if results.gate and results.gate.claims else None,
         "decision_table": decision_table(decision) if claims and decision else None,
