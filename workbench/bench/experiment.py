@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import polars as pl
@@ -72,9 +73,13 @@ class Experiment:
         p = self.policy
         return Rule(p.metric, OBJECTIVE, reference, p.margin, p.confidence, p.floor, p.latency_p95_ms)
 
-    def decide(self, test: pl.DataFrame, facts: list[ArmFacts], rule: Rule, *, seed: int) -> Decision:
-        """Judge the arms on the test split once, and write down the decision."""
-        claims = make_claims(test.filter(pl.col("metric") == rule.metric), facts, rule, seed=seed)
+    def decide(
+        self, test: pl.DataFrame, facts: list[ArmFacts], rule: Rule, *, seed: int, against: pl.DataFrame | None = None
+    ) -> Decision:
+        """Judge the arms on the test split once, and write down the decision; ``against`` as in `make_claims`."""
+        mine = pl.col("metric") == rule.metric
+        against = None if against is None else against.filter(mine)
+        claims = make_claims(test.filter(mine), facts, rule, against=against, seed=seed)
         order = {f.name: f.order for f in facts}
         synthetic = self.evalset.synthetic
         outcome = decide(claims, rule, order=order, synthetic=synthetic)
@@ -157,12 +162,11 @@ def open_run_folder(settings: Settings, notebook: str, clock: Clock | None = Non
     if given := os.environ.get("WORKBENCH_RUN_DIR"):
         return Path(given)
     stamp = (clock or SystemClock()).now().strftime("%Y%m%dT%H%M%S")
-    folder = settings.runs / f"{stamp}-{notebook}-interactive"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        settings.runs.mkdir(parents=True, exist_ok=True)
+        return Path(mkdtemp(prefix=f"{stamp}-{notebook}-interactive-", dir=settings.runs))  # one of its own, always
     except OSError as error:
         raise ConfigError(f"runs folder {settings.runs} cannot be written: {error}; set WORKBENCH_RUNS") from error
-    return folder
 
 
 def _plain(value: Any) -> str:

@@ -69,6 +69,8 @@ def _cases(test: Scored, scores: pl.DataFrame) -> dict[str, ItemCase]:
 
 def _warnings(experiment: Experiment, test: Scored, metric: str) -> tuple[str, ...]:
     out = [*experiment.evalset.notes]
+    if not test.split.pooled:
+        out.append("The judgements name relevant documents only: whatever they do not name counts as not relevant.")
     for arm, answers in test.answers.items():
         if answers.errors:
             out.append(f"{arm}: {len(answers.errors)} questions failed and count against it.")

@@ -70,14 +70,25 @@ def pick_finalists(dev: pl.DataFrame, facts: Sequence[ArmFacts], rule: Rule) -> 
     return sorted(best, key=lambda a: (cost[a], order[a]))
 
 
-def make_claims(test: pl.DataFrame, facts: Sequence[ArmFacts], rule: Rule, *, seed: int = 0) -> tuple[Claim, ...]:
-    """One claim an arm, the reference first; ``test`` holds the rows of the rule's metric only."""
+def make_claims(
+    test: pl.DataFrame, facts: Sequence[ArmFacts], rule: Rule, *, against: pl.DataFrame | None = None, seed: int = 0
+) -> tuple[Claim, ...]:
+    """One claim an arm, the reference first; ``test`` holds the rows of the rule's metric only.
+
+    ``against`` replaces ``test`` where arms are compared with the reference, not in their own estimates: there a
+    reference whose value is only bounded counts as good as it may be, and must meet the floor as bad as it may be.
+    """
     items, codes = item_clusters(test)
     others = [f.name for f in facts if f.name != rule.reference]
     differences = {
         d.arm: d
         for d in compare(
-            test, others, reference=rule.reference, margin=rule.margin, confidence=rule.confidence, seed=seed
+            test if against is None else against,
+            others,
+            reference=rule.reference,
+            margin=rule.margin,
+            confidence=rule.confidence,
+            seed=seed,
         )
     }
     out = []
