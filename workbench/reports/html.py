@@ -145,7 +145,9 @@ def _case_groups(results: Results) -> list[tuple[str, str, str, tuple[ItemCase, 
 def _settings(results: Results) -> list[Table]:
     decision, run = results.decision, results.run
     parameters = run.get("parameters") or {}
-    plain = {k: v for k, v in run.items() if k not in ("parameters", "fingerprint", "error") and v not in (None, "")}
+    # the rest of the record is shown elsewhere on the page, or is for the runner alone
+    names = ("status", "notebook", "profile", "seed", "started", "ended", "exit_reason", "gate")
+    plain = {name: run[name] for name in names if run.get(name) not in (None, "")}
     tables = [pairs_table({"folder": results.folder} | plain, "Run")]
     if parameters:
         tables.append(pairs_table(parameters, "Parameters of the run"))
