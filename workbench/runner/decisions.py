@@ -62,6 +62,8 @@ def accept(settings: Settings, notebook: str, *, reason: str, clock: Clock, run:
     target = evalset / "decisions" / f"{notebook}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     _write_scores(folder, decision, target.with_suffix(".scores.parquet"))
+    if (artefact := folder / "artefact.json").is_file():  # what was tested is what ships
+        target.with_suffix(".artefact").write_bytes(artefact.read_bytes())
     part = target.with_name(f".{target.name}.{os.getpid()}")
     part.write_text(decision.to_json(), encoding="utf-8")
     return part.replace(target)
