@@ -54,9 +54,9 @@ class Scored:
         return score_table(self.scores, self.facts, self.split.name, self.bounds())
 
     def bounds(self) -> dict[str, tuple[float, float]]:
-        """Bounds of nDCG@10 of each arm under 0.9 judged@10."""
+        """Bounds of nDCG@10 of each arm under 0.9 judged@10, where the judgements were pooled."""
         out = {}
-        for arm, answers in self.answers.items():
+        for arm, answers in self.answers.items() if self.split.pooled else ():
             judged = judge(answers.run, self.split.qrels)
             found = judged.found[:, :10].sum()
             if found and judged.judged[:, :10].sum() / found < WELL_JUDGED:
@@ -128,7 +128,7 @@ def spread_over_rebuilds(
 
 
 def pessimistic(test: Scored, rule: Rule) -> pl.DataFrame:
-    """Scores in which a badly judged reference counts as good as it may be: against every claim."""
+    """Scores to compare by, in which a badly judged reference counts as good as it may be: against every claim."""
     if rule.reference not in test.bounds() or rule.metric != "ndcg@10":
         return test.scores
     judged = judge(test.answers[rule.reference].run, test.split.qrels)

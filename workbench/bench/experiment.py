@@ -4,6 +4,7 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import polars as pl
@@ -124,9 +125,13 @@ class Experiment:
         picked = pick_finalists(dev, facts, rule)
         return Finalists(rule, (reference, *picked), f"{why}; finalists are cheaper and near it on dev")
 
-    def decide(self, test: pl.DataFrame, facts: list[ArmFacts], rule: Rule, *, seed: int) -> Decision:
-        """Judge the arms on the test split once, and write down the decision."""
-        claims = make_claims(test.filter(pl.col("metric") == rule.metric), facts, rule, seed=seed)
+    def decide(
+        self, test: pl.DataFrame, facts: list[ArmFacts], rule: Rule, *, seed: int, against: pl.DataFrame | None = None
+    ) -> Decision:
+        """Judge the arms on the test split once, and write down the decision; ``against`` as in `make_claims`."""
+        mine = pl.col("metric") == rule.metric
+        against = None if against is None else against.filter(mine)
+        claims = make_claims(test.filter(mine), facts, rule, against=against, seed=seed)
         order = {f.name: f.order for f in facts}
         synthetic = self.evalset.synthetic
         outcome = decide(claims, rule, order=order, synthetic=synthetic)
@@ -153,17 +158,11 @@ class Experiment:
     def count_test_use(self, arms: list[str]) -> int:
         """Note that these arms were judged on this test split; returns how many different sets have been.
 
-        The list lies beside the decisions and is committed with them: a test split that is asked often enough
-        says yes to something.
+        A test split that is asked often enough says yes to something. The list of this machine is in the cache;
+        accepting a decision commits it beside the decision.
         """
-        path = decision_path(self.evalset.path, self.notebook).with_suffix(".uses")
         mine = content_hash(*sorted(arms), self.inputs.get("qrels/test") or self.inputs.get("outcomes", ""))[:16]
-        known = path.read_text(encoding="utf-8").split() if path.is_file() else []
-        if mine not in known:
-            known.append(mine)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("\n".join(known) + "\n", encoding="utf-8")
-        return len(known)
+        return len(note_test_use(self.settings, self.evalset.path, self.notebook, mine))
 
     def save(self, decision: Decision, summary: Summary, scores: pl.DataFrame) -> Path:
         """Write scores, summary and decision into the run folder; returns the folder."""
@@ -192,6 +191,18 @@ def decision_path(evalset: Path, notebook: str) -> Path:
     return evalset / "decisions" / f"{notebook}.json"
 
 
+def note_test_use(settings: Settings, evalset: Path, notebook: str, use: str = "") -> list[str]:
+    """Arm sets that were judged on the test split, on this machine and before the last acceptance, with this one."""
+    local = settings.cache / "test_uses" / f"{evalset.name}-{notebook}"
+    known: list[str] = []
+    for path in (decision_path(evalset, notebook).with_suffix(".uses"), local):
+        known += path.read_text(encoding="utf-8").split() if path.is_file() else []
+    uses = list(dict.fromkeys([*known, use] if use else known))
+    local.parent.mkdir(parents=True, exist_ok=True)
+    local.write_text("\n".join(uses) + "\n", encoding="utf-8")
+    return uses
+
+
 def open_run_folder(settings: Settings, notebook: str, clock: Clock | None = None) -> Path:
     """Folder of this run: the runner's, or in JupyterLab one of its own.
 
@@ -203,12 +214,11 @@ def open_run_folder(settings: Settings, notebook: str, clock: Clock | None = Non
     if given := os.environ.get("WORKBENCH_RUN_DIR"):
         return Path(given)
     stamp = (clock or SystemClock()).now().strftime("%Y%m%dT%H%M%S")
-    folder = settings.runs / f"{stamp}-{notebook}-interactive"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        settings.runs.mkdir(parents=True, exist_ok=True)
+        return Path(mkdtemp(prefix=f"{stamp}-{notebook}-interactive-", dir=settings.runs))  # one of its own, always
     except OSError as error:
         raise ConfigError(f"runs folder {settings.runs} cannot be written: {error}; set WORKBENCH_RUNS") from error
-    return folder
 
 
 def _plain(value: Any) -> str:

@@ -54,8 +54,8 @@ def fit_arms(
 
 def _fit(name: str, chunker: str, legs: Legs, dev: Split, embedder: str) -> FittedArm:
     fit = FITTERS[name]
-    clusters = sorted({q.cluster for q in dev.queries})
-    fold = {c: int(content_hash(c)[:8], 16) % FOLDS for c in clusters}
+    clusters = sorted({q.cluster for q in dev.queries}, key=content_hash)
+    fold = {c: i % FOLDS for i, c in enumerate(clusters)}
     by_fold = {}
     for i in set(fold.values()):
         rest = {q.query_id for q in dev.queries if fold[q.cluster] != i}

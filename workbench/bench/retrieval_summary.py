@@ -42,10 +42,7 @@ def summarise(experiment: Experiment, decision: Decision, dev: Scored, test: Sco
         title="Retrieval: the cheapest strategy that is good enough",
         metric=metric,
         warnings=_warnings(experiment, test, metric),
-        frontier=(
-            *frontier_points(on_dev, dev.facts, reference=rule.reference, split="dev"),
-            *frontier_points(on_test, test.facts, reference=rule.reference, split="test"),
-        ),
+        frontier=tuple(frontier_points(on_dev, dev.facts, reference=rule.reference, split="dev")),
         slices=tuple(slice_rows(on_test, names)),
         changed=changed_cases(accepted, on_test, names, cases),
         regressions=worst_regressions(cases, reference=rule.reference, arm=focus_of(decision)),
@@ -72,6 +69,8 @@ def _cases(test: Scored, scores: pl.DataFrame) -> dict[str, ItemCase]:
 
 def _warnings(experiment: Experiment, test: Scored, metric: str) -> tuple[str, ...]:
     out = [*experiment.evalset.notes]
+    if not test.split.pooled:
+        out.append("The judgements name relevant documents only: whatever they do not name counts as not relevant.")
     for arm, answers in test.answers.items():
         if answers.errors:
             out.append(f"{arm}: {len(answers.errors)} questions failed and count against it.")

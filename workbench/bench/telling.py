@@ -15,9 +15,7 @@ def would_change(decision: Decision) -> tuple[str, ...]:
             continue
         if claim.status in ("holds", "identical"):
             out.append(f"{claim.arm}: a margin under {max(-claim.low, 0):.3f} {rule.metric} would no longer hold.")
-        elif claim.items_needed:
-            out.append(f"{claim.arm}: about {claim.items_needed:,} more questions would settle it at this difference.")
-        else:
+        elif claim.items_needed is None:
             out.append(f"{claim.arm}: a margin of at least {-claim.low:.3f} {rule.metric} would be needed.")
     if rule.floor is None:
         out.append("No floor is set in gates.toml: a quality that is too low for the product would not be noticed.")

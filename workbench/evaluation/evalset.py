@@ -29,6 +29,15 @@ class Split:
     qrels: Qrels
 
     @property
+    def pooled(self) -> bool:
+        """Whether documents were judged that turned out not to be relevant.
+
+        Where none was, the judgements list known answers only, as most public collections do: whatever they do not
+        list counts as not relevant, and the share of judged hits says nothing.
+        """
+        return any(not grade for grades in self.qrels.values() for grade in grades.values())
+
+    @property
     def clusters(self) -> dict[str, str]:
         """Cluster of each query id: the unit that is resampled."""
         return {q.query_id: q.cluster for q in self.queries}

@@ -6,7 +6,6 @@ from typing import Any
 
 from workbench.rendering.table import Table
 from workbench.reports.figure import (
-    COLOURS,
     INK,
     NARROW,
     SMALL,
@@ -18,12 +17,14 @@ from workbench.reports.figure import (
     fitted,
     text_width,
 )
-from workbench.reports.placement import spread
+from workbench.reports.placement import Box, along, spread
 from workbench.reports.scales import log_ticks, padded, pixel, plain, ticks
+
+Line = Sequence[tuple[float, float]]
 
 
 def lines(
-    series: Mapping[str, Sequence[tuple[float, float]]],
+    series: Mapping[str, Line],
     x: str,
     y: str,
     *,
@@ -60,7 +61,7 @@ def lines(
 
 
 def _draw_lines(
-    series: Mapping[str, Sequence[tuple[float, float]]],
+    series: Mapping[str, Line],
     x: str,
     y: str,
     log_x: bool,
@@ -81,39 +82,41 @@ def _draw_lines(
     )
     axes.grid(axis="y", color=INK, alpha=0.1, linewidth=0.8)
     canvas.text(0, 10 + key_height, fitted(y, 300, SMALL), size=SMALL, alpha=0.75)
-    canvas.text(
-        canvas.width - 14 - names,
-        canvas.height - 8,
-        fitted(x, 300, SMALL),
-        size=SMALL,
-        alpha=0.75,
-        ha="right",
-    )
-    if limit is not None:
-        axes.axhline(limit, color=COLOURS[1], linewidth=1.4, linestyle=(0, (5, 3)))
-        # at the left, just above its line: line ends and their names are on the right
-        canvas.text(left + 4, pixel(canvas, axes, axes.get_xlim()[0], limit)[1] - 9, f"limit {limit:,g}", size=SMALL)
+    x_name = fitted(x, 300, SMALL)
+    canvas.text(canvas.width - 14 - names, canvas.height - 8, x_name, size=SMALL, alpha=0.75, ha="right")
     drawn = [(name, sorted(line)) for name, line in series.items() if line]
-    ends = [pixel(canvas, axes, *line[-1])[1] for _, line in drawn]
-    at = spread(ends, gap=19, low=top, high=top + height)
-    for i, ((name, line), y_end, y_name) in enumerate(zip(drawn, ends, at, strict=True)):
+    _draw_series(canvas, axes, drawn, names=names, narrow=narrow)
+    if limit is not None:
+        axes.axhline(limit, color=INK, alpha=0.7, linewidth=1.4, linestyle=(0, (5, 3)))
+        _limit_label(canvas, axes, limit, [line for _, line in drawn])
+    return canvas
+
+
+def _draw_series(canvas: Canvas, axes: Any, drawn: Sequence[tuple[str, Line]], *, names: float, narrow: bool) -> None:
+    ends = [pixel(canvas, axes, *line[-1]) for _, line in drawn]
+    low, high = (pixel(canvas, axes, 1.0, edge)[1] for edge in reversed(axes.get_ylim()))
+    at = spread([y for _, y in ends], gap=19, low=low, high=high)
+    for i, ((name, line), (x_end, y_end), y_name) in enumerate(zip(drawn, ends, at, strict=True)):
         colour, marker = arm_style(i)
-        axes.plot(
-            *zip(*line, strict=True),
-            color=colour,
-            marker=marker,
-            markersize=6.5,
-            linewidth=1.8,
-            clip_on=False,
-        )
+        look = {"color": colour, "marker": marker, "markersize": 6.5, "linewidth": 1.8}
+        axes.plot(*zip(*line, strict=True), clip_on=False, **look)
         if narrow:
             canvas.mark(6, 10 + 22 * i, marker, color=colour, markersize=7.5)
             canvas.text(20, 10 + 22 * i, fitted(name, NARROW - 24))
-            continue
-        x_end = pixel(canvas, axes, *line[-1])[0]
-        canvas.rule([x_end + 7, canvas.width - names - 4], [y_end, y_name], alpha=0.35, linewidth=0.8)
-        canvas.text(canvas.width - names, y_name, fitted(name, names))
-    return canvas
+        else:
+            canvas.rule([x_end + 7, canvas.width - names - 4], [y_end, y_name], alpha=0.35, linewidth=0.8)
+            canvas.text(canvas.width - names, y_name, fitted(name, names))
+
+
+def _limit_label(canvas: Canvas, axes: Any, limit: float, series: Sequence[Line]) -> None:
+    """Name the limit just above its line, where the fewest other lines pass."""
+    text = f"limit {limit:,g}"
+    taken = [box for line in series for box in along([pixel(canvas, axes, *p) for p in line])]
+    (low, y), (high, _) = (pixel(canvas, axes, end, limit) for end in axes.get_xlim())
+    width = text_width(text, SMALL)
+    places = [low + 4 + (high - low - width - 8) * part / 8 for part in range(9)]
+    x = min(places, key=lambda x: sum(Box(x, y - 17, x + width, y - 2).covers(box) for box in taken))
+    canvas.text(x, y - 9, text, size=SMALL)
 
 
 def _scale(axes: Any, name: str, values: Sequence[float], *, log: bool, zero: bool, narrow: bool) -> None:
