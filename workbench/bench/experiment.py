@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -18,7 +18,7 @@ from workbench.evaluation.evalset import Evalset
 from workbench.evaluation.gate import Gate, check_gate
 from workbench.evaluation.policy import GatePolicy
 from workbench.evaluation.summary import Summary
-from workbench.records import Decision, Fingerprint, Rule, content_hash, parameters_of
+from workbench.records import Claim, Decision, Fingerprint, Rule, content_hash, parameters_of
 from workbench.rendering.table import Table
 
 OBJECTIVE = "usd_per_1k_requests"
@@ -134,7 +134,7 @@ class Experiment:
         claims = make_claims(test.filter(mine), facts, rule, against=against, seed=seed)
         order = {f.name: f.order for f in facts}
         synthetic = self.evalset.synthetic
-        outcome = decide(claims, rule, order=order, synthetic=synthetic)
+        outcome = decide(self._as_timed_before(claims), rule, order=order, synthetic=synthetic)
         chosen = next(f for f in facts if f.name == outcome.arm)
         return Decision(
             notebook=self.notebook,
@@ -154,6 +154,13 @@ class Experiment:
             settings={k: v for k, v in parameters_of(self.parameters).items() if k != "kind"},
             synthetic=synthetic,
         )
+
+    def _as_timed_before(self, claims: tuple[Claim, ...]) -> tuple[Claim, ...]:
+        """Claims with the latencies of the accepted decision where this run only checks it again."""
+        if self.accepted is None or not self.rechecks:
+            return claims
+        before = {c.arm: c.latency_p95_ms for c in self.accepted.claims}
+        return tuple(replace(c, latency_p95_ms=before.get(c.arm)) for c in claims)
 
     def count_test_use(self, arms: list[str]) -> int:
         """Note that these arms were judged on this test split; returns how many different sets have been.
