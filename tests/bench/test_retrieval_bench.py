@@ -71,7 +71,7 @@ def test_the_cheapest_arm_that_holds_is_chosen_and_everything_is_on_disk(first):
     assert Decision.load(folder / "decision.json") == decision
     assert Gate.load(folder / "gate.json").status == "stale", "nothing was accepted yet"
     summary = Summary.load(folder / "summary.json")
-    assert {p.split for p in summary.frontier} == {"dev", "test"}
+    assert {p.split for p in summary.frontier} == {"dev"}
     assert {(s.slice, s.value) for s in summary.slices} >= {("tenant_id", "acme"), ("style", "s1")}
     scores = pl.read_parquet(folder / "scores.parquet")
     assert set(scores["split"].unique()) == {"dev", "test"}

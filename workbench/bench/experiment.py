@@ -1,7 +1,7 @@
 """What every notebook shares: its run folder, its rule, what was accepted before, saving, and the gate."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from tempfile import mkdtemp
@@ -13,7 +13,7 @@ from workbench.bench.provenance import provenance
 from workbench.clock import Clock, SystemClock
 from workbench.config import Settings
 from workbench.errors import ConfigError
-from workbench.evaluation.decision import ArmFacts, decide, make_claims
+from workbench.evaluation.decision import ArmFacts, decide, make_claims, pick_finalists, pick_reference
 from workbench.evaluation.evalset import Evalset
 from workbench.evaluation.gate import Gate, check_gate
 from workbench.evaluation.policy import GatePolicy
@@ -23,6 +23,25 @@ from workbench.rendering.table import Table
 
 OBJECTIVE = "usd_per_1k_requests"
 MANY_TEST_USES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Finalists:
+    """What goes to the test split: the rule with its reference, and at most three arms beside it."""
+
+    rule: Rule
+    names: tuple[str, ...]
+    why: str
+
+    def _repr_html_(self) -> str:
+        return self._table().to_html()
+
+    def __repr__(self) -> str:
+        return self._table().to_text()
+
+    def _table(self) -> Table:
+        rows = [(n, "reference" if n == self.rule.reference else "finalist") for n in self.names]
+        return Table.of(("arm", "role"), rows, self.why)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +92,39 @@ class Experiment:
         p = self.policy
         return Rule(p.metric, OBJECTIVE, reference, p.margin, p.confidence, p.floor, p.latency_p95_ms)
 
+    def finalists(
+        self, dev: pl.DataFrame, facts: Sequence[ArmFacts], *, asked: str, simple: Collection[str] = ()
+    ) -> Finalists:
+        """Pick on dev alone: the reference, and at most three cheaper arms that may be as good.
+
+        Parameters
+        ----------
+        dev : DataFrame
+            Rows of the deciding metric on dev.
+        asked : str
+            Reference named by the user, "" for the accepted arm, at first the best on dev.
+        simple : collection of str
+            Arms among which the best on dev is looked for; all where empty.
+
+        Raises
+        ------
+        ConfigError
+            If the reference is not an arm of this run.
+        """
+        accepted, names = self.accepted, [f.name for f in facts]
+        if accepted is not None and self.rechecks:
+            return Finalists(accepted.rule, accepted.arms, "Arms of the accepted decision, judged again by its rule")
+        reference = asked or (accepted.arm if accepted and accepted.arm in names else "")
+        why = "Reference: the accepted arm" if accepted and reference == accepted.arm else "Reference: named by you"
+        if not reference:
+            reference = pick_reference(dev, [f for f in facts if not simple or f.name in simple])
+            why = f"Reference: the best {'of the simple arms' if simple else 'arm'} on dev"
+        if reference not in names:
+            raise ConfigError(f"reference {reference!r} is not an arm of this run; there are {', '.join(names)}")
+        rule = self.rule(reference)
+        picked = pick_finalists(dev, facts, rule)
+        return Finalists(rule, (reference, *picked), f"{why}; finalists are cheaper and near it on dev")
+
     def decide(
         self, test: pl.DataFrame, facts: list[ArmFacts], rule: Rule, *, seed: int, against: pl.DataFrame | None = None
     ) -> Decision:
@@ -109,7 +161,7 @@ class Experiment:
         A test split that is asked often enough says yes to something. The list of this machine is in the cache;
         accepting a decision commits it beside the decision.
         """
-        mine = content_hash(*sorted(arms), self.inputs.get("qrels/test", ""))[:16]
+        mine = content_hash(*sorted(arms), self.inputs.get("qrels/test") or self.inputs.get("outcomes", ""))[:16]
         return len(note_test_use(self.settings, self.evalset.path, self.notebook, mine))
 
     def save(self, decision: Decision, summary: Summary, scores: pl.DataFrame) -> Path:
