@@ -108,7 +108,10 @@ def bootstrap_t(
     t = np.nan_to_num(t, nan=0.0, posinf=np.inf, neginf=-np.inf)
     upper_t = np.quantile(t.max(1), confidence, method="higher")
     lower_t = np.quantile(t.min(1), 1 - confidence, method="lower")
-    return Bounds(mean, se, mean - upper_t * se, mean - lower_t * se)
+    low, high = mean.copy(), mean.copy()
+    low[spread] -= upper_t * se[spread]
+    high[spread] -= lower_t * se[spread]
+    return Bounds(mean, se, low, high)
 
 
 def cluster_weights(m: int, draws: int, seed: int) -> Iterator[np.ndarray]:
