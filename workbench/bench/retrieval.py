@@ -31,7 +31,7 @@ from workbench.evaluation.exploring import frontier_points, slice_rows
 from workbench.evaluation.power import plan
 from workbench.evaluation.summary import Summary
 from workbench.inference.embedding import Embedder, MiniLM, load_embedder
-from workbench.inference.prices import load_prices
+from workbench.inference.prices import project_prices
 from workbench.records import Decision, Query, content_hash
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Table
@@ -109,7 +109,7 @@ class RetrievalBench:
             **system_inputs(systems),
             "weights": embedder.encoder_id,
             "encoder probe": encoder_probe(embedder),
-            "prices": load_prices().sha256,
+            "prices": project_prices(settings.root).sha256,
         }
         accepted = decision_path(evalset.path, "retrieval")
         experiment = Experiment(
@@ -147,7 +147,7 @@ class RetrievalBench:
     def prepare(self) -> list[Candidate]:
         """Ingest, index and fit every arm, simplest first."""
         p, dev = self.parameters, self.experiment.evalset.split("dev")
-        arms = make_arms(p.chunkers, p.strategies, embedder=p.embedder)
+        arms = [a for a in make_arms(p.chunkers, p.strategies, embedder=p.embedder) if not self.searcher.too_small(a)]
         for arm in arms:
             bar = Progress(f"chunks of {arm.name}", 1)
             self.searcher.on_progress = lambda done, total, bar=bar: _advance(bar, done, total)
@@ -157,13 +157,23 @@ class RetrievalBench:
         learned = fit_arms(self.searcher, p.chunkers, fitted, dev, embedder=p.embedder)
         candidates: list[Candidate] = [*arms, *learned, *self.systems]
         names = [candidate_name(c) for c in candidates]
+        if not names:
+            raise ConfigError(f"no arm can be asked on this corpus: {'; '.join(self.left_out)}")
         if twice := [n for n in names if names.count(n) > 1]:
             raise ConfigError(f"two arms are called {twice[0]!r}; give your system a name of its own")
         return candidates
 
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Arms of the grid that this corpus is too small for, each with the reason."""
+        p = self.parameters
+        arms = make_arms(p.chunkers, p.strategies, embedder=p.embedder)
+        return tuple(f"{arm.name} is left out: {why}" for arm in arms if (why := self.searcher.too_small(arm)))
+
     def arms_table(self, arms: Sequence[Candidate]) -> Table:
         """Arms as they print themselves, with their rows and what their encoder cuts off."""
-        return arms_table(arms, self.searcher)
+        table = arms_table(arms, self.searcher)
+        return replace(table, caption=". ".join([table.caption, *self.left_out]))
 
     def score(self, arms: Sequence[Candidate], split: str) -> Scored:
         """Ask every question of one split, arm by arm, and score what comes back."""
@@ -244,6 +254,7 @@ class RetrievalBench:
         if len(unjudged):
             unjudged.write_ndjson(experiment.folder / "to_judge.jsonl")
         summary = summarise(experiment, decision, dev, test)
+        summary = replace(summary, warnings=(*summary.warnings, *(f"{why}." for why in self.left_out)))
         if decision.test_uses >= MANY_TEST_USES:
             worn = f"This test split has judged {decision.test_uses} sets of arms: it is worn, write fresh questions."
             summary = replace(summary, warnings=(*summary.warnings, worn))
