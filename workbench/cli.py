@@ -216,6 +216,49 @@ def from_tables(
     typer.echo(f"written: {done}; complete its card.md, then: workbench evalset check {out}")
 
 
+@import_app.command("outcomes")
+def from_outcomes(
+    path: Annotated[str, typer.Argument(help="Outcomes, long or wide: .csv, .jsonl or .parquet.")],
+    name: Annotated[str, typer.Option(help="Name of the new evalset, or its folder.")],
+    rename: Annotated[
+        list[str] | None, typer.Option(metavar="YOURS=OURS", help="A column of another name; repeatable.")
+    ] = None,
+    without: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Leave rows with it out; repeatable.")
+    ] = None,
+    cost: Annotated[
+        list[str] | None, typer.Option(metavar="MODEL=USD", help="Per 1,000 requests, where none is recorded.")
+    ] = None,
+    drop_incomplete: Annotated[bool, typer.Option(help="Leave out prompts that some model did not answer.")] = False,
+    most_common_text: Annotated[
+        bool, typer.Option(help="Of a prompt_id with two texts, take that of most rows.")
+    ] = False,
+) -> None:
+    """Write an evalset from what models answered to prompts, how good it was and what it cost."""
+    from pathlib import Path
+
+    from workbench.config import load_settings
+    from workbench.importing.outcomes import Repairs, import_outcomes
+
+    repairs = Repairs(
+        rename=_pairs(rename or [], "--rename"),
+        without=_pairs(without or [], "--without"),
+        costs={model: _dollars(model, usd) for model, usd in _pairs(cost or [], "--cost").items()},
+        drop_incomplete=drop_incomplete,
+        texts="most_common" if most_common_text else "refuse",
+    )
+    folder = load_settings().evalsets / name if Path(name).name == name else Path(name)
+    done = import_outcomes(Path(path), folder, repairs=repairs)
+    typer.echo(f"written: {done}; complete its card.md, then: workbench run routing --evalset {name}")
+
+
+def _dollars(model: str, usd: str) -> float:
+    try:
+        return float(usd)
+    except ValueError:
+        raise ConfigError(f"--cost {model} must be dollars per 1,000 requests, found {usd!r}") from None
+
+
 @import_app.command("hub")
 def from_hub(
     name: Annotated[str, typer.Argument(help="Collection of the hub, owner/name; naming it permits the network.")],

@@ -79,15 +79,15 @@ class Logistic:
         from scipy.optimize import minimize
         from scipy.special import expit
 
-        x = features.rows(requests)
-        shape = (x.shape[1] + 1, quality.shape[1])
+        x = features.rows(requests).astype(np.float64)  # once, not in every step
+        n, shape = len(requests), (x.shape[1] + 1, quality.shape[1])
 
         def loss(flat: Floats) -> tuple[float, Floats]:
             w = flat.reshape(shape)
             z = x @ w[:-1] + w[-1]
             value = (np.logaddexp(0, z) - quality * z).sum() + l2 / 2 * (w[:-1] ** 2).sum()
             off = expit(z) - quality
-            return value, np.vstack([x.T @ off + l2 * w[:-1], off.sum(0)]).ravel()
+            return value / n, np.vstack([x.T @ off + l2 * w[:-1], off.sum(0)]).ravel() / n
 
         found = minimize(loss, np.zeros(shape).ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 200})
         return cls(features, found.x.reshape(shape))
@@ -151,7 +151,7 @@ class Boosted:
         column, threshold = np.full((trees, size), -1), np.zeros((trees, size), np.float32)
         left, right = np.zeros((trees, size), int), np.zeros((trees, size), int)
         value = np.zeros((trees, size, quality.shape[1]))
-        smallest = max(5, len(requests) // 50)
+        smallest = max(10, len(requests) // 20)
         for t in range(trees):
             tree = DecisionTreeRegressor(max_depth=3, min_samples_leaf=smallest, random_state=t).fit(x, left_over)
             nodes, n = tree.tree_, tree.tree_.node_count
