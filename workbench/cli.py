@@ -166,6 +166,34 @@ def evalset_lock(path: Annotated[str, typer.Argument(help="Name or folder of an 
     typer.echo(f"{write_lock(folder, settings):,} documents pinned in {folder / 'corpus.lock'}")
 
 
+import_app = typer.Typer(no_args_is_help=True, help="Bring your own pairs and traffic into an evalset.")
+app.add_typer(import_app, name="import")
+_Table = Annotated[str, typer.Argument(metavar="PATH", help="CSV, Parquet or JSONL, one row each.")]
+_Name = Annotated[str, typer.Option(help="Evalset to add to; made where there is none.")]
+
+
+@import_app.command("stream")
+def import_stream_(path: _Table, name: _Name) -> None:
+    """Import requests in the order they came: query, answer_key, and where known tenant_id, cluster, at."""
+    from pathlib import Path
+
+    from workbench.config import load_settings
+    from workbench.importing.streams import import_stream
+
+    typer.echo(f"imported: {import_stream(Path(path), load_settings().evalsets / name)}")
+
+
+@import_app.command("pairs")
+def import_pairs_(path: _Table, name: _Name) -> None:
+    """Import pairs of questions with same_answer 0 or 1, and where known kind, cluster, tenant_id, split."""
+    from pathlib import Path
+
+    from workbench.config import load_settings
+    from workbench.importing.pairs import import_pairs
+
+    typer.echo(f"imported: {import_pairs(Path(path), load_settings().evalsets / name)}")
+
+
 def _pairs(given: Sequence[str]) -> dict[str, str]:
     pairs: dict[str, str] = {}
     for text in given:

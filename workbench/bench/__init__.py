@@ -7,7 +7,10 @@ from typing import Any
 from workbench.errors import ConfigError, unknown_name
 
 # Each experiment is loaded when its notebook starts it.
-EXPERIMENTS: Mapping[str, str] = {"retrieval": "workbench.bench.retrieval:RetrievalBench"}
+EXPERIMENTS: Mapping[str, str] = {
+    "retrieval": "workbench.bench.retrieval:RetrievalBench",
+    "caching": "workbench.bench.caching:CachingBench",
+}
 
 
 def start(notebook: str, **parameters: Any) -> Any:
@@ -16,7 +19,7 @@ def start(notebook: str, **parameters: Any) -> Any:
     Parameters
     ----------
     notebook : str
-        ``retrieval``.
+        ``retrieval`` or ``caching``.
     **parameters
         Fields of the experiment's parameter class, e.g. `workbench.bench.retrieval.RetrievalParameters`.
 

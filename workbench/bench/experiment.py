@@ -12,16 +12,17 @@ from workbench.bench.provenance import provenance
 from workbench.clock import Clock, SystemClock
 from workbench.config import Settings
 from workbench.errors import ConfigError
-from workbench.evaluation.decision import ArmFacts, decide, make_claims
+from workbench.evaluation.decision import ArmFacts, Outcome, decide, make_claims
 from workbench.evaluation.evalset import Evalset
 from workbench.evaluation.gate import Gate, check_gate
 from workbench.evaluation.policy import GatePolicy
 from workbench.evaluation.summary import Summary
-from workbench.records import Decision, Fingerprint, Rule, content_hash, parameters_of
+from workbench.records import Claim, Decision, Fingerprint, Rule, content_hash, parameters_of
 from workbench.rendering.table import Table
 
 OBJECTIVE = "usd_per_1k_requests"
 MANY_TEST_USES = 10
+RULE_SHOWN = ("metric", "margin", "confidence", "floor", "latency_p95_ms", "on_inconclusive", "on_stale")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,8 @@ class Experiment:
         Input part of the fingerprint.
     accepted : Decision or None
         The committed decision, where there is one.
+    rule_shown : tuple of str
+        Settings of the policy that this notebook goes by.
     """
 
     notebook: str
@@ -48,13 +51,13 @@ class Experiment:
     folder: Path
     profile: str
     accepted: Decision | None
+    rule_shown: tuple[str, ...] = RULE_SHOWN
 
     @property
     def config(self) -> Table:
         """Parameters and rule of this run."""
         rows = [(f.name, _plain(getattr(self.parameters, f.name))) for f in fields(self.parameters)]
-        rule = ("metric", "margin", "confidence", "floor", "latency_p95_ms", "on_inconclusive", "on_stale")
-        rows += [(f"gate: {name}", _plain(getattr(self.policy, name))) for name in rule]
+        rows += [(f"gate: {name}", _plain(getattr(self.policy, name))) for name in self.rule_shown]
         rows += [("profile", self.profile), ("accepted decision", self.accepted.arm if self.accepted else "none yet")]
         return Table.of(("setting", "value"), rows, "Parameters and rule of this run")
 
@@ -76,9 +79,10 @@ class Experiment:
         """Judge the arms on the test split once, and write down the decision."""
         claims = make_claims(test.filter(pl.col("metric") == rule.metric), facts, rule, seed=seed)
         order = {f.name: f.order for f in facts}
-        synthetic = self.evalset.synthetic
-        outcome = decide(claims, rule, order=order, synthetic=synthetic)
-        chosen = next(f for f in facts if f.name == outcome.arm)
+        return self.conclude(claims, rule, decide(claims, rule, order=order, synthetic=self.evalset.synthetic))
+
+    def conclude(self, claims: tuple[Claim, ...], rule: Rule, outcome: Outcome) -> Decision:
+        """Write down what was decided on these claims, and what it rests on."""
         return Decision(
             notebook=self.notebook,
             question=self.question,
@@ -86,16 +90,16 @@ class Experiment:
             rule=rule,
             verdict=outcome.verdict,
             arm=outcome.arm,
-            parameters=dict(chosen.parameters),
+            parameters=next(c.parameters for c in claims if c.arm == outcome.arm),
             sentence=outcome.sentence,
             claims=claims,
             n_items=claims[0].n_items,
             n_clusters=claims[0].n_clusters,
             items_needed=outcome.items_needed,
-            test_uses=self.count_test_use([f.name for f in facts]),
+            test_uses=self.count_test_use([c.arm for c in claims]),
             fingerprint=self.fingerprint(),
             settings={k: v for k, v in parameters_of(self.parameters).items() if k != "kind"},
-            synthetic=synthetic,
+            synthetic=self.evalset.synthetic,
         )
 
     def count_test_use(self, arms: list[str]) -> int:
@@ -105,7 +109,8 @@ class Experiment:
         says yes to something.
         """
         path = decision_path(self.evalset.path, self.notebook).with_suffix(".uses")
-        mine = content_hash(*sorted(arms), self.inputs.get("qrels/test", ""))[:16]
+        asked = self.inputs.get("qrels/test", "") + self.inputs.get("stream", "")
+        mine = content_hash(*sorted(arms), asked)[:16]
         known = path.read_text(encoding="utf-8").split() if path.is_file() else []
         if mine not in known:
             known.append(mine)
