@@ -65,7 +65,9 @@ def run(
     settings = load_settings()
     parameters = _pairs(parameter or [])
     if evalset is not None:
-        parameters["evalset"] = _evalset(evalset, settings)
+        parameters["evalset"] = evalset
+    if "evalset" in parameters:
+        parameters["evalset"] = _evalset(parameters["evalset"], settings)
     with TerminalProgress() as progress:
         record = run_notebook(
             name,
@@ -139,6 +141,26 @@ def runs() -> None:
         typer.echo(f"{record.run_dir.name}  {record.status:<11}  {record.profile:<5}  {outcome}")
 
 
+@app.command()
+def summary(
+    run: Annotated[str, typer.Argument(help="Folder of a run, or its name below runs/; the newest by default.")] = "",
+) -> None:
+    """Print a run as Markdown, for a build's summary page or a comment."""
+    from pathlib import Path
+
+    from workbench.config import load_settings
+    from workbench.reports.markdown import markdown_summary
+    from workbench.runner import list_runs
+
+    settings = load_settings()
+    found = [record.run_dir for record in list_runs(settings)][-1:]
+    if run:
+        found = [Path(run) if Path(run).is_dir() else settings.runs / run]
+    if not found:
+        raise ConfigError(f"no runs in {settings.runs}")
+    typer.echo(markdown_summary(found[0]), nl=False)
+
+
 evalset_app = typer.Typer(no_args_is_help=True, help="Check and pin evalsets.")
 app.add_typer(evalset_app, name="evalset")
 
@@ -166,50 +188,102 @@ def evalset_lock(path: Annotated[str, typer.Argument(help="Name or folder of an 
     typer.echo(f"{write_lock(folder, settings):,} documents pinned in {folder / 'corpus.lock'}")
 
 
-import_app = typer.Typer(no_args_is_help=True, help="Bring your own pairs and traffic into an evalset.")
+import_app = typer.Typer(no_args_is_help=True, help="Make an evalset of what you have.")
 app.add_typer(import_app, name="import")
 _Table = Annotated[str, typer.Argument(metavar="PATH", help="CSV, Parquet or JSONL, one row each.")]
 _Name = Annotated[str, typer.Option(help="Evalset to add to; made where there is none.")]
 
 
+@import_app.command("tables")
+def from_tables(
+    out: Annotated[str, typer.Argument(help="Name of the new evalset, or its folder.")],
+    corpus: Annotated[str, typer.Option(help="Documents: .jsonl, .csv or .parquet.")],
+    queries: Annotated[str, typer.Option(help="Questions, with a column `relevant` where there are no qrels.")],
+    qrels: Annotated[str | None, typer.Option(help="Judgements: BEIR's or TREC's form, or a table.")] = None,
+    rename: Annotated[
+        list[str] | None, typer.Option(metavar="YOURS=OURS", help="A column of another name; repeatable.")
+    ] = None,
+) -> None:
+    """Write an evalset folder from tables of documents, questions and judgements."""
+    from pathlib import Path
+
+    from workbench.config import load_settings
+    from workbench.importing.tables import import_tables
+
+    folder = load_settings().evalsets / out if Path(out).name == out else Path(out)
+    judged = Path(qrels) if qrels else None
+    done = import_tables(
+        corpus=Path(corpus), queries=Path(queries), qrels=judged, out=folder, rename=_pairs(rename or [], "--rename")
+    )
+    typer.echo(f"written: {done}; complete its card.md, then: workbench evalset check {out}")
+
+
+@import_app.command("hub")
+def from_hub(
+    name: Annotated[str, typer.Argument(help="Collection of the hub, owner/name; naming it permits the network.")],
+    corpus: Annotated[str, typer.Option(help="Its configuration of documents.")] = "corpus",
+    queries: Annotated[str, typer.Option(help="Its configuration of questions.")] = "queries",
+    qrels: Annotated[str, typer.Option(help="Its configuration of judgements.")] = "default",
+    qrels_name: Annotated[str | None, typer.Option(help="Collection of the judgements, where another.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Commit or tag.")] = None,
+) -> None:
+    """Fetch a retrieval collection of the Hugging Face hub once; then it is hub:NAME."""
+    from workbench.config import load_settings
+    from workbench.importing.hub import load_hub
+
+    settings = load_settings()
+    evalset = load_hub(
+        name,
+        settings=settings,
+        corpus=corpus,
+        queries=queries,
+        qrels=qrels,
+        qrels_name=qrels_name,
+        revision=revision,
+    )
+    typer.echo(f"{len(evalset.documents):,} documents, {len(evalset.queries):,} questions; use it as: hub:{name}")
+
+
 @import_app.command("stream")
-def import_stream_(path: _Table, name: _Name) -> None:
-    """Import requests in the order they came: query, answer_key, and where known tenant_id, cluster, at."""
+def from_stream(path: _Table, name: _Name) -> None:
+    """Add requests in the order they came: query, answer_key, and where known tenant_id, cluster, at."""
     from pathlib import Path
 
     from workbench.config import load_settings
     from workbench.importing.streams import import_stream
 
-    typer.echo(f"imported: {import_stream(Path(path), load_settings().evalsets / name)}")
+    typer.echo(f"written: {import_stream(Path(path), load_settings().evalsets / name)}; complete the card.md beside it")
 
 
 @import_app.command("pairs")
-def import_pairs_(path: _Table, name: _Name) -> None:
-    """Import pairs of questions with same_answer 0 or 1, and where known kind, cluster, tenant_id, split."""
+def from_pairs(path: _Table, name: _Name) -> None:
+    """Add pairs of questions with same_answer 0 or 1, and where known kind, cluster, tenant_id, split."""
     from pathlib import Path
 
     from workbench.config import load_settings
     from workbench.importing.pairs import import_pairs
 
-    typer.echo(f"imported: {import_pairs(Path(path), load_settings().evalsets / name)}")
+    typer.echo(f"written: {import_pairs(Path(path), load_settings().evalsets / name)}; complete the card.md beside it")
 
 
-def _pairs(given: Sequence[str]) -> dict[str, str]:
+def _pairs(given: Sequence[str], option: str = "-p") -> dict[str, str]:
     pairs: dict[str, str] = {}
     for text in given:
         name, equals, value = text.partition("=")
         if not equals or not name:
-            raise ConfigError(f"-p takes NAME=VALUE, found {text!r}")
+            raise ConfigError(f"{option} takes NAME=VALUE, found {text!r}")
         if name in pairs:
-            raise ConfigError(f"-p {name} is given twice: {pairs[name]!r} and {value!r}")
+            raise ConfigError(f"{option} {name} is given twice: {pairs[name]!r} and {value!r}")
         pairs[name] = value
     return pairs
 
 
 def _evalset(given: str, settings: "Settings") -> str:
-    """Name of an evalset of the project, or the absolute path of another folder: kernels work elsewhere."""
+    """Name of an evalset of the project, hub:NAME, or the absolute path of another folder: kernels work elsewhere."""
     from pathlib import Path
 
+    if given.startswith("hub:"):
+        return given
     folder = Path(given).resolve()
     if Path(given).name == given and (settings.evalsets / given).is_dir():
         return given

@@ -236,7 +236,7 @@ def short_repr(value: Any) -> str:
 def parameters_of(value: Any) -> dict[str, Any]:
     """Fields of a frozen value as plain JSON types, with the name of its class: enough to build it again."""
     out: dict[str, Any] = {"kind": type(value).__name__}
-    for f in fields(value):
+    for f in [f for f in fields(value) if f.init]:
         item = getattr(value, f.name)
         out[f.name] = parameters_of(item) if hasattr(item, "__dataclass_fields__") else _plain(item)
     return out

@@ -63,6 +63,12 @@ def test_a_cheaper_arm_that_is_open_makes_it_inconclusive_and_says_how_many_more
     assert f"{found.items_needed:,} more questions" in found.sentence
 
 
+def test_an_arm_whose_observed_loss_is_beyond_the_margin_is_not_open_however_wide_its_bounds(base):
+    arms = {"best": base - 0.3, "cheap": near(base - 0.3, -0.06, sd=0.25)}
+    found = outcome(arms, {"best": 9.0, "cheap": 1.0})
+    assert (found.verdict, found.arm, found.items_needed) == ("keep_reference", "best", None)
+
+
 def test_nothing_meets_a_floor_that_is_above_all(base):
     rule = Rule("ndcg@10", "usd_per_1k_requests", "best", 0.05, 0.95, floor=0.95)
     found = outcome({"best": base, "cheap": near(base, 0)}, {"best": 9.0, "cheap": 1.0}, rule=rule)
@@ -105,6 +111,14 @@ def test_dev_picks_the_best_as_reference_and_at_most_three_cheaper_finalists(bas
     assert reference == "a0"
     rule = Rule("ndcg@10", "usd_per_1k_requests", reference, 0.05, 0.95)
     assert pick_finalists(dev, known, rule) == ["a3", "a2", "a1"]
+
+
+def test_finalists_differ_in_cost_before_they_differ_in_detail(base):
+    shifts = {"cheap": -0.06, "middle": -0.03, "middling": -0.04, "twin": -0.01}
+    arms = {n: near(base, shift, seed=i, sd=0.01) for i, (n, shift) in enumerate(shifts.items(), 1)} | {"best": base}
+    known = [ArmFacts(n, {}, c, 1.0, i) for i, (n, c) in enumerate(
+        {"cheap": 1.0, "middle": 5.0, "middling": 5.0, "twin": 9.0, "best": 9.0}.items())]  # fmt: skip
+    assert pick_finalists(frame(**arms), known, RULE) == ["cheap", "middle", "twin"]
 
 
 def test_an_arm_far_below_the_reference_on_dev_is_no_finalist(base):

@@ -96,3 +96,12 @@ def test_an_empty_table_keeps_its_headers() -> None:
     empty = Table((Column("arm"), Column("n", "count")), ())
     assert empty.to_text() == "arm  n"
     assert Cells(empty.to_html()).texts == ["arm", "n"]
+
+
+def test_pandas_gets_the_values_and_not_their_text() -> None:
+    columns = (Column("arm"), Column("nDCG", "interval"), Column("usd", "usd"))
+    rows = (("bm25", Interval(0.612, 0.58, 0.641), 0.000123), ("vector", None, None))
+    frame = Table(columns, rows).to_pandas()
+    assert frame.columns.to_list() == ["arm", "nDCG", "nDCG low", "nDCG high", "usd"]
+    assert frame.loc[0].to_list() == ["bm25", 0.612, 0.58, 0.641, 0.000123]
+    assert frame.loc[1, "nDCG":].isna().all()

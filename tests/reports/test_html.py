@@ -197,6 +197,32 @@ def test_an_empty_summary_and_a_notebook_of_nothing_make_a_page(tmp_path: Path) 
     assert "Empty" in Page(write_report(run)).text
 
 
+def test_an_arm_that_is_only_kept_is_not_called_chosen(tmp_path: Path) -> None:
+    decided = replace(samples.decision(), verdict="inconclusive", arm=samples.REFERENCE, sentence="Cannot tell.")
+    page = Page(write_report(samples.write_run(tmp_path, decided=decided)))
+    assert "kept, reference" in page.text
+    assert "chosen" not in page.text.partition("Differences from the reference")[0]
+    assert "over the limit 150 ms" in page.text
+
+
+def test_a_run_that_did_not_end_well_is_never_shown_as_good(tmp_path: Path) -> None:
+    run = samples.run_record() | {"status": "interrupted"}
+    assert 'class="verdict bad"' in Page(write_report(samples.write_run(tmp_path, run=run))).source
+
+
+def test_hidden_cells_stay_out_and_a_failed_gate_shows_its_exit_code(tmp_path: Path) -> None:
+    executed = samples.notebook()
+    executed["cells"][1]["metadata"]["tags"] = ["hide-input"]
+    executed["cells"][4]["metadata"]["tags"] = ["remove-cell"]
+    gate = samples.gate() | {"status": "broken", "exit_code": 1}
+    page = Page(write_report(samples.write_run(tmp_path, executed=executed, gated=gate)))
+    notebook = page.text.partition("Show the notebook")[2].replace(" ", "")  # highlighting splits the words
+    assert "k:int" not in notebook
+    assert "bench.scale" not in notebook
+    assert "comparison.table" in notebook
+    assert "Exit code 1." in page.text
+
+
 def test_no_folder_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"no run folder .*absent"):
         write_report(tmp_path / "absent")

@@ -54,9 +54,9 @@ class Scored:
         return score_table(self.scores, self.facts, self.split.name, self.bounds())
 
     def bounds(self) -> dict[str, tuple[float, float]]:
-        """Bounds of nDCG@10 of each arm under 0.9 judged@10."""
+        """Bounds of nDCG@10 of each arm under 0.9 judged@10, where the judgements were pooled."""
         out = {}
-        for arm, answers in self.answers.items():
+        for arm, answers in self.answers.items() if self.split.pooled else ():
             judged = judge(answers.run, self.split.qrels)
             found = judged.found[:, :10].sum()
             if found and judged.judged[:, :10].sum() / found < WELL_JUDGED:
@@ -86,8 +86,9 @@ def our_arm(candidate: Candidate) -> Arm | None:
 def _ask(candidate: Candidate, part: Split, searcher: Searcher, depth: int) -> Answers:
     name = candidate_name(candidate)
     bar = Progress(f"{part.name} questions to {name}", len(part.queries))
-    search = _search_of(candidate, part, searcher, depth)
-    answers = ask(name, search, part.queries, on_progress=lambda done, total: bar.update(done))
+    search, arm = _search_of(candidate, part, searcher, depth), our_arm(candidate)
+    shared = (lambda query: searcher.embedding_ms(arm, query)) if arm else None
+    answers = ask(name, search, part.queries, shared_ms=shared, on_progress=lambda done, total: bar.update(done))
     bar.done(f"{name}: {len(part.queries)} {part.name} questions, {len(answers.errors)} errors")
     stored = isinstance(candidate, SystemArm) and candidate.search is None
     return replace(answers, latency_ms={}) if stored else answers
@@ -128,7 +129,7 @@ def spread_over_rebuilds(
 
 
 def pessimistic(test: Scored, rule: Rule) -> pl.DataFrame:
-    """Scores in which a badly judged reference counts as good as it may be: against every claim."""
+    """Scores to compare by, in which a badly judged reference counts as good as it may be: against every claim."""
     if rule.reference not in test.bounds() or rule.metric != "ndcg@10":
         return test.scores
     judged = judge(test.answers[rule.reference].run, test.split.qrels)

@@ -20,6 +20,7 @@ from workbench.bench.caching_tables import (
     semantic_table,
     trials_table,
 )
+from workbench.bench.caching_values import Certified, Replayed, Semantic
 from workbench.bench.experiment import Experiment, decision_path, open_run_folder
 from workbench.bench.provenance import build_parameters, encoder_probe, parameter_inputs
 from workbench.caching.guards import Guard
@@ -62,53 +63,6 @@ class CachingParameters:
     false_hit_usd: float = 0.0
     draws: int = 200
     seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Semantic:
-    """Every request's vector and nearest earlier request, as it is and behind the guard."""
-
-    vectors: npt.NDArray[np.float32]
-    shadows: dict[str, Shadow]
-    table: Table
-
-    def _repr_html_(self) -> str:
-        return self.table.to_html()
-
-    def __repr__(self) -> str:
-        return self.table.to_text()
-
-
-@dataclass(frozen=True, slots=True)
-class Certified:
-    """Arms with their certificates, in order of simplicity."""
-
-    arms: tuple[tuple[CacheArm, Certificate | None], ...]
-    alpha: float
-
-    def _repr_html_(self) -> str:
-        return self._table().to_html()
-
-    def __repr__(self) -> str:
-        return self._table().to_text()
-
-    def _table(self) -> Table:
-        return certificate_table([(a.name, c) for a, c in self.arms if c], self.alpha)
-
-
-@dataclass(frozen=True, slots=True)
-class Replayed:
-    """What the true replay of each arm did on the test part."""
-
-    results: tuple[CacheResult, ...]
-    replays: dict[str, Replay]
-    table: Table
-
-    def _repr_html_(self) -> str:
-        return self.table.to_html()
-
-    def __repr__(self) -> str:
-        return self.table.to_text()
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +177,11 @@ class CachingBench:
         shadows = {"similarity": shadow(self.stream, vectors)}
         if self.guard:
             shadows["similarity + guard"] = shadows["similarity"].guarded(self.stream, self.guard)
-        return Semantic(vectors, shadows, semantic_table(shadows, self.clusters, self.parts["calibration"]))
+        sides = [
+            self._embed([getattr(p, side) for p in self.pairs], f"pairs, {side}") for side in ("query_a", "query_b")
+        ]
+        table = semantic_table(shadows, self.clusters, self.parts["calibration"])
+        return Semantic(table, vectors, shadows, np.clip((sides[0] * sides[1]).sum(1), -1, 1).astype(float))
 
     def curve(self, semantic: Semantic) -> Figure:
         """False-hit rate against hit rate: the curve of precision and cache-hit ratio, seen from the error."""
@@ -247,16 +205,17 @@ class CachingBench:
         arms.append((CacheArm("exact"), certify(at_once, rule.margin, rule.confidence)))
         for name, found in semantic.shadows.items():
             guard = self.guard if name != "similarity" else None
-            lowest = self._lowest(guard)
+            lowest = self._lowest(guard, semantic)
             certificate = certify(self._counts(found, part), rule.margin, rule.confidence, lowest=lowest)
             arms.append((CacheArm("semantic", certificate.threshold, guard, self.embedder.encoder_id), certificate))
-        return Certified(tuple(arms), rule.margin)
+        shown = [(arm.name, certificate) for arm, certificate in arms if arm.kind == "semantic" and certificate]
+        return Certified(certificate_table(shown, rule.margin), tuple(arms))
 
-    def must_differ(self, certified: Certified) -> Table:
+    def must_differ(self, certified: Certified, semantic: Semantic) -> Table:
         """Pairs that each semantic arm would serve, by kind: which wordings embeddings do not tell apart."""
         kinds = sorted({(p.kind or "unnamed", p.same_answer) for p in self.pairs})
         arms = [a for a, _ in certified.arms if a.kind == "semantic"]
-        served = {a.name: self._served(a.guard, a.threshold or 0.0) for a in arms}
+        served = {a.name: self._served(a.guard, a.threshold or 0.0, semantic) for a in arms}
         rows: list[tuple[Value, ...]] = []
         for kind, same in kinds:
             mine = np.array([(p.kind or "unnamed", p.same_answer) == (kind, same) for p in self.pairs])
@@ -286,7 +245,7 @@ class CachingBench:
                 neighbour, walked = self._replay(near, certificate, semantic)
                 shown.append(("neighbour", neighbour, walked.entries))
                 beside.append(self._shadow_rate(near, semantic))
-        return Replayed(tuple(results), replays, replay_table(shown, beside))
+        return Replayed(replay_table(shown, beside), tuple(results), replays)
 
     def decide(self, replayed: Replayed) -> Decision:
         """Choose the cheapest cache that is shown to be good enough."""
@@ -350,21 +309,19 @@ class CachingBench:
         scores = np.where(found.exact | ~found.allowed, -np.inf, found.similarity)
         return count(scores[part], found.false[part], self.clusters[part], GRID)
 
-    def _served(self, guard: Guard | None, threshold: float) -> npt.NDArray[np.bool_]:
+    def _served(self, guard: Guard | None, threshold: float, semantic: Semantic) -> npt.NDArray[np.bool_]:
         """Which pairs a semantic cache would serve."""
-        if not self.pairs:
-            return np.zeros(0, dtype=bool)
-        sides = [self._embed([getattr(p, name) for p in self.pairs], "pairs") for name in ("query_a", "query_b")]
-        near = (sides[0] * sides[1]).sum(1) >= threshold
-        passes = [guard is None or guard.allows(p.query_b, p.query_a) for p in self.pairs]
-        served: npt.NDArray[np.bool_] = near & np.array(passes)
+        passes = np.array([guard is None or guard.allows(p.query_b, p.query_a) for p in self.pairs], dtype=bool)
+        served: npt.NDArray[np.bool_] = (semantic.pair_similarity >= threshold) & passes
         return served
 
-    def _lowest(self, guard: Guard | None) -> float:
+    def _must_differ(self, split: str) -> npt.NDArray[np.bool_]:
+        return np.array([not p.same_answer and p.split == split for p in self.pairs], dtype=bool)
+
+    def _lowest(self, guard: Guard | None, semantic: Semantic) -> float:
         """Lowest threshold of the grid at which the dev pairs that must differ keep their limit."""
-        differ = np.array([not p.same_answer and p.split == "dev" for p in self.pairs], dtype=bool)
-        limit = self.experiment.policy.must_differ_limit
-        fits = [t for t in GRID if (self._served(guard, t) & differ).sum() <= limit] if differ.any() else [-1.0]
+        limit, differ = self.experiment.policy.must_differ_limit, self._must_differ("dev")
+        fits = [t for t in GRID if (self._served(guard, t, semantic) & differ).sum() <= limit]
         return float(min(fits, default=np.inf))
 
     def _replay(self, arm: CacheArm, certificate: Certificate | None, semantic: Semantic) -> tuple[CacheResult, Replay]:
@@ -373,10 +330,9 @@ class CachingBench:
         own = walked.hit & (walked.exact if arm.kind == "exact" else ~walked.exact)
         served = count(np.where(own, 1.0, -np.inf)[part], (walked.false & own)[part], clusters[part], np.array([1.0]))
         hit, error = float(walked.hit[part].mean()), float(walked.false[part].mean())
-        differ = np.array([not p.same_answer and p.split == "test" for p in self.pairs], dtype=bool)
-        crossing = int((self._served(arm.guard, arm.threshold) & differ).sum()) if arm.threshold else 0
+        wrong = self._served(arm.guard, arm.threshold or 2.0, semantic) & self._must_differ("test")
         cost = self._cost(hit, error, arm)
-        return CacheResult(arm, certificate, served, hit, error, cost, crossing), walked
+        return CacheResult(arm, certificate, served, hit, error, cost, int(wrong.sum())), walked
 
     def _shadow_rate(self, arm: CacheArm, semantic: Semantic) -> float | None:
         if arm.threshold is None:

@@ -130,7 +130,7 @@ def break_even_table(results: Sequence[CacheResult], call_usd: float) -> Table:
     )  # fmt: skip
     rows: list[tuple[Value, ...]] = []
     for r in results:
-        if r.certificate and r.served.hits.any():
+        if r.arm.kind == "semantic" and r.certificate and r.served.hits.any():
             high = r.certificate.high
             at_rate = call_usd / r.rate if r.rate else None
             rows.append((r.arm.name, call_usd, r.rate, high, at_rate, call_usd / high if high else None))

@@ -1,9 +1,10 @@
 """What every notebook shares: its run folder, its rule, what was accepted before, saving, and the gate."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import polars as pl
@@ -12,7 +13,7 @@ from workbench.bench.provenance import provenance
 from workbench.clock import Clock, SystemClock
 from workbench.config import Settings
 from workbench.errors import ConfigError
-from workbench.evaluation.decision import ArmFacts, Outcome, decide, make_claims
+from workbench.evaluation.decision import ArmFacts, Outcome, decide, make_claims, pick_finalists, pick_reference
 from workbench.evaluation.evalset import Evalset
 from workbench.evaluation.gate import Gate, check_gate
 from workbench.evaluation.policy import GatePolicy
@@ -22,7 +23,27 @@ from workbench.rendering.table import Table
 
 OBJECTIVE = "usd_per_1k_requests"
 MANY_TEST_USES = 10
+TEST_INPUTS = ("qrels/test", "outcomes", "stream")  # what a notebook judges on, the first that it has
 RULE_SHOWN = ("metric", "margin", "confidence", "floor", "latency_p95_ms", "on_inconclusive", "on_stale")
+
+
+@dataclass(frozen=True, slots=True)
+class Finalists:
+    """What goes to the test split: the rule with its reference, and at most three arms beside it."""
+
+    rule: Rule
+    names: tuple[str, ...]
+    why: str
+
+    def _repr_html_(self) -> str:
+        return self._table().to_html()
+
+    def __repr__(self) -> str:
+        return self._table().to_text()
+
+    def _table(self) -> Table:
+        rows = [(n, "reference" if n == self.rule.reference else "finalist") for n in self.names]
+        return Table.of(("arm", "role"), rows, self.why)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +96,46 @@ class Experiment:
         p = self.policy
         return Rule(p.metric, OBJECTIVE, reference, p.margin, p.confidence, p.floor, p.latency_p95_ms)
 
-    def decide(self, test: pl.DataFrame, facts: list[ArmFacts], rule: Rule, *, seed: int) -> Decision:
-        """Judge the arms on the test split once, and write down the decision."""
-        claims = make_claims(test.filter(pl.col("metric") == rule.metric), facts, rule, seed=seed)
+    def finalists(
+        self, dev: pl.DataFrame, facts: Sequence[ArmFacts], *, asked: str, simple: Collection[str] = ()
+    ) -> Finalists:
+        """Pick on dev alone: the reference, and at most three cheaper arms that may be as good.
+
+        Parameters
+        ----------
+        dev : DataFrame
+            Rows of the deciding metric on dev.
+        asked : str
+            Reference named by the user, "" for the accepted arm, at first the best on dev.
+        simple : collection of str
+            Arms among which the best on dev is looked for; all where empty.
+
+        Raises
+        ------
+        ConfigError
+            If the reference is not an arm of this run.
+        """
+        accepted, names = self.accepted, [f.name for f in facts]
+        if accepted is not None and self.rechecks:
+            return Finalists(accepted.rule, accepted.arms, "Arms of the accepted decision, judged again by its rule")
+        reference = asked or (accepted.arm if accepted and accepted.arm in names else "")
+        why = "Reference: the accepted arm" if accepted and reference == accepted.arm else "Reference: named by you"
+        if not reference:
+            reference = pick_reference(dev, [f for f in facts if not simple or f.name in simple])
+            why = f"Reference: the best {'of the simple arms' if simple else 'arm'} on dev"
+        if reference not in names:
+            raise ConfigError(f"reference {reference!r} is not an arm of this run; there are {', '.join(names)}")
+        rule = self.rule(reference)
+        picked = pick_finalists(dev, facts, rule)
+        return Finalists(rule, (reference, *picked), f"{why}; finalists are cheaper and near it on dev")
+
+    def decide(
+        self, test: pl.DataFrame, facts: list[ArmFacts], rule: Rule, *, seed: int, against: pl.DataFrame | None = None
+    ) -> Decision:
+        """Judge the arms on the test split once, and write down the decision; ``against`` as in `make_claims`."""
+        mine = pl.col("metric") == rule.metric
+        against = None if against is None else against.filter(mine)
+        claims = make_claims(test.filter(mine), facts, rule, against=against, seed=seed)
         order = {f.name: f.order for f in facts}
         return self.conclude(claims, rule, decide(claims, rule, order=order, synthetic=self.evalset.synthetic))
 
@@ -105,18 +163,12 @@ class Experiment:
     def count_test_use(self, arms: list[str]) -> int:
         """Note that these arms were judged on this test split; returns how many different sets have been.
 
-        The list lies beside the decisions and is committed with them: a test split that is asked often enough
-        says yes to something.
+        A test split that is asked often enough says yes to something. The list of this machine is in the cache;
+        accepting a decision commits it beside the decision.
         """
-        path = decision_path(self.evalset.path, self.notebook).with_suffix(".uses")
-        asked = self.inputs.get("qrels/test", "") + self.inputs.get("stream", "")
-        mine = content_hash(*sorted(arms), asked)[:16]
-        known = path.read_text(encoding="utf-8").split() if path.is_file() else []
-        if mine not in known:
-            known.append(mine)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("\n".join(known) + "\n", encoding="utf-8")
-        return len(known)
+        judged_on = next((self.inputs[name] for name in TEST_INPUTS if self.inputs.get(name)), "")
+        mine = content_hash(*sorted(arms), judged_on)[:16]
+        return len(note_test_use(self.settings, self.evalset.path, self.notebook, mine))
 
     def save(self, decision: Decision, summary: Summary, scores: pl.DataFrame) -> Path:
         """Write scores, summary and decision into the run folder; returns the folder."""
@@ -145,6 +197,18 @@ def decision_path(evalset: Path, notebook: str) -> Path:
     return evalset / "decisions" / f"{notebook}.json"
 
 
+def note_test_use(settings: Settings, evalset: Path, notebook: str, use: str = "") -> list[str]:
+    """Arm sets that were judged on the test split, on this machine and before the last acceptance, with this one."""
+    local = settings.cache / "test_uses" / f"{evalset.name}-{notebook}"
+    known: list[str] = []
+    for path in (decision_path(evalset, notebook).with_suffix(".uses"), local):
+        known += path.read_text(encoding="utf-8").split() if path.is_file() else []
+    uses = list(dict.fromkeys([*known, use] if use else known))
+    local.parent.mkdir(parents=True, exist_ok=True)
+    local.write_text("\n".join(uses) + "\n", encoding="utf-8")
+    return uses
+
+
 def open_run_folder(settings: Settings, notebook: str, clock: Clock | None = None) -> Path:
     """Folder of this run: the runner's, or in JupyterLab one of its own.
 
@@ -156,12 +220,11 @@ def open_run_folder(settings: Settings, notebook: str, clock: Clock | None = Non
     if given := os.environ.get("WORKBENCH_RUN_DIR"):
         return Path(given)
     stamp = (clock or SystemClock()).now().strftime("%Y%m%dT%H%M%S")
-    folder = settings.runs / f"{stamp}-{notebook}-interactive"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        settings.runs.mkdir(parents=True, exist_ok=True)
+        return Path(mkdtemp(prefix=f"{stamp}-{notebook}-interactive-", dir=settings.runs))  # one of its own, always
     except OSError as error:
         raise ConfigError(f"runs folder {settings.runs} cannot be written: {error}; set WORKBENCH_RUNS") from error
-    return folder
 
 
 def _plain(value: Any) -> str:

@@ -17,28 +17,28 @@ from workbench.bench.asking import (
     pessimistic,
     spread_over_rebuilds,
 )
-from workbench.bench.experiment import MANY_TEST_USES, Experiment, decision_path, open_run_folder
+from workbench.bench.experiment import MANY_TEST_USES, Experiment, Finalists, decision_path, open_run_folder
 from workbench.bench.fitting import fit_arms
 from workbench.bench.provenance import build_parameters, encoder_probe, parameter_inputs
 from workbench.bench.retrieval_summary import regression_table, summarise, to_judge
 from workbench.bench.retrieval_tables import contents_table, power_table
 from workbench.bench.scale_view import scale_figure
 from workbench.bench.systems import SystemArm, load_systems, system_inputs
-from workbench.config import load_settings
+from workbench.config import Settings, load_settings
 from workbench.errors import ConfigError
-from workbench.evaluation.decision import pick_finalists, pick_reference
 from workbench.evaluation.evalset import load_evalset
 from workbench.evaluation.exploring import frontier_points, slice_rows
 from workbench.evaluation.power import plan
 from workbench.evaluation.summary import Summary
-from workbench.inference.embedding import MiniLM, load_embedder
+from workbench.inference.embedding import Embedder, MiniLM, load_embedder
 from workbench.inference.prices import load_prices
-from workbench.records import Decision, Query, Rule, content_hash
+from workbench.records import Decision, Query, content_hash
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Table
 from workbench.reports.figure import Figure
 from workbench.reports.figures import forest, frontier, slices
 from workbench.retrieval.arms import FITTED, make_arms
+from workbench.retrieval.chunking import Tokenizer
 from workbench.retrieval.searching import Searcher
 
 # Standard deviation per question family of a paired nDCG difference, before any arm has run: the middle of what
@@ -78,25 +78,6 @@ class RetrievalParameters:
 
 
 @dataclass(frozen=True, slots=True)
-class Finalists:
-    """What goes to the test split: the rule with its reference, and at most three arms beside it."""
-
-    rule: Rule
-    names: tuple[str, ...]
-    why: str
-
-    def _repr_html_(self) -> str:
-        return self._table().to_html()
-
-    def __repr__(self) -> str:
-        return self._table().to_text()
-
-    def _table(self) -> Table:
-        rows = [(n, "reference" if n == self.rule.reference else "finalist") for n in self.names]
-        return Table.of(("arm", "role"), rows, self.why)
-
-
-@dataclass(frozen=True, slots=True)
 class RetrievalBench:
     """Steps of the retrieval notebook, in the order in which it calls them."""
 
@@ -111,10 +92,17 @@ class RetrievalBench:
         settings = load_settings()
         parameters = build_parameters(RetrievalParameters, given)
         make_arms(parameters.chunkers, parameters.strategies)  # refuses unknown names
-        systems = tuple(load_systems(parameters.systems, settings))
-        evalset = load_evalset(parameters.evalset, settings=settings, seed=parameters.seed)
         embedder = load_embedder(parameters.embedder, settings.cache)
         tokenizer = embedder if isinstance(embedder, MiniLM) else MiniLM(settings.cache / "weights")
+        return cls.open(parameters, settings, embedder=embedder, tokenizer=tokenizer)
+
+    @classmethod
+    def open(
+        cls, parameters: RetrievalParameters, settings: Settings, *, embedder: Embedder, tokenizer: Tokenizer
+    ) -> Self:
+        """Begin with an encoder and a tokenizer of your own, in place of those that the parameters name."""
+        systems = tuple(load_systems(parameters.systems, settings))
+        evalset = load_evalset(parameters.evalset, settings=settings, seed=parameters.seed)
         inputs = {
             **evalset.inputs,
             **parameter_inputs(parameters),
@@ -164,9 +152,14 @@ class RetrievalBench:
             bar = Progress(f"chunks of {arm.name}", 1)
             self.searcher.on_progress = lambda done, total, bar=bar: _advance(bar, done, total)
             if report := self.searcher.prepare(arm):
-                bar.done(f"{arm.name}: {report.chunks:,} chunks, {report.embedded:,} embedded now")
+                bar.done(f"{arm.name}: {report.chunks:,} chunks written, {report.embedded:,} embedded")
         fitted = [name for name in p.strategies if name in FITTED]
-        return [*arms, *fit_arms(self.searcher, p.chunkers, fitted, dev, embedder=p.embedder), *self.systems]
+        learned = fit_arms(self.searcher, p.chunkers, fitted, dev, embedder=p.embedder)
+        candidates: list[Candidate] = [*arms, *learned, *self.systems]
+        names = [candidate_name(c) for c in candidates]
+        if twice := [n for n in names if names.count(n) > 1]:
+            raise ConfigError(f"two arms are called {twice[0]!r}; give your system a name of its own")
+        return candidates
 
     def arms_table(self, arms: Sequence[Candidate]) -> Table:
         """Arms as they print themselves, with their rows and what their encoder cuts off."""
@@ -180,20 +173,8 @@ class RetrievalBench:
 
     def finalists(self, dev: Scored) -> Finalists:
         """Pick on dev alone: the reference, and at most three cheaper arms that may be as good."""
-        experiment, accepted = self.experiment, self.experiment.accepted
-        metric = dev.scores.filter(pl.col("metric") == experiment.policy.metric)
-        names = [f.name for f in dev.facts]
-        if accepted is not None and experiment.rechecks:
-            return Finalists(accepted.rule, accepted.arms, "Arms of the accepted decision, judged again by its rule")
-        reference = self.parameters.reference or (accepted.arm if accepted and accepted.arm in names else "")
-        why = "Reference: the accepted arm" if accepted and reference == accepted.arm else "Reference: named by you"
-        if not reference:
-            reference, why = pick_reference(metric, dev.facts), "Reference: the best arm on the dev questions"
-        if reference not in names:
-            raise ConfigError(f"reference {reference!r} is not an arm of this run; there are {', '.join(names)}")
-        rule = experiment.rule(reference)
-        picked = pick_finalists(metric, dev.facts, rule)
-        return Finalists(rule, (reference, *picked), f"{why}; finalists are cheaper and near it on dev")
+        metric = dev.of(self.experiment.policy.metric)
+        return self.experiment.finalists(metric, dev.facts, asked=self.parameters.reference)
 
     def test(self, dev: Scored, finalists: Finalists) -> Scored:
         """Judge the finalists on the test questions, and measure the spread of indices built at random."""
@@ -217,8 +198,9 @@ class RetrievalBench:
 
     def decide(self, test: Scored, finalists: Finalists) -> Decision:
         """Judge once on test, by the rule that was fixed on dev."""
-        scores = pessimistic(test, finalists.rule)
-        return self.experiment.decide(scores, list(test.facts), finalists.rule, seed=self.parameters.seed)
+        rule = finalists.rule
+        against = pessimistic(test, rule)
+        return self.experiment.decide(test.scores, list(test.facts), rule, against=against, seed=self.parameters.seed)
 
     def forest(self, decision: Decision) -> Figure:
         """Paired differences from the reference, with the margin."""

@@ -68,7 +68,7 @@ def score_table(
         *(Column(m, "number", digits=3) for m in SHOWN_METRICS[1:]),
         Column("coverage", "share"),
         Column("USD per 1,000", "usd"),
-        Column("p95", "ms"),
+        Column("p95 ms", "number", digits=0),
     )
     return Table(columns, rows, f"Scores on {split}, best first")
 

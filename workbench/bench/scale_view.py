@@ -8,7 +8,7 @@ from workbench.reports.figure import Figure
 from workbench.reports.figures import lines
 from workbench.retrieval.scaling import Scale, ScalePoint, measure_scale
 
-COMMITTED = Path("data") / "scale.json"
+COMMITTED = Path(__file__).parents[1] / "retrieval" / "scale.json"
 
 
 def scale_figure(settings: Settings, max_rows: int, *, folder: Path, limit_ms: float | None) -> Figure:
@@ -17,7 +17,7 @@ def scale_figure(settings: Settings, max_rows: int, *, folder: Path, limit_ms: f
         scale = measure_scale(max_rows, settings.cache / "scale")
         scale.save(folder / "scale.json")
     else:
-        scale = Scale.load(settings.root / COMMITTED)
+        scale = Scale.load(COMMITTED)
     series: dict[str, list[tuple[float, float]]] = {}
     for point in scale.points:
         series.setdefault(point.index, []).append((point.rows, point.p95_ms))

@@ -68,7 +68,7 @@ class Guard:
             yield f"negation: {a.negations} / {b.negations}"
         if self.antonyms:
             for one, other in _ANTONYMS:
-                x, y = (one in a.words, other in a.words), (one in b.words, other in b.words)
+                x, y = ((_stem(one) in side.words, _stem(other) in side.words) for side in (a, b))
                 if x[0] != y[0] and x[1] != y[1]:
                     first, second = (one, other) if x[0] else (other, one)
                     yield f"antonyms: {first} / {second}"
@@ -92,12 +92,18 @@ def _features(text: str) -> _Features:
     tokens = re.findall(r"[^\W\d]+|\d+(?:[.,]\d+)*", text.lower().replace("\u2019", "'").replace("n't", " not"))
     capitals = re.findall(r"(?<![.!?]\s)(?<=\s)[^\W\d_a-z]\w*", text)
     return _Features(
-        words=frozenset(tokens),
-        content=tuple(w for w in tokens if w not in _EMPTY),
+        words=frozenset(map(_stem, tokens)),
+        content=tuple(_stem(w) for w in tokens if w not in _EMPTY),
         numbers=frozenset(w for w in tokens if w[0].isdigit()),
         negations=sum(w in _NEGATIONS for w in tokens),
         entities=frozenset(w.lower() for w in capitals if w != "I"),
     )
+
+
+@lru_cache(maxsize=100_000)
+def _stem(word: str) -> str:
+    """Word without its common endings, so that ``closed`` meets ``close``."""
+    return re.sub(r"(?:ing|ed|es|s|e)$", "", word) if len(word) > 4 else word
 
 
 def _listed(words: frozenset[str]) -> str:

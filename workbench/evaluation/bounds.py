@@ -12,8 +12,8 @@ import numpy.typing as npt
 from scipy.special import bdtr, bdtrik, betainc, betaincinv, stdtrit
 
 Array = npt.NDArray[np.float64]
-# 1 down to .5 in steps of .0025: set without looking at labels.
-GRID: Array = np.arange(400, 199, -1) / 400
+# 1 down to .3 in steps of .0025: set without looking at labels.
+GRID: Array = np.arange(400, 119, -1) / 400
 POWER = 0.8
 
 

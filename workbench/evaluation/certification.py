@@ -7,7 +7,7 @@ one cluster share fate, the walk certifies more (`simulate` shows it for the tra
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -79,10 +79,14 @@ def _walk(counts: Counts, alpha: float, confidence: float, shown: npt.NDArray[np
 
 
 def first_with_hits(counts: Counts, alpha: float, confidence: float) -> int | None:
-    """Start of the walk: enough hits for 80 % power at half of alpha, in 30 clusters or more; labels are not seen."""
-    needed = hits_needed(alpha, alpha / 2, confidence=confidence) or 0
-    enough = (counts.hits.sum(0) >= needed) & ((counts.hits > 0).sum(0) >= MIN_CLUSTERS)
+    """Start of the walk: the first threshold with `start_hits` in 30 clusters or more; labels are not looked at."""
+    enough = (counts.hits.sum(0) >= start_hits(alpha, confidence)) & ((counts.hits > 0).sum(0) >= MIN_CLUSTERS)
     return int(np.flatnonzero(enough)[0]) if enough.any() else None
+
+
+def start_hits(alpha: float, confidence: float) -> int:
+    """Hits for 80 % power where the truth is half of alpha."""
+    return hits_needed(alpha, alpha / 2, confidence=confidence) or 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,39 +131,53 @@ def certify(counts: Counts, alpha: float, confidence: float, *, lowest: float = 
     """
     within = counts.thresholds >= lowest
     if not within.any():
-        return _describe(counts, 0, alpha, confidence, False, None, "must-differ pairs are served at every threshold")
+        note = "must-differ pairs are served at every threshold"
+        return _describe(counts, 0, alpha, confidence, certified=False, note=note)
     allowed = Counts(counts.thresholds[within], counts.hits[:, within], counts.false[:, within], counts.requests)
     place = fixed_sequence(allowed, alpha, confidence)
     if place is not None:
-        return _describe(allowed, place, alpha, confidence, True, None, "fixed sequence, cluster-robust")
-    return _refuse(allowed, alpha, confidence)
+        return _describe(allowed, place, alpha, confidence, certified=True, note="fixed sequence, cluster-robust")
+    refusal = _refuse(allowed, alpha, confidence)
+    held = f"; must-differ pairs keep it from going under {lowest:g}" if within.sum() < len(within) else ""
+    return replace(refusal, note=refusal.note + held)
 
 
 def _refuse(counts: Counts, alpha: float, confidence: float) -> Certificate:
-    """Threshold under alpha that needs the fewest further requests to be labelled; else the first of the walk."""
-    most = (counts.hits > 0).sum(0)
-    if most.max(initial=0) < MIN_CLUSTERS:
-        note = f"{int(most.max(initial=0))} clusters with a hit, at least {MIN_CLUSTERS} are needed for a claim"
-        return _describe(counts, len(most) - 1, alpha, confidence, False, None, note)
-    hits, rate = counts.hits.sum(0), counts.rate
-    fits = np.flatnonzero((most >= MIN_CLUSTERS) & (rate < alpha))
-    if not fits.size:
-        return _describe(counts, int(np.argmax(most >= MIN_CLUSTERS)), alpha, confidence, False, None, NO_NUMBER)
-    per_label = hits / effective_hits(counts, confidence)
-    needed = {int(i): _more_labels(float(rate[i]), alpha, confidence, per_label[i], hits[i]) for i in fits}
+    """Threshold under alpha that could start the walk with the fewest further requests; else the one it started at."""
+    clusters, hits, rate = (counts.hits > 0).sum(0), counts.hits.sum(0), counts.rate
+    start = first_with_hits(counts, alpha, confidence)
+    last = len(clusters) - 1 if start is None else start
+    fits = [int(i) for i in np.flatnonzero((clusters >= MIN_CLUSTERS) & (rate < alpha)) if i <= last]
+    if not fits:
+        few = clusters[last] < MIN_CLUSTERS
+        note = f"{clusters[last]} clusters with a hit, a claim needs at least {MIN_CLUSTERS}" if few else NO_NUMBER
+        return _describe(counts, last, alpha, confidence, certified=False, note=note)
+    per_effective = hits[fits] / effective_hits(counts, confidence)[fits]
+    needed = {
+        i: _hits_for(float(rate[i]), alpha, confidence, each) for i, each in zip(fits, per_effective, strict=True)
+    }
     place = min(needed, key=lambda i: (needed[i] / hits[i], i))
-    requests = int(np.ceil(needed[place] * counts.requests.sum() / hits[place]))
-    note = f"about {needed[place]:,} more labelled hits, which {requests:,} more requests of this traffic have"
-    return _describe(counts, place, alpha, confidence, False, needed[place], note)
+    labels = max(int(np.ceil(needed[place] - hits[place])), 1)
+    requests = int(np.ceil(labels * counts.requests.sum() / hits[place]))
+    note = f"about {labels:,} more labelled hits at {counts.thresholds[place]:g}, which {requests:,} more requests have"
+    return _describe(counts, place, alpha, confidence, certified=False, labels=labels, note=note)
 
 
-def _more_labels(rate: float, alpha: float, confidence: float, hits_per_effective: float, hits: float) -> int:
-    enough = hits_needed(alpha, round(rate, 5), confidence=confidence) or 0
-    return max(int(np.ceil(enough * hits_per_effective - hits)), 1)
+def _hits_for(rate: float, alpha: float, confidence: float, per_effective: float) -> float:
+    """Hits for 80 % power at the measured rate and design effect, and for the walk to start there."""
+    shown = (hits_needed(alpha, round(rate, 5), confidence=confidence) or 0) * per_effective
+    return max(shown, start_hits(alpha, confidence))
 
 
 def _describe(
-    counts: Counts, place: int, alpha: float, confidence: float, certified: bool, labels: int | None, note: str
+    counts: Counts,
+    place: int,
+    alpha: float,
+    confidence: float,
+    *,
+    certified: bool,
+    note: str,
+    labels: int | None = None,
 ) -> Certificate:
     low, high = korn_graubard(counts, confidence)
     hits, false = counts.hits.sum(0)[place], counts.false.sum(0)[place]

@@ -55,29 +55,40 @@ def pick_finalists(dev: pl.DataFrame, facts: Sequence[ArmFacts], rule: Rule) -> 
     """At most three arms to be judged on test, chosen on dev alone.
 
     Of the arms that cost less than the reference (or the same, and are simpler) and may be within the margin, first
-    those that no cheaper arm equals, then those with the best dev mean; failing such, none: the reference stands
-    alone.
+    those that no arm at their cost or below beats, then those with the best dev mean. There may be none: then the
+    reference stands alone.
     """
-    cost = {f.name: (f.cost_usd_per_1k, f.order) for f in facts}
+    cost = {f.name: f.cost_usd_per_1k for f in facts}
+    order = {f.name: f.order for f in facts}
     items, _ = item_clusters(dev)
-    base = item_values(dev, rule.reference, items, missing=0.0).mean()
-    means = {f.name: item_values(dev, f.name, items, missing=0.0).mean() for f in facts}
-    cheaper = [f.name for f in facts if cost[f.name] < cost[rule.reference]]
-    near = [a for a in cheaper if means[a] > base - 2 * rule.margin]
-    beaten = {a for a in near if any(cost[b] < cost[a] and means[b] >= means[a] for b in near)}
-    same_cost = {a for a in near if cost[a][0] >= cost[rule.reference][0]}
-    best = sorted(near, key=lambda a: (a in beaten or a in same_cost, -means[a]))[:MAX_FINALISTS]
-    return sorted(best, key=lambda a: cost[a])
+    means = {f.name: float(item_values(dev, f.name, items, missing=0.0).mean()) for f in facts}
+    reference = rule.reference
+    cheaper = [a for a in cost if (cost[a], order[a]) < (cost[reference], order[reference])]
+    near = [a for a in cheaper if means[a] > means[reference] - 2 * rule.margin]
+    beaten = {a for a in near if any(cost[b] <= cost[a] and means[b] > means[a] for b in near)}
+    best = sorted(near, key=lambda a: (a in beaten, -means[a], order[a]))[:MAX_FINALISTS]
+    return sorted(best, key=lambda a: (cost[a], order[a]))
 
 
-def make_claims(test: pl.DataFrame, facts: Sequence[ArmFacts], rule: Rule, *, seed: int = 0) -> tuple[Claim, ...]:
-    """One claim an arm, the reference first; ``test`` holds the rows of the rule's metric only."""
+def make_claims(
+    test: pl.DataFrame, facts: Sequence[ArmFacts], rule: Rule, *, against: pl.DataFrame | None = None, seed: int = 0
+) -> tuple[Claim, ...]:
+    """One claim an arm, the reference first; ``test`` holds the rows of the rule's metric only.
+
+    ``against`` replaces ``test`` where arms are compared with the reference, not in their own estimates: there a
+    reference whose value is only bounded counts as good as it may be, and must meet the floor as bad as it may be.
+    """
     items, codes = item_clusters(test)
     others = [f.name for f in facts if f.name != rule.reference]
     differences = {
         d.arm: d
         for d in compare(
-            test, others, reference=rule.reference, margin=rule.margin, confidence=rule.confidence, seed=seed
+            test if against is None else against,
+            others,
+            reference=rule.reference,
+            margin=rule.margin,
+            confidence=rule.confidence,
+            seed=seed,
         )
     }
     out = []
@@ -164,12 +175,12 @@ def good_enough(c: Claim, rule: Rule) -> bool:
 
 
 def _undecided(c: Claim, rule: Rule) -> bool:
-    """Whether more questions could still make the arm good enough."""
-    floor_open = rule.floor is not None and c.estimate_low < rule.floor <= c.estimate_high
-    floor_failed = rule.floor is not None and c.estimate_high < rule.floor
-    if floor_failed or c.status == "broken" or not fast_enough(c, rule):
+    """Whether more questions could still make the arm good enough: not where its own estimate says that it is not."""
+    if c.status == "broken" or not fast_enough(c, rule) or (c.arm != rule.reference and c.difference <= -rule.margin):
         return False
-    return floor_open or c.status == "inconclusive"
+    if rule.floor is not None and c.estimate_low < rule.floor:
+        return c.estimate_high >= rule.floor
+    return c.status == "inconclusive"
 
 
 def _fewest(claims: Sequence[Claim]) -> int | None:
@@ -197,9 +208,10 @@ def _keep_sentence(claims: Sequence[Claim], rule: Rule) -> str:
     others = len(claims) - 1
     if not others:
         return f"Keep {rule.reference}: no cheaper arm came near it on the dev questions."
-    worst = ", ".join(f"{c.arm} {c.difference:+.3f}" for c in claims if c.arm != rule.reference)
+    losses = ", ".join(f"{c.arm} {c.difference:+.3f}" for c in claims if c.arm != rule.reference)
     return (
-        f"Keep {rule.reference}: none of the cheaper finalists is within {rule.margin:g} {rule.metric} of it ({worst})."
+        f"Keep {rule.reference}: no cheaper finalist is shown to lose less than {rule.margin:g} {rule.metric} "
+        f"against it ({losses})."
     )
 
 

@@ -12,14 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from workbench.caching.guards import Guard
+from workbench.evaluation.bounds import GRID
 from workbench.evaluation.traffic import Stream
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 BLOCK_BYTES = 64 << 20
-# Nearer pairs than this are looked at by a guard; below it no threshold is ever tried.
-LOWEST_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +52,7 @@ class Shadow:
     def guarded(self, stream: Stream, guard: Guard) -> "Shadow":
         """Return the same with the guard's objections: a nearest neighbour that it stops is a miss."""
         allowed = np.ones(len(stream), dtype=bool)
-        for i in np.flatnonzero(~self.exact & (self.similarity >= LOWEST_THRESHOLD)):
+        for i in np.flatnonzero(~self.exact & (self.similarity >= GRID[-1])):
             allowed[i] = guard.allows(stream.queries[i], stream.queries[self.matched[i]])
         return replace(self, allowed=allowed)
 

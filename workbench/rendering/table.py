@@ -3,10 +3,13 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from workbench.rendering.escape import escape, visible
 from workbench.rendering.status import signed, tone
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Kind = Literal["text", "number", "usd", "ms", "interval", "count", "share", "status"]
 NONE = "\u2013"
@@ -103,6 +106,28 @@ class Table:
             for line in lines
         ]
         return "\n".join(([visible(self.caption, _CAPTION_LIMIT)] if self.caption else []) + text)
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Values as they are, not as they are shown, for who works on in pandas.
+
+        An interval becomes three columns: its estimate under the column's name, ``<name> low`` and ``<name> high``.
+
+        >>> Table((Column("nDCG", "interval"),), ((Interval(0.612, 0.58, 0.641),),)).to_pandas().columns.to_list()
+        ['nDCG', 'nDCG low', 'nDCG high']
+        """
+        import pandas as pd
+
+        columns: dict[str, list[Value]] = {}
+        for position, column in enumerate(self.columns):
+            values = [row[position] for row in self.rows]
+            if column.kind != "interval":
+                columns[column.name] = values
+                continue
+            spans = [v if isinstance(v, Interval) else Interval(math.nan, None, None) for v in values]
+            columns[column.name] = [s.estimate for s in spans]
+            columns[f"{column.name} low"] = [s.low for s in spans]
+            columns[f"{column.name} high"] = [s.high for s in spans]
+        return pd.DataFrame(columns)
 
     def _repr_html_(self) -> str:
         return self.to_html()

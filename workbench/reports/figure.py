@@ -38,9 +38,8 @@ class Figure:
 
     def to_html(self, *, narrow: bool = True) -> str:
         """``<figure>`` with the drawing, its caption and its data; the page's style sheet picks the width."""
-        drawings = f'<div class="wb-wide">{self.svg}</div>' if narrow else self.svg
-        if narrow:
-            drawings += f'<div class="wb-narrow">{self.svg_narrow}</div>'
+        both = f'<div class="wb-wide">{self.svg}</div><div class="wb-narrow">{self.svg_narrow}</div>'
+        drawings = both if narrow else self.svg
         return (
             f'<figure class="wb-figure">{drawings}\n<figcaption>{escape(self.caption)}</figcaption>\n'
             f'<details class="wb-data"><summary>Numbers of this figure</summary>'
@@ -78,13 +77,9 @@ class Canvas:
 
     def text(self, x: float, y: float, text: str, **style: Any) -> None:
         """Write text centred on ``y`` unless ``va`` says otherwise, cut where the canvas is narrower."""
-        given: dict[str, Any] = {
-            "size": SIZE,
-            "color": INK,
-            "va": "center_baseline",
-            "parse_math": False,
-        } | style
-        self.drawing.text(x / self.width, 1 - y / self.height, fitted(text, self.width, given["size"]), **given)
+        given: dict[str, Any] = {"size": SIZE, "color": INK, "va": "center_baseline"} | style
+        shown = fitted(text, self.width, given["size"])
+        self.drawing.text(x / self.width, 1 - y / self.height, shown, parse_math=False, **given)
 
     def mark(self, x: float, y: float, marker: str, **style: Any) -> None:
         """One marker at a pixel, on top of everything."""
@@ -167,7 +162,7 @@ def _cleaned(element: ET.Element, used: set[str], prefix: str) -> ET.Element:
         elif name == "style":
             copy.set("style", _page_style(value, copy))
         elif name != "clip-path":  # nothing is drawn outside its axes
-            copy.set(name, prefix.join(("#", value[1:])) if value.startswith("#") else value)
+            copy.set(name, f"#{prefix}{value[1:]}" if value.startswith("#") else value)
     copy.extend(_cleaned(c, used, prefix) for c in element if _local(c.tag) not in ("style", "clipPath"))
     return copy
 

@@ -111,14 +111,14 @@ def _forest_row(
     canvas: Canvas,
     axes: Any,
     claim: Claim,
-    place_: tuple[float, float, int],
+    at: tuple[float, float, int],
     *,
     reference: bool,
     narrow: bool,
 ) -> None:
-    top, row, i = place_
+    top, row, i = at
     y = row * i + (34 if narrow else row / 2)
-    marker, colour = ("o", INK) if reference else STATUS_MARKS[claim.status]
+    marker, colour = ("o", INK) if reference else STATUS_MARKS.get(claim.status, ("o", INK))
     if not reference:
         axes.plot([claim.low, claim.high], [y, y], color=colour, linewidth=2.2, solid_capstyle="butt", clip_on=False)
         for end in (claim.low, claim.high):
@@ -131,7 +131,7 @@ def _forest_row(
     values = "" if reference else f"{number(claim.difference, 3, signed=True)} [{low}, {high}]"
     if narrow:
         y_text = top + row * i + 11
-        canvas.text(8, y_text, fitted(claim.arm, 260))
+        canvas.text(8, y_text, fitted(claim.arm, 256, 12.5), size=12.5)
         canvas.mark(272, y_text - 1, marker, **shown)
         canvas.text(281, y_text, word, size=SMALL)
         return

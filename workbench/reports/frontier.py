@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 from workbench.evaluation.summary import FrontierPoint
@@ -20,17 +19,15 @@ from workbench.reports.figure import (
     fitted,
     text_width,
 )
-from workbench.reports.placement import Box, place
+from workbench.reports.placement import Box, along, place
 from workbench.reports.scales import log_ticks, money, nice, padded, pixel, step_digits, ticks
 
 
 def frontier(points: Sequence[FrontierPoint], metric: str, *, arms: Sequence[str] = ()) -> Figure:
     """Quality with its interval against the cost of 1,000 requests, and the line of the best for the money.
 
-    Hollow marks are tied with the reference. Costs that span more than 20 times are on a
-    logarithmic axis.
-    ``arms`` fixes which arm has which colour and shape,
-    so that they are the same in every figure of a report.
+    Hollow marks are tied with the reference. Costs that span more than 20 times are on a logarithmic axis.
+    ``arms`` fixes which arm has which colour and shape, so that it is the same in every figure of a report.
     """
     data = Table(
         (
@@ -106,8 +103,9 @@ def _frontier_scales(axes: Any, points: Sequence[FrontierPoint], *, narrow: bool
         axes.set_xlim(min(costs) / 1.6, max(costs) * 1.6)
         log_ticks(axes.xaxis, min(costs) / 1.6, max(costs) * 1.6, money, narrow=narrow)
     else:
-        axes.set_xlim(*padded(min(costs), max(costs)))
-        marks = [t for t in nice(min(0.0, *costs), max(costs) * 1.06, 3 if narrow else 6) if t >= 0]
+        low, high = padded(min(0.0, *costs), max(costs))
+        axes.set_xlim(low, high)
+        marks = nice(low, high, 3 if narrow else 6)
         digits = max(2, step_digits(marks))
         axes.set_xticks(marks, [money(t, digits=digits) for t in marks])
     axes.set_axisbelow(True)
@@ -130,12 +128,7 @@ def _taken(
         x, y = pixel(canvas, axes, p.cost_usd_per_1k, p.quality)
         top, bottom = (pixel(canvas, axes, p.cost_usd_per_1k, v)[1] for v in (p.high, p.low))
         boxes += [Box(x - 7, y - 7, x + 7, y + 7), Box(x - 2, top - 1, x + 2, bottom + 1)]
-    for (x1, y1), (x2, y2) in pairwise(line):
-        (a, b), (c, d) = pixel(canvas, axes, x1, y1), pixel(canvas, axes, x2, y2)
-        for step in range(41):
-            x, y = a + (c - a) * step / 40, b + (d - b) * step / 40
-            boxes.append(Box(x - 4, y - 2, x + 4, y + 2))
-    return boxes
+    return boxes + along([pixel(canvas, axes, x, y) for x, y in line])
 
 
 def _named(

@@ -22,7 +22,7 @@ from workbench.reports.views import (
     pairs_table,
     rule_pairs,
     section_table,
-)  # fmt: skip
+)
 
 CASES_SHOWN = 50
 SLICE_ARMS = 7
@@ -92,7 +92,8 @@ def _context(results: Results) -> dict[str, Any]:
     claims = decision.claims if decision else ()
     return {
         "results": results,
-        "verdict": VERDICTS[decision.verdict] if decision else "No decision",
+        "verdict": VERDICTS.get(decision.verdict, decision.verdict) if decision else "No decision",
+        "tone": "bad" if results.problems else tone(results.gate.status) if results.gate else "open",
         "facts": key_facts(decision) if decision else [],
         "gate_table": gate_table(results.gate) if results.gate and results.gate.claims else None,
         "decision_table": decision_table(decision) if claims and decision else None,
@@ -144,7 +145,9 @@ def _case_groups(results: Results) -> list[tuple[str, str, str, tuple[ItemCase, 
 def _settings(results: Results) -> list[Table]:
     decision, run = results.decision, results.run
     parameters = run.get("parameters") or {}
-    plain = {k: v for k, v in run.items() if k not in ("parameters", "fingerprint", "error") and v not in (None, "")}
+    # the rest of the record is shown elsewhere on the page, or is for the runner alone
+    names = ("status", "notebook", "profile", "seed", "started", "ended", "exit_reason", "gate")
+    plain = {name: run[name] for name in names if run.get(name) not in (None, "")}
     tables = [pairs_table({"folder": results.folder} | plain, "Run")]
     if parameters:
         tables.append(pairs_table(parameters, "Parameters of the run"))

@@ -57,7 +57,7 @@ def _parts(results: Results) -> Iterator[str]:
     for kind, sentences in (("CAUTION", results.problems), ("WARNING", results.cautions)):
         if sentences:
             yield f"> [!{kind}]\n> " + "<br>\n> ".join(markdown_text(s, 2000) for s in sentences)
-    label = f"{VERDICTS[decision.verdict]}. " if decision else ""
+    label = f"{VERDICTS.get(decision.verdict, markdown_text(decision.verdict))}. " if decision else ""
     yield f"**{label}{markdown_text(results.sentence)}**"
     if gate:
         yield f"Gate: **{signed(markdown_text(gate.status, 40))}** {markdown_text(gate.sentence)}"

@@ -1,6 +1,7 @@
 """The executed notebook inside a report: its slowest cells, and itself as a harmless appendix."""
 
 import copy
+import json
 from typing import Any
 
 from workbench.rendering.sanitize import sanitize
@@ -30,12 +31,19 @@ def slowest_cells(notebook: dict[str, Any], count: int = 5) -> Table:
 
 
 def appendix(notebook: dict[str, Any]) -> str:
-    """Render the notebook as HTML that loads nothing, runs nothing and cannot leave its place in the page."""
+    """Render the notebook as HTML that loads nothing, runs nothing and cannot leave its place in the page.
+
+    Cells tagged ``remove-cell`` and the code of cells tagged ``hide-input`` are left out.
+    """
     import nbformat
     from nbconvert import HTMLExporter
+    from traitlets.config import Config
 
-    exporter = HTMLExporter(template_name="basic", exclude_anchor_links=True, embed_images=False)
-    html, _ = exporter.from_notebook_node(nbformat.from_dict(_bounded(notebook)))
+    hidden = {"enabled": True, "remove_input_tags": {"hide-input"}, "remove_cell_tags": {"remove-cell"}}
+    config = Config({"TagRemovePreprocessor": hidden})
+    exporter = HTMLExporter(config=config, template_name="basic", exclude_anchor_links=True)
+    # read, not built from the dictionary: on disk a text may be a list of lines
+    html, _ = exporter.from_notebook_node(nbformat.reads(json.dumps(_bounded(notebook)), as_version=4))
     return sanitize(html, prefix="nb-", heading_shift=2)
 
 

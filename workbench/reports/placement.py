@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 _DIRECTIONS = ((1, 0), (-1, 0), (1, -1), (1, 1), (-1, -1), (-1, 1), (0, -1), (0, 1))
 _DISTANCES = (9.0, 18.0, 30.0, 44.0, 62.0, 84.0, 110.0, 140.0)
@@ -47,6 +48,16 @@ def place(
                 break
         placed[i] = best if best is not None else frame
     return [placed[i] for i in range(len(points))]
+
+
+def along(line: Sequence[tuple[float, float]], steps: int = 40) -> list[Box]:
+    """Small boxes that cover a line through pixels, so that labels keep off it."""
+    boxes = []
+    for (a, b), (c, d) in pairwise(line):
+        for step in range(steps + 1):
+            x, y = a + (c - a) * step / steps, b + (d - b) * step / steps
+            boxes.append(Box(x - 4, y - 2, x + 4, y + 2))
+    return boxes
 
 
 def spread(wanted: Sequence[float], *, gap: float, low: float, high: float) -> list[float]:

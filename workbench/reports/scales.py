@@ -59,12 +59,15 @@ def money(value: float, *, digits: int | None = None) -> str:
 
 
 def plain(value: float) -> str:
-    """Write a tick of any size: thousands separated, small numbers with the digits they need.
+    """Write a tick of any size briefly: thousands as k, millions as M.
 
-    >>> plain(100000.0), plain(0.05), plain(2.5)
-    ('100,000', '0.05', '2.5')
+    >>> plain(100000.0), plain(2.5e6), plain(0.05)
+    ('100k', '2.5M', '0.05')
     """
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.6g}"
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.4g}{letter}"
+    return f"{value:.4g}"
 
 
 def pixel(canvas: Canvas, axes: Any, x: float, y: float) -> tuple[float, float]:

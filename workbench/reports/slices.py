@@ -20,6 +20,8 @@ from workbench.reports.figure import (
 )
 from workbench.reports.scales import padded, ticks
 
+_STEP = 12.0  # from one arm to the next inside a slice, in pixels
+
 
 def slices(rows: Sequence[SliceRow], metric: str = "mean", *, arms: Sequence[str] = ()) -> Figure:
     """Mean of each arm inside each slice as a dot with its interval, one shape and colour an arm."""
@@ -54,14 +56,14 @@ def _draw_slices(
     rows: Sequence[SliceRow], metric: str, order: Sequence[str], shown: Sequence[str], narrow: bool
 ) -> Canvas:
     width = NARROW if narrow else WIDE
+    left, title, name_line = (8.0, 26.0, 20.0) if narrow else (210.0, 34.0, 0.0)
+    row = _STEP * len(shown) + 14 + name_line
+    groups: dict[str, dict[str, list[SliceRow]]] = {}
+    for r in rows:
+        groups.setdefault(r.slice, {}).setdefault(r.value, []).append(r)
     key = _key_places(shown, width)
-    step, band = 12.0, 12.0 * len(shown) + 14
-    left, title = (8.0, 26.0) if narrow else (210.0, 34.0)
-    value_line = 20.0 if narrow else 0.0
-    groups = list(dict.fromkeys(r.slice for r in rows))
-    values = {g: list(dict.fromkeys(r.value for r in rows if r.slice == g)) for g in groups}
-    top = (key[-1][1] if key else 0) + 22
-    height = sum(title + len(values[g]) * (band + value_line) for g in groups) + 6
+    top = (key[-1][1] if key else 0.0) + 22
+    height = sum(title + len(values) * row for values in groups.values()) + 6
     canvas = Canvas(width, top + height + 46)
     axes = canvas.axes(left, top, width - left - 12, height)
     ends = [v for r in rows for v in (r.mean, r.low, r.high) if v is not None] or [0.0, 1.0]
@@ -75,35 +77,30 @@ def _draw_slices(
         canvas.mark(x + 6, y, marker, color=colour, markersize=8)
         canvas.text(x + 18, y, fitted(arm, width - 24))
     y = 0.0
-    for group in groups:
+    for group, values in groups.items():
         canvas.text(0, top + y + title / 2, fitted(group, width), weight="bold")
         y += title
-        for value in values[group]:
-            members = [r for r in rows if r.slice == group and r.value == value]
+        for members in values.values():
             axes.axhline(y, color=INK, alpha=0.12, linewidth=0.8)
-            y_name = y + (12 if narrow else band / 2)
-            canvas.text(8 if narrow else 0, top + y_name, fitted(value, 190 if narrow else 130))
-            n = f"{max(r.n_items for r in members):,} items"
-            canvas.text(width - 12 if narrow else left - 14, top + y_name, n, size=SMALL, alpha=0.75, ha="right")
+            _value_name(canvas, members, top + y + (12 if narrow else row / 2), narrow=narrow)
             if all(r.mean is None for r in members):
-                canvas.text(left + 4, top + y + value_line + 13, "too few to say", size=SMALL, alpha=0.75)
-            _slice_dots(axes, members, order, shown, y + value_line + 13, step)
-            y += band + value_line
+                canvas.text(left + 4, top + y + name_line + 13, "too few to say", size=SMALL, alpha=0.75)
+            _slice_dots(axes, members, order, shown, y + name_line + 13)
+            y += row
     return canvas
 
 
-def _slice_dots(
-    axes: Any,
-    members: Sequence[SliceRow],
-    order: Sequence[str],
-    shown: Sequence[str],
-    top: float,
-    step: float,
-) -> None:
+def _value_name(canvas: Canvas, members: Sequence[SliceRow], y: float, *, narrow: bool) -> None:
+    items = f"{max(r.n_items for r in members):,} items"
+    canvas.text(8 if narrow else 0, y, fitted(members[0].value, 190 if narrow else 130))
+    canvas.text(canvas.width - 12 if narrow else 196, y, items, size=SMALL, alpha=0.75, ha="right")
+
+
+def _slice_dots(axes: Any, members: Sequence[SliceRow], order: Sequence[str], shown: Sequence[str], top: float) -> None:
     for row in members:
         if row.mean is None:
             continue
-        y = top + step * shown.index(row.arm)
+        y = top + _STEP * shown.index(row.arm)
         colour, marker = arm_style(order.index(row.arm))
         if row.low is not None and row.high is not None:
             axes.plot([row.low, row.high], [y, y], color=colour, linewidth=1.6, clip_on=False)

@@ -77,13 +77,9 @@ def key_facts(decision: Decision) -> list[tuple[str, str, str]]:
     facts.append(("cost per 1,000 requests", _usd(claim.cost_usd_per_1k), _saving(claim, reference)))
     if claim.latency_p95_ms is not None:
         limit = decision.rule.latency_limit_ms
-        facts.append(
-            (
-                "p95 latency",
-                f"{claim.latency_p95_ms:,.0f} ms",
-                f"limit {limit:,.0f} ms" if limit else "no limit",
-            )
-        )
+        over = "over the " if limit and claim.latency_p95_ms > limit else ""
+        remark = f"{over}limit {limit:,.0f} ms" if limit else "no limit"
+        facts.append(("p95 latency", f"{claim.latency_p95_ms:,.0f} ms", remark))
     return facts
 
 
@@ -103,7 +99,9 @@ def rule_pairs(decision: Decision) -> dict[str, Any]:
 
 
 def _role(decision: Decision, arm: str) -> str:
-    roles = [name for name, of in (("chosen", decision.arm), ("reference", decision.rule.reference)) if arm == of]
+    roles = ["reference"] if arm == decision.rule.reference else []
+    if arm == decision.arm and decision.verdict != "none_meets_floor":
+        roles.insert(0, "chosen" if decision.verdict in ("chosen", "provisional") else "kept")
     return ", ".join(roles)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
+from workbench.bench.experiment import decision_path, note_test_use
 from workbench.clock import Clock
 from workbench.config import Settings
 from workbench.errors import ConfigError, RunError
@@ -59,9 +60,13 @@ def accept(settings: Settings, notebook: str, *, reason: str, clock: Clock, run:
     decision = Decision.load(folder / "decision.json")
     decision = replace(decision, accepted_because=reason.strip(), accepted_on=str(clock.now().date()))
     evalset = find_evalset(decision.settings["evalset"], settings)
-    target = evalset / "decisions" / f"{notebook}.json"
+    target = decision_path(evalset, notebook)
     target.parent.mkdir(parents=True, exist_ok=True)
     _write_scores(folder, decision, target.with_suffix(".scores.parquet"))
+    if (artefact := folder / "artefact.json").is_file():  # what was tested is what ships
+        target.with_suffix(".artefact").write_bytes(artefact.read_bytes())
+    uses = note_test_use(settings, evalset, notebook)
+    target.with_suffix(".uses").write_text("\n".join(uses) + "\n", encoding="utf-8")
     part = target.with_name(f".{target.name}.{os.getpid()}")
     part.write_text(decision.to_json(), encoding="utf-8")
     return part.replace(target)

@@ -1,0 +1,38 @@
+# `make` sets everything up and decides on docs_qa with the smoke profile; `make test` checks the package.
+# It needs Python 3.11 or later with its venv module, and a package index for pip.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := run
+.PHONY: run install test slow check lab clean
+
+run: install
+	$(BIN)/workbench run retrieval --profile smoke
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or later is needed; '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+test: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -n 2
+
+slow: install
+	$(BIN)/pytest -n 2 -m slow
+
+check: install
+	$(BIN)/workbench check
+
+lab: install
+	$(BIN)/jupyter lab notebooks
+
+clean:
+	rm -rf .venv data/.cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

@@ -1,0 +1,38 @@
+"""Tests are offline: a connection that leaves this machine is an error, here and in the libraries that would try."""
+
+import ipaddress
+import os
+import sys
+from typing import Any
+
+# Set before any test imports the library that reads it, and inherited by the kernels and children of tests.
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    LITELLM_LOCAL_MODEL_COST_MAP="True",
+    RAGAS_DO_NOT_TRACK="true",
+)
+
+
+def pytest_configure() -> None:
+    sys.addaudithook(refuse_network)
+
+
+def refuse_network(event: str, arguments: tuple[Any, ...]) -> None:
+    """Raise for a connection or a look-up of a name beyond this machine; Unix sockets are part of it."""
+    if event in ("socket.connect", "socket.sendto") and isinstance(arguments[1], tuple):
+        host = arguments[1][0]
+    elif event in ("socket.getaddrinfo", "socket.gethostbyname"):
+        host = arguments[0]
+    else:
+        return
+    if not is_loopback(host):
+        raise RuntimeError(f"a test tried to reach {host!r}; tests are offline, serve what they need on 127.0.0.1")
+
+
+def is_loopback(host: Any) -> bool:
+    name = host.decode() if isinstance(host, bytes) else host or "localhost"
+    try:
+        return ipaddress.ip_address(name).is_loopback or name in ("0.0.0.0", "::")
+    except ValueError:
+        return name == "localhost"

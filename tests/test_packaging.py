@@ -1,0 +1,106 @@
+"""One list of dependencies, and everything that installs agrees with it."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+RUNTIME = [Requirement(text) for text in PROJECT["dependencies"]]
+DEV = [Requirement(text) for text in PROJECT["optional-dependencies"]["dev"]]
+NAMED = {"jupyterlab", "pandas", "polars", "lancedb", "datasets", "litellm", "ragas", "matplotlib", "papermill"}
+# Used where users have installed it; it needs torch, which nothing here may need.
+OPTIONAL = {"sentence_transformers"}
+# An address outside documentation is one that somebody must be able to reach; these are names, not addresses.
+ADDRESS = re.compile(r"https?://(?!127\.0\.0\.1|localhost|www\.w3\.org|json\.schemastore\.org)[\w.-]+")
+INDEX = re.compile(r"--(extra-)?index-url|--find-links|pypi\.org|files\.pythonhosted|/simple\b")
+HOME = re.compile(r"(?<![\w.{}-])/(home|root|Users|work|opt|private|mnt)/\w")
+
+
+def constraints() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", pin) for pin in pins), "names and versions only"
+    return {canonicalize_name(name): version for name, version in (pin.split("==") for pin in pins)}
+
+
+def names(requirements: list[Requirement]) -> set[str]:
+    return {canonicalize_name(r.name) for r in requirements}
+
+
+def test_named_packages_are_dependencies() -> None:
+    assert names(RUNTIME) >= NAMED
+
+
+@pytest.mark.parametrize("requirement", [*RUNTIME, *DEV], ids=str)
+def test_dependency_is_pinned_within_its_range(requirement: Requirement) -> None:
+    assert requirement.specifier.contains(constraints()[canonicalize_name(requirement.name)])
+
+
+def test_corpus_of_docs_qa_is_read_from_the_versions_that_are_installed() -> None:
+    lock = (ROOT / "evalsets/docs_qa/corpus.toml").read_text(encoding="utf-8")
+    libraries = tomllib.loads(lock)["libraries"]
+    assert {name: constraints()[name] for name in libraries} == libraries
+
+
+def test_torch_is_not_needed() -> None:
+    assert not {name for name in constraints() if "torch" in name or name.startswith("nvidia")}
+
+
+def test_conda_takes_its_packages_from_pyproject_at_the_tested_versions() -> None:
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    *from_conda, pip = environment["dependencies"]
+    assert {re.split(r"[=<>]", name)[0] for name in from_conda} == {"python", "pip"}
+    assert pip == {"pip": ["--constraint constraints.txt", "--editable .[dev]"]}
+
+
+@pytest.mark.parametrize(("folder", "allowed"), [("workbench", names(RUNTIME)), ("tests", names(RUNTIME) | names(DEV))])
+def test_every_imported_package_is_listed(folder: str, allowed: set[str]) -> None:
+    homes = packages_distributions()
+    ours = {"workbench", "tests"} | OPTIONAL | set(sys.stdlib_module_names)
+    for path in (ROOT / folder).rglob("*.py"):
+        for module in imported(path) - ours:
+            found = {canonicalize_name(d) for d in homes.get(module, [])}
+            assert found & allowed, f"{path}: {module!r} comes with {found or 'nothing installed'}, list it"
+
+
+def imported(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return found - {"_typeshed"}
+
+
+def tracked() -> list[Path]:
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip("not a git clone")
+    return [ROOT / name for name in done.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_no_file_names_a_machine_or_a_package_index() -> None:
+    for path in tracked():
+        if path == Path(__file__) or path.suffix in (".parquet", ".jsonl", ".lock", ".tsv", ".png"):
+            continue
+        text = path.read_text(encoding="utf-8")
+        made_up = ROOT / "tests" in path.parents  # tests make up paths
+        for pattern in (INDEX,) if made_up else (INDEX, HOME):
+            found = pattern.search(text)
+            assert not found, f"{path.relative_to(ROOT)}: {found.group() if found else ''!r}"
+
+
+@pytest.mark.parametrize("name", ["Makefile", ".ci/run", "environment.yml", "constraints.txt", "pyproject.toml"])
+def test_set_up_reaches_nothing_but_the_package_index(name: str) -> None:
+    assert not ADDRESS.search((ROOT / name).read_text(encoding="utf-8"))
