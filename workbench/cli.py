@@ -190,6 +190,8 @@ def evalset_lock(path: Annotated[str, typer.Argument(help="Name or folder of an 
 
 import_app = typer.Typer(no_args_is_help=True, help="Make an evalset of what you have.")
 app.add_typer(import_app, name="import")
+_Table = Annotated[str, typer.Argument(metavar="PATH", help="CSV, Parquet or JSONL, one row each.")]
+_Name = Annotated[str, typer.Option(help="Evalset to add to; made where there is none.")]
 
 
 @import_app.command("tables")
@@ -283,6 +285,28 @@ def from_hub(
         revision=revision,
     )
     typer.echo(f"{len(evalset.documents):,} documents, {len(evalset.queries):,} questions; use it as: hub:{name}")
+
+
+@import_app.command("stream")
+def from_stream(path: _Table, name: _Name) -> None:
+    """Add requests in the order they came: query, answer_key, and where known tenant_id, cluster, at."""
+    from pathlib import Path
+
+    from workbench.config import load_settings
+    from workbench.importing.streams import import_stream
+
+    typer.echo(f"written: {import_stream(Path(path), load_settings().evalsets / name)}; complete the card.md beside it")
+
+
+@import_app.command("pairs")
+def from_pairs(path: _Table, name: _Name) -> None:
+    """Add pairs of questions with same_answer 0 or 1, and where known kind, cluster, tenant_id, split."""
+    from pathlib import Path
+
+    from workbench.config import load_settings
+    from workbench.importing.pairs import import_pairs
+
+    typer.echo(f"written: {import_pairs(Path(path), load_settings().evalsets / name)}; complete the card.md beside it")
 
 
 def _pairs(given: Sequence[str], option: str = "-p") -> dict[str, str]:

@@ -89,7 +89,7 @@ def rule_pairs(decision: Decision) -> dict[str, Any]:
     accepted = f"{decision.accepted_on}: {decision.accepted_because}" if decision.accepted_on else "not yet"
     return {
         "quality": rule.metric, "objective": rule.objective, "reference": rule.reference,
-        "margin": rule.margin, "floor": "none" if rule.floor is None else rule.floor,
+        "margin": rule.margin, "better": rule.direction, "floor": "none" if rule.floor is None else rule.floor,
         "confidence of one-sided bounds": f"{rule.confidence:.0%}",
         "p95 latency limit": "none" if rule.latency_limit_ms is None else f"{rule.latency_limit_ms:,.0f} ms",
         "profile": decision.profile, "arm sets judged on this test split": decision.test_uses,
