@@ -52,7 +52,7 @@ def clusters_needed(
     Examples
     --------
     >>> clusters_needed(0.133, 0.02)
-    276
+    275
     """
     if effect + margin <= 0:
         raise ValueError(f"no number of clusters shows a loss of less than {margin} when the truth is {effect}")
