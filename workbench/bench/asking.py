@@ -86,8 +86,9 @@ def our_arm(candidate: Candidate) -> Arm | None:
 def _ask(candidate: Candidate, part: Split, searcher: Searcher, depth: int) -> Answers:
     name = candidate_name(candidate)
     bar = Progress(f"{part.name} questions to {name}", len(part.queries))
-    search = _search_of(candidate, part, searcher, depth)
-    answers = ask(name, search, part.queries, on_progress=lambda done, total: bar.update(done))
+    search, arm = _search_of(candidate, part, searcher, depth), our_arm(candidate)
+    shared = (lambda query: searcher.embedding_ms(arm, query)) if arm else None
+    answers = ask(name, search, part.queries, shared_ms=shared, on_progress=lambda done, total: bar.update(done))
     bar.done(f"{name}: {len(part.queries)} {part.name} questions, {len(answers.errors)} errors")
     stored = isinstance(candidate, SystemArm) and candidate.search is None
     return replace(answers, latency_ms={}) if stored else answers

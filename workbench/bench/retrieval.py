@@ -19,7 +19,7 @@ from workbench.bench.asking import (
     pessimistic,
     spread_over_rebuilds,
 )
-from workbench.bench.experiment import MANY_TEST_USES, Experiment, decision_path, open_run_folder
+from workbench.bench.experiment import MANY_TEST_USES, Experiment, Finalists, decision_path, open_run_folder
 from workbench.bench.fitting import fit_arms
 from workbench.bench.provenance import build_parameters, encoder_probe, parameter_inputs
 from workbench.bench.retrieval_summary import regression_table, summarise, to_judge
@@ -28,14 +28,13 @@ from workbench.bench.scale_view import scale_figure
 from workbench.bench.systems import SystemArm, load_systems, system_inputs
 from workbench.config import Settings, load_settings
 from workbench.errors import ConfigError
-from workbench.evaluation.decision import pick_finalists, pick_reference
 from workbench.evaluation.evalset import load_evalset
 from workbench.evaluation.exploring import frontier_points, slice_rows
 from workbench.evaluation.power import plan
 from workbench.evaluation.summary import Summary
 from workbench.inference.embedding import Embedder, MiniLM, load_embedder
 from workbench.inference.prices import project_prices
-from workbench.records import Decision, Rule, content_hash
+from workbench.records import Decision, content_hash
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Table
 from workbench.reports.figure import Figure
@@ -78,25 +77,6 @@ class RetrievalParameters:
     rebuilds: int = 5
     scale_rows: int = 0
     seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Finalists:
-    """What goes to the test split: the rule with its reference, and at most three arms beside it."""
-
-    rule: Rule
-    names: tuple[str, ...]
-    why: str
-
-    def _repr_html_(self) -> str:
-        return self._table().to_html()
-
-    def __repr__(self) -> str:
-        return self._table().to_text()
-
-    def _table(self) -> Table:
-        rows = [(n, "reference" if n == self.rule.reference else "finalist") for n in self.names]
-        return Table.of(("arm", "role"), rows, self.why)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,20 +187,8 @@ class RetrievalBench:
 
     def finalists(self, dev: Scored) -> Finalists:
         """Pick on dev alone: the reference, and at most three cheaper arms that may be as good."""
-        experiment, accepted = self.experiment, self.experiment.accepted
-        metric = dev.scores.filter(pl.col("metric") == experiment.policy.metric)
-        names = [f.name for f in dev.facts]
-        if accepted is not None and experiment.rechecks:
-            return Finalists(accepted.rule, accepted.arms, "Arms of the accepted decision, judged again by its rule")
-        reference = self.parameters.reference or (accepted.arm if accepted and accepted.arm in names else "")
-        why = "Reference: the accepted arm" if accepted and reference == accepted.arm else "Reference: named by you"
-        if not reference:
-            reference, why = pick_reference(metric, dev.facts), "Reference: the best arm on the dev questions"
-        if reference not in names:
-            raise ConfigError(f"reference {reference!r} is not an arm of this run; there are {', '.join(names)}")
-        rule = experiment.rule(reference)
-        picked = pick_finalists(metric, dev.facts, rule)
-        return Finalists(rule, (reference, *picked), f"{why}; finalists are cheaper and near it on dev")
+        metric = dev.of(self.experiment.policy.metric)
+        return self.experiment.finalists(metric, dev.facts, asked=self.parameters.reference)
 
     def test(self, dev: Scored, finalists: Finalists) -> Scored:
         """Judge the finalists on the test questions, and measure the spread of indices built at random."""
