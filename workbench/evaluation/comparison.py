@@ -115,7 +115,9 @@ def cluster_weights(m: int, draws: int, seed: int) -> Iterator[np.ndarray]:
     """How often each of ``m`` clusters is drawn, shape (block, m), in blocks so that memory stays flat."""
     rng = np.random.default_rng(seed)
     for start in range(0, draws, _BLOCK):
-        yield rng.multinomial(m, np.full(m, 1 / m), size=min(_BLOCK, draws - start)).astype(float)
+        block = min(_BLOCK, draws - start)
+        drawn = rng.integers(0, m, (block, m)) + m * np.arange(block)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=block * m).reshape(block, m).astype(float)
 
 
 def _ratio_mean(weights: np.ndarray, sums: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
