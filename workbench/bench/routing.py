@@ -210,13 +210,8 @@ class RoutingBench:
         names = ("prompt", "right", f"{reference} asks", f"{arm} asks")
         return Table.of(names, rows, f"Where {arm} loses against {reference}")
 
-    def save(self, decision: Decision, dev: Routed, test: Routed, found: Study) -> Summary:
-        """Write everything the report and the gate need, and the routers that were tested."""
-        tables = [
-            (self.opportunity(), "The most that any router could gain."),
-            (study_table(found), "Policies against the hull of the single models, cross-fitted on dev."),
-            (self.within(found), "Gain over the hull inside each feature."),
-        ]
+    def save(self, decision: Decision, dev: Routed, test: Routed, tables: Sequence[Table]) -> Summary:
+        """Write everything the report and the gate need with the tables shown, and the routers that were tested."""
         summary = summarise(self.experiment, decision, dev, test, tables)
         scores = pl.concat([s.scores.with_columns(split=pl.lit(s.split)) for s in (dev, test)])
         self.experiment.save(decision, summary, scores)

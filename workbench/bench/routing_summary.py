@@ -1,5 +1,7 @@
 """What the routing run leaves for its report: frontier, slices, cases, warnings, what would change it."""
 
+from collections.abc import Sequence
+
 import polars as pl
 
 from workbench.bench.experiment import MANY_TEST_USES, Experiment, decision_path
@@ -14,7 +16,7 @@ _RIGHT = 0.5  # graded answers from here on are shown as right
 
 
 def summarise(
-    experiment: Experiment, decision: Decision, dev: Routed, test: Routed, tables: list[tuple[Table, str]]
+    experiment: Experiment, decision: Decision, dev: Routed, test: Routed, tables: Sequence[Table]
 ) -> Summary:
     """Everything the report shows beside the decision."""
     reference, names = decision.rule.reference, [f.name for f in test.facts]
@@ -22,7 +24,7 @@ def summarise(
     before = decision_path(experiment.evalset.path, experiment.notebook).with_suffix(".scores.parquet")
     accepted = pl.read_parquet(before) if before.is_file() else None
     sections = [
-        *tables,
+        *((table, "On dev, cross-fitted.") for table in tables),
         (dev.table(), "All arms, on the prompts they were tuned on; policies by routers that had not seen them."),
         (test.table(), "Finalists, on prompts nobody tuned on."),
     ]
