@@ -44,6 +44,7 @@ from workbench.reports.figures import forest, lines, slices
 from workbench.retrieval.vectors import VectorCache
 
 STEP = 512
+WORTH_SAVING = 0.01
 RULE_SHOWN = ("metric", "alpha", "confidence", "must_differ_limit", "on_inconclusive", "on_stale")
 
 
@@ -58,7 +59,7 @@ class CachingParameters:
     evalset: str = "caching_demo"
     warmup: int = 200
     embedder: str = "minilm"
-    guard: tuple[str, ...] = ("numbers", "negation", "antonyms", "word_order")
+    guard: tuple[str, ...] = ("numbers", "negation", "antonyms", "word_order", "entities")
     call_usd: float = 0.002
     false_hit_usd: float = 0.0
     draws: int = 200
@@ -196,8 +197,9 @@ class CachingBench:
         return trials_table(simulate(counts, rule.margin, rule.confidence, draws=p.draws, seed=p.seed), rule.margin)
 
     def certify(self, semantic: Semantic) -> Certified:
-        """Certify a threshold for each way of matching, on the calibration part alone."""
+        """Certify a threshold for each way of matching, on the calibration part alone; simultaneous over the ways."""
         rule, part = self.rule, self.parts["calibration"]
+        confidence = 1 - (1 - rule.confidence) / len(semantic.shadows)
         exact = semantic.shadows["similarity"]
         at_once = count(np.where(exact.exact, 1.0, -np.inf)[part], exact.false[part] & exact.exact[part],
                         self.clusters[part], np.array([1.0]))  # fmt: skip
@@ -206,7 +208,7 @@ class CachingBench:
         for name, found in semantic.shadows.items():
             guard = self.guard if name != "similarity" else None
             lowest = self._lowest(guard, semantic)
-            certificate = certify(self._counts(found, part), rule.margin, rule.confidence, lowest=lowest)
+            certificate = certify(self._counts(found, part), rule.margin, confidence, lowest=lowest)
             arms.append((CacheArm("semantic", certificate.threshold, guard, self.embedder.encoder_id), certificate))
         shown = [(arm.name, certificate) for arm, certificate in arms if arm.kind == "semantic" and certificate]
         return Certified(certificate_table(shown, rule.margin), tuple(arms))
@@ -223,7 +225,8 @@ class CachingBench:
                          *(int((served[a.name] & mine).sum()) for a in arms)))  # fmt: skip
         columns = (Column("kind"), Column("label"), Column("pairs", "count"),
                    *(Column(f"served by {a.name}", "count") for a in arms))  # fmt: skip
-        return Table(columns, tuple(rows), "Labelled pairs that would be served")
+        known = "Labelled pairs that would be served" if self.pairs else "No pairs.jsonl: wordings were not looked at"
+        return Table(columns, tuple(rows), known)
 
     def replay(self, certified: Certified, semantic: Semantic) -> Replayed:
         """Walk the whole stream with each cache as it would fill, and judge it on the test part."""
@@ -240,7 +243,7 @@ class CachingBench:
             results.append(result)
             shown.append(("arm", result, walked.entries if walked else 0))
             beside.append(self._shadow_rate(arm, semantic))
-            for step in (-0.0025, 0.0025) if certificate and certificate.certified else ():
+            for step in (0.0025, -0.0025) if arm.threshold and certificate and certificate.certified else ():
                 near = replace(arm, threshold=round((arm.threshold or 0) + step, 4))
                 neighbour, walked = self._replay(near, certificate, semantic)
                 shown.append(("neighbour", neighbour, walked.entries))
@@ -248,13 +251,17 @@ class CachingBench:
         return Replayed(replay_table(shown, beside), tuple(results), replays)
 
     def decide(self, replayed: Replayed) -> Decision:
-        """Choose the cheapest cache that is shown to be good enough."""
+        """Choose the cheapest cache that is shown to be good enough; one that saves under 1 % is not worth having."""
         rule, results = self.rule, list(replayed.results)
         limit = self.experiment.policy.must_differ_limit
         claims = tuple(make_claim(r, rule, must_differ_limit=limit) for r in results)
         order = {r.arm.name: i for i, r in enumerate(results)}
-        outcome = decide(claims, rule, order=order, synthetic=self.experiment.evalset.synthetic)
-        return self.experiment.conclude(claims, rule, replace(outcome, sentence=sentence_of(outcome, results, rule)))
+        most = claims[0].cost_usd_per_1k * (1 - WORTH_SAVING)
+        worth = [c for c in claims if c.arm == rule.reference or c.cost_usd_per_1k <= most]
+        outcome = decide(worth, rule, order=order, synthetic=self.experiment.evalset.synthetic)
+        return self.experiment.conclude(
+            claims, rule, replace(outcome, sentence=sentence_of(outcome, results, worth, rule))
+        )
 
     def forest(self, decision: Decision) -> Figure:
         """False-hit rates of the certificates with their bounds, beside alpha."""
