@@ -59,6 +59,14 @@ def test_two_arms_whose_outputs_are_the_same_are_identical_and_never_hold():
     assert (d.status, d.mean, d.n_differ) == ("identical", 0.0, 0)
 
 
+def test_an_arm_without_spread_has_its_mean_as_bounds_whatever_stands_beside_it():
+    rare = np.zeros(60)
+    rare[0] = 1.0  # in a third of the resamples nothing differs: t is infinite there
+    bounds = bootstrap_t(np.stack([np.zeros(60), rare]), np.arange(60))
+    assert (bounds.low[0], bounds.high[0]) == (0.0, 0.0)
+    assert bounds.low[1] < bounds.mean[1] < bounds.high[1]
+
+
 def test_a_constant_loss_is_no_evidence_however_small():
     values = np.random.default_rng(3).random(100) * 0.5 + 0.2
     (d,) = compare(scores_of(ref=values, arm=values - 0.001), ["arm"], reference="ref", margin=0.05)

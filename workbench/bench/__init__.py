@@ -7,7 +7,11 @@ from typing import Any
 from workbench.errors import ConfigError, unknown_name
 
 # Each experiment is loaded when its notebook starts it.
-EXPERIMENTS: Mapping[str, str] = {"retrieval": "workbench.bench.retrieval:RetrievalBench"}
+EXPERIMENTS: Mapping[str, str] = {
+    "retrieval": "workbench.bench.retrieval:RetrievalBench",
+    "routing": "workbench.bench.routing:RoutingBench",
+    "caching": "workbench.bench.caching:CachingBench",
+}
 
 
 def start(notebook: str, **parameters: Any) -> Any:
@@ -16,7 +20,7 @@ def start(notebook: str, **parameters: Any) -> Any:
     Parameters
     ----------
     notebook : str
-        ``retrieval``.
+        ``retrieval``, ``routing`` or ``caching``.
     **parameters
         Fields of the experiment's parameter class, e.g. `workbench.bench.retrieval.RetrievalParameters`.
 

@@ -13,7 +13,7 @@ from workbench.evaluation.decision import ArmFacts
 from workbench.evaluation.evalset import Split
 from workbench.evaluation.metrics import judge, measure, ndcg_bounds
 from workbench.evaluation.scoring import Answers, ask, score
-from workbench.inference.prices import load_prices
+from workbench.inference.prices import project_prices
 from workbench.records import Hit, Query, Rule, parameters_of
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Column, Table, Value
@@ -109,7 +109,7 @@ def _facts(candidate: Candidate, order: int, answers: Answers, part: Split, sear
     if isinstance(candidate, SystemArm):
         return ArmFacts(name, {"source": candidate.source}, candidate.cost_usd_per_1k, p95, order)
     arm = candidate.arm if isinstance(candidate, FittedArm) else candidate
-    cost = searcher.cost_usd_per_1k(arm, part.queries, load_prices())
+    cost = searcher.cost_usd_per_1k(arm, part.queries, project_prices(searcher.settings.root))
     return ArmFacts(name, parameters_of(arm), cost, p95, order)
 
 

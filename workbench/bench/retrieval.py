@@ -17,7 +17,7 @@ from workbench.bench.asking import (
     pessimistic,
     spread_over_rebuilds,
 )
-from workbench.bench.experiment import MANY_TEST_USES, Experiment, decision_path, open_run_folder
+from workbench.bench.experiment import MANY_TEST_USES, Experiment, Finalists, decision_path, open_run_folder
 from workbench.bench.fitting import fit_arms
 from workbench.bench.provenance import build_parameters, encoder_probe, parameter_inputs
 from workbench.bench.retrieval_summary import regression_table, summarise, to_judge
@@ -26,14 +26,13 @@ from workbench.bench.scale_view import scale_figure
 from workbench.bench.systems import SystemArm, load_systems, system_inputs
 from workbench.config import Settings, load_settings
 from workbench.errors import ConfigError
-from workbench.evaluation.decision import pick_finalists, pick_reference
 from workbench.evaluation.evalset import load_evalset
 from workbench.evaluation.exploring import frontier_points, slice_rows
 from workbench.evaluation.power import plan
 from workbench.evaluation.summary import Summary
 from workbench.inference.embedding import Embedder, MiniLM, load_embedder
-from workbench.inference.prices import load_prices
-from workbench.records import Decision, Query, Rule, content_hash
+from workbench.inference.prices import project_prices
+from workbench.records import Decision, Query, content_hash
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Table
 from workbench.reports.figure import Figure
@@ -79,25 +78,6 @@ class RetrievalParameters:
 
 
 @dataclass(frozen=True, slots=True)
-class Finalists:
-    """What goes to the test split: the rule with its reference, and at most three arms beside it."""
-
-    rule: Rule
-    names: tuple[str, ...]
-    why: str
-
-    def _repr_html_(self) -> str:
-        return self._table().to_html()
-
-    def __repr__(self) -> str:
-        return self._table().to_text()
-
-    def _table(self) -> Table:
-        rows = [(n, "reference" if n == self.rule.reference else "finalist") for n in self.names]
-        return Table.of(("arm", "role"), rows, self.why)
-
-
-@dataclass(frozen=True, slots=True)
 class RetrievalBench:
     """Steps of the retrieval notebook, in the order in which it calls them."""
 
@@ -129,7 +109,7 @@ class RetrievalBench:
             **system_inputs(systems),
             "weights": embedder.encoder_id,
             "encoder probe": encoder_probe(embedder),
-            "prices": load_prices().sha256,
+            "prices": project_prices(settings.root).sha256,
         }
         accepted = decision_path(evalset.path, "retrieval")
         experiment = Experiment(
@@ -167,7 +147,7 @@ class RetrievalBench:
     def prepare(self) -> list[Candidate]:
         """Ingest, index and fit every arm, simplest first."""
         p, dev = self.parameters, self.experiment.evalset.split("dev")
-        arms = make_arms(p.chunkers, p.strategies, embedder=p.embedder)
+        arms = [a for a in make_arms(p.chunkers, p.strategies, embedder=p.embedder) if not self.searcher.too_small(a)]
         for arm in arms:
             bar = Progress(f"chunks of {arm.name}", 1)
             self.searcher.on_progress = lambda done, total, bar=bar: _advance(bar, done, total)
@@ -177,13 +157,23 @@ class RetrievalBench:
         learned = fit_arms(self.searcher, p.chunkers, fitted, dev, embedder=p.embedder)
         candidates: list[Candidate] = [*arms, *learned, *self.systems]
         names = [candidate_name(c) for c in candidates]
+        if not names:
+            raise ConfigError(f"no arm can be asked on this corpus: {'; '.join(self.left_out)}")
         if twice := [n for n in names if names.count(n) > 1]:
             raise ConfigError(f"two arms are called {twice[0]!r}; give your system a name of its own")
         return candidates
 
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Arms of the grid that this corpus is too small for, each with the reason."""
+        p = self.parameters
+        arms = make_arms(p.chunkers, p.strategies, embedder=p.embedder)
+        return tuple(f"{arm.name} is left out: {why}" for arm in arms if (why := self.searcher.too_small(arm)))
+
     def arms_table(self, arms: Sequence[Candidate]) -> Table:
         """Arms as they print themselves, with their rows and what their encoder cuts off."""
-        return arms_table(arms, self.searcher)
+        table = arms_table(arms, self.searcher)
+        return replace(table, caption=". ".join([table.caption, *self.left_out]))
 
     def score(self, arms: Sequence[Candidate], split: str) -> Scored:
         """Ask every question of one split, arm by arm, and score what comes back."""
@@ -193,20 +183,8 @@ class RetrievalBench:
 
     def finalists(self, dev: Scored) -> Finalists:
         """Pick on dev alone: the reference, and at most three cheaper arms that may be as good."""
-        experiment, accepted = self.experiment, self.experiment.accepted
-        metric = dev.scores.filter(pl.col("metric") == experiment.policy.metric)
-        names = [f.name for f in dev.facts]
-        if accepted is not None and experiment.rechecks:
-            return Finalists(accepted.rule, accepted.arms, "Arms of the accepted decision, judged again by its rule")
-        reference = self.parameters.reference or (accepted.arm if accepted and accepted.arm in names else "")
-        why = "Reference: the accepted arm" if accepted and reference == accepted.arm else "Reference: named by you"
-        if not reference:
-            reference, why = pick_reference(metric, dev.facts), "Reference: the best arm on the dev questions"
-        if reference not in names:
-            raise ConfigError(f"reference {reference!r} is not an arm of this run; there are {', '.join(names)}")
-        rule = experiment.rule(reference)
-        picked = pick_finalists(metric, dev.facts, rule)
-        return Finalists(rule, (reference, *picked), f"{why}; finalists are cheaper and near it on dev")
+        metric = dev.of(self.experiment.policy.metric)
+        return self.experiment.finalists(metric, dev.facts, asked=self.parameters.reference)
 
     def test(self, dev: Scored, finalists: Finalists) -> Scored:
         """Judge the finalists on the test questions, and measure the spread of indices built at random."""
@@ -276,6 +254,7 @@ class RetrievalBench:
         if len(unjudged):
             unjudged.write_ndjson(experiment.folder / "to_judge.jsonl")
         summary = summarise(experiment, decision, dev, test)
+        summary = replace(summary, warnings=(*summary.warnings, *(f"{why}." for why in self.left_out)))
         if decision.test_uses >= MANY_TEST_USES:
             worn = f"This test split has judged {decision.test_uses} sets of arms: it is worn, write fresh questions."
             summary = replace(summary, warnings=(*summary.warnings, worn))

@@ -1,18 +1,18 @@
 """What the retrieval run leaves for its report: frontier, slices, cases, warnings, what would change it."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import polars as pl
 
 from workbench.bench.asking import WELL_JUDGED, Scored
 from workbench.bench.experiment import Experiment, decision_path
+from workbench.bench.telling import focus_of, section_of, would_change
 from workbench.evaluation.evalset import Split
 from workbench.evaluation.exploring import changed_cases, frontier_points, item_cases, slice_rows, worst_regressions
 from workbench.evaluation.scoring import Answers
-from workbench.evaluation.summary import ItemCase, Section, Summary
+from workbench.evaluation.summary import ItemCase, Summary
 from workbench.records import Decision
-from workbench.rendering.table import Interval, Table
+from workbench.rendering.table import Table
 
 SHOWN_HITS = 5
 
@@ -46,9 +46,9 @@ def summarise(experiment: Experiment, decision: Decision, dev: Scored, test: Sco
         slices=tuple(slice_rows(on_test, names)),
         changed=changed_cases(accepted, on_test, names, cases),
         regressions=worst_regressions(cases, reference=rule.reference, arm=focus_of(decision)),
-        would_change=_would_change(decision),
-        sections=(_section(dev.table(), "All arms, on the questions they were tuned on."),
-                  _section(test.table(), "Finalists, on questions nobody tuned on.")),
+        would_change=would_change(decision),
+        sections=(section_of(dev.table(), "All arms, on the questions they were tuned on."),
+                  section_of(test.table(), "Finalists, on questions nobody tuned on.")),
         cost_note="Cost is counted work (query embedding, searched rows, fusion) times a calibrated rate, without "
         "storage and ingestion; it is the same on every machine. Latency is measured on this one.",
     )  # fmt: skip
@@ -80,36 +80,6 @@ def _warnings(experiment: Experiment, test: Scored, metric: str) -> tuple[str, .
             f"{high:.3f}. The pairs to judge are in to_judge.jsonl."
         )
     return tuple(out)
-
-
-def _would_change(decision: Decision) -> tuple[str, ...]:
-    rule, out = decision.rule, []
-    for claim in decision.claims:
-        if claim.arm == rule.reference:
-            continue
-        if claim.status in ("holds", "identical"):
-            out.append(f"{claim.arm}: a margin under {max(-claim.low, 0):.3f} {rule.metric} would no longer hold.")
-        elif claim.items_needed is None:
-            out.append(f"{claim.arm}: a margin of at least {-claim.low:.3f} {rule.metric} would be needed.")
-    if rule.floor is None:
-        out.append("No floor is set in gates.toml: a quality that is too low for the product would not be noticed.")
-    return tuple(out)
-
-
-def _section(table: Table, note: str) -> Section:
-    names = tuple(c.name for c in table.columns)
-    rows: list[tuple[Any, ...]] = [tuple(_cell(v) for v in row) for row in table.rows]
-    return Section(table.caption, note, names, tuple(rows))
-
-
-def _cell(value: Any) -> Any:
-    return value.estimate if isinstance(value, Interval) else value
-
-
-def focus_of(decision: Decision) -> str:
-    """Arm whose losses are worth reading: the decided one, or where that is the reference, the first finalist."""
-    others = [a for a in decision.arms if a != decision.rule.reference]
-    return decision.arm if decision.arm != decision.rule.reference or not others else others[0]
 
 
 def regression_table(decision: Decision, test: Scored) -> Table:

@@ -152,7 +152,8 @@ def decide(claims: Sequence[Claim], rule: Rule, *, order: Mapping[str, int], syn
             return Outcome("none_meets_floor", rule.reference, _none_sentence(claims, rule), None)
         return Outcome("inconclusive", rule.reference, _open_sentence(open_claims, rule), _fewest(open_claims))
     best = min(fit, key=lambda c: price[c.arm])
-    cheaper_open = [c for c in open_claims if price[c.arm] < price[best.arm]]
+    # An open question about an arm that would save nothing is not worth more labels.
+    cheaper_open = [c for c in open_claims if c.cost_usd_per_1k < best.cost_usd_per_1k]
     if best.arm != rule.reference:
         verdict: Verdict = "provisional" if synthetic else "chosen"
         return Outcome(verdict, best.arm, _chosen_sentence(best, reference, rule, verdict), _fewest(cheaper_open))

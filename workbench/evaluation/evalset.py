@@ -179,7 +179,7 @@ def split_qrels(contents: Contents, *, seed: int) -> tuple[dict[str, Qrels], tup
     pool = next((name for name in ("test", "dev", "train") if name in splits), min(splits))
     clusters = {q.query_id: q.cluster for q in contents.queries}
     judged = splits.pop(pool)
-    dev = _dev_clusters({clusters[q] for q in judged if q in clusters}, seed)
+    dev = dev_clusters({clusters[q] for q in judged if q in clusters}, seed)
     splits["dev"] = {q: grades for q, grades in judged.items() if clusters.get(q) in dev}
     splits["test"] = {q: grades for q, grades in judged.items() if clusters.get(q) not in dev}
     sizes = f"{len(splits['dev'])} questions in dev, {len(splits['test'])} in test"
@@ -193,13 +193,13 @@ def _qrels(rows: Iterable[Judgement]) -> Qrels:
     return qrels
 
 
-def _dev_clusters(clusters: set[str], seed: int) -> set[str]:
-    """Clusters whose hash falls into the lowest quarter: a cluster that is added later moves no other one.
+def dev_clusters(clusters: set[str], seed: int, share: float = DEV_SHARE) -> set[str]:
+    """Clusters whose hash falls into the lowest share: a cluster that is added later moves no other one.
 
     At least one is in dev, and where there are two or more, at least one in test.
     """
     ranked = sorted((_fraction(cluster, seed), cluster) for cluster in clusters)
-    count = sum(fraction < DEV_SHARE for fraction, _ in ranked)
+    count = sum(fraction < share for fraction, _ in ranked)
     return {cluster for _, cluster in ranked[: max(1, min(count, len(ranked) - 1))]}
 
 

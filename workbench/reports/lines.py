@@ -31,8 +31,11 @@ def lines(
     log_x: bool = False,
     log_y: bool = False,
     limit: float | None = None,
+    from_zero: bool = True,
 ) -> Figure:
     """Lines through (x, y) points, named at their ends; ``limit`` draws the value that y should stay under.
+
+    ``from_zero`` keeps 0 on linear axes; without it the values fill the figure.
 
     Raises
     ------
@@ -53,7 +56,7 @@ def lines(
     )
     alt += "." if limit is None else f". Over the limit of {limit:,g}: {', '.join(over) or 'none'}."
     caption = f"{y} against {x}" + (f"; dashed: the limit of {limit:,g}." if limit is not None else ".")
-    draw = partial(_draw_lines, series, x, y, log_x, log_y, limit)
+    draw = partial(_draw_lines, series, x, y, log_x, log_y, limit, from_zero)
     return build(draw, kind="lines", alt=alt, caption=caption, data=data)
 
 
@@ -64,6 +67,7 @@ def _draw_lines(
     log_x: bool,
     log_y: bool,
     limit: float | None,
+    from_zero: bool,
     narrow: bool,
 ) -> Canvas:
     key_height = 22 * len(series) if narrow else 0
@@ -72,8 +76,10 @@ def _draw_lines(
     canvas = Canvas(NARROW if narrow else WIDE, top + height + 46)
     axes = canvas.axes(left, top, canvas.width - left - 14 - names, height)
     points = [p for line in series.values() for p in line] or [(1.0, 1.0)]
-    _scale(axes, "x", [p[0] for p in points], log=log_x, narrow=narrow)
-    _scale(axes, "y", [p[1] for p in points] + ([] if limit is None else [limit]), log=log_y, narrow=False)
+    _scale(axes, "x", [p[0] for p in points], log=log_x, zero=from_zero, narrow=narrow)
+    _scale(
+        axes, "y", [p[1] for p in points] + ([] if limit is None else [limit]), log=log_y, zero=from_zero, narrow=False
+    )
     axes.grid(axis="y", color=INK, alpha=0.1, linewidth=0.8)
     canvas.text(0, 10 + key_height, fitted(y, 300, SMALL), size=SMALL, alpha=0.75)
     x_name = fitted(x, 300, SMALL)
@@ -113,7 +119,7 @@ def _limit_label(canvas: Canvas, axes: Any, limit: float, series: Sequence[Line]
     canvas.text(x, y - 9, text, size=SMALL)
 
 
-def _scale(axes: Any, name: str, values: Sequence[float], *, log: bool, narrow: bool) -> None:
+def _scale(axes: Any, name: str, values: Sequence[float], *, log: bool, zero: bool, narrow: bool) -> None:
     axis = getattr(axes, f"{name}axis")
     if log:
         low, high = min(values) / 1.25, max(values) * 1.25
@@ -121,6 +127,6 @@ def _scale(axes: Any, name: str, values: Sequence[float], *, log: bool, narrow: 
         getattr(axes, f"set_{name}lim")(low, high)
         log_ticks(axis, low, high, plain, narrow=narrow)
         return
-    low, high = padded(min(0.0, *values), max(values))
+    low, high = padded(min(0.0, *values) if zero else min(values), max(values))
     getattr(axes, f"set_{name}lim")(low, high)
     ticks(axis, low, high, 3 if narrow else 6)

@@ -97,7 +97,7 @@ class Searcher:
     def cost_usd_per_1k(self, arm: Arm, queries: Sequence[Query], prices: PriceTable) -> float:
         """Dollars of a thousand requests: counted work at the rows that each query's tenant really has."""
         tenants = {q.tenant_id for q in queries}
-        cost = {t: prices.cost_usd(arm.strategy.work(self.handle(arm, t).count())) for t in tenants}
+        cost = {t: prices.cost_usd(arm.work(self.handle(arm, t).count())) for t in tenants}
         return 1000 * sum(cost[q.tenant_id] for q in queries) / len(queries)
 
     def plan(self, arm: Arm) -> dict[str, str]:
@@ -105,6 +105,13 @@ class Searcher:
         handle = self.handle(arm, self.documents[0].tenant_id)
         vector = self.embedder.embed(["plan"])[0] if arm.strategy.uses_vectors else None
         return arm.strategy.plan(handle, Question("plan", vector))
+
+    def too_small(self, arm: Arm) -> str:
+        """Why the corpus is too small for the index of an arm; empty where it is not."""
+        index = arm.strategy.index
+        if index.min_rows <= 1 or (rows := self.chunk_counts(arm)[0]) >= index.min_rows:
+            return ""
+        return f"{index!r} needs {index.min_rows} chunks, the corpus has {rows}"
 
     def chunk_counts(self, arm: Arm) -> tuple[int, int]:
         """Chunks of the arm's table, and how many of them are longer than what its encoder reads."""

@@ -63,6 +63,8 @@ def accept(settings: Settings, notebook: str, *, reason: str, clock: Clock, run:
     target = decision_path(evalset, notebook)
     target.parent.mkdir(parents=True, exist_ok=True)
     _write_scores(folder, decision, target.with_suffix(".scores.parquet"))
+    if (artefact := folder / "artefact.json").is_file():  # what was tested is what ships
+        target.with_suffix(".artefact").write_bytes(artefact.read_bytes())
     uses = note_test_use(settings, evalset, notebook)
     target.with_suffix(".uses").write_text("\n".join(uses) + "\n", encoding="utf-8")
     part = target.with_name(f".{target.name}.{os.getpid()}")

@@ -1,0 +1,39 @@
+"""What every notebook tells in its report: what would change the decision, and its tables as sections."""
+
+from typing import Any
+
+from workbench.evaluation.summary import Section
+from workbench.records import Decision
+from workbench.rendering.table import Interval, Table
+
+
+def would_change(decision: Decision) -> tuple[str, ...]:
+    """Sentences on the margin, the questions or the floor at which the decision would be another."""
+    rule, out = decision.rule, []
+    for claim in decision.claims:
+        if claim.arm == rule.reference:
+            continue
+        if claim.status in ("holds", "identical"):
+            out.append(f"{claim.arm}: a margin under {max(-claim.low, 0):.3f} {rule.metric} would no longer hold.")
+        elif claim.items_needed is None:
+            out.append(f"{claim.arm}: a margin of at least {-claim.low:.3f} {rule.metric} would be needed.")
+    if rule.floor is None:
+        out.append("No floor is set in gates.toml: a quality that is too low for the product would not be noticed.")
+    return tuple(out)
+
+
+def section_of(table: Table, note: str) -> Section:
+    """Table of the notebook as a section of the report."""
+    names = tuple(c.name for c in table.columns)
+    texts = table.cells()
+    rows: list[tuple[Any, ...]] = [
+        tuple(text if isinstance(v, Interval) else v for v, text in zip(row, shown, strict=True))
+        for row, shown in zip(table.rows, texts, strict=True)
+    ]
+    return Section(table.caption, note, names, tuple(rows))
+
+
+def focus_of(decision: Decision) -> str:
+    """Arm whose losses are worth reading: the decided one, or where that is the reference, the first finalist."""
+    others = [a for a in decision.arms if a != decision.rule.reference]
+    return decision.arm if decision.arm != decision.rule.reference or not others else others[0]

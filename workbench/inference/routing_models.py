@@ -1,0 +1,216 @@
+"""Predictors of how good each model's answer will be; fitted once, then plain arrays that can be stored."""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from workbench.errors import ConfigError
+from workbench.inference.routing_features import Features, Floats, Ints, Requests
+from workbench.records import content_hash
+
+NEIGHBOURS = 100
+_BLOCK = 1024
+
+
+class Predictor(Protocol):
+    """Predicts the quality of every model's answer to a request."""
+
+    def predict(self, requests: Requests) -> Floats:
+        """Expected quality, shape (n, models), in the order of the models it was fitted on."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Constant:
+    """The same quality for every request: one model, always."""
+
+    quality: Floats
+
+    def predict(self, requests: Requests) -> Floats:
+        """Repeat the row."""
+        return np.tile(self.quality, (len(requests), 1))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lottery:
+    """A random mix of the models on the hull: each request draws, by its text, what quality is worth to it."""
+
+    quality: Floats
+
+    def predict(self, requests: Requests) -> Floats:
+        """Mean qualities times a number in [0, 1) that is the same for the same text."""
+        draw = np.array([int(content_hash("lottery", text)[:13], 16) / 16**13 for text in requests.prompts])
+        return draw[:, None] * self.quality
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ByFeature:
+    """Mean quality of each model for each product feature; unknown features get the overall mean (the last row)."""
+
+    features: tuple[str, ...]
+    quality: Floats
+
+    @classmethod
+    def fit(cls, requests: Requests, quality: Floats) -> Self:
+        """Learn the table."""
+        labels = np.array(requests.features)
+        known = tuple(sorted(set(requests.features)))
+        return cls(known, np.stack([*(quality[labels == f].mean(0) for f in known), quality.mean(0)]))
+
+    def predict(self, requests: Requests) -> Floats:
+        """Look the feature up."""
+        place = {f: i for i, f in enumerate(self.features)}
+        return self.quality[[place.get(f, len(self.features)) for f in requests.features]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Logistic:
+    """Logistic regression of each model's quality, which may be graded; ``weights`` end in the intercept."""
+
+    features: Features
+    weights: Floats
+
+    @classmethod
+    def fit(cls, features: Features, requests: Requests, quality: Floats, *, l2: float = 1.0) -> Self:
+        """Least cross-entropy plus ``l2 / 2`` times the squared weights, for all models at once."""
+        from scipy.optimize import minimize
+        from scipy.special import expit
+
+        x = features.rows(requests).astype(np.float64)  # once, not in every step
+        n, shape = len(requests), (x.shape[1] + 1, quality.shape[1])
+
+        def loss(flat: Floats) -> tuple[float, Floats]:
+            w = flat.reshape(shape)
+            z = x @ w[:-1] + w[-1]
+            value = (np.logaddexp(0, z) - quality * z).sum() + l2 / 2 * (w[:-1] ** 2).sum()
+            off = expit(z) - quality
+            return value / n, np.vstack([x.T @ off + l2 * w[:-1], off.sum(0)]).ravel() / n
+
+        found = minimize(loss, np.zeros(shape).ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 200})
+        return cls(features, found.x.reshape(shape))
+
+    def predict(self, requests: Requests) -> Floats:
+        """Probabilities."""
+        from scipy.special import expit
+
+        predicted: Floats = expit(self.features.rows(requests) @ self.weights[:-1] + self.weights[-1])
+        return predicted
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Neighbours:
+    """Mean quality over the nearest prompts by cosine; few neighbours overfit (10 lose to no router at all)."""
+
+    features: Features
+    rows: Any
+    quality: Floats
+    k: int
+
+    @classmethod
+    def fit(cls, features: Features, requests: Requests, quality: Floats, *, k: int = NEIGHBOURS) -> Self:
+        """Keep the rows; ``k`` is cut to a third of the prompts."""
+        return cls(features, features.rows(requests), quality, max(1, min(k, len(requests) // 3)))
+
+    def predict(self, requests: Requests) -> Floats:
+        """Means, block by block so that memory stays flat."""
+        x = self.features.rows(requests)
+        out = np.empty((len(requests), self.quality.shape[1]))
+        for start in range(0, len(requests), _BLOCK):
+            near = x[start : start + _BLOCK] @ self.rows.T
+            near = near if isinstance(near, np.ndarray) else near.toarray()
+            nearest = np.argpartition(-near, self.k - 1, axis=1)[:, : self.k]
+            out[start : start + _BLOCK] = self.quality[nearest].mean(1)
+        return out
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Boosted:
+    """Gradient boosting of shallow regression trees whose leaves hold one value a model (Friedman 2001)."""
+
+    features: Features
+    base: Floats
+    column: Ints  # (trees, nodes), -1 at a leaf
+    threshold: npt.NDArray[np.float32]
+    left: Ints
+    right: Ints
+    value: Floats  # (trees, nodes, models)
+
+    @classmethod
+    def fit(
+        cls, features: Features, requests: Requests, quality: Floats, *, trees: int = 60, rate: float = 0.1
+    ) -> Self:
+        """Fit each tree of depth 3 to what the trees before left over."""
+        from sklearn.tree import DecisionTreeRegressor
+
+        x = np.asarray(features.rows(requests), np.float32)
+        base, size = quality.mean(0), 15
+        left_over = quality - base
+        column, threshold = np.full((trees, size), -1), np.zeros((trees, size), np.float32)
+        left, right = np.zeros((trees, size), int), np.zeros((trees, size), int)
+        value = np.zeros((trees, size, quality.shape[1]))
+        smallest = max(10, len(requests) // 20)
+        for t in range(trees):
+            tree = DecisionTreeRegressor(max_depth=3, min_samples_leaf=smallest, random_state=t).fit(x, left_over)
+            nodes, n = tree.tree_, tree.tree_.node_count
+            column[t, :n], threshold[t, :n] = nodes.feature, nodes.threshold
+            left[t, :n], right[t, :n] = nodes.children_left, nodes.children_right
+            value[t, :n] = rate * nodes.value[:, :, 0]
+            left_over = left_over - value[t][_leaf(x, column[t], threshold[t], left[t], right[t])]
+        return cls(features, base, column, threshold, left, right, value)
+
+    def predict(self, requests: Requests) -> Floats:
+        """Sum of the trees, clipped to [0, 1]."""
+        x = np.asarray(self.features.rows(requests), np.float32)
+        out = np.tile(self.base, (len(requests), 1))
+        for t, value in enumerate(self.value):
+            out += value[_leaf(x, self.column[t], self.threshold[t], self.left[t], self.right[t])]
+        return np.clip(out, 0, 1)
+
+
+def _leaf(
+    x: npt.NDArray[np.float32], column: Ints, threshold: npt.NDArray[np.float32], left: Ints, right: Ints
+) -> Ints:
+    node, rows = np.zeros(len(x), int), np.arange(len(x))
+    for _ in range(3):
+        inner = column[node] >= 0
+        below = x[rows, np.maximum(column[node], 0)] <= threshold[node]
+        node = np.where(inner, np.where(below, left[node], right[node]), node)
+    return node
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cascade:
+    """Ask the first model, and the second where the first is not sure enough of its answer."""
+
+    sure: Logistic
+    quality: Floats
+    second: int
+
+    def predict(self, requests: Requests) -> Floats:
+        """Chance that the first is right given its confidence, mean of the second, 0 for all others."""
+        out = np.zeros((len(requests), self.quality.size))
+        out[:, self.second] = self.quality[self.second]
+        out[:, 0] = self.sure.predict(requests)[:, 0]
+        return out
+
+
+def load_class(source: str) -> Callable[..., Any]:
+    """Class of ``module:Class``, a user's own predictor: ``fit(requests, quality)``, then ``predict(requests)``.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be imported or has not both methods.
+    """
+    module, _, name = source.partition(":")
+    try:
+        kind = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"policy {source!r} cannot be imported: {error}") from error
+    if missing := [m for m in ("fit", "predict") if not callable(getattr(kind, m, None))]:
+        raise ConfigError(f"policy {source!r} has no method {' and no '.join(missing)}")
+    found: Callable[..., Any] = kind
+    return found
