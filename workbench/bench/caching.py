@@ -24,7 +24,7 @@ from workbench.bench.caching_values import Certified, Replayed, Semantic
 from workbench.bench.experiment import Experiment, decision_path, open_run_folder
 from workbench.bench.provenance import build_parameters, encoder_probe, parameter_inputs
 from workbench.caching.guards import Guard
-from workbench.config import load_settings
+from workbench.config import Settings, load_settings
 from workbench.errors import ConfigError
 from workbench.evaluation.bounds import Counts
 from workbench.evaluation.cache_claims import METRIC, CacheArm, CacheResult, make_claim, no_hits, sentence_of
@@ -60,8 +60,12 @@ class CachingBench:
     @classmethod
     def start(cls, **given: object) -> Self:
         """Load everything that can be refused, before anything is computed."""
-        settings = load_settings()
-        parameters = build_parameters(CachingParameters, given)
+        settings, parameters = load_settings(), build_parameters(CachingParameters, given)
+        return cls.open(parameters, settings, embedder=load_embedder(parameters.embedder, settings.cache))
+
+    @classmethod
+    def open(cls, parameters: CachingParameters, settings: Settings, *, embedder: Embedder) -> Self:
+        """Begin as `start` does, with an encoder that is already there."""
         guard = make_guard(parameters.guard)
         evalset = load_evalset(parameters.evalset, settings=settings, seed=parameters.seed)
         stream, (pairs, pairs_sha256) = load_stream(evalset.path), load_pairs(evalset.path)
@@ -70,7 +74,6 @@ class CachingBench:
         policy = evalset.policy("caching")
         if policy.metric != METRIC or policy.floor is not None:
             raise ConfigError(f"[caching] in gates.toml goes by {METRIC} and alpha; leave out metric and floor")
-        embedder = load_embedder(parameters.embedder, settings.cache)
         inputs = {
             "stream": stream.sha256,
             "pairs": pairs_sha256,
@@ -214,14 +217,14 @@ class CachingBench:
         """Walk the whole stream with each cache as it would fill, and judge it on the test part."""
         part, clusters = self.lab.parts["test"], self.lab.clusters
         results, replays, shown, beside = [], dict[str, Replay](), [], list[float | None]()
-        for arm, certificate in certified.arms:
-            bar = Progress(f"replay of {arm.name}", 1)
+        bar = Progress("caches replayed", len(certified.arms))
+        for place, (arm, certificate) in enumerate(certified.arms, start=1):
             if arm.kind == "off":
                 result, walked = CacheResult(arm, None, no_hits(clusters[part]), 0, 0, self.lab.cost(0, 0, arm)), None
             else:
                 result, walked = self.lab.replay(arm, certificate, semantic)
                 replays[arm.name] = walked
-            bar.done(f"{arm.name}: replayed")
+            bar.update(place)
             results.append(result)
             shown.append(("arm", result, walked.entries if walked else 0))
             beside.append(self.lab.shadow_rate(arm, semantic))
@@ -230,6 +233,7 @@ class CachingBench:
                 neighbour, walked = self.lab.replay(near, certificate, semantic)
                 shown.append(("neighbour", neighbour, walked.entries))
                 beside.append(self.lab.shadow_rate(near, semantic))
+        bar.done(f"{len(certified.arms)} caches replayed over {len(self.lab.stream):,} requests")
         return Replayed(replay_table(shown, beside), tuple(results), replays)
 
     def decide(self, replayed: Replayed) -> Decision:
