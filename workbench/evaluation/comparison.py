@@ -108,7 +108,9 @@ def bootstrap_t(
     t = np.nan_to_num(t, nan=0.0, posinf=np.inf, neginf=-np.inf)
     upper_t = np.quantile(t.max(1), confidence, method="higher")
     lower_t = np.quantile(t.min(1), 1 - confidence, method="lower")
-    return Bounds(mean, se, mean - upper_t * se, mean - lower_t * se)
+    # An arm without spread has no deviation to scale, and an infinite one would make it "not a number".
+    low, high = (np.where(spread, mean - t * np.where(spread, se, 1.0), mean) for t in (upper_t, lower_t))
+    return Bounds(mean, se, low, high)
 
 
 def cluster_weights(m: int, draws: int, seed: int) -> Iterator[np.ndarray]:
@@ -196,7 +198,7 @@ def compare(
     bounds = bootstrap_t(values, codes, confidence=confidence, draws=draws, seed=seed)
     out = []
     for i, arm in enumerate(candidates):
-        low, high = float(bounds.low[i]), float(bounds.high[i])
+        low, high = max(float(bounds.low[i]), -1.0), min(float(bounds.high[i]), 1.0)  # of values in [0, 1]
         status, differ = classify(values[i], codes, low=low, high=high, margin=margin)
         mean, se = float(bounds.mean[i]), float(bounds.se[i])
         out.append(PairedDifference(arm, mean, se, low, high, status, len(items), int(codes.max()) + 1, differ))
