@@ -209,21 +209,21 @@ def _survival(found: Study, gains: Mapping[str, Mapping[str, Estimate]]) -> str:
 
 def curve_figure(found: Study, shown: Sequence[str]) -> Figure:
     """Quality against cost along each policy's hull, from the cheapest to the dearest model."""
+    means = 1000 * found.outcomes.cost_usd.mean(0)
+    low, high = float(means.min()), float(means.max())
+    log = low > 0 and high / low > 20
+    grid = np.geomspace(low, high, _CURVE_POINTS) if log else np.linspace(low, high, _CURVE_POINTS)
     series = {}
-    top = 1000 * float(found.outcomes.cost_usd.mean(0).max())
     for name in (HULL, *shown, ORACLE):
         hull = upper_hull(found.curves[name].points)
-        keep = np.unique(np.linspace(0, len(hull) - 1, _CURVE_POINTS).round().astype(int))
-        points = [(1000 * float(c), float(q)) for c, q in hull[keep]]
-        series[name] = [*points, (top, points[-1][1])] if points[-1][0] < top else points
-    figure = lines(series, "USD per 1,000 requests", "correctness", log_x=_spans(series), from_zero=False)
-    return replace(figure, caption="Quality against cost over each policy's threshold, cross-fitted on dev. "
-                   "A policy is worth its upkeep only where it lies above the hull.")  # fmt: skip
-
-
-def _spans(series: Mapping[str, Sequence[tuple[float, float]]]) -> bool:
-    costs = [x for line in series.values() for x, _ in line]
-    return min(costs) > 0 and max(costs) / min(costs) > 20
+        quality = np.interp(grid, 1000 * hull[:, 0], hull[:, 1])
+        series[name] = [(float(c), float(q)) for c, q in zip(grid, quality, strict=True)]
+    figure = lines(series, "USD per 1,000 requests", "correctness", log_x=log, from_zero=False)
+    caption = (
+        "Quality against cost over each policy's threshold, cross-fitted on dev. A policy is worth its upkeep only "
+        "where it lies above the hull of the single models, which mixing them at random reaches."
+    )
+    return replace(figure, caption=caption)
 
 
 def deferral_figure(found: Study, shown: Sequence[str]) -> Figure | Table:
@@ -239,4 +239,9 @@ def deferral_figure(found: Study, shown: Sequence[str]) -> Figure | Table:
         curve = deferral(score, quality[:, weak], quality[:, strong])
         at = np.linspace(0, len(score), 11).round().astype(int)
         series[name] = [(100 * float(curve.share[i]), float(curve.quality[i])) for i in at]
-    return lines(series, f"requests that {models[strong]} answers, %", "correctness", from_zero=False)
+    figure = lines(series, f"requests that {models[strong]} answers, %", "correctness", from_zero=False)
+    caption = (
+        f"Quality as {models[strong]} answers more and {models[weak]} fewer of the requests, first those that need it "
+        "most by each policy's score; the straight line is a random choice."
+    )
+    return replace(figure, caption=caption)

@@ -4,7 +4,7 @@ from typing import Any
 
 from workbench.evaluation.summary import Section
 from workbench.records import Decision
-from workbench.rendering.table import Interval, Table
+from workbench.rendering.table import Table
 
 
 def would_change(decision: Decision) -> tuple[str, ...]:
@@ -22,15 +22,14 @@ def would_change(decision: Decision) -> tuple[str, ...]:
     return tuple(out)
 
 
-def section_of(table: Table, note: str) -> Section:
-    """Table of the notebook as a section of the report."""
-    names = tuple(c.name for c in table.columns)
-    texts = table.cells()
+def section_of(table: Table, note: str, *, title: str = "") -> Section:
+    """Table of the notebook as a section of the report; its caption is the title where none is given."""
+    as_text = [c.kind in ("interval", "share") for c in table.columns]
     rows: list[tuple[Any, ...]] = [
-        tuple(text if isinstance(v, Interval) else v for v, text in zip(row, shown, strict=True))
-        for row, shown in zip(table.rows, texts, strict=True)
+        tuple(text if shown else value for value, text, shown in zip(row, texts, as_text, strict=True))
+        for row, texts in zip(table.rows, table.cells(), strict=True)
     ]
-    return Section(table.caption, note, names, tuple(rows))
+    return Section(title or table.caption, note, tuple(c.name for c in table.columns), tuple(rows))
 
 
 def focus_of(decision: Decision) -> str:

@@ -121,7 +121,7 @@ def from_stream(path: _Table, name: _Name) -> None:
 
 
 @import_app.command("pairs")
-def fromnamed_values(path: _Table, name: _Name) -> None:
+def from_pairs(path: _Table, name: _Name) -> None:
     """Add pairs of questions with same_answer 0 or 1, and where known kind, cluster, tenant_id, split."""
     from pathlib import Path
 

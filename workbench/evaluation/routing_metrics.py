@@ -156,7 +156,7 @@ class Deferral:
 
     @property
     def apgr(self) -> float:
-        """Area under ``recovered``: a random order has .5, an oracle more than 1."""
+        """Area under ``recovered``: a random order has .5; an oracle may exceed 1, so it is no share."""
         return float(np.trapezoid(self.recovered, self.share))
 
     def cpt(self, target: float) -> float:
