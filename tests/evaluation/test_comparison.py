@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from workbench.errors import ConfigError
-from workbench.evaluation.comparison import bootstrap_t, classify, compare, mean_interval, no_difference_p
+from workbench.evaluation.comparison import bootstrap_t, classify, compare, mean_interval, no_difference_p, sharper
 
 
 def scores_of(**arms):
@@ -26,6 +26,13 @@ def test_bounds_without_clusters_are_close_to_the_t_interval_on_normal_data():
     low = d.mean() - stats.t.ppf(0.95, 199) * d.std(ddof=1) / np.sqrt(200)
     assert bounds.low[0] == pytest.approx(low, abs=0.001)
     assert bounds.se[0] == pytest.approx(d.std(ddof=1) / np.sqrt(200), rel=1e-6)
+
+
+def test_few_clusters_keep_back_part_of_alpha_and_many_hardly_any():
+    aimed = [sharper(0.95, m) for m in (5, 30, 120, 10_000)]
+    assert aimed == sorted(aimed, reverse=True)
+    assert aimed[1] == pytest.approx(1 - 0.05 * 22 / 30)
+    assert aimed[-1] == pytest.approx(0.95, abs=1e-4)
 
 
 def test_items_that_share_a_cluster_widen_the_bounds():
