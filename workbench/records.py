@@ -90,7 +90,8 @@ class Rule:
     """How a decision is made; fixed before the test split is looked at.
 
     ``margin`` and ``floor`` are in units of the metric; ``confidence`` is that of the one-sided bounds;
-    ``latency_limit_ms`` is for the 95th percentile, None for no limit.
+    ``latency_limit_ms`` is for the 95th percentile, None for no limit. ``direction`` is where the metric is better:
+    of a rate of wrong answers, where it is lower, the margin is alpha (a reference that serves none has rate 0).
     """
 
     metric: str
@@ -100,6 +101,17 @@ class Rule:
     confidence: float
     floor: float | None = None
     latency_limit_ms: float | None = None
+    direction: Literal["higher", "lower"] = "higher"
+
+    @property
+    def limit(self) -> float:
+        """Difference from the reference that an arm must not cross to the worse side."""
+        return self.margin if self.direction == "lower" else -self.margin
+
+    @property
+    def limit_name(self) -> str:
+        """What the margin is called where it limits a rate."""
+        return "alpha" if self.direction == "lower" else "margin"
 
 
 @dataclass(frozen=True, slots=True)

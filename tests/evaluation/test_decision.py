@@ -114,8 +114,8 @@ def test_dev_picks_the_best_as_reference_and_at_most_three_cheaper_finalists(bas
 
 
 def test_finalists_differ_in_cost_before_they_differ_in_detail(base):
-    arms = {"cheap": near(base, -0.06, sd=0.01), "middle": near(base, -0.03, seed=2, sd=0.01),
-            "middling": near(base, -0.04, seed=3, sd=0.01), "twin": near(base, -0.01, seed=4, sd=0.01), "best": base}  # fmt: skip
+    shifts = {"cheap": -0.06, "middle": -0.03, "middling": -0.04, "twin": -0.01}
+    arms = {n: near(base, shift, seed=i, sd=0.01) for i, (n, shift) in enumerate(shifts.items(), 1)} | {"best": base}
     known = [ArmFacts(n, {}, c, 1.0, i) for i, (n, c) in enumerate(
         {"cheap": 1.0, "middle": 5.0, "middling": 5.0, "twin": 9.0, "best": 9.0}.items())]  # fmt: skip
     assert pick_finalists(frame(**arms), known, RULE) == ["cheap", "middle", "twin"]

@@ -10,6 +10,7 @@ from workbench.errors import ConfigError, unknown_name
 EXPERIMENTS: Mapping[str, str] = {
     "retrieval": "workbench.bench.retrieval:RetrievalBench",
     "routing": "workbench.bench.routing:RoutingBench",
+    "caching": "workbench.bench.caching:CachingBench",
 }
 
 
@@ -19,7 +20,7 @@ def start(notebook: str, **parameters: Any) -> Any:
     Parameters
     ----------
     notebook : str
-        ``retrieval`` or ``routing``.
+        ``retrieval``, ``routing`` or ``caching``.
     **parameters
         Fields of the experiment's parameter class, e.g. `workbench.bench.retrieval.RetrievalParameters`.
 

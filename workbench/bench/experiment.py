@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -13,16 +13,18 @@ from workbench.bench.provenance import provenance
 from workbench.clock import Clock, SystemClock
 from workbench.config import Settings
 from workbench.errors import ConfigError
-from workbench.evaluation.decision import ArmFacts, decide, make_claims, pick_finalists, pick_reference
+from workbench.evaluation.decision import ArmFacts, Outcome, decide, make_claims, pick_finalists, pick_reference
 from workbench.evaluation.evalset import Evalset
 from workbench.evaluation.gate import Gate, check_gate
 from workbench.evaluation.policy import GatePolicy
 from workbench.evaluation.summary import Summary
-from workbench.records import Decision, Fingerprint, Rule, content_hash, parameters_of
+from workbench.records import Claim, Decision, Fingerprint, Rule, content_hash, parameters_of
 from workbench.rendering.table import Table
 
 OBJECTIVE = "usd_per_1k_requests"
 MANY_TEST_USES = 10
+TEST_INPUTS = ("qrels/test", "outcomes", "stream")  # what a notebook judges on, the first that it has
+RULE_SHOWN = ("metric", "margin", "confidence", "floor", "latency_p95_ms", "on_inconclusive", "on_stale")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,8 @@ class Experiment:
         Input part of the fingerprint.
     accepted : Decision or None
         The committed decision, where there is one.
+    rule_shown : tuple of str
+        Settings of the policy that this notebook goes by.
     """
 
     notebook: str
@@ -68,13 +72,13 @@ class Experiment:
     folder: Path
     profile: str
     accepted: Decision | None
+    rule_shown: tuple[str, ...] = RULE_SHOWN
 
     @property
     def config(self) -> Table:
         """Parameters and rule of this run."""
         rows = [(f.name, _plain(getattr(self.parameters, f.name))) for f in fields(self.parameters)]
-        rule = ("metric", "margin", "confidence", "floor", "latency_p95_ms", "on_inconclusive", "on_stale")
-        rows += [(f"gate: {name}", _plain(getattr(self.policy, name))) for name in rule]
+        rows += [(f"gate: {name}", _plain(getattr(self.policy, name))) for name in self.rule_shown]
         rows += [("profile", self.profile), ("accepted decision", self.accepted.arm if self.accepted else "none yet")]
         return Table.of(("setting", "value"), rows, "Parameters and rule of this run")
 
@@ -133,9 +137,11 @@ class Experiment:
         against = None if against is None else against.filter(mine)
         claims = make_claims(test.filter(mine), facts, rule, against=against, seed=seed)
         order = {f.name: f.order for f in facts}
-        synthetic = self.evalset.synthetic
-        outcome = decide(claims, rule, order=order, synthetic=synthetic)
-        chosen = next(f for f in facts if f.name == outcome.arm)
+        outcome = decide(self._as_timed_before(claims), rule, order=order, synthetic=self.evalset.synthetic)
+        return self.conclude(claims, rule, outcome)
+
+    def conclude(self, claims: tuple[Claim, ...], rule: Rule, outcome: Outcome) -> Decision:
+        """Write down what was decided on these claims, and what it rests on."""
         return Decision(
             notebook=self.notebook,
             question=self.question,
@@ -143,17 +149,24 @@ class Experiment:
             rule=rule,
             verdict=outcome.verdict,
             arm=outcome.arm,
-            parameters=dict(chosen.parameters),
+            parameters=next(c.parameters for c in claims if c.arm == outcome.arm),
             sentence=outcome.sentence,
             claims=claims,
             n_items=claims[0].n_items,
             n_clusters=claims[0].n_clusters,
             items_needed=outcome.items_needed,
-            test_uses=self.count_test_use([f.name for f in facts]),
+            test_uses=self.count_test_use([c.arm for c in claims]),
             fingerprint=self.fingerprint(),
             settings={k: v for k, v in parameters_of(self.parameters).items() if k != "kind"},
-            synthetic=synthetic,
+            synthetic=self.evalset.synthetic,
         )
+
+    def _as_timed_before(self, claims: tuple[Claim, ...]) -> tuple[Claim, ...]:
+        """Claims with the latencies of the accepted decision where this run only checks it again."""
+        if self.accepted is None or not self.rechecks:
+            return claims
+        before = {c.arm: c.latency_p95_ms for c in self.accepted.claims}
+        return tuple(replace(c, latency_p95_ms=before.get(c.arm)) for c in claims)
 
     def count_test_use(self, arms: list[str]) -> int:
         """Note that these arms were judged on this test split; returns how many different sets have been.
@@ -161,7 +174,8 @@ class Experiment:
         A test split that is asked often enough says yes to something. The list of this machine is in the cache;
         accepting a decision commits it beside the decision.
         """
-        mine = content_hash(*sorted(arms), self.inputs.get("qrels/test") or self.inputs.get("outcomes", ""))[:16]
+        judged_on = next((self.inputs[name] for name in TEST_INPUTS if self.inputs.get(name)), "")
+        mine = content_hash(*sorted(arms), judged_on)[:16]
         return len(note_test_use(self.settings, self.evalset.path, self.notebook, mine))
 
     def save(self, decision: Decision, summary: Summary, scores: pl.DataFrame) -> Path:

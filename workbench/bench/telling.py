@@ -11,9 +11,9 @@ def would_change(decision: Decision) -> tuple[str, ...]:
     """Sentences on the margin, the questions or the floor at which the decision would be another."""
     rule, out = decision.rule, []
     for claim in decision.claims:
-        if claim.arm == rule.reference:
+        if claim.arm == rule.reference or claim.status == "identical":
             continue
-        if claim.status in ("holds", "identical"):
+        if claim.status == "holds":
             out.append(f"{claim.arm}: a margin under {max(-claim.low, 0):.3f} {rule.metric} would no longer hold.")
         elif claim.items_needed is None:
             out.append(f"{claim.arm}: a margin of at least {-claim.low:.3f} {rule.metric} would be needed.")

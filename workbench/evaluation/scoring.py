@@ -35,21 +35,27 @@ def ask(
     search: Callable[[Query], Iterable[Hit]],
     queries: Sequence[Query],
     *,
+    shared_ms: Callable[[Query], float] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Answers:
-    """Put every question to an arm, one after the other, timed; an error is kept and the next question asked."""
+    """Put every question to an arm, one after the other, timed; an error is kept and the next question asked.
+
+    ``shared_ms`` does what several arms need done once for a question, such as its embedding, and returns the
+    milliseconds it took the first time: they count for every arm.
+    """
     rows: list[tuple[str, str, float]] = []
     latency, errors = {}, {}
     for i, query in enumerate(queries, 1):
-        started = time.perf_counter()
         try:
+            before = shared_ms(query) if shared_ms else 0.0
+            started = time.perf_counter()
             hits = list(search(query))
         except WorkbenchError as error:
             errors[query.query_id] = f"{type(error).__name__}: {error}"
-            continue
-        latency[query.query_id] = (time.perf_counter() - started) * 1000
-        # The arm's own order counts: a strictly falling score keeps it through the tie rule.
-        rows += [(query.query_id, hit.doc_id, -float(place)) for place, hit in enumerate(hits)]
+        else:
+            latency[query.query_id] = before + (time.perf_counter() - started) * 1000
+            # The arm's own order counts: a strictly falling score keeps it through the tie rule.
+            rows += [(query.query_id, hit.doc_id, -float(place)) for place, hit in enumerate(hits)]
         if on_progress:
             on_progress(i, len(queries))
     columns = {"query_id": pl.String, "doc_id": pl.String, "score": pl.Float64}

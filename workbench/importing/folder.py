@@ -1,6 +1,8 @@
-"""Writes an evalset folder whole or not at all."""
+"""Writes an evalset folder, or one file of it, whole or not at all."""
 
+import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -54,6 +56,38 @@ def new_folder(out: Path) -> Iterator[Path]:
         folder.mkdir()
         yield folder
         folder.rename(out)
+
+
+def add_file(out: Path, name: str, data: bytes, *, card: str) -> Path:
+    """Add one file to an evalset folder, which is made where there is none; returns the file.
+
+    The card is written where there is none; one that people wrote is left as it is.
+
+    Raises
+    ------
+    EvalsetError
+        If the folder has that file: an import never replaces labels.
+    """
+    target = out / name
+    if target.exists():
+        raise EvalsetError(f"{target} exists already; remove it or import under another name")
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / "card.md").exists():
+        (out / "card.md").write_text(card, encoding="utf-8")
+    part = out / f".{name}.{os.getpid()}"
+    part.write_bytes(data)
+    return part.replace(target)
+
+
+def import_card(source: Path, left_out: Sequence[str]) -> str:
+    """Card of an import: what was read, and what a person still has to say."""
+    left = f"Columns that were left out: {', '.join(left_out)}\n\n" if left_out else ""
+    return (
+        f"---\nsynthetic: false\n---\n# Imported\n## Made from\n- `{source.name}`, sha256 "
+        f"{hashlib.sha256(source.read_bytes()).hexdigest()}\n\n{left}## To be written by hand\n"
+        "Where the questions come from, who said which of them may share an answer, how, when;\n"
+        "and what this set cannot show. If the traffic is made up, set `synthetic: true` above.\n"
+    )
 
 
 def _write_lines(path: Path, lines: Iterable[str]) -> None:

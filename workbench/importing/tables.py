@@ -92,6 +92,21 @@ def import_tables(
     return out
 
 
+def named_rows(path: Path, names: Mapping[str, Sequence[str]]) -> tuple[list[Row], list[str]]:
+    """Rows of a table under our names, each from the first of its known columns, and the columns nothing needs."""
+    rows: list[Row] = []
+    rest: set[str] = set()
+    for line, raw in read_table(path):
+        given = dict(raw)
+        row: dict[str, Any] = {}
+        for ours, theirs in names.items():
+            found = next((name for name in theirs if given.get(name) is not None), None)
+            row[ours] = given.pop(found) if found else None
+        rest |= given.keys()
+        rows.append((line, row))
+    return rows, sorted(rest)
+
+
 def read_table(path: Path) -> list[Row]:
     """Rows of a JSONL, CSV or Parquet file with their lines (of Parquet: rows from 1); CSV values stay text.
 

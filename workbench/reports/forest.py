@@ -32,7 +32,7 @@ _MARGIN_LINE = {"color": _VERMILLION, "linewidth": 1.4, "linestyle": (0, (5, 3))
 def forest(claims: Sequence[Claim], rule: Rule) -> Figure:
     """Paired difference of each arm from the reference with its simultaneous bounds, beside the margin.
 
-    An arm whose bar stays right of the margin line holds; left of it, it is broken.
+    An arm whose bar stays on the better side of the margin line holds: right of it, or left where lower is better.
     """
     data = Table(
         (
@@ -51,13 +51,14 @@ def forest(claims: Sequence[Claim], rule: Rule) -> Figure:
     held = sum(c.status in ("holds", "identical") for c in claims)
     alt = (
         f"Forest plot, {len(claims)} arms: difference in {rule.metric} from {rule.reference} with bounds at "
-        f"{rule.confidence:.0%} confidence, margin {number(-rule.margin, 3)}. {held} of {len(claims)} hold: "
+        f"{rule.confidence:.0%} confidence, {rule.limit_name} {number(rule.limit, 3)}. {held} of {len(claims)} hold: "
         + "; ".join(f"{c.arm} {number(c.difference, 3, signed=True)} {c.status}" for c in claims)
         + "."
     )
     caption = (
         f"Difference in {rule.metric} from the reference, {rule.reference}, with simultaneous bounds at "
-        f"{rule.confidence:.0%}. A bar wholly right of the dashed line is not worse by more than the margin."
+        f"{rule.confidence:.0%}. A bar wholly {'left' if rule.direction == 'lower' else 'right'} of the dashed line is "
+        f"not worse by more than {'alpha' if rule.direction == 'lower' else 'the margin'}."
     )
     draw = partial(_draw_forest, claims, rule)
     return build(draw, kind="forest", alt=alt, caption=caption, data=data)
@@ -70,17 +71,18 @@ def _draw_forest(claims: Sequence[Claim], rule: Rule, narrow: bool) -> Canvas:
     left, right = (8.0, 8.0) if narrow else (names + 16, 320.0)
     height = row * max(1, len(claims))
     axes = canvas.axes(left, top, canvas.width - left - right, height)
-    ends = [0.0, -rule.margin]
+    ends = [0.0, rule.limit]
     ends += [v for c in claims for v in (c.low, c.high, c.difference) if math.isfinite(v)]
     low, high = padded(min(ends), max(ends))
     axes.set(xlim=(low, high), ylim=(height, 0), yticks=[])
     ticks(axes.xaxis, low, high, 3 if narrow else 6, signed=True)
+    worse = (rule.limit, high) if rule.direction == "lower" else (low, rule.limit)
     for i, claim in enumerate(claims):
         # on a phone the names stand above the bars: nothing is drawn behind them
         band = (row * i + 22 if narrow else row * i, row * (i + 1))
-        axes.fill_betweenx(band, low, -rule.margin, color=_VERMILLION, alpha=0.07, linewidth=0)
+        axes.fill_betweenx(band, *worse, color=_VERMILLION, alpha=0.07, linewidth=0)
         axes.plot([0, 0], band, color=INK, linewidth=1.2, clip_on=False)
-        axes.plot([-rule.margin] * 2, band, **_MARGIN_LINE)
+        axes.plot([rule.limit] * 2, band, **_MARGIN_LINE)
         _forest_row(canvas, axes, claim, (top, row, i), reference=claim.arm == rule.reference, narrow=narrow)
     _line_labels(canvas, axes, rule, top)
     title = f"difference in {fitted(rule.metric, 160, SMALL)}"
@@ -89,15 +91,17 @@ def _draw_forest(claims: Sequence[Claim], rule: Rule, narrow: bool) -> Canvas:
 
 
 def _line_labels(canvas: Canvas, axes: Any, rule: Rule, top: float) -> None:
-    """Name the lines away from each other: the margin on the left of its own, zero on the right."""
-    zero, margin = (pixel(canvas, axes, value, 0.0)[0] for value in (0.0, -rule.margin))
-    name = f"margin {number(-rule.margin, 3)}"
+    """Name the lines away from each other: the left one on its left, the right one on its right."""
+    zero, margin = (pixel(canvas, axes, value, 0.0)[0] for value in (0.0, rule.limit))
+    name = f"{rule.limit_name} {number(rule.limit, 3)}"
     style: dict[str, Any] = {"size": SMALL, "alpha": 0.85}
     if not rule.margin:
         canvas.text(zero, top - 9, "reference", ha="center", **style)
-    elif margin - text_width(name, SMALL) >= 0 and zero + text_width("reference", SMALL) <= canvas.width:
-        canvas.text(margin + 1, top - 9, name, ha="right", **style)
-        canvas.text(zero - 1, top - 9, "reference", **style)
+        return
+    left, right = sorted([(margin, name), (zero, "reference")])
+    if left[0] - text_width(left[1], SMALL) >= 0 and right[0] + text_width(right[1], SMALL) <= canvas.width:
+        canvas.text(left[0] + 1, top - 9, left[1], ha="right", **style)
+        canvas.text(right[0] - 1, top - 9, right[1], **style)
     else:
         x, align = (canvas.width, "right") if zero > canvas.width / 2 else (0.0, "left")
         canvas.text(x, top - 9, f"dashed: {name}; full: reference", ha=align, **style)

@@ -6,7 +6,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ from workbench.retrieval.store import ChunkRow, Store
 DIMENSION = 384
 LATENT = 32
 TENANT = "synthetic"
-QUERIES = 40
+QUERIES = 100
+WARM_UP = 3
+BATCH = 50_000
 STEPS = (1_000, 10_000, 100_000, 1_000_000)
 # Every index with the query knobs under which it is compared.
 MEASURED: Sequence[tuple[VectorIndex, dict[str, Any]]] = (
@@ -104,10 +106,7 @@ def synthetic_vectors(n: int, rng: np.random.Generator) -> npt.NDArray[np.float3
 
 def _measure(rows: int, where: str, seed: int) -> list[ScalePoint]:
     rng = np.random.default_rng(seed)
-    store = Store.open(where, "rows", dimension=DIMENSION)
-    for start in range(0, rows, 50_000):
-        vectors = synthetic_vectors(min(50_000, rows - start), rng)
-        store.upsert([ChunkRow(TENANT, str(start + i), "row", None, 0, 1, "", "row", v) for i, v in enumerate(vectors)])
+    store = fill_store(where, rows, rng)
     asked = synthetic_vectors(QUERIES, rng)
     points: list[ScalePoint] = []
     truth: list[set[str]] = []
@@ -117,15 +116,32 @@ def _measure(rows: int, where: str, seed: int) -> list[ScalePoint]:
         started = time.perf_counter()
         store.index(index)
         built = time.perf_counter() - started
-        handle, found, times = store.for_tenant(TENANT), [], []
-        for i, vector in enumerate([*asked[:3], *asked]):
-            started = time.perf_counter()
-            hits = handle.vector(vector, 10, exact=isinstance(index, Exact), **knobs)
-            if i >= 3:  # the first three warm the caches
-                times.append((time.perf_counter() - started) * 1000)
-                found.append({h.doc_id for h in hits})
+        times, found = time_queries(store, index, knobs, asked)
         truth = truth or found
         recall = float(np.mean([len(a & b) / len(b) for a, b in zip(found, truth, strict=True)]))
         p50, p95 = np.quantile(times, [0.5, 0.95])
         points.append(ScalePoint(index.name, rows, float(p50), float(p95), recall, built))
     return points
+
+
+def fill_store(where: str | Path, rows: int, rng: np.random.Generator) -> Store:
+    """Store of that many synthetic rows of one tenant below ``where``, not indexed yet."""
+    store = Store.open(where, "rows", dimension=DIMENSION)
+    for start in range(0, rows, BATCH):
+        vectors = synthetic_vectors(min(BATCH, rows - start), rng)
+        store.upsert([ChunkRow(TENANT, str(start + i), "row", None, 0, 1, "", "row", v) for i, v in enumerate(vectors)])
+    return store
+
+
+def time_queries(
+    store: Store, index: VectorIndex, knobs: Mapping[str, Any], asked: npt.NDArray[np.float32]
+) -> tuple[list[float], list[set[str]]]:
+    """Milliseconds of each question's search, and the ten documents it found."""
+    handle, times, found = store.for_tenant(TENANT), [], []
+    for i, vector in enumerate([*asked[:WARM_UP], *asked]):
+        started = time.perf_counter()
+        hits = handle.vector(vector, 10, exact=isinstance(index, Exact), **knobs)
+        if i >= WARM_UP:
+            times.append((time.perf_counter() - started) * 1000)
+            found.append({h.doc_id for h in hits})
+    return times, found

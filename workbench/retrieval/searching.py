@@ -1,9 +1,12 @@
 """Arms made ready to search: their tables ingested and indexed, their questions embedded, their answers timed."""
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
 
 from workbench.config import Settings
 from workbench.errors import StoreError
@@ -38,6 +41,7 @@ class Searcher:
     _stores: dict[str, Store] = field(default_factory=dict)
     _handles: dict[tuple[str, str], TenantHandle] = field(default_factory=dict)
     _counts: dict[str, tuple[int, int]] = field(default_factory=dict)
+    _vectors: dict[str, tuple[np.ndarray, float]] = field(default_factory=dict)
 
     def table_name(self, arm: Arm) -> str:
         """Name of the table that an arm needs: a hash of all that its rows and indices depend on."""
@@ -78,9 +82,13 @@ class Searcher:
         return self._handles[key]
 
     def question(self, arm: Arm, query: Query) -> Question:
-        """Query as the arm's strategy needs it; embedded here, so that its time counts."""
-        vector = self.embedder.embed([query.text])[0] if arm.strategy.uses_vectors else None
+        """Query as the arm's strategy needs it; every text is embedded once, whichever arm asks first."""
+        vector = self._embedded(query.text)[0] if arm.strategy.uses_vectors else None
         return Question(query.text, vector, 1 if isinstance(arm.chunker, WholeDocument) else CHUNKS_PER_DOCUMENT)
+
+    def embedding_ms(self, arm: Arm, query: Query) -> float:
+        """Milliseconds that embedding the query took; 0 for an arm that needs no vector."""
+        return self._embedded(query.text)[1] if arm.strategy.uses_vectors else 0.0
 
     def search(self, arm: Arm, query: Query, k: int) -> list[Hit]:
         """Best ``k`` documents for one query, asked inside the query's own tenant."""
@@ -89,14 +97,32 @@ class Searcher:
     def cost_usd_per_1k(self, arm: Arm, queries: Sequence[Query], prices: PriceTable) -> float:
         """Dollars of a thousand requests: counted work at the rows that each query's tenant really has."""
         tenants = {q.tenant_id for q in queries}
-        cost = {t: prices.cost_usd(arm.strategy.work(self.handle(arm, t).count())) for t in tenants}
+        cost = {t: prices.cost_usd(arm.work(self.handle(arm, t).count())) for t in tenants}
         return 1000 * sum(cost[q.tenant_id] for q in queries) / len(queries)
 
     def plan(self, arm: Arm) -> dict[str, str]:
-        """LanceDB's account of both legs as this arm searches them, to see that its knobs are in effect."""
+        """LanceDB's account of both legs as this arm searches them, to see that its knobs are in effect.
+
+        The name of the table is left out: plans of arms with tables of their own compare too.
+        """
         handle = self.handle(arm, self.documents[0].tenant_id)
         vector = self.embedder.embed(["plan"])[0] if arm.strategy.uses_vectors else None
-        return arm.strategy.plan(handle, Question("plan", vector))
+        plan = arm.strategy.plan(handle, Question("plan", vector))
+        return {leg: told.replace(self.table_name(arm), "table") for leg, told in plan.items()}
+
+    def unfit(self, arm: Arm) -> str:
+        """Why an arm cannot find anything in this corpus; empty where it can.
+
+        Its index may need more chunks than there are, or its filter may leave none.
+        """
+        index, where = arm.strategy.index, getattr(arm.strategy, "where", None)
+        if index.min_rows > 1 and (rows := self.chunk_counts(arm)[0]) < index.min_rows:
+            return f"{index!r} needs {index.min_rows} chunks, the corpus has {rows}"
+        if where is not None:
+            self.prepare(arm)
+            if not any(self.handle(arm, tenant).count(where) for tenant in {d.tenant_id for d in self.documents}):
+                return f"no document matches {where!r}"
+        return ""
 
     def chunk_counts(self, arm: Arm) -> tuple[int, int]:
         """Chunks of the arm's table, and how many of them are longer than what its encoder reads."""
@@ -104,9 +130,21 @@ class Searcher:
         if key not in self._counts:
             limit = getattr(self.embedder, "max_tokens", None)
             texts = [c.text for d in self.documents for c in arm.chunker.chunk(d, self.tokenizer)]
-            over = sum(len(self.tokenizer.offsets(t)) > limit for t in texts) if limit else 0
+            over = sum(self._is_longer(t, limit) for t in texts) if limit else 0
             self._counts[key] = (len(texts), over)
         return self._counts[key]
+
+    def _is_longer(self, text: str, max_tokens: int) -> bool:
+        """Whether a text has more tokens; the beginning says so of most that have."""
+        head = text if len(text) < 6 * max_tokens else text[: 6 * max_tokens].rsplit(maxsplit=1)[0]
+        return any(len(self.tokenizer.offsets(part)) > max_tokens for part in dict.fromkeys((head, text)))
+
+    def _embedded(self, text: str) -> tuple[np.ndarray, float]:
+        if text not in self._vectors:
+            started = time.perf_counter()
+            vector = self.embedder.embed([text])[0]
+            self._vectors[text] = (vector, (time.perf_counter() - started) * 1000)
+        return self._vectors[text]
 
     def _store(self, arm: Arm) -> Store:
         name = self.table_name(arm)

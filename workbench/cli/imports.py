@@ -1,13 +1,15 @@
-"""The command line's ``workbench import``: evalsets from what a team has."""
+"""``workbench import``: evalsets from tables, logs and collections that exist already."""
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
+from workbench.cli.arguments import named_values
 from workbench.errors import ConfigError
 
 import_app = typer.Typer(no_args_is_help=True, help="Make an evalset of what you have.")
+_Table = Annotated[str, typer.Argument(metavar="PATH", help="CSV, Parquet or JSONL, one row each.")]
+_Name = Annotated[str, typer.Option(help="Evalset to add to; made where there is none.")]
 
 
 @import_app.command("tables")
@@ -29,7 +31,11 @@ def from_tables(
     folder = load_settings().evalsets / out if Path(out).name == out else Path(out)
     judged = Path(qrels) if qrels else None
     done = import_tables(
-        corpus=Path(corpus), queries=Path(queries), qrels=judged, out=folder, rename=pairs(rename or [], "--rename")
+        corpus=Path(corpus),
+        queries=Path(queries),
+        qrels=judged,
+        out=folder,
+        rename=named_values(rename or [], "--rename"),
     )
     typer.echo(f"written: {done}; complete its card.md, then: workbench evalset check {out}")
 
@@ -59,9 +65,9 @@ def from_outcomes(
     from workbench.importing.outcomes import Repairs, import_outcomes
 
     repairs = Repairs(
-        rename=pairs(rename or [], "--rename"),
-        without=pairs(without or [], "--without"),
-        costs={model: _dollars(model, usd) for model, usd in pairs(cost or [], "--cost").items()},
+        rename=named_values(rename or [], "--rename"),
+        without=named_values(without or [], "--without"),
+        costs={model: _dollars(model, usd) for model, usd in named_values(cost or [], "--cost").items()},
         drop_incomplete=drop_incomplete,
         texts="most_common" if most_common_text else "refuse",
     )
@@ -103,14 +109,23 @@ def from_hub(
     typer.echo(f"{len(evalset.documents):,} documents, {len(evalset.queries):,} questions; use it as: hub:{name}")
 
 
-def pairs(given: Sequence[str], option: str = "-p") -> dict[str, str]:
-    """NAME=VALUE options as a mapping; a name that stands twice is refused."""
-    found: dict[str, str] = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise ConfigError(f"{option} takes NAME=VALUE, found {text!r}")
-        if name in found:
-            raise ConfigError(f"{option} {name} is given twice: {found[name]!r} and {value!r}")
-        found[name] = value
-    return found
+@import_app.command("stream")
+def from_stream(path: _Table, name: _Name) -> None:
+    """Add requests in the order they came: query, answer_key, and where known tenant_id, cluster, at."""
+    from pathlib import Path
+
+    from workbench.config import load_settings
+    from workbench.importing.streams import import_stream
+
+    typer.echo(f"written: {import_stream(Path(path), load_settings().evalsets / name)}; complete the card.md beside it")
+
+
+@import_app.command("pairs")
+def from_pairs(path: _Table, name: _Name) -> None:
+    """Add pairs of questions with same_answer 0 or 1, and where known kind, cluster, tenant_id, split."""
+    from pathlib import Path
+
+    from workbench.config import load_settings
+    from workbench.importing.pairs import import_pairs
+
+    typer.echo(f"written: {import_pairs(Path(path), load_settings().evalsets / name)}; complete the card.md beside it")

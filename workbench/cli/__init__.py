@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from workbench.cli_import import import_app, pairs
+from workbench.cli.arguments import named_values
+from workbench.cli.imports import import_app
 from workbench.errors import ConfigError, WorkbenchError
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def run(
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cancelled CI job ends like Ctrl-C
     settings = load_settings()
-    parameters = pairs(parameter or [])
+    parameters = named_values(parameter or [])
     if evalset is not None:
         parameters["evalset"] = evalset
     if "evalset" in parameters:
@@ -163,6 +164,7 @@ def summary(
 
 evalset_app = typer.Typer(no_args_is_help=True, help="Check and pin evalsets.")
 app.add_typer(evalset_app, name="evalset")
+app.add_typer(import_app, name="import")
 
 
 @evalset_app.command("check")
@@ -186,9 +188,6 @@ def evalset_lock(path: Annotated[str, typer.Argument(help="Name or folder of an 
     settings = load_settings()
     folder = find_evalset(path, settings)
     typer.echo(f"{write_lock(folder, settings):,} documents pinned in {folder / 'corpus.lock'}")
-
-
-app.add_typer(import_app, name="import")
 
 
 def _evalset(given: str, settings: "Settings") -> str:
@@ -215,7 +214,3 @@ def _print_result(record: "RunRecord") -> None:
     if record.error:
         typer.echo(f"run failed: {record.error}", err=True)
     typer.echo(f"report: {record.report or f'none ({record.report_error})'}")
-
-
-if __name__ == "__main__":
-    app()

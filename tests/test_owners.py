@@ -1,0 +1,86 @@
+"""Each named package has one owner and is really used: with the package taken out, what it is used for is gone.
+
+JupyterLab is what people open the notebooks in (``make lab``): `tests.test_jupyterlab` runs one there.
+"""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# Who imports the package. A library's values are spelled where they are meant: filters, indices, axes.
+OWNERS = {
+    "datasets": {"importing/hub.py"},
+    "lancedb": {"retrieval/store.py", "retrieval/tenant.py", "retrieval/indexing.py", "retrieval/filters.py"},
+    "litellm": {"inference/embedding.py"},
+    "matplotlib": {"reports/figure.py", "reports/scales.py"},
+    "pandas": {"rendering/table.py"},
+    "papermill": {"runner/kernels.py"},
+    "ragas": {"evaluation/judging.py"},
+}
+USES = {
+    "datasets": """
+import polars as pl
+from workbench.importing.hub import read_parquet
+pl.DataFrame({"_id": ["007"]}).write_parquet(folder / "documents.parquet")
+read_parquet(folder / "documents.parquet")""",
+    "lancedb": """
+from workbench.retrieval.store import Store
+Store.open(folder, "chunks", dimension=8)""",
+    "litellm": """
+from workbench.inference.embedding import load_embedder
+load_embedder("litellm:openai/text-embedding-3-small", folder)""",
+    "matplotlib": """
+from tests.reports import samples
+from workbench.reports.figures import forest
+decision = samples.decision()
+forest(decision.claims, decision.rule)""",
+    "pandas": """
+from workbench.rendering.table import Table
+Table.of(["arm"], [["full_text"]]).to_pandas()""",
+    "papermill": """
+from tests.notebooks.zoo import add_notebook, make_settings
+from workbench.clock import SystemClock
+from workbench.runner import run_notebook
+settings = make_settings(folder)
+add_notebook(settings, "retrieval")
+run_notebook("retrieval", settings=settings, profile="ci", parameters={}, clock=SystemClock())""",
+    "polars": """
+from workbench.evaluation.metrics import measure""",
+    "ragas": """
+from workbench.evaluation.judging import echo_scores
+echo_scores([("how to join", "Join two frames.")])""",
+}
+
+
+@pytest.mark.parametrize("package", USES)
+def test_nothing_stands_in_for_the_package(package: str, tmp_path: Path) -> None:
+    take_out = f"import pathlib, sys\nsys.modules[{package!r}] = None\nfolder = pathlib.Path({str(tmp_path)!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", take_out + USES[package]], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    last = "".join(done.stderr.strip().splitlines()[-1:])
+    halted = f"import of {package} halted; None in sys.modules"
+    assert last.startswith("ModuleNotFoundError: "), done.stderr
+    assert last.endswith((halted, f"'{package}' is not a package")), done.stderr
+
+
+@pytest.mark.parametrize("package", OWNERS)
+def test_package_is_imported_by_its_owner_alone(package: str) -> None:
+    home = ROOT / "workbench"
+    found = {path.relative_to(home).as_posix() for path in home.rglob("*.py") if package in imported(path)}
+    assert found == OWNERS[package]
+
+
+def imported(path: Path) -> set[str]:
+    """Packages that a module imports when it runs; what only a type checker reads is left out."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    typing = [n for n in ast.walk(tree) if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test)]
+    skipped = {id(inner) for block in typing for inner in ast.walk(block)}
+    nodes = [n for n in ast.walk(tree) if id(n) not in skipped]
+    names = {alias.name for n in nodes if isinstance(n, ast.Import) for alias in n.names}
+    names |= {n.module for n in nodes if isinstance(n, ast.ImportFrom) and n.module}
+    return {name.split(".")[0] for name in names}

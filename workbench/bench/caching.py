@@ -1,0 +1,301 @@
+"""The caching experiment, which asks whether to cache, and how closely questions must match."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from workbench.bench.caching_lab import CachingParameters, Lab, make_guard
+from workbench.bench.caching_summary import regression_cases, score_rows, slice_rows_of, summarise
+from workbench.bench.caching_tables import (
+    break_even_table,
+    certificate_table,
+    contents_table,
+    curve,
+    replay_table,
+    semantic_table,
+    trials_table,
+)
+from workbench.bench.caching_values import Certified, Replayed, Semantic
+from workbench.bench.experiment import Experiment, decision_path, open_run_folder
+from workbench.bench.provenance import build_parameters, encoder_probe, parameter_inputs
+from workbench.caching.guards import Guard
+from workbench.config import Settings, load_settings
+from workbench.errors import ConfigError
+from workbench.evaluation.bounds import Counts
+from workbench.evaluation.cache_claims import METRIC, CacheArm, CacheResult, make_claim, no_hits, sentence_of
+from workbench.evaluation.certification import Certificate, certify, simulate
+from workbench.evaluation.decision import decide
+from workbench.evaluation.evalset import load_evalset
+from workbench.evaluation.stream import Replay, oracle_hits, replay, shadow
+from workbench.evaluation.summary import Summary
+from workbench.evaluation.traffic import load_pairs, load_stream
+from workbench.inference.embedding import Embedder, load_embedder
+from workbench.inference.prices import load_prices
+from workbench.records import Decision, Rule
+from workbench.rendering.progress import Progress
+from workbench.rendering.table import Column, Table, Value
+from workbench.reports.figure import Figure
+from workbench.reports.figures import forest, lines, slices
+from workbench.retrieval.vectors import VectorCache
+
+STEP = 512
+WORTH_SAVING = 0.01
+RULE_SHOWN = ("metric", "alpha", "confidence", "must_differ_limit", "on_inconclusive", "on_stale")
+
+
+@dataclass(frozen=True, slots=True)
+class CachingBench:
+    """Steps of the caching notebook, in the order in which it calls them."""
+
+    experiment: Experiment
+    lab: Lab
+    embedder: Embedder
+    guard: Guard | None
+
+    @classmethod
+    def start(cls, **given: object) -> Self:
+        """Load everything that can be refused, before anything is computed."""
+        settings, parameters = load_settings(), build_parameters(CachingParameters, given)
+        return cls.open(parameters, settings, embedder=load_embedder(parameters.embedder, settings.cache))
+
+    @classmethod
+    def open(cls, parameters: CachingParameters, settings: Settings, *, embedder: Embedder) -> Self:
+        """Begin as `start` does, with an encoder that is already there."""
+        guard = make_guard(parameters.guard)
+        evalset = load_evalset(parameters.evalset, settings=settings, seed=parameters.seed)
+        stream, (pairs, pairs_sha256) = load_stream(evalset.path), load_pairs(evalset.path)
+        if len(stream) - parameters.warmup < 2:
+            raise ConfigError(f"warmup {parameters.warmup} leaves nothing of {len(stream)} requests to judge")
+        policy = evalset.policy("caching")
+        if policy.metric != METRIC or policy.floor is not None:
+            raise ConfigError(f"[caching] in gates.toml goes by {METRIC} and alpha; leave out metric and floor")
+        inputs = {
+            "stream": stream.sha256,
+            "pairs": pairs_sha256,
+            "gates": evalset.inputs.get("gates", ""),
+            **parameter_inputs(parameters),
+            "weights": embedder.encoder_id,
+            "encoder probe": encoder_probe(embedder),
+            "prices": load_prices().sha256,
+        }
+        accepted = decision_path(evalset.path, "caching")
+        experiment = Experiment(
+            notebook="caching",
+            question="Should answers be cached, and how closely must questions match?",
+            settings=settings,
+            evalset=evalset,
+            policy=policy,
+            parameters=parameters,
+            inputs=inputs,
+            folder=open_run_folder(settings, "caching"),
+            profile=os.environ.get("WORKBENCH_PROFILE", "ci"),
+            accepted=Decision.load(accepted) if accepted.is_file() else None,
+            rule_shown=RULE_SHOWN,
+        )
+        lab = Lab(parameters, stream, pairs, policy.must_differ_limit)
+        return cls(experiment, lab, embedder, guard)
+
+    @property
+    def config(self) -> Table:
+        """Parameters and rule of this run."""
+        return self.experiment.config
+
+    @property
+    def rule(self) -> Rule:
+        """False-hit rate at most alpha, lower is better, against no cache."""
+        p = self.experiment.policy
+        base = self.experiment.rule("off")
+        return replace(base, margin=p.alpha, floor=None, latency_limit_ms=None, direction="lower")
+
+    def contents(self) -> Table:
+        """What the stream and the pairs hold."""
+        return contents_table(self.lab.stream, self.lab.pairs, list(self.lab.parts.items()))
+
+    def prospects(self) -> Table:
+        """Is there anything to cache? Exact repeats, what no cache can exceed, and the dollars of both."""
+        judged = slice(self.lab.parameters.warmup, None)
+        exact = replay(self.lab.stream, None).hit[judged].mean()
+        most = oracle_hits(self.lab.stream)[judged].mean()
+        usd = 1000 * self.lab.parameters.call_usd
+        shares = {
+            "repeat a text exactly": exact,
+            "need an answer given before (no cache can exceed this)": most,
+            "are left for the semantic tier": most - exact,
+        }
+        rows = tuple((name, share, share * usd) for name, share in shares.items())
+        columns = (Column("requests that"), Column("share", "share"), Column("saved USD per 1,000", "usd"))
+        return Table(columns, rows, f"What there is to save, at ${self.lab.parameters.call_usd:g} a call")
+
+    def exact(self) -> Table:
+        """What exact repeats alone would serve, tenant by tenant, and how often a repeat has another answer."""
+        judged = slice(self.lab.parameters.warmup, None)
+        found = replay(self.lab.stream, None)
+        tenants, rows = np.array(self.lab.stream.tenants)[judged], list[tuple[Value, ...]]()
+        for tenant in [*sorted(set(tenants)), "all"]:
+            mine = (tenants == tenant) | (tenant == "all")
+            hit, false = found.hit[judged] & mine, found.false[judged] & mine
+            rows.append((tenant, int(mine.sum()), hit.sum() / mine.sum(), int(false.sum())))
+        columns = (Column("tenant"), Column("requests", "count"), Column("exact repeats", "share"),
+                   Column("with another answer", "count"))  # fmt: skip
+        return Table(columns, tuple(rows), "The exact cache")
+
+    def semantic(self) -> Semantic:
+        """Embed the questions once, and find the nearest earlier one of the same tenant for each."""
+        vectors = self._embed(self.lab.stream.queries, "questions")
+        shadows = {"similarity": shadow(self.lab.stream, vectors)}
+        if self.guard:
+            shadows["similarity + guard"] = shadows["similarity"].guarded(self.lab.stream, self.guard)
+        sides = [
+            self._embed([getattr(p, side) for p in self.lab.pairs], f"pairs, {side}") for side in ("query_a", "query_b")
+        ]
+        table = semantic_table(shadows, self.lab.clusters, self.lab.parts["calibration"])
+        return Semantic(table, vectors, shadows, np.clip((sides[0] * sides[1]).sum(1), -1, 1).astype(float))
+
+    def curve(self, semantic: Semantic) -> Figure:
+        """False-hit rate against hit rate: the curve of precision and cache-hit ratio, seen from the error."""
+        part = self.lab.parts["calibration"]
+        series = {name: curve(found, part) for name, found in semantic.shadows.items()}
+        return lines(series, "cache-hit ratio", "false-hit rate", limit=self.rule.margin)
+
+    def simulate(self, semantic: Semantic) -> Table:
+        """What the usual rule and the certificates promise and keep, on draws from this very traffic."""
+        counts = self.lab.counts(semantic.shadows["similarity"], slice(self.lab.parameters.warmup, None))
+        rule, p = self.rule, self.lab.parameters
+        return trials_table(simulate(counts, rule.margin, rule.confidence, draws=p.draws, seed=p.seed), rule.margin)
+
+    def certify(self, semantic: Semantic) -> Certified:
+        """Certify a threshold for each way of matching, on the calibration part alone; simultaneous over the ways."""
+        rule, part = self.rule, self.lab.parts["calibration"]
+        confidence = 1 - (1 - rule.confidence) / len(semantic.shadows)
+        exact = semantic.shadows["similarity"]
+        arms: list[tuple[CacheArm, Certificate | None]] = [(CacheArm("off"), None)]
+        arms.append(
+            (
+                CacheArm("exact"),
+                certify(self.lab.served_counts(exact.exact, exact.false, part), rule.margin, rule.confidence),
+            )
+        )
+        for name, found in semantic.shadows.items():
+            guard = self.guard if name != "similarity" else None
+
+            def confirm(threshold: float, guard: Guard | None = guard) -> Counts:
+                walked = replay(self.lab.stream, semantic.vectors, threshold=threshold, guard=guard)
+                return self.lab.served_counts(walked.hit & ~walked.exact, walked.false, part)
+
+            certificate = certify(
+                self.lab.counts(found, part),
+                rule.margin,
+                confidence,
+                lowest=self.lab.lowest(guard, semantic),
+                confirm=confirm,
+            )
+            arms.append((CacheArm("semantic", certificate.threshold, guard, self.embedder.encoder_id), certificate))
+        shown = [(arm.name, certificate) for arm, certificate in arms if arm.kind == "semantic" and certificate]
+        return Certified(certificate_table(shown, rule.margin), tuple(arms))
+
+    def must_differ(self, certified: Certified, semantic: Semantic) -> Table:
+        """Pairs that each semantic arm would serve, by kind: which wordings embeddings do not tell apart."""
+        kinds = sorted({(p.kind or "unnamed", p.same_answer) for p in self.lab.pairs})
+        arms = [a for a, _ in certified.arms if a.kind == "semantic"]
+        served = {a.name: self.lab.served(a.guard, a.threshold or 0.0, semantic) for a in arms}
+        rows: list[tuple[Value, ...]] = []
+        for kind, same in kinds:
+            mine = np.array([(p.kind or "unnamed", p.same_answer) == (kind, same) for p in self.lab.pairs])
+            rows.append((kind, "may share" if same else "must differ", int(mine.sum()),
+                         *(int((served[a.name] & mine).sum()) for a in arms)))  # fmt: skip
+        columns = (Column("kind"), Column("label"), Column("pairs", "count"),
+                   *(Column(f"served by {a.name}", "count") for a in arms))  # fmt: skip
+        known = "Labelled pairs that would be served" if self.lab.pairs else "No pairs.jsonl: no wording was tried"
+        return Table(columns, tuple(rows), known)
+
+    def replay(self, certified: Certified, semantic: Semantic) -> Replayed:
+        """Walk the whole stream with each cache as it would fill, and judge it on the test part."""
+        part, clusters = self.lab.parts["test"], self.lab.clusters
+        results, replays, shown, beside = [], dict[str, Replay](), [], list[float | None]()
+        bar = Progress("caches replayed", len(certified.arms))
+        for place, (arm, certificate) in enumerate(certified.arms, start=1):
+            if arm.kind == "off":
+                result, walked = CacheResult(arm, None, no_hits(clusters[part]), 0, 0, self.lab.cost(0, 0, arm)), None
+            else:
+                result, walked = self.lab.replay(arm, certificate, semantic)
+                replays[arm.name] = walked
+            bar.update(place)
+            results.append(result)
+            shown.append(("arm", result, walked.entries if walked else 0))
+            beside.append(self.lab.shadow_rate(arm, semantic))
+            for step in (0.0025, -0.0025) if arm.threshold and certificate and certificate.certified else ():
+                near = replace(arm, threshold=round((arm.threshold or 0) + step, 4))
+                neighbour, walked = self.lab.replay(near, certificate, semantic)
+                shown.append(("neighbour", neighbour, walked.entries))
+                beside.append(self.lab.shadow_rate(near, semantic))
+        bar.done(f"{len(certified.arms)} caches replayed over {len(self.lab.stream):,} requests")
+        return Replayed(replay_table(shown, beside), tuple(results), replays)
+
+    def decide(self, replayed: Replayed) -> Decision:
+        """Choose the cheapest cache that is shown to be good enough; one that saves under 1 % is not worth having."""
+        rule, results = self.rule, list(replayed.results)
+        limit = self.experiment.policy.must_differ_limit
+        claims = tuple(make_claim(r, rule, must_differ_limit=limit) for r in results)
+        order = {r.arm.name: i for i, r in enumerate(results)}
+        most = claims[0].cost_usd_per_1k * (1 - WORTH_SAVING)
+        worth = [c for c in claims if c.arm == rule.reference or c.cost_usd_per_1k <= most]
+        outcome = decide(worth, rule, order=order, synthetic=self.experiment.evalset.synthetic)
+        return self.experiment.conclude(
+            claims, rule, replace(outcome, sentence=sentence_of(outcome, results, worth, rule))
+        )
+
+    def forest(self, decision: Decision) -> Figure:
+        """False-hit rates of the certificates with their bounds, beside alpha."""
+        return forest(decision.claims, decision.rule)
+
+    def break_even(self, replayed: Replayed) -> Table:
+        """What a false hit may cost before a tier loses money."""
+        return break_even_table(replayed.results, self.lab.parameters.call_usd)
+
+    def slices(self, replayed: Replayed) -> Figure:
+        """False-hit rate by tenant and by quarter of the test part."""
+        return slices(slice_rows_of(self._scores(replayed)), METRIC)
+
+    def save(self, decision: Decision, replayed: Replayed, *tables: Table) -> Summary:
+        """Write everything the report and the gate need."""
+        scores = self._scores(replayed)
+        cases = regression_cases(self.lab.stream, replayed.replays, self.lab.parts["test"])
+        summary = summarise(self.experiment, decision, scores, cases, (*tables, replayed.table))
+        self.experiment.save(decision, summary, scores)
+        return summary
+
+    def gate(self, decision: Decision, replayed: Replayed) -> None:
+        """Say whether the accepted decision still holds; raises after everything is on disk."""
+        limit = self.experiment.policy.must_differ_limit
+        served = next(r.must_differ for r in replayed.results if r.arm.name == decision.arm)
+        invariants = {
+            "hits of another tenant": self.leaks(replayed),
+            "must-differ pairs served above the limit": max(served - limit, 0),
+        }
+        gate = self.experiment.gate(decision, self._scores(replayed), invariants)
+        print(f"gate: {gate.status} - {gate.sentence}")  # noqa: T201  the last line of the notebook
+        gate.enforce()
+
+    def leaks(self, replayed: Replayed) -> int:
+        """Count hits that belong to another tenant than the request; must be 0."""
+        tenants = np.array(self.lab.stream.tenants)
+        return sum(int((tenants[r.hit] != tenants[r.matched[r.hit]]).sum()) for r in replayed.replays.values())
+
+    def _embed(self, texts: Sequence[str], what: str) -> npt.NDArray[np.float32]:
+        cache, bar = VectorCache(self.experiment.settings.cache / "vectors.sqlite"), Progress(what, len(texts))
+        out, fresh = [np.zeros((0, self.embedder.dimension), np.float32)], 0
+        for start in range(0, len(texts), STEP):
+            part, new = cache.embed(texts[start : start + STEP], self.embedder)
+            out.append(part)
+            fresh += new
+            bar.update(start + len(part))
+        bar.done(f"{len(texts):,} {what}, {fresh:,} embedded now")
+        return np.concatenate(out)
+
+    def _scores(self, replayed: Replayed) -> pl.DataFrame:
+        return score_rows(self.lab.stream, replayed.replays, self.lab.parts["test"])

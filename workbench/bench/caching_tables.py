@@ -1,0 +1,137 @@
+"""What the caching notebook shows before and between its figures."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from workbench.evaluation.bounds import Counts, korn_graubard, sweep
+from workbench.evaluation.cache_claims import CacheResult
+from workbench.evaluation.certification import Certificate, Trial
+from workbench.evaluation.stream import Shadow
+from workbench.evaluation.traffic import Pair, Stream
+from workbench.rendering.table import Column, Interval, Table, Value
+
+SHOWN_THRESHOLDS = (0.98, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
+CURVE_POINTS = 40
+
+
+def rate_of(false: np.ndarray, of: np.ndarray, clusters: np.ndarray) -> Interval:
+    """Rate of ``false`` among ``of`` with its two-sided 95 % interval, cluster-robust."""
+    m = int(clusters.max()) + 1
+    sums = [np.bincount(clusters[mask], minlength=m)[:, None].astype(float) for mask in (of, false & of)]
+    counts = Counts(np.array([0.0]), sums[0], sums[1], sums[0][:, 0])
+    low, high = korn_graubard(counts, 0.975)
+    return Interval(float(counts.rate[0]), float(low[0]), float(high[0]))
+
+
+def contents_table(stream: Stream, pairs: Sequence[Pair], parts: Sequence[tuple[str, slice]]) -> Table:
+    """Requests, texts, tenants and clusters of each part of the stream, and the pairs."""
+    rows: list[tuple[Value, ...]] = []
+    for name, part in (*parts, ("all", slice(None))):
+        asked = list(zip(stream.tenants[part], stream.queries[part], strict=True))
+        rows.append(
+            (name, len(asked), len(set(asked)), len(set(stream.tenants[part])), len(set(stream.clusters[part])))
+        )
+    names = ("part", "requests", "distinct texts", "tenants", "clusters")
+    differ = sum(not p.same_answer for p in pairs)
+    return Table.of(names, rows, f"The stream, and {len(pairs)} labelled pairs of which {differ} must differ")
+
+
+def semantic_table(shadows: dict[str, Shadow], clusters: np.ndarray, part: slice) -> Table:
+    """Hits and both rates at some thresholds, with every earlier request cached."""
+    rows: list[tuple[Value, ...]] = []
+    codes = clusters[part]
+    for name, found in shadows.items():
+        for threshold in SHOWN_THRESHOLDS:
+            hit, exact, false = found.hits(threshold)[part], found.exact[part], found.false[part]
+            near, everything = hit & ~exact, np.ones(len(hit), dtype=bool)
+            error = rate_of(false & hit, everything, codes)
+            rows.append((name, threshold, hit.mean(), near.mean(), rate_of(false, near, codes), error))
+    columns = (
+        Column("matching"), Column("threshold", "number", digits=2), Column("hit rate", "share"),
+        Column("of it by similarity", "share"), Column("false-hit rate", "interval"), Column("error rate", "interval"),
+    )  # fmt: skip
+    caption = "False hits by similarity hits, and by requests, on the calibration part (every earlier request cached)"
+    return Table(columns, tuple(rows), caption)
+
+
+def curve(found: Shadow, part: slice) -> list[tuple[float, float]]:
+    """False-hit rate against hit rate over all distinct scores, thinned for drawing."""
+    near = found.allowed[part] & ~found.exact[part]
+    swept = sweep(found.similarity[part][near], found.false[part][near])
+    keep = np.unique(np.linspace(min(50, len(swept.hits) - 1), len(swept.hits) - 1, CURVE_POINTS).astype(int))
+    share = (swept.hits[keep] + found.exact[part].sum()) / len(near)
+    return [(float(x), float(y)) for x, y in zip(share, swept.false[keep] / swept.hits[keep], strict=True)]
+
+
+def trials_table(trials: Sequence[Trial], alpha: float) -> Table:
+    """How often each rule's promise is broken."""
+    columns = (
+        Column("rule"), Column("drawn by"), Column("broken", "share"), Column("certifies", "share"),
+        Column("mean hit rate", "share"),
+    )  # fmt: skip
+    rows = tuple((t.method, t.design, t.broken, t.certified, t.hit_rate) for t in trials)
+    draws = trials[0].draws if trials else 0
+    return Table(
+        columns, rows, f"Rules on {draws:,} draws: broken = certified, although the true rate is above {alpha:g}"
+    )
+
+
+def certificate_table(found: Sequence[tuple[str, Certificate]], alpha: float) -> Table:
+    """Thresholds that are certified, and what the others lack."""
+    columns = (
+        Column("arm"), Column("certified"), Column("threshold", "number", digits=4), Column("hits", "count"),
+        Column("false", "count"), Column("rate", "number", digits=4), Column("upper bound", "number", digits=4),
+        Column("hits independent", "number", digits=4), Column("clusters", "count"),
+        Column("design effect", "number", digits=1), Column("note"),
+    )  # fmt: skip
+    rows = tuple(
+        (
+            n,
+            c.certified,
+            c.threshold,
+            c.hits,
+            c.false,
+            c.rate,
+            c.high,
+            c.exact_high,
+            c.clusters,
+            c.design_effect,
+            c.note,
+        )
+        for n, c in found
+    )
+    return Table(columns, rows, f"Calibration part: is the false-hit rate shown to be at most {alpha:g}?")
+
+
+def replay_table(results: Sequence[tuple[str, CacheResult, int]], shadow_rates: Sequence[float | None]) -> Table:
+    """True replay on the test part, with the shadow's rate beside it."""
+    columns = (
+        Column("cache"), Column("role"), Column("hit rate", "share"), Column("similarity hits", "count"),
+        Column("false-hit rate", "interval"), Column("95 % bound", "number", digits=3),
+        Column("shadow rate", "number", digits=3), Column("error rate", "number", digits=4),
+        Column("entries", "count"), Column("USD per 1,000", "usd"),
+    )  # fmt: skip
+    rows: list[tuple[Value, ...]] = []
+    for (role, r, entries), beside in zip(results, shadow_rates, strict=True):
+        hits = int(r.served.hits.sum())
+        bound = float(korn_graubard(r.served)[1][0]) if hits else None
+        rate = Interval(r.rate, *r.interval) if hits else None
+        rows.append((r.arm.name, role, r.hit_rate, hits, rate, bound, beside, r.error_rate, entries, r.cost_usd_per_1k))
+    return Table(columns, tuple(rows), "True replay on the test part")
+
+
+def break_even_table(results: Sequence[CacheResult], call_usd: float) -> Table:
+    """What a false hit may cost at most before the tier loses money: saving of a hit by false-hit rate."""
+    columns = (
+        Column("cache"), Column("saved per hit", "usd"), Column("false-hit rate", "number", digits=4),
+        Column("at most", "number", digits=4), Column("a false hit may cost", "usd", digits=3),
+        Column("at the bound", "usd", digits=3),
+    )  # fmt: skip
+    rows: list[tuple[Value, ...]] = []
+    for r in results:
+        if r.arm.kind == "semantic" and r.certificate and r.served.hits.any():
+            high = r.certificate.high
+            at_rate = call_usd / r.rate if r.rate else None
+            rows.append((r.arm.name, call_usd, r.rate, high, at_rate, call_usd / high if high else None))
+    return Table(columns, tuple(rows), "Break-even: enable only where a false hit costs you less than this")

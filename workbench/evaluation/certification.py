@@ -1,0 +1,264 @@
+"""Which threshold is shown to keep the share of wrong answers among hits under alpha, and what is said if none is.
+
+The false-hit rate need not fall as the threshold rises, so that methods for monotone losses do not apply; thresholds
+are walked through in an order fixed beforehand (fixed-sequence learn-then-test, Angelopoulos et al. 2021, arXiv
+2110.01052), which costs nothing for having tried several. Of the two methods that keep their promise when requests of
+one cluster share fate, the walk certifies more (`simulate` shows it for the traffic at hand), so it is the default.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from workbench.evaluation.bounds import (
+    Counts,
+    clopper_pearson,
+    design_effect,
+    effective_hits,
+    hits_needed,
+    korn_graubard,
+    shows,
+)
+from workbench.evaluation.comparison import MIN_CLUSTERS
+
+CAUTION = 0.7
+CONFIRM_STEP = 4  # places of the grid: thresholds .01 apart
+NO_NUMBER = "no number of labels at this threshold: its rate is not under alpha"
+
+
+# A method picks a place on the grid, or none; it sees calibration counts alone.
+Method = Callable[[Counts, float, float], int | None]
+
+
+def naive(counts: Counts, alpha: float, confidence: float) -> int | None:
+    """Lowest threshold whose measured rate is at most alpha: what threshold optimisers do, and no certificate."""
+    fits = (counts.rate <= alpha) & (counts.hits.sum(0) > 0)
+    return int(np.flatnonzero(fits)[-1]) if fits.any() else None
+
+
+def fixed_sequence(counts: Counts, alpha: float, confidence: float) -> int | None:
+    """Walk down from the first threshold with hits enough, while the cluster-robust bound is at most alpha."""
+    effective = effective_hits(counts, confidence)
+    return _walk(counts, alpha, confidence, shows(counts.rate * effective, effective, alpha, confidence))
+
+
+def fixed_sequence_iid(counts: Counts, alpha: float, confidence: float) -> int | None:
+    """Walk likewise with Clopper-Pearson's bound, which takes requests of one cluster for independent."""
+    return _walk(counts, alpha, confidence, shows(counts.false.sum(0), counts.hits.sum(0), alpha, confidence))
+
+
+def choose_then_certify(counts: Counts, alpha: float, confidence: float) -> int | None:
+    """Choose the lowest threshold at 0.7 alpha on every other cluster, certify it on the rest.
+
+    Clusters stand in no order that knows of labels, so that every other one is as good as a draw.
+    """
+    chosen = naive(counts.take(np.arange(0, len(counts.hits), 2)), CAUTION * alpha, confidence)
+    if chosen is None:
+        return None
+    rest = counts.take(np.arange(1, len(counts.hits), 2))
+    effective = effective_hits(rest, confidence)
+    enough = (rest.hits[:, chosen] > 0).sum() >= MIN_CLUSTERS
+    return chosen if enough and shows(rest.rate * effective, effective, alpha, confidence)[chosen] else None
+
+
+METHODS: dict[str, Method] = {
+    "fixed sequence, cluster-robust": fixed_sequence,
+    "choose on half, certify on half": choose_then_certify,
+    "fixed sequence, clusters ignored": fixed_sequence_iid,
+    "naive: lowest threshold under alpha": naive,
+}
+
+
+def _walk(counts: Counts, alpha: float, confidence: float, shown: npt.NDArray[np.bool_]) -> int | None:
+    start = first_with_hits(counts, alpha, confidence)
+    if start is None or not shown[start]:
+        return None
+    stops = np.flatnonzero(~shown[start:])
+    return start + int(stops[0]) - 1 if stops.size else len(shown) - 1
+
+
+def first_with_hits(counts: Counts, alpha: float, confidence: float) -> int | None:
+    """Start of the walk: the first threshold with `start_hits` in 30 clusters or more; labels are not looked at."""
+    enough = (counts.hits.sum(0) >= start_hits(alpha, confidence)) & ((counts.hits > 0).sum(0) >= MIN_CLUSTERS)
+    return int(np.flatnonzero(enough)[0]) if enough.any() else None
+
+
+def start_hits(alpha: float, confidence: float) -> int:
+    """Hits for 80 % power where the truth is half of alpha."""
+    return hits_needed(alpha, alpha / 2, confidence=confidence) or 0
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A threshold with what was found on the calibration part; where none is certified, the nearest one.
+
+    Attributes
+    ----------
+    hits, false : int
+        At the threshold; ``requests`` are all, ``clusters`` those with a hit.
+    low, high : float
+        Cluster-robust one-sided bounds of the false-hit rate; ``exact_high`` takes hits for independent.
+    labels_needed : int or None
+        Further labelled hits for 80 % power at the measured rate; None where certified, or where none would do.
+    """
+
+    certified: bool
+    threshold: float
+    alpha: float
+    confidence: float
+    hits: int
+    false: int
+    requests: int
+    clusters: int
+    low: float
+    high: float
+    exact_high: float
+    design_effect: float
+    labels_needed: int | None
+    note: str
+
+    @property
+    def rate(self) -> float:
+        """False hits by hits."""
+        return self.false / max(self.hits, 1)
+
+
+def certify(
+    counts: Counts,
+    alpha: float,
+    confidence: float,
+    *,
+    lowest: float = -1.0,
+    confirm: Callable[[float], Counts] | None = None,
+) -> Certificate:
+    """Lowest threshold that the cluster-robust walk reaches, or the nearest one and what it lacks.
+
+    Parameters
+    ----------
+    counts : Counts
+        Of the calibration part, in the shadow: every earlier request is cached.
+    lowest : float
+        Keeps the walk from going further, for a reason that did not look at these labels.
+    confirm : callable, optional
+        Counts of the true replay of the calibration part at one threshold. Where its bound is not under alpha as
+        well, the threshold is raised until it is: at loose thresholds the shadow looks better than a real cache.
+    """
+    within = counts.thresholds >= lowest
+    if not within.any():
+        note = "must-differ pairs are served at every threshold"
+        return _describe(counts, 0, alpha, confidence, certified=False, note=note)
+    allowed = Counts(counts.thresholds[within], counts.hits[:, within], counts.false[:, within], counts.requests)
+    start, place = first_with_hits(allowed, alpha, confidence), fixed_sequence(allowed, alpha, confidence)
+    for each in range(place, start - 1, -CONFIRM_STEP) if place is not None and start is not None else ():
+        if confirm is None:
+            return _describe(allowed, each, alpha, confidence, certified=True, note="cluster-robust walk")
+        bound = float(korn_graubard(confirm(float(allowed.thresholds[each])), confidence)[1][0])
+        if bound <= alpha:
+            note = f"cluster-robust walk, confirmed by true replay (at most {bound:.4f})"
+            return _describe(allowed, each, alpha, confidence, certified=True, note=note)
+    if place is not None:
+        note = "certified in the shadow, but no true replay confirms it"
+        return _describe(allowed, place, alpha, confidence, certified=False, note=note)
+    refusal = _refuse(allowed, alpha, confidence)
+    held = f"; must-differ pairs keep it from going under {lowest:g}" if within.sum() < len(within) else ""
+    return replace(refusal, note=refusal.note + held)
+
+
+def _refuse(counts: Counts, alpha: float, confidence: float) -> Certificate:
+    """Threshold under alpha that could start the walk with the fewest further requests; else the one it started at."""
+    clusters, hits, rate = (counts.hits > 0).sum(0), counts.hits.sum(0), counts.rate
+    start = first_with_hits(counts, alpha, confidence)
+    last = len(clusters) - 1 if start is None else start
+    fits = [int(i) for i in np.flatnonzero((clusters >= MIN_CLUSTERS) & (rate < alpha)) if i <= last]
+    if not fits:
+        few = clusters[last] < MIN_CLUSTERS
+        note = f"{clusters[last]} clusters with a hit, a claim needs at least {MIN_CLUSTERS}" if few else NO_NUMBER
+        return _describe(counts, last, alpha, confidence, certified=False, note=note)
+    per_effective = hits[fits] / effective_hits(counts, confidence)[fits]
+    needed = {
+        i: _hits_for(float(rate[i]), alpha, confidence, each) for i, each in zip(fits, per_effective, strict=True)
+    }
+    place = min(needed, key=lambda i: (needed[i] / hits[i], i))
+    labels = max(int(np.ceil(needed[place] - hits[place])), 1)
+    requests = int(np.ceil(labels * counts.requests.sum() / hits[place]))
+    note = f"about {labels:,} more labelled hits at {counts.thresholds[place]:g}, which {requests:,} more requests have"
+    return _describe(counts, place, alpha, confidence, certified=False, labels=labels, note=note)
+
+
+def _hits_for(rate: float, alpha: float, confidence: float, per_effective: float) -> float:
+    """Hits for 80 % power at the measured rate and design effect, and for the walk to start there."""
+    shown = (hits_needed(alpha, round(rate, 5), confidence=confidence) or 0) * per_effective
+    return max(shown, start_hits(alpha, confidence))
+
+
+def _describe(
+    counts: Counts,
+    place: int,
+    alpha: float,
+    confidence: float,
+    *,
+    certified: bool,
+    note: str,
+    labels: int | None = None,
+) -> Certificate:
+    low, high = korn_graubard(counts, confidence)
+    hits, false = counts.hits.sum(0)[place], counts.false.sum(0)[place]
+    exact = clopper_pearson(np.array([false]), np.array([hits]), confidence)[1][0]
+    return Certificate(
+        certified, float(counts.thresholds[place]), alpha, confidence, int(hits), int(false),
+        int(counts.requests.sum()), int((counts.hits[:, place] > 0).sum()), float(low[place]), float(high[place]),
+        float(exact), float(design_effect(counts)[place]), labels, note,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """How one method did over many draws, as shares of them; ``hit_rate`` is the mean, a refusal counts 0."""
+
+    method: str
+    design: str
+    draws: int
+    broken: float
+    certified: float
+    hit_rate: float
+
+
+def simulate(counts: Counts, alpha: float, confidence: float, *, draws: int, seed: int = 0) -> list[Trial]:
+    """Draw calibration sets from all pairs, half as many, and see how often each method's promise is broken.
+
+    Pairs are drawn one by one (iid), and by whole clusters, as many as there are, with replacement. Broken =
+    certified although the rate of all pairs at that threshold is above alpha; a refusal breaks nothing.
+    """
+    rng = np.random.default_rng(seed)
+    designs: Mapping[str, Callable[[], Counts]] = {
+        "pairs": lambda: _draw_pairs(counts, rng),
+        "clusters": lambda: counts.take(rng.integers(0, len(counts.hits), len(counts.hits))),
+    }
+    truth, hit_rate = counts.rate, counts.hits.sum(0) / counts.requests.sum()
+    trials = []
+    for design, draw in designs.items():
+        places: dict[str, list[int | None]] = {name: [] for name in METHODS}
+        for _ in range(draws):
+            drawn = draw()
+            for name, method in METHODS.items():
+                places[name].append(method(drawn, alpha, confidence))
+        for name, found in places.items():
+            kept = [i for i in found if i is not None]
+            broken, hits = sum(truth[i] > alpha for i in kept), sum(hit_rate[i] for i in kept)
+            trials.append(Trial(name, design, draws, broken / draws, len(kept) / draws, float(hits) / draws))
+    return trials
+
+
+def _draw_pairs(counts: Counts, rng: np.random.Generator) -> Counts:
+    """Half as many pairs, with replacement: one multinomial draw over cluster, threshold first reached, and label."""
+    hits, false = (np.diff(part, axis=1, prepend=0) for part in (counts.hits, counts.false))
+    cells = np.stack([hits - false, false])
+    missed = counts.requests - counts.hits[:, -1]
+    weights = np.r_[cells.ravel(), missed]
+    drawn = rng.multinomial(int(weights.sum()) // 2, weights / weights.sum()).astype(float)
+    right, wrong = drawn[: cells.size].reshape(cells.shape).cumsum(2)
+    requests = right[:, -1] + wrong[:, -1] + drawn[cells.size :]
+    # clusters in another order every time, because one method takes every other one
+    return Counts(counts.thresholds, right + wrong, wrong, requests).take(rng.permutation(len(requests)))

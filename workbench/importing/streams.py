@@ -1,0 +1,42 @@
+"""A team's own log of questions, in the order they came, as the stream of an evalset."""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from workbench.errors import EvalsetError
+from workbench.evaluation.traffic import stream_of
+from workbench.importing.folder import add_file, import_card
+from workbench.importing.tables import named_rows
+
+STREAM_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "query": ("query", "text", "question", "prompt"),
+        "answer_key": ("answer_key", "answer_id", "intent", "class_id", "label"),
+        "pos": ("pos", "position"),
+        "tenant_id": ("tenant_id", "tenant"),
+        "cluster": ("cluster",),
+        "at": ("at", "timestamp", "time"),
+    }
+)
+
+
+def import_stream(path: Path, out: Path) -> Path:
+    """Write ``out/stream.parquet`` from a CSV, Parquet or JSONL file with one request a row.
+
+    Columns: ``query`` and ``answer_key`` (which requests may share an answer: an intent, a label), and where there
+    are any ``pos``, ``tenant_id``, ``cluster`` (default: the answer key) and ``at``; common other names are known.
+
+    Raises
+    ------
+    EvalsetError
+        With the file and line of everything that cannot be used, or if there is a stream already.
+    """
+    rows, left_out = named_rows(path, STREAM_NAMES)
+    frame, defects = stream_of(str(path), rows)
+    if defects:
+        raise EvalsetError("the stream cannot be imported; correct these lines:", defects)
+    data = io.BytesIO()
+    frame.sort("pos").write_parquet(data)
+    return add_file(out, "stream.parquet", data.getvalue(), card=import_card(path, left_out))
