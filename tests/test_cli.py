@@ -50,6 +50,31 @@ def test_run_prints_sentence_gate_and_report_and_is_listed(project: Settings) ->
     assert "retrieval  cell 2/5" in done.stderr
     (listed,) = workbench(project, "runs").stdout.splitlines()
     assert listed.split()[1:] == ["done", "ci", "gate:", "holds"]
+    newest = workbench(project, "summary").stdout
+    assert "margin 0.5" in newest
+    assert workbench(project, "summary", listed.split()[0]).stdout == newest
+
+
+def test_evalset_can_be_a_folder_named_from_where_one_stands(project: Settings) -> None:
+    (project.root / "mine").mkdir()
+    done = workbench(project, "run", "retrieval", "-p", "evalset=../mine")
+    assert f"on {project.root / 'mine'}." in done.stdout, done.stderr
+
+
+def test_tables_become_an_evalset_of_the_project(project: Settings) -> None:
+    (project.notebooks / "docs.jsonl").write_text('{"id": "a", "body": "Refunds take five days."}\n')
+    (project.notebooks / "asked.csv").write_text("id,frage,relevant\nq1,when is my money back?,a\nq2,how long?,a\n")
+    tables = ["--corpus", "docs.jsonl", "--queries", "asked.csv", "--rename", "frage=question"]
+    done = workbench(project, "import", "tables", "shop", *tables)
+    assert done.returncode == 0, done.stderr
+    assert (project.evalsets / "shop" / "qrels" / "test.tsv").is_file()
+    assert workbench(project, "evalset", "check", "shop").returncode == 0
+
+
+def test_collection_of_the_hub_is_refused_offline_with_what_to_do(project: Settings) -> None:
+    done = workbench(project, "import", "hub", "owner/name")
+    assert done.returncode == 3
+    assert "HF_HUB_OFFLINE is set; unset it, or load a local BEIR folder" in done.stderr
 
 
 @pytest.mark.parametrize(

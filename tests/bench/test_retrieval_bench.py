@@ -1,5 +1,6 @@
 """The whole chain on a tiny evalset: arms, decision, acceptance, and what a check says when something changed."""
 
+import json
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -7,7 +8,7 @@ from dataclasses import dataclass, replace
 import polars as pl
 import pytest
 
-from tests.bench.tiny import HYBRID, TEXT, change_query, judge, open_bench, project
+from tests.bench.tiny import HYBRID, STRATEGIES, TEXT, change_query, judge, open_bench, project, write_evalset
 from workbench.bench.asking import Scored
 from workbench.clock import SystemClock
 from workbench.errors import ConfigError, GateFailed
@@ -71,7 +72,7 @@ def test_the_cheapest_arm_that_holds_is_chosen_and_everything_is_on_disk(first):
     assert Decision.load(folder / "decision.json") == decision
     assert Gate.load(folder / "gate.json").status == "stale", "nothing was accepted yet"
     summary = Summary.load(folder / "summary.json")
-    assert {p.split for p in summary.frontier} == {"dev"}
+    assert {p.arm for p in summary.frontier} == {a.name for a in dev.arms}
     assert {(s.slice, s.value) for s in summary.slices} >= {("tenant_id", "acme"), ("style", "s1")}
     scores = pl.read_parquet(folder / "scores.parquet")
     assert set(scores["split"].unique()) == {"dev", "test"}
@@ -192,6 +193,45 @@ def test_two_candidates_of_one_name_are_refused(root):
         bench.prepare()
     with pytest.raises(ConfigError, match="two arms are called 'mine'"):
         open_bench(root, systems=["mine=a.run@1", "mine=a.run@2"]).prepare()
+
+
+def test_an_arm_that_the_corpus_is_too_small_for_is_left_out_and_that_is_told(root):
+    bench = open_bench(root, strategies=["full_text", "vector_ivf_pq", "hybrid_rrf", "hybrid_callables"])
+    arms = bench.prepare()
+    assert [arm.name for arm in arms] == [TEXT, HYBRID, "whole · hybrid_callables"]
+    said = "whole · vector_ivf_pq is left out: IvfPq() needs 256 chunks, the corpus has 80"
+    assert said in bench.arms_table(arms).caption
+    judge(bench, arms)
+    assert f"{said}." in Summary.load(bench.experiment.folder / "summary.json").warnings
+    with pytest.raises(ConfigError, match="no arm can be asked on this corpus: whole · vector_ivf_pq is left out"):
+        open_bench(root, strategies=["vector_ivf_pq"]).prepare()
+
+
+def test_a_plain_collection_of_known_answers_is_decided_without_bounds(tmp_path):
+    """As most public collections are: no tenants, no families, relevant documents only, one split."""
+    folder = tmp_path / "evalsets" / "tiny"
+    write_evalset(folder)
+    rows = [line.split("\t") for split in ("dev", "test") for line in _lines(folder / "qrels" / f"{split}.tsv")]
+    (folder / "qrels" / "dev.tsv").unlink()
+    known = "".join(f"{q}\t{d}\t1\n" for q, d, grade in rows if grade == "2")
+    (folder / "qrels" / "test.tsv").write_text(f"query-id\tcorpus-id\tscore\n{known}", encoding="utf-8")
+    for name in ("queries", "corpus"):
+        plain = [{k: v for k, v in json.loads(line).items() if k != "metadata"} for line in _lines(folder / name, 0)]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in plain), encoding="utf-8")
+    bench = open_bench(tmp_path, strategies=[*STRATEGIES, "hybrid_callables"])
+    _, _, test, decision = judge(bench, bench.prepare())
+    assert decision.n_clusters == decision.n_items >= 30, "each question is its own family"
+    assert bench.experiment.evalset.tenants == ("default",)
+    assert test.bounds() == {}
+    warnings = Summary.load(bench.experiment.folder / "summary.json").warnings
+    assert any("name relevant documents only" in w for w in warnings)
+    assert any("hybrid_callables is left out: no document matches" in w for w in warnings)
+    assert Summary.load(bench.experiment.folder / "summary.json").slices == ()
+    assert any(w.startswith("only test is judged: split 1:3 by cluster") for w in warnings)
+
+
+def _lines(path, header=1):
+    return path.with_suffix(path.suffix or ".jsonl").read_text(encoding="utf-8").splitlines()[header:]
 
 
 def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(root):

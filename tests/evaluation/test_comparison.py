@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from workbench.errors import ConfigError
-from workbench.evaluation.comparison import bootstrap_t, classify, compare, mean_interval, no_difference_p
+from workbench.evaluation.comparison import bootstrap_t, classify, compare, mean_interval, no_difference_p, sharper
 
 
 def scores_of(**arms):
@@ -26,6 +26,13 @@ def test_bounds_without_clusters_are_close_to_the_t_interval_on_normal_data():
     low = d.mean() - stats.t.ppf(0.95, 199) * d.std(ddof=1) / np.sqrt(200)
     assert bounds.low[0] == pytest.approx(low, abs=0.001)
     assert bounds.se[0] == pytest.approx(d.std(ddof=1) / np.sqrt(200), rel=1e-6)
+
+
+def test_few_clusters_keep_back_part_of_alpha_and_many_hardly_any():
+    aimed = [sharper(0.95, m) for m in (5, 30, 120, 10_000)]
+    assert aimed == sorted(aimed, reverse=True)
+    assert aimed[1] == pytest.approx(1 - 0.05 * 22 / 30)
+    assert aimed[-1] == pytest.approx(0.95, abs=1e-4)
 
 
 def test_items_that_share_a_cluster_widen_the_bounds():
@@ -50,6 +57,14 @@ def test_two_arms_whose_outputs_are_the_same_are_identical_and_never_hold():
     values = np.random.default_rng(3).random(100)
     (d,) = compare(scores_of(ref=values, arm=values), ["arm"], reference="ref", margin=0.05)
     assert (d.status, d.mean, d.n_differ) == ("identical", 0.0, 0)
+
+
+def test_an_arm_without_spread_has_its_mean_as_bounds_whatever_stands_beside_it():
+    rare = np.zeros(60)
+    rare[0] = 1.0  # in a third of the resamples nothing differs: t is infinite there
+    bounds = bootstrap_t(np.stack([np.zeros(60), rare]), np.arange(60))
+    assert (bounds.low[0], bounds.high[0]) == (0.0, 0.0)
+    assert bounds.low[1] < bounds.mean[1] < bounds.high[1]
 
 
 def test_a_constant_loss_is_no_evidence_however_small():

@@ -50,6 +50,7 @@ def test_defaults_come_back_in_their_declared_types(tmp_path: Path) -> None:
         ("rerank", "False", False),
         ("arms", "vector, text", ["vector", "text"]),
         ("arms", "", []),
+        ("arms", '["vector", "a,b"]', ["vector", "a,b"]),
         ("seed", "-1", -1),
     ],
 )
@@ -75,6 +76,7 @@ def test_text_of_a_command_line_becomes_the_declared_type(tmp_path: Path, name: 
         ("rerank", 1),
         ("arms", [1, 2]),
         ("arms", {"a": 1}),
+        ("arms", '["vector"'),
     ],
 )
 def test_value_that_does_not_fit_is_refused_with_name_type_and_value(tmp_path: Path, name: str, given: Any) -> None:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -137,7 +137,8 @@ class Experiment:
         against = None if against is None else against.filter(mine)
         claims = make_claims(test.filter(mine), facts, rule, against=against, seed=seed)
         order = {f.name: f.order for f in facts}
-        return self.conclude(claims, rule, decide(claims, rule, order=order, synthetic=self.evalset.synthetic))
+        outcome = decide(self._as_timed_before(claims), rule, order=order, synthetic=self.evalset.synthetic)
+        return self.conclude(claims, rule, outcome)
 
     def conclude(self, claims: tuple[Claim, ...], rule: Rule, outcome: Outcome) -> Decision:
         """Write down what was decided on these claims, and what it rests on."""
@@ -159,6 +160,13 @@ class Experiment:
             settings={k: v for k, v in parameters_of(self.parameters).items() if k != "kind"},
             synthetic=self.evalset.synthetic,
         )
+
+    def _as_timed_before(self, claims: tuple[Claim, ...]) -> tuple[Claim, ...]:
+        """Claims with the latencies of the accepted decision where this run only checks it again."""
+        if self.accepted is None or not self.rechecks:
+            return claims
+        before = {c.arm: c.latency_p95_ms for c in self.accepted.claims}
+        return tuple(replace(c, latency_p95_ms=before.get(c.arm)) for c in claims)
 
     def count_test_use(self, arms: list[str]) -> int:
         """Note that these arms were judged on this test split; returns how many different sets have been.

@@ -14,6 +14,8 @@ from workbench.bench.asking import (
     ask_all,
     candidate_name,
     check_knobs,
+    check_names,
+    foreign_hits,
     pessimistic,
     spread_over_rebuilds,
 )
@@ -31,8 +33,8 @@ from workbench.evaluation.exploring import frontier_points, slice_rows
 from workbench.evaluation.power import plan
 from workbench.evaluation.summary import Summary
 from workbench.inference.embedding import Embedder, MiniLM, load_embedder
-from workbench.inference.prices import load_prices
-from workbench.records import Decision, Query, content_hash
+from workbench.inference.prices import project_prices
+from workbench.records import Decision, content_hash
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Table
 from workbench.reports.figure import Figure
@@ -109,7 +111,7 @@ class RetrievalBench:
             **system_inputs(systems),
             "weights": embedder.encoder_id,
             "encoder probe": encoder_probe(embedder),
-            "prices": load_prices().sha256,
+            "prices": project_prices(settings.root).sha256,
         }
         accepted = decision_path(evalset.path, "retrieval")
         experiment = Experiment(
@@ -147,23 +149,35 @@ class RetrievalBench:
     def prepare(self) -> list[Candidate]:
         """Ingest, index and fit every arm, simplest first."""
         p, dev = self.parameters, self.experiment.evalset.split("dev")
-        arms = make_arms(p.chunkers, p.strategies, embedder=p.embedder)
-        for arm in arms:
+        arms = []
+        for arm in make_arms(p.chunkers, p.strategies, embedder=p.embedder):
             bar = Progress(f"chunks of {arm.name}", 1)
             self.searcher.on_progress = lambda done, total, bar=bar: _advance(bar, done, total)
+            if why := self.searcher.unfit(arm):
+                bar.done(f"{arm.name} is left out: {why}")
+                continue
             if report := self.searcher.prepare(arm):
                 bar.done(f"{arm.name}: {report.chunks:,} chunks written, {report.embedded:,} embedded")
+            arms.append(arm)
         fitted = [name for name in p.strategies if name in FITTED]
         learned = fit_arms(self.searcher, p.chunkers, fitted, dev, embedder=p.embedder)
         candidates: list[Candidate] = [*arms, *learned, *self.systems]
-        names = [candidate_name(c) for c in candidates]
-        if twice := [n for n in names if names.count(n) > 1]:
-            raise ConfigError(f"two arms are called {twice[0]!r}; give your system a name of its own")
+        if not candidates:
+            raise ConfigError(f"no arm can be asked on this corpus: {'; '.join(self.left_out)}")
+        check_names(candidates)
         return candidates
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Arms of the grid that this corpus is too small for, each with the reason."""
+        p = self.parameters
+        arms = make_arms(p.chunkers, p.strategies, embedder=p.embedder)
+        return tuple(f"{arm.name} is left out: {why}" for arm in arms if (why := self.searcher.unfit(arm)))
 
     def arms_table(self, arms: Sequence[Candidate]) -> Table:
         """Arms as they print themselves, with their rows and what their encoder cuts off."""
-        return arms_table(arms, self.searcher)
+        table = arms_table(arms, self.searcher)
+        return replace(table, caption=". ".join([table.caption, *self.left_out]))
 
     def score(self, arms: Sequence[Candidate], split: str) -> Scored:
         """Ask every question of one split, arm by arm, and score what comes back."""
@@ -228,14 +242,7 @@ class RetrievalBench:
 
     def leaks(self, *scored: Scored) -> int:
         """Count hits that belong to another tenant than the question's; must be 0."""
-        owner = {d.doc_id: d.tenant_id for d in self.experiment.evalset.documents}
-        asked: dict[str, Query] = {q.query_id: q for s in scored for q in s.split.queries}
-        return sum(
-            owner.get(doc_id, asked[query_id].tenant_id) != asked[query_id].tenant_id
-            for s in scored
-            for answers in s.answers.values()
-            for query_id, doc_id in answers.run.select("query_id", "doc_id").iter_rows()
-        )
+        return sum(foreign_hits(s, self.experiment.evalset.documents) for s in scored)
 
     def save(self, decision: Decision, dev: Scored, test: Scored) -> Summary:
         """Write everything the report and the gate need; what is unjudged goes to ``to_judge.jsonl``."""
@@ -244,6 +251,7 @@ class RetrievalBench:
         if len(unjudged):
             unjudged.write_ndjson(experiment.folder / "to_judge.jsonl")
         summary = summarise(experiment, decision, dev, test)
+        summary = replace(summary, warnings=(*summary.warnings, *(f"{why}." for why in self.left_out)))
         if decision.test_uses >= MANY_TEST_USES:
             worn = f"This test split has judged {decision.test_uses} sets of arms: it is worn, write fresh questions."
             summary = replace(summary, warnings=(*summary.warnings, worn))

@@ -30,6 +30,8 @@ SCORES_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
 MIN_CLUSTERS = 30
 MIN_DIFFERING = 10
 DRAWS = 4000
+# Clusters' worth of alpha that is kept back: `sharper`.
+KEPT_BACK = 8
 _BLOCK = 250
 
 
@@ -83,7 +85,7 @@ def bootstrap_t(
     clusters : ndarray of int, shape (items,)
         Cluster code of each item, 0 .. m - 1.
     confidence : float
-        Of each one-sided bound, over all arms together.
+        Of each one-sided bound, over all arms together; its quantile is taken at the `sharper` one.
     draws, seed : int
         Resamples and their seed.
 
@@ -106,9 +108,13 @@ def bootstrap_t(
     with np.errstate(divide="ignore", invalid="ignore"):
         t = (means - mean)[:, spread] / ses[:, spread]
     t = np.nan_to_num(t, nan=0.0, posinf=np.inf, neginf=-np.inf)
+    confidence = sharper(confidence, m)
     upper_t = np.quantile(t.max(1), confidence, method="higher")
     lower_t = np.quantile(t.min(1), 1 - confidence, method="lower")
-    return Bounds(mean, se, mean - upper_t * se, mean - lower_t * se)
+    low, high = mean.copy(), mean.copy()
+    low[spread] -= upper_t * se[spread]
+    high[spread] -= lower_t * se[spread]
+    return Bounds(mean, se, low, high)
 
 
 def cluster_weights(m: int, draws: int, seed: int) -> Iterator[np.ndarray]:
@@ -119,6 +125,19 @@ def cluster_weights(m: int, draws: int, seed: int) -> Iterator[np.ndarray]:
         # A multinomial, counted in a fifth of the time that numpy's own takes.
         drawn = rng.integers(m, size=(n, m)) + m * np.arange(n)[:, None]
         yield np.bincount(drawn.ravel(), minlength=n * m).reshape(n, m).astype(float)
+
+
+def sharper(confidence: float, n_clusters: int) -> float:
+    """Confidence to aim at so that bounds from few clusters keep the stated one.
+
+    The level of a bootstrap-t is off by a term of order 1 / clusters (Hall 1988): from 30 clusters it gave 93 to 94 %
+    for 95 % intervals, and "holds" in 6.7 % for 5 % where losses are rare and large. Keeping back 8 / clusters of
+    alpha mends both in the simulation (``tests/benchmarks/simulate_gate.py``), and fades as clusters are added.
+
+    >>> round(sharper(0.95, 30), 4), round(sharper(0.95, 300), 4)
+    (0.9633, 0.9513)
+    """
+    return 1 - (1 - confidence) * (1 - KEPT_BACK / max(n_clusters, 2 * KEPT_BACK))
 
 
 def _ratio_mean(weights: np.ndarray, sums: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -197,7 +216,7 @@ def compare(
     bounds = bootstrap_t(values, codes, confidence=confidence, draws=draws, seed=seed)
     out = []
     for i, arm in enumerate(candidates):
-        low, high = float(bounds.low[i]), float(bounds.high[i])
+        low, high = max(float(bounds.low[i]), -1.0), min(float(bounds.high[i]), 1.0)  # of values in [0, 1]
         status, differ = classify(values[i], codes, low=low, high=high, margin=margin)
         mean, se = float(bounds.mean[i]), float(bounds.se[i])
         out.append(PairedDifference(arm, mean, se, low, high, status, len(items), int(codes.max()) + 1, differ))

@@ -61,10 +61,12 @@ def pick_finalists(dev: pl.DataFrame, facts: Sequence[ArmFacts], rule: Rule) -> 
     cost = {f.name: f.cost_usd_per_1k for f in facts}
     order = {f.name: f.order for f in facts}
     items, _ = item_clusters(dev)
-    means = {f.name: float(item_values(dev, f.name, items, missing=0.0).mean()) for f in facts}
+    values = {f.name: item_values(dev, f.name, items, missing=0.0) for f in facts}
+    means = {name: float(v.mean()) for name, v in values.items()}
     reference = rule.reference
     cheaper = [a for a in cost if (cost[a], order[a]) < (cost[reference], order[reference])]
-    near = [a for a in cheaper if means[a] > means[reference] - 2 * rule.margin]
+    twins = {a for a in cheaper if cost[a] == cost[reference] and np.array_equal(values[a], values[reference])}
+    near = [a for a in cheaper if means[a] > means[reference] - 2 * rule.margin and a not in twins]
     beaten = {a for a in near if any(cost[b] <= cost[a] and means[b] > means[a] for b in near)}
     best = sorted(near, key=lambda a: (a in beaten, -means[a], order[a]))[:MAX_FINALISTS]
     return sorted(best, key=lambda a: (cost[a], order[a]))
@@ -152,7 +154,8 @@ def decide(claims: Sequence[Claim], rule: Rule, *, order: Mapping[str, int], syn
             return Outcome("none_meets_floor", rule.reference, _none_sentence(claims, rule), None)
         return Outcome("inconclusive", rule.reference, _open_sentence(open_claims, rule), _fewest(open_claims))
     best = min(fit, key=lambda c: price[c.arm])
-    cheaper_open = [c for c in open_claims if price[c.arm] < price[best.arm]]
+    # An open question about an arm that would save nothing is not worth more labels.
+    cheaper_open = [c for c in open_claims if c.cost_usd_per_1k < best.cost_usd_per_1k]
     if best.arm != rule.reference:
         verdict: Verdict = "provisional" if synthetic else "chosen"
         return Outcome(verdict, best.arm, _chosen_sentence(best, reference, rule, verdict), _fewest(cheaper_open))

@@ -9,7 +9,7 @@ from typing import Literal, Self
 import polars as pl
 
 from workbench.errors import GateFailed
-from workbench.evaluation.decision import fast_enough, good_enough
+from workbench.evaluation.decision import good_enough
 from workbench.records import Decision, GateStatus
 
 SAME = 1e-9
@@ -59,7 +59,7 @@ class Gate:
     def load(cls, path: Path) -> Self:
         """Read ``gate.json``."""
         raw = json.loads(path.read_text(encoding="utf-8"))
-        claims = tuple(GateClaim(**{**c, "changed": tuple(c["changed"])}) for c in raw.pop("claims"))
+        claims = tuple(GateClaim(**{**c, "changed": tuple(c.get("changed", ()))}) for c in raw.pop("claims"))
         return cls(**raw, claims=claims)
 
     def enforce(self) -> None:
@@ -161,7 +161,10 @@ def changed_items(before: pl.DataFrame, after: pl.DataFrame, arm: str) -> list[s
 
 
 def _generalisation(accepted: Decision, now: Decision) -> GateClaim:
-    """The interval claim on the test questions; a "no" or "cannot tell" holds when it is given again."""
+    """The interval claim on the test questions; a "no" or "cannot tell" holds when it is given again.
+
+    Latency was a constraint when the decision was made; measured again on another machine it is information.
+    """
     if accepted.verdict not in ("chosen", "provisional"):
         same = (accepted.verdict, accepted.arm) == (now.verdict, now.arm)
         verb = "again" if same else f"was accepted, now {now.verdict} ({now.arm})"
@@ -172,8 +175,6 @@ def _generalisation(accepted: Decision, now: Decision) -> GateClaim:
     status = claim.status
     if status in ("holds", "identical") and not good_enough(claim, rule):
         status = "broken" if rule.floor is not None and claim.estimate_high < rule.floor else "inconclusive"
-    if status in ("holds", "identical") and not fast_enough(claim, rule):
-        status = "broken"
     sentence = (
         f"{accepted.arm} against {rule.reference}: {claim.difference:+.3f} {rule.metric}, between {claim.low:+.3f} and "
         f"{claim.high:+.3f}; {rule.limit_name} {rule.margin:g}."

@@ -4,7 +4,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +29,32 @@ def write_folder(
     EvalsetError
         If there is something at ``out`` already: an import never replaces judgements.
     """
-    if out.exists():
-        raise EvalsetError(f"{out} exists already; remove it or import into another folder")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
-        folder = Path(scratch) / out.name
-        (folder / "qrels").mkdir(parents=True)
+    with new_folder(out) as folder:
+        (folder / "qrels").mkdir()
         _write_lines(folder / "corpus.jsonl", map(_document_line, documents))
         _write_lines(folder / "queries.jsonl", map(_query_line, queries))
         for split, rows in judgements.items():
             lines = (f"{row.query_id}\t{row.doc_id}\t{row.grade}" for row in rows)
             _write_lines(folder / "qrels" / f"{split}.tsv", ["query-id\tcorpus-id\tscore", *lines])
         (folder / "card.md").write_text(card, encoding="utf-8")
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Give a folder to write into, which becomes ``out`` when the block ends without an error.
+
+    Raises
+    ------
+    EvalsetError
+        If there is something at ``out`` already: an import never replaces judgements.
+    """
+    if out.exists():
+        raise EvalsetError(f"{out} exists already; remove it or import into another folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
+        folder = Path(scratch) / out.name
+        folder.mkdir()
+        yield folder
         folder.rename(out)
 
 

@@ -104,6 +104,8 @@ class LiteLLMEmbedder:
         import litellm
         from openai import OpenAIError
 
+        if not texts:
+            return np.zeros((0, self.dimension), np.float32)
         vectors: list[list[float]] = []
         for start in range(0, len(texts), batch):
             part = list(texts[start : start + batch])

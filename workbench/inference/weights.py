@@ -79,7 +79,10 @@ def fetch(name: str, folder: Path, *, table: Mapping[str, Weights] = WEIGHTS) ->
     out = folder / weights.file_name
     if out.is_file() and sha256_file(out) == weights.sha256:
         return out
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WeightsError(f"the folder of weights {folder} cannot be written: {error}; set WORKBENCH_CACHE") from error
     answers = []
     for source in weights.sources:
         part = out.with_name(f"{out.name}.{os.getpid()}.part")

@@ -3,8 +3,9 @@
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+from workbench.evaluation.gate import GateClaim
 from workbench.rendering.escape import visible
-from workbench.reports.results import GateClaim, Results, load_results
+from workbench.reports.results import Results, load_results
 
 _LIMIT = 2000
 

@@ -8,38 +8,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from workbench.errors import ConfigError, RunError
+from workbench.evaluation.gate import Gate
 from workbench.evaluation.summary import Summary
 from workbench.records import Decision
 
 T = TypeVar("T")
 TEST_USES_LIMIT = 10
-
-
-@dataclass(frozen=True, slots=True)
-class GateClaim:
-    """One claim of the gate; ``kind`` is sameness, generalisation or invariant."""
-
-    kind: str
-    arm: str
-    status: str
-    sentence: str
-
-
-@dataclass(frozen=True, slots=True)
-class StoredGate:
-    """What the gate said, as stored in ``gate.json``."""
-
-    status: str
-    exit_code: int
-    sentence: str
-    claims: tuple[GateClaim, ...]
-
-    @classmethod
-    def load(cls, path: Path) -> "StoredGate":
-        """Read ``gate.json``; fields beyond these are the gate's own business."""
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        claims = tuple(GateClaim(c["kind"], c["arm"], c["status"], c["sentence"]) for c in raw["claims"])
-        return cls(raw["status"], raw["exit_code"], raw["sentence"], claims)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +23,7 @@ class Results:
     folder: str
     run: dict[str, Any]
     decision: Decision | None
-    gate: StoredGate | None
+    gate: Gate | None
     summary: Summary | None
     notebook: dict[str, Any] | None
     problems: tuple[str, ...]
@@ -112,7 +86,7 @@ def load_results(run_dir: Path) -> Results:
     broken: list[str] = []
     run = _read(run_dir / "run.json", _object, broken) or {}
     decision = _read(run_dir / "decision.json", Decision.load, broken)
-    gate = _read(run_dir / "gate.json", StoredGate.load, broken)
+    gate = _read(run_dir / "gate.json", Gate.load, broken)
     summary = _read(run_dir / "summary.json", Summary.load, broken)
     notebook = _read(run_dir / "executed.ipynb", _object, broken)
     problems = [*_ending(run), *broken, *_absent(run_dir, run, gate)]
@@ -158,7 +132,7 @@ def _ending(run: dict[str, Any]) -> list[str]:
     return [f"{said.get(status, 'It is not known how the run ended')}{': ' + why if why else '.'}"]
 
 
-def _absent(run_dir: Path, run: dict[str, Any], gate: StoredGate | None) -> list[str]:
+def _absent(run_dir: Path, run: dict[str, Any], gate: Gate | None) -> list[str]:
     wanted = {"run.json": "run record", "decision.json": "decision", "gate.json": "gate result"}
     wanted["summary.json"] = "summary"
     if run.get("status") == "done" and gate is not None:

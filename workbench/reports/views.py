@@ -5,10 +5,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from workbench.evaluation.gate import Gate
 from workbench.evaluation.summary import Section
 from workbench.records import Claim, Decision
 from workbench.rendering.table import Column, Interval, Table, Value, number, usd_digits
-from workbench.reports.results import StoredGate
 
 VERDICTS = {
     "chosen": "Chosen",
@@ -46,7 +46,7 @@ def decision_table(decision: Decision) -> Table:
     return Table(tuple(columns), tuple(rows), caption, mark=mark)
 
 
-def gate_table(gate: StoredGate) -> Table:
+def gate_table(gate: Gate) -> Table:
     """Claims of the gate, one a row."""
     rows = tuple((c.arm, c.kind, c.status, c.sentence) for c in gate.claims)
     return Table((Column("arm"), Column("claim"), Column("status", "status"), Column("what was found")), rows)

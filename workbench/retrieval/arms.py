@@ -42,10 +42,11 @@ def make_arms(chunkers: Sequence[str], strategies: Sequence[str], *, embedder: s
     ConfigError
         If a chunker or strategy is not known, or one is named twice.
     """
-    known = [*STRATEGIES, *FITTED]
+    models = [s for s in strategies if s.startswith(CROSS_ENCODER) and s != CROSS_ENCODER]
+    known = [*STRATEGIES, *FITTED, *models]
     for kind, names, allowed in (("chunker", chunkers, list(CHUNKERS)), ("strategy", strategies, known)):
         for name in names:
-            if name not in allowed and not name.startswith(CROSS_ENCODER):
+            if name not in allowed:
                 raise ConfigError(unknown_name(kind, name, allowed))
         if not names or len(set(names)) < len(names):
             raise ConfigError(f"{kind} names must be at least one and all different, found {list(names)}")

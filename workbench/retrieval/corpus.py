@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from workbench.config import Settings
-from workbench.errors import EvalsetError
+from workbench.errors import Defect, EvalsetError, unknown_name
 from workbench.records import Document, content_hash
+from workbench.retrieval.docstrings import NAMESPACES
 
 READER = Path(__file__).with_name("docstrings.py")
 HASH_CHARS = 16
@@ -36,7 +37,7 @@ def load_corpus(folder: Path, settings: Settings) -> tuple[list[Document], str]:
     lock = folder / "corpus.lock"
     if not lock.is_file():
         raise EvalsetError(f"{lock} is missing; write it with: workbench evalset lock {folder}")
-    pinned = dict(line.split("\t") for line in lock.read_text(encoding="utf-8").splitlines())
+    pinned = _read_lock(lock)
     manifest = content_hash(lock.read_bytes())
     built = settings.cache / "corpora" / f"{folder.name}-{manifest[:HASH_CHARS]}.jsonl"
     documents = _read(built) if built.is_file() else build_corpus(folder, settings)
@@ -51,12 +52,10 @@ def load_corpus(folder: Path, settings: Settings) -> tuple[list[Document], str]:
 
 def build_corpus(folder: Path, settings: Settings) -> list[Document]:
     """Build every document afresh, sorted by id; the lock is not looked at."""
-    recipe = tomllib.loads((folder / "corpus.toml").read_text(encoding="utf-8"))
-    if recipe.get("kind") != "docstrings":
-        raise EvalsetError(f"{folder / 'corpus.toml'}: kind must be 'docstrings', found {recipe.get('kind')!r}")
+    recipe = _read_recipe(folder / "corpus.toml")
     documents = []
     for library, version in recipe["libraries"].items():
-        released = recipe["released"][library]
+        released = recipe.get("released", {}).get(library, {})
         documents += [_document(library, version, raw, released) for raw in _read_library(library, version, settings)]
     return sorted(documents, key=lambda d: d.doc_id)
 
@@ -67,6 +66,30 @@ def write_lock(folder: Path, settings: Settings) -> int:
     lines = [f"{d.doc_id}\t{d.content_hash[:HASH_CHARS]}\n" for d in documents]
     (folder / "corpus.lock").write_text("".join(lines), encoding="utf-8")
     return len(lines)
+
+
+def _read_lock(lock: Path) -> dict[str, str]:
+    rows = [line.split("\t") for line in lock.read_text(encoding="utf-8").splitlines()]
+    if bad := [number for number, row in enumerate(rows, 1) if len(row) != 2]:
+        problem = Defect(str(lock), bad[0], "an id and a hash parted by a tab are expected")
+        raise EvalsetError(f"{lock} cannot be read; restore it from version control", [problem])
+    return {doc_id: digest for doc_id, digest in rows}
+
+
+def _read_recipe(path: Path) -> dict[str, Any]:
+    try:
+        recipe = tomllib.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise EvalsetError(f"{path}: not TOML: {error}") from error
+    if recipe.get("kind") != "docstrings":
+        raise EvalsetError(f"{path}: kind must be 'docstrings', found {recipe.get('kind')!r}")
+    libraries = recipe.get("libraries")
+    if not isinstance(libraries, dict) or not libraries:
+        raise EvalsetError(f"{path}: [libraries] must give the version of each library to read")
+    for library in libraries:
+        if library not in NAMESPACES:
+            raise EvalsetError(f"{path}: {unknown_name('library', library, list(NAMESPACES))}")
+    return recipe
 
 
 def _read_library(library: str, version: str, settings: Settings) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ class Exact:
 
     name: ClassVar[str] = "exact"
     deterministic: ClassVar[bool] = True
+    min_rows: ClassVar[int] = 1
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -40,6 +41,11 @@ class IvfPq:
     sub_vectors: int | None = None
     bits: int = 8
 
+    @property
+    def min_rows(self) -> int:
+        """Rows below which its codes cannot be learned."""
+        return 1 << self.bits
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class HnswSq:
@@ -49,6 +55,7 @@ class HnswSq:
 
     name: ClassVar[str] = "hnsw_sq"
     deterministic: ClassVar[bool] = False
+    min_rows: ClassVar[int] = 1
     m: int = 20
     ef_construction: int = 300
     partitions: int | None = None
@@ -108,9 +115,9 @@ def _vector_config(vector: IvfPq | HnswSq, rows: int) -> Any:
             ef_construction=vector.ef_construction,
             num_partitions=vector.partitions,
         )
-    if rows < 2**vector.bits:
+    if rows < vector.min_rows:
         raise StoreError(
-            f"{vector!r} learns {2**vector.bits} codes from the vectors, and the table has {rows}; "
+            f"{vector!r} learns {vector.min_rows} codes from the vectors, and the table has {rows}; "
             "ingest more, or use Exact() or HnswSq()"
         )
     return index.IvfPq(

@@ -1,5 +1,6 @@
 """Rerankers over the legs of a hybrid search: one learned on the dev questions, one cross-encoder by name."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -14,6 +15,7 @@ from workbench.retrieval.indexing import VectorIndex
 from workbench.retrieval.strategies import Hybrid, Question, ordered, scaled
 from workbench.retrieval.tenant import TenantHandle
 
+_WORD = re.compile(r"[^\W_]+")
 FEATURES = (
     "text score",
     "vector score",
@@ -172,4 +174,4 @@ def _cross_encoder(model: str) -> Any:
 
 
 def _words(text: str) -> list[str]:
-    return "".join(c.lower() if c.isalnum() else " " for c in text).split()
+    return _WORD.findall(text.lower())

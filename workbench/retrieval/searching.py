@@ -97,14 +97,32 @@ class Searcher:
     def cost_usd_per_1k(self, arm: Arm, queries: Sequence[Query], prices: PriceTable) -> float:
         """Dollars of a thousand requests: counted work at the rows that each query's tenant really has."""
         tenants = {q.tenant_id for q in queries}
-        cost = {t: prices.cost_usd(arm.strategy.work(self.handle(arm, t).count())) for t in tenants}
+        cost = {t: prices.cost_usd(arm.work(self.handle(arm, t).count())) for t in tenants}
         return 1000 * sum(cost[q.tenant_id] for q in queries) / len(queries)
 
     def plan(self, arm: Arm) -> dict[str, str]:
-        """LanceDB's account of both legs as this arm searches them, to see that its knobs are in effect."""
+        """LanceDB's account of both legs as this arm searches them, to see that its knobs are in effect.
+
+        The name of the table is left out: plans of arms with tables of their own compare too.
+        """
         handle = self.handle(arm, self.documents[0].tenant_id)
         vector = self.embedder.embed(["plan"])[0] if arm.strategy.uses_vectors else None
-        return arm.strategy.plan(handle, Question("plan", vector))
+        plan = arm.strategy.plan(handle, Question("plan", vector))
+        return {leg: told.replace(self.table_name(arm), "table") for leg, told in plan.items()}
+
+    def unfit(self, arm: Arm) -> str:
+        """Why an arm cannot find anything in this corpus; empty where it can.
+
+        Its index may need more chunks than there are, or its filter may leave none.
+        """
+        index, where = arm.strategy.index, getattr(arm.strategy, "where", None)
+        if index.min_rows > 1 and (rows := self.chunk_counts(arm)[0]) < index.min_rows:
+            return f"{index!r} needs {index.min_rows} chunks, the corpus has {rows}"
+        if where is not None:
+            self.prepare(arm)
+            if not any(self.handle(arm, tenant).count(where) for tenant in {d.tenant_id for d in self.documents}):
+                return f"no document matches {where!r}"
+        return ""
 
     def chunk_counts(self, arm: Arm) -> tuple[int, int]:
         """Chunks of the arm's table, and how many of them are longer than what its encoder reads."""

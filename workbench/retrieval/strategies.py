@@ -200,6 +200,11 @@ class Arm:
     embedder: str = "minilm"
     text_index: FullTextIndex = FullTextIndex()
 
+    def work(self, rows: int) -> list[Work]:
+        """Count what one request costs; an embedder other than the calibrated one has a rate under its own name."""
+        embed = "embed_query" if self.embedder == "minilm" else f"embed_query:{self.embedder}"
+        return [replace(w, operation=embed) if w.operation == "embed_query" else w for w in self.strategy.work(rows)]
+
 
 def best_chunks(hits: Iterable[ChunkHit]) -> list[Hit]:
     """Documents by the score of their best chunk, in the order of the hits."""

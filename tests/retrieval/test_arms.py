@@ -1,0 +1,77 @@
+import pytest
+
+from workbench.errors import ConfigError
+from workbench.inference.prices import load_prices
+from workbench.retrieval import chunking, filters, indexing, reranking, strategies
+from workbench.retrieval.arms import CHUNKERS, FITTED, STRATEGIES, make_arm, make_arms
+from workbench.retrieval.reranking import CrossEncoderRanker, LearnedRanker
+from workbench.retrieval.strategies import Arm, Hybrid, Weighted
+
+NAMES = {name: value for m in (chunking, filters, indexing, reranking, strategies) for name, value in vars(m).items()}
+FITTED_ARMS = [
+    make_arm("tokens", "hybrid_weighted", Hybrid(fusion=Weighted(0.35)), embedder="minilm"),
+    make_arm("whole", "reranked", LearnedRanker((0.1,) * 8, Hybrid(depth=50)), embedder="litellm:openai/x"),
+]
+
+
+@pytest.mark.parametrize("arm", [*make_arms(list(CHUNKERS), list(STRATEGIES)), *FITTED_ARMS], ids=lambda arm: arm.name)
+def test_the_print_of_an_arm_evaluates_to_an_equal_arm(arm):
+    rebuilt = eval(repr(arm), dict(NAMES))
+    assert rebuilt == arm
+    assert isinstance(rebuilt, Arm)
+    assert len(repr(arm)) < 320, "it must be read in a table row"
+
+
+def test_no_two_arms_of_the_grid_are_equal():
+    arms = make_arms(list(CHUNKERS), list(STRATEGIES))
+    assert len({repr(arm).replace(repr(arm.name), "") for arm in arms}) == len(arms) == 24
+    assert len({arm.name for arm in arms}) == len(arms)
+
+
+def test_arms_come_in_the_order_of_the_strategies_because_that_breaks_ties_of_cost():
+    arms = make_arms(["structure", "whole"], ["hybrid_rrf", "full_text"])
+    names = ["structure · hybrid_rrf", "whole · hybrid_rrf", "structure · full_text", "whole · full_text"]
+    assert [arm.name for arm in arms] == names
+
+
+def test_another_embedder_is_part_of_the_name_where_it_is_used():
+    arms = make_arms(["whole"], ["full_text", "vector"], embedder="litellm:m")
+    assert [arm.name for arm in arms] == ["whole · full_text", "whole · litellm:m · vector"]
+
+
+def test_strategies_that_must_be_fitted_first_are_left_out():
+    assert make_arms(["whole"], list(FITTED)) == []
+
+
+def test_a_cross_encoder_is_named_by_its_model():
+    (arm,) = make_arms(["whole"], ["cross_encoder:some/model"])
+    assert arm.strategy == CrossEncoderRanker("some/model")
+
+
+@pytest.mark.parametrize(
+    ("chunkers", "names", "says"),
+    [
+        (["whole"], ["vektor"], "unknown strategy 'vektor'; did you mean 'vector'?"),
+        (["hole"], ["vector"], "unknown chunker 'hole'; did you mean 'whole'?"),
+        (["cross_encoder:m"], ["vector"], "unknown chunker 'cross_encoder:m'"),
+        (["whole"], ["cross_encoder:"], "unknown strategy 'cross_encoder:'"),
+        (["whole", "whole"], ["vector"], "chunker names must be at least one and all different"),
+        (["whole"], [], "strategy names must be at least one"),
+    ],
+)
+def test_a_name_that_cannot_be_used_is_refused(chunkers, names, says):
+    with pytest.raises(ConfigError, match=says.replace("?", r"\?")):
+        make_arms(chunkers, names)
+
+
+def test_every_strategy_of_the_grid_has_a_price():
+    prices = load_prices()
+    for arm in [*make_arms(["whole"], list(STRATEGIES)), FITTED_ARMS[0]]:
+        assert prices.cost_usd(arm.work(1000)) > 0
+
+
+def test_an_embedder_other_than_the_calibrated_one_has_a_price_of_its_own_or_none():
+    """The rate of the local MiniLM must not pass for that of a provider's model."""
+    (arm,) = make_arms(["whole"], ["vector"], embedder="litellm:openai/text-embedding-3-small")
+    with pytest.raises(ConfigError, match="unknown operation 'embed_query:litellm:openai/text-embedding-3-small'"):
+        load_prices().cost_usd(arm.work(1000))
