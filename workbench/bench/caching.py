@@ -1,6 +1,5 @@
 """The caching experiment, which asks whether to cache, and how closely questions must match."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -21,7 +20,7 @@ from workbench.bench.caching_tables import (
     trials_table,
 )
 from workbench.bench.caching_values import Certified, Replayed, Semantic
-from workbench.bench.experiment import Experiment, decision_path, open_run_folder
+from workbench.bench.experiment import Experiment, open_experiment
 from workbench.bench.provenance import build_parameters, encoder_probe, parameter_inputs
 from workbench.caching.guards import Guard
 from workbench.config import Settings, load_settings
@@ -83,18 +82,13 @@ class CachingBench:
             "encoder probe": encoder_probe(embedder),
             "prices": load_prices().sha256,
         }
-        accepted = decision_path(evalset.path, "caching")
-        experiment = Experiment(
-            notebook="caching",
-            question="Should answers be cached, and how closely must questions match?",
+        experiment = open_experiment(
+            "caching",
+            "Should answers be cached, and how closely must questions match?",
             settings=settings,
             evalset=evalset,
-            policy=policy,
             parameters=parameters,
             inputs=inputs,
-            folder=open_run_folder(settings, "caching"),
-            profile=os.environ.get("WORKBENCH_PROFILE", "ci"),
-            accepted=Decision.load(accepted) if accepted.is_file() else None,
             rule_shown=RULE_SHOWN,
         )
         lab = Lab(parameters, stream, pairs, policy.must_differ_limit)

@@ -1,6 +1,5 @@
 """The retrieval experiment, which asks for the cheapest strategy that is good enough on a corpus."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -19,7 +18,7 @@ from workbench.bench.asking import (
     pessimistic,
     spread_over_rebuilds,
 )
-from workbench.bench.experiment import MANY_TEST_USES, Experiment, Finalists, decision_path, open_run_folder
+from workbench.bench.experiment import MANY_TEST_USES, Experiment, Finalists, open_experiment
 from workbench.bench.fitting import fit_arms
 from workbench.bench.provenance import build_parameters, encoder_probe, parameter_inputs
 from workbench.bench.retrieval_summary import regression_table, summarise, to_judge
@@ -113,18 +112,13 @@ class RetrievalBench:
             "encoder probe": encoder_probe(embedder),
             "prices": project_prices(settings.root).sha256,
         }
-        accepted = decision_path(evalset.path, "retrieval")
-        experiment = Experiment(
-            notebook="retrieval",
-            question="Which retrieval strategy is the cheapest that is good enough on this corpus?",
+        experiment = open_experiment(
+            "retrieval",
+            "Which retrieval strategy is the cheapest that is good enough on this corpus?",
             settings=settings,
             evalset=evalset,
-            policy=evalset.policy("retrieval"),
             parameters=parameters,
             inputs=inputs,
-            folder=open_run_folder(settings, "retrieval"),
-            profile=os.environ.get("WORKBENCH_PROFILE", "ci"),
-            accepted=Decision.load(accepted) if accepted.is_file() else None,
         )
         manifest = evalset.inputs.get("corpus") or content_hash(evalset.name)
         searcher = Searcher(evalset.documents, manifest, settings, embedder, tokenizer)

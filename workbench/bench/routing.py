@@ -1,14 +1,13 @@
 """The routing experiment, which asks whether one model or a router is the cheapest that is good enough."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
 import polars as pl
 
-from workbench.bench.experiment import Experiment, Finalists, decision_path, open_run_folder
+from workbench.bench.experiment import Experiment, Finalists, decision_path, open_experiment
 from workbench.bench.provenance import build_parameters, encoder_probe, parameter_inputs
 from workbench.bench.retrieval_tables import power_table
 from workbench.bench.routing_arms import Routed, RoutedArm, model_arms, policy_arms, route_all
@@ -110,19 +109,13 @@ class RoutingBench:
             vectors, _ = VectorCache(settings.cache / "vectors.sqlite").embed(outcomes.requests.prompts, encoder)
             outcomes = replace(outcomes, requests=replace(outcomes.requests, vectors=vectors))
             inputs |= {"weights": encoder.encoder_id, "encoder probe": encoder_probe(encoder)}
-        path = decision_path(evalset.path, "routing")
-        accepted = Decision.load(path) if path.is_file() else None
-        experiment = Experiment(
-            notebook="routing",
-            question="Which model, or which router over models, is the cheapest that is good enough?",
+        experiment = open_experiment(
+            "routing",
+            "Which model, or which router over models, is the cheapest that is good enough?",
             settings=settings,
             evalset=evalset,
-            policy=evalset.policy("routing"),
             parameters=parameters,
             inputs=inputs,
-            folder=open_run_folder(settings, "routing"),
-            profile=os.environ.get("WORKBENCH_PROFILE", "ci"),
-            accepted=accepted,
         )
         outcomes = replace(outcomes, notes=(*outcomes.notes, *left_out))
         return cls(experiment, parameters, outcomes, tuple(policies), _routers(experiment))
