@@ -90,7 +90,7 @@ def summarise(
         changed=changed_cases(accepted, scores, list(false_hits), cases),
         regressions=tuple(false_hits.get(focus, ())[:MAX_CASES]),
         would_change=_would_change(decision),
-        sections=tuple(_section(table) for table in tables),
+        sections=tuple(_section(table) for table in tables if table.rows),
         cost_note="The rate is that of the hits which similarity decided: false hits by hits. Differences are those of "
         "the certificate, on the calibration part; the rate beside them is the true replay on the later test part. "
         "Cost is calls still made, and the embedding of each question.",

@@ -80,16 +80,15 @@ def trials_table(trials: Sequence[Trial], alpha: float) -> Table:
 def certificate_table(found: Sequence[tuple[str, Certificate]], alpha: float) -> Table:
     """Thresholds that are certified, and what the others lack."""
     columns = (
-        Column("arm"), Column("certified"), Column("threshold", "number", digits=4), Column("hits", "count"),
+        Column("arm"), Column("certified"), Column("hits", "count"),
         Column("false", "count"), Column("rate", "number", digits=4), Column("upper bound", "number", digits=4),
-        Column("hits independent", "number", digits=4), Column("clusters", "count"),
+        Column("if hits were independent", "number", digits=4), Column("clusters", "count"),
         Column("design effect", "number", digits=1), Column("note"),
     )  # fmt: skip
     rows = tuple(
         (
             n,
             c.certified,
-            c.threshold,
             c.hits,
             c.false,
             c.rate,

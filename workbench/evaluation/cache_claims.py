@@ -90,6 +90,8 @@ def make_claim(result: CacheResult, rule: Rule, *, must_differ_limit: int) -> Cl
     """Claim of one arm; how the fields are to be read stands at the top of this module."""
     certificate, served = result.certificate, result.served
     status, note = _status(result, rule, must_differ_limit)
+    # identical says nothing of a population: no bounds
+    bounds = (certificate.low, certificate.high) if certificate and status != "identical" else (0.0, 0.0)
     low, high = result.interval if served.hits.any() else (0.0, 0.0 if result.arm.kind == "off" else 1.0)
     return Claim(
         arm=result.arm.name,
@@ -99,8 +101,8 @@ def make_claim(result: CacheResult, rule: Rule, *, must_differ_limit: int) -> Cl
         estimate_low=low,
         estimate_high=high,
         difference=certificate.rate if certificate else 0.0,
-        low=certificate.low if certificate else 0.0,
-        high=certificate.high if certificate else 0.0,
+        low=bounds[0],
+        high=bounds[1],
         cost_usd_per_1k=result.cost_usd_per_1k,
         latency_p95_ms=None,
         coverage=1.0,
