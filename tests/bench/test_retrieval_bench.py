@@ -195,7 +195,7 @@ def test_two_candidates_of_one_name_are_refused(root):
         open_bench(root, systems=["mine=a.run@1", "mine=a.run@2"]).prepare()
 
 
-def test_an_arm_that_the_corpus_is_too_small_for_is_left_out_and_that_is_told(root):
+def test_an_arm_that_the_corpus_is_too_small_for_is_left_out_and_told(root):
     bench = open_bench(root, strategies=["full_text", "vector_ivf_pq", "hybrid_rrf", "hybrid_callables"])
     arms = bench.prepare()
     assert [arm.name for arm in arms] == [TEXT, HYBRID, "whole · hybrid_callables"]

@@ -1,5 +1,6 @@
 """The user's own system beside ours: where it comes from, what it costs, and that its faults are its own."""
 
+import importlib
 import sys
 
 import polars as pl
@@ -42,7 +43,8 @@ def settings(tmp_path, monkeypatch):
     (tmp_path / "my.run").write_text("q1 Q0 d1 1 2.0 x\nq1 Q0 d2 2 1.0 x\n", encoding="utf-8")
     pl.DataFrame({"query_id": ["q1", "q1"], "doc_id": ["d1", "d2"], "rank": [1, 2]}).write_csv(tmp_path / "hits.csv")
     (tmp_path / "their_search.py").write_text(MODULE, encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    importlib.invalidate_caches()
     yield made
     sys.modules.pop("their_search", None)
 

@@ -163,7 +163,7 @@ class RetrievalBench:
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """Arms of the grid that this corpus is too small for, each with the reason."""
+        """Arms of the grid that can find nothing in this corpus, each with the reason."""
         p = self.parameters
         arms = make_arms(p.chunkers, p.strategies, embedder=p.embedder)
         return tuple(f"{arm.name} is left out: {why}" for arm in arms if (why := self.searcher.unfit(arm)))

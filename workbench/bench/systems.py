@@ -2,6 +2,7 @@
 
 import importlib
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +36,8 @@ class SystemArm:
 def load_systems(entries: Iterable[str], settings: Settings) -> list[SystemArm]:
     """Systems from the notebook's ``systems`` parameter.
 
-    A callable gets a `Query` and returns hits, ``(doc_id, score)`` pairs, or document ids, best first.
+    A callable gets a `Query` and returns hits, ``(doc_id, score)`` pairs, or document ids, best first; its module
+    is an installed one, or a file of the project's root.
 
     Raises
     ------
@@ -62,6 +64,8 @@ def _load(entry: str, settings: Settings) -> SystemArm:
     module, colon, function = source.partition(":")
     if not colon:
         raise ConfigError(f"system {name!r}: no file {path}, and {source!r} is not module:function")
+    if str(settings.root) not in sys.path:  # a kernel works in the notebook's folder
+        sys.path.append(str(settings.root))
     try:
         call = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:

@@ -112,7 +112,17 @@ def _private_install(library: str, version: str, settings: Settings) -> Path:
     target = settings.cache / "libraries" / f"{library}-{version}"
     if not target.is_dir():
         part = target.with_name(f"{target.name}.{os.getpid()}.part")
-        pip = [sys.executable, "-m", "pip", "install", "-q", "--target", str(part), f"{library}=={version}"]
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--only-binary=:all:",
+            "--target",
+            str(part),
+            f"{library}=={version}",
+        ]
         done = subprocess.run(pip, capture_output=True, text=True, check=False)
         if done.returncode:
             raise EvalsetError(
