@@ -108,6 +108,11 @@ class Rule:
         """Difference from the reference that an arm must not cross to the worse side."""
         return self.margin if self.direction == "lower" else -self.margin
 
+    @property
+    def limit_name(self) -> str:
+        """What the margin is called where it limits a rate."""
+        return "alpha" if self.direction == "lower" else "margin"
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import polars as pl
 import pytest
 
-from tests.bench.tiny import HYBRID, TEXT, change_query, judge, open_bench, project, write_evalset
+from tests.bench.tiny import HYBRID, STRATEGIES, TEXT, change_query, judge, open_bench, project, write_evalset
 from workbench.bench.asking import Scored
 from workbench.clock import SystemClock
 from workbench.errors import ConfigError, GateFailed
@@ -196,9 +196,9 @@ def test_two_candidates_of_one_name_are_refused(root):
 
 
 def test_an_arm_that_the_corpus_is_too_small_for_is_left_out_and_that_is_told(root):
-    bench = open_bench(root, strategies=["full_text", "vector_ivf_pq", "hybrid_rrf"])
+    bench = open_bench(root, strategies=["full_text", "vector_ivf_pq", "hybrid_rrf", "hybrid_callables"])
     arms = bench.prepare()
-    assert [arm.name for arm in arms] == [TEXT, HYBRID]
+    assert [arm.name for arm in arms] == [TEXT, HYBRID, "whole · hybrid_callables"]
     said = "whole · vector_ivf_pq is left out: IvfPq() needs 256 chunks, the corpus has 80"
     assert said in bench.arms_table(arms).caption
     judge(bench, arms)
@@ -218,13 +218,15 @@ def test_a_plain_collection_of_known_answers_is_decided_without_bounds(tmp_path)
     for name in ("queries", "corpus"):
         plain = [{k: v for k, v in json.loads(line).items() if k != "metadata"} for line in _lines(folder / name, 0)]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in plain), encoding="utf-8")
-    bench = open_bench(tmp_path)
+    bench = open_bench(tmp_path, strategies=[*STRATEGIES, "hybrid_callables"])
     _, _, test, decision = judge(bench, bench.prepare())
     assert decision.n_clusters == decision.n_items >= 30, "each question is its own family"
     assert bench.experiment.evalset.tenants == ("default",)
     assert test.bounds() == {}
     warnings = Summary.load(bench.experiment.folder / "summary.json").warnings
     assert any("name relevant documents only" in w for w in warnings)
+    assert any("hybrid_callables is left out: no document matches" in w for w in warnings)
+    assert Summary.load(bench.experiment.folder / "summary.json").slices == ()
     assert any(w.startswith("only test is judged: split 1:3 by cluster") for w in warnings)
 
 

@@ -57,12 +57,12 @@ def _query(key: str, tenant: str, topic: int, cluster: str, rng: np.random.Gener
     return {"_id": key, "text": text, "metadata": {"tenant_id": tenant, "cluster": cluster, "style": f"s{topic % 2}"}}
 
 
-def change_query(folder: Path) -> None:
+def change_query(folder: Path, text: str = "") -> None:
     """Ask the last question in other words."""
     path = folder / "queries.jsonl"
     *lines, last = path.read_text(encoding="utf-8").splitlines()
     row = json.loads(last)
-    row["text"] += " please"
+    row["text"] = text or f"{row['text']} please"
     path.write_text("\n".join([*lines, json.dumps(row)]) + "\n", encoding="utf-8")
 
 

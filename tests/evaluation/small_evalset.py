@@ -42,10 +42,10 @@ def settings_in(root: Path) -> Settings:
     return Settings(root=root, cache=root / "cache", runs=root / "runs", state_url="sqlite://")
 
 
-def shared(name: str) -> Path:
+def shared(name: str, kind: str = "retrieval") -> Path:
     """Folder of a public collection; skips where it is not on this machine."""
     default = Path(__file__).parents[2].parent / "shared" / "data"
-    folder = Path(os.environ.get("WORKBENCH_SHARED_DATA", default)) / "retrieval" / name
+    folder = Path(os.environ.get("WORKBENCH_SHARED_DATA", default)) / kind / name
     if not folder.is_dir():
         pytest.skip(f"no public collection at {folder}; set WORKBENCH_SHARED_DATA")
     return folder

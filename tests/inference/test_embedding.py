@@ -94,13 +94,20 @@ def test_no_texts_need_no_call(embedder, server):
     assert server.asked == []
 
 
-def test_a_sentence_transformers_model_gives_unit_vectors(tmp_path, monkeypatch):
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    """The package, as far as it is needed here; gone again afterwards."""
     (tmp_path / "sentence_transformers.py").write_text(STAND_IN, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("sentence_transformers", None)
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_sentence_transformers_model_gives_unit_vectors(tmp_path):
     embedder = load_embedder("sentence-transformers:some/model", tmp_path)
     assert (embedder.dimension, embedder.encoder_id) == (3, "sentence-transformers:some/model")
     assert np.allclose(embedder.embed(["abc"]), [[0.6, 0, 0.8]])
-    monkeypatch.delitem(sys.modules, "sentence_transformers")
 
 
 def test_without_sentence_transformers_it_says_what_to_install(tmp_path, monkeypatch):

@@ -15,6 +15,8 @@ from workbench.clock import SystemClock
 from workbench.config import Settings
 from workbench.runner import list_runs, run_notebook
 
+# Far below the 300 s that the cells would take, far above what a busy machine needs: minutes are the failure.
+AT_ONCE_S = 30
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for orphans in /proc")
 
 
@@ -23,11 +25,11 @@ def test_native_code_past_the_hard_timeout_is_killed_with_its_children(tmp_path:
     add_notebook(settings, "native", CHILD, NATIVE)
     began = time.monotonic()
     record = run_notebook(
-        "native", settings=settings, profile="ci", parameters={}, clock=SystemClock(), hard_timeout_s=3
+        "native", settings=settings, profile="ci", parameters={}, clock=SystemClock(), hard_timeout_s=10
     )
     assert (record.status, record.exit_reason) == ("failed", "hard_timeout")
-    assert record.error == "killed at the hard time-out of 3 s in cell [5] of 6"
-    assert time.monotonic() - began < 3 + 3
+    assert record.error == "killed at the hard time-out of 10 s in cell [5] of 6"
+    assert time.monotonic() - began < 10 + AT_ONCE_S
     assert not is_running(int((record.run_dir / "child.pid").read_text()))
     assert kernels_of(settings.runs) == []
 
@@ -52,7 +54,7 @@ def test_ctrl_c_ends_parallel_runs_at_once_and_says_so(tmp_path: Path) -> None:
     _wait_for(lambda: len(list(settings.runs.glob("*/child.pid"))) == 2)
     assert len(kernels_of(settings.runs)) == 4  # two kernels and their children
     assert {r.status for r in list_runs(settings)} == {"running"}
-    assert _stop(runner, signal.SIGINT) < 3
+    assert _stop(runner, signal.SIGINT) < AT_ONCE_S
     records = list_runs(settings)
     assert sorted(r.notebook for r in records) == ["native", "sleeping"]
     assert {(r.status, r.exit_reason) for r in records} == {("interrupted", "interrupted")}
@@ -66,7 +68,7 @@ def test_signal_while_a_kernel_starts_leaves_nothing_behind(tmp_path: Path, numb
     add_notebook(settings, "slow", "time.sleep(300)")
     runner = _start([sys.executable, "-m", "workbench.cli", "run", "slow"], settings)
     _wait_for(lambda: list(settings.runs.glob("*/kernel.log")))
-    assert _stop(runner, number) < 3
+    assert _stop(runner, number) < AT_ONCE_S
     assert runner.returncode == 130
     assert [r.status for r in list_runs(settings)] == ["interrupted"]
     assert kernels_of(settings.runs) == []
@@ -95,11 +97,11 @@ def _stop(runner: subprocess.Popen[bytes], number: int) -> float:
     """Send a signal; seconds until the process has ended."""
     began = time.monotonic()
     runner.send_signal(number)
-    runner.wait(timeout=20)
+    runner.wait(timeout=60)
     return time.monotonic() - began
 
 
-def _wait_for(condition: Callable[[], object], timeout_s: float = 30) -> None:
+def _wait_for(condition: Callable[[], object], timeout_s: float = 90) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"

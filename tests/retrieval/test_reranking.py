@@ -108,16 +108,23 @@ def test_a_learned_ranker_orders_the_candidates_of_both_legs_by_its_weights(hand
     assert set(LearnedRanker(weights, first).plan(handle, question())) == {"full_text", "vector", "fusion", "ranker"}
 
 
-def test_a_cross_encoder_orders_the_first_hits_by_its_own_score(handle, tmp_path, monkeypatch):
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    """The package, as far as it is needed here; gone again afterwards."""
     (tmp_path / "sentence_transformers.py").write_text(STAND_IN, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("sentence_transformers", None)
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_cross_encoder_orders_the_first_hits_by_its_own_score(handle):
     hits = CrossEncoderRanker("some/model", Hybrid(), depth=20).search(handle, question(), 10)
     texts = handle.documents([h.doc_id for h in hits])
     counts = [sum(texts[h.doc_id][0].split().count(w) for w in ("w3", "w5")) for h in hits]
     assert counts == sorted(counts, reverse=True) == [h.score for h in hits]
     candidates = {h.doc_id for h in Hybrid().search(handle, question(), 20)}
     assert {h.doc_id for h in hits} <= candidates
-    monkeypatch.delitem(sys.modules, "sentence_transformers")
 
 
 def test_a_cross_encoder_without_its_package_says_what_to_install(handle, monkeypatch):

@@ -76,16 +76,22 @@ def test_hybrid_is_better_than_full_text_by_a_paired_interval(scores):
 
 
 @pytest.mark.parametrize("arm", NAMES)
-def test_every_metric_equals_ir_measures(evalset, answers, arm, record_property):
-    """On our ranks to 1e-9; given the scores instead, ir-measures breaks ties its own way: how often is recorded."""
-    qrels, (answer, hits) = evalset.split("test").qrels, answers[arm]
+def test_every_metric_equals_ir_measures(evalset, answers, arm):
+    qrels, (answer, _) = evalset.split("test").qrels, answers[arm]
     ours = measure_all(answer.run, qrels, list(METRICS))
     ranked = {(q, d): -float(r) for q, d, r in answer.run.select("query_id", "doc_id", "rank").iter_rows()}
     for metric, values in _theirs(qrels, ranked).items():
         assert np.abs(ours[metric] - values).max() < 1e-9, metric
-    own_order = _theirs(qrels, {(q, h.doc_id): h.score for q, found in hits.items() for h in found})
-    moved = {m: int((np.abs(ours[m] - values) > 1e-9).sum()) for m, values in own_order.items()}
-    record_property(f"queries of {arm} that ir-measures' own tie order scores otherwise", moved)
+
+
+@pytest.mark.parametrize(("arm", "at_most"), [("full_text", 3), ("vector", 3), ("hybrid_rrf", 30)])
+def test_ir_measures_own_order_of_ties_matters_for_fused_scores_alone(evalset, answers, arm, at_most):
+    """Given scores in place of ranks it scores 15 of 300 hybrid queries otherwise, mean nDCG@10 +0.0037, no others."""
+    qrels, (answer, hits) = evalset.split("test").qrels, answers[arm]
+    ours = measure_all(answer.run, qrels, ["ndcg@10"])["ndcg@10"]
+    theirs = _theirs(qrels, {(q, h.doc_id): h.score for q, found in hits.items() for h in found})["ndcg@10"]
+    assert (np.abs(ours - theirs) > 1e-9).sum() <= at_most
+    assert abs(ours.mean() - theirs.mean()) < 0.005
 
 
 @pytest.mark.parametrize("arm", NAMES)

@@ -1,6 +1,6 @@
 """Ask every candidate the questions of one split: ours, those fitted on dev, and the user's own systems."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import polars as pl
@@ -14,7 +14,7 @@ from workbench.evaluation.evalset import Split
 from workbench.evaluation.metrics import judge, measure, ndcg_bounds
 from workbench.evaluation.scoring import Answers, ask, score
 from workbench.inference.prices import project_prices
-from workbench.records import Hit, Query, Rule, parameters_of
+from workbench.records import Document, Hit, Query, Rule, parameters_of
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Column, Table, Value
 from workbench.retrieval.searching import Searcher
@@ -137,6 +137,30 @@ def pessimistic(test: Scored, rule: Rule) -> pl.DataFrame:
     mine = (pl.col("arm") == rule.reference) & (pl.col("metric") == rule.metric)
     joined = test.scores.join(best, on="item_id", how="left", maintain_order="left")
     return joined.with_columns(value=pl.when(mine).then("best").otherwise("value")).drop("best")
+
+
+def check_names(candidates: Sequence[Candidate]) -> None:
+    """Refuse candidates of one name: their answers could not be told apart.
+
+    Raises
+    ------
+    ConfigError
+        If two have the same name.
+    """
+    names = [candidate_name(c) for c in candidates]
+    if twice := [n for n in names if names.count(n) > 1]:
+        raise ConfigError(f"two arms are called {twice[0]!r}; give your system a name of its own")
+
+
+def foreign_hits(scored: Scored, documents: Iterable[Document]) -> int:
+    """Count hits that belong to another tenant than the question's."""
+    owner = {d.doc_id: d.tenant_id for d in documents}
+    asked = {q.query_id: q.tenant_id for q in scored.split.queries}
+    return sum(
+        owner.get(doc_id, asked[query_id]) != asked[query_id]
+        for answers in scored.answers.values()
+        for query_id, doc_id in answers.run.select("query_id", "doc_id").iter_rows()
+    )
 
 
 def check_knobs(arms: Sequence[Candidate], answers: Mapping[str, Answers], searcher: Searcher) -> None:

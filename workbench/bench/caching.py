@@ -1,41 +1,40 @@
 """The caching experiment, which asks whether to cache, and how closely questions must match."""
 
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from workbench.bench.caching_lab import CachingParameters, Lab, make_guard
 from workbench.bench.caching_summary import regression_cases, score_rows, slice_rows_of, summarise
 from workbench.bench.caching_tables import (
     break_even_table,
     certificate_table,
     contents_table,
     curve,
-    rate_of,
     replay_table,
     semantic_table,
     trials_table,
 )
 from workbench.bench.caching_values import Certified, Replayed, Semantic
-from workbench.bench.experiment import Experiment, decision_path, open_run_folder
+from workbench.bench.experiment import Experiment, open_experiment
 from workbench.bench.provenance import build_parameters, encoder_probe, parameter_inputs
 from workbench.caching.guards import Guard
-from workbench.config import load_settings
-from workbench.errors import ConfigError, unknown_name
-from workbench.evaluation.bounds import GRID, Counts, count
+from workbench.config import Settings, load_settings
+from workbench.errors import ConfigError
+from workbench.evaluation.bounds import Counts
 from workbench.evaluation.cache_claims import METRIC, CacheArm, CacheResult, make_claim, no_hits, sentence_of
 from workbench.evaluation.certification import Certificate, certify, simulate
 from workbench.evaluation.decision import decide
 from workbench.evaluation.evalset import load_evalset
-from workbench.evaluation.stream import Replay, Shadow, oracle_hits, replay, shadow
+from workbench.evaluation.stream import Replay, oracle_hits, replay, shadow
 from workbench.evaluation.summary import Summary
-from workbench.evaluation.traffic import Pair, Stream, load_pairs, load_stream
+from workbench.evaluation.traffic import load_pairs, load_stream
 from workbench.inference.embedding import Embedder, load_embedder
-from workbench.inference.prices import Work, load_prices
+from workbench.inference.prices import load_prices
 from workbench.records import Decision, Rule
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Column, Table, Value
@@ -44,25 +43,8 @@ from workbench.reports.figures import forest, lines, slices
 from workbench.retrieval.vectors import VectorCache
 
 STEP = 512
+WORTH_SAVING = 0.01
 RULE_SHOWN = ("metric", "alpha", "confidence", "must_differ_limit", "on_inconclusive", "on_stale")
-
-
-@dataclass(frozen=True, slots=True)
-class CachingParameters:
-    """Parameters of ``03_caching``; the notebook's cell has the same names and defaults.
-
-    ``warmup`` requests fill the cache and are not judged; the rest is halved in time into calibration and test.
-    ``call_usd`` is what one uncached request costs, ``false_hit_usd`` what one false hit does (0: not known).
-    """
-
-    evalset: str = "caching_demo"
-    warmup: int = 200
-    embedder: str = "minilm"
-    guard: tuple[str, ...] = ("numbers", "negation", "antonyms", "word_order")
-    call_usd: float = 0.002
-    false_hit_usd: float = 0.0
-    draws: int = 200
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +52,19 @@ class CachingBench:
     """Steps of the caching notebook, in the order in which it calls them."""
 
     experiment: Experiment
-    parameters: CachingParameters
-    stream: Stream
-    pairs: tuple[Pair, ...]
+    lab: Lab
     embedder: Embedder
     guard: Guard | None
 
     @classmethod
     def start(cls, **given: object) -> Self:
         """Load everything that can be refused, before anything is computed."""
-        settings = load_settings()
-        parameters = build_parameters(CachingParameters, given)
+        settings, parameters = load_settings(), build_parameters(CachingParameters, given)
+        return cls.open(parameters, settings, embedder=load_embedder(parameters.embedder, settings.cache))
+
+    @classmethod
+    def open(cls, parameters: CachingParameters, settings: Settings, *, embedder: Embedder) -> Self:
+        """Begin as `start` does, with an encoder that is already there."""
         guard = make_guard(parameters.guard)
         evalset = load_evalset(parameters.evalset, settings=settings, seed=parameters.seed)
         stream, (pairs, pairs_sha256) = load_stream(evalset.path), load_pairs(evalset.path)
@@ -89,7 +73,6 @@ class CachingBench:
         policy = evalset.policy("caching")
         if policy.metric != METRIC or policy.floor is not None:
             raise ConfigError(f"[caching] in gates.toml goes by {METRIC} and alpha; leave out metric and floor")
-        embedder = load_embedder(parameters.embedder, settings.cache)
         inputs = {
             "stream": stream.sha256,
             "pairs": pairs_sha256,
@@ -99,21 +82,17 @@ class CachingBench:
             "encoder probe": encoder_probe(embedder),
             "prices": load_prices().sha256,
         }
-        accepted = decision_path(evalset.path, "caching")
-        experiment = Experiment(
-            notebook="caching",
-            question="Should answers be cached, and how closely must questions match?",
+        experiment = open_experiment(
+            "caching",
+            "Should answers be cached, and how closely must questions match?",
             settings=settings,
             evalset=evalset,
-            policy=policy,
             parameters=parameters,
             inputs=inputs,
-            folder=open_run_folder(settings, "caching"),
-            profile=os.environ.get("WORKBENCH_PROFILE", "ci"),
-            accepted=Decision.load(accepted) if accepted.is_file() else None,
             rule_shown=RULE_SHOWN,
         )
-        return cls(experiment, parameters, stream, pairs, embedder, guard)
+        lab = Lab(parameters, stream, pairs, policy.must_differ_limit)
+        return cls(experiment, lab, embedder, guard)
 
     @property
     def config(self) -> Table:
@@ -127,28 +106,16 @@ class CachingBench:
         base = self.experiment.rule("off")
         return replace(base, margin=p.alpha, floor=None, latency_limit_ms=None, direction="lower")
 
-    @property
-    def parts(self) -> dict[str, slice]:
-        """Warm-up, calibration and test, in the order of time."""
-        n, first = len(self.stream), self.parameters.warmup
-        middle = first + (n - first) // 2
-        return {"warm-up": slice(0, first), "calibration": slice(first, middle), "test": slice(middle, n)}
-
-    @property
-    def clusters(self) -> npt.NDArray[np.int64]:
-        """Code of each request's cluster."""
-        return np.unique(np.array(self.stream.clusters), return_inverse=True)[1]
-
     def contents(self) -> Table:
         """What the stream and the pairs hold."""
-        return contents_table(self.stream, self.pairs, list(self.parts.items()))
+        return contents_table(self.lab.stream, self.lab.pairs, list(self.lab.parts.items()))
 
     def prospects(self) -> Table:
         """Is there anything to cache? Exact repeats, what no cache can exceed, and the dollars of both."""
-        judged = slice(self.parameters.warmup, None)
-        exact = replay(self.stream, None).hit[judged].mean()
-        most = oracle_hits(self.stream)[judged].mean()
-        usd = 1000 * self.parameters.call_usd
+        judged = slice(self.lab.parameters.warmup, None)
+        exact = replay(self.lab.stream, None).hit[judged].mean()
+        most = oracle_hits(self.lab.stream)[judged].mean()
+        usd = 1000 * self.lab.parameters.call_usd
         shares = {
             "repeat a text exactly": exact,
             "need an answer given before (no cache can exceed this)": most,
@@ -156,13 +123,13 @@ class CachingBench:
         }
         rows = tuple((name, share, share * usd) for name, share in shares.items())
         columns = (Column("requests that"), Column("share", "share"), Column("saved USD per 1,000", "usd"))
-        return Table(columns, rows, f"What there is to save, at ${self.parameters.call_usd:g} a call")
+        return Table(columns, rows, f"What there is to save, at ${self.lab.parameters.call_usd:g} a call")
 
     def exact(self) -> Table:
         """What exact repeats alone would serve, tenant by tenant, and how often a repeat has another answer."""
-        judged = slice(self.parameters.warmup, None)
-        found = replay(self.stream, None)
-        tenants, rows = np.array(self.stream.tenants)[judged], list[tuple[Value, ...]]()
+        judged = slice(self.lab.parameters.warmup, None)
+        found = replay(self.lab.stream, None)
+        tenants, rows = np.array(self.lab.stream.tenants)[judged], list[tuple[Value, ...]]()
         for tenant in [*sorted(set(tenants)), "all"]:
             mine = (tenants == tenant) | (tenant == "all")
             hit, false = found.hit[judged] & mine, found.false[judged] & mine
@@ -173,88 +140,108 @@ class CachingBench:
 
     def semantic(self) -> Semantic:
         """Embed the questions once, and find the nearest earlier one of the same tenant for each."""
-        vectors = self._embed(self.stream.queries, "questions")
-        shadows = {"similarity": shadow(self.stream, vectors)}
+        vectors = self._embed(self.lab.stream.queries, "questions")
+        shadows = {"similarity": shadow(self.lab.stream, vectors)}
         if self.guard:
-            shadows["similarity + guard"] = shadows["similarity"].guarded(self.stream, self.guard)
+            shadows["similarity + guard"] = shadows["similarity"].guarded(self.lab.stream, self.guard)
         sides = [
-            self._embed([getattr(p, side) for p in self.pairs], f"pairs, {side}") for side in ("query_a", "query_b")
+            self._embed([getattr(p, side) for p in self.lab.pairs], f"pairs, {side}") for side in ("query_a", "query_b")
         ]
-        table = semantic_table(shadows, self.clusters, self.parts["calibration"])
+        table = semantic_table(shadows, self.lab.clusters, self.lab.parts["calibration"])
         return Semantic(table, vectors, shadows, np.clip((sides[0] * sides[1]).sum(1), -1, 1).astype(float))
 
     def curve(self, semantic: Semantic) -> Figure:
         """False-hit rate against hit rate: the curve of precision and cache-hit ratio, seen from the error."""
-        part = self.parts["calibration"]
+        part = self.lab.parts["calibration"]
         series = {name: curve(found, part) for name, found in semantic.shadows.items()}
         return lines(series, "cache-hit ratio", "false-hit rate", limit=self.rule.margin)
 
     def simulate(self, semantic: Semantic) -> Table:
         """What the usual rule and the certificates promise and keep, on draws from this very traffic."""
-        counts = self._counts(semantic.shadows["similarity"], slice(self.parameters.warmup, None))
-        rule, p = self.rule, self.parameters
+        counts = self.lab.counts(semantic.shadows["similarity"], slice(self.lab.parameters.warmup, None))
+        rule, p = self.rule, self.lab.parameters
         return trials_table(simulate(counts, rule.margin, rule.confidence, draws=p.draws, seed=p.seed), rule.margin)
 
     def certify(self, semantic: Semantic) -> Certified:
-        """Certify a threshold for each way of matching, on the calibration part alone."""
-        rule, part = self.rule, self.parts["calibration"]
+        """Certify a threshold for each way of matching, on the calibration part alone; simultaneous over the ways."""
+        rule, part = self.rule, self.lab.parts["calibration"]
+        confidence = 1 - (1 - rule.confidence) / len(semantic.shadows)
         exact = semantic.shadows["similarity"]
-        at_once = count(np.where(exact.exact, 1.0, -np.inf)[part], exact.false[part] & exact.exact[part],
-                        self.clusters[part], np.array([1.0]))  # fmt: skip
         arms: list[tuple[CacheArm, Certificate | None]] = [(CacheArm("off"), None)]
-        arms.append((CacheArm("exact"), certify(at_once, rule.margin, rule.confidence)))
+        arms.append(
+            (
+                CacheArm("exact"),
+                certify(self.lab.served_counts(exact.exact, exact.false, part), rule.margin, rule.confidence),
+            )
+        )
         for name, found in semantic.shadows.items():
             guard = self.guard if name != "similarity" else None
-            lowest = self._lowest(guard, semantic)
-            certificate = certify(self._counts(found, part), rule.margin, rule.confidence, lowest=lowest)
+
+            def confirm(threshold: float, guard: Guard | None = guard) -> Counts:
+                walked = replay(self.lab.stream, semantic.vectors, threshold=threshold, guard=guard)
+                return self.lab.served_counts(walked.hit & ~walked.exact, walked.false, part)
+
+            certificate = certify(
+                self.lab.counts(found, part),
+                rule.margin,
+                confidence,
+                lowest=self.lab.lowest(guard, semantic),
+                confirm=confirm,
+            )
             arms.append((CacheArm("semantic", certificate.threshold, guard, self.embedder.encoder_id), certificate))
         shown = [(arm.name, certificate) for arm, certificate in arms if arm.kind == "semantic" and certificate]
         return Certified(certificate_table(shown, rule.margin), tuple(arms))
 
     def must_differ(self, certified: Certified, semantic: Semantic) -> Table:
         """Pairs that each semantic arm would serve, by kind: which wordings embeddings do not tell apart."""
-        kinds = sorted({(p.kind or "unnamed", p.same_answer) for p in self.pairs})
+        kinds = sorted({(p.kind or "unnamed", p.same_answer) for p in self.lab.pairs})
         arms = [a for a, _ in certified.arms if a.kind == "semantic"]
-        served = {a.name: self._served(a.guard, a.threshold or 0.0, semantic) for a in arms}
+        served = {a.name: self.lab.served(a.guard, a.threshold or 0.0, semantic) for a in arms}
         rows: list[tuple[Value, ...]] = []
         for kind, same in kinds:
-            mine = np.array([(p.kind or "unnamed", p.same_answer) == (kind, same) for p in self.pairs])
+            mine = np.array([(p.kind or "unnamed", p.same_answer) == (kind, same) for p in self.lab.pairs])
             rows.append((kind, "may share" if same else "must differ", int(mine.sum()),
                          *(int((served[a.name] & mine).sum()) for a in arms)))  # fmt: skip
         columns = (Column("kind"), Column("label"), Column("pairs", "count"),
                    *(Column(f"served by {a.name}", "count") for a in arms))  # fmt: skip
-        return Table(columns, tuple(rows), "Labelled pairs that would be served")
+        known = "Labelled pairs that would be served" if self.lab.pairs else "No pairs.jsonl: no wording was tried"
+        return Table(columns, tuple(rows), known)
 
     def replay(self, certified: Certified, semantic: Semantic) -> Replayed:
         """Walk the whole stream with each cache as it would fill, and judge it on the test part."""
-        part, clusters = self.parts["test"], self.clusters
+        part, clusters = self.lab.parts["test"], self.lab.clusters
         results, replays, shown, beside = [], dict[str, Replay](), [], list[float | None]()
-        for arm, certificate in certified.arms:
-            bar = Progress(f"replay of {arm.name}", 1)
+        bar = Progress("caches replayed", len(certified.arms))
+        for place, (arm, certificate) in enumerate(certified.arms, start=1):
             if arm.kind == "off":
-                result, walked = CacheResult(arm, None, no_hits(clusters[part]), 0, 0, self._cost(0, 0, arm)), None
+                result, walked = CacheResult(arm, None, no_hits(clusters[part]), 0, 0, self.lab.cost(0, 0, arm)), None
             else:
-                result, walked = self._replay(arm, certificate, semantic)
+                result, walked = self.lab.replay(arm, certificate, semantic)
                 replays[arm.name] = walked
-            bar.done(f"{arm.name}: replayed")
+            bar.update(place)
             results.append(result)
             shown.append(("arm", result, walked.entries if walked else 0))
-            beside.append(self._shadow_rate(arm, semantic))
-            for step in (-0.0025, 0.0025) if certificate and certificate.certified else ():
+            beside.append(self.lab.shadow_rate(arm, semantic))
+            for step in (0.0025, -0.0025) if arm.threshold and certificate and certificate.certified else ():
                 near = replace(arm, threshold=round((arm.threshold or 0) + step, 4))
-                neighbour, walked = self._replay(near, certificate, semantic)
+                neighbour, walked = self.lab.replay(near, certificate, semantic)
                 shown.append(("neighbour", neighbour, walked.entries))
-                beside.append(self._shadow_rate(near, semantic))
+                beside.append(self.lab.shadow_rate(near, semantic))
+        bar.done(f"{len(certified.arms)} caches replayed over {len(self.lab.stream):,} requests")
         return Replayed(replay_table(shown, beside), tuple(results), replays)
 
     def decide(self, replayed: Replayed) -> Decision:
-        """Choose the cheapest cache that is shown to be good enough."""
+        """Choose the cheapest cache that is shown to be good enough; one that saves under 1 % is not worth having."""
         rule, results = self.rule, list(replayed.results)
         limit = self.experiment.policy.must_differ_limit
         claims = tuple(make_claim(r, rule, must_differ_limit=limit) for r in results)
         order = {r.arm.name: i for i, r in enumerate(results)}
-        outcome = decide(claims, rule, order=order, synthetic=self.experiment.evalset.synthetic)
-        return self.experiment.conclude(claims, rule, replace(outcome, sentence=sentence_of(outcome, results, rule)))
+        most = claims[0].cost_usd_per_1k * (1 - WORTH_SAVING)
+        worth = [c for c in claims if c.arm == rule.reference or c.cost_usd_per_1k <= most]
+        outcome = decide(worth, rule, order=order, synthetic=self.experiment.evalset.synthetic)
+        return self.experiment.conclude(
+            claims, rule, replace(outcome, sentence=sentence_of(outcome, results, worth, rule))
+        )
 
     def forest(self, decision: Decision) -> Figure:
         """False-hit rates of the certificates with their bounds, beside alpha."""
@@ -262,7 +249,7 @@ class CachingBench:
 
     def break_even(self, replayed: Replayed) -> Table:
         """What a false hit may cost before a tier loses money."""
-        return break_even_table(replayed.results, self.parameters.call_usd)
+        return break_even_table(replayed.results, self.lab.parameters.call_usd)
 
     def slices(self, replayed: Replayed) -> Figure:
         """False-hit rate by tenant and by quarter of the test part."""
@@ -271,7 +258,7 @@ class CachingBench:
     def save(self, decision: Decision, replayed: Replayed, *tables: Table) -> Summary:
         """Write everything the report and the gate need."""
         scores = self._scores(replayed)
-        cases = regression_cases(self.stream, replayed.replays, self.parts["test"])
+        cases = regression_cases(self.lab.stream, replayed.replays, self.lab.parts["test"])
         summary = summarise(self.experiment, decision, scores, cases, (*tables, replayed.table))
         self.experiment.save(decision, summary, scores)
         return summary
@@ -290,7 +277,7 @@ class CachingBench:
 
     def leaks(self, replayed: Replayed) -> int:
         """Count hits that belong to another tenant than the request; must be 0."""
-        tenants = np.array(self.stream.tenants)
+        tenants = np.array(self.lab.stream.tenants)
         return sum(int((tenants[r.hit] != tenants[r.matched[r.hit]]).sum()) for r in replayed.replays.values())
 
     def _embed(self, texts: Sequence[str], what: str) -> npt.NDArray[np.float32]:
@@ -304,66 +291,5 @@ class CachingBench:
         bar.done(f"{len(texts):,} {what}, {fresh:,} embedded now")
         return np.concatenate(out)
 
-    def _counts(self, found: Shadow, part: slice) -> Counts:
-        """Similarity hits by cluster on the grid; exact repeats are another tier's."""
-        scores = np.where(found.exact | ~found.allowed, -np.inf, found.similarity)
-        return count(scores[part], found.false[part], self.clusters[part], GRID)
-
-    def _served(self, guard: Guard | None, threshold: float, semantic: Semantic) -> npt.NDArray[np.bool_]:
-        """Which pairs a semantic cache would serve."""
-        passes = np.array([guard is None or guard.allows(p.query_b, p.query_a) for p in self.pairs], dtype=bool)
-        served: npt.NDArray[np.bool_] = (semantic.pair_similarity >= threshold) & passes
-        return served
-
-    def _must_differ(self, split: str) -> npt.NDArray[np.bool_]:
-        return np.array([not p.same_answer and p.split == split for p in self.pairs], dtype=bool)
-
-    def _lowest(self, guard: Guard | None, semantic: Semantic) -> float:
-        """Lowest threshold of the grid at which the dev pairs that must differ keep their limit."""
-        limit, differ = self.experiment.policy.must_differ_limit, self._must_differ("dev")
-        fits = [t for t in GRID if (self._served(guard, t, semantic) & differ).sum() <= limit]
-        return float(min(fits, default=np.inf))
-
-    def _replay(self, arm: CacheArm, certificate: Certificate | None, semantic: Semantic) -> tuple[CacheResult, Replay]:
-        part, clusters = self.parts["test"], self.clusters
-        walked = replay(self.stream, semantic.vectors, threshold=arm.threshold or 2.0, guard=arm.guard)
-        own = walked.hit & (walked.exact if arm.kind == "exact" else ~walked.exact)
-        served = count(np.where(own, 1.0, -np.inf)[part], (walked.false & own)[part], clusters[part], np.array([1.0]))
-        hit, error = float(walked.hit[part].mean()), float(walked.false[part].mean())
-        wrong = self._served(arm.guard, arm.threshold or 2.0, semantic) & self._must_differ("test")
-        cost = self._cost(hit, error, arm)
-        return CacheResult(arm, certificate, served, hit, error, cost, int(wrong.sum())), walked
-
-    def _shadow_rate(self, arm: CacheArm, semantic: Semantic) -> float | None:
-        if arm.threshold is None:
-            return None
-        found, part = semantic.shadows["similarity + guard" if arm.guard else "similarity"], self.parts["test"]
-        near = (found.hits(arm.threshold) & ~found.exact)[part]
-        return rate_of(found.false[part], near, self.clusters[part]).estimate if near.any() else None
-
-    def _cost(self, hit_rate: float, error_rate: float, arm: CacheArm) -> float:
-        """USD per 1,000 requests: calls that are still made, the embedding of each question, priced false hits.
-
-        Looking up in memory is far below the embedding and left out.
-        """
-        p = self.parameters
-        embedding = load_prices().cost_usd([Work("embed_query")]) if arm.kind == "semantic" else 0.0
-        return 1000 * ((1 - hit_rate) * p.call_usd + embedding + error_rate * p.false_hit_usd)
-
     def _scores(self, replayed: Replayed) -> pl.DataFrame:
-        return score_rows(self.stream, replayed.replays, self.parts["test"])
-
-
-def make_guard(checks: Sequence[str]) -> Guard | None:
-    """Guard with these checks alone, None for none.
-
-    Raises
-    ------
-    ConfigError
-        If there is no such check.
-    """
-    known = [f.name for f in fields(Guard)]
-    for name in checks:
-        if name not in known:
-            raise ConfigError(unknown_name("check of the guard", name, known))
-    return Guard(**{name: name in checks for name in known}) if checks else None
+        return score_rows(self.lab.stream, replayed.replays, self.lab.parts["test"])

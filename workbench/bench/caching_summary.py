@@ -1,7 +1,6 @@
 """What the caching run leaves for its report and its gate: scores, slices, false hits worth reading."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -14,7 +13,7 @@ from workbench.evaluation.stream import Replay
 from workbench.evaluation.summary import ItemCase, Section, SliceRow, Summary
 from workbench.evaluation.traffic import Stream
 from workbench.records import Decision
-from workbench.rendering.table import Interval, Table
+from workbench.rendering.table import Table
 
 QUARTERS = 4
 
@@ -111,11 +110,4 @@ def _would_change(decision: Decision) -> tuple[str, ...]:
 
 
 def _section(table: Table) -> Section:
-    rows: list[tuple[Any, ...]] = [tuple(_cell(v) for v in row) for row in table.rows]
-    return Section(table.caption, "", tuple(c.name for c in table.columns), tuple(rows))
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, Interval):
-        return f"{value.estimate:.4f} [{value.low:.4f}, {value.high:.4f}]"
-    return value.item() if isinstance(value, np.generic) else value
+    return Section(table.caption, "", tuple(c.name for c in table.columns), tuple(map(tuple, table.cells())))

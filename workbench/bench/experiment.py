@@ -200,6 +200,33 @@ class Experiment:
         return gate
 
 
+def open_experiment(
+    notebook: str,
+    question: str,
+    *,
+    settings: Settings,
+    evalset: Evalset,
+    parameters: Any,
+    inputs: Mapping[str, str],
+    **shown: tuple[str, ...],
+) -> Experiment:
+    """Begin an experiment in its run folder, with the policy of its evalset and what was accepted before."""
+    accepted = decision_path(evalset.path, notebook)
+    return Experiment(
+        notebook=notebook,
+        question=question,
+        settings=settings,
+        evalset=evalset,
+        policy=evalset.policy(notebook),
+        parameters=parameters,
+        inputs=inputs,
+        folder=open_run_folder(settings, notebook),
+        profile=os.environ.get("WORKBENCH_PROFILE", "ci"),
+        accepted=Decision.load(accepted) if accepted.is_file() else None,
+        **shown,
+    )
+
+
 def decision_path(evalset: Path, notebook: str) -> Path:
     """Where the accepted decision of a notebook lies."""
     return evalset / "decisions" / f"{notebook}.json"

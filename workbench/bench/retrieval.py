@@ -1,6 +1,5 @@
 """The retrieval experiment, which asks for the cheapest strategy that is good enough on a corpus."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -14,10 +13,12 @@ from workbench.bench.asking import (
     ask_all,
     candidate_name,
     check_knobs,
+    check_names,
+    foreign_hits,
     pessimistic,
     spread_over_rebuilds,
 )
-from workbench.bench.experiment import MANY_TEST_USES, Experiment, Finalists, decision_path, open_run_folder
+from workbench.bench.experiment import MANY_TEST_USES, Experiment, Finalists, open_experiment
 from workbench.bench.fitting import fit_arms
 from workbench.bench.provenance import build_parameters, encoder_probe, parameter_inputs
 from workbench.bench.retrieval_summary import regression_table, summarise, to_judge
@@ -32,7 +33,7 @@ from workbench.evaluation.power import plan
 from workbench.evaluation.summary import Summary
 from workbench.inference.embedding import Embedder, MiniLM, load_embedder
 from workbench.inference.prices import project_prices
-from workbench.records import Decision, Query, content_hash
+from workbench.records import Decision, content_hash
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Table
 from workbench.reports.figure import Figure
@@ -111,18 +112,13 @@ class RetrievalBench:
             "encoder probe": encoder_probe(embedder),
             "prices": project_prices(settings.root).sha256,
         }
-        accepted = decision_path(evalset.path, "retrieval")
-        experiment = Experiment(
-            notebook="retrieval",
-            question="Which retrieval strategy is the cheapest that is good enough on this corpus?",
+        experiment = open_experiment(
+            "retrieval",
+            "Which retrieval strategy is the cheapest that is good enough on this corpus?",
             settings=settings,
             evalset=evalset,
-            policy=evalset.policy("retrieval"),
             parameters=parameters,
             inputs=inputs,
-            folder=open_run_folder(settings, "retrieval"),
-            profile=os.environ.get("WORKBENCH_PROFILE", "ci"),
-            accepted=Decision.load(accepted) if accepted.is_file() else None,
         )
         manifest = evalset.inputs.get("corpus") or content_hash(evalset.name)
         searcher = Searcher(evalset.documents, manifest, settings, embedder, tokenizer)
@@ -147,20 +143,22 @@ class RetrievalBench:
     def prepare(self) -> list[Candidate]:
         """Ingest, index and fit every arm, simplest first."""
         p, dev = self.parameters, self.experiment.evalset.split("dev")
-        arms = [a for a in make_arms(p.chunkers, p.strategies, embedder=p.embedder) if not self.searcher.too_small(a)]
-        for arm in arms:
+        arms = []
+        for arm in make_arms(p.chunkers, p.strategies, embedder=p.embedder):
             bar = Progress(f"chunks of {arm.name}", 1)
             self.searcher.on_progress = lambda done, total, bar=bar: _advance(bar, done, total)
+            if why := self.searcher.unfit(arm):
+                bar.done(f"{arm.name} is left out: {why}")
+                continue
             if report := self.searcher.prepare(arm):
                 bar.done(f"{arm.name}: {report.chunks:,} chunks written, {report.embedded:,} embedded")
+            arms.append(arm)
         fitted = [name for name in p.strategies if name in FITTED]
         learned = fit_arms(self.searcher, p.chunkers, fitted, dev, embedder=p.embedder)
         candidates: list[Candidate] = [*arms, *learned, *self.systems]
-        names = [candidate_name(c) for c in candidates]
-        if not names:
+        if not candidates:
             raise ConfigError(f"no arm can be asked on this corpus: {'; '.join(self.left_out)}")
-        if twice := [n for n in names if names.count(n) > 1]:
-            raise ConfigError(f"two arms are called {twice[0]!r}; give your system a name of its own")
+        check_names(candidates)
         return candidates
 
     @property
@@ -168,7 +166,7 @@ class RetrievalBench:
         """Arms of the grid that this corpus is too small for, each with the reason."""
         p = self.parameters
         arms = make_arms(p.chunkers, p.strategies, embedder=p.embedder)
-        return tuple(f"{arm.name} is left out: {why}" for arm in arms if (why := self.searcher.too_small(arm)))
+        return tuple(f"{arm.name} is left out: {why}" for arm in arms if (why := self.searcher.unfit(arm)))
 
     def arms_table(self, arms: Sequence[Candidate]) -> Table:
         """Arms as they print themselves, with their rows and what their encoder cuts off."""
@@ -238,14 +236,7 @@ class RetrievalBench:
 
     def leaks(self, *scored: Scored) -> int:
         """Count hits that belong to another tenant than the question's; must be 0."""
-        owner = {d.doc_id: d.tenant_id for d in self.experiment.evalset.documents}
-        asked: dict[str, Query] = {q.query_id: q for s in scored for q in s.split.queries}
-        return sum(
-            owner.get(doc_id, asked[query_id].tenant_id) != asked[query_id].tenant_id
-            for s in scored
-            for answers in s.answers.values()
-            for query_id, doc_id in answers.run.select("query_id", "doc_id").iter_rows()
-        )
+        return sum(foreign_hits(s, self.experiment.evalset.documents) for s in scored)
 
     def save(self, decision: Decision, dev: Scored, test: Scored) -> Summary:
         """Write everything the report and the gate need; what is unjudged goes to ``to_judge.jsonl``."""

@@ -1,14 +1,13 @@
 """The routing experiment, which asks whether one model or a router is the cheapest that is good enough."""
 
 import json
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
 import polars as pl
 
-from workbench.bench.experiment import Experiment, Finalists, decision_path, open_run_folder
+from workbench.bench.experiment import Experiment, Finalists, decision_path, open_experiment
 from workbench.bench.provenance import build_parameters, encoder_probe, parameter_inputs
 from workbench.bench.retrieval_tables import power_table
 from workbench.bench.routing_arms import Routed, RoutedArm, model_arms, policy_arms, route_all
@@ -31,7 +30,7 @@ from workbench.evaluation.exploring import slice_rows, worst_regressions
 from workbench.evaluation.outcomes import Outcomes, load_outcomes
 from workbench.evaluation.power import plan
 from workbench.evaluation.summary import Summary
-from workbench.inference.embedding import load_embedder
+from workbench.inference.embedding import Embedder, load_embedder
 from workbench.inference.prices import load_prices
 from workbench.inference.routing import Policy, Router, load_router, make_policy
 from workbench.records import Decision
@@ -50,7 +49,8 @@ class RoutingParameters:
     """Parameters of ``02_routing``; the notebook's cell has the same names and defaults.
 
     ``dev_share`` is the share of clusters that routers learn on where the outcomes have no split, ``give_up`` the
-    share of the margin that a threshold may lose on dev, ``draws`` the resamples behind each interval.
+    share of the margin that a threshold may lose on dev, ``min_saving`` the share of the strongest model's cost that
+    a router must save to be worth its upkeep, ``draws`` the resamples behind each interval.
     """
 
     evalset: str = "routing_demo"
@@ -70,6 +70,7 @@ class RoutingParameters:
     reference: str = ""
     dev_share: float = 0.5
     give_up: float = 0.0
+    min_saving: float = 0.05
     draws: int = 2000
     seed: int = 0
 
@@ -87,8 +88,12 @@ class RoutingBench:
     @classmethod
     def start(cls, **given: object) -> Self:
         """Load everything that can be refused, before anything is computed."""
-        settings = load_settings()
-        parameters = build_parameters(RoutingParameters, given)
+        settings, parameters = load_settings(), build_parameters(RoutingParameters, given)
+        return cls.open(parameters, settings)
+
+    @classmethod
+    def open(cls, parameters: RoutingParameters, settings: Settings, *, embedder: Embedder | None = None) -> Self:
+        """Begin with an encoder of your own, in place of the one that the parameters name."""
         evalset = load_evalset(parameters.evalset, settings=settings, seed=parameters.seed)
         outcomes = load_outcomes(evalset.path, seed=parameters.seed, dev_share=parameters.dev_share)
         _check_splits(outcomes)
@@ -100,21 +105,17 @@ class RoutingBench:
             "prices": load_prices().sha256,
         }
         if any(p.reads == "vectors" for p in policies):
-            outcomes, weights = _with_vectors(outcomes, parameters.embedder, settings)
-            inputs |= weights
-        path = decision_path(evalset.path, "routing")
-        accepted = Decision.load(path) if path.is_file() else None
-        experiment = Experiment(
-            notebook="routing",
-            question="Which model, or which router over models, is the cheapest that is good enough?",
+            encoder = embedder or load_embedder(parameters.embedder, settings.cache)
+            vectors, _ = VectorCache(settings.cache / "vectors.sqlite").embed(outcomes.requests.prompts, encoder)
+            outcomes = replace(outcomes, requests=replace(outcomes.requests, vectors=vectors))
+            inputs |= {"weights": encoder.encoder_id, "encoder probe": encoder_probe(encoder)}
+        experiment = open_experiment(
+            "routing",
+            "Which model, or which router over models, is the cheapest that is good enough?",
             settings=settings,
             evalset=evalset,
-            policy=evalset.policy("routing"),
             parameters=parameters,
             inputs=inputs,
-            folder=open_run_folder(settings, "routing"),
-            profile=os.environ.get("WORKBENCH_PROFILE", "ci"),
-            accepted=accepted,
         )
         outcomes = replace(outcomes, notes=(*outcomes.notes, *left_out))
         return cls(experiment, parameters, outcomes, tuple(policies), _routers(experiment))
@@ -176,10 +177,27 @@ class RoutingBench:
         """Route every prompt of one split, and look up what came of it."""
         return route_all(arms, self.outcomes.part(split), split)
 
-    def finalists(self, dev: Routed) -> Finalists:
+    def candidates(self, dev: Routed, found: Study) -> Routed:
+        """What may go to the test: models, and policies that beat the hull on dev and save enough for their upkeep.
+
+        An accepted arm, and one that you name as reference, are always among them.
+        """
+        cost = {f.name: f.cost_usd_per_1k for f in dev.facts}
+        models = [a.name for a in dev.arms if a.is_model]
+        reference = max(models, key=lambda m: self._quality(dev, m))
+        enough = (1 - self.parameters.min_saving) * cost[reference]
+        accepted = self.experiment.accepted
+        kept = {*models, *(n for n in found.winners if cost[n] <= enough), self.parameters.reference}
+        return dev.only(kept | set(accepted.arms if accepted else ()))
+
+    def _quality(self, dev: Routed, model: str) -> float:
+        return float(dev.outcomes.quality[:, dev.outcomes.models.index(model)].mean())
+
+    def finalists(self, candidates: Routed) -> Finalists:
         """Pick on dev alone; the reference is the accepted arm, at first the strongest single model."""
-        simple = [a.name for a in dev.arms if a.is_model]
-        return self.experiment.finalists(dev.scores, dev.facts, asked=self.parameters.reference, simple=simple)
+        simple = [a.name for a in candidates.arms if a.is_model]
+        scores, facts = candidates.scores, candidates.facts
+        return self.experiment.finalists(scores, facts, asked=self.parameters.reference, simple=simple)
 
     def test(self, dev: Routed, finalists: Finalists) -> Routed:
         """Judge the finalists on the test prompts, with the routers as they were fitted on dev."""
@@ -210,13 +228,8 @@ class RoutingBench:
         names = ("prompt", "right", f"{reference} asks", f"{arm} asks")
         return Table.of(names, rows, f"Where {arm} loses against {reference}")
 
-    def save(self, decision: Decision, dev: Routed, test: Routed, found: Study) -> Summary:
-        """Write everything the report and the gate need, and the routers that were tested."""
-        tables = [
-            (self.opportunity(), "The most that any router could gain."),
-            (study_table(found), "Policies against the hull of the single models, cross-fitted on dev."),
-            (self.within(found), "Gain over the hull inside each feature."),
-        ]
+    def save(self, decision: Decision, dev: Routed, test: Routed, tables: Mapping[str, Table]) -> Summary:
+        """Write what the report and the gate need, with the tables shown by title, and the routers that were tested."""
         summary = summarise(self.experiment, decision, dev, test, tables)
         scores = pl.concat([s.scores.with_columns(split=pl.lit(s.split)) for s in (dev, test)])
         self.experiment.save(decision, summary, scores)
@@ -258,13 +271,6 @@ def _choose(names: Sequence[str], outcomes: Outcomes) -> tuple[list[Policy], lis
         else:
             policies.append(policy)
     return policies, left_out
-
-
-def _with_vectors(outcomes: Outcomes, embedder: str, settings: Settings) -> tuple[Outcomes, dict[str, str]]:
-    encoder = load_embedder(embedder, settings.cache)
-    vectors, _ = VectorCache(settings.cache / "vectors.sqlite").embed(outcomes.requests.prompts, encoder)
-    inputs = {"weights": encoder.encoder_id, "encoder probe": encoder_probe(encoder)}
-    return replace(outcomes, requests=replace(outcomes.requests, vectors=vectors)), inputs
 
 
 def _routers(experiment: Experiment) -> dict[str, Router]:

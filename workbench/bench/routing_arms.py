@@ -1,6 +1,6 @@
 """Arms of the routing notebook: every single model, and every policy at the threshold that dev gives it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -54,6 +54,15 @@ class Routed:
 
     def __repr__(self) -> str:
         return self.table().to_text()
+
+    def only(self, names: Collection[str]) -> "Routed":
+        """The arms of these names alone."""
+        return replace(
+            self,
+            arms=tuple(a for a in self.arms if a.name in names),
+            scores=self.scores.filter(pl.col("arm").is_in(list(names))),
+            facts=tuple(f for f in self.facts if f.name in names),
+        )
 
     def table(self) -> Table:
         """Quality, what an oracle would add, cost, latency, and who answers."""
@@ -152,7 +161,7 @@ def _score(arm: RoutedArm, picked: np.ndarray, part: Outcomes) -> tuple[pl.DataF
             "latency_ms": latency if measured else [None] * len(part),
             "cost_usd": cost,
             "slice_feature": part.requests.features,
-            "slice_tenant_id": part.tenants,
+            "slice_tenant_id": part.tenants if len(set(part.tenants)) > 1 else [""] * len(part),
         },
         schema=SCORES_SCHEMA | {"slice_feature": pl.String, "slice_tenant_id": pl.String},
     )

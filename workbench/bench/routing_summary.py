@@ -1,5 +1,7 @@
 """What the routing run leaves for its report: frontier, slices, cases, warnings, what would change it."""
 
+from collections.abc import Mapping
+
 import polars as pl
 
 from workbench.bench.experiment import MANY_TEST_USES, Experiment, decision_path
@@ -14,7 +16,7 @@ _RIGHT = 0.5  # graded answers from here on are shown as right
 
 
 def summarise(
-    experiment: Experiment, decision: Decision, dev: Routed, test: Routed, tables: list[tuple[Table, str]]
+    experiment: Experiment, decision: Decision, dev: Routed, test: Routed, tables: Mapping[str, Table]
 ) -> Summary:
     """Everything the report shows beside the decision."""
     reference, names = decision.rule.reference, [f.name for f in test.facts]
@@ -22,23 +24,20 @@ def summarise(
     before = decision_path(experiment.evalset.path, experiment.notebook).with_suffix(".scores.parquet")
     accepted = pl.read_parquet(before) if before.is_file() else None
     sections = [
-        *tables,
-        (dev.table(), "All arms, on the prompts they were tuned on; policies by routers that had not seen them."),
-        (test.table(), "Finalists, on prompts nobody tuned on."),
+        *(section_of(table, table.caption, title=title) for title, table in tables.items()),
+        section_of(dev.table(), "On the prompts they were tuned on; policies by routers that had not seen them."),
+        section_of(test.table(), "Finalists, on prompts nobody tuned on."),
     ]
     return Summary(
         title="Routing: the cheapest way to a good enough answer",
         metric=decision.rule.metric,
         warnings=_warnings(experiment, decision, test),
-        frontier=(
-            *frontier_points(dev.scores, dev.facts, reference=reference, split="dev"),
-            *frontier_points(test.scores, test.facts, reference=reference, split="test"),
-        ),
+        frontier=tuple(frontier_points(dev.scores, dev.facts, reference=reference, split="dev")),
         slices=tuple(slice_rows(test.scores, names)),
         changed=changed_cases(accepted, test.scores, names, cases),
         regressions=worst_regressions(cases, reference=reference, arm=focus_of(decision)),
         would_change=would_change(decision),
-        sections=tuple(section_of(table, note) for table, note in sections),
+        sections=tuple(sections),
         cost_note="Cost is what the outcomes record or declare for each call, plus the counted work of routing; "
         "a cascade pays for both of its calls. Latency is that of the recorded calls.",
     )

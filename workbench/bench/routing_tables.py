@@ -19,6 +19,7 @@ from workbench.evaluation.routing_metrics import (
     router_curve,
     upper_hull,
 )
+from workbench.inference.routing_features import Ints
 from workbench.rendering.table import Column, Interval, Table, Value
 from workbench.reports.figure import Figure
 from workbench.reports.figures import lines
@@ -58,12 +59,10 @@ class Study:
 
 def study(outcomes: Outcomes, arms: Sequence[RoutedArm], *, draws: int, seed: int) -> Study:
     """Resample every policy, the hull and the oracle over the same clusters."""
-    quality, cost = outcomes.quality, outcomes.cost_usd
-    curves = {HULL: Curve(quality, cost, np.zeros(0)), ORACLE: oracle_curve(quality, cost)}
+    quality = outcomes.quality
     held_out = {a.name: a.held_out for a in arms if a.held_out is not None}
-    for arm in arms:
-        curves[arm.name] = router_curve(arm.router, held_out[arm.name], quality, cost)
-    areas = resample_aiq(curves, cost, outcomes.codes, draws=draws, seed=seed)
+    curves = _curves(outcomes, arms) | {ORACLE: oracle_curve(quality, outcomes.cost_usd)}
+    areas = resample_aiq(curves, outcomes.cost_usd, outcomes.codes, draws=draws, seed=seed)
     weak, strong = pair_of(outcomes)
     deferrals: Mapping[str, tuple[Resampled, ...]] = {}
     if quality[:, strong].mean() > quality[:, weak].mean():
@@ -72,6 +71,17 @@ def study(outcomes: Outcomes, arms: Sequence[RoutedArm], *, draws: int, seed: in
             scores, quality[:, weak], quality[:, strong], outcomes.codes, draws=draws, seed=seed
         )
     return Study(outcomes, tuple(arms), curves, areas, deferrals)
+
+
+def _curves(outcomes: Outcomes, arms: Sequence[RoutedArm], rows: Ints | None = None) -> dict[str, Curve]:
+    """Curves of the single models and of every policy, over all prompts or some."""
+    part = slice(None) if rows is None else rows
+    quality, cost = outcomes.quality[part], outcomes.cost_usd[part]
+    curves = {HULL: Curve(quality, cost, np.zeros(0))}
+    for arm in arms:
+        if arm.held_out is not None:
+            curves[arm.name] = router_curve(arm.router, arm.held_out[part], quality, cost)
+    return curves
 
 
 def pair_of(outcomes: Outcomes) -> tuple[int, int]:
@@ -171,12 +181,12 @@ def within_table(found: Study, *, draws: int, seed: int) -> Table:
     labels = np.array(found.outcomes.requests.features)
     gains: dict[str, dict[str, Estimate]] = {}
     for feature in found.outcomes.features:
-        inside_it = np.flatnonzero(labels == feature)
-        if len(set(found.outcomes.clusters[inside_it])) >= MIN_CLUSTERS:
-            part = found.outcomes.take(inside_it)
-            arms = [replace(a, held_out=a.held_out[inside_it]) for a in found.arms if a.held_out is not None]
-            inside = study(part, arms, draws=draws, seed=seed)
-            gains[feature or "all"] = {name: inside.gain(name) for name in inside.names}
+        inside = np.flatnonzero(labels == feature)
+        codes = np.unique(found.outcomes.clusters[inside], return_inverse=True)[1]
+        if codes.max() + 1 >= MIN_CLUSTERS:
+            cost = found.outcomes.cost_usd[inside]
+            areas = resample_aiq(_curves(found.outcomes, found.arms, inside), cost, codes, draws=draws, seed=seed)
+            gains[feature or "all"] = {name: areas[name].minus(areas[HULL]) for name in found.names}
     columns = (Column("policy"), Column("all", "interval", digits=3, signed=True),
                *(Column(f, "interval", digits=3, signed=True) for f in gains))  # fmt: skip
     rows: list[tuple[Value, ...]] = [
@@ -199,21 +209,21 @@ def _survival(found: Study, gains: Mapping[str, Mapping[str, Estimate]]) -> str:
 
 def curve_figure(found: Study, shown: Sequence[str]) -> Figure:
     """Quality against cost along each policy's hull, from the cheapest to the dearest model."""
+    means = 1000 * found.outcomes.cost_usd.mean(0)
+    low, high = float(means.min()), float(means.max())
+    log = low > 0 and high / low > 20
+    grid = np.geomspace(low, high, _CURVE_POINTS) if log else np.linspace(low, high, _CURVE_POINTS)
     series = {}
-    top = 1000 * float(found.outcomes.cost_usd.mean(0).max())
     for name in (HULL, *shown, ORACLE):
         hull = upper_hull(found.curves[name].points)
-        keep = np.unique(np.linspace(0, len(hull) - 1, _CURVE_POINTS).round().astype(int))
-        points = [(1000 * float(c), float(q)) for c, q in hull[keep]]
-        series[name] = [*points, (top, points[-1][1])] if points[-1][0] < top else points
-    figure = lines(series, "USD per 1,000 requests", "correctness", log_x=_spans(series), from_zero=False)
-    return replace(figure, caption="Quality against cost over each policy's threshold, cross-fitted on dev. "
-                   "A policy is worth its upkeep only where it lies above the hull.")  # fmt: skip
-
-
-def _spans(series: Mapping[str, Sequence[tuple[float, float]]]) -> bool:
-    costs = [x for line in series.values() for x, _ in line]
-    return min(costs) > 0 and max(costs) / min(costs) > 20
+        quality = np.interp(grid, 1000 * hull[:, 0], hull[:, 1])
+        series[name] = [(float(c), float(q)) for c, q in zip(grid, quality, strict=True)]
+    figure = lines(series, "USD per 1,000 requests", "correctness", log_x=log, from_zero=False)
+    caption = (
+        "Quality against cost over each policy's threshold, cross-fitted on dev. A policy is worth its upkeep only "
+        "where it lies above the hull of the single models, which mixing them at random reaches."
+    )
+    return replace(figure, caption=caption)
 
 
 def deferral_figure(found: Study, shown: Sequence[str]) -> Figure | Table:
@@ -229,4 +239,9 @@ def deferral_figure(found: Study, shown: Sequence[str]) -> Figure | Table:
         curve = deferral(score, quality[:, weak], quality[:, strong])
         at = np.linspace(0, len(score), 11).round().astype(int)
         series[name] = [(100 * float(curve.share[i]), float(curve.quality[i])) for i in at]
-    return lines(series, f"requests that {models[strong]} answers, %", "correctness", from_zero=False)
+    figure = lines(series, f"requests that {models[strong]} answers, %", "correctness", from_zero=False)
+    caption = (
+        f"Quality as {models[strong]} answers more and {models[weak]} fewer of the requests, first those that need it "
+        "most by each policy's score; the straight line is a random choice."
+    )
+    return replace(figure, caption=caption)

@@ -1,6 +1,7 @@
 """The user's own system as an arm: a run file, a hits table, or a Python callable, beside ours."""
 
 import importlib
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,7 +54,7 @@ def _load(entry: str, settings: Settings) -> SystemArm:
         usd = float(cost)
     except ValueError:
         usd = -1.0
-    if not usd >= 0:
+    if not 0 <= usd < math.inf:
         raise ConfigError(f"system {name!r} costs {cost!r}; say its dollars per 1,000 requests, 0 or more")
     path = settings.root / source
     if path.is_file():
@@ -65,6 +66,8 @@ def _load(entry: str, settings: Settings) -> SystemArm:
         call = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"system {name!r}: {source!r} cannot be imported: {error}") from error
+    if not callable(call):
+        raise ConfigError(f"system {name!r}: {source!r} cannot be called; it is {call!r}")
     file = getattr(importlib.import_module(module), "__file__", None)
     sha256 = content_hash(Path(file).read_bytes()) if file else ""
     return SystemArm(name, source, usd, sha256, search=_guarded(name, call))

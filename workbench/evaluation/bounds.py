@@ -131,7 +131,7 @@ def hits_needed(alpha: float, rate: float, *, confidence: float = 0.95, power: f
     None where no number of hits shows it, because the rate is not under alpha.
 
     >>> hits_needed(0.05, 0.0), hits_needed(0.05, 0.025), hits_needed(0.01, 0.01)
-    (59, 392, None)
+    (59, 361, None)
     """
     if rate >= alpha:
         return None

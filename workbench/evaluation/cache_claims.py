@@ -15,6 +15,7 @@ How caching maps onto `Claim` and `Rule`:
 - Must-differ pairs served above their limit break an arm, whatever its rate.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -90,7 +91,6 @@ def make_claim(result: CacheResult, rule: Rule, *, must_differ_limit: int) -> Cl
     certificate, served = result.certificate, result.served
     status, note = _status(result, rule, must_differ_limit)
     low, high = result.interval if served.hits.any() else (0.0, 0.0 if result.arm.kind == "off" else 1.0)
-    shared = f"serves {result.hit_rate:.1%} of requests, {result.error_rate:.2%} of requests wrongly"
     return Claim(
         arm=result.arm.name,
         parameters=parameters_of(result.arm),
@@ -108,7 +108,7 @@ def make_claim(result: CacheResult, rule: Rule, *, must_differ_limit: int) -> Cl
         n_clusters=int((served.requests > 0).sum()),
         n_clusters_differ=int((served.false[:, 0] > 0).sum()),
         items_needed=certificate.labels_needed if certificate and status == "inconclusive" else None,
-        note="reference" if result.arm.kind == "off" else f"{shared}; {note}",
+        note="" if result.arm.kind == "off" else note,
     )
 
 
@@ -116,14 +116,14 @@ def _status(result: CacheResult, rule: Rule, must_differ_limit: int) -> tuple[Ga
     certificate = result.certificate
     if certificate is None or not (certificate.hits or result.served.hits.any()):
         return "identical", "nothing was served"
-    if result.must_differ > must_differ_limit:
-        return "broken", f"serves {result.must_differ} must-differ pairs, limit {must_differ_limit}"
     found = f"{certificate.false:,} false of {certificate.hits:,} hits in {certificate.clusters} clusters"
+    if result.must_differ > must_differ_limit:
+        return "broken", f"{found}, but it serves {result.must_differ} must-differ pairs (limit {must_differ_limit})"
     if result.arm.kind == "exact":
         return _exact_status(result, certificate, rule.margin), found
     if not certificate.certified:
         hopeless = certificate.labels_needed is None and certificate.low > rule.margin
-        return ("broken" if hopeless else "inconclusive"), f"{found}: not certified, {certificate.note}"
+        return ("broken" if hopeless else "inconclusive"), f"{found}: {certificate.note}"
     low = korn_graubard(result.served, rule.confidence)[0][0]
     if result.rate > rule.margin:
         worse: GateStatus = "broken" if low > rule.margin else "inconclusive"
@@ -139,31 +139,26 @@ def _exact_status(result: CacheResult, certificate: Certificate, alpha: float) -
     return "broken" if certificate.low > alpha else "inconclusive"
 
 
-def sentence_of(outcome: Outcome, results: list[CacheResult], rule: Rule) -> str:
+def sentence_of(outcome: Outcome, results: Sequence[CacheResult], claims: Sequence[Claim], rule: Rule) -> str:
     """What a reader is told, in the words of caching."""
     by_name = {r.arm.name: r for r in results}
     best, off = by_name[outcome.arm], by_name["off"]
     saved = 1 - best.cost_usd_per_1k / off.cost_usd_per_1k if off.cost_usd_per_1k else 0.0
     prices = f"${best.cost_usd_per_1k:.3g} instead of ${off.cost_usd_per_1k:.3g} per 1,000 requests ({saved:.0%} less)"
     start = "Provisionally use" if outcome.verdict == "provisional" else "Use"
-    refused = [r for r in results if r.arm.kind == "semantic" and not (r.certificate and r.certificate.certified)]
-    if outcome.arm.startswith("semantic"):
+    if best.arm.kind == "semantic":
         low, high = best.interval
         return (
             f"{start} {outcome.arm}: shown at {rule.confidence:.0%} confidence that at most {rule.margin:.0%} of its "
             f"similarity hits are false; replayed on later traffic {best.rate:.1%} were [{low:.1%}, {high:.1%}]. "
             f"{prices}."
         )
-    why = "; ".join(f"{r.arm.name}: {r.certificate.note}" for r in refused if r.certificate)
-    if outcome.arm == "exact":
-        return (
-            f"{start} exact repeats alone, at {prices}. Nothing semantic is shown to be under {rule.margin:.0%}: {why}."
-        )
+    why = "; ".join(f"{c.arm}: {c.note}" for c in claims if c.status in ("inconclusive", "broken"))
+    if best.arm.kind == "exact":
+        return f"{start} exact repeats alone: {prices}. What is not shown to be good enough: {why or 'nothing'}."
     if outcome.verdict == "inconclusive":
-        return f"Cannot tell yet: keep the cache off. {why or 'the exact cache needs more labelled repeats'}."
-    return (
-        f"Keep the cache off: no tier both saves and is shown to be under {rule.margin:.0%} false hits. {why}".rstrip()
-    )
+        return f"Cannot tell yet, keep the cache off meanwhile. {why}."
+    return f"Keep the cache off: nothing that saves is shown to be good enough. {why or 'Nothing was served'}."
 
 
 def no_hits(clusters: np.ndarray) -> Counts:

@@ -4,6 +4,8 @@ The false-hit rate need not fall as the threshold rises, so that methods for mon
 are walked through in an order fixed beforehand (fixed-sequence learn-then-test, Angelopoulos et al. 2021, arXiv
 2110.01052), which costs nothing for having tried several. Of the two methods that keep their promise when requests of
 one cluster share fate, the walk certifies more (`simulate` shows it for the traffic at hand), so it is the default.
+The bound is approximate: with 40 clusters whose rates differ by a factor of 5 and more, simulated promises were broken
+in 7 to 11 % of draws instead of 5 %; with 60 moderately unequal ones in 4 to 6 %.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,6 +26,7 @@ from workbench.evaluation.bounds import (
 from workbench.evaluation.comparison import MIN_CLUSTERS
 
 CAUTION = 0.7
+CONFIRM_STEP = 4  # places of the grid: thresholds .01 apart
 NO_NUMBER = "no number of labels at this threshold: its rate is not under alpha"
 
 
@@ -124,19 +127,42 @@ class Certificate:
         return self.false / max(self.hits, 1)
 
 
-def certify(counts: Counts, alpha: float, confidence: float, *, lowest: float = -1.0) -> Certificate:
+def certify(
+    counts: Counts,
+    alpha: float,
+    confidence: float,
+    *,
+    lowest: float = -1.0,
+    confirm: Callable[[float], Counts] | None = None,
+) -> Certificate:
     """Lowest threshold that the cluster-robust walk reaches, or the nearest one and what it lacks.
 
-    ``lowest`` keeps the walk from going further, for a reason that did not look at these labels.
+    Parameters
+    ----------
+    counts : Counts
+        Of the calibration part, in the shadow: every earlier request is cached.
+    lowest : float
+        Keeps the walk from going further, for a reason that did not look at these labels.
+    confirm : callable, optional
+        Counts of the true replay of the calibration part at one threshold. Where its bound is not under alpha as
+        well, the threshold is raised until it is: at loose thresholds the shadow looks better than a real cache.
     """
     within = counts.thresholds >= lowest
     if not within.any():
         note = "must-differ pairs are served at every threshold"
         return _describe(counts, 0, alpha, confidence, certified=False, note=note)
     allowed = Counts(counts.thresholds[within], counts.hits[:, within], counts.false[:, within], counts.requests)
-    place = fixed_sequence(allowed, alpha, confidence)
+    start, place = first_with_hits(allowed, alpha, confidence), fixed_sequence(allowed, alpha, confidence)
+    for each in range(place, start - 1, -CONFIRM_STEP) if place is not None and start is not None else ():
+        if confirm is None:
+            return _describe(allowed, each, alpha, confidence, certified=True, note="cluster-robust walk")
+        bound = float(korn_graubard(confirm(float(allowed.thresholds[each])), confidence)[1][0])
+        if bound <= alpha:
+            note = f"cluster-robust walk, confirmed by true replay (at most {bound:.4f})"
+            return _describe(allowed, each, alpha, confidence, certified=True, note=note)
     if place is not None:
-        return _describe(allowed, place, alpha, confidence, certified=True, note="fixed sequence, cluster-robust")
+        note = "certified in the shadow, but no true replay confirms it"
+        return _describe(allowed, place, alpha, confidence, certified=False, note=note)
     refusal = _refuse(allowed, alpha, confidence)
     held = f"; must-differ pairs keep it from going under {lowest:g}" if within.sum() < len(within) else ""
     return replace(refusal, note=refusal.note + held)

@@ -216,7 +216,7 @@ def compare(
     bounds = bootstrap_t(values, codes, confidence=confidence, draws=draws, seed=seed)
     out = []
     for i, arm in enumerate(candidates):
-        low, high = float(bounds.low[i]), float(bounds.high[i])
+        low, high = max(float(bounds.low[i]), -1.0), min(float(bounds.high[i]), 1.0)  # of values in [0, 1]
         status, differ = classify(values[i], codes, low=low, high=high, margin=margin)
         mean, se = float(bounds.mean[i]), float(bounds.se[i])
         out.append(PairedDifference(arm, mean, se, low, high, status, len(items), int(codes.max()) + 1, differ))

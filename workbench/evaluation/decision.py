@@ -61,10 +61,12 @@ def pick_finalists(dev: pl.DataFrame, facts: Sequence[ArmFacts], rule: Rule) -> 
     cost = {f.name: f.cost_usd_per_1k for f in facts}
     order = {f.name: f.order for f in facts}
     items, _ = item_clusters(dev)
-    means = {f.name: float(item_values(dev, f.name, items, missing=0.0).mean()) for f in facts}
+    values = {f.name: item_values(dev, f.name, items, missing=0.0) for f in facts}
+    means = {name: float(v.mean()) for name, v in values.items()}
     reference = rule.reference
     cheaper = [a for a in cost if (cost[a], order[a]) < (cost[reference], order[reference])]
-    near = [a for a in cheaper if means[a] > means[reference] - 2 * rule.margin]
+    twins = {a for a in cheaper if cost[a] == cost[reference] and np.array_equal(values[a], values[reference])}
+    near = [a for a in cheaper if means[a] > means[reference] - 2 * rule.margin and a not in twins]
     beaten = {a for a in near if any(cost[b] <= cost[a] and means[b] > means[a] for b in near)}
     best = sorted(near, key=lambda a: (a in beaten, -means[a], order[a]))[:MAX_FINALISTS]
     return sorted(best, key=lambda a: (cost[a], order[a]))

@@ -49,7 +49,8 @@ def slice_rows(scores: pl.DataFrame, arms: Sequence[str], *, seed: int = 0) -> l
     """Mean of each arm inside each value of each ``slice_*`` column; no interval under 30 clusters."""
     out = []
     for column in [c for c in scores.columns if c.startswith("slice_")]:
-        for value in sorted(v for v in scores[column].unique().to_list() if v):
+        present = sorted(v for v in scores[column].unique().to_list() if v)
+        for value in present if len(present) > 1 else ():  # one slice would be everything again
             part = scores.filter(pl.col(column) == value)
             items, codes = item_clusters(part)
             enough = codes.max() + 1 >= MIN_CLUSTERS

@@ -177,7 +177,7 @@ def _generalisation(accepted: Decision, now: Decision) -> GateClaim:
         status = "broken" if rule.floor is not None and claim.estimate_high < rule.floor else "inconclusive"
     sentence = (
         f"{accepted.arm} against {rule.reference}: {claim.difference:+.3f} {rule.metric}, between {claim.low:+.3f} and "
-        f"{claim.high:+.3f}; margin {rule.margin:g}."
+        f"{claim.high:+.3f}; {rule.limit_name} {rule.margin:g}."
     )
     return GateClaim("generalisation", accepted.arm, status, sentence)
 

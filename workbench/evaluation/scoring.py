@@ -52,10 +52,10 @@ def ask(
             hits = list(search(query))
         except WorkbenchError as error:
             errors[query.query_id] = f"{type(error).__name__}: {error}"
-            continue
-        latency[query.query_id] = before + (time.perf_counter() - started) * 1000
-        # The arm's own order counts: a strictly falling score keeps it through the tie rule.
-        rows += [(query.query_id, hit.doc_id, -float(place)) for place, hit in enumerate(hits)]
+        else:
+            latency[query.query_id] = before + (time.perf_counter() - started) * 1000
+            # The arm's own order counts: a strictly falling score keeps it through the tie rule.
+            rows += [(query.query_id, hit.doc_id, -float(place)) for place, hit in enumerate(hits)]
         if on_progress:
             on_progress(i, len(queries))
     columns = {"query_id": pl.String, "doc_id": pl.String, "score": pl.Float64}

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -85,10 +86,14 @@ class Surface:
 
 
 def _surface(prompts: Sequence[str], columns: int) -> Floats:
-    patterns = [re.compile(p) for p in _SURFACE[: columns - 1]]
-    counts = [[len(text), *(len(p.findall(text)) for p in patterns)] for text in prompts]
+    counts = [_counts(text)[:columns] for text in prompts]
     logs: Floats = np.log1p(np.array(counts, float).reshape(len(prompts), columns))
     return logs
+
+
+@lru_cache(maxsize=100_000)  # every fold and every policy counts the same prompts
+def _counts(text: str) -> tuple[int, ...]:
+    return (len(text), *(len(re.findall(pattern, text)) for pattern in _SURFACE))
 
 
 @dataclass(frozen=True, slots=True)

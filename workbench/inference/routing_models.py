@@ -76,21 +76,7 @@ class Logistic:
     @classmethod
     def fit(cls, features: Features, requests: Requests, quality: Floats, *, l2: float = 1.0) -> Self:
         """Least cross-entropy plus ``l2 / 2`` times the squared weights, for all models at once."""
-        from scipy.optimize import minimize
-        from scipy.special import expit
-
-        x = features.rows(requests).astype(np.float64)  # once, not in every step
-        n, shape = len(requests), (x.shape[1] + 1, quality.shape[1])
-
-        def loss(flat: Floats) -> tuple[float, Floats]:
-            w = flat.reshape(shape)
-            z = x @ w[:-1] + w[-1]
-            value = (np.logaddexp(0, z) - quality * z).sum() + l2 / 2 * (w[:-1] ** 2).sum()
-            off = expit(z) - quality
-            return value / n, np.vstack([x.T @ off + l2 * w[:-1], off.sum(0)]).ravel() / n
-
-        found = minimize(loss, np.zeros(shape).ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 200})
-        return cls(features, found.x.reshape(shape))
+        return cls(features, _fit_logistic(features.rows(requests).astype(np.float64), quality, l2))
 
     def predict(self, requests: Requests) -> Floats:
         """Probabilities."""
@@ -98,6 +84,33 @@ class Logistic:
 
         predicted: Floats = expit(self.features.rows(requests) @ self.weights[:-1] + self.weights[-1])
         return predicted
+
+
+def _fit_logistic(x: Any, quality: Floats, l2: float, *, steps: int = 500) -> Floats:
+    """Weights by accelerated gradient (Nesterov 1983), begun anew where it turns uphill (O'Donoghue and Candes 2015).
+
+    It needs nothing but products with ``x``, dense or sparse, so that eleven models cost little more than one.
+    """
+    from scipy.special import expit
+
+    w = np.zeros((x.shape[1] + 1, quality.shape[1]))
+    direction, largest = np.ones(x.shape[1]), 0.0
+    for _ in range(20):  # the largest eigenvalue of x'x bounds the curvature
+        direction = x.T @ (x @ direction)
+        largest = float(np.linalg.norm(direction))
+        direction /= largest or 1.0
+    rate = 1 / ((largest + len(quality)) / 4 + l2)
+    ahead, momentum = w, 1.0
+    for _ in range(steps):
+        off = expit(x @ ahead[:-1] + ahead[-1]) - quality
+        gradient = np.vstack([x.T @ off + l2 * ahead[:-1], off.sum(0)])
+        if np.abs(gradient).max() < 1e-5 * len(quality):
+            break
+        following = ahead - rate * gradient
+        uphill = (gradient * (following - w)).sum() > 0
+        before, momentum = (1.0, 1.0) if uphill else (momentum, (1 + np.sqrt(1 + 4 * momentum**2)) / 2)
+        ahead, w = following + (before - 1) / momentum * (following - w), following
+    return ahead
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -51,14 +51,14 @@ def forest(claims: Sequence[Claim], rule: Rule) -> Figure:
     held = sum(c.status in ("holds", "identical") for c in claims)
     alt = (
         f"Forest plot, {len(claims)} arms: difference in {rule.metric} from {rule.reference} with bounds at "
-        f"{rule.confidence:.0%} confidence, margin {number(rule.limit, 3)}. {held} of {len(claims)} hold: "
+        f"{rule.confidence:.0%} confidence, {rule.limit_name} {number(rule.limit, 3)}. {held} of {len(claims)} hold: "
         + "; ".join(f"{c.arm} {number(c.difference, 3, signed=True)} {c.status}" for c in claims)
         + "."
     )
     caption = (
         f"Difference in {rule.metric} from the reference, {rule.reference}, with simultaneous bounds at "
         f"{rule.confidence:.0%}. A bar wholly {'left' if rule.direction == 'lower' else 'right'} of the dashed line is "
-        "not worse by more than the margin."
+        f"not worse by more than {'alpha' if rule.direction == 'lower' else 'the margin'}."
     )
     draw = partial(_draw_forest, claims, rule)
     return build(draw, kind="forest", alt=alt, caption=caption, data=data)
@@ -93,7 +93,7 @@ def _draw_forest(claims: Sequence[Claim], rule: Rule, narrow: bool) -> Canvas:
 def _line_labels(canvas: Canvas, axes: Any, rule: Rule, top: float) -> None:
     """Name the lines away from each other: the left one on its left, the right one on its right."""
     zero, margin = (pixel(canvas, axes, value, 0.0)[0] for value in (0.0, rule.limit))
-    name = f"margin {number(rule.limit, 3)}"
+    name = f"{rule.limit_name} {number(rule.limit, 3)}"
     style: dict[str, Any] = {"size": SMALL, "alpha": 0.85}
     if not rule.margin:
         canvas.text(zero, top - 9, "reference", ha="center", **style)

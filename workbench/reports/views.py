@@ -73,7 +73,13 @@ def key_facts(decision: Decision) -> list[tuple[str, str, str]]:
     if reference is not None and reference is not claim:
         low, high = (number(v, 3, signed=True) for v in (claim.low, claim.high))
         change = number(claim.difference, 3, signed=True)
-        facts.append(("against the reference", change, f"{low} to {high}, margin {number(decision.rule.margin, 3)}"))
+        facts.append(
+            (
+                "against the reference",
+                change,
+                f"{low} to {high}, {decision.rule.limit_name} {number(decision.rule.margin, 3)}",
+            )
+        )
     facts.append(("cost per 1,000 requests", _usd(claim.cost_usd_per_1k), _saving(claim, reference)))
     if claim.latency_p95_ms is not None:
         limit = decision.rule.latency_limit_ms
@@ -89,7 +95,7 @@ def rule_pairs(decision: Decision) -> dict[str, Any]:
     accepted = f"{decision.accepted_on}: {decision.accepted_because}" if decision.accepted_on else "not yet"
     return {
         "quality": rule.metric, "objective": rule.objective, "reference": rule.reference,
-        "margin": rule.margin, "better": rule.direction, "floor": "none" if rule.floor is None else rule.floor,
+        rule.limit_name: rule.margin, "floor": "none" if rule.floor is None else rule.floor,
         "confidence of one-sided bounds": f"{rule.confidence:.0%}",
         "p95 latency limit": "none" if rule.latency_limit_ms is None else f"{rule.latency_limit_ms:,.0f} ms",
         "profile": decision.profile, "arm sets judged on this test split": decision.test_uses,

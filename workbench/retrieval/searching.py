@@ -101,17 +101,28 @@ class Searcher:
         return 1000 * sum(cost[q.tenant_id] for q in queries) / len(queries)
 
     def plan(self, arm: Arm) -> dict[str, str]:
-        """LanceDB's account of both legs as this arm searches them, to see that its knobs are in effect."""
+        """LanceDB's account of both legs as this arm searches them, to see that its knobs are in effect.
+
+        The name of the table is left out: plans of arms with tables of their own compare too.
+        """
         handle = self.handle(arm, self.documents[0].tenant_id)
         vector = self.embedder.embed(["plan"])[0] if arm.strategy.uses_vectors else None
-        return arm.strategy.plan(handle, Question("plan", vector))
+        plan = arm.strategy.plan(handle, Question("plan", vector))
+        return {leg: told.replace(self.table_name(arm), "table") for leg, told in plan.items()}
 
-    def too_small(self, arm: Arm) -> str:
-        """Why the corpus is too small for the index of an arm; empty where it is not."""
-        index = arm.strategy.index
-        if index.min_rows <= 1 or (rows := self.chunk_counts(arm)[0]) >= index.min_rows:
-            return ""
-        return f"{index!r} needs {index.min_rows} chunks, the corpus has {rows}"
+    def unfit(self, arm: Arm) -> str:
+        """Why an arm cannot find anything in this corpus; empty where it can.
+
+        Its index may need more chunks than there are, or its filter may leave none.
+        """
+        index, where = arm.strategy.index, getattr(arm.strategy, "where", None)
+        if index.min_rows > 1 and (rows := self.chunk_counts(arm)[0]) < index.min_rows:
+            return f"{index!r} needs {index.min_rows} chunks, the corpus has {rows}"
+        if where is not None:
+            self.prepare(arm)
+            if not any(self.handle(arm, tenant).count(where) for tenant in {d.tenant_id for d in self.documents}):
+                return f"no document matches {where!r}"
+        return ""
 
     def chunk_counts(self, arm: Arm) -> tuple[int, int]:
         """Chunks of the arm's table, and how many of them are longer than what its encoder reads."""

@@ -161,10 +161,10 @@ class TenantHandle:
         )
         return {doc_id: digest if whole else None for doc_id, digest, whole in states.iter_rows()}
 
-    def count(self) -> int:
-        """Chunks of the tenant."""
+    def count(self, where: Filter | None = None) -> int:
+        """Chunks of the tenant, or those of them that match."""
         with reported(f"count the chunks of tenant {self._shown}"):
-            return int(self._table.count_rows(self._scope(None).to_sql()))
+            return int(self._table.count_rows(self._scope(where).to_sql()))
 
     def _scope(self, where: Filter | None) -> "Expr":
         """Condition of every query: the tenant, and what the caller narrows it to."""

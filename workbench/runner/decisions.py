@@ -48,7 +48,7 @@ def accept(settings: Settings, notebook: str, *, reason: str, clock: Clock, run:
     Raises
     ------
     ConfigError
-        If the reason is empty, or no such finished run exists.
+        If the reason is empty, no such finished run exists, or the evalset cannot be written.
     """
     if not reason.strip():
         raise ConfigError("accepting a decision needs a reason, for whoever reads the history: --reason TEXT")
@@ -60,12 +60,20 @@ def accept(settings: Settings, notebook: str, *, reason: str, clock: Clock, run:
     decision = Decision.load(folder / "decision.json")
     decision = replace(decision, accepted_because=reason.strip(), accepted_on=str(clock.now().date()))
     evalset = find_evalset(decision.settings["evalset"], settings)
+    uses = note_test_use(settings, evalset, notebook)
     target = decision_path(evalset, notebook)
+    try:
+        return _store(folder, decision, target, uses)
+    except OSError as error:
+        raise ConfigError(f"the decision cannot be written to {target}: {error}") from error
+
+
+def _store(folder: Path, decision: Decision, target: Path, uses: Sequence[str]) -> Path:
+    """Write the decision last: what lies beside it is there when it is."""
     target.parent.mkdir(parents=True, exist_ok=True)
     _write_scores(folder, decision, target.with_suffix(".scores.parquet"))
     if (artefact := folder / "artefact.json").is_file():  # what was tested is what ships
         target.with_suffix(".artefact").write_bytes(artefact.read_bytes())
-    uses = note_test_use(settings, evalset, notebook)
     target.with_suffix(".uses").write_text("\n".join(uses) + "\n", encoding="utf-8")
     part = target.with_name(f".{target.name}.{os.getpid()}")
     part.write_text(decision.to_json(), encoding="utf-8")

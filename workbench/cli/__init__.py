@@ -1,11 +1,12 @@
 """The command line: parse, call, print. What it calls, a notebook or a script can call too."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from workbench.cli.arguments import named_values
+from workbench.cli.imports import import_app
 from workbench.errors import ConfigError, WorkbenchError
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def run(
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cancelled CI job ends like Ctrl-C
     settings = load_settings()
-    parameters = _pairs(parameter or [])
+    parameters = named_values(parameter or [])
     if evalset is not None:
         parameters["evalset"] = evalset
     if "evalset" in parameters:
@@ -163,6 +164,7 @@ def summary(
 
 evalset_app = typer.Typer(no_args_is_help=True, help="Check and pin evalsets.")
 app.add_typer(evalset_app, name="evalset")
+app.add_typer(import_app, name="import")
 
 
 @evalset_app.command("check")
@@ -186,139 +188,6 @@ def evalset_lock(path: Annotated[str, typer.Argument(help="Name or folder of an 
     settings = load_settings()
     folder = find_evalset(path, settings)
     typer.echo(f"{write_lock(folder, settings):,} documents pinned in {folder / 'corpus.lock'}")
-
-
-import_app = typer.Typer(no_args_is_help=True, help="Make an evalset of what you have.")
-app.add_typer(import_app, name="import")
-_Table = Annotated[str, typer.Argument(metavar="PATH", help="CSV, Parquet or JSONL, one row each.")]
-_Name = Annotated[str, typer.Option(help="Evalset to add to; made where there is none.")]
-
-
-@import_app.command("tables")
-def from_tables(
-    out: Annotated[str, typer.Argument(help="Name of the new evalset, or its folder.")],
-    corpus: Annotated[str, typer.Option(help="Documents: .jsonl, .csv or .parquet.")],
-    queries: Annotated[str, typer.Option(help="Questions, with a column `relevant` where there are no qrels.")],
-    qrels: Annotated[str | None, typer.Option(help="Judgements: BEIR's or TREC's form, or a table.")] = None,
-    rename: Annotated[
-        list[str] | None, typer.Option(metavar="YOURS=OURS", help="A column of another name; repeatable.")
-    ] = None,
-) -> None:
-    """Write an evalset folder from tables of documents, questions and judgements."""
-    from pathlib import Path
-
-    from workbench.config import load_settings
-    from workbench.importing.tables import import_tables
-
-    folder = load_settings().evalsets / out if Path(out).name == out else Path(out)
-    judged = Path(qrels) if qrels else None
-    done = import_tables(
-        corpus=Path(corpus), queries=Path(queries), qrels=judged, out=folder, rename=_pairs(rename or [], "--rename")
-    )
-    typer.echo(f"written: {done}; complete its card.md, then: workbench evalset check {out}")
-
-
-@import_app.command("outcomes")
-def from_outcomes(
-    path: Annotated[str, typer.Argument(help="Outcomes, long or wide: .csv, .jsonl or .parquet.")],
-    name: Annotated[str, typer.Option(help="Name of the new evalset, or its folder.")],
-    rename: Annotated[
-        list[str] | None, typer.Option(metavar="YOURS=OURS", help="A column of another name; repeatable.")
-    ] = None,
-    without: Annotated[
-        list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Leave rows with it out; repeatable.")
-    ] = None,
-    cost: Annotated[
-        list[str] | None, typer.Option(metavar="MODEL=USD", help="Per 1,000 requests, where none is recorded.")
-    ] = None,
-    drop_incomplete: Annotated[bool, typer.Option(help="Leave out prompts that some model did not answer.")] = False,
-    most_common_text: Annotated[
-        bool, typer.Option(help="Of a prompt_id with two texts, take that of most rows.")
-    ] = False,
-) -> None:
-    """Write an evalset from what models answered to prompts, how good it was and what it cost."""
-    from pathlib import Path
-
-    from workbench.config import load_settings
-    from workbench.importing.outcomes import Repairs, import_outcomes
-
-    repairs = Repairs(
-        rename=_pairs(rename or [], "--rename"),
-        without=_pairs(without or [], "--without"),
-        costs={model: _dollars(model, usd) for model, usd in _pairs(cost or [], "--cost").items()},
-        drop_incomplete=drop_incomplete,
-        texts="most_common" if most_common_text else "refuse",
-    )
-    folder = load_settings().evalsets / name if Path(name).name == name else Path(name)
-    done = import_outcomes(Path(path), folder, repairs=repairs)
-    typer.echo(f"written: {done}; complete its card.md, then: workbench run routing --evalset {name}")
-
-
-def _dollars(model: str, usd: str) -> float:
-    try:
-        return float(usd)
-    except ValueError:
-        raise ConfigError(f"--cost {model} must be dollars per 1,000 requests, found {usd!r}") from None
-
-
-@import_app.command("hub")
-def from_hub(
-    name: Annotated[str, typer.Argument(help="Collection of the hub, owner/name; naming it permits the network.")],
-    corpus: Annotated[str, typer.Option(help="Its configuration of documents.")] = "corpus",
-    queries: Annotated[str, typer.Option(help="Its configuration of questions.")] = "queries",
-    qrels: Annotated[str, typer.Option(help="Its configuration of judgements.")] = "default",
-    qrels_name: Annotated[str | None, typer.Option(help="Collection of the judgements, where another.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Commit or tag.")] = None,
-) -> None:
-    """Fetch a retrieval collection of the Hugging Face hub once; then it is hub:NAME."""
-    from workbench.config import load_settings
-    from workbench.importing.hub import load_hub
-
-    settings = load_settings()
-    evalset = load_hub(
-        name,
-        settings=settings,
-        corpus=corpus,
-        queries=queries,
-        qrels=qrels,
-        qrels_name=qrels_name,
-        revision=revision,
-    )
-    typer.echo(f"{len(evalset.documents):,} documents, {len(evalset.queries):,} questions; use it as: hub:{name}")
-
-
-@import_app.command("stream")
-def from_stream(path: _Table, name: _Name) -> None:
-    """Add requests in the order they came: query, answer_key, and where known tenant_id, cluster, at."""
-    from pathlib import Path
-
-    from workbench.config import load_settings
-    from workbench.importing.streams import import_stream
-
-    typer.echo(f"written: {import_stream(Path(path), load_settings().evalsets / name)}; complete the card.md beside it")
-
-
-@import_app.command("pairs")
-def from_pairs(path: _Table, name: _Name) -> None:
-    """Add pairs of questions with same_answer 0 or 1, and where known kind, cluster, tenant_id, split."""
-    from pathlib import Path
-
-    from workbench.config import load_settings
-    from workbench.importing.pairs import import_pairs
-
-    typer.echo(f"written: {import_pairs(Path(path), load_settings().evalsets / name)}; complete the card.md beside it")
-
-
-def _pairs(given: Sequence[str], option: str = "-p") -> dict[str, str]:
-    pairs: dict[str, str] = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise ConfigError(f"{option} takes NAME=VALUE, found {text!r}")
-        if name in pairs:
-            raise ConfigError(f"{option} {name} is given twice: {pairs[name]!r} and {value!r}")
-        pairs[name] = value
-    return pairs
 
 
 def _evalset(given: str, settings: "Settings") -> str:
@@ -345,7 +214,3 @@ def _print_result(record: "RunRecord") -> None:
     if record.error:
         typer.echo(f"run failed: {record.error}", err=True)
     typer.echo(f"report: {record.report or f'none ({record.report_error})'}")
-
-
-if __name__ == "__main__":
-    app()

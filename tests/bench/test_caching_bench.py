@@ -1,0 +1,176 @@
+"""The whole chain on a small stream: replay, certificate, decision, acceptance, and what a check says afterwards."""
+
+from contextlib import suppress
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+
+from tests.evaluation.small_evalset import settings_in
+from workbench.bench.caching import CachingBench
+from workbench.bench.caching_lab import CachingParameters
+from workbench.bench.provenance import build_parameters
+from workbench.clock import SystemClock
+from workbench.errors import ConfigError, EvalsetError, GateFailed
+from workbench.evaluation.gate import Gate
+from workbench.evaluation.summary import Summary
+from workbench.evaluation.traffic import Pair
+from workbench.importing.pairs import pair_line
+from workbench.reports.html import write_report
+from workbench.runner import RunRecord, accept
+from workbench.runner.runs import close_run
+from workbench.testing import HashEmbedder
+
+INTENTS, REQUESTS = 45, 1600
+GATES = "[caching]\nalpha = {alpha}\n"
+
+
+def word(number, end):
+    """A word without digits, so that the guard sees no number in it."""
+    return "".join(chr(ord("g") + int(d)) for d in str(number)) + end
+
+
+def write_stream(folder, *, confused=0.0, alpha=0.2, pairs=()):
+    """Requests of 45 intents in words of their own; a share ``confused`` needs the answer of another intent."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for pos in range(REQUESTS):
+        intent = int(rng.integers(INTENTS))
+        words = [word(intent, c) for c in rng.choice(list("abcdef"), 4, replace=False)]
+        answer = intent if rng.random() >= confused else int(rng.integers(INTENTS))
+        text = " ".join([*words, word(int(rng.integers(400)), "x")])
+        rows.append((pos, text, f"a{answer}", f"t{pos % 2}", f"c{intent}"))
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = ["pos", "query", "answer_key", "tenant_id", "cluster"]
+    pl.DataFrame(rows, schema=columns, orient="row").write_parquet(folder / "stream.parquet")
+    if pairs:
+        (folder / "pairs.jsonl").write_text("".join(pair_line(p) + "\n" for p in pairs), encoding="utf-8")
+    (folder / "gates.toml").write_text(GATES.format(alpha=alpha), encoding="utf-8")
+
+
+def open_bench(root, **given):
+    parameters = build_parameters(CachingParameters, {"evalset": "tiny", "warmup": 100, "draws": 5, **given})
+    return CachingBench.open(parameters, settings_in(root), embedder=HashEmbedder(256))
+
+
+def judge(bench):
+    semantic = bench.semantic()
+    certified = bench.certify(semantic)
+    replayed = bench.replay(certified, semantic)
+    decision = bench.decide(replayed)
+    tables = certified.table, bench.must_differ(certified, semantic), bench.simulate(semantic)
+    bench.save(decision, replayed, *tables)
+    return decision, replayed, semantic
+
+
+def antonyms(i, split):
+    """Two questions that differ in one word and need different answers."""
+    about = f"{word(i, 'a')} {word(i, 'b')}"
+    return Pair(f"{split}{i}", f"{about} on now", f"{about} off now", False, "antonym", f"p{i}", split=split)
+
+
+DIFFER = [antonyms(i, split) for i in range(3) for split in ("dev", "test")]
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    root = tmp_path_factory.mktemp("project")
+    write_stream(settings_in(root).evalsets / "tiny", confused=0.02, pairs=DIFFER)
+    bench = open_bench(root)
+    decision, replayed, semantic = judge(bench)
+    bench.gate(decision, replayed)
+    record = RunRecord(bench.experiment.folder, "running", "caching", "ci")
+    close_run(replace(record, status="done", exit_reason="completed", gate="stale"), SystemClock().now())
+    accept(bench.experiment.settings, "caching", reason="first", clock=SystemClock())
+    return root, bench, decision, replayed, semantic
+
+
+def test_near_questions_of_one_answer_are_cached_behind_the_guard(first):
+    _, bench, decision, replayed, _ = first
+    assert decision.verdict == "chosen"
+    assert decision.arm.startswith("semantic@")
+    assert decision.arm.endswith("+guard")
+    assert decision.rule.direction == "lower"
+    chosen = decision.claim(decision.arm)
+    assert chosen.high <= decision.rule.margin == 0.2
+    assert chosen.cost_usd_per_1k < decision.claim("exact").cost_usd_per_1k <= decision.claim("off").cost_usd_per_1k
+    assert bench.leaks(replayed) == 0
+
+
+def test_pairs_that_must_differ_keep_the_unguarded_threshold_above_them(first):
+    _, bench, decision, _, semantic = first
+    nearest = semantic.pair_similarity.max()
+    plain = next(c for c in decision.claims if c.arm.startswith("semantic") and "+" not in c.arm)
+    assert plain.parameters["threshold"] > nearest
+    assert bench.lab.lowest(bench.guard, semantic) == pytest.approx(0.3)
+
+
+def test_the_report_shows_the_verdict_and_both_denominators(first):
+    _, bench, decision, _, _ = first
+    page = write_report(bench.experiment.folder).read_text(encoding="utf-8")
+    for words in (decision.sentence.split(":")[0], "error rate", "alpha 0.200", "Worst regressions"):
+        assert words in page
+    assert Summary.load(bench.experiment.folder / "summary.json").slices
+
+
+def test_the_same_run_again_holds(first):
+    root, *_ = first
+    bench = open_bench(root)
+    decision, replayed, _ = judge(bench)
+    bench.gate(decision, replayed)
+    gate = Gate.load(bench.experiment.folder / "gate.json")
+    assert (gate.status, gate.exit_code) == ("holds", 0)
+    assert {c.status for c in gate.claims if c.kind == "sameness"} == {"identical"}
+
+
+def test_a_cache_that_suddenly_errs_breaks_the_gate(first):
+    root, *_ = first
+    bench = open_bench(root)
+    decision, replayed, _ = judge(bench)
+    replayed.replays[decision.arm].false[-200:] = replayed.replays[decision.arm].hit[-200:]
+    with pytest.raises(GateFailed):
+        bench.gate(decision, replayed)
+    assert Gate.load(bench.experiment.folder / "gate.json").status == "broken"
+
+
+def test_another_stream_makes_the_decision_stale(first, tmp_path):
+    root, bench, *_ = first
+    bench = open_bench(root, call_usd=0.5)
+    decision, replayed, _ = judge(bench)
+    with suppress(GateFailed):
+        bench.gate(decision, replayed)
+    gate = Gate.load(bench.experiment.folder / "gate.json")
+    assert (gate.status, gate.exit_code) == ("stale", 2)
+    assert "call_usd" in gate.sentence
+
+
+def test_answers_that_do_not_follow_the_question_keep_the_cache_off(tmp_path):
+    write_stream(settings_in(tmp_path).evalsets / "tiny", confused=0.8, alpha=0.1)
+    decision, _, _ = judge(open_bench(tmp_path, guard=[]))
+    assert (decision.verdict, decision.arm) == ("keep_reference", "off")
+    assert decision.items_needed is None
+
+
+def test_a_costly_wrong_answer_keeps_the_cache_off_though_it_is_certified(tmp_path):
+    write_stream(settings_in(tmp_path).evalsets / "tiny", confused=0.05, alpha=0.3)
+    free = judge(open_bench(tmp_path, guard=[]))[0]
+    dear = judge(open_bench(tmp_path, guard=[], false_hit_usd=5.0))[0]
+    assert free.arm.startswith("semantic")
+    assert (dear.verdict, dear.arm) == ("keep_reference", "off")
+
+
+@pytest.mark.parametrize(
+    ("given", "says"), [({"guard": ["numbrs"]}, "did you mean 'numbers'"), ({"warmup": 1600}, "leaves nothing")]
+)
+def test_what_cannot_be_used_is_refused_before_anything_is_computed(first, given, says):
+    with pytest.raises(ConfigError, match=says):
+        open_bench(first[0], **given)
+
+
+def test_without_a_stream_there_is_nothing_to_decide(tmp_path):
+    folder = settings_in(tmp_path).evalsets / "tiny"
+    write_stream(folder, pairs=DIFFER)
+    (folder / "stream.parquet").unlink()
+    with pytest.raises(EvalsetError, match="import stream"):
+        open_bench(tmp_path)

@@ -1,0 +1,84 @@
+"""The README says what works: its commands parse, its quick ones run, its files and settings exist."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+from typer.main import get_command
+
+from workbench.cli import app
+from workbench.config import PROFILES
+from workbench.evaluation.policy import scan_gates
+from workbench.retrieval.arms import CHUNKERS, FITTED, STRATEGIES
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+COMMANDS = [line[2:].strip() for block in BLOCKS for line in block.splitlines() if line.startswith("$ ")]
+OURS = [c.partition("workbench ")[2] for c in COMMANDS if c.startswith(".venv/bin/workbench ")]
+TARGETS = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+
+
+@pytest.mark.parametrize("command", OURS)
+def test_command_is_one_that_the_command_line_takes(command: str) -> None:
+    parse(get_command(app), shlex.split(command))
+
+
+def parse(command: click.Command, arguments: list[str], parent: click.Context | None = None) -> None:
+    context = command.make_context(command.name, arguments, parent=parent)
+    if isinstance(command, click.Group):
+        _, chosen, rest = command.resolve_command(context, [*context.protected_args, *context.args])
+        assert chosen is not None
+        parse(chosen, rest, context)
+
+
+def test_every_command_is_in_the_readme() -> None:
+    said = " ".join(OURS)
+    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+        for full in [f"{name} {sub}" for sub in getattr(command, "commands", [])] or [name]:
+            if full != "evalset lock":  # for who changes the corpus of docs_qa itself
+                assert full in said, f"workbench {full}"
+
+
+def test_every_target_of_make_that_is_named_exists() -> None:
+    named = {c.split()[1] for c in COMMANDS if c.startswith("make ")} | set(re.findall(r"`make (\w+)`", README))
+    assert named
+    assert named <= TARGETS
+
+
+@pytest.mark.parametrize("command", ["--help", "runs", "evalset check routing_demo"])
+def test_quick_command_runs(command: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "workbench.cli", *command.split()],
+        cwd=ROOT, env=os.environ | {"WORKBENCH_RUNS": str(tmp_path / "none")},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_gates_that_are_shown_are_valid(tmp_path: Path) -> None:
+    (shown,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "gates.toml").write_text(shown, encoding="utf-8")
+    policies, defects = scan_gates(tmp_path / "gates.toml")
+    assert not defects
+    committed = tomllib.loads((ROOT / "evalsets/docs_qa/gates.toml").read_text(encoding="utf-8"))["retrieval"]
+    assert {k: getattr(policies["retrieval"], k) for k in committed} == committed
+
+
+@pytest.mark.parametrize("name", [*STRATEGIES, *FITTED, *CHUNKERS, *PROFILES])
+def test_every_name_that_a_parameter_takes_is_explained(name: str) -> None:
+    assert f"`{name}`" in README
+
+
+def test_named_files_exist() -> None:
+    for name in re.findall(r"`((?:\.ci|\.github|notebooks|workbench|data)/[\w./-]+\w)`", README):
+        assert (ROOT / name).exists() or name.startswith("data/.cache"), name
+    for notebook in re.findall(r"`(\d\d_\w+)`", README):
+        assert (ROOT / "notebooks" / f"{notebook}.ipynb").is_file()

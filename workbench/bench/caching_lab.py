@@ -1,0 +1,127 @@
+"""One stream, its pairs and its prices: caches are counted, replayed and priced here, by value and without display."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+
+from workbench.bench.caching_tables import rate_of
+from workbench.bench.caching_values import Semantic
+from workbench.caching.guards import Guard
+from workbench.errors import ConfigError, unknown_name
+from workbench.evaluation.bounds import GRID, Counts, count
+from workbench.evaluation.cache_claims import CacheArm, CacheResult
+from workbench.evaluation.certification import Certificate
+from workbench.evaluation.stream import Replay, Shadow, replay
+from workbench.evaluation.traffic import Pair, Stream
+from workbench.inference.prices import Work, load_prices
+
+
+@dataclass(frozen=True, slots=True)
+class CachingParameters:
+    """Parameters of ``03_caching``; the notebook's cell has the same names and defaults.
+
+    ``warmup`` requests fill the cache and are not judged; the rest is halved in time into calibration and test.
+    ``call_usd`` is what one uncached request costs, ``false_hit_usd`` what one false hit does (0: not known).
+    """
+
+    evalset: str = "caching_demo"
+    warmup: int = 200
+    embedder: str = "minilm"
+    guard: tuple[str, ...] = ("numbers", "negation", "antonyms", "word_order", "entities")
+    call_usd: float = 0.002
+    false_hit_usd: float = 0.0
+    draws: int = 200
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """What every step of the notebook counts on."""
+
+    parameters: CachingParameters
+    stream: Stream
+    pairs: tuple[Pair, ...]
+    must_differ_limit: int
+
+    @property
+    def parts(self) -> dict[str, slice]:
+        """Warm-up, calibration and test, in the order of time."""
+        n, first = len(self.stream), self.parameters.warmup
+        middle = first + (n - first) // 2
+        return {"warm-up": slice(0, first), "calibration": slice(first, middle), "test": slice(middle, n)}
+
+    @property
+    def clusters(self) -> npt.NDArray[np.int64]:
+        """Code of each request's cluster."""
+        return np.unique(np.array(self.stream.clusters), return_inverse=True)[1]
+
+    def counts(self, found: Shadow, part: slice) -> Counts:
+        """Similarity hits by cluster on the grid; exact repeats are another tier's."""
+        scores = np.where(found.exact | ~found.allowed, -np.inf, found.similarity)
+        return count(scores[part], found.false[part], self.clusters[part], GRID)
+
+    def served_counts(self, own: npt.NDArray[np.bool_], false: npt.NDArray[np.bool_], part: slice) -> Counts:
+        """Count what one cache served, which is at one threshold only."""
+        scores = np.where(own, 1.0, -np.inf)
+        return count(scores[part], (false & own)[part], self.clusters[part], np.array([1.0]))
+
+    def served(self, guard: Guard | None, threshold: float, semantic: Semantic) -> npt.NDArray[np.bool_]:
+        """Which pairs a semantic cache would serve."""
+        passes = np.array([guard is None or guard.allows(p.query_b, p.query_a) for p in self.pairs], dtype=bool)
+        served: npt.NDArray[np.bool_] = (semantic.pair_similarity >= threshold) & passes
+        return served
+
+    def must_differ(self, split: str) -> npt.NDArray[np.bool_]:
+        """Which pairs of a split need different answers."""
+        return np.array([not p.same_answer and p.split == split for p in self.pairs], dtype=bool)
+
+    def lowest(self, guard: Guard | None, semantic: Semantic) -> float:
+        """Lowest threshold of the grid at which the dev pairs that must differ keep their limit."""
+        limit, differ = self.must_differ_limit, self.must_differ("dev")
+        fits = [t for t in GRID if (self.served(guard, t, semantic) & differ).sum() <= limit]
+        return float(min(fits, default=np.inf))
+
+    def replay(self, arm: CacheArm, certificate: Certificate | None, semantic: Semantic) -> tuple[CacheResult, Replay]:
+        """Walk the whole stream with one cache, and judge it on the test part."""
+        part = self.parts["test"]
+        walked = replay(self.stream, semantic.vectors, threshold=arm.threshold or 2.0, guard=arm.guard)
+        own = walked.hit & (walked.exact if arm.kind == "exact" else ~walked.exact)
+        served = self.served_counts(own, walked.false, part)
+        hit, error = float(walked.hit[part].mean()), float(walked.false[part].mean())
+        wrong = self.served(arm.guard, arm.threshold or 2.0, semantic) & self.must_differ("test")
+        cost = self.cost(hit, error, arm)
+        return CacheResult(arm, certificate, served, hit, error, cost, int(wrong.sum())), walked
+
+    def shadow_rate(self, arm: CacheArm, semantic: Semantic) -> float | None:
+        """False-hit rate of the same threshold on the test part, with every earlier request cached."""
+        if arm.threshold is None:
+            return None
+        found, part = semantic.shadows["similarity + guard" if arm.guard else "similarity"], self.parts["test"]
+        near = (found.hits(arm.threshold) & ~found.exact)[part]
+        return rate_of(found.false[part], near, self.clusters[part]).estimate if near.any() else None
+
+    def cost(self, hit_rate: float, error_rate: float, arm: CacheArm) -> float:
+        """USD per 1,000 requests: calls that are still made, the embedding of each question, priced false hits.
+
+        Looking up in memory is far below the embedding and left out.
+        """
+        p = self.parameters
+        embedding = load_prices().cost_usd([Work("embed_query")]) if arm.kind == "semantic" else 0.0
+        return 1000 * ((1 - hit_rate) * p.call_usd + embedding + error_rate * p.false_hit_usd)
+
+
+def make_guard(checks: Sequence[str]) -> Guard | None:
+    """Guard with these checks alone, None for none.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such check.
+    """
+    known = [f.name for f in fields(Guard)]
+    for name in checks:
+        if name not in known:
+            raise ConfigError(unknown_name("check of the guard", name, known))
+    return Guard(**{name: name in checks for name in known}) if checks else None
