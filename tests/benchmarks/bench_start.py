@@ -62,7 +62,10 @@ def headless(notebook: str, settings: Settings, *parameters: str) -> Took:
     env = {"WORKBENCH_ROOT": settings.root, "WORKBENCH_CACHE": settings.cache, "WORKBENCH_RUNS": settings.runs}
     options = [word for p in parameters for word in ("-p", p)]
     command = [sys.executable, "-c", CODE, "run", notebook, "--profile", "smoke", *options]
-    return timed(command, {name: str(path) for name, path in env.items()})
+    took = timed(command, {name: str(path) for name, path in env.items()})
+    if not (max(settings.runs.glob(f"*-{notebook}-*")) / "gate.json").is_file():
+        raise SystemExit(f"the run of {notebook} came to no result; look into {settings.runs}")
+    return took
 
 
 def importing(repeats: int = 7) -> None:
