@@ -19,7 +19,7 @@ RUNTIME = [Requirement(text) for text in PROJECT["dependencies"]]
 DEV = [Requirement(text) for text in PROJECT["optional-dependencies"]["dev"]]
 NAMED = {"jupyterlab", "pandas", "polars", "lancedb", "datasets", "litellm", "ragas", "matplotlib", "papermill"}
 # Used where users have installed it; it needs torch, which nothing here may need.
-OPTIONAL = {"sentence_transformers"}
+OPTIONAL = {"sentence_transformers", "ranx"}
 # An address outside documentation is one that somebody must be able to reach; these are names, not addresses.
 ADDRESS = re.compile(r"https?://(?!127\.0\.0\.1|localhost|www\.w3\.org|json\.schemastore\.org)[\w.-]+")
 INDEX = re.compile(r"--(extra-)?index-url|--find-links|pypi\.org|files\.pythonhosted|/simple\b")
