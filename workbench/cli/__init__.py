@@ -62,7 +62,8 @@ def run(
     from workbench.config import load_settings
     from workbench.runner import TerminalProgress, run_notebook
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cancelled CI job ends like Ctrl-C
+    for number in (signal.SIGINT, signal.SIGTERM):  # a cancelled CI job ends like Ctrl-C, in the background too
+        signal.signal(number, signal.default_int_handler)
     settings = load_settings()
     parameters = named_values(parameter or [])
     if evalset is not None:
