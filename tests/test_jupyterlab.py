@@ -64,6 +64,8 @@ def server(project: Path) -> Iterator[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("WORKBENCH_TEST_JUPYTERLAB" not in os.environ, reason="set WORKBENCH_TEST_JUPYTERLAB=1: on a busy "
+                    "machine a browser's click can come before the kernel listens, and is lost")  # fmt: skip
 @pytest.mark.timeout(WAIT_S + 200)
 def test_notebook_runs_top_to_bottom_in_jupyterlab_and_shows_its_decision(project: Path, server: str) -> None:
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
