@@ -29,7 +29,7 @@ test: install
 	$(BIN)/pytest -n 2
 
 slow: install
-	$(BIN)/pytest -n 2 -m slow --timeout 1800
+	$(BIN)/pytest -n 2 --dist loadgroup -m slow --timeout 1800
 
 check: install
 	$(BIN)/workbench check

@@ -5,6 +5,10 @@ import os
 import sys
 from typing import Any
 
+from tests.databases import engine, state_url
+
+__all__ = ["engine", "state_url"]  # fixtures that any test may ask for
+
 # Set before any test imports the library that reads it, and inherited by the kernels and children of tests.
 os.environ.update(
     HF_HUB_OFFLINE="1",

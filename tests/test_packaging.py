@@ -2,6 +2,7 @@
 
 import ast
 import re
+import site
 import subprocess
 import sys
 import tomllib
@@ -104,3 +105,16 @@ def test_no_file_names_a_machine_or_a_package_index() -> None:
 @pytest.mark.parametrize("name", ["Makefile", ".ci/run", "environment.yml", "constraints.txt", "pyproject.toml"])
 def test_set_up_reaches_nothing_but_the_package_index(name: str) -> None:
     assert not ADDRESS.search((ROOT / name).read_text(encoding="utf-8"))
+
+
+def test_no_unknown_file_runs_code_at_every_start_of_python() -> None:
+    """Such a file in a release of litellm sent secrets away (OSV MAL-2026-2144)."""
+    known = re.compile(r"distutils-precedence|_virtualenv|__editable__\.workbench-.*|a1_coverage")
+    for folder in {Path(path) for path in site.getsitepackages()}:
+        for file in folder.glob("*.pth"):
+            runs = any(
+                line.startswith(("import ", "import\t")) for line in file.read_text(errors="replace").splitlines()
+            )
+            assert not runs or known.fullmatch(file.stem), (
+                f"{file} runs code at every start of Python; who put it there?"
+            )

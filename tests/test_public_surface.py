@@ -16,8 +16,8 @@ MAX_LINES, MAX_LINES_WITH_REASON, MAX_FUNCTION_LINES = 300, 500, 60
 LONGER = {"bench/caching.py": "all steps of one notebook, in its order"}
 LAZY = (
     "IPython", "datasets", "jinja2", "jupyterlab", "lancedb", "litellm", "matplotlib", "nbconvert", "nbformat",
-    "numpy", "onnxruntime", "openai", "pandas", "papermill", "polars", "pyarrow", "ragas", "rich", "scipy", "sklearn",
-    "sqlalchemy", "tokenizers", "typer", "yaml",
+    "numpy", "onnxruntime", "openai", "opentelemetry", "pandas", "papermill", "polars", "pyarrow", "ragas",
+    "rich", "scipy", "sklearn", "sqlalchemy", "tokenizers", "typer", "yaml",
 )  # fmt: skip
 
 

@@ -2,11 +2,25 @@
 
 WorkbenchError
 ├── ConfigError        a setting, parameter or profile that cannot be used
+│   └── UnknownPrice    a model, or a class of its tokens, whose price nobody has told
+├── BudgetExceeded     a call that might cost more than is left of a budget
+├── RateLimited        a call whose turn would come after its deadline
 ├── EvalsetError       files of an evalset that cannot be used; carries every defect found
 ├── TenantError        a tenant that is missing, malformed or not the handle's own
 ├── StoreError         a table, index or filter that is not what was asked for
 ├── WeightsError       model files that are absent or not the pinned ones
 ├── ProviderError      a model or a model provider that did not answer as promised
+│   ├── Throttled       too many requests or tokens, says the provider
+│   ├── Unavailable     the provider is down, overloaded or out of reach
+│   ├── AttemptTimeout  no whole answer in the time that the attempt had
+│   ├── ConnectionLost  the answer broke off
+│   ├── MalformedAnswer an answer came that is none
+│   ├── Rejected        the request itself is refused
+│   ├── ContentRefused  the provider's content policy refuses prompt or answer
+│   ├── ContextTooLong  prompt and answer do not fit the model
+│   └── CallFailed      no attempt at a call gave an answer
+├── RecordingMiss      a request that no recorded answer fits
+├── TraceError         a trace that is not stored, or not that one
 ├── RunError           a notebook run that did not end as it should
 └── GateFailed         an accepted decision no longer holds
 
@@ -16,6 +30,9 @@ A message says what was asked, what was found and what to do next; the numbers a
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import ClassVar, Literal
+
+Billed = Literal["no", "unknown"]
 
 
 class WorkbenchError(Exception):
@@ -24,6 +41,53 @@ class WorkbenchError(Exception):
 
 class ConfigError(WorkbenchError):
     """A setting, parameter or profile cannot be used."""
+
+
+class UnknownPrice(ConfigError):
+    """A model, or a class of its tokens, has no price; what nobody has priced is not called."""
+
+    def __init__(self, message: str, *, model: str) -> None:
+        self.model = model
+        super().__init__(message)
+
+
+class BudgetExceeded(WorkbenchError):
+    """A call might cost more than is left of a budget; nothing was reserved.
+
+    Amounts are nano-dollars (1e-9 USD); ``resets`` is an ISO time in UTC, empty where the window never ends.
+    """
+
+    def __init__(
+        self,
+        *,
+        scope: str,
+        window: str,
+        limit_nanos: int,
+        spent_nanos: int,
+        reserved_nanos: int,
+        amount_nanos: int,
+        resets: str,
+    ) -> None:
+        self.scope, self.window, self.resets = scope, window, resets
+        self.limit_nanos, self.spent_nanos = limit_nanos, spent_nanos
+        self.reserved_nanos, self.amount_nanos = reserved_nanos, amount_nanos
+        limit, spent, held, amount = (
+            f"${n / 1e9:.9f}".rstrip("0").rstrip(".") for n in (limit_nanos, spent_nanos, reserved_nanos, amount_nanos)
+        )
+        super().__init__(
+            f"a call that may cost {amount} does not fit the budget of {limit} for {scope} ({window}): {spent} are "
+            f"spent and {held} reserved. "
+            + (f"It starts anew at {resets}" if resets else "It never starts anew")
+            + "; raise the budget, or ask for a shorter answer"
+        )
+
+
+class RateLimited(WorkbenchError):
+    """A call's turn would come after its deadline; ``retry_after_s`` is None where it can never come."""
+
+    def __init__(self, message: str, *, model: str, retry_after_s: float | None) -> None:
+        self.model, self.retry_after_s = model, retry_after_s
+        super().__init__(message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +125,106 @@ class WeightsError(WorkbenchError):
 
 
 class ProviderError(WorkbenchError):
-    """A model or a model provider did not answer as promised."""
+    """A model or a model provider did not answer as promised.
+
+    Attributes
+    ----------
+    retryable : bool
+        Whether the same request to the same model may succeed later.
+    billed : {"no", "unknown"}
+        Whether the provider may charge for it: "no" where no work can have been done.
+    retry_after_s : float or None
+        Seconds that the provider asks to wait.
+    status : int or None
+        HTTP status, where there was one.
+    streamed : bool
+        Whether a part of the answer has been shown, so that no other answer may follow it.
+    """
+
+    retryable: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        billed: Billed = "no",
+        retry_after_s: float | None = None,
+        status: int | None = None,
+        streamed: bool = False,
+    ) -> None:
+        self.billed, self.retry_after_s, self.status, self.streamed = billed, retry_after_s, status, streamed
+        super().__init__(message)
+
+
+class Throttled(ProviderError):
+    """The provider asks for fewer requests or tokens (429)."""
+
+    retryable = True
+
+
+class Unavailable(ProviderError):
+    """The provider fails (5xx, 408), refuses the connection, or hangs up before the first byte of an answer."""
+
+    retryable = True
+
+
+class AttemptTimeout(ProviderError):
+    """No whole answer came in the time that the attempt had."""
+
+    retryable = True
+
+
+class ConnectionLost(ProviderError):
+    """The answer broke off in its middle."""
+
+    retryable = True
+
+
+class MalformedAnswer(ProviderError):
+    """What came is no answer: no JSON, another content type, no choices."""
+
+    retryable = True
+
+
+class Rejected(ProviderError):
+    """The request itself is refused (400, 401, 403, 404, 422 ...); the same one would be refused again."""
+
+
+class ContentRefused(ProviderError):
+    """The provider's content policy refuses the request."""
+
+
+class ContextTooLong(ProviderError):
+    """Prompt and answer together do not fit the model; a larger one may take them."""
+
+
+class CallFailed(ProviderError):
+    """No attempt at a call gave an answer; ``__cause__`` is the last error.
+
+    Attributes
+    ----------
+    attempts : tuple of (str, str, float)
+        Model, name of the error and milliseconds of each attempt.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        attempts: Sequence[tuple[str, str, float]] = (),
+        retry_after_s: float | None = None,
+        streamed: bool = False,
+    ) -> None:
+        self.attempts = tuple(attempts)
+        super().__init__(message, retry_after_s=retry_after_s, streamed=streamed)
+
+
+class RecordingMiss(WorkbenchError):
+    """No recorded answer fits a request that must not go to a model."""
+
+
+class TraceError(WorkbenchError):
+    """A trace is not stored, or more than one fits."""
 
 
 class RunError(WorkbenchError):

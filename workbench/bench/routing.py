@@ -7,6 +7,7 @@ from typing import Self
 
 import polars as pl
 
+from workbench.bench.answers import FOLDER, recorded_outcomes
 from workbench.bench.experiment import Experiment, Finalists, decision_path, open_experiment
 from workbench.bench.provenance import build_parameters, encoder_probe, parameter_inputs
 from workbench.bench.retrieval_tables import power_table
@@ -25,13 +26,15 @@ from workbench.bench.routing_tables import (
 from workbench.bench.telling import focus_of
 from workbench.config import Settings, load_settings
 from workbench.errors import ConfigError, EvalsetError
-from workbench.evaluation.evalset import load_evalset
+from workbench.evaluation.evalset import Evalset, load_evalset
 from workbench.evaluation.exploring import slice_rows, worst_regressions
-from workbench.evaluation.outcomes import Outcomes, load_outcomes
+from workbench.evaluation.outcomes import FILE as OUTCOMES_FILE
+from workbench.evaluation.outcomes import Outcomes, load_outcomes, outcomes_of
 from workbench.evaluation.power import plan
 from workbench.evaluation.summary import Summary
 from workbench.inference.embedding import Embedder, load_embedder
-from workbench.inference.prices import load_prices
+from workbench.inference.prices import project_prices
+from workbench.inference.routed import model_inputs
 from workbench.inference.routing import Policy, Router, load_router, make_policy
 from workbench.records import Decision
 from workbench.rendering.table import Table
@@ -53,7 +56,7 @@ class RoutingParameters:
     a router must save to be worth its upkeep, ``draws`` the resamples behind each interval.
     """
 
-    evalset: str = "routing_demo"
+    evalset: str = "docs_qa"
     policies: tuple[str, ...] = (
         "random",
         "by_feature",
@@ -95,14 +98,14 @@ class RoutingBench:
     def open(cls, parameters: RoutingParameters, settings: Settings, *, embedder: Embedder | None = None) -> Self:
         """Begin with an encoder of your own, in place of the one that the parameters name."""
         evalset = load_evalset(parameters.evalset, settings=settings, seed=parameters.seed)
-        outcomes = load_outcomes(evalset.path, seed=parameters.seed, dev_share=parameters.dev_share)
+        outcomes, read = _load(evalset, parameters, settings)
         _check_splits(outcomes)
         policies, left_out = _choose(parameters.policies, outcomes)
         inputs = {
             **evalset.inputs,
             **parameter_inputs(parameters),
-            "outcomes": outcomes.sha256,
-            "prices": load_prices().sha256,
+            **read,
+            "prices": project_prices(settings.root).sha256,
         }
         if any(p.reads == "vectors" for p in policies):
             encoder = embedder or load_embedder(parameters.embedder, settings.cache)
@@ -251,6 +254,18 @@ class RoutingBench:
             return 0
         before = {c.arm: c.parameters.get("sha256") for c in accepted.claims}
         return sum(before.get(a.name) != a.router.sha256 for a in test.arms)
+
+
+def _load(evalset: Evalset, parameters: RoutingParameters, settings: Settings) -> tuple[Outcomes, Mapping[str, str]]:
+    """Outcomes of the evalset's table, or else of its recorded answers; with the hashes of what was read."""
+    seed, share = parameters.seed, parameters.dev_share
+    if (evalset.path / OUTCOMES_FILE).is_file() or not (evalset.path / FOLDER).is_dir():
+        outcomes = load_outcomes(evalset.path, seed=seed, dev_share=share)
+        return outcomes, {"outcomes": outcomes.sha256}
+    prices = project_prices(settings.root)
+    frame, read, notes = recorded_outcomes(evalset, prices)
+    outcomes = outcomes_of(frame, f"recordings of {evalset.name}", seed=seed, dev_share=share)
+    return replace(outcomes, notes=(*outcomes.notes, *notes)), {**read, **model_inputs(outcomes.models, prices)}
 
 
 def _check_splits(outcomes: Outcomes) -> None:

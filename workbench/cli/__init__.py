@@ -6,7 +6,11 @@ import typer
 from typer.core import TyperGroup
 
 from workbench.cli.arguments import named_values
+from workbench.cli.budgets import budgets
 from workbench.cli.imports import import_app
+from workbench.cli.models import models_app
+from workbench.cli.record import record as record_command
+from workbench.cli.trace import trace
 from workbench.errors import ConfigError, WorkbenchError
 
 if TYPE_CHECKING:
@@ -164,8 +168,12 @@ def summary(
 
 
 evalset_app = typer.Typer(no_args_is_help=True, help="Check and pin evalsets.")
+app.command(name="record")(record_command)
 app.add_typer(evalset_app, name="evalset")
 app.add_typer(import_app, name="import")
+app.add_typer(models_app, name="models")
+app.command()(budgets)
+app.command()(trace)
 
 
 @evalset_app.command("check")

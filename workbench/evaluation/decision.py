@@ -210,7 +210,7 @@ def _saving(best: Claim, reference: Claim) -> str:
 def _keep_sentence(claims: Sequence[Claim], rule: Rule) -> str:
     others = len(claims) - 1
     if not others:
-        return f"Keep {rule.reference}: no cheaper arm came near it on the dev questions."
+        return f"Keep {rule.reference}: no cheaper candidate came near it on the dev questions."
     losses = ", ".join(f"{c.arm} {c.difference:+.3f}" for c in claims if c.arm != rule.reference)
     return (
         f"Keep {rule.reference}: no cheaper finalist is shown to lose less than {rule.margin:g} {rule.metric} "

@@ -50,8 +50,9 @@ class GatePolicy:
         Limit of the 95th percentile, milliseconds.
     alpha : float
         Caching: the accepted share of wrong answers among cache hits.
-    must_differ_limit : int
-        Caching: how many pairs that need different answers may be served from the cache.
+    must_differ_limit : int or float
+        Caching: how many pairs that need different answers may be served from the cache; a number below 1 that is
+        written with a point is a share of them, and its upper bound must keep to it.
     unscorable_limit : float
         Share of items that may fail without a score.
     on_inconclusive, on_stale : {"fail", "warn", "pass"}
@@ -65,7 +66,7 @@ class GatePolicy:
     floor: float | None = None
     latency_p95_ms: float | None = None
     alpha: float = 0.01
-    must_differ_limit: int = 0
+    must_differ_limit: int | float = 0
     unscorable_limit: float = 0.05
     on_inconclusive: Softness = "fail"
     on_stale: Softness = "fail"
@@ -125,8 +126,8 @@ def _value_problem(notebook: str, key: str, value: Any) -> str:
     if key.startswith("on_"):
         return "" if value in _SOFTNESS else asked + f"one of {', '.join(_SOFTNESS)} is expected"
     if key == "must_differ_limit":
-        whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-        return "" if whole else asked + "a whole number from 0 is expected"
+        fits = value >= 0 if type(value) is int else isinstance(value, float) and 0 < value < 1
+        return "" if fits else asked + "a whole number from 0, or a share above 0 and below 1, is expected"
     low, high, closed = _RANGES[key]
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _HUGE:
         return asked + "a number is expected"

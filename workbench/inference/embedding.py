@@ -82,11 +82,15 @@ class MiniLM:
         return list(self._whole.encode(text, add_special_tokens=False).offsets)
 
 
+# retries are the client's, and a call that nobody waits for any more must end
+_ONCE = {"num_retries": 0, "max_retries": 0, "timeout": 60}
+
+
 class LiteLLMEmbedder:
     """Any embedding model that litellm reaches, by litellm's name for it: ``openai/text-embedding-3-small``."""
 
     def __init__(self, model: str, *, dimension: int = 0, **options: Any) -> None:
-        self._model, self._options = model, options
+        self.model, self._options = model, options
         self.encoder_id = f"litellm:{model}"
         self.dimension = dimension or int(self.embed(["dimension"]).shape[1])
 
@@ -100,23 +104,30 @@ class LiteLLMEmbedder:
         ProviderError
             If the provider fails, or answers with another number of vectors than asked for.
         """
+        return self.embed_counted(texts, batch=batch)[0]
+
+    def embed_counted(self, texts: Sequence[str], *, batch: int = 128) -> tuple[np.ndarray, int | None]:
+        """Unit vectors, and the tokens that the provider counted; None where it did not count all."""
         os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else its import calls the network
         import litellm
         from openai import OpenAIError
 
         if not texts:
-            return np.zeros((0, self.dimension), np.float32)
+            return np.zeros((0, self.dimension), np.float32), 0
         vectors: list[list[float]] = []
+        counts: list[int] = []
         for start in range(0, len(texts), batch):
             part = list(texts[start : start + batch])
             try:
-                answer = litellm.embedding(model=self._model, input=part, num_retries=0, **self._options)
+                answer = litellm.embedding(model=self.model, input=part, **(_ONCE | self._options))
             except (OpenAIError, ValueError) as error:  # every litellm exception is one of these
-                raise ProviderError(f"embedding {len(part)} texts with {self._model!r} failed: {error}") from error
+                told = f"embedding {len(part)} texts with {self.model!r} failed: {error}"
+                raise ProviderError(told, billed="unknown") from error
             if len(answer.data) != len(part):
-                raise ProviderError(f"{self._model!r} returned {len(answer.data)} vectors for {len(part)} texts")
+                raise ProviderError(f"{self.model!r} returned {len(answer.data)} vectors for {len(part)} texts")
             vectors += [row["embedding"] for row in sorted(answer.data, key=lambda row: row["index"])]
-        return _unit(np.array(vectors, np.float32))
+            counts.append(getattr(answer.usage, "prompt_tokens", 0) or 0)
+        return _unit(np.array(vectors, np.float32)), sum(counts) if all(counts) else None
 
 
 class SentenceTransformerEmbedder:

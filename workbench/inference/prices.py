@@ -1,15 +1,40 @@
 """Counted work times a declared rate: cost that does not depend on the machine it is counted on."""
 
+import math
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from workbench.errors import ConfigError, unknown_name
+from workbench.errors import ConfigError, UnknownPrice, unknown_name
+from workbench.inference.messages import Usage
 from workbench.records import content_hash
 
 MS_PER_HOUR = 3_600_000
+NANOS_PER_USD = 1_000_000_000
+TOKEN_CLASSES = ("input", "output", "cache_read", "cache_write")
+
+
+def nanos(usd: float | Decimal) -> int:
+    """Whole nano-dollars (1e-9 USD) of an amount, rounded up.
+
+    >>> nanos(0.00032), nanos(1e-10), nanos(0)
+    (320000, 1, 0)
+
+    Raises
+    ------
+    ValueError
+        If the amount is negative, infinite or not a number.
+    """
+    exact = Fraction(str(usd))  # the decimal that was written, not the binary fraction beside it
+    if exact < 0:
+        raise ValueError(f"an amount of money cannot be negative: {usd}")
+    return math.ceil(exact * NANOS_PER_USD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,21 +56,31 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class PriceTable:
-    """Rates of counted work, with their version.
+    """Rates of counted work and prices of models, with their version.
 
     Attributes
     ----------
+    version : str
+        Newest date of the files and a hash of all of them: it changes whenever anything does.
     usd_per_vcpu_hour : float
         Declared price of processor time.
     operations : mapping of str to Rate
         Rate of each operation by its name.
+    models : mapping of str to mapping of str to Fraction
+        By model, the exact nano-dollars of one token of each class of `TOKEN_CLASSES` that has a price.
+    sha256 : str
+        Hash of the operations alone, so that a new model is no new input of decisions that rest on none.
+    models_sha256 : str
+        Hash of the models' prices.
     """
 
     version: str
     machine: str
     usd_per_vcpu_hour: float
     operations: Mapping[str, Rate]
+    models: Mapping[str, Mapping[str, Fraction]]
     sha256: str
+    models_sha256: str
 
     def cost_usd(self, work: Iterable[Work]) -> float:
         """Dollars of the work.
@@ -64,27 +99,101 @@ class PriceTable:
             total += vcpu_ms * self.usd_per_vcpu_hour / MS_PER_HOUR + rate.usd
         return total
 
+    def cost_nanos(self, model: str, usage: Usage) -> int:
+        """Nano-dollars of the tokens, rounded up once.
+
+        Raises
+        ------
+        UnknownPrice
+            If the model, or a class of token that was used, has no price: it is never 0.
+        """
+        self._price(model, "input")  # also of no tokens, where the model is unknown
+        counts = (usage.fresh, usage.output, usage.cache_read, usage.cache_write)
+        return math.ceil(sum(n * self._price(model, name) for n, name in zip(counts, TOKEN_CLASSES, strict=True) if n))
+
+    def worst_nanos(self, model: str, *, input_tokens: int, max_tokens: int) -> int:
+        """Nano-dollars of one attempt at most: the whole prompt at the dearest class of input, the longest answer.
+
+        Raises
+        ------
+        UnknownPrice
+            As for `cost_nanos`.
+        """
+        self._price(model, "input")
+        dearest = max(price for name, price in self.models[model].items() if name != "output")
+        return math.ceil(input_tokens * dearest + (max_tokens and max_tokens * self._price(model, "output")))
+
+    def _price(self, model: str, name: str) -> Fraction:
+        if model not in self.models:
+            problem = unknown_name("model", model, sorted(self.models))
+            raise UnknownPrice(f"no price: {problem}. Add it to models.toml in the project's root", model=model)
+        if name not in self.models[model]:
+            raise UnknownPrice(
+                f"model {model!r} has no price for {name} tokens, only for {', '.join(self.models[model])}; "
+                "add it to models.toml in the project's root",
+                model=model,
+            )
+        return self.models[model][name]
+
 
 @cache
-def load_prices(path: Path | None = None) -> PriceTable:
-    """Price table of the package, or of a file of the same form.
+def load_prices(path: Path | None = None, models: Path | None = None) -> PriceTable:
+    """Price table of the package, or of files of the same form.
+
+    Parameters
+    ----------
+    path : Path, optional
+        Rates of operations, instead of the package's.
+    models : Path, optional
+        Prices of models, beside the package's; of a model in both, this one holds.
 
     Raises
     ------
     ConfigError
-        If the file is no price table.
+        If a file is no price table.
     """
-    file = path or Path(__file__).with_name("prices.toml")
-    text = file.read_text(encoding="utf-8")
-    try:
+    here = Path(__file__)
+    file, tables = path or here.with_name("prices.toml"), [here.with_name("models.toml"), *([models] if models else [])]
+    text, texts = file.read_text(encoding="utf-8"), [table.read_text(encoding="utf-8") for table in tables]
+    with _refused_by_name(file):
         raw = tomllib.loads(text)
         operations = {name: Rate(**row) for name, row in raw["operations"].items()}
-        return PriceTable(raw["version"], raw["machine"], raw["usd_per_vcpu_hour"], operations, content_hash(text))
-    except (ValueError, KeyError, TypeError) as error:
+        machine, usd_per_vcpu_hour = raw["machine"], raw["usd_per_vcpu_hour"]
+        versions = [str(raw["version"])]
+    prices: dict[str, Mapping[str, Fraction]] = {}
+    for table, part in zip(tables, texts, strict=True):
+        with _refused_by_name(table):
+            rows = tomllib.loads(part, parse_float=Fraction)
+            prices |= {name: _nanos_per_token(row, usd_per_vcpu_hour) for name, row in rows["models"].items()}
+            versions.append(str(rows["version"]))
+    version = f"{max(versions)}+{content_hash(text, *texts)[:8]}"
+    return PriceTable(version, machine, usd_per_vcpu_hour, operations, prices, content_hash(text), content_hash(*texts))
+
+
+@contextmanager
+def _refused_by_name(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{file} is not a price table: {error!r}") from error
 
 
+def _nanos_per_token(row: Mapping[str, Any], usd_per_vcpu_hour: float) -> Mapping[str, Fraction]:
+    """Price of each class of token, declared in dollars or in processor time; source and date must be told."""
+    known = {"source", "date", "usd_per_mtok", "vcpu_ms_per_token"}
+    if not {"source", "date"} < row.keys() <= known or len(row) != 3:
+        raise ValueError(f"a model needs source, date and either usd_per_mtok or vcpu_ms_per_token, found {[*row]}")
+    if "usd_per_mtok" in row:
+        declared, each = row["usd_per_mtok"], Fraction(NANOS_PER_USD, 1_000_000)
+    else:
+        declared = row["vcpu_ms_per_token"]
+        each = Fraction(str(usd_per_vcpu_hour)) * NANOS_PER_USD / MS_PER_HOUR
+    if "input" not in declared or not declared.keys() <= set(TOKEN_CLASSES) or min(declared.values()) < 0:
+        raise ValueError(f"prices are those of input, and of {TOKEN_CLASSES[1:]} where known; found {declared}")
+    return {name: Fraction(value) * each for name, value in declared.items()}
+
+
 def project_prices(root: Path) -> PriceTable:
-    """Price table of a project, ``prices.toml`` in its root; where it has none, that of the package."""
-    own = root / "prices.toml"
-    return load_prices(own if own.is_file() else None)
+    """Price table of a project: its own ``prices.toml`` and ``models.toml`` where it has them, else the package's."""
+    own = [file if (file := root / name).is_file() else None for name in ("prices.toml", "models.toml")]
+    return load_prices(*own)

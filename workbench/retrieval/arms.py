@@ -1,6 +1,7 @@
 """Arms by name: the grid of chunkers and strategies that a notebook's parameters spell out."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from workbench.errors import ConfigError, unknown_name
 from workbench.inference.embedding import MINILM_MAX_TOKENS
@@ -8,7 +9,7 @@ from workbench.retrieval.chunking import ByStructure, Chunker, FixedTokens, Whol
 from workbench.retrieval.filters import OneOf
 from workbench.retrieval.indexing import Exact, FullTextIndex, HnswSq, IvfPq
 from workbench.retrieval.reranking import CrossEncoderRanker
-from workbench.retrieval.strategies import RRF, Arm, FullText, Hybrid, Strategy, Vector
+from workbench.retrieval.strategies import RRF, Arm, FullText, Hybrid, Strategy, Vector, Weighted
 
 CHUNKERS: Mapping[str, Chunker] = {
     "whole": WholeDocument(),
@@ -70,3 +71,38 @@ def strategy_named(name: str) -> Strategy:
     if name.startswith(CROSS_ENCODER):
         return CrossEncoderRanker(name.removeprefix(CROSS_ENCODER))
     return STRATEGIES[name]
+
+
+def build_arm(parameters: Mapping[str, Any]) -> Arm:
+    """Arm of the parameters that a decision holds.
+
+    >>> from workbench.records import parameters_of
+    >>> arm = make_arms(["whole"], ["hybrid_rrf"])[0]
+    >>> build_arm(parameters_of(arm)) == arm
+    True
+
+    Raises
+    ------
+    ConfigError
+        If a part is not one of ours.
+    """
+    try:
+        arm = _build(parameters)
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"the arm {parameters.get('name')!r} cannot be built again: {error!r}") from error
+    if not isinstance(arm, Arm):
+        raise ConfigError(f"these are no parameters of a retrieval arm: {dict(parameters)!r:.200}")
+    return arm
+
+
+_PARTS = {
+    part.__name__: part
+    for part in (Arm, FullText, Vector, Hybrid, RRF, Weighted, Exact, IvfPq, HnswSq, FullTextIndex,
+                 WholeDocument, FixedTokens, ByStructure, OneOf)
+}  # fmt: skip
+
+
+def _build(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return _PARTS[value["kind"]](**{k: _build(v) for k, v in value.items() if k != "kind"})
+    return tuple(map(_build, value)) if isinstance(value, list) else value

@@ -80,10 +80,8 @@ def ingest(
     chunks = embedded = 0
     for i in range(0, len(plan.jobs), batch):
         part = plan.jobs[i : i + batch]
-        rows, fresh = recipe.rows(part)
-        chunks, embedded = chunks + store.upsert(rows), embedded + fresh
-        for tenant_id in {job.document.tenant_id for job in part if job.changed}:
-            store.delete_stale(tenant_id, {j.document.doc_id: j.digest for j in part if j.changes(tenant_id)})
+        written, fresh = _write(store, part, recipe)
+        chunks, embedded = chunks + written, embedded + fresh
         if on_progress:
             on_progress(i + len(part), len(plan.jobs))
     for tenant_id, doc_ids in plan.gone.items():
@@ -98,6 +96,15 @@ def ingest(
         chunks=chunks,
         embedded=embedded,
     )
+
+
+def _write(store: Store, part: "Sequence[_Job]", recipe: "_Recipe") -> tuple[int, int]:
+    """One commit: new rows first, then away with what they replace; chunks written, texts embedded."""
+    rows, fresh = recipe.rows(part)
+    written = store.upsert(rows)
+    for tenant_id in {job.document.tenant_id for job in part if job.changed}:
+        store.delete_stale(tenant_id, {j.document.doc_id: j.digest for j in part if j.changes(tenant_id)})
+    return written, fresh
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,26 @@
 """LanceDB's failures as the package's own: OSError, RuntimeError and ValueError become StoreError."""
 
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from workbench.errors import StoreError
 
 _NOISE = re.compile(r",? ?\S*\.cargo/\S+| Detail: Python exception.*|\n.*", re.DOTALL)
+
+_RETRYABLE, _ATTEMPTS, _PAUSE_S = "Retryable commit conflict", 8, 0.1
+
+
+def committed(write: Callable[[], None]) -> None:
+    """Do a write again where another process's commit came first: LanceDB says which may simply be repeated."""
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            return write()
+        except (OSError, RuntimeError) as error:
+            if _RETRYABLE not in str(error) or attempt == _ATTEMPTS:
+                raise
+        time.sleep(_PAUSE_S * attempt)
 
 
 @contextmanager

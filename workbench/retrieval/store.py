@@ -13,7 +13,7 @@ import numpy.typing as npt
 from workbench.errors import StoreError
 from workbench.retrieval.chunking import chunk_id_of
 from workbench.retrieval.indexing import Exact, FullTextIndex, IndexState, VectorIndex, build_indices, index_states
-from workbench.retrieval.lance import reported
+from workbench.retrieval.lance import committed, reported
 from workbench.retrieval.tenant import ChunkHit, TenantHandle, checked_tenant
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ class Store:
         if not self._table.count_rows():
             raise StoreError("an empty table cannot be indexed: ingest documents first")
         with reported(f"index {self._uri} as {vector!r}, {full_text!r}"):
-            build_indices(self._table, vector, full_text)
+            committed(lambda: build_indices(self._table, vector, full_text))
 
     def optimize(self, *, keep: timedelta = timedelta(days=7)) -> None:
         """Take new rows into the indices, join small files, drop versions older than ``keep``."""

@@ -1,0 +1,310 @@
+"""A real HTTP server that speaks OpenAI's chat protocol, or breaks it in the way that a seeded script says.
+
+>>> from tests.faults.misbehaving_server import misbehaving_server
+>>> with misbehaving_server(seed=1, faults=["good", "reset_mid_body"]) as server:
+...     server.address.startswith("http://127.0.0.1:"), server.seen
+(True, [])
+"""
+
+import json
+import random
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+TEXT = "Paris is the capital of France."
+USAGE = {"prompt_tokens": 20, "completion_tokens": 7, "total_tokens": 27, "prompt_tokens_details": {"cached_tokens": 8}}
+RETRY_AFTER_S = 90
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One request that the server saw, and what it did with it."""
+
+    number: int
+    fault: str
+    body: dict[str, Any]
+    headers: dict[str, str]
+    at_s: float
+
+
+@dataclass
+class MisbehavingServer:
+    """Chooses what to do for each request, in the order in which they come.
+
+    Attributes
+    ----------
+    faults : sequence or mapping
+        Names of `FAULTS`: a sequence is gone through in turn, and its last stays; a mapping of names to weights is
+        drawn from with ``seed``.
+    hang_s : float
+        How long "hang" says nothing, and how long "slow_drip" and its kin go on.
+    """
+
+    seed: int
+    faults: Sequence[str] | Mapping[str, float]
+    hang_s: float = 3.0
+    keep_alive: bool = True
+    address: str = ""
+    seen: list[Seen] = field(default_factory=list)
+    cut_off: int = 0
+    stopped: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.faults) - set(FAULTS):
+            raise ValueError(f"unknown faults {sorted(unknown)}; known: {', '.join(FAULTS)}")
+        self._lock, self._random = threading.Lock(), random.Random(self.seed)
+
+    def notice(self, body: dict[str, Any], headers: dict[str, str]) -> Seen:
+        with self._lock:
+            number = len(self.seen)
+            if isinstance(self.faults, Mapping):
+                (fault,) = self._random.choices(list(self.faults), list(self.faults.values()))
+            else:
+                fault = self.faults[min(number, len(self.faults) - 1)]
+            self.seen.append(Seen(number, fault, body, headers, time.monotonic()))
+            return self.seen[-1]
+
+
+@contextmanager
+def misbehaving_server(
+    seed: int = 0,
+    faults: Sequence[str] | Mapping[str, float] = ("good",),
+    *,
+    hang_s: float = 3.0,
+    keep_alive: bool = True,
+) -> Iterator[MisbehavingServer]:
+    """Server on a free port of 127.0.0.1 until the block ends; ``address`` is what ``api_base`` takes."""
+    app = MisbehavingServer(seed, faults, hang_s, keep_alive)
+    http = _Server(("127.0.0.1", 0), _Handler)
+    http.app, app.address = app, f"http://127.0.0.1:{http.server_address[1]}/v1"
+    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield app
+    finally:
+        app.stopped.set()
+        http.shutdown()
+        http.server_close()
+        thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    app: MisbehavingServer
+    daemon_threads = True
+    request_queue_size = 128
+
+    def handle_error(self, *_: object) -> None:
+        """A client that hangs up is no news."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def end_headers(self) -> None:
+        if not self.server.app.keep_alive:  # else a request may be sent to a connection that was closed meanwhile
+            self.send_header("Connection", "close")
+        super().end_headers()
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.seen = self.server.app.notice(body, dict(self.headers))
+        with suppress(OSError):
+            FAULTS[self.seen.fault](self)
+
+    def answer(
+        self, status: int, body: bytes, kind: str = "application/json", *, length: int = 0, **headers: str
+    ) -> None:
+        """Send a whole answer, or one that promises more bytes than it has."""
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(length or len(body)))
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(body)
+        self.wfile.flush()
+
+    def error(self, status: int, **headers: str) -> None:
+        told = {"error": {"message": f"status {status} as scripted", "type": "scripted", "code": None}}
+        self.answer(status, json.dumps(told).encode(), **headers)
+
+    def reset(self) -> None:
+        """End the connection with RST rather than FIN."""
+        self.close_connection = True
+        self.wfile.flush()
+        time.sleep(0.02)  # else the RST overtakes what was just sent
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+
+    def wait(self, seconds: float) -> None:
+        self.server.app.stopped.wait(seconds)
+
+    def drip(self, data: bytes, *, interval_s: float = 0.05) -> None:
+        """Send a byte now and then, for as long as the server's ``hang_s``."""
+        self.close_connection = True
+        end = time.monotonic() + self.server.app.hang_s
+        for byte in data:
+            if time.monotonic() > end or self.server.app.stopped.is_set():
+                return
+            try:
+                self.wfile.write(bytes([byte]))
+            except OSError:
+                self.server.app.cut_off += 1
+                raise
+            self.wait(interval_s)
+
+    def good(self) -> None:
+        if self.seen.body.get("stream"):
+            self.stream(["Paris ", "is the capital ", "of France."])
+        else:
+            self.answer(200, json.dumps(completion(self.seen)).encode())
+
+    def stream(self, parts: Sequence[str], *, finish: bool = True, usage: bool = True) -> None:
+        """Server-sent events, ended by closing the connection."""
+        self.close_connection = True
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        for part in parts:
+            self.event({"index": 0, "delta": {"content": part}, "finish_reason": None})
+        if finish:
+            self.event({"index": 0, "delta": {}, "finish_reason": "stop"})
+            if usage:
+                self.event(None, usage=USAGE)
+            self.wfile.write(b"data: [DONE]\n\n")
+        self.wfile.flush()
+
+    def event(self, choice: dict[str, Any] | None, **more: Any) -> None:
+        chunk = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "scripted"}
+        chunk |= {"choices": [choice] if choice else [], **more}
+        self.wfile.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
+        self.wfile.flush()
+
+    def cut_stream(self) -> None:
+        if self.seen.body.get("stream"):
+            self.stream(["Paris ", "is the "], finish=False)
+        else:
+            self.cut_body()
+
+    def cut_body(self) -> None:
+        self.close_connection = True
+        self.answer(200, json.dumps(completion(self.seen)).encode()[:80], length=400)
+
+    def log_message(self, *_: object) -> None:
+        """Keep the terminal for pytest."""
+
+
+def completion(seen: Seen, **changed: Any) -> dict[str, Any]:
+    message = {"role": "assistant", "content": TEXT}
+    return {
+        "id": f"chatcmpl-{seen.number}",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "scripted",
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        "usage": USAGE,
+        **changed,
+    }
+
+
+def _json(handler: _Handler, **changed: Any) -> None:
+    handler.answer(200, json.dumps(completion(handler.seen, **changed)).encode())
+
+
+def _in_90_s() -> str:
+    return format_datetime(datetime.now(UTC) + timedelta(seconds=RETRY_AFTER_S), usegmt=True)
+
+
+def _reset_mid_body(handler: _Handler) -> None:
+    handler.answer(200, json.dumps(completion(handler.seen)).encode()[:80], length=400)
+    handler.reset()
+
+
+def _cut_status_line(handler: _Handler) -> None:
+    handler.close_connection = True
+
+
+def _drip_body(handler: _Handler) -> None:
+    body = json.dumps(completion(handler.seen)).encode()
+    handler.answer(200, b"", length=len(body))
+    handler.drip(body)
+
+
+def _drip_stream(handler: _Handler) -> None:
+    handler.stream([], finish=False)
+    handler.drip(b": still here\n\n" * 1000)
+
+
+def _slow_but_whole(handler: _Handler) -> None:
+    handler.wait(0.3)
+    handler.good()
+
+
+def _bad_event(handler: _Handler) -> None:
+    handler.stream(["Paris "], finish=False)
+    handler.wfile.write(b'data: {"choices": [{"index"\n\n')
+
+
+def _error_event(handler: _Handler) -> None:
+    handler.stream(["Paris "], finish=False)
+    handler.wfile.write(b'data: {"error": {"message": "overloaded", "code": 529}}\n\n')
+
+
+FAULTS: dict[str, Callable[[_Handler], None]] = {
+    "good": _Handler.good,
+    "slow": _slow_but_whole,
+    "429_seconds": lambda h: h.error(429, Retry_After=str(RETRY_AFTER_S)),
+    "429_fraction": lambda h: h.error(429, Retry_After="0.25"),
+    "429_date": lambda h: h.error(429, Retry_After=_in_90_s()),
+    "429": lambda h: h.error(429),
+    "429_nonsense": lambda h: h.error(429, Retry_After="soon"),
+    "400": lambda h: h.error(400),
+    "401": lambda h: h.error(401),
+    "403": lambda h: h.error(403),
+    "404": lambda h: h.error(404),
+    "408": lambda h: h.error(408),
+    "413": lambda h: h.error(413),
+    "422": lambda h: h.error(422),
+    "500": lambda h: h.error(500),
+    "503": lambda h: h.error(503),
+    "503_seconds": lambda h: h.error(503, Retry_After="7"),
+    "529": lambda h: h.error(529),
+    "context_too_long": lambda h: h.answer(
+        400,
+        b'{"error": {"message": "the maximum context length is 10 tokens", "code": "context_length_exceeded"}}',
+    ),
+    "content_refused": lambda h: h.answer(
+        400, b'{"error": {"message": "refused by policy", "code": "content_policy_violation"}}'
+    ),
+    "content_filter": lambda h: h.answer(400, b'{"error": {"message": "filtered", "code": "content_filter"}}'),
+    "reset_before_any_byte": _Handler.reset,
+    "close_before_any_byte": _cut_status_line,
+    "reset_mid_body": _reset_mid_body,
+    "cut_body": _Handler.cut_body,
+    "hang": lambda h: h.wait(h.server.app.hang_s),
+    "drip_headers": lambda h: h.drip(b"HTTP/1.1 200 OK\r\nX-Slow: " + b"z" * 1000),
+    "drip_body": _drip_body,
+    "drip_stream": _drip_stream,
+    "malformed_json": lambda h: h.answer(200, b'{"id": "x", "choices": [{"index": 0, '),
+    "json_of_another_kind": lambda h: h.answer(200, b"[]"),
+    "wrong_content_type": lambda h: h.answer(200, b"<html>Sign in to the wireless network</html>", "text/html"),
+    "empty_body": lambda h: h.answer(200, b""),
+    "empty_object": lambda h: h.answer(200, b"{}"),
+    "empty_choices": lambda h: _json(h, choices=[]),
+    "error_as_200": lambda h: h.answer(200, b'{"error": {"message": "overloaded", "code": 529}}'),
+    "no_usage": lambda h: _json(h, usage=None) if not h.seen.body.get("stream") else h.stream(["Paris"], usage=False),
+    "wrong_usage": lambda h: _json(h, usage=USAGE | {"prompt_tokens_details": {"cached_tokens": 5000}}),
+    "cut_stream": _Handler.cut_stream,
+    "bad_event": _bad_event,
+    "error_event": _error_event,
+}

@@ -1,0 +1,203 @@
+"""Each way in which a real HTTP server can misbehave is one typed error, at the cost of one request."""
+
+import threading
+import time
+
+import pytest
+
+from tests.faults.misbehaving_server import FAULTS, RETRY_AFTER_S, TEXT, misbehaving_server
+from workbench.errors import (
+    AttemptTimeout,
+    ConnectionLost,
+    ContentRefused,
+    ContextTooLong,
+    MalformedAnswer,
+    ProviderError,
+    Rejected,
+    Throttled,
+    Unavailable,
+)
+from workbench.inference.messages import Request, Usage
+from workbench.inference.providers import LiteLLMProvider
+
+ASKED = Request("openai/scripted", ({"role": "user", "content": "The capital of France?"},), max_tokens=20)
+KEY = "sk-test-0123456789abcdef"
+# fault: error, billed, seconds to wait, status
+WHOLE = {
+    "429_seconds": (Throttled, "no", RETRY_AFTER_S, 429),
+    "429_fraction": (Throttled, "no", 0.25, 429),
+    "429_date": (Throttled, "no", RETRY_AFTER_S, 429),
+    "429": (Throttled, "no", None, 429),
+    "429_nonsense": (Throttled, "no", None, 429),
+    "400": (Rejected, "no", None, 400),
+    "401": (Rejected, "no", None, 401),
+    "403": (Rejected, "no", None, 403),
+    "404": (Rejected, "no", None, 404),
+    "413": (Rejected, "no", None, 413),
+    "422": (Rejected, "no", None, 422),
+    "408": (Unavailable, "unknown", None, 408),
+    "500": (Unavailable, "unknown", None, 500),
+    "503": (Unavailable, "unknown", None, 503),
+    "503_seconds": (Unavailable, "unknown", 7, 503),
+    "529": (Unavailable, "unknown", None, 529),
+    "context_too_long": (ContextTooLong, "no", None, 400),
+    "content_refused": (ContentRefused, "no", None, 400),
+    "content_filter": (ContentRefused, "no", None, 400),
+    "reset_before_any_byte": (Unavailable, "unknown", None, None),
+    "close_before_any_byte": (Unavailable, "unknown", None, None),
+    "reset_mid_body": (ConnectionLost, "unknown", None, None),
+    "cut_body": (ConnectionLost, "unknown", None, None),
+    "malformed_json": (MalformedAnswer, "unknown", None, None),
+    "json_of_another_kind": (MalformedAnswer, "unknown", None, None),
+    "wrong_content_type": (MalformedAnswer, "unknown", None, None),
+    "empty_body": (MalformedAnswer, "unknown", None, None),
+    "empty_object": (MalformedAnswer, "unknown", None, None),
+    "empty_choices": (MalformedAnswer, "unknown", None, None),
+    "error_as_200": (MalformedAnswer, "unknown", None, None),
+    "hang": (AttemptTimeout, "unknown", None, None),
+    "drip_headers": (AttemptTimeout, "unknown", None, None),
+    "drip_body": (AttemptTimeout, "unknown", None, None),
+}
+STREAMED = {
+    "503": (Unavailable, "unknown", False),
+    "429": (Throttled, "no", False),
+    "context_too_long": (ContextTooLong, "no", False),
+    "reset_before_any_byte": (Unavailable, "unknown", False),
+    "wrong_content_type": (MalformedAnswer, "unknown", False),
+    "empty_choices": (MalformedAnswer, "unknown", False),
+    "cut_stream": (ConnectionLost, "unknown", True),
+    "bad_event": (MalformedAnswer, "unknown", True),
+    "error_event": (Unavailable, "unknown", True),
+    "hang": (AttemptTimeout, "unknown", False),
+    "drip_stream": (AttemptTimeout, "unknown", False),
+}
+SLOW = {"hang", "drip_headers", "drip_body", "drip_stream"}
+
+
+def ask(server, *, timeout_s=60.0, on_text=None):
+    provider = LiteLLMProvider(api_base=server.address, api_key=KEY)
+    return provider.complete(ASKED, timeout_s=timeout_s, on_text=on_text)
+
+
+def failure(fault, on_text=None):
+    """The error for one fault, after the checks that hold for all: one request, in time, without the key."""
+    with misbehaving_server(faults=[fault], hang_s=30.0) as server:
+        started = time.monotonic()
+        with pytest.raises(ProviderError) as raised:
+            ask(server, timeout_s=2.0 if fault in SLOW else 60.0, on_text=on_text)
+        assert time.monotonic() - started < 15.0, "half the time for which the server would go on"
+        while not server.seen and time.monotonic() - started < 10.0:  # a busy machine may send after the time-out
+            time.sleep(0.05)
+        assert len(server.seen) == 1, "retries belong to the caller alone"
+        assert KEY not in str(raised.value)
+        return raised.value
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _warm():
+    """The first call of litellm takes seconds; the limits here are for those after it."""
+    with misbehaving_server() as server:
+        ask(server, timeout_s=200.0)
+
+
+@pytest.mark.parametrize("fault", WHOLE)
+def test_each_fault_is_one_typed_error(fault):
+    kind, billed, wait_s, status = WHOLE[fault]
+    error = failure(fault)
+    assert type(error) is kind, error
+    assert (error.billed, error.status, error.streamed) == (billed, status, False)
+    assert error.retry_after_s == (wait_s if wait_s is None else pytest.approx(wait_s, abs=2 if "date" in fault else 0))
+    assert error.retryable == (kind not in (Rejected, ContentRefused, ContextTooLong))
+    assert str(error).startswith("openai/scripted: "), "it says who was asked"
+
+
+@pytest.mark.parametrize("fault", STREAMED)
+def test_each_fault_of_a_stream_is_one_typed_error_that_knows_whether_text_was_shown(fault):
+    kind, billed, streamed = STREAMED[fault]
+    shown = []
+    error = failure(fault, shown.append)
+    assert type(error) is kind, error
+    assert (error.billed, error.streamed) == (billed, streamed)
+    assert bool(shown) == streamed
+
+
+def test_every_fault_of_the_server_is_tested():
+    assert set(FAULTS) == set(WHOLE) | set(STREAMED) | {"good", "slow", "no_usage", "wrong_usage"}
+
+
+def test_a_refused_connection_was_never_billed():
+    with misbehaving_server() as server:
+        pass
+    with pytest.raises(Unavailable, match="refused") as raised:
+        ask(server)
+    assert (raised.value.billed, raised.value.retryable) == ("no", True)
+
+
+def test_a_good_answer_is_read_whole_with_its_token_classes():
+    with misbehaving_server(faults=["good", "slow"]) as server:
+        answers = [ask(server), ask(server)]
+    for answer in answers:
+        assert (answer.text, answer.model, answer.finish_reason) == (TEXT, "scripted", "stop")
+        assert answer.usage == Usage(fresh=12, cache_read=8, output=7)
+    assert answers[1].latency_ms > 300
+    assert server.seen[0].headers["Authorization"] == f"Bearer {KEY}"
+
+
+def test_a_stream_is_shown_as_it_comes_and_is_the_same_answer():
+    shown = []
+    with misbehaving_server() as server:
+        answer = ask(server, on_text=shown.append)
+    assert shown == ["Paris ", "is the capital ", "of France."]
+    assert (answer.text, answer.usage, answer.finish_reason) == (TEXT, Usage(fresh=12, cache_read=8, output=7), "stop")
+    assert 0 < answer.first_token_ms <= answer.latency_ms
+
+
+@pytest.mark.parametrize("on_text", [None, lambda text: None])
+@pytest.mark.parametrize("fault", ["no_usage", "wrong_usage"])
+def test_usage_that_is_absent_or_impossible_is_none_and_never_a_guess(fault, on_text):
+    if fault == "wrong_usage" and on_text:
+        pytest.skip("the script has no such stream")
+    with misbehaving_server(faults=[fault]) as server:
+        assert ask(server, on_text=on_text).usage is None
+
+
+def test_a_reader_that_raises_ends_the_call_with_its_own_error():
+    def read(text):
+        raise KeyError(text)
+
+    with misbehaving_server() as server, pytest.raises(KeyError, match="Paris"):
+        ask(server, on_text=read)
+
+
+def test_a_call_that_was_left_behind_ends_with_its_connection():
+    def left():
+        return [thread.name for thread in threading.enumerate() if thread.name == "in_time: openai/scripted"]
+
+    with misbehaving_server(faults=["drip_body"], hang_s=1.0) as server:
+        with pytest.raises(AttemptTimeout):
+            ask(server, timeout_s=0.3)
+        assert len(left()) == 1
+    for _ in range(100):
+        if not left():
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"threads stay: {left()}")
+
+
+def test_the_script_is_seeded_and_faults_are_drawn_by_weight():
+    def kinds(seed):
+        with misbehaving_server(seed, {"good": 3, "429": 1, "500": 1}) as server:
+            for _ in range(12):
+                try:
+                    ask(server)
+                except ProviderError:
+                    continue
+            return [seen.fault for seen in server.seen]
+
+    assert kinds(1) == kinds(1) != kinds(2)
+    assert set(kinds(1)) == {"good", "429", "500"}
+
+
+def test_a_fault_that_the_server_does_not_know_is_refused():
+    with pytest.raises(ValueError, match="unknown faults"), misbehaving_server(faults=["418"]):
+        pass

@@ -1,0 +1,390 @@
+"""The client: every call attributed, paid, limited, failed over and written down, whatever comes of it."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from workbench.errors import BudgetExceeded, CallFailed, ConfigError, RecordingMiss, Rejected, Throttled, Unavailable
+from workbench.inference.attempts import Books, worst_input_tokens
+from workbench.inference.batch import Item, complete_all
+from workbench.inference.budgets import Budget, Budgets
+from workbench.inference.cache_protocol import CacheHit, CacheUse
+from workbench.inference.client import Client
+from workbench.inference.failover import RetryPolicy
+from workbench.inference.limits import Limit, RateLimiter
+from workbench.inference.messages import Request, Response, Usage
+from workbench.inference.prices import load_prices
+from workbench.inference.recording import Recordings
+from workbench.inference.streaming import Abandoned
+from workbench.state import open_engine
+from workbench.telemetry.context import attributed, carried
+from workbench.telemetry.ledger import Ledger
+from workbench.telemetry.spans import Tracing
+from workbench.telemetry.trace import load_trace
+from workbench.testing import FakeClock, ScriptedModel
+
+SMALL, STRONG = "local/smollm2-135m", "local/qwen2.5-coder-0.5b"
+ASK = [{"role": "user", "content": "How do I join two frames?"}]
+USAGE = Usage(fresh=100, output=20)
+
+
+def answer(text: str = "merge", usage: Usage | None = USAGE) -> Response:
+    return Response(text, "served", usage)
+
+
+@pytest.fixture
+def engine(tmp_path: Path):
+    return open_engine(f"sqlite:///{tmp_path / 'state.sqlite'}")
+
+
+def client_of(engine, script, *, budget_usd: float = 1.0, **parts) -> Client:
+    clock = FakeClock()
+    books = Books(
+        load_prices(),
+        Budgets(engine, [Budget(budget_usd, "day")], clock),
+        Ledger(engine),
+        RateLimiter(engine, parts.pop("limits", {}), clock),
+        parts.pop("tracing", None),
+        clock,
+    )
+    providers = {"local/": ScriptedModel(script)}
+    return Client(**({"providers": providers, "books": books} | parts))
+
+
+def books_of(client: Client) -> tuple[int, int, int]:
+    """Ledger sum, spent and held in nano-dollars."""
+    table = client.books.budgets.table()
+    return (
+        int(client.books.ledger.frame()["cost_nanos"].sum()),
+        int(table["spent_nanos"].sum()),
+        int(table["held_nanos"].sum()),
+    )
+
+
+def test_call_is_priced_settled_and_attributed(engine) -> None:
+    client = client_of(engine, [answer()])
+    with attributed(tenant_id="acme", feature="search"):
+        done = client.complete(ASK, model=SMALL, user_id="u1", item_id="q7")
+    cost = load_prices().cost_nanos(SMALL, USAGE)
+    assert done.text == "merge"
+    assert done.source == "model"
+    assert done.attempts == 1
+    assert done.cost_nanos == cost > 0
+    (row,) = client.books.ledger.frame().to_dicts()
+    told = {k: row[k] for k in ("tenant_id", "feature", "user_id", "item_id", "purpose", "model_asked", "model_served")}
+    assert told == {"tenant_id": "acme", "feature": "search", "user_id": "u1", "item_id": "q7", "purpose": "product",
+                    "model_asked": SMALL, "model_served": "served"}  # fmt: skip
+    assert (row["fresh_tokens"], row["output_tokens"], row["cost_nanos"], row["status"]) == (100, 20, cost, "ok")
+    assert books_of(client) == (cost, cost, 0)
+
+
+def test_attribution_reaches_other_threads_only_when_carried(engine) -> None:
+    client = client_of(engine, None)
+    with attributed(tenant_id="acme"), ThreadPoolExecutor(2) as pool:
+        pool.submit(carried(lambda: client.complete(ASK, model=SMALL, item_id="carried"))).result()
+        pool.submit(lambda: client.complete(ASK, model=SMALL, item_id="bare")).result()
+    rows = {r["item_id"]: r["tenant_id"] for r in client.books.ledger.frame().to_dicts()}
+    assert rows == {"carried": "acme", "bare": ""}
+
+
+def test_exhausted_budget_refuses_before_anything_is_asked(engine) -> None:
+    client = client_of(engine, [answer()], budget_usd=1e-9)
+    with pytest.raises(BudgetExceeded) as caught:
+        client.complete(ASK, model=SMALL)
+    assert caught.value.limit_nanos == 1
+    assert caught.value.spent_nanos == 0
+    assert client.providers["local/"].requests == []
+    assert books_of(client) == (0, 0, 0)
+
+
+def test_model_without_a_price_is_refused_before_anything_is_asked(engine) -> None:
+    client = client_of(engine, [answer()])
+    with pytest.raises(ConfigError, match="no price"):
+        client.complete(ASK, model="local/unheard-of")
+    assert client.providers["local/"].requests == []
+
+
+def test_attempt_that_may_have_been_billed_stays_charged_and_one_that_was_not_costs_nothing(engine) -> None:
+    request = Request(SMALL, tuple(ASK))
+    worst = load_prices().worst_nanos(SMALL, input_tokens=worst_input_tokens(request), max_tokens=request.max_tokens)
+    client = client_of(engine, [Throttled("slow down"), Unavailable("gone", billed="unknown"), answer()])
+    done = client.complete(ASK, model=SMALL)
+    rows = client.books.ledger.frame().sort("attempt").to_dicts()
+    assert [(r["status"], r["error_class"]) for r in rows] == [
+        ("error", "Throttled"),
+        ("unknown", "Unavailable"),
+        ("ok", ""),
+    ]
+    cost = load_prices().cost_nanos(SMALL, USAGE)
+    assert [r["cost_nanos"] for r in rows] == [0, worst, cost]
+    assert done.cost_nanos == worst + cost
+    assert books_of(client) == (worst + cost, worst + cost, 0)
+
+
+def test_answer_without_token_counts_is_charged_at_the_worst_case(engine) -> None:
+    client = client_of(engine, [answer(usage=None)])
+    client.complete(ASK, model=SMALL)
+    (row,) = client.books.ledger.frame().to_dicts()
+    assert row["cost_nanos"] > load_prices().cost_nanos(SMALL, USAGE)
+    assert row["error_class"] == "UsageMissing"
+
+
+def test_answer_with_tokens_of_a_class_without_a_price_is_kept_and_charged_at_the_worst_case(engine) -> None:
+    client = client_of(engine, [answer(usage=Usage(fresh=5, cache_read=5, output=1))])
+    assert client.complete(ASK, model=SMALL).text == "merge"
+    (row,) = client.books.ledger.frame().to_dicts()
+    assert (row["status"], row["error_class"]) == ("ok", "UnknownPrice")
+    assert books_of(client) == (row["cost_nanos"], row["cost_nanos"], 0)
+    assert row["cost_nanos"] > load_prices().cost_nanos(SMALL, Usage(fresh=10, output=1))
+
+
+def test_terminal_error_ends_the_call_and_the_next_model_is_asked_only_after_a_retryable_one(engine) -> None:
+    client = client_of(engine, [Rejected("no")])
+    with pytest.raises(CallFailed) as caught:
+        client.complete(ASK, model=SMALL, fallbacks=[STRONG])
+    assert isinstance(caught.value.__cause__, Rejected)
+    assert len(client.books.ledger.frame()) == 1
+    once = RetryPolicy(attempts_per_model=1)
+    client = client_of(engine, [Unavailable("down"), answer()], policy=once)
+    done = client.complete(ASK, model=SMALL, fallbacks=[STRONG])
+    asked = [r.model for r in client.providers["local/"].requests]
+    assert asked == [SMALL, STRONG]
+    assert done.cost_nanos == load_prices().cost_nanos(STRONG, USAGE)
+
+
+def test_rate_limit_waits_on_the_clock_and_refuses_what_cannot_come_in_time(engine) -> None:
+    client = client_of(engine, None, limits={SMALL: Limit(requests_per_minute=1)})
+    client.complete(ASK, model=SMALL)
+    client.complete(ASK, model=SMALL, deadline_s=120)
+    assert client.books.clock.monotonic() >= 59
+    with pytest.raises(Exception, match="limit") as caught:
+        client.complete(ASK, model=SMALL, deadline_s=1)
+    assert type(caught.value).__name__ == "RateLimited"
+    ledger, spent, held = books_of(client)
+    assert ledger == spent
+    assert held == 0
+    assert len(client.books.ledger.frame()) == 2
+
+
+def test_stream_gives_the_pieces_and_then_the_completion(engine) -> None:
+    client = client_of(engine, [answer("one two")])
+    stream = client.stream(ASK, model=SMALL, tenant_id="acme")
+    pieces = list(stream)
+    assert "".join(pieces) == "one two" == stream.result.text
+    assert client.books.ledger.frame()["tenant_id"].to_list() == ["acme"]
+
+
+def test_abandoned_stream_stays_charged(engine) -> None:
+    class Slow:
+        def complete(self, request: Request, *, timeout_s: float, on_text=None) -> Response:
+            for piece in ("one ", "two ", "three"):
+                on_text(piece)
+                released.wait(1)
+            return answer("one two three")
+
+    released = threading.Event()
+    client = replace(client_of(engine, None), providers={"": Slow()})
+    pieces = iter(client.stream(ASK, model=SMALL))
+    assert next(pieces) == "one "
+    released.set()
+    pieces.close()
+    (row,) = client.books.ledger.frame().to_dicts()
+    assert (row["status"], row["error_class"]) == ("unknown", Abandoned.__name__)
+    assert row["cost_nanos"] > 0
+    assert books_of(client)[2] == 0
+
+
+def test_recorded_answers_replay_byte_for_byte_and_a_changed_prompt_is_a_miss(engine, tmp_path: Path) -> None:
+    path = tmp_path / "recordings.jsonl"
+    texts = [f"answer {i} é\u2028\x00" for i in range(500)]
+    prompts = [[{"role": "user", "content": f"question {i}"}] for i in range(500)]
+    live = client_of(engine, [answer(t) for t in texts], recordings=Recordings(path, live=True))
+    for i, prompt in enumerate(prompts):
+        live.complete(prompt, model=SMALL, item_id=f"q{i}")
+    assert b"question" not in path.read_bytes()
+    replay = Client({}, Books(load_prices()), recordings=Recordings(path))
+    assert [replay.complete(p, model=SMALL).text.encode() for p in prompts] == [t.encode() for t in texts]
+    with pytest.raises(RecordingMiss, match="changed"):
+        replay.complete([{"role": "user", "content": "question 1 "}], model=SMALL)
+    with pytest.raises(RecordingMiss):
+        replay.complete(prompts[0], model=SMALL, max_tokens=7)
+
+
+def test_recording_cut_short_by_a_kill_is_asked_again_and_the_others_stay(engine, tmp_path: Path) -> None:
+    path = tmp_path / "recordings.jsonl"
+    live = client_of(engine, [answer("a"), answer("b")], recordings=Recordings(path, live=True))
+    prompts = [[{"role": "user", "content": c}] for c in "ab"]
+    for prompt in prompts:
+        live.complete(prompt, model=SMALL)
+    path.write_bytes(path.read_bytes()[:-20])
+    again = client_of(engine, [answer("b again")], recordings=Recordings(path, live=True))
+    assert [again.complete(p, model=SMALL).text for p in prompts] == ["a", "b again"]
+    assert len(Recordings(path)) == 2
+
+
+def test_batch_tells_its_estimate_needs_a_limit_and_goes_on_where_it_stopped(engine, tmp_path: Path) -> None:
+    path, told = tmp_path / "recordings.jsonl", []
+    items = [Item(f"q{i}", Request(SMALL, ({"role": "user", "content": f"q{i}"},)), "acme") for i in range(6)]
+    script = [answer(str(i)) for i in range(3)] + [Rejected("no")] + [answer(str(i)) for i in range(4, 6)]
+    client = client_of(engine, script, recordings=Recordings(path, live=True))
+    with pytest.raises(ConfigError, match="no max_cost_usd"):
+        complete_all(client, items, max_cost_usd=None, tell=told.append)
+    assert client.providers["local/"].requests == []
+    assert "6 requests, at most $" in told[0]
+    first = complete_all(client, items, max_cost_usd=1.0, tell=told.append)
+    assert isinstance(first["q3"], CallFailed)
+    assert first["q5"].text == "5"
+    client = client_of(engine, [answer("3")], recordings=Recordings(path, live=True))
+    second = complete_all(client, items, max_cost_usd=1.0, tell=told.append)
+    assert [second[i.item_id].text for i in items] == list("012345")
+    assert [second[i.item_id].source for i in items].count("model") == 1
+    assert "5 of 6" in told[-1]
+
+
+def test_hit_of_the_cache_costs_nothing_and_says_what_it_saved(engine) -> None:
+    class Kept:
+        def __init__(self) -> None:
+            self.entries: dict[str, CacheHit] = {}
+
+        def find(self, request, who, use):
+            return self.entries.get(request.sha256)
+
+        def keep(self, request, response, who, use, *, cost_nanos):
+            self.entries[request.sha256] = CacheHit(response, "semantic", 0.97, 0.9, "e1", "s1", cost_nanos)
+
+    client = client_of(engine, [answer(), answer()], cache=Kept())
+    bought = client.complete(ASK, model=SMALL, use=CacheUse())
+    served = client.complete(ASK, model=SMALL, use=CacheUse())
+    assert served.source == "cache"
+    assert served.cost_nanos == 0
+    assert served.saved_nanos == bought.cost_nanos > 0
+    row = client.books.ledger.frame().filter(status="cached").to_dicts()[0]
+    assert row["saved_nanos"] == bought.cost_nanos
+    assert '"similarity": 0.97' in row["cache"]
+    assert client.complete(ASK, model=SMALL, max_tokens=9).source == "model"
+
+
+def test_trace_shows_the_attempts_of_a_call(engine) -> None:
+    tracing = Tracing(engine)
+    client = client_of(engine, [Unavailable("down"), answer()], tracing=tracing)
+    done = client.complete(ASK, model=SMALL, tenant_id="acme")
+    tracing.flush()
+    names = [row.name for row in load_trace(engine, done.trace_id).rows]
+    assert names == [f"call {SMALL}", f"chat {SMALL}", f"chat {SMALL}"]
+    assert "merge" in load_trace(engine, done.trace_id)._repr_html_()
+    assert client.books.ledger.frame()["trace_id"].unique().to_list() == [done.trace_id]
+    tracing.close()
+
+
+def test_answer_of_a_fallback_is_recorded_and_cached_as_its_own(engine, tmp_path: Path) -> None:
+    kept = []
+
+    class Cache:
+        def find(self, request, who, use):
+            return None
+
+        def keep(self, request, response, who, use, *, cost_nanos):
+            kept.append((request.model, cost_nanos))
+
+    once, path = RetryPolicy(attempts_per_model=1), tmp_path / "r.jsonl"
+    script = [Unavailable("down", billed="unknown"), answer("from the other")]
+    client = client_of(engine, script, policy=once, cache=Cache(), recordings=Recordings(path, live=True))
+    done = client.complete(ASK, model=SMALL, fallbacks=[STRONG], use=CacheUse())
+    own = load_prices().cost_nanos(STRONG, USAGE)
+    assert kept == [(STRONG, own)]
+    assert done.cost_nanos > own  # the failed attempt stays charged, but is not what a hit saves
+    replay = Client({}, Books(load_prices()), recordings=Recordings(path))
+    assert replay.complete(ASK, model=SMALL, fallbacks=[STRONG]).text == "from the other"
+    with pytest.raises(RecordingMiss):
+        Client({}, Books(load_prices()), recordings=Recordings(path)).complete(ASK, model=SMALL)
+
+
+def test_request_that_failed_first_is_replayed_by_the_answer_it_got_later(engine, tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    live = client_of(engine, [Rejected("no"), answer("yes"), answer("again")], recordings=Recordings(path, live=True))
+    with pytest.raises(CallFailed):
+        live.complete(ASK, model=SMALL)
+    assert [live.complete(ASK, model=SMALL).text for _ in range(2)] == ["yes", "again"]
+    replay = Client({}, Books(load_prices()), recordings=Recordings(path))
+    assert [replay.complete(ASK, model=SMALL).text for _ in range(2)] == ["yes", "again"]
+    with pytest.raises(RecordingMiss, match="has 2 recorded answers"):
+        replay.complete(ASK, model=SMALL)
+
+
+def test_cache_that_fails_loses_no_answer(engine) -> None:
+    class Broken:
+        def find(self, request, who, use):
+            raise ConfigError("no")
+
+        def keep(self, request, response, who, use, *, cost_nanos):
+            raise ConfigError("no")
+
+    client = client_of(engine, [answer()], cache=Broken())
+    assert client.complete(ASK, model=SMALL, use=CacheUse()).text == "merge"
+    assert books_of(client)[2] == 0
+
+
+def test_stream_is_of_who_asked_for_it_and_is_read_once(engine) -> None:
+    client = client_of(engine, [answer("one two")])
+    with attributed(tenant_id="acme"):
+        stream = client.stream(ASK, model=SMALL)
+    with attributed(tenant_id="other"):
+        assert "".join(stream) == "one two"
+    assert client.books.ledger.frame()["tenant_id"].to_list() == ["acme"]
+    with pytest.raises(ValueError, match="read once"):
+        list(stream)
+
+
+def test_batch_never_spends_more_than_its_limit_even_where_attempts_fail(engine) -> None:
+    items = [Item(f"q{i}", Request(SMALL, ({"role": "user", "content": "q"},), max_tokens=9)) for i in range(20)]
+    worst = load_prices().worst_nanos(SMALL, input_tokens=worst_input_tokens(items[0].request), max_tokens=9)
+    patient = RetryPolicy(cooldown_failures=1000)
+    client = client_of(engine, lambda request: Unavailable("down", billed="unknown"), policy=patient)
+    limit = 20 * worst
+    done = complete_all(client, items, max_cost_usd=limit / 1e9, tell=lambda told: None)
+    assert {type(e).__name__ for e in done.values()} == {"CallFailed", "BudgetExceeded"}
+    assert limit - worst < client.books.ledger.frame()["cost_nanos"].sum() <= limit
+
+
+def test_batch_survives_an_error_nobody_expected_and_stops_when_it_is_interrupted(engine) -> None:
+    items = [Item(f"q{i}", Request(SMALL, ({"role": "user", "content": f"q{i}"},))) for i in range(30)]
+
+    def odd(request: Request) -> Response:
+        if request.messages[0]["content"] == "q3":
+            raise ZeroDivisionError
+        return answer()
+
+    done = complete_all(client_of(engine, odd), items, max_cost_usd=1.0, tell=lambda told: None)
+    assert isinstance(done["q3"], ZeroDivisionError)
+    assert sum(not isinstance(d, Exception) for d in done.values()) == 29
+    client = client_of(engine, lambda request: answer())
+
+    def interrupt(count: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        complete_all(client, items, max_cost_usd=1.0, tell=lambda told: None, on_done=interrupt)
+    assert len(client.providers["local/"].requests) < 30
+
+
+def test_nothing_is_asked_after_the_deadline(engine) -> None:
+    client = client_of(engine, None)
+    clock = client.books.clock
+    slow = RateLimiter(engine, {}, clock)
+    slow.wait = lambda *args, **kwargs: clock.sleep(200)  # a turn that came too late
+    client = replace(client, books=replace(client.books, limiter=slow))
+    with pytest.raises(CallFailed, match="AttemptTimeout"):
+        client.complete(ASK, model=SMALL)
+    assert client.providers["local/"].requests == []
+    assert books_of(client) == (0, 0, 0)
+
+
+def test_cached_and_replayed_rows_count_no_tokens(engine, tmp_path: Path) -> None:
+    client = client_of(engine, [answer()], recordings=Recordings(tmp_path / "r.jsonl", live=True))
+    client.complete(ASK, model=SMALL)
+    client = replace(client, recordings=Recordings(tmp_path / "r.jsonl"))
+    client.complete(ASK, model=SMALL)
+    assert client.books.ledger.frame().sort("status")["fresh_tokens"].to_list() == [100, 0]

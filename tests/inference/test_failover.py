@@ -1,0 +1,301 @@
+"""Retries, cooldowns and failover on a clock that nobody waits for."""
+
+import random
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from workbench.errors import (
+    AttemptTimeout,
+    CallFailed,
+    ConfigError,
+    ConnectionLost,
+    ContentRefused,
+    ContextTooLong,
+    MalformedAnswer,
+    ProviderError,
+    Rejected,
+    Throttled,
+    Unavailable,
+    WorkbenchError,
+)
+from workbench.inference.failover import Cooldowns, RetryPolicy, call_models
+from workbench.inference.messages import Request
+from workbench.testing import FakeClock, ScriptedModel
+
+POLICY = RetryPolicy(attempts_per_model=3, base_s=0.5, cap_s=8.0, deadline_s=60.0, attempt_timeout_s=20.0)
+QUESTION = ({"role": "user", "content": "?"},)
+
+
+class Bench:
+    """Models by name on one clock; notes when each was asked, and how long it was given."""
+
+    def __init__(self, policy=POLICY, **scripts):
+        self.clock, self.policy = FakeClock(), policy
+        self.cooldowns = Cooldowns(policy, self.clock)
+        self.models = {name: ScriptedModel(script, clock=self.clock) for name, script in scripts.items()}
+        self.asked = []
+
+    def ask(self, model, attempt, timeout_s):
+        self.asked.append((model, attempt, self.clock.monotonic(), timeout_s))
+        return self.models[model].complete(Request(model, QUESTION), timeout_s=timeout_s)
+
+    def call(self, *models, seed=0):
+        return call_models(
+            models or tuple(self.models),
+            self.ask,
+            policy=self.policy,
+            cooldowns=self.cooldowns,
+            clock=self.clock,
+            rng=random.Random(seed),
+        )
+
+    @property
+    def order(self):
+        return [name for name, *_ in self.asked]
+
+
+def test_an_answer_at_the_first_attempt_costs_no_time():
+    bench = Bench(a=["yes"])
+    assert bench.call().text == "yes"
+    assert bench.asked == [("a", 0, 0.0, 20.0)]
+
+
+def test_a_retryable_error_is_tried_again_and_attempts_are_numbered_over_all_models():
+    bench = Bench(a=[Unavailable("down")] * 3, b=[Throttled("slow"), "yes"])
+    assert bench.call().text == "yes"
+    assert [(name, attempt) for name, attempt, *_ in bench.asked] == [("a", 0), ("a", 1), ("a", 2), ("b", 3), ("b", 4)]
+
+
+@settings(deadline=None)
+@given(st.integers(1, 100), st.integers(0, 2**32))
+def test_jitter_is_full_and_capped(failures, seed):
+    delay = POLICY.delay_s(failures, Unavailable("down"), random.Random(seed))
+    longest = min(POLICY.cap_s, POLICY.base_s * 2.0 ** (failures - 1))
+    assert 0 <= delay <= longest
+    assert delay == random.Random(seed).random() * longest, "drawn from the whole range"
+
+
+@pytest.mark.parametrize("asked", [0.7, 45.0, 61.5, 118.0])
+def test_the_provider_is_not_asked_before_the_time_that_it_named_also_beyond_a_minute(asked):
+    bench = Bench(RetryPolicy(deadline_s=120), a=[Throttled("slow", retry_after_s=asked), "yes"])
+    assert bench.call().text == "yes"
+    assert asked <= bench.asked[1][2] <= asked + 0.5
+
+
+def test_a_delay_past_the_deadline_goes_to_the_next_model_at_once():
+    bench = Bench(a=[Throttled("slow", retry_after_s=60.0)], b=["yes"])
+    assert bench.call().text == "yes"
+    assert (bench.order, bench.clock.monotonic()) == (["a", "b"], 0.0)
+
+
+def test_an_attempt_gets_no_more_time_than_the_call_has_left():
+    bench = Bench(RetryPolicy(deadline_s=25, attempt_timeout_s=20, base_s=0), a=["late"] * 9)
+    bench.models["a"].delay_ms = 21_000
+    with pytest.raises(CallFailed) as raised:
+        bench.call()
+    assert [timeout for *_, timeout in bench.asked] == [20.0, 5.0]
+    assert bench.clock.monotonic() == 25.0
+    assert raised.value.attempts == (("a", "AttemptTimeout", 20_000.0), ("a", "AttemptTimeout", 5_000.0))
+
+
+@pytest.mark.parametrize("error", [Rejected("no", status=401), ContentRefused("no"), ProviderError("no")])
+def test_a_terminal_error_ends_the_call_without_another_attempt_or_model(error):
+    bench = Bench(a=[error], b=["yes"])
+    with pytest.raises(CallFailed) as raised:
+        bench.call()
+    assert bench.order == ["a"]
+    assert raised.value.__cause__ is error
+
+
+def test_a_prompt_too_long_for_one_model_goes_to_the_next_without_a_retry():
+    bench = Bench(a=[ContextTooLong("8192 tokens")], b=["yes"])
+    assert bench.call().text == "yes"
+    assert (bench.order, bench.clock.monotonic()) == (["a", "b"], 0.0)
+
+
+@pytest.mark.parametrize("kind", [Unavailable, ConnectionLost, ContextTooLong])
+def test_no_second_answer_follows_text_that_was_shown(kind):
+    bench = Bench(a=[kind("cut", streamed=True), "no"], b=["no"])
+    with pytest.raises(CallFailed) as raised:
+        bench.call()
+    assert bench.order == ["a"]
+    assert raised.value.streamed
+
+
+@pytest.mark.parametrize(
+    "error", [WorkbenchError("budget"), ConfigError("price"), KeyError("bug"), KeyboardInterrupt()]
+)
+def test_what_is_no_provider_error_passes_through_unchanged_and_frees_the_probe(error):
+    bench = Bench(RetryPolicy(cooldown_failures=1, attempts_per_model=1), a=[Unavailable("down"), error, "yes"])
+    with pytest.raises(CallFailed):
+        bench.call()
+    bench.clock.sleep(30)
+    with pytest.raises(type(error)) as raised:
+        bench.call()
+    assert raised.value is error
+    assert bench.call().text == "yes", "another may probe"
+
+
+def test_a_call_that_failed_names_each_attempt_and_the_last_error():
+    bench = Bench(a=[Unavailable("a is down")] * 3, b=[MalformedAnswer("b talks nonsense")] * 3)
+    with pytest.raises(CallFailed) as raised:
+        bench.call()
+    assert [(model, name) for model, name, _ in raised.value.attempts] == [("a", "Unavailable")] * 3 + [
+        ("b", "MalformedAnswer")
+    ] * 3
+    assert "no answer from a, b (a: Unavailable after 0 ms; " in str(raised.value)
+    assert "Last error: b talks nonsense" in str(raised.value)
+
+
+def test_failures_in_a_row_open_the_cooldown_which_then_costs_no_attempt():
+    bench = Bench(RetryPolicy(attempts_per_model=2, cooldown_failures=4), a=[Unavailable("down")] * 4, b=["yes"] * 3)
+    bench.call()
+    bench.call()
+    bench.call()
+    assert bench.order == ["a", "a", "b", "a", "a", "b", "b"]
+
+
+def test_a_success_between_failures_keeps_it_closed():
+    bench = Bench(RetryPolicy(cooldown_failures=2, attempts_per_model=2), a=[Unavailable("down"), "yes"] * 5)
+    assert [bench.call().text for _ in range(5)] == ["yes"] * 5
+
+
+def test_a_model_that_opens_during_a_call_is_left_at_once():
+    bench = Bench(RetryPolicy(cooldown_failures=2, attempts_per_model=9), a=[Unavailable("down")] * 2, b=["yes"])
+    assert bench.call().text == "yes"
+    assert bench.clock.monotonic() <= 0.5, "no delay after the failure that opened it"
+
+
+def test_when_all_cool_down_the_call_fails_at_once_and_says_when_to_come_back():
+    bench = Bench(RetryPolicy(cooldown_failures=1), a=[Unavailable("down")])
+    with pytest.raises(CallFailed):
+        bench.call()
+    bench.clock.sleep(10)
+    with pytest.raises(CallFailed, match=r"no attempt was made; left alone: a for 20\.0 s") as raised:
+        bench.call()
+    assert raised.value.attempts == ()
+    assert raised.value.retry_after_s == pytest.approx(20)
+
+
+def test_a_probe_that_answers_closes_and_one_that_fails_opens_again():
+    bench = Bench(
+        RetryPolicy(cooldown_failures=3, attempts_per_model=3),
+        a=[Unavailable("down")] * 3 + [Unavailable("still")] + ["yes", "yes"],
+        b=["b"] * 9,
+    )
+    assert bench.call().text == "b"
+    bench.clock.sleep(30)
+    assert bench.call().text == "b", "one probe, no retries"
+    assert bench.order[-2:] == ["a", "b"]
+    assert bench.call().text == "b"
+    assert bench.order[-1] == "b"
+    assert bench.order[-2] == "b", "open again"
+    bench.clock.sleep(30)
+    assert [bench.call().text, bench.call().text] == ["yes", "yes"]
+
+
+def test_a_prompt_that_is_too_long_neither_opens_nor_closes():
+    bench = Bench(
+        RetryPolicy(cooldown_failures=2, attempts_per_model=1),
+        a=[Unavailable("down"), ContextTooLong("long"), Unavailable("down")],
+        b=["b"] * 4,
+    )
+    for _ in range(4):
+        bench.call()
+    assert bench.order.count("a") == 3, "the second failure opened"
+
+
+def test_half_open_admits_exactly_one_of_many_threads():
+    clock, threads = FakeClock(), 16
+    cooldowns = Cooldowns(RetryPolicy(cooldown_failures=1), clock)
+    cooldowns.failed("a")
+    assert not cooldowns.admits("a")
+    clock.sleep(30)
+    together = Barrier(threads)
+
+    def enter(_):
+        together.wait()
+        admitted = cooldowns.admits("a")
+        together.wait()
+        if not admitted:
+            cooldowns.released("a")  # only the probe's own thread can end the probe
+        together.wait()
+        return admitted, cooldowns.admits("a")
+
+    with ThreadPoolExecutor(threads) as pool:
+        found = list(pool.map(enter, range(threads)))
+    assert sum(first for first, _ in found) == 1
+    assert sum(second for _, second in found) == 0
+
+
+@pytest.mark.parametrize("wrong", [{"attempts_per_model": 0}, {"deadline_s": 0.0}, {"base_s": -1.0}])
+def test_a_policy_that_cannot_work_is_refused(wrong):
+    with pytest.raises(ConfigError):
+        RetryPolicy(**wrong)
+
+
+KINDS = (
+    Throttled,
+    Unavailable,
+    AttemptTimeout,
+    ConnectionLost,
+    MalformedAnswer,
+    Rejected,
+    ContentRefused,
+    ContextTooLong,
+)
+errors = st.builds(
+    lambda kind, wait, shown: kind("error", retry_after_s=wait, streamed=shown),
+    st.sampled_from(KINDS),
+    st.none() | st.floats(0, 1000),
+    st.sampled_from([False] * 9 + [True]),
+)
+steps = st.tuples(st.just("yes") | errors, st.sampled_from([0, 1, 1_000, 19_000, 70_000]))
+
+
+@settings(deadline=None)
+@given(
+    script=st.lists(steps, min_size=40, max_size=40),
+    models=st.integers(0, 4),
+    attempts=st.integers(1, 4),
+    deadline_s=st.floats(0.1, 200),
+    cooldown_failures=st.integers(1, 4),
+    seed=st.integers(0, 99),
+)
+def test_every_call_ends_in_one_answer_or_one_error_within_its_deadline(
+    script, models, attempts, deadline_s, cooldown_failures, seed
+):
+    policy = RetryPolicy(
+        attempts_per_model=attempts, deadline_s=deadline_s, attempt_timeout_s=20, cooldown_failures=cooldown_failures
+    )
+    names = [f"m{i}" for i in range(models)]
+    bench = Bench(policy)
+    coming = iter(script)
+
+    def said(_):
+        said, model.delay_ms = next(coming)
+        return said
+
+    model = ScriptedModel(said, clock=bench.clock)
+    bench.models = dict.fromkeys(names, model)
+    for _ in range(2):  # the second call meets the cooldowns of the first
+        before, started = len(model.requests), bench.clock.monotonic()
+        ended = outcome(bench, names, seed)
+        made = len(model.requests) - before
+        assert made == len(ended.attempts) if isinstance(ended, CallFailed) else made > 0
+        assert bench.clock.monotonic() - started <= deadline_s * (1 + 1e-9)
+        assert made <= models * attempts
+
+
+def outcome(bench, names, seed):
+    """The answer or the one error; any other error is a failed test."""
+    try:
+        return call_models(
+            names, bench.ask, policy=bench.policy, cooldowns=bench.cooldowns, clock=bench.clock, rng=random.Random(seed)
+        )
+    except CallFailed as failed:
+        return failed

@@ -1,0 +1,135 @@
+"""Prices of models: exact, never 0 for what is not known, and equal to an independent calculation."""
+
+import tomllib
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workbench.errors import ConfigError, UnknownPrice
+from workbench.inference import prices as module
+from workbench.inference.local import CHAT_MODELS, PREFIX
+from workbench.inference.messages import Usage
+from workbench.inference.prices import TOKEN_CLASSES, load_prices
+
+PRICES = load_prices()
+ROWS = tomllib.loads(Path(module.__file__).with_name("models.toml").read_text(encoding="utf-8"))["models"]
+HOSTED = [name for name, row in ROWS.items() if "usd_per_mtok" in row]
+KEYS = dict(
+    zip(
+        TOKEN_CLASSES,
+        ("input_cost_per_token", "output_cost_per_token", "cache_read_input_token_cost",
+         "cache_creation_input_token_cost"),
+        strict=True,
+    )
+)  # fmt: skip
+COUNTS = st.integers(0, 100_000)
+
+
+def usages(model: str) -> st.SearchStrategy[Usage]:
+    """Usage of the classes that the model has a price for."""
+    known = {"fresh": COUNTS} | {name: COUNTS for name in TOKEN_CLASSES[1:] if name in PRICES.models[model]}
+    return st.builds(Usage, **known)
+
+
+def litellm_usd(model: str, usage: Usage) -> float:
+    import litellm
+    from litellm.types.utils import ModelResponse
+    from litellm.types.utils import Usage as Theirs
+
+    counted = Theirs(
+        prompt_tokens=usage.input,
+        completion_tokens=usage.output,
+        total_tokens=usage.input + usage.output,
+        cache_read_input_tokens=usage.cache_read,
+        cache_creation_input_tokens=usage.cache_write,
+    )
+    kind = "embedding" if "output" not in PRICES.models[model] else "completion"
+    return litellm.completion_cost(ModelResponse(model=model, usage=counted), model=model, call_type=kind)
+
+
+@pytest.mark.parametrize(
+    ("model", "usage", "usd"),
+    [
+        ("anthropic/claude-sonnet-4-5", Usage.of_prompt(1000, 10, cache_read=600, cache_write=300), 0.001755),
+        ("openai/gpt-5.4-mini", Usage.of_prompt(1000, 10, cache_read=800), 0.000255),
+        ("gemini/gemini-3.8-flash", Usage.of_prompt(1000, 10, cache_read=800), 0.0002475),
+        ("openai/text-embedding-3-small", Usage(fresh=7), 1.4e-7),
+    ],
+)
+def test_cost_is_that_of_the_disjoint_classes_of_token(model, usage, usd):
+    assert PRICES.cost_nanos(model, usage) == round(usd * 1e9)
+    assert litellm_usd(model, usage) == pytest.approx(usd, rel=1e-12)
+
+
+@pytest.mark.parametrize("model", HOSTED)
+def test_cost_agrees_with_an_independent_calculation_over_all_classes(model):
+    @given(usages(model))
+    def agrees(usage):
+        assert abs(PRICES.cost_nanos(model, usage) - 1e9 * litellm_usd(model, usage)) <= 1
+
+    agrees()
+
+
+@pytest.mark.parametrize("model", HOSTED)
+def test_row_is_that_of_the_price_map_it_names(model):
+    import litellm
+
+    theirs = litellm.model_cost.get(model) or litellm.model_cost[model.partition("/")[2]]
+    assert ROWS[model]["source"] == "litellm 1.106.2 price map"
+    for name, key in KEYS.items():
+        price, listed = PRICES.models[model].get(name), theirs.get(key) or None
+        assert (price and float(price)) == (listed and pytest.approx(1e9 * listed, rel=1e-12)), name
+    tiers = [key for key in theirs if "_above_" in key and not key.endswith("above_1hr")]
+    assert not tiers, "a price that grows with the prompt is more than a row can say"
+
+
+@pytest.mark.parametrize("name", CHAT_MODELS)
+def test_local_models_cost_processor_time_at_the_declared_rate(name):
+    declared = ROWS[PREFIX + name]["vcpu_ms_per_token"]
+    usd_per_ms = Fraction(str(PRICES.usd_per_vcpu_hour)) / 3_600_000
+    expected = (
+        (1_000_000 * Fraction(str(declared["input"])) + 9 * Fraction(str(declared["output"]))) * usd_per_ms * 10**9
+    )
+    assert 0 <= PRICES.cost_nanos(PREFIX + name, Usage(fresh=1_000_000, output=9)) - expected < 1
+    with pytest.raises(UnknownPrice, match="no price for cache_read tokens"):
+        PRICES.cost_nanos(PREFIX + name, Usage(cache_read=1))
+
+
+@pytest.mark.parametrize("model", PRICES.models)
+def test_no_answer_costs_more_than_its_worst_case(model):
+    @given(usages(model))
+    def fits(usage):
+        worst = PRICES.worst_nanos(model, input_tokens=usage.input, max_tokens=usage.output)
+        assert PRICES.cost_nanos(model, usage) <= worst
+
+    fits()
+
+
+def test_the_worst_case_is_at_the_dearest_class_of_input():
+    written = Usage(cache_write=1000, output=100)
+    model = "anthropic/claude-sonnet-5-5"
+    assert PRICES.worst_nanos(model, input_tokens=1000, max_tokens=100) == PRICES.cost_nanos(model, written)
+
+
+@pytest.mark.parametrize("usage", [Usage(), Usage(fresh=1)])
+def test_an_unknown_model_is_an_error_and_never_free(usage):
+    with pytest.raises(UnknownPrice, match=r"did you mean 'openai/gpt-5\.4-mini'") as raised:
+        PRICES.cost_nanos("gpt-5.4-mini", usage)
+    assert isinstance(raised.value, ConfigError)
+    assert raised.value.model == "gpt-5.4-mini"
+    assert "models.toml" in str(raised.value)
+    with pytest.raises(UnknownPrice):
+        PRICES.worst_nanos("gpt-5.4-mini", input_tokens=0, max_tokens=0)
+
+
+def test_a_class_of_token_without_a_price_is_an_error_and_never_free():
+    with pytest.raises(UnknownPrice, match="no price for output tokens, only for input"):
+        PRICES.cost_nanos("openai/text-embedding-3-small", Usage(fresh=1, output=1))
+    with pytest.raises(UnknownPrice, match="no price for output tokens"):
+        PRICES.worst_nanos("openai/text-embedding-3-small", input_tokens=1, max_tokens=1)
+    assert PRICES.worst_nanos("openai/text-embedding-3-small", input_tokens=3, max_tokens=0) == 60
+    with pytest.raises(UnknownPrice, match="no price for cache_write tokens"):
+        PRICES.cost_nanos("openai/gpt-5.4-nano", Usage(cache_write=1))

@@ -1,0 +1,123 @@
+"""An accepted routing decision at work: it routes as it was tested, or refuses."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from workbench.config import Settings
+from workbench.errors import ConfigError
+from workbench.inference.attempts import Books
+from workbench.inference.client import Client
+from workbench.inference.messages import Request, Response, Usage
+from workbench.inference.prices import load_prices
+from workbench.inference.routed import Routed, load_routed, model_inputs
+from workbench.inference.routing import POLICIES, Router
+from workbench.inference.routing_features import Requests
+from workbench.records import Claim, Decision, Fingerprint, Rule
+from workbench.testing import ScriptedModel
+
+ARMS = ("local/smollm2-135m@bare", "local/qwen2.5-coder-0.5b@top2")
+QUALITY, COST = np.array([[1.0, 0.0], [0.0, 1.0]] * 40), np.tile([1e-6, 5e-6], (80, 1))
+REQUESTS = Requests(tuple(f"question {i}" for i in range(80)), ("find", "answer") * 40)
+
+
+def by_feature() -> Router:
+    return replace(POLICIES["by_feature"].fit(REQUESTS, QUALITY, COST, ARMS), value_usd=1.0)
+
+
+def cascade() -> Router:
+    sure = np.array([[0.95, 0.9], [0.2, 0.9]] * 40)
+    fitted = POLICIES["cascade"].fit(replace(REQUESTS, confidence=sure), QUALITY, COST, ARMS)
+    return replace(fitted, value_usd=1.0)
+
+
+def client_of(router: Router, script=None) -> Client:
+    model = ScriptedModel(script or (lambda request: Response(request.model, request.model, Usage(5, output=1))))
+    return Client({"local/": model}, Books(load_prices()), routers={"docs": Routed("docs", router)})
+
+
+def messages(context: str):
+    return [{"role": "system", "content": context}, {"role": "user", "content": "question 1"}]
+
+
+def test_each_feature_goes_to_its_arm_with_its_configuration_of_the_prompt() -> None:
+    client = client_of(by_feature())
+    found = {f: client.complete(messages, model="router/docs", feature=f) for f in ("find", "answer")}
+    assert {f: c.route.arm for f, c in found.items()} == {"find": ARMS[0], "answer": ARMS[1]}
+    assert [r.messages[0]["content"] for r in client.providers["local/"].requests] == ["bare", "top2"]
+    assert all(c.route.reason.startswith("by_feature") for c in found.values())
+
+
+def test_cascade_asks_its_first_arm_and_goes_on_only_where_that_is_unsure() -> None:
+    for sure, models in ((0.95, [ARMS[0]]), (0.2, [*ARMS])):
+
+        def script(request: Request, sure: float = sure) -> Response:
+            return Response(request.model, request.model, Usage(5, output=1), confidence=sure)
+
+        client = client_of(cascade(), script)
+        done = client.complete(messages, model="router/docs", feature="answer")
+        assert [r.model for r in client.providers["local/"].requests] == [m.partition("@")[0] for m in models]
+        assert done.route.arm == models[-1]
+        assert done.attempts == len(models)
+        prices, asked = load_prices(), [m.partition("@")[0] for m in models]
+        assert done.cost_nanos == sum(prices.cost_nanos(model, Usage(5, output=1)) for model in asked)
+
+
+def test_fixed_messages_are_refused_where_the_router_chooses_configurations() -> None:
+    with pytest.raises(ConfigError, match="function that makes the messages"):
+        client_of(by_feature()).complete(messages("bare"), model="router/docs")
+    with pytest.raises(ConfigError, match="need a router"):
+        client_of(by_feature()).complete(messages, model=ARMS[0].partition("@")[0])
+    with pytest.raises(ConfigError, match="no router 'doc'"):
+        client_of(by_feature()).complete(messages, model="router/doc")
+
+
+def accept(folder: Path, router: Router, **changed) -> Settings:
+    decisions = folder / "evalsets" / "docs" / "decisions"
+    decisions.mkdir(parents=True, exist_ok=True)
+    inputs = {"prices": load_prices().sha256, **model_inputs(ARMS, load_prices())}
+    rule = Rule("correctness", "usd_per_1k_requests", ARMS[1], 0.05, 0.95)
+    claim = Claim("by_feature", {}, "holds", 1, 1, 1, 0, 0, 0, 1, None, 1.0, 80, 40, 9)
+    whole = {
+        "notebook": "routing", "question": "?", "profile": "ci", "rule": rule, "verdict": "chosen", "arm": "by_feature",
+        "parameters": {"kind": "Router", "sha256": router.sha256}, "sentence": "", "claims": (claim,), "n_items": 80,
+        "n_clusters": 40, "items_needed": None, "test_uses": 1, "fingerprint": Fingerprint(inputs),
+        "settings": {"embedder": "minilm"},
+    }  # fmt: skip
+    (decisions / "routing.json").write_text(Decision(**(whole | changed)).to_json(), encoding="utf-8")
+    (decisions / "routing.artefact").write_text(json.dumps({"by_feature": router.save()}), encoding="utf-8")
+    return Settings(folder, folder / "cache", folder / "runs", "sqlite://")
+
+
+def test_accepted_decision_is_loaded_and_routes_as_it_was_fitted(tmp_path: Path) -> None:
+    routed = load_routed(accept(tmp_path, by_feature()), "docs")
+    assert routed.pick("question 3", "answer").arm == ARMS[1]
+    assert routed.pick("question 3", "find").arm == ARMS[0]
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"fingerprint": Fingerprint({"prices": "other"})}, "another prices"),
+        (
+            {"fingerprint": Fingerprint({f"weights of {ARMS[0].partition('@')[0]}": "other"})},
+            "another weights of local",
+        ),
+        ({"parameters": {"sha256": "other"}}, "another router"),
+        ({"verdict": "inconclusive"}, "names nothing to use"),
+        ({"verdict": "provisional"}, "accept_provisional"),
+    ],
+)
+def test_decision_that_does_not_fit_is_refused(tmp_path: Path, changed, told) -> None:
+    with pytest.raises(ConfigError, match=told):
+        load_routed(accept(tmp_path, by_feature(), **changed), "docs")
+
+
+def test_provisional_decision_works_when_it_is_asked_for(tmp_path: Path) -> None:
+    settings = accept(tmp_path, by_feature(), verdict="provisional")
+    assert load_routed(settings, "docs", accept_provisional=True).pick("q", "find").arm == ARMS[0]
+    with pytest.raises(ConfigError, match="no routing decision"):
+        load_routed(settings, "other")

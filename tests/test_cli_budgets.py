@@ -1,0 +1,36 @@
+"""``workbench budgets``, as a user calls it."""
+
+import os
+import subprocess
+import sys
+
+from tests.telemetry.rows import row
+from workbench.inference.budgets import Budget, Budgets
+from workbench.telemetry.context import Attribution
+from workbench.telemetry.ledger import Ledger
+from workbench.testing import FakeClock
+
+
+def shown(state_url):
+    done = subprocess.run(
+        [sys.executable, "-m", "workbench.cli", "budgets"],
+        env=os.environ | {"WORKBENCH_STATE_URL": state_url},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_budgets_are_listed_with_what_is_spent_and_held(state_url, engine):
+    assert shown(state_url)[0].startswith("no call has been charged in ")
+    several = [Budget(10, "day"), Budget(0.5, "month", by=("tenant_id",)), Budget(1, "total", only={"purpose": "eval"})]
+    budgets = Budgets(engine, several, FakeClock())
+    hold = budgets.reserve(Attribution(tenant_id="acme\x1b[31m"), 400_000_000, call_id="a", attempt=0)
+    budgets.settle(hold, [row("a", 0, 250_000_000)], Ledger(engine))
+    budgets.reserve(Attribution(tenant_id="acme\x1b[31m"), 100, call_id="b", attempt=0)
+    head, *rows = shown(state_url)
+    assert head.split() == ["budget", "window", "limit", "spent", "held", "starts", "anew"]
+    assert [r.split() for r in rows] == [
+        ["all", "2026-01-01", "$10.00", "$0.25", "$0.00000010", "2026-01-02T00:00:00+00:00"],
+        ["tenant_id=acme%1B%5B31m", "2026-01", "$0.50", "$0.25", "$0.00000010", "2026-02-01T00:00:00+00:00"],
+    ]

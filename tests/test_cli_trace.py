@@ -1,0 +1,70 @@
+"""``workbench trace``, as a user calls it."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.rendering.trace_samples import QUESTION
+from workbench.cli import app
+from workbench.config import load_settings
+from workbench.state import open_engine
+from workbench.telemetry.context import attributed
+from workbench.telemetry.spans import Tracing
+
+HOSTILE = "<script>alert(1)</script>\u202e"
+
+
+@pytest.fixture
+def trace_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("WORKBENCH_STATE_URL", f"sqlite:///{tmp_path / 'state.sqlite'}")
+    tracing = Tracing(open_engine(load_settings().state_url))
+    with attributed(tenant_id="acme"), tracing.span("invoke_workflow answer", "invoke_workflow") as root:
+        asked = [{"role": "user", "content": QUESTION + HOSTILE}]
+        with tracing.span("chat m", "chat", {"gen_ai.input.messages": asked, "gen_ai.usage.input_tokens": 12}):
+            pass
+    tracing.close()
+    return root.trace_id
+
+
+def test_trace_is_shown_as_text_and_written_as_a_page(trace_id: str, tmp_path: Path) -> None:
+    shown = CliRunner().invoke(app, ["trace", trace_id[:10]])
+    assert shown.exit_code == 0
+    assert f"user: {QUESTION}" in shown.stdout
+    assert "\u202e" not in shown.stdout
+    path = tmp_path / "trace.html"
+    assert CliRunner().invoke(app, ["trace", trace_id, "--html", str(path)]).stdout == f"written: {path}\n"
+    html = path.read_text(encoding="utf-8")
+    assert "Content-Security-Policy" in html
+    assert "<script" not in html
+    assert QUESTION.replace("'", "&#x27;") in html
+
+
+def test_without_an_id_the_latest_traces_are_listed(trace_id: str) -> None:
+    head, row = CliRunner().invoke(app, ["trace"]).stdout.splitlines()
+    assert head.split()[:3] == ["trace", "started", "name"]
+    assert row.startswith(trace_id)
+    assert row.split()[-1] == "acme"
+
+
+def test_unknown_id_is_an_error_that_names_the_latest(trace_id: str) -> None:
+    done = CliRunner().invoke(app, ["trace", "f" * 32])
+    assert done.exit_code == 3
+    assert f"no trace '{'f' * 32}'; the latest are:\n  {trace_id}" in done.stderr
+
+
+def test_page_that_cannot_be_written_and_an_empty_database_are_said(
+    trace_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = CliRunner().invoke(app, ["trace", trace_id, "--html", str(tmp_path / "absent" / "x.html")])
+    assert (done.exit_code, "cannot be written" in done.stderr) == (3, True)
+    monkeypatch.setenv("WORKBENCH_STATE_URL", f"sqlite:///{tmp_path / 'other.sqlite'}")
+    assert CliRunner().invoke(app, ["trace"]).stdout == "no trace is stored yet\n"
+
+
+def test_trace_shows_itself_in_a_notebook(trace_id: str) -> None:
+    from workbench.telemetry.trace import load_trace
+
+    trace = load_trace(open_engine(load_settings().state_url), trace_id)
+    assert trace._repr_html_().startswith('<section class="wb-trace"')
+    assert QUESTION in repr(trace)

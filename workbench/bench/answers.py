@@ -1,0 +1,184 @@
+"""What the models are asked about an evalset's questions, and what their recorded answers are worth."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from workbench.errors import EvalsetError
+from workbench.evaluation.correctness import found_relevant, is_yes_no, names_accepted, says
+from workbench.evaluation.evalset import Evalset
+from workbench.evaluation.outcomes import OUTCOMES_SCHEMA
+from workbench.inference.attempts import Books
+from workbench.inference.client import Client
+from workbench.inference.local import PREFIX as LOCAL
+from workbench.inference.messages import Request, Response
+from workbench.inference.prices import MS_PER_HOUR, PriceTable
+from workbench.inference.prompting import Prompts
+from workbench.inference.recording import Recordings
+from workbench.records import Decision, Query, content_hash
+
+ANSWER, FIND = "answer", "find"
+FOLDER, HITS, SEARCHES = "recordings", "hits.jsonl", "searches.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One question, asked by one feature with one context of one model."""
+
+    query: Query
+    split: str
+    feature: str
+    context: str
+    request: Request
+
+    @property
+    def prompt_id(self) -> str:
+        """The question in this feature; what all models and contexts share."""
+        return f"{self.feature}:{self.query.query_id}"
+
+    @property
+    def item_id(self) -> str:
+        """The question in this feature with this context."""
+        return f"{self.prompt_id}:{self.context}"
+
+
+def load_prompts(evalset: Evalset) -> Prompts:
+    """What the evalset's ``prompts.toml`` says."""
+    return Prompts.load(evalset.path / "prompts.toml")
+
+
+def recording_file(evalset: Evalset, model: str) -> Path:
+    """File of one model's recorded answers."""
+    return evalset.path / FOLDER / f"{model.replace('/', '-')}.jsonl"
+
+
+def asked_of(evalset: Evalset, *, models: Sequence[str] = ()) -> Iterator[Asked]:
+    """Every request to these models, by default all of ``prompts.toml``, in an order that has nothing to do with it.
+
+    Each question comes first in its own feature; then those of other features as plain answers, so that whatever
+    part has been recorded is a fair sample.
+
+    Raises
+    ------
+    EvalsetError
+        If a question has no recorded hits, or a hit is no document of the corpus.
+    """
+    prompts = load_prompts(evalset)
+    models = models or prompts.models
+    hits = {row["query_id"]: row["doc_ids"] for row in _rows(evalset, HITS)}
+    documents = {d.doc_id: d for d in evalset.documents}
+    queries = [(s, q) for s in ("dev", "test") for q in evalset.split(s).queries]
+    queries.sort(key=lambda pair: content_hash(pair[1].query_id))
+    own = [(s, q, q.feature) for s, q in queries]
+    plain = [(s, q, ANSWER) for s, q in queries if q.feature != ANSWER]
+    for split, query, feature in [*own, *plain]:
+        try:
+            found = [documents[doc_id] for doc_id in hits[query.query_id]]
+        except KeyError as error:
+            raise EvalsetError(f"{HITS} does not fit the corpus and questions of {evalset.name}: {error}") from error
+        for context in prompts.contexts:
+            messages = prompts.messages(
+                feature, context, tenant_id=query.tenant_id, question=query.text, documents=found
+            )
+            for model in models:
+                request = Request(model, messages, max_tokens=prompts.features[feature].max_tokens)
+                yield Asked(query, split, feature, context, request)
+
+
+def recorded_outcomes(evalset: Evalset, prices: PriceTable) -> tuple[pl.DataFrame, dict[str, str], list[str]]:
+    """Outcomes of every model and context from the recordings, replayed through the client.
+
+    Returns
+    -------
+    DataFrame
+        Columns of `OUTCOMES_SCHEMA`; prompts that every model answered with every context.
+    dict of str to str
+        Hashes of what was read, for the fingerprint.
+    list of str
+        Sentences about what is missing.
+    """
+    prompts = load_prompts(evalset)
+    replays = {m: Client({}, Books(prices), recordings=Recordings(recording_file(evalset, m))) for m in prompts.models}
+    searches = {(r["tenant_id"], r["query"]): r["doc_ids"] for r in _rows(evalset, SEARCHES)}
+    extra_usd = _retrieval_usd(evalset)
+    rows, missing = [], set[str]()
+    for asked in asked_of(evalset):
+        client = replays[asked.request.model]
+        recorded = client.recordings
+        if asked.prompt_id in missing or recorded is None or not recorded.count(asked.request):
+            missing.add(asked.prompt_id)
+            continue
+        request = asked.request
+        done = client.complete(
+            request.messages, model=request.model, max_tokens=request.max_tokens, item_id=asked.item_id
+        )
+        if (quality := _quality(asked, done.response, evalset, searches)) is None:
+            missing.add(asked.prompt_id)
+            continue
+        retrieved = prompts.contexts[asked.context].documents > 0
+        rows.append(_row(asked, done.response, quality, prices, extra_usd if retrieved else 0.0))
+    frame = pl.DataFrame(rows, schema=OUTCOMES_SCHEMA, orient="row").filter(~pl.col("prompt_id").is_in(list(missing)))
+    inputs = {f"recordings of {m}": c.recordings.read_sha256() for m, c in replays.items() if c.recordings}
+    for name in (HITS, SEARCHES):
+        inputs[name] = content_hash((evalset.path / FOLDER / name).read_bytes())
+    inputs["retrieval usd"] = f"{extra_usd:.3e}"
+    inputs["prompts"] = content_hash((evalset.path / "prompts.toml").read_bytes())
+    total = frame["prompt_id"].n_unique() + len(missing)
+    notes = [f"{len(missing)} of {total} prompts are left out: not all answers to them are recorded"] if missing else []
+    return frame, inputs, notes
+
+
+def _row(asked: Asked, response: Response, quality: float, prices: PriceTable, extra_usd: float) -> tuple[object, ...]:
+    usage = response.usage
+    if usage is None:
+        raise EvalsetError(f"the recorded answer to {asked.item_id} has no token counts, so it has no cost")
+    cost = prices.cost_nanos(asked.request.model, usage) / 1e9
+    latency_ms = response.latency_ms
+    if asked.request.model.startswith(LOCAL):  # priced by processor time, which no busy machine stretches
+        latency_ms = cost / prices.usd_per_vcpu_hour * MS_PER_HOUR
+    query = asked.query
+    return (asked.prompt_id, query.text, asked.request.model, asked.context, quality, cost + extra_usd, latency_ms,
+            usage.input, usage.output, response.confidence, query.cluster, asked.feature, query.tenant_id,
+            asked.split)  # fmt: skip
+
+
+def _quality(
+    asked: Asked, response: Response, evalset: Evalset, searches: Mapping[tuple[str, str], Sequence[str]]
+) -> float | None:
+    """1 for a right answer, None where it cannot be told yet.
+
+    A search query is right when a relevant document is among the first five that it finds.
+    """
+    query = asked.query
+    if asked.feature == FIND:
+        text = response.text.strip()
+        grades = evalset.split(asked.split).qrels.get(query.query_id, {})
+        found = searches.get((query.tenant_id, text))
+        return None if found is None else float(found_relevant(found, grades))
+    return float((says if is_yes_no(query.accept) else names_accepted)(response.text, query.accept))
+
+
+def _retrieval_usd(evalset: Evalset) -> float:
+    """Dollars of retrieving for one prompt, by the accepted retrieval decision."""
+    path = evalset.path / "decisions" / "retrieval.json"
+    if not path.is_file():
+        return 0.0
+    decision = Decision.load(path)
+    costs = [c.cost_usd_per_1k for c in decision.claims if c.arm == decision.arm]
+    if not costs:
+        raise EvalsetError(f"{path} has no claim about its own arm {decision.arm!r}, so retrieving has no cost")
+    return costs[0] / 1000
+
+
+def _rows(evalset: Evalset, name: str) -> list[dict[str, Any]]:
+    """What was recorded once by the accepted retrieval arm, so that prompts and scores are equal everywhere."""
+    path = evalset.path / FOLDER / name
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    except (OSError, ValueError) as error:
+        told = f"workbench record {evalset.name}"
+        raise EvalsetError(f"{path} cannot be read: {error!r}; record it with: {told}") from error

@@ -1,0 +1,35 @@
+"""``workbench budgets``: what is spent, held and left."""
+
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+def budgets() -> None:
+    """Show every budget of the state database: its limit, what is spent, and what unsettled calls hold."""
+    import sqlalchemy as sa
+
+    from workbench.config import load_settings
+    from workbench.inference.budgets import Budgets
+    from workbench.state import open_engine
+
+    url = load_settings().state_url
+    drawn = Budgets(open_engine(url)).table()
+    shown = sa.make_url(url).render_as_string(hide_password=True)
+    typer.echo(budgets_text(drawn) if len(drawn) else f"no call has been charged in {shown}")
+
+
+def budgets_text(drawn: "pl.DataFrame") -> str:
+    """Text of the table that `Budgets.table` makes."""
+    from workbench.rendering.table import Column, Table
+
+    columns = [Column("budget"), Column("window"), *(Column(n, "usd") for n in ("limit", "spent", "held"))]
+    rows = [
+        (r["scope"], r["window"], *(None if (n := r[f"{c.name}_nanos"]) is None else n / 1e9 for c in columns[2:]),
+         r["resets"] or "never")
+        for r in drawn.iter_rows(named=True)
+    ]  # fmt: skip
+    return Table((*columns, Column("starts anew")), tuple(rows)).to_text()

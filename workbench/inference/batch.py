@@ -1,0 +1,119 @@
+"""Many requests: the estimate first, then item by item with progress; what was answered stays answered."""
+
+import uuid
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from typing import Any
+
+from workbench.errors import ConfigError
+from workbench.inference.attempts import worst_input_tokens
+from workbench.inference.budgets import Budget
+from workbench.inference.client import Client
+from workbench.inference.completion import Completion
+from workbench.inference.messages import Request
+from workbench.inference.prices import PriceTable
+from workbench.telemetry.context import carried
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One request of a batch with the attribution that differs from item to item."""
+
+    item_id: str
+    request: Request
+    tenant_id: str = ""
+    feature: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a batch may cost at most: every prompt counted by its bytes, every answer at its full length."""
+
+    requests: int
+    worst_usd: float
+
+    def __str__(self) -> str:
+        return f"{self.requests:,} requests, at most ${self.worst_usd:.4f}"
+
+
+def estimate(requests: Sequence[Request], prices: PriceTable) -> Estimate:
+    """Upper bound of what the requests cost.
+
+    Raises
+    ------
+    UnknownPrice
+        If a model has no price.
+    """
+    worst = sum(
+        prices.worst_nanos(r.model, input_tokens=worst_input_tokens(r), max_tokens=r.max_tokens) for r in requests
+    )
+    return Estimate(len(requests), worst / 1e9)
+
+
+def complete_all(
+    client: Client,
+    items: Sequence[Item],
+    *,
+    max_cost_usd: float | None,
+    threads: int = 1,
+    tell: Callable[[str], None] = print,
+    on_done: Callable[[int], None] | None = None,
+) -> dict[str, Completion | Exception]:
+    """Answers by item id; an item that failed holds its error, and the others go on.
+
+    With ``client.recordings`` live, answered items come from their recording, so a batch that was cut off goes on
+    where it stopped.
+
+    Raises
+    ------
+    ConfigError
+        If ``max_cost_usd`` is missing or too low for what is still to be asked; nothing was asked then.
+    """
+    open_items = _open_items(client, items)
+    ahead = estimate([i.request for i in open_items], client.books.prices)
+    if open_items:
+        tell(f"{len(items) - len(open_items):,} of {len(items):,} answers are recorded; still to ask: {ahead}")
+    if open_items and (max_cost_usd is None or ahead.worst_usd > max_cost_usd):
+        given = "no max_cost_usd" if max_cost_usd is None else f"max_cost_usd={max_cost_usd:g}"
+        raise ConfigError(f"this batch may cost ${ahead.worst_usd:.4f}, found {given}; set it at or above that")
+    if client.books.budgets and max_cost_usd is not None:  # attempts that fail may be billed too
+        limit = Budget(max_cost_usd, "total", name=f"batch {uuid.uuid4().hex[:12]}")
+        client = replace(client, books=replace(client.books, budgets=client.books.budgets.and_also(limit)))
+    out: dict[str, Completion | Exception] = {}
+    pool = ThreadPoolExecutor(threads)
+    try:
+        futures = {pool.submit(carried(_ask), client, item): item for item in items}
+        for done, future in enumerate(as_completed(futures), 1):
+            out[futures[future].item_id] = future.result()
+            if on_done:
+                on_done(done)
+    finally:
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C only what is under way is waited for
+    return out
+
+
+def _open_items(client: Client, items: Sequence[Item]) -> list[Item]:
+    """Items without a recorded answer; equal requests need one each."""
+    if client.recordings is None:
+        return list(items)
+    seen, out = Counter[str](), []
+    for item in items:
+        if seen[item.request.sha256] >= client.recordings.count(item.request):
+            out.append(item)
+        seen[item.request.sha256] += 1
+    return out
+
+
+def _ask(client: Client, item: Item) -> Completion | Exception:
+    request = item.request
+    who: dict[str, Any] = {k: v for k, v in (("tenant_id", item.tenant_id), ("feature", item.feature)) if v}
+    try:
+        return client.complete(
+            request.messages, model=request.model, item_id=item.item_id, max_tokens=request.max_tokens,
+            temperature=request.temperature, seed=request.seed, stop=request.stop, tools=request.tools,
+            schema=request.schema, **who,
+        )  # fmt: skip
+    except Exception as error:  # noqa: BLE001  the boundary of one item: the others go on, and are paid for
+        return error

@@ -1,0 +1,269 @@
+"""One way to call a model: every call attributed, priced, budgeted, limited, retried, failed over, recorded, traced."""
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from workbench.clock import Clock, SystemClock
+from workbench.config import Settings
+from workbench.errors import ConfigError, WorkbenchError, unknown_name
+from workbench.inference.attempts import Bill, Books, provider_of
+from workbench.inference.budgets import DEFAULT_BUDGETS, Budget, Budgets
+from workbench.inference.cache_protocol import Cache, CacheHit, CacheUse
+from workbench.inference.completion import Completion
+from workbench.inference.failover import Cooldowns, RetryPolicy, call_models
+from workbench.inference.limits import Limit, RateLimiter
+from workbench.inference.messages import Message, Request, Response
+from workbench.inference.prices import project_prices
+from workbench.inference.providers import LiteLLMProvider, Provider
+from workbench.inference.recording import Recordings
+from workbench.inference.routed import PREFIX, Route, Routed
+from workbench.inference.streaming import Stream
+from workbench.state import open_engine
+from workbench.telemetry.context import attributed, current
+from workbench.telemetry.ledger import Ledger
+from workbench.telemetry.spans import Span, Tracing
+
+Messages = Sequence[Message] | Callable[[str], Sequence[Message]]
+
+
+@dataclass(frozen=True, slots=True)
+class _How:
+    """What a caller says beside the request itself."""
+
+    fallbacks: tuple[str, ...]
+    use: CacheUse | None
+    on_text: Callable[[str], None] | None
+    policy: RetryPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Calls models through providers.
+
+    Attributes
+    ----------
+    providers : mapping of str to Provider
+        By the longest prefix of the model's name that fits; "" takes every other model.
+    books : Books
+        Where calls are paid, queued and written; a replay needs none of it but the prices.
+    routers : mapping of str to Routed
+        What ``router/NAME`` stands for.
+    """
+
+    providers: Mapping[str, Provider]
+    books: Books
+    recordings: Recordings | None = None
+    cache: Cache | None = None
+    routers: Mapping[str, Routed] = field(default_factory=dict)
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
+    cooldowns: Cooldowns = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cooldowns", Cooldowns(self.policy, self.books.clock))
+
+    @classmethod
+    def open(
+        cls,
+        settings: Settings,
+        *,
+        budgets: Sequence[Budget] = DEFAULT_BUDGETS,
+        limits: Mapping[str, Limit] | None = None,
+        clock: Clock | None = None,
+        **parts: Any,
+    ) -> Self:
+        """Client with everything on, on the project's state database and prices; ``parts`` are its other fields."""
+        from workbench.inference.local import PREFIX as LOCAL
+        from workbench.inference.serving import local_provider
+
+        engine, clock = open_engine(settings.state_url), clock or SystemClock()
+        books = Books(
+            project_prices(settings.root),
+            Budgets(engine, budgets, clock),
+            Ledger(engine),
+            RateLimiter(engine, limits or {}, clock),
+            Tracing(engine),
+            clock,
+        )
+        providers = {LOCAL: local_provider(settings.cache / "weights"), "": LiteLLMProvider()}
+        whole: dict[str, Any] = {"providers": providers, "books": books} | parts
+        return cls(**whole)
+
+    def complete(
+        self,
+        messages: Messages,
+        *,
+        model: str,
+        fallbacks: Sequence[str] = (),
+        use: CacheUse | None = None,
+        on_text: Callable[[str], None] | None = None,
+        deadline_s: float | None = None,
+        **given: Any,
+    ) -> Completion:
+        """Answer one request.
+
+        Parameters
+        ----------
+        messages : sequence of mappings, or function of a configuration
+            A function where a router may choose between configurations (such as how much context): it gets the name
+            of the chosen one.
+        model, fallbacks : str
+            Asked in this order; ``router/NAME`` asks an accepted routing decision.
+        use : CacheUse, optional
+            That the answer may come from the cache, and who may share it; without it the cache is not asked.
+        on_text : callable, optional
+            Gets the text piece by piece, as it comes.
+        deadline_s : float, optional
+            Seconds for everything: waiting, attempts and the pauses between them.
+        **given
+            ``tenant_id``, ``user_id``, ``feature``, ``purpose``, ``item_id`` where they differ from what `attributed`
+            set; ``max_tokens``, ``temperature``, ``seed``, ``stop``, ``tools``, ``schema`` of `Request`.
+
+        Raises
+        ------
+        BudgetExceeded, RateLimited, UnknownPrice
+            If it may not be asked, or not in time.
+        CallFailed
+            After the last attempt.
+        RecordingMiss
+            If answers are replayed and none fits.
+        """
+        who = {k: given.pop(k) for k in _WHO if k in given}
+        if wrong := [k for k in given if k not in _PARAMETERS]:
+            raise ConfigError(unknown_name("parameter", wrong[0], (*_WHO, *_PARAMETERS)))
+        policy = self.policy if deadline_s is None else replace(self.policy, deadline_s=deadline_s)
+        how = _How(tuple(fallbacks), use, on_text, policy)
+        with attributed(**{k: v for k, v in who.items() if v is not None}), self._span(model) as span:
+            if model.startswith(PREFIX):
+                return self._routed(messages, self._router(model), given, how, span)
+            return self._answer(Request(model, _fixed(messages, model), **given), Route(model), how, span)
+
+    def stream(self, messages: Messages, **given: Any) -> Stream[Completion]:
+        """Answer piece by piece: iterate for the text, then take ``result``; arguments are those of `complete`."""
+        return Stream(lambda on_text: self.complete(messages, on_text=on_text, **given))
+
+    def _span(self, model: str) -> "AbstractContextManager[Span | None]":
+        tracing = self.books.tracing
+        return tracing.span(f"call {model}", "invoke_workflow") if tracing else nullcontext()
+
+    def _router(self, model: str) -> Routed:
+        name = model.removeprefix(PREFIX)
+        if name not in self.routers:
+            raise ConfigError(
+                f"this client has no router {name!r}, only: {', '.join(sorted(self.routers)) or 'none'}. Give it "
+                f"routers={{{name!r}: load_routed(settings, {name!r})}}"
+            )
+        return self.routers[name]
+
+    def _routed(
+        self, messages: Messages, routed: Routed, given: Mapping[str, Any], how: _How, span: Span | None
+    ) -> Completion:
+        """Ask the arm that the router picks; a cascade asks its first arm in any case, and pays for it."""
+
+        def ask(route: Route, how: _How) -> Completion:
+            return self._answer(Request(route.model, _configured(messages, route), **given), route, how, span)
+
+        text, feature = _asked(_configured(messages, routed.first)), current().feature
+        if not routed.router.cascade:
+            return ask(routed.pick(text, feature), how)
+        first = ask(routed.first, replace(how, fallbacks=(), on_text=None))
+        # without token probabilities nobody knows whether the first answer will do, so it will not
+        route = routed.pick(text, feature, confidence=first.response.confidence or 0.0)
+        if route.arm == routed.first.arm:
+            if how.on_text:
+                how.on_text(first.text)
+            return replace(first, route=route)
+        second = ask(route, how)
+        attempts, cost = first.attempts + second.attempts, first.cost_nanos + second.cost_nanos
+        return replace(second, attempts=attempts, cost_nanos=cost)
+
+    def _answer(self, request: Request, route: Route, how: _How, span: Span | None) -> Completion:
+        """Answer from a recording, the cache, or a model: in this order, since the first two cost nothing."""
+        deadline = self.books.clock.monotonic() + how.policy.deadline_s
+        trace_id = span.trace_id if span else ""
+        bill = Bill(uuid.uuid4().hex, trace_id, current(), self.books, deadline, route.arm, route.reason)
+        others = [request.to(model) for model in how.fallbacks]
+        if self.recordings is not None and (found := self.recordings.take(request, *others)):
+            return self._free(bill, request, found, "recording", route, how)
+        if hit := self._cached(request, bill, how):
+            if self.recordings is not None:  # a session is replayed as it was, hits too
+                self.recordings.add(request, bill.who.item_id, hit.response)
+            return self._free(bill, request, hit.response, "cache", route, how, hit)
+        response = call_models(
+            (request.model, *how.fallbacks),
+            lambda model, _, timeout_s: bill.ask(
+                provider_of(self.providers, model), request.to(model), timeout_s=timeout_s, on_text=how.on_text
+            ),
+            policy=how.policy,
+            cooldowns=self.cooldowns,
+            clock=self.books.clock,
+        )
+        answered = request.to(bill.answered)  # after a failover another model's answer must not pass for this one's
+        if self.recordings is not None:
+            self.recordings.add(answered, bill.who.item_id, response)
+        self._keep(answered, response, bill, how)
+        return Completion(response, bill.call_id, bill.trace_id, "model", route, bill.cost_nanos, bill.attempts)
+
+    def _cached(self, request: Request, bill: Bill, how: _How) -> CacheHit | None:
+        """Hit of the cache; one that fails is a miss."""
+        if self.cache is None or how.use is None:
+            return None
+        try:
+            return self.cache.find(request, bill.who, how.use)
+        except (WorkbenchError, SQLAlchemyError) as error:
+            self._doubt("find", error)
+            return None
+
+    def _keep(self, request: Request, response: Response, bill: Bill, how: _How) -> None:
+        """Keep an answer; it is paid for, and is given whether or not it can be kept."""
+        if self.cache is None or how.use is None:
+            return
+        try:
+            self.cache.keep(request, response, bill.who, how.use, cost_nanos=bill.answer_nanos)
+        except (WorkbenchError, SQLAlchemyError) as error:
+            self._doubt("keep", error)
+
+    def _doubt(self, step: str, error: Exception) -> None:
+        if self.books.tracing:
+            with self.books.tracing.span(f"cache {step}") as span:
+                span.error(error)
+
+    def _free(
+        self, bill: Bill, request: Request, response: Response, source: str, route: Route, how: _How,
+        hit: CacheHit | None = None,
+    ) -> Completion:  # fmt: skip
+        bill.free(request, response, status="cached" if hit else "replayed", hit=hit)
+        if how.on_text and response.text:
+            how.on_text(response.text)
+        return Completion(response, bill.call_id, bill.trace_id, source, route, hit=hit)
+
+
+_WHO = ("tenant_id", "user_id", "feature", "purpose", "item_id")
+_PARAMETERS = ("max_tokens", "temperature", "seed", "stop", "tools", "schema")
+
+
+def _fixed(messages: Messages, model: str) -> tuple[Message, ...]:
+    if callable(messages):
+        raise ConfigError(f"messages that depend on a configuration need a router, found model {model!r}")
+    return tuple(messages)
+
+
+def _configured(messages: Messages, route: Route) -> tuple[Message, ...]:
+    if callable(messages):
+        return tuple(messages(route.configuration))
+    if route.configuration:
+        raise ConfigError(
+            f"the router chooses between configurations of the prompt ({route.arm}): give complete() a function that "
+            "makes the messages of a configuration, not one list of messages"
+        )
+    return tuple(messages)
+
+
+def _asked(messages: Sequence[Message]) -> str:
+    """What the user wrote: the text that routers look at."""
+    texts = [m["content"] for m in messages if m["role"] == "user"]
+    return str(texts[-1]) if texts else ""

@@ -1,0 +1,188 @@
+"""Retry, cool down, fail over: one owner for a call's attempts, its deadline and its order of models."""
+
+import random
+import threading
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from workbench.clock import Clock
+from workbench.errors import CallFailed, ConfigError, ContextTooLong, ProviderError
+from workbench.inference.messages import Response
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How long and how often a call is tried.
+
+    Attributes
+    ----------
+    base_s, cap_s : float
+        The k-th delay is drawn from [0, min(cap, base * 2^k)] ("full jitter", Brooker 2015, AWS Architecture Blog),
+        and is never shorter than what the provider asks for.
+    deadline_s : float
+        Limit of the whole call over all models, delays included.
+    cooldown_failures, cooldown_s : int, float
+        A model that failed so often in a row is left alone so long; then one call probes it.
+    """
+
+    attempts_per_model: int = 3
+    base_s: float = 0.5
+    cap_s: float = 30.0
+    deadline_s: float = 120.0
+    attempt_timeout_s: float = 60.0
+    cooldown_failures: int = 5
+    cooldown_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        if min(self.attempts_per_model, self.cooldown_failures) < 1:
+            raise ConfigError(f"attempts_per_model and cooldown_failures must be 1 or more, found {self}")
+        if min(self.deadline_s, self.attempt_timeout_s) <= 0 or min(self.base_s, self.cap_s, self.cooldown_s) < 0:
+            raise ConfigError(f"times must be positive, found {self}")
+
+    def delay_s(self, failures: int, error: ProviderError, rng: random.Random) -> float:
+        """Seconds to wait after so many failures of one model, counted from 1."""
+        longest = min(self.cap_s, self.base_s * 2.0 ** min(failures - 1, 60))
+        return max(error.retry_after_s or 0.0, rng.random() * longest)
+
+
+class Cooldowns:
+    """Which models are left alone: closed, open after failures in a row, half open with one probe at a time."""
+
+    def __init__(self, policy: RetryPolicy, clock: Clock) -> None:
+        self._policy, self._clock = policy, clock
+        self._lock = threading.Lock()
+        self._models: dict[str, _State] = defaultdict(_State)
+
+    def admits(self, model: str) -> bool:
+        """Whether a call may be made now; of a half-open model the caller is then the one probe."""
+        with self._lock:
+            state = self._models[model]
+            if state.failures < self._policy.cooldown_failures:
+                return True
+            if state.prober or self._clock.monotonic() < state.open_until:
+                return False
+            state.prober = threading.get_ident()
+            return True
+
+    def wait_s(self, model: str) -> float:
+        """Seconds until a call may be made; 0 where it may now."""
+        with self._lock:
+            return max(self._models[model].open_until - self._clock.monotonic(), 0.0)
+
+    def succeeded(self, model: str) -> None:
+        """Close: the model answers."""
+        with self._lock:
+            self._models[model] = _State()
+
+    def failed(self, model: str) -> None:
+        """Count a failure; the last of a row, or that of a probe, opens."""
+        with self._lock:
+            state = self._models[model]
+            state.failures += 1
+            if state.failures >= self._policy.cooldown_failures:
+                state.open_until = self._clock.monotonic() + self._policy.cooldown_s
+        self.released(model)
+
+    def released(self, model: str) -> None:
+        """End a call of this thread; where it was the probe and said nothing of the model's health, another may be."""
+        with self._lock:
+            if self._models[model].prober == threading.get_ident():
+                self._models[model].prober = 0
+
+
+@dataclass(slots=True)
+class _State:
+    failures: int = 0
+    open_until: float = float("-inf")
+    prober: int = 0  # the thread of the probe
+
+
+class Ask(Protocol):
+    """One attempt: model, number of the attempt within the call from 0, and the seconds that it may take."""
+
+    def __call__(self, model: str, attempt: int, timeout_s: float, /) -> Response:
+        """Answer, or raise a `ProviderError`."""
+
+
+def call_models(
+    models: Sequence[str],
+    ask: Ask,
+    *,
+    policy: RetryPolicy,
+    cooldowns: Cooldowns,
+    clock: Clock,
+    rng: random.Random | None = None,
+) -> Response:
+    """Ask the models in order until one answers.
+
+    A retryable error is tried again after a delay, unless the delay would pass the deadline or the model now cools
+    down: then it is the next model's turn. `ContextTooLong` goes to the next model at once. Other provider errors, and
+    any after text was shown, end the call. What is no `ProviderError` (a refused budget, an unknown price) passes
+    through unchanged.
+
+    Raises
+    ------
+    CallFailed
+        If no attempt gave an answer.
+    """
+    rng = rng or random.Random()
+    call = _Call(policy, clock, clock.monotonic() + policy.deadline_s)
+    for model in models:
+        for failures in range(1, policy.attempts_per_model + 1):
+            if call.left_s() <= 0 or not cooldowns.admits(model):
+                break
+            outcome = call.attempt(model, ask, cooldowns)
+            if isinstance(outcome, Response):
+                return outcome
+            if outcome.streamed or not (outcome.retryable or isinstance(outcome, ContextTooLong)):
+                raise call.failed(models, cooldowns) from outcome
+            delay_s = policy.delay_s(failures, outcome, rng)
+            give_up = failures == policy.attempts_per_model or delay_s >= call.left_s() or cooldowns.wait_s(model)
+            if give_up or isinstance(outcome, ContextTooLong):
+                break
+            clock.sleep(delay_s)
+    raise call.failed(models, cooldowns) from call.last
+
+
+@dataclass(slots=True)
+class _Call:
+    policy: RetryPolicy
+    clock: Clock
+    deadline: float
+    attempts: list[tuple[str, str, float]] = field(default_factory=list)
+    last: ProviderError | None = None
+
+    def left_s(self) -> float:
+        return self.deadline - self.clock.monotonic()
+
+    def attempt(self, model: str, ask: Ask, cooldowns: Cooldowns) -> Response | ProviderError:
+        started = self.clock.monotonic()
+        try:
+            response = ask(model, len(self.attempts), min(self.policy.attempt_timeout_s, self.left_s()))
+        except ProviderError as error:
+            self.last = error
+            elapsed_ms = round(1000 * (self.clock.monotonic() - started), 1)
+            self.attempts.append((model, type(error).__name__, elapsed_ms))
+            (cooldowns.failed if error.retryable else cooldowns.released)(model)
+            return error
+        except BaseException:
+            cooldowns.released(model)
+            raise
+        cooldowns.succeeded(model)
+        return response
+
+    def failed(self, models: Sequence[str], cooldowns: Cooldowns) -> CallFailed:
+        """The error that the call ends in, with every attempt in its message."""
+        tried = "; ".join(f"{model}: {name} after {ms:.0f} ms" for model, name, ms in self.attempts)
+        waits = {model: cooldowns.wait_s(model) for model in models}
+        resting = ", ".join(f"{model} for {wait:.1f} s" for model, wait in waits.items() if wait)
+        return CallFailed(
+            f"no answer from {', '.join(models) or 'no models'} ({tried or 'no attempt was made'}"
+            + (f"; left alone: {resting}" if resting else "")
+            + (f"). Last error: {self.last}" if self.last else ")"),
+            attempts=self.attempts,
+            retry_after_s=(self.last.retry_after_s if self.last else None) or min(waits.values(), default=0.0) or None,
+            streamed=bool(self.last and self.last.streamed),
+        )

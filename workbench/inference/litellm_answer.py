@@ -1,0 +1,128 @@
+"""An answer as it comes, whole or in parts, and what litellm returns read without believing more than it was told."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from workbench.errors import ConnectionLost, MalformedAnswer
+from workbench.inference.messages import Response, ToolCall, Usage
+
+
+@dataclass(slots=True)
+class Answer:
+    """Parts of one answer; each text is shown to ``on_text`` as it comes."""
+
+    asked: str
+    on_text: Callable[[str], None] | None = None
+    model: str = ""
+    finish: str = ""
+    usage: Usage | None = None
+    started: float = field(default_factory=time.monotonic)
+    first_ms: float | None = None
+    texts: list[str] = field(default_factory=list)
+    calls: dict[int, list[str]] = field(default_factory=dict)
+    logprobs: list[float] = field(default_factory=list)
+
+    @property
+    def shown(self) -> bool:
+        """Whether somebody has seen a part of it."""
+        return self.on_text is not None and bool(self.texts)
+
+    def say(self, text: str) -> None:
+        """Add text."""
+        if text:
+            self.first_ms = self.first_ms or round(1000 * (time.monotonic() - self.started), 1)
+            self.texts.append(text)
+            if self.on_text is not None:
+                self.on_text(text)
+
+    def call(self, index: int, call_id: str | None, name: str | None, arguments: str | None) -> None:
+        """Add a part of a function call; name and id come once, arguments in parts."""
+        kept = self.calls.setdefault(index, ["", "", ""])
+        kept[0], kept[1], kept[2] = kept[0] or call_id or "", kept[1] or name or "", kept[2] + (arguments or "")
+
+    def response(self) -> Response:
+        """All parts as one value."""
+        return Response(
+            "".join(self.texts),
+            self.model or self.asked,
+            self.usage,
+            self.finish or "stop",
+            tuple(ToolCall(*call) for _, call in sorted(self.calls.items())),
+            round(1000 * (time.monotonic() - self.started), 1),
+            self.first_ms if self.on_text is not None else None,
+            confidence(self.logprobs),
+        )
+
+
+def confidence(logprobs: list[float]) -> float | None:
+    """Geometric mean probability of tokens, in [0, 1]; None without any."""
+    return round(min(math.exp(sum(logprobs) / len(logprobs)), 1.0), 4) if logprobs else None
+
+
+def read_whole(came: Any, answer: Answer) -> None:
+    """Read an answer of litellm's that came at once.
+
+    Raises
+    ------
+    MalformedAnswer
+        If it holds no choice.
+    """
+    if not came.choices:
+        raise MalformedAnswer(f"{answer.asked}: the answer has no choices", billed="unknown")
+    _read(came, came.choices[0].message, answer)
+    answer.usage = counted(getattr(came, "usage", None))
+
+
+def read_part(chunk: Any, answer: Answer) -> None:
+    """Read one chunk of a stream of litellm's."""
+    if chunk.choices:
+        _read(chunk, chunk.choices[0].delta, answer)
+
+
+def read_end(stream: Any, answer: Answer) -> None:
+    """Close a stream of litellm's that was read to its end.
+
+    litellm makes up a reason to finish and a count of tokens where the provider sent none.
+
+    Raises
+    ------
+    ConnectionLost, MalformedAnswer
+        If the provider never finished: the stream was cut, or was none.
+    """
+    if stream.received_finish_reason is None:
+        if answer.texts or answer.calls:
+            raise ConnectionLost(f"{answer.asked}: the stream broke off", billed="unknown")
+        raise MalformedAnswer(f"{answer.asked}: what came is no stream of an answer", billed="unknown")
+    told = [chunk.usage for chunk in stream.chunks if getattr(chunk, "usage", None)]
+    answer.usage = counted(told[-1]) if told else None
+
+
+def _read(came: Any, said: Any, answer: Answer) -> None:
+    choice = came.choices[0]
+    answer.model = came.model or answer.model
+    answer.finish = choice.finish_reason or answer.finish
+    for number, call in enumerate(said.tool_calls or ()):
+        index = getattr(call, "index", None)
+        answer.call(number if index is None else index, call.id, call.function.name, call.function.arguments)
+    logprobs = getattr(choice, "logprobs", None)
+    answer.logprobs += [token.logprob for token in getattr(logprobs, "content", None) or ()]
+    answer.say(said.content or "")
+
+
+def counted(usage: Any) -> Usage | None:
+    """Token classes of litellm's count, whose prompt tokens include what was read from and written to a cache.
+
+    None where the provider did not count (litellm then says 0), or where its classes do not fit its own sum.
+    """
+    if usage is None or not usage.prompt_tokens:
+        return None
+    details = getattr(usage, "prompt_tokens_details", None)
+    read = getattr(details, "cached_tokens", None) or 0
+    write = getattr(details, "cache_creation_tokens", None) or getattr(usage, "cache_creation_input_tokens", None) or 0
+    try:
+        return Usage.of_prompt(usage.prompt_tokens, usage.completion_tokens or 0, cache_read=read, cache_write=write)
+    except ValueError:
+        return None

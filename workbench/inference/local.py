@@ -1,0 +1,200 @@
+"""Chat models in this process: small, with no key and no network, on llama.cpp."""
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from workbench.errors import (
+    ConfigError,
+    ContextTooLong,
+    MalformedAnswer,
+    ProviderError,
+    Rejected,
+    Unavailable,
+    unknown_name,
+)
+from workbench.inference.litellm_answer import Answer
+from workbench.inference.messages import Request, Response, Usage
+from workbench.inference.provider_errors import of_status
+from workbench.inference.waiting import in_time
+from workbench.inference.weights import WEIGHTS, fetch
+
+PREFIX = "local/"
+CHAT_MODELS = ("smollm2-135m", "qwen2.5-coder-0.5b")
+CONTEXT_TOKENS = 4096
+
+
+def threads_wanted() -> int:
+    """Threads of one answer: 1, or what ``WORKBENCH_LLM_THREADS`` says.
+
+    Raises
+    ------
+    ConfigError
+        If it is no whole number from 1.
+    """
+    given = os.environ.get("WORKBENCH_LLM_THREADS", "1")
+    if not given.isdecimal() or int(given) < 1:
+        raise ConfigError(f"WORKBENCH_LLM_THREADS must be a whole number from 1, found {given!r}")
+    return int(given)
+
+
+@dataclass(slots=True)
+class LocalModels:
+    """Models of `CHAT_MODELS`, each loaded when it is first asked and kept.
+
+    Attributes
+    ----------
+    weights : Path
+        Folder of the model files.
+    threads : int
+        Processor threads of one answer; ``WORKBENCH_LLM_THREADS`` sets the default. Few, because on a busy machine two
+        threads of which one waits are slower than one (ggml-org/llama.cpp#29258).
+    parallel : int
+        Answers at a time of one model; further requests wait for their turn.
+    """
+
+    weights: Path
+    threads: int = field(default_factory=threads_wanted)
+    parallel: int = 1
+    _servers: dict[str, Any] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def complete(self, request: Request, *, timeout_s: float, on_text: Callable[[str], None] | None = None) -> Response:
+        """Answer one request; loading the model, once, is outside of the time-out.
+
+        A generation that is late or no longer read stops with its next token, or its next 512 tokens of prompt.
+
+        Raises
+        ------
+        ContextTooLong
+            If prompt and answer do not fit the model.
+        AttemptTimeout, Rejected, Unavailable, MalformedAnswer
+            If the time ran out, or the engine refuses the request, fails, or says nothing.
+        """
+        engine = self.server(request.model)
+        answer = Answer(request.model, on_text, model=served_name(request.model))
+        ask = partial(_generate, engine, _body(request), request.model)
+        try:
+            with closing(in_time(ask, timeout_s=timeout_s, asked=request.model)) as chunks:
+                for chunk in chunks:
+                    _read(chunk, answer)
+            return _whole(answer, request)
+        except ProviderError as error:
+            error.streamed = answer.shown
+            raise
+
+    def server(self, model: str) -> Any:
+        """Engine of one model, loaded if need be."""
+        name = model.removeprefix(PREFIX)
+        if name not in CHAT_MODELS:
+            raise ConfigError(unknown_name("local model", name, CHAT_MODELS))
+        with self._lock:
+            if name not in self._servers:
+                self._servers[name] = start_server(
+                    name, fetch(name, self.weights), threads=self.threads, parallel=self.parallel
+                )
+            return self._servers[name]
+
+
+def served_name(model: str) -> str:
+    """Name of a local model with the beginning of its weights' hash: what served an answer, exactly.
+
+    >>> served_name("local/smollm2-135m")
+    'local/smollm2-135m@b179c952'
+    """
+    name = model.removeprefix(PREFIX)
+    return f"{PREFIX}{name}@{WEIGHTS[name].sha256[:8]}"
+
+
+def start_server(model: str, path: Path, *, threads: int, parallel: int, api_key: str = "") -> Any:
+    """Load a GGUF file into a llama.cpp server, which also listens on a port of the loopback interface.
+
+    Raises
+    ------
+    Unavailable
+        If the engine cannot use the file, for example for want of memory.
+    """
+    import xllamacpp
+
+    p = xllamacpp.CommonParams()
+    p.model.path = str(path)
+    p.n_parallel, p.n_ctx = parallel, CONTEXT_TOKENS * parallel  # the engine divides n_ctx over its slots
+    p.cpuparams.n_threads = p.cpuparams_batch.n_threads = threads
+    p.n_batch = p.n_ubatch  # a prompt can be left after each batch; the computation is the same
+    p.model_alias = {served_name(model)}
+    p.cache_prompt = False  # a cost must not depend on what was asked before
+    p.warmup, p.verbosity, p.cache_ram_mib = False, -1, 0
+    p.api_keys = [api_key or os.urandom(16).hex()]  # what listens is nobody else's business
+    try:
+        return xllamacpp.Server(p)
+    except Exception as error:  # the engine has no error classes of its own
+        raise Unavailable(f"llama.cpp cannot load {path.name}: {error}; is there memory left?") from error
+
+
+def _body(request: Request) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "messages": [dict(m) for m in request.messages],
+        "max_tokens": request.max_tokens,
+        "temperature": request.temperature,
+        "seed": request.seed if request.seed is not None else -1,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "logprobs": True,
+        "return_progress": True,  # else nothing could stop it while it reads the prompt
+        "cache_prompt": False,
+    }
+    if request.stop:
+        body["stop"] = list(request.stop)
+    if request.tools:
+        body["tools"] = [dict(t) for t in request.tools]
+        del body["logprobs"]  # the engine refuses both together
+    if request.schema:
+        body["response_format"] = {"type": "json_schema", "json_schema": {"schema": dict(request.schema)}}
+    return body
+
+
+def _generate(engine: Any, body: dict[str, Any], model: str, give: Callable[[Mapping[str, Any]], bool]) -> None:
+    def take(chunk: Any) -> bool:  # True stops the generation
+        return any([give(part) for part in (chunk if isinstance(chunk, list) else [chunk])])
+
+    try:
+        engine.handle_chat_completions(body, take)
+    except (ValueError, RuntimeError) as error:  # what the engine raises for a body that it cannot use
+        raise Rejected(f"{model}: the engine refuses the request: {str(error)[:300]}", status=400) from error
+
+
+def _read(chunk: Mapping[str, Any], answer: Answer) -> None:
+    if "error" in chunk:
+        error = chunk["error"]
+        said = f"{answer.asked}: {str(error.get('message', error))[:300]}"
+        if error.get("type") == "exceed_context_size_error":
+            raise ContextTooLong(said, status=400)
+        raise of_status(int(error.get("code") or 500), {}, said)
+    if usage := chunk.get("usage"):
+        answer.usage = Usage.of_prompt(usage["prompt_tokens"], usage["completion_tokens"])
+    for choice in chunk.get("choices") or ():
+        delta = choice.get("delta") or {}
+        answer.finish = choice.get("finish_reason") or answer.finish
+        answer.logprobs += [token["logprob"] for token in (choice.get("logprobs") or {}).get("content") or ()]
+        for call in delta.get("tool_calls") or ():
+            function = call.get("function") or {}
+            answer.call(call.get("index") or 0, call.get("id"), function.get("name"), function.get("arguments"))
+        answer.say(delta.get("content") or "")
+
+
+def _whole(answer: Answer, request: Request) -> Response:
+    if not answer.finish:
+        raise MalformedAnswer(f"{request.model}: the engine ended without an answer", billed="unknown")
+    output = answer.usage.output if answer.usage else 0
+    if answer.finish == "length" and 0 < output < request.max_tokens:
+        raise ContextTooLong(
+            f"{request.model}: prompt and answer fill its {CONTEXT_TOKENS} tokens after {output} of "
+            f"{request.max_tokens} tokens of answer; shorten the prompt or ask for fewer",
+            billed="unknown",
+        )
+    return answer.response()

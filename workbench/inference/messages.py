@@ -1,0 +1,126 @@
+"""What a model is asked and what it answers, in the form in which chat providers agree."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from workbench.errors import ConfigError
+from workbench.records import content_hash
+
+Message = Mapping[str, Any]
+ROLES = ("system", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one answer in classes that are disjoint: ``fresh + cache_read + cache_write`` is the whole input."""
+
+    fresh: int = 0
+    cache_read: int = 0
+    cache_write: int = 0
+    output: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.fresh, self.cache_read, self.cache_write, self.output) < 0:
+            raise ValueError(f"token counts cannot be negative: {self}")
+
+    @property
+    def input(self) -> int:
+        """All tokens of the prompt."""
+        return self.fresh + self.cache_read + self.cache_write
+
+    @classmethod
+    def of_prompt(cls, prompt: int, output: int, *, cache_read: int = 0, cache_write: int = 0) -> Self:
+        """Build from a provider's count whose prompt tokens include those read from and written to its cache."""
+        return cls(prompt - cache_read - cache_write, cache_read, cache_write, output)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request to one model.
+
+    Attributes
+    ----------
+    messages : tuple of mappings
+        Chat messages, ``{"role": ..., "content": ...}`` and what tools need beside it.
+    max_tokens : int
+        Limit of the answer, without which no worst case could be reserved; 0 for an embedding, which has none.
+    tools : tuple of mappings
+        Functions that the model may call, as JSON schemas.
+    schema : mapping or None
+        JSON schema that the answer must fulfil.
+    """
+
+    model: str
+    messages: tuple[Message, ...]
+    max_tokens: int = 512
+    temperature: float = 0.0
+    seed: int | None = 0
+    stop: tuple[str, ...] = ()
+    tools: tuple[Mapping[str, Any], ...] = ()
+    schema: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.messages:
+            raise ConfigError("a request needs at least one message")
+        for i, message in enumerate(self.messages):
+            if message.get("role") not in ROLES:
+                raise ConfigError(f"message {i} has role {message.get('role')!r}; known: {', '.join(ROLES)}")
+        if self.max_tokens < 0:
+            raise ConfigError(f"max_tokens must be 0 or more, found {self.max_tokens}")
+
+    @property
+    def sha256(self) -> str:
+        """Hash of everything that the answer depends on."""
+        parts = [self.model, self.max_tokens, self.temperature, self.seed, self.stop, self.tools, self.schema]
+        return content_hash(json.dumps([*parts, self.messages], sort_keys=True, ensure_ascii=False, default=dict))
+
+    def to(self, model: str) -> Self:
+        """Return the same request to another model."""
+        return replace(self, model=model)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One function call that a model asks for; ``arguments`` is JSON text as the model wrote it."""
+
+    call_id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One answer.
+
+    Attributes
+    ----------
+    model : str
+        The model that served it, as the provider names it.
+    usage : Usage or None
+        None where the provider did not count.
+    first_token_ms : float or None
+        Milliseconds to the first token, where it was streamed.
+    confidence : float or None
+        Geometric mean probability of the answer's tokens, in [0, 1], where the provider gives probabilities.
+    """
+
+    text: str
+    model: str
+    usage: Usage | None
+    finish_reason: str = "stop"
+    tool_calls: tuple[ToolCall, ...] = ()
+    latency_ms: float = 0.0
+    first_token_ms: float | None = None
+    confidence: float | None = None
+
+    def json(self) -> Any:
+        """The answer read as JSON.
+
+        Raises
+        ------
+        ValueError
+            If it is none.
+        """
+        return json.loads(self.text)

@@ -1,0 +1,128 @@
+"""What went wrong with a call, by what the wire said rather than by what a library called it."""
+
+import json
+import math
+import traceback
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from workbench.errors import (
+    AttemptTimeout,
+    ConnectionLost,
+    ContentRefused,
+    ContextTooLong,
+    MalformedAnswer,
+    ProviderError,
+    Rejected,
+    Throttled,
+    Unavailable,
+)
+
+_TOLD_CHARACTERS = 300
+
+
+def typed(error: Exception, model: str) -> ProviderError:
+    """The package's error for one of litellm's, with its cause chain down to the HTTP library."""
+    import httpx
+    import litellm
+
+    chain = list(_chain(error))
+    said = f"{model}: {str(error)[:_TOLD_CHARACTERS]}"
+    if isinstance(error, litellm.ContextWindowExceededError) or _code(
+        chain, "context_length_exceeded", "exceed_context_size_error"
+    ):
+        return ContextTooLong(said, status=400)
+    refused = _code(chain, "content_filter", "content_policy_violation")
+    if isinstance(error, litellm.ContentPolicyViolationError) or refused:
+        return ContentRefused(said, status=400)
+    for cause in chain:
+        if isinstance(cause, httpx.HTTPStatusError):
+            return of_status(cause.response.status_code, cause.response.headers, said)
+    for cause in chain:
+        if isinstance(cause, httpx.TransportError):
+            return _of_transport(cause, said)
+    return _of_library(error, chain, said)
+
+
+def of_status(status: int, headers: Mapping[str, str], said: str) -> ProviderError:
+    """The error for an HTTP status; after 5xx and 408 nobody knows whether the work was done."""
+    retry_after_s = wait_asked(headers)
+    if status == 429:
+        return Throttled(said, status=status, retry_after_s=retry_after_s)
+    if status >= 500 or status == 408:
+        return Unavailable(said, status=status, retry_after_s=retry_after_s, billed="unknown")
+    return Rejected(said, status=status)
+
+
+def wait_asked(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
+    """Seconds of a Retry-After header, given as a number or as a date (RFC 9110, 10.2.3); None without a usable one."""
+    value = headers.get("retry-after", "")
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            date = parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        date = date if date.tzinfo else date.replace(tzinfo=UTC)
+        return max((date - (now or datetime.now(UTC))).total_seconds(), 0.0)
+    return seconds if math.isfinite(seconds) and seconds >= 0 else None
+
+
+def _of_transport(cause: Any, said: str) -> ProviderError:
+    import httpx
+
+    said = f"{said} ({type(cause).__name__}: {cause})"
+    never_sent = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.WriteError, httpx.WriteTimeout)
+    if isinstance(cause, never_sent):
+        return Unavailable(said)
+    if isinstance(cause, httpx.TimeoutException):
+        return AttemptTimeout(said, billed="unknown")
+    if isinstance(cause, httpx.UnsupportedProtocol | httpx.LocalProtocolError):
+        return Rejected(said)
+    if any(frame.name == "iter_raw" for frame in traceback.extract_tb(cause.__traceback__)):  # reading the body
+        return ConnectionLost(said, billed="unknown")
+    return Unavailable(said, billed="unknown")
+
+
+def _of_library(error: Exception, chain: list[BaseException], said: str) -> ProviderError:
+    """No HTTP error lies below: an answer that cannot be read, or a request that never left."""
+    import litellm
+    import openai
+
+    if any(isinstance(cause, json.JSONDecodeError) for cause in chain):
+        return MalformedAnswer(said, billed="unknown")
+    if any(type(cause) is openai.OpenAIError for cause in chain):  # no key
+        return Rejected(said)
+    if any(type(cause) is openai.APIError for cause in chain):  # an error told inside a stream
+        return Unavailable(said, billed="unknown")
+    status = getattr(error, "status_code", None)
+    if isinstance(error, litellm.RateLimitError):
+        return Throttled(said, status=429)
+    refused = (
+        litellm.BadRequestError,
+        litellm.AuthenticationError,
+        litellm.NotFoundError,
+        openai.PermissionDeniedError,
+    )
+    if isinstance(error, refused) and status != 422:  # 422 is litellm's word for an answer that it cannot read
+        return Rejected(said, status=status)
+    if isinstance(error, litellm.Timeout):
+        return AttemptTimeout(said, billed="unknown")
+    if isinstance(error, litellm.ServiceUnavailableError | litellm.BadGatewayError | litellm.APIConnectionError):
+        return Unavailable(said, billed="unknown")
+    return MalformedAnswer(said, billed="unknown")
+
+
+def _code(chain: list[BaseException], *codes: str) -> bool:
+    """Whether a body of the provider's, which openai's errors quote as a dict, holds one of these codes."""
+    return any(f"'{code}'" in str(cause) for cause in chain for code in codes)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__

@@ -1,0 +1,247 @@
+"""Spans into the state database, and from there or at once to any OTLP back end.
+
+Own code only where the SDK loses spans or waits: what the queue cannot take is counted, a store that cannot be
+written is told once, and an endpoint that does not answer holds nobody up at the end for more than a few seconds.
+"""
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
+
+from workbench.errors import ProviderError
+from workbench.rendering.spans import SpanRow
+from workbench.state import insert_ignore
+
+SCOPE = "workbench"
+REMOTE = ("chat", "text_completion", "generate_content", "embeddings")
+_QUEUE, _BATCH, _DELAY_MS = 16_384, 512, 300.0
+_GRACE_S = 3.0
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+_LOG = logging.getLogger(__name__)
+
+_METADATA = sa.MetaData()
+SPANS = sa.Table(
+    "wb_span",
+    _METADATA,
+    sa.Column("trace_id", sa.String(32), primary_key=True),
+    sa.Column("span_id", sa.String(16), primary_key=True),
+    sa.Column("parent_id", sa.String(16), nullable=False),
+    sa.Column("top", sa.Boolean, nullable=False),  # has no parent here, whatever stands around it elsewhere
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("operation", sa.Text, nullable=False),
+    sa.Column("status", sa.String(5), nullable=False),
+    sa.Column("message", sa.Text, nullable=False),
+    sa.Column("started_ns", sa.BigInteger, nullable=False),
+    sa.Column("ended_ns", sa.BigInteger, nullable=False),
+    sa.Column("attributes", sa.Text, nullable=False),
+    sa.Column("events", sa.Text, nullable=False),
+)
+_TOP = sa.Index(
+    "wb_span_top", SPANS.c.started_ns, sqlite_where=SPANS.c.top.is_(True), postgresql_where=SPANS.c.top.is_(True)
+)
+
+
+class SpanStore(SpanExporter):
+    """Writes batches of spans into ``wb_span``; ``lost`` counts those that could not be written."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine, self._ready, self._lock = engine, False, threading.Lock()
+        self.taken = self.lost = 0
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Write the spans; a span that is there already is left alone. Never raises: the call goes on without them."""
+        self.taken += len(spans)
+        try:
+            if not self._ready:
+                create_tables(self._engine)
+                self._ready = True
+            with self._engine.begin() as connection:
+                insert_ignore(connection, SPANS, [_row(span) for span in spans])
+        except (sa.exc.SQLAlchemyError, OSError, ValueError) as error:
+            self.lose(len(spans), f"{type(error).__name__}: {error.__cause__ or error}")
+            return SpanExportResult.FAILURE
+        return SpanExportResult.SUCCESS
+
+    def lose(self, count: int, why: str) -> None:
+        """Count spans that will not be stored; the first time, say so."""
+        with self._lock:
+            first, self.lost = not self.lost, self.lost + count
+        if first:
+            _LOG.warning(
+                "traces are not being stored in %s (%s); calls go on without them, Tracing.lost counts the spans",
+                self._engine.url.render_as_string(hide_password=True),
+                why,
+            )
+
+
+class StoreQueue(BatchSpanProcessor):
+    """The SDK's queue and worker; what does not fit is refused and counted instead of dropped from the other end."""
+
+    def __init__(self, store: SpanStore) -> None:
+        super().__init__(store, max_queue_size=_QUEUE, max_export_batch_size=_BATCH, schedule_delay_millis=_DELAY_MS)
+        self._store, self._accepted, self._lock, self._closed = store, 0, threading.Lock(), False
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Queue a span that has ended."""
+        with self._lock:
+            full = self._accepted - self._store.taken >= _QUEUE
+            if full or self._closed:
+                why = f"{_QUEUE:,} spans are waiting to be written" if full else "Tracing.close() was called before"
+                self._store.lose(1, why)
+                return
+            self._accepted += 1
+        super().on_end(span)
+
+    def shutdown(self) -> None:
+        """Write what is queued, for 30 s at most."""
+        self._closed = True
+        super().shutdown()  # type: ignore[no-untyped-call]
+
+
+class FanOut(BatchSpanProcessor):
+    """Sends spans to the OTLP endpoint of the environment in the background; shutting down takes seconds at most."""
+
+    def __init__(self) -> None:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+        given = {"OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"} & set(os.environ)
+        self._exporter = _Once(OTLPSpanExporter(timeout=None if given else _GRACE_S))
+        super().__init__(self._exporter)
+        self._closing, self._closed = threading.Event(), threading.Event()
+        # started now: no thread can be started while the interpreter ends
+        threading.Thread(target=self._watch, name="otlp-watch", daemon=True).start()
+
+    def shutdown(self) -> None:
+        """Send what is left, for as long as the endpoint answers."""
+        self._closing.set()
+        super().shutdown()  # type: ignore[no-untyped-call]
+        self._closed.set()
+
+    def _watch(self) -> None:
+        self._closing.wait()
+        if not self._closed.wait(_GRACE_S):
+            self._exporter.shutdown()  # ends its waiting between attempts
+
+
+class _Once(SpanExporter):
+    """An exporter that may be shut down twice."""
+
+    def __init__(self, exporter: SpanExporter) -> None:
+        self._exporter, self._open = exporter, True
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        return self._exporter.export(spans) if self._open else SpanExportResult.FAILURE
+
+    def shutdown(self) -> None:
+        if self._open:
+            self._open = False
+            self._exporter.shutdown()
+
+
+def wants_fan_out() -> bool:
+    """Whether the environment names an OTLP endpoint."""
+    return any(os.environ.get(name) for name in _ENDPOINTS)
+
+
+def send_stored(rows: Sequence[SpanRow], endpoint: str | None = None) -> int:
+    """Send stored spans to an OTLP back end, now or a year later.
+
+    Parameters
+    ----------
+    rows : sequence of SpanRow
+        For example ``load_trace(engine, trace_id).rows``. Their ids stay what they were.
+    endpoint : str, optional
+        Full address such as ``http://127.0.0.1:4318/v1/traces``; None for the one of the environment, from where
+        headers, certificates and time-outs come in any case.
+
+    Returns
+    -------
+    int
+        How many spans were taken.
+
+    Raises
+    ------
+    ProviderError
+        If the endpoint did not take them all; sending again does no harm.
+    """
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+    exporter = OTLPSpanExporter(endpoint=endpoint)
+    sent = 0
+    try:
+        for i in range(0, len(rows), _BATCH):
+            part = [_readable(row) for row in rows[i : i + _BATCH]]
+            if exporter.export(part) is not SpanExportResult.SUCCESS:
+                raise ProviderError(
+                    f"the OTLP endpoint took {sent} of {len(rows)} spans and then failed; look at its address "
+                    f"({endpoint or 'from the environment'}) and at the log, then send them again"
+                )
+            sent += len(part)
+    finally:
+        exporter.shutdown()  # type: ignore[no-untyped-call]
+    return sent
+
+
+def create_tables(engine: sa.Engine) -> None:
+    """Make the table where there is none yet; another process may do the same at the same time."""
+    with engine.begin() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7738135)")  # any number, the same everywhere
+        _METADATA.create_all(connection)
+
+
+def resource() -> Resource:
+    """Who sends: ``workbench``, unless OTEL_SERVICE_NAME or OTEL_RESOURCE_ATTRIBUTES say otherwise."""
+    named = os.environ.get("OTEL_SERVICE_NAME") or "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    return Resource.create({} if named else {SERVICE_NAME: SCOPE})
+
+
+def _row(span: ReadableSpan) -> dict[str, Any]:
+    attributes = dict(span.attributes or {})
+    events = [{"name": e.name, "at_ns": e.timestamp, "attributes": dict(e.attributes or {})} for e in span.events]
+    context: Any = span.context
+    return {
+        "trace_id": format(context.trace_id, "032x"),
+        "span_id": format(context.span_id, "016x"),
+        "parent_id": format(span.parent.span_id, "016x") if span.parent else "",
+        "top": bool(attributes.pop("wb.top", False)),
+        "name": span.name,
+        "operation": str(attributes.get("gen_ai.operation.name", "")),
+        "status": span.status.status_code.name.lower(),
+        "message": span.status.description or "",
+        "started_ns": span.start_time or 0,
+        "ended_ns": span.end_time or span.start_time or 0,
+        "attributes": json.dumps(attributes),
+        "events": json.dumps(events),
+    }
+
+
+def _readable(row: SpanRow) -> ReadableSpan:
+    from opentelemetry.sdk.trace import Event
+    from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+    def context(span_id: str) -> SpanContext:
+        return SpanContext(int(row.trace_id, 16), int(span_id, 16), is_remote=False, trace_flags=TraceFlags(1))
+
+    return ReadableSpan(
+        name=row.name,
+        context=context(row.span_id),
+        parent=context(row.parent_id) if row.parent_id else None,
+        resource=resource(),
+        attributes=row.attributes,
+        events=[Event(e["name"], e["attributes"], e["at_ns"]) for e in row.events],
+        kind=SpanKind.CLIENT if row.operation in REMOTE else SpanKind.INTERNAL,
+        status=Status(StatusCode[row.status.upper()], row.message or None),
+        start_time=row.started_ns,
+        end_time=row.ended_ns,
+        instrumentation_scope=InstrumentationScope(SCOPE),
+    )

@@ -1,0 +1,214 @@
+"""What every attempt at a model cost and whom it was for: one row each, never changed, corrected by a further row."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import sqlalchemy as sa
+
+from workbench.clock import Clock, SystemClock
+from workbench.errors import StoreError, unknown_name
+from workbench.state import create_tables, reader
+from workbench.telemetry.context import PURPOSES
+
+if TYPE_CHECKING:
+    import polars as pl
+
+STATUSES = ("ok", "error", "unknown", "cached", "replayed", "correction")
+NOBODY = "(none)"
+TOKENS = ("fresh_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerRow:
+    """One attempt at one model, or an answer that needed none.
+
+    Attributes
+    ----------
+    attempt : int
+        From 0 within the call; corrections count down from -1.
+    started : str
+        ISO time in UTC.
+    purpose : str
+        One of `workbench.telemetry.context.PURPOSES`; whom it was for is empty where nobody said.
+    fresh_tokens, cache_read_tokens, cache_write_tokens : int
+        Disjoint: their sum is the prompt.
+    cost_nanos, saved_nanos : int
+        1e-9 USD; saved is what an answer from a cache would have cost. Only a correction may be negative.
+    status : str
+        ``unknown`` where the provider may have billed an attempt without an answer: it costs what was reserved.
+    cache : str
+        JSON of a cache hit.
+    """
+
+    call_id: str
+    attempt: int
+    started: str
+    latency_ms: float
+    trace_id: str
+    item_id: str
+    tenant_id: str
+    user_id: str
+    feature: str
+    purpose: str
+    model_asked: str
+    model_served: str
+    route: str
+    reason: str
+    fresh_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    output_tokens: int
+    price_version: str
+    cost_nanos: int
+    saved_nanos: int = 0
+    status: str
+    error_class: str = ""
+    cache: str = ""
+
+    def __post_init__(self) -> None:
+        for kind, name, known in (("status", self.status, STATUSES), ("purpose", self.purpose, PURPOSES)):
+            if name not in known:
+                raise ValueError(unknown_name(kind, name, known))
+        counts = [getattr(self, name) for name in (*TOKENS, "saved_nanos")]
+        if min(counts) < 0 or (self.cost_nanos < 0 and self.status != "correction"):
+            raise ValueError(f"tokens and amounts of call {self.call_id!r} cannot be negative: {self}")
+
+
+_TYPES = {"str": sa.Text, "int": sa.BigInteger, "float": sa.Float}
+_KINDS = {f.name: getattr(f.type, "__name__", str(f.type)) for f in fields(LedgerRow)}
+_LEDGER = sa.Table(
+    "wb_ledger",
+    sa.MetaData(),
+    *(
+        sa.Column(name, _TYPES[kind], primary_key=name in ("call_id", "attempt"), nullable=False, autoincrement=False)
+        for name, kind in _KINDS.items()
+    ),
+)
+_GROUPS = tuple(name for name, kind in _KINDS.items() if kind == "str" and name not in ("call_id", "cache"))
+
+
+class Unattributed(NamedTuple):
+    """Share of the ledger, in [0, 1], that says not whom it was for."""
+
+    by_cost: float
+    by_rows: float
+
+
+class Ledger:
+    """The ledger of one state database; appended to by any number of threads and processes."""
+
+    def __init__(self, engine: sa.Engine, clock: Clock | None = None) -> None:
+        self._engine, self._clock = engine, clock or SystemClock()
+        create_tables(engine, _LEDGER)
+
+    def add(self, rows: Sequence[LedgerRow], connection: sa.Connection | None = None) -> None:
+        """Append rows, in the transaction of ``connection`` where one is given.
+
+        Raises
+        ------
+        StoreError
+            If an attempt is in the ledger already; none of the rows is then added.
+        """
+        if not rows:
+            return
+        if connection is None:
+            with self._engine.begin() as own:
+                return self.add(rows, own)
+        values = [{name: _storable(getattr(row, name)) for name in _KINDS} for row in rows]
+        try:
+            connection.execute(_LEDGER.insert(), values)
+        except sa.exc.IntegrityError as error:
+            told = ", ".join(f"{row.call_id}/{row.attempt}" for row in rows[:5])
+            raise StoreError(f"the ledger has {told} already, or one of them: {error.orig}") from error
+
+    def correct(
+        self, call_id: str, attempt: int, difference_nanos: int, reason: str, connection: sa.Connection | None = None
+    ) -> LedgerRow:
+        """Book a difference to what an attempt cost, as a further row with the attempt's attribution and time.
+
+        What budgets count follows only with `workbench.inference.budgets.Budgets.correct`, which calls this.
+
+        Raises
+        ------
+        StoreError
+            If there is no such attempt, or the call would have cost less than nothing.
+        """
+        if connection is None:
+            with self._engine.begin() as own:
+                return self.correct(call_id, attempt, difference_nanos, reason, own)
+        of_call = sa.select(_LEDGER).where(_LEDGER.c.call_id == call_id)
+        rows = [LedgerRow(**row._mapping) for row in connection.execute(of_call.with_for_update())]
+        found = next((row for row in rows if row.attempt == attempt and row.status != "correction"), None)
+        if found is None:
+            raise StoreError(f"the ledger has no attempt {attempt} of call {call_id!r} to correct")
+        if (total := sum(row.cost_nanos for row in rows)) + difference_nanos < 0:
+            raise StoreError(f"call {call_id!r} cost {total} nano-dollars; {difference_nanos} more would be below 0")
+        booked = self._clock.now().isoformat(timespec="seconds")
+        nothing: dict[str, Any] = dict.fromkeys((*TOKENS, "latency_ms", "saved_nanos"), 0)
+        row = replace(
+            found,
+            attempt=min(0, *(r.attempt for r in rows)) - 1,
+            reason=f"attempt {attempt}, booked {booked}: {reason}",
+            cost_nanos=difference_nanos,
+            status="correction",
+            **nothing,
+        )
+        self.add([row], connection)
+        return row
+
+    def frame(self) -> "pl.DataFrame":
+        """All rows in the order they started, one column a field of `LedgerRow`."""
+        import polars as pl
+
+        query = sa.select(_LEDGER).order_by(_LEDGER.c.started, _LEDGER.c.call_id, _LEDGER.c.attempt)
+        types = {"str": pl.String, "int": pl.Int64, "float": pl.Float64}
+        return self._read(query, {name: types[kind] for name, kind in _KINDS.items()})
+
+    def totals(self, by: str) -> "pl.DataFrame":
+        """Sums by one column: ``by``, calls, cost_nanos, saved_nanos; dearest first, what is not known as "(none)".
+
+        A call counts once in each group in which it has an attempt.
+
+        Raises
+        ------
+        StoreError
+            If the ledger cannot be summed by that column.
+        """
+        import polars as pl
+
+        if by not in _GROUPS:
+            raise StoreError(unknown_name("column of the ledger", by, _GROUPS))
+        group, cost = _LEDGER.c[by], _sum(_LEDGER.c.cost_nanos).label("cost_nanos")
+        columns = (group, sa.func.count(_LEDGER.c.call_id.distinct()).label("calls"), cost)
+        query = sa.select(*columns, _sum(_LEDGER.c.saved_nanos)).group_by(group).order_by(cost.desc(), group)
+        schema = {by: pl.String, "calls": pl.Int64, "cost_nanos": pl.Int64, "saved_nanos": pl.Int64}
+        return self._read(query, schema).with_columns(pl.col(by).replace("", NOBODY))
+
+    def unattributed_share(self, *names: str) -> Unattributed:
+        """Share that lacks one of the named columns; ``tenant_id`` and ``feature`` where none is named."""
+        lacking = sa.or_(*(_LEDGER.c[name] == "" for name in names or ("tenant_id", "feature")))
+        cost, one = _LEDGER.c.cost_nanos, sa.literal(1)
+        sums = [_sum(sa.case((lacking, value), else_=0)) for value in (cost, one)] + [_sum(cost), _sum(one)]
+        with reader(self._engine).begin() as connection:
+            found = connection.execute(sa.select(*sums).select_from(_LEDGER)).one()
+        lost, lost_rows, total, rows = tuple(found)
+        return Unattributed(lost / total if total else 0.0, lost_rows / rows if rows else 0.0)
+
+    def _read(self, query: sa.Select[Any], schema: dict[str, type["pl.DataType"]]) -> "pl.DataFrame":
+        import polars as pl
+
+        with reader(self._engine).begin() as connection:
+            return pl.DataFrame([tuple(row) for row in connection.execute(query)], schema, orient="row")
+
+
+def _sum(column: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
+    """Whole sum, 0 over no rows; PostgreSQL sums integers to decimals."""
+    return sa.cast(sa.func.coalesce(sa.func.sum(column), 0), sa.BigInteger)
+
+
+def _storable(value: object) -> object:
+    """Text without what databases refuse: a strange name of a model must not lose what it cost."""
+    if not isinstance(value, str):
+        return value
+    return value.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")

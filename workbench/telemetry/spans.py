@@ -1,0 +1,188 @@
+"""Spans around the work: what was asked, of whom, for whom, how long it took and what it cost.
+
+A span is OpenTelemetry's, with the GenAI attribute names where there are some and ``wb.*`` where there are none,
+but it belongs to a provider of our own: a tracer that the user's program has set up globally is left alone, and is
+the parent where it stands around.
+"""
+
+import os
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from workbench.errors import ConfigError
+from workbench.telemetry import content as kept
+from workbench.telemetry.context import current
+from workbench.telemetry.redaction import secret_values
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+    from opentelemetry.trace import Span as OtelSpan
+
+# Attributes that hold what people or models wrote: kept only where content is.
+CONTENT = frozenset({
+    "gen_ai.input.messages", "gen_ai.output.messages", "gen_ai.system_instructions", "gen_ai.tool.definitions",
+    "gen_ai.tool.call.arguments", "gen_ai.tool.call.result", "gen_ai.retrieval.query.text",
+    "gen_ai.retrieval.documents", "gen_ai.evaluation.explanation", "input.value", "output.value",
+})  # fmt: skip
+_OFF, _ON = ("0", "false", "no", "off"), ("1", "true", "yes", "on", "")
+_NONE: Mapping[str, Any] = MappingProxyType({})
+_STACK_CHARACTERS = 4000
+
+
+class Span:
+    """One piece of work that is being measured; made by `Tracing.span`."""
+
+    __slots__ = ("_capture", "_span")
+
+    def __init__(self, span: "OtelSpan", capture: bool) -> None:
+        self._span, self._capture = span, capture
+
+    @property
+    def trace_id(self) -> str:
+        """Id of the whole tree, 32 hexadecimal digits."""
+        return format(self._span.get_span_context().trace_id, "032x")
+
+    @property
+    def span_id(self) -> str:
+        """Id of this span, 16 hexadecimal digits."""
+        return format(self._span.get_span_context().span_id, "016x")
+
+    def set(self, attributes: Mapping[str, Any]) -> None:
+        """Set attributes; None is left out, what is content goes the way of `content`, secrets are redacted."""
+        self._set(attributes, secret_values())
+
+    def content(self, name: str, value: Any) -> None:
+        """Keep what people or models wrote, where content is kept at all.
+
+        Text stays text, anything else becomes JSON. More than 8 kB is cut inside its longest texts, and the SHA-256
+        of the whole (without its secrets) stands in ``wb.sha256.<name>``.
+        """
+        self._content(name, value, secret_values())
+
+    def error(self, exception: BaseException) -> None:
+        """Mark the work as failed; where content is not kept, only the class and the place of the error are."""
+        secrets = secret_values()
+        kind = type(exception).__name__
+        event: dict[str, Any] = {"exception.type": kind}
+        message = ""
+        if self._capture:
+            message = kept.content(exception, secrets)[0]
+            stack = "".join(traceback.format_exception(exception))[-_STACK_CHARACTERS:]
+            event |= {"exception.message": message, "exception.stacktrace": kept.content(stack, secrets)[0]}
+        elif frames := traceback.extract_tb(exception.__traceback__):
+            event["exception.place"] = f"{os.path.basename(frames[-1].filename)}:{frames[-1].lineno}"
+        from opentelemetry.trace import Status, StatusCode
+
+        self._span.set_attribute("error.type", kind)
+        self._span.set_status(Status(StatusCode.ERROR, message or None))
+        self._span.add_event("exception", event)
+
+    def _set(self, attributes: Mapping[str, Any], secrets: tuple[str, ...]) -> None:
+        for name, value in attributes.items():
+            if name in CONTENT:
+                self._content(name, value, secrets)
+            elif value is not None:
+                self._span.set_attribute(name, kept.attribute(name, value, secrets))
+
+    def _content(self, name: str, value: Any, secrets: tuple[str, ...]) -> None:
+        if not self._capture or value is None:
+            return
+        text, digest = kept.content(value, secrets)
+        self._span.set_attribute(name, text)
+        if digest:
+            self._span.set_attribute(f"wb.sha256.{name}", digest)
+
+
+class Tracing:
+    """Spans of one program, written to the state database in the background and sent on where OTLP is configured.
+
+    Parameters
+    ----------
+    engine : sqlalchemy.Engine
+        State database; the table is made when the first spans are written. A database that cannot be written
+        breaks nothing: it is said once, and ``lost`` counts.
+    capture_content : bool, optional
+        Keep what people and models wrote. None: as ``WORKBENCH_CAPTURE_CONTENT`` says, by default yes.
+
+    Raises
+    ------
+    ConfigError
+        If ``WORKBENCH_CAPTURE_CONTENT`` is neither yes nor no.
+    """
+
+    def __init__(self, engine: "sa.Engine", *, capture_content: bool | None = None) -> None:
+        from opentelemetry.sdk.trace import SpanLimits, TracerProvider
+        from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+
+        from workbench.telemetry.export import SCOPE, FanOut, SpanStore, StoreQueue, resource, wants_fan_out
+
+        self.capture_content = _captures() if capture_content is None else capture_content
+        self._store = SpanStore(engine)
+        self._queue = StoreQueue(self._store)
+        # every span, whatever the environment says of sampling: tables and totals rest on them
+        limits = SpanLimits(max_attributes=256)
+        self._provider = TracerProvider(sampler=ALWAYS_ON, resource=resource(), span_limits=limits)
+        self._provider.add_span_processor(self._queue)
+        if wants_fan_out():
+            self._provider.add_span_processor(FanOut())
+        self._tracer = self._provider.get_tracer(SCOPE)
+
+    @property
+    def lost(self) -> int:
+        """Spans that could not be stored so far."""
+        return self._store.lost
+
+    @contextmanager
+    def span(self, name: str, operation: str = "", attributes: Mapping[str, Any] = _NONE) -> Iterator[Span]:
+        """Measure what is done inside; an exception that leaves it is recorded and goes on.
+
+        Parameters
+        ----------
+        name : str
+            Name by convention ``{operation} {model or step}``, for example ``chat gpt-x``.
+        operation : str
+            The convention's ``gen_ai.operation.name``: chat, embeddings, retrieval, execute_tool, invoke_workflow ...
+        attributes : mapping
+            As for `Span.set`.
+        """
+        from opentelemetry import trace
+
+        from workbench.telemetry.export import REMOTE, SCOPE
+
+        around = getattr(trace.get_current_span(), "instrumentation_scope", None)
+        own = {"wb.top": True} if around is None or around.name != SCOPE else {}
+        who = {f"wb.{field.name}": getattr(current(), field.name) for field in fields(current())}
+        known = {name: value for name, value in who.items() if value}
+        secrets = secret_values()
+        with self._tracer.start_as_current_span(
+            kept.content(name, secrets)[0],
+            kind=trace.SpanKind.CLIENT if operation in REMOTE else trace.SpanKind.INTERNAL,
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as raw:
+            span = Span(raw, self.capture_content)
+            span._set({"gen_ai.operation.name": operation or None} | known | dict(attributes) | own, secrets)
+            try:
+                yield span
+            except BaseException as error:
+                span.error(error)
+                raise
+
+    def flush(self) -> None:
+        """Write every span that has ended; what goes by OTLP keeps its own pace."""
+        self._queue.force_flush()
+
+    def close(self) -> None:
+        """Write what is left and stop; the end of the program does the same."""
+        self._provider.shutdown()
+
+
+def _captures() -> bool:
+    said = os.environ.get("WORKBENCH_CAPTURE_CONTENT", "").strip().lower()
+    if said not in _OFF + _ON:
+        raise ConfigError(f"WORKBENCH_CAPTURE_CONTENT is {said!r}; 0 keeps no content in traces, 1 keeps it")
+    return said not in _OFF

@@ -1,0 +1,124 @@
+"""Traces out of the state database, to look at in a notebook, a terminal or a page."""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from workbench.errors import TraceError
+from workbench.rendering.spans import SpanRow
+from workbench.rendering.table import Column, Table
+from workbench.rendering.waterfall import page, waterfall, waterfall_text
+from workbench.state import reader
+from workbench.telemetry.export import SPANS
+
+_LISTED = 20
+_POLL_S = 0.05
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Trace:
+    """All spans of one trace: shows itself in a notebook, and as text anywhere else."""
+
+    trace_id: str
+    rows: tuple[SpanRow, ...]
+
+    def show(self) -> None:
+        """Display the waterfall in a notebook cell; elsewhere its text goes to the terminal."""
+        from IPython.display import display
+
+        display(self)
+
+    def text(self) -> str:
+        """Waterfall as plain text."""
+        return waterfall_text(self.rows)
+
+    def html(self) -> str:
+        """Waterfall as one HTML page that loads and runs nothing."""
+        return page(self.rows)
+
+    def _repr_html_(self) -> str:
+        return waterfall(self.rows)
+
+    def __repr__(self) -> str:
+        return self.text()
+
+
+def load_trace(engine: sa.Engine, trace_id: str, *, wait_s: float = 2.0) -> Trace:
+    """Load the spans of one trace.
+
+    Parameters
+    ----------
+    engine : sqlalchemy.Engine
+        State database.
+    trace_id : str
+        32 hexadecimal digits, or the first ones of them where they name one trace.
+    wait_s : float
+        How long to wait for the outermost span, which is written a moment after it ended.
+
+    Raises
+    ------
+    TraceError
+        If there is no such trace, or several begin like this; says which the latest ones are.
+    """
+    wanted = trace_id.strip().lower()
+    deadline = time.monotonic() + wait_s
+    while True:
+        found = _select(engine, wanted)
+        if any(top for _, top in found) or time.monotonic() >= deadline:
+            break
+        time.sleep(_POLL_S)
+    ids = sorted({row.trace_id for row, _ in found})
+    if len(ids) != 1:
+        asked = f"several traces begin with {wanted!r}: {', '.join(ids[:5])}" if ids else f"no trace {trace_id!r}"
+        raise TraceError(f"{asked[:400]}; {_latest_ones(engine)}")
+    return Trace(ids[0], tuple(row for row, _ in found))
+
+
+def latest_traces(engine: sa.Engine, limit: int = _LISTED) -> Table:
+    """List the latest traces, newest first: id, start, name, duration, status, tenant, feature."""
+    names = ("trace", "started", "name", "took", "status", "tenant", "feature")
+    kinds: dict[str, Any] = {"took": "ms", "status": "status"}
+    rows = []
+    if sa.inspect(engine).has_table(SPANS.name):
+        query = sa.select(SPANS).where(SPANS.c.top.is_(True)).order_by(SPANS.c.started_ns.desc()).limit(limit)
+        with reader(engine).connect() as connection:
+            rows = [_listed(_span(row)) for row in connection.execute(query).mappings()]
+    return Table(tuple(Column(name, kinds.get(name, "text")) for name in names), tuple(rows))
+
+
+def _listed(row: SpanRow) -> tuple[str, str, str, float, str, str, str]:
+    started = datetime.fromtimestamp(row.started_ns // 1_000_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    took = (row.ended_ns - row.started_ns) / 1e6
+    who = (str(row.attributes.get("wb.tenant_id", "")), str(row.attributes.get("wb.feature", "")))
+    return row.trace_id, started, row.name, took, "error" if row.status == "error" else "done", *who
+
+
+def _select(engine: sa.Engine, wanted: str) -> list[tuple[SpanRow, bool]]:
+    if not (0 < len(wanted) <= 32 and set(wanted) <= set("0123456789abcdef")):
+        return []
+    if not sa.inspect(engine).has_table(SPANS.name):
+        return []
+    # a range, because the primary key serves it on both databases
+    inside = SPANS.c.trace_id.between(wanted.ljust(32, "0"), wanted.ljust(32, "f"))
+    query = sa.select(SPANS).where(inside).order_by(SPANS.c.started_ns).limit(10_000)
+    with reader(engine).connect() as connection:
+        return [(_span(row), row["top"]) for row in connection.execute(query).mappings()]
+
+
+def _span(row: Mapping[Any, Any]) -> SpanRow:
+    plain = {name: value for name, value in row.items() if name not in ("top", "attributes", "events")}
+    return SpanRow(**plain, attributes=json.loads(row["attributes"]), events=json.loads(row["events"]))
+
+
+def _latest_ones(engine: sa.Engine) -> str:
+    rows = latest_traces(engine, 5).rows
+    if not rows:
+        return (
+            "no trace is stored in this database yet: run something with Tracing on it, or look at WORKBENCH_STATE_URL"
+        )
+    return "the latest are:" + "".join(f"\n  {row[0]}  {row[1]}  {row[2]}" for row in rows)
