@@ -13,8 +13,9 @@ import pytest
 from typer.main import get_command
 
 from workbench.cli import app
-from workbench.config import PROFILES
+from workbench.config import PROFILES, load_settings
 from workbench.evaluation.policy import scan_gates
+from workbench.inference.weights import WEIGHTS
 from workbench.retrieval.arms import CHUNKERS, FITTED, STRATEGIES
 
 ROOT = Path(__file__).parents[1]
@@ -44,6 +45,16 @@ def test_every_command_is_in_the_readme() -> None:
         for full in [f"{name} {sub}" for sub in getattr(command, "commands", [])] or [name]:
             if full != "evalset lock":  # for who changes the corpus of docs_qa itself
                 assert full in said, f"workbench {full}"
+
+
+@pytest.mark.slow
+def test_example_of_a_call_runs_as_it_stands(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    if not (load_settings().cache / "weights" / WEIGHTS["smollm2-135m"].file_name).is_file():
+        pytest.skip("the weights of the small model are not on disk: workbench models fetch smollm2-135m")
+    monkeypatch.setenv("WORKBENCH_STATE_URL", f"sqlite:///{tmp_path / 'state.sqlite'}")
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(compile(example, "README.md", "exec"), {})
+    assert re.search(r"0\.0000\d+ USD, trace [0-9a-f]{32}", capsys.readouterr().out)
 
 
 def test_every_target_of_make_that_is_named_exists() -> None:

@@ -1,27 +1,32 @@
 """The whole chain on a small stream: replay, certificate, decision, acceptance, and what a check says afterwards."""
 
+import shutil
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
-from tests.evaluation.small_evalset import settings_in
+from tests.evaluation.small_evalset import settings_in, write
 from workbench.bench.caching import CachingBench
 from workbench.bench.caching_lab import CachingParameters
+from workbench.bench.caching_tables import bounds_of_pairs, pairs_table
 from workbench.bench.provenance import build_parameters
 from workbench.clock import SystemClock
 from workbench.errors import ConfigError, EvalsetError, GateFailed
 from workbench.evaluation.gate import Gate
 from workbench.evaluation.summary import Summary
-from workbench.evaluation.traffic import Pair
+from workbench.evaluation.traffic import Pair, load_stream
 from workbench.importing.pairs import pair_line
 from workbench.reports.html import write_report
 from workbench.runner import RunRecord, accept
 from workbench.runner.runs import close_run
 from workbench.testing import HashEmbedder
 
+ROOT = Path(__file__).parents[2]
+FIRST_CHECKS = ("numbers", "negation", "antonyms", "word_order", "entities")
 INTENTS, REQUESTS = 45, 1600
 GATES = "[caching]\nalpha = {alpha}\n"
 
@@ -50,7 +55,8 @@ def write_stream(folder, *, confused=0.0, alpha=0.2, pairs=()):
 
 
 def open_bench(root, **given):
-    parameters = build_parameters(CachingParameters, {"evalset": "tiny", "warmup": 100, "draws": 5, **given})
+    given = {"evalset": "tiny", "warmup": 100, "draws": 5, "guard": list(FIRST_CHECKS), **given}
+    parameters = build_parameters(CachingParameters, given)
     return CachingBench.open(parameters, settings_in(root), embedder=HashEmbedder(256))
 
 
@@ -104,6 +110,59 @@ def test_pairs_that_must_differ_keep_the_unguarded_threshold_above_them(first):
     plain = next(c for c in decision.claims if c.arm.startswith("semantic") and "+" not in c.arm)
     assert plain.parameters["threshold"] > nearest
     assert bench.lab.lowest(bench.guard, semantic) == pytest.approx(0.3)
+
+
+def test_a_limit_that_is_a_share_lets_no_contrary_through_on_dev(first):
+    _, bench, _, _, semantic = first
+    dev = [i for i, p in enumerate(bench.lab.pairs) if p.split == "dev"]
+    near = semantic.pair_similarity.copy()
+    near[dev] = (0.9, 0.7, 0.5)
+    changed = replace(semantic, pair_similarity=near)
+    plain = [replace(p, kind="object") for p in bench.lab.pairs]
+    contrary = [replace(p, kind="opposite") if i == dev[1] else p for i, p in enumerate(plain)]
+    for limit, pairs, at in ((0.7, plain, 0.5025), (0.7, contrary, 0.7025), (0.2, contrary, 0.9025)):
+        lab = replace(bench.lab, pairs=tuple(pairs), must_differ_limit=limit)
+        assert lab.lowest(None, changed) == pytest.approx(at)
+
+
+def test_pairs_are_counted_by_kind_on_test_alone_with_the_bound_of_their_share():
+    pairs = [Pair(f"{k}{i}", "a", "b", k == "same", k, f"f{i}", split=split)
+             for i in range(80) for k in ("number", "order", "same") for split in ("dev", "test")]  # fmt: skip
+    near = np.array([p.cluster != "f0" for p in pairs])
+    passed = np.array([p.same_answer or (p.kind == "number" and p.cluster == "f1") for p in pairs])
+    rows = {(r[0], r[1]): r[2:] for r in pairs_table(pairs, [("x", near, passed)]).rows}
+    assert rows["number", "must differ"][:4] == (80, 79, 1 - 1 / 79, 1)
+    assert rows["order", "must differ"][:4] == (80, 79, 1.0, 0)
+    assert rows["same", "may share"] == (80, 79, 0.0, 79, None)
+    assert rows["all", "must differ"][3] == 1
+    assert 1 / 160 < rows["all", "must differ"][4] < rows["order", "must differ"][4] < 0.04
+
+
+def test_nothing_served_never_shows_less_than_one_pair_served():
+    pairs = [Pair(str(i), "a", "b", False, "k", f"f{i // 4}") for i in range(400)]
+    of, one = np.ones(400, dtype=bool), np.arange(400) == 7
+    none = bounds_of_pairs(~of, of, pairs)
+    assert 0.0074 < none.high <= bounds_of_pairs(one, of, pairs).high < 0.015
+
+
+def test_made_up_traffic_is_at_most_provisional_and_says_so(tmp_path):
+    folder = settings_in(tmp_path).evalsets / "tiny"
+    write_stream(folder)
+    real = load_stream(folder)
+    (folder / "card.md").write_text("---\nsynthetic: false\n---\n# tiny\n", encoding="utf-8")
+    (folder / "stream.parquet").unlink()
+    shutil.copy(settings_in(ROOT).evalsets / "docs_qa" / "traffic.toml", folder)
+    tenants = [(t, f"{t} family {i}") for t in ("pandas", "polars", "numpy", "pyarrow") for i in range(12)]
+    rows = [{"_id": c, "text": f"{c} {word(n, 'x')}", "metadata": {"tenant_id": t, "cluster": c, "feature": "answer",
+             "reference": c}} for n, (t, c) in enumerate(tenants)]  # fmt: skip
+    write(folder, queries=rows, dev=[f"{tenants[0][1]}\td1\t1"], test=[f"{tenants[1][1]}\td1\t1"])
+    bench = open_bench(tmp_path, warmup=100)
+    decision, _, _ = judge(bench)
+    assert len(real) != len(bench.lab.stream) == 6000
+    assert (decision.synthetic, decision.verdict) == (True, "provisional")
+    page = write_report(bench.experiment.folder).read_text(encoding="utf-8")
+    assert "Rests on synthetic traffic" in page
+    assert "drawn from traffic.toml" in page
 
 
 def test_the_report_shows_the_verdict_and_both_denominators(first):

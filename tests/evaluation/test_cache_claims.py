@@ -7,7 +7,7 @@ import pytest
 
 from workbench.caching.guards import Guard
 from workbench.evaluation.bounds import Counts
-from workbench.evaluation.cache_claims import CacheArm, CacheResult, make_claim, no_hits, sentence_of
+from workbench.evaluation.cache_claims import CacheArm, CacheResult, PairsServed, make_claim, no_hits, sentence_of
 from workbench.evaluation.certification import Certificate
 from workbench.evaluation.decision import decide
 from workbench.records import Decision, Fingerprint, Rule
@@ -54,7 +54,9 @@ def test_a_certified_cache_that_keeps_its_promise_later_is_chosen():
 
 
 def test_made_up_traffic_makes_it_provisional():
-    assert outcome(off(), semantic(CERTIFIED), synthetic=True)[0].verdict == "provisional"
+    found, _, sentence = outcome(off(), semantic(CERTIFIED), synthetic=True)
+    assert found.verdict == "provisional"
+    assert sentence.endswith("(40% less) of made-up traffic.")
 
 
 def test_a_refusal_is_inconclusive_with_the_labels_still_needed():
@@ -75,10 +77,27 @@ def test_later_traffic_can_take_a_certificate_back(false, status):
 
 
 def test_one_must_differ_pair_too_many_breaks_the_arm():
-    assert make_claim(semantic(CERTIFIED, must_differ=1), RULE, must_differ_limit=1).status == "holds"
-    claim = make_claim(semantic(CERTIFIED, must_differ=2), RULE, must_differ_limit=1)
+    assert make_claim(semantic(CERTIFIED, pairs=PairsServed(1)), RULE, must_differ_limit=1).status == "holds"
+    claim = make_claim(semantic(CERTIFIED, pairs=PairsServed(2)), RULE, must_differ_limit=1)
     assert claim.status == "broken"
     assert "2 must-differ pairs" in claim.note
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "status"), [(0.001, 0.02, "holds"), (0.01, 0.03, "inconclusive"), (0.03, 0.06, "broken")]
+)
+def test_a_limit_that_is_a_share_goes_by_the_bounds_of_the_share(low, high, status):
+    pairs = PairsServed(4, 400, low, high, 30, 100)
+    claim = make_claim(semantic(CERTIFIED, pairs=pairs), RULE, must_differ_limit=0.02)
+    assert claim.status == status
+    assert (f"at most {high:.1%} of such (limit 0.02)" in claim.note) == (status != "holds")
+    assert "4 of 400" in pairs.sentence()
+    assert "30 of 100 that may" in pairs.sentence()
+
+
+def test_exact_repeats_serve_no_pair_and_need_no_proof_of_it():
+    clean = replace(exact(replace(CERTIFIED, false=0)), pairs=PairsServed(0, 10, 0.0, 0.3))
+    assert make_claim(clean, RULE, must_differ_limit=0.02).status == "identical"
 
 
 def test_exact_repeats_need_no_certificate_until_one_got_another_answer():

@@ -67,6 +67,18 @@ def test_true_replay_equals_a_plain_cache(threshold, guard):
     assert found.entries == (plain < 0).sum()
 
 
+def test_an_answer_of_one_feature_is_never_served_in_another():
+    made, vectors = random_stream(tenants=2)
+    features = tuple("find" if i % 3 else "answer" for i in range(len(made)))
+    stream = replace(made, features=features)
+    scopes = np.array([f"{t} {f}" for t, f in zip(stream.tenants, features, strict=True)])
+    for found in (shadow(stream, vectors), replay(stream, vectors, threshold=0.5)):
+        served = found.matched >= 0
+        assert served.any()
+        assert (scopes[served] == scopes[found.matched[served]]).all()
+    assert oracle_hits(stream).sum() < oracle_hits(made).sum()
+
+
 def test_above_one_only_exact_repeats_are_served():
     stream, vectors = random_stream()
     without, above = replay(stream, None), replay(stream, vectors, threshold=1.01)

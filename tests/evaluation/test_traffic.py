@@ -1,5 +1,8 @@
 """Streams and pairs are read whole, or refused with every line that is wrong."""
 
+import hashlib
+from pathlib import Path
+
 import polars as pl
 import pytest
 
@@ -22,6 +25,15 @@ def test_pairs_alone_do_not_say_whether_to_cache(tmp_path):
     assert load_pairs(tmp_path)[0][0].same_answer
     with pytest.raises(EvalsetError, match=r"workbench import stream"):
         load_stream(tmp_path)
+
+
+def test_the_test_pairs_of_docs_qa_are_those_that_nothing_was_tuned_on():
+    folder = Path(__file__).parents[2] / "evalsets" / "docs_qa"
+    lines = (folder / "pairs.jsonl").read_bytes().splitlines(keepends=True)
+    test = b"".join(line for line in lines if b'"split": "test"' in line)
+    sha256 = hashlib.sha256(test).hexdigest()
+    assert sha256 == "fe727c67359d2e8e90d67b3cf0ee1adf94597397c24ade9e68c57d267f9bbcd8"
+    assert sha256 in (folder / "card.md").read_text(encoding="utf-8")
 
 
 def test_a_file_that_is_no_parquet_is_refused(tmp_path):

@@ -10,7 +10,9 @@ from workbench.evaluation.traffic import load_pairs, load_stream
 from workbench.importing.pairs import import_pairs
 from workbench.importing.streams import import_stream
 
-LOG = pl.DataFrame({"text": ["how, then?", "why"], "intent": ["a", "b"], "tenant": ["x", "y"], "age": [1, 2]})
+LOG = pl.DataFrame(
+    {"text": ["how, then?", "why"], "intent": ["a", "b"], "tenant": ["x", "y"], "feature": ["f", "g"], "age": [1, 2]}
+)
 PAIRS = pl.DataFrame({"question1": ["a", "c"], "question2": ["b", "d"], "is_duplicate": [1, 0], "kind": ["k", "k"]})
 
 
@@ -24,6 +26,7 @@ def test_a_log_becomes_a_stream_in_its_order(tmp_path, suffix):
     import_stream(write(LOG, tmp_path / f"log{suffix}"), tmp_path / "mine")
     stream = load_stream(tmp_path / "mine")
     assert (stream.queries, stream.tenants) == (("how, then?", "why"), ("x", "y"))
+    assert (stream.features, stream.synthetic) == (("f", "g"), False)
     assert stream.clusters == stream.answer_keys == ("a", "b")
     card = (tmp_path / "mine" / "card.md").read_text()
     assert "synthetic: false" in card

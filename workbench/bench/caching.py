@@ -9,12 +9,16 @@ import numpy.typing as npt
 import polars as pl
 
 from workbench.bench.caching_lab import CachingParameters, Lab, make_guard
+from workbench.bench.caching_prompts import drift_table, prompt_tables
 from workbench.bench.caching_summary import regression_cases, score_rows, slice_rows_of, summarise
 from workbench.bench.caching_tables import (
     break_even_table,
     certificate_table,
     contents_table,
     curve,
+    exact_table,
+    pairs_table,
+    prospects_table,
     replay_table,
     semantic_table,
     trials_table,
@@ -30,20 +34,21 @@ from workbench.evaluation.cache_claims import METRIC, CacheArm, CacheResult, mak
 from workbench.evaluation.certification import Certificate, certify, simulate
 from workbench.evaluation.decision import decide
 from workbench.evaluation.evalset import load_evalset
-from workbench.evaluation.stream import Replay, oracle_hits, replay, shadow
+from workbench.evaluation.stream import Replay, replay, shadow
 from workbench.evaluation.summary import Summary
 from workbench.evaluation.traffic import load_pairs, load_stream
 from workbench.inference.embedding import Embedder, load_embedder
 from workbench.inference.prices import load_prices
 from workbench.records import Decision, Rule
 from workbench.rendering.progress import Progress
-from workbench.rendering.table import Column, Table, Value
+from workbench.rendering.table import Table
 from workbench.reports.figure import Figure
 from workbench.reports.figures import forest, lines, slices
 from workbench.retrieval.vectors import VectorCache
 
 STEP = 512
 WORTH_SAVING = 0.01
+SYNTHETIC = "The stream is made up: drawn from traffic.toml; hit rates and savings follow from its plan."
 RULE_SHOWN = ("metric", "alpha", "confidence", "must_differ_limit", "on_inconclusive", "on_stale")
 
 
@@ -68,6 +73,8 @@ class CachingBench:
         guard = make_guard(parameters.guard)
         evalset = load_evalset(parameters.evalset, settings=settings, seed=parameters.seed)
         stream, (pairs, pairs_sha256) = load_stream(evalset.path), load_pairs(evalset.path)
+        if stream.synthetic:
+            evalset = replace(evalset, synthetic=True, notes=(*evalset.notes, SYNTHETIC))
         if len(stream) - parameters.warmup < 2:
             raise ConfigError(f"warmup {parameters.warmup} leaves nothing of {len(stream)} requests to judge")
         policy = evalset.policy("caching")
@@ -112,31 +119,11 @@ class CachingBench:
 
     def prospects(self) -> Table:
         """Is there anything to cache? Exact repeats, what no cache can exceed, and the dollars of both."""
-        judged = slice(self.lab.parameters.warmup, None)
-        exact = replay(self.lab.stream, None).hit[judged].mean()
-        most = oracle_hits(self.lab.stream)[judged].mean()
-        usd = 1000 * self.lab.parameters.call_usd
-        shares = {
-            "repeat a text exactly": exact,
-            "need an answer given before (no cache can exceed this)": most,
-            "are left for the semantic tier": most - exact,
-        }
-        rows = tuple((name, share, share * usd) for name, share in shares.items())
-        columns = (Column("requests that"), Column("share", "share"), Column("saved USD per 1,000", "usd"))
-        return Table(columns, rows, f"What there is to save, at ${self.lab.parameters.call_usd:g} a call")
+        return prospects_table(self.lab.stream, self.lab.parameters.warmup, self.lab.parameters.call_usd)
 
     def exact(self) -> Table:
         """What exact repeats alone would serve, tenant by tenant, and how often a repeat has another answer."""
-        judged = slice(self.lab.parameters.warmup, None)
-        found = replay(self.lab.stream, None)
-        tenants, rows = np.array(self.lab.stream.tenants)[judged], list[tuple[Value, ...]]()
-        for tenant in [*sorted(set(tenants)), "all"]:
-            mine = (tenants == tenant) | (tenant == "all")
-            hit, false = found.hit[judged] & mine, found.false[judged] & mine
-            rows.append((tenant, int(mine.sum()), hit.sum() / mine.sum(), int(false.sum())))
-        columns = (Column("tenant"), Column("requests", "count"), Column("exact repeats", "share"),
-                   Column("with another answer", "count"))  # fmt: skip
-        return Table(columns, tuple(rows), "The exact cache")
+        return exact_table(self.lab.stream, self.lab.parameters.warmup)
 
     def semantic(self) -> Semantic:
         """Embed the questions once, and find the nearest earlier one of the same tenant for each."""
@@ -193,19 +180,12 @@ class CachingBench:
         return Certified(certificate_table(shown, rule.margin), tuple(arms))
 
     def must_differ(self, certified: Certified, semantic: Semantic) -> Table:
-        """Pairs that each semantic arm would serve, by kind: which wordings embeddings do not tell apart."""
-        kinds = sorted({(p.kind or "unnamed", p.same_answer) for p in self.lab.pairs})
-        arms = [a for a, _ in certified.arms if a.kind == "semantic"]
-        served = {a.name: self.lab.served(a.guard, a.threshold or 0.0, semantic) for a in arms}
-        rows: list[tuple[Value, ...]] = []
-        for kind, same in kinds:
-            mine = np.array([(p.kind or "unnamed", p.same_answer) == (kind, same) for p in self.lab.pairs])
-            rows.append((kind, "may share" if same else "must differ", int(mine.sum()),
-                         *(int((served[a.name] & mine).sum()) for a in arms)))  # fmt: skip
-        columns = (Column("kind"), Column("label"), Column("pairs", "count"),
-                   *(Column(f"served by {a.name}", "count") for a in arms))  # fmt: skip
-        known = "Labelled pairs that would be served" if self.lab.pairs else "No pairs.jsonl: no wording was tried"
-        return Table(columns, tuple(rows), known)
+        """Test pairs that the certified arms would serve, by kind: which wordings are not told apart."""
+        arms = [(a, c) for a, c in certified.arms if a.kind == "semantic" and c]
+        shown = [a for a, c in arms if c.certified] or [a for a, _ in arms]
+        near = [semantic.pair_similarity >= (a.threshold or 0.0) for a in shown]
+        cases = [(a.name, n, self.lab.passes(a.guard)) for a, n in zip(shown, near, strict=True)]
+        return pairs_table(self.lab.pairs, cases)
 
     def replay(self, certified: Certified, semantic: Semantic) -> Replayed:
         """Walk the whole stream with each cache as it would fill, and judge it on the test part."""
@@ -255,6 +235,15 @@ class CachingBench:
         """False-hit rate by tenant and by quarter of the test part."""
         return slices(slice_rows_of(self._scores(replayed)), METRIC)
 
+    def prompt_caches(self) -> list[Table]:
+        """What vendors' prompt caches would save on this evalset's prompts, what breaks them, and what would help."""
+        return prompt_tables(self.experiment.evalset, seed=self.lab.parameters.seed)
+
+    def drift(self) -> Table:
+        """How soon a watch on labelled live hits would find that the certificate no longer holds."""
+        p = self.lab.parameters
+        return drift_table(self.rule.margin, 1 - self.rule.confidence, streams=p.draws, seed=p.seed)
+
     def save(self, decision: Decision, replayed: Replayed, *tables: Table) -> Summary:
         """Write everything the report and the gate need."""
         scores = self._scores(replayed)
@@ -266,10 +255,11 @@ class CachingBench:
     def gate(self, decision: Decision, replayed: Replayed) -> None:
         """Say whether the accepted decision still holds; raises after everything is on disk."""
         limit = self.experiment.policy.must_differ_limit
-        served = next(r.must_differ for r in replayed.results if r.arm.name == decision.arm)
+        chosen = next(r for r in replayed.results if r.arm.name == decision.arm)
+        most = limit if isinstance(limit, int) else int(limit * chosen.pairs.of_must_differ)
         invariants = {
             "hits of another tenant": self.leaks(replayed),
-            "must-differ pairs served above the limit": max(served - limit, 0),
+            "must-differ pairs served above the limit": max(chosen.pairs.must_differ - most, 0),
         }
         gate = self.experiment.gate(decision, self._scores(replayed), invariants)
         print(f"gate: {gate.status} - {gate.sentence}")  # noqa: T201  the last line of the notebook

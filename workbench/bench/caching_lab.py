@@ -6,16 +6,18 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
-from workbench.bench.caching_tables import rate_of
+from workbench.bench.caching_tables import bounds_of_pairs, rate_of
 from workbench.bench.caching_values import Semantic
 from workbench.caching.guards import Guard
 from workbench.errors import ConfigError, unknown_name
 from workbench.evaluation.bounds import GRID, Counts, count
-from workbench.evaluation.cache_claims import CacheArm, CacheResult
+from workbench.evaluation.cache_claims import CacheArm, CacheResult, PairsServed
 from workbench.evaluation.certification import Certificate
 from workbench.evaluation.stream import Replay, Shadow, replay
 from workbench.evaluation.traffic import Pair, Stream
 from workbench.inference.prices import Work, load_prices
+
+GRAVE = ("opposite", "negation", "antonym")  # kinds of pairs whose wrong answer says the contrary
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +28,10 @@ class CachingParameters:
     ``call_usd`` is what one uncached request costs, ``false_hit_usd`` what one false hit does (0: not known).
     """
 
-    evalset: str = "caching_demo"
-    warmup: int = 200
+    evalset: str = "docs_qa"
+    warmup: int = 500
     embedder: str = "minilm"
-    guard: tuple[str, ...] = ("numbers", "negation", "antonyms", "word_order", "entities")
+    guard: tuple[str, ...] = ("figures", "names", "code", "opposites", "direction", "wording")
     call_usd: float = 0.002
     false_hit_usd: float = 0.0
     draws: int = 200
@@ -43,7 +45,7 @@ class Lab:
     parameters: CachingParameters
     stream: Stream
     pairs: tuple[Pair, ...]
-    must_differ_limit: int
+    must_differ_limit: float
 
     @property
     def parts(self) -> dict[str, slice]:
@@ -69,18 +71,27 @@ class Lab:
 
     def served(self, guard: Guard | None, threshold: float, semantic: Semantic) -> npt.NDArray[np.bool_]:
         """Which pairs a semantic cache would serve."""
-        passes = np.array([guard is None or guard.allows(p.query_b, p.query_a) for p in self.pairs], dtype=bool)
-        served: npt.NDArray[np.bool_] = (semantic.pair_similarity >= threshold) & passes
+        served: npt.NDArray[np.bool_] = (semantic.pair_similarity >= threshold) & self.passes(guard)
         return served
+
+    def passes(self, guard: Guard | None) -> npt.NDArray[np.bool_]:
+        """Which pairs a guard lets pass."""
+        return np.array([guard is None or guard.allows(p.query_b, p.query_a) for p in self.pairs], dtype=bool)
 
     def must_differ(self, split: str) -> npt.NDArray[np.bool_]:
         """Which pairs of a split need different answers."""
         return np.array([not p.same_answer and p.split == split for p in self.pairs], dtype=bool)
 
     def lowest(self, guard: Guard | None, semantic: Semantic) -> float:
-        """Lowest threshold of the grid at which the dev pairs that must differ keep their limit."""
-        limit, differ = self.must_differ_limit, self.must_differ("dev")
-        fits = [t for t in GRID if (self.served(guard, t, semantic) & differ).sum() <= limit]
+        """Lowest threshold of the grid at which the dev pairs that must differ keep their limit.
+
+        Where it is a share, none of a grave kind may be served at all.
+        """
+        limit, differ = self.must_differ_limit, self.must_differ("dev") & self.passes(guard)
+        grave = differ & np.array([p.kind in GRAVE and isinstance(limit, float) for p in self.pairs], dtype=bool)
+        most = limit if isinstance(limit, int) else limit * self.must_differ("dev").sum()
+        near = semantic.pair_similarity
+        fits = [t for t in GRID if (differ & (near >= t)).sum() <= most and not (grave & (near >= t)).any()]
         return float(min(fits, default=np.inf))
 
     def replay(self, arm: CacheArm, certificate: Certificate | None, semantic: Semantic) -> tuple[CacheResult, Replay]:
@@ -90,9 +101,23 @@ class Lab:
         own = walked.hit & (walked.exact if arm.kind == "exact" else ~walked.exact)
         served = self.served_counts(own, walked.false, part)
         hit, error = float(walked.hit[part].mean()), float(walked.false[part].mean())
-        wrong = self.served(arm.guard, arm.threshold or 2.0, semantic) & self.must_differ("test")
-        cost = self.cost(hit, error, arm)
-        return CacheResult(arm, certificate, served, hit, error, cost, int(wrong.sum())), walked
+        pairs = self.pairs_served(arm, semantic)
+        return CacheResult(arm, certificate, served, hit, error, self.cost(hit, error, arm), pairs), walked
+
+    def pairs_served(self, arm: CacheArm, semantic: Semantic) -> PairsServed:
+        """What an arm does with the labelled pairs of test."""
+        test, differ = np.array([p.split == "test" for p in self.pairs], dtype=bool), self.must_differ("test")
+        may = test & ~differ
+        served = self.served(arm.guard, arm.threshold or 2.0, semantic)
+        share = bounds_of_pairs(served, differ, self.pairs)
+        return PairsServed(
+            must_differ=int((served & differ).sum()),
+            of_must_differ=int(differ.sum()),
+            low=share.low or 0.0,
+            high=1.0 if share.high is None else share.high,
+            may_share=int((served & may).sum()),
+            of_may_share=int(may.sum()),
+        )
 
     def shadow_rate(self, arm: CacheArm, semantic: Semantic) -> float | None:
         """False-hit rate of the same threshold on the test part, with every earlier request cached."""

@@ -1,27 +1,76 @@
 """What the caching notebook shows before and between its figures."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from workbench.evaluation.bounds import Counts, korn_graubard, sweep
 from workbench.evaluation.cache_claims import CacheResult
 from workbench.evaluation.certification import Certificate, Trial
-from workbench.evaluation.stream import Shadow
+from workbench.evaluation.stream import Shadow, oracle_hits, replay
 from workbench.evaluation.traffic import Pair, Stream
 from workbench.rendering.table import Column, Interval, Table, Value
 
+Bools = npt.NDArray[np.bool_]
 SHOWN_THRESHOLDS = (0.98, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 CURVE_POINTS = 40
 
 
-def rate_of(false: np.ndarray, of: np.ndarray, clusters: np.ndarray) -> Interval:
-    """Rate of ``false`` among ``of`` with its two-sided 95 % interval, cluster-robust."""
+def rate_of(false: np.ndarray, of: np.ndarray, clusters: np.ndarray, confidence: float = 0.975) -> Interval:
+    """Rate of ``false`` among ``of`` with cluster-robust bounds, by default those of the two-sided 95 % interval."""
     m = int(clusters.max()) + 1
     sums = [np.bincount(clusters[mask], minlength=m)[:, None].astype(float) for mask in (of, false & of)]
     counts = Counts(np.array([0.0]), sums[0], sums[1], sums[0][:, 0])
-    low, high = korn_graubard(counts, 0.975)
+    low, high = korn_graubard(counts, confidence)
     return Interval(float(counts.rate[0]), float(low[0]), float(high[0]))
+
+
+def bounds_of_pairs(served: Bools, of: Bools, pairs: Sequence[Pair]) -> Interval:
+    """Share of pairs that are served with its one-sided 95 % bounds; pairs of one question family share fate.
+
+    Where none is served, every family counts as one pair; but none served never shows less than one served would.
+    """
+    if not of.any():
+        return Interval(0.0, 0.0, 1.0)
+    families = np.unique([p.cluster for p in pairs], return_inverse=True)[1]
+    found = rate_of(served & of, of, families, 0.95)
+    if (served & of).any():
+        return found
+    one = np.zeros_like(of)
+    one[np.flatnonzero(of)[0]] = True
+    return replace(found, high=min(found.high or 1.0, rate_of(one, of, families, 0.95).high or 1.0))
+
+
+def pairs_table(pairs: Sequence[Pair], arms: Sequence[tuple[str, Bools, Bools]]) -> Table:
+    """Test pairs by kind: those near enough for each arm, and those that it serves.
+
+    Parameters
+    ----------
+    arms : sequence of (name, near enough, let through by the guard)
+        Both of shape (pairs,).
+    """
+    test = np.array([p.split == "test" for p in pairs], dtype=bool)
+    same = np.array([p.same_answer for p in pairs], dtype=bool)
+    kinds = np.array([p.kind or "unnamed" for p in pairs])
+    columns = [Column("kind"), Column("label"), Column("pairs", "count")]
+    for name, *_ in arms:
+        columns += [Column(f"near enough for {name}", "count"), Column("stopped by the guard", "share")]
+        columns += [Column("served", "count"), Column("served at most", "share")]
+    rows: list[tuple[Value, ...]] = []
+    for label, mine in (("must differ", test & ~same), ("may share", test & same)):
+        found = sorted(set(kinds[mine]))
+        for kind in [*found, "all"] if len(found) > 1 else found:
+            of = mine & ((kinds == kind) | (kind == "all"))
+            row: list[Value] = [kind, label, int(of.sum())]
+            for _, near, passed in arms:
+                close, served = int((near & of).sum()), int((near & passed & of).sum())
+                high = bounds_of_pairs(near & passed, of, pairs).high if label == "must differ" else None
+                row += [close, 1 - served / close if close else None, served, high]
+            rows.append(tuple(row))
+    caption = "Labelled test pairs, by kind; served at most: 95 % bound of the share of all such pairs"
+    return Table(tuple(columns), tuple(rows), caption if pairs else "No pairs.jsonl: no wording was tried")
 
 
 def contents_table(stream: Stream, pairs: Sequence[Pair], parts: Sequence[tuple[str, slice]]) -> Table:
@@ -34,7 +83,8 @@ def contents_table(stream: Stream, pairs: Sequence[Pair], parts: Sequence[tuple[
         )
     names = ("part", "requests", "distinct texts", "tenants", "clusters")
     differ = sum(not p.same_answer for p in pairs)
-    return Table.of(names, rows, f"The stream, and {len(pairs)} labelled pairs of which {differ} must differ")
+    what = "The synthetic stream (drawn from traffic.toml, asked by no one)" if stream.synthetic else "The stream"
+    return Table.of(names, rows, f"{what}, and {len(pairs)} labelled pairs of which {differ} must differ")
 
 
 def semantic_table(shadows: dict[str, Shadow], clusters: np.ndarray, part: slice) -> Table:
@@ -134,3 +184,31 @@ def break_even_table(results: Sequence[CacheResult], call_usd: float) -> Table:
             at_rate = call_usd / r.rate if r.rate else None
             rows.append((r.arm.name, call_usd, r.rate, high, at_rate, call_usd / high if high else None))
     return Table(columns, tuple(rows), "Break-even: enable only where a false hit costs you less than this")
+
+
+def prospects_table(stream: Stream, warmup: int, call_usd: float) -> Table:
+    """Shares of the judged requests that repeat a text, and that any cache could serve, with what that saves."""
+    exact = replay(stream, None).hit[warmup:].mean()
+    most = oracle_hits(stream)[warmup:].mean()
+    shares = {
+        "repeat a text exactly": exact,
+        "need an answer given before (no cache can exceed this)": most,
+        "are left for the semantic tier": most - exact,
+    }
+    rows = tuple((name, share, share * 1000 * call_usd) for name, share in shares.items())
+    columns = (Column("requests that"), Column("share", "share"), Column("saved USD per 1,000", "usd"))
+    return Table(columns, rows, f"What there is to save, at ${call_usd:g} a call")
+
+
+def exact_table(stream: Stream, warmup: int) -> Table:
+    """Exact repeats among the judged requests, tenant by tenant, and how often a repeat has another answer."""
+    found, tenants, rows = replay(stream, None), np.array(stream.tenants)[warmup:], list[tuple[Value, ...]]()
+    for tenant in [*sorted(set(tenants)), "all"]:
+        mine = (tenants == tenant) | (tenant == "all")
+        hit, false = found.hit[warmup:] & mine, found.false[warmup:] & mine
+        rows.append((tenant, int(mine.sum()), hit.sum() / mine.sum(), int(false.sum())))
+    columns = (
+        Column("tenant"), Column("requests", "count"), Column("exact repeats", "share"),
+        Column("with another answer", "count"),
+    )  # fmt: skip
+    return Table(columns, tuple(rows), "The exact cache")

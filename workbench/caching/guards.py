@@ -1,20 +1,21 @@
 """A second look at the words of two near questions: what embeddings do not tell apart is often one word."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-_NEGATIONS = frozenset({"not", "no", "never", "without", "cannot", "cant", "dont", "doesnt", "isnt", "wont"})
-_ANTONYMS = (
-    ("enable", "disable"), ("on", "off"), ("increase", "decrease"), ("raise", "lower"), ("before", "after"),
-    ("with", "without"), ("start", "stop"), ("open", "close"), ("add", "remove"), ("activate", "deactivate"),
-    ("import", "export"), ("upgrade", "downgrade"), ("buy", "sell"), ("first", "last"), ("minimum", "maximum"),
-)  # fmt: skip
-_EMPTY = frozenset({
-    "a", "an", "the", "of", "in", "is", "are", "was", "were", "be", "do", "does", "did", "i", "my", "me", "you",
-    "your", "we", "our", "it", "its", "this", "that",
-})  # fmt: skip
+from workbench.caching.wordlists import ANTONYMS, EMPTY, FILLER, NAMES, NEGATIONS, NUMBERS, OPPOSITES, SYNONYMS
+
+FEW = 0.4
+_TOKEN = re.compile(r"[^\W\d_]+|\d+(?:[.,:/]\d+)*")
+# quoted values; dotted names; names with an underscore; names before "(" or "="
+_CODE = re.compile(
+    r"""(?<![\w'"])(?:'[\w .%/:+-]{1,40}'|"[\w .%/:+-]{1,40}")"""
+    r"""|(?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*|[A-Za-z]\w*_\w+|[A-Za-z_]\w*(?=[(=])"""
+)
+_INTO, _OUT_OF = frozenset({"to", "into", "->"}), frozenset({"from"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,17 @@ class Guard:
     entities : bool
         Both name the same capitalised words, apart from the first word of a sentence. Off by default: it needs
         traffic that is written with capitals.
+    figures, names, code : bool
+        Not each of them has a number (of a version, a date ...; number words count), a library, product or format,
+        or a code word (identifier, argument, quoted value) that the other has not.
+    opposites : bool
+        As ``antonyms``, with a long list of groups of opposite words.
+    direction : bool
+        What one turns *into*, the other does not come *from*.
+    wording : bool
+        They do not differ in few words: those with another meaning are made so, and people who mean the same
+        choose other words altogether, or the same ones up to filler, endings, near-synonyms and typing errors. "Few"
+        is up to 40 % of the words of the longer one; none but in another order counts as few.
 
     Examples
     --------
@@ -44,6 +56,8 @@ class Guard:
     ('antonyms: on / off',)
     >>> Guard().allows("when do you open", "what are your opening hours")
     True
+    >>> Guard(wording=True).explain("go through a parquet file batch by batch", "go through a csv file batch by batch")
+    ('wording: parquet / csv',)
     """
 
     numbers: bool = True
@@ -51,6 +65,12 @@ class Guard:
     antonyms: bool = True
     word_order: bool = True
     entities: bool = False
+    figures: bool = False
+    names: bool = False
+    code: bool = False
+    opposites: bool = False
+    direction: bool = False
+    wording: bool = False
 
     def allows(self, asked: str, cached: str) -> bool:
         """Whether the cached answer may be served."""
@@ -67,7 +87,7 @@ class Guard:
         if self.negation and a.negations % 2 != b.negations % 2:
             yield f"negation: {a.negations} / {b.negations}"
         if self.antonyms:
-            for one, other in _ANTONYMS:
+            for one, other in ANTONYMS:
                 x, y = ((_stem(one) in side.words, _stem(other) in side.words) for side in (a, b))
                 if x[0] != y[0] and x[1] != y[1]:
                     first, second = (one, other) if x[0] else (other, one)
@@ -76,6 +96,27 @@ class Guard:
             yield "word_order: the same words in another order"
         if self.entities and a.entities != b.entities:
             yield f"entities: {_listed(a.entities)} / {_listed(b.entities)}"
+        yield from self._conflicts(_wording(asked), _wording(cached))
+
+    def _conflicts(self, a: "_Wording", b: "_Wording") -> Iterator[str]:
+        for check in ("figures", "names", "code"):
+            one, other = getattr(a, check), getattr(b, check)
+            if getattr(self, check) and one - other and other - one:
+                yield f"{check}: {_listed(one - other)} / {_listed(other - one)}"
+        if self.opposites:
+            for topic, sides in a.poles.items():
+                theirs = b.poles.get(topic, {})
+                if len(sides) == len(theirs) == 1 and sides.keys() != theirs.keys():
+                    yield f"opposites: {next(iter(sides.values()))} / {next(iter(theirs.values()))}"
+        if self.direction and (turned := (a.into & b.out_of) | (a.out_of & b.into)):
+            yield f"direction: {_listed(frozenset(turned))}"
+        if self.wording:
+            mine, theirs_only = _without_typos(a.counts - b.counts, b.counts - a.counts)
+            changed = max(mine.total(), theirs_only.total())
+            if 0 < changed <= FEW * max(len(a.roots), len(b.roots)):
+                yield f"wording: {_listed(frozenset(mine))} / {_listed(frozenset(theirs_only))}"
+            elif not changed and a.counts == b.counts and a.roots != b.roots:
+                yield "wording: the same words in another order"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,17 +134,106 @@ def _features(text: str) -> _Features:
     capitals = re.findall(r"(?<![.!?]\s)(?<=\s)[^\W\d_a-z]\w*", text)
     return _Features(
         words=frozenset(map(_stem, tokens)),
-        content=tuple(_stem(w) for w in tokens if w not in _EMPTY),
+        content=tuple(_stem(w) for w in tokens if w not in EMPTY),
         numbers=frozenset(w for w in tokens if w[0].isdigit()),
-        negations=sum(w in _NEGATIONS for w in tokens),
+        negations=sum(w in NEGATIONS for w in tokens),
         entities=frozenset(w.lower() for w in capitals if w != "I"),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Wording:
+    """What the later checks look at; ``roots`` are the content words without endings, in order.
+
+    ``poles`` has, by topic of `OPPOSITES`, the side that the text takes and the word that says so.
+    """
+
+    roots: tuple[str, ...]
+    counts: Counter[str]
+    figures: frozenset[str]
+    names: frozenset[str]
+    code: frozenset[str]
+    poles: dict[int, dict[int, str]]
+    into: frozenset[str]
+    out_of: frozenset[str]
+
+
+@lru_cache(maxsize=100_000)
+def _wording(text: str) -> _Wording:
+    lower = text.lower().replace("\u2019", "'").replace("n't", " not").replace("cannot", "can not")
+    said = _TOKEN.findall(lower)
+    tokens = [NUMBERS.get(w, w) for w in said]
+    kept = [w for w in tokens if w not in FILLER]
+    roots = tuple(SYNONYMS.get(w) or _root(w) for w in kept)
+    poles: dict[int, dict[int, str]] = {}
+    for word in tokens:
+        for topic, side in _topics().get(_root(word), ()):
+            poles.setdefault(topic, {})[side] = word
+    follows: dict[bool, set[str]] = {True: set(), False: set()}
+    marker = ""
+    for word in tokens:
+        if word in _INTO or word in _OUT_OF:
+            marker = word
+        elif marker and word not in FILLER:
+            follows[marker in _INTO].add(SYNONYMS.get(word) or _root(word))
+            marker = ""
+    return _Wording(
+        roots=roots,
+        counts=Counter(roots),
+        figures=frozenset(NUMBERS.get(w, w) for w in said if w[0].isdigit() or NUMBERS.get(w, "0") not in "01"),
+        names=frozenset(NAMES[w] for w in tokens if w in NAMES),
+        code=frozenset(w.strip("'\"").rpartition(".")[2] for w in _CODE.findall(text)),
+        poles=poles,
+        into=frozenset(follows[True]),
+        out_of=frozenset(follows[False]),
+    )
+
+
+@lru_cache(maxsize=1)
+def _topics() -> dict[str, tuple[tuple[int, int], ...]]:
+    """Root of a word -> topics of `OPPOSITES` and its side in each."""
+    out: dict[str, tuple[tuple[int, int], ...]] = {}
+    for topic, sides in enumerate(OPPOSITES):
+        for side, words in enumerate(sides):
+            for word in words:
+                out[_root(word)] = (*out.get(_root(word), ()), (topic, side))
+    return out
 
 
 @lru_cache(maxsize=100_000)
 def _stem(word: str) -> str:
     """Word without its common endings, so that ``closed`` meets ``close``."""
     return re.sub(r"(?:ing|ed|es|s|e)$", "", word) if len(word) > 4 else word
+
+
+@lru_cache(maxsize=100_000)
+def _root(word: str) -> str:
+    """As `_stem`, and ``dropping`` meets ``drop``, ``rows`` meets ``row``, ``copies`` meets ``copy``."""
+    if len(word) <= 4:
+        return word[:-1] if len(word) == 4 and word.endswith("s") and not word.endswith("ss") else word
+    bare = re.sub(r"(?:ing|ed|es|s|e)$", "", re.sub(r"ie[sd]$", "ys", word))
+    return bare[:-1] if re.search(r"([bdgmnprt])\1$", bare) else bare
+
+
+def _without_typos(mine: Counter[str], theirs: Counter[str]) -> tuple[Counter[str], Counter[str]]:
+    """Words of one side alone, less those that are one typing error away from one of the other side."""
+    for word in list(mine):
+        near = next((other for other in theirs if theirs[other] and _typo(word, other)), None)
+        if near is not None:
+            both = min(mine[word], theirs[near])
+            mine, theirs = mine - Counter({word: both}), theirs - Counter({near: both})
+    return mine, theirs
+
+
+def _typo(one: str, other: str) -> bool:
+    """Whether a letter is missing, or two neighbours are swapped, in a word of five letters or more."""
+    short, long = sorted((one, other), key=len)
+    if len(short) < 5 or short[0] != long[0] or not long.isalpha():
+        return False
+    if len(long) == len(short) + 1:
+        return any(long[:i] + long[i + 1 :] == short for i in range(1, len(long)))
+    swaps = (short[:i] + short[i + 1] + short[i] + short[i + 2 :] for i in range(len(short) - 1))
+    return len(long) == len(short) and long in swaps
 
 
 def _listed(words: frozenset[str]) -> str:

@@ -12,7 +12,9 @@ How caching maps onto `Claim` and `Rule`:
   would dilute the rate of what it adds.
 - ``exact`` makes no statement about unseen pairs of texts. As long as no repeat had another answer it is ``identical``
   to asking again; otherwise its bound decides.
-- Must-differ pairs served above their limit break an arm, whatever its rate.
+- Must-differ pairs served above their limit break an arm, whatever its rate. Where the limit is a share, the upper
+  bound of the share served must keep to it; an arm that is not shown to is ``inconclusive``, and ``broken`` where it
+  is shown not to.
 """
 
 from collections.abc import Sequence
@@ -51,6 +53,37 @@ class CacheArm:
 
 
 @dataclass(frozen=True, slots=True)
+class PairsServed:
+    """Labelled test pairs that a cache would serve, of those that must differ and of those that may share an answer.
+
+    ``low`` and ``high`` are one-sided 95 % bounds of the share of must-differ pairs served.
+    """
+
+    must_differ: int = 0
+    of_must_differ: int = 0
+    low: float = 0.0
+    high: float = 1.0
+    may_share: int = 0
+    of_may_share: int = 0
+
+    def status(self, limit: float) -> GateStatus | None:
+        """What the pairs that must differ say against a cache, None for nothing; a share is limited by its bound."""
+        if isinstance(limit, int):
+            return "broken" if self.must_differ > limit else None
+        if self.high <= limit:
+            return None
+        return "broken" if self.low > limit else "inconclusive"
+
+    def sentence(self) -> str:
+        """What a reader is told; nothing where there are no pairs."""
+        if not self.of_must_differ:
+            return ""
+        must = f"{self.must_differ} of {self.of_must_differ} test pairs that must not share an answer"
+        may = f", and {self.may_share} of {self.of_may_share} that may" if self.of_may_share else ""
+        return f"It serves {must} (at most {self.high:.1%}){may}. "
+
+
+@dataclass(frozen=True, slots=True)
 class CacheResult:
     """One arm with its certificate and what its true replay did on the test part.
 
@@ -62,8 +95,8 @@ class CacheResult:
         The hits that the arm's own claim is about, at its one threshold, by cluster.
     hit_rate, error_rate : float
         All hits, and all false hits, by requests.
-    must_differ : int
-        Test pairs that need different answers and would be served.
+    pairs : PairsServed
+        What it does with the labelled test pairs.
     """
 
     arm: CacheArm
@@ -72,7 +105,7 @@ class CacheResult:
     hit_rate: float
     error_rate: float
     cost_usd_per_1k: float
-    must_differ: int = 0
+    pairs: PairsServed = PairsServed()
 
     @property
     def rate(self) -> float:
@@ -86,7 +119,7 @@ class CacheResult:
         return float(low[0]), float(high[0])
 
 
-def make_claim(result: CacheResult, rule: Rule, *, must_differ_limit: int) -> Claim:
+def make_claim(result: CacheResult, rule: Rule, *, must_differ_limit: float) -> Claim:
     """Claim of one arm; how the fields are to be read stands at the top of this module."""
     certificate, served = result.certificate, result.served
     status, note = _status(result, rule, must_differ_limit)
@@ -114,13 +147,15 @@ def make_claim(result: CacheResult, rule: Rule, *, must_differ_limit: int) -> Cl
     )
 
 
-def _status(result: CacheResult, rule: Rule, must_differ_limit: int) -> tuple[GateStatus, str]:
+def _status(result: CacheResult, rule: Rule, must_differ_limit: float) -> tuple[GateStatus, str]:
     certificate = result.certificate
     if certificate is None or not (certificate.hits or result.served.hits.any()):
         return "identical", "nothing was served"
     found = f"{certificate.false:,} false of {certificate.hits:,} hits in {certificate.clusters} clusters"
-    if result.must_differ > must_differ_limit:
-        return "broken", f"{found}, but it serves {result.must_differ} must-differ pairs (limit {must_differ_limit})"
+    if result.arm.kind == "semantic" and (against := result.pairs.status(must_differ_limit)):
+        share = "" if isinstance(must_differ_limit, int) else f", at most {result.pairs.high:.1%} of such"
+        limit = f"limit {must_differ_limit}"
+        return against, f"{found}, but it serves {result.pairs.must_differ} must-differ pairs{share} ({limit})"
     if result.arm.kind == "exact":
         return _exact_status(result, certificate, rule.margin), found
     if not certificate.certified:
@@ -147,13 +182,14 @@ def sentence_of(outcome: Outcome, results: Sequence[CacheResult], claims: Sequen
     best, off = by_name[outcome.arm], by_name["off"]
     saved = 1 - best.cost_usd_per_1k / off.cost_usd_per_1k if off.cost_usd_per_1k else 0.0
     prices = f"${best.cost_usd_per_1k:.3g} instead of ${off.cost_usd_per_1k:.3g} per 1,000 requests ({saved:.0%} less)"
+    prices += " of made-up traffic" if outcome.verdict == "provisional" else ""
     start = "Provisionally use" if outcome.verdict == "provisional" else "Use"
     if best.arm.kind == "semantic":
         low, high = best.interval
         return (
             f"{start} {outcome.arm}: shown at {rule.confidence:.0%} confidence that at most {rule.margin:.0%} of its "
             f"similarity hits are false; replayed on later traffic {best.rate:.1%} were [{low:.1%}, {high:.1%}]. "
-            f"{prices}."
+            f"{best.pairs.sentence()}{prices}."
         )
     why = "; ".join(f"{c.arm}: {c.note}" for c in claims if c.status in ("inconclusive", "broken"))
     if best.arm.kind == "exact":

@@ -1,4 +1,4 @@
-"""Replay a query stream through a cache that serves within one tenant: what it hits, and what it gets wrong.
+"""Replay a query stream through a cache that serves within one tenant and feature: its hits, and its false ones.
 
 *Shadow*: every earlier request is in the cache, so that one pass of nearest neighbours tells the outcome at every
 threshold. *True replay*: a hit serves and inserts nothing, a miss is inserted, so that what the cache holds depends
@@ -23,7 +23,7 @@ BLOCK_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Shadow:
-    """Nearest earlier request of the same tenant, for each request.
+    """Nearest earlier request of the same tenant and feature, for each request.
 
     Attributes
     ----------
@@ -70,7 +70,7 @@ class Replay:
 
 
 def shadow(stream: Stream, vectors: npt.NDArray[np.float32]) -> Shadow:
-    """Nearest neighbour of every request among all earlier ones of its tenant; memory stays at one block.
+    """Nearest neighbour of every request among all earlier ones of its tenant and feature; memory stays at one block.
 
     Parameters
     ----------
@@ -106,12 +106,13 @@ def replay(
     n = len(stream)
     matched, similarity, exact = np.full(n, -1), np.full(n, -1.0), np.zeros(n, dtype=bool)
     seen: dict[tuple[str, str], int] = {}
-    entries, held = np.zeros(n, dtype=np.int64), 0  # places of the tenant's cached requests
+    keys = _exact_keys(stream)
+    entries, held = np.zeros(n, dtype=np.int64), 0  # places of the scope's cached requests
     for members, start, block in _blocks(stream, vectors if threshold <= 1 else None):
-        held = held if start else 0  # the next tenant's cache is empty
+        held = held if start else 0  # the next scope's cache is empty
         for place, row in enumerate(block, start):
             i = int(members[place])
-            key = _exact_key(stream, i)
+            key = keys[i]
             if key in seen:
                 matched[i], similarity[i], exact[i] = seen[key], 1.0, True
                 continue
@@ -134,40 +135,41 @@ def _passes(stream: Stream, guard: Guard | None, asked: int, cached: int) -> boo
 
 
 def first_of(stream: Stream) -> Ints:
-    """Position of the first request of the same tenant with the same text, -1 where the request is that one."""
+    """Position of the first request of the same scope with the same text, -1 where the request is that one."""
     seen: dict[tuple[str, str], int] = {}
     out = np.full(len(stream), -1)
-    for i in range(len(stream)):
-        first = seen.setdefault(_exact_key(stream, i), i)
+    for i, key in enumerate(_exact_keys(stream)):
+        first = seen.setdefault(key, i)
         if first != i:
             out[i] = first
     return out
 
 
 def oracle_hits(stream: Stream) -> Bools:
-    """Requests whose answer was given before to the same tenant: what no cache can exceed."""
+    """Requests whose answer was given before to the same tenant and feature: what no cache can exceed."""
     seen: set[tuple[str, int]] = set()
     out = np.zeros(len(stream), dtype=bool)
-    for i, key in enumerate(zip(stream.tenants, stream.answers.tolist(), strict=True)):
+    for i, key in enumerate(zip(stream.scopes, stream.answers.tolist(), strict=True)):
         out[i] = key in seen
         seen.add(key)
     return out
 
 
-def _exact_key(stream: Stream, i: int) -> tuple[str, str]:
-    return stream.tenants[i], " ".join(stream.queries[i].casefold().split())
+def _exact_keys(stream: Stream) -> list[tuple[str, str]]:
+    plain = (" ".join(query.casefold().split()) for query in stream.queries)
+    return list(zip(stream.scopes, plain, strict=True))
 
 
 def _blocks(
     stream: Stream, vectors: npt.NDArray[np.float32] | None
 ) -> Iterator[tuple[Ints, int, npt.NDArray[np.float32]]]:
-    """Positions of a tenant, and blocks of the cosines of its requests with those up to the block's end.
+    """Positions of a scope, and blocks of the cosines of its requests with those up to the block's end.
 
     Without vectors a block has a row for each request and no columns.
     """
-    tenants = np.array(stream.tenants)
-    for tenant in sorted(set(stream.tenants)):
-        members = np.flatnonzero(tenants == tenant)
+    scopes = np.array(stream.scopes)
+    for scope in sorted(set(stream.scopes)):
+        members = np.flatnonzero(scopes == scope)
         mine = np.zeros((len(members), 0), np.float32) if vectors is None else vectors[members]
         rows = max(1, BLOCK_BYTES // (4 * len(members)))
         for start in range(0, len(members), rows):

@@ -11,12 +11,13 @@ import numpy.typing as npt
 import polars as pl
 
 from workbench.errors import Defect, EvalsetError
+from workbench.evaluation.drawing import draw_requests, read_plan, topics_of
 from workbench.evaluation.reading import Row, read_jsonl
 from workbench.records import DEFAULT_TENANT, content_hash
 
 STREAM_SCHEMA: Mapping[str, Any] = {
     "pos": pl.Int64, "query": pl.String, "answer_key": pl.String, "tenant_id": pl.String, "cluster": pl.String,
-    "at": pl.String,
+    "at": pl.String, "feature": pl.String, "user_id": pl.String,
 }  # fmt: skip
 
 
@@ -27,12 +28,16 @@ class Stream:
     Attributes
     ----------
     queries, answer_keys, tenants, clusters : tuple of str
-        One entry a request. Two requests of one tenant may share a cached answer when their answer keys are equal;
-        a cache never serves across tenants; clusters are what is resampled.
+        One entry a request. Two requests of one tenant and feature may share a cached answer when their answer keys
+        are equal; a cache never serves across tenants or features; clusters are what is resampled.
     answers : ndarray of int
         Code of each answer key.
     sha256 : str
         Hash of what was read.
+    features, users, times : tuple of str
+        Likewise, "" where not known; times are ISO 8601.
+    synthetic : bool
+        Drawn by a plan, not asked by anyone.
     """
 
     queries: tuple[str, ...]
@@ -41,19 +46,34 @@ class Stream:
     tenants: tuple[str, ...]
     clusters: tuple[str, ...]
     sha256: str
+    features: tuple[str, ...] = ()
+    users: tuple[str, ...] = ()
+    times: tuple[str, ...] = ()
+    synthetic: bool = False
+
+    @property
+    def scopes(self) -> tuple[str, ...]:
+        """Tenant and feature of each request: a cache never serves across them."""
+        if not any(self.features):
+            return self.tenants
+        return tuple(f"{t}\x1f{f}" for t, f in zip(self.tenants, self.features, strict=True))
 
     def __len__(self) -> int:
         return len(self.queries)
 
     @classmethod
-    def of(cls, frame: pl.DataFrame, sha256: str = "") -> "Stream":
-        """Stream of a frame with the columns of `STREAM_SCHEMA`, in the order of ``pos``."""
+    def of(cls, frame: pl.DataFrame, sha256: str = "", *, synthetic: bool = False) -> "Stream":
+        """Stream of a frame with the columns of `STREAM_SCHEMA`, in the order of ``pos``; the last three may lack."""
         rows = frame.sort("pos", maintain_order=True)
         queries, keys, tenants, clusters = (
             tuple(rows[name].to_list()) for name in ("query", "answer_key", "tenant_id", "cluster")
         )
+        features, users, times = (
+            tuple(rows[name].fill_null("").to_list()) if name in rows.columns else ("",) * len(rows)
+            for name in ("feature", "user_id", "at")
+        )
         answers = np.unique(np.array(keys), return_inverse=True)[1]
-        return cls(queries, keys, answers, tenants, clusters, sha256)
+        return cls(queries, keys, answers, tenants, clusters, sha256, features, users, times, synthetic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +91,20 @@ class Pair:
 
 
 def load_stream(folder: Path) -> Stream:
-    """Stream of an evalset folder.
+    """Stream of an evalset folder: its ``stream.parquet``, else what its ``traffic.toml`` describes.
 
     Raises
     ------
     EvalsetError
-        If there is no ``stream.parquet`` or a row of it cannot be used.
+        If there is neither, or a row of it cannot be used.
     """
     path = folder / "stream.parquet"
+    if not path.is_file() and (folder / "traffic.toml").is_file():
+        return generate_stream(folder)
     if not path.is_file():
         raise EvalsetError(
-            f"{folder} has no stream.parquet: whether to cache depends on the traffic, which pairs alone do not show; "
+            f"{folder} has no stream.parquet and no traffic.toml: whether to cache depends on the traffic, which pairs "
+            "alone do not show; "
             "import one with: workbench import stream PATH --name NAME"
         )
     data = path.read_bytes()
@@ -93,6 +116,26 @@ def load_stream(folder: Path) -> Stream:
     if defects:
         raise EvalsetError(f"{path} cannot be used; correct these rows:", defects)
     return Stream.of(rows, hashlib.sha256(data).hexdigest())
+
+
+def generate_stream(folder: Path) -> Stream:
+    """Draw the made-up traffic that ``traffic.toml`` describes from ``queries.jsonl`` and ``pairs.jsonl``.
+
+    The same on every machine; its hash is that of the three files. How it is known which requests may share an
+    answer stands in `workbench.evaluation.drawing`.
+
+    Raises
+    ------
+    EvalsetError
+        If one of the files cannot be used.
+    """
+    plan = read_plan(folder / "traffic.toml")
+    queries = [row for _, row in read_jsonl(folder / "queries.jsonl")]
+    pairs, _ = load_pairs(folder)
+    rows = draw_requests(topics_of(queries, pairs, plan), plan)
+    found = [folder / name for name in ("traffic.toml", "queries.jsonl", "pairs.jsonl")]
+    sha256 = content_hash(*(hashlib.sha256(path.read_bytes()).hexdigest() for path in found if path.is_file()))
+    return Stream.of(pl.DataFrame(rows, schema=dict(STREAM_SCHEMA)), sha256, synthetic=True)
 
 
 def load_pairs(folder: Path) -> tuple[tuple[Pair, ...], str]:
@@ -116,7 +159,8 @@ def stream_of(file: str, rows: Sequence[Row]) -> tuple[pl.DataFrame, list[Defect
     """Rows as a frame of `STREAM_SCHEMA`, and what is wrong by line.
 
     ``query`` and ``answer_key`` are needed; ``pos`` defaults to the order of the rows, ``tenant_id`` to one tenant,
-    ``cluster`` to the answer key: requests that need one answer share fate.
+    ``cluster`` to the answer key: requests that need one answer share fate; ``at``, ``feature`` and ``user_id`` may
+    lack.
     """
     out, defects, seen = [], list[Defect](), dict[int, int]()
     for place, (line, row) in enumerate(rows):
@@ -134,7 +178,8 @@ def stream_of(file: str, rows: Sequence[Row]) -> tuple[pl.DataFrame, list[Defect
             at = row.get("at")
             tenant = str(row.get("tenant_id") or DEFAULT_TENANT)
             cluster = str(row.get("cluster") or answer)
-            out.append((pos, query, str(answer), tenant, cluster, None if at is None else str(at)))
+            who = (str(row[name]) if row.get(name) else None for name in ("feature", "user_id"))
+            out.append((pos, query, str(answer), tenant, cluster, None if at is None else str(at), *who))
     return pl.DataFrame(out, schema=dict(STREAM_SCHEMA), orient="row"), defects
 
 

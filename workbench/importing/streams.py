@@ -18,6 +18,8 @@ STREAM_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "tenant_id": ("tenant_id", "tenant"),
         "cluster": ("cluster",),
         "at": ("at", "timestamp", "time"),
+        "feature": ("feature",),
+        "user_id": ("user_id", "user"),
     }
 )
 
@@ -26,7 +28,8 @@ def import_stream(path: Path, out: Path) -> Path:
     """Write ``out/stream.parquet`` from a CSV, Parquet or JSONL file with one request a row.
 
     Columns: ``query`` and ``answer_key`` (which requests may share an answer: an intent, a label), and where there
-    are any ``pos``, ``tenant_id``, ``cluster`` (default: the answer key) and ``at``; common other names are known.
+    are any ``pos``, ``tenant_id``, ``cluster`` (default: the answer key), ``at``, ``feature`` (a cache never serves
+    across features) and ``user_id``; common other names are known.
 
     Raises
     ------

@@ -1,0 +1,117 @@
+"""Made-up traffic: the same everywhere, labelled as made up, and no answer key that the labels do not support."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from workbench.errors import EvalsetError
+from workbench.evaluation.drawing import draw_requests, read_plan, topics_of
+from workbench.evaluation.traffic import Pair, generate_stream, load_pairs, load_stream
+from workbench.records import content_hash
+
+DOCS_QA = Path(__file__).parents[2] / "evalsets" / "docs_qa"
+DRAWN = "22ca15e052f7df69"  # changes with traffic.toml, queries.jsonl and pairs.jsonl
+PLAN = read_plan(DOCS_QA / "traffic.toml")
+
+
+def query(text, *, cluster="c", feature="answer", reference="r", tenant="pandas"):
+    about = {"tenant_id": tenant, "cluster": cluster, "feature": feature, "reference": reference}
+    return {"text": text, "metadata": about}
+
+
+def pair(a, b, *, same, split="test", cluster="c"):
+    return Pair(f"{a}-{b}", a, b, same, "k", cluster, "pandas", split)
+
+
+def drawn(queries, pairs, **plan):
+    return {t.feature: dict(t.texts) for t in topics_of(queries, pairs, replace(PLAN, **plan))}
+
+
+def test_one_answer_is_what_the_labels_say_taken_together():
+    found = drawn([query("a"), query("b"), query("c", reference="other")], [pair("b", "d", same=True)])
+    assert found == {"answer": dict.fromkeys("abd", "pandas/c/answer/0")}
+
+
+def test_a_family_brings_in_one_answer_because_its_others_may_be_the_same():
+    found = drawn([query("a", reference=str(i)) if i else query("z") for i in range(3)], [])
+    assert len(set(found["answer"].values())) == 1
+
+
+def test_the_same_reference_in_another_feature_is_another_answer():
+    found = drawn([query("a"), query("b", feature="find")], [])
+    assert found == {"answer": {"a": "pandas/c/answer/0"}, "find": {"b": "pandas/c/find/0"}}
+
+
+def test_two_answers_of_one_family_come_from_a_dev_pair_that_must_differ_alone():
+    for split, must_differ, keys in (("dev", 1.0, 2), ("dev", 0.0, 1), ("test", 1.0, 1)):
+        found = drawn([query("a")], [pair("x", "y", same=False, split=split)], must_differ=must_differ)
+        assert len(set(found["answer"].values())) == keys
+
+
+def test_a_text_of_two_features_tells_neither():
+    assert drawn([query("a"), query("b", feature="find")], [pair("a", "b", same=True)]) == {}
+
+
+@pytest.fixture(scope="module")
+def stream():
+    return load_stream(DOCS_QA)
+
+
+def test_the_stream_is_the_same_on_every_machine_and_says_that_it_is_made_up(stream):
+    assert stream.synthetic
+    assert len(stream) == PLAN.requests
+    again = generate_stream(DOCS_QA)
+    assert (again.queries, again.sha256) == (stream.queries, stream.sha256)
+    assert content_hash(*stream.queries, *stream.answer_keys, *stream.times, *stream.users)[:16] == DRAWN
+
+
+def test_requests_follow_the_plan(stream):
+    shares = {tenant: n / len(stream) for tenant, n in Counter(stream.tenants).items()}
+    assert shares == pytest.approx(dict(PLAN.tenants), abs=0.02)
+    assert all(one <= other for one, other in pairwise(stream.times))
+    assert stream.times[0].startswith("2026-11-02")
+    assert stream.times[-1] < "2026-11-16"
+    busy = Counter(time[11:13] for time in stream.times)
+    assert busy["09"] > 5 * busy["03"]
+    assert all(user.startswith(tenant) for user, tenant in zip(stream.users, stream.tenants, strict=True))
+    counts = [n for _, n in Counter(stream.answer_keys).most_common()]
+    assert counts[0] > 10 * counts[len(counts) // 2]
+
+
+def test_no_wording_of_a_test_pair_that_must_differ_is_asked(stream):
+    pairs, _ = load_pairs(DOCS_QA)
+    texts = {t for p in pairs if p.split == "test" and not p.same_answer for t in (p.query_a, p.query_b)}
+    texts -= {t for p in pairs if p.same_answer or p.split == "dev" for t in (p.query_a, p.query_b)}
+    texts -= {json.loads(line)["text"] for line in (DOCS_QA / "queries.jsonl").read_text("utf-8").splitlines()}
+    topics = topics_of([json.loads(line) for line in (DOCS_QA / "queries.jsonl").read_text("utf-8").splitlines()],
+                       pairs, PLAN)  # fmt: skip
+    assert texts.isdisjoint(text for topic in topics for text, _ in topic.texts)
+
+
+def test_what_draws_the_stream_is_part_of_its_hash(tmp_path):
+    for name in ("traffic.toml", "queries.jsonl", "pairs.jsonl"):
+        (tmp_path / name).write_bytes((DOCS_QA / name).read_bytes())
+    before = generate_stream(tmp_path).sha256
+    plan = (tmp_path / "traffic.toml").read_text("utf-8")
+    (tmp_path / "traffic.toml").write_text(plan.replace("zipf = 0.9", "zipf = 0.8"), "utf-8")
+    assert generate_stream(tmp_path).sha256 != before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [("zipf", "zip", "missing.*zipf.*unknown.*zip"), ("hours = [1, ", "hours = [", "24 hours"), ("= 0.9", "=", "TOML")],
+)
+def test_a_plan_that_cannot_be_used_is_refused(tmp_path, old, new, says):
+    text = (DOCS_QA / "traffic.toml").read_text("utf-8").replace(old, new, 1)
+    (tmp_path / "traffic.toml").write_text(text, "utf-8")
+    with pytest.raises(EvalsetError, match=says):
+        read_plan(tmp_path / "traffic.toml")
+
+
+def test_a_tenant_who_asks_nothing_is_refused():
+    with pytest.raises(EvalsetError, match="asks no question"):
+        draw_requests([], PLAN)

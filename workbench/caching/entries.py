@@ -1,0 +1,235 @@
+"""Rows of both caches in the state database: the truth that every process reads again before it serves one.
+
+Each scope has a row of its own with a version. Whatever writes into a scope raises the version first and so holds the
+scope's lock until it commits: versions become visible in their order, and a reader that remembers the last one it saw
+misses nothing. The same row remembers the version at which something was last removed.
+"""
+
+import threading
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from workbench.caching.rows import ENTRIES, METADATA, SCOPES, SOURCES, CorruptError, Entry, checksum, entry_of
+from workbench.caching.scope import Scope, exact
+from workbench.clock import Clock
+from workbench.errors import ConfigError
+from workbench.inference.messages import Response
+from workbench.state import insert_ignore, reader
+
+_TABLES_LOCK = 0x77625F6361636865  # "wb_cache"
+_PART = 500
+# At the limit this share of a scope goes at once, so that removals, which other processes must follow, are rare.
+_EVICTED_SHARE = 64
+_PURGED_US = 3600e6
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What happened in a scope since a version; ``alive`` are all versions there, None where none was removed."""
+
+    version: int
+    rows: Sequence[Any]
+    removed: int
+    alive: frozenset[int] | None
+
+
+class Entries:
+    """Cached answers of any number of scopes, threads and processes.
+
+    Parameters
+    ----------
+    ttl_s : float
+        Age in seconds from which an entry is no longer served.
+    max_entries : int
+        Entries a scope holds at most; then its least recently used ones go.
+
+    Attributes
+    ----------
+    problems : Counter
+        How many entries or answers were refused, by reason; a row that was refused has been dropped.
+    """
+
+    def __init__(self, engine: sa.Engine, *, clock: Clock, ttl_s: float, max_entries: int) -> None:
+        if not ttl_s > 0 or max_entries < 1:
+            raise ConfigError(f"a cache needs ttl_s > 0 and max_entries >= 1, found {ttl_s} and {max_entries}")
+        self._engine, self._clock, self._ttl_us, self._max = engine, clock, ttl_s * 1e6, max_entries
+        self._purged_us = self.now_us()
+        self._writing = threading.Lock()  # SQLite's own queue is unfair: threads of a process wait here instead
+        self.problems = Counter[str]()
+        with engine.begin() as connection:
+            if connection.dialect.name == "postgresql":  # its "if not exists" fails where two processes start at once
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_TABLES_LOCK)))
+            METADATA.create_all(connection)
+
+    def now_us(self) -> int:
+        """Microseconds since 1970 by the cache's clock."""
+        return int(self._clock.now().timestamp() * 1e6)
+
+    @property
+    def oldest_us(self) -> float:
+        """What was created then or before is no longer served."""
+        return self.now_us() - self._ttl_us
+
+    def news(self, scope: str, version: int, removed: int) -> News:
+        """Rows of a scope that are newer than ``version``, and which are left if any went after ``removed``."""
+        c = ENTRIES.c
+        with reader(self._engine).begin() as connection:
+            at = connection.execute(
+                sa.select(SCOPES.c.version, SCOPES.c.removed).where(SCOPES.c.scope == scope)
+            ).first()
+            if at is None or at.version == version:
+                return News(version, (), removed, None)
+            rows = connection.execute(
+                sa.select(c.version, c.question, c.vector, c.created_us)
+                .where(c.scope == scope, c.version > version, c.version <= at.version)
+                .order_by(c.version)
+            ).all()
+            if at.removed <= removed:
+                return News(at.version, rows, removed, None)
+            alive = frozenset(connection.scalars(sa.select(c.version).where(c.scope == scope)))
+        return News(at.version, rows, at.removed, alive)
+
+    def read(self, scope: str, *, version: int | None = None, question: str | None = None) -> Entry | None:
+        """Entry by version or by question, as the database has it now; None where it is gone, too old or corrupt."""
+        c = ENTRIES.c
+        which = c.version == version if question is None else c.question == question
+        with reader(self._engine).begin() as connection:
+            row = connection.execute(sa.select(ENTRIES).where(c.scope == scope, which)).first()
+        if row is None or self._expired(row.created_us):
+            return None
+        try:
+            return entry_of(row)
+        except CorruptError as error:
+            self.discard(scope, [row.version], str(error))
+            return None
+
+    def add(
+        self,
+        scope: Scope,
+        intent: str,
+        response: Response,
+        *,
+        question: str,
+        vector: bytes = b"",
+        cost_nanos: int,
+        sources: Iterable[str] = (),
+        used: Mapping[int, int] | None = None,
+    ) -> bool:
+        """Add an entry and note when others were ``used``; False where the question has a live entry already.
+
+        Once an hour this drops what is too old, of all scopes: nobody else would in a scope that is not asked any more.
+        """
+        key, now, c = scope.key, self.now_us(), ENTRIES.c
+        if now - self._purged_us >= _PURGED_US:
+            self._purged_us = now
+            self.purge()
+        payload = exact({"intent": intent, "response": asdict(response), "cost_nanos": cost_nanos})
+        with self._writing, self._engine.begin() as connection:
+            version, held = self._advance(connection, key, scope)
+            self._note_used(connection, key, used or {})
+            same = sa.select(c.version, c.created_us).where(c.scope == key, c.question == question)
+            old = connection.execute(same).first()
+            if old is not None and not self._expired(old.created_us):
+                return False
+            gone = [] if old is None else [old.version]
+            if (over := held - len(gone) + 1 - self._max) > 0:
+                least = (
+                    sa.select(c.version).where(c.scope == key, c.version.not_in(gone)).order_by(c.used_us, c.version)
+                )
+                gone += connection.scalars(least.limit(max(over, self._max // _EVICTED_SHARE)))
+            self._delete(connection, key, version, gone)
+            row = {"scope": key, "version": version, "question": question, "vector": vector, "payload": payload}
+            row |= {"created_us": now, "used_us": now, "sha256": checksum(key, question, vector, payload, now)}
+            connection.execute(ENTRIES.insert(), row)
+            if cited := sorted(set(sources)):
+                keys = [{"source": exact(s), "scope": key, "version": version} for s in cited]
+                connection.execute(SOURCES.insert(), keys)
+            connection.execute(SCOPES.update().where(SCOPES.c.scope == key).values(entries=SCOPES.c.entries + 1))
+        return True
+
+    def use(self, scope: str, used: Mapping[int, int]) -> None:
+        """Note when entries were used last, microseconds by version."""
+        with self._writing, self._engine.begin() as connection:
+            self._advance(connection, scope)
+            self._note_used(connection, scope, used)
+
+    def discard(self, scope: str, versions: Sequence[int], reason: str) -> None:
+        """Drop entries that cannot be used, and count them."""
+        with self._writing, self._engine.begin() as connection:
+            self.problems[reason] += self._delete(connection, scope, self._advance(connection, scope)[0], versions)
+
+    def invalidate(
+        self, *, source: str | None = None, tenant_id: str | None = None, corpus_version: str | None = None
+    ) -> int:
+        """Drop the entries that meet all conditions given; returns how many there were.
+
+        Raises
+        ------
+        ConfigError
+            If no condition is given.
+        """
+        where = [SOURCES.c.source == exact(source)] if source is not None else []
+        where += [SCOPES.c.tenant_id == exact(tenant_id)] if tenant_id is not None else []
+        where += [SCOPES.c.corpus_version == exact(corpus_version)] if corpus_version is not None else []
+        if not where:
+            raise ConfigError("invalidate() was asked without a source, tenant_id or corpus_version; name one")
+        return self._drop_where(sa.and_(*where))
+
+    def purge(self) -> int:
+        """Drop every entry that is too old to be served, of all scopes; returns how many there were."""
+        return self._drop_where(ENTRIES.c.created_us <= self.oldest_us)
+
+    def _drop_where(self, condition: sa.ColumnElement[bool]) -> int:
+        c, s = ENTRIES.c, SOURCES.c
+        cited = ENTRIES.join(SCOPES, SCOPES.c.scope == c.scope).outerjoin(
+            SOURCES, sa.and_(s.scope == c.scope, s.version == c.version)
+        )
+        found: dict[str, list[int]] = {}
+        with self._writing, self._engine.begin() as connection:
+            for scope, version in connection.execute(
+                sa.select(c.scope, c.version).distinct().select_from(cited).where(condition)
+            ):
+                found.setdefault(scope, []).append(version)
+            return sum(  # in one order everywhere: no deadlock
+                self._delete(connection, scope, self._advance(connection, scope)[0], found[scope])
+                for scope in sorted(found)
+            )
+
+    def _expired(self, created_us: int) -> bool:
+        return created_us <= self.oldest_us
+
+    def _advance(self, connection: sa.Connection, key: str, scope: Scope | None = None) -> tuple[int, int]:
+        """Raise the scope's version and so hold its lock; the new version, and how many entries there are."""
+        s = SCOPES.c
+        bump = SCOPES.update().where(s.scope == key).values(version=s.version + 1).returning(s.version, s.entries)
+        row = connection.execute(bump).first()
+        if row is None and scope is not None:
+            facts = {"tenant_id": exact(scope.tenant_id), "corpus_version": exact(scope.corpus_version)}
+            insert_ignore(connection, SCOPES, [{"scope": key, **facts, "version": 0, "removed": 0, "entries": 0}])
+            row = connection.execute(bump).first()
+        return (0, 0) if row is None else (row.version, row.entries)
+
+    def _delete(self, connection: sa.Connection, scope: str, version: int, versions: Sequence[int]) -> int:
+        """Delete entries as part of the change to ``version``; returns how many were there."""
+        gone = 0
+        for start in range(0, len(versions), _PART):
+            part = versions[start : start + _PART]
+            connection.execute(SOURCES.delete().where(SOURCES.c.scope == scope, SOURCES.c.version.in_(part)))
+            found = ENTRIES.delete().where(ENTRIES.c.scope == scope, ENTRIES.c.version.in_(part))
+            gone += connection.execute(found).rowcount
+        if gone:
+            less = {"removed": version, "entries": SCOPES.c.entries - gone}
+            connection.execute(SCOPES.update().where(SCOPES.c.scope == scope).values(less))
+        return gone
+
+    def _note_used(self, connection: sa.Connection, scope: str, used: Mapping[int, int]) -> None:
+        c = ENTRIES.c
+        if used:
+            newer = c.used_us < sa.bindparam("at")
+            later = ENTRIES.update().where(c.scope == scope, c.version == sa.bindparam("which"), newer)
+            rows = [{"at": used[version], "which": version} for version in sorted(used)]
+            connection.execute(later.values(used_us=sa.bindparam("at")), rows)

@@ -1,0 +1,210 @@
+"""What a vendor's prompt cache saves, simulated over a log of calls: deterministic, offline, on hashes alone.
+
+A vendor keeps prefixes of prompts for some minutes and charges less for reading than for computing them. A call reads
+the longest prefix that is kept; one can be read from the moment on when the answer of the call that wrote it began,
+so that calls sent at once each write their own. Every use begins the time that a prefix is kept anew, for all
+prefixes within the one that is read; after a call all that it wanted kept is kept.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import polars as pl
+
+from workbench.caching.calls import CallRecord, Segment
+from workbench.caching.vendors import Split, VendorRules
+from workbench.errors import ConfigError, unknown_name
+from workbench.records import content_hash
+
+
+@dataclass(slots=True)
+class _Copy:
+    """One written prefix."""
+
+    readable_at: float
+    written_at: float
+    used_at: float
+    ttl_s: int
+
+
+class _Cache:
+    """What one vendor keeps for one scope and model."""
+
+    def __init__(self, rules: VendorRules) -> None:
+        self.rules = rules
+        self._copies: dict[str, list[_Copy]] = defaultdict(list)
+
+    def take(self, call: CallRecord) -> Split:
+        """Bill one call; calls come in the order of time."""
+        rules, segments = self.rules, call.segments
+        kept = rules.kept(segments)
+        sizes = list(accumulate(s.tokens for s in segments))
+        keys = list(accumulate((s.kind + s.sha256 for s in segments), content_hash, initial=""))[1:]
+        live = [self._live(key, call.at) for key in keys]
+        found = max((i for i in _reachable(rules, kept) if live[i]), default=-1)
+        for copies in live[: found + 1]:
+            for copy in copies:
+                copy.used_at = call.at
+        ends = {i: ttl_s for i, ttl_s in kept.items() if sizes[i] >= rules.min_tokens}
+        for i, ttl_s in ends.items():
+            if not live[i]:
+                started = call.at + call.started_ms / 1000
+                self._copies[keys[i]].append(_Copy(started, call.at, call.at, ttl_s))
+        read = rules.readable(sizes[found]) if found >= 0 else 0
+        if rules.write_ratio is None:
+            return Split(read, 0, sizes[-1] - read)
+        write = max(max((sizes[i] for i in ends), default=0) - read, 0)
+        long = [sizes[i] for i, ttl_s in ends.items() if ttl_s == rules.long_ttl_s]
+        return Split(read, write, sizes[-1] - read - write, max(max(long, default=0) - read, 0))
+
+    def _live(self, key: str, now: float) -> list[_Copy]:
+        """Copies that can be read now; those whose time is over are forgotten."""
+        if key not in self._copies:
+            return []
+        oldest = now - (self.rules.max_age_s or float("inf"))
+        copies = [c for c in self._copies[key] if now <= c.used_at + c.ttl_s and c.written_at >= oldest]
+        self._copies[key] = copies
+        return [c for c in copies if c.readable_at <= now]
+
+
+def _reachable(rules: VendorRules, kept: Mapping[int, int]) -> set[int]:
+    """Places at whose end an earlier write can be found."""
+    if rules.lookback is None:
+        return set(range(max(kept, default=-1) + 1))
+    return {i for place in kept for i in range(max(0, place - rules.lookback + 1), place + 1)}
+
+
+def simulate(calls: Sequence[CallRecord], rules: Mapping[str, VendorRules]) -> pl.DataFrame:
+    """One row a call, in the order of time: tokens read, written and fresh, dollars, and what broke the prefix.
+
+    Parameters
+    ----------
+    rules : mapping of model to VendorRules
+        For every model of the log.
+
+    Returns
+    -------
+    DataFrame
+        ``read + write + fresh`` is the whole input. ``usd`` is the price with the cache as simulated, ``uncached_usd``
+        that without one. ``saved_usd_low`` and ``saved_usd_high`` enclose what is saved: equal where the vendor says
+        what is kept; from 0 on where the cache is best effort. ``stable_tokens`` are those that the call shares with
+        the one before it of the same scope, model and feature; ``broken_by`` and ``broken_sha256`` name the first
+        segment that differs, by kind, place and hash; both are empty where one call continues the other.
+
+    Raises
+    ------
+    ConfigError
+        If a model has no rules: never taken for free. If the vendor would refuse a call.
+    """
+    caches: dict[tuple[str, str], _Cache] = {}
+    before: dict[tuple[str, str, str], tuple[Segment, ...]] = {}
+    rows = []
+    for call in sorted(calls, key=lambda c: c.at):
+        if (of_model := rules.get(call.model)) is None:
+            raise ConfigError(f"{unknown_name('model', call.model, list(rules))}. Add its prompt-cache rules")
+        split = caches.setdefault((call.scope, call.model), _Cache(of_model)).take(call)
+        group = (call.scope, call.model, call.feature)
+        rows.append(_row(call, of_model, split, before.get(group)))
+        before[group] = call.segments
+    return pl.DataFrame(rows, schema=_SCHEMA, orient="row")
+
+
+_SCHEMA = {
+    "at": pl.Float64, "scope": pl.String, "tenant_id": pl.String, "feature": pl.String, "model": pl.String,
+    "input": pl.Int64, "read": pl.Int64, "write": pl.Int64, "fresh": pl.Int64, "output": pl.Int64,
+    "uncached_usd": pl.Float64, "usd": pl.Float64, "saved_usd_low": pl.Float64, "saved_usd_high": pl.Float64,
+    "stable_tokens": pl.Int64, "broken_by": pl.String, "broken_sha256": pl.String,
+    "billed_read": pl.Int64, "billed_write": pl.Int64, "billed_usd": pl.Float64,
+}  # fmt: skip
+
+
+def _row(
+    call: CallRecord, rules: VendorRules, split: Split, before: tuple[Segment, ...] | None
+) -> tuple[str | float | int | None, ...]:
+    size, out = call.input_tokens, call.output_tokens
+    uncached, usd = rules.cost_usd(Split(0, 0, size), out), rules.cost_usd(split, out)
+    low = uncached - usd if rules.promised else min(0.0, uncached - usd)
+    broken = None if before is None else _first_break(before, call.segments)
+    stable = None if before is None else sum(s.tokens for s, _ in _common(before, call.segments))
+    billed = None
+    if call.billed_read is not None:
+        written = call.billed_write or 0
+        rest = size - call.billed_read - written
+        billed = rules.cost_usd(Split(call.billed_read, written, rest, call.billed_write_long), out)
+    return (
+        call.at, call.scope, call.tenant_id, call.feature, call.model, size, split.read, split.write, split.fresh, out,
+        uncached, usd, low, uncached - usd, stable, *(broken or (None, None)), call.billed_read, call.billed_write,
+        billed,
+    )  # fmt: skip
+
+
+def _common(before: Sequence[Segment], after: Sequence[Segment]) -> Iterator[tuple[Segment, Segment]]:
+    for pair in zip(before, after, strict=False):
+        if (pair[0].kind, pair[0].sha256) != (pair[1].kind, pair[1].sha256):
+            return
+        yield pair
+
+
+def _first_break(before: Sequence[Segment], after: Sequence[Segment]) -> tuple[str, str] | None:
+    """Name and hash of the first segment that differs; None where one prompt continues the other."""
+    place = len(list(_common(before, after)))
+    if place in (len(before), len(after)):
+        return None
+    number = sum(s.kind == after[place].kind for s in after[: place + 1])
+    return f"{after[place].kind} {number}", after[place].sha256
+
+
+def savings(frame: pl.DataFrame, by: Sequence[str] = ("feature", "tenant_id")) -> pl.DataFrame:
+    """Tokens and dollars of `simulate`'s rows, summed by these columns."""
+    sums = ("input", "read", "write", "fresh", "uncached_usd", "usd", "saved_usd_low", "saved_usd_high")
+    return frame.group_by(by).agg(pl.len().alias("calls"), pl.col(*sums).sum()).sort(by)
+
+
+def breaks(frame: pl.DataFrame, by: Sequence[str] = ("feature",)) -> pl.DataFrame:
+    """Which segment broke the prefix how often between consecutive calls, and how many tokens stood before it."""
+    return (
+        frame.filter(pl.col("broken_by").is_not_null())
+        .group_by(*by, "broken_by")
+        .agg(
+            pl.len().alias("calls"),
+            pl.col("broken_sha256").n_unique().alias("variants"),
+            pl.col("stable_tokens").median().alias("stable_tokens"),
+        )
+        .sort(*by, "calls", "broken_by", descending=[*(False for _ in by), True, False])
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class BilledError:
+    """How far the simulation is from the bill, over the calls of which that is known.
+
+    ``mape`` is the mean over calls of the error of what the call cost, relative to its bill.
+    """
+
+    calls: int
+    read: int
+    billed_read: int
+    write: int
+    billed_write: int
+    mape: float
+
+    @property
+    def total(self) -> float:
+        """Tokens read too much (or, below 0, too little) in the simulation, relative to those billed."""
+        difference = self.read - self.billed_read
+        return difference / self.billed_read if self.billed_read else float("inf") if difference else 0.0
+
+
+def billed_error(frame: pl.DataFrame) -> BilledError | None:
+    """Compare `simulate`'s rows with what the vendor billed; None where no bill is known."""
+    known = frame.filter(pl.col("billed_read").is_not_null())
+    if known.is_empty():
+        return None
+    read, billed_read, write, billed_write = (
+        int(known[name].sum()) for name in ("read", "billed_read", "write", "billed_write")
+    )
+    off = (known["usd"] - known["billed_usd"]).abs() / known["billed_usd"]
+    mape = float(pl.select(off.fill_nan(0.0).mean()).item())
+    return BilledError(known.height, read, billed_read, write, billed_write, mape)

@@ -1,0 +1,142 @@
+"""Who may share an answer with whom: an exact key for everything but the question, and the question's own text.
+
+Two requests can share an answer only if all fields of their scopes are equal; similarity is looked at inside a scope
+and compares nothing but intents. A system prompt in front of both would make any two questions look alike.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+from workbench.inference.cache_protocol import CacheUse
+from workbench.inference.embedding import Embedder
+from workbench.inference.messages import Message, Request
+from workbench.records import content_hash
+from workbench.telemetry.context import Attribution
+
+# Of an encoder that does not count tokens: the shortest limit in use is 128 tokens of about four bytes.
+UNCOUNTED_BYTES = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Everything that must be equal before two questions are compared; each field is text that is injective.
+
+    Attributes
+    ----------
+    visibility : str
+        The user, the whole tenant or the named permission set that the answer may be shown to.
+    parameters : str
+        All of the request but model, messages and tools: also what a later version adds to it.
+    prompt : str
+        System prompt, earlier turns, and what stands around the intent in the last message, see `intent_of`.
+    encoder : str
+        What the vectors depend on; the name of the cache where there are none.
+    """
+
+    tenant_id: str
+    visibility: str
+    feature: str
+    model: str
+    parameters: str
+    prompt: str
+    tools: str
+    corpus_version: str
+    encoder: str
+    locale: str
+
+    @property
+    def key(self) -> str:
+        """sha256 (hex) of all fields."""
+        return content_hash(exact(asdict(self)))
+
+    @classmethod
+    def of(cls, request: Request, who: Attribution, use: CacheUse, *, encoder: str) -> Self | None:
+        """Scope of a request; None where it is not known whom the answer belongs to."""
+        audience = [use.visibility, who.user_id] if use.visibility == "user" else [use.visibility]
+        if not who.tenant_id or not all(audience):
+            return None
+        apart = ("model", "messages", "tools")
+        return cls(
+            tenant_id=who.tenant_id,
+            visibility=exact(audience),
+            feature=who.feature,
+            model=request.model,
+            parameters=exact({f.name: getattr(request, f.name) for f in fields(request) if f.name not in apart}),
+            prompt=exact([request.messages[:-1], _around(request.messages[-1], use)]),
+            tools=exact(request.tools),
+            corpus_version=use.corpus_version,
+            encoder=encoder,
+            locale=use.locale,
+        )
+
+
+def intent_of(request: Request, use: CacheUse, embedder: Embedder | None = None) -> str | None:
+    """Text to embed: the only user message, or the intent that the caller gives; None where anything is doubtful.
+
+    Doubtful are sampled answers, tools in play, a last message that is not the user's or not all text, earlier turns
+    without a resolved intent ("how old is he?"), a blank text, and one that the encoder would cut off.
+
+    A given intent stands for the whole last message. What else that message says, such as retrieved documents, comes
+    from the corpus where ``use.corpus_version`` names one; otherwise it is part of the scope and compared exactly.
+    """
+    *earlier, last = request.messages
+    sampled = request.temperature > 0
+    if sampled or request.tools or last["role"] != "user" or any(_uses_tools(m) for m in request.messages):
+        return None
+    written = text_of(last)
+    if written is None or (use.intent is None and any(m["role"] != "system" for m in earlier)):
+        return None
+    intent = (written if use.intent is None else use.intent).strip()
+    return intent if intent and (embedder is None or _fits(intent, embedder)) else None
+
+
+def text_of(message: Message) -> str | None:
+    """Text of a message, also of one in parts; None where a part is no text."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list | tuple) or not all(isinstance(part, Mapping) for part in content):
+        return None
+    texts = [part.get("text") for part in content if part.get("type") == "text"]
+    return "\n".join(texts) if len(texts) == len(content) and all(isinstance(t, str) for t in texts) else None
+
+
+def question_key(intent: str) -> str:
+    """Key of a question in its scope: the same up to case and blanks, as in a replay.
+
+    >>> question_key("Reset  my password") == question_key("reset my password")
+    True
+    """
+    return content_hash(exact(" ".join(intent.casefold().split())))
+
+
+def exact(value: Any) -> str:
+    """JSON in one spelling and in ASCII, so that no character of a hostile text is lost or refused."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=True, default=dict)
+
+
+def _around(last: Message, use: CacheUse) -> list[Any]:
+    rest = {name: value for name, value in last.items() if name != "content"}
+    written = text_of(last)
+    if written is None:
+        return [rest, last.get("content")]
+    if use.intent is None or use.corpus_version:
+        return [rest]
+    before, found, after = written.partition(use.intent) if use.intent else (written, "", "")
+    return [rest, before.strip(), bool(found), after.strip()]
+
+
+def _uses_tools(message: Message) -> bool:
+    return message["role"] == "tool" or bool(message.get("tool_calls"))
+
+
+def _fits(text: str, embedder: Embedder) -> bool:
+    """Whether the encoder sees all of the text."""
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:  # half a surrogate pair is no text
+        return False
+    limit, offsets = getattr(embedder, "max_tokens", None), getattr(embedder, "offsets", None)
+    return size <= UNCOUNTED_BYTES if limit is None or offsets is None else len(offsets(text)) <= limit
