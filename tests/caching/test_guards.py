@@ -96,10 +96,10 @@ def test_a_pair_that_was_seen_before_is_judged_in_microseconds():
     pairs = list(pairwise(texts))
     for pair in pairs:
         guard.allows(*pair)
-    start = time.perf_counter()
+    start = time.thread_time()  # not what else the machine does
     for pair in pairs * 5:
         guard.allows(*pair)
-    assert (time.perf_counter() - start) / (5 * len(pairs)) < 500e-6
+    assert (time.thread_time() - start) / (5 * len(pairs)) < 500e-6
 
 
 @pytest.mark.parametrize(("asked", "cached"), PASSED)

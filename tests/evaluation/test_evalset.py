@@ -1,7 +1,6 @@
 import hashlib
 import json
 import sys
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -158,11 +157,9 @@ def test_metadata_that_cannot_be_used_is_named(tmp_path):
     }
 
 
-def test_scifact_loads_as_it_is_in_about_a_second(tmp_path):
+def test_scifact_loads_as_it_is(tmp_path):
     folder = shared("scifact")
-    started = time.perf_counter()
     evalset = load_evalset(folder, settings=settings_in(tmp_path))
-    assert time.perf_counter() - started < 3
     assert (len(evalset.documents), len(evalset.queries)) == (5183, 1109)
     assert len(evalset.split("test").queries) == 300
     assert sum(map(len, evalset.split("test").qrels.values())) == 339

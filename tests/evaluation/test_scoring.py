@@ -64,7 +64,7 @@ def test_time_is_measured_with_every_question():
         return []
 
     answers = ask("arm", slow, QUERIES)
-    assert all(20 <= ms < 1000 for ms in answers.latency_ms.values())
+    assert all(20 <= ms < 20_000 for ms in answers.latency_ms.values())
     assert answers.run.height == 0
 
 

@@ -63,7 +63,7 @@ def test_of_a_thousand_calls_none_is_lost_none_billed_twice(tmp_path: Path) -> N
     told = Counter("answer" if text.startswith("Paris") else text for _, text, _ in ends)
     logging.info("ends %s, attempts %d, longest %.1f s", dict(told), len(rows), max(s for *_, s in ends))
     assert len(ends) == calls
-    assert max(seconds for *_, seconds in ends) < DEADLINE_S + 2  # the machine may be slow to wake a thread
+    assert max(seconds for *_, seconds in ends) < DEADLINE_S + 5  # the machine may be slow to wake a thread
     assert Counter(rows["item_id"]) == Counter(seen)  # one row for each request that a server saw, and no other
     answered = rows.filter(status="ok")
     good = {n for n, text, _ in ends if text.startswith("Paris")}

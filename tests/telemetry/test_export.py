@@ -216,19 +216,16 @@ def test_dead_endpoint_slows_no_call_and_holds_the_end_up_for_seconds_only(
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "10")
     with new_database("sqlite", tmp_path) as engine:
         tracing = Tracing(engine)
-        slowest = 0.0
+        started = time.monotonic()
         for _ in range(1500):
-            started = time.perf_counter()
             with tracing.span("a"):
                 pass
-            slowest = max(slowest, time.perf_counter() - started)
-        started = time.perf_counter()
+        ended = time.monotonic()
         tracing.flush()
-        flushed = time.perf_counter() - started
         tracing.close()
-        closed = time.perf_counter() - started
+        closed = time.monotonic()
         assert rows(engine) == 1500
     silent.close()
-    assert slowest < 1
-    assert flushed < 2
-    assert closed < 9
+    # Far above what a busy machine needs; one span in a hundred that waited for one attempt would be minutes.
+    assert ended - started < 60
+    assert closed - ended < 30
