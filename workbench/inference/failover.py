@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from workbench.clock import Clock
-from workbench.errors import CallFailed, ConfigError, ContextTooLong, ProviderError
+from workbench.errors import CallFailed, ConfigError, ModelMissing, ProviderError
 from workbench.inference.messages import Response
 
 
@@ -118,9 +118,9 @@ def call_models(
     """Ask the models in order until one answers.
 
     A retryable error is tried again after a delay, unless the delay would pass the deadline or the model now cools
-    down: then it is the next model's turn. `ContextTooLong` goes to the next model at once. Other provider errors, and
-    any after text was shown, end the call. What is no `ProviderError` (a refused budget, an unknown price) passes
-    through unchanged.
+    down: then it is the next model's turn. An error that only another model can help with (`elsewhere`) goes to the
+    next one at once. Other provider errors, and any after text was shown, end the call. What is no `ProviderError` (a
+    refused budget, an unknown price) passes through unchanged.
 
     Raises
     ------
@@ -136,11 +136,11 @@ def call_models(
             outcome = call.attempt(model, ask, cooldowns)
             if isinstance(outcome, Response):
                 return outcome
-            if outcome.streamed or not (outcome.retryable or isinstance(outcome, ContextTooLong)):
+            if outcome.streamed or not (outcome.retryable or outcome.elsewhere):
                 raise call.failed(models, cooldowns) from outcome
             delay_s = policy.delay_s(failures, outcome, rng)
             give_up = failures == policy.attempts_per_model or delay_s >= call.left_s() or cooldowns.wait_s(model)
-            if give_up or isinstance(outcome, ContextTooLong):
+            if give_up or outcome.elsewhere:
                 break
             clock.sleep(delay_s)
     raise call.failed(models, cooldowns) from call.last
@@ -165,7 +165,8 @@ class _Call:
             self.last = error
             elapsed_ms = round(1000 * (self.clock.monotonic() - started), 1)
             self.attempts.append((model, type(error).__name__, elapsed_ms))
-            (cooldowns.failed if error.retryable else cooldowns.released)(model)
+            unwell = error.retryable or isinstance(error, ModelMissing)
+            (cooldowns.failed if unwell else cooldowns.released)(model)
             return error
         except BaseException:
             cooldowns.released(model)

@@ -13,9 +13,11 @@ from workbench.errors import (
     ConfigError,
     ContextTooLong,
     MalformedAnswer,
+    ModelMissing,
     ProviderError,
     Rejected,
     Unavailable,
+    WeightsError,
     unknown_name,
 )
 from workbench.inference.litellm_answer import Answer
@@ -73,10 +75,15 @@ class LocalModels:
         ------
         ContextTooLong
             If prompt and answer do not fit the model.
+        ModelMissing
+            If its weights are not on disk and no source gives them.
         AttemptTimeout, Rejected, Unavailable, MalformedAnswer
             If the time ran out, or the engine refuses the request, fails, or says nothing.
         """
-        engine = self.server(request.model)
+        try:
+            engine = self.server(request.model)
+        except WeightsError as error:
+            raise ModelMissing(str(error)) from error
         answer = Answer(request.model, on_text, model=served_name(request.model))
         ask = partial(_generate, engine, _body(request), request.model)
         try:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workbench.errors import WeightsError
+from workbench.inference.hub import why_unreachable
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +179,8 @@ def _from_hub(source: HubFile, folder: Path) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
+    if reason := why_unreachable():
+        raise WeightsError(f"the model hub cannot be reached ({reason})")
     shown = not are_progress_bars_disabled()
     disable_progress_bars()
     try:
