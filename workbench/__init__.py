@@ -8,19 +8,49 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from workbench.bench import start
+    from workbench.caching.semantic import SemanticCache
+    from workbench.config import load_settings
     from workbench.evaluation.evalset import load_evalset
+    from workbench.inference.budgets import Budget
+    from workbench.inference.cache_protocol import CacheUse
+    from workbench.inference.client import Client
+    from workbench.inference.routed import load_routed
     from workbench.records import Decision, Document, Hit, Query
-
-__all__ = ["Decision", "Document", "Hit", "Query", "load_evalset", "start"]
+    from workbench.telemetry.context import attributed
+    from workbench.telemetry.trace import load_trace
 
 _HOMES = {
+    "Budget": "workbench.inference.budgets",
+    "CacheUse": "workbench.inference.cache_protocol",
+    "Client": "workbench.inference.client",
     "Decision": "workbench.records",
     "Document": "workbench.records",
     "Hit": "workbench.records",
     "Query": "workbench.records",
+    "SemanticCache": "workbench.caching.semantic",
+    "attributed": "workbench.telemetry.context",
     "load_evalset": "workbench.evaluation.evalset",
+    "load_routed": "workbench.inference.routed",
+    "load_settings": "workbench.config",
+    "load_trace": "workbench.telemetry.trace",
     "start": "workbench.bench",
 }
+__all__ = [
+    "Budget",
+    "CacheUse",
+    "Client",
+    "Decision",
+    "Document",
+    "Hit",
+    "Query",
+    "SemanticCache",
+    "attributed",
+    "load_evalset",
+    "load_routed",
+    "load_settings",
+    "load_trace",
+    "start",
+]
 
 
 def __getattr__(name: str) -> Any:
