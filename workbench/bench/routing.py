@@ -41,6 +41,7 @@ from workbench.rendering.table import Table
 from workbench.reports.figure import Figure
 from workbench.reports.figures import forest, slices
 from workbench.retrieval.vectors import VectorCache
+from workbench.telemetry.context import attributed
 
 # Share of prompts that two arms answer differently well, for the power before any arm runs; its root is the spread.
 DIFFERING = (0.04, 0.1, 0.25)
@@ -108,10 +109,11 @@ class RoutingBench:
             "prices": project_prices(settings.root).sha256,
         }
         if any(p.reads == "vectors" for p in policies):
-            encoder = embedder or load_embedder(parameters.embedder, settings.cache)
-            vectors, _ = VectorCache(settings.cache / "vectors.sqlite").embed(outcomes.requests.prompts, encoder)
-            outcomes = replace(outcomes, requests=replace(outcomes.requests, vectors=vectors))
+            encoder = embedder or load_embedder(parameters.embedder, settings)
             inputs |= {"weights": encoder.encoder_id, "encoder probe": encoder_probe(encoder)}
+            with attributed(purpose="eval"):
+                vectors, _ = VectorCache(settings.cache / "vectors.sqlite").embed(outcomes.requests.prompts, encoder)
+            outcomes = replace(outcomes, requests=replace(outcomes.requests, vectors=vectors))
         experiment = open_experiment(
             "routing",
             "Which model, or which router over models, is the cheapest that is good enough?",

@@ -1,22 +1,25 @@
 """One attempt at one model: paid for before it is made, settled once, written down whatever comes of it."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from workbench.clock import Clock, SystemClock
+from workbench.config import Settings
 from workbench.errors import AttemptTimeout, ConfigError, ProviderError, UnknownPrice, WorkbenchError
-from workbench.inference.budgets import Budgets
+from workbench.inference.budgets import DEFAULT_BUDGETS, Budget, Budgets
 from workbench.inference.cache_protocol import CacheHit
 from workbench.inference.chat_spans import chat_span, note
-from workbench.inference.limits import RateLimiter, Slot
+from workbench.inference.limits import Limit, RateLimiter, Slot
 from workbench.inference.messages import Request, Response, Usage
-from workbench.inference.prices import PriceTable
+from workbench.inference.prices import PriceTable, project_prices
 from workbench.inference.providers import Provider
+from workbench.state import open_engine
 from workbench.telemetry.context import Attribution
 from workbench.telemetry.ledger import Ledger, LedgerRow
-from workbench.telemetry.spans import Tracing
+from workbench.telemetry.spans import Span, Tracing
 
 TOKENS_PER_MESSAGE = 8
 # What vendors add to a prompt without showing it: instructions for tools, and the tokens of a picture behind a link.
@@ -37,6 +40,30 @@ class Books:
     def __post_init__(self) -> None:
         if self.budgets and self.ledger is None:
             raise ConfigError("budgets are settled together with ledger rows; give the books a ledger too")
+
+    @classmethod
+    def open(
+        cls,
+        settings: Settings,
+        *,
+        budgets: Sequence[Budget] = DEFAULT_BUDGETS,
+        limits: Mapping[str, Limit] | None = None,
+        clock: Clock | None = None,
+    ) -> Self:
+        """Books of a project with everything in them: its prices, and the rest in its state database."""
+        engine, clock = open_engine(settings.state_url), clock or SystemClock()
+        return cls(
+            project_prices(settings.root),
+            Budgets(engine, budgets, clock),
+            Ledger(engine),
+            RateLimiter(engine, limits or {}, clock),
+            Tracing(engine),
+            clock,
+        )
+
+    def span(self, name: str) -> AbstractContextManager[Span | None]:
+        """Span around all attempts at a call, None where nothing is traced."""
+        return self.tracing.span(name, "invoke_workflow") if self.tracing else nullcontext()
 
 
 @dataclass(slots=True)
