@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 from workbench.clock import Clock, SystemClock
@@ -107,7 +107,9 @@ class Bill:
         books, tokens = self.books, worst_input_tokens(request)
         worst = books.prices.worst_nanos(request.model, input_tokens=tokens, max_tokens=request.max_tokens)
         number, self.attempts = self.attempts, self.attempts + 1
-        hold = books.budgets.reserve(self.who, worst, call_id=self.call_id, attempt=number) if books.budgets else ""
+        unsettled = self.row(request, number, books.clock.now().isoformat(), cost_nanos=worst, status="unknown",
+                             error_class="NeverSettled")  # fmt: skip
+        hold = books.budgets.reserve(unsettled) if books.budgets else ""
         slot = self._slot(request, tokens + request.max_tokens, hold)
         timeout_s = min(timeout_s, self.deadline - books.clock.monotonic())
         if timeout_s <= 0:
@@ -120,10 +122,9 @@ class Bill:
                 response = provider.complete(request, timeout_s=timeout_s, on_text=shown if on_text else None)
             except BaseException as error:
                 billed = _may_be_billed(error)
-                row = self.row(request, number, started, cost_nanos=worst if billed else 0,
-                               latency_ms=1000 * (books.clock.monotonic() - began),
-                               status="unknown" if billed else "error", error_class=type(error).__name__)  # fmt: skip
-                self.settle(hold, row)
+                row = replace(unsettled, started=started, latency_ms=1000 * (books.clock.monotonic() - began),
+                              error_class=type(error).__name__)  # fmt: skip
+                self.settle(hold, row if billed else replace(row, status="error", cost_nanos=0))
                 if isinstance(error, ProviderError):
                     error.streamed = shown.anything
                 raise

@@ -2,14 +2,15 @@
 
 A conditional UPDATE decides, so that threads, processes and machines that share the database cannot together
 reserve more than is left; no lock is held while a model is asked. What was reserved stays charged until it is
-settled: a process that dies leaves its holds, because nobody knows what they cost.
+settled: a process that dies leaves its holds, because nobody knows what they cost, until somebody closes them.
 """
 
+import json
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 from urllib.parse import urlencode
 
 import sqlalchemy as sa
@@ -19,13 +20,14 @@ from workbench.errors import BudgetExceeded, ConfigError, StoreError, unknown_na
 from workbench.inference.prices import nanos
 from workbench.state import Turns, create_tables, insert_ignore, reader
 from workbench.telemetry.context import Attribution
-from workbench.telemetry.ledger import Ledger, LedgerRow
+from workbench.telemetry.ledger import TOKENS, Ledger, LedgerRow
 
 if TYPE_CHECKING:
     import polars as pl
 
 Window = Literal["day", "month", "total"]
 EVERYTHING = "all"
+LONGEST_CALL = timedelta(hours=1)  # what is younger may still be under way
 _NAMES = tuple(f.name for f in fields(Attribution))
 
 
@@ -102,6 +104,13 @@ _HOLD = sa.Table(
     sa.Column("amount_nanos", sa.BigInteger, nullable=False),
     sa.Column("spent_nanos", sa.BigInteger, nullable=False),
 )
+# What the ledger gets where nobody settles a hold. A table of its own, so that databases without it need no change.
+_UNSETTLED = sa.Table(
+    "wb_hold_row",
+    _METADATA,
+    sa.Column("hold_id", sa.Text, primary_key=True),
+    sa.Column("row", sa.Text, nullable=False),
+)
 
 
 class Budgets:
@@ -122,39 +131,42 @@ class Budgets:
     ) -> None:
         self._engine, self._budgets, self._clock = engine, tuple(budgets), clock or SystemClock()
         self._turns = Turns()
-        create_tables(engine, _BUDGET, _HOLD)
+        create_tables(engine, _BUDGET, _HOLD, _UNSETTLED)
 
     def and_also(self, budget: Budget) -> "Budgets":
         """These budgets and one more, on the same database."""
         return Budgets(self._engine, (*self._budgets, budget), self._clock)
 
-    def reserve(self, who: Attribution, amount_nanos: int, *, call_id: str, attempt: int) -> str:
-        """Set the amount aside in every budget that applies, or in none; returns the id of the hold.
+    def reserve(self, worst: LedgerRow) -> str:
+        """Set an attempt's worst cost aside in every budget that applies, or in none; returns the id of the hold.
+
+        Parameters
+        ----------
+        worst : LedgerRow
+            What the ledger gets if the attempt is never settled, see `close_holds`.
 
         Raises
         ------
         BudgetExceeded
             If it does not fit; nothing is written.
-        ValueError
-            If the amount is negative.
         """
-        if amount_nanos < 0:
-            raise ValueError(f"an amount to reserve cannot be negative: {amount_nanos}")
         now = self._clock.now().astimezone(UTC)
+        who = Attribution(**{name: getattr(worst, name) for name in _NAMES})
         hold_id, limits = uuid.uuid4().hex, self._limits(who, now)
         hold = {
             "hold_id": hold_id,
-            "call_id": call_id,
-            "attempt": attempt,
+            "call_id": worst.call_id,
+            "attempt": worst.attempt,
             "reserved": now.isoformat(),
             "state": "open",
-            "amount_nanos": amount_nanos,
+            "amount_nanos": worst.cost_nanos,
             "spent_nanos": 0,
         }
         with self._turns.begin(self._engine) as connection:
             connection.execute(_HOLD.insert(), [hold | {"scope": s, "window": w} for s, w in limits])
+            connection.execute(_UNSETTLED.insert().values(hold_id=hold_id, row=json.dumps(asdict(worst))))
             for key in _in_order(limits):
-                _take(connection, key, limits[key], amount_nanos)
+                _take(connection, key, limits[key], worst.cost_nanos)
         return hold_id
 
     def settle(self, hold_id: str, rows: Sequence[LedgerRow], ledger: Ledger | None) -> bool:
@@ -180,7 +192,35 @@ class Budgets:
                 if ledger is not None:
                     ledger.add(rows, connection)
                 _charge(connection, {(h.scope, h.window) for h in holds}, spent, freed=holds[0].amount_nanos)
+                connection.execute(sa.delete(_UNSETTLED).where(_UNSETTLED.c.hold_id == hold_id))
         return settled
+
+    def close_holds(self, before: datetime, ledger: Ledger) -> list[LedgerRow]:
+        """Charge in full every hold of before a moment that nobody settled, since the process that made it is dead.
+
+        Each is closed in a transaction of its own, with a row of status "unknown". A call that is under way all the
+        same finds its hold settled: its answer stays, what it really cost is lost.
+
+        Returns
+        -------
+        list of LedgerRow
+            What was written.
+
+        Raises
+        ------
+        ConfigError
+            If the moment is less than an hour ago; nothing is closed then.
+        """
+        if before > (latest := self._clock.now() - LONGEST_CALL):
+            raise ConfigError(
+                f"holds of before {before.isoformat()} may be of calls that are still under way; close those of before "
+                f"{latest.isoformat(timespec='seconds')} at the latest"
+            )
+        held = sa.select(_HOLD, _UNSETTLED.c.row).outerjoin(_UNSETTLED, _UNSETTLED.c.hold_id == _HOLD.c.hold_id)
+        held = held.where(_HOLD.c.state == "open", _HOLD.c.reserved < before.astimezone(UTC).isoformat())
+        with reader(self._engine).begin() as connection:
+            rows = {hold.hold_id: _unsettled(hold) for hold in connection.execute(held.order_by(_HOLD.c.reserved))}
+        return [row for hold_id, row in rows.items() if self.settle(hold_id, [row], ledger)]
 
     def correct(self, call_id: str, attempt: int, difference_nanos: int, reason: str, *, ledger: Ledger) -> LedgerRow:
         """Book a difference to what a settled attempt cost, in the ledger and in the windows it was charged to.
@@ -226,6 +266,17 @@ class Budgets:
                 key, limit = (scope, _window(budget.window, now)), nanos(budget.limit_usd)
                 limits[key] = limit if (other := limits.get(key)) is None else min(limit, other)
         return limits or {(EVERYTHING, "total"): None}
+
+
+def _unsettled(hold: sa.Row[Any]) -> LedgerRow:
+    """Ledger row of a hold that nobody settled; one made by an earlier version does not say whose call it was."""
+    if hold.row:
+        return LedgerRow(**json.loads(hold.row))
+    blank: dict[str, Any] = dict.fromkeys(
+        (*_NAMES, "trace_id", "model_asked", "model_served", "route", "reason", "price_version"), ""
+    ) | dict.fromkeys((*TOKENS, "latency_ms"), 0)
+    blank |= {"purpose": Attribution().purpose, "started": hold.reserved, "status": "unknown"}
+    return LedgerRow(call_id=hold.call_id, attempt=hold.attempt, cost_nanos=hold.amount_nanos, **blank)
 
 
 def _take(connection: sa.Connection, key: tuple[str, str], limit: int | None, amount: int) -> None:
