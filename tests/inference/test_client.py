@@ -11,7 +11,8 @@ import pytest
 from workbench.errors import BudgetExceeded, CallFailed, ConfigError, RecordingMiss, Rejected, Throttled, Unavailable
 from workbench.inference.attempts import Books, worst_input_tokens
 from workbench.inference.batch import Item, complete_all
-from workbench.inference.budgets import Budget, Budgets
+from workbench.inference.budget import Budget
+from workbench.inference.budgets import Budgets
 from workbench.inference.cache_protocol import CacheHit, CacheUse
 from workbench.inference.client import Client
 from workbench.inference.failover import RetryPolicy

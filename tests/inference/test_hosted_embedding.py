@@ -17,7 +17,7 @@ from workbench.config import Settings
 from workbench.errors import BudgetExceeded, CallFailed, RateLimited, UnknownPrice
 from workbench.inference import prices
 from workbench.inference.attempts import Books
-from workbench.inference.budgets import Budget
+from workbench.inference.budget import Budget
 from workbench.inference.cache_protocol import CacheUse
 from workbench.inference.client import Client
 from workbench.inference.embedding import load_embedder

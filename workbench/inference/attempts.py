@@ -9,7 +9,8 @@ from typing import Any, Self
 from workbench.clock import Clock, SystemClock
 from workbench.config import Settings
 from workbench.errors import AttemptTimeout, ConfigError, ProviderError, UnknownPrice, WorkbenchError
-from workbench.inference.budgets import DEFAULT_BUDGETS, Budget, Budgets
+from workbench.inference.budget import DEFAULT_BUDGETS, Budget
+from workbench.inference.budgets import Budgets
 from workbench.inference.cache_protocol import CacheHit
 from workbench.inference.chat_spans import chat_span, note
 from workbench.inference.limits import Limit, RateLimiter, Slot

@@ -8,15 +8,15 @@ settled: a process that dies leaves its holds, because nobody knows what they co
 import json
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal, get_args
-from urllib.parse import urlencode
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from workbench.clock import Clock, SystemClock
-from workbench.errors import BudgetExceeded, ConfigError, StoreError, unknown_name
+from workbench.errors import BudgetExceeded, ConfigError, StoreError
+from workbench.inference.budget import DEFAULT_BUDGETS, EVERYTHING, FIELDS, Budget, resets_at, window_at
 from workbench.inference.prices import nanos
 from workbench.state import Turns, create_tables, insert_ignore, reader
 from workbench.telemetry.context import Attribution
@@ -25,61 +25,7 @@ from workbench.telemetry.ledger import TOKENS, Ledger, LedgerRow
 if TYPE_CHECKING:
     import polars as pl
 
-Window = Literal["day", "month", "total"]
-EVERYTHING = "all"
 LONGEST_CALL = timedelta(hours=1)  # what is younger may still be under way
-_NAMES = tuple(f.name for f in fields(Attribution))
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """A limit on spending, one for each combination of what ``by`` names.
-
-    Attributes
-    ----------
-    limit_usd : float
-        May be 0; then no call that costs anything is made.
-    window : {"day", "month", "total"}
-        What it is for, in UTC; "total" never starts anew.
-    by : tuple of str
-        Fields of `Attribution` that each have a budget of their own; an empty field is one like any other.
-    only : mapping of str to str
-        Calls with these fields alone; all where it is empty.
-    name : str
-        Tells budgets of the same calls apart, such as that of one batch.
-    """
-
-    limit_usd: float
-    window: Window
-    by: tuple[str, ...] = ()
-    only: Mapping[str, str] = field(default_factory=dict)
-    name: str = ""
-
-    def __post_init__(self) -> None:
-        for name in (*self.by, *self.only):
-            if name not in _NAMES:
-                raise ConfigError(unknown_name("field of a budget", name, _NAMES))
-        if self.window not in get_args(Window):
-            raise ConfigError(unknown_name("window of a budget", self.window, get_args(Window)))
-        try:
-            nanos(self.limit_usd)
-        except ValueError as error:
-            raise ConfigError(f"the limit of a budget is dollars, 0 or more: {error}") from error
-
-    def scope(self, who: Attribution) -> str | None:
-        """Which budget of this kind a call falls under, None where under none.
-
-        >>> Budget(1.0, "day", by=("tenant_id",)).scope(Attribution(tenant_id="acme"))
-        'tenant_id=acme'
-        """
-        if any(getattr(who, name) != value for name, value in self.only.items()):
-            return None
-        # Equal scopes are the same calls, however they came about; no value can forge the name of another.
-        named = [("name", self.name)] if self.name else []
-        return urlencode([*named, *sorted((n, getattr(who, n)) for n in {*self.by, *self.only})]) or EVERYTHING
-
-
-DEFAULT_BUDGETS = (Budget(10.0, "day"), Budget(100.0, "month"))
 
 _METADATA = sa.MetaData()
 _BUDGET = sa.Table(
@@ -151,7 +97,7 @@ class Budgets:
             If it does not fit; nothing is written.
         """
         now = self._clock.now().astimezone(UTC)
-        who = Attribution(**{name: getattr(worst, name) for name in _NAMES})
+        who = Attribution(**{name: getattr(worst, name) for name in FIELDS})
         hold_id, limits = uuid.uuid4().hex, self._limits(who, now)
         hold = {
             "hold_id": hold_id,
@@ -255,7 +201,7 @@ class Budgets:
             found = connection.execute(sa.select(_BUDGET)).all()
         names = ("scope", "window", "limit_nanos", "spent_nanos", "held_nanos", "resets")
         schema = dict(zip(names, (pl.String, pl.String, *[pl.Int64] * 3, pl.String), strict=True))
-        frame = pl.DataFrame([(*row, _resets(row.window)) for row in found], schema, orient="row")
+        frame = pl.DataFrame([(*row, resets_at(row.window)) for row in found], schema, orient="row")
         return frame.sort("window", "scope", descending=[True, False])
 
     def _limits(self, who: Attribution, now: datetime) -> dict[tuple[str, str], int | None]:
@@ -263,7 +209,7 @@ class Budgets:
         limits: dict[tuple[str, str], int | None] = {}
         for budget in self._budgets:
             if (scope := budget.scope(who)) is not None:
-                key, limit = (scope, _window(budget.window, now)), nanos(budget.limit_usd)
+                key, limit = (scope, window_at(budget.window, now)), nanos(budget.limit_usd)
                 limits[key] = limit if (other := limits.get(key)) is None else min(limit, other)
         return limits or {(EVERYTHING, "total"): None}
 
@@ -273,7 +219,7 @@ def _unsettled(hold: sa.Row[Any]) -> LedgerRow:
     if hold.row:
         return LedgerRow(**json.loads(hold.row))
     blank: dict[str, Any] = dict.fromkeys(
-        (*_NAMES, "trace_id", "model_asked", "model_served", "route", "reason", "price_version"), ""
+        (*FIELDS, "trace_id", "model_asked", "model_served", "route", "reason", "price_version"), ""
     ) | dict.fromkeys((*TOKENS, "latency_ms"), 0)
     blank |= {"purpose": Attribution().purpose, "started": hold.reserved, "status": "unknown"}
     return LedgerRow(call_id=hold.call_id, attempt=hold.attempt, cost_nanos=hold.amount_nanos, **blank)
@@ -299,7 +245,7 @@ def _take(connection: sa.Connection, key: tuple[str, str], limit: int | None, am
             spent_nanos=found.spent_nanos,
             reserved_nanos=found.held_nanos,
             amount_nanos=amount,
-            resets=_resets(window),
+            resets=resets_at(window),
         )
 
 
@@ -313,17 +259,3 @@ def _charge(connection: sa.Connection, keys: set[tuple[str, str]], spent: int, *
 def _in_order(keys: Mapping[tuple[str, str], object] | set[tuple[str, str]]) -> list[tuple[str, str]]:
     """Return the one order in which rows are locked: none waits in a circle; what all calls share is locked last."""
     return sorted(keys, key=lambda key: (key[0] == EVERYTHING, -key[0].count("="), key))
-
-
-def _window(window: Window, now: datetime) -> str:
-    return {"day": f"{now:%Y-%m-%d}", "month": f"{now:%Y-%m}", "total": "total"}[window]
-
-
-def _resets(window: str) -> str:
-    """ISO time at which the window ends, empty where it never does."""
-    if window == "total":
-        return ""
-    is_month = len(window) == len("2026-11")
-    start = datetime.fromisoformat(f"{window}-01" if is_month else window).replace(tzinfo=UTC)
-    end = (start.replace(day=28) + timedelta(days=4)).replace(day=1) if is_month else start + timedelta(days=1)
-    return end.isoformat()

@@ -11,7 +11,7 @@ from workbench.clock import Clock
 from workbench.config import Settings
 from workbench.errors import ConfigError, WorkbenchError, unknown_name
 from workbench.inference.attempts import Bill, Books, provider_of
-from workbench.inference.budgets import DEFAULT_BUDGETS, Budget
+from workbench.inference.budget import DEFAULT_BUDGETS, Budget
 from workbench.inference.cache_protocol import Cache, CacheHit, CacheUse
 from workbench.inference.completion import Completion
 from workbench.inference.failover import Cooldowns, RetryPolicy, call_models
