@@ -7,10 +7,11 @@ from typing import Self
 
 import polars as pl
 
-from workbench.bench.answers import FOLDER, recorded_outcomes
+from workbench.bench.answers import recorded_outcomes
 from workbench.bench.experiment import Experiment, Finalists, decision_path, open_experiment
 from workbench.bench.provenance import build_parameters, encoder_probe, parameter_inputs
 from workbench.bench.retrieval_tables import power_table
+from workbench.bench.retrieved import FOLDER
 from workbench.bench.routing_arms import Routed, RoutedArm, model_arms, policy_arms, route_all
 from workbench.bench.routing_summary import cases_of, summarise
 from workbench.bench.routing_tables import (
