@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 OWNERS = {
     "datasets": {"importing/hub.py"},
     "lancedb": {"retrieval/store.py", "retrieval/tenant.py", "retrieval/indexing.py", "retrieval/filters.py"},
-    "litellm": {"inference/embedding.py", "inference/provider_errors.py", "inference/providers.py"},
+    "litellm": {"inference/provider_errors.py", "inference/providers.py"},
     "matplotlib": {"reports/figure.py", "reports/scales.py"},
     "pandas": {"rendering/table.py"},
     "papermill": {"runner/kernels.py"},
@@ -31,8 +31,9 @@ read_parquet(folder / "documents.parquet")""",
 from workbench.retrieval.store import Store
 Store.open(folder, "chunks", dimension=8)""",
     "litellm": """
+from workbench.config import load_settings
 from workbench.inference.embedding import load_embedder
-load_embedder("litellm:openai/text-embedding-3-small", folder)""",
+load_embedder("litellm:openai/text-embedding-3-small", load_settings({"WORKBENCH_ROOT": folder})).embed(["a word"])""",
     "matplotlib": """
 from tests.reports import samples
 from workbench.reports.figures import forest

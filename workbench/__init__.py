@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from workbench.caching.semantic import SemanticCache
     from workbench.config import load_settings
     from workbench.evaluation.evalset import load_evalset
-    from workbench.inference.budgets import Budget
+    from workbench.inference.budget import Budget
     from workbench.inference.cache_protocol import CacheUse
     from workbench.inference.client import Client
     from workbench.inference.routed import load_routed
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from workbench.telemetry.trace import load_trace
 
 _HOMES = {
-    "Budget": "workbench.inference.budgets",
+    "Budget": "workbench.inference.budget",
     "CacheUse": "workbench.inference.cache_protocol",
     "Client": "workbench.inference.client",
     "Decision": "workbench.records",

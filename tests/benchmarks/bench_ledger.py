@@ -11,9 +11,9 @@ import sqlalchemy as sa
 
 from tests.databases import KINDS, database_url
 from tests.telemetry.rows import row
-from workbench.inference.budgets import Budget, Budgets
+from workbench.inference.budget import Budget
+from workbench.inference.budgets import Budgets
 from workbench.state import open_engine
-from workbench.telemetry.context import Attribution
 from workbench.telemetry.ledger import Ledger, LedgerRow
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
@@ -77,8 +77,6 @@ def calls(budgets: Budgets, ledger: Ledger, goal: int) -> tuple[list[float], lis
     reserve, settle, holds = list[float](), list[float](), list[str]()
     for i in range(CALLS):
         name = f"timed {goal} {i}"
-        reserve.append(
-            seconds(lambda n=name: holds.append(budgets.reserve(Attribution("t1"), 9, call_id=n, attempt=0)))
-        )
+        reserve.append(seconds(lambda n=name: holds.append(budgets.reserve(row(n, 0, 9, tenant_id="t1")))))
         settle.append(seconds(lambda n=name: budgets.settle(holds[-1], [row(n, 0, 7, tenant_id="t1")], ledger)))
     return reserve, settle

@@ -48,7 +48,7 @@ def cpu_ms(call: Callable[[str], object]) -> float:
 def main() -> None:
     settings = load_settings()
     documents, manifest = load_corpus(settings.evalsets / "docs_qa", settings)
-    embedder = load_embedder("minilm", settings.cache)
+    embedder = load_embedder("minilm", settings)
     corpus: list[Document] = []
     for name, size in SIZES.items():
         corpus += [replace(d, tenant_id=name) for d in documents[:: len(documents) // size][:size]]

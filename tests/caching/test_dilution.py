@@ -27,7 +27,7 @@ def minilm():
     from workbench.config import load_settings
     from workbench.inference.embedding import load_embedder
 
-    return load_embedder("minilm", load_settings().cache)
+    return load_embedder("minilm", load_settings())
 
 
 def prompt(minilm, tokens: int) -> str:

@@ -79,7 +79,7 @@ def test_random_traffic_of_three_tenants_is_served_as_replayed(tmp_path, thresho
 @cache
 def traffic(evalset: str) -> tuple[Stream, np.ndarray]:
     """The evalset's traffic with the real encoder's vectors, each text embedded once and alone."""
-    stream, minilm = load_stream(EVALSETS / evalset), load_embedder("minilm", load_settings().cache)
+    stream, minilm = load_stream(EVALSETS / evalset), load_embedder("minilm", load_settings())
     texts = sorted(set(stream.queries))
     alone = dict(zip(texts, np.vstack([minilm.embed([text]) for text in texts]), strict=True))
     return stream, np.array([alone[query] for query in stream.queries])
@@ -96,7 +96,7 @@ def test_the_accepted_decision_serves_what_its_replay_served(tmp_path, evalset, 
     decision = Decision.load(EVALSETS / evalset / "decisions/caching.json")
     engine = open_engine(f"sqlite:///{tmp_path}/state.sqlite")
     embedder = Known(decision.parameters["encoder_id"], stream.queries, vectors)
-    assert embedder.encoder_id == load_embedder("minilm", load_settings().cache).encoder_id
+    assert embedder.encoder_id == load_embedder("minilm", load_settings()).encoder_id
     cache = SemanticCache.from_decision(decision, engine, embedder=embedder, accept_provisional=True)
     assert_as_replayed(stream, vectors, cache)
     engine.dispose()

@@ -35,8 +35,9 @@ def routerbench(tmp_path_factory) -> Outcomes:
 
 
 def embedded(outcomes: Outcomes) -> Outcomes:
-    cache = load_settings().cache
-    vectors, _ = VectorCache(cache / "vectors.sqlite").embed(outcomes.requests.prompts, load_embedder("minilm", cache))
+    found = load_settings()
+    minilm = load_embedder("minilm", found)
+    vectors, _ = VectorCache(found.cache / "vectors.sqlite").embed(outcomes.requests.prompts, minilm)
     return replace(outcomes, requests=replace(outcomes.requests, vectors=vectors))
 
 

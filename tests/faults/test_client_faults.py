@@ -12,7 +12,8 @@ from tests.faults.misbehaving_server import misbehaving_server
 from workbench.clock import SystemClock
 from workbench.errors import CallFailed
 from workbench.inference.attempts import Books
-from workbench.inference.budgets import Budget, Budgets
+from workbench.inference.budget import Budget
+from workbench.inference.budgets import Budgets
 from workbench.inference.client import Client
 from workbench.inference.failover import RetryPolicy
 from workbench.inference.prices import load_prices

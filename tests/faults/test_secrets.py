@@ -10,7 +10,8 @@ import pytest
 
 from workbench.errors import CallFailed, Unavailable
 from workbench.inference.attempts import Books
-from workbench.inference.budgets import Budget, Budgets
+from workbench.inference.budget import Budget
+from workbench.inference.budgets import Budgets
 from workbench.inference.client import Client
 from workbench.inference.failover import RetryPolicy
 from workbench.inference.messages import Response, ToolCall, Usage

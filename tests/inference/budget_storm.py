@@ -16,9 +16,9 @@ import sqlalchemy as sa
 
 from tests.telemetry.rows import row
 from workbench.errors import BudgetExceeded
-from workbench.inference.budgets import Budget, Budgets
+from workbench.inference.budget import Budget
+from workbench.inference.budgets import Budgets
 from workbench.state import open_engine, reader
-from workbench.telemetry.context import Attribution
 from workbench.telemetry.ledger import Ledger
 
 ROOT = Path(__file__).parents[2]
@@ -133,7 +133,7 @@ def child(url: str, process: int, threads: int, calls: int, limit_nanos: int) ->
     def work(number):
         rng = random.Random(1000 * process + number)
         for call_id in (f"{process}/{number}/{i}" for i in range(calls)):
-            reserve = partial(budgets.reserve, Attribution(), WORST, call_id=call_id, attempt=0)
+            reserve = partial(budgets.reserve, row(call_id, cost_nanos=WORST))
             try:
                 hold = timed("reserve_ms", reserve)
             except BudgetExceeded:

@@ -15,15 +15,18 @@ DIMENSION = 16
 
 @dataclass
 class EmbeddingsServer:
-    """Answers with the vectors of `HashEmbedder`, twice as long; ``fault`` is what it does instead."""
+    """Answers with the vectors of `HashEmbedder`, twice as long; ``fault`` is what it does instead.
+
+    With ``once`` it misbehaves for one request alone.
+    """
 
     url: str
     fault: str = ""
+    once: bool = False
     asked: list[dict[str, Any]] = field(default_factory=list)
 
     def answer(self, request: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """Status and body for one request."""
-        self.asked.append(request)
         if self.fault == "500":
             return 500, {"error": {"message": "the server is on fire", "type": "server_error"}}
         if self.fault == "429":
@@ -42,7 +45,7 @@ class EmbeddingsServer:
 
 @contextmanager
 def serving() -> Iterator[EmbeddingsServer]:
-    """Server on a free port of 127.0.0.1, until the block ends."""
+    """Server on a free port of 127.0.0.1, until the block ends; ``OPENAI_BASE_URL`` sends litellm to it."""
     http = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     server = EmbeddingsServer(f"http://127.0.0.1:{http.server_address[1]}/v1")
     http.app = server  # type: ignore[attr-defined]
@@ -60,11 +63,13 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         app = self.server.app  # type: ignore[attr-defined]
+        app.asked.append(body)
         if app.fault == "hangs up":
             self.connection.close()
             return
         status, answer = app.answer(body) if self.path == "/v1/embeddings" else (404, {})
         text = b"{ this is no JSON" if app.fault == "no json" else json.dumps(answer).encode()
+        app.fault = "" if app.once else app.fault
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(text)))

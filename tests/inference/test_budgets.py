@@ -1,5 +1,6 @@
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -7,7 +8,8 @@ import sqlalchemy as sa
 
 from tests.telemetry.rows import row
 from workbench.errors import BudgetExceeded, ConfigError, StoreError
-from workbench.inference.budgets import Budget, Budgets
+from workbench.inference.budget import Budget
+from workbench.inference.budgets import Budgets
 from workbench.state import open_engine
 from workbench.telemetry.context import Attribution
 from workbench.telemetry.ledger import Ledger
@@ -55,7 +57,7 @@ def check_books(engine, budgets, ledger):
 
 
 def reserve(budgets, usd, who=ACME, call_id="c1", attempt=0):
-    return budgets.reserve(who, round(usd * USD), call_id=call_id, attempt=attempt)
+    return budgets.reserve(row(call_id, attempt, round(usd * USD), **asdict(who)))
 
 
 def settle(budgets, ledger, hold, usd, call_id="c1", **values):
@@ -95,14 +97,14 @@ def test_a_budget_may_be_used_up_exactly_and_no_nano_dollar_more(engine):
     reserve(budgets, 2)
     reserve(budgets, 0, call_id="c2")
     with pytest.raises(BudgetExceeded):
-        budgets.reserve(ACME, 1, call_id="c3", attempt=0)
+        budgets.reserve(row("c3", 0, 1))
 
 
 def test_a_budget_of_zero_takes_only_what_is_free(engine):
     budgets = Budgets(engine, [Budget(0, "total")])
     reserve(budgets, 0)
     with pytest.raises(BudgetExceeded, match="It never starts anew") as found:
-        budgets.reserve(ACME, 1, call_id="c2", attempt=0)
+        budgets.reserve(row("c2", 0, 1))
     assert found.value.resets == ""
 
 
@@ -261,7 +263,7 @@ def test_threads_together_never_reserve_more_than_there_is(engine, ledger):
     def call(i):
         who = (ACME, ZETA, Attribution(tenant_id="third"))[i % 3]
         try:
-            hold = budgets.reserve(who, USD // 1000, call_id=f"c{i}", attempt=0)
+            hold = reserve(budgets, 0.001, who, f"c{i}")
         except BudgetExceeded:
             return 0
         settle(budgets, ledger, hold, 0.0009, call_id=f"c{i}")
@@ -274,10 +276,49 @@ def test_threads_together_never_reserve_more_than_there_is(engine, ledger):
     check_books(engine, budgets, ledger)
 
 
-@pytest.mark.parametrize("amount", [-1, -USD])
-def test_a_negative_amount_is_refused(engine, amount):
-    with pytest.raises(ValueError, match="cannot be negative"):
-        Budgets(engine).reserve(ACME, amount, call_id="c", attempt=0)
+def test_holds_that_nobody_will_settle_are_closed_as_spent_in_full_with_a_row_each(engine, ledger):
+    clock = FakeClock(NOON)
+    budgets = Budgets(engine, BOTH, clock)
+    reserve(budgets, 1, call_id="dead")
+    forgotten = reserve(budgets, 0.5, ZETA, call_id="slow")
+    settle(budgets, ledger, reserve(budgets, 1, call_id="done"), 0.25, call_id="done")
+    clock.sleep(timedelta(hours=2).total_seconds())
+    reserve(budgets, 2, call_id="alive")
+    with pytest.raises(ConfigError, match="may be of calls that are still under way; close those of before"):
+        budgets.close_holds(NOON + timedelta(hours=1, seconds=1), ledger)
+    closed = budgets.close_holds(NOON + timedelta(hours=1), ledger)
+    assert [(r.call_id, r.tenant_id, r.feature, r.cost_nanos) for r in closed] == [
+        ("dead", "acme", "find", USD),
+        ("slow", "zeta", "find", USD // 2),
+    ]
+    assert set(ledger.frame()["call_id"]) == {"dead", "slow", "done"}
+    assert drawn(budgets)["all", "2026-11-30"] == (1.75, 2)
+    check_books(engine, budgets, ledger)
+    before = budgets.table().rows(), ledger.frame().rows()
+    assert budgets.close_holds(NOON + timedelta(hours=1), ledger) == []
+    assert not settle(budgets, ledger, forgotten, 0.1, call_id="slow")  # it lived after all
+    assert (budgets.table().rows(), ledger.frame().rows()) == before
+
+
+def test_a_hold_that_an_earlier_version_made_is_closed_without_a_name(engine, ledger):
+    clock = FakeClock(NOON)
+    budgets = Budgets(engine, BOTH, clock)
+    reserve(budgets, 1)
+    with engine.begin() as connection:
+        connection.execute(sa.text("DROP TABLE wb_hold_row"))
+    budgets = Budgets(engine, BOTH, clock)  # as when the new version meets the old tables
+    clock.sleep(timedelta(days=1).total_seconds())
+    (closed,) = budgets.close_holds(clock.now() - timedelta(hours=1), ledger)
+    assert (closed.tenant_id, closed.status, closed.cost_nanos) == ("", "unknown", USD)
+    assert closed.started == NOON.isoformat()
+    check_books(engine, budgets, ledger)
+
+
+def test_only_open_holds_remember_whose_they_are(engine, ledger):
+    budgets = Budgets(engine, BOTH, FakeClock(NOON))
+    settle(budgets, ledger, reserve(budgets, 1), 1)
+    reserve(budgets, 1, call_id="c2")
+    assert count(engine, "wb_hold_row") == 1
 
 
 def test_a_hold_that_nobody_made_is_an_error(engine, ledger):

@@ -3,6 +3,7 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from workbench.errors import BudgetExceeded, CallFailed, ConfigError, RecordingMiss, Rejected, Throttled, Unavailable
 from workbench.inference.attempts import Books, worst_input_tokens
 from workbench.inference.batch import Item, complete_all
-from workbench.inference.budgets import Budget, Budgets
+from workbench.inference.budget import Budget
+from workbench.inference.budgets import Budgets
 from workbench.inference.cache_protocol import CacheHit, CacheUse
 from workbench.inference.client import Client
 from workbench.inference.failover import RetryPolicy
@@ -122,6 +124,23 @@ def test_attempt_that_may_have_been_billed_stays_charged_and_one_that_was_not_co
     assert [r["cost_nanos"] for r in rows] == [0, worst, cost]
     assert done.cost_nanos == worst + cost
     assert books_of(client) == (worst + cost, worst + cost, 0)
+
+
+def test_call_whose_hold_was_closed_meanwhile_is_answered_and_written_down_once(engine) -> None:
+    def script(_: Request) -> Response:
+        clock.sleep(7200)
+        assert len(client.books.budgets.close_holds(clock.now() - timedelta(hours=1), client.books.ledger)) == 1
+        return answer()
+
+    client = client_of(engine, script)
+    clock = client.books.clock
+    assert client.complete(ASK, model=SMALL, tenant_id="acme", item_id="q7").text == "merge"
+    (row,) = client.books.ledger.frame().to_dicts()
+    told = {k: row[k] for k in ("tenant_id", "item_id", "model_asked", "status", "error_class", "started")}
+    assert told == {"tenant_id": "acme", "item_id": "q7", "model_asked": SMALL, "status": "unknown",
+                    "error_class": "NeverSettled", "started": "2026-01-01T00:00:00+00:00"}  # fmt: skip
+    assert row["price_version"] == load_prices().version
+    assert books_of(client) == (row["cost_nanos"], row["cost_nanos"], 0)
 
 
 def test_answer_without_token_counts_is_charged_at_the_worst_case(engine) -> None:

@@ -3,13 +3,10 @@ import sys
 import numpy as np
 import pytest
 
-from tests.inference.embeddings_server import DIMENSION, serving
 from workbench.config import load_settings
-from workbench.errors import ConfigError, ProviderError, WeightsError
-from workbench.inference.embedding import MINILM_MAX_TOKENS, LiteLLMEmbedder, MiniLM, load_embedder
-from workbench.testing import HashEmbedder
+from workbench.errors import ConfigError, WeightsError
+from workbench.inference.embedding import MINILM_MAX_TOKENS, MiniLM, load_embedder
 
-MODEL = "openai/test-embedding"
 STAND_IN = """import numpy as np
 
 class SentenceTransformer:
@@ -24,76 +21,6 @@ class SentenceTransformer:
 """
 
 
-@pytest.fixture(scope="module")
-def server():
-    with serving() as running:
-        yield running
-
-
-@pytest.fixture
-def embedder(server):
-    server.fault = ""
-    server.asked.clear()
-    return LiteLLMEmbedder(MODEL, dimension=DIMENSION, api_base=server.url, api_key="none")
-
-
-def test_vectors_of_a_provider_come_through_litellm_as_unit_vectors(embedder, server):
-    texts = ["join two frames", "sort by value", "join two frames"]
-    vectors = embedder.embed(texts)
-    assert np.allclose(vectors, HashEmbedder(DIMENSION).embed(texts), atol=1e-6)
-    assert vectors.dtype == np.float32
-    assert np.allclose(np.linalg.norm(vectors, axis=1), 1)
-    assert [(r["model"], r["input"]) for r in server.asked] == [("test-embedding", texts)]
-    assert "litellm" in sys.modules, "this is the test that fails when litellm is taken out"
-
-
-def test_many_texts_go_in_calls_of_128(embedder, server):
-    texts = [f"text {i}" for i in range(130)]
-    assert np.allclose(embedder.embed(texts), HashEmbedder(DIMENSION).embed(texts), atol=1e-6)
-    assert [len(r["input"]) for r in server.asked] == [128, 2]
-
-
-def test_the_answer_is_ordered_by_index_and_not_by_arrival(embedder, server):
-    server.fault = "reversed"
-    texts = ["one", "two", "three"]
-    assert np.allclose(embedder.embed(texts), HashEmbedder(DIMENSION).embed(texts), atol=1e-6)
-
-
-def test_a_dimension_that_is_not_given_is_asked_for_once(embedder, server):
-    asking = LiteLLMEmbedder(MODEL, api_base=server.url, api_key="none")
-    assert (asking.dimension, len(server.asked)) == (DIMENSION, 1)
-    assert asking.encoder_id == f"litellm:{MODEL}"
-
-
-@pytest.mark.parametrize(
-    ("fault", "says"),
-    [
-        ("too few", "returned 1 vectors for 2 texts"),
-        ("empty", "0 vectors for 2 texts|failed"),
-        ("500", "embedding 2 texts with 'openai/test-embedding' failed: .*on fire"),
-        ("429", "failed: .*slow down"),
-        ("no json", "failed: "),
-        ("hangs up", "failed: "),
-    ],
-)
-def test_a_provider_that_does_not_answer_as_promised_is_a_provider_error(embedder, server, fault, says):
-    server.fault = fault
-    with pytest.raises(ProviderError, match=f"(?s){says}"):
-        embedder.embed(["one", "two"])
-    assert len(server.asked) <= 3, "an error status is tried twice more, because litellm reads max_retries=0 as 2"
-
-
-def test_a_provider_that_is_not_there_is_a_provider_error():
-    absent = LiteLLMEmbedder(MODEL, dimension=4, api_base="http://127.0.0.1:9/v1", api_key="none")
-    with pytest.raises(ProviderError, match="embedding 1 texts"):
-        absent.embed(["one"])
-
-
-def test_no_texts_need_no_call(embedder, server):
-    assert embedder.embed([]).shape == (0, DIMENSION)
-    assert server.asked == []
-
-
 @pytest.fixture
 def stand_in(tmp_path, monkeypatch):
     """The package, as far as it is needed here; gone again afterwards."""
@@ -104,22 +31,22 @@ def stand_in(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("stand_in")
-def test_a_sentence_transformers_model_gives_unit_vectors(tmp_path):
-    embedder = load_embedder("sentence-transformers:some/model", tmp_path)
+def test_a_sentence_transformers_model_gives_unit_vectors():
+    embedder = load_embedder("sentence-transformers:some/model", load_settings())
     assert (embedder.dimension, embedder.encoder_id) == (3, "sentence-transformers:some/model")
     assert np.allclose(embedder.embed(["abc"]), [[0.6, 0, 0.8]])
 
 
-def test_without_sentence_transformers_it_says_what_to_install(tmp_path, monkeypatch):
+def test_without_sentence_transformers_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)  # as where it is not installed
     with pytest.raises(ConfigError, match="embedder 'some/model' needs: pip install sentence-transformers"):
-        load_embedder("sentence-transformers:some/model", tmp_path)
+        load_embedder("sentence-transformers:some/model", load_settings())
 
 
 @pytest.mark.parametrize("name", ["", "minilm2", "litellm:", "sentence-transformers:", "openai/text-embedding-3-small"])
-def test_an_unknown_embedder_is_refused_with_the_forms_there_are(tmp_path, name):
+def test_an_unknown_embedder_is_refused_with_the_forms_there_are(name):
     with pytest.raises(ConfigError, match="is not one of minilm, litellm:<model>, sentence-transformers:<model>"):
-        load_embedder(name, tmp_path)
+        load_embedder(name, load_settings())
 
 
 @pytest.fixture(scope="module")

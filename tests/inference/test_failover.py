@@ -51,6 +51,7 @@ class Bench:
             policy=self.policy,
             cooldowns=self.cooldowns,
             clock=self.clock,
+            deadline=self.clock.monotonic() + self.policy.deadline_s,
             rng=random.Random(seed),
         )
 
@@ -297,8 +298,6 @@ def test_every_call_ends_in_one_answer_or_one_error_within_its_deadline(
 def outcome(bench, names, seed):
     """The answer or the one error; any other error is a failed test."""
     try:
-        return call_models(
-            names, bench.ask, policy=bench.policy, cooldowns=bench.cooldowns, clock=bench.clock, rng=random.Random(seed)
-        )
+        return bench.call(*names, seed=seed)
     except CallFailed as failed:
         return failed

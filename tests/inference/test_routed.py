@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from workbench.config import Settings
-from workbench.errors import ConfigError
+from workbench.errors import CallFailed, ConfigError
 from workbench.inference.attempts import Books
 from workbench.inference.client import Client
 from workbench.inference.messages import Request, Response, Usage
@@ -17,7 +17,7 @@ from workbench.inference.routed import Routed, load_routed, model_inputs
 from workbench.inference.routing import POLICIES, Router
 from workbench.inference.routing_features import Requests
 from workbench.records import Claim, Decision, Fingerprint, Rule
-from workbench.testing import ScriptedModel
+from workbench.testing import FakeClock, ScriptedModel
 
 ARMS = ("local/smollm2-135m@bare", "local/qwen2.5-coder-0.5b@top2")
 QUALITY, COST = np.array([[1.0, 0.0], [0.0, 1.0]] * 40), np.tile([1e-6, 5e-6], (80, 1))
@@ -64,6 +64,23 @@ def test_cascade_asks_its_first_arm_and_goes_on_only_where_that_is_unsure() -> N
         assert done.attempts == len(models)
         prices, asked = load_prices(), [m.partition("@")[0] for m in models]
         assert done.cost_nanos == sum(prices.cost_nanos(model, Usage(5, output=1)) for model in asked)
+
+
+def test_models_of_a_cascade_share_one_deadline() -> None:
+    clock = FakeClock()
+    unsure = ScriptedModel(lambda r: Response("?", r.model, Usage(5, output=1), confidence=0.2), clock=clock)
+    unsure.delay_ms = 60_000
+    router = {"docs": Routed("docs", cascade())}
+    client = Client({"local/": unsure}, Books(load_prices(), clock=clock), routers=router)
+    asked = {"model": "router/docs", "feature": "answer"}
+    with pytest.raises(CallFailed, match="AttemptTimeout after 30000 ms"):
+        client.complete(messages, deadline_s=90, **asked)  # the first took 60 of them
+    assert clock.monotonic() == 90
+    with pytest.raises(CallFailed, match="no attempt was made"):
+        client.complete(messages, deadline_s=60, **asked)
+    assert clock.monotonic() == 150
+    assert len(client.complete(messages, deadline_s=121, **asked).text) == 1
+    assert [r.model for r in unsure.requests].count(ARMS[1].partition("@")[0]) == 2
 
 
 def test_fixed_messages_are_refused_where_the_router_chooses_configurations() -> None:

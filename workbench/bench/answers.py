@@ -1,13 +1,12 @@
 """What the models are asked about an evalset's questions, and what their recorded answers are worth."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
+from workbench.bench.retrieved import FOLDER, HITS, SEARCHES, changed_since, recorded_rows, retrieval_usd
 from workbench.errors import EvalsetError
 from workbench.evaluation.correctness import found_relevant, is_yes_no, names_accepted, says
 from workbench.evaluation.evalset import Evalset
@@ -19,10 +18,9 @@ from workbench.inference.messages import Request, Response
 from workbench.inference.prices import MS_PER_HOUR, PriceTable
 from workbench.inference.prompting import Prompts
 from workbench.inference.recording import Recordings
-from workbench.records import Decision, Query, content_hash
+from workbench.records import Query, content_hash
 
 ANSWER, FIND = "answer", "find"
-FOLDER, HITS, SEARCHES = "recordings", "hits.jsonl", "searches.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +67,7 @@ def asked_of(evalset: Evalset, *, models: Sequence[str] = ()) -> Iterator[Asked]
     """
     prompts = load_prompts(evalset)
     models = models or prompts.models
-    hits = {row["query_id"]: row["doc_ids"] for row in _rows(evalset, HITS)}
+    hits = {row["query_id"]: row["doc_ids"] for row in recorded_rows(evalset, HITS)}
     documents = {d.doc_id: d for d in evalset.documents}
     queries = [(s, q) for s in ("dev", "test") for q in evalset.split(s).queries]
     queries.sort(key=lambda pair: content_hash(pair[1].query_id))
@@ -103,8 +101,8 @@ def recorded_outcomes(evalset: Evalset, prices: PriceTable) -> tuple[pl.DataFram
     """
     prompts = load_prompts(evalset)
     replays = {m: Client({}, Books(prices), recordings=Recordings(recording_file(evalset, m))) for m in prompts.models}
-    searches = {(r["tenant_id"], r["query"]): r["doc_ids"] for r in _rows(evalset, SEARCHES)}
-    extra_usd = _retrieval_usd(evalset)
+    searches = {(r["tenant_id"], r["query"]): r["doc_ids"] for r in recorded_rows(evalset, SEARCHES)}
+    extra_usd = retrieval_usd(evalset)
     rows, missing = [], set[str]()
     for asked in asked_of(evalset):
         client = replays[asked.request.model]
@@ -129,6 +127,9 @@ def recorded_outcomes(evalset: Evalset, prices: PriceTable) -> tuple[pl.DataFram
     inputs["prompts"] = content_hash((evalset.path / "prompts.toml").read_bytes())
     total = frame["prompt_id"].n_unique() + len(missing)
     notes = [f"{len(missing)} of {total} prompts are left out: not all answers to them are recorded"] if missing else []
+    if changed := changed_since(evalset):
+        told = f"renew them with: workbench record {evalset.name}"
+        notes.append(f"The prompts hold what was found before the {' and the '.join(changed)} changed; {told}")
     return frame, inputs, notes
 
 
@@ -160,25 +161,3 @@ def _quality(
         found = searches.get((query.tenant_id, text))
         return None if found is None else float(found_relevant(found, grades))
     return float((says if is_yes_no(query.accept) else names_accepted)(response.text, query.accept))
-
-
-def _retrieval_usd(evalset: Evalset) -> float:
-    """Dollars of retrieving for one prompt, by the accepted retrieval decision."""
-    path = evalset.path / "decisions" / "retrieval.json"
-    if not path.is_file():
-        return 0.0
-    decision = Decision.load(path)
-    costs = [c.cost_usd_per_1k for c in decision.claims if c.arm == decision.arm]
-    if not costs:
-        raise EvalsetError(f"{path} has no claim about its own arm {decision.arm!r}, so retrieving has no cost")
-    return costs[0] / 1000
-
-
-def _rows(evalset: Evalset, name: str) -> list[dict[str, Any]]:
-    """What was recorded once by the accepted retrieval arm, so that prompts and scores are equal everywhere."""
-    path = evalset.path / FOLDER / name
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-    except (OSError, ValueError) as error:
-        told = f"workbench record {evalset.name}"
-        raise EvalsetError(f"{path} cannot be read: {error!r}; record it with: {told}") from error

@@ -45,6 +45,7 @@ from workbench.rendering.table import Table
 from workbench.reports.figure import Figure
 from workbench.reports.figures import forest, lines, slices
 from workbench.retrieval.vectors import VectorCache
+from workbench.telemetry.context import attributed
 
 STEP = 512
 WORTH_SAVING = 0.01
@@ -65,7 +66,7 @@ class CachingBench:
     def start(cls, **given: object) -> Self:
         """Load everything that can be refused, before anything is computed."""
         settings, parameters = load_settings(), build_parameters(CachingParameters, given)
-        return cls.open(parameters, settings, embedder=load_embedder(parameters.embedder, settings.cache))
+        return cls.open(parameters, settings, embedder=load_embedder(parameters.embedder, settings))
 
     @classmethod
     def open(cls, parameters: CachingParameters, settings: Settings, *, embedder: Embedder) -> Self:
@@ -274,7 +275,8 @@ class CachingBench:
         cache, bar = VectorCache(self.experiment.settings.cache / "vectors.sqlite"), Progress(what, len(texts))
         out, fresh = [np.zeros((0, self.embedder.dimension), np.float32)], 0
         for start in range(0, len(texts), STEP):
-            part, new = cache.embed(texts[start : start + STEP], self.embedder)
+            with attributed(purpose="eval"):
+                part, new = cache.embed(texts[start : start + STEP], self.embedder)
             out.append(part)
             fresh += new
             bar.update(start + len(part))

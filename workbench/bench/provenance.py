@@ -14,6 +14,7 @@ import numpy as np
 from workbench.errors import ConfigError, unknown_name
 from workbench.inference.embedding import Embedder
 from workbench.records import content_hash
+from workbench.telemetry.context import attributed
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -53,7 +54,9 @@ def encoder_probe(embedder: Embedder) -> str:
     Integer kernels differ between processor families, so that the same weights may rank otherwise elsewhere; such
     a machine is another input, not a regression.
     """
-    return content_hash(np.round(embedder.embed(PROBE), 3).astype(np.float32).tobytes())[:16]
+    with attributed(purpose="eval"):
+        vectors = embedder.embed(PROBE)
+    return content_hash(np.round(vectors, 3).astype(np.float32).tobytes())[:16]
 
 
 def provenance(root: Path) -> dict[str, str]:

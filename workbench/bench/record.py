@@ -1,27 +1,23 @@
 """Record what the models answer to an evalset's questions: hours of work, so it can be cut off and goes on later."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 
-from workbench.bench.answers import FIND, FOLDER, HITS, SEARCHES, Asked, asked_of, load_prompts, recording_file
+from workbench.bench.answers import FIND, Asked, asked_of, load_prompts, recording_file
+from workbench.bench.retrieved import accepted_search, keep_searches, renew
 from workbench.config import Settings
 from workbench.errors import ConfigError, unknown_name
 from workbench.evaluation.evalset import Evalset, load_evalset
 from workbench.inference.batch import Item, complete_all
 from workbench.inference.client import Client
-from workbench.inference.embedding import MiniLM
 from workbench.inference.local import PREFIX
 from workbench.inference.prices import PriceTable
 from workbench.inference.recording import Recordings
-from workbench.records import Decision, Query
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Column, Table
-from workbench.retrieval.arms import build_arm
-from workbench.retrieval.searching import Searcher
+from workbench.telemetry.context import attributed
 
-BYTES_PER_TOKEN, HITS_KEPT = 4, 5
+BYTES_PER_TOKEN = 4
 
 
 def record(
@@ -55,11 +51,10 @@ def record(
         If ``max_cost_usd`` is missing or too low, or a model is not in ``prompts.toml``; nothing was asked then.
     """
     found = load_evalset(evalset, settings=settings)
-    known, search, errors = load_prompts(found).models, _Search(found, settings), 0
+    known, search, errors = load_prompts(found).models, accepted_search(found, settings), 0
     if unknown := [m for m in models if m not in known]:
         raise ConfigError(unknown_name("model", unknown[0], known) + f"; add it to models in {found.name}/prompts.toml")
-    if _asked_for(found) != {q.query_id for q in found.queries}:
-        search.write(HITS, ({"query_id": q.query_id, "doc_ids": search(q)} for q in found.queries))
+    renew(found, search, tell)
     for model in models or known:
         recordings = Recordings(recording_file(found, model), live=True)
         client = Client.open(settings, recordings=recordings)
@@ -68,22 +63,13 @@ def record(
         tell(f"{model}: about {_hours(asked, recordings, client.books.prices):.1f} hours on one core")
         bar = Progress(model, len(asked))
         items = [Item(a.item_id, a.request, a.query.tenant_id, a.feature) for a in asked]
-        done = complete_all(client, items, max_cost_usd=max_cost_usd, tell=tell, on_done=bar.update)
+        with attributed(purpose="eval"):
+            done = complete_all(client, items, max_cost_usd=max_cost_usd, tell=tell, on_done=bar.update)
         errors += sum(isinstance(answer, Exception) for answer in done.values())
         failed = [str(answer) for answer in done.values() if isinstance(answer, Exception)]
         bar.done(f"{model}: {len(done) - len(failed)} answers, {len(failed)} errors {failed[:1] or ''}")
-    written = sorted({(a.query.tenant_id, text) for a, text in _answers(found, known) if a.feature == FIND})
-    search.write(
-        SEARCHES, ({"tenant_id": t, "query": text, "doc_ids": search(Query("", text, t))} for t, text in written)
-    )
+    keep_searches(found, ((a.query.tenant_id, text) for a, text in _answers(found, known) if a.feature == FIND), search)
     return errors
-
-
-def _asked_for(evalset: Evalset) -> set[str]:
-    """Questions whose documents are recorded."""
-    path = evalset.path / FOLDER / HITS
-    lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
-    return {json.loads(line)["query_id"] for line in lines if line}
 
 
 def drift(
@@ -96,7 +82,8 @@ def drift(
     if not asked:
         raise ConfigError(f"nothing is recorded of {model} for {evalset!r}; record it with: workbench record {evalset}")
     items = [Item(a.item_id, a.request, a.query.tenant_id, a.feature) for a in asked]
-    live = complete_all(Client.open(settings), items, max_cost_usd=max_cost_usd)
+    with attributed(purpose="eval"):
+        live = complete_all(Client.open(settings), items, max_cost_usd=max_cost_usd)
     rows: Counter[str] = Counter()
     for a in asked:
         answer, before = live[a.item_id], recordings.find(a.request)
@@ -135,36 +122,3 @@ def _hours(asked: Sequence[Asked], recordings: Recordings, prices: PriceTable) -
         prices.worst_nanos(r.model, input_tokens=n, max_tokens=r.max_tokens) for r, n in zip(still, tokens, strict=True)
     )
     return spent / 1e9 / prices.usd_per_vcpu_hour
-
-
-class _Search:
-    """The accepted retrieval arm, made ready when it is first asked."""
-
-    def __init__(self, evalset: Evalset, settings: Settings) -> None:
-        self.evalset, self.settings = evalset, settings
-        self._ready: Callable[[Query], list[str]] | None = None
-
-    def __call__(self, query: Query) -> list[str]:
-        """Ids of the first five documents."""
-        if self._ready is None:
-            self._ready = self._make()
-        return self._ready(query)
-
-    def write(self, name: str, rows: Iterable[dict[str, object]]) -> None:
-        """Write one file of recorded hits, whole or not at all."""
-        path: Path = self.evalset.path / FOLDER / name
-        path.parent.mkdir(exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-        part.replace(path)
-
-    def _make(self) -> Callable[[Query], list[str]]:
-        path = self.evalset.path / "decisions" / "retrieval.json"
-        if not path.is_file():
-            raise ConfigError(f"contexts are what the accepted retrieval finds; accept a decision first ({path})")
-        arm = build_arm(Decision.load(path).parameters)
-        model = MiniLM(self.settings.cache / "weights")
-        manifest = self.evalset.inputs["corpus"]
-        searcher = Searcher(self.evalset.documents, manifest, self.settings, model, model)
-        searcher.prepare(arm)
-        return lambda query: [hit.doc_id for hit in searcher.search(arm, query, HITS_KEPT)]

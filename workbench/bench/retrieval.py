@@ -93,7 +93,7 @@ class RetrievalBench:
         settings = load_settings()
         parameters = build_parameters(RetrievalParameters, given)
         make_arms(parameters.chunkers, parameters.strategies)  # refuses unknown names
-        embedder = load_embedder(parameters.embedder, settings.cache)
+        embedder = load_embedder(parameters.embedder, settings)
         tokenizer = embedder if isinstance(embedder, MiniLM) else MiniLM(settings.cache / "weights")
         return cls.open(parameters, settings, embedder=embedder, tokenizer=tokenizer)
 

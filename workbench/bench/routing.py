@@ -7,10 +7,11 @@ from typing import Self
 
 import polars as pl
 
-from workbench.bench.answers import FOLDER, recorded_outcomes
+from workbench.bench.answers import recorded_outcomes
 from workbench.bench.experiment import Experiment, Finalists, decision_path, open_experiment
 from workbench.bench.provenance import build_parameters, encoder_probe, parameter_inputs
 from workbench.bench.retrieval_tables import power_table
+from workbench.bench.retrieved import FOLDER
 from workbench.bench.routing_arms import Routed, RoutedArm, model_arms, policy_arms, route_all
 from workbench.bench.routing_summary import cases_of, summarise
 from workbench.bench.routing_tables import (
@@ -41,6 +42,7 @@ from workbench.rendering.table import Table
 from workbench.reports.figure import Figure
 from workbench.reports.figures import forest, slices
 from workbench.retrieval.vectors import VectorCache
+from workbench.telemetry.context import attributed
 
 # Share of prompts that two arms answer differently well, for the power before any arm runs; its root is the spread.
 DIFFERING = (0.04, 0.1, 0.25)
@@ -108,10 +110,11 @@ class RoutingBench:
             "prices": project_prices(settings.root).sha256,
         }
         if any(p.reads == "vectors" for p in policies):
-            encoder = embedder or load_embedder(parameters.embedder, settings.cache)
-            vectors, _ = VectorCache(settings.cache / "vectors.sqlite").embed(outcomes.requests.prompts, encoder)
-            outcomes = replace(outcomes, requests=replace(outcomes.requests, vectors=vectors))
+            encoder = embedder or load_embedder(parameters.embedder, settings)
             inputs |= {"weights": encoder.encoder_id, "encoder probe": encoder_probe(encoder)}
+            with attributed(purpose="eval"):
+                vectors, _ = VectorCache(settings.cache / "vectors.sqlite").embed(outcomes.requests.prompts, encoder)
+            outcomes = replace(outcomes, requests=replace(outcomes.requests, vectors=vectors))
         experiment = open_experiment(
             "routing",
             "Which model, or which router over models, is the cheapest that is good enough?",

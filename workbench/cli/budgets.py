@@ -1,6 +1,7 @@
 """``workbench budgets``: what is spent, held and left."""
 
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -8,7 +9,12 @@ if TYPE_CHECKING:
     import polars as pl
 
 
-def budgets() -> None:
+def budgets(
+    close_holds_before: Annotated[
+        datetime | None,
+        typer.Option(help="First charge in full what calls of dead processes reserved before this moment, in UTC."),
+    ] = None,
+) -> None:
     """Show every budget of the state database: its limit, what is spent, and what unsettled calls hold."""
     import sqlalchemy as sa
 
@@ -17,7 +23,15 @@ def budgets() -> None:
     from workbench.state import open_engine
 
     url = load_settings().state_url
-    drawn = Budgets(open_engine(url)).table()
+    engine = open_engine(url)
+    if close_holds_before:
+        from workbench.telemetry.ledger import Ledger
+
+        closed = Budgets(engine).close_holds(close_holds_before.replace(tzinfo=UTC), Ledger(engine))
+        typer.echo(
+            f"holds closed: {len(closed):,}, charged in full: ${sum(row.cost_nanos for row in closed) / 1e9:.6f}"
+        )
+    drawn = Budgets(engine).table()
     shown = sa.make_url(url).render_as_string(hide_password=True)
     typer.echo(budgets_text(drawn) if len(drawn) else f"no call has been charged in {shown}")
 

@@ -1,22 +1,26 @@
 """One attempt at one model: paid for before it is made, settled once, written down whatever comes of it."""
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Self
 
 from workbench.clock import Clock, SystemClock
+from workbench.config import Settings
 from workbench.errors import AttemptTimeout, ConfigError, ProviderError, UnknownPrice, WorkbenchError
+from workbench.inference.budget import DEFAULT_BUDGETS, Budget
 from workbench.inference.budgets import Budgets
 from workbench.inference.cache_protocol import CacheHit
 from workbench.inference.chat_spans import chat_span, note
-from workbench.inference.limits import RateLimiter, Slot
+from workbench.inference.limits import Limit, RateLimiter, Slot
 from workbench.inference.messages import Request, Response, Usage
-from workbench.inference.prices import PriceTable
+from workbench.inference.prices import PriceTable, project_prices
 from workbench.inference.providers import Provider
+from workbench.state import open_engine
 from workbench.telemetry.context import Attribution
 from workbench.telemetry.ledger import Ledger, LedgerRow
-from workbench.telemetry.spans import Tracing
+from workbench.telemetry.spans import Span, Tracing
 
 TOKENS_PER_MESSAGE = 8
 # What vendors add to a prompt without showing it: instructions for tools, and the tokens of a picture behind a link.
@@ -37,6 +41,30 @@ class Books:
     def __post_init__(self) -> None:
         if self.budgets and self.ledger is None:
             raise ConfigError("budgets are settled together with ledger rows; give the books a ledger too")
+
+    @classmethod
+    def open(
+        cls,
+        settings: Settings,
+        *,
+        budgets: Sequence[Budget] = DEFAULT_BUDGETS,
+        limits: Mapping[str, Limit] | None = None,
+        clock: Clock | None = None,
+    ) -> Self:
+        """Books of a project with everything in them: its prices, and the rest in its state database."""
+        engine, clock = open_engine(settings.state_url), clock or SystemClock()
+        return cls(
+            project_prices(settings.root),
+            Budgets(engine, budgets, clock),
+            Ledger(engine),
+            RateLimiter(engine, limits or {}, clock),
+            Tracing(engine),
+            clock,
+        )
+
+    def span(self, name: str) -> AbstractContextManager[Span | None]:
+        """Span around all attempts at a call, None where nothing is traced."""
+        return self.tracing.span(name, "invoke_workflow") if self.tracing else nullcontext()
 
 
 @dataclass(slots=True)
@@ -80,7 +108,9 @@ class Bill:
         books, tokens = self.books, worst_input_tokens(request)
         worst = books.prices.worst_nanos(request.model, input_tokens=tokens, max_tokens=request.max_tokens)
         number, self.attempts = self.attempts, self.attempts + 1
-        hold = books.budgets.reserve(self.who, worst, call_id=self.call_id, attempt=number) if books.budgets else ""
+        unsettled = self.row(request, number, books.clock.now().isoformat(), cost_nanos=worst, status="unknown",
+                             error_class="NeverSettled")  # fmt: skip
+        hold = books.budgets.reserve(unsettled) if books.budgets else ""
         slot = self._slot(request, tokens + request.max_tokens, hold)
         timeout_s = min(timeout_s, self.deadline - books.clock.monotonic())
         if timeout_s <= 0:
@@ -93,10 +123,9 @@ class Bill:
                 response = provider.complete(request, timeout_s=timeout_s, on_text=shown if on_text else None)
             except BaseException as error:
                 billed = _may_be_billed(error)
-                row = self.row(request, number, started, cost_nanos=worst if billed else 0,
-                               latency_ms=1000 * (books.clock.monotonic() - began),
-                               status="unknown" if billed else "error", error_class=type(error).__name__)  # fmt: skip
-                self.settle(hold, row)
+                row = replace(unsettled, started=started, latency_ms=1000 * (books.clock.monotonic() - began),
+                              error_class=type(error).__name__)  # fmt: skip
+                self.settle(hold, row if billed else replace(row, status="error", cost_nanos=0))
                 if isinstance(error, ProviderError):
                     error.streamed = shown.anything
                 raise

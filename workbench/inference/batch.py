@@ -9,7 +9,7 @@ from typing import Any
 
 from workbench.errors import ConfigError
 from workbench.inference.attempts import worst_input_tokens
-from workbench.inference.budgets import Budget
+from workbench.inference.budget import Budget
 from workbench.inference.client import Client
 from workbench.inference.completion import Completion
 from workbench.inference.messages import Request

@@ -2,82 +2,30 @@
 
 A conditional UPDATE decides, so that threads, processes and machines that share the database cannot together
 reserve more than is left; no lock is held while a model is asked. What was reserved stays charged until it is
-settled: a process that dies leaves its holds, because nobody knows what they cost.
+settled: a process that dies leaves its holds, because nobody knows what they cost, until somebody closes them.
 """
 
+import json
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Literal, get_args
-from urllib.parse import urlencode
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from workbench.clock import Clock, SystemClock
-from workbench.errors import BudgetExceeded, ConfigError, StoreError, unknown_name
+from workbench.errors import BudgetExceeded, ConfigError, StoreError
+from workbench.inference.budget import DEFAULT_BUDGETS, EVERYTHING, FIELDS, Budget, resets_at, window_at
 from workbench.inference.prices import nanos
 from workbench.state import Turns, create_tables, insert_ignore, reader
 from workbench.telemetry.context import Attribution
-from workbench.telemetry.ledger import Ledger, LedgerRow
+from workbench.telemetry.ledger import TOKENS, Ledger, LedgerRow
 
 if TYPE_CHECKING:
     import polars as pl
 
-Window = Literal["day", "month", "total"]
-EVERYTHING = "all"
-_NAMES = tuple(f.name for f in fields(Attribution))
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """A limit on spending, one for each combination of what ``by`` names.
-
-    Attributes
-    ----------
-    limit_usd : float
-        May be 0; then no call that costs anything is made.
-    window : {"day", "month", "total"}
-        What it is for, in UTC; "total" never starts anew.
-    by : tuple of str
-        Fields of `Attribution` that each have a budget of their own; an empty field is one like any other.
-    only : mapping of str to str
-        Calls with these fields alone; all where it is empty.
-    name : str
-        Tells budgets of the same calls apart, such as that of one batch.
-    """
-
-    limit_usd: float
-    window: Window
-    by: tuple[str, ...] = ()
-    only: Mapping[str, str] = field(default_factory=dict)
-    name: str = ""
-
-    def __post_init__(self) -> None:
-        for name in (*self.by, *self.only):
-            if name not in _NAMES:
-                raise ConfigError(unknown_name("field of a budget", name, _NAMES))
-        if self.window not in get_args(Window):
-            raise ConfigError(unknown_name("window of a budget", self.window, get_args(Window)))
-        try:
-            nanos(self.limit_usd)
-        except ValueError as error:
-            raise ConfigError(f"the limit of a budget is dollars, 0 or more: {error}") from error
-
-    def scope(self, who: Attribution) -> str | None:
-        """Which budget of this kind a call falls under, None where under none.
-
-        >>> Budget(1.0, "day", by=("tenant_id",)).scope(Attribution(tenant_id="acme"))
-        'tenant_id=acme'
-        """
-        if any(getattr(who, name) != value for name, value in self.only.items()):
-            return None
-        # Equal scopes are the same calls, however they came about; no value can forge the name of another.
-        named = [("name", self.name)] if self.name else []
-        return urlencode([*named, *sorted((n, getattr(who, n)) for n in {*self.by, *self.only})]) or EVERYTHING
-
-
-DEFAULT_BUDGETS = (Budget(10.0, "day"), Budget(100.0, "month"))
+LONGEST_CALL = timedelta(hours=1)  # what is younger may still be under way
 
 _METADATA = sa.MetaData()
 _BUDGET = sa.Table(
@@ -102,6 +50,13 @@ _HOLD = sa.Table(
     sa.Column("amount_nanos", sa.BigInteger, nullable=False),
     sa.Column("spent_nanos", sa.BigInteger, nullable=False),
 )
+# What the ledger gets where nobody settles a hold. A table of its own, so that databases without it need no change.
+_UNSETTLED = sa.Table(
+    "wb_hold_row",
+    _METADATA,
+    sa.Column("hold_id", sa.Text, primary_key=True),
+    sa.Column("row", sa.Text, nullable=False),
+)
 
 
 class Budgets:
@@ -122,39 +77,42 @@ class Budgets:
     ) -> None:
         self._engine, self._budgets, self._clock = engine, tuple(budgets), clock or SystemClock()
         self._turns = Turns()
-        create_tables(engine, _BUDGET, _HOLD)
+        create_tables(engine, _BUDGET, _HOLD, _UNSETTLED)
 
     def and_also(self, budget: Budget) -> "Budgets":
         """These budgets and one more, on the same database."""
         return Budgets(self._engine, (*self._budgets, budget), self._clock)
 
-    def reserve(self, who: Attribution, amount_nanos: int, *, call_id: str, attempt: int) -> str:
-        """Set the amount aside in every budget that applies, or in none; returns the id of the hold.
+    def reserve(self, worst: LedgerRow) -> str:
+        """Set an attempt's worst cost aside in every budget that applies, or in none; returns the id of the hold.
+
+        Parameters
+        ----------
+        worst : LedgerRow
+            What the ledger gets if the attempt is never settled, see `close_holds`.
 
         Raises
         ------
         BudgetExceeded
             If it does not fit; nothing is written.
-        ValueError
-            If the amount is negative.
         """
-        if amount_nanos < 0:
-            raise ValueError(f"an amount to reserve cannot be negative: {amount_nanos}")
         now = self._clock.now().astimezone(UTC)
+        who = Attribution(**{name: getattr(worst, name) for name in FIELDS})
         hold_id, limits = uuid.uuid4().hex, self._limits(who, now)
         hold = {
             "hold_id": hold_id,
-            "call_id": call_id,
-            "attempt": attempt,
+            "call_id": worst.call_id,
+            "attempt": worst.attempt,
             "reserved": now.isoformat(),
             "state": "open",
-            "amount_nanos": amount_nanos,
+            "amount_nanos": worst.cost_nanos,
             "spent_nanos": 0,
         }
         with self._turns.begin(self._engine) as connection:
             connection.execute(_HOLD.insert(), [hold | {"scope": s, "window": w} for s, w in limits])
+            connection.execute(_UNSETTLED.insert().values(hold_id=hold_id, row=json.dumps(asdict(worst))))
             for key in _in_order(limits):
-                _take(connection, key, limits[key], amount_nanos)
+                _take(connection, key, limits[key], worst.cost_nanos)
         return hold_id
 
     def settle(self, hold_id: str, rows: Sequence[LedgerRow], ledger: Ledger | None) -> bool:
@@ -180,7 +138,35 @@ class Budgets:
                 if ledger is not None:
                     ledger.add(rows, connection)
                 _charge(connection, {(h.scope, h.window) for h in holds}, spent, freed=holds[0].amount_nanos)
+                connection.execute(sa.delete(_UNSETTLED).where(_UNSETTLED.c.hold_id == hold_id))
         return settled
+
+    def close_holds(self, before: datetime, ledger: Ledger) -> list[LedgerRow]:
+        """Charge in full every hold of before a moment that nobody settled, since the process that made it is dead.
+
+        Each is closed in a transaction of its own, with a row of status "unknown". A call that is under way all the
+        same finds its hold settled: its answer stays, what it really cost is lost.
+
+        Returns
+        -------
+        list of LedgerRow
+            What was written.
+
+        Raises
+        ------
+        ConfigError
+            If the moment is less than an hour ago; nothing is closed then.
+        """
+        if before > (latest := self._clock.now() - LONGEST_CALL):
+            raise ConfigError(
+                f"holds of before {before.isoformat()} may be of calls that are still under way; close those of before "
+                f"{latest.isoformat(timespec='seconds')} at the latest"
+            )
+        held = sa.select(_HOLD, _UNSETTLED.c.row).outerjoin(_UNSETTLED, _UNSETTLED.c.hold_id == _HOLD.c.hold_id)
+        held = held.where(_HOLD.c.state == "open", _HOLD.c.reserved < before.astimezone(UTC).isoformat())
+        with reader(self._engine).begin() as connection:
+            rows = {hold.hold_id: _unsettled(hold) for hold in connection.execute(held.order_by(_HOLD.c.reserved))}
+        return [row for hold_id, row in rows.items() if self.settle(hold_id, [row], ledger)]
 
     def correct(self, call_id: str, attempt: int, difference_nanos: int, reason: str, *, ledger: Ledger) -> LedgerRow:
         """Book a difference to what a settled attempt cost, in the ledger and in the windows it was charged to.
@@ -215,7 +201,7 @@ class Budgets:
             found = connection.execute(sa.select(_BUDGET)).all()
         names = ("scope", "window", "limit_nanos", "spent_nanos", "held_nanos", "resets")
         schema = dict(zip(names, (pl.String, pl.String, *[pl.Int64] * 3, pl.String), strict=True))
-        frame = pl.DataFrame([(*row, _resets(row.window)) for row in found], schema, orient="row")
+        frame = pl.DataFrame([(*row, resets_at(row.window)) for row in found], schema, orient="row")
         return frame.sort("window", "scope", descending=[True, False])
 
     def _limits(self, who: Attribution, now: datetime) -> dict[tuple[str, str], int | None]:
@@ -223,9 +209,20 @@ class Budgets:
         limits: dict[tuple[str, str], int | None] = {}
         for budget in self._budgets:
             if (scope := budget.scope(who)) is not None:
-                key, limit = (scope, _window(budget.window, now)), nanos(budget.limit_usd)
+                key, limit = (scope, window_at(budget.window, now)), nanos(budget.limit_usd)
                 limits[key] = limit if (other := limits.get(key)) is None else min(limit, other)
         return limits or {(EVERYTHING, "total"): None}
+
+
+def _unsettled(hold: sa.Row[Any]) -> LedgerRow:
+    """Ledger row of a hold that nobody settled; one made by an earlier version does not say whose call it was."""
+    if hold.row:
+        return LedgerRow(**json.loads(hold.row))
+    blank: dict[str, Any] = dict.fromkeys(
+        (*FIELDS, "trace_id", "model_asked", "model_served", "route", "reason", "price_version"), ""
+    ) | dict.fromkeys((*TOKENS, "latency_ms"), 0)
+    blank |= {"purpose": Attribution().purpose, "started": hold.reserved, "status": "unknown"}
+    return LedgerRow(call_id=hold.call_id, attempt=hold.attempt, cost_nanos=hold.amount_nanos, **blank)
 
 
 def _take(connection: sa.Connection, key: tuple[str, str], limit: int | None, amount: int) -> None:
@@ -248,7 +245,7 @@ def _take(connection: sa.Connection, key: tuple[str, str], limit: int | None, am
             spent_nanos=found.spent_nanos,
             reserved_nanos=found.held_nanos,
             amount_nanos=amount,
-            resets=_resets(window),
+            resets=resets_at(window),
         )
 
 
@@ -262,17 +259,3 @@ def _charge(connection: sa.Connection, keys: set[tuple[str, str]], spent: int, *
 def _in_order(keys: Mapping[tuple[str, str], object] | set[tuple[str, str]]) -> list[tuple[str, str]]:
     """Return the one order in which rows are locked: none waits in a circle; what all calls share is locked last."""
     return sorted(keys, key=lambda key: (key[0] == EVERYTHING, -key[0].count("="), key))
-
-
-def _window(window: Window, now: datetime) -> str:
-    return {"day": f"{now:%Y-%m-%d}", "month": f"{now:%Y-%m}", "total": "total"}[window]
-
-
-def _resets(window: str) -> str:
-    """ISO time at which the window ends, empty where it never does."""
-    if window == "total":
-        return ""
-    is_month = len(window) == len("2026-11")
-    start = datetime.fromisoformat(f"{window}-01" if is_month else window).replace(tzinfo=UTC)
-    end = (start.replace(day=28) + timedelta(days=4)).replace(day=1) if is_month else start + timedelta(days=1)
-    return end.isoformat()

@@ -1,4 +1,4 @@
-"""What a span says of one chat request, in OpenTelemetry's GenAI names."""
+"""What a span says of one request, in OpenTelemetry's GenAI names."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +18,8 @@ def chat_span(tracing: Tracing | None, request: Request) -> Iterator[Span | None
         "gen_ai.request.max_tokens": request.max_tokens,
         "gen_ai.request.temperature": request.temperature,
     }
-    with tracing.span(f"chat {request.model}", "chat", attributes) as span:
+    operation = "chat" if request.max_tokens else "embeddings"
+    with tracing.span(f"{operation} {request.model}", operation, attributes) as span:
         span.content("gen_ai.input.messages", request.messages)
         yield span
 
@@ -44,5 +45,6 @@ def note(span: Span | None, response: Response, cost_nanos: int, *, free: bool =
     parts += [
         {"type": "tool_call", "id": c.call_id, "name": c.name, "arguments": c.arguments} for c in response.tool_calls
     ]
-    answer = [{"role": "assistant", "parts": parts, "finish_reason": response.finish_reason}]
-    span.content("gen_ai.output.messages", answer)
+    if parts:
+        answer = [{"role": "assistant", "parts": parts, "finish_reason": response.finish_reason}]
+        span.content("gen_ai.output.messages", answer)

@@ -2,31 +2,27 @@
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from workbench.clock import Clock, SystemClock
+from workbench.clock import Clock
 from workbench.config import Settings
 from workbench.errors import ConfigError, WorkbenchError, unknown_name
 from workbench.inference.attempts import Bill, Books, provider_of
-from workbench.inference.budgets import DEFAULT_BUDGETS, Budget, Budgets
+from workbench.inference.budget import DEFAULT_BUDGETS, Budget
 from workbench.inference.cache_protocol import Cache, CacheHit, CacheUse
 from workbench.inference.completion import Completion
 from workbench.inference.failover import Cooldowns, RetryPolicy, call_models
-from workbench.inference.limits import Limit, RateLimiter
+from workbench.inference.limits import Limit
 from workbench.inference.messages import Message, Request, Response
-from workbench.inference.prices import project_prices
 from workbench.inference.providers import LiteLLMProvider, Provider
 from workbench.inference.recording import Recordings
 from workbench.inference.routed import PREFIX, Route, Routed
 from workbench.inference.streaming import Stream
-from workbench.state import open_engine
 from workbench.telemetry.context import attributed, current
-from workbench.telemetry.ledger import Ledger
-from workbench.telemetry.spans import Span, Tracing
+from workbench.telemetry.spans import Span
 
 Messages = Sequence[Message] | Callable[[str], Sequence[Message]]
 
@@ -39,6 +35,7 @@ class _How:
     use: CacheUse | None
     on_text: Callable[[str], None] | None
     policy: RetryPolicy
+    deadline: float  # moment on the monotonic clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +77,7 @@ class Client:
         from workbench.inference.local import PREFIX as LOCAL
         from workbench.inference.serving import local_provider
 
-        engine, clock = open_engine(settings.state_url), clock or SystemClock()
-        books = Books(
-            project_prices(settings.root),
-            Budgets(engine, budgets, clock),
-            Ledger(engine),
-            RateLimiter(engine, limits or {}, clock),
-            Tracing(engine),
-            clock,
-        )
+        books = Books.open(settings, budgets=budgets, limits=limits, clock=clock)
         providers = {LOCAL: local_provider(settings.cache / "weights"), "": LiteLLMProvider()}
         whole: dict[str, Any] = {"providers": providers, "books": books} | parts
         return cls(**whole)
@@ -118,7 +107,7 @@ class Client:
         on_text : callable, optional
             Gets the text piece by piece, as it comes.
         deadline_s : float, optional
-            Seconds for everything: waiting, attempts and the pauses between them.
+            Seconds for everything: waiting, attempts and the pauses between them; both models of a cascade share them.
         **given
             ``tenant_id``, ``user_id``, ``feature``, ``purpose``, ``item_id`` where they differ from what `attributed`
             set; ``max_tokens``, ``temperature``, ``seed``, ``stop``, ``tools``, ``schema`` of `Request`.
@@ -136,8 +125,9 @@ class Client:
         if wrong := [k for k in given if k not in _PARAMETERS]:
             raise ConfigError(unknown_name("parameter", wrong[0], (*_WHO, *_PARAMETERS)))
         policy = self.policy if deadline_s is None else replace(self.policy, deadline_s=deadline_s)
-        how = _How(tuple(fallbacks), use, on_text, policy)
-        with attributed(**{k: v for k, v in who.items() if v is not None}), self._span(model) as span:
+        deadline = self.books.clock.monotonic() + policy.deadline_s
+        how = _How(tuple(fallbacks), use, on_text, policy, deadline)
+        with attributed(**{k: v for k, v in who.items() if v is not None}), self.books.span(f"call {model}") as span:
             if model.startswith(PREFIX):
                 return self._routed(messages, self._router(model), given, how, span)
             return self._answer(Request(model, _fixed(messages, model), **given), Route(model), how, span)
@@ -145,10 +135,6 @@ class Client:
     def stream(self, messages: Messages, **given: Any) -> Stream[Completion]:
         """Answer piece by piece: iterate for the text, then take ``result``; arguments are those of `complete`."""
         return Stream(lambda on_text: self.complete(messages, on_text=on_text, **given))
-
-    def _span(self, model: str) -> "AbstractContextManager[Span | None]":
-        tracing = self.books.tracing
-        return tracing.span(f"call {model}", "invoke_workflow") if tracing else nullcontext()
 
     def _router(self, model: str) -> Routed:
         name = model.removeprefix(PREFIX)
@@ -183,9 +169,8 @@ class Client:
 
     def _answer(self, request: Request, route: Route, how: _How, span: Span | None) -> Completion:
         """Answer from a recording, the cache, or a model: in this order, since the first two cost nothing."""
-        deadline = self.books.clock.monotonic() + how.policy.deadline_s
         trace_id = span.trace_id if span else ""
-        bill = Bill(uuid.uuid4().hex, trace_id, current(), self.books, deadline, route.arm, route.reason)
+        bill = Bill(uuid.uuid4().hex, trace_id, current(), self.books, how.deadline, route.arm, route.reason)
         others = [request.to(model) for model in how.fallbacks]
         if self.recordings is not None and (found := self.recordings.take(request, *others)):
             return self._free(bill, request, found, "recording", route, how)
@@ -201,6 +186,7 @@ class Client:
             policy=how.policy,
             cooldowns=self.cooldowns,
             clock=self.books.clock,
+            deadline=how.deadline,
         )
         answered = request.to(bill.answered)  # after a failover another model's answer must not pass for this one's
         if self.recordings is not None:

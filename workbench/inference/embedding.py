@@ -1,14 +1,18 @@
-"""Text to vectors: the local MiniLM by default, any litellm model or sentence-transformers by name."""
+"""Text to vectors: the local MiniLM by default, a hosted model or one of sentence-transformers by name."""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from workbench.errors import ConfigError, ProviderError
+from workbench.config import Settings
+from workbench.errors import ConfigError
 from workbench.inference.weights import MINILM_SHA256, fetch, verify
+
+if TYPE_CHECKING:
+    from workbench.inference.attempts import Books
 
 # 256 positions, of which two mark the beginning and the end.
 MINILM_MAX_TOKENS = 254
@@ -17,8 +21,13 @@ MINILM_MAX_TOKENS = 254
 class Embedder(Protocol):
     """What turns texts into unit vectors; ``encoder_id`` changes whenever the vectors would."""
 
-    encoder_id: str
-    dimension: int
+    @property
+    def encoder_id(self) -> str:
+        """Name of the encoder."""
+
+    @property
+    def dimension(self) -> int:
+        """Length of a vector."""
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors of unit length, float32, shape (texts, dimension)."""
@@ -82,54 +91,6 @@ class MiniLM:
         return list(self._whole.encode(text, add_special_tokens=False).offsets)
 
 
-# retries are the client's, and a call that nobody waits for any more must end
-_ONCE = {"num_retries": 0, "max_retries": 0, "timeout": 60}
-
-
-class LiteLLMEmbedder:
-    """Any embedding model that litellm reaches, by litellm's name for it: ``openai/text-embedding-3-small``."""
-
-    def __init__(self, model: str, *, dimension: int = 0, **options: Any) -> None:
-        self.model, self._options = model, options
-        self.encoder_id = f"litellm:{model}"
-        self.dimension = dimension or int(self.embed(["dimension"]).shape[1])
-
-    def embed(self, texts: Sequence[str], *, batch: int = 128) -> np.ndarray:
-        """Unit vectors, float32.
-
-        Cost: one call of the provider for each 128 texts.
-
-        Raises
-        ------
-        ProviderError
-            If the provider fails, or answers with another number of vectors than asked for.
-        """
-        return self.embed_counted(texts, batch=batch)[0]
-
-    def embed_counted(self, texts: Sequence[str], *, batch: int = 128) -> tuple[np.ndarray, int | None]:
-        """Unit vectors, and the tokens that the provider counted; None where it did not count all."""
-        os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else its import calls the network
-        import litellm
-        from openai import OpenAIError
-
-        if not texts:
-            return np.zeros((0, self.dimension), np.float32), 0
-        vectors: list[list[float]] = []
-        counts: list[int] = []
-        for start in range(0, len(texts), batch):
-            part = list(texts[start : start + batch])
-            try:
-                answer = litellm.embedding(model=self.model, input=part, **(_ONCE | self._options))
-            except (OpenAIError, ValueError) as error:  # every litellm exception is one of these
-                told = f"embedding {len(part)} texts with {self.model!r} failed: {error}"
-                raise ProviderError(told, billed="unknown") from error
-            if len(answer.data) != len(part):
-                raise ProviderError(f"{self.model!r} returned {len(answer.data)} vectors for {len(part)} texts")
-            vectors += [row["embedding"] for row in sorted(answer.data, key=lambda row: row["index"])]
-            counts.append(getattr(answer.usage, "prompt_tokens", 0) or 0)
-        return _unit(np.array(vectors, np.float32)), sum(counts) if all(counts) else None
-
-
 class SentenceTransformerEmbedder:
     """A sentence-transformers model, where that package is installed and its weights are at hand."""
 
@@ -144,11 +105,13 @@ class SentenceTransformerEmbedder:
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors, float32."""
-        return _unit(np.asarray(self._model.encode(list(texts)), np.float32))
+        return unit(np.asarray(self._model.encode(list(texts)), np.float32))
 
 
-def load_embedder(name: str, cache: Path) -> Embedder:
+def load_embedder(name: str, settings: Settings, books: "Books | None" = None) -> Embedder:
     """Embedder by name: ``minilm``, ``litellm:<model>`` or ``sentence-transformers:<model>``.
+
+    A hosted one (``litellm:``) is paid for on ``books``, by default the project's own.
 
     Raises
     ------
@@ -157,14 +120,18 @@ def load_embedder(name: str, cache: Path) -> Embedder:
     """
     kind, _, model = name.partition(":")
     if name == "minilm":
-        return MiniLM(cache / "weights")
+        return MiniLM(settings.cache / "weights")
     if kind == "litellm" and model:
-        return LiteLLMEmbedder(model)
+        from workbench.inference.attempts import Books
+        from workbench.inference.hosted_embedding import HostedEmbedder
+
+        return HostedEmbedder(model, books or Books.open(settings))
     if kind == "sentence-transformers" and model:
         return SentenceTransformerEmbedder(model)
     raise ConfigError(f"embedder {name!r} is not one of minilm, litellm:<model>, sentence-transformers:<model>")
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Vectors scaled to length 1; one of length 0 stays as it is."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.where(lengths > 0, lengths, 1)

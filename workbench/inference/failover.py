@@ -22,7 +22,7 @@ class RetryPolicy:
         The k-th delay is drawn from [0, min(cap, base * 2^k)] ("full jitter", Brooker 2015, AWS Architecture Blog),
         and is never shorter than what the provider asks for.
     deadline_s : float
-        Limit of the whole call over all models, delays included.
+        Limit of the whole call over all models, delays included, where the caller gives none.
     cooldown_failures, cooldown_s : int, float
         A model that failed so often in a row is left alone so long; then one call probes it.
     """
@@ -113,9 +113,10 @@ def call_models(
     policy: RetryPolicy,
     cooldowns: Cooldowns,
     clock: Clock,
+    deadline: float,
     rng: random.Random | None = None,
 ) -> Response:
-    """Ask the models in order until one answers.
+    """Ask the models in order until one answers, or the deadline (a moment on the monotonic clock) passes.
 
     A retryable error is tried again after a delay, unless the delay would pass the deadline or the model now cools
     down: then it is the next model's turn. An error that only another model can help with (`elsewhere`) goes to the
@@ -128,7 +129,7 @@ def call_models(
         If no attempt gave an answer.
     """
     rng = rng or random.Random()
-    call = _Call(policy, clock, clock.monotonic() + policy.deadline_s)
+    call = _Call(policy, clock, deadline)
     for model in models:
         for failures in range(1, policy.attempts_per_model + 1):
             if call.left_s() <= 0 or not cooldowns.admits(model):

@@ -55,7 +55,7 @@ class LiteLLMProvider:
         ProviderError
             One of its subclasses, by what went wrong; ``streamed`` says whether text had been shown.
         """
-        _litellm()  # seconds, once, which are not the provider's
+        load_litellm()  # seconds, once, which are not the provider's
         answer = Answer(request.model, on_text)
         ask = partial(self._ask, request, timeout_s, on_text is not None)
         try:
@@ -69,7 +69,7 @@ class LiteLLMProvider:
 
     def _ask(self, request: Request, timeout_s: float, stream: bool, give: Callable[[_Part], bool]) -> None:
         try:
-            came = _litellm().completion(**self._arguments(request, timeout_s, stream=stream))
+            came = load_litellm().completion(**self._arguments(request, timeout_s, stream=stream))
             if not stream:
                 give((read_whole, came))
                 return
@@ -82,7 +82,7 @@ class LiteLLMProvider:
             raise typed(error, request.model) from error
 
     def _arguments(self, request: Request, timeout_s: float, *, stream: bool) -> dict[str, Any]:
-        litellm = _litellm()
+        litellm = load_litellm()
         model = request.model
         if self.api_base and model.startswith(LOCAL_PREFIX):
             model = "openai/" + model.removeprefix(LOCAL_PREFIX)
@@ -118,7 +118,8 @@ class LiteLLMProvider:
         return given
 
 
-def _litellm() -> Any:
+def load_litellm() -> Any:
+    """Import litellm, which takes seconds, without what it would ask the network and print by itself."""
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else its import asks the network for prices
     import litellm
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from workbench.config import Settings
 from workbench.errors import ConfigError
+from workbench.inference.attempts import Books
 from workbench.inference.embedding import Embedder, load_embedder
 from workbench.inference.prices import PriceTable, project_prices
 from workbench.inference.routing import Router, load_router
@@ -69,8 +70,10 @@ class Routed:
         return Route(model, configuration, arm, reason)
 
 
-def load_routed(settings: Settings, evalset: str, *, accept_provisional: bool = False) -> Routed:
-    """Router of an evalset's accepted routing decision.
+def load_routed(
+    settings: Settings, evalset: str, *, accept_provisional: bool = False, books: Books | None = None
+) -> Routed:
+    """Router of an evalset's accepted routing decision; a hosted encoder is paid for as in `load_embedder`.
 
     Raises
     ------
@@ -90,7 +93,7 @@ def load_routed(settings: Settings, evalset: str, *, accept_provisional: bool = 
             "use it all the same"
         )
     router = load_router(path.with_suffix(".artefact"), decision.arm)
-    embedder = load_embedder(decision.settings["embedder"], settings.cache) if _reads_vectors(router) else None
+    embedder = load_embedder(decision.settings["embedder"], settings, books) if _reads_vectors(router) else None
     if changed := _changed(settings, decision, router, embedder):
         raise ConfigError(
             f"the routing decision of {evalset!r} was tested with another {', '.join(changed)}; check it again with: "

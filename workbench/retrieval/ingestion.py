@@ -15,6 +15,7 @@ from workbench.records import Document, content_hash
 from workbench.retrieval.chunking import Chunker, Tokenizer
 from workbench.retrieval.store import ChunkRow, Store
 from workbench.retrieval.vectors import VectorCache
+from workbench.telemetry.context import attributed
 
 # Part of every content hash; raise it when chunkers cut differently than before, so that all is indexed anew.
 _LAYOUT = "1"
@@ -137,7 +138,8 @@ class _Recipe:
         cut = [(job, self.chunker.chunk(job.document, self.tokenizer)) for job in jobs]
         if lost := [job.document.doc_id for job, chunks in cut if not chunks]:
             raise StoreError(f"{self.chunker!r} made no chunk of {lost[0]!r}, which has text")
-        vectors, embedded = self.vectors.embed([c.text for _, chunks in cut for c in chunks], self.embedder)
+        with attributed(purpose="ingest"):
+            vectors, embedded = self.vectors.embed([c.text for _, chunks in cut for c in chunks], self.embedder)
         unused = iter(vectors)
         rows = [
             ChunkRow(

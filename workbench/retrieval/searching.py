@@ -20,6 +20,7 @@ from workbench.retrieval.store import Store
 from workbench.retrieval.strategies import Arm, Question
 from workbench.retrieval.tenant import TenantHandle
 from workbench.retrieval.vectors import VectorCache
+from workbench.telemetry.context import attributed
 
 CHUNKS_PER_DOCUMENT = 3
 
@@ -83,12 +84,12 @@ class Searcher:
 
     def question(self, arm: Arm, query: Query) -> Question:
         """Query as the arm's strategy needs it; every text is embedded once, whichever arm asks first."""
-        vector = self._embedded(query.text)[0] if arm.strategy.uses_vectors else None
+        vector = self._embedded(query)[0] if arm.strategy.uses_vectors else None
         return Question(query.text, vector, 1 if isinstance(arm.chunker, WholeDocument) else CHUNKS_PER_DOCUMENT)
 
     def embedding_ms(self, arm: Arm, query: Query) -> float:
         """Milliseconds that embedding the query took; 0 for an arm that needs no vector."""
-        return self._embedded(query.text)[1] if arm.strategy.uses_vectors else 0.0
+        return self._embedded(query)[1] if arm.strategy.uses_vectors else 0.0
 
     def search(self, arm: Arm, query: Query, k: int) -> list[Hit]:
         """Best ``k`` documents for one query, asked inside the query's own tenant."""
@@ -105,9 +106,9 @@ class Searcher:
 
         The name of the table is left out: plans of arms with tables of their own compare too.
         """
-        handle = self.handle(arm, self.documents[0].tenant_id)
-        vector = self.embedder.embed(["plan"])[0] if arm.strategy.uses_vectors else None
-        plan = arm.strategy.plan(handle, Question("plan", vector))
+        probe = Query("", "plan", self.documents[0].tenant_id)
+        vector = self._embedded(probe)[0] if arm.strategy.uses_vectors else None
+        plan = arm.strategy.plan(self.handle(arm, probe.tenant_id), Question(probe.text, vector))
         return {leg: told.replace(self.table_name(arm), "table") for leg, told in plan.items()}
 
     def unfit(self, arm: Arm) -> str:
@@ -139,12 +140,13 @@ class Searcher:
         head = text if len(text) < 6 * max_tokens else text[: 6 * max_tokens].rsplit(maxsplit=1)[0]
         return any(len(self.tokenizer.offsets(part)) > max_tokens for part in dict.fromkeys((head, text)))
 
-    def _embedded(self, text: str) -> tuple[np.ndarray, float]:
-        if text not in self._vectors:
+    def _embedded(self, query: Query) -> tuple[np.ndarray, float]:
+        if query.text not in self._vectors:
             started = time.perf_counter()
-            vector = self.embedder.embed([text])[0]
-            self._vectors[text] = (vector, (time.perf_counter() - started) * 1000)
-        return self._vectors[text]
+            with attributed(purpose="eval", tenant_id=query.tenant_id, item_id=query.query_id):
+                vector = self.embedder.embed([query.text])[0]
+            self._vectors[query.text] = (vector, (time.perf_counter() - started) * 1000)
+        return self._vectors[query.text]
 
     def _store(self, arm: Arm) -> Store:
         name = self.table_name(arm)
