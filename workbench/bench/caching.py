@@ -38,7 +38,7 @@ from workbench.evaluation.stream import Replay, replay, shadow
 from workbench.evaluation.summary import Summary
 from workbench.evaluation.traffic import load_pairs, load_stream
 from workbench.inference.embedding import Embedder, load_embedder
-from workbench.inference.prices import load_prices
+from workbench.inference.prices import project_prices
 from workbench.records import Decision, Rule
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Table
@@ -80,6 +80,7 @@ class CachingBench:
         policy = evalset.policy("caching")
         if policy.metric != METRIC or policy.floor is not None:
             raise ConfigError(f"[caching] in gates.toml goes by {METRIC} and alpha; leave out metric and floor")
+        prices = project_prices(settings.root)
         inputs = {
             "stream": stream.sha256,
             "pairs": pairs_sha256,
@@ -87,8 +88,10 @@ class CachingBench:
             **parameter_inputs(parameters),
             "weights": embedder.encoder_id,
             "encoder probe": encoder_probe(embedder),
-            "prices": load_prices().sha256,
+            "prices": prices.sha256,
         }
+        if guard:
+            inputs["guard"] = guard.sha256((p.query_b, p.query_a) for p in pairs)
         experiment = open_experiment(
             "caching",
             "Should answers be cached, and how closely must questions match?",
@@ -98,7 +101,7 @@ class CachingBench:
             inputs=inputs,
             rule_shown=RULE_SHOWN,
         )
-        lab = Lab(parameters, stream, pairs, policy.must_differ_limit)
+        lab = Lab(parameters, stream, pairs, policy.must_differ_limit, prices)
         return cls(experiment, lab, embedder, guard)
 
     @property

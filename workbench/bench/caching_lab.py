@@ -15,7 +15,7 @@ from workbench.evaluation.cache_claims import CacheArm, CacheResult, PairsServed
 from workbench.evaluation.certification import Certificate
 from workbench.evaluation.stream import Replay, Shadow, replay
 from workbench.evaluation.traffic import Pair, Stream
-from workbench.inference.prices import Work, load_prices
+from workbench.inference.prices import PriceTable, Work
 
 GRAVE = ("opposite", "negation", "antonym")  # kinds of pairs whose wrong answer says the contrary
 
@@ -46,6 +46,7 @@ class Lab:
     stream: Stream
     pairs: tuple[Pair, ...]
     must_differ_limit: float
+    prices: PriceTable
 
     @property
     def parts(self) -> dict[str, slice]:
@@ -133,7 +134,7 @@ class Lab:
         Looking up in memory is far below the embedding and left out.
         """
         p = self.parameters
-        embedding = load_prices().cost_usd([Work("embed_query")]) if arm.kind == "semantic" else 0.0
+        embedding = self.prices.cost_usd([Work("embed_query")]) if arm.kind == "semantic" else 0.0
         return 1000 * ((1 - hit_rate) * p.call_usd + embedding + error_rate * p.false_hit_usd)
 
 
