@@ -8,19 +8,16 @@ import pytest
 
 from workbench.bench.answers import Asked
 from workbench.bench.caching_prompts import (
-    approximate_tokens,
-    drift_table,
     longer_prefix,
     poisson_times,
     prompt_break_table,
     prompt_cache_table,
     prompt_log,
     prompt_what_if_table,
-    watch_table,
 )
-from workbench.caching.calls import Segment
+from workbench.bench.caching_tables import drift_table
+from workbench.caching.calls import Segment, approximate_tokens
 from workbench.caching.vendors import load_vendors
-from workbench.evaluation.drift import DriftWatch
 from workbench.inference.messages import Request
 from workbench.inference.prompting import Prompts
 from workbench.records import Document, Query
@@ -122,5 +119,3 @@ def test_the_drift_table_keeps_its_promise_beside_a_test_that_does_not():
     assert alarm[at] <= 0.05 < 0.15 < naive[at]
     assert cells(table, "labelled hits until then (median)")[at] is None
     assert alarm[-1] == 1
-    assert "no drift shown" in repr(watch_table(DriftWatch(0.05)))
-    assert "drift, at label" in repr(watch_table(DriftWatch(0.05).add([True] * 9)))

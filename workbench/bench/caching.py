@@ -8,14 +8,15 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from workbench.bench.caching_lab import CachingParameters, Lab, make_guard
-from workbench.bench.caching_prompts import drift_table, prompt_tables
+from workbench.bench.caching_lab import CachingParameters, Certified, Lab, Replayed, Semantic, make_guard
+from workbench.bench.caching_prompts import prompt_tables
 from workbench.bench.caching_summary import regression_cases, score_rows, slice_rows_of, summarise
 from workbench.bench.caching_tables import (
     break_even_table,
     certificate_table,
     contents_table,
     curve,
+    drift_table,
     exact_table,
     pairs_table,
     prospects_table,
@@ -23,7 +24,6 @@ from workbench.bench.caching_tables import (
     semantic_table,
     trials_table,
 )
-from workbench.bench.caching_values import Certified, Replayed, Semantic
 from workbench.bench.experiment import Experiment, open_experiment
 from workbench.bench.provenance import build_parameters, encoder_probe, parameter_inputs
 from workbench.caching.guards import Guard

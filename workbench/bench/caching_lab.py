@@ -1,4 +1,4 @@
-"""One stream, its pairs and its prices: caches are counted, replayed and priced here, by value and without display."""
+"""One stream, its pairs and its prices: caches are counted, replayed and priced here; and what the steps hand on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 
 from workbench.bench.caching_tables import bounds_of_pairs, rate_of
-from workbench.bench.caching_values import Semantic
 from workbench.caching.guards import Guard
 from workbench.errors import ConfigError, unknown_name
 from workbench.evaluation.bounds import GRID, Counts, count
@@ -16,6 +15,7 @@ from workbench.evaluation.certification import Certificate
 from workbench.evaluation.stream import Replay, Shadow, replay
 from workbench.evaluation.traffic import Pair, Stream
 from workbench.inference.prices import PriceTable, Work
+from workbench.rendering.table import Table
 
 GRAVE = ("opposite", "negation", "antonym")  # kinds of pairs whose wrong answer says the contrary
 
@@ -36,6 +36,43 @@ class CachingParameters:
     false_hit_usd: float = 0.0
     draws: int = 200
     seed: int = 0
+
+
+@dataclass(frozen=True, repr=False)
+class Step:
+    """A value that is shown as its table, in Jupyter and as text."""
+
+    table: Table
+
+    def _repr_html_(self) -> str:
+        return self.table.to_html()
+
+    def __repr__(self) -> str:
+        return self.table.to_text()
+
+
+@dataclass(frozen=True, repr=False)
+class Semantic(Step):
+    """Every request's vector and its nearest earlier request, by way of matching; cosines of the labelled pairs."""
+
+    vectors: npt.NDArray[np.float32]
+    shadows: dict[str, Shadow]
+    pair_similarity: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, repr=False)
+class Certified(Step):
+    """Arms with their certificates, simplest first."""
+
+    arms: tuple[tuple[CacheArm, Certificate | None], ...]
+
+
+@dataclass(frozen=True, repr=False)
+class Replayed(Step):
+    """What the true replay of each arm did on the test part."""
+
+    results: tuple[CacheResult, ...]
+    replays: dict[str, Replay]
 
 
 @dataclass(frozen=True, slots=True)

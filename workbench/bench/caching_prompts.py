@@ -7,35 +7,61 @@ import numpy as np
 import polars as pl
 
 from workbench.bench.answers import Asked, asked_of, load_prompts
-from workbench.caching.calls import CallRecord, Segment, call_of, mark_stable, volatile_last, with_ttl
-from workbench.caching.prompt import breaks, savings, simulate
+from workbench.caching.call_log import CALLS, read_calls
+from workbench.caching.calls import (
+    CallRecord,
+    Segment,
+    approximate_tokens,
+    call_of,
+    mark_stable,
+    volatile_last,
+    with_ttl,
+)
+from workbench.caching.prompt import billed_error, breaks, savings, simulate
 from workbench.caching.vendors import VendorRules, load_vendors
-from workbench.evaluation.drift import DriftWatch, watch_trials
 from workbench.evaluation.evalset import Evalset
 from workbench.records import content_hash
 from workbench.rendering.table import Column, Table, Value
 
-BYTES_PER_TOKEN = 4
 CALLS_PER_MINUTE = 20.0
-RATE_MULTIPLES = (0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
+UNBILLED = (
+    "not known: none of these calls was billed by one of these vendors; log your own with CallLog "
+    "(workbench/caching/call_log.py)"
+)
 
 
 def prompt_tables(evalset: Evalset, *, seed: int = 0) -> list[Table]:
-    """Saving, breaks and what-ifs of the evalset's own prompts, called at a constant rate; one sentence without any."""
-    if not (evalset.path / "prompts.toml").is_file():
+    """Saving, breaks and what-ifs of the logged calls, else of the evalset's own prompts, and whether bills agree."""
+    vendors, log = load_vendors(), evalset.path / CALLS
+    if log.is_file():
+        logged = read_calls(log)
+        marked = any(s.breakpoint for call in logged for s in call.segments)
+        calls, compared = logged if marked else mark_stable(logged), billed_table(logged, vendors)
+    elif (evalset.path / "prompts.toml").is_file():
+        prompts = load_prompts(evalset)
+        fullest = max(prompts.contexts, key=lambda name: prompts.contexts[name].documents)
+        every = asked_of(evalset, models=prompts.models[:1])
+        asked = [a for a in every if a.context == fullest and a.feature == a.query.feature]
+        calls = prompt_log(asked, poisson_times(len(asked), CALLS_PER_MINUTE, seed=seed))
+        compared = billed_table((), vendors)
+    else:
         return [Table((Column("prompts"),), (), f"{evalset.name} has no prompts.toml, so no prompt cache was tried")]
-    prompts = load_prompts(evalset)
-    fullest = max(prompts.contexts, key=lambda name: prompts.contexts[name].documents)
-    every = asked_of(evalset, models=prompts.models[:1])
-    asked = [a for a in every if a.context == fullest and a.feature == a.query.feature]
-    calls = prompt_log(asked, poisson_times(len(asked), CALLS_PER_MINUTE, seed=seed))
-    vendors = load_vendors()
-    return [f(calls, vendors) for f in (prompt_cache_table, prompt_break_table, prompt_what_if_table)]
+    return [*(f(calls, vendors) for f in (prompt_cache_table, prompt_break_table, prompt_what_if_table)), compared]
 
 
-def approximate_tokens(text: str) -> int:
-    """Tokens at four bytes each: about right for English; a vendor's own tokenizer is not at hand offline."""
-    return -(-len(text.encode()) // BYTES_PER_TOKEN)
+def billed_table(calls: Sequence[CallRecord], vendors: Mapping[str, VendorRules]) -> Table:
+    """Tokens and dollars as simulated beside those billed, by model; a sentence where no bill is known."""
+    own = [replace(call, model=call.model.rpartition("/")[2]) for call in calls]  # litellm's names have a prefix
+    found = billed_error(simulate([call for call in own if call.model in vendors], vendors))
+    columns = (
+        Column("model"), Column("billed calls", "count"), Column("tokens read", "count"),
+        Column("read, billed", "count"), Column("tokens written", "count"), Column("written, billed", "count"),
+        Column("mean error of a call's cost", "share", digits=1),
+    )  # fmt: skip
+    caption = "Is the simulation right? What it says of the logged calls, beside what the vendor billed"
+    if found.is_empty():
+        return Table((Column("compared with a bill"),), ((UNBILLED,),), caption)
+    return Table(columns, tuple(found.iter_rows()), caption)
 
 
 def poisson_times(calls: int, per_minute: float, *, seed: int = 0) -> list[float]:
@@ -82,8 +108,13 @@ def longer_prefix(calls: Sequence[CallRecord], tokens: int) -> tuple[CallRecord,
 
 
 def _under(calls: Sequence[CallRecord], rules: VendorRules) -> pl.DataFrame:
-    """Every call, as if it had gone to this model."""
-    return simulate([replace(call, model=rules.model) for call in calls], {rules.model: rules})
+    """Every call, as if it had gone to this model; a lifetime that it does not have becomes the usual one."""
+    known = (None, rules.ttl_s, rules.long_ttl_s)
+    moved = []
+    for call in calls:
+        segments = tuple(s if s.ttl_s in known else replace(s, ttl_s=None) for s in call.segments)
+        moved.append(replace(call, model=rules.model, segments=segments))
+    return simulate(moved, {rules.model: rules})
 
 
 def prompt_cache_table(calls: Sequence[CallRecord], vendors: Mapping[str, VendorRules]) -> Table:
@@ -162,35 +193,3 @@ def _kept_longer(calls: Sequence[CallRecord], rules: VendorRules) -> float | Non
         return None
     found = _under(with_ttl(calls, rules.long_ttl_s), rules)
     return 1000 * float(found["usd"].sum()) / found.height
-
-
-def drift_table(alpha: float, delta: float = 0.05, *, streams: int = 1000, looks: int = 2000, seed: int = 0) -> Table:
-    """How soon the watch finds a rate above alpha, and how seldom it errs at alpha; beside a test made for one look."""
-    rates = [m * alpha for m in RATE_MULTIPLES if m * alpha < 1]
-    trials = watch_trials(alpha, rates, delta=delta, streams=streams, looks=looks, seed=seed)
-    rows = tuple(
-        ("holds" if t.rate <= alpha else "drifted", t.rate, t.alarmed, t.median if t.rate > alpha else None, t.naive)
-        for t in trials
-    )
-    columns = (
-        Column("the claim"), Column("true false-hit rate", "number", digits=4), Column("alarm", "share", digits=1),
-        Column("labelled hits until then (median)", "count"),
-        Column("alarm of a one-look test, made every time", "share", digits=1),
-    )  # fmt: skip
-    caption = (
-        f"Watching alpha {alpha:g} at delta {delta:g}: {streams:,} streams, looked at after each of {looks:,} labels"
-    )
-    return Table(columns, rows, caption)
-
-
-def watch_table(watch: DriftWatch) -> Table:
-    """Where a watch stands."""
-    measured = watch.false / watch.labelled if watch.labelled else None
-    stands = f"drift, at label {watch.alarm_at}" if watch.alarm_at else "no drift shown"
-    columns = (
-        Column("labelled hits", "count"), Column("false", "count"), Column("rate", "number", digits=4),
-        Column("alpha", "number", digits=4), Column("capital", "number", digits=2),
-        Column("alarm at", "number", digits=0), Column("finding"),
-    )  # fmt: skip
-    row = (watch.labelled, watch.false, measured, watch.alpha, watch.capital, 1 / watch.delta, stands)
-    return Table(columns, (row,), "Drift watch on labelled live hits")

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from workbench.evaluation.bounds import Counts, korn_graubard, sweep
 from workbench.evaluation.cache_claims import CacheResult
 from workbench.evaluation.certification import Certificate, Trial
+from workbench.evaluation.drift import watch_trials
 from workbench.evaluation.stream import Shadow, oracle_hits, replay
 from workbench.evaluation.traffic import Pair, Stream
 from workbench.rendering.table import Column, Interval, Table, Value
@@ -16,6 +17,7 @@ from workbench.rendering.table import Column, Interval, Table, Value
 Bools = npt.NDArray[np.bool_]
 SHOWN_THRESHOLDS = (0.98, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 CURVE_POINTS = 40
+RATE_MULTIPLES = (0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
 
 
 def rate_of(false: np.ndarray, of: np.ndarray, clusters: np.ndarray, confidence: float = 0.975) -> Interval:
@@ -212,3 +214,22 @@ def exact_table(stream: Stream, warmup: int) -> Table:
         Column("with another answer", "count"),
     )  # fmt: skip
     return Table(columns, tuple(rows), "The exact cache")
+
+
+def drift_table(alpha: float, delta: float = 0.05, *, streams: int = 1000, looks: int = 2000, seed: int = 0) -> Table:
+    """How soon the watch finds a rate above alpha, and how seldom it errs at alpha; beside a test made for one look."""
+    rates = [m * alpha for m in RATE_MULTIPLES if m * alpha < 1]
+    trials = watch_trials(alpha, rates, delta=delta, streams=streams, looks=looks, seed=seed)
+    rows = tuple(
+        ("holds" if t.rate <= alpha else "drifted", t.rate, t.alarmed, t.median if t.rate > alpha else None, t.naive)
+        for t in trials
+    )
+    columns = (
+        Column("the claim"), Column("true false-hit rate", "number", digits=4), Column("alarm", "share", digits=1),
+        Column("labelled hits until then (median)", "count"),
+        Column("alarm of a one-look test, made every time", "share", digits=1),
+    )  # fmt: skip
+    caption = (
+        f"Watching alpha {alpha:g} at delta {delta:g}: {streams:,} streams, looked at after each of {looks:,} labels"
+    )
+    return Table(columns, rows, caption)

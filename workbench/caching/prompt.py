@@ -176,35 +176,12 @@ def breaks(frame: pl.DataFrame, by: Sequence[str] = ("feature",)) -> pl.DataFram
     )
 
 
-@dataclass(frozen=True, slots=True)
-class BilledError:
-    """How far the simulation is from the bill, over the calls of which that is known.
+def billed_error(frame: pl.DataFrame, by: Sequence[str] = ("model",)) -> pl.DataFrame:
+    """Tokens of `simulate`'s rows beside those billed, over the calls of which that is known; no row where none is.
 
-    ``mape`` is the mean over calls of the error of what the call cost, relative to its bill.
+    ``error`` is the mean over calls of the error of what the call cost, relative to its bill.
     """
-
-    calls: int
-    read: int
-    billed_read: int
-    write: int
-    billed_write: int
-    mape: float
-
-    @property
-    def total(self) -> float:
-        """Tokens read too much (or, below 0, too little) in the simulation, relative to those billed."""
-        difference = self.read - self.billed_read
-        return difference / self.billed_read if self.billed_read else float("inf") if difference else 0.0
-
-
-def billed_error(frame: pl.DataFrame) -> BilledError | None:
-    """Compare `simulate`'s rows with what the vendor billed; None where no bill is known."""
+    off = (pl.col("usd") - pl.col("billed_usd")).abs() / pl.col("billed_usd")
+    sums = pl.col("read", "billed_read", "write", "billed_write").sum()
     known = frame.filter(pl.col("billed_read").is_not_null())
-    if known.is_empty():
-        return None
-    read, billed_read, write, billed_write = (
-        int(known[name].sum()) for name in ("read", "billed_read", "write", "billed_write")
-    )
-    off = (known["usd"] - known["billed_usd"]).abs() / known["billed_usd"]
-    mape = float(pl.select(off.fill_nan(0.0).mean()).item())
-    return BilledError(known.height, read, billed_read, write, billed_write, mape)
+    return known.group_by(by).agg(pl.len().alias("calls"), sums, off.fill_nan(0.0).mean().alias("error")).sort(by)
