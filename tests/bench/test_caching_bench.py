@@ -65,7 +65,7 @@ def judge(bench):
     certified = bench.certify(semantic)
     replayed = bench.replay(certified, semantic)
     decision = bench.decide(replayed)
-    tables = certified.table, bench.must_differ(certified, semantic), bench.simulate(semantic)
+    tables = certified.table, bench.must_differ(certified, semantic), replayed.table, bench.simulate(semantic)
     bench.save(decision, replayed, *tables)
     return decision, replayed, semantic
 

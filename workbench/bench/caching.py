@@ -251,7 +251,7 @@ class CachingBench:
         """Write everything the report and the gate need."""
         scores = self._scores(replayed)
         cases = regression_cases(self.lab.stream, replayed.replays, self.lab.parts["test"])
-        summary = summarise(self.experiment, decision, scores, cases, (*tables, replayed.table))
+        summary = summarise(self.experiment, decision, scores, cases, tables)
         self.experiment.save(decision, summary, scores)
         return summary
 

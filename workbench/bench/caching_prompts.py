@@ -58,7 +58,7 @@ def billed_table(calls: Sequence[CallRecord], vendors: Mapping[str, VendorRules]
         Column("read, billed", "count"), Column("tokens written", "count"), Column("written, billed", "count"),
         Column("mean error of a call's cost", "share", digits=1),
     )  # fmt: skip
-    caption = "Is the simulation right? What it says of the logged calls, beside what the vendor billed"
+    caption = "Simulated against billed. Tokens and cost of the logged calls, beside what the vendor charged"
     if found.is_empty():
         return Table((Column("compared with a bill"),), ((UNBILLED,),), caption)
     return Table(columns, tuple(found.iter_rows()), caption)
@@ -127,28 +127,27 @@ def prompt_cache_table(calls: Sequence[CallRecord], vendors: Mapping[str, Vendor
         for row in savings(each, ["feature"]).iter_rows(named=True):
             n = row["calls"]
             rows.append((
-                rules.model, rules.vendor, row["feature"], n, row["input"] / n, rules.min_tokens,
+                rules.model, rules.vendor, row["feature"], n, round(row["input"] / n), rules.min_tokens,
                 row["read"] / max(row["input"], 1), 1000 * row["uncached_usd"] / n,
                 1000 * row["saved_usd_low"] / n, 1000 * row["saved_usd_high"] / n,
             ))  # fmt: skip
     columns = (
         Column("model"), Column("rules of"), Column("feature"), Column("calls", "count"),
-        Column("tokens a prompt", "number", digits=0), Column("kept from", "count"), Column("of input read", "share"),
-        Column("USD per 1,000 uncached", "usd", digits=3), Column("saved at least", "usd", digits=3, signed=True),
-        Column("at most", "usd", digits=3, signed=True),
+        Column("tokens a prompt", "count"), Column("kept from", "count"), Column("of input read", "share"),
+        Column("USD per 1,000 uncached", "usd", digits=3), Column("USD saved at least", "usd", digits=3, signed=True),
+        Column("USD saved at most", "usd", digits=3, signed=True),
     )  # fmt: skip
     return Table(columns, tuple(rows), _verdict(calls, vendors, read))
 
 
 def _verdict(calls: Sequence[CallRecord], vendors: Mapping[str, VendorRules], read: int) -> str:
     """The first thing to know: whether what these prompts begin with is long enough to be kept at all."""
-    shown = f"Prompt caches by vendor, {len(calls):,} calls"
     if read:
-        return shown
+        return f"What vendors' prompt caches save. {len(calls):,} calls"
     stable = max(sum(s.tokens for s in call.segments if s.kind != "message") for call in calls)
     least = min(rules.min_tokens for rules in vendors.values())
-    sizes = f"Tools and system prompt have at most {stable:,} tokens; the least kept is {least:,}"
-    return f"{shown}: nothing is saved. {sizes}"
+    sizes = f"tools and system prompt have at most {stable:,} tokens; the least kept is {least:,}"
+    return f"Vendors' prompt caches save nothing. {len(calls):,} calls; {sizes}"
 
 
 def prompt_break_table(calls: Sequence[CallRecord], vendors: Mapping[str, VendorRules]) -> Table:
@@ -158,12 +157,18 @@ def prompt_break_table(calls: Sequence[CallRecord], vendors: Mapping[str, Vendor
     for row in found.iter_rows(named=True):
         keep = [r.model for r in vendors.values() if r.min_tokens <= row["stable_tokens"]]
         shown = ", ".join(keep) or "none"
-        rows.append((row["feature"], row["broken_by"], row["calls"], row["variants"], row["stable_tokens"], shown))
+        rows.append(
+            (row["feature"], row["broken_by"], row["calls"], row["variants"], round(row["stable_tokens"]), shown)
+        )
     columns = (
         Column("feature"), Column("first difference"), Column("calls", "count"), Column("variants", "count"),
-        Column("tokens before it (median)", "number", digits=0), Column("kept by"),
+        Column("tokens before it (median)", "count"), Column("kept by"),
     )  # fmt: skip
-    return Table(columns, tuple(rows), "What differs first from the call before it of the same feature and account")
+    return Table(
+        columns,
+        tuple(rows),
+        "What breaks the prefix. First difference from the call before it of the same feature and account",
+    )
 
 
 def prompt_what_if_table(
@@ -180,11 +185,11 @@ def prompt_what_if_table(
     for name, case in cases.items():
         found = [_under(case, rules) for rules in vendors.values()]
         if name != "what changes goes last":
-            rows.append((name, "none", *(1000 * float(f["uncached_usd"].sum()) / f.height for f in found)))
-        rows.append((name, "usual", *(1000 * float(f["usd"].sum()) / f.height for f in found)))
+            rows.append((name, "not at all", *(1000 * float(f["uncached_usd"].sum()) / f.height for f in found)))
+        rows.append((name, "as usual", *(1000 * float(f["usd"].sum()) / f.height for f in found)))
         rows.append((name, "longer", *(_kept_longer(case, rules) for rules in vendors.values())))
     columns = (Column("prompts"), Column("kept"), *(Column(model, "usd", digits=3) for model in vendors))
-    caption = "What if: USD per 1,000 calls, at best; 'longer' is the dearer write where there is one"
+    caption = "What if. USD per 1,000 calls, at best; 'longer' is the dearer write where there is one"
     return Table(columns, tuple(rows), caption)
 
 

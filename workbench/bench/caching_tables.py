@@ -71,8 +71,8 @@ def pairs_table(pairs: Sequence[Pair], arms: Sequence[tuple[str, Bools, Bools]])
                 high = bounds_of_pairs(near & passed, of, pairs).high if label == "must differ" else None
                 row += [close, 1 - served / close if close else None, served, high]
             rows.append(tuple(row))
-    caption = "Labelled test pairs, by kind; served at most: 95 % bound of the share of all such pairs"
-    return Table(tuple(columns), tuple(rows), caption if pairs else "No pairs.jsonl: no wording was tried")
+    caption = "Labelled test pairs by kind. Served at most: 95 % bound of the share of all such pairs"
+    return Table(tuple(columns), tuple(rows), caption if pairs else "No pairs.jsonl, so that no wording was tried")
 
 
 def contents_table(stream: Stream, pairs: Sequence[Pair], parts: Sequence[tuple[str, slice]]) -> Table:
@@ -103,7 +103,7 @@ def semantic_table(shadows: dict[str, Shadow], clusters: np.ndarray, part: slice
         Column("matching"), Column("threshold", "number", digits=2), Column("hit rate", "share"),
         Column("of it by similarity", "share"), Column("false-hit rate", "interval"), Column("error rate", "interval"),
     )  # fmt: skip
-    caption = "False hits by similarity hits, and by requests, on the calibration part (every earlier request cached)"
+    caption = "What similarity adds. Calibration part, every earlier request cached"
     return Table(columns, tuple(rows), caption)
 
 
@@ -124,9 +124,8 @@ def trials_table(trials: Sequence[Trial], alpha: float) -> Table:
     )  # fmt: skip
     rows = tuple((t.method, t.design, t.broken, t.certified, t.hit_rate) for t in trials)
     draws = trials[0].draws if trials else 0
-    return Table(
-        columns, rows, f"Rules on {draws:,} draws: broken = certified, although the true rate is above {alpha:g}"
-    )
+    caption = f"What rules promise and keep. {draws:,} draws; broken: certified, but the true rate is above {alpha:g}"
+    return Table(columns, rows, caption)
 
 
 def certificate_table(found: Sequence[tuple[str, Certificate]], alpha: float) -> Table:
@@ -138,21 +137,12 @@ def certificate_table(found: Sequence[tuple[str, Certificate]], alpha: float) ->
         Column("design effect", "number", digits=1), Column("note"),
     )  # fmt: skip
     rows = tuple(
-        (
-            n,
-            c.certified,
-            c.hits,
-            c.false,
-            c.rate,
-            c.high,
-            c.exact_high,
-            c.clusters,
-            c.design_effect,
-            c.note,
-        )
-        for n, c in found
+        (name, c.certified, c.hits, c.false, c.rate, c.high, c.exact_high, c.clusters, c.design_effect, c.note)
+        for name, c in found
     )
-    return Table(columns, rows, f"Calibration part: is the false-hit rate shown to be at most {alpha:g}?")
+    return Table(
+        columns, rows, f"Certificates. Is the false-hit rate of the calibration part shown to be at most {alpha:g}?"
+    )
 
 
 def replay_table(results: Sequence[tuple[str, CacheResult, int]], shadow_rates: Sequence[float | None]) -> Table:
@@ -163,21 +153,24 @@ def replay_table(results: Sequence[tuple[str, CacheResult, int]], shadow_rates: 
         Column("shadow rate", "number", digits=3), Column("error rate", "number", digits=4),
         Column("entries", "count"), Column("USD per 1,000", "usd"),
     )  # fmt: skip
+    caption = (
+        "True replay on the test part. Shadow rate: with every earlier request cached; neighbour: a step of the grid"
+    )
     rows: list[tuple[Value, ...]] = []
     for (role, r, entries), beside in zip(results, shadow_rates, strict=True):
         hits = int(r.served.hits.sum())
         bound = float(korn_graubard(r.served)[1][0]) if hits else None
         rate = Interval(r.rate, *r.interval) if hits else None
         rows.append((r.arm.name, role, r.hit_rate, hits, rate, bound, beside, r.error_rate, entries, r.cost_usd_per_1k))
-    return Table(columns, tuple(rows), "True replay on the test part")
+    return Table(columns, tuple(rows), caption)
 
 
 def break_even_table(results: Sequence[CacheResult], call_usd: float) -> Table:
     """What a false hit may cost at most before the tier loses money: saving of a hit by false-hit rate."""
     columns = (
-        Column("cache"), Column("saved per hit", "usd"), Column("false-hit rate", "number", digits=4),
-        Column("at most", "number", digits=4), Column("a false hit may cost", "usd", digits=3),
-        Column("at the bound", "usd", digits=3),
+        Column("cache"), Column("USD saved per hit", "usd"), Column("false-hit rate", "number", digits=4),
+        Column("certified at most", "number", digits=4), Column("USD a false hit may cost", "usd", digits=3),
+        Column("USD at the certified rate", "usd", digits=3),
     )  # fmt: skip
     rows: list[tuple[Value, ...]] = []
     for r in results:
@@ -185,7 +178,11 @@ def break_even_table(results: Sequence[CacheResult], call_usd: float) -> Table:
             high = r.certificate.high
             at_rate = call_usd / r.rate if r.rate else None
             rows.append((r.arm.name, call_usd, r.rate, high, at_rate, call_usd / high if high else None))
-    return Table(columns, tuple(rows), "Break-even: enable only where a false hit costs you less than this")
+    return Table(
+        columns,
+        tuple(rows),
+        "Break-even. Enable only where a false hit costs you less than this; no number: there was no false hit",
+    )
 
 
 def prospects_table(stream: Stream, warmup: int, call_usd: float) -> Table:
@@ -230,6 +227,7 @@ def drift_table(alpha: float, delta: float = 0.05, *, streams: int = 1000, looks
         Column("alarm of a one-look test, made every time", "share", digits=1),
     )  # fmt: skip
     caption = (
-        f"Watching alpha {alpha:g} at delta {delta:g}: {streams:,} streams, looked at after each of {looks:,} labels"
+        f"A watch on live hits. {streams:,} streams at alpha {alpha:g} and delta {delta:g}, looked at after each of "
+        f"{looks:,} labels"
     )
     return Table(columns, rows, caption)
