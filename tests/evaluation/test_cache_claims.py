@@ -7,7 +7,7 @@ import pytest
 
 from workbench.caching.guards import Guard
 from workbench.evaluation.bounds import Counts
-from workbench.evaluation.cache_claims import CacheArm, CacheResult, PairsServed, make_claim, no_hits, sentence_of
+from workbench.evaluation.cache_claims import CacheArm, CacheResult, PairsServed, make_claim, sentence_of
 from workbench.evaluation.certification import Certificate
 from workbench.evaluation.decision import decide
 from workbench.records import Decision, Fingerprint, Rule
@@ -25,7 +25,7 @@ def served(false, hits=1000, clusters=50):
 
 
 def off():
-    return CacheResult(CacheArm("off"), None, no_hits(np.arange(50)), 0, 0, 2.0)
+    return CacheResult(CacheArm("off"), None, served(0, hits=0), 0, 0, 2.0)
 
 
 def semantic(certificate, *, false=20, **more):

@@ -30,7 +30,7 @@ from workbench.caching.guards import Guard
 from workbench.config import Settings, load_settings
 from workbench.errors import ConfigError
 from workbench.evaluation.bounds import Counts
-from workbench.evaluation.cache_claims import METRIC, CacheArm, CacheResult, make_claim, no_hits, sentence_of
+from workbench.evaluation.cache_claims import METRIC, CacheArm, make_claim, sentence_of
 from workbench.evaluation.certification import Certificate, certify, simulate
 from workbench.evaluation.decision import decide
 from workbench.evaluation.evalset import load_evalset
@@ -156,14 +156,9 @@ class CachingBench:
         """Certify a threshold for each way of matching, on the calibration part alone; simultaneous over the ways."""
         rule, part = self.rule, self.lab.parts["calibration"]
         confidence = 1 - (1 - rule.confidence) / len(semantic.shadows)
-        exact = semantic.shadows["similarity"]
-        arms: list[tuple[CacheArm, Certificate | None]] = [(CacheArm("off"), None)]
-        arms.append(
-            (
-                CacheArm("exact"),
-                certify(self.lab.served_counts(exact.exact, exact.false, part), rule.margin, rule.confidence),
-            )
-        )
+        every = semantic.shadows["similarity"]
+        exact = certify(self.lab.served_counts(every.exact, every.false, part), rule.margin, rule.confidence)
+        arms: list[tuple[CacheArm, Certificate | None]] = [(CacheArm("off"), None), (CacheArm("exact"), exact)]
         for name, found in semantic.shadows.items():
             guard = self.guard if name != "similarity" else None
 
@@ -171,13 +166,8 @@ class CachingBench:
                 walked = replay(self.lab.stream, semantic.vectors, threshold=threshold, guard=guard)
                 return self.lab.served_counts(walked.hit & ~walked.exact, walked.false, part)
 
-            certificate = certify(
-                self.lab.counts(found, part),
-                rule.margin,
-                confidence,
-                lowest=self.lab.lowest(guard, semantic),
-                confirm=confirm,
-            )
+            counts, lowest = self.lab.counts(found, part), self.lab.lowest(guard, semantic)
+            certificate = certify(counts, rule.margin, confidence, lowest=lowest, confirm=confirm)
             arms.append((CacheArm("semantic", certificate.threshold, guard, self.embedder.encoder_id), certificate))
         shown = [(arm.name, certificate) for arm, certificate in arms if arm.kind == "semantic" and certificate]
         return Certified(certificate_table(shown, rule.margin), tuple(arms))
@@ -192,26 +182,21 @@ class CachingBench:
 
     def replay(self, certified: Certified, semantic: Semantic) -> Replayed:
         """Walk the whole stream with each cache as it would fill, and judge it on the test part."""
-        part, clusters = self.lab.parts["test"], self.lab.clusters
-        results, replays, shown, beside = [], dict[str, Replay](), [], list[float | None]()
+        results, replays, shown = [], dict[str, Replay](), []
         bar = Progress("caches replayed", len(certified.arms))
         for place, (arm, certificate) in enumerate(certified.arms, start=1):
-            if arm.kind == "off":
-                result, walked = CacheResult(arm, None, no_hits(clusters[part]), 0, 0, self.lab.cost(0, 0, arm)), None
-            else:
-                result, walked = self.lab.replay(arm, certificate, semantic)
-                replays[arm.name] = walked
+            result, walked = self.lab.replay(arm, certificate, semantic)
             bar.update(place)
             results.append(result)
-            shown.append(("arm", result, walked.entries if walked else 0))
-            beside.append(self.lab.shadow_rate(arm, semantic))
+            shown.append(("arm", result, walked.entries, self.lab.shadow_rate(arm, semantic)))
+            if arm.kind != "off":
+                replays[arm.name] = walked
             for step in (0.0025, -0.0025) if arm.threshold and certificate and certificate.certified else ():
                 near = replace(arm, threshold=round((arm.threshold or 0) + step, 4))
                 neighbour, walked = self.lab.replay(near, certificate, semantic)
-                shown.append(("neighbour", neighbour, walked.entries))
-                beside.append(self.lab.shadow_rate(near, semantic))
+                shown.append(("neighbour", neighbour, walked.entries, self.lab.shadow_rate(near, semantic)))
         bar.done(f"{len(certified.arms)} caches replayed over {len(self.lab.stream):,} requests")
-        return Replayed(replay_table(shown, beside), tuple(results), replays)
+        return Replayed(replay_table(shown), tuple(results), replays)
 
     def decide(self, replayed: Replayed) -> Decision:
         """Choose the cheapest cache that is shown to be good enough; one that saves under 1 % is not worth having."""

@@ -12,7 +12,7 @@ from workbench.errors import ConfigError, unknown_name
 from workbench.evaluation.bounds import GRID, Counts, count
 from workbench.evaluation.cache_claims import CacheArm, CacheResult, PairsServed
 from workbench.evaluation.certification import Certificate
-from workbench.evaluation.stream import Replay, Shadow, replay
+from workbench.evaluation.stream import Replay, Shadow, replay, serve_nothing
 from workbench.evaluation.traffic import Pair, Stream
 from workbench.inference.prices import PriceTable, Work
 from workbench.rendering.table import Table
@@ -135,7 +135,10 @@ class Lab:
     def replay(self, arm: CacheArm, certificate: Certificate | None, semantic: Semantic) -> tuple[CacheResult, Replay]:
         """Walk the whole stream with one cache, and judge it on the test part."""
         part = self.parts["test"]
-        walked = replay(self.stream, semantic.vectors, threshold=arm.threshold or 2.0, guard=arm.guard)
+        if arm.kind == "off":
+            walked = serve_nothing(self.stream)
+        else:
+            walked = replay(self.stream, semantic.vectors, threshold=arm.threshold or 2.0, guard=arm.guard)
         own = walked.hit & (walked.exact if arm.kind == "exact" else ~walked.exact)
         served = self.served_counts(own, walked.false, part)
         hit, error = float(walked.hit[part].mean()), float(walked.false[part].mean())

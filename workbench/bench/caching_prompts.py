@@ -1,6 +1,6 @@
 """What vendors' prompt caches would save on an evalset's prompts, why they do not, and what would change that."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -23,7 +23,7 @@ from workbench.evaluation.evalset import Evalset
 from workbench.records import content_hash
 from workbench.rendering.table import Column, Table, Value
 
-CALLS_PER_MINUTE = 20.0
+CALLS_PER_MINUTE, OUTPUT_TOKENS, STARTED_MS = 20.0, 40, 500.0  # where nothing is logged
 UNBILLED = (
     "not known: none of these calls was billed by one of these vendors; log your own with CallLog "
     "(workbench/caching/call_log.py)"
@@ -71,15 +71,7 @@ def poisson_times(calls: int, per_minute: float, *, seed: int = 0) -> list[float
     return times
 
 
-def prompt_log(
-    asked: Sequence[Asked],
-    at: Sequence[float],
-    *,
-    scope: str | None = None,
-    count_tokens: Callable[[str], int] = approximate_tokens,
-    output_tokens: int = 40,
-    started_ms: float = 500.0,
-) -> tuple[CallRecord, ...]:
+def prompt_log(asked: Sequence[Asked], at: Sequence[float], *, scope: str | None = None) -> tuple[CallRecord, ...]:
     """Log of these requests at these times, with the breakpoint behind the system prompt that one would set first.
 
     Leave out calls that a response cache would serve: what is repeated word for word would be saved twice.
@@ -93,8 +85,8 @@ def prompt_log(
     """
     calls = [
         call_of(
-            each.request, count_tokens, at=when, tenant_id=each.query.tenant_id, feature=each.feature, scope=scope,
-            output_tokens=output_tokens, started_ms=started_ms,
+            each.request, approximate_tokens, at=when, tenant_id=each.query.tenant_id, feature=each.feature,
+            scope=scope, output_tokens=OUTPUT_TOKENS, started_ms=STARTED_MS,
         )
         for each, when in zip(asked, at, strict=True)
     ]  # fmt: skip
@@ -184,17 +176,17 @@ def prompt_what_if_table(
     rows: list[tuple[Value, ...]] = []
     for name, case in cases.items():
         found = [_under(case, rules) for rules in vendors.values()]
+        dearer = [
+            _under(with_ttl(case, rules.long_ttl_s), rules) if rules.long_ttl_s else None for rules in vendors.values()
+        ]
         if name != "what changes goes last":
-            rows.append((name, "not at all", *(1000 * float(f["uncached_usd"].sum()) / f.height for f in found)))
-        rows.append((name, "as usual", *(1000 * float(f["usd"].sum()) / f.height for f in found)))
-        rows.append((name, "longer", *(_kept_longer(case, rules) for rules in vendors.values())))
+            rows.append((name, "not at all", *(_per_1k(f, "uncached_usd") for f in found)))
+        rows.append((name, "as usual", *(_per_1k(f, "usd") for f in found)))
+        rows.append((name, "longer", *(None if f is None else _per_1k(f, "usd") for f in dearer)))
     columns = (Column("prompts"), Column("kept"), *(Column(model, "usd", digits=3) for model in vendors))
     caption = "What if. USD per 1,000 calls, at best; 'longer' is the dearer write where there is one"
     return Table(columns, tuple(rows), caption)
 
 
-def _kept_longer(calls: Sequence[CallRecord], rules: VendorRules) -> float | None:
-    if rules.long_ttl_s is None:
-        return None
-    found = _under(with_ttl(calls, rules.long_ttl_s), rules)
-    return 1000 * float(found["usd"].sum()) / found.height
+def _per_1k(frame: pl.DataFrame, column: str) -> float:
+    return 1000 * float(frame[column].sum()) / frame.height

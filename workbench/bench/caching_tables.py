@@ -145,8 +145,8 @@ def certificate_table(found: Sequence[tuple[str, Certificate]], alpha: float) ->
     )
 
 
-def replay_table(results: Sequence[tuple[str, CacheResult, int]], shadow_rates: Sequence[float | None]) -> Table:
-    """True replay on the test part, with the shadow's rate beside it."""
+def replay_table(results: Sequence[tuple[str, CacheResult, int, float | None]]) -> Table:
+    """True replay on the test part: role, result, entries in the end, and the shadow's rate of each cache."""
     columns = (
         Column("cache"), Column("role"), Column("hit rate", "share"), Column("similarity hits", "count"),
         Column("false-hit rate", "interval"), Column("95 % bound", "number", digits=3),
@@ -157,7 +157,7 @@ def replay_table(results: Sequence[tuple[str, CacheResult, int]], shadow_rates: 
         "True replay on the test part. Shadow rate: with every earlier request cached; neighbour: a step of the grid"
     )
     rows: list[tuple[Value, ...]] = []
-    for (role, r, entries), beside in zip(results, shadow_rates, strict=True):
+    for role, r, entries, beside in results:
         hits = int(r.served.hits.sum())
         bound = float(korn_graubard(r.served)[1][0]) if hits else None
         rate = Interval(r.rate, *r.interval) if hits else None

@@ -21,8 +21,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from workbench.caching.guards import Guard
 from workbench.evaluation.bounds import Counts, korn_graubard
 from workbench.evaluation.certification import Certificate
@@ -193,14 +191,8 @@ def sentence_of(outcome: Outcome, results: Sequence[CacheResult], claims: Sequen
         )
     why = "; ".join(f"{c.arm}: {c.note}" for c in claims if c.status in ("inconclusive", "broken"))
     if best.arm.kind == "exact":
-        return f"{start} exact repeats alone: {prices}. What is not shown to be good enough: {why or 'nothing'}."
+        rest = f"Not shown to be good enough: {why}" if why else "No similarity that is good enough saves more"
+        return f"{start} exact repeats alone: {prices}. {rest}."
     if outcome.verdict == "inconclusive":
         return f"Cannot tell yet, keep the cache off meanwhile. {why}."
     return f"Keep the cache off: nothing that saves is shown to be good enough. {why or 'Nothing was served'}."
-
-
-def no_hits(clusters: np.ndarray) -> Counts:
-    """Counts of an arm that serves nothing."""
-    requests = np.bincount(clusters).astype(float)
-    empty = np.zeros((len(requests), 1))
-    return Counts(np.array([np.inf]), empty, empty, requests)
