@@ -13,7 +13,7 @@ from workbench.evaluation.decision import decide
 from workbench.records import Decision, Fingerprint, Rule
 
 RULE = Rule("false_hit_rate", "usd_per_1k_requests", "off", 0.05, 0.95, direction="lower")
-CERTIFIED = Certificate(True, 0.9, 0.05, 0.95, 1000, 20, 3000, 60, 0.012, 0.03, 0.029, 1.2, None, "walk")
+CERTIFIED = Certificate(True, 0.9, 1000, 20, 60, 0.012, 0.03, 0.029, 1.2, None, "walk")
 REFUSED = replace(CERTIFIED, certified=False, high=0.07, labels_needed=400, note="about 400 more labelled hits")
 HOPELESS = replace(CERTIFIED, certified=False, low=0.06, high=0.1, note="no number of labels")
 

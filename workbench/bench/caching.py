@@ -130,13 +130,12 @@ class CachingBench:
 
     def semantic(self) -> Semantic:
         """Embed the questions once, and find the nearest earlier one of the same tenant for each."""
-        vectors = self._embed(self.lab.stream.queries, "questions")
+        pairs, n = self.lab.pairs, len(self.lab.stream)
+        texts = [*self.lab.stream.queries, *(p.query_a for p in pairs), *(p.query_b for p in pairs)]
+        vectors, *sides = np.split(self._embed(texts), [n, n + len(pairs)])
         shadows = {"similarity": shadow(self.lab.stream, vectors)}
         if self.guard:
             shadows["similarity + guard"] = shadows["similarity"].guarded(self.lab.stream, self.guard)
-        sides = [
-            self._embed([getattr(p, side) for p in self.lab.pairs], f"pairs, {side}") for side in ("query_a", "query_b")
-        ]
         table = semantic_table(shadows, self.lab.clusters, self.lab.parts["calibration"])
         return Semantic(table, vectors, shadows, np.clip((sides[0] * sides[1]).sum(1), -1, 1).astype(float))
 
@@ -258,15 +257,15 @@ class CachingBench:
         tenants = np.array(self.lab.stream.tenants)
         return sum(int((tenants[r.hit] != tenants[r.matched[r.hit]]).sum()) for r in replayed.replays.values())
 
-    def _embed(self, texts: Sequence[str], what: str) -> npt.NDArray[np.float32]:
-        cache, bar = VectorCache(self.experiment.settings.cache / "vectors.sqlite"), Progress(what, len(texts))
+    def _embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        cache, bar = VectorCache(self.experiment.settings.cache / "vectors.sqlite"), Progress("questions", len(texts))
         out, fresh = [np.zeros((0, self.embedder.dimension), np.float32)], 0
         for start in range(0, len(texts), STEP):
             part, new = cache.embed(texts[start : start + STEP], self.embedder)
             out.append(part)
             fresh += new
             bar.update(start + len(part))
-        bar.done(f"{len(texts):,} {what}, {fresh:,} embedded now")
+        bar.done(f"{len(texts):,} questions of the stream and of the pairs, {fresh:,} embedded now")
         return np.concatenate(out)
 
     def _scores(self, replayed: Replayed) -> pl.DataFrame:
