@@ -36,28 +36,33 @@ class CallLog:
 
     def complete(self, request: Request, *, timeout_s: float, on_text: Callable[[str], None] | None = None) -> Response:
         """Answer as the other provider does; an attempt that fails is not noted."""
-        with self.path.open("a", encoding="utf-8") as file:  # before anything is paid
-            at = self.clock.now().timestamp()
+        who, at = current(), self.clock.now().timestamp()
+        with self.path.open("a", encoding="utf-8") as file:  # whatever cannot be logged is told before anything is paid
+            asked = call_of(
+                request, self.count_tokens, at=at, tenant_id=who.tenant_id, feature=who.feature, scope=self.scope
+            )
             response = self.provider.complete(request, timeout_s=timeout_s, on_text=on_text)
             # one write a line: threads and processes mix nothing up
-            file.write(json.dumps(asdict(self._record(request, response, at))) + "\n")
+            file.write(json.dumps(asdict(_answered(asked, response))) + "\n")
         return response
 
-    def _record(self, request: Request, response: Response, at: float) -> CallRecord:
-        who, usage, first = current(), response.usage, response.first_token_ms
-        record = call_of(
-            request, self.count_tokens, at=at, tenant_id=who.tenant_id, feature=who.feature, scope=self.scope,
-            output_tokens=usage.output if usage else 0, started_ms=response.latency_ms if first is None else first,
-            billed=usage,
-        )  # fmt: skip
-        return replace(record, segments=tuple(_fitted(record, usage.input))) if usage else record
+
+def _answered(call: CallRecord, response: Response) -> CallRecord:
+    usage, first = response.usage, response.first_token_ms
+    call = replace(call, started_ms=response.latency_ms if first is None else first)
+    if usage is None:
+        return call
+    return replace(
+        call, output_tokens=usage.output, billed_read=usage.cache_read, billed_write=usage.cache_write,
+        segments=tuple(_fitted(call, usage.input)),
+    )  # fmt: skip
 
 
-def _fitted(record: CallRecord, tokens: int) -> Iterable[Segment]:
+def _fitted(call: CallRecord, tokens: int) -> Iterable[Segment]:
     """Segments whose sizes add up to the tokens that the vendor counted."""
-    ends = accumulate((s.tokens for s in record.segments), initial=0)
-    whole = max(record.input_tokens, 1)
-    for segment, (start, end) in zip(record.segments, pairwise(tokens * end // whole for end in ends), strict=True):
+    ends = accumulate((s.tokens for s in call.segments), initial=0)
+    whole = max(call.input_tokens, 1)
+    for segment, (start, end) in zip(call.segments, pairwise(tokens * end // whole for end in ends), strict=True):
         yield replace(segment, tokens=end - start)
 
 

@@ -4,8 +4,8 @@ The false-hit rate need not fall as the threshold rises, so that methods for mon
 are walked through in an order fixed beforehand (fixed-sequence learn-then-test, Angelopoulos et al. 2021, arXiv
 2110.01052), which costs nothing for having tried several. `simulate` shows for the traffic at hand that this promise is
 kept, and how often it is broken by those who ignore clusters or take the lowest threshold that measures well. The bound
-is approximate: with 40 clusters whose rates differ by a factor of 5 and more, simulated promises were broken in 7 to 11
-% of draws instead of 5 %; with 60 moderately unequal ones in 4 to 6 %.
+is approximate: with 40 clusters whose rates differ by a factor of 5 and more, simulated promises were broken in 7 to
+11 % of draws instead of 5 %; with 60 moderately unequal ones in 4 to 6 %.
 """
 
 from collections.abc import Callable, Mapping
