@@ -119,7 +119,7 @@ def test_a_line_that_is_no_call_is_named(tmp_path):
 
 def test_what_cannot_be_hashed_is_told_before_anything_is_paid(tmp_path):
     model = ScriptedModel(["yes"])
+    half = Request(MODEL, ({"role": "user", "content": "\ud800"},))
     with pytest.raises(UnicodeEncodeError):
-        half = ({"role": "user", "content": "\ud800"},)
-        CallLog(model, tmp_path / CALLS).complete(Request(MODEL, half), timeout_s=1)
+        CallLog(model, tmp_path / CALLS).complete(half, timeout_s=1)
     assert model.requests == []

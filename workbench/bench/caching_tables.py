@@ -148,14 +148,12 @@ def certificate_table(found: Sequence[tuple[str, Certificate]], alpha: float) ->
 def replay_table(results: Sequence[tuple[str, CacheResult, int, float | None]]) -> Table:
     """True replay on the test part: role, result, entries in the end, and the shadow's rate of each cache."""
     columns = (
-        Column("cache"), Column("role"), Column("hit rate", "share"), Column("similarity hits", "count"),
+        Column("cache"), Column("role"), Column("hit rate", "share"), Column("hits judged", "count"),
         Column("false-hit rate", "interval"), Column("95 % bound", "number", digits=3),
         Column("shadow rate", "number", digits=3), Column("error rate", "number", digits=4),
         Column("entries", "count"), Column("USD per 1,000", "usd"),
     )  # fmt: skip
-    caption = (
-        "True replay on the test part. Shadow rate: with every earlier request cached; neighbour: a step of the grid"
-    )
+    caption = "True replay on the test part. Hits judged: by similarity; shadow rate: with every earlier request cached"
     rows: list[tuple[Value, ...]] = []
     for role, r, entries, beside in results:
         hits = int(r.served.hits.sum())

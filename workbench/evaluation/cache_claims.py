@@ -148,7 +148,7 @@ def make_claim(result: CacheResult, rule: Rule, *, must_differ_limit: float) -> 
 def _status(result: CacheResult, rule: Rule, must_differ_limit: float) -> tuple[GateStatus, str]:
     certificate = result.certificate
     if certificate is None or not (certificate.hits or result.served.hits.any()):
-        return "identical", "nothing was served"
+        return "identical", "nothing was served" + (f": {certificate.note}" if certificate else "")
     found = f"{certificate.false:,} false of {certificate.hits:,} hits in {certificate.clusters} clusters"
     if result.arm.kind == "semantic" and (against := result.pairs.status(must_differ_limit)):
         share = "" if isinstance(must_differ_limit, int) else f", at most {result.pairs.high:.1%} of such"
