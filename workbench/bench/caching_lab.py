@@ -107,11 +107,6 @@ class Lab:
         scores = np.where(own, 1.0, -np.inf)
         return count(scores[part], (false & own)[part], self.clusters[part], np.array([1.0]))
 
-    def served(self, guard: Guard | None, threshold: float, semantic: Semantic) -> npt.NDArray[np.bool_]:
-        """Which pairs a semantic cache would serve."""
-        served: npt.NDArray[np.bool_] = (semantic.pair_similarity >= threshold) & self.passes(guard)
-        return served
-
     def passes(self, guard: Guard | None) -> npt.NDArray[np.bool_]:
         """Which pairs a guard lets pass."""
         return np.array([guard is None or guard.allows(p.query_b, p.query_a) for p in self.pairs], dtype=bool)
@@ -149,7 +144,7 @@ class Lab:
         """What an arm does with the labelled pairs of test."""
         test, differ = np.array([p.split == "test" for p in self.pairs], dtype=bool), self.must_differ("test")
         may = test & ~differ
-        served = self.served(arm.guard, arm.threshold or 2.0, semantic)
+        served = (semantic.pair_similarity >= (arm.threshold or 2.0)) & self.passes(arm.guard)
         share = bounds_of_pairs(served, differ, self.pairs)
         return PairsServed(
             must_differ=int((served & differ).sum()),

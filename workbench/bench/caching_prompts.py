@@ -45,7 +45,8 @@ def prompt_tables(evalset: Evalset, *, seed: int = 0) -> list[Table]:
         calls = prompt_log(asked, poisson_times(len(asked), CALLS_PER_MINUTE, seed=seed))
         compared = billed_table((), vendors)
     else:
-        return [Table((Column("prompts"),), (), f"{evalset.name} has no prompts.toml, so no prompt cache was tried")]
+        why = f"not tried: {evalset.name} has neither {CALLS} nor prompts.toml"
+        return [Table((Column("prompt caches"),), ((why,),), "What vendors' prompt caches save")]
     return [*(f(calls, vendors) for f in (prompt_cache_table, prompt_break_table, prompt_what_if_table)), compared]
 
 
