@@ -6,11 +6,10 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
-from workbench.bench.caching_tables import bounds_of_pairs, rate_of
 from workbench.caching.guards import Guard
 from workbench.errors import ConfigError, unknown_name
 from workbench.evaluation.bounds import GRID, Counts, count
-from workbench.evaluation.cache_claims import CacheArm, CacheResult, PairsServed
+from workbench.evaluation.cache_claims import CacheArm, CacheResult, PairsServed, bounds_of_pairs, rate_of
 from workbench.evaluation.certification import Certificate
 from workbench.evaluation.stream import Replay, Shadow, replay, serve_nothing
 from workbench.evaluation.traffic import Pair, Stream

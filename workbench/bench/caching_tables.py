@@ -1,13 +1,12 @@
 """What the caching notebook shows before and between its figures."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
-from workbench.evaluation.bounds import Counts, korn_graubard, sweep
-from workbench.evaluation.cache_claims import CacheResult
+from workbench.evaluation.bounds import korn_graubard, sweep
+from workbench.evaluation.cache_claims import CacheResult, bounds_of_pairs, rate_of
 from workbench.evaluation.certification import Certificate, Trial
 from workbench.evaluation.drift import watch_trials
 from workbench.evaluation.stream import Shadow, oracle_hits, replay
@@ -18,31 +17,6 @@ Bools = npt.NDArray[np.bool_]
 SHOWN_THRESHOLDS = (0.98, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 CURVE_POINTS = 40
 RATE_MULTIPLES = (0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
-
-
-def rate_of(false: np.ndarray, of: np.ndarray, clusters: np.ndarray, confidence: float = 0.975) -> Interval:
-    """Rate of ``false`` among ``of`` with cluster-robust bounds, by default those of the two-sided 95 % interval."""
-    m = int(clusters.max()) + 1
-    sums = [np.bincount(clusters[mask], minlength=m)[:, None].astype(float) for mask in (of, false & of)]
-    counts = Counts(np.array([0.0]), sums[0], sums[1], sums[0][:, 0])
-    low, high = korn_graubard(counts, confidence)
-    return Interval(float(counts.rate[0]), float(low[0]), float(high[0]))
-
-
-def bounds_of_pairs(served: Bools, of: Bools, pairs: Sequence[Pair]) -> Interval:
-    """Share of pairs that are served with its one-sided 95 % bounds; pairs of one question family share fate.
-
-    Where none is served, every family counts as one pair; but none served never shows less than one served would.
-    """
-    if not of.any():
-        return Interval(0.0, 0.0, 1.0)
-    families = np.unique([p.cluster for p in pairs], return_inverse=True)[1]
-    found = rate_of(served & of, of, families, 0.95)
-    if (served & of).any():
-        return found
-    one = np.zeros_like(of)
-    one[np.flatnonzero(of)[0]] = True
-    return replace(found, high=min(found.high or 1.0, rate_of(one, of, families, 0.95).high or 1.0))
 
 
 def pairs_table(pairs: Sequence[Pair], arms: Sequence[tuple[str, Bools, Bools]]) -> Table:

@@ -18,16 +18,22 @@ How caching maps onto `Claim` and `Rule`:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
 
 from workbench.caching.guards import Guard
 from workbench.evaluation.bounds import Counts, korn_graubard
 from workbench.evaluation.certification import Certificate
 from workbench.evaluation.decision import Outcome
+from workbench.evaluation.traffic import Pair
 from workbench.records import Claim, GateStatus, Rule, parameters_of
+from workbench.rendering.table import Interval
 
 METRIC = "false_hit_rate"
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +85,31 @@ class PairsServed:
         must = f"{self.must_differ} of {self.of_must_differ} test pairs that must not share an answer"
         may = f", and {self.may_share} of {self.of_may_share} that may" if self.of_may_share else ""
         return f"It serves {must} (at most {self.high:.1%}){may}. "
+
+
+def rate_of(false: np.ndarray, of: np.ndarray, clusters: np.ndarray, confidence: float = 0.975) -> Interval:
+    """Rate of ``false`` among ``of`` with cluster-robust bounds, by default those of the two-sided 95 % interval."""
+    m = int(clusters.max()) + 1
+    sums = [np.bincount(clusters[mask], minlength=m)[:, None].astype(float) for mask in (of, false & of)]
+    counts = Counts(np.array([0.0]), sums[0], sums[1], sums[0][:, 0])
+    low, high = korn_graubard(counts, confidence)
+    return Interval(float(counts.rate[0]), float(low[0]), float(high[0]))
+
+
+def bounds_of_pairs(served: Bools, of: Bools, pairs: Sequence[Pair]) -> Interval:
+    """Share of pairs that are served with its one-sided 95 % bounds; pairs of one question family share fate.
+
+    Where none is served, every family counts as one pair; but none served never shows less than one served would.
+    """
+    if not of.any():
+        return Interval(0.0, 0.0, 1.0)
+    families = np.unique([p.cluster for p in pairs], return_inverse=True)[1]
+    found = rate_of(served & of, of, families, 0.95)
+    if (served & of).any():
+        return found
+    one = np.zeros_like(of)
+    one[np.flatnonzero(of)[0]] = True
+    return replace(found, high=min(found.high or 1.0, rate_of(one, of, families, 0.95).high or 1.0))
 
 
 @dataclass(frozen=True, slots=True)
