@@ -150,7 +150,7 @@ def test_what_the_vendor_would_refuse_is_an_error():
 def test_savings_add_up_and_breaks_are_named_without_text():
     calls = [call(i, MARKED, message(f"q{i}"), feature="find" if i % 2 else "answer") for i in range(6)]
     found = run(*calls)
-    by = savings(found, ["feature"])
+    by = savings(found)
     assert by["calls"].to_list() == [3, 3]
     for name in ("read", "usd", "saved_usd_high"):
         assert by[name].sum() == pytest.approx(found[name].sum())

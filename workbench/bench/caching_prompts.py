@@ -117,7 +117,7 @@ def prompt_cache_table(calls: Sequence[CallRecord], vendors: Mapping[str, Vendor
     rows: list[tuple[Value, ...]] = []
     for rules, found in simulated.items():
         each = found if read else found.with_columns(feature=pl.lit("all"))
-        for row in savings(each, ["feature"]).iter_rows(named=True):
+        for row in savings(each).iter_rows(named=True):
             n = row["calls"]
             rows.append((
                 rules.model, rules.vendor, row["feature"], n, round(row["input"] / n), rules.min_tokens,

@@ -48,7 +48,8 @@ class Entries:
     Parameters
     ----------
     ttl_s : float
-        Age in seconds from which an entry is no longer served.
+        Age in seconds from which an entry is no longer served. Give all caches on one database the same: each purges
+        what is too old for itself, of all scopes.
     max_entries : int
         Entries a scope holds at most; then its least recently used ones go.
 
