@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from workbench.bench import start
+    from workbench.caching.decided import load_semantic
     from workbench.caching.semantic import SemanticCache
     from workbench.config import load_settings
     from workbench.evaluation.evalset import load_evalset
@@ -31,6 +32,7 @@ _HOMES = {
     "attributed": "workbench.telemetry.context",
     "load_evalset": "workbench.evaluation.evalset",
     "load_routed": "workbench.inference.routed",
+    "load_semantic": "workbench.caching.decided",
     "load_settings": "workbench.config",
     "load_trace": "workbench.telemetry.trace",
     "start": "workbench.bench",
@@ -47,6 +49,7 @@ __all__ = [
     "attributed",
     "load_evalset",
     "load_routed",
+    "load_semantic",
     "load_settings",
     "load_trace",
     "start",

@@ -99,7 +99,7 @@ class Certificate:
     Attributes
     ----------
     hits, false : int
-        At the threshold; ``requests`` are all, ``clusters`` those with a hit.
+        At the threshold; ``clusters`` are those with a hit.
     low, high : float
         Cluster-robust one-sided bounds of the false-hit rate; ``exact_high`` takes hits for independent.
     labels_needed : int or None
@@ -108,11 +108,8 @@ class Certificate:
 
     certified: bool
     threshold: float
-    alpha: float
-    confidence: float
     hits: int
     false: int
-    requests: int
     clusters: int
     low: float
     high: float
@@ -150,19 +147,19 @@ def certify(
     within = counts.thresholds >= lowest
     if not within.any():
         note = "must-differ pairs are served at every threshold"
-        return _describe(counts, 0, alpha, confidence, certified=False, note=note)
+        return _describe(counts, 0, confidence, certified=False, note=note)
     allowed = Counts(counts.thresholds[within], counts.hits[:, within], counts.false[:, within], counts.requests)
     start, place = first_with_hits(allowed, alpha, confidence), fixed_sequence(allowed, alpha, confidence)
     for each in range(place, start - 1, -CONFIRM_STEP) if place is not None and start is not None else ():
         if confirm is None:
-            return _describe(allowed, each, alpha, confidence, certified=True, note="cluster-robust walk")
+            return _describe(allowed, each, confidence, certified=True, note="cluster-robust walk")
         bound = float(korn_graubard(confirm(float(allowed.thresholds[each])), confidence)[1][0])
         if bound <= alpha:
             note = f"cluster-robust walk, confirmed by true replay (at most {bound:.4f})"
-            return _describe(allowed, each, alpha, confidence, certified=True, note=note)
+            return _describe(allowed, each, confidence, certified=True, note=note)
     if place is not None:
         note = "certified in the shadow, but no true replay confirms it"
-        return _describe(allowed, place, alpha, confidence, certified=False, note=note)
+        return _describe(allowed, place, confidence, certified=False, note=note)
     refusal = _refuse(allowed, alpha, confidence)
     held = f"; must-differ pairs keep it from going under {lowest:g}" if within.sum() < len(within) else ""
     return replace(refusal, note=refusal.note + held)
@@ -177,7 +174,7 @@ def _refuse(counts: Counts, alpha: float, confidence: float) -> Certificate:
     if not fits:
         few = clusters[last] < MIN_CLUSTERS
         note = f"{clusters[last]} clusters with a hit, a claim needs at least {MIN_CLUSTERS}" if few else NO_NUMBER
-        return _describe(counts, last, alpha, confidence, certified=False, note=note)
+        return _describe(counts, last, confidence, certified=False, note=note)
     per_effective = hits[fits] / effective_hits(counts, confidence)[fits]
     needed = {
         i: _hits_for(float(rate[i]), alpha, confidence, each) for i, each in zip(fits, per_effective, strict=True)
@@ -186,7 +183,7 @@ def _refuse(counts: Counts, alpha: float, confidence: float) -> Certificate:
     labels = max(int(np.ceil(needed[place] - hits[place])), 1)
     requests = int(np.ceil(labels * counts.requests.sum() / hits[place]))
     note = f"about {labels:,} more labelled hits at {counts.thresholds[place]:g}, which {requests:,} more requests have"
-    return _describe(counts, place, alpha, confidence, certified=False, labels=labels, note=note)
+    return _describe(counts, place, confidence, certified=False, labels=labels, note=note)
 
 
 def _hits_for(rate: float, alpha: float, confidence: float, per_effective: float) -> float:
@@ -196,22 +193,14 @@ def _hits_for(rate: float, alpha: float, confidence: float, per_effective: float
 
 
 def _describe(
-    counts: Counts,
-    place: int,
-    alpha: float,
-    confidence: float,
-    *,
-    certified: bool,
-    note: str,
-    labels: int | None = None,
+    counts: Counts, place: int, confidence: float, *, certified: bool, note: str, labels: int | None = None
 ) -> Certificate:
     low, high = korn_graubard(counts, confidence)
     hits, false = counts.hits.sum(0)[place], counts.false.sum(0)[place]
     exact = clopper_pearson(np.array([false]), np.array([hits]), confidence)[1][0]
     return Certificate(
-        certified, float(counts.thresholds[place]), alpha, confidence, int(hits), int(false),
-        int(counts.requests.sum()), int((counts.hits[:, place] > 0).sum()), float(low[place]), float(high[place]),
-        float(exact), float(design_effect(counts)[place]), labels, note,
+        certified, float(counts.thresholds[place]), int(hits), int(false), int((counts.hits[:, place] > 0).sum()),
+        float(low[place]), float(high[place]), float(exact), float(design_effect(counts)[place]), labels, note,
     )  # fmt: skip
 
 
