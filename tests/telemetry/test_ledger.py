@@ -1,11 +1,12 @@
 from concurrent.futures import ThreadPoolExecutor
 
+import polars as pl
 import pytest
 
 from tests.telemetry.rows import row
 from workbench.errors import StoreError
 from workbench.state import open_engine
-from workbench.telemetry.ledger import Ledger
+from workbench.telemetry.ledger import NOBODY, Ledger
 
 ROWS = [
     row("a", 0, 700, tenant_id="acme", feature="find", model_asked="small", status="error", error_class="Throttled"),
@@ -44,6 +45,17 @@ def test_totals_name_what_nobody_claimed_and_count_a_call_once(ledger):
         ("acme", 2, 2000, 900),
         ("(none)", 1, 250, 0),
     ]
+
+
+@pytest.mark.parametrize("by", ["tenant_id", "status", "model_asked", "trace_id"])
+def test_a_call_counts_once_in_each_group_in_which_it_has_an_attempt(ledger, by):
+    ledger.correct("a", 1, 40, "invoice")
+    ledger.correct("a", 0, 40, "invoice")
+    models = ["large", "small", "large", "small", "large"]
+    ledger.add([row("e", i, 1, model_asked=m, trace_id=m) for i, m in enumerate(models)])
+    ledger.add([row("f", i, 1, model_asked="small", tenant_id="acme") for i in (2, 3)])
+    counted = ledger.frame().group_by(by).agg(pl.col("call_id").n_unique()).with_columns(pl.col(by).replace("", NOBODY))
+    assert dict(ledger.totals(by).select(by, "calls").rows()) == dict(counted.rows())
 
 
 def test_totals_by_what_is_no_column_are_refused(ledger):

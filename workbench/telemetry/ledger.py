@@ -179,9 +179,10 @@ class Ledger:
 
         if by not in _GROUPS:
             raise StoreError(unknown_name("column of the ledger", by, _GROUPS))
-        group, cost = _LEDGER.c[by], _sum(_LEDGER.c.cost_nanos).label("cost_nanos")
-        columns = (group, sa.func.count(_LEDGER.c.call_id.distinct()).label("calls"), cost)
-        query = sa.select(*columns, _sum(_LEDGER.c.saved_nanos)).group_by(group).order_by(cost.desc(), group)
+        sums = _sums(_LEDGER.c[by])
+        cost = _sum(sums.c.cost).label("cost")
+        query = sa.select(sums.c.name, _sum(sums.c.calls), cost, _sum(sums.c.saved)).group_by(sums.c.name)
+        query = query.order_by(cost.desc(), sums.c.name)
         schema = {by: pl.String, "calls": pl.Int64, "cost_nanos": pl.Int64, "saved_nanos": pl.Int64}
         return self._read(query, schema).with_columns(pl.col(by).replace("", NOBODY))
 
@@ -200,6 +201,20 @@ class Ledger:
 
         with reader(self._engine).begin() as connection:
             return pl.DataFrame([tuple(row) for row in connection.execute(query)], schema, orient="row")
+
+
+def _sums(name: sa.Column[str]) -> sa.Subquery:
+    """Parts of the sums by one column: a distinct count over all rows would sort the ids of all calls.
+
+    First attempts count as their calls; calls whose first attempt is not in the same group follow in rows of their own.
+    """
+    row, first = _LEDGER.c, _LEDGER.alias().c
+    calls = sa.func.sum(sa.case((row.attempt == 0, 1), else_=0)).label("calls")
+    columns = (name.label("name"), calls, sa.func.sum(row.cost_nanos).label("cost"))
+    all_rows = sa.select(*columns, sa.func.sum(row.saved_nanos).label("saved")).group_by(name)
+    counted = sa.exists().where(first.call_id == row.call_id, first.attempt == 0, first[name.name] == name)
+    others = sa.select(name, sa.func.count(row.call_id.distinct()), sa.literal(0), sa.literal(0))
+    return all_rows.union_all(others.where(row.attempt != 0, ~counted).group_by(name)).subquery()
 
 
 def _sum(column: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
