@@ -22,15 +22,24 @@ def shown(state_url):
 
 
 def test_budgets_are_listed_with_what_is_spent_and_held(state_url, engine):
-    assert shown(state_url)[0].startswith("no call has been charged in ")
+    (nothing,) = shown(state_url)
+    assert nothing.startswith("no call has been charged in ")
     several = [Budget(10, "day"), Budget(0.5, "month", by=("tenant_id",)), Budget(1, "total", only={"purpose": "eval"})]
     budgets = Budgets(engine, several, FakeClock())
     hold = budgets.reserve(Attribution(tenant_id="acme\x1b[31m"), 400_000_000, call_id="a", attempt=0)
     budgets.settle(hold, [row("a", 0, 250_000_000)], Ledger(engine))
     budgets.reserve(Attribution(tenant_id="acme\x1b[31m"), 100, call_id="b", attempt=0)
-    head, *rows = shown(state_url)
+    head, *rows, _ = shown(state_url)
     assert head.split() == ["budget", "window", "limit", "spent", "held", "starts", "anew"]
     assert [r.split() for r in rows] == [
         ["all", "2026-01-01", "$10.00", "$0.25", "$0.00000010", "2026-01-02T00:00:00+00:00"],
         ["tenant_id=acme%1B%5B31m", "2026-01", "$0.50", "$0.25", "$0.00000010", "2026-02-01T00:00:00+00:00"],
     ]
+
+
+def test_share_that_names_nobody_stands_below_the_table(state_url, engine):
+    row_of = {"tenant_id": "acme", "feature": "find"}
+    ledger = Ledger(engine)
+    ledger.add([row(f"c{i}", 0, 300, **row_of) for i in range(3)] + [row("d", 0, 100, tenant_id="acme")])
+    said = "10.0% of the money and 25.0% of the calls name no tenant or no feature; attributed("
+    assert shown(state_url)[-1].startswith(said)

@@ -63,18 +63,19 @@ def test_totals_by_what_is_no_column_are_refused(ledger):
         ledger.totals("tenant")
 
 
-def test_unattributed_share_is_by_cost_and_by_rows(ledger):
-    share = ledger.unattributed_share("tenant_id")
-    assert share.by_rows == 1 / 5
-    assert share.by_cost == 250 / sum(r.cost_nanos for r in ROWS)
-    assert ledger.unattributed_share().by_rows == 2 / 5  # tenant or feature
+def test_share_without_a_tenant_or_a_feature_is_of_the_money_and_of_the_calls(ledger):
+    before = ledger.unattributed_share()
+    assert before.by_cost == 4_000_000_000_250 / sum(r.cost_nanos for r in ROWS)
+    assert before.by_calls == 2 / 4  # a second attempt is no further call
+    ledger.correct("b", 0, -4_000_000_000_000, "given back")
+    assert ledger.unattributed_share() == (250 / 2250, 2 / 4)
 
 
 def test_an_empty_ledger_sums_to_nothing(engine):
     ledger = Ledger(engine)
     assert ledger.totals("feature").is_empty()
     assert ledger.frame().is_empty()
-    assert ledger.unattributed_share() == (0.0, 0.0)
+    assert ledger.unattributed_share() is None
 
 
 def test_an_attempt_is_written_once_and_its_companions_with_it_or_not_at_all(ledger):

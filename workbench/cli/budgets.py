@@ -15,11 +15,16 @@ def budgets() -> None:
     from workbench.config import load_settings
     from workbench.inference.budgets import Budgets
     from workbench.state import open_engine
+    from workbench.telemetry.ledger import Ledger
 
     url = load_settings().state_url
-    drawn = Budgets(open_engine(url)).table()
+    engine = open_engine(url)
+    drawn = Budgets(engine).table()
     shown = sa.make_url(url).render_as_string(hide_password=True)
     typer.echo(budgets_text(drawn) if len(drawn) else f"no call has been charged in {shown}")
+    if lost := Ledger(engine).unattributed_share():
+        shares = f"{100 * lost.by_cost:.1f}% of the money and {100 * lost.by_calls:.1f}% of the calls"
+        typer.echo(f"{shares} name no tenant or no feature; attributed(tenant_id=..., feature=...) around a call does")
 
 
 def budgets_text(drawn: "pl.DataFrame") -> str:

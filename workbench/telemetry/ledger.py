@@ -89,10 +89,10 @@ _GROUPS = tuple(name for name, kind in _KINDS.items() if kind == "str" and name 
 
 
 class Unattributed(NamedTuple):
-    """Share of the ledger, in [0, 1], that says not whom it was for."""
+    """Share of the ledger, in [0, 1], that names no tenant or no feature."""
 
     by_cost: float
-    by_rows: float
+    by_calls: float
 
 
 class Ledger:
@@ -186,15 +186,15 @@ class Ledger:
         schema = {by: pl.String, "calls": pl.Int64, "cost_nanos": pl.Int64, "saved_nanos": pl.Int64}
         return self._read(query, schema).with_columns(pl.col(by).replace("", NOBODY))
 
-    def unattributed_share(self, *names: str) -> Unattributed:
-        """Share that lacks one of the named columns; ``tenant_id`` and ``feature`` where none is named."""
-        lacking = sa.or_(*(_LEDGER.c[name] == "" for name in names or ("tenant_id", "feature")))
-        cost, one = _LEDGER.c.cost_nanos, sa.literal(1)
-        sums = [_sum(sa.case((lacking, value), else_=0)) for value in (cost, one)] + [_sum(cost), _sum(one)]
+    def unattributed_share(self) -> Unattributed | None:
+        """Share of what was spent, and of the calls, that names no tenant or no feature; None of an empty ledger."""
+        row = _LEDGER.c
+        lacking = sa.or_(row.tenant_id == "", row.feature == "")
+        parts = (row.cost_nanos, sa.case((row.attempt == 0, 1), else_=0))
+        sums = [_sum(part) for value in parts for part in (sa.case((lacking, value), else_=0), value)]
         with reader(self._engine).begin() as connection:
-            found = connection.execute(sa.select(*sums).select_from(_LEDGER)).one()
-        lost, lost_rows, total, rows = tuple(found)
-        return Unattributed(lost / total if total else 0.0, lost_rows / rows if rows else 0.0)
+            lost, spent, nameless, calls = tuple(connection.execute(sa.select(*sums)).one())
+        return Unattributed(lost / spent if spent else 0.0, nameless / calls) if calls else None
 
     def _read(self, query: sa.Select[Any], schema: dict[str, type["pl.DataType"]]) -> "pl.DataFrame":
         import polars as pl
