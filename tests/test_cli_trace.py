@@ -58,7 +58,7 @@ def test_unknown_id_is_an_error_that_names_the_latest(trace_id: str) -> None:
 def test_page_that_cannot_be_written_and_an_empty_database_are_said(
     trace_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = CliRunner().invoke(app, ["trace", trace_id, "--html", str(tmp_path / "absent" / "x.html")])
+    done = CliRunner().invoke(app, ["trace", trace_id, "--html", str(tmp_path / "state.sqlite" / "x.html")])
     assert (done.exit_code, "cannot be written" in done.stderr) == (3, True)
     monkeypatch.setenv("WORKBENCH_STATE_URL", f"sqlite:///{tmp_path / 'other.sqlite'}")
     assert CliRunner().invoke(app, ["trace"]).stdout == "no trace is stored yet\n"

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from workbench.cli.files import write_file
 from workbench.errors import ConfigError
 
 
@@ -37,9 +38,5 @@ def trace(
     loaded = load_trace(engine, trace_id, wait_s=0.0)
     if html is None:
         typer.echo(loaded.text())
-        return
-    try:
-        html.write_text(loaded.html(), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"the page cannot be written to {html}: {error.strerror}") from error
-    typer.echo(f"written: {html}")
+    else:
+        write_file(html, loaded.html())
