@@ -110,10 +110,7 @@ def _vector_config(vector: IvfPq | HnswSq, rows: int) -> Any:
 
     if isinstance(vector, HnswSq):
         return index.HnswSq(
-            distance_type="cosine",
-            m=vector.m,
-            ef_construction=vector.ef_construction,
-            num_partitions=vector.partitions,
+            distance_type="cosine", m=vector.m, ef_construction=vector.ef_construction, num_partitions=vector.partitions
         )
     if rows < vector.min_rows:
         raise StoreError(

@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -16,16 +16,7 @@ from workbench.retrieval.strategies import Hybrid, Question, ordered, scaled
 from workbench.retrieval.tenant import TenantHandle
 
 _WORD = re.compile(r"[^\W_]+")
-FEATURES = (
-    "text score",
-    "vector score",
-    "cosine",
-    "text rank",
-    "vector rank",
-    "in both",
-    "id overlap",
-    "id length",
-)
+FEATURES = ("text score", "vector score", "cosine", "text rank", "vector rank", "in both", "id overlap", "id length")
 
 
 def features(question: Question, text: Sequence[Hit], vector: Sequence[Hit]) -> tuple[list[str], np.ndarray]:
@@ -59,20 +50,27 @@ def features(question: Question, text: Sequence[Hit], vector: Sequence[Hit]) -> 
     return candidates, np.array(rows, float).reshape(len(candidates), len(FEATURES))
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class LearnedRanker:
-    """A linear ranker over `FEATURES`, fitted on dev questions; its weights are part of its name and print."""
+class _Reranker:
+    """What every reranker has of the hybrid search that it starts from."""
 
+    __slots__ = ()
     __repr__ = short_repr
 
-    weights: tuple[float, ...]
-    first: Hybrid = Hybrid()
-    uses_vectors: bool = field(default=True, init=False)
+    first: Hybrid
+    uses_vectors: ClassVar[bool] = True
 
     @property
     def index(self) -> VectorIndex:
         """Index of the vector leg."""
         return self.first.index
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class LearnedRanker(_Reranker):
+    """A linear ranker over `FEATURES`, fitted on dev questions; its weights are part of its name and print."""
+
+    weights: tuple[float, ...]
+    first: Hybrid = Hybrid()
 
     def search(self, handle: TenantHandle, question: Question, k: int) -> list[Hit]:
         """Candidates of both legs by the learned score."""
@@ -132,20 +130,12 @@ def fit_ranker(
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class CrossEncoderRanker:
+class CrossEncoderRanker(_Reranker):
     """A cross-encoder over the first ``depth`` hits, where sentence-transformers and its weights are at hand."""
-
-    __repr__ = short_repr
 
     model: str
     first: Hybrid = Hybrid()
     depth: int = 50
-    uses_vectors: bool = field(default=True, init=False)
-
-    @property
-    def index(self) -> VectorIndex:
-        """Index of the vector leg."""
-        return self.first.index
 
     def search(self, handle: TenantHandle, question: Question, k: int) -> list[Hit]:
         """First hits, ordered by the cross-encoder's score of (question, text)."""

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from workbench.errors import StoreError
-from workbench.retrieval.chunking import chunk_id_of
+from workbench.records import content_hash
 from workbench.retrieval.indexing import Exact, FullTextIndex, IndexState, VectorIndex, build_indices, index_states
 from workbench.retrieval.lance import committed, reported
 from workbench.retrieval.tenant import ChunkHit, TenantHandle, checked_tenant
@@ -48,16 +48,15 @@ class ChunkRow:
     @property
     def chunk_id(self) -> str:
         """Key of the row, made from tenant, document and position: no row can overwrite another tenant's."""
-        return chunk_id_of(self.tenant_id, self.doc_id, self.position)
+        return f"{content_hash(self.tenant_id, self.doc_id)[:32]}-{self.position:05d}"
 
 
 @dataclass(frozen=True, slots=True)
 class StoreState:
-    """What a table holds now; ``size_bytes`` is None where it is not a local folder."""
+    """What a table holds now; every write makes another version."""
 
     rows: int
     version: int
-    size_bytes: int | None
     indices: tuple[IndexState, ...]
 
 
@@ -173,10 +172,9 @@ class Store:
             self._table.optimize(cleanup_older_than=keep)
 
     def describe(self) -> StoreState:
-        """Rows, version, size, and how far each index has fallen behind."""
+        """Rows, version, and how far each index has fallen behind."""
         with reported(f"describe {self._uri}"):
-            states = index_states(self._table)
-            return StoreState(self._table.count_rows(), self._table.version, self._size_bytes(), states)
+            return StoreState(self._table.count_rows(), self._table.version, index_states(self._table))
 
     def _delete(self, tenant_id: str, doc_ids: Sequence[str], condition: "Expr | None") -> int:
         from lancedb.expr import col, lit
@@ -187,12 +185,6 @@ class Store:
             with reported(f"delete chunks from {self._uri}"):
                 deleted += self._table.delete(rows if condition is None else rows & condition).num_deleted_rows
         return deleted
-
-    def _size_bytes(self) -> int | None:
-        if "://" in self._uri:
-            return None
-        folder = Path(self._uri) / f"{self._table.name}.lance"
-        return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def _schema(dimension: int) -> "pa.Schema":

@@ -4,8 +4,8 @@ A strategy never sees a store, only the handle of one tenant. Scores of differen
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -60,8 +60,8 @@ class FullText:
     __repr__ = short_repr
 
     where: Filter | None = None
-    uses_vectors: bool = field(default=False, init=False)
-    index: VectorIndex = field(default=Exact(), init=False)
+    uses_vectors: ClassVar[bool] = False
+    index: ClassVar[VectorIndex] = Exact()
 
     def search(self, handle: TenantHandle, question: Question, k: int) -> list[Hit]:
         """Best ``k`` documents by BM25; an empty question finds nothing."""
@@ -87,7 +87,7 @@ class Vector:
     nprobes: int | None = None
     refine_factor: int | None = None
     ef: int | None = None
-    uses_vectors: bool = field(default=True, init=False)
+    uses_vectors: ClassVar[bool] = True
 
     def search(self, handle: TenantHandle, question: Question, k: int) -> list[Hit]:
         """Best ``k`` documents by cosine similarity of their nearest chunk."""
@@ -161,7 +161,7 @@ class Hybrid:
     fusion: RRF | Weighted = RRF()
     depth: int = 100
     where: Filter | None = None
-    uses_vectors: bool = field(default=True, init=False)
+    uses_vectors: ClassVar[bool] = True
 
     @property
     def index(self) -> VectorIndex:
