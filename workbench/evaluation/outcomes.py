@@ -155,18 +155,22 @@ def outcomes_of(
     )
 
 
+def schema_columns(table: pl.DataFrame) -> list[pl.Expr]:
+    """Every column of `OUTCOMES_SCHEMA` in its type, null where the table has none."""
+    return [
+        (pl.col(name) if name in table.columns else pl.lit(None)).cast(kind).alias(name)
+        for name, kind in OUTCOMES_SCHEMA.items()
+    ]
+
+
 def _typed(table: pl.DataFrame, source: str) -> pl.DataFrame:
     """All columns with their types; a configuration becomes part of the model's name."""
     if missing := [c for c in NEEDED if c not in table.columns]:
         raise EvalsetError(f"{source} has no column {', '.join(missing)}; it has {', '.join(table.columns)}")
     if not len(table):
         raise EvalsetError(f"{source} has no rows")
-    columns = [
-        (pl.col(name) if name in table.columns else pl.lit(None)).cast(kind).alias(name)
-        for name, kind in OUTCOMES_SCHEMA.items()
-    ]
     try:
-        typed = table.select(columns)
+        typed = table.select(schema_columns(table))
     except pl.exceptions.PolarsError as error:
         raise EvalsetError(f"{source} has a value of another type than its column's: {error}") from error
     named = pl.when(pl.col("config").fill_null("") != "").then(pl.format("{}@{}", "model", "config"))

@@ -79,14 +79,15 @@ def add_file(out: Path, name: str, data: bytes, *, card: str) -> Path:
     return part.replace(target)
 
 
-def import_card(source: Path, left_out: Sequence[str]) -> str:
-    """Card of an import: what was read, and what a person still has to say."""
-    left = f"Columns that were left out: {', '.join(left_out)}\n\n" if left_out else ""
+def import_card(left_out: Mapping[Path, Sequence[str]], by_hand: str, notes: Sequence[str] = ()) -> str:
+    """Card of an import: which files were read and which of their columns left out, and what a person has to add."""
+    said = [f"`{path.name}`, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in left_out]
+    said += [*notes, *(f"of `{p.name}` were left out: {', '.join(names)}" for p, names in left_out.items() if names)]
     return (
-        f"---\nsynthetic: false\n---\n# Imported\n## Made from\n- `{source.name}`, sha256 "
-        f"{hashlib.sha256(source.read_bytes()).hexdigest()}\n\n{left}## To be written by hand\n"
-        "Where the questions come from, who said which of them may share an answer, how, when;\n"
-        "and what this set cannot show. If the traffic is made up, set `synthetic: true` above.\n"
+        "---\nsynthetic: false\n---\n# Imported\n## Made from\n"
+        + "".join(f"- {line}\n" for line in said)
+        + f"\n## To be written by hand\n{by_hand};\nand what this set cannot show. If questions or "
+        "traffic are made up, set `synthetic: true` above.\n"
     )
 
 

@@ -1,27 +1,24 @@
 """A team's own labelled pairs of questions: whether one answer may serve both."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 
 from workbench.errors import EvalsetError
 from workbench.evaluation.traffic import Pair, pairs_of
 from workbench.importing.folder import add_file, import_card
-from workbench.importing.tables import named_rows
+from workbench.importing.tables import Names, named_rows
 
-PAIR_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "id": ("id", "_id", "pair_id"),
-        "query_a": ("query_a", "question1", "sentence1", "text_a"),
-        "query_b": ("query_b", "question2", "sentence2", "text_b"),
-        "same_answer": ("same_answer", "is_duplicate", "label"),
-        "kind": ("kind",),
-        "cluster": ("cluster",),
-        "tenant_id": ("tenant_id", "tenant"),
-        "split": ("split",),
-    }
-)
+PAIR_NAMES: Names = {
+    "id": ("id", "_id", "pair_id"),
+    "query_a": ("query_a", "question1", "sentence1", "text_a"),
+    "query_b": ("query_b", "question2", "sentence2", "text_b"),
+    "same_answer": ("same_answer", "is_duplicate", "label"),
+    "kind": ("kind",),
+    "cluster": ("cluster",),
+    "tenant_id": ("tenant_id", "tenant"),
+    "split": ("split",),
+}
+_BY_HAND = "Where the questions come from, and who said which of them may share an answer, how, when"
 
 
 def import_pairs(path: Path, out: Path) -> Path:
@@ -40,7 +37,7 @@ def import_pairs(path: Path, out: Path) -> Path:
     if defects:
         raise EvalsetError("the pairs cannot be imported; correct these lines:", defects)
     text = "".join(f"{pair_line(pair)}\n" for pair in pairs)
-    return add_file(out, "pairs.jsonl", text.encode(), card=import_card(path, left_out))
+    return add_file(out, "pairs.jsonl", text.encode(), card=import_card({path: left_out}, _BY_HAND))
 
 
 def pair_line(pair: Pair) -> str:

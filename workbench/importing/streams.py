@@ -1,27 +1,24 @@
 """A team's own log of questions, in the order they came, as the stream of an evalset."""
 
 import io
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 
 from workbench.errors import EvalsetError
 from workbench.evaluation.traffic import stream_of
 from workbench.importing.folder import add_file, import_card
-from workbench.importing.tables import named_rows
+from workbench.importing.tables import Names, named_rows
 
-STREAM_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "query": ("query", "text", "question", "prompt"),
-        "answer_key": ("answer_key", "answer_id", "intent", "class_id", "label"),
-        "pos": ("pos", "position"),
-        "tenant_id": ("tenant_id", "tenant"),
-        "cluster": ("cluster",),
-        "at": ("at", "timestamp", "time"),
-        "feature": ("feature",),
-        "user_id": ("user_id", "user"),
-    }
-)
+STREAM_NAMES: Names = {
+    "query": ("query", "text", "question", "prompt"),
+    "answer_key": ("answer_key", "answer_id", "intent", "class_id", "label"),
+    "pos": ("pos", "position"),
+    "tenant_id": ("tenant_id", "tenant"),
+    "cluster": ("cluster",),
+    "at": ("at", "timestamp", "time"),
+    "feature": ("feature",),
+    "user_id": ("user_id", "user"),
+}
+_BY_HAND = "Where the requests come from, and who said which of them may share an answer, how, when"
 
 
 def import_stream(path: Path, out: Path) -> Path:
@@ -42,4 +39,4 @@ def import_stream(path: Path, out: Path) -> Path:
         raise EvalsetError("the stream cannot be imported; correct these lines:", defects)
     data = io.BytesIO()
     frame.sort("pos").write_parquet(data)
-    return add_file(out, "stream.parquet", data.getvalue(), card=import_card(path, left_out))
+    return add_file(out, "stream.parquet", data.getvalue(), card=import_card({path: left_out}, _BY_HAND))
