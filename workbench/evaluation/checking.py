@@ -10,7 +10,7 @@ from typing import Literal
 from workbench.config import Settings
 from workbench.errors import Defect, EvalsetError, unknown_name
 from workbench.evaluation.contents import Contents, read_contents
-from workbench.evaluation.evalset import find_evalset, split_qrels, synthetic_of
+from workbench.evaluation.evalset import find_evalset, split_qrels
 from workbench.evaluation.judging import echo_scores
 from workbench.evaluation.reading import scan_jsonl
 from workbench.evaluation.rows import DOCUMENT_KEYS, QUERY_KEYS
@@ -49,19 +49,11 @@ def check_evalset(path: str | Path, settings: Settings) -> list[Finding]:
         contents = read_contents(folder, settings)
     except EvalsetError as error:
         return [Finding(str(path), 0, str(error))]
-    defects = [*contents.defects, *synthetic_of(contents)[1]]
+    defects = contents.defects
     if (pairs := folder / "pairs.jsonl").exists():
         defects += scan_jsonl(pairs)[1]
     findings = [Finding(d.file, d.line, d.problem) for d in defects]
-    for look in (
-        _foreign_keys,
-        _empty_texts,
-        _no_relevant,
-        _other_tenants,
-        _shared_queries,
-        _shared_families,
-        _echoes,
-    ):
+    for look in (_foreign_keys, _empty_texts, _no_relevant, _other_tenants, _shared_queries, _shared_families, _echoes):
         findings += look(contents)
     return sorted(findings, key=lambda f: (f.file, f.line, f.severity))
 

@@ -40,7 +40,6 @@ def frontier_points(
         d = differences.get(f.name)
         tied = d is None or d.low <= 0 <= d.high
         latency, cost = f.latency_p95_ms, f.cost_usd_per_1k
-        low, high = max(low, 0.0), min(high, 1.0)
         out.append(FrontierPoint(f.name, mean, low, high, cost, latency, not beaten, tied, split))
     return out
 
@@ -56,9 +55,9 @@ def slice_rows(scores: pl.DataFrame, arms: Sequence[str], *, seed: int = 0) -> l
             enough = codes.max() + 1 >= MIN_CLUSTERS
             for arm in arms:
                 values = item_values(part, arm, items, missing=0.0)
-                mean, low, high = mean_interval(values, codes, seed=seed)
-                ends = (max(low, 0.0), min(high, 1.0)) if enough else (None, None)
-                out.append(SliceRow(column.removeprefix("slice_"), value, arm, len(items), mean, *ends))
+                mean, *ends = mean_interval(values, codes, seed=seed)
+                low, high = ends if enough else (None, None)
+                out.append(SliceRow(column.removeprefix("slice_"), value, arm, len(items), mean, low, high))
     return out
 
 

@@ -6,7 +6,6 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal
 
 from workbench.errors import Defect, unknown_name
@@ -19,16 +18,13 @@ _METRICS = {"retrieval": "ndcg@10", "caching": "false_hit_rate", "quality": "agr
 _HUGE = 1e12
 _SOFTNESS = ("fail", "warn", "pass")
 # name -> (lowest, highest, whether the ends are allowed)
-_RANGES: Mapping[str, tuple[float, float, bool]] = MappingProxyType(
-    {
-        "margin": (0.0, 1.0, False),
-        "confidence": (0.5, 1.0, False),
-        "floor": (0.0, 1.0, True),
-        "alpha": (0.0, 1.0, False),
-        "unscorable_limit": (0.0, 1.0, True),
-        "latency_p95_ms": (0.0, math.inf, False),
-    }
-)
+_RANGES: Mapping[str, tuple[float, float, bool]] = {
+    "margin": (0.0, 1.0, False),
+    "confidence": (0.5, 1.0, False),
+    "floor": (0.0, 1.0, True),
+    "alpha": (0.0, 1.0, False),
+    "latency_p95_ms": (0.0, math.inf, False),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +49,6 @@ class GatePolicy:
     must_differ_limit : int or float
         Caching: how many pairs that need different answers may be served from the cache; a number below 1 that is
         written with a point is a share of them, and its upper bound must keep to it.
-    unscorable_limit : float
-        Share of items that may fail without a score.
     on_inconclusive, on_stale : {"fail", "warn", "pass"}
         What a claim that can be neither confirmed nor refuted, or that rests on changed inputs, does to CI:
         "fail" leaves its exit code 2, the others make it 0.
@@ -67,7 +61,6 @@ class GatePolicy:
     latency_p95_ms: float | None = None
     alpha: float = 0.01
     must_differ_limit: int | float = 0
-    unscorable_limit: float = 0.05
     on_inconclusive: Softness = "fail"
     on_stale: Softness = "fail"
 
