@@ -9,12 +9,12 @@ from typing import Any
 
 import polars as pl
 
-from workbench.bench.provenance import provenance
+from workbench.bench.provenance import parameter_inputs, provenance
 from workbench.clock import Clock, SystemClock
 from workbench.config import Settings
 from workbench.errors import ConfigError
 from workbench.evaluation.decision import ArmFacts, Outcome, decide, make_claims, pick_finalists, pick_reference
-from workbench.evaluation.evalset import Evalset
+from workbench.evaluation.evalset import HUB, Evalset
 from workbench.evaluation.gate import Gate, check_gate
 from workbench.evaluation.policy import GatePolicy
 from workbench.evaluation.summary import Summary
@@ -210,7 +210,14 @@ def open_experiment(
     inputs: Mapping[str, str],
     **shown: tuple[str, ...],
 ) -> Experiment:
-    """Begin an experiment in its run folder, with the policy of its evalset and what was accepted before."""
+    """Begin an experiment in its run folder, with the policy of its evalset and what was accepted before.
+
+    A folder from elsewhere is told by its name and what it holds: its path is another one on the next machine.
+    """
+    if evalset.path.parent != settings.evalsets and not parameters.evalset.startswith(HUB):
+        told = content_hash(*(f"{name} {sha256}" for name, sha256 in sorted(evalset.inputs.items())))
+        parameters = replace(parameters, evalset=f"{evalset.name}@{told[:8]}")
+        inputs = {**inputs, **parameter_inputs(parameters)}
     accepted = decision_path(evalset.path, notebook)
     return Experiment(
         notebook=notebook,
