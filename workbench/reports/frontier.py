@@ -7,18 +7,7 @@ from typing import Any
 
 from workbench.evaluation.summary import FrontierPoint
 from workbench.rendering.table import Column, Interval, Table, number, usd_digits
-from workbench.reports.figure import (
-    INK,
-    NARROW,
-    SMALL,
-    WIDE,
-    Canvas,
-    Figure,
-    arm_style,
-    build,
-    fitted,
-    text_width,
-)
+from workbench.reports.figure import INK, NARROW, SMALL, WIDE, Canvas, Figure, arm_style, build, fitted, text_width
 from workbench.reports.placement import Box, along, place
 from workbench.reports.scales import log_ticks, money, nice, padded, pixel, step_digits, ticks
 
@@ -132,11 +121,7 @@ def _taken(
 
 
 def _named(
-    canvas: Canvas,
-    points: Sequence[FrontierPoint],
-    pixels: Sequence[tuple[float, float]],
-    taken: list[Box],
-    frame: Box,
+    canvas: Canvas, points: Sequence[FrontierPoint], pixels: Sequence[tuple[float, float]], taken: list[Box], frame: Box
 ) -> None:
     names = [fitted(p.arm, 330) for p in points]
     notes = [_note(p) for p in points]

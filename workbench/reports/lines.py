@@ -5,18 +5,7 @@ from functools import partial
 from typing import Any
 
 from workbench.rendering.table import Table
-from workbench.reports.figure import (
-    INK,
-    NARROW,
-    SMALL,
-    WIDE,
-    Canvas,
-    Figure,
-    arm_style,
-    build,
-    fitted,
-    text_width,
-)
+from workbench.reports.figure import INK, NARROW, SMALL, WIDE, Canvas, Figure, arm_style, build, fitted, text_width
 from workbench.reports.placement import Box, along, spread
 from workbench.reports.scales import log_ticks, padded, pixel, plain, ticks
 
