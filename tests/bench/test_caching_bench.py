@@ -19,7 +19,7 @@ from workbench.errors import ConfigError, EvalsetError, GateFailed
 from workbench.evaluation.gate import Gate
 from workbench.evaluation.summary import Summary
 from workbench.evaluation.traffic import Pair, load_stream
-from workbench.importing.pairs import pair_line
+from workbench.importing.traffic import pair_line
 from workbench.reports.html import write_report
 from workbench.runner import RunRecord, accept
 from workbench.runner.runs import close_run

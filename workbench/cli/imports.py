@@ -95,7 +95,7 @@ def from_hub(
 @import_app.command("stream")
 def from_stream(path: _Table, name: _Name) -> None:
     """Add requests in the order they came: query, answer_key, and where known tenant_id, cluster, at."""
-    from workbench.importing.streams import import_stream
+    from workbench.importing.traffic import import_stream
 
     typer.echo(f"written: {import_stream(path, _folder(name))}; complete the card.md beside it")
 
@@ -103,6 +103,6 @@ def from_stream(path: _Table, name: _Name) -> None:
 @import_app.command("pairs")
 def from_pairs(path: _Table, name: _Name) -> None:
     """Add pairs of questions with same_answer 0 or 1, and where known kind, cluster, tenant_id, split."""
-    from workbench.importing.pairs import import_pairs
+    from workbench.importing.traffic import import_pairs
 
     typer.echo(f"written: {import_pairs(path, _folder(name))}; complete the card.md beside it")

@@ -225,9 +225,7 @@ def item_clusters(scores: pl.DataFrame) -> tuple[list[str], np.ndarray]:
     return table["item_id"].to_list(), codes
 
 
-def mean_interval(
-    values: np.ndarray, clusters: np.ndarray, *, confidence: float = 0.95, seed: int = 0
-) -> tuple[float, float, float]:
-    """Mean of values in [0, 1] with its two-sided interval of the given confidence, inside [0, 1] too."""
-    bounds = bootstrap_t(values[None], clusters, confidence=(1 + confidence) / 2, seed=seed)
+def mean_interval(values: np.ndarray, clusters: np.ndarray, *, seed: int = 0) -> tuple[float, float, float]:
+    """Mean of values in [0, 1] with its two-sided 95 % interval, inside [0, 1] too."""
+    bounds = bootstrap_t(values[None], clusters, confidence=0.975, seed=seed)
     return float(bounds.mean[0]), max(float(bounds.low[0]), 0.0), min(float(bounds.high[0]), 1.0)

@@ -9,7 +9,7 @@ from workbench.evaluation.summary import FrontierPoint
 from workbench.rendering.table import Column, Interval, Table, number, usd_digits
 from workbench.reports.figure import INK, NARROW, SMALL, WIDE, Canvas, Figure, arm_style, build, fitted, text_width
 from workbench.reports.placement import Box, along, place
-from workbench.reports.scales import log_ticks, money, nice, padded, pixel, step_digits, ticks
+from workbench.reports.scales import log_scale, money, nice, padded, pixel, step_digits, ticks
 
 
 def frontier(points: Sequence[FrontierPoint], metric: str, *, arms: Sequence[str] = ()) -> Figure:
@@ -88,9 +88,7 @@ def _frontier_scales(axes: Any, points: Sequence[FrontierPoint], *, narrow: bool
     ticks(axes.yaxis, low, high, 5)
     axes.grid(axis="y", color=INK, alpha=0.1, linewidth=0.8)
     if min(costs) > 0 and max(costs) / min(costs) > 20:
-        axes.set_xscale("log")
-        axes.set_xlim(min(costs) / 1.6, max(costs) * 1.6)
-        log_ticks(axes.xaxis, min(costs) / 1.6, max(costs) * 1.6, money, narrow=narrow)
+        log_scale(axes, "x", costs, money, narrow=narrow)
     else:
         low, high = padded(min(0.0, *costs), max(costs))
         axes.set_xlim(low, high)

@@ -10,7 +10,7 @@ import numpy as np
 
 from workbench.errors import ConfigError
 from workbench.inference.prices import Work
-from workbench.records import Hit, short_repr
+from workbench.records import Hit, ShortRepr
 from workbench.retrieval.indexing import VectorIndex
 from workbench.retrieval.strategies import Hybrid, Question, ordered, scaled
 from workbench.retrieval.tenant import TenantHandle
@@ -50,12 +50,10 @@ def features(question: Question, text: Sequence[Hit], vector: Sequence[Hit]) -> 
     return candidates, np.array(rows, float).reshape(len(candidates), len(FEATURES))
 
 
-class _Reranker:
+class _Reranker(ShortRepr):
     """What every reranker has of the hybrid search that it starts from."""
 
     __slots__ = ()
-    __repr__ = short_repr
-
     first: Hybrid
     uses_vectors: ClassVar[bool] = True
 
@@ -92,7 +90,6 @@ def fit_ranker(
     qrels: Mapping[str, Mapping[str, int]],
     *,
     first: Hybrid,
-    strength: float = 1.0,
 ) -> LearnedRanker:
     """Fit a linear ranker by pairwise logistic regression (RankNet's loss, Burges et al. 2005) on dev questions.
 
@@ -102,8 +99,6 @@ def fit_ranker(
         Both legs of ``first`` for each dev question.
     qrels : mapping of query id to {doc_id: grade}
         Judgements of the dev questions; what is not judged counts as not relevant.
-    strength : float
-        Inverse of the L2 penalty.
 
     Raises
     ------
@@ -124,7 +119,7 @@ def fit_ranker(
     x = np.array(pairs)
     x, y = np.r_[x, -x], np.r_[np.ones(len(x)), np.zeros(len(x))]
     scale = x.std(0) + 1e-12
-    model = LogisticRegression(C=strength, fit_intercept=False, max_iter=1000)
+    model = LogisticRegression(C=1.0, fit_intercept=False, max_iter=1000)
     model.fit(x / scale, y, sample_weight=np.r_[weights, weights])
     return LearnedRanker(tuple(round(float(w), 6) for w in model.coef_[0] / scale), first)
 

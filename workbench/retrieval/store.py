@@ -1,7 +1,7 @@
 """Chunks of all tenants in one LanceDB table: written here, searched only through a tenant's own handle."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import date, timedelta
 from pathlib import Path
@@ -132,15 +132,14 @@ class Store:
 
     def delete_documents(self, tenant_id: str, doc_ids: Sequence[str]) -> int:
         """Delete every chunk of the documents of one tenant; returns how many chunks went."""
-        return self._delete(tenant_id, doc_ids, None)
+        return sum(self._delete(tenant_id, part) for part in _slices(doc_ids))
 
     def delete_stale(self, tenant_id: str, current: Mapping[str, str]) -> int:
         """Delete what earlier texts of the documents left; ``current`` is content hash by ``doc_id``."""
         from lancedb.expr import col
 
-        deleted, doc_ids = 0, list(current)
-        for i in range(0, len(doc_ids), _SLICE):
-            part = doc_ids[i : i + _SLICE]
+        deleted = 0
+        for part in _slices(list(current)):
             old = ~col("content_hash").isin([current[d] for d in part]) | (col("position") >= col("n_chunks"))
             deleted += self._delete(tenant_id, part, old)
         return deleted
@@ -176,15 +175,16 @@ class Store:
         with reported(f"describe {self._uri}"):
             return StoreState(self._table.count_rows(), self._table.version, index_states(self._table))
 
-    def _delete(self, tenant_id: str, doc_ids: Sequence[str], condition: "Expr | None") -> int:
+    def _delete(self, tenant_id: str, doc_ids: Sequence[str], condition: "Expr | None" = None) -> int:
         from lancedb.expr import col, lit
 
-        own, deleted = col("tenant_id") == lit(checked_tenant(tenant_id)), 0
-        for i in range(0, len(doc_ids), _SLICE):
-            rows = own & col("doc_id").isin(list(doc_ids[i : i + _SLICE]))
-            with reported(f"delete chunks from {self._uri}"):
-                deleted += self._table.delete(rows if condition is None else rows & condition).num_deleted_rows
-        return deleted
+        rows = (col("tenant_id") == lit(checked_tenant(tenant_id))) & col("doc_id").isin(list(doc_ids))
+        with reported(f"delete chunks from {self._uri}"):
+            return int(self._table.delete(rows if condition is None else rows & condition).num_deleted_rows)
+
+
+def _slices(doc_ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (doc_ids[i : i + _SLICE] for i in range(0, len(doc_ids), _SLICE))
 
 
 def _schema(dimension: int) -> "pa.Schema":

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from workbench.inference.prices import Work
-from workbench.records import Hit, short_repr
+from workbench.records import Hit, ShortRepr
 from workbench.retrieval.chunking import Chunker, WholeDocument
 from workbench.retrieval.filters import Filter
 from workbench.retrieval.indexing import Exact, FullTextIndex, VectorIndex
@@ -54,10 +54,8 @@ class Strategy(Protocol):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class FullText:
+class FullText(ShortRepr):
     """BM25 over the words of the question."""
-
-    __repr__ = short_repr
 
     where: Filter | None = None
     uses_vectors: ClassVar[bool] = False
@@ -77,10 +75,8 @@ class FullText:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Vector:
+class Vector(ShortRepr):
     """Cosine similarity of embeddings, by exact scan or an approximate index."""
-
-    __repr__ = short_repr
 
     index: VectorIndex = Exact()
     where: Filter | None = None
@@ -114,10 +110,8 @@ class Vector:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class RRF:
+class RRF(ShortRepr):
     """Reciprocal rank fusion (Cormack, Clarke, Büttcher 2009): sum of 1 / (k + rank)."""
-
-    __repr__ = short_repr
 
     k: int = 60
 
@@ -135,10 +129,8 @@ class RRF:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Weighted:
+class Weighted(ShortRepr):
     """Weighted sum of scores scaled to [0, 1] within each list (Bruch et al. 2023); weight of the vector leg."""
-
-    __repr__ = short_repr
 
     weight: float = 0.5
 
@@ -152,10 +144,8 @@ class Weighted:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Hybrid:
+class Hybrid(ShortRepr):
     """Full text and vectors, each searched to ``depth`` and fused."""
-
-    __repr__ = short_repr
 
     vector: Vector = Vector()
     fusion: RRF | Weighted = RRF()
@@ -189,10 +179,8 @@ class Hybrid:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Arm:
+class Arm(ShortRepr):
     """One candidate of the comparison; printing it gives what builds it again."""
-
-    __repr__ = short_repr
 
     name: str
     strategy: Strategy
