@@ -7,7 +7,7 @@ import datetime as dt
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -245,16 +245,14 @@ class ShortRepr:
 
 def parameters_of(value: Any) -> dict[str, Any]:
     """Fields of a frozen value as plain JSON types, with the name of its class: enough to build it again."""
-    out: dict[str, Any] = {"kind": type(value).__name__}
-    for f in fields(value):
-        item = getattr(value, f.name)
-        out[f.name] = parameters_of(item) if hasattr(item, "__dataclass_fields__") else _plain(item)
-    return out
+    return {"kind": type(value).__name__} | {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
 
 
 def _plain(item: Any) -> Any:
+    if is_dataclass(item):
+        return parameters_of(item)
     if isinstance(item, tuple | list):
-        return [parameters_of(i) if hasattr(i, "__dataclass_fields__") else _plain(i) for i in item]
+        return [_plain(i) for i in item]
     if isinstance(item, Mapping):
         return {str(k): _plain(v) for k, v in item.items()}
     return item.isoformat() if isinstance(item, dt.date) else item

@@ -3,7 +3,7 @@
 A strategy never sees a store, only the handle of one tenant. Scores of different strategies do not compare.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
@@ -121,11 +121,7 @@ class RRF(ShortRepr):
         >>> [h.doc_id for h in RRF().fuse([Hit("a", 9), Hit("b", 8)], [Hit("b", 0.9), Hit("c", 0.8)])]
         ['b', 'a', 'c']
         """
-        scores: dict[str, float] = {}
-        for leg in (text, vector):
-            for place, hit in enumerate(leg, 1):
-                scores[hit.doc_id] = scores.get(hit.doc_id, 0.0) + 1 / (self.k + place)
-        return ordered(Hit(doc_id, score) for doc_id, score in scores.items())
+        return fused(*({hit.doc_id: 1 / (self.k + i) for i, hit in enumerate(leg, 1)} for leg in (text, vector)))
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -136,11 +132,8 @@ class Weighted(ShortRepr):
 
     def fuse(self, text: Sequence[Hit], vector: Sequence[Hit]) -> list[Hit]:
         """Documents of both lists by the weighted sum; what a list lacks counts 0 there."""
-        scores: dict[str, float] = {}
-        for leg, weight in ((text, 1 - self.weight), (vector, self.weight)):
-            for doc_id, score in scaled(leg).items():
-                scores[doc_id] = scores.get(doc_id, 0.0) + weight * score
-        return ordered(Hit(doc_id, score) for doc_id, score in scores.items())
+        weighted = ((text, 1 - self.weight), (vector, self.weight))
+        return fused(*({doc_id: weight * s for doc_id, s in scaled(leg).items()} for leg, weight in weighted))
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -200,6 +193,11 @@ def best_chunks(hits: Iterable[ChunkHit]) -> list[Hit]:
     for hit in hits:
         best.setdefault(hit.doc_id, hit.score)
     return [Hit(doc_id, score) for doc_id, score in best.items()]
+
+
+def fused(text: Mapping[str, float], vector: Mapping[str, float]) -> list[Hit]:
+    """Documents of both legs by the sum of their scores; what a leg lacks counts 0 there."""
+    return ordered(Hit(doc_id, text.get(doc_id, 0.0) + vector.get(doc_id, 0.0)) for doc_id in {**text, **vector})
 
 
 def ordered(hits: Iterable[Hit]) -> list[Hit]:
