@@ -6,12 +6,14 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from workbench.errors import EvalsetError
 from workbench.evaluation.reading import Judgement
-from workbench.records import DEFAULT_TENANT, Document, Query
+from workbench.evaluation.rows import DOCUMENT_KEYS, QUERY_KEYS
+from workbench.records import Document, Query
 
 
 def write_folder(
@@ -96,27 +98,17 @@ def _write_lines(path: Path, lines: Iterable[str]) -> None:
 
 
 def _document_line(document: Document) -> str:
-    metadata = {
-        "tenant_id": document.tenant_id if document.tenant_id != DEFAULT_TENANT else "",
-        "document_type": document.document_type if document.document_type != "document" else "",
-        "date": document.date.isoformat() if document.date else "",
-        "aliases": list(document.aliases),
-    }
-    return _line({"_id": document.doc_id, "title": document.title, "text": document.text}, metadata)
+    row = {"_id": document.doc_id, "title": document.title, "text": document.text}
+    return _line(row, document, DOCUMENT_KEYS)
 
 
 def _query_line(query: Query) -> str:
-    metadata = {
-        "tenant_id": query.tenant_id if query.tenant_id != DEFAULT_TENANT else "",
-        "feature": query.feature,
-        "style": query.style,
-        "cluster": query.cluster if query.cluster != query.query_id else "",
-        "accept": list(query.accept),
-        "reference": query.reference,
-    }
-    return _line({"_id": query.query_id, "text": query.text}, metadata)
+    told = replace(query, cluster="") if query.cluster == query.query_id else query
+    return _line({"_id": query.query_id, "text": query.text}, told, QUERY_KEYS)
 
 
-def _line(row: dict[str, Any], metadata: dict[str, Any]) -> str:
+def _line(row: dict[str, Any], value: Document | Query, keys: Sequence[str]) -> str:
     """One line of JSON; metadata that says no more than the default is left out."""
-    return json.dumps(row | {"metadata": {k: v for k, v in metadata.items() if v}}, ensure_ascii=False)
+    default = {f.name: f.default for f in fields(value)}
+    metadata = {key: item for key in keys if (item := getattr(value, key)) != default[key]}
+    return json.dumps(row | {"metadata": metadata}, ensure_ascii=False, default=str)
