@@ -7,9 +7,9 @@ from typing import Any
 
 import polars as pl
 
-from workbench.errors import Defect, EvalsetError
+from workbench.errors import Defect
 from workbench.evaluation.metrics import rank
-from workbench.evaluation.reading import Row, read_lines
+from workbench.evaluation.reading import Row, read_lines, refuse
 from workbench.importing.tables import TABLES, named_rows
 
 RUN_NAMES: Mapping[str, tuple[str, ...]] = {
@@ -41,9 +41,7 @@ def read_run(path: Path) -> pl.DataFrame:
             defects.append(Defect(str(path), line, hit))
         else:
             hits.append(hit)
-    if defects:
-        in_order = sorted(defects, key=lambda defect: defect.line)
-        raise EvalsetError(f"run {path} cannot be read; correct these lines:", in_order)
+    refuse(path, defects)
     return rank(pl.DataFrame(hits, schema=_SCHEMA, orient="row"))
 
 

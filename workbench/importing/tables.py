@@ -12,7 +12,7 @@ from typing import Any
 
 from workbench.errors import Defect, EvalsetError
 from workbench.evaluation.contents import judgement_defects
-from workbench.evaluation.reading import Judgement, Row, read_jsonl, read_qrels, read_text
+from workbench.evaluation.reading import Judgement, Row, read_jsonl, read_qrels, read_text, refuse
 from workbench.evaluation.rows import DOCUMENT_KEYS, QUERY_KEYS, documents_of, grade_of, queries_of
 from workbench.importing.folder import import_card, write_folder
 from workbench.importing.hub import read_parquet
@@ -140,8 +140,7 @@ def _read_csv(path: Path) -> list[Row]:
         defects.append(Defect(str(path), reader.line_num, f"not CSV: {error}"))
     if not rows and not defects:
         defects.append(Defect(str(path), 0, "is empty; a header and one row a line are expected"))
-    if defects:
-        raise EvalsetError(f"{path} cannot be read; correct these lines:", defects)
+    refuse(path, defects)
     return rows
 
 
@@ -204,6 +203,5 @@ def _of_qrels(path: Path, rename: Mapping[str, str]) -> dict[str, list[Judgement
         else:
             judgement = Judgement(line, str(row["query_id"]), str(row["doc_id"]), grade)
             splits.setdefault(split, []).append(judgement)
-    if defects:
-        raise EvalsetError(f"{path} cannot be read; correct these lines:", defects)
+    refuse(path, defects)
     return splits
