@@ -149,13 +149,7 @@ def test_heading_stays_with_what_follows_it():
 
 
 @pytest.mark.parametrize(
-    "build",
-    [
-        lambda: FixedTokens(8, 4),
-        lambda: FixedTokens(8, -1),
-        lambda: FixedTokens(0, 0),
-        lambda: ByStructure(0),
-    ],
+    "build", [lambda: FixedTokens(8, 4), lambda: FixedTokens(8, -1), lambda: FixedTokens(0, 0), lambda: ByStructure(0)]
 )
 def test_sizes_that_cannot_work_are_refused(build):
     with pytest.raises(ConfigError):

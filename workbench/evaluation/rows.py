@@ -1,5 +1,6 @@
 """Rows of ``queries.jsonl`` and ``corpus.jsonl`` as typed values, and the lines that cannot be used."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from typing import Any, TypeVar
@@ -37,13 +38,19 @@ def foreign_keys(rows: Sequence[Row], known: Sequence[str]) -> dict[int, list[st
     return found
 
 
-def grade_of(value: Any) -> int | None:
-    """Give the grade that a table holds, as a number or as text; None where it is no whole number from 0."""
+def number_of(value: Any) -> float | None:
+    """Give the finite number that a cell holds, as a number or as text; None where it holds none."""
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         return None
-    return int(number) if number.is_integer() and 0 <= number < 10**6 else None
+    return number if math.isfinite(number) else None
+
+
+def grade_of(value: Any) -> int | None:
+    """Give the grade that a cell holds; None where it is no whole number from 0."""
+    number = number_of(value)
+    return int(number) if number is not None and number.is_integer() and 0 <= number < 10**6 else None
 
 
 def _collect(

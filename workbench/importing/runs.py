@@ -1,6 +1,5 @@
 """The user's own system as ranked hits: a TREC run file, or a table of hits."""
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import polars as pl
 from workbench.errors import Defect
 from workbench.evaluation.metrics import rank
 from workbench.evaluation.reading import Row, read_lines, refuse
+from workbench.evaluation.rows import number_of
 from workbench.importing.tables import TABLES, named_rows
 
 RUN_NAMES: Mapping[str, tuple[str, ...]] = {
@@ -65,15 +65,7 @@ def _hit(row: dict[str, Any]) -> tuple[str, str, float] | str:
         found = ", ".join(name for name, value in row.items() if value is not None)
         return f"query_id and doc_id are needed, found {found or 'nothing'}"
     given = row["rank"] if score is None else score
-    number = _number(given)
+    number = number_of(given)
     if number is None:
         return f"score or rank must be a finite number, found {str(given)[:40]!r}"
     return str(query_id), str(doc_id), -number if score is None else number
-
-
-def _number(value: Any) -> float | None:
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None

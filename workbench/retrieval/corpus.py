@@ -124,7 +124,7 @@ def _private_install(library: str, version: str, settings: Settings) -> Path:
 
 
 def _document(library: str, version: str, raw: dict[str, Any], released: dict[str, str]) -> Document:
-    month = _release_month(raw["added"], released) or released.get(version) or _release_month(version, released)
+    month = _release_month(raw["added"], released) or _release_month(version, released)
     if month is None:
         raise EvalsetError(f"corpus.toml gives no month for {library} {version} under [released.{library}]")
     return Document(
