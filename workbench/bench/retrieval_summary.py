@@ -1,6 +1,6 @@
 """What the retrieval run leaves for its report: frontier, slices, cases, warnings, what would change it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import polars as pl
 
@@ -29,8 +29,10 @@ def to_judge(answers: Mapping[str, Answers], split: Split, k: int = 10) -> pl.Da
     return open_pairs.group_by("query_id", "doc_id").agg(pl.col("arm").sort()).sort("query_id", "doc_id")
 
 
-def summarise(experiment: Experiment, decision: Decision, dev: Scored, test: Scored) -> Summary:
-    """Everything the report shows beside the decision."""
+def summarise(
+    experiment: Experiment, decision: Decision, dev: Scored, test: Scored, *, left_out: Sequence[str]
+) -> Summary:
+    """Everything the report shows beside the decision; ``left_out`` says which arms were, and why."""
     rule, metric = decision.rule, decision.rule.metric
     on_dev = dev.scores.filter(pl.col("metric") == metric)
     on_test = test.scores.filter(pl.col("metric") == metric)
@@ -41,7 +43,7 @@ def summarise(experiment: Experiment, decision: Decision, dev: Scored, test: Sco
     return Summary(
         title="Retrieval: the cheapest strategy that is good enough",
         metric=metric,
-        warnings=_warnings(experiment, test, metric),
+        warnings=(*_warnings(experiment, test, metric), *(f"{why}." for why in left_out)),
         frontier=tuple(frontier_points(on_dev, dev.facts, reference=rule.reference, split="dev")),
         slices=tuple(slice_rows(on_test, names)),
         changed=changed_cases(accepted, on_test, names, cases),

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +77,10 @@ def _read_queries(contents: Contents) -> None:
 def _read_corpus(contents: Contents, settings: Settings) -> None:
     built, path = contents.folder / "corpus.toml", contents.folder / "corpus.jsonl"
     if built.exists():
+        from workbench.retrieval.corpus import load_corpus
+
         try:
-            corpus = import_module("workbench.retrieval.corpus")  # may build it: only where it is asked for
-            contents.documents, contents.inputs["corpus"] = corpus.load_corpus(contents.folder, settings)
+            contents.documents, contents.inputs["corpus"] = load_corpus(contents.folder, settings)
         except WorkbenchError as error:
             contents.defects += getattr(error, "defects", ()) or [Defect(str(built), 0, str(error))]
     elif path.exists() or contents.query_lines:
