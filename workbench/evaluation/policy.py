@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from workbench.errors import Defect, unknown_name
 from workbench.evaluation.reading import read_text
@@ -16,7 +16,6 @@ Softness = Literal["fail", "warn", "pass"]
 NOTEBOOKS = ("retrieval", "routing", "caching", "pipeline", "quality", "costs", "stack")
 _METRICS = {"retrieval": "ndcg@10", "caching": "false_hit_rate", "quality": "agreement"}
 _HUGE = 1e12
-_SOFTNESS = ("fail", "warn", "pass")
 # name -> (lowest, highest, whether the ends are allowed)
 _RANGES: Mapping[str, tuple[float, float, bool]] = {
     "margin": (0.0, 1.0, False),
@@ -117,7 +116,7 @@ def _value_problem(notebook: str, key: str, value: Any) -> str:
     if key == "metric":
         return "" if isinstance(value, str) and value else asked + "a metric's name is expected"
     if key.startswith("on_"):
-        return "" if value in _SOFTNESS else asked + f"one of {', '.join(_SOFTNESS)} is expected"
+        return "" if value in get_args(Softness) else asked + f"one of {', '.join(get_args(Softness))} is expected"
     if key == "must_differ_limit":
         fits = value >= 0 if type(value) is int else isinstance(value, float) and 0 < value < 1
         return "" if fits else asked + "a whole number from 0, or a share above 0 and below 1, is expected"

@@ -62,6 +62,10 @@ class _Reranker(ShortRepr):
         """Index of the vector leg."""
         return self.first.index
 
+    def plan(self, handle: TenantHandle, question: Question) -> dict[str, str]:
+        """Plans of the legs, and what ranks their hits."""
+        return self.first.plan(handle, question) | {"ranker": repr(self)}
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class LearnedRanker(_Reranker):
@@ -75,10 +79,6 @@ class LearnedRanker(_Reranker):
         candidates, rows = features(question, *self.first.legs(handle, question))
         scores = rows @ np.array(self.weights)
         return ordered(map(Hit, candidates, scores.tolist()))[:k]
-
-    def plan(self, handle: TenantHandle, question: Question) -> dict[str, str]:
-        """Plans of the legs, and what ranks their hits."""
-        return self.first.plan(handle, question) | {"ranker": repr(self.weights)}
 
     def work(self, rows: int) -> list[Work]:
         """The hybrid search and one pass over its candidates."""
@@ -139,10 +139,6 @@ class CrossEncoderRanker(_Reranker):
         pairs = [(question.text, "\n".join(texts[h.doc_id])) for h in hits]
         scores = _cross_encoder(self.model).predict(pairs)
         return ordered(Hit(h.doc_id, float(s)) for h, s in zip(hits, scores, strict=True))[:k]
-
-    def plan(self, handle: TenantHandle, question: Question) -> dict[str, str]:
-        """Plans of the legs, and what ranks their hits."""
-        return self.first.plan(handle, question) | {"ranker": self.model}
 
     def work(self, rows: int) -> list[Work]:
         """The hybrid search and one forward pass for each candidate."""
