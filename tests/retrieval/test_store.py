@@ -8,7 +8,8 @@ from tests.retrieval.tables import EMBEDDER, natural_rows, open_store, random_ro
 from workbench.errors import StoreError, TenantError
 from workbench.retrieval.filters import Between, Equals, OneOf
 from workbench.retrieval.indexing import Exact, FullTextIndex, HnswSq, IvfPq
-from workbench.retrieval.store import ChunkHit, Store
+from workbench.retrieval.store import Store
+from workbench.retrieval.tenant import ChunkHit
 
 
 @pytest.fixture(scope="module")

@@ -208,7 +208,7 @@ def open_experiment(
     evalset: Evalset,
     parameters: Any,
     inputs: Mapping[str, str],
-    **shown: tuple[str, ...],
+    rule_shown: tuple[str, ...] = RULE_SHOWN,
 ) -> Experiment:
     """Begin an experiment in its run folder, with the policy of its evalset and what was accepted before.
 
@@ -230,7 +230,7 @@ def open_experiment(
         folder=open_run_folder(settings, notebook),
         profile=os.environ.get("WORKBENCH_PROFILE", "ci"),
         accepted=Decision.load(accepted) if accepted.is_file() else None,
-        **shown,
+        rule_shown=rule_shown,
     )
 
 

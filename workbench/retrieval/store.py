@@ -14,13 +14,11 @@ from workbench.errors import StoreError
 from workbench.records import content_hash
 from workbench.retrieval.indexing import Exact, FullTextIndex, IndexState, VectorIndex, build_indices, index_states
 from workbench.retrieval.lance import committed, reported
-from workbench.retrieval.tenant import ChunkHit, TenantHandle, checked_tenant
+from workbench.retrieval.tenant import TenantHandle, checked_tenant
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from lancedb.expr import Expr
-
-__all__ = ["ChunkHit", "ChunkRow", "Store", "StoreState", "TenantHandle"]
 
 # What `set_unenforced_primary_key` writes. Without a declared key concurrent upserts make silent duplicates;
 # declared with the schema, it is there from the first version on, whichever process makes the table.
