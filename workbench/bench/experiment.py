@@ -87,6 +87,12 @@ class Experiment:
         """Whether this run has exactly the inputs of the accepted decision, so that it is judged by its rule."""
         return self.accepted is not None and not self.accepted.fingerprint.changed(self.fingerprint())
 
+    @property
+    def accepted_scores(self) -> pl.DataFrame | None:
+        """Test scores that the accepted decision rests on, of its deciding metric."""
+        path = decision_path(self.evalset.path, self.notebook).with_suffix(".scores.parquet")
+        return pl.read_parquet(path) if path.is_file() else None
+
     def fingerprint(self) -> Fingerprint:
         """Inputs and provenance of this run."""
         return Fingerprint(dict(self.inputs), provenance(self.settings.root))
@@ -187,11 +193,10 @@ class Experiment:
 
     def gate(self, decision: Decision, test: pl.DataFrame, invariants: Mapping[str, int]) -> Gate:
         """Compare with the accepted decision and write ``gate.json``; the caller enforces."""
-        before = decision_path(self.evalset.path, self.notebook).with_suffix(".scores.parquet")
         gate = check_gate(
             self.accepted,
             decision,
-            accepted_scores=pl.read_parquet(before) if before.is_file() else None,
+            accepted_scores=self.accepted_scores,
             scores=test.filter(pl.col("metric") == decision.rule.metric),
             invariants=invariants,
             soft=self.policy.soft,

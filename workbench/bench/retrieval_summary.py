@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from workbench.bench.asking import WELL_JUDGED, Scored
-from workbench.bench.experiment import Experiment, decision_path
+from workbench.bench.experiment import Experiment
 from workbench.bench.telling import focus_of, section_of, would_change
 from workbench.evaluation.evalset import Split
 from workbench.evaluation.exploring import changed_cases, frontier_points, item_cases, slice_rows, worst_regressions
@@ -38,15 +38,13 @@ def summarise(
     on_test = test.scores.filter(pl.col("metric") == metric)
     names = [f.name for f in test.facts]
     cases = _cases(test, on_test)
-    before = decision_path(experiment.evalset.path, "retrieval").with_suffix(".scores.parquet")
-    accepted = pl.read_parquet(before) if before.is_file() else None
     return Summary(
         title="Retrieval: the cheapest strategy that is good enough",
         metric=metric,
         warnings=(*_warnings(experiment, test, metric), *(f"{why}." for why in left_out)),
         frontier=tuple(frontier_points(on_dev, dev.facts, reference=rule.reference, split="dev")),
         slices=tuple(slice_rows(on_test, names)),
-        changed=changed_cases(accepted, on_test, names, cases),
+        changed=changed_cases(experiment.accepted_scores, on_test, names, cases),
         regressions=worst_regressions(cases, reference=rule.reference, arm=focus_of(decision)),
         would_change=would_change(decision),
         sections=(section_of(dev.table(), "All arms, on the questions they were tuned on."),
