@@ -58,9 +58,9 @@ def _environment() -> Environment:
         "text": _text,
         "signed": signed,
         "tone": tone,
-        "number": _number,
+        "number": lambda value: number(value, 3),
         "table": _table,
-        "figure": _figure,
+        "figure": lambda figure: Markup(figure.to_html()),
     }
     env.globals["css"] = Markup(loader.get_source(env, "report.css")[0])
     return env
@@ -68,14 +68,6 @@ def _environment() -> Environment:
 
 def _text(value: object, limit: int = 2000) -> str:
     return visible(str(value), limit)
-
-
-def _number(value: float) -> str:
-    return number(value, 3)
-
-
-def _figure(figure: Figure) -> Markup:
-    return Markup(figure.to_html())
 
 
 def _table(table: Table, kind: str = "", label: str = "") -> Markup:
