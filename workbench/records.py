@@ -7,7 +7,7 @@ import datetime as dt
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -220,36 +220,39 @@ def _claim(raw: dict[str, Any]) -> Claim:
     return Claim(**raw, spread=tuple(spread) if spread else None)
 
 
-def short_repr(value: Any) -> str:
-    """Constructor call with the fields that differ from their defaults: short to read, and it builds the value again.
+class ShortRepr:
+    """Prints a dataclass (with ``repr=False``) by the fields that differ from their defaults: it builds it again.
 
-    >>> short_repr(Document("d", "text", tenant_id="acme"))
-    "Document('d', 'text', tenant_id='acme')"
+    >>> @dataclass(repr=False)
+    ... class Graph(ShortRepr):
+    ...     m: int = 20
+    >>> Graph(), Graph(m=8)
+    (Graph(), Graph(m=8))
     """
-    shown = []
-    for f in fields(value):
-        if not f.init:
-            continue
-        item = getattr(value, f.name)
-        if f.default is MISSING and f.default_factory is MISSING:
-            shown.append(repr(item))
-        elif f.default is MISSING or item != f.default:
-            shown.append(f"{f.name}={item!r}")
-    return f"{type(value).__name__}({', '.join(shown)})"
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        shown = []
+        for f in fields(self):  # type: ignore[arg-type]
+            item = getattr(self, f.name)
+            if f.default is MISSING:
+                shown.append(repr(item))
+            elif item != f.default:
+                shown.append(f"{f.name}={item!r}")
+        return f"{type(self).__name__}({', '.join(shown)})"
 
 
 def parameters_of(value: Any) -> dict[str, Any]:
     """Fields of a frozen value as plain JSON types, with the name of its class: enough to build it again."""
-    out: dict[str, Any] = {"kind": type(value).__name__}
-    for f in [f for f in fields(value) if f.init]:
-        item = getattr(value, f.name)
-        out[f.name] = parameters_of(item) if hasattr(item, "__dataclass_fields__") else _plain(item)
-    return out
+    return {"kind": type(value).__name__} | {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
 
 
 def _plain(item: Any) -> Any:
+    if is_dataclass(item):
+        return parameters_of(item)
     if isinstance(item, tuple | list):
-        return [parameters_of(i) if hasattr(i, "__dataclass_fields__") else _plain(i) for i in item]
+        return [_plain(i) for i in item]
     if isinstance(item, Mapping):
         return {str(k): _plain(v) for k, v in item.items()}
     return item.isoformat() if isinstance(item, dt.date) else item

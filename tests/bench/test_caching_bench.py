@@ -20,7 +20,7 @@ from workbench.evaluation.cache_claims import bounds_of_pairs
 from workbench.evaluation.gate import Gate
 from workbench.evaluation.summary import Summary
 from workbench.evaluation.traffic import Pair, load_stream
-from workbench.importing.pairs import pair_line
+from workbench.importing.traffic import pair_line
 from workbench.reports.html import write_report
 from workbench.runner import RunRecord, accept
 from workbench.runner.runs import close_run

@@ -1,11 +1,12 @@
 """What every notebook shares: parameters, the run folder, the record of test uses, saving and the gate."""
 
 import json
+import re
 
 import pytest
 
 import workbench
-from tests.bench.tiny import open_bench, project
+from tests.bench.tiny import change_query, open_bench, project, write_evalset
 from workbench.bench.experiment import open_run_folder
 from workbench.bench.provenance import build_parameters, encoder_probe
 from workbench.bench.retrieval import RetrievalParameters
@@ -98,6 +99,21 @@ def test_the_fingerprint_names_every_input(bench):
     )
     assert {f"parameter {name}" for name in ("chunkers", "strategies", "depth", "seed", "embedder")} <= set(inputs)
     assert json.dumps(inputs)
+
+
+def test_an_evalset_from_elsewhere_is_told_by_its_name_and_content_wherever_it_lies(tmp_path):
+    found = []
+    for where in ("here", "there"):
+        folder = write_evalset(tmp_path / where / "mine")
+        bench = open_bench(tmp_path / where, evalset=str(folder))
+        found.append(bench.experiment)
+        assert bench.experiment.evalset.path == folder
+    assert found[0].inputs == found[1].inputs
+    assert re.fullmatch(r"mine@[0-9a-f]{8}", found[0].parameters.evalset)
+    assert str(tmp_path) not in json.dumps(found[0].inputs) + found[0].config.to_text()
+    change_query(tmp_path / "there" / "mine")
+    changed = open_bench(tmp_path / "there", evalset=str(tmp_path / "there" / "mine")).experiment
+    assert changed.parameters.evalset != found[0].parameters.evalset
 
 
 def test_provenance_is_shown_and_decides_nothing(bench):

@@ -57,13 +57,7 @@ def test_a_run_file_and_a_hits_table_are_arms(settings, source):
 
 
 @pytest.mark.parametrize(
-    ("function", "expected"),
-    [
-        ("hits", ["d2", "d1"]),
-        ("pairs", ["d2", "d1"]),
-        ("ids", ["d2", "d1"]),
-        ("nothing", []),
-    ],
+    ("function", "expected"), [("hits", ["d2", "d1"]), ("pairs", ["d2", "d1"]), ("ids", ["d2", "d1"]), ("nothing", [])]
 )
 def test_a_callable_returns_hits_pairs_or_ids_and_its_order_is_kept(settings, function, expected):
     (system,) = load_systems([f"mine=their_search:{function}@1e-3"], settings)

@@ -16,7 +16,7 @@ from multiprocessing import Pool
 import numpy as np
 from scipy import stats
 
-from workbench.evaluation.comparison import bootstrap_t, classify, mean_interval
+from workbench.evaluation.comparison import bootstrap_t, classify
 from workbench.evaluation.power import clusters_needed
 
 ALPHA = 0.05
@@ -104,8 +104,8 @@ def covers(rng: np.random.Generator, *, draw: Draw, m: int, truth: float) -> boo
     """Whether the two-sided 95 % interval holds the true mean."""
     clusters = clusters_of(rng, m)
     values = draw(rng, clusters, 0.0)
-    _, low, high = mean_interval(values, clusters, seed=int(rng.integers(2**31)))
-    return bool(low <= truth <= high)
+    bounds = bootstrap_t(values[None], clusters, confidence=0.975, seed=int(rng.integers(2**31)))
+    return bool(bounds.low[0] <= truth <= bounds.high[0])
 
 
 def few_differ(rng: np.random.Generator, status: str, *, m: int, differing: int) -> bool:

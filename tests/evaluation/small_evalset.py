@@ -9,12 +9,7 @@ import pytest
 from workbench.config import Settings
 
 DOCUMENTS = [
-    {
-        "_id": "d1",
-        "title": "pandas.merge",
-        "text": "Join two frames on a key.",
-        "metadata": {"tenant_id": "a"},
-    },
+    {"_id": "d1", "title": "pandas.merge", "text": "Join two frames on a key.", "metadata": {"tenant_id": "a"}},
     {"_id": "d2", "title": "pandas.sort", "text": "Sort rows by value.", "metadata": {"tenant_id": "a"}},
     {"_id": "d3", "title": "polars.join", "text": "Join frames on a key.", "metadata": {"tenant_id": "b"}},
 ]

@@ -124,12 +124,7 @@ def test_a_file_that_cannot_be_read_is_named_with_the_line(tmp_path, name, conte
 
 def test_the_same_text_is_found_across_a_split_made_by_hash(tmp_path):
     queries = [{"_id": f"q{i}", "text": "one and the same"} for i in range(20)]
-    write(
-        tmp_path,
-        documents=[{"_id": "d", "text": "x"}],
-        queries=queries,
-        test=[f"q{i}\td\t1" for i in range(20)],
-    )
+    write(tmp_path, documents=[{"_id": "d", "text": "x"}], queries=queries, test=[f"q{i}\td\t1" for i in range(20)])
     assert any("has the text of" in f[3] for f in check(tmp_path))
 
 
@@ -156,15 +151,7 @@ def test_warnings_alone_do_not_fail(tmp_path):
     assert summarise(findings).endswith("0 errors, 1 warnings")
 
 
-NAMES = (
-    "queries.jsonl",
-    "corpus.jsonl",
-    "qrels/test.tsv",
-    "qrels/dev.tsv",
-    "gates.toml",
-    "card.md",
-    "pairs.jsonl",
-)
+NAMES = ("queries.jsonl", "corpus.jsonl", "qrels/test.tsv", "qrels/dev.tsv", "gates.toml", "card.md", "pairs.jsonl")
 LOOSE = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),

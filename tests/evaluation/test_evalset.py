@@ -22,7 +22,7 @@ def test_a_folder_loads_by_name_and_by_path(tmp_path):
     assert named == by_path
     assert named.name == "mine"
     assert named.tenants == ("a", "b")
-    assert named.clusters == ("combine", "order", "outer")
+    assert sorted({q.cluster for q in named.queries}) == ["combine", "order", "outer"]
     test = named.split("test")
     assert [q.query_id for q in test.queries] == ["q2", "q3"]
     assert test.qrels == {"q2": {"d2": 2}, "q3": {"d3": 1}}
@@ -50,7 +50,8 @@ def test_plain_beir_gets_one_tenant_and_each_query_its_own_cluster(tmp_path):
     rows = [{"_id": i, "text": "x"} for i in ("d1", 2)]
     write(tmp_path, documents=rows, queries=[{"_id": "q", "text": "y"}], test=["q\t2\t1"])
     evalset = load_evalset(tmp_path, settings=settings_in(tmp_path))
-    assert (evalset.tenants, evalset.clusters) == (("default",), ("q",))
+    assert evalset.tenants == ("default",)
+    assert [q.cluster for q in evalset.queries] == ["q"]
     assert evalset.documents[1].doc_id == "2"
 
 
@@ -82,12 +83,7 @@ def test_without_dev_or_train_clusters_are_split_one_to_three_and_stay_when_more
 @pytest.mark.parametrize("n", [2, 3, 5])
 @pytest.mark.parametrize("seed", range(8))
 def test_even_a_tiny_set_has_both_splits(tmp_path, n, seed):
-    write(
-        tmp_path,
-        documents=[{"_id": "d", "text": "x"}],
-        queries=plain(n),
-        test=[f"q{i}\td\t1" for i in range(n)],
-    )
+    write(tmp_path, documents=[{"_id": "d", "text": "x"}], queries=plain(n), test=[f"q{i}\td\t1" for i in range(n)])
     evalset = load_evalset(tmp_path, settings=settings_in(tmp_path), seed=seed)
     assert evalset.split("dev").queries
     assert evalset.split("test").queries
@@ -135,15 +131,9 @@ def test_hub_names_are_never_fetched_by_loading(tmp_path):
 def test_metadata_that_cannot_be_used_is_named(tmp_path):
     bad = [{"accept": "x"}, {"cluster": 3}, {"accept": [1]}]
     write(
-        tmp_path,
-        queries=[{"_id": f"q{i}", "text": "x", "metadata": m} for i, m in enumerate(bad)],
-        test=["q0\td1\t1"],
+        tmp_path, queries=[{"_id": f"q{i}", "text": "x", "metadata": m} for i, m in enumerate(bad)], test=["q0\td1\t1"]
     )
-    documents = [
-        *DOCUMENTS,
-        {"_id": "d4", "text": "x", "metadata": {"date": "May 2024"}},
-        {"_id": "a\tb", "text": "x"},
-    ]
+    documents = [*DOCUMENTS, {"_id": "d4", "text": "x", "metadata": {"date": "May 2024"}}, {"_id": "a\tb", "text": "x"}]
     (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(d) + "\n" for d in documents))
     with pytest.raises(EvalsetError) as caught:
         load_evalset(tmp_path, settings=settings_in(tmp_path))

@@ -52,10 +52,7 @@ def test_only_line_feeds_end_a_line_and_a_byte_order_mark_is_no_text(tmp_path):
 WRITABLE = st.text(st.characters(exclude_categories=["Cs"]))
 
 
-@given(
-    rows=st.lists(st.dictionaries(WRITABLE, WRITABLE | st.integers() | st.none()), min_size=1),
-    escape=st.booleans(),
-)
+@given(rows=st.lists(st.dictionaries(WRITABLE, WRITABLE | st.integers() | st.none()), min_size=1), escape=st.booleans())
 def test_what_was_written_is_read_again(tmp_path_factory, rows, escape):
     path = tmp_path_factory.mktemp("jsonl") / "rows.jsonl"
     text = "".join(json.dumps(row, ensure_ascii=escape) + "\n" for row in rows)

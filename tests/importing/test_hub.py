@@ -68,11 +68,7 @@ def test_collections_are_read_through_datasets(tmp_path, monkeypatch):
     [
         ({}, {"qrels": "none"}, "configuration 'none'.*not found"),
         ({"test": [{"query": "q2", "doc": "d2"}]}, {}, "cannot be loaded|query-id"),
-        (
-            {"train": [], "test": [{"query-id": "q2", "corpus-id": "d2", "score": 0.5}]},
-            {},
-            "0.5 is no whole number",
-        ),
+        ({"train": [], "test": [{"query-id": "q2", "corpus-id": "d2", "score": 0.5}]}, {}, "0.5 is no whole number"),
         ({"queries": [{"_id": "q1", "text": None}, {"_id": "q2", "text": "x"}]}, {}, "queries:1"),
     ],
 )

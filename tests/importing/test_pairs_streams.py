@@ -7,8 +7,7 @@ from typer.testing import CliRunner
 from workbench.cli import app
 from workbench.errors import EvalsetError
 from workbench.evaluation.traffic import load_pairs, load_stream
-from workbench.importing.pairs import import_pairs
-from workbench.importing.streams import import_stream
+from workbench.importing.traffic import import_pairs, import_stream
 
 LOG = pl.DataFrame(
     {"text": ["how, then?", "why"], "intent": ["a", "b"], "tenant": ["x", "y"], "feature": ["f", "g"], "age": [1, 2]}

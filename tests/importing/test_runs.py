@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workbench.errors import EvalsetError
-from workbench.importing.runs import ranked, read_run
+from workbench.evaluation.metrics import rank
+from workbench.importing.runs import read_run
 
 HITS = [("q1", "b", 1.0), ("q1", "a", 1.0 + 4e-7), ("q1", "c", 2.0), ("q1", "b", 0.5), ("q2", "a", -1.0)]
 RANKED = [("q1", "c", 1), ("q1", "a", 2), ("q1", "b", 3), ("q2", "a", 1)]
@@ -59,7 +60,7 @@ def test_every_bad_line_of_a_run_is_named(tmp_path, name, text, lines):
 )
 def test_the_order_of_the_file_never_matters(hits):
     def run(order):
-        frame = ranked(
+        frame = rank(
             pl.DataFrame(order, schema={"query_id": pl.String, "doc_id": pl.String, "score": pl.Float64}, orient="row")
         )
         return rows(frame)

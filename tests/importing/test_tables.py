@@ -31,14 +31,7 @@ QUERIES = [
         "relevant": ["007", "8"],
         "accept": ["merge"],
     },
-    {
-        "id": "2",
-        "question": "order by price",
-        "tenant_id": "a",
-        "cluster": "o",
-        "relevant": ["8"],
-        "accept": [],
-    },
+    {"id": "2", "question": "order by price", "tenant_id": "a", "cluster": "o", "relevant": ["8"], "accept": []},
 ]
 
 
@@ -64,17 +57,9 @@ def test_the_same_tables_in_each_form_become_the_same_evalset(tmp_path, suffix):
     assert out == tmp_path / "evalsets" / "mine"
     evalset = load_evalset("mine", settings=settings_in(tmp_path))
     first, second = evalset.documents
-    assert (first.doc_id, first.text, first.title, first.tenant_id) == (
-        "007",
-        "Join two frames.",
-        "merge",
-        "a",
-    )
+    assert (first.doc_id, first.text, first.title, first.tenant_id) == ("007", "Join two frames.", "merge", "a")
     assert (first.date, second.date) == (date(2024, 5, 1), None)
-    assert [(q.query_id, q.cluster, q.accept) for q in evalset.queries] == [
-        ("1", "c", ("merge",)),
-        ("2", "o", ()),
-    ]
+    assert [(q.query_id, q.cluster, q.accept) for q in evalset.queries] == [("1", "c", ("merge",)), ("2", "o", ())]
     assert evalset.qrels["dev"] | evalset.qrels["test"] == {"1": {"007": 1, "8": 1}, "2": {"8": 1}}
     assert "- of `docs" in evalset.card
     assert "owner" in evalset.card

@@ -124,7 +124,7 @@ def test_check_turns_red_when_own_rows_are_missing(store):
 
 def test_texts_of_another_tenant_cannot_be_read(store):
     handle = store.for_tenant("tiny")
-    assert handle.texts([r.chunk_id for r in CANARIES]) == {}
+    assert handle.documents([r.doc_id for r in CANARIES]) == {}
     assert set(handle.documents([r.doc_id for r in (*CANARIES, *ROWS["huge"])])) == {r.doc_id for r in ROWS["tiny"]}
 
 

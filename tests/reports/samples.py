@@ -86,13 +86,7 @@ def summary() -> Summary:
     ]
     rows = [
         SliceRow(
-            name,
-            value,
-            arm,
-            n,
-            mean := float(np.clip(base + rng.normal(0, 0.05), 0, 1)),
-            mean - 0.05,
-            mean + 0.05,
+            name, value, arm, n, mean := float(np.clip(base + rng.normal(0, 0.05), 0, 1)), mean - 0.05, mean + 0.05
         )
         for name, values in (("tenant", TENANTS), ("style", ("keywords", "question", "vague")))
         for value, n in zip(values, (62, 91, 84, 63), strict=False)
@@ -171,12 +165,7 @@ def gate() -> dict[str, Any]:
                 "status": "holds",
                 "sentence": "Its lower bound -0.018 is above the margin, -0.020.",
             },
-            {
-                "kind": "invariant",
-                "arm": "rows of another tenant",
-                "status": "holds",
-                "sentence": "0 of 18,000 rows.",
-            },
+            {"kind": "invariant", "arm": "rows of another tenant", "status": "holds", "sentence": "0 of 18,000 rows."},
         ],
     }
 
@@ -184,25 +173,15 @@ def gate() -> dict[str, Any]:
 def notebook() -> dict[str, Any]:
     """An executed notebook with a table, a figure, text, an error output and papermill's times."""
     table = Table(
-        (Column("arm"), Column("nDCG@10", "interval")),
-        ((CHOSEN, Interval(0.634, 0.605, 0.662)),),
-        "Dev split",
+        (Column("arm"), Column("nDCG@10", "interval")), ((CHOSEN, Interval(0.634, 0.605, 0.662)),), "Dev split"
     )
     chart = lines(
         {"hybrid": [(1e3, 12.0), (1e4, 18.0), (1e5, 41.0)]}, "rows", "p95 latency, ms", log_x=True, limit=40.0
     )
     cells = [
-        {
-            "cell_type": "markdown",
-            "source": "# Which retrieval strategy?\n\nRun it headless.",
-            "metadata": {},
-        },
+        {"cell_type": "markdown", "source": "# Which retrieval strategy?\n\nRun it headless.", "metadata": {}},
         _code("k: int = 10  # hits", 0.004, tags=["parameters"]),
-        _code(
-            "# what the arms cost\nrun = workbench.start('retrieval')",
-            3.2,
-            _stream("80 rows, 0 errors, 41 s\n"),
-        ),
+        _code("# what the arms cost\nrun = workbench.start('retrieval')", 3.2, _stream("80 rows, 0 errors, 41 s\n")),
         _code("comparison.table", 41.7, _shown(table)),
         _code("bench.scale()", 12.4, _shown(chart)),
     ]
@@ -225,12 +204,7 @@ def run_record() -> dict[str, Any]:
         "ended": "2026-11-14T09:13:10+00:00",
         "error": None,
         "exit_reason": "",
-        "parameters": {
-            "evalset": "docs_qa",
-            "k": 10,
-            "margin": 0.02,
-            "arms": ["vector", "full text", "hybrid"],
-        },
+        "parameters": {"evalset": "docs_qa", "k": 10, "margin": 0.02, "arms": ["vector", "full text", "hybrid"]},
     }
 
 
@@ -255,13 +229,7 @@ def write_run(
 
 def _code(source: str, seconds: float, *outputs: dict[str, Any], tags: list[str] | None = None) -> dict[str, Any]:
     metadata = {"papermill": {"duration": seconds, "status": "completed"}, "tags": tags or []}
-    return {
-        "cell_type": "code",
-        "source": source,
-        "metadata": metadata,
-        "execution_count": 1,
-        "outputs": list(outputs),
-    }
+    return {"cell_type": "code", "source": source, "metadata": metadata, "execution_count": 1, "outputs": list(outputs)}
 
 
 def _stream(text: str) -> dict[str, Any]:

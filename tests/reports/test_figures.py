@@ -23,9 +23,7 @@ DRAWINGS: dict[str, Callable[[], Figure]] = {
 
 
 @pytest.mark.parametrize("draw", DRAWINGS.values(), ids=DRAWINGS)
-def test_a_figure_is_drawn_in_the_page_s_ink_without_a_background_or_a_date(
-    draw: Callable[[], Figure],
-) -> None:
+def test_a_figure_is_drawn_in_the_page_s_ink_without_a_background_or_a_date(draw: Callable[[], Figure]) -> None:
     for svg in (draw().svg, draw().svg_narrow):
         root = ET.fromstring(svg)
         assert "currentColor" in svg

@@ -27,8 +27,7 @@ def spoiled(value: Any, text: str) -> Any:
     if is_dataclass(value):
         fixed = {"status", "verdict"}
         return replace(
-            value,
-            **{f.name: spoiled(getattr(value, f.name), text) for f in fields(value) if f.name not in fixed},
+            value, **{f.name: spoiled(getattr(value, f.name), text) for f in fields(value) if f.name not in fixed}
         )
     if isinstance(value, dict):
         kept = {"status", "exit_code", "kind", "claims"}
@@ -53,11 +52,7 @@ def spoiled_notebook(text: str) -> dict[str, Any]:
         },
         {"output_type": "display_data", "metadata": {}, "data": {"text/markdown": text}},
         {"output_type": "display_data", "metadata": {}, "data": {"text/latex": text}},
-        {
-            "output_type": "display_data",
-            "metadata": {},
-            "data": {"image/svg+xml": svg},
-        },
+        {"output_type": "display_data", "metadata": {}, "data": {"image/svg+xml": svg}},
         {"output_type": "error", "ename": text, "evalue": text, "traceback": [text]},
     ]
     safe = json.loads(json.dumps(outputs).replace("\\ud83d", ""))  # a notebook file is UTF-8: no lone surrogates
@@ -139,11 +134,7 @@ def test_hostile_text_in_every_field_stays_text(tmp_path: Path, text: str) -> No
 
 
 def test_a_failed_run_says_so_first(tmp_path: Path) -> None:
-    failed = samples.run_record() | {
-        "status": "failed",
-        "error": "KeyError: 'k'",
-        "exit_reason": "cell 7 raised",
-    }
+    failed = samples.run_record() | {"status": "failed", "error": "KeyError: 'k'", "exit_reason": "cell 7 raised"}
     (tmp_path / "run.json").write_text(json.dumps(failed))
     page = Page(write_report(tmp_path))
     page.assert_harmless()
@@ -154,11 +145,7 @@ def test_a_failed_run_says_so_first(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("status", "said"),
-    [
-        ("interrupted", "The run was interrupted."),
-        ("running", "The run has not ended."),
-        ("?", "It is not known how"),
-    ],
+    [("interrupted", "The run was interrupted."), ("running", "The run has not ended."), ("?", "It is not known how")],
 )
 def test_a_run_that_did_not_end_well_says_so_above_its_verdict(tmp_path: Path, status: str, said: str) -> None:
     page = Page(write_report(samples.write_run(tmp_path, run=samples.run_record() | {"status": status})))
@@ -242,10 +229,7 @@ def test_a_browser_shows_it_without_error_request_or_sideways_scroll(tmp_path: P
         said: list[str] = []
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
-        page.on(
-            "request",
-            lambda request: said.append(request.url) if not request.url.startswith("file:") else None,
-        )
+        page.on("request", lambda request: said.append(request.url) if not request.url.startswith("file:") else None)
         page.goto(report.as_uri())
         page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
         assert page.evaluate("document.documentElement.scrollWidth") <= width

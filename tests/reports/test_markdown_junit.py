@@ -46,15 +46,7 @@ def test_hostile_text_makes_no_markup_in_markdown(tmp_path: Path, text: str) -> 
 
 
 def test_line_starts_links_and_mentions_stay_text() -> None:
-    for text in (
-        "- item",
-        "1. item",
-        "+ item",
-        "=== x",
-        "# head",
-        "> quote",
-        "@user https://x.y www.x.y <b>",
-    ):
+    for text in ("- item", "1. item", "+ item", "=== x", "# head", "> quote", "@user https://x.y www.x.y <b>"):
         html = GITHUB.render(markdown_text(text))
         assert set(re.findall(r"<(\w+)", html)) == {"p"}, html
 

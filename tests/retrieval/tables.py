@@ -9,20 +9,7 @@ from workbench.retrieval.store import ChunkRow, Store
 from workbench.testing import HashEmbedder
 
 EMBEDDER = HashEmbedder(dimension=16)
-WORDS = [
-    "join",
-    "merge",
-    "sort",
-    "group",
-    "filter",
-    "frame",
-    "column",
-    "index",
-    "null",
-    "date",
-    "string",
-    "cast",
-]
+WORDS = ["join", "merge", "sort", "group", "filter", "frame", "column", "index", "null", "date", "string", "cast"]
 
 
 def row(tenant_id: str, doc_id: str, text: str, vector: np.ndarray | None = None, **fields: object) -> ChunkRow:

@@ -1,9 +1,12 @@
+import json
+
 import pytest
 
 from workbench.errors import ConfigError
 from workbench.inference.prices import load_prices
+from workbench.records import parameters_of
 from workbench.retrieval import chunking, filters, indexing, reranking, strategies
-from workbench.retrieval.arms import CHUNKERS, FITTED, STRATEGIES, make_arm, make_arms
+from workbench.retrieval.arms import CHUNKERS, FITTED, STRATEGIES, build_arm, make_arm, make_arms
 from workbench.retrieval.reranking import CrossEncoderRanker, LearnedRanker
 from workbench.retrieval.strategies import Arm, Hybrid, Weighted
 
@@ -20,6 +23,13 @@ def test_the_print_of_an_arm_evaluates_to_an_equal_arm(arm):
     assert rebuilt == arm
     assert isinstance(rebuilt, Arm)
     assert len(repr(arm)) < 320, "it must be read in a table row"
+
+
+@pytest.mark.parametrize(
+    "arm", [*make_arms(["tokens"], [*STRATEGIES, "cross_encoder:some/model"]), *FITTED_ARMS], ids=lambda arm: arm.name
+)
+def test_every_arm_is_built_again_from_what_a_decision_holds(arm):
+    assert build_arm(json.loads(json.dumps(parameters_of(arm)))) == arm
 
 
 def test_no_two_arms_of_the_grid_are_equal():

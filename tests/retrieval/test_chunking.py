@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from workbench.errors import ConfigError
 from workbench.records import Document
-from workbench.retrieval.chunking import ByStructure, FixedTokens, WholeDocument, chunk_id_of
+from workbench.retrieval.chunking import ByStructure, FixedTokens, WholeDocument
 from workbench.testing import WordTokenizer
 
 TOKENS = WordTokenizer()
@@ -44,12 +44,10 @@ def test_every_character_that_is_not_a_space_is_in_a_chunk(document, chunker):
 
 @seeded
 @given(DOCUMENTS, CHUNKERS)
-def test_chunks_are_stable_numbered_and_have_ids_of_their_own(document, chunker):
+def test_chunks_are_stable_and_numbered(document, chunker):
     chunks = chunker.chunk(document, TOKENS)
     assert chunks == chunker.chunk(document, TOKENS)
     assert [c.position for c in chunks] == list(range(len(chunks)))
-    assert len({c.chunk_id for c in chunks}) == len(chunks)
-    assert [c.chunk_id for c in chunks] == [chunk_id_of("default", "d", c.position) for c in chunks]
 
 
 @seeded
@@ -151,19 +149,8 @@ def test_heading_stays_with_what_follows_it():
 
 
 @pytest.mark.parametrize(
-    "build",
-    [
-        lambda: FixedTokens(8, 4),
-        lambda: FixedTokens(8, -1),
-        lambda: FixedTokens(0, 0),
-        lambda: ByStructure(0),
-    ],
+    "build", [lambda: FixedTokens(8, 4), lambda: FixedTokens(8, -1), lambda: FixedTokens(0, 0), lambda: ByStructure(0)]
 )
 def test_sizes_that_cannot_work_are_refused(build):
     with pytest.raises(ConfigError):
         build()
-
-
-def test_equal_document_ids_of_two_tenants_have_different_chunks():
-    ids = {WholeDocument().chunk(Document("d", "x", tenant_id=t), TOKENS)[0].chunk_id for t in ("a", "b")}
-    assert len(ids) == 2

@@ -98,15 +98,11 @@ def test_texts_that_trade_places_are_both_written(bench):
     bench.ingest([one, two])
     report = bench.ingest([replace(one, text=two.text), replace(two, text=one.text)])
     assert (report.changed, report.embedded) == (2, 0)
-    assert bench.store.for_tenant("a").documents(["d1", "d2"]) == {
-        "d1": ("second text",),
-        "d2": ("first text",),
-    }
+    assert bench.store.for_tenant("a").documents(["d1", "d2"]) == {"d1": ("second text",), "d2": ("first text",)}
 
 
 @pytest.mark.parametrize(
-    "field",
-    [{"document_type": "class"}, {"title": "Other"}, {"date": __import__("datetime").date(2024, 1, 1)}],
+    "field", [{"document_type": "class"}, {"title": "Other"}, {"date": __import__("datetime").date(2024, 1, 1)}]
 )
 def test_changed_field_is_a_changed_document(bench, field):
     bench.ingest(corpus(3))
@@ -114,8 +110,7 @@ def test_changed_field_is_a_changed_document(bench, field):
 
 
 @pytest.mark.parametrize(
-    "setting",
-    [{"chunker": WholeDocument()}, {"chunker": ByStructure(16)}, {"embedder": HashEmbedder(16, seed=1)}],
+    "setting", [{"chunker": WholeDocument()}, {"chunker": ByStructure(16)}, {"embedder": HashEmbedder(16, seed=1)}]
 )
 def test_another_recipe_changes_every_document(bench, setting):
     bench.ingest(corpus(20))

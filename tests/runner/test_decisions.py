@@ -56,9 +56,9 @@ def settings(tmp_path):
     return made
 
 
-def finished(settings, decision=DECISION, *, status="done", scores=None):
+def finished(settings, decision=DECISION, *, status="done", scores=None, parameters=None):
     """A run as the runner leaves it; returns its folder."""
-    record = open_run(settings, decision.notebook, profile="ci", parameters={}, clock=SystemClock())
+    record = open_run(settings, decision.notebook, profile="ci", parameters=parameters or {}, clock=SystemClock())
     rows = [
         ("vector", "q1", 0, "ndcg@10", 0.5, "test"),
         ("vector", "q1", 0, "mrr@10", 0.1, "test"),
@@ -127,6 +127,13 @@ def test_an_evalset_that_is_gone_is_named(settings):
     finished(settings, replace(DECISION, settings={"evalset": "gone"}))
     with pytest.raises(EvalsetError, match="unknown evalset 'gone'"):
         take(settings)
+
+
+def test_a_decision_on_a_folder_from_elsewhere_is_accepted_into_that_folder(settings, tmp_path):
+    folder = tmp_path / "elsewhere" / "ours"
+    folder.mkdir(parents=True)
+    finished(settings, replace(DECISION, settings={"evalset": "ours@0a1b2c3d"}), parameters={"evalset": str(folder)})
+    assert take(settings) == folder / "decisions" / "retrieval.json"
 
 
 def test_an_evalset_that_cannot_be_written_is_a_clear_error(settings):

@@ -9,12 +9,12 @@ from typing import Any
 
 import polars as pl
 
-from workbench.bench.provenance import provenance
+from workbench.bench.provenance import parameter_inputs, provenance
 from workbench.clock import Clock, SystemClock
 from workbench.config import Settings
 from workbench.errors import ConfigError
 from workbench.evaluation.decision import ArmFacts, Outcome, decide, make_claims, pick_finalists, pick_reference
-from workbench.evaluation.evalset import Evalset
+from workbench.evaluation.evalset import HUB, Evalset
 from workbench.evaluation.gate import Gate, check_gate
 from workbench.evaluation.policy import GatePolicy
 from workbench.evaluation.summary import Summary
@@ -86,6 +86,12 @@ class Experiment:
     def rechecks(self) -> bool:
         """Whether this run has exactly the inputs of the accepted decision, so that it is judged by its rule."""
         return self.accepted is not None and not self.accepted.fingerprint.changed(self.fingerprint())
+
+    @property
+    def accepted_scores(self) -> pl.DataFrame | None:
+        """Test scores that the accepted decision rests on, of its deciding metric."""
+        path = decision_path(self.evalset.path, self.notebook).with_suffix(".scores.parquet")
+        return pl.read_parquet(path) if path.is_file() else None
 
     def fingerprint(self) -> Fingerprint:
         """Inputs and provenance of this run."""
@@ -187,11 +193,10 @@ class Experiment:
 
     def gate(self, decision: Decision, test: pl.DataFrame, invariants: Mapping[str, int]) -> Gate:
         """Compare with the accepted decision and write ``gate.json``; the caller enforces."""
-        before = decision_path(self.evalset.path, self.notebook).with_suffix(".scores.parquet")
         gate = check_gate(
             self.accepted,
             decision,
-            accepted_scores=pl.read_parquet(before) if before.is_file() else None,
+            accepted_scores=self.accepted_scores,
             scores=test.filter(pl.col("metric") == decision.rule.metric),
             invariants=invariants,
             soft=self.policy.soft,
@@ -208,9 +213,16 @@ def open_experiment(
     evalset: Evalset,
     parameters: Any,
     inputs: Mapping[str, str],
-    **shown: tuple[str, ...],
+    rule_shown: tuple[str, ...] = RULE_SHOWN,
 ) -> Experiment:
-    """Begin an experiment in its run folder, with the policy of its evalset and what was accepted before."""
+    """Begin an experiment in its run folder, with the policy of its evalset and what was accepted before.
+
+    A folder from elsewhere is told by its name and what it holds: its path is another one on the next machine.
+    """
+    if evalset.path.parent != settings.evalsets and not parameters.evalset.startswith(HUB):
+        told = content_hash(*(f"{name} {sha256}" for name, sha256 in sorted(evalset.inputs.items())))
+        parameters = replace(parameters, evalset=f"{evalset.name}@{told[:8]}")
+        inputs = {**inputs, **parameter_inputs(parameters)}
     accepted = decision_path(evalset.path, notebook)
     return Experiment(
         notebook=notebook,
@@ -223,7 +235,7 @@ def open_experiment(
         folder=open_run_folder(settings, notebook),
         profile=os.environ.get("WORKBENCH_PROFILE", "ci"),
         accepted=Decision.load(accepted) if accepted.is_file() else None,
-        **shown,
+        rule_shown=rule_shown,
     )
 
 

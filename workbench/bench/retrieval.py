@@ -18,7 +18,7 @@ from workbench.bench.asking import (
     pessimistic,
     spread_over_rebuilds,
 )
-from workbench.bench.experiment import MANY_TEST_USES, Experiment, Finalists, open_experiment
+from workbench.bench.experiment import Experiment, Finalists, open_experiment
 from workbench.bench.fitting import fit_arms
 from workbench.bench.provenance import build_parameters, encoder_probe, parameter_inputs
 from workbench.bench.retrieval_summary import regression_table, summarise, to_judge
@@ -244,11 +244,7 @@ class RetrievalBench:
         unjudged = to_judge(test.answers, test.split)
         if len(unjudged):
             unjudged.write_ndjson(experiment.folder / "to_judge.jsonl")
-        summary = summarise(experiment, decision, dev, test)
-        summary = replace(summary, warnings=(*summary.warnings, *(f"{why}." for why in self.left_out)))
-        if decision.test_uses >= MANY_TEST_USES:
-            worn = f"This test split has judged {decision.test_uses} sets of arms: it is worn, write fresh questions."
-            summary = replace(summary, warnings=(*summary.warnings, worn))
+        summary = summarise(experiment, decision, dev, test, left_out=self.left_out)
         scores = pl.concat([s.scores.with_columns(split=pl.lit(s.split.name)) for s in (dev, test)])
         experiment.save(decision, summary, scores)
         return summary

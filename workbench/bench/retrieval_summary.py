@@ -1,11 +1,11 @@
 """What the retrieval run leaves for its report: frontier, slices, cases, warnings, what would change it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import polars as pl
 
 from workbench.bench.asking import WELL_JUDGED, Scored
-from workbench.bench.experiment import Experiment, decision_path
+from workbench.bench.experiment import Experiment
 from workbench.bench.telling import focus_of, section_of, would_change
 from workbench.evaluation.evalset import Split
 from workbench.evaluation.exploring import changed_cases, frontier_points, item_cases, slice_rows, worst_regressions
@@ -29,22 +29,22 @@ def to_judge(answers: Mapping[str, Answers], split: Split, k: int = 10) -> pl.Da
     return open_pairs.group_by("query_id", "doc_id").agg(pl.col("arm").sort()).sort("query_id", "doc_id")
 
 
-def summarise(experiment: Experiment, decision: Decision, dev: Scored, test: Scored) -> Summary:
-    """Everything the report shows beside the decision."""
+def summarise(
+    experiment: Experiment, decision: Decision, dev: Scored, test: Scored, *, left_out: Sequence[str]
+) -> Summary:
+    """Everything the report shows beside the decision; ``left_out`` says which arms were, and why."""
     rule, metric = decision.rule, decision.rule.metric
     on_dev = dev.scores.filter(pl.col("metric") == metric)
     on_test = test.scores.filter(pl.col("metric") == metric)
     names = [f.name for f in test.facts]
     cases = _cases(test, on_test)
-    before = decision_path(experiment.evalset.path, "retrieval").with_suffix(".scores.parquet")
-    accepted = pl.read_parquet(before) if before.is_file() else None
     return Summary(
         title="Retrieval: the cheapest strategy that is good enough",
         metric=metric,
-        warnings=_warnings(experiment, test, metric),
+        warnings=(*_warnings(experiment, test, metric), *(f"{why}." for why in left_out)),
         frontier=tuple(frontier_points(on_dev, dev.facts, reference=rule.reference, split="dev")),
         slices=tuple(slice_rows(on_test, names)),
-        changed=changed_cases(accepted, on_test, names, cases),
+        changed=changed_cases(experiment.accepted_scores, on_test, names, cases),
         regressions=worst_regressions(cases, reference=rule.reference, arm=focus_of(decision)),
         would_change=would_change(decision),
         sections=(section_of(dev.table(), "All arms, on the questions they were tuned on."),

@@ -67,12 +67,13 @@ def _load(entry: str, settings: Settings) -> SystemArm:
     if str(settings.root) not in sys.path:  # a kernel works in the notebook's folder
         sys.path.append(str(settings.root))
     try:
-        call = getattr(importlib.import_module(module), function)
+        loaded = importlib.import_module(module)
+        call = getattr(loaded, function)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"system {name!r}: {source!r} cannot be imported: {error}") from error
     if not callable(call):
         raise ConfigError(f"system {name!r}: {source!r} cannot be called; it is {call!r}")
-    file = getattr(importlib.import_module(module), "__file__", None)
+    file = getattr(loaded, "__file__", None)
     sha256 = content_hash(Path(file).read_bytes()) if file else ""
     return SystemArm(name, source, usd, sha256, search=_guarded(name, call))
 

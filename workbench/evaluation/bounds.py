@@ -125,8 +125,8 @@ def shows(false: Array, hits: Array, alpha: float, confidence: float) -> npt.NDA
 
 
 @cache
-def hits_needed(alpha: float, rate: float, *, confidence: float = 0.95, power: float = POWER) -> int | None:
-    """Independent hits for which "at most alpha" is shown with the given power when the truth is ``rate``.
+def hits_needed(alpha: float, rate: float, *, confidence: float = 0.95) -> int | None:
+    """Independent hits for which "at most alpha" is shown with 80 % power when the truth is ``rate``.
 
     None where no number of hits shows it, because the rate is not under alpha.
 
@@ -136,7 +136,7 @@ def hits_needed(alpha: float, rate: float, *, confidence: float = 0.95, power: f
     if rate >= alpha:
         return None
     n = int(np.ceil(np.log(1 - confidence) / np.log(1 - alpha)))
-    while _power(n, alpha, rate, confidence) < power:
+    while _power(n, alpha, rate, confidence) < POWER:
         n += max(1, n // 400)
     return n
 

@@ -10,12 +10,13 @@ from typing import Literal
 from workbench.config import Settings
 from workbench.errors import Defect, EvalsetError, unknown_name
 from workbench.evaluation.contents import Contents, read_contents
-from workbench.evaluation.evalset import find_evalset, split_qrels, synthetic_of
+from workbench.evaluation.evalset import find_evalset, split_qrels
 from workbench.evaluation.judging import echo_scores
 from workbench.evaluation.reading import scan_jsonl
 from workbench.evaluation.rows import DOCUMENT_KEYS, QUERY_KEYS
 from workbench.records import Document, Query
 
+Severity = Literal["error", "warning"]
 ECHO_WORDS = 6
 ECHO_ROUGE = 0.5
 _LINE_WORDS = 40
@@ -26,7 +27,7 @@ _MISTYPED = 0.8  # likeness of two keys: clustr is mistyped, type is not a misty
 class Finding(Defect):
     """A defect and its weight: an error makes results wrong, a warning makes them mean less."""
 
-    severity: Literal["error", "warning"] = "error"
+    severity: Severity = "error"
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}" if self.line else self.file
@@ -49,19 +50,11 @@ def check_evalset(path: str | Path, settings: Settings) -> list[Finding]:
         contents = read_contents(folder, settings)
     except EvalsetError as error:
         return [Finding(str(path), 0, str(error))]
-    defects = [*contents.defects, *synthetic_of(contents)[1]]
+    defects = contents.defects
     if (pairs := folder / "pairs.jsonl").exists():
         defects += scan_jsonl(pairs)[1]
     findings = [Finding(d.file, d.line, d.problem) for d in defects]
-    for look in (
-        _foreign_keys,
-        _empty_texts,
-        _no_relevant,
-        _other_tenants,
-        _shared_queries,
-        _shared_families,
-        _echoes,
-    ):
+    for look in (_foreign_keys, _empty_texts, _no_relevant, _other_tenants, _shared_queries, _shared_families, _echoes):
         findings += look(contents)
     return sorted(findings, key=lambda f: (f.file, f.line, f.severity))
 
@@ -78,14 +71,16 @@ def exit_code(findings: Sequence[Finding]) -> int:
     return int(any(f.severity == "error" for f in findings))
 
 
-def _queries_file(contents: Contents) -> str:
-    return str(contents.folder / "queries.jsonl")
+def _of_query(contents: Contents, query_id: str, problem: str, severity: Severity = "error") -> Finding:
+    """Finding at the line of a query."""
+    file = str(contents.folder / "queries.jsonl")
+    return Finding(file, contents.query_lines[query_id], f"query {query_id!r} {problem}", severity)
 
 
 def _foreign_keys(contents: Contents) -> Iterator[Finding]:
     """Keys near to ours are mistyped: errors. BEIR collections carry others: one warning a file."""
     for file, lines in contents.foreign.items():
-        known = QUERY_KEYS if file == _queries_file(contents) else DOCUMENT_KEYS
+        known = QUERY_KEYS if file.endswith("queries.jsonl") else DOCUMENT_KEYS
         strange: list[tuple[int, str]] = []
         for line, keys in lines.items():
             for key in keys:
@@ -103,8 +98,7 @@ def _foreign_keys(contents: Contents) -> Iterator[Finding]:
 def _empty_texts(contents: Contents) -> Iterator[Finding]:
     for query in contents.queries:
         if not query.text.strip():
-            line = contents.query_lines[query.query_id]
-            yield Finding(_queries_file(contents), line, f"query {query.query_id!r} has an empty text")
+            yield _of_query(contents, query.query_id, "has an empty text")
     for document in contents.documents:
         if not document.full_text.strip():
             file = "corpus.jsonl" if contents.document_lines else "corpus.toml"
@@ -114,18 +108,15 @@ def _empty_texts(contents: Contents) -> Iterator[Finding]:
 
 
 def _no_relevant(contents: Contents) -> Iterator[Finding]:
-    file, judged = _queries_file(contents), set[str]()
+    judged: set[str] = set()
     for split, rows in contents.judgements.items():
-        asked = {row.query_id for row in rows}
+        asked = {row.query_id for row in rows} & contents.query_lines.keys()
         judged |= asked
         for query_id in asked - {row.query_id for row in rows if row.grade > 0}:
-            if line := contents.query_lines.get(query_id):
-                problem = f"query {query_id!r} has no relevant document (grade above 0) in {split}"
-                yield Finding(file, line, problem)
-    if unasked := [(line, query_id) for query_id, line in contents.query_lines.items() if query_id not in judged]:
-        line, query_id = unasked[0]
-        problem = f"{len(unasked)} queries are judged in no split and never asked, first {query_id!r}"
-        yield Finding(file, line, problem, "warning")
+            yield _of_query(contents, query_id, f"has no relevant document (grade above 0) in {split}")
+    if unasked := [query_id for query_id in contents.query_lines if query_id not in judged]:
+        are = f"and {len(unasked) - 1} others are" if len(unasked) > 1 else "is"
+        yield _of_query(contents, unasked[0], f"{are} judged in no split and never asked", "warning")
 
 
 def _other_tenants(contents: Contents) -> Iterator[Finding]:
@@ -160,9 +151,8 @@ def _shared_families(contents: Contents) -> Iterator[Finding]:
         for kind, value in (("cluster", query.cluster), ("text", " ".join(_words(query.text)))):
             first, twin = home.setdefault((kind, value), (split, query.query_id))
             if value and first != split and twin != query.query_id:
-                problem = f"query {query.query_id!r} in {split} has the {kind} of {twin!r} in {first}"
-                line = contents.query_lines[query.query_id]
-                yield Finding(_queries_file(contents), line, f"{problem}: {value[:60]!r}")
+                problem = f"in {split} has the {kind} of {twin!r} in {first}: {value[:60]!r}"
+                yield _of_query(contents, query.query_id, problem)
 
 
 def _echoes(contents: Contents) -> Iterator[Finding]:
@@ -180,8 +170,9 @@ def _echoes(contents: Contents) -> Iterator[Finding]:
             continue
         if query.query_id not in reported:
             reported.add(query.query_id)
-            problem = f"query {query.query_id!r} repeats the first line of {document.doc_id!r} ({how})"
-            yield Finding(_queries_file(contents), contents.query_lines[query.query_id], problem, "warning")
+            yield _of_query(
+                contents, query.query_id, f"repeats the first line of {document.doc_id!r} ({how})", "warning"
+            )
 
 
 def _relevant_pairs(contents: Contents) -> Iterator[tuple[Query, Document]]:

@@ -69,12 +69,7 @@ def item_values(scores: pl.DataFrame, arm: str, items: Sequence[str], *, missing
 
 
 def bootstrap_t(
-    values: np.ndarray,
-    clusters: np.ndarray,
-    *,
-    confidence: float = 0.95,
-    draws: int = DRAWS,
-    seed: int = 0,
+    values: np.ndarray, clusters: np.ndarray, *, confidence: float = 0.95, draws: int = DRAWS, seed: int = 0
 ) -> Bounds:
     """One-sided bounds of means, simultaneous over the rows of ``values``.
 
@@ -230,16 +225,7 @@ def item_clusters(scores: pl.DataFrame) -> tuple[list[str], np.ndarray]:
     return table["item_id"].to_list(), codes
 
 
-def mean_interval(
-    values: np.ndarray, clusters: np.ndarray, *, confidence: float = 0.95, seed: int = 0
-) -> tuple[float, float, float]:
-    """Mean with its two-sided interval of the given confidence, each end clipped to [0, 1] by the caller."""
-    bounds = bootstrap_t(values[None], clusters, confidence=(1 + confidence) / 2, seed=seed)
-    return float(bounds.mean[0]), float(bounds.low[0]), float(bounds.high[0])
-
-
-def no_difference_p(difference: np.ndarray, clusters: np.ndarray, *, draws: int = 9999, seed: int = 0) -> float:
-    """P-value of "no difference at all" by flipping the signs of whole clusters (Fisher's randomisation)."""
-    sums = np.bincount(clusters, difference)
-    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (draws, sums.size))
-    return float((1 + (np.abs(signs @ sums) >= abs(sums.sum()) - 1e-12).sum()) / (draws + 1))
+def mean_interval(values: np.ndarray, clusters: np.ndarray, *, seed: int = 0) -> tuple[float, float, float]:
+    """Mean of values in [0, 1] with its two-sided 95 % interval, inside [0, 1] too."""
+    bounds = bootstrap_t(values[None], clusters, confidence=0.975, seed=seed)
+    return float(bounds.mean[0]), max(float(bounds.low[0]), 0.0), min(float(bounds.high[0]), 1.0)

@@ -1,10 +1,12 @@
 """The files of one evalset folder as typed values with their lines, and everything that is wrong in them."""
 
 import hashlib
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from workbench.config import Settings
 from workbench.errors import Defect, EvalsetError, WorkbenchError
@@ -33,6 +35,7 @@ class Contents:
     judgements: dict[str, list[Judgement]] = field(default_factory=dict)
     gates: dict[str, GatePolicy] = field(default_factory=dict)
     card: str = ""
+    synthetic: bool = False
     inputs: dict[str, str] = field(default_factory=dict)
     defects: list[Defect] = field(default_factory=list)
 
@@ -56,7 +59,8 @@ def read_contents(folder: Path, settings: Settings) -> Contents:
         _note(contents, "gates", gates, defects)
     if (card := folder / "card.md").exists():
         contents.card, defects = read_text(card)
-        contents.defects += defects
+        contents.synthetic, problem = synthetic_of(contents.card)
+        contents.defects += [*defects, *([Defect(str(card), 1, problem)] if problem else [])]
     return contents
 
 
@@ -73,9 +77,10 @@ def _read_queries(contents: Contents) -> None:
 def _read_corpus(contents: Contents, settings: Settings) -> None:
     built, path = contents.folder / "corpus.toml", contents.folder / "corpus.jsonl"
     if built.exists():
+        from workbench.retrieval.corpus import load_corpus
+
         try:
-            corpus = import_module("workbench.retrieval.corpus")  # may build it: only where it is asked for
-            contents.documents, contents.inputs["corpus"] = corpus.load_corpus(contents.folder, settings)
+            contents.documents, contents.inputs["corpus"] = load_corpus(contents.folder, settings)
         except WorkbenchError as error:
             contents.defects += getattr(error, "defects", ()) or [Defect(str(built), 0, str(error))]
     elif path.exists() or contents.query_lines:
@@ -124,3 +129,18 @@ def _note(contents: Contents, name: str, path: Path, defects: Sequence[Defect]) 
     contents.defects += sorted(defects, key=lambda defect: defect.line)
     if path.is_file():
         contents.inputs[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def synthetic_of(card: str) -> tuple[bool, str]:
+    """``synthetic: true`` from the front matter of a card (YAML between two lines of ``---``), or what is wrong."""
+    head, matter, _ = card.partition("\n---")
+    if not (card.startswith("---\n") and matter):
+        return False, ""
+    try:
+        values: Any = yaml.safe_load(head.removeprefix("---\n")) or {}
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        return False, f"the front matter is not YAML: {' '.join(str(error).split())}"
+    value = values.get("synthetic", False) if isinstance(values, Mapping) else None
+    if not isinstance(value, bool):
+        return False, "the front matter must map names to values, synthetic to true or false"
+    return value, ""

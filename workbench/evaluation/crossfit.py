@@ -15,7 +15,7 @@ def fit_policy(policy: Policy, outcomes: Outcomes) -> Router:
     return policy.fit(outcomes.requests, outcomes.quality, outcomes.cost_usd, outcomes.models)
 
 
-def cross_predict(policy: Policy, outcomes: Outcomes, *, folds: int = FOLDS) -> np.ndarray:
+def cross_predict(policy: Policy, outcomes: Outcomes) -> np.ndarray:
     """Predicted quality, shape (prompts, models), each by a router that saw no prompt of the same cluster.
 
     Raises
@@ -23,9 +23,9 @@ def cross_predict(policy: Policy, outcomes: Outcomes, *, folds: int = FOLDS) -> 
     EvalsetError
         If there are fewer clusters than folds.
     """
-    fold = fold_of(outcomes.clusters, folds)
+    fold = fold_of(outcomes.clusters)
     predicted = np.full(outcomes.quality.shape, np.nan)
-    for i in range(folds):
+    for i in range(FOLDS):
         held, rest = np.flatnonzero(fold == i), np.flatnonzero(fold != i)
         router = fit_policy(policy, outcomes.take(rest))
         predicted[held] = router.predictor.predict(outcomes.requests.take(held))

@@ -7,13 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from workbench.evaluation.comparison import (
-    PairedDifference,
-    compare,
-    item_clusters,
-    item_values,
-    mean_interval,
-)
+from workbench.evaluation.comparison import PairedDifference, compare, item_clusters, item_values, mean_interval
 from workbench.evaluation.power import clusters_needed
 from workbench.records import Claim, Rule, Verdict
 
@@ -81,42 +75,35 @@ def make_claims(
     reference whose value is only bounded counts as good as it may be, and must meet the floor as bad as it may be.
     """
     items, codes = item_clusters(test)
-    others = [f.name for f in facts if f.name != rule.reference]
-    differences = {
-        d.arm: d
-        for d in compare(
-            test if against is None else against,
-            others,
-            reference=rule.reference,
-            margin=rule.margin,
-            confidence=rule.confidence,
-            seed=seed,
-        )
-    }
+    compared = test if against is None else against
+    settings: dict[str, Any] = {"margin": rule.margin, "confidence": rule.confidence, "seed": seed}
+    differences = compare(compared, [f.name for f in facts], reference=rule.reference, **settings)
+    of_arm = {d.arm: d for d in differences}
+    itself = PairedDifference(rule.reference, 0.0, 0.0, 0.0, 0.0, "identical", len(items), int(codes.max()) + 1, 0)
     out = []
     for f in sorted(facts, key=lambda f: (f.name != rule.reference, f.order)):
         values = item_values(test, f.name, items, missing=0.0)
         mean, low, high = mean_interval(values, codes, seed=seed)
         measured = test.filter((pl.col("arm") == f.name) & pl.col("value").is_not_null())["item_id"].n_unique()
-        d = differences.get(f.name)
-        needed, note = _needed(d, rule, len(items)) if d else (None, "reference")
+        d = of_arm.get(f.name, itself)
+        needed, note = (None, "reference") if d is itself else _needed(d, rule)
         out.append(
             Claim(
                 arm=f.name,
                 parameters=dict(f.parameters),
-                status=d.status if d else "identical",
+                status=d.status,
                 estimate=mean,
-                estimate_low=max(low, 0.0),
-                estimate_high=min(high, 1.0),
-                difference=d.mean if d else 0.0,
-                low=d.low if d else 0.0,
-                high=d.high if d else 0.0,
+                estimate_low=low,
+                estimate_high=high,
+                difference=d.mean,
+                low=d.low,
+                high=d.high,
                 cost_usd_per_1k=f.cost_usd_per_1k,
                 latency_p95_ms=f.latency_p95_ms,
                 coverage=measured / len(items),
-                n_items=len(items),
-                n_clusters=int(codes.max()) + 1,
-                n_clusters_differ=d.n_differ if d else 0,
+                n_items=d.n_items,
+                n_clusters=d.n_clusters,
+                n_clusters_differ=d.n_differ,
                 items_needed=needed,
                 spread=f.spread,
                 note=note,
@@ -125,7 +112,7 @@ def make_claims(
     return tuple(out)
 
 
-def _needed(d: PairedDifference, rule: Rule, n_items: int) -> tuple[int | None, str]:
+def _needed(d: PairedDifference, rule: Rule) -> tuple[int | None, str]:
     """Further items for 80 % power at the observed difference, or why no number of them helps."""
     if d.status != "inconclusive":
         return None, ""
@@ -137,7 +124,7 @@ def _needed(d: PairedDifference, rule: Rule, n_items: int) -> tuple[int | None, 
     sd = d.se * np.sqrt(d.n_clusters)
     clusters = clusters_needed(sd, rule.margin, confidence=rule.confidence, effect=effect)
     more = max(clusters - d.n_clusters, 1)
-    return int(np.ceil(more * n_items / d.n_clusters)), f"{d.n_differ} of {d.n_clusters} clusters differ"
+    return int(np.ceil(more * d.n_items / d.n_clusters)), f"{d.n_differ} of {d.n_clusters} clusters differ"
 
 
 def decide(claims: Sequence[Claim], rule: Rule, *, order: Mapping[str, int], synthetic: bool = False) -> Outcome:

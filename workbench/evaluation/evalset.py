@@ -1,15 +1,12 @@
 """An evalset: questions, judgements and documents of one folder, in dev and test, with their hashes."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from workbench.config import Settings
-from workbench.errors import Defect, EvalsetError, unknown_name
+from workbench.errors import EvalsetError, unknown_name
 from workbench.evaluation.contents import Contents, read_contents
 from workbench.evaluation.policy import GatePolicy, default_policy
 from workbench.evaluation.reading import Judgement
@@ -91,11 +88,6 @@ class Evalset:
         return self.gates.get(notebook) or default_policy(notebook)
 
     @property
-    def clusters(self) -> tuple[str, ...]:
-        """Names of the question families, sorted."""
-        return tuple(sorted({q.cluster for q in self.queries}))
-
-    @property
     def tenants(self) -> tuple[str, ...]:
         """Tenants that own a document or ask a question, sorted."""
         return tuple(sorted({d.tenant_id for d in self.documents} | {q.tenant_id for q in self.queries}))
@@ -122,8 +114,7 @@ def load_evalset(source: str | Path, *, settings: Settings, seed: int = 0) -> Ev
     """
     folder = find_evalset(source, settings)
     contents = read_contents(folder, settings)
-    synthetic, card_defects = synthetic_of(contents)
-    if defects := [*contents.defects, *card_defects]:
+    if defects := contents.defects:
         raise EvalsetError(f"evalset {folder} cannot be used; {len(defects)} places to correct:", defects)
     qrels, notes = split_qrels(contents, seed=seed)
     return Evalset(
@@ -135,7 +126,7 @@ def load_evalset(source: str | Path, *, settings: Settings, seed: int = 0) -> Ev
         inputs=contents.inputs,
         card=contents.card,
         gates=contents.gates,
-        synthetic=synthetic,
+        synthetic=contents.synthetic,
         notes=notes,
     )
 
@@ -206,19 +197,3 @@ def dev_clusters(clusters: set[str], seed: int, share: float = DEV_SHARE) -> set
 def _fraction(cluster: str, seed: int) -> float:
     """Hash of a cluster as a number in [0, 1)."""
     return int(hashlib.sha256(f"{seed}:{cluster}".encode()).hexdigest()[:13], 16) / 16**13
-
-
-def synthetic_of(contents: Contents) -> tuple[bool, list[Defect]]:
-    """``synthetic: true`` from the front matter of the card (YAML between two lines of ``---``)."""
-    head, matter, _ = contents.card.partition("\n---")
-    if not (contents.card.startswith("---\n") and matter):
-        return False, []
-    file = str(contents.folder / "card.md")
-    try:
-        values: Any = yaml.safe_load(head.removeprefix("---\n")) or {}
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        return False, [Defect(file, 1, f"the front matter is not YAML: {' '.join(str(error).split())}")]
-    value = values.get("synthetic", False) if isinstance(values, Mapping) else None
-    if not isinstance(value, bool):
-        return False, [Defect(file, 1, "the front matter must map names to values, synthetic to true or false")]
-    return value, []

@@ -15,7 +15,7 @@ MAX_CASES = 12
 
 
 def frontier_points(
-    scores: pl.DataFrame, facts: Sequence[ArmFacts], *, reference: str, split: str, seed: int = 0
+    scores: pl.DataFrame, facts: Sequence[ArmFacts], *, reference: str, split: str
 ) -> list[FrontierPoint]:
     """Every arm in the plane of cost and quality; ``scores`` holds one metric of one split.
 
@@ -24,10 +24,8 @@ def frontier_points(
     """
     items, codes = item_clusters(scores)
     names = [f.name for f in facts]
-    differences = {
-        d.arm: d for d in compare(scores, names, reference=reference, margin=1.0, confidence=0.975, seed=seed)
-    }
-    quality = {n: mean_interval(item_values(scores, n, items, missing=0.0), codes, seed=seed) for n in names}
+    differences = {d.arm: d for d in compare(scores, names, reference=reference, margin=1.0, confidence=0.975)}
+    quality = {n: mean_interval(item_values(scores, n, items, missing=0.0), codes) for n in names}
     out = []
     for f in facts:
         mean, low, high = quality[f.name]
@@ -40,12 +38,11 @@ def frontier_points(
         d = differences.get(f.name)
         tied = d is None or d.low <= 0 <= d.high
         latency, cost = f.latency_p95_ms, f.cost_usd_per_1k
-        low, high = max(low, 0.0), min(high, 1.0)
         out.append(FrontierPoint(f.name, mean, low, high, cost, latency, not beaten, tied, split))
     return out
 
 
-def slice_rows(scores: pl.DataFrame, arms: Sequence[str], *, seed: int = 0) -> list[SliceRow]:
+def slice_rows(scores: pl.DataFrame, arms: Sequence[str]) -> list[SliceRow]:
     """Mean of each arm inside each value of each ``slice_*`` column; no interval under 30 clusters."""
     out = []
     for column in [c for c in scores.columns if c.startswith("slice_")]:
@@ -56,9 +53,9 @@ def slice_rows(scores: pl.DataFrame, arms: Sequence[str], *, seed: int = 0) -> l
             enough = codes.max() + 1 >= MIN_CLUSTERS
             for arm in arms:
                 values = item_values(part, arm, items, missing=0.0)
-                mean, low, high = mean_interval(values, codes, seed=seed)
-                ends = (max(low, 0.0), min(high, 1.0)) if enough else (None, None)
-                out.append(SliceRow(column.removeprefix("slice_"), value, arm, len(items), mean, *ends))
+                mean, *ends = mean_interval(values, codes)
+                low, high = ends if enough else (None, None)
+                out.append(SliceRow(column.removeprefix("slice_"), value, arm, len(items), mean, low, high))
     return out
 
 

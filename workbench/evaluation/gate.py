@@ -13,22 +13,8 @@ from workbench.evaluation.decision import good_enough
 from workbench.records import Decision, GateStatus
 
 SAME = 1e-9
-_SEVERITY: dict[GateStatus, int] = {
-    "identical": 0,
-    "holds": 1,
-    "stale": 2,
-    "inconclusive": 3,
-    "broken": 4,
-    "error": 5,
-}
-EXIT_CODES: dict[GateStatus, int] = {
-    "identical": 0,
-    "holds": 0,
-    "stale": 2,
-    "inconclusive": 2,
-    "broken": 1,
-    "error": 3,
-}
+# Mildest first: a gate has the status of its worst claim.
+EXIT_CODES: dict[GateStatus, int] = {"identical": 0, "holds": 0, "stale": 2, "inconclusive": 2, "broken": 1, "error": 3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +45,7 @@ class Gate:
     def load(cls, path: Path) -> Self:
         """Read ``gate.json``."""
         raw = json.loads(path.read_text(encoding="utf-8"))
-        claims = tuple(GateClaim(**{**c, "changed": tuple(c.get("changed", ()))}) for c in raw.pop("claims"))
+        claims = tuple(GateClaim(**c | {"changed": tuple(c.get("changed", ()))}) for c in raw.pop("claims"))
         return cls(**raw, claims=claims)
 
     def enforce(self) -> None:
@@ -101,23 +87,14 @@ def check_gate(
         for name, n in invariants.items()
     ]
     if accepted is None:
-        claims.append(
-            GateClaim(
-                "generalisation",
-                now.arm,
-                "stale",
-                "No decision is accepted yet: workbench accept --reason ...",
-            )
-        )
+        none = "No decision is accepted yet: workbench accept --reason ..."
+        claims.append(GateClaim("generalisation", now.arm, "stale", none))
     elif changed := accepted.fingerprint.changed(now.fingerprint):
-        shown = ", ".join(changed[:8])
-        claims.append(
-            GateClaim(
-                "generalisation", now.arm, "stale",
-                f"The accepted decision rests on other inputs ({shown} changed); this run is shown, and can only be "
-                "accepted as a new decision.",
-            )
-        )  # fmt: skip
+        other = (
+            f"The accepted decision rests on other inputs ({', '.join(changed[:8])} changed); this run is shown, and "
+            "can only be accepted as a new decision."
+        )
+        claims.append(GateClaim("generalisation", now.arm, "stale", other))
     else:
         claims += _sameness(accepted, now, accepted_scores, scores)
         claims.append(_generalisation(accepted, now))
@@ -183,7 +160,8 @@ def _generalisation(accepted: Decision, now: Decision) -> GateClaim:
 
 
 def _worst(claims: Sequence[GateClaim], soft: Collection[GateStatus]) -> Gate:
-    worst = max(claims, key=lambda c: _SEVERITY[c.status])
+    severity = list(EXIT_CODES)
+    worst = max(claims, key=lambda c: severity.index(c.status))
     code = 0 if worst.status in soft else EXIT_CODES[worst.status]
     said = next((c for c in claims if c.kind == "generalisation" and c.status == worst.status), worst)
     return Gate(worst.status, code, said.sentence, tuple(claims))

@@ -5,7 +5,6 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +32,12 @@ def echo_scores(pairs: Sequence[tuple[str, str]]) -> list[EchoScore]:
 
 
 async def _rouge(pairs: Sequence[tuple[str, str]]) -> list[EchoScore]:
-    rouge = _ragas().RougeScore
-    precision, recall = rouge(mode="precision"), rouge(mode="recall")
+    # ragas must neither fetch a price list nor report its use
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    os.environ.setdefault("RAGAS_DO_NOT_TRACK", "true")
+    from ragas.metrics import collections
+
+    precision, recall = collections.RougeScore(mode="precision"), collections.RougeScore(mode="recall")
     return [
         EchoScore(
             (await precision.ascore(reference=line, response=question)).value,
@@ -42,12 +45,3 @@ async def _rouge(pairs: Sequence[tuple[str, str]]) -> list[EchoScore]:
         )
         for question, line in pairs
     ]
-
-
-def _ragas() -> Any:
-    """Import ragas' metrics so that they neither fetch a price list nor report their use."""
-    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-    os.environ.setdefault("RAGAS_DO_NOT_TRACK", "true")
-    from ragas.metrics import collections
-
-    return collections

@@ -155,18 +155,22 @@ def outcomes_of(
     )
 
 
+def schema_columns(table: pl.DataFrame) -> list[pl.Expr]:
+    """Every column of `OUTCOMES_SCHEMA` in its type, null where the table has none."""
+    return [
+        (pl.col(name) if name in table.columns else pl.lit(None)).cast(kind).alias(name)
+        for name, kind in OUTCOMES_SCHEMA.items()
+    ]
+
+
 def _typed(table: pl.DataFrame, source: str) -> pl.DataFrame:
     """All columns with their types; a configuration becomes part of the model's name."""
     if missing := [c for c in NEEDED if c not in table.columns]:
         raise EvalsetError(f"{source} has no column {', '.join(missing)}; it has {', '.join(table.columns)}")
     if not len(table):
         raise EvalsetError(f"{source} has no rows")
-    columns = [
-        (pl.col(name) if name in table.columns else pl.lit(None)).cast(kind).alias(name)
-        for name, kind in OUTCOMES_SCHEMA.items()
-    ]
     try:
-        typed = table.select(columns)
+        typed = table.select(schema_columns(table))
     except pl.exceptions.PolarsError as error:
         raise EvalsetError(f"{source} has a value of another type than its column's: {error}") from error
     named = pl.when(pl.col("config").fill_null("") != "").then(pl.format("{}@{}", "model", "config"))
@@ -200,28 +204,26 @@ def _of_whole(rows: pl.DataFrame, source: str) -> Iterator[Defect]:
     n_models = rows["model"].n_unique()
     if n_models < 2:
         yield Defect(source, 0, f"{n_models} model; routing needs at least two to choose from")
-    counts = rows.group_by("prompt_id").agg(
-        pl.col("model").n_unique().alias("models"),
-        *(pl.col(c).n_unique().alias(c) for c in ("prompt", "split", "cluster", "feature")),
-    )
-    if n := (counts["models"] < n_models).sum():
-        short = rows.group_by("model").agg(pl.col("prompt_id").n_unique()).filter(pl.col("prompt_id") < len(counts))
+    answers = rows.group_by("prompt_id").agg(pl.col("model").n_unique())
+    if n := (answers["model"] < n_models).sum():
+        short = rows.group_by("model").agg(pl.col("prompt_id").n_unique()).filter(pl.col("prompt_id") < len(answers))
         told = f"{n} prompts are not answered by every model ({', '.join(sorted(short['model'])[:5])}); ask them"
         yield Defect(source, 0, f"{told}, or import with --drop-incomplete")
     for column, what in (("prompt", "texts"), ("split", "splits"), ("cluster", "clusters"), ("feature", "features")):
-        several = counts.filter(pl.col(column) > 1)["prompt_id"].sort()
-        if len(several):
+        if len(several := _in_two(rows, "prompt_id", column)):
             choice = "; import with --most-common-text to take that of most rows" if column == "prompt" else ""
             yield Defect(source, 0, f"{len(several)} prompts have two {what}, first {several[0]!r}{choice}")
-    torn = rows.drop_nulls("cluster").group_by("prompt").agg(pl.col("cluster").n_unique()).filter(pl.col("cluster") > 1)
-    if len(torn):
-        yield Defect(source, 0, f"{len(torn)} prompt texts are in two clusters, first {torn['prompt'].min()!r:.60}")
+    if len(torn := _in_two(rows.drop_nulls("cluster"), "prompt", "cluster")):
+        yield Defect(source, 0, f"{len(torn)} prompt texts are in two clusters, first {torn[0]!r:.60}")
     for column, what in (("cluster", "cluster"), ("prompt", "prompt text")):
-        homes = rows.drop_nulls(["split", column]).group_by(column).agg(pl.col("split").n_unique())
-        shared = homes.filter(pl.col("split") > 1)[column].sort()
-        if len(shared):
+        if len(shared := _in_two(rows.drop_nulls(["split", column]), column, "split")):
             told = f"{len(shared)} {what}s are in dev and in test, first {shared[0][:60]!r}"
             yield Defect(source, 0, f"{told}: what was learned there would show here")
+
+
+def _in_two(rows: pl.DataFrame, key: str, column: str) -> pl.Series:
+    """Values of ``key`` that stand beside more than one value of ``column``, sorted."""
+    return rows.group_by(key).agg(pl.col(column).n_unique()).filter(pl.col(column) > 1)[key].sort()
 
 
 def _split(prompts: pl.DataFrame, seed: int, dev_share: float) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:

@@ -6,8 +6,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from workbench.errors import Defect, unknown_name
 from workbench.evaluation.reading import read_text
@@ -17,18 +16,14 @@ Softness = Literal["fail", "warn", "pass"]
 NOTEBOOKS = ("retrieval", "routing", "caching", "pipeline", "quality", "costs", "stack")
 _METRICS = {"retrieval": "ndcg@10", "caching": "false_hit_rate", "quality": "agreement"}
 _HUGE = 1e12
-_SOFTNESS = ("fail", "warn", "pass")
 # name -> (lowest, highest, whether the ends are allowed)
-_RANGES: Mapping[str, tuple[float, float, bool]] = MappingProxyType(
-    {
-        "margin": (0.0, 1.0, False),
-        "confidence": (0.5, 1.0, False),
-        "floor": (0.0, 1.0, True),
-        "alpha": (0.0, 1.0, False),
-        "unscorable_limit": (0.0, 1.0, True),
-        "latency_p95_ms": (0.0, math.inf, False),
-    }
-)
+_RANGES: Mapping[str, tuple[float, float, bool]] = {
+    "margin": (0.0, 1.0, False),
+    "confidence": (0.5, 1.0, False),
+    "floor": (0.0, 1.0, True),
+    "alpha": (0.0, 1.0, False),
+    "latency_p95_ms": (0.0, math.inf, False),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +48,6 @@ class GatePolicy:
     must_differ_limit : int or float
         Caching: how many pairs that need different answers may be served from the cache; a number below 1 that is
         written with a point is a share of them, and its upper bound must keep to it.
-    unscorable_limit : float
-        Share of items that may fail without a score.
     on_inconclusive, on_stale : {"fail", "warn", "pass"}
         What a claim that can be neither confirmed nor refuted, or that rests on changed inputs, does to CI:
         "fail" leaves its exit code 2, the others make it 0.
@@ -67,7 +60,6 @@ class GatePolicy:
     latency_p95_ms: float | None = None
     alpha: float = 0.01
     must_differ_limit: int | float = 0
-    unscorable_limit: float = 0.05
     on_inconclusive: Softness = "fail"
     on_stale: Softness = "fail"
 
@@ -124,7 +116,7 @@ def _value_problem(notebook: str, key: str, value: Any) -> str:
     if key == "metric":
         return "" if isinstance(value, str) and value else asked + "a metric's name is expected"
     if key.startswith("on_"):
-        return "" if value in _SOFTNESS else asked + f"one of {', '.join(_SOFTNESS)} is expected"
+        return "" if value in get_args(Softness) else asked + f"one of {', '.join(get_args(Softness))} is expected"
     if key == "must_differ_limit":
         fits = value >= 0 if type(value) is int else isinstance(value, float) and 0 < value < 1
         return "" if fits else asked + "a whole number from 0, or a share above 0 and below 1, is expected"

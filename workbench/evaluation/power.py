@@ -7,6 +7,8 @@ from scipy import stats
 
 from workbench.evaluation.comparison import MIN_CLUSTERS, sharper
 
+TARGET = 0.8
+
 
 @dataclass(frozen=True, slots=True)
 class Power:
@@ -17,9 +19,9 @@ class Power:
     power : float
         Chance that the claim holds.
     clusters_needed : int
-        Clusters at which that chance is ``target``.
+        Clusters at which that chance is 80 %.
     detectable : float
-        Smallest margin for which the chance is ``target`` with the clusters there are.
+        Smallest margin for which the chance is 80 % with the clusters there are.
     """
 
     margin: float
@@ -28,13 +30,10 @@ class Power:
     power: float
     clusters_needed: int
     detectable: float
-    target: float = 0.8
 
 
-def clusters_needed(
-    sd: float, margin: float, *, confidence: float = 0.95, power: float = 0.8, effect: float = 0.0
-) -> int:
-    """Clusters for which "not worse than -margin" is shown with the given power when the truth is ``effect``.
+def clusters_needed(sd: float, margin: float, *, confidence: float = 0.95, effect: float = 0.0) -> int:
+    """Clusters for which "not worse than -margin" is shown with 80 % power when the truth is ``effect``.
 
     Parameters
     ----------
@@ -57,9 +56,8 @@ def clusters_needed(
     if effect + margin <= 0:
         raise ValueError(f"no number of clusters shows a loss of less than {margin} when the truth is {effect}")
     shift, m = effect + margin, MIN_CLUSTERS
-    while chance_of_holding(sd, shift, m, confidence=confidence) < power:
-        step = max(1, m // 200)
-        m += step
+    while chance_of_holding(sd, shift, m, confidence=confidence) < TARGET:
+        m += max(1, m // 200)
     return m
 
 
@@ -78,19 +76,18 @@ def chance_of_holding(sd: float, shift: float, n_clusters: int, *, confidence: f
     return float(stats.nct.sf(critical, df, shift / sd * np.sqrt(n_clusters)))
 
 
-def plan(sd: float, margin: float, n_clusters: int, *, confidence: float = 0.95, target: float = 0.8) -> Power:
+def plan(sd: float, margin: float, n_clusters: int, *, confidence: float = 0.95) -> Power:
     """Power of a split at a margin, the clusters it would need, and the margin it can show."""
     low, high = 1e-6, 4.0
     for _ in range(60):
         middle = (low + high) / 2
-        enough = chance_of_holding(sd, middle, n_clusters, confidence=confidence) >= target
+        enough = chance_of_holding(sd, middle, n_clusters, confidence=confidence) >= TARGET
         low, high = (low, middle) if enough else (middle, high)
     return Power(
         margin=margin,
         sd=sd,
         n_clusters=n_clusters,
         power=chance_of_holding(sd, margin, n_clusters, confidence=confidence),
-        clusters_needed=clusters_needed(sd, margin, confidence=confidence, power=target),
+        clusters_needed=clusters_needed(sd, margin, confidence=confidence),
         detectable=high,
-        target=target,
     )

@@ -1,7 +1,7 @@
 """Readers of JSONL and qrels that know the line of everything that is wrong, and report all of it at once."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ def read_jsonl(path: Path) -> list[Row]:
         With every defect: no such file, no content, not UTF-8, not JSON, not an object.
     """
     rows, defects = scan_jsonl(path)
-    _refuse(path, defects)
+    refuse(path, defects)
     return rows
 
 
@@ -48,13 +48,14 @@ def read_qrels(path: Path) -> list[Judgement]:
         whole number from 0.
     """
     rows, defects = scan_qrels(path)
-    _refuse(path, defects)
+    refuse(path, defects)
     return rows
 
 
-def _refuse(path: Path, defects: list[Defect]) -> None:
-    if defects:
-        raise EvalsetError(f"{path} cannot be read; correct these lines:", defects)
+def refuse(path: Path, defects: Iterable[Defect]) -> None:
+    """Raise an EvalsetError with the defects of a file in the order of its lines, if there are any."""
+    if in_order := sorted(defects, key=lambda defect: defect.line):
+        raise EvalsetError(f"{path} cannot be read; correct these lines:", in_order)
 
 
 def scan_jsonl(path: Path) -> tuple[list[Row], list[Defect]]:
@@ -74,7 +75,7 @@ def scan_jsonl(path: Path) -> tuple[list[Row], list[Defect]]:
         else:
             found = type(value).__name__
             defects.append(Defect(str(path), number, f"a JSON object {{...}} is expected, found {found}"))
-    return rows, _by_line(defects)
+    return rows, defects
 
 
 def scan_qrels(path: Path) -> tuple[list[Judgement], list[Defect]]:
@@ -92,7 +93,7 @@ def scan_qrels(path: Path) -> tuple[list[Judgement], list[Defect]]:
             defects.append(Defect(str(path), number, problem))
         else:
             rows.append(Judgement(number, cells[0], cells[-2], int(cells[-1])))
-    return rows, _by_line(defects)
+    return rows, defects
 
 
 def read_lines(path: Path) -> tuple[list[tuple[int, str]], list[Defect]]:
@@ -158,7 +159,3 @@ def _qrels_problem(cells: list[str], width: int) -> str:
     if not (grade.isascii() and grade.isdigit() and len(grade) <= _GRADE_DIGITS):
         return f"the grade must be a whole number from 0, found {grade[:40]!r}"
     return ""
-
-
-def _by_line(defects: list[Defect]) -> list[Defect]:
-    return sorted(defects, key=lambda defect: defect.line)

@@ -78,18 +78,12 @@ def upper_hull(points: np.ndarray) -> np.ndarray:
     >>> upper_hull(np.array([[1, 0.5], [2, 0.6], [3, 0.9], [4, 0.8]])).tolist()
     [[1.0, 0.5], [3.0, 0.9]]
     """
-    hull: list[tuple[float, float]] = []
-    for cost, quality in sorted((float(c), float(q)) for c, q in points):
-        if hull and quality <= hull[-1][1]:
-            continue
-        while hull and (hull[-1][0] == cost or (len(hull) > 1 and _below(hull[-2], hull[-1], (cost, quality)))):
-            hull.pop()
-        hull.append((cost, quality))
-    return np.array(hull)
-
-
-def _below(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]) -> bool:
-    return (b[1] - a[1]) * (c[0] - a[0]) <= (c[1] - a[1]) * (b[0] - a[0])
+    ranked = points[np.lexsort((points[:, 1], points[:, 0]))].astype(float)
+    ranked[:, 1] = np.maximum.accumulate(ranked[:, 1])
+    top, size = _hull_stack(ranked[None, :, 0], ranked[None, :, 1])
+    corners = ranked[top[0, : size[0]]]
+    rising: np.ndarray = corners[np.diff(corners[:, 1], prepend=-np.inf) > 0]
+    return rising
 
 
 def aiq(cost: np.ndarray, quality: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:

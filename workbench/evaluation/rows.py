@@ -1,15 +1,16 @@
 """Rows of ``queries.jsonl`` and ``corpus.jsonl`` as typed values, and the lines that cannot be used."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from typing import Any, TypeVar
 
 from workbench.errors import Defect
 from workbench.evaluation.reading import Row
-from workbench.records import DEFAULT_TENANT, Document, Query
+from workbench.records import Document, Query
 
-QUERY_KEYS = ("tenant_id", "feature", "style", "cluster", "accept", "reference")
-DOCUMENT_KEYS = ("tenant_id", "document_type", "date", "aliases")
+# How each field of the metadata is read, by its name.
+Readers = Mapping[str, Callable[[dict[str, Any], str], Any]]
 _Value = TypeVar("_Value", Query, Document)
 
 
@@ -37,13 +38,19 @@ def foreign_keys(rows: Sequence[Row], known: Sequence[str]) -> dict[int, list[st
     return found
 
 
-def grade_of(value: Any) -> int | None:
-    """Give the grade that a table holds, as a number or as text; None where it is no whole number from 0."""
+def number_of(value: Any) -> float | None:
+    """Give the finite number that a cell holds, as a number or as text; None where it holds none."""
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         return None
-    return int(number) if number.is_integer() and 0 <= number < 10**6 else None
+    return number if math.isfinite(number) else None
+
+
+def grade_of(value: Any) -> int | None:
+    """Give the grade that a cell holds; None where it is no whole number from 0."""
+    number = number_of(value)
+    return int(number) if number is not None and number.is_integer() and 0 <= number < 10**6 else None
 
 
 def _collect(
@@ -65,28 +72,16 @@ def _collect(
 
 
 def _query(key: str, row: dict[str, Any], metadata: dict[str, Any]) -> Query:
-    return Query(
-        query_id=key,
-        text=_string(row, "text", required=True),
-        tenant_id=_string(metadata, "tenant_id") or DEFAULT_TENANT,
-        cluster=_string(metadata, "cluster") or key,
-        feature=_string(metadata, "feature"),
-        style=_string(metadata, "style"),
-        accept=_strings(metadata, "accept"),
-        reference=_string(metadata, "reference"),
-    )
+    return Query(key, _text(row), **{"cluster": key, **_given(metadata, _QUERY_FIELDS)})
 
 
 def _document(key: str, row: dict[str, Any], metadata: dict[str, Any]) -> Document:
-    return Document(
-        doc_id=key,
-        text=_string(row, "text", required=True),
-        title=_string(row, "title"),
-        tenant_id=_string(metadata, "tenant_id") or DEFAULT_TENANT,
-        document_type=_string(metadata, "document_type") or "document",
-        date=_date(metadata.get("date")),
-        aliases=_strings(metadata, "aliases"),
-    )
+    return Document(key, _text(row), _string(row, "title"), **_given(metadata, _DOCUMENT_FIELDS))
+
+
+def _given(metadata: dict[str, Any], readers: Readers) -> dict[str, Any]:
+    """Fields that say something; the others keep their defaults."""
+    return {name: value for name, read in readers.items() if (value := read(metadata, name))}
 
 
 def _id(row: dict[str, Any]) -> str:
@@ -109,29 +104,37 @@ def _metadata(row: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-def _string(row: dict[str, Any], name: str, *, required: bool = False) -> str:
+def _text(row: dict[str, Any]) -> str:
+    if row.get("text") is None:
+        raise _Unusable(f'"text" must be a string, found {"NoneType" if "text" in row else "nothing"}')
+    return _string(row, "text")
+
+
+def _string(row: dict[str, Any], name: str) -> str:
     value = row.get(name)
-    if value is None and not required:
-        return ""
-    if not isinstance(value, str):
-        found = "nothing" if name not in row else type(value).__name__
-        raise _Unusable(f'"{name}" must be a string, found {found}')
-    return value
+    if value is not None and not isinstance(value, str):
+        raise _Unusable(f'"{name}" must be a string, found {type(value).__name__}')
+    return value or ""
 
 
 def _strings(row: dict[str, Any], name: str) -> tuple[str, ...]:
     value = row.get(name)
-    if value is None:
-        return ()
-    if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+    if value is not None and not (isinstance(value, list) and all(isinstance(v, str) for v in value)):
         raise _Unusable(f'"{name}" must be a list of strings')
-    return tuple(value)
+    return tuple(value or ())
 
 
-def _date(value: Any) -> date | None:
-    if value is None:
-        return None
+def _date(row: dict[str, Any], name: str) -> date | None:
+    value = row.get(name)
     try:
-        return date.fromisoformat(value)
+        return None if value is None else date.fromisoformat(value)
     except (TypeError, ValueError):
-        raise _Unusable(f'"date" must read like 2026-01-31, found {str(value)[:40]!r}') from None
+        raise _Unusable(f'"{name}" must read like 2026-01-31, found {str(value)[:40]!r}') from None
+
+
+_QUERY_FIELDS: Readers = {
+    "tenant_id": _string, "feature": _string, "style": _string, "cluster": _string, "accept": _strings,
+    "reference": _string,
+}  # fmt: skip
+_DOCUMENT_FIELDS: Readers = {"tenant_id": _string, "document_type": _string, "date": _date, "aliases": _strings}
+QUERY_KEYS, DOCUMENT_KEYS = tuple(_QUERY_FIELDS), tuple(_DOCUMENT_FIELDS)

@@ -88,21 +88,15 @@ class Summary:
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read ``summary.json``."""
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        tables = {"frontier": FrontierPoint, "slices": SliceRow}
-        for name, row in tables.items():
-            raw[name] = tuple(row(**r) for r in raw[name])
-        for name in ("changed", "regressions"):
-            raw[name] = tuple(_case(r) for r in raw[name])
-        raw["sections"] = tuple(_section(r) for r in raw["sections"])
-        raw["warnings"], raw["would_change"] = tuple(raw["warnings"]), tuple(raw["would_change"])
+        raw = _tuples(json.loads(path.read_text(encoding="utf-8")))
+        rows = {"frontier": FrontierPoint, "slices": SliceRow, "changed": ItemCase, "regressions": ItemCase}
+        for name, kind in {**rows, "sections": Section}.items():
+            raw[name] = tuple(kind(**row) for row in raw[name])
         return cls(**raw)
 
 
-def _case(raw: dict[str, Any]) -> ItemCase:
-    returned = {arm: tuple(hits) for arm, hits in raw.pop("returned").items()}
-    return ItemCase(**{**raw, "expected": tuple(raw["expected"])}, returned=returned)
-
-
-def _section(raw: dict[str, Any]) -> Section:
-    return Section(raw["title"], raw["note"], tuple(raw["columns"]), tuple(tuple(r) for r in raw["rows"]))
+def _tuples(value: Any) -> Any:
+    """JSON with its lists as tuples, as frozen values hold them."""
+    if isinstance(value, dict):
+        return {name: _tuples(item) for name, item in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -6,12 +6,14 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from workbench.errors import EvalsetError
 from workbench.evaluation.reading import Judgement
-from workbench.records import DEFAULT_TENANT, Document, Query
+from workbench.evaluation.rows import DOCUMENT_KEYS, QUERY_KEYS
+from workbench.records import Document, Query
 
 
 def write_folder(
@@ -79,14 +81,15 @@ def add_file(out: Path, name: str, data: bytes, *, card: str) -> Path:
     return part.replace(target)
 
 
-def import_card(source: Path, left_out: Sequence[str]) -> str:
-    """Card of an import: what was read, and what a person still has to say."""
-    left = f"Columns that were left out: {', '.join(left_out)}\n\n" if left_out else ""
+def import_card(left_out: Mapping[Path, Sequence[str]], by_hand: str, notes: Sequence[str] = ()) -> str:
+    """Card of an import: which files were read and which of their columns left out, and what a person has to add."""
+    said = [f"`{path.name}`, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in left_out]
+    said += [*notes, *(f"of `{p.name}` were left out: {', '.join(names)}" for p, names in left_out.items() if names)]
     return (
-        f"---\nsynthetic: false\n---\n# Imported\n## Made from\n- `{source.name}`, sha256 "
-        f"{hashlib.sha256(source.read_bytes()).hexdigest()}\n\n{left}## To be written by hand\n"
-        "Where the questions come from, who said which of them may share an answer, how, when;\n"
-        "and what this set cannot show. If the traffic is made up, set `synthetic: true` above.\n"
+        "---\nsynthetic: false\n---\n# Imported\n## Made from\n"
+        + "".join(f"- {line}\n" for line in said)
+        + f"\n## To be written by hand\n{by_hand};\nand what this set cannot show. If questions or "
+        "traffic are made up, set `synthetic: true` above.\n"
     )
 
 
@@ -95,27 +98,17 @@ def _write_lines(path: Path, lines: Iterable[str]) -> None:
 
 
 def _document_line(document: Document) -> str:
-    metadata = {
-        "tenant_id": document.tenant_id if document.tenant_id != DEFAULT_TENANT else "",
-        "document_type": document.document_type if document.document_type != "document" else "",
-        "date": document.date.isoformat() if document.date else "",
-        "aliases": list(document.aliases),
-    }
-    return _line({"_id": document.doc_id, "title": document.title, "text": document.text}, metadata)
+    row = {"_id": document.doc_id, "title": document.title, "text": document.text}
+    return _line(row, document, DOCUMENT_KEYS)
 
 
 def _query_line(query: Query) -> str:
-    metadata = {
-        "tenant_id": query.tenant_id if query.tenant_id != DEFAULT_TENANT else "",
-        "feature": query.feature,
-        "style": query.style,
-        "cluster": query.cluster if query.cluster != query.query_id else "",
-        "accept": list(query.accept),
-        "reference": query.reference,
-    }
-    return _line({"_id": query.query_id, "text": query.text}, metadata)
+    told = replace(query, cluster="") if query.cluster == query.query_id else query
+    return _line({"_id": query.query_id, "text": query.text}, told, QUERY_KEYS)
 
 
-def _line(row: dict[str, Any], metadata: dict[str, Any]) -> str:
+def _line(row: dict[str, Any], value: Document | Query, keys: Sequence[str]) -> str:
     """One line of JSON; metadata that says no more than the default is left out."""
-    return json.dumps(row | {"metadata": {k: v for k, v in metadata.items() if v}}, ensure_ascii=False)
+    default = {f.name: f.default for f in fields(value)}
+    metadata = {key: item for key in keys if (item := getattr(value, key)) != default[key]}
+    return json.dumps(row | {"metadata": metadata}, ensure_ascii=False, default=str)

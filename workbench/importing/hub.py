@@ -6,6 +6,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +84,8 @@ def load_hub(
         found = _reading(asked, lambda: datasets.load_dataset(source, config, revision=revision, cache_dir=cache))
         return {split: list(enumerate(_rows(table), start=1)) for split, table in found.items()}
 
-    documents, _, defects = documents_of(f"{name}:{corpus}", _all(fetch(name, corpus)))
-    questions, _, problems = queries_of(f"{name}:{queries}", _all(fetch(name, queries)))
+    documents, _, defects = documents_of(f"{name}:{corpus}", list(chain(*fetch(name, corpus).values())))
+    questions, _, problems = queries_of(f"{name}:{queries}", list(chain(*fetch(name, queries).values())))
     if defects or problems:
         raise EvalsetError(f"{name!r} is not in BEIR's form:", [*defects, *problems])
     splits = fetch(qrels_name or name, qrels)
@@ -149,10 +150,6 @@ def _probe(endpoint: str, outcome: list[str]) -> None:
 def _rows(table: Any) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = table.with_format("arrow")[:].to_pylist()
     return rows
-
-
-def _all(splits: dict[str, list[Row]]) -> list[Row]:
-    return [row for rows in splits.values() for row in rows]
 
 
 def _judgement(line: int, row: dict[str, Any]) -> Judgement:

@@ -4,29 +4,27 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Literal
 
 import polars as pl
 
 from workbench.errors import ConfigError, EvalsetError
-from workbench.evaluation.outcomes import FILE, OUTCOMES_SCHEMA, outcomes_of
-from workbench.importing.folder import new_folder
+from workbench.evaluation.outcomes import FILE, OUTCOMES_SCHEMA, outcomes_of, schema_columns
+from workbench.importing.folder import import_card, new_folder
 
 Texts = Literal["refuse", "most_common"]
-NAMES: Mapping[str, Sequence[str]] = MappingProxyType(
-    {
-        "prompt_id": ("prompt_id", "sample_id", "item_id", "_id", "id"),
-        "prompt": ("prompt", "question", "query", "text"),
-        "model": ("model", "model_id", "model_name"),
-        "quality": ("quality", "score", "correct", "performance"),
-        "cost_usd": ("cost_usd", "cost", "total_cost"),
-        "latency_ms": ("latency_ms",),
-        "feature": ("feature", "eval_name", "dataset", "task"),
-    }
-)
+NAMES: Mapping[str, Sequence[str]] = {
+    "prompt_id": ("prompt_id", "sample_id", "item_id", "_id", "id"),
+    "prompt": ("prompt", "question", "query", "text"),
+    "model": ("model", "model_id", "model_name"),
+    "quality": ("quality", "score", "correct", "performance"),
+    "cost_usd": ("cost_usd", "cost", "total_cost"),
+    "latency_ms": ("latency_ms",),
+    "feature": ("feature", "eval_name", "dataset", "task"),
+}
 _PICKLES = (".pkl", ".pickle", ".joblib")
-_TRUTH = MappingProxyType({"true": "1", "false": "0"})
+_TRUTH: Mapping[str, str] = {"true": "1", "false": "0"}
+_BY_HAND = "Who asked these prompts and when, how right and wrong were told apart, what the costs are"
 _GATES = """# What each notebook must show. A margin is a product decision: what would a lost point cost you?
 [routing]
 metric = "correctness"
@@ -85,12 +83,10 @@ def import_outcomes(path: Path, out: Path, *, repairs: Repairs | None = None) ->
     table = _repaired(_costed(_identified(table, notes), repairs.costs, notes), repairs, notes)
     outcomes_of(table, str(path))
     rest = [c for c in table.columns if c not in OUTCOMES_SCHEMA]
-    kept = table.select(
-        (pl.col(c) if c in table.columns else pl.lit(None)).cast(kind).alias(c) for c, kind in OUTCOMES_SCHEMA.items()
-    )
+    kept = table.select(schema_columns(table))
     with new_folder(out) as folder:
         kept.write_parquet(folder / FILE)
-        (folder / "card.md").write_text(_card(path, notes, rest), encoding="utf-8")
+        (folder / "card.md").write_text(import_card({path: rest}, _BY_HAND, notes), encoding="utf-8")
         (folder / "gates.toml").write_text(_GATES, encoding="utf-8")
     return out
 
@@ -215,14 +211,3 @@ def _repaired(table: pl.DataFrame, repairs: Repairs, notes: list[str]) -> pl.Dat
         notes.append(f"{dropped} prompts that some model did not answer were left out")
         table = table.filter(pl.col("prompt_id").is_in(whole.implode()))
     return table
-
-
-def _card(path: Path, notes: Sequence[str], rest: Sequence[str]) -> str:
-    done = "".join(f"- {note}\n" for note in notes)
-    left = f"- columns left out: {', '.join(rest)}\n" if rest else ""
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    return (
-        f"---\nsynthetic: false\n---\n# Imported outcomes\n## Made from\n- `{path.name}`, sha256 {sha256}\n{done}{left}"
-        "\n## To be written by hand\nWho asked these prompts and when, how right and wrong were told apart, what the "
-        "costs are;\nand what this table cannot show.\n"
-    )

@@ -1,11 +1,10 @@
 """A team's own tables (JSONL, CSV, Parquet) as an evalset: documents, questions and which answers which."""
 
 import csv
-import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from types import MappingProxyType
@@ -13,34 +12,30 @@ from typing import Any
 
 from workbench.errors import Defect, EvalsetError
 from workbench.evaluation.contents import judgement_defects
-from workbench.evaluation.reading import Judgement, Row, read_jsonl, read_qrels, read_text
+from workbench.evaluation.reading import Judgement, Row, read_jsonl, read_qrels, read_text, refuse
 from workbench.evaluation.rows import DOCUMENT_KEYS, QUERY_KEYS, documents_of, grade_of, queries_of
-from workbench.importing.folder import write_folder
+from workbench.importing.folder import import_card, write_folder
 from workbench.importing.hub import read_parquet
 
-_IDS = ("_id", "id")
-_DOCUMENT_NAMES = MappingProxyType(
-    {
-        "_id": (*_IDS, "doc_id", "document_id", "corpus-id"),
-        "text": ("text", "content", "body"),
-        "title": ("title",),
-    }
-)
-_QUERY_NAMES = MappingProxyType(
-    {
-        "_id": (*_IDS, "query_id", "query-id", "qid"),
-        "text": ("text", "query", "question"),
-        "relevant": ("relevant", "relevant_ids", "doc_ids"),
-    }
-)
-_QRELS_NAMES = MappingProxyType(
-    {
-        "query_id": ("query_id", "query-id", "qid"),
-        "doc_id": ("doc_id", "corpus-id", "corpus_id", "document_id"),
-        "grade": ("grade", "score", "relevance", "label"),
-        "split": ("split",),
-    }
-)
+# our column -> what it may be called
+Names = Mapping[str, Sequence[str]]
+_DOCUMENT_NAMES: Names = {
+    "_id": ("_id", "id", "doc_id", "document_id", "corpus-id"),
+    "text": ("text", "content", "body"),
+    "title": ("title",),
+}
+_QUERY_NAMES: Names = {
+    "_id": ("_id", "id", "query_id", "query-id", "qid"),
+    "text": ("text", "query", "question"),
+    "relevant": ("relevant", "relevant_ids", "doc_ids"),
+}
+_QRELS_NAMES: Names = {
+    "query_id": ("query_id", "query-id", "qid"),
+    "doc_id": ("doc_id", "corpus-id", "corpus_id", "document_id"),
+    "grade": ("grade", "score", "relevance", "label"),
+    "split": ("split",),
+}
+_BY_HAND = "Who wrote the questions and judged the documents (people, a model), how, when, for what"
 TABLES = (".jsonl", ".ndjson", ".csv", ".parquet")
 _LISTS = ("accept", "aliases", "relevant")
 
@@ -87,24 +82,28 @@ def import_tables(
         problems += judgement_defects(str(source), rows, query_lines, document_lines)
     if defects or problems:
         raise EvalsetError("the tables cannot be imported; correct these lines:", [*defects, *problems])
-    card = _card(dict.fromkeys((corpus, queries, source)), {corpus: document_rest, queries: query_rest})
+    card = import_card({source: (), corpus: document_rest, queries: query_rest}, _BY_HAND)
     write_folder(out, documents=documents, queries=questions, judgements=judgements, card=card)
     return out
 
 
-def named_rows(path: Path, names: Mapping[str, Sequence[str]]) -> tuple[list[Row], list[str]]:
+def named_rows(path: Path, names: Names) -> tuple[list[Row], list[str]]:
     """Rows of a table under our names, each from the first of its known columns, and the columns nothing needs."""
-    rows: list[Row] = []
     rest: set[str] = set()
-    for line, raw in read_table(path):
-        given = dict(raw)
-        row: dict[str, Any] = {}
-        for ours, theirs in names.items():
-            found = next((name for name in theirs if given.get(name) is not None), None)
-            row[ours] = given.pop(found) if found else None
+    rows: list[Row] = []
+    for line, given in read_table(path):
+        rows.append((line, _taken(given, names)))
         rest |= given.keys()
-        rows.append((line, row))
     return rows, sorted(rest)
+
+
+def _taken(given: dict[str, Any], names: Names) -> dict[str, Any]:
+    """Cells under our names, taken out of ``given``; None where a row has none of the columns."""
+    row: dict[str, Any] = {}
+    for ours, theirs in names.items():
+        found = next((name for name in theirs if given.get(name) is not None), None)
+        row[ours] = None if found is None else given.pop(found)
+    return row
 
 
 def read_table(path: Path) -> list[Row]:
@@ -141,14 +140,11 @@ def _read_csv(path: Path) -> list[Row]:
         defects.append(Defect(str(path), reader.line_num, f"not CSV: {error}"))
     if not rows and not defects:
         defects.append(Defect(str(path), 0, "is empty; a header and one row a line are expected"))
-    if defects:
-        raise EvalsetError(f"{path} cannot be read; correct these lines:", defects)
+    refuse(path, defects)
     return rows
 
 
-def _named(
-    path: Path, names: Mapping[str, Sequence[str]], metadata: Sequence[str], rename: Mapping[str, str]
-) -> tuple[list[Row], list[str]]:
+def _named(path: Path, names: Names, metadata: Sequence[str], rename: Mapping[str, str]) -> tuple[list[Row], list[str]]:
     """Rows in BEIR's form, and the columns that nothing here needs."""
     rows: list[Row] = []
     rest: set[str] = set()
@@ -156,10 +152,7 @@ def _named(
         given = {rename.get(name, name): value for name, value in raw.items()}
         nested = given.pop("metadata", None)
         given |= nested if isinstance(nested, dict) else {}
-        row: dict[str, Any] = {}
-        for ours, theirs in names.items():
-            found = next((name for name in theirs if given.get(name) is not None), None)
-            row[ours] = _plain(ours, given.pop(found)) if found else None
+        row: dict[str, Any] = {name: _plain(name, value) for name, value in _taken(given, names).items()}
         row["metadata"] = {key: _plain(key, given.pop(key)) for key in metadata if key in given}
         rest |= given.keys()
         rows.append((line, row))
@@ -210,18 +203,5 @@ def _of_qrels(path: Path, rename: Mapping[str, str]) -> dict[str, list[Judgement
         else:
             judgement = Judgement(line, str(row["query_id"]), str(row["doc_id"]), grade)
             splits.setdefault(split, []).append(judgement)
-    if defects:
-        raise EvalsetError(f"{path} cannot be read; correct these lines:", defects)
+    refuse(path, defects)
     return splits
-
-
-def _card(sources: Iterable[Path], rest: Mapping[Path, Sequence[str]]) -> str:
-    read = "\n".join(f"- `{p.name}`, sha256 {hashlib.sha256(p.read_bytes()).hexdigest()}" for p in sources)
-    left = "\n".join(f"- of `{p.name}`: {', '.join(names)}" for p, names in rest.items() if names)
-    return (
-        f"---\nsynthetic: false\n---\n# Imported\n## Made from\n{read}\n"
-        + (f"\nColumns that were left out:\n{left}\n" if left else "")
-        + "\n## To be written by hand\n"
-        + "Who wrote the questions and judged the documents (people, a model), how, when, for what;\n"
-        + "and what this set cannot show.\n"
-    )

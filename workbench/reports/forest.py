@@ -7,18 +7,7 @@ from typing import Any
 
 from workbench.records import Claim, Rule
 from workbench.rendering.table import Column, Interval, Table, number
-from workbench.reports.figure import (
-    COLOURS,
-    INK,
-    NARROW,
-    SMALL,
-    WIDE,
-    Canvas,
-    Figure,
-    build,
-    fitted,
-    text_width,
-)
+from workbench.reports.figure import COLOURS, INK, NARROW, SMALL, WIDE, Canvas, Figure, build, fitted, text_width
 from workbench.reports.scales import padded, pixel, ticks
 
 _VERMILLION, _GREEN, _ORANGE = COLOURS[1], COLOURS[2], COLOURS[5]
@@ -108,13 +97,7 @@ def _line_labels(canvas: Canvas, axes: Any, rule: Rule, top: float) -> None:
 
 
 def _forest_row(
-    canvas: Canvas,
-    axes: Any,
-    claim: Claim,
-    at: tuple[float, float, int],
-    *,
-    reference: bool,
-    narrow: bool,
+    canvas: Canvas, axes: Any, claim: Claim, at: tuple[float, float, int], *, reference: bool, narrow: bool
 ) -> None:
     top, row, i = at
     y = row * i + (34 if narrow else row / 2)

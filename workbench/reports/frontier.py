@@ -10,6 +10,7 @@ from workbench.rendering.table import Column, Interval, Table, number, usd_digit
 from workbench.reports.figure import (
     INK,
     NARROW,
+    SIZE,
     SMALL,
     WIDE,
     Canvas,
@@ -20,7 +21,7 @@ from workbench.reports.figure import (
     text_width,
 )
 from workbench.reports.placement import Box, along, place
-from workbench.reports.scales import log_ticks, money, nice, padded, pixel, step_digits, ticks
+from workbench.reports.scales import log_scale, money, nice, padded, pixel, step_digits, ticks
 
 
 def frontier(points: Sequence[FrontierPoint], metric: str, *, arms: Sequence[str] = ()) -> Figure:
@@ -84,10 +85,11 @@ def _draw_frontier(points: Sequence[FrontierPoint], metric: str, order: Sequence
     pixels = [pixel(canvas, axes, x, y) for x, y in ((p.cost_usd_per_1k, p.quality) for p in points)]
     taken = _taken(canvas, axes, points, line)
     frame = Box(left, 16, canvas.width, top + height - 2)
-    if narrow:
-        _numbered(canvas, points, order, pixels, taken, frame, key_top=top + height + 66)
+    if narrow:  # names do not fit beside the marks: a number there, the names below
+        _label(canvas, pixels, [(str(i), "") for i in range(1, len(points) + 1)], SMALL, taken=taken, frame=frame)
+        _key(canvas, points, order, top=top + height + 66)
     else:
-        _named(canvas, points, pixels, taken, frame)
+        _label(canvas, pixels, [(fitted(p.arm, 330), _note(p)) for p in points], SIZE, taken=taken, frame=frame)
     return canvas
 
 
@@ -99,9 +101,7 @@ def _frontier_scales(axes: Any, points: Sequence[FrontierPoint], *, narrow: bool
     ticks(axes.yaxis, low, high, 5)
     axes.grid(axis="y", color=INK, alpha=0.1, linewidth=0.8)
     if min(costs) > 0 and max(costs) / min(costs) > 20:
-        axes.set_xscale("log")
-        axes.set_xlim(min(costs) / 1.6, max(costs) * 1.6)
-        log_ticks(axes.xaxis, min(costs) / 1.6, max(costs) * 1.6, money, narrow=narrow)
+        log_scale(axes, "x", costs, money, narrow=narrow)
     else:
         low, high = padded(min(0.0, *costs), max(costs))
         axes.set_xlim(low, high)
@@ -131,46 +131,31 @@ def _taken(
     return boxes + along([pixel(canvas, axes, x, y) for x, y in line])
 
 
-def _named(
+def _label(
     canvas: Canvas,
-    points: Sequence[FrontierPoint],
     pixels: Sequence[tuple[float, float]],
+    labels: Sequence[tuple[str, str]],
+    size: float,
+    *,
     taken: list[Box],
     frame: Box,
 ) -> None:
-    names = [fitted(p.arm, 330) for p in points]
-    notes = [_note(p) for p in points]
-    sizes = [
-        (max(text_width(n), text_width(s, SMALL)) + 4, 32.0 if s else 18.0) for n, s in zip(names, notes, strict=True)
-    ]
-    for (x, y), name, note, box in zip(
-        pixels, names, notes, place(pixels, sizes, taken=taken, frame=frame), strict=True
-    ):
-        on_left = box.right <= x
-        edge, align = (box.right - 2, "right") if on_left else (box.left + 2, "left")
-        canvas.text(edge, box.top + 9, name, ha=align)
+    """Write a name, and a note below it, beside each point; a thin line leads to the names that stand far off."""
+    sizes = [(max(text_width(n, size), text_width(s, SMALL)) + 4, 32.0 if s else size + 5) for n, s in labels]
+    boxes = place(pixels, sizes, taken=taken, frame=frame)
+    for (x, y), (name, note), box in zip(pixels, labels, boxes, strict=True):
+        edge, align = (box.right - 2, "right") if box.right <= x else (box.left + 2, "left")
+        canvas.text(edge, box.top + (size + 5) / 2, name, ha=align, size=size)
         canvas.text(edge, box.top + 24, note, ha=align, size=SMALL, alpha=0.75)
         near = (min(max(x, box.left), box.right), min(max(y, box.top), box.bottom))
         if math.dist(near, (x, y)) > 20:
             canvas.rule([x, near[0]], [y, near[1]], alpha=0.35, linewidth=0.8)
 
 
-def _numbered(
-    canvas: Canvas,
-    points: Sequence[FrontierPoint],
-    order: Sequence[str],
-    pixels: Sequence[tuple[float, float]],
-    taken: list[Box],
-    frame: Box,
-    *,
-    key_top: float,
-) -> None:
-    """On a phone names do not fit beside the marks: a number there, the names below."""
-    sizes = [(text_width(str(i + 1), SMALL) + 4, 14.0) for i in range(len(points))]
+def _key(canvas: Canvas, points: Sequence[FrontierPoint], order: Sequence[str], *, top: float) -> None:
     digits = usd_digits(p.cost_usd_per_1k for p in points)
-    for i, (p, box) in enumerate(zip(points, place(pixels, sizes, taken=taken, frame=frame), strict=True)):
-        canvas.text(box.left + 2, box.top + 7, str(i + 1), size=SMALL)
-        y = key_top + 36 * i
+    for i, p in enumerate(points):
+        y = top + 36 * i
         colour, marker = arm_style(order.index(p.arm))
         canvas.text(0, y, f"{i + 1}", size=SMALL)
         canvas.mark(26, y, marker, **_mark(p, colour))

@@ -58,9 +58,9 @@ def _environment() -> Environment:
         "text": _text,
         "signed": signed,
         "tone": tone,
-        "number": _number,
+        "number": lambda value: number(value, 3),
         "table": _table,
-        "figure": _figure,
+        "figure": lambda figure: Markup(figure.to_html()),
     }
     env.globals["css"] = Markup(loader.get_source(env, "report.css")[0])
     return env
@@ -70,20 +70,10 @@ def _text(value: object, limit: int = 2000) -> str:
     return visible(str(value), limit)
 
 
-def _number(value: float) -> str:
-    return number(value, 3)
-
-
-def _figure(figure: Figure) -> Markup:
-    return Markup(figure.to_html())
-
-
 def _table(table: Table, kind: str = "", label: str = "") -> Markup:
     """Put a table into a box that scrolls on its own, so that the page never does; ``kind`` is its class."""
     return Markup('<div class="wb-scroll {}" role="region" aria-label="{}" tabindex="0">{}</div>').format(
-        kind,
-        visible(label or table.caption or "table"),
-        Markup(table.to_html()),
+        kind, visible(label or table.caption or "table"), Markup(table.to_html())
     )
 
 
@@ -126,18 +116,8 @@ def _case_groups(results: Results) -> list[tuple[str, str, str, tuple[ItemCase, 
     if results.summary is None:
         return []
     groups = (
-        (
-            "changed",
-            "Items that changed",
-            "Questions whose result is not the accepted one.",
-            results.summary.changed,
-        ),
-        (
-            "regressions",
-            "Worst regressions",
-            "Questions on which an arm lost most.",
-            results.summary.regressions,
-        ),
+        ("changed", "Items that changed", "Questions whose result is not the accepted one.", results.summary.changed),
+        ("regressions", "Worst regressions", "Questions on which an arm lost most.", results.summary.regressions),
     )
     return [(key, title, note, cases[:CASES_SHOWN], len(cases)) for key, title, note, cases in groups if cases]
 

@@ -5,20 +5,9 @@ from functools import partial
 from typing import Any
 
 from workbench.rendering.table import Table
-from workbench.reports.figure import (
-    INK,
-    NARROW,
-    SMALL,
-    WIDE,
-    Canvas,
-    Figure,
-    arm_style,
-    build,
-    fitted,
-    text_width,
-)
+from workbench.reports.figure import INK, NARROW, SMALL, WIDE, Canvas, Figure, arm_style, build, fitted, text_width
 from workbench.reports.placement import Box, along, spread
-from workbench.reports.scales import log_ticks, padded, pixel, plain, ticks
+from workbench.reports.scales import log_scale, padded, pixel, plain, ticks
 
 Line = Sequence[tuple[float, float]]
 
@@ -120,13 +109,9 @@ def _limit_label(canvas: Canvas, axes: Any, limit: float, series: Sequence[Line]
 
 
 def _scale(axes: Any, name: str, values: Sequence[float], *, log: bool, zero: bool, narrow: bool) -> None:
-    axis = getattr(axes, f"{name}axis")
     if log:
-        low, high = min(values) / 1.25, max(values) * 1.25
-        getattr(axes, f"set_{name}scale")("log")
-        getattr(axes, f"set_{name}lim")(low, high)
-        log_ticks(axis, low, high, plain, narrow=narrow)
+        log_scale(axes, name, values, plain, narrow=narrow)
         return
     low, high = padded(min(0.0, *values) if zero else min(values), max(values))
-    getattr(axes, f"set_{name}lim")(low, high)
-    ticks(axis, low, high, 3 if narrow else 6)
+    axes.set(**{f"{name}lim": (low, high)})
+    ticks(getattr(axes, f"{name}axis"), low, high, 3 if narrow else 6)

@@ -11,8 +11,8 @@ _TEXT_LIMIT = 20_000
 _HTML_LIMIT = 2_000_000
 
 
-def slowest_cells(notebook: dict[str, Any], count: int = 5) -> Table:
-    """Code cells that took longest, from the times that papermill stored; empty where it stored none."""
+def slowest_cells(notebook: dict[str, Any]) -> Table:
+    """The five code cells that took longest, from the times that papermill stored; empty where it stored none."""
     timed = []
     for position, cell in enumerate(notebook.get("cells", []), start=1):
         seconds = cell.get("metadata", {}).get("papermill", {}).get("duration")
@@ -21,7 +21,7 @@ def slowest_cells(notebook: dict[str, Any], count: int = 5) -> Table:
     total = sum(seconds for seconds, _, _ in timed)
     rows = tuple(
         (position, _first_line(_joined(cell.get("source", ""))), seconds, seconds / total if total else 0.0)
-        for seconds, position, cell in sorted(timed, key=lambda t: (-t[0], t[1]))[:count]
+        for seconds, position, cell in sorted(timed, key=lambda t: (-t[0], t[1]))[:5]
     )
     columns = (
         Column("cell", "count"), Column("first line", limit=100), Column("seconds", "number", digits=1),

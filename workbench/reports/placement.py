@@ -25,11 +25,7 @@ class Box:
 
 
 def place(
-    points: Sequence[tuple[float, float]],
-    sizes: Sequence[tuple[float, float]],
-    *,
-    taken: Sequence[Box],
-    frame: Box,
+    points: Sequence[tuple[float, float]], sizes: Sequence[tuple[float, float]], *, taken: Sequence[Box], frame: Box
 ) -> list[Box]:
     """One box a point, as near as possible, inside ``frame`` and off everything ``taken``.
 

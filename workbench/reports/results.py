@@ -123,11 +123,7 @@ def _ending(run: dict[str, Any]) -> list[str]:
     status = run.get("status", "unknown")
     if status == "done":
         return []
-    said = {
-        "failed": "The run failed",
-        "interrupted": "The run was interrupted",
-        "running": "The run has not ended",
-    }
+    said = {"failed": "The run failed", "interrupted": "The run was interrupted", "running": "The run has not ended"}
     why = "; ".join(str(run[key]) for key in ("exit_reason", "error") if run.get(key))
     return [f"{said.get(status, 'It is not known how the run ended')}{': ' + why if why else '.'}"]
 

@@ -1,7 +1,7 @@
 """Ranges and ticks of axes, with labels that are plain numbers."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -36,8 +36,11 @@ def ticks(axis: Any, low: float, high: float, count: int, *, signed: bool = Fals
     axis.set_ticks(values, [number(v, digits, signed=signed) for v in values])
 
 
-def log_ticks(axis: Any, low: float, high: float, label: Callable[[float], str], *, narrow: bool) -> None:
-    """Put ticks at 1, 2 and 5 times powers of ten on a logarithmic axis, fewer where there is less room."""
+def log_scale(axes: Any, name: str, values: Sequence[float], label: Callable[[float], str], *, narrow: bool) -> None:
+    """Make axis "x" or "y" logarithmic, with ticks at 1, 2 and 5 times powers of ten, fewer where room is less."""
+    low, high = min(values) / 1.5, max(values) * 1.5
+    axis = getattr(axes, f"{name}axis")
+    axes.set(**{f"{name}scale": "log", f"{name}lim": (low, high)})
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     steps: tuple[float, ...] = (1, 3) if len(decades) > 3 or narrow else (1, 2, 5)
     if len(decades) > 5 or (narrow and len(decades) > 3):

@@ -6,18 +6,7 @@ from typing import Any
 
 from workbench.evaluation.summary import SliceRow
 from workbench.rendering.table import Column, Interval, Table, number
-from workbench.reports.figure import (
-    INK,
-    NARROW,
-    SMALL,
-    WIDE,
-    Canvas,
-    Figure,
-    arm_style,
-    build,
-    fitted,
-    text_width,
-)
+from workbench.reports.figure import INK, NARROW, SMALL, WIDE, Canvas, Figure, arm_style, build, fitted, text_width
 from workbench.reports.scales import padded, ticks
 
 _STEP = 12.0  # from one arm to the next inside a slice, in pixels

@@ -8,7 +8,7 @@ from workbench.inference.embedding import MINILM_MAX_TOKENS
 from workbench.retrieval.chunking import ByStructure, Chunker, FixedTokens, WholeDocument
 from workbench.retrieval.filters import OneOf
 from workbench.retrieval.indexing import Exact, FullTextIndex, HnswSq, IvfPq
-from workbench.retrieval.reranking import CrossEncoderRanker
+from workbench.retrieval.reranking import CrossEncoderRanker, LearnedRanker
 from workbench.retrieval.strategies import RRF, Arm, FullText, Hybrid, Strategy, Vector, Weighted
 
 CHUNKERS: Mapping[str, Chunker] = {
@@ -44,7 +44,8 @@ def make_arms(chunkers: Sequence[str], strategies: Sequence[str], *, embedder: s
         If a chunker or strategy is not known, or one is named twice.
     """
     models = [s for s in strategies if s.startswith(CROSS_ENCODER) and s != CROSS_ENCODER]
-    known = [*STRATEGIES, *FITTED, *models]
+    ready = {**STRATEGIES, **{m: CrossEncoderRanker(m.removeprefix(CROSS_ENCODER)) for m in models}}
+    known = [*ready, *FITTED]
     for kind, names, allowed in (("chunker", chunkers, list(CHUNKERS)), ("strategy", strategies, known)):
         for name in names:
             if name not in allowed:
@@ -52,7 +53,7 @@ def make_arms(chunkers: Sequence[str], strategies: Sequence[str], *, embedder: s
         if not names or len(set(names)) < len(names):
             raise ConfigError(f"{kind} names must be at least one and all different, found {list(names)}")
     return [
-        make_arm(chunker, name, strategy_named(name), embedder=embedder)
+        make_arm(chunker, name, ready[name], embedder=embedder)
         for name in strategies
         if name not in FITTED
         for chunker in chunkers
@@ -64,13 +65,6 @@ def make_arm(chunker: str, name: str, strategy: Strategy, *, embedder: str) -> A
     index = FullTextIndex(stem=False, remove_stop_words=False) if name == "full_text_exact_words" else FullTextIndex()
     middle = [] if embedder == "minilm" or not strategy.uses_vectors else [embedder]
     return Arm(" · ".join([chunker, *middle, name]), strategy, CHUNKERS[chunker], embedder, index)
-
-
-def strategy_named(name: str) -> Strategy:
-    """Strategy of the grid, or a cross-encoder over the default hybrid."""
-    if name.startswith(CROSS_ENCODER):
-        return CrossEncoderRanker(name.removeprefix(CROSS_ENCODER))
-    return STRATEGIES[name]
 
 
 def build_arm(parameters: Mapping[str, Any]) -> Arm:
@@ -97,8 +91,8 @@ def build_arm(parameters: Mapping[str, Any]) -> Arm:
 
 _PARTS = {
     part.__name__: part
-    for part in (Arm, FullText, Vector, Hybrid, RRF, Weighted, Exact, IvfPq, HnswSq, FullTextIndex,
-                 WholeDocument, FixedTokens, ByStructure, OneOf)
+    for part in (Arm, FullText, Vector, Hybrid, LearnedRanker, CrossEncoderRanker, RRF, Weighted, Exact, IvfPq, HnswSq,
+                 FullTextIndex, WholeDocument, FixedTokens, ByStructure, OneOf)
 }  # fmt: skip
 
 

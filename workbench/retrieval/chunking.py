@@ -12,18 +12,14 @@ from itertools import pairwise
 from typing import Protocol
 
 from workbench.errors import ConfigError
-from workbench.records import Document, content_hash
+from workbench.records import Document
 
 Span = tuple[int, int]
 _UNDERLINE = re.compile(r"\s*([-=~^])\1{2,}\s*$")
 _HEADING = re.compile(r" {0,3}#{1,6} \S")
 _FENCE = re.compile(r"\s*(```|~~~)")
 # A line of the first kind after one of the second starts a paragraph.
-_OPENS = {
-    ("text", "blank"),
-    ("text", "inside"),
-    *(("block", k) for k in ("blank", "text", "inside", "block")),
-}
+_OPENS = {("text", "blank"), ("text", "inside"), *(("block", k) for k in ("blank", "text", "inside", "block"))}
 
 
 class Tokenizer(Protocol):
@@ -44,17 +40,10 @@ class Chunker(Protocol):
 class Chunk:
     """One piece of a document; ``start`` and ``end`` are characters of its ``full_text``."""
 
-    chunk_id: str
-    doc_id: str
     position: int
     text: str
     start: int
     end: int
-
-
-def chunk_id_of(tenant_id: str, doc_id: str, position: int) -> str:
-    """Key of one chunk; the tenant is part of it, so that equal document ids of two tenants never meet."""
-    return f"{content_hash(tenant_id, doc_id)[:32]}-{position:05d}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +149,7 @@ def _chunks(document: Document, prefix: str, spans: Sequence[Span]) -> list[Chun
             continue
         at = end - len(text[start:end]) + len(piece) - len(stripped)
         body = prefix + stripped if out else stripped
-        key = chunk_id_of(document.tenant_id, document.doc_id, len(out))
-        out.append(Chunk(key, document.doc_id, len(out), body, at, at + len(stripped)))
+        out.append(Chunk(len(out), body, at, at + len(stripped)))
     return out
 
 

@@ -112,18 +112,8 @@ def _private_install(library: str, version: str, settings: Settings) -> Path:
     target = settings.cache / "libraries" / f"{library}-{version}"
     if not target.is_dir():
         part = target.with_name(f"{target.name}.{os.getpid()}.part")
-        pip = [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "-q",
-            "--only-binary=:all:",
-            "--target",
-            str(part),
-            f"{library}=={version}",
-        ]
-        done = subprocess.run(pip, capture_output=True, text=True, check=False)
+        pip = [sys.executable, "-m", "pip", "install", "-q", "--only-binary=:all:", "--target", str(part)]
+        done = subprocess.run([*pip, f"{library}=={version}"], capture_output=True, text=True, check=False)
         if done.returncode:
             raise EvalsetError(
                 f"the corpus needs {library} {version}, {metadata.version(library)} is installed, and pip could not "
@@ -134,7 +124,7 @@ def _private_install(library: str, version: str, settings: Settings) -> Path:
 
 
 def _document(library: str, version: str, raw: dict[str, Any], released: dict[str, str]) -> Document:
-    month = _release_month(raw["added"], released) or released.get(version) or _release_month(version, released)
+    month = _release_month(raw["added"], released) or _release_month(version, released)
     if month is None:
         raise EvalsetError(f"corpus.toml gives no month for {library} {version} under [released.{library}]")
     return Document(

@@ -6,6 +6,8 @@ Only columns that describe a document can be filtered. The tenant cannot: it is 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, datetime
+from functools import reduce
+from operator import and_
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import StoreError, unknown_name
@@ -31,7 +33,22 @@ class Filter:
 
     def expression(self) -> "Expr":
         """Compile to LanceDB's typed expression."""
-        raise NotImplementedError
+        from lancedb.expr import col
+
+        match self:
+            case Equals(field, value):
+                return col(field) == value
+            case OneOf(field, values):
+                return col(field).isin(values)
+            case Between(field, None, high):
+                return col(field) <= high
+            case Between(field, low, None):
+                return col(field) >= low
+            case Between(field, low, high):
+                return (col(field) >= low) & (col(field) <= high)
+            case AllOf(parts):
+                return reduce(and_, (part.expression() for part in parts))
+        raise NotImplementedError(type(self).__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +60,6 @@ class Equals(Filter):
 
     def __post_init__(self) -> None:
         _check(self.field, self.value)
-
-    def expression(self) -> "Expr":
-        """Compile to LanceDB's typed expression."""
-        return _column(self.field) == self.value
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -65,10 +78,6 @@ class OneOf(Filter):
             raise StoreError(f"OneOf({field!r}, ...) has no values: it would find nothing")
         _check(field, *self.values)
 
-    def expression(self) -> "Expr":
-        """Compile to LanceDB's typed expression."""
-        return _column(self.field).isin(self.values)
-
 
 @dataclass(frozen=True, slots=True)
 class Between(Filter):
@@ -83,13 +92,6 @@ class Between(Filter):
         if not ends:
             raise StoreError(f"{self!r} has no end: give low, high or both, or no filter")
         _check(self.field, *ends)
-
-    def expression(self) -> "Expr":
-        """Compile to LanceDB's typed expression."""
-        column = _column(self.field)
-        if self.low is None:
-            return column <= self.high
-        return column >= self.low if self.high is None else (column >= self.low) & (column <= self.high)
 
 
 @dataclass(frozen=True, slots=True, init=False, repr=False)
@@ -111,13 +113,6 @@ class AllOf(Filter):
     def __repr__(self) -> str:
         return f"AllOf({', '.join(map(repr, self.parts))})"
 
-    def expression(self) -> "Expr":
-        """Compile to LanceDB's typed expression."""
-        first, *others = (part.expression() for part in self.parts)
-        for other in others:
-            first = first & other
-        return first
-
 
 def _check(field: str, *values: Any) -> None:
     if field == "tenant_id":
@@ -127,9 +122,3 @@ def _check(field: str, *values: Any) -> None:
     for value in values:
         if not isinstance(value, FIELDS[field]) or isinstance(value, datetime):
             raise StoreError(f"filter field {field!r} is compared with a {FIELDS[field].__name__}, not {value!r}")
-
-
-def _column(name: str) -> "Expr":
-    from lancedb.expr import col
-
-    return col(name)

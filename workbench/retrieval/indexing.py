@@ -9,17 +9,15 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from workbench.errors import StoreError
-from workbench.records import short_repr
+from workbench.records import ShortRepr
 
 TEXT_INDEX = "text_fts"
 VECTOR_INDEX = "vector_ann"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Exact:
+class Exact(ShortRepr):
     """No vector index: every vector of the tenant is compared. The reference for all others."""
-
-    __repr__ = short_repr
 
     name: ClassVar[str] = "exact"
     deterministic: ClassVar[bool] = True
@@ -27,13 +25,11 @@ class Exact:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class IvfPq:
+class IvfPq(ShortRepr):
     """Inverted lists of product-quantised vectors: smallest, and needs ``refine_factor`` to be accurate.
 
     ``partitions`` and ``sub_vectors`` of None leave the number to LanceDB (from rows and dimension).
     """
-
-    __repr__ = short_repr
 
     name: ClassVar[str] = "ivf_pq"
     deterministic: ClassVar[bool] = False
@@ -48,10 +44,8 @@ class IvfPq:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class HnswSq:
+class HnswSq(ShortRepr):
     """Neighbour graph over 8-bit vectors: near-exact, slower to build, and larger."""
-
-    __repr__ = short_repr
 
     name: ClassVar[str] = "hnsw_sq"
     deterministic: ClassVar[bool] = False
@@ -65,13 +59,11 @@ VectorIndex = Exact | IvfPq | HnswSq
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class FullTextIndex:
+class FullTextIndex(ShortRepr):
     """How text becomes terms for BM25 (k1 and b are LanceDB's own and cannot be set).
 
     ``tokenizer`` is LanceDB's ``base_tokenizer``: simple, whitespace, raw, ngram or icu.
     """
-
-    __repr__ = short_repr
 
     stem: bool = True
     remove_stop_words: bool = True
@@ -110,10 +102,7 @@ def _vector_config(vector: IvfPq | HnswSq, rows: int) -> Any:
 
     if isinstance(vector, HnswSq):
         return index.HnswSq(
-            distance_type="cosine",
-            m=vector.m,
-            ef_construction=vector.ef_construction,
-            num_partitions=vector.partitions,
+            distance_type="cosine", m=vector.m, ef_construction=vector.ef_construction, num_partitions=vector.partitions
         )
     if rows < vector.min_rows:
         raise StoreError(

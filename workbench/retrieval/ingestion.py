@@ -7,7 +7,7 @@ chunks, and no others, carry the hash of its present content and of how it was c
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from workbench.errors import StoreError
 from workbench.inference.embedding import Embedder
@@ -30,8 +30,8 @@ class IngestReport:
     unchanged: int
     removed: int
     blank: int
-    chunks: int
-    embedded: int
+    chunks: int = 0
+    embedded: int = 0
 
 
 def ingest(
@@ -77,35 +77,23 @@ def ingest(
             f"{embedder.dimension}; open a table of that dimension"
         )
     recipe = _Recipe(chunker, tokenizer, embedder, vectors)
-    plan = _plan(store, documents, recipe, prune)
-    chunks = embedded = 0
-    for i in range(0, len(plan.jobs), batch):
-        part = plan.jobs[i : i + batch]
-        written, fresh = _write(store, part, recipe)
-        chunks, embedded = chunks + written, embedded + fresh
+    jobs, gone, report = _plan(store, documents, recipe, prune)
+    for i in range(0, len(jobs), batch):
+        part = jobs[i : i + batch]
+        rows, embedded = recipe.rows(part)
+        store.upsert(rows)  # new rows first, then away with what they replace
+        stale: dict[str, dict[str, str]] = {}
+        for job in part:
+            if job.changed:
+                stale.setdefault(job.document.tenant_id, {})[job.document.doc_id] = job.digest
+        for tenant_id, current in stale.items():
+            store.delete_stale(tenant_id, current)
+        report = replace(report, chunks=report.chunks + len(rows), embedded=report.embedded + embedded)
         if on_progress:
-            on_progress(i + len(part), len(plan.jobs))
-    for tenant_id, doc_ids in plan.gone.items():
+            on_progress(i + len(part), len(jobs))
+    for tenant_id, doc_ids in gone.items():
         store.delete_documents(tenant_id, doc_ids)
-    changed = sum(job.changed for job in plan.jobs)
-    return IngestReport(
-        added=len(plan.jobs) - changed,
-        changed=changed,
-        unchanged=plan.unchanged,
-        removed=sum(map(len, plan.gone.values())),
-        blank=plan.blank,
-        chunks=chunks,
-        embedded=embedded,
-    )
-
-
-def _write(store: Store, part: "Sequence[_Job]", recipe: "_Recipe") -> tuple[int, int]:
-    """One commit: new rows first, then away with what they replace; chunks written, texts embedded."""
-    rows, fresh = recipe.rows(part)
-    written = store.upsert(rows)
-    for tenant_id in {job.document.tenant_id for job in part if job.changed}:
-        store.delete_stale(tenant_id, {j.document.doc_id: j.digest for j in part if j.changes(tenant_id)})
-    return written, fresh
+    return report
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +103,6 @@ class _Job:
     document: Document
     digest: str
     changed: bool
-
-    def changes(self, tenant_id: str) -> bool:
-        return self.changed and self.document.tenant_id == tenant_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,17 +144,10 @@ class _Recipe:
         return rows, embedded
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """What has to be written, and which documents of which tenant removed."""
-
-    jobs: list[_Job]
-    gone: dict[str, list[str]]
-    unchanged: int
-    blank: int
-
-
-def _plan(store: Store, documents: Iterable[Document], recipe: _Recipe, prune: bool) -> _Plan:
+def _plan(
+    store: Store, documents: Iterable[Document], recipe: _Recipe, prune: bool
+) -> tuple[list[_Job], dict[str, list[str]], IngestReport]:
+    """What has to be written, which documents of which tenant removed, and what that makes of the corpus."""
     corpus: dict[str, list[Document]] = {}
     for document in documents:
         corpus.setdefault(document.tenant_id, []).append(document)
@@ -186,7 +164,8 @@ def _plan(store: Store, documents: Iterable[Document], recipe: _Recipe, prune: b
         keep = {d.doc_id for d in with_text}
         emptied = {d.doc_id for d in group} - keep
         gone[tenant_id] = [doc_id for doc_id in known if doc_id in emptied or (prune and doc_id not in keep)]
-    return _Plan(jobs, gone, unchanged, blank)
+    changed, removed = sum(job.changed for job in jobs), sum(map(len, gone.values()))
+    return jobs, gone, IngestReport(len(jobs) - changed, changed, unchanged, removed, blank)
 
 
 def _check_unique(tenant_id: str, documents: Sequence[Document]) -> None:

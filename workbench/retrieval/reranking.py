@@ -2,30 +2,21 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from workbench.errors import ConfigError
 from workbench.inference.prices import Work
-from workbench.records import Hit, short_repr
+from workbench.records import Hit, ShortRepr
 from workbench.retrieval.indexing import VectorIndex
 from workbench.retrieval.strategies import Hybrid, Question, ordered, scaled
 from workbench.retrieval.tenant import TenantHandle
 
 _WORD = re.compile(r"[^\W_]+")
-FEATURES = (
-    "text score",
-    "vector score",
-    "cosine",
-    "text rank",
-    "vector rank",
-    "in both",
-    "id overlap",
-    "id length",
-)
+FEATURES = ("text score", "vector score", "cosine", "text rank", "vector rank", "in both", "id overlap", "id length")
 
 
 def features(question: Question, text: Sequence[Hit], vector: Sequence[Hit]) -> tuple[list[str], np.ndarray]:
@@ -59,30 +50,35 @@ def features(question: Question, text: Sequence[Hit], vector: Sequence[Hit]) -> 
     return candidates, np.array(rows, float).reshape(len(candidates), len(FEATURES))
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class LearnedRanker:
-    """A linear ranker over `FEATURES`, fitted on dev questions; its weights are part of its name and print."""
+class _Reranker(ShortRepr):
+    """What every reranker has of the hybrid search that it starts from."""
 
-    __repr__ = short_repr
-
-    weights: tuple[float, ...]
-    first: Hybrid = Hybrid()
-    uses_vectors: bool = field(default=True, init=False)
+    __slots__ = ()
+    first: Hybrid
+    uses_vectors: ClassVar[bool] = True
 
     @property
     def index(self) -> VectorIndex:
         """Index of the vector leg."""
         return self.first.index
 
+    def plan(self, handle: TenantHandle, question: Question) -> dict[str, str]:
+        """Plans of the legs, and what ranks their hits."""
+        return self.first.plan(handle, question) | {"ranker": repr(self)}
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class LearnedRanker(_Reranker):
+    """A linear ranker over `FEATURES`, fitted on dev questions; its weights are part of its name and print."""
+
+    weights: tuple[float, ...]
+    first: Hybrid = Hybrid()
+
     def search(self, handle: TenantHandle, question: Question, k: int) -> list[Hit]:
         """Candidates of both legs by the learned score."""
         candidates, rows = features(question, *self.first.legs(handle, question))
         scores = rows @ np.array(self.weights)
         return ordered(map(Hit, candidates, scores.tolist()))[:k]
-
-    def plan(self, handle: TenantHandle, question: Question) -> dict[str, str]:
-        """Plans of the legs, and what ranks their hits."""
-        return self.first.plan(handle, question) | {"ranker": repr(self.weights)}
 
     def work(self, rows: int) -> list[Work]:
         """The hybrid search and one pass over its candidates."""
@@ -94,7 +90,6 @@ def fit_ranker(
     qrels: Mapping[str, Mapping[str, int]],
     *,
     first: Hybrid,
-    strength: float = 1.0,
 ) -> LearnedRanker:
     """Fit a linear ranker by pairwise logistic regression (RankNet's loss, Burges et al. 2005) on dev questions.
 
@@ -104,8 +99,6 @@ def fit_ranker(
         Both legs of ``first`` for each dev question.
     qrels : mapping of query id to {doc_id: grade}
         Judgements of the dev questions; what is not judged counts as not relevant.
-    strength : float
-        Inverse of the L2 penalty.
 
     Raises
     ------
@@ -126,26 +119,18 @@ def fit_ranker(
     x = np.array(pairs)
     x, y = np.r_[x, -x], np.r_[np.ones(len(x)), np.zeros(len(x))]
     scale = x.std(0) + 1e-12
-    model = LogisticRegression(C=strength, fit_intercept=False, max_iter=1000)
+    model = LogisticRegression(C=1.0, fit_intercept=False, max_iter=1000)
     model.fit(x / scale, y, sample_weight=np.r_[weights, weights])
     return LearnedRanker(tuple(round(float(w), 6) for w in model.coef_[0] / scale), first)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class CrossEncoderRanker:
+class CrossEncoderRanker(_Reranker):
     """A cross-encoder over the first ``depth`` hits, where sentence-transformers and its weights are at hand."""
-
-    __repr__ = short_repr
 
     model: str
     first: Hybrid = Hybrid()
     depth: int = 50
-    uses_vectors: bool = field(default=True, init=False)
-
-    @property
-    def index(self) -> VectorIndex:
-        """Index of the vector leg."""
-        return self.first.index
 
     def search(self, handle: TenantHandle, question: Question, k: int) -> list[Hit]:
         """First hits, ordered by the cross-encoder's score of (question, text)."""
@@ -154,10 +139,6 @@ class CrossEncoderRanker:
         pairs = [(question.text, "\n".join(texts[h.doc_id])) for h in hits]
         scores = _cross_encoder(self.model).predict(pairs)
         return ordered(Hit(h.doc_id, float(s)) for h, s in zip(hits, scores, strict=True))[:k]
-
-    def plan(self, handle: TenantHandle, question: Question) -> dict[str, str]:
-        """Plans of the legs, and what ranks their hits."""
-        return self.first.plan(handle, question) | {"ranker": self.model}
 
     def work(self, rows: int) -> list[Work]:
         """The hybrid search and one forward pass for each candidate."""

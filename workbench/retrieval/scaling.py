@@ -79,13 +79,13 @@ class Scale:
         return min((p.rows for p in self.points if p.index == "exact" and p.p95_ms > limit_ms), default=None)
 
 
-def measure_scale(max_rows: int, folder: Path, *, seed: int = 0) -> Scale:
+def measure_scale(max_rows: int, folder: Path) -> Scale:
     """Time every index at 1e3, 1e4, ... rows up to ``max_rows``; tables are made below ``folder`` and removed."""
     folder.mkdir(parents=True, exist_ok=True)
     points: list[ScalePoint] = []
     for rows in [n for n in STEPS if n <= max_rows]:
         with tempfile.TemporaryDirectory(dir=folder) as where:
-            points += _measure(rows, where, seed)
+            points += _measure(rows, where)
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}"
     return Scale(machine, str(dt.datetime.now(dt.UTC).date()), DIMENSION, tuple(points))
 
@@ -104,8 +104,8 @@ def synthetic_vectors(n: int, rng: np.random.Generator) -> npt.NDArray[np.float3
     return vectors
 
 
-def _measure(rows: int, where: str, seed: int) -> list[ScalePoint]:
-    rng = np.random.default_rng(seed)
+def _measure(rows: int, where: str) -> list[ScalePoint]:
+    rng = np.random.default_rng(0)
     store = fill_store(where, rows, rng)
     asked = synthetic_vectors(QUERIES, rng)
     points: list[ScalePoint] = []

@@ -1,7 +1,7 @@
 """Chunks of all tenants in one LanceDB table: written here, searched only through a tenant's own handle."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import date, timedelta
 from pathlib import Path
@@ -11,16 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from workbench.errors import StoreError
-from workbench.retrieval.chunking import chunk_id_of
+from workbench.records import content_hash
 from workbench.retrieval.indexing import Exact, FullTextIndex, IndexState, VectorIndex, build_indices, index_states
 from workbench.retrieval.lance import committed, reported
-from workbench.retrieval.tenant import ChunkHit, TenantHandle, checked_tenant
+from workbench.retrieval.tenant import TenantHandle, checked_tenant
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from lancedb.expr import Expr
-
-__all__ = ["ChunkHit", "ChunkRow", "Store", "StoreState", "TenantHandle"]
 
 # What `set_unenforced_primary_key` writes. Without a declared key concurrent upserts make silent duplicates;
 # declared with the schema, it is there from the first version on, whichever process makes the table.
@@ -48,16 +46,15 @@ class ChunkRow:
     @property
     def chunk_id(self) -> str:
         """Key of the row, made from tenant, document and position: no row can overwrite another tenant's."""
-        return chunk_id_of(self.tenant_id, self.doc_id, self.position)
+        return f"{content_hash(self.tenant_id, self.doc_id)[:32]}-{self.position:05d}"
 
 
 @dataclass(frozen=True, slots=True)
 class StoreState:
-    """What a table holds now; ``size_bytes`` is None where it is not a local folder."""
+    """What a table holds now; every write makes another version."""
 
     rows: int
     version: int
-    size_bytes: int | None
     indices: tuple[IndexState, ...]
 
 
@@ -133,15 +130,14 @@ class Store:
 
     def delete_documents(self, tenant_id: str, doc_ids: Sequence[str]) -> int:
         """Delete every chunk of the documents of one tenant; returns how many chunks went."""
-        return self._delete(tenant_id, doc_ids, None)
+        return sum(self._delete(tenant_id, part) for part in _slices(doc_ids))
 
     def delete_stale(self, tenant_id: str, current: Mapping[str, str]) -> int:
         """Delete what earlier texts of the documents left; ``current`` is content hash by ``doc_id``."""
         from lancedb.expr import col
 
-        deleted, doc_ids = 0, list(current)
-        for i in range(0, len(doc_ids), _SLICE):
-            part = doc_ids[i : i + _SLICE]
+        deleted = 0
+        for part in _slices(list(current)):
             old = ~col("content_hash").isin([current[d] for d in part]) | (col("position") >= col("n_chunks"))
             deleted += self._delete(tenant_id, part, old)
         return deleted
@@ -173,26 +169,20 @@ class Store:
             self._table.optimize(cleanup_older_than=keep)
 
     def describe(self) -> StoreState:
-        """Rows, version, size, and how far each index has fallen behind."""
+        """Rows, version, and how far each index has fallen behind."""
         with reported(f"describe {self._uri}"):
-            states = index_states(self._table)
-            return StoreState(self._table.count_rows(), self._table.version, self._size_bytes(), states)
+            return StoreState(self._table.count_rows(), self._table.version, index_states(self._table))
 
-    def _delete(self, tenant_id: str, doc_ids: Sequence[str], condition: "Expr | None") -> int:
+    def _delete(self, tenant_id: str, doc_ids: Sequence[str], condition: "Expr | None" = None) -> int:
         from lancedb.expr import col, lit
 
-        own, deleted = col("tenant_id") == lit(checked_tenant(tenant_id)), 0
-        for i in range(0, len(doc_ids), _SLICE):
-            rows = own & col("doc_id").isin(list(doc_ids[i : i + _SLICE]))
-            with reported(f"delete chunks from {self._uri}"):
-                deleted += self._table.delete(rows if condition is None else rows & condition).num_deleted_rows
-        return deleted
+        rows = (col("tenant_id") == lit(checked_tenant(tenant_id))) & col("doc_id").isin(list(doc_ids))
+        with reported(f"delete chunks from {self._uri}"):
+            return int(self._table.delete(rows if condition is None else rows & condition).num_deleted_rows)
 
-    def _size_bytes(self) -> int | None:
-        if "://" in self._uri:
-            return None
-        folder = Path(self._uri) / f"{self._table.name}.lance"
-        return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+def _slices(doc_ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (doc_ids[i : i + _SLICE] for i in range(0, len(doc_ids), _SLICE))
 
 
 def _schema(dimension: int) -> "pa.Schema":

@@ -3,14 +3,14 @@
 A strategy never sees a store, only the handle of one tenant. Scores of different strategies do not compare.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from workbench.inference.prices import Work
-from workbench.records import Hit, short_repr
+from workbench.records import Hit, ShortRepr
 from workbench.retrieval.chunking import Chunker, WholeDocument
 from workbench.retrieval.filters import Filter
 from workbench.retrieval.indexing import Exact, FullTextIndex, VectorIndex
@@ -54,14 +54,12 @@ class Strategy(Protocol):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class FullText:
+class FullText(ShortRepr):
     """BM25 over the words of the question."""
 
-    __repr__ = short_repr
-
     where: Filter | None = None
-    uses_vectors: bool = field(default=False, init=False)
-    index: VectorIndex = field(default=Exact(), init=False)
+    uses_vectors: ClassVar[bool] = False
+    index: ClassVar[VectorIndex] = Exact()
 
     def search(self, handle: TenantHandle, question: Question, k: int) -> list[Hit]:
         """Best ``k`` documents by BM25; an empty question finds nothing."""
@@ -77,17 +75,15 @@ class FullText:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Vector:
+class Vector(ShortRepr):
     """Cosine similarity of embeddings, by exact scan or an approximate index."""
-
-    __repr__ = short_repr
 
     index: VectorIndex = Exact()
     where: Filter | None = None
     nprobes: int | None = None
     refine_factor: int | None = None
     ef: int | None = None
-    uses_vectors: bool = field(default=True, init=False)
+    uses_vectors: ClassVar[bool] = True
 
     def search(self, handle: TenantHandle, question: Question, k: int) -> list[Hit]:
         """Best ``k`` documents by cosine similarity of their nearest chunk."""
@@ -114,10 +110,8 @@ class Vector:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class RRF:
+class RRF(ShortRepr):
     """Reciprocal rank fusion (Cormack, Clarke, Büttcher 2009): sum of 1 / (k + rank)."""
-
-    __repr__ = short_repr
 
     k: int = 60
 
@@ -127,41 +121,30 @@ class RRF:
         >>> [h.doc_id for h in RRF().fuse([Hit("a", 9), Hit("b", 8)], [Hit("b", 0.9), Hit("c", 0.8)])]
         ['b', 'a', 'c']
         """
-        scores: dict[str, float] = {}
-        for leg in (text, vector):
-            for place, hit in enumerate(leg, 1):
-                scores[hit.doc_id] = scores.get(hit.doc_id, 0.0) + 1 / (self.k + place)
-        return ordered(Hit(doc_id, score) for doc_id, score in scores.items())
+        return fused(*({hit.doc_id: 1 / (self.k + i) for i, hit in enumerate(leg, 1)} for leg in (text, vector)))
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Weighted:
+class Weighted(ShortRepr):
     """Weighted sum of scores scaled to [0, 1] within each list (Bruch et al. 2023); weight of the vector leg."""
-
-    __repr__ = short_repr
 
     weight: float = 0.5
 
     def fuse(self, text: Sequence[Hit], vector: Sequence[Hit]) -> list[Hit]:
         """Documents of both lists by the weighted sum; what a list lacks counts 0 there."""
-        scores: dict[str, float] = {}
-        for leg, weight in ((text, 1 - self.weight), (vector, self.weight)):
-            for doc_id, score in scaled(leg).items():
-                scores[doc_id] = scores.get(doc_id, 0.0) + weight * score
-        return ordered(Hit(doc_id, score) for doc_id, score in scores.items())
+        weighted = ((text, 1 - self.weight), (vector, self.weight))
+        return fused(*({doc_id: weight * s for doc_id, s in scaled(leg).items()} for leg, weight in weighted))
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Hybrid:
+class Hybrid(ShortRepr):
     """Full text and vectors, each searched to ``depth`` and fused."""
-
-    __repr__ = short_repr
 
     vector: Vector = Vector()
     fusion: RRF | Weighted = RRF()
     depth: int = 100
     where: Filter | None = None
-    uses_vectors: bool = field(default=True, init=False)
+    uses_vectors: ClassVar[bool] = True
 
     @property
     def index(self) -> VectorIndex:
@@ -189,10 +172,8 @@ class Hybrid:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Arm:
+class Arm(ShortRepr):
     """One candidate of the comparison; printing it gives what builds it again."""
-
-    __repr__ = short_repr
 
     name: str
     strategy: Strategy
@@ -212,6 +193,11 @@ def best_chunks(hits: Iterable[ChunkHit]) -> list[Hit]:
     for hit in hits:
         best.setdefault(hit.doc_id, hit.score)
     return [Hit(doc_id, score) for doc_id, score in best.items()]
+
+
+def fused(text: Mapping[str, float], vector: Mapping[str, float]) -> list[Hit]:
+    """Documents of both legs by the sum of their scores; what a leg lacks counts 0 there."""
+    return ordered(Hit(doc_id, text.get(doc_id, 0.0) + vector.get(doc_id, 0.0)) for doc_id in {**text, **vector})
 
 
 def ordered(hits: Iterable[Hit]) -> list[Hit]:

@@ -120,30 +120,28 @@ class TenantHandle:
         words: str | None = None,
         k: int = 10,
         where: Filter | None = None,
-        nprobes: int | None = None,
-        refine_factor: int | None = None,
-        ef: int | None = None,
         exact: bool = False,
+        **knobs: int | None,
     ) -> dict[str, str]:
         """LanceDB's own account of each leg, ``vector`` and ``full_text``: filter, index, knobs in effect."""
-        knobs = _knobs(k, nprobes=nprobes, refine_factor=refine_factor, ef=ef)
         legs: dict[str, Any] = {}
         if vector is not None:
-            legs["vector"] = self._vector_query(vector, k, where, exact, knobs)
+            legs["vector"] = self._vector_query(vector, k, where, exact, _knobs(k, **knobs))
         if words is not None:
             legs["full_text"] = self._text_query(words, k, where)
         with reported(f"explain a search of tenant {self._shown}"):
             return {leg: query.explain_plan(True) for leg, query in legs.items()}
 
-    def texts(self, chunk_ids: Sequence[str]) -> dict[str, str]:
-        """Text of each chunk, as rerankers need it; ids that are not the tenant's are left out."""
-        rows = self._rows("chunk_id", chunk_ids, ["chunk_id", "text"])
-        return dict(zip(rows["chunk_id"], rows["text"], strict=True))
-
     def documents(self, doc_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """Texts of the chunks of each document, in order; ids that are not the tenant's are left out."""
-        rows = self._rows("doc_id", doc_ids, ["doc_id", "position", "text"]).sort("position")
-        texts = rows.group_by("doc_id", maintain_order=True).agg("text")
+        from lancedb.expr import col
+
+        if not doc_ids:
+            return {}
+        with reported(f"read texts of tenant {self._shown}"):
+            query = self._table.search().where(self._scope(None) & col("doc_id").isin(list(doc_ids)))
+            rows = pl.DataFrame(query.select(["doc_id", "position", "text"]).to_arrow())
+        texts = rows.sort("position").group_by("doc_id", maintain_order=True).agg("text")
         return {doc_id: tuple(parts) for doc_id, parts in texts.iter_rows()}
 
     def document_hashes(self) -> dict[str, str | None]:
@@ -221,15 +219,6 @@ class TenantHandle:
             if len(rows) < asked or rows[k - 1][0] < rows[-1][0]:
                 return [ChunkHit(chunk, doc, position, 0.0 - value) for value, chunk, doc, position in rows[:k]]
             asked *= 4
-
-    def _rows(self, column: str, keys: Sequence[str], columns: list[str]) -> pl.DataFrame:
-        from lancedb.expr import col
-
-        if not keys:
-            return pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
-        with reported(f"read texts of tenant {self._shown}"):
-            wanted = self._scope(None) & col(column).isin(list(keys))
-            return pl.DataFrame(self._table.search().where(wanted).select(columns).to_arrow())
 
     @property
     def _shown(self) -> str:

@@ -80,8 +80,7 @@ class VectorCache:
             for i in range(0, len(keys), _LOOKUP):
                 rows = connection.execute(
                     sa.select(_VECTORS.c.text_hash, _VECTORS.c.vector).where(
-                        _VECTORS.c.encoder_id == embedder.encoder_id,
-                        _VECTORS.c.text_hash.in_(keys[i : i + _LOOKUP]),
+                        _VECTORS.c.encoder_id == embedder.encoder_id, _VECTORS.c.text_hash.in_(keys[i : i + _LOOKUP])
                     )
                 )
                 found |= {key: np.frombuffer(blob, dtype="<f4") for key, blob in rows}

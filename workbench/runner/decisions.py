@@ -59,7 +59,7 @@ def accept(settings: Settings, notebook: str, *, reason: str, clock: Clock, run:
     folder = named[0].run_dir
     decision = Decision.load(folder / "decision.json")
     decision = replace(decision, accepted_because=reason.strip(), accepted_on=str(clock.now().date()))
-    evalset = find_evalset(decision.settings["evalset"], settings)
+    evalset = find_evalset(named[0].parameters.get("evalset", decision.settings["evalset"]), settings)
     uses = note_test_use(settings, evalset, notebook)
     target = decision_path(evalset, notebook)
     try:
