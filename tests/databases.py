@@ -48,3 +48,8 @@ def engine(state_url) -> Iterator[sa.Engine]:
     engine = open_engine(state_url)
     yield engine
     engine.dispose()
+
+
+def file_bytes(folder: Path) -> bytes:
+    """Every byte of the SQLite database and of its write-ahead log."""
+    return b"".join(path.read_bytes() for path in sorted(folder.glob("state.sqlite*")))

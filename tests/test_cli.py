@@ -3,11 +3,14 @@
 import os
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.notebooks.zoo import add_notebook, make_settings
+from tests.runner.test_decisions import DECISION
 from workbench.config import Settings
 
 DECIDES = """from workbench.records import Decision, Fingerprint, Rule
@@ -99,6 +102,24 @@ def test_mistake_is_one_clear_message_and_exit_code_3(project: Settings, argumen
 
 
 @pytest.mark.slow
+def test_check_says_what_holds_and_writes_it_for_the_build_server(project: Settings) -> None:
+    accepted = replace(DECISION, settings={"evalset": "docs_qa", "margin": 0.5})
+    (project.evalsets / "docs_qa" / "decisions").mkdir()
+    (project.evalsets / "docs_qa" / "decisions" / "retrieval.json").write_text(accepted.to_json(), encoding="utf-8")
+    claim = '{"kind": "generalisation", "arm": "vector", "status": "broken", "sentence": "It fell."}'
+    gate = f'{{"status": "broken", "exit_code": 1, "sentence": "It fell.", "claims": [{claim}]}}'
+    writes = f"_ = (run_dir / 'gate.json').write_text('{gate}')"
+    add_notebook(project, "retrieval", gate=writes, parameters=PARAMETERS)
+    path = project.root / "build" / "junit.xml"
+    done = workbench(project, "check", "--junit", str(path))
+    assert done.returncode == 1, done.stderr
+    said, _, written = done.stdout.splitlines()
+    assert said == "docs_qa/retrieval  broken: It fell."
+    assert written == f"written: {path}"
+    (suite,) = ET.parse(path).getroot()
+    assert [suite.get(name) for name in ("name", "tests", "failures")] == ["workbench.docs_qa.retrieval", "2", "1"]
+
+
 def test_failed_run_exits_3_and_says_why(project: Settings) -> None:
     add_notebook(project, "caching", gate="pass")
     done = workbench(project, "run", "caching")

@@ -1,5 +1,7 @@
 """``workbench trace``, as a user calls it."""
 
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -56,7 +58,7 @@ def test_unknown_id_is_an_error_that_names_the_latest(trace_id: str) -> None:
 def test_page_that_cannot_be_written_and_an_empty_database_are_said(
     trace_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = CliRunner().invoke(app, ["trace", trace_id, "--html", str(tmp_path / "absent" / "x.html")])
+    done = CliRunner().invoke(app, ["trace", trace_id, "--html", str(tmp_path / "state.sqlite" / "x.html")])
     assert (done.exit_code, "cannot be written" in done.stderr) == (3, True)
     monkeypatch.setenv("WORKBENCH_STATE_URL", f"sqlite:///{tmp_path / 'other.sqlite'}")
     assert CliRunner().invoke(app, ["trace"]).stdout == "no trace is stored yet\n"
@@ -68,3 +70,19 @@ def test_trace_shows_itself_in_a_notebook(trace_id: str) -> None:
     trace = load_trace(open_engine(load_settings().state_url), trace_id)
     assert trace._repr_html_().startswith('<section class="wb-trace"')
     assert QUESTION in repr(trace)
+
+
+def test_traces_are_forgotten_up_to_a_moment_that_is_past(trace_id: str) -> None:
+    def forget(*more: str) -> tuple[int, str]:
+        done = CliRunner().invoke(app, ["trace", "--forget-before", *more])
+        return done.exit_code, done.output
+
+    said = "forgotten: 0 traces with 0 spans, ended before 2026-01-01 00:00:00 UTC\n"
+    assert forget("2026-01-01") == (0, said)
+    for refused, why in ((["2999-01-01"], "in the future"), (["2026-01-01", trace_id], "give it no trace")):
+        code, output = forget(*refused)
+        assert (code, why in output) == (3, True)
+    assert trace_id in CliRunner().invoke(app, ["trace"]).stdout
+    time.sleep(1.05)  # the moment is given in whole seconds
+    assert forget(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S}")[1].startswith("forgotten: 1 traces with 2 spans")
+    assert CliRunner().invoke(app, ["trace"]).stdout == "no trace is stored yet\n"

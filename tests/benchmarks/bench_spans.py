@@ -19,8 +19,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from workbench.state import open_engine
-from workbench.telemetry.export import SPANS, SpanStore, create_tables
+from workbench.state import create_tables, open_engine
+from workbench.telemetry.export import SPANS, SpanStore
 from workbench.telemetry.spans import Tracing
 from workbench.telemetry.trace import latest_traces, load_trace
 
@@ -67,7 +67,7 @@ def call(folder: Path, url: str, spans: int) -> None:
     print("{:<28}{:9.0f}{:9.0f}".format("SDK, kept nowhere", *per_call_us(bare(), spans)))
     for name in ("stored", "stored, content", "OTLP endpoint refuses", *(["database locked"] if not url else [])):
         engine = open_engine(url or f"sqlite:///{folder / 'call.sqlite'}")
-        create_tables(engine)
+        create_tables(engine, SPANS)
         if name.startswith("OTLP"):
             os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = "http://127.0.0.1:9"
         tracing = Tracing(engine)
@@ -107,7 +107,7 @@ def ended_spans(count: int) -> Sequence[Any]:
 
 def growth(folder: Path, url: str, marks: Sequence[int]) -> None:
     engine = open_engine(url or f"sqlite:///{folder / 'growth.sqlite'}")
-    create_tables(engine)
+    create_tables(engine, SPANS)
     with engine.begin() as connection:
         connection.execute(sa.delete(SPANS))
     store = SpanStore(engine)

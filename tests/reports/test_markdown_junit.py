@@ -12,6 +12,12 @@ from tests.reports.test_html import HOSTILE, spoiled
 from workbench.reports.junit import junit_xml
 from workbench.reports.markdown import BYTES_LIMIT, markdown_summary, markdown_text
 
+
+def suite_of(run_dir: Path) -> ET.Element:
+    (suite,) = ET.fromstring(junit_xml({"docs_qa.retrieval": run_dir}))
+    return suite
+
+
 GITHUB = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 _TAGS = "h3 h4 p blockquote strong em br code table thead tbody tr th td ul li details summary"
 KNOWN = frozenset(_TAGS.split())
@@ -70,10 +76,11 @@ def test_markdown_of_a_failed_run_says_so_first(tmp_path: Path) -> None:
 
 
 def test_junit_has_a_case_for_the_run_and_for_each_claim(tmp_path: Path) -> None:
-    suite = ET.fromstring(junit_xml(samples.write_run(tmp_path)))
+    suite = suite_of(samples.write_run(tmp_path))
     assert [suite.get(k) for k in ("tests", "failures", "errors", "skipped")] == ["4", "0", "0", "0"]
     assert [case.get("name") for case in suite][1:] == [c["arm"] for c in samples.gate()["claims"]]
     assert suite[0].get("time") == "67.000"
+    assert suite[0].get("classname") == "workbench.docs_qa.retrieval"
 
 
 @pytest.mark.parametrize(
@@ -87,14 +94,14 @@ def test_junit_has_a_case_for_the_run_and_for_each_claim(tmp_path: Path) -> None
 def test_a_claim_is_never_greener_than_the_build(tmp_path: Path, status: str, exit_code: int, tag: str | None) -> None:
     claim = {"kind": "generalisation", "arm": "a", "status": status, "sentence": "Because."}
     gate = {"status": status, "exit_code": exit_code, "sentence": "", "claims": [claim]}
-    case = ET.fromstring(junit_xml(samples.write_run(tmp_path, gated=gate)))[1]
+    case = suite_of(samples.write_run(tmp_path, gated=gate))[1]
     assert [child.tag for child in case] == ([tag] if tag else [])
     assert all(child.get("message") == "Because." for child in case)
 
 
 def test_junit_of_a_run_without_a_gate_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps(samples.run_record() | {"status": "interrupted", "ended": None}))
-    suite = ET.fromstring(junit_xml(tmp_path))
+    suite = suite_of(tmp_path)
     assert suite.get("errors") == "1"
     assert "no gate result" in suite[0][0].get("message", "")
     assert suite[0].get("time") is None
@@ -104,7 +111,7 @@ def test_junit_of_a_run_without_a_gate_is_an_error(tmp_path: Path) -> None:
 def test_hostile_text_leaves_junit_readable(tmp_path: Path, text: str) -> None:
     claim = {"kind": text, "arm": text, "status": "broken", "sentence": text}
     gate = {"status": "broken", "exit_code": 1, "sentence": text, "claims": [claim]}
-    xml = junit_xml(samples.write_run(tmp_path, run=samples.run_record() | {"notebook": text}, gated=gate))
-    suite = ET.fromstring(xml.encode())
-    assert {element.tag for element in suite.iter()} == {"testsuite", "testcase", "failure"}
+    xml = junit_xml({text: samples.write_run(tmp_path, gated=gate)})
+    root = ET.fromstring(xml.encode())
+    assert {element.tag for element in root.iter()} == {"testsuites", "testsuite", "testcase", "failure"}
     assert len(xml) < 20_000

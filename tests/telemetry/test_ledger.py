@@ -1,11 +1,12 @@
 from concurrent.futures import ThreadPoolExecutor
 
+import polars as pl
 import pytest
 
 from tests.telemetry.rows import row
 from workbench.errors import StoreError
 from workbench.state import open_engine
-from workbench.telemetry.ledger import Ledger
+from workbench.telemetry.ledger import NOBODY, Ledger
 
 ROWS = [
     row("a", 0, 700, tenant_id="acme", feature="find", model_asked="small", status="error", error_class="Throttled"),
@@ -46,23 +47,35 @@ def test_totals_name_what_nobody_claimed_and_count_a_call_once(ledger):
     ]
 
 
+@pytest.mark.parametrize("by", ["tenant_id", "status", "model_asked", "trace_id"])
+def test_a_call_counts_once_in_each_group_in_which_it_has_an_attempt(ledger, by):
+    ledger.correct("a", 1, 40, "invoice")
+    ledger.correct("a", 0, 40, "invoice")
+    models = ["large", "small", "large", "small", "large"]
+    ledger.add([row("e", i, 1, model_asked=m, trace_id=m) for i, m in enumerate(models)])
+    ledger.add([row("f", i, 1, model_asked="small", tenant_id="acme") for i in (2, 3)])
+    counted = ledger.frame().group_by(by).agg(pl.col("call_id").n_unique()).with_columns(pl.col(by).replace("", NOBODY))
+    assert dict(ledger.totals(by).select(by, "calls").rows()) == dict(counted.rows())
+
+
 def test_totals_by_what_is_no_column_are_refused(ledger):
     with pytest.raises(StoreError, match="unknown column of the ledger 'tenant'; did you mean 'tenant_id'"):
         ledger.totals("tenant")
 
 
-def test_unattributed_share_is_by_cost_and_by_rows(ledger):
-    share = ledger.unattributed_share("tenant_id")
-    assert share.by_rows == 1 / 5
-    assert share.by_cost == 250 / sum(r.cost_nanos for r in ROWS)
-    assert ledger.unattributed_share().by_rows == 2 / 5  # tenant or feature
+def test_share_without_a_tenant_or_a_feature_is_of_the_money_and_of_the_calls(ledger):
+    before = ledger.unattributed_share()
+    assert before.by_cost == 4_000_000_000_250 / sum(r.cost_nanos for r in ROWS)
+    assert before.by_calls == 2 / 4  # a second attempt is no further call
+    ledger.correct("b", 0, -4_000_000_000_000, "given back")
+    assert ledger.unattributed_share() == (250 / 2250, 2 / 4)
 
 
 def test_an_empty_ledger_sums_to_nothing(engine):
     ledger = Ledger(engine)
     assert ledger.totals("feature").is_empty()
     assert ledger.frame().is_empty()
-    assert ledger.unattributed_share() == (0.0, 0.0)
+    assert ledger.unattributed_share() is None
 
 
 def test_an_attempt_is_written_once_and_its_companions_with_it_or_not_at_all(ledger):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from tests.telemetry.databases import file_bytes
+from tests.databases import file_bytes
 from workbench.errors import ConfigError
 from workbench.rendering.spans import SpanRow
 from workbench.state import open_engine

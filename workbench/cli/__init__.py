@@ -1,5 +1,6 @@
 """The command line: parse, call, print. What it calls, a notebook or a script can call too."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -7,6 +8,7 @@ from typer.core import TyperGroup
 
 from workbench.cli.arguments import named_values
 from workbench.cli.budgets import budgets
+from workbench.cli.files import write_file
 from workbench.cli.imports import import_app
 from workbench.cli.models import models_app
 from workbench.cli.record import record as record_command
@@ -92,6 +94,7 @@ def run(
 @app.command()
 def check(
     names: Annotated[list[str] | None, typer.Argument(help="Notebooks; all accepted decisions by default.")] = None,
+    junit: Annotated[Path | None, typer.Option(metavar="PATH", help="Write the gates as JUnit XML too.")] = None,
     hard_timeout_s: Annotated[float, typer.Option(help="Kill a run after this many seconds.")] = 3600.0,
 ) -> None:
     """Run accepted decisions again and say whether they still hold.
@@ -100,6 +103,7 @@ def check(
     """
     from workbench.clock import SystemClock
     from workbench.config import load_settings
+    from workbench.reports.junit import junit_xml
     from workbench.runner import TerminalProgress
     from workbench.runner import check as check_decisions
     from workbench.runner.decisions import worst_exit_code
@@ -112,6 +116,8 @@ def check(
         said = f"{found.gate.status}: {found.gate.sentence}" if found.gate else f"error: {found.record.error}"
         typer.echo(f"{found.evalset}/{found.decision.notebook}  {said}")
         typer.echo(f"  report: {found.record.report or 'none'}")
+    if junit:
+        write_file(junit, junit_xml({f"{c.evalset}.{c.decision.notebook}": c.record.run_dir for c in checks}))
     raise typer.Exit(worst_exit_code(checks))
 
 
@@ -152,8 +158,6 @@ def summary(
     run: Annotated[str, typer.Argument(help="Folder of a run, or its name below runs/; the newest by default.")] = "",
 ) -> None:
     """Print a run as Markdown, for a build's summary page or a comment."""
-    from pathlib import Path
-
     from workbench.config import load_settings
     from workbench.reports.markdown import markdown_summary
     from workbench.runner import list_runs
@@ -201,8 +205,6 @@ def evalset_lock(path: Annotated[str, typer.Argument(help="Name or folder of an 
 
 def _evalset(given: str, settings: "Settings") -> str:
     """Name of an evalset of the project, hub:NAME, or the absolute path of another folder: kernels work elsewhere."""
-    from pathlib import Path
-
     if given.startswith("hub:"):
         return given
     folder = Path(given).resolve()

@@ -21,12 +21,11 @@ def budgets(
     from workbench.config import load_settings
     from workbench.inference.budgets import Budgets
     from workbench.state import open_engine
+    from workbench.telemetry.ledger import Ledger
 
     url = load_settings().state_url
     engine = open_engine(url)
     if close_holds_before:
-        from workbench.telemetry.ledger import Ledger
-
         closed = Budgets(engine).close_holds(close_holds_before.replace(tzinfo=UTC), Ledger(engine))
         typer.echo(
             f"holds closed: {len(closed):,}, charged in full: ${sum(row.cost_nanos for row in closed) / 1e9:.6f}"
@@ -34,6 +33,9 @@ def budgets(
     drawn = Budgets(engine).table()
     shown = sa.make_url(url).render_as_string(hide_password=True)
     typer.echo(budgets_text(drawn) if len(drawn) else f"no call has been charged in {shown}")
+    if lost := Ledger(engine).unattributed_share():
+        shares = f"{100 * lost.by_cost:.1f}% of the money and {100 * lost.by_calls:.1f}% of the calls"
+        typer.echo(f"{shares} name no tenant or no feature; attributed(tenant_id=..., feature=...) around a call does")
 
 
 def budgets_text(drawn: "pl.DataFrame") -> str:

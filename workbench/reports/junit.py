@@ -1,6 +1,7 @@
-"""The gate as JUnit XML, for build servers that show tests."""
+"""Gates as JUnit XML, for build servers that show tests."""
 
 import xml.etree.ElementTree as ET
+from collections.abc import Mapping
 from pathlib import Path
 
 from workbench.evaluation.gate import GateClaim
@@ -10,8 +11,8 @@ from workbench.reports.results import Results, load_results
 _LIMIT = 2000
 
 
-def junit_xml(run_dir: Path) -> str:
-    """One test case a claim of the gate, and one for the run itself.
+def junit_xml(runs: Mapping[str, Path]) -> str:
+    """A suite for each named run folder: one test case for the run itself, and one a claim of its gate.
 
     ``broken`` fails and ``error`` errs. ``inconclusive`` and ``stale`` fail too, unless the policy made
     the gate's exit code 0: then they are skipped, so that the tests are never greener than the build.
@@ -21,23 +22,22 @@ def junit_xml(run_dir: Path) -> str:
     RunError
         If there is no such folder.
     """
-    results = load_results(run_dir)
-    name = _clean(results.run.get("notebook") or results.folder, 200)
-    suite = ET.Element("testsuite", {"name": f"workbench.{name}"})
+    root = ET.Element("testsuites")
+    for name, run_dir in runs.items():
+        _suite(root, _clean(name, 200), load_results(run_dir))
+    ET.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
+
+
+def _suite(root: ET.Element, name: str, results: Results) -> None:
+    suite = ET.SubElement(root, "testsuite", {"name": f"workbench.{name}"})
     if results.run.get("started"):
         suite.set("timestamp", _clean(results.run["started"], 40))
     _run_case(suite, name, results)
     for claim in results.gate.claims if results.gate else ():
         _claim_case(suite, name, claim, softened=results.gate is not None and results.gate.exit_code == 0)
-    for kind, tag in (
-        ("tests", "testcase"),
-        ("failures", "failure"),
-        ("errors", "error"),
-        ("skipped", "skipped"),
-    ):
+    for kind, tag in (("tests", "testcase"), ("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
         suite.set(kind, str(sum(1 for _ in suite.iter(tag))))
-    ET.indent(suite)
-    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(suite, encoding="unicode") + "\n"
 
 
 def _run_case(suite: ET.Element, name: str, results: Results) -> None:

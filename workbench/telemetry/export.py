@@ -1,4 +1,4 @@
-"""Spans into the state database, and from there or at once to any OTLP back end.
+"""Spans into the state database, and at once to any OTLP back end.
 
 Own code only where the SDK loses spans or waits: what the queue cannot take is counted, a store that cannot be
 written is told once, and an endpoint that does not answer holds nobody up at the end for more than a few seconds.
@@ -15,11 +15,8 @@ import sqlalchemy as sa
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
-from workbench.errors import ProviderError
-from workbench.rendering.spans import SpanRow
-from workbench.state import insert_ignore
+from workbench.state import create_tables, insert_ignore
 
 SCOPE = "workbench"
 REMOTE = ("chat", "text_completion", "generate_content", "embeddings")
@@ -28,10 +25,9 @@ _GRACE_S = 3.0
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _LOG = logging.getLogger(__name__)
 
-_METADATA = sa.MetaData()
 SPANS = sa.Table(
     "wb_span",
-    _METADATA,
+    sa.MetaData(),
     sa.Column("trace_id", sa.String(32), primary_key=True),
     sa.Column("span_id", sa.String(16), primary_key=True),
     sa.Column("parent_id", sa.String(16), nullable=False),
@@ -44,9 +40,8 @@ SPANS = sa.Table(
     sa.Column("ended_ns", sa.BigInteger, nullable=False),
     sa.Column("attributes", sa.Text, nullable=False),
     sa.Column("events", sa.Text, nullable=False),
-)
-_TOP = sa.Index(
-    "wb_span_top", SPANS.c.started_ns, sqlite_where=SPANS.c.top.is_(True), postgresql_where=SPANS.c.top.is_(True)
+    # of the outermost spans alone, for the list of the latest traces
+    sa.Index("wb_span_top", "started_ns", sqlite_where=sa.text("top IS 1"), postgresql_where=sa.text("top IS TRUE")),
 )
 
 
@@ -62,7 +57,7 @@ class SpanStore(SpanExporter):
         self.taken += len(spans)
         try:
             if not self._ready:
-                create_tables(self._engine)
+                create_tables(self._engine, SPANS)
                 self._ready = True
             with self._engine.begin() as connection:
                 insert_ignore(connection, SPANS, [_row(span) for span in spans])
@@ -152,53 +147,6 @@ def wants_fan_out() -> bool:
     return any(os.environ.get(name) for name in _ENDPOINTS)
 
 
-def send_stored(rows: Sequence[SpanRow], endpoint: str | None = None) -> int:
-    """Send stored spans to an OTLP back end, now or a year later.
-
-    Parameters
-    ----------
-    rows : sequence of SpanRow
-        For example ``load_trace(engine, trace_id).rows``. Their ids stay what they were.
-    endpoint : str, optional
-        Full address such as ``http://127.0.0.1:4318/v1/traces``; None for the one of the environment, from where
-        headers, certificates and time-outs come in any case.
-
-    Returns
-    -------
-    int
-        How many spans were taken.
-
-    Raises
-    ------
-    ProviderError
-        If the endpoint did not take them all; sending again does no harm.
-    """
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-
-    exporter = OTLPSpanExporter(endpoint=endpoint)
-    sent = 0
-    try:
-        for i in range(0, len(rows), _BATCH):
-            part = [_readable(row) for row in rows[i : i + _BATCH]]
-            if exporter.export(part) is not SpanExportResult.SUCCESS:
-                raise ProviderError(
-                    f"the OTLP endpoint took {sent} of {len(rows)} spans and then failed; look at its address "
-                    f"({endpoint or 'from the environment'}) and at the log, then send them again"
-                )
-            sent += len(part)
-    finally:
-        exporter.shutdown()  # type: ignore[no-untyped-call]
-    return sent
-
-
-def create_tables(engine: sa.Engine) -> None:
-    """Make the table where there is none yet; another process may do the same at the same time."""
-    with engine.begin() as connection:
-        if connection.dialect.name == "postgresql":
-            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7738135)")  # any number, the same everywhere
-        _METADATA.create_all(connection)
-
-
 def resource() -> Resource:
     """Who sends: ``workbench``, unless OTEL_SERVICE_NAME or OTEL_RESOURCE_ATTRIBUTES say otherwise."""
     named = os.environ.get("OTEL_SERVICE_NAME") or "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
@@ -223,25 +171,3 @@ def _row(span: ReadableSpan) -> dict[str, Any]:
         "attributes": json.dumps(attributes),
         "events": json.dumps(events),
     }
-
-
-def _readable(row: SpanRow) -> ReadableSpan:
-    from opentelemetry.sdk.trace import Event
-    from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-
-    def context(span_id: str) -> SpanContext:
-        return SpanContext(int(row.trace_id, 16), int(span_id, 16), is_remote=False, trace_flags=TraceFlags(1))
-
-    return ReadableSpan(
-        name=row.name,
-        context=context(row.span_id),
-        parent=context(row.parent_id) if row.parent_id else None,
-        resource=resource(),
-        attributes=row.attributes,
-        events=[Event(e["name"], e["attributes"], e["at_ns"]) for e in row.events],
-        kind=SpanKind.CLIENT if row.operation in REMOTE else SpanKind.INTERNAL,
-        status=Status(StatusCode[row.status.upper()], row.message or None),
-        start_time=row.started_ns,
-        end_time=row.ended_ns,
-        instrumentation_scope=InstrumentationScope(SCOPE),
-    )

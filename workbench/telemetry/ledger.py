@@ -89,10 +89,10 @@ _GROUPS = tuple(name for name, kind in _KINDS.items() if kind == "str" and name 
 
 
 class Unattributed(NamedTuple):
-    """Share of the ledger, in [0, 1], that says not whom it was for."""
+    """Share of the ledger, in [0, 1], that names no tenant or no feature."""
 
     by_cost: float
-    by_rows: float
+    by_calls: float
 
 
 class Ledger:
@@ -179,27 +179,42 @@ class Ledger:
 
         if by not in _GROUPS:
             raise StoreError(unknown_name("column of the ledger", by, _GROUPS))
-        group, cost = _LEDGER.c[by], _sum(_LEDGER.c.cost_nanos).label("cost_nanos")
-        columns = (group, sa.func.count(_LEDGER.c.call_id.distinct()).label("calls"), cost)
-        query = sa.select(*columns, _sum(_LEDGER.c.saved_nanos)).group_by(group).order_by(cost.desc(), group)
+        sums = _sums(_LEDGER.c[by])
+        cost = _sum(sums.c.cost).label("cost")
+        query = sa.select(sums.c.name, _sum(sums.c.calls), cost, _sum(sums.c.saved)).group_by(sums.c.name)
+        query = query.order_by(cost.desc(), sums.c.name)
         schema = {by: pl.String, "calls": pl.Int64, "cost_nanos": pl.Int64, "saved_nanos": pl.Int64}
         return self._read(query, schema).with_columns(pl.col(by).replace("", NOBODY))
 
-    def unattributed_share(self, *names: str) -> Unattributed:
-        """Share that lacks one of the named columns; ``tenant_id`` and ``feature`` where none is named."""
-        lacking = sa.or_(*(_LEDGER.c[name] == "" for name in names or ("tenant_id", "feature")))
-        cost, one = _LEDGER.c.cost_nanos, sa.literal(1)
-        sums = [_sum(sa.case((lacking, value), else_=0)) for value in (cost, one)] + [_sum(cost), _sum(one)]
+    def unattributed_share(self) -> Unattributed | None:
+        """Share of what was spent, and of the calls, that names no tenant or no feature; None of an empty ledger."""
+        row = _LEDGER.c
+        lacking = sa.or_(row.tenant_id == "", row.feature == "")
+        parts = (row.cost_nanos, sa.case((row.attempt == 0, 1), else_=0))
+        sums = [_sum(part) for value in parts for part in (sa.case((lacking, value), else_=0), value)]
         with reader(self._engine).begin() as connection:
-            found = connection.execute(sa.select(*sums).select_from(_LEDGER)).one()
-        lost, lost_rows, total, rows = tuple(found)
-        return Unattributed(lost / total if total else 0.0, lost_rows / rows if rows else 0.0)
+            lost, spent, nameless, calls = tuple(connection.execute(sa.select(*sums)).one())
+        return Unattributed(lost / spent if spent else 0.0, nameless / calls) if calls else None
 
     def _read(self, query: sa.Select[Any], schema: dict[str, type["pl.DataType"]]) -> "pl.DataFrame":
         import polars as pl
 
         with reader(self._engine).begin() as connection:
             return pl.DataFrame([tuple(row) for row in connection.execute(query)], schema, orient="row")
+
+
+def _sums(name: sa.Column[str]) -> sa.Subquery:
+    """Parts of the sums by one column: a distinct count over all rows would sort the ids of all calls.
+
+    First attempts count as their calls; calls whose first attempt is not in the same group follow in rows of their own.
+    """
+    row, first = _LEDGER.c, _LEDGER.alias().c
+    calls = sa.func.sum(sa.case((row.attempt == 0, 1), else_=0)).label("calls")
+    columns = (name.label("name"), calls, sa.func.sum(row.cost_nanos).label("cost"))
+    all_rows = sa.select(*columns, sa.func.sum(row.saved_nanos).label("saved")).group_by(name)
+    counted = sa.exists().where(first.call_id == row.call_id, first.attempt == 0, first[name.name] == name)
+    others = sa.select(name, sa.func.count(row.call_id.distinct()), sa.literal(0), sa.literal(0))
+    return all_rows.union_all(others.where(row.attempt != 0, ~counted).group_by(name)).subquery()
 
 
 def _sum(column: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
