@@ -72,7 +72,7 @@ def redact(text: str, secrets: tuple[str, ...] | None = None) -> str:
 
 
 def secret_values(env: Mapping[str, str] | None = None) -> tuple[str, ...]:
-    r"""Values of the environment variables whose names look secret, longest first, also as JSON, URLs and HTML have them.
+    r"""Values of the environment variables whose names look secret, longest first, also as JSON, URLs, HTML have them.
 
     >>> secret_values({"MY_API_KEY": "with<out", "TOKENIZERS_PARALLELISM": "false", "HOME": "there"})
     ('with&lt;out', 'with%3Cout', 'with<out')
