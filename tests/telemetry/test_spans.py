@@ -216,7 +216,8 @@ CIRCLE.append(CIRCLE)
     "value",
     [
         "\x00\ud800\u202e", 2**70, -(2**63) - 1, float("nan"), float("-inf"), 10**5000, b"\xff\x00", CIRCLE,
-        RefusesToo(), {1: {2: {(3, 4): None}}}, "x" * 3_000_000, [], {}, [""], [1, "a"], np.arange(5), Record, Record(), object(),
+        RefusesToo(), {1: {2: {(3, 4): None}}}, "x" * 3_000_000, [], {}, [""], [1, "a"], np.arange(5), Record,
+        Record(), object(),
     ],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
