@@ -45,7 +45,8 @@ def messages(context: str):
 
 def test_each_feature_goes_to_its_arm_with_its_configuration_of_the_prompt() -> None:
     client = client_of(by_feature())
-    found = {f: client.complete(messages, model="router/docs", feature=f) for f in ("find", "answer")}
+    asked = {"model": "router/docs", "question": "question 1"}
+    found = {f: client.complete(messages, feature=f, **asked) for f in ("find", "answer")}
     assert {f: c.route.arm for f, c in found.items()} == {"find": ARMS[0], "answer": ARMS[1]}
     assert [r.messages[0]["content"] for r in client.providers["local/"].requests] == ["bare", "top2"]
     assert all(c.route.reason.startswith("by_feature") for c in found.values())
@@ -58,7 +59,7 @@ def test_cascade_asks_its_first_arm_and_goes_on_only_where_that_is_unsure() -> N
             return Response(request.model, request.model, Usage(5, output=1), confidence=sure)
 
         client = client_of(cascade(), script)
-        done = client.complete(messages, model="router/docs", feature="answer")
+        done = client.complete(messages, model="router/docs", feature="answer", question="question 1")
         assert [r.model for r in client.providers["local/"].requests] == [m.partition("@")[0] for m in models]
         assert done.route.arm == models[-1]
         assert done.attempts == len(models)
@@ -72,7 +73,7 @@ def test_models_of_a_cascade_share_one_deadline() -> None:
     unsure.delay_ms = 60_000
     router = {"docs": Routed("docs", cascade())}
     client = Client({"local/": unsure}, Books(load_prices(), clock=clock), routers=router)
-    asked = {"model": "router/docs", "feature": "answer"}
+    asked = {"model": "router/docs", "feature": "answer", "question": "question 1"}
     with pytest.raises(CallFailed, match="AttemptTimeout after 30000 ms"):
         client.complete(messages, deadline_s=90, **asked)  # the first took 60 of them
     assert clock.monotonic() == 90
@@ -81,6 +82,50 @@ def test_models_of_a_cascade_share_one_deadline() -> None:
     assert clock.monotonic() == 150
     assert len(client.complete(messages, deadline_s=121, **asked).text) == 1
     assert [r.model for r in unsure.requests].count(ARMS[1].partition("@")[0]) == 2
+
+
+class SeenBy:
+    """Stands for a fitted predictor, and notes the prompts that it was shown."""
+
+    def __init__(self) -> None:
+        self.prompts: list[str] = []
+
+    def predict(self, requests: Requests) -> np.ndarray:
+        self.prompts += requests.prompts
+        return np.array([[0.0, 1.0]] * len(requests))
+
+
+def seeing_client(arms: tuple[str, ...]) -> tuple[Client, SeenBy]:
+    seen = SeenBy()
+    return client_of(Router("seen", arms, seen, np.array([1e-6, 5e-6]))), seen
+
+
+def test_router_sees_the_question_alone_and_only_the_arm_that_is_asked_makes_its_prompt() -> None:
+    client, seen = seeing_client(ARMS)
+    made = []
+
+    def retrieved(context: str):
+        made.append(context)
+        return [{"role": "user", "content": "[doc] a passage\n\nHow do I join?"}]
+
+    client.complete(retrieved, model="router/docs", question="How do I join?")
+    assert (seen.prompts, made) == (["How do I join?"], ["top2"])
+    with pytest.raises(ConfigError, match="question="):
+        client.complete(retrieved, model="router/docs")
+    assert made == ["top2"]
+
+
+def test_without_a_question_the_router_sees_the_text_of_the_last_user_message() -> None:
+    client, seen = seeing_client(tuple(arm.partition("@")[0] for arm in ARMS))
+    picture = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
+    parts = [{"type": "text", "text": "What is"}, picture, {"type": "text", "text": "on this?"}]
+    before = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
+    for asked in ("What is this?", parts):
+        client.complete([*before, {"role": "user", "content": asked}], model="router/docs")
+    client.complete([{"role": "user", "content": "[doc] a passage\n\nWhy?"}], model="router/docs", question="Why?")
+    assert seen.prompts == ["What is this?", "What is\non this?", "Why?"]
+    with pytest.raises(ConfigError, match="question="):
+        client.complete([{"role": "user", "content": [picture]}], model="router/docs")
 
 
 def test_fixed_messages_are_refused_where_the_router_chooses_configurations() -> None:
