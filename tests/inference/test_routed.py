@@ -2,23 +2,26 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from workbench.config import Settings
+from tests.reports import samples
+from workbench.config import Settings, load_settings
 from workbench.errors import CallFailed, ConfigError
 from workbench.inference.attempts import Books
 from workbench.inference.client import Client
 from workbench.inference.messages import Request, Response, Usage
 from workbench.inference.prices import load_prices
-from workbench.inference.routed import Routed, load_routed, model_inputs
+from workbench.inference.routed import Routed, load_routed, model_inputs, retrieval_arm
 from workbench.inference.routing import POLICIES, Router
 from workbench.inference.routing_features import Requests
-from workbench.records import Claim, Decision, Fingerprint, Rule
+from workbench.records import Claim, Decision, Fingerprint, Rule, content_hash
 from workbench.testing import FakeClock, ScriptedModel
 
+SMALL = "local/smollm2-135m"
 ARMS = ("local/smollm2-135m@bare", "local/qwen2.5-coder-0.5b@top2")
 QUALITY, COST = np.array([[1.0, 0.0], [0.0, 1.0]] * 40), np.tile([1e-6, 5e-6], (80, 1))
 REQUESTS = Requests(tuple(f"question {i}" for i in range(80)), ("find", "answer") * 40)
@@ -140,7 +143,18 @@ def test_fixed_messages_are_refused_where_the_router_chooses_configurations() ->
 def accept(folder: Path, router: Router, **changed) -> Settings:
     decisions = folder / "evalsets" / "docs" / "decisions"
     decisions.mkdir(parents=True, exist_ok=True)
-    inputs = {"prices": load_prices().sha256, **model_inputs(ARMS, load_prices())}
+    recorded = folder / "evalsets" / "docs" / "recordings"
+    recorded.mkdir(exist_ok=True)
+    files = {"prompts": decisions.parent / "prompts.toml", "hits.jsonl": recorded / "hits.jsonl"}
+    for name, path in files.items():
+        path.write_text(name, encoding="utf-8")
+    inputs = {
+        "prices": load_prices().sha256,
+        "weights": "minilm-int8:8199be6f699a:254",
+        **model_inputs(ARMS, load_prices()),
+        **{name: content_hash(name) for name in files},
+    } | dict(changed.pop("inputs", {}))
+    inputs = {name: value for name, value in inputs.items() if value is not None}
     rule = Rule("correctness", "usd_per_1k_requests", ARMS[1], 0.05, 0.95)
     claim = Claim("by_feature", {}, "holds", 1, 1, 1, 0, 0, 0, 1, None, 1.0, 80, 40, 9)
     whole = {
@@ -163,11 +177,15 @@ def test_accepted_decision_is_loaded_and_routes_as_it_was_fitted(tmp_path: Path)
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        ({"fingerprint": Fingerprint({"prices": "other"})}, "another prices"),
-        (
-            {"fingerprint": Fingerprint({f"weights of {ARMS[0].partition('@')[0]}": "other"})},
-            "another weights of local",
-        ),
+        ({"inputs": {"prices": "other"}}, "another prices"),
+        ({"inputs": {f"weights of {SMALL}": "other"}}, f"another weights of {SMALL}"),
+        ({"inputs": {"price of gone/model": "input 1"}}, "another price of gone/model"),
+        ({"inputs": {"prompts": "other"}}, "another prompts"),
+        ({"inputs": {"hits.jsonl": "other"}}, "another hits.jsonl"),
+        ({"inputs": {"prices": None}}, "does not say with which prices"),
+        ({"inputs": {f"price of {SMALL}": None}}, f"does not say with which price of {SMALL}"),
+        ({"inputs": {"prompts": None, "hits.jsonl": None}}, "does not say with which prompts, hits.jsonl"),
+        ({"fingerprint": Fingerprint()}, "does not say with which prices"),
         ({"parameters": {"sha256": "other"}}, "another router"),
         ({"verdict": "inconclusive"}, "names nothing to use"),
         ({"verdict": "provisional"}, "accept_provisional"),
@@ -176,6 +194,43 @@ def test_accepted_decision_is_loaded_and_routes_as_it_was_fitted(tmp_path: Path)
 def test_decision_that_does_not_fit_is_refused(tmp_path: Path, changed, told) -> None:
     with pytest.raises(ConfigError, match=told):
         load_routed(accept(tmp_path, by_feature(), **changed), "docs")
+
+
+def test_decision_is_refused_when_a_file_that_it_names_or_the_retrieval_behind_it_changes(tmp_path: Path) -> None:
+    settings = accept(tmp_path, by_feature())
+    folder = tmp_path / "evalsets" / "docs"
+    retrieval = folder / "decisions" / "retrieval.json"
+    write = partial(Path.write_text, encoding="utf-8")
+
+    def accepted(margin: int) -> str:
+        return replace(samples.decision(), notebook="retrieval", parameters={"kind": "Arm", "margin": margin}).to_json()
+
+    write(retrieval, accepted(1))
+    write(folder / "recordings" / "found_with.json", json.dumps({"retrieval arm": retrieval_arm(folder)}))
+    load_routed(settings, "docs")
+    write(retrieval, accepted(2))
+    with pytest.raises(ConfigError, match="another retrieval arm"):
+        load_routed(settings, "docs")
+    write(retrieval, accepted(1))
+    write(folder / "prompts.toml", "other")
+    with pytest.raises(ConfigError, match="another prompts"):
+        load_routed(settings, "docs")
+    (folder / "recordings" / "hits.jsonl").unlink()
+    with pytest.raises(ConfigError, match=r"another prompts, hits\.jsonl"):
+        load_routed(settings, "docs")
+
+
+def test_decision_on_a_table_of_outcomes_rests_on_no_prompts_and_no_prices_of_models(tmp_path: Path) -> None:
+    inputs = {"prices": load_prices().sha256, "outcomes": "abc"}
+    settings = accept(tmp_path, by_feature(), fingerprint=Fingerprint(inputs))
+    assert load_routed(settings, "docs").pick("question 3", "find").arm == ARMS[0]
+
+
+@pytest.mark.parametrize(("evalset", "provisional"), [("docs_qa", False), ("routing_demo", True)])
+def test_decisions_of_this_project_are_loaded(evalset: str, provisional: bool) -> None:
+    root = Path(__file__).parents[2]
+    routed = load_routed(replace(load_settings(), root=root), evalset, accept_provisional=provisional)
+    assert routed.router.models
 
 
 def test_provisional_decision_works_when_it_is_asked_for(tmp_path: Path) -> None:
