@@ -18,6 +18,7 @@ from workbench.runner.leash import Leash
 from workbench.runner.parameters import prepare
 from workbench.runner.runs import RunRecord, close_run, open_run
 from workbench.runner.verdicts import judge
+from workbench.telemetry.redaction import redact
 
 if TYPE_CHECKING:
     from workbench.runner.kernels import Outcome
@@ -223,7 +224,7 @@ def _draw_report(run_dir: Path) -> str | None:
     try:
         importlib.import_module("workbench.reports.html").write_report(run_dir)
     except Exception as error:  # noqa: BLE001 - the boundary of a run
-        return f"{type(error).__name__}: {error}"
+        return redact(f"{type(error).__name__}: {error}")
     return None
 
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache, partial
 from html import escape
+from typing import Any
 from urllib.parse import quote, quote_plus
 
 REDACTED = "[redacted]"
@@ -69,6 +70,20 @@ def redact(text: str, secrets: tuple[str, ...] | None = None) -> str:
         if any(mark in lowered for mark in marks):
             text = pattern.sub(replacement, text)
     return text
+
+
+def redact_all(value: Any) -> Any:
+    """A value of JSON with every text in it redacted."""
+    secrets = secret_values()
+
+    def clean(part: Any) -> Any:
+        if isinstance(part, str):
+            return redact(part, secrets)
+        if isinstance(part, Mapping):
+            return {name: clean(inner) for name, inner in part.items()}
+        return [clean(inner) for inner in part] if isinstance(part, list | tuple) else part
+
+    return clean(value)
 
 
 def secret_values(env: Mapping[str, str] | None = None) -> tuple[str, ...]:
