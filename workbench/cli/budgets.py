@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from workbench.config import load_settings
+
 if TYPE_CHECKING:
     import polars as pl
 
@@ -12,7 +14,6 @@ def budgets() -> None:
     """Show every budget of the state database: its limit, what is spent, and what unsettled calls hold."""
     import sqlalchemy as sa
 
-    from workbench.config import load_settings
     from workbench.inference.budgets import Budgets
     from workbench.state import open_engine
     from workbench.telemetry.ledger import Ledger
