@@ -1,52 +1,41 @@
 """``workbench import``: evalsets from tables, logs and collections that exist already."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from workbench.cli.arguments import named_values
+from workbench.config import load_settings
 from workbench.errors import ConfigError
 
 import_app = typer.Typer(no_args_is_help=True, help="Make an evalset of what you have.")
-_Table = Annotated[str, typer.Argument(metavar="PATH", help="CSV, Parquet or JSONL, one row each.")]
+_Table = Annotated[Path, typer.Argument(metavar="PATH", help="CSV, Parquet or JSONL, one row each.")]
+_Rename = Annotated[list[str] | None, typer.Option(metavar="YOURS=OURS", help="A column of another name; repeatable.")]
 _Name = Annotated[str, typer.Option(help="Evalset to add to; made where there is none.")]
 
 
 @import_app.command("tables")
 def from_tables(
     out: Annotated[str, typer.Argument(help="Name of the new evalset, or its folder.")],
-    corpus: Annotated[str, typer.Option(help="Documents: .jsonl, .csv or .parquet.")],
-    queries: Annotated[str, typer.Option(help="Questions, with a column `relevant` where there are no qrels.")],
-    qrels: Annotated[str | None, typer.Option(help="Judgements: BEIR's or TREC's form, or a table.")] = None,
-    rename: Annotated[
-        list[str] | None, typer.Option(metavar="YOURS=OURS", help="A column of another name; repeatable.")
-    ] = None,
+    corpus: Annotated[Path, typer.Option(help="Documents: .jsonl, .csv or .parquet.")],
+    queries: Annotated[Path, typer.Option(help="Questions, with a column `relevant` where there are no qrels.")],
+    qrels: Annotated[Path | None, typer.Option(help="Judgements: BEIR's or TREC's form, or a table.")] = None,
+    rename: _Rename = None,
 ) -> None:
     """Write an evalset folder from tables of documents, questions and judgements."""
-    from pathlib import Path
-
-    from workbench.config import load_settings
     from workbench.importing.tables import import_tables
 
-    folder = load_settings().evalsets / out if Path(out).name == out else Path(out)
-    judged = Path(qrels) if qrels else None
-    done = import_tables(
-        corpus=Path(corpus),
-        queries=Path(queries),
-        qrels=judged,
-        out=folder,
-        rename=named_values(rename or [], "--rename"),
-    )
+    names = named_values(rename or [], "--rename")
+    done = import_tables(corpus=corpus, queries=queries, qrels=qrels, out=_folder(out), rename=names)
     typer.echo(f"written: {done}; complete its card.md, then: workbench evalset check {out}")
 
 
 @import_app.command("outcomes")
 def from_outcomes(
-    path: Annotated[str, typer.Argument(help="Outcomes, long or wide: .csv, .jsonl or .parquet.")],
+    path: Annotated[Path, typer.Argument(help="Outcomes, long or wide: .csv, .jsonl or .parquet.")],
     name: Annotated[str, typer.Option(help="Name of the new evalset, or its folder.")],
-    rename: Annotated[
-        list[str] | None, typer.Option(metavar="YOURS=OURS", help="A column of another name; repeatable.")
-    ] = None,
+    rename: _Rename = None,
     without: Annotated[
         list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Leave rows with it out; repeatable.")
     ] = None,
@@ -59,9 +48,6 @@ def from_outcomes(
     ] = False,
 ) -> None:
     """Write an evalset from what models answered to prompts, how good it was and what it cost."""
-    from pathlib import Path
-
-    from workbench.config import load_settings
     from workbench.importing.outcomes import Repairs, import_outcomes
 
     repairs = Repairs(
@@ -71,9 +57,13 @@ def from_outcomes(
         drop_incomplete=drop_incomplete,
         texts="most_common" if most_common_text else "refuse",
     )
-    folder = load_settings().evalsets / name if Path(name).name == name else Path(name)
-    done = import_outcomes(Path(path), folder, repairs=repairs)
+    done = import_outcomes(path, _folder(name), repairs=repairs)
     typer.echo(f"written: {done}; complete its card.md, then: workbench run routing --evalset {name}")
+
+
+def _folder(name: str) -> Path:
+    """Folder of an evalset of the project, or the one that was named itself."""
+    return load_settings().evalsets / name if Path(name).name == name else Path(name)
 
 
 def _dollars(model: str, usd: str) -> float:
@@ -93,7 +83,6 @@ def from_hub(
     revision: Annotated[str | None, typer.Option(help="Commit or tag.")] = None,
 ) -> None:
     """Fetch a retrieval collection of the Hugging Face hub once; then it is hub:NAME."""
-    from workbench.config import load_settings
     from workbench.importing.hub import load_hub
 
     settings = load_settings()
@@ -112,20 +101,14 @@ def from_hub(
 @import_app.command("stream")
 def from_stream(path: _Table, name: _Name) -> None:
     """Add requests in the order they came: query, answer_key, and where known tenant_id, cluster, at."""
-    from pathlib import Path
-
-    from workbench.config import load_settings
     from workbench.importing.streams import import_stream
 
-    typer.echo(f"written: {import_stream(Path(path), load_settings().evalsets / name)}; complete the card.md beside it")
+    typer.echo(f"written: {import_stream(path, load_settings().evalsets / name)}; complete the card.md beside it")
 
 
 @import_app.command("pairs")
 def from_pairs(path: _Table, name: _Name) -> None:
     """Add pairs of questions with same_answer 0 or 1, and where known kind, cluster, tenant_id, split."""
-    from pathlib import Path
-
-    from workbench.config import load_settings
     from workbench.importing.pairs import import_pairs
 
-    typer.echo(f"written: {import_pairs(Path(path), load_settings().evalsets / name)}; complete the card.md beside it")
+    typer.echo(f"written: {import_pairs(path, load_settings().evalsets / name)}; complete the card.md beside it")
