@@ -181,7 +181,7 @@ class Client:
         others = [request.to(model) for model in how.fallbacks]
         if self.recordings is not None and (found := self.recordings.take(request, *others)):
             return self._free(bill, request, found, "recording", route, how)
-        if hit := self._cached(request, bill, how):
+        if hit := self._cached(request, bill, how, span):
             if self.recordings is not None:  # a session is replayed as it was, hits too
                 self.recordings.add(request, bill.who.item_id, hit.response)
             return self._free(bill, request, hit.response, "cache", route, how, hit)
@@ -201,15 +201,18 @@ class Client:
         self._keep(answered, response, bill, how)
         return Completion(response, bill.call_id, bill.trace_id, "model", route, bill.cost_nanos, bill.attempts)
 
-    def _cached(self, request: Request, bill: Bill, how: _How) -> CacheHit | None:
+    def _cached(self, request: Request, bill: Bill, how: _How, span: Span | None) -> CacheHit | None:
         """Hit of the cache; one that fails is a miss."""
         if self.cache is None or how.use is None:
             return None
+        hit = None
         try:
-            return self.cache.find(request, bill.who, how.use)
+            hit = self.cache.find(request, bill.who, how.use)
         except (WorkbenchError, SQLAlchemyError) as error:
             self._doubt("find", error)
-            return None
+        if span and hit is None:  # of a hit the span of its answer tells
+            span.set({"wb.cache.hit": False})
+        return hit
 
     def _keep(self, request: Request, response: Response, bill: Bill, how: _How) -> None:
         """Keep an answer; it is paid for, and is given whether or not it can be kept."""
