@@ -73,14 +73,18 @@ def redact(text: str, secrets: tuple[str, ...] | None = None) -> str:
 
 
 def redact_all(value: Any) -> Any:
-    """A value of JSON with every text in it redacted."""
+    """A value of JSON with every text in it redacted.
+
+    >>> redact_all({"said": ["Bearer abcdefghijkl", 1], "api_key": "swordfish"})
+    {'said': ['Bearer [redacted]', 1], 'api_key': '[redacted]'}
+    """
     secrets = secret_values()
 
     def clean(part: Any) -> Any:
         if isinstance(part, str):
             return redact(part, secrets)
         if isinstance(part, Mapping):
-            return {name: clean(inner) for name, inner in part.items()}
+            return {k: REDACTED if secret_field(k) and isinstance(v, str) else clean(v) for k, v in part.items()}
         return [clean(inner) for inner in part] if isinstance(part, list | tuple) else part
 
     return clean(value)
