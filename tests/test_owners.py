@@ -45,10 +45,10 @@ Table.of(["arm"], [["full_text"]]).to_pandas()""",
     "papermill": """
 from tests.notebooks.zoo import add_notebook, make_settings
 from workbench.clock import SystemClock
-from workbench.runner import run_notebook
+from workbench.runner import Job, run_all
 settings = make_settings(folder)
 add_notebook(settings, "retrieval")
-run_notebook("retrieval", settings=settings, profile="ci", parameters={}, clock=SystemClock())""",
+run_all([Job("retrieval")], settings=settings, clock=SystemClock())""",
     "polars": """
 from workbench.evaluation.metrics import measure""",
     "ragas": """

@@ -9,13 +9,14 @@ from tests.bench.answered import MODELS, QUESTIONS, answered
 from tests.reports import samples
 from workbench.bench.answers import asked_of, recorded_outcomes, recording_file
 from workbench.bench.record import record
-from workbench.bench.retrieved import FOLDER, FOUND_WITH, HITS, SEARCHES, keep_searches, recorded_rows, renew
+from workbench.bench.retrieved import SEARCHES, keep_searches, recorded_rows, renew
 from workbench.config import Settings
 from workbench.errors import ConfigError
 from workbench.evaluation.evalset import Evalset, load_evalset
 from workbench.inference.messages import Response, Usage
 from workbench.inference.prices import load_prices
 from workbench.inference.recording import Recordings
+from workbench.inference.routed import FOLDER, FOUND_WITH, HITS
 from workbench.records import Query
 
 
@@ -114,7 +115,8 @@ def test_recording_what_is_recorded_asks_nothing_and_changes_no_byte(recorded: E
     settings = Settings(tmp_path, tmp_path / "cache", tmp_path / "runs", f"sqlite:///{tmp_path / 'state.sqlite'}")
     assert record("docs", settings=settings, tell=told.append) == 0
     assert files(load_evalset("docs", settings=settings)) == before
-    assert told == [f"{model}: about 0.0 hours on one core" for model in MODELS]
+    assert "still to ask: 0 requests" in told[0]
+    assert told[1:] == [f"{model}: 10 answers (0 asked now for $0.000000), 0 errors" for model in MODELS]
 
 
 def test_without_an_accepted_decision_nothing_can_be_found(tmp_path: Path) -> None:

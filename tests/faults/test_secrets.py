@@ -76,10 +76,23 @@ def test_no_planted_secret_is_written_anywhere(
     assert done.text == planted()  # the caller gets what the model said
 
 
+LEAKY = """
+import os
+class Leaky:
+    def fit(self, requests, quality):
+        said = [os.environ[name] for name in ("SHOP_DB_PASSWORD", "OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY")]
+        raise RuntimeError(f"cannot connect to {os.environ['DATABASE_URL']}: {said}")
+    def predict(self, requests):
+        raise NotImplementedError
+"""
+
+
 @pytest.mark.slow
 def test_no_planted_secret_is_in_the_folder_of_a_run(tmp_path: Path) -> None:
-    """Everything that a headless run leaves: scores, decision, executed notebook, report, log on the terminal."""
+    """Everything that a run leaves whose policy raises them: record, executed notebook, report, logs, the terminal."""
+    (tmp_path / "leaky.py").write_text(LEAKY, encoding="utf-8")
     env = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)]),
         "WORKBENCH_RUNS": str(tmp_path / "runs"),
         "SHOP_DB_PASSWORD": SECRETS["environment"],
         "OPENAI_API_KEY": SECRETS["vendor form"],
@@ -96,9 +109,12 @@ def test_no_planted_secret_is_in_the_folder_of_a_run(tmp_path: Path) -> None:
         "smoke",
         "-p",
         "evalset=routing_demo",
+        "-p",
+        'policies=["by_feature", "leaky:Leaky"]',
     ]
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, check=True)
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, check=False)  # it must fail
+    assert b"cannot connect to postgresql://me:[redacted]@db/prod: [" in done.stdout + done.stderr
     (tmp_path / "terminal.txt").write_bytes(done.stdout + done.stderr)
     written = {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert {"executed.ipynb", "report.html", "decision.json", "run.json", "terminal.txt"} <= written.keys()
+    assert {"executed.ipynb", "report.html", "run.json", "terminal.txt"} <= written.keys()
     assert [(name, kind) for name, data in written.items() for kind, s in SECRETS.items() if s.encode() in data] == []

@@ -263,17 +263,20 @@ def test_batch_tells_its_estimate_needs_a_limit_and_goes_on_where_it_stopped(eng
     assert "5 of 6" in told[-1]
 
 
+class Kept:
+    """A cache that keeps everything."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, CacheHit] = {}
+
+    def find(self, request, who, use):
+        return self.entries.get(request.sha256)
+
+    def keep(self, request, response, who, use, *, cost_nanos):
+        self.entries[request.sha256] = CacheHit(response, "semantic", 0.97, 0.9, "e1", "s1", cost_nanos)
+
+
 def test_hit_of_the_cache_costs_nothing_and_says_what_it_saved(engine) -> None:
-    class Kept:
-        def __init__(self) -> None:
-            self.entries: dict[str, CacheHit] = {}
-
-        def find(self, request, who, use):
-            return self.entries.get(request.sha256)
-
-        def keep(self, request, response, who, use, *, cost_nanos):
-            self.entries[request.sha256] = CacheHit(response, "semantic", 0.97, 0.9, "e1", "s1", cost_nanos)
-
     client = client_of(engine, [answer(), answer()], cache=Kept())
     bought = client.complete(ASK, model=SMALL, use=CacheUse())
     served = client.complete(ASK, model=SMALL, use=CacheUse())
@@ -284,6 +287,27 @@ def test_hit_of_the_cache_costs_nothing_and_says_what_it_saved(engine) -> None:
     assert row["saved_nanos"] == bought.cost_nanos
     assert '"similarity": 0.97' in row["cache"]
     assert client.complete(ASK, model=SMALL, max_tokens=9).source == "model"
+
+
+def test_trace_shows_why_a_call_took_its_time(engine) -> None:
+    tracing = Tracing(engine)
+    parts = {"tracing": tracing, "limits": {SMALL: Limit(requests_per_minute=1)}, "cache": Kept()}
+    client = client_of(engine, [Unavailable("down"), answer(), answer()], **parts)
+    missed, hit, alone = [
+        client.complete(ASK, model=SMALL, use=use, tenant_id="acme") for use in (CacheUse(), CacheUse(), None)
+    ]
+    tracing.flush()
+    call, first, second = load_trace(engine, missed.trace_id).rows
+    assert [row.attributes.get("wb.attempt") for row in (call, first, second)] == [None, 1, 2]
+    assert "wb.waited_s" not in first.attributes
+    assert 59 < second.attributes["wb.waited_s"] < 62
+    assert call.attributes["wb.cache.hit"] is False
+    shown = load_trace(engine, missed.trace_id).text()
+    assert all(chip in shown for chip in ("[cache miss]", "[attempt 2]", "[waited "))
+    served = load_trace(engine, hit.trace_id).rows[-1]
+    assert (served.attributes["wb.cache.hit"], hit.source) == (True, "cache")
+    assert not [r for r in load_trace(engine, alone.trace_id).rows if "wb.cache.hit" in r.attributes]  # nobody looked
+    tracing.close()
 
 
 def test_trace_shows_the_attempts_of_a_call(engine) -> None:

@@ -196,7 +196,9 @@ def test_a_semantic_cache_and_a_router_pay_on_the_books_of_their_client(server, 
     known = Requests(texts, ("answer",) * 30, vectors=HashEmbedder(DIMENSION).embed(texts))
     quality, cost = np.tile([0.0, 1.0], (30, 1)), np.tile([1e-6, 5e-6], (30, 1))
     router = replace(POLICIES["knn_embedding"].fit(known, quality, cost, arms), value_usd=1.0)
-    accepted = accept(settings.root, router, arm="by_feature", settings={"embedder": NAME})
+    accepted = accept(
+        settings.root, router, arm="by_feature", settings={"embedder": NAME}, inputs={"weights": embedder.encoder_id}
+    )
     routed = load_routed(replace(accepted, state_url=settings.state_url), "docs", books=books)
     cache = SemanticCache(open_engine(settings.state_url), embedder=embedder, threshold=0.9)
     client = Client({"local/": model}, books, cache=cache, routers={"docs": routed})

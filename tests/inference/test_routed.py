@@ -2,23 +2,26 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from workbench.config import Settings
+from tests.reports import samples
+from workbench.config import Settings, load_settings
 from workbench.errors import CallFailed, ConfigError
 from workbench.inference.attempts import Books
 from workbench.inference.client import Client
 from workbench.inference.messages import Request, Response, Usage
 from workbench.inference.prices import load_prices
-from workbench.inference.routed import Routed, load_routed, model_inputs
+from workbench.inference.routed import Routed, load_routed, model_inputs, retrieval_arm
 from workbench.inference.routing import POLICIES, Router
 from workbench.inference.routing_features import Requests
-from workbench.records import Claim, Decision, Fingerprint, Rule
+from workbench.records import Claim, Decision, Fingerprint, Rule, content_hash
 from workbench.testing import FakeClock, ScriptedModel
 
+SMALL = "local/smollm2-135m"
 ARMS = ("local/smollm2-135m@bare", "local/qwen2.5-coder-0.5b@top2")
 QUALITY, COST = np.array([[1.0, 0.0], [0.0, 1.0]] * 40), np.tile([1e-6, 5e-6], (80, 1))
 REQUESTS = Requests(tuple(f"question {i}" for i in range(80)), ("find", "answer") * 40)
@@ -45,7 +48,8 @@ def messages(context: str):
 
 def test_each_feature_goes_to_its_arm_with_its_configuration_of_the_prompt() -> None:
     client = client_of(by_feature())
-    found = {f: client.complete(messages, model="router/docs", feature=f) for f in ("find", "answer")}
+    asked = {"model": "router/docs", "question": "question 1"}
+    found = {f: client.complete(messages, feature=f, **asked) for f in ("find", "answer")}
     assert {f: c.route.arm for f, c in found.items()} == {"find": ARMS[0], "answer": ARMS[1]}
     assert [r.messages[0]["content"] for r in client.providers["local/"].requests] == ["bare", "top2"]
     assert all(c.route.reason.startswith("by_feature") for c in found.values())
@@ -58,7 +62,7 @@ def test_cascade_asks_its_first_arm_and_goes_on_only_where_that_is_unsure() -> N
             return Response(request.model, request.model, Usage(5, output=1), confidence=sure)
 
         client = client_of(cascade(), script)
-        done = client.complete(messages, model="router/docs", feature="answer")
+        done = client.complete(messages, model="router/docs", feature="answer", question="question 1")
         assert [r.model for r in client.providers["local/"].requests] == [m.partition("@")[0] for m in models]
         assert done.route.arm == models[-1]
         assert done.attempts == len(models)
@@ -72,7 +76,7 @@ def test_models_of_a_cascade_share_one_deadline() -> None:
     unsure.delay_ms = 60_000
     router = {"docs": Routed("docs", cascade())}
     client = Client({"local/": unsure}, Books(load_prices(), clock=clock), routers=router)
-    asked = {"model": "router/docs", "feature": "answer"}
+    asked = {"model": "router/docs", "feature": "answer", "question": "question 1"}
     with pytest.raises(CallFailed, match="AttemptTimeout after 30000 ms"):
         client.complete(messages, deadline_s=90, **asked)  # the first took 60 of them
     assert clock.monotonic() == 90
@@ -81,6 +85,50 @@ def test_models_of_a_cascade_share_one_deadline() -> None:
     assert clock.monotonic() == 150
     assert len(client.complete(messages, deadline_s=121, **asked).text) == 1
     assert [r.model for r in unsure.requests].count(ARMS[1].partition("@")[0]) == 2
+
+
+class SeenBy:
+    """Stands for a fitted predictor, and notes the prompts that it was shown."""
+
+    def __init__(self) -> None:
+        self.prompts: list[str] = []
+
+    def predict(self, requests: Requests) -> np.ndarray:
+        self.prompts += requests.prompts
+        return np.array([[0.0, 1.0]] * len(requests))
+
+
+def seeing_client(arms: tuple[str, ...]) -> tuple[Client, SeenBy]:
+    seen = SeenBy()
+    return client_of(Router("seen", arms, seen, np.array([1e-6, 5e-6]))), seen
+
+
+def test_router_sees_the_question_alone_and_only_the_arm_that_is_asked_makes_its_prompt() -> None:
+    client, seen = seeing_client(ARMS)
+    made = []
+
+    def retrieved(context: str):
+        made.append(context)
+        return [{"role": "user", "content": "[doc] a passage\n\nHow do I join?"}]
+
+    client.complete(retrieved, model="router/docs", question="How do I join?")
+    assert (seen.prompts, made) == (["How do I join?"], ["top2"])
+    with pytest.raises(ConfigError, match="question="):
+        client.complete(retrieved, model="router/docs")
+    assert made == ["top2"]
+
+
+def test_without_a_question_the_router_sees_the_text_of_the_last_user_message() -> None:
+    client, seen = seeing_client(tuple(arm.partition("@")[0] for arm in ARMS))
+    picture = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
+    parts = [{"type": "text", "text": "What is"}, picture, {"type": "text", "text": "on this?"}]
+    before = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
+    for asked in ("What is this?", parts):
+        client.complete([*before, {"role": "user", "content": asked}], model="router/docs")
+    client.complete([{"role": "user", "content": "[doc] a passage\n\nWhy?"}], model="router/docs", question="Why?")
+    assert seen.prompts == ["What is this?", "What is\non this?", "Why?"]
+    with pytest.raises(ConfigError, match="question="):
+        client.complete([{"role": "user", "content": [picture]}], model="router/docs")
 
 
 def test_fixed_messages_are_refused_where_the_router_chooses_configurations() -> None:
@@ -95,7 +143,18 @@ def test_fixed_messages_are_refused_where_the_router_chooses_configurations() ->
 def accept(folder: Path, router: Router, **changed) -> Settings:
     decisions = folder / "evalsets" / "docs" / "decisions"
     decisions.mkdir(parents=True, exist_ok=True)
-    inputs = {"prices": load_prices().sha256, **model_inputs(ARMS, load_prices())}
+    recorded = folder / "evalsets" / "docs" / "recordings"
+    recorded.mkdir(exist_ok=True)
+    files = {"prompts": decisions.parent / "prompts.toml", "hits.jsonl": recorded / "hits.jsonl"}
+    for name, path in files.items():
+        path.write_text(name, encoding="utf-8")
+    inputs = {
+        "prices": load_prices().sha256,
+        "weights": "minilm-int8:8199be6f699a:254",
+        **model_inputs(ARMS, load_prices()),
+        **{name: content_hash(name) for name in files},
+    } | dict(changed.pop("inputs", {}))
+    inputs = {name: value for name, value in inputs.items() if value is not None}
     rule = Rule("correctness", "usd_per_1k_requests", ARMS[1], 0.05, 0.95)
     claim = Claim("by_feature", {}, "holds", 1, 1, 1, 0, 0, 0, 1, None, 1.0, 80, 40, 9)
     whole = {
@@ -118,11 +177,15 @@ def test_accepted_decision_is_loaded_and_routes_as_it_was_fitted(tmp_path: Path)
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        ({"fingerprint": Fingerprint({"prices": "other"})}, "another prices"),
-        (
-            {"fingerprint": Fingerprint({f"weights of {ARMS[0].partition('@')[0]}": "other"})},
-            "another weights of local",
-        ),
+        ({"inputs": {"prices": "other"}}, "another prices"),
+        ({"inputs": {f"weights of {SMALL}": "other"}}, f"another weights of {SMALL}"),
+        ({"inputs": {"price of gone/model": "input 1"}}, "another price of gone/model"),
+        ({"inputs": {"prompts": "other"}}, "another prompts"),
+        ({"inputs": {"hits.jsonl": "other"}}, "another hits.jsonl"),
+        ({"inputs": {"prices": None}}, "does not say with which prices"),
+        ({"inputs": {f"price of {SMALL}": None}}, f"does not say with which price of {SMALL}"),
+        ({"inputs": {"prompts": None, "hits.jsonl": None}}, "does not say with which prompts, hits.jsonl"),
+        ({"fingerprint": Fingerprint()}, "does not say with which prices"),
         ({"parameters": {"sha256": "other"}}, "another router"),
         ({"verdict": "inconclusive"}, "names nothing to use"),
         ({"verdict": "provisional"}, "accept_provisional"),
@@ -131,6 +194,43 @@ def test_accepted_decision_is_loaded_and_routes_as_it_was_fitted(tmp_path: Path)
 def test_decision_that_does_not_fit_is_refused(tmp_path: Path, changed, told) -> None:
     with pytest.raises(ConfigError, match=told):
         load_routed(accept(tmp_path, by_feature(), **changed), "docs")
+
+
+def test_decision_is_refused_when_a_file_that_it_names_or_the_retrieval_behind_it_changes(tmp_path: Path) -> None:
+    settings = accept(tmp_path, by_feature())
+    folder = tmp_path / "evalsets" / "docs"
+    retrieval = folder / "decisions" / "retrieval.json"
+    write = partial(Path.write_text, encoding="utf-8")
+
+    def accepted(margin: int) -> str:
+        return replace(samples.decision(), notebook="retrieval", parameters={"kind": "Arm", "margin": margin}).to_json()
+
+    write(retrieval, accepted(1))
+    write(folder / "recordings" / "found_with.json", json.dumps({"retrieval arm": retrieval_arm(folder)}))
+    load_routed(settings, "docs")
+    write(retrieval, accepted(2))
+    with pytest.raises(ConfigError, match="another retrieval arm"):
+        load_routed(settings, "docs")
+    write(retrieval, accepted(1))
+    write(folder / "prompts.toml", "other")
+    with pytest.raises(ConfigError, match="another prompts"):
+        load_routed(settings, "docs")
+    (folder / "recordings" / "hits.jsonl").unlink()
+    with pytest.raises(ConfigError, match=r"another prompts, hits\.jsonl"):
+        load_routed(settings, "docs")
+
+
+def test_decision_on_a_table_of_outcomes_rests_on_no_prompts_and_no_prices_of_models(tmp_path: Path) -> None:
+    inputs = {"prices": load_prices().sha256, "outcomes": "abc"}
+    settings = accept(tmp_path, by_feature(), fingerprint=Fingerprint(inputs))
+    assert load_routed(settings, "docs").pick("question 3", "find").arm == ARMS[0]
+
+
+@pytest.mark.parametrize(("evalset", "provisional"), [("docs_qa", False), ("routing_demo", True)])
+def test_decisions_of_this_project_are_loaded(evalset: str, provisional: bool) -> None:
+    root = Path(__file__).parents[2]
+    routed = load_routed(replace(load_settings(), root=root), evalset, accept_provisional=provisional)
+    assert routed.router.models
 
 
 def test_provisional_decision_works_when_it_is_asked_for(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from tests.notebooks.zoo import add_notebook, make_settings
 from workbench.clock import SystemClock
 from workbench.errors import ConfigError, RunError
-from workbench.runner import Event, Job, RunRecord, list_runs, run_all, run_notebook
+from workbench.runner import Event, Job, RunRecord, list_runs, run_all
 
 
 @pytest.mark.slow
@@ -19,13 +19,13 @@ def test_full_disk_is_a_failed_run_with_a_record(tmp_path: Path) -> None:
     _mount(settings.runs, "size=1m")
     try:
         add_notebook(settings, "fills", """(run_dir / "big").write_bytes(bytes(2_000_000))""")
-        record = run_notebook("fills", settings=settings, profile="ci", parameters={}, clock=SystemClock())
+        (record,) = run_all([Job("fills")], settings=settings, clock=SystemClock())
         assert record.status == "failed"
         assert "No space left on device" in str(record.error)
         assert [r.status for r in list_runs(settings)] == ["failed"]
         _fill(record.run_dir / "big")
         with pytest.raises(RunError, match="No space left on device"):
-            run_notebook("fills", settings=settings, profile="ci", parameters={}, clock=SystemClock())
+            run_all([Job("fills")], settings=settings, clock=SystemClock())
         assert len(list_runs(settings)) == 1
     finally:
         subprocess.run(["umount", settings.runs], check=True)
@@ -37,14 +37,7 @@ def test_runs_folder_that_cannot_be_written_is_refused_before_a_kernel_starts(tm
     settings.runs.write_text("a file, not a folder")
     events: list[Event] = []
     with pytest.raises(RunError, match=r"cannot write a run below .*; set WORKBENCH_RUNS"):
-        run_notebook(
-            "good",
-            settings=settings,
-            profile="ci",
-            parameters={},
-            clock=SystemClock(),
-            on_event=events.append,
-        )
+        run_all([Job("good")], settings=settings, clock=SystemClock(), on_event=events.append)
     assert events == []
 
 
@@ -54,7 +47,7 @@ def test_readonly_runs_folder_is_refused_before_a_kernel_starts(tmp_path: Path) 
     _mount(settings.runs, "ro")
     try:
         with pytest.raises(RunError, match="Read-only file system"):
-            run_notebook("good", settings=settings, profile="ci", parameters={}, clock=SystemClock())
+            run_all([Job("good")], settings=settings, clock=SystemClock())
     finally:
         subprocess.run(["umount", settings.runs], check=True)
 
@@ -69,10 +62,9 @@ def test_one_bad_job_stops_all_before_a_kernel_starts(tmp_path: Path) -> None:
 
 
 def test_report_that_cannot_be_drawn_is_recorded_and_hides_no_result(tmp_path: Path) -> None:
-    pytest.importorskip("workbench.reports.html")
     settings = make_settings(tmp_path)
     add_notebook(settings, "blocks", """(run_dir / "report.html").mkdir()\n(run_dir / "summary.json").mkdir()""")
-    record = run_notebook("blocks", settings=settings, profile="ci", parameters={}, clock=SystemClock())
+    (record,) = run_all([Job("blocks")], settings=settings, clock=SystemClock())
     assert record.status == "done"
     assert record.report is None
     assert record.report_error

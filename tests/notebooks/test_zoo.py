@@ -31,6 +31,21 @@ _ = (run_dir / "seen.json").write_text(json.dumps({
     "profile": os.environ["WORKBENCH_PROFILE"], "root": os.environ["WORKBENCH_ROOT"]}))"""
 
 
+SECRET = "correct-horse-battery-staple"
+LEAKS = (
+    """secret, half = os.environ["SHOP_DB_PASSWORD"], len(os.environ["SHOP_DB_PASSWORD"]) // 2
+print(secret[:half], end="", flush=True)
+time.sleep(0.5)
+print(secret[half:])
+bar = Progress("questions", 1); bar.done(f"asked with {secret}")""",
+    """import sys
+from IPython.display import HTML
+sys.__stderr__.write(f"log {secret}\\n"); sys.__stderr__.flush()
+HTML(f"<b>{secret}</b>")""",
+    """raise RuntimeError(f"cannot connect: dsn={secret}")""",
+)
+
+
 class Zoo:
     """All quick notebooks, run once, in parallel."""
 
@@ -42,6 +57,7 @@ class Zoo:
             "exits": ("import sys; sys.exit(0)",),
             "dies": (CHILD, "os._exit(0)", "never = 1"),
             "sleeps": ("time.sleep(300)",),
+            "leaks": ("from workbench.rendering.progress import Progress", *LEAKS),
         }
         for name, body in notebooks.items():
             add_notebook(self.settings, name, *body)
@@ -49,6 +65,7 @@ class Zoo:
         add_notebook(self.settings, "no_gate", gate="pass")
         jobs = [Job(path.stem[3:]) for path in sorted(self.settings.notebooks.glob("*.ipynb"))]
         jobs.append(Job("good", "smoke", {"limit": "12", "margin": "0.5", "label": "{x} 'y'", "seed": 3}))
+        jobs.append(Job("leaks", "smoke", {"label": SECRET}))
         self.events: list[Event] = []
         records = run_all(
             jobs,
@@ -72,7 +89,22 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
     (spec / "kernel.json").write_text('{"argv": ["/bin/false"], "display_name": "x", "language": "python"}')
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("JUPYTER_PATH", str(foreign))  # a kernel of another environment, first in line
+        environment.setenv("SHOP_DB_PASSWORD", SECRET)
         return Zoo(tmp_path_factory.mktemp("project"))
+
+
+@pytest.mark.parametrize("profile", ["smoke", "ci"])
+def test_no_secret_of_an_output_an_error_or_a_parameter_is_written_or_told(zoo: Zoo, profile: str) -> None:
+    record = zoo.records["leaks", profile]
+    assert record.error == "RuntimeError: cannot connect: dsn=[redacted] in cell [7] of 8"
+    files = {path.name: path.read_text(encoding="utf-8") for path in record.run_dir.iterdir()}
+    assert {"run.json", "executed.ipynb", "report.html", "kernel.log"} <= files.keys()
+    assert [name for name, text in files.items() if SECRET in text] == []
+    assert all("[redacted]" in files[name] for name in ("run.json", "executed.ipynb", "report.html"))
+    events = [event for event in zoo.events if event.run_dir == record.run_dir]
+    assert "asked with [redacted]" in {event.data.get("sentence") for event in events}
+    assert [event for event in events if SECRET in repr(event)] == []
+    assert nbformat.read(record.run_dir / "executed.ipynb", as_version=4).cells  # and is a notebook still
 
 
 def test_good_notebook_is_done_and_runs_with_the_parameters_as_passed(zoo: Zoo) -> None:

@@ -32,9 +32,9 @@ NAMES = (
     "gen_ai.input.messages", "gen_ai.output.messages", "gen_ai.system_instructions", "gen_ai.retrieval.query.text",
     "gen_ai.retrieval.documents", "gen_ai.tool.call.arguments", "gen_ai.tool.call.result", "gen_ai.tool.name",
     "gen_ai.evaluation.explanation", "gen_ai.evaluation.name", "gen_ai.evaluation.score.value", "error.type",
-    "gen_ai.usage.input_tokens", "wb.cost_usd", "wb.attempt", "wb.cache.hit", "wb.cache.kind", "wb.cache.similarity",
-    "gen_ai.response.time_to_first_chunk", "gen_ai.response.finish_reasons", "gen_ai.request.model", "input.value",
-    "wb.tenant_id", "wb.item_id", "unknown",
+    "gen_ai.usage.input_tokens", "wb.cost_usd", "wb.attempt", "wb.waited_s", "wb.cache.hit", "wb.cache.kind",
+    "wb.cache.similarity", "gen_ai.response.time_to_first_chunk", "gen_ai.response.finish_reasons",
+    "gen_ai.request.model", "input.value", "wb.tenant_id", "wb.item_id", "unknown",
 )  # fmt: skip
 
 

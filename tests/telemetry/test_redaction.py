@@ -2,6 +2,10 @@
 
 import json
 import time
+from collections.abc import Callable
+from functools import partial
+from html import escape
+from urllib.parse import quote, quote_plus
 
 import pytest
 from hypothesis import given, settings
@@ -72,6 +76,21 @@ def test_values_of_telling_variables_go_in_every_spelling_and_short_ones_stay() 
     text = f"{value} {json.dumps(value)} {json.dumps(value, ensure_ascii=False)} 12345678 true /home/someone p%22"
     shown = redact(text, secrets)
     assert shown == f'{REDACTED} "{REDACTED}" "{REDACTED}" {REDACTED} true /home/someone p%22'
+
+
+@pytest.mark.parametrize(
+    "write", [quote, partial(quote, safe=""), quote_plus, escape], ids=["path", "all", "form", "html"]
+)
+def test_value_of_a_telling_variable_goes_also_as_addresses_and_pages_write_it(write: Callable[[str], str]) -> None:
+    value = "s3 cr/et&ä<word>"
+    assert write(value) != value
+    shown = redact(f"GET https://example.com/?q={write(value)}&n=1", secret_values({"MY_PASSWORD": value}))
+    assert shown == f"GET https://example.com/?q={REDACTED}&n=1"
+
+
+def test_value_that_is_no_utf8_goes_too() -> None:
+    value = b"se\xffcret-\x80".decode("utf-8", "surrogateescape")  # as `os.environ` has it
+    assert redact(f"{value} se%FFcret-%80", secret_values({"A_KEY": value})) == f"{REDACTED} {REDACTED}"
 
 
 def test_longer_secret_goes_before_one_that_is_part_of_it() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,8 @@ def tracing_on(engine: sa.Engine, **options: Any) -> Iterator[Tracing]:
         tracing.close()
 
 
-def stored(engine: sa.Engine, trace_id: str) -> dict[str, SpanRow]:
-    return {row.name: row for row in load_trace(engine, trace_id, wait_s=0).rows}
+def stored(engine: sa.Engine, trace_id: str, wait_s: float = 0) -> dict[str, SpanRow]:
+    return {row.name: row for row in load_trace(engine, trace_id, wait_s=wait_s).rows}
 
 
 def test_attributes_have_the_names_of_the_convention_and_say_for_whom(engine: sa.Engine) -> None:
@@ -152,6 +153,32 @@ def test_no_secret_reaches_the_database(tmp_path: Path, monkeypatch: pytest.Monk
     assert [secret for secret in secrets if secret.encode() in shown] == []
 
 
+def test_secret_in_an_error_goes_wherever_the_stack_is_cut(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = "a0b1c2d3e4f5g6h7i8j9-klmnopqrstuvwxyz-0123"  # no known form: found by its value alone
+    monkeypatch.setenv("SHOP_DB_PASSWORD", secret)
+    with tracing_on(engine) as tracing:
+        for behind in range(3960, 4000, 5):
+            with tracing.span("failed") as span:
+                span.error(ValueError(f"{secret}{'.' * behind}"))
+            (event,) = stored(engine, span.trace_id, wait_s=5)["failed"].events
+            told = event["attributes"]["exception.stacktrace"] + event["attributes"]["exception.message"]
+            assert not [i for i in range(len(secret) - 7) if secret[i : i + 8] in told]
+
+
+def test_numbers_that_json_has_not_are_kept_as_words(engine: sa.Engine) -> None:
+    odd = {"a": float("nan"), "b": [float("inf"), 1.5], "c": Fraction(10**400), "d": np.float32("-inf")}
+    with tracing_on(engine) as tracing, tracing.span("odd") as span:
+        span.set({"wb.cost_usd": float("nan"), "wb.odd": odd, "wb.huge": Fraction(10**400)})
+        span.content(MESSAGES, odd)
+    load_trace(engine, span.trace_id, wait_s=0).html()
+    with engine.connect() as connection:
+        read = sa.text("SELECT json_extract(attributes, '$.\"wb.cost_usd\"') FROM wb_span")
+        assert connection.execute(read).scalar_one() == "nan"
+    assert stored(engine, span.trace_id)["odd"].attributes["wb.odd"] == (
+        f'{{"a": "nan", "b": ["inf", 1.5], "c": "1{"0" * 400}", "d": "-inf"}}'
+    )
+
+
 def test_long_content_is_cut_inside_and_stays_json_with_the_hash_of_the_whole(engine: sa.Engine) -> None:
     import json
 
@@ -188,8 +215,9 @@ CIRCLE.append(CIRCLE)
 @pytest.mark.parametrize(
     "value",
     [
-        "\x00\ud800\u202e", 2**70, -(2**63) - 1, float("nan"), float("-inf"), b"\xff\x00", CIRCLE, RefusesToo(),
-        {1: {2: {(3, 4): None}}}, "x" * 3_000_000, [], {}, [""], [1, "a"], np.arange(5), Record, Record(), object(),
+        "\x00\ud800\u202e", 2**70, -(2**63) - 1, float("nan"), float("-inf"), 10**5000, b"\xff\x00", CIRCLE,
+        RefusesToo(), {1: {2: {(3, 4): None}}}, "x" * 3_000_000, [], {}, [""], [1, "a"], np.arange(5), Record,
+        Record(), object(),
     ],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-from workbench.bench.retrieved import FOLDER, HITS, SEARCHES, changed_since, recorded_rows, retrieval_usd
+from workbench.bench.retrieved import SEARCHES, changed_since, recorded_rows, retrieval_usd
 from workbench.errors import EvalsetError
 from workbench.evaluation.correctness import found_relevant, is_yes_no, names_accepted, says
 from workbench.evaluation.evalset import Evalset
@@ -18,6 +18,7 @@ from workbench.inference.messages import Request, Response
 from workbench.inference.prices import MS_PER_HOUR, PriceTable
 from workbench.inference.prompting import Prompts
 from workbench.inference.recording import Recordings
+from workbench.inference.routed import FOLDER, HITS
 from workbench.records import Query, content_hash
 
 ANSWER, FIND = "answer", "find"

@@ -10,12 +10,13 @@ from workbench.config import Settings
 from workbench.errors import ConfigError, EvalsetError
 from workbench.evaluation.evalset import Evalset
 from workbench.inference.embedding import MiniLM, load_embedder
+from workbench.inference.routed import FOLDER, FOUND_WITH, HITS, retrieval_arm
 from workbench.records import Decision, Query, content_hash
 from workbench.retrieval.arms import build_arm
 from workbench.retrieval.searching import Searcher
 from workbench.retrieval.strategies import Arm
 
-FOLDER, HITS, SEARCHES, FOUND_WITH = "recordings", "hits.jsonl", "searches.jsonl", "found_with.json"
+SEARCHES = "searches.jsonl"
 HITS_KEPT = 5
 Search = Callable[[Query], list[str]]
 
@@ -108,11 +109,9 @@ def _decision_path(evalset: Evalset) -> Path:
 
 
 def _depends_on(evalset: Evalset) -> dict[str, str]:
-    path = _decision_path(evalset)
-    arm = json.dumps(Decision.load(path).parameters, sort_keys=True) if path.is_file() else ""
     questions = sorted(f"{q.query_id}\t{q.tenant_id}\t{q.text}" for q in evalset.queries)
     return {
-        "retrieval arm": content_hash(arm),
+        "retrieval arm": retrieval_arm(evalset.path),
         "corpus": evalset.inputs.get("corpus", ""),
         "questions": content_hash(*questions),
     }

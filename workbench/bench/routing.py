@@ -11,7 +11,6 @@ from workbench.bench.answers import recorded_outcomes
 from workbench.bench.experiment import Experiment, Finalists, decision_path, open_experiment
 from workbench.bench.provenance import build_parameters, encoder_probe, parameter_inputs
 from workbench.bench.retrieval_tables import power_table
-from workbench.bench.retrieved import FOLDER
 from workbench.bench.routing_arms import Routed, RoutedArm, model_arms, policy_arms, route_all
 from workbench.bench.routing_summary import cases_of, summarise
 from workbench.bench.routing_tables import (
@@ -35,7 +34,7 @@ from workbench.evaluation.power import plan
 from workbench.evaluation.summary import Summary
 from workbench.inference.embedding import Embedder, load_embedder
 from workbench.inference.prices import project_prices
-from workbench.inference.routed import model_inputs
+from workbench.inference.routed import FOLDER, model_inputs
 from workbench.inference.routing import Policy, Router, load_router, make_policy
 from workbench.records import Decision
 from workbench.rendering.table import Table

@@ -13,10 +13,11 @@ from workbench.cli.imports import import_app
 from workbench.cli.models import models_app
 from workbench.cli.record import record as record_command
 from workbench.cli.trace import trace
+from workbench.clock import SystemClock
+from workbench.config import Settings, load_settings
 from workbench.errors import ConfigError, WorkbenchError
 
 if TYPE_CHECKING:
-    from workbench.config import Settings
     from workbench.runner import RunRecord
 
 EXIT_FAILED, EXIT_INTERRUPTED = 3, 130
@@ -45,11 +46,6 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def main() -> None:
-    """Choose retrieval, routing and caching by evidence, and keep the choices true."""
-
-
 @app.command()
 def run(
     name: Annotated[str, typer.Argument(help="Notebook, for example: retrieval")],
@@ -64,9 +60,7 @@ def run(
     """Run a notebook headless and show what it decided."""
     import signal
 
-    from workbench.clock import SystemClock
-    from workbench.config import load_settings
-    from workbench.runner import TerminalProgress, run_notebook
+    from workbench.runner import Job, TerminalProgress, run_all
 
     for number in (signal.SIGINT, signal.SIGTERM):  # a cancelled CI job ends like Ctrl-C, in the background too
         signal.signal(number, signal.default_int_handler)
@@ -77,11 +71,9 @@ def run(
     if "evalset" in parameters:
         parameters["evalset"] = _evalset(parameters["evalset"], settings)
     with TerminalProgress() as progress:
-        record = run_notebook(
-            name,
+        (record,) = run_all(
+            [Job(name, profile, parameters)],
             settings=settings,
-            profile=profile,
-            parameters=parameters,
             clock=SystemClock(),
             on_event=progress,
             hard_timeout_s=hard_timeout_s,
@@ -101,8 +93,6 @@ def check(
 
     Exit code: 0 all hold, 1 one is broken, 2 one is inconclusive or stale, 3 one could not be checked.
     """
-    from workbench.clock import SystemClock
-    from workbench.config import load_settings
     from workbench.reports.junit import junit_xml
     from workbench.runner import TerminalProgress
     from workbench.runner import check as check_decisions
@@ -128,8 +118,6 @@ def accept(
     run: Annotated[str, typer.Option(help="Folder name of the run; the newest finished one by default.")] = "",
 ) -> None:
     """Accept the decision of a run, so that CI keeps checking it."""
-    from workbench.clock import SystemClock
-    from workbench.config import load_settings
     from workbench.records import Decision
     from workbench.runner import accept as accept_run
 
@@ -141,7 +129,6 @@ def accept(
 @app.command()
 def runs() -> None:
     """List the runs on disk, oldest first."""
-    from workbench.config import load_settings
     from workbench.runner import list_runs
 
     settings = load_settings()
@@ -158,7 +145,6 @@ def summary(
     run: Annotated[str, typer.Argument(help="Folder of a run, or its name below runs/; the newest by default.")] = "",
 ) -> None:
     """Print a run as Markdown, for a build's summary page or a comment."""
-    from workbench.config import load_settings
     from workbench.reports.markdown import markdown_summary
     from workbench.runner import list_runs
 
@@ -183,7 +169,6 @@ app.command()(trace)
 @evalset_app.command("check")
 def evalset_check(path: Annotated[str, typer.Argument(help="Name or folder of an evalset.")]) -> None:
     """Report every defect with its file and line; exit code 1 where there is an error."""
-    from workbench.config import load_settings
     from workbench.evaluation.checking import check_evalset, exit_code, summarise
 
     findings = check_evalset(path, load_settings())
@@ -194,7 +179,6 @@ def evalset_check(path: Annotated[str, typer.Argument(help="Name or folder of an
 @evalset_app.command("lock")
 def evalset_lock(path: Annotated[str, typer.Argument(help="Name or folder of an evalset with a corpus.toml.")]) -> None:
     """Pin the corpus as it is built here; judgements made for another one no longer hold."""
-    from workbench.config import load_settings
     from workbench.evaluation.evalset import find_evalset
     from workbench.retrieval.corpus import write_lock
 
@@ -203,7 +187,7 @@ def evalset_lock(path: Annotated[str, typer.Argument(help="Name or folder of an 
     typer.echo(f"{write_lock(folder, settings):,} documents pinned in {folder / 'corpus.lock'}")
 
 
-def _evalset(given: str, settings: "Settings") -> str:
+def _evalset(given: str, settings: Settings) -> str:
     """Name of an evalset of the project, hub:NAME, or the absolute path of another folder: kernels work elsewhere."""
     if given.startswith("hub:"):
         return given

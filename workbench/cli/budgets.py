@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from workbench.config import load_settings
+
 if TYPE_CHECKING:
     import polars as pl
 
@@ -18,7 +20,6 @@ def budgets(
     """Show every budget of the state database: its limit, what is spent, and what unsettled calls hold."""
     import sqlalchemy as sa
 
-    from workbench.config import load_settings
     from workbench.inference.budgets import Budgets
     from workbench.state import open_engine
     from workbench.telemetry.ledger import Ledger

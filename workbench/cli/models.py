@@ -1,12 +1,13 @@
 """``workbench models``: the local models, and fetching their weights."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from workbench.config import load_settings
 
+if TYPE_CHECKING:
     from workbench.inference.prices import PriceTable
     from workbench.rendering.table import Table
 
@@ -17,7 +18,6 @@ models_app = typer.Typer(help="List the local models, and fetch their weights.")
 def models(context: typer.Context) -> None:
     """List the local models: what they cost, under which licence, from where, and whether they are on disk."""
     if context.invoked_subcommand is None:
-        from workbench.config import load_settings
         from workbench.inference.prices import project_prices
 
         settings = load_settings()
@@ -32,7 +32,6 @@ def fetch_models(
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from workbench.config import load_settings
     from workbench.inference.weights import WEIGHTS, fetch
 
     folder = load_settings().cache / "weights"
@@ -46,7 +45,7 @@ def fetch_models(
             typer.echo(path)
 
 
-def models_table(folder: "Path", prices: "PriceTable") -> "Table":
+def models_table(folder: Path, prices: "PriceTable") -> "Table":
     """One row for each file of weights; dollars are for a million tokens, and empty where no price is known."""
     from workbench.inference.local import PREFIX
     from workbench.inference.weights import WEIGHTS, is_there

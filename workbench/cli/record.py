@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from workbench.config import load_settings
+
 
 def record(
     evalset: Annotated[str, typer.Argument(help="Name of an evalset with prompts.toml.")],
@@ -17,7 +19,6 @@ def record(
     """Record what models answer to an evalset's questions; says what it takes first, goes on where it stopped."""
     from workbench.bench.record import drift, evalset_models
     from workbench.bench.record import record as record_answers
-    from workbench.config import load_settings
 
     settings = load_settings()
     if sample is not None:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from workbench.cli.files import write_file
+from workbench.config import load_settings
 from workbench.errors import ConfigError
 
 
@@ -19,7 +20,6 @@ def trace(
     ] = None,
 ) -> None:
     """Show what a call did: every step with its time, tokens, cost, messages and errors."""
-    from workbench.config import load_settings
     from workbench.state import open_engine
     from workbench.telemetry.retention import forget_traces
     from workbench.telemetry.trace import latest_traces, load_trace

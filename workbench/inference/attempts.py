@@ -118,7 +118,8 @@ class Bill:
             raise AttemptTimeout(f"{request.model}: the deadline passed before the request could be sent")
         shown = _Shown(on_text)
         started, began = books.clock.now().isoformat(), books.clock.monotonic()
-        with chat_span(books.tracing, request) as span:
+        waited_s = slot.waited_s if slot else 0.0
+        with chat_span(books.tracing, request, {"attempt": number + 1, "waited_s": waited_s or None}) as span:
             try:
                 response = provider.complete(request, timeout_s=timeout_s, on_text=shown if on_text else None)
             except BaseException as error:
@@ -181,10 +182,9 @@ class Bill:
                        saved_nanos=saved, cache=json.dumps(shown) if hit else "")  # fmt: skip
         if self.books.ledger:
             self.books.ledger.add([row])
-        with chat_span(self.books.tracing, request) as span:
+        told = {f"cache.{k}": v for k, v in shown.items()} | {"cache.hit": bool(hit) or None, "source": status}
+        with chat_span(self.books.tracing, request, told) as span:
             note(span, response, 0, free=True)
-            if span:
-                span.set({f"wb.cache.{k}": v for k, v in shown.items()} | {"wb.source": status})
 
     def row(
         self, request: Request, attempt: int, started: str, *, response: Response | None = None, status: str = "ok",

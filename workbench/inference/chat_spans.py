@@ -1,15 +1,19 @@
 """What a span says of one request, in OpenTelemetry's GenAI names."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from workbench.inference.messages import Request, Response
 from workbench.telemetry.spans import Span, Tracing
 
 
 @contextmanager
-def chat_span(tracing: Tracing | None, request: Request) -> Iterator[Span | None]:
-    """Span of one attempt, None where nothing is traced; an exception inside is recorded and goes on."""
+def chat_span(tracing: Tracing | None, request: Request, told: Mapping[str, Any]) -> Iterator[Span | None]:
+    """Span of one attempt, None where nothing is traced; an exception inside is recorded and goes on.
+
+    ``told`` is what else is known of it by its name below ``wb.``, None what is not.
+    """
     if tracing is None:
         yield None
         return
@@ -17,6 +21,7 @@ def chat_span(tracing: Tracing | None, request: Request) -> Iterator[Span | None
         "gen_ai.request.model": request.model,
         "gen_ai.request.max_tokens": request.max_tokens,
         "gen_ai.request.temperature": request.temperature,
+        **{f"wb.{name}": value for name, value in told.items()},
     }
     operation = "chat" if request.max_tokens else "embeddings"
     with tracing.span(f"{operation} {request.model}", operation, attributes) as span:

@@ -88,6 +88,7 @@ class Client:
         *,
         model: str,
         fallbacks: Sequence[str] = (),
+        question: str | None = None,
         use: CacheUse | None = None,
         on_text: Callable[[str], None] | None = None,
         deadline_s: float | None = None,
@@ -99,9 +100,12 @@ class Client:
         ----------
         messages : sequence of mappings, or function of a configuration
             A function where a router may choose between configurations (such as how much context): it gets the name
-            of the chosen one.
+            of the chosen one, and is called for no other.
         model, fallbacks : str
             Asked in this order; ``router/NAME`` asks an accepted routing decision.
+        question : str, optional
+            What the user asked, without what was retrieved for it: this is what a router has learned on and looks at.
+            By default the text of the last user message; needed where ``messages`` is a function.
         use : CacheUse, optional
             That the answer may come from the cache, and who may share it; without it the cache is not asked.
         on_text : callable, optional
@@ -129,7 +133,9 @@ class Client:
         how = _How(tuple(fallbacks), use, on_text, policy, deadline)
         with attributed(**{k: v for k, v in who.items() if v is not None}), self.books.span(f"call {model}") as span:
             if model.startswith(PREFIX):
-                return self._routed(messages, self._router(model), given, how, span)
+                routed = self._router(model)
+                asked = _question(messages, question, routed)
+                return self._routed(messages, asked, routed, given, how, span)
             return self._answer(Request(model, _fixed(messages, model), **given), Route(model), how, span)
 
     def stream(self, messages: Messages, **given: Any) -> Stream[Completion]:
@@ -146,19 +152,20 @@ class Client:
         return self.routers[name]
 
     def _routed(
-        self, messages: Messages, routed: Routed, given: Mapping[str, Any], how: _How, span: Span | None
+        self, messages: Messages, question: str, routed: Routed, given: Mapping[str, Any], how: _How, span: Span | None
     ) -> Completion:
         """Ask the arm that the router picks; a cascade asks its first arm in any case, and pays for it."""
 
         def ask(route: Route, how: _How) -> Completion:
-            return self._answer(Request(route.model, _configured(messages, route), **given), route, how, span)
+            made = messages(route.configuration) if callable(messages) else messages
+            return self._answer(Request(route.model, tuple(made), **given), route, how, span)
 
-        text, feature = _asked(_configured(messages, routed.first)), current().feature
+        feature = current().feature
         if not routed.router.cascade:
-            return ask(routed.pick(text, feature), how)
+            return ask(routed.pick(question, feature), how)
         first = ask(routed.first, replace(how, fallbacks=(), on_text=None))
         # without token probabilities nobody knows whether the first answer will do, so it will not
-        route = routed.pick(text, feature, confidence=first.response.confidence or 0.0)
+        route = routed.pick(question, feature, confidence=first.response.confidence or 0.0)
         if route.arm == routed.first.arm:
             if how.on_text:
                 how.on_text(first.text)
@@ -174,7 +181,7 @@ class Client:
         others = [request.to(model) for model in how.fallbacks]
         if self.recordings is not None and (found := self.recordings.take(request, *others)):
             return self._free(bill, request, found, "recording", route, how)
-        if hit := self._cached(request, bill, how):
+        if hit := self._cached(request, bill, how, span):
             if self.recordings is not None:  # a session is replayed as it was, hits too
                 self.recordings.add(request, bill.who.item_id, hit.response)
             return self._free(bill, request, hit.response, "cache", route, how, hit)
@@ -194,15 +201,18 @@ class Client:
         self._keep(answered, response, bill, how)
         return Completion(response, bill.call_id, bill.trace_id, "model", route, bill.cost_nanos, bill.attempts)
 
-    def _cached(self, request: Request, bill: Bill, how: _How) -> CacheHit | None:
+    def _cached(self, request: Request, bill: Bill, how: _How, span: Span | None) -> CacheHit | None:
         """Hit of the cache; one that fails is a miss."""
         if self.cache is None or how.use is None:
             return None
+        hit = None
         try:
-            return self.cache.find(request, bill.who, how.use)
+            hit = self.cache.find(request, bill.who, how.use)
         except (WorkbenchError, SQLAlchemyError) as error:
             self._doubt("find", error)
-            return None
+        if span and hit is None:  # of a hit the span of its answer tells
+            span.set({"wb.cache.hit": False})
+        return hit
 
     def _keep(self, request: Request, response: Response, bill: Bill, how: _How) -> None:
         """Keep an answer; it is paid for, and is given whether or not it can be kept."""
@@ -238,18 +248,26 @@ def _fixed(messages: Messages, model: str) -> tuple[Message, ...]:
     return tuple(messages)
 
 
-def _configured(messages: Messages, route: Route) -> tuple[Message, ...]:
-    if callable(messages):
-        return tuple(messages(route.configuration))
-    if route.configuration:
+def _question(messages: Messages, question: str | None, routed: Routed) -> str:
+    """What the router looks at; refused before anything is asked where nobody said it."""
+    if not callable(messages):
+        if configured := [arm for arm in routed.router.models if "@" in arm]:
+            raise ConfigError(
+                f"the router chooses between configurations of the prompt ({', '.join(configured)}): give complete() a "
+                "function that makes the messages of a configuration, not one list of messages"
+            )
+        question = _last_text(messages) if question is None else question
+    if not question:
+        found = "messages that are a function of the configuration" if callable(messages) else "no text of the user"
         raise ConfigError(
-            f"the router chooses between configurations of the prompt ({route.arm}): give complete() a function that "
-            "makes the messages of a configuration, not one list of messages"
+            f"router {routed.name!r} looks at what the user asked, found {found}: give complete() that as question="
         )
-    return tuple(messages)
+    return question
 
 
-def _asked(messages: Sequence[Message]) -> str:
-    """What the user wrote: the text that routers look at."""
-    texts = [m["content"] for m in messages if m["role"] == "user"]
-    return str(texts[-1]) if texts else ""
+def _last_text(messages: Sequence[Message]) -> str:
+    """Text of the last user message, without its pictures and files."""
+    content = next((m.get("content") for m in reversed(messages) if m.get("role") == "user"), None) or ""
+    if isinstance(content, str):
+        return content
+    return "\n".join(part.get("text", "") for part in content if part.get("type") == "text")

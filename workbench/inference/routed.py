@@ -1,6 +1,8 @@
 """An accepted routing decision at work: which model, and which configuration of the prompt, answers a request."""
 
+import json
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -12,9 +14,10 @@ from workbench.inference.prices import PriceTable, project_prices
 from workbench.inference.routing import Router, load_router
 from workbench.inference.routing_features import Requests
 from workbench.inference.weights import WEIGHTS
-from workbench.records import Decision
+from workbench.records import Decision, content_hash
 
 PREFIX = "router/"
+PROMPTS, FOLDER, HITS, FOUND_WITH = "prompts.toml", "recordings", "hits.jsonl", "found_with.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +82,11 @@ def load_routed(
     ------
     ConfigError
         If there is no such decision, its verdict names no arm to use, or it no longer fits: another router beside
-        it, other prices, another encoder or other weights than those it was tested with.
+        it, other prices, prompts, hits, accepted retrieval, encoder or weights than those it was tested with, or
+        nothing written about one of them.
     """
-    path = settings.evalsets / evalset / "decisions" / "routing.json"
+    folder = settings.evalsets / evalset
+    path = folder / "decisions" / "routing.json"
     if not path.is_file():
         raise ConfigError(f"no routing decision is accepted for {evalset!r} ({path}); run and accept one first")
     decision = Decision.load(path)
@@ -94,12 +99,14 @@ def load_routed(
         )
     router = load_router(path.with_suffix(".artefact"), decision.arm)
     embedder = load_embedder(decision.settings["embedder"], settings, books) if _reads_vectors(router) else None
-    if changed := _changed(settings, decision, router, embedder):
-        raise ConfigError(
-            f"the routing decision of {evalset!r} was tested with another {', '.join(changed)}; check it again with: "
-            "workbench check routing"
-        )
-    return Routed(evalset, router, embedder)
+    now = _inputs_now(settings, folder, decision, router, embedder)
+    if missing := [name for name in now if name not in decision.fingerprint.inputs]:
+        wrong = f"does not say with which {', '.join(missing)} it was tested"
+    elif changed := _changed(folder, decision, router, now):
+        wrong = f"was tested with another {', '.join(changed)}"
+    else:
+        return Routed(evalset, router, embedder)
+    raise ConfigError(f"the routing decision of {evalset!r} {wrong}; check it again with: workbench check routing")
 
 
 def model_inputs(models: tuple[str, ...], prices: PriceTable) -> dict[str, str]:
@@ -113,13 +120,32 @@ def model_inputs(models: tuple[str, ...], prices: PriceTable) -> dict[str, str]:
     return out
 
 
-def _changed(settings: Settings, decision: Decision, router: Router, embedder: Embedder | None) -> list[str]:
+def retrieval_arm(folder: Path) -> str:
+    """Hash of the arm that the accepted retrieval decision of an evalset names, of nothing where there is none."""
+    path = folder / "decisions" / "retrieval.json"
+    return content_hash(json.dumps(Decision.load(path).parameters, sort_keys=True) if path.is_file() else "")
+
+
+def _inputs_now(
+    settings: Settings, folder: Path, decision: Decision, router: Router, embedder: Embedder | None
+) -> dict[str, str]:
+    """What a decision must have been tested with, as it is now, by the names of its fingerprint."""
     prices = project_prices(settings.root)
-    now = {"prices": prices.sha256, **model_inputs(router.models, prices)}
-    if embedder:
-        now["weights"] = embedder.encoder_id
-    before = decision.fingerprint.inputs
-    changed = [name for name, value in now.items() if name in before and before[name] != value]
+    now = {"prices": prices.sha256} | ({"weights": embedder.encoder_id} if embedder else {})
+    if "outcomes" in decision.fingerprint.inputs:  # a table with answers and costs: no prompt was made here
+        return now
+    files = {"prompts": folder / PROMPTS, HITS: folder / FOLDER / HITS}
+    hashes = {name: content_hash(path.read_bytes()) if path.is_file() else "" for name, path in files.items()}
+    return now | hashes | model_inputs(router.models, prices)
+
+
+def _changed(folder: Path, decision: Decision, router: Router, now: dict[str, str]) -> list[str]:
+    before, noted = decision.fingerprint.inputs, folder / FOLDER / FOUND_WITH
+    changed = [name for name, value in now.items() if before[name] != value]
+    changed += [n for n in before if n.startswith(("price of ", "weights of ")) and n not in now]
+    if HITS in before and noted.is_file():
+        found_with = json.loads(noted.read_text(encoding="utf-8"))
+        changed += ["retrieval arm"] if found_with.get("retrieval arm") != retrieval_arm(folder) else []
     return changed + (["router"] if decision.parameters.get("sha256") != router.sha256 else [])
 
 

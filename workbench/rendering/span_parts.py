@@ -14,6 +14,7 @@ _FACTS = {
     "gen_ai.response.model": "model served",
     "gen_ai.provider.name": "provider",
     "wb.attempt": "attempt",
+    "wb.waited_s": "waited for its turn",
     "wb.route": "route",
     "wb.reason": "reason",
     "gen_ai.usage.input_tokens": "input tokens",
@@ -207,7 +208,7 @@ def _fact(name: str, value: Any) -> str:
     if isinstance(value, float | int) and not isinstance(value, bool):
         if name.endswith(("_usd", "_nanos")):
             return money(value / 1e9 if name.endswith("_nanos") else value)
-        if name == "gen_ai.response.time_to_first_chunk":
+        if name in ("gen_ai.response.time_to_first_chunk", "wb.waited_s"):
             return duration(int(value * 1e9)) if abs(value) < 1e9 else str(value)
         return f"{value:,}" if isinstance(value, int) else number(value, 3)
     return _plain(value)

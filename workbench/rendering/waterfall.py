@@ -142,6 +142,9 @@ def _chips(row: SpanRow) -> list[tuple[str, str]]:
     """Return what must be seen without opening the span: which attempt, what failed, whether a cache answered."""
     given = row.attributes
     chips = [(f"attempt {given['wb.attempt']}", "")] if given.get("wb.attempt", 1) != 1 else []
+    waited_s = given.get("wb.waited_s")
+    if isinstance(waited_s, int | float) and 0 < waited_s < 1e9:
+        chips.append((f"waited {duration(int(waited_s * 1e9))}", ""))
     if row.status == "error":
         chips.append((str(given.get("error.type") or "error"), "bad"))
     source = given.get("wb.source")

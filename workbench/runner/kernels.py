@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import nbformat
 import papermill
 from jupyter_core.utils import ensure_event_loop, run_sync
 from papermill.clientwrap import PapermillNotebookClient
@@ -23,6 +24,7 @@ from workbench.rendering.progress import MIME_TYPE
 from workbench.runner.events import EventKind
 from workbench.runner.leash import Leash
 from workbench.runner.runs import CellState
+from workbench.telemetry.redaction import redact, redact_all
 
 
 class Watch:
@@ -114,7 +116,24 @@ def execute(
         timer.cancel()
         watch.leash.release()
         ensure_event_loop().close()
+    try:
+        _without_secrets(target)
+    except (OSError, ValueError) as caught:  # a full disk, half a notebook
+        error = error or caught
     return Outcome(error, watch.flagged, tuple(watch.cells))
+
+
+def _without_secrets(target: Path) -> None:
+    """Redact parameters, texts that came in pieces, and the log: all that no message of the kernel held whole."""
+    log = target.with_name("kernel.log")
+    said = log.read_text(encoding="utf-8", errors="replace")
+    if (clean := redact(said)) != said:
+        log.write_text(clean, encoding="utf-8")
+    notebook = nbformat.read(target, as_version=nbformat.NO_CONVERT)
+    if (clean := redact_all(notebook)) != notebook:
+        part = target.with_suffix(".part")
+        nbformat.write(nbformat.from_dict(clean), part)
+        part.replace(target)
 
 
 def _first_tag(cell: Any) -> str:
@@ -173,6 +192,7 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]
         return reply
 
     def process_message(self, message: Any, cell: Any, cell_index: int) -> Any:
+        message = message | {"content": redact_all(message["content"])}
         if progress := message["content"].get("data", {}).get(MIME_TYPE):
             self.watch.progress(cell_index, progress)
         return super().process_message(message, cell, cell_index)

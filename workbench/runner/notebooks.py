@@ -1,12 +1,11 @@
 """Run notebooks headless, one or several at a time, and judge truthfully how each of them ended."""
 
-import importlib.util
 import json
 import os
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from workbench.runner.leash import Leash
 from workbench.runner.parameters import prepare
 from workbench.runner.runs import RunRecord, close_run, open_run
 from workbench.runner.verdicts import judge
+from workbench.telemetry.redaction import redact
 
 if TYPE_CHECKING:
     from workbench.runner.kernels import Outcome
@@ -41,30 +41,6 @@ class _Context:
     tell: Listener
     cell_timeout_s: float
     hard_timeout_s: float
-
-
-def run_notebook(
-    name: str,
-    *,
-    settings: Settings,
-    profile: str,
-    parameters: Mapping[str, Any],
-    clock: Clock,
-    on_event: Listener | None = None,
-    hard_timeout_s: float = 3600.0,
-    cell_timeout_s: float = 1800.0,
-) -> RunRecord:
-    """Run one notebook; see `run_all`."""
-    job = Job(name, profile, parameters)
-    return run_all(
-        [job],
-        settings=settings,
-        clock=clock,
-        on_event=on_event,
-        workers=1,
-        hard_timeout_s=hard_timeout_s,
-        cell_timeout_s=cell_timeout_s,
-    )[0]
 
 
 def run_all(
@@ -176,14 +152,7 @@ def _run(job: Job, source: Path, leash: Leash, context: _Context) -> RunRecord:
 def _close(record: RunRecord, outcome: "Outcome", leash: Leash, context: _Context) -> RunRecord:
     ending = judge(outcome, record.run_dir, leash.ended_by, context.cell_timeout_s, context.hard_timeout_s)
     record = close_run(
-        record,
-        context.clock,
-        status=ending.status,
-        exit_reason=ending.exit_reason,
-        error=ending.error,
-        gate=ending.gate,
-        cells=outcome.cells,
-        fingerprint=_fingerprint(record.run_dir),
+        record, context.clock, **asdict(ending), cells=outcome.cells, fingerprint=_fingerprint(record.run_dir)
     )
     if record.status == "done":
         (record.run_dir / "kernel.log").unlink(missing_ok=True)  # only noise when all went well
@@ -218,12 +187,12 @@ def _fingerprint(run_dir: Path) -> dict[str, Any] | None:
 
 def _draw_report(run_dir: Path) -> str | None:
     """Draw ``report.html``; returns why it could not be drawn, because that must never hide the result."""
-    if importlib.util.find_spec("workbench.reports.html") is None:
-        return "this installation has no workbench.reports.html"
     try:
-        importlib.import_module("workbench.reports.html").write_report(run_dir)
+        from workbench.reports.html import write_report
+
+        write_report(run_dir)
     except Exception as error:  # noqa: BLE001 - the boundary of a run
-        return f"{type(error).__name__}: {error}"
+        return redact(f"{type(error).__name__}: {error}")
     return None
 
 

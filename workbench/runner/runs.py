@@ -13,6 +13,7 @@ from workbench.clock import Clock
 from workbench.config import Settings
 from workbench.errors import RunError
 from workbench.records import content_hash
+from workbench.telemetry.redaction import redact_all
 
 RunStatus = Literal["running", "done", "failed", "interrupted", "corrupt"]
 CellStatus = Literal["pending", "running", "completed", "failed"]
@@ -114,7 +115,7 @@ def open_run(settings: Settings, notebook: str, *, profile: str, parameters: dic
         status="running",
         notebook=notebook,
         profile=profile,
-        parameters=parameters,
+        parameters=redact_all(parameters),
         seed=seed if isinstance(seed, int) else None,
         started=now.isoformat(),
         process=process_token(os.getpid()),

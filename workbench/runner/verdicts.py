@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from workbench.runner.leash import EndedBy
 from workbench.runner.runs import CellState, RunStatus
+from workbench.telemetry.redaction import redact
 
 if TYPE_CHECKING:
     from workbench.runner.kernels import Outcome
@@ -40,7 +41,7 @@ def judge(outcome: "Outcome", run_dir: Path, ended_by: EndedBy, cell_timeout_s: 
         sentence = f"killed at the hard time-out of {hard_timeout_s:g} s{_where(outcome.cells)}"
         return Ending("failed", "hard_timeout", sentence, gate)
     reason, sentence = _fault(outcome, cell_timeout_s) or ("no_result", gate_problem)
-    return Ending("failed", reason, sentence, gate)
+    return Ending("failed", reason, redact(sentence), gate)
 
 
 def _fault(outcome: "Outcome", cell_timeout_s: float) -> tuple[str, str] | None:

@@ -1,6 +1,7 @@
 """Values as spans keep them: plain, redacted, of bounded size, and storable by every back end."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from hashlib import sha256
@@ -56,9 +57,9 @@ def _plain(value: Any, secrets: tuple[str, ...], depth: int) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, Integral):
-        return int(value) if -_INT64 <= int(value) < _INT64 else str(value)
+        return int(value) if -_INT64 <= int(value) < _INT64 else _said(value)
     if isinstance(value, Real):
-        return float(value)
+        return _number(value)
     if isinstance(value, bytes | bytearray):
         return f"({len(value):,} bytes)"
     record = is_dataclass(value) and not isinstance(value, type)
@@ -79,6 +80,15 @@ def _parts(value: Any, secrets: tuple[str, ...], depth: int) -> Any:
     if len(items) == 2 and isinstance(items[0], str) and secret_field(items[0]):
         items[1] = REDACTED  # a header as a pair
     return [_plain(item, secrets, depth) for item in items]
+
+
+def _number(value: Real) -> float | str:
+    """A float; as text what JSON has no number for, and what is too large for one."""
+    try:
+        number = float(value)
+    except OverflowError:
+        return _said(value)
+    return number if math.isfinite(number) else str(number)
 
 
 def _said(value: object) -> str:

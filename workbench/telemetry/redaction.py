@@ -8,8 +8,10 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from functools import lru_cache
-from urllib.parse import quote
+from functools import lru_cache, partial
+from html import escape
+from typing import Any
+from urllib.parse import quote, quote_plus
 
 REDACTED = "[redacted]"
 _SHORTEST = 8  # shorter values are words such as "false", which must not vanish from every text
@@ -70,11 +72,29 @@ def redact(text: str, secrets: tuple[str, ...] | None = None) -> str:
     return text
 
 
-def secret_values(env: Mapping[str, str] | None = None) -> tuple[str, ...]:
-    r"""Values of the environment variables whose names look secret, longest first, also as JSON and URLs write them.
+def redact_all(value: Any) -> Any:
+    """A value of JSON with every text in it redacted.
 
-    >>> secret_values({"MY_API_KEY": 'with "quotes"', "TOKENIZERS_PARALLELISM": "false", "HOME": "there"})
-    ('with%20%22quotes%22', 'with \\"quotes\\"', 'with "quotes"')
+    >>> redact_all({"said": ["Bearer abcdefghijkl", 1], "api_key": "swordfish"})
+    {'said': ['Bearer [redacted]', 1], 'api_key': '[redacted]'}
+    """
+    secrets = secret_values()
+
+    def clean(part: Any) -> Any:
+        if isinstance(part, str):
+            return redact(part, secrets)
+        if isinstance(part, Mapping):
+            return {k: REDACTED if secret_field(k) and isinstance(v, str) else clean(v) for k, v in part.items()}
+        return [clean(inner) for inner in part] if isinstance(part, list | tuple) else part
+
+    return clean(value)
+
+
+def secret_values(env: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    r"""Values of the environment variables whose names look secret, longest first, also as JSON, URLs, HTML have them.
+
+    >>> secret_values({"MY_API_KEY": "with<out", "TOKENIZERS_PARALLELISM": "false", "HOME": "there"})
+    ('with&lt;out', 'with%3Cout', 'with<out')
     """
     env = os.environ if env is None else env
     values = tuple(value for name in env if _looks_secret(name) and len(value := env[name].strip()) >= _SHORTEST)
@@ -97,5 +117,12 @@ def _looks_secret(name: str) -> bool:
 
 @lru_cache(maxsize=8)
 def _written(values: tuple[str, ...]) -> tuple[str, ...]:
-    forms = {form for v in values for form in (v, json.dumps(v)[1:-1], json.dumps(v, ensure_ascii=False)[1:-1])}
-    return tuple(sorted(forms | {quote(v, safe="") for v in values}, key=lambda form: (-len(form), form)))
+    forms = {
+        form
+        for v in values
+        for form in (
+            v, json.dumps(v)[1:-1], json.dumps(v, ensure_ascii=False)[1:-1], escape(v),
+            *(quoted(v, errors="surrogateescape") for quoted in (quote, partial(quote, safe=""), quote_plus)),
+        )
+    }  # fmt: skip
+    return tuple(sorted(forms, key=lambda form: (-len(form), form)))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.errors import ConfigError
 from workbench.telemetry import content as kept
 from workbench.telemetry.context import current
-from workbench.telemetry.redaction import secret_values
+from workbench.telemetry.redaction import redact, secret_values
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -71,7 +71,8 @@ class Span:
         message = ""
         if self._capture:
             message = kept.content(exception, secrets)[0]
-            stack = "".join(traceback.format_exception(exception))[-_STACK_CHARACTERS:]
+            # redacted before it is cut: a part of a secret is not known for one
+            stack = redact("".join(traceback.format_exception(exception)), secrets)[-_STACK_CHARACTERS:]
             event |= {"exception.message": message, "exception.stacktrace": kept.content(stack, secrets)[0]}
         elif frames := traceback.extract_tb(exception.__traceback__):
             event["exception.place"] = f"{os.path.basename(frames[-1].filename)}:{frames[-1].lineno}"
