@@ -61,7 +61,7 @@ def test_a_model_that_nobody_knows_is_refused_by_name(tmp_path):
 def test_a_model_whose_weights_cannot_be_had_is_one_for_another_model_to_answer(tmp_path):
     asked = Request("local/qwen2.5-coder-0.5b", ({"role": "user", "content": "?"},))
     with pytest.raises(ModelMissing, match=r"put it at .* by hand"):
-        LocalModels(tmp_path).complete(asked, timeout_s=1)
+        LocalModels(tmp_path).complete(asked, timeout_s=PATIENT_S)
 
 
 @pytest.mark.parametrize(("said", "threads"), [(None, 1), ("3", 3)])

@@ -118,6 +118,8 @@ class Client:
             If it may not be asked, or not in time.
         CallFailed
             After the last attempt.
+        SettlementFailed
+            If the state database does not take what came of an attempt; the answer, if there is one, is in it.
         RecordingMiss
             If answers are replayed and none fits.
         """
@@ -180,8 +182,8 @@ class Client:
             return self._free(bill, request, hit.response, "cache", route, how, hit)
         response = call_models(
             (request.model, *how.fallbacks),
-            lambda model, _, timeout_s: bill.ask(
-                provider_of(self.providers, model), request.to(model), timeout_s=timeout_s, on_text=how.on_text
+            lambda model, **limits: bill.ask(
+                provider_of(self.providers, model), request.to(model), on_text=how.on_text, **limits
             ),
             policy=how.policy,
             cooldowns=self.cooldowns,
