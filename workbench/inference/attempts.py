@@ -181,7 +181,7 @@ class Bill:
                 f"the limit of {request.model} let this request start {left_s:.1f} s before its deadline, which is too "
                 "late for an answer; try again, or raise the limit",
                 model=request.model,
-                retry_after_s=0.0,
+                retry_after_s=LEAST_USEFUL_S,
             )
         if left_s <= 0:
             raise AttemptTimeout(f"{request.model}: the deadline passed before the request could be sent")

@@ -89,7 +89,7 @@ class Stream(Generic[_T]):
 
     def _pieces(self) -> Iterator[str]:
         pieces: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
-        abandoned = threading.Event()
+        abandoned, ended = threading.Event(), threading.Event()
 
         def show(text: str) -> None:
             if abandoned.is_set():
@@ -102,14 +102,15 @@ class Stream(Generic[_T]):
                 pieces.put(None)
             except BaseException as error:  # noqa: BLE001  the reader's thread raises it again
                 pieces.put(error)
+            finally:
+                ended.set()
 
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
         try:
+            threading.Thread(target=work, name="stream", daemon=True).start()
             while (piece := pieces.get()) is not None:
                 if isinstance(piece, BaseException):
                     raise piece
                 yield piece
         finally:
             abandoned.set()
-            thread.join(LEAVE_S)
+            ended.wait(LEAVE_S)
