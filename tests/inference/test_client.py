@@ -310,6 +310,15 @@ def test_an_answer_is_settled_although_the_database_is_locked_for_a_while(impati
     assert done.cost_nanos > 0
 
 
+def test_a_database_that_is_locked_beforehand_is_told_at_once_and_nothing_is_asked(impatient) -> None:
+    client = locked_client(impatient, 10 * PATIENCE_S)
+    client.books.clock.lock(Request(SMALL, tuple(ASK)))
+    with pytest.raises(sa.exc.OperationalError):
+        client.complete(ASK, model=SMALL)
+    assert client.books.clock.monotonic() == 0
+    assert client.providers[""].requests == []
+
+
 def test_an_answer_that_cannot_be_settled_is_in_the_error_and_its_hold_stays_until_it_is_closed(impatient) -> None:
     client = locked_client(impatient, 10 * PATIENCE_S)
     with pytest.raises(SettlementFailed, match="--close-holds-before") as raised:

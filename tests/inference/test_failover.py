@@ -157,6 +157,13 @@ def test_a_model_that_asks_for_a_long_pause_comes_after_those_that_do_not():
     assert bench.clock.monotonic() <= POLICY.base_s
 
 
+def test_an_error_that_would_end_the_call_does_not_where_another_model_was_put_off():
+    bench = Bench(a=[Throttled("slow", retry_after_s=40.0), "yes"], b=[Rejected("no", status=401)], c=["no"])
+    bench.turns = {"c": 50.0}
+    assert bench.call().text == "yes"
+    assert bench.order == ["a", "b", "a"]
+
+
 def test_a_long_pause_is_waited_out_where_no_other_model_answers():
     bench = Bench(a=[Throttled("slow", retry_after_s=40.0), "yes"], b=[Unavailable("down")] * 3)
     assert bench.call().text == "yes"
@@ -360,15 +367,17 @@ steps = st.tuples(st.just("yes") | errors, st.sampled_from([0, 1, 1_000, 19_000,
     deadline_s=st.floats(0.1, 200),
     cooldown_failures=st.integers(1, 4),
     seed=st.integers(0, 99),
+    turns=st.lists(st.just(0.0) | st.floats(0, 300) | st.just(NEVER), min_size=4, max_size=4),
 )
 def test_every_call_ends_in_one_answer_or_one_error_within_its_deadline(
-    script, models, attempts, deadline_s, cooldown_failures, seed
+    script, models, attempts, deadline_s, cooldown_failures, seed, turns
 ):
     policy = RetryPolicy(
         attempts_per_model=attempts, deadline_s=deadline_s, attempt_timeout_s=20, cooldown_failures=cooldown_failures
     )
     names = [f"m{i}" for i in range(models)]
     bench = Bench(policy)
+    bench.turns = dict(zip(names, turns, strict=False))
     coming = iter(script)
 
     def said(_):
@@ -381,7 +390,10 @@ def test_every_call_ends_in_one_answer_or_one_error_within_its_deadline(
         before, started = len(model.requests), bench.clock.monotonic()
         ended = outcome(bench, names, seed)
         made = len(model.requests) - before
-        assert made == len(ended.attempts) if isinstance(ended, CallFailed) else made > 0
+        if isinstance(ended, RateLimited):
+            assert made == 0
+        else:
+            assert made == len(ended.attempts) if isinstance(ended, CallFailed) else made > 0
         assert bench.clock.monotonic() - started <= deadline_s * (1 + 1e-9)
         assert made <= models * attempts
 
@@ -390,5 +402,5 @@ def outcome(bench, names, seed):
     """The answer or the one error; any other error is a failed test."""
     try:
         return bench.call(*names, seed=seed)
-    except CallFailed as failed:
+    except (CallFailed, RateLimited) as failed:
         return failed

@@ -12,13 +12,13 @@ from workbench.clock import Clock, SystemClock
 from workbench.config import Settings
 from workbench.errors import (
     AttemptTimeout,
+    BudgetExceeded,
     ConfigError,
     ProviderError,
     RateLimited,
     SettlementFailed,
     StoreError,
     UnknownPrice,
-    WorkbenchError,
 )
 from workbench.inference.budget import DEFAULT_BUDGETS, Budget
 from workbench.inference.budgets import Budgets
@@ -28,7 +28,7 @@ from workbench.inference.limits import Limit, RateLimiter, Slot
 from workbench.inference.messages import Request, Response, Usage
 from workbench.inference.prices import PriceTable, project_prices
 from workbench.inference.providers import Provider
-from workbench.inference.settlement import BUSY, settle
+from workbench.inference.settlement import BUSY, may_be_billed, settle
 from workbench.inference.streaming import still_read
 from workbench.state import open_engine
 from workbench.telemetry.context import Attribution
@@ -131,8 +131,7 @@ class Bill:
         shown, attempt = _Shown(on_text), _Open(due)
         try:  # wherever an interruption falls, it leaves no hold
             still_read()
-            if books.budgets:
-                books.budgets.reserve(due, hold_id=attempt.hold)
+            self._reserve(due, attempt)
             attempt.slot = self._slot(request, tokens + request.max_tokens, patience_s)
             timeout_s = min(timeout_s, self._left_s(request, attempt.slot))
             with chat_span(books.tracing, request) as span:
@@ -167,6 +166,15 @@ class Bill:
         except UnknownPrice:  # of a token class that nobody expected: the answer is there and is worth its price
             return worst, UnknownPrice.__name__
 
+    def _reserve(self, worst: LedgerRow, attempt: "_Open") -> None:
+        if self.books.budgets:
+            attempt.hold = uuid.uuid4().hex
+            try:
+                self.books.budgets.reserve(worst, hold_id=attempt.hold)
+            except (BudgetExceeded, *BUSY):
+                attempt.hold = ""
+                raise
+
     def _slot(self, request: Request, tokens: int, patience_s: float) -> Slot | None:
         if self.books.limiter is None:
             return None
@@ -190,17 +198,18 @@ class Bill:
     def _broken_off(self, attempt: "_Open", error: BaseException) -> None:
         """Take back an attempt that was never made, settle one that was."""
         if attempt.began is None:
-            self.attempts -= 1
+            self.attempts, attempt.due = self.attempts - 1, None
+            if attempt.hold:
+                with suppress(StoreError):  # interrupted before it was made
+                    self._settle(attempt)
             if attempt.slot and self.books.limiter:
-                self.books.limiter.cancel(attempt.slot)
-            attempt.due = None
-            with suppress(StoreError):  # refused or interrupted before there was a hold
-                self._settle(attempt)
+                with suppress(*BUSY):  # the turn is lost
+                    self.books.limiter.cancel(attempt.slot)
         elif attempt.due and not isinstance(error, SettlementFailed):
             if attempt.response is None:
                 latency_ms = 1000 * (self.books.clock.monotonic() - attempt.began)
                 row = replace(attempt.due, latency_ms=latency_ms, error_class=type(error).__name__)
-                attempt.due = row if _may_be_billed(error) else replace(row, status="error", cost_nanos=0)
+                attempt.due = row if may_be_billed(error) else replace(row, status="error", cost_nanos=0)
             self._settle(attempt)
 
     def _settle(self, attempt: "_Open") -> None:
@@ -238,18 +247,12 @@ class Bill:
         )  # fmt: skip
 
 
-def _may_be_billed(error: BaseException) -> bool:
-    """Whether a provider may charge for an attempt that ended like this; in doubt it may."""
-    refused_here = isinstance(error, WorkbenchError) and not isinstance(error, ProviderError)
-    return not refused_here and getattr(error, "billed", "unknown") != "no"
-
-
 @dataclass(slots=True)
 class _Open:
     """An attempt that is not settled: ``due`` is its row as things stand, ``began`` when it was sent."""
 
     due: LedgerRow | None
-    hold: str = field(default_factory=lambda: uuid.uuid4().hex)
+    hold: str = ""
     slot: Slot | None = None
     began: float | None = None
     response: Response | None = None

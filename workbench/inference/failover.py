@@ -132,8 +132,8 @@ def call_models(
     A retryable error is tried again after a delay, unless the delay would pass the deadline or the model now cools
     down: then it is the next model's turn. A model that would keep the call waiting longer than `patience_s` comes
     after those that would not. An error that only another model can help with (`elsewhere`) goes to the next one at
-    once. Other provider errors, and any after text was shown, end the call. What is no `ProviderError` (a refused
-    budget, an unknown price) passes through unchanged.
+    once. Other provider errors end the call, unless a model was put off for the one that has them; any error after text
+    was shown does. What is no `ProviderError` (a refused budget, an unknown price) passes through unchanged.
 
     Raises
     ------
@@ -155,10 +155,10 @@ def call_models(
         outcome = call.attempt(turn.model, ask, math.inf if turn.in_line or not others else policy.patience_s)
         if isinstance(outcome, Response):
             return outcome
-        if isinstance(outcome, ProviderError) and (outcome.streamed or not (outcome.retryable or outcome.elsewhere)):
-            raise call.failed(models) from outcome
         if not call.again(turn, outcome):
             turns.remove(turn)
+        if isinstance(outcome, ProviderError) and call.ended_by(outcome, turns):
+            raise call.failed(models) from outcome
     if call.refused and not call.attempts:
         raise call.refused
     raise call.failed(models) from call.last
@@ -228,9 +228,15 @@ class _Call:
         else:
             turn.failures += 1
             tired = turn.failures == self.policy.attempts_per_model or self.cooldowns.wait_s(turn.model)
-            wait_s = math.inf if tired or outcome.elsewhere else self.policy.delay_s(turn.failures, outcome, self.rng)
+            give_up = tired or not outcome.retryable
+            wait_s = math.inf if give_up else self.policy.delay_s(turn.failures, outcome, self.rng)
         turn.at, turn.in_line = self.clock.monotonic() + wait_s, isinstance(outcome, RateLimited)
         return wait_s < self.left_s()
+
+    def ended_by(self, error: ProviderError, turns: Sequence[_Turn]) -> bool:
+        """Whether nothing may be asked after this error, as the turns that are left stand."""
+        put_off = any(turn.at > float("-inf") for turn in turns)
+        return error.streamed or not (error.retryable or error.elsewhere or put_off)
 
     def failed(self, models: Sequence[str]) -> CallFailed:
         """The error that the call ends in, with every attempt in its message."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from workbench.clock import Clock
-from workbench.errors import SettlementFailed
+from workbench.errors import ProviderError, SettlementFailed, WorkbenchError
 from workbench.inference.budgets import Budgets
 from workbench.inference.messages import Response
 from workbench.telemetry.ledger import Ledger, LedgerRow
@@ -47,3 +47,9 @@ def settle(
                     response=response,
                 ) from error
         clock.sleep(1)
+
+
+def may_be_billed(error: BaseException) -> bool:
+    """Whether a provider may charge for an attempt that ended like this; in doubt it may."""
+    refused_here = isinstance(error, WorkbenchError) and not isinstance(error, ProviderError)
+    return not refused_here and getattr(error, "billed", "unknown") != "no"
