@@ -148,7 +148,7 @@ def test_a_request_whose_turn_does_not_come_is_not_begun_and_not_billed():
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(models.ask, SMALL)
         assert engine.begun.acquire(timeout=PATIENT_S)
-        with pytest.raises(AttemptTimeout, match="its turn did not come|still being loaded") as raised:
+        with pytest.raises(AttemptTimeout, match=r"its turn did not come|still being loaded") as raised:
             models.ask(SMALL, timeout_s=0.05)
         assert raised.value.billed == "no"
         engine.free.set()

@@ -101,7 +101,8 @@ class Client:
             A function where a router may choose between configurations (such as how much context): it gets the name
             of the chosen one.
         model, fallbacks : str
-            Asked in this order; ``router/NAME`` asks an accepted routing decision.
+            Asked in this order, but one that would keep the call waiting for longer than the policy's ``patience_s``
+            after the others; ``router/NAME`` asks an accepted routing decision.
         use : CacheUse, optional
             That the answer may come from the cache, and who may share it; without it the cache is not asked.
         on_text : callable, optional
