@@ -5,6 +5,7 @@ WorkbenchError
 │   └── UnknownPrice    a model, or a class of its tokens, whose price nobody has told
 ├── BudgetExceeded     a call that might cost more than is left of a budget
 ├── RateLimited        a call whose turn would come after its deadline
+├── SettlementFailed   an attempt that was made and could not be written down
 ├── EvalsetError       files of an evalset that cannot be used; carries every defect found
 ├── TenantError        a tenant that is missing, malformed or not the handle's own
 ├── StoreError         a table, index or filter that is not what was asked for
@@ -31,7 +32,7 @@ A message says what was asked, what was found and what to do next; the numbers a
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 Billed = Literal["no", "unknown"]
 
@@ -88,6 +89,20 @@ class RateLimited(WorkbenchError):
 
     def __init__(self, message: str, *, model: str, retry_after_s: float | None) -> None:
         self.model, self.retry_after_s = model, retry_after_s
+        super().__init__(message)
+
+
+class SettlementFailed(WorkbenchError):
+    """An attempt was made, and the state database did not take what came of it.
+
+    Attributes
+    ----------
+    response : Response or None
+        The answer, which may be billed; None where the attempt gave none.
+    """
+
+    def __init__(self, message: str, *, response: Any) -> None:
+        self.response = response
         super().__init__(message)
 
 
@@ -173,9 +188,14 @@ class Unavailable(ProviderError):
 
 
 class AttemptTimeout(ProviderError):
-    """No whole answer came in the time that the attempt had."""
+    """No whole answer came in the time that the attempt had.
+
+    ``cut`` says that this was not the whole time of an attempt, because a deadline was near or the request had to wait
+    for its turn: then it tells nothing of the model's health.
+    """
 
     retryable = True
+    cut = False
 
 
 class ConnectionLost(ProviderError):

@@ -1,5 +1,6 @@
 """The client: every call attributed, paid, limited, failed over and written down, whatever comes of it."""
 
+import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -7,8 +8,20 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
-from workbench.errors import BudgetExceeded, CallFailed, ConfigError, RecordingMiss, Rejected, Throttled, Unavailable
+from tests.inference.test_streaming import Gate, await_streams, left_in
+from workbench.errors import (
+    BudgetExceeded,
+    CallFailed,
+    ConfigError,
+    RateLimited,
+    RecordingMiss,
+    Rejected,
+    SettlementFailed,
+    Throttled,
+    Unavailable,
+)
 from workbench.inference.attempts import Books, worst_input_tokens
 from workbench.inference.batch import Item, complete_all
 from workbench.inference.budget import Budget
@@ -20,6 +33,7 @@ from workbench.inference.limits import Limit, RateLimiter
 from workbench.inference.messages import Request, Response, Usage
 from workbench.inference.prices import load_prices
 from workbench.inference.recording import Recordings
+from workbench.inference.settlement import PATIENCE_S
 from workbench.inference.streaming import Abandoned
 from workbench.state import open_engine
 from workbench.telemetry.context import attributed, carried
@@ -43,7 +57,7 @@ def engine(tmp_path: Path):
 
 
 def client_of(engine, script, *, budget_usd: float = 1.0, **parts) -> Client:
-    clock = FakeClock()
+    clock = parts.pop("clock", None) or FakeClock()
     books = Books(
         load_prices(),
         Budgets(engine, [Budget(budget_usd, "day")], clock),
@@ -188,12 +202,160 @@ def test_rate_limit_waits_on_the_clock_and_refuses_what_cannot_come_in_time(engi
     assert len(client.books.ledger.frame()) == 2
 
 
+def test_a_call_whose_turn_is_far_off_is_answered_by_a_fallback_at_once(engine) -> None:
+    client = client_of(engine, None, limits={SMALL: Limit(requests_per_minute=1)}, policy=RetryPolicy(deadline_s=30))
+    client.complete(ASK, model=SMALL)
+    client.complete(ASK, model=SMALL, fallbacks=[STRONG])
+    assert [r.model for r in client.providers["local/"].requests] == [SMALL, STRONG]
+    assert client.books.clock.monotonic() == 0
+    assert books_of(client)[2] == 0
+
+
+def test_a_turn_shortly_before_the_deadline_is_not_paid_for_and_the_model_stays_in_use(engine) -> None:
+    policy = RetryPolicy(cooldown_failures=1)
+    client = client_of(engine, None, limits={SMALL: Limit(requests_per_minute=1)}, policy=policy)
+    client.complete(ASK, model=SMALL)
+    spent = books_of(client)
+    with pytest.raises(RateLimited):
+        client.complete(ASK, model=SMALL, deadline_s=60.5)
+    assert books_of(client) == spent
+    assert client.complete(ASK, model=SMALL).text, "no turn was used up, and the model does not cool down"
+    assert client.books.clock.monotonic() < 61
+
+
+def test_a_wait_that_took_longer_than_it_should_is_not_followed_by_a_request_without_a_chance(engine) -> None:
+    class Late(FakeClock):
+        def sleep(self, seconds: float) -> None:
+            super().sleep(seconds + 9.5)
+
+    client = client_of(engine, None, limits={SMALL: Limit(requests_per_minute=1)}, clock=Late())
+    client.complete(ASK, model=SMALL)
+    spent = books_of(client)
+    with pytest.raises(RateLimited, match="too late for an answer"):
+        client.complete(ASK, model=SMALL, deadline_s=70)
+    assert (books_of(client), len(client.providers["local/"].requests)) == (spent, 1)
+    assert client.books.limiter.wait(SMALL, 1, deadline_s=0).waited_s == 0, "the turn was given back"
+
+
+def test_tokens_that_were_not_used_are_there_for_the_next_call(engine) -> None:
+    client = client_of(engine, [answer(), answer()], limits={SMALL: Limit(tokens_per_minute=1000)})
+    for _ in range(2):  # each may take more than 500
+        client.complete(ASK, model=SMALL)
+    assert client.books.clock.monotonic() == 0
+
+
+@pytest.mark.parametrize("step", ["reserve", "complete", "settle"])
+def test_interrupted_wherever_it_is_a_call_leaves_no_hold(engine, step) -> None:
+    client = client_of(engine, [answer()])
+
+    class Interrupted:
+        """Ctrl-C as the step has ended, and before its caller goes on."""
+
+        def __init__(self, whole) -> None:
+            self.whole, self.times = whole, 0
+
+        def __getattr__(self, name):
+            def run(*args, **kwargs):
+                done = getattr(self.whole, name)(*args, **kwargs)
+                self.times += name == step
+                if name == step and self.times == 1:
+                    raise KeyboardInterrupt
+                return done
+
+            return run
+
+    books = replace(client.books, budgets=Interrupted(client.books.budgets))
+    provider = Interrupted(client.providers["local/"])
+    with pytest.raises(KeyboardInterrupt):
+        replace(client, books=books, providers={"": provider}).complete(ASK, model=SMALL)
+    ledger, spent, held = books_of(client)
+    assert (ledger, held) == (spent, 0)
+    assert (spent > 0) == (step != "reserve")
+
+
+class Locked(FakeClock):
+    """A state database that another process keeps locked; it is let go after so many seconds."""
+
+    def __init__(self, file: Path, seconds: float) -> None:
+        super().__init__()
+        self.until, self.other = seconds, sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+
+    def lock(self, request: Request) -> Response:
+        self.other.execute("BEGIN IMMEDIATE")
+        return answer("paid for")
+
+    def sleep(self, seconds: float) -> None:
+        super().sleep(seconds)
+        if self.monotonic() >= self.until and self.other.in_transaction:
+            self.other.execute("ROLLBACK")
+
+
+@pytest.fixture
+def impatient(engine):
+    """The same database by connections that do not wait for a lock."""
+    sa.event.listen(engine, "checkout", lambda dbapi, *_: dbapi.execute("PRAGMA busy_timeout=0"))
+    return engine
+
+
+def locked_client(engine, seconds: float) -> Client:
+    clock = Locked(Path(engine.url.database), seconds)
+    return client_of(engine, None, clock=clock, providers={"": ScriptedModel(clock.lock)})
+
+
+def test_an_answer_is_settled_although_the_database_is_locked_for_a_while(impatient) -> None:
+    client = locked_client(impatient, PATIENCE_S / 2)
+    done = client.complete(ASK, model=SMALL)
+    assert done.text == "paid for"
+    assert books_of(client) == (done.cost_nanos, done.cost_nanos, 0)
+    assert done.cost_nanos > 0
+
+
+def test_a_database_that_is_locked_beforehand_is_told_at_once_and_nothing_is_asked(impatient) -> None:
+    client = locked_client(impatient, 10 * PATIENCE_S)
+    client.books.clock.lock(Request(SMALL, tuple(ASK)))
+    with pytest.raises(sa.exc.OperationalError):
+        client.complete(ASK, model=SMALL)
+    assert client.books.clock.monotonic() == 0
+    assert client.providers[""].requests == []
+
+
+def test_an_answer_that_cannot_be_settled_is_in_the_error_and_its_hold_stays_until_it_is_closed(impatient) -> None:
+    client = locked_client(impatient, 10 * PATIENCE_S)
+    with pytest.raises(SettlementFailed, match="--close-holds-before") as raised:
+        client.complete(ASK, model=SMALL, fallbacks=[STRONG])
+    assert raised.value.response.text == "paid for"
+    assert len(client.providers[""].requests) == 1, "an answer that was paid for is not asked for again"
+    clock = client.books.clock
+    clock.sleep(7200)
+    ledger, spent, held = books_of(client)
+    assert (ledger, spent) == (0, 0)
+    assert held > 0
+    client.books.budgets.close_holds(clock.now() - timedelta(hours=1), client.books.ledger)
+    assert books_of(client) == (held, held, 0)
+
+
 def test_stream_gives_the_pieces_and_then_the_completion(engine) -> None:
     client = client_of(engine, [answer("one two")])
     stream = client.stream(ASK, model=SMALL, tenant_id="acme")
     pieces = list(stream)
     assert "".join(pieces) == "one two" == stream.result.text
     assert client.books.ledger.frame()["tenant_id"].to_list() == ["acme"]
+
+
+def test_abandoned_stream_asks_nothing_more_and_its_attempt_is_settled_when_it_ends(engine) -> None:
+    gate = Gate()
+
+    def hangs(request: Request) -> Unavailable:
+        gate.pass_through()
+        return Unavailable("down", billed="unknown")
+
+    client = client_of(engine, hangs)
+    (end,) = left_in(gate, lambda: client.complete(ASK, model=SMALL, fallbacks=[STRONG]))
+    assert isinstance(end, Abandoned)
+    (row,) = client.books.ledger.frame().to_dicts()
+    assert (row["status"], row["error_class"]) == ("unknown", "Unavailable")
+    assert books_of(client) == (row["cost_nanos"], row["cost_nanos"], 0)
+    assert gate.times == 1
 
 
 def test_abandoned_stream_stays_charged(engine) -> None:
@@ -210,6 +372,7 @@ def test_abandoned_stream_stays_charged(engine) -> None:
     assert next(pieces) == "one "
     released.set()
     pieces.close()
+    await_streams()
     (row,) = client.books.ledger.frame().to_dicts()
     assert (row["status"], row["error_class"]) == ("unknown", Abandoned.__name__)
     assert row["cost_nanos"] > 0

@@ -18,6 +18,7 @@ from workbench.errors import (
     MalformedAnswer,
     ModelMissing,
     ProviderError,
+    RateLimited,
     Rejected,
     Throttled,
     Unavailable,
@@ -28,20 +29,28 @@ from workbench.inference.messages import Request
 from workbench.testing import FakeClock, ScriptedModel
 
 POLICY = RetryPolicy(attempts_per_model=3, base_s=0.5, cap_s=8.0, deadline_s=60.0, attempt_timeout_s=20.0)
+NEVER = float("inf")
 QUESTION = ({"role": "user", "content": "?"},)
 
 
 class Bench:
-    """Models by name on one clock; notes when each was asked, and how long it was given."""
+    """Models by name on one clock; notes when each was asked, and how long it was given.
+
+    ``turns`` are the moments at which our own rate limit lets a model be asked next.
+    """
 
     def __init__(self, policy=POLICY, **scripts):
         self.clock, self.policy = FakeClock(), policy
         self.cooldowns = Cooldowns(policy, self.clock)
         self.models = {name: ScriptedModel(script, clock=self.clock) for name, script in scripts.items()}
-        self.asked = []
+        self.asked, self.turns = [], {}
 
-    def ask(self, model, attempt, timeout_s):
-        self.asked.append((model, attempt, self.clock.monotonic(), timeout_s))
+    def ask(self, model, *, timeout_s, patience_s):
+        wait_s = max(self.turns.get(model, 0.0) - self.clock.monotonic(), 0.0)
+        if wait_s > min(patience_s, timeout_s):
+            raise RateLimited("not yet", model=model, retry_after_s=None if wait_s == NEVER else wait_s)
+        self.clock.sleep(wait_s)
+        self.asked.append((model, self.clock.monotonic(), timeout_s))
         return self.models[model].complete(Request(model, QUESTION), timeout_s=timeout_s)
 
     def call(self, *models, seed=0):
@@ -63,13 +72,13 @@ class Bench:
 def test_an_answer_at_the_first_attempt_costs_no_time():
     bench = Bench(a=["yes"])
     assert bench.call().text == "yes"
-    assert bench.asked == [("a", 0, 0.0, 20.0)]
+    assert bench.asked == [("a", 0.0, 20.0)]
 
 
-def test_a_retryable_error_is_tried_again_and_attempts_are_numbered_over_all_models():
+def test_a_retryable_error_is_tried_again_and_then_at_the_next_model():
     bench = Bench(a=[Unavailable("down")] * 3, b=[Throttled("slow"), "yes"])
     assert bench.call().text == "yes"
-    assert [(name, attempt) for name, attempt, *_ in bench.asked] == [("a", 0), ("a", 1), ("a", 2), ("b", 3), ("b", 4)]
+    assert bench.order == ["a", "a", "a", "b", "b"]
 
 
 @settings(deadline=None)
@@ -85,13 +94,81 @@ def test_jitter_is_full_and_capped(failures, seed):
 def test_the_provider_is_not_asked_before_the_time_that_it_named_also_beyond_a_minute(asked):
     bench = Bench(RetryPolicy(deadline_s=120), a=[Throttled("slow", retry_after_s=asked), "yes"])
     assert bench.call().text == "yes"
-    assert asked <= bench.asked[1][2] <= asked + 0.5
+    assert asked <= bench.asked[1][1] <= asked + 0.5
 
 
 def test_a_delay_past_the_deadline_goes_to_the_next_model_at_once():
     bench = Bench(a=[Throttled("slow", retry_after_s=60.0)], b=["yes"])
     assert bench.call().text == "yes"
     assert (bench.order, bench.clock.monotonic()) == (["a", "b"], 0.0)
+
+
+@pytest.mark.parametrize("turn", [5.1, 19.0, 100.0, NEVER])
+def test_a_model_whose_turn_is_far_off_is_not_waited_for_while_another_can_be_asked(turn):
+    bench = Bench(a=["no"], b=["yes"])
+    bench.turns = {"a": turn}
+    assert bench.call().text == "yes"
+    assert bench.asked == [("b", 0.0, 20.0)]
+
+
+def test_a_turn_that_comes_soon_is_waited_for():
+    bench = Bench(a=["yes"], b=["no"])
+    bench.turns = {"a": POLICY.patience_s}
+    assert bench.call().text == "yes"
+    assert bench.asked == [("a", POLICY.patience_s, 20.0)]
+
+
+def test_a_turn_that_is_far_off_is_waited_for_where_no_other_model_answers():
+    bench = Bench(a=["yes"], b=[Unavailable("down")] * 3, c=[ContextTooLong("8192 tokens")])
+    bench.turns = {"a": 19.0}
+    assert bench.call().text == "yes"
+    assert (bench.order, bench.clock.monotonic()) == (["b", "b", "b", "c", "a"], 19.0)
+
+
+def test_of_turns_that_are_all_far_off_the_first_to_come_is_taken():
+    bench = Bench(a=["no"], b=["yes"], c=["no"])
+    bench.turns = {"a": 18.0, "b": 16.0, "c": 17.0}
+    assert bench.call().text == "yes"
+    assert bench.asked == [("b", 16.0, 20.0)]
+
+
+def test_a_turn_is_not_waited_for_in_favour_of_a_model_that_cools_down():
+    bench = Bench(RetryPolicy(cooldown_failures=1, attempts_per_model=1), a=["yes"], b=[Unavailable("down")])
+    with pytest.raises(CallFailed):
+        bench.call("b")
+    bench.turns = {"a": 19.0}
+    assert bench.call("a", "b").text == "yes"
+    assert bench.order == ["b", "a"]
+
+
+@pytest.mark.parametrize("turn", [61.0, NEVER])
+def test_where_every_turn_comes_too_late_the_call_is_one_that_was_refused(turn):
+    bench = Bench(a=["no"], b=["no"])
+    bench.turns = {"a": turn, "b": turn}
+    with pytest.raises(RateLimited):
+        bench.call()
+    assert (bench.asked, bench.clock.monotonic()) == ([], 0.0)
+
+
+def test_a_model_that_asks_for_a_long_pause_comes_after_those_that_do_not():
+    bench = Bench(a=[Throttled("slow", retry_after_s=40.0), "no"], b=[Unavailable("down"), "yes"])
+    assert bench.call().text == "yes"
+    assert bench.order == ["a", "b", "b"]
+    assert bench.clock.monotonic() <= POLICY.base_s
+
+
+def test_an_error_that_would_end_the_call_does_not_where_another_model_was_put_off():
+    bench = Bench(a=[Throttled("slow", retry_after_s=40.0), "yes"], b=[Rejected("no", status=401)], c=["no"])
+    bench.turns = {"c": 50.0}
+    assert bench.call().text == "yes"
+    assert bench.order == ["a", "b", "a"]
+
+
+def test_a_long_pause_is_waited_out_where_no_other_model_answers():
+    bench = Bench(a=[Throttled("slow", retry_after_s=40.0), "yes"], b=[Unavailable("down")] * 3)
+    assert bench.call().text == "yes"
+    assert bench.order == ["a", "b", "b", "b", "a"]
+    assert 40.0 <= bench.clock.monotonic() < 41.0
 
 
 def test_an_attempt_gets_no_more_time_than_the_call_has_left():
@@ -165,6 +242,27 @@ def test_failures_in_a_row_open_the_cooldown_which_then_costs_no_attempt():
 def test_a_success_between_failures_keeps_it_closed():
     bench = Bench(RetryPolicy(cooldown_failures=2, attempts_per_model=2), a=[Unavailable("down"), "yes"] * 5)
     assert [bench.call().text for _ in range(5)] == ["yes"] * 5
+
+
+def test_calls_in_a_hurry_leave_the_model_to_those_that_have_time():
+    hurried = RetryPolicy(deadline_s=0.1, attempts_per_model=1, cooldown_failures=2)
+    bench = Bench(hurried, a=["late"] * 5 + ["yes"])
+    bench.models["a"].delay_ms = 1_000
+    for _ in range(5):
+        with pytest.raises(CallFailed):
+            bench.call()
+    bench.policy = RetryPolicy()
+    assert bench.call().text == "yes"
+
+
+@pytest.mark.parametrize(("billed", "cut", "opens"), [("no", False, 0), ("unknown", True, 0), ("unknown", False, 1)])
+def test_a_timeout_counts_only_where_the_model_had_the_whole_time(billed, cut, opens):
+    late = AttemptTimeout("late", billed=billed)
+    late.cut = cut
+    bench = Bench(RetryPolicy(cooldown_failures=1, attempts_per_model=1), a=[late])
+    with pytest.raises(CallFailed):
+        bench.call()
+    assert bool(bench.cooldowns.wait_s("a")) == opens
 
 
 def test_a_model_that_opens_during_a_call_is_left_at_once():
@@ -269,15 +367,17 @@ steps = st.tuples(st.just("yes") | errors, st.sampled_from([0, 1, 1_000, 19_000,
     deadline_s=st.floats(0.1, 200),
     cooldown_failures=st.integers(1, 4),
     seed=st.integers(0, 99),
+    turns=st.lists(st.just(0.0) | st.floats(0, 300) | st.just(NEVER), min_size=4, max_size=4),
 )
 def test_every_call_ends_in_one_answer_or_one_error_within_its_deadline(
-    script, models, attempts, deadline_s, cooldown_failures, seed
+    script, models, attempts, deadline_s, cooldown_failures, seed, turns
 ):
     policy = RetryPolicy(
         attempts_per_model=attempts, deadline_s=deadline_s, attempt_timeout_s=20, cooldown_failures=cooldown_failures
     )
     names = [f"m{i}" for i in range(models)]
     bench = Bench(policy)
+    bench.turns = dict(zip(names, turns, strict=False))
     coming = iter(script)
 
     def said(_):
@@ -290,7 +390,10 @@ def test_every_call_ends_in_one_answer_or_one_error_within_its_deadline(
         before, started = len(model.requests), bench.clock.monotonic()
         ended = outcome(bench, names, seed)
         made = len(model.requests) - before
-        assert made == len(ended.attempts) if isinstance(ended, CallFailed) else made > 0
+        if isinstance(ended, RateLimited):
+            assert made == 0
+        else:
+            assert made == len(ended.attempts) if isinstance(ended, CallFailed) else made > 0
         assert bench.clock.monotonic() - started <= deadline_s * (1 + 1e-9)
         assert made <= models * attempts
 
@@ -299,5 +402,5 @@ def outcome(bench, names, seed):
     """The answer or the one error; any other error is a failed test."""
     try:
         return bench.call(*names, seed=seed)
-    except CallFailed as failed:
+    except (CallFailed, RateLimited) as failed:
         return failed

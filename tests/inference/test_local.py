@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -15,6 +16,7 @@ from workbench.errors import (
     ProviderError,
     Rejected,
     Unavailable,
+    WeightsError,
 )
 from workbench.inference.local import CHAT_MODELS, CONTEXT_TOKENS, LocalModels, served_name, start_server
 from workbench.inference.messages import Request
@@ -61,7 +63,125 @@ def test_a_model_that_nobody_knows_is_refused_by_name(tmp_path):
 def test_a_model_whose_weights_cannot_be_had_is_one_for_another_model_to_answer(tmp_path):
     asked = Request("local/qwen2.5-coder-0.5b", ({"role": "user", "content": "?"},))
     with pytest.raises(ModelMissing, match=r"put it at .* by hand"):
-        LocalModels(tmp_path).complete(asked, timeout_s=1)
+        LocalModels(tmp_path).complete(asked, timeout_s=PATIENT_S)
+
+
+class Engine:
+    """Answers with the name of its model when the test lets it; counts how many answers are under way at once."""
+
+    def __init__(self, name):
+        self.name, self.free, self.begun = name, threading.Event(), threading.Semaphore(0)
+        self.at_once, self.most, self.lock = 0, 0, threading.Lock()
+        self.free.set()
+
+    def handle_chat_completions(self, body, take):
+        with self.lock:
+            self.at_once += 1
+            self.most = max(self.most, self.at_once)
+        self.begun.release()
+        assert self.free.wait(PATIENT_S)
+        take({"choices": [{"delta": {"content": self.name}, "finish_reason": "stop"}]})
+        with self.lock:
+            self.at_once -= 1
+
+
+class Faked(LocalModels):
+    """Local models on engines that are no llama.cpp; those in ``held`` do not end loading before they are let."""
+
+    def __init__(self, **parts):
+        super().__init__("nowhere", **parts)
+        self.engines = {name: Engine(name) for name in CHAT_MODELS}
+        self.held = {name: threading.Event() for name in CHAT_MODELS}
+        self.loads, self.broken = [], set()
+
+    def load(self, name):
+        self.loads.append(name)
+        assert self.held[name].wait(PATIENT_S)
+        if name in self.broken:
+            raise WeightsError("no source")
+        return self.engines[name]
+
+    def ask(self, name, timeout_s=PATIENT_S):
+        return self.complete(Request(f"local/{name}", asked("?").messages), timeout_s=timeout_s).text
+
+
+SMALL, OTHER = CHAT_MODELS
+
+
+def test_a_model_that_is_loading_keeps_nobody_from_one_that_is_loaded():
+    models = Faked()
+    models.held[SMALL].set()
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(models.ask, OTHER)
+        assert models.ask(SMALL) == SMALL
+        assert not slow.done()
+        models.held[OTHER].set()
+        assert slow.result(PATIENT_S) == OTHER
+
+
+def test_who_asks_while_a_model_loads_goes_on_in_time_and_the_model_loads_on_once():
+    models = Faked()
+    for _ in range(2):
+        with pytest.raises(AttemptTimeout, match="still being loaded") as raised:
+            models.ask(SMALL, timeout_s=0.05)
+        assert raised.value.billed == "no"
+    models.held[SMALL].set()
+    assert models.ask(SMALL) == SMALL
+    assert models.loads == [SMALL]
+
+
+def test_a_model_that_could_not_be_loaded_is_tried_again_by_the_next_who_asks():
+    models = Faked()
+    models.held[SMALL].set()
+    models.broken.add(SMALL)
+    with pytest.raises(ModelMissing, match="no source"):
+        models.ask(SMALL)
+    models.broken.clear()
+    assert models.ask(SMALL) == SMALL
+
+
+def test_a_request_whose_turn_does_not_come_is_not_begun_and_not_billed():
+    models = Faked()
+    models.held[SMALL].set()
+    engine = models.engines[SMALL]
+    engine.free.clear()
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(models.ask, SMALL)
+        assert engine.begun.acquire(timeout=PATIENT_S)
+        with pytest.raises(AttemptTimeout, match=r"its turn did not come|still being loaded") as raised:
+            models.ask(SMALL, timeout_s=0.05)
+        assert raised.value.billed == "no"
+        engine.free.set()
+        assert first.result(PATIENT_S) == SMALL
+    assert models.ask(SMALL) == SMALL
+    assert engine.begun.acquire(blocking=False), "the last"
+    assert not engine.begun.acquire(blocking=False), "the one in between was never begun"
+
+
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_so_many_answers_at_a_time_as_the_engine_has_places_and_the_others_wait(parallel):
+    models = Faked(parallel=parallel)
+    models.held[SMALL].set()
+    engine = models.engines[SMALL]
+    engine.free.clear()
+    with ThreadPoolExecutor(8) as pool:
+        answers = [pool.submit(models.ask, SMALL) for _ in range(8)]
+        for _ in range(parallel):
+            assert engine.begun.acquire(timeout=PATIENT_S)
+        engine.free.set()
+        assert [answer.result(PATIENT_S) for answer in answers] == [SMALL] * 8
+    assert engine.most == parallel
+
+
+def test_an_answer_that_began_late_and_ran_out_of_time_says_so():
+    models = Faked()
+    engine = models.engines[SMALL]
+    engine.free.clear()
+    threading.Timer(0.6, models.held[SMALL].set).start()
+    with pytest.raises(AttemptTimeout) as raised:
+        models.ask(SMALL, timeout_s=2.0)
+    engine.free.set()
+    assert raised.value.billed == "no" or raised.value.cut
 
 
 @pytest.mark.parametrize(("said", "threads"), [(None, 1), ("3", 3)])

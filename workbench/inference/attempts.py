@@ -1,14 +1,25 @@
 """One attempt at one model: paid for before it is made, settled once, written down whatever comes of it."""
 
 import json
+import math
+import uuid
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 from workbench.clock import Clock, SystemClock
 from workbench.config import Settings
-from workbench.errors import AttemptTimeout, ConfigError, ProviderError, UnknownPrice, WorkbenchError
+from workbench.errors import (
+    AttemptTimeout,
+    BudgetExceeded,
+    ConfigError,
+    ProviderError,
+    RateLimited,
+    SettlementFailed,
+    StoreError,
+    UnknownPrice,
+)
 from workbench.inference.budget import DEFAULT_BUDGETS, Budget
 from workbench.inference.budgets import Budgets
 from workbench.inference.cache_protocol import CacheHit
@@ -17,6 +28,8 @@ from workbench.inference.limits import Limit, RateLimiter, Slot
 from workbench.inference.messages import Request, Response, Usage
 from workbench.inference.prices import PriceTable, project_prices
 from workbench.inference.providers import Provider
+from workbench.inference.settlement import BUSY, may_be_billed, settle
+from workbench.inference.streaming import still_read
 from workbench.state import open_engine
 from workbench.telemetry.context import Attribution
 from workbench.telemetry.ledger import Ledger, LedgerRow
@@ -25,6 +38,8 @@ from workbench.telemetry.spans import Span, Tracing
 TOKENS_PER_MESSAGE = 8
 # What vendors add to a prompt without showing it: instructions for tools, and the tokens of a picture behind a link.
 TOKENS_FOR_TOOLS, TOKENS_PER_PICTURE = 600, 4000
+# After a wait for its turn a request with less time than this is not sent: it would be paid for and give no answer.
+LEAST_USEFUL_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +107,10 @@ class Bill:
     answer_nanos: int = 0
 
     def ask(
-        self, provider: Provider, request: Request, *, timeout_s: float, on_text: Callable[[str], None] | None
-    ) -> Response:
-        """Reserve the worst case, wait for a slot, ask, and settle at what it cost.
+        self, provider: Provider, request: Request, *, timeout_s: float, on_text: Callable[[str], None] | None,
+        patience_s: float = math.inf,
+    ) -> Response:  # fmt: skip
+        """Reserve the worst case, wait for a slot at most ``patience_s``, ask, and settle at what it cost.
 
         What was charged stays charged where nobody knows whether the provider bills it.
 
@@ -104,39 +120,41 @@ class Bill:
             If it may not be asked.
         ProviderError
             What the provider made of it.
+        SettlementFailed
+            If the state database does not take what came of it.
         """
-        books, tokens = self.books, worst_input_tokens(request)
+        books, tokens, whole_s = self.books, worst_input_tokens(request), timeout_s
         worst = books.prices.worst_nanos(request.model, input_tokens=tokens, max_tokens=request.max_tokens)
         number, self.attempts = self.attempts, self.attempts + 1
-        unsettled = self.row(request, number, books.clock.now().isoformat(), cost_nanos=worst, status="unknown",
-                             error_class="NeverSettled")  # fmt: skip
-        hold = books.budgets.reserve(unsettled) if books.budgets else ""
-        slot = self._slot(request, tokens + request.max_tokens, hold)
-        timeout_s = min(timeout_s, self.deadline - books.clock.monotonic())
-        if timeout_s <= 0:
-            self._give_up(slot, hold)
-            raise AttemptTimeout(f"{request.model}: the deadline passed before the request could be sent")
-        shown = _Shown(on_text)
-        started, began = books.clock.now().isoformat(), books.clock.monotonic()
-        waited_s = slot.waited_s if slot else 0.0
-        with chat_span(books.tracing, request, {"attempt": number + 1, "waited_s": waited_s or None}) as span:
-            try:
+        due = self.row(request, number, books.clock.now().isoformat(), cost_nanos=worst, status="unknown",
+                       error_class="NeverSettled")  # fmt: skip
+        shown, attempt = _Shown(on_text), _Open(due)
+        try:  # wherever an interruption falls, it leaves no hold
+            still_read()
+            self._reserve(due, attempt)
+            attempt.slot = self._slot(request, tokens + request.max_tokens, patience_s)
+            timeout_s = min(timeout_s, self._left_s(request, attempt.slot))
+            waited_s = attempt.slot.waited_s if attempt.slot else 0.0
+            with chat_span(books.tracing, request, {"attempt": number + 1, "waited_s": waited_s or None}) as span:
+                attempt.due = due = replace(due, started=books.clock.now().isoformat())
+                attempt.began = books.clock.monotonic()
                 response = provider.complete(request, timeout_s=timeout_s, on_text=shown if on_text else None)
-            except BaseException as error:
-                billed = _may_be_billed(error)
-                row = replace(unsettled, started=started, latency_ms=1000 * (books.clock.monotonic() - began),
-                              error_class=type(error).__name__)  # fmt: skip
-                self.settle(hold, row if billed else replace(row, status="error", cost_nanos=0))
-                if isinstance(error, ProviderError):
-                    error.streamed = shown.anything
-                raise
-            cost, doubt = self._cost(request, response, worst)
-            row = self.row(request, number, started, response=response, cost_nanos=cost,
-                           latency_ms=response.latency_ms, error_class=doubt)  # fmt: skip
-            self.settle(hold, row)
-            if slot and books.limiter and response.usage:
-                books.limiter.settle(slot, response.usage.input + response.usage.output)
-            note(span, response, cost)
+                cost, doubt = self._cost(request, response, worst)
+                attempt.due = self.row(request, number, due.started, response=response, cost_nanos=cost,
+                                       latency_ms=response.latency_ms, error_class=doubt)  # fmt: skip
+                attempt.response = response
+                self._settle(attempt)
+                note(span, response, cost)
+        except BaseException as error:
+            self._broken_off(attempt, error)
+            if isinstance(error, ProviderError):
+                error.streamed = shown.anything
+            if isinstance(error, AttemptTimeout):
+                error.cut = error.cut or timeout_s < whole_s
+            raise
+        if attempt.slot and books.limiter and response.usage:
+            with suppress(*BUSY):  # the answer is paid for; those behind then wait for tokens that were not used
+                books.limiter.settle(attempt.slot, response.usage.input + response.usage.output)
         self.answered, self.answer_nanos = request.model, cost
         return response
 
@@ -149,30 +167,58 @@ class Bill:
         except UnknownPrice:  # of a token class that nobody expected: the answer is there and is worth its price
             return worst, UnknownPrice.__name__
 
-    def _slot(self, request: Request, tokens: int, hold: str) -> Slot | None:
+    def _reserve(self, worst: LedgerRow, attempt: "_Open") -> None:
+        if self.books.budgets:
+            attempt.hold = uuid.uuid4().hex
+            try:
+                self.books.budgets.reserve(worst, hold_id=attempt.hold)
+            except (BudgetExceeded, *BUSY):
+                attempt.hold = ""
+                raise
+
+    def _slot(self, request: Request, tokens: int, patience_s: float) -> Slot | None:
         if self.books.limiter is None:
             return None
-        deadline_s = self.deadline - self.books.clock.monotonic()
-        try:
-            return self.books.limiter.wait(request.model, tokens, deadline_s=deadline_s)
-        except BaseException:  # refused, or Ctrl-C while it waits: nothing was asked
-            self._give_up(None, hold)
-            raise
+        useful_s = self.deadline - self.books.clock.monotonic() - LEAST_USEFUL_S
+        return self.books.limiter.wait(request.model, tokens, deadline_s=max(min(patience_s, useful_s), 0.0))
 
-    def _give_up(self, slot: Slot | None, hold: str) -> None:
-        """Take back what was reserved for an attempt that was never made."""
-        self.attempts -= 1
-        if slot and self.books.limiter:
-            self.books.limiter.cancel(slot)
-        self.settle(hold)
+    def _left_s(self, request: Request, slot: Slot | None) -> float:
+        """Seconds that are left for the answer; after a wait for the slot they must be enough for one."""
+        left_s = self.deadline - self.books.clock.monotonic()
+        if slot and slot.waited_s and left_s < LEAST_USEFUL_S:
+            raise RateLimited(
+                f"the limit of {request.model} let this request start {left_s:.1f} s before its deadline, which is too "
+                "late for an answer; try again, or raise the limit",
+                model=request.model,
+                retry_after_s=LEAST_USEFUL_S,
+            )
+        if left_s <= 0:
+            raise AttemptTimeout(f"{request.model}: the deadline passed before the request could be sent")
+        return left_s
 
-    def settle(self, hold: str, *rows: LedgerRow) -> None:
-        """Close the hold and write the rows: one transaction."""
+    def _broken_off(self, attempt: "_Open", error: BaseException) -> None:
+        """Take back an attempt that was never made, settle one that was."""
+        if attempt.began is None:
+            self.attempts, attempt.due = self.attempts - 1, None
+            if attempt.hold:
+                with suppress(StoreError):  # interrupted before it was made
+                    self._settle(attempt)
+            if attempt.slot and self.books.limiter:
+                with suppress(*BUSY):  # the turn is lost
+                    self.books.limiter.cancel(attempt.slot)
+        elif attempt.due and not isinstance(error, SettlementFailed):
+            if attempt.response is None:
+                latency_ms = 1000 * (self.books.clock.monotonic() - attempt.began)
+                row = replace(attempt.due, latency_ms=latency_ms, error_class=type(error).__name__)
+                attempt.due = row if may_be_billed(error) else replace(row, status="error", cost_nanos=0)
+            self._settle(attempt)
+
+    def _settle(self, attempt: "_Open") -> None:
+        books, rows = self.books, [attempt.due] if attempt.due else []
+        settle(attempt.hold, rows, budgets=books.budgets, ledger=books.ledger, clock=books.clock,
+               response=attempt.response)  # fmt: skip
         self.cost_nanos += sum(row.cost_nanos for row in rows)
-        if self.books.budgets and self.books.ledger:
-            self.books.budgets.settle(hold, rows, self.books.ledger)
-        elif self.books.ledger and rows:
-            self.books.ledger.add(rows)
+        attempt.due = None
 
     def free(self, request: Request, response: Response, *, status: str, hit: CacheHit | None = None) -> None:
         """Write down an answer that cost nothing."""
@@ -201,10 +247,15 @@ class Bill:
         )  # fmt: skip
 
 
-def _may_be_billed(error: BaseException) -> bool:
-    """Whether a provider may charge for an attempt that ended like this; in doubt it may."""
-    refused_here = isinstance(error, WorkbenchError) and not isinstance(error, ProviderError)
-    return not refused_here and getattr(error, "billed", "unknown") != "no"
+@dataclass(slots=True)
+class _Open:
+    """An attempt that is not settled: ``due`` is its row as things stand, ``began`` when it was sent."""
+
+    due: LedgerRow | None
+    hold: str = ""
+    slot: Slot | None = None
+    began: float | None = None
+    response: Response | None = None
 
 
 @dataclass(slots=True)

@@ -83,13 +83,15 @@ class Budgets:
         """These budgets and one more, on the same database."""
         return Budgets(self._engine, (*self._budgets, budget), self._clock)
 
-    def reserve(self, worst: LedgerRow) -> str:
+    def reserve(self, worst: LedgerRow, *, hold_id: str = "") -> str:
         """Set an attempt's worst cost aside in every budget that applies, or in none; returns the id of the hold.
 
         Parameters
         ----------
         worst : LedgerRow
             What the ledger gets if the attempt is never settled, see `close_holds`.
+        hold_id : str, optional
+            New id, for a caller who must be able to settle the hold although this method was interrupted.
 
         Raises
         ------
@@ -98,7 +100,7 @@ class Budgets:
         """
         now = self._clock.now().astimezone(UTC)
         who = Attribution(**{name: getattr(worst, name) for name in FIELDS})
-        hold_id, limits = uuid.uuid4().hex, self._limits(who, now)
+        hold_id, limits = hold_id or uuid.uuid4().hex, self._limits(who, now)
         hold = {
             "hold_id": hold_id,
             "call_id": worst.call_id,

@@ -102,7 +102,8 @@ class Client:
             A function where a router may choose between configurations (such as how much context): it gets the name
             of the chosen one, and is called for no other.
         model, fallbacks : str
-            Asked in this order; ``router/NAME`` asks an accepted routing decision.
+            Asked in this order, but one that would keep the call waiting for longer than the policy's ``patience_s``
+            after the others; ``router/NAME`` asks an accepted routing decision.
         question : str, optional
             What the user asked, without what was retrieved for it: this is what a router has learned on and looks at.
             By default the text of the last user message; needed where ``messages`` is a function.
@@ -122,6 +123,8 @@ class Client:
             If it may not be asked, or not in time.
         CallFailed
             After the last attempt.
+        SettlementFailed
+            If the state database does not take what came of an attempt; the answer, if there is one, is in it.
         RecordingMiss
             If answers are replayed and none fits.
         """
@@ -187,8 +190,8 @@ class Client:
             return self._free(bill, request, hit.response, "cache", route, how, hit)
         response = call_models(
             (request.model, *how.fallbacks),
-            lambda model, _, timeout_s: bill.ask(
-                provider_of(self.providers, model), request.to(model), timeout_s=timeout_s, on_text=how.on_text
+            lambda model, **limits: bill.ask(
+                provider_of(self.providers, model), request.to(model), on_text=how.on_text, **limits
             ),
             policy=how.policy,
             cooldowns=self.cooldowns,

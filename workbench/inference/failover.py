@@ -1,5 +1,6 @@
 """Retry, cool down, fail over: one owner for a call's attempts, its deadline and its order of models."""
 
+import math
 import random
 import threading
 from collections import defaultdict
@@ -8,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from workbench.clock import Clock
-from workbench.errors import CallFailed, ConfigError, ModelMissing, ProviderError
+from workbench.errors import AttemptTimeout, CallFailed, ConfigError, ModelMissing, ProviderError, RateLimited
 from workbench.inference.messages import Response
+from workbench.inference.streaming import pause
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,11 @@ class RetryPolicy:
         and is never shorter than what the provider asks for.
     deadline_s : float
         Limit of the whole call over all models, delays included, where the caller gives none.
+    attempt_timeout_s : float
+        Limit of one attempt. What a shorter deadline cuts off is no failure that counts for the cooldown.
+    patience_s : float
+        Longest wait for one model, be it for our own rate limit or since its provider asks for it, while another could
+        be asked; the model is then asked when no other is left, or its time has come.
     cooldown_failures, cooldown_s : int, float
         A model that failed so often in a row is left alone so long; then one call probes it.
     """
@@ -32,13 +39,17 @@ class RetryPolicy:
     cap_s: float = 30.0
     deadline_s: float = 120.0
     attempt_timeout_s: float = 60.0
+    patience_s: float = 5.0
     cooldown_failures: int = 5
     cooldown_s: float = 30.0
 
     def __post_init__(self) -> None:
         if min(self.attempts_per_model, self.cooldown_failures) < 1:
             raise ConfigError(f"attempts_per_model and cooldown_failures must be 1 or more, found {self}")
-        if min(self.deadline_s, self.attempt_timeout_s) <= 0 or min(self.base_s, self.cap_s, self.cooldown_s) < 0:
+        if (
+            min(self.deadline_s, self.attempt_timeout_s) <= 0
+            or min(self.base_s, self.cap_s, self.cooldown_s, self.patience_s) < 0
+        ):
             raise ConfigError(f"times must be positive, found {self}")
 
     def delay_s(self, failures: int, error: ProviderError, rng: random.Random) -> float:
@@ -100,10 +111,10 @@ class _State:
 
 
 class Ask(Protocol):
-    """One attempt: model, number of the attempt within the call from 0, and the seconds that it may take."""
+    """One attempt at a model."""
 
-    def __call__(self, model: str, attempt: int, timeout_s: float, /) -> Response:
-        """Answer, or raise a `ProviderError`."""
+    def __call__(self, model: str, /, *, timeout_s: float, patience_s: float) -> Response:
+        """Answer within a time, or raise a `ProviderError`; or `RateLimited`, if its turn is further off."""
 
 
 def call_models(
@@ -119,32 +130,48 @@ def call_models(
     """Ask the models in order until one answers, or the deadline (a moment on the monotonic clock) passes.
 
     A retryable error is tried again after a delay, unless the delay would pass the deadline or the model now cools
-    down: then it is the next model's turn. An error that only another model can help with (`elsewhere`) goes to the
-    next one at once. Other provider errors, and any after text was shown, end the call. What is no `ProviderError` (a
-    refused budget, an unknown price) passes through unchanged.
+    down: then it is the next model's turn. A model that would keep the call waiting longer than `patience_s` comes
+    after those that would not. An error that only another model can help with (`elsewhere`) goes to the next one at
+    once. Other provider errors end the call, unless a model was put off for the one that has them; any error after text
+    was shown does. What is no `ProviderError` (a refused budget, an unknown price) passes through unchanged.
 
     Raises
     ------
+    RateLimited
+        If no attempt was made because our own limits let none start in time.
     CallFailed
         If no attempt gave an answer.
     """
-    rng = rng or random.Random()
-    call = _Call(policy, clock, deadline)
-    for model in models:
-        for failures in range(1, policy.attempts_per_model + 1):
-            if call.left_s() <= 0 or not cooldowns.admits(model):
-                break
-            outcome = call.attempt(model, ask, cooldowns)
-            if isinstance(outcome, Response):
-                return outcome
-            if outcome.streamed or not (outcome.retryable or outcome.elsewhere):
-                raise call.failed(models, cooldowns) from outcome
-            delay_s = policy.delay_s(failures, outcome, rng)
-            give_up = failures == policy.attempts_per_model or delay_s >= call.left_s() or cooldowns.wait_s(model)
-            if give_up or outcome.elsewhere:
-                break
-            clock.sleep(delay_s)
-    raise call.failed(models, cooldowns) from call.last
+    call = _Call(policy, clock, deadline, cooldowns, rng or random.Random())
+    turns = [_Turn(model) for model in models]
+    while turns and call.left_s() > 0:
+        turn = call.next_of(turns)
+        others = any(not cooldowns.wait_s(other.model) for other in turns if other is not turn)
+        if not turn.in_line:
+            pause(clock, max(turn.at - clock.monotonic(), 0.0))
+        if call.left_s() <= 0 or not cooldowns.admits(turn.model):
+            turns.remove(turn)
+            continue
+        outcome = call.attempt(turn.model, ask, math.inf if turn.in_line or not others else policy.patience_s)
+        if isinstance(outcome, Response):
+            return outcome
+        if not call.again(turn, outcome):
+            turns.remove(turn)
+        if isinstance(outcome, ProviderError) and call.ended_by(outcome, turns):
+            raise call.failed(models) from outcome
+    if call.refused and not call.attempts:
+        raise call.refused
+    raise call.failed(models) from call.last
+
+
+@dataclass(slots=True, eq=False)
+class _Turn:
+    """When a model is asked next: not before ``at``, or where it is in the line of our own limit, probably then."""
+
+    model: str
+    failures: int = 0
+    at: float = float("-inf")
+    in_line: bool = False
 
 
 @dataclass(slots=True)
@@ -152,37 +179,74 @@ class _Call:
     policy: RetryPolicy
     clock: Clock
     deadline: float
+    cooldowns: Cooldowns
+    rng: random.Random
     attempts: list[tuple[str, str, float]] = field(default_factory=list)
     last: ProviderError | None = None
+    refused: RateLimited | None = None
 
     def left_s(self) -> float:
         return self.deadline - self.clock.monotonic()
 
-    def attempt(self, model: str, ask: Ask, cooldowns: Cooldowns) -> Response | ProviderError:
-        started = self.clock.monotonic()
+    def next_of(self, turns: Sequence[_Turn]) -> _Turn:
+        """The first that need not be waited for long, else the one whose time comes first."""
+        patient_until = self.clock.monotonic() + self.policy.patience_s
+        return next((turn for turn in turns if turn.at <= patient_until), min(turns, key=lambda turn: turn.at))
+
+    def attempt(self, model: str, ask: Ask, patience_s: float) -> Response | ProviderError | RateLimited:
+        """One attempt by whoever was admitted; what it says of the model's health is noted."""
+        started, timeout_s = self.clock.monotonic(), min(self.policy.attempt_timeout_s, self.left_s())
         try:
-            response = ask(model, len(self.attempts), min(self.policy.attempt_timeout_s, self.left_s()))
+            response = ask(model, timeout_s=timeout_s, patience_s=patience_s)
+        except RateLimited as error:
+            self.refused = error
+            self.cooldowns.released(model)
+            return error
         except ProviderError as error:
             self.last = error
             elapsed_ms = round(1000 * (self.clock.monotonic() - started), 1)
             self.attempts.append((model, type(error).__name__, elapsed_ms))
-            unwell = error.retryable or isinstance(error, ModelMissing)
-            (cooldowns.failed if unwell else cooldowns.released)(model)
+            (self.cooldowns.failed if self._unwell(error, timeout_s) else self.cooldowns.released)(model)
             return error
         except BaseException:
-            cooldowns.released(model)
+            self.cooldowns.released(model)
             raise
-        cooldowns.succeeded(model)
+        self.cooldowns.succeeded(model)
         return response
 
-    def failed(self, models: Sequence[str], cooldowns: Cooldowns) -> CallFailed:
+    def _unwell(self, error: ProviderError, timeout_s: float) -> bool:
+        """Whether an error says something of the model's health, and not only that the caller was in a hurry."""
+        if isinstance(error, AttemptTimeout):
+            sent = error.billed != "no"
+            return sent and not error.cut and timeout_s >= self.policy.attempt_timeout_s
+        return error.retryable or isinstance(error, ModelMissing)
+
+    def again(self, turn: _Turn, outcome: ProviderError | RateLimited) -> bool:
+        """Whether the model may be asked again, and then when."""
+        if isinstance(outcome, RateLimited):
+            wait_s = math.inf if turn.in_line or outcome.retry_after_s is None else outcome.retry_after_s
+        else:
+            turn.failures += 1
+            tired = turn.failures == self.policy.attempts_per_model or self.cooldowns.wait_s(turn.model)
+            give_up = tired or not outcome.retryable
+            wait_s = math.inf if give_up else self.policy.delay_s(turn.failures, outcome, self.rng)
+        turn.at, turn.in_line = self.clock.monotonic() + wait_s, isinstance(outcome, RateLimited)
+        return wait_s < self.left_s()
+
+    def ended_by(self, error: ProviderError, turns: Sequence[_Turn]) -> bool:
+        """Whether nothing may be asked after this error, as the turns that are left stand."""
+        put_off = any(turn.at > float("-inf") for turn in turns)
+        return error.streamed or not (error.retryable or error.elsewhere or put_off)
+
+    def failed(self, models: Sequence[str]) -> CallFailed:
         """The error that the call ends in, with every attempt in its message."""
         tried = "; ".join(f"{model}: {name} after {ms:.0f} ms" for model, name, ms in self.attempts)
-        waits = {model: cooldowns.wait_s(model) for model in models}
+        waits = {model: self.cooldowns.wait_s(model) for model in models}
         resting = ", ".join(f"{model} for {wait:.1f} s" for model, wait in waits.items() if wait)
         return CallFailed(
             f"no answer from {', '.join(models) or 'no models'} ({tried or 'no attempt was made'}"
             + (f"; left alone: {resting}" if resting else "")
+            + (f"; {self.refused}" if self.refused else "")
             + (f"). Last error: {self.last}" if self.last else ")"),
             attempts=self.attempts,
             retry_after_s=(self.last.retry_after_s if self.last else None) or min(waits.values(), default=0.0) or None,

@@ -63,7 +63,7 @@ class HostedEmbedder:
             bill = Bill(uuid.uuid4().hex, span.trace_id if span else "", current(), self.books, deadline)
             call_models(
                 (self.model,),
-                lambda _model, _attempt, timeout_s: bill.ask(encoding, request, timeout_s=timeout_s, on_text=None),
+                lambda _model, **limits: bill.ask(encoding, request, on_text=None, **limits),
                 policy=self.policy,
                 cooldowns=self._cooldowns,
                 clock=clock,

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from workbench.clock import Clock, SystemClock
 from workbench.errors import ConfigError, RateLimited
+from workbench.inference.streaming import pause
 from workbench.state import Turns, create_tables, insert_ignore
 
 # Added to the window: a call starts some time after its moment, and these delays differ. They were up to 0.17 s on two
@@ -119,8 +120,8 @@ class RateLimiter:
             wait_s = (start - now) / _US
             if wait_s > deadline_s:
                 raise RateLimited(
-                    f"the limit of {model} lets this request start in {wait_s:.1f} s, after its deadline of "
-                    f"{deadline_s:.1f} s; try again later or raise the limit",
+                    f"the limit of {model} lets this request start in {wait_s:.1f} s, which is later than the "
+                    f"{deadline_s:.1f} s that it can wait; try again later or raise the limit",
                     model=model,
                     retry_after_s=wait_s,
                 )
@@ -128,8 +129,8 @@ class RateLimiter:
         slot = Slot(model, slot_id, wait_s)
         try:
             if wait_s > 0:
-                self._clock.sleep(wait_s)
-        except BaseException:  # Ctrl-C while it waits
+                pause(self._clock, wait_s)
+        except BaseException:  # Ctrl-C while it waits, or a stream that is left
             self.cancel(slot)
             raise
         return slot

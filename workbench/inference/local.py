@@ -2,7 +2,9 @@
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import (
+    AttemptTimeout,
     ConfigError,
     ContextTooLong,
     MalformedAnswer,
@@ -58,18 +61,22 @@ class LocalModels:
         threads of which one waits are slower than one (ggml-org/llama.cpp#29258).
     parallel : int
         Answers at a time of one model; further requests wait for their turn.
+
+    What a request waits for, a model that is loaded or its turn, is a part of its time, and nothing is asked meanwhile.
+    It waits for its turn for half of its time at most, so that what is left is enough for an answer.
     """
 
     weights: Path
     threads: int = field(default_factory=threads_wanted)
     parallel: int = 1
-    _servers: dict[str, Any] = field(default_factory=dict)
+    _engines: dict[str, "_Engine"] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def complete(self, request: Request, *, timeout_s: float, on_text: Callable[[str], None] | None = None) -> Response:
-        """Answer one request; loading the model, once, is outside of the time-out.
+        """Answer one request.
 
-        A generation that is late or no longer read stops with its next token, or its next 512 tokens of prompt.
+        A generation that is late or no longer read stops with its next token, or its next 512 tokens of prompt. A model
+        that is still loading at the end of the time goes on to load, for those who ask next.
 
         Raises
         ------
@@ -78,34 +85,75 @@ class LocalModels:
         ModelMissing
             If its weights are not on disk and no source gives them.
         AttemptTimeout, Rejected, Unavailable, MalformedAnswer
-            If the time ran out, or the engine refuses the request, fails, or says nothing.
+            If the time ran out (``billed`` is "no" where the engine had not begun), or the engine refuses the request,
+            fails, or says nothing.
         """
-        try:
-            engine = self.server(request.model)
-        except WeightsError as error:
-            raise ModelMissing(str(error)) from error
+        asked = time.monotonic()
         answer = Answer(request.model, on_text, model=served_name(request.model))
-        ask = partial(_generate, engine, _body(request), request.model)
+        ask = partial(self._ask, request, asked + timeout_s / 2)
         try:
             with closing(in_time(ask, timeout_s=timeout_s, asked=request.model)) as chunks:
+                _its_turn(chunks, request.model)
+                answer.started = time.monotonic()
                 for chunk in chunks:
                     _read(chunk, answer)
             return _whole(answer, request)
+        except WeightsError as error:
+            raise ModelMissing(str(error)) from error
         except ProviderError as error:
             error.streamed = answer.shown
+            if isinstance(error, AttemptTimeout):
+                error.cut = answer.started - asked > timeout_s / 10
             raise
 
     def server(self, model: str) -> Any:
-        """Engine of one model, loaded if need be."""
-        name = model.removeprefix(PREFIX)
-        if name not in CHAT_MODELS:
-            raise ConfigError(unknown_name("local model", name, CHAT_MODELS))
+        """Engine of one model, loaded if need be; who comes while it is loading waits for that, others do not."""
+        return self._engine(model).loaded.result()
+
+    def load(self, name: str) -> Any:
+        """Load a model; called once for each."""
+        return start_server(name, fetch(name, self.weights), threads=self.threads, parallel=self.parallel)
+
+    def _engine(self, model: str) -> "_Engine":
+        name = _known(model)
         with self._lock:
-            if name not in self._servers:
-                self._servers[name] = start_server(
-                    name, fetch(name, self.weights), threads=self.threads, parallel=self.parallel
-                )
-            return self._servers[name]
+            if engine := self._engines.get(name):
+                return engine
+            engine = self._engines[name] = _Engine(threading.Semaphore(self.parallel))
+        try:
+            engine.loaded.set_result(self.load(name))
+        except BaseException as error:  # noqa: BLE001  raised again for each who waits, of which this is one
+            with self._lock:
+                del self._engines[name]  # the next to ask tries again
+            engine.loaded.set_exception(error)
+        return engine
+
+    def _ask(self, request: Request, turn_by: float, give: Callable[[Mapping[str, Any]], bool]) -> None:
+        """Give an empty chunk when the turn has come, then those of the engine."""
+        engine, body = self._engine(request.model), _body(request)
+        server, left_s = engine.loaded.result(), turn_by - time.monotonic()
+        if left_s <= 0 or not engine.turns.acquire(timeout=left_s):
+            raise AttemptTimeout(f"{request.model}: its turn did not come in half of the attempt's time", billed="no")
+        try:
+            if not give({}):
+                _generate(server, body, request.model, give)
+        finally:
+            engine.turns.release()
+
+
+@dataclass(slots=True)
+class _Engine:
+    turns: threading.Semaphore
+    loaded: Future[Any] = field(default_factory=Future)
+
+
+def _its_turn(chunks: Iterator[Mapping[str, Any]], model: str) -> None:
+    try:
+        next(chunks)
+    except AttemptTimeout as error:
+        if error.billed == "no":
+            raise
+        raise AttemptTimeout(f"{model}: still being loaded at the end of the attempt's time", billed="no") from None
 
 
 def served_name(model: str) -> str:
@@ -114,8 +162,14 @@ def served_name(model: str) -> str:
     >>> served_name("local/smollm2-135m")
     'local/smollm2-135m@b179c952'
     """
-    name = model.removeprefix(PREFIX)
+    name = _known(model)
     return f"{PREFIX}{name}@{WEIGHTS[name].sha256[:8]}"
+
+
+def _known(model: str) -> str:
+    if (name := model.removeprefix(PREFIX)) not in CHAT_MODELS:
+        raise ConfigError(unknown_name("local model", name, CHAT_MODELS))
+    return name
 
 
 def start_server(model: str, path: Path, *, threads: int, parallel: int, api_key: str = "") -> Any:

@@ -64,7 +64,7 @@ def wait_asked(headers: Mapping[str, str], now: datetime | None = None) -> float
     except ValueError:
         try:
             date = parsedate_to_datetime(value)
-        except ValueError:
+        except (ValueError, OverflowError):  # no date, or one of no year that there is
             return None
         date = date if date.tzinfo else date.replace(tzinfo=UTC)
         return max((date - (now or datetime.now(UTC))).total_seconds(), 0.0)

@@ -3,19 +3,56 @@
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Generic, TypeVar
 
+from workbench.clock import Clock
 from workbench.telemetry.context import carried
 
+LEAVE_S = 1.0  # most calls end with their next piece of text; the others are not waited for
 _T = TypeVar("_T")
+_ABANDONED: ContextVar[threading.Event | None] = ContextVar("wb_abandoned", default=None)
 
 
 class Abandoned(BaseException):
     """Raised inside the call when nobody reads its text any more."""
 
 
+def still_read() -> None:
+    """Do nothing, unless this call is that of a stream that nobody reads any more.
+
+    Raises
+    ------
+    Abandoned
+        If it is.
+    """
+    if (abandoned := _ABANDONED.get()) is not None and abandoned.is_set():
+        raise Abandoned
+
+
+def pause(clock: Clock, seconds: float) -> None:
+    """Sleep; in the call of a stream no longer than somebody reads it, to the second.
+
+    Raises
+    ------
+    Abandoned
+        When nobody does.
+    """
+    still_read()
+    if _ABANDONED.get() is not None:
+        while seconds > 1:
+            clock.sleep(1)
+            seconds -= 1
+            still_read()
+    clock.sleep(seconds)
+    still_read()
+
+
 class Stream(Generic[_T]):
     """Pieces of text as they come; ``result`` holds what the call returned once all were read.
+
+    Who stops reading before the end leaves within a second. The call then asks nothing any more, and an attempt that
+    is under way is settled by its own thread when it ends.
 
     >>> stream = Stream(lambda show: [show("a"), show("b")] and "done")
     >>> list(stream), stream.result
@@ -23,7 +60,11 @@ class Stream(Generic[_T]):
     """
 
     def __init__(self, call: Callable[[Callable[[str], None]], _T]) -> None:
-        self._call = carried(call)  # a stream is of who asked for it, whoever reads it
+        def begin(show: Callable[[str], None], abandoned: threading.Event) -> _T:
+            _ABANDONED.set(abandoned)
+            return call(show)
+
+        self._call = carried(begin)  # a stream is of who asked for it, whoever reads it
         self._result: list[_T] = []
         self._begun = False
 
@@ -48,7 +89,7 @@ class Stream(Generic[_T]):
 
     def _pieces(self) -> Iterator[str]:
         pieces: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
-        abandoned = threading.Event()
+        abandoned, ended = threading.Event(), threading.Event()
 
         def show(text: str) -> None:
             if abandoned.is_set():
@@ -57,18 +98,19 @@ class Stream(Generic[_T]):
 
         def work() -> None:
             try:
-                self._result.append(self._call(show))
+                self._result.append(self._call(show, abandoned))
                 pieces.put(None)
             except BaseException as error:  # noqa: BLE001  the reader's thread raises it again
                 pieces.put(error)
+            finally:
+                ended.set()
 
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
         try:
+            threading.Thread(target=work, name="stream", daemon=True).start()
             while (piece := pieces.get()) is not None:
                 if isinstance(piece, BaseException):
                     raise piece
                 yield piece
         finally:
             abandoned.set()
-            thread.join()
+            ended.wait(LEAVE_S)
