@@ -8,7 +8,15 @@ from typing import Any, Self
 
 from workbench.clock import Clock, SystemClock
 from workbench.config import Settings
-from workbench.errors import AttemptTimeout, ConfigError, ProviderError, UnknownPrice, WorkbenchError
+from workbench.errors import (
+    AttemptTimeout,
+    ConfigError,
+    MalformedAnswer,
+    ProviderError,
+    UnknownPrice,
+    WorkbenchError,
+)
+from workbench.inference.answer_schema import misfit, validator_of
 from workbench.inference.budget import DEFAULT_BUDGETS, Budget
 from workbench.inference.budgets import Budgets
 from workbench.inference.cache_protocol import CacheHit
@@ -76,7 +84,7 @@ class Bill:
     deadline : float
         Moment on the monotonic clock.
     answered, answer_nanos : str, int
-        The model that answered, and what that attempt alone cost; 1e-9 USD.
+        The model that answered, and what that attempt alone cost; 1e-9 USD, 0 where nobody knows.
     """
 
     call_id: str
@@ -100,13 +108,13 @@ class Bill:
 
         Raises
         ------
-        UnknownPrice, BudgetExceeded, RateLimited
+        UnknownPrice, BudgetExceeded, RateLimited, ConfigError
             If it may not be asked.
         ProviderError
             What the provider made of it.
         """
-        books, tokens = self.books, worst_input_tokens(request)
-        worst = books.prices.worst_nanos(request.model, input_tokens=tokens, max_tokens=request.max_tokens)
+        books, tokens, validator = self.books, worst_input_tokens(request), validator_of(request)
+        worst = worst_nanos(books.prices, request)
         number, self.attempts = self.attempts, self.attempts + 1
         unsettled = self.row(request, number, books.clock.now().isoformat(), cost_nanos=worst, status="unknown",
                              error_class="NeverSettled")  # fmt: skip
@@ -130,13 +138,17 @@ class Bill:
                     error.streamed = shown.anything
                 raise
             cost, doubt = self._cost(request, response, worst)
+            if wrong := misfit(validator, response):
+                doubt = MalformedAnswer.__name__
             row = self.row(request, number, started, response=response, cost_nanos=cost,
                            latency_ms=response.latency_ms, error_class=doubt)  # fmt: skip
             self.settle(hold, row)
             if slot and books.limiter and response.usage:
                 books.limiter.settle(slot, response.usage.input + response.usage.output)
             note(span, response, cost)
-        self.answered, self.answer_nanos = request.model, cost
+            if wrong:
+                raise MalformedAnswer(f"{request.model}: {wrong}", billed="unknown", streamed=shown.anything)
+        self.answered, self.answer_nanos = request.model, 0 if doubt else cost
         return response
 
     def _cost(self, request: Request, response: Response, worst: int) -> tuple[int, str]:
@@ -218,6 +230,20 @@ class _Shown:
         self.anything = True
         if self.on_text:
             self.on_text(text)
+
+
+def worst_nanos(prices: PriceTable, request: Request) -> int:
+    """Nano-dollars of one attempt at most.
+
+    Raises
+    ------
+    UnknownPrice
+        If the model has no price, or none for a cache of an hour where the request asks for one.
+    """
+    tokens = worst_input_tokens(request)
+    return prices.worst_nanos(
+        request.model, input_tokens=tokens, max_tokens=request.max_tokens, keeps_long=request.keeps_long
+    )
 
 
 def worst_input_tokens(request: Request) -> int:
