@@ -102,11 +102,8 @@ def _of_library(error: Exception, chain: list[BaseException], said: str) -> Prov
         return Rejected(said)
     for cause in chain:
         if type(cause) is openai.APIError:  # an error told inside a stream
-            return (
-                Throttled(said, status=429)
-                if {str(cause.code), cause.type} & _SLOW_DOWN
-                else Unavailable(said, billed="unknown")
-            )
+            slow_down = {str(cause.code), cause.type} & _SLOW_DOWN
+            return Throttled(said, status=429) if slow_down else Unavailable(said, billed="unknown")
     status = getattr(error, "status_code", None)
     if isinstance(error, litellm.RateLimitError):
         return Throttled(said, status=429)
