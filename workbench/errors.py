@@ -205,7 +205,7 @@ class ConnectionLost(ProviderError):
 
 
 class MalformedAnswer(ProviderError):
-    """What came is no answer: no JSON, another content type, no choices."""
+    """What came is no answer: no JSON, another content type, no choices, or not what its schema asks for."""
 
     retryable = True
 

@@ -22,7 +22,7 @@ def content_hash(*parts: str | bytes) -> str:
     """sha256 (hex) of the parts, each prefixed by its length so that no two lists of parts collide."""
     digest = hashlib.sha256()
     for part in parts:
-        data = part.encode() if isinstance(part, str) else part
+        data = part.encode(errors="surrogatepass") if isinstance(part, str) else part
         digest.update(f"{len(data)}:".encode() + data)
     return digest.hexdigest()
 

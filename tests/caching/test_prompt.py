@@ -168,11 +168,13 @@ SAID = {
 
 
 def test_a_request_becomes_a_record_of_hashes():
-    record = call_of(Request(SONNET, **SAID), len, at=3, tenant_id="acme", feature="answer", billed=Usage(1, 2, 3, 4))
+    record = call_of(
+        Request(SONNET, **SAID), len, at=3, tenant_id="acme", feature="answer", billed=Usage(1, 2, 3, 4, 2)
+    )
     assert [s.kind for s in record.segments] == ["tools", "tools", "system", "message", "message"]
     assert [s.breakpoint for s in record.segments] == [False, False, True, False, False]
     assert [s.tokens for s in record.segments[2:4]] == [9, 17]
-    assert (record.billed_read, record.billed_write) == (2, 3)
+    assert (record.billed_read, record.billed_write, record.billed_write_long) == (2, 3, 2)
     assert "secret" not in repr(record)
     assert "brief" not in repr(record)
 
@@ -237,12 +239,13 @@ def billed_log(model, calls, **vendor):
     records, dollars = [], []
     for at, scope, parts, started in calls:
         bill = scripted.serve(scope, at, parts, answered=at + started / 1000, output=7)
-        usage = Usage(sum(len(p.text) for p in parts) - bill.read - bill.write, bill.read, bill.write, 7)
+        fresh = sum(len(p.text) for p in parts) - bill.read - bill.write
+        usage = Usage(fresh, bill.read, bill.write, 7, bill.write_1h)
         record = call_of(
             request_of(model, parts), len, at=at, tenant_id="t", scope=scope, feature="f", output_tokens=7,
             started_ms=started, billed=usage,
         )  # fmt: skip
-        records.append(replace(record, billed_write_long=bill.write_1h))
+        records.append(record)
         dollars.append(bill.usd)
     return records, dollars
 

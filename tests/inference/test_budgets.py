@@ -247,6 +247,23 @@ def test_a_correction_reaches_the_ledger_and_the_window_that_was_charged(engine,
     check_books(engine, budgets, ledger)
 
 
+def test_corrections_that_are_booked_at_once_are_all_booked(engine, ledger):
+    budgets = Budgets(engine, BOTH, FakeClock(NOON))
+    settle(budgets, ledger, reserve(budgets, 3), 3)
+    with ThreadPoolExecutor(8) as pool:  # each as a process of its own, which waits for no thread of another
+        made = pool.map(lambda _: Budgets(engine, BOTH).correct("c1", 0, USD // 8, "more", ledger=ledger), range(8))
+        assert sorted(row.attempt for row in made) == [*range(-8, 0)]
+    assert set(drawn(budgets).values()) == {(4, 0)}
+    check_books(engine, budgets, ledger)
+
+
+def test_whose_budget_it_is_may_be_any_text(engine, ledger):
+    budgets = Budgets(engine, [Budget(1, "day", by=("user_id",))], FakeClock(NOON))
+    for user in ("half \ud83d", "half ?"):
+        reserve(budgets, 1, Attribution(user_id=user))
+    assert len(drawn(budgets)) == 2
+
+
 def test_an_attempt_that_was_given_up_and_made_again_is_corrected_where_it_cost(engine, ledger):
     clock = FakeClock(NOON)
     budgets = Budgets(engine, [Budget(9, "day")], clock)

@@ -22,7 +22,7 @@ from workbench.errors import (
     Throttled,
     Unavailable,
 )
-from workbench.inference.attempts import Books, worst_input_tokens
+from workbench.inference.attempts import Books
 from workbench.inference.batch import Item, complete_all
 from workbench.inference.budget import Budget
 from workbench.inference.budgets import Budgets
@@ -33,6 +33,7 @@ from workbench.inference.limits import Limit, RateLimiter
 from workbench.inference.messages import Request, Response, Usage
 from workbench.inference.prices import load_prices
 from workbench.inference.recording import Recordings
+from workbench.inference.reservation import worst_input_tokens
 from workbench.inference.settlement import PATIENCE_S
 from workbench.inference.streaming import Abandoned
 from workbench.state import open_engine
@@ -471,6 +472,34 @@ def test_trace_shows_why_a_call_took_its_time(engine) -> None:
     assert (served.attributes["wb.cache.hit"], hit.source) == (True, "cache")
     assert not [r for r in load_trace(engine, alone.trace_id).rows if "wb.cache.hit" in r.attributes]  # nobody looked
     tracing.close()
+
+
+def test_answer_that_nobody_counted_saves_nothing_that_is_known(engine) -> None:
+    kept = []
+
+    class Cache:
+        def find(self, request, who, use):
+            return None
+
+        def keep(self, request, response, who, use, *, cost_nanos):
+            kept.append(cost_nanos)
+
+    client = client_of(engine, [answer(usage=None), answer(usage=Usage(cache_read=5, output=1))], cache=Cache())
+    charged = [client.complete(ASK, model=SMALL, use=CacheUse()).cost_nanos for _ in range(2)]
+    assert kept == [0, 0]
+    assert min(charged) > 0
+
+
+def test_request_for_a_cache_of_an_hour_reserves_its_price_or_is_refused(engine) -> None:
+    marked = {"type": "text", "text": "x" * 1000, "cache_control": {"type": "ephemeral", "ttl": "1h"}}
+    ask = [{"role": "system", "content": [marked]}, *ASK]
+    claude, spent = "anthropic/claude-sonnet-4-5", Usage(cache_write=1000, output=1, cache_write_long=1000)
+    client = client_of(engine, (), providers={"": ScriptedModel([answer(usage=None), answer(usage=spent)])})
+    with pytest.raises(ConfigError, match="no price for cache_write_long"):
+        client.complete(ask, model=SMALL)
+    worst = client.complete(ask, model=claude, max_tokens=1).cost_nanos
+    assert worst >= worst_input_tokens(Request(claude, tuple(ask))) * 6000
+    assert client.complete(ask, model=claude, max_tokens=1).cost_nanos == 1000 * 6000 + 15_000
 
 
 def test_trace_shows_the_attempts_of_a_call(engine) -> None:

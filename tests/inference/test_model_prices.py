@@ -21,7 +21,7 @@ KEYS = dict(
     zip(
         TOKEN_CLASSES,
         ("input_cost_per_token", "output_cost_per_token", "cache_read_input_token_cost",
-         "cache_creation_input_token_cost"),
+         "cache_creation_input_token_cost", "cache_creation_input_token_cost_above_1hr"),
         strict=True,
     )
 )  # fmt: skip
@@ -30,21 +30,35 @@ COUNTS = st.integers(0, 100_000)
 
 def usages(model: str) -> st.SearchStrategy[Usage]:
     """Usage of the classes that the model has a price for."""
-    known = {"fresh": COUNTS} | {name: COUNTS for name in TOKEN_CLASSES[1:] if name in PRICES.models[model]}
-    return st.builds(Usage, **known)
+    known = [name for name in TOKEN_CLASSES[1:] if name in PRICES.models[model]]
+
+    def build(counts: dict[str, int]) -> Usage:
+        counts["cache_write"] = counts.get("cache_write", 0) + counts.get("cache_write_long", 0)
+        return Usage(**counts)
+
+    return st.fixed_dictionaries(dict.fromkeys(["fresh", *known], COUNTS)).map(build)
 
 
 def litellm_usd(model: str, usage: Usage) -> float:
     import litellm
-    from litellm.types.utils import ModelResponse
+    from litellm.types.utils import CacheCreationTokenDetails, ModelResponse, PromptTokensDetailsWrapper
     from litellm.types.utils import Usage as Theirs
 
+    written = CacheCreationTokenDetails(
+        ephemeral_5m_input_tokens=usage.cache_write - usage.cache_write_long,
+        ephemeral_1h_input_tokens=usage.cache_write_long,
+    )
     counted = Theirs(
         prompt_tokens=usage.input,
         completion_tokens=usage.output,
         total_tokens=usage.input + usage.output,
         cache_read_input_tokens=usage.cache_read,
         cache_creation_input_tokens=usage.cache_write,
+        prompt_tokens_details=PromptTokensDetailsWrapper(
+            cached_tokens=usage.cache_read,
+            cache_creation_tokens=usage.cache_write,
+            cache_creation_token_details=written if usage.cache_write else None,
+        ),
     )
     kind = "embedding" if "output" not in PRICES.models[model] else "completion"
     return litellm.completion_cost(ModelResponse(model=model, usage=counted), model=model, call_type=kind)
@@ -102,7 +116,8 @@ def test_local_models_cost_processor_time_at_the_declared_rate(name):
 def test_no_answer_costs_more_than_its_worst_case(model):
     @given(usages(model))
     def fits(usage):
-        worst = PRICES.worst_nanos(model, input_tokens=usage.input, max_tokens=usage.output)
+        long = usage.cache_write_long > 0
+        worst = PRICES.worst_nanos(model, input_tokens=usage.input, max_tokens=usage.output, keeps_long=long)
         assert PRICES.cost_nanos(model, usage) <= worst
 
     fits()
@@ -112,6 +127,15 @@ def test_the_worst_case_is_at_the_dearest_class_of_input():
     written = Usage(cache_write=1000, output=100)
     model = "anthropic/claude-sonnet-5-5"
     assert PRICES.worst_nanos(model, input_tokens=1000, max_tokens=100) == PRICES.cost_nanos(model, written)
+    for_an_hour = Usage(cache_write=1000, output=100, cache_write_long=1000)
+    assert PRICES.worst_nanos(model, input_tokens=1000, max_tokens=100, keeps_long=True) == PRICES.cost_nanos(
+        model, for_an_hour
+    )
+
+
+def test_a_cache_of_an_hour_without_a_price_is_refused():
+    with pytest.raises(UnknownPrice, match="no price for cache_write_long tokens"):
+        PRICES.worst_nanos("openai/gpt-5.4-nano", input_tokens=1, max_tokens=1, keeps_long=True)
 
 
 @pytest.mark.parametrize("usage", [Usage(), Usage(fresh=1)])

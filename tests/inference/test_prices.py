@@ -47,6 +47,13 @@ def test_a_project_has_its_own_prices_or_those_of_the_package(tmp_path, prices):
     assert project_prices(tmp_path / "elsewhere") == load_prices()
 
 
+def test_a_file_that_was_edited_is_read_anew(tmp_path, prices):
+    file = tmp_path / "prices.toml"
+    file.write_text(file.read_text().replace("usd_per_vcpu_hour", "# before\nusd_per_vcpu_hour"))
+    assert load_prices(file).sha256 != prices.sha256
+    assert load_prices(file) is load_prices(file)
+
+
 def test_another_table_is_another_input(prices):
     assert prices.sha256 != load_prices().sha256
     assert len(prices.sha256) == 64

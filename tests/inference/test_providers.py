@@ -12,7 +12,8 @@ import pytest
 
 from workbench.errors import ProviderError, Rejected
 from workbench.inference.messages import Request, ToolCall, Usage
-from workbench.inference.providers import LiteLLMProvider
+from workbench.inference.prices import load_prices
+from workbench.inference.providers import LiteLLMProvider, load_litellm
 
 ROOT = Path(__file__).parents[2]
 MESSAGES = ({"role": "user", "content": "Hi"},)
@@ -156,6 +157,31 @@ def test_cache_marks_reach_the_vendor_and_its_token_classes_stay_disjoint():
     assert answer.usage == Usage(fresh=100, cache_read=600, cache_write=300, output=10)
     assert answer.usage.input == 1000
     assert answer.text == "Hello"
+
+
+@pytest.mark.parametrize("model", [m for m in load_prices().models if "embedding" not in m])
+def test_every_priced_model_takes_a_request_with_the_defaults(model):
+    litellm = load_litellm()
+    given = LiteLLMProvider("http://127.0.0.1:9/v1")._arguments(Request(model, MESSAGES), 5, stream=False)
+    name, vendor, _, _ = litellm.get_llm_provider(given["model"])
+    sent = {key: given[key] for key in ("max_tokens", "temperature", "seed") if key in given}
+    litellm.get_optional_params(model=name, custom_llm_provider=vendor, **sent)
+
+
+def test_a_temperature_that_a_model_does_not_take_is_left_out_where_it_is_0_and_refused_where_it_is_another():
+    with answering(CLAUDE) as server:
+        provider = LiteLLMProvider(server.address, "key")
+        provider.complete(Request("anthropic/claude-opus-5-5", MESSAGES), timeout_s=30)
+        with pytest.raises(Rejected, match="temperature"):
+            provider.complete(Request("anthropic/claude-opus-5-5", MESSAGES, temperature=0.5), timeout_s=30)
+    ((_, body),) = server.asked
+    assert "temperature" not in body
+
+
+def test_a_prompt_that_cannot_be_written_is_rejected_before_it_is_sent():
+    with answering() as server, pytest.raises(Rejected, match="surrogates") as raised:
+        ask(server, Request("openai/m", ({"role": "user", "content": "half \ud83d"},)))
+    assert (raised.value.billed, server.asked) == ("no", [])
 
 
 def test_without_a_key_nothing_is_sent_and_it_is_said(monkeypatch):

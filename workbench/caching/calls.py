@@ -8,12 +8,11 @@ from math import isfinite
 from typing import Any, Literal
 
 from workbench.errors import ConfigError
-from workbench.inference.messages import Message, Request, Usage
+from workbench.inference.messages import LONG_TTL, MARKERS, Message, Request, Usage
 from workbench.records import content_hash
 
 Kind = Literal["tools", "system", "message"]
 LONG_TTL_S = 3600
-MARKERS = ("cache_control", "prompt_cache_breakpoint")  # how vendors write a breakpoint
 STABLE_SHARE = 0.5
 BYTES_PER_TOKEN = 4
 
@@ -110,6 +109,7 @@ def call_of(
         at=at, scope=tenant_id if scope is None else scope, tenant_id=tenant_id, feature=feature, model=request.model,
         segments=tuple(_segments(request, count_tokens)), output_tokens=output_tokens, started_ms=started_ms,
         billed_read=billed.cache_read if billed else None, billed_write=billed.cache_write if billed else None,
+        billed_write_long=billed.cache_write_long if billed else 0,
     )  # fmt: skip
 
 
@@ -139,7 +139,7 @@ def _segment(kind: Kind, role: str, part: Mapping[str, Any], count_tokens: Calla
     text = json.dumps(said, ensure_ascii=False, default=dict)
     shown = str(said["text"]) if set(said) == {"type", "text"} else text
     marker = next((part[name] for name in MARKERS if part.get(name)), None)
-    long = isinstance(marker, Mapping) and marker.get("ttl") == "1h"
+    long = isinstance(marker, Mapping) and marker.get("ttl") == LONG_TTL
     return Segment(kind, content_hash(role, text), count_tokens(shown), bool(marker), LONG_TTL_S if long else None)
 
 

@@ -14,12 +14,14 @@ from workbench.errors import (
     AttemptTimeout,
     BudgetExceeded,
     ConfigError,
+    MalformedAnswer,
     ProviderError,
     RateLimited,
     SettlementFailed,
     StoreError,
     UnknownPrice,
 )
+from workbench.inference.answer_schema import misfit, validator_of
 from workbench.inference.budget import DEFAULT_BUDGETS, Budget
 from workbench.inference.budgets import Budgets
 from workbench.inference.cache_protocol import CacheHit
@@ -28,6 +30,7 @@ from workbench.inference.limits import Limit, RateLimiter, Slot
 from workbench.inference.messages import Request, Response, Usage
 from workbench.inference.prices import PriceTable, project_prices
 from workbench.inference.providers import Provider
+from workbench.inference.reservation import worst_input_tokens, worst_nanos
 from workbench.inference.settlement import BUSY, may_be_billed, settle
 from workbench.inference.streaming import still_read
 from workbench.state import open_engine
@@ -35,9 +38,6 @@ from workbench.telemetry.context import Attribution
 from workbench.telemetry.ledger import Ledger, LedgerRow
 from workbench.telemetry.spans import Span, Tracing
 
-TOKENS_PER_MESSAGE = 8
-# What vendors add to a prompt without showing it: instructions for tools, and the tokens of a picture behind a link.
-TOKENS_FOR_TOOLS, TOKENS_PER_PICTURE = 600, 4000
 # After a wait for its turn a request with less time than this is not sent: it would be paid for and give no answer.
 LEAST_USEFUL_S = 1.0
 
@@ -91,7 +91,7 @@ class Bill:
     deadline : float
         Moment on the monotonic clock.
     answered, answer_nanos : str, int
-        The model that answered, and what that attempt alone cost; 1e-9 USD.
+        The model that answered, and what that attempt alone cost; 1e-9 USD, 0 where nobody knows.
     """
 
     call_id: str
@@ -116,7 +116,7 @@ class Bill:
 
         Raises
         ------
-        UnknownPrice, BudgetExceeded, RateLimited
+        UnknownPrice, BudgetExceeded, RateLimited, ConfigError
             If it may not be asked.
         ProviderError
             What the provider made of it.
@@ -124,7 +124,7 @@ class Bill:
             If the state database does not take what came of it.
         """
         books, tokens, whole_s = self.books, worst_input_tokens(request), timeout_s
-        worst = books.prices.worst_nanos(request.model, input_tokens=tokens, max_tokens=request.max_tokens)
+        worst, validator = worst_nanos(books.prices, request), validator_of(request)
         number, self.attempts = self.attempts, self.attempts + 1
         due = self.row(request, number, books.clock.now().isoformat(), cost_nanos=worst, status="unknown",
                        error_class="NeverSettled")  # fmt: skip
@@ -140,11 +140,16 @@ class Bill:
                 attempt.began = books.clock.monotonic()
                 response = provider.complete(request, timeout_s=timeout_s, on_text=shown if on_text else None)
                 cost, doubt = self._cost(request, response, worst)
+                if wrong := misfit(validator, response):
+                    doubt = MalformedAnswer.__name__
                 attempt.due = self.row(request, number, due.started, response=response, cost_nanos=cost,
                                        latency_ms=response.latency_ms, error_class=doubt)  # fmt: skip
                 attempt.response = response
                 self._settle(attempt)
+                self._return_tokens(attempt.slot, response)
                 note(span, response, cost)
+                if wrong:
+                    raise MalformedAnswer(f"{request.model}: {wrong}", billed="unknown")
         except BaseException as error:
             self._broken_off(attempt, error)
             if isinstance(error, ProviderError):
@@ -152,10 +157,7 @@ class Bill:
             if isinstance(error, AttemptTimeout):
                 error.cut = error.cut or timeout_s < whole_s
             raise
-        if attempt.slot and books.limiter and response.usage:
-            with suppress(*BUSY):  # the answer is paid for; those behind then wait for tokens that were not used
-                books.limiter.settle(attempt.slot, response.usage.input + response.usage.output)
-        self.answered, self.answer_nanos = request.model, cost
+        self.answered, self.answer_nanos = request.model, 0 if doubt else cost
         return response
 
     def _cost(self, request: Request, response: Response, worst: int) -> tuple[int, str]:
@@ -195,6 +197,11 @@ class Bill:
         if left_s <= 0:
             raise AttemptTimeout(f"{request.model}: the deadline passed before the request could be sent")
         return left_s
+
+    def _return_tokens(self, slot: Slot | None, response: Response) -> None:
+        if slot and self.books.limiter and response.usage:
+            with suppress(*BUSY):  # the answer is paid for; those behind then wait for tokens that were not used
+                self.books.limiter.settle(slot, response.usage.input + response.usage.output)
 
     def _broken_off(self, attempt: "_Open", error: BaseException) -> None:
         """Take back an attempt that was never made, settle one that was."""
@@ -269,18 +276,6 @@ class _Shown:
         self.anything = True
         if self.on_text:
             self.on_text(text)
-
-
-def worst_input_tokens(request: Request) -> int:
-    """Upper bound of the prompt's tokens: byte-level vocabularies make at most one of each UTF-8 byte.
-
-    For what vendors count beside the text it has an allowance.
-    """
-    text = json.dumps([request.messages, request.tools, request.schema], ensure_ascii=False, default=dict)
-    parts = [p for m in request.messages if isinstance(m.get("content"), list) for p in m["content"]]
-    pictures: int = sum(isinstance(p, Mapping) and p.get("type", "text") != "text" for p in parts)
-    extra = TOKENS_PER_PICTURE * pictures + TOKENS_FOR_TOOLS * bool(request.tools)
-    return len(text.encode(errors="replace")) + TOKENS_PER_MESSAGE * len(request.messages) + extra
 
 
 def provider_of(providers: Mapping[str, Provider], model: str) -> Provider:

@@ -2,18 +2,19 @@
 
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from typing import Any
 
-from workbench.errors import ConfigError
-from workbench.inference.attempts import worst_input_tokens
+from workbench.errors import ConfigError, RateLimited
 from workbench.inference.budget import Budget
 from workbench.inference.client import Client
 from workbench.inference.completion import Completion
 from workbench.inference.messages import Request
 from workbench.inference.prices import PriceTable
+from workbench.inference.reservation import worst_nanos
+from workbench.inference.routed import PREFIX, Routed
 from workbench.telemetry.context import carried
 
 
@@ -38,18 +39,25 @@ class Estimate:
         return f"{self.requests:,} requests, at most ${self.worst_usd:.4f}"
 
 
-def estimate(requests: Sequence[Request], prices: PriceTable) -> Estimate:
-    """Upper bound of what the requests cost.
+def estimate(
+    requests: Sequence[Request], prices: PriceTable, *, routers: Mapping[str, Routed] | None = None
+) -> Estimate:
+    """Upper bound of what the requests cost; those to ``router/NAME`` at its dearest arm.
 
     Raises
     ------
     UnknownPrice
         If a model has no price.
     """
-    worst = sum(
-        prices.worst_nanos(r.model, input_tokens=worst_input_tokens(r), max_tokens=r.max_tokens) for r in requests
-    )
+    worst = sum(_worst_nanos(request, prices, routers or {}) for request in requests)
     return Estimate(len(requests), worst / 1e9)
+
+
+def _worst_nanos(request: Request, prices: PriceTable, routers: Mapping[str, Routed]) -> int:
+    if (routed := routers.get(request.model.removeprefix(PREFIX))) is None or not request.model.startswith(PREFIX):
+        return worst_nanos(prices, request)
+    arms = [worst_nanos(prices, request.to(arm.partition("@")[0])) for arm in routed.router.models]
+    return max(arms[1:], default=0) + arms[0] if routed.router.cascade else max(arms)
 
 
 def complete_all(
@@ -64,15 +72,18 @@ def complete_all(
     """Answers by item id; an item that failed holds its error, and the others go on.
 
     With ``client.recordings`` live, answered items come from their recording, so a batch that was cut off goes on
-    where it stopped.
+    where it stopped. An item for whom a rate limit has no turn before its deadline waits and asks again.
 
     Raises
     ------
     ConfigError
-        If ``max_cost_usd`` is missing or too low for what is still to be asked; nothing was asked then.
+        If two items have one id, or ``max_cost_usd`` is missing or too low for what is still to be asked; nothing was
+        asked then.
     """
+    if twice := [item_id for item_id, n in Counter(i.item_id for i in items).items() if n > 1]:
+        raise ConfigError(f"answers are told apart by item_id, found several items {', '.join(map(repr, twice[:5]))}")
     open_items = _open_items(client, items)
-    ahead = estimate([i.request for i in open_items], client.books.prices)
+    ahead = estimate([i.request for i in open_items], client.books.prices, routers=client.routers)
     if open_items:
         tell(f"{len(items) - len(open_items):,} of {len(items):,} answers are recorded; still to ask: {ahead}")
     if open_items and (max_cost_usd is None or ahead.worst_usd > max_cost_usd):
@@ -109,11 +120,16 @@ def _open_items(client: Client, items: Sequence[Item]) -> list[Item]:
 def _ask(client: Client, item: Item) -> Completion | Exception:
     request = item.request
     who: dict[str, Any] = {k: v for k, v in (("tenant_id", item.tenant_id), ("feature", item.feature)) if v}
-    try:
-        return client.complete(
-            request.messages, model=request.model, item_id=item.item_id, max_tokens=request.max_tokens,
-            temperature=request.temperature, seed=request.seed, stop=request.stop, tools=request.tools,
-            schema=request.schema, **who,
-        )  # fmt: skip
-    except Exception as error:  # noqa: BLE001  the boundary of one item: the others go on, and are paid for
-        return error
+    while True:
+        try:
+            return client.complete(
+                request.messages, model=request.model, item_id=item.item_id, max_tokens=request.max_tokens,
+                temperature=request.temperature, seed=request.seed, stop=request.stop, tools=request.tools,
+                schema=request.schema, **who,
+            )  # fmt: skip
+        except RateLimited as error:
+            if error.retry_after_s is None:
+                return error
+            client.books.clock.sleep(error.retry_after_s)
+        except Exception as error:  # noqa: BLE001  the boundary of one item: the others go on, and are paid for
+            return error

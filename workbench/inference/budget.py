@@ -60,7 +60,8 @@ class Budget:
             return None
         # Equal scopes are the same calls, however they came about; no value can forge the name of another.
         named = [("name", self.name)] if self.name else []
-        return urlencode([*named, *sorted((n, getattr(who, n)) for n in {*self.by, *self.only})]) or EVERYTHING
+        return urlencode([*named, *sorted((n, getattr(who, n)) for n in {*self.by, *self.only})],
+                         errors="surrogatepass") or EVERYTHING  # fmt: skip
 
 
 DEFAULT_BUDGETS = (Budget(10.0, "day"), Budget(100.0, "month"))

@@ -182,7 +182,7 @@ class Client:
         trace_id = span.trace_id if span else ""
         bill = Bill(uuid.uuid4().hex, trace_id, current(), self.books, how.deadline, route.arm, route.reason)
         others = [request.to(model) for model in how.fallbacks]
-        if self.recordings is not None and (found := self.recordings.take(request, *others)):
+        if self.recordings is not None and (found := self.recordings.take(request, *others, item_id=bill.who.item_id)):
             return self._free(bill, request, found, "recording", route, how)
         if hit := self._cached(request, bill, how, span):
             if self.recordings is not None:  # a session is replayed as it was, hits too
@@ -200,7 +200,7 @@ class Client:
         )
         answered = request.to(bill.answered)  # after a failover another model's answer must not pass for this one's
         if self.recordings is not None:
-            self.recordings.add(answered, bill.who.item_id, response)
+            self.recordings.add(answered, bill.who.item_id, response, asked=request)
         self._keep(answered, response, bill, how)
         return Completion(response, bill.call_id, bill.trace_id, "model", route, bill.cost_nanos, bill.attempts)
 

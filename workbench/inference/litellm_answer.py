@@ -22,8 +22,10 @@ class Answer:
     started: float = field(default_factory=time.monotonic)
     first_ms: float | None = None
     texts: list[str] = field(default_factory=list)
-    calls: dict[int, list[str]] = field(default_factory=dict)
+    calls: list[list[str]] = field(default_factory=list)  # id, name and arguments, in the order in which they began
     logprobs: list[float] = field(default_factory=list)
+    keeps_long: bool = False  # whether the request asked the vendor's prompt cache for an hour
+    _latest: dict[int, list[str]] = field(default_factory=dict)  # by index the call that is coming
 
     @property
     def shown(self) -> bool:
@@ -39,9 +41,17 @@ class Answer:
                 self.on_text(text)
 
     def call(self, index: int, call_id: str | None, name: str | None, arguments: str | None) -> None:
-        """Add a part of a function call; name and id come once, arguments in parts."""
-        kept = self.calls.setdefault(index, ["", "", ""])
+        """Add a part of a function call; another id begins another call, also where the index is the same."""
+        kept = self._latest.get(index)
+        if kept is None or (call_id and kept[0] and call_id != kept[0]):
+            kept = self._latest[index] = ["", "", ""]
+            self.calls.append(kept)
         kept[0], kept[1], kept[2] = kept[0] or call_id or "", kept[1] or name or "", kept[2] + (arguments or "")
+
+    def count(self, usage: Any) -> None:
+        """Take what litellm says of the tokens; an answer of which none are counted was not counted."""
+        found = counted(usage, keeps_long=self.keeps_long)
+        self.usage = None if found and not found.output and (self.texts or self.calls) else found
 
     def response(self) -> Response:
         """All parts as one value."""
@@ -50,7 +60,7 @@ class Answer:
             self.model or self.asked,
             self.usage,
             self.finish or "stop",
-            tuple(ToolCall(*call) for _, call in sorted(self.calls.items())),
+            tuple(ToolCall(*call) for call in self.calls),
             round(1000 * (time.monotonic() - self.started), 1),
             self.first_ms if self.on_text is not None else None,
             confidence(self.logprobs),
@@ -73,7 +83,7 @@ def read_whole(came: Any, answer: Answer) -> None:
     if not came.choices:
         raise MalformedAnswer(f"{answer.asked}: the answer has no choices", billed="unknown")
     _read(came, came.choices[0].message, answer)
-    answer.usage = counted(getattr(came, "usage", None))
+    answer.count(getattr(came, "usage", None))
 
 
 def read_part(chunk: Any, answer: Answer) -> None:
@@ -97,7 +107,7 @@ def read_end(stream: Any, answer: Answer) -> None:
             raise ConnectionLost(f"{answer.asked}: the stream broke off", billed="unknown")
         raise MalformedAnswer(f"{answer.asked}: what came is no stream of an answer", billed="unknown")
     told = [chunk.usage for chunk in stream.chunks if getattr(chunk, "usage", None)]
-    answer.usage = counted(told[-1]) if told else None
+    answer.count(told[-1] if told else None)
 
 
 def _read(came: Any, said: Any, answer: Answer) -> None:
@@ -112,17 +122,21 @@ def _read(came: Any, said: Any, answer: Answer) -> None:
     answer.say(said.content or "")
 
 
-def counted(usage: Any) -> Usage | None:
+def counted(usage: Any, *, keeps_long: bool = False) -> Usage | None:
     """Token classes of litellm's count, whose prompt tokens include what was read from and written to a cache.
 
-    None where the provider did not count (litellm then says 0), or where its classes do not fit its own sum.
+    None where the provider did not count (litellm then says 0), or where its classes do not fit its own sum. Where an
+    hour was asked for (``keeps_long``) and the provider does not say what it kept so long, it is all that was written.
     """
     if usage is None or not usage.prompt_tokens:
         return None
     details = getattr(usage, "prompt_tokens_details", None)
     read = getattr(details, "cached_tokens", None) or 0
     write = getattr(details, "cache_creation_tokens", None) or getattr(usage, "cache_creation_input_tokens", None) or 0
+    long = getattr(getattr(details, "cache_creation_token_details", None), "ephemeral_1h_input_tokens", None)
+    long = (write if keeps_long else 0) if long is None else long
+    classes = {"cache_read": read, "cache_write": write, "cache_write_long": long}
     try:
-        return Usage.of_prompt(usage.prompt_tokens, usage.completion_tokens or 0, cache_read=read, cache_write=write)
+        return Usage.of_prompt(usage.prompt_tokens, usage.completion_tokens or 0, **classes)
     except ValueError:
         return None

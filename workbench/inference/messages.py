@@ -10,20 +10,28 @@ from workbench.records import content_hash
 
 Message = Mapping[str, Any]
 ROLES = ("system", "user", "assistant", "tool")
+MARKERS = ("cache_control", "prompt_cache_breakpoint")  # how vendors write a breakpoint of their prompt cache
+LONG_TTL = "1h"
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one answer in classes that are disjoint: ``fresh + cache_read + cache_write`` is the whole input."""
+    """Tokens of one answer in classes that are disjoint: ``fresh + cache_read + cache_write`` is the whole input.
+
+    ``cache_write_long`` is the part of ``cache_write`` that is kept for an hour, at a higher price.
+    """
 
     fresh: int = 0
     cache_read: int = 0
     cache_write: int = 0
     output: int = 0
+    cache_write_long: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.fresh, self.cache_read, self.cache_write, self.output) < 0:
+        if min(self.fresh, self.cache_read, self.cache_write, self.output, self.cache_write_long) < 0:
             raise ValueError(f"token counts cannot be negative: {self}")
+        if self.cache_write_long > self.cache_write:
+            raise ValueError(f"no more than all that is written can be kept for an hour: {self}")
 
     @property
     def input(self) -> int:
@@ -31,9 +39,11 @@ class Usage:
         return self.fresh + self.cache_read + self.cache_write
 
     @classmethod
-    def of_prompt(cls, prompt: int, output: int, *, cache_read: int = 0, cache_write: int = 0) -> Self:
+    def of_prompt(
+        cls, prompt: int, output: int, *, cache_read: int = 0, cache_write: int = 0, cache_write_long: int = 0
+    ) -> Self:
         """Build from a provider's count whose prompt tokens include those read from and written to its cache."""
-        return cls(prompt - cache_read - cache_write, cache_read, cache_write, output)
+        return cls(prompt - cache_read - cache_write, cache_read, cache_write, output, cache_write_long)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +86,22 @@ class Request:
         parts = [self.model, self.max_tokens, self.temperature, self.seed, self.stop, self.tools, self.schema]
         return content_hash(json.dumps([*parts, self.messages], sort_keys=True, ensure_ascii=False, default=dict))
 
+    @property
+    def keeps_long(self) -> bool:
+        """Whether a marker asks the vendor's prompt cache to keep a prefix for an hour."""
+        return _keeps_long([self.tools, self.messages])
+
     def to(self, model: str) -> Self:
         """Return the same request to another model."""
         return replace(self, model=model)
+
+
+def _keeps_long(part: object) -> bool:
+    if isinstance(part, Mapping):
+        marks = [part[name] for name in MARKERS if name in part]
+        long = any(isinstance(mark, Mapping) and mark.get("ttl") == LONG_TTL for mark in marks)
+        return long or any(map(_keeps_long, part.values()))
+    return isinstance(part, list | tuple) and any(map(_keeps_long, part))
 
 
 @dataclass(frozen=True, slots=True)

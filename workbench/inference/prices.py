@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from workbench.records import content_hash
 
 MS_PER_HOUR = 3_600_000
 NANOS_PER_USD = 1_000_000_000
-TOKEN_CLASSES = ("input", "output", "cache_read", "cache_write")
+TOKEN_CLASSES = ("input", "output", "cache_read", "cache_write", "cache_write_long")
 
 
 def nanos(usd: float | Decimal) -> int:
@@ -108,19 +108,23 @@ class PriceTable:
             If the model, or a class of token that was used, has no price: it is never 0.
         """
         self._price(model, "input")  # also of no tokens, where the model is unknown
-        counts = (usage.fresh, usage.output, usage.cache_read, usage.cache_write)
+        short = usage.cache_write - usage.cache_write_long
+        counts = (usage.fresh, usage.output, usage.cache_read, short, usage.cache_write_long)
         return math.ceil(sum(n * self._price(model, name) for n, name in zip(counts, TOKEN_CLASSES, strict=True) if n))
 
-    def worst_nanos(self, model: str, *, input_tokens: int, max_tokens: int) -> int:
+    def worst_nanos(self, model: str, *, input_tokens: int, max_tokens: int, keeps_long: bool = False) -> int:
         """Nano-dollars of one attempt at most: the whole prompt at the dearest class of input, the longest answer.
+
+        Only a request that `keeps_long` can be charged for what is kept for an hour.
 
         Raises
         ------
         UnknownPrice
             As for `cost_nanos`.
         """
-        self._price(model, "input")
-        dearest = max(price for name, price in self.models[model].items() if name != "output")
+        self._price(model, "cache_write_long" if keeps_long else "input")
+        other = ("output",) if keeps_long else ("output", "cache_write_long")
+        dearest = max(price for name, price in self.models[model].items() if name not in other)
         return math.ceil(input_tokens * dearest + (max_tokens and max_tokens * self._price(model, "output")))
 
     def _price(self, model: str, name: str) -> Fraction:
@@ -136,7 +140,6 @@ class PriceTable:
         return self.models[model][name]
 
 
-@cache
 def load_prices(path: Path | None = None, models: Path | None = None) -> PriceTable:
     """Price table of the package, or of files of the same form.
 
@@ -153,19 +156,26 @@ def load_prices(path: Path | None = None, models: Path | None = None) -> PriceTa
         If a file is no price table.
     """
     here = Path(__file__)
-    file, tables = path or here.with_name("prices.toml"), [here.with_name("models.toml"), *([models] if models else [])]
-    text, texts = file.read_text(encoding="utf-8"), [table.read_text(encoding="utf-8") for table in tables]
+    files = [path or here.with_name("prices.toml"), here.with_name("models.toml"), *([models] if models else [])]
+    return _read(tuple((file, file.read_text(encoding="utf-8")) for file in files))
+
+
+@lru_cache(maxsize=8)
+def _read(files: tuple[tuple[Path, str], ...]) -> PriceTable:
+    """Price table of the operations' file and those of models, each with what it holds: an edited one is another."""
+    (file, text), *tables = files
     with _refused_by_name(file):
         raw = tomllib.loads(text)
         operations = {name: Rate(**row) for name, row in raw["operations"].items()}
         machine, usd_per_vcpu_hour = raw["machine"], raw["usd_per_vcpu_hour"]
         versions = [str(raw["version"])]
     prices: dict[str, Mapping[str, Fraction]] = {}
-    for table, part in zip(tables, texts, strict=True):
+    for table, part in tables:
         with _refused_by_name(table):
             rows = tomllib.loads(part, parse_float=Fraction)
             prices |= {name: _nanos_per_token(row, usd_per_vcpu_hour) for name, row in rows["models"].items()}
             versions.append(str(rows["version"]))
+    texts = [part for _, part in tables]
     version = f"{max(versions)}+{content_hash(text, *texts)[:8]}"
     return PriceTable(version, machine, usd_per_vcpu_hour, operations, prices, content_hash(text), content_hash(*texts))
 

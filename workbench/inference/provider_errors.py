@@ -19,8 +19,10 @@ from workbench.errors import (
     Throttled,
     Unavailable,
 )
+from workbench.telemetry.redaction import redact
 
 _TOLD_CHARACTERS = 300
+_SLOW_DOWN = {"429", "rate_limit_exceeded", "rate_limit_error"}  # codes and types of OpenAI's protocol
 
 
 def typed(error: Exception, model: str) -> ProviderError:
@@ -29,7 +31,7 @@ def typed(error: Exception, model: str) -> ProviderError:
     import litellm
 
     chain = list(_chain(error))
-    said = f"{model}: {str(error)[:_TOLD_CHARACTERS]}"
+    said = f"{model}: {_told(error)}"
     if isinstance(error, litellm.ContextWindowExceededError) or _code(
         chain, "context_length_exceeded", "exceed_context_size_error"
     ):
@@ -64,17 +66,17 @@ def wait_asked(headers: Mapping[str, str], now: datetime | None = None) -> float
     except ValueError:
         try:
             date = parsedate_to_datetime(value)
+            date = date if date.tzinfo else date.replace(tzinfo=UTC)
+            return max((date - (now or datetime.now(UTC))).total_seconds(), 0.0)
         except (ValueError, OverflowError):  # no date, or one of no year that there is
             return None
-        date = date if date.tzinfo else date.replace(tzinfo=UTC)
-        return max((date - (now or datetime.now(UTC))).total_seconds(), 0.0)
     return seconds if math.isfinite(seconds) and seconds >= 0 else None
 
 
 def _of_transport(cause: Any, said: str) -> ProviderError:
     import httpx
 
-    said = f"{said} ({type(cause).__name__}: {cause})"
+    said = f"{said} ({type(cause).__name__}: {_told(cause)})"
     never_sent = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.WriteError, httpx.WriteTimeout)
     if isinstance(cause, never_sent):
         return Unavailable(said)
@@ -96,8 +98,12 @@ def _of_library(error: Exception, chain: list[BaseException], said: str) -> Prov
         return MalformedAnswer(said, billed="unknown")
     if any(type(cause) is openai.OpenAIError for cause in chain):  # no key
         return Rejected(said)
-    if any(type(cause) is openai.APIError for cause in chain):  # an error told inside a stream
-        return Unavailable(said, billed="unknown")
+    if any(isinstance(cause, UnicodeEncodeError) for cause in chain):  # the prompt cannot be written as UTF-8
+        return Rejected(said)
+    for cause in chain:
+        if type(cause) is openai.APIError:  # an error told inside a stream
+            slow_down = {str(cause.code), cause.type} & _SLOW_DOWN
+            return Throttled(said, status=429) if slow_down else Unavailable(said, billed="unknown")
     status = getattr(error, "status_code", None)
     if isinstance(error, litellm.RateLimitError):
         return Throttled(said, status=429)
@@ -114,6 +120,11 @@ def _of_library(error: Exception, chain: list[BaseException], said: str) -> Prov
     if isinstance(error, litellm.ServiceUnavailableError | litellm.BadGatewayError | litellm.APIConnectionError):
         return Unavailable(said, billed="unknown")
     return MalformedAnswer(said, billed="unknown")
+
+
+def _told(error: BaseException) -> str:
+    """What an error says, cut after its secrets are out: half a secret could not be told any more."""
+    return redact(str(error))[:_TOLD_CHARACTERS]
 
 
 def _code(chain: list[BaseException], *codes: str) -> bool:

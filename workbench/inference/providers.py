@@ -31,7 +31,8 @@ class LiteLLMProvider:
     """Every model that litellm reaches, by litellm's name for it: ``openai/gpt-4o-mini``, ``anthropic/...``.
 
     Each call is one attempt: retries, caches, budgets and fallbacks of litellm and of the vendor's library are off.
-    Marks of a vendor's prompt cache (``cache_control`` in a content part) go through as they are.
+    Marks of a vendor's prompt cache (``cache_control`` in a content part) go through as they are. A temperature of 0
+    is left out for models that refuse one: they sample as their vendor set them.
 
     Attributes
     ----------
@@ -56,7 +57,7 @@ class LiteLLMProvider:
             One of its subclasses, by what went wrong; ``streamed`` says whether text had been shown.
         """
         load_litellm()  # seconds, once, which are not the provider's
-        answer = Answer(request.model, on_text)
+        answer = Answer(request.model, on_text, keeps_long=request.keeps_long)
         ask = partial(self._ask, request, timeout_s, on_text is not None)
         try:
             with closing(in_time(ask, timeout_s=timeout_s, asked=request.model)) as parts:
@@ -64,6 +65,8 @@ class LiteLLMProvider:
                     read(part, answer)
         except ProviderError as error:
             error.streamed = answer.shown
+            if answer.texts or answer.calls:  # also a refusal, such as a 429 told inside a stream, comes after work
+                error.billed = "unknown"
             raise
         return answer.response()
 
@@ -82,7 +85,6 @@ class LiteLLMProvider:
             raise typed(error, request.model) from error
 
     def _arguments(self, request: Request, timeout_s: float, *, stream: bool) -> dict[str, Any]:
-        litellm = load_litellm()
         model = request.model
         if self.api_base and model.startswith(LOCAL_PREFIX):
             model = "openai/" + model.removeprefix(LOCAL_PREFIX)
@@ -90,7 +92,6 @@ class LiteLLMProvider:
             "model": model,
             "messages": [dict(m) for m in request.messages],
             "max_tokens": request.max_tokens,
-            "temperature": request.temperature,
             # Whole seconds, because litellm keeps one HTTP client for each value; the exact limit is `in_time`.
             "timeout": max(1, math.ceil(timeout_s)),
             "num_retries": 0,
@@ -113,9 +114,21 @@ class LiteLLMProvider:
             given["response_format"] = {"type": "json_schema", "json_schema": schema}
         if self.logprobs:
             given["logprobs"] = True
-        if request.seed is not None and "seed" in (litellm.get_supported_openai_params(model=model) or ()):
-            given["seed"] = request.seed
-        return given
+        return given | _sampling(request, model)
+
+
+def _sampling(request: Request, model: str) -> dict[str, Any]:
+    """Temperature and seed; those that make an answer repeatable only where litellm knows that the model takes them."""
+    litellm, given = load_litellm(), {"temperature": request.temperature}
+    if request.seed is not None and "seed" in (litellm.get_supported_openai_params(model=model) or ()):
+        given["seed"] = request.seed
+    if not request.temperature:
+        name, vendor, _, _ = litellm.get_llm_provider(model)
+        try:
+            litellm.get_optional_params(model=name, custom_llm_provider=vendor, temperature=request.temperature)
+        except litellm.UnsupportedParamsError:
+            del given["temperature"]
+    return given
 
 
 def load_litellm() -> Any:

@@ -1,12 +1,13 @@
 """Answers as they came, on disk: what was asked is kept as a hash only, so that a replay needs the same request."""
 
+import fcntl
 import json
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 from workbench.errors import RecordingMiss, WorkbenchError
 from workbench.inference.messages import Request, Response, ToolCall, Usage
@@ -16,27 +17,36 @@ from workbench.telemetry.redaction import redact
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """One answer with the hash of its request; ``occurrence`` counts equal requests from 0."""
+    """One answer with the hash of the request that its model got; ``occurrence`` counts equal requests from 0.
+
+    ``asked`` is the hash of what the caller asked, where another model answered it.
+    """
 
     request: str
     occurrence: int
     item_id: str
     response: Response
+    asked: str = ""
 
     def to_json(self) -> str:
         """One line; the prompt is not in it."""
         row = {k: v for k, v in asdict(self.response).items() if v is not None and v != ()}
-        row = {"request": self.request, "occurrence": self.occurrence, "item_id": self.item_id, **row}
-        return json.dumps(row, ensure_ascii=False)
+        if (usage := self.response.usage) is not None and not usage.cache_write_long:
+            del row["usage"]["cache_write_long"]  # nor is it in lines of before there was this class
+        asked = {"asked": self.asked} if self.asked else {}
+        row = {"request": self.request, "occurrence": self.occurrence, "item_id": self.item_id, **asked, **row}
+        # half of a surrogate pair, which UTF-8 cannot write, stands as JSON's own escape
+        return json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace").decode()
 
     @classmethod
     def from_json(cls, line: str) -> Self:
         """Read one line."""
         row: dict[str, Any] = json.loads(line)
         request, occurrence, item_id = row.pop("request"), row.pop("occurrence"), row.pop("item_id")
+        asked = row.pop("asked", "")
         usage = Usage(**row.pop("usage")) if "usage" in row else None
         calls = tuple(ToolCall(**call) for call in row.pop("tool_calls", ()))
-        return cls(request, occurrence, item_id, Response(usage=usage, tool_calls=calls, **row))
+        return cls(request, occurrence, item_id, Response(usage=usage, tool_calls=calls, **row), asked)
 
 
 class Recordings:
@@ -52,12 +62,12 @@ class Recordings:
 
     def __init__(self, path: Path, *, live: bool = False) -> None:
         self.path, self.live = path, live
-        self._found: dict[str, list[Recorded]] = defaultdict(list)
-        self._taken: dict[str, int] = defaultdict(int)
+        self._found: dict[str, list[tuple[int, Recorded]]] = defaultdict(list)  # with their places in the file
+        self._used: set[int] = set()  # places of answers that were given already
         self._read: set[tuple[str, int]] = set()
-        self._lock, self._appending = threading.Lock(), False
-        for recorded in sorted(_lines(path), key=lambda r: r.occurrence):
-            self._found[recorded.request].append(recorded)
+        self._lock = threading.Lock()
+        for place, recorded in enumerate(_lines(path)):
+            self._found[recorded.request].append((place, recorded))
 
     def __len__(self) -> int:
         return sum(map(len, self._found.values()))
@@ -69,23 +79,33 @@ class Recordings:
     def find(self, request: Request, occurrence: int = 0) -> Response | None:
         """One recorded answer, None where there is none; nothing is used up."""
         recorded = self._found.get(request.sha256, ())
-        return recorded[occurrence].response if occurrence < len(recorded) else None
+        return recorded[occurrence][1].response if occurrence < len(recorded) else None
 
-    def take(self, *requests: Request) -> Response | None:
-        """Next recorded answer to the first of these requests that has one left; None where live answers are taken.
+    def take(self, *requests: Request, item_id: str = "") -> Response | None:
+        """Next recorded answer to the first of these requests, or to others to which it may fall back.
+
+        Each is given once: those to the first before those to the others, the item's own before those of other
+        items, and else in the order in which they came. None where nothing is left and live answers are taken.
 
         Raises
         ------
         RecordingMiss
             If there is none and nothing may be asked.
         """
+        keys = [request.sha256 for request in (requests[:1] if self.live else requests)]
+
+        def rank(left: tuple[int, Recorded]) -> tuple[int, bool, int]:
+            place, recorded = left
+            first = (recorded.asked or recorded.request) == keys[0]
+            return 0 if first else 1 + keys.index(recorded.request), recorded.item_id != item_id, place
+
         with self._lock:
-            for request in requests[:1] if self.live else requests:
-                key, taken = request.sha256, self._taken[request.sha256]
-                if taken < self.count(request):
-                    self._taken[key] += 1
-                    self._read.add((key, taken))
-                    return self._found[key][taken].response
+            left = [found for key in dict.fromkeys(keys) for found in self._found.get(key, ())]
+            if left := [found for found in left if found[0] not in self._used]:
+                place, recorded = min(left, key=rank)
+                self._used.add(place)
+                self._read.add((recorded.request, place))
+                return recorded.response
         if self.live:
             return None
         raise RecordingMiss(self._miss(requests[0]))
@@ -99,36 +119,52 @@ class Recordings:
             "parameter has changed. Record anew with: workbench record"
         )
 
-    def add(self, request: Request, item_id: str, response: Response) -> None:
-        """Append one answer without its secrets; whole lines only, so that a reader never sees a part of one."""
+    def add(self, request: Request, item_id: str, response: Response, *, asked: Request | None = None) -> None:
+        """Append one answer without its secrets; whole lines only, so that a reader never sees a part of one.
+
+        Parameters
+        ----------
+        request : Request
+            What its model got.
+        asked : Request, optional
+            What the caller asked, where another model answered.
+        """
         calls = tuple(replace(call, arguments=redact(call.arguments)) for call in response.tool_calls)
         kept = replace(response, text=redact(response.text), tool_calls=calls)
+        key = request.sha256
         with self._lock:
-            recorded = Recorded(request.sha256, self.count(request), item_id, kept)
-            self._found[recorded.request].append(recorded)
-            self._taken[recorded.request] += 1
+            other = "" if asked is None or asked.sha256 == key else asked.sha256
+            recorded = Recorded(key, self.count(request), item_id, kept, other)
+            place = len(self)
+            self._found[key].append((place, recorded))
+            self._used.add(place)
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab") as file:
-                if not self._appending:
-                    file.truncate(_whole_lines(self.path))
-                    self._appending = True
+            with self.path.open("a+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed: other processes append to it too
+                _drop_part(file)
                 file.write(f"{recorded.to_json()}\n".encode())
 
     def read_sha256(self) -> str:
         """Hash of the recordings that were read, whatever else the file holds: an input of the fingerprint."""
-        return content_hash(*(self._found[r][o].to_json() for r, o in sorted(self._read)))
+        places = {place: recorded for found in self._found.values() for place, recorded in found}
+        return content_hash(*(places[place].to_json() for _, place in sorted(self._read)))
 
 
 def _lines(path: Path) -> Iterator[Recorded]:
     if not path.is_file():
         return
-    for number, line in enumerate(path.read_bytes()[: _whole_lines(path)].splitlines(), 1):
+    whole = path.read_bytes()
+    for number, line in enumerate(whole[: whole.rfind(b"\n") + 1].splitlines(), 1):
         try:
             yield Recorded.from_json(line.decode())
         except (ValueError, KeyError, TypeError) as error:
             raise WorkbenchError(f"{path}:{number} is no recorded answer: {error}") from error
 
 
-def _whole_lines(path: Path) -> int:
-    """Bytes up to the last line end: what a kill cut short was never complete, and will be asked again."""
-    return path.read_bytes().rfind(b"\n") + 1
+def _drop_part(file: BinaryIO) -> None:
+    """Drop what stands behind the last line end: a kill cut it short, and it will be asked again."""
+    if file.seek(0, 2):
+        file.seek(-1, 2)
+        if file.read() != b"\n":
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)

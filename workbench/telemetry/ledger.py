@@ -138,7 +138,9 @@ class Ledger:
             with self._engine.begin() as own:
                 return self.correct(call_id, attempt, difference_nanos, reason, own)
         of_call = sa.select(_LEDGER).where(_LEDGER.c.call_id == call_id)
-        rows = [LedgerRow(**row._mapping) for row in connection.execute(of_call.with_for_update())]
+        connection.execute(of_call.with_for_update()).all()
+        # read anew: what somebody else booked while this waited for the lock is not in a statement that began before
+        rows = [LedgerRow(**row._mapping) for row in connection.execute(of_call)]
         found = next((row for row in rows if row.attempt == attempt and row.status != "correction"), None)
         if found is None:
             raise StoreError(f"the ledger has no attempt {attempt} of call {call_id!r} to correct")
