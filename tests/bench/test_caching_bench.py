@@ -12,10 +12,11 @@ import pytest
 from tests.evaluation.small_evalset import settings_in, write
 from workbench.bench.caching import CachingBench
 from workbench.bench.caching_lab import CachingParameters
-from workbench.bench.caching_tables import bounds_of_pairs, pairs_table
+from workbench.bench.caching_tables import pairs_table
 from workbench.bench.provenance import build_parameters
 from workbench.clock import SystemClock
 from workbench.errors import ConfigError, EvalsetError, GateFailed
+from workbench.evaluation.cache_claims import bounds_of_pairs
 from workbench.evaluation.gate import Gate
 from workbench.evaluation.summary import Summary
 from workbench.evaluation.traffic import Pair, load_stream
@@ -65,7 +66,7 @@ def judge(bench):
     certified = bench.certify(semantic)
     replayed = bench.replay(certified, semantic)
     decision = bench.decide(replayed)
-    tables = certified.table, bench.must_differ(certified, semantic), bench.simulate(semantic)
+    tables = certified.table, bench.must_differ(certified, semantic), replayed.table, bench.simulate(semantic)
     bench.save(decision, replayed, *tables)
     return decision, replayed, semantic
 

@@ -8,19 +8,16 @@ import pytest
 
 from workbench.bench.answers import Asked
 from workbench.bench.caching_prompts import (
-    approximate_tokens,
-    drift_table,
     longer_prefix,
     poisson_times,
     prompt_break_table,
     prompt_cache_table,
     prompt_log,
     prompt_what_if_table,
-    watch_table,
 )
-from workbench.caching.calls import Segment
+from workbench.bench.caching_tables import drift_table
+from workbench.caching.calls import Segment, approximate_tokens
 from workbench.caching.vendors import load_vendors
-from workbench.evaluation.drift import DriftWatch
 from workbench.inference.messages import Request
 from workbench.inference.prompting import Prompts
 from workbench.records import Document, Query
@@ -50,8 +47,8 @@ def test_the_assistants_prompts_lie_under_every_minimum_and_the_table_says_so():
     table = prompt_cache_table(CALLS, VENDORS)
     assert len(table.rows) == len(VENDORS)
     assert set(cells(table, "of input read")) == {0}
-    assert set(cells(table, "at most")) == {0}
-    assert "nothing is saved" in table.caption
+    assert set(cells(table, "USD saved at most")) == {0}
+    assert "save nothing" in table.caption
     assert f"least kept is {min(r.min_tokens for r in VENDORS.values())}" in table.caption
 
 
@@ -74,7 +71,7 @@ def test_a_longer_stable_beginning_is_read_and_its_price_stands_beside_it():
     rows = {row[:2]: row[2:] for row in prompt_what_if_table(CALLS, VENDORS, longer=(4096,)).rows}
     name = "4,096 tokens that never change in front"
     for alone, uncached, cached in zip(
-        rows["as they are", "none"], rows[name, "none"], rows[name, "usual"], strict=True
+        rows["as they are", "not at all"], rows[name, "not at all"], rows[name, "as usual"], strict=True
     ):
         assert alone < cached < uncached
     assert rows[name, "longer"][list(VENDORS).index("gpt-5.5")] is None
@@ -84,7 +81,7 @@ def test_rare_calls_pay_for_the_longer_lifetime():
     rare = prompt_log(ASKED, poisson_times(60, 0.05))
     rows = {row[:2]: row[2] for row in prompt_what_if_table(rare, VENDORS, longer=(4096,)).rows}
     name = "4,096 tokens that never change in front"
-    assert rows[name, "longer"] < rows[name, "none"] < rows[name, "usual"]
+    assert rows[name, "longer"] < rows[name, "not at all"] < rows[name, "as usual"]
 
 
 def test_the_tenants_name_breaks_the_prefix_where_one_account_serves_all():
@@ -103,8 +100,8 @@ def test_a_clock_in_the_system_prompt_is_found_and_its_price_shown():
     ]
     assert set(cells(prompt_break_table(clock, VENDORS), "first difference")) == {"system 1"}
     rows = {row[:2]: row[2] for row in prompt_what_if_table(clock, VENDORS, longer=()).rows}
-    assert rows["as they are", "none"] < rows["as they are", "usual"]
-    assert rows["what changes goes last", "usual"] < rows["as they are", "none"]
+    assert rows["as they are", "not at all"] < rows["as they are", "as usual"]
+    assert rows["what changes goes last", "as usual"] < rows["as they are", "not at all"]
 
 
 def test_arrivals_have_their_rate_and_tokens_their_bytes():
@@ -122,5 +119,3 @@ def test_the_drift_table_keeps_its_promise_beside_a_test_that_does_not():
     assert alarm[at] <= 0.05 < 0.15 < naive[at]
     assert cells(table, "labelled hits until then (median)")[at] is None
     assert alarm[-1] == 1
-    assert "no drift shown" in repr(watch_table(DriftWatch(0.05)))
-    assert "drift, at label" in repr(watch_table(DriftWatch(0.05).add([True] * 9)))

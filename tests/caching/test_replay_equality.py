@@ -9,6 +9,7 @@ import pytest
 
 from tests.caching.caches import answer, ask
 from tests.evaluation.test_stream import random_stream
+from workbench.caching.decided import load_semantic
 from workbench.caching.guards import Guard
 from workbench.caching.semantic import SemanticCache
 from workbench.config import load_settings
@@ -16,7 +17,6 @@ from workbench.evaluation.stream import replay
 from workbench.evaluation.traffic import Stream, load_stream
 from workbench.inference.cache_protocol import CacheUse
 from workbench.inference.embedding import load_embedder
-from workbench.records import Decision
 from workbench.state import open_engine
 from workbench.telemetry.context import Attribution
 
@@ -93,10 +93,8 @@ def test_the_accepted_decision_serves_what_its_replay_served(tmp_path, evalset, 
     stream, vectors = traffic(evalset)
     if one_tenant:
         stream = replace(stream, tenants=("acme",) * len(stream))
-    decision = Decision.load(EVALSETS / evalset / "decisions/caching.json")
     engine = open_engine(f"sqlite:///{tmp_path}/state.sqlite")
-    embedder = Known(decision.parameters["encoder_id"], stream.queries, vectors)
-    assert embedder.encoder_id == load_embedder("minilm", load_settings()).encoder_id
-    cache = SemanticCache.from_decision(decision, engine, embedder=embedder, accept_provisional=True)
+    embedder = Known(load_embedder("minilm", load_settings()).encoder_id, stream.queries, vectors)
+    cache = load_semantic(load_settings(), evalset, engine=engine, embedder=embedder, accept_provisional=True)
     assert_as_replayed(stream, vectors, cache)
     engine.dispose()

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +12,7 @@ from workbench.caching.guards import Guard
 from workbench.caching.semantic import POLL_S, SemanticCache
 from workbench.errors import ConfigError, ProviderError
 from workbench.inference.messages import ToolCall
-from workbench.records import Decision
 from workbench.state import open_engine
-
-DECISION = Decision.load(Path("evalsets/caching_demo/decisions/caching.json"))
 
 
 def test_a_near_question_is_served_with_everything_needed_to_see_why(engine):
@@ -315,40 +311,3 @@ def test_an_encoder_that_fails_is_a_miss_and_keeps_nothing(engine, embedder):
 def test_a_setting_that_cannot_be_used_is_an_error(engine, options, said):
     with pytest.raises(ConfigError, match=said):
         SemanticCache(engine, **{"embedder": Angles(), "threshold": 0.9, **options})
-
-
-class Encoder(Angles):
-    def __init__(self):
-        super().__init__(encoder_id=DECISION.parameters["encoder_id"])
-
-
-def test_an_accepted_decision_turns_the_cache_on(engine):
-    decision = replace(DECISION, verdict="chosen")
-    cache = SemanticCache.from_decision(decision, engine, embedder=Encoder(), ttl_s=5.0)
-    assert cache.threshold == 0.6225
-    assert cache.guard == Guard(entities=True)
-    plain = replace(decision, parameters={**decision.parameters, "guard": None})
-    assert SemanticCache.from_decision(plain, engine, embedder=Encoder()).guard is None
-
-
-def test_a_provisional_decision_needs_the_flag(engine):
-    with pytest.raises(ConfigError, match=r"does not turn a cache on.*accept_provisional=True"):
-        SemanticCache.from_decision(DECISION, engine, embedder=Encoder())
-    cache = SemanticCache.from_decision(DECISION, engine, embedder=Encoder(), accept_provisional=True)
-    assert cache.threshold == 0.6225
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        *(({"verdict": v}, v) for v in ("keep_reference", "none_meets_floor", "inconclusive")),
-        ({"verdict": "chosen", "accepted_on": ""}, "accept the run"),
-        ({"verdict": "chosen", "notebook": "routing"}, "'routing'"),
-        ({"verdict": "chosen", "arm": "exact", "parameters": {"kind": "exact"}}, "ResponseCache"),
-        ({"verdict": "chosen", "parameters": {**DECISION.parameters, "encoder_id": "other"}}, "two encoders"),
-        ({"verdict": "chosen", "parameters": {**DECISION.parameters, "guard": {"colour": True}}}, "colour"),
-    ],
-)
-def test_any_other_decision_is_refused_with_its_reason(engine, changes, said):
-    with pytest.raises(ConfigError, match=said):
-        SemanticCache.from_decision(replace(DECISION, **changes), engine, embedder=Encoder(), accept_provisional=True)

@@ -7,13 +7,13 @@ import pytest
 
 from workbench.caching.guards import Guard
 from workbench.evaluation.bounds import Counts
-from workbench.evaluation.cache_claims import CacheArm, CacheResult, PairsServed, make_claim, no_hits, sentence_of
+from workbench.evaluation.cache_claims import CacheArm, CacheResult, PairsServed, make_claim, sentence_of
 from workbench.evaluation.certification import Certificate
 from workbench.evaluation.decision import decide
 from workbench.records import Decision, Fingerprint, Rule
 
 RULE = Rule("false_hit_rate", "usd_per_1k_requests", "off", 0.05, 0.95, direction="lower")
-CERTIFIED = Certificate(True, 0.9, 0.05, 0.95, 1000, 20, 3000, 60, 0.012, 0.03, 0.029, 1.2, None, "walk")
+CERTIFIED = Certificate(True, 0.9, 1000, 20, 60, 0.012, 0.03, 0.029, 1.2, None, "walk")
 REFUSED = replace(CERTIFIED, certified=False, high=0.07, labels_needed=400, note="about 400 more labelled hits")
 HOPELESS = replace(CERTIFIED, certified=False, low=0.06, high=0.1, note="no number of labels")
 
@@ -25,7 +25,7 @@ def served(false, hits=1000, clusters=50):
 
 
 def off():
-    return CacheResult(CacheArm("off"), None, no_hits(np.arange(50)), 0, 0, 2.0)
+    return CacheResult(CacheArm("off"), None, served(0, hits=0), 0, 0, 2.0)
 
 
 def semantic(certificate, *, false=20, **more):

@@ -61,23 +61,30 @@ def stream():
     return load_stream(DOCS_QA)
 
 
-def test_the_stream_is_the_same_on_every_machine_and_says_that_it_is_made_up(stream):
+@pytest.fixture(scope="module")
+def requests():
+    queries = [json.loads(line) for line in (DOCS_QA / "queries.jsonl").read_text(encoding="utf-8").splitlines()]
+    return draw_requests(topics_of(queries, load_pairs(DOCS_QA)[0], PLAN), PLAN)
+
+
+def test_the_stream_is_the_same_on_every_machine_and_says_that_it_is_made_up(stream, requests):
     assert stream.synthetic
     assert len(stream) == PLAN.requests
     again = generate_stream(DOCS_QA)
     assert (again.queries, again.sha256) == (stream.queries, stream.sha256)
-    assert content_hash(*stream.queries, *stream.answer_keys, *stream.times, *stream.users)[:16] == DRAWN
+    assert content_hash(*(row[n] for n in ("query", "answer_key", "at", "user_id") for row in requests))[:16] == DRAWN
 
 
-def test_requests_follow_the_plan(stream):
+def test_requests_follow_the_plan(stream, requests):
     shares = {tenant: n / len(stream) for tenant, n in Counter(stream.tenants).items()}
     assert shares == pytest.approx(dict(PLAN.tenants), abs=0.02)
-    assert all(one <= other for one, other in pairwise(stream.times))
-    assert stream.times[0].startswith("2026-11-02")
-    assert stream.times[-1] < "2026-11-16"
-    busy = Counter(time[11:13] for time in stream.times)
+    times = [row["at"] for row in requests]
+    assert all(one <= other for one, other in pairwise(times))
+    assert times[0].startswith("2026-11-02")
+    assert times[-1] < "2026-11-16"
+    busy = Counter(time[11:13] for time in times)
     assert busy["09"] > 5 * busy["03"]
-    assert all(user.startswith(tenant) for user, tenant in zip(stream.users, stream.tenants, strict=True))
+    assert all(row["user_id"].startswith(row["tenant_id"]) for row in requests)
     counts = [n for _, n in Counter(stream.answer_keys).most_common()]
     assert counts[0] > 10 * counts[len(counts) // 2]
 

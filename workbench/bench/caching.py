@@ -8,14 +8,15 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from workbench.bench.caching_lab import CachingParameters, Lab, make_guard
-from workbench.bench.caching_prompts import drift_table, prompt_tables
+from workbench.bench.caching_lab import CachingParameters, Certified, Lab, Replayed, Semantic, make_guard
+from workbench.bench.caching_prompts import prompt_tables
 from workbench.bench.caching_summary import regression_cases, score_rows, slice_rows_of, summarise
 from workbench.bench.caching_tables import (
     break_even_table,
     certificate_table,
     contents_table,
     curve,
+    drift_table,
     exact_table,
     pairs_table,
     prospects_table,
@@ -23,14 +24,13 @@ from workbench.bench.caching_tables import (
     semantic_table,
     trials_table,
 )
-from workbench.bench.caching_values import Certified, Replayed, Semantic
 from workbench.bench.experiment import Experiment, open_experiment
 from workbench.bench.provenance import build_parameters, encoder_probe, parameter_inputs
 from workbench.caching.guards import Guard
 from workbench.config import Settings, load_settings
 from workbench.errors import ConfigError
 from workbench.evaluation.bounds import Counts
-from workbench.evaluation.cache_claims import METRIC, CacheArm, CacheResult, make_claim, no_hits, sentence_of
+from workbench.evaluation.cache_claims import METRIC, CacheArm, make_claim, sentence_of
 from workbench.evaluation.certification import Certificate, certify, simulate
 from workbench.evaluation.decision import decide
 from workbench.evaluation.evalset import load_evalset
@@ -38,7 +38,7 @@ from workbench.evaluation.stream import Replay, replay, shadow
 from workbench.evaluation.summary import Summary
 from workbench.evaluation.traffic import load_pairs, load_stream
 from workbench.inference.embedding import Embedder, load_embedder
-from workbench.inference.prices import load_prices
+from workbench.inference.prices import project_prices
 from workbench.records import Decision, Rule
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Table
@@ -81,6 +81,7 @@ class CachingBench:
         policy = evalset.policy("caching")
         if policy.metric != METRIC or policy.floor is not None:
             raise ConfigError(f"[caching] in gates.toml goes by {METRIC} and alpha; leave out metric and floor")
+        prices = project_prices(settings.root)
         inputs = {
             "stream": stream.sha256,
             "pairs": pairs_sha256,
@@ -88,8 +89,10 @@ class CachingBench:
             **parameter_inputs(parameters),
             "weights": embedder.encoder_id,
             "encoder probe": encoder_probe(embedder),
-            "prices": load_prices().sha256,
+            "prices": prices.sha256,
         }
+        if guard:
+            inputs["guard"] = guard.sha256((p.query_b, p.query_a) for p in pairs)
         experiment = open_experiment(
             "caching",
             "Should answers be cached, and how closely must questions match?",
@@ -99,7 +102,7 @@ class CachingBench:
             inputs=inputs,
             rule_shown=RULE_SHOWN,
         )
-        lab = Lab(parameters, stream, pairs, policy.must_differ_limit)
+        lab = Lab(parameters, stream, pairs, policy.must_differ_limit, prices)
         return cls(experiment, lab, embedder, guard)
 
     @property
@@ -128,13 +131,12 @@ class CachingBench:
 
     def semantic(self) -> Semantic:
         """Embed the questions once, and find the nearest earlier one of the same tenant for each."""
-        vectors = self._embed(self.lab.stream.queries, "questions")
+        pairs, n = self.lab.pairs, len(self.lab.stream)
+        texts = [*self.lab.stream.queries, *(p.query_a for p in pairs), *(p.query_b for p in pairs)]
+        vectors, *sides = np.split(self._embed(texts), [n, n + len(pairs)])
         shadows = {"similarity": shadow(self.lab.stream, vectors)}
         if self.guard:
             shadows["similarity + guard"] = shadows["similarity"].guarded(self.lab.stream, self.guard)
-        sides = [
-            self._embed([getattr(p, side) for p in self.lab.pairs], f"pairs, {side}") for side in ("query_a", "query_b")
-        ]
         table = semantic_table(shadows, self.lab.clusters, self.lab.parts["calibration"])
         return Semantic(table, vectors, shadows, np.clip((sides[0] * sides[1]).sum(1), -1, 1).astype(float))
 
@@ -154,14 +156,9 @@ class CachingBench:
         """Certify a threshold for each way of matching, on the calibration part alone; simultaneous over the ways."""
         rule, part = self.rule, self.lab.parts["calibration"]
         confidence = 1 - (1 - rule.confidence) / len(semantic.shadows)
-        exact = semantic.shadows["similarity"]
-        arms: list[tuple[CacheArm, Certificate | None]] = [(CacheArm("off"), None)]
-        arms.append(
-            (
-                CacheArm("exact"),
-                certify(self.lab.served_counts(exact.exact, exact.false, part), rule.margin, rule.confidence),
-            )
-        )
+        every = semantic.shadows["similarity"]
+        exact = certify(self.lab.served_counts(every.exact, every.false, part), rule.margin, rule.confidence)
+        arms: list[tuple[CacheArm, Certificate | None]] = [(CacheArm("off"), None), (CacheArm("exact"), exact)]
         for name, found in semantic.shadows.items():
             guard = self.guard if name != "similarity" else None
 
@@ -169,13 +166,8 @@ class CachingBench:
                 walked = replay(self.lab.stream, semantic.vectors, threshold=threshold, guard=guard)
                 return self.lab.served_counts(walked.hit & ~walked.exact, walked.false, part)
 
-            certificate = certify(
-                self.lab.counts(found, part),
-                rule.margin,
-                confidence,
-                lowest=self.lab.lowest(guard, semantic),
-                confirm=confirm,
-            )
+            counts, lowest = self.lab.counts(found, part), self.lab.lowest(guard, semantic)
+            certificate = certify(counts, rule.margin, confidence, lowest=lowest, confirm=confirm)
             arms.append((CacheArm("semantic", certificate.threshold, guard, self.embedder.encoder_id), certificate))
         shown = [(arm.name, certificate) for arm, certificate in arms if arm.kind == "semantic" and certificate]
         return Certified(certificate_table(shown, rule.margin), tuple(arms))
@@ -190,26 +182,21 @@ class CachingBench:
 
     def replay(self, certified: Certified, semantic: Semantic) -> Replayed:
         """Walk the whole stream with each cache as it would fill, and judge it on the test part."""
-        part, clusters = self.lab.parts["test"], self.lab.clusters
-        results, replays, shown, beside = [], dict[str, Replay](), [], list[float | None]()
+        results, replays, shown = [], dict[str, Replay](), []
         bar = Progress("caches replayed", len(certified.arms))
         for place, (arm, certificate) in enumerate(certified.arms, start=1):
-            if arm.kind == "off":
-                result, walked = CacheResult(arm, None, no_hits(clusters[part]), 0, 0, self.lab.cost(0, 0, arm)), None
-            else:
-                result, walked = self.lab.replay(arm, certificate, semantic)
-                replays[arm.name] = walked
+            result, walked = self.lab.replay(arm, certificate, semantic)
             bar.update(place)
             results.append(result)
-            shown.append(("arm", result, walked.entries if walked else 0))
-            beside.append(self.lab.shadow_rate(arm, semantic))
+            shown.append(("arm", result, walked.entries, self.lab.shadow_rate(arm, semantic)))
+            if arm.kind != "off":
+                replays[arm.name] = walked
             for step in (0.0025, -0.0025) if arm.threshold and certificate and certificate.certified else ():
                 near = replace(arm, threshold=round((arm.threshold or 0) + step, 4))
                 neighbour, walked = self.lab.replay(near, certificate, semantic)
-                shown.append(("neighbour", neighbour, walked.entries))
-                beside.append(self.lab.shadow_rate(near, semantic))
+                shown.append(("neighbour", neighbour, walked.entries, self.lab.shadow_rate(near, semantic)))
         bar.done(f"{len(certified.arms)} caches replayed over {len(self.lab.stream):,} requests")
-        return Replayed(replay_table(shown, beside), tuple(results), replays)
+        return Replayed(replay_table(shown), tuple(results), replays)
 
     def decide(self, replayed: Replayed) -> Decision:
         """Choose the cheapest cache that is shown to be good enough; one that saves under 1 % is not worth having."""
@@ -249,7 +236,7 @@ class CachingBench:
         """Write everything the report and the gate need."""
         scores = self._scores(replayed)
         cases = regression_cases(self.lab.stream, replayed.replays, self.lab.parts["test"])
-        summary = summarise(self.experiment, decision, scores, cases, (*tables, replayed.table))
+        summary = summarise(self.experiment, decision, scores, cases, tables)
         self.experiment.save(decision, summary, scores)
         return summary
 
@@ -271,8 +258,8 @@ class CachingBench:
         tenants = np.array(self.lab.stream.tenants)
         return sum(int((tenants[r.hit] != tenants[r.matched[r.hit]]).sum()) for r in replayed.replays.values())
 
-    def _embed(self, texts: Sequence[str], what: str) -> npt.NDArray[np.float32]:
-        cache, bar = VectorCache(self.experiment.settings.cache / "vectors.sqlite"), Progress(what, len(texts))
+    def _embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        cache, bar = VectorCache(self.experiment.settings.cache / "vectors.sqlite"), Progress("questions", len(texts))
         out, fresh = [np.zeros((0, self.embedder.dimension), np.float32)], 0
         for start in range(0, len(texts), STEP):
             with attributed(purpose="eval"):
@@ -280,7 +267,7 @@ class CachingBench:
             out.append(part)
             fresh += new
             bar.update(start + len(part))
-        bar.done(f"{len(texts):,} {what}, {fresh:,} embedded now")
+        bar.done(f"{len(texts):,} questions of the stream and of the pairs, {fresh:,} embedded now")
         return np.concatenate(out)
 
     def _scores(self, replayed: Replayed) -> pl.DataFrame:

@@ -1,4 +1,4 @@
-"""One stream, its pairs and its prices: caches are counted, replayed and priced here, by value and without display."""
+"""One stream, its pairs and its prices: caches are counted, replayed and priced here; and what the steps hand on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -6,16 +6,15 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
-from workbench.bench.caching_tables import bounds_of_pairs, rate_of
-from workbench.bench.caching_values import Semantic
 from workbench.caching.guards import Guard
 from workbench.errors import ConfigError, unknown_name
 from workbench.evaluation.bounds import GRID, Counts, count
-from workbench.evaluation.cache_claims import CacheArm, CacheResult, PairsServed
+from workbench.evaluation.cache_claims import CacheArm, CacheResult, PairsServed, bounds_of_pairs, rate_of
 from workbench.evaluation.certification import Certificate
-from workbench.evaluation.stream import Replay, Shadow, replay
+from workbench.evaluation.stream import Replay, Shadow, replay, serve_nothing
 from workbench.evaluation.traffic import Pair, Stream
-from workbench.inference.prices import Work, load_prices
+from workbench.inference.prices import PriceTable, Work
+from workbench.rendering.table import Table
 
 GRAVE = ("opposite", "negation", "antonym")  # kinds of pairs whose wrong answer says the contrary
 
@@ -38,6 +37,43 @@ class CachingParameters:
     seed: int = 0
 
 
+@dataclass(frozen=True, repr=False)
+class Step:
+    """A value that is shown as its table, in Jupyter and as text."""
+
+    table: Table
+
+    def _repr_html_(self) -> str:
+        return self.table.to_html()
+
+    def __repr__(self) -> str:
+        return self.table.to_text()
+
+
+@dataclass(frozen=True, repr=False)
+class Semantic(Step):
+    """Every request's vector and its nearest earlier request, by way of matching; cosines of the labelled pairs."""
+
+    vectors: npt.NDArray[np.float32]
+    shadows: dict[str, Shadow]
+    pair_similarity: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, repr=False)
+class Certified(Step):
+    """Arms with their certificates, simplest first."""
+
+    arms: tuple[tuple[CacheArm, Certificate | None], ...]
+
+
+@dataclass(frozen=True, repr=False)
+class Replayed(Step):
+    """What the true replay of each arm did on the test part."""
+
+    results: tuple[CacheResult, ...]
+    replays: dict[str, Replay]
+
+
 @dataclass(frozen=True, slots=True)
 class Lab:
     """What every step of the notebook counts on."""
@@ -46,6 +82,7 @@ class Lab:
     stream: Stream
     pairs: tuple[Pair, ...]
     must_differ_limit: float
+    prices: PriceTable
 
     @property
     def parts(self) -> dict[str, slice]:
@@ -68,11 +105,6 @@ class Lab:
         """Count what one cache served, which is at one threshold only."""
         scores = np.where(own, 1.0, -np.inf)
         return count(scores[part], (false & own)[part], self.clusters[part], np.array([1.0]))
-
-    def served(self, guard: Guard | None, threshold: float, semantic: Semantic) -> npt.NDArray[np.bool_]:
-        """Which pairs a semantic cache would serve."""
-        served: npt.NDArray[np.bool_] = (semantic.pair_similarity >= threshold) & self.passes(guard)
-        return served
 
     def passes(self, guard: Guard | None) -> npt.NDArray[np.bool_]:
         """Which pairs a guard lets pass."""
@@ -97,7 +129,10 @@ class Lab:
     def replay(self, arm: CacheArm, certificate: Certificate | None, semantic: Semantic) -> tuple[CacheResult, Replay]:
         """Walk the whole stream with one cache, and judge it on the test part."""
         part = self.parts["test"]
-        walked = replay(self.stream, semantic.vectors, threshold=arm.threshold or 2.0, guard=arm.guard)
+        if arm.kind == "off":
+            walked = serve_nothing(self.stream)
+        else:
+            walked = replay(self.stream, semantic.vectors, threshold=arm.threshold or 2.0, guard=arm.guard)
         own = walked.hit & (walked.exact if arm.kind == "exact" else ~walked.exact)
         served = self.served_counts(own, walked.false, part)
         hit, error = float(walked.hit[part].mean()), float(walked.false[part].mean())
@@ -108,7 +143,7 @@ class Lab:
         """What an arm does with the labelled pairs of test."""
         test, differ = np.array([p.split == "test" for p in self.pairs], dtype=bool), self.must_differ("test")
         may = test & ~differ
-        served = self.served(arm.guard, arm.threshold or 2.0, semantic)
+        served = (semantic.pair_similarity >= (arm.threshold or 2.0)) & self.passes(arm.guard)
         share = bounds_of_pairs(served, differ, self.pairs)
         return PairsServed(
             must_differ=int((served & differ).sum()),
@@ -133,7 +168,7 @@ class Lab:
         Looking up in memory is far below the embedding and left out.
         """
         p = self.parameters
-        embedding = load_prices().cost_usd([Work("embed_query")]) if arm.kind == "semantic" else 0.0
+        embedding = self.prices.cost_usd([Work("embed_query")]) if arm.kind == "semantic" else 0.0
         return 1000 * ((1 - hit_rate) * p.call_usd + embedding + error_rate * p.false_hit_usd)
 
 

@@ -1,41 +1,68 @@
 """What vendors' prompt caches would save on an evalset's prompts, why they do not, and what would change that."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import polars as pl
 
 from workbench.bench.answers import Asked, asked_of, load_prompts
-from workbench.caching.calls import CallRecord, Segment, call_of, mark_stable, volatile_last, with_ttl
-from workbench.caching.prompt import breaks, savings, simulate
+from workbench.caching.call_log import CALLS, read_calls
+from workbench.caching.calls import (
+    CallRecord,
+    Segment,
+    approximate_tokens,
+    call_of,
+    mark_stable,
+    volatile_last,
+    with_ttl,
+)
+from workbench.caching.prompt import billed_error, breaks, savings, simulate
 from workbench.caching.vendors import VendorRules, load_vendors
-from workbench.evaluation.drift import DriftWatch, watch_trials
 from workbench.evaluation.evalset import Evalset
 from workbench.records import content_hash
 from workbench.rendering.table import Column, Table, Value
 
-BYTES_PER_TOKEN = 4
-CALLS_PER_MINUTE = 20.0
-RATE_MULTIPLES = (0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
+CALLS_PER_MINUTE, OUTPUT_TOKENS, STARTED_MS = 20.0, 40, 500.0  # where nothing is logged
+UNBILLED = (
+    "not known: none of these calls was billed by one of these vendors; log your own with CallLog "
+    "(workbench/caching/call_log.py)"
+)
 
 
 def prompt_tables(evalset: Evalset, *, seed: int = 0) -> list[Table]:
-    """Saving, breaks and what-ifs of the evalset's own prompts, called at a constant rate; one sentence without any."""
-    if not (evalset.path / "prompts.toml").is_file():
-        return [Table((Column("prompts"),), (), f"{evalset.name} has no prompts.toml, so no prompt cache was tried")]
-    prompts = load_prompts(evalset)
-    fullest = max(prompts.contexts, key=lambda name: prompts.contexts[name].documents)
-    every = asked_of(evalset, models=prompts.models[:1])
-    asked = [a for a in every if a.context == fullest and a.feature == a.query.feature]
-    calls = prompt_log(asked, poisson_times(len(asked), CALLS_PER_MINUTE, seed=seed))
-    vendors = load_vendors()
-    return [f(calls, vendors) for f in (prompt_cache_table, prompt_break_table, prompt_what_if_table)]
+    """Saving, breaks and what-ifs of the logged calls, else of the evalset's own prompts, and whether bills agree."""
+    vendors, log = load_vendors(), evalset.path / CALLS
+    if log.is_file():
+        logged = read_calls(log)
+        marked = any(s.breakpoint for call in logged for s in call.segments)
+        calls, compared = logged if marked else mark_stable(logged), billed_table(logged, vendors)
+    elif (evalset.path / "prompts.toml").is_file():
+        prompts = load_prompts(evalset)
+        fullest = max(prompts.contexts, key=lambda name: prompts.contexts[name].documents)
+        every = asked_of(evalset, models=prompts.models[:1])
+        asked = [a for a in every if a.context == fullest and a.feature == a.query.feature]
+        calls = prompt_log(asked, poisson_times(len(asked), CALLS_PER_MINUTE, seed=seed))
+        compared = billed_table((), vendors)
+    else:
+        why = f"not tried: {evalset.name} has neither {CALLS} nor prompts.toml"
+        return [Table((Column("prompt caches"),), ((why,),), "What vendors' prompt caches save")]
+    return [*(f(calls, vendors) for f in (prompt_cache_table, prompt_break_table, prompt_what_if_table)), compared]
 
 
-def approximate_tokens(text: str) -> int:
-    """Tokens at four bytes each: about right for English; a vendor's own tokenizer is not at hand offline."""
-    return -(-len(text.encode()) // BYTES_PER_TOKEN)
+def billed_table(calls: Sequence[CallRecord], vendors: Mapping[str, VendorRules]) -> Table:
+    """Tokens and dollars as simulated beside those billed, by model; a sentence where no bill is known."""
+    own = [replace(call, model=call.model.rpartition("/")[2]) for call in calls]  # litellm's names have a prefix
+    found = billed_error(simulate([call for call in own if call.model in vendors], vendors))
+    columns = (
+        Column("model"), Column("billed calls", "count"), Column("tokens read", "count"),
+        Column("read, billed", "count"), Column("tokens written", "count"), Column("written, billed", "count"),
+        Column("mean error of a call's cost", "share", digits=1),
+    )  # fmt: skip
+    caption = "Simulated against billed. Tokens and cost of the logged calls, beside what the vendor charged"
+    if found.is_empty():
+        return Table((Column("compared with a bill"),), ((UNBILLED,),), caption)
+    return Table(columns, tuple(found.iter_rows()), caption)
 
 
 def poisson_times(calls: int, per_minute: float, *, seed: int = 0) -> list[float]:
@@ -45,15 +72,7 @@ def poisson_times(calls: int, per_minute: float, *, seed: int = 0) -> list[float
     return times
 
 
-def prompt_log(
-    asked: Sequence[Asked],
-    at: Sequence[float],
-    *,
-    scope: str | None = None,
-    count_tokens: Callable[[str], int] = approximate_tokens,
-    output_tokens: int = 40,
-    started_ms: float = 500.0,
-) -> tuple[CallRecord, ...]:
+def prompt_log(asked: Sequence[Asked], at: Sequence[float], *, scope: str | None = None) -> tuple[CallRecord, ...]:
     """Log of these requests at these times, with the breakpoint behind the system prompt that one would set first.
 
     Leave out calls that a response cache would serve: what is repeated word for word would be saved twice.
@@ -67,8 +86,8 @@ def prompt_log(
     """
     calls = [
         call_of(
-            each.request, count_tokens, at=when, tenant_id=each.query.tenant_id, feature=each.feature, scope=scope,
-            output_tokens=output_tokens, started_ms=started_ms,
+            each.request, approximate_tokens, at=when, tenant_id=each.query.tenant_id, feature=each.feature,
+            scope=scope, output_tokens=OUTPUT_TOKENS, started_ms=STARTED_MS,
         )
         for each, when in zip(asked, at, strict=True)
     ]  # fmt: skip
@@ -82,8 +101,13 @@ def longer_prefix(calls: Sequence[CallRecord], tokens: int) -> tuple[CallRecord,
 
 
 def _under(calls: Sequence[CallRecord], rules: VendorRules) -> pl.DataFrame:
-    """Every call, as if it had gone to this model."""
-    return simulate([replace(call, model=rules.model) for call in calls], {rules.model: rules})
+    """Every call, as if it had gone to this model; a lifetime that it does not have becomes the usual one."""
+    known = (None, rules.ttl_s, rules.long_ttl_s)
+    moved = []
+    for call in calls:
+        segments = tuple(s if s.ttl_s in known else replace(s, ttl_s=None) for s in call.segments)
+        moved.append(replace(call, model=rules.model, segments=segments))
+    return simulate(moved, {rules.model: rules})
 
 
 def prompt_cache_table(calls: Sequence[CallRecord], vendors: Mapping[str, VendorRules]) -> Table:
@@ -93,31 +117,30 @@ def prompt_cache_table(calls: Sequence[CallRecord], vendors: Mapping[str, Vendor
     rows: list[tuple[Value, ...]] = []
     for rules, found in simulated.items():
         each = found if read else found.with_columns(feature=pl.lit("all"))
-        for row in savings(each, ["feature"]).iter_rows(named=True):
+        for row in savings(each).iter_rows(named=True):
             n = row["calls"]
             rows.append((
-                rules.model, rules.vendor, row["feature"], n, row["input"] / n, rules.min_tokens,
+                rules.model, rules.vendor, row["feature"], n, round(row["input"] / n), rules.min_tokens,
                 row["read"] / max(row["input"], 1), 1000 * row["uncached_usd"] / n,
                 1000 * row["saved_usd_low"] / n, 1000 * row["saved_usd_high"] / n,
             ))  # fmt: skip
     columns = (
         Column("model"), Column("rules of"), Column("feature"), Column("calls", "count"),
-        Column("tokens a prompt", "number", digits=0), Column("kept from", "count"), Column("of input read", "share"),
-        Column("USD per 1,000 uncached", "usd", digits=3), Column("saved at least", "usd", digits=3, signed=True),
-        Column("at most", "usd", digits=3, signed=True),
+        Column("tokens a prompt", "count"), Column("kept from", "count"), Column("of input read", "share"),
+        Column("USD per 1,000 uncached", "usd", digits=3), Column("USD saved at least", "usd", digits=3, signed=True),
+        Column("USD saved at most", "usd", digits=3, signed=True),
     )  # fmt: skip
     return Table(columns, tuple(rows), _verdict(calls, vendors, read))
 
 
 def _verdict(calls: Sequence[CallRecord], vendors: Mapping[str, VendorRules], read: int) -> str:
     """The first thing to know: whether what these prompts begin with is long enough to be kept at all."""
-    shown = f"Prompt caches by vendor, {len(calls):,} calls"
     if read:
-        return shown
+        return f"What vendors' prompt caches save. {len(calls):,} calls"
     stable = max(sum(s.tokens for s in call.segments if s.kind != "message") for call in calls)
     least = min(rules.min_tokens for rules in vendors.values())
-    sizes = f"Tools and system prompt have at most {stable:,} tokens; the least kept is {least:,}"
-    return f"{shown}: nothing is saved. {sizes}"
+    sizes = f"tools and system prompt have at most {stable:,} tokens; the least kept is {least:,}"
+    return f"Vendors' prompt caches save nothing. {len(calls):,} calls; {sizes}"
 
 
 def prompt_break_table(calls: Sequence[CallRecord], vendors: Mapping[str, VendorRules]) -> Table:
@@ -127,12 +150,18 @@ def prompt_break_table(calls: Sequence[CallRecord], vendors: Mapping[str, Vendor
     for row in found.iter_rows(named=True):
         keep = [r.model for r in vendors.values() if r.min_tokens <= row["stable_tokens"]]
         shown = ", ".join(keep) or "none"
-        rows.append((row["feature"], row["broken_by"], row["calls"], row["variants"], row["stable_tokens"], shown))
+        rows.append(
+            (row["feature"], row["broken_by"], row["calls"], row["variants"], round(row["stable_tokens"]), shown)
+        )
     columns = (
         Column("feature"), Column("first difference"), Column("calls", "count"), Column("variants", "count"),
-        Column("tokens before it (median)", "number", digits=0), Column("kept by"),
+        Column("tokens before it (median)", "count"), Column("kept by"),
     )  # fmt: skip
-    return Table(columns, tuple(rows), "What differs first from the call before it of the same feature and account")
+    return Table(
+        columns,
+        tuple(rows),
+        "What breaks the prefix. First difference from the call before it of the same feature and account",
+    )
 
 
 def prompt_what_if_table(
@@ -148,49 +177,17 @@ def prompt_what_if_table(
     rows: list[tuple[Value, ...]] = []
     for name, case in cases.items():
         found = [_under(case, rules) for rules in vendors.values()]
+        dearer = [
+            _under(with_ttl(case, rules.long_ttl_s), rules) if rules.long_ttl_s else None for rules in vendors.values()
+        ]
         if name != "what changes goes last":
-            rows.append((name, "none", *(1000 * float(f["uncached_usd"].sum()) / f.height for f in found)))
-        rows.append((name, "usual", *(1000 * float(f["usd"].sum()) / f.height for f in found)))
-        rows.append((name, "longer", *(_kept_longer(case, rules) for rules in vendors.values())))
+            rows.append((name, "not at all", *(_per_1k(f, "uncached_usd") for f in found)))
+        rows.append((name, "as usual", *(_per_1k(f, "usd") for f in found)))
+        rows.append((name, "longer", *(None if f is None else _per_1k(f, "usd") for f in dearer)))
     columns = (Column("prompts"), Column("kept"), *(Column(model, "usd", digits=3) for model in vendors))
-    caption = "What if: USD per 1,000 calls, at best; 'longer' is the dearer write where there is one"
+    caption = "What if. USD per 1,000 calls, at best; 'longer' is the dearer write where there is one"
     return Table(columns, tuple(rows), caption)
 
 
-def _kept_longer(calls: Sequence[CallRecord], rules: VendorRules) -> float | None:
-    if rules.long_ttl_s is None:
-        return None
-    found = _under(with_ttl(calls, rules.long_ttl_s), rules)
-    return 1000 * float(found["usd"].sum()) / found.height
-
-
-def drift_table(alpha: float, delta: float = 0.05, *, streams: int = 1000, looks: int = 2000, seed: int = 0) -> Table:
-    """How soon the watch finds a rate above alpha, and how seldom it errs at alpha; beside a test made for one look."""
-    rates = [m * alpha for m in RATE_MULTIPLES if m * alpha < 1]
-    trials = watch_trials(alpha, rates, delta=delta, streams=streams, looks=looks, seed=seed)
-    rows = tuple(
-        ("holds" if t.rate <= alpha else "drifted", t.rate, t.alarmed, t.median if t.rate > alpha else None, t.naive)
-        for t in trials
-    )
-    columns = (
-        Column("the claim"), Column("true false-hit rate", "number", digits=4), Column("alarm", "share", digits=1),
-        Column("labelled hits until then (median)", "count"),
-        Column("alarm of a one-look test, made every time", "share", digits=1),
-    )  # fmt: skip
-    caption = (
-        f"Watching alpha {alpha:g} at delta {delta:g}: {streams:,} streams, looked at after each of {looks:,} labels"
-    )
-    return Table(columns, rows, caption)
-
-
-def watch_table(watch: DriftWatch) -> Table:
-    """Where a watch stands."""
-    measured = watch.false / watch.labelled if watch.labelled else None
-    stands = f"drift, at label {watch.alarm_at}" if watch.alarm_at else "no drift shown"
-    columns = (
-        Column("labelled hits", "count"), Column("false", "count"), Column("rate", "number", digits=4),
-        Column("alpha", "number", digits=4), Column("capital", "number", digits=2),
-        Column("alarm at", "number", digits=0), Column("finding"),
-    )  # fmt: skip
-    row = (watch.labelled, watch.false, measured, watch.alpha, watch.capital, 1 / watch.delta, stands)
-    return Table(columns, (row,), "Drift watch on labelled live hits")
+def _per_1k(frame: pl.DataFrame, column: str) -> float:
+    return 1000 * float(frame[column].sum()) / frame.height

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 
 from workbench.bench.experiment import Experiment, decision_path
+from workbench.bench.telling import section_of
 from workbench.evaluation.cache_claims import METRIC
 from workbench.evaluation.comparison import SCORES_SCHEMA
 from workbench.evaluation.exploring import MAX_CASES, changed_cases, slice_rows
@@ -110,4 +111,5 @@ def _would_change(decision: Decision) -> tuple[str, ...]:
 
 
 def _section(table: Table) -> Section:
-    return Section(table.caption, "", tuple(c.name for c in table.columns), tuple(map(tuple, table.cells())))
+    title, _, note = table.caption.partition(". ")
+    return section_of(table, note, title=title)

@@ -1,14 +1,14 @@
 """What the caching notebook shows before and between its figures."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
-from workbench.evaluation.bounds import Counts, korn_graubard, sweep
-from workbench.evaluation.cache_claims import CacheResult
+from workbench.evaluation.bounds import korn_graubard, sweep
+from workbench.evaluation.cache_claims import CacheResult, bounds_of_pairs, rate_of
 from workbench.evaluation.certification import Certificate, Trial
+from workbench.evaluation.drift import watch_trials
 from workbench.evaluation.stream import Shadow, oracle_hits, replay
 from workbench.evaluation.traffic import Pair, Stream
 from workbench.rendering.table import Column, Interval, Table, Value
@@ -16,31 +16,7 @@ from workbench.rendering.table import Column, Interval, Table, Value
 Bools = npt.NDArray[np.bool_]
 SHOWN_THRESHOLDS = (0.98, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 CURVE_POINTS = 40
-
-
-def rate_of(false: np.ndarray, of: np.ndarray, clusters: np.ndarray, confidence: float = 0.975) -> Interval:
-    """Rate of ``false`` among ``of`` with cluster-robust bounds, by default those of the two-sided 95 % interval."""
-    m = int(clusters.max()) + 1
-    sums = [np.bincount(clusters[mask], minlength=m)[:, None].astype(float) for mask in (of, false & of)]
-    counts = Counts(np.array([0.0]), sums[0], sums[1], sums[0][:, 0])
-    low, high = korn_graubard(counts, confidence)
-    return Interval(float(counts.rate[0]), float(low[0]), float(high[0]))
-
-
-def bounds_of_pairs(served: Bools, of: Bools, pairs: Sequence[Pair]) -> Interval:
-    """Share of pairs that are served with its one-sided 95 % bounds; pairs of one question family share fate.
-
-    Where none is served, every family counts as one pair; but none served never shows less than one served would.
-    """
-    if not of.any():
-        return Interval(0.0, 0.0, 1.0)
-    families = np.unique([p.cluster for p in pairs], return_inverse=True)[1]
-    found = rate_of(served & of, of, families, 0.95)
-    if (served & of).any():
-        return found
-    one = np.zeros_like(of)
-    one[np.flatnonzero(of)[0]] = True
-    return replace(found, high=min(found.high or 1.0, rate_of(one, of, families, 0.95).high or 1.0))
+RATE_MULTIPLES = (0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
 
 
 def pairs_table(pairs: Sequence[Pair], arms: Sequence[tuple[str, Bools, Bools]]) -> Table:
@@ -69,8 +45,8 @@ def pairs_table(pairs: Sequence[Pair], arms: Sequence[tuple[str, Bools, Bools]])
                 high = bounds_of_pairs(near & passed, of, pairs).high if label == "must differ" else None
                 row += [close, 1 - served / close if close else None, served, high]
             rows.append(tuple(row))
-    caption = "Labelled test pairs, by kind; served at most: 95 % bound of the share of all such pairs"
-    return Table(tuple(columns), tuple(rows), caption if pairs else "No pairs.jsonl: no wording was tried")
+    caption = "Labelled test pairs by kind. Served at most: 95 % bound of the share of all such pairs"
+    return Table(tuple(columns), tuple(rows), caption if pairs else "No pairs.jsonl, so that no wording was tried")
 
 
 def contents_table(stream: Stream, pairs: Sequence[Pair], parts: Sequence[tuple[str, slice]]) -> Table:
@@ -101,7 +77,7 @@ def semantic_table(shadows: dict[str, Shadow], clusters: np.ndarray, part: slice
         Column("matching"), Column("threshold", "number", digits=2), Column("hit rate", "share"),
         Column("of it by similarity", "share"), Column("false-hit rate", "interval"), Column("error rate", "interval"),
     )  # fmt: skip
-    caption = "False hits by similarity hits, and by requests, on the calibration part (every earlier request cached)"
+    caption = "What similarity adds. Calibration part, every earlier request cached"
     return Table(columns, tuple(rows), caption)
 
 
@@ -122,9 +98,8 @@ def trials_table(trials: Sequence[Trial], alpha: float) -> Table:
     )  # fmt: skip
     rows = tuple((t.method, t.design, t.broken, t.certified, t.hit_rate) for t in trials)
     draws = trials[0].draws if trials else 0
-    return Table(
-        columns, rows, f"Rules on {draws:,} draws: broken = certified, although the true rate is above {alpha:g}"
-    )
+    caption = f"What rules promise and keep. {draws:,} draws; broken: certified, but the true rate is above {alpha:g}"
+    return Table(columns, rows, caption)
 
 
 def certificate_table(found: Sequence[tuple[str, Certificate]], alpha: float) -> Table:
@@ -136,46 +111,38 @@ def certificate_table(found: Sequence[tuple[str, Certificate]], alpha: float) ->
         Column("design effect", "number", digits=1), Column("note"),
     )  # fmt: skip
     rows = tuple(
-        (
-            n,
-            c.certified,
-            c.hits,
-            c.false,
-            c.rate,
-            c.high,
-            c.exact_high,
-            c.clusters,
-            c.design_effect,
-            c.note,
-        )
-        for n, c in found
+        (name, c.certified, c.hits, c.false, c.rate, c.high, c.exact_high, c.clusters, c.design_effect, c.note)
+        for name, c in found
     )
-    return Table(columns, rows, f"Calibration part: is the false-hit rate shown to be at most {alpha:g}?")
+    return Table(
+        columns, rows, f"Certificates. Is the false-hit rate of the calibration part shown to be at most {alpha:g}?"
+    )
 
 
-def replay_table(results: Sequence[tuple[str, CacheResult, int]], shadow_rates: Sequence[float | None]) -> Table:
-    """True replay on the test part, with the shadow's rate beside it."""
+def replay_table(results: Sequence[tuple[str, CacheResult, int, float | None]]) -> Table:
+    """True replay on the test part: role, result, entries in the end, and the shadow's rate of each cache."""
     columns = (
-        Column("cache"), Column("role"), Column("hit rate", "share"), Column("similarity hits", "count"),
+        Column("cache"), Column("role"), Column("hit rate", "share"), Column("hits judged", "count"),
         Column("false-hit rate", "interval"), Column("95 % bound", "number", digits=3),
         Column("shadow rate", "number", digits=3), Column("error rate", "number", digits=4),
         Column("entries", "count"), Column("USD per 1,000", "usd"),
     )  # fmt: skip
+    caption = "True replay on the test part. Hits judged: by similarity; shadow rate: with every earlier request cached"
     rows: list[tuple[Value, ...]] = []
-    for (role, r, entries), beside in zip(results, shadow_rates, strict=True):
+    for role, r, entries, beside in results:
         hits = int(r.served.hits.sum())
         bound = float(korn_graubard(r.served)[1][0]) if hits else None
         rate = Interval(r.rate, *r.interval) if hits else None
         rows.append((r.arm.name, role, r.hit_rate, hits, rate, bound, beside, r.error_rate, entries, r.cost_usd_per_1k))
-    return Table(columns, tuple(rows), "True replay on the test part")
+    return Table(columns, tuple(rows), caption)
 
 
 def break_even_table(results: Sequence[CacheResult], call_usd: float) -> Table:
     """What a false hit may cost at most before the tier loses money: saving of a hit by false-hit rate."""
     columns = (
-        Column("cache"), Column("saved per hit", "usd"), Column("false-hit rate", "number", digits=4),
-        Column("at most", "number", digits=4), Column("a false hit may cost", "usd", digits=3),
-        Column("at the bound", "usd", digits=3),
+        Column("cache"), Column("USD saved per hit", "usd"), Column("false-hit rate", "number", digits=4),
+        Column("certified at most", "number", digits=4), Column("USD a false hit may cost", "usd", digits=3),
+        Column("USD at the certified rate", "usd", digits=3),
     )  # fmt: skip
     rows: list[tuple[Value, ...]] = []
     for r in results:
@@ -183,7 +150,11 @@ def break_even_table(results: Sequence[CacheResult], call_usd: float) -> Table:
             high = r.certificate.high
             at_rate = call_usd / r.rate if r.rate else None
             rows.append((r.arm.name, call_usd, r.rate, high, at_rate, call_usd / high if high else None))
-    return Table(columns, tuple(rows), "Break-even: enable only where a false hit costs you less than this")
+    return Table(
+        columns,
+        tuple(rows),
+        "Break-even. Enable only where a false hit costs you less than this; no number: there was no false hit",
+    )
 
 
 def prospects_table(stream: Stream, warmup: int, call_usd: float) -> Table:
@@ -212,3 +183,23 @@ def exact_table(stream: Stream, warmup: int) -> Table:
         Column("with another answer", "count"),
     )  # fmt: skip
     return Table(columns, tuple(rows), "The exact cache")
+
+
+def drift_table(alpha: float, delta: float = 0.05, *, streams: int = 1000, looks: int = 2000, seed: int = 0) -> Table:
+    """How soon the watch finds a rate above alpha, and how seldom it errs at alpha; beside a test made for one look."""
+    rates = [m * alpha for m in RATE_MULTIPLES if m * alpha < 1]
+    trials = watch_trials(alpha, rates, delta=delta, streams=streams, looks=looks, seed=seed)
+    rows = tuple(
+        ("holds" if t.rate <= alpha else "drifted", t.rate, t.alarmed, t.median if t.rate > alpha else None, t.naive)
+        for t in trials
+    )
+    columns = (
+        Column("the claim"), Column("true false-hit rate", "number", digits=4), Column("alarm", "share", digits=1),
+        Column("labelled hits until then (median)", "count"),
+        Column("alarm of a one-look test, made every time", "share", digits=1),
+    )  # fmt: skip
+    caption = (
+        f"A watch on live hits. {streams:,} streams at alpha {alpha:g} and delta {delta:g}, looked at after each of "
+        f"{looks:,} labels"
+    )
+    return Table(columns, rows, caption)

@@ -15,6 +15,7 @@ Kind = Literal["tools", "system", "message"]
 LONG_TTL_S = 3600
 MARKERS = ("cache_control", "prompt_cache_breakpoint")  # how vendors write a breakpoint
 STABLE_SHARE = 0.5
+BYTES_PER_TOKEN = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,11 @@ class CallRecord:
     def input_tokens(self) -> int:
         """All tokens of the prompt."""
         return sum(s.tokens for s in self.segments)
+
+
+def approximate_tokens(text: str) -> int:
+    """Tokens at four bytes each: about right for English, where a vendor's own tokenizer is not at hand."""
+    return -(-len(text.encode(errors="replace")) // BYTES_PER_TOKEN)
 
 
 def call_of(

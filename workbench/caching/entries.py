@@ -3,6 +3,10 @@
 Each scope has a row of its own with a version. Whatever writes into a scope raises the version first and so holds the
 scope's lock until it commits: versions become visible in their order, and a reader that remembers the last one it saw
 misses nothing. The same row remembers the version at which something was last removed.
+
+A scope that is empty loses its row when the cache is purged. Versions are never used twice all the same, or the index
+of another process would take a new entry for an old one: the row `HIGHEST` keeps the highest version of all scopes
+that are gone, and a scope that comes back goes on from there.
 """
 
 import threading
@@ -25,6 +29,7 @@ _PART = 500
 # At the limit this share of a scope goes at once, so that removals, which other processes must follow, are rare.
 _EVICTED_SHARE = 64
 _PURGED_US = 3600e6
+HIGHEST = ""  # in place of a scope's key
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +48,8 @@ class Entries:
     Parameters
     ----------
     ttl_s : float
-        Age in seconds from which an entry is no longer served.
+        Age in seconds from which an entry is no longer served. Give all caches on one database the same: each purges
+        what is too old for itself, of all scopes.
     max_entries : int
         Entries a scope holds at most; then its least recently used ones go.
 
@@ -81,7 +87,9 @@ class Entries:
             at = connection.execute(
                 sa.select(SCOPES.c.version, SCOPES.c.removed).where(SCOPES.c.scope == scope)
             ).first()
-            if at is None or at.version == version:
+            if at is None:  # never written to, or purged: nothing is there
+                return News(version, (), removed, frozenset())
+            if at.version == version:
                 return News(version, (), removed, None)
             rows = connection.execute(
                 sa.select(c.version, c.question, c.vector, c.created_us)
@@ -180,8 +188,22 @@ class Entries:
         return self._drop_where(sa.and_(*where))
 
     def purge(self) -> int:
-        """Drop every entry that is too old to be served, of all scopes; returns how many there were."""
-        return self._drop_where(ENTRIES.c.created_us <= self.oldest_us)
+        """Drop every entry that is too old to be served, and scopes that are empty; returns how many entries went."""
+        gone = self._drop_where(ENTRIES.c.created_us <= self.oldest_us)
+        s = SCOPES.c
+        with self._writing, self._engine.begin() as connection:
+            empty = sa.select(s.scope, s.version).where(s.entries == 0, s.scope != HIGHEST)
+            # a locked one is being written to; and to wait for it, with others in hand, could end in a deadlock
+            found = connection.execute(empty.with_for_update(skip_locked=True)).all()
+            for start in range(0, len(found), _PART):
+                part = [row.scope for row in found[start : start + _PART]]
+                connection.execute(SCOPES.delete().where(s.scope.in_(part)))
+            if found:
+                highest = max(row.version for row in found)
+                self._insert_scope(connection, HIGHEST)
+                higher = sa.and_(s.scope == HIGHEST, s.version < highest)
+                connection.execute(SCOPES.update().where(higher).values(version=highest))
+        return gone
 
     def _drop_where(self, condition: sa.ColumnElement[bool]) -> int:
         c, s = ENTRIES.c, SOURCES.c
@@ -207,11 +229,18 @@ class Entries:
         s = SCOPES.c
         bump = SCOPES.update().where(s.scope == key).values(version=s.version + 1).returning(s.version, s.entries)
         row = connection.execute(bump).first()
-        if row is None and scope is not None:
-            facts = {"tenant_id": exact(scope.tenant_id), "corpus_version": exact(scope.corpus_version)}
-            insert_ignore(connection, SCOPES, [{"scope": key, **facts, "version": 0, "removed": 0, "entries": 0}])
+        while row is None and scope is not None:  # also where another process drops it in between
+            self._insert_scope(connection, key, exact(scope.tenant_id), exact(scope.corpus_version))
+            # read after the insert, which has waited for whoever was dropping this scope
+            start = connection.scalar(sa.select(s.version).where(s.scope == HIGHEST)) or 0
+            new = SCOPES.update().where(s.scope == key, s.version == 0)
+            connection.execute(new.values(version=start, removed=start))
             row = connection.execute(bump).first()
         return (0, 0) if row is None else (row.version, row.entries)
+
+    def _insert_scope(self, connection: sa.Connection, key: str, tenant_id: str = "", corpus_version: str = "") -> None:
+        row = {"scope": key, "tenant_id": tenant_id, "corpus_version": corpus_version}
+        insert_ignore(connection, SCOPES, [{**row, "version": 0, "removed": 0, "entries": 0}])
 
     def _delete(self, connection: sa.Connection, scope: str, version: int, versions: Sequence[int]) -> int:
         """Delete entries as part of the change to ``version``; returns how many were there."""

@@ -2,11 +2,12 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from workbench.caching.wordlists import ANTONYMS, EMPTY, FILLER, NAMES, NEGATIONS, NUMBERS, OPPOSITES, SYNONYMS
+from workbench.caching.wordlists import load_words
+from workbench.records import content_hash
 
 FEW = 0.4
 _TOKEN = re.compile(r"[^\W\d_]+|\d+(?:[.,:/]\d+)*")
@@ -80,6 +81,10 @@ class Guard:
         """Every objection as ``check: what differs``; none where the guard lets the pair pass."""
         return tuple(self._objections(asked, cached))
 
+    def sha256(self, pairs: Iterable[tuple[str, str]]) -> str:
+        """Hash of the word lists and of what the rules say of these pairs: it tells whether this is a tested guard."""
+        return content_hash(load_words().sha256, *(str(self.allows(asked, cached)) for asked, cached in pairs))
+
     def _objections(self, asked: str, cached: str) -> Iterator[str]:
         a, b = _features(asked), _features(cached)
         if self.numbers and a.numbers != b.numbers:
@@ -87,7 +92,7 @@ class Guard:
         if self.negation and a.negations % 2 != b.negations % 2:
             yield f"negation: {a.negations} / {b.negations}"
         if self.antonyms:
-            for one, other in ANTONYMS:
+            for one, other in load_words().antonyms:
                 x, y = ((_stem(one) in side.words, _stem(other) in side.words) for side in (a, b))
                 if x[0] != y[0] and x[1] != y[1]:
                     first, second = (one, other) if x[0] else (other, one)
@@ -130,13 +135,14 @@ class _Features:
 
 @lru_cache(maxsize=100_000)
 def _features(text: str) -> _Features:
+    words = load_words()
     tokens = re.findall(r"[^\W\d]+|\d+(?:[.,]\d+)*", text.lower().replace("\u2019", "'").replace("n't", " not"))
     capitals = re.findall(r"(?<![.!?]\s)(?<=\s)[^\W\d_a-z]\w*", text)
     return _Features(
         words=frozenset(map(_stem, tokens)),
-        content=tuple(_stem(w) for w in tokens if w not in EMPTY),
+        content=tuple(_stem(w) for w in tokens if w not in words.empty),
         numbers=frozenset(w for w in tokens if w[0].isdigit()),
-        negations=sum(w in NEGATIONS for w in tokens),
+        negations=sum(w in words.negations for w in tokens),
         entities=frozenset(w.lower() for w in capitals if w != "I"),
     )
 
@@ -145,7 +151,7 @@ def _features(text: str) -> _Features:
 class _Wording:
     """What the later checks look at; ``roots`` are the content words without endings, in order.
 
-    ``poles`` has, by topic of `OPPOSITES`, the side that the text takes and the word that says so.
+    ``poles`` has, by topic of opposite words, the side that the text takes and the word that says so.
     """
 
     roots: tuple[str, ...]
@@ -160,11 +166,12 @@ class _Wording:
 
 @lru_cache(maxsize=100_000)
 def _wording(text: str) -> _Wording:
+    words = load_words()
     lower = text.lower().replace("\u2019", "'").replace("n't", " not").replace("cannot", "can not")
     said = _TOKEN.findall(lower)
-    tokens = [NUMBERS.get(w, w) for w in said]
-    kept = [w for w in tokens if w not in FILLER]
-    roots = tuple(SYNONYMS.get(w) or _root(w) for w in kept)
+    tokens = [words.numbers.get(w, w) for w in said]
+    kept = [w for w in tokens if w not in words.filler]
+    roots = tuple(words.synonyms.get(w) or _root(w) for w in kept)
     poles: dict[int, dict[int, str]] = {}
     for word in tokens:
         for topic, side in _topics().get(_root(word), ()):
@@ -174,14 +181,16 @@ def _wording(text: str) -> _Wording:
     for word in tokens:
         if word in _INTO or word in _OUT_OF:
             marker = word
-        elif marker and word not in FILLER:
-            follows[marker in _INTO].add(SYNONYMS.get(word) or _root(word))
+        elif marker and word not in words.filler:
+            follows[marker in _INTO].add(words.synonyms.get(word) or _root(word))
             marker = ""
     return _Wording(
         roots=roots,
         counts=Counter(roots),
-        figures=frozenset(NUMBERS.get(w, w) for w in said if w[0].isdigit() or NUMBERS.get(w, "0") not in "01"),
-        names=frozenset(NAMES[w] for w in tokens if w in NAMES),
+        figures=frozenset(
+            words.numbers.get(w, w) for w in said if w[0].isdigit() or words.numbers.get(w, "0") not in "01"
+        ),
+        names=frozenset(words.names[w] for w in tokens if w in words.names),
         code=frozenset(w.strip("'\"").rpartition(".")[2] for w in _CODE.findall(text)),
         poles=poles,
         into=frozenset(follows[True]),
@@ -191,9 +200,9 @@ def _wording(text: str) -> _Wording:
 
 @lru_cache(maxsize=1)
 def _topics() -> dict[str, tuple[tuple[int, int], ...]]:
-    """Root of a word -> topics of `OPPOSITES` and its side in each."""
+    """Root of a word -> topics of opposite words and its side in each."""
     out: dict[str, tuple[tuple[int, int], ...]] = {}
-    for topic, sides in enumerate(OPPOSITES):
+    for topic, sides in enumerate(load_words().opposites):
         for side, words in enumerate(sides):
             for word in words:
                 out[_root(word)] = (*out.get(_root(word), ()), (topic, side))

@@ -156,55 +156,33 @@ def _first_break(before: Sequence[Segment], after: Sequence[Segment]) -> tuple[s
     return f"{after[place].kind} {number}", after[place].sha256
 
 
-def savings(frame: pl.DataFrame, by: Sequence[str] = ("feature", "tenant_id")) -> pl.DataFrame:
-    """Tokens and dollars of `simulate`'s rows, summed by these columns."""
+def savings(frame: pl.DataFrame) -> pl.DataFrame:
+    """Tokens and dollars of `simulate`'s rows by feature."""
     sums = ("input", "read", "write", "fresh", "uncached_usd", "usd", "saved_usd_low", "saved_usd_high")
-    return frame.group_by(by).agg(pl.len().alias("calls"), pl.col(*sums).sum()).sort(by)
+    return frame.group_by("feature").agg(pl.len().alias("calls"), pl.col(*sums).sum()).sort("feature")
 
 
-def breaks(frame: pl.DataFrame, by: Sequence[str] = ("feature",)) -> pl.DataFrame:
+def breaks(frame: pl.DataFrame) -> pl.DataFrame:
     """Which segment broke the prefix how often between consecutive calls, and how many tokens stood before it."""
     return (
         frame.filter(pl.col("broken_by").is_not_null())
-        .group_by(*by, "broken_by")
+        .group_by("feature", "broken_by")
         .agg(
             pl.len().alias("calls"),
             pl.col("broken_sha256").n_unique().alias("variants"),
             pl.col("stable_tokens").median().alias("stable_tokens"),
         )
-        .sort(*by, "calls", "broken_by", descending=[*(False for _ in by), True, False])
+        .sort("feature", "calls", "broken_by", descending=[False, True, False])
     )
 
 
-@dataclass(frozen=True, slots=True)
-class BilledError:
-    """How far the simulation is from the bill, over the calls of which that is known.
+def billed_error(frame: pl.DataFrame) -> pl.DataFrame:
+    """Tokens of `simulate`'s rows beside those billed, by model, over the calls of which that is known.
 
-    ``mape`` is the mean over calls of the error of what the call cost, relative to its bill.
+    ``error`` is the mean over calls of the error of what the call cost, relative to its bill.
     """
-
-    calls: int
-    read: int
-    billed_read: int
-    write: int
-    billed_write: int
-    mape: float
-
-    @property
-    def total(self) -> float:
-        """Tokens read too much (or, below 0, too little) in the simulation, relative to those billed."""
-        difference = self.read - self.billed_read
-        return difference / self.billed_read if self.billed_read else float("inf") if difference else 0.0
-
-
-def billed_error(frame: pl.DataFrame) -> BilledError | None:
-    """Compare `simulate`'s rows with what the vendor billed; None where no bill is known."""
+    off = (pl.col("usd") - pl.col("billed_usd")).abs() / pl.col("billed_usd")
+    sums = pl.col("read", "billed_read", "write", "billed_write").sum()
     known = frame.filter(pl.col("billed_read").is_not_null())
-    if known.is_empty():
-        return None
-    read, billed_read, write, billed_write = (
-        int(known[name].sum()) for name in ("read", "billed_read", "write", "billed_write")
-    )
-    off = (known["usd"] - known["billed_usd"]).abs() / known["billed_usd"]
-    mape = float(pl.select(off.fill_nan(0.0).mean()).item())
-    return BilledError(known.height, read, billed_read, write, billed_write, mape)
+    error = off.fill_nan(0.0).mean().alias("error")
+    return known.group_by("model").agg(pl.len().alias("calls"), sums, error).sort("model")

@@ -4,7 +4,6 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +19,6 @@ from workbench.errors import ConfigError, ProviderError, WorkbenchError
 from workbench.inference.cache_protocol import CacheHit, CacheUse
 from workbench.inference.embedding import Embedder
 from workbench.inference.messages import Request, Response
-from workbench.records import Decision
 from workbench.telemetry.context import Attribution
 
 # Within this time an entry of another process may be missed; one that was removed there is never served.
@@ -46,7 +44,7 @@ class SemanticCache:
     engine : sqlalchemy.Engine
         The state database, which holds the entries.
     threshold : float
-        Least cosine, in (0, 1]. None fits all traffic: take that of a decision, see `from_decision`.
+        Least cosine, in (0, 1]. None fits all traffic: take that of a decision, see `load_semantic`.
     verifier : callable, optional
         ``verifier(asked, cached, answer)``, asked last. Whatever it does but return True is a miss, an error too.
     ttl_s : float
@@ -80,39 +78,6 @@ class SemanticCache:
         self._indices, self._lock = OrderedDict[str, ScopeIndex](), threading.Lock()
         self._embed = lru_cache(maxsize=1024)(self._embed_anew)  # a miss is looked up and then kept
         self.invalidate, self.purge = self._entries.invalidate, self._entries.purge
-
-    @classmethod
-    def from_decision(
-        cls,
-        decision: Decision,
-        engine: sa.Engine,
-        *,
-        embedder: Embedder,
-        accept_provisional: bool = False,
-        **options: Any,
-    ) -> Self:
-        """Cache with the threshold and the guard of an accepted caching decision; ``options`` are those of the class.
-
-        Parameters
-        ----------
-        accept_provisional : bool
-            Whether a decision may be used that rests on synthetic traffic or pairs.
-
-        Raises
-        ------
-        ConfigError
-            If the decision does not turn a semantic cache on, or was made with another encoder.
-        """
-        why = _refusal(decision, accept_provisional) or _other_encoder(decision, embedder)
-        if why:
-            raise ConfigError(f"this decision does not turn a cache on: {why}")
-        chosen = decision.parameters
-        guard = {name: value for name, value in (chosen["guard"] or {}).items() if name != "kind"}
-        try:
-            built = Guard(**guard) if guard else None
-        except TypeError as error:
-            raise ConfigError(f"the decision's guard is not one this version knows: {error}") from error
-        return cls(engine, embedder=embedder, threshold=chosen["threshold"], guard=built, **options)
 
     @property
     def problems(self) -> Counter[str]:
@@ -230,30 +195,3 @@ class SemanticCache:
             scope=scope,
             saved_nanos=entry.cost_nanos,
         )
-
-
-def _refusal(decision: Decision, accept_provisional: bool) -> str:
-    if decision.notebook != "caching":
-        return f"it is one of notebook {decision.notebook!r}; load decisions/caching.json of the evalset"
-    if decision.verdict == "provisional" and not accept_provisional:
-        return (
-            f"its verdict on {decision.arm!r} is provisional, because it rests on synthetic traffic or pairs; "
-            "decide again on your own, or pass accept_provisional=True"
-        )
-    if decision.verdict not in ("chosen", "provisional"):
-        return f"its verdict is {decision.verdict!r} ({decision.sentence}); label more or lower the target, then decide"
-    if not decision.accepted_on:
-        return "nobody has accepted it; accept the run that made it first"
-    if decision.parameters.get("kind") != "semantic":
-        return f"it chose {decision.arm!r}, which has no threshold; for exact repeats use ResponseCache"
-    return ""
-
-
-def _other_encoder(decision: Decision, embedder: Embedder) -> str:
-    made_with = decision.parameters.get("encoder_id")
-    if made_with == embedder.encoder_id:
-        return ""
-    return (
-        f"its threshold was found with encoder {made_with!r} and this one is {embedder.encoder_id!r}; "
-        "no threshold holds for two encoders: decide again"
-    )

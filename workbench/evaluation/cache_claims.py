@@ -18,18 +18,22 @@ How caching maps onto `Claim` and `Rule`:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from workbench.caching.guards import Guard
 from workbench.evaluation.bounds import Counts, korn_graubard
 from workbench.evaluation.certification import Certificate
 from workbench.evaluation.decision import Outcome
+from workbench.evaluation.traffic import Pair
 from workbench.records import Claim, GateStatus, Rule, parameters_of
+from workbench.rendering.table import Interval
 
 METRIC = "false_hit_rate"
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,31 @@ class PairsServed:
         must = f"{self.must_differ} of {self.of_must_differ} test pairs that must not share an answer"
         may = f", and {self.may_share} of {self.of_may_share} that may" if self.of_may_share else ""
         return f"It serves {must} (at most {self.high:.1%}){may}. "
+
+
+def rate_of(false: np.ndarray, of: np.ndarray, clusters: np.ndarray, confidence: float = 0.975) -> Interval:
+    """Rate of ``false`` among ``of`` with cluster-robust bounds, by default those of the two-sided 95 % interval."""
+    m = int(clusters.max()) + 1
+    sums = [np.bincount(clusters[mask], minlength=m)[:, None].astype(float) for mask in (of, false & of)]
+    counts = Counts(np.array([0.0]), sums[0], sums[1], sums[0][:, 0])
+    low, high = korn_graubard(counts, confidence)
+    return Interval(float(counts.rate[0]), float(low[0]), float(high[0]))
+
+
+def bounds_of_pairs(served: Bools, of: Bools, pairs: Sequence[Pair]) -> Interval:
+    """Share of pairs that are served with its one-sided 95 % bounds; pairs of one question family share fate.
+
+    Where none is served, every family counts as one pair; but none served never shows less than one served would.
+    """
+    if not of.any():
+        return Interval(0.0, 0.0, 1.0)
+    families = np.unique([p.cluster for p in pairs], return_inverse=True)[1]
+    found = rate_of(served & of, of, families, 0.95)
+    if (served & of).any():
+        return found
+    one = np.zeros_like(of)
+    one[np.flatnonzero(of)[0]] = True
+    return replace(found, high=min(found.high or 1.0, rate_of(one, of, families, 0.95).high or 1.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +179,7 @@ def make_claim(result: CacheResult, rule: Rule, *, must_differ_limit: float) -> 
 def _status(result: CacheResult, rule: Rule, must_differ_limit: float) -> tuple[GateStatus, str]:
     certificate = result.certificate
     if certificate is None or not (certificate.hits or result.served.hits.any()):
-        return "identical", "nothing was served"
+        return "identical", "nothing was served" + (f": {certificate.note}" if certificate else "")
     found = f"{certificate.false:,} false of {certificate.hits:,} hits in {certificate.clusters} clusters"
     if result.arm.kind == "semantic" and (against := result.pairs.status(must_differ_limit)):
         share = "" if isinstance(must_differ_limit, int) else f", at most {result.pairs.high:.1%} of such"
@@ -193,14 +222,8 @@ def sentence_of(outcome: Outcome, results: Sequence[CacheResult], claims: Sequen
         )
     why = "; ".join(f"{c.arm}: {c.note}" for c in claims if c.status in ("inconclusive", "broken"))
     if best.arm.kind == "exact":
-        return f"{start} exact repeats alone: {prices}. What is not shown to be good enough: {why or 'nothing'}."
+        rest = f"Not shown to be good enough: {why}" if why else "No similarity that is good enough saves more"
+        return f"{start} exact repeats alone: {prices}. {rest}."
     if outcome.verdict == "inconclusive":
         return f"Cannot tell yet, keep the cache off meanwhile. {why}."
     return f"Keep the cache off: nothing that saves is shown to be good enough. {why or 'Nothing was served'}."
-
-
-def no_hits(clusters: np.ndarray) -> Counts:
-    """Counts of an arm that serves nothing."""
-    requests = np.bincount(clusters).astype(float)
-    empty = np.zeros((len(requests), 1))
-    return Counts(np.array([np.inf]), empty, empty, requests)

@@ -130,6 +130,13 @@ def replay(
     return Replay(hit, exact, false, matched, similarity, int((~hit).sum()))
 
 
+def serve_nothing(stream: Stream) -> Replay:
+    """What no cache does."""
+    n = len(stream)
+    never, nobody = np.zeros(n, dtype=bool), np.full(n, -1)
+    return Replay(never, never, never, nobody, nobody.astype(float), 0)
+
+
 def _passes(stream: Stream, guard: Guard | None, asked: int, cached: int) -> bool:
     return guard is None or guard.allows(stream.queries[asked], stream.queries[cached])
 

@@ -34,8 +34,8 @@ class Stream:
         Code of each answer key.
     sha256 : str
         Hash of what was read.
-    features, users, times : tuple of str
-        Likewise, "" where not known; times are ISO 8601.
+    features : tuple of str
+        Likewise, "" where not known.
     synthetic : bool
         Drawn by a plan, not asked by anyone.
     """
@@ -47,8 +47,6 @@ class Stream:
     clusters: tuple[str, ...]
     sha256: str
     features: tuple[str, ...] = ()
-    users: tuple[str, ...] = ()
-    times: tuple[str, ...] = ()
     synthetic: bool = False
 
     @property
@@ -63,17 +61,15 @@ class Stream:
 
     @classmethod
     def of(cls, frame: pl.DataFrame, sha256: str = "", *, synthetic: bool = False) -> "Stream":
-        """Stream of a frame with the columns of `STREAM_SCHEMA`, in the order of ``pos``; the last three may lack."""
+        """Stream of a frame with the columns of `STREAM_SCHEMA`, in the order of ``pos``; ``feature`` may lack."""
         rows = frame.sort("pos", maintain_order=True)
         queries, keys, tenants, clusters = (
             tuple(rows[name].to_list()) for name in ("query", "answer_key", "tenant_id", "cluster")
         )
-        features, users, times = (
-            tuple(rows[name].fill_null("").to_list()) if name in rows.columns else ("",) * len(rows)
-            for name in ("feature", "user_id", "at")
-        )
+        known = "feature" in rows.columns
+        features = tuple(rows["feature"].fill_null("").to_list()) if known else ("",) * len(rows)
         answers = np.unique(np.array(keys), return_inverse=True)[1]
-        return cls(queries, keys, answers, tenants, clusters, sha256, features, users, times, synthetic)
+        return cls(queries, keys, answers, tenants, clusters, sha256, features, synthetic)
 
 
 @dataclass(frozen=True, slots=True)

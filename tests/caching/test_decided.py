@@ -1,0 +1,124 @@
+"""An accepted caching decision at work: it serves as it was tested, or is refused with what to do."""
+
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.caching.caches import Angles, found, keep
+from workbench.caching.decided import load_semantic
+from workbench.caching.guards import Guard
+from workbench.config import Settings
+from workbench.errors import ConfigError
+from workbench.records import Decision, Fingerprint
+
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / "evalsets" / "caching_demo"
+DECISION = Decision.load(DEMO / "decisions" / "caching.json")
+AGAIN = "check it again with: workbench check caching"
+
+
+def project(folder, **changes):
+    """A project with the demonstration's pairs and its decision, changed."""
+    decisions = folder / "evalsets" / "demo" / "decisions"
+    decisions.mkdir(parents=True)
+    (decisions / "caching.json").write_text(replace(DECISION, **changes).to_json(), encoding="utf-8")
+    shutil.copy(DEMO / "pairs.jsonl", decisions.parent)
+    return Settings(folder, folder / "cache", folder / "runs", f"sqlite:///{folder}/state.sqlite")
+
+
+def load(settings, encoder_id=DECISION.parameters["encoder_id"], **options):
+    return load_semantic(settings, "demo", embedder=Angles(encoder_id=encoder_id), **options)
+
+
+def with_inputs(**inputs):
+    return {"verdict": "chosen", "fingerprint": Fingerprint({**DECISION.fingerprint.inputs, **inputs})}
+
+
+def test_an_accepted_decision_serves_at_its_threshold_behind_its_guard(tmp_path):
+    cache = load(project(tmp_path, verdict="chosen"), ttl_s=5.0)
+    assert (cache.threshold, cache.guard) == (0.6225, Guard(entities=True))
+    keep(cache, "turn it on at angle 0")
+    assert found(cache, "please turn it on at angle 0") == "answer to turn it on at angle 0"
+    assert found(cache, "turn it off at angle 0") is None
+
+
+def test_a_decision_without_a_guard_needs_none(tmp_path):
+    plain = {**DECISION.parameters, "guard": None}
+    assert load(project(tmp_path, **with_inputs(guard=""), parameters=plain)).guard is None
+
+
+def test_a_provisional_decision_needs_the_flag(tmp_path):
+    settings = project(tmp_path)
+    with pytest.raises(ConfigError, match="accept_provisional=True"):
+        load(settings)
+    assert load(settings, accept_provisional=True).threshold == 0.6225
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        *(({"verdict": v}, v) for v in ("keep_reference", "none_meets_floor", "inconclusive")),
+        ({"arm": "exact", "parameters": {"kind": "exact"}}, "ResponseCache"),
+        ({"parameters": {**DECISION.parameters, "guard": {"colour": True}}}, "colour"),
+        (with_inputs(prices="other"), f"another prices; {AGAIN}"),
+        (with_inputs(guard="other"), f"another guard; {AGAIN}"),
+        ({"fingerprint": Fingerprint({})}, f"another weights, prices, pairs; {AGAIN}"),
+    ],
+)
+def test_a_decision_that_does_not_fit_is_refused_with_its_reason(tmp_path, changes, said):
+    with pytest.raises(ConfigError, match=said):
+        load(project(tmp_path, **{"verdict": "chosen", **changes}))
+
+
+def test_another_encoder_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=f"another weights; {AGAIN}"):
+        load(project(tmp_path, verdict="chosen"), encoder_id="other")
+
+
+@pytest.mark.parametrize("change", ["one more", "gone"])
+def test_other_pairs_are_refused(tmp_path, change):
+    settings = project(tmp_path, verdict="chosen")
+    pairs = settings.evalsets / "demo" / "pairs.jsonl"
+    lines = pairs.read_text(encoding="utf-8")
+    pairs.unlink() if change == "gone" else pairs.write_text(lines + lines.split("\n")[0] + "\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=f"another pairs; {AGAIN}"):
+        load(settings)
+
+
+def test_no_decision_is_an_error(tmp_path):
+    with pytest.raises(ConfigError, match="no caching decision is accepted for 'demo'"):
+        load(Settings(tmp_path, tmp_path, tmp_path, "sqlite://"))
+
+
+LOAD = """
+from pathlib import Path
+from tests.caching.test_decided import load, project
+print(load(project(Path("project"), verdict="chosen")).threshold)
+"""
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "after", "said"),
+    [
+        ("wordlists.toml", "# Whoever", "# Who ever", "0.6225"),
+        ("wordlists.toml", '"hot / cold"', '"hot / cold icy"', f"another guard; {AGAIN}"),
+        ("guards.py", "a.negations % 2 != b.negations % 2", "a.negations != b.negations", "0.6225"),
+        ("guards.py", "a.negations % 2 != b.negations % 2", "False", f"another guard; {AGAIN}"),
+    ],
+    ids=["a comment", "a word", "a rule, without effect on the pairs", "a rule"],
+)
+def test_another_version_of_the_guard_is_refused(tmp_path, file, before, after, said):
+    """A copy of the package, in which words or rules are others, reads the decision of this one."""
+    for part in ("workbench", "tests", "evalsets/caching_demo"):
+        shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
+    changed = tmp_path / "workbench" / "caching" / file
+    text = changed.read_text(encoding="utf-8")
+    assert before in text
+    changed.write_text(text.replace(before, after), encoding="utf-8")
+    command = [sys.executable, "-c", LOAD]
+    done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
+    assert said in done.stdout + done.stderr

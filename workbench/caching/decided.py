@@ -1,0 +1,93 @@
+"""An accepted caching decision at work: the threshold and the guard that were tested, or a refusal."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from workbench.caching.guards import Guard
+from workbench.caching.semantic import SemanticCache
+from workbench.config import Settings
+from workbench.errors import ConfigError
+from workbench.inference.embedding import Embedder, load_embedder
+from workbench.inference.prices import project_prices
+from workbench.records import Decision
+from workbench.state import open_engine
+
+
+def load_semantic(
+    settings: Settings,
+    evalset: str,
+    *,
+    engine: sa.Engine | None = None,
+    embedder: Embedder | None = None,
+    accept_provisional: bool = False,
+    **options: Any,
+) -> SemanticCache:
+    """Cache with the threshold and the guard of an evalset's accepted caching decision.
+
+    Parameters
+    ----------
+    engine, embedder : optional
+        By default the project's state database, and the encoder that the decision names.
+    accept_provisional : bool
+        Whether a decision may be used that rests on synthetic traffic or pairs.
+    **options
+        Those of `SemanticCache`.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such decision, it turns no semantic cache on, or it no longer fits: another encoder, other
+        prices, pairs or words of the guard than those it was tested with, or a guard that judges these pairs otherwise.
+    """
+    folder = settings.evalsets / evalset
+    path = folder / "decisions" / "caching.json"
+    if not path.is_file():
+        raise ConfigError(f"no caching decision is accepted for {evalset!r} ({path}); run and accept one first")
+    decision = Decision.load(path)
+    if why := _refusal(decision, accept_provisional):
+        raise ConfigError(f"the caching decision of {evalset!r} does not turn a semantic cache on: {why}")
+    chosen = decision.parameters
+    checks = {name: value for name, value in (chosen["guard"] or {}).items() if name != "kind"}
+    try:
+        guard = Guard(**checks) if checks else None
+    except TypeError as error:
+        raise ConfigError(f"the decision's guard is not one this version knows: {error}") from error
+    embedder = embedder or load_embedder(decision.settings["embedder"], settings)
+    now = {"weights": embedder.encoder_id, "prices": project_prices(settings.root).sha256}
+    if changed := _changed(decision, now, folder / "pairs.jsonl", guard):
+        raise ConfigError(
+            f"the caching decision of {evalset!r} was tested with another {', '.join(changed)}; check it again with: "
+            "workbench check caching"
+        )
+    engine = engine or open_engine(settings.state_url)
+    return SemanticCache(engine, embedder=embedder, threshold=chosen["threshold"], guard=guard, **options)
+
+
+def _refusal(decision: Decision, accept_provisional: bool) -> str:
+    if decision.verdict == "provisional" and not accept_provisional:
+        return (
+            f"its verdict on {decision.arm!r} is provisional, because it rests on synthetic traffic or pairs; "
+            "decide again on your own, or pass accept_provisional=True"
+        )
+    if decision.verdict not in ("chosen", "provisional"):
+        return f"its verdict is {decision.verdict!r} ({decision.sentence}); label more or lower the target, then decide"
+    if decision.parameters.get("kind") != "semantic":
+        return f"it chose {decision.arm!r}, which has no threshold; for exact repeats use ResponseCache"
+    return ""
+
+
+def _changed(decision: Decision, now: dict[str, str], file: Path, guard: Guard | None) -> list[str]:
+    """Inputs of the decision that are no longer what they were, as far as a running system can know them."""
+    written = file.read_bytes() if file.is_file() else b""
+    now = now | {"pairs": hashlib.sha256(written).hexdigest() if written else ""}
+    before = decision.fingerprint.inputs
+    changed = [name for name, value in now.items() if before.get(name) != value]
+    if guard and "pairs" not in changed:
+        rows = [json.loads(line) for line in written.split(b"\n") if line.strip()]
+        if guard.sha256((row["query_b"], row["query_a"]) for row in rows) != before.get("guard"):
+            changed.append("guard")
+    return changed
