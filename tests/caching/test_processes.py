@@ -87,7 +87,7 @@ def test_eight_threads_on_one_object_keep_count_and_limit(engine, limit):
             question = f"q{(thread * 7 + i) % 30}"
             hit = cache.find(ask(question), who, USE)
             if hit is None:
-                cache.keep(ask(question), answer(question), who, USE, cost_nanos=1)
+                cache.keep(ask(question), answer(question), who, USE, cost_nanos=1, since=cache.moment())
             elif hit.response.text != question:
                 wrong.append((question, hit.response.text))
 

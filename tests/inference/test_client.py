@@ -268,10 +268,13 @@ def test_hit_of_the_cache_costs_nothing_and_says_what_it_saved(engine) -> None:
         def __init__(self) -> None:
             self.entries: dict[str, CacheHit] = {}
 
+        def moment(self):
+            return 0
+
         def find(self, request, who, use):
             return self.entries.get(request.sha256)
 
-        def keep(self, request, response, who, use, *, cost_nanos):
+        def keep(self, request, response, who, use, *, cost_nanos, since):
             self.entries[request.sha256] = CacheHit(response, "semantic", 0.97, 0.9, "e1", "s1", cost_nanos)
 
     client = client_of(engine, [answer(), answer()], cache=Kept())
@@ -302,10 +305,13 @@ def test_answer_of_a_fallback_is_recorded_and_cached_as_its_own(engine, tmp_path
     kept = []
 
     class Cache:
+        def moment(self):
+            return 0
+
         def find(self, request, who, use):
             return None
 
-        def keep(self, request, response, who, use, *, cost_nanos):
+        def keep(self, request, response, who, use, *, cost_nanos, since):
             kept.append((request.model, cost_nanos))
 
     once, path = RetryPolicy(attempts_per_model=1), tmp_path / "r.jsonl"
@@ -335,10 +341,13 @@ def test_request_that_failed_first_is_replayed_by_the_answer_it_got_later(engine
 
 def test_cache_that_fails_loses_no_answer(engine) -> None:
     class Broken:
+        def moment(self):
+            return 0
+
         def find(self, request, who, use):
             raise ConfigError("no")
 
-        def keep(self, request, response, who, use, *, cost_nanos):
+        def keep(self, request, response, who, use, *, cost_nanos, since):
             raise ConfigError("no")
 
     client = client_of(engine, [answer()], cache=Broken())

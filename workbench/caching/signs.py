@@ -10,8 +10,10 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-_SAME = str.maketrans({"\u2212": "-", "\u2013": "-", "\u2264": "<=", "\u2265": ">=", "\u2260": "!=", "\u2192": "->"})
-_SAME |= str.maketrans("\u2018\u2019\u201c\u201d`", "'''''")
+_SAME = str.maketrans(
+    {"\u2212": "-", "\u2013": "-", "\u2264": "<=", "\u2265": ">=", "\u2260": "!=", "\u2192": "->"}
+    | dict.fromkeys("\u2018\u2019\u201c\u201d`", "'")
+)
 _MARKUP = re.compile(r"<[/!]?[A-Za-z][\w:.-]*(?:\s+[\w:-]+=(?:\"[^\"]*\"|'[^']*'|[^\s<>]+))*\s*/?>|\w+://\S+")
 _SIGN = re.compile(
     r"(?<!\w)(['\"])(?P<quoted>\w|[^\w'\"]{1,3})\1(?!\w)"
