@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from workbench.caching.response import ResponseCache
 from workbench.errors import BudgetExceeded, CallFailed, ConfigError, RecordingMiss, Rejected, Throttled, Unavailable
 from workbench.inference.attempts import Books, worst_input_tokens
 from workbench.inference.batch import Item, complete_all
@@ -416,3 +417,17 @@ def test_cached_and_replayed_rows_count_no_tokens(engine, tmp_path: Path) -> Non
     client = replace(client, recordings=Recordings(tmp_path / "r.jsonl"))
     client.complete(ASK, model=SMALL)
     assert client.books.ledger.frame().sort("status")["fresh_tokens"].to_list() == [100, 0]
+
+
+def test_document_that_changes_while_the_model_answers_keeps_its_answer_out_of_the_cache(engine) -> None:
+    cache = ResponseCache(engine)
+
+    def change(request):
+        cache.invalidate(source="doc1")
+        return answer("of the old text")
+
+    client = client_of(engine, change, cache=cache)
+    use = CacheUse("tenant", sources=("doc1",))
+    asked = {"model": SMALL, "use": use, "tenant_id": "acme"}
+    assert [client.complete(ASK, **asked).source for _ in range(2)] == ["model", "model"]
+    assert sum(cache.problems.values()) == 2

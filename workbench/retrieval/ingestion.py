@@ -6,7 +6,8 @@ chunks, and no others, carry the hash of its present content and of how it was c
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from workbench.errors import StoreError
@@ -45,6 +46,7 @@ def ingest(
     batch: int = 256,
     prune: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
+    on_stale: Callable[[str, Sequence[str]], None] | None = None,
 ) -> IngestReport:
     """Make the store hold these documents.
 
@@ -64,6 +66,13 @@ def ingest(
         Remove documents that are no longer in the corpus, of the tenants that are in it.
     on_progress : callable, optional
         Called with documents done and documents to do after each commit.
+    on_stale : callable, optional
+        Called with a tenant and its documents that change or go, before they do and again once they have: a run that
+        is killed in between does not come back to them, and an answer may rest on the old text until the second call.
+
+        >>> def drop_answers(tenant_id, doc_ids):
+        ...     for doc_id in doc_ids:
+        ...         cache.invalidate(source=doc_id, tenant_id=tenant_id)
 
     Raises
     ------
@@ -81,12 +90,15 @@ def ingest(
     chunks = embedded = 0
     for i in range(0, len(plan.jobs), batch):
         part = plan.jobs[i : i + batch]
-        written, fresh = _write(store, part, recipe)
+        replaced = {t: [j.document.doc_id for j in part if j.changes(t)] for t in {j.document.tenant_id for j in part}}
+        with _told(on_stale, replaced):
+            written, fresh = _write(store, part, recipe)
         chunks, embedded = chunks + written, embedded + fresh
         if on_progress:
             on_progress(i + len(part), len(plan.jobs))
-    for tenant_id, doc_ids in plan.gone.items():
-        store.delete_documents(tenant_id, doc_ids)
+    with _told(on_stale, plan.gone):
+        for tenant_id, doc_ids in plan.gone.items():
+            store.delete_documents(tenant_id, doc_ids)
     changed = sum(job.changed for job in plan.jobs)
     return IngestReport(
         added=len(plan.jobs) - changed,
@@ -97,6 +109,20 @@ def ingest(
         chunks=chunks,
         embedded=embedded,
     )
+
+
+@contextmanager
+def _told(on_stale: Callable[[str, Sequence[str]], None] | None, stale: Mapping[str, Sequence[str]]) -> Iterator[None]:
+    """Tell what changes before and after it does."""
+
+    def tell() -> None:
+        for tenant_id, doc_ids in stale.items():
+            if on_stale and doc_ids:
+                on_stale(tenant_id, doc_ids)
+
+    tell()
+    yield
+    tell()
 
 
 def _write(store: Store, part: "Sequence[_Job]", recipe: "_Recipe") -> tuple[int, int]:
