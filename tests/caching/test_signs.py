@@ -1,8 +1,13 @@
 """Signs, operators and codes that turn a meaning stop a pair; punctuation does not."""
 
+import time
+from pathlib import Path
+
 import pytest
 
 from workbench.caching.guards import Guard
+from workbench.caching.signs import signs_of
+from workbench.records import Decision
 
 SIGNS = Guard(numbers=False, negation=False, antonyms=False, word_order=False, signs=True)
 STOPPED = [
@@ -84,3 +89,18 @@ def test_punctuation_hyphens_ranges_and_markup_are_no_signs(asked, cached):
 
 def test_the_check_is_off_unless_it_is_asked_for():
     assert Guard().allows("round x + y", "round x * y")
+
+
+@pytest.mark.parametrize(("asked", "cached"), STOPPED)
+def test_the_accepted_guard_of_docs_qa_stops_them(asked, cached):
+    chosen = Decision.load(Path("evalsets/docs_qa/decisions/caching.json")).parameters["guard"]
+    guard = Guard(**{name: on for name, on in chosen.items() if name != "kind"})
+    assert not guard.allows(asked, cached)
+    assert not guard.allows(cached, asked)
+
+
+@pytest.mark.parametrize("part", ['<a b="c" ', " b='c'", "%d", "%-", "- ", "<", "1e", "x.", "((", "://", "\\", "'"])
+def test_a_hostile_text_takes_no_time_worth_speaking_of(part):
+    start = time.thread_time()  # not what else the machine does
+    signs_of("<a" + part * 600)
+    assert time.thread_time() - start < 2
