@@ -145,8 +145,8 @@ class Entries:
         if now - self._purged_us >= _PURGED_US:
             self._purged_us = now
             self.purge()
-        cited, said = sorted(set(sources)), (intent, response.text, *(call.arguments for call in response.tool_calls))
-        if any(redact(text) != text for text in said):
+        cited = sorted(set(sources))
+        if _holds_secret(intent, response):
             self.problems["answer or question with a secret"] += 1
             return False
         payload = exact({"intent": intent, "response": asdict(response), "cost_nanos": cost_nanos})
@@ -161,11 +161,7 @@ class Entries:
             if old is not None and not self._expired(old.created_us):
                 return False
             gone = [] if old is None else [old.version]
-            if (over := held - len(gone) + 1 - self._max) > 0:
-                least = (
-                    sa.select(c.version).where(c.scope == key, c.version.not_in(gone)).order_by(c.used_us, c.version)
-                )
-                gone += connection.scalars(least.limit(max(over, self._max // _EVICTED_SHARE)))
+            gone += self._surplus(connection, key, gone, held - len(gone) + 1)
             self._delete(connection, key, version, gone)
             row = {"scope": key, "version": version, "question": question, "vector": vector, "payload": payload}
             row |= {"created_us": now, "used_us": now, "sha256": checksum(key, question, vector, payload, now)}
@@ -278,6 +274,14 @@ class Entries:
             connection.execute(SCOPES.update().where(SCOPES.c.scope == scope).values(less))
         return gone
 
+    def _surplus(self, connection: sa.Connection, scope: str, gone: Sequence[int], held: int) -> Sequence[int]:
+        """Versions of the least recently used entries that must go for ``held`` ones to keep the limit."""
+        c, over = ENTRIES.c, held - self._max
+        if over <= 0:
+            return ()
+        least = sa.select(c.version).where(c.scope == scope, c.version.not_in(gone)).order_by(c.used_us, c.version)
+        return connection.scalars(least.limit(max(over, self._max // _EVICTED_SHARE))).all()
+
     def _note_used(self, connection: sa.Connection, scope: str, used: Mapping[int, int]) -> None:
         c = ENTRIES.c
         if used:
@@ -285,3 +289,8 @@ class Entries:
             later = ENTRIES.update().where(c.scope == scope, c.version == sa.bindparam("which"), newer)
             rows = [{"at": used[version], "which": version} for version in sorted(used)]
             connection.execute(later.values(used_us=sa.bindparam("at")), rows)
+
+
+def _holds_secret(intent: str, response: Response) -> bool:
+    said = (intent, response.text, *(call.arguments for call in response.tool_calls))
+    return any(redact(text) != text for text in said)
