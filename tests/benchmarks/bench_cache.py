@@ -17,8 +17,9 @@ import pytest
 
 from tests.caching.caches import USE, WHO, answer, ask
 from workbench.caching.rows import ENTRIES, SCOPES, checksum
-from workbench.caching.scope import Scope, exact, question_key
+from workbench.caching.scope import Scope, exact
 from workbench.caching.semantic import SemanticCache
+from workbench.records import content_hash
 from workbench.state import open_engine
 
 DIMENSION = 384
@@ -54,7 +55,7 @@ def filled(folder, n: int) -> tuple[SemanticCache, Ready]:
     rows = []
     for i in range(n):
         payload = exact({"intent": f"q {i}", "response": said, "cost_nanos": 1})
-        question, vector = question_key(f"q {i}"), ready.vectors[i].tobytes()
+        question, vector = content_hash(exact(f"q {i}")), ready.vectors[i].tobytes()
         row = {"scope": key, "version": i + 1, "question": question, "vector": vector, "payload": payload}
         rows.append(row | {"created_us": now, "used_us": now, "sha256": checksum(key, question, vector, payload, now)})
     facts = {"tenant_id": '"acme"', "corpus_version": '"v1"', "version": n, "removed": 0, "entries": n}
@@ -150,7 +151,7 @@ def test_an_insert_costs_the_same_however_many_there_are(tmp_path, n):
     times = []
     for i in range(n, n + 300):
         start = time.perf_counter()
-        cache.keep(ask(f"far {i}"), answer("x"), WHO, USE, cost_nanos=1)
+        cache.keep(ask(f"far {i}"), answer("x"), WHO, USE, cost_nanos=1, since=cache.moment())
         times.append(1e3 * (time.perf_counter() - start))
     p50, p95 = np.percentile(times, [50, 95])
     sys.stdout.write(

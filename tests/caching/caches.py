@@ -66,9 +66,12 @@ def angle_cache(engine: sa.Engine, clock: StillClock | None = None, *, degrees: 
     return SemanticCache(engine, embedder=embedder, threshold=threshold, clock=clock or StillClock(), **options)
 
 
-def keep(cache: Any, text: str, said: str = "", *, who=WHO, use=USE, cost_nanos: int = 1000) -> None:
+def keep(
+    cache: Any, text: str, said: str = "", *, who=WHO, use=USE, cost_nanos: int = 1000, since: int | None = None
+) -> None:
     """Keep an answer; it says the question unless told otherwise."""
-    cache.keep(ask(text), answer(said or f"answer to {text}"), who, use, cost_nanos=cost_nanos)
+    since = cache.moment() if since is None else since
+    cache.keep(ask(text), answer(said or f"answer to {text}"), who, use, cost_nanos=cost_nanos, since=since)
 
 
 def found(cache: Any, text: str, *, who=WHO, use=USE) -> str | None:

@@ -44,7 +44,7 @@ def work(cache: SemanticCache, name: str, thread: int, rounds: int) -> None:
         question = f"shared{rng.integers(40)}" if i % 2 else f"own{name}t{thread}i{i}"
         hit = cache.find(ask(question), who, USE)
         if hit is None:
-            cache.keep(ask(question), answer(f"{tenant}: {question}"), who, USE, cost_nanos=1)
+            cache.keep(ask(question), answer(f"{tenant}: {question}"), who, USE, cost_nanos=1, since=cache.moment())
             say("kept", tenant, question)
         elif hit.response.text != f"{tenant}: {question}":
             say("wrong", tenant, question, "->", hit.response.text)

@@ -14,7 +14,7 @@ from workbench.evaluation.evalset import Evalset
 from workbench.inference.attempts import Books
 from workbench.inference.client import Client
 from workbench.inference.failover import RetryPolicy
-from workbench.inference.messages import Request, Response, Usage
+from workbench.inference.messages import Response, Usage
 from workbench.inference.prices import load_prices
 from workbench.telemetry.context import attributed
 from workbench.testing import FakeClock, ScriptedModel
@@ -115,11 +115,3 @@ def test_a_line_that_is_no_call_is_named(tmp_path):
         file.write('{"at": 1}\n')
     with pytest.raises(ConfigError, match=r"calls.jsonl:2 is no logged call"):
         read_calls(tmp_path / CALLS)
-
-
-def test_what_cannot_be_hashed_is_told_before_anything_is_paid(tmp_path):
-    model = ScriptedModel(["yes"])
-    half = Request(MODEL, ({"role": "user", "content": "\ud800"},))
-    with pytest.raises(UnicodeEncodeError):
-        CallLog(model, tmp_path / CALLS).complete(half, timeout_s=1)
-    assert model.requests == []

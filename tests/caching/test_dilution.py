@@ -59,7 +59,7 @@ def test_unrelated_questions_behind_one_system_prompt_are_misses(minilm, tmp_pat
         ]
         for request in asked:
             assert cache.find(request, WHO, USE) is None
-            cache.keep(request, answer("x"), WHO, USE, cost_nanos=1)
+            cache.keep(request, answer("x"), WHO, USE, cost_nanos=1, since=cache.moment())
         assert all(cache.find(request, WHO, USE) for request in asked)
     assert count(engine) == 2 * len(UNRELATED)
     engine.dispose()
@@ -71,7 +71,7 @@ def test_a_text_that_the_encoder_would_cut_off_is_a_miss_and_is_not_kept(minilm,
     for tokens, kept in ((254, 1), (255, 0)):
         request = Request("m", ({"role": "user", "content": prompt(minilm, tokens)},))
         assert (intent_of(request, USE, minilm) is not None) == bool(kept)
-        cache.keep(request, answer("x"), WHO, USE, cost_nanos=1)
+        cache.keep(request, answer("x"), WHO, USE, cost_nanos=1, since=cache.moment())
         assert (cache.find(request, WHO, USE) is not None) == bool(kept)
     assert count(engine) == 1
     engine.dispose()

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
@@ -87,7 +88,7 @@ def test_eight_threads_on_one_object_keep_count_and_limit(engine, limit):
             question = f"q{(thread * 7 + i) % 30}"
             hit = cache.find(ask(question), who, USE)
             if hit is None:
-                cache.keep(ask(question), answer(question), who, USE, cost_nanos=1)
+                cache.keep(ask(question), answer(question), who, USE, cost_nanos=1, since=cache.moment())
             elif hit.response.text != question:
                 wrong.append((question, hit.response.text))
 
@@ -98,3 +99,22 @@ def test_eight_threads_on_one_object_keep_count_and_limit(engine, limit):
         thread.join()
     assert not wrong
     assert count(engine) == min(30, limit)
+
+
+def test_an_invalidation_that_meets_a_keep_half_way_finds_its_entry(engine):
+    """It waits until the entry is there, or the keep sees it: never does neither see the other."""
+    cache, other = open_cache(engine), open_cache(engine)
+    who, use = Attribution(tenant_id="acme"), replace(USE, sources=("doc",))
+    other.invalidate(source="doc")
+    changing = threading.Thread(target=lambda: other.invalidate(source="doc"))
+
+    def half_way(_connection, _cursor, statement, *_):
+        if statement.startswith("INSERT INTO wb_cache ") and not changing.ident:
+            changing.start()
+            changing.join(0.5)
+
+    sa.event.listen(engine, "before_cursor_execute", half_way)
+    cache.keep(ask("q"), answer("old"), who, use, cost_nanos=1, since=cache.moment())
+    assert changing.ident
+    changing.join()
+    assert count(engine) == 0

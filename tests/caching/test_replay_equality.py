@@ -46,7 +46,7 @@ def served(stream: Stream, cache: SemanticCache) -> tuple[np.ndarray, np.ndarray
         if hit := cache.find(ask(query), who, use):
             matched[i], exact[i] = int(hit.response.text), hit.kind == "exact"
         else:
-            cache.keep(ask(query), answer(str(i)), who, use, cost_nanos=1)
+            cache.keep(ask(query), answer(str(i)), who, use, cost_nanos=1, since=cache.moment())
     return matched, exact
 
 

@@ -29,10 +29,10 @@ def test_another_character_is_another_request(engine, other):
 
 def test_a_sampled_or_broken_answer_is_not_kept(engine):
     cache = ResponseCache(engine)
-    cache.keep(ask("q", temperature=0.5), answer("x"), WHO, USE, cost_nanos=1)
-    cache.keep(ask("q"), answer("x", finish_reason="length"), WHO, USE, cost_nanos=1)
-    cache.keep(ask("q"), answer(" "), WHO, USE, cost_nanos=1)
-    cache.keep(ask("q"), answer("x"), replace(WHO, tenant_id=""), USE, cost_nanos=1)
+    cache.keep(ask("q", temperature=0.5), answer("x"), WHO, USE, cost_nanos=1, since=cache.moment())
+    cache.keep(ask("q"), answer("x", finish_reason="length"), WHO, USE, cost_nanos=1, since=cache.moment())
+    cache.keep(ask("q"), answer(" "), WHO, USE, cost_nanos=1, since=cache.moment())
+    cache.keep(ask("q"), answer("x"), replace(WHO, tenant_id=""), USE, cost_nanos=1, since=cache.moment())
     assert count(engine) == 0
 
 
@@ -42,7 +42,7 @@ def test_turns_and_tools_are_compared_to_the_last_character(engine):
     tools, calls = ({"name": "f", "parameters": {}},), (ToolCall("1", "f", "{}"),)
     request = Request("m", turns, tools=tools)
     response = answer("", finish_reason="tool_calls", tool_calls=calls)
-    cache.keep(request, response, WHO, USE, cost_nanos=1)
+    cache.keep(request, response, WHO, USE, cost_nanos=1, since=cache.moment())
     assert cache.find(request, WHO, USE).response == response
     assert cache.find(replace(request, messages=({"role": "user", "content": "A"}, *turns[1:])), WHO, USE) is None
     assert cache.find(replace(request, tools=()), WHO, USE) is None

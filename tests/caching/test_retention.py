@@ -73,7 +73,7 @@ def write(cache, number):
         who, text = (WHO, DUNE)[i % 2], f"angle {(7 * i + number) % 12}"
         said = found(cache, text, who=who)
         wrong += [(who, text, said)] if said not in (None, f"{who.tenant_id} {text}") else []
-        cache.keep(ask(text), answer(f"{who.tenant_id} {text}"), who, USE, cost_nanos=1)
+        cache.keep(ask(text), answer(f"{who.tenant_id} {text}"), who, USE, cost_nanos=1, since=cache.moment())
     return wrong
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from tests.caching.caches import USE, WHO, ask
-from workbench.caching.scope import Scope, intent_of, question_key
+from workbench.caching.scope import Scope, intent_of
 from workbench.inference.cache_protocol import CacheUse
 from workbench.inference.messages import Request
 from workbench.testing import HashEmbedder, WordTokenizer
@@ -33,8 +33,8 @@ def test_the_only_user_message_is_the_intent_and_the_system_prompt_is_not():
 
 
 def test_a_given_intent_takes_its_place():
-    use = CacheUse(intent="how old is Ada", corpus_version="v1")
-    assert said(*EARLIER, USER, use=use) == "how old is Ada"
+    use = CacheUse(intent="how old is Ada", corpus_version="v1", prompt_version="1")
+    assert said(*EARLIER, {"role": "user", "content": "Answer: how old is Ada?"}, use=use) == "how old is Ada"
 
 
 @pytest.mark.parametrize(
@@ -51,11 +51,14 @@ def test_a_given_intent_takes_its_place():
         (({"role": "user", "content": IMAGE},), CacheUse(intent="x"), {}),
         (({"role": "user", "content": None},), USE, {}),
         (({"role": "user", "content": "\ud800"},), USE, {}),
-        ((USER,), CacheUse(intent=""), {}),
+        ((USER,), CacheUse(intent="", prompt_version="1"), {}),
+        ((USER,), CacheUse(intent="how old is Ada", corpus_version="v1", prompt_version="1"), {}),
+        ((USER,), CacheUse(intent="how old", corpus_version="v1"), {}),
         (({"role": "user", "content": "one two three four five six"},), USE, {}),
     ],
     ids=["earlier turns", "sampled", "tools", "tool result", "tool call", "not the user's turn", "blank", "image",
-         "image with intent", "nothing", "half a character", "blank intent", "longer than the encoder takes"],
+         "image with intent", "nothing", "half a character", "blank intent", "intent that is not there",
+         "prompt without a version", "longer than the encoder takes"],
 )  # fmt: skip
 def test_what_is_doubtful_has_no_intent(messages, use, other):
     assert said(*messages, use=use, **other) is None
@@ -87,15 +90,12 @@ def test_an_answer_for_the_tenant_is_the_same_for_all_its_users():
     assert len(keys) == 1
 
 
-def test_what_stands_around_an_intent_counts_unless_it_comes_from_a_named_corpus():
-    def key(text, version):
-        return Scope.of(ask(text), WHO, CacheUse("tenant", version, intent="who is Ada"), encoder="e").key
+def test_what_stands_around_an_intent_counts_unless_corpus_and_prompt_have_versions():
+    def key(text, corpus, prompt):
+        use = CacheUse("tenant", corpus, intent=" who is Ada", prompt_version=prompt)
+        return Scope.of(ask(text), WHO, use, encoder="e").key
 
-    assert key("In German: who is Ada", "") != key("In French: who is Ada", "")
-    assert key("she asked about Ada", "") != key("he asked about Ada", "")
-    assert key("[doc1] ... who is Ada", "v1") == key("[doc2] ... who is Ada", "v1")
-
-
-def test_a_question_is_the_same_up_to_case_and_blanks():
-    assert question_key(" Reset\tmy  Password ") == question_key("reset my password")
-    assert question_key("reset my passwords") != question_key("reset my password")
+    for versions in (("", ""), ("v1", ""), ("", "p1")):
+        assert key("In German: who is Ada", *versions) != key("In French: who is Ada", *versions)
+    assert key("she asked about Ada", "", "p1") != key("he asked about Ada", "", "p1")
+    assert key("[doc1] ... who is Ada", "v1", "p1") == key("[doc2] ... who is Ada", "v1", "p1")

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from tests.caching.caches import USE, WHO, Angles, StillClock, angle_cache, answer, ask, count, found, keep
 from workbench.caching.guards import Guard
+from workbench.caching.response import ResponseCache
 from workbench.caching.semantic import POLL_S, SemanticCache
 from workbench.errors import ConfigError, ProviderError
 from workbench.inference.messages import ToolCall
@@ -23,7 +24,7 @@ def test_a_near_question_is_served_with_everything_needed_to_see_why(engine):
     assert (hit.kind, hit.saved_nanos, hit.threshold) == ("semantic", 77, cache.threshold)
     assert hit.similarity == pytest.approx(math.cos(math.radians(10)), abs=1e-6)
     assert found(cache, "angle 30") is None
-    same = cache.find(ask("  ANGLE  0"), WHO, USE)
+    same = cache.find(ask("  angle 0\n"), WHO, USE)
     assert (same.kind, same.similarity, same.entry_id) == ("exact", 1.0, hit.entry_id)
     assert hit.scope.startswith(hit.entry_id.partition(".")[0])
 
@@ -47,8 +48,17 @@ def test_the_nearest_entry_is_served_and_the_oldest_of_equals(engine):
 def test_a_second_answer_to_the_same_question_is_not_kept(engine):
     cache = angle_cache(engine)
     keep(cache, "angle 0", "first")
-    keep(cache, "Angle  0", "second")
+    keep(cache, " angle 0", "second")
     assert (found(cache, "angle 0"), count(engine)) == ("first", 1)
+
+
+@pytest.mark.parametrize(("asked", "kept"), [("angle 0 is %m", "angle 0 is %M"), ("angle 0 ' '", "angle 0 '  '")])
+def test_another_case_or_other_blanks_go_through_guard_and_verifier(engine, asked, kept):
+    keep(angle_cache(engine), kept)
+    assert angle_cache(engine).find(ask(asked), WHO, USE).kind == "semantic"
+    assert found(angle_cache(engine, guard=Guard(signs=True)), asked) is None
+    assert found(angle_cache(engine, verifier=lambda *_: False), asked) is None
+    assert found(angle_cache(engine, guard=Guard(signs=True), verifier=lambda *_: False), kept)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +67,7 @@ def test_a_second_answer_to_the_same_question_is_not_kept(engine):
 )
 def test_an_answer_that_is_not_whole_is_not_kept(engine, response):
     cache = angle_cache(engine)
-    cache.keep(ask("angle 0"), response, WHO, USE, cost_nanos=1)
+    cache.keep(ask("angle 0"), response, WHO, USE, cost_nanos=1, since=cache.moment())
     assert count(engine) == 0
 
 
@@ -148,6 +158,70 @@ def test_a_changed_source_takes_its_answers_and_no_others(engine):
     assert cache.invalidate(tenant_id="acme") == 1
     assert cache.invalidate(corpus_version="v1") == 1
     assert count(engine) == 0
+
+
+CITED = replace(USE, sources=("doc", "other"))
+
+
+@pytest.mark.parametrize(
+    ("what", "kept"),
+    [
+        ({"source": "doc"}, False),
+        ({"tenant_id": "acme"}, False),
+        ({"corpus_version": "v1"}, False),
+        ({"source": "other", "tenant_id": "acme", "corpus_version": "v1"}, False),
+        ({"source": "d"}, True),
+        ({"source": "doc", "tenant_id": "dune"}, True),
+        ({"tenant_id": "acme", "corpus_version": "v2"}, True),
+    ],
+)
+@pytest.mark.parametrize("kind", [angle_cache, lambda engine: ResponseCache(engine, clock=StillClock())])
+def test_an_answer_is_not_kept_where_what_it_cites_was_invalidated_while_it_was_made(engine, what, kept, kind):
+    cache = kind(engine)
+    since = cache.moment()
+    assert found(cache, "angle 0", use=CITED) is None
+    assert kind(engine).invalidate(**what) == 0  # as another process would
+    cache.keep(ask("angle 0"), answer("old"), WHO, CITED, cost_nanos=1, since=since)
+    assert bool(found(cache, "angle 0", use=CITED)) is kept
+    assert sum(cache.problems.values()) == (not kept)
+    keep(cache, "angle 0", "new", use=CITED)
+    assert found(cache, "angle 0", use=CITED) == ("old" if kept else "new")
+
+
+def test_invalidations_are_forgotten_when_no_call_can_be_that_old(engine):
+    clock = StillClock()
+    cache = angle_cache(engine, clock)
+    cache.invalidate(source="doc")
+    clock.sleep(86_399)
+    cache.invalidate(source="other")
+    cache.purge()
+    assert rows(engine, "wb_cache_invalidation") == 3
+    clock.sleep(2)
+    cache.purge()
+    assert (rows(engine, "wb_cache_invalidation"), cache.moment()) == (2, 2)
+
+
+def rows(engine, table):
+    with engine.begin() as connection:
+        return connection.execute(sa.text(f"SELECT count(*) FROM {table}")).scalar_one()
+
+
+SECRET = "sk-abcdefghijklmnop1234567890"
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [(f"angle 0 with {SECRET}", "fine"), ("angle 0", f"your key is {SECRET}"), ("angle 0", "say hunter2hunter2")],
+)
+def test_what_would_be_redacted_is_not_kept(engine, monkeypatch, asked, said):
+    monkeypatch.setenv("MY_PASSWORD", "hunter2hunter2")
+    for cache in (angle_cache(engine), ResponseCache(engine)):
+        keep(cache, asked, said)
+        assert count(engine) == 0
+        assert cache.problems == {"answer or question with a secret": 1}
+        keep(cache, "angle 0", "no secret")
+        assert count(engine) == 1
+        cache.invalidate(tenant_id="acme")
 
 
 def test_a_new_corpus_version_starts_empty(engine):

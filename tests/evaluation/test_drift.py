@@ -84,3 +84,10 @@ def test_what_cannot_be_watched_is_refused():
     for bad in ({"alpha": 0.0}, {"alpha": 0.1, "delta": 1.0}, {"alpha": 0.1, "labelled": 1, "false": 2}):
         with pytest.raises(ConfigError, match="alpha and delta"):
             DriftWatch(**bad)
+
+
+@pytest.mark.parametrize("label", [None, "false", 0, float("nan")])
+def test_a_hit_that_nobody_labelled_is_refused_and_not_counted_as_correct(label):
+    with pytest.raises(ConfigError, match="leave out what has none"):
+        DriftWatch(0.05).add([True, label])
+    assert DriftWatch(0.05).add(np.array([True, False])).labelled == 2

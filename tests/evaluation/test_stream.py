@@ -39,7 +39,7 @@ def plain_cache(stream, vectors, threshold, guard=None):
     entries, out = {}, []
     for i in range(len(stream)):
         mine = entries.setdefault(stream.tenants[i], [])
-        same = [j for j in mine if stream.queries[j].split() == stream.queries[i].split()]
+        same = [j for j in mine if stream.queries[j].strip() == stream.queries[i].strip()]
         near = max(mine, key=lambda j: (vectors[i] @ vectors[j], -j), default=None)
         fits = near is not None and vectors[i] @ vectors[near] >= threshold
         if same:
@@ -87,11 +87,23 @@ def test_above_one_only_exact_repeats_are_served():
     assert without.hit.any()
 
 
-def test_an_exact_repeat_ignores_case_and_blanks_and_is_false_when_its_answer_changed():
-    stream = stream_of(["Reset it", "reset  IT", "reset it"], [1, 1, 2])
+def test_an_exact_repeat_is_the_same_text_and_is_false_when_its_answer_changed():
+    stream = stream_of(["reset it", "Reset it", "reset  it", " reset it\n"], [1, 1, 1, 2])
     found = replay(stream, None)
-    assert found.hit.tolist() == [False, True, True]
-    assert found.false.tolist() == [False, False, True]
+    assert found.hit.tolist() == [False, False, False, True]
+    assert found.false.tolist() == [False, False, False, True]
+
+
+def test_another_case_or_other_blanks_pass_only_where_the_guard_allows_them():
+    stream = stream_of(["what is %M", "what is %m", "What is %M"], [1, 2, 1])
+    vectors = np.ones((3, 1), np.float32)
+    guard = Guard(signs=True)
+    for found, hits in (
+        (replay(stream, vectors, threshold=0.9), [False, True, True]),
+        (replay(stream, vectors, threshold=0.9, guard=guard), [False, False, True]),
+    ):
+        assert (found.hit.tolist(), found.exact.any()) == (hits, False)
+    assert shadow(stream, vectors).guarded(stream, guard).hits(0.9).tolist()[:2] == [False, False]
 
 
 def test_no_tenant_is_served_what_another_asked():

@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests.inference.test_streaming import Gate, await_streams, left_in
+from workbench.caching.response import ResponseCache
 from workbench.errors import (
     BudgetExceeded,
     CallFailed,
@@ -433,10 +434,13 @@ class Kept:
     def __init__(self) -> None:
         self.entries: dict[str, CacheHit] = {}
 
+    def moment(self):
+        return 0
+
     def find(self, request, who, use):
         return self.entries.get(request.sha256)
 
-    def keep(self, request, response, who, use, *, cost_nanos):
+    def keep(self, request, response, who, use, *, cost_nanos, since):
         self.entries[request.sha256] = CacheHit(response, "semantic", 0.97, 0.9, "e1", "s1", cost_nanos)
 
 
@@ -478,10 +482,13 @@ def test_answer_that_nobody_counted_saves_nothing_that_is_known(engine) -> None:
     kept = []
 
     class Cache:
+        def moment(self):
+            return 0
+
         def find(self, request, who, use):
             return None
 
-        def keep(self, request, response, who, use, *, cost_nanos):
+        def keep(self, request, response, who, use, *, cost_nanos, since):
             kept.append(cost_nanos)
 
     client = client_of(engine, [answer(usage=None), answer(usage=Usage(cache_read=5, output=1))], cache=Cache())
@@ -518,10 +525,13 @@ def test_answer_of_a_fallback_is_recorded_and_cached_as_its_own(engine, tmp_path
     kept = []
 
     class Cache:
+        def moment(self):
+            return 0
+
         def find(self, request, who, use):
             return None
 
-        def keep(self, request, response, who, use, *, cost_nanos):
+        def keep(self, request, response, who, use, *, cost_nanos, since):
             kept.append((request.model, cost_nanos))
 
     once, path = RetryPolicy(attempts_per_model=1), tmp_path / "r.jsonl"
@@ -551,10 +561,13 @@ def test_request_that_failed_first_is_replayed_by_the_answer_it_got_later(engine
 
 def test_cache_that_fails_loses_no_answer(engine) -> None:
     class Broken:
+        def moment(self):
+            return 0
+
         def find(self, request, who, use):
             raise ConfigError("no")
 
-        def keep(self, request, response, who, use, *, cost_nanos):
+        def keep(self, request, response, who, use, *, cost_nanos, since):
             raise ConfigError("no")
 
     client = client_of(engine, [answer()], cache=Broken())
@@ -623,3 +636,17 @@ def test_cached_and_replayed_rows_count_no_tokens(engine, tmp_path: Path) -> Non
     client = replace(client, recordings=Recordings(tmp_path / "r.jsonl"))
     client.complete(ASK, model=SMALL)
     assert client.books.ledger.frame().sort("status")["fresh_tokens"].to_list() == [100, 0]
+
+
+def test_document_that_changes_while_the_model_answers_keeps_its_answer_out_of_the_cache(engine) -> None:
+    cache = ResponseCache(engine)
+
+    def change(request):
+        cache.invalidate(source="doc1")
+        return answer("of the old text")
+
+    client = client_of(engine, change, cache=cache)
+    use = CacheUse("tenant", sources=("doc1",))
+    asked = {"model": SMALL, "use": use, "tenant_id": "acme"}
+    assert [client.complete(ASK, **asked).source for _ in range(2)] == ["model", "model"]
+    assert sum(cache.problems.values()) == 2

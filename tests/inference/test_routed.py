@@ -12,6 +12,7 @@ from tests.reports import samples
 from workbench.config import Settings, load_settings
 from workbench.errors import CallFailed, ConfigError
 from workbench.inference.attempts import Books
+from workbench.inference.cache_protocol import CacheUse
 from workbench.inference.client import Client
 from workbench.inference.messages import Request, Response, Usage
 from workbench.inference.prices import load_prices
@@ -238,3 +239,24 @@ def test_provisional_decision_works_when_it_is_asked_for(tmp_path: Path) -> None
     assert load_routed(settings, "docs", accept_provisional=True).pick("q", "find").arm == ARMS[0]
     with pytest.raises(ConfigError, match="no routing decision"):
         load_routed(settings, "other")
+
+
+def test_cache_is_told_the_configuration_that_the_router_chose() -> None:
+    uses = []
+
+    class Cache:
+        def moment(self):
+            return 7
+
+        def find(self, request, who, use):
+            uses.append(use)
+
+        def keep(self, request, response, who, use, *, cost_nanos, since):
+            uses.append((use, since))
+
+    client = replace(client_of(by_feature()), cache=Cache())
+    for feature, configuration in (("find", "bare"), ("answer", "top2")):
+        client.complete(messages, question="?", model="router/docs", feature=feature, use=CacheUse("tenant", "v1"))
+        chosen = CacheUse("tenant", "v1", configuration=configuration)
+        assert uses == [chosen, (chosen, 7)]
+        uses.clear()

@@ -38,6 +38,9 @@ class Asked:
     name: str = ""
     tools: str = ""
     corpus_version: str = "v1"
+    prompt_version: str = "p1"
+    configuration: str = "top2"
+    template: str = "Answer briefly: "
     encoder: str = "e"
     locale: str = "en"
 
@@ -47,11 +50,21 @@ class Asked:
 
     @property
     def use(self) -> CacheUse:
-        return CacheUse(self.visibility, self.corpus_version, self.locale)
+        return self.about(QUESTION)
+
+    def about(self, question: str) -> CacheUse:
+        return CacheUse(
+            self.visibility,
+            self.corpus_version,
+            self.locale,
+            intent=question,
+            prompt_version=self.prompt_version,
+            configuration=self.configuration,
+        )
 
     def request(self, question: str = QUESTION) -> Request:
         turn = [{"role": "system", "content": self.turn}] if self.turn else []
-        last = {"role": "user", "content": question} | ({"name": self.name} if self.name else {})
+        last = {"role": "user", "content": self.template + question} | ({"name": self.name} if self.name else {})
         return Request(
             self.model,
             ({"role": "system", "content": self.system}, *turn, last),
@@ -75,11 +88,16 @@ NUMBERS = ("max_tokens", "seed")
 ODD = ["a", "b", "ab", "a,b", '","', "|", "a|b", "\x00", "ann", "user", "null", "\u00e9", "e\u0301"]
 texts = st.sampled_from(ODD) | st.text(min_size=1)
 values = {name: st.integers(1, 50) if name in NUMBERS else texts for name in NAMES}
+values |= {name: texts | st.just("") for name in ("prompt_version", "corpus_version", "template")}
 values["visibility"] = st.sampled_from(["user", "tenant"]) | texts
 
 
 def different(one: Asked, name: str, value: object) -> bool:
-    """Whether the value makes a difference; a user counts only where the answer is that user's."""
+    """Whether it makes a difference: a user where the answer is that user's, a template that has no version."""
+    if name == "template" and one.prompt_version and one.corpus_version:
+        return False  # both versions say what stands around the question
+    if name == "template":
+        return value.strip() != one.template.strip()
     return value != getattr(one, name) and not (name == "user_id" and one.visibility != "user")
 
 
@@ -95,7 +113,8 @@ def test_requests_that_differ_in_one_field_never_share_a_scope(data, one, name):
 @given(st.builds(Asked, **values), st.builds(Asked, **values), st.sets(st.sampled_from(NAMES)))
 def test_scopes_are_equal_only_where_everything_is(one, source, moved):
     other = replace(one, **{name: getattr(source, name) for name in moved})
-    same = all(not different(one, n, getattr(other, n)) for n in NAMES if n != "user_id")
+    same = all(not different(one, n, getattr(other, n)) for n in NAMES if n not in ("user_id", "template"))
+    same &= not different(one, "template", other.template)  # the versions are the same, or nothing is
     same &= one.user_id == other.user_id or (one.visibility != "user" and other.visibility != "user")
     assert (one.scope.key == other.scope.key) == same
 
@@ -110,6 +129,8 @@ CHANGES = {
     "prompt": ("system", "You help pirates."),
     "tools": ("tools", "delete_all"),
     "corpus_version": ("corpus_version", "v2"),
+    "prompt_version": ("prompt_version", "p2"),
+    "configuration": ("configuration", "top5"),
     "encoder": ("encoder", "other"),
     "locale": ("locale", "de"),
 }
@@ -154,11 +175,11 @@ def leaking(folder) -> list[str]:
         served = []
         for kind in (_near,) if field == "encoder" else (_exact, _near):  # exact answers rest on no vectors
             cache, its_own = kind(engine, asked), kind(engine, other)
-            cache.keep(asked.request(), answer("secret"), asked.who, asked.use, cost_nanos=1)
+            cache.keep(asked.request(), answer("secret"), asked.who, asked.use, cost_nanos=1, since=cache.moment())
             questions = (QUESTION, NEAR) if kind is _near else (QUESTION,)
-            own = [cache.find(asked.request(q), asked.who, asked.use) for q in questions]
+            own = [cache.find(asked.request(q), asked.who, asked.about(q)) for q in questions]
             assert all(own), "a cache that serves nobody leaks nothing"
-            served += [its_own.find(other.request(q), other.who, other.use) for q in questions]
+            served += [its_own.find(other.request(q), other.who, other.about(q)) for q in questions]
         if any(served):
             out.append(field)
     engine.dispose()

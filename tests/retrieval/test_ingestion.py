@@ -191,3 +191,24 @@ def test_document_without_a_tenant_is_refused(bench):
 def test_embedder_of_another_dimension_is_refused(bench):
     with pytest.raises(StoreError, match="takes vectors of 16, encoder 'hash-8-0' makes 8"):
         bench.ingest(corpus(3), embedder=HashEmbedder(8))
+
+
+def test_what_changes_or_goes_is_told_before_and_after_it_does(bench):
+    told = []
+
+    def note(tenant_id, doc_ids):
+        there = bench.store.for_tenant("a").documents(["d7"])["d7"][0]
+        told.append((tenant_id, tuple(doc_ids), "another" in there, "d99" in bench.whole()))
+
+    bench.ingest([*corpus(), *corpus(3, "b")], on_stale=note)
+    assert told == []
+    documents = corpus(99)
+    documents[7] = replace(documents[7], text="quite another text")
+    bench.ingest([*documents, *corpus(3, "b")], on_stale=note)
+    changed, gone = ("d7",), ("d99",)
+    assert told == [
+        ("a", changed, False, True),
+        ("a", changed, True, True),
+        ("a", gone, True, True),
+        ("a", gone, True, False),
+    ]

@@ -30,7 +30,7 @@ class CachingParameters:
     evalset: str = "docs_qa"
     warmup: int = 500
     embedder: str = "minilm"
-    guard: tuple[str, ...] = ("figures", "names", "code", "opposites", "direction", "wording")
+    guard: tuple[str, ...] = ("figures", "names", "code", "opposites", "direction", "wording", "signs")
     call_usd: float = 0.002
     false_hit_usd: float = 0.0
     draws: int = 200

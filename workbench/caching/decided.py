@@ -51,11 +51,7 @@ def load_semantic(
     if why := _refusal(decision, accept_provisional):
         raise ConfigError(f"the caching decision of {evalset!r} does not turn a semantic cache on: {why}")
     chosen = decision.parameters
-    checks = {name: value for name, value in (chosen["guard"] or {}).items() if name != "kind"}
-    try:
-        guard = Guard(**checks) if checks else None
-    except TypeError as error:
-        raise ConfigError(f"the decision's guard is not one this version knows: {error}") from error
+    guard = None if chosen["guard"] is None else _guard(**chosen["guard"])
     embedder = embedder or load_embedder(decision.settings["embedder"], settings)
     now = {"weights": embedder.encoder_id, "prices": project_prices(settings.root).sha256}
     if changed := _changed(decision, now, folder / "pairs.jsonl", guard):
@@ -65,6 +61,15 @@ def load_semantic(
         )
     engine = engine or open_engine(settings.state_url)
     return SemanticCache(engine, embedder=embedder, threshold=chosen["threshold"], guard=guard, **options)
+
+
+def _guard(*, kind: str = "Guard", **checks: bool) -> Guard:
+    try:
+        if kind == "Guard" and checks:
+            return Guard(**checks)
+    except TypeError as error:
+        raise ConfigError(f"the decision's guard is not one this version knows: {error}") from error
+    raise ConfigError(f"the decision's guard is of kind {kind!r} with {len(checks)} checks; this version knows 'Guard'")
 
 
 def _refusal(decision: Decision, accept_provisional: bool) -> str:

@@ -17,12 +17,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from workbench.caching import invalidations
 from workbench.caching.rows import ENTRIES, METADATA, SCOPES, SOURCES, CorruptError, Entry, checksum, entry_of
 from workbench.caching.scope import Scope, exact
 from workbench.clock import Clock
 from workbench.errors import ConfigError
 from workbench.inference.messages import Response
 from workbench.state import insert_ignore, reader
+from workbench.telemetry.redaction import redact
 
 _TABLES_LOCK = 0x77625F6361636865  # "wb_cache"
 _PART = 500
@@ -70,6 +72,7 @@ class Entries:
             if connection.dialect.name == "postgresql":  # its "if not exists" fails where two processes start at once
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_TABLES_LOCK)))
             METADATA.create_all(connection)
+            invalidations.begin(connection)
 
     def now_us(self) -> int:
         """Microseconds since 1970 by the cache's clock."""
@@ -79,6 +82,11 @@ class Entries:
     def oldest_us(self) -> float:
         """What was created then or before is no longer served."""
         return self.now_us() - self._ttl_us
+
+    def moment(self) -> int:
+        """Count of the invalidations so far, of all scopes."""
+        with reader(self._engine).begin() as connection:
+            return invalidations.moment(connection)
 
     def news(self, scope: str, version: int, removed: int) -> News:
         """Rows of a scope that are newer than ``version``, and which are left if any went after ``removed``."""
@@ -124,19 +132,28 @@ class Entries:
         question: str,
         vector: bytes = b"",
         cost_nanos: int,
+        since: int,
         sources: Iterable[str] = (),
         used: Mapping[int, int] | None = None,
     ) -> bool:
         """Add an entry and note when others were ``used``; False where the question has a live entry already.
 
+        Nothing is added either where a secret is found in it, or a source was invalidated ``since`` that moment.
         Once an hour this drops what is too old, of all scopes: nobody else would in a scope that is not asked any more.
         """
         key, now, c = scope.key, self.now_us(), ENTRIES.c
         if now - self._purged_us >= _PURGED_US:
             self._purged_us = now
             self.purge()
+        cited = sorted(set(sources))
+        if _holds_secret(intent, response):
+            self.problems["answer or question with a secret"] += 1
+            return False
         payload = exact({"intent": intent, "response": asdict(response), "cost_nanos": cost_nanos})
         with self._writing, self._engine.begin() as connection:
+            if invalidations.changed(connection, scope, cited, since=since):
+                self.problems["answer that rests on what was invalidated meanwhile"] += 1
+                return False
             version, held = self._advance(connection, key, scope)
             self._note_used(connection, key, used or {})
             same = sa.select(c.version, c.created_us).where(c.scope == key, c.question == question)
@@ -144,16 +161,12 @@ class Entries:
             if old is not None and not self._expired(old.created_us):
                 return False
             gone = [] if old is None else [old.version]
-            if (over := held - len(gone) + 1 - self._max) > 0:
-                least = (
-                    sa.select(c.version).where(c.scope == key, c.version.not_in(gone)).order_by(c.used_us, c.version)
-                )
-                gone += connection.scalars(least.limit(max(over, self._max // _EVICTED_SHARE)))
+            gone += self._surplus(connection, key, gone, held - len(gone) + 1)
             self._delete(connection, key, version, gone)
             row = {"scope": key, "version": version, "question": question, "vector": vector, "payload": payload}
             row |= {"created_us": now, "used_us": now, "sha256": checksum(key, question, vector, payload, now)}
             connection.execute(ENTRIES.insert(), row)
-            if cited := sorted(set(sources)):
+            if cited:
                 keys = [{"source": exact(s), "scope": key, "version": version} for s in cited]
                 connection.execute(SOURCES.insert(), keys)
             connection.execute(SCOPES.update().where(SCOPES.c.scope == key).values(entries=SCOPES.c.entries + 1))
@@ -175,6 +188,8 @@ class Entries:
     ) -> int:
         """Drop the entries that meet all conditions given; returns how many there were.
 
+        Answers that were asked for before and come afterwards are not kept, in any process.
+
         Raises
         ------
         ConfigError
@@ -185,6 +200,9 @@ class Entries:
         where += [SCOPES.c.corpus_version == exact(corpus_version)] if corpus_version is not None else []
         if not where:
             raise ConfigError("invalidate() was asked without a source, tenant_id or corpus_version; name one")
+        what = {"source": source, "tenant_id": tenant_id, "corpus_version": corpus_version}
+        with self._writing, self._engine.begin() as connection:  # committed first: who keeps next must see it
+            invalidations.remember(connection, **what, at_us=self.now_us())
         return self._drop_where(sa.and_(*where))
 
     def purge(self) -> int:
@@ -192,6 +210,7 @@ class Entries:
         gone = self._drop_where(ENTRIES.c.created_us <= self.oldest_us)
         s = SCOPES.c
         with self._writing, self._engine.begin() as connection:
+            invalidations.forget(connection, now_us=self.now_us())
             empty = sa.select(s.scope, s.version).where(s.entries == 0, s.scope != HIGHEST)
             # a locked one is being written to; and to wait for it, with others in hand, could end in a deadlock
             found = connection.execute(empty.with_for_update(skip_locked=True)).all()
@@ -255,6 +274,14 @@ class Entries:
             connection.execute(SCOPES.update().where(SCOPES.c.scope == scope).values(less))
         return gone
 
+    def _surplus(self, connection: sa.Connection, scope: str, gone: Sequence[int], held: int) -> Sequence[int]:
+        """Versions of the least recently used entries that must go for ``held`` ones to keep the limit."""
+        c, over = ENTRIES.c, held - self._max
+        if over <= 0:
+            return ()
+        least = sa.select(c.version).where(c.scope == scope, c.version.not_in(gone)).order_by(c.used_us, c.version)
+        return connection.scalars(least.limit(max(over, self._max // _EVICTED_SHARE))).all()
+
     def _note_used(self, connection: sa.Connection, scope: str, used: Mapping[int, int]) -> None:
         c = ENTRIES.c
         if used:
@@ -262,3 +289,8 @@ class Entries:
             later = ENTRIES.update().where(c.scope == scope, c.version == sa.bindparam("which"), newer)
             rows = [{"at": used[version], "which": version} for version in sorted(used)]
             connection.execute(later.values(used_us=sa.bindparam("at")), rows)
+
+
+def _holds_secret(intent: str, response: Response) -> bool:
+    said = (intent, response.text, *(call.arguments for call in response.tool_calls))
+    return any(redact(text) != text for text in said)

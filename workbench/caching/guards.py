@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+from workbench.caching.signs import signs_of
 from workbench.caching.wordlists import load_words
 from workbench.records import content_hash
 
@@ -50,6 +51,9 @@ class Guard:
         They do not differ in few words: those with another meaning are made so, and people who mean the same
         choose other words altogether, or the same ones up to filler, endings, near-synonyms and typing errors. "Few"
         is up to 40 % of the words of the longer one; none but in another order counts as few.
+    signs : bool
+        Both have the same operators, signs of numbers, codes of formats and marks in quotes in the same order, and no
+        letter that stands alone is a capital in one of them, see `workbench.caching.signs`.
 
     Examples
     --------
@@ -59,6 +63,8 @@ class Guard:
     True
     >>> Guard(wording=True).explain("go through a parquet file batch by batch", "go through a csv file batch by batch")
     ('wording: parquet / csv',)
+    >>> Guard(signs=True).explain("rows with a price > 5", "rows with a price < 5")
+    ('signs: > / <',)
     """
 
     numbers: bool = True
@@ -72,6 +78,7 @@ class Guard:
     opposites: bool = False
     direction: bool = False
     wording: bool = False
+    signs: bool = False
 
     def allows(self, asked: str, cached: str) -> bool:
         """Whether the cached answer may be served."""
@@ -102,6 +109,8 @@ class Guard:
         if self.entities and a.entities != b.entities:
             yield f"entities: {_listed(a.entities)} / {_listed(b.entities)}"
         yield from self._conflicts(_wording(asked), _wording(cached))
+        if self.signs and (differ := signs_of(asked).conflict(signs_of(cached))):
+            yield f"signs: {differ}"
 
     def _conflicts(self, a: "_Wording", b: "_Wording") -> Iterator[str]:
         for check in ("figures", "names", "code"):

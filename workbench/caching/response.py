@@ -32,6 +32,7 @@ class ResponseCache:
     ) -> None:
         self._entries = Entries(engine, clock=clock or SystemClock(), ttl_s=ttl_s, max_entries=max_entries)
         self.invalidate, self.purge = self._entries.invalidate, self._entries.purge
+        self.moment = self._entries.moment
 
     @property
     def problems(self) -> Counter[str]:
@@ -49,7 +50,9 @@ class ResponseCache:
             return None
         return CacheHit(entry.response, "exact", 1.0, 1.0, f"{key[:16]}.{entry.version}", key, entry.cost_nanos)
 
-    def keep(self, request: Request, response: Response, who: Attribution, use: CacheUse, *, cost_nanos: int) -> None:
+    def keep(
+        self, request: Request, response: Response, who: Attribution, use: CacheUse, *, cost_nanos: int, since: int
+    ) -> None:
         """Keep an answer that was paid for; one that was cut off or is empty is not kept."""
         scope = _scope(request, who, use)
         whole = response.finish_reason in ("stop", "tool_calls") and (response.text.strip() or response.tool_calls)
@@ -61,6 +64,7 @@ class ResponseCache:
             response,
             question=_question(request),
             cost_nanos=cost_nanos,
+            since=since,
             sources=use.sources,
         )
 

@@ -43,6 +43,16 @@ SOURCES = sa.Table(
     sa.Column("version", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Index("wb_cache_source_entry", "scope", "version"),
 )
+# What was invalidated last when: rows with "" stand for any, and the one of "" alone counts them all.
+INVALIDATIONS = sa.Table(
+    "wb_cache_invalidation",
+    METADATA,
+    sa.Column("source", sa.Text, primary_key=True),
+    sa.Column("tenant_id", sa.Text, primary_key=True),
+    sa.Column("corpus_version", sa.Text, primary_key=True),
+    sa.Column("number", sa.BigInteger, nullable=False),
+    sa.Column("at_us", sa.BigInteger, nullable=False),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,8 @@ class Scope:
     prompt: str
     tools: str
     corpus_version: str
+    prompt_version: str
+    configuration: str
     encoder: str
     locale: str
 
@@ -67,6 +69,8 @@ class Scope:
             prompt=exact([request.messages[:-1], _around(request.messages[-1], use)]),
             tools=exact(request.tools),
             corpus_version=use.corpus_version,
+            prompt_version=use.prompt_version,
+            configuration=use.configuration,
             encoder=encoder,
             locale=use.locale,
         )
@@ -76,10 +80,11 @@ def intent_of(request: Request, use: CacheUse, embedder: Embedder | None = None)
     """Text to embed: the only user message, or the intent that the caller gives; None where anything is doubtful.
 
     Doubtful are sampled answers, tools in play, a last message that is not the user's or not all text, earlier turns
-    without a resolved intent ("how old is he?"), a blank text, and one that the encoder would cut off.
+    without a given intent ("how old is he?"), a blank text, and one that the encoder would cut off.
 
-    A given intent stands for the whole last message. What else that message says, such as retrieved documents, comes
-    from the corpus where ``use.corpus_version`` names one; otherwise it is part of the scope and compared exactly.
+    A given intent must stand in the last message, and where that says more, ``use.prompt_version`` must name a version
+    of the prompt around it. Retrieved documents in it come from the corpus where ``use.corpus_version`` names one;
+    otherwise what stands around the intent is part of the scope and compared exactly.
     """
     *earlier, last = request.messages
     sampled = request.temperature > 0
@@ -88,7 +93,10 @@ def intent_of(request: Request, use: CacheUse, embedder: Embedder | None = None)
     written = text_of(last)
     if written is None or (use.intent is None and any(m["role"] != "system" for m in earlier)):
         return None
-    intent = (written if use.intent is None else use.intent).strip()
+    written = written.strip()
+    intent = written if use.intent is None else use.intent.strip()
+    if intent not in written or (intent != written and not use.prompt_version):
+        return None
     return intent if intent and (embedder is None or _fits(intent, embedder)) else None
 
 
@@ -103,15 +111,6 @@ def text_of(message: Message) -> str | None:
     return "\n".join(texts) if len(texts) == len(content) and all(isinstance(t, str) for t in texts) else None
 
 
-def question_key(intent: str) -> str:
-    """Key of a question in its scope: the same up to case and blanks, as in a replay.
-
-    >>> question_key("Reset  my password") == question_key("reset my password")
-    True
-    """
-    return content_hash(exact(" ".join(intent.casefold().split())))
-
-
 def exact(value: Any) -> str:
     """JSON in one spelling and in ASCII, so that no character of a hostile text is lost or refused."""
     return json.dumps(value, sort_keys=True, ensure_ascii=True, default=dict)
@@ -122,9 +121,10 @@ def _around(last: Message, use: CacheUse) -> list[Any]:
     written = text_of(last)
     if written is None:
         return [rest, last.get("content")]
-    if use.intent is None or use.corpus_version:
+    if use.intent is None or (use.corpus_version and use.prompt_version):
         return [rest]
-    before, found, after = written.partition(use.intent) if use.intent else (written, "", "")
+    intent = use.intent.strip()
+    before, found, after = written.partition(intent) if intent else (written, "", "")
     return [rest, before.strip(), bool(found), after.strip()]
 
 

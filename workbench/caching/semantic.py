@@ -13,12 +13,13 @@ from workbench.caching.entries import Entries
 from workbench.caching.guards import Guard
 from workbench.caching.index import ScopeIndex
 from workbench.caching.rows import Entry, unit_vector
-from workbench.caching.scope import Scope, intent_of, question_key
+from workbench.caching.scope import Scope, exact, intent_of
 from workbench.clock import Clock, SystemClock
 from workbench.errors import ConfigError, ProviderError, WorkbenchError
 from workbench.inference.cache_protocol import CacheHit, CacheUse
 from workbench.inference.embedding import Embedder
 from workbench.inference.messages import Request, Response
+from workbench.records import content_hash
 from workbench.telemetry.context import Attribution
 
 # Within this time an entry of another process may be missed; one that was removed there is never served.
@@ -35,9 +36,9 @@ Vector = npt.NDArray[np.float32]
 class SemanticCache:
     """Serves the answer to the nearest earlier question of the scope; nothing is served where anything is doubtful.
 
-    As in `workbench.evaluation.stream.replay`: the same question, up to case and blanks, is served; otherwise the
-    nearest one, where its cosine is at least ``threshold`` and neither guard nor verifier objects. A hit inserts
-    nothing, and `keep` inserts after a miss.
+    As in `workbench.evaluation.stream.replay`: the same text is served; otherwise the nearest question, where
+    its cosine is at least ``threshold`` and neither guard nor verifier objects. Another case or other blanks can change
+    a meaning (``%M`` and ``%m``) and are another text. A hit inserts nothing, and `keep` inserts after a miss.
 
     Parameters
     ----------
@@ -78,6 +79,7 @@ class SemanticCache:
         self._indices, self._lock = OrderedDict[str, ScopeIndex](), threading.Lock()
         self._embed = lru_cache(maxsize=1024)(self._embed_anew)  # a miss is looked up and then kept
         self.invalidate, self.purge = self._entries.invalidate, self._entries.purge
+        self.moment = self._entries.moment
 
     @property
     def problems(self) -> Counter[str]:
@@ -92,7 +94,7 @@ class SemanticCache:
         key = scope.key
         index = self._index(key)
         self._refresh(key, index)
-        same = index.version_of(question_key(intent))
+        same = index.version_of(_question(intent))
         if same is not None and (entry := self._read(key, index, same)):
             return self._hit(key, index, entry, 1.0, "exact")
         if not len(index) or (vector := self._vector(intent)) is None:
@@ -104,7 +106,9 @@ class SemanticCache:
                 return None  # as in the replay, the second nearest is not asked
         return None
 
-    def keep(self, request: Request, response: Response, who: Attribution, use: CacheUse, *, cost_nanos: int) -> None:
+    def keep(
+        self, request: Request, response: Response, who: Attribution, use: CacheUse, *, cost_nanos: int, since: int
+    ) -> None:
         """Keep an answer that was paid for; one that was cut off, is empty or calls tools is not kept."""
         scope, intent = self._asked(request, who, use)
         whole = response.finish_reason == "stop" and response.text.strip() and not response.tool_calls
@@ -115,9 +119,10 @@ class SemanticCache:
             scope,
             intent,
             response,
-            question=question_key(intent),
+            question=_question(intent),
             vector=vector.astype("<f4").tobytes(),
             cost_nanos=cost_nanos,
+            since=since,
             sources=use.sources,
             used=index.take_used(),
         )
@@ -195,3 +200,7 @@ class SemanticCache:
             scope=scope,
             saved_nanos=entry.cost_nanos,
         )
+
+
+def _question(intent: str) -> str:
+    return content_hash(exact(intent))

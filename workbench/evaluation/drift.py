@@ -62,9 +62,17 @@ class DriftWatch:
         return float(np.exp(log_capital(np.array(self.labelled), np.array(self.false), self.alpha)))
 
     def add(self, labels: Iterable[bool]) -> Self:
-        """Go on with the labels of further hits, True for a false one, looked at one by one."""
+        """Go on with the labels of further hits, True for a false one, looked at one by one.
+
+        Raises
+        ------
+        ConfigError
+            If a label is neither True nor False: a hit that nobody has labelled is no correct one.
+        """
         watch = self
         for label in labels:
+            if not isinstance(label, bool | np.bool_):
+                raise ConfigError(f"a label is True for a false hit or False, found {label!r}; leave out what has none")
             watch = replace(watch, labelled=watch.labelled + 1, false=watch.false + bool(label))
             if watch.alarm_at is None and watch.capital >= 1 / watch.delta:
                 watch = replace(watch, alarm_at=watch.labelled)

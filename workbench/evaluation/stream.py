@@ -32,7 +32,7 @@ class Shadow:
     matched : ndarray of int
         Its position, -1 for none.
     exact : ndarray of bool
-        Whether it is the same text, up to case and blanks.
+        Whether it is the same text, up to blanks at its ends.
     false : ndarray of bool
         Whether its answer is another one: serving it would be wrong.
     allowed : ndarray of bool
@@ -163,8 +163,7 @@ def oracle_hits(stream: Stream) -> Bools:
 
 
 def _exact_keys(stream: Stream) -> list[tuple[str, str]]:
-    plain = (" ".join(query.casefold().split()) for query in stream.queries)
-    return list(zip(stream.scopes, plain, strict=True))
+    return list(zip(stream.scopes, (query.strip() for query in stream.queries), strict=True))
 
 
 def _blocks(

@@ -19,16 +19,24 @@ class CacheUse:
     corpus_version : str
         Version of corpus and index that the answer rests on.
     intent : str or None
-        What the user wants, in their own words; None to take the only user message. Nothing else is embedded.
+        What the user wants, in their own words, as they stand in the last message; None to take all of the only user
+        message. Nothing else is embedded.
+    prompt_version : str
+        Version of what the last message says around the intent: a template, an instruction. Without it the semantic
+        cache is not asked where there is something around it.
     sources : tuple of str
         Documents that the answer cites: a change of one drops the entry.
+    configuration : str
+        Configuration of the prompt that a router chose; the client says it.
     """
 
     visibility: str = "user"
     corpus_version: str = ""
     locale: str = ""
     intent: str | None = None
+    prompt_version: str = ""
     sources: tuple[str, ...] = ()
+    configuration: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +55,13 @@ class CacheHit:
 class Cache(Protocol):
     """A response cache or a semantic cache."""
 
+    def moment(self) -> int:
+        """Count of the invalidations so far: taken before `find`, it tells `keep` what the answer may rest on."""
+
     def find(self, request: Request, who: Attribution, use: CacheUse) -> CacheHit | None:
         """Cached answer for this request of this caller, None where anything is doubtful."""
 
-    def keep(self, request: Request, response: Response, who: Attribution, use: CacheUse, *, cost_nanos: int) -> None:
-        """Keep an answer that was paid for."""
+    def keep(
+        self, request: Request, response: Response, who: Attribution, use: CacheUse, *, cost_nanos: int, since: int
+    ) -> None:
+        """Keep an answer that was paid for, unless a document that it cites was invalidated ``since`` that moment."""

@@ -160,6 +160,8 @@ class Client:
         """Ask the arm that the router picks; a cascade asks its first arm in any case, and pays for it."""
 
         def ask(route: Route, how: _How) -> Completion:
+            if how.use:
+                how = replace(how, use=replace(how.use, configuration=route.configuration))
             made = messages(route.configuration) if callable(messages) else messages
             return self._answer(Request(route.model, tuple(made), **given), route, how, span)
 
@@ -184,7 +186,8 @@ class Client:
         others = [request.to(model) for model in how.fallbacks]
         if self.recordings is not None and (found := self.recordings.take(request, *others, item_id=bill.who.item_id)):
             return self._free(bill, request, found, "recording", route, how)
-        if hit := self._cached(request, bill, how, span):
+        hit, since = self._cached(request, bill, how, span)
+        if hit:
             if self.recordings is not None:  # a session is replayed as it was, hits too
                 self.recordings.add(request, bill.who.item_id, hit.response)
             return self._free(bill, request, hit.response, "cache", route, how, hit)
@@ -201,28 +204,30 @@ class Client:
         answered = request.to(bill.answered)  # after a failover another model's answer must not pass for this one's
         if self.recordings is not None:
             self.recordings.add(answered, bill.who.item_id, response, asked=request)
-        self._keep(answered, response, bill, how)
+        self._keep(answered, response, bill, how, since)
         return Completion(response, bill.call_id, bill.trace_id, "model", route, bill.cost_nanos, bill.attempts)
 
-    def _cached(self, request: Request, bill: Bill, how: _How, span: Span | None) -> CacheHit | None:
-        """Hit of the cache; one that fails is a miss."""
+    def _cached(self, request: Request, bill: Bill, how: _How, span: Span | None) -> tuple[CacheHit | None, int | None]:
+        """Hit of the cache, and the moment that it was asked; one that fails is a miss, and keeps nothing."""
         if self.cache is None or how.use is None:
-            return None
-        hit = None
+            return None, None
+        hit = since = None
         try:
+            since = self.cache.moment()
             hit = self.cache.find(request, bill.who, how.use)
         except (WorkbenchError, SQLAlchemyError) as error:
             self._doubt("find", error)
+            since = None
         if span and hit is None:  # of a hit the span of its answer tells
             span.set({"wb.cache.hit": False})
-        return hit
+        return hit, since
 
-    def _keep(self, request: Request, response: Response, bill: Bill, how: _How) -> None:
+    def _keep(self, request: Request, response: Response, bill: Bill, how: _How, since: int | None) -> None:
         """Keep an answer; it is paid for, and is given whether or not it can be kept."""
-        if self.cache is None or how.use is None:
+        if self.cache is None or how.use is None or since is None:
             return
         try:
-            self.cache.keep(request, response, bill.who, how.use, cost_nanos=bill.answer_nanos)
+            self.cache.keep(request, response, bill.who, how.use, cost_nanos=bill.answer_nanos, since=since)
         except (WorkbenchError, SQLAlchemyError) as error:
             self._doubt("keep", error)
 

@@ -6,7 +6,8 @@ chunks, and no others, carry the hash of its present content and of how it was c
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from workbench.errors import StoreError
@@ -45,6 +46,7 @@ def ingest(
     batch: int = 256,
     prune: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
+    on_stale: Callable[[str, Sequence[str]], None] | None = None,
 ) -> IngestReport:
     """Make the store hold these documents.
 
@@ -64,6 +66,13 @@ def ingest(
         Remove documents that are no longer in the corpus, of the tenants that are in it.
     on_progress : callable, optional
         Called with documents done and documents to do after each commit.
+    on_stale : callable, optional
+        Called with a tenant and its documents that change or go, before they do and again once they have: a run that
+        is killed in between does not come back to them, and an answer may rest on the old text until the second call.
+
+        >>> def drop_answers(tenant_id, doc_ids):
+        ...     for doc_id in doc_ids:
+        ...         cache.invalidate(source=doc_id, tenant_id=tenant_id)
 
     Raises
     ------
@@ -80,20 +89,38 @@ def ingest(
     jobs, gone, report = _plan(store, documents, recipe, prune)
     for i in range(0, len(jobs), batch):
         part = jobs[i : i + batch]
-        rows, embedded = recipe.rows(part)
-        store.upsert(rows)  # new rows first, then away with what they replace
         stale: dict[str, dict[str, str]] = {}
         for job in part:
             if job.changed:
                 stale.setdefault(job.document.tenant_id, {})[job.document.doc_id] = job.digest
-        for tenant_id, current in stale.items():
-            store.delete_stale(tenant_id, current)
+        with _told(on_stale, stale):
+            rows, embedded = recipe.rows(part)
+            store.upsert(rows)  # new rows first, then away with what they replace
+            for tenant_id, current in stale.items():
+                store.delete_stale(tenant_id, current)
         report = replace(report, chunks=report.chunks + len(rows), embedded=report.embedded + embedded)
         if on_progress:
             on_progress(i + len(part), len(jobs))
-    for tenant_id, doc_ids in gone.items():
-        store.delete_documents(tenant_id, doc_ids)
+    with _told(on_stale, gone):
+        for tenant_id, doc_ids in gone.items():
+            store.delete_documents(tenant_id, doc_ids)
     return report
+
+
+@contextmanager
+def _told(
+    on_stale: Callable[[str, Sequence[str]], None] | None, stale: Mapping[str, Collection[str]]
+) -> Iterator[None]:
+    """Tell what changes before and after it does."""
+
+    def tell() -> None:
+        for tenant_id, doc_ids in stale.items():
+            if on_stale and doc_ids:
+                on_stale(tenant_id, sorted(doc_ids))
+
+    tell()
+    yield
+    tell()
 
 
 @dataclass(frozen=True, slots=True)

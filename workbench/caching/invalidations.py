@@ -1,0 +1,62 @@
+"""What was invalidated when, so that an answer which was on its way meanwhile is not kept afterwards.
+
+Invalidations are counted, not timed: the clocks of two machines differ. Whoever keeps an answer holds the counter's
+row until it commits, and an invalidation raises it first: either it is seen, or it finds the entry and drops it.
+"""
+
+from collections.abc import Iterable
+
+import sqlalchemy as sa
+
+from workbench.caching.rows import INVALIDATIONS
+from workbench.caching.scope import Scope, exact
+from workbench.state import insert_ignore
+
+# No call takes longer than a day.
+CALL_US = 86_400e6
+_I = INVALIDATIONS.c
+_COUNTER = sa.and_(_I.source == "", _I.tenant_id == "", _I.corpus_version == "")
+
+
+def begin(connection: sa.Connection) -> None:
+    """Add the row that counts; nobody could hold it if it were not there."""
+    insert_ignore(
+        connection,
+        INVALIDATIONS,
+        [{"source": "", "tenant_id": "", "corpus_version": "", "number": 0, "at_us": 0}],
+    )
+
+
+def moment(connection: sa.Connection) -> int:
+    """How many invalidations there were so far."""
+    return connection.scalar(sa.select(_I.number).where(_COUNTER)) or 0
+
+
+def remember(
+    connection: sa.Connection, *, source: str | None, tenant_id: str | None, corpus_version: str | None, at_us: int
+) -> None:
+    """Note an invalidation of what meets all conditions; None is any."""
+    raised = INVALIDATIONS.update().where(_COUNTER).values(number=_I.number + 1).returning(_I.number)
+    number = connection.scalar(raised)
+    what = {"source": source, "tenant_id": tenant_id, "corpus_version": corpus_version}
+    row = {name: "" if value is None else exact(value) for name, value in what.items()}
+    connection.execute(INVALIDATIONS.delete().where(*(_I[name] == value for name, value in row.items())))
+    connection.execute(INVALIDATIONS.insert(), {**row, "number": number, "at_us": at_us})
+
+
+def changed(connection: sa.Connection, scope: Scope, sources: Iterable[str], *, since: int) -> bool:
+    """Whether something that the answer rests on was invalidated; until the transaction ends nothing is."""
+    connection.execute(sa.select(_I.number).where(_COUNTER).with_for_update(read=True))
+    met = sa.select(sa.func.count()).where(
+        ~_COUNTER,
+        _I.number > since,
+        _I.source.in_(["", *map(exact, sources)]),
+        _I.tenant_id.in_(["", exact(scope.tenant_id)]),
+        _I.corpus_version.in_(["", exact(scope.corpus_version)]),
+    )
+    return bool(connection.scalar(met))
+
+
+def forget(connection: sa.Connection, *, now_us: int) -> None:
+    """Drop what is older than any call that may still be on its way."""
+    connection.execute(INVALIDATIONS.delete().where(~_COUNTER, _I.at_us < now_us - CALL_US))
