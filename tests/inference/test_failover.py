@@ -24,6 +24,7 @@ from workbench.errors import (
     Unavailable,
     WorkbenchError,
 )
+from workbench.inference.attempts import LEAST_USEFUL_S
 from workbench.inference.failover import Cooldowns, RetryPolicy, call_models
 from workbench.inference.messages import Request
 from workbench.testing import FakeClock, ScriptedModel
@@ -47,20 +48,23 @@ class Bench:
 
     def ask(self, model, *, timeout_s, patience_s):
         wait_s = max(self.turns.get(model, 0.0) - self.clock.monotonic(), 0.0)
-        if wait_s > min(patience_s, timeout_s):
+        useful_s = self.deadline - self.clock.monotonic() - LEAST_USEFUL_S
+        if wait_s and wait_s > min(patience_s, useful_s):  # as the attempts of a client do
             raise RateLimited("not yet", model=model, retry_after_s=None if wait_s == NEVER else wait_s)
         self.clock.sleep(wait_s)
+        timeout_s = min(timeout_s, self.deadline - self.clock.monotonic())
         self.asked.append((model, self.clock.monotonic(), timeout_s))
         return self.models[model].complete(Request(model, QUESTION), timeout_s=timeout_s)
 
     def call(self, *models, seed=0):
+        self.deadline = self.clock.monotonic() + self.policy.deadline_s
         return call_models(
             models or tuple(self.models),
             self.ask,
             policy=self.policy,
             cooldowns=self.cooldowns,
             clock=self.clock,
-            deadline=self.clock.monotonic() + self.policy.deadline_s,
+            deadline=self.deadline,
             rng=random.Random(seed),
         )
 
