@@ -444,6 +444,22 @@ class Kept:
         self.entries[request.sha256] = CacheHit(response, "semantic", 0.97, 0.9, "e1", "s1", cost_nanos)
 
 
+class Noting:
+    """A cache that has nothing, and notes whose answers it should keep and what those cost."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[str, int]] = []
+
+    def moment(self):
+        return 0
+
+    def find(self, request, who, use):
+        return None
+
+    def keep(self, request, response, who, use, *, cost_nanos, since):
+        self.kept.append((request.model, cost_nanos))
+
+
 def test_hit_of_the_cache_costs_nothing_and_says_what_it_saved(engine) -> None:
     client = client_of(engine, [answer(), answer()], cache=Kept())
     bought = client.complete(ASK, model=SMALL, use=CacheUse())
@@ -479,21 +495,10 @@ def test_trace_shows_why_a_call_took_its_time(engine) -> None:
 
 
 def test_answer_that_nobody_counted_saves_nothing_that_is_known(engine) -> None:
-    kept = []
-
-    class Cache:
-        def moment(self):
-            return 0
-
-        def find(self, request, who, use):
-            return None
-
-        def keep(self, request, response, who, use, *, cost_nanos, since):
-            kept.append(cost_nanos)
-
-    client = client_of(engine, [answer(usage=None), answer(usage=Usage(cache_read=5, output=1))], cache=Cache())
+    cache = Noting()
+    client = client_of(engine, [answer(usage=None), answer(usage=Usage(cache_read=5, output=1))], cache=cache)
     charged = [client.complete(ASK, model=SMALL, use=CacheUse()).cost_nanos for _ in range(2)]
-    assert kept == [0, 0]
+    assert cache.kept == [(SMALL, 0), (SMALL, 0)]
     assert min(charged) > 0
 
 
@@ -522,24 +527,13 @@ def test_trace_shows_the_attempts_of_a_call(engine) -> None:
 
 
 def test_answer_of_a_fallback_is_recorded_and_cached_as_its_own(engine, tmp_path: Path) -> None:
-    kept = []
-
-    class Cache:
-        def moment(self):
-            return 0
-
-        def find(self, request, who, use):
-            return None
-
-        def keep(self, request, response, who, use, *, cost_nanos, since):
-            kept.append((request.model, cost_nanos))
-
+    cache = Noting()
     once, path = RetryPolicy(attempts_per_model=1), tmp_path / "r.jsonl"
     script = [Unavailable("down", billed="unknown"), answer("from the other")]
-    client = client_of(engine, script, policy=once, cache=Cache(), recordings=Recordings(path, live=True))
+    client = client_of(engine, script, policy=once, cache=cache, recordings=Recordings(path, live=True))
     done = client.complete(ASK, model=SMALL, fallbacks=[STRONG], use=CacheUse())
     own = load_prices().cost_nanos(STRONG, USAGE)
-    assert kept == [(STRONG, own)]
+    assert cache.kept == [(STRONG, own)]
     assert done.cost_nanos > own  # the failed attempt stays charged, but is not what a hit saves
     replay = Client({}, Books(load_prices()), recordings=Recordings(path))
     assert replay.complete(ASK, model=SMALL, fallbacks=[STRONG]).text == "from the other"

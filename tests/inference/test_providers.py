@@ -165,7 +165,8 @@ def test_every_priced_model_takes_a_request_with_the_defaults(model):
     given = LiteLLMProvider("http://127.0.0.1:9/v1")._arguments(Request(model, MESSAGES), 5, stream=False)
     name, vendor, _, _ = litellm.get_llm_provider(given["model"])
     sent = {key: given[key] for key in ("max_tokens", "temperature", "seed") if key in given}
-    litellm.get_optional_params(model=name, custom_llm_provider=vendor, **sent)
+    taken = litellm.get_optional_params(model=name, custom_llm_provider=vendor, **sent)  # raises for what is not taken
+    assert ("temperature" in taken) == ("temperature" in sent)
 
 
 def test_a_temperature_that_a_model_does_not_take_is_left_out_where_it_is_0_and_refused_where_it_is_another():

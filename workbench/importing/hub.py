@@ -2,9 +2,6 @@
 
 import os
 import tempfile
-import threading
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
@@ -16,8 +13,7 @@ from workbench.evaluation.evalset import Evalset, hub_folder, load_evalset
 from workbench.evaluation.reading import Judgement, Row
 from workbench.evaluation.rows import documents_of, grade_of, queries_of
 from workbench.importing.folder import write_folder
-
-_PROBE_SECONDS = 4.0
+from workbench.inference.hub import why_unreachable
 
 
 def read_parquet(path: Path) -> list[dict[str, Any]]:
@@ -76,7 +72,7 @@ def load_hub(
         return load_evalset(out, settings=settings)
     datasets = _datasets()
     if not local:
-        _require_network(name, datasets)
+        _require_network(name)
 
     def fetch(source: str, config: str) -> dict[str, list[Row]]:
         asked = f"{source!r} (configuration {config!r}) cannot be loaded"
@@ -119,32 +115,13 @@ def _reading(asked: str, read: Callable[[], Any]) -> Any:
         raise EvalsetError(f"{asked}: {type(reason).__name__}: {reason}") from error
 
 
-def _require_network(name: str, datasets: Any) -> None:
-    """One short request before ``datasets`` would try for 23 s."""
-    instead = f"load a local BEIR folder, or copy {name!r} here and give its folder"
-    if datasets.config.HF_HUB_OFFLINE:
-        raise EvalsetError(f"hub collection {name!r} was asked for, but HF_HUB_OFFLINE is set; unset it, or {instead}")
-    outcome: list[str] = []
-    probe = threading.Thread(target=_probe, args=(datasets.config.HF_ENDPOINT, outcome), daemon=True)
-    probe.start()
-    probe.join(_PROBE_SECONDS)  # a name look-up has no time-out of its own
-    reason = outcome[0] if outcome else f"no answer within {_PROBE_SECONDS:g} s"
-    if reason:
+def _require_network(name: str) -> None:
+    """Refuse at once what ``datasets`` would try for 23 s."""
+    if reason := why_unreachable():
         raise EvalsetError(
-            f"hub collection {name!r} was asked for, but the hub cannot be reached ({reason}); {instead}"
+            f"hub collection {name!r} was asked for, but the hub cannot be reached ({reason}); unset what forbids it, "
+            f"load a local BEIR folder, or copy {name!r} here and give its folder"
         )
-
-
-def _probe(endpoint: str, outcome: list[str]) -> None:
-    """Append "" when anything answers at the endpoint, else why not."""
-    try:
-        request = urllib.request.Request(endpoint, method="HEAD")
-        urllib.request.urlopen(request, timeout=_PROBE_SECONDS).close()
-        outcome.append("")
-    except urllib.error.HTTPError:
-        outcome.append("")
-    except (OSError, ValueError) as error:
-        outcome.append(str(error))
 
 
 def _rows(table: Any) -> list[dict[str, Any]]:

@@ -89,22 +89,30 @@ def ingest(
     jobs, gone, report = _plan(store, documents, recipe, prune)
     for i in range(0, len(jobs), batch):
         part = jobs[i : i + batch]
-        stale: dict[str, dict[str, str]] = {}
-        for job in part:
-            if job.changed:
-                stale.setdefault(job.document.tenant_id, {})[job.document.doc_id] = job.digest
-        with _told(on_stale, stale):
-            rows, embedded = recipe.rows(part)
-            store.upsert(rows)  # new rows first, then away with what they replace
-            for tenant_id, current in stale.items():
-                store.delete_stale(tenant_id, current)
-        report = replace(report, chunks=report.chunks + len(rows), embedded=report.embedded + embedded)
+        chunks, embedded = _write(store, part, recipe, on_stale)
+        report = replace(report, chunks=report.chunks + chunks, embedded=report.embedded + embedded)
         if on_progress:
             on_progress(i + len(part), len(jobs))
     with _told(on_stale, gone):
         for tenant_id, doc_ids in gone.items():
             store.delete_documents(tenant_id, doc_ids)
     return report
+
+
+def _write(
+    store: Store, part: "Sequence[_Job]", recipe: "_Recipe", on_stale: Callable[[str, Sequence[str]], None] | None
+) -> tuple[int, int]:
+    """One commit; chunks written and texts embedded."""
+    stale: dict[str, dict[str, str]] = {}
+    for job in part:
+        if job.changed:
+            stale.setdefault(job.document.tenant_id, {})[job.document.doc_id] = job.digest
+    with _told(on_stale, stale):
+        rows, embedded = recipe.rows(part)
+        store.upsert(rows)  # new rows first, then away with what they replace
+        for tenant_id, current in stale.items():
+            store.delete_stale(tenant_id, current)
+    return len(rows), embedded
 
 
 @contextmanager
