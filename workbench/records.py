@@ -214,6 +214,22 @@ class Decision:
         """Read a decision file."""
         return cls.from_json(path.read_text(encoding="utf-8"), str(path))
 
+    @classmethod
+    def accepted(cls, evalset: Path, notebook: str) -> Self:
+        """Accepted decision of a notebook, in the folder of an evalset.
+
+        Raises
+        ------
+        ConfigError
+            If there is none.
+        """
+        path = evalset / "decisions" / f"{notebook}.json"
+        if not path.is_file():
+            raise ConfigError(
+                f"no {notebook} decision is accepted for {evalset.name!r} ({path}); run and accept one first"
+            )
+        return cls.load(path)
+
 
 def _claim(raw: dict[str, Any]) -> Claim:
     spread = raw.pop("spread")

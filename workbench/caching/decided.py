@@ -44,10 +44,7 @@ def load_semantic(
         prices, pairs or words of the guard than those it was tested with, or a guard that judges these pairs otherwise.
     """
     folder = settings.evalsets / evalset
-    path = folder / "decisions" / "caching.json"
-    if not path.is_file():
-        raise ConfigError(f"no caching decision is accepted for {evalset!r} ({path}); run and accept one first")
-    decision = Decision.load(path)
+    decision = Decision.accepted(folder, "caching")
     if why := _refusal(decision, accept_provisional):
         raise ConfigError(f"the caching decision of {evalset!r} does not turn a semantic cache on: {why}")
     chosen = decision.parameters

@@ -86,10 +86,7 @@ def load_routed(
         nothing written about one of them.
     """
     folder = settings.evalsets / evalset
-    path = folder / "decisions" / "routing.json"
-    if not path.is_file():
-        raise ConfigError(f"no routing decision is accepted for {evalset!r} ({path}); run and accept one first")
-    decision = Decision.load(path)
+    decision = Decision.accepted(folder, "routing")
     if decision.verdict not in ("chosen", "keep_reference", "provisional"):
         raise ConfigError(f"the routing decision of {evalset!r} is {decision.verdict!r}: it names nothing to use")
     if decision.verdict == "provisional" and not accept_provisional:
@@ -97,7 +94,7 @@ def load_routed(
             f"the routing decision of {evalset!r} is provisional, on synthetic data; pass accept_provisional=True to "
             "use it all the same"
         )
-    router = load_router(path.with_suffix(".artefact"), decision.arm)
+    router = load_router(folder / "decisions" / "routing.artefact", decision.arm)
     embedder = load_embedder(decision.settings["embedder"], settings, books) if _reads_vectors(router) else None
     now = _inputs_now(settings, folder, decision, router, embedder)
     if missing := [name for name in now if name not in decision.fingerprint.inputs]:
