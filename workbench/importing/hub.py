@@ -119,8 +119,8 @@ def _require_network(name: str) -> None:
     """Refuse at once what ``datasets`` would try for 23 s."""
     if reason := why_unreachable():
         raise EvalsetError(
-            f"hub collection {name!r} was asked for, but the hub cannot be reached ({reason}); unset what forbids it, "
-            f"load a local BEIR folder, or copy {name!r} here and give its folder"
+            f"hub collection {name!r} was asked for, but the hub cannot be reached: {reason}, or load a local BEIR "
+            f"folder, or copy {name!r} here and give its folder"
         )
 
 

@@ -8,16 +8,17 @@ PROBE_SECONDS = 4.0
 
 
 def why_unreachable() -> str:
-    """Say why the hub cannot be asked; empty where it can, or where it at least answers."""
+    """Say why the hub cannot be asked, and what to do; empty where it can, or where it at least answers."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE is set"
+        return "HF_HUB_OFFLINE is set; unset it"
     outcome: list[str] = []
     probe = threading.Thread(target=_probe, args=(constants.ENDPOINT, outcome), daemon=True)
     probe.start()
     probe.join(PROBE_SECONDS)  # a name look-up has no time-out of its own
-    return outcome[0] if outcome else f"no answer within {PROBE_SECONDS:g} s"
+    reason = outcome[0] if outcome else f"no answer within {PROBE_SECONDS:g} s"
+    return reason and f"{reason}; make it reachable"
 
 
 def _probe(endpoint: str, outcome: list[str]) -> None:
