@@ -15,7 +15,7 @@ from workbench.bench.asking import (
     check_knobs,
     check_names,
     foreign_hits,
-    pessimistic,
+    optimistic,
     spread_over_rebuilds,
 )
 from workbench.bench.experiment import Experiment, Finalists, open_experiment
@@ -65,7 +65,6 @@ class RetrievalParameters:
         "vector_hnsw_sq",
         "hybrid_rrf",
         "hybrid_rrf_shallow",
-        "hybrid_callables",
         "hybrid_weighted",
         "reranked",
     )
@@ -180,9 +179,16 @@ class RetrievalBench:
         return scored
 
     def finalists(self, dev: Scored) -> Finalists:
-        """Pick on dev alone: the reference, and at most three cheaper arms that may be as good."""
-        metric = dev.of(self.experiment.policy.metric)
-        return self.experiment.finalists(metric, dev.facts, asked=self.parameters.reference)
+        """Pick on dev alone: what is always tested, and the arms that dev cannot rule out."""
+        experiment, p = self.experiment, self.parameters
+        return experiment.finalists(
+            dev.of(experiment.policy.metric),
+            dev.facts,
+            asked=p.reference,
+            test_clusters=len(set(experiment.evalset.split("test").clusters.values())),
+            systems=[s.name for s in self.systems],
+            seed=p.seed,
+        )
 
     def test(self, dev: Scored, finalists: Finalists) -> Scored:
         """Judge the finalists on the test questions, and measure the spread of indices built at random."""
@@ -206,18 +212,23 @@ class RetrievalBench:
 
     def decide(self, test: Scored, finalists: Finalists) -> Decision:
         """Judge once on test, by the rule that was fixed on dev."""
-        rule = finalists.rule
-        against = pessimistic(test, rule)
-        return self.experiment.decide(test.scores, list(test.facts), rule, against=against, seed=self.parameters.seed)
+        return self.experiment.decide(
+            test.scores,
+            test.facts,
+            finalists,
+            against=optimistic(test, finalists.rule),
+            seed=self.parameters.seed,
+            n_documents=len(self.experiment.evalset.documents),
+        )
 
     def forest(self, decision: Decision) -> Figure:
-        """Paired differences from the reference, with the margin."""
+        """Paired differences from the best other arm for the money, with the margin."""
         return forest(decision.claims, decision.rule)
 
     def frontier(self, finalists: Finalists, dev: Scored) -> Figure:
         """Every arm by cost and quality on dev, with the frontier; tied arms are drawn as tied."""
         metric = finalists.rule.metric
-        points = frontier_points(dev.of(metric), dev.facts, reference=finalists.rule.reference, split="dev")
+        points = frontier_points(dev.of(metric), dev.facts, split="dev")
         return frontier(points, metric)
 
     def slices(self, decision: Decision, test: Scored) -> Figure:

@@ -42,7 +42,7 @@ def summarise(
         title="Retrieval: the cheapest strategy that is good enough",
         metric=metric,
         warnings=(*_warnings(experiment, test, metric), *(f"{why}." for why in left_out)),
-        frontier=tuple(frontier_points(on_dev, dev.facts, reference=rule.reference, split="dev")),
+        frontier=tuple(frontier_points(on_dev, dev.facts, split="dev")),
         slices=tuple(slice_rows(on_test, names)),
         changed=changed_cases(experiment.accepted_scores, on_test, names, cases),
         regressions=worst_regressions(cases, reference=rule.reference, arm=focus_of(decision)),

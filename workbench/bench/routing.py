@@ -185,7 +185,7 @@ class RoutingBench:
     def candidates(self, dev: Routed, found: Study) -> Routed:
         """What may go to the test: models, and policies that beat the hull on dev and save enough for their upkeep.
 
-        An accepted arm, and one that you name as reference, are always among them.
+        The accepted arms, the anchor, and one that you name as reference are always among them.
         """
         cost = {f.name: f.cost_usd_per_1k for f in dev.facts}
         models = [a.name for a in dev.arms if a.is_model]
@@ -193,16 +193,21 @@ class RoutingBench:
         enough = (1 - self.parameters.min_saving) * cost[reference]
         accepted = self.experiment.accepted
         kept = {*models, *(n for n in found.winners if cost[n] <= enough), self.parameters.reference}
+        kept |= {self.experiment.anchor.arm} if self.experiment.anchor else set()
         return dev.only(kept | set(accepted.arms if accepted else ()))
 
     def _quality(self, dev: Routed, model: str) -> float:
         return float(dev.outcomes.quality[:, dev.outcomes.models.index(model)].mean())
 
     def finalists(self, candidates: Routed) -> Finalists:
-        """Pick on dev alone; the reference is the accepted arm, at first the strongest single model."""
-        simple = [a.name for a in candidates.arms if a.is_model]
-        scores, facts = candidates.scores, candidates.facts
-        return self.experiment.finalists(scores, facts, asked=self.parameters.reference, simple=simple)
+        """Pick on dev alone: what is always tested, and the arms that dev cannot rule out."""
+        return self.experiment.finalists(
+            candidates.scores,
+            candidates.facts,
+            asked=self.parameters.reference,
+            test_clusters=len(set(self.outcomes.part("test").clusters)),
+            seed=self.parameters.seed,
+        )
 
     def test(self, dev: Routed, finalists: Finalists) -> Routed:
         """Judge the finalists on the test prompts, with the routers as they were fitted on dev."""
@@ -213,10 +218,10 @@ class RoutingBench:
 
     def decide(self, test: Routed, finalists: Finalists) -> Decision:
         """Judge once on test, by the rule that was fixed on dev."""
-        return self.experiment.decide(test.scores, list(test.facts), finalists.rule, seed=self.parameters.seed)
+        return self.experiment.decide(test.scores, test.facts, finalists, seed=self.parameters.seed)
 
     def forest(self, decision: Decision) -> Figure:
-        """Paired differences from the reference, with the margin."""
+        """Paired differences from the best other arm for the money, with the margin."""
         return forest(decision.claims, decision.rule)
 
     def slices(self, test: Routed) -> Figure:

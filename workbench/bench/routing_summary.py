@@ -32,7 +32,7 @@ def summarise(
         title="Routing: the cheapest way to a good enough answer",
         metric=decision.rule.metric,
         warnings=_warnings(experiment, decision, test),
-        frontier=tuple(frontier_points(dev.scores, dev.facts, reference=reference, split="dev")),
+        frontier=tuple(frontier_points(dev.scores, dev.facts, split="dev")),
         slices=tuple(slice_rows(test.scores, names)),
         changed=changed_cases(accepted, test.scores, names, cases),
         regressions=worst_regressions(cases, reference=reference, arm=focus_of(decision)),
