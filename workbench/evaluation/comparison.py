@@ -174,7 +174,8 @@ def pairwise(
         t = np.where(se > NO_SPREAD, t, 0.0)  # where nothing differs there is nothing to resample
         critical = np.array([np.quantile(t[:, at[1] == b].max(1), level, method="higher") for b in range(k)])
     out["mean"][at], out["se"][at] = mean, se
-    out["low"][at] = mean - critical[at[1]] * se
+    # a quantile is infinite where a resample had no spread
+    out["low"][at] = mean - np.where(se > NO_SPREAD, critical[at[1]], 0.0) * se
     out["differ"][at] = [np.unique(clusters[np.abs(row) > NO_SPREAD]).size for row in values]
     return Pairwise(**out, critical=critical, n_clusters=m)
 
