@@ -16,10 +16,12 @@ from scipy import stats
 
 from workbench.evaluation.comparison import (
     MIN_CLUSTERS,
+    MIN_DIFFERING,
     Pairwise,
     bootstrap_t,
     item_clusters,
     item_values,
+    most_worse,
     pairwise,
     spent,
 )
@@ -222,19 +224,26 @@ def _with_need(c: Claim, rule: Rule, pairs: Pairwise, i: int, at: dict[str, int]
     """Claim with the further items for 80 % power, or with the reason why no number of them helps."""
     if not is_open(c, rule) or c.n_clusters < 2:
         return c
-    spreads, confidence = [], spent(rule.confidence, rule.use)
-    if c.status == "inconclusive":
-        of_pairs = [p for p in c.pairs if p.status == "inconclusive" and p.low <= -rule.margin < p.difference]
-        each = 1 - (1 - confidence) / max(len(at) - 1, 1)
-        spreads += [(pairs.se[i, at[p.other]], rule.margin + min(p.difference, 0.0), each) for p in of_pairs]
-    if rule.floor is not None and c.estimate_low < rule.floor:
+    confidence = spent(rule.confidence, rule.use)
+    each = 1 - (1 - confidence) / max(len(at) - 1, 1)
+    ranges: list[tuple[int, int | None]] = []
+    for p in c.pairs if c.status == "inconclusive" else ():
+        j = at[p.other]
+        if p.status == "inconclusive" and p.low <= -rule.margin < p.difference:
+            if p.n_clusters_differ < MIN_DIFFERING:
+                ranges.append(_few_needed(int(pairs.worse[i, j]), c.n_clusters, rule.margin / pairs.size_ratio, each))
+            elif pairs.se[i, j] > 0:
+                ranges.append(_range(pairs.se[i, j], rule.margin + min(p.difference, 0.0), c.n_clusters, each))
+    if rule.floor is not None and c.estimate_low < rule.floor != c.estimate:
         own = (c.estimate_high - c.estimate_low) / 2 / stats.norm.ppf(0.975)
-        spreads.append((own, abs(c.estimate - rule.floor), 0.975))
-    ranges = [_range(se, distance, c.n_clusters, at_level) for se, distance, at_level in spreads if se > 0 < distance]
+        ranges.append(_range(own, abs(c.estimate - rule.floor), c.n_clusters, 0.975))
     if not ranges:
         return replace(c, note="the differences have no spread to plan with")
-    more = [max(ends) - c.n_clusters for ends in zip(*ranges, strict=True)]
-    few, many = (int(np.ceil(max(n, 1) * c.n_items / c.n_clusters)) for n in more)
+    items = c.n_items / c.n_clusters
+    few = int(np.ceil(max(max(r[0] for r in ranges) - c.n_clusters, 1) * items))
+    ends = [r[1] for r in ranges]
+    known = [end for end in ends if end is not None]
+    many = int(np.ceil(max(max(known) - c.n_clusters, 1) * items)) if len(known) == len(ends) else None
     return replace(c, items_needed=(few, many))
 
 
@@ -244,6 +253,21 @@ def _range(se: float, distance: float, m: int, confidence: float) -> tuple[int, 
     ends = [sd * np.sqrt((m - 1) / stats.chi2.ppf(end, m - 1)) for end in SPREAD_ENDS]
     few, many = (clusters_needed(float(one), distance, confidence=confidence) for one in ends)
     return few, many
+
+
+def _few_needed(worse: int, m: int, margin: float, confidence: float) -> tuple[int, int | None]:
+    """Clusters at which the exact bound lies under the margin, at the share that is worse and at its upper end."""
+
+    def needed(share: float) -> int | None:
+        n = m
+        while share < margin and n < 10**6:
+            if most_worse(np.array([np.ceil(share * n)]), n, confidence)[0] < margin:
+                return n
+            n += max(1, n // 50)
+        return None
+
+    ends = stats.beta.ppf(SPREAD_ENDS[0], worse + 1, max(m - worse, 1))
+    return needed(worse / m) or 10**6, needed(float(ends))
 
 
 def too_few(n_clusters: int, n_dev_clusters: int | None) -> str:
