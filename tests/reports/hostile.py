@@ -49,6 +49,7 @@ def _record() -> dict[str, Any]:
     return samples.run_record() | {
         "status": evil("run-status"), "error": evil("error"), "exit_reason": evil("exit-reason"),
         "notebook": evil("notebook"), "profile": evil("profile"), "parameters": parameters, "gate": evil("run-gate"),
+        "started": evil("started"), "ended": evil("ended"), "seed": evil("seed"),
     }  # fmt: skip
 
 

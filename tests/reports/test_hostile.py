@@ -27,7 +27,7 @@ VALUE = CELL.format("value")
 # Document, place: what stands just before the text, and the field of the run that it is.
 PLACES = {
     ("page", "title"): ("<title>", "title"),
-    ("page", "title: verdict"): (r"<title>[^<]{1,90}: ", "verdict"),
+    ("page", "title: verdict"): ("<title>.{1,90}: ", "verdict"),
     ("page", "notebook"): ("<span>", "notebook"),
     ("page", "profile"): ("<span>", "profile"),
     ("page", "status of the run"): (STATUS, "run-status"),
@@ -73,6 +73,11 @@ PLACES = {
     ("page", "section: head of a row"): (HEAD, "row-head"),
     ("page", "section: label of a cell"): ('<td data-label="', "column"),
     ("page", "section: cell"): (r'<td data-label="[^>]{1,80}"[^>]*>', "cell"),
+    ("page", "run: folder"): (VALUE, "folder"),
+    ("page", "run: seed"): (VALUE, "seed"),
+    ("page", "run: when it began"): (VALUE, "started"),
+    ("page", "run: when it ended"): (VALUE, "ended"),
+    ("page", "folder in the last line"): ("<code>", "folder"),
     ("page", "run: status"): (VALUE, "run-status"),
     ("page", "run: notebook"): (VALUE, "notebook"),
     ("page", "run: profile"): (VALUE, "profile"),
@@ -127,6 +132,7 @@ PLACES = {
     ("markdown", "section: cell"): (r" \| ", "cell"),
     ("junit", "name of the suite"): (r'<testsuite name="workbench\.', "suite"),
     ("junit", "class of a test"): (r'classname="workbench\.', "suite"),
+    ("junit", "when the run began"): (' timestamp="', "started"),
     ("junit", "status of the run"): ('<error type="', "run-status"),
     ("junit", "why the run ended"): ("how the run ended: ", "exit-reason"),
     ("junit", "error message"): ("; ", "error"),
@@ -138,7 +144,7 @@ PLACES = {
     ("text table", "heading"): (r"\n", "heading"),
     ("text table", "cell"): (r"\n", "cell"),
     ("progress", "label"): ("<label>", "label"),
-    ("sanitized", "text"): ("<p[^>]*>", "words"),
+    ("sanitized", "text"): ("<p>", "words"),
     ("sanitized", "attribute"): ('<p title="', "attribute"),
     ("sanitized", "address of a link"): (r"there \(", "address"),
     ("appendix", "comment in code"): (r'<span class="c1"># ', "comment"),
@@ -157,7 +163,7 @@ HTML = "<>\"'"
 def sources() -> dict[str, str]:
     """Every document as text, made once from one hostile run."""
     with TemporaryDirectory() as folder:
-        run = hostile_run(Path(folder) / "run")
+        run = hostile_run(Path(folder) / evil("folder"))
         page = write_report(run).read_text(encoding="utf-8")
         figures = re.findall("<figure.*?</figure>", page, re.DOTALL)  # the notebook's own ones come last
         return {
@@ -178,7 +184,8 @@ def _as_text(name: str) -> str:
 
 
 def _foreign() -> str:
-    return f'<p title="{_as_text("attribute")}">{_as_text("words")}</p><a href="{_as_text("address")}">there</a>'
+    attribute, words, address = map(_as_text, ("attribute", "words", "address"))
+    return f'<p title="{attribute}">x</p><p>{words}</p><a href="{address}">there</a>'
 
 
 def _notebook() -> dict[str, object]:
