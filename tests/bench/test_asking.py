@@ -11,7 +11,7 @@ from workbench.retrieval.arms import make_arm
 from workbench.retrieval.chunking import ByStructure
 from workbench.retrieval.filters import OneOf
 from workbench.retrieval.indexing import FullTextIndex, HnswSq
-from workbench.retrieval.strategies import Hybrid, Vector
+from workbench.retrieval.strategies import Arm, Hybrid, Vector
 
 
 @pytest.fixture(scope="module")
@@ -88,13 +88,21 @@ def test_a_knob_that_shows_in_the_plan_took_effect_even_where_it_finds_the_same(
     assert scored.notes == ()
 
 
-def test_an_index_built_at_random_is_a_twin_by_what_it_holds_and_never_by_its_hits(bench, dev):
-    """The next build may find others, and then another arm would be left out."""
-    graph = make_arm("whole", "graph", Vector(HnswSq()), embedder="minilm")
+def test_an_arm_that_cuts_documents_another_way_stays(bench, dev, arms):
+    cut = replace(arms[TEXT], name="cut", chunker=ByStructure(max_tokens=4))
+    assert without_twins(bench, dev, *arms.values(), cut) == ([*arms, "cut"], {})
+
+
+def test_two_indices_built_at_random_are_no_twins_by_their_hits(bench, dev):
+    """The next builds may find others, and then another arm would be left out."""
+    graph = Arm("graph", Vector(HnswSq()))
     denser = replace(graph, name="denser", strategy=Vector(HnswSq(m=30)))
-    cut = replace(graph, name="cut", chunker=ByStructure(max_tokens=100))
-    kept, why = without_twins(bench, dev, graph, denser, cut)
-    assert (kept, list(why)) == ([graph.name, "denser"], ["cut"])
+    same_build = replace(graph, name="same build", strategy=Vector(HnswSq(), nprobes=20))  # LanceDB's own number
+    same_chunks = replace(graph, name="same chunks", chunker=ByStructure(max_tokens=100))
+    runs = ask(bench, dev, graph, denser).answers
+    assert runs["graph"].run.equals(runs["denser"].run)
+    kept, why = without_twins(bench, dev, graph, denser, same_build, same_chunks)
+    assert (kept, list(why)) == (["graph", "denser"], ["same build", "same chunks"])
 
 
 def test_the_users_own_systems_are_never_left_out(bench, dev, arms):

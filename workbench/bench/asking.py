@@ -211,7 +211,8 @@ class _Probe:
     def twins(self, one: Candidate, other: Candidate) -> bool:
         """Whether two of our arms differ by a cut that is none, or return the same hits by the same plan.
 
-        Hits say nothing of indices that are built at random: those of the next build are others.
+        The plan names the build of a vector index: two that were built at random are no twins by their hits, which
+        the next builds may not share.
         """
         first, second = our_arm(one), our_arm(other)
         if first is None or second is None:
@@ -219,8 +220,6 @@ class _Probe:
         by_cut = isinstance(one, Arm) and replace(second, name=first.name, chunker=first.chunker) == one
         if by_cut and self.searcher.cut_alike(first, second):
             return True
-        if not (first.strategy.index.deterministic and second.strategy.index.deterministic):
-            return False
         if self.searcher.plan(first) != self.searcher.plan(second):
             return False
         return all(self._answer(one, query) == self._answer(other, query) for query in self.dev.queries)
