@@ -143,7 +143,7 @@ class RetrievalBench:
     def prepare(self) -> list[Candidate]:
         """Ingest, index and fit every arm, simplest first; of arms that do the same the simplest stays.
 
-        Arms that are accepted, or named as the reference, stay in any case: they are judged by their names.
+        Arms that are accepted, the anchor, or named as the reference, stay in any case: they are judged by their names.
         """
         p, dev = self.parameters, self.experiment.evalset.split("dev")
         arms = []
@@ -163,7 +163,7 @@ class RetrievalBench:
             raise ConfigError(f"no arm can be asked on this corpus: {'; '.join(self.left_out)}")
         check_names(candidates)
         accepted = self.experiment.accepted
-        keep = {p.reference, *(accepted.arms if accepted else ())}
+        keep = {p.reference, self.experiment.rule().anchor, *(accepted.arms if accepted else ())}
         candidates, twins = drop_twins(candidates, dev, self.searcher, depth=p.depth, keep=keep)
         self._twins.clear()
         self._twins.update(twins)
