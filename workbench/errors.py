@@ -16,6 +16,7 @@ WorkbenchError
 │   ├── AttemptTimeout  no whole answer in the time that the attempt had
 │   ├── ConnectionLost  the answer broke off
 │   ├── MalformedAnswer an answer came that is none
+│   ├── AnswerMismatch  an answer came that is another request's
 │   ├── Rejected        the request itself is refused
 │   ├── ContentRefused  the provider's content policy refuses prompt or answer
 │   ├── ContextTooLong  prompt and answer do not fit the model
@@ -206,6 +207,15 @@ class ConnectionLost(ProviderError):
 
 class MalformedAnswer(ProviderError):
     """What came is no answer: no JSON, another content type, no choices, or not what its schema asks for."""
+
+    retryable = True
+
+
+class AnswerMismatch(ProviderError):
+    """What came is the answer to another request: it echoes another's id, or has an id that was another's answer.
+
+    It is shown to nobody. The request may be billed, so it stays charged, and is asked again on another connection.
+    """
 
     retryable = True
 
