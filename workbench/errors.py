@@ -262,7 +262,19 @@ class CallFailed(ProviderError):
 
 
 class RecordingMiss(WorkbenchError):
-    """No recorded answer fits a request that must not go to a model."""
+    """No recorded answer fits a request that must not go to a model.
+
+    Attributes
+    ----------
+    item_id : str
+        What was asked for, empty where the caller did not say.
+    command : str
+        What records it.
+    """
+
+    def __init__(self, message: str, *, item_id: str = "", command: str = "") -> None:
+        self.item_id, self.command = item_id, command
+        super().__init__(message)
 
 
 class TraceError(WorkbenchError):
