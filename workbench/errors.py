@@ -212,10 +212,7 @@ class MalformedAnswer(ProviderError):
 
 
 class AnswerMismatch(ProviderError):
-    """What came is the answer to another request: it echoes another's id, or has an id that was another's answer.
-
-    It is shown to nobody. The request may be billed, so it stays charged, and is asked again on another connection.
-    """
+    """What came answers another request, whose id it echoes or has; it is shown to nobody, and asked again."""
 
     retryable = True
 
@@ -262,15 +259,7 @@ class CallFailed(ProviderError):
 
 
 class RecordingMiss(WorkbenchError):
-    """No recorded answer fits a request that must not go to a model.
-
-    Attributes
-    ----------
-    item_id : str
-        What was asked for, empty where the caller did not say.
-    command : str
-        What records it.
-    """
+    """No recorded answer fits a request of ``item_id`` that must not go to a model; ``command`` records one."""
 
     def __init__(self, message: str, *, item_id: str = "", command: str = "") -> None:
         self.item_id, self.command = item_id, command
