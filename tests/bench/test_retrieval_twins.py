@@ -130,7 +130,7 @@ def test_finalists_that_agree_on_the_test_questions_are_told_and_judged(tmp_path
     like = replace(text, name="like", strategy=Backwards(texts=(one_dev_question,)))
     dev = bench.score([text, like, *others], "dev")
     assert dev.notes == ()
-    finalists = replace(bench.finalists(dev), names=(HYBRID, TEXT, "like"))
+    finalists = replace(bench.finalists(dev), roles=dict.fromkeys((HYBRID, TEXT, "like"), "named here"))
     test = bench.test(dev, finalists)
     said = f"{TEXT} and like returned the same hits for every test question by the same plan"
     assert [note.partition(":")[0] for note in test.notes] == [said]
