@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.reports import samples
@@ -46,20 +46,21 @@ DECISIONS = st.builds(
         names=NAMES[:n],
         n_clusters=rest["n_clusters"],
         n_dev_clusters=rest["n_dev"],
+        noise=0.05,
         seed=rest["seed"],
     ),
     n=st.integers(1, 5),
-    means=st.lists(st.sampled_from([0.3, 0.5, 0.55, 0.6, 0.8]), min_size=5, max_size=5),
+    means=st.lists(st.sampled_from([0.6, 0.3, 0.55, 0.59, 0.8]), min_size=5, max_size=5),
     usd=st.lists(st.sampled_from([0.0, 0.0000687, 0.05, 0.1, 0.5, 1.2, 40.0]), min_size=5, max_size=5),
     reference=st.none() | st.integers(0, 4),
     anchor=st.none() | st.integers(0, 4),
-    margin=st.sampled_from([0.01, 0.02, 0.05]),
-    floor=st.sampled_from([None, None, 0.4, 0.58, 0.9]),
+    margin=st.sampled_from([0.01, 0.03, 0.05]),
+    floor=st.sampled_from([None, None, None, 0.4, 0.58, 0.9]),
     use=st.integers(1, 3),
     point_usd=st.sampled_from([None, 1.0, 50.0]),
     volume=st.sampled_from([1_000, 100_000, 2_500_000]),
-    n_clusters=st.sampled_from([8, 30, 80]),
-    n_dev=st.sampled_from([2, 40]),
+    n_clusters=st.sampled_from([80, 30, 8]),
+    n_dev=st.sampled_from([40, 40, 40, 2]),
     seed=st.integers(0, 50),
 )
 
@@ -72,7 +73,24 @@ def shown(decision: Decision) -> str:
     return "\n".join([*(table.to_text() for table in tables if isinstance(table, Table)), facts, *scope_of(decision)])
 
 
+IN_USE = replace(RULE, reference="plain")
+TOLD, CHOSEN = (
+    drawn(rule, [0.6, 0.3, 0.8], [0.1, 0.05, 1.2], names=NAMES[:3])
+    for rule in (IN_USE, replace(IN_USE, point_usd=50.0))
+)
+CHEAPER = drawn(IN_USE, [0.6, 0.6, 0.6], [2.0, 0.1, 0.1], names=NAMES[:3], noise=0.02)
+
+
+def test_the_examples_are_an_upgrade_that_is_told_one_that_is_chosen_and_a_tie() -> None:
+    assert [d.verdict for d in (TOLD, CHOSEN, CHEAPER)] == ["keep_reference", "upgrade", "chosen"]
+    assert "per further good answer" in TOLD.notes[0]
+    assert "not told apart" in CHEAPER.notes[0]
+
+
 @settings(max_examples=60, deadline=None)
+@example(TOLD)
+@example(CHOSEN)
+@example(CHEAPER)
 @given(DECISIONS)
 def test_every_number_of_a_sentence_or_a_note_stands_in_a_row(decision: Decision) -> None:
     rows = {found.rstrip(".") for found in NUMBER.findall(shown(decision))}
