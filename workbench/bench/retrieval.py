@@ -237,16 +237,16 @@ class RetrievalBench:
 
     def frontier(self, finalists: Finalists, dev: Scored) -> Figure:
         """Every arm by cost and quality on dev, with the frontier; tied arms are drawn as tied."""
-        metric = finalists.rule.metric
-        points = frontier_points(dev.of(metric), dev.facts, split="dev")
-        return frontier(points, metric)
+        rule, assumed = finalists.rule, self.experiment.policy.requests_per_month is None
+        points = frontier_points(dev.of(rule.metric), dev.facts, split="dev")
+        return frontier(points, rule.metric, requests_per_month=rule.requests_per_month, assumed=assumed)
 
     def slices(self, decision: Decision, test: Scored) -> Figure:
         """Finalists by tenant, feature and style."""
         return slices(slice_rows(test.of(decision.rule.metric), [f.name for f in test.facts]))
 
-    def regressions(self, decision: Decision, test: Scored) -> Table:
-        """Questions on which the decided arm, or else the first finalist, loses most against the reference."""
+    def regressions(self, decision: Decision, test: Scored) -> Table | None:
+        """Questions on which the decided arm loses most against what is in use, or the best other; None without one."""
         return regression_table(decision, test)
 
     def scale(self) -> Figure:
