@@ -133,7 +133,7 @@ def test_a_rate_is_drawn_against_alpha_with_its_certificate() -> None:
     figure = forest([claim], rule)
     assert "left of the dashed line keeps alpha" in figure.caption
     assert "the best other" not in figure.svg
-    assert "1 of 1 keep alpha: exact +0.010 certified" in figure.alt
+    assert "1 of 1 keep alpha: exact 0.010 certified" in figure.alt
 
 
 def test_twenty_points_are_numbered_in_the_figure_and_listed_below_it() -> None:

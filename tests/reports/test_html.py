@@ -310,6 +310,8 @@ def test_a_browser_shows_it_without_error_request_or_sideways_scroll(tmp_path: P
         assert box["y"] + box["height"] < 800, "the verdict is read without scrolling"
         tables = page.evaluate("[...document.querySelectorAll('.wide')].map(e => [e.scrollWidth, e.clientWidth])")
         assert all(inner <= outer for inner, outer in tables) or width < 700, tables
+        cells = page.evaluate("[...document.querySelectorAll('.stack td')].map(e => e.scrollWidth - e.clientWidth)")
+        assert max(cells) <= 0, "no number is cut off beside its label"
         page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         colours = page.evaluate(

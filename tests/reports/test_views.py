@@ -14,6 +14,7 @@ from workbench.records import Decision, Rule
 from workbench.rendering.table import Table
 from workbench.reports.views import (
     against_table,
+    change_words,
     decision_table,
     key_facts,
     label_of,
@@ -179,6 +180,17 @@ def test_the_table_names_the_other_arm_and_hides_what_says_nothing() -> None:
     bare = decision_table(drawn(RULE, [0.6, 0.6], [0.1, 0.2], names=NAMES[:2], latency_ms=[None, None]))
     assert not {"p95 latency", "coverage", "how often chosen"} & {c.name for c in bare.columns}
     assert "all of them scored" in bare.caption
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "told"),
+    [
+        (2.0, 0.1, "$190 less, 95 %"), (0.1, 2.0, "$190 more"), (0.1, 0.1, "the same"),
+        (0.1, 0.05, "$5.00 less, too little to count"), (0.0000650, 0.0000687, "under $0.05 more, too little to count"),
+    ],
+)  # fmt: skip
+def test_a_change_of_cost_says_whether_it_counts(before: float, now: float, told: str) -> None:
+    assert change_words(before, now, RULE) == told
 
 
 def test_a_share_under_80_percent_is_a_close_call_only_where_something_was_chosen() -> None:

@@ -32,7 +32,7 @@ def forest(claims: Sequence[Claim], rule: Rule) -> Figure:
     )
     data = Table(
         (
-            Column("arm"), Column("rate" if rate else "difference", "interval", signed=True), Column("best other"),
+            Column("arm"), Column("rate" if rate else "difference", "interval", signed=not rate), Column("best other"),
             Column("status", "status"), Column("questions", "count"), Column("families", "count"),
         ),
         tuple(
@@ -46,7 +46,7 @@ def forest(claims: Sequence[Claim], rule: Rule) -> Figure:
     alt = (
         f"Forest plot, {len(claims)} arms: {what[0].lower()}{what[1:]}, with bounds at {percent(rule.confidence)} "
         f"confidence, {rule.limit_name} {number(rule.limit, 3)}. {held} {'keep alpha' if rate else 'are good enough'}: "
-        + "; ".join(f"{c.arm} {number(c.difference, 3, signed=True)} {status_words(c, rule)}" for c in claims)
+        + "; ".join(f"{c.arm} {number(c.difference, 3, signed=not rate)} {status_words(c, rule)}" for c in claims)
         + "."
     )
     caption = f"{what}, with bounds at {percent(rule.confidence)} confidence. "
@@ -66,10 +66,16 @@ def _drawn(claim: Claim, rule: Rule) -> bool:
     return bool(claim.best) or rule.direction == "lower"
 
 
+def _name(claim: Claim, rule: Rule) -> str:
+    """Name of an arm, which says where it is the one in use; of a rate the reference is only "no cache"."""
+    in_use = claim.arm == rule.reference and rule.direction != "lower"
+    return f"{claim.arm} (in use)" if in_use and status_words(claim, rule) != "in use" else claim.arm
+
+
 def _draw_forest(claims: Sequence[Claim], rule: Rule, narrow: bool) -> Canvas:
     row, top = (48, 30) if narrow else (32, 30)
     canvas = Canvas(NARROW if narrow else WIDE, top + row * max(1, len(claims)) + 52)
-    names = min(330.0, 12 + max([text_width(f"{c.arm} (in use)") for c in claims], default=0.0))
+    names = min(330.0, 12 + max([text_width(_name(c, rule)) for c in claims], default=0.0))
     left, right = (8.0, 8.0) if narrow else (names + 16, 320.0)
     height = row * max(1, len(claims))
     axes = canvas.axes(left, top, canvas.width - left - right, height)
@@ -77,7 +83,7 @@ def _draw_forest(claims: Sequence[Claim], rule: Rule, narrow: bool) -> Canvas:
     ends += [v for c in claims for v in (c.low, c.high, c.difference) if math.isfinite(v)]
     low, high = padded(min(ends), max(ends))
     axes.set(xlim=(low, high), ylim=(height, 0), yticks=[])
-    ticks(axes.xaxis, low, high, 3 if narrow else 6, signed=True)
+    ticks(axes.xaxis, low, high, 3 if narrow else 6, signed=rule.direction != "lower")
     worse = (rule.limit, high) if rule.direction == "lower" else (low, rule.limit)
     for i, claim in enumerate(claims):
         # on a phone the names stand above the bars: nothing is drawn behind them
@@ -127,9 +133,9 @@ def _forest_row(
         for end in (claim.low, claim.high):
             axes.plot([end, end], [y - 4, y + 4], color=colour, linewidth=1.6, clip_on=False)
         axes.plot([claim.difference], [y], marker=marker, clip_on=False, zorder=3, **shown)
-    name = claim.arm if claim.arm != rule.reference or word == "in use" else f"{claim.arm} (in use)"
-    low, high = (number(v, 3, signed=True) for v in (claim.low, claim.high))
-    values = f"{number(claim.difference, 3, signed=True)} [{low}, {high}]" if drawn else ""
+    name, rate = _name(claim, rule), rule.direction == "lower"
+    middle, low, high = (number(v, 3, signed=not rate) for v in (claim.difference, claim.low, claim.high))
+    values = f"{middle} [{low}, {high}]" if drawn else ""
     if narrow:
         y_text = top + row * i + 11
         canvas.text(8, y_text, fitted(name, 240, 12.5), size=12.5)

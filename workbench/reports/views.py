@@ -16,6 +16,7 @@ from workbench.rendering.status import verdict_label
 from workbench.rendering.table import Column, Interval, Table, Value, number
 
 VOLUME = "requests_per_month"  # name of the volume among what is assumed
+DIFFERENCE = "difference from the best other for the money"
 _STATUS_WORDS = {"holds": "good enough", "identical": "the same", "broken": "too far below"}
 _RATE_WORDS = {"holds": "certified", "identical": "none wrong", "broken": "too many wrong"}
 _DECIDED = {"chosen": "chosen", "provisional": "chosen", "upgrade": "upgrade", "keep_reference": "kept"}
@@ -72,7 +73,7 @@ def decision_table(decision: Decision, assumed: Collection[str] = ()) -> Table:
         (Column("arm"), [c.arm for c in claims]),
         (Column("role"), [_role(decision, c.arm) for c in claims]),
         (Column(rule.metric, "interval"), [Interval(c.estimate, c.estimate_low, c.estimate_high) for c in claims]),
-        (Column("as certified" if rate else "difference from the best other for the money", "interval", signed=True),
+        (Column("as certified" if rate else DIFFERENCE, "interval", signed=not rate),
          [Interval(c.difference, c.low, c.high) if c.best or rate else None for c in claims]),
         (Column("that other"), [c.best for c in claims]),
         (Column("status", "status"), [status_words(c, rule) for c in claims]),
@@ -102,9 +103,10 @@ def _says_something(column: Column, cells: list[Value], *, same_size: bool) -> b
 
 def _caption(decision: Decision, *, same_size: bool) -> str:
     rule, (first, *_) = decision.rule, decision.claims
+    asked = "requests" if rule.direction == "lower" else "questions"
     out = ["1 arm tested" if len(decision.claims) == 1 else f"{len(decision.claims)} arms tested"]
     if same_size:
-        out[0] += f", each on the same {first.n_items:,} questions in {first.n_clusters:,} families"
+        out[0] += f", each on the same {first.n_items:,} {asked} in {first.n_clusters:,} families"
     if all(c.coverage == 1.0 for c in decision.claims):
         out[0] += ", all of them scored"
     if rule.direction == "higher":
@@ -152,11 +154,15 @@ def _pair_words(pair: Pair, back: Pair | None) -> str:
 
 
 def change_words(before_usd: float, now_usd: float, rule: Rule) -> str:
-    """How much less or more a month one cost is than another, and what share of it; "the same" where none counts."""
+    """How much less or more a month one cost is than another, what share a saving is of it, and whether it counts."""
+    if before_usd == now_usd:
+        return "the same"
+    less = now_usd < before_usd
     change = monthly(abs(rule.monthly_usd(now_usd - before_usd))).removesuffix(" a month")
-    if rule.counts(now_usd, before_usd):
-        return f"{change} less, {percent(1 - now_usd / before_usd)}"
-    return f"{change} more" if rule.counts(before_usd, now_usd) else "the same"
+    told = f"{change} {'less' if less else 'more'}"
+    if not rule.counts(min(before_usd, now_usd), max(before_usd, now_usd)):
+        return f"{told}, too little to count"
+    return f"{told}, {percent(1 - now_usd / before_usd)}" if less else told
 
 
 def _price(found: Claim, other: Claim) -> str:
@@ -217,11 +223,14 @@ def key_facts(decision: Decision, assumed: Collection[str] = ()) -> list[tuple[s
     facts = [
         (rule.metric, number(claim.estimate, 3), f"{number(claim.estimate_low, 3)} to {number(claim.estimate_high, 3)}")
     ]
-    if claim.best or (rule.direction == "lower" and claim.status != "identical"):
-        ends = " to ".join(number(v, 3, signed=True) for v in (claim.low, claim.high))
+    rate = rule.direction == "lower"
+    if claim.best or (rate and claim.status != "identical"):
+        ends = " to ".join(number(v, 3, signed=not rate) for v in (claim.low, claim.high))
         of = f"; {claim.best}" if claim.best else ""
         name = "against the best other" if claim.best else "as certified"
-        facts.append((name, number(claim.difference, 3, signed=True), f"{ends}, {rule.limit_name} {rule.margin:g}{of}"))
+        facts.append(
+            (name, number(claim.difference, 3, signed=not rate), f"{ends}, {rule.limit_name} {rule.margin:g}{of}")
+        )
     pair = claim.against(in_use.arm) if in_use else None
     if pair is not None and pair.other != claim.best:
         ends = " to ".join(number(v, 3, signed=True) for v in (pair.low, pair.high))
@@ -240,8 +249,7 @@ def _instead(claim: Claim, in_use: Claim | None, rule: Rule) -> str:
     if in_use is None or in_use is claim:
         return ""
     change = change_words(in_use.cost_usd_per_1k, claim.cost_usd_per_1k, rule)
-    told = "which counts as the same" if change == "the same" else change
-    return f"instead of {month_usd(in_use.cost_usd_per_1k, rule)}, {told}"
+    return f"instead of {month_usd(in_use.cost_usd_per_1k, rule)}, {change}"
 
 
 def rule_pairs(decision: Decision, assumed: Collection[str] = ()) -> dict[str, Any]:
