@@ -47,7 +47,11 @@ def summarise(
     return Summary(
         title="Retrieval: the cheapest strategy that is good enough",
         metric=metric,
-        warnings=(*_warnings(experiment, test, metric), *(f"{why}." for why in left_out if asked)),
+        warnings=(
+            *_warnings(experiment, test, metric),
+            *(f"{why}." for why in left_out if asked),
+            *(f"{why}." for why in (*dev.notes, *test.notes)),
+        ),
         frontier=tuple(frontier_points(on_dev, dev.facts, split="dev")),
         slices=tuple(slice_rows(on_test, names)),
         changed=changed_cases(experiment.accepted_scores, on_test, names, cases),
