@@ -13,6 +13,7 @@ from workbench.inference.prices import PriceTable, Rate, Work, nanos
 from workbench.records import Decision, Rule
 from workbench.rendering.table import Table
 from workbench.reports.views import (
+    DIFFERENCE,
     against_table,
     change_words,
     decision_table,
@@ -66,12 +67,13 @@ DECISIONS = st.builds(
 )
 
 
-def shown(decision: Decision) -> str:
-    """All that a reader of the report can look a number up in: rows, key facts, the head."""
+def shown(decision: Decision) -> set[str]:
+    """Numbers that a reader of the report can look up: in the rows of its tables, the rule, the head."""
     tables = [decision_table(decision), against_table(decision), needed_table(decision)]
     tables.append(pairs_table(rule_pairs(decision), "Rule"))
-    facts = " ".join(" ".join(fact) for fact in key_facts(decision))
-    return "\n".join([*(table.to_text() for table in tables if isinstance(table, Table)), facts, *scope_of(decision)])
+    text = "\n".join([*(table.to_text() for table in tables if isinstance(table, Table)), *scope_of(decision)])
+    counts = {str(len(decision.claims)), str(len(decision.claims) - 1)}  # how many arms
+    return {found.rstrip(".,") for found in NUMBER.findall(text)} | counts
 
 
 IN_USE = replace(RULE, reference="plain")
@@ -94,11 +96,31 @@ def test_the_examples_are_an_upgrade_that_is_told_one_that_is_chosen_and_a_tie()
 @example(CHEAPER)
 @given(DECISIONS)
 def test_every_number_of_a_sentence_or_a_note_stands_in_a_row(decision: Decision) -> None:
-    rows = {found.rstrip(".") for found in NUMBER.findall(shown(decision))}
-    rows |= {str(len(decision.claims)), str(len(decision.claims) - 1)}  # how many arms
-    for told in (decision.sentence, *decision.notes):
+    rows = shown(decision)
+    facts = " ".join(f"{value} {remark}" for _, value, remark in key_facts(decision))
+    for told in (decision.sentence, *decision.notes, facts):
         for found in NUMBER.findall(told):
-            assert found.rstrip(".,") in rows, (found, told, shown(decision))
+            assert found.rstrip(".,") in rows, (found, told)
+
+
+@settings(max_examples=60, deadline=None)
+@example(CHOSEN)
+@example(CHEAPER)
+@given(DECISIONS)
+def test_the_distance_that_the_sentence_tells_is_the_one_in_the_row_of_the_decided_arm(decision: Decision) -> None:
+    table = decision_table(decision)
+    assert table.mark is not None
+    row = dict(zip([c.name for c in table.columns], table.cells()[table.mark], strict=True))
+    told = re.search(r"\(([+-][\d.]+) against (\w+), at least ([+-][\d.]+)\)", decision.sentence)
+    assert told or decision.verdict in ("inconclusive", "none_meets_floor") or len(decision.claims) == 1
+    if told:
+        middle, low, _ = NUMBER.findall(row[DIFFERENCE])
+        assert (told[1][1:], told[2], told[3][1:]) == (middle, row["that other"], low)
+    gain = re.search(r"Against (\w+), which is in use: (\S+), between (\S+) and (\S+)\.", decision.sentence)
+    against = against_table(decision)
+    if gain and against:
+        (cell,) = (texts[2] for texts in against.cells() if texts[0] == gain[1])
+        assert [value[1:] for value in gain.groups()[1:]] == NUMBER.findall(cell)
 
 
 @settings(max_examples=60, deadline=None)
