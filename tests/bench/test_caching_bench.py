@@ -156,7 +156,9 @@ def test_made_up_traffic_is_at_most_provisional_and_says_so(tmp_path):
     tenants = [(t, f"{t} family {i}") for t in ("pandas", "polars", "numpy", "pyarrow") for i in range(12)]
     rows = [{"_id": c, "text": f"{c} {word(n, 'x')}", "metadata": {"tenant_id": t, "cluster": c, "feature": "answer",
              "reference": c}} for n, (t, c) in enumerate(tenants)]  # fmt: skip
-    write(folder, queries=rows, dev=[f"{tenants[0][1]}\td1\t1"], test=[f"{tenants[1][1]}\td1\t1"])
+    document = {"_id": "d1", "text": "x", "metadata": {"tenant_id": "pandas"}}
+    dev, test = ([f"{family}\td1\t1"] for _, family in tenants[:2])
+    write(folder, documents=[document], queries=rows, dev=dev, test=test)
     bench = open_bench(tmp_path, warmup=100)
     decision, _, _ = judge(bench)
     assert len(real) != len(bench.lab.stream) == 6000

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from workbench.errors import Defect, EvalsetError
-from workbench.evaluation.evalset import dev_clusters
+from workbench.evaluation.evalset import dev_clusters, require_dev
 from workbench.inference.routing_features import Requests
 from workbench.records import DEFAULT_TENANT
 
@@ -78,6 +78,16 @@ class Outcomes:
     def part(self, split: str) -> Self:
         """Prompts of ``dev`` or ``test``."""
         return self.take(np.flatnonzero(self.splits == split))
+
+    def require_dev(self, doing: str) -> None:
+        """Refuse prompts that are not of dev; ``doing`` names what dev alone may do.
+
+        Raises
+        ------
+        SplitError
+            If there is one.
+        """
+        require_dev(self.prompt_ids, self.part("dev").prompt_ids, doing)
 
     @property
     def codes(self) -> np.ndarray:
