@@ -124,19 +124,21 @@ def account(rows: pl.DataFrame, decision: Decision, items: Collection[str], *, m
     list of GateClaim
         An ``error`` for each thing that does not add up, which names the arm and the numbers; or one that holds.
     """
-    repeats, metrics = rows["repeat"].n_unique(), rows["metric"].n_unique()
-    expected = len(set(items)) * repeats * metrics
+    n, repeats, metrics = len(set(items)), rows["repeat"].n_unique(), rows["metric"].n_unique()
+    told = f"{n} items x {repeats} repeats x {metrics} metrics"
     wrong = []
     for claim in decision.claims:
         mine = rows.filter(pl.col("arm") == claim.arm)
-        wrong += [GateClaim("invariant", claim.arm, "error", f"{claim.arm}: {problem}.") for problem in (
-            _rows_problem(mine, items, expected, f"{len(set(items))} items x {repeats} repeats x {metrics} metrics"),
+        problems = (
+            _rows_problem(mine, items, n * repeats * metrics, told),
             _coverage_problem(claim.coverage, min_coverage, "its claim"),
-            _coverage_problem(mine["value"].count() / max(expected, 1), min_coverage, "its rows"),
-            "" if claim.n_items == len(set(items)) else f"its claim counts {claim.n_items} of {len(set(items))} items",
-        ) if problem]  # fmt: skip
-    told = f"{len(decision.claims)} arms x {len(set(items))} items x {repeats} repeats x {metrics} metrics"
-    return wrong or [GateClaim("invariant", "", "holds", f"rows of the test split: {told}, all there.")]
+            _coverage_problem(mine["value"].count() / max(n * repeats * metrics, 1), min_coverage, "its rows"),
+            "" if claim.n_items == n else f"its claim counts {claim.n_items} of {n} items",
+        )
+        wrong += [GateClaim("invariant", claim.arm, "error", f"{claim.arm}: {p}.") for p in problems if p]
+    return wrong or [
+        GateClaim("invariant", "", "holds", f"test rows: {len(decision.claims)} arms x {told}, all there.")
+    ]
 
 
 def _rows_problem(mine: pl.DataFrame, items: Collection[str], expected: int, told: str) -> str:
@@ -157,9 +159,7 @@ def _coverage_problem(coverage: float, least: float, of: str) -> str:
     if coverage > 1 + SAME:
         return f"coverage {coverage:.3f} of {of} is above 1: more was scored than there is"
     if coverage < least - SAME or math.isnan(coverage):
-        return (
-            f"coverage {coverage:.3f} of {of} is below min_coverage {least:g} in gates.toml; mend what fails, run anew"
-        )
+        return f"coverage {coverage:.3f} of {of} is below min_coverage {least:g}; mend what fails and run again"
     return ""
 
 
