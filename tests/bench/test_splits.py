@@ -152,7 +152,7 @@ def chosen_by_routing(settings):
 @pytest.mark.parametrize("column", ["quality", "cost_usd"])
 def test_routers_thresholds_and_finalists_are_the_same_whatever_became_of_test(tmp_path, column):
     table, on_test = halves(), pl.col("split") == "test"
-    other = {"quality": 1 - pl.col("quality"), "cost_usd": 0.02 - pl.col("cost_usd")}[column]
+    other = {"quality": 1 - pl.col("quality"), "cost_usd": 1 - 50 * pl.col("cost_usd")}[column]
     changed = table.with_columns(pl.when(on_test).then(other).otherwise(column).alias(column))
     assert not changed.equals(table)
     before, after = project(tmp_path / "a", table), project(tmp_path / "b", changed)
