@@ -63,7 +63,7 @@ class Experiment:
     rule_shown : tuple of str
         Settings of the policy that this notebook goes by.
     dev_items : frozenset of str
-        Ids of the items that finalists may be picked on.
+        Items that finalists may be picked on.
     """
 
     notebook: str
@@ -123,10 +123,8 @@ class Experiment:
 
         Raises
         ------
-        ConfigError
-            If the reference is not an arm of this run.
-        SplitError
-            If a row is of an item that is not of dev.
+        ConfigError, SplitError
+            If the reference is not an arm of this run; if a row is of an item that is not of dev.
         """
         require_dev(dev["item_id"].unique(), self.dev_items, "picking finalists")
         accepted, names = self.accepted, [f.name for f in facts]
@@ -210,22 +208,15 @@ class Experiment:
     ) -> Gate:
         """Compare with the accepted decision and write ``gate.json``; the caller enforces.
 
-        Parameters
-        ----------
-        items : collection of str
-            Every item of the test split, from the evalset itself and not from what came back.
-        rows : DataFrame, optional
-            Test rows that hold every item of every arm, where those of the deciding metric hold a part by its
-            definition; by default ``test``.
+        ``items`` are all of test, by the evalset; ``rows`` has each for every arm where ``test`` by its metric has not.
         """
-        accounts = account(test if rows is None else rows, decision, items, min_coverage=self.policy.min_coverage)
         gate = check_gate(
             self.accepted,
             decision,
             accepted_scores=self.accepted_scores,
             scores=test.filter(pl.col("metric") == decision.rule.metric),
             invariants=invariants,
-            accounts=accounts,
+            accounts=account(test if rows is None else rows, decision, items, min_coverage=self.policy.min_coverage),
             soft=self.policy.soft,
         )
         (self.folder / "gate.json").write_text(gate.to_json(), encoding="utf-8")
