@@ -17,6 +17,7 @@ WorkbenchError
 │   ├── AttemptTimeout  no whole answer in the time that the attempt had
 │   ├── ConnectionLost  the answer broke off
 │   ├── MalformedAnswer an answer came that is none
+│   ├── AnswerMismatch  an answer came that is another request's
 │   ├── Rejected        the request itself is refused
 │   ├── ContentRefused  the provider's content policy refuses prompt or answer
 │   ├── ContextTooLong  prompt and answer do not fit the model
@@ -219,6 +220,12 @@ class MalformedAnswer(ProviderError):
     retryable = True
 
 
+class AnswerMismatch(ProviderError):
+    """What came answers another request, whose id it echoes or has; it is shown to nobody, and asked again."""
+
+    retryable = True
+
+
 class Rejected(ProviderError):
     """The request itself is refused (400, 401, 403, 404, 422 ...); the same one would be refused again."""
 
@@ -261,7 +268,11 @@ class CallFailed(ProviderError):
 
 
 class RecordingMiss(WorkbenchError):
-    """No recorded answer fits a request that must not go to a model."""
+    """No recorded answer fits a request of ``item_id`` that must not go to a model; ``command`` records one."""
+
+    def __init__(self, message: str, *, item_id: str = "", command: str = "") -> None:
+        self.item_id, self.command = item_id, command
+        super().__init__(message)
 
 
 class TraceError(WorkbenchError):

@@ -65,13 +65,14 @@ def test_requests_that_were_not_replayed_are_an_error(tmp_path):
     semantic = bench.semantic()
     replayed = bench.replay(bench.certify(semantic), semantic)
     decision = bench.decide(replayed)
-    bench.gate(decision, replayed)
+    scopes = bench.scopes(semantic)
+    bench.gate(decision, replayed, scopes)
     gone = replace(replayed, replays={arm: walk for arm, walk in replayed.replays.items() if arm != "exact"})
-    said = refused(bench, lambda: bench.gate(decision, gone))
+    said = refused(bench, lambda: bench.gate(decision, gone, scopes))
     assert any(s.startswith("exact: 0 rows, 750 are expected (750 items x 1 repeats x 1 metrics") for s in said)
     part = tuple(replace(r, served=_half(r.served)) for r in replayed.results)
     short = bench.decide(replace(replayed, results=part))
-    said = refused(bench, lambda: bench.gate(short, replayed))
+    said = refused(bench, lambda: bench.gate(short, replayed, scopes))
     assert said[0] == f"off: its claim counts {short.claim('off').n_items} of 750 items."
     assert {s.split(":")[0] for s in said} == {r.arm.name for r in replayed.results}
 

@@ -148,6 +148,28 @@ def test_hits_of_another_tenant_are_counted_and_break_the_gate(root):
         bench.gate(decision, dev, test)
 
 
+@pytest.mark.parametrize("names", [("''", "it's"), ("\\' OR 1=1 --", "/* */"), ('""', "acme\\")])
+def test_tenants_of_any_name_are_asked_costed_and_told_apart(first, tmp_path, names):
+    """Names that mean something to a database change nothing: neither hits nor costs nor the decision."""
+    renamed = dict(zip(("acme", "globex"), names, strict=True))
+    folder = write_evalset(tmp_path / "evalsets" / "tiny")
+    for name in ("queries", "corpus"):
+        rows = [json.loads(line) for line in _lines(folder / name, 0)]
+        for row in rows:
+            row["metadata"]["tenant_id"] = renamed[row["metadata"]["tenant_id"]]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    bench = open_bench(tmp_path)
+    dev, _, test, decision = judge(bench, bench.prepare())
+    bench.gate(decision, dev, test)
+    _, _, known, _, before = first
+    assert bench.leaks(dev, test) == 0
+    assert [(c.arm, c.estimate, c.cost_usd_per_1k) for c in decision.claims] == [
+        (c.arm, c.estimate, pytest.approx(c.cost_usd_per_1k)) for c in known.claims
+    ]
+    assert all(test.answers[arm].run.equals(before.answers[arm].run) for arm in before.answers)
+    assert {row[0] for row in bench.contents().rows} == {*names, "all"}
+
+
 def test_what_is_not_judged_gives_bounds_and_a_list_to_judge(root):
     """The two last topics are judged by nobody; a system that returns them gets bounds in place of a mean."""
     hits = [(i, f"acme.t{topic}") for i in range(72) for topic in (38, 39, i % 36)]

@@ -1,7 +1,7 @@
 """The retrieval experiment, which asks for the cheapest strategy that is good enough on a corpus."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import polars as pl
@@ -12,8 +12,8 @@ from workbench.bench.asking import (
     arms_table,
     ask_all,
     candidate_name,
-    check_knobs,
     check_names,
+    drop_twins,
     foreign_hits,
     pessimistic,
     spread_over_rebuilds,
@@ -86,6 +86,7 @@ class RetrievalBench:
     parameters: RetrievalParameters
     searcher: Searcher
     systems: tuple[SystemArm, ...]
+    _twins: dict[str, str] = field(default_factory=dict, repr=False, compare=False)  # found by `prepare`
 
     @classmethod
     def start(cls, **given: object) -> Self:
@@ -142,7 +143,10 @@ class RetrievalBench:
         return power_table(plans, len(test.queries))
 
     def prepare(self) -> list[Candidate]:
-        """Ingest, index and fit every arm, simplest first."""
+        """Ingest, index and fit every arm, simplest first; of arms that do the same the simplest stays.
+
+        Arms that are accepted, or named as the reference, stay in any case: they are judged by their names.
+        """
         p, dev = self.parameters, self.experiment.evalset.split("dev")
         arms = []
         for arm in make_arms(p.chunkers, p.strategies, embedder=p.embedder):
@@ -160,14 +164,22 @@ class RetrievalBench:
         if not candidates:
             raise ConfigError(f"no arm can be asked on this corpus: {'; '.join(self.left_out)}")
         check_names(candidates)
+        accepted = self.experiment.accepted
+        keep = {p.reference, *(accepted.arms if accepted else ())}
+        candidates, twins = drop_twins(candidates, dev, self.searcher, depth=p.depth, keep=keep)
+        self._twins.clear()
+        self._twins.update(twins)
+        for name, why in twins.items():
+            Progress(f"hits of {name}", 1).done(f"{name} is left out: {why}")
         return candidates
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """Arms of the grid that can find nothing in this corpus, each with the reason."""
+        """Arms that can find nothing in this corpus, and those that do what a simpler one does, with the reason."""
         p = self.parameters
         arms = make_arms(p.chunkers, p.strategies, embedder=p.embedder)
-        return tuple(f"{arm.name} is left out: {why}" for arm in arms if (why := self.searcher.unfit(arm)))
+        reasons = {arm.name: why for arm in arms if (why := self.searcher.unfit(arm))} | self._twins
+        return tuple(f"{name} is left out: {why}" for name, why in reasons.items())
 
     def arms_table(self, arms: Sequence[Candidate]) -> Table:
         """Arms as they print themselves, with their rows and what their encoder cuts off."""
@@ -176,9 +188,7 @@ class RetrievalBench:
 
     def score(self, arms: Sequence[Candidate], split: str) -> Scored:
         """Ask every question of one split, arm by arm, and score what comes back."""
-        scored = ask_all(arms, self.experiment.evalset.split(split), self.searcher, depth=self.parameters.depth)
-        check_knobs(arms, scored.answers, self.searcher)
-        return scored
+        return ask_all(arms, self.experiment.evalset.split(split), self.searcher, depth=self.parameters.depth)
 
     def finalists(self, dev: Scored) -> Finalists:
         """Pick on dev alone: the reference, and at most three cheaper arms that may be as good."""

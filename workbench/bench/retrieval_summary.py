@@ -41,7 +41,7 @@ def summarise(
     return Summary(
         title="Retrieval: the cheapest strategy that is good enough",
         metric=metric,
-        warnings=(*_warnings(experiment, test, metric), *(f"{why}." for why in left_out)),
+        warnings=(*_warnings(experiment, test, metric), *(f"{why}." for why in (*left_out, *dev.notes, *test.notes))),
         frontier=tuple(frontier_points(on_dev, dev.facts, reference=rule.reference, split="dev")),
         slices=tuple(slice_rows(on_test, names)),
         changed=changed_cases(experiment.accepted_scores, on_test, names, cases),

@@ -4,10 +4,10 @@ No widget is needed: one display is updated in place, with a plain-text, an HTML
 """
 
 import sys
-from html import escape
 from typing import Any
 
 from workbench.clock import Clock, SystemClock
+from workbench.rendering.escape import escape
 
 MIME_TYPE = "application/vnd.workbench.progress+json"
 _MIN_INTERVAL_S = 0.2  # faster updates cannot be read, and each is a message through the kernel
