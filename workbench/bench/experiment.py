@@ -14,8 +14,8 @@ from workbench.clock import Clock, SystemClock
 from workbench.config import Settings
 from workbench.errors import ConfigError
 from workbench.evaluation.decision import ArmFacts, Outcome, decide, make_claims, pick_finalists, pick_reference
-from workbench.evaluation.evalset import HUB, Evalset
-from workbench.evaluation.gate import Gate, check_gate
+from workbench.evaluation.evalset import HUB, Evalset, require_dev
+from workbench.evaluation.gate import Gate, account, check_gate
 from workbench.evaluation.policy import GatePolicy
 from workbench.evaluation.summary import Summary
 from workbench.records import Claim, Decision, Fingerprint, Rule, content_hash, parameters_of
@@ -24,7 +24,9 @@ from workbench.rendering.table import Table
 OBJECTIVE = "usd_per_1k_requests"
 MANY_TEST_USES = 10
 TEST_INPUTS = ("qrels/test", "outcomes", "stream")  # what a notebook judges on, the first that it has
-RULE_SHOWN = ("metric", "margin", "confidence", "floor", "latency_p95_ms", "on_inconclusive", "on_stale")
+RULE_SHOWN = (
+    "metric", "margin", "confidence", "floor", "latency_p95_ms", "min_coverage", "on_inconclusive", "on_stale"
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,8 @@ class Experiment:
         The committed decision, where there is one.
     rule_shown : tuple of str
         Settings of the policy that this notebook goes by.
+    dev_items : frozenset of str
+        Items that finalists may be picked on.
     """
 
     notebook: str
@@ -73,6 +77,7 @@ class Experiment:
     profile: str
     accepted: Decision | None
     rule_shown: tuple[str, ...] = RULE_SHOWN
+    dev_items: frozenset[str] = frozenset()
 
     @property
     def config(self) -> Table:
@@ -118,9 +123,10 @@ class Experiment:
 
         Raises
         ------
-        ConfigError
-            If the reference is not an arm of this run.
+        ConfigError, SplitError
+            If the reference is not an arm of this run; if a row is of an item that is not of dev.
         """
+        require_dev(dev["item_id"].unique(), self.dev_items, "picking finalists")
         accepted, names = self.accepted, [f.name for f in facts]
         if accepted is not None and self.rechecks:
             return Finalists(accepted.rule, accepted.arms, "Arms of the accepted decision, judged again by its rule")
@@ -191,14 +197,26 @@ class Experiment:
         (self.folder / "decision.json").write_text(decision.to_json(), encoding="utf-8")
         return self.folder
 
-    def gate(self, decision: Decision, test: pl.DataFrame, invariants: Mapping[str, int]) -> Gate:
-        """Compare with the accepted decision and write ``gate.json``; the caller enforces."""
+    def gate(
+        self,
+        decision: Decision,
+        test: pl.DataFrame,
+        invariants: Mapping[str, int],
+        *,
+        items: Collection[str],
+        rows: pl.DataFrame | None = None,
+    ) -> Gate:
+        """Compare with the accepted decision and write ``gate.json``; the caller enforces.
+
+        ``items`` are all of test, by the evalset; ``rows`` has each for every arm where ``test`` by its metric has not.
+        """
         gate = check_gate(
             self.accepted,
             decision,
             accepted_scores=self.accepted_scores,
             scores=test.filter(pl.col("metric") == decision.rule.metric),
             invariants=invariants,
+            accounts=account(test if rows is None else rows, decision, items, min_coverage=self.policy.min_coverage),
             soft=self.policy.soft,
         )
         (self.folder / "gate.json").write_text(gate.to_json(), encoding="utf-8")
@@ -214,6 +232,7 @@ def open_experiment(
     parameters: Any,
     inputs: Mapping[str, str],
     rule_shown: tuple[str, ...] = RULE_SHOWN,
+    dev_items: Collection[str] = (),
 ) -> Experiment:
     """Begin an experiment in its run folder, with the policy of its evalset and what was accepted before.
 
@@ -236,6 +255,7 @@ def open_experiment(
         profile=os.environ.get("WORKBENCH_PROFILE", "ci"),
         accepted=Decision.load(accepted) if accepted.is_file() else None,
         rule_shown=rule_shown,
+        dev_items=frozenset(dev_items),
     )
 
 

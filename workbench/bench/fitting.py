@@ -38,7 +38,14 @@ class FittedArm:
 def fit_arms(
     searcher: Searcher, chunkers: Sequence[str], names: Sequence[str], dev: Split, *, embedder: str
 ) -> list[FittedArm]:
-    """Fit the named strategies on dev, over the legs of the default hybrid, for each chunker."""
+    """Fit the named strategies on dev, over the legs of the default hybrid, for each chunker.
+
+    Raises
+    ------
+    SplitError
+        If a question is not of dev.
+    """
+    dev.require_dev("fitting an arm")
     out = []
     for chunker in chunkers if names else ():
         hybrid = Hybrid()

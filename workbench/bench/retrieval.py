@@ -120,6 +120,7 @@ class RetrievalBench:
             evalset=evalset,
             parameters=parameters,
             inputs=inputs,
+            dev_items=evalset.qrels.get("dev", {}),
         )
         manifest = evalset.inputs.get("corpus") or content_hash(evalset.name)
         searcher = Searcher(evalset.documents, manifest, settings, embedder, tokenizer)
@@ -262,7 +263,8 @@ class RetrievalBench:
     def gate(self, decision: Decision, dev: Scored, test: Scored) -> None:
         """Say whether the accepted decision still holds; raises after everything is on disk."""
         invariants = {"hits of another tenant": self.leaks(dev, test)}
-        gate = self.experiment.gate(decision, test.scores, invariants)
+        items = self.experiment.evalset.split("test").qrels
+        gate = self.experiment.gate(decision, test.scores, invariants, items=items)
         print(f"gate: {gate.status} - {gate.sentence}")  # noqa: T201  the last line of the notebook
         gate.enforce()
 

@@ -75,7 +75,7 @@ def make_claims(
     reference whose value is only bounded counts as good as it may be, and must meet the floor as bad as it may be.
     """
     items, codes = item_clusters(test)
-    compared = test if against is None else against
+    compared, repeats = test if against is None else against, test["repeat"].n_unique()
     settings: dict[str, Any] = {"margin": rule.margin, "confidence": rule.confidence, "seed": seed}
     differences = compare(compared, [f.name for f in facts], reference=rule.reference, **settings)
     of_arm = {d.arm: d for d in differences}
@@ -84,7 +84,7 @@ def make_claims(
     for f in sorted(facts, key=lambda f: (f.name != rule.reference, f.order)):
         values = item_values(test, f.name, items, missing=0.0)
         mean, low, high = mean_interval(values, codes, seed=seed)
-        measured = test.filter((pl.col("arm") == f.name) & pl.col("value").is_not_null())["item_id"].n_unique()
+        measured = test.filter(pl.col("arm") == f.name)["value"].count()
         d = of_arm.get(f.name, itself)
         needed, note = (None, "reference") if d is itself else _needed(d, rule)
         out.append(
@@ -100,7 +100,7 @@ def make_claims(
                 high=d.high,
                 cost_usd_per_1k=f.cost_usd_per_1k,
                 latency_p95_ms=f.latency_p95_ms,
-                coverage=measured / len(items),
+                coverage=measured / (len(items) * repeats),
                 n_items=d.n_items,
                 n_clusters=d.n_clusters,
                 n_clusters_differ=d.n_differ,

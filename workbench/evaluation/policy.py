@@ -23,6 +23,7 @@ _RANGES: Mapping[str, tuple[float, float, bool]] = {
     "floor": (0.0, 1.0, True),
     "alpha": (0.0, 1.0, False),
     "latency_p95_ms": (0.0, math.inf, False),
+    "min_coverage": (0.0, 1.0, True),
 }
 
 
@@ -48,6 +49,11 @@ class GatePolicy:
     must_differ_limit : int or float
         Caching: how many pairs that need different answers may be served from the cache; a number below 1 that is
         written with a point is a share of them, and its upper bound must keep to it.
+    min_coverage : float
+        Share of the test items that every arm must have been scored on, in [0, 1]; below it the gate is ``error``.
+        What failed counts as the metric's worst value in every claim, so that a claim is honest at any coverage; but
+        where more than one item in ten (the default) failed, it speaks of the failures and not of the arm, and the
+        run is to be repeated.
     on_inconclusive, on_stale : {"fail", "warn", "pass"}
         What a claim that can be neither confirmed nor refuted, or that rests on changed inputs, does to CI:
         "fail" leaves its exit code 2, the others make it 0.
@@ -60,6 +66,7 @@ class GatePolicy:
     latency_p95_ms: float | None = None
     alpha: float = 0.01
     must_differ_limit: int | float = 0
+    min_coverage: float = 0.9
     on_inconclusive: Softness = "fail"
     on_stale: Softness = "fail"
 
