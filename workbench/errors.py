@@ -7,6 +7,7 @@ WorkbenchError
 ├── RateLimited        a call whose turn would come after its deadline
 ├── SettlementFailed   an attempt that was made and could not be written down
 ├── EvalsetError       files of an evalset that cannot be used; carries every defect found
+├── SplitError         items of test, or of no split, where dev alone may fit, tune or choose
 ├── TenantError        a tenant that is missing, malformed or not the handle's own
 ├── StoreError         a table, index or filter that is not what was asked for
 ├── WeightsError       model files that are absent or not the pinned ones
@@ -127,6 +128,14 @@ class EvalsetError(WorkbenchError):
         shown = "".join(f"\n  {defect}" for defect in self.defects[:20])
         more = len(self.defects) - 20
         super().__init__(message + shown + (f"\n  ... and {more} more" if more > 0 else ""))
+
+
+class SplitError(WorkbenchError):
+    """Items that are not of dev came where dev alone may fit, tune or choose; ``items`` names them, sorted."""
+
+    def __init__(self, message: str, items: Sequence[str] = ()) -> None:
+        self.items = tuple(items)
+        super().__init__(message)
 
 
 class TenantError(WorkbenchError):

@@ -278,3 +278,25 @@ def _names():
     return {name: getattr(m, name) for m in (chunking, filters, indexing, strategies) for name in vars(m)} | {
         "Hit": Hit
     }
+
+
+def test_ten_questions_end_in_silence_and_not_in_a_fault(tmp_path):
+    """With so few that dev holds one family nothing can be fitted, and nothing is said of any arm."""
+    bench = open_bench(tmp_path, strategies=["full_text", "vector", "hybrid_weighted"], reference="")
+    dev_query = bench.experiment.evalset.split("dev").queries[0].query_id
+    qrels = tmp_path / "evalsets" / "tiny" / "qrels"
+    for split, keep in (
+        ("dev", {dev_query}),
+        ("test", {q.query_id for q in bench.experiment.evalset.split("test").queries[:9]}),
+    ):
+        head, *rows = (qrels / f"{split}.tsv").read_text(encoding="utf-8").splitlines()
+        kept = [row for row in rows if row.split("\t")[0] in keep]
+        (qrels / f"{split}.tsv").write_text("\n".join([head, *kept]) + "\n", encoding="utf-8")
+    few = open_bench(tmp_path, strategies=["full_text", "vector", "hybrid_weighted"], reference="")
+    dev, _, test, decision = judge(few, few.prepare())
+    assert decision.verdict == "inconclusive"
+    assert "too few questions" in decision.sentence
+    assert any("hybrid_weighted is left out: fitting needs at least 2" in why for why in few.left_out)
+    few.gate(decision, dev, test)
+    gate = Gate.load(few.experiment.folder / "gate.json")
+    assert (gate.status, gate.exit_code) == ("inconclusive", 2)

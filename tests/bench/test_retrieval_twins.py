@@ -54,8 +54,9 @@ def check_told(bench, arms, twins):
     told = {f"{n} is left out: what makes it differ from {t} has no effect on this corpus" for n, t in twins.items()}
     assert told <= set(bench.left_out)
     caption = bench.arms_table(arms).caption
-    warnings = Summary.load(bench.experiment.folder / "summary.json").warnings
-    assert all(said in caption and f"{said}." in warnings for said in told)
+    summary = Summary.load(bench.experiment.folder / "summary.json")
+    shown = " ".join([*summary.warnings, *(section.note for section in summary.sections)])
+    assert all(said in caption and f"{said}." in shown for said in told)
     return decision
 
 

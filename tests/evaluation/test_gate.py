@@ -10,7 +10,7 @@ from tests.evaluation.test_decision import RULE, facts, frame, near
 from workbench.errors import GateFailed
 from workbench.evaluation.claims import make_claims
 from workbench.evaluation.decision import decide
-from workbench.evaluation.gate import Gate, changed_items, check_gate
+from workbench.evaluation.gate import Gate, account, changed_items, check_gate
 from workbench.records import Decision, Fingerprint
 
 BASE = np.random.default_rng(0).random(240) * 0.4 + 0.5
@@ -145,3 +145,90 @@ def test_a_gate_survives_the_way_to_disk_and_back(tmp_path):
     path = tmp_path / "gate.json"
     path.write_text(found.to_json())
     assert Gate.load(path) == found
+
+
+ITEMS = [f"i{i:03d}" for i in range(240)]
+WHOLE = SAME.with_columns(metric=pl.lit("ndcg@10"))
+
+
+def accounted(rows, decision=None, *, items=ITEMS, least=0.9):
+    """Claims of the accounting, and the gate that they give beside an accepted decision that holds."""
+    now = decision or decided(rows)
+    claims = account(rows, now, items, min_coverage=least)
+    found = check_gate(decided(SAME), decided(SAME), accepted_scores=SAME, scores=SAME, invariants={}, accounts=claims)
+    return [c.sentence for c in claims if c.status == "error"], found
+
+
+def test_a_run_whose_items_are_all_there_holds_and_says_what_was_counted():
+    wrong, found = accounted(WHOLE)
+    assert (wrong, found.status) == ([], "holds")
+    assert "2 arms x 240 items x 1 repeats x 1 metrics, all there" in str(found.claims)
+
+
+def test_items_that_every_arm_lacks_are_an_error_that_names_arm_and_numbers():
+    """Nothing in the scores themselves tells: the arms agree, and each one's coverage of what there is, is whole."""
+    part = WHOLE.filter(pl.col("item_id") >= "i036")
+    wrong, found = accounted(part)
+    assert (found.status, found.exit_code) == ("error", 3)
+    told = "204 rows, 240 are expected (240 items x 1 repeats x 1 metrics, first missing 'i000')"
+    assert [s.split(";")[0] for s in wrong if "expected" in s] == [f"{a}: {told}" for a in ("best", "cheap")]
+    assert "cheap: its claim counts 204 of 240 items." in wrong
+    assert "cheap: coverage 0.850 of its rows is below min_coverage 0.9; mend what fails and run again." in wrong
+
+
+@pytest.mark.parametrize("arm", ["best", "cheap"])
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda f: f.slice(1), "239 rows, 240 are expected"),
+        (lambda f: pl.concat([f, f.head(3)]), "243 rows, 3 of them twice, 240 are expected"),
+        (lambda f: pl.concat([f.slice(1), f.tail(1)]), "240 rows, 1 of them twice"),
+        (lambda f: f.with_columns(item_id=pl.lit("other")), "1 items that are not of the test split, first 'other'"),
+        (lambda f: f.clear(), "0 rows, 240 are expected"),
+        (lambda f: f.with_columns(value=pl.when(pl.col("item_id") > "i214").then("value")), "coverage 0.104 of its"),
+    ],
+)
+def test_rows_of_one_arm_that_do_not_add_up_are_an_error_whichever_arm_it_is(arm, spoil, says):
+    mine = pl.col("arm") == arm
+    wrong, found = accounted(pl.concat([WHOLE.filter(~mine), spoil(WHOLE.filter(mine))]), decided(SAME))
+    assert found.status == "error"
+    assert wrong
+    assert all(sentence.startswith(f"{arm}: ") for sentence in wrong)
+    assert any(says in sentence for sentence in wrong)
+
+
+def test_a_metric_that_lacks_rows_is_an_error():
+    other = WHOLE.with_columns(metric=pl.lit("recall@10"))
+    assert accounted(pl.concat([WHOLE, other]), decided(SAME))[0] == []
+    wrong, _ = accounted(pl.concat([WHOLE, other.slice(1)]), decided(SAME))
+    assert wrong == [
+        "best: 479 rows, 480 are expected (240 items x 1 repeats x 2 metrics); a failed item must keep its row."
+    ]
+
+
+def test_a_coverage_above_1_is_an_error():
+    decision = decided(SAME)
+    claims = tuple(replace(c, coverage=300 / 255) if c.arm == "cheap" else c for c in decision.claims)
+    wrong, found = accounted(WHOLE, replace(decision, claims=claims))
+    assert wrong == ["cheap: coverage 1.176 of its claim is above 1: more was scored than there is."]
+    assert (found.status, found.exit_code) == ("error", 3)
+    with pytest.raises(GateFailed, match=r"coverage 1\.176"):
+        found.enforce()
+
+
+@pytest.mark.parametrize(("failed", "status"), [(24, "holds"), (25, "error")])
+def test_more_failures_than_the_policy_allows_are_an_error(failed, status):
+    rows = WHOLE.with_columns(value=pl.when(pl.col("item_id") >= f"i{failed:03d}").then("value"))
+    assert accounted(rows)[1].status == status
+    assert accounted(rows, least=0.8)[1].status == "holds"
+
+
+def test_failed_repeats_count_as_much_as_failed_items():
+    """One repeat in four of every item failed: no item is without a value, and a quarter of the evidence is."""
+    rows = pl.concat([WHOLE.with_columns(repeat=pl.lit(r, pl.Int32)) for r in range(4)])
+    assert {c.coverage for c in decided(rows).claims} == {1.0}
+    rows = rows.with_columns(value=pl.when((pl.col("repeat") > 0) | (pl.col("arm") == "best")).then("value"))
+    decision = decided(rows)
+    assert {c.arm: c.coverage for c in decision.claims} == {"best": 1.0, "cheap": 0.75}
+    wrong, _ = accounted(rows, decision)
+    assert [s.split(" is")[0] for s in wrong] == [f"cheap: coverage 0.750 of its {of}" for of in ("claim", "rows")]

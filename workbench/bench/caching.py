@@ -11,7 +11,14 @@ import polars as pl
 from workbench.bench.caching_lab import CachingParameters, Certified, Lab, Replayed, Semantic, make_guard
 from workbench.bench.caching_prompts import prompt_tables
 from workbench.bench.caching_scopes import CANARY_TEXTS, KnownVectors, Scopes, try_scopes
-from workbench.bench.caching_summary import regression_cases, score_rows, slice_rows_of, summarise
+from workbench.bench.caching_summary import (
+    item_id,
+    regression_cases,
+    request_rows,
+    score_rows,
+    slice_rows_of,
+    summarise,
+)
 from workbench.bench.caching_tables import (
     break_even_table,
     certificate_table,
@@ -52,7 +59,10 @@ from workbench.telemetry.context import attributed
 STEP = 512
 OFF = "off"
 SYNTHETIC = "The stream is made up: drawn from traffic.toml; hit rates and savings follow from its plan."
-RULE_SHOWN = ("metric", "alpha", "confidence", "must_differ_limit", *MONEY_SHOWN[:3], "on_inconclusive", "on_stale")
+RULE_SHOWN = (
+    "metric", "alpha", "confidence", "must_differ_limit", "min_coverage", *MONEY_SHOWN[:3], "on_inconclusive",
+    "on_stale",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +187,7 @@ class CachingBench:
             certificate = certify(counts, rule.margin, confidence, lowest=lowest, confirm=confirm)
             arms.append((CacheArm("semantic", certificate.threshold, guard, self.embedder.encoder_id), certificate))
         shown = [(arm.name, certificate) for arm, certificate in arms if arm.kind == "semantic" and certificate]
-        return Certified(certificate_table(shown, rule.margin), tuple(arms))
+        return Certified(certificate_table(shown, rule.margin), tuple(arms), part)
 
     def must_differ(self, certified: Certified, semantic: Semantic) -> Table:
         """Test pairs that the certified arms would serve, by kind: which wordings are not told apart."""
@@ -188,7 +198,14 @@ class CachingBench:
         return pairs_table(self.lab.pairs, cases)
 
     def replay(self, certified: Certified, semantic: Semantic) -> Replayed:
-        """Walk the whole stream with each cache as it would fill, and judge it on the test part."""
+        """Walk the whole stream with each cache as it would fill, and judge it on the test part.
+
+        Raises
+        ------
+        SplitError
+            If a threshold was certified on a request of the test part.
+        """
+        self.lab.require_dev(certified)
         results, replays, shown = [], dict[str, Replay](), []
         bar = Progress("caches replayed", len(certified.arms))
         for place, (arm, certificate) in enumerate(certified.arms, start=1):
@@ -265,7 +282,9 @@ class CachingBench:
         most = limit if isinstance(limit, int) else int(limit * chosen.pairs.of_must_differ)
         served = max(chosen.pairs.must_differ - most, 0) if chosen.pairs.of_must_differ else None
         invariants = {**scopes.invariants, "must-differ pairs served above the limit": served}
-        gate = self.experiment.gate(decision, self._scores(replayed), invariants)
+        rows = request_rows(self.lab.stream, replayed.replays, self.lab.parts["test"])
+        items = [item_id(i) for i in range(len(self.lab.stream))[self.lab.parts["test"]]]
+        gate = self.experiment.gate(decision, self._scores(replayed), invariants, items=items, rows=rows)
         print(f"gate: {gate.status} - {gate.sentence}")  # noqa: T201  the last line of the notebook
         gate.enforce()
 

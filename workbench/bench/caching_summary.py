@@ -11,7 +11,7 @@ from workbench.bench.telling import assumed_money, is_default, section_of
 from workbench.evaluation.cache_claims import METRIC
 from workbench.evaluation.comparison import SCORES_SCHEMA
 from workbench.evaluation.exploring import MAX_CASES, changed_cases, slice_rows
-from workbench.evaluation.stream import Replay
+from workbench.evaluation.stream import Replay, serve_nothing
 from workbench.evaluation.summary import ItemCase, Section, SliceRow, Summary
 from workbench.evaluation.traffic import Stream
 from workbench.records import Decision
@@ -38,6 +38,20 @@ def score_rows(stream: Stream, replays: Mapping[str, Replay], part: slice) -> pl
         ]  # fmt: skip
     schema = SCORES_SCHEMA | {"slice_tenant": pl.String, "slice_age of the cache": pl.String}
     return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def request_rows(stream: Stream, replays: Mapping[str, Replay], part: slice) -> pl.DataFrame:
+    """One row an arm and test request, served or not: the error rate, 1 where a false hit was served.
+
+    With them it is told that every request was replayed; the scores of the deciding rate hold hits alone.
+    """
+    frames = []
+    for arm, found in {"off": serve_nothing(stream), **replays}.items():
+        places = np.arange(len(found.hit))[part]
+        values = {"item_id": [item_id(i) for i in places.tolist()], "value": found.false[places].astype(float)}
+        told = {"arm": arm, "repeat": 0, "metric": "error_rate"}
+        frames.append(pl.DataFrame(values).with_columns(**{name: pl.lit(value) for name, value in told.items()}))
+    return pl.concat(frames)
 
 
 def item_id(position: int) -> str:

@@ -17,9 +17,9 @@ from workbench.errors import ConfigError
 from workbench.evaluation.claims import ArmFacts, make_claims
 from workbench.evaluation.comparison import spent
 from workbench.evaluation.decision import Outcome, decide
-from workbench.evaluation.evalset import HUB, Evalset
+from workbench.evaluation.evalset import HUB, Evalset, require_dev
 from workbench.evaluation.finalists import STEADY, chosen_shares, screen
-from workbench.evaluation.gate import Gate, check_gate
+from workbench.evaluation.gate import Gate, account, check_gate
 from workbench.evaluation.policy import ASSUMED_REQUESTS, GatePolicy
 from workbench.evaluation.power import clusters_needed
 from workbench.evaluation.sentences import percent
@@ -29,11 +29,13 @@ from workbench.rendering.table import Table
 
 OBJECTIVE = "usd_per_1k_requests"
 MANY_TEST_USES = 10
+KEPT = "as accepted"
 KEPT_ORDER = 1000  # arms that this run cannot ask stand behind those that it can
 TEST_INPUTS = ("qrels/test", "outcomes", "stream")  # what a notebook judges on, the first that it has
 MONEY_SHOWN = ("requests_per_month", "least_saving_usd", "least_saving_share", "point_usd", "max_usd_per_1k")
 RULE_SHOWN = (
-    "metric", "margin", "confidence", "floor", "latency_p95_ms", *MONEY_SHOWN, "on_inconclusive", "on_stale"
+    "metric", "margin", "confidence", "floor", "latency_p95_ms", "min_coverage", *MONEY_SHOWN, "on_inconclusive",
+    "on_stale",
 )  # fmt: skip
 
 
@@ -100,6 +102,8 @@ class Experiment:
         The committed decision, and the one whose arm no later one may lie far below; where there are such.
     rule_shown : tuple of str
         Settings of the policy that this notebook goes by.
+    dev_items : frozenset of str
+        Items that finalists may be picked on.
     """
 
     notebook: str
@@ -114,6 +118,7 @@ class Experiment:
     accepted: Decision | None
     anchor: Decision | None = None
     rule_shown: tuple[str, ...] = RULE_SHOWN
+    dev_items: frozenset[str] = frozenset()
 
     @property
     def config(self) -> Table:
@@ -185,9 +190,10 @@ class Experiment:
 
         Raises
         ------
-        ConfigError
-            If the arm that is named is not one of this run.
+        ConfigError, SplitError
+            If the arm that is named is not one of this run; if a row is of an item that is not of dev.
         """
+        require_dev(dev["item_id"].unique(), self.dev_items, "picking finalists")
         accepted, names = self.accepted, [f.name for f in facts]
         if accepted is not None and self.rechecks:
             roles = dict.fromkeys(accepted.arms, FINALIST) | self._roles(accepted.rule.reference, names, systems)
@@ -235,6 +241,7 @@ class Experiment:
         if not self.rechecks:
             rule = replace(rule, use=self.count_test_use([f.name for f in facts]))
         claims = make_claims(test, facts, rule, against=against, seed=seed)
+        claims = tuple(replace(c, note=KEPT) if c.arm not in {f.name for f in asked} else c for c in claims)
         order = {f.name: f.order for f in facts}
         outcome = decide(
             claims, rule, order=order, synthetic=self.evalset.synthetic, n_dev_clusters=finalists.n_dev_clusters
@@ -325,14 +332,27 @@ class Experiment:
         (self.folder / "decision.json").write_text(decision.to_json(), encoding="utf-8")
         return self.folder
 
-    def gate(self, decision: Decision, test: pl.DataFrame, invariants: Mapping[str, int | None]) -> Gate:
-        """Compare with the accepted decision and write ``gate.json``; the caller enforces."""
+    def gate(
+        self,
+        decision: Decision,
+        test: pl.DataFrame,
+        invariants: Mapping[str, int | None],
+        *,
+        items: Collection[str],
+        rows: pl.DataFrame | None = None,
+    ) -> Gate:
+        """Compare with the accepted decision and write ``gate.json``; the caller enforces.
+
+        ``items`` are all of test, by the evalset; ``rows`` has each for every arm where ``test`` by its metric has not.
+        """
+        asked = replace(decision, claims=tuple(c for c in decision.claims if c.note != KEPT))
         gate = check_gate(
             self.accepted,
             decision,
             accepted_scores=self.accepted_scores,
             scores=test.filter(pl.col("metric") == decision.rule.metric),
             invariants=invariants,
+            accounts=account(test if rows is None else rows, asked, items, min_coverage=self.policy.min_coverage),
             soft=self.policy.soft,
             run=self.folder.name,
         )
@@ -349,6 +369,7 @@ def open_experiment(
     parameters: Any,
     inputs: Mapping[str, str],
     rule_shown: tuple[str, ...] = RULE_SHOWN,
+    dev_items: Collection[str] = (),
 ) -> Experiment:
     """Begin an experiment in its run folder, with the policy of its evalset and what was accepted before.
 
@@ -372,6 +393,7 @@ def open_experiment(
         accepted=Decision.load(accepted) if accepted.is_file() else None,
         anchor=Decision.load(anchor) if anchor.is_file() else None,
         rule_shown=rule_shown,
+        dev_items=frozenset(dev_items),
     )
 
 

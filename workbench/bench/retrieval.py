@@ -19,7 +19,7 @@ from workbench.bench.asking import (
     spread_over_rebuilds,
 )
 from workbench.bench.experiment import Experiment, Finalists, open_experiment
-from workbench.bench.fitting import fit_arms
+from workbench.bench.fitting import LEAST_TO_FIT, fit_arms
 from workbench.bench.provenance import build_parameters, encoder_probe, parameter_inputs
 from workbench.bench.retrieval_summary import regression_table, summarise, to_judge
 from workbench.bench.retrieval_tables import contents_table, power_table
@@ -85,7 +85,7 @@ class RetrievalBench:
     parameters: RetrievalParameters
     searcher: Searcher
     systems: tuple[SystemArm, ...]
-    _twins: dict[str, str] = field(default_factory=dict, repr=False, compare=False)  # found by `prepare`
+    _dropped: dict[str, str] = field(default_factory=dict, repr=False, compare=False)  # found by `prepare`
 
     @classmethod
     def start(cls, **given: object) -> Self:
@@ -119,6 +119,7 @@ class RetrievalBench:
             evalset=evalset,
             parameters=parameters,
             inputs=inputs,
+            dev_items=evalset.qrels.get("dev", {}),
         )
         manifest = evalset.inputs.get("corpus") or content_hash(evalset.name)
         searcher = Searcher(evalset.documents, manifest, settings, embedder, tokenizer)
@@ -156,7 +157,12 @@ class RetrievalBench:
             if report := self.searcher.prepare(arm):
                 bar.done(f"{arm.name}: {report.chunks:,} chunks written, {report.embedded:,} embedded")
             arms.append(arm)
-        fitted = [name for name in p.strategies if name in FITTED]
+        fitted, families = [name for name in p.strategies if name in FITTED], len(set(dev.clusters.values()))
+        unfitted = {}
+        if families < LEAST_TO_FIT:
+            why = f"fitting needs at least {LEAST_TO_FIT} question families on dev, found {families}"
+            unfitted = {f"{chunker} · {name}": why for chunker in p.chunkers for name in fitted}
+            fitted = []
         learned = fit_arms(self.searcher, p.chunkers, fitted, dev, embedder=p.embedder)
         candidates: list[Candidate] = [*arms, *learned, *self.systems]
         if not candidates:
@@ -165,18 +171,18 @@ class RetrievalBench:
         accepted = self.experiment.accepted
         keep = {p.reference, self.experiment.rule().anchor, *(accepted.arms if accepted else ())}
         candidates, twins = drop_twins(candidates, dev, self.searcher, depth=p.depth, keep=keep)
-        self._twins.clear()
-        self._twins.update(twins)
-        for name, why in twins.items():
+        self._dropped.clear()
+        self._dropped.update(unfitted | twins)
+        for name, why in self._dropped.items():
             Progress(f"hits of {name}", 1).done(f"{name} is left out: {why}")
         return candidates
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """Arms that can find nothing in this corpus, and those that do what a simpler one does, with the reason."""
+        """Arms that find nothing here, that cannot be fitted, or that do what a simpler one does, with the reason."""
         p = self.parameters
         arms = make_arms(p.chunkers, p.strategies, embedder=p.embedder)
-        reasons = {arm.name: why for arm in arms if (why := self.searcher.unfit(arm))} | self._twins
+        reasons = {arm.name: why for arm in arms if (why := self.searcher.unfit(arm))} | self._dropped
         return tuple(f"{name} is left out: {why}" for name, why in reasons.items())
 
     def arms_table(self, arms: Sequence[Candidate]) -> Table:
@@ -273,7 +279,8 @@ class RetrievalBench:
     def gate(self, decision: Decision, dev: Scored, test: Scored) -> None:
         """Say whether the accepted decision still holds; raises after everything is on disk."""
         invariants = {"hits of another tenant": self.leaks(dev, test)}
-        gate = self.experiment.gate(decision, test.scores, invariants)
+        items = self.experiment.evalset.split("test").qrels
+        gate = self.experiment.gate(decision, test.scores, invariants, items=items)
         print(f"gate: {gate.status} - {gate.sentence}")  # noqa: T201  the last line of the notebook
         gate.enforce()
 

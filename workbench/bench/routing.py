@@ -120,6 +120,7 @@ class RoutingBench:
             evalset=evalset,
             parameters=parameters,
             inputs=inputs,
+            dev_items=outcomes.part("dev").prompt_ids,
         )
         outcomes = replace(outcomes, notes=(*outcomes.notes, *left_out))
         return cls(experiment, parameters, outcomes, tuple(policies), _routers(experiment))
@@ -185,7 +186,13 @@ class RoutingBench:
         """What may go to the test: models, and policies that beat the hull on dev and save enough for their upkeep.
 
         The accepted arms, the anchor, and one that you name as reference are always among them.
+
+        Raises
+        ------
+        SplitError
+            If a prompt is not of dev.
         """
+        dev.outcomes.require_dev("picking candidates")
         cost = {f.name: f.cost_usd_per_1k for f in dev.facts}
         models = [a.name for a in dev.arms if a.is_model]
         reference = max(models, key=lambda m: self._quality(dev, m))
@@ -243,7 +250,8 @@ class RoutingBench:
     def gate(self, decision: Decision, test: Routed) -> None:
         """Say whether the accepted decision still holds; raises after everything is on disk."""
         invariants = {"routers that are not the accepted ones": self._changed_routers(test)}
-        gate = self.experiment.gate(decision, test.scores, invariants)
+        items = self.outcomes.part("test").prompt_ids
+        gate = self.experiment.gate(decision, test.scores, invariants, items=items)
         print(f"gate: {gate.status} - {gate.sentence}")  # noqa: T201  the last line of the notebook
         gate.enforce()
 

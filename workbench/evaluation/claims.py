@@ -61,7 +61,7 @@ class Values:
         (0, 0 and 1), and where an arm's hits are not judged well enough.
     clusters : ndarray of int, shape (items,)
     coverage : ndarray of float, shape (arms,)
-        Share of the items that have a value.
+        Values by items and repeats.
     """
 
     own: np.ndarray
@@ -77,9 +77,9 @@ class Values:
         low = np.stack([item_values(scores, name, items, missing=0.0) for name in names])
         high_of = scores if against is None else against
         high = np.stack([item_values(high_of, name, items, missing=1.0) for name in names])
-        measured = scores.filter(pl.col("value").is_not_null()).group_by("arm").agg(pl.col("item_id").n_unique())
-        found = dict(measured.iter_rows())
-        return cls(low, low, high, codes, np.array([found.get(name, 0) / len(items) for name in names]))
+        found = dict(scores.group_by("arm").agg(pl.col("value").count()).iter_rows())
+        rows = len(items) * scores["repeat"].n_unique()
+        return cls(low, low, high, codes, np.array([found.get(name, 0) / rows for name in names]))
 
     def take(self, clusters: np.ndarray) -> "Values":
         """Items of these clusters, each cluster as often as it is named; a repeat is a cluster of its own."""
