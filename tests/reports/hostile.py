@@ -55,14 +55,28 @@ def _record() -> dict[str, Any]:
 
 def _decision() -> Decision:
     names = {samples.REFERENCE: evil("reference"), samples.CHOSEN: evil("arm")}
-    claims = tuple(replace(c, arm=names.get(c.arm, c.arm)) for c in samples.claims()[:3])
-    claims = (claims[0], replace(claims[1], note=evil("note"), status=evil("status"), items_needed=9), claims[2])
+    kept = [c.arm for c in samples.claims()[:3]]
+    claims = tuple(
+        replace(
+            c,
+            arm=names.get(c.arm, c.arm),
+            best=names.get(c.best, c.best),
+            pairs=tuple(replace(p, other=names.get(p.other, p.other)) for p in c.pairs if p.other in kept),
+        )
+        for c in samples.claims()[:3]
+    )
+    open_claim = replace(claims[1], note=evil("note"), status=evil("status"), items_needed=(9, 12))
+    claims = (claims[0], open_claim, claims[2])
     return replace(
         samples.decision(),
         question=evil("purpose"),
         profile=evil("decision-profile"),
         rule=replace(
-            samples.RULE, metric=evil("metric"), objective=evil("objective"), reference=names[samples.REFERENCE]
+            samples.RULE,
+            metric=evil("metric"),
+            objective=evil("objective"),
+            reference=names[samples.REFERENCE],
+            anchor=evil("anchor"),
         ),
         verdict=evil("verdict"),
         arm=names[samples.CHOSEN],
@@ -70,6 +84,8 @@ def _decision() -> Decision:
         sentence=evil("sentence"),
         claims=claims,
         fingerprint=Fingerprint({evil("input-name"): evil("input")}, {evil("provenance-name"): evil("provenance")}),
+        notes=(evil("beside"),),
+        evalset=evil("evalset-name"),
         accepted_on="2026-11-20",
         accepted_because=evil("reason"),
     )
@@ -102,6 +118,8 @@ def _summary() -> Summary:
         ),
         changed=(case,),
         regressions=(case,),
+        regressions_title=evil("losses"),
+        assumed={"requests_per_month": evil("assumed")},
         would_change=(evil("would-change"),),
         sections=(
             Section(
