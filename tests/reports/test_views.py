@@ -103,6 +103,10 @@ def test_every_number_of_a_sentence_or_a_note_stands_in_a_row(decision: Decision
             assert found.rstrip(".,") in rows, (found, told)
 
 
+def unsigned(told: str) -> str:
+    return told.lstrip("+\N{MINUS SIGN}")
+
+
 @settings(max_examples=60, deadline=None)
 @example(CHOSEN)
 @example(CHEAPER)
