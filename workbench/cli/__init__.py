@@ -10,12 +10,14 @@ from workbench.cli.arguments import named_values
 from workbench.cli.budgets import budgets
 from workbench.cli.files import write_file
 from workbench.cli.imports import import_app
+from workbench.cli.lines import say, say_error
 from workbench.cli.models import models_app
 from workbench.cli.record import record as record_command
 from workbench.cli.trace import trace
 from workbench.clock import SystemClock
 from workbench.config import Settings, load_settings
 from workbench.errors import ConfigError, WorkbenchError
+from workbench.rendering.escape import visible
 
 if TYPE_CHECKING:
     from workbench.runner import RunRecord
@@ -30,7 +32,7 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except WorkbenchError as error:
-            typer.echo(f"error: {error}", err=True)
+            say_error(error)
             raise typer.Exit(EXIT_FAILED) from None
         except KeyboardInterrupt:
             typer.echo("interrupted", err=True)
@@ -104,8 +106,8 @@ def check(
         )
     for found in checks:
         said = f"{found.gate.status}: {found.gate.sentence}" if found.gate else f"error: {found.record.error}"
-        typer.echo(f"{found.evalset}/{found.decision.notebook}  {said}")
-        typer.echo(f"  report: {found.record.report or 'none'}")
+        say(f"{found.evalset}/{found.decision.notebook}  {said}")
+        say(f"  report: {found.record.report or 'none'}")
     if junit:
         write_file(junit, junit_xml({f"{c.evalset}.{c.decision.notebook}": c.record.run_dir for c in checks}))
     raise typer.Exit(worst_exit_code(checks))
@@ -140,10 +142,10 @@ def accept(
         even_if=even_if or (),
     )
     accepted, measure = Decision.load(path), anchor_path(path.parents[1], name)
-    typer.echo(accepted.sentence)
-    typer.echo(f"accepted for the evalset {path.parents[1].name}: {path}; commit it")
+    say(accepted.sentence)
+    say(f"accepted for the evalset {path.parents[1].name}: {path}; commit it")
     if measure.is_file() and Decision.load(measure) == accepted:
-        typer.echo(f"it is the anchor, which later arms are measured against: {measure}; commit it too")
+        say(f"it is the anchor, which later arms are measured against: {measure}; commit it too")
 
 
 @app.command()
@@ -159,13 +161,13 @@ def runs(
     wanted = _evalset(evalset, settings) if evalset else ""
     records = [r for r in list_runs(settings) if wanted in ("", evalset_of(r))]
     if not records:
-        typer.echo(f"no runs{f' on {evalset}' if evalset else ''} in {settings.runs}")
+        say(f"no runs{f' on {evalset}' if evalset else ''} in {settings.runs}")
     for record in records:
         found = verdict_of(record)
         said = f"{verdict_label(found['verdict'], found['reference'])}: {found['arm']}  " if found else ""
         outcome = record.error or f"gate: {record.gate or 'none'}"
         on = evalset_of(record) or "-"
-        typer.echo(f"{record.run_dir.name}  {record.status:<11}  {record.profile:<5}  {on}  {said}{outcome}")
+        say(f"{record.run_dir.name}  {record.status:<11}  {record.profile:<5}  {on}  {said}{outcome}")
 
 
 @app.command()
@@ -200,7 +202,7 @@ def evalset_check(path: Annotated[str, typer.Argument(help="Name or folder of an
     from workbench.evaluation.checking import check_evalset, exit_code, summarise
 
     findings = check_evalset(path, load_settings())
-    typer.echo(summarise(findings))
+    typer.echo(visible(summarise(findings)))
     raise typer.Exit(exit_code(findings))
 
 
@@ -232,8 +234,8 @@ def _print_result(record: "RunRecord") -> None:
 
     decision = record.run_dir / "decision.json"
     if decision.is_file():
-        typer.echo(Decision.load(decision).sentence)
-    typer.echo(f"gate: {record.gate or 'none'}")
+        say(Decision.load(decision).sentence)
+    say(f"gate: {record.gate or 'none'}")
     if record.error:
-        typer.echo(f"run failed: {record.error}", err=True)
-    typer.echo(f"report: {record.report or f'none ({record.report_error})'}")
+        say(f"run failed: {record.error}", err=True)
+    say(f"report: {record.report or f'none ({record.report_error})'}")

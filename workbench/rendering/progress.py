@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from workbench.clock import Clock, SystemClock
-from workbench.rendering.escape import escape
+from workbench.rendering.escape import escape, visible
 
 MIME_TYPE = "application/vnd.workbench.progress+json"
 _MIN_INTERVAL_S = 0.2  # faster updates cannot be read, and each is a message through the kernel
@@ -63,7 +63,7 @@ class Progress:
             self._handle.update(self)
 
     def __repr__(self) -> str:
-        return self.sentence or f"{self.label} {self.count}/{self.total}"
+        return visible(self.sentence or f"{self.label} {self.count}/{self.total}")
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
         bar = "" if self.sentence else f' <progress max="{self.total}" value="{self.count}"></progress>'
