@@ -13,8 +13,8 @@ from typing import Any, Literal, Self
 
 from workbench.errors import ConfigError
 
-Verdict = Literal["chosen", "keep_reference", "none_meets_floor", "inconclusive", "provisional"]
-GateStatus = Literal["holds", "identical", "broken", "inconclusive", "stale", "error"]
+Verdict = Literal["chosen", "upgrade", "keep_reference", "none_meets_floor", "inconclusive", "provisional"]
+GateStatus = Literal["holds", "identical", "broken", "inconclusive", "stale", "new", "not tested", "error"]
 DEFAULT_TENANT = "default"
 
 
@@ -89,9 +89,31 @@ class Fingerprint:
 class Rule:
     """How a decision is made; fixed before the test split is looked at.
 
-    ``margin`` and ``floor`` are in units of the metric; ``confidence`` is that of the one-sided bounds;
-    ``latency_limit_ms`` is for the 95th percentile, None for no limit. ``direction`` is where the metric is better:
-    of a rate of wrong answers, where it is lower, the margin is alpha (a reference that serves none has rate 0).
+    Attributes
+    ----------
+    reference : str
+        The arm in use: the accepted one, or the one that was named; "" where there is none yet.
+    margin, floor : float
+        In units of the metric.
+    confidence : float
+        Of the one-sided bounds, over all uses of the test split together.
+    latency_limit_ms : float or None
+        Limit of the 95th percentile.
+    direction : {"higher", "lower"}
+        Where the metric is better. Of a rate of wrong answers, where it is lower, the margin is alpha (a reference
+        that serves none has rate 0).
+    anchor : str
+        The arm that was accepted first: no later one may lie more than the margin below it. "" where there is none.
+    requests_per_month : int
+        Volume at which money is told.
+    least_saving_usd, least_saving_share : float
+        Two arms cost the same unless they differ by both: so many dollars a month, and this share of the dearer one.
+    point_usd : float or None
+        Dollars a month that a hundredth of the metric is worth, None where nobody has said so.
+    max_usd_per_1k : float or None
+        What an arm may cost per 1,000 requests where none is in use yet.
+    use : int
+        How many different sets of arms have been judged on this test split, this one included.
     """
 
     metric: str
@@ -102,10 +124,17 @@ class Rule:
     floor: float | None = None
     latency_limit_ms: float | None = None
     direction: Literal["higher", "lower"] = "higher"
+    anchor: str = ""
+    requests_per_month: int = 100_000
+    least_saving_usd: float = 10.0
+    least_saving_share: float = 0.05
+    point_usd: float | None = None
+    max_usd_per_1k: float | None = None
+    use: int = 1
 
     @property
     def limit(self) -> float:
-        """Difference from the reference that an arm must not cross to the worse side."""
+        """Difference that an arm must not cross to the worse side."""
         return self.margin if self.direction == "lower" else -self.margin
 
     @property
@@ -113,14 +142,62 @@ class Rule:
         """What the margin is called where it limits a rate."""
         return "alpha" if self.direction == "lower" else "margin"
 
+    def monthly_usd(self, cost_usd_per_1k: float) -> float:
+        """Dollars a month at the rule's volume."""
+        return cost_usd_per_1k * self.requests_per_month / 1000
+
+    def counts(self, cheap: float, dear: float) -> bool:
+        """Whether the second cost (dollars per 1,000 requests) exceeds the first by a difference that counts.
+
+        >>> rule = Rule("ndcg@10", "usd_per_1k_requests", "", 0.05, 0.95)
+        >>> rule.counts(0.0002, 0.0004), rule.counts(1.0, 1.2), rule.counts(100.0, 100.2)
+        (False, True, False)
+        """
+        saved = self.monthly_usd(dear - cheap)
+        return saved > 0 and saved >= self.least_saving_usd and dear - cheap >= self.least_saving_share * dear
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A claim's arm against one other arm, on the same test items: difference, bounds, and status of the margin.
+
+    ``low`` holds at once for all arms against this other one, ``high`` at once for all others against this arm.
+    """
+
+    other: str
+    difference: float
+    low: float
+    high: float
+    n_clusters_differ: int
+    status: GateStatus
+
+    @property
+    def better(self) -> bool:
+        """Whether the arm is shown to be better than the other."""
+        return self.status == "holds" and self.low > 0
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One arm on the test split: its estimate, and the paired difference from the reference with its bounds.
+    """One arm on the test split: its estimate, and how far it may lie below the best arm for the money.
 
-    ``low`` and ``high`` are simultaneous one-sided bounds of ``difference`` at the rule's confidence;
-    ``status`` is the gate's word for "not worse than the reference by more than the margin". ``spread`` is the
-    lowest and highest estimate over rebuilds of an index that is built at random, None for other arms.
+    Attributes
+    ----------
+    status : GateStatus
+        The gate's word for "at most the margin below the best of the arms tested that cost no more".
+    estimate, estimate_low, estimate_high : float
+        Mean with its two-sided 95 % interval.
+    best : str
+        The other arm that ``difference`` is from: of those that cost no more, the one that stands best against this
+        one. "" for an arm that stands alone.
+    difference, low, high : float
+        Paired difference from the best other arm, with one-sided bounds at the rule's confidence.
+    items_needed : tuple or None
+        Fewest and most further items for 80 % power where the claim is open; the most is None where it has no end.
+    spread : tuple of float or None
+        Lowest and highest estimate over rebuilds of an index that is built at random.
+    pairs : tuple of Pair
+        The arm against every other one tested.
     """
 
     arm: str
@@ -138,16 +215,24 @@ class Claim:
     n_items: int
     n_clusters: int
     n_clusters_differ: int
-    items_needed: int | None = None
+    items_needed: tuple[int, int | None] | None = None
     spread: tuple[float, float] | None = None
     note: str = ""
+    best: str = ""
+    pairs: tuple[Pair, ...] = ()
+
+    def against(self, other: str) -> Pair | None:
+        """Compare with another arm; None where the two were not compared."""
+        return next((p for p in self.pairs if p.other == other), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
     """What was decided, by which rule, on which evidence; ``decision.json``, committed once accepted.
 
-    ``parameters`` build the chosen arm again, ``settings`` are those of the notebook's run.
+    ``parameters`` build the chosen arm again, ``settings`` are those of the notebook's run. ``notes`` are what is told
+    beside the verdict. ``chosen_share`` says how often each arm would be chosen if other questions of the same kind
+    had been asked (200 resamples of question families): it informs, and is no confidence.
     """
 
     notebook: str
@@ -161,11 +246,16 @@ class Decision:
     claims: tuple[Claim, ...]
     n_items: int
     n_clusters: int
-    items_needed: int | None
+    items_needed: tuple[int, int | None] | None
     test_uses: int
     fingerprint: Fingerprint
     settings: dict[str, Any] = field(default_factory=dict)
     synthetic: bool = False
+    notes: tuple[str, ...] = ()
+    chosen_share: dict[str, float] = field(default_factory=dict)
+    evalset: str = ""
+    n_documents: int = 0
+    n_dev_clusters: int = 0
     accepted_because: str = ""
     accepted_on: str = ""
 
@@ -205,6 +295,8 @@ class Decision:
             raw["rule"] = Rule(**raw["rule"])
             raw["claims"] = tuple(_claim(claim) for claim in raw["claims"])
             raw["fingerprint"] = Fingerprint(**raw["fingerprint"])
+            raw["items_needed"] = tuple(raw["items_needed"]) if raw["items_needed"] else None
+            raw["notes"] = tuple(raw.get("notes", ()))
             return cls(**raw)
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ConfigError(f"{source} is not a decision this version reads: {error}") from error
@@ -232,8 +324,11 @@ class Decision:
 
 
 def _claim(raw: dict[str, Any]) -> Claim:
-    spread = raw.pop("spread")
-    return Claim(**raw, spread=tuple(spread) if spread else None)
+    spread, needed = raw.pop("spread"), raw.pop("items_needed")
+    pairs = tuple(Pair(**pair) for pair in raw.pop("pairs"))
+    return Claim(
+        **raw, spread=tuple(spread) if spread else None, items_needed=tuple(needed) if needed else None, pairs=pairs
+    )
 
 
 class ShortRepr:

@@ -54,7 +54,7 @@ def test_routing_prompts_that_were_not_judged_are_an_error(tmp_path):
     n = len(test.outcomes)
     lost = replace(test, scores=test.scores.filter(pl.col("item_id") != test.outcomes.prompt_ids[0]))
     said = refused(bench, lambda: bench.gate(bench.decide(lost, finalists), lost))
-    reference = finalists.rule.reference
+    reference = finalists.names[0]
     assert f"{reference}: its claim counts {n - 1} of {n} items." in said
     assert any(s.startswith(f"{reference}: {n - 1} rows, {n} are expected ({n} items x 1 repeats x 1") for s in said)
 

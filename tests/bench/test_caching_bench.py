@@ -170,7 +170,7 @@ def test_made_up_traffic_is_at_most_provisional_and_says_so(tmp_path):
 def test_the_report_shows_the_verdict_and_both_denominators(first):
     _, bench, decision, _, _ = first
     page = write_report(bench.experiment.folder).read_text(encoding="utf-8")
-    for words in (decision.sentence.split(":")[0], "error rate", "alpha 0.200", "Worst regressions"):
+    for words in (decision.sentence.split(":")[0], "error rate", "alpha 0.200", "answered wrongly"):
         assert words in page
     assert Summary.load(bench.experiment.folder / "summary.json").slices
 

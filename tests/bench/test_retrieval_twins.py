@@ -54,8 +54,9 @@ def check_told(bench, arms, twins):
     told = {f"{n} is left out: what makes it differ from {t} has no effect on this corpus" for n, t in twins.items()}
     assert told <= set(bench.left_out)
     caption = bench.arms_table(arms).caption
-    warnings = Summary.load(bench.experiment.folder / "summary.json").warnings
-    assert all(said in caption and f"{said}." in warnings for said in told)
+    summary = Summary.load(bench.experiment.folder / "summary.json")
+    shown = " ".join([*summary.warnings, *(section.note for section in summary.sections)])
+    assert all(said in caption and f"{said}." in shown for said in told)
     return decision
 
 
@@ -130,7 +131,7 @@ def test_finalists_that_agree_on_the_test_questions_are_told_and_judged(tmp_path
     like = replace(text, name="like", strategy=Backwards(texts=(one_dev_question,)))
     dev = bench.score([text, like, *others], "dev")
     assert dev.notes == ()
-    finalists = replace(bench.finalists(dev), names=(HYBRID, TEXT, "like"))
+    finalists = replace(bench.finalists(dev), roles=dict.fromkeys((HYBRID, TEXT, "like"), "named here"))
     test = bench.test(dev, finalists)
     said = f"{TEXT} and like returned the same hits for every test question by the same plan"
     assert [note.partition(":")[0] for note in test.notes] == [said]

@@ -86,6 +86,10 @@ def relabel(folder, change):
     path.write_text("\n".join([header, *changed]) + "\n", encoding="utf-8")
 
 
+def picked(finalists):
+    return finalists.rule, dict(finalists.roles), finalists.power, finalists.left_behind
+
+
 def chosen_by_retrieval(root):
     """All that is fitted and picked before the test questions are asked."""
     bench = tiny.open_bench(root, strategies=[*tiny.STRATEGIES, *FITTED], reference="")
@@ -93,7 +97,7 @@ def chosen_by_retrieval(root):
     dev = bench.score(arms, "dev")
     found = bench.finalists(dev)
     held_out = [dict(arm.held_out) for arm in arms if hasattr(arm, "held_out")]
-    return repr(arms), held_out, dev.scores.drop("latency_ms").to_dicts(), found
+    return repr(arms), held_out, dev.scores.drop("latency_ms").to_dicts(), picked(found)
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +150,7 @@ def chosen_by_routing(settings):
     dev = bench.candidates(bench.score(arms, "dev"), found)
     routers = [(a.name, a.router.save(), None if a.held_out is None else a.held_out.tobytes()) for a in arms]
     areas = {name: area.draws.tobytes() for name, area in found.areas.items()}
-    return routers, areas, found.winners, bench.finalists(dev)
+    return routers, areas, found.winners, picked(bench.finalists(dev))
 
 
 @pytest.mark.parametrize("column", ["quality", "cost_usd"])

@@ -19,8 +19,8 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
+from workbench.evaluation.claims import ArmFacts, make_claims
 from workbench.evaluation.comparison import bootstrap_t, classify
-from workbench.evaluation.decision import ArmFacts, make_claims
 from workbench.evaluation.power import clusters_needed
 from workbench.records import Claim, Rule
 
@@ -143,13 +143,13 @@ def own_interval(claim: Claim, truth: float, _: float) -> bool:
 
 
 def lower_bounds(claim: Claim, truth: float, reference: float) -> bool:
-    """Whether the lower bound of the difference is under the true one; it must be so for all arms at once."""
-    return claim.arm == "reference" or claim.low <= truth - reference
+    """Whether the lower bound of what an arm may lie below the best is under the truth; so for all arms at once."""
+    return claim.low <= min(truth - reference, 0.0)
 
 
 def upper_bounds(claim: Claim, truth: float, reference: float) -> bool:
-    """Whether the upper bound of the difference is over the true one."""
-    return claim.arm == "reference" or claim.high >= truth - reference
+    """Whether the upper bound of the difference is over the true one, of one arm; the others' are not looked at."""
+    return claim.arm != "worse" or claim.high >= truth - reference
 
 
 def few_differ(rng: np.random.Generator, status: str, *, m: int, differing: int) -> bool:

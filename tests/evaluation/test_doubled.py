@@ -12,8 +12,8 @@ from tests.evaluation.test_certification import traffic
 from workbench.evaluation.bounds import Counts, design_effect, korn_graubard
 from workbench.evaluation.cache_claims import CacheArm, CacheResult, bounds_of_pairs, make_claim, rate_of
 from workbench.evaluation.certification import certify
+from workbench.evaluation.claims import ArmFacts, make_claims
 from workbench.evaluation.comparison import compare
-from workbench.evaluation.decision import ArmFacts, make_claims
 from workbench.evaluation.exploring import frontier_points, slice_rows
 from workbench.evaluation.routing_metrics import Curve, resample_aiq, resample_deferral
 from workbench.evaluation.traffic import Pair
@@ -73,7 +73,7 @@ def test_claims_have_the_same_differences_and_the_same_interval_of_each_arm(seed
 
 def test_the_frontier_and_the_slices_have_the_same_intervals():
     one, two = drawn(), doubled(drawn())
-    points = [frontier_points(s, FACTS, reference="ref", split="dev") for s in (one, two)]
+    points = [frontier_points(s, FACTS, split="dev") for s in (one, two)]
     names = ("quality", "low", "high", "tied")
     assert numbers(points[1], *names) == pytest.approx(numbers(points[0], *names), **SAME)
     slices = [slice_rows(s, ["ref", "near"]) for s in (one, two)]

@@ -8,7 +8,8 @@ import pytest
 
 from tests.evaluation.test_decision import RULE, facts, frame, near
 from workbench.errors import GateFailed
-from workbench.evaluation.decision import decide, make_claims
+from workbench.evaluation.claims import make_claims
+from workbench.evaluation.decision import decide
 from workbench.evaluation.gate import Gate, account, changed_items, check_gate
 from workbench.records import Decision, Fingerprint
 
@@ -77,10 +78,31 @@ def test_a_changed_input_makes_it_stale_and_is_named():
     found.enforce()
 
 
-def test_without_an_accepted_decision_there_is_nothing_to_hold():
-    found = check_gate(None, decided(SAME), accepted_scores=None, scores=SAME, invariants={})
-    assert found.status == "stale"
-    assert "workbench accept" in found.sentence
+def test_without_an_accepted_decision_a_run_is_new_and_the_gate_says_how_to_accept_it():
+    found = check_gate(None, decided(SAME), accepted_scores=None, scores=SAME, invariants={}, run="r1")
+    assert (found.status, found.exit_code) == ("new", 0)
+    assert "workbench accept retrieval --run r1 --reason TEXT" in found.sentence
+
+
+def test_a_first_run_that_cannot_tell_is_inconclusive_and_there_is_nothing_to_accept():
+    few = frame(best=BASE[:16], cheap=near(BASE[:16], 0))
+    found = check_gate(None, decided(few), accepted_scores=None, scores=few, invariants={})
+    assert (found.status, found.exit_code) == ("inconclusive", 2)
+    assert "too few questions: 8 families in test" in found.sentence
+    assert "accept" not in found.sentence
+
+
+def test_a_run_of_another_profile_is_shown_only():
+    found = gate(SAME, SAME, now=replace(decided(SAME, inputs={"queries": "b"}), profile="smoke"))
+    assert (found.status, found.exit_code) == ("new", 0)
+    assert "The profile smoke is shown only" in found.sentence
+    assert "workbench check retrieval" in found.sentence
+
+
+def test_what_was_not_there_to_be_counted_was_not_tested():
+    found = gate(SAME, SAME, invariants={"must-differ pairs served": None, "leaks": 0})
+    assert (found.status, found.exit_code) == ("holds", 0)
+    assert [c.status for c in found.claims if c.kind == "invariant"] == ["not tested", "holds"]
 
 
 def test_a_leak_breaks_the_gate_whatever_else_holds():

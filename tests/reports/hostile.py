@@ -9,15 +9,19 @@ from typing import Any
 
 from tests.reports import samples
 from workbench.evaluation.summary import ItemCase, Section, Summary
-from workbench.records import Decision, Fingerprint
+from workbench.records import Claim, Decision, Fingerprint
 from workbench.rendering.escape import visible
+from workbench.reports.views import VOLUME
 
 _START = r"(?:<|&lt;|&#60;)b(?:\u202e|\[U\+202E\]|&#91;U\+202E&#93;) "
 _END = r" x=.{1,80}?(?:\||&#124;)(?:\*|&#42;)"
 
 
 def evil(name: str) -> str:
-    """Text that is markup, ends an attribute, begins a reference and turns the writing direction; ``name`` tells it."""
+    """Text that is markup, ends an attribute, begins a reference and turns the writing direction.
+
+    ``name`` tells it: one letter where no more is drawn.
+    """
     return f"<b\u202e {name} x='\"'>&|*"
 
 
@@ -35,49 +39,98 @@ def defect_of(shown: str, field: str, unsafe: str) -> str:
     return "" if html.unescape(shown) in forms else f"{field} is shown as {html.unescape(shown)!r}, not {wanted!r}"
 
 
-def hostile_run(folder: Path) -> Path:
-    """A failed run with a gate, every text of it hostile."""
+def hostile_run(folder: Path, *, of_rates: bool = False) -> Path:
+    """A failed run with a gate, every text of it hostile; ``of_rates`` decides by a rate, where lower is better."""
+    decided = _decision()
+    if of_rates:
+        decided = replace(decided, rule=replace(decided.rule, direction="lower"), verdict="chosen")
     return samples.write_run(
-        folder, run=_record(), decided=_decision(), gated=_gate(), summed=_summary(), executed=_notebook()
+        folder, run=_record(), decided=decided, gated=_gate(), summed=_summary(), executed=_notebook()
     )
+
+
+def bare_run(folder: Path) -> Path:
+    """A run without a name, whose decision and summary cannot be read: only its gate speaks."""
+    hostile_run(folder)
+    record = {name: value for name, value in _record().items() if name != "notebook"}
+    (folder / "run.json").write_text(json.dumps(record))
+    for name, strange in (("decision", "strange-field"), ("summary", "foreign-field")):
+        path = folder / f"{name}.json"
+        path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {evil(strange): 1}))
+    return folder
 
 
 def _record() -> dict[str, Any]:
     parameters = {
         "evalset": evil("evalset"), evil("parameter-name"): evil("parameter"), "systems": [evil("system")],
     }  # fmt: skip
+    cell = {"number": 1, "tag": evil("cell-tag"), "status": evil("cell-status"), "seconds": 1.0}
     return samples.run_record() | {
         "status": evil("run-status"), "error": evil("error"), "exit_reason": evil("exit-reason"),
         "notebook": evil("notebook"), "profile": evil("profile"), "parameters": parameters, "gate": evil("run-gate"),
-        "started": evil("started"), "ended": evil("ended"), "seed": evil("seed"),
+        "started": evil("started"), "ended": evil("ended"), "seed": evil("seed"), "process": evil("process"),
+        "report_error": evil("report-error"), "fingerprint": {"inputs": evil("run-input")}, "cells": [cell],
     }  # fmt: skip
 
 
 def _decision() -> Decision:
-    names = {samples.REFERENCE: evil("reference"), samples.CHOSEN: evil("arm")}
-    claims = tuple(replace(c, arm=names.get(c.arm, c.arm)) for c in samples.claims()[:3])
-    claims = (claims[0], replace(claims[1], note=evil("note"), status=evil("status"), items_needed=9), claims[2])
-    return replace(
-        samples.decision(),
+    reference, arm = evil("reference"), evil("arm")
+    return Decision(
+        notebook=evil("decision-notebook"),
         question=evil("purpose"),
         profile=evil("decision-profile"),
         rule=replace(
-            samples.RULE, metric=evil("metric"), objective=evil("objective"), reference=names[samples.REFERENCE]
+            samples.RULE,
+            metric=evil("metric"),
+            objective=evil("objective"),
+            reference=reference,
+            anchor=evil("anchor"),
+            point_usd=1.0,
+            max_usd_per_1k=9.0,
         ),
         verdict=evil("verdict"),
-        arm=names[samples.CHOSEN],
+        arm=arm,
         parameters={evil("arm-parameter-name"): evil("arm-parameter")},
-        sentence=evil("sentence"),
-        claims=claims,
+        sentence=f"{evil('headline')}: {evil('sentence')}",
+        claims=_claims(reference, arm, evil("other")),
+        n_items=300,
+        n_clusters=104,
+        items_needed=(9, 20),
+        test_uses=3,
         fingerprint=Fingerprint({evil("input-name"): evil("input")}, {evil("provenance-name"): evil("provenance")}),
-        accepted_on="2026-11-20",
+        settings={evil("setting-name"): evil("setting")},
+        notes=(evil("decision-note"),),
+        chosen_share={arm: 0.3, evil("share"): 0.2, "": 0.5},
+        evalset=evil("decided-evalset"),
         accepted_because=evil("reason"),
+        accepted_on=evil("accepted-on"),
     )
+
+
+def _claims(*arms: str) -> tuple[Claim, ...]:
+    """Claims of the arm in use, of the decided one and of an open one, each compared with the two others."""
+    out = []
+    for arm, sample in zip(arms, samples.claims(), strict=False):
+        pair = replace(sample.pairs[0], status=evil("pair-status"))
+        claim = replace(
+            sample,
+            arm=arm,
+            parameters={evil("claim-parameter-name"): evil("claim-parameter")},
+            status=evil("status"),
+            note=evil("note"),
+            best=evil("best"),
+            items_needed=(9, 20),
+            spread=(0.6, 0.7),
+            pairs=tuple(replace(pair, other=other) for other in arms if other != arm),
+        )
+        out.append(claim)
+    # a note stands in the place of the number of questions
+    return *out[:2], replace(out[2], status="inconclusive", items_needed=None, note=evil("open-note"))
 
 
 def _gate() -> dict[str, Any]:
     claim = {"kind": evil("claim-kind"), "arm": evil("claim-arm"), "status": evil("claim-status"),
-             "sentence": evil("claim-sentence")}  # fmt: skip
+             "sentence": evil("claim-sentence"), "changed": [evil("changed")]}  # fmt: skip
     return {"status": evil("gate-status"), "exit_code": 1, "sentence": evil("gate-sentence"), "claims": [claim]}
 
 
@@ -96,12 +149,13 @@ def _summary() -> Summary:
         title=evil("title"),
         metric=evil("metric"),
         warnings=(evil("warning"),),
-        frontier=tuple(replace(p, arm=evil("point")) for p in sample.frontier[1:2]),
+        frontier=tuple(replace(p, arm=evil("point"), split=evil("s")) for p in sample.frontier[1:2]),
         slices=tuple(
             replace(r, slice=evil("slice"), value=evil("tenant"), arm=evil("slice-arm")) for r in sample.slices[:1]
         ),
         changed=(case,),
         regressions=(case,),
+        regressions_title=evil("regressions-title"),
         would_change=(evil("would-change"),),
         sections=(
             Section(
@@ -110,6 +164,8 @@ def _summary() -> Summary:
             ),
         ),
         cost_note=evil("cost-note"),
+        assumed={VOLUME: evil("assumed"), evil("assumed-name"): evil("assumed")},
+        extra={evil("extra-name"): evil("extra")},
     )  # fmt: skip
 
 

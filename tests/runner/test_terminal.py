@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from workbench.runner import Event, TerminalProgress
@@ -40,3 +41,16 @@ def test_terminal_shows_cell_and_message() -> None:
     assert "cell 2/9" in shown(EVENTS[:3], terminal=True)
     assert "[questions] 3/40" in shown(EVENTS[:3], terminal=True)
     assert "failed: no gate.json [in the folder]" in shown(EVENTS, terminal=True)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_text_of_a_notebook_neither_steers_the_terminal_nor_begins_a_line(terminal: bool) -> None:
+    hostile = "\u202egnp \x1b]0;title\x07\r\nretrieval  done"
+    told = [
+        Event("progress", "retrieval", RUN, 2, 9, {"label": hostile, "done": 1, "total": 1, "sentence": hostile}),
+        Event("end", "retrieval", RUN, data={"status": "failed", "error": hostile}),
+    ]
+    for event in told:
+        text = shown([*EVENTS[:2], event], terminal=terminal)
+        assert "[U+202E]gnp ␛]0;title␇ retrieval  done" in text
+        assert not [sign for sign in ("\u202e", "\x1b]", "\x07", "\nretrieval  done") if sign in text]

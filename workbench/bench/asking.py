@@ -11,7 +11,7 @@ from workbench.bench.fitting import FittedArm
 from workbench.bench.retrieval_tables import SHOWN_METRICS, score_table
 from workbench.bench.systems import SystemArm
 from workbench.errors import ConfigError
-from workbench.evaluation.decision import ArmFacts
+from workbench.evaluation.claims import ArmFacts
 from workbench.evaluation.evalset import Split
 from workbench.evaluation.metrics import judge, measure, ndcg_bounds
 from workbench.evaluation.scoring import Answers, ask, score
@@ -136,15 +136,16 @@ def spread_over_rebuilds(
     return min(means), max(means)
 
 
-def pessimistic(test: Scored, rule: Rule) -> pl.DataFrame:
-    """Scores to compare by, in which a badly judged reference counts as good as it may be: against every claim."""
-    if rule.reference not in test.bounds() or rule.metric != "ndcg@10":
-        return test.scores
-    judged = judge(test.answers[rule.reference].run, test.split.qrels)
-    best = pl.DataFrame({"item_id": judged.query_ids, "best": ndcg_bounds(judged, 10)[1]})
-    mine = (pl.col("arm") == rule.reference) & (pl.col("metric") == rule.metric)
-    joined = test.scores.join(best, on="item_id", how="left", maintain_order="left")
-    return joined.with_columns(value=pl.when(mine).then("best").otherwise("value")).drop("best")
+def optimistic(test: Scored, rule: Rule) -> pl.DataFrame:
+    """Scores that count against other arms: one that is not judged well enough counts as good as it may be."""
+    scores = test.scores
+    for arm in test.bounds() if rule.metric == "ndcg@10" else ():
+        judged = judge(test.answers[arm].run, test.split.qrels)
+        best = pl.DataFrame({"item_id": judged.query_ids, "best": ndcg_bounds(judged, 10)[1]})
+        mine = (pl.col("arm") == arm) & (pl.col("metric") == rule.metric)
+        joined = scores.join(best, on="item_id", how="left", maintain_order="left")
+        scores = joined.with_columns(value=pl.when(mine).then("best").otherwise("value")).drop("best")
+    return scores
 
 
 def check_names(candidates: Sequence[Candidate]) -> None:

@@ -32,7 +32,7 @@ from workbench.bench.caching_tables import (
     semantic_table,
     trials_table,
 )
-from workbench.bench.experiment import Experiment, open_experiment
+from workbench.bench.experiment import MONEY_SHOWN, Experiment, open_experiment
 from workbench.bench.provenance import build_parameters, encoder_probe, parameter_inputs
 from workbench.caching.guards import Guard
 from workbench.config import Settings, load_settings
@@ -40,6 +40,7 @@ from workbench.errors import ConfigError
 from workbench.evaluation.bounds import Counts
 from workbench.evaluation.cache_claims import METRIC, CacheArm, make_claim, sentence_of
 from workbench.evaluation.certification import Certificate, certify, simulate
+from workbench.evaluation.comparison import spent
 from workbench.evaluation.decision import decide
 from workbench.evaluation.evalset import load_evalset
 from workbench.evaluation.stream import Replay, replay, shadow
@@ -56,9 +57,12 @@ from workbench.retrieval.vectors import VectorCache
 from workbench.telemetry.context import attributed
 
 STEP = 512
-WORTH_SAVING = 0.01
+OFF = "off"
 SYNTHETIC = "The stream is made up: drawn from traffic.toml; hit rates and savings follow from its plan."
-RULE_SHOWN = ("metric", "alpha", "confidence", "must_differ_limit", "min_coverage", "on_inconclusive", "on_stale")
+RULE_SHOWN = (
+    "metric", "alpha", "confidence", "must_differ_limit", "min_coverage", *MONEY_SHOWN[:3], "on_inconclusive",
+    "on_stale",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,7 @@ class CachingBench:
     lab: Lab
     embedder: Embedder
     guard: Guard | None
+    use: int
 
     @classmethod
     def start(cls, **given: object) -> Self:
@@ -110,8 +115,11 @@ class CachingBench:
             inputs=inputs,
             rule_shown=RULE_SHOWN,
         )
-        lab = Lab(parameters, stream, pairs, policy.must_differ_limit, prices)
-        return cls(experiment, lab, embedder, guard)
+        # known before anything is certified: the confidence that is left depends on it
+        use = experiment.count_test_use(["off", "exact", "semantic", repr(guard), embedder.encoder_id])
+        confidence = spent(policy.confidence, use)
+        lab = Lab(parameters, stream, pairs, policy.must_differ_limit, prices, confidence)
+        return cls(experiment, lab, embedder, guard, use)
 
     @property
     def config(self) -> Table:
@@ -122,8 +130,9 @@ class CachingBench:
     def rule(self) -> Rule:
         """False-hit rate at most alpha, lower is better, against no cache."""
         p = self.experiment.policy
-        base = self.experiment.rule("off")
-        return replace(base, margin=p.alpha, floor=None, latency_limit_ms=None, direction="lower")
+        base = self.experiment.rule(OFF)
+        use = self.experiment.count_test_use(["off", "exact", "semantic", repr(self.guard), self.embedder.encoder_id])
+        return replace(base, margin=p.alpha, floor=None, latency_limit_ms=None, direction="lower", anchor="", use=use)
 
     def contents(self) -> Table:
         """What the stream and the pairs hold."""
@@ -158,14 +167,14 @@ class CachingBench:
         """What the usual rule and the certificates promise and keep, on draws from this very traffic."""
         counts = self.lab.counts(semantic.shadows["similarity"], slice(self.lab.parameters.warmup, None))
         rule, p = self.rule, self.lab.parameters
-        return trials_table(simulate(counts, rule.margin, rule.confidence, draws=p.draws, seed=p.seed), rule.margin)
+        return trials_table(simulate(counts, rule.margin, self.lab.confidence, draws=p.draws, seed=p.seed), rule.margin)
 
     def certify(self, semantic: Semantic) -> Certified:
         """Certify a threshold for each way of matching, on the calibration part alone; simultaneous over the ways."""
         rule, part = self.rule, self.lab.parts["calibration"]
-        confidence = 1 - (1 - rule.confidence) / len(semantic.shadows)
+        confidence = 1 - (1 - self.lab.confidence) / len(semantic.shadows)
         every = semantic.shadows["similarity"]
-        exact = certify(self.lab.served_counts(every.exact, every.false, part), rule.margin, rule.confidence)
+        exact = certify(self.lab.served_counts(every.exact, every.false, part), rule.margin, self.lab.confidence)
         arms: list[tuple[CacheArm, Certificate | None]] = [(CacheArm("off"), None), (CacheArm("exact"), exact)]
         for name, found in semantic.shadows.items():
             guard = self.guard if name != "similarity" else None
@@ -220,17 +229,22 @@ class CachingBench:
         return try_scopes(self.lab.stream, KnownVectors.of(self.embedder, texts, vectors))
 
     def decide(self, replayed: Replayed) -> Decision:
-        """Choose the cheapest cache that is shown to be good enough; one that saves under 1 % is not worth having."""
+        """Choose the cheapest cache that is shown to be good enough and saves what counts.
+
+        A semantic cache whose wording nobody has tried on pairs that must differ is provisional at most.
+        """
         rule, results = self.rule, list(replayed.results)
         limit = self.experiment.policy.must_differ_limit
         claims = tuple(make_claim(r, rule, must_differ_limit=limit) for r in results)
         order = {r.arm.name: i for i, r in enumerate(results)}
-        most = claims[0].cost_usd_per_1k * (1 - WORTH_SAVING)
-        worth = [c for c in claims if c.arm == rule.reference or c.cost_usd_per_1k <= most]
+        worth = [c for c in claims if c.arm == OFF or rule.counts(c.cost_usd_per_1k, claims[0].cost_usd_per_1k)]
         outcome = decide(worth, rule, order=order, synthetic=self.experiment.evalset.synthetic)
-        return self.experiment.conclude(
-            claims, rule, replace(outcome, sentence=sentence_of(outcome, results, worth, rule))
-        )
+        chosen = next(r for r in results if r.arm.name == outcome.arm)
+        if outcome.verdict == "chosen" and chosen.arm.kind == "semantic" and not chosen.pairs.of_must_differ:
+            untried = "No test pair that must not share an answer was tried: label some (workbench import pairs)."
+            outcome = replace(outcome, verdict="provisional", notes=(*outcome.notes, untried))
+        sentence = sentence_of(outcome, results, claims, rule)
+        return self.experiment.conclude(claims, rule, replace(outcome, sentence=sentence))
 
     def forest(self, decision: Decision) -> Figure:
         """False-hit rates of the certificates with their bounds, beside alpha."""
@@ -266,7 +280,7 @@ class CachingBench:
         limit = self.experiment.policy.must_differ_limit
         chosen = next(r for r in replayed.results if r.arm.name == decision.arm)
         most = limit if isinstance(limit, int) else int(limit * chosen.pairs.of_must_differ)
-        served = max(chosen.pairs.must_differ - most, 0)
+        served = max(chosen.pairs.must_differ - most, 0) if chosen.pairs.of_must_differ else None
         invariants = {**scopes.invariants, "must-differ pairs served above the limit": served}
         rows = request_rows(self.lab.stream, replayed.replays, self.lab.parts["test"])
         items = [item_id(i) for i in range(len(self.lab.stream))[self.lab.parts["test"]]]

@@ -78,13 +78,14 @@ class Replayed(Step):
 
 @dataclass(frozen=True, slots=True)
 class Lab:
-    """What every step of the notebook counts on."""
+    """What every step of the notebook counts on; ``confidence`` is what is left for this use of the test part."""
 
     parameters: CachingParameters
     stream: Stream
     pairs: tuple[Pair, ...]
     must_differ_limit: float
     prices: PriceTable
+    confidence: float
 
     @property
     def parts(self) -> dict[str, slice]:
@@ -166,7 +167,7 @@ class Lab:
         test, differ = np.array([p.split == "test" for p in self.pairs], dtype=bool), self.must_differ("test")
         may = test & ~differ
         served = (semantic.pair_similarity >= (arm.threshold or 2.0)) & self.passes(arm.guard)
-        share = bounds_of_pairs(served, differ, self.pairs)
+        share = bounds_of_pairs(served, differ, self.pairs, self.confidence)
         return PairsServed(
             must_differ=int((served & differ).sum()),
             of_must_differ=int(differ.sum()),

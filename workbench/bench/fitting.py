@@ -15,6 +15,7 @@ from workbench.retrieval.searching import Searcher
 from workbench.retrieval.strategies import SCORE_DECIMALS, Arm, Hybrid, Question, Strategy, Weighted, scaled
 
 FOLDS = 5
+LEAST_TO_FIT = 2  # question families: one to learn on, one to be judged by
 WEIGHTS = tuple(round(0.05 * i, 2) for i in range(21))
 Legs = Mapping[str, tuple[Question, Sequence[Hit], Sequence[Hit]]]
 

@@ -15,11 +15,11 @@ from workbench.bench.asking import (
     check_names,
     drop_twins,
     foreign_hits,
-    pessimistic,
+    optimistic,
     spread_over_rebuilds,
 )
 from workbench.bench.experiment import Experiment, Finalists, open_experiment
-from workbench.bench.fitting import fit_arms
+from workbench.bench.fitting import LEAST_TO_FIT, fit_arms
 from workbench.bench.provenance import build_parameters, encoder_probe, parameter_inputs
 from workbench.bench.retrieval_summary import regression_table, summarise, to_judge
 from workbench.bench.retrieval_tables import contents_table, power_table
@@ -65,7 +65,6 @@ class RetrievalParameters:
         "vector_hnsw_sq",
         "hybrid_rrf",
         "hybrid_rrf_shallow",
-        "hybrid_callables",
         "hybrid_weighted",
         "reranked",
     )
@@ -86,7 +85,7 @@ class RetrievalBench:
     parameters: RetrievalParameters
     searcher: Searcher
     systems: tuple[SystemArm, ...]
-    _twins: dict[str, str] = field(default_factory=dict, repr=False, compare=False)  # found by `prepare`
+    _dropped: dict[str, str] = field(default_factory=dict, repr=False, compare=False)  # found by `prepare`
 
     @classmethod
     def start(cls, **given: object) -> Self:
@@ -145,7 +144,7 @@ class RetrievalBench:
     def prepare(self) -> list[Candidate]:
         """Ingest, index and fit every arm, simplest first; of arms that do the same the simplest stays.
 
-        Arms that are accepted, or named as the reference, stay in any case: they are judged by their names.
+        Arms that are accepted, the anchor, or named as the reference, stay in any case: they are judged by their names.
         """
         p, dev = self.parameters, self.experiment.evalset.split("dev")
         arms = []
@@ -158,27 +157,32 @@ class RetrievalBench:
             if report := self.searcher.prepare(arm):
                 bar.done(f"{arm.name}: {report.chunks:,} chunks written, {report.embedded:,} embedded")
             arms.append(arm)
-        fitted = [name for name in p.strategies if name in FITTED]
+        fitted, families = [name for name in p.strategies if name in FITTED], len(set(dev.clusters.values()))
+        unfitted = {}
+        if families < LEAST_TO_FIT:
+            why = f"fitting needs at least {LEAST_TO_FIT} question families on dev, found {families}"
+            unfitted = {f"{chunker} · {name}": why for chunker in p.chunkers for name in fitted}
+            fitted = []
         learned = fit_arms(self.searcher, p.chunkers, fitted, dev, embedder=p.embedder)
         candidates: list[Candidate] = [*arms, *learned, *self.systems]
         if not candidates:
             raise ConfigError(f"no arm can be asked on this corpus: {'; '.join(self.left_out)}")
         check_names(candidates)
         accepted = self.experiment.accepted
-        keep = {p.reference, *(accepted.arms if accepted else ())}
+        keep = {p.reference, self.experiment.rule().anchor, *(accepted.arms if accepted else ())}
         candidates, twins = drop_twins(candidates, dev, self.searcher, depth=p.depth, keep=keep)
-        self._twins.clear()
-        self._twins.update(twins)
-        for name, why in twins.items():
+        self._dropped.clear()
+        self._dropped.update(unfitted | twins)
+        for name, why in self._dropped.items():
             Progress(f"hits of {name}", 1).done(f"{name} is left out: {why}")
         return candidates
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """Arms that can find nothing in this corpus, and those that do what a simpler one does, with the reason."""
+        """Arms that find nothing here, that cannot be fitted, or that do what a simpler one does, with the reason."""
         p = self.parameters
         arms = make_arms(p.chunkers, p.strategies, embedder=p.embedder)
-        reasons = {arm.name: why for arm in arms if (why := self.searcher.unfit(arm))} | self._twins
+        reasons = {arm.name: why for arm in arms if (why := self.searcher.unfit(arm))} | self._dropped
         return tuple(f"{name} is left out: {why}" for name, why in reasons.items())
 
     def arms_table(self, arms: Sequence[Candidate]) -> Table:
@@ -191,9 +195,16 @@ class RetrievalBench:
         return ask_all(arms, self.experiment.evalset.split(split), self.searcher, depth=self.parameters.depth)
 
     def finalists(self, dev: Scored) -> Finalists:
-        """Pick on dev alone: the reference, and at most three cheaper arms that may be as good."""
-        metric = dev.of(self.experiment.policy.metric)
-        return self.experiment.finalists(metric, dev.facts, asked=self.parameters.reference)
+        """Pick on dev alone: what is always tested, and the arms that dev cannot rule out."""
+        experiment, p = self.experiment, self.parameters
+        return experiment.finalists(
+            dev.of(experiment.policy.metric),
+            dev.facts,
+            asked=p.reference,
+            test_clusters=len(set(experiment.evalset.split("test").clusters.values())),
+            systems=[s.name for s in self.systems],
+            seed=p.seed,
+        )
 
     def test(self, dev: Scored, finalists: Finalists) -> Scored:
         """Judge the finalists on the test questions, and measure the spread of indices built at random."""
@@ -217,26 +228,31 @@ class RetrievalBench:
 
     def decide(self, test: Scored, finalists: Finalists) -> Decision:
         """Judge once on test, by the rule that was fixed on dev."""
-        rule = finalists.rule
-        against = pessimistic(test, rule)
-        return self.experiment.decide(test.scores, list(test.facts), rule, against=against, seed=self.parameters.seed)
+        return self.experiment.decide(
+            test.scores,
+            test.facts,
+            finalists,
+            against=optimistic(test, finalists.rule),
+            seed=self.parameters.seed,
+            n_documents=len(self.experiment.evalset.documents),
+        )
 
     def forest(self, decision: Decision) -> Figure:
-        """Paired differences from the reference, with the margin."""
+        """Paired differences from the best other arm for the money, with the margin."""
         return forest(decision.claims, decision.rule)
 
     def frontier(self, finalists: Finalists, dev: Scored) -> Figure:
         """Every arm by cost and quality on dev, with the frontier; tied arms are drawn as tied."""
-        metric = finalists.rule.metric
-        points = frontier_points(dev.of(metric), dev.facts, reference=finalists.rule.reference, split="dev")
-        return frontier(points, metric)
+        rule, assumed = finalists.rule, self.experiment.policy.requests_per_month is None
+        points = frontier_points(dev.of(rule.metric), dev.facts, split="dev")
+        return frontier(points, rule.metric, requests_per_month=rule.requests_per_month, assumed=assumed)
 
     def slices(self, decision: Decision, test: Scored) -> Figure:
         """Finalists by tenant, feature and style."""
         return slices(slice_rows(test.of(decision.rule.metric), [f.name for f in test.facts]))
 
-    def regressions(self, decision: Decision, test: Scored) -> Table:
-        """Questions on which the decided arm, or else the first finalist, loses most against the reference."""
+    def regressions(self, decision: Decision, test: Scored) -> Table | None:
+        """Questions on which the decided arm loses most against what is in use, or the best other; None without one."""
         return regression_table(decision, test)
 
     def scale(self) -> Figure:

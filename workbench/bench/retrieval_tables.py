@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from workbench.evaluation.decision import ArmFacts
+from workbench.evaluation.claims import ArmFacts
 from workbench.evaluation.evalset import Evalset
 from workbench.evaluation.exploring import mean_by_arm
 from workbench.evaluation.power import Power

@@ -12,7 +12,7 @@ from workbench.bench.experiment import Experiment, Finalists, decision_path, ope
 from workbench.bench.provenance import build_parameters, encoder_probe, parameter_inputs
 from workbench.bench.retrieval_tables import power_table
 from workbench.bench.routing_arms import Routed, RoutedArm, model_arms, policy_arms, route_all
-from workbench.bench.routing_summary import cases_of, summarise
+from workbench.bench.routing_summary import regression_table, summarise
 from workbench.bench.routing_tables import (
     Study,
     contents_table,
@@ -23,11 +23,10 @@ from workbench.bench.routing_tables import (
     study_table,
     within_table,
 )
-from workbench.bench.telling import focus_of
 from workbench.config import Settings, load_settings
 from workbench.errors import ConfigError, EvalsetError
 from workbench.evaluation.evalset import Evalset, load_evalset
-from workbench.evaluation.exploring import slice_rows, worst_regressions
+from workbench.evaluation.exploring import slice_rows
 from workbench.evaluation.outcomes import FILE as OUTCOMES_FILE
 from workbench.evaluation.outcomes import Outcomes, load_outcomes, outcomes_of
 from workbench.evaluation.power import plan
@@ -186,7 +185,7 @@ class RoutingBench:
     def candidates(self, dev: Routed, found: Study) -> Routed:
         """What may go to the test: models, and policies that beat the hull on dev and save enough for their upkeep.
 
-        An accepted arm, and one that you name as reference, are always among them.
+        The accepted arms, the anchor, and one that you name as reference are always among them.
 
         Raises
         ------
@@ -200,16 +199,21 @@ class RoutingBench:
         enough = (1 - self.parameters.min_saving) * cost[reference]
         accepted = self.experiment.accepted
         kept = {*models, *(n for n in found.winners if cost[n] <= enough), self.parameters.reference}
+        kept |= {self.experiment.anchor.arm} if self.experiment.anchor else set()
         return dev.only(kept | set(accepted.arms if accepted else ()))
 
     def _quality(self, dev: Routed, model: str) -> float:
         return float(dev.outcomes.quality[:, dev.outcomes.models.index(model)].mean())
 
     def finalists(self, candidates: Routed) -> Finalists:
-        """Pick on dev alone; the reference is the accepted arm, at first the strongest single model."""
-        simple = [a.name for a in candidates.arms if a.is_model]
-        scores, facts = candidates.scores, candidates.facts
-        return self.experiment.finalists(scores, facts, asked=self.parameters.reference, simple=simple)
+        """Pick on dev alone: what is always tested, and the arms that dev cannot rule out."""
+        return self.experiment.finalists(
+            candidates.scores,
+            candidates.facts,
+            asked=self.parameters.reference,
+            test_clusters=len(set(self.outcomes.part("test").clusters)),
+            seed=self.parameters.seed,
+        )
 
     def test(self, dev: Routed, finalists: Finalists) -> Routed:
         """Judge the finalists on the test prompts, with the routers as they were fitted on dev."""
@@ -220,25 +224,19 @@ class RoutingBench:
 
     def decide(self, test: Routed, finalists: Finalists) -> Decision:
         """Judge once on test, by the rule that was fixed on dev."""
-        return self.experiment.decide(test.scores, list(test.facts), finalists.rule, seed=self.parameters.seed)
+        return self.experiment.decide(test.scores, test.facts, finalists, seed=self.parameters.seed)
 
     def forest(self, decision: Decision) -> Figure:
-        """Paired differences from the reference, with the margin."""
+        """Paired differences from the best other arm for the money, with the margin."""
         return forest(decision.claims, decision.rule)
 
     def slices(self, test: Routed) -> Figure:
         """Finalists by feature and tenant."""
         return slices(slice_rows(test.scores, [f.name for f in test.facts]), "correctness")
 
-    def regressions(self, decision: Decision, test: Routed) -> Table:
-        """Prompts on which the decided arm, or else the first finalist, loses most against the reference."""
-        reference, arm = decision.rule.reference, focus_of(decision)
-        rows = [
-            (c.question, ", ".join(c.expected[:2]), c.returned[reference][0], c.returned[arm][0])
-            for c in worst_regressions(cases_of(test), reference=reference, arm=arm)
-        ]
-        names = ("prompt", "right", f"{reference} asks", f"{arm} asks")
-        return Table.of(names, rows, f"Where {arm} loses against {reference}")
+    def regressions(self, decision: Decision, test: Routed) -> Table | None:
+        """Prompts on which the decided arm loses most against what is in use, or the best other; None without one."""
+        return regression_table(decision, test)
 
     def save(self, decision: Decision, dev: Routed, test: Routed, tables: Mapping[str, Table]) -> Summary:
         """Write what the report and the gate need, with the tables shown by title, and the routers that were tested."""

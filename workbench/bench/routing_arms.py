@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
+from workbench.evaluation.claims import ArmFacts
 from workbench.evaluation.comparison import SCORES_SCHEMA
 from workbench.evaluation.crossfit import cross_predict, fit_policy
-from workbench.evaluation.decision import ArmFacts
 from workbench.evaluation.outcomes import Outcomes
 from workbench.evaluation.routing_metrics import knob_values
 from workbench.inference.routing import Policy, Router, one_model

@@ -10,12 +10,14 @@ from workbench.cli.arguments import named_values
 from workbench.cli.budgets import budgets
 from workbench.cli.files import write_file
 from workbench.cli.imports import import_app
+from workbench.cli.lines import say, say_error
 from workbench.cli.models import models_app
 from workbench.cli.record import record as record_command
 from workbench.cli.trace import trace
 from workbench.clock import SystemClock
 from workbench.config import Settings, load_settings
 from workbench.errors import ConfigError, WorkbenchError
+from workbench.rendering.escape import visible
 
 if TYPE_CHECKING:
     from workbench.runner import RunRecord
@@ -30,7 +32,7 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except WorkbenchError as error:
-            typer.echo(f"error: {error}", err=True)
+            say_error(error)
             raise typer.Exit(EXIT_FAILED) from None
         except KeyboardInterrupt:
             typer.echo("interrupted", err=True)
@@ -104,8 +106,8 @@ def check(
         )
     for found in checks:
         said = f"{found.gate.status}: {found.gate.sentence}" if found.gate else f"error: {found.record.error}"
-        typer.echo(f"{found.evalset}/{found.decision.notebook}  {said}")
-        typer.echo(f"  report: {found.record.report or 'none'}")
+        say(f"{found.evalset}/{found.decision.notebook}  {said}")
+        say(f"  report: {found.record.report or 'none'}")
     if junit:
         write_file(junit, junit_xml({f"{c.evalset}.{c.decision.notebook}": c.record.run_dir for c in checks}))
     raise typer.Exit(worst_exit_code(checks))
@@ -116,28 +118,56 @@ def accept(
     name: Annotated[str, typer.Argument(help="Notebook, for example: retrieval")],
     reason: Annotated[str, typer.Option(help="Why, for whoever reads the history later.")],
     run: Annotated[str, typer.Option(help="Folder name of the run; the newest finished one by default.")] = "",
+    evalset: Annotated[str, typer.Option(help="Take the newest run on this evalset.")] = "",
+    anchor: Annotated[bool, typer.Option("--anchor", help="Measure later arms against this one from now on.")] = False,
+    even_if: Annotated[
+        list[str] | None,
+        typer.Option(metavar="WHAT", help="Accept a run that is 'inconclusive', or made by an 'other-rule'."),
+    ] = None,
 ) -> None:
     """Accept the decision of a run, so that CI keeps checking it."""
+    from workbench.bench.experiment import anchor_path
     from workbench.records import Decision
     from workbench.runner import accept as accept_run
 
-    path = accept_run(load_settings(), name, reason=reason, clock=SystemClock(), run=run)
-    typer.echo(Decision.load(path).sentence)
-    typer.echo(f"accepted: {path}; commit it")
+    settings = load_settings()
+    path = accept_run(
+        settings,
+        name,
+        reason=reason,
+        clock=SystemClock(),
+        run=run,
+        evalset=_evalset(evalset, settings) if evalset else "",
+        anchor=anchor,
+        even_if=even_if or (),
+    )
+    accepted, measure = Decision.load(path), anchor_path(path.parents[1], name)
+    say(accepted.sentence)
+    say(f"accepted for the evalset {path.parents[1].name}: {path}; commit it")
+    if measure.is_file() and Decision.load(measure) == accepted:
+        say(f"it is the anchor, which later arms are measured against: {measure}; commit it too")
 
 
 @app.command()
-def runs() -> None:
-    """List the runs on disk, oldest first."""
+def runs(
+    evalset: Annotated[str, typer.Option(help="Only the runs on this evalset.")] = "",
+) -> None:
+    """List the runs on disk, oldest first: evalset, verdict and arm, gate."""
+    from workbench.rendering.status import verdict_label
     from workbench.runner import list_runs
+    from workbench.runner.decisions import evalset_of, verdict_of
 
     settings = load_settings()
-    records = list_runs(settings)
+    wanted = _evalset(evalset, settings) if evalset else ""
+    records = [r for r in list_runs(settings) if wanted in ("", evalset_of(r))]
     if not records:
-        typer.echo(f"no runs in {settings.runs}")
+        say(f"no runs{f' on {evalset}' if evalset else ''} in {settings.runs}")
     for record in records:
+        found = verdict_of(record)
+        said = f"{verdict_label(found['verdict'], found['reference'])}: {found['arm']}  " if found else ""
         outcome = record.error or f"gate: {record.gate or 'none'}"
-        typer.echo(f"{record.run_dir.name}  {record.status:<11}  {record.profile:<5}  {outcome}")
+        on = evalset_of(record) or "-"
+        say(f"{record.run_dir.name}  {record.status:<11}  {record.profile:<5}  {on}  {said}{outcome}")
 
 
 @app.command()
@@ -172,7 +202,7 @@ def evalset_check(path: Annotated[str, typer.Argument(help="Name or folder of an
     from workbench.evaluation.checking import check_evalset, exit_code, summarise
 
     findings = check_evalset(path, load_settings())
-    typer.echo(summarise(findings))
+    typer.echo(visible(summarise(findings)))
     raise typer.Exit(exit_code(findings))
 
 
@@ -204,8 +234,8 @@ def _print_result(record: "RunRecord") -> None:
 
     decision = record.run_dir / "decision.json"
     if decision.is_file():
-        typer.echo(Decision.load(decision).sentence)
-    typer.echo(f"gate: {record.gate or 'none'}")
+        say(Decision.load(decision).sentence)
+    say(f"gate: {record.gate or 'none'}")
     if record.error:
-        typer.echo(f"run failed: {record.error}", err=True)
-    typer.echo(f"report: {record.report or f'none ({record.report_error})'}")
+        say(f"run failed: {record.error}", err=True)
+    say(f"report: {record.report or f'none ({record.report_error})'}")

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from workbench.cli.lines import say
 from workbench.config import load_settings
 
 
@@ -28,7 +29,7 @@ def record(
             )
         return
     failed = record_answers(
-        evalset, settings=settings, models=model or (), max_cost_usd=max_cost_usd, questions=questions, tell=typer.echo
+        evalset, settings=settings, models=model or (), max_cost_usd=max_cost_usd, questions=questions, tell=say
     )
     if failed:
         raise typer.Exit(3)

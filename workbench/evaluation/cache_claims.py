@@ -17,7 +17,7 @@ How caching maps onto `Claim` and `Rule`:
   is shown not to.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -27,7 +27,9 @@ import numpy.typing as npt
 from workbench.caching.guards import Guard
 from workbench.evaluation.bounds import Counts, korn_graubard
 from workbench.evaluation.certification import Certificate
+from workbench.evaluation.comparison import spent
 from workbench.evaluation.decision import Outcome
+from workbench.evaluation.sentences import cost_words, monthly, percent
 from workbench.evaluation.traffic import Pair
 from workbench.records import Claim, GateStatus, Rule, parameters_of
 from workbench.rendering.table import Interval
@@ -60,7 +62,7 @@ class CacheArm:
 class PairsServed:
     """Labelled test pairs that a cache would serve, of those that must differ and of those that may share an answer.
 
-    ``low`` and ``high`` are one-sided 95 % bounds of the share of must-differ pairs served.
+    ``low`` and ``high`` are one-sided bounds of the share of must-differ pairs served.
     """
 
     must_differ: int = 0
@@ -84,7 +86,7 @@ class PairsServed:
             return ""
         must = f"{self.must_differ} of {self.of_must_differ} test pairs that must not share an answer"
         may = f", and {self.may_share} of {self.of_may_share} that may" if self.of_may_share else ""
-        return f"It serves {must} (at most {self.high:.1%}){may}. "
+        return f"It serves {must} (at most {percent(self.high, 1)}){may}. "
 
 
 def rate_of(false: np.ndarray, of: np.ndarray, clusters: np.ndarray, confidence: float = 0.975) -> Interval:
@@ -96,8 +98,8 @@ def rate_of(false: np.ndarray, of: np.ndarray, clusters: np.ndarray, confidence:
     return Interval(float(counts.rate[0]), float(low[0]), float(high[0]))
 
 
-def bounds_of_pairs(served: Bools, of: Bools, pairs: Sequence[Pair]) -> Interval:
-    """Share of pairs that are served with its one-sided 95 % bounds; pairs of one question family share fate.
+def bounds_of_pairs(served: Bools, of: Bools, pairs: Sequence[Pair], confidence: float = 0.95) -> Interval:
+    """Share of pairs that are served with its one-sided bounds; pairs of one question family share fate.
 
     Where none is served, every family counts as one pair; but none served never shows less than one served would. A
     pair that stands there again in the same words is no further pair.
@@ -109,12 +111,12 @@ def bounds_of_pairs(served: Bools, of: Bools, pairs: Sequence[Pair]) -> Interval
         first.setdefault((pairs[i].tenant_id, pairs[i].cluster, pairs[i].query_a, pairs[i].query_b), i)
     of = np.isin(np.arange(len(of)), list(first.values()))
     families = np.unique([p.cluster for p in pairs], return_inverse=True)[1]
-    found = rate_of(served & of, of, families, 0.95)
+    found = rate_of(served & of, of, families, confidence)
     if (served & of).any():
         return found
     one = np.zeros_like(of)
     one[np.flatnonzero(of)[0]] = True
-    return replace(found, high=min(found.high or 1.0, rate_of(one, of, families, 0.95).high or 1.0))
+    return replace(found, high=min(found.high or 1.0, rate_of(one, of, families, confidence).high or 1.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +189,7 @@ def _status(result: CacheResult, rule: Rule, must_differ_limit: float) -> tuple[
         return "identical", "nothing was served" + (f": {certificate.note}" if certificate else "")
     found = f"{certificate.false:,} false of {certificate.hits:,} hits in {certificate.clusters} clusters"
     if result.arm.kind == "semantic" and (against := result.pairs.status(must_differ_limit)):
-        share = "" if isinstance(must_differ_limit, int) else f", at most {result.pairs.high:.1%} of such"
+        share = "" if isinstance(must_differ_limit, int) else f", at most {percent(result.pairs.high, 1)} of such"
         limit = f"limit {must_differ_limit}"
         return against, f"{found}, but it serves {result.pairs.must_differ} must-differ pairs{share} ({limit})"
     if result.arm.kind == "exact":
@@ -195,10 +197,10 @@ def _status(result: CacheResult, rule: Rule, must_differ_limit: float) -> tuple[
     if not certificate.certified:
         hopeless = certificate.labels_needed is None and certificate.low > rule.margin
         return ("broken" if hopeless else "inconclusive"), f"{found}: {certificate.note}"
-    low = korn_graubard(result.served, rule.confidence)[0][0]
+    low = korn_graubard(result.served, spent(rule.confidence, rule.use))[0][0]
     if result.rate > rule.margin:
         worse: GateStatus = "broken" if low > rule.margin else "inconclusive"
-        return worse, f"{found}: certified, but {result.rate:.2%} of later hits are false"
+        return worse, f"{found}: certified, but {percent(result.rate, 2)} of later hits are false"
     return "holds", f"certified on {found}, design effect {certificate.design_effect:.1f}"
 
 
@@ -212,23 +214,40 @@ def _exact_status(result: CacheResult, certificate: Certificate, alpha: float) -
 
 def sentence_of(outcome: Outcome, results: Sequence[CacheResult], claims: Sequence[Claim], rule: Rule) -> str:
     """What a reader is told, in the words of caching."""
-    by_name = {r.arm.name: r for r in results}
-    best, off = by_name[outcome.arm], by_name["off"]
-    saved = 1 - best.cost_usd_per_1k / off.cost_usd_per_1k if off.cost_usd_per_1k else 0.0
-    prices = f"${best.cost_usd_per_1k:.3g} instead of ${off.cost_usd_per_1k:.3g} per 1,000 requests ({saved:.0%} less)"
+    if outcome.verdict == "inconclusive" and outcome.sentence.startswith("Cannot tell: too few"):
+        return outcome.sentence
+    by_name, of_claims = {r.arm.name: r for r in results}, {c.arm: c for c in claims}
+    best = by_name[outcome.arm]
+    prices = cost_words(of_claims[outcome.arm], of_claims["off"], rule)
     prices += " of made-up traffic" if outcome.verdict == "provisional" else ""
     start = "Provisionally use" if outcome.verdict == "provisional" else "Use"
     if best.arm.kind == "semantic":
         low, high = best.interval
         return (
-            f"{start} {outcome.arm}: shown at {rule.confidence:.0%} confidence that at most {rule.margin:.0%} of its "
-            f"similarity hits are false; replayed on later traffic {best.rate:.1%} were [{low:.1%}, {high:.1%}]. "
-            f"{best.pairs.sentence()}{prices}."
+            f"{start} {outcome.arm}: shown at {percent(rule.confidence)} confidence that at most "
+            f"{percent(rule.margin)} of its similarity hits are false; replayed on later traffic "
+            f"{percent(best.rate, 1)} were [{percent(low, 1)}, {percent(high, 1)}]. {best.pairs.sentence()}{prices}."
         )
-    why = "; ".join(f"{c.arm}: {c.note}" for c in claims if c.status in ("inconclusive", "broken"))
+    refused = [c for c in claims if c.status in ("inconclusive", "broken")]
+    why = "; ".join(f"{c.arm}: {c.note}" for c in refused)
     if best.arm.kind == "exact":
         rest = f"Not shown to be good enough: {why}" if why else "No similarity that is good enough saves more"
-        return f"{start} exact repeats alone: {prices}. {rest}."
+        return f"{start} exact repeats alone. {prices}. {rest}."
     if outcome.verdict == "inconclusive":
         return f"Cannot tell yet, keep the cache off meanwhile. {why}."
-    return f"Keep the cache off: nothing that saves is shown to be good enough. {why or 'Nothing was served'}."
+    if why:
+        return f"Keep the cache off: nothing that saves is shown to be good enough. {why}."
+    served = [r for r in results if r.hit_rate > 0]
+    if not served:
+        return "Keep the cache off: there was nothing to serve."
+    most = max(served, key=lambda r: off_usd(by_name) - r.cost_usd_per_1k)
+    saved = rule.monthly_usd(off_usd(by_name) - most.cost_usd_per_1k)
+    return (
+        f"Keep the cache off: {most.arm.name} would serve {percent(most.hit_rate, 1)} of requests and save "
+        f"{monthly(saved)} at {rule.requests_per_month:,} requests, which does not count."
+    )
+
+
+def off_usd(results: Mapping[str, CacheResult]) -> float:
+    """What 1,000 requests cost without a cache."""
+    return results["off"].cost_usd_per_1k

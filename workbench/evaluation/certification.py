@@ -26,6 +26,7 @@ from workbench.evaluation.bounds import (
 from workbench.evaluation.comparison import MIN_CLUSTERS
 
 CAUTION = 0.7
+RATE_END = 0.9  # one-sided: both ends of the 80 % interval of a rate that further labels are planned with
 CONFIRM_STEP = 4  # places of the grid: thresholds .01 apart
 NO_NUMBER = "no number of labels at this threshold: its rate is not under alpha"
 
@@ -102,8 +103,9 @@ class Certificate:
         At the threshold; ``clusters`` are those with a hit.
     low, high : float
         Cluster-robust one-sided bounds of the false-hit rate; ``exact_high`` takes hits for independent.
-    labels_needed : int or None
-        Further labelled hits for 80 % power at the measured rate; None where certified, or where none would do.
+    labels_needed : tuple or None
+        Fewest and most further labelled hits for 80 % power, at both ends of the 80 % interval of the measured rate;
+        the most is None where that end is not under alpha. None where certified, or where no number would do.
     """
 
     certified: bool
@@ -115,7 +117,7 @@ class Certificate:
     high: float
     exact_high: float
     design_effect: float
-    labels_needed: int | None
+    labels_needed: tuple[int, int | None] | None
     note: str
 
     @property
@@ -180,10 +182,17 @@ def _refuse(counts: Counts, alpha: float, confidence: float) -> Certificate:
         i: _hits_for(float(rate[i]), alpha, confidence, each) for i, each in zip(fits, per_effective, strict=True)
     }
     place = min(needed, key=lambda i: (needed[i] / hits[i], i))
-    labels = max(int(np.ceil(needed[place] - hits[place])), 1)
-    requests = int(np.ceil(labels * counts.requests.sum() / hits[place]))
-    note = f"about {labels:,} more labelled hits at {counts.thresholds[place]:g}, which {requests:,} more requests have"
-    return _describe(counts, place, confidence, certified=False, labels=labels, note=note)
+    ends = [float(end[place]) for end in korn_graubard(counts, RATE_END)]
+    each = float(per_effective[fits.index(place)])
+    few, many = (
+        None if end >= alpha else max(int(np.ceil(_hits_for(end, alpha, confidence, each) - hits[place])), 1)
+        for end in ends
+    )
+    few = few or max(int(np.ceil(needed[place] - hits[place])), 1)
+    requests = int(np.ceil(few * counts.requests.sum() / hits[place]))
+    told = f"between {few:,} and {many:,}" if many else f"at least {few:,}"
+    note = f"{told} more labelled hits at {counts.thresholds[place]:g}; {requests:,} more requests have the fewest"
+    return _describe(counts, place, confidence, certified=False, note=note, labels=(few, many))
 
 
 def _hits_for(rate: float, alpha: float, confidence: float, per_effective: float) -> float:
@@ -193,7 +202,13 @@ def _hits_for(rate: float, alpha: float, confidence: float, per_effective: float
 
 
 def _describe(
-    counts: Counts, place: int, confidence: float, *, certified: bool, note: str, labels: int | None = None
+    counts: Counts,
+    place: int,
+    confidence: float,
+    *,
+    certified: bool,
+    note: str,
+    labels: tuple[int, int | None] | None = None,
 ) -> Certificate:
     low, high = korn_graubard(counts, confidence)
     hits, false = counts.hits.sum(0)[place], counts.false.sum(0)[place]

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import polars as pl
 
+from workbench.evaluation.claims import ArmFacts
 from workbench.evaluation.comparison import MIN_CLUSTERS, compare, item_clusters, item_values, mean_interval
-from workbench.evaluation.decision import ArmFacts
 from workbench.evaluation.gate import changed_items
 from workbench.evaluation.summary import FrontierPoint, ItemCase, SliceRow
 from workbench.records import Query
@@ -14,18 +14,17 @@ from workbench.records import Query
 MAX_CASES = 12
 
 
-def frontier_points(
-    scores: pl.DataFrame, facts: Sequence[ArmFacts], *, reference: str, split: str
-) -> list[FrontierPoint]:
+def frontier_points(scores: pl.DataFrame, facts: Sequence[ArmFacts], *, split: str) -> list[FrontierPoint]:
     """Every arm in the plane of cost and quality; ``scores`` holds one metric of one split.
 
     An arm is on the frontier when none is both cheaper and better, and tied when the simultaneous two-sided 95 %
-    bounds of its difference from the reference include 0.
+    bounds of its difference from the one with the best mean include 0.
     """
     items, codes = item_clusters(scores)
     names = [f.name for f in facts]
-    differences = {d.arm: d for d in compare(scores, names, reference=reference, margin=1.0, confidence=0.975)}
     quality = {n: mean_interval(item_values(scores, n, items, missing=0.0), codes) for n in names}
+    top = max(names, key=lambda n: quality[n][0])
+    differences = {d.arm: d for d in compare(scores, names, reference=top, margin=1.0, confidence=0.975)}
     out = []
     for f in facts:
         mean, low, high = quality[f.name]

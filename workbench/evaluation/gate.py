@@ -10,12 +10,15 @@ from typing import Literal, Self
 import polars as pl
 
 from workbench.errors import GateFailed
-from workbench.evaluation.decision import good_enough
+from workbench.evaluation.claims import good_enough
+from workbench.evaluation.sentences import signed
 from workbench.records import Decision, GateStatus
 
 SAME = 1e-9
 # Mildest first: a gate has the status of its worst claim.
-EXIT_CODES: dict[GateStatus, int] = {"identical": 0, "holds": 0, "stale": 2, "inconclusive": 2, "broken": 1, "error": 3}
+EXIT_CODES: dict[GateStatus, int] = {
+    "not tested": 0, "identical": 0, "holds": 0, "new": 0, "stale": 2, "inconclusive": 2, "broken": 1, "error": 3
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +70,10 @@ def check_gate(
     *,
     accepted_scores: pl.DataFrame | None,
     scores: pl.DataFrame,
-    invariants: Mapping[str, int],
+    invariants: Mapping[str, int | None],
     accounts: Sequence[GateClaim] = (),
     soft: Collection[GateStatus] = (),
+    run: str = "",
 ) -> Gate:
     """Compare a run with the accepted decision.
 
@@ -79,21 +83,22 @@ def check_gate(
         The committed decision, None where there is none yet, and this run's.
     accepted_scores, scores : DataFrame
         Test rows of the rule's metric, of the accepted run and of this one (columns arm, item_id, value).
-    invariants : mapping of str to int
-        Counts that must be 0, by name.
+    invariants : mapping of str to int or None
+        Counts that must be 0, by name; None where nothing was there to be counted.
     accounts : sequence of GateClaim
         What `account` found: a run whose items are not all there is an ``error`` whatever else holds.
     soft : collection of {"inconclusive", "stale"}
         Statuses for which the policy asks for exit code 0; they are shown all the same.
+    run : str
+        Folder name of this run, for the command that accepts it.
     """
-    claims = [
-        GateClaim("invariant", "", "broken" if n else "holds", f"{name}: {n} (must be 0)")
-        for name, n in invariants.items()
-    ]
-    claims += accounts
+    claims = [*(_invariant(name, n) for name, n in invariants.items()), *accounts]
     if accepted is None:
-        none = "No decision is accepted yet: workbench accept --reason ..."
-        claims.append(GateClaim("generalisation", now.arm, "stale", none))
+        claims.append(_nothing_accepted(now, run))
+    elif accepted.profile != now.profile:
+        shown = f"The profile {now.profile} is shown only. The accepted decision is one of the profile "
+        shown += f"{accepted.profile}; to check it: workbench check {now.notebook}"
+        claims.append(GateClaim("generalisation", now.arm, "new", shown))
     elif changed := accepted.fingerprint.changed(now.fingerprint):
         other = (
             f"The accepted decision rests on other inputs ({', '.join(changed[:8])} changed); this run is shown, and "
@@ -104,6 +109,20 @@ def check_gate(
         claims += _sameness(accepted, now, accepted_scores, scores)
         claims.append(_generalisation(accepted, now))
     return _worst(claims, soft)
+
+
+def _invariant(name: str, n: int | None) -> GateClaim:
+    if n is None:
+        return GateClaim("invariant", "", "not tested", f"{name}: there was nothing to count")
+    return GateClaim("invariant", "", "broken" if n else "holds", f"{name}: {n} (must be 0)")
+
+
+def _nothing_accepted(now: Decision, run: str) -> GateClaim:
+    """Nothing to hold yet: how to accept this run, or why there is nothing to accept."""
+    if now.verdict == "inconclusive":
+        return GateClaim("generalisation", now.arm, "inconclusive", now.sentence)
+    how = f"workbench accept {now.notebook}{f' --run {run}' if run else ''} --reason TEXT"
+    return GateClaim("generalisation", now.arm, "new", f"No decision is accepted yet. To accept this one: {how}")
 
 
 def account(rows: pl.DataFrame, decision: Decision, items: Collection[str], *, min_coverage: float) -> list[GateClaim]:
@@ -204,10 +223,12 @@ def _generalisation(accepted: Decision, now: Decision) -> GateClaim:
 
     Latency was a constraint when the decision was made; measured again on another machine it is information.
     """
-    if accepted.verdict not in ("chosen", "provisional"):
+    if accepted.verdict not in ("chosen", "upgrade", "provisional"):
         same = (accepted.verdict, accepted.arm) == (now.verdict, now.arm)
-        verb = "again" if same else f"was accepted, now {now.verdict} ({now.arm})"
-        return GateClaim("generalisation", accepted.arm, "holds" if same else "broken", f"{accepted.verdict} {verb}.")
+        if same:
+            return GateClaim("generalisation", accepted.arm, "holds", f"The same verdict again. {now.sentence}")
+        other = f"Another verdict than the accepted one, which was: {accepted.sentence} Now: {now.sentence}"
+        return GateClaim("generalisation", accepted.arm, "broken", other)
     if accepted.arm not in now.arms:
         return GateClaim("generalisation", accepted.arm, "error", f"{accepted.arm} was not run.")
     claim, rule = now.claim(accepted.arm), accepted.rule
@@ -215,8 +236,8 @@ def _generalisation(accepted: Decision, now: Decision) -> GateClaim:
     if status in ("holds", "identical") and not good_enough(claim, rule):
         status = "broken" if rule.floor is not None and claim.estimate_high < rule.floor else "inconclusive"
     sentence = (
-        f"{accepted.arm} against {rule.reference}: {claim.difference:+.3f} {rule.metric}, between {claim.low:+.3f} and "
-        f"{claim.high:+.3f}; {rule.limit_name} {rule.margin:g}."
+        f"{accepted.arm} against {claim.best or rule.reference}: {signed(claim.difference)} {rule.metric}, between "
+        f"{signed(claim.low)} and {signed(claim.high)}; {rule.limit_name} {rule.margin:g}."
     )
     return GateClaim("generalisation", accepted.arm, status, sentence)
 

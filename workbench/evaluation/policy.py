@@ -23,8 +23,14 @@ _RANGES: Mapping[str, tuple[float, float, bool]] = {
     "floor": (0.0, 1.0, True),
     "alpha": (0.0, 1.0, False),
     "latency_p95_ms": (0.0, math.inf, False),
+    "least_saving_usd": (0.0, math.inf, True),
+    "least_saving_share": (0.0, 1.0, True),
+    "point_usd": (0.0, math.inf, False),
+    "max_usd_per_1k": (0.0, math.inf, False),
+    "requests_per_month": (0.0, math.inf, False),
     "min_coverage": (0.0, 1.0, True),
 }
+ASSUMED_REQUESTS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,15 @@ class GatePolicy:
     must_differ_limit : int or float
         Caching: how many pairs that need different answers may be served from the cache; a number below 1 that is
         written with a point is a share of them, and its upper bound must keep to it.
+    requests_per_month : int or None
+        Volume at which money is told and weighed; 100,000 is assumed, and called so, until it is set.
+    least_saving_usd, least_saving_share : float
+        Two arms cost the same unless they differ by both: so many dollars a month, and this share of the dearer one.
+        The defaults, $10 and 5 %, are what a change is hardly worth making for: set your own.
+    point_usd : float or None
+        Dollars a month that a hundredth of the metric is worth to you; without it a dearer arm is told, not chosen.
+    max_usd_per_1k : float or None
+        What an arm may cost per 1,000 requests while none is in use yet.
     min_coverage : float
         Share of the test items that every arm must have been scored on, in [0, 1]; below it the gate is ``error``.
         What failed counts as the metric's worst value in every claim, so that a claim is honest at any coverage; but
@@ -66,6 +81,11 @@ class GatePolicy:
     latency_p95_ms: float | None = None
     alpha: float = 0.01
     must_differ_limit: int | float = 0
+    requests_per_month: int | None = None
+    least_saving_usd: float = 10.0
+    least_saving_share: float = 0.05
+    point_usd: float | None = None
+    max_usd_per_1k: float | None = None
     min_coverage: float = 0.9
     on_inconclusive: Softness = "fail"
     on_stale: Softness = "fail"
@@ -128,6 +148,8 @@ def _value_problem(notebook: str, key: str, value: Any) -> str:
         fits = value >= 0 if type(value) is int else isinstance(value, float) and 0 < value < 1
         return "" if fits else asked + "a whole number from 0, or a share above 0 and below 1, is expected"
     low, high, closed = _RANGES[key]
+    if key == "requests_per_month" and type(value) is not int:
+        return asked + "a whole number of requests is expected"
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _HUGE:
         return asked + "a number is expected"
     if low < value < high or (closed and value in (low, high)):

@@ -33,6 +33,15 @@ def visible(text: str, limit: int | None = None) -> str:
     return f"{text}… (+{rest:,} characters)" if rest > 0 else text
 
 
+def visible_line(text: str) -> str:
+    r"""`visible` text on one line: no text begins a line that looks like another's.
+
+    >>> visible_line("done\nfailed: \x1b[2J")
+    'done failed: ␛[2J'
+    """
+    return visible(text).replace("\n", " ")
+
+
 def escape(text: str, limit: int | None = None) -> str:
     """`visible` text for HTML, in an element or a quoted attribute.
 

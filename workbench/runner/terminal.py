@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from workbench.rendering.escape import visible_line
 from workbench.runner.events import Event
 
 
@@ -47,7 +48,7 @@ class TerminalProgress:
         """Show one event; safe to call from several threads."""
         if self._console.is_terminal:
             self._draw(event)
-        elif line := _plain_line(event):
+        elif line := visible_line(_plain_line(event)):
             self._console.print(f"{event.notebook}  {line}", markup=False, highlight=False, soft_wrap=True)
 
     def _draw(self, event: Event) -> None:
@@ -58,7 +59,7 @@ class TerminalProgress:
             return
         task = self._tasks[event.run_dir]
         if event.kind == "end":
-            self._bars.update(task, completed=event.cell, description=escape(_ending(event)))
+            self._bars.update(task, completed=event.cell, description=escape(visible_line(_ending(event))))
             self._bars.stop_task(task)
             return
         self._bars.update(
@@ -67,7 +68,7 @@ class TerminalProgress:
             completed=event.cell - 1,
             cell=event.cell,
             cells=event.cells,
-            description=escape(_inside(event)),
+            description=escape(visible_line(_inside(event))),
         )
 
 

@@ -1,0 +1,181 @@
+"""Which arms go to the test split, chosen on dev alone; and how often each would be chosen on other questions."""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from workbench.evaluation.claims import ArmFacts, Values, affordable, claims_of, fast_enough, pairwise_of
+from workbench.evaluation.comparison import Pairwise, pairwise, spent
+from workbench.evaluation.decision import decide
+from workbench.evaluation.power import TARGET, all_of, chance_of_holding, each_of
+from workbench.records import Rule
+
+# However little the test can carry, so many of dev's arms are tested; and never more than so many.
+FEWEST, MOST = 3, 8
+RESAMPLES = 200
+# Under this share of resamples the choice is one of several that the questions would have supported.
+STEADY = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Screen:
+    """What dev says: the arms that go on, simplest first, and the chance that the test shows equals to be near.
+
+    ``power`` is for arms that are truly equal: the chance that one of them is shown to be near all others of ``names``,
+    on a split that nobody has used; None where dev has no spread to tell. ``left_behind`` are arms that dev cannot rule
+    out, but that the test could not carry.
+    """
+
+    names: tuple[str, ...]
+    power: float | None
+    left_behind: tuple[str, ...] = ()
+
+
+def screen(
+    dev: pl.DataFrame,
+    facts: Sequence[ArmFacts],
+    rule: Rule,
+    *,
+    always: Collection[str] = (),
+    test_clusters: int,
+    seed: int = 0,
+) -> Screen:
+    """Pick the arms that dev cannot rule out, as many as the test can carry.
+
+    An arm goes on unless dev shows it to lie more than the margin below the best there; where it saves nothing that
+    counts against the best, unless it is shown to be worse at all. First come those that no arm at their cost or below
+    beats, then those with the best mean. At least three are tested, and no more than leave an 80 % chance that arms
+    which are truly equal are shown to be near each other.
+
+    Parameters
+    ----------
+    dev : DataFrame
+        Rows of the rule's metric on dev.
+    always : collection of str
+        Arms that are tested whatever dev says: the one in use, the anchor, the user's own systems.
+    test_clusters : int
+        Question families in test.
+    """
+    values = Values.of(dev, [f.name for f in facts])
+    pairs = pairwise(values.worst, values.best, values.clusters, confidence=rule.confidence, seed=seed)
+    mean = dict(zip((f.name for f in facts), values.own.mean(1).tolist(), strict=True))
+    alive = [f for f in _not_twins(facts, values, always) if _may_be_best(f, facts, pairs, mean, rule)]
+    beaten = {f.name for f in alive if any(_beats(g, f, mean, rule) for g in alive)}
+    ranked = sorted(alive, key=lambda f: (f.name in beaten, -mean[f.name], f.order))
+    fixed = [f for f in facts if f.name in always]
+    rest = [f for f in ranked if f.name not in always]
+    n = _carried(len(fixed), len(rest), _typical_sd(pairs, [*fixed, *rest], facts), rule, test_clusters)
+    names = sorted([*fixed, *rest[:n]], key=lambda f: f.order)
+    power = _power(len(names), _typical_sd(pairs, names, facts), rule, test_clusters)
+    return Screen(tuple(f.name for f in names), power, tuple(f.name for f in rest[n:]))
+
+
+def _not_twins(facts: Sequence[ArmFacts], values: Values, always: Collection[str]) -> list[ArmFacts]:
+    """Arms without those that score the same as a simpler one on every question, at the same cost."""
+    out, seen = [], set()
+    for i, f in sorted(enumerate(facts), key=lambda pair: pair[1].order):
+        key = (f.cost_usd_per_1k, values.own[i].tobytes())
+        if key not in seen or f.name in always:
+            out.append(f)
+        seen.add(key)
+    return out
+
+
+def _may_be_best(
+    arm: ArmFacts, facts: Sequence[ArmFacts], pairs: Pairwise, mean: Mapping[str, float], rule: Rule
+) -> bool:
+    """Whether dev leaves it open that this arm is chosen, or an upgrade."""
+    if not fast_enough(arm.latency_p95_ms, rule):
+        return False
+    at = {f.name: i for i, f in enumerate(facts)}
+    in_use = next((f.cost_usd_per_1k for f in facts if f.name == rule.reference), None)
+    within = [f for f in facts if affordable(f.cost_usd_per_1k, in_use, rule) and fast_enough(f.latency_p95_ms, rule)]
+    others = [f for f in within or facts if f.name != arm.name]
+    best = max(others, key=lambda f: mean[f.name], default=None)
+    if best is None:
+        return True
+    saves = rule.counts(arm.cost_usd_per_1k, best.cost_usd_per_1k)
+    return bool(pairs.high[at[arm.name], at[best.name]] >= (-rule.margin if saves else 0.0))
+
+
+def _beats(one: ArmFacts, other: ArmFacts, mean: Mapping[str, float], rule: Rule) -> bool:
+    """Whether an arm costs no more than another, and is better on dev."""
+    return mean[one.name] > mean[other.name] and not rule.counts(other.cost_usd_per_1k, one.cost_usd_per_1k)
+
+
+def _typical_sd(pairs: Pairwise, arms: Sequence[ArmFacts], facts: Sequence[ArmFacts]) -> float:
+    """Median over the pairs of arms of the standard deviation of their difference per family, 0 where none differ."""
+    at = {f.name: i for i, f in enumerate(facts)}
+    found = [pairs.se[at[a.name], at[b.name]] for a in arms for b in arms if a is not b]
+    spread = [se for se in found if se > 0]
+    return float(np.median(spread) * np.sqrt(pairs.n_clusters)) if spread else 0.0
+
+
+def _carried(n_fixed: int, n_rest: int, sd: float, rule: Rule, test_clusters: int) -> int:
+    """How many of the further arms are tested."""
+    n = min(n_rest, MOST)
+    while n > FEWEST and (_power(n_fixed + n, sd, rule, test_clusters) or 1.0) < TARGET:
+        n -= 1
+    return n
+
+
+def _power(n_arms: int, sd: float, rule: Rule, test_clusters: int) -> float | None:
+    if sd <= 0 or n_arms < 2:
+        return None
+    at_level = each_of(spent(rule.confidence, rule.use), n_arms - 1)
+    return all_of(chance_of_holding(sd, rule.margin, test_clusters, confidence=at_level), n_arms - 1)
+
+
+def chosen_shares(
+    dev: pl.DataFrame,
+    test: pl.DataFrame,
+    facts: Sequence[ArmFacts],
+    rule: Rule,
+    *,
+    always: Collection[str] = (),
+    seed: int = 0,
+    draws: int = RESAMPLES,
+) -> dict[str, float]:
+    """How often each arm would be chosen had other families of questions been asked; "" where nothing would be.
+
+    Families of dev and of test are drawn with replacement, and the rule is followed anew: which of the tested arms dev
+    lets through, then the decision, with the quantiles of the real test split. It says how tied the arms are, and is
+    no confidence.
+    """
+    names, order = [f.name for f in facts], {f.name: f.order for f in facts}
+    on_dev, on_test = Values.of(dev, names), Values.of(test, names)
+    critical_dev = pairwise_of(on_dev, rule, seed=seed).critical
+    critical_test = pairwise_of(on_test, rule, seed=seed).critical
+    rng = np.random.default_rng(seed)
+    found: Counter[str] = Counter()
+    for _ in range(draws):
+        drawn = [v.take(rng.integers(n, size=n)) for v in (on_dev, on_test) for n in [int(v.clusters.max()) + 1]]
+        first, second = (
+            pairwise(v.worst, v.best, v.clusters, critical=c)
+            for v, c in zip(drawn, (critical_dev, critical_test), strict=True)
+        )
+        mean = dict(zip(names, drawn[0].own.mean(1).tolist(), strict=True))
+        kept = [i for i, f in enumerate(facts) if f.name in always or _may_be_best(f, facts, first, mean, rule)]
+        outcome = decide(
+            claims_of(_only(drawn[1], kept), [facts[i] for i in kept], rule, _only_pairs(second, kept), resampled=True),
+            rule,
+            order=order,
+            n_dev_clusters=first.n_clusters,
+        )
+        said = outcome.verdict in ("chosen", "upgrade", "keep_reference", "provisional")
+        found[outcome.arm if said else ""] += 1
+    return {arm: n / draws for arm, n in found.most_common()}
+
+
+def _only(values: Values, at: Sequence[int]) -> Values:
+    return Values(values.own[at], values.worst[at], values.best[at], values.clusters, values.coverage[at])
+
+
+def _only_pairs(pairs: Pairwise, at: Sequence[int]) -> Pairwise:
+    grid = np.ix_(at, at)
+    parts = (pairs.mean, pairs.se, pairs.low, pairs.differ, pairs.worse)
+    mean, se, low, differ, worse = (part[grid] for part in parts)
+    return Pairwise(mean, se, low, differ, worse, pairs.critical[at], pairs.n_clusters, pairs.size_ratio)
