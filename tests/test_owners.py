@@ -13,18 +13,18 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # Who imports the package. A library's values are spelled where they are meant: filters, indices, axes.
 OWNERS = {
-    "datasets": {"importing/hub.py"},
+    "datasets": {"evalset/imports/hub.py"},
     "lancedb": {"retrieval/store.py", "retrieval/tenant.py", "retrieval/indexing.py", "retrieval/filters.py"},
     "litellm": {"inference/connections.py", "inference/provider_errors.py", "inference/providers.py"},
     "matplotlib": {"reports/figure.py", "reports/scales.py"},
     "pandas": {"rendering/table.py"},
     "papermill": {"runner/kernels.py"},
-    "ragas": {"evaluation/judging.py"},
+    "ragas": {"evalset/judging.py"},
 }
 USES = {
     "datasets": """
 import polars as pl
-from workbench.importing.hub import read_parquet
+from workbench.evalset.imports.hub import read_parquet
 pl.DataFrame({"_id": ["007"]}).write_parquet(folder / "documents.parquet")
 read_parquet(folder / "documents.parquet")""",
     "lancedb": """
@@ -50,9 +50,9 @@ settings = make_settings(folder)
 add_notebook(settings, "retrieval")
 run_all([Job("retrieval")], settings=settings, clock=SystemClock())""",
     "polars": """
-from workbench.evaluation.metrics import measure""",
+from workbench.retrieval.metrics import measure""",
     "ragas": """
-from workbench.evaluation.judging import echo_scores
+from workbench.evalset.judging import echo_scores
 echo_scores([("how to join", "Join two frames.")])""",
 }
 

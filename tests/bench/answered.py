@@ -3,13 +3,13 @@
 import json
 from pathlib import Path
 
-from workbench.bench.answers import asked_of, recording_file
-from workbench.bench.retrieved import SEARCHES
 from workbench.config import Settings
-from workbench.evaluation.evalset import Evalset, load_evalset
+from workbench.evalset.evalset import Evalset, load_evalset
 from workbench.inference.messages import Response, Usage
-from workbench.inference.recording import Recordings
-from workbench.inference.routed import FOLDER, HITS
+from workbench.inference.recordings import Recordings
+from workbench.routing.answers import asked_of, recording_file
+from workbench.routing.retrieved import SEARCHES
+from workbench.routing.route import FOLDER, HITS
 
 MODELS = ("local/smollm2-135m", "local/qwen2.5-coder-0.5b")
 PROMPTS = """

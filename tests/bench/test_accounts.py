@@ -13,9 +13,9 @@ from tests.bench.test_routing_bench import open_bench as open_routing
 from tests.bench.test_routing_bench import project
 from tests.evaluation.routing_tables import planted
 from tests.evaluation.small_evalset import settings_in
-from workbench.bench.asking import ask_all
 from workbench.errors import GateFailed
 from workbench.evaluation.gate import Gate
+from workbench.retrieval.asking import ask_all
 
 
 def refused(bench, gate):

@@ -6,9 +6,9 @@ import polars as pl
 import pytest
 
 from tests.bench.tiny import HYBRID, TEXT, change_query, judge, open_bench, project
-from workbench.bench.experiment import anchor_path
 from workbench.clock import SystemClock
 from workbench.errors import ConfigError
+from workbench.evaluation.experiment import anchor_path
 from workbench.records import Decision
 from workbench.runner import RunRecord, accept
 from workbench.runner.runs import close_run

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from tests.bench.answered import MODELS, PROMPTS, QUESTIONS, answered, write
-from workbench.bench.answers import asked_of, recorded_outcomes, recording_file
 from workbench.errors import EvalsetError
-from workbench.evaluation.evalset import Evalset
+from workbench.evalset.evalset import Evalset
 from workbench.inference.messages import Response, Usage
 from workbench.inference.prices import load_prices
-from workbench.inference.recording import Recordings
-from workbench.inference.routed import FOLDER, HITS
+from workbench.inference.recordings import Recordings
+from workbench.routing.answers import asked_of, recorded_outcomes, recording_file
+from workbench.routing.route import FOLDER, HITS
 
 
 @pytest.fixture

@@ -5,13 +5,20 @@ from dataclasses import replace
 import pytest
 
 from tests.bench.tiny import HYBRID, TEXT, open_bench
-from workbench.bench.asking import arms_table, ask_all, candidate_name, drop_twins, foreign_hits, spread_over_rebuilds
-from workbench.bench.systems import SystemArm
 from workbench.retrieval.arms import make_arm
+from workbench.retrieval.asking import (
+    arms_table,
+    ask_all,
+    candidate_name,
+    drop_twins,
+    foreign_hits,
+    spread_over_rebuilds,
+)
 from workbench.retrieval.chunking import ByStructure
 from workbench.retrieval.filters import OneOf
 from workbench.retrieval.indexing import FullTextIndex, HnswSq
 from workbench.retrieval.strategies import Arm, Hybrid, Vector
+from workbench.retrieval.systems import SystemArm
 
 
 @pytest.fixture(scope="module")

@@ -9,17 +9,17 @@ import polars as pl
 import pytest
 
 from tests.evaluation.small_evalset import settings_in, write
-from workbench.bench.caching import CachingBench
-from workbench.bench.caching_lab import CachingParameters
-from workbench.bench.caching_tables import pairs_table
-from workbench.bench.provenance import build_parameters
+from workbench.caching.caching_tables import pairs_table
+from workbench.caching.claims import bounds_of_pairs
+from workbench.caching.notebook import CachingBench
+from workbench.caching.study import CachingParameters
+from workbench.caching.traffic import Pair, load_stream
 from workbench.clock import SystemClock
 from workbench.errors import ConfigError, EvalsetError, GateFailed
-from workbench.evaluation.cache_claims import bounds_of_pairs
+from workbench.evalset.imports.requests import pair_line
 from workbench.evaluation.gate import Gate
+from workbench.evaluation.provenance import build_parameters
 from workbench.evaluation.summary import Summary
-from workbench.evaluation.traffic import Pair, load_stream
-from workbench.importing.traffic import pair_line
 from workbench.reports.html import write_report
 from workbench.runner import RunRecord, accept
 from workbench.runner.runs import close_run

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from workbench.bench.answers import Asked
-from workbench.bench.caching_prompts import (
+from workbench.caching.caching_tables import drift_table
+from workbench.caching.calls import Segment, approximate_tokens
+from workbench.caching.prompt_tables import (
     longer_prefix,
     poisson_times,
     prompt_break_table,
@@ -15,12 +16,11 @@ from workbench.bench.caching_prompts import (
     prompt_log,
     prompt_what_if_table,
 )
-from workbench.bench.caching_tables import drift_table
-from workbench.caching.calls import Segment, approximate_tokens
 from workbench.caching.vendors import load_vendors
 from workbench.inference.messages import Request
-from workbench.inference.prompting import Prompts
 from workbench.records import Document, Query
+from workbench.routing.answers import Asked
+from workbench.routing.prompting import Prompts
 
 VENDORS = load_vendors()
 PROMPTS = Prompts.load(Path(__file__).parents[2] / "evalsets" / "docs_qa" / "prompts.toml")

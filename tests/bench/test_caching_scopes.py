@@ -8,11 +8,11 @@ import pytest
 
 from tests.bench.test_caching_bench import first  # noqa: F401  the fixture
 from tests.caching.test_canaries import leave_out
-from workbench.bench.caching_scopes import CANARY_TEXTS, KnownVectors, foreign_hits, shared_requests, try_scopes
+from workbench.caching.caching_scopes import CANARY_TEXTS, KnownVectors, foreign_hits, shared_requests, try_scopes
 from workbench.caching.scope import Scope
+from workbench.caching.traffic import Stream
 from workbench.errors import GateFailed
 from workbench.evaluation.gate import Gate
-from workbench.evaluation.traffic import Stream
 from workbench.testing import HashEmbedder
 
 EMBEDDER = HashEmbedder(64)

@@ -7,10 +7,10 @@ import pytest
 
 import workbench
 from tests.bench.tiny import change_query, open_bench, project, write_evalset
-from workbench.bench.experiment import open_run_folder
-from workbench.bench.provenance import build_parameters, encoder_probe
-from workbench.bench.retrieval import RetrievalParameters
 from workbench.errors import ConfigError, EvalsetError
+from workbench.evaluation.experiment import open_run_folder
+from workbench.evaluation.provenance import build_parameters, encoder_probe
+from workbench.retrieval.retrieval import RetrievalParameters
 from workbench.testing import HashEmbedder
 
 

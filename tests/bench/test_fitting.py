@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from tests.bench.tiny import open_bench
-from workbench.bench.fitting import FOLDS, FittedArm, fit_arms, fit_weight
 from workbench.errors import ConfigError
-from workbench.evaluation.metrics import judge, measure, rank
 from workbench.records import Hit
+from workbench.retrieval.fitting import FOLDS, FittedArm, fit_arms, fit_weight
+from workbench.retrieval.metrics import judge, measure, rank
 from workbench.retrieval.reranking import LearnedRanker
 from workbench.retrieval.strategies import Hybrid, Question, Weighted
 

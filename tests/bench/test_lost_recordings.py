@@ -12,13 +12,13 @@ from tests.bench.answered import MODELS, PROMPTS, answered
 from tests.faults.misbehaving_server import misbehaving_server
 from tests.notebooks.zoo import make_settings
 from tests.reports import samples
-from workbench.bench.answers import recorded_outcomes, recording_file
 from workbench.cli import app
 from workbench.clock import SystemClock
 from workbench.errors import RecordingMiss
-from workbench.evaluation.evalset import Evalset
+from workbench.evalset.evalset import Evalset
 from workbench.inference.prices import load_prices
 from workbench.records import Decision, Fingerprint
+from workbench.routing.answers import recorded_outcomes, recording_file
 from workbench.runner import check
 
 ROOT = Path(__file__).parents[2]

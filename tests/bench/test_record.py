@@ -8,16 +8,16 @@ import pytest
 
 from tests.bench.answered import MODELS, answered
 from tests.bench.test_retrieved import Search, accept
-from workbench.bench.answers import asked_of, recording_file
-from workbench.bench.record import record
-from workbench.bench.retrieved import keep_searches, renew
 from workbench.config import Settings
 from workbench.errors import ConfigError, Unavailable
-from workbench.evaluation.evalset import Evalset
+from workbench.evalset.evalset import Evalset
 from workbench.inference.batch import estimate
 from workbench.inference.client import Client
 from workbench.inference.messages import Request, Response, Usage
 from workbench.inference.prices import load_prices
+from workbench.routing.answers import asked_of, recording_file
+from workbench.routing.record import record
+from workbench.routing.retrieved import keep_searches, renew
 from workbench.testing import FakeClock, ScriptedModel
 
 

@@ -9,12 +9,12 @@ import polars as pl
 import pytest
 
 from tests.bench.tiny import HYBRID, STRATEGIES, TEXT, change_query, judge, open_bench, project, write_evalset
-from workbench.bench.asking import Scored
 from workbench.clock import SystemClock
 from workbench.errors import ConfigError, GateFailed
 from workbench.evaluation.gate import Gate
 from workbench.evaluation.summary import Summary
 from workbench.records import Decision, Hit
+from workbench.retrieval.asking import Scored
 from workbench.retrieval.strategies import FullText
 from workbench.runner import RunRecord, accept
 from workbench.runner.runs import close_run

@@ -6,11 +6,11 @@ import pytest
 
 from tests.bench.tiny import HYBRID, TEXT, judge, open_bench
 from tests.evaluation.small_evalset import write
-from workbench.bench.asking import our_arm
-from workbench.bench.retrieval import RetrievalParameters
 from workbench.clock import SystemClock
 from workbench.evaluation.gate import Gate
 from workbench.evaluation.summary import Summary
+from workbench.retrieval.asking import our_arm
+from workbench.retrieval.retrieval import RetrievalParameters
 from workbench.retrieval.strategies import FullText
 from workbench.runner import RunRecord, accept
 from workbench.runner.runs import close_run

@@ -7,17 +7,17 @@ import pytest
 
 from tests.bench.answered import MODELS, QUESTIONS, answered
 from tests.reports import samples
-from workbench.bench.answers import asked_of, recorded_outcomes, recording_file
-from workbench.bench.record import record
-from workbench.bench.retrieved import SEARCHES, keep_searches, recorded_rows, renew
 from workbench.config import Settings
 from workbench.errors import ConfigError
-from workbench.evaluation.evalset import Evalset, load_evalset
+from workbench.evalset.evalset import Evalset, load_evalset
 from workbench.inference.messages import Response, Usage
 from workbench.inference.prices import load_prices
-from workbench.inference.recording import Recordings
-from workbench.inference.routed import FOLDER, FOUND_WITH, HITS
+from workbench.inference.recordings import Recordings
 from workbench.records import Query
+from workbench.routing.answers import asked_of, recorded_outcomes, recording_file
+from workbench.routing.record import record
+from workbench.routing.retrieved import SEARCHES, keep_searches, recorded_rows, renew
+from workbench.routing.route import FOLDER, FOUND_WITH, HITS
 
 
 class Search:

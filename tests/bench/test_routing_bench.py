@@ -11,15 +11,15 @@ import pytest
 
 from tests.evaluation.routing_tables import dominated, planted
 from tests.evaluation.small_evalset import settings_in
-from workbench.bench.provenance import build_parameters
-from workbench.bench.routing import RoutingBench, RoutingParameters
 from workbench.clock import SystemClock
 from workbench.config import Settings
 from workbench.errors import ConfigError, EvalsetError, GateFailed
 from workbench.evaluation.gate import Gate
-from workbench.evaluation.outcomes import FILE
-from workbench.inference.routing import load_router
+from workbench.evaluation.provenance import build_parameters
 from workbench.records import Decision
+from workbench.routing.outcomes import FILE
+from workbench.routing.policies import load_router
+from workbench.routing.routing import RoutingBench, RoutingParameters
 from workbench.runner import RunRecord, accept
 from workbench.runner.runs import close_run
 from workbench.testing import HashEmbedder

@@ -14,16 +14,16 @@ from tests.bench.test_routing_bench import open_bench as open_routing
 from tests.bench.test_routing_bench import project
 from tests.evaluation.routing_tables import planted
 from tests.evaluation.small_evalset import DEV, TEST, settings_in, write
-from workbench.bench.caching import CachingBench
-from workbench.bench.caching_lab import CachingParameters
-from workbench.bench.fitting import fit_arms
-from workbench.bench.retrieval import RetrievalBench, RetrievalParameters
-from workbench.bench.routing import RoutingBench, RoutingParameters
-from workbench.bench.routing_arms import policy_arms
-from workbench.bench.routing_tables import study
+from workbench.caching.notebook import CachingBench
+from workbench.caching.study import CachingParameters
 from workbench.errors import EvalsetError, SplitError
-from workbench.evaluation.outcomes import FILE
-from workbench.importing.traffic import pair_line
+from workbench.evalset.imports.requests import pair_line
+from workbench.retrieval.fitting import fit_arms
+from workbench.retrieval.retrieval import RetrievalBench, RetrievalParameters
+from workbench.routing.outcomes import FILE
+from workbench.routing.routing import RoutingBench, RoutingParameters
+from workbench.routing.routing_arms import policy_arms
+from workbench.routing.routing_tables import study
 from workbench.testing import HashEmbedder, WordTokenizer
 
 FITTED = ["hybrid_weighted", "reranked"]

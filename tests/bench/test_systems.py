@@ -7,9 +7,9 @@ import polars as pl
 import pytest
 
 from tests.bench.tiny import HYBRID, TEXT, judge, open_bench, project
-from workbench.bench.systems import load_systems, system_inputs
 from workbench.errors import ConfigError, EvalsetError, ProviderError
 from workbench.records import Hit, Query
+from workbench.retrieval.systems import load_systems, system_inputs
 
 MODULE = """from workbench.records import Hit
 

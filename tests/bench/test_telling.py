@@ -6,11 +6,11 @@ import pytest
 
 from tests.reports import samples
 from tests.reports.drawn import drawn
-from workbench.bench.caching_lab import CachingParameters
-from workbench.bench.retrieval import RetrievalParameters
-from workbench.bench.telling import assumed_money, compared, is_default, losses, losses_title, would_change
-from workbench.evaluation.policy import GatePolicy
+from workbench.caching.study import CachingParameters
+from workbench.evalset.gates import GatePolicy
+from workbench.evaluation.telling import assumed_money, compared, is_default, losses, losses_title, would_change
 from workbench.records import Rule
+from workbench.retrieval.retrieval import RetrievalParameters
 
 RULE = Rule("quality", "usd_per_1k_requests", "", 0.05, 0.95)
 NAMES = ("plain", "cheap", "rich")

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from tests.evaluation.small_evalset import settings_in, write
-from workbench.bench.asking import Scored
-from workbench.bench.provenance import build_parameters
-from workbench.bench.retrieval import Finalists, RetrievalBench, RetrievalParameters
 from workbench.config import Settings
+from workbench.evaluation.provenance import build_parameters
 from workbench.records import Decision
+from workbench.retrieval.asking import Scored
+from workbench.retrieval.retrieval import Finalists, RetrievalBench, RetrievalParameters
 from workbench.testing import HashEmbedder, WordTokenizer
 
 TENANTS, TOPICS, FAMILIES, DEV_FAMILIES = ("acme", "globex"), 40, 48, 12

@@ -20,7 +20,7 @@ import polars as pl
 from scipy import stats
 
 from workbench.evaluation.claims import ArmFacts, make_claims
-from workbench.evaluation.comparison import bootstrap_t, classify
+from workbench.evaluation.compare import bootstrap_t, classify
 from workbench.evaluation.power import clusters_needed
 from workbench.records import Claim, Rule
 

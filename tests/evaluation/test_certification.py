@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workbench.evaluation.bounds import GRID, Counts, count, korn_graubard
-from workbench.evaluation.certification import (
+from workbench.caching.bounds import GRID, Counts, count, korn_graubard
+from workbench.caching.certification import (
     NO_NUMBER,
     certify,
     choose_then_certify,

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from tests.evaluation.small_evalset import DEV, DOCUMENTS, QUERIES, TEST, settings_in, shared, write
 from workbench.errors import EvalsetError
-from workbench.evaluation.checking import check_evalset, exit_code, summarise
-from workbench.evaluation.evalset import load_evalset
+from workbench.evalset.checking import check_evalset, exit_code, summarise
+from workbench.evalset.evalset import load_evalset
 
 
 def check(folder):

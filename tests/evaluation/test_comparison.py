@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from workbench.errors import ConfigError
-from workbench.evaluation.comparison import bootstrap_t, classify, compare, mean_interval, sharper
+from workbench.evaluation.compare import bootstrap_t, classify, compare, mean_interval, sharper
 
 
 def scores_of(**arms):

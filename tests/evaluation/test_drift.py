@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
+from workbench.caching.drift import ODDS, DriftWatch, log_capital, watch_trials
 from workbench.errors import ConfigError
-from workbench.evaluation.drift import ODDS, DriftWatch, log_capital, watch_trials
 
 
 @given(labels=st.lists(st.booleans(), max_size=60), alpha=st.floats(0.01, 0.5))

@@ -7,7 +7,7 @@ import pytest
 
 from tests.evaluation.small_evalset import DOCUMENTS, QUERIES, settings_in, shared, write
 from workbench.errors import ConfigError, EvalsetError
-from workbench.evaluation.evalset import load_evalset
+from workbench.evalset.evalset import load_evalset
 from workbench.records import Document
 
 
@@ -96,7 +96,7 @@ def test_a_corpus_toml_is_built_by_the_retrieval_layer(tmp_path, monkeypatch):
         return [Document(d, "text", tenant_id=t) for d, t in (("d1", "a"), ("d2", "a"), ("d3", "b"))], "manifest"
 
     built = SimpleNamespace(load_corpus=load_corpus)
-    monkeypatch.setitem(sys.modules, "workbench.retrieval.corpus", built)
+    monkeypatch.setitem(sys.modules, "workbench.evalset.corpus", built)
     folder = write(tmp_path)
     (folder / "corpus.jsonl").unlink()
     (folder / "corpus.toml").write_text("fine")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ir_measures import AP, RR, P, R, nDCG
 
 from workbench.errors import ConfigError
-from workbench.evaluation.metrics import judge, measure, measure_all, ndcg_bounds, parse_metric, rank
+from workbench.retrieval.metrics import judge, measure, measure_all, ndcg_bounds, parse_metric, rank
 
 OURS = ("ndcg@10", "ndcg@3", "recall@10", "precision@5", "mrr@10", "map@20")
 THEIRS = (nDCG @ 10, nDCG @ 3, R @ 10, P @ 5, RR @ 10, AP @ 20)

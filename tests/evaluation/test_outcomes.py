@@ -6,8 +6,8 @@ import pytest
 
 from tests.evaluation.routing_tables import planted
 from workbench.errors import EvalsetError
-from workbench.evaluation.crossfit import fold_of
-from workbench.evaluation.outcomes import load_outcomes, outcomes_of
+from workbench.routing.crossfit import fold_of
+from workbench.routing.outcomes import load_outcomes, outcomes_of
 
 SMALL = planted(40)
 

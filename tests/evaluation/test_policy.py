@@ -2,8 +2,8 @@ import pytest
 
 from tests.evaluation.small_evalset import settings_in, write
 from workbench.errors import EvalsetError
-from workbench.evaluation.evalset import load_evalset
-from workbench.evaluation.policy import GatePolicy, scan_gates
+from workbench.evalset.evalset import load_evalset
+from workbench.evalset.gates import GatePolicy, scan_gates
 
 
 def test_what_gates_toml_says_is_used_and_the_rest_defaults(tmp_path):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.power import TTestPower
 
-from workbench.evaluation.comparison import sharper
+from workbench.evaluation.compare import sharper
 from workbench.evaluation.power import chance_of_holding, clusters_needed, plan
 
 

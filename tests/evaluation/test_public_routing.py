@@ -9,13 +9,13 @@ import pytest
 from tests.evaluation.small_evalset import shared
 from workbench.config import load_settings
 from workbench.errors import EvalsetError
-from workbench.evaluation.crossfit import cross_predict, fit_policy
-from workbench.evaluation.outcomes import Outcomes, load_outcomes
-from workbench.evaluation.routing_metrics import aiq, deferral, oracle_curve, resample_deferral, router_curve
-from workbench.importing.outcomes import Repairs, import_outcomes
+from workbench.evalset.imports.logs import Repairs, import_outcomes
 from workbench.inference.embedding import load_embedder
-from workbench.inference.routing import POLICIES
 from workbench.retrieval.vectors import VectorCache
+from workbench.routing.crossfit import cross_predict, fit_policy
+from workbench.routing.outcomes import Outcomes, load_outcomes
+from workbench.routing.policies import POLICIES
+from workbench.routing.routing_metrics import aiq, deferral, oracle_curve, resample_deferral, router_curve
 
 WEAK, STRONG = "mistralai/Mixtral-8x7B-Instruct-v0.1", "gpt-4-1106-preview"
 

@@ -5,9 +5,10 @@ import pytest
 
 from tests.evaluation.routing_tables import planted
 from workbench.errors import ConfigError
-from workbench.evaluation.crossfit import cross_predict, fit_policy
-from workbench.evaluation.outcomes import outcomes_of
-from workbench.evaluation.routing_metrics import (
+from workbench.routing.crossfit import cross_predict, fit_policy
+from workbench.routing.outcomes import outcomes_of
+from workbench.routing.policies import POLICIES
+from workbench.routing.routing_metrics import (
     Curve,
     aiq,
     deferral,
@@ -17,7 +18,6 @@ from workbench.evaluation.routing_metrics import (
     router_curve,
     upper_hull,
 )
-from workbench.inference.routing import POLICIES
 
 
 def plain_aiq(points, low, high):

@@ -3,10 +3,10 @@ import pytest
 
 from workbench.clock import SystemClock
 from workbench.errors import ProviderError
-from workbench.evaluation.comparison import SCORES_SCHEMA
-from workbench.evaluation.metrics import RUN_SCHEMA, rank
-from workbench.evaluation.scoring import ask, score
+from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.records import Hit, Query
+from workbench.retrieval.metrics import RUN_SCHEMA, rank
+from workbench.retrieval.scoring import ask, score
 
 QUERIES = [
     Query("q1", "one", "a", cluster="c", style="vague"),

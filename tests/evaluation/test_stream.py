@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from workbench.caching import replay as module
 from workbench.caching.guards import Guard
-from workbench.evaluation import stream as module
-from workbench.evaluation.stream import oracle_hits, replay, shadow
-from workbench.evaluation.traffic import Stream
+from workbench.caching.replay import oracle_hits, replay, shadow
+from workbench.caching.traffic import Stream
 from workbench.testing import HashEmbedder
 
 WORDS = ("reset", "password", "invoice", "card", "team", "member", "add", "remove", "plan", "not")

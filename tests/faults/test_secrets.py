@@ -16,7 +16,7 @@ from workbench.inference.client import Client
 from workbench.inference.failover import RetryPolicy
 from workbench.inference.messages import Response, ToolCall, Usage
 from workbench.inference.prices import load_prices
-from workbench.inference.recording import Recordings
+from workbench.inference.recordings import Recordings
 from workbench.state import open_engine
 from workbench.telemetry.ledger import Ledger
 from workbench.telemetry.spans import Tracing

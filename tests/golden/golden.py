@@ -18,12 +18,12 @@ import numpy as np
 from tests.reports import samples
 from workbench.caching.guards import Guard
 from workbench.config import load_settings
-from workbench.inference.routing import load_router
 from workbench.records import Decision, Document, content_hash, parameters_of
 from workbench.reports.html import write_report
 from workbench.retrieval.arms import make_arms
-from workbench.retrieval.searching import Searcher
+from workbench.retrieval.searcher import Searcher
 from workbench.retrieval.store import ChunkRow
+from workbench.routing.policies import load_router
 from workbench.testing import HashEmbedder, WordTokenizer
 
 ROOT = Path(__file__).parents[2]

@@ -8,8 +8,8 @@ import pytest
 
 from tests.evaluation.small_evalset import settings_in
 from workbench.errors import EvalsetError
-from workbench.evaluation.evalset import load_evalset
-from workbench.importing.hub import load_hub
+from workbench.evalset.evalset import load_evalset
+from workbench.evalset.imports.hub import load_hub
 
 CARD = """---
 configs:
@@ -86,7 +86,7 @@ def test_local_files_are_read_without_any_network(tmp_path):
 from pathlib import Path
 import polars as pl
 from workbench.config import load_settings
-from workbench.importing.hub import load_hub, read_parquet
+from workbench.evalset.imports.hub import load_hub, read_parquet
 root = Path({str(tmp_path)!r})
 pl.DataFrame({{"a": ["007"]}}).write_parquet(root / "t.parquet")
 print(read_parquet(root / "t.parquet"))
@@ -107,7 +107,7 @@ def test_a_hub_name_without_network_fails_within_seconds_and_says_what_to_do(tmp
     code = f"""
 from pathlib import Path
 from workbench.config import load_settings
-from workbench.importing.hub import load_hub
+from workbench.evalset.imports.hub import load_hub
 load_hub("owner/none", settings=load_settings({{}}, Path({str(tmp_path)!r})))
 """
     started = time.perf_counter()

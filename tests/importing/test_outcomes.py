@@ -7,9 +7,9 @@ import pytest
 
 from tests.evaluation.routing_tables import planted
 from workbench.errors import ConfigError, EvalsetError
-from workbench.evaluation.evalset import load_evalset
-from workbench.evaluation.outcomes import load_outcomes
-from workbench.importing.outcomes import Repairs, import_outcomes
+from workbench.evalset.evalset import load_evalset
+from workbench.evalset.imports.logs import Repairs, import_outcomes
+from workbench.routing.outcomes import load_outcomes
 
 LONG = planted(40)
 

@@ -14,7 +14,7 @@ from workbench.inference.limits import Limit, Slot
 from workbench.inference.messages import Request
 from workbench.inference.prices import load_prices
 from workbench.inference.reservation import worst_nanos
-from workbench.inference.routed import Routed
+from workbench.routing.route import Routed
 from workbench.state import open_engine
 
 PRICES = load_prices()

@@ -33,7 +33,7 @@ from workbench.inference.failover import RetryPolicy
 from workbench.inference.limits import Limit, RateLimiter
 from workbench.inference.messages import Request, Response, Usage
 from workbench.inference.prices import load_prices
-from workbench.inference.recording import Recordings
+from workbench.inference.recordings import Recordings
 from workbench.inference.reservation import worst_input_tokens
 from workbench.inference.settlement import PATIENCE_S
 from workbench.inference.streaming import Abandoned

@@ -10,11 +10,10 @@ import pytest
 from tests.bench.tiny import HYBRID, project
 from tests.inference.embeddings_server import DIMENSION, serving
 from tests.inference.test_routed import accept
-from workbench.bench.provenance import build_parameters
-from workbench.bench.retrieval import RetrievalBench, RetrievalParameters
 from workbench.caching.semantic import SemanticCache
 from workbench.config import Settings
 from workbench.errors import BudgetExceeded, CallFailed, RateLimited, UnknownPrice
+from workbench.evaluation.provenance import build_parameters
 from workbench.inference import prices
 from workbench.inference.attempts import Books
 from workbench.inference.budget import Budget
@@ -24,9 +23,10 @@ from workbench.inference.embedding import load_embedder
 from workbench.inference.hosted_embedding import HostedEmbedder
 from workbench.inference.limits import Limit
 from workbench.inference.messages import Response, Usage
-from workbench.inference.routed import load_routed
-from workbench.inference.routing import POLICIES
-from workbench.inference.routing_features import Requests
+from workbench.retrieval.retrieval import RetrievalBench, RetrievalParameters
+from workbench.routing.policies import POLICIES
+from workbench.routing.route import load_routed
+from workbench.routing.routing_features import Requests
 from workbench.state import open_engine
 from workbench.telemetry.context import attributed
 from workbench.telemetry.ledger import Ledger

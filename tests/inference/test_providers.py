@@ -217,7 +217,7 @@ def test_the_key_is_not_shown():
 def test_litellm_is_loaded_by_the_first_call_and_not_before():
     code = """
 import sys
-import workbench.inference.client, workbench.inference.failover, workbench.inference.recording, workbench.testing
+import workbench.inference.client, workbench.inference.failover, workbench.inference.recordings, workbench.testing
 from workbench.inference.messages import Request
 from workbench.inference.providers import LiteLLMProvider
 from workbench.inference.serving import local_provider
@@ -251,7 +251,7 @@ from workbench.inference.client import Client
 from workbench.inference.messages import Request, Response, Usage
 from workbench.inference.prices import load_prices
 from workbench.inference.providers import LiteLLMProvider
-from workbench.inference.recording import Recordings
+from workbench.inference.recordings import Recordings
 from workbench.inference.serving import local_provider
 folder = Path(sys.argv[1])
 asked = Request("local/smollm2-135m", ({"role": "user", "content": "Hi"},))

@@ -14,7 +14,7 @@ from workbench.inference.client import Client
 from workbench.inference.failover import RetryPolicy
 from workbench.inference.messages import Request, Response, Usage
 from workbench.inference.prices import load_prices
-from workbench.inference.recording import Recorded, Recordings
+from workbench.inference.recordings import Recorded, Recordings
 from workbench.testing import ScriptedModel
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +61,7 @@ def test_processes_that_record_at_once_keep_all_lines_whole(tmp_path: Path) -> N
 import sys
 from pathlib import Path
 from workbench.inference.messages import Request, Response
-from workbench.inference.recording import Recordings
+from workbench.inference.recordings import Recordings
 for j in range(60):
     asked = Request("m", ({"role": "user", "content": f"{sys.argv[2]} {j}"},))
     Recordings(Path(sys.argv[1]), live=True).add(asked, "q", Response("x" * 20_000, "m", None))

@@ -21,7 +21,7 @@ from workbench.inference.cache_protocol import CacheUse
 from workbench.inference.client import Client
 from workbench.inference.messages import ROLES, Request, Response, Usage
 from workbench.inference.prices import load_prices
-from workbench.inference.recording import Recordings
+from workbench.inference.recordings import Recordings
 from workbench.telemetry.context import Attribution
 from workbench.testing import ScriptedModel
 
@@ -153,7 +153,7 @@ from workbench.inference.attempts import Books
 from workbench.inference.client import Client
 from workbench.inference.prices import load_prices
 from workbench.inference.providers import LiteLLMProvider
-from workbench.inference.recording import Recordings
+from workbench.inference.recordings import Recordings
 from workbench.inference.serving import local_provider
 folder = Path(sys.argv[1])
 providers = {"local/": local_provider(folder), "": LiteLLMProvider()}

@@ -16,10 +16,10 @@ from workbench.inference.cache_protocol import CacheUse
 from workbench.inference.client import Client
 from workbench.inference.messages import Request, Response, Usage
 from workbench.inference.prices import load_prices
-from workbench.inference.routed import Routed, load_routed, model_inputs, retrieval_arm
-from workbench.inference.routing import POLICIES, Router
-from workbench.inference.routing_features import Requests
 from workbench.records import Claim, Decision, Fingerprint, Rule, content_hash
+from workbench.routing.policies import POLICIES, Router
+from workbench.routing.route import Routed, load_routed, model_inputs, retrieval_arm
+from workbench.routing.routing_features import Requests
 from workbench.testing import FakeClock, ScriptedModel
 
 SMALL = "local/smollm2-135m"

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workbench.rendering.sanitize import _ATTRIBUTES, _TAGS, sanitize
+from workbench.rendering.html import _ATTRIBUTES, _TAGS, sanitize
 from workbench.rendering.table import Column, Table
 
 ATTACKS = [

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.rendering.trace_samples import ANSWER, QUESTION, SIGNATURE, SYSTEM, cached, sample, span
-from workbench.rendering import span_parts
-from workbench.rendering.sanitize import sanitize
-from workbench.rendering.spans import SpanRow, in_order, totals
-from workbench.rendering.waterfall import page, waterfall, waterfall_text
+from workbench.rendering.html import sanitize
+from workbench.telemetry import span_parts
+from workbench.telemetry.spans_part import SpanRow, in_order, totals
+from workbench.telemetry.waterfall import page, waterfall, waterfall_text
 
 TAGS = {
     "section", "style", "header", "h2", "p", "dl", "dt", "dd", "div", "span", "ol", "li", "details", "summary", "svg",

@@ -13,8 +13,8 @@ from tests.rendering.test_waterfall import Read
 from tests.reports import samples
 from tests.reports.hostile import bare_run, defect_of, evil, hostile_run, hostile_spans
 from tests.reports.reading import ALLOWED
+from workbench.rendering.html import sanitize
 from workbench.rendering.progress import Progress
-from workbench.rendering.sanitize import sanitize
 from workbench.rendering.table import Column, Table
 from workbench.reports.figures import lines
 from workbench.reports.html import write_report

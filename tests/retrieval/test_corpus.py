@@ -13,8 +13,8 @@ import pytest
 
 from tests.evaluation.small_evalset import settings_in
 from workbench.errors import EvalsetError
-from workbench.retrieval.corpus import build_corpus, load_corpus, write_lock
-from workbench.retrieval.docstrings import NAMESPACES
+from workbench.evalset.corpus import build_corpus, load_corpus, write_lock
+from workbench.evalset.docstrings import NAMESPACES
 
 RECIPE = Path(__file__).parents[2] / "evalsets" / "docs_qa" / "corpus.toml"
 

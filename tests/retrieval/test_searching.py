@@ -9,7 +9,7 @@ from workbench.records import Document, Query
 from workbench.retrieval.arms import make_arm, make_arms
 from workbench.retrieval.chunking import FixedTokens
 from workbench.retrieval.indexing import HnswSq
-from workbench.retrieval.searching import CHUNKS_PER_DOCUMENT, Searcher
+from workbench.retrieval.searcher import CHUNKS_PER_DOCUMENT, Searcher
 from workbench.retrieval.strategies import Hybrid, Vector, Weighted
 from workbench.testing import HashEmbedder, WordTokenizer
 

@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 
 from tests.notebooks.zoo import add_notebook, make_settings
-from workbench.bench.experiment import anchor_path
 from workbench.clock import SystemClock
 from workbench.errors import ConfigError, EvalsetError, RunError
+from workbench.evaluation.experiment import anchor_path
 from workbench.evaluation.gate import EXIT_CODES, Gate, GateClaim
 from workbench.records import Claim, Decision, Fingerprint, GateStatus, Pair, Rule
 from workbench.runner import Check, RunRecord, accept, accepted_decisions, check

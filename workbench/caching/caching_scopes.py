@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from workbench.bench.caching_lab import Step
+from workbench.caching.bounds import GRID
 from workbench.caching.canaries import CHANGES, NEAR, QUESTION, Crossing, ask, send_canaries, temporary_engine
 from workbench.caching.response import ResponseCache
 from workbench.caching.semantic import SemanticCache
-from workbench.evaluation.bounds import GRID
-from workbench.evaluation.traffic import Stream
+from workbench.caching.study import Step
+from workbench.caching.traffic import Stream
 from workbench.inference.cache_protocol import CacheUse
 from workbench.inference.embedding import Embedder
 from workbench.inference.messages import Request

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from workbench.bench.experiment import Experiment, decision_path
-from workbench.bench.telling import assumed_money, is_default, section_of
-from workbench.evaluation.cache_claims import METRIC
-from workbench.evaluation.comparison import SCORES_SCHEMA
+from workbench.caching.claims import METRIC
+from workbench.caching.replay import Replay, serve_nothing
+from workbench.caching.traffic import Stream
+from workbench.evaluation.compare import SCORES_SCHEMA
+from workbench.evaluation.experiment import Experiment, decision_path
 from workbench.evaluation.exploring import MAX_CASES, changed_cases, slice_rows
-from workbench.evaluation.stream import Replay, serve_nothing
 from workbench.evaluation.summary import ItemCase, Section, SliceRow, Summary
-from workbench.evaluation.traffic import Stream
+from workbench.evaluation.telling import assumed_money, is_default, section_of
 from workbench.records import Decision
 from workbench.rendering.table import Table
 from workbench.reports.views import needed_words

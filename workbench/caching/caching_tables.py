@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from workbench.evaluation.bounds import korn_graubard, sweep
-from workbench.evaluation.cache_claims import CacheResult, bounds_of_pairs, rate_of
-from workbench.evaluation.certification import Certificate, Trial
-from workbench.evaluation.drift import watch_trials
-from workbench.evaluation.stream import Shadow, oracle_hits, replay
-from workbench.evaluation.traffic import Pair, Stream
+from workbench.caching.bounds import korn_graubard, sweep
+from workbench.caching.certification import Certificate, Trial
+from workbench.caching.claims import CacheResult, bounds_of_pairs, rate_of
+from workbench.caching.drift import watch_trials
+from workbench.caching.replay import Shadow, oracle_hits, replay
+from workbench.caching.traffic import Pair, Stream
 from workbench.rendering.table import Column, Interval, Table, Value
 
 Bools = npt.NDArray[np.bool_]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from workbench.evaluation.bounds import (
+from workbench.caching.bounds import (
     Counts,
     clopper_pearson,
     design_effect,
@@ -23,7 +23,7 @@ from workbench.evaluation.bounds import (
     korn_graubard,
     shows,
 )
-from workbench.evaluation.comparison import MIN_CLUSTERS
+from workbench.evaluation.compare import MIN_CLUSTERS
 
 CAUTION = 0.7
 RATE_END = 0.9  # one-sided: both ends of the 80 % interval of a rate that further labels are planned with

@@ -24,13 +24,13 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from workbench.caching.bounds import Counts, korn_graubard
+from workbench.caching.certification import Certificate
 from workbench.caching.guards import Guard
-from workbench.evaluation.bounds import Counts, korn_graubard
-from workbench.evaluation.certification import Certificate
-from workbench.evaluation.comparison import spent
+from workbench.caching.traffic import Pair
+from workbench.evaluation.compare import spent
 from workbench.evaluation.decision import Outcome
 from workbench.evaluation.sentences import cost_words, monthly, percent
-from workbench.evaluation.traffic import Pair
 from workbench.records import Claim, GateStatus, Rule, parameters_of
 from workbench.rendering.table import Interval
 

@@ -8,10 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from workbench.bench.caching_lab import CachingParameters, Certified, Lab, Replayed, Semantic, make_guard
-from workbench.bench.caching_prompts import prompt_tables
-from workbench.bench.caching_scopes import CANARY_TEXTS, KnownVectors, Scopes, try_scopes
-from workbench.bench.caching_summary import (
+from workbench.caching.bounds import Counts
+from workbench.caching.caching_scopes import CANARY_TEXTS, KnownVectors, Scopes, try_scopes
+from workbench.caching.caching_summary import (
     item_id,
     regression_cases,
     request_rows,
@@ -19,7 +18,7 @@ from workbench.bench.caching_summary import (
     slice_rows_of,
     summarise,
 )
-from workbench.bench.caching_tables import (
+from workbench.caching.caching_tables import (
     break_even_table,
     certificate_table,
     contents_table,
@@ -32,20 +31,21 @@ from workbench.bench.caching_tables import (
     semantic_table,
     trials_table,
 )
-from workbench.bench.experiment import MONEY_SHOWN, Experiment, open_experiment
-from workbench.bench.provenance import build_parameters, encoder_probe, parameter_inputs
+from workbench.caching.certification import Certificate, certify, simulate
+from workbench.caching.claims import METRIC, CacheArm, make_claim, sentence_of
 from workbench.caching.guards import Guard
+from workbench.caching.prompt_tables import prompt_tables
+from workbench.caching.replay import Replay, replay, shadow
+from workbench.caching.study import CachingParameters, Certified, Lab, Replayed, Semantic, make_guard
+from workbench.caching.traffic import load_pairs, load_stream
 from workbench.config import Settings, load_settings
 from workbench.errors import ConfigError
-from workbench.evaluation.bounds import Counts
-from workbench.evaluation.cache_claims import METRIC, CacheArm, make_claim, sentence_of
-from workbench.evaluation.certification import Certificate, certify, simulate
-from workbench.evaluation.comparison import spent
+from workbench.evalset.evalset import load_evalset
+from workbench.evaluation.compare import spent
 from workbench.evaluation.decision import decide
-from workbench.evaluation.evalset import load_evalset
-from workbench.evaluation.stream import Replay, replay, shadow
+from workbench.evaluation.experiment import MONEY_SHOWN, Experiment, open_experiment
+from workbench.evaluation.provenance import build_parameters, encoder_probe, parameter_inputs
 from workbench.evaluation.summary import Summary
-from workbench.evaluation.traffic import load_pairs, load_stream
 from workbench.inference.embedding import Embedder, load_embedder
 from workbench.inference.prices import project_prices
 from workbench.records import Decision, Rule

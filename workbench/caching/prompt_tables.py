@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 
-from workbench.bench.answers import Asked, asked_of, load_prompts
 from workbench.caching.call_log import CALLS, read_calls
 from workbench.caching.calls import (
     CallRecord,
@@ -19,9 +18,10 @@ from workbench.caching.calls import (
 )
 from workbench.caching.prompt import billed_error, breaks, savings, simulate
 from workbench.caching.vendors import VendorRules, load_vendors
-from workbench.evaluation.evalset import Evalset
+from workbench.evalset.evalset import Evalset
 from workbench.records import content_hash
 from workbench.rendering.table import Column, Table, Value
+from workbench.routing.answers import Asked, asked_of, load_prompts
 
 CALLS_PER_MINUTE, OUTPUT_TOKENS, STARTED_MS = 20.0, 40, 500.0  # where nothing is logged
 UNBILLED = (

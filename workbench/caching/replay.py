@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from workbench.caching.bounds import GRID
 from workbench.caching.guards import Guard
-from workbench.evaluation.bounds import GRID
-from workbench.evaluation.traffic import Stream
+from workbench.caching.traffic import Stream
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]

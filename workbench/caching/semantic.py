@@ -36,7 +36,7 @@ Vector = npt.NDArray[np.float32]
 class SemanticCache:
     """Serves the answer to the nearest earlier question of the scope; nothing is served where anything is doubtful.
 
-    As in `workbench.evaluation.stream.replay`: the same text is served; otherwise the nearest question, where
+    As in `workbench.caching.replay.replay`: the same text is served; otherwise the nearest question, where
     its cosine is at least ``threshold`` and neither guard nor verifier objects. Another case or other blanks can change
     a meaning (``%M`` and ``%m``) and are another text. A hit inserts nothing, and `keep` inserts after a miss.
 

@@ -6,14 +6,14 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
+from workbench.caching.bounds import GRID, Counts, count
+from workbench.caching.certification import Certificate
+from workbench.caching.claims import CacheArm, CacheResult, PairsServed, bounds_of_pairs, rate_of
 from workbench.caching.guards import Guard
+from workbench.caching.replay import Replay, Shadow, replay, serve_nothing
+from workbench.caching.traffic import Pair, Stream
 from workbench.errors import ConfigError, unknown_name
-from workbench.evaluation.bounds import GRID, Counts, count
-from workbench.evaluation.cache_claims import CacheArm, CacheResult, PairsServed, bounds_of_pairs, rate_of
-from workbench.evaluation.certification import Certificate
-from workbench.evaluation.evalset import require_dev
-from workbench.evaluation.stream import Replay, Shadow, replay, serve_nothing
-from workbench.evaluation.traffic import Pair, Stream
+from workbench.evalset.evalset import require_dev
 from workbench.inference.prices import PriceTable, Work
 from workbench.rendering.table import Table
 

@@ -126,7 +126,7 @@ def accept(
     ] = None,
 ) -> None:
     """Accept the decision of a run, so that CI keeps checking it."""
-    from workbench.bench.experiment import anchor_path
+    from workbench.evaluation.experiment import anchor_path
     from workbench.records import Decision
     from workbench.runner import accept as accept_run
 
@@ -199,7 +199,7 @@ app.command()(trace)
 @evalset_app.command("check")
 def evalset_check(path: Annotated[str, typer.Argument(help="Name or folder of an evalset.")]) -> None:
     """Report every defect with its file and line; exit code 1 where there is an error."""
-    from workbench.evaluation.checking import check_evalset, exit_code, summarise
+    from workbench.evalset.checking import check_evalset, exit_code, summarise
 
     findings = check_evalset(path, load_settings())
     typer.echo(visible(summarise(findings)))
@@ -209,8 +209,8 @@ def evalset_check(path: Annotated[str, typer.Argument(help="Name or folder of an
 @evalset_app.command("lock")
 def evalset_lock(path: Annotated[str, typer.Argument(help="Name or folder of an evalset with a corpus.toml.")]) -> None:
     """Pin the corpus as it is built here; judgements made for another one no longer hold."""
-    from workbench.evaluation.evalset import find_evalset
-    from workbench.retrieval.corpus import write_lock
+    from workbench.evalset.corpus import write_lock
+    from workbench.evalset.evalset import find_evalset
 
     settings = load_settings()
     folder = find_evalset(path, settings)

@@ -23,7 +23,7 @@ def from_tables(
     rename: _Rename = None,
 ) -> None:
     """Write an evalset folder from tables of documents, questions and judgements."""
-    from workbench.importing.tables import import_tables
+    from workbench.evalset.imports.tables import import_tables
 
     renamed = named_values(rename or [], "--rename")
     done = import_tables(corpus=corpus, queries=queries, qrels=qrels, out=_folder(out), rename=renamed)
@@ -47,7 +47,7 @@ def from_outcomes(
     ] = False,
 ) -> None:
     """Write an evalset from what models answered to prompts, how good it was and what it cost."""
-    from workbench.importing.outcomes import Repairs, import_outcomes
+    from workbench.evalset.imports.logs import Repairs, import_outcomes
 
     repairs = Repairs(
         rename=named_values(rename or [], "--rename"),
@@ -85,7 +85,7 @@ def from_hub(
 ) -> None:
     """Fetch a retrieval collection of the Hugging Face hub once; then it is hub:NAME."""
     from workbench.config import load_settings
-    from workbench.importing.hub import load_hub
+    from workbench.evalset.imports.hub import load_hub
 
     parts = {"corpus": corpus, "queries": queries, "qrels": qrels}
     evalset = load_hub(name, settings=load_settings(), **parts, qrels_name=qrels_name, revision=revision)
@@ -95,7 +95,7 @@ def from_hub(
 @import_app.command("stream")
 def from_stream(path: _Table, name: _Name) -> None:
     """Add requests in the order they came: query, answer_key, and where known tenant_id, cluster, at."""
-    from workbench.importing.traffic import import_stream
+    from workbench.evalset.imports.requests import import_stream
 
     typer.echo(f"written: {import_stream(path, _folder(name))}; complete the card.md beside it")
 
@@ -103,6 +103,6 @@ def from_stream(path: _Table, name: _Name) -> None:
 @import_app.command("pairs")
 def from_pairs(path: _Table, name: _Name) -> None:
     """Add pairs of questions with same_answer 0 or 1, and where known kind, cluster, tenant_id, split."""
-    from workbench.importing.traffic import import_pairs
+    from workbench.evalset.imports.requests import import_pairs
 
     typer.echo(f"written: {import_pairs(path, _folder(name))}; complete the card.md beside it")

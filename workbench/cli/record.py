@@ -18,8 +18,8 @@ def record(
     sample: Annotated[int | None, typer.Option(help="Ask so many recorded items again, and report drift.")] = None,
 ) -> None:
     """Record what models answer to an evalset's questions; says what it takes first, goes on where it stopped."""
-    from workbench.bench.record import drift, evalset_models
-    from workbench.bench.record import record as record_answers
+    from workbench.routing.record import drift, evalset_models
+    from workbench.routing.record import record as record_answers
 
     settings = load_settings()
     if sample is not None:

@@ -4,16 +4,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from workbench.caching.drawing import read_plan
+from workbench.caching.traffic import load_stream
 from workbench.config import Settings
 from workbench.errors import Defect, EvalsetError
-from workbench.evaluation.contents import Contents, read_contents
-from workbench.evaluation.drawing import read_plan
-from workbench.evaluation.evalset import find_evalset, split_qrels
-from workbench.evaluation.findings import Finding, find, of_query, words
-from workbench.evaluation.judging import echo_scores
-from workbench.evaluation.outcomes import FILE, load_outcomes
-from workbench.evaluation.traffic import load_stream
+from workbench.evalset.contents import Contents, read_contents
+from workbench.evalset.evalset import find_evalset, split_qrels
+from workbench.evalset.findings import Finding, find, of_query, words
+from workbench.evalset.judging import echo_scores
 from workbench.records import Document, Query
+from workbench.routing.outcomes import FILE, load_outcomes
 
 ECHO_WORDS = 6
 ECHO_ROUGE = 0.5
@@ -23,7 +23,7 @@ _LINE_WORDS = 40
 def check_evalset(path: str | Path, settings: Settings) -> list[Finding]:
     """All findings of an evalset, by file and line; an empty list means that none was found.
 
-    Those of `workbench.evaluation.findings.find`, whose errors every notebook refuses before work starts; what the
+    Those of `workbench.evalset.findings.find`, whose errors every notebook refuses before work starts; what the
     routing and the caching notebook refuse of ``outcomes.parquet``, ``stream.parquet`` and ``traffic.toml``, which
     they alone read; and one more warning: questions that repeat a relevant document, `ECHO_WORDS` words in a row of
     its title or first line, or ROUGE-L precision and recall of at least `ECHO_ROUGE` against the first line.

@@ -10,9 +10,9 @@ import yaml
 
 from workbench.config import Settings
 from workbench.errors import Defect, EvalsetError, WorkbenchError
-from workbench.evaluation.policy import GatePolicy, scan_gates
-from workbench.evaluation.reading import Judgement, read_text, scan_jsonl, scan_qrels
-from workbench.evaluation.rows import DOCUMENT_KEYS, QUERY_KEYS, documents_of, foreign_keys, queries_of
+from workbench.evalset.gates import GatePolicy, scan_gates
+from workbench.evalset.reading import Judgement, read_text, scan_jsonl, scan_qrels
+from workbench.evalset.rows import DOCUMENT_KEYS, QUERY_KEYS, documents_of, foreign_keys, queries_of
 from workbench.records import Document, Query
 
 OTHER_INPUTS = ("outcomes.parquet", "pairs.jsonl", "stream.parquet")
@@ -77,7 +77,7 @@ def _read_queries(contents: Contents) -> None:
 def _read_corpus(contents: Contents, settings: Settings) -> None:
     built, path = contents.folder / "corpus.toml", contents.folder / "corpus.jsonl"
     if built.exists():
-        from workbench.retrieval.corpus import load_corpus
+        from workbench.evalset.corpus import load_corpus
 
         try:
             contents.documents, contents.inputs["corpus"] = load_corpus(contents.folder, settings)

@@ -16,8 +16,8 @@ from typing import Any
 
 from workbench.config import Settings
 from workbench.errors import Defect, EvalsetError, unknown_name
+from workbench.evalset.docstrings import NAMESPACES
 from workbench.records import Document, content_hash
-from workbench.retrieval.docstrings import NAMESPACES
 
 READER = Path(__file__).with_name("docstrings.py")
 HASH_CHARS = 16

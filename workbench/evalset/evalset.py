@@ -7,10 +7,10 @@ from pathlib import Path
 
 from workbench.config import Settings
 from workbench.errors import Defect, EvalsetError, SplitError, unknown_name
-from workbench.evaluation.contents import Contents, read_contents
-from workbench.evaluation.findings import find, left_out
-from workbench.evaluation.policy import GatePolicy, default_policy
-from workbench.evaluation.reading import Judgement
+from workbench.evalset.contents import Contents, read_contents
+from workbench.evalset.findings import find, left_out
+from workbench.evalset.gates import GatePolicy, default_policy
+from workbench.evalset.reading import Judgement
 from workbench.records import Document, Query
 
 Qrels = dict[str, dict[str, int]]
@@ -132,7 +132,7 @@ def load_evalset(source: str | Path, *, settings: Settings, seed: int = 0) -> Ev
     Parameters
     ----------
     source : str or Path
-        A name below ``evalsets/``, a folder, or ``hub:NAME`` for what `workbench.importing.hub.load_hub`
+        A name below ``evalsets/``, a folder, or ``hub:NAME`` for what `workbench.evalset.imports.hub.load_hub`
         fetched; nothing is ever fetched here.
     settings : Settings
         Where evalsets and the cache are.

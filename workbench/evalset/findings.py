@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal
 
+from workbench.caching.traffic import pairs_of
 from workbench.errors import Defect, unknown_name
-from workbench.evaluation.contents import Contents
-from workbench.evaluation.metrics import Qrels
-from workbench.evaluation.reading import scan_jsonl
-from workbench.evaluation.rows import DOCUMENT_KEYS, QUERY_KEYS, fits
-from workbench.evaluation.traffic import pairs_of
+from workbench.evalset.contents import Contents
+from workbench.evalset.reading import scan_jsonl
+from workbench.evalset.rows import DOCUMENT_KEYS, QUERY_KEYS, fits
+from workbench.retrieval.metrics import Qrels
 
 Severity = Literal["error", "warning"]
 Splits = Mapping[str, Qrels]
@@ -45,7 +45,7 @@ class LeftOut:
 
 
 def find(contents: Contents, splits: Splits) -> list[Finding]:
-    """Everything that can be told without measuring texts; ``splits`` as `workbench.evaluation.evalset.split_qrels`.
+    """Everything that can be told without measuring texts; ``splits`` as `workbench.evalset.evalset.split_qrels`.
 
     Errors: a line that cannot be read or used, an id that is unknown or stands twice, an empty question, an empty
     document that answers one, a judged document of another tenant, a mistyped metadata key, a cluster or a question

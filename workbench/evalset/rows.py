@@ -6,7 +6,7 @@ from datetime import date
 from typing import Any, TypeVar
 
 from workbench.errors import Defect
-from workbench.evaluation.reading import Row
+from workbench.evalset.reading import Row
 from workbench.records import Document, Query
 
 # How each field of the metadata is read, by its name.

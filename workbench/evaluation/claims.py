@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
-from workbench.evaluation.comparison import (
+from workbench.evaluation.compare import (
     DRAWS,
     MIN_CLUSTERS,
     MIN_DIFFERING,

@@ -10,18 +10,18 @@ from typing import Any
 import polars as pl
 from scipy import stats
 
-from workbench.bench.provenance import parameter_inputs, provenance
 from workbench.clock import Clock, SystemClock
 from workbench.config import Settings
 from workbench.errors import ConfigError
+from workbench.evalset.evalset import HUB, Evalset, require_dev
+from workbench.evalset.gates import ASSUMED_REQUESTS, GatePolicy
 from workbench.evaluation.claims import ArmFacts, make_claims
-from workbench.evaluation.comparison import spent
+from workbench.evaluation.compare import spent
 from workbench.evaluation.decision import Outcome, decide
-from workbench.evaluation.evalset import HUB, Evalset, require_dev
 from workbench.evaluation.finalists import STEADY, chosen_shares, screen
 from workbench.evaluation.gate import Gate, account, check_gate
-from workbench.evaluation.policy import ASSUMED_REQUESTS, GatePolicy
 from workbench.evaluation.power import clusters_needed
+from workbench.evaluation.provenance import parameter_inputs, provenance
 from workbench.evaluation.sentences import percent, signed
 from workbench.evaluation.summary import Summary
 from workbench.records import Claim, Decision, Fingerprint, Rule, content_hash, parameters_of

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from workbench.evaluation.claims import ArmFacts
-from workbench.evaluation.comparison import MIN_CLUSTERS, compare, item_clusters, item_values, mean_interval
+from workbench.evaluation.compare import MIN_CLUSTERS, compare, item_clusters, item_values, mean_interval
 from workbench.evaluation.gate import changed_items
 from workbench.evaluation.summary import FrontierPoint, ItemCase, SliceRow
 from workbench.records import Query

@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 from scipy import optimize, stats
 
-from workbench.evaluation.comparison import MIN_CLUSTERS, sharper
+from workbench.evaluation.compare import MIN_CLUSTERS, sharper
 
 TARGET = 0.8
 
@@ -101,7 +101,7 @@ def each_of(joint: float, n: int) -> float:
 def chance_of_holding(sd: float, shift: float, n_clusters: int, *, confidence: float = 0.95) -> float:
     """Power of the one-sided t test with ``n_clusters`` clusters for a true distance ``shift`` from the margin.
 
-    At the confidence that the bounds aim at, see `workbench.evaluation.comparison.sharper`. Where losses are rare and
+    At the confidence that the bounds aim at, see `workbench.evaluation.compare.sharper`. Where losses are rare and
     large the power is lower: the simulation finds 0.7 where this says 0.8, for exponential losses.
     """
     if n_clusters < 2:

@@ -8,9 +8,9 @@ from workbench.errors import ConfigError, unknown_name
 
 # Each experiment is loaded when its notebook starts it.
 EXPERIMENTS: Mapping[str, str] = {
-    "retrieval": "workbench.bench.retrieval:RetrievalBench",
-    "routing": "workbench.bench.routing:RoutingBench",
-    "caching": "workbench.bench.caching:CachingBench",
+    "retrieval": "workbench.retrieval.retrieval:RetrievalBench",
+    "routing": "workbench.routing.routing:RoutingBench",
+    "caching": "workbench.caching.notebook:CachingBench",
 }
 
 
@@ -22,7 +22,7 @@ def start(notebook: str, **parameters: Any) -> Any:
     notebook : str
         ``retrieval``, ``routing`` or ``caching``.
     **parameters
-        Fields of the experiment's parameter class, e.g. `workbench.bench.retrieval.RetrievalParameters`.
+        Fields of the experiment's parameter class, e.g. `workbench.retrieval.retrieval.RetrievalParameters`.
 
     Raises
     ------

@@ -4,8 +4,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import MISSING, fields, replace
 from typing import Any
 
+from workbench.evalset.gates import ASSUMED_REQUESTS, GatePolicy
 from workbench.evaluation.exploring import worst_regressions
-from workbench.evaluation.policy import ASSUMED_REQUESTS, GatePolicy
 from workbench.evaluation.summary import ItemCase, Section
 from workbench.records import Claim, Decision, Rule
 from workbench.rendering.table import Table

@@ -14,7 +14,7 @@ from workbench.inference.completion import Completion
 from workbench.inference.messages import Request
 from workbench.inference.prices import PriceTable
 from workbench.inference.reservation import worst_nanos
-from workbench.inference.routed import PREFIX, Routed
+from workbench.routing.route import PREFIX, Routed
 from workbench.telemetry.context import carried
 
 

@@ -18,9 +18,9 @@ from workbench.inference.failover import Cooldowns, RetryPolicy, call_models
 from workbench.inference.limits import Limit
 from workbench.inference.messages import Message, Request, Response
 from workbench.inference.providers import LiteLLMProvider, Provider
-from workbench.inference.recording import Recordings
-from workbench.inference.routed import PREFIX, Route, Routed
+from workbench.inference.recordings import Recordings
 from workbench.inference.streaming import Stream
+from workbench.routing.route import PREFIX, Route, Routed
 from workbench.telemetry.context import attributed, current
 from workbench.telemetry.spans import Span
 

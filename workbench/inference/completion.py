@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from workbench.inference.cache_protocol import CacheHit
 from workbench.inference.messages import Response, Usage
-from workbench.inference.routed import Route
+from workbench.routing.route import Route
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from workbench.evaluation.policy import ASSUMED_REQUESTS
+from workbench.evalset.gates import ASSUMED_REQUESTS
 from workbench.evaluation.sentences import monthly
 from workbench.evaluation.summary import FrontierPoint
 from workbench.rendering.table import Column, Interval, Table, number

@@ -4,7 +4,7 @@ import copy
 import json
 from typing import Any
 
-from workbench.rendering.sanitize import sanitize
+from workbench.rendering.html import sanitize
 from workbench.rendering.table import Column, Table
 
 _TEXT_LIMIT = 20_000

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from workbench.evaluation.claims import MIN_DEV_CLUSTERS
-from workbench.evaluation.comparison import MIN_CLUSTERS
+from workbench.evaluation.compare import MIN_CLUSTERS
 from workbench.evaluation.finalists import RESAMPLES, STEADY
 from workbench.evaluation.gate import Gate
 from workbench.evaluation.sentences import monthly, percent, usd

@@ -27,7 +27,7 @@ STRATEGIES: Mapping[str, Strategy] = {
     "hybrid_rrf_shallow": Hybrid(fusion=RRF(), depth=20),
     "hybrid_callables": Hybrid(fusion=RRF(), where=OneOf("document_type", ("class", "function", "method"))),
 }
-# Fitted on dev before they can be searched with, see `workbench.bench.retrieval`.
+# Fitted on dev before they can be searched with, see `workbench.retrieval.retrieval`.
 FITTED = ("hybrid_weighted", "reranked")
 CROSS_ENCODER = "cross_encoder:"
 

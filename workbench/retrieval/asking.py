@@ -7,20 +7,20 @@ from typing import Any
 
 import polars as pl
 
-from workbench.bench.fitting import FittedArm
-from workbench.bench.retrieval_tables import SHOWN_METRICS, score_table
-from workbench.bench.systems import SystemArm
 from workbench.errors import ConfigError
+from workbench.evalset.evalset import Split
 from workbench.evaluation.claims import ArmFacts
-from workbench.evaluation.evalset import Split
-from workbench.evaluation.metrics import judge, measure, ndcg_bounds
-from workbench.evaluation.scoring import Answers, ask, score
 from workbench.inference.prices import project_prices
 from workbench.records import Document, Hit, Query, Rule, parameters_of
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Column, Table, Value
-from workbench.retrieval.searching import Searcher
+from workbench.retrieval.fitting import FittedArm
+from workbench.retrieval.metrics import judge, measure, ndcg_bounds
+from workbench.retrieval.scoring import Answers, ask, score
+from workbench.retrieval.searcher import Searcher
 from workbench.retrieval.strategies import Arm
+from workbench.retrieval.systems import SystemArm
+from workbench.retrieval.tables import SHOWN_METRICS, score_table
 
 WELL_JUDGED = 0.9
 Candidate = Arm | FittedArm | SystemArm

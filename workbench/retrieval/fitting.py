@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from workbench.errors import ConfigError
-from workbench.evaluation.evalset import Split
-from workbench.evaluation.metrics import Qrels, dcg
+from workbench.evalset.evalset import Split
 from workbench.records import Hit, Query, content_hash
 from workbench.retrieval.arms import make_arm
+from workbench.retrieval.metrics import Qrels, dcg
 from workbench.retrieval.reranking import fit_ranker
-from workbench.retrieval.searching import Searcher
+from workbench.retrieval.searcher import Searcher
 from workbench.retrieval.strategies import SCORE_DECIMALS, Arm, Hybrid, Question, Strategy, Weighted, scaled
 
 FOLDS = 5

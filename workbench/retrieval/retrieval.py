@@ -6,7 +6,23 @@ from typing import Self
 
 import polars as pl
 
-from workbench.bench.asking import (
+from workbench.config import Settings, load_settings
+from workbench.errors import ConfigError
+from workbench.evalset.evalset import load_evalset
+from workbench.evaluation.experiment import Experiment, Finalists, open_experiment
+from workbench.evaluation.exploring import frontier_points, slice_rows
+from workbench.evaluation.power import plan
+from workbench.evaluation.provenance import build_parameters, encoder_probe, parameter_inputs
+from workbench.evaluation.summary import Summary
+from workbench.inference.embedding import Embedder, MiniLM, load_embedder
+from workbench.inference.prices import project_prices
+from workbench.records import Decision, content_hash
+from workbench.rendering.progress import Progress
+from workbench.rendering.table import Table
+from workbench.reports.figure import Figure
+from workbench.reports.figures import forest, frontier, slices
+from workbench.retrieval.arms import FITTED, make_arms
+from workbench.retrieval.asking import (
     Candidate,
     Scored,
     arms_table,
@@ -18,29 +34,13 @@ from workbench.bench.asking import (
     optimistic,
     spread_over_rebuilds,
 )
-from workbench.bench.experiment import Experiment, Finalists, open_experiment
-from workbench.bench.fitting import LEAST_TO_FIT, fit_arms
-from workbench.bench.provenance import build_parameters, encoder_probe, parameter_inputs
-from workbench.bench.retrieval_summary import regression_table, summarise, to_judge
-from workbench.bench.retrieval_tables import contents_table, power_table
-from workbench.bench.scale_view import scale_figure
-from workbench.bench.systems import SystemArm, load_systems, system_inputs
-from workbench.config import Settings, load_settings
-from workbench.errors import ConfigError
-from workbench.evaluation.evalset import load_evalset
-from workbench.evaluation.exploring import frontier_points, slice_rows
-from workbench.evaluation.power import plan
-from workbench.evaluation.summary import Summary
-from workbench.inference.embedding import Embedder, MiniLM, load_embedder
-from workbench.inference.prices import project_prices
-from workbench.records import Decision, content_hash
-from workbench.rendering.progress import Progress
-from workbench.rendering.table import Table
-from workbench.reports.figure import Figure
-from workbench.reports.figures import forest, frontier, slices
-from workbench.retrieval.arms import FITTED, make_arms
 from workbench.retrieval.chunking import Tokenizer
-from workbench.retrieval.searching import Searcher
+from workbench.retrieval.fitting import LEAST_TO_FIT, fit_arms
+from workbench.retrieval.retrieval_summary import regression_table, summarise, to_judge
+from workbench.retrieval.scale_view import scale_figure
+from workbench.retrieval.searcher import Searcher
+from workbench.retrieval.systems import SystemArm, load_systems, system_inputs
+from workbench.retrieval.tables import contents_table, power_table
 
 # Standard deviation per question family of a paired nDCG difference, before any arm has run: the middle of what
 # hybrids and their legs show on public collections.

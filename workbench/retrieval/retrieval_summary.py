@@ -4,15 +4,23 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from workbench.bench.asking import WELL_JUDGED, Scored
-from workbench.bench.experiment import Experiment
-from workbench.bench.telling import assumed_money, compared, is_default, losses, losses_title, section_of, would_change
-from workbench.evaluation.evalset import Split
+from workbench.evalset.evalset import Split
+from workbench.evaluation.experiment import Experiment
 from workbench.evaluation.exploring import changed_cases, frontier_points, item_cases, slice_rows
-from workbench.evaluation.scoring import Answers
 from workbench.evaluation.summary import ItemCase, Summary
+from workbench.evaluation.telling import (
+    assumed_money,
+    compared,
+    is_default,
+    losses,
+    losses_title,
+    section_of,
+    would_change,
+)
 from workbench.records import Decision
 from workbench.rendering.table import Table
+from workbench.retrieval.asking import WELL_JUDGED, Scored
+from workbench.retrieval.scoring import Answers
 
 SHOWN_HITS = 5
 

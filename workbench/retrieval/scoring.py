@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 
 from workbench.errors import WorkbenchError
-from workbench.evaluation.comparison import SCORES_SCHEMA
-from workbench.evaluation.metrics import RUN_SCHEMA, Qrels, measure_all, rank
+from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.records import Hit, Query
+from workbench.retrieval.metrics import RUN_SCHEMA, Qrels, measure_all, rank
 
 SLICES = ("tenant_id", "feature", "style")
 

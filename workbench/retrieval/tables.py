@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
+from workbench.evalset.evalset import Evalset
 from workbench.evaluation.claims import ArmFacts
-from workbench.evaluation.evalset import Evalset
 from workbench.evaluation.exploring import mean_by_arm
 from workbench.evaluation.power import Power
 from workbench.rendering.table import Column, Table

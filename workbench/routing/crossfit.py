@@ -3,9 +3,9 @@
 import numpy as np
 
 from workbench.errors import EvalsetError
-from workbench.evaluation.outcomes import Outcomes
-from workbench.inference.routing import Policy, Router
 from workbench.records import content_hash
+from workbench.routing.outcomes import Outcomes
+from workbench.routing.policies import Policy, Router
 
 FOLDS = 5
 

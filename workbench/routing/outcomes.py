@@ -10,9 +10,9 @@ import numpy as np
 import polars as pl
 
 from workbench.errors import Defect, EvalsetError
-from workbench.evaluation.evalset import dev_clusters, require_dev
-from workbench.inference.routing_features import Requests
+from workbench.evalset.evalset import dev_clusters, require_dev
 from workbench.records import DEFAULT_TENANT
+from workbench.routing.routing_features import Requests
 
 FILE = "outcomes.parquet"
 OUTCOMES_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {

@@ -5,20 +5,20 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from workbench.bench.answers import FIND, Asked, asked_of, load_prompts, recording_file
-from workbench.bench.retrieved import accepted_search, keep_searches, renew
 from workbench.config import Settings
 from workbench.errors import ConfigError, unknown_name
-from workbench.evaluation.evalset import Evalset, load_evalset
+from workbench.evalset.evalset import Evalset, load_evalset
 from workbench.inference.batch import Item, complete_all, estimate
 from workbench.inference.budget import Budget
 from workbench.inference.client import Client
 from workbench.inference.local import PREFIX
 from workbench.inference.messages import Request
 from workbench.inference.prices import PriceTable
-from workbench.inference.recording import Recordings
+from workbench.inference.recordings import Recordings
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Column, Table
+from workbench.routing.answers import FIND, Asked, asked_of, load_prompts, recording_file
+from workbench.routing.retrieved import accepted_search, keep_searches, renew
 from workbench.telemetry.context import attributed
 
 BYTES_PER_TOKEN = 4

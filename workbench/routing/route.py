@@ -11,10 +11,10 @@ from workbench.errors import ConfigError
 from workbench.inference.attempts import Books
 from workbench.inference.embedding import Embedder, load_embedder
 from workbench.inference.prices import PriceTable, project_prices
-from workbench.inference.routing import Router, load_router
-from workbench.inference.routing_features import Requests
 from workbench.inference.weights import WEIGHTS
 from workbench.records import Decision, content_hash
+from workbench.routing.policies import Router, load_router
+from workbench.routing.routing_features import Requests
 
 PREFIX = "router/"
 PROMPTS, FOLDER, HITS, FOUND_WITH = "prompts.toml", "recordings", "hits.jsonl", "found_with.json"

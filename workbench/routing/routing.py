@@ -7,13 +7,30 @@ from typing import Self
 
 import polars as pl
 
-from workbench.bench.answers import recorded_outcomes
-from workbench.bench.experiment import Experiment, Finalists, decision_path, open_experiment
-from workbench.bench.provenance import build_parameters, encoder_probe, parameter_inputs
-from workbench.bench.retrieval_tables import power_table
-from workbench.bench.routing_arms import Routed, RoutedArm, model_arms, policy_arms, route_all
-from workbench.bench.routing_summary import regression_table, summarise
-from workbench.bench.routing_tables import (
+from workbench.config import Settings, load_settings
+from workbench.errors import ConfigError, EvalsetError
+from workbench.evalset.evalset import Evalset, load_evalset
+from workbench.evaluation.experiment import Experiment, Finalists, decision_path, open_experiment
+from workbench.evaluation.exploring import slice_rows
+from workbench.evaluation.power import plan
+from workbench.evaluation.provenance import build_parameters, encoder_probe, parameter_inputs
+from workbench.evaluation.summary import Summary
+from workbench.inference.embedding import Embedder, load_embedder
+from workbench.inference.prices import project_prices
+from workbench.records import Decision
+from workbench.rendering.table import Table
+from workbench.reports.figure import Figure
+from workbench.reports.figures import forest, slices
+from workbench.retrieval.tables import power_table
+from workbench.retrieval.vectors import VectorCache
+from workbench.routing.answers import recorded_outcomes
+from workbench.routing.outcomes import FILE as OUTCOMES_FILE
+from workbench.routing.outcomes import Outcomes, load_outcomes, outcomes_of
+from workbench.routing.policies import Policy, Router, load_router, make_policy
+from workbench.routing.route import FOLDER, model_inputs
+from workbench.routing.routing_arms import Routed, RoutedArm, model_arms, policy_arms, route_all
+from workbench.routing.routing_summary import regression_table, summarise
+from workbench.routing.routing_tables import (
     Study,
     contents_table,
     curve_figure,
@@ -23,23 +40,6 @@ from workbench.bench.routing_tables import (
     study_table,
     within_table,
 )
-from workbench.config import Settings, load_settings
-from workbench.errors import ConfigError, EvalsetError
-from workbench.evaluation.evalset import Evalset, load_evalset
-from workbench.evaluation.exploring import slice_rows
-from workbench.evaluation.outcomes import FILE as OUTCOMES_FILE
-from workbench.evaluation.outcomes import Outcomes, load_outcomes, outcomes_of
-from workbench.evaluation.power import plan
-from workbench.evaluation.summary import Summary
-from workbench.inference.embedding import Embedder, load_embedder
-from workbench.inference.prices import project_prices
-from workbench.inference.routed import FOLDER, model_inputs
-from workbench.inference.routing import Policy, Router, load_router, make_policy
-from workbench.records import Decision
-from workbench.rendering.table import Table
-from workbench.reports.figure import Figure
-from workbench.reports.figures import forest, slices
-from workbench.retrieval.vectors import VectorCache
 from workbench.telemetry.context import attributed
 
 # Share of prompts that two arms answer differently well, for the power before any arm runs; its root is the spread.

@@ -7,13 +7,13 @@ import numpy as np
 import polars as pl
 
 from workbench.evaluation.claims import ArmFacts
-from workbench.evaluation.comparison import SCORES_SCHEMA
-from workbench.evaluation.crossfit import cross_predict, fit_policy
-from workbench.evaluation.outcomes import Outcomes
-from workbench.evaluation.routing_metrics import knob_values
-from workbench.inference.routing import Policy, Router, one_model
+from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Column, Table
+from workbench.routing.crossfit import cross_predict, fit_policy
+from workbench.routing.outcomes import Outcomes
+from workbench.routing.policies import Policy, Router, one_model
+from workbench.routing.routing_metrics import knob_values
 
 METRIC = "correctness"
 _SHARES_SHOWN = 4

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from workbench.errors import ConfigError
-from workbench.evaluation.comparison import cluster_weights
-from workbench.inference.routing import Router
+from workbench.evaluation.compare import cluster_weights
+from workbench.routing.policies import Router
 
 DRAWS = 2000
 TARGETS = (0.5, 0.8)

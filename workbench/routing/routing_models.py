@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from workbench.errors import ConfigError
-from workbench.inference.routing_features import Features, Floats, Ints, Requests
 from workbench.records import content_hash
+from workbench.routing.routing_features import Features, Floats, Ints, Requests
 
 NEIGHBOURS = 100
 _BLOCK = 1024

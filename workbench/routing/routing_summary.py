@@ -4,13 +4,21 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from workbench.bench.experiment import Experiment, decision_path
-from workbench.bench.routing_arms import Routed
-from workbench.bench.telling import assumed_money, compared, is_default, losses, losses_title, section_of, would_change
+from workbench.evaluation.experiment import Experiment, decision_path
 from workbench.evaluation.exploring import changed_cases, frontier_points, item_cases, slice_rows
 from workbench.evaluation.summary import ItemCase, Summary
+from workbench.evaluation.telling import (
+    assumed_money,
+    compared,
+    is_default,
+    losses,
+    losses_title,
+    section_of,
+    would_change,
+)
 from workbench.records import Decision, Query
 from workbench.rendering.table import Table
+from workbench.routing.routing_arms import Routed
 
 _LEFT_OUT = " is left out: "  # says that a policy of the list cannot be fed by these outcomes
 _RIGHT = 0.5  # graded answers from here on are shown as right

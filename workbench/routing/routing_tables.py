@@ -5,10 +5,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from workbench.bench.routing_arms import RoutedArm
-from workbench.evaluation.comparison import MIN_CLUSTERS
-from workbench.evaluation.outcomes import Outcomes
-from workbench.evaluation.routing_metrics import (
+from workbench.evaluation.compare import MIN_CLUSTERS
+from workbench.rendering.table import Column, Interval, Table, Value
+from workbench.reports.figure import Figure
+from workbench.reports.figures import lines
+from workbench.routing.outcomes import Outcomes
+from workbench.routing.routing_arms import RoutedArm
+from workbench.routing.routing_features import Ints
+from workbench.routing.routing_metrics import (
     Curve,
     Estimate,
     Resampled,
@@ -19,10 +23,6 @@ from workbench.evaluation.routing_metrics import (
     router_curve,
     upper_hull,
 )
-from workbench.inference.routing_features import Ints
-from workbench.rendering.table import Column, Interval, Table, Value
-from workbench.reports.figure import Figure
-from workbench.reports.figures import lines
 
 HULL, ORACLE = "hull of the single models", "oracle"
 _CURVE_POINTS = 12

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from workbench.rendering.spans import SpanRow
 from workbench.rendering.table import Column, Table, number, usd_digits
+from workbench.telemetry.spans_part import SpanRow
 
 # What is worth a place of its own, in the order of reading.
 _FACTS = {

@@ -10,11 +10,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from workbench.errors import TraceError
-from workbench.rendering.spans import SpanRow
 from workbench.rendering.table import Column, Table
-from workbench.rendering.waterfall import page, waterfall, waterfall_text
 from workbench.state import reader
 from workbench.telemetry.export import SPANS
+from workbench.telemetry.spans_part import SpanRow
+from workbench.telemetry.waterfall import page, waterfall, waterfall_text
 
 _LISTED = 20
 _POLL_S = 0.05

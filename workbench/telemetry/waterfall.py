@@ -10,8 +10,8 @@ from functools import cache
 from importlib.resources import files
 
 from workbench.rendering.escape import escape, visible
-from workbench.rendering.span_parts import WHO, Part, duration, money, parts, took
-from workbench.rendering.spans import SpanRow, Totals, in_order, totals
+from workbench.telemetry.span_parts import WHO, Part, duration, money, parts, took
+from workbench.telemetry.spans_part import SpanRow, Totals, in_order, totals
 
 _LIGHT = (
     "--bg: #ffffff; --fg: #1b1e23; --muted: #5c6470; --line: #e1e4e8; --wash: #f3f4f6; --good: #0a6b4d; "

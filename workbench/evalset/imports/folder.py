@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import EvalsetError
-from workbench.evaluation.reading import Judgement
-from workbench.evaluation.rows import DOCUMENT_KEYS, QUERY_KEYS
+from workbench.evalset.reading import Judgement
+from workbench.evalset.rows import DOCUMENT_KEYS, QUERY_KEYS
 from workbench.records import Document, Query
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from workbench.config import Settings
 from workbench.errors import EvalsetError
-from workbench.evaluation.evalset import Evalset, hub_folder, load_evalset
-from workbench.evaluation.reading import Judgement, Row
-from workbench.evaluation.rows import documents_of, grade_of, queries_of
-from workbench.importing.folder import write_folder
+from workbench.evalset.evalset import Evalset, hub_folder, load_evalset
+from workbench.evalset.imports.folder import write_folder
+from workbench.evalset.reading import Judgement, Row
+from workbench.evalset.rows import documents_of, grade_of, queries_of
 from workbench.inference.hub import why_unreachable
 
 

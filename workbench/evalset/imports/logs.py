@@ -9,8 +9,8 @@ from typing import Literal
 import polars as pl
 
 from workbench.errors import ConfigError, EvalsetError
-from workbench.evaluation.outcomes import FILE, OUTCOMES_SCHEMA, outcomes_of, schema_columns
-from workbench.importing.folder import import_card, new_folder
+from workbench.evalset.imports.folder import import_card, new_folder
+from workbench.routing.outcomes import FILE, OUTCOMES_SCHEMA, outcomes_of, schema_columns
 
 Texts = Literal["refuse", "most_common"]
 NAMES: Mapping[str, Sequence[str]] = {

@@ -7,10 +7,10 @@ from typing import Any
 import polars as pl
 
 from workbench.errors import Defect
-from workbench.evaluation.metrics import rank
-from workbench.evaluation.reading import Row, read_lines, refuse
-from workbench.evaluation.rows import number_of
-from workbench.importing.tables import TABLES, named_rows
+from workbench.evalset.imports.tables import TABLES, named_rows
+from workbench.evalset.reading import Row, read_lines, refuse
+from workbench.evalset.rows import number_of
+from workbench.retrieval.metrics import rank
 
 RUN_NAMES: Mapping[str, tuple[str, ...]] = {
     "query_id": ("query_id", "query-id", "qid"),
@@ -26,7 +26,7 @@ def read_run(path: Path) -> pl.DataFrame:
 
     A file of six columns parted by blanks is TREC's (query, Q0, document, rank, score, name); ``.csv``,
     ``.parquet`` and ``.jsonl`` hold query_id, doc_id and score or rank (with rank alone, score = -rank).
-    As in TREC the score decides, never the rank beside it; ties are broken by `workbench.evaluation.metrics.rank`.
+    As in TREC the score decides, never the rank beside it; ties are broken by `workbench.retrieval.metrics.rank`.
 
     Raises
     ------
