@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from tests.rendering.trace_samples import QUESTION
+from tests.telemetry.trace_samples import QUESTION
 from workbench.cli import app
 from workbench.config import load_settings
 from workbench.state import open_engine

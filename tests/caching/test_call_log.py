@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.bench.test_caching_prompts import cells
 from tests.caching.scripted_vendor import Part, ScriptedVendor
+from tests.caching.test_prompt_tables import cells
 from workbench.caching.call_log import CALLS, CallLog, read_calls
 from workbench.caching.prompt_tables import billed_table, prompt_tables
 from workbench.caching.vendors import load_vendors

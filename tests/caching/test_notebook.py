@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests.evaluation.small_evalset import settings_in, write
+from tests.evalset.small_evalset import settings_in, write
 from workbench.caching.caching_tables import pairs_table
 from workbench.caching.claims import bounds_of_pairs
 from workbench.caching.notebook import CachingBench

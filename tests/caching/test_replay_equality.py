@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.caching.caches import answer, ask
-from tests.evaluation.test_stream import random_stream
+from tests.caching.test_replay import random_stream
 from workbench.caching.decided import load_semantic
 from workbench.caching.guards import Guard
 from workbench.caching.replay import replay

@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests.bench.test_caching_bench import first  # noqa: F401  the fixture
 from tests.caching.test_canaries import leave_out
+from tests.caching.test_notebook import first  # noqa: F401  the fixture
 from workbench.caching.caching_scopes import CANARY_TEXTS, KnownVectors, foreign_hits, shared_requests, try_scopes
 from workbench.caching.scope import Scope
 from workbench.caching.traffic import Stream

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.evaluation.small_evalset import DEV, DOCUMENTS, QUERIES, TEST, settings_in, shared, write
+from tests.evalset.small_evalset import DEV, DOCUMENTS, QUERIES, TEST, settings_in, shared, write
 from workbench.errors import EvalsetError
 from workbench.evalset.checking import check_evalset, exit_code, summarise
 from workbench.evalset.evalset import load_evalset

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.evaluation.small_evalset import settings_in
+from tests.evalset.small_evalset import settings_in
 from workbench.errors import EvalsetError
 from workbench.evalset.corpus import build_corpus, load_corpus, write_lock
 from workbench.evalset.docstrings import NAMESPACES

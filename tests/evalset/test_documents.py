@@ -5,7 +5,7 @@ from datetime import date
 import polars as pl
 import pytest
 
-from tests.evaluation.small_evalset import settings_in
+from tests.evalset.small_evalset import settings_in
 from workbench.errors import EvalsetError
 from workbench.evalset.checking import check_evalset
 from workbench.evalset.evalset import load_evalset

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.evaluation.small_evalset import DOCUMENTS, QUERIES, settings_in, shared, write
+from tests.evalset.small_evalset import DOCUMENTS, QUERIES, settings_in, shared, write
 from workbench.errors import ConfigError, EvalsetError
 from workbench.evalset.evalset import load_evalset
 from workbench.records import Document

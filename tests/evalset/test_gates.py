@@ -1,6 +1,6 @@
 import pytest
 
-from tests.evaluation.small_evalset import settings_in, write
+from tests.evalset.small_evalset import settings_in, write
 from workbench.errors import EvalsetError
 from workbench.evalset.evalset import load_evalset
 from workbench.evalset.gates import GatePolicy, scan_gates

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.evaluation.small_evalset import settings_in
+from tests.evalset.small_evalset import settings_in
 from workbench.errors import EvalsetError
 from workbench.evalset.evalset import load_evalset
 from workbench.evalset.imports.hub import load_hub

@@ -5,7 +5,7 @@ import pickle
 import polars as pl
 import pytest
 
-from tests.evaluation.routing_tables import planted
+from tests.routing.routing_tables import planted
 from workbench.errors import ConfigError, EvalsetError
 from workbench.evalset.evalset import load_evalset
 from workbench.evalset.imports.logs import Repairs, import_outcomes
@@ -102,7 +102,7 @@ def test_rows_are_left_out_and_columns_renamed_as_asked(tmp_path):
 
 
 def test_imported_folder_is_an_evalset_with_its_gate(tmp_path):
-    from tests.evaluation.small_evalset import settings_in
+    from tests.evalset.small_evalset import settings_in
 
     settings = settings_in(tmp_path)
     LONG.write_parquet(tmp_path / "x.parquet")

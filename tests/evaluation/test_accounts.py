@@ -6,13 +6,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests.bench import tiny
-from tests.bench.test_caching_bench import open_bench as open_caching
-from tests.bench.test_caching_bench import write_stream
-from tests.bench.test_routing_bench import open_bench as open_routing
-from tests.bench.test_routing_bench import project
-from tests.evaluation.routing_tables import planted
-from tests.evaluation.small_evalset import settings_in
+from tests.caching.test_notebook import open_bench as open_caching
+from tests.caching.test_notebook import write_stream
+from tests.evalset.small_evalset import settings_in
+from tests.retrieval import tiny
+from tests.routing.routing_tables import planted
+from tests.routing.test_notebook import open_bench as open_routing
+from tests.routing.test_notebook import project
 from workbench.errors import GateFailed
 from workbench.evaluation.gate import Gate
 from workbench.retrieval.asking import ask_all

@@ -5,7 +5,7 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
-from tests.bench.tiny import HYBRID, TEXT, change_query, judge, open_bench, project
+from tests.retrieval.tiny import HYBRID, TEXT, change_query, judge, open_bench, project
 from workbench.clock import SystemClock
 from workbench.errors import ConfigError
 from workbench.evaluation.experiment import anchor_path

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.evaluation.test_certification import traffic
+from tests.caching.test_certification import traffic
 from workbench.caching.bounds import Counts, design_effect, korn_graubard
 from workbench.caching.certification import certify
 from workbench.caching.claims import CacheArm, CacheResult, bounds_of_pairs, make_claim, rate_of

@@ -6,7 +6,7 @@ import re
 import pytest
 
 import workbench
-from tests.bench.tiny import change_query, open_bench, project, write_evalset
+from tests.retrieval.tiny import change_query, open_bench, project, write_evalset
 from workbench.errors import ConfigError, EvalsetError
 from workbench.evaluation.experiment import open_run_folder
 from workbench.evaluation.provenance import build_parameters, encoder_probe

@@ -7,13 +7,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests.bench import tiny
-from tests.bench.test_caching_bench import DIFFER, write_stream
-from tests.bench.test_caching_bench import open_bench as open_caching
-from tests.bench.test_routing_bench import open_bench as open_routing
-from tests.bench.test_routing_bench import project
-from tests.evaluation.routing_tables import planted
-from tests.evaluation.small_evalset import DEV, TEST, settings_in, write
+from tests.caching.test_notebook import DIFFER, write_stream
+from tests.caching.test_notebook import open_bench as open_caching
+from tests.evalset.small_evalset import DEV, TEST, settings_in, write
+from tests.retrieval import tiny
+from tests.routing.routing_tables import planted
+from tests.routing.test_notebook import open_bench as open_routing
+from tests.routing.test_notebook import project
 from workbench.caching.notebook import CachingBench
 from workbench.caching.study import CachingParameters
 from workbench.errors import EvalsetError, SplitError

@@ -7,8 +7,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tests.bench.tiny import change_query, judge, open_bench, write_evalset
 from tests.reports.reading import Page
+from tests.retrieval.tiny import change_query, judge, open_bench, write_evalset
 from workbench.clock import SystemClock
 from workbench.errors import ConfigError, EvalsetError, StoreError
 from workbench.evalset.imports.tables import import_tables

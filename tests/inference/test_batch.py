@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.inference.test_client import SMALL, STRONG, answer, client_of
-from tests.inference.test_routed import by_feature, cascade
+from tests.routing.test_route import by_feature, cascade
 from workbench.errors import ConfigError, RateLimited, UnknownPrice
 from workbench.inference.batch import Item, complete_all, estimate
 from workbench.inference.failover import RetryPolicy

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from tests.inference.test_streaming import Gate, await_streams, left_in
+from tests.inference.test_streams import Gate, await_streams, left_in
 from workbench.caching.response import ResponseCache
 from workbench.errors import (
     BudgetExceeded,

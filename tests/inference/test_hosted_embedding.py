@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.bench.tiny import HYBRID, project
 from tests.inference.embeddings_server import DIMENSION, serving
-from tests.inference.test_routed import accept
+from tests.retrieval.tiny import HYBRID, project
+from tests.routing.test_route import accept
 from workbench.caching.semantic import SemanticCache
 from workbench.config import Settings
 from workbench.errors import BudgetExceeded, CallFailed, RateLimited, UnknownPrice

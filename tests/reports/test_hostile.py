@@ -9,10 +9,10 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests.rendering.test_waterfall import Read
 from tests.reports import samples
 from tests.reports.hostile import bare_run, defect_of, evil, hostile_run, hostile_spans
 from tests.reports.reading import ALLOWED
+from tests.telemetry.test_waterfall import Read
 from workbench.rendering.html import sanitize
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Column, Table

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.bench.tiny import HYBRID, TEXT, open_bench
+from tests.retrieval.tiny import HYBRID, TEXT, open_bench
 from workbench.retrieval.arms import make_arm
 from workbench.retrieval.asking import (
     arms_table,

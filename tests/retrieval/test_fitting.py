@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.bench.tiny import open_bench
+from tests.retrieval.tiny import open_bench
 from workbench.errors import ConfigError
 from workbench.records import Hit
 from workbench.retrieval.fitting import FOLDS, FittedArm, fit_arms, fit_weight

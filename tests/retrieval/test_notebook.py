@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import polars as pl
 import pytest
 
-from tests.bench.tiny import HYBRID, STRATEGIES, TEXT, change_query, judge, open_bench, project, write_evalset
+from tests.retrieval.tiny import HYBRID, STRATEGIES, TEXT, change_query, judge, open_bench, project, write_evalset
 from workbench.clock import SystemClock
 from workbench.errors import ConfigError, GateFailed
 from workbench.evaluation.gate import Gate

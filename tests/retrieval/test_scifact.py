@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 from ir_measures import AP, RR, P, R, nDCG
 
-from tests.evaluation.small_evalset import shared
+from tests.evalset.small_evalset import shared
 from workbench.config import load_settings
 from workbench.evalset.evalset import load_evalset
 from workbench.evaluation.compare import compare

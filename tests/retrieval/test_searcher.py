@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.evaluation.small_evalset import settings_in
+from tests.evalset.small_evalset import settings_in
 from workbench.errors import StoreError
 from workbench.inference.prices import load_prices
 from workbench.records import Document, Query

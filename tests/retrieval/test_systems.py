@@ -6,7 +6,7 @@ import sys
 import polars as pl
 import pytest
 
-from tests.bench.tiny import HYBRID, TEXT, judge, open_bench, project
+from tests.retrieval.tiny import HYBRID, TEXT, judge, open_bench, project
 from workbench.errors import ConfigError, EvalsetError, ProviderError
 from workbench.records import Hit, Query
 from workbench.retrieval.systems import load_systems, system_inputs

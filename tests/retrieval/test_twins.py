@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from tests.bench.tiny import HYBRID, TEXT, judge, open_bench
-from tests.evaluation.small_evalset import write
+from tests.evalset.small_evalset import write
+from tests.retrieval.tiny import HYBRID, TEXT, judge, open_bench
 from workbench.clock import SystemClock
 from workbench.evaluation.gate import Gate
 from workbench.evaluation.summary import Summary

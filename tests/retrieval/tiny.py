@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.evaluation.small_evalset import settings_in, write
+from tests.evalset.small_evalset import settings_in, write
 from workbench.config import Settings
 from workbench.evaluation.provenance import build_parameters
 from workbench.records import Decision

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.answered import MODELS, PROMPTS, QUESTIONS, answered, write
+from tests.routing.answered import MODELS, PROMPTS, QUESTIONS, answered, write
 from workbench.errors import EvalsetError
 from workbench.evalset.evalset import Evalset
 from workbench.inference.messages import Response, Usage

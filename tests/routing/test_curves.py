@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.evaluation.routing_tables import planted
+from tests.routing.routing_tables import planted
 from workbench.errors import ConfigError
 from workbench.routing.crossfit import cross_predict, fit_policy
 from workbench.routing.outcomes import outcomes_of

@@ -8,10 +8,10 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from tests.bench.answered import MODELS, PROMPTS, answered
 from tests.faults.misbehaving_server import misbehaving_server
 from tests.notebooks.zoo import make_settings
 from tests.reports import samples
+from tests.routing.answered import MODELS, PROMPTS, answered
 from workbench.cli import app
 from workbench.clock import SystemClock
 from workbench.errors import RecordingMiss

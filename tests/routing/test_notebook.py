@@ -9,8 +9,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests.evaluation.routing_tables import dominated, planted
-from tests.evaluation.small_evalset import settings_in
+from tests.evalset.small_evalset import settings_in
+from tests.routing.routing_tables import dominated, planted
 from workbench.clock import SystemClock
 from workbench.config import Settings
 from workbench.errors import ConfigError, EvalsetError, GateFailed

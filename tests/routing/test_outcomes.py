@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests.evaluation.routing_tables import planted
+from tests.routing.routing_tables import planted
 from workbench.errors import EvalsetError
 from workbench.routing.crossfit import fold_of
 from workbench.routing.outcomes import load_outcomes, outcomes_of

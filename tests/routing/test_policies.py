@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.evaluation.routing_tables import planted
+from tests.routing.routing_tables import planted
 from workbench.errors import ConfigError
 from workbench.routing.outcomes import outcomes_of
 from workbench.routing.policies import POLICIES, Router, make_policy, one_model

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests.evaluation.small_evalset import shared
+from tests.evalset.small_evalset import shared
 from workbench.config import load_settings
 from workbench.errors import EvalsetError
 from workbench.evalset.imports.logs import Repairs, import_outcomes

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.answered import MODELS, answered
-from tests.bench.test_retrieved import Search, accept
+from tests.routing.answered import MODELS, answered
+from tests.routing.test_retrieved import Search, accept
 from workbench.config import Settings
 from workbench.errors import ConfigError, Unavailable
 from workbench.evalset.evalset import Evalset

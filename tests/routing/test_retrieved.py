@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.answered import MODELS, QUESTIONS, answered
 from tests.reports import samples
+from tests.routing.answered import MODELS, QUESTIONS, answered
 from workbench.config import Settings
 from workbench.errors import ConfigError
 from workbench.evalset.evalset import Evalset, load_evalset

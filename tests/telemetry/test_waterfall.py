@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.rendering.trace_samples import ANSWER, QUESTION, SIGNATURE, SYSTEM, cached, sample, span
+from tests.telemetry.trace_samples import ANSWER, QUESTION, SIGNATURE, SYSTEM, cached, sample, span
 from workbench.rendering.html import sanitize
 from workbench.telemetry import span_parts
 from workbench.telemetry.spans_part import SpanRow, in_order, totals
