@@ -13,10 +13,10 @@ from workbench.caching.caching_tables import pairs_table
 from workbench.caching.claims import bounds_of_pairs
 from workbench.caching.notebook import CachingBench
 from workbench.caching.study import CachingParameters
-from workbench.caching.traffic import Pair, load_stream
 from workbench.clock import SystemClock
 from workbench.errors import ConfigError, EvalsetError, GateFailed
 from workbench.evalset.imports.requests import pair_line
+from workbench.evalset.traffic import Pair, load_stream
 from workbench.evaluation.gate import Gate
 from workbench.evaluation.provenance import build_parameters
 from workbench.evaluation.summary import Summary

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from workbench.caching import replay as module
 from workbench.caching.guards import Guard
 from workbench.caching.replay import oracle_hits, replay, shadow
-from workbench.caching.traffic import Stream
+from workbench.evalset.traffic import Stream
 from workbench.testing import HashEmbedder
 
 WORDS = ("reset", "password", "invoice", "card", "team", "member", "add", "remove", "plan", "not")

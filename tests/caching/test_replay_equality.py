@@ -13,8 +13,8 @@ from workbench.caching.decided import load_semantic
 from workbench.caching.guards import Guard
 from workbench.caching.replay import replay
 from workbench.caching.semantic import SemanticCache
-from workbench.caching.traffic import Stream, load_stream
 from workbench.config import load_settings
+from workbench.evalset.traffic import Stream, load_stream
 from workbench.inference.cache_protocol import CacheUse
 from workbench.inference.embedding import load_embedder
 from workbench.state import open_engine

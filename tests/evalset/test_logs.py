@@ -9,7 +9,7 @@ from tests.routing.routing_tables import planted
 from workbench.errors import ConfigError, EvalsetError
 from workbench.evalset.evalset import load_evalset
 from workbench.evalset.imports.logs import Repairs, import_outcomes
-from workbench.routing.outcomes import load_outcomes
+from workbench.evalset.outcomes import load_outcomes
 
 LONG = planted(40)
 

@@ -6,8 +6,8 @@ import pytest
 
 from tests.routing.routing_tables import planted
 from workbench.errors import EvalsetError
+from workbench.evalset.outcomes import load_outcomes, outcomes_of
 from workbench.routing.crossfit import fold_of
-from workbench.routing.outcomes import load_outcomes, outcomes_of
 
 SMALL = planted(40)
 

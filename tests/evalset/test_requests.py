@@ -4,10 +4,10 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from workbench.caching.traffic import load_pairs, load_stream
 from workbench.cli import app
 from workbench.errors import EvalsetError
 from workbench.evalset.imports.requests import import_pairs, import_stream
+from workbench.evalset.traffic import load_pairs, load_stream
 
 LOG = pl.DataFrame(
     {"text": ["how, then?", "why"], "intent": ["a", "b"], "tenant": ["x", "y"], "feature": ["f", "g"], "age": [1, 2]}

@@ -6,8 +6,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from workbench.caching.traffic import load_pairs, load_stream, pairs_of, stream_of
 from workbench.errors import EvalsetError
+from workbench.evalset.traffic import load_pairs, load_stream, pairs_of, stream_of
 
 
 def test_a_stream_is_read_in_the_order_of_its_positions(tmp_path):

@@ -12,7 +12,7 @@ from tests.caching.test_certification import traffic
 from workbench.caching.bounds import Counts, design_effect, korn_graubard
 from workbench.caching.certification import certify
 from workbench.caching.claims import CacheArm, CacheResult, bounds_of_pairs, make_claim, rate_of
-from workbench.caching.traffic import Pair
+from workbench.evalset.traffic import Pair
 from workbench.evaluation.claims import ArmFacts, make_claims
 from workbench.evaluation.compare import compare
 from workbench.evaluation.exploring import frontier_points, slice_rows

@@ -18,9 +18,9 @@ from workbench.caching.notebook import CachingBench
 from workbench.caching.study import CachingParameters
 from workbench.errors import EvalsetError, SplitError
 from workbench.evalset.imports.requests import pair_line
+from workbench.evalset.outcomes import FILE
 from workbench.retrieval.fitting import fit_arms
 from workbench.retrieval.retrieval import RetrievalBench, RetrievalParameters
-from workbench.routing.outcomes import FILE
 from workbench.routing.routing import RoutingBench, RoutingParameters
 from workbench.routing.routing_arms import policy_arms
 from workbench.routing.routing_tables import study

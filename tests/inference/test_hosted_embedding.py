@@ -13,6 +13,7 @@ from tests.routing.test_route import accept
 from workbench.caching.semantic import SemanticCache
 from workbench.config import Settings
 from workbench.errors import BudgetExceeded, CallFailed, RateLimited, UnknownPrice
+from workbench.evalset.outcomes import Requests
 from workbench.evaluation.provenance import build_parameters
 from workbench.inference import prices
 from workbench.inference.attempts import Books
@@ -26,7 +27,6 @@ from workbench.inference.messages import Response, Usage
 from workbench.retrieval.retrieval import RetrievalBench, RetrievalParameters
 from workbench.routing.policies import POLICIES
 from workbench.routing.route import load_routed
-from workbench.routing.routing_features import Requests
 from workbench.state import open_engine
 from workbench.telemetry.context import attributed
 from workbench.telemetry.ledger import Ledger

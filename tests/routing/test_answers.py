@@ -9,9 +9,9 @@ from workbench.errors import EvalsetError
 from workbench.evalset.evalset import Evalset
 from workbench.inference.messages import Response, Usage
 from workbench.inference.prices import load_prices
-from workbench.inference.recordings import Recordings
+from workbench.inference.recordings import FOLDER, Recordings
 from workbench.routing.answers import asked_of, recorded_outcomes, recording_file
-from workbench.routing.route import FOLDER, HITS
+from workbench.routing.route import HITS
 
 
 @pytest.fixture

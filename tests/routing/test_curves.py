@@ -5,8 +5,8 @@ import pytest
 
 from tests.routing.routing_tables import planted
 from workbench.errors import ConfigError
+from workbench.evalset.outcomes import outcomes_of
 from workbench.routing.crossfit import cross_predict, fit_policy
-from workbench.routing.outcomes import outcomes_of
 from workbench.routing.policies import POLICIES
 from workbench.routing.routing_metrics import (
     Curve,

@@ -14,10 +14,10 @@ from tests.routing.routing_tables import dominated, planted
 from workbench.clock import SystemClock
 from workbench.config import Settings
 from workbench.errors import ConfigError, EvalsetError, GateFailed
+from workbench.evalset.outcomes import FILE
 from workbench.evaluation.gate import Gate
 from workbench.evaluation.provenance import build_parameters
 from workbench.records import Decision
-from workbench.routing.outcomes import FILE
 from workbench.routing.policies import load_router
 from workbench.routing.routing import RoutingBench, RoutingParameters
 from workbench.runner import RunRecord, accept

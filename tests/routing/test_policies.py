@@ -7,9 +7,9 @@ import pytest
 
 from tests.routing.routing_tables import planted
 from workbench.errors import ConfigError
-from workbench.routing.outcomes import outcomes_of
+from workbench.evalset.outcomes import Requests, outcomes_of
 from workbench.routing.policies import POLICIES, Router, make_policy, one_model
-from workbench.routing.routing_features import Requests, Tfidf
+from workbench.routing.routing_features import Tfidf
 
 OUTCOMES = outcomes_of(planted(200))
 RNG = np.random.default_rng(0)

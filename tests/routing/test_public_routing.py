@@ -10,10 +10,10 @@ from tests.evalset.small_evalset import shared
 from workbench.config import load_settings
 from workbench.errors import EvalsetError
 from workbench.evalset.imports.logs import Repairs, import_outcomes
+from workbench.evalset.outcomes import Outcomes, load_outcomes
 from workbench.inference.embedding import load_embedder
 from workbench.retrieval.vectors import VectorCache
 from workbench.routing.crossfit import cross_predict, fit_policy
-from workbench.routing.outcomes import Outcomes, load_outcomes
 from workbench.routing.policies import POLICIES
 from workbench.routing.routing_metrics import aiq, deferral, oracle_curve, resample_deferral, router_curve
 

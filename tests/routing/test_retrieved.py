@@ -12,12 +12,12 @@ from workbench.errors import ConfigError
 from workbench.evalset.evalset import Evalset, load_evalset
 from workbench.inference.messages import Response, Usage
 from workbench.inference.prices import load_prices
-from workbench.inference.recordings import Recordings
+from workbench.inference.recordings import FOLDER, Recordings
 from workbench.records import Query
 from workbench.routing.answers import asked_of, recorded_outcomes, recording_file
 from workbench.routing.record import record
 from workbench.routing.retrieved import SEARCHES, keep_searches, recorded_rows, renew
-from workbench.routing.route import FOLDER, FOUND_WITH, HITS
+from workbench.routing.route import FOUND_WITH, HITS
 
 
 class Search:

@@ -11,6 +11,7 @@ import pytest
 from tests.reports import samples
 from workbench.config import Settings, load_settings
 from workbench.errors import CallFailed, ConfigError
+from workbench.evalset.outcomes import Requests
 from workbench.inference.attempts import Books
 from workbench.inference.cache_protocol import CacheUse
 from workbench.inference.client import Client
@@ -19,7 +20,6 @@ from workbench.inference.prices import load_prices
 from workbench.records import Claim, Decision, Fingerprint, Rule, content_hash
 from workbench.routing.policies import POLICIES, Router
 from workbench.routing.route import Routed, load_routed, model_inputs, retrieval_arm
-from workbench.routing.routing_features import Requests
 from workbench.testing import FakeClock, ScriptedModel
 
 SMALL = "local/smollm2-135m"

@@ -15,7 +15,7 @@ from workbench.caching.canaries import CHANGES, NEAR, QUESTION, Crossing, ask, s
 from workbench.caching.response import ResponseCache
 from workbench.caching.semantic import SemanticCache
 from workbench.caching.study import Step
-from workbench.caching.traffic import Stream
+from workbench.evalset.traffic import Stream
 from workbench.inference.cache_protocol import CacheUse
 from workbench.inference.embedding import Embedder
 from workbench.inference.messages import Request

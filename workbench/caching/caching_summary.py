@@ -8,7 +8,7 @@ import polars as pl
 
 from workbench.caching.claims import METRIC
 from workbench.caching.replay import Replay, serve_nothing
-from workbench.caching.traffic import Stream
+from workbench.evalset.traffic import Stream
 from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.evaluation.experiment import Experiment, decision_path
 from workbench.evaluation.exploring import MAX_CASES, changed_cases, slice_rows

@@ -10,7 +10,7 @@ from workbench.caching.certification import Certificate, Trial
 from workbench.caching.claims import CacheResult, bounds_of_pairs, rate_of
 from workbench.caching.drift import watch_trials
 from workbench.caching.replay import Shadow, oracle_hits, replay
-from workbench.caching.traffic import Pair, Stream
+from workbench.evalset.traffic import Pair, Stream
 from workbench.rendering.table import Column, Interval, Table, Value
 
 Bools = npt.NDArray[np.bool_]

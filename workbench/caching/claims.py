@@ -27,7 +27,7 @@ import numpy.typing as npt
 from workbench.caching.bounds import Counts, korn_graubard
 from workbench.caching.certification import Certificate
 from workbench.caching.guards import Guard
-from workbench.caching.traffic import Pair
+from workbench.evalset.traffic import Pair
 from workbench.evaluation.compare import spent
 from workbench.evaluation.decision import Outcome
 from workbench.evaluation.sentences import cost_words, monthly, percent

@@ -37,10 +37,10 @@ from workbench.caching.guards import Guard
 from workbench.caching.prompt_tables import prompt_tables
 from workbench.caching.replay import Replay, replay, shadow
 from workbench.caching.study import CachingParameters, Certified, Lab, Replayed, Semantic, make_guard
-from workbench.caching.traffic import load_pairs, load_stream
 from workbench.config import Settings, load_settings
 from workbench.errors import ConfigError
 from workbench.evalset.evalset import load_evalset
+from workbench.evalset.traffic import load_pairs, load_stream
 from workbench.evaluation.compare import spent
 from workbench.evaluation.decision import decide
 from workbench.evaluation.experiment import MONEY_SHOWN, Experiment, open_experiment

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from workbench.caching.bounds import GRID
 from workbench.caching.guards import Guard
-from workbench.caching.traffic import Stream
+from workbench.evalset.traffic import Stream
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]

@@ -11,9 +11,9 @@ from workbench.caching.certification import Certificate
 from workbench.caching.claims import CacheArm, CacheResult, PairsServed, bounds_of_pairs, rate_of
 from workbench.caching.guards import Guard
 from workbench.caching.replay import Replay, Shadow, replay, serve_nothing
-from workbench.caching.traffic import Pair, Stream
 from workbench.errors import ConfigError, unknown_name
 from workbench.evalset.evalset import require_dev
+from workbench.evalset.traffic import Pair, Stream
 from workbench.inference.prices import PriceTable, Work
 from workbench.rendering.table import Table
 

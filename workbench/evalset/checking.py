@@ -4,16 +4,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from workbench.caching.drawing import read_plan
-from workbench.caching.traffic import load_stream
 from workbench.config import Settings
 from workbench.errors import Defect, EvalsetError
 from workbench.evalset.contents import Contents, read_contents
+from workbench.evalset.drawing import read_plan
 from workbench.evalset.evalset import find_evalset, split_qrels
 from workbench.evalset.findings import Finding, find, of_query, words
 from workbench.evalset.judging import echo_scores
+from workbench.evalset.outcomes import FILE, load_outcomes
+from workbench.evalset.traffic import load_stream
 from workbench.records import Document, Query
-from workbench.routing.outcomes import FILE, load_outcomes
 
 ECHO_WORDS = 6
 ECHO_ROUGE = 0.5

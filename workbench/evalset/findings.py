@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal
 
-from workbench.caching.traffic import pairs_of
 from workbench.errors import Defect, unknown_name
 from workbench.evalset.contents import Contents
 from workbench.evalset.reading import scan_jsonl
 from workbench.evalset.rows import DOCUMENT_KEYS, QUERY_KEYS, fits
+from workbench.evalset.traffic import pairs_of
 from workbench.retrieval.metrics import Qrels
 
 Severity = Literal["error", "warning"]

@@ -4,15 +4,15 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from workbench.errors import Defect, EvalsetError
 from workbench.evalset.evalset import dev_clusters, require_dev
 from workbench.records import DEFAULT_TENANT
-from workbench.routing.routing_features import Requests
 
 FILE = "outcomes.parquet"
 OUTCOMES_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
@@ -34,6 +34,38 @@ OUTCOMES_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
 NEEDED = ("prompt_id", "prompt", "model", "quality", "cost_usd")
 DEV_SHARE = 0.5
 _SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Requests:
+    """What is known of requests before a model is asked, and the confidence of models that were asked first.
+
+    Attributes
+    ----------
+    features : tuple of str
+        Product feature or task of each prompt, "" where there is none.
+    vectors : ndarray of float, shape (n, dimension), optional
+        Embeddings of the prompts.
+    confidence : ndarray of float, shape (n, models), optional
+        In [0, 1], of each model in its own answer; NaN where it gave none.
+    """
+
+    prompts: tuple[str, ...]
+    features: tuple[str, ...]
+    vectors: npt.NDArray[Any] | None = None
+    confidence: npt.NDArray[np.float64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Self:
+        """Requests at these positions."""
+        return type(self)(
+            tuple(self.prompts[i] for i in rows),
+            tuple(self.features[i] for i in rows),
+            None if self.vectors is None else self.vectors[rows],
+            None if self.confidence is None else self.confidence[rows],
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from workbench.caching.drawing import draw_requests, read_plan, topics_of
 from workbench.errors import Defect, EvalsetError
+from workbench.evalset.drawing import draw_requests, read_plan, topics_of
 from workbench.evalset.reading import Row, read_jsonl
 from workbench.records import DEFAULT_TENANT, content_hash
 
@@ -118,7 +118,7 @@ def generate_stream(folder: Path) -> Stream:
     """Draw the made-up traffic that ``traffic.toml`` describes from ``queries.jsonl`` and ``pairs.jsonl``.
 
     The same on every machine; its hash is that of the three files. How it is known which requests may share an
-    answer stands in `workbench.caching.drawing`.
+    answer stands in `workbench.evalset.drawing`.
 
     Raises
     ------

@@ -9,12 +9,12 @@ from typing import Any
 
 from workbench.errors import ConfigError, RateLimited
 from workbench.inference.budget import Budget
+from workbench.inference.cache_protocol import PREFIX, Routes
 from workbench.inference.client import Client
 from workbench.inference.completion import Completion
 from workbench.inference.messages import Request
 from workbench.inference.prices import PriceTable
 from workbench.inference.reservation import worst_nanos
-from workbench.routing.route import PREFIX, Routed
 from workbench.telemetry.context import carried
 
 
@@ -40,7 +40,7 @@ class Estimate:
 
 
 def estimate(
-    requests: Sequence[Request], prices: PriceTable, *, routers: Mapping[str, Routed] | None = None
+    requests: Sequence[Request], prices: PriceTable, *, routers: Mapping[str, Routes] | None = None
 ) -> Estimate:
     """Upper bound of what the requests cost; those to ``router/NAME`` at its dearest arm.
 
@@ -53,11 +53,11 @@ def estimate(
     return Estimate(len(requests), worst / 1e9)
 
 
-def _worst_nanos(request: Request, prices: PriceTable, routers: Mapping[str, Routed]) -> int:
+def _worst_nanos(request: Request, prices: PriceTable, routers: Mapping[str, Routes]) -> int:
     if (routed := routers.get(request.model.removeprefix(PREFIX))) is None or not request.model.startswith(PREFIX):
         return worst_nanos(prices, request)
-    arms = [worst_nanos(prices, request.to(arm.partition("@")[0])) for arm in routed.router.models]
-    return max(arms[1:], default=0) + arms[0] if routed.router.cascade else max(arms)
+    arms = [worst_nanos(prices, request.to(arm.partition("@")[0])) for arm in routed.models]
+    return max(arms[1:], default=0) + arms[0] if routed.cascade else max(arms)
 
 
 def complete_all(

@@ -1,10 +1,45 @@
-"""What the client asks of a cache; `workbench.caching` answers it."""
+"""What the client asks of a cache and of a router; `workbench.caching` and `workbench.routing` answer it."""
 
 from dataclasses import dataclass
 from typing import Protocol
 
 from workbench.inference.messages import Request, Response
 from workbench.telemetry.context import Attribution
+
+PREFIX = "router/"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A model to ask, with a configuration of the prompt where the decision is about those too."""
+
+    model: str
+    configuration: str = ""
+    arm: str = ""
+    reason: str = ""
+
+
+class Routes(Protocol):
+    """An accepted routing decision, as the client asks it; ``models`` may name a configuration behind an @."""
+
+    @property
+    def name(self) -> str:
+        """Name behind ``router/``."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Arms, cheapest first."""
+
+    @property
+    def cascade(self) -> bool:
+        """Whether the first arm is always asked, and the others by how sure it was."""
+
+    @property
+    def first(self) -> Route:
+        """The cheapest arm."""
+
+    def pick(self, text: str, feature: str, *, confidence: float | None = None) -> Route:
+        """Choose for one request; ``confidence`` is that of the first arm's answer, in [0, 1]."""
 
 
 @dataclass(frozen=True, slots=True)

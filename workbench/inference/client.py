@@ -12,7 +12,7 @@ from workbench.config import Settings
 from workbench.errors import ConfigError, WorkbenchError, unknown_name
 from workbench.inference.attempts import Bill, Books, provider_of
 from workbench.inference.budget import DEFAULT_BUDGETS, Budget
-from workbench.inference.cache_protocol import Cache, CacheHit, CacheUse
+from workbench.inference.cache_protocol import PREFIX, Cache, CacheHit, CacheUse, Route, Routes
 from workbench.inference.completion import Completion
 from workbench.inference.failover import Cooldowns, RetryPolicy, call_models
 from workbench.inference.limits import Limit
@@ -20,7 +20,6 @@ from workbench.inference.messages import Message, Request, Response
 from workbench.inference.providers import LiteLLMProvider, Provider
 from workbench.inference.recordings import Recordings
 from workbench.inference.streaming import Stream
-from workbench.routing.route import PREFIX, Route, Routed
 from workbench.telemetry.context import attributed, current
 from workbench.telemetry.spans import Span
 
@@ -56,7 +55,7 @@ class Client:
     books: Books
     recordings: Recordings | None = None
     cache: Cache | None = None
-    routers: Mapping[str, Routed] = field(default_factory=dict)
+    routers: Mapping[str, Routes] = field(default_factory=dict)
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     cooldowns: Cooldowns = field(init=False, repr=False)
 
@@ -145,7 +144,7 @@ class Client:
         """Answer piece by piece: iterate for the text, then take ``result``; arguments are those of `complete`."""
         return Stream(lambda on_text: self.complete(messages, on_text=on_text, **given))
 
-    def _router(self, model: str) -> Routed:
+    def _router(self, model: str) -> Routes:
         name = model.removeprefix(PREFIX)
         if name not in self.routers:
             raise ConfigError(
@@ -155,7 +154,7 @@ class Client:
         return self.routers[name]
 
     def _routed(
-        self, messages: Messages, question: str, routed: Routed, given: Mapping[str, Any], how: _How, span: Span | None
+        self, messages: Messages, question: str, routed: Routes, given: Mapping[str, Any], how: _How, span: Span | None
     ) -> Completion:
         """Ask the arm that the router picks; a cascade asks its first arm in any case, and pays for it."""
 
@@ -166,7 +165,7 @@ class Client:
             return self._answer(Request(route.model, tuple(made), **given), route, how, span)
 
         feature = current().feature
-        if not routed.router.cascade:
+        if not routed.cascade:
             return ask(routed.pick(question, feature), how)
         first = ask(routed.first, replace(how, fallbacks=(), on_text=None))
         # without token probabilities nobody knows whether the first answer will do, so it will not
@@ -256,10 +255,10 @@ def _fixed(messages: Messages, model: str) -> tuple[Message, ...]:
     return tuple(messages)
 
 
-def _question(messages: Messages, question: str | None, routed: Routed) -> str:
+def _question(messages: Messages, question: str | None, routed: Routes) -> str:
     """What the router looks at; refused before anything is asked where nobody said it."""
     if not callable(messages):
-        if configured := [arm for arm in routed.router.models if "@" in arm]:
+        if configured := [arm for arm in routed.models if "@" in arm]:
             raise ConfigError(
                 f"the router chooses between configurations of the prompt ({', '.join(configured)}): give complete() a "
                 "function that makes the messages of a configuration, not one list of messages"

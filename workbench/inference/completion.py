@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
-from workbench.inference.cache_protocol import CacheHit
+from workbench.inference.cache_protocol import CacheHit, Route
 from workbench.inference.messages import Response, Usage
-from workbench.routing.route import Route
 
 
 @dataclass(frozen=True, slots=True)

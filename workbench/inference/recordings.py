@@ -13,8 +13,9 @@ from typing import Any, BinaryIO, Self
 from workbench.errors import RecordingMiss, WorkbenchError
 from workbench.inference.messages import Request, Response, ToolCall, Usage
 from workbench.records import content_hash
-from workbench.routing.route import FOLDER
 from workbench.telemetry.redaction import redact
+
+FOLDER = "recordings"  # below an evalset
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,18 +8,18 @@ import polars as pl
 
 from workbench.errors import EvalsetError, RecordingMiss
 from workbench.evalset.evalset import Evalset
+from workbench.evalset.outcomes import OUTCOMES_SCHEMA
 from workbench.inference.attempts import Books
 from workbench.inference.client import Client
 from workbench.inference.local import PREFIX as LOCAL
 from workbench.inference.messages import Request, Response
 from workbench.inference.prices import MS_PER_HOUR, PriceTable
-from workbench.inference.recordings import Recordings, record_command
+from workbench.inference.recordings import FOLDER, Recordings, record_command
 from workbench.records import Decision, Query, content_hash
 from workbench.routing.correctness import found_relevant, is_yes_no, names_accepted, says
-from workbench.routing.outcomes import OUTCOMES_SCHEMA
 from workbench.routing.prompting import Prompts
 from workbench.routing.retrieved import SEARCHES, changed_since, recorded_rows, retrieval_usd
-from workbench.routing.route import FOLDER, HITS
+from workbench.routing.route import HITS
 
 ANSWER, FIND = "answer", "find"
 

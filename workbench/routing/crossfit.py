@@ -3,8 +3,8 @@
 import numpy as np
 
 from workbench.errors import EvalsetError
+from workbench.evalset.outcomes import Outcomes
 from workbench.records import content_hash
-from workbench.routing.outcomes import Outcomes
 from workbench.routing.policies import Policy, Router
 
 FOLDS = 5

@@ -17,11 +17,12 @@ from typing import Any, Self
 import numpy as np
 
 from workbench.errors import ConfigError, unknown_name
+from workbench.evalset.outcomes import Requests
 from workbench.inference.prices import Work, load_prices
 from workbench.records import content_hash
 from workbench.routing import routing_features as rf
 from workbench.routing import routing_models as rm
-from workbench.routing.routing_features import Floats, Ints, Requests
+from workbench.routing.routing_features import Floats, Ints
 from workbench.routing.routing_models import Predictor
 
 Learn = Callable[[Requests, Floats], Predictor]

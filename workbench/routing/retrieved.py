@@ -10,11 +10,12 @@ from workbench.config import Settings
 from workbench.errors import ConfigError, EvalsetError
 from workbench.evalset.evalset import Evalset
 from workbench.inference.embedding import MiniLM, load_embedder
+from workbench.inference.recordings import FOLDER
 from workbench.records import Decision, Query, content_hash
 from workbench.retrieval.arms import build_arm
 from workbench.retrieval.searcher import Searcher
 from workbench.retrieval.strategies import Arm
-from workbench.routing.route import FOLDER, FOUND_WITH, HITS, retrieval_arm
+from workbench.routing.route import FOUND_WITH, HITS, retrieval_arm
 
 SEARCHES = "searches.jsonl"
 HITS_KEPT = 5

@@ -8,26 +8,17 @@ import numpy as np
 
 from workbench.config import Settings
 from workbench.errors import ConfigError
+from workbench.evalset.outcomes import Requests
 from workbench.inference.attempts import Books
+from workbench.inference.cache_protocol import Route
 from workbench.inference.embedding import Embedder, load_embedder
 from workbench.inference.prices import PriceTable, project_prices
+from workbench.inference.recordings import FOLDER
 from workbench.inference.weights import WEIGHTS
 from workbench.records import Decision, content_hash
 from workbench.routing.policies import Router, load_router
-from workbench.routing.routing_features import Requests
 
-PREFIX = "router/"
-PROMPTS, FOLDER, HITS, FOUND_WITH = "prompts.toml", "recordings", "hits.jsonl", "found_with.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """A model to ask, with a configuration of the prompt where the decision is about those too."""
-
-    model: str
-    configuration: str = ""
-    arm: str = ""
-    reason: str = ""
+PROMPTS, HITS, FOUND_WITH = "prompts.toml", "hits.jsonl", "found_with.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +28,16 @@ class Routed:
     name: str
     router: Router
     embedder: Embedder | None = field(default=None, repr=False)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Arms of the router, cheapest first."""
+        return tuple(self.router.models)
+
+    @property
+    def cascade(self) -> bool:
+        """Whether the first arm is always asked."""
+        return self.router.cascade
 
     @property
     def first(self) -> Route:
@@ -87,7 +88,7 @@ def load_routed(
     """
     folder = settings.evalsets / evalset
     decision = Decision.accepted(folder, "routing")
-    if decision.verdict not in ("chosen", "keep_reference", "provisional"):
+    if decision.verdict not in ("chosen", "upgrade", "keep_reference", "provisional"):
         raise ConfigError(f"the routing decision of {evalset!r} is {decision.verdict!r}: it names nothing to use")
     if decision.verdict == "provisional" and not accept_provisional:
         raise ConfigError(

@@ -10,6 +10,8 @@ import polars as pl
 from workbench.config import Settings, load_settings
 from workbench.errors import ConfigError, EvalsetError
 from workbench.evalset.evalset import Evalset, load_evalset
+from workbench.evalset.outcomes import FILE as OUTCOMES_FILE
+from workbench.evalset.outcomes import Outcomes, load_outcomes, outcomes_of
 from workbench.evaluation.experiment import Experiment, Finalists, decision_path, open_experiment
 from workbench.evaluation.exploring import slice_rows
 from workbench.evaluation.power import plan
@@ -17,6 +19,7 @@ from workbench.evaluation.provenance import build_parameters, encoder_probe, par
 from workbench.evaluation.summary import Summary
 from workbench.inference.embedding import Embedder, load_embedder
 from workbench.inference.prices import project_prices
+from workbench.inference.recordings import FOLDER
 from workbench.records import Decision
 from workbench.rendering.table import Table
 from workbench.reports.figure import Figure
@@ -24,10 +27,8 @@ from workbench.reports.figures import forest, slices
 from workbench.retrieval.tables import power_table
 from workbench.retrieval.vectors import VectorCache
 from workbench.routing.answers import recorded_outcomes
-from workbench.routing.outcomes import FILE as OUTCOMES_FILE
-from workbench.routing.outcomes import Outcomes, load_outcomes, outcomes_of
 from workbench.routing.policies import Policy, Router, load_router, make_policy
-from workbench.routing.route import FOLDER, model_inputs
+from workbench.routing.route import model_inputs
 from workbench.routing.routing_arms import Routed, RoutedArm, model_arms, policy_arms, route_all
 from workbench.routing.routing_summary import regression_table, summarise
 from workbench.routing.routing_tables import (

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
+from workbench.evalset.outcomes import Outcomes
 from workbench.evaluation.claims import ArmFacts
 from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Column, Table
 from workbench.routing.crossfit import cross_predict, fit_policy
-from workbench.routing.outcomes import Outcomes
 from workbench.routing.policies import Policy, Router, one_model
 from workbench.routing.routing_metrics import knob_values
 

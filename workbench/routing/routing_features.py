@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from workbench.errors import ConfigError
+from workbench.evalset.outcomes import Requests
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -24,38 +25,6 @@ _SURFACE = (
     r"(?i)\b(?:why|how|prove|explain|derive|compare|design|analyse|analyze)\b",
     r"(?i)\b(?:if|unless|except|each|every|after|before|both)\b",
 )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Requests:
-    """What is known of requests before a model is asked, and the confidence of models that were asked first.
-
-    Attributes
-    ----------
-    features : tuple of str
-        Product feature or task of each prompt, "" where there is none.
-    vectors : ndarray of float, shape (n, dimension), optional
-        Embeddings of the prompts.
-    confidence : ndarray of float, shape (n, models), optional
-        In [0, 1], of each model in its own answer; NaN where it gave none.
-    """
-
-    prompts: tuple[str, ...]
-    features: tuple[str, ...]
-    vectors: npt.NDArray[Any] | None = None
-    confidence: Floats | None = None
-
-    def __len__(self) -> int:
-        return len(self.prompts)
-
-    def take(self, rows: Ints) -> Self:
-        """Requests at these positions."""
-        return type(self)(
-            tuple(self.prompts[i] for i in rows),
-            tuple(self.features[i] for i in rows),
-            None if self.vectors is None else self.vectors[rows],
-            None if self.confidence is None else self.confidence[rows],
-        )
 
 
 class Features(Protocol):

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from workbench.errors import ConfigError
+from workbench.evalset.outcomes import Requests
 from workbench.records import content_hash
-from workbench.routing.routing_features import Features, Floats, Ints, Requests
+from workbench.routing.routing_features import Features, Floats, Ints
 
 NEIGHBOURS = 100
 _BLOCK = 1024

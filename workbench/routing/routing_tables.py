@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from workbench.evalset.outcomes import Outcomes
 from workbench.evaluation.compare import MIN_CLUSTERS
 from workbench.rendering.table import Column, Interval, Table, Value
 from workbench.reports.figure import Figure
 from workbench.reports.figures import lines
-from workbench.routing.outcomes import Outcomes
 from workbench.routing.routing_arms import RoutedArm
 from workbench.routing.routing_features import Ints
 from workbench.routing.routing_metrics import (

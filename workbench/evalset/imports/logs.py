@@ -10,7 +10,7 @@ import polars as pl
 
 from workbench.errors import ConfigError, EvalsetError
 from workbench.evalset.imports.folder import import_card, new_folder
-from workbench.routing.outcomes import FILE, OUTCOMES_SCHEMA, outcomes_of, schema_columns
+from workbench.evalset.outcomes import FILE, OUTCOMES_SCHEMA, outcomes_of, schema_columns
 
 Texts = Literal["refuse", "most_common"]
 NAMES: Mapping[str, Sequence[str]] = {

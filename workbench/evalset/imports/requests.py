@@ -5,10 +5,10 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from workbench.caching.traffic import Pair, pairs_of, stream_of
 from workbench.errors import EvalsetError
 from workbench.evalset.imports.folder import add_file, import_card
 from workbench.evalset.imports.tables import Names, named_rows
+from workbench.evalset.traffic import Pair, pairs_of, stream_of
 
 PAIR_NAMES: Names = {
     "id": ("id", "_id", "pair_id"),
