@@ -18,7 +18,7 @@ from workbench.inference import prices
 from workbench.inference.embedding import load_embedder
 from workbench.records import Document
 from workbench.retrieval.arms import make_arms
-from workbench.retrieval.reranking import FEATURES, LearnedRanker
+from workbench.retrieval.rerank import FEATURES, LearnedRanker
 from workbench.retrieval.searcher import Searcher
 from workbench.retrieval.strategies import RRF, Hybrid, Question
 

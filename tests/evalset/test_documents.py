@@ -9,7 +9,7 @@ from tests.evalset.small_evalset import settings_in
 from workbench.errors import EvalsetError
 from workbench.evalset.checking import check_evalset
 from workbench.evalset.evalset import load_evalset
-from workbench.evalset.imports.tables import import_tables, read_table
+from workbench.evalset.imports.documents import import_tables, read_table
 
 DOCUMENTS = [
     {

@@ -11,7 +11,7 @@ from tests.reports.reading import Page
 from tests.retrieval.tiny import change_query, judge, open_bench, write_evalset
 from workbench.clock import SystemClock
 from workbench.errors import ConfigError, EvalsetError, StoreError
-from workbench.evalset.imports.tables import import_tables
+from workbench.evalset.imports.documents import import_tables
 from workbench.records import Query
 from workbench.reports.html import write_report
 from workbench.retrieval.strategies import FullText

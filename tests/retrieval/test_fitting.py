@@ -10,7 +10,7 @@ from workbench.errors import ConfigError
 from workbench.records import Hit
 from workbench.retrieval.fitting import FOLDS, FittedArm, fit_arms, fit_weight
 from workbench.retrieval.metrics import judge, measure, rank
-from workbench.retrieval.reranking import LearnedRanker
+from workbench.retrieval.rerank import LearnedRanker
 from workbench.retrieval.strategies import Hybrid, Question, Weighted
 
 NAMES = ["hybrid_weighted", "reranked"]

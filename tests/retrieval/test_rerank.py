@@ -6,7 +6,7 @@ import pytest
 from tests.retrieval.tables import EMBEDDER, natural_rows, open_store
 from workbench.errors import ConfigError
 from workbench.records import Hit
-from workbench.retrieval.reranking import FEATURES, CrossEncoderRanker, LearnedRanker, features, fit_ranker
+from workbench.retrieval.rerank import FEATURES, CrossEncoderRanker, LearnedRanker, features, fit_ranker
 from workbench.retrieval.strategies import Hybrid, Question
 
 # Counts how often the question's words stand in the text: what a cross-encoder would do better.

@@ -18,8 +18,8 @@ from workbench.evalset.outcomes import FILE
 from workbench.evaluation.gate import Gate
 from workbench.evaluation.provenance import build_parameters
 from workbench.records import Decision
+from workbench.routing.notebook import RoutingBench, RoutingParameters
 from workbench.routing.policies import load_router
-from workbench.routing.routing import RoutingBench, RoutingParameters
 from workbench.runner import RunRecord, accept
 from workbench.runner.runs import close_run
 from workbench.testing import HashEmbedder

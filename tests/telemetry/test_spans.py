@@ -18,8 +18,8 @@ from workbench.state import open_engine
 from workbench.telemetry.content import LIMIT_BYTES
 from workbench.telemetry.context import attributed, carried
 from workbench.telemetry.spans import Span, Tracing
-from workbench.telemetry.spans_part import SpanRow
 from workbench.telemetry.trace import load_trace
+from workbench.telemetry.tree import SpanRow
 
 MESSAGES = "gen_ai.input.messages"
 

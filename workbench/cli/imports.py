@@ -23,7 +23,7 @@ def from_tables(
     rename: _Rename = None,
 ) -> None:
     """Write an evalset folder from tables of documents, questions and judgements."""
-    from workbench.evalset.imports.tables import import_tables
+    from workbench.evalset.imports.documents import import_tables
 
     renamed = named_values(rename or [], "--rename")
     done = import_tables(corpus=corpus, queries=queries, qrels=qrels, out=_folder(out), rename=renamed)

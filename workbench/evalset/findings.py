@@ -16,12 +16,13 @@ from workbench.evalset.contents import Contents
 from workbench.evalset.reading import scan_jsonl
 from workbench.evalset.rows import DOCUMENT_KEYS, QUERY_KEYS, fits
 from workbench.evalset.traffic import pairs_of
-from workbench.retrieval.metrics import Qrels
 
 Severity = Literal["error", "warning"]
 Splits = Mapping[str, Qrels]
 USED = ("dev", "test")
 _MISTYPED = 0.8  # likeness of two keys: clustr is mistyped, type is not a mistyped style
+
+Qrels = Mapping[str, Mapping[str, int]]
 
 
 @dataclass(frozen=True, slots=True)

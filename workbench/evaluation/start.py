@@ -9,7 +9,7 @@ from workbench.errors import ConfigError, unknown_name
 # Each experiment is loaded when its notebook starts it.
 EXPERIMENTS: Mapping[str, str] = {
     "retrieval": "workbench.retrieval.retrieval:RetrievalBench",
-    "routing": "workbench.routing.routing:RoutingBench",
+    "routing": "workbench.routing.notebook:RoutingBench",
     "caching": "workbench.caching.notebook:CachingBench",
 }
 

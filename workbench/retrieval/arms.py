@@ -8,7 +8,7 @@ from workbench.inference.embedding import MINILM_MAX_TOKENS
 from workbench.retrieval.chunking import ByStructure, Chunker, FixedTokens, WholeDocument
 from workbench.retrieval.filters import OneOf
 from workbench.retrieval.indexing import Exact, FullTextIndex, HnswSq, IvfPq
-from workbench.retrieval.reranking import CrossEncoderRanker, LearnedRanker
+from workbench.retrieval.rerank import CrossEncoderRanker, LearnedRanker
 from workbench.retrieval.strategies import RRF, Arm, FullText, Hybrid, Strategy, Vector, Weighted
 
 CHUNKERS: Mapping[str, Chunker] = {

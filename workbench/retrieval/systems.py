@@ -12,8 +12,8 @@ import polars as pl
 
 from workbench.config import Settings
 from workbench.errors import ConfigError, ProviderError
-from workbench.evalset.imports.trec import read_run
 from workbench.records import Hit, Query, content_hash
+from workbench.retrieval.trec import read_run
 
 FORM = "NAME=PATH@USD or NAME=module:function@USD, USD being its dollars per 1,000 requests"
 

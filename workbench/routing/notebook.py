@@ -27,9 +27,9 @@ from workbench.reports.figures import forest, slices
 from workbench.retrieval.tables import power_table
 from workbench.retrieval.vectors import VectorCache
 from workbench.routing.answers import recorded_outcomes
+from workbench.routing.candidates import Routed, RoutedArm, model_arms, policy_arms, route_all
 from workbench.routing.policies import Policy, Router, load_router, make_policy
 from workbench.routing.route import model_inputs
-from workbench.routing.routing_arms import Routed, RoutedArm, model_arms, policy_arms, route_all
 from workbench.routing.routing_summary import regression_table, summarise
 from workbench.routing.routing_tables import (
     Study,

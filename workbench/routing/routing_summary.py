@@ -18,7 +18,7 @@ from workbench.evaluation.telling import (
 )
 from workbench.records import Decision, Query
 from workbench.rendering.table import Table
-from workbench.routing.routing_arms import Routed
+from workbench.routing.candidates import Routed
 
 _LEFT_OUT = " is left out: "  # says that a policy of the list cannot be fed by these outcomes
 _RIGHT = 0.5  # graded answers from here on are shown as right

@@ -10,7 +10,7 @@ from workbench.evaluation.compare import MIN_CLUSTERS
 from workbench.rendering.table import Column, Interval, Table, Value
 from workbench.reports.figure import Figure
 from workbench.reports.figures import lines
-from workbench.routing.routing_arms import RoutedArm
+from workbench.routing.candidates import RoutedArm
 from workbench.routing.routing_features import Ints
 from workbench.routing.routing_metrics import (
     Curve,

@@ -17,7 +17,7 @@ from workbench.evaluation.experiment import anchor_path, decision_path, note_tes
 from workbench.evaluation.gate import EXIT_CODES, Gate
 from workbench.records import Decision
 from workbench.runner.events import Event
-from workbench.runner.notebooks import Job, run_all
+from workbench.runner.headless import Job, run_all
 from workbench.runner.runs import RunRecord, list_runs
 
 EVEN_IF = ("inconclusive", "other-rule")

@@ -13,10 +13,10 @@ from workbench.clock import Clock
 from workbench.config import Settings, load_profile
 from workbench.errors import ConfigError, unknown_name
 from workbench.runner.events import Event, EventKind, Listener
-from workbench.runner.leash import Leash
 from workbench.runner.parameters import prepare
 from workbench.runner.runs import RunRecord, close_run, open_run
 from workbench.runner.verdicts import judge
+from workbench.runner.watchdog import Leash
 from workbench.telemetry.redaction import redact
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from papermill.engines import NBClientEngine, papermill_engines
 from workbench.errors import RunError
 from workbench.rendering.progress import MIME_TYPE
 from workbench.runner.events import EventKind
-from workbench.runner.leash import Leash
 from workbench.runner.runs import CellState
+from workbench.runner.watchdog import Leash
 from workbench.telemetry.redaction import redact, redact_all
 
 

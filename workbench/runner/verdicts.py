@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workbench.runner.leash import EndedBy
 from workbench.runner.runs import CellState, RunStatus
+from workbench.runner.watchdog import EndedBy
 from workbench.telemetry.redaction import redact
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from workbench.rendering.table import Column, Table, number, usd_digits
-from workbench.telemetry.spans_part import SpanRow
+from workbench.telemetry.tree import SpanRow
 
 # What is worth a place of its own, in the order of reading.
 _FACTS = {

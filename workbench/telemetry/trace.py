@@ -13,7 +13,7 @@ from workbench.errors import TraceError
 from workbench.rendering.table import Column, Table
 from workbench.state import reader
 from workbench.telemetry.export import SPANS
-from workbench.telemetry.spans_part import SpanRow
+from workbench.telemetry.tree import SpanRow
 from workbench.telemetry.waterfall import page, waterfall, waterfall_text
 
 _LISTED = 20

@@ -11,7 +11,7 @@ from importlib.resources import files
 
 from workbench.rendering.escape import escape, visible
 from workbench.telemetry.span_parts import WHO, Part, duration, money, parts, took
-from workbench.telemetry.spans_part import SpanRow, Totals, in_order, totals
+from workbench.telemetry.tree import SpanRow, Totals, in_order, totals
 
 _LIGHT = (
     "--bg: #ffffff; --fg: #1b1e23; --muted: #5c6470; --line: #e1e4e8; --wash: #f3f4f6; --good: #0a6b4d; "

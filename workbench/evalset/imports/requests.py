@@ -6,8 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from workbench.errors import EvalsetError
+from workbench.evalset.imports.documents import Names, named_rows
 from workbench.evalset.imports.folder import add_file, import_card
-from workbench.evalset.imports.tables import Names, named_rows
 from workbench.evalset.traffic import Pair, pairs_of, stream_of
 
 PAIR_NAMES: Names = {
