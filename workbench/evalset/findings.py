@@ -18,11 +18,9 @@ from workbench.evalset.rows import DOCUMENT_KEYS, QUERY_KEYS, fits
 from workbench.evalset.traffic import pairs_of
 
 Severity = Literal["error", "warning"]
-Splits = Mapping[str, Qrels]
+Splits = Mapping[str, Mapping[str, Mapping[str, int]]]
 USED = ("dev", "test")
 _MISTYPED = 0.8  # likeness of two keys: clustr is mistyped, type is not a mistyped style
-
-Qrels = Mapping[str, Mapping[str, int]]
 
 
 @dataclass(frozen=True, slots=True)
