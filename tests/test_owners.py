@@ -14,9 +14,9 @@ ROOT = Path(__file__).parents[1]
 # Who imports the package. A library's values are spelled where they are meant: filters, indices, axes.
 OWNERS = {
     "datasets": {"evalset/imports/hub.py"},
-    "lancedb": {"retrieval/store.py", "retrieval/tenant.py", "retrieval/indexing.py", "retrieval/filters.py"},
-    "litellm": {"inference/connections.py", "inference/provider_errors.py", "inference/providers.py"},
-    "matplotlib": {"reports/figure.py", "reports/scales.py"},
+    "lancedb": {"retrieval/store.py", "retrieval/tenant.py", "retrieval/indexing.py"},
+    "litellm": {"inference/connections.py", "inference/hosted.py"},
+    "matplotlib": {"reports/figure.py"},
     "pandas": {"rendering/table.py"},
     "papermill": {"runner/kernels.py"},
     "ragas": {"evalset/judging.py"},
@@ -44,7 +44,7 @@ from workbench.rendering.table import Table
 Table.of(["arm"], [["full_text"]]).to_pandas()""",
     "papermill": """
 from tests.notebooks.zoo import add_notebook, make_settings
-from workbench.clock import SystemClock
+from workbench.config import SystemClock
 from workbench.runner import Job, run_all
 settings = make_settings(folder)
 add_notebook(settings, "retrieval")
@@ -52,7 +52,7 @@ run_all([Job("retrieval")], settings=settings, clock=SystemClock())""",
     "polars": """
 from workbench.retrieval.metrics import measure""",
     "ragas": """
-from workbench.evalset.judging import echo_scores
+from workbench.evalset.check import echo_scores
 echo_scores([("how to join", "Join two frames.")])""",
 }
 

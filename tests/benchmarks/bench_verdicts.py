@@ -19,7 +19,7 @@ from workbench.config import load_settings
 from workbench.evaluation.provenance import build_parameters
 from workbench.inference.embedding import MiniLM
 from workbench.records import Decision
-from workbench.retrieval.retrieval import RetrievalBench, RetrievalParameters
+from workbench.retrieval.notebook import RetrievalBench, RetrievalParameters
 
 SHARED = Path(os.environ.get("WORKBENCH_SHARED_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
 SEEDS = range(10)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from workbench.caching.bounds import (
+from workbench.caching.certify import (
     GRID,
     Counts,
     clopper_pearson,

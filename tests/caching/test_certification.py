@@ -5,13 +5,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workbench.caching.bounds import GRID, Counts, count, korn_graubard
-from workbench.caching.certification import (
+from workbench.caching.certify import (
+    GRID,
     NO_NUMBER,
+    Counts,
     certify,
     choose_then_certify,
+    count,
     first_with_hits,
     fixed_sequence,
+    korn_graubard,
     naive,
     simulate,
     start_hits,

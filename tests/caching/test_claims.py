@@ -5,10 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from workbench.caching.bounds import Counts
-from workbench.caching.certification import Certificate
+from workbench.caching.certify import Certificate, Counts
 from workbench.caching.claims import CacheArm, CacheResult, PairsServed, make_claim, sentence_of
-from workbench.caching.guards import Guard
+from workbench.caching.guard import Guard
 from workbench.evaluation.decision import decide
 from workbench.records import Decision, Fingerprint, Rule
 

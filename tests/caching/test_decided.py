@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.caching.caches import Angles, found, keep
-from workbench.caching.decided import load_semantic
-from workbench.caching.guards import Guard
+from workbench.caching.cache import load_semantic
+from workbench.caching.guard import Guard
 from workbench.config import Settings
 from workbench.errors import ConfigError
 from workbench.records import Decision, Fingerprint

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from tests.caching.caches import USE, WHO, answer, count
+from workbench.caching.cache import SemanticCache
 from workbench.caching.scope import intent_of
-from workbench.caching.semantic import SemanticCache
 from workbench.inference.messages import Request
 from workbench.state import open_engine
 

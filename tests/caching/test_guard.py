@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from workbench.caching.guards import Guard
+from workbench.caching.guard import Guard
 
 STOPPED = [
     ("is the API free", "is the API not free", "negation"),

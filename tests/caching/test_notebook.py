@@ -9,18 +9,18 @@ import polars as pl
 import pytest
 
 from tests.evalset.small_evalset import settings_in, write
-from workbench.caching.caching_tables import pairs_table
 from workbench.caching.claims import bounds_of_pairs
 from workbench.caching.notebook import CachingBench
 from workbench.caching.study import CachingParameters
-from workbench.clock import SystemClock
+from workbench.caching.tables import pairs_table
+from workbench.config import SystemClock
 from workbench.errors import ConfigError, EvalsetError, GateFailed
 from workbench.evalset.imports.requests import pair_line
 from workbench.evalset.traffic import Pair, load_stream
 from workbench.evaluation.gate import Gate
 from workbench.evaluation.provenance import build_parameters
 from workbench.evaluation.summary import Summary
-from workbench.reports.html import write_report
+from workbench.reports.page import write_report
 from workbench.runner import RunRecord, accept
 from workbench.runner.runs import close_run
 from workbench.testing import HashEmbedder

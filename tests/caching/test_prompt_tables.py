@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from workbench.caching.caching_tables import drift_table
-from workbench.caching.calls import Segment, approximate_tokens
+from workbench.caching.prompt_cache import load_vendors
+from workbench.caching.prompt_calls import Segment, approximate_tokens
 from workbench.caching.prompt_tables import (
     longer_prefix,
     poisson_times,
@@ -16,11 +16,10 @@ from workbench.caching.prompt_tables import (
     prompt_log,
     prompt_what_if_table,
 )
-from workbench.caching.vendors import load_vendors
+from workbench.caching.tables import drift_table
 from workbench.inference.messages import Request
 from workbench.records import Document, Query
-from workbench.routing.answers import Asked
-from workbench.routing.prompting import Prompts
+from workbench.routing.recorded import Asked, Prompts
 
 VENDORS = load_vendors()
 PROMPTS = Prompts.load(Path(__file__).parents[2] / "evalsets" / "docs_qa" / "prompts.toml")

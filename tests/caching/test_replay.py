@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workbench.caching import replay as module
-from workbench.caching.guards import Guard
+from workbench.caching.guard import Guard
 from workbench.caching.replay import oracle_hits, replay, shadow
 from workbench.evalset.traffic import Stream
 from workbench.testing import HashEmbedder

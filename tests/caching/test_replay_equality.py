@@ -9,14 +9,13 @@ import pytest
 
 from tests.caching.caches import answer, ask
 from tests.caching.test_replay import random_stream
-from workbench.caching.decided import load_semantic
-from workbench.caching.guards import Guard
+from workbench.caching.cache import SemanticCache, load_semantic
+from workbench.caching.guard import Guard
 from workbench.caching.replay import replay
-from workbench.caching.semantic import SemanticCache
 from workbench.config import load_settings
 from workbench.evalset.traffic import Stream, load_stream
-from workbench.inference.cache_protocol import CacheUse
 from workbench.inference.embedding import load_embedder
+from workbench.inference.messages import CacheUse
 from workbench.state import open_engine
 from workbench.telemetry.context import Attribution
 

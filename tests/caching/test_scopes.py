@@ -8,7 +8,7 @@ import pytest
 
 from tests.caching.test_canaries import leave_out
 from tests.caching.test_notebook import first  # noqa: F401  the fixture
-from workbench.caching.caching_scopes import CANARY_TEXTS, KnownVectors, foreign_hits, shared_requests, try_scopes
+from workbench.caching.canaries import CANARY_TEXTS, KnownVectors, foreign_hits, shared_requests, try_scopes
 from workbench.caching.scope import Scope
 from workbench.errors import GateFailed
 from workbench.evalset.traffic import Stream

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.evalset.small_evalset import DEV, DOCUMENTS, QUERIES, TEST, settings_in, shared, write
 from workbench.errors import EvalsetError
-from workbench.evalset.checking import check_evalset, exit_code, summarise
+from workbench.evalset.check import check_evalset, exit_code, summarise
 from workbench.evalset.evalset import load_evalset
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.evalset.small_evalset import settings_in
 from workbench.errors import EvalsetError
-from workbench.evalset.checking import check_evalset
+from workbench.evalset.check import check_evalset
 from workbench.evalset.evalset import load_evalset
 from workbench.evalset.imports.documents import import_tables, read_table
 

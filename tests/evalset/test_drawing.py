@@ -9,8 +9,15 @@ from pathlib import Path
 import pytest
 
 from workbench.errors import EvalsetError
-from workbench.evalset.drawing import draw_requests, read_plan, topics_of
-from workbench.evalset.traffic import Pair, generate_stream, load_pairs, load_stream
+from workbench.evalset.traffic import (
+    Pair,
+    draw_requests,
+    generate_stream,
+    load_pairs,
+    load_stream,
+    read_plan,
+    topics_of,
+)
 from workbench.records import content_hash
 
 DOCS_QA = Path(__file__).parents[2] / "evalsets" / "docs_qa"

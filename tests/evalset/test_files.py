@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workbench.errors import EvalsetError
-from workbench.evalset.reading import read_jsonl, read_qrels, scan_jsonl
+from workbench.evalset.files import read_jsonl, read_qrels, scan_jsonl
 
 
 def places(caught):

@@ -7,7 +7,7 @@ import pytest
 from tests.routing.routing_tables import planted
 from workbench.errors import EvalsetError
 from workbench.evalset.outcomes import load_outcomes, outcomes_of
-from workbench.routing.crossfit import fold_of
+from workbench.routing.curves import fold_of
 
 SMALL = planted(40)
 

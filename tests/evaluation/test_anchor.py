@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from tests.retrieval.tiny import HYBRID, TEXT, change_query, judge, open_bench, project
-from workbench.clock import SystemClock
+from workbench.config import SystemClock
 from workbench.errors import ConfigError
 from workbench.evaluation.experiment import anchor_path
 from workbench.records import Decision

@@ -9,15 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.caching.test_certification import traffic
-from workbench.caching.bounds import Counts, design_effect, korn_graubard
-from workbench.caching.certification import certify
+from workbench.caching.certify import Counts, certify, design_effect, korn_graubard
 from workbench.caching.claims import CacheArm, CacheResult, bounds_of_pairs, make_claim, rate_of
 from workbench.evalset.traffic import Pair
-from workbench.evaluation.claims import ArmFacts, make_claims
 from workbench.evaluation.compare import compare
-from workbench.evaluation.exploring import frontier_points, slice_rows
+from workbench.evaluation.decision import ArmFacts, make_claims
+from workbench.evaluation.summary import frontier_points, slice_rows
 from workbench.records import Rule
-from workbench.routing.routing_metrics import Curve, resample_aiq, resample_deferral
+from workbench.routing.curves import Curve, resample_aiq, resample_deferral
 
 RULE = Rule("ndcg@10", "usd_per_1k_requests", "ref", 0.05, 0.95)
 CACHE_RULE = Rule("false_hit_rate", "usd_per_1k_requests", "off", 0.1, 0.95, direction="lower")

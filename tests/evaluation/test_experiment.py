@@ -10,7 +10,7 @@ from tests.retrieval.tiny import change_query, open_bench, project, write_evalse
 from workbench.errors import ConfigError, EvalsetError
 from workbench.evaluation.experiment import open_run_folder
 from workbench.evaluation.provenance import build_parameters, encoder_probe
-from workbench.retrieval.retrieval import RetrievalParameters
+from workbench.retrieval.notebook import RetrievalParameters
 from workbench.testing import HashEmbedder
 
 

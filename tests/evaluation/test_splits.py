@@ -20,10 +20,10 @@ from workbench.errors import EvalsetError, SplitError
 from workbench.evalset.imports.requests import pair_line
 from workbench.evalset.outcomes import FILE
 from workbench.retrieval.fitting import fit_arms
-from workbench.retrieval.retrieval import RetrievalBench, RetrievalParameters
+from workbench.retrieval.notebook import RetrievalBench, RetrievalParameters
 from workbench.routing.candidates import policy_arms
 from workbench.routing.notebook import RoutingBench, RoutingParameters
-from workbench.routing.routing_tables import study
+from workbench.routing.tables import study
 from workbench.testing import HashEmbedder, WordTokenizer
 
 FITTED = ["hybrid_weighted", "reranked"]

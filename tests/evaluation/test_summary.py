@@ -2,8 +2,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from workbench.evaluation.claims import ArmFacts
-from workbench.evaluation.exploring import (
+from workbench.evaluation.decision import ArmFacts
+from workbench.evaluation.summary import (
     MAX_CASES,
     changed_cases,
     frontier_points,

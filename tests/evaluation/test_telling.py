@@ -8,9 +8,9 @@ from tests.reports import samples
 from tests.reports.drawn import drawn
 from workbench.caching.study import CachingParameters
 from workbench.evalset.gates import GatePolicy
-from workbench.evaluation.telling import assumed_money, compared, is_default, losses, losses_title, would_change
+from workbench.evaluation.summary import assumed_money, compared, is_default, losses, losses_title, would_change
 from workbench.records import Rule
-from workbench.retrieval.retrieval import RetrievalParameters
+from workbench.retrieval.notebook import RetrievalParameters
 
 RULE = Rule("quality", "usd_per_1k_requests", "", 0.05, 0.95)
 NAMES = ("plain", "cheap", "rich")

@@ -9,11 +9,11 @@ import pytest
 
 from tests.reports.reading import Page
 from tests.retrieval.tiny import change_query, judge, open_bench, write_evalset
-from workbench.clock import SystemClock
+from workbench.config import SystemClock
 from workbench.errors import ConfigError, EvalsetError, StoreError
 from workbench.evalset.imports.documents import import_tables
 from workbench.records import Query
-from workbench.reports.html import write_report
+from workbench.reports.page import write_report
 from workbench.retrieval.strategies import FullText
 from workbench.runner import RunRecord
 from workbench.runner.runs import close_run

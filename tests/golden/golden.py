@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from tests.reports import samples
-from workbench.caching.guards import Guard
+from workbench.caching.guard import Guard
 from workbench.config import load_settings
 from workbench.records import Decision, Document, content_hash, parameters_of
-from workbench.reports.html import write_report
+from workbench.reports.page import write_report
 from workbench.retrieval.arms import make_arms
 from workbench.retrieval.searcher import Searcher
 from workbench.retrieval.store import ChunkRow

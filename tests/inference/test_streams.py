@@ -5,7 +5,7 @@ import threading
 import sqlalchemy as sa
 
 from workbench.inference.limits import Limit, RateLimiter
-from workbench.inference.streaming import Abandoned, Stream, pause, still_read
+from workbench.inference.streams import Abandoned, Stream, pause, still_read
 from workbench.testing import FakeClock
 
 FOREVER_S = 120.0

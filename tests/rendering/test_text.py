@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workbench.rendering.escape import escape, visible
+from workbench.rendering.text import escape, visible
 
 
 @given(st.text())

@@ -1,6 +1,6 @@
 """The appendix of a report."""
 
-from workbench.reports.notebook import appendix
+from workbench.reports.page import appendix
 
 
 def test_a_notebook_as_it_lies_on_disk_with_lists_of_lines_becomes_an_appendix():

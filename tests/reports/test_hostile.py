@@ -16,11 +16,9 @@ from tests.telemetry.test_waterfall import Read
 from workbench.rendering.html import sanitize
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Column, Table
+from workbench.reports.brief import junit_xml, markdown_summary
 from workbench.reports.figures import lines
-from workbench.reports.html import write_report
-from workbench.reports.junit import junit_xml
-from workbench.reports.markdown import markdown_summary
-from workbench.reports.notebook import appendix
+from workbench.reports.page import appendix, write_report
 from workbench.runner import RunRecord
 
 STATUS = '<span class="wb-status wb-open">· '

@@ -6,7 +6,7 @@ import pytest
 
 from tests.retrieval.tiny import HYBRID, TEXT, open_bench
 from workbench.retrieval.arms import make_arm
-from workbench.retrieval.asking import (
+from workbench.retrieval.ask import (
     arms_table,
     ask_all,
     candidate_name,
@@ -15,10 +15,10 @@ from workbench.retrieval.asking import (
     spread_over_rebuilds,
 )
 from workbench.retrieval.chunking import ByStructure
-from workbench.retrieval.filters import OneOf
 from workbench.retrieval.indexing import FullTextIndex, HnswSq
 from workbench.retrieval.strategies import Arm, Hybrid, Vector
 from workbench.retrieval.systems import SystemArm
+from workbench.retrieval.tenant import OneOf
 
 
 @pytest.fixture(scope="module")

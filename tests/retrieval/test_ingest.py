@@ -5,10 +5,9 @@ import pytest
 from workbench.errors import StoreError, TenantError
 from workbench.records import Document
 from workbench.retrieval.chunking import ByStructure, FixedTokens, WholeDocument
-from workbench.retrieval.filters import Equals
-from workbench.retrieval.ingestion import IngestReport, ingest
+from workbench.retrieval.ingest import IngestReport, VectorCache, ingest
 from workbench.retrieval.store import Store
-from workbench.retrieval.vectors import VectorCache
+from workbench.retrieval.tenant import Equals
 from workbench.testing import HashEmbedder, WordTokenizer
 
 EMBEDDER = HashEmbedder(16)

@@ -9,12 +9,12 @@ import polars as pl
 import pytest
 
 from tests.retrieval.tiny import HYBRID, STRATEGIES, TEXT, change_query, judge, open_bench, project, write_evalset
-from workbench.clock import SystemClock
+from workbench.config import SystemClock
 from workbench.errors import ConfigError, GateFailed
 from workbench.evaluation.gate import Gate
 from workbench.evaluation.summary import Summary
 from workbench.records import Decision, Hit
-from workbench.retrieval.asking import Scored
+from workbench.retrieval.ask import Scored
 from workbench.retrieval.strategies import FullText
 from workbench.runner import RunRecord, accept
 from workbench.runner.runs import close_run
@@ -273,7 +273,8 @@ def test_an_arm_in_a_table_row_can_be_run_again(first):
 
 
 def _names():
-    from workbench.retrieval import chunking, filters, indexing, strategies
+    from workbench.retrieval import chunking, indexing, strategies
+    from workbench.retrieval import tenant as filters
 
     return {name: getattr(m, name) for m in (chunking, filters, indexing, strategies) for name in vars(m)} | {
         "Hit": Hit

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from workbench.errors import ConfigError
-from workbench.retrieval.scaling import DIMENSION, Scale, ScalePoint, measure_scale, synthetic_vectors
+from workbench.retrieval.scale import DIMENSION, Scale, ScalePoint, measure_scale, synthetic_vectors
 
 
 def scale(*exact_p95: float) -> Scale:

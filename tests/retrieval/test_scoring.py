@@ -1,12 +1,12 @@
 import polars as pl
 import pytest
 
-from workbench.clock import SystemClock
+from workbench.config import SystemClock
 from workbench.errors import ProviderError
 from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.records import Hit, Query
+from workbench.retrieval.ask import ask, score
 from workbench.retrieval.metrics import RUN_SCHEMA, rank
-from workbench.retrieval.scoring import ask, score
 
 QUERIES = [
     Query("q1", "one", "a", cluster="c", style="vague"),

@@ -6,11 +6,11 @@ import pytest
 
 from tests.evalset.small_evalset import write
 from tests.retrieval.tiny import HYBRID, TEXT, judge, open_bench
-from workbench.clock import SystemClock
+from workbench.config import SystemClock
 from workbench.evaluation.gate import Gate
 from workbench.evaluation.summary import Summary
-from workbench.retrieval.asking import our_arm
-from workbench.retrieval.retrieval import RetrievalParameters
+from workbench.retrieval.ask import our_arm
+from workbench.retrieval.notebook import RetrievalParameters
 from workbench.retrieval.strategies import FullText
 from workbench.runner import RunRecord, accept
 from workbench.runner.runs import close_run

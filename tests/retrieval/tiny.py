@@ -10,8 +10,8 @@ from tests.evalset.small_evalset import settings_in, write
 from workbench.config import Settings
 from workbench.evaluation.provenance import build_parameters
 from workbench.records import Decision
-from workbench.retrieval.asking import Scored
-from workbench.retrieval.retrieval import Finalists, RetrievalBench, RetrievalParameters
+from workbench.retrieval.ask import Scored
+from workbench.retrieval.notebook import Finalists, RetrievalBench, RetrievalParameters
 from workbench.testing import HashEmbedder, WordTokenizer
 
 TENANTS, TOPICS, FAMILIES, DEV_FAMILIES = ("acme", "globex"), 40, 48, 12

@@ -7,8 +7,7 @@ from workbench.config import Settings
 from workbench.evalset.evalset import Evalset, load_evalset
 from workbench.inference.messages import Response, Usage
 from workbench.inference.recordings import FOLDER, Recordings
-from workbench.routing.answers import asked_of, recording_file
-from workbench.routing.retrieved import SEARCHES
+from workbench.routing.recorded import SEARCHES, asked_of, recording_file
 from workbench.routing.route import HITS
 
 MODELS = ("local/smollm2-135m", "local/qwen2.5-coder-0.5b")

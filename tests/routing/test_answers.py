@@ -10,7 +10,7 @@ from workbench.evalset.evalset import Evalset
 from workbench.inference.messages import Response, Usage
 from workbench.inference.prices import load_prices
 from workbench.inference.recordings import FOLDER, Recordings
-from workbench.routing.answers import asked_of, recorded_outcomes, recording_file
+from workbench.routing.recorded import asked_of, recorded_outcomes, recording_file
 from workbench.routing.route import HITS
 
 

@@ -6,18 +6,19 @@ import pytest
 from tests.routing.routing_tables import planted
 from workbench.errors import ConfigError
 from workbench.evalset.outcomes import outcomes_of
-from workbench.routing.crossfit import cross_predict, fit_policy
-from workbench.routing.policies import POLICIES
-from workbench.routing.routing_metrics import (
+from workbench.routing.curves import (
     Curve,
     aiq,
+    cross_predict,
     deferral,
+    fit_policy,
     oracle_curve,
     resample_aiq,
     resample_deferral,
     router_curve,
     upper_hull,
 )
+from workbench.routing.policies import POLICIES
 
 
 def plain_aiq(points, low, high):

@@ -13,12 +13,12 @@ from tests.notebooks.zoo import make_settings
 from tests.reports import samples
 from tests.routing.answered import MODELS, PROMPTS, answered
 from workbench.cli import app
-from workbench.clock import SystemClock
+from workbench.config import SystemClock
 from workbench.errors import RecordingMiss
 from workbench.evalset.evalset import Evalset
 from workbench.inference.prices import load_prices
 from workbench.records import Decision, Fingerprint
-from workbench.routing.answers import recorded_outcomes, recording_file
+from workbench.routing.recorded import recorded_outcomes, recording_file
 from workbench.runner import check
 
 ROOT = Path(__file__).parents[2]

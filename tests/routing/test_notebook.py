@@ -11,8 +11,7 @@ import pytest
 
 from tests.evalset.small_evalset import settings_in
 from tests.routing.routing_tables import dominated, planted
-from workbench.clock import SystemClock
-from workbench.config import Settings
+from workbench.config import Settings, SystemClock
 from workbench.errors import ConfigError, EvalsetError, GateFailed
 from workbench.evalset.outcomes import FILE
 from workbench.evaluation.gate import Gate

@@ -9,7 +9,7 @@ from tests.routing.routing_tables import planted
 from workbench.errors import ConfigError
 from workbench.evalset.outcomes import Requests, outcomes_of
 from workbench.routing.policies import POLICIES, Router, make_policy, one_model
-from workbench.routing.routing_features import Tfidf
+from workbench.routing.predictors import Tfidf
 
 OUTCOMES = outcomes_of(planted(200))
 RNG = np.random.default_rng(0)

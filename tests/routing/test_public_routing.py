@@ -12,10 +12,17 @@ from workbench.errors import EvalsetError
 from workbench.evalset.imports.logs import Repairs, import_outcomes
 from workbench.evalset.outcomes import Outcomes, load_outcomes
 from workbench.inference.embedding import load_embedder
-from workbench.retrieval.vectors import VectorCache
-from workbench.routing.crossfit import cross_predict, fit_policy
+from workbench.retrieval.ingest import VectorCache
+from workbench.routing.curves import (
+    aiq,
+    cross_predict,
+    deferral,
+    fit_policy,
+    oracle_curve,
+    resample_deferral,
+    router_curve,
+)
 from workbench.routing.policies import POLICIES
-from workbench.routing.routing_metrics import aiq, deferral, oracle_curve, resample_deferral, router_curve
 
 WEAK, STRONG = "mistralai/Mixtral-8x7B-Instruct-v0.1", "gpt-4-1106-preview"
 

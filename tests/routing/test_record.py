@@ -15,9 +15,8 @@ from workbench.inference.batch import estimate
 from workbench.inference.client import Client
 from workbench.inference.messages import Request, Response, Usage
 from workbench.inference.prices import load_prices
-from workbench.routing.answers import asked_of, recording_file
 from workbench.routing.record import record
-from workbench.routing.retrieved import keep_searches, renew
+from workbench.routing.recorded import asked_of, keep_searches, recording_file, renew
 from workbench.testing import FakeClock, ScriptedModel
 
 

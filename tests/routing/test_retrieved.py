@@ -14,9 +14,16 @@ from workbench.inference.messages import Response, Usage
 from workbench.inference.prices import load_prices
 from workbench.inference.recordings import FOLDER, Recordings
 from workbench.records import Query
-from workbench.routing.answers import asked_of, recorded_outcomes, recording_file
 from workbench.routing.record import record
-from workbench.routing.retrieved import SEARCHES, keep_searches, recorded_rows, renew
+from workbench.routing.recorded import (
+    SEARCHES,
+    asked_of,
+    keep_searches,
+    recorded_outcomes,
+    recorded_rows,
+    recording_file,
+    renew,
+)
 from workbench.routing.route import FOUND_WITH, HITS
 
 

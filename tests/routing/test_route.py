@@ -12,10 +12,9 @@ from tests.reports import samples
 from workbench.config import Settings, load_settings
 from workbench.errors import CallFailed, ConfigError
 from workbench.evalset.outcomes import Requests
-from workbench.inference.attempts import Books
-from workbench.inference.cache_protocol import CacheUse
+from workbench.inference.attempt import Books
 from workbench.inference.client import Client
-from workbench.inference.messages import Request, Response, Usage
+from workbench.inference.messages import CacheUse, Request, Response, Usage
 from workbench.inference.prices import load_prices
 from workbench.records import Claim, Decision, Fingerprint, Rule, content_hash
 from workbench.routing.policies import POLICIES, Router

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from tests.notebooks.zoo import add_notebook, make_settings
-from workbench.clock import SystemClock
+from workbench.config import SystemClock
 from workbench.errors import ConfigError, EvalsetError, RunError
 from workbench.evaluation.experiment import anchor_path
 from workbench.evaluation.gate import EXIT_CODES, Gate, GateClaim

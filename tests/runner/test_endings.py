@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from workbench.runner.kernels import Outcome
-from workbench.runner.runs import CellState, CellStatus
-from workbench.runner.verdicts import Ending, judge
+from workbench.runner.runs import CellState, CellStatus, Ending, judge
 
 
 class CellFailed(Exception):

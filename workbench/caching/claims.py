@@ -24,9 +24,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from workbench.caching.bounds import Counts, korn_graubard
-from workbench.caching.certification import Certificate
-from workbench.caching.guards import Guard
+from workbench.caching.certify import Certificate, Counts, korn_graubard
+from workbench.caching.guard import Guard
 from workbench.evalset.traffic import Pair
 from workbench.evaluation.compare import spent
 from workbench.evaluation.decision import Outcome

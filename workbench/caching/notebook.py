@@ -8,35 +8,32 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from workbench.caching.bounds import Counts
-from workbench.caching.caching_scopes import CANARY_TEXTS, KnownVectors, Scopes, try_scopes
-from workbench.caching.caching_summary import (
-    item_id,
-    regression_cases,
-    request_rows,
-    score_rows,
-    slice_rows_of,
-    summarise,
-)
-from workbench.caching.caching_tables import (
+from workbench.caching.canaries import CANARY_TEXTS, KnownVectors, Scopes, try_scopes
+from workbench.caching.certify import Certificate, Counts, certify, simulate
+from workbench.caching.claims import METRIC, CacheArm, make_claim, sentence_of
+from workbench.caching.guard import Guard
+from workbench.caching.prompt_tables import prompt_tables
+from workbench.caching.replay import Replay, replay, shadow
+from workbench.caching.study import CachingParameters, Certified, Lab, Replayed, Semantic, make_guard
+from workbench.caching.tables import (
     break_even_table,
     certificate_table,
     contents_table,
     curve,
     drift_table,
     exact_table,
+    item_id,
     pairs_table,
     prospects_table,
+    regression_cases,
     replay_table,
+    request_rows,
+    score_rows,
     semantic_table,
+    slice_rows_of,
+    summarise,
     trials_table,
 )
-from workbench.caching.certification import Certificate, certify, simulate
-from workbench.caching.claims import METRIC, CacheArm, make_claim, sentence_of
-from workbench.caching.guards import Guard
-from workbench.caching.prompt_tables import prompt_tables
-from workbench.caching.replay import Replay, replay, shadow
-from workbench.caching.study import CachingParameters, Certified, Lab, Replayed, Semantic, make_guard
 from workbench.config import Settings, load_settings
 from workbench.errors import ConfigError
 from workbench.evalset.evalset import load_evalset
@@ -53,7 +50,7 @@ from workbench.rendering.progress import Progress
 from workbench.rendering.table import Table
 from workbench.reports.figure import Figure
 from workbench.reports.figures import forest, lines, slices
-from workbench.retrieval.vectors import VectorCache
+from workbench.retrieval.ingest import VectorCache
 from workbench.telemetry.context import attributed
 
 STEP = 512

@@ -6,27 +6,27 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 
-from workbench.caching.call_log import CALLS, read_calls
-from workbench.caching.calls import (
+from workbench.caching.prompt_cache import VendorRules, billed_error, breaks, load_vendors, savings, simulate
+from workbench.caching.prompt_calls import (
+    CALLS,
     CallRecord,
     Segment,
     approximate_tokens,
     call_of,
     mark_stable,
+    read_calls,
     volatile_last,
     with_ttl,
 )
-from workbench.caching.prompt import billed_error, breaks, savings, simulate
-from workbench.caching.vendors import VendorRules, load_vendors
 from workbench.evalset.evalset import Evalset
 from workbench.records import content_hash
 from workbench.rendering.table import Column, Table, Value
-from workbench.routing.answers import Asked, asked_of, load_prompts
+from workbench.routing.recorded import Asked, asked_of, load_prompts
 
 CALLS_PER_MINUTE, OUTPUT_TOKENS, STARTED_MS = 20.0, 40, 500.0  # where nothing is logged
 UNBILLED = (
     "not known: none of these calls was billed by one of these vendors; log your own with CallLog "
-    "(workbench/caching/call_log.py)"
+    "(workbench/caching/prompt_calls.py)"
 )
 
 

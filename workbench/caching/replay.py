@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from workbench.caching.bounds import GRID
-from workbench.caching.guards import Guard
+from workbench.caching.certify import GRID
+from workbench.caching.guard import Guard
 from workbench.evalset.traffic import Stream
 
 Bools = npt.NDArray[np.bool_]

@@ -6,10 +6,9 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
-from workbench.caching.bounds import GRID, Counts, count
-from workbench.caching.certification import Certificate
+from workbench.caching.certify import GRID, Certificate, Counts, count
 from workbench.caching.claims import CacheArm, CacheResult, PairsServed, bounds_of_pairs, rate_of
-from workbench.caching.guards import Guard
+from workbench.caching.guard import Guard
 from workbench.caching.replay import Replay, Shadow, replay, serve_nothing
 from workbench.errors import ConfigError, unknown_name
 from workbench.evalset.evalset import require_dev

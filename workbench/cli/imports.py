@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli.arguments import named_values
+from workbench.cli.lines import named_values
 from workbench.errors import ConfigError
 
 import_app = typer.Typer(no_args_is_help=True, help="Make an evalset of what you have.")

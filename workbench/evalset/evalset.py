@@ -7,10 +7,9 @@ from pathlib import Path
 
 from workbench.config import Settings
 from workbench.errors import Defect, EvalsetError, SplitError, unknown_name
-from workbench.evalset.contents import Contents, read_contents
-from workbench.evalset.findings import find, left_out
+from workbench.evalset.files import Judgement
+from workbench.evalset.findings import Contents, find, left_out, read_contents
 from workbench.evalset.gates import GatePolicy, default_policy
-from workbench.evalset.reading import Judgement
 from workbench.records import Document, Query
 
 Qrels = dict[str, dict[str, int]]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from workbench.errors import Defect, unknown_name
-from workbench.evalset.reading import read_text
+from workbench.evalset.files import read_text
 from workbench.records import GateStatus
 
 Softness = Literal["fail", "warn", "pass"]

@@ -10,14 +10,12 @@ from typing import Any
 import polars as pl
 from scipy import stats
 
-from workbench.clock import Clock, SystemClock
-from workbench.config import Settings
+from workbench.config import Clock, Settings, SystemClock
 from workbench.errors import ConfigError
 from workbench.evalset.evalset import HUB, Evalset, require_dev
 from workbench.evalset.gates import ASSUMED_REQUESTS, GatePolicy
-from workbench.evaluation.claims import ArmFacts, make_claims
 from workbench.evaluation.compare import spent
-from workbench.evaluation.decision import Outcome, decide
+from workbench.evaluation.decision import ArmFacts, Outcome, decide, make_claims
 from workbench.evaluation.finalists import STEADY, chosen_shares, screen
 from workbench.evaluation.gate import Gate, account, check_gate
 from workbench.evaluation.power import clusters_needed

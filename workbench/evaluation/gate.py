@@ -10,7 +10,7 @@ from typing import Literal, Self
 import polars as pl
 
 from workbench.errors import GateFailed
-from workbench.evaluation.claims import good_enough
+from workbench.evaluation.decision import good_enough
 from workbench.evaluation.sentences import signed
 from workbench.records import Decision, GateStatus
 

@@ -8,7 +8,7 @@ from workbench.errors import ConfigError, unknown_name
 
 # Each experiment is loaded when its notebook starts it.
 EXPERIMENTS: Mapping[str, str] = {
-    "retrieval": "workbench.retrieval.retrieval:RetrievalBench",
+    "retrieval": "workbench.retrieval.notebook:RetrievalBench",
     "routing": "workbench.routing.notebook:RoutingBench",
     "caching": "workbench.caching.notebook:CachingBench",
 }
@@ -22,7 +22,7 @@ def start(notebook: str, **parameters: Any) -> Any:
     notebook : str
         ``retrieval``, ``routing`` or ``caching``.
     **parameters
-        Fields of the experiment's parameter class, e.g. `workbench.retrieval.retrieval.RetrievalParameters`.
+        Fields of the experiment's parameter class, e.g. `workbench.retrieval.notebook.RetrievalParameters`.
 
     Raises
     ------

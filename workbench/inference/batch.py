@@ -8,13 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from workbench.errors import ConfigError, RateLimited
-from workbench.inference.budget import Budget
-from workbench.inference.cache_protocol import PREFIX, Routes
+from workbench.inference.attempt import worst_nanos
+from workbench.inference.budgets import Budget
 from workbench.inference.client import Client
-from workbench.inference.completion import Completion
-from workbench.inference.messages import Request
+from workbench.inference.messages import PREFIX, Completion, Request, Routes
 from workbench.inference.prices import PriceTable
-from workbench.inference.reservation import worst_nanos
 from workbench.telemetry.context import carried
 
 

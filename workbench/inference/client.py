@@ -7,19 +7,27 @@ from typing import Any, Self
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from workbench.clock import Clock
-from workbench.config import Settings
+from workbench.config import Clock, Settings
 from workbench.errors import ConfigError, WorkbenchError, unknown_name
-from workbench.inference.attempts import Bill, Books, provider_of
-from workbench.inference.budget import DEFAULT_BUDGETS, Budget
-from workbench.inference.cache_protocol import PREFIX, Cache, CacheHit, CacheUse, Route, Routes
-from workbench.inference.completion import Completion
+from workbench.inference.attempt import Bill, Books, provider_of
+from workbench.inference.budgets import DEFAULT_BUDGETS, Budget
 from workbench.inference.failover import Cooldowns, RetryPolicy, call_models
+from workbench.inference.hosted import LiteLLMProvider, Provider
 from workbench.inference.limits import Limit
-from workbench.inference.messages import Message, Request, Response
-from workbench.inference.providers import LiteLLMProvider, Provider
+from workbench.inference.messages import (
+    PREFIX,
+    Cache,
+    CacheHit,
+    CacheUse,
+    Completion,
+    Message,
+    Request,
+    Response,
+    Route,
+    Routes,
+)
 from workbench.inference.recordings import Recordings
-from workbench.inference.streaming import Stream
+from workbench.inference.streams import Stream
 from workbench.telemetry.context import attributed, current
 from workbench.telemetry.spans import Span
 
@@ -74,7 +82,7 @@ class Client:
     ) -> Self:
         """Client with everything on, on the project's state database and prices; ``parts`` are its other fields."""
         from workbench.inference.local import PREFIX as LOCAL
-        from workbench.inference.serving import local_provider
+        from workbench.inference.local import local_provider
 
         books = Books.open(settings, budgets=budgets, limits=limits, clock=clock)
         providers = {LOCAL: local_provider(settings.cache / "weights"), "": LiteLLMProvider()}

@@ -8,7 +8,7 @@ escaped. No element is written whose content a browser reads as anything but mar
 import re
 from html.parser import HTMLParser
 
-from workbench.rendering.escape import escape
+from workbench.rendering.text import escape
 
 _SVG_TAGS = "svg g path use defs text tspan circle ellipse rect line polyline polygon"
 _HTML_TAGS = (

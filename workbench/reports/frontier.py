@@ -15,15 +15,23 @@ from workbench.reports.figure import (
     NARROW,
     SMALL,
     WIDE,
+    Box,
     Canvas,
     Figure,
+    along,
     arm_style,
     build,
     fitted,
+    log_scale,
+    money,
+    nice,
+    padded,
+    pixel,
+    place,
+    step_digits,
     text_width,
+    ticks,
 )
-from workbench.reports.placement import Box, along, place
-from workbench.reports.scales import log_scale, money, nice, padded, pixel, step_digits, ticks
 
 _KEY_ROW = 36  # from one name of the key to the next, in pixels
 

@@ -15,11 +15,10 @@ from workbench.inference.prices import PriceTable
 from workbench.records import Document, Hit, Query, content_hash, parameters_of
 from workbench.retrieval.chunking import Tokenizer, WholeDocument
 from workbench.retrieval.indexing import TEXT_INDEX, VECTOR_INDEX, Exact
-from workbench.retrieval.ingestion import IngestReport, ingest
+from workbench.retrieval.ingest import IngestReport, VectorCache, ingest
 from workbench.retrieval.store import Store
 from workbench.retrieval.strategies import Arm, Question
 from workbench.retrieval.tenant import TenantHandle
-from workbench.retrieval.vectors import VectorCache
 from workbench.telemetry.context import attributed
 
 CHUNKS_PER_DOCUMENT = 3

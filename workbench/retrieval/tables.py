@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from workbench.evalset.evalset import Evalset
-from workbench.evaluation.claims import ArmFacts
-from workbench.evaluation.exploring import mean_by_arm
+from workbench.evaluation.decision import ArmFacts
 from workbench.evaluation.power import Power
+from workbench.evaluation.summary import mean_by_arm
 from workbench.rendering.table import Column, Table
 
 SHOWN_METRICS = ("ndcg@10", "recall@10", "recall@100", "precision@10", "mrr@10", "map@100", "judged@10")

@@ -7,9 +7,8 @@ from typing import Any
 import polars as pl
 
 from workbench.errors import Defect
+from workbench.evalset.files import Row, number_of, read_lines, refuse
 from workbench.evalset.imports.documents import TABLES, named_rows
-from workbench.evalset.reading import Row, read_lines, refuse
-from workbench.evalset.rows import number_of
 from workbench.retrieval.metrics import rank
 
 RUN_NAMES: Mapping[str, tuple[str, ...]] = {

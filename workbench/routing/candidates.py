@@ -7,13 +7,12 @@ import numpy as np
 import polars as pl
 
 from workbench.evalset.outcomes import Outcomes
-from workbench.evaluation.claims import ArmFacts
 from workbench.evaluation.compare import SCORES_SCHEMA
+from workbench.evaluation.decision import ArmFacts
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Column, Table
-from workbench.routing.crossfit import cross_predict, fit_policy
+from workbench.routing.curves import cross_predict, fit_policy, knob_values
 from workbench.routing.policies import Policy, Router, one_model
-from workbench.routing.routing_metrics import knob_values
 
 METRIC = "correctness"
 _SHARES_SHOWN = 4

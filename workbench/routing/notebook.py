@@ -13,10 +13,9 @@ from workbench.evalset.evalset import Evalset, load_evalset
 from workbench.evalset.outcomes import FILE as OUTCOMES_FILE
 from workbench.evalset.outcomes import Outcomes, load_outcomes, outcomes_of
 from workbench.evaluation.experiment import Experiment, Finalists, decision_path, open_experiment
-from workbench.evaluation.exploring import slice_rows
 from workbench.evaluation.power import plan
 from workbench.evaluation.provenance import build_parameters, encoder_probe, parameter_inputs
-from workbench.evaluation.summary import Summary
+from workbench.evaluation.summary import Summary, slice_rows
 from workbench.inference.embedding import Embedder, load_embedder
 from workbench.inference.prices import project_prices
 from workbench.inference.recordings import FOLDER
@@ -24,21 +23,22 @@ from workbench.records import Decision
 from workbench.rendering.table import Table
 from workbench.reports.figure import Figure
 from workbench.reports.figures import forest, slices
+from workbench.retrieval.ingest import VectorCache
 from workbench.retrieval.tables import power_table
-from workbench.retrieval.vectors import VectorCache
-from workbench.routing.answers import recorded_outcomes
 from workbench.routing.candidates import Routed, RoutedArm, model_arms, policy_arms, route_all
 from workbench.routing.policies import Policy, Router, load_router, make_policy
+from workbench.routing.recorded import recorded_outcomes
 from workbench.routing.route import model_inputs
-from workbench.routing.routing_summary import regression_table, summarise
-from workbench.routing.routing_tables import (
+from workbench.routing.tables import (
     Study,
     contents_table,
     curve_figure,
     deferral_figure,
     opportunity_table,
+    regression_table,
     study,
     study_table,
+    summarise,
     within_table,
 )
 from workbench.telemetry.context import attributed

@@ -20,10 +20,9 @@ from workbench.errors import ConfigError, unknown_name
 from workbench.evalset.outcomes import Requests
 from workbench.inference.prices import Work, load_prices
 from workbench.records import content_hash
-from workbench.routing import routing_features as rf
-from workbench.routing import routing_models as rm
-from workbench.routing.routing_features import Floats, Ints
-from workbench.routing.routing_models import Predictor
+from workbench.routing import predictors as rf
+from workbench.routing import predictors as rm
+from workbench.routing.predictors import Floats, Ints, Predictor
 
 Learn = Callable[[Requests, Floats], Predictor]
 

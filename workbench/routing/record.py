@@ -9,7 +9,7 @@ from workbench.config import Settings
 from workbench.errors import ConfigError, unknown_name
 from workbench.evalset.evalset import Evalset, load_evalset
 from workbench.inference.batch import Item, complete_all, estimate
-from workbench.inference.budget import Budget
+from workbench.inference.budgets import Budget
 from workbench.inference.client import Client
 from workbench.inference.local import PREFIX
 from workbench.inference.messages import Request
@@ -17,8 +17,16 @@ from workbench.inference.prices import PriceTable
 from workbench.inference.recordings import Recordings
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Column, Table
-from workbench.routing.answers import FIND, Asked, asked_of, load_prompts, recording_file
-from workbench.routing.retrieved import accepted_search, keep_searches, renew
+from workbench.routing.recorded import (
+    FIND,
+    Asked,
+    accepted_search,
+    asked_of,
+    keep_searches,
+    load_prompts,
+    recording_file,
+    renew,
+)
 from workbench.telemetry.context import attributed
 
 BYTES_PER_TOKEN = 4

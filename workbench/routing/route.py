@@ -9,9 +9,9 @@ import numpy as np
 from workbench.config import Settings
 from workbench.errors import ConfigError
 from workbench.evalset.outcomes import Requests
-from workbench.inference.attempts import Books
-from workbench.inference.cache_protocol import Route
+from workbench.inference.attempt import Books
 from workbench.inference.embedding import Embedder, load_embedder
+from workbench.inference.messages import Route
 from workbench.inference.prices import PriceTable, project_prices
 from workbench.inference.recordings import FOLDER
 from workbench.inference.weights import WEIGHTS

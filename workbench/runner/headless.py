@@ -9,13 +9,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.clock import Clock
-from workbench.config import Settings, load_profile
+from workbench.config import Clock, Settings, load_profile
 from workbench.errors import ConfigError, unknown_name
-from workbench.runner.events import Event, EventKind, Listener
+from workbench.runner.kernels import Event, EventKind, Listener
 from workbench.runner.parameters import prepare
-from workbench.runner.runs import RunRecord, close_run, open_run
-from workbench.runner.verdicts import judge
+from workbench.runner.runs import RunRecord, close_run, judge, open_run
 from workbench.runner.watchdog import Leash
 from workbench.telemetry.redaction import redact
 
@@ -188,7 +186,7 @@ def _fingerprint(run_dir: Path) -> dict[str, Any] | None:
 def _draw_report(run_dir: Path) -> str | None:
     """Draw ``report.html``; returns why it could not be drawn, because that must never hide the result."""
     try:
-        from workbench.reports.html import write_report
+        from workbench.reports.page import write_report
 
         write_report(run_dir)
     except Exception as error:  # noqa: BLE001 - the boundary of a run

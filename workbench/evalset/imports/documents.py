@@ -11,11 +11,22 @@ from types import MappingProxyType
 from typing import Any
 
 from workbench.errors import Defect, EvalsetError
-from workbench.evalset.contents import judgement_defects
+from workbench.evalset.files import (
+    DOCUMENT_KEYS,
+    QUERY_KEYS,
+    Judgement,
+    Row,
+    documents_of,
+    grade_of,
+    queries_of,
+    read_jsonl,
+    read_qrels,
+    read_text,
+    refuse,
+)
+from workbench.evalset.findings import judgement_defects
 from workbench.evalset.imports.folder import import_card, write_folder
 from workbench.evalset.imports.hub import read_parquet
-from workbench.evalset.reading import Judgement, Row, read_jsonl, read_qrels, read_text, refuse
-from workbench.evalset.rows import DOCUMENT_KEYS, QUERY_KEYS, documents_of, grade_of, queries_of
 
 # our column -> what it may be called
 Names = Mapping[str, Sequence[str]]

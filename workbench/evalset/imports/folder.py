@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import EvalsetError
-from workbench.evalset.reading import Judgement
-from workbench.evalset.rows import DOCUMENT_KEYS, QUERY_KEYS
+from workbench.evalset.files import DOCUMENT_KEYS, QUERY_KEYS, Judgement
 from workbench.records import Document, Query
 
 

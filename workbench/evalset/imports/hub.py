@@ -10,10 +10,9 @@ from typing import Any
 from workbench.config import Settings
 from workbench.errors import EvalsetError
 from workbench.evalset.evalset import Evalset, hub_folder, load_evalset
+from workbench.evalset.files import Judgement, Row, documents_of, grade_of, queries_of
 from workbench.evalset.imports.folder import write_folder
-from workbench.evalset.reading import Judgement, Row
-from workbench.evalset.rows import documents_of, grade_of, queries_of
-from workbench.inference.hub import why_unreachable
+from workbench.inference.weights import why_unreachable
 
 
 def read_parquet(path: Path) -> list[dict[str, Any]]:
