@@ -19,7 +19,7 @@ OWNERS = {
     "matplotlib": {"reports/figure.py"},
     "pandas": {"rendering/table.py"},
     "papermill": {"runner/kernels.py"},
-    "ragas": {"evalset/judging.py"},
+    "ragas": {"evalset/check.py"},
 }
 USES = {
     "datasets": """
@@ -36,7 +36,7 @@ from workbench.inference.embedding import load_embedder
 load_embedder("litellm:openai/text-embedding-3-small", load_settings({"WORKBENCH_ROOT": folder})).embed(["a word"])""",
     "matplotlib": """
 from tests.reports import samples
-from workbench.reports.figures import forest
+from workbench.reports.charts import forest
 decision = samples.decision()
 forest(decision.claims, decision.rule)""",
     "pandas": """

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from workbench.caching import replay as module
 from workbench.caching.guard import Guard
 from workbench.caching.replay import oracle_hits, replay, shadow
-from workbench.evalset.traffic import Stream
+from workbench.evalset.traffic import RequestStream
 from workbench.testing import HashEmbedder
 
 WORDS = ("reset", "password", "invoice", "card", "team", "member", "add", "remove", "plan", "not")
@@ -24,7 +24,7 @@ def stream_of(texts, answers, tenants=None):
         {"pos": range(n), "query": texts, "answer_key": [str(a) for a in answers],
          "tenant_id": tenants or ["t"] * n, "cluster": [str(a) for a in answers]}
     )  # fmt: skip
-    return Stream.of(frame)
+    return RequestStream.of(frame)
 
 
 def random_stream(n=120, seed=0, tenants=3):

@@ -11,7 +11,7 @@ from tests.caching.test_notebook import first  # noqa: F401  the fixture
 from workbench.caching.canaries import CANARY_TEXTS, KnownVectors, foreign_hits, shared_requests, try_scopes
 from workbench.caching.scope import Scope
 from workbench.errors import GateFailed
-from workbench.evalset.traffic import Stream
+from workbench.evalset.traffic import RequestStream
 from workbench.evaluation.gate import Gate
 from workbench.testing import HashEmbedder
 
@@ -28,7 +28,7 @@ def stream_of(rows, *, feature=None):
         **{n: [r[i] for r in rows] for i, n in enumerate(("query", "tenant_id", "answer_key"))},
     }
     frame = pl.DataFrame({**columns, "cluster": columns["answer_key"]})
-    return Stream.of(frame if feature is None else frame.with_columns(feature=pl.Series(feature)))
+    return RequestStream.of(frame if feature is None else frame.with_columns(feature=pl.Series(feature)))
 
 
 def known(stream):

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from workbench.evaluation.summary import FrontierPoint, ItemCase, Section, SliceRow, Summary
-from workbench.records import Claim, Decision, Fingerprint, Pair, Rule
+from workbench.records import Claim, Decision, Fingerprint, PairedBounds, Rule
 from workbench.rendering.table import Column, Interval, Table
-from workbench.reports.figures import lines
+from workbench.reports.charts import lines
 
 REFERENCE = "windows · minilm · hybrid rrf + reranker"
 CHOSEN = "whole · minilm · hybrid rrf"
@@ -55,13 +55,13 @@ def claims() -> tuple[Claim, ...]:
     )
 
 
-def _pairs(arm: str, mean: float, half: float) -> tuple[Pair, ...]:
+def _pairs(arm: str, mean: float, half: float) -> tuple[PairedBounds, ...]:
     out = []
     for other, of_other, _, wide, *_ in ARMS:
         difference, room = mean - of_other, max(half, wide)
         status = "holds" if difference - room > -0.02 else "broken" if difference + room < -0.02 else "inconclusive"
         if other != arm:
-            out.append(Pair(other, difference, difference - room, difference + room, 41, status))
+            out.append(PairedBounds(other, difference, difference - room, difference + room, 41, status))
     return tuple(out)
 
 

@@ -17,7 +17,7 @@ from workbench.rendering.html import sanitize
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Column, Table
 from workbench.reports.brief import junit_xml, markdown_summary
-from workbench.reports.figures import lines
+from workbench.reports.charts import lines
 from workbench.reports.page import appendix, write_report
 from workbench.runner import RunRecord
 

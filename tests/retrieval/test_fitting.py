@@ -9,7 +9,7 @@ from tests.retrieval.tiny import open_bench
 from workbench.errors import ConfigError
 from workbench.records import Hit
 from workbench.retrieval.fitting import FOLDS, FittedArm, fit_arms, fit_weight
-from workbench.retrieval.metrics import judge, measure, rank
+from workbench.retrieval.metrics import measure, rank, with_grades
 from workbench.retrieval.rerank import LearnedRanker
 from workbench.retrieval.strategies import Hybrid, Question, Weighted
 
@@ -102,7 +102,7 @@ def test_the_fitted_weight_has_the_best_mean_ndcg_of_all_weights():
 
         rows = [(q, h.doc_id, h.score) for q, (_, t, v) in legs.items() for h in Weighted(weight).fuse(t, v)]
         frame = pl.DataFrame(rows, schema={"query_id": str, "doc_id": str, "score": float}, orient="row")
-        return measure(judge(rank(frame), qrels), "ndcg@10").mean()
+        return measure(with_grades(rank(frame), qrels), "ndcg@10").mean()
 
     found = fit_weight(legs, qrels)
     assert isinstance(found, Hybrid)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ir_measures import AP, RR, P, R, nDCG
 
 from workbench.errors import ConfigError
-from workbench.retrieval.metrics import judge, measure, measure_all, ndcg_bounds, parse_metric, rank
+from workbench.retrieval.metrics import measure, measure_all, ndcg_bounds, parse_metric, rank, with_grades
 
 OURS = ("ndcg@10", "ndcg@3", "recall@10", "precision@5", "mrr@10", "map@20")
 THEIRS = (nDCG @ 10, nDCG @ 3, R @ 10, P @ 5, RR @ 10, AP @ 20)
@@ -67,16 +67,16 @@ def test_the_order_of_the_rows_of_a_run_does_not_matter(seed):
 
 def test_bounds_meet_where_everything_is_judged_and_part_where_not():
     run = rank(pl.DataFrame({"query_id": ["q", "q"], "doc_id": ["x", "y"], "score": [2.0, 1.0]}))
-    low, high = ndcg_bounds(judge(run, {"q": {"x": 0, "y": 1}}))
+    low, high = ndcg_bounds(with_grades(run, {"q": {"x": 0, "y": 1}}))
     assert low[0] == high[0] == pytest.approx(1 / np.log2(3))
-    low, high = ndcg_bounds(judge(run, {"q": {"y": 1}}))
+    low, high = ndcg_bounds(with_grades(run, {"q": {"y": 1}}))
     assert low[0] == pytest.approx(1 / np.log2(3))
     assert high[0] == 1.0
 
 
 def test_judged_share_counts_what_was_found():
     run = rank(pl.DataFrame({"query_id": ["q", "q"], "doc_id": ["x", "y"], "score": [2.0, 1.0]}))
-    assert measure(judge(run, {"q": {"y": 1}}), "judged@10").tolist() == [0.5]
+    assert measure(with_grades(run, {"q": {"y": 1}}), "judged@10").tolist() == [0.5]
 
 
 @pytest.mark.parametrize("name", ["ndcg", "ndcg@0", "NDCG@10", "accuracy@10", "ndcg@-1"])
@@ -88,4 +88,4 @@ def test_an_unknown_metric_is_refused_by_name(name):
 def test_a_cutoff_beyond_the_judged_depth_is_refused():
     qrels, hits = random_case(1)
     with pytest.raises(ConfigError, match="needs hits to rank 100"):
-        measure(judge(rank(hits), qrels, depth=10), "ndcg@100")
+        measure(with_grades(rank(hits), qrels, depth=10), "ndcg@100")

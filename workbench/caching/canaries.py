@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from workbench.caching.cache import ResponseCache, SemanticCache
 from workbench.caching.certify import GRID
 from workbench.caching.study import Step
-from workbench.evalset.traffic import Stream
+from workbench.evalset.traffic import RequestStream
 from workbench.inference.embedding import Embedder
 from workbench.inference.messages import Cache, CacheUse, Request, Response, Usage
 from workbench.rendering.table import Column, Table
@@ -34,7 +34,7 @@ KINDS: tuple[Kind, ...] = ("exact", "semantic")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class CanaryRequest:
     """The question with everything around it that a scope tells apart."""
 
     visibility: str
@@ -211,7 +211,7 @@ class _Renamed:
 
 
 def _walk(kind: Kind, audience: str, embedder: Embedder, threshold: float) -> list[Crossing]:
-    first = Asked(audience)
+    first = CanaryRequest(audience)
     others = {c: replace(first, **c.given) for c in CHANGES if kind == "semantic" or c.field != "encoder"}
     with temporary_engine() as engine:
         caches = {
@@ -226,7 +226,7 @@ def _walk(kind: Kind, audience: str, embedder: Embedder, threshold: float) -> li
     return [_judge(change, kind, audience, early[change], late[change]) for change in others]
 
 
-def _answers(cache: Cache, asked: Asked, own: str) -> list[str | None]:
+def _answers(cache: Cache, asked: CanaryRequest, own: str) -> list[str | None]:
     """Answers to the near question, which only a semantic cache is asked and which is not kept, and to the question."""
     out: list[str | None] = []
     if isinstance(cache, SemanticCache):
@@ -299,7 +299,7 @@ class KnownVectors:
         return np.array([self.vectors[text.strip()] for text in texts], np.float32)
 
 
-def shared_requests(stream: Stream) -> list[int]:
+def shared_requests(stream: RequestStream) -> list[int]:
     """Positions of the requests whose text another tenant asks too, up to blanks at its ends; the first 1,000."""
     tenants = defaultdict(set)
     for text, tenant in zip(stream.queries, stream.tenants, strict=True):
@@ -307,7 +307,7 @@ def shared_requests(stream: Stream) -> list[int]:
     return [i for i, text in enumerate(stream.queries) if len(tenants[text.strip()]) > 1][:MOST_REQUESTS]
 
 
-def foreign_hits(stream: Stream, positions: Sequence[int], embedder: Embedder) -> int:
+def foreign_hits(stream: RequestStream, positions: Sequence[int], embedder: Embedder) -> int:
     """Requests that either cache answers with what was kept for another tenant; answers are for the whole tenant."""
     use, out = CacheUse(visibility="tenant"), 0
     with temporary_engine() as engine:
@@ -320,7 +320,7 @@ def foreign_hits(stream: Stream, positions: Sequence[int], embedder: Embedder) -
     return out
 
 
-def try_scopes(stream: Stream, embedder: Embedder) -> Scopes:
+def try_scopes(stream: RequestStream, embedder: Embedder) -> Scopes:
     """Send everything through both caches, each in a database of its own; ``embedder`` knows all texts."""
     crossings = send_canaries(embedder, threshold=LEAST_THRESHOLD)
     positions = shared_requests(stream)

@@ -14,7 +14,7 @@ from workbench.caching.claims import METRIC, CacheArm, make_claim, sentence_of
 from workbench.caching.guard import Guard
 from workbench.caching.prompt_tables import prompt_tables
 from workbench.caching.replay import Replay, replay, shadow
-from workbench.caching.study import CachingParameters, Certified, Lab, Replayed, Semantic, make_guard
+from workbench.caching.study import CacheStudy, CachingParameters, Certified, Replayed, Semantic, make_guard
 from workbench.caching.tables import (
     break_even_table,
     certificate_table,
@@ -48,8 +48,8 @@ from workbench.inference.prices import project_prices
 from workbench.records import Decision, Rule
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Table
+from workbench.reports.charts import forest, lines, slices
 from workbench.reports.figure import Figure
-from workbench.reports.figures import forest, lines, slices
 from workbench.retrieval.ingest import VectorCache
 from workbench.telemetry.context import attributed
 
@@ -67,7 +67,7 @@ class CachingBench:
     """Steps of the caching notebook, in the order in which it calls them."""
 
     experiment: Experiment
-    lab: Lab
+    lab: CacheStudy
     embedder: Embedder
     guard: Guard | None
     use: int
@@ -115,7 +115,7 @@ class CachingBench:
         # known before anything is certified: the confidence that is left depends on it
         use = experiment.count_test_use(["off", "exact", "semantic", repr(guard), embedder.encoder_id])
         confidence = spent(policy.confidence, use)
-        lab = Lab(parameters, stream, pairs, policy.must_differ_limit, prices, confidence)
+        lab = CacheStudy(parameters, stream, pairs, policy.must_differ_limit, prices, confidence)
         return cls(experiment, lab, embedder, guard, use)
 
     @property

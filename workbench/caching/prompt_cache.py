@@ -20,7 +20,7 @@ MATCHINGS = ("breakpoints", "newest", "prefix")
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
+class TokenSplit:
     """Input tokens of one call by what is paid for them; ``write_long`` is the part of ``write`` kept longer."""
 
     read: int
@@ -111,10 +111,10 @@ class VendorRules:
         steps = (tokens - self.min_tokens) // self.step_tokens
         return self.min_tokens + steps * self.step_tokens if steps >= 0 else 0
 
-    def cost_usd(self, split: Split, output_tokens: int) -> float:
+    def cost_usd(self, split: TokenSplit, output_tokens: int) -> float:
         """Dollars of one call.
 
-        >>> round(load_vendors()["claude-sonnet-4-6"].cost_usd(Split(600, 300, 100), 10), 9)
+        >>> round(load_vendors()["claude-sonnet-4-6"].cost_usd(TokenSplit(600, 300, 100), 10), 9)
         0.001755
         """
         write = split.write * (1.0 if self.write_ratio is None else self.write_ratio)
@@ -157,7 +157,7 @@ class _Cache:
         self.rules = rules
         self._copies: dict[str, list[_Copy]] = defaultdict(list)
 
-    def take(self, call: CallRecord) -> Split:
+    def take(self, call: CallRecord) -> TokenSplit:
         """Bill one call; calls come in the order of time."""
         rules, segments = self.rules, call.segments
         kept = rules.kept(segments)
@@ -175,10 +175,10 @@ class _Cache:
                 self._copies[keys[i]].append(_Copy(started, call.at, call.at, ttl_s))
         read = rules.readable(sizes[found]) if found >= 0 else 0
         if rules.write_ratio is None:
-            return Split(read, 0, sizes[-1] - read)
+            return TokenSplit(read, 0, sizes[-1] - read)
         write = max(max((sizes[i] for i in ends), default=0) - read, 0)
         long = [sizes[i] for i, ttl_s in ends.items() if ttl_s == rules.long_ttl_s]
-        return Split(read, write, sizes[-1] - read - write, max(max(long, default=0) - read, 0))
+        return TokenSplit(read, write, sizes[-1] - read - write, max(max(long, default=0) - read, 0))
 
     def _live(self, key: str, now: float) -> list[_Copy]:
         """Copies that can be read now; those whose time is over are forgotten."""
@@ -242,10 +242,10 @@ _SCHEMA = {
 
 
 def _row(
-    call: CallRecord, rules: VendorRules, split: Split, before: tuple[Segment, ...] | None
+    call: CallRecord, rules: VendorRules, split: TokenSplit, before: tuple[Segment, ...] | None
 ) -> tuple[str | float | int | None, ...]:
     size, out = call.input_tokens, call.output_tokens
-    uncached, usd = rules.cost_usd(Split(0, 0, size), out), rules.cost_usd(split, out)
+    uncached, usd = rules.cost_usd(TokenSplit(0, 0, size), out), rules.cost_usd(split, out)
     low = uncached - usd if rules.promised else min(0.0, uncached - usd)
     broken = None if before is None else _first_break(before, call.segments)
     stable = None if before is None else sum(s.tokens for s, _ in _common(before, call.segments))
@@ -253,7 +253,7 @@ def _row(
     if call.billed_read is not None:
         written = call.billed_write or 0
         rest = size - call.billed_read - written
-        billed = rules.cost_usd(Split(call.billed_read, written, rest, call.billed_write_long), out)
+        billed = rules.cost_usd(TokenSplit(call.billed_read, written, rest, call.billed_write_long), out)
     return (
         call.at, call.scope, call.tenant_id, call.feature, call.model, size, split.read, split.write, split.fresh, out,
         uncached, usd, low, uncached - usd, stable, *(broken or (None, None)), call.billed_read, call.billed_write,

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from workbench.caching.certify import GRID
 from workbench.caching.guard import Guard
-from workbench.evalset.traffic import Stream
+from workbench.evalset.traffic import RequestStream
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
@@ -49,7 +49,7 @@ class Shadow:
         """Requests that would be served at the threshold: exact repeats, and those near enough."""
         return self.exact | (self.allowed & (self.similarity >= threshold))
 
-    def guarded(self, stream: Stream, guard: Guard) -> "Shadow":
+    def guarded(self, stream: RequestStream, guard: Guard) -> "Shadow":
         """Return the same with the guard's objections: a nearest neighbour that it stops is a miss."""
         allowed = np.ones(len(stream), dtype=bool)
         for i in np.flatnonzero(~self.exact & (self.similarity >= GRID[-1])):
@@ -69,7 +69,7 @@ class Replay:
     entries: int
 
 
-def shadow(stream: Stream, vectors: npt.NDArray[np.float32]) -> Shadow:
+def shadow(stream: RequestStream, vectors: npt.NDArray[np.float32]) -> Shadow:
     """Nearest neighbour of every request among all earlier ones of its tenant and feature; memory stays at one block.
 
     Parameters
@@ -96,7 +96,11 @@ def shadow(stream: Stream, vectors: npt.NDArray[np.float32]) -> Shadow:
 
 
 def replay(
-    stream: Stream, vectors: npt.NDArray[np.float32] | None, *, threshold: float = 2.0, guard: Guard | None = None
+    stream: RequestStream,
+    vectors: npt.NDArray[np.float32] | None,
+    *,
+    threshold: float = 2.0,
+    guard: Guard | None = None,
 ) -> Replay:
     """Walk the stream with a cache that serves at ``threshold``; above 1, or with no vectors, exact repeats alone.
 
@@ -130,18 +134,18 @@ def replay(
     return Replay(hit, exact, false, matched, similarity, int((~hit).sum()))
 
 
-def serve_nothing(stream: Stream) -> Replay:
+def serve_nothing(stream: RequestStream) -> Replay:
     """What no cache does."""
     n = len(stream)
     never, nobody = np.zeros(n, dtype=bool), np.full(n, -1)
     return Replay(never, never, never, nobody, nobody.astype(float), 0)
 
 
-def _passes(stream: Stream, guard: Guard | None, asked: int, cached: int) -> bool:
+def _passes(stream: RequestStream, guard: Guard | None, asked: int, cached: int) -> bool:
     return guard is None or guard.allows(stream.queries[asked], stream.queries[cached])
 
 
-def first_of(stream: Stream) -> Ints:
+def first_of(stream: RequestStream) -> Ints:
     """Position of the first request of the same scope with the same text, -1 where the request is that one."""
     seen: dict[tuple[str, str], int] = {}
     out = np.full(len(stream), -1)
@@ -152,7 +156,7 @@ def first_of(stream: Stream) -> Ints:
     return out
 
 
-def oracle_hits(stream: Stream) -> Bools:
+def oracle_hits(stream: RequestStream) -> Bools:
     """Requests whose answer was given before to the same tenant and feature: what no cache can exceed."""
     seen: set[tuple[str, int]] = set()
     out = np.zeros(len(stream), dtype=bool)
@@ -162,12 +166,12 @@ def oracle_hits(stream: Stream) -> Bools:
     return out
 
 
-def _exact_keys(stream: Stream) -> list[tuple[str, str]]:
+def _exact_keys(stream: RequestStream) -> list[tuple[str, str]]:
     return list(zip(stream.scopes, (query.strip() for query in stream.queries), strict=True))
 
 
 def _blocks(
-    stream: Stream, vectors: npt.NDArray[np.float32] | None
+    stream: RequestStream, vectors: npt.NDArray[np.float32] | None
 ) -> Iterator[tuple[Ints, int, npt.NDArray[np.float32]]]:
     """Positions of a scope, and blocks of the cosines of its requests with those up to the block's end.
 

@@ -12,7 +12,7 @@ from workbench.caching.guard import Guard
 from workbench.caching.replay import Replay, Shadow, replay, serve_nothing
 from workbench.errors import ConfigError, unknown_name
 from workbench.evalset.evalset import require_dev
-from workbench.evalset.traffic import Pair, Stream
+from workbench.evalset.traffic import Pair, RequestStream
 from workbench.inference.prices import PriceTable, Work
 from workbench.rendering.table import Table
 
@@ -76,11 +76,11 @@ class Replayed(Step):
 
 
 @dataclass(frozen=True, slots=True)
-class Lab:
+class CacheStudy:
     """What every step of the notebook counts on; ``confidence`` is what is left for this use of the test part."""
 
     parameters: CachingParameters
-    stream: Stream
+    stream: RequestStream
     pairs: tuple[Pair, ...]
     must_differ_limit: float
     prices: PriceTable

@@ -11,7 +11,7 @@ from workbench.caching.certify import Certificate, Trial, korn_graubard, sweep
 from workbench.caching.claims import METRIC, CacheResult, bounds_of_pairs, rate_of
 from workbench.caching.drift import watch_trials
 from workbench.caching.replay import Replay, Shadow, oracle_hits, replay, serve_nothing
-from workbench.evalset.traffic import Pair, Stream
+from workbench.evalset.traffic import Pair, RequestStream
 from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.evaluation.experiment import Experiment, decision_path
 from workbench.evaluation.summary import (
@@ -66,7 +66,7 @@ def pairs_table(pairs: Sequence[Pair], arms: Sequence[tuple[str, Bools, Bools]])
     return Table(tuple(columns), tuple(rows), caption if pairs else "No pairs.jsonl, so that no wording was tried")
 
 
-def contents_table(stream: Stream, pairs: Sequence[Pair], parts: Sequence[tuple[str, slice]]) -> Table:
+def contents_table(stream: RequestStream, pairs: Sequence[Pair], parts: Sequence[tuple[str, slice]]) -> Table:
     """Requests, texts, tenants and clusters of each part of the stream, and the pairs."""
     rows: list[tuple[Value, ...]] = []
     for name, part in (*parts, ("all", slice(None))):
@@ -174,7 +174,7 @@ def break_even_table(results: Sequence[CacheResult], call_usd: float) -> Table:
     )
 
 
-def prospects_table(stream: Stream, warmup: int, call_usd: float) -> Table:
+def prospects_table(stream: RequestStream, warmup: int, call_usd: float) -> Table:
     """Shares of the judged requests that repeat a text, and that any cache could serve, with what that saves."""
     exact = replay(stream, None).hit[warmup:].mean()
     most = oracle_hits(stream)[warmup:].mean()
@@ -188,7 +188,7 @@ def prospects_table(stream: Stream, warmup: int, call_usd: float) -> Table:
     return Table(columns, rows, f"What there is to save, at ${call_usd:g} a call")
 
 
-def exact_table(stream: Stream, warmup: int) -> Table:
+def exact_table(stream: RequestStream, warmup: int) -> Table:
     """Exact repeats among the judged requests, tenant by tenant, and how often a repeat has another answer."""
     found, tenants, rows = replay(stream, None), np.array(stream.tenants)[warmup:], list[tuple[Value, ...]]()
     for tenant in [*sorted(set(tenants)), "all"]:
@@ -225,7 +225,7 @@ def drift_table(alpha: float, delta: float = 0.05, *, streams: int = 1000, looks
 QUARTERS = 4
 
 
-def score_rows(stream: Stream, replays: Mapping[str, Replay], part: slice) -> pl.DataFrame:
+def score_rows(stream: RequestStream, replays: Mapping[str, Replay], part: slice) -> pl.DataFrame:
     """One row an arm and test request it served: 1 where the answer was another one, else 0.
 
     Of a semantic arm these are the hits that similarity decided.
@@ -244,7 +244,7 @@ def score_rows(stream: Stream, replays: Mapping[str, Replay], part: slice) -> pl
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
-def request_rows(stream: Stream, replays: Mapping[str, Replay], part: slice) -> pl.DataFrame:
+def request_rows(stream: RequestStream, replays: Mapping[str, Replay], part: slice) -> pl.DataFrame:
     """One row an arm and test request, served or not: the error rate, 1 where a false hit was served.
 
     With them it is told that every request was replayed; the scores of the deciding rate hold hits alone.
@@ -269,7 +269,7 @@ def slice_rows_of(scores: pl.DataFrame) -> list[SliceRow]:
     return [row for arm in arms for row in slice_rows(scores.filter(pl.col("arm") == arm), [arm])]
 
 
-def regression_cases(stream: Stream, replays: Mapping[str, Replay], part: slice) -> dict[str, list[ItemCase]]:
+def regression_cases(stream: RequestStream, replays: Mapping[str, Replay], part: slice) -> dict[str, list[ItemCase]]:
     """Test requests that each arm served wrongly, nearest first."""
     out = {}
     places = np.arange(len(stream))[part]
@@ -279,7 +279,7 @@ def regression_cases(stream: Stream, replays: Mapping[str, Replay], part: slice)
     return out
 
 
-def _case(stream: Stream, arm: str, found: Replay, i: int) -> ItemCase:
+def _case(stream: RequestStream, arm: str, found: Replay, i: int) -> ItemCase:
     match = int(found.matched[i])
     return ItemCase(
         item_id=item_id(i),

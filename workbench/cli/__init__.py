@@ -8,7 +8,7 @@ from typer.core import TyperGroup
 
 from workbench.cli.calls import budgets, models_app, trace
 from workbench.cli.calls import record as record_command
-from workbench.cli.imports import import_app
+from workbench.cli.import_commands import import_app
 from workbench.cli.lines import named_values, say, say_error, write_file
 from workbench.config import Settings, SystemClock, load_settings
 from workbench.errors import ConfigError, WorkbenchError

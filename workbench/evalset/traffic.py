@@ -246,7 +246,7 @@ STREAM_SCHEMA: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Stream:
+class RequestStream:
     """Requests in the order of their arrival.
 
     Attributes
@@ -284,7 +284,7 @@ class Stream:
         return len(self.queries)
 
     @classmethod
-    def of(cls, frame: pl.DataFrame, sha256: str = "", *, synthetic: bool = False) -> "Stream":
+    def of(cls, frame: pl.DataFrame, sha256: str = "", *, synthetic: bool = False) -> "RequestStream":
         """Stream of a frame with the columns of `STREAM_SCHEMA`, in the order of ``pos``; ``feature`` may lack."""
         rows = frame.sort("pos", maintain_order=True)
         queries, keys, tenants, clusters = (
@@ -310,7 +310,7 @@ class Pair:
     split: str = "test"
 
 
-def load_stream(folder: Path) -> Stream:
+def load_stream(folder: Path) -> RequestStream:
     """Stream of an evalset folder: its ``stream.parquet``, else what its ``traffic.toml`` describes.
 
     Raises
@@ -335,10 +335,10 @@ def load_stream(folder: Path) -> Stream:
     rows, defects = stream_of(str(path), list(enumerate(frame.to_dicts(), start=1)))
     if defects:
         raise EvalsetError(f"{path} cannot be used; correct these rows:", defects)
-    return Stream.of(rows, hashlib.sha256(data).hexdigest())
+    return RequestStream.of(rows, hashlib.sha256(data).hexdigest())
 
 
-def generate_stream(folder: Path) -> Stream:
+def generate_stream(folder: Path) -> RequestStream:
     """Draw the made-up traffic that ``traffic.toml`` describes from ``queries.jsonl`` and ``pairs.jsonl``.
 
     The same on every machine; its hash is that of the three files. How it is known which requests may share an
@@ -355,7 +355,7 @@ def generate_stream(folder: Path) -> Stream:
     rows = draw_requests(topics_of(queries, pairs, plan), plan)
     found = [folder / name for name in ("traffic.toml", "queries.jsonl", "pairs.jsonl")]
     sha256 = content_hash(*(hashlib.sha256(path.read_bytes()).hexdigest() for path in found if path.is_file()))
-    return Stream.of(pl.DataFrame(rows, schema=dict(STREAM_SCHEMA)), sha256, synthetic=True)
+    return RequestStream.of(pl.DataFrame(rows, schema=dict(STREAM_SCHEMA)), sha256, synthetic=True)
 
 
 def load_pairs(folder: Path) -> tuple[tuple[Pair, ...], str]:

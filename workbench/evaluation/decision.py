@@ -30,7 +30,7 @@ from workbench.evaluation.sentences import (
     tied_note,
     upgrade_note,
 )
-from workbench.records import Claim, GateStatus, Pair, Rule, Verdict
+from workbench.records import Claim, GateStatus, PairedBounds, Rule, Verdict
 
 # Measured latency is noisy, so that an arm breaks its limit only when it is beyond it by this share.
 LATENCY_TOLERANCE = 0.2
@@ -191,10 +191,10 @@ def claims_of(
     return tuple(out)
 
 
-def _pair(pairs: Pairwise, a: int, b: int, other: str, rule: Rule) -> Pair:
+def _pair(pairs: Pairwise, a: int, b: int, other: str, rule: Rule) -> PairedBounds:
     low, high = max(float(pairs.low[a, b]), -1.0), min(float(pairs.high[a, b]), 1.0)  # of values in [0, 1]
     status = pairs.status(a, b, rule.margin)
-    return Pair(other, float(pairs.mean[a, b]), low, high, int(pairs.differ[a, b]), status)
+    return PairedBounds(other, float(pairs.mean[a, b]), low, high, int(pairs.differ[a, b]), status)
 
 
 def _intervals(values: Values, seed: int, *, resampled: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -224,7 +224,9 @@ def is_open(c: Claim, rule: Rule) -> bool:
     return c.status == "inconclusive"
 
 
-def _with_need(c: Claim, rule: Rule, rivals: Sequence[Pair], pairs: Pairwise, i: int, at: Mapping[str, int]) -> Claim:
+def _with_need(
+    c: Claim, rule: Rule, rivals: Sequence[PairedBounds], pairs: Pairwise, i: int, at: Mapping[str, int]
+) -> Claim:
     """Claim with the further items for 80 % power, or with the reason why no number of them helps."""
     if not is_open(c, rule) or c.n_clusters < 2:
         return c

@@ -242,7 +242,7 @@ class Books:
 
 
 @dataclass(slots=True)
-class Bill:
+class CallAccount:
     """Attempts of one call, and what they cost so far.
 
     Attributes

@@ -27,7 +27,7 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class CostEstimate:
     """What a batch may cost at most: every prompt counted by its bytes, every answer at its full length."""
 
     requests: int
@@ -39,7 +39,7 @@ class Estimate:
 
 def estimate(
     requests: Sequence[Request], prices: PriceTable, *, routers: Mapping[str, Routes] | None = None
-) -> Estimate:
+) -> CostEstimate:
     """Upper bound of what the requests cost; those to ``router/NAME`` at its dearest arm.
 
     Raises
@@ -48,7 +48,7 @@ def estimate(
         If a model has no price.
     """
     worst = sum(_worst_nanos(request, prices, routers or {}) for request in requests)
-    return Estimate(len(requests), worst / 1e9)
+    return CostEstimate(len(requests), worst / 1e9)
 
 
 def _worst_nanos(request: Request, prices: PriceTable, routers: Mapping[str, Routes]) -> int:

@@ -9,7 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from workbench.config import Clock, Settings
 from workbench.errors import ConfigError, WorkbenchError, unknown_name
-from workbench.inference.attempt import Bill, Books, provider_of
+from workbench.inference.attempt import Books, CallAccount, provider_of
 from workbench.inference.budgets import DEFAULT_BUDGETS, Budget
 from workbench.inference.failover import Cooldowns, RetryPolicy, call_models
 from workbench.inference.hosted import LiteLLMProvider, Provider
@@ -189,18 +189,20 @@ class Client:
     def _answer(self, request: Request, route: Route, how: _How, span: Span | None) -> Completion:
         """Answer from a recording, the cache, or a model: in this order, since the first two cost nothing."""
         trace_id = span.trace_id if span else ""
-        bill = Bill(uuid.uuid4().hex, trace_id, current(), self.books, how.deadline, route.arm, route.reason)
+        account = CallAccount(uuid.uuid4().hex, trace_id, current(), self.books, how.deadline, route.arm, route.reason)
         others = [request.to(model) for model in how.fallbacks]
-        if self.recordings is not None and (found := self.recordings.take(request, *others, item_id=bill.who.item_id)):
-            return self._free(bill, request, found, "recording", route, how)
-        hit, since = self._cached(request, bill, how, span)
+        if self.recordings is not None and (
+            found := self.recordings.take(request, *others, item_id=account.who.item_id)
+        ):
+            return self._free(account, request, found, "recording", route, how)
+        hit, since = self._cached(request, account, how, span)
         if hit:
             if self.recordings is not None:  # a session is replayed as it was, hits too
-                self.recordings.add(request, bill.who.item_id, hit.response)
-            return self._free(bill, request, hit.response, "cache", route, how, hit)
+                self.recordings.add(request, account.who.item_id, hit.response)
+            return self._free(account, request, hit.response, "cache", route, how, hit)
         response = call_models(
             (request.model, *how.fallbacks),
-            lambda model, **limits: bill.ask(
+            lambda model, **limits: account.ask(
                 provider_of(self.providers, model), request.to(model), on_text=how.on_text, **limits
             ),
             policy=how.policy,
@@ -208,20 +210,24 @@ class Client:
             clock=self.books.clock,
             deadline=how.deadline,
         )
-        answered = request.to(bill.answered)  # after a failover another model's answer must not pass for this one's
+        answered = request.to(account.answered)  # after a failover another model's answer must not pass for this one's
         if self.recordings is not None:
-            self.recordings.add(answered, bill.who.item_id, response, asked=request)
-        self._keep(answered, response, bill, how, since)
-        return Completion(response, bill.call_id, bill.trace_id, "model", route, bill.cost_nanos, bill.attempts)
+            self.recordings.add(answered, account.who.item_id, response, asked=request)
+        self._keep(answered, response, account, how, since)
+        return Completion(
+            response, account.call_id, account.trace_id, "model", route, account.cost_nanos, account.attempts
+        )
 
-    def _cached(self, request: Request, bill: Bill, how: _How, span: Span | None) -> tuple[CacheHit | None, int | None]:
+    def _cached(
+        self, request: Request, account: CallAccount, how: _How, span: Span | None
+    ) -> tuple[CacheHit | None, int | None]:
         """Hit of the cache, and the moment that it was asked; one that fails is a miss, and keeps nothing."""
         if self.cache is None or how.use is None:
             return None, None
         hit = since = None
         try:
             since = self.cache.moment()
-            hit = self.cache.find(request, bill.who, how.use)
+            hit = self.cache.find(request, account.who, how.use)
         except (WorkbenchError, SQLAlchemyError) as error:
             self._doubt("find", error)
             since = None
@@ -229,12 +235,12 @@ class Client:
             span.set({"wb.cache.hit": False})
         return hit, since
 
-    def _keep(self, request: Request, response: Response, bill: Bill, how: _How, since: int | None) -> None:
+    def _keep(self, request: Request, response: Response, account: CallAccount, how: _How, since: int | None) -> None:
         """Keep an answer; it is paid for, and is given whether or not it can be kept."""
         if self.cache is None or how.use is None or since is None:
             return
         try:
-            self.cache.keep(request, response, bill.who, how.use, cost_nanos=bill.answer_nanos, since=since)
+            self.cache.keep(request, response, account.who, how.use, cost_nanos=account.answer_nanos, since=since)
         except (WorkbenchError, SQLAlchemyError) as error:
             self._doubt("keep", error)
 
@@ -244,13 +250,13 @@ class Client:
                 span.error(error)
 
     def _free(
-        self, bill: Bill, request: Request, response: Response, source: str, route: Route, how: _How,
+        self, account: CallAccount, request: Request, response: Response, source: str, route: Route, how: _How,
         hit: CacheHit | None = None,
     ) -> Completion:  # fmt: skip
-        bill.free(request, response, status="cached" if hit else "replayed", hit=hit)
+        account.free(request, response, status="cached" if hit else "replayed", hit=hit)
         if how.on_text and response.text:
             how.on_text(response.text)
-        return Completion(response, bill.call_id, bill.trace_id, source, route, hit=hit)
+        return Completion(response, account.call_id, account.trace_id, source, route, hit=hit)
 
 
 _WHO = ("tenant_id", "user_id", "feature", "purpose", "item_id")

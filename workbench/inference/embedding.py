@@ -15,7 +15,7 @@ import numpy as np
 
 from workbench.config import Settings
 from workbench.errors import AnswerMismatch, ConfigError
-from workbench.inference.attempt import Bill, Books
+from workbench.inference.attempt import Books, CallAccount
 from workbench.inference.failover import Cooldowns, RetryPolicy, call_models
 from workbench.inference.hosted import counted, load_litellm, typed
 from workbench.inference.messages import Request, Response, Usage
@@ -200,10 +200,10 @@ class HostedEmbedder:
         clock, encoding = self.books.clock, _Encoding(self._dimension)
         deadline = clock.monotonic() + self.policy.deadline_s
         with self.books.span(f"call {self.model}") as span:
-            bill = Bill(uuid.uuid4().hex, span.trace_id if span else "", current(), self.books, deadline)
+            account = CallAccount(uuid.uuid4().hex, span.trace_id if span else "", current(), self.books, deadline)
             call_models(
                 (self.model,),
-                lambda _model, **limits: bill.ask(encoding, request, on_text=None, **limits),
+                lambda _model, **limits: account.ask(encoding, request, on_text=None, **limits),
                 policy=self.policy,
                 cooldowns=self._cooldowns,
                 clock=clock,

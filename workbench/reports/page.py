@@ -15,7 +15,9 @@ from workbench.records import Decision
 from workbench.rendering.html import sanitize
 from workbench.rendering.table import Column, Table, number
 from workbench.rendering.text import signed, tone, visible
-from workbench.reports.figures import Figure, forest, frontier, slices
+from workbench.reports.charts import forest, slices
+from workbench.reports.figure import Figure
+from workbench.reports.frontier import frontier
 from workbench.reports.run import (
     VOLUME,
     Results,

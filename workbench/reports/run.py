@@ -15,7 +15,7 @@ from workbench.evaluation.finalists import RESAMPLES, STEADY
 from workbench.evaluation.gate import Gate
 from workbench.evaluation.sentences import monthly, percent, usd
 from workbench.evaluation.summary import Section, Summary
-from workbench.records import Claim, Decision, Pair, Rule
+from workbench.records import Claim, Decision, PairedBounds, Rule
 from workbench.rendering.table import Column, Interval, Table, Value, number
 from workbench.rendering.text import verdict_label
 
@@ -279,7 +279,7 @@ def against_table(decision: Decision) -> Table | None:
     return Table(tuple(columns[i] for i in keep), shown, f"{decision.arm} against each other arm, in {rule.metric}")
 
 
-def _pair_words(pair: Pair, back: Pair | None) -> str:
+def _pair_words(pair: PairedBounds, back: PairedBounds | None) -> str:
     if pair.status == "identical":
         return "the same"
     if pair.better:

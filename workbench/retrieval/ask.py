@@ -18,7 +18,7 @@ from workbench.records import Document, Hit, Query, Rule, parameters_of
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Column, Table, Value
 from workbench.retrieval.fitting import FittedArm
-from workbench.retrieval.metrics import RUN_SCHEMA, Qrels, judge, measure, measure_all, ndcg_bounds, rank
+from workbench.retrieval.metrics import RUN_SCHEMA, Qrels, measure, measure_all, ndcg_bounds, rank, with_grades
 from workbench.retrieval.searcher import Searcher
 from workbench.retrieval.strategies import Arm
 from workbench.retrieval.systems import SystemArm
@@ -139,7 +139,7 @@ class Scored:
         """Bounds of nDCG@10 of each arm under 0.9 judged@10, where the judgements were pooled."""
         out = {}
         for arm, answers in self.answers.items() if self.split.pooled else ():
-            judged = judge(answers.run, self.split.qrels)
+            judged = with_grades(answers.run, self.split.qrels)
             found = judged.found[:, :10].sum()
             if found and judged.judged[:, :10].sum() / found < WELL_JUDGED:
                 low, high = ndcg_bounds(judged, 10)
@@ -207,7 +207,7 @@ def spread_over_rebuilds(
     for _ in range(rebuilds):
         searcher.rebuild_index(arm)
         again = ask(arm.name, lambda query: searcher.search(arm, query, depth), part.queries)
-        means.append(float(measure(judge(again.run, part.qrels, depth=depth), metric).mean()))
+        means.append(float(measure(with_grades(again.run, part.qrels, depth=depth), metric).mean()))
     return min(means), max(means)
 
 
@@ -215,7 +215,7 @@ def optimistic(test: Scored, rule: Rule) -> pl.DataFrame:
     """Scores that count against other arms: one that is not judged well enough counts as good as it may be."""
     scores = test.scores
     for arm in test.bounds() if rule.metric == "ndcg@10" else ():
-        judged = judge(test.answers[arm].run, test.split.qrels)
+        judged = with_grades(test.answers[arm].run, test.split.qrels)
         best = pl.DataFrame({"item_id": judged.query_ids, "best": ndcg_bounds(judged, 10)[1]})
         mine = (pl.col("arm") == arm) & (pl.col("metric") == rule.metric)
         joined = scores.join(best, on="item_id", how="left", maintain_order="left")

@@ -58,7 +58,7 @@ class JudgedRun:
     ideal: np.ndarray
 
 
-def judge(run: pl.DataFrame, qrels: Qrels, *, depth: int = 100) -> JudgedRun:
+def with_grades(run: pl.DataFrame, qrels: Qrels, *, depth: int = 100) -> JudgedRun:
     """Lay a run beside the judgements; queries without a judgement are left out, as every evaluator does."""
     query_ids = tuple(qrels)
     grades = [(q, d, g) for q, judgements in qrels.items() for d, g in judgements.items()]
@@ -91,7 +91,7 @@ def measure(run: JudgedRun, metric: str) -> np.ndarray:
     Parameters
     ----------
     run : JudgedRun
-        What `judge` returns, at least as deep as the metric's cutoff.
+        What `with_grades` returns, at least as deep as the metric's cutoff.
     metric : str
         ``ndcg@k`` (linear gain, log2 discount: Järvelin and Kekäläinen 2002), ``recall@k``, ``precision@k``,
         ``mrr@k``, ``map@k`` (all: grade > 0 is relevant), ``judged@k`` (share of the found that is judged).
@@ -162,5 +162,5 @@ def parse_metric(metric: str) -> tuple[str, int]:
 def measure_all(run: pl.DataFrame, qrels: Qrels, metrics: Sequence[str]) -> dict[str, np.ndarray]:
     """Every metric of one run, values in the order of ``qrels``."""
     depth = max(parse_metric(m)[1] for m in metrics)
-    judged = judge(run, qrels, depth=depth)
+    judged = with_grades(run, qrels, depth=depth)
     return {m: measure(judged, m) for m in metrics}

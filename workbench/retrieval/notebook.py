@@ -32,8 +32,9 @@ from workbench.inference.prices import project_prices
 from workbench.records import Decision, content_hash
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Table
+from workbench.reports.charts import forest, slices
 from workbench.reports.figure import Figure
-from workbench.reports.figures import forest, frontier, slices
+from workbench.reports.frontier import frontier
 from workbench.retrieval.arms import FITTED, make_arms
 from workbench.retrieval.ask import (
     WELL_JUDGED,

@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from workbench.config import Settings
 from workbench.errors import ConfigError
+from workbench.reports.charts import lines
 from workbench.reports.figure import Figure
-from workbench.reports.figures import lines
 from workbench.retrieval.indexing import Exact, HnswSq, IvfPq, VectorIndex
 from workbench.retrieval.store import ChunkRow, Store
 

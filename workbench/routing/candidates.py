@@ -38,7 +38,7 @@ class RoutedArm:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Routed:
+class ScoredRoutes:
     """What the arms chose for the prompts of one split, with scores and facts."""
 
     split: str
@@ -54,7 +54,7 @@ class Routed:
     def __repr__(self) -> str:
         return self.table().to_text()
 
-    def only(self, names: Collection[str]) -> "Routed":
+    def only(self, names: Collection[str]) -> "ScoredRoutes":
         """The arms of these names alone."""
         return replace(
             self,
@@ -135,7 +135,7 @@ def choose_value(router: Router, predicted: np.ndarray, dev: Outcomes, target: f
     return max(found, key=lambda f: (f[0], -f[1]))[2]
 
 
-def route_all(arms: Sequence[RoutedArm], part: Outcomes, split: str) -> Routed:
+def route_all(arms: Sequence[RoutedArm], part: Outcomes, split: str) -> ScoredRoutes:
     """Choices of every arm for the prompts of one split, and what they led to."""
     picked, frames, facts = {}, [], []
     for arm in arms:
@@ -145,7 +145,7 @@ def route_all(arms: Sequence[RoutedArm], part: Outcomes, split: str) -> Routed:
         picked[arm.name] = chosen
         frames.append(frame)
         facts.append(fact)
-    return Routed(split, part, tuple(arms), picked, pl.concat(frames), tuple(facts))
+    return ScoredRoutes(split, part, tuple(arms), picked, pl.concat(frames), tuple(facts))
 
 
 def _score(arm: RoutedArm, picked: np.ndarray, part: Outcomes) -> tuple[pl.DataFrame, ArmFacts]:

@@ -21,11 +21,11 @@ from workbench.inference.prices import project_prices
 from workbench.inference.recordings import FOLDER
 from workbench.records import Decision
 from workbench.rendering.table import Table
+from workbench.reports.charts import forest, slices
 from workbench.reports.figure import Figure
-from workbench.reports.figures import forest, slices
 from workbench.retrieval.ingest import VectorCache
 from workbench.retrieval.tables import power_table
-from workbench.routing.candidates import Routed, RoutedArm, model_arms, policy_arms, route_all
+from workbench.routing.candidates import RoutedArm, ScoredRoutes, model_arms, policy_arms, route_all
 from workbench.routing.policies import Policy, Router, load_router, make_policy
 from workbench.routing.recorded import recorded_outcomes
 from workbench.routing.route import model_inputs
@@ -179,11 +179,11 @@ class RoutingBench:
     def _best(self, found: Study) -> list[str]:
         return sorted(found.names, key=lambda n: -found.areas[n].value)[:CURVES_SHOWN]
 
-    def score(self, arms: Sequence[RoutedArm], split: str) -> Routed:
+    def score(self, arms: Sequence[RoutedArm], split: str) -> ScoredRoutes:
         """Route every prompt of one split, and look up what came of it."""
         return route_all(arms, self.outcomes.part(split), split)
 
-    def candidates(self, dev: Routed, found: Study) -> Routed:
+    def candidates(self, dev: ScoredRoutes, found: Study) -> ScoredRoutes:
         """What may go to the test: models, and policies that beat the hull on dev and save enough for their upkeep.
 
         The accepted arms, the anchor, and one that you name as reference are always among them.
@@ -203,10 +203,10 @@ class RoutingBench:
         kept |= {self.experiment.anchor.arm} if self.experiment.anchor else set()
         return dev.only(kept | set(accepted.arms if accepted else ()))
 
-    def _quality(self, dev: Routed, model: str) -> float:
+    def _quality(self, dev: ScoredRoutes, model: str) -> float:
         return float(dev.outcomes.quality[:, dev.outcomes.models.index(model)].mean())
 
-    def finalists(self, candidates: Routed) -> Finalists:
+    def finalists(self, candidates: ScoredRoutes) -> Finalists:
         """Pick on dev alone: what is always tested, and the arms that dev cannot rule out."""
         return self.experiment.finalists(
             candidates.scores,
@@ -216,14 +216,14 @@ class RoutingBench:
             seed=self.parameters.seed,
         )
 
-    def test(self, dev: Routed, finalists: Finalists) -> Routed:
+    def test(self, dev: ScoredRoutes, finalists: Finalists) -> ScoredRoutes:
         """Judge the finalists on the test prompts, with the routers as they were fitted on dev."""
         by_name = {a.name: a for a in dev.arms}
         if gone := [n for n in finalists.names if n not in by_name]:
             raise ConfigError(f"the accepted arms {', '.join(gone)} are not among this run's arms")
         return self.score([by_name[n] for n in finalists.names], "test")
 
-    def decide(self, test: Routed, finalists: Finalists) -> Decision:
+    def decide(self, test: ScoredRoutes, finalists: Finalists) -> Decision:
         """Judge once on test, by the rule that was fixed on dev."""
         return self.experiment.decide(test.scores, test.facts, finalists, seed=self.parameters.seed)
 
@@ -231,15 +231,15 @@ class RoutingBench:
         """Paired differences from the best other arm for the money, with the margin."""
         return forest(decision.claims, decision.rule)
 
-    def slices(self, test: Routed) -> Figure:
+    def slices(self, test: ScoredRoutes) -> Figure:
         """Finalists by feature and tenant."""
         return slices(slice_rows(test.scores, [f.name for f in test.facts]), "correctness")
 
-    def regressions(self, decision: Decision, test: Routed) -> Table | None:
+    def regressions(self, decision: Decision, test: ScoredRoutes) -> Table | None:
         """Prompts on which the decided arm loses most against what is in use, or the best other; None without one."""
         return regression_table(decision, test)
 
-    def save(self, decision: Decision, dev: Routed, test: Routed, tables: Mapping[str, Table]) -> Summary:
+    def save(self, decision: Decision, dev: ScoredRoutes, test: ScoredRoutes, tables: Mapping[str, Table]) -> Summary:
         """Write what the report and the gate need, with the tables shown by title, and the routers that were tested."""
         summary = summarise(self.experiment, decision, dev, test, tables)
         scores = pl.concat([s.scores.with_columns(split=pl.lit(s.split)) for s in (dev, test)])
@@ -248,7 +248,7 @@ class RoutingBench:
         (self.experiment.folder / "artefact.json").write_text(json.dumps(routers), encoding="utf-8")
         return summary
 
-    def gate(self, decision: Decision, test: Routed) -> None:
+    def gate(self, decision: Decision, test: ScoredRoutes) -> None:
         """Say whether the accepted decision still holds; raises after everything is on disk."""
         invariants = {"routers that are not the accepted ones": self._changed_routers(test)}
         items = self.outcomes.part("test").prompt_ids
@@ -256,7 +256,7 @@ class RoutingBench:
         print(f"gate: {gate.status} - {gate.sentence}")  # noqa: T201  the last line of the notebook
         gate.enforce()
 
-    def _changed_routers(self, test: Routed) -> int:
+    def _changed_routers(self, test: ScoredRoutes) -> int:
         """Routers whose hash is not the one that the accepted decision names; only where it is checked again."""
         accepted = self.experiment.accepted
         if accepted is None or not self.experiment.rechecks:

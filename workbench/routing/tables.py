@@ -26,9 +26,9 @@ from workbench.evaluation.summary import (
 )
 from workbench.records import Decision, Query
 from workbench.rendering.table import Column, Interval, Table, Value
+from workbench.reports.charts import lines
 from workbench.reports.figure import Figure
-from workbench.reports.figures import lines
-from workbench.routing.candidates import Routed, RoutedArm
+from workbench.routing.candidates import RoutedArm, ScoredRoutes
 from workbench.routing.curves import (
     Curve,
     Estimate,
@@ -47,7 +47,7 @@ _RIGHT = 0.5  # graded answers from here on are shown as right
 
 
 def summarise(
-    experiment: Experiment, decision: Decision, dev: Routed, test: Routed, tables: Mapping[str, Table]
+    experiment: Experiment, decision: Decision, dev: ScoredRoutes, test: ScoredRoutes, tables: Mapping[str, Table]
 ) -> Summary:
     """Everything the report shows beside the decision."""
     names = [f.name for f in test.facts]
@@ -77,7 +77,7 @@ def summarise(
     )
 
 
-def regression_table(decision: Decision, test: Routed) -> Table | None:
+def regression_table(decision: Decision, test: ScoredRoutes) -> Table | None:
     """Prompts on which the decided arm loses most against what is in use, or the best other; None without one."""
     pair = compared(decision, list(test.picked))
     if pair is None:
@@ -88,7 +88,7 @@ def regression_table(decision: Decision, test: Routed) -> Table | None:
     return Table.of(names, rows, losses_title(pair, any_found=bool(rows)))
 
 
-def cases_of(test: Routed) -> dict[str, ItemCase]:
+def cases_of(test: ScoredRoutes) -> dict[str, ItemCase]:
     """One case a prompt: the models that are right, and whom each arm asked."""
     part = test.outcomes
     asked = [Query(i, text) for i, text in zip(part.prompt_ids, part.requests.prompts, strict=True)]
@@ -103,13 +103,13 @@ def cases_of(test: Routed) -> dict[str, ItemCase]:
     return item_cases(test.scores, asked, expected=right, returned=returned)
 
 
-def _dev_note(test: Routed) -> str:
+def _dev_note(test: ScoredRoutes) -> str:
     """What the scores on dev are, and which policies are not among them."""
     told = "On the prompts they were tuned on; policies by routers that had not seen them."
     return " ".join([told, *(f"{note}." for note in test.outcomes.notes if _LEFT_OUT in note)])
 
 
-def _warnings(experiment: Experiment, test: Routed) -> tuple[str, ...]:
+def _warnings(experiment: Experiment, test: ScoredRoutes) -> tuple[str, ...]:
     asked = not is_default(experiment.parameters, "policies")
     out = [*experiment.evalset.notes, *(note for note in test.outcomes.notes if asked or _LEFT_OUT not in note)]
     out += [

@@ -13,12 +13,12 @@ from workbench.config import Clock, Settings, load_profile
 from workbench.errors import ConfigError, unknown_name
 from workbench.runner.kernels import Event, EventKind, Listener
 from workbench.runner.parameters import prepare
-from workbench.runner.runs import RunRecord, close_run, judge, open_run
-from workbench.runner.watchdog import Leash
+from workbench.runner.runs import RunRecord, close_run, how_it_ended, open_run
+from workbench.runner.watchdog import Watchdog
 from workbench.telemetry.redaction import redact
 
 if TYPE_CHECKING:
-    from workbench.runner.kernels import Outcome
+    from workbench.runner.kernels import Execution
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def run_all(
     """
     plans = [_plan(job, settings) for job in jobs]
     context = _Context(settings, clock, on_event or _ignore, cell_timeout_s, hard_timeout_s)
-    leashes = [Leash() for _ in plans]
+    leashes = [Watchdog() for _ in plans]
     with ThreadPoolExecutor(max_workers=workers) as pool:
         try:
             futures = [
@@ -115,7 +115,7 @@ def _plan(job: Job, settings: Settings) -> tuple[Job, Path]:
     return replace(job, parameters=prepare(source, given)), source
 
 
-def _run(job: Job, source: Path, leash: Leash, context: _Context) -> RunRecord:
+def _run(job: Job, source: Path, leash: Watchdog, context: _Context) -> RunRecord:
     from workbench.runner.kernels import Watch, execute
 
     record = open_run(
@@ -147,8 +147,8 @@ def _run(job: Job, source: Path, leash: Leash, context: _Context) -> RunRecord:
     return record
 
 
-def _close(record: RunRecord, outcome: "Outcome", leash: Leash, context: _Context) -> RunRecord:
-    ending = judge(outcome, record.run_dir, leash.ended_by, context.cell_timeout_s, context.hard_timeout_s)
+def _close(record: RunRecord, outcome: "Execution", leash: Watchdog, context: _Context) -> RunRecord:
+    ending = how_it_ended(outcome, record.run_dir, leash.ended_by, context.cell_timeout_s, context.hard_timeout_s)
     record = close_run(
         record, context.clock, **asdict(ending), cells=outcome.cells, fingerprint=_fingerprint(record.run_dir)
     )

@@ -16,7 +16,10 @@ from workbench.runner.watchdog import EndedBy
 from workbench.telemetry.redaction import redact, redact_all
 
 if TYPE_CHECKING:
-    from workbench.runner.kernels import Outcome
+    from workbench.runner.kernels import Execution
+
+if TYPE_CHECKING:
+    pass
 
 
 RunStatus = Literal["running", "done", "failed", "interrupted", "corrupt"]
@@ -207,7 +210,9 @@ class Ending:
     gate: str | None
 
 
-def judge(outcome: "Outcome", run_dir: Path, ended_by: EndedBy, cell_timeout_s: float, hard_timeout_s: float) -> Ending:
+def how_it_ended(
+    outcome: "Execution", run_dir: Path, ended_by: EndedBy, cell_timeout_s: float, hard_timeout_s: float
+) -> Ending:
     """Judge a run by papermill's return, its exception flag, every cell and the result file: all must agree.
 
     A last cell that raises ``GateFailed`` after it wrote ``gate.json`` ends the run properly: the gate's word
@@ -228,7 +233,7 @@ def judge(outcome: "Outcome", run_dir: Path, ended_by: EndedBy, cell_timeout_s: 
     return Ending("failed", reason, redact(sentence), gate)
 
 
-def _fault(outcome: "Outcome", cell_timeout_s: float) -> tuple[str, str] | None:
+def _fault(outcome: "Execution", cell_timeout_s: float) -> tuple[str, str] | None:
     """Reason and sentence for a run that nobody stopped; None if all cells ran without one."""
     kind, where = type(outcome.error).__name__, _where(outcome.cells)
     failed = next((cell for cell in outcome.cells if cell.status == "failed"), None)
@@ -248,12 +253,12 @@ def _fault(outcome: "Outcome", cell_timeout_s: float) -> tuple[str, str] | None:
     return None
 
 
-def _is_gate_failure(outcome: "Outcome") -> bool:
+def _is_gate_failure(outcome: "Execution") -> bool:
     *before, last = [cell.status for cell in outcome.cells] or ["pending"]
     return last == "failed" and set(before) <= {"completed"} and _raised(outcome)[0] == "GateFailed"
 
 
-def _raised(outcome: "Outcome") -> tuple[str, str]:
+def _raised(outcome: "Execution") -> tuple[str, str]:
     """Name and text of the exception in the cell that failed."""
     return getattr(outcome.error, "ename", ""), getattr(outcome.error, "evalue", "")
 

@@ -8,7 +8,7 @@ from typing import Literal
 EndedBy = Literal["", "hard_timeout", "interrupted"]
 
 
-class Leash:
+class Watchdog:
     """Holds the process group of one run's kernel, so that another thread can end it at any moment."""
 
     def __init__(self) -> None:
