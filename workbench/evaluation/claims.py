@@ -6,7 +6,7 @@ was accepted first, is always among those that an arm is compared with, so that 
 be acceptable, cannot add up (retention of effect: D'Agostino, Massaro and Sullivan 2003).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ import polars as pl
 from scipy import stats
 
 from workbench.evaluation.comparison import (
+    DRAWS,
     MIN_CLUSTERS,
     Pairwise,
     bootstrap_t,
@@ -23,7 +24,7 @@ from workbench.evaluation.comparison import (
     pairwise,
     spent,
 )
-from workbench.evaluation.power import clusters_needed
+from workbench.evaluation.power import TARGET, clusters_needed, each_of
 from workbench.records import Claim, GateStatus, Pair, Rule
 
 # Measured latency is noisy, so that an arm breaks its limit only when it is beyond it by this share.
@@ -141,10 +142,10 @@ def make_claims(
     return claims_of(values, ordered, rule, pairwise_of(values, rule, seed=seed), seed=seed)
 
 
-def pairwise_of(values: Values, rule: Rule, *, seed: int = 0) -> Pairwise:
+def pairwise_of(values: Values, rule: Rule, *, seed: int = 0, draws: int = DRAWS) -> Pairwise:
     """Every arm against every other, at the confidence that is left for this use of the split."""
     confidence = spent(rule.confidence, rule.use)
-    return pairwise(values.worst, values.best, values.clusters, confidence=confidence, seed=seed)
+    return pairwise(values.worst, values.best, values.clusters, confidence=confidence, seed=seed, draws=draws)
 
 
 def claims_of(
@@ -181,7 +182,8 @@ def claims_of(
             best=nearest.other if nearest else "",
             pairs=mine,
         )
-        out.append(claim if resampled else _with_need(claim, rule, pairs, i, at))
+        se = {name: float(pairs.se[i, j]) for name, j in at.items()}
+        out.append(claim if resampled else _with_need(claim, rule, rivals, se))
     return tuple(out)
 
 
@@ -218,19 +220,20 @@ def is_open(c: Claim, rule: Rule) -> bool:
     return c.status == "inconclusive"
 
 
-def _with_need(c: Claim, rule: Rule, pairs: Pairwise, i: int, at: dict[str, int]) -> Claim:
+def _with_need(c: Claim, rule: Rule, rivals: Sequence[Pair], se: Mapping[str, float]) -> Claim:
     """Claim with the further items for 80 % power, or with the reason why no number of them helps."""
     if not is_open(c, rule) or c.n_clusters < 2:
         return c
-    spreads, confidence = [], spent(rule.confidence, rule.use)
-    if c.status == "inconclusive":
-        of_pairs = [p for p in c.pairs if p.status == "inconclusive" and p.low <= -rule.margin < p.difference]
-        each = 1 - (1 - confidence) / max(len(at) - 1, 1)
-        spreads += [(pairs.se[i, at[p.other]], rule.margin + min(p.difference, 0.0), each) for p in of_pairs]
-    if rule.floor is not None and c.estimate_low < rule.floor:
-        own = (c.estimate_high - c.estimate_low) / 2 / stats.norm.ppf(0.975)
-        spreads.append((own, abs(c.estimate - rule.floor), 0.975))
-    ranges = [_range(se, distance, c.n_clusters, at_level) for se, distance, at_level in spreads if se > 0 < distance]
+    ranges = []
+    still = [p for p in rivals if p.status == "inconclusive" and p.difference > -rule.margin and se[p.other] > 0]
+    # At once for all arms against one, and all that are open have to hold.
+    at_level = each_of(spent(rule.confidence, rule.use), max(len(c.pairs), 1))
+    for p in still:
+        share, distance = p.n_clusters_differ / c.n_clusters, rule.margin + min(p.difference, 0.0)
+        ranges.append(_range(se[p.other], distance, c.n_clusters, at_level, each_of(TARGET, len(still)), share))
+    if rule.floor is not None and c.estimate_low < rule.floor and c.estimate != rule.floor:
+        own = float((c.estimate_high - c.estimate_low) / 2 / stats.norm.ppf(0.975))
+        ranges.append(_range(own, abs(c.estimate - rule.floor), c.n_clusters, 0.975, TARGET, 1.0))
     if not ranges:
         return replace(c, note="the differences have no spread to plan with")
     more = [max(ends) - c.n_clusters for ends in zip(*ranges, strict=True)]
@@ -238,11 +241,12 @@ def _with_need(c: Claim, rule: Rule, pairs: Pairwise, i: int, at: dict[str, int]
     return replace(c, items_needed=(few, many))
 
 
-def _range(se: float, distance: float, m: int, confidence: float) -> tuple[int, int]:
-    """Clusters for 80 % power at both ends of the interval of the spread, which m clusters have shown."""
+def _range(se: float, distance: float, m: int, confidence: float, power: float, differing: float) -> tuple[int, int]:
+    """Clusters that are needed at both ends of the interval of the spread, which m clusters have shown."""
     sd = se * np.sqrt(m)
     ends = [sd * np.sqrt((m - 1) / stats.chi2.ppf(end, m - 1)) for end in SPREAD_ENDS]
-    few, many = (clusters_needed(float(one), distance, confidence=confidence) for one in ends)
+    how = {"confidence": confidence, "power": power, "differing": differing}
+    few, many = (clusters_needed(float(one), distance, **how) for one in ends)
     return few, many
 
 

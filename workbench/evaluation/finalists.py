@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 
 from workbench.evaluation.claims import ArmFacts, Values, affordable, claims_of, fast_enough, pairwise_of
-from workbench.evaluation.comparison import Pairwise, pairwise
+from workbench.evaluation.comparison import Pairwise, pairwise, spent
 from workbench.evaluation.decision import decide
-from workbench.evaluation.power import TARGET, chance_of_holding
+from workbench.evaluation.power import TARGET, all_of, chance_of_holding, each_of
 from workbench.records import Rule
 
 # However little the test can carry, so many of dev's arms are tested; and never more than so many.
@@ -24,8 +24,9 @@ STEADY = 0.8
 class Screen:
     """What dev says: the arms that go on, simplest first, and the chance that the test shows equals to be near.
 
-    ``power`` is for arms that are truly equal, with all of ``names`` tested at once; None where dev has no spread to
-    tell. ``left_behind`` are arms that dev cannot rule out, but that the test could not carry.
+    ``power`` is for arms that are truly equal: the chance that one of them is shown to be near all others of ``names``,
+    on a split that nobody has used; None where dev has no spread to tell. ``left_behind`` are arms that dev cannot rule
+    out, but that the test could not carry.
     """
 
     names: tuple[str, ...]
@@ -124,8 +125,8 @@ def _carried(n_fixed: int, n_rest: int, sd: float, rule: Rule, test_clusters: in
 def _power(n_arms: int, sd: float, rule: Rule, test_clusters: int) -> float | None:
     if sd <= 0 or n_arms < 2:
         return None
-    each = 1 - (1 - rule.confidence) / (n_arms - 1)
-    return chance_of_holding(sd, rule.margin, test_clusters, confidence=each)
+    at_level = each_of(spent(rule.confidence, rule.use), n_arms - 1)
+    return all_of(chance_of_holding(sd, rule.margin, test_clusters, confidence=at_level), n_arms - 1)
 
 
 def chosen_shares(

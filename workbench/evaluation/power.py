@@ -1,11 +1,12 @@
 """How many questions a claim needs: said before the arms run, and again with every "cannot tell"."""
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
 
-from workbench.evaluation.comparison import MIN_CLUSTERS, sharper
+from workbench.evaluation.comparison import MIN_CLUSTERS, MIN_DIFFERING, sharper
 
 TARGET = 0.8
 
@@ -32,7 +33,15 @@ class Power:
     detectable: float
 
 
-def clusters_needed(sd: float, margin: float, *, confidence: float = 0.95, effect: float = 0.0) -> int:
+def clusters_needed(
+    sd: float,
+    margin: float,
+    *,
+    confidence: float = 0.95,
+    effect: float = 0.0,
+    power: float = TARGET,
+    differing: float = 1.0,
+) -> int:
     """Clusters for which "not worse than -margin" is shown with 80 % power when the truth is ``effect``.
 
     Parameters
@@ -42,6 +51,10 @@ def clusters_needed(sd: float, margin: float, *, confidence: float = 0.95, effec
         of the clusters, so that it holds unequal cluster sizes and within-cluster correlation.
     margin, effect : float
         In units of the metric; ``effect + margin`` must be greater than 0.
+    power : float
+        Chance that it is shown.
+    differing : float
+        Share of the clusters in which the two arms differ; a claim needs 10 such.
 
     Returns
     -------
@@ -56,12 +69,44 @@ def clusters_needed(sd: float, margin: float, *, confidence: float = 0.95, effec
     if effect + margin <= 0:
         raise ValueError(f"no number of clusters shows a loss of less than {margin} when the truth is {effect}")
     shift, m = effect + margin, MIN_CLUSTERS
-    while chance_of_holding(sd, shift, m, confidence=confidence) < TARGET:
+    while (
+        stats.binom.sf(MIN_DIFFERING - 1, m, differing) < power
+        or chance_of_holding(sd, shift, m, confidence=confidence, differing=differing) < power
+    ):
         m += max(1, m // 200)
     return m
 
 
-def chance_of_holding(sd: float, shift: float, n_clusters: int, *, confidence: float = 0.95) -> float:
+def all_of(each: float, n: int) -> float:
+    """Chance that n comparisons with one arm all come true, if each does with chance ``each``.
+
+    Differences from one arm share it, so that their correlation is one half if all arms vary alike (Dunnett 1955).
+
+    >>> round(all_of(0.8, 1), 2), round(all_of(0.8, 3), 2), round(all_of(0.8, 7), 2)
+    (0.8, 0.61, 0.45)
+    """
+    if n < 2:
+        return each
+    nodes, weights = np.polynomial.hermite_e.hermegauss(64)
+    return float(weights @ stats.norm.cdf(np.sqrt(2) * stats.norm.ppf(each) + nodes) ** n / weights.sum())
+
+
+@cache
+def each_of(joint: float, n: int) -> float:
+    """Chance of each of n comparisons with one arm at which they all come true with chance ``joint``.
+
+    >>> round(each_of(0.95, 1), 3), round(each_of(0.95, 3), 3)
+    (0.95, 0.98)
+    """
+    if n < 2:
+        return joint
+    found = optimize.brentq(lambda z: all_of(float(stats.norm.cdf(z)), n) - joint, -8, 8)
+    return float(stats.norm.cdf(found))
+
+
+def chance_of_holding(
+    sd: float, shift: float, n_clusters: int, *, confidence: float = 0.95, differing: float = 1.0
+) -> float:
     """Power of the one-sided t test with ``n_clusters`` clusters for a true distance ``shift`` from the margin.
 
     At the confidence that the bounds aim at, see `workbench.evaluation.comparison.sharper`. Where losses are rare and
@@ -69,7 +114,8 @@ def chance_of_holding(sd: float, shift: float, n_clusters: int, *, confidence: f
     """
     if n_clusters < 2:
         return 0.0
-    df = n_clusters - 1
+    # Clusters in which the two arms do not differ tell nothing of the spread.
+    df = max(n_clusters * differing - 1, 1)
     if sd <= 0:
         return float(shift > 0)
     critical = stats.t.ppf(sharper(confidence, n_clusters), df)
