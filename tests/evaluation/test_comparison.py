@@ -161,3 +161,11 @@ def test_a_later_use_is_judged_more_strictly_than_the_largest_resample():
     rows = np.random.default_rng(11).random((2, 120))
     found = [pairwise(rows, rows, np.arange(120) // 2, confidence=spent(0.95, use)).critical[0] for use in (9, 12, 20)]
     assert found[0] + 0.1 < found[1] < found[2] - 0.1
+
+
+def test_all_uses_of_a_split_together_spend_alpha_and_no_more():
+    shares = [(1 - spent(0.95, use)) / 0.05 for use in range(1, 1001)]
+    assert shares == sorted(shares, reverse=True)
+    assert sum(shares) <= 1 + 1e-5
+    assert shares[0] > 0.5
+    assert spent(0.95, 1000) < 1.0
