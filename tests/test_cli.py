@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.notebooks.zoo import add_notebook, make_settings
-from tests.runner.test_decisions import DECISION
+from tests.runner.test_decisions import DECISION, finished
 from workbench.config import Settings
 
 DECIDES = """from workbench.records import Decision, Fingerprint, Rule
@@ -52,10 +52,28 @@ def test_run_prints_sentence_gate_and_report_and_is_listed(project: Settings) ->
     assert report.startswith("report: ")
     assert "retrieval  cell 2/5" in done.stderr
     (listed,) = workbench(project, "runs").stdout.splitlines()
-    assert listed.split()[1:] == ["done", "ci", "gate:", "holds"]
+    assert listed.split()[1:] == ["done", "ci", str(mine), "Use:", "text", "gate:", "holds"]
+    assert workbench(project, "runs", "--evalset", "../mine").stdout.splitlines() == [listed]
+    assert "no runs on docs_qa" in workbench(project, "runs", "--evalset", "docs_qa").stdout
     newest = workbench(project, "summary").stdout
     assert "margin 0.5" in newest
     assert workbench(project, "summary", listed.split()[0]).stdout == newest
+
+
+def test_accept_names_the_evalset_and_the_anchor_and_refuses_what_cannot_tell(project: Settings) -> None:
+    finished(project, replace(DECISION, settings={"evalset": "docs_qa"}), parameters={"evalset": "docs_qa"})
+    done = workbench(project, "accept", "retrieval", "--reason", "first")
+    assert done.returncode == 0, done.stderr
+    assert "accepted for the evalset docs_qa: " in done.stdout
+    assert "it is the anchor" in done.stdout
+    unclear = replace(DECISION, settings={"evalset": "docs_qa"}, verdict="inconclusive")
+    finished(project, unclear, parameters={"evalset": "docs_qa"})
+    assert "--even-if inconclusive" in workbench(project, "accept", "retrieval", "--reason", "x").stderr
+    taken = workbench(
+        project, "accept", "retrieval", "--reason", "x", "--even-if", "inconclusive", "--evalset", "docs_qa"
+    )
+    assert taken.returncode == 0, taken.stderr
+    assert "it is the anchor" not in taken.stdout
 
 
 def test_evalset_can_be_a_folder_named_from_where_one_stands(project: Settings) -> None:

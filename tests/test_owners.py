@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 OWNERS = {
     "datasets": {"importing/hub.py"},
     "lancedb": {"retrieval/store.py", "retrieval/tenant.py", "retrieval/indexing.py", "retrieval/filters.py"},
-    "litellm": {"inference/provider_errors.py", "inference/providers.py"},
+    "litellm": {"inference/connections.py", "inference/provider_errors.py", "inference/providers.py"},
     "matplotlib": {"reports/figure.py", "reports/scales.py"},
     "pandas": {"rendering/table.py"},
     "papermill": {"runner/kernels.py"},

@@ -7,6 +7,7 @@ WorkbenchError
 ├── RateLimited        a call whose turn would come after its deadline
 ├── SettlementFailed   an attempt that was made and could not be written down
 ├── EvalsetError       files of an evalset that cannot be used; carries every defect found
+├── SplitError         items of test, or of no split, where dev alone may fit, tune or choose
 ├── TenantError        a tenant that is missing, malformed or not the handle's own
 ├── StoreError         a table, index or filter that is not what was asked for
 ├── WeightsError       model files that are absent or not the pinned ones
@@ -16,6 +17,7 @@ WorkbenchError
 │   ├── AttemptTimeout  no whole answer in the time that the attempt had
 │   ├── ConnectionLost  the answer broke off
 │   ├── MalformedAnswer an answer came that is none
+│   ├── AnswerMismatch  an answer came that is another request's
 │   ├── Rejected        the request itself is refused
 │   ├── ContentRefused  the provider's content policy refuses prompt or answer
 │   ├── ContextTooLong  prompt and answer do not fit the model
@@ -128,6 +130,14 @@ class EvalsetError(WorkbenchError):
         super().__init__(message + shown + (f"\n  ... and {more} more" if more > 0 else ""))
 
 
+class SplitError(WorkbenchError):
+    """Items that are not of dev came where dev alone may fit, tune or choose; ``items`` names them, sorted."""
+
+    def __init__(self, message: str, items: Sequence[str] = ()) -> None:
+        self.items = tuple(items)
+        super().__init__(message)
+
+
 class TenantError(WorkbenchError):
     """A tenant is missing, malformed, or not the one that the handle is bound to."""
 
@@ -210,6 +220,12 @@ class MalformedAnswer(ProviderError):
     retryable = True
 
 
+class AnswerMismatch(ProviderError):
+    """What came answers another request, whose id it echoes or has; it is shown to nobody, and asked again."""
+
+    retryable = True
+
+
 class Rejected(ProviderError):
     """The request itself is refused (400, 401, 403, 404, 422 ...); the same one would be refused again."""
 
@@ -252,7 +268,11 @@ class CallFailed(ProviderError):
 
 
 class RecordingMiss(WorkbenchError):
-    """No recorded answer fits a request that must not go to a model."""
+    """No recorded answer fits a request of ``item_id`` that must not go to a model; ``command`` records one."""
+
+    def __init__(self, message: str, *, item_id: str = "", command: str = "") -> None:
+        self.item_id, self.command = item_id, command
+        super().__init__(message)
 
 
 class TraceError(WorkbenchError):

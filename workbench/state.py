@@ -35,8 +35,8 @@ def open_engine(url: str) -> sa.Engine:
     def _set_up(dbapi: Any, _record: Any) -> None:
         dbapi.isolation_level = None  # the driver must not open transactions by itself
         _to_wal(dbapi)
-        for pragma in ("synchronous=NORMAL", "foreign_keys=ON"):
-            dbapi.execute(f"PRAGMA {pragma}")
+        for pragma in ("PRAGMA synchronous=NORMAL", "PRAGMA foreign_keys=ON"):
+            dbapi.execute(pragma)
 
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:

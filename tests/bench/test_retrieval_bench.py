@@ -70,7 +70,7 @@ def test_the_cheapest_arm_that_holds_is_chosen_and_everything_is_on_disk(first):
     assert (decision.n_items, decision.n_clusters, decision.test_uses) == (54, 36, 1)
     folder = bench.experiment.folder
     assert Decision.load(folder / "decision.json") == decision
-    assert Gate.load(folder / "gate.json").status == "stale", "nothing was accepted yet"
+    assert Gate.load(folder / "gate.json").status == "new", "nothing was accepted yet"
     summary = Summary.load(folder / "summary.json")
     assert {p.arm for p in summary.frontier} == {a.name for a in dev.arms}
     assert {(s.slice, s.value) for s in summary.slices} >= {("tenant_id", "acme"), ("style", "s1")}
@@ -140,12 +140,35 @@ def test_hits_of_another_tenant_are_counted_and_break_the_gate(root):
     bench = open_bench(root, systems=["leaky=leaky.run@0.00001"])
     dev = bench.score(bench.prepare(), "dev")
     finalists = bench.finalists(dev)
-    test = bench.test(dev, replace(finalists, names=(HYBRID, "leaky")))
+    test = bench.test(dev, finalists)
+    assert "leaky" in finalists.names, "an own system is always tested"
     asked_by_acme = sum(q.tenant_id == "acme" for s in (dev, test) for q in s.split.queries)
     assert bench.leaks(dev, test) == asked_by_acme > 0
     decision = bench.decide(test, finalists)
     with pytest.raises(GateFailed, match=f"hits of another tenant: {asked_by_acme}"):
         bench.gate(decision, dev, test)
+
+
+@pytest.mark.parametrize("names", [("''", "it's"), ("\\' OR 1=1 --", "/* */"), ('""', "acme\\")])
+def test_tenants_of_any_name_are_asked_costed_and_told_apart(first, tmp_path, names):
+    """Names that mean something to a database change nothing: neither hits nor costs nor the decision."""
+    renamed = dict(zip(("acme", "globex"), names, strict=True))
+    folder = write_evalset(tmp_path / "evalsets" / "tiny")
+    for name in ("queries", "corpus"):
+        rows = [json.loads(line) for line in _lines(folder / name, 0)]
+        for row in rows:
+            row["metadata"]["tenant_id"] = renamed[row["metadata"]["tenant_id"]]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    bench = open_bench(tmp_path)
+    dev, _, test, decision = judge(bench, bench.prepare())
+    bench.gate(decision, dev, test)
+    _, _, known, _, before = first
+    assert bench.leaks(dev, test) == 0
+    assert [(c.arm, c.estimate, c.cost_usd_per_1k) for c in decision.claims] == [
+        (c.arm, c.estimate, pytest.approx(c.cost_usd_per_1k)) for c in known.claims
+    ]
+    assert all(test.answers[arm].run.equals(before.answers[arm].run) for arm in before.answers)
+    assert {row[0] for row in bench.contents().rows} == {*names, "all"}
 
 
 def test_what_is_not_judged_gives_bounds_and_a_list_to_judge(root):
@@ -255,3 +278,25 @@ def _names():
     return {name: getattr(m, name) for m in (chunking, filters, indexing, strategies) for name in vars(m)} | {
         "Hit": Hit
     }
+
+
+def test_ten_questions_end_in_silence_and_not_in_a_fault(tmp_path):
+    """With so few that dev holds one family nothing can be fitted, and nothing is said of any arm."""
+    bench = open_bench(tmp_path, strategies=["full_text", "vector", "hybrid_weighted"], reference="")
+    dev_query = bench.experiment.evalset.split("dev").queries[0].query_id
+    qrels = tmp_path / "evalsets" / "tiny" / "qrels"
+    for split, keep in (
+        ("dev", {dev_query}),
+        ("test", {q.query_id for q in bench.experiment.evalset.split("test").queries[:9]}),
+    ):
+        head, *rows = (qrels / f"{split}.tsv").read_text(encoding="utf-8").splitlines()
+        kept = [row for row in rows if row.split("\t")[0] in keep]
+        (qrels / f"{split}.tsv").write_text("\n".join([head, *kept]) + "\n", encoding="utf-8")
+    few = open_bench(tmp_path, strategies=["full_text", "vector", "hybrid_weighted"], reference="")
+    dev, _, test, decision = judge(few, few.prepare())
+    assert decision.verdict == "inconclusive"
+    assert "too few questions" in decision.sentence
+    assert any("hybrid_weighted is left out: fitting needs at least 2" in why for why in few.left_out)
+    few.gate(decision, dev, test)
+    gate = Gate.load(few.experiment.folder / "gate.json")
+    assert (gate.status, gate.exit_code) == ("inconclusive", 2)

@@ -76,19 +76,19 @@ def quick(settings: Settings, **given: Any) -> Decision:
 def test_dominated_pair_ends_in_always_the_better_one(tmp_path):
     settings = project(tmp_path, dominated())
     decision = run_all(open_bench(settings))
-    assert (decision.verdict, decision.arm) == ("keep_reference", "better and cheap")
+    assert (decision.verdict, decision.arm) == ("chosen", "better and cheap")
     named = quick(settings, reference="worse and dear")
     assert (named.verdict, named.arm) == ("chosen", "better and cheap")
 
 
 def test_shuffled_labels_end_in_one_model(tmp_path):
-    """What makes a prompt hard is not in its text: nothing but the reference is good enough, whatever the draw."""
+    """What makes a prompt hard is not in its text: nothing but the strongest is good enough, whatever the draw."""
     verdicts = []
     for seed in range(5):
         settings = project(tmp_path / str(seed), planted(800, seed=seed, readable=False))
         verdicts.append((decision := quick(settings)).verdict)
         assert decision.arm == "large"
-    assert set(verdicts) == {"keep_reference"}
+    assert set(verdicts) == {"chosen"}
 
 
 @pytest.mark.slow

@@ -2,25 +2,32 @@
 """Whether the deciding test keeps its promises: ``python -m tests.benchmarks.simulate_gate [draws] [processes]``.
 
 Every draw makes fresh paired differences with a known truth, in clusters of two or three items that share fate,
-and asks the real `bootstrap_t` and `classify`. A line of the table is one promise: how often something happened,
-how often it may or must, the Monte-Carlo error of that, and whether it is kept within two such errors.
+and asks the real `bootstrap_t` and `classify`; or fresh scores of three arms, in clusters of up to nine items that
+share most of theirs, and asks `make_claims`, as every notebook does. A line of the table is one promise: how often
+something happened, how often it may or must, the Monte-Carlo error of that, and whether it is kept within two such
+errors.
 """
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import Pool
 
 import numpy as np
+import polars as pl
 from scipy import stats
 
+from workbench.evaluation.claims import ArmFacts, make_claims
 from workbench.evaluation.comparison import bootstrap_t, classify
 from workbench.evaluation.power import clusters_needed
+from workbench.records import Claim, Rule
 
 ALPHA = 0.05
 ICC = 0.4  # correlation of the items of one cluster
+SHARED = 0.6  # the same, for the scores of arms
+WIDTH = 0.6  # of their values, so that all lie in [0, 1]
 SIZES = (30, 60, 120)
 RESAMPLES = 1000
 DISCORDANT = 0.3  # share of 0/1 pairs that differ, where a scenario names no other
@@ -108,6 +115,43 @@ def covers(rng: np.random.Generator, *, draw: Draw, m: int, truth: float) -> boo
     return bool(bounds.low[0] <= truth <= bounds.high[0])
 
 
+def claims_of(rng: np.random.Generator, m: int, *, arms: Mapping[str, float]) -> tuple[Claim, ...]:
+    """Claims on fresh values in [0, 1] of these true means, in clusters of four to nine items that share fate."""
+    clusters = np.repeat(np.arange(m), rng.integers(4, 10, m))
+    frames = []
+    for arm, mean in arms.items():
+        shared = np.sqrt(SHARED) * rng.standard_normal(m)[clusters]
+        own = np.sqrt(1 - SHARED) * rng.standard_normal(clusters.size)
+        values = mean + WIDTH * (stats.norm.cdf(shared + own) - 0.5)
+        table = {"item_id": [f"i{i:05d}" for i in range(clusters.size)], "value": values, "cluster": clusters}
+        frames.append(pl.DataFrame(table).with_columns(arm=pl.lit(arm), repeat=pl.lit(0)))
+    rule = Rule("quality", "usd_per_1k_requests", next(iter(arms)), 0.1, 1 - ALPHA)
+    facts = [ArmFacts(arm, {}, 1.0, None, i) for i, arm in enumerate(arms)]
+    scores = pl.concat(frames).with_columns(pl.col("cluster").cast(pl.String))
+    return make_claims(scores, facts, rule, seed=int(rng.integers(2**31)))
+
+
+def claims_keep(rng: np.random.Generator, *, m: int, keep: Callable[[Claim, float, float], bool]) -> bool:
+    """Whether something is so of the claims of all arms, given each one's true mean and that of the reference."""
+    arms = {"reference": 0.6, "equal": 0.6, "worse": 0.5}
+    return all(keep(claim, arms[claim.arm], arms["reference"]) for claim in claims_of(rng, m, arms=arms))
+
+
+def own_interval(claim: Claim, truth: float, _: float) -> bool:
+    """Whether one arm's own interval holds its true mean; the others' are not looked at."""
+    return claim.arm != "equal" or claim.estimate_low <= truth <= claim.estimate_high
+
+
+def lower_bounds(claim: Claim, truth: float, reference: float) -> bool:
+    """Whether the lower bound of what an arm may lie below the best is under the truth; so for all arms at once."""
+    return claim.low <= min(truth - reference, 0.0)
+
+
+def upper_bounds(claim: Claim, truth: float, reference: float) -> bool:
+    """Whether the upper bound of the difference is over the true one, of one arm; the others' are not looked at."""
+    return claim.arm != "worse" or claim.high >= truth - reference
+
+
 def few_differ(rng: np.random.Generator, status: str, *, m: int, differing: int) -> bool:
     """Whether outcomes that differ, all for the worse or all for the better, in few clusters get this status."""
     clusters = clusters_of(rng, m)
@@ -148,7 +192,7 @@ def needed(draw: Draw, margin: float) -> int:
 
 def checks() -> list[Check]:
     """Every promise."""
-    return [*_no_change(), *_at_the_margin(), *_coverage(), *_refusals(), *_finalists()]
+    return [*_no_change(), *_at_the_margin(), *_coverage(), *_claims(), *_refusals(), *_finalists()]
 
 
 def _no_change() -> list[Check]:
@@ -205,6 +249,19 @@ def _coverage() -> list[Check]:
             f"the interval covers: {name}, {m} clusters", partial(covers, draw=draw, m=m, truth=truth), "at least", 0.95
         )
         for name, draw, truth in [*differences, *plain]
+        for m in SIZES
+    ]
+
+
+def _claims() -> list[Check]:
+    promises = {
+        "an arm's own interval covers": (own_interval, 0.95),
+        "lower bounds of all differences cover": (lower_bounds, 1 - ALPHA),
+        "upper bounds of all differences cover": (upper_bounds, 1 - ALPHA),
+    }
+    return [
+        Check(f"claims: {what}, {m} clusters", partial(claims_keep, m=m, keep=keep), "at least", bound)
+        for what, (keep, bound) in promises.items()
         for m in SIZES
     ]
 

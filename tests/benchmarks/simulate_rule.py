@@ -29,7 +29,7 @@ from workbench.records import Claim, Decision, Fingerprint, Rule
 
 KINDS = {"0/1": (right, 0.8), "graded": (quality, 0.55)}  # and the mean of an arm that loses nothing
 # Share of the questions that all arms answer alike.
-ALIKE = {"independent": 0.0, "correlated": 0.7}
+ALIKE = {"independent": 0.0, "correlated": 0.7, "nearly the same": 0.97}
 MARGIN, WIDE = 0.05, 0.1
 RESAMPLES = 500  # of each decision: 2,000 draws of it average over what a resample more or less would change
 DEV = 20  # families in dev
@@ -220,7 +220,7 @@ def asked_for(world: World) -> int:
         world.margin,
         confidence=each_of(spent(1 - ALPHA, 1), others),
         power=each_of(TARGET, others),
-        differing=one.differ[0, 1] / n,
+        differing=float(one.differ[0, 1]) / n,
     )
 
 
@@ -260,6 +260,9 @@ def after_labelling(rng: np.random.Generator, *, world: World, m: int) -> dict[s
         return dict.fromkeys(("with the fewest asked for", "with the most asked for"), np.nan)
     found = []
     for items in mine.items_needed:
+        if items is None:
+            found.append(np.nan)
+            continue
         more, others = world.split(rng, m + round(items * m / mine.n_items))
         _, said = judge(more.values(others), world.facts, world.rule(), seed=seed_of(rng))
         found.append(said.arm == "a0" and said.verdict in POSITIVE)
@@ -314,11 +317,12 @@ def trials() -> list[Trial]:
 def _levels() -> list[Trial]:
     """Least favourable: the best is dearest, and all others lie at minus the margin; by itself, or one of several."""
     most = {"named arm lies the margin below": ("at most", ALPHA)}
+    nearly = [(2, 1, True, m) for m in SIZES] + [(4, 1, True, 60)]
     plans = [(2, 1, True, 30), *((4, 1, True, m) for m in SIZES), (4, 2, True, 60), (4, 1, False, 60), (8, 1, True, 30)]
     out = []
     for kind in KINDS:
         for how, alike in ALIKE.items():
-            for k, tops, counting, m in plans:
+            for k, tops, counting, m in nearly if alike > 0.9 else plans:
                 effects = (-MARGIN,) * (k - tops) + (0.0,) * tops
                 world = World(effects, prices(k, counting=counting), MARGIN, kind, alike)
                 cost = "costs count" if counting else "costs do not count"
@@ -337,8 +341,8 @@ def _better() -> list[Trial]:
     out = []
     most = {"another arm is advised": ("at most", ALPHA)}
     for kind in KINDS:
-        for how, alike in ALIKE.items():
-            world = World((-2 * WIDE,) * 3 + (0.0,), prices(4, counting=False), WIDE, kind, alike)
+        for how in ("independent", "correlated"):
+            world = World((-2 * WIDE,) * 3 + (0.0,), prices(4, counting=False), WIDE, kind, ALIKE[how])
             for m in (30, asked_for(world)):
                 asked = most if m == 30 else most | {"it is not chosen": ("at most", ALPHA)}
                 what = f"better by two margins, {kind}, {how}, 4 arms, {m} families{'' if m == 30 else ' as asked'}"
@@ -355,7 +359,12 @@ def _unchanged() -> list[Trial]:
     out = []
     promises = {"broken on fresh questions": ("at most", 0.01), "broken when replayed": ("at most", 0.0)}
     for kind in KINDS:
-        for k, m, how in ((2, 30, "independent"), (4, 120, "correlated"), (8, 30, "correlated")):
+        for k, m, how in (
+            (2, 30, "independent"),
+            (4, 120, "correlated"),
+            (8, 30, "correlated"),
+            (4, 60, "nearly the same"),
+        ):
             world = World((0.0,) * k, prices(k, counting=k != 4), MARGIN, kind, ALIKE[how])
             what = f"no change, {kind}, {how}, {k} arms, {m} families"
             out.append(Trial(what, partial(no_change, world=world, m=m), promises))

@@ -1,11 +1,15 @@
 import json
+import re
 
+import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.evaluation.small_evalset import DEV, DOCUMENTS, QUERIES, TEST, settings_in, shared, write
+from workbench.errors import EvalsetError
 from workbench.evaluation.checking import check_evalset, exit_code, summarise
+from workbench.evaluation.evalset import load_evalset
 
 
 def check(folder):
@@ -36,8 +40,8 @@ DEFECTS = {
     ),
     "no relevant document": (
         {"queries": [*QUERIES, MORE], "test": [*TEST, "q4\td1\t0"]},
-        ("queries.jsonl", 4, "error"),
-        "no relevant document",
+        ("queries.jsonl", 4, "warning"),
+        "left out of test: it has no relevant document",
     ),
     "never asked": ({"queries": [*QUERIES, MORE]}, ("queries.jsonl", 4, "warning"), "never asked"),
     "cluster in two splits": (
@@ -47,9 +51,29 @@ DEFECTS = {
     ),
     "query in two splits": ({"test": [*TEST, "q1\td2\t1"]}, ("test.tsv", 4, "error"), "in dev and in test"),
     "text in two splits": (
-        {"queries": [*QUERIES, query("q4", "How to  combine tables?")], "test": [*TEST, "q4\td1\t1"]},
-        ("queries.jsonl", 4, "error"),
-        "has the text of 'q1' in dev",
+        {"queries": [*QUERIES, query("q4", "How to  combine tables?"), query("q5", "another")],
+         "dev": [*DEV, "q5\td1\t1"], "test": [*TEST, "q4\td1\t1"]},
+        ("queries.jsonl", 1, "warning"),
+        "left out of dev: it has the text of 'q4' in test",
+    ),
+    "text in test and in a split that is not used": (
+        {"queries": [*QUERIES, query("q4", "Order by price!")], "train": ["q4\td1\t1"]},
+        ("queries.jsonl", 4, "warning"),
+        "in train has the text of 'q2' in test",
+    ),
+    "cluster in dev and in a split that is not used": (
+        {"queries": [*QUERIES, query("q4", "y", cluster="combine")], "train": ["q4\td1\t1"]},
+        ("queries.jsonl", 4, "warning"),
+        "in train has the cluster of 'q1' in dev",
+    ),
+    "query in test and in a split that is not used": (
+        {"train": ["q2\td1\t1"]}, ("train.tsv", 2, "warning"), "judged in test and in train"
+    ),
+    "query in test and in the train that serves as dev": (
+        {"dev": None, "train": [*DEV, "q2\td1\t1"]}, ("train.tsv", 3, "error"), "judged in test and in train"
+    ),
+    "nothing left to ask": (
+        {"dev": ["q1\td1\t0"]}, ("qrels", 0, "error"), "no question of dev is left: 1 are left out, first 'q1'"
     ),
     "empty query": (
         {"queries": [*QUERIES, query("q4", " ")], "test": [*TEST, "q4\td1\t1"]},
@@ -57,7 +81,14 @@ DEFECTS = {
         "empty text",
     ),
     "empty document": (
-        {"documents": [*DOCUMENTS, query("d4", "")]}, ("corpus.jsonl", 4, "error"), "empty text"
+        {"documents": [*DOCUMENTS, query("d4", "")], "test": [*TEST, "q2\td4\t0"]},
+        ("corpus.jsonl", 4, "warning"),
+        "1 documents have an empty text and no title, and cannot be found; first 'd4'",
+    ),
+    "empty document that answers a question": (
+        {"documents": [*DOCUMENTS, query("d4", "")], "test": [*TEST, "q2\td4\t1"]},
+        ("corpus.jsonl", 4, "error"),
+        "is judged relevant",
     ),
     "bad grade": ({"test": [*TEST, "q2\td1\t-1"]}, ("test.tsv", 4, "error"), "whole number from 0"),
     "other tenant": ({"test": [*TEST, "q2\td3\t0"]}, ("test.tsv", 4, "error"), "belongs to tenant 'b'"),
@@ -70,6 +101,11 @@ DEFECTS = {
         {"queries": [*QUERIES, query("q4", "z", type="fact")], "test": [*TEST, "q4\td1\t1"]},
         ("queries.jsonl", 4, "warning"),
         "first 'type'",
+    ),
+    "foreign metadata near to ours that holds another thing": (
+        {"queries": [*QUERIES, query("q4", "z", references=["w1"])], "test": [*TEST, "q4\td1\t1"]},
+        ("queries.jsonl", 4, "warning"),
+        "first 'references'",
     ),
     "foreign metadata": (
         {"documents": [*DOCUMENTS, query("d4", "z", url="u", doi="d")]},
@@ -93,12 +129,56 @@ DEFECTS = {
 }  # fmt: skip
 
 
+def spoilt(folder, kind):
+    """The tiny evalset with one kind of defect."""
+    rows = {"dev": DEV, "test": TEST, **DEFECTS[kind][0]}
+    return write(folder, **{name: lines for name, lines in rows.items() if lines is not None})
+
+
 @pytest.mark.parametrize("kind", DEFECTS)
 def test_a_defect_is_found_with_file_line_and_weight(tmp_path, kind):
-    rows, place, problem = DEFECTS[kind]
-    findings = check(write(tmp_path, **{"dev": DEV, "test": TEST, **rows}))
+    _, place, problem = DEFECTS[kind]
+    findings = [f for f in check(spoilt(tmp_path, kind)) if f[2] == place[2]]
     assert [f[:3] for f in findings] == [place]
     assert problem in findings[0][3]
+
+
+@pytest.mark.parametrize("kind", DEFECTS)
+def test_loading_refuses_what_is_called_an_error_with_file_and_line_and_nothing_else(tmp_path, kind):
+    _, (file, line, severity), problem = DEFECTS[kind]
+    folder = spoilt(tmp_path, kind)
+    if severity == "warning":
+        assert load_evalset(folder, settings=settings_in(tmp_path)).split("test").queries
+        return
+    with pytest.raises(EvalsetError, match=re.escape(problem)) as caught:
+        load_evalset(folder, settings=settings_in(tmp_path))
+    assert [(d.file.rsplit("/", 1)[-1], d.line) for d in caught.value.defects] == [(file, line)]
+
+
+def test_questions_that_cannot_be_judged_are_left_out_by_name_and_the_others_asked(tmp_path):
+    queries = [*QUERIES, query("q4", "nobody answers this"), query("q5", "Order by price."), query("q6", "new")]
+    write(tmp_path, queries=queries, dev=[*DEV, "q5\td2\t1", "q6\td1\t1"], test=[*TEST, "q4\td1\t0"])
+    evalset = load_evalset(tmp_path, settings=settings_in(tmp_path))
+    assert [q.query_id for q in evalset.split("dev").queries] == ["q1", "q6"]
+    assert [q.query_id for q in evalset.split("test").queries] == ["q2", "q3"]
+    assert evalset.notes == (
+        "1 questions are left out of dev: 'q5' has the text of 'q2' in test: 'order by price'",
+        "1 questions are left out of test: 'q4' has no relevant document (grade above 0) in test",
+    )
+    assert [f[1:3] for f in check(tmp_path) if "left out" in f[3]] == [(4, "warning"), (5, "warning")]
+
+
+def test_what_one_notebook_alone_reads_is_checked_by_its_own_reader(tmp_path):
+    write(tmp_path)
+    (tmp_path / "outcomes.parquet").write_bytes(b"PAR1 and no more")
+    (tmp_path / "traffic.toml").write_text("seed = 1\n", encoding="utf-8")
+    row = {"pos": [0], "query": [" "], "answer_key": ["a"]}
+    pl.DataFrame(row).write_parquet(tmp_path / "stream.parquet")
+    found = check(tmp_path)
+    assert [f[:3] for f in found] == [
+        ("outcomes.parquet", 0, "error"), ("stream.parquet", 1, "error"), ("traffic.toml", 0, "error")
+    ]  # fmt: skip
+    assert '"query" must be a text' in found[1][3]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +191,8 @@ def test_a_defect_is_found_with_file_line_and_weight(tmp_path, kind):
         ("gates.toml", b"[retrieval]\nmargin = 2\n", 2, "below 1"),
         ("card.md", b"---\nsynthetic: maybe\n---\n", 1, "true or false"),
         ("card.md", b"# Card\ncaf\xe9\n", 2, "0xe9 at offset 10"),
-        ("pairs.jsonl", b"{}\n{\n", 2, "not JSON"),
+        ("pairs.jsonl", b"{\n", 1, "not JSON"),
+        ("pairs.jsonl", b"{}\n", 1, '"query_a" and "query_b" must be texts'),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named_with_the_line(tmp_path, name, content, line, problem):
@@ -120,6 +201,8 @@ def test_a_file_that_cannot_be_read_is_named_with_the_line(tmp_path, name, conte
     findings = check(tmp_path)
     assert [f[:3] for f in findings] == [(path.name, line, "error")]
     assert problem in findings[0][3]
+    with pytest.raises(EvalsetError, match=re.escape(problem)):
+        load_evalset(tmp_path, settings=settings_in(tmp_path))
 
 
 def test_the_same_text_is_found_across_a_split_made_by_hash(tmp_path):
@@ -191,7 +274,9 @@ def test_checking_reports_any_bytes_in_any_file_and_never_raises(tmp_path, name,
         path.unlink()
 
 
-def test_scifact_has_two_questions_of_train_again_in_test(tmp_path):
-    errors = [f for f in check_evalset(shared("scifact"), settings_in(tmp_path)) if f.severity == "error"]
-    assert [f.line for f in errors] == [501, 737]
-    assert all("has the text of" in f.problem for f in errors)
+def test_scifact_has_two_questions_of_train_again_in_test_and_they_are_left_out_of_dev(tmp_path):
+    findings = check_evalset(shared("scifact"), settings_in(tmp_path))
+    assert exit_code(findings) == 0
+    assert [f.problem.split(":")[0] for f in findings if "has the text of" in f.problem] == [
+        "query '871' is left out of dev", "query '1291' is left out of dev"
+    ]  # fmt: skip

@@ -144,9 +144,9 @@ def test_an_arm_that_hardly_differs_leaves_the_bounds_of_the_others_as_they_are(
     clusters = np.arange(120) // 2
     two = pairwise(*[np.stack([one, other])] * 2, clusters)
     three = pairwise(*[np.stack([one, other, near])] * 2, clusters)
-    assert three.low[1, 0] == pytest.approx(two.low[1, 0])
-    assert three.status(2, 0, 0.9) == "inconclusive"
-    assert three.low[2, 0] < -0.9  # what is shown of it is as wide as it is unknown
+    assert two.low[1, 0] - 0.03 < three.low[1, 0] <= two.low[1, 0]
+    # 3 of 60 families are worse: at most 13 %, each at most half as large again as the mean one
+    assert (three.status(2, 0, 0.2), three.status(2, 0, 0.05)) == ("holds", "inconclusive")
 
 
 def test_a_twin_has_its_mean_as_bound_beside_an_arm_whose_bounds_have_no_end():

@@ -1,13 +1,18 @@
-"""The decision names the cheapest arm that is shown to be good enough, and says so when none is."""
+"""The decision names the cheapest arm that is shown to lie near the best for the money, and says so when none is."""
+
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
 import pytest
 
-from workbench.evaluation.decision import ArmFacts, decide, make_claims, pick_finalists, pick_reference
+from workbench.evaluation.claims import ArmFacts, make_claims
+from workbench.evaluation.decision import decide
 from workbench.records import Decision, Fingerprint, Rule
 
+# Dollars per 1,000 requests are hundreds of dollars a month here: every difference of costs below counts.
 RULE = Rule("ndcg@10", "usd_per_1k_requests", "best", 0.05, 0.95)
+FIRST = replace(RULE, reference="")
 
 
 def frame(**arms):
@@ -22,10 +27,11 @@ def facts(**costs):
     return [ArmFacts(n, {"kind": n}, c, 10.0, i) for i, (n, c) in enumerate(costs.items())]
 
 
-def outcome(arms, costs, *, rule=RULE, synthetic=False, latency=None):
+def outcome(arms, costs, *, rule=RULE, synthetic=False, latency=None, n_dev_clusters=None):
     known = [ArmFacts(n, {}, c, (latency or {}).get(n, 10.0), i) for i, (n, c) in enumerate(costs.items())]
     claims = make_claims(frame(**arms), known, rule)
-    return decide(claims, rule, order={f.name: f.order for f in known}, synthetic=synthetic)
+    order = {f.name: f.order for f in known}
+    return decide(claims, rule, order=order, synthetic=synthetic, n_dev_clusters=n_dev_clusters)
 
 
 @pytest.fixture
@@ -37,12 +43,46 @@ def near(values, shift, seed=1, sd=0.05):
     return np.clip(values + shift + np.random.default_rng(seed).normal(0, sd, len(values)), 0, 1)
 
 
-def test_the_cheapest_arm_that_holds_is_chosen(base):
+def test_the_cheapest_arm_within_the_margin_of_the_best_is_chosen(base):
     arms = {"best": base, "cheap": near(base, 0), "cheapest": near(base, -0.01, seed=2)}
     found = outcome(arms, {"best": 9.0, "cheap": 5.0, "cheapest": 1.0})
     assert (found.verdict, found.arm) == ("chosen", "cheapest")
-    assert "Use cheapest" in found.sentence
+    assert found.sentence.startswith("Use cheapest")
     assert "89 % less" in found.sentence
+    assert "$100 a month instead of $900 a month at 100,000 requests" in found.sentence
+    assert "Given up: best, which is in use, is shown better by +0.0" in found.notes[0]
+
+
+def test_an_arm_shown_worse_than_an_equally_cheap_one_is_not_chosen_for_fractions_of_a_cent(base):
+    arms = {"whole": near(base, -0.04, sd=0.1), "structure": base}
+    costs = {"whole": 0.0000650, "structure": 0.0000687}
+    found = outcome(arms, costs, rule=FIRST)
+    assert (found.verdict, found.arm) == ("chosen", "structure")
+    assert "under $0.05 a month" in found.sentence
+
+
+def test_of_arms_that_cost_the_same_the_better_estimate_wins_only_beyond_a_third_of_the_margin(base):
+    for shift, sd, expected in ((-0.005, 0.1, "simple"), (-0.002, 0.002, "better"), (-0.02, 0.2, "better")):
+        noise = np.random.default_rng(1).normal(0, sd, len(base))
+        arms = {"simple": base + shift + noise - noise.mean(), "better": base}
+        assert outcome(arms, {"simple": 1.0, "better": 1.00001}, rule=FIRST).arm == expected
+
+
+def test_of_arms_that_are_as_good_and_cost_the_same_the_one_in_use_stays(base):
+    arms = {"simple": near(base, 0), "clever": near(base, 0.001, seed=5), "best": base}
+    costs = {"simple": 1.0, "clever": 1.0, "best": 1.0}
+    assert outcome(arms, costs).arm == "best"
+    found = outcome(arms, costs, rule=FIRST)
+    assert (found.verdict, found.arm) == ("chosen", "simple")
+    assert found.sentence.startswith("Start with simple")
+    assert "not told apart from simple: clever" in found.notes[0]
+
+
+def test_a_saving_counts_by_dollars_a_month_and_by_share(base):
+    arms, costs = {"best": base, "cheap": near(base, 0)}, {"best": 1.0, "cheap": 0.8}
+    assert outcome(arms, costs).arm == "cheap"  # $20 a month, 20 %
+    assert outcome(arms, costs, rule=replace(RULE, requests_per_month=10_000)).arm == "best"  # $2 a month
+    assert outcome(arms, costs, rule=replace(RULE, least_saving_share=0.3)).arm == "best"
 
 
 def test_an_arm_that_loses_is_passed_over_for_the_next(base):
@@ -50,17 +90,24 @@ def test_an_arm_that_loses_is_passed_over_for_the_next(base):
     assert outcome(arms, {"best": 9.0, "cheap": 5.0, "cheapest": 1.0}).arm == "cheap"
 
 
-def test_where_no_cheaper_arm_holds_the_reference_is_kept(base):
+def test_where_no_other_arm_is_near_the_one_in_use_is_kept(base):
     found = outcome({"best": base, "cheap": near(base, -0.2)}, {"best": 9.0, "cheap": 1.0})
     assert (found.verdict, found.arm) == ("keep_reference", "best")
 
 
+def test_keep_is_said_only_of_an_arm_that_is_in_use(base):
+    found = outcome({"best": base, "cheap": near(base, -0.2)}, {"best": 9.0, "cheap": 1.0}, rule=FIRST)
+    assert (found.verdict, found.arm) == ("chosen", "best")
+
+
 def test_a_cheaper_arm_that_is_open_makes_it_inconclusive_and_says_how_many_more(base):
-    arms = {"best": base - 0.3, "cheap": near(base - 0.3, -0.03, sd=0.25)}
+    arms = {"best": base - 0.3, "cheap": near(base - 0.3, -0.01, sd=0.25)}
     found = outcome(arms, {"best": 9.0, "cheap": 1.0})
     assert (found.verdict, found.arm) == ("inconclusive", "best")
-    assert found.items_needed > 0
-    assert f"{found.items_needed:,} more questions" in found.sentence
+    few, many = found.items_needed
+    assert 0 < few < many
+    assert f"between {few:,} and {many:,} more questions to settle cheap" in found.sentence
+    assert "a margin of 0." in found.sentence
 
 
 def test_an_arm_whose_observed_loss_is_beyond_the_margin_is_not_open_however_wide_its_bounds(base):
@@ -69,19 +116,38 @@ def test_an_arm_whose_observed_loss_is_beyond_the_margin_is_not_open_however_wid
     assert (found.verdict, found.arm, found.items_needed) == ("keep_reference", "best", None)
 
 
+@pytest.mark.parametrize(("n", "dev", "says"), [(16, None, "8 families in test, 30"), (240, 2, "2 families in dev")])
+def test_too_few_families_allow_no_verdict_not_even_keep(base, n, dev, says):
+    for rule in (RULE, FIRST):
+        arms = {"best": base[:n], "cheap": near(base[:n], -0.3)}
+        found = outcome(arms, {"best": 9.0, "cheap": 1.0}, rule=rule, n_dev_clusters=dev)
+        assert found.verdict == "inconclusive"
+        assert says in found.sentence
+
+
 def test_nothing_meets_a_floor_that_is_above_all(base):
-    rule = Rule("ndcg@10", "usd_per_1k_requests", "best", 0.05, 0.95, floor=0.95)
+    rule = replace(RULE, floor=0.95)
     found = outcome({"best": base, "cheap": near(base, 0)}, {"best": 9.0, "cheap": 1.0}, rule=rule)
     assert found.verdict == "none_meets_floor"
     assert "floor of 0.95" in found.sentence
 
 
-def test_an_arm_over_the_latency_limit_is_not_chosen(base):
-    rule = Rule("ndcg@10", "usd_per_1k_requests", "best", 0.05, 0.95, latency_limit_ms=50)
-    arms = {"best": base, "cheap": near(base, 0)}
-    costs = {"best": 9.0, "cheap": 1.0}
+def test_an_arm_that_straddles_the_floor_needs_questions_and_says_how_many():
+    values = (np.random.default_rng(3).random(90) < 0.68).astype(float)
+    found = outcome({"only": values}, {"only": 1.0}, rule=replace(FIRST, floor=0.6))
+    assert found.verdict == "inconclusive"
+    few, many = found.items_needed
+    assert 1 <= few < many < 10_000
+    assert "more questions to settle only" in found.sentence
+
+
+def test_an_arm_over_the_latency_limit_is_not_chosen_nor_one_that_could_be_had(base):
+    rule = replace(RULE, latency_limit_ms=50)
+    arms, costs = {"best": base, "cheap": near(base, 0)}, {"best": 9.0, "cheap": 1.0}
     assert outcome(arms, costs, rule=rule, latency={"cheap": 59.0}).arm == "cheap"  # within the tolerance
     assert outcome(arms, costs, rule=rule, latency={"cheap": 61.0}).arm == "best"
+    slow = {"best": near(base, -0.2), "cheap": base}
+    assert outcome(slow, costs, rule=rule, latency={"cheap": 99.0}).verdict == "keep_reference"
 
 
 def test_synthetic_evidence_is_provisional_at_most(base):
@@ -89,9 +155,42 @@ def test_synthetic_evidence_is_provisional_at_most(base):
     assert found.verdict == "provisional"
 
 
-def test_equal_costs_go_to_the_arm_declared_first(base):
-    arms = {"simple": near(base, 0), "clever": near(base, 0.001, seed=5), "best": base}
-    assert outcome(arms, {"simple": 1.0, "clever": 1.0, "best": 9.0}).arm == "simple"
+def test_a_dearer_arm_that_is_shown_better_is_told_with_its_price_and_chosen_where_it_is_worth_it(base):
+    arms, costs = {"best": base, "dear": np.clip(near(base, 0.1, sd=0.02), 0, 1)}, {"best": 1.0, "dear": 3.0}
+    told = outcome(arms, costs)
+    assert (told.verdict, told.arm) == ("keep_reference", "best")
+    assert "dear is shown better" in told.notes[0]
+    assert "$200 a month more" in told.notes[0]
+    assert "it is not chosen: point_usd in gates.toml is not set" in told.notes[0]
+    worth = outcome(arms, costs, rule=replace(RULE, point_usd=30.0))
+    assert (worth.verdict, worth.arm) == ("upgrade", "dear")
+    assert worth.sentence.startswith("Upgrade to dear")
+    assert outcome(arms, costs, rule=replace(RULE, point_usd=1.0)).verdict == "keep_reference"
+
+
+def test_a_dearer_arm_is_no_rival_of_what_one_could_have_for_the_money(base):
+    arms = {"best": base, "dear": np.clip(near(base, 0.1, sd=0.02), 0, 1)}
+    claims = make_claims(frame(**arms), facts(best=1.0, dear=3.0), RULE)
+    assert [c.best for c in claims] == ["", "best"]
+    assert claims[0].against("dear").difference < -0.05
+    limited = replace(FIRST, max_usd_per_1k=2.0)
+    assert outcome(arms, {"best": 1.0, "dear": 3.0}, rule=limited).arm == "best"
+    assert outcome(arms, {"best": 1.0, "dear": 3.0}, rule=FIRST).arm == "dear"
+
+
+def test_no_arm_may_pass_the_margin_below_the_anchor_even_where_the_anchor_is_dearer(base):
+    arms = {"best": near(base, -0.03, sd=0.02), "next": near(base, -0.06, seed=2, sd=0.02), "anchor": base}
+    costs = {"best": 1.0, "next": 0.5, "anchor": 5.0}
+    assert outcome(arms, costs).arm == "next"
+    found = outcome(arms, costs, rule=replace(RULE, anchor="anchor"))
+    assert (found.verdict, found.arm) == ("keep_reference", "best")
+
+
+def test_the_bounds_of_a_later_use_of_the_split_are_wider(base):
+    known = facts(best=9.0, cheap=1.0)
+    scores = frame(best=base, cheap=near(base, 0))
+    lows = [make_claims(scores, known, replace(RULE, use=use))[1].low for use in (1, 2, 20)]
+    assert lows[0] > lows[1] > lows[2]
 
 
 def test_failures_count_in_coverage_and_against_the_arm(base):
@@ -101,37 +200,23 @@ def test_failures_count_in_coverage_and_against_the_arm(base):
     cheap = next(c for c in claims if c.arm == "cheap")
     assert cheap.coverage == pytest.approx(200 / 240)
     assert cheap.difference < -0.05
+    assert claims[0].against("cheap").difference < 0.05  # a failure of the other counts as if it had been right
 
 
-def test_dev_picks_the_best_as_reference_and_at_most_three_cheaper_finalists(base):
-    arms = {f"a{i}": near(base, -0.01 * i, seed=i, sd=0.01) for i in range(6)}
-    known = [ArmFacts(f"a{i}", {}, 10.0 - i, 1.0, i) for i in range(6)]
-    dev = frame(**arms)
-    reference = pick_reference(dev, known)
-    assert reference == "a0"
-    rule = Rule("ndcg@10", "usd_per_1k_requests", reference, 0.05, 0.95)
-    assert pick_finalists(dev, known, rule) == ["a3", "a2", "a1"]
-
-
-def test_finalists_differ_in_cost_before_they_differ_in_detail(base):
-    shifts = {"cheap": -0.06, "middle": -0.03, "middling": -0.04, "twin": -0.01}
-    arms = {n: near(base, shift, seed=i, sd=0.01) for i, (n, shift) in enumerate(shifts.items(), 1)} | {"best": base}
-    known = [ArmFacts(n, {}, c, 1.0, i) for i, (n, c) in enumerate(
-        {"cheap": 1.0, "middle": 5.0, "middling": 5.0, "twin": 9.0, "best": 9.0}.items())]  # fmt: skip
-    assert pick_finalists(frame(**arms), known, RULE) == ["cheap", "middle", "twin"]
-
-
-def test_an_arm_far_below_the_reference_on_dev_is_no_finalist(base):
-    rule = Rule("ndcg@10", "usd_per_1k_requests", "best", 0.05, 0.95)
-    dev = frame(best=base, bad=near(base, -0.3))
-    assert pick_finalists(dev, facts(best=9.0, bad=1.0), rule) == []
+def test_an_arm_that_may_be_better_than_it_was_judged_counts_so_against_others(base):
+    scores = frame(best=base, cheap=near(base, 0))
+    lifted = scores.with_columns(value=pl.when(pl.col("arm") == "best").then(1.0).otherwise("value"))
+    plain, careful = (make_claims(scores, facts(best=9.0, cheap=1.0), RULE, against=a)[1] for a in (None, lifted))
+    assert plain.status == "holds"
+    assert careful.status == "inconclusive"  # nor is the other's doubt held against this one
+    assert plain.estimate == careful.estimate
 
 
 def test_a_decision_survives_the_way_to_disk_and_back(base, tmp_path):
     claims = make_claims(frame(best=base, cheap=near(base, 0)), facts(best=9.0, cheap=1.0), RULE)
     print_ = Fingerprint({"queries": "ab"}, {"machine": "x"})
     decision = Decision("retrieval", "which?", "ci", RULE, "chosen", "cheap", {"k": 1}, "Use.", claims, 240, 120,
-                        None, 1, print_, {"seed": 0})  # fmt: skip
+                        (3, None), 1, print_, {"seed": 0}, notes=("Told.",), chosen_share={"cheap": 0.9})  # fmt: skip
     path = tmp_path / "d.json"
     path.write_text(decision.to_json())
     assert Decision.load(path) == decision

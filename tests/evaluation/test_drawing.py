@@ -1,7 +1,7 @@
 """Made-up traffic: the same everywhere, labelled as made up, and no answer key that the labels do not support."""
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,8 +14,9 @@ from workbench.evaluation.traffic import Pair, generate_stream, load_pairs, load
 from workbench.records import content_hash
 
 DOCS_QA = Path(__file__).parents[2] / "evalsets" / "docs_qa"
-DRAWN = "22ca15e052f7df69"  # changes with traffic.toml, queries.jsonl and pairs.jsonl
+DRAWN = "d0ee60f562cec40a"  # changes with traffic.toml, queries.jsonl and pairs.jsonl
 PLAN = read_plan(DOCS_QA / "traffic.toml")
+OWN_WORDS = replace(PLAN, same_words=())
 
 
 def query(text, *, cluster="c", feature="answer", reference="r", tenant="pandas"):
@@ -28,7 +29,7 @@ def pair(a, b, *, same, split="test", cluster="c"):
 
 
 def drawn(queries, pairs, **plan):
-    return {t.feature: dict(t.texts) for t in topics_of(queries, pairs, replace(PLAN, **plan))}
+    return {t.feature: dict(t.texts) for t in topics_of(queries, pairs, replace(OWN_WORDS, **plan))}
 
 
 def test_one_answer_is_what_the_labels_say_taken_together():
@@ -54,6 +55,65 @@ def test_two_answers_of_one_family_come_from_a_dev_pair_that_must_differ_alone()
 
 def test_a_text_of_two_features_tells_neither():
     assert drawn([query("a"), query("b", feature="find")], [pair("a", "b", same=True)]) == {}
+
+
+def shared(text, **answered_as):
+    return replace(OWN_WORDS, same_words=({"text": text, "answered_as": answered_as},), must_differ=1.0)
+
+
+ASKED = [
+    query("a", reference="1") | {"_id": "p1"},
+    *(query(text, reference="2") | {"_id": text} for text in ("b", "c")),
+    query("d", tenant="polars", reference="3") | {"_id": "l1"},
+]
+
+
+def test_a_text_that_two_tenants_ask_needs_the_answer_of_the_question_each_names():
+    found = topics_of(ASKED, [], shared("same", pandas="p1", polars="l1"))
+    assert {t.tenant_id: t.texts for t in found} == {
+        "pandas": (("a", "pandas/c/answer/0"), ("same", "pandas/c/answer/0")),
+        "polars": (("d", "polars/c/answer/0"), ("same", "polars/c/answer/0")),
+    }
+
+
+def test_a_pair_that_must_differ_gives_way_to_a_shared_text_unless_it_holds_it():
+    apart = pair("b", "x", same=False, split="dev")
+    found = topics_of(ASKED, [apart], shared("same", pandas="p1", polars="l1"))
+    assert {text for topic in found for text, _ in topic.texts} == {"a", "d", "same"}
+    both = pair("a", "x", same=False, split="dev")
+    found = topics_of(ASKED, [both], shared("same", pandas="p1", polars="l1"))
+    assert {text for topic in found for text, _ in topic.texts} == {"a", "d", "same", "x"}
+
+
+@pytest.mark.parametrize(
+    ("answered_as", "says"),
+    [
+        ({"pandas": "p1", "polars": "p1"}, "'p1', which is no question of polars"),
+        ({"pandas": "p1", "polars": "gone"}, "'gone', which is no question of polars"),
+        ({"pandas": "p1"}, "another answer of each of several tenants"),
+        ({"pandas": "p1", "polars": "l1"}, "another answer of each of several tenants"),
+    ],
+)
+def test_a_shared_text_without_an_answer_of_its_own_for_each_tenant_is_refused(answered_as, says):
+    queries = [*ASKED[:3], query("d", tenant="polars", reference="1") | {"_id": "l1"}]
+    with pytest.raises(EvalsetError, match=says):
+        topics_of(queries, [], shared("same", **answered_as))
+
+
+def test_tenants_ask_in_the_same_words_and_need_different_answers(stream):
+    by_id = {
+        row["_id"]: row["metadata"]
+        for row in map(json.loads, (DOCS_QA / "queries.jsonl").read_text("utf-8").splitlines())
+    }
+    for row in PLAN.same_words:
+        accepted = [set(by_id[name]["accept"]) for name in row["answered_as"].values()]
+        assert len(set.union(*accepted)) == sum(map(len, accepted)), row
+    keys = defaultdict(set)
+    for text, tenant, key in zip(stream.queries, stream.tenants, stream.answer_keys, strict=True):
+        keys[text].add((tenant, key))
+    alike = {text for text, found in keys.items() if len(found) == len({t for t, _ in found}) == 2}
+    assert len(alike) >= 10
+    assert sum(text in alike for text in stream.queries) >= 100
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +170,13 @@ def test_what_draws_the_stream_is_part_of_its_hash(tmp_path):
 
 @pytest.mark.parametrize(
     ("old", "new", "says"),
-    [("zipf", "zip", "missing.*zipf.*unknown.*zip"), ("hours = [1, ", "hours = [", "24 hours"), ("= 0.9", "=", "TOML")],
+    [
+        ("zipf", "zip", "missing.*zipf.*unknown.*zip"),
+        ("hours = [1, ", "hours = [", "24 hours"),
+        ("= 0.9", "=", "TOML"),
+        ("answered_as", "answer", "same_words.*answered_as"),
+        ("{ pandas", "{ dask", "same_words.*of the tenants"),
+    ],
 )
 def test_a_plan_that_cannot_be_used_is_refused(tmp_path, old, new, says):
     text = (DOCS_QA / "traffic.toml").read_text("utf-8").replace(old, new, 1)

@@ -153,7 +153,7 @@ def test_scifact_loads_as_it_is(tmp_path):
     assert (len(evalset.documents), len(evalset.queries)) == (5183, 1109)
     assert len(evalset.split("test").queries) == 300
     assert sum(map(len, evalset.split("test").qrels.values())) == 339
-    assert len(evalset.split("dev").queries) == 809
+    assert len(evalset.split("dev").queries) == 807, "two of 809 stand in test again"
 
 
 def test_anthropic_docs_load_as_they_are(tmp_path):

@@ -2,7 +2,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from workbench.evaluation.decision import ArmFacts
+from workbench.evaluation.claims import ArmFacts
 from workbench.evaluation.exploring import (
     MAX_CASES,
     changed_cases,
@@ -48,8 +48,8 @@ def facts(**costs):
 BASE = np.linspace(0.4, 0.8, N)
 
 
-def frontier(arms, costs, reference="best"):
-    return {p.arm: p for p in frontier_points(frame(**arms), facts(**costs), reference=reference, split="dev")}
+def frontier(arms, costs):
+    return {p.arm: p for p in frontier_points(frame(**arms), facts(**costs), split="dev")}
 
 
 def test_an_arm_is_on_the_frontier_when_none_is_both_cheaper_and_better():

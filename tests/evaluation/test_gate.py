@@ -8,8 +8,9 @@ import pytest
 
 from tests.evaluation.test_decision import RULE, facts, frame, near
 from workbench.errors import GateFailed
-from workbench.evaluation.decision import decide, make_claims
-from workbench.evaluation.gate import Gate, changed_items, check_gate
+from workbench.evaluation.claims import make_claims
+from workbench.evaluation.decision import decide
+from workbench.evaluation.gate import Gate, account, changed_items, check_gate
 from workbench.records import Decision, Fingerprint
 
 BASE = np.random.default_rng(0).random(240) * 0.4 + 0.5
@@ -77,10 +78,31 @@ def test_a_changed_input_makes_it_stale_and_is_named():
     found.enforce()
 
 
-def test_without_an_accepted_decision_there_is_nothing_to_hold():
-    found = check_gate(None, decided(SAME), accepted_scores=None, scores=SAME, invariants={})
-    assert found.status == "stale"
-    assert "workbench accept" in found.sentence
+def test_without_an_accepted_decision_a_run_is_new_and_the_gate_says_how_to_accept_it():
+    found = check_gate(None, decided(SAME), accepted_scores=None, scores=SAME, invariants={}, run="r1")
+    assert (found.status, found.exit_code) == ("new", 0)
+    assert "workbench accept retrieval --run r1 --reason TEXT" in found.sentence
+
+
+def test_a_first_run_that_cannot_tell_is_inconclusive_and_there_is_nothing_to_accept():
+    few = frame(best=BASE[:16], cheap=near(BASE[:16], 0))
+    found = check_gate(None, decided(few), accepted_scores=None, scores=few, invariants={})
+    assert (found.status, found.exit_code) == ("inconclusive", 2)
+    assert "too few questions: 8 families in test" in found.sentence
+    assert "accept" not in found.sentence
+
+
+def test_a_run_of_another_profile_is_shown_only():
+    found = gate(SAME, SAME, now=replace(decided(SAME, inputs={"queries": "b"}), profile="smoke"))
+    assert (found.status, found.exit_code) == ("new", 0)
+    assert "The profile smoke is shown only" in found.sentence
+    assert "workbench check retrieval" in found.sentence
+
+
+def test_what_was_not_there_to_be_counted_was_not_tested():
+    found = gate(SAME, SAME, invariants={"must-differ pairs served": None, "leaks": 0})
+    assert (found.status, found.exit_code) == ("holds", 0)
+    assert [c.status for c in found.claims if c.kind == "invariant"] == ["not tested", "holds"]
 
 
 def test_a_leak_breaks_the_gate_whatever_else_holds():
@@ -123,3 +145,90 @@ def test_a_gate_survives_the_way_to_disk_and_back(tmp_path):
     path = tmp_path / "gate.json"
     path.write_text(found.to_json())
     assert Gate.load(path) == found
+
+
+ITEMS = [f"i{i:03d}" for i in range(240)]
+WHOLE = SAME.with_columns(metric=pl.lit("ndcg@10"))
+
+
+def accounted(rows, decision=None, *, items=ITEMS, least=0.9):
+    """Claims of the accounting, and the gate that they give beside an accepted decision that holds."""
+    now = decision or decided(rows)
+    claims = account(rows, now, items, min_coverage=least)
+    found = check_gate(decided(SAME), decided(SAME), accepted_scores=SAME, scores=SAME, invariants={}, accounts=claims)
+    return [c.sentence for c in claims if c.status == "error"], found
+
+
+def test_a_run_whose_items_are_all_there_holds_and_says_what_was_counted():
+    wrong, found = accounted(WHOLE)
+    assert (wrong, found.status) == ([], "holds")
+    assert "2 arms x 240 items x 1 repeats x 1 metrics, all there" in str(found.claims)
+
+
+def test_items_that_every_arm_lacks_are_an_error_that_names_arm_and_numbers():
+    """Nothing in the scores themselves tells: the arms agree, and each one's coverage of what there is, is whole."""
+    part = WHOLE.filter(pl.col("item_id") >= "i036")
+    wrong, found = accounted(part)
+    assert (found.status, found.exit_code) == ("error", 3)
+    told = "204 rows, 240 are expected (240 items x 1 repeats x 1 metrics, first missing 'i000')"
+    assert [s.split(";")[0] for s in wrong if "expected" in s] == [f"{a}: {told}" for a in ("best", "cheap")]
+    assert "cheap: its claim counts 204 of 240 items." in wrong
+    assert "cheap: coverage 0.850 of its rows is below min_coverage 0.9; mend what fails and run again." in wrong
+
+
+@pytest.mark.parametrize("arm", ["best", "cheap"])
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda f: f.slice(1), "239 rows, 240 are expected"),
+        (lambda f: pl.concat([f, f.head(3)]), "243 rows, 3 of them twice, 240 are expected"),
+        (lambda f: pl.concat([f.slice(1), f.tail(1)]), "240 rows, 1 of them twice"),
+        (lambda f: f.with_columns(item_id=pl.lit("other")), "1 items that are not of the test split, first 'other'"),
+        (lambda f: f.clear(), "0 rows, 240 are expected"),
+        (lambda f: f.with_columns(value=pl.when(pl.col("item_id") > "i214").then("value")), "coverage 0.104 of its"),
+    ],
+)
+def test_rows_of_one_arm_that_do_not_add_up_are_an_error_whichever_arm_it_is(arm, spoil, says):
+    mine = pl.col("arm") == arm
+    wrong, found = accounted(pl.concat([WHOLE.filter(~mine), spoil(WHOLE.filter(mine))]), decided(SAME))
+    assert found.status == "error"
+    assert wrong
+    assert all(sentence.startswith(f"{arm}: ") for sentence in wrong)
+    assert any(says in sentence for sentence in wrong)
+
+
+def test_a_metric_that_lacks_rows_is_an_error():
+    other = WHOLE.with_columns(metric=pl.lit("recall@10"))
+    assert accounted(pl.concat([WHOLE, other]), decided(SAME))[0] == []
+    wrong, _ = accounted(pl.concat([WHOLE, other.slice(1)]), decided(SAME))
+    assert wrong == [
+        "best: 479 rows, 480 are expected (240 items x 1 repeats x 2 metrics); a failed item must keep its row."
+    ]
+
+
+def test_a_coverage_above_1_is_an_error():
+    decision = decided(SAME)
+    claims = tuple(replace(c, coverage=300 / 255) if c.arm == "cheap" else c for c in decision.claims)
+    wrong, found = accounted(WHOLE, replace(decision, claims=claims))
+    assert wrong == ["cheap: coverage 1.176 of its claim is above 1: more was scored than there is."]
+    assert (found.status, found.exit_code) == ("error", 3)
+    with pytest.raises(GateFailed, match=r"coverage 1\.176"):
+        found.enforce()
+
+
+@pytest.mark.parametrize(("failed", "status"), [(24, "holds"), (25, "error")])
+def test_more_failures_than_the_policy_allows_are_an_error(failed, status):
+    rows = WHOLE.with_columns(value=pl.when(pl.col("item_id") >= f"i{failed:03d}").then("value"))
+    assert accounted(rows)[1].status == status
+    assert accounted(rows, least=0.8)[1].status == "holds"
+
+
+def test_failed_repeats_count_as_much_as_failed_items():
+    """One repeat in four of every item failed: no item is without a value, and a quarter of the evidence is."""
+    rows = pl.concat([WHOLE.with_columns(repeat=pl.lit(r, pl.Int32)) for r in range(4)])
+    assert {c.coverage for c in decided(rows).claims} == {1.0}
+    rows = rows.with_columns(value=pl.when((pl.col("repeat") > 0) | (pl.col("arm") == "best")).then("value"))
+    decision = decided(rows)
+    assert {c.arm: c.coverage for c in decision.claims} == {"best": 1.0, "cheap": 0.75}
+    wrong, _ = accounted(rows, decision)
+    assert [s.split(" is")[0] for s in wrong] == [f"cheap: coverage 0.750 of its {of}" for of in ("claim", "rows")]

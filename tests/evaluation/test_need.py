@@ -43,6 +43,15 @@ def test_arms_that_differ_in_too_few_families_ask_for_as_many_as_take_ten(rng):
     assert 120 <= found.items_needed[0] <= 240
 
 
+def test_arms_that_differ_both_ways_in_few_families_are_settled_once_ten_differ(rng):
+    used = rng.random(120) * 0.4 + 0.3
+    near = used.copy()
+    near[:16:2] += np.repeat([-0.02, 0.02], 4)  # 4 of 60 families are worse, which is more than the margin of 5 %
+    found = claim_of("near", [used, near], [USED, ("near", 5.0)])
+    assert (found.status, found.n_clusters_differ) == ("inconclusive", 8)
+    assert found.items_needed[1] <= 120
+
+
 def test_the_more_arms_have_to_be_shown_near_the_more_questions_are_asked_for(rng):
     noise = np.repeat([-0.3, 0.3], 60)
     arms = [0.5 + rng.permutation(noise) for _ in range(5)]

@@ -1,4 +1,4 @@
-"""A real HTTP server that speaks OpenAI's chat protocol, or breaks it in the way that a seeded script says.
+"""A real HTTP server that speaks OpenAI's protocol, or breaks it in the way that a seeded script says.
 
 >>> from tests.faults.misbehaving_server import misbehaving_server
 >>> with misbehaving_server(seed=1, faults=["good", "reset_mid_body"]) as server:
@@ -12,16 +12,19 @@ import socket
 import struct
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 TEXT = "Paris is the capital of France."
 USAGE = {"prompt_tokens": 20, "completion_tokens": 7, "total_tokens": 27, "prompt_tokens_details": {"cached_tokens": 8}}
+WRONG_USAGE = USAGE | {"prompt_tokens_details": {"cached_tokens": 5000}}
 RETRY_AFTER_S = 90
 
 
@@ -34,6 +37,13 @@ class Seen:
     body: dict[str, Any]
     headers: dict[str, str]
     at_s: float
+    connection: tuple[str, int] = ("", 0)
+
+    @property
+    def signature(self) -> str:
+        """What an answer to this request says, so that it is known whose it is."""
+        said = self.body.get("input") or [m.get("content") for m in self.body.get("messages", [])]
+        return signature(json.dumps(said))
 
 
 @dataclass
@@ -47,12 +57,18 @@ class MisbehavingServer:
         drawn from with ``seed``.
     hang_s : float
         How long "hang" says nothing, and how long "slow_drip" and its kin go on.
+    signed : bool
+        Whether each answer says what request it is to, see `Seen.signature`.
+    previous : bytes
+        The last whole answer to another request, from its status line on.
     """
 
     seed: int
     faults: Sequence[str] | Mapping[str, float]
     hang_s: float = 3.0
     keep_alive: bool = True
+    signed: bool = False
+    previous: bytes = b""
     address: str = ""
     seen: list[Seen] = field(default_factory=list)
     cut_off: int = 0
@@ -63,14 +79,14 @@ class MisbehavingServer:
             raise ValueError(f"unknown faults {sorted(unknown)}; known: {', '.join(FAULTS)}")
         self._lock, self._random = threading.Lock(), random.Random(self.seed)
 
-    def notice(self, body: dict[str, Any], headers: dict[str, str]) -> Seen:
+    def notice(self, body: dict[str, Any], headers: dict[str, str], connection: tuple[str, int]) -> Seen:
         with self._lock:
             number = len(self.seen)
             if isinstance(self.faults, Mapping):
                 (fault,) = self._random.choices(list(self.faults), list(self.faults.values()))
             else:
                 fault = self.faults[min(number, len(self.faults) - 1)]
-            self.seen.append(Seen(number, fault, body, headers, time.monotonic()))
+            self.seen.append(Seen(number, fault, body, headers, time.monotonic(), connection))
             return self.seen[-1]
 
 
@@ -81,9 +97,10 @@ def misbehaving_server(
     *,
     hang_s: float = 3.0,
     keep_alive: bool = True,
+    signed: bool = False,
 ) -> Iterator[MisbehavingServer]:
     """Server on a free port of 127.0.0.1 until the block ends; ``address`` is what ``api_base`` takes."""
-    app = MisbehavingServer(seed, faults, hang_s, keep_alive)
+    app = MisbehavingServer(seed, faults, hang_s, keep_alive, signed)
     http = _Server(("127.0.0.1", 0), _Handler)
     http.app, app.address = app, f"http://127.0.0.1:{http.server_address[1]}/v1"
     thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
@@ -117,7 +134,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.seen = self.server.app.notice(body, dict(self.headers))
+        self.seen = self.server.app.notice(body, dict(self.headers), self.client_address)
         with suppress(OSError):
             FAULTS[self.seen.fault](self)
 
@@ -163,13 +180,36 @@ class _Handler(BaseHTTPRequestHandler):
                 raise
             self.wait(interval_s)
 
-    def good(self) -> None:
-        if self.seen.body.get("stream"):
-            self.stream(["Paris ", "is the capital ", "of France."])
-        else:
-            self.answer(200, json.dumps(completion(self.seen)).encode())
+    @property
+    def sign(self) -> str:
+        return f" {self.seen.signature}" if self.server.app.signed else ""
 
-    def stream(self, parts: Sequence[str], *, finish: bool = True, usage: bool = True) -> None:
+    def good(self, **headers: str) -> None:
+        self.send(self.whole(**headers))
+
+    def send(self, *responses: bytes) -> None:
+        """Send whole responses, as many as there are, at once."""
+        self.server.app.previous = responses[0]
+        self.wfile.write(b"".join(responses))
+        self.wfile.flush()
+
+    def whole(self, **headers: str) -> bytes:
+        """The good response from its status line on; its end is known, so that the connection can be used again."""
+        app, body = self.server.app, self.seen.body
+        told = {"Content-Type": "application/json", **{k.replace("_", "-"): v for k, v in headers.items()}}
+        if body.get("stream"):
+            told |= {"Content-Type": "text/event-stream", "Transfer-Encoding": "chunked"}
+            data = b"".join(b"%x\r\n%b\r\n" % (len(e), e) for e in [*events(self.sign), b""])
+        else:
+            given = vectors(body["input"]) if "input" in body else completion(self.sign)
+            data = json.dumps(given).encode()
+            told["Content-Length"] = str(len(data))
+        if not app.keep_alive:
+            told["Connection"], self.close_connection = "close", True
+        head = "".join(f"{name}: {value}\r\n" for name, value in told.items())
+        return f"HTTP/1.1 200 OK\r\n{head}\r\n".encode() + data
+
+    def stream(self, parts: Sequence[str], *, finish: bool = True, usage: Mapping[str, Any] | None = USAGE) -> None:
         """Server-sent events, ended by closing the connection."""
         self.close_connection = True
         self.send_response(200)
@@ -180,14 +220,12 @@ class _Handler(BaseHTTPRequestHandler):
         if finish:
             self.event({"index": 0, "delta": {}, "finish_reason": "stop"})
             if usage:
-                self.event(None, usage=USAGE)
+                self.event(None, usage=usage)
             self.wfile.write(b"data: [DONE]\n\n")
         self.wfile.flush()
 
     def event(self, choice: dict[str, Any] | None, **more: Any) -> None:
-        chunk = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "scripted"}
-        chunk |= {"choices": [choice] if choice else [], **more}
-        self.wfile.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
+        self.wfile.write(event(choice, **more))
         self.wfile.flush()
 
     def cut_stream(self) -> None:
@@ -198,16 +236,45 @@ class _Handler(BaseHTTPRequestHandler):
 
     def cut_body(self) -> None:
         self.close_connection = True
-        self.answer(200, json.dumps(completion(self.seen)).encode()[:80], length=400)
+        self.answer(200, json.dumps(completion()).encode()[:80], length=400)
 
     def log_message(self, *_: object) -> None:
         """Keep the terminal for pytest."""
 
 
-def completion(seen: Seen, **changed: Any) -> dict[str, Any]:
-    message = {"role": "assistant", "content": TEXT}
+def signature(said: str) -> str:
+    return sha256(said.encode()).hexdigest()[:16]
+
+
+def event(choice: dict[str, Any] | None, *, answer_id: str = "x", **more: Any) -> bytes:
+    chunk = {"id": answer_id, "object": "chat.completion.chunk", "created": 1, "model": "scripted"}
+    return b"data: " + json.dumps(chunk | {"choices": [choice] if choice else [], **more}).encode() + b"\n\n"
+
+
+def events(sign: str) -> Iterator[bytes]:
+    """Events of a good stream, which ends with what it is signed with."""
+    answer_id = f"chatcmpl-{uuid.uuid4()}"
+    for part in ["Paris ", "is the capital ", "of France.", *([sign] if sign else [])]:
+        yield event({"index": 0, "delta": {"content": part}, "finish_reason": None}, answer_id=answer_id)
+    yield event({"index": 0, "delta": {}, "finish_reason": "stop"}, answer_id=answer_id)
+    yield event(None, answer_id=answer_id, usage=USAGE) + b"data: [DONE]\n\n"
+
+
+def vectors(texts: list[str]) -> dict[str, Any]:
+    """Answer to a request for embeddings; each vector says what text it is of."""
+    data = [{"object": "embedding", "index": i, "embedding": vector(text)} for i, text in enumerate(texts)]
+    usage = {"prompt_tokens": len(texts), "total_tokens": len(texts)}
+    return {"object": "list", "model": "scripted", "data": data, "usage": usage}
+
+
+def vector(text: str) -> list[float]:
+    return [byte - 127.5 for byte in sha256(text.encode()).digest()[:8]]
+
+
+def completion(sign: str = "", **changed: Any) -> dict[str, Any]:
+    message = {"role": "assistant", "content": TEXT + sign}
     return {
-        "id": f"chatcmpl-{seen.number}",
+        "id": f"chatcmpl-{uuid.uuid4()}",
         "object": "chat.completion",
         "created": 1,
         "model": "scripted",
@@ -218,7 +285,14 @@ def completion(seen: Seen, **changed: Any) -> dict[str, Any]:
 
 
 def _json(handler: _Handler, **changed: Any) -> None:
-    handler.answer(200, json.dumps(completion(handler.seen, **changed)).encode())
+    handler.answer(200, json.dumps(completion(handler.sign, **changed)).encode())
+
+
+def _counted(handler: _Handler, usage: Mapping[str, Any] | None) -> None:
+    if handler.seen.body.get("stream"):
+        handler.stream(["Paris", handler.sign], usage=usage)
+    else:
+        _json(handler, usage=usage)
 
 
 def _in_90_s() -> str:
@@ -226,7 +300,7 @@ def _in_90_s() -> str:
 
 
 def _reset_mid_body(handler: _Handler) -> None:
-    handler.answer(200, json.dumps(completion(handler.seen)).encode()[:80], length=400)
+    handler.answer(200, json.dumps(completion()).encode()[:80], length=400)
     handler.reset()
 
 
@@ -235,7 +309,7 @@ def _cut_status_line(handler: _Handler) -> None:
 
 
 def _drip_body(handler: _Handler) -> None:
-    body = json.dumps(completion(handler.seen)).encode()
+    body = json.dumps(completion()).encode()
     handler.answer(200, b"", length=len(body))
     handler.drip(body)
 
@@ -248,6 +322,33 @@ def _drip_stream(handler: _Handler) -> None:
 def _slow_but_whole(handler: _Handler) -> None:
     handler.wait(0.3)
     handler.good()
+
+
+def _twice(handler: _Handler) -> None:
+    whole = handler.whole()
+    handler.close_connection = False
+    handler.send(whole, whole)
+
+
+def _surplus(handler: _Handler) -> None:
+    previous = handler.server.app.previous
+    whole = handler.whole()
+    handler.close_connection = False
+    handler.send(whole, previous or whole)
+
+
+def _late_surplus(handler: _Handler) -> None:
+    previous = handler.server.app.previous
+    whole = handler.whole()
+    handler.close_connection = False
+    handler.send(whole)
+    handler.wait(0.03)
+    handler.wfile.write(previous or whole)
+    handler.wfile.flush()
+
+
+def _previous(handler: _Handler) -> None:
+    handler.send(handler.server.app.previous or handler.whole())
 
 
 def _bad_event(handler: _Handler) -> None:
@@ -263,6 +364,11 @@ def _error_event(handler: _Handler) -> None:
 FAULTS: dict[str, Callable[[_Handler], None]] = {
     "good": _Handler.good,
     "slow": _slow_but_whole,
+    "twice": _twice,
+    "surplus": _surplus,
+    "late_surplus": _late_surplus,
+    "previous": _previous,
+    "another_s_request_id": lambda h: h.good(X_Client_Request_Id="3f2b8c1e-9d4a-4b6e-8f70-123456789abc"),
     "429_seconds": lambda h: h.error(429, Retry_After=str(RETRY_AFTER_S)),
     "429_fraction": lambda h: h.error(429, Retry_After="0.25"),
     "429_date": lambda h: h.error(429, Retry_After=_in_90_s()),
@@ -302,8 +408,8 @@ FAULTS: dict[str, Callable[[_Handler], None]] = {
     "empty_object": lambda h: h.answer(200, b"{}"),
     "empty_choices": lambda h: _json(h, choices=[]),
     "error_as_200": lambda h: h.answer(200, b'{"error": {"message": "overloaded", "code": 529}}'),
-    "no_usage": lambda h: _json(h, usage=None) if not h.seen.body.get("stream") else h.stream(["Paris"], usage=False),
-    "wrong_usage": lambda h: _json(h, usage=USAGE | {"prompt_tokens_details": {"cached_tokens": 5000}}),
+    "no_usage": lambda h: _counted(h, None),
+    "wrong_usage": lambda h: _counted(h, WRONG_USAGE),
     "cut_stream": _Handler.cut_stream,
     "bad_event": _bad_event,
     "error_event": _error_event,

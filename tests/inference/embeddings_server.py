@@ -36,6 +36,10 @@ class EmbeddingsServer:
         data = [{"object": "embedding", "index": i, "embedding": v.tolist()} for i, v in enumerate(vectors)]
         if self.fault == "too few":
             data.pop()
+        if self.fault == "one index twice":
+            data[-1]["index"] = 0
+        if self.fault == "shorter":
+            data = [row | {"embedding": row["embedding"][:-1]} for row in data]
         if self.fault == "empty":
             data = []
         data = data[::-1] if self.fault == "reversed" else data

@@ -121,6 +121,15 @@ def test_the_answer_is_ordered_by_index_and_not_by_arrival(server, embedder):
     assert np.allclose(embedder.embed(texts), HashEmbedder(DIMENSION).embed(texts), atol=1e-6)
 
 
+def test_vectors_of_another_length_are_another_encoder_s_and_charged(server, settings, embedder):
+    embedder.embed(["one"])
+    server.fault = "shorter"
+    with pytest.raises(CallFailed, match=r"AnswerMismatch.*vectors of 15 numbers came, where all before had 16"):
+        embedder.embed(["two"])
+    rows = check_books(embedder, settings, requests=len(server.asked))
+    assert {r["status"] for r in rows if r["error_class"] == "AnswerMismatch"} == {"unknown"}
+
+
 def test_no_texts_need_no_call(server, settings, embedder):
     assert len(embedder.embed([])) == 0
     assert server.asked == rows_of(settings) == []
@@ -151,6 +160,7 @@ def test_a_429_is_tried_once_more_and_both_attempts_have_rows(server, settings, 
     ("fault", "error", "billed"),
     [
         ("too few", "MalformedAnswer.*1 vectors came for 2 texts", True),
+        ("one index twice", "MalformedAnswer.*not one for each", True),
         ("empty", "MalformedAnswer", True),
         ("500", "Unavailable.*on fire", True),
         ("429", "Throttled.*slow down", False),

@@ -237,7 +237,7 @@ except Exception as error:
 def test_every_error_of_a_provider_is_one_that_callers_can_tell_apart():
     kinds = set(ProviderError.__subclasses__())
     assert {kind.__name__ for kind in kinds if kind.retryable} == {
-        "Throttled", "Unavailable", "AttemptTimeout", "ConnectionLost", "MalformedAnswer",
+        "Throttled", "Unavailable", "AttemptTimeout", "ConnectionLost", "MalformedAnswer", "AnswerMismatch",
     }  # fmt: skip
     assert not ProviderError("?").retryable
 

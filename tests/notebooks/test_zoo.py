@@ -145,7 +145,7 @@ def test_events_tell_cells_and_progress_a_few_times_a_second(zoo: Zoo) -> None:
     assert [e.kind for e in events if e.kind != "progress"] == ["start", *["cell"] * 7, "end"]
     assert [(e.cell, e.cells) for e in events if e.kind == "cell"] == [(n, 7) for n in range(1, 8)]
     progress = [e for e in events if e.kind == "progress"]
-    assert 3 <= len(progress) < 50
+    assert 2 <= len(progress) < 50, "the first step, and the end"
     assert progress[-1].cell == 6
     assert progress[-1].data == {
         "label": "questions",

@@ -57,7 +57,8 @@ def test_a_notebook_shows_the_drawing_with_its_numbers(draw: Callable[[], Figure
 
 
 def test_the_alt_text_tells_the_finding() -> None:
-    assert "2 of 6 hold" in DRAWINGS["forest"]().alt
+    assert "2 of 6 are good enough" in DRAWINGS["forest"]().alt
+    assert "from the best other arm for the money" in DRAWINGS["forest"]().alt
     assert "On the frontier, cheapest first: whole · full text" in DRAWINGS["frontier"]().alt
     assert "Over the limit of 150: exact." in DRAWINGS["lines"]().alt
 
@@ -114,6 +115,40 @@ def test_figures_of_nothing_and_of_one_value_are_drawn() -> None:
     assert lines({"a": [(1.0, 1.0)], "b": []}, "x", "y").svg
     assert slices([replace(samples.summary().slices[0], mean=None, low=None, high=None)]).svg
     assert forest(samples.claims()[:1], replace(samples.RULE, margin=0.0)).svg
+
+
+def test_a_merely_worse_arm_is_drawn_without_alarm_and_the_arm_in_use_is_named() -> None:
+    svg = forest(samples.claims(), samples.RULE).svg
+    words = {element.text for element in ET.fromstring(svg).iter("text")}
+    assert {"too far below", "good enough", "cannot tell", f"{samples.REFERENCE} (in use)"} <= words
+    assert not words & {"broken", "identical", "holds", "reference"}
+    worse = forest(samples.claims()[3:4], samples.RULE).svg
+    alone = forest([replace(samples.claims()[3], status="holds")], samples.RULE).svg
+    assert worse.count(COLOURS[1].lower()) == alone.count(COLOURS[1].lower()), "only the margin has that colour"
+
+
+def test_a_rate_is_drawn_against_alpha_with_its_certificate() -> None:
+    rule = replace(samples.RULE, metric="false_hit_rate", direction="lower", margin=0.05, reference="off")
+    claim = replace(samples.claims()[1], arm="exact", best="", difference=0.01, low=0.002, high=0.03)
+    figure = forest([claim], rule)
+    assert "left of the dashed line keeps alpha" in figure.caption
+    assert "the best other" not in figure.svg
+    assert "1 of 1 keep alpha: exact 0.010 certified" in figure.alt
+
+
+def test_twenty_points_are_numbered_in_the_figure_and_listed_below_it() -> None:
+    base = samples.summary().frontier[0]
+    points = [
+        replace(base, arm=f"arm {i}", cost_usd_per_1k=0.04 + i % 7 / 100, quality=0.5 + i / 100) for i in range(20)
+    ]
+    figure = frontier(points, "nDCG@10", requests_per_month=200_000)
+    for svg in (figure.svg, figure.svg_narrow):
+        texts = [element.text for element in ET.fromstring(svg).iter("text")]
+        assert {p.arm for p in points} <= set(texts)
+        assert all(texts.count(str(i)) == 2 for i in range(1, 21)), "once at its mark, once in the list"
+    rows = {row[1]: row for row in figure.data.rows}
+    assert rows["arm 19"][0] == 1, "the best comes first"
+    assert rows["arm 0"][4] == "$8.00", "0.04 for 1,000 requests, 200,000 a month"
 
 
 def test_a_logarithmic_axis_refuses_zero_by_name() -> None:

@@ -1,5 +1,7 @@
 import json
+import re
 import shutil
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -8,9 +10,11 @@ from typing import Any
 import pytest
 
 from tests.reports import samples
+from tests.reports.drawn import drawn
 from tests.reports.reading import Page
 from workbench.errors import RunError
 from workbench.evaluation.summary import Summary
+from workbench.records import Decision, Rule
 from workbench.reports.html import write_report
 
 HOSTILE = {
@@ -19,6 +23,17 @@ HOSTILE = {
     "templates": "{{ 7 * 7 }}{% for x in y %}{% endfor %} $\\frac{1}{0}$ **b** `c` | d [x](javascript:f)",
     "invisible": "a\x00b\x1b[31mc\x7f\x85d \u202egnp.exe\u2066 \ud83d שלום 日本語",
     "long": "x" * 100_000,
+}
+
+
+RULE = Rule("ndcg@10", "usd_per_1k_requests", "plain", 0.05, 0.95)
+NAMES = ("plain", "cheap", "rich")
+DECIDED: dict[str, Callable[[], Decision]] = {
+    "chosen": lambda: drawn(RULE, [0.6, 0.6, 0.3], [2.0, 0.1, 0.1], names=NAMES),
+    "upgrade": lambda: drawn(replace(RULE, point_usd=50.0), [0.6, 0.3, 0.8], [0.1, 0.1, 1.2], names=NAMES),
+    "keep_reference": lambda: drawn(RULE, [0.6, 0.3, 0.3], [0.1, 0.1, 0.1], names=NAMES),
+    "inconclusive": lambda: drawn(RULE, [0.6, 0.6, 0.6], [0.1, 0.1, 0.1], names=NAMES, n_clusters=8),
+    "none_meets_floor": lambda: drawn(replace(RULE, floor=0.9), [0.6, 0.3, 0.3], [0.1, 0.1, 0.1], names=NAMES),
 }
 
 
@@ -67,18 +82,43 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
     return Page(write_report(samples.write_run(tmp_path_factory.mktemp("runs") / "run")))
 
 
-def test_the_verdict_stands_before_the_evidence_and_cautions_before_the_verdict(page: Page) -> None:
+def test_the_verdict_stands_first_and_what_weakens_it_right_below(page: Page) -> None:
     wanted = [
-        "2 of 300 questions failed", samples.decision().sentence, "The accepted decision still holds",
-        "Decision table",
-        "Cost is counted tokens", "Differences from the reference",
+        "evalset docs_qa", "5,948 documents", "300 test questions in 104 families", "40 dev families",
+        samples.decision().sentence, "The accepted decision still holds", samples.decision().notes[0],
+        "100,000 requests a month are assumed", "1 warning", "2 of 300 questions failed", "Decision table",
+        "Cost is counted tokens", "Differences from the best other arm for the money", "Against each other arm",
         "Quality against cost",
-        "What would change the decision", "Slices", "Items that changed", "Worst regressions",
+        "What would change the decision", "Slices", "Items that changed", f"Where {samples.CHOSEN} loses most against",
         "Power before the arms ran",
         "Parameters, rule and fingerprint", "Slowest cells", "The executed notebook",
     ]  # fmt: skip
     places = [page.text.index(part) for part in wanted]
     assert places == sorted(places)
+
+
+def test_warnings_are_folded_and_notes_are_not(page: Page) -> None:
+    folded = page.source.partition('<details class="warnings">')[2].partition("</details>")[0]
+    assert "2 of 300 questions failed" in folded
+    assert samples.decision().notes[0] not in folded
+
+
+def test_the_headline_says_where_another_arm_was_nearly_chosen(tmp_path: Path) -> None:
+    said = "a close call: chosen in 64 % of 200 resamples"
+    assert said in Page(write_report(samples.write_run(tmp_path / "a"))).text
+    steady = replace(samples.decision(), chosen_share={samples.CHOSEN: 0.8, "": 0.2})
+    assert "a close call" not in Page(write_report(samples.write_run(tmp_path / "b", decided=steady))).text
+
+
+def test_money_is_told_a_month_and_an_assumed_volume_is_called_assumed(tmp_path: Path) -> None:
+    run = samples.write_run(tmp_path / "a")
+    page = Page(write_report(run))
+    assert "a month at 100,000 requests (assumed) $4.12" in page.text
+    assert not re.search(r"\de-\d", page.text)
+    set_by_us = replace(samples.summary(), assumed={})
+    told = Page(write_report(samples.write_run(tmp_path / "b", summed=set_by_us))).text
+    assert "a month at 100,000 requests" in told
+    assert "assumed" not in told.partition("The executed notebook")[0]
 
 
 def test_it_is_one_file_that_loads_and_runs_nothing(page: Page) -> None:
@@ -172,10 +212,10 @@ def test_a_run_of_invariants_alone_needs_no_decision(tmp_path: Path) -> None:
     assert "The accepted decision still holds" in text
 
 
-def test_a_synthetic_or_often_used_test_split_is_said_above_the_verdict(tmp_path: Path) -> None:
-    decided = replace(samples.decision(), verdict="provisional", synthetic=True, test_uses=12)
+def test_synthetic_inputs_are_said_below_the_verdict(tmp_path: Path) -> None:
+    decided = replace(samples.decision(), verdict="provisional", synthetic=True)
     text = Page(write_report(samples.write_run(tmp_path, decided=decided))).text
-    assert text.index("synthetic traffic") < text.index("12 sets of arms") < text.index(decided.sentence)
+    assert text.index(decided.sentence) < text.index("2 warnings") < text.index("synthetic traffic")
 
 
 def test_an_empty_summary_and_a_notebook_of_nothing_make_a_page(tmp_path: Path) -> None:
@@ -185,16 +225,50 @@ def test_an_empty_summary_and_a_notebook_of_nothing_make_a_page(tmp_path: Path) 
 
 
 def test_an_arm_that_is_only_kept_is_not_called_chosen(tmp_path: Path) -> None:
-    decided = replace(samples.decision(), verdict="inconclusive", arm=samples.REFERENCE, sentence="Cannot tell.")
+    decided = replace(
+        samples.decision(), verdict="inconclusive", arm=samples.REFERENCE, sentence="Cannot tell.", chosen_share={},
+        notes=(),
+    )  # fmt: skip
     page = Page(write_report(samples.write_run(tmp_path, decided=decided)))
-    assert "kept, reference" in page.text
-    assert "chosen" not in page.text.partition("Differences from the reference")[0]
+    assert "kept meanwhile, in use" in page.text
+    assert "chosen" not in page.text.partition("Differences from the best other")[0]
     assert "over the limit 150 ms" in page.text
 
 
 def test_a_run_that_did_not_end_well_is_never_shown_as_good(tmp_path: Path) -> None:
     run = samples.run_record() | {"status": "interrupted"}
     assert 'class="verdict bad"' in Page(write_report(samples.write_run(tmp_path, run=run))).source
+
+
+def test_a_first_decision_says_start_with_and_how_to_accept_it(tmp_path: Path) -> None:
+    rule = replace(samples.RULE, reference="")
+    decided = replace(samples.decision(), rule=rule, sentence=f"Start with {samples.CHOSEN}: shown to be near.")
+    how = "No decision is accepted yet. To accept this one: workbench accept retrieval --reason TEXT"
+    gated = {"status": "new", "exit_code": 0, "sentence": how, "claims": []}
+    page = Page(write_report(samples.write_run(tmp_path, decided=decided, gated=gated)))
+    assert 'class="verdict neutral"' in page.source
+    assert page.text.index("Start with") < page.text.index("○ new") < page.text.index(how)
+    assert "in use nothing yet" in page.text
+    assert "against what is in use" not in page.text
+
+
+def test_an_arm_that_stands_alone_is_compared_with_nothing(tmp_path: Path) -> None:
+    rule = Rule("ndcg@10", "usd_per_1k_requests", "", 0.05, 0.95)
+    decided = drawn(rule, [0.6], [1.0], names=["alone"])
+    page = Page(write_report(samples.write_run(tmp_path, decided=decided)))
+    assert "Against each other arm" not in page.text
+    assert "alone loses" not in page.text
+    assert "not compared" in page.text
+
+
+@pytest.mark.parametrize("verdict", ["chosen", "upgrade", "keep_reference", "inconclusive", "none_meets_floor"])
+def test_every_verdict_has_a_page(tmp_path: Path, verdict: str) -> None:
+    decided = DECIDED[verdict]()
+    assert decided.verdict == verdict
+    page = Page(write_report(samples.write_run(tmp_path, decided=decided)))
+    page.assert_harmless()
+    assert decided.sentence in page.text
+    assert all(note in page.text for note in decided.notes)
 
 
 def test_hidden_cells_stay_out_and_a_failed_gate_shows_its_exit_code(tmp_path: Path) -> None:
@@ -231,6 +305,13 @@ def test_a_browser_shows_it_without_error_request_or_sideways_scroll(tmp_path: P
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("request", lambda request: said.append(request.url) if not request.url.startswith("file:") else None)
         page.goto(report.as_uri())
+        box = page.locator(".verdict .sentence").bounding_box()
+        assert box is not None
+        assert box["y"] + box["height"] < 800, "the verdict is read without scrolling"
+        tables = page.evaluate("[...document.querySelectorAll('.wide')].map(e => [e.scrollWidth, e.clientWidth])")
+        assert all(inner <= outer for inner, outer in tables) or width < 700, tables
+        cells = page.evaluate("[...document.querySelectorAll('.stack td')].map(e => e.scrollWidth - e.clientWidth)")
+        assert max(cells) <= 0, "no number is cut off beside its label"
         page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         colours = page.evaluate(

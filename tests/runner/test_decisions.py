@@ -3,15 +3,17 @@
 import json
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import get_args
 
 import polars as pl
 import pytest
 
 from tests.notebooks.zoo import add_notebook, make_settings
+from workbench.bench.experiment import anchor_path
 from workbench.clock import SystemClock
 from workbench.errors import ConfigError, EvalsetError, RunError
-from workbench.evaluation.gate import Gate, GateClaim
-from workbench.records import Claim, Decision, Fingerprint, Rule
+from workbench.evaluation.gate import EXIT_CODES, Gate, GateClaim
+from workbench.records import Claim, Decision, Fingerprint, GateStatus, Pair, Rule
 from workbench.runner import Check, RunRecord, accept, accepted_decisions, check
 from workbench.runner.decisions import worst_exit_code
 from workbench.runner.runs import close_run, open_run
@@ -72,6 +74,13 @@ def finished(settings, decision=DECISION, *, status="done", scores=None, paramet
     (record.run_dir / "decision.json").write_text(decision.to_json(), encoding="utf-8")
     close_run(record, SystemClock(), status=status, gate="stale")
     return record.run_dir
+
+
+def later(arm="text", low=-0.01, **changes):
+    """Decision of another arm, which lies at least ``low`` from ``vector``, the anchor."""
+    pair = Pair("vector", low + 0.01, low, low + 0.02, 20, "holds" if low > -0.02 else "inconclusive")
+    claims = (CLAIM, replace(CLAIM, arm="text", pairs=(pair,)))
+    return replace(DECISION, verdict="chosen", arm=arm, claims=claims, **changes)
 
 
 def take(settings, **given):
@@ -146,10 +155,110 @@ def test_an_evalset_that_cannot_be_written_is_a_clear_error(settings):
 def test_a_later_acceptance_takes_the_place_of_the_first(settings):
     finished(settings)
     take(settings)
-    finished(settings, replace(DECISION, verdict="inconclusive"))
-    take(settings, reason="cannot tell any more")
+    finished(settings, later())
+    take(settings, reason="cheaper")
     ((_, decision),) = accepted_decisions(settings)
-    assert (decision.verdict, decision.accepted_because) == ("inconclusive", "cannot tell any more")
+    assert (decision.arm, decision.accepted_because) == ("text", "cheaper")
+
+
+def test_a_run_that_cannot_tell_is_not_accepted_unless_told_so(settings):
+    finished(settings, replace(DECISION, verdict="inconclusive", sentence="Cannot tell: too few questions."))
+    with pytest.raises(ConfigError, match=r"cannot tell.*too few questions\. .*--even-if inconclusive"):
+        take(settings)
+    assert not (settings.evalsets / "mine" / "decisions").exists()
+    assert Decision.load(take(settings, even_if=["inconclusive"])).verdict == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("gates", "says"),
+    [
+        ("margin = 0.05", "margin was 0.02, is 0.05"),
+        ("margin = 0.02\nrequests_per_month = 5", "requests_per_month was 100000, is 5"),
+        ("margin = 0.02\nfloor = 0.4", "floor was None, is 0.4"),
+    ],
+)
+def test_a_run_by_another_rule_than_now_is_not_accepted_unless_told_so(settings, gates, says):
+    (settings.evalsets / "mine" / "gates.toml").write_text(f"[retrieval]\n{gates}\n", encoding="utf-8")
+    finished(settings)
+    with pytest.raises(ConfigError, match=rf"another rule than mine/gates\.toml.*{says}.*--even-if other-rule"):
+        take(settings)
+    assert take(settings, even_if=["other-rule"]).is_file()
+
+
+def test_of_a_rate_alpha_is_the_margin_and_there_is_no_anchor(settings):
+    (settings.evalsets / "mine" / "gates.toml").write_text("[caching]\nalpha = 0.05\n", encoding="utf-8")
+    rate = replace(RULE, metric="false_hit_rate", direction="lower", margin=0.05)
+    finished(settings, replace(DECISION, notebook="caching", rule=rate))
+    path = accept(settings, "caching", reason="it pays", clock=Christmas())
+    assert path.is_file()
+    assert not anchor_path(settings.evalsets / "mine", "caching").exists()
+
+
+def test_an_exception_that_nobody_knows_is_refused(settings):
+    finished(settings)
+    with pytest.raises(ConfigError, match="did you mean 'other-rule'"):
+        take(settings, even_if=["other_rule"])
+
+
+def test_the_first_accepted_arm_is_the_anchor_and_stays_it(settings):
+    finished(settings)
+    take(settings)
+    path = anchor_path(settings.evalsets / "mine", "retrieval")
+    assert Decision.load(path).arm == "vector"
+    assert pl.read_parquet(path.with_suffix(".scores.parquet")).rows() == [("vector", "q1", 0, 0.5)]
+    finished(settings, later())
+    take(settings, reason="cheaper")
+    assert (Decision.load(path).arm, Decision.load(path).accepted_on) == ("vector", "2026-12-24")
+    assert [name for name, _ in accepted_decisions(settings)] == ["mine"], "the anchor itself is not run again"
+
+
+def test_a_new_anchor_is_set_when_it_is_asked_for(settings):
+    finished(settings)
+    take(settings)
+    finished(settings, later(low=-0.3))
+    with pytest.raises(ConfigError, match=r"text may lie 0\.300 ndcg@10 below the anchor vector.*the margin is 0\.02"):
+        take(settings)
+    take(settings, anchor=True, reason="vector is no longer made")
+    path = anchor_path(settings.evalsets / "mine", "retrieval")
+    assert (Decision.load(path).arm, Decision.load(path).accepted_because) == ("text", "vector is no longer made")
+    assert set(pl.read_parquet(path.with_suffix(".scores.parquet"))["arm"]) == {"text"}
+
+
+def test_an_arm_at_the_margin_below_the_anchor_is_refused(settings):
+    finished(settings)
+    take(settings)
+    finished(settings, later(low=-0.02))
+    with pytest.raises(ConfigError, match="below the anchor"):
+        take(settings)
+    finished(settings, later(low=-0.0199))
+    assert Decision.load(take(settings)).arm == "text"
+
+
+def test_an_arm_of_unknown_distance_from_the_anchor_is_refused(settings):
+    finished(settings)
+    take(settings)
+    finished(settings, replace(DECISION, verdict="chosen", arm="text"))
+    with pytest.raises(ConfigError, match="nothing is known of the distance of text from the anchor vector"):
+        take(settings)
+
+
+def test_an_arm_without_scores_is_no_anchor(settings):
+    finished(settings, replace(DECISION, arm="kept", claims=(replace(CLAIM, arm="kept"),)))
+    with pytest.raises(ConfigError, match="no test scores of kept"):
+        take(settings)
+    assert not (settings.evalsets / "mine" / "decisions").exists()
+
+
+def test_runs_of_several_evalsets_are_not_mixed_up(settings):
+    (settings.evalsets / "ours").mkdir()
+    finished(settings, parameters={"evalset": "mine"})
+    finished(settings, replace(DECISION, sentence="ours"), parameters={"evalset": "ours"})
+    with pytest.raises(ConfigError, match=r"runs of 'retrieval' on mine, ours; .*--evalset NAME"):
+        take(settings)
+    assert take(settings, evalset="mine") == settings.evalsets / "mine" / "decisions" / "retrieval.json"
+    assert Decision.load(take(settings, evalset="ours")).sentence == "ours"
+    with pytest.raises(ConfigError, match="no finished run of 'retrieval' on theirs"):
+        take(settings, evalset="theirs")
 
 
 def test_what_is_not_accepted_cannot_be_checked(settings):
@@ -180,6 +289,12 @@ def test_the_exit_code_is_that_of_the_gate_and_3_where_the_run_failed(tmp_path):
     assert found(tmp_path, "stale", 0).exit_code == 0, "softened by the policy"
     assert found(tmp_path, "holds", 0, run="failed").exit_code == 3
     assert Check("mine", DECISION, RunRecord(tmp_path, "done"), None).exit_code == 3
+
+
+@pytest.mark.parametrize("status", get_args(GateStatus))
+def test_every_status_of_a_gate_has_an_exit_code_and_new_and_not_tested_are_0(tmp_path, status):
+    expected = {"broken": 1, "inconclusive": 2, "stale": 2, "error": 3}.get(status, 0)
+    assert worst_exit_code([found(tmp_path, status, EXIT_CODES[status])]) == expected
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from workbench.bench.retrieved import SEARCHES, changed_since, recorded_rows, retrieval_usd
-from workbench.errors import EvalsetError
+from workbench.errors import EvalsetError, RecordingMiss
 from workbench.evaluation.correctness import found_relevant, is_yes_no, names_accepted, says
 from workbench.evaluation.evalset import Evalset
 from workbench.evaluation.outcomes import OUTCOMES_SCHEMA
@@ -17,9 +17,9 @@ from workbench.inference.local import PREFIX as LOCAL
 from workbench.inference.messages import Request, Response
 from workbench.inference.prices import MS_PER_HOUR, PriceTable
 from workbench.inference.prompting import Prompts
-from workbench.inference.recording import Recordings
+from workbench.inference.recording import Recordings, record_command
 from workbench.inference.routed import FOLDER, HITS
-from workbench.records import Query, content_hash
+from workbench.records import Decision, Query, content_hash
 
 ANSWER, FIND = "answer", "find"
 
@@ -99,13 +99,20 @@ def recorded_outcomes(evalset: Evalset, prices: PriceTable) -> tuple[pl.DataFram
         Hashes of what was read, for the fingerprint.
     list of str
         Sentences about what is missing.
+
+    Raises
+    ------
+    RecordingMiss
+        If a recorded answer is lost, and no changed input explains it.
     """
     prompts = load_prompts(evalset)
     replays = {m: Client({}, Books(prices), recordings=Recordings(recording_file(evalset, m))) for m in prompts.models}
     searches = {(r["tenant_id"], r["query"]): r["doc_ids"] for r in recorded_rows(evalset, SEARCHES)}
     extra_usd = retrieval_usd(evalset)
     rows, missing = [], set[str]()
-    for asked in asked_of(evalset):
+    everything = list(asked_of(evalset))
+    refuse_lost(evalset, everything, {m: c.recordings for m, c in replays.items() if c.recordings is not None})
+    for asked in everything:
         client = replays[asked.request.model]
         recorded = client.recordings
         if asked.prompt_id in missing or recorded is None or not recorded.count(asked.request):
@@ -122,16 +129,72 @@ def recorded_outcomes(evalset: Evalset, prices: PriceTable) -> tuple[pl.DataFram
         rows.append(_row(asked, done.response, quality, prices, extra_usd if retrieved else 0.0))
     frame = pl.DataFrame(rows, schema=OUTCOMES_SCHEMA, orient="row").filter(~pl.col("prompt_id").is_in(list(missing)))
     inputs = {f"recordings of {m}": c.recordings.read_sha256() for m, c in replays.items() if c.recordings}
-    for name in (HITS, SEARCHES):
-        inputs[name] = content_hash((evalset.path / FOLDER / name).read_bytes())
-    inputs["retrieval usd"] = f"{extra_usd:.3e}"
-    inputs["prompts"] = content_hash((evalset.path / "prompts.toml").read_bytes())
+    inputs[SEARCHES] = content_hash((evalset.path / FOLDER / SEARCHES).read_bytes())
+    inputs |= {"retrieval usd": f"{extra_usd:.3e}", **_prompt_inputs(evalset)}
     total = frame["prompt_id"].n_unique() + len(missing)
     notes = [f"{len(missing)} of {total} prompts are left out: not all answers to them are recorded"] if missing else []
     if changed := changed_since(evalset):
         told = f"renew them with: workbench record {evalset.name}"
         notes.append(f"The prompts hold what was found before the {' and the '.join(changed)} changed; {told}")
     return frame, inputs, notes
+
+
+def refuse_lost(evalset: Evalset, asked: Sequence[Asked], recordings: Mapping[str, Recordings]) -> None:
+    """Refuse recordings in which something is lost; what was never recorded is none.
+
+    Each model is asked in the order of `asked_of`, so that a pilot or a session that was cut off leaves the first
+    requests of each kind answered. Lost is therefore what has no answer although a later request of its kind has one,
+    what is the only model's without any, and what the accepted decision judged.
+
+    Raises
+    ------
+    RecordingMiss
+        If there is such a request, unless what prompts are made from has changed since: then they are others.
+    """
+    answered = [bool(recordings[a.request.model].count(a.request)) for a in asked]
+    last = {_kind(a): place for place, a in enumerate(asked) if answered[place]}
+    models = {model for model, *_ in last}
+    decided, explained = _decided(evalset)
+    lost = [
+        a
+        for place, a in enumerate(asked)
+        if not answered[place]
+        and (place < last.get(_kind(a), -1) or (models and a.request.model not in models) or a.prompt_id in decided)
+    ]
+    if not lost or explained:
+        return
+    first = lost[0]
+    path = recordings[first.request.model].path
+    command = record_command(path, first.request.model)
+    raise RecordingMiss(
+        f"{len(lost)} recorded answers of {evalset.name} are lost, first that of {first.request.model} to item "
+        f"{first.item_id!r} in {path.name}; restore the file, or record it with: {command}",
+        item_id=first.item_id,
+        command=command,
+    )
+
+
+def _kind(asked: Asked) -> tuple[str, str, str, bool]:
+    """Requests that are asked in one order, and are changed by the same line of ``prompts.toml``."""
+    return asked.request.model, asked.feature, asked.context, asked.feature == asked.query.feature
+
+
+def _decided(evalset: Evalset) -> tuple[set[str], list[str]]:
+    """Prompts that the accepted routing decision judged; and which inputs of prompts have changed, since it or hits."""
+    path, changed = evalset.path / "decisions" / "routing.json", changed_since(evalset)
+    scores = path.with_suffix(".scores.parquet")
+    if not (path.is_file() and scores.is_file()):
+        return set(), changed
+    before = Decision.load(path).fingerprint.inputs
+    now = {"queries": evalset.inputs.get("queries"), "corpus": evalset.inputs.get("corpus"), **_prompt_inputs(evalset)}
+    changed += [name for name, value in now.items() if before.get(name) not in (None, value)]
+    return set(pl.read_parquet(scores)["item_id"]), changed
+
+
+def _prompt_inputs(evalset: Evalset) -> dict[str, str]:
+    """Hashes of the files that prompts are made from."""
+    files = {HITS: evalset.path / FOLDER / HITS, "prompts": evalset.path / "prompts.toml"}
+    return {name: content_hash(path.read_bytes()) for name, path in files.items()}
 
 
 def _row(asked: Asked, response: Response, quality: float, prices: PriceTable, extra_usd: float) -> tuple[object, ...]:

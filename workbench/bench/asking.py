@@ -1,7 +1,9 @@
 """Ask every candidate the questions of one split: ours, those fitted on dev, and the user's own systems."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+from typing import Any
 
 import polars as pl
 
@@ -31,13 +33,17 @@ def candidate_name(candidate: Candidate) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Arms that were asked all questions of one split: their answers, scores and facts."""
+    """Arms that were asked all questions of one split: their answers, scores and facts.
+
+    ``notes`` name the arms that returned the same for every question.
+    """
 
     split: Split
     arms: tuple[Candidate, ...]
     answers: Mapping[str, Answers]
     scores: pl.DataFrame
     facts: tuple[ArmFacts, ...]
+    notes: tuple[str, ...] = ()
 
     def of(self, metric: str) -> pl.DataFrame:
         """Rows of one metric."""
@@ -51,7 +57,8 @@ class Scored:
 
     def table(self) -> Table:
         """Means of every arm; bounds instead where its top 10 is not judged well enough."""
-        return score_table(self.scores, self.facts, self.split.name, self.bounds())
+        table = score_table(self.scores, self.facts, self.split.name, self.bounds())
+        return replace(table, caption=". ".join([table.caption, *self.notes]))
 
     def bounds(self) -> dict[str, tuple[float, float]]:
         """Bounds of nDCG@10 of each arm under 0.9 judged@10, where the judgements were pooled."""
@@ -73,7 +80,8 @@ def ask_all(candidates: Sequence[Candidate], part: Split, searcher: Searcher, *,
         score(answers[f.name], part.queries, part.qrels, SHOWN_METRICS, cost_usd=f.cost_usd_per_1k / 1000)
         for f in facts
     ]
-    return Scored(part, tuple(candidates), answers, pl.concat(frames), facts)
+    notes = tuple(_agreeing(candidates, answers, part.name, searcher))
+    return Scored(part, tuple(candidates), answers, pl.concat(frames), facts, notes)
 
 
 def our_arm(candidate: Candidate) -> Arm | None:
@@ -164,22 +172,82 @@ def foreign_hits(scored: Scored, documents: Iterable[Document]) -> int:
     )
 
 
-def check_knobs(arms: Sequence[Candidate], answers: Mapping[str, Answers], searcher: Searcher) -> None:
-    """Refuse a sweep in which two of our arms do the same thing: one of their knobs had no effect.
+def drop_twins(
+    candidates: Sequence[Candidate], dev: Split, searcher: Searcher, *, depth: int, keep: Collection[str] = ()
+) -> tuple[list[Candidate], dict[str, str]]:
+    """Leave out each of our arms that does what a simpler one does: what makes it differ has no effect here.
 
-    Raises
-    ------
-    ConfigError
-        If two arms that differ in name returned the same hits for every question, by the same query plan.
+    Parameters
+    ----------
+    candidates : sequence of Arm, FittedArm or SystemArm
+        Prepared, simplest first: the first of two twins stays.
+    keep : collection of str
+        Names of arms that stay whatever they do: those that are accepted or asked for.
+
+    Returns
+    -------
+    list of Arm, FittedArm or SystemArm, and dict
+        Candidates that stay, and by name why each of the others does not.
     """
-    ours = [arm for arm in map(our_arm, arms) if arm is not None]
-    for i, one in enumerate(ours):
-        for other in ours[:i]:
-            if answers[one.name].run.equals(answers[other.name].run) and searcher.plan(one) == searcher.plan(other):
-                raise ConfigError(
-                    f"arms {other.name!r} and {one.name!r} returned the same hits for every question by the same plan: "
-                    "what makes them differ had no effect here; leave one out"
-                )
+    probe, kept, why = _Probe(dev, searcher, depth), list[Candidate](), dict[str, str]()
+    for candidate in candidates:
+        name = candidate_name(candidate)
+        twin = None if name in keep else next((k for k in kept if probe.twins(k, candidate)), None)
+        if twin is None:
+            kept.append(candidate)
+        else:
+            why[name] = f"what makes it differ from {candidate_name(twin)} has no effect on this corpus"
+    return kept, why
+
+
+@dataclass(frozen=True, slots=True)
+class _Probe:
+    """Asks two arms the dev questions one by one, as long as they answer alike: most differ at the first."""
+
+    dev: Split
+    searcher: Searcher
+    depth: int
+    _known: dict[tuple[str, str], tuple[Any, ...]] = field(default_factory=dict)
+
+    def twins(self, one: Candidate, other: Candidate) -> bool:
+        """Whether two of our arms differ by a cut that is none, or return the same hits by the same plan.
+
+        The plan names the build of a vector index: two that were built at random are no twins by their hits, which
+        the next builds may not share.
+        """
+        first, second = our_arm(one), our_arm(other)
+        if first is None or second is None:
+            return False
+        by_cut = isinstance(one, Arm) and replace(second, name=first.name, chunker=first.chunker) == one
+        if by_cut and self.searcher.cut_alike(first, second):
+            return True
+        begin, rest = self.dev.queries[:1], self.dev.queries[1:]  # most pairs need no plan: that embeds a text
+        if not self._agree(one, other, begin) or self.searcher.plan(first) != self.searcher.plan(second):
+            return False
+        return self._agree(one, other, rest)
+
+    def _agree(self, one: Candidate, other: Candidate, queries: Iterable[Query]) -> bool:
+        return all(self._answer(one, query) == self._answer(other, query) for query in queries)
+
+    def _answer(self, candidate: Candidate, query: Query) -> tuple[Any, ...]:
+        key = (candidate_name(candidate), query.query_id)
+        if key not in self._known:
+            answers = ask(key[0], _search_of(candidate, self.dev, self.searcher, self.depth), [query])
+            self._known[key] = (answers.run.rows(), tuple(answers.errors))
+        return self._known[key]
+
+
+def _agreeing(
+    candidates: Sequence[Candidate], answers: Mapping[str, Answers], split: str, searcher: Searcher
+) -> Iterator[str]:
+    """Tell which of our arms that were asked are twins on this split."""
+    ours = [arm for arm in map(our_arm, candidates) if arm is not None]
+    for one, other in combinations(ours, 2):
+        if answers[one.name].run.equals(answers[other.name].run) and searcher.plan(one) == searcher.plan(other):
+            yield (
+                f"{one.name} and {other.name} returned the same hits for every {split} question by the same plan: "
+                "what makes them differ had no effect"
+            )
 
 
 def arms_table(candidates: Sequence[Candidate], searcher: Searcher) -> Table:

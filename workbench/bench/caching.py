@@ -10,7 +10,15 @@ import polars as pl
 
 from workbench.bench.caching_lab import CachingParameters, Certified, Lab, Replayed, Semantic, make_guard
 from workbench.bench.caching_prompts import prompt_tables
-from workbench.bench.caching_summary import regression_cases, score_rows, slice_rows_of, summarise
+from workbench.bench.caching_scopes import CANARY_TEXTS, KnownVectors, Scopes, try_scopes
+from workbench.bench.caching_summary import (
+    item_id,
+    regression_cases,
+    request_rows,
+    score_rows,
+    slice_rows_of,
+    summarise,
+)
 from workbench.bench.caching_tables import (
     break_even_table,
     certificate_table,
@@ -51,7 +59,10 @@ from workbench.telemetry.context import attributed
 STEP = 512
 OFF = "off"
 SYNTHETIC = "The stream is made up: drawn from traffic.toml; hit rates and savings follow from its plan."
-RULE_SHOWN = ("metric", "alpha", "confidence", "must_differ_limit", *MONEY_SHOWN[:3], "on_inconclusive", "on_stale")
+RULE_SHOWN = (
+    "metric", "alpha", "confidence", "must_differ_limit", "min_coverage", *MONEY_SHOWN[:3], "on_inconclusive",
+    "on_stale",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +187,7 @@ class CachingBench:
             certificate = certify(counts, rule.margin, confidence, lowest=lowest, confirm=confirm)
             arms.append((CacheArm("semantic", certificate.threshold, guard, self.embedder.encoder_id), certificate))
         shown = [(arm.name, certificate) for arm, certificate in arms if arm.kind == "semantic" and certificate]
-        return Certified(certificate_table(shown, rule.margin), tuple(arms))
+        return Certified(certificate_table(shown, rule.margin), tuple(arms), part)
 
     def must_differ(self, certified: Certified, semantic: Semantic) -> Table:
         """Test pairs that the certified arms would serve, by kind: which wordings are not told apart."""
@@ -187,7 +198,14 @@ class CachingBench:
         return pairs_table(self.lab.pairs, cases)
 
     def replay(self, certified: Certified, semantic: Semantic) -> Replayed:
-        """Walk the whole stream with each cache as it would fill, and judge it on the test part."""
+        """Walk the whole stream with each cache as it would fill, and judge it on the test part.
+
+        Raises
+        ------
+        SplitError
+            If a threshold was certified on a request of the test part.
+        """
+        self.lab.require_dev(certified)
         results, replays, shown = [], dict[str, Replay](), []
         bar = Progress("caches replayed", len(certified.arms))
         for place, (arm, certificate) in enumerate(certified.arms, start=1):
@@ -203,6 +221,12 @@ class CachingBench:
                 shown.append(("neighbour", neighbour, walked.entries, self.lab.shadow_rate(near, semantic)))
         bar.done(f"{len(certified.arms)} caches replayed over {len(self.lab.stream):,} requests")
         return Replayed(replay_table(shown), tuple(results), replays)
+
+    def scopes(self, semantic: Semantic) -> Scopes:
+        """Send canaries, and requests in words that several tenants use, through the caches themselves."""
+        texts = [*self.lab.stream.queries, *CANARY_TEXTS]
+        vectors = np.concatenate([semantic.vectors, self._embed(CANARY_TEXTS)])
+        return try_scopes(self.lab.stream, KnownVectors.of(self.embedder, texts, vectors))
 
     def decide(self, replayed: Replayed) -> Decision:
         """Choose the cheapest cache that is shown to be good enough and saves what counts.
@@ -251,24 +275,18 @@ class CachingBench:
         self.experiment.save(decision, summary, scores)
         return summary
 
-    def gate(self, decision: Decision, replayed: Replayed) -> None:
+    def gate(self, decision: Decision, replayed: Replayed, scopes: Scopes) -> None:
         """Say whether the accepted decision still holds; raises after everything is on disk."""
         limit = self.experiment.policy.must_differ_limit
         chosen = next(r for r in replayed.results if r.arm.name == decision.arm)
         most = limit if isinstance(limit, int) else int(limit * chosen.pairs.of_must_differ)
-        tried = chosen.pairs.of_must_differ
-        invariants: dict[str, int | None] = {
-            "hits of another tenant": self.leaks(replayed),
-            "must-differ pairs served above the limit": max(chosen.pairs.must_differ - most, 0) if tried else None,
-        }
-        gate = self.experiment.gate(decision, self._scores(replayed), invariants)
+        served = max(chosen.pairs.must_differ - most, 0) if chosen.pairs.of_must_differ else None
+        invariants = {**scopes.invariants, "must-differ pairs served above the limit": served}
+        rows = request_rows(self.lab.stream, replayed.replays, self.lab.parts["test"])
+        items = [item_id(i) for i in range(len(self.lab.stream))[self.lab.parts["test"]]]
+        gate = self.experiment.gate(decision, self._scores(replayed), invariants, items=items, rows=rows)
         print(f"gate: {gate.status} - {gate.sentence}")  # noqa: T201  the last line of the notebook
         gate.enforce()
-
-    def leaks(self, replayed: Replayed) -> int:
-        """Count hits that belong to another tenant than the request; must be 0."""
-        tenants = np.array(self.lab.stream.tenants)
-        return sum(int((tenants[r.hit] != tenants[r.matched[r.hit]]).sum()) for r in replayed.replays.values())
 
     def _embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         cache, bar = VectorCache(self.experiment.settings.cache / "vectors.sqlite"), Progress("questions", len(texts))
@@ -279,7 +297,7 @@ class CachingBench:
             out.append(part)
             fresh += new
             bar.update(start + len(part))
-        bar.done(f"{len(texts):,} questions of the stream and of the pairs, {fresh:,} embedded now")
+        bar.done(f"{len(texts):,} questions, {fresh:,} embedded now")
         return np.concatenate(out)
 
     def _scores(self, replayed: Replayed) -> pl.DataFrame:

@@ -11,6 +11,7 @@ from workbench.errors import ConfigError, unknown_name
 from workbench.evaluation.bounds import GRID, Counts, count
 from workbench.evaluation.cache_claims import CacheArm, CacheResult, PairsServed, bounds_of_pairs, rate_of
 from workbench.evaluation.certification import Certificate
+from workbench.evaluation.evalset import require_dev
 from workbench.evaluation.stream import Replay, Shadow, replay, serve_nothing
 from workbench.evaluation.traffic import Pair, Stream
 from workbench.inference.prices import PriceTable, Work
@@ -61,9 +62,10 @@ class Semantic(Step):
 
 @dataclass(frozen=True, repr=False)
 class Certified(Step):
-    """Arms with their certificates, simplest first."""
+    """Arms with their certificates, simplest first; ``requests`` are those of the stream that certify them."""
 
     arms: tuple[tuple[CacheArm, Certificate | None], ...]
+    requests: slice
 
 
 @dataclass(frozen=True, repr=False)
@@ -119,13 +121,33 @@ class Lab:
         """Lowest threshold of the grid at which the dev pairs that must differ keep their limit.
 
         Where it is a share, none of a grave kind may be served at all.
+
+        Raises
+        ------
+        SplitError
+            If a pair is not of dev.
         """
-        limit, differ = self.must_differ_limit, self.must_differ("dev") & self.passes(guard)
+        limit, chosen = self.must_differ_limit, self.must_differ("dev")
+        labelled = (p.pair_id for p, used in zip(self.pairs, chosen, strict=True) if used)
+        require_dev(labelled, {p.pair_id for p in self.pairs if p.split == "dev"}, "limiting a threshold by pairs")
+        differ = chosen & self.passes(guard)
         grave = differ & np.array([p.kind in GRAVE and isinstance(limit, float) for p in self.pairs], dtype=bool)
-        most = limit if isinstance(limit, int) else limit * self.must_differ("dev").sum()
+        most = limit if isinstance(limit, int) else limit * chosen.sum()
         near = semantic.pair_similarity
         fits = [t for t in GRID if (differ & (near >= t)).sum() <= most and not (grave & (near >= t)).any()]
         return float(min(fits, default=np.inf))
+
+    def require_dev(self, certified: Certified) -> None:
+        """Refuse thresholds that were certified on requests which the replay judges them on.
+
+        Raises
+        ------
+        SplitError
+            If a request of the certificates is not before the test part.
+        """
+        positions = np.arange(len(self.stream))
+        used, before = positions[certified.requests], positions[: self.parts["test"].start]
+        require_dev(map(str, used), set(map(str, before)), "certifying a threshold")
 
     def replay(self, arm: CacheArm, certificate: Certificate | None, semantic: Semantic) -> tuple[CacheResult, Replay]:
         """Walk the whole stream with one cache, and judge it on the test part."""

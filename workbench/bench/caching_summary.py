@@ -1,20 +1,22 @@
 """What the caching run leaves for its report and its gate: scores, slices, false hits worth reading."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from workbench.bench.experiment import Experiment, decision_path
-from workbench.bench.telling import section_of
+from workbench.bench.telling import assumed_money, is_default, section_of
 from workbench.evaluation.cache_claims import METRIC
 from workbench.evaluation.comparison import SCORES_SCHEMA
 from workbench.evaluation.exploring import MAX_CASES, changed_cases, slice_rows
-from workbench.evaluation.stream import Replay
+from workbench.evaluation.stream import Replay, serve_nothing
 from workbench.evaluation.summary import ItemCase, Section, SliceRow, Summary
 from workbench.evaluation.traffic import Stream
 from workbench.records import Decision
 from workbench.rendering.table import Table
+from workbench.reports.views import needed_words
 
 QUARTERS = 4
 
@@ -36,6 +38,20 @@ def score_rows(stream: Stream, replays: Mapping[str, Replay], part: slice) -> pl
         ]  # fmt: skip
     schema = SCORES_SCHEMA | {"slice_tenant": pl.String, "slice_age of the cache": pl.String}
     return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def request_rows(stream: Stream, replays: Mapping[str, Replay], part: slice) -> pl.DataFrame:
+    """One row an arm and test request, served or not: the error rate, 1 where a false hit was served.
+
+    With them it is told that every request was replayed; the scores of the deciding rate hold hits alone.
+    """
+    frames = []
+    for arm, found in {"off": serve_nothing(stream), **replays}.items():
+        places = np.arange(len(found.hit))[part]
+        values = {"item_id": [item_id(i) for i in places.tolist()], "value": found.false[places].astype(float)}
+        told = {"arm": arm, "repeat": 0, "metric": "error_rate"}
+        frames.append(pl.DataFrame(values).with_columns(**{name: pl.lit(value) for name, value in told.items()}))
+    return pl.concat(frames)
 
 
 def item_id(position: int) -> str:
@@ -90,12 +106,21 @@ def summarise(
         slices=tuple(slice_rows_of(scores)),
         changed=changed_cases(accepted, scores, list(false_hits), cases),
         regressions=tuple(false_hits.get(focus, ())[:MAX_CASES]),
+        regressions_title=f"What {focus} answered wrongly",
         would_change=_would_change(decision),
         sections=tuple(_section(table) for table in tables if table.rows),
         cost_note="The rate is that of the hits which similarity decided: false hits by hits. Differences are those of "
         "the certificate, on the calibration part; the rate beside them is the true replay on the later test part. "
         "Cost is calls still made, and the embedding of each question.",
+        assumed=assumed_money(experiment.policy) | _assumed_call(experiment.parameters),
     )
+
+
+def _assumed_call(parameters: Any) -> dict[str, str]:
+    if not is_default(parameters, "call_usd"):
+        return {}
+    told = f"A request that is not served from the cache is assumed to cost ${parameters.call_usd:g}: set call_usd."
+    return {"call_usd": told}
 
 
 def _would_change(decision: Decision) -> tuple[str, ...]:
@@ -104,7 +129,7 @@ def _would_change(decision: Decision) -> tuple[str, ...]:
         if claim.status == "holds":
             out.append(f"{claim.arm}: an alpha under {claim.high:.3f} would no longer be certified.")
         elif claim.status == "inconclusive" and claim.items_needed:
-            out.append(f"{claim.arm}: about {claim.items_needed:,} more labelled hits would settle it at this rate.")
+            out.append(f"{claim.arm}: {needed_words(claim)} more labelled hits would settle it at this rate.")
         elif claim.status in ("inconclusive", "broken"):
             out.append(f"{claim.arm}: {claim.note}.")
     return tuple(out)

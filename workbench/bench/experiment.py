@@ -17,9 +17,9 @@ from workbench.errors import ConfigError
 from workbench.evaluation.claims import ArmFacts, make_claims
 from workbench.evaluation.comparison import spent
 from workbench.evaluation.decision import Outcome, decide
-from workbench.evaluation.evalset import HUB, Evalset
+from workbench.evaluation.evalset import HUB, Evalset, require_dev
 from workbench.evaluation.finalists import STEADY, chosen_shares, screen
-from workbench.evaluation.gate import Gate, check_gate
+from workbench.evaluation.gate import Gate, account, check_gate
 from workbench.evaluation.policy import ASSUMED_REQUESTS, GatePolicy
 from workbench.evaluation.power import clusters_needed
 from workbench.evaluation.sentences import percent
@@ -29,10 +29,13 @@ from workbench.rendering.table import Table
 
 OBJECTIVE = "usd_per_1k_requests"
 MANY_TEST_USES = 10
+KEPT = "as accepted"
+KEPT_ORDER = 1000  # arms that this run cannot ask stand behind those that it can
 TEST_INPUTS = ("qrels/test", "outcomes", "stream")  # what a notebook judges on, the first that it has
 MONEY_SHOWN = ("requests_per_month", "least_saving_usd", "least_saving_share", "point_usd", "max_usd_per_1k")
 RULE_SHOWN = (
-    "metric", "margin", "confidence", "floor", "latency_p95_ms", *MONEY_SHOWN, "on_inconclusive", "on_stale"
+    "metric", "margin", "confidence", "floor", "latency_p95_ms", "min_coverage", *MONEY_SHOWN, "on_inconclusive",
+    "on_stale",
 )  # fmt: skip
 
 
@@ -74,7 +77,9 @@ class Finalists:
     def _table(self) -> Table:
         why = f"Dev: {self.n_dev_clusters} families"
         if self.power is not None:
-            why += f"; if two of these arms are equal, the test shows it with a chance of {percent(self.power)}"
+            why += (
+                f"; if all are equal, the test shows one to be near the others with a chance of {percent(self.power)}"
+            )
         if self.left_behind:
             why += f"; not ruled out by dev, but more than the test can carry: {', '.join(self.left_behind)}"
         return Table.of(("arm", "why it is tested"), list(self.roles.items()), why)
@@ -97,6 +102,8 @@ class Experiment:
         The committed decision, and the one whose arm no later one may lie far below; where there are such.
     rule_shown : tuple of str
         Settings of the policy that this notebook goes by.
+    dev_items : frozenset of str
+        Items that finalists may be picked on.
     """
 
     notebook: str
@@ -111,6 +118,7 @@ class Experiment:
     accepted: Decision | None
     anchor: Decision | None = None
     rule_shown: tuple[str, ...] = RULE_SHOWN
+    dev_items: frozenset[str] = frozenset()
 
     @property
     def config(self) -> Table:
@@ -182,17 +190,18 @@ class Experiment:
 
         Raises
         ------
-        ConfigError
-            If the arm that is named is not one of this run.
+        ConfigError, SplitError
+            If the arm that is named is not one of this run; if a row is of an item that is not of dev.
         """
+        require_dev(dev["item_id"].unique(), self.dev_items, "picking finalists")
         accepted, names = self.accepted, [f.name for f in facts]
         if accepted is not None and self.rechecks:
             roles = dict.fromkeys(accepted.arms, FINALIST) | self._roles(accepted.rule.reference, names, systems)
-            stored = accepted.rule.anchor  # its scores are kept where this run cannot ask it
-            return Finalists(accepted.rule, {n: roles[n] for n in accepted.arms if n in names or n != stored}, dev)
+            stored = (accepted.rule.anchor, accepted.rule.reference)  # their scores are kept
+            return Finalists(accepted.rule, {n: roles[n] for n in accepted.arms if n in names or n not in stored}, dev)
         if asked and asked not in names:
             raise ConfigError(f"reference {asked!r} is not an arm of this run; there are {', '.join(names)}")
-        rule = self.rule(asked or (accepted.arm if accepted and accepted.arm in names else ""))
+        rule = self.rule(asked or (accepted.arm if accepted else ""))
         roles = self._roles(rule.reference, names, systems)
         found = screen(dev, facts, rule, always=roles, test_clusters=test_clusters, seed=seed)
         return Finalists(
@@ -227,11 +236,12 @@ class Experiment:
         facts = self._as_timed_before(facts)
         rule = finalists.rule
         against = test if against is None else against.filter(mine)
-        asked, (test, facts, note) = facts, self._with_anchor(test, facts, rule)
-        against = self._with_anchor(against, asked, rule)[0]
+        asked, (test, facts, note) = facts, self._with_kept(test, facts, rule)
+        against = self._with_kept(against, asked, rule)[0]
         if not self.rechecks:
             rule = replace(rule, use=self.count_test_use([f.name for f in facts]))
         claims = make_claims(test, facts, rule, against=against, seed=seed)
+        claims = tuple(replace(c, note=KEPT) if c.arm not in {f.name for f in asked} else c for c in claims)
         order = {f.name: f.order for f in facts}
         outcome = decide(
             claims, rule, order=order, synthetic=self.evalset.synthetic, n_dev_clusters=finalists.n_dev_clusters
@@ -268,22 +278,35 @@ class Experiment:
             evalset=self.evalset.name,
         )
 
-    def _with_anchor(
+    def _with_kept(
         self, test: pl.DataFrame, facts: Sequence[ArmFacts], rule: Rule
     ) -> tuple[pl.DataFrame, list[ArmFacts], list[str]]:
-        """Scores and facts with those of the anchor as it was accepted, where this run cannot ask it again."""
-        anchor = self.anchor
-        if anchor is None or rule.anchor != anchor.arm or any(f.name == anchor.arm for f in facts):
-            return test, list(facts), []
-        scores = pl.read_parquet(anchor_path(self.evalset.path, self.notebook).with_suffix(".scores.parquet"))
-        if set(scores["item_id"]) != set(test["item_id"]):
-            lost = f"The anchor {anchor.arm} is no arm of this run, and was judged on other questions than these: "
-            return test, list(facts), [lost + "nothing is known of the distance from it."]
-        clusters = test.select("item_id", "cluster").unique("item_id")
-        rows = scores.join(clusters, on="item_id").select("arm", "item_id", "repeat", "value", "cluster")
-        claim = anchor.claim(anchor.arm)
-        kept = ArmFacts(anchor.arm, claim.parameters, claim.cost_usd_per_1k, claim.latency_p95_ms, len(facts) + 1000)
-        return pl.concat([test, rows], how="diagonal_relaxed"), [*facts, kept], []
+        """Scores and facts with those of the accepted arm and of the anchor as they were accepted.
+
+        They join where the rule goes by them and this run cannot ask them again; a sentence for each that was judged
+        on other questions than these.
+        """
+        facts, notes = list(facts), []
+        kept = {d.arm: (d, path) for d, path in self._accepted_before() if d.arm in (rule.reference, rule.anchor)}
+        for arm, (decision, path) in kept.items():
+            if any(f.name == arm for f in facts):
+                continue
+            scores = pl.read_parquet(path.with_suffix(".scores.parquet")).filter(pl.col("arm") == arm)
+            if set(scores["item_id"]) != set(test["item_id"]):
+                notes.append(f"{arm}, accepted before, is no arm of this run and was judged on other questions.")
+                continue
+            clusters = test.select("item_id", "cluster").unique("item_id")
+            rows = scores.join(clusters, on="item_id").select("arm", "item_id", "repeat", "value", "cluster")
+            test = pl.concat([test, rows], how="diagonal_relaxed")
+            claim, place = decision.claim(arm), len(facts) + KEPT_ORDER
+            facts.append(ArmFacts(arm, claim.parameters, claim.cost_usd_per_1k, claim.latency_p95_ms, place))
+        return test, facts, notes
+
+    def _accepted_before(self) -> list[tuple[Decision, Path]]:
+        """Accepted decision and that of the anchor, where there are such, with their files."""
+        folder, name = self.evalset.path, self.notebook
+        both = [(self.accepted, decision_path(folder, name)), (self.anchor, anchor_path(folder, name))]
+        return [(decision, path) for decision, path in both if decision is not None]
 
     def _as_timed_before(self, facts: Sequence[ArmFacts]) -> list[ArmFacts]:
         """Facts with the latencies of the accepted decision where this run only checks it again."""
@@ -309,14 +332,27 @@ class Experiment:
         (self.folder / "decision.json").write_text(decision.to_json(), encoding="utf-8")
         return self.folder
 
-    def gate(self, decision: Decision, test: pl.DataFrame, invariants: Mapping[str, int | None]) -> Gate:
-        """Compare with the accepted decision and write ``gate.json``; the caller enforces."""
+    def gate(
+        self,
+        decision: Decision,
+        test: pl.DataFrame,
+        invariants: Mapping[str, int | None],
+        *,
+        items: Collection[str],
+        rows: pl.DataFrame | None = None,
+    ) -> Gate:
+        """Compare with the accepted decision and write ``gate.json``; the caller enforces.
+
+        ``items`` are all of test, by the evalset; ``rows`` has each for every arm where ``test`` by its metric has not.
+        """
+        asked = replace(decision, claims=tuple(c for c in decision.claims if c.note != KEPT))
         gate = check_gate(
             self.accepted,
             decision,
             accepted_scores=self.accepted_scores,
             scores=test.filter(pl.col("metric") == decision.rule.metric),
             invariants=invariants,
+            accounts=account(test if rows is None else rows, asked, items, min_coverage=self.policy.min_coverage),
             soft=self.policy.soft,
             run=self.folder.name,
         )
@@ -333,6 +369,7 @@ def open_experiment(
     parameters: Any,
     inputs: Mapping[str, str],
     rule_shown: tuple[str, ...] = RULE_SHOWN,
+    dev_items: Collection[str] = (),
 ) -> Experiment:
     """Begin an experiment in its run folder, with the policy of its evalset and what was accepted before.
 
@@ -356,6 +393,7 @@ def open_experiment(
         accepted=Decision.load(accepted) if accepted.is_file() else None,
         anchor=Decision.load(anchor) if anchor.is_file() else None,
         rule_shown=rule_shown,
+        dev_items=frozenset(dev_items),
     )
 
 

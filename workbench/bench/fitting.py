@@ -15,6 +15,7 @@ from workbench.retrieval.searching import Searcher
 from workbench.retrieval.strategies import SCORE_DECIMALS, Arm, Hybrid, Question, Strategy, Weighted, scaled
 
 FOLDS = 5
+LEAST_TO_FIT = 2  # question families: one to learn on, one to be judged by
 WEIGHTS = tuple(round(0.05 * i, 2) for i in range(21))
 Legs = Mapping[str, tuple[Question, Sequence[Hit], Sequence[Hit]]]
 
@@ -38,7 +39,14 @@ class FittedArm:
 def fit_arms(
     searcher: Searcher, chunkers: Sequence[str], names: Sequence[str], dev: Split, *, embedder: str
 ) -> list[FittedArm]:
-    """Fit the named strategies on dev, over the legs of the default hybrid, for each chunker."""
+    """Fit the named strategies on dev, over the legs of the default hybrid, for each chunker.
+
+    Raises
+    ------
+    SplitError
+        If a question is not of dev.
+    """
+    dev.require_dev("fitting an arm")
     out = []
     for chunker in chunkers if names else ():
         hybrid = Hybrid()

@@ -1,7 +1,7 @@
 """The retrieval experiment, which asks for the cheapest strategy that is good enough on a corpus."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import polars as pl
@@ -12,14 +12,14 @@ from workbench.bench.asking import (
     arms_table,
     ask_all,
     candidate_name,
-    check_knobs,
     check_names,
+    drop_twins,
     foreign_hits,
     optimistic,
     spread_over_rebuilds,
 )
 from workbench.bench.experiment import Experiment, Finalists, open_experiment
-from workbench.bench.fitting import fit_arms
+from workbench.bench.fitting import LEAST_TO_FIT, fit_arms
 from workbench.bench.provenance import build_parameters, encoder_probe, parameter_inputs
 from workbench.bench.retrieval_summary import regression_table, summarise, to_judge
 from workbench.bench.retrieval_tables import contents_table, power_table
@@ -85,6 +85,7 @@ class RetrievalBench:
     parameters: RetrievalParameters
     searcher: Searcher
     systems: tuple[SystemArm, ...]
+    _dropped: dict[str, str] = field(default_factory=dict, repr=False, compare=False)  # found by `prepare`
 
     @classmethod
     def start(cls, **given: object) -> Self:
@@ -118,6 +119,7 @@ class RetrievalBench:
             evalset=evalset,
             parameters=parameters,
             inputs=inputs,
+            dev_items=evalset.qrels.get("dev", {}),
         )
         manifest = evalset.inputs.get("corpus") or content_hash(evalset.name)
         searcher = Searcher(evalset.documents, manifest, settings, embedder, tokenizer)
@@ -140,7 +142,10 @@ class RetrievalBench:
         return power_table(plans, len(test.queries))
 
     def prepare(self) -> list[Candidate]:
-        """Ingest, index and fit every arm, simplest first."""
+        """Ingest, index and fit every arm, simplest first; of arms that do the same the simplest stays.
+
+        Arms that are accepted, the anchor, or named as the reference, stay in any case: they are judged by their names.
+        """
         p, dev = self.parameters, self.experiment.evalset.split("dev")
         arms = []
         for arm in make_arms(p.chunkers, p.strategies, embedder=p.embedder):
@@ -152,20 +157,33 @@ class RetrievalBench:
             if report := self.searcher.prepare(arm):
                 bar.done(f"{arm.name}: {report.chunks:,} chunks written, {report.embedded:,} embedded")
             arms.append(arm)
-        fitted = [name for name in p.strategies if name in FITTED]
+        fitted, families = [name for name in p.strategies if name in FITTED], len(set(dev.clusters.values()))
+        unfitted = {}
+        if families < LEAST_TO_FIT:
+            why = f"fitting needs at least {LEAST_TO_FIT} question families on dev, found {families}"
+            unfitted = {f"{chunker} · {name}": why for chunker in p.chunkers for name in fitted}
+            fitted = []
         learned = fit_arms(self.searcher, p.chunkers, fitted, dev, embedder=p.embedder)
         candidates: list[Candidate] = [*arms, *learned, *self.systems]
         if not candidates:
             raise ConfigError(f"no arm can be asked on this corpus: {'; '.join(self.left_out)}")
         check_names(candidates)
+        accepted = self.experiment.accepted
+        keep = {p.reference, self.experiment.rule().anchor, *(accepted.arms if accepted else ())}
+        candidates, twins = drop_twins(candidates, dev, self.searcher, depth=p.depth, keep=keep)
+        self._dropped.clear()
+        self._dropped.update(unfitted | twins)
+        for name, why in self._dropped.items():
+            Progress(f"hits of {name}", 1).done(f"{name} is left out: {why}")
         return candidates
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """Arms of the grid that can find nothing in this corpus, each with the reason."""
+        """Arms that find nothing here, that cannot be fitted, or that do what a simpler one does, with the reason."""
         p = self.parameters
         arms = make_arms(p.chunkers, p.strategies, embedder=p.embedder)
-        return tuple(f"{arm.name} is left out: {why}" for arm in arms if (why := self.searcher.unfit(arm)))
+        reasons = {arm.name: why for arm in arms if (why := self.searcher.unfit(arm))} | self._dropped
+        return tuple(f"{name} is left out: {why}" for name, why in reasons.items())
 
     def arms_table(self, arms: Sequence[Candidate]) -> Table:
         """Arms as they print themselves, with their rows and what their encoder cuts off."""
@@ -174,9 +192,7 @@ class RetrievalBench:
 
     def score(self, arms: Sequence[Candidate], split: str) -> Scored:
         """Ask every question of one split, arm by arm, and score what comes back."""
-        scored = ask_all(arms, self.experiment.evalset.split(split), self.searcher, depth=self.parameters.depth)
-        check_knobs(arms, scored.answers, self.searcher)
-        return scored
+        return ask_all(arms, self.experiment.evalset.split(split), self.searcher, depth=self.parameters.depth)
 
     def finalists(self, dev: Scored) -> Finalists:
         """Pick on dev alone: what is always tested, and the arms that dev cannot rule out."""
@@ -227,16 +243,16 @@ class RetrievalBench:
 
     def frontier(self, finalists: Finalists, dev: Scored) -> Figure:
         """Every arm by cost and quality on dev, with the frontier; tied arms are drawn as tied."""
-        metric = finalists.rule.metric
-        points = frontier_points(dev.of(metric), dev.facts, split="dev")
-        return frontier(points, metric)
+        rule, assumed = finalists.rule, self.experiment.policy.requests_per_month is None
+        points = frontier_points(dev.of(rule.metric), dev.facts, split="dev")
+        return frontier(points, rule.metric, requests_per_month=rule.requests_per_month, assumed=assumed)
 
     def slices(self, decision: Decision, test: Scored) -> Figure:
         """Finalists by tenant, feature and style."""
         return slices(slice_rows(test.of(decision.rule.metric), [f.name for f in test.facts]))
 
-    def regressions(self, decision: Decision, test: Scored) -> Table:
-        """Questions on which the decided arm, or else the first finalist, loses most against the reference."""
+    def regressions(self, decision: Decision, test: Scored) -> Table | None:
+        """Questions on which the decided arm loses most against what is in use, or the best other; None without one."""
         return regression_table(decision, test)
 
     def scale(self) -> Figure:
@@ -263,7 +279,8 @@ class RetrievalBench:
     def gate(self, decision: Decision, dev: Scored, test: Scored) -> None:
         """Say whether the accepted decision still holds; raises after everything is on disk."""
         invariants = {"hits of another tenant": self.leaks(dev, test)}
-        gate = self.experiment.gate(decision, test.scores, invariants)
+        items = self.experiment.evalset.split("test").qrels
+        gate = self.experiment.gate(decision, test.scores, invariants, items=items)
         print(f"gate: {gate.status} - {gate.sentence}")  # noqa: T201  the last line of the notebook
         gate.enforce()
 

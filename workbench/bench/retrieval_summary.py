@@ -6,9 +6,9 @@ import polars as pl
 
 from workbench.bench.asking import WELL_JUDGED, Scored
 from workbench.bench.experiment import Experiment
-from workbench.bench.telling import focus_of, section_of, would_change
+from workbench.bench.telling import assumed_money, compared, is_default, losses, losses_title, section_of, would_change
 from workbench.evaluation.evalset import Split
-from workbench.evaluation.exploring import changed_cases, frontier_points, item_cases, slice_rows, worst_regressions
+from workbench.evaluation.exploring import changed_cases, frontier_points, item_cases, slice_rows
 from workbench.evaluation.scoring import Answers
 from workbench.evaluation.summary import ItemCase, Summary
 from workbench.records import Decision
@@ -32,25 +32,37 @@ def to_judge(answers: Mapping[str, Answers], split: Split, k: int = 10) -> pl.Da
 def summarise(
     experiment: Experiment, decision: Decision, dev: Scored, test: Scored, *, left_out: Sequence[str]
 ) -> Summary:
-    """Everything the report shows beside the decision; ``left_out`` says which arms were, and why."""
-    rule, metric = decision.rule, decision.rule.metric
+    """Everything the report shows beside the decision; ``left_out`` says which arms were, and why.
+
+    Of arms that nobody asked for by name it is told beside the scores, and is no warning.
+    """
+    metric, p = decision.rule.metric, experiment.parameters
     on_dev = dev.scores.filter(pl.col("metric") == metric)
     on_test = test.scores.filter(pl.col("metric") == metric)
     names = [f.name for f in test.facts]
-    cases = _cases(test, on_test)
+    cases, pair = _cases(test, on_test), compared(decision, names)
+    lost = losses(cases, pair)
+    asked = not (is_default(p, "strategies") and is_default(p, "chunkers"))
+    absent = " ".join(f"{why}." for why in left_out)
     return Summary(
         title="Retrieval: the cheapest strategy that is good enough",
         metric=metric,
-        warnings=(*_warnings(experiment, test, metric), *(f"{why}." for why in left_out)),
+        warnings=(
+            *_warnings(experiment, test, metric),
+            *(f"{why}." for why in left_out if asked),
+            *(f"{why}." for why in (*dev.notes, *test.notes)),
+        ),
         frontier=tuple(frontier_points(on_dev, dev.facts, split="dev")),
         slices=tuple(slice_rows(on_test, names)),
         changed=changed_cases(experiment.accepted_scores, on_test, names, cases),
-        regressions=worst_regressions(cases, reference=rule.reference, arm=focus_of(decision)),
+        regressions=lost,
+        regressions_title=losses_title(pair, any_found=bool(lost)),
         would_change=would_change(decision),
-        sections=(section_of(dev.table(), "All arms, on the questions they were tuned on."),
+        sections=(section_of(dev.table(), f"All arms, on the questions they were tuned on. {absent}".strip()),
                   section_of(test.table(), "Finalists, on questions nobody tuned on.")),
         cost_note="Cost is counted work (query embedding, searched rows, fusion) times a calibrated rate, without "
         "storage and ingestion; it is the same on every machine. Latency is measured on this one.",
+        assumed=assumed_money(experiment.policy),
     )  # fmt: skip
 
 
@@ -82,13 +94,15 @@ def _warnings(experiment: Experiment, test: Scored, metric: str) -> tuple[str, .
     return tuple(out)
 
 
-def regression_table(decision: Decision, test: Scored) -> Table:
-    """Questions on which the arm in focus loses most against the reference."""
-    reference, arm = decision.rule.reference, focus_of(decision)
-    cases = _cases(test, test.of(decision.rule.metric))
+def regression_table(decision: Decision, test: Scored) -> Table | None:
+    """Questions on which the decided arm loses most against what is in use, or the best other; None without one."""
+    pair = compared(decision, list(test.answers))
+    if pair is None:
+        return None
+    (arm, other), found = pair, losses(_cases(test, test.of(decision.rule.metric)), pair)
     rows = [
-        (c.question, ", ".join(c.expected[:2]), ", ".join(c.returned[reference][:2]), ", ".join(c.returned[arm][:2]))
-        for c in worst_regressions(cases, reference=reference, arm=arm)
+        (c.question, ", ".join(c.expected[:2]), ", ".join(c.returned[other][:2]), ", ".join(c.returned[arm][:2]))
+        for c in found
     ]
-    names = ("question", "expected", f"{reference} returned", f"{arm} returned")
-    return Table.of(names, rows, f"Where {arm} loses most against {reference}")
+    names = ("question", "expected", f"{other} returned", f"{arm} returned")
+    return Table.of(names, rows, losses_title(pair, any_found=bool(rows)))

@@ -12,7 +12,7 @@ from workbench.bench.experiment import Experiment, Finalists, decision_path, ope
 from workbench.bench.provenance import build_parameters, encoder_probe, parameter_inputs
 from workbench.bench.retrieval_tables import power_table
 from workbench.bench.routing_arms import Routed, RoutedArm, model_arms, policy_arms, route_all
-from workbench.bench.routing_summary import cases_of, summarise
+from workbench.bench.routing_summary import regression_table, summarise
 from workbench.bench.routing_tables import (
     Study,
     contents_table,
@@ -23,11 +23,10 @@ from workbench.bench.routing_tables import (
     study_table,
     within_table,
 )
-from workbench.bench.telling import focus_of
 from workbench.config import Settings, load_settings
 from workbench.errors import ConfigError, EvalsetError
 from workbench.evaluation.evalset import Evalset, load_evalset
-from workbench.evaluation.exploring import slice_rows, worst_regressions
+from workbench.evaluation.exploring import slice_rows
 from workbench.evaluation.outcomes import FILE as OUTCOMES_FILE
 from workbench.evaluation.outcomes import Outcomes, load_outcomes, outcomes_of
 from workbench.evaluation.power import plan
@@ -121,6 +120,7 @@ class RoutingBench:
             evalset=evalset,
             parameters=parameters,
             inputs=inputs,
+            dev_items=outcomes.part("dev").prompt_ids,
         )
         outcomes = replace(outcomes, notes=(*outcomes.notes, *left_out))
         return cls(experiment, parameters, outcomes, tuple(policies), _routers(experiment))
@@ -186,7 +186,13 @@ class RoutingBench:
         """What may go to the test: models, and policies that beat the hull on dev and save enough for their upkeep.
 
         The accepted arms, the anchor, and one that you name as reference are always among them.
+
+        Raises
+        ------
+        SplitError
+            If a prompt is not of dev.
         """
+        dev.outcomes.require_dev("picking candidates")
         cost = {f.name: f.cost_usd_per_1k for f in dev.facts}
         models = [a.name for a in dev.arms if a.is_model]
         reference = max(models, key=lambda m: self._quality(dev, m))
@@ -228,15 +234,9 @@ class RoutingBench:
         """Finalists by feature and tenant."""
         return slices(slice_rows(test.scores, [f.name for f in test.facts]), "correctness")
 
-    def regressions(self, decision: Decision, test: Routed) -> Table:
-        """Prompts on which the decided arm, or else the first finalist, loses most against the reference."""
-        reference, arm = decision.rule.reference, focus_of(decision)
-        rows = [
-            (c.question, ", ".join(c.expected[:2]), c.returned[reference][0], c.returned[arm][0])
-            for c in worst_regressions(cases_of(test), reference=reference, arm=arm)
-        ]
-        names = ("prompt", "right", f"{reference} asks", f"{arm} asks")
-        return Table.of(names, rows, f"Where {arm} loses against {reference}")
+    def regressions(self, decision: Decision, test: Routed) -> Table | None:
+        """Prompts on which the decided arm loses most against what is in use, or the best other; None without one."""
+        return regression_table(decision, test)
 
     def save(self, decision: Decision, dev: Routed, test: Routed, tables: Mapping[str, Table]) -> Summary:
         """Write what the report and the gate need, with the tables shown by title, and the routers that were tested."""
@@ -250,7 +250,8 @@ class RoutingBench:
     def gate(self, decision: Decision, test: Routed) -> None:
         """Say whether the accepted decision still holds; raises after everything is on disk."""
         invariants = {"routers that are not the accepted ones": self._changed_routers(test)}
-        gate = self.experiment.gate(decision, test.scores, invariants)
+        items = self.outcomes.part("test").prompt_ids
+        gate = self.experiment.gate(decision, test.scores, invariants, items=items)
         print(f"gate: {gate.status} - {gate.sentence}")  # noqa: T201  the last line of the notebook
         gate.enforce()
 

@@ -103,7 +103,13 @@ def policy_arms(
 
     The threshold is the cheapest at which it loses at most ``give_up`` (in units of quality) against the reference
     model, or the best where none does. Routers in ``accepted`` are taken as they were tested, not fitted again.
+
+    Raises
+    ------
+    SplitError
+        If a prompt is not of dev.
     """
+    dev.require_dev("fitting a router and its threshold")
     target = dev.quality[:, reference].mean() - give_up
     out = []
     for i, policy in enumerate(policies):

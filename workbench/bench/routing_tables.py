@@ -58,7 +58,14 @@ class Study:
 
 
 def study(outcomes: Outcomes, arms: Sequence[RoutedArm], *, draws: int, seed: int) -> Study:
-    """Resample every policy, the hull and the oracle over the same clusters."""
+    """Resample every policy, the hull and the oracle over the same clusters.
+
+    Raises
+    ------
+    SplitError
+        If a prompt is not of dev: who wins here may go to the test.
+    """
+    outcomes.require_dev("comparing policies with the hull")
     quality = outcomes.quality
     held_out = {a.name: a.held_out for a in arms if a.held_out is not None}
     curves = _curves(outcomes, arms) | {ORACLE: oracle_curve(quality, outcomes.cost_usd)}

@@ -60,12 +60,15 @@ class Scope:
         if not who.tenant_id or not all(audience):
             return None
         apart = ("model", "messages", "tools")
+        parameters = {f.name: getattr(request, f.name) for f in fields(request) if f.name not in apart}
+        if request.key_order:  # of tools and schema, which is lost in one spelling
+            parameters["key_order"] = request.key_order
         return cls(
             tenant_id=who.tenant_id,
             visibility=exact(audience),
             feature=who.feature,
             model=request.model,
-            parameters=exact({f.name: getattr(request, f.name) for f in fields(request) if f.name not in apart}),
+            parameters=exact(parameters),
             prompt=exact([request.messages[:-1], _around(request.messages[-1], use)]),
             tools=exact(request.tools),
             corpus_version=use.corpus_version,

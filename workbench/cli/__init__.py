@@ -116,28 +116,56 @@ def accept(
     name: Annotated[str, typer.Argument(help="Notebook, for example: retrieval")],
     reason: Annotated[str, typer.Option(help="Why, for whoever reads the history later.")],
     run: Annotated[str, typer.Option(help="Folder name of the run; the newest finished one by default.")] = "",
+    evalset: Annotated[str, typer.Option(help="Take the newest run on this evalset.")] = "",
+    anchor: Annotated[bool, typer.Option("--anchor", help="Measure later arms against this one from now on.")] = False,
+    even_if: Annotated[
+        list[str] | None,
+        typer.Option(metavar="WHAT", help="Accept a run that is 'inconclusive', or made by an 'other-rule'."),
+    ] = None,
 ) -> None:
     """Accept the decision of a run, so that CI keeps checking it."""
+    from workbench.bench.experiment import anchor_path
     from workbench.records import Decision
     from workbench.runner import accept as accept_run
 
-    path = accept_run(load_settings(), name, reason=reason, clock=SystemClock(), run=run)
-    typer.echo(Decision.load(path).sentence)
-    typer.echo(f"accepted: {path}; commit it")
+    settings = load_settings()
+    path = accept_run(
+        settings,
+        name,
+        reason=reason,
+        clock=SystemClock(),
+        run=run,
+        evalset=_evalset(evalset, settings) if evalset else "",
+        anchor=anchor,
+        even_if=even_if or (),
+    )
+    accepted, measure = Decision.load(path), anchor_path(path.parents[1], name)
+    typer.echo(accepted.sentence)
+    typer.echo(f"accepted for the evalset {path.parents[1].name}: {path}; commit it")
+    if measure.is_file() and Decision.load(measure) == accepted:
+        typer.echo(f"it is the anchor, which later arms are measured against: {measure}; commit it too")
 
 
 @app.command()
-def runs() -> None:
-    """List the runs on disk, oldest first."""
+def runs(
+    evalset: Annotated[str, typer.Option(help="Only the runs on this evalset.")] = "",
+) -> None:
+    """List the runs on disk, oldest first: evalset, verdict and arm, gate."""
+    from workbench.rendering.status import verdict_label
     from workbench.runner import list_runs
+    from workbench.runner.decisions import evalset_of, verdict_of
 
     settings = load_settings()
-    records = list_runs(settings)
+    wanted = _evalset(evalset, settings) if evalset else ""
+    records = [r for r in list_runs(settings) if wanted in ("", evalset_of(r))]
     if not records:
-        typer.echo(f"no runs in {settings.runs}")
+        typer.echo(f"no runs{f' on {evalset}' if evalset else ''} in {settings.runs}")
     for record in records:
+        found = verdict_of(record)
+        said = f"{verdict_label(found['verdict'], found['reference'])}: {found['arm']}  " if found else ""
         outcome = record.error or f"gate: {record.gate or 'none'}"
-        typer.echo(f"{record.run_dir.name}  {record.status:<11}  {record.profile:<5}  {outcome}")
+        on = evalset_of(record) or "-"
+        typer.echo(f"{record.run_dir.name}  {record.status:<11}  {record.profile:<5}  {on}  {said}{outcome}")
 
 
 @app.command()

@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import bdtr, bdtrik, betainc, betaincinv, stdtrit
+from scipy.special import bdtr, bdtrik, betainc, betaincinv, ndtri, stdtrit
 
 Array = npt.NDArray[np.float64]
 # 1 down to .3 in steps of .0025: set without looking at labels.
@@ -102,12 +102,14 @@ def design_effect(counts: Counts) -> Array:
 def effective_hits(counts: Counts, confidence: float = 0.95) -> Array:
     """Independent hits that say as much as those there are: hits by design effect, less for few clusters.
 
-    The correction is for the degrees of freedom of the clusters that hit (Korn and Graubard 1998).
+    The correction is for the degrees of freedom of the clusters that hit (Korn and Graubard 1998), against the normal
+    quantile where theirs has that of t for the number of hits: hits that are told twice inside their cluster say no
+    more, wherever clusters share fate (`design_effect` above 1) or nothing is false.
     """
     n = counts.hits.sum(0)
     m = np.maximum((counts.hits > 0).sum(0), 2)
-    correction = stdtrit(np.maximum(n - 1, 1), confidence) / stdtrit(m - 1, confidence)
-    effective: Array = n / design_effect(counts) * np.minimum(correction, 1.0) ** 2
+    correction = ndtri(confidence) / stdtrit(m - 1, confidence)
+    effective: Array = n / design_effect(counts) * correction**2
     return effective
 
 

@@ -101,10 +101,15 @@ def rate_of(false: np.ndarray, of: np.ndarray, clusters: np.ndarray, confidence:
 def bounds_of_pairs(served: Bools, of: Bools, pairs: Sequence[Pair], confidence: float = 0.95) -> Interval:
     """Share of pairs that are served with its one-sided bounds; pairs of one question family share fate.
 
-    Where none is served, every family counts as one pair; but none served never shows less than one served would.
+    Where none is served, every family counts as one pair; but none served never shows less than one served would. A
+    pair that stands there again in the same words is no further pair.
     """
     if not of.any():
         return Interval(0.0, 0.0, 1.0)
+    first: dict[tuple[str, ...], int] = {}
+    for i in np.flatnonzero(of).tolist():
+        first.setdefault((pairs[i].tenant_id, pairs[i].cluster, pairs[i].query_a, pairs[i].query_b), i)
+    of = np.isin(np.arange(len(of)), list(first.values()))
     families = np.unique([p.cluster for p in pairs], return_inverse=True)[1]
     found = rate_of(served & of, of, families, confidence)
     if (served & of).any():

@@ -17,10 +17,12 @@ from scipy import stats
 from workbench.evaluation.comparison import (
     DRAWS,
     MIN_CLUSTERS,
+    MIN_DIFFERING,
     Pairwise,
     bootstrap_t,
     item_clusters,
     item_values,
+    most_worse,
     pairwise,
     spent,
 )
@@ -59,7 +61,7 @@ class Values:
         (0, 0 and 1), and where an arm's hits are not judged well enough.
     clusters : ndarray of int, shape (items,)
     coverage : ndarray of float, shape (arms,)
-        Share of the items that have a value.
+        Values by items and repeats.
     """
 
     own: np.ndarray
@@ -75,9 +77,9 @@ class Values:
         low = np.stack([item_values(scores, name, items, missing=0.0) for name in names])
         high_of = scores if against is None else against
         high = np.stack([item_values(high_of, name, items, missing=1.0) for name in names])
-        measured = scores.filter(pl.col("value").is_not_null()).group_by("arm").agg(pl.col("item_id").n_unique())
-        found = dict(measured.iter_rows())
-        return cls(low, low, high, codes, np.array([found.get(name, 0) / len(items) for name in names]))
+        found = dict(scores.group_by("arm").agg(pl.col("value").count()).iter_rows())
+        rows = len(items) * scores["repeat"].n_unique()
+        return cls(low, low, high, codes, np.array([found.get(name, 0) / rows for name in names]))
 
     def take(self, clusters: np.ndarray) -> "Values":
         """Items of these clusters, each cluster as often as it is named; a repeat is a cluster of its own."""
@@ -182,8 +184,7 @@ def claims_of(
             best=nearest.other if nearest else "",
             pairs=mine,
         )
-        se = {name: float(pairs.se[i, j]) for name, j in at.items()}
-        out.append(claim if resampled else _with_need(claim, rule, rivals, se))
+        out.append(claim if resampled else _with_need(claim, rule, rivals, pairs, i, at))
     return tuple(out)
 
 
@@ -220,34 +221,65 @@ def is_open(c: Claim, rule: Rule) -> bool:
     return c.status == "inconclusive"
 
 
-def _with_need(c: Claim, rule: Rule, rivals: Sequence[Pair], se: Mapping[str, float]) -> Claim:
+def _with_need(c: Claim, rule: Rule, rivals: Sequence[Pair], pairs: Pairwise, i: int, at: Mapping[str, int]) -> Claim:
     """Claim with the further items for 80 % power, or with the reason why no number of them helps."""
     if not is_open(c, rule) or c.n_clusters < 2:
         return c
-    ranges = []
-    still = [p for p in rivals if p.status == "inconclusive" and p.difference > -rule.margin and se[p.other] > 0]
-    # At once for all arms against one, and all that are open have to hold.
-    at_level = each_of(spent(rule.confidence, rule.use), max(len(c.pairs), 1))
+    ranges: list[tuple[int, int | None]] = []
+    # at once for all arms against one, and all that are open have to hold
+    level = each_of(spent(rule.confidence, rule.use), max(len(c.pairs), 1))
+    still = [p for p in rivals if p.status == "inconclusive" and p.difference > -rule.margin]
     for p in still:
-        share, distance = p.n_clusters_differ / c.n_clusters, rule.margin + min(p.difference, 0.0)
-        ranges.append(_range(se[p.other], distance, c.n_clusters, at_level, each_of(TARGET, len(still)), share))
-    if rule.floor is not None and c.estimate_low < rule.floor and c.estimate != rule.floor:
+        j, se, distance = at[p.other], float(pairs.se[i, at[p.other]]), rule.margin + min(p.difference, 0.0)
+        share, chance, ways = p.n_clusters_differ / c.n_clusters, each_of(TARGET, len(still)), []
+        if se > 0:
+            ways.append(_range(se, distance, c.n_clusters, level, chance, share))
+        if p.n_clusters_differ < MIN_DIFFERING:
+            worse = int(pairs.worse[i, j])
+            ways.append(_few_needed(worse, c.n_clusters, rule.margin / pairs.size_ratio, level))
+        if ways:
+            ranges.append(_soonest(ways))
+    if rule.floor is not None and c.estimate_low < rule.floor != c.estimate:
         own = float((c.estimate_high - c.estimate_low) / 2 / stats.norm.ppf(0.975))
         ranges.append(_range(own, abs(c.estimate - rule.floor), c.n_clusters, 0.975, TARGET, 1.0))
     if not ranges:
         return replace(c, note="the differences have no spread to plan with")
-    more = [max(ends) - c.n_clusters for ends in zip(*ranges, strict=True)]
-    few, many = (int(np.ceil(max(n, 1) * c.n_items / c.n_clusters)) for n in more)
+    items = c.n_items / c.n_clusters
+    few = int(np.ceil(max(max(r[0] for r in ranges) - c.n_clusters, 1) * items))
+    ends = [r[1] for r in ranges]
+    known = [end for end in ends if end is not None]
+    many = int(np.ceil(max(max(known) - c.n_clusters, 1) * items)) if len(known) == len(ends) else None
     return replace(c, items_needed=(few, many))
 
 
-def _range(se: float, distance: float, m: int, confidence: float, power: float, differing: float) -> tuple[int, int]:
+def _range(
+    se: float, distance: float, m: int, confidence: float, power: float, differing: float
+) -> tuple[int, int | None]:
     """Clusters that are needed at both ends of the interval of the spread, which m clusters have shown."""
-    sd = se * np.sqrt(m)
+    sd, how = se * np.sqrt(m), {"confidence": confidence, "power": power, "differing": differing}
     ends = [sd * np.sqrt((m - 1) / stats.chi2.ppf(end, m - 1)) for end in SPREAD_ENDS]
-    how = {"confidence": confidence, "power": power, "differing": differing}
     few, many = (clusters_needed(float(one), distance, **how) for one in ends)
     return few, many
+
+
+def _soonest(ways: Sequence[tuple[int, int | None]]) -> tuple[int, int | None]:
+    """The smallest of several numbers of clusters, each of which is enough, at both ends; None has no end."""
+    return min(few for few, _ in ways), min((many for _, many in ways if many is not None), default=None)
+
+
+def _few_needed(worse: int, m: int, margin: float, confidence: float) -> tuple[int, int | None]:
+    """Clusters at which the exact bound lies under the margin, at the share that is worse and at its upper end."""
+
+    def needed(share: float) -> int | None:
+        n = m
+        while share < margin and n < 10**6:
+            if most_worse(np.array([np.ceil(share * n)]), n, confidence)[0] < margin:
+                return n
+            n += max(1, n // 50)
+        return None
+
+    ends = stats.beta.ppf(SPREAD_ENDS[0], worse + 1, max(m - worse, 1))
+    return needed(worse / m) or 10**6, needed(float(ends))
 
 
 def too_few(n_clusters: int, n_dev_clusters: int | None) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 from scipy import stats
+from scipy.special import betaincinv
 
 from workbench.errors import ConfigError
 from workbench.records import GateStatus
@@ -114,17 +115,22 @@ class Pairwise:
 
     ``low`` are one-sided lower bounds that hold at once for all a against one fixed b, whichever that is: so at once
     for all arms against the one that is truly best (multiple comparisons with the best: Hsu 1984; Edwards and Hsu
-    1983, with the bootstrap's quantile in the place of Dunnett's). ``differ`` counts the clusters that differ,
-    ``critical`` (shape (arms,)) is the quantile for each b, over the pairs of which a claim can be made: those that
-    differ in at least 10 clusters. The diagonal is 0.
+    1983, with the bootstrap's quantile in the place of Dunnett's). Where fewer than 10 clusters differ the bootstrap-t
+    does not keep its level; there the bound is that of the share of clusters in which a is worse at all, each counted
+    as lost whole (Clopper and Pearson 1934): wide, but exact for any values in [0, 1].
+
+    ``differ`` and ``worse`` count the clusters that differ, and those in which a is worse; ``critical`` (shape (arms,))
+    is the quantile for each b, ``size_ratio`` the largest cluster by the mean one. The diagonal is 0.
     """
 
     mean: np.ndarray
     se: np.ndarray
     low: np.ndarray
     differ: np.ndarray
+    worse: np.ndarray
     critical: np.ndarray
     n_clusters: int
+    size_ratio: float
 
     @property
     def high(self) -> np.ndarray:
@@ -132,10 +138,10 @@ class Pairwise:
         return -self.low.T
 
     def status(self, a: int, b: int, margin: float) -> GateStatus:
-        """Gate status of "a lies at most ``margin`` below b", by the rules of `classify`."""
+        """Gate status of "a lies at most ``margin`` below b"; no claim under 30 clusters, nor without any spread."""
         if not self.differ[a, b]:
             return "identical"
-        if self.n_clusters < MIN_CLUSTERS or self.differ[a, b] < MIN_DIFFERING or self.se[a, b] <= NO_SPREAD:
+        if self.n_clusters < MIN_CLUSTERS or self.se[a, b] <= NO_SPREAD:
             return "inconclusive"
         if self.low[a, b] > -margin:
             return "holds"
@@ -164,30 +170,70 @@ def pairwise(
     critical : ndarray of float, shape (arms,), optional
         Quantiles that are known already, of the same arms; nothing is resampled then.
     """
-    k = len(worst)
+    k, m = len(worst), int(clusters.max()) + 1
     pairs = [(a, b) for a in range(k) for b in range(k) if a != b]
-    out = {name: np.zeros((k, k)) for name in ("mean", "se", "low", "differ")}
-    m = int(clusters.max()) + 1
+    sizes = np.bincount(clusters, minlength=m)
+    ratio = float(sizes.max() / sizes.mean())
     if not pairs:
-        return Pairwise(**out, critical=np.zeros(k), n_clusters=m)
-    at = tuple(np.array(pairs).T)
+        none = np.zeros((k, k))
+        return Pairwise(none, none, none, none, none, np.zeros(k), m, ratio)
+    first, second = np.array(pairs).T
     values = np.stack([worst[a] - best[b] for a, b in pairs])
-    mean, se, t = _studentised(values, clusters, draws if critical is None else 0, seed)
     differ = np.array([np.unique(clusters[np.abs(row) > NO_SPREAD]).size for row in values])
+    lost = np.array([np.unique(clusters[row < -NO_SPREAD]).size for row in values])
+    few = differ < MIN_DIFFERING
+    mean, se, t = _studentised(values, clusters, draws if critical is None else 0, seed)
+    plain = few | (se <= NO_SPREAD)  # nothing for the bootstrap
     if critical is None:
-        # Of arms that hardly differ there is no claim, and in some resamples they do not differ at all: their deviation
-        # has no end there, and would widen the bounds of every other arm without end.
-        claimed = (se > NO_SPREAD) & (differ >= MIN_DIFFERING)
-        alone, level = np.where(se > NO_SPREAD, t, 0.0), sharper(confidence, m)
-        together = np.where(claimed, alone, 0.0)
-        critical = np.array([_quantile(together[:, at[1] == b].max(1), level, m) for b in range(k)])
-        own = np.array([0.0 if claimed[i] else _quantile(alone[:, i], level, m) for i in range(len(pairs))])
-        wide = np.maximum(critical[at[1]], own)
-    else:
-        wide = critical[at[1]]
-    out["mean"][at], out["se"][at], out["differ"][at] = mean, se, differ
-    out["low"][at] = mean - np.where(se > NO_SPREAD, wide, 0.0) * se
-    return Pairwise(**out, critical=critical, n_clusters=m)
+        critical = _quantiles(np.where(plain, 0.0, t), second, few, confidence, m)
+    low = mean - np.where(plain, 0.0, critical[second]) * se
+    exact = -most_worse(lost, m, 1 - (1 - confidence) / max(k - 1, 1)) * ratio
+    low = np.where(few, np.where(differ == 0, 0.0, exact), low)
+
+    def square(found: np.ndarray) -> np.ndarray:
+        out = np.zeros((k, k))
+        out[first, second] = found
+        return out
+
+    return Pairwise(square(mean), square(se), square(low), square(differ), square(lost), critical, m, ratio)
+
+
+def most_worse(worse: np.ndarray, n_clusters: int, confidence: float) -> np.ndarray:
+    """Exact one-sided upper bound of the share of clusters that are worse (Clopper and Pearson 1934).
+
+    >>> most_worse(np.array([0, 3]), 100, 0.95).round(4).tolist()
+    [0.0295, 0.0757]
+    """
+    share: np.ndarray = betaincinv(worse + 1, np.maximum(n_clusters - worse, 1e-9), confidence)
+    return share
+
+
+def _quantiles(t: np.ndarray, second: np.ndarray, few: np.ndarray, confidence: float, m: int) -> np.ndarray:
+    """Quantile of the largest deviation from each second arm, over the pairs that the bootstrap is good for.
+
+    Those that it is not have their own bounds, which spend their part of alpha.
+    """
+    out = []
+    for b in np.unique(second):
+        mine = second == b
+        share = float(np.mean(~few[mine]))
+        level = sharper(1 - (1 - confidence) * share, m) if share else confidence
+        out.append(_quantile(t[:, mine].max(1), level, m))
+    return np.array(out)
+
+
+def _quantile(deviations: np.ndarray, confidence: float, m: int) -> float:
+    """Quantile of resampled deviations over m clusters, also where hardly a resample lies beyond it.
+
+    The largest of 4,000 deviations is no quantile of 99.999 %: with it every later use of a split would be judged at
+    the same 99.98 %. From where 10 resamples lie beyond, the quantile grows as that of Student's t does.
+    """
+    level = min(confidence, 1 - min(_BEYOND / len(deviations), 0.25))
+    found = float(np.quantile(deviations, level, method="higher"))
+    if level == confidence:
+        return found
+    df = max(m - 1, 1)
+    return found * float(stats.t.ppf(confidence, df) / stats.t.ppf(level, df))
 
 
 def _studentised(
@@ -205,20 +251,6 @@ def _studentised(
     with np.errstate(divide="ignore", invalid="ignore"):
         t = (means - mean) / ses
     return mean, se, np.nan_to_num(t, nan=0.0, posinf=np.inf, neginf=-np.inf)
-
-
-def _quantile(deviations: np.ndarray, confidence: float, m: int) -> float:
-    """Quantile of resampled deviations over m clusters, also where hardly a resample lies beyond it.
-
-    The largest of 4,000 deviations is no quantile of 99.999 %: with it every later use of a split would be judged at
-    the same 99.98 %. From where 10 resamples lie beyond, the quantile grows as that of Student's t does.
-    """
-    level = min(confidence, 1 - min(_BEYOND / len(deviations), 0.25))
-    found = float(np.quantile(deviations, level, method="higher"))
-    if level == confidence:
-        return found
-    df = max(m - 1, 1)
-    return found * float(stats.t.ppf(confidence, df) / stats.t.ppf(level, df))
 
 
 def cluster_weights(m: int, draws: int, seed: int) -> Iterator[np.ndarray]:

@@ -22,14 +22,14 @@ OTHER_INPUTS = ("outcomes.parquet", "pairs.jsonl", "stream.parquet")
 class Contents:
     """What the folder holds.
 
-    ``query_lines`` and ``document_lines`` map ids to lines; ``foreign`` holds, by file and line, the metadata
-    keys that mean nothing here.
+    ``query_lines`` and ``document_lines`` map ids to lines; ``foreign`` holds, by file, line and key, the
+    metadata that means nothing here.
     """
 
     folder: Path
     queries: list[Query] = field(default_factory=list)
     query_lines: dict[str, int] = field(default_factory=dict)
-    foreign: dict[str, dict[int, list[str]]] = field(default_factory=dict)
+    foreign: dict[str, dict[int, dict[str, Any]]] = field(default_factory=dict)
     documents: list[Document] = field(default_factory=list)
     document_lines: dict[str, int] = field(default_factory=dict)
     judgements: dict[str, list[Judgement]] = field(default_factory=dict)

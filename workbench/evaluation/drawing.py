@@ -5,13 +5,16 @@ customer, family and feature with the same reference answer, and the two texts o
 together. That two texts of one family do *not* share one is known only of the labelled pairs, so each family brings
 in, for each feature, one group of texts that share an answer, or the two sides of one dev pair that must differ; its
 other texts are left out. Different families ask about different things, and a cache serves within one feature only.
+
+``same_words`` holds texts that several customers ask word for word: each names, for each customer, the question whose
+answer it needs. Its family then brings in the group that holds it.
 """
 
 import tomllib
 from bisect import bisect
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from datetime import UTC, datetime, timedelta
 from itertools import accumulate
 from pathlib import Path
@@ -27,7 +30,7 @@ TYPO_LETTERS = 6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What ``traffic.toml`` says; every key is needed.
+    """What ``traffic.toml`` says; every key but ``same_words`` is needed.
 
     Attributes
     ----------
@@ -43,6 +46,8 @@ class Plan:
         Number of users of each tenant.
     hours, weekdays : list of float
         Weights of the 24 hours, and of Monday to Sunday.
+    same_words : list of dict
+        Texts that several tenants ask, each ``text`` with ``answered_as``: the id of a question by tenant.
     """
 
     seed: int
@@ -58,6 +63,7 @@ class Plan:
     closings: Mapping[str, float]
     hours: Sequence[float]
     weekdays: Sequence[float]
+    same_words: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,25 +82,35 @@ def read_plan(path: Path) -> Plan:
     Raises
     ------
     EvalsetError
-        If it is not TOML, or a key is missing, unknown or of another length than it must have.
+        If it is not TOML, or a key is missing, unknown or of another length or form than it must have.
     """
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise EvalsetError(f"{path} is not TOML: {error}") from error
-    names = {f.name for f in fields(Plan)}
-    if names != raw.keys():
-        missing, unknown = sorted(names - raw.keys()), sorted(raw.keys() - names)
+    names = {f.name: f.default is MISSING for f in fields(Plan)}
+    missing, unknown = sorted(n for n in names if names[n] and n not in raw), sorted(raw.keys() - names)
+    if missing or unknown:
         raise EvalsetError(f"{path}: missing {missing or 'nothing'}, unknown {unknown or 'nothing'}")
     if (len(raw["hours"]), len(raw["weekdays"])) != (24, 7) or raw["tenants"].keys() != raw["users"].keys():
         raise EvalsetError(f"{path}: 24 hours, 7 weekdays, and the same names under [tenants] and [users] are expected")
+    for row in raw.get("same_words", ()):
+        if row.keys() != {"text", "answered_as"} or not set(row["answered_as"]) <= raw["tenants"].keys():
+            found = row.get("text", sorted(row))
+            raise EvalsetError(
+                f"{path}: [[same_words]] {found!r} needs a text, and under answered_as the id of a question by tenant, "
+                f"of the tenants {sorted(raw['tenants'])}"
+            )
     return Plan(**raw)
 
 
 def topics_of(queries: Iterable[Mapping[str, Any]], pairs: Iterable[Any], plan: Plan) -> list[Topic]:
     """One topic for each customer, family and feature, in alphabetical order; ``pairs`` as `traffic.Pair`."""
-    pairs = list(pairs)
+    queries = list(queries)
+    shared = _same_words(queries, plan)
+    pairs = [*pairs, *shared]
     groups, places = _answer_groups(queries, pairs)
+    wanted = {groups[one.tenant_id, one.query_b] for one in shared}
     scopes: dict[tuple[str, str, str], list[frozenset[Node]]] = defaultdict(list)
     for group in set(groups.values()):
         found = {place for node in group for place in places[node] if place[1]} or {
@@ -115,8 +131,40 @@ def topics_of(queries: Iterable[Mapping[str, Any]], pairs: Iterable[Any], plan: 
         chosen: tuple[frozenset[Node], ...] = (group,)
         if differ[scope] and rng.random() < plan.must_differ:
             chosen = differ[scope][int(rng.random() * len(differ[scope]))]
+        if (held := wanted.intersection(scopes[scope])) and not held & set(chosen):
+            chosen = (min(held, key=min),)
         texts = [(text, "/".join((*scope, str(key)))) for key, group in enumerate(chosen) for _, text in sorted(group)]
         out.append(Topic(*scope, tuple(texts)))
+    return out
+
+
+@dataclass(frozen=True, slots=True)
+class _SameWords:
+    """A question and a text that needs its answer, as a pair that may share one."""
+
+    pair_id: str
+    query_a: str
+    query_b: str
+    cluster: str
+    tenant_id: str
+    same_answer: bool = True
+    split: str = ""
+
+
+def _same_words(queries: Sequence[Mapping[str, Any]], plan: Plan) -> list[_SameWords]:
+    """Pairs of the plan's ``same_words``; refused where a question is not the tenant's, or two need one answer."""
+    by_id, out = {query.get("_id"): query for query in queries}, []
+    for place, row in enumerate(plan.same_words):
+        references = set()
+        for tenant, name in row["answered_as"].items():
+            about = by_id[name]["metadata"] if name in by_id else {}
+            if about.get("tenant_id") != tenant:
+                raise EvalsetError(f"traffic.toml: {row['text']!r} names {name!r}, which is no question of {tenant}")
+            references.add(about["reference"])
+            text = by_id[name]["text"]
+            out.append(_SameWords(f"same-words-{place}-{tenant}", text, row["text"], about["cluster"], tenant))
+        if len(references) < 2 or len(references) < len(row["answered_as"]):
+            raise EvalsetError(f"traffic.toml: {row['text']!r} must need another answer of each of several tenants")
     return out
 
 

@@ -1,13 +1,14 @@
 """An evalset: questions, judgements and documents of one folder, in dev and test, with their hashes."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from workbench.config import Settings
-from workbench.errors import EvalsetError, unknown_name
+from workbench.errors import Defect, EvalsetError, SplitError, unknown_name
 from workbench.evaluation.contents import Contents, read_contents
+from workbench.evaluation.findings import find, left_out
 from workbench.evaluation.policy import GatePolicy, default_policy
 from workbench.evaluation.reading import Judgement
 from workbench.records import Document, Query
@@ -15,15 +16,20 @@ from workbench.records import Document, Query
 Qrels = dict[str, dict[str, int]]
 DEV_SHARE = 0.25
 HUB = "hub:"
+NAMED = 20  # questions left out that a note names
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """The queries that have judgements in one split, and the judgements: query id -> document id -> grade."""
+    """The queries that have judgements in one split, and the judgements: query id -> document id -> grade.
+
+    ``of_dev`` are the query ids of the evalset's dev, whichever split this is.
+    """
 
     name: str
     queries: tuple[Query, ...]
     qrels: Qrels
+    of_dev: frozenset[str] = frozenset()
 
     @property
     def pooled(self) -> bool:
@@ -38,6 +44,32 @@ class Split:
     def clusters(self) -> dict[str, str]:
         """Cluster of each query id: the unit that is resampled."""
         return {q.query_id: q.cluster for q in self.queries}
+
+    def require_dev(self, doing: str) -> None:
+        """Refuse questions that are not of dev; ``doing`` names what dev alone may do.
+
+        Raises
+        ------
+        SplitError
+            If there is one.
+        """
+        require_dev((q.query_id for q in self.queries), self.of_dev, doing)
+
+
+def require_dev(items: Iterable[str], dev: Collection[str], doing: str) -> None:
+    """Refuse items that are not of dev where test would show what was fitted or chosen on it.
+
+    Raises
+    ------
+    SplitError
+        If any item is not among those of ``dev``.
+    """
+    if strangers := sorted(set(items).difference(dev)):
+        raise SplitError(
+            f"{doing} may see dev alone, found {len(strangers)} items that are not of dev, first {strangers[0]!r}; "
+            "hand over the dev split",
+            strangers,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +113,8 @@ class Evalset:
         if name not in self.qrels:
             raise EvalsetError(f"evalset {self.name}: {unknown_name('split', name, tuple(self.qrels))}")
         qrels = self.qrels[name]
-        return Split(name, tuple(q for q in self.queries if q.query_id in qrels), qrels)
+        asked = tuple(q for q in self.queries if q.query_id in qrels)
+        return Split(name, asked, qrels, frozenset(self.qrels.get("dev", ())))
 
     def policy(self, notebook: str) -> GatePolicy:
         """Give what ``gates.toml`` asks of a notebook, or the defaults."""
@@ -109,14 +142,16 @@ def load_evalset(source: str | Path, *, settings: Settings, seed: int = 0) -> Ev
     Raises
     ------
     EvalsetError
-        If there is no such evalset, or with every line that cannot be used. What is readable but doubtful (a
-        cluster in two splits, a question without a relevant document) is found by `workbench evalset check`.
+        If there is no such evalset, or with everything that `workbench evalset check` calls an error, by file and
+        line. What it calls a warning loads; questions that are left out are named in ``notes``.
     """
     folder = find_evalset(source, settings)
     contents = read_contents(folder, settings)
-    if defects := contents.defects:
-        raise EvalsetError(f"evalset {folder} cannot be used; {len(defects)} places to correct:", defects)
-    qrels, notes = split_qrels(contents, seed=seed)
+    splits, notes = split_qrels(contents, seed=seed)
+    errors = [Defect(f.file, f.line, f.problem) for f in find(contents, splits) if f.severity == "error"]
+    if errors:
+        raise EvalsetError(f"evalset {folder} cannot be used; {len(errors)} places to correct:", errors)
+    qrels, unasked = _leave_out(contents, splits)
     return Evalset(
         name=folder.name,
         path=folder,
@@ -127,8 +162,22 @@ def load_evalset(source: str | Path, *, settings: Settings, seed: int = 0) -> Ev
         card=contents.card,
         gates=contents.gates,
         synthetic=contents.synthetic,
-        notes=notes,
+        notes=(*notes, *unasked),
     )
+
+
+def _leave_out(contents: Contents, splits: dict[str, Qrels]) -> tuple[dict[str, Qrels], list[str]]:
+    """Judgements of the questions that are asked, and for each split a sentence that names the others."""
+    gone = left_out(contents, splits)
+    without = {(each.split, each.query_id) for each in gone}
+    asked = {s: {q: grades for q, grades in qrels.items() if (s, q) not in without} for s, qrels in splits.items()}
+    notes = []
+    for split in splits:
+        mine = [f"{each.query_id!r} {each.why}" for each in gone if each.split == split]
+        more = f"; and {len(mine) - NAMED} more, which `workbench evalset check` names" if len(mine) > NAMED else ""
+        if mine:
+            notes.append(f"{len(mine)} questions are left out of {split}: {'; '.join(mine[:NAMED])}{more}")
+    return asked, notes
 
 
 def find_evalset(source: str | Path, settings: Settings) -> Path:

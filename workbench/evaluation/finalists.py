@@ -176,5 +176,6 @@ def _only(values: Values, at: Sequence[int]) -> Values:
 
 def _only_pairs(pairs: Pairwise, at: Sequence[int]) -> Pairwise:
     grid = np.ix_(at, at)
-    mean, se, low, differ = (part[grid] for part in (pairs.mean, pairs.se, pairs.low, pairs.differ))
-    return Pairwise(mean, se, low, differ, pairs.critical[at], pairs.n_clusters)
+    parts = (pairs.mean, pairs.se, pairs.low, pairs.differ, pairs.worse)
+    mean, se, low, differ, worse = (part[grid] for part in parts)
+    return Pairwise(mean, se, low, differ, worse, pairs.critical[at], pairs.n_clusters, pairs.size_ratio)

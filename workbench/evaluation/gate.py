@@ -1,6 +1,7 @@
 """Does an accepted decision still hold? Two kinds of claim, never mixed: sameness and generalisation."""
 
 import json
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -69,6 +70,7 @@ def check_gate(
     accepted_scores: pl.DataFrame | None,
     scores: pl.DataFrame,
     invariants: Mapping[str, int | None],
+    accounts: Sequence[GateClaim] = (),
     soft: Collection[GateStatus] = (),
     run: str = "",
 ) -> Gate:
@@ -82,12 +84,14 @@ def check_gate(
         Test rows of the rule's metric, of the accepted run and of this one (columns arm, item_id, value).
     invariants : mapping of str to int or None
         Counts that must be 0, by name; None where nothing was there to be counted.
+    accounts : sequence of GateClaim
+        What `account` found: a run whose items are not all there is an ``error`` whatever else holds.
     soft : collection of {"inconclusive", "stale"}
         Statuses for which the policy asks for exit code 0; they are shown all the same.
     run : str
         Folder name of this run, for the command that accepts it.
     """
-    claims = [_invariant(name, n) for name, n in invariants.items()]
+    claims = [*(_invariant(name, n) for name, n in invariants.items()), *accounts]
     if accepted is None:
         claims.append(_nothing_accepted(now, run))
     elif accepted.profile != now.profile:
@@ -118,6 +122,63 @@ def _nothing_accepted(now: Decision, run: str) -> GateClaim:
         return GateClaim("generalisation", now.arm, "inconclusive", now.sentence)
     how = f"workbench accept {now.notebook}{f' --run {run}' if run else ''} --reason TEXT"
     return GateClaim("generalisation", now.arm, "new", f"No decision is accepted yet. To accept this one: {how}")
+
+
+def account(rows: pl.DataFrame, decision: Decision, items: Collection[str], *, min_coverage: float) -> list[GateClaim]:
+    """Say whether every arm has one row for each item, repeat and metric, and was scored on enough of them.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Rows of the test split (columns as `workbench.evaluation.comparison.SCORES_SCHEMA`), of all metrics and of
+        every arm of the decision; a failed item or repeat keeps its row, with a null value.
+    items : collection of str
+        Every item of the test split.
+    min_coverage : float
+        Share of an arm's rows that must have a value.
+
+    Returns
+    -------
+    list of GateClaim
+        An ``error`` for each thing that does not add up, which names the arm and the numbers; or one that holds.
+    """
+    n, repeats, metrics = len(set(items)), rows["repeat"].n_unique(), rows["metric"].n_unique()
+    told = f"{n} items x {repeats} repeats x {metrics} metrics"
+    wrong = []
+    for claim in decision.claims:
+        mine = rows.filter(pl.col("arm") == claim.arm)
+        problems = (
+            _rows_problem(mine, items, n * repeats * metrics, told),
+            _coverage_problem(claim.coverage, min_coverage, "its claim"),
+            _coverage_problem(mine["value"].count() / max(n * repeats * metrics, 1), min_coverage, "its rows"),
+            "" if claim.n_items == n else f"its claim counts {claim.n_items} of {n} items",
+        )
+        wrong += [GateClaim("invariant", claim.arm, "error", f"{claim.arm}: {p}.") for p in problems if p]
+    return wrong or [
+        GateClaim("invariant", "", "holds", f"test rows: {len(decision.claims)} arms x {told}, all there.")
+    ]
+
+
+def _rows_problem(mine: pl.DataFrame, items: Collection[str], expected: int, told: str) -> str:
+    """What is wrong with the rows of one arm, "" where each item has its own."""
+    if unknown := sorted(set(mine["item_id"]).difference(items)):
+        return f"{len(unknown)} items that are not of the test split, first {unknown[0]!r}"
+    distinct = mine.select("item_id", "repeat", "metric").n_unique() if mine.height else 0
+    if mine.height == distinct == expected:
+        return ""
+    twice = f", {mine.height - distinct} of them twice" if mine.height > distinct else ""
+    missing = sorted(set(items).difference(mine["item_id"]))
+    first = f", first missing {missing[0]!r}" if missing else ""
+    return f"{mine.height} rows{twice}, {expected} are expected ({told}{first}); a failed item must keep its row"
+
+
+def _coverage_problem(coverage: float, least: float, of: str) -> str:
+    """What is wrong with a share of scored items, "" where it is in [least, 1]."""
+    if coverage > 1 + SAME:
+        return f"coverage {coverage:.3f} of {of} is above 1: more was scored than there is"
+    if coverage < least - SAME or math.isnan(coverage):
+        return f"coverage {coverage:.3f} of {of} is below min_coverage {least:g}; mend what fails and run again"
+    return ""
 
 
 def _sameness(accepted: Decision, now: Decision, before: pl.DataFrame | None, scores: pl.DataFrame) -> list[GateClaim]:

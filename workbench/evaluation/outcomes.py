@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from workbench.errors import Defect, EvalsetError
-from workbench.evaluation.evalset import dev_clusters
+from workbench.evaluation.evalset import dev_clusters, require_dev
 from workbench.inference.routing_features import Requests
 from workbench.records import DEFAULT_TENANT
 
@@ -43,7 +43,7 @@ class Outcomes:
     Attributes
     ----------
     models : tuple of str
-        Cheapest first, by mean cost.
+        Cheapest first, by mean cost on dev.
     quality, cost_usd, latency_ms : ndarray of float, shape (prompts, models)
         Quality in [0, 1]; latency NaN where it was not measured.
     clusters, splits, tenants : ndarray of str, shape (prompts,)
@@ -78,6 +78,16 @@ class Outcomes:
     def part(self, split: str) -> Self:
         """Prompts of ``dev`` or ``test``."""
         return self.take(np.flatnonzero(self.splits == split))
+
+    def require_dev(self, doing: str) -> None:
+        """Refuse prompts that are not of dev; ``doing`` names what dev alone may do.
+
+        Raises
+        ------
+        SplitError
+            If there is one.
+        """
+        require_dev(self.prompt_ids, self.part("dev").prompt_ids, doing)
 
     @property
     def codes(self) -> np.ndarray:
@@ -132,14 +142,15 @@ def outcomes_of(
     if defects := list(_defects(rows, source)):
         raise EvalsetError(f"{source} cannot be used; correct these places:", defects)
     prompts = rows.unique("prompt_id", keep="first", maintain_order=True).sort("prompt_id")
-    costs = rows.group_by("model").agg(pl.col("cost_usd").mean()).sort("cost_usd", "model")
+    clusters, splits, notes = _split(prompts, seed, dev_share)
+    on_dev = pl.col("prompt_id").is_in(prompts["prompt_id"].filter(pl.Series(splits == "dev")).implode())
+    costs = rows.group_by("model").agg(pl.col("cost_usd").filter(on_dev).mean()).sort("cost_usd", "model")
     models = tuple(costs["model"])
 
     def matrix(column: str) -> np.ndarray:
         wide = rows.pivot("model", index="prompt_id", values=column).sort("prompt_id")
         return wide.select(models).cast(pl.Float64).fill_null(float("nan")).to_numpy()
 
-    clusters, splits, notes = _split(prompts, seed, dev_share)
     confidence = None if rows["confidence"].is_null().all() else matrix("confidence")
     return Outcomes(
         prompt_ids=tuple(prompts["prompt_id"]),

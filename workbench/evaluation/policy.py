@@ -28,6 +28,7 @@ _RANGES: Mapping[str, tuple[float, float, bool]] = {
     "point_usd": (0.0, math.inf, False),
     "max_usd_per_1k": (0.0, math.inf, False),
     "requests_per_month": (0.0, math.inf, False),
+    "min_coverage": (0.0, 1.0, True),
 }
 ASSUMED_REQUESTS = 100_000
 
@@ -63,6 +64,11 @@ class GatePolicy:
         Dollars a month that a hundredth of the metric is worth to you; without it a dearer arm is told, not chosen.
     max_usd_per_1k : float or None
         What an arm may cost per 1,000 requests while none is in use yet.
+    min_coverage : float
+        Share of the test items that every arm must have been scored on, in [0, 1]; below it the gate is ``error``.
+        What failed counts as the metric's worst value in every claim, so that a claim is honest at any coverage; but
+        where more than one item in ten (the default) failed, it speaks of the failures and not of the arm, and the
+        run is to be repeated.
     on_inconclusive, on_stale : {"fail", "warn", "pass"}
         What a claim that can be neither confirmed nor refuted, or that rests on changed inputs, does to CI:
         "fail" leaves its exit code 2, the others make it 0.
@@ -80,6 +86,7 @@ class GatePolicy:
     least_saving_share: float = 0.05
     point_usd: float | None = None
     max_usd_per_1k: float | None = None
+    min_coverage: float = 0.9
     on_inconclusive: Softness = "fail"
     on_stale: Softness = "fail"
 

@@ -54,7 +54,8 @@ def clusters_needed(
     power : float
         Chance that it is shown.
     differing : float
-        Share of the clusters in which the two arms differ; a claim needs 10 such.
+        Share of the clusters in which the two arms differ. The bootstrap needs 10 such, and those in which they do not
+        tell nothing of the spread.
 
     Returns
     -------
@@ -114,7 +115,6 @@ def chance_of_holding(
     """
     if n_clusters < 2:
         return 0.0
-    # Clusters in which the two arms do not differ tell nothing of the spread.
     df = max(n_clusters * differing - 1, 1)
     if sd <= 0:
         return float(shift > 0)

@@ -1,7 +1,7 @@
 """Rows of ``queries.jsonl`` and ``corpus.jsonl`` as typed values, and the lines that cannot be used."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import date
 from typing import Any, TypeVar
 
@@ -10,7 +10,7 @@ from workbench.evaluation.reading import Row
 from workbench.records import Document, Query
 
 # How each field of the metadata is read, by its name.
-Readers = Mapping[str, Callable[[dict[str, Any], str], Any]]
+Readers = dict[str, Callable[[dict[str, Any], str], Any]]
 _Value = TypeVar("_Value", Query, Document)
 
 
@@ -28,14 +28,22 @@ def documents_of(file: str, rows: Sequence[Row]) -> tuple[list[Document], dict[s
     return _collect(file, rows, _document)
 
 
-def foreign_keys(rows: Sequence[Row], known: Sequence[str]) -> dict[int, list[str]]:
-    """Metadata keys that mean nothing here, by line."""
+def foreign_keys(rows: Sequence[Row], known: Sequence[str]) -> dict[int, dict[str, Any]]:
+    """Metadata that means nothing here, by line and key."""
     found = {}
     for line, row in rows:
         metadata = row.get("metadata")
-        if isinstance(metadata, dict) and (keys := [k for k in metadata if k not in known]):
-            found[line] = keys
+        if isinstance(metadata, dict) and (foreign := {k: v for k, v in metadata.items() if k not in known}):
+            found[line] = foreign
     return found
+
+
+def fits(name: str, value: Any) -> bool:
+    """Whether a key of our metadata could hold the value: the list of works that a paper cites is no ``reference``."""
+    try:
+        return bool((_QUERY_FIELDS | _DOCUMENT_FIELDS)[name]({name: value}, name))
+    except _Unusable:
+        return False
 
 
 def number_of(value: Any) -> float | None:

@@ -139,15 +139,13 @@ def upgrade_note(better: Claim, choice: Claim, rule: Rule) -> str:
         raise ValueError(f"{better.arm} is not shown to be better than {choice.arm}")
     extra = better.cost_usd_per_1k - choice.cost_usd_per_1k
     each, most, least = (extra / 1000 / gain for gain in (pair.difference, pair.low, pair.high))
+    what = f"Given up: {better.arm}, which is in use," if better.arm == rule.reference else f"Upgrade: {better.arm}"
+    worth = "is not set" if rule.point_usd is None else f"says {monthly(rule.point_usd)} for a hundredth"
     return (
-        f"Upgrade: {better.arm} is shown better by {pair.difference:+.3f} {rule.metric} (at least {pair.low:+.3f}) for "
+        f"{what} is shown better by {pair.difference:+.3f} {rule.metric} (at least {pair.low:+.3f}) for "
         f"{monthly(rule.monthly_usd(extra))} more, ${each:.3g} per further good answer (${least:.3g} to ${most:.3g}); "
-        f"it is not chosen, since point_usd in gates.toml {_point(rule)}."
+        f"it is not chosen: point_usd in gates.toml {worth}."
     )
-
-
-def _point(rule: Rule) -> str:
-    return "is not set" if rule.point_usd is None else f"says {monthly(rule.point_usd)} for a hundredth"
 
 
 def tied_note(others: Sequence[Claim], choice: Claim, rule: Rule) -> list[str]:

@@ -13,7 +13,7 @@ Cell = str | int | float | bool | None
 
 @dataclass(frozen=True, slots=True)
 class FrontierPoint:
-    """One arm in the plane of cost and quality; ``tied`` = not shown to differ from the reference."""
+    """One arm in the plane of cost and quality; ``tied`` = not shown to differ from the one with the best mean."""
 
     arm: str
     quality: float
@@ -65,8 +65,9 @@ class Section:
 class Summary:
     """Everything the report shows beyond decision, gate and run record.
 
-    ``warnings`` stand above the verdict: what makes a pass mean less (missing items, low power, simulated data).
-    ``metric`` names the unit of quality; ``would_change`` are sentences.
+    ``warnings`` stand below the verdict: what makes a pass mean less (missing items, low power, simulated data).
+    ``metric`` names the unit of quality; ``would_change`` are sentences. ``assumed`` has a sentence for each figure of
+    money that nobody has set, by the name of its setting.
     """
 
     title: str
@@ -76,9 +77,11 @@ class Summary:
     slices: tuple[SliceRow, ...] = ()
     changed: tuple[ItemCase, ...] = ()
     regressions: tuple[ItemCase, ...] = ()
+    regressions_title: str = "Worst regressions"
     would_change: tuple[str, ...] = ()
     sections: tuple[Section, ...] = ()
     cost_note: str = ""
+    assumed: dict[str, str] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:

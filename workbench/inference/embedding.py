@@ -82,8 +82,7 @@ class MiniLM:
             mask = np.array([e.attention_mask for e in encoded], np.int64)
             feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
             hidden = self._session.run(None, feed)[0]
-            pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdims=True)
-            out[rows] = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
+            out[rows] = mean_pooled(hidden, mask)
         return out
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
@@ -129,6 +128,19 @@ def load_embedder(name: str, settings: Settings, books: "Books | None" = None) -
     if kind == "sentence-transformers" and model:
         return SentenceTransformerEmbedder(model)
     raise ConfigError(f"embedder {name!r} is not one of minilm, litellm:<model>, sentence-transformers:<model>")
+
+
+def mean_pooled(hidden: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Unit vectors of texts from those of their tokens: the mean over the tokens that the mask keeps.
+
+    Parameters
+    ----------
+    hidden : array of float, shape (texts, tokens, dimension)
+        Vectors of the tokens, padding included.
+    mask : array of int, shape (texts, tokens)
+        1 for a token, 0 for padding.
+    """
+    return unit((hidden * mask[..., None]).sum(1) / mask.sum(1, keepdims=True))
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

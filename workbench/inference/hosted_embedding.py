@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from workbench.errors import AnswerMismatch
 from workbench.inference.attempts import Bill, Books
 from workbench.inference.embedding import unit
 from workbench.inference.failover import Cooldowns, RetryPolicy, call_models
@@ -57,7 +58,7 @@ class HostedEmbedder:
 
     def _call(self, texts: tuple[str, ...]) -> np.ndarray:
         request = Request(self.model, tuple({"role": "user", "content": text} for text in texts), max_tokens=0)
-        clock, encoding = self.books.clock, _Encoding()
+        clock, encoding = self.books.clock, _Encoding(self._dimension)
         deadline = clock.monotonic() + self.policy.deadline_s
         with self.books.span(f"call {self.model}") as span:
             bill = Bill(uuid.uuid4().hex, span.trace_id if span else "", current(), self.books, deadline)
@@ -75,8 +76,9 @@ class HostedEmbedder:
 
 @dataclass(slots=True)
 class _Encoding:
-    """A provider whose answers are vectors, kept here, and no text."""
+    """A provider whose answers are vectors, kept here, and no text; ``dimension`` is theirs where it is known."""
 
+    dimension: int = 0
     vectors: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
 
     def complete(self, request: Request, *, timeout_s: float, on_text: Callable[[str], None] | None = None) -> Response:
@@ -86,6 +88,12 @@ class _Encoding:
         ask = partial(_ask, request, timeout_s)
         with closing(in_time(ask, timeout_s=timeout_s, asked=request.model)) as came:
             self.vectors, model, usage = next(came)
+        if self.dimension and self.vectors.shape[1] != self.dimension:
+            raise AnswerMismatch(
+                f"{request.model}: vectors of {self.vectors.shape[1]} numbers came, where all before had "
+                f"{self.dimension}: they are another encoder's",
+                billed="unknown",
+            )
         return Response("", model or request.model, usage, latency_ms=round(1000 * (time.monotonic() - started), 1))
 
 
@@ -103,8 +111,8 @@ def _ask(request: Request, timeout_s: float, give: Callable[[_Answer], bool]) ->
         answer: Any = load_litellm().embedding(model=request.model, input=texts, **options)
         rows = sorted(answer.data, key=lambda row: row["index"])
         vectors = unit(np.array([row["embedding"] for row in rows], np.float32).reshape(len(rows), -1))
-        if len(rows) != len(texts):
-            raise ValueError(f"{len(rows)} vectors came for {len(texts)} texts")
+        if [row["index"] for row in rows] != list(range(len(texts))):
+            raise ValueError(f"{len(rows)} vectors came for {len(texts)} texts, or not one for each")
         give((vectors, answer.model, counted(answer.usage)))
     except Exception as error:  # litellm raises its own errors, openai's, httpx's and plain ones
         raise typed(error, request.model) from error

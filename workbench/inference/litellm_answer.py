@@ -1,13 +1,56 @@
 """An answer as it comes, whole or in parts, and what litellm returns read without believing more than it was told."""
 
 import math
+import re
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
-from workbench.errors import ConnectionLost, MalformedAnswer
+from workbench.errors import AnswerMismatch, ConnectionLost, MalformedAnswer
 from workbench.inference.messages import Response, ToolCall, Usage
+
+IDS_KEPT = 20_000
+# Shorter ids, and those of digits alone, come again by chance: Ollama draws one of 999, others take the time.
+_LEAST_DRAWN = 16
+
+
+class AnswerIds:
+    """Ids of the newest answers with the hashes of the requests that they answered; safe to use from several threads.
+
+    An id that comes again with the same request is a gateway's cached answer, and is that request's own.
+
+    >>> ids = AnswerIds()
+    >>> [ids.belongs("chatcmpl-9f8e7d6c5b4a39281706", request) for request in ("a", "a", "b")]
+    [True, True, False]
+    """
+
+    def __init__(self, limit: int = IDS_KEPT) -> None:
+        self._limit, self._lock = limit, threading.Lock()
+        self._request: OrderedDict[str, str] = OrderedDict()
+
+    def belongs(self, answer_id: str, request: str) -> bool:
+        """Whether no other request had this answer, as far as is remembered; an id that may be chance tells nothing."""
+        drawn = re.sub(r"^[a-z]+[-_]|[^0-9A-Za-z]", "", answer_id)
+        if len(drawn) < _LEAST_DRAWN or drawn.isdigit() or drawn.isalpha():
+            return True
+        with self._lock:
+            known = self._request.setdefault(answer_id, request)
+            if len(self._request) > self._limit:
+                self._request.popitem(last=False)
+        return known == request
+
+
+@cache
+def answer_ids(place: str) -> AnswerIds:
+    """Ids of this process in one place, the "body" or a "header" of an answer.
+
+    All clients share them: what one tenant's client was given must not reach another tenant's.
+    """
+    return AnswerIds()
 
 
 @dataclass(slots=True)
@@ -25,12 +68,27 @@ class Answer:
     calls: list[list[str]] = field(default_factory=list)  # id, name and arguments, in the order in which they began
     logprobs: list[float] = field(default_factory=list)
     keeps_long: bool = False  # whether the request asked the vendor's prompt cache for an hour
+    request: str = ""  # hash of what was asked
+    ids: AnswerIds = field(default_factory=AnswerIds)
     _latest: dict[int, list[str]] = field(default_factory=dict)  # by index the call that is coming
 
     @property
     def shown(self) -> bool:
         """Whether somebody has seen a part of it."""
         return self.on_text is not None and bool(self.texts)
+
+    def identify(self, answer_id: str | None) -> None:
+        """Note the provider's id of this answer, before anything of it is shown.
+
+        Raises
+        ------
+        AnswerMismatch
+            If another request was answered under this id.
+        """
+        if answer_id and not self.ids.belongs(answer_id, self.request):
+            raise AnswerMismatch(
+                f"{self.asked}: the answer has the id {answer_id} of an answer to another request", billed="unknown"
+            )
 
     def say(self, text: str) -> None:
         """Add text."""
@@ -111,6 +169,7 @@ def read_end(stream: Any, answer: Answer) -> None:
 
 
 def _read(came: Any, said: Any, answer: Answer) -> None:
+    answer.identify(getattr(came, "id", None))
     choice = came.choices[0]
     answer.model = came.model or answer.model
     answer.finish = choice.finish_reason or answer.finish

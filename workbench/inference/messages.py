@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 from workbench.errors import ConfigError
@@ -12,6 +12,7 @@ Message = Mapping[str, Any]
 ROLES = ("system", "user", "assistant", "tool")
 MARKERS = ("cache_control", "prompt_cache_breakpoint")  # how vendors write a breakpoint of their prompt cache
 LONG_TTL = "1h"
+_HASHED = ("model", "max_tokens", "temperature", "seed", "stop", "tools", "schema", "messages")  # always, in this order
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +83,21 @@ class Request:
 
     @property
     def sha256(self) -> str:
-        """Hash of everything that the answer depends on."""
-        parts = [self.model, self.max_tokens, self.temperature, self.seed, self.stop, self.tools, self.schema]
-        return content_hash(json.dumps([*parts, self.messages], sort_keys=True, ensure_ascii=False, default=dict))
+        """Hash of everything that the answer depends on: all fields, also of a class that adds some.
+
+        A field beyond those of this class counts where it has not its default, so that recordings outlive it. Keys of
+        tools and schema count in their order: models write an answer in the order of its schema.
+        """
+        parts = [getattr(self, name) for name in _HASHED]
+        later = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _HASHED}
+        changed = {f.name: later[f.name] for f in fields(self) if f.name in later and later[f.name] != f.default}
+        return content_hash(_spelled([*parts, *([changed] if changed else [])]), *filter(None, [self.key_order]))
+
+    @property
+    def key_order(self) -> str:
+        """Tools and schema as they are written; empty where their keys are sorted, or there are none."""
+        given = [self.tools, self.schema]
+        return "" if (written := _spelled(given, sort_keys=False)) == _spelled(given) else written
 
     @property
     def keeps_long(self) -> bool:
@@ -94,6 +107,10 @@ class Request:
     def to(self, model: str) -> Self:
         """Return the same request to another model."""
         return replace(self, model=model)
+
+
+def _spelled(value: object, *, sort_keys: bool = True) -> str:
+    return json.dumps(value, sort_keys=sort_keys, ensure_ascii=False, default=dict)
 
 
 def _keeps_long(part: object) -> bool:

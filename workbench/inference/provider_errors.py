@@ -9,6 +9,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from workbench.errors import (
+    AnswerMismatch,
     AttemptTimeout,
     ConnectionLost,
     ContentRefused,
@@ -32,6 +33,9 @@ def typed(error: Exception, model: str) -> ProviderError:
 
     chain = list(_chain(error))
     said = f"{model}: {_told(error)}"
+    for cause in chain:
+        if isinstance(cause, AnswerMismatch):
+            return AnswerMismatch(f"{model}: {cause}", billed=cause.billed)
     if isinstance(error, litellm.ContextWindowExceededError) or _code(
         chain, "context_length_exceeded", "exceed_context_size_error"
     ):

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from workbench.errors import ProviderError
-from workbench.inference.litellm_answer import Answer, read_end, read_part, read_whole
+from workbench.inference.litellm_answer import Answer, answer_ids, read_end, read_part, read_whole
 from workbench.inference.messages import Request, Response
 from workbench.inference.provider_errors import typed
 from workbench.inference.waiting import in_time
@@ -31,6 +31,7 @@ class LiteLLMProvider:
     """Every model that litellm reaches, by litellm's name for it: ``openai/gpt-4o-mini``, ``anthropic/...``.
 
     Each call is one attempt: retries, caches, budgets and fallbacks of litellm and of the vendor's library are off.
+    It has a connection of its own, so that nothing that a server sends beside an answer reaches another call.
     Marks of a vendor's prompt cache (``cache_control`` in a content part) go through as they are. A temperature of 0
     is left out for models that refuse one: they sample as their vendor set them.
 
@@ -57,7 +58,9 @@ class LiteLLMProvider:
             One of its subclasses, by what went wrong; ``streamed`` says whether text had been shown.
         """
         load_litellm()  # seconds, once, which are not the provider's
-        answer = Answer(request.model, on_text, keeps_long=request.keeps_long)
+        answer = Answer(
+            request.model, on_text, keeps_long=request.keeps_long, request=request.sha256, ids=answer_ids("body")
+        )
         ask = partial(self._ask, request, timeout_s, on_text is not None)
         try:
             with closing(in_time(ask, timeout_s=timeout_s, asked=request.model)) as parts:
@@ -136,6 +139,9 @@ def load_litellm() -> Any:
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else its import asks the network for prices
     import litellm
 
+    from workbench.inference.connections import guard
+
+    guard(litellm)
     # Its types are built when first used, and pydantic then warns of each.
     warnings.filterwarnings("ignore", message=".*using the `ReadOnly` qualifier", category=UserWarning)
     warnings.filterwarnings("ignore", module=r"litellm\.", category=DeprecationWarning)

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import shlex
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any, BinaryIO, Self
 
 from workbench.errors import RecordingMiss, WorkbenchError
 from workbench.inference.messages import Request, Response, ToolCall, Usage
+from workbench.inference.routed import FOLDER
 from workbench.records import content_hash
 from workbench.telemetry.redaction import redact
 
@@ -108,16 +110,20 @@ class Recordings:
                 return recorded.response
         if self.live:
             return None
-        raise RecordingMiss(self._miss(requests[0]))
+        raise self._miss(requests[0], item_id)
 
-    def _miss(self, request: Request) -> str:
-        asked = f"request to {request.model} (hash {request.sha256[:12]})"
+    def _miss(self, request: Request, item_id: str) -> RecordingMiss:
+        asked = f"request to {request.model} (hash {request.sha256[:12]}, item {item_id or 'not named'})"
         if known := self.count(request):
-            return f"this {asked} has {known} recorded answers in {self.path.name}, and one more was asked for"
-        return (
-            f"no recorded answer to this {asked} among {len(self)} in {self.path.name}: the prompt, a document or a "
-            "parameter has changed. Record anew with: workbench record"
-        )
+            said = f"this {asked} has {known} recorded answers in {self.path.name}, and one more was asked for"
+        else:
+            said = (
+                f"no recorded answer to this {asked} among {len(self)} in {self.path.name}: the prompt, a document or "
+                "a parameter has changed, or the recording is lost"
+            )
+        command = record_command(self.path, request.model)
+        how = command or f"a client whose recordings are Recordings({str(self.path)!r}, live=True)"
+        return RecordingMiss(f"{said}. Record it with: {how}", item_id=item_id, command=command)
 
     def add(self, request: Request, item_id: str, response: Response, *, asked: Request | None = None) -> None:
         """Append one answer without its secrets; whole lines only, so that a reader never sees a part of one.
@@ -148,6 +154,13 @@ class Recordings:
         """Hash of the recordings that were read, whatever else the file holds: an input of the fingerprint."""
         places = {place: recorded for found in self._found.values() for place, recorded in found}
         return content_hash(*(places[place].to_json() for _, place in sorted(self._read)))
+
+
+def record_command(path: Path, model: str) -> str:
+    """Command that records what is missing in a file of an evalset; empty for a file elsewhere."""
+    if path.parent.name != FOLDER:
+        return ""
+    return f"workbench record {shlex.quote(path.parent.parent.name)} --model {shlex.quote(model)}"
 
 
 def _lines(path: Path) -> Iterator[Recorded]:

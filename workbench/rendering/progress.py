@@ -1,13 +1,14 @@
 """Progress inside a notebook cell: a bar in Jupyter, an event for the headless runner, one saved output.
 
-No widget is needed: one display is updated in place, with a plain-text, an HTML and a machine-readable form.
+No widget is needed: one display is updated in place, with a plain-text, an HTML and a machine-readable form. It appears
+with the first step, and what stays in a saved notebook is the closing sentence: no bar of something that had no steps.
 """
 
 import sys
-from html import escape
 from typing import Any
 
 from workbench.clock import Clock, SystemClock
+from workbench.rendering.escape import escape
 
 MIME_TYPE = "application/vnd.workbench.progress+json"
 _MIN_INTERVAL_S = 0.2  # faster updates cannot be read, and each is a message through the kernel
@@ -41,7 +42,7 @@ class Progress:
         self.count, self.sentence = 0, ""
         self._clock = clock or SystemClock()
         self._shown_at = float("-inf")
-        self._handle = _display(self)
+        self._handle: Any = None
 
     def update(self, n: int) -> None:
         """Say that ``n`` steps are done by now."""
@@ -50,23 +51,25 @@ class Progress:
             self._show()
 
     def done(self, sentence: str) -> None:
-        """Close with a sentence that stays in the saved notebook; the bar is filled up to what was done."""
+        """Close with a sentence, which stays in the saved notebook in the place of the bar."""
         self.sentence = sentence
         self._show()
 
     def _show(self) -> None:
         self._shown_at = self._clock.monotonic()
-        if self._handle is not None:
+        if self._handle is None:
+            self._handle = _display(self)
+        else:
             self._handle.update(self)
 
     def __repr__(self) -> str:
         return self.sentence or f"{self.label} {self.count}/{self.total}"
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
-        bar = f'<progress max="{self.total}" value="{self.count}"></progress>'
+        bar = "" if self.sentence else f' <progress max="{self.total}" value="{self.count}"></progress>'
         return {
             "text/plain": repr(self),
-            "text/html": f"<label>{escape(repr(self))} {bar}</label>",
+            "text/html": f"<label>{escape(repr(self))}{bar}</label>",
             MIME_TYPE: {
                 "label": self.label,
                 "done": self.count,

@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from workbench.evaluation.policy import ASSUMED_REQUESTS
+from workbench.evaluation.sentences import monthly
 from workbench.evaluation.summary import FrontierPoint
-from workbench.rendering.table import Column, Interval, Table, number, usd_digits
+from workbench.rendering.table import Column, Interval, Table, number
 from workbench.reports.figure import (
     INK,
     NARROW,
-    SIZE,
     SMALL,
     WIDE,
     Canvas,
@@ -23,57 +25,78 @@ from workbench.reports.figure import (
 from workbench.reports.placement import Box, along, place
 from workbench.reports.scales import log_scale, money, nice, padded, pixel, step_digits, ticks
 
+_KEY_ROW = 36  # from one name of the key to the next, in pixels
 
-def frontier(points: Sequence[FrontierPoint], metric: str, *, arms: Sequence[str] = ()) -> Figure:
-    """Quality with its interval against the cost of 1,000 requests, and the line of the best for the money.
 
-    Hollow marks are tied with the reference. Costs that span more than 20 times are on a logarithmic axis.
-    ``arms`` fixes which arm has which colour and shape, so that it is the same in every figure of a report.
+def frontier(
+    points: Sequence[FrontierPoint],
+    metric: str,
+    *,
+    arms: Sequence[str] = (),
+    requests_per_month: int = ASSUMED_REQUESTS,
+    assumed: bool = False,
+) -> Figure:
+    """Quality with its interval against dollars a month, and the line of the best for the money.
+
+    Points are numbered, the best first, and listed below. Hollow marks are tied with the best. Costs that span more
+    than 20 times are on a logarithmic axis. ``arms`` fixes which arm has which colour and shape, so that it is the same
+    in every figure of a report; ``assumed`` says that nobody has set the volume.
     """
+    volume = f"{requests_per_month:,} requests{' (assumed)' if assumed else ''}"
+    ranked = [
+        replace(p, cost_usd_per_1k=p.cost_usd_per_1k * requests_per_month / 1000)
+        for p in sorted(points, key=lambda p: (-p.quality, p.cost_usd_per_1k))
+    ]
     data = Table(
         (
-            Column("arm"), Column("split"), Column(metric, "interval"), Column("cost per 1,000", "usd"),
-            Column("p95 latency", "ms"), Column("on the frontier"), Column("tied with the reference"),
+            Column("number", "count"), Column("arm"), Column("split"), Column(metric, "interval"),
+            Column(f"a month at {volume}"), Column("p95 latency", "ms"), Column("on the frontier"),
+            Column("tied with the best"),
         ),
         tuple(
             (
-                p.arm, p.split, Interval(p.quality, p.low, p.high), p.cost_usd_per_1k, p.latency_p95_ms,
-                p.on_frontier, p.tied,
+                i, p.arm, p.split, Interval(p.quality, p.low, p.high), _dollars(p), p.latency_p95_ms, p.on_frontier,
+                p.tied,
             )
-            for p in points
+            for i, p in enumerate(ranked, start=1)
         ),
         f"{metric} and cost of each arm",
     )  # fmt: skip
-    best = sorted((p for p in points if p.on_frontier), key=lambda p: p.cost_usd_per_1k)
-    dollars = partial(money, digits=usd_digits(p.cost_usd_per_1k for p in points))
-    alt = f"Scatter plot of {metric} against cost per 1,000 requests, {len(points)} arms."
-    if points:
-        qualities, costs = [p.quality for p in points], [p.cost_usd_per_1k for p in points]
+    best = sorted((p for p in ranked if p.on_frontier), key=lambda p: p.cost_usd_per_1k)
+    alt = f"Scatter plot of {metric} against dollars a month at {volume}, {len(points)} arms."
+    if ranked:
+        qualities = [p.quality for p in ranked]
+        cheap, dear = (end(ranked, key=lambda p: p.cost_usd_per_1k) for end in (min, max))
         alt += (
             f" {metric} from {number(min(qualities), 3)} to {number(max(qualities), 3)}, cost from "
-            f"{dollars(min(costs))} to {dollars(max(costs))}. On the frontier, cheapest first: "
-            + "; ".join(f"{p.arm} {number(p.quality, 3)} at {dollars(p.cost_usd_per_1k)}" for p in best)
+            f"{_dollars(cheap)} to {_dollars(dear)}. On the frontier, cheapest first: "
+            + "; ".join(f"{p.arm} {number(p.quality, 3)} at {_dollars(p)}" for p in best)
             + "."
         )
     caption = (
-        f"{metric} with its interval against the cost of 1,000 requests. The line joins the arms that "
-        "no other beats on both; hollow marks are not shown to differ from the reference."
+        f"{metric} with its interval against dollars a month at {volume}. The line joins the arms that "
+        "no other beats on both; hollow marks are not shown to differ from the best."
     )
     order = list(dict.fromkeys([*arms, *(p.arm for p in points)]))
-    draw = partial(_draw_frontier, points, metric, order)
+    draw = partial(_draw_frontier, ranked, metric, order)
     return build(draw, kind="frontier", alt=alt, caption=caption, data=data)
 
 
+def _dollars(point: FrontierPoint) -> str:
+    """Dollars a month of a point, whose cost is in them already."""
+    return monthly(point.cost_usd_per_1k).removesuffix(" a month")
+
+
 def _draw_frontier(points: Sequence[FrontierPoint], metric: str, order: Sequence[str], narrow: bool) -> Canvas:
-    height, left, top = (250, 44, 30) if narrow else (380, 56, 34)
-    key_row = 36
-    canvas = Canvas(NARROW if narrow else WIDE, top + height + 50 + (key_row * len(points) + 8 if narrow else 0))
+    """Numbers beside the marks, and the names below in one or two columns: twenty names would cover each other."""
+    height, left, top, columns = (250, 44, 30, 1) if narrow else (340, 56, 34, 2)
+    rows = -(-len(points) // columns)
+    canvas = Canvas(NARROW if narrow else WIDE, top + height + 62 + _KEY_ROW * rows)
     axes = canvas.axes(left, top, canvas.width - left - 12, height)
     _frontier_scales(axes, points, narrow=narrow)
     canvas.text(0, 10, fitted(metric, 300, SMALL), size=SMALL, alpha=0.75)
     log = ", logarithmic" if axes.get_xscale() == "log" else ""
-    x_label = f"USD per 1,000 requests{log}"
-    canvas.text(canvas.width - 12, top + height + 38, x_label, size=SMALL, alpha=0.75, ha="right")
+    canvas.text(canvas.width - 12, top + height + 38, f"dollars a month{log}", size=SMALL, alpha=0.75, ha="right")
     best = sorted((p for p in points if p.on_frontier), key=lambda p: (p.cost_usd_per_1k, p.quality))
     line = [(p.cost_usd_per_1k, p.quality) for p in best]
     if len(line) > 1:
@@ -83,13 +106,9 @@ def _draw_frontier(points: Sequence[FrontierPoint], metric: str, order: Sequence
         axes.plot([p.cost_usd_per_1k] * 2, [p.low, p.high], color=colour, linewidth=1.6)
         axes.plot([p.cost_usd_per_1k], [p.quality], marker=marker, **_mark(p, colour))
     pixels = [pixel(canvas, axes, x, y) for x, y in ((p.cost_usd_per_1k, p.quality) for p in points)]
-    taken = _taken(canvas, axes, points, line)
     frame = Box(left, 16, canvas.width, top + height - 2)
-    if narrow:  # names do not fit beside the marks: a number there, the names below
-        _label(canvas, pixels, [(str(i), "") for i in range(1, len(points) + 1)], SMALL, taken=taken, frame=frame)
-        _key(canvas, points, order, top=top + height + 66)
-    else:
-        _label(canvas, pixels, [(fitted(p.arm, 330), _note(p)) for p in points], SIZE, taken=taken, frame=frame)
+    _number(canvas, pixels, taken=_taken(canvas, axes, points, line), frame=frame)
+    _key(canvas, points, order, top=top + height + 66, columns=columns)
     return canvas
 
 
@@ -131,37 +150,29 @@ def _taken(
     return boxes + along([pixel(canvas, axes, x, y) for x, y in line])
 
 
-def _label(
-    canvas: Canvas,
-    pixels: Sequence[tuple[float, float]],
-    labels: Sequence[tuple[str, str]],
-    size: float,
-    *,
-    taken: list[Box],
-    frame: Box,
-) -> None:
-    """Write a name, and a note below it, beside each point; a thin line leads to the names that stand far off."""
-    sizes = [(max(text_width(n, size), text_width(s, SMALL)) + 4, 32.0 if s else size + 5) for n, s in labels]
-    boxes = place(pixels, sizes, taken=taken, frame=frame)
-    for (x, y), (name, note), box in zip(pixels, labels, boxes, strict=True):
+def _number(canvas: Canvas, pixels: Sequence[tuple[float, float]], *, taken: list[Box], frame: Box) -> None:
+    """Write its number beside each point; a thin line leads to those that stand far off."""
+    names = [str(i) for i in range(1, len(pixels) + 1)]
+    sizes = [(text_width(name, SMALL) + 4, SMALL + 5) for name in names]
+    for (x, y), name, box in zip(pixels, names, place(pixels, sizes, taken=taken, frame=frame), strict=True):
         edge, align = (box.right - 2, "right") if box.right <= x else (box.left + 2, "left")
-        canvas.text(edge, box.top + (size + 5) / 2, name, ha=align, size=size)
-        canvas.text(edge, box.top + 24, note, ha=align, size=SMALL, alpha=0.75)
+        canvas.text(edge, box.top + (SMALL + 5) / 2, name, ha=align, size=SMALL)
         near = (min(max(x, box.left), box.right), min(max(y, box.top), box.bottom))
-        if math.dist(near, (x, y)) > 20:
+        if math.dist(near, (x, y)) > 14:
             canvas.rule([x, near[0]], [y, near[1]], alpha=0.35, linewidth=0.8)
 
 
-def _key(canvas: Canvas, points: Sequence[FrontierPoint], order: Sequence[str], *, top: float) -> None:
-    digits = usd_digits(p.cost_usd_per_1k for p in points)
+def _key(canvas: Canvas, points: Sequence[FrontierPoint], order: Sequence[str], *, top: float, columns: int) -> None:
+    """Number, mark, name and figures of each point, down the columns."""
+    rows, width = -(-len(points) // columns), canvas.width / columns
     for i, p in enumerate(points):
-        y = top + 36 * i
+        x, y = width * (i // rows), top + _KEY_ROW * (i % rows)
         colour, marker = arm_style(order.index(p.arm))
-        canvas.text(0, y, f"{i + 1}", size=SMALL)
-        canvas.mark(26, y, marker, **_mark(p, colour))
-        canvas.text(42, y, fitted(p.arm, NARROW - 46))
-        parts = [number(p.quality, 3), money(p.cost_usd_per_1k, digits=digits), _note(p)]
-        canvas.text(42, y + 16, " · ".join(part for part in parts if part), size=SMALL, alpha=0.75)
+        canvas.text(x, y, f"{i + 1}", size=SMALL)
+        canvas.mark(x + 26, y, marker, **_mark(p, colour))
+        canvas.text(x + 42, y, fitted(p.arm, width - 50))
+        parts = [number(p.quality, 3), _dollars(p), _note(p)]
+        canvas.text(x + 42, y + 16, " · ".join(part for part in parts if part), size=SMALL, alpha=0.75)
 
 
 def _note(point: FrontierPoint) -> str:

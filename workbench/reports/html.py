@@ -1,5 +1,6 @@
 """One self-contained HTML file from the stored results of a run: verdict first, evidence after it."""
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from workbench.evaluation.summary import ItemCase
+from workbench.evaluation.summary import ItemCase, Summary
+from workbench.records import Decision
 from workbench.rendering.escape import visible
 from workbench.rendering.status import signed, tone
 from workbench.rendering.table import Column, Table, number
@@ -15,17 +17,23 @@ from workbench.reports.figures import Figure, forest, frontier, slices
 from workbench.reports.notebook import appendix, slowest_cells
 from workbench.reports.results import Results, load_results
 from workbench.reports.views import (
-    VERDICTS,
+    VOLUME,
+    against_table,
     decision_table,
     gate_table,
     key_facts,
+    label_of,
+    needed_table,
     pairs_table,
     rule_pairs,
+    scope_of,
     section_table,
+    unsteady,
 )
 
 CASES_SHOWN = 50
 SLICE_ARMS = 7
+HEADLINE_LIMIT = 160
 
 
 def write_report(run_dir: Path) -> Path:
@@ -80,15 +88,21 @@ def _table(table: Table, kind: str = "", label: str = "") -> Markup:
 def _context(results: Results) -> dict[str, Any]:
     decision, summary, notebook = results.decision, results.summary, results.notebook
     claims = decision.claims if decision else ()
+    assumed = results.assumed
     return {
         "results": results,
-        "verdict": VERDICTS.get(decision.verdict, decision.verdict) if decision else "No decision",
+        "verdict": label_of(decision) if decision else "No decision",
+        "unsteady": unsteady(decision) if decision else "",
+        "scope": scope_of(decision) if decision else [],
+        "headline": headline(results.sentence),
         "tone": "bad" if results.problems else tone(results.gate.status) if results.gate else "open",
-        "facts": key_facts(decision) if decision else [],
+        "facts": key_facts(decision, assumed) if decision else [],
         "gate_table": gate_table(results.gate) if results.gate and results.gate.claims else None,
-        "decision_table": decision_table(decision) if claims and decision else None,
-        "notes": [(c.arm, c.note) for c in claims if c.note],
-        "needed": [(c.arm, c.items_needed) for c in claims if c.items_needed],
+        "decision_table": decision_table(decision, assumed) if claims and decision else None,
+        "against_table": against_table(decision) if claims and decision else None,
+        "needed_table": needed_table(decision) if decision else None,
+        "arm_notes": [(c.arm, c.note) for c in claims if c.note],
+        "differences": _differences(decision) if decision else "",
         "figures": _figures(results),
         "case_groups": _case_groups(results),
         "sections": [(s, section_table(s)) for s in summary.sections] if summary else [],
@@ -96,6 +110,23 @@ def _context(results: Results) -> dict[str, Any]:
         "slowest": slowest_cells(notebook) if notebook else Table((Column("cell"),), ()),
         "appendix": Markup(appendix(notebook)) if notebook else "",
     }
+
+
+def _differences(decision: Decision) -> str:
+    if decision.rule.direction == "lower":
+        return "Certificates against alpha"
+    return "Differences from the best other arm for the money"
+
+
+def headline(sentence: str) -> tuple[str, str]:
+    """Verdict in its first words, to be read at a glance, and the rest of the sentence.
+
+    >>> headline("Use vector: shown to be near. It costs $5.00 a month.")
+    ('Use vector:', 'shown to be near. It costs $5.00 a month.')
+    """
+    ends = [at + 1 for mark in (": ", ". ") if 0 < (at := sentence.find(mark)) <= HEADLINE_LIMIT]
+    cut = min(ends, default=len(sentence))
+    return sentence[:cut], sentence[cut:].strip()
 
 
 def _figures(results: Results) -> dict[str, Figure | None]:
@@ -107,9 +138,15 @@ def _figures(results: Results) -> dict[str, Figure | None]:
     metric = summary.metric if summary else ""
     return {
         "forest": forest(decision.claims, decision.rule) if decision and decision.claims else None,
-        "frontier": frontier(summary.frontier, metric, arms=order) if summary and summary.frontier else None,
+        "frontier": _frontier(summary, decision, results.assumed) if summary and summary.frontier else None,
         "slices": slices([r for r in rows if r.arm in in_slices], metric, arms=order) if rows else None,
     }
+
+
+def _frontier(summary: Summary, decision: Decision | None, assumed: Sequence[str]) -> Figure:
+    volume = {"requests_per_month": decision.rule.requests_per_month} if decision else {}
+    arms = decision.arms if decision else ()
+    return frontier(summary.frontier, summary.metric, arms=arms, assumed=VOLUME in assumed, **volume)
 
 
 def _case_groups(results: Results) -> list[tuple[str, str, str, tuple[ItemCase, ...], int]]:
@@ -117,7 +154,7 @@ def _case_groups(results: Results) -> list[tuple[str, str, str, tuple[ItemCase, 
         return []
     groups = (
         ("changed", "Items that changed", "Questions whose result is not the accepted one.", results.summary.changed),
-        ("regressions", "Worst regressions", "Questions on which an arm lost most.", results.summary.regressions),
+        ("regressions", results.summary.regressions_title, "", results.summary.regressions),
     )
     return [(key, title, note, cases[:CASES_SHOWN], len(cases)) for key, title, note, cases in groups if cases]
 
@@ -133,7 +170,7 @@ def _settings(results: Results) -> list[Table]:
         tables.append(pairs_table(parameters, "Parameters of the run"))
     if decision:
         tables += [
-            pairs_table(rule_pairs(decision), "Rule"),
+            pairs_table(rule_pairs(decision, results.assumed), "Rule"),
             pairs_table({"arm": decision.arm} | decision.parameters, "Decided arm"),
             pairs_table(decision.fingerprint.inputs, "Inputs (a change makes the decision stale)"),
             pairs_table(decision.fingerprint.provenance, "Provenance (shown, never decides)"),

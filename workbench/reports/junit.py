@@ -15,7 +15,8 @@ def junit_xml(runs: Mapping[str, Path]) -> str:
     """A suite for each named run folder: one test case for the run itself, and one a claim of its gate.
 
     ``broken`` fails and ``error`` errs. ``inconclusive`` and ``stale`` fail too, unless the policy made
-    the gate's exit code 0: then they are skipped, so that the tests are never greener than the build.
+    the gate's exit code 0: then they are skipped, so that the tests are never greener than the build. So are ``new``
+    and ``not tested``, where nothing was checked.
 
     Raises
     ------
@@ -55,7 +56,7 @@ def _claim_case(suite: ET.Element, name: str, claim: GateClaim, *, softened: boo
     if claim.status in ("holds", "identical"):
         return
     tag = "error" if claim.status == "error" else "failure"
-    if claim.status in ("inconclusive", "stale") and softened:
+    if claim.status in ("new", "not tested") or (claim.status in ("inconclusive", "stale") and softened):
         tag = "skipped"
     said = {"type": _clean(claim.status, 40), "message": _clean(claim.sentence, _LIMIT)}
     ET.SubElement(case, tag, said if tag != "skipped" else {"message": said["message"]})

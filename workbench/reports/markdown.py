@@ -9,7 +9,16 @@ from workbench.rendering.escape import visible
 from workbench.rendering.status import signed
 from workbench.rendering.table import Table
 from workbench.reports.results import Results, load_results
-from workbench.reports.views import VERDICTS, decision_table, gate_table, section_table
+from workbench.reports.views import (
+    against_table,
+    decision_table,
+    gate_table,
+    label_of,
+    needed_table,
+    scope_of,
+    section_table,
+    unsteady,
+)
 
 # GitHub refuses a step summary above 1 MiB as a whole, so we stop well below
 BYTES_LIMIT = 900_000
@@ -54,19 +63,37 @@ def _parts(results: Results) -> Iterator[str]:
     decision, gate, summary = results.decision, results.gate, results.summary
     state = gate.status if gate else results.status
     yield f"### {signed(markdown_text(state, 40))}: {markdown_text(results.title, 200)}"
-    for kind, sentences in (("CAUTION", results.problems), ("WARNING", results.cautions)):
-        if sentences:
-            yield f"> [!{kind}]\n> " + "<br>\n> ".join(markdown_text(s, 2000) for s in sentences)
-    label = f"{VERDICTS.get(decision.verdict, markdown_text(decision.verdict))}. " if decision else ""
-    yield f"**{label}{markdown_text(results.sentence)}**"
+    if results.problems:
+        yield "> [!CAUTION]\n> " + "<br>\n> ".join(markdown_text(s, 2000) for s in results.problems)
+    yield f"**{markdown_text(_label(results) + results.sentence, 3000)}**"
+    if decision:
+        yield markdown_text(" · ".join(scope_of(decision)))
     if gate:
         yield f"Gate: **{signed(markdown_text(gate.status, 40))}** {markdown_text(gate.sentence)}"
-        if gate.claims:
-            yield _table(gate_table(gate))
+    yield from _beside(results)
+    if gate and gate.claims:
+        yield _table(gate_table(gate))
     if decision and decision.claims:
-        yield _table(decision_table(decision))
+        tables = decision_table(decision, results.assumed), against_table(decision), needed_table(decision)
+        yield from (_table(table) for table in tables if table)
     if summary:
         yield from _summary_parts(summary)
+
+
+def _beside(results: Results) -> Iterator[str]:
+    """What is told beside the verdict, and the warnings, folded."""
+    if results.notes:
+        yield "\n".join(f"- {markdown_text(note, 2000)}" for note in results.notes)
+    if results.cautions:
+        told = "\n".join(f"- {markdown_text(caution, 2000)}" for caution in results.cautions)
+        yield f"<details><summary>Warnings: {len(results.cautions)}</summary>\n\n{told}\n\n</details>"
+
+
+def _label(results: Results) -> str:
+    if results.decision is None:
+        return ""
+    close = unsteady(results.decision)
+    return f"{label_of(results.decision)}{f' ({close})' if close else ''}. "
 
 
 def _summary_parts(summary: Summary) -> Iterator[str]:
@@ -75,7 +102,7 @@ def _summary_parts(summary: Summary) -> Iterator[str]:
     if summary.would_change:
         sentences = "\n".join(f"- {markdown_text(s)}" for s in summary.would_change)
         yield f"#### What would change the decision\n\n{sentences}"
-    for title, cases in (("Items that changed", summary.changed), ("Worst regressions", summary.regressions)):
+    for title, cases in (("Items that changed", summary.changed), (summary.regressions_title, summary.regressions)):
         if cases:
             yield _cases(title, cases)
     for section in summary.sections:
@@ -97,7 +124,7 @@ def _table(table: Table) -> str:
 
 
 def _cases(title: str, cases: tuple[ItemCase, ...]) -> str:
-    rows = [f"<details><summary>{title}: {len(cases):,}</summary>\n"]
+    rows = [f"<details><summary>{markdown_text(title, 200)}: {len(cases):,}</summary>\n"]
     for case in cases[:_CASES]:
         rows.append(f"- {markdown_text(case.question, 300)} (`{re.sub('[^A-Za-z0-9._:-]', '?', case.item_id)[:80]}`)")
         rows.append(f"  - expected: {markdown_text(', '.join(case.expected), 300)}")

@@ -13,7 +13,6 @@ from workbench.evaluation.summary import Summary
 from workbench.records import Decision
 
 T = TypeVar("T")
-TEST_USES_LIMIT = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +60,22 @@ class Results:
 
     @property
     def cautions(self) -> tuple[str, ...]:
-        """What makes the verdict mean less, weightiest first; to be shown above it."""
+        """What makes the verdict mean less, weightiest first; to be folded below it."""
         out = [*(self.summary.warnings if self.summary else ())]
         if self.decision and (self.decision.synthetic or self.decision.verdict == "provisional"):
             out.insert(0, "Rests on synthetic traffic or pairs: it shows the method, not what users will see.")
-        if self.decision and self.decision.test_uses >= TEST_USES_LIMIT:
-            out.append(
-                f"{self.decision.test_uses} sets of arms have been judged on this test split: chosen arms "
-                "look better than they are once a split has been used so often. Collect fresh test questions."
-            )
         return tuple(out)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is told beside the verdict: the decision's own notes, and which figures of money are assumed."""
+        assumed = self.summary.assumed.values() if self.summary else ()
+        return (*(self.decision.notes if self.decision else ()), *assumed)
+
+    @property
+    def assumed(self) -> tuple[str, ...]:
+        """Names of the figures that nobody has set."""
+        return tuple(self.summary.assumed) if self.summary else ()
 
 
 def load_results(run_dir: Path) -> Results:

@@ -41,7 +41,7 @@ class Searcher:
     on_progress: Callable[[int, int], None] | None = None
     _stores: dict[str, Store] = field(default_factory=dict)
     _handles: dict[tuple[str, str], TenantHandle] = field(default_factory=dict)
-    _counts: dict[str, tuple[int, int]] = field(default_factory=dict)
+    _cuts: dict[str, tuple[int, int, str]] = field(default_factory=dict)
     _vectors: dict[str, tuple[np.ndarray, float]] = field(default_factory=dict)
 
     def table_name(self, arm: Arm) -> str:
@@ -127,13 +127,22 @@ class Searcher:
 
     def chunk_counts(self, arm: Arm) -> tuple[int, int]:
         """Chunks of the arm's table, and how many of them are longer than what its encoder reads."""
+        chunks, over, _ = self._cut(arm)
+        return chunks, over
+
+    def cut_alike(self, one: Arm, other: Arm) -> bool:
+        """Whether two arms cut every document of this corpus into the same chunks."""
+        return self._cut(one)[-1] == self._cut(other)[-1]
+
+    def _cut(self, arm: Arm) -> tuple[int, int, str]:
+        """Chunks of the corpus, those that the encoder does not read to the end, and a hash of all their texts."""
         key = repr(arm.chunker)
-        if key not in self._counts:
+        if key not in self._cuts:
             limit = getattr(self.embedder, "max_tokens", None)
-            texts = [c.text for d in self.documents for c in arm.chunker.chunk(d, self.tokenizer)]
-            over = sum(self._is_longer(t, limit) for t in texts) if limit else 0
-            self._counts[key] = (len(texts), over)
-        return self._counts[key]
+            cuts = [[c.text for c in arm.chunker.chunk(d, self.tokenizer)] for d in self.documents]
+            over = sum(self._is_longer(t, limit) for texts in cuts for t in texts) if limit else 0
+            self._cuts[key] = (sum(map(len, cuts)), over, content_hash(*(content_hash(*texts) for texts in cuts)))
+        return self._cuts[key]
 
     def _is_longer(self, text: str, max_tokens: int) -> bool:
         """Whether a text has more tokens; the beginning says so of most that have."""

@@ -14,7 +14,7 @@ from workbench.errors import StoreError
 from workbench.records import content_hash
 from workbench.retrieval.indexing import Exact, FullTextIndex, IndexState, VectorIndex, build_indices, index_states
 from workbench.retrieval.lance import committed, reported
-from workbench.retrieval.tenant import TenantHandle, checked_tenant
+from workbench.retrieval.tenant import TenantHandle, checked_tenant, rows_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -174,9 +174,9 @@ class Store:
             return StoreState(self._table.count_rows(), self._table.version, index_states(self._table))
 
     def _delete(self, tenant_id: str, doc_ids: Sequence[str], condition: "Expr | None" = None) -> int:
-        from lancedb.expr import col, lit
+        from lancedb.expr import col
 
-        rows = (col("tenant_id") == lit(checked_tenant(tenant_id))) & col("doc_id").isin(list(doc_ids))
+        rows = rows_of(tenant_id) & col("doc_id").isin(list(doc_ids))
         with reported(f"delete chunks from {self._uri}"):
             return int(self._table.delete(rows if condition is None else rows & condition).num_deleted_rows)
 

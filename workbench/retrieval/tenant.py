@@ -47,12 +47,10 @@ class TenantHandle:
     """
 
     def __init__(self, table: Any, tenant_id: str, dimension: int) -> None:
-        from lancedb.expr import col, lit
-
-        self.tenant_id = checked_tenant(tenant_id)
+        self.tenant_id = tenant_id
         self._table = table
         self._dimension = dimension
-        self._own = col("tenant_id") == lit(tenant_id)
+        self._own = rows_of(tenant_id)
         self._has_text_index = False
 
     def vector(
@@ -162,7 +160,9 @@ class TenantHandle:
     def count(self, where: Filter | None = None) -> int:
         """Chunks of the tenant, or those of them that match."""
         with reported(f"count the chunks of tenant {self._shown}"):
-            return int(self._table.count_rows(self._scope(where).to_sql()))
+            # `count_rows` takes SQL text alone, in which a name of quotes or backslashes means another one.
+            query = self._table.search().where(self._scope(where))
+            return int(query.select(["position"]).to_arrow().num_rows)
 
     def _scope(self, where: Filter | None) -> "Expr":
         """Condition of every query: the tenant, and what the caller narrows it to."""
@@ -226,6 +226,19 @@ class TenantHandle:
 
     def __repr__(self) -> str:
         return f"TenantHandle({self._shown})"
+
+
+def rows_of(tenant_id: str) -> "Expr":
+    """Return the condition that holds for the rows of one tenant, as a value: never SQL text with a name in it.
+
+    Raises
+    ------
+    TenantError
+        If ``tenant_id`` is no string or blank.
+    """
+    from lancedb.expr import col, lit
+
+    return col("tenant_id") == lit(checked_tenant(tenant_id))
 
 
 def checked_tenant(tenant_id: object) -> str:

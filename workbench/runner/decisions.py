@@ -2,22 +2,25 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
 
-from workbench.bench.experiment import decision_path, note_test_use
+from workbench.bench.experiment import anchor_path, decision_path, note_test_use
 from workbench.clock import Clock
 from workbench.config import Settings
-from workbench.errors import ConfigError, RunError
+from workbench.errors import ConfigError, RunError, unknown_name
 from workbench.evaluation.evalset import find_evalset
 from workbench.evaluation.gate import EXIT_CODES, Gate
+from workbench.evaluation.policy import ASSUMED_REQUESTS, GatePolicy, default_policy, scan_gates
 from workbench.records import Decision
 from workbench.runner.events import Event
 from workbench.runner.notebooks import Job, run_all
 from workbench.runner.runs import RunRecord, list_runs
+
+EVEN_IF = ("inconclusive", "other-rule")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,58 +38,185 @@ class Check:
         return self.gate.exit_code if self.gate and self.record.status == "done" else EXIT_CODES["error"]
 
 
-def accept(settings: Settings, notebook: str, *, reason: str, clock: Clock, run: str = "") -> Path:
+def accept(
+    settings: Settings,
+    notebook: str,
+    *,
+    reason: str,
+    clock: Clock,
+    run: str = "",
+    evalset: str = "",
+    anchor: bool = False,
+    even_if: Collection[str] = (),
+) -> Path:
     """Copy the decision of a run into its evalset, where CI keeps checking it; returns the file.
+
+    The first decision that is accepted on an evalset is its anchor: no later one may lie more than the margin below it.
 
     Parameters
     ----------
-    run : str
-        Folder name of the run, the newest finished one of the notebook where empty.
     reason : str
         Why, in words for whoever reads the history later.
+    run : str
+        Folder name of the run, the newest finished one of the notebook where empty.
+    evalset : str
+        Evalset whose newest run is meant, as the run was given it; needed where runs of several are there.
+    anchor : bool
+        Make this decision the anchor from now on.
+    even_if : collection of {"inconclusive", "other-rule"}
+        What is accepted all the same: a run that cannot tell, one made by another rule than ``gates.toml`` states now.
 
     Raises
     ------
     ConfigError
-        If the reason is empty, no such finished run exists, or the evalset cannot be written.
+        If the reason is empty, no such finished run exists, runs of several evalsets do, the decision is one that is
+        not accepted unless told so, it may lie too far below the anchor, or the evalset cannot be written.
     """
     if not reason.strip():
         raise ConfigError("accepting a decision needs a reason, for whoever reads the history: --reason TEXT")
-    done = [r for r in list_runs(settings) if r.status == "done" and r.notebook == notebook]
-    named = [r for r in done if r.run_dir.name == run] if run else done[-1:]
-    if not named:
-        raise ConfigError(f"no finished run {run or f'of {notebook!r}'} in {settings.runs}; see: workbench runs")
-    folder = named[0].run_dir
-    decision = Decision.load(folder / "decision.json")
+    if unknown := sorted(set(even_if) - set(EVEN_IF)):
+        raise ConfigError(unknown_name("value of --even-if", unknown[0], EVEN_IF))
+    record = _newest(settings, notebook, run, evalset)
+    decision = Decision.load(record.run_dir / "decision.json")
     decision = replace(decision, accepted_because=reason.strip(), accepted_on=str(clock.now().date()))
-    evalset = find_evalset(named[0].parameters.get("evalset", decision.settings["evalset"]), settings)
-    uses = note_test_use(settings, evalset, notebook)
-    target = decision_path(evalset, notebook)
+    folder = find_evalset(evalset_of(record), settings)
+    _refuse_open(decision, folder, even_if)
+    takes = decision.rule.direction == "higher" and (anchor or not anchor_path(folder, notebook).is_file())
+    if not takes:
+        _refuse_far(decision, anchor_path(folder, notebook))
+    target = decision_path(folder, notebook)
     try:
-        return _store(folder, decision, target, uses)
+        if takes:
+            _store_anchor(record.run_dir, decision, anchor_path(folder, notebook))
+        return _store(record.run_dir, decision, target, note_test_use(settings, folder, notebook))
     except OSError as error:
         raise ConfigError(f"the decision cannot be written to {target}: {error}") from error
+
+
+def evalset_of(record: RunRecord) -> str:
+    """Evalset of a run as it was given: a name, a folder or hub:NAME."""
+    return str(record.parameters.get("evalset") or verdict_of(record).get("evalset", ""))
+
+
+def verdict_of(record: RunRecord) -> dict[str, str]:
+    """Evalset, verdict, arm and the arm in use of a run's decision as they stand on disk; empty where it made none."""
+    try:
+        raw = json.loads((record.run_dir / "decision.json").read_text(encoding="utf-8"))
+        asked = {"evalset": raw["settings"].get("evalset", ""), "reference": raw["rule"]["reference"]}
+        return asked | {name: str(raw[name]) for name in ("verdict", "arm")}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _newest(settings: Settings, notebook: str, run: str, evalset: str) -> RunRecord:
+    done = [r for r in list_runs(settings) if r.status == "done" and (r.run_dir / "decision.json").is_file()]
+    mine = [r for r in done if r.notebook == notebook and evalset in ("", evalset_of(r))]
+    found = [r for r in mine if run in ("", r.run_dir.name)]
+    if not found:
+        what = run or f"of {notebook!r}{f' on {evalset}' if evalset else ''}"
+        raise ConfigError(f"no finished run {what} in {settings.runs}; see: workbench runs")
+    if len(names := sorted({evalset_of(r) for r in found})) > 1:
+        raise ConfigError(
+            f"there are runs of {notebook!r} on {', '.join(names)}; name the one to accept: --evalset NAME"
+        )
+    return found[-1]
+
+
+def _refuse_open(decision: Decision, evalset: Path, even_if: Collection[str]) -> None:
+    """Refuse what cannot tell, and what was decided by another rule than stands in ``gates.toml`` now."""
+    if decision.verdict == "inconclusive" and "inconclusive" not in even_if:
+        raise ConfigError(
+            f"this run cannot tell, so there is nothing to keep true: {decision.sentence} To accept it all the same: "
+            "--even-if inconclusive"
+        )
+    other = _other_rule(decision, _policy(evalset, decision.notebook))
+    if other and "other-rule" not in even_if:
+        raise ConfigError(
+            f"this run was decided by another rule than {evalset.name}/gates.toml states now ({'; '.join(other)}); run "
+            "it again, or accept it all the same: --even-if other-rule"
+        )
+
+
+def _policy(evalset: Path, notebook: str) -> GatePolicy:
+    path = evalset / "gates.toml"
+    policies = scan_gates(path)[0] if path.is_file() else {}
+    return policies.get(notebook) or default_policy(notebook)
+
+
+def _other_rule(decision: Decision, policy: GatePolicy) -> list[str]:
+    """Settings of the rule that differ from the policy's, each with both values."""
+    rule, rate = decision.rule, decision.rule.direction == "lower"
+    both = {
+        "metric": (rule.metric, policy.metric),
+        rule.limit_name: (rule.margin, policy.alpha if rate else policy.margin),
+        "confidence": (rule.confidence, policy.confidence),
+        "floor": (rule.floor, None if rate else policy.floor),
+        "latency_p95_ms": (rule.latency_limit_ms, None if rate else policy.latency_p95_ms),
+        "requests_per_month": (rule.requests_per_month, policy.requests_per_month or ASSUMED_REQUESTS),
+        "least_saving_usd": (rule.least_saving_usd, policy.least_saving_usd),
+        "least_saving_share": (rule.least_saving_share, policy.least_saving_share),
+        "point_usd": (rule.point_usd, policy.point_usd),
+        "max_usd_per_1k": (rule.max_usd_per_1k, policy.max_usd_per_1k),
+    }
+    return [f"{name} was {then}, is {now}" for name, (then, now) in both.items() if then != now]
+
+
+def _refuse_far(decision: Decision, anchor: Path) -> None:
+    """Refuse a decision whose arm may lie more than the margin below the anchor: small losses must not add up."""
+    if decision.rule.direction == "lower":
+        return
+    arm, margin = Decision.load(anchor).arm, decision.rule.margin
+    if decision.arm == arm:
+        return
+    pair = decision.claim(decision.arm).against(arm)
+    again = "To make this decision the anchor from now on: --anchor"
+    if pair is None:
+        raise ConfigError(
+            f"nothing is known of the distance of {decision.arm} from the anchor {arm}, which this run did not test; "
+            f"run it again, so that the anchor is tested too. {again}"
+        )
+    if pair.low <= -margin:
+        raise ConfigError(
+            f"{decision.arm} may lie {-pair.low:.3f} {decision.rule.metric} below the anchor {arm}, which was accepted "
+            f"first; the margin is {margin:g}. {again}"
+        )
+
+
+def _store_anchor(folder: Path, decision: Decision, target: Path) -> None:
+    """Keep the decision with the test scores of its arm, so that later runs are compared with it."""
+    scores = _deciding_scores(folder, decision).filter(pl.col("arm") == decision.arm)
+    if scores.is_empty():
+        raise ConfigError(
+            f"the run has no test scores of {decision.arm}, so that it cannot be the anchor; run it again"
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scores.write_parquet(target.with_suffix(".scores.parquet"))
+    _write_decision(decision, target)
 
 
 def _store(folder: Path, decision: Decision, target: Path, uses: Sequence[str]) -> Path:
     """Write the decision last: what lies beside it is there when it is."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    _write_scores(folder, decision, target.with_suffix(".scores.parquet"))
+    _deciding_scores(folder, decision).write_parquet(target.with_suffix(".scores.parquet"))
     if (artefact := folder / "artefact.json").is_file():  # what was tested is what ships
         target.with_suffix(".artefact").write_bytes(artefact.read_bytes())
     target.with_suffix(".uses").write_text("\n".join(uses) + "\n", encoding="utf-8")
+    return _write_decision(decision, target)
+
+
+def _write_decision(decision: Decision, target: Path) -> Path:
     part = target.with_name(f".{target.name}.{os.getpid()}")
     part.write_text(decision.to_json(), encoding="utf-8")
     return part.replace(target)
 
 
-def _write_scores(folder: Path, decision: Decision, target: Path) -> None:
-    """Keep the test scores that sameness is checked against: the deciding metric of the judged arms."""
+def _deciding_scores(folder: Path, decision: Decision) -> pl.DataFrame:
+    """Test scores that sameness is checked against: the deciding metric of the judged arms."""
     scores = pl.read_parquet(folder / "scores.parquet")
     if "split" in scores.columns:
         scores = scores.filter(pl.col("split") == "test")
     kept = scores.filter((pl.col("metric") == decision.rule.metric) & pl.col("arm").is_in(decision.arms))
-    kept.select("arm", "item_id", "repeat", "value").sort("arm", "item_id", "repeat").write_parquet(target)
+    return kept.select("arm", "item_id", "repeat", "value").sort("arm", "item_id", "repeat")
 
 
 def accepted_decisions(settings: Settings, notebooks: Sequence[str] = ()) -> list[tuple[str, Decision]]:
@@ -147,6 +277,6 @@ def _gate_of(run_dir: Path) -> Gate | None:
 
 
 def worst_exit_code(checks: Sequence[Check]) -> int:
-    """Exit code of the worst: error 3, broken 1, inconclusive or stale 2, else 0."""
+    """Exit code of the worst: error 3, broken 1, inconclusive or stale 2; 0 where all hold, are new or not tested."""
     order = {EXIT_CODES["error"]: 3, EXIT_CODES["broken"]: 2, EXIT_CODES["stale"]: 1, 0: 0}
     return max((c.exit_code for c in checks), key=lambda code: order.get(code, 3), default=0)

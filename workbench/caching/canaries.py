@@ -1,0 +1,241 @@
+"""Canaries: one question, asked again with one thing around it changed, through both caches as the client asks them.
+
+An answer that is served where something differs has crossed a scope. It stands beside the caches because it knows what
+a scope holds: a field that is added to `Scope` needs its change here.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import sqlalchemy as sa
+
+from workbench.caching.response import ResponseCache
+from workbench.caching.semantic import SemanticCache
+from workbench.inference.cache_protocol import Cache, CacheUse
+from workbench.inference.embedding import Embedder
+from workbench.inference.messages import Request, Response, Usage
+from workbench.state import open_engine
+from workbench.telemetry.context import Attribution
+
+QUESTION, NEAR = "how do I reset my password", "how do I reset my password, please"
+AUDIENCES = ("user", "tenant", "analysts")  # the user alone, everyone of the tenant, a named permission set
+TEMPLATE = "Answer in one sentence: "
+Kind = Literal["exact", "semantic"]
+KINDS: tuple[Kind, ...] = ("exact", "semantic")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The question with everything around it that a scope tells apart."""
+
+    visibility: str
+    tenant_id: str = "acme"
+    user_id: str = "ann"
+    feature: str = "answer"
+    model: str = "local/one"
+    system: str = "You help."
+    earlier: str = ""
+    max_tokens: int = 100
+    seed: int = 0
+    stop: str = "###"
+    schema: str = "answer"
+    tools: str = ""
+    corpus_version: str = "corpus 1"
+    prompt_version: str = "prompt 1"
+    configuration: str = "top2"
+    encoder: str = ""
+    locale: str = "en"
+
+    @property
+    def who(self) -> Attribution:
+        """Caller."""
+        return Attribution(self.tenant_id, self.user_id, self.feature)
+
+    def use(self, question: str) -> CacheUse:
+        """What the caller says of the answer."""
+        return CacheUse(
+            self.visibility,
+            self.corpus_version,
+            self.locale,
+            intent=question,
+            prompt_version=self.prompt_version,
+            configuration=self.configuration,
+        )
+
+    def request(self, question: str) -> Request:
+        """Request with the question inside its template."""
+        turns = [{"role": "system", "content": self.system}]
+        turns += [{"role": "assistant", "content": self.earlier}] if self.earlier else []
+        return Request(
+            self.model,
+            (*turns, {"role": "user", "content": TEMPLATE + question}),
+            max_tokens=self.max_tokens,
+            seed=self.seed,
+            stop=(self.stop,),
+            tools=({"name": self.tools},) if self.tools else (),
+            schema={"title": self.schema},
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Change:
+    """One thing that differs, in words, and the field of the scope that keeps the answers apart."""
+
+    name: str
+    field: str
+    given: Mapping[str, Any]
+
+
+ANOTHER_USER = Change("another user", "visibility", {"user_id": "ben"})
+CHANGES = (
+    Change("another tenant", "tenant_id", {"tenant_id": "dune"}),
+    ANOTHER_USER,
+    Change("another permission set", "visibility", {"visibility": "auditors"}),
+    Change("another feature", "feature", {"feature": "search"}),
+    Change("another model", "model", {"model": "local/two"}),
+    Change("another length of answers", "parameters", {"max_tokens": 101}),
+    Change("another seed", "parameters", {"seed": 1}),
+    Change("another end of answers", "parameters", {"stop": "---"}),
+    Change("another schema of answers", "parameters", {"schema": "reply"}),
+    Change("another system prompt", "prompt", {"system": "You help pirates."}),
+    Change("an earlier turn", "prompt", {"earlier": "You are locked out."}),
+    Change("a tool", "tools", {"tools": "delete_account"}),
+    Change("another version of corpus or index", "corpus_version", {"corpus_version": "corpus 2"}),
+    Change("another version of the prompt", "prompt_version", {"prompt_version": "prompt 2"}),
+    Change("another configuration of the prompt", "configuration", {"configuration": "top5"}),
+    Change("another encoder", "encoder", {"encoder": "another encoder"}),
+    Change("another language", "locale", {"locale": "de"}),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """What came of one change in one cache, over all audiences.
+
+    Attributes
+    ----------
+    crossed : int
+        Answers that were served although something differs; must be 0.
+    unserved : int
+        Own answers that were kept and not served again; must be 0, since a cache that serves nobody shows nothing.
+    """
+
+    change: Change
+    kind: Kind
+    asked: int
+    crossed: int
+    unserved: int
+
+
+def send_canaries(embedder: Embedder, *, threshold: float) -> tuple[Crossing, ...]:
+    """Send every change through a response cache and a semantic one, in a database of their own that is then deleted.
+
+    Whoever differs asks, keeps an answer where none is served, and asks again when all have asked. Only where an answer
+    is for the whole tenant or for a permission set, another user must be served what was kept for the first.
+
+    Parameters
+    ----------
+    embedder : Embedder
+        Embeds two texts: the question, and one that is nearly the same.
+    threshold : float
+        Least cosine of a semantic hit; a low one leaves nothing but the scope between the answers. There is no guard.
+    """
+    found = [
+        crossing for audience in AUDIENCES for kind in KINDS for crossing in _walk(kind, audience, embedder, threshold)
+    ]
+    out = []
+    for kind in KINDS:
+        for change in CHANGES:
+            mine = [c for c in found if c.kind == kind and c.change == change]
+            counts = (sum(getattr(c, name) for c in mine) for name in ("asked", "crossed", "unserved"))
+            out.append(Crossing(change, kind, *counts))
+    return tuple(out)
+
+
+@contextmanager
+def temporary_engine() -> Iterator[sa.Engine]:
+    """State database that is deleted afterwards, so that nothing is read from the project's or left in it."""
+    with TemporaryDirectory(prefix="workbench-canaries-") as folder:
+        engine = open_engine(f"sqlite:///{Path(folder) / 'state.sqlite'}")
+
+        @sa.event.listens_for(engine, "connect")
+        def _hurry(dbapi: Any, _record: Any) -> None:
+            dbapi.execute("PRAGMA synchronous=OFF")  # nothing here has to outlive a crash
+
+        try:
+            yield engine
+        finally:
+            engine.dispose()
+
+
+def kept(text: str) -> Response:
+    """An answer as a model would have given it."""
+    return Response(text, "local/one", Usage(10, 0, 0, 5))
+
+
+def ask(cache: Cache, request: Request, who: Attribution, use: CacheUse, own: str) -> str | None:
+    """Text that the cache serves; where it serves none, the answer ``own`` is kept, as the client does after a call."""
+    since = cache.moment()
+    hit = cache.find(request, who, use)
+    if hit is None:
+        cache.keep(request, kept(own), who, use, cost_nanos=1, since=since)
+    return None if hit is None else hit.response.text
+
+
+@dataclass(frozen=True, slots=True)
+class _Renamed:
+    """The same vectors under another name, so that nothing but the name keeps entries apart."""
+
+    embedder: Embedder
+    name: str
+
+    @property
+    def encoder_id(self) -> str:
+        return f"{self.embedder.encoder_id} {self.name}".strip()
+
+    @property
+    def dimension(self) -> int:
+        return self.embedder.dimension
+
+    def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        return self.embedder.embed(texts)
+
+
+def _walk(kind: Kind, audience: str, embedder: Embedder, threshold: float) -> list[Crossing]:
+    first = Asked(audience)
+    others = {c: replace(first, **c.given) for c in CHANGES if kind == "semantic" or c.field != "encoder"}
+    with temporary_engine() as engine:
+        caches = {
+            name: ResponseCache(engine)
+            if kind == "exact"
+            else SemanticCache(engine, embedder=_Renamed(embedder, name), threshold=threshold)
+            for name in sorted({asked.encoder for asked in others.values()})
+        }
+        _answers(caches[first.encoder], first, "of the first")
+        early = {c: _answers(caches[asked.encoder], asked, f"of {c.name}") for c, asked in others.items()}
+        late = {c: _answers(caches[asked.encoder], asked, "too late") for c, asked in others.items()}
+    return [_judge(change, kind, audience, early[change], late[change]) for change in others]
+
+
+def _answers(cache: Cache, asked: Asked, own: str) -> list[str | None]:
+    """Answers to the near question, which only a semantic cache is asked and which is not kept, and to the question."""
+    out: list[str | None] = []
+    if isinstance(cache, SemanticCache):
+        near = cache.find(asked.request(NEAR), asked.who, asked.use(NEAR))
+        out.append(None if near is None else near.response.text)
+    return [*out, ask(cache, asked.request(QUESTION), asked.who, asked.use(QUESTION), own)]
+
+
+def _judge(
+    change: Change, kind: Kind, audience: str, early: Sequence[str | None], late: Sequence[str | None]
+) -> Crossing:
+    own = "of the first" if change is ANOTHER_USER and audience != "user" else f"of {change.name}"
+    crossed = sum(text not in (None, own) for text in (*early, *late))
+    serves = kind == "exact" or change.field != "tools"  # a semantic cache serves nothing where tools are in play
+    return Crossing(change, kind, len(early) + len(late), crossed, late.count(None) if serves else 0)

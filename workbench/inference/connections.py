@@ -1,0 +1,92 @@
+"""Connections to hosted models: each carries one request, so that what is left on one answers no other request.
+
+A server that sends more than one answer to a request (a whole answer twice, bytes behind the end of a stream) leaves
+the rest on the connection. httpcore keeps such a connection, and its next request, of whoever, then reads the rest as
+its own answer. HTTP/1.1 has no field that would tell. Therefore every request says ``Connection: close``: the protocol
+state of httpcore then allows no second one. What that costs is measured by ``tests/benchmarks/bench_connections.py``.
+"""
+
+import uuid
+from typing import Any
+
+import httpx
+
+from workbench.errors import AnswerMismatch
+from workbench.inference.litellm_answer import answer_ids
+from workbench.records import content_hash
+
+# OpenAI logs it, and some gateways send it back: https://platform.openai.com/docs/api-reference/debugging-requests
+REQUEST_ID = "X-Client-Request-Id"
+ANSWER_IDS = ("x-request-id", "request-id")  # how OpenAI's and Anthropic's servers name an answer of theirs
+
+
+def one_request_each(client: httpx.Client) -> httpx.Client:
+    """Make a client open a connection for each request, and refuse an answer that names another request.
+
+    >>> client = one_request_each(httpx.Client(transport=httpx.MockTransport(lambda asked: httpx.Response(200))))
+    >>> client.get("http://host/").request.headers["Connection"]
+    'close'
+
+    Raises
+    ------
+    AnswerMismatch
+        From each request of the client whose answer echoes another request's id, or has the id of an answer to another.
+    """
+    hooks = client.event_hooks
+    if _last_request not in hooks["request"]:
+        client.event_hooks = {
+            "request": [*hooks["request"], _last_request],
+            "response": [_check_whose, *hooks["response"]],
+        }
+    return client
+
+
+def guard(litellm: Any) -> None:
+    """Let litellm ask by no other clients than these; done once, and again without effect.
+
+    It has two kinds: its own handler, from which most vendors' clients are made, and one session for the libraries of
+    OpenAI and Azure. Clients that were made before are forgotten.
+    """
+    from litellm.llms.custom_httpx.http_handler import HTTPHandler, blocked_cookie_jar, get_ssl_configuration
+
+    create = HTTPHandler.create_client
+    if getattr(create, "one_request_each", False):
+        return
+
+    def create_client(handler: Any) -> httpx.Client:
+        return one_request_each(create(handler))
+
+    create_client.one_request_each = True  # type: ignore[attr-defined]
+    session = litellm.client_session or httpx.Client(
+        verify=get_ssl_configuration(),
+        cookies=blocked_cookie_jar(),  # no cookie of one tenant's answer goes out with another's request
+        follow_redirects=True,
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
+    )
+    litellm.client_session = one_request_each(session)
+    HTTPHandler.create_client = create_client
+    if handler := vars(litellm).get("module_level_client"):
+        one_request_each(handler.client)
+    litellm.in_memory_llm_clients_cache.flush_cache()
+
+
+def _last_request(request: httpx.Request) -> None:
+    request.headers["Connection"] = "close"
+    request.headers.setdefault(REQUEST_ID, str(uuid.uuid4()))
+
+
+def _check_whose(response: httpx.Response) -> None:
+    request, came = response.request, response.headers
+    sent = request.headers.get(REQUEST_ID)
+    if came.get(REQUEST_ID, sent) != sent:
+        raise AnswerMismatch(
+            f"request {sent} was answered with what names request {came[REQUEST_ID]}: an answer to somebody else",
+            billed="unknown",
+        )
+    asked = content_hash(str(request.url), request.read())
+    for name in ANSWER_IDS:
+        if not answer_ids("header").belongs(came.get(name, ""), asked):
+            raise AnswerMismatch(
+                f"request {sent} was answered with {name} {came[name]}, which was the answer to another request",
+                billed="unknown",
+            )
