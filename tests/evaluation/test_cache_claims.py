@@ -92,7 +92,7 @@ def test_a_limit_that_is_a_share_goes_by_the_bounds_of_the_share(low, high, stat
     pairs = PairsServed(4, 400, low, high, 30, 100)
     claim = make_claim(semantic(CERTIFIED, pairs=pairs), RULE, must_differ_limit=0.02)
     assert claim.status == status
-    assert (f"at most {high:.1%} of such (limit 0.02)" in claim.note) == (status != "holds")
+    assert (f"at most {100 * high:.1f} % of such (limit 0.02)" in claim.note) == (status != "holds")
     assert "4 of 400" in pairs.sentence()
     assert "30 of 100 that may" in pairs.sentence()
 

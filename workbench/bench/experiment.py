@@ -22,13 +22,12 @@ from workbench.evaluation.finalists import STEADY, chosen_shares, screen
 from workbench.evaluation.gate import Gate, account, check_gate
 from workbench.evaluation.policy import ASSUMED_REQUESTS, GatePolicy
 from workbench.evaluation.power import clusters_needed
-from workbench.evaluation.sentences import percent
+from workbench.evaluation.sentences import percent, signed
 from workbench.evaluation.summary import Summary
 from workbench.records import Claim, Decision, Fingerprint, Rule, content_hash, parameters_of
 from workbench.rendering.table import Table
 
 OBJECTIVE = "usd_per_1k_requests"
-MANY_TEST_USES = 10
 KEPT = "as accepted"
 KEPT_ORDER = 1000  # arms that this run cannot ask stand behind those that it can
 TEST_INPUTS = ("qrels/test", "outcomes", "stream")  # what a notebook judges on, the first that it has
@@ -124,7 +123,10 @@ class Experiment:
     def config(self) -> Table:
         """Parameters and rule of this run."""
         rows = [(f.name, _plain(getattr(self.parameters, f.name))) for f in fields(self.parameters)]
-        rows += [(f"gate: {name}", _plain(getattr(self.policy, name))) for name in self.rule_shown]
+        assumed = (
+            {"requests_per_month": f"{ASSUMED_REQUESTS:,} (assumed)"} if not self.policy.requests_per_month else {}
+        )
+        rows += [(f"gate: {name}", assumed.get(name) or _plain(getattr(self.policy, name))) for name in self.rule_shown]
         rows += [("profile", self.profile), ("accepted decision", self.accepted.arm if self.accepted else "none yet")]
         return Table.of(("setting", "value"), rows, "Parameters and rule of this run")
 
@@ -447,8 +449,8 @@ def _told(claims: Sequence[Claim], rule: Rule, outcome: Outcome, shares: Mapping
     chosen = next(c for c in claims if c.arm == outcome.arm)
     if pair := chosen.against(rule.anchor):
         out.append(
-            f"Against the anchor {rule.anchor}, accepted first: {pair.difference:+.3f} {rule.metric}, between "
-            f"{pair.low:+.3f} and {pair.high:+.3f}."
+            f"Against the anchor {rule.anchor}, accepted first: {signed(pair.difference)} {rule.metric}, between "
+            f"{signed(pair.low)} and {signed(pair.high)}."
         )
     if rule.use > 1:
         now, fresh = (percent(spent(rule.confidence, use), 2) for use in (rule.use, 1))

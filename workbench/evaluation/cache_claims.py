@@ -86,7 +86,7 @@ class PairsServed:
             return ""
         must = f"{self.must_differ} of {self.of_must_differ} test pairs that must not share an answer"
         may = f", and {self.may_share} of {self.of_may_share} that may" if self.of_may_share else ""
-        return f"It serves {must} (at most {self.high:.1%}){may}. "
+        return f"It serves {must} (at most {percent(self.high, 1)}){may}. "
 
 
 def rate_of(false: np.ndarray, of: np.ndarray, clusters: np.ndarray, confidence: float = 0.975) -> Interval:
@@ -189,7 +189,7 @@ def _status(result: CacheResult, rule: Rule, must_differ_limit: float) -> tuple[
         return "identical", "nothing was served" + (f": {certificate.note}" if certificate else "")
     found = f"{certificate.false:,} false of {certificate.hits:,} hits in {certificate.clusters} clusters"
     if result.arm.kind == "semantic" and (against := result.pairs.status(must_differ_limit)):
-        share = "" if isinstance(must_differ_limit, int) else f", at most {result.pairs.high:.1%} of such"
+        share = "" if isinstance(must_differ_limit, int) else f", at most {percent(result.pairs.high, 1)} of such"
         limit = f"limit {must_differ_limit}"
         return against, f"{found}, but it serves {result.pairs.must_differ} must-differ pairs{share} ({limit})"
     if result.arm.kind == "exact":
@@ -200,7 +200,7 @@ def _status(result: CacheResult, rule: Rule, must_differ_limit: float) -> tuple[
     low = korn_graubard(result.served, spent(rule.confidence, rule.use))[0][0]
     if result.rate > rule.margin:
         worse: GateStatus = "broken" if low > rule.margin else "inconclusive"
-        return worse, f"{found}: certified, but {result.rate:.2%} of later hits are false"
+        return worse, f"{found}: certified, but {percent(result.rate, 2)} of later hits are false"
     return "holds", f"certified on {found}, design effect {certificate.design_effect:.1f}"
 
 

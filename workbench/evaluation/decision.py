@@ -87,7 +87,7 @@ def decide(
     choice = choose(fit, rule, order)
     better = upgrades(claims, choice, rule)
     if worth := _worth(better, choice, rule):
-        choice, better = worth, [u for u in better if u.arm != worth.arm]
+        choice, better = worth, upgrades(claims, worth, rule)
     notes = [upgrade_note(u, choice, rule) for u in better]
     cheaper = [c for c in unsettled if rule.counts(c.cost_usd_per_1k, choice.cost_usd_per_1k)]
     if in_use and choice.arm == in_use.arm and cheaper:

@@ -11,6 +11,7 @@ import polars as pl
 
 from workbench.errors import GateFailed
 from workbench.evaluation.claims import good_enough
+from workbench.evaluation.sentences import signed
 from workbench.records import Decision, GateStatus
 
 SAME = 1e-9
@@ -235,8 +236,8 @@ def _generalisation(accepted: Decision, now: Decision) -> GateClaim:
     if status in ("holds", "identical") and not good_enough(claim, rule):
         status = "broken" if rule.floor is not None and claim.estimate_high < rule.floor else "inconclusive"
     sentence = (
-        f"{accepted.arm} against {claim.best or rule.reference}: {claim.difference:+.3f} {rule.metric}, between "
-        f"{claim.low:+.3f} and {claim.high:+.3f}; {rule.limit_name} {rule.margin:g}."
+        f"{accepted.arm} against {claim.best or rule.reference}: {signed(claim.difference)} {rule.metric}, between "
+        f"{signed(claim.low)} and {signed(claim.high)}; {rule.limit_name} {rule.margin:g}."
     )
     return GateClaim("generalisation", accepted.arm, status, sentence)
 

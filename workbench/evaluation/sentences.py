@@ -1,11 +1,22 @@
 """A decision in words: every number of a sentence is a field of the claims that the tables show."""
 
+import math
 from collections.abc import Sequence
 
 from workbench.records import Claim, Rule, Verdict
+from workbench.rendering.table import number
 
 # More than this many times the items there are is no plan.
 PRACTICAL = 20
+
+
+def signed(value: float) -> str:
+    """Difference with its sign, as the tables show it.
+
+    >>> signed(0.0123)
+    '+0.012'
+    """
+    return number(value, 3, signed=True)
 
 
 def percent(share: float, digits: int = 0) -> str:
@@ -30,6 +41,16 @@ def monthly(usd: float) -> str:
     return f"${usd:,.2f} a month" if abs(usd) < 100 else f"${usd:,.0f} a month"
 
 
+def usd(amount: float) -> str:
+    """Dollars with three significant digits and no exponent.
+
+    >>> usd(1234.5), usd(0.807), usd(0.0000123)
+    ('$1,234', '$0.807', '$0.0000123')
+    """
+    digits = 0 if abs(amount) >= 100 or not amount else max(2 - math.floor(math.log10(abs(amount))), 0)
+    return f"${amount:,.{digits}f}"
+
+
 def cost_words(claim: Claim, before: Claim | None, rule: Rule) -> str:
     """What an arm costs a month at the rule's volume, and what it saves or adds where that counts."""
     now, usual = rule.monthly_usd(claim.cost_usd_per_1k), None if before is None else before.cost_usd_per_1k
@@ -43,12 +64,12 @@ def cost_words(claim: Claim, before: Claim | None, rule: Rule) -> str:
         )
     if rule.counts(usual, claim.cost_usd_per_1k):
         return f"It costs {at}, {monthly(now - was)} more"
-    return f"It costs the same: {at}"
+    return f"It costs {at}, which counts as the same as {monthly(was)}"
 
 
 def distance(claim: Claim) -> str:
     """How far an arm may lie below the best of the others, in numbers."""
-    return f"{claim.difference:+.3f} against {claim.best}, at least {claim.low:+.3f}"
+    return f"{signed(claim.difference)} against {claim.best}, at least {signed(claim.low)}"
 
 
 def chosen_sentence(choice: Claim, in_use: Claim | None, rule: Rule, verdict: Verdict, *, n_arms: int) -> str:
@@ -71,9 +92,8 @@ def _gain(choice: Claim, in_use: Claim | None) -> str:
     pair = choice.against(in_use.arm) if in_use else None
     if pair is None:
         return ""
-    return (
-        f" Against {pair.other}, which is in use: {pair.difference:+.3f}, between {pair.low:+.3f} and {pair.high:+.3f}."
-    )
+    between = f"between {signed(pair.low)} and {signed(pair.high)}"
+    return f" Against {pair.other}, which is in use: {signed(pair.difference)}, {between}."
 
 
 def keep_sentence(claims: Sequence[Claim], kept: Claim, rule: Rule) -> str:
@@ -142,8 +162,8 @@ def upgrade_note(better: Claim, choice: Claim, rule: Rule) -> str:
     what = f"Given up: {better.arm}, which is in use," if better.arm == rule.reference else f"Upgrade: {better.arm}"
     worth = "is not set" if rule.point_usd is None else f"says {monthly(rule.point_usd)} for a hundredth"
     return (
-        f"{what} is shown better by {pair.difference:+.3f} {rule.metric} (at least {pair.low:+.3f}) for "
-        f"{monthly(rule.monthly_usd(extra))} more, ${each:.3g} per further good answer (${least:.3g} to ${most:.3g}); "
+        f"{what} is shown better by {signed(pair.difference)} {rule.metric} (at least {signed(pair.low)}) for "
+        f"{monthly(rule.monthly_usd(extra))} more, {usd(each)} per further good answer ({usd(least)} to {usd(most)}); "
         f"it is not chosen: point_usd in gates.toml {worth}."
     )
 
@@ -160,5 +180,5 @@ def tied_note(others: Sequence[Claim], choice: Claim, rule: Rule) -> list[str]:
     ]
     if not same:
         return []
-    names = ", ".join(f"{c.arm} ({c.estimate - choice.estimate:+.3f})" for c in same)
+    names = ", ".join(f"{c.arm} ({number(c.estimate - choice.estimate, 3, signed=True)})" for c in same)
     return [f"Good enough at the same cost, and not told apart from {choice.arm}: {names}."]

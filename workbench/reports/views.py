@@ -9,7 +9,7 @@ from workbench.evaluation.claims import MIN_DEV_CLUSTERS
 from workbench.evaluation.comparison import MIN_CLUSTERS
 from workbench.evaluation.finalists import RESAMPLES, STEADY
 from workbench.evaluation.gate import Gate
-from workbench.evaluation.sentences import monthly, percent
+from workbench.evaluation.sentences import monthly, percent, usd
 from workbench.evaluation.summary import Section
 from workbench.records import Claim, Decision, Pair, Rule
 from workbench.rendering.status import verdict_label
@@ -170,7 +170,7 @@ def _price(found: Claim, other: Claim) -> str:
     pair, extra = other.against(found.arm), other.cost_usd_per_1k - found.cost_usd_per_1k
     if pair is None or not pair.better or extra <= 0:
         return ""
-    each, most, least = (f"${extra / 1000 / gain:.3g}" for gain in (pair.difference, pair.low, pair.high))
+    each, most, least = (usd(extra / 1000 / gain) for gain in (pair.difference, pair.low, pair.high))
     return f"{each} ({least} to {most})"
 
 
