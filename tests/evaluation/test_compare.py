@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from workbench.errors import ConfigError
-from workbench.evaluation.compare import bootstrap_t, classify, compare, mean_interval, sharper
+from workbench.evaluation.compare import bootstrap_t, classify, compare, mean_interval, pairwise, sharper, spent
 
 
 def scores_of(**arms):
@@ -134,3 +134,38 @@ def test_a_margin_of_zero_and_an_unknown_arm_are_refused():
         compare(scores, ["arm"], reference="ref", margin=0.0)
     with pytest.raises(ConfigError, match="no scores for nobody"):
         compare(scores, ["nobody"], reference="ref", margin=0.1)
+
+
+def test_an_arm_that_hardly_differs_leaves_the_bounds_of_the_others_as_they_are():
+    rng = np.random.default_rng(9)
+    one, other = rng.random(120), rng.random(120)
+    near = one.copy()
+    near[:6] = 0.0  # three families: in a twentieth of the resamples there is no difference at all
+    clusters = np.arange(120) // 2
+    two = pairwise(*[np.stack([one, other])] * 2, clusters)
+    three = pairwise(*[np.stack([one, other, near])] * 2, clusters)
+    assert two.low[1, 0] - 0.03 < three.low[1, 0] <= two.low[1, 0]
+    # 3 of 60 families are worse: at most 13 %, each at most half as large again as the mean one
+    assert (three.status(2, 0, 0.2), three.status(2, 0, 0.05)) == ("holds", "inconclusive")
+
+
+def test_a_twin_has_its_mean_as_bound_beside_an_arm_whose_bounds_have_no_end():
+    one = np.random.default_rng(10).random(120)
+    near = one.copy()
+    near[0] = 0.0
+    found = pairwise(*[np.stack([one, one, near])] * 2, np.arange(120) // 2)
+    assert (found.low[0, 1], found.high[0, 1], found.status(0, 1, 0.1)) == (0.0, 0.0, "identical")
+
+
+def test_a_later_use_is_judged_more_strictly_than_the_largest_resample():
+    rows = np.random.default_rng(11).random((2, 120))
+    found = [pairwise(rows, rows, np.arange(120) // 2, confidence=spent(0.95, use)).critical[0] for use in (9, 12, 20)]
+    assert found[0] + 0.1 < found[1] < found[2] - 0.1
+
+
+def test_all_uses_of_a_split_together_spend_alpha_and_no_more():
+    shares = [(1 - spent(0.95, use)) / 0.05 for use in range(1, 1001)]
+    assert shares == sorted(shares, reverse=True)
+    assert sum(shares) <= 1 + 1e-5
+    assert shares[0] > 0.5
+    assert spent(0.95, 1000) < 1.0

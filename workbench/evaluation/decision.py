@@ -235,15 +235,18 @@ def _with_need(
     level = each_of(spent(rule.confidence, rule.use), max(len(c.pairs), 1))
     still = [p for p in rivals if p.status == "inconclusive" and p.difference > -rule.margin]
     for p in still:
-        j = at[p.other]
+        j, se, distance = at[p.other], float(pairs.se[i, at[p.other]]), rule.margin + min(p.difference, 0.0)
+        share, chance, ways = p.n_clusters_differ / c.n_clusters, each_of(TARGET, len(still)), []
+        if se > 0:
+            ways.append(_range(se, distance, c.n_clusters, level, chance, share))
         if p.n_clusters_differ < MIN_DIFFERING:
-            ranges.append(_few_needed(int(pairs.worse[i, j]), c.n_clusters, rule.margin / pairs.size_ratio, level))
-        elif pairs.se[i, j] > 0:
-            distance = rule.margin + min(p.difference, 0.0)
-            ranges.append(_range(pairs.se[i, j], distance, c.n_clusters, level, each_of(TARGET, len(still))))
+            worse = int(pairs.worse[i, j])
+            ways.append(_few_needed(worse, c.n_clusters, rule.margin / pairs.size_ratio, level))
+        if ways:
+            ranges.append(_soonest(ways))
     if rule.floor is not None and c.estimate_low < rule.floor != c.estimate:
         own = float((c.estimate_high - c.estimate_low) / 2 / stats.norm.ppf(0.975))
-        ranges.append(_range(own, abs(c.estimate - rule.floor), c.n_clusters, 0.975, TARGET))
+        ranges.append(_range(own, abs(c.estimate - rule.floor), c.n_clusters, 0.975, TARGET, 1.0))
     if not ranges:
         return replace(c, note="the differences have no spread to plan with")
     items = c.n_items / c.n_clusters
@@ -254,12 +257,19 @@ def _with_need(
     return replace(c, items_needed=(few, many))
 
 
-def _range(se: float, distance: float, m: int, confidence: float, power: float) -> tuple[int, int]:
+def _range(
+    se: float, distance: float, m: int, confidence: float, power: float, differing: float
+) -> tuple[int, int | None]:
     """Clusters that are needed at both ends of the interval of the spread, which m clusters have shown."""
-    sd = se * np.sqrt(m)
+    sd, how = se * np.sqrt(m), {"confidence": confidence, "power": power, "differing": differing}
     ends = [sd * np.sqrt((m - 1) / stats.chi2.ppf(end, m - 1)) for end in SPREAD_ENDS]
-    few, many = (clusters_needed(float(one), distance, confidence=confidence, power=power) for one in ends)
+    few, many = (clusters_needed(float(one), distance, **how) for one in ends)
     return few, many
+
+
+def _soonest(ways: Sequence[tuple[int, int | None]]) -> tuple[int, int | None]:
+    """The smallest of several numbers of clusters, each of which is enough, at both ends; None has no end."""
+    return min(few for few, _ in ways), min((many for _, many in ways if many is not None), default=None)
 
 
 def _few_needed(worse: int, m: int, margin: float, confidence: float) -> tuple[int, int | None]:
