@@ -89,7 +89,7 @@ def test_other_test_judgements_are_another_test_split(tmp_path):
     assert open_bench(tmp_path).experiment.count_test_use(["a"]) == 1
     qrels = tmp_path / "evalsets" / "tiny" / "qrels" / "test.tsv"
     qrels.write_text(qrels.read_text(encoding="utf-8").replace("\t2\n", "\t3\n", 1), encoding="utf-8")
-    assert open_bench(tmp_path).experiment.count_test_use(["a"]) == 2
+    assert open_bench(tmp_path).experiment.count_test_use(["a"]) == 1
 
 
 def test_the_fingerprint_names_every_input(bench):

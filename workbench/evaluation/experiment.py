@@ -318,12 +318,14 @@ class Experiment:
     def count_test_use(self, arms: Collection[str]) -> int:
         """Note that these arms were judged on this test split; returns which use of it this is, from 1.
 
-        A test split that is asked often enough says yes to something. The list of this machine is in the cache;
+        A test split that is asked often enough says yes to something; new questions begin anew. The list of this
+        machine is in the cache;
         accepting a decision commits it beside the decision.
         """
         judged_on = next((self.inputs[name] for name in TEST_INPUTS if self.inputs.get(name)), "")
-        mine = content_hash(*sorted(arms), judged_on)[:16]
-        return note_test_use(self.settings, self.evalset.path, self.notebook, mine).index(mine) + 1
+        split, mine = content_hash(judged_on)[:8], content_hash(*sorted(arms))[:8]
+        uses = note_test_use(self.settings, self.evalset.path, self.notebook, f"{split}{mine}")
+        return [use for use in uses if use.startswith(split)].index(f"{split}{mine}") + 1
 
     def save(self, decision: Decision, summary: Summary, scores: pl.DataFrame) -> Path:
         """Write scores, summary and decision into the run folder; returns the folder."""
