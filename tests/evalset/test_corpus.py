@@ -139,7 +139,7 @@ def test_a_pinned_version_that_cannot_be_fetched_is_a_clear_error(root, folder, 
 
 
 def test_the_reader_is_a_script_that_needs_the_library_alone():
-    script = Path(__file__).parents[2] / "workbench" / "retrieval" / "docstrings.py"
+    script = Path(__file__).parents[2] / "workbench" / "evalset" / "docstrings.py"
     command = [sys.executable, "-c", f"import runpy, sys; runpy.run_path({str(script)!r}); print(*sys.modules)"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=dict(os.environ, PYTHONPATH=""))
     assert "workbench" not in done.stdout.split()
