@@ -5,8 +5,7 @@ import subprocess
 import sys
 
 from tests.telemetry.rows import row
-from workbench.inference.budget import Budget
-from workbench.inference.budgets import Budgets
+from workbench.inference.budgets import Budget, Budgets
 from workbench.telemetry.ledger import Ledger
 from workbench.testing import FakeClock
 

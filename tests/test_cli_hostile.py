@@ -11,7 +11,7 @@ from tests.reports.hostile import evil
 from tests.runner.test_decisions import DECISION, finished
 from tests.test_cli import workbench
 from workbench.config import Settings
-from workbench.rendering.escape import visible
+from workbench.rendering.text import visible
 from workbench.runner import list_runs
 
 DECIDES = """from workbench.records import Decision

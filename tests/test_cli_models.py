@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tests.notebooks.zoo import make_settings
 from tests.test_cli import workbench
-from workbench.cli.models import models_table
+from workbench.cli.calls import models_table
 from workbench.inference.prices import load_prices
 from workbench.inference.weights import WEIGHTS
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from tests.rendering.trace_samples import QUESTION
+from tests.telemetry.trace_samples import QUESTION
 from workbench.cli import app
 from workbench.config import load_settings
 from workbench.state import open_engine
@@ -65,7 +65,7 @@ def test_page_that_cannot_be_written_and_an_empty_database_are_said(
 
 
 def test_trace_shows_itself_in_a_notebook(trace_id: str) -> None:
-    from workbench.telemetry.trace import load_trace
+    from workbench.telemetry.traces import load_trace
 
     trace = load_trace(open_engine(load_settings().state_url), trace_id)
     assert trace._repr_html_().startswith('<section class="wb-trace"')

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.evaluation.small_evalset import write
+from tests.evalset.small_evalset import write
 from workbench.config import load_settings
 
 ROOT = Path(__file__).parents[1]

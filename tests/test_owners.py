@@ -13,18 +13,18 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # Who imports the package. A library's values are spelled where they are meant: filters, indices, axes.
 OWNERS = {
-    "datasets": {"importing/hub.py"},
-    "lancedb": {"retrieval/store.py", "retrieval/tenant.py", "retrieval/indexing.py", "retrieval/filters.py"},
-    "litellm": {"inference/connections.py", "inference/provider_errors.py", "inference/providers.py"},
-    "matplotlib": {"reports/figure.py", "reports/scales.py"},
+    "datasets": {"evalset/imports/hub.py"},
+    "lancedb": {"retrieval/store.py", "retrieval/tenant.py", "retrieval/indexing.py"},
+    "litellm": {"inference/connections.py", "inference/hosted.py"},
+    "matplotlib": {"reports/figure.py"},
     "pandas": {"rendering/table.py"},
     "papermill": {"runner/kernels.py"},
-    "ragas": {"evaluation/judging.py"},
+    "ragas": {"evalset/check.py"},
 }
 USES = {
     "datasets": """
 import polars as pl
-from workbench.importing.hub import read_parquet
+from workbench.evalset.imports.hub import read_parquet
 pl.DataFrame({"_id": ["007"]}).write_parquet(folder / "documents.parquet")
 read_parquet(folder / "documents.parquet")""",
     "lancedb": """
@@ -36,7 +36,7 @@ from workbench.inference.embedding import load_embedder
 load_embedder("litellm:openai/text-embedding-3-small", load_settings({"WORKBENCH_ROOT": folder})).embed(["a word"])""",
     "matplotlib": """
 from tests.reports import samples
-from workbench.reports.figures import forest
+from workbench.reports.charts import forest
 decision = samples.decision()
 forest(decision.claims, decision.rule)""",
     "pandas": """
@@ -44,15 +44,15 @@ from workbench.rendering.table import Table
 Table.of(["arm"], [["full_text"]]).to_pandas()""",
     "papermill": """
 from tests.notebooks.zoo import add_notebook, make_settings
-from workbench.clock import SystemClock
+from workbench.config import SystemClock
 from workbench.runner import Job, run_all
 settings = make_settings(folder)
 add_notebook(settings, "retrieval")
 run_all([Job("retrieval")], settings=settings, clock=SystemClock())""",
     "polars": """
-from workbench.evaluation.metrics import measure""",
+from workbench.retrieval.metrics import measure""",
     "ragas": """
-from workbench.evaluation.judging import echo_scores
+from workbench.evalset.check import echo_scores
 echo_scores([("how to join", "Join two frames.")])""",
 }
 

@@ -12,12 +12,7 @@ import workbench
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "workbench").rglob("*.py"))
-MAX_LINES, MAX_LINES_WITH_REASON, MAX_FUNCTION_LINES = 300, 500, 60
-LONGER = {
-    "bench/caching.py": "all steps of one notebook, in its order",
-    "bench/routing.py": "likewise",
-    "errors.py": "every error of the package, in one tree",
-}
+MAX_LINES, MAX_FUNCTION_LINES = 500, 60
 LAZY = (
     "IPython", "datasets", "jinja2", "jupyterlab", "lancedb", "litellm", "matplotlib", "nbconvert", "nbformat",
     "numpy", "onnxruntime", "openai", "opentelemetry", "pandas", "papermill", "polars", "pyarrow", "ragas",
@@ -49,9 +44,7 @@ def test_import_loads_no_other_library() -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_file_and_its_functions_are_short_enough_to_read(path: Path) -> None:
     source = path.read_text(encoding="utf-8")
-    lines = len(source.splitlines())
-    limit = MAX_LINES_WITH_REASON if path.relative_to(ROOT / "workbench").as_posix() in LONGER else MAX_LINES
-    assert lines <= limit, f"{lines} lines, at most {limit}: one concept a file"
+    assert len(source.splitlines()) <= MAX_LINES
     long = {name: n for name, n in function_lines(source) if n > MAX_FUNCTION_LINES}
     assert not long, f"at most {MAX_FUNCTION_LINES} lines a function"
 

@@ -14,7 +14,7 @@ from typer.main import get_command
 
 from workbench.cli import app
 from workbench.config import PROFILES, load_settings
-from workbench.evaluation.policy import scan_gates
+from workbench.evalset.gates import scan_gates
 from workbench.inference.weights import WEIGHTS
 from workbench.retrieval.arms import CHUNKERS, FITTED, STRATEGIES
 

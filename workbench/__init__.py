@@ -7,35 +7,34 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from workbench.bench import start
-    from workbench.caching.decided import load_semantic
-    from workbench.caching.semantic import SemanticCache
+    from workbench.caching.cache import SemanticCache, load_semantic
     from workbench.config import load_settings
-    from workbench.evaluation.evalset import load_evalset
-    from workbench.inference.budget import Budget
-    from workbench.inference.cache_protocol import CacheUse
+    from workbench.evalset.evalset import load_evalset
+    from workbench.evaluation.start import start
+    from workbench.inference.budgets import Budget
     from workbench.inference.client import Client
-    from workbench.inference.routed import load_routed
+    from workbench.inference.messages import CacheUse
     from workbench.records import Decision, Document, Hit, Query
+    from workbench.routing.route import load_routed
     from workbench.telemetry.context import attributed
-    from workbench.telemetry.trace import load_trace
+    from workbench.telemetry.traces import load_trace
 
 _HOMES = {
-    "Budget": "workbench.inference.budget",
-    "CacheUse": "workbench.inference.cache_protocol",
+    "Budget": "workbench.inference.budgets",
+    "CacheUse": "workbench.inference.messages",
     "Client": "workbench.inference.client",
     "Decision": "workbench.records",
     "Document": "workbench.records",
     "Hit": "workbench.records",
     "Query": "workbench.records",
-    "SemanticCache": "workbench.caching.semantic",
+    "SemanticCache": "workbench.caching.cache",
     "attributed": "workbench.telemetry.context",
-    "load_evalset": "workbench.evaluation.evalset",
-    "load_routed": "workbench.inference.routed",
-    "load_semantic": "workbench.caching.decided",
+    "load_evalset": "workbench.evalset.evalset",
+    "load_routed": "workbench.routing.route",
+    "load_semantic": "workbench.caching.cache",
     "load_settings": "workbench.config",
-    "load_trace": "workbench.telemetry.trace",
-    "start": "workbench.bench",
+    "load_trace": "workbench.telemetry.traces",
+    "start": "workbench.evaluation.start",
 }
 __all__ = [
     "Budget",

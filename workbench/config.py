@@ -1,10 +1,12 @@
 """Where things live and how a run is parameterised: settings from the environment, profiles from YAML."""
 
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
@@ -84,3 +86,32 @@ def load_profile(settings: Settings, notebook: str, profile: str) -> dict[str, A
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must map parameter names to values, found {type(values).__name__}")
     return values
+
+
+class Clock(Protocol):
+    """The three things code may ask of time."""
+
+    def now(self) -> datetime:
+        """Wall-clock time in UTC."""
+
+    def monotonic(self) -> float:
+        """Seconds that never run backwards; only differences mean something."""
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+
+
+class SystemClock:
+    """The machine's own clock."""
+
+    def now(self) -> datetime:
+        """Wall-clock time in UTC."""
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        """Seconds that never run backwards."""
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait for ``seconds``."""
+        time.sleep(seconds)

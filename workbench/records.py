@@ -158,7 +158,7 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class PairedBounds:
     """A claim's arm against one other arm, on the same test items: difference, bounds, and status of the margin.
 
     ``low`` holds at once for all arms against this other one, ``high`` at once for all others against this arm.
@@ -196,7 +196,7 @@ class Claim:
         Fewest and most further items for 80 % power where the claim is open; the most is None where it has no end.
     spread : tuple of float or None
         Lowest and highest estimate over rebuilds of an index that is built at random.
-    pairs : tuple of Pair
+    pairs : tuple of PairedBounds
         The arm against every other one tested.
     """
 
@@ -219,9 +219,9 @@ class Claim:
     spread: tuple[float, float] | None = None
     note: str = ""
     best: str = ""
-    pairs: tuple[Pair, ...] = ()
+    pairs: tuple[PairedBounds, ...] = ()
 
-    def against(self, other: str) -> Pair | None:
+    def against(self, other: str) -> PairedBounds | None:
         """Compare with another arm; None where the two were not compared."""
         return next((p for p in self.pairs if p.other == other), None)
 
@@ -325,7 +325,7 @@ class Decision:
 
 def _claim(raw: dict[str, Any]) -> Claim:
     spread, needed = raw.pop("spread"), raw.pop("items_needed")
-    pairs = tuple(Pair(**pair) for pair in raw.pop("pairs"))
+    pairs = tuple(PairedBounds(**pair) for pair in raw.pop("pairs"))
     return Claim(
         **raw, spread=tuple(spread) if spread else None, items_needed=tuple(needed) if needed else None, pairs=pairs
     )

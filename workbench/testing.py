@@ -11,7 +11,7 @@ from hashlib import blake2b
 import numpy as np
 import numpy.typing as npt
 
-from workbench.clock import Clock
+from workbench.config import Clock
 from workbench.errors import AttemptTimeout, ProviderError, WorkbenchError
 from workbench.inference.messages import Request, Response, Usage
 

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 HERE = Path(__file__).parent
-SEED, REQUESTS, ZIPF = 20261123, 6000, 0.8
+SEED, REQUESTS, ZIPF = 20261129, 6000, 0.8
 TENANTS = {"acme": 0.4, "birch": 0.3, "cobalt": 0.2, "dune": 0.1}
 OPENINGS = {
     "": 0.55,

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from tests.caching.caches import USE, WHO, answer, ask
-from workbench.caching.rows import ENTRIES, SCOPES, checksum
+from workbench.caching.cache import SemanticCache
+from workbench.caching.entries import ENTRIES, SCOPES, checksum
 from workbench.caching.scope import Scope, exact
-from workbench.caching.semantic import SemanticCache
 from workbench.records import content_hash
 from workbench.state import open_engine
 

@@ -14,9 +14,8 @@ import numpy as np
 import sqlalchemy as sa
 
 from tests.databases import KINDS, POSTGRES, database_url
-from workbench.inference.attempts import Books
-from workbench.inference.budget import DEFAULT_BUDGETS
-from workbench.inference.budgets import Budgets
+from workbench.inference.attempt import Books
+from workbench.inference.budgets import DEFAULT_BUDGETS, Budgets
 from workbench.inference.client import Client
 from workbench.inference.limits import Limit, RateLimiter
 from workbench.inference.messages import Response, Usage

@@ -11,8 +11,7 @@ import sqlalchemy as sa
 
 from tests.databases import KINDS, database_url
 from tests.telemetry.rows import row
-from workbench.inference.budget import Budget
-from workbench.inference.budgets import Budgets
+from workbench.inference.budgets import Budget, Budgets
 from workbench.state import open_engine
 from workbench.telemetry.ledger import Ledger, LedgerRow
 

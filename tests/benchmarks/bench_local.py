@@ -10,10 +10,9 @@ import sys
 import time
 
 from workbench.config import load_settings
-from workbench.inference.local import CHAT_MODELS, PREFIX, LocalModels
+from workbench.inference.hosted import Provider
+from workbench.inference.local import CHAT_MODELS, PREFIX, LocalModels, serving
 from workbench.inference.messages import Request, Response
-from workbench.inference.providers import Provider
-from workbench.inference.serving import serving
 from workbench.rendering.table import Table
 
 SHORT = "Name three cities of France."

@@ -45,8 +45,8 @@ def make(folder: Path, queries: int, arms: int) -> None:
 def ours(folder: Path) -> list[float]:
     import polars as pl
 
-    from workbench.evaluation.comparison import compare
-    from workbench.evaluation.metrics import measure_all, rank
+    from workbench.evaluation.compare import compare
+    from workbench.retrieval.metrics import measure_all, rank
 
     table = pl.read_parquet(folder / "qrels.parquet")
     qrels: dict[str, dict[str, int]] = {}

@@ -6,8 +6,8 @@ import time
 import numpy as np
 import pytest
 
-from tests.bench.test_routing_bench import open_bench, project, run_all
-from tests.evaluation.routing_tables import planted
+from tests.routing.routing_tables import planted
+from tests.routing.test_notebook import open_bench, project, run_all
 
 
 @pytest.mark.bench

@@ -128,7 +128,7 @@ def first_and_second(folder: Path, documents: int) -> None:
 
 def part_of(settings: Settings, folder: Path, documents: int) -> Path:
     """An evalset of some questions of docs_qa, all documents that answer them, and others up to the number."""
-    from workbench.evaluation.evalset import load_evalset
+    from workbench.evalset.evalset import load_evalset
 
     whole = load_evalset("docs_qa", settings=settings)
     (folder / "qrels").mkdir(parents=True)

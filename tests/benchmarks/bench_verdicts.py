@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from workbench.bench.provenance import build_parameters
-from workbench.bench.retrieval import RetrievalBench, RetrievalParameters
 from workbench.config import load_settings
+from workbench.evaluation.provenance import build_parameters
 from workbench.inference.embedding import MiniLM
 from workbench.records import Decision
+from workbench.retrieval.notebook import RetrievalBench, RetrievalParameters
 
 SHARED = Path(os.environ.get("WORKBENCH_SHARED_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
 SEEDS = range(10)

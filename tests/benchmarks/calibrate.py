@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from workbench.config import load_settings
+from workbench.evalset.corpus import load_corpus
 from workbench.inference import prices
 from workbench.inference.embedding import load_embedder
 from workbench.records import Document
 from workbench.retrieval.arms import make_arms
-from workbench.retrieval.corpus import load_corpus
-from workbench.retrieval.reranking import FEATURES, LearnedRanker
-from workbench.retrieval.searching import Searcher
+from workbench.retrieval.rerank import FEATURES, LearnedRanker
+from workbench.retrieval.searcher import Searcher
 from workbench.retrieval.strategies import RRF, Hybrid, Question
 
 QUESTIONS = (

@@ -19,8 +19,8 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
-from workbench.evaluation.claims import ArmFacts, make_claims
-from workbench.evaluation.comparison import bootstrap_t, classify
+from workbench.evaluation.compare import bootstrap_t, classify
+from workbench.evaluation.decision import ArmFacts, make_claims
 from workbench.evaluation.power import clusters_needed
 from workbench.records import Claim, Rule
 

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from workbench.caching.semantic import SemanticCache
-from workbench.inference.cache_protocol import CacheUse
-from workbench.inference.messages import Request, Response, Usage
+from workbench.caching.cache import SemanticCache
+from workbench.inference.messages import CacheUse, Request, Response, Usage
 from workbench.telemetry.context import Attribution
 
 WHO = Attribution(tenant_id="acme", user_id="ann", feature="answer")

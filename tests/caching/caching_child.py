@@ -12,8 +12,8 @@ import numpy as np
 import sqlalchemy as sa
 
 from tests.caching.caches import answer, ask
-from workbench.caching.semantic import SemanticCache
-from workbench.inference.cache_protocol import CacheUse
+from workbench.caching.cache import SemanticCache
+from workbench.inference.messages import CacheUse
 from workbench.state import open_engine
 from workbench.telemetry.context import Attribution
 from workbench.testing import HashEmbedder

@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from tests.bench.test_caching_prompts import cells
 from tests.caching.scripted_vendor import Part, ScriptedVendor
-from workbench.bench.caching_prompts import billed_table, prompt_tables
-from workbench.caching.call_log import CALLS, CallLog, read_calls
-from workbench.caching.vendors import load_vendors
+from tests.caching.test_prompt_tables import cells
+from workbench.caching.prompt_cache import load_vendors
+from workbench.caching.prompt_calls import CALLS, CallLog, read_calls
+from workbench.caching.prompt_tables import billed_table, prompt_tables
 from workbench.errors import AttemptTimeout, CallFailed, ConfigError
-from workbench.evaluation.evalset import Evalset
-from workbench.inference.attempts import Books
+from workbench.evalset.evalset import Evalset
+from workbench.inference.attempt import Books
 from workbench.inference.client import Client
 from workbench.inference.failover import RetryPolicy
 from workbench.inference.messages import Response, Usage

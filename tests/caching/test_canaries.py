@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 import pytest
 
 from workbench.caching import canaries
-from workbench.caching.canaries import CHANGES, Asked, send_canaries
+from workbench.caching.canaries import CHANGES, CanaryRequest, send_canaries
 from workbench.caching.scope import Scope
 from workbench.testing import HashEmbedder
 
@@ -44,7 +44,7 @@ def test_every_field_of_a_scope_has_its_change_and_a_change_alters_nothing_else(
     for change in CHANGES:
         one, other = (
             Scope.of(a.request("q"), a.who, a.use("q"), encoder=a.encoder)
-            for a in (Asked("user"), replace(Asked("user"), **change.given))
+            for a in (CanaryRequest("user"), replace(CanaryRequest("user"), **change.given))
         )
         assert [f for f in FIELDS if getattr(one, f) != getattr(other, f)] == [change.field]
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from tests.caching.caches import USE, WHO, answer, count
+from workbench.caching.cache import SemanticCache
 from workbench.caching.scope import intent_of
-from workbench.caching.semantic import SemanticCache
 from workbench.inference.messages import Request
 from workbench.state import open_engine
 
@@ -45,7 +45,7 @@ def test_a_system_prompt_in_front_makes_unrelated_questions_alike(minilm):
     bare = cosines(minilm, UNRELATED)
     found = {n: cosines(minilm, [f"{prompt(minilm, n)} {q}" for q in UNRELATED]) for n in (80, 126, 254)}
     assert bare.max() < 0.3
-    assert min(found[80].min(), found[126].min()) > 0.6225, "above the threshold that the demonstration certifies"
+    assert min(found[80].min(), found[126].min()) > 0.63, "above the threshold that the demonstration certifies"
     assert found[254] == pytest.approx(1, abs=1e-5), "the question is cut off"
 
 

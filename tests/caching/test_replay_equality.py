@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 
 from tests.caching.caches import answer, ask
-from tests.evaluation.test_stream import random_stream
-from workbench.caching.decided import load_semantic
-from workbench.caching.guards import Guard
-from workbench.caching.semantic import SemanticCache
+from tests.caching.test_replay import random_stream
+from workbench.caching.cache import SemanticCache, load_semantic
+from workbench.caching.guard import Guard
+from workbench.caching.replay import replay
 from workbench.config import load_settings
-from workbench.evaluation.stream import replay
-from workbench.evaluation.traffic import Stream, load_stream
-from workbench.inference.cache_protocol import CacheUse
+from workbench.evalset.traffic import RequestStream, load_stream
 from workbench.inference.embedding import load_embedder
+from workbench.inference.messages import CacheUse
 from workbench.state import open_engine
 from workbench.telemetry.context import Attribution
 
@@ -36,7 +35,7 @@ class Known:
         return np.array([self._vectors[text] for text in texts])
 
 
-def served(stream: Stream, cache: SemanticCache) -> tuple[np.ndarray, np.ndarray]:
+def served(stream: RequestStream, cache: SemanticCache) -> tuple[np.ndarray, np.ndarray]:
     """Position of the request whose answer each one got, -1 for a miss, and whether it was the same question."""
     matched, exact = np.full(len(stream), -1), np.zeros(len(stream), dtype=bool)
     use = CacheUse(visibility="tenant")
@@ -50,7 +49,7 @@ def served(stream: Stream, cache: SemanticCache) -> tuple[np.ndarray, np.ndarray
     return matched, exact
 
 
-def assert_as_replayed(stream: Stream, vectors: np.ndarray, cache: SemanticCache) -> None:
+def assert_as_replayed(stream: RequestStream, vectors: np.ndarray, cache: SemanticCache) -> None:
     expected = replay(stream, vectors, threshold=cache.threshold, guard=cache.guard)
     matched, exact = served(stream, cache)
     assert expected.hit.any()
@@ -77,7 +76,7 @@ def test_random_traffic_of_three_tenants_is_served_as_replayed(tmp_path, thresho
 
 
 @cache
-def traffic(evalset: str) -> tuple[Stream, np.ndarray]:
+def traffic(evalset: str) -> tuple[RequestStream, np.ndarray]:
     """The evalset's traffic with the real encoder's vectors, each text embedded once and alone."""
     stream, minilm = load_stream(EVALSETS / evalset), load_embedder("minilm", load_settings())
     texts = sorted(set(stream.queries))

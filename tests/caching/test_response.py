@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from tests.caching.caches import USE, WHO, StillClock, angle_cache, answer, ask, count, found, keep
-from workbench.caching.response import ResponseCache
+from workbench.caching.cache import ResponseCache
 from workbench.inference.messages import Request, ToolCall
 from workbench.state import open_engine
 

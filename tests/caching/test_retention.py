@@ -6,9 +6,8 @@ from dataclasses import replace
 import sqlalchemy as sa
 
 from tests.caching.caches import USE, WHO, StillClock, angle_cache, answer, ask, count, found, keep
-from workbench.caching.entries import HIGHEST
-from workbench.caching.response import ResponseCache
-from workbench.caching.rows import SCOPES
+from workbench.caching.cache import ResponseCache
+from workbench.caching.entries import HIGHEST, SCOPES
 
 AGE_S = 300
 DUNE = replace(WHO, tenant_id="dune")

@@ -6,8 +6,7 @@ import pytest
 
 from tests.caching.caches import USE, WHO, ask
 from workbench.caching.scope import Scope, intent_of
-from workbench.inference.cache_protocol import CacheUse
-from workbench.inference.messages import Request
+from workbench.inference.messages import CacheUse, Request
 from workbench.testing import HashEmbedder, WordTokenizer
 
 USER = {"role": "user", "content": "how old is he"}

@@ -8,9 +8,8 @@ import pytest
 import sqlalchemy as sa
 
 from tests.caching.caches import USE, WHO, Angles, StillClock, angle_cache, answer, ask, count, found, keep
-from workbench.caching.guards import Guard
-from workbench.caching.response import ResponseCache
-from workbench.caching.semantic import POLL_S, SemanticCache
+from workbench.caching.cache import POLL_S, ResponseCache, SemanticCache
+from workbench.caching.guard import Guard
 from workbench.errors import ConfigError, ProviderError
 from workbench.inference.messages import ToolCall
 from workbench.state import open_engine

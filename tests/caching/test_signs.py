@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from workbench.caching.guards import Guard
-from workbench.caching.signs import signs_of
+from workbench.caching.guard import Guard, signs_of
 from workbench.records import Decision
 
 SIGNS = Guard(numbers=False, negation=False, antonyms=False, word_order=False, signs=True)

@@ -6,8 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from workbench.evaluation.claims import ArmFacts, make_claims
-from workbench.evaluation.decision import decide
+from workbench.evaluation.decision import ArmFacts, decide, make_claims
 from workbench.records import Decision, Fingerprint, Rule
 
 # Dollars per 1,000 requests are hundreds of dollars a month here: every difference of costs below counts.

@@ -8,8 +8,7 @@ import pytest
 
 from tests.evaluation.test_decision import RULE, facts, frame, near
 from workbench.errors import GateFailed
-from workbench.evaluation.claims import make_claims
-from workbench.evaluation.decision import decide
+from workbench.evaluation.decision import decide, make_claims
 from workbench.evaluation.gate import Gate, account, changed_items, check_gate
 from workbench.records import Decision, Fingerprint
 

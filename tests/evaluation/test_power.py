@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from statsmodels.stats.power import TTestPower
 
-from workbench.evaluation.comparison import sharper
-from workbench.evaluation.power import chance_of_holding, clusters_needed, plan
+from workbench.evaluation.compare import sharper
+from workbench.evaluation.power import all_of, chance_of_holding, clusters_needed, each_of, plan
 
 
 @pytest.mark.parametrize(("sd", "margin"), [(0.133, 0.02), (0.25, 0.05), (0.4, 0.05)])
@@ -34,3 +35,19 @@ def test_no_number_of_clusters_shows_what_is_not_true():
 def test_without_spread_one_look_settles_it():
     assert chance_of_holding(0.0, 0.01, 30) == 1.0
     assert clusters_needed(0.0, 0.01) == 30
+
+
+@pytest.mark.parametrize("n", [2, 3, 7])
+def test_comparisons_with_one_arm_come_true_together_as_often_as_is_said(n):
+    rng = np.random.default_rng(n)
+    shared, own = rng.standard_normal((200_000, 1)), rng.standard_normal((200_000, n))
+    below = ((own + shared) / np.sqrt(2) < stats.norm.ppf(0.8)).all(1).mean()
+    assert all_of(0.8, n) == pytest.approx(below, abs=0.005)
+    assert all_of(each_of(0.95, n), n) == pytest.approx(0.95, abs=1e-6)
+
+
+def test_as_many_clusters_are_asked_for_as_ten_that_differ_take():
+    needed = clusters_needed(0.05, 0.1, differing=0.1)
+    assert clusters_needed(0.05, 0.1) == 30
+    drawn = np.random.default_rng(0).binomial(needed, 0.1, 50_000) >= 10
+    assert drawn.mean() == pytest.approx(0.8, abs=0.02)

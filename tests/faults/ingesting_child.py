@@ -12,9 +12,8 @@ from pathlib import Path
 from workbench.errors import WorkbenchError
 from workbench.records import Document
 from workbench.retrieval.chunking import FixedTokens
-from workbench.retrieval.ingestion import ingest
+from workbench.retrieval.ingest import VectorCache, ingest
 from workbench.retrieval.store import Store
-from workbench.retrieval.vectors import VectorCache
 from workbench.testing import HashEmbedder, WordTokenizer
 
 DIMENSION = 16

@@ -7,13 +7,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tests.bench.tiny import change_query, judge, open_bench, write_evalset
 from tests.reports.reading import Page
-from workbench.clock import SystemClock
+from tests.retrieval.tiny import change_query, judge, open_bench, write_evalset
+from workbench.config import SystemClock
 from workbench.errors import ConfigError, EvalsetError, StoreError
-from workbench.importing.tables import import_tables
+from workbench.evalset.imports.documents import import_tables
 from workbench.records import Query
-from workbench.reports.html import write_report
+from workbench.reports.page import write_report
 from workbench.retrieval.strategies import FullText
 from workbench.runner import RunRecord
 from workbench.runner.runs import close_run

@@ -9,15 +9,14 @@ from pathlib import Path
 import pytest
 
 from tests.faults.misbehaving_server import misbehaving_server
-from workbench.clock import SystemClock
+from workbench.config import SystemClock
 from workbench.errors import CallFailed
-from workbench.inference.attempts import Books
-from workbench.inference.budget import Budget
-from workbench.inference.budgets import Budgets
+from workbench.inference.attempt import Books
+from workbench.inference.budgets import Budget, Budgets
 from workbench.inference.client import Client
 from workbench.inference.failover import RetryPolicy
+from workbench.inference.hosted import LiteLLMProvider
 from workbench.inference.prices import load_prices
-from workbench.inference.providers import LiteLLMProvider
 from workbench.state import open_engine
 from workbench.telemetry.ledger import Ledger
 

@@ -15,7 +15,7 @@ from tests.faults.ingesting_child import DIMENSION, documents, open_parts
 from workbench.errors import StoreError
 from workbench.records import Document
 from workbench.retrieval.chunking import Chunker, FixedTokens, WholeDocument
-from workbench.retrieval.ingestion import IngestReport, ingest
+from workbench.retrieval.ingest import IngestReport, ingest
 from workbench.retrieval.store import Store
 from workbench.testing import HashEmbedder, WordTokenizer
 

@@ -18,8 +18,8 @@ from workbench.errors import (
     Throttled,
     Unavailable,
 )
+from workbench.inference.hosted import LiteLLMProvider
 from workbench.inference.messages import Request, Usage
-from workbench.inference.providers import LiteLLMProvider
 
 ASKED = Request("openai/scripted", ({"role": "user", "content": "The capital of France?"},), max_tokens=20)
 KEY = "sk-test-0123456789abcdef"

@@ -9,18 +9,17 @@ from pathlib import Path
 import pytest
 
 from workbench.errors import CallFailed, Unavailable
-from workbench.inference.attempts import Books
-from workbench.inference.budget import Budget
-from workbench.inference.budgets import Budgets
+from workbench.inference.attempt import Books
+from workbench.inference.budgets import Budget, Budgets
 from workbench.inference.client import Client
 from workbench.inference.failover import RetryPolicy
 from workbench.inference.messages import Response, ToolCall, Usage
 from workbench.inference.prices import load_prices
-from workbench.inference.recording import Recordings
+from workbench.inference.recordings import Recordings
 from workbench.state import open_engine
 from workbench.telemetry.ledger import Ledger
 from workbench.telemetry.spans import Tracing
-from workbench.telemetry.trace import load_trace
+from workbench.telemetry.traces import load_trace
 from workbench.testing import FakeClock, ScriptedModel
 
 ROOT = Path(__file__).parents[2]

@@ -16,8 +16,7 @@ import sqlalchemy as sa
 
 from tests.telemetry.rows import row
 from workbench.errors import BudgetExceeded
-from workbench.inference.budget import Budget
-from workbench.inference.budgets import Budgets
+from workbench.inference.budgets import Budget, Budgets
 from workbench.state import open_engine, reader
 from workbench.telemetry.ledger import Ledger
 

@@ -3,10 +3,8 @@
 import pytest
 
 from workbench.errors import CallFailed, ConfigError, MalformedAnswer
-from workbench.inference.answer_schema import misfit, validator_of
-from workbench.inference.attempts import Books
-from workbench.inference.budget import Budget
-from workbench.inference.budgets import Budgets
+from workbench.inference.attempt import Books, misfit, validator_of
+from workbench.inference.budgets import Budget, Budgets
 from workbench.inference.client import Client
 from workbench.inference.messages import Request, Response, ToolCall, Usage
 from workbench.inference.prices import load_prices

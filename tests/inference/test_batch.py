@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 
 from tests.inference.test_client import SMALL, STRONG, answer, client_of
-from tests.inference.test_routed import by_feature, cascade
+from tests.routing.test_route import by_feature, cascade
 from workbench.errors import ConfigError, RateLimited, UnknownPrice
+from workbench.inference.attempt import worst_nanos
 from workbench.inference.batch import Item, complete_all, estimate
 from workbench.inference.failover import RetryPolicy
 from workbench.inference.limits import Limit, Slot
 from workbench.inference.messages import Request
 from workbench.inference.prices import load_prices
-from workbench.inference.reservation import worst_nanos
-from workbench.inference.routed import Routed
+from workbench.routing.route import Routed
 from workbench.state import open_engine
 
 PRICES = load_prices()

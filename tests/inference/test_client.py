@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from tests.inference.test_streaming import Gate, await_streams, left_in
-from workbench.caching.response import ResponseCache
+from tests.inference.test_streams import Gate, await_streams, left_in
+from workbench.caching.cache import ResponseCache
 from workbench.errors import (
     BudgetExceeded,
     CallFailed,
@@ -23,25 +23,21 @@ from workbench.errors import (
     Throttled,
     Unavailable,
 )
-from workbench.inference.attempts import Books
+from workbench.inference.attempt import PATIENCE_S, Books, worst_input_tokens
 from workbench.inference.batch import Item, complete_all
-from workbench.inference.budget import Budget
-from workbench.inference.budgets import Budgets
-from workbench.inference.cache_protocol import CacheHit, CacheUse
+from workbench.inference.budgets import Budget, Budgets
 from workbench.inference.client import Client
 from workbench.inference.failover import RetryPolicy
 from workbench.inference.limits import Limit, RateLimiter
-from workbench.inference.messages import Request, Response, Usage
+from workbench.inference.messages import CacheHit, CacheUse, Request, Response, Usage
 from workbench.inference.prices import load_prices
-from workbench.inference.recording import Recordings
-from workbench.inference.reservation import worst_input_tokens
-from workbench.inference.settlement import PATIENCE_S
-from workbench.inference.streaming import Abandoned
+from workbench.inference.recordings import Recordings
+from workbench.inference.streams import Abandoned
 from workbench.state import open_engine
 from workbench.telemetry.context import attributed, carried
 from workbench.telemetry.ledger import Ledger
 from workbench.telemetry.spans import Tracing
-from workbench.telemetry.trace import load_trace
+from workbench.telemetry.traces import load_trace
 from workbench.testing import FakeClock, ScriptedModel
 
 SMALL, STRONG = "local/smollm2-135m", "local/qwen2.5-coder-0.5b"

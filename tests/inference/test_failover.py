@@ -24,7 +24,7 @@ from workbench.errors import (
     Unavailable,
     WorkbenchError,
 )
-from workbench.inference.attempts import LEAST_USEFUL_S
+from workbench.inference.attempt import LEAST_USEFUL_S
 from workbench.inference.failover import Cooldowns, RetryPolicy, call_models
 from workbench.inference.messages import Request
 from workbench.testing import FakeClock, ScriptedModel

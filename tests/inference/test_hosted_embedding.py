@@ -7,30 +7,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.bench.tiny import HYBRID, project
 from tests.inference.embeddings_server import DIMENSION, serving
-from tests.inference.test_routed import accept
-from workbench.bench.provenance import build_parameters
-from workbench.bench.retrieval import RetrievalBench, RetrievalParameters
-from workbench.caching.semantic import SemanticCache
+from tests.retrieval.tiny import HYBRID, project
+from tests.routing.test_route import accept
+from workbench.caching.cache import SemanticCache
 from workbench.config import Settings
 from workbench.errors import BudgetExceeded, CallFailed, RateLimited, UnknownPrice
+from workbench.evalset.outcomes import Requests
+from workbench.evaluation.provenance import build_parameters
 from workbench.inference import prices
-from workbench.inference.attempts import Books
-from workbench.inference.budget import Budget
-from workbench.inference.cache_protocol import CacheUse
+from workbench.inference.attempt import Books
+from workbench.inference.budgets import Budget
 from workbench.inference.client import Client
-from workbench.inference.embedding import load_embedder
-from workbench.inference.hosted_embedding import HostedEmbedder
+from workbench.inference.embedding import HostedEmbedder, load_embedder
 from workbench.inference.limits import Limit
-from workbench.inference.messages import Response, Usage
-from workbench.inference.routed import load_routed
-from workbench.inference.routing import POLICIES
-from workbench.inference.routing_features import Requests
+from workbench.inference.messages import CacheUse, Response, Usage
+from workbench.retrieval.notebook import RetrievalBench, RetrievalParameters
+from workbench.routing.policies import POLICIES
+from workbench.routing.route import load_routed
 from workbench.state import open_engine
 from workbench.telemetry.context import attributed
 from workbench.telemetry.ledger import Ledger
-from workbench.telemetry.trace import load_trace
+from workbench.telemetry.traces import load_trace
 from workbench.testing import FakeClock, HashEmbedder, ScriptedModel, WordTokenizer
 
 MODEL = "openai/text-embedding-3-small"

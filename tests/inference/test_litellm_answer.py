@@ -4,8 +4,8 @@ import pytest
 
 from tests.inference.test_providers import CLAUDE, MESSAGES, TOOL, answering, ask, chunk, openai
 from workbench.errors import Throttled
+from workbench.inference.hosted import LiteLLMProvider
 from workbench.inference.messages import Request, ToolCall, Usage
-from workbench.inference.providers import LiteLLMProvider
 
 HOUR = {"type": "text", "text": "A long preamble", "cache_control": {"type": "ephemeral", "ttl": "1h"}}
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from workbench.errors import ProviderError, Rejected
+from workbench.inference.hosted import LiteLLMProvider, load_litellm
 from workbench.inference.messages import Request, ToolCall, Usage
 from workbench.inference.prices import load_prices
-from workbench.inference.providers import LiteLLMProvider, load_litellm
 
 ROOT = Path(__file__).parents[2]
 MESSAGES = ({"role": "user", "content": "Hi"},)
@@ -217,10 +217,10 @@ def test_the_key_is_not_shown():
 def test_litellm_is_loaded_by_the_first_call_and_not_before():
     code = """
 import sys
-import workbench.inference.client, workbench.inference.failover, workbench.inference.recording, workbench.testing
+import workbench.inference.client, workbench.inference.failover, workbench.inference.recordings, workbench.testing
 from workbench.inference.messages import Request
-from workbench.inference.providers import LiteLLMProvider
-from workbench.inference.serving import local_provider
+from workbench.inference.hosted import LiteLLMProvider
+from workbench.inference.local import local_provider
 provider = LiteLLMProvider("http://127.0.0.1:9/v1")
 heavy = {"litellm", "openai", "httpx", "xllamacpp", "huggingface_hub"}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
@@ -246,13 +246,13 @@ def test_a_replay_loads_neither_litellm_nor_the_engine(tmp_path):
     code = """
 import sys
 from pathlib import Path
-from workbench.inference.attempts import Books
+from workbench.inference.attempt import Books
 from workbench.inference.client import Client
 from workbench.inference.messages import Request, Response, Usage
 from workbench.inference.prices import load_prices
-from workbench.inference.providers import LiteLLMProvider
-from workbench.inference.recording import Recordings
-from workbench.inference.serving import local_provider
+from workbench.inference.hosted import LiteLLMProvider
+from workbench.inference.recordings import Recordings
+from workbench.inference.local import local_provider
 folder = Path(sys.argv[1])
 asked = Request("local/smollm2-135m", ({"role": "user", "content": "Hi"},))
 Recordings(folder / "r.jsonl", live=True).add(asked, "q1", Response("Hello", asked.model, Usage(fresh=9, output=1)))

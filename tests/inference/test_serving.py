@@ -15,10 +15,9 @@ import pytest
 
 from workbench.config import load_settings
 from workbench.errors import ConfigError, ContextTooLong, ProviderError, Unavailable
-from workbench.inference.local import CONTEXT_TOKENS, LocalModels, served_name
+from workbench.inference.hosted import LiteLLMProvider
+from workbench.inference.local import CONTEXT_TOKENS, LocalModels, local_provider, served_name, serving
 from workbench.inference.messages import Request
-from workbench.inference.providers import LiteLLMProvider
-from workbench.inference.serving import local_provider, serving
 from workbench.inference.weights import WEIGHTS
 
 MODEL = "local/smollm2-135m"
@@ -26,7 +25,7 @@ ASKED = Request(MODEL, ({"role": "user", "content": "Name three cities of France
 PARENT = """
 import sys
 from pathlib import Path
-from workbench.inference.serving import serving
+from workbench.inference.local import serving
 with serving("smollm2-135m", Path(sys.argv[1])) as server:
     print(server.pid, flush=True)
     sys.stdin.read()

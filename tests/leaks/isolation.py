@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from workbench.records import Hit
-from workbench.retrieval.filters import Equals, Filter
 from workbench.retrieval.indexing import VectorIndex
 from workbench.retrieval.store import ChunkRow
 from workbench.retrieval.strategies import FullText, Hybrid, Question, Strategy, Vector
-from workbench.retrieval.tenant import TenantHandle
+from workbench.retrieval.tenant import Equals, Filter, TenantHandle
 
 K = 10
 CLASSES = Equals("document_type", "class")

@@ -11,10 +11,9 @@ import numpy as np
 
 from tests.leaks.isolation import TENANT_FILTER, Leak
 from tests.retrieval.tables import EMBEDDER, row
-from workbench.retrieval.filters import Equals, OneOf
 from workbench.retrieval.store import ChunkRow, Store
 from workbench.retrieval.strategies import Hybrid, Question
-from workbench.retrieval.tenant import TenantHandle
+from workbench.retrieval.tenant import Equals, OneOf, TenantHandle
 
 QUERY = np.ones(EMBEDDER.dimension, dtype=np.float32) / 4
 # Marks that end, escape or comment out a text in some dialect, alone and in every position of a name.

@@ -7,11 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.caching.caches import answer
-from workbench.caching.response import ResponseCache
+from workbench.caching.cache import ResponseCache, SemanticCache
 from workbench.caching.scope import Scope
-from workbench.caching.semantic import SemanticCache
-from workbench.inference.cache_protocol import CacheUse
-from workbench.inference.messages import Request
+from workbench.inference.messages import CacheUse, Request
 from workbench.state import open_engine
 from workbench.telemetry.context import Attribution
 from workbench.testing import HashEmbedder

@@ -4,9 +4,8 @@ from tests.caching.caches import answer
 from tests.leaks.operations import HOSTILE
 from tests.leaks.test_cache_leaks import Asked
 from tests.telemetry.rows import row
-from workbench.caching.response import ResponseCache
-from workbench.inference.budget import Budget
-from workbench.inference.budgets import Budgets
+from workbench.caching.cache import ResponseCache
+from workbench.inference.budgets import Budget, Budgets
 from workbench.telemetry.ledger import Ledger
 
 

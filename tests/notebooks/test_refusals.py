@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.notebooks.zoo import add_notebook, make_settings
-from workbench.clock import SystemClock
+from workbench.config import SystemClock
 from workbench.errors import ConfigError, RunError
 from workbench.runner import Event, Job, RunRecord, list_runs, run_all
 

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.notebooks.zoo import CHILD, NATIVE, add_notebook, is_running, kernels_of, make_settings
-from workbench.clock import SystemClock
-from workbench.config import Settings
+from workbench.config import Settings, SystemClock
 from workbench.runner import Job, list_runs, run_all
 
 # Far below the 300 s that the cells would take, far above what a busy machine needs: minutes are the failure.
@@ -35,7 +34,7 @@ def test_native_code_past_the_hard_timeout_is_killed_with_its_children(tmp_path:
 RUN_TWO = """
 import signal, sys
 from pathlib import Path
-from workbench.clock import SystemClock
+from workbench.config import SystemClock
 from workbench.config import load_settings
 from workbench.runner import Job, run_all
 signal.signal(signal.SIGINT, signal.default_int_handler)

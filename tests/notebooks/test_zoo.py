@@ -16,7 +16,7 @@ from tests.notebooks.zoo import (
     kernels_of,
     make_settings,
 )
-from workbench.clock import SystemClock
+from workbench.config import SystemClock
 from workbench.runner import Event, Job, RunRecord, list_runs, run_all
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for orphans in /proc")

@@ -6,8 +6,8 @@ from functools import cache
 import pytest
 
 from tests.reports.hostile import defect_of, evil, hostile_spans
-from workbench.rendering.spans import SpanRow
-from workbench.rendering.waterfall import page, waterfall_text
+from workbench.telemetry.tree import SpanRow
+from workbench.telemetry.waterfall import page, waterfall_text
 
 TOOL = "gen_ai.tool.call."
 

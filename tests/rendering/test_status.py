@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 
 from workbench.records import GateStatus, Verdict
-from workbench.rendering.status import SIGNS, VERDICTS, signed, tone, verdict_label
+from workbench.rendering.text import SIGNS, VERDICTS, signed, tone, verdict_label
 
 
 @pytest.mark.parametrize("status", get_args(GateStatus))

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from workbench.evaluation.claims import ArmFacts, Values, claims_of
-from workbench.evaluation.comparison import pairwise, spent
-from workbench.evaluation.decision import decide
+from workbench.evaluation.compare import pairwise, spent
+from workbench.evaluation.decision import ArmFacts, Values, claims_of, decide
 from workbench.records import Decision, Fingerprint, Rule
 
 DRAWS = 200  # few, because what is tested is what is told

@@ -10,8 +10,8 @@ from typing import Any
 from tests.reports import samples
 from workbench.evaluation.summary import ItemCase, Section, Summary
 from workbench.records import Claim, Decision, Fingerprint
-from workbench.rendering.escape import visible
-from workbench.reports.views import VOLUME
+from workbench.rendering.text import visible
+from workbench.reports.run import VOLUME
 
 _START = r"(?:<|&lt;|&#60;)b(?:\u202e|\[U\+202E\]|&#91;U\+202E&#93;) "
 _END = r" x=.{1,80}?(?:\||&#124;)(?:\*|&#42;)"

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.reports import samples
-from workbench.reports.figure import COLOURS, arm_style, fitted, text_width
-from workbench.reports.figures import Figure, forest, frontier, lines, slices
-from workbench.reports.placement import Box, place, spread
+from workbench.reports.charts import forest, lines, slices
+from workbench.reports.figure import COLOURS, Box, Figure, arm_style, fitted, place, spread, text_width
+from workbench.reports.frontier import frontier
 
 SERIES = {"IVF": [(1e3, 9.0), (1e5, 14.0), (1e6, 31.0)], "exact": [(1e3, 4.0), (1e5, 60.0), (1e6, 590.0)]}
 DRAWINGS: dict[str, Callable[[], Figure]] = {

@@ -9,18 +9,16 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests.rendering.test_waterfall import Read
 from tests.reports import samples
 from tests.reports.hostile import bare_run, defect_of, evil, hostile_run, hostile_spans
 from tests.reports.reading import ALLOWED
+from tests.telemetry.test_waterfall import Read
+from workbench.rendering.html import sanitize
 from workbench.rendering.progress import Progress
-from workbench.rendering.sanitize import sanitize
 from workbench.rendering.table import Column, Table
-from workbench.reports.figures import lines
-from workbench.reports.html import write_report
-from workbench.reports.junit import junit_xml
-from workbench.reports.markdown import markdown_summary
-from workbench.reports.notebook import appendix
+from workbench.reports.brief import junit_xml, markdown_summary
+from workbench.reports.charts import lines
+from workbench.reports.page import appendix, write_report
 from workbench.runner import RunRecord
 
 STATUS = '<span class="wb-status wb-open">· '

@@ -15,7 +15,7 @@ from tests.reports.reading import Page
 from workbench.errors import RunError
 from workbench.evaluation.summary import Summary
 from workbench.records import Decision, Rule
-from workbench.reports.html import write_report
+from workbench.reports.page import write_report
 
 HOSTILE = {
     "markup": "<script>alert(1)</script>\"><img src=x onerror=alert(1)>'><svg/onload=alert(1)>",

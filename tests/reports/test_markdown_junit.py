@@ -9,8 +9,7 @@ from markdown_it import MarkdownIt
 
 from tests.reports import samples
 from tests.reports.test_html import HOSTILE, spoiled
-from workbench.reports.junit import junit_xml
-from workbench.reports.markdown import BYTES_LIMIT, markdown_summary, markdown_text
+from workbench.reports.brief import BYTES_LIMIT, junit_xml, markdown_summary, markdown_text
 
 
 def suite_of(run_dir: Path) -> ET.Element:

@@ -12,7 +12,7 @@ from tests.reports.drawn import drawn
 from workbench.inference.prices import PriceTable, Rate, Work, nanos
 from workbench.records import Decision, Rule
 from workbench.rendering.table import Table
-from workbench.reports.views import (
+from workbench.reports.run import (
     DIFFERENCE,
     against_table,
     change_words,

@@ -5,9 +5,11 @@ import pytest
 from workbench.errors import ConfigError
 from workbench.inference.prices import load_prices
 from workbench.records import parameters_of
-from workbench.retrieval import chunking, filters, indexing, reranking, strategies
+from workbench.retrieval import chunking, indexing, strategies
+from workbench.retrieval import rerank as reranking
+from workbench.retrieval import tenant as filters
 from workbench.retrieval.arms import CHUNKERS, FITTED, STRATEGIES, build_arm, make_arm, make_arms
-from workbench.retrieval.reranking import CrossEncoderRanker, LearnedRanker
+from workbench.retrieval.rerank import CrossEncoderRanker, LearnedRanker
 from workbench.retrieval.strategies import Arm, Hybrid, Weighted
 
 NAMES = {name: value for m in (chunking, filters, indexing, reranking, strategies) for name, value in vars(m).items()}

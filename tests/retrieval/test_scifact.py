@@ -6,15 +6,15 @@ import polars as pl
 import pytest
 from ir_measures import AP, RR, P, R, nDCG
 
-from tests.evaluation.small_evalset import shared
+from tests.evalset.small_evalset import shared
 from workbench.config import load_settings
-from workbench.evaluation.comparison import compare
-from workbench.evaluation.evalset import load_evalset
-from workbench.evaluation.metrics import measure_all, rank
-from workbench.evaluation.scoring import ask, score
+from workbench.evalset.evalset import load_evalset
+from workbench.evaluation.compare import compare
 from workbench.inference.embedding import load_embedder
 from workbench.retrieval.arms import make_arms
-from workbench.retrieval.searching import Searcher
+from workbench.retrieval.ask import ask, score
+from workbench.retrieval.metrics import measure_all, rank
+from workbench.retrieval.searcher import Searcher
 
 # 5,183 abstracts are embedded where no cache has them: once, by one worker
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), pytest.mark.xdist_group("scifact")]

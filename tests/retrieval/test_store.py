@@ -6,10 +6,9 @@ import pytest
 
 from tests.retrieval.tables import EMBEDDER, natural_rows, open_store, random_rows, row
 from workbench.errors import StoreError, TenantError
-from workbench.retrieval.filters import Between, Equals, OneOf
 from workbench.retrieval.indexing import Exact, FullTextIndex, HnswSq, IvfPq
 from workbench.retrieval.store import Store
-from workbench.retrieval.tenant import ChunkHit
+from workbench.retrieval.tenant import Between, ChunkHit, Equals, OneOf
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from workbench.errors import StoreError
-from workbench.retrieval.vectors import VectorCache
+from workbench.retrieval.ingest import VectorCache
 from workbench.testing import HashEmbedder
 
 

@@ -9,11 +9,11 @@ import polars as pl
 import pytest
 
 from tests.notebooks.zoo import add_notebook, make_settings
-from workbench.bench.experiment import anchor_path
-from workbench.clock import SystemClock
+from workbench.config import SystemClock
 from workbench.errors import ConfigError, EvalsetError, RunError
+from workbench.evaluation.experiment import anchor_path
 from workbench.evaluation.gate import EXIT_CODES, Gate, GateClaim
-from workbench.records import Claim, Decision, Fingerprint, GateStatus, Pair, Rule
+from workbench.records import Claim, Decision, Fingerprint, GateStatus, PairedBounds, Rule
 from workbench.runner import Check, RunRecord, accept, accepted_decisions, check
 from workbench.runner.decisions import worst_exit_code
 from workbench.runner.runs import close_run, open_run
@@ -78,7 +78,7 @@ def finished(settings, decision=DECISION, *, status="done", scores=None, paramet
 
 def later(arm="text", low=-0.01, **changes):
     """Decision of another arm, which lies at least ``low`` from ``vector``, the anchor."""
-    pair = Pair("vector", low + 0.01, low, low + 0.02, 20, "holds" if low > -0.02 else "inconclusive")
+    pair = PairedBounds("vector", low + 0.01, low, low + 0.02, 20, "holds" if low > -0.02 else "inconclusive")
     claims = (CLAIM, replace(CLAIM, arm="text", pairs=(pair,)))
     return replace(DECISION, verdict="chosen", arm=arm, claims=claims, **changes)
 

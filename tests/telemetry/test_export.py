@@ -17,7 +17,7 @@ from workbench.state import open_engine
 from workbench.telemetry.context import attributed
 from workbench.telemetry.export import SPANS
 from workbench.telemetry.spans import Tracing
-from workbench.telemetry.trace import latest_traces, load_trace
+from workbench.telemetry.traces import latest_traces, load_trace
 
 CHILD = """
 import sys

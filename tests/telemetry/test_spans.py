@@ -14,12 +14,11 @@ import sqlalchemy as sa
 
 from tests.databases import file_bytes
 from workbench.errors import ConfigError
-from workbench.rendering.spans import SpanRow
 from workbench.state import open_engine
-from workbench.telemetry.content import LIMIT_BYTES
 from workbench.telemetry.context import attributed, carried
-from workbench.telemetry.spans import Span, Tracing
-from workbench.telemetry.trace import load_trace
+from workbench.telemetry.spans import LIMIT_BYTES, Span, Tracing
+from workbench.telemetry.traces import load_trace
+from workbench.telemetry.tree import SpanRow
 
 MESSAGES = "gen_ai.input.messages"
 

@@ -9,22 +9,168 @@ of another process would take a new entry for an old one: the row `HIGHEST` keep
 that are gone, and a scope that comes back goes on from there.
 """
 
+import json
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import sqlalchemy as sa
 
-from workbench.caching import invalidations
-from workbench.caching.rows import ENTRIES, METADATA, SCOPES, SOURCES, CorruptError, Entry, checksum, entry_of
 from workbench.caching.scope import Scope, exact
-from workbench.clock import Clock
+from workbench.config import Clock
 from workbench.errors import ConfigError
-from workbench.inference.messages import Response
+from workbench.inference.messages import Response, ToolCall, Usage
+from workbench.records import content_hash
 from workbench.state import insert_ignore, reader
 from workbench.telemetry.redaction import redact
+
+METADATA = sa.MetaData()
+SCOPES = sa.Table(
+    "wb_cache_scope",
+    METADATA,
+    sa.Column("scope", sa.String(64), primary_key=True),
+    sa.Column("tenant_id", sa.Text, nullable=False, index=True),
+    sa.Column("corpus_version", sa.Text, nullable=False),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Column("removed", sa.BigInteger, nullable=False),
+    sa.Column("entries", sa.BigInteger, nullable=False),
+)
+ENTRIES = sa.Table(
+    "wb_cache",
+    METADATA,
+    sa.Column("scope", sa.String(64), primary_key=True),
+    sa.Column("version", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("question", sa.String(64), nullable=False),
+    sa.Column("vector", sa.LargeBinary, nullable=False),
+    sa.Column("payload", sa.Text, nullable=False),
+    sa.Column("created_us", sa.BigInteger, nullable=False, index=True),
+    sa.Column("used_us", sa.BigInteger, nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.UniqueConstraint("scope", "question"),
+    sa.Index("wb_cache_used", "scope", "used_us"),
+)
+SOURCES = sa.Table(
+    "wb_cache_source",
+    METADATA,
+    sa.Column("source", sa.Text, primary_key=True),
+    sa.Column("scope", sa.String(64), primary_key=True),
+    sa.Column("version", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Index("wb_cache_source_entry", "scope", "version"),
+)
+# What was invalidated last when: rows with "" stand for any, and the one of "" alone counts them all.
+INVALIDATIONS = sa.Table(
+    "wb_cache_invalidation",
+    METADATA,
+    sa.Column("source", sa.Text, primary_key=True),
+    sa.Column("tenant_id", sa.Text, primary_key=True),
+    sa.Column("corpus_version", sa.Text, primary_key=True),
+    sa.Column("number", sa.BigInteger, nullable=False),
+    sa.Column("at_us", sa.BigInteger, nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One cached answer; ``intent`` is the question it was given to, times are microseconds since 1970."""
+
+    version: int
+    intent: str
+    response: Response
+    cost_nanos: int
+    created_us: int
+
+
+class CorruptError(Exception):
+    """A row that is not as it was written."""
+
+
+def checksum(scope: str, question: str, vector: bytes, payload: str, created_us: int) -> str:
+    """Hash of all of a row that is ever served or decides whether it is."""
+    return content_hash(scope, question, vector, payload, str(created_us))
+
+
+def entry_of(row: Any) -> Entry:
+    """Entry of a row.
+
+    Raises
+    ------
+    CorruptError
+        If the row cannot be read, or is not as it was written.
+    """
+    try:
+        raw = json.loads(row.payload)
+        answer = raw["response"]
+        usage = answer.pop("usage")
+        calls = tuple(ToolCall(**call) for call in answer.pop("tool_calls"))
+        response = Response(usage=None if usage is None else Usage(**usage), tool_calls=calls, **answer)
+        entry = Entry(row.version, raw["intent"], response, raw["cost_nanos"], row.created_us)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptError("answer that cannot be read") from error
+    if row.sha256 != checksum(row.scope, row.question, row.vector, row.payload, row.created_us):
+        raise CorruptError("hash that does not fit")
+    return entry
+
+
+def unit_vector(blob: bytes, dimension: int) -> bool:
+    """Whether the bytes are a float32 vector of that dimension and of length 1."""
+    if len(blob) != 4 * dimension:
+        return False
+    vector = np.frombuffer(blob, "<f4")
+    return bool(abs(vector @ vector - 1) <= 2e-3)  # False for NaN too
+
+
+# No call takes longer than a day.
+CALL_US = 86_400e6
+_I = INVALIDATIONS.c
+_COUNTER = sa.and_(_I.source == "", _I.tenant_id == "", _I.corpus_version == "")
+
+
+def begin(connection: sa.Connection) -> None:
+    """Add the row that counts; nobody could hold it if it were not there."""
+    insert_ignore(
+        connection,
+        INVALIDATIONS,
+        [{"source": "", "tenant_id": "", "corpus_version": "", "number": 0, "at_us": 0}],
+    )
+
+
+def moment(connection: sa.Connection) -> int:
+    """How many invalidations there were so far."""
+    return connection.scalar(sa.select(_I.number).where(_COUNTER)) or 0
+
+
+def remember(
+    connection: sa.Connection, *, source: str | None, tenant_id: str | None, corpus_version: str | None, at_us: int
+) -> None:
+    """Note an invalidation of what meets all conditions; None is any."""
+    raised = INVALIDATIONS.update().where(_COUNTER).values(number=_I.number + 1).returning(_I.number)
+    number = connection.scalar(raised)
+    what = {"source": source, "tenant_id": tenant_id, "corpus_version": corpus_version}
+    row = {name: "" if value is None else exact(value) for name, value in what.items()}
+    connection.execute(INVALIDATIONS.delete().where(*(_I[name] == value for name, value in row.items())))
+    connection.execute(INVALIDATIONS.insert(), {**row, "number": number, "at_us": at_us})
+
+
+def changed(connection: sa.Connection, scope: Scope, sources: Iterable[str], *, since: int) -> bool:
+    """Whether something that the answer rests on was invalidated; until the transaction ends nothing is."""
+    connection.execute(sa.select(_I.number).where(_COUNTER).with_for_update(read=True))
+    met = sa.select(sa.func.count()).where(
+        ~_COUNTER,
+        _I.number > since,
+        _I.source.in_(["", *map(exact, sources)]),
+        _I.tenant_id.in_(["", exact(scope.tenant_id)]),
+        _I.corpus_version.in_(["", exact(scope.corpus_version)]),
+    )
+    return bool(connection.scalar(met))
+
+
+def forget(connection: sa.Connection, *, now_us: int) -> None:
+    """Drop what is older than any call that may still be on its way."""
+    connection.execute(INVALIDATIONS.delete().where(~_COUNTER, _I.at_us < now_us - CALL_US))
+
 
 _TABLES_LOCK = 0x77625F6361636865  # "wb_cache"
 _PART = 500
@@ -72,7 +218,7 @@ class Entries:
             if connection.dialect.name == "postgresql":  # its "if not exists" fails where two processes start at once
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_TABLES_LOCK)))
             METADATA.create_all(connection)
-            invalidations.begin(connection)
+            begin(connection)
 
     def now_us(self) -> int:
         """Microseconds since 1970 by the cache's clock."""
@@ -86,7 +232,7 @@ class Entries:
     def moment(self) -> int:
         """Count of the invalidations so far, of all scopes."""
         with reader(self._engine).begin() as connection:
-            return invalidations.moment(connection)
+            return moment(connection)
 
     def news(self, scope: str, version: int, removed: int) -> News:
         """Rows of a scope that are newer than ``version``, and which are left if any went after ``removed``."""
@@ -151,7 +297,7 @@ class Entries:
             return False
         payload = exact({"intent": intent, "response": asdict(response), "cost_nanos": cost_nanos})
         with self._writing, self._engine.begin() as connection:
-            if invalidations.changed(connection, scope, cited, since=since):
+            if changed(connection, scope, cited, since=since):
                 self.problems["answer that rests on what was invalidated meanwhile"] += 1
                 return False
             version, held = self._advance(connection, key, scope)
@@ -202,7 +348,7 @@ class Entries:
             raise ConfigError("invalidate() was asked without a source, tenant_id or corpus_version; name one")
         what = {"source": source, "tenant_id": tenant_id, "corpus_version": corpus_version}
         with self._writing, self._engine.begin() as connection:  # committed first: who keeps next must see it
-            invalidations.remember(connection, **what, at_us=self.now_us())
+            remember(connection, **what, at_us=self.now_us())
         return self._drop_where(sa.and_(*where))
 
     def purge(self) -> int:
@@ -210,7 +356,7 @@ class Entries:
         gone = self._drop_where(ENTRIES.c.created_us <= self.oldest_us)
         s = SCOPES.c
         with self._writing, self._engine.begin() as connection:
-            invalidations.forget(connection, now_us=self.now_us())
+            forget(connection, now_us=self.now_us())
             empty = sa.select(s.scope, s.version).where(s.entries == 0, s.scope != HIGHEST)
             # a locked one is being written to; and to wait for it, with others in hand, could end in a deadlock
             found = connection.execute(empty.with_for_update(skip_locked=True)).all()

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from workbench.caching.entries import News
-from workbench.caching.rows import unit_vector
+from workbench.caching.entries import News, unit_vector
 
 Vector = npt.NDArray[np.float32]
 _SMALLEST = 16

@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
-from workbench.inference.cache_protocol import CacheUse
 from workbench.inference.embedding import Embedder
-from workbench.inference.messages import Message, Request
+from workbench.inference.messages import CacheUse, Message, Request
 from workbench.records import content_hash
 from workbench.telemetry.context import Attribution
 

@@ -6,18 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from workbench.cli.arguments import named_values
-from workbench.cli.budgets import budgets
-from workbench.cli.files import write_file
-from workbench.cli.imports import import_app
-from workbench.cli.lines import say, say_error
-from workbench.cli.models import models_app
-from workbench.cli.record import record as record_command
-from workbench.cli.trace import trace
-from workbench.clock import SystemClock
-from workbench.config import Settings, load_settings
+from workbench.cli.calls import budgets, models_app, trace
+from workbench.cli.calls import record as record_command
+from workbench.cli.import_commands import import_app
+from workbench.cli.lines import named_values, say, say_error, write_file
+from workbench.config import Settings, SystemClock, load_settings
 from workbench.errors import ConfigError, WorkbenchError
-from workbench.rendering.escape import visible
+from workbench.rendering.text import visible
 
 if TYPE_CHECKING:
     from workbench.runner import RunRecord
@@ -95,7 +90,7 @@ def check(
 
     Exit code: 0 all hold, 1 one is broken, 2 one is inconclusive or stale, 3 one could not be checked.
     """
-    from workbench.reports.junit import junit_xml
+    from workbench.reports.brief import junit_xml
     from workbench.runner import TerminalProgress
     from workbench.runner import check as check_decisions
     from workbench.runner.decisions import worst_exit_code
@@ -126,7 +121,7 @@ def accept(
     ] = None,
 ) -> None:
     """Accept the decision of a run, so that CI keeps checking it."""
-    from workbench.bench.experiment import anchor_path
+    from workbench.evaluation.experiment import anchor_path
     from workbench.records import Decision
     from workbench.runner import accept as accept_run
 
@@ -153,7 +148,7 @@ def runs(
     evalset: Annotated[str, typer.Option(help="Only the runs on this evalset.")] = "",
 ) -> None:
     """List the runs on disk, oldest first: evalset, verdict and arm, gate."""
-    from workbench.rendering.status import verdict_label
+    from workbench.rendering.text import verdict_label
     from workbench.runner import list_runs
     from workbench.runner.decisions import evalset_of, verdict_of
 
@@ -175,7 +170,7 @@ def summary(
     run: Annotated[str, typer.Argument(help="Folder of a run, or its name below runs/; the newest by default.")] = "",
 ) -> None:
     """Print a run as Markdown, for a build's summary page or a comment."""
-    from workbench.reports.markdown import markdown_summary
+    from workbench.reports.brief import markdown_summary
     from workbench.runner import list_runs
 
     settings = load_settings()
@@ -199,7 +194,7 @@ app.command()(trace)
 @evalset_app.command("check")
 def evalset_check(path: Annotated[str, typer.Argument(help="Name or folder of an evalset.")]) -> None:
     """Report every defect with its file and line; exit code 1 where there is an error."""
-    from workbench.evaluation.checking import check_evalset, exit_code, summarise
+    from workbench.evalset.check import check_evalset, exit_code, summarise
 
     findings = check_evalset(path, load_settings())
     typer.echo(visible(summarise(findings)))
@@ -209,8 +204,8 @@ def evalset_check(path: Annotated[str, typer.Argument(help="Name or folder of an
 @evalset_app.command("lock")
 def evalset_lock(path: Annotated[str, typer.Argument(help="Name or folder of an evalset with a corpus.toml.")]) -> None:
     """Pin the corpus as it is built here; judgements made for another one no longer hold."""
-    from workbench.evaluation.evalset import find_evalset
-    from workbench.retrieval.corpus import write_lock
+    from workbench.evalset.corpus import write_lock
+    from workbench.evalset.evalset import find_evalset
 
     settings = load_settings()
     folder = find_evalset(path, settings)

@@ -1,8 +1,47 @@
 """Lines that a command prints."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import typer
 
-from workbench.rendering.escape import visible, visible_line
+from workbench.errors import ConfigError
+from workbench.rendering.text import visible, visible_line
+
+
+def named_values(given: Sequence[str], option: str = "-p") -> dict[str, str]:
+    """Read values by name; ``option`` is named in the message.
+
+    Raises
+    ------
+    ConfigError
+        If an entry has no name or no ``=``, or a name is given twice.
+    """
+    pairs: dict[str, str] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"{option} takes NAME=VALUE, found {text!r}")
+        if name in pairs:
+            raise ConfigError(f"{option} {name} is given twice: {pairs[name]!r} and {value!r}")
+        pairs[name] = value
+    return pairs
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write a file and say so; folders that are missing are made.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
+    typer.echo(f"written: {path}")
 
 
 def say(line: str, *, err: bool = False) -> None:

@@ -1,9 +1,26 @@
 """From claims on the test split to one decision: the cheapest arm that is shown to lie near the best for the money."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
-from workbench.evaluation.claims import affordable, fast_enough, good_enough, is_open, too_few
+import numpy as np
+import polars as pl
+from scipy import stats
+
+from workbench.evaluation.compare import (
+    DRAWS,
+    MIN_CLUSTERS,
+    MIN_DIFFERING,
+    Pairwise,
+    bootstrap_t,
+    item_clusters,
+    item_values,
+    most_worse,
+    pairwise,
+    spent,
+)
+from workbench.evaluation.power import TARGET, clusters_needed, each_of
 from workbench.evaluation.sentences import (
     chosen_sentence,
     few_sentence,
@@ -13,7 +30,271 @@ from workbench.evaluation.sentences import (
     tied_note,
     upgrade_note,
 )
-from workbench.records import Claim, Rule, Verdict
+from workbench.records import Claim, GateStatus, PairedBounds, Rule, Verdict
+
+# Measured latency is noisy, so that an arm breaks its limit only when it is beyond it by this share.
+LATENCY_TOLERANCE = 0.2
+# The spread that a number of further questions is planned with is itself uncertain: both ends of its 80 % interval.
+SPREAD_ENDS = (0.9, 0.1)
+MIN_DEV_CLUSTERS = 10
+# How bad the worst of several statuses is, mildest first.
+_SEVERITY: tuple[GateStatus, ...] = ("identical", "holds", "inconclusive", "broken")
+
+
+@dataclass(frozen=True, slots=True)
+class ArmFacts:
+    """What is known of an arm beside its scores; ``order`` breaks ties of cost: simpler arms come first."""
+
+    name: str
+    parameters: dict[str, Any]
+    cost_usd_per_1k: float
+    latency_p95_ms: float | None
+    order: int
+    spread: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """Scores of the arms on the same items, in the order of their facts.
+
+    Attributes
+    ----------
+    own, worst, best : ndarray of float, shape (arms, items)
+        What an arm's own interval, claims of it, and claims against it are made from. They differ where an item failed
+        (0, 0 and 1), and where an arm's hits are not judged well enough.
+    clusters : ndarray of int, shape (items,)
+    coverage : ndarray of float, shape (arms,)
+        Values by items and repeats.
+    """
+
+    own: np.ndarray
+    worst: np.ndarray
+    best: np.ndarray
+    clusters: np.ndarray
+    coverage: np.ndarray
+
+    @classmethod
+    def of(cls, scores: pl.DataFrame, names: Sequence[str], *, against: pl.DataFrame | None = None) -> "Values":
+        """Read rows of one metric and one split; ``against`` replaces them where they count against other arms."""
+        items, codes = item_clusters(scores)
+        low = np.stack([item_values(scores, name, items, missing=0.0) for name in names])
+        high_of = scores if against is None else against
+        high = np.stack([item_values(high_of, name, items, missing=1.0) for name in names])
+        found = dict(scores.group_by("arm").agg(pl.col("value").count()).iter_rows())
+        rows = len(items) * scores["repeat"].n_unique()
+        return cls(low, low, high, codes, np.array([found.get(name, 0) / rows for name in names]))
+
+    def take(self, clusters: np.ndarray) -> "Values":
+        """Items of these clusters, each cluster as often as it is named; a repeat is a cluster of its own."""
+        order = np.argsort(self.clusters, kind="stable")
+        starts = np.searchsorted(self.clusters[order], np.arange(int(self.clusters.max()) + 2))
+        places = [order[starts[c] : starts[c + 1]] for c in clusters]
+        at, codes = np.concatenate(places), np.repeat(np.arange(len(places)), [len(p) for p in places])
+        return Values(self.own[:, at], self.worst[:, at], self.best[:, at], codes, self.coverage)
+
+
+def fast_enough(latency_p95_ms: float | None, rule: Rule) -> bool:
+    """Whether a measured latency keeps the limit, with the tolerance; what was not timed does."""
+    if rule.latency_limit_ms is None or latency_p95_ms is None:
+        return True
+    return latency_p95_ms <= rule.latency_limit_ms * (1 + LATENCY_TOLERANCE)
+
+
+def affordable(cost_usd_per_1k: float, reference_usd_per_1k: float | None, rule: Rule) -> bool:
+    """Whether an arm costs no more than the arm in use; without one, whether it keeps the limit of costs, if any."""
+    if reference_usd_per_1k is not None:
+        return not rule.counts(reference_usd_per_1k, cost_usd_per_1k)
+    return rule.max_usd_per_1k is None or cost_usd_per_1k <= rule.max_usd_per_1k
+
+
+def rivals_of(arm: ArmFacts, facts: Sequence[ArmFacts], rule: Rule) -> list[str]:
+    """Arms that this one must not lie far below: what one could have for the money, and the anchor.
+
+    For an arm that costs no more than the arm in use these are all such arms, for a dearer one all that cost no more
+    than itself. An arm that is too slow is none that one could have.
+    """
+    in_use = next((f.cost_usd_per_1k for f in facts if f.name == rule.reference), None)
+    within = affordable(arm.cost_usd_per_1k, in_use, rule)
+
+    def rivals(f: ArmFacts) -> bool:
+        if f.name == rule.anchor:
+            return True
+        if not fast_enough(f.latency_p95_ms, rule):
+            return False
+        if within:
+            return affordable(f.cost_usd_per_1k, in_use, rule)
+        return not rule.counts(arm.cost_usd_per_1k, f.cost_usd_per_1k)
+
+    return [f.name for f in facts if f.name != arm.name and rivals(f)]
+
+
+def make_claims(
+    test: pl.DataFrame, facts: Sequence[ArmFacts], rule: Rule, *, against: pl.DataFrame | None = None, seed: int = 0
+) -> tuple[Claim, ...]:
+    """One claim an arm, the arm in use first, from the test rows of the rule's metric.
+
+    Parameters
+    ----------
+    test : DataFrame
+        Rows of the arms (columns arm, item_id, repeat, value, cluster). A failed item counts 0 for its arm, and 1
+        where another arm is compared with it.
+    against : DataFrame, optional
+        Rows that replace ``test`` where they count against other arms: an arm whose value is only bounded counts as
+        good as it may be there, and as bad as it may be in its own claim.
+    """
+    ordered = sorted(facts, key=lambda f: (f.name != rule.reference, f.order))
+    values = Values.of(test, [f.name for f in ordered], against=against)
+    return claims_of(values, ordered, rule, pairwise_of(values, rule, seed=seed), seed=seed)
+
+
+def pairwise_of(values: Values, rule: Rule, *, seed: int = 0, draws: int = DRAWS) -> Pairwise:
+    """Every arm against every other, at the confidence that is left for this use of the split."""
+    confidence = spent(rule.confidence, rule.use)
+    return pairwise(values.worst, values.best, values.clusters, confidence=confidence, seed=seed, draws=draws)
+
+
+def claims_of(
+    values: Values, facts: Sequence[ArmFacts], rule: Rule, pairs: Pairwise, *, seed: int = 0, resampled: bool = False
+) -> tuple[Claim, ...]:
+    """Claims from bounds that are known; ``resampled`` takes a normal interval, where thousands are made at once."""
+    at = {f.name: i for i, f in enumerate(facts)}
+    intervals = _intervals(values, seed, resampled=resampled)
+    out = []
+    for i, f in enumerate(facts):
+        mine = tuple(_pair(pairs, i, j, other.name, rule) for j, other in enumerate(facts) if i != j)
+        rivals = [p for p in mine if p.other in rivals_of(f, facts, rule)]
+        nearest = min(rivals, key=lambda p: (p.difference, at[p.other]), default=None)
+        worst = min(rivals, key=lambda p: p.low, default=None)
+        status: GateStatus = max((p.status for p in rivals), key=_SEVERITY.index, default="identical")
+        mean, low, high = (float(part[i]) for part in intervals)
+        claim = Claim(
+            arm=f.name,
+            parameters=dict(f.parameters),
+            status=status,
+            estimate=mean,
+            estimate_low=low,
+            estimate_high=high,
+            difference=nearest.difference if nearest else 0.0,
+            low=worst.low if worst else 0.0,
+            high=min(p.high for p in rivals) if rivals else 0.0,
+            cost_usd_per_1k=f.cost_usd_per_1k,
+            latency_p95_ms=f.latency_p95_ms,
+            coverage=float(values.coverage[i]),
+            n_items=len(values.clusters),
+            n_clusters=pairs.n_clusters,
+            n_clusters_differ=worst.n_clusters_differ if worst else 0,
+            spread=f.spread,
+            best=nearest.other if nearest else "",
+            pairs=mine,
+        )
+        out.append(claim if resampled else _with_need(claim, rule, rivals, pairs, i, at))
+    return tuple(out)
+
+
+def _pair(pairs: Pairwise, a: int, b: int, other: str, rule: Rule) -> PairedBounds:
+    low, high = max(float(pairs.low[a, b]), -1.0), min(float(pairs.high[a, b]), 1.0)  # of values in [0, 1]
+    status = pairs.status(a, b, rule.margin)
+    return PairedBounds(other, float(pairs.mean[a, b]), low, high, int(pairs.differ[a, b]), status)
+
+
+def _intervals(values: Values, seed: int, *, resampled: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean of each arm with its two-sided 95 % interval, inside [0, 1]: of its own, so not simultaneous."""
+    ends = []
+    for row in values.own:
+        one = bootstrap_t(row[None], values.clusters, confidence=0.975, seed=seed, draws=2 if resampled else 4000)
+        wide = stats.norm.ppf(0.975) * one.se[0]
+        low, high = (one.mean[0] - wide, one.mean[0] + wide) if resampled else (one.low[0], one.high[0])
+        ends.append((one.mean[0], max(low, 0.0), min(high, 1.0)))
+    mean, low, high = np.array(ends).T
+    return mean, low, high
+
+
+def good_enough(c: Claim, rule: Rule) -> bool:
+    """Whether the claim holds, the lower end of the arm's own interval meets the floor, and it keeps the latency."""
+    meets = rule.floor is None or c.estimate_low >= rule.floor
+    return meets and c.status in ("holds", "identical") and fast_enough(c.latency_p95_ms, rule)
+
+
+def is_open(c: Claim, rule: Rule) -> bool:
+    """Whether more questions could still make the arm good enough: not where its own estimate says that it is not."""
+    if c.status == "broken" or not fast_enough(c.latency_p95_ms, rule) or c.difference <= -rule.margin:
+        return False
+    if rule.floor is not None and c.estimate_low < rule.floor:
+        return c.estimate_high >= rule.floor
+    return c.status == "inconclusive"
+
+
+def _with_need(
+    c: Claim, rule: Rule, rivals: Sequence[PairedBounds], pairs: Pairwise, i: int, at: Mapping[str, int]
+) -> Claim:
+    """Claim with the further items for 80 % power, or with the reason why no number of them helps."""
+    if not is_open(c, rule) or c.n_clusters < 2:
+        return c
+    ranges: list[tuple[int, int | None]] = []
+    # at once for all arms against one, and all that are open have to hold
+    level = each_of(spent(rule.confidence, rule.use), max(len(c.pairs), 1))
+    still = [p for p in rivals if p.status == "inconclusive" and p.difference > -rule.margin]
+    for p in still:
+        j, se, distance = at[p.other], float(pairs.se[i, at[p.other]]), rule.margin + min(p.difference, 0.0)
+        share, chance, ways = p.n_clusters_differ / c.n_clusters, each_of(TARGET, len(still)), []
+        if se > 0:
+            ways.append(_range(se, distance, c.n_clusters, level, chance, share))
+        if p.n_clusters_differ < MIN_DIFFERING:
+            worse = int(pairs.worse[i, j])
+            ways.append(_few_needed(worse, c.n_clusters, rule.margin / pairs.size_ratio, level))
+        if ways:
+            ranges.append(_soonest(ways))
+    if rule.floor is not None and c.estimate_low < rule.floor != c.estimate:
+        own = float((c.estimate_high - c.estimate_low) / 2 / stats.norm.ppf(0.975))
+        ranges.append(_range(own, abs(c.estimate - rule.floor), c.n_clusters, 0.975, TARGET, 1.0))
+    if not ranges:
+        return replace(c, note="the differences have no spread to plan with")
+    items = c.n_items / c.n_clusters
+    few = int(np.ceil(max(max(r[0] for r in ranges) - c.n_clusters, 1) * items))
+    ends = [r[1] for r in ranges]
+    known = [end for end in ends if end is not None]
+    many = int(np.ceil(max(max(known) - c.n_clusters, 1) * items)) if len(known) == len(ends) else None
+    return replace(c, items_needed=(few, many))
+
+
+def _range(
+    se: float, distance: float, m: int, confidence: float, power: float, differing: float
+) -> tuple[int, int | None]:
+    """Clusters that are needed at both ends of the interval of the spread, which m clusters have shown."""
+    sd, how = se * np.sqrt(m), {"confidence": confidence, "power": power, "differing": differing}
+    ends = [sd * np.sqrt((m - 1) / stats.chi2.ppf(end, m - 1)) for end in SPREAD_ENDS]
+    few, many = (clusters_needed(float(one), distance, **how) for one in ends)
+    return few, many
+
+
+def _soonest(ways: Sequence[tuple[int, int | None]]) -> tuple[int, int | None]:
+    """The smallest of several numbers of clusters, each of which is enough, at both ends; None has no end."""
+    return min(few for few, _ in ways), min((many for _, many in ways if many is not None), default=None)
+
+
+def _few_needed(worse: int, m: int, margin: float, confidence: float) -> tuple[int, int | None]:
+    """Clusters at which the exact bound lies under the margin, at the share that is worse and at its upper end."""
+
+    def needed(share: float) -> int | None:
+        n = m
+        while share < margin and n < 10**6:
+            if most_worse(np.array([np.ceil(share * n)]), n, confidence)[0] < margin:
+                return n
+            n += max(1, n // 50)
+        return None
+
+    ends = stats.beta.ppf(SPREAD_ENDS[0], worse + 1, max(m - worse, 1))
+    return needed(worse / m) or 10**6, needed(float(ends))
+
+
+def too_few(n_clusters: int, n_dev_clusters: int | None) -> str:
+    """Why so few question families allow no verdict, "" where they are enough."""
+    if n_clusters < MIN_CLUSTERS:
+        return f"too few questions: {n_clusters} families in test, {MIN_CLUSTERS} are needed"
+    if n_dev_clusters is not None and n_dev_clusters < MIN_DEV_CLUSTERS:
+        return f"too few questions: {n_dev_clusters} families in dev, {MIN_DEV_CLUSTERS} are needed"
+    return ""
+
 
 # Of arms that cost the same the better estimate wins only where the loss would exceed this share of the margin.
 SAME_QUALITY = 1 / 3

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from workbench.evaluation.claims import ArmFacts, Values, affordable, claims_of, fast_enough, pairwise_of
-from workbench.evaluation.comparison import Pairwise, pairwise, spent
-from workbench.evaluation.decision import decide
+from workbench.evaluation.compare import Pairwise, pairwise, spent
+from workbench.evaluation.decision import ArmFacts, Values, affordable, claims_of, decide, fast_enough, pairwise_of
 from workbench.evaluation.power import TARGET, all_of, chance_of_holding, each_of
 from workbench.records import Rule
 

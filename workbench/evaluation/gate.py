@@ -10,7 +10,7 @@ from typing import Literal, Self
 import polars as pl
 
 from workbench.errors import GateFailed
-from workbench.evaluation.claims import good_enough
+from workbench.evaluation.decision import good_enough
 from workbench.evaluation.sentences import signed
 from workbench.records import Decision, GateStatus
 
@@ -131,7 +131,7 @@ def account(rows: pl.DataFrame, decision: Decision, items: Collection[str], *, m
     Parameters
     ----------
     rows : DataFrame
-        Rows of the test split (columns as `workbench.evaluation.comparison.SCORES_SCHEMA`), of all metrics and of
+        Rows of the test split (columns as `workbench.evaluation.compare.SCORES_SCHEMA`), of all metrics and of
         every arm of the decision; a failed item or repeat keeps its row, with a null value.
     items : collection of str
         Every item of the test split.

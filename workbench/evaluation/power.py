@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 from scipy import optimize, stats
 
-from workbench.evaluation.comparison import MIN_CLUSTERS, sharper
+from workbench.evaluation.compare import MIN_CLUSTERS, MIN_DIFFERING, sharper
 
 TARGET = 0.8
 
@@ -40,6 +40,7 @@ def clusters_needed(
     confidence: float = 0.95,
     effect: float = 0.0,
     power: float = TARGET,
+    differing: float = 1.0,
 ) -> int:
     """Clusters for which "not worse than -margin" is shown with 80 % power when the truth is ``effect``.
 
@@ -52,6 +53,9 @@ def clusters_needed(
         In units of the metric; ``effect + margin`` must be greater than 0.
     power : float
         Chance that it is shown.
+    differing : float
+        Share of the clusters in which the two arms differ. The bootstrap needs 10 such, and those in which they do not
+        tell nothing of the spread.
 
     Returns
     -------
@@ -66,7 +70,10 @@ def clusters_needed(
     if effect + margin <= 0:
         raise ValueError(f"no number of clusters shows a loss of less than {margin} when the truth is {effect}")
     shift, m = effect + margin, MIN_CLUSTERS
-    while chance_of_holding(sd, shift, m, confidence=confidence) < power:
+    while (
+        stats.binom.sf(MIN_DIFFERING - 1, m, differing) < power
+        or chance_of_holding(sd, shift, m, confidence=confidence, differing=differing) < power
+    ):
         m += max(1, m // 200)
     return m
 
@@ -98,15 +105,17 @@ def each_of(joint: float, n: int) -> float:
     return float(stats.norm.cdf(found))
 
 
-def chance_of_holding(sd: float, shift: float, n_clusters: int, *, confidence: float = 0.95) -> float:
+def chance_of_holding(
+    sd: float, shift: float, n_clusters: int, *, confidence: float = 0.95, differing: float = 1.0
+) -> float:
     """Power of the one-sided t test with ``n_clusters`` clusters for a true distance ``shift`` from the margin.
 
-    At the confidence that the bounds aim at, see `workbench.evaluation.comparison.sharper`. Where losses are rare and
+    At the confidence that the bounds aim at, see `workbench.evaluation.compare.sharper`. Where losses are rare and
     large the power is lower: the simulation finds 0.7 where this says 0.8, for exponential losses.
     """
     if n_clusters < 2:
         return 0.0
-    df = n_clusters - 1
+    df = max(n_clusters * differing - 1, 1)
     if sd <= 0:
         return float(shift > 0)
     critical = stats.t.ppf(sharper(confidence, n_clusters), df)

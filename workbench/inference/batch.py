@@ -8,13 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from workbench.errors import ConfigError, RateLimited
-from workbench.inference.budget import Budget
+from workbench.inference.attempt import worst_nanos
+from workbench.inference.budgets import Budget
 from workbench.inference.client import Client
-from workbench.inference.completion import Completion
-from workbench.inference.messages import Request
+from workbench.inference.messages import PREFIX, Completion, Request, Routes
 from workbench.inference.prices import PriceTable
-from workbench.inference.reservation import worst_nanos
-from workbench.inference.routed import PREFIX, Routed
 from workbench.telemetry.context import carried
 
 
@@ -29,7 +27,7 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class CostEstimate:
     """What a batch may cost at most: every prompt counted by its bytes, every answer at its full length."""
 
     requests: int
@@ -40,8 +38,8 @@ class Estimate:
 
 
 def estimate(
-    requests: Sequence[Request], prices: PriceTable, *, routers: Mapping[str, Routed] | None = None
-) -> Estimate:
+    requests: Sequence[Request], prices: PriceTable, *, routers: Mapping[str, Routes] | None = None
+) -> CostEstimate:
     """Upper bound of what the requests cost; those to ``router/NAME`` at its dearest arm.
 
     Raises
@@ -50,14 +48,14 @@ def estimate(
         If a model has no price.
     """
     worst = sum(_worst_nanos(request, prices, routers or {}) for request in requests)
-    return Estimate(len(requests), worst / 1e9)
+    return CostEstimate(len(requests), worst / 1e9)
 
 
-def _worst_nanos(request: Request, prices: PriceTable, routers: Mapping[str, Routed]) -> int:
+def _worst_nanos(request: Request, prices: PriceTable, routers: Mapping[str, Routes]) -> int:
     if (routed := routers.get(request.model.removeprefix(PREFIX))) is None or not request.model.startswith(PREFIX):
         return worst_nanos(prices, request)
-    arms = [worst_nanos(prices, request.to(arm.partition("@")[0])) for arm in routed.router.models]
-    return max(arms[1:], default=0) + arms[0] if routed.router.cascade else max(arms)
+    arms = [worst_nanos(prices, request.to(arm.partition("@")[0])) for arm in routed.models]
+    return max(arms[1:], default=0) + arms[0] if routed.cascade else max(arms)
 
 
 def complete_all(

@@ -7,20 +7,27 @@ from typing import Any, Self
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from workbench.clock import Clock
-from workbench.config import Settings
+from workbench.config import Clock, Settings
 from workbench.errors import ConfigError, WorkbenchError, unknown_name
-from workbench.inference.attempts import Bill, Books, provider_of
-from workbench.inference.budget import DEFAULT_BUDGETS, Budget
-from workbench.inference.cache_protocol import Cache, CacheHit, CacheUse
-from workbench.inference.completion import Completion
+from workbench.inference.attempt import Books, CallAccount, provider_of
+from workbench.inference.budgets import DEFAULT_BUDGETS, Budget
 from workbench.inference.failover import Cooldowns, RetryPolicy, call_models
+from workbench.inference.hosted import LiteLLMProvider, Provider
 from workbench.inference.limits import Limit
-from workbench.inference.messages import Message, Request, Response
-from workbench.inference.providers import LiteLLMProvider, Provider
-from workbench.inference.recording import Recordings
-from workbench.inference.routed import PREFIX, Route, Routed
-from workbench.inference.streaming import Stream
+from workbench.inference.messages import (
+    PREFIX,
+    Cache,
+    CacheHit,
+    CacheUse,
+    Completion,
+    Message,
+    Request,
+    Response,
+    Route,
+    Routes,
+)
+from workbench.inference.recordings import Recordings
+from workbench.inference.streams import Stream
 from workbench.telemetry.context import attributed, current
 from workbench.telemetry.spans import Span
 
@@ -56,7 +63,7 @@ class Client:
     books: Books
     recordings: Recordings | None = None
     cache: Cache | None = None
-    routers: Mapping[str, Routed] = field(default_factory=dict)
+    routers: Mapping[str, Routes] = field(default_factory=dict)
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     cooldowns: Cooldowns = field(init=False, repr=False)
 
@@ -75,7 +82,7 @@ class Client:
     ) -> Self:
         """Client with everything on, on the project's state database and prices; ``parts`` are its other fields."""
         from workbench.inference.local import PREFIX as LOCAL
-        from workbench.inference.serving import local_provider
+        from workbench.inference.local import local_provider
 
         books = Books.open(settings, budgets=budgets, limits=limits, clock=clock)
         providers = {LOCAL: local_provider(settings.cache / "weights"), "": LiteLLMProvider()}
@@ -145,7 +152,7 @@ class Client:
         """Answer piece by piece: iterate for the text, then take ``result``; arguments are those of `complete`."""
         return Stream(lambda on_text: self.complete(messages, on_text=on_text, **given))
 
-    def _router(self, model: str) -> Routed:
+    def _router(self, model: str) -> Routes:
         name = model.removeprefix(PREFIX)
         if name not in self.routers:
             raise ConfigError(
@@ -155,7 +162,7 @@ class Client:
         return self.routers[name]
 
     def _routed(
-        self, messages: Messages, question: str, routed: Routed, given: Mapping[str, Any], how: _How, span: Span | None
+        self, messages: Messages, question: str, routed: Routes, given: Mapping[str, Any], how: _How, span: Span | None
     ) -> Completion:
         """Ask the arm that the router picks; a cascade asks its first arm in any case, and pays for it."""
 
@@ -166,7 +173,7 @@ class Client:
             return self._answer(Request(route.model, tuple(made), **given), route, how, span)
 
         feature = current().feature
-        if not routed.router.cascade:
+        if not routed.cascade:
             return ask(routed.pick(question, feature), how)
         first = ask(routed.first, replace(how, fallbacks=(), on_text=None))
         # without token probabilities nobody knows whether the first answer will do, so it will not
@@ -182,18 +189,20 @@ class Client:
     def _answer(self, request: Request, route: Route, how: _How, span: Span | None) -> Completion:
         """Answer from a recording, the cache, or a model: in this order, since the first two cost nothing."""
         trace_id = span.trace_id if span else ""
-        bill = Bill(uuid.uuid4().hex, trace_id, current(), self.books, how.deadline, route.arm, route.reason)
+        account = CallAccount(uuid.uuid4().hex, trace_id, current(), self.books, how.deadline, route.arm, route.reason)
         others = [request.to(model) for model in how.fallbacks]
-        if self.recordings is not None and (found := self.recordings.take(request, *others, item_id=bill.who.item_id)):
-            return self._free(bill, request, found, "recording", route, how)
-        hit, since = self._cached(request, bill, how, span)
+        if self.recordings is not None and (
+            found := self.recordings.take(request, *others, item_id=account.who.item_id)
+        ):
+            return self._free(account, request, found, "recording", route, how)
+        hit, since = self._cached(request, account, how, span)
         if hit:
             if self.recordings is not None:  # a session is replayed as it was, hits too
-                self.recordings.add(request, bill.who.item_id, hit.response)
-            return self._free(bill, request, hit.response, "cache", route, how, hit)
+                self.recordings.add(request, account.who.item_id, hit.response)
+            return self._free(account, request, hit.response, "cache", route, how, hit)
         response = call_models(
             (request.model, *how.fallbacks),
-            lambda model, **limits: bill.ask(
+            lambda model, **limits: account.ask(
                 provider_of(self.providers, model), request.to(model), on_text=how.on_text, **limits
             ),
             policy=how.policy,
@@ -201,20 +210,24 @@ class Client:
             clock=self.books.clock,
             deadline=how.deadline,
         )
-        answered = request.to(bill.answered)  # after a failover another model's answer must not pass for this one's
+        answered = request.to(account.answered)  # after a failover another model's answer must not pass for this one's
         if self.recordings is not None:
-            self.recordings.add(answered, bill.who.item_id, response, asked=request)
-        self._keep(answered, response, bill, how, since)
-        return Completion(response, bill.call_id, bill.trace_id, "model", route, bill.cost_nanos, bill.attempts)
+            self.recordings.add(answered, account.who.item_id, response, asked=request)
+        self._keep(answered, response, account, how, since)
+        return Completion(
+            response, account.call_id, account.trace_id, "model", route, account.cost_nanos, account.attempts
+        )
 
-    def _cached(self, request: Request, bill: Bill, how: _How, span: Span | None) -> tuple[CacheHit | None, int | None]:
+    def _cached(
+        self, request: Request, account: CallAccount, how: _How, span: Span | None
+    ) -> tuple[CacheHit | None, int | None]:
         """Hit of the cache, and the moment that it was asked; one that fails is a miss, and keeps nothing."""
         if self.cache is None or how.use is None:
             return None, None
         hit = since = None
         try:
             since = self.cache.moment()
-            hit = self.cache.find(request, bill.who, how.use)
+            hit = self.cache.find(request, account.who, how.use)
         except (WorkbenchError, SQLAlchemyError) as error:
             self._doubt("find", error)
             since = None
@@ -222,12 +235,12 @@ class Client:
             span.set({"wb.cache.hit": False})
         return hit, since
 
-    def _keep(self, request: Request, response: Response, bill: Bill, how: _How, since: int | None) -> None:
+    def _keep(self, request: Request, response: Response, account: CallAccount, how: _How, since: int | None) -> None:
         """Keep an answer; it is paid for, and is given whether or not it can be kept."""
         if self.cache is None or how.use is None or since is None:
             return
         try:
-            self.cache.keep(request, response, bill.who, how.use, cost_nanos=bill.answer_nanos, since=since)
+            self.cache.keep(request, response, account.who, how.use, cost_nanos=account.answer_nanos, since=since)
         except (WorkbenchError, SQLAlchemyError) as error:
             self._doubt("keep", error)
 
@@ -237,13 +250,13 @@ class Client:
                 span.error(error)
 
     def _free(
-        self, bill: Bill, request: Request, response: Response, source: str, route: Route, how: _How,
+        self, account: CallAccount, request: Request, response: Response, source: str, route: Route, how: _How,
         hit: CacheHit | None = None,
     ) -> Completion:  # fmt: skip
-        bill.free(request, response, status="cached" if hit else "replayed", hit=hit)
+        account.free(request, response, status="cached" if hit else "replayed", hit=hit)
         if how.on_text and response.text:
             how.on_text(response.text)
-        return Completion(response, bill.call_id, bill.trace_id, source, route, hit=hit)
+        return Completion(response, account.call_id, account.trace_id, source, route, hit=hit)
 
 
 _WHO = ("tenant_id", "user_id", "feature", "purpose", "item_id")
@@ -256,10 +269,10 @@ def _fixed(messages: Messages, model: str) -> tuple[Message, ...]:
     return tuple(messages)
 
 
-def _question(messages: Messages, question: str | None, routed: Routed) -> str:
+def _question(messages: Messages, question: str | None, routed: Routes) -> str:
     """What the router looks at; refused before anything is asked where nobody said it."""
     if not callable(messages):
-        if configured := [arm for arm in routed.router.models if "@" in arm]:
+        if configured := [arm for arm in routed.models if "@" in arm]:
             raise ConfigError(
                 f"the router chooses between configurations of the prompt ({', '.join(configured)}): give complete() a "
                 "function that makes the messages of a configuration, not one list of messages"

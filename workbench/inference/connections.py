@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from workbench.errors import AnswerMismatch
-from workbench.inference.litellm_answer import answer_ids
+from workbench.inference.hosted import answer_ids
 from workbench.records import content_hash
 
 # OpenAI logs it, and some gateways send it back: https://platform.openai.com/docs/api-reference/debugging-requests

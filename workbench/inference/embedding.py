@@ -1,18 +1,31 @@
 """Text to vectors: the local MiniLM by default, a hosted model or one of sentence-transformers by name."""
 
+import math
 import os
-from collections.abc import Sequence
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from workbench.config import Settings
-from workbench.errors import ConfigError
+from workbench.errors import AnswerMismatch, ConfigError
+from workbench.inference.attempt import Books, CallAccount
+from workbench.inference.failover import Cooldowns, RetryPolicy, call_models
+from workbench.inference.hosted import counted, load_litellm, typed
+from workbench.inference.messages import Request, Response, Usage
+from workbench.inference.streams import in_time
 from workbench.inference.weights import MINILM_SHA256, fetch, verify
+from workbench.telemetry.context import current
 
 if TYPE_CHECKING:
-    from workbench.inference.attempts import Books
+    from workbench.inference.attempt import Books
+
 
 # 256 positions, of which two mark the beginning and the end.
 MINILM_MAX_TOKENS = 254
@@ -121,8 +134,7 @@ def load_embedder(name: str, settings: Settings, books: "Books | None" = None) -
     if name == "minilm":
         return MiniLM(settings.cache / "weights")
     if kind == "litellm" and model:
-        from workbench.inference.attempts import Books
-        from workbench.inference.hosted_embedding import HostedEmbedder
+        from workbench.inference.attempt import Books
 
         return HostedEmbedder(model, books or Books.open(settings))
     if kind == "sentence-transformers" and model:
@@ -147,3 +159,99 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     """Vectors scaled to length 1; one of length 0 stays as it is."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.where(lengths > 0, lengths, 1)
+
+
+BATCH = 128
+_Answer = tuple[np.ndarray, str, Usage | None]
+
+
+class HostedEmbedder:
+    """Any embedding model that litellm reaches, by litellm's name for it: ``openai/text-embedding-3-small``.
+
+    Each 128 texts are one call, for whom `attributed` says.
+    """
+
+    def __init__(self, model: str, books: Books, *, policy: RetryPolicy | None = None) -> None:
+        self.model, self.books, self.policy = model, books, policy or RetryPolicy()
+        self.encoder_id = f"litellm:{model}"
+        self._dimension = 0
+        self._cooldowns = Cooldowns(self.policy, books.clock)
+
+    @property
+    def dimension(self) -> int:
+        """Length of a vector, as the first answer had it; where nothing was asked yet, one word is, and paid for."""
+        return self._dimension or int(self.embed(["dimension"]).shape[1])
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors, float32, shape (texts, dimension).
+
+        Raises
+        ------
+        UnknownPrice, BudgetExceeded, RateLimited
+            If it may not be asked, or not in time.
+        CallFailed
+            After the last attempt, also where the answers are not as many vectors as texts.
+        """
+        parts = [self._call(tuple(texts[i : i + BATCH])) for i in range(0, len(texts), BATCH)]
+        return np.concatenate([np.zeros((0, self._dimension), np.float32), *parts])
+
+    def _call(self, texts: tuple[str, ...]) -> np.ndarray:
+        request = Request(self.model, tuple({"role": "user", "content": text} for text in texts), max_tokens=0)
+        clock, encoding = self.books.clock, _Encoding(self._dimension)
+        deadline = clock.monotonic() + self.policy.deadline_s
+        with self.books.span(f"call {self.model}") as span:
+            account = CallAccount(uuid.uuid4().hex, span.trace_id if span else "", current(), self.books, deadline)
+            call_models(
+                (self.model,),
+                lambda _model, **limits: account.ask(encoding, request, on_text=None, **limits),
+                policy=self.policy,
+                cooldowns=self._cooldowns,
+                clock=clock,
+                deadline=deadline,
+            )
+        self._dimension = self._dimension or encoding.vectors.shape[1]
+        return encoding.vectors
+
+
+@dataclass(slots=True)
+class _Encoding:
+    """A provider whose answers are vectors, kept here, and no text; ``dimension`` is theirs where it is known."""
+
+    dimension: int = 0
+    vectors: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+
+    def complete(self, request: Request, *, timeout_s: float, on_text: Callable[[str], None] | None = None) -> Response:
+        del on_text
+        load_litellm()  # seconds, once, which are not the provider's
+        started = time.monotonic()
+        ask = partial(_ask, request, timeout_s)
+        with closing(in_time(ask, timeout_s=timeout_s, asked=request.model)) as came:
+            self.vectors, model, usage = next(came)
+        if self.dimension and self.vectors.shape[1] != self.dimension:
+            raise AnswerMismatch(
+                f"{request.model}: vectors of {self.vectors.shape[1]} numbers came, where all before had "
+                f"{self.dimension}: they are another encoder's",
+                billed="unknown",
+            )
+        return Response("", model or request.model, usage, latency_ms=round(1000 * (time.monotonic() - started), 1))
+
+
+class _NoRetries(int):
+    """A zero that litellm does not take for "not given", as it does 0 where it embeds: it would retry twice, unpaid."""
+
+    def __bool__(self) -> bool:
+        return True
+
+
+def _ask(request: Request, timeout_s: float, give: Callable[[_Answer], bool]) -> None:
+    texts = [message["content"] for message in request.messages]
+    options = {"num_retries": 0, "max_retries": _NoRetries(0), "timeout": max(1, math.ceil(timeout_s))}
+    try:
+        answer: Any = load_litellm().embedding(model=request.model, input=texts, **options)
+        rows = sorted(answer.data, key=lambda row: row["index"])
+        vectors = unit(np.array([row["embedding"] for row in rows], np.float32).reshape(len(rows), -1))
+        if [row["index"] for row in rows] != list(range(len(texts))):
+            raise ValueError(f"{len(rows)} vectors came for {len(texts)} texts, or not one for each")
+        give((vectors, answer.model, counted(answer.usage)))
+    except Exception as error:  # litellm raises its own errors, openai's, httpx's and plain ones
+        raise typed(error, request.model) from error

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from workbench.clock import Clock
+from workbench.config import Clock
 from workbench.errors import AttemptTimeout, CallFailed, ConfigError, ModelMissing, ProviderError, RateLimited
 from workbench.inference.messages import Response
-from workbench.inference.streaming import pause
+from workbench.inference.streams import pause
 
 
 @dataclass(frozen=True, slots=True)

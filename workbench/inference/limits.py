@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from workbench.clock import Clock, SystemClock
+from workbench.config import Clock, SystemClock
 from workbench.errors import ConfigError, RateLimited
-from workbench.inference.streaming import pause
+from workbench.inference.streams import pause
 from workbench.state import Turns, create_tables, insert_ignore
 
 # Added to the window: a call starts some time after its moment, and these delays differ. They were up to 0.17 s on two

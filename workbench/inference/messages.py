@@ -3,10 +3,11 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from workbench.errors import ConfigError
 from workbench.records import content_hash
+from workbench.telemetry.context import Attribution
 
 Message = Mapping[str, Any]
 ROLES = ("system", "user", "assistant", "tool")
@@ -164,3 +165,145 @@ class Response:
             If it is none.
         """
         return json.loads(self.text)
+
+
+PREFIX = "router/"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A model to ask, with a configuration of the prompt where the decision is about those too."""
+
+    model: str
+    configuration: str = ""
+    arm: str = ""
+    reason: str = ""
+
+
+class Routes(Protocol):
+    """An accepted routing decision, as the client asks it; ``models`` may name a configuration behind an @."""
+
+    @property
+    def name(self) -> str:
+        """Name behind ``router/``."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Arms, cheapest first."""
+
+    @property
+    def cascade(self) -> bool:
+        """Whether the first arm is always asked, and the others by how sure it was."""
+
+    @property
+    def first(self) -> Route:
+        """The cheapest arm."""
+
+    def pick(self, text: str, feature: str, *, confidence: float | None = None) -> Route:
+        """Choose for one request; ``confidence`` is that of the first arm's answer, in [0, 1]."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheUse:
+    """What a caller says about an answer, so that it can be kept and served again.
+
+    Attributes
+    ----------
+    visibility : str
+        Who may be served this answer: "user" for this user alone, "tenant" for everyone of the tenant, otherwise the
+        name of a permission set, compared exactly.
+    corpus_version : str
+        Version of corpus and index that the answer rests on.
+    intent : str or None
+        What the user wants, in their own words, as they stand in the last message; None to take all of the only user
+        message. Nothing else is embedded.
+    prompt_version : str
+        Version of what the last message says around the intent: a template, an instruction. Without it the semantic
+        cache is not asked where there is something around it.
+    sources : tuple of str
+        Documents that the answer cites: a change of one drops the entry.
+    configuration : str
+        Configuration of the prompt that a router chose; the client says it.
+    """
+
+    visibility: str = "user"
+    corpus_version: str = ""
+    locale: str = ""
+    intent: str | None = None
+    prompt_version: str = ""
+    sources: tuple[str, ...] = ()
+    configuration: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheHit:
+    """An answer from a cache, with everything needed to see why it was served."""
+
+    response: Response
+    kind: str
+    similarity: float
+    threshold: float
+    entry_id: str
+    scope: str
+    saved_nanos: int
+
+
+class Cache(Protocol):
+    """A response cache or a semantic cache."""
+
+    def moment(self) -> int:
+        """Count of the invalidations so far: taken before `find`, it tells `keep` what the answer may rest on."""
+
+    def find(self, request: Request, who: Attribution, use: CacheUse) -> CacheHit | None:
+        """Cached answer for this request of this caller, None where anything is doubtful."""
+
+    def keep(
+        self, request: Request, response: Response, who: Attribution, use: CacheUse, *, cost_nanos: int, since: int
+    ) -> None:
+        """Keep an answer that was paid for, unless a document that it cites was invalidated ``since`` that moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """An answer with what it cost and where it came from.
+
+    Attributes
+    ----------
+    source : str
+        "model", "recording" or "cache".
+    cost_nanos, saved_nanos : int
+        1e-9 USD: charged over all attempts; and what an answer from the cache would have cost.
+    attempts : int
+        Requests that went to a provider.
+    route : Route
+        Model and configuration, and why where a router chose them.
+    """
+
+    response: Response
+    call_id: str
+    trace_id: str
+    source: str
+    route: Route
+    cost_nanos: int = 0
+    attempts: int = 0
+    hit: CacheHit | None = None
+
+    @property
+    def text(self) -> str:
+        """Text of the answer."""
+        return self.response.text
+
+    @property
+    def usage(self) -> Usage | None:
+        """Tokens of the answer, None where nobody counted."""
+        return self.response.usage
+
+    @property
+    def cost_usd(self) -> float:
+        """Dollars charged."""
+        return self.cost_nanos / 1e9
+
+    @property
+    def saved_nanos(self) -> int:
+        """What this answer would have cost, had it not been in the cache; 1e-9 USD."""
+        return self.hit.saved_nanos if self.hit else 0

@@ -7,8 +7,8 @@ with the first step, and what stays in a saved notebook is the closing sentence:
 import sys
 from typing import Any
 
-from workbench.clock import Clock, SystemClock
-from workbench.rendering.escape import escape, visible
+from workbench.config import Clock, SystemClock
+from workbench.rendering.text import escape, visible
 
 MIME_TYPE = "application/vnd.workbench.progress+json"
 _MIN_INTERVAL_S = 0.2  # faster updates cannot be read, and each is a message through the kernel

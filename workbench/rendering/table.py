@@ -5,8 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Self
 
-from workbench.rendering.escape import escape, visible
-from workbench.rendering.status import signed, tone
+from workbench.rendering.text import escape, signed, tone, visible
 
 if TYPE_CHECKING:
     import pandas as pd

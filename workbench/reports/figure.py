@@ -5,17 +5,102 @@ left out, fonts are the page's, ids are the figure's own, nothing depends on the
 """
 
 import io
+import math
 import re
 import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 from workbench.records import content_hash
-from workbench.rendering.escape import escape, visible
-from workbench.rendering.table import Table
+from workbench.rendering.table import Table, number
+from workbench.rendering.text import escape, visible
+
+_DIRECTIONS = ((1, 0), (-1, 0), (1, -1), (1, 1), (-1, -1), (-1, 1), (0, -1), (0, 1))
+_DISTANCES = (9.0, 18.0, 30.0, 44.0, 62.0, 84.0, 110.0, 140.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A rectangle in pixels, y downwards."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def covers(self, other: "Box") -> float:
+        """Area that both cover."""
+        width = min(self.right, other.right) - max(self.left, other.left)
+        height = min(self.bottom, other.bottom) - max(self.top, other.top)
+        return width * height if width > 0 and height > 0 else 0.0
+
+
+def place(
+    points: Sequence[tuple[float, float]], sizes: Sequence[tuple[float, float]], *, taken: Sequence[Box], frame: Box
+) -> list[Box]:
+    """One box a point, as near as possible, inside ``frame`` and off everything ``taken``.
+
+    Greedy, crowded points first; where no free place is found the one that covers least is taken.
+    """
+    crowding = [sum(abs(x - a) + abs(y - b) < 120 for a, b in points) for x, y in points]
+    placed: dict[int, Box] = {}
+    for i in sorted(range(len(points)), key=lambda i: (-crowding[i], i)):
+        blocked = [*taken, *placed.values()]
+        best, least = None, float("inf")
+        for box in _candidates(points[i], sizes[i]):
+            cost = sum(box.covers(other) for other in blocked) + 20 * _outside(box, frame)
+            if cost < least:
+                best, least = box, cost
+            if not cost:
+                break
+        placed[i] = best if best is not None else frame
+    return [placed[i] for i in range(len(points))]
+
+
+def along(line: Sequence[tuple[float, float]], steps: int = 40) -> list[Box]:
+    """Small boxes that cover a line through pixels, so that labels keep off it."""
+    boxes = []
+    for (a, b), (c, d) in pairwise(line):
+        for step in range(steps + 1):
+            x, y = a + (c - a) * step / steps, b + (d - b) * step / steps
+            boxes.append(Box(x - 4, y - 2, x + 4, y + 2))
+    return boxes
+
+
+def spread(wanted: Sequence[float], *, gap: float, low: float, high: float) -> list[float]:
+    """Positions near ``wanted`` in the same order, ``gap`` apart or more, inside [low, high] if they fit."""
+    order = sorted(range(len(wanted)), key=lambda i: (wanted[i], i))
+    out = [0.0] * len(wanted)
+    last = low - gap
+    for i in order:
+        last = out[i] = max(wanted[i], last + gap)
+    limit = high + gap
+    for i in reversed(order):
+        limit = out[i] = min(out[i], limit - gap)
+    return out
+
+
+def _candidates(point: tuple[float, float], size: tuple[float, float]) -> list[Box]:
+    (x, y), (width, height) = point, size
+    boxes = []
+    for distance in _DISTANCES:
+        for dx, dy in _DIRECTIONS:
+            left = x + dx * distance - (width if dx < 0 else width / 2 if not dx else 0)
+            top = y + dy * distance - (height if dy < 0 else height / 2 if not dy else 0)
+            boxes.append(Box(left, top, left + width, top + height))
+    return boxes
+
+
+def _outside(box: Box, frame: Box) -> float:
+    return (
+        max(0.0, frame.left - box.left) + max(0.0, box.right - frame.right)
+        + max(0.0, frame.top - box.top) + max(0.0, box.bottom - frame.bottom)
+    )  # fmt: skip
+
 
 # Okabe and Ito's palette as matplotlib ships it, without yellow (unreadable on white) and black (invisible on
 # black); the order keeps neighbours apart in lightness.
@@ -179,3 +264,73 @@ def _page_style(style: str, element: ET.Element) -> str:
         else:
             kept.append(declaration)
     return "; ".join(kept).replace(INK, "currentColor")
+
+
+def padded(low: float, high: float) -> tuple[float, float]:
+    """Give the range a little room on both sides; a range of nothing becomes one around its value."""
+    room = 0.06 * (high - low) or max(abs(high), 1.0) * 0.1
+    return low - room, high + room
+
+
+def nice(low: float, high: float, count: int) -> list[float]:
+    """About ``count`` round values inside [low, high]."""
+    from matplotlib.ticker import MaxNLocator
+
+    values = MaxNLocator(count, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    return [float(v) for v in values if low <= v <= high]
+
+
+def step_digits(values: list[float]) -> int:
+    """Digits after the point that tell neighbouring ticks apart."""
+    step = min((b - a for a, b in pairwise(values)), default=1.0)
+    return next((d for d in range(9) if abs(round(step, d) - step) < 1e-9 * max(1.0, abs(step))), 9)
+
+
+def ticks(axis: Any, low: float, high: float, count: int, *, signed: bool = False) -> None:
+    """Put round ticks on one axis."""
+    values = nice(low, high, count)
+    digits = step_digits(values)
+    axis.set_ticks(values, [number(v, digits, signed=signed) for v in values])
+
+
+def log_scale(axes: Any, name: str, values: Sequence[float], label: Callable[[float], str], *, narrow: bool) -> None:
+    """Make axis "x" or "y" logarithmic, with ticks at 1, 2 and 5 times powers of ten, fewer where room is less."""
+    low, high = min(values) / 1.5, max(values) * 1.5
+    axis = getattr(axes, f"{name}axis")
+    axes.set(**{f"{name}scale": "log", f"{name}lim": (low, high)})
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps: tuple[float, ...] = (1, 3) if len(decades) > 3 or narrow else (1, 2, 5)
+    if len(decades) > 5 or (narrow and len(decades) > 3):
+        steps = (1,)
+    values = [s * 10.0**d for d in decades for s in steps if low <= s * 10.0**d <= high]
+    axis.set_ticks(values, [label(v) for v in values])
+    axis.set_ticks([], minor=True)
+
+
+def money(value: float, *, digits: int | None = None) -> str:
+    """Dollars; without ``digits`` as many as a round tick needs.
+
+    >>> money(0.002), money(20.0), money(0.5, digits=2)
+    ('$0.002', '$20', '$0.50')
+    """
+    if digits is None:
+        digits = max(0, -math.floor(math.log10(value) + 1e-9)) if value > 0 else 0
+    return number(value, digits, unit="$")
+
+
+def plain(value: float) -> str:
+    """Write a tick of any size briefly: thousands as k, millions as M.
+
+    >>> plain(100000.0), plain(2.5e6), plain(0.05)
+    ('100k', '2.5M', '0.05')
+    """
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.4g}{letter}"
+    return f"{value:.4g}"
+
+
+def pixel(canvas: Canvas, axes: Any, x: float, y: float) -> tuple[float, float]:
+    """Where a value lies on the canvas, in pixels from the top left."""
+    across, up = axes.transData.transform((x, y))
+    return float(across), canvas.height - float(up)

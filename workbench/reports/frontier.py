@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from workbench.evaluation.policy import ASSUMED_REQUESTS
+from workbench.evalset.gates import ASSUMED_REQUESTS
 from workbench.evaluation.sentences import monthly
 from workbench.evaluation.summary import FrontierPoint
 from workbench.rendering.table import Column, Interval, Table, number
@@ -15,15 +15,23 @@ from workbench.reports.figure import (
     NARROW,
     SMALL,
     WIDE,
+    Box,
     Canvas,
     Figure,
+    along,
     arm_style,
     build,
     fitted,
+    log_scale,
+    money,
+    nice,
+    padded,
+    pixel,
+    place,
+    step_digits,
     text_width,
+    ticks,
 )
-from workbench.reports.placement import Box, along, place
-from workbench.reports.scales import log_scale, money, nice, padded, pixel, step_digits, ticks
 
 _KEY_ROW = 36  # from one name of the key to the next, in pixels
 

@@ -6,10 +6,10 @@ from typing import Any
 from workbench.errors import ConfigError, unknown_name
 from workbench.inference.embedding import MINILM_MAX_TOKENS
 from workbench.retrieval.chunking import ByStructure, Chunker, FixedTokens, WholeDocument
-from workbench.retrieval.filters import OneOf
 from workbench.retrieval.indexing import Exact, FullTextIndex, HnswSq, IvfPq
-from workbench.retrieval.reranking import CrossEncoderRanker, LearnedRanker
+from workbench.retrieval.rerank import CrossEncoderRanker, LearnedRanker
 from workbench.retrieval.strategies import RRF, Arm, FullText, Hybrid, Strategy, Vector, Weighted
+from workbench.retrieval.tenant import OneOf
 
 CHUNKERS: Mapping[str, Chunker] = {
     "whole": WholeDocument(),
@@ -27,7 +27,7 @@ STRATEGIES: Mapping[str, Strategy] = {
     "hybrid_rrf_shallow": Hybrid(fusion=RRF(), depth=20),
     "hybrid_callables": Hybrid(fusion=RRF(), where=OneOf("document_type", ("class", "function", "method"))),
 }
-# Fitted on dev before they can be searched with, see `workbench.bench.retrieval`.
+# Fitted on dev before they can be searched with, see `workbench.retrieval.notebook`.
 FITTED = ("hybrid_weighted", "reranked")
 CROSS_ENCODER = "cross_encoder:"
 

@@ -13,8 +13,7 @@ import numpy.typing as npt
 from workbench.errors import StoreError
 from workbench.records import content_hash
 from workbench.retrieval.indexing import Exact, FullTextIndex, IndexState, VectorIndex, build_indices, index_states
-from workbench.retrieval.lance import committed, reported
-from workbench.retrieval.tenant import TenantHandle, checked_tenant, rows_of
+from workbench.retrieval.tenant import TenantHandle, checked_tenant, committed, reported, rows_of
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -12,9 +12,8 @@ import numpy as np
 from workbench.inference.prices import Work
 from workbench.records import Hit, ShortRepr
 from workbench.retrieval.chunking import Chunker, WholeDocument
-from workbench.retrieval.filters import Filter
 from workbench.retrieval.indexing import Exact, FullTextIndex, VectorIndex
-from workbench.retrieval.tenant import ChunkHit, TenantHandle
+from workbench.retrieval.tenant import ChunkHit, Filter, TenantHandle
 
 SCORE_DECIMALS = 6
 

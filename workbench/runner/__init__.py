@@ -5,8 +5,8 @@
 """
 
 from workbench.runner.decisions import Check, accept, accepted_decisions, check
-from workbench.runner.events import Event
-from workbench.runner.notebooks import Job, run_all
+from workbench.runner.headless import Job, run_all
+from workbench.runner.kernels import Event
 from workbench.runner.parameters import prepare
 from workbench.runner.runs import RunRecord, list_runs
 from workbench.runner.terminal import TerminalProgress

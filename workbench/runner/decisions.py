@@ -8,16 +8,15 @@ from pathlib import Path
 
 import polars as pl
 
-from workbench.bench.experiment import anchor_path, decision_path, note_test_use
-from workbench.clock import Clock
-from workbench.config import Settings
+from workbench.config import Clock, Settings
 from workbench.errors import ConfigError, RunError, unknown_name
-from workbench.evaluation.evalset import find_evalset
+from workbench.evalset.evalset import find_evalset
+from workbench.evalset.gates import ASSUMED_REQUESTS, GatePolicy, default_policy, scan_gates
+from workbench.evaluation.experiment import anchor_path, decision_path, note_test_use
 from workbench.evaluation.gate import EXIT_CODES, Gate
-from workbench.evaluation.policy import ASSUMED_REQUESTS, GatePolicy, default_policy, scan_gates
 from workbench.records import Decision
-from workbench.runner.events import Event
-from workbench.runner.notebooks import Job, run_all
+from workbench.runner.headless import Job, run_all
+from workbench.runner.kernels import Event
 from workbench.runner.runs import RunRecord, list_runs
 
 EVEN_IF = ("inconclusive", "other-rule")

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,16 +21,43 @@ from papermill.engines import NBClientEngine, papermill_engines
 
 from workbench.errors import RunError
 from workbench.rendering.progress import MIME_TYPE
-from workbench.runner.events import EventKind
-from workbench.runner.leash import Leash
 from workbench.runner.runs import CellState
+from workbench.runner.watchdog import Watchdog
 from workbench.telemetry.redaction import redact, redact_all
+
+EventKind = Literal["start", "cell", "progress", "end"]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One moment of one run.
+
+    Attributes
+    ----------
+    kind : str
+        ``start``; ``cell`` when a cell begins; ``progress`` from inside a cell; ``end``.
+    cell, cells : int
+        Number of the code cell as Jupyter shows it (``In [3]``), 0 before the first, and how many there are;
+        at the ``end``, how many were completed.
+    data : dict
+        Of ``progress``: label, done, total, sentence. Of ``end``: status, error, gate.
+    """
+
+    kind: EventKind
+    notebook: str
+    run_dir: Path
+    cell: int = 0
+    cells: int = 0
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+Listener = Callable[[Event], None]
 
 
 class Watch:
     """The state of each code cell, as it was really executed, and who is told."""
 
-    def __init__(self, leash: Leash, tell: Callable[[EventKind, int, int, dict[str, Any]], None]) -> None:
+    def __init__(self, leash: Watchdog, tell: Callable[[EventKind, int, int, dict[str, Any]], None]) -> None:
         self.leash = leash
         self.cells: list[CellState] = []
         self.flagged = False
@@ -62,7 +89,7 @@ class Watch:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Execution:
     """What papermill did: the exception it raised, its own exception flag, and the state of each cell."""
 
     error: Exception | None
@@ -79,7 +106,7 @@ def execute(
     watch: Watch,
     cell_timeout_s: float,
     hard_timeout_s: float,
-) -> Outcome:
+) -> Execution:
     """Execute a notebook in a kernel of its own and wait until nothing of the kernel is left.
 
     Parameters
@@ -92,7 +119,7 @@ def execute(
     cell_timeout_s, hard_timeout_s : float
         A cell is interrupted after the first; the kernel is killed when the run takes longer than the second.
     """
-    papermill_engines.register("workbench", _Engine)
+    papermill_engines.register("workbench", _NotebookEngine)
     timer = threading.Timer(hard_timeout_s, watch.leash.pull, args=("hard_timeout",))
     timer.daemon = True
     timer.start()
@@ -120,7 +147,7 @@ def execute(
         _without_secrets(target)
     except (OSError, ValueError) as caught:  # a full disk, half a notebook
         error = error or caught
-    return Outcome(error, watch.flagged, tuple(watch.cells))
+    return Execution(error, watch.flagged, tuple(watch.cells))
 
 
 def _without_secrets(target: Path) -> None:
@@ -198,7 +225,7 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]
         return super().process_message(message, cell, cell_index)
 
 
-class _Engine(NBClientEngine):  # type: ignore[misc]
+class _NotebookEngine(NBClientEngine):  # type: ignore[misc]
     """The engine that papermill calls."""
 
     @classmethod

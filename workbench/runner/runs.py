@@ -7,13 +7,20 @@ import shutil
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from workbench.clock import Clock
-from workbench.config import Settings
+from workbench.config import Clock, Settings
 from workbench.errors import RunError
 from workbench.records import content_hash
-from workbench.telemetry.redaction import redact_all
+from workbench.runner.watchdog import EndedBy
+from workbench.telemetry.redaction import redact, redact_all
+
+if TYPE_CHECKING:
+    from workbench.runner.kernels import Execution
+
+if TYPE_CHECKING:
+    pass
+
 
 RunStatus = Literal["running", "done", "failed", "interrupted", "corrupt"]
 CellStatus = Literal["pending", "running", "completed", "failed"]
@@ -191,3 +198,83 @@ def _reserve(run_dir: Path) -> Path:
 
 def _cannot_write(runs: Path, error: OSError) -> str:
     return f"cannot write a run below {runs}: {error.strerror or error}; set WORKBENCH_RUNS to a writable folder"
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a run ended, for its record."""
+
+    status: RunStatus
+    exit_reason: str
+    error: str | None
+    gate: str | None
+
+
+def how_it_ended(
+    outcome: "Execution", run_dir: Path, ended_by: EndedBy, cell_timeout_s: float, hard_timeout_s: float
+) -> Ending:
+    """Judge a run by papermill's return, its exception flag, every cell and the result file: all must agree.
+
+    A last cell that raises ``GateFailed`` after it wrote ``gate.json`` ends the run properly: the gate's word
+    is a result, not a fault of the run.
+    """
+    gate, gate_problem = _read_gate(run_dir)
+    completed = all(cell.status == "completed" for cell in outcome.cells)
+    if gate and outcome.error is None and not outcome.flagged and completed:
+        return Ending("done", "completed", None, gate)
+    if gate and _is_gate_failure(outcome):
+        return Ending("done", "gate_failed", None, gate)
+    if ended_by == "interrupted":
+        return Ending("interrupted", "interrupted", f"interrupted{_where(outcome.cells)}", gate)
+    if ended_by == "hard_timeout":
+        sentence = f"killed at the hard time-out of {hard_timeout_s:g} s{_where(outcome.cells)}"
+        return Ending("failed", "hard_timeout", sentence, gate)
+    reason, sentence = _fault(outcome, cell_timeout_s) or ("no_result", gate_problem)
+    return Ending("failed", reason, redact(sentence), gate)
+
+
+def _fault(outcome: "Execution", cell_timeout_s: float) -> tuple[str, str] | None:
+    """Reason and sentence for a run that nobody stopped; None if all cells ran without one."""
+    kind, where = type(outcome.error).__name__, _where(outcome.cells)
+    failed = next((cell for cell in outcome.cells if cell.status == "failed"), None)
+    if not outcome.cells or outcome.cells[0].status == "pending":
+        return "kernel_not_started", f"no cell was executed: {kind}: {outcome.error}; see kernel.log"
+    if kind == "DeadKernelError":
+        return "kernel_died", f"the kernel died{where} (killed, crashed or out of memory); see kernel.log"
+    if kind == "PapermillExecutionError":
+        ename, evalue = _raised(outcome)
+        if ename == "KeyboardInterrupt" and failed and failed.seconds >= cell_timeout_s:
+            return "cell_timeout", f"interrupted at the cell time-out of {cell_timeout_s:g} s{where}"
+        return "cell_error", f"{ename}: {evalue}{where}"
+    if outcome.error is not None:
+        return "runner_error", f"{kind}: {outcome.error}{where}"
+    if outcome.flagged or failed:
+        return "cell_error", f"a cell ended the notebook (sys.exit?){where}"
+    return None
+
+
+def _is_gate_failure(outcome: "Execution") -> bool:
+    *before, last = [cell.status for cell in outcome.cells] or ["pending"]
+    return last == "failed" and set(before) <= {"completed"} and _raised(outcome)[0] == "GateFailed"
+
+
+def _raised(outcome: "Execution") -> tuple[str, str]:
+    """Name and text of the exception in the cell that failed."""
+    return getattr(outcome.error, "ename", ""), getattr(outcome.error, "evalue", "")
+
+
+def _where(cells: tuple[CellState, ...]) -> str:
+    stopped = next((cell for cell in cells if cell.status in ("failed", "running")), None)
+    if stopped:
+        return f" in cell [{stopped.number}] of {len(cells)}"
+    return "" if any(cell.status == "completed" for cell in cells) else " before the first cell"
+
+
+def _read_gate(run_dir: Path) -> tuple[str | None, str]:
+    """Status in ``gate.json``, or why there is none."""
+    try:
+        return str(json.loads((run_dir / "gate.json").read_text(encoding="utf-8"))["status"]), ""
+    except FileNotFoundError:
+        return None, "all cells ran, but the last one left no gate.json in the run folder"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return None, f"gate.json cannot be read: {error!r}"

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from workbench.rendering.escape import visible_line
-from workbench.runner.events import Event
+from workbench.rendering.text import visible_line
+from workbench.runner.kernels import Event
 
 
 class TerminalProgress:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
 
-from workbench.clock import Clock, SystemClock
+from workbench.config import Clock, SystemClock
 from workbench.errors import StoreError, unknown_name
 from workbench.state import create_tables, reader
 from workbench.telemetry.context import PURPOSES

@@ -1,0 +1,237 @@
+"""The whole chain on a small stream: replay, certificate, decision, acceptance, and what a check says afterwards."""
+
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from tests.evalset.small_evalset import settings_in, write
+from workbench.caching.claims import bounds_of_pairs
+from workbench.caching.notebook import CachingBench
+from workbench.caching.study import CachingParameters
+from workbench.caching.tables import pairs_table
+from workbench.config import SystemClock
+from workbench.errors import ConfigError, EvalsetError, GateFailed
+from workbench.evalset.imports.requests import pair_line
+from workbench.evalset.traffic import Pair, load_stream
+from workbench.evaluation.gate import Gate
+from workbench.evaluation.provenance import build_parameters
+from workbench.evaluation.summary import Summary
+from workbench.reports.page import write_report
+from workbench.runner import RunRecord, accept
+from workbench.runner.runs import close_run
+from workbench.testing import HashEmbedder
+
+ROOT = Path(__file__).parents[2]
+FIRST_CHECKS = ("numbers", "negation", "antonyms", "word_order", "entities")
+INTENTS, REQUESTS = 45, 1600
+GATES = "[caching]\nalpha = {alpha}\n"
+
+
+def word(number, end):
+    """A word without digits, so that the guard sees no number in it."""
+    return "".join(chr(ord("g") + int(d)) for d in str(number)) + end
+
+
+def write_stream(folder, *, confused=0.0, alpha=0.2, pairs=()):
+    """Requests of 45 intents in words of their own; a share ``confused`` needs the answer of another intent."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for pos in range(REQUESTS):
+        intent = int(rng.integers(INTENTS))
+        words = [word(intent, c) for c in rng.choice(list("abcdef"), 4, replace=False)]
+        answer = intent if rng.random() >= confused else int(rng.integers(INTENTS))
+        text = " ".join([*words, word(int(rng.integers(400)), "x")])
+        rows.append((pos, text, f"a{answer}", f"t{pos % 2}", f"c{intent}"))
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = ["pos", "query", "answer_key", "tenant_id", "cluster"]
+    pl.DataFrame(rows, schema=columns, orient="row").write_parquet(folder / "stream.parquet")
+    if pairs:
+        (folder / "pairs.jsonl").write_text("".join(pair_line(p) + "\n" for p in pairs), encoding="utf-8")
+    (folder / "gates.toml").write_text(GATES.format(alpha=alpha), encoding="utf-8")
+
+
+def open_bench(root, **given):
+    given = {"evalset": "tiny", "warmup": 100, "draws": 5, "guard": list(FIRST_CHECKS), **given}
+    parameters = build_parameters(CachingParameters, given)
+    return CachingBench.open(parameters, settings_in(root), embedder=HashEmbedder(256))
+
+
+def judge(bench):
+    semantic = bench.semantic()
+    certified = bench.certify(semantic)
+    replayed = bench.replay(certified, semantic)
+    decision = bench.decide(replayed)
+    tables = certified.table, bench.must_differ(certified, semantic), replayed.table, bench.simulate(semantic)
+    bench.save(decision, replayed, *tables)
+    return decision, replayed, semantic
+
+
+def antonyms(i, split):
+    """Two questions that differ in one word and need different answers."""
+    about = f"{word(i, 'a')} {word(i, 'b')}"
+    return Pair(f"{split}{i}", f"{about} on now", f"{about} off now", False, "antonym", f"p{i}", split=split)
+
+
+DIFFER = [antonyms(i, split) for i in range(3) for split in ("dev", "test")]
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    root = tmp_path_factory.mktemp("project")
+    write_stream(settings_in(root).evalsets / "tiny", confused=0.02, pairs=DIFFER)
+    bench = open_bench(root)
+    decision, replayed, semantic = judge(bench)
+    bench.gate(decision, replayed, bench.scopes(semantic))
+    record = RunRecord(bench.experiment.folder, "running", "caching", "ci")
+    close_run(replace(record, status="done", exit_reason="completed", gate="stale"), SystemClock().now())
+    accept(bench.experiment.settings, "caching", reason="first", clock=SystemClock())
+    return root, bench, decision, replayed, semantic
+
+
+def test_near_questions_of_one_answer_are_cached_behind_the_guard(first):
+    _, _, decision, _, _ = first
+    assert decision.verdict == "chosen"
+    assert decision.arm.startswith("semantic@")
+    assert decision.arm.endswith("+guard")
+    assert decision.rule.direction == "lower"
+    chosen = decision.claim(decision.arm)
+    assert chosen.high <= decision.rule.margin == 0.2
+    assert chosen.cost_usd_per_1k < decision.claim("exact").cost_usd_per_1k <= decision.claim("off").cost_usd_per_1k
+
+
+def test_pairs_that_must_differ_keep_the_unguarded_threshold_above_them(first):
+    _, bench, decision, _, semantic = first
+    nearest = semantic.pair_similarity.max()
+    plain = next(c for c in decision.claims if c.arm.startswith("semantic") and "+" not in c.arm)
+    assert plain.parameters["threshold"] > nearest
+    assert bench.lab.lowest(bench.guard, semantic) == pytest.approx(0.3)
+
+
+def test_a_limit_that_is_a_share_lets_no_contrary_through_on_dev(first):
+    _, bench, _, _, semantic = first
+    dev = [i for i, p in enumerate(bench.lab.pairs) if p.split == "dev"]
+    near = semantic.pair_similarity.copy()
+    near[dev] = (0.9, 0.7, 0.5)
+    changed = replace(semantic, pair_similarity=near)
+    plain = [replace(p, kind="object") for p in bench.lab.pairs]
+    contrary = [replace(p, kind="opposite") if i == dev[1] else p for i, p in enumerate(plain)]
+    for limit, pairs, at in ((0.7, plain, 0.5025), (0.7, contrary, 0.7025), (0.2, contrary, 0.9025)):
+        lab = replace(bench.lab, pairs=tuple(pairs), must_differ_limit=limit)
+        assert lab.lowest(None, changed) == pytest.approx(at)
+
+
+def test_pairs_are_counted_by_kind_on_test_alone_with_the_bound_of_their_share():
+    pairs = [Pair(f"{k}{i}", "a", f"b {k}", k == "same", k, f"f{i}", split=split)
+             for i in range(80) for k in ("number", "order", "same") for split in ("dev", "test")]  # fmt: skip
+    near = np.array([p.cluster != "f0" for p in pairs])
+    passed = np.array([p.same_answer or (p.kind == "number" and p.cluster == "f1") for p in pairs])
+    rows = {(r[0], r[1]): r[2:] for r in pairs_table(pairs, [("x", near, passed)]).rows}
+    assert rows["number", "must differ"][:4] == (80, 79, 1 - 1 / 79, 1)
+    assert rows["order", "must differ"][:4] == (80, 79, 1.0, 0)
+    assert rows["same", "may share"] == (80, 79, 0.0, 79, None)
+    assert rows["all", "must differ"][3] == 1
+    assert 1 / 160 < rows["all", "must differ"][4] < rows["order", "must differ"][4] < 0.04
+
+
+def test_nothing_served_never_shows_less_than_one_pair_served():
+    pairs = [Pair(str(i), "a", f"b{i}", False, "k", f"f{i // 4}") for i in range(400)]
+    of, one = np.ones(400, dtype=bool), np.arange(400) == 7
+    none = bounds_of_pairs(~of, of, pairs)
+    assert 0.0074 < none.high <= bounds_of_pairs(one, of, pairs).high < 0.015
+
+
+def test_made_up_traffic_is_at_most_provisional_and_says_so(tmp_path):
+    folder = settings_in(tmp_path).evalsets / "tiny"
+    write_stream(folder)
+    real = load_stream(folder)
+    (folder / "card.md").write_text("---\nsynthetic: false\n---\n# tiny\n", encoding="utf-8")
+    (folder / "stream.parquet").unlink()
+    plan = (settings_in(ROOT).evalsets / "docs_qa" / "traffic.toml").read_text(encoding="utf-8")
+    (folder / "traffic.toml").write_text(plan.partition("[[same_words]]")[0], encoding="utf-8")
+    tenants = [(t, f"{t} family {i}") for t in ("pandas", "polars", "numpy", "pyarrow") for i in range(12)]
+    rows = [{"_id": c, "text": f"{c} {word(n, 'x')}", "metadata": {"tenant_id": t, "cluster": c, "feature": "answer",
+             "reference": c}} for n, (t, c) in enumerate(tenants)]  # fmt: skip
+    document = {"_id": "d1", "text": "x", "metadata": {"tenant_id": "pandas"}}
+    dev, test = ([f"{family}\td1\t1"] for _, family in tenants[:2])
+    write(folder, documents=[document], queries=rows, dev=dev, test=test)
+    bench = open_bench(tmp_path, warmup=100)
+    decision, _, _ = judge(bench)
+    assert len(real) != len(bench.lab.stream) == 6000
+    assert (decision.synthetic, decision.verdict) == (True, "provisional")
+    page = write_report(bench.experiment.folder).read_text(encoding="utf-8")
+    assert "Rests on synthetic traffic" in page
+    assert "drawn from traffic.toml" in page
+
+
+def test_the_report_shows_the_verdict_and_both_denominators(first):
+    _, bench, decision, _, _ = first
+    page = write_report(bench.experiment.folder).read_text(encoding="utf-8")
+    for words in (decision.sentence.split(":")[0], "error rate", "alpha 0.200", "answered wrongly"):
+        assert words in page
+    assert Summary.load(bench.experiment.folder / "summary.json").slices
+
+
+def test_the_same_run_again_holds(first):
+    root, *_ = first
+    bench = open_bench(root)
+    decision, replayed, semantic = judge(bench)
+    bench.gate(decision, replayed, bench.scopes(semantic))
+    gate = Gate.load(bench.experiment.folder / "gate.json")
+    assert (gate.status, gate.exit_code) == ("holds", 0)
+    assert {c.status for c in gate.claims if c.kind == "sameness"} == {"identical"}
+
+
+def test_a_cache_that_suddenly_errs_breaks_the_gate(first):
+    root, *_ = first
+    bench = open_bench(root)
+    decision, replayed, semantic = judge(bench)
+    replayed.replays[decision.arm].false[-200:] = replayed.replays[decision.arm].hit[-200:]
+    with pytest.raises(GateFailed):
+        bench.gate(decision, replayed, bench.scopes(semantic))
+    assert Gate.load(bench.experiment.folder / "gate.json").status == "broken"
+
+
+def test_another_stream_makes_the_decision_stale(first, tmp_path):
+    root, bench, *_ = first
+    bench = open_bench(root, call_usd=0.5)
+    decision, replayed, semantic = judge(bench)
+    with suppress(GateFailed):
+        bench.gate(decision, replayed, bench.scopes(semantic))
+    gate = Gate.load(bench.experiment.folder / "gate.json")
+    assert (gate.status, gate.exit_code) == ("stale", 2)
+    assert "call_usd" in gate.sentence
+
+
+def test_answers_that_do_not_follow_the_question_keep_the_cache_off(tmp_path):
+    write_stream(settings_in(tmp_path).evalsets / "tiny", confused=0.8, alpha=0.1)
+    decision, _, _ = judge(open_bench(tmp_path, guard=[]))
+    assert (decision.verdict, decision.arm) == ("keep_reference", "off")
+    assert decision.items_needed is None
+
+
+def test_a_costly_wrong_answer_keeps_the_cache_off_though_it_is_certified(tmp_path):
+    write_stream(settings_in(tmp_path).evalsets / "tiny", confused=0.05, alpha=0.3)
+    free = judge(open_bench(tmp_path, guard=[]))[0]
+    dear = judge(open_bench(tmp_path, guard=[], false_hit_usd=5.0))[0]
+    assert free.arm.startswith("semantic")
+    assert (dear.verdict, dear.arm) == ("keep_reference", "off")
+
+
+@pytest.mark.parametrize(
+    ("given", "says"), [({"guard": ["numbrs"]}, "did you mean 'numbers'"), ({"warmup": 1600}, "leaves nothing")]
+)
+def test_what_cannot_be_used_is_refused_before_anything_is_computed(first, given, says):
+    with pytest.raises(ConfigError, match=says):
+        open_bench(first[0], **given)
+
+
+def test_without_a_stream_there_is_nothing_to_decide(tmp_path):
+    folder = settings_in(tmp_path).evalsets / "tiny"
+    write_stream(folder, pairs=DIFFER)
+    (folder / "stream.parquet").unlink()
+    with pytest.raises(EvalsetError, match="import stream"):
+        open_bench(tmp_path)

@@ -1,0 +1,73 @@
+"""Streams and pairs are read whole, or refused with every line that is wrong."""
+
+import hashlib
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from workbench.errors import EvalsetError
+from workbench.evalset.traffic import load_pairs, load_stream, pairs_of, stream_of
+
+
+def test_a_stream_is_read_in_the_order_of_its_positions(tmp_path):
+    frame = pl.DataFrame({"pos": [2, 0, 1], "query": ["c", "a", "b"], "answer_key": ["x", "x", "y"]})
+    frame.write_parquet(tmp_path / "stream.parquet")
+    stream = load_stream(tmp_path)
+    assert stream.queries == ("a", "b", "c")
+    assert stream.answers.tolist() == [0, 1, 0]
+    assert (stream.tenants, stream.clusters) == (("default",) * 3, ("x", "y", "x"))
+    assert len(stream.sha256) == 64
+
+
+def test_pairs_alone_do_not_say_whether_to_cache(tmp_path):
+    (tmp_path / "pairs.jsonl").write_text('{"query_a": "a", "query_b": "b", "same_answer": 1}\n')
+    assert load_pairs(tmp_path)[0][0].same_answer
+    with pytest.raises(EvalsetError, match=r"workbench import stream"):
+        load_stream(tmp_path)
+
+
+def test_the_test_pairs_of_docs_qa_are_those_that_nothing_was_tuned_on():
+    folder = Path(__file__).parents[2] / "evalsets" / "docs_qa"
+    lines = (folder / "pairs.jsonl").read_bytes().splitlines(keepends=True)
+    test = b"".join(line for line in lines if b'"split": "test"' in line)
+    sha256 = hashlib.sha256(test).hexdigest()
+    assert sha256 == "fe727c67359d2e8e90d67b3cf0ee1adf94597397c24ade9e68c57d267f9bbcd8"
+    assert sha256 in (folder / "card.md").read_text(encoding="utf-8")
+
+
+def test_a_file_that_is_no_parquet_is_refused(tmp_path):
+    (tmp_path / "stream.parquet").write_bytes(b"query\nx\n")
+    with pytest.raises(EvalsetError, match="Parquet"):
+        load_stream(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"query": " ", "answer_key": "x"}, '"query" must be a text'),
+        ({"query": "a"}, '"answer_key" must name'),
+        ({"query": "a", "answer_key": "x", "pos": -1}, '"pos" must be a whole number'),
+        ({"query": "a", "answer_key": "x", "pos": 0}, "position 0 stands on line 1 already"),
+    ],
+)
+def test_each_defect_of_a_stream_has_its_line(row, says):
+    good = {"query": "q", "answer_key": "k", "pos": 0}
+    _, defects = stream_of("f", [(1, good), (7, row)])
+    assert [(d.line, says in d.problem) for d in defects] == [(7, True)]
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"query_b": "b", "same_answer": 1}, "must be texts"),
+        ({"query_a": "a", "query_b": "b", "same_answer": "maybe"}, '"same_answer" must be 0 or 1'),
+        ({"query_a": "a", "query_b": "b"}, '"same_answer" must be 0 or 1'),
+        ({"query_a": "a", "query_b": "b", "same_answer": 0, "split": "train"}, '"split" must be dev or test'),
+        ({"id": "p", "query_a": "a", "query_b": "b", "same_answer": 0}, "pair 'p' stands on line 1 already"),
+    ],
+)
+def test_each_defect_of_a_pair_has_its_line(row, says):
+    good = {"id": "p", "query_a": "x", "query_b": "y", "same_answer": "1"}
+    _, defects = pairs_of("f", [(1, good), (3, row)])
+    assert [(d.line, says in d.problem) for d in defects] == [(3, True)]

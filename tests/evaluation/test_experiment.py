@@ -1,0 +1,127 @@
+"""What every notebook shares: parameters, the run folder, the record of test uses, saving and the gate."""
+
+import json
+import re
+
+import pytest
+
+import workbench
+from tests.retrieval.tiny import change_query, open_bench, project, write_evalset
+from workbench.errors import ConfigError, EvalsetError
+from workbench.evaluation.experiment import open_run_folder
+from workbench.evaluation.provenance import build_parameters, encoder_probe
+from workbench.retrieval.notebook import RetrievalParameters
+from workbench.testing import HashEmbedder
+
+
+@pytest.fixture
+def bench(tmp_path):
+    return open_bench(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"evalst": "x"}, "unknown parameter 'evalst'; did you mean 'evalset'?"),
+        ({"depth": "100"}, "parameter depth must be int, found '100'"),
+        ({"depth": True}, "parameter depth must be int, found True"),
+        ({"chunkers": "whole"}, "parameter chunkers must be list, found 'whole'"),
+        ({"evalset": 3}, "parameter evalset must be str, found 3"),
+    ],
+)
+def test_a_parameter_that_cannot_be_used_is_refused_with_its_name(given, says):
+    with pytest.raises(ConfigError) as raised:
+        build_parameters(RetrievalParameters, given)
+    assert says in str(raised.value)
+
+
+def test_lists_become_tuples_so_that_parameters_can_be_compared():
+    assert build_parameters(RetrievalParameters, {"chunkers": ["whole"]}).chunkers == ("whole",)
+    assert build_parameters(RetrievalParameters, {}) == RetrievalParameters()
+
+
+def test_an_unknown_notebook_is_refused_with_the_nearest():
+    with pytest.raises(ConfigError, match="unknown notebook 'retrievel'; did you mean 'retrieval'"):
+        workbench.start("retrievel")
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "says"),
+    [
+        ({"evalset": "tiyn"}, EvalsetError, "unknown evalset 'tiyn'; did you mean 'tiny'?"),
+        ({"systems": ["mine"]}, ConfigError, "a cost that is not known cannot be compared"),
+    ],
+)
+def test_what_can_be_refused_is_refused_before_a_run_folder_is_made(tmp_path, given, error, says):
+    with pytest.raises(error) as raised:
+        open_bench(tmp_path, **given)
+    assert says in str(raised.value)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_run_folder_is_that_of_the_runner_where_there_is_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_RUN_DIR", str(tmp_path / "given"))
+    assert open_run_folder(project(tmp_path), "retrieval") == tmp_path / "given"
+
+
+def test_a_runs_folder_that_cannot_be_written_says_what_to_set(tmp_path):
+    settings = project(tmp_path)
+    settings.runs.write_text("a file, not a folder", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"runs folder .* cannot be written: .*; set WORKBENCH_RUNS"):
+        open_run_folder(settings, "retrieval")
+
+
+def test_the_config_shows_every_parameter_and_the_rule(bench):
+    rows = dict(bench.config.rows)
+    assert rows["chunkers"] == "whole"
+    assert rows["systems"] == "none"
+    assert rows["gate: margin"] == "0.25"
+    assert rows["accepted decision"] == "none yet"
+
+
+def test_each_set_of_arms_is_one_use_of_the_test_split_however_often_it_is_judged(bench):
+    count = bench.experiment.count_test_use
+    assert [count(["a", "b"]), count(["b", "a"]), count(["a"]), count(["a", "b"])] == [1, 1, 2, 1]
+    assert not (bench.experiment.evalset.path / "decisions").exists(), "only accepting a decision writes there"
+
+
+def test_other_test_judgements_are_another_test_split(tmp_path):
+    assert open_bench(tmp_path).experiment.count_test_use(["a"]) == 1
+    qrels = tmp_path / "evalsets" / "tiny" / "qrels" / "test.tsv"
+    qrels.write_text(qrels.read_text(encoding="utf-8").replace("\t2\n", "\t3\n", 1), encoding="utf-8")
+    assert open_bench(tmp_path).experiment.count_test_use(["a"]) == 1
+
+
+def test_the_fingerprint_names_every_input(bench):
+    inputs = bench.experiment.fingerprint().inputs
+    assert {"queries", "corpus", "qrels/dev", "qrels/test", "gates", "weights", "encoder probe", "prices"} <= set(
+        inputs
+    )
+    assert {f"parameter {name}" for name in ("chunkers", "strategies", "depth", "seed", "embedder")} <= set(inputs)
+    assert json.dumps(inputs)
+
+
+def test_an_evalset_from_elsewhere_is_told_by_its_name_and_content_wherever_it_lies(tmp_path):
+    found = []
+    for where in ("here", "there"):
+        folder = write_evalset(tmp_path / where / "mine")
+        bench = open_bench(tmp_path / where, evalset=str(folder))
+        found.append(bench.experiment)
+        assert bench.experiment.evalset.path == folder
+    assert found[0].inputs == found[1].inputs
+    assert re.fullmatch(r"mine@[0-9a-f]{8}", found[0].parameters.evalset)
+    assert str(tmp_path) not in json.dumps(found[0].inputs) + found[0].config.to_text()
+    change_query(tmp_path / "there" / "mine")
+    changed = open_bench(tmp_path / "there", evalset=str(tmp_path / "there" / "mine")).experiment
+    assert changed.parameters.evalset != found[0].parameters.evalset
+
+
+def test_provenance_is_shown_and_decides_nothing(bench):
+    fingerprint = bench.experiment.fingerprint()
+    assert {"python", "machine", "version lancedb"} <= set(fingerprint.provenance)
+    assert fingerprint.changed(type(fingerprint)(fingerprint.inputs, {"python": "4.0"})) == []
+
+
+def test_another_encoder_probes_otherwise_and_the_same_one_the_same():
+    assert encoder_probe(HashEmbedder(16)) == encoder_probe(HashEmbedder(16))
+    assert encoder_probe(HashEmbedder(16)) != encoder_probe(HashEmbedder(16, seed=1))

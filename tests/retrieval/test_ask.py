@@ -1,0 +1,135 @@
+"""Asking every candidate the same questions, and leaving out what does the same as a simpler arm."""
+
+from dataclasses import replace
+
+import pytest
+
+from tests.retrieval.tiny import HYBRID, TEXT, open_bench
+from workbench.retrieval.arms import make_arm
+from workbench.retrieval.ask import (
+    arms_table,
+    ask_all,
+    candidate_name,
+    drop_twins,
+    foreign_hits,
+    spread_over_rebuilds,
+)
+from workbench.retrieval.chunking import ByStructure
+from workbench.retrieval.indexing import FullTextIndex, HnswSq
+from workbench.retrieval.strategies import Arm, Hybrid, Vector
+from workbench.retrieval.systems import SystemArm
+from workbench.retrieval.tenant import OneOf
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    return open_bench(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture(scope="module")
+def arms(bench):
+    return {arm.name: arm for arm in bench.prepare()}
+
+
+@pytest.fixture(scope="module")
+def dev(bench):
+    return bench.experiment.evalset.split("dev")
+
+
+def ask(bench, dev, *candidates):
+    for arm in candidates:
+        bench.searcher.prepare(arm)
+    return ask_all(candidates, dev, bench.searcher, depth=40)
+
+
+def test_every_candidate_is_asked_every_question_in_its_order(bench, dev, arms):
+    scored = ask(bench, dev, arms[HYBRID], arms[TEXT])
+    assert [f.name for f in scored.facts] == [HYBRID, TEXT]
+    assert [f.order for f in scored.facts] == [0, 1]
+    for answers in scored.answers.values():
+        assert set(answers.latency_ms) == {q.query_id for q in dev.queries}
+    assert scored.of("mrr@10").height == 2 * len(dev.queries)
+    assert foreign_hits(scored, bench.experiment.evalset.documents) == 0
+
+
+def without_twins(bench, dev, *candidates, keep=()):
+    for arm in candidates:
+        bench.searcher.prepare(arm)
+    kept, why = drop_twins(candidates, dev, bench.searcher, depth=40, keep=keep)
+    return [candidate_name(c) for c in kept], why
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "twin"),
+    [
+        ("the name alone", {}, TEXT),
+        ("a depth beyond the corpus", {"strategy": Hybrid(depth=80)}, HYBRID),
+        ("a tokenizer's option", {"text_index": FullTextIndex(ascii_folding=False)}, TEXT),
+        ("a cut that is none", {"chunker": ByStructure(max_tokens=100)}, TEXT),
+    ],
+)
+def test_an_arm_whose_knob_has_no_effect_is_left_out_and_the_simpler_stays(bench, dev, arms, name, changes, twin):
+    other = replace(arms[TEXT], name=name, **changes)
+    kept, why = without_twins(bench, dev, *arms.values(), other)
+    assert kept == list(arms)
+    assert why == {name: f"what makes it differ from {twin} has no effect on this corpus"}
+    kept, why = without_twins(bench, dev, other, *arms.values())
+    assert kept == [name, *(n for n in arms if n != twin)], "the first that is declared is the simpler"
+
+
+def test_an_arm_that_must_stay_stays_and_its_twin_is_told_where_both_are_asked(bench, dev, arms):
+    other = replace(arms[TEXT], name="accepted")
+    assert without_twins(bench, dev, *arms.values(), other, keep={"accepted"}) == ([*arms, "accepted"], {})
+    scored = ask(bench, dev, *arms.values(), other)
+    told = f"{TEXT} and accepted returned the same hits for every dev question by the same plan"
+    assert [note.partition(":")[0] for note in scored.notes] == [told]
+    assert told in scored.table().caption
+
+
+@pytest.mark.parametrize("knob", [{"index": HnswSq()}, {"where": OneOf("document_type", ("class", "method"))}])
+def test_a_knob_that_shows_in_the_plan_took_effect_even_where_it_finds_the_same(bench, dev, arms, knob):
+    other = make_arm("whole", "other", Vector(**knob), embedder="minilm")
+    scored = ask(bench, dev, *arms.values(), other)
+    assert scored.answers[other.name].run.height == scored.answers["whole · vector"].run.height
+    assert without_twins(bench, dev, *arms.values(), other) == ([*arms, other.name], {})
+    assert scored.notes == ()
+
+
+def test_an_arm_that_cuts_documents_another_way_stays(bench, dev, arms):
+    cut = replace(arms[TEXT], name="cut", chunker=ByStructure(max_tokens=4))
+    assert without_twins(bench, dev, *arms.values(), cut) == ([*arms, "cut"], {})
+
+
+def test_two_indices_built_at_random_are_no_twins_by_their_hits(bench, dev):
+    """The next builds may find others, and then another arm would be left out."""
+    graph = Arm("graph", Vector(HnswSq()))
+    denser = replace(graph, name="denser", strategy=Vector(HnswSq(m=30)))
+    same_build = replace(graph, name="same build", strategy=Vector(HnswSq(), nprobes=20))  # LanceDB's own number
+    same_chunks = replace(graph, name="same chunks", chunker=ByStructure(max_tokens=100))
+    runs = ask(bench, dev, graph, denser).answers
+    assert runs["graph"].run.equals(runs["denser"].run)
+    kept, why = without_twins(bench, dev, graph, denser, same_build, same_chunks)
+    assert (kept, list(why)) == (["graph", "denser"], ["same build", "same chunks"])
+
+
+def test_the_users_own_systems_are_never_left_out(bench, dev, arms):
+    bench.searcher.prepare(text := arms[TEXT])
+    mine = [SystemArm(n, n, 0.0, n, search=lambda q: bench.searcher.search(text, q, 40)) for n in ("mine", "yours")]
+    kept, why = drop_twins([text, *mine], dev, bench.searcher, depth=40)
+    assert (kept, why) == ([text, *mine], {})
+
+
+def test_only_an_index_built_at_random_has_a_spread(bench, dev, arms):
+    ask(bench, dev, graph := make_arm("whole", "graph", Vector(HnswSq()), embedder="minilm"))
+    options = {"metric": "ndcg@10", "depth": 40}
+    assert spread_over_rebuilds(arms[HYBRID], dev, bench.searcher, rebuilds=3, **options) is None
+    assert spread_over_rebuilds(graph, dev, bench.searcher, rebuilds=0, **options) is None
+    low, high = spread_over_rebuilds(graph, dev, bench.searcher, rebuilds=3, **options)
+    assert 0 < low <= high <= 1
+
+
+def test_the_table_of_arms_counts_chunks_and_what_is_cut_off(bench, arms):
+    table = arms_table(list(arms.values()), bench.searcher)
+    assert [row[0] for row in table.rows] == list(arms)
+    assert {row[1] for row in table.rows} == {80}
+    assert all(row[3] == repr(arms[row[0]]) for row in table.rows)

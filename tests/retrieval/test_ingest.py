@@ -1,0 +1,213 @@
+from dataclasses import replace
+
+import pytest
+
+from workbench.errors import StoreError, TenantError
+from workbench.records import Document
+from workbench.retrieval.chunking import ByStructure, FixedTokens, WholeDocument
+from workbench.retrieval.ingest import IngestReport, VectorCache, ingest
+from workbench.retrieval.store import Store
+from workbench.retrieval.tenant import Equals
+from workbench.testing import HashEmbedder, WordTokenizer
+
+EMBEDDER = HashEmbedder(16)
+
+
+def corpus(n: int = 100, tenant_id: str = "a") -> list[Document]:
+    return [
+        Document(f"d{i}", " ".join(f"word{(i * j) % 97}" for j in range(5 + i % 40)), f"Title {i}", tenant_id)
+        for i in range(n)
+    ]
+
+
+class Bench:
+    """A store and a cache in one folder, and ingestion with settings that suit a test."""
+
+    def __init__(self, folder, **settings):
+        self.store = Store.open(folder / "store", "chunks", dimension=16)
+        self.settings = {
+            "chunker": FixedTokens(16, 4),
+            "tokenizer": WordTokenizer(),
+            "embedder": EMBEDDER,
+            "vectors": VectorCache(folder / "vectors.sqlite"),
+            "batch": 30,
+            **settings,
+        }
+
+    def ingest(self, documents, **settings) -> IngestReport:
+        return ingest(self.store, documents, **{**self.settings, **settings})
+
+    def whole(self, tenant="a") -> set[str]:
+        hashes = self.store.for_tenant(tenant).document_hashes()
+        assert None not in hashes.values()
+        return set(hashes)
+
+
+@pytest.fixture
+def bench(tmp_path):
+    return Bench(tmp_path)
+
+
+def test_every_document_is_there_with_all_its_chunks(bench):
+    report = bench.ingest(corpus())
+    assert report.added == len(bench.whole()) == 100
+    assert report.chunks == report.embedded == bench.store.for_tenant("a").count() > 100
+    document = corpus()[99]
+    chunks = FixedTokens(16, 4).chunk(document, WordTokenizer())
+    assert bench.store.for_tenant("a").documents(["d99"])["d99"] == tuple(c.text for c in chunks)
+
+
+def test_chunks_are_found_with_the_fields_of_their_document(bench):
+    bench.ingest([Document("d", "join two frames", "merge", "a", "method"), Document("e", "x", "", "a", "class")])
+    query = EMBEDDER.embed(["merge\njoin two frames"])[0]
+    hits = bench.store.for_tenant("a").vector(query, 5, where=Equals("document_type", "method"))
+    assert [(h.doc_id, h.score) for h in hits] == [("d", 1.0)]
+
+
+def test_second_run_embeds_nothing_and_writes_nothing(bench):
+    bench.ingest(corpus())
+    before = bench.store.describe()
+    assert bench.ingest(corpus()) == IngestReport(0, 0, 100, 0, 0, 0, 0)
+    assert bench.store.describe() == before
+
+
+def test_only_what_changed_is_embedded_again(bench):
+    bench.ingest(corpus())
+    documents = corpus()
+    documents[7] = replace(documents[7], text="quite another text")
+    assert bench.ingest(documents) == IngestReport(
+        added=0, changed=1, unchanged=99, removed=0, blank=0, chunks=1, embedded=1
+    )
+    assert bench.store.for_tenant("a").documents(["d7"]) == {"d7": ("Title 7\nquite another text",)}
+
+
+def test_shorter_text_leaves_no_chunk_of_the_longer(bench):
+    documents = corpus()
+    bench.ingest(documents)
+    long = bench.store.for_tenant("a").documents(["d39"])["d39"]
+    documents[39] = replace(documents[39], text="short")
+    bench.ingest(documents)
+    assert len(long) > 1
+    assert bench.store.for_tenant("a").documents(["d39"]) == {"d39": ("Title 39\nshort",)}
+    assert len(bench.whole()) == 100
+
+
+def test_texts_that_trade_places_are_both_written(bench):
+    one, two = Document("d1", "first text", tenant_id="a"), Document("d2", "second text", tenant_id="a")
+    bench.ingest([one, two])
+    report = bench.ingest([replace(one, text=two.text), replace(two, text=one.text)])
+    assert (report.changed, report.embedded) == (2, 0)
+    assert bench.store.for_tenant("a").documents(["d1", "d2"]) == {"d1": ("second text",), "d2": ("first text",)}
+
+
+@pytest.mark.parametrize(
+    "field", [{"document_type": "class"}, {"title": "Other"}, {"date": __import__("datetime").date(2024, 1, 1)}]
+)
+def test_changed_field_is_a_changed_document(bench, field):
+    bench.ingest(corpus(3))
+    assert bench.ingest([replace(corpus(3)[0], **field), *corpus(3)[1:]]).changed == 1
+
+
+@pytest.mark.parametrize(
+    "setting", [{"chunker": WholeDocument()}, {"chunker": ByStructure(16)}, {"embedder": HashEmbedder(16, seed=1)}]
+)
+def test_another_recipe_changes_every_document(bench, setting):
+    bench.ingest(corpus(20))
+    assert bench.ingest(corpus(20), **setting).changed == 20
+    assert len(bench.whole()) == 20
+
+
+def test_documents_that_left_the_corpus_go_for_the_tenants_ingested(bench):
+    bench.ingest(corpus(10) + corpus(10, "b"))
+    report = bench.ingest(corpus(6))
+    assert (report.unchanged, report.removed) == (6, 4)
+    assert bench.whole("a") == {f"d{i}" for i in range(6)}
+    assert len(bench.whole("b")) == 10
+
+
+def test_pruning_can_be_left_out(bench):
+    bench.ingest(corpus(10))
+    assert bench.ingest(corpus(6), prune=False).removed == 0
+    assert len(bench.whole()) == 10
+
+
+def test_blank_documents_are_counted_and_leave_nothing(bench):
+    documents = corpus(3)
+    bench.ingest(documents)
+    documents[1] = Document("d1", " \n", "", "a")
+    report = bench.ingest(documents, prune=False)
+    assert (report.blank, report.removed, report.unchanged) == (1, 1, 2)
+    assert bench.whole() == {"d0", "d2"}
+    assert bench.ingest(documents) == IngestReport(0, 0, 2, 0, 1, 0, 0)
+
+
+def test_document_that_lacks_a_chunk_is_made_whole(bench):
+    bench.ingest(corpus())
+    bench.store._table.delete("doc_id = 'd39' and position = 1")
+    bench.store._table.delete("doc_id = 'd38' and position = 0")
+    report = bench.ingest(corpus())
+    assert (report.changed, report.unchanged, report.embedded) == (2, 98, 0)
+    assert len(bench.whole()) == 100
+
+
+def test_vectors_are_not_computed_again_for_another_store(bench, tmp_path):
+    bench.ingest(corpus())
+    other = Store.open(tmp_path / "other", "chunks", dimension=16)
+    assert ingest(other, corpus(), **bench.settings).embedded == 0
+
+
+def test_progress_counts_documents_to_do(bench):
+    bench.ingest(corpus(10))
+    seen = []
+    bench.ingest(corpus(80), on_progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(30, 70), (60, 70), (70, 70)]
+
+
+def test_document_given_twice_is_a_clear_error(bench):
+    with pytest.raises(StoreError, match=r"tenant 'a' has 2 document ids more than once: 'd1', 'd2'"):
+        bench.ingest([*corpus(4), *corpus(3)[1:]])
+    assert bench.store.describe().rows == 0
+
+
+def test_two_tenants_may_use_the_same_document_id(bench):
+    bench.ingest([Document("readme", "mine", tenant_id="a"), Document("readme", "theirs", tenant_id="b")])
+    assert bench.store.for_tenant("a").documents(["readme"]) == {"readme": ("mine",)}
+    assert bench.store.for_tenant("b").documents(["readme"]) == {"readme": ("theirs",)}
+
+
+def test_empty_corpus_is_a_clear_error_and_removes_nothing(bench):
+    bench.ingest(corpus(5))
+    with pytest.raises(StoreError, match="the corpus has no documents"):
+        bench.ingest([])
+    assert len(bench.whole()) == 5
+
+
+def test_document_without_a_tenant_is_refused(bench):
+    with pytest.raises(TenantError):
+        bench.ingest([Document("d", "text", tenant_id="")])
+
+
+def test_embedder_of_another_dimension_is_refused(bench):
+    with pytest.raises(StoreError, match="takes vectors of 16, encoder 'hash-8-0' makes 8"):
+        bench.ingest(corpus(3), embedder=HashEmbedder(8))
+
+
+def test_what_changes_or_goes_is_told_before_and_after_it_does(bench):
+    told = []
+
+    def note(tenant_id, doc_ids):
+        there = bench.store.for_tenant("a").documents(["d7"])["d7"][0]
+        told.append((tenant_id, tuple(doc_ids), "another" in there, "d99" in bench.whole()))
+
+    bench.ingest([*corpus(), *corpus(3, "b")], on_stale=note)
+    assert told == []
+    documents = corpus(99)
+    documents[7] = replace(documents[7], text="quite another text")
+    bench.ingest([*documents, *corpus(3, "b")], on_stale=note)
+    changed, gone = ("d7",), ("d99",)
+    assert told == [
+        ("a", changed, False, True),
+        ("a", changed, True, True),
+        ("a", gone, True, True),
+        ("a", gone, True, False),
+    ]

@@ -1,0 +1,139 @@
+from dataclasses import replace
+
+import pytest
+
+from tests.evalset.small_evalset import settings_in
+from workbench.errors import StoreError
+from workbench.inference.prices import load_prices
+from workbench.records import Document, Query
+from workbench.retrieval.arms import make_arm, make_arms
+from workbench.retrieval.chunking import FixedTokens
+from workbench.retrieval.indexing import HnswSq
+from workbench.retrieval.searcher import CHUNKS_PER_DOCUMENT, Searcher
+from workbench.retrieval.strategies import Hybrid, Vector, Weighted
+from workbench.testing import HashEmbedder, WordTokenizer
+
+TEXT, VECTOR, HYBRID = make_arms(["whole"], ["full_text", "vector", "hybrid_rrf"])
+HNSW = make_arm("whole", "graph", Vector(HnswSq()), embedder="minilm")
+SMALL = replace(VECTOR, chunker=FixedTokens(size=8, overlap=2))
+
+
+class LimitedEmbedder(HashEmbedder):
+    """Reads eight words and no more."""
+
+    max_tokens = 8
+
+
+def documents(n=40):
+    return [
+        Document(f"{tenant}{i}", f"word{i} " + " ".join(f"w{(i * j) % 7}" for j in range(i % 12)), tenant_id=tenant)
+        for tenant, count in (("big", n), ("small", 4))
+        for i in range(count)
+    ]
+
+
+def make(root, *, manifest="m", texts=None, embedder=None):
+    parts = (settings_in(root), embedder or LimitedEmbedder(16), WordTokenizer())
+    return Searcher(texts or documents(), manifest, *parts)
+
+
+@pytest.fixture
+def searcher(tmp_path):
+    return make(tmp_path)
+
+
+def test_arms_that_differ_only_in_how_they_search_share_a_table(searcher):
+    weighted = replace(HYBRID, strategy=Hybrid(fusion=Weighted(0.3), depth=20))
+    assert len({searcher.table_name(arm) for arm in (TEXT, VECTOR, HYBRID, weighted)}) == 1
+    assert searcher.prepare(TEXT).chunks == 44
+    assert searcher.prepare(HYBRID) is None
+
+
+def test_whatever_rows_or_indices_depend_on_names_another_table(searcher, tmp_path):
+    words = make_arm("whole", "full_text_exact_words", TEXT.strategy, embedder="minilm")
+    names = [searcher.table_name(arm) for arm in (TEXT, words, HNSW, SMALL)]
+    names += [make(tmp_path, manifest="other").table_name(TEXT)]
+    names += [make(tmp_path, embedder=HashEmbedder(16, seed=1)).table_name(TEXT)]
+    assert len(set(names)) == len(names)
+    assert names[2].startswith("hnsw_sq-")
+
+
+def test_a_second_session_embeds_and_writes_nothing(tmp_path):
+    make(tmp_path).prepare(HYBRID)
+    again = make(tmp_path)
+    report = again.prepare(HYBRID)
+    assert (report.chunks, report.embedded, report.unchanged) == (0, 0, 44)
+    assert again.search(HYBRID, Query("q", "word3", "big"), 1)[0].doc_id == "big3"
+
+
+def test_a_session_that_was_killed_before_it_indexed_is_finished_by_the_next(tmp_path):
+    first = make(tmp_path)
+    first.prepare(TEXT)
+    first._store(TEXT)._table.drop_index("text_fts")
+    again = make(tmp_path)
+    assert again.prepare(TEXT).chunks == 0
+    assert again.search(TEXT, Query("q", "word3", "big"), 1)[0].doc_id == "big3"
+
+
+def test_a_question_is_asked_inside_its_own_tenant(searcher):
+    for arm in (TEXT, VECTOR, HYBRID):
+        searcher.prepare(arm)
+        for tenant in ("big", "small"):
+            hits = searcher.search(arm, Query("q", "word1 word2 word3", tenant), 50)
+            assert {h.doc_id.rstrip("0123456789") for h in hits} == {tenant}
+
+
+def test_a_question_is_embedded_only_for_strategies_that_use_vectors(searcher):
+    query = Query("q", "word1", "big")
+    assert searcher.question(TEXT, query).vector is None
+    assert searcher.question(VECTOR, query).vector.shape == (16,)
+    assert (searcher.question(VECTOR, query).fan_out, searcher.question(SMALL, query).fan_out) == (
+        1,
+        CHUNKS_PER_DOCUMENT,
+    )
+
+
+def test_an_arm_that_was_not_prepared_says_so(searcher):
+    with pytest.raises(StoreError, match=r"'whole · vector' is not prepared; call prepare\(arm\) first"):
+        searcher.search(VECTOR, Query("q", "word1", "big"), 5)
+
+
+def test_cost_is_that_of_the_rows_which_each_tenant_has(searcher):
+    searcher.prepare(VECTOR)
+    prices = load_prices()
+    asked = [Query("1", "x", "big"), Query("2", "x", "big"), Query("3", "x", "small")]
+    each = {t: prices.cost_usd(VECTOR.work(rows)) for t, rows in (("big", 40), ("small", 4))}
+    expected = 1000 * (2 * each["big"] + each["small"]) / 3
+    assert searcher.cost_usd_per_1k(VECTOR, asked, prices) == pytest.approx(expected)
+
+
+def test_the_share_that_the_encoder_cuts_off_is_counted(searcher):
+    texts = [d.full_text.split() for d in documents()]
+    assert searcher.chunk_counts(VECTOR) == (len(texts), sum(len(words) > 8 for words in texts))
+    assert searcher.chunk_counts(SMALL)[1] == 0
+    assert searcher.chunk_counts(SMALL)[0] > len(texts)
+
+
+def test_the_plan_shows_the_index_of_the_arm(searcher):
+    searcher.prepare(VECTOR)
+    searcher.prepare(HNSW)
+    exact, graph = searcher.plan(VECTOR)["vector"], searcher.plan(HNSW)["vector"]
+    assert "ANN" not in exact
+    assert "ANN" in graph
+    assert all("tenant_id" in plan for plan in (exact, graph))
+
+
+def test_an_index_that_was_built_again_still_finds_everything(searcher):
+    searcher.prepare(HNSW)
+    before = searcher.search(HNSW, Query("q", "word3", "big"), 40)
+    searcher.rebuild_index(HNSW)
+    after = searcher.search(HNSW, Query("q", "word3", "big"), 40)
+    assert {h.doc_id for h in before} == {h.doc_id for h in after}
+
+
+def test_texts_that_changed_under_the_same_manifest_are_ingested_again(tmp_path):
+    make(tmp_path).prepare(TEXT)
+    changed = [replace(d, text="needle") if d.doc_id == "big3" else d for d in documents()]
+    again = make(tmp_path, texts=changed)
+    assert again.prepare(TEXT).changed == 1
+    assert [h.doc_id for h in again.search(TEXT, Query("q", "needle", "big"), 5)] == ["big3"]

@@ -1,0 +1,135 @@
+"""Policies: what was tested is what ships, and nobody routes by what cannot be known."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.routing.routing_tables import planted
+from workbench.errors import ConfigError
+from workbench.evalset.outcomes import Requests, outcomes_of
+from workbench.routing.policies import POLICIES, Router, make_policy, one_model
+from workbench.routing.predictors import Tfidf
+
+OUTCOMES = outcomes_of(planted(200))
+RNG = np.random.default_rng(0)
+VECTORS = RNG.standard_normal((200, 16))
+REQUESTS = Requests(
+    OUTCOMES.requests.prompts,
+    tuple("even" if i % 2 else "odd" for i in range(200)),
+    vectors=VECTORS / np.linalg.norm(VECTORS, axis=1, keepdims=True),
+    confidence=np.column_stack([RNG.random(200), np.full(200, np.nan)]),
+)
+
+
+def fitted(name: str) -> Router:
+    policy = make_policy(name, OUTCOMES.models)
+    return policy.fit(REQUESTS, OUTCOMES.quality, OUTCOMES.cost_usd, OUTCOMES.models)
+
+
+@pytest.mark.parametrize("name", [*POLICIES, "table:odd=small;*=large"])
+def test_router_that_was_stored_routes_bit_for_bit_as_before(name):
+    router = fitted(name)
+    again = Router.load(json.loads(json.dumps(router.save())))
+    assert again.sha256 == router.sha256
+    assert np.array_equal(again.predictor.predict(REQUESTS), router.predictor.predict(REQUESTS))
+    assert np.array_equal(again.route(REQUESTS), router.route(REQUESTS))
+
+
+def test_no_value_means_the_cheapest_and_any_value_the_best():
+    router = fitted("logistic_words")
+    predicted = router.predictor.predict(REQUESTS)
+    assert set(router.pick(predicted, 0.0)) == {0}
+    assert np.array_equal(router.pick(predicted), predicted.argmax(1))
+
+
+def test_words_tell_easy_from_hard():
+    router = fitted("logistic_words")
+    chosen = router.pick(router.predictor.predict(REQUESTS), 0.05)
+    hard = np.array(["compare" in p for p in REQUESTS.prompts])
+    assert (chosen[hard] == 1).all()
+    assert (chosen[~hard] == 0).all()
+
+
+def test_cascade_pays_for_both_of_its_calls():
+    router = fitted("cascade")
+    spent = router.spend(np.array([0, 1]), np.array([[1.0, 10.0], [1.0, 10.0]]))
+    assert spent.tolist() == [1.0, 11.0]
+
+
+def test_one_model_always_asks_it():
+    router = one_model(1, OUTCOMES.models, OUTCOMES.cost_usd.mean(0))
+    assert set(router.route(REQUESTS)) == {1}
+
+
+def test_table_sends_features_where_it_says():
+    chosen = fitted("table:odd=small;*=large").route(REQUESTS)
+    assert chosen[0] == 0
+    assert chosen[1] == 1
+
+
+def test_random_mix_is_the_same_for_the_same_text():
+    router = fitted("random")
+    assert np.array_equal(router.predictor.predict(REQUESTS), fitted("random").predictor.predict(REQUESTS))
+    shares = [router.pick(router.predictor.predict(REQUESTS), v).mean() for v in (0.03, 0.06, 0.5)]
+    assert shares == sorted(shares)
+    assert 0 < shares[1] < 1
+
+
+def test_unknown_words_and_features_are_no_error():
+    requests = Requests(("zzz", ""), ("new", ""), vectors=VECTORS[:2], confidence=np.full((2, 2), np.nan))
+    for name in POLICIES:
+        assert np.isfinite(fitted(name).predictor.predict(requests)).all()
+    assert Tfidf.fit(REQUESTS).rows(requests).sum() == 0
+
+
+class Always:
+    """A predictor of a user's own."""
+
+    def fit(self, requests: Requests, quality: np.ndarray) -> "Always":
+        self.models = quality.shape[1]
+        return self
+
+    def predict(self, requests: Requests) -> np.ndarray:
+        return np.tile(np.arange(self.models) / self.models, (len(requests), 1))
+
+
+class NoPredict:
+    """Half of what is asked for."""
+
+    fit = Always.fit
+
+
+def test_a_users_own_class_joins_and_is_not_stored():
+    router = fitted(f"{__name__}:Always")
+    assert set(router.route(REQUESTS)) == {1}
+    assert not router.storable
+    assert router.sha256 == ""
+    with pytest.raises(ConfigError, match="cannot be stored"):
+        router.save()
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("logistic_word", "did you mean 'logistic_words'"),
+        ("no.such.module:X", "cannot be imported"),
+        (f"{__name__}:NoPredict", "has no method predict"),
+        ("table:odd=small", "must end in"),
+        ("table:odd=huge;*=small", "unknown model 'huge'"),
+    ],
+)
+def test_policy_that_cannot_be_is_refused(name, says):
+    with pytest.raises(ConfigError, match=says):
+        fitted(name)
+
+
+def test_embedding_policy_without_vectors_says_so():
+    bare = Requests(REQUESTS.prompts, REQUESTS.features)
+    with pytest.raises(ConfigError, match="reads embeddings"):
+        POLICIES["knn_embedding"].fit(bare, OUTCOMES.quality, OUTCOMES.cost_usd, OUTCOMES.models)
+
+
+def test_file_that_is_no_router_is_refused():
+    with pytest.raises(ConfigError, match="not a router"):
+        Router.load({"kind": "Router", "policy": "x"})

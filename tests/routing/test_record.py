@@ -1,0 +1,98 @@
+"""`record` spends what it may in all, refuses before it asks, goes on where it stopped, and says what it did."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.routing.answered import MODELS, answered
+from tests.routing.test_retrieved import Search, accept
+from workbench.config import Settings
+from workbench.errors import ConfigError, Unavailable
+from workbench.evalset.evalset import Evalset
+from workbench.inference.batch import estimate
+from workbench.inference.client import Client
+from workbench.inference.messages import Request, Response, Usage
+from workbench.inference.prices import load_prices
+from workbench.routing.record import record
+from workbench.routing.recorded import asked_of, keep_searches, recording_file, renew
+from workbench.testing import FakeClock, ScriptedModel
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(tmp_path, tmp_path / "cache", tmp_path / "runs", f"sqlite:///{tmp_path / 'state.sqlite'}")
+
+
+@pytest.fixture
+def unanswered(tmp_path: Path) -> Evalset:
+    """Evalset with what its accepted retrieval found, and no answer."""
+    evalset = answered(tmp_path)
+    accept(evalset, margin=1)
+    renew(evalset, Search("merge"), lambda _: None)
+    keep_searches(evalset, [("default", "?")], Search("merge"))
+    for model in MODELS:
+        recording_file(evalset, model).unlink()
+    return evalset
+
+
+def worst_usd(evalset: Evalset, model: str) -> float:
+    return estimate([a.request for a in asked_of(evalset, models=[model])], load_prices()).worst_usd
+
+
+def client_of(settings: Settings, script: Callable[[Request], Response]) -> tuple[Client, ScriptedModel]:
+    model = ScriptedModel(script)
+    return Client.open(settings, clock=FakeClock(), providers={"": model}), model
+
+
+def says(request: Request) -> Response:
+    return Response("?", request.model, Usage(50, output=5))
+
+
+def test_one_estimate_over_all_models_is_refused_before_any_is_asked(settings: Settings, unanswered: Evalset) -> None:
+    each = {model: worst_usd(unanswered, model) for model in MODELS}
+    client, model = client_of(settings, says)
+    told: list[str] = []
+    for limit in (None, sum(each.values()) * 0.999):
+        assert limit is None or limit > max(each.values())
+        with pytest.raises(ConfigError, match=f"may cost \\${sum(each.values()):.4f}"):
+            record("docs", settings=settings, max_cost_usd=limit, tell=told.append, client=client)
+    assert model.requests == []
+    assert not [m for m in MODELS if recording_file(unanswered, m).exists()]
+    assert f"still to ask: 20 requests, at most ${sum(each.values()):.4f}" in told[0]
+
+
+def test_all_models_together_spend_no_more_than_was_allowed(settings: Settings, unanswered: Evalset) -> None:
+    limit = sum(worst_usd(unanswered, model) for model in MODELS)
+
+    def fails_often(request: Request) -> Response:
+        if request.model == MODELS[1]:
+            return says(request)
+        raise Unavailable("half an answer", billed="unknown")  # charged in full, each time
+
+    client, _ = client_of(settings, fails_often)
+    client = replace(client, policy=replace(client.policy, attempts_per_model=4, cooldown_failures=1000))
+    failed = record("docs", settings=settings, max_cost_usd=limit, tell=lambda _: None, client=client)
+    spent = client.books.ledger.frame()["cost_nanos"].sum() / 1e9
+    assert failed > 10
+    assert 2 * worst_usd(unanswered, MODELS[0]) < spent <= limit
+
+
+def test_it_says_what_came_of_each_model_and_goes_on_where_it_stopped(settings: Settings, unanswered: Evalset) -> None:
+    client, model = client_of(settings, says)
+    told: list[str] = []
+    common = {"settings": settings, "tell": told.append, "client": client}
+    assert record("docs", models=MODELS[:1], max_cost_usd=1.0, **common) == 0
+    assert len(model.requests) == 10
+    assert told[-1].startswith(f"{MODELS[0]}: 10 answers (10 asked now for $0.0000")
+    del told[:]
+    assert record("docs", max_cost_usd=1.0, **common) == 0
+    assert len(model.requests) == 20
+    assert "docs: 10 of 20 answers are recorded; still to ask: 10 requests" in told[0]
+    assert told[1] == f"{MODELS[0]}: 10 answers (0 asked now for $0.000000), 0 errors"
+    assert told[-1].startswith(f"{MODELS[1]}: 10 answers (10 asked now for $0.000")
+    del told[:]
+    assert record("docs", settings=settings, tell=told.append, client=client) == 0  # nothing to pay, no limit needed
+    assert len(model.requests) == 20
+    assert [line.startswith(("docs", *MODELS)) for line in told] == [True] * 3

@@ -1,0 +1,50 @@
+"""The floor plan: no name stands for two things, and a room with one visitor says why it is not part of his."""
+
+from collections import Counter
+from pathlib import Path
+
+from tests.benchmarks.house import classes, modules, single_importers
+
+TREES = modules(Path(__file__).parents[1])
+TWICE = {"notebook", "tables", "evalset"}  # a folder a question has its notebook; evalset is the main module of its own
+# Modules that exactly one other imports, with the reason for a room of their own.
+REASONS = {
+    "caching.canaries": "what is sent through real caches, by scope: read when a scope gains a field",
+    "caching.drift": "a watch for live hits, which products start by themselves",
+    "caching.index": "vectors in memory: the one part of a cache that is measured alone",
+    "caching.prompt_cache": "vendors' rules, dated, and their simulation",
+    "caching.prompt_tables": "tables of the vendors' caches, beside those of our own",
+    "caching.tables": "what the notebook shows",
+    "evalset.check": "a command, and the only user of ragas",
+    "evalset.docstrings": "a script that another Python runs",
+    "evalset.imports.logs": "a command",
+    "evalset.imports.requests": "a command",
+    "evaluation.start": "public: workbench.start",
+    "inference.batch": "public to scripts: many requests under one limit of money",
+    "inference.connections": "who may answer whom: read alone when litellm changes",
+    "rendering.html": "foreign HTML, which is hostile until it went through here",
+    "reports.brief": "a command",
+    "reports.page": "made by the runner, and again by hand",
+    "retrieval.ask": "arms, questions, scores: what the notebook calls and the tests ask",
+    "retrieval.scale": "a measurement that takes an hour",
+    "retrieval.trec": "a file format of others",
+    "routing.record": "a command that asks models for hours",
+    "routing.tables": "what the notebook shows",
+    "runner.terminal": "the only part of the runner that knows a terminal",
+    "telemetry.waterfall": "a trace as a page",
+}
+
+
+def test_no_file_stem_stands_twice() -> None:
+    stems = Counter(name.rpartition(".")[2] for name, tree in TREES.items() if tree.body)
+    assert {stem for stem, n in stems.items() if n > 1} <= TWICE
+
+
+def test_no_class_name_stands_twice() -> None:
+    assert {name: found for name, found in classes(TREES).items() if len(found) > 1} == {}
+
+
+def test_a_module_with_one_importer_has_a_reason() -> None:
+    found = {name.removeprefix("workbench.") for name in single_importers(TREES)} - {"runner"}
+    assert found <= REASONS.keys(), "merge it into its importer, or say why not"
+    assert REASONS.keys() <= found, "no longer needed"

@@ -1,0 +1,399 @@
+"""Rates among cache hits, counted at every threshold, with exact and with cluster-robust bounds.
+
+Two denominators, never mixed: the *false-hit rate* is false hits by hits (what a served user feels), the *error
+rate* is false hits by requests.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import bdtr, bdtrik, betainc, betaincinv, ndtri, stdtrit
+
+from workbench.evaluation.compare import MIN_CLUSTERS
+
+Array = npt.NDArray[np.float64]
+# 1 down to .3 in steps of .0025: set without looking at labels.
+GRID: Array = np.arange(400, 119, -1) / 400
+POWER = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """Hits and false hits at every distinct score, highest first."""
+
+    thresholds: Array
+    hits: npt.NDArray[np.int64]
+    false: npt.NDArray[np.int64]
+
+
+def sweep(scores: Array, false: npt.NDArray[np.bool_]) -> Sweep:
+    """Count hits (score >= threshold) and false hits at all distinct scores with one sort.
+
+    >>> found = sweep(np.array([0.9, 0.8, 0.9]), np.array([True, False, False]))
+    >>> found.thresholds.tolist(), found.hits.tolist(), found.false.tolist()
+    ([0.9, 0.8], [2, 3], [1, 1])
+    """
+    order = np.argsort(scores)[::-1]
+    ranked = scores[order]
+    ends = np.flatnonzero(np.r_[ranked[1:] != ranked[:-1], np.full(min(len(ranked), 1), True)])
+    return Sweep(ranked[ends], ends + 1, np.cumsum(false[order], dtype=np.int64)[ends])
+
+
+def clopper_pearson(false: Array, hits: Array, confidence: float = 0.95) -> tuple[Array, Array]:
+    """Exact one-sided lower and upper bounds of a rate, each at ``confidence``; counts need not be whole."""
+    right = np.maximum(hits - false, 1e-9)
+    low = np.where(false > 0, betaincinv(np.maximum(false, 1e-9), right + 1, 1 - confidence), 0.0)
+    high = np.where(false < hits, betaincinv(false + 1, right, confidence), 1.0)
+    return low, high
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Hits and false hits of each cluster at each threshold of a falling grid, shape (clusters, thresholds).
+
+    ``requests`` are those of each cluster.
+    """
+
+    thresholds: Array
+    hits: Array
+    false: Array
+    requests: Array
+
+    def take(self, clusters: npt.NDArray[np.int64]) -> "Counts":
+        """Counts of these clusters, each as often as it is named: a repeat is a cluster of its own."""
+        return Counts(self.thresholds, self.hits[clusters], self.false[clusters], self.requests[clusters])
+
+    @property
+    def rate(self) -> Array:
+        """False hits by hits at each threshold, 0 where nothing hits."""
+        rate: Array = self.false.sum(0) / np.maximum(self.hits.sum(0), 1)
+        return rate
+
+
+def count(
+    scores: Array, false: npt.NDArray[np.bool_], clusters: npt.NDArray[np.int64], thresholds: Array = GRID
+) -> Counts:
+    """Count by cluster code (0 .. m - 1) at falling thresholds; a score of minus infinity never hits."""
+    m = int(clusters.max()) + 1 if len(clusters) else 0
+    cell = np.searchsorted(-thresholds, -scores)  # the first threshold that the score reaches
+    shape = (m, len(thresholds) + 1)
+    hits, wrong = np.zeros(shape), np.zeros(shape)
+    np.add.at(hits, (clusters, cell), 1)
+    np.add.at(wrong, (clusters[false], cell[false]), 1)
+    return Counts(thresholds, hits[:, :-1].cumsum(1), wrong[:, :-1].cumsum(1), hits.sum(1))
+
+
+def design_effect(counts: Counts) -> Array:
+    """How many times more hits are needed because those of one cluster share fate, at each threshold; at least 1.
+
+    Where no hit is false it cannot be estimated, and each cluster counts as one hit.
+    """
+    hits, false = counts.hits, counts.false
+    n, k = hits.sum(0), false.sum(0)
+    m = np.maximum((hits > 0).sum(0), 2)
+    p = k / np.maximum(n, 1)
+    variance = m / (m - 1) * ((false - p * hits) ** 2).sum(0) / np.maximum(n, 1) ** 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        effect = np.where(k > 0, variance * n / (p * (1 - p)), n / m)
+    at_least_1: Array = np.maximum(np.nan_to_num(effect, nan=1.0, posinf=1.0), 1.0)
+    return at_least_1
+
+
+def effective_hits(counts: Counts, confidence: float = 0.95) -> Array:
+    """Independent hits that say as much as those there are: hits by design effect, less for few clusters.
+
+    The correction is for the degrees of freedom of the clusters that hit (Korn and Graubard 1998), against the normal
+    quantile where theirs has that of t for the number of hits: hits that are told twice inside their cluster say no
+    more, wherever clusters share fate (`design_effect` above 1) or nothing is false.
+    """
+    n = counts.hits.sum(0)
+    m = np.maximum((counts.hits > 0).sum(0), 2)
+    correction = ndtri(confidence) / stdtrit(m - 1, confidence)
+    effective: Array = n / design_effect(counts) * correction**2
+    return effective
+
+
+def korn_graubard(counts: Counts, confidence: float = 0.95) -> tuple[Array, Array]:
+    """Cluster-robust one-sided lower and upper bounds of the false-hit rate at each threshold."""
+    effective = effective_hits(counts, confidence)
+    return clopper_pearson(counts.rate * effective, effective, confidence)
+
+
+def shows(false: Array, hits: Array, alpha: float, confidence: float) -> npt.NDArray[np.bool_]:
+    """Whether the exact upper bound is at most ``alpha``: the same as comparing it, without computing it."""
+    right = np.maximum(hits - false, 1e-9)
+    shown: npt.NDArray[np.bool_] = (false < hits) & (betainc(false + 1, right, alpha) >= confidence)
+    return shown
+
+
+@cache
+def hits_needed(alpha: float, rate: float, *, confidence: float = 0.95) -> int | None:
+    """Independent hits for which "at most alpha" is shown with 80 % power when the truth is ``rate``.
+
+    None where no number of hits shows it, because the rate is not under alpha.
+
+    >>> hits_needed(0.05, 0.0), hits_needed(0.05, 0.025), hits_needed(0.01, 0.01)
+    (59, 361, None)
+    """
+    if rate >= alpha:
+        return None
+    n = int(np.ceil(np.log(1 - confidence) / np.log(1 - alpha)))
+    while _power(n, alpha, rate, confidence) < POWER:
+        n += max(1, n // 400)
+    return n
+
+
+def _power(n: int, alpha: float, rate: float, confidence: float) -> float:
+    """Chance that at most as many of ``n`` hits are false as still show a rate of at most alpha."""
+    most = float(np.floor(np.nan_to_num(bdtrik(1 - confidence, n, alpha), nan=-1.0)))
+    if most < 0 or bdtr(most, n, alpha) > 1 - confidence:
+        most -= 1
+    return float(bdtr(most, n, rate)) if most >= 0 else 0.0
+
+
+CAUTION = 0.7
+RATE_END = 0.9  # one-sided: both ends of the 80 % interval of a rate that further labels are planned with
+CONFIRM_STEP = 4  # places of the grid: thresholds .01 apart
+NO_NUMBER = "no number of labels at this threshold: its rate is not under alpha"
+
+
+# A method picks a place on the grid, or none; it sees calibration counts alone.
+Method = Callable[[Counts, float, float], int | None]
+
+
+def naive(counts: Counts, alpha: float, confidence: float) -> int | None:
+    """Lowest threshold whose measured rate is at most alpha: what threshold optimisers do, and no certificate."""
+    fits = (counts.rate <= alpha) & (counts.hits.sum(0) > 0)
+    return int(np.flatnonzero(fits)[-1]) if fits.any() else None
+
+
+def fixed_sequence(counts: Counts, alpha: float, confidence: float) -> int | None:
+    """Walk down from the first threshold with hits enough, while the cluster-robust bound is at most alpha."""
+    effective = effective_hits(counts, confidence)
+    return _walk(counts, alpha, confidence, shows(counts.rate * effective, effective, alpha, confidence))
+
+
+def fixed_sequence_iid(counts: Counts, alpha: float, confidence: float) -> int | None:
+    """Walk likewise with Clopper-Pearson's bound, which takes requests of one cluster for independent."""
+    return _walk(counts, alpha, confidence, shows(counts.false.sum(0), counts.hits.sum(0), alpha, confidence))
+
+
+def choose_then_certify(counts: Counts, alpha: float, confidence: float) -> int | None:
+    """Choose the lowest threshold at 0.7 alpha on every other cluster, certify it on the rest.
+
+    Clusters stand in no order that knows of labels, so that every other one is as good as a draw.
+    """
+    chosen = naive(counts.take(np.arange(0, len(counts.hits), 2)), CAUTION * alpha, confidence)
+    if chosen is None:
+        return None
+    rest = counts.take(np.arange(1, len(counts.hits), 2))
+    effective = effective_hits(rest, confidence)
+    enough = (rest.hits[:, chosen] > 0).sum() >= MIN_CLUSTERS
+    return chosen if enough and shows(rest.rate * effective, effective, alpha, confidence)[chosen] else None
+
+
+METHODS: dict[str, Method] = {
+    "fixed sequence, cluster-robust": fixed_sequence,
+    "choose on half, certify on half": choose_then_certify,
+    "fixed sequence, clusters ignored": fixed_sequence_iid,
+    "naive: lowest threshold under alpha": naive,
+}
+
+
+def _walk(counts: Counts, alpha: float, confidence: float, shown: npt.NDArray[np.bool_]) -> int | None:
+    start = first_with_hits(counts, alpha, confidence)
+    if start is None or not shown[start]:
+        return None
+    stops = np.flatnonzero(~shown[start:])
+    return start + int(stops[0]) - 1 if stops.size else len(shown) - 1
+
+
+def first_with_hits(counts: Counts, alpha: float, confidence: float) -> int | None:
+    """Start of the walk: the first threshold with `start_hits` in 30 clusters or more; labels are not looked at."""
+    enough = (counts.hits.sum(0) >= start_hits(alpha, confidence)) & ((counts.hits > 0).sum(0) >= MIN_CLUSTERS)
+    return int(np.flatnonzero(enough)[0]) if enough.any() else None
+
+
+def start_hits(alpha: float, confidence: float) -> int:
+    """Hits for 80 % power where the truth is half of alpha."""
+    return hits_needed(alpha, alpha / 2, confidence=confidence) or 0
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A threshold with what was found on the calibration part; where none is certified, the nearest one.
+
+    Attributes
+    ----------
+    hits, false : int
+        At the threshold; ``clusters`` are those with a hit.
+    low, high : float
+        Cluster-robust one-sided bounds of the false-hit rate; ``exact_high`` takes hits for independent.
+    labels_needed : tuple or None
+        Fewest and most further labelled hits for 80 % power, at both ends of the 80 % interval of the measured rate;
+        the most is None where that end is not under alpha. None where certified, or where no number would do.
+    """
+
+    certified: bool
+    threshold: float
+    hits: int
+    false: int
+    clusters: int
+    low: float
+    high: float
+    exact_high: float
+    design_effect: float
+    labels_needed: tuple[int, int | None] | None
+    note: str
+
+    @property
+    def rate(self) -> float:
+        """False hits by hits."""
+        return self.false / max(self.hits, 1)
+
+
+def certify(
+    counts: Counts,
+    alpha: float,
+    confidence: float,
+    *,
+    lowest: float = -1.0,
+    confirm: Callable[[float], Counts] | None = None,
+) -> Certificate:
+    """Lowest threshold that the cluster-robust walk reaches, or the nearest one and what it lacks.
+
+    Parameters
+    ----------
+    counts : Counts
+        Of the calibration part, in the shadow: every earlier request is cached.
+    lowest : float
+        Keeps the walk from going further, for a reason that did not look at these labels.
+    confirm : callable, optional
+        Counts of the true replay of the calibration part at one threshold. Where its bound is not under alpha as
+        well, the threshold is raised until it is: at loose thresholds the shadow looks better than a real cache.
+    """
+    within = counts.thresholds >= lowest
+    if not within.any():
+        note = "must-differ pairs are served at every threshold"
+        return _describe(counts, 0, confidence, certified=False, note=note)
+    allowed = Counts(counts.thresholds[within], counts.hits[:, within], counts.false[:, within], counts.requests)
+    start, place = first_with_hits(allowed, alpha, confidence), fixed_sequence(allowed, alpha, confidence)
+    for each in range(place, start - 1, -CONFIRM_STEP) if place is not None and start is not None else ():
+        if confirm is None:
+            return _describe(allowed, each, confidence, certified=True, note="cluster-robust walk")
+        bound = float(korn_graubard(confirm(float(allowed.thresholds[each])), confidence)[1][0])
+        if bound <= alpha:
+            note = f"cluster-robust walk, confirmed by true replay (at most {bound:.4f})"
+            return _describe(allowed, each, confidence, certified=True, note=note)
+    if place is not None:
+        note = "certified in the shadow, but no true replay confirms it"
+        return _describe(allowed, place, confidence, certified=False, note=note)
+    refusal = _refuse(allowed, alpha, confidence)
+    held = f"; must-differ pairs keep it from going under {lowest:g}" if within.sum() < len(within) else ""
+    return replace(refusal, note=refusal.note + held)
+
+
+def _refuse(counts: Counts, alpha: float, confidence: float) -> Certificate:
+    """Threshold under alpha that could start the walk with the fewest further requests; else the one it started at."""
+    clusters, hits, rate = (counts.hits > 0).sum(0), counts.hits.sum(0), counts.rate
+    start = first_with_hits(counts, alpha, confidence)
+    last = len(clusters) - 1 if start is None else start
+    fits = [int(i) for i in np.flatnonzero((clusters >= MIN_CLUSTERS) & (rate < alpha)) if i <= last]
+    if not fits:
+        few = clusters[last] < MIN_CLUSTERS
+        note = f"{clusters[last]} clusters with a hit, a claim needs at least {MIN_CLUSTERS}" if few else NO_NUMBER
+        return _describe(counts, last, confidence, certified=False, note=note)
+    per_effective = hits[fits] / effective_hits(counts, confidence)[fits]
+    needed = {
+        i: _hits_for(float(rate[i]), alpha, confidence, each) for i, each in zip(fits, per_effective, strict=True)
+    }
+    place = min(needed, key=lambda i: (needed[i] / hits[i], i))
+    ends = [float(end[place]) for end in korn_graubard(counts, RATE_END)]
+    each = float(per_effective[fits.index(place)])
+    few, many = (
+        None if end >= alpha else max(int(np.ceil(_hits_for(end, alpha, confidence, each) - hits[place])), 1)
+        for end in ends
+    )
+    few = few or max(int(np.ceil(needed[place] - hits[place])), 1)
+    requests = int(np.ceil(few * counts.requests.sum() / hits[place]))
+    told = f"between {few:,} and {many:,}" if many else f"at least {few:,}"
+    note = f"{told} more labelled hits at {counts.thresholds[place]:g}; {requests:,} more requests have the fewest"
+    return _describe(counts, place, confidence, certified=False, note=note, labels=(few, many))
+
+
+def _hits_for(rate: float, alpha: float, confidence: float, per_effective: float) -> float:
+    """Hits for 80 % power at the measured rate and design effect, and for the walk to start there."""
+    shown = (hits_needed(alpha, round(rate, 5), confidence=confidence) or 0) * per_effective
+    return max(shown, start_hits(alpha, confidence))
+
+
+def _describe(
+    counts: Counts,
+    place: int,
+    confidence: float,
+    *,
+    certified: bool,
+    note: str,
+    labels: tuple[int, int | None] | None = None,
+) -> Certificate:
+    low, high = korn_graubard(counts, confidence)
+    hits, false = counts.hits.sum(0)[place], counts.false.sum(0)[place]
+    exact = clopper_pearson(np.array([false]), np.array([hits]), confidence)[1][0]
+    return Certificate(
+        certified, float(counts.thresholds[place]), int(hits), int(false), int((counts.hits[:, place] > 0).sum()),
+        float(low[place]), float(high[place]), float(exact), float(design_effect(counts)[place]), labels, note,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """How one method did over many draws, as shares of them; ``hit_rate`` is the mean, a refusal counts 0."""
+
+    method: str
+    design: str
+    draws: int
+    broken: float
+    certified: float
+    hit_rate: float
+
+
+def simulate(counts: Counts, alpha: float, confidence: float, *, draws: int, seed: int = 0) -> list[Trial]:
+    """Draw calibration sets from all pairs, half as many, and see how often each method's promise is broken.
+
+    Pairs are drawn one by one (iid), and by whole clusters, as many as there are, with replacement. Broken =
+    certified although the rate of all pairs at that threshold is above alpha; a refusal breaks nothing.
+    """
+    rng = np.random.default_rng(seed)
+    designs: Mapping[str, Callable[[], Counts]] = {
+        "pairs": lambda: _draw_pairs(counts, rng),
+        "clusters": lambda: counts.take(rng.integers(0, len(counts.hits), len(counts.hits))),
+    }
+    truth, hit_rate = counts.rate, counts.hits.sum(0) / counts.requests.sum()
+    trials = []
+    for design, draw in designs.items():
+        places: dict[str, list[int | None]] = {name: [] for name in METHODS}
+        for _ in range(draws):
+            drawn = draw()
+            for name, method in METHODS.items():
+                places[name].append(method(drawn, alpha, confidence))
+        for name, found in places.items():
+            kept = [i for i in found if i is not None]
+            broken, hits = sum(truth[i] > alpha for i in kept), sum(hit_rate[i] for i in kept)
+            trials.append(Trial(name, design, draws, broken / draws, len(kept) / draws, float(hits) / draws))
+    return trials
+
+
+def _draw_pairs(counts: Counts, rng: np.random.Generator) -> Counts:
+    """Half as many pairs, with replacement: one multinomial draw over cluster, threshold first reached, and label."""
+    hits, false = (np.diff(part, axis=1, prepend=0) for part in (counts.hits, counts.false))
+    cells = np.stack([hits - false, false])
+    missed = counts.requests - counts.hits[:, -1]
+    weights = np.r_[cells.ravel(), missed]
+    drawn = rng.multinomial(int(weights.sum()) // 2, weights / weights.sum()).astype(float)
+    right, wrong = drawn[: cells.size].reshape(cells.shape).cumsum(2)
+    requests = right[:, -1] + wrong[:, -1] + drawn[cells.size :]
+    # clusters in another order every time, because one method takes every other one
+    return Counts(counts.thresholds, right + wrong, wrong, requests).take(rng.permutation(len(requests)))

@@ -1,0 +1,209 @@
+"""One stream, its pairs and its prices: caches are counted, replayed and priced here; and what the steps hand on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+
+from workbench.caching.certify import GRID, Certificate, Counts, count
+from workbench.caching.claims import CacheArm, CacheResult, PairsServed, bounds_of_pairs, rate_of
+from workbench.caching.guard import Guard
+from workbench.caching.replay import Replay, Shadow, replay, serve_nothing
+from workbench.errors import ConfigError, unknown_name
+from workbench.evalset.evalset import require_dev
+from workbench.evalset.traffic import Pair, RequestStream
+from workbench.inference.prices import PriceTable, Work
+from workbench.rendering.table import Table
+
+GRAVE = ("opposite", "negation", "antonym")  # kinds of pairs whose wrong answer says the contrary
+
+
+@dataclass(frozen=True, slots=True)
+class CachingParameters:
+    """Parameters of ``03_caching``; the notebook's cell has the same names and defaults.
+
+    ``warmup`` requests fill the cache and are not judged; the rest is halved in time into calibration and test.
+    ``call_usd`` is what one uncached request costs, ``false_hit_usd`` what one false hit does (0: not known).
+    """
+
+    evalset: str = "docs_qa"
+    warmup: int = 500
+    embedder: str = "minilm"
+    guard: tuple[str, ...] = ("figures", "names", "code", "opposites", "direction", "wording", "signs")
+    call_usd: float = 0.002
+    false_hit_usd: float = 0.0
+    draws: int = 200
+    seed: int = 0
+
+
+@dataclass(frozen=True, repr=False)
+class Step:
+    """A value that is shown as its table, in Jupyter and as text."""
+
+    table: Table
+
+    def _repr_html_(self) -> str:
+        return self.table.to_html()
+
+    def __repr__(self) -> str:
+        return self.table.to_text()
+
+
+@dataclass(frozen=True, repr=False)
+class Semantic(Step):
+    """Every request's vector and its nearest earlier request, by way of matching; cosines of the labelled pairs."""
+
+    vectors: npt.NDArray[np.float32]
+    shadows: dict[str, Shadow]
+    pair_similarity: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, repr=False)
+class Certified(Step):
+    """Arms with their certificates, simplest first; ``requests`` are those of the stream that certify them."""
+
+    arms: tuple[tuple[CacheArm, Certificate | None], ...]
+    requests: slice
+
+
+@dataclass(frozen=True, repr=False)
+class Replayed(Step):
+    """What the true replay of each arm did on the test part."""
+
+    results: tuple[CacheResult, ...]
+    replays: dict[str, Replay]
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStudy:
+    """What every step of the notebook counts on; ``confidence`` is what is left for this use of the test part."""
+
+    parameters: CachingParameters
+    stream: RequestStream
+    pairs: tuple[Pair, ...]
+    must_differ_limit: float
+    prices: PriceTable
+    confidence: float
+
+    @property
+    def parts(self) -> dict[str, slice]:
+        """Warm-up, calibration and test, in the order of time."""
+        n, first = len(self.stream), self.parameters.warmup
+        middle = first + (n - first) // 2
+        return {"warm-up": slice(0, first), "calibration": slice(first, middle), "test": slice(middle, n)}
+
+    @property
+    def clusters(self) -> npt.NDArray[np.int64]:
+        """Code of each request's cluster."""
+        return np.unique(np.array(self.stream.clusters), return_inverse=True)[1]
+
+    def counts(self, found: Shadow, part: slice) -> Counts:
+        """Similarity hits by cluster on the grid; exact repeats are another tier's."""
+        scores = np.where(found.exact | ~found.allowed, -np.inf, found.similarity)
+        return count(scores[part], found.false[part], self.clusters[part], GRID)
+
+    def served_counts(self, own: npt.NDArray[np.bool_], false: npt.NDArray[np.bool_], part: slice) -> Counts:
+        """Count what one cache served, which is at one threshold only."""
+        scores = np.where(own, 1.0, -np.inf)
+        return count(scores[part], (false & own)[part], self.clusters[part], np.array([1.0]))
+
+    def passes(self, guard: Guard | None) -> npt.NDArray[np.bool_]:
+        """Which pairs a guard lets pass."""
+        return np.array([guard is None or guard.allows(p.query_b, p.query_a) for p in self.pairs], dtype=bool)
+
+    def must_differ(self, split: str) -> npt.NDArray[np.bool_]:
+        """Which pairs of a split need different answers."""
+        return np.array([not p.same_answer and p.split == split for p in self.pairs], dtype=bool)
+
+    def lowest(self, guard: Guard | None, semantic: Semantic) -> float:
+        """Lowest threshold of the grid at which the dev pairs that must differ keep their limit.
+
+        Where it is a share, none of a grave kind may be served at all.
+
+        Raises
+        ------
+        SplitError
+            If a pair is not of dev.
+        """
+        limit, chosen = self.must_differ_limit, self.must_differ("dev")
+        labelled = (p.pair_id for p, used in zip(self.pairs, chosen, strict=True) if used)
+        require_dev(labelled, {p.pair_id for p in self.pairs if p.split == "dev"}, "limiting a threshold by pairs")
+        differ = chosen & self.passes(guard)
+        grave = differ & np.array([p.kind in GRAVE and isinstance(limit, float) for p in self.pairs], dtype=bool)
+        most = limit if isinstance(limit, int) else limit * chosen.sum()
+        near = semantic.pair_similarity
+        fits = [t for t in GRID if (differ & (near >= t)).sum() <= most and not (grave & (near >= t)).any()]
+        return float(min(fits, default=np.inf))
+
+    def require_dev(self, certified: Certified) -> None:
+        """Refuse thresholds that were certified on requests which the replay judges them on.
+
+        Raises
+        ------
+        SplitError
+            If a request of the certificates is not before the test part.
+        """
+        positions = np.arange(len(self.stream))
+        used, before = positions[certified.requests], positions[: self.parts["test"].start]
+        require_dev(map(str, used), set(map(str, before)), "certifying a threshold")
+
+    def replay(self, arm: CacheArm, certificate: Certificate | None, semantic: Semantic) -> tuple[CacheResult, Replay]:
+        """Walk the whole stream with one cache, and judge it on the test part."""
+        part = self.parts["test"]
+        if arm.kind == "off":
+            walked = serve_nothing(self.stream)
+        else:
+            walked = replay(self.stream, semantic.vectors, threshold=arm.threshold or 2.0, guard=arm.guard)
+        own = walked.hit & (walked.exact if arm.kind == "exact" else ~walked.exact)
+        served = self.served_counts(own, walked.false, part)
+        hit, error = float(walked.hit[part].mean()), float(walked.false[part].mean())
+        pairs = self.pairs_served(arm, semantic)
+        return CacheResult(arm, certificate, served, hit, error, self.cost(hit, error, arm), pairs), walked
+
+    def pairs_served(self, arm: CacheArm, semantic: Semantic) -> PairsServed:
+        """What an arm does with the labelled pairs of test."""
+        test, differ = np.array([p.split == "test" for p in self.pairs], dtype=bool), self.must_differ("test")
+        may = test & ~differ
+        served = (semantic.pair_similarity >= (arm.threshold or 2.0)) & self.passes(arm.guard)
+        share = bounds_of_pairs(served, differ, self.pairs, self.confidence)
+        return PairsServed(
+            must_differ=int((served & differ).sum()),
+            of_must_differ=int(differ.sum()),
+            low=share.low or 0.0,
+            high=1.0 if share.high is None else share.high,
+            may_share=int((served & may).sum()),
+            of_may_share=int(may.sum()),
+        )
+
+    def shadow_rate(self, arm: CacheArm, semantic: Semantic) -> float | None:
+        """False-hit rate of the same threshold on the test part, with every earlier request cached."""
+        if arm.threshold is None:
+            return None
+        found, part = semantic.shadows["similarity + guard" if arm.guard else "similarity"], self.parts["test"]
+        near = (found.hits(arm.threshold) & ~found.exact)[part]
+        return rate_of(found.false[part], near, self.clusters[part]).estimate if near.any() else None
+
+    def cost(self, hit_rate: float, error_rate: float, arm: CacheArm) -> float:
+        """USD per 1,000 requests: calls that are still made, the embedding of each question, priced false hits.
+
+        Looking up in memory is far below the embedding and left out.
+        """
+        p = self.parameters
+        embedding = self.prices.cost_usd([Work("embed_query")]) if arm.kind == "semantic" else 0.0
+        return 1000 * ((1 - hit_rate) * p.call_usd + embedding + error_rate * p.false_hit_usd)
+
+
+def make_guard(checks: Sequence[str]) -> Guard | None:
+    """Guard with these checks alone, None for none.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such check.
+    """
+    known = [f.name for f in fields(Guard)]
+    for name in checks:
+        if name not in known:
+            raise ConfigError(unknown_name("check of the guard", name, known))
+    return Guard(**{name: name in checks for name in known}) if checks else None

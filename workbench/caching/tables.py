@@ -1,0 +1,344 @@
+"""What the caching notebook shows before and between its figures."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from workbench.caching.certify import Certificate, Trial, korn_graubard, sweep
+from workbench.caching.claims import METRIC, CacheResult, bounds_of_pairs, rate_of
+from workbench.caching.drift import watch_trials
+from workbench.caching.replay import Replay, Shadow, oracle_hits, replay, serve_nothing
+from workbench.evalset.traffic import Pair, RequestStream
+from workbench.evaluation.compare import SCORES_SCHEMA
+from workbench.evaluation.experiment import Experiment, decision_path
+from workbench.evaluation.summary import (
+    MAX_CASES,
+    ItemCase,
+    Section,
+    SliceRow,
+    Summary,
+    assumed_money,
+    changed_cases,
+    is_default,
+    section_of,
+    slice_rows,
+)
+from workbench.records import Decision
+from workbench.rendering.table import Column, Interval, Table, Value
+from workbench.reports.run import needed_words
+
+Bools = npt.NDArray[np.bool_]
+SHOWN_THRESHOLDS = (0.98, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
+CURVE_POINTS = 40
+RATE_MULTIPLES = (0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
+
+
+def pairs_table(pairs: Sequence[Pair], arms: Sequence[tuple[str, Bools, Bools]]) -> Table:
+    """Test pairs by kind: those near enough for each arm, and those that it serves.
+
+    Parameters
+    ----------
+    arms : sequence of (name, near enough, let through by the guard)
+        Both of shape (pairs,).
+    """
+    test = np.array([p.split == "test" for p in pairs], dtype=bool)
+    same = np.array([p.same_answer for p in pairs], dtype=bool)
+    kinds = np.array([p.kind or "unnamed" for p in pairs])
+    columns = [Column("kind"), Column("label"), Column("pairs", "count")]
+    for name, *_ in arms:
+        columns += [Column(f"near enough for {name}", "count"), Column("stopped by the guard", "share")]
+        columns += [Column("served", "count"), Column("served at most", "share")]
+    rows: list[tuple[Value, ...]] = []
+    for label, mine in (("must differ", test & ~same), ("may share", test & same)):
+        found = sorted(set(kinds[mine]))
+        for kind in [*found, "all"] if len(found) > 1 else found:
+            of = mine & ((kinds == kind) | (kind == "all"))
+            row: list[Value] = [kind, label, int(of.sum())]
+            for _, near, passed in arms:
+                close, served = int((near & of).sum()), int((near & passed & of).sum())
+                high = bounds_of_pairs(near & passed, of, pairs).high if label == "must differ" else None
+                row += [close, 1 - served / close if close else None, served, high]
+            rows.append(tuple(row))
+    caption = "Labelled test pairs by kind. Served at most: 95 % bound of the share of all such pairs"
+    return Table(tuple(columns), tuple(rows), caption if pairs else "No pairs.jsonl, so that no wording was tried")
+
+
+def contents_table(stream: RequestStream, pairs: Sequence[Pair], parts: Sequence[tuple[str, slice]]) -> Table:
+    """Requests, texts, tenants and clusters of each part of the stream, and the pairs."""
+    rows: list[tuple[Value, ...]] = []
+    for name, part in (*parts, ("all", slice(None))):
+        asked = list(zip(stream.tenants[part], stream.queries[part], strict=True))
+        rows.append(
+            (name, len(asked), len(set(asked)), len(set(stream.tenants[part])), len(set(stream.clusters[part])))
+        )
+    names = ("part", "requests", "distinct texts", "tenants", "clusters")
+    differ = sum(not p.same_answer for p in pairs)
+    what = "The synthetic stream (drawn from traffic.toml, asked by no one)" if stream.synthetic else "The stream"
+    return Table.of(names, rows, f"{what}, and {len(pairs)} labelled pairs of which {differ} must differ")
+
+
+def semantic_table(shadows: dict[str, Shadow], clusters: np.ndarray, part: slice) -> Table:
+    """Hits and both rates at some thresholds, with every earlier request cached."""
+    rows: list[tuple[Value, ...]] = []
+    codes = clusters[part]
+    for name, found in shadows.items():
+        for threshold in SHOWN_THRESHOLDS:
+            hit, exact, false = found.hits(threshold)[part], found.exact[part], found.false[part]
+            near, everything = hit & ~exact, np.ones(len(hit), dtype=bool)
+            error = rate_of(false & hit, everything, codes)
+            rows.append((name, threshold, hit.mean(), near.mean(), rate_of(false, near, codes), error))
+    columns = (
+        Column("matching"), Column("threshold", "number", digits=2), Column("hit rate", "share"),
+        Column("of it by similarity", "share"), Column("false-hit rate", "interval"), Column("error rate", "interval"),
+    )  # fmt: skip
+    caption = "What similarity adds. Calibration part, every earlier request cached"
+    return Table(columns, tuple(rows), caption)
+
+
+def curve(found: Shadow, part: slice) -> list[tuple[float, float]]:
+    """False-hit rate against hit rate over all distinct scores, thinned for drawing."""
+    near = found.allowed[part] & ~found.exact[part]
+    swept = sweep(found.similarity[part][near], found.false[part][near])
+    keep = np.unique(np.linspace(min(50, len(swept.hits) - 1), len(swept.hits) - 1, CURVE_POINTS).astype(int))
+    share = (swept.hits[keep] + found.exact[part].sum()) / len(near)
+    return [(float(x), float(y)) for x, y in zip(share, swept.false[keep] / swept.hits[keep], strict=True)]
+
+
+def trials_table(trials: Sequence[Trial], alpha: float) -> Table:
+    """How often each rule's promise is broken."""
+    columns = (
+        Column("rule"), Column("drawn by"), Column("broken", "share"), Column("certifies", "share"),
+        Column("mean hit rate", "share"),
+    )  # fmt: skip
+    rows = tuple((t.method, t.design, t.broken, t.certified, t.hit_rate) for t in trials)
+    draws = trials[0].draws if trials else 0
+    caption = f"What rules promise and keep. {draws:,} draws; broken: certified, but the true rate is above {alpha:g}"
+    return Table(columns, rows, caption)
+
+
+def certificate_table(found: Sequence[tuple[str, Certificate]], alpha: float) -> Table:
+    """Thresholds that are certified, and what the others lack."""
+    columns = (
+        Column("arm"), Column("certified"), Column("hits", "count"),
+        Column("false", "count"), Column("rate", "number", digits=4), Column("upper bound", "number", digits=4),
+        Column("if hits were independent", "number", digits=4), Column("clusters", "count"),
+        Column("design effect", "number", digits=1), Column("note"),
+    )  # fmt: skip
+    rows = tuple(
+        (name, c.certified, c.hits, c.false, c.rate, c.high, c.exact_high, c.clusters, c.design_effect, c.note)
+        for name, c in found
+    )
+    return Table(
+        columns, rows, f"Certificates. Is the false-hit rate of the calibration part shown to be at most {alpha:g}?"
+    )
+
+
+def replay_table(results: Sequence[tuple[str, CacheResult, int, float | None]]) -> Table:
+    """True replay on the test part: role, result, entries in the end, and the shadow's rate of each cache."""
+    columns = (
+        Column("cache"), Column("role"), Column("hit rate", "share"), Column("hits judged", "count"),
+        Column("false-hit rate", "interval"), Column("95 % bound", "number", digits=3),
+        Column("shadow rate", "number", digits=3), Column("error rate", "number", digits=4),
+        Column("entries", "count"), Column("USD per 1,000", "usd"),
+    )  # fmt: skip
+    caption = "True replay on the test part. Hits judged: by similarity; shadow rate: with every earlier request cached"
+    rows: list[tuple[Value, ...]] = []
+    for role, r, entries, beside in results:
+        hits = int(r.served.hits.sum())
+        bound = float(korn_graubard(r.served)[1][0]) if hits else None
+        rate = Interval(r.rate, *r.interval) if hits else None
+        rows.append((r.arm.name, role, r.hit_rate, hits, rate, bound, beside, r.error_rate, entries, r.cost_usd_per_1k))
+    return Table(columns, tuple(rows), caption)
+
+
+def break_even_table(results: Sequence[CacheResult], call_usd: float) -> Table:
+    """What a false hit may cost at most before the tier loses money: saving of a hit by false-hit rate."""
+    columns = (
+        Column("cache"), Column("USD saved per hit", "usd"), Column("false-hit rate", "number", digits=4),
+        Column("certified at most", "number", digits=4), Column("USD a false hit may cost", "usd", digits=3),
+        Column("USD at the certified rate", "usd", digits=3),
+    )  # fmt: skip
+    rows: list[tuple[Value, ...]] = []
+    for r in results:
+        if r.arm.kind == "semantic" and r.certificate and r.served.hits.any():
+            high = r.certificate.high
+            at_rate = call_usd / r.rate if r.rate else None
+            rows.append((r.arm.name, call_usd, r.rate, high, at_rate, call_usd / high if high else None))
+    return Table(
+        columns,
+        tuple(rows),
+        "Break-even. Enable only where a false hit costs you less than this; no number: there was no false hit",
+    )
+
+
+def prospects_table(stream: RequestStream, warmup: int, call_usd: float) -> Table:
+    """Shares of the judged requests that repeat a text, and that any cache could serve, with what that saves."""
+    exact = replay(stream, None).hit[warmup:].mean()
+    most = oracle_hits(stream)[warmup:].mean()
+    shares = {
+        "repeat a text exactly": exact,
+        "need an answer given before (no cache can exceed this)": most,
+        "are left for the semantic tier": most - exact,
+    }
+    rows = tuple((name, share, share * 1000 * call_usd) for name, share in shares.items())
+    columns = (Column("requests that"), Column("share", "share"), Column("saved USD per 1,000", "usd"))
+    return Table(columns, rows, f"What there is to save, at ${call_usd:g} a call")
+
+
+def exact_table(stream: RequestStream, warmup: int) -> Table:
+    """Exact repeats among the judged requests, tenant by tenant, and how often a repeat has another answer."""
+    found, tenants, rows = replay(stream, None), np.array(stream.tenants)[warmup:], list[tuple[Value, ...]]()
+    for tenant in [*sorted(set(tenants)), "all"]:
+        mine = (tenants == tenant) | (tenant == "all")
+        hit, false = found.hit[warmup:] & mine, found.false[warmup:] & mine
+        rows.append((tenant, int(mine.sum()), hit.sum() / mine.sum(), int(false.sum())))
+    columns = (
+        Column("tenant"), Column("requests", "count"), Column("exact repeats", "share"),
+        Column("with another answer", "count"),
+    )  # fmt: skip
+    return Table(columns, tuple(rows), "The exact cache")
+
+
+def drift_table(alpha: float, delta: float = 0.05, *, streams: int = 1000, looks: int = 2000, seed: int = 0) -> Table:
+    """How soon the watch finds a rate above alpha, and how seldom it errs at alpha; beside a test made for one look."""
+    rates = [m * alpha for m in RATE_MULTIPLES if m * alpha < 1]
+    trials = watch_trials(alpha, rates, delta=delta, streams=streams, looks=looks, seed=seed)
+    rows = tuple(
+        ("holds" if t.rate <= alpha else "drifted", t.rate, t.alarmed, t.median if t.rate > alpha else None, t.naive)
+        for t in trials
+    )
+    columns = (
+        Column("the claim"), Column("true false-hit rate", "number", digits=4), Column("alarm", "share", digits=1),
+        Column("labelled hits until then (median)", "count"),
+        Column("alarm of a one-look test, made every time", "share", digits=1),
+    )  # fmt: skip
+    caption = (
+        f"A watch on live hits. {streams:,} streams at alpha {alpha:g} and delta {delta:g}, looked at after each of "
+        f"{looks:,} labels"
+    )
+    return Table(columns, rows, caption)
+
+
+QUARTERS = 4
+
+
+def score_rows(stream: RequestStream, replays: Mapping[str, Replay], part: slice) -> pl.DataFrame:
+    """One row an arm and test request it served: 1 where the answer was another one, else 0.
+
+    Of a semantic arm these are the hits that similarity decided.
+    """
+    places = np.arange(len(stream))[part]
+    quarter = {int(i): int(QUARTERS * k / max(len(places), 1)) + 1 for k, i in enumerate(places)}
+    rows = []
+    for arm, found in replays.items():
+        own = found.hit & (found.exact if arm == "exact" else ~found.exact)
+        rows += [
+            (arm, item_id(i), 0, METRIC, float(found.false[i]), None, stream.clusters[i], stream.tenants[i], None, None,
+             stream.tenants[i], f"quarter {quarter[i]}")
+            for i in places[own[places]].tolist()
+        ]  # fmt: skip
+    schema = SCORES_SCHEMA | {"slice_tenant": pl.String, "slice_age of the cache": pl.String}
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def request_rows(stream: RequestStream, replays: Mapping[str, Replay], part: slice) -> pl.DataFrame:
+    """One row an arm and test request, served or not: the error rate, 1 where a false hit was served.
+
+    With them it is told that every request was replayed; the scores of the deciding rate hold hits alone.
+    """
+    frames = []
+    for arm, found in {"off": serve_nothing(stream), **replays}.items():
+        places = np.arange(len(found.hit))[part]
+        values = {"item_id": [item_id(i) for i in places.tolist()], "value": found.false[places].astype(float)}
+        told = {"arm": arm, "repeat": 0, "metric": "error_rate"}
+        frames.append(pl.DataFrame(values).with_columns(**{name: pl.lit(value) for name, value in told.items()}))
+    return pl.concat(frames)
+
+
+def item_id(position: int) -> str:
+    """Name of a request."""
+    return f"request-{position:06d}"
+
+
+def slice_rows_of(scores: pl.DataFrame) -> list[SliceRow]:
+    """False-hit rate of each arm by tenant and by age of the cache, over the hits of that arm alone."""
+    arms = scores["arm"].unique(maintain_order=True).to_list()
+    return [row for arm in arms for row in slice_rows(scores.filter(pl.col("arm") == arm), [arm])]
+
+
+def regression_cases(stream: RequestStream, replays: Mapping[str, Replay], part: slice) -> dict[str, list[ItemCase]]:
+    """Test requests that each arm served wrongly, nearest first."""
+    out = {}
+    places = np.arange(len(stream))[part]
+    for arm, found in replays.items():
+        wrong = sorted(places[found.false[places]].tolist(), key=lambda i: (-found.similarity[i], i))
+        out[arm] = [_case(stream, arm, found, i) for i in wrong]
+    return out
+
+
+def _case(stream: RequestStream, arm: str, found: Replay, i: int) -> ItemCase:
+    match = int(found.matched[i])
+    return ItemCase(
+        item_id=item_id(i),
+        question=stream.queries[i],
+        expected=(stream.answer_keys[i],),
+        returned={arm: (stream.answer_keys[match],)},
+        values={arm: float(found.similarity[i])},
+        note=f"Similarity {found.similarity[i]:.3f} to: {stream.queries[match]}",
+    )
+
+
+def summarise(
+    experiment: Experiment,
+    decision: Decision,
+    scores: pl.DataFrame,
+    false_hits: Mapping[str, Sequence[ItemCase]],
+    tables: Sequence[Table],
+) -> Summary:
+    """Everything the report shows beside the decision."""
+    focus = decision.arm if decision.arm in false_hits else next(reversed(list(false_hits)), "")
+    cases = {case.item_id: case for found in false_hits.values() for case in found}
+    before = decision_path(experiment.evalset.path, "caching").with_suffix(".scores.parquet")
+    accepted = pl.read_parquet(before) if before.is_file() else None
+    return Summary(
+        title="Caching: whether to cache, and how closely questions must match",
+        metric=METRIC,
+        warnings=experiment.evalset.notes,
+        slices=tuple(slice_rows_of(scores)),
+        changed=changed_cases(accepted, scores, list(false_hits), cases),
+        regressions=tuple(false_hits.get(focus, ())[:MAX_CASES]),
+        regressions_title=f"What {focus} answered wrongly",
+        would_change=_would_change(decision),
+        sections=tuple(_section(table) for table in tables if table.rows),
+        cost_note="The rate is that of the hits which similarity decided: false hits by hits. Differences are those of "
+        "the certificate, on the calibration part; the rate beside them is the true replay on the later test part. "
+        "Cost is calls still made, and the embedding of each question.",
+        assumed=assumed_money(experiment.policy) | _assumed_call(experiment.parameters),
+    )
+
+
+def _assumed_call(parameters: Any) -> dict[str, str]:
+    if not is_default(parameters, "call_usd"):
+        return {}
+    told = f"A request that is not served from the cache is assumed to cost ${parameters.call_usd:g}: set call_usd."
+    return {"call_usd": told}
+
+
+def _would_change(decision: Decision) -> tuple[str, ...]:
+    out = []
+    for claim in decision.claims:
+        if claim.status == "holds":
+            out.append(f"{claim.arm}: an alpha under {claim.high:.3f} would no longer be certified.")
+        elif claim.status == "inconclusive" and claim.items_needed:
+            out.append(f"{claim.arm}: {needed_words(claim)} more labelled hits would settle it at this rate.")
+        elif claim.status in ("inconclusive", "broken"):
+            out.append(f"{claim.arm}: {claim.note}.")
+    return tuple(out)
+
+
+def _section(table: Table) -> Section:
+    title, _, note = table.caption.partition(". ")
+    return section_of(table, note, title=title)

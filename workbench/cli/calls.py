@@ -1,0 +1,176 @@
+"""``workbench models``: the local models, and fetching their weights."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from workbench.cli.lines import say, write_file
+from workbench.config import load_settings
+from workbench.errors import ConfigError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from workbench.inference.prices import PriceTable
+    from workbench.rendering.table import Table
+
+
+models_app = typer.Typer(help="List the local models, and fetch their weights.")
+
+
+@models_app.callback(invoke_without_command=True)
+def models(context: typer.Context) -> None:
+    """List the local models: what they cost, under which licence, from where, and whether they are on disk."""
+    if context.invoked_subcommand is None:
+        from workbench.inference.prices import project_prices
+
+        settings = load_settings()
+        typer.echo(models_table(settings.cache / "weights", project_prices(settings.root)).to_text())
+
+
+@models_app.command("fetch")
+def fetch_models(
+    names: Annotated[list[str] | None, typer.Argument(help="Models; all by default.")] = None,
+) -> None:
+    """Fetch weights that are not on disk, and check their hashes."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from workbench.inference.weights import WEIGHTS, fetch
+
+    folder = load_settings().cache / "weights"
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        for name in names or WEIGHTS:
+            size = WEIGHTS[name].size_bytes if name in WEIGHTS else None
+            task = progress.add_task(name, total=size)
+            path = fetch(name, folder, on_bytes=lambda count, task=task: progress.update(task, completed=count))  # type: ignore[misc]
+            progress.update(task, completed=size)
+            typer.echo(path)
+
+
+def models_table(folder: Path, prices: "PriceTable") -> "Table":
+    """One row for each file of weights; dollars are for a million tokens, and empty where no price is known."""
+    from workbench.inference.local import PREFIX
+    from workbench.inference.weights import WEIGHTS, is_there
+    from workbench.rendering.table import Column, Table
+
+    on_disk = {True: "yes", False: "no", None: "altered"}
+    columns = (
+        Column("name"),
+        Column("on disk"),
+        Column("MB", "number", digits=1),
+        Column("input/Mtok", "usd"),
+        Column("output/Mtok", "usd"),
+        Column("licence"),
+        Column("sha256"),
+        Column("source"),
+    )
+    rows = []
+    for name, weights in WEIGHTS.items():
+        nanos = prices.models.get(PREFIX + name, {})
+        dollars = [float(nanos[side]) / 1000 if side in nanos else None for side in ("input", "output")]
+        found = on_disk[is_there(weights, folder)]
+        origin = str(weights.sources[0])
+        rows.append((name, found, weights.size_bytes / 1e6, *dollars, weights.licence, weights.sha256[:12], origin))
+    return Table(columns, tuple(rows))
+
+
+def budgets(
+    close_holds_before: Annotated[
+        datetime | None,
+        typer.Option(help="First charge in full what calls of dead processes reserved before this moment, in UTC."),
+    ] = None,
+) -> None:
+    """Show every budget of the state database: its limit, what is spent, and what unsettled calls hold."""
+    import sqlalchemy as sa
+
+    from workbench.inference.budgets import Budgets
+    from workbench.state import open_engine
+    from workbench.telemetry.ledger import Ledger
+
+    url = load_settings().state_url
+    engine = open_engine(url)
+    if close_holds_before:
+        closed = Budgets(engine).close_holds(close_holds_before.replace(tzinfo=UTC), Ledger(engine))
+        typer.echo(
+            f"holds closed: {len(closed):,}, charged in full: ${sum(row.cost_nanos for row in closed) / 1e9:.6f}"
+        )
+    drawn = Budgets(engine).table()
+    shown = sa.make_url(url).render_as_string(hide_password=True)
+    typer.echo(budgets_text(drawn) if len(drawn) else f"no call has been charged in {shown}")
+    if lost := Ledger(engine).unattributed_share():
+        shares = f"{100 * lost.by_cost:.1f}% of the money and {100 * lost.by_calls:.1f}% of the calls"
+        typer.echo(f"{shares} name no tenant or no feature; attributed(tenant_id=..., feature=...) around a call does")
+
+
+def budgets_text(drawn: "pl.DataFrame") -> str:
+    """Text of the table that `Budgets.table` makes."""
+    from workbench.rendering.table import Column, Table
+
+    columns = [Column("budget"), Column("window"), *(Column(n, "usd") for n in ("limit", "spent", "held"))]
+    rows = [
+        (r["scope"], r["window"], *(None if (n := r[f"{c.name}_nanos"]) is None else n / 1e9 for c in columns[2:]),
+         r["resets"] or "never")
+        for r in drawn.iter_rows(named=True)
+    ]  # fmt: skip
+    return Table((*columns, Column("starts anew")), tuple(rows)).to_text()
+
+
+def trace(
+    trace_id: Annotated[str, typer.Argument(help="Id of a trace, or how it begins; none: list the latest.")] = "",
+    html: Annotated[Path | None, typer.Option(metavar="PATH", help="Write a page there instead.")] = None,
+    forget_before: Annotated[
+        datetime | None,
+        typer.Option(metavar="ISO_DATE", help="Delete every trace that ended before; in UTC. The ledger stays."),
+    ] = None,
+) -> None:
+    """Show what a call did: every step with its time, tokens, cost, messages and errors."""
+    from workbench.state import open_engine
+    from workbench.telemetry.traces import forget_traces, latest_traces, load_trace
+
+    engine = open_engine(load_settings().state_url)
+    if forget_before:
+        if trace_id or html:
+            raise ConfigError("--forget-before deletes all traces of that time; give it no trace and no --html")
+        gone = forget_traces(engine, forget_before.replace(tzinfo=UTC))
+        typer.echo(f"forgotten: {gone.traces:,} traces with {gone.spans:,} spans, ended before {forget_before} UTC")
+        return
+    if not trace_id:
+        found = latest_traces(engine)
+        typer.echo(found.to_text() if found.rows else "no trace is stored yet")
+        return
+    loaded = load_trace(engine, trace_id, wait_s=0.0)
+    if html is None:
+        typer.echo(loaded.text())
+    else:
+        write_file(html, loaded.html())
+
+
+def record(
+    evalset: Annotated[str, typer.Argument(help="Name of an evalset with prompts.toml.")],
+    model: Annotated[
+        list[str] | None, typer.Option(help="Model of prompts.toml to ask; repeatable. Default: all.")
+    ] = None,
+    max_cost_usd: Annotated[float | None, typer.Option(help="What it may cost; needed to ask anything.")] = None,
+    questions: Annotated[int | None, typer.Option(help="Only the first so many questions: a pilot.")] = None,
+    sample: Annotated[int | None, typer.Option(help="Ask so many recorded items again, and report drift.")] = None,
+) -> None:
+    """Record what models answer to an evalset's questions; says what it takes first, goes on where it stopped."""
+    from workbench.routing.record import drift, evalset_models
+    from workbench.routing.record import record as record_answers
+
+    settings = load_settings()
+    if sample is not None:
+        for name in model or evalset_models(evalset, settings):
+            typer.echo(
+                drift(evalset, settings=settings, model=name, sample=sample, max_cost_usd=max_cost_usd).to_text()
+            )
+        return
+    failed = record_answers(
+        evalset, settings=settings, models=model or (), max_cost_usd=max_cost_usd, questions=questions, tell=say
+    )
+    if failed:
+        raise typer.Exit(3)

@@ -1,0 +1,108 @@
+"""``workbench import``: evalsets from tables, logs and collections that exist already."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from workbench.cli.lines import named_values
+from workbench.errors import ConfigError
+
+import_app = typer.Typer(no_args_is_help=True, help="Make an evalset of what you have.")
+_Table = Annotated[Path, typer.Argument(help="CSV, Parquet or JSONL, one row each.")]
+_Name = Annotated[str, typer.Option(help="Evalset to add to; made where there is none.")]
+_Rename = Annotated[list[str] | None, typer.Option(metavar="YOURS=OURS", help="A column of another name; repeatable.")]
+
+
+@import_app.command("tables")
+def from_tables(
+    out: Annotated[str, typer.Argument(help="Name of the new evalset, or its folder.")],
+    corpus: Annotated[Path, typer.Option(help="Documents: .jsonl, .csv or .parquet.")],
+    queries: Annotated[Path, typer.Option(help="Questions, with a column `relevant` where there are no qrels.")],
+    qrels: Annotated[Path | None, typer.Option(help="Judgements: BEIR's or TREC's form, or a table.")] = None,
+    rename: _Rename = None,
+) -> None:
+    """Write an evalset folder from tables of documents, questions and judgements."""
+    from workbench.evalset.imports.documents import import_tables
+
+    renamed = named_values(rename or [], "--rename")
+    done = import_tables(corpus=corpus, queries=queries, qrels=qrels, out=_folder(out), rename=renamed)
+    typer.echo(f"written: {done}; complete its card.md, then: workbench evalset check {out}")
+
+
+@import_app.command("outcomes")
+def from_outcomes(
+    path: Annotated[Path, typer.Argument(help="Outcomes, long or wide: .csv, .jsonl or .parquet.")],
+    name: Annotated[str, typer.Option(help="Name of the new evalset, or its folder.")],
+    rename: _Rename = None,
+    without: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Leave rows with it out; repeatable.")
+    ] = None,
+    cost: Annotated[
+        list[str] | None, typer.Option(metavar="MODEL=USD", help="Per 1,000 requests, where none is recorded.")
+    ] = None,
+    drop_incomplete: Annotated[bool, typer.Option(help="Leave out prompts that some model did not answer.")] = False,
+    most_common_text: Annotated[
+        bool, typer.Option(help="Of a prompt_id with two texts, take that of most rows.")
+    ] = False,
+) -> None:
+    """Write an evalset from what models answered to prompts, how good it was and what it cost."""
+    from workbench.evalset.imports.logs import Repairs, import_outcomes
+
+    repairs = Repairs(
+        rename=named_values(rename or [], "--rename"),
+        without=named_values(without or [], "--without"),
+        costs={model: _dollars(model, usd) for model, usd in named_values(cost or [], "--cost").items()},
+        drop_incomplete=drop_incomplete,
+        texts="most_common" if most_common_text else "refuse",
+    )
+    done = import_outcomes(path, _folder(name), repairs=repairs)
+    typer.echo(f"written: {done}; complete its card.md, then: workbench run routing --evalset {name}")
+
+
+def _folder(out: str) -> Path:
+    """A name is one below the project's evalsets, anything else a path."""
+    from workbench.config import load_settings
+
+    return load_settings().evalsets / out if Path(out).name == out else Path(out)
+
+
+def _dollars(model: str, usd: str) -> float:
+    try:
+        return float(usd)
+    except ValueError:
+        raise ConfigError(f"--cost {model} must be dollars per 1,000 requests, found {usd!r}") from None
+
+
+@import_app.command("hub")
+def from_hub(
+    name: Annotated[str, typer.Argument(help="Collection of the hub, owner/name; naming it permits the network.")],
+    corpus: Annotated[str, typer.Option(help="Its configuration of documents.")] = "corpus",
+    queries: Annotated[str, typer.Option(help="Its configuration of questions.")] = "queries",
+    qrels: Annotated[str, typer.Option(help="Its configuration of judgements.")] = "default",
+    qrels_name: Annotated[str | None, typer.Option(help="Collection of the judgements, where another.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Commit or tag.")] = None,
+) -> None:
+    """Fetch a retrieval collection of the Hugging Face hub once; then it is hub:NAME."""
+    from workbench.config import load_settings
+    from workbench.evalset.imports.hub import load_hub
+
+    parts = {"corpus": corpus, "queries": queries, "qrels": qrels}
+    evalset = load_hub(name, settings=load_settings(), **parts, qrels_name=qrels_name, revision=revision)
+    typer.echo(f"{len(evalset.documents):,} documents, {len(evalset.queries):,} questions; use it as: hub:{name}")
+
+
+@import_app.command("stream")
+def from_stream(path: _Table, name: _Name) -> None:
+    """Add requests in the order they came: query, answer_key, and where known tenant_id, cluster, at."""
+    from workbench.evalset.imports.requests import import_stream
+
+    typer.echo(f"written: {import_stream(path, _folder(name))}; complete the card.md beside it")
+
+
+@import_app.command("pairs")
+def from_pairs(path: _Table, name: _Name) -> None:
+    """Add pairs of questions with same_answer 0 or 1, and where known kind, cluster, tenant_id, split."""
+    from workbench.evalset.imports.requests import import_pairs
+
+    typer.echo(f"written: {import_pairs(path, _folder(name))}; complete the card.md beside it")

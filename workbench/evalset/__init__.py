@@ -1,0 +1,1 @@
+"""Data with labels: questions, judgements and documents of a folder, with their hashes."""

@@ -1,0 +1,156 @@
+"""Scores that ragas defines: how much of a question is copied from the document it should find."""
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workbench.config import Settings
+from workbench.errors import Defect, EvalsetError
+from workbench.evalset.evalset import find_evalset, split_qrels
+from workbench.evalset.findings import Contents, Finding, find, of_query, read_contents, words
+from workbench.evalset.outcomes import FILE, load_outcomes
+from workbench.evalset.traffic import load_stream, read_plan
+from workbench.records import Document, Query
+
+
+@dataclass(frozen=True, slots=True)
+class EchoScore:
+    """ROUGE-L of a question against a line, both in [0, 1].
+
+    ``precision`` is the share of the question's words that stand in the line in the same order,
+    ``recall`` the share of the line's words that do in the question.
+    """
+
+    precision: float
+    recall: float
+
+
+def echo_scores(pairs: Sequence[tuple[str, str]]) -> list[EchoScore]:
+    """ROUGE-L (Lin 2004) of each (question, line), by ragas with word stems; offline, no model.
+
+    Works inside the running loop of a notebook too: ragas scores asynchronously, in a thread of its own here.
+    The first call imports ragas (about 4 s); a pair costs about 10 ms.
+    """
+    if not pairs:
+        return []
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        return pool.submit(asyncio.run, _rouge(pairs)).result()
+
+
+async def _rouge(pairs: Sequence[tuple[str, str]]) -> list[EchoScore]:
+    # ragas must neither fetch a price list nor report its use
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    os.environ.setdefault("RAGAS_DO_NOT_TRACK", "true")
+    from ragas.metrics import collections
+
+    precision, recall = collections.RougeScore(mode="precision"), collections.RougeScore(mode="recall")
+    return [
+        EchoScore(
+            (await precision.ascore(reference=line, response=question)).value,
+            (await recall.ascore(reference=line, response=question)).value,
+        )
+        for question, line in pairs
+    ]
+
+
+ECHO_WORDS = 6
+ECHO_ROUGE = 0.5
+_LINE_WORDS = 40
+
+
+def check_evalset(path: str | Path, settings: Settings) -> list[Finding]:
+    """All findings of an evalset, by file and line; an empty list means that none was found.
+
+    Those of `workbench.evalset.findings.find`, whose errors every notebook refuses before work starts; what the
+    routing and the caching notebook refuse of ``outcomes.parquet``, ``stream.parquet`` and ``traffic.toml``, which
+    they alone read; and one more warning: questions that repeat a relevant document, `ECHO_WORDS` words in a row of
+    its title or first line, or ROUGE-L precision and recall of at least `ECHO_ROUGE` against the first line.
+
+    Cost: about 4 s for ragas on the first call that has a relevant pair to compare, then 1 ms a pair.
+    """
+    try:
+        folder = find_evalset(path, settings)
+        contents = read_contents(folder, settings)
+    except EvalsetError as error:
+        return [Finding(str(path), 0, str(error))]
+    splits, _ = split_qrels(contents, seed=0)
+    findings = [*find(contents, splits), *_of_notebooks(folder), *_echoes(contents)]
+    return sorted(findings, key=lambda f: (f.file, f.line, f.severity))
+
+
+def summarise(findings: Sequence[Finding]) -> str:
+    """Print form: the findings, one a line, and their number; what ``workbench evalset check`` prints."""
+    errors = sum(f.severity == "error" for f in findings)
+    count = f"{errors} errors, {len(findings) - errors} warnings" if findings else "no defect found"
+    return "\n".join([*map(str, findings), count])
+
+
+def exit_code(findings: Sequence[Finding]) -> int:
+    """1 where there is an error, else 0; warnings do not fail."""
+    return int(any(f.severity == "error" for f in findings))
+
+
+def _of_notebooks(folder: Path) -> Iterator[Finding]:
+    """What one notebook refuses of the file that it alone reads, by the same reader."""
+    readers: dict[str, Callable[[], Any]] = {
+        FILE: lambda: load_outcomes(folder),
+        "stream.parquet": lambda: load_stream(folder),
+        "traffic.toml": lambda: read_plan(folder / "traffic.toml"),
+    }
+    for name, read in readers.items():
+        if (path := folder / name).is_file():
+            try:
+                read()
+            except EvalsetError as error:
+                for defect in error.defects or [Defect(str(path), 0, str(error))]:
+                    yield Finding(defect.file, defect.line, defect.problem)
+
+
+def _echoes(contents: Contents) -> Iterator[Finding]:
+    """Questions written by copying: lexical search finds them, and no user asks them."""
+    pairs = list(_relevant_pairs(contents))
+    scores = echo_scores([(query.text, _first_line(document)) for query, document in pairs])
+    reported: set[str] = set()
+    for (query, document), score in zip(pairs, scores, strict=True):
+        run = max(_longest_run(query.text, text) for text in (document.title, _first_line(document)))
+        if run >= ECHO_WORDS:
+            how = f"{run} words in a row"
+        elif min(score.precision, score.recall) >= ECHO_ROUGE:
+            how = f"ROUGE-L precision {score.precision:.2f}, recall {score.recall:.2f}"
+        else:
+            continue
+        if query.query_id not in reported:
+            reported.add(query.query_id)
+            yield of_query(
+                contents, query.query_id, f"repeats the first line of {document.doc_id!r} ({how})", "warning"
+            )
+
+
+def _relevant_pairs(contents: Contents) -> Iterator[tuple[Query, Document]]:
+    queries = {q.query_id: q for q in contents.queries}
+    documents = {d.doc_id: d for d in contents.documents}
+    for rows in contents.judgements.values():
+        for row in rows:
+            query, document = queries.get(row.query_id), documents.get(row.doc_id)
+            if row.grade > 0 and query is not None and document is not None:
+                yield query, document
+
+
+def _first_line(document: Document) -> str:
+    """First line of the text that is not blank, at most 40 words of it: some texts are one line."""
+    line = next((line for line in document.text.splitlines() if line.strip()), "")
+    return " ".join(line.split()[:_LINE_WORDS])
+
+
+def _longest_run(question: str, line: str) -> int:
+    """Words of the longest passage that stands in both."""
+    asked, there = words(question), words(line)
+    longest, runs = 0, [0] * (len(there) + 1)
+    for word in asked:
+        runs = [0, *(runs[i] + 1 if word == other else 0 for i, other in enumerate(there))]
+        longest = max(longest, max(runs))
+    return longest

@@ -1,0 +1,173 @@
+"""Corpora that are built at run time and pinned by a lock, so that judgements stay true to their texts.
+
+``corpus.toml`` says what to build, ``corpus.lock`` holds a hash for each document. A machine whose installed
+versions differ gets the pinned ones in a private folder, read by a child process; other texts are refused.
+"""
+
+import datetime as dt
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from workbench.config import Settings
+from workbench.errors import Defect, EvalsetError, unknown_name
+from workbench.evalset.docstrings import NAMESPACES
+from workbench.records import Document, content_hash
+
+READER = Path(__file__).with_name("docstrings.py")
+HASH_CHARS = 16
+
+
+def load_corpus(folder: Path, settings: Settings) -> tuple[list[Document], str]:
+    """Documents that ``corpus.toml`` in ``folder`` describes, and the hash of the whole corpus.
+
+    The first call builds (some seconds a library, longer where a pinned version must be installed); later ones
+    read the built file from the cache.
+
+    Raises
+    ------
+    EvalsetError
+        If there is no lock, or what was built is not what the lock pins.
+    """
+    lock = folder / "corpus.lock"
+    if not lock.is_file():
+        raise EvalsetError(f"{lock} is missing; write it with: workbench evalset lock {folder}")
+    pinned = _read_lock(lock)
+    manifest = content_hash(lock.read_bytes())
+    built = settings.cache / "corpora" / f"{folder.name}-{manifest[:HASH_CHARS]}.jsonl"
+    documents = _read(built) if built.is_file() else build_corpus(folder, settings)
+    found = {d.doc_id: d.content_hash[:HASH_CHARS] for d in documents}
+    if found != pinned:
+        built.unlink(missing_ok=True)
+        raise EvalsetError(_difference(lock, pinned, found))
+    if not built.is_file():
+        _write(documents, built)
+    return documents, manifest
+
+
+def build_corpus(folder: Path, settings: Settings) -> list[Document]:
+    """Build every document afresh, sorted by id; the lock is not looked at."""
+    recipe = _read_recipe(folder / "corpus.toml")
+    documents = []
+    for library, version in recipe["libraries"].items():
+        released = recipe.get("released", {}).get(library, {})
+        documents += [_document(library, version, raw, released) for raw in _read_library(library, version, settings)]
+    return sorted(documents, key=lambda d: d.doc_id)
+
+
+def write_lock(folder: Path, settings: Settings) -> int:
+    """Pin the corpus as it is built now; returns how many documents it has."""
+    documents = build_corpus(folder, settings)
+    lines = [f"{d.doc_id}\t{d.content_hash[:HASH_CHARS]}\n" for d in documents]
+    (folder / "corpus.lock").write_text("".join(lines), encoding="utf-8")
+    return len(lines)
+
+
+def _read_lock(lock: Path) -> dict[str, str]:
+    rows = [line.split("\t") for line in lock.read_text(encoding="utf-8").splitlines()]
+    if bad := [number for number, row in enumerate(rows, 1) if len(row) != 2]:
+        problem = Defect(str(lock), bad[0], "an id and a hash parted by a tab are expected")
+        raise EvalsetError(f"{lock} cannot be read; restore it from version control", [problem])
+    return {doc_id: digest for doc_id, digest in rows}
+
+
+def _read_recipe(path: Path) -> dict[str, Any]:
+    try:
+        recipe = tomllib.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise EvalsetError(f"{path}: not TOML: {error}") from error
+    if recipe.get("kind") != "docstrings":
+        raise EvalsetError(f"{path}: kind must be 'docstrings', found {recipe.get('kind')!r}")
+    libraries = recipe.get("libraries")
+    if not isinstance(libraries, dict) or not libraries:
+        raise EvalsetError(f"{path}: [libraries] must give the version of each library to read")
+    for library in libraries:
+        if library not in NAMESPACES:
+            raise EvalsetError(f"{path}: {unknown_name('library', library, list(NAMESPACES))}")
+    return recipe
+
+
+def _read_library(library: str, version: str, settings: Settings) -> list[dict[str, Any]]:
+    """Run the docstring reader on exactly this version; the first line it prints names the version it saw."""
+    env = dict(os.environ)
+    if metadata.version(library) != version:
+        env["PYTHONPATH"] = str(_private_install(library, version, settings))
+    command = [sys.executable, str(READER), library]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise EvalsetError(f"reading the docstrings of {library} {version} failed:\n{done.stderr[-2000:]}")
+    head, *rows = map(json.loads, done.stdout.splitlines())
+    if head["version"] != version:
+        raise EvalsetError(f"asked for {library} {version}, the child process read {head['version']}")
+    return rows
+
+
+def _private_install(library: str, version: str, settings: Settings) -> Path:
+    """Install one pinned library away from the environment, once."""
+    target = settings.cache / "libraries" / f"{library}-{version}"
+    if not target.is_dir():
+        part = target.with_name(f"{target.name}.{os.getpid()}.part")
+        pip = [sys.executable, "-m", "pip", "install", "-q", "--only-binary=:all:", "--target", str(part)]
+        done = subprocess.run([*pip, f"{library}=={version}"], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise EvalsetError(
+                f"the corpus needs {library} {version}, {metadata.version(library)} is installed, and pip could not "
+                f"fetch the pinned one: {done.stderr[-500:]}"
+            )
+        part.rename(target)
+    return target
+
+
+def _document(library: str, version: str, raw: dict[str, Any], released: dict[str, str]) -> Document:
+    month = _release_month(raw["added"], released) or _release_month(version, released)
+    if month is None:
+        raise EvalsetError(f"corpus.toml gives no month for {library} {version} under [released.{library}]")
+    return Document(
+        doc_id=raw["id"],
+        title=raw["id"],
+        text=raw["text"],
+        tenant_id=library,
+        document_type=raw["kind"],
+        date=dt.date.fromisoformat(f"{month}-01"),
+        aliases=tuple(raw["aliases"]),
+    )
+
+
+def _release_month(version: str | None, released: dict[str, str]) -> str | None:
+    """Month of a release; 2.2.0 is found under "2.2"."""
+    if version is None:
+        return None
+    return released.get(version) or released.get(version.removesuffix(".0"))
+
+
+def _write(documents: list[Document], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    rows = ([d.doc_id, d.text, d.title, d.tenant_id, d.document_type, str(d.date), list(d.aliases)] for d in documents)
+    part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    part.replace(path)
+
+
+def _read(path: Path) -> list[Document]:
+    documents = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        doc_id, text, title, tenant_id, kind, date, aliases = json.loads(line)
+        when = dt.date.fromisoformat(date)
+        documents.append(Document(doc_id, text, title, tenant_id, kind, when, tuple(aliases)))
+    return documents
+
+
+def _difference(lock: Path, pinned: dict[str, str], found: dict[str, str]) -> str:
+    missing, new = sorted(pinned.keys() - found.keys()), sorted(found.keys() - pinned.keys())
+    changed = sorted(k for k in pinned.keys() & found.keys() if pinned[k] != found[k])
+    shown = ", ".join((missing + new + changed)[:5])
+    return (
+        f"the corpus built here is not the one that {lock} pins: {len(missing)} documents missing, {len(new)} new, "
+        f"{len(changed)} with another text (first: {shown}). Judgements hold only for the pinned texts; another "
+        "corpus needs an evalset of its own."
+    )

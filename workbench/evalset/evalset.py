@@ -1,0 +1,247 @@
+"""An evalset: questions, judgements and documents of one folder, in dev and test, with their hashes."""
+
+import hashlib
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from workbench.config import Settings
+from workbench.errors import Defect, EvalsetError, SplitError, unknown_name
+from workbench.evalset.files import Judgement
+from workbench.evalset.findings import Contents, find, left_out, read_contents
+from workbench.evalset.gates import GatePolicy, default_policy
+from workbench.records import Document, Query
+
+Qrels = dict[str, dict[str, int]]
+DEV_SHARE = 0.25
+HUB = "hub:"
+NAMED = 20  # questions left out that a note names
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """The queries that have judgements in one split, and the judgements: query id -> document id -> grade.
+
+    ``of_dev`` are the query ids of the evalset's dev, whichever split this is.
+    """
+
+    name: str
+    queries: tuple[Query, ...]
+    qrels: Qrels
+    of_dev: frozenset[str] = frozenset()
+
+    @property
+    def pooled(self) -> bool:
+        """Whether documents were judged that turned out not to be relevant.
+
+        Where none was, the judgements list known answers only, as most public collections do: whatever they do not
+        list counts as not relevant, and the share of judged hits says nothing.
+        """
+        return any(not grade for grades in self.qrels.values() for grade in grades.values())
+
+    @property
+    def clusters(self) -> dict[str, str]:
+        """Cluster of each query id: the unit that is resampled."""
+        return {q.query_id: q.cluster for q in self.queries}
+
+    def require_dev(self, doing: str) -> None:
+        """Refuse questions that are not of dev; ``doing`` names what dev alone may do.
+
+        Raises
+        ------
+        SplitError
+            If there is one.
+        """
+        require_dev((q.query_id for q in self.queries), self.of_dev, doing)
+
+
+def require_dev(items: Iterable[str], dev: Collection[str], doing: str) -> None:
+    """Refuse items that are not of dev where test would show what was fitted or chosen on it.
+
+    Raises
+    ------
+    SplitError
+        If any item is not among those of ``dev``.
+    """
+    if strangers := sorted(set(items).difference(dev)):
+        raise SplitError(
+            f"{doing} may see dev alone, found {len(strangers)} items that are not of dev, first {strangers[0]!r}; "
+            "hand over the dev split",
+            strangers,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Evalset:
+    """One folder of questions and judgements; made by `load_evalset`.
+
+    Attributes
+    ----------
+    qrels : dict
+        Split -> query id -> document id -> grade (0 = judged, not relevant).
+    inputs : dict
+        sha256 of each file read, by name: queries, corpus, qrels/<split>, gates. A built corpus has that of
+        its manifest. The card decides nothing and is not among them.
+    gates : dict
+        Policy by notebook, for the notebooks that ``gates.toml`` names; `policy` has the defaults.
+    synthetic : bool
+        The card declares the questions or the traffic simulated: nothing here can be more than provisional.
+    notes : tuple of str
+        What was done that the files do not say, such as how dev and test were made.
+    """
+
+    name: str
+    path: Path
+    queries: tuple[Query, ...]
+    qrels: dict[str, Qrels]
+    documents: tuple[Document, ...]
+    inputs: dict[str, str]
+    card: str
+    gates: dict[str, GatePolicy]
+    synthetic: bool
+    notes: tuple[str, ...] = ()
+
+    def split(self, name: str) -> Split:
+        """Give the queries and judgements of one split; a query is in it when it has judgements there.
+
+        Raises
+        ------
+        EvalsetError
+            If there is no such split.
+        """
+        if name not in self.qrels:
+            raise EvalsetError(f"evalset {self.name}: {unknown_name('split', name, tuple(self.qrels))}")
+        qrels = self.qrels[name]
+        asked = tuple(q for q in self.queries if q.query_id in qrels)
+        return Split(name, asked, qrels, frozenset(self.qrels.get("dev", ())))
+
+    def policy(self, notebook: str) -> GatePolicy:
+        """Give what ``gates.toml`` asks of a notebook, or the defaults."""
+        return self.gates.get(notebook) or default_policy(notebook)
+
+    @property
+    def tenants(self) -> tuple[str, ...]:
+        """Tenants that own a document or ask a question, sorted."""
+        return tuple(sorted({d.tenant_id for d in self.documents} | {q.tenant_id for q in self.queries}))
+
+
+def load_evalset(source: str | Path, *, settings: Settings, seed: int = 0) -> Evalset:
+    """Load an evalset by name, by folder (ours, or BEIR's as it is), or one fetched from the hub before.
+
+    Parameters
+    ----------
+    source : str or Path
+        A name below ``evalsets/``, a folder, or ``hub:NAME`` for what `workbench.evalset.imports.hub.load_hub`
+        fetched; nothing is ever fetched here.
+    settings : Settings
+        Where evalsets and the cache are.
+    seed : int
+        Of the split by cluster, used only where the folder has no dev (or train) judgements beside test.
+
+    Raises
+    ------
+    EvalsetError
+        If there is no such evalset, or with everything that `workbench evalset check` calls an error, by file and
+        line. What it calls a warning loads; questions that are left out are named in ``notes``.
+    """
+    folder = find_evalset(source, settings)
+    contents = read_contents(folder, settings)
+    splits, notes = split_qrels(contents, seed=seed)
+    errors = [Defect(f.file, f.line, f.problem) for f in find(contents, splits) if f.severity == "error"]
+    if errors:
+        raise EvalsetError(f"evalset {folder} cannot be used; {len(errors)} places to correct:", errors)
+    qrels, unasked = _leave_out(contents, splits)
+    return Evalset(
+        name=folder.name,
+        path=folder,
+        queries=tuple(contents.queries),
+        qrels=qrels,
+        documents=tuple(contents.documents),
+        inputs=contents.inputs,
+        card=contents.card,
+        gates=contents.gates,
+        synthetic=contents.synthetic,
+        notes=(*notes, *unasked),
+    )
+
+
+def _leave_out(contents: Contents, splits: dict[str, Qrels]) -> tuple[dict[str, Qrels], list[str]]:
+    """Judgements of the questions that are asked, and for each split a sentence that names the others."""
+    gone = left_out(contents, splits)
+    without = {(each.split, each.query_id) for each in gone}
+    asked = {s: {q: grades for q, grades in qrels.items() if (s, q) not in without} for s, qrels in splits.items()}
+    notes = []
+    for split in splits:
+        mine = [f"{each.query_id!r} {each.why}" for each in gone if each.split == split]
+        more = f"; and {len(mine) - NAMED} more, which `workbench evalset check` names" if len(mine) > NAMED else ""
+        if mine:
+            notes.append(f"{len(mine)} questions are left out of {split}: {'; '.join(mine[:NAMED])}{more}")
+    return asked, notes
+
+
+def find_evalset(source: str | Path, settings: Settings) -> Path:
+    """Folder that a name, a path or ``hub:NAME`` means.
+
+    Raises
+    ------
+    EvalsetError
+        If there is none, with the nearest name.
+    """
+    text = str(source)
+    if text.startswith(HUB):
+        folder = hub_folder(text.removeprefix(HUB), settings)
+        if not folder.is_dir():
+            raise EvalsetError(f"{text} is not on this machine; fetch it with `workbench import hub {text[4:]}`")
+        return folder
+    named = settings.evalsets / text
+    if named.is_dir():
+        return named
+    if Path(source).is_dir():
+        return Path(source).resolve()
+    known = sorted(p.name for p in settings.evalsets.glob("*") if p.is_dir())
+    raise EvalsetError(f"{unknown_name('evalset', text, known)} (below {settings.evalsets}), and no folder either")
+
+
+def hub_folder(name: str, settings: Settings) -> Path:
+    """Where a collection of the hub is kept once it was fetched."""
+    return settings.cache / "hub" / name.replace("/", "--")
+
+
+def split_qrels(contents: Contents, *, seed: int) -> tuple[dict[str, Qrels], tuple[str, ...]]:
+    """Judgements by split, with dev and test wherever there are any, and a sentence on how they were made."""
+    splits = {name: _qrels(rows) for name, rows in contents.judgements.items()}
+    if not splits or {"dev", "test"} <= splits.keys():
+        return splits, ()
+    if {"train", "test"} <= splits.keys():
+        splits["dev"] = splits.pop("train")
+        return splits, (f"no dev split: the {len(splits['dev'])} questions of train serve as dev",)
+    pool = next((name for name in ("test", "dev", "train") if name in splits), min(splits))
+    clusters = {q.query_id: q.cluster for q in contents.queries}
+    judged = splits.pop(pool)
+    dev = dev_clusters({clusters[q] for q in judged if q in clusters}, seed)
+    splits["dev"] = {q: grades for q, grades in judged.items() if clusters.get(q) in dev}
+    splits["test"] = {q: grades for q, grades in judged.items() if clusters.get(q) not in dev}
+    sizes = f"{len(splits['dev'])} questions in dev, {len(splits['test'])} in test"
+    return splits, (f"only {pool} is judged: split 1:3 by cluster, by hash with seed {seed} ({sizes})",)
+
+
+def _qrels(rows: Iterable[Judgement]) -> Qrels:
+    qrels: Qrels = {}
+    for row in rows:
+        qrels.setdefault(row.query_id, {})[row.doc_id] = row.grade
+    return qrels
+
+
+def dev_clusters(clusters: set[str], seed: int, share: float = DEV_SHARE) -> set[str]:
+    """Clusters whose hash falls into the lowest share: a cluster that is added later moves no other one.
+
+    At least one is in dev, and where there are two or more, at least one in test.
+    """
+    ranked = sorted((_fraction(cluster, seed), cluster) for cluster in clusters)
+    count = sum(fraction < share for fraction, _ in ranked)
+    return {cluster for _, cluster in ranked[: max(1, min(count, len(ranked) - 1))]}
+
+
+def _fraction(cluster: str, seed: int) -> float:
+    """Hash of a cluster as a number in [0, 1)."""
+    return int(hashlib.sha256(f"{seed}:{cluster}".encode()).hexdigest()[:13], 16) / 16**13

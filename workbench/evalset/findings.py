@@ -1,0 +1,361 @@
+"""What is wrong with an evalset, by file and line: told by `workbench evalset check`, refused before any run.
+
+An *error* makes results wrong: `workbench evalset check` fails on it, and no notebook opens an evalset that has one.
+A *warning* makes them mean less. A question that cannot be judged, or that would carry an answer from test into dev, is
+one of the warnings: it is left out by name, before work starts.
+"""
+
+import hashlib
+import re
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from workbench.config import Settings
+from workbench.errors import Defect, EvalsetError, WorkbenchError, unknown_name
+from workbench.evalset.files import (
+    DOCUMENT_KEYS,
+    QUERY_KEYS,
+    Judgement,
+    documents_of,
+    fits,
+    foreign_keys,
+    queries_of,
+    read_text,
+    scan_jsonl,
+    scan_qrels,
+)
+from workbench.evalset.gates import GatePolicy, scan_gates
+from workbench.evalset.traffic import pairs_of
+from workbench.records import Document, Query
+
+OTHER_INPUTS = ("outcomes.parquet", "pairs.jsonl", "stream.parquet")
+
+
+@dataclass(slots=True)
+class Contents:
+    """What the folder holds.
+
+    ``query_lines`` and ``document_lines`` map ids to lines; ``foreign`` holds, by file, line and key, the
+    metadata that means nothing here.
+    """
+
+    folder: Path
+    queries: list[Query] = field(default_factory=list)
+    query_lines: dict[str, int] = field(default_factory=dict)
+    foreign: dict[str, dict[int, dict[str, Any]]] = field(default_factory=dict)
+    documents: list[Document] = field(default_factory=list)
+    document_lines: dict[str, int] = field(default_factory=dict)
+    judgements: dict[str, list[Judgement]] = field(default_factory=dict)
+    gates: dict[str, GatePolicy] = field(default_factory=dict)
+    card: str = ""
+    synthetic: bool = False
+    inputs: dict[str, str] = field(default_factory=dict)
+    defects: list[Defect] = field(default_factory=list)
+
+
+def read_contents(folder: Path, settings: Settings) -> Contents:
+    """Read all files of the folder once; what cannot be used is in ``defects``, nothing is raised for it.
+
+    Raises
+    ------
+    EvalsetError
+        If there is no such folder.
+    """
+    if not folder.is_dir():
+        raise EvalsetError(f"no evalset folder at {folder}; it must hold queries.jsonl, qrels/ and a corpus")
+    contents = Contents(folder)
+    _read_queries(contents)
+    _read_corpus(contents, settings)
+    _read_qrels(contents)
+    if (gates := folder / "gates.toml").exists():
+        contents.gates, defects = scan_gates(gates)
+        _note(contents, "gates", gates, defects)
+    if (card := folder / "card.md").exists():
+        contents.card, defects = read_text(card)
+        contents.synthetic, problem = synthetic_of(contents.card)
+        contents.defects += [*defects, *([Defect(str(card), 1, problem)] if problem else [])]
+    return contents
+
+
+def _read_queries(contents: Contents) -> None:
+    path = contents.folder / "queries.jsonl"
+    if not path.exists() and any((contents.folder / name).exists() for name in OTHER_INPUTS):
+        return  # an evalset of outcomes, pairs or a stream alone
+    rows, defects = scan_jsonl(path)
+    contents.queries, contents.query_lines, problems = queries_of(str(path), rows)
+    contents.foreign[str(path)] = foreign_keys(rows, QUERY_KEYS)
+    _note(contents, "queries", path, defects + problems)
+
+
+def _read_corpus(contents: Contents, settings: Settings) -> None:
+    built, path = contents.folder / "corpus.toml", contents.folder / "corpus.jsonl"
+    if built.exists():
+        from workbench.evalset.corpus import load_corpus
+
+        try:
+            contents.documents, contents.inputs["corpus"] = load_corpus(contents.folder, settings)
+        except WorkbenchError as error:
+            contents.defects += getattr(error, "defects", ()) or [Defect(str(built), 0, str(error))]
+    elif path.exists() or contents.query_lines:
+        rows, defects = scan_jsonl(path)
+        contents.documents, contents.document_lines, problems = documents_of(str(path), rows)
+        contents.foreign[str(path)] = foreign_keys(rows, DOCUMENT_KEYS)
+        _note(contents, "corpus", path, defects + problems)
+
+
+def _read_qrels(contents: Contents) -> None:
+    queries = set(contents.query_lines)
+    documents = set(contents.document_lines) or {d.doc_id for d in contents.documents}
+    paths = sorted((contents.folder / "qrels").glob("*.tsv"))
+    for path in paths:
+        rows, defects = scan_qrels(path)
+        contents.judgements[path.stem] = rows
+        # a corpus of which nothing could be read is one defect, not one a judgement
+        known = documents or {row.doc_id for row in rows}
+        problems = judgement_defects(str(path), rows, queries, known)
+        _note(contents, f"qrels/{path.stem}", path, defects + problems)
+    if contents.query_lines and not paths:
+        missing = Defect(str(contents.folder / "qrels"), 0, "holds no <split>.tsv with judgements")
+        contents.defects.append(missing)
+
+
+def judgement_defects(
+    file: str, rows: Sequence[Judgement], queries: Container[str], documents: Container[str]
+) -> list[Defect]:
+    """Rows about queries and documents that do not exist, and pairs that were judged before."""
+    defects: list[Defect] = []
+    seen: dict[tuple[str, str], int] = {}
+    for row in rows:
+        if row.query_id not in queries:
+            defects.append(Defect(file, row.line, f"unknown query {row.query_id!r}"))
+        if row.doc_id not in documents:
+            defects.append(Defect(file, row.line, f"unknown document {row.doc_id!r}"))
+        first = seen.setdefault((row.query_id, row.doc_id), row.line)
+        if first != row.line:
+            pair = f"query {row.query_id!r} and document {row.doc_id!r}"
+            defects.append(Defect(file, row.line, f"{pair} were judged on line {first} already"))
+    return defects
+
+
+def _note(contents: Contents, name: str, path: Path, defects: Sequence[Defect]) -> None:
+    """Keep the defects of one file in the order of its lines, and the hash of what was read."""
+    contents.defects += sorted(defects, key=lambda defect: defect.line)
+    if path.is_file():
+        contents.inputs[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def synthetic_of(card: str) -> tuple[bool, str]:
+    """``synthetic: true`` from the front matter of a card (YAML between two lines of ``---``), or what is wrong."""
+    head, matter, _ = card.partition("\n---")
+    if not (card.startswith("---\n") and matter):
+        return False, ""
+    try:
+        values: Any = yaml.safe_load(head.removeprefix("---\n")) or {}
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        return False, f"the front matter is not YAML: {' '.join(str(error).split())}"
+    value = values.get("synthetic", False) if isinstance(values, Mapping) else None
+    if not isinstance(value, bool):
+        return False, "the front matter must map names to values, synthetic to true or false"
+    return value, ""
+
+
+Severity = Literal["error", "warning"]
+Splits = Mapping[str, Mapping[str, Mapping[str, int]]]
+USED = ("dev", "test")
+_MISTYPED = 0.8  # likeness of two keys: clustr is mistyped, type is not a mistyped style
+
+
+@dataclass(frozen=True, slots=True)
+class Finding(Defect):
+    """A defect and its weight: an error makes results wrong, a warning makes them mean less."""
+
+    severity: Severity = "error"
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}" if self.line else self.file
+        return f"{where}: {self.severity}: {self.problem}"
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A judged question that is not asked in a split, and why."""
+
+    split: str
+    query_id: str
+    why: str
+
+
+def find(contents: Contents, splits: Splits) -> list[Finding]:
+    """Everything that can be told without measuring texts; ``splits`` as `workbench.evalset.evalset.split_qrels`.
+
+    Errors: a line that cannot be read or used, an id that is unknown or stands twice, an empty question, an empty
+    document that answers one, a judged document of another tenant, a mistyped metadata key, a cluster or a question
+    that is in dev and in test, and a split of which no question is left. Warnings: questions that are left out
+    (`left_out`) or never asked, documents with no text, metadata that means nothing here, and what a split that is not
+    used shares with another one.
+    """
+    defects = [*contents.defects, *_pair_defects(contents)]
+    findings = [Finding(d.file, d.line, d.problem) for d in defects]
+    for look in (_foreign_keys, _empty_queries, _empty_documents, _never_asked, _other_tenants):
+        findings += look(contents)
+    for compare in (_left_out, _shared_queries, _shared_families):
+        findings += compare(contents, splits)
+    return findings
+
+
+def left_out(contents: Contents, splits: Splits) -> list[LeftOut]:
+    """Questions that are judged and not asked.
+
+    Those without a relevant document, which no arm can find, and those of dev whose text stands in test again: tuned
+    on, they would show there as they would in no new question.
+    """
+    texts = {q.query_id: " ".join(words(q.text)) for q in contents.queries}
+    out, asked = [], dict[str, dict[str, str]]()
+    for split, qrels in splits.items():
+        asked[split] = {}
+        for query_id, grades in qrels.items():
+            if query_id not in contents.query_lines:
+                continue
+            if any(grade > 0 for grade in grades.values()):
+                asked[split].setdefault(texts.get(query_id, ""), query_id)
+            else:
+                out.append(LeftOut(split, query_id, f"has no relevant document (grade above 0) in {split}"))
+    without = {o.query_id for o in out if o.split == "dev"}
+    for query_id in splits.get("dev", {}):
+        text = texts.get(query_id)
+        twin = asked.get("test", {}).get(text) if text else None
+        if twin not in (None, query_id) and query_id not in without:
+            out.append(LeftOut("dev", query_id, f"has the text of {twin!r} in test: {str(text)[:60]!r}"))
+    return out
+
+
+def of_query(contents: Contents, query_id: str, problem: str, severity: Severity = "error") -> Finding:
+    """Finding at the line of a query."""
+    file = str(contents.folder / "queries.jsonl")
+    return Finding(file, contents.query_lines[query_id], f"query {query_id!r} {problem}", severity)
+
+
+def words(text: str) -> list[str]:
+    """Words of a text, case folded."""
+    return re.findall(r"\w+", text.casefold())
+
+
+def _pair_defects(contents: Contents) -> list[Defect]:
+    path = contents.folder / "pairs.jsonl"
+    if not path.exists():
+        return []
+    rows, defects = scan_jsonl(path)
+    return [*defects, *pairs_of(str(path), rows)[1]]
+
+
+def _foreign_keys(contents: Contents) -> Iterator[Finding]:
+    """Keys near to ours that hold what ours would are mistyped: errors. BEIR collections carry others: one warning."""
+    for file, lines in contents.foreign.items():
+        known = QUERY_KEYS if file.endswith("queries.jsonl") else DOCUMENT_KEYS
+        strange: list[tuple[int, str]] = []
+        for line, keys in lines.items():
+            for key, value in keys.items():
+                near = get_close_matches(key, known, n=1, cutoff=_MISTYPED)
+                if near and fits(near[0], value):
+                    yield Finding(file, line, unknown_name("metadata key", key, known))
+                else:
+                    strange.append((line, key))
+        if strange:
+            line, key = strange[0]
+            count = len({name for _, name in strange})
+            problem = f"{count} metadata keys mean nothing here and are ignored, first {key!r}"
+            yield Finding(file, line, f"{problem}. Known: {', '.join(known)}", "warning")
+
+
+def _empty_queries(contents: Contents) -> Iterator[Finding]:
+    for query in contents.queries:
+        if not query.text.strip():
+            yield of_query(contents, query.query_id, "has an empty text")
+
+
+def _empty_documents(contents: Contents) -> Iterator[Finding]:
+    """Nothing can find an empty document: an error where it answers a question, else one warning for all of them."""
+    empty = [d.doc_id for d in contents.documents if not d.full_text.strip()]
+    wanted = {row.doc_id for rows in contents.judgements.values() for row in rows if row.grade > 0}
+    file = str(contents.folder / ("corpus.jsonl" if contents.document_lines else "corpus.toml"))
+    for doc_id in empty:
+        if doc_id in wanted:
+            problem = f"document {doc_id!r} has an empty text and no title, and is judged relevant"
+            yield Finding(file, contents.document_lines.get(doc_id, 0), problem)
+    if others := [d for d in empty if d not in wanted]:
+        problem = f"{len(others)} documents have an empty text and no title, and cannot be found; first {others[0]!r}"
+        yield Finding(file, contents.document_lines.get(others[0], 0), problem, "warning")
+
+
+def _never_asked(contents: Contents) -> Iterator[Finding]:
+    judged = {row.query_id for rows in contents.judgements.values() for row in rows}
+    if unasked := [query_id for query_id in contents.query_lines if query_id not in judged]:
+        are = f"and {len(unasked) - 1} others are" if len(unasked) > 1 else "is"
+        yield of_query(contents, unasked[0], f"{are} judged in no split and never asked", "warning")
+
+
+def _left_out(contents: Contents, splits: Splits) -> Iterator[Finding]:
+    gone = left_out(contents, splits)
+    for each in gone:
+        yield of_query(contents, each.query_id, f"is left out of {each.split}: it {each.why}", "warning")
+    for split, qrels in splits.items():
+        out = {each.query_id for each in gone if each.split == split}
+        if out and not qrels.keys() & contents.query_lines.keys() - out:
+            problem = f"no question of {split} is left: {len(out)} are left out, first {min(out)!r}"
+            yield Finding(str(contents.folder / "qrels"), 0, problem)
+
+
+def _other_tenants(contents: Contents) -> Iterator[Finding]:
+    owner = {d.doc_id: d.tenant_id for d in contents.documents}
+    asker = {q.query_id: q.tenant_id for q in contents.queries}
+    for split, rows in contents.judgements.items():
+        file = str(contents.folder / "qrels" / f"{split}.tsv")
+        for row in rows:
+            asks, owns = asker.get(row.query_id), owner.get(row.doc_id)
+            if asks is not None and owns is not None and asks != owns:
+                problem = f"document {row.doc_id!r} belongs to tenant {owns!r}, query {row.query_id!r} to {asks!r}"
+                yield Finding(file, row.line, problem)
+
+
+def _shared_queries(contents: Contents, splits: Splits) -> Iterator[Finding]:
+    home: dict[str, str] = {}
+    for split in _used_first(contents.judgements):
+        reported: set[str] = set()
+        for row in contents.judgements[split]:
+            first = home.setdefault(row.query_id, split)
+            if first != split and row.query_id not in reported:
+                reported.add(row.query_id)
+                file = str(contents.folder / "qrels" / f"{split}.tsv")
+                problem = f"query {row.query_id!r} is judged in {first} and in {split}"
+                # train serves as dev where there is none
+                roles = {name if name in splits else "dev" for name in (first, split)}
+                yield Finding(file, row.line, problem, _weight(roles))
+
+
+def _shared_families(contents: Contents, splits: Splits) -> Iterator[Finding]:
+    """Clusters, and texts of a split that is not used, in two splits; `left_out` has the texts of dev and test."""
+    home: dict[tuple[str, str], tuple[str, str]] = {}
+    for split in _used_first(splits):
+        for query in (q for q in contents.queries if q.query_id in splits[split]):
+            for kind, value in (("cluster", query.cluster), ("text", " ".join(words(query.text)))):
+                first, twin = home.setdefault((kind, value), (split, query.query_id))
+                severity = _weight({first, split})
+                told = kind == "cluster" or severity == "warning"
+                if value and first != split and twin != query.query_id and told:
+                    problem = f"in {split} has the {kind} of {twin!r} in {first}: {value[:60]!r}"
+                    yield of_query(contents, query.query_id, problem, severity)
+
+
+def _used_first(splits: Iterable[str]) -> list[str]:
+    """Dev and test before splits that are not used, so that what they share is told as theirs."""
+    return sorted(splits, key=lambda split: (split not in USED, split))
+
+
+def _weight(splits: set[str]) -> Severity:
+    """Weight of what two splits share: tuning on dev would show in test as it would in no new question."""
+    return "error" if splits == set(USED) else "warning"

@@ -1,0 +1,178 @@
+"""``gates.toml``: per notebook the metric, margin and limits, and what an open question does to CI."""
+
+import math
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from workbench.errors import Defect, unknown_name
+from workbench.evalset.files import read_text
+from workbench.records import GateStatus
+
+Softness = Literal["fail", "warn", "pass"]
+NOTEBOOKS = ("retrieval", "routing", "caching", "pipeline", "quality", "costs", "stack")
+_METRICS = {"retrieval": "ndcg@10", "caching": "false_hit_rate", "quality": "agreement"}
+_HUGE = 1e12
+# name -> (lowest, highest, whether the ends are allowed)
+_RANGES: Mapping[str, tuple[float, float, bool]] = {
+    "margin": (0.0, 1.0, False),
+    "confidence": (0.5, 1.0, False),
+    "floor": (0.0, 1.0, True),
+    "alpha": (0.0, 1.0, False),
+    "latency_p95_ms": (0.0, math.inf, False),
+    "least_saving_usd": (0.0, math.inf, True),
+    "least_saving_share": (0.0, 1.0, True),
+    "point_usd": (0.0, math.inf, False),
+    "max_usd_per_1k": (0.0, math.inf, False),
+    "requests_per_month": (0.0, math.inf, False),
+    "min_coverage": (0.0, 1.0, True),
+}
+ASSUMED_REQUESTS = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class GatePolicy:
+    """What one notebook must show, fixed before the test split is looked at.
+
+    Attributes
+    ----------
+    metric : str
+        The one quality metric that decides.
+    margin : float
+        How much worse than the reference is still "as good", in units of the metric, in (0, 1). The default
+        of 0.02 is a convention, not a finding: say what a lost point costs you and set your own.
+    confidence : float
+        Of the one-sided bounds, in (0.5, 1).
+    floor : float or None
+        What the metric must reach at all.
+    latency_p95_ms : float or None
+        Limit of the 95th percentile, milliseconds.
+    alpha : float
+        Caching: the accepted share of wrong answers among cache hits.
+    must_differ_limit : int or float
+        Caching: how many pairs that need different answers may be served from the cache; a number below 1 that is
+        written with a point is a share of them, and its upper bound must keep to it.
+    requests_per_month : int or None
+        Volume at which money is told and weighed; 100,000 is assumed, and called so, until it is set.
+    least_saving_usd, least_saving_share : float
+        Two arms cost the same unless they differ by both: so many dollars a month, and this share of the dearer one.
+        The defaults, $10 and 5 %, are what a change is hardly worth making for: set your own.
+    point_usd : float or None
+        Dollars a month that a hundredth of the metric is worth to you; without it a dearer arm is told, not chosen.
+    max_usd_per_1k : float or None
+        What an arm may cost per 1,000 requests while none is in use yet.
+    min_coverage : float
+        Share of the test items that every arm must have been scored on, in [0, 1]; below it the gate is ``error``.
+        What failed counts as the metric's worst value in every claim, so that a claim is honest at any coverage; but
+        where more than one item in ten (the default) failed, it speaks of the failures and not of the arm, and the
+        run is to be repeated.
+    on_inconclusive, on_stale : {"fail", "warn", "pass"}
+        What a claim that can be neither confirmed nor refuted, or that rests on changed inputs, does to CI:
+        "fail" leaves its exit code 2, the others make it 0.
+    """
+
+    metric: str = "ndcg@10"
+    margin: float = 0.02
+    confidence: float = 0.95
+    floor: float | None = None
+    latency_p95_ms: float | None = None
+    alpha: float = 0.01
+    must_differ_limit: int | float = 0
+    requests_per_month: int | None = None
+    least_saving_usd: float = 10.0
+    least_saving_share: float = 0.05
+    point_usd: float | None = None
+    max_usd_per_1k: float | None = None
+    min_coverage: float = 0.9
+    on_inconclusive: Softness = "fail"
+    on_stale: Softness = "fail"
+
+    @property
+    def soft(self) -> tuple[GateStatus, ...]:
+        """Statuses that do not fail CI; they are shown all the same."""
+        found: dict[GateStatus, Softness] = {"inconclusive": self.on_inconclusive, "stale": self.on_stale}
+        return tuple(status for status, what in found.items() if what != "fail")
+
+
+_KEYS = tuple(f.name for f in fields(GatePolicy))
+
+
+def default_policy(notebook: str) -> GatePolicy:
+    """Policy of a notebook that ``gates.toml`` does not mention: the defaults, with its own metric.
+
+    >>> default_policy("retrieval").metric, default_policy("routing").metric
+    ('ndcg@10', 'correctness')
+    """
+    return GatePolicy(metric=_METRICS.get(notebook, "correctness"))
+
+
+def scan_gates(path: Path) -> tuple[dict[str, GatePolicy], list[Defect]]:
+    """Policies of a ``gates.toml`` by notebook, and everything in it that cannot be used, with its line."""
+    text, defects = read_text(path)
+    try:
+        raw = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        at = re.search(r"at line (\d+)", str(error))
+        return {}, [Defect(str(path), int(at[1]) if at else 0, f"not TOML: {error}")]
+    policies: dict[str, GatePolicy] = {}
+    for notebook, table in raw.items():
+        problems = _problems(notebook, table)
+        defects += [Defect(str(path), _line_of(text, notebook, key), why) for key, why in problems.items()]
+        if not problems:
+            policies[notebook] = GatePolicy(**{"metric": default_policy(notebook).metric, **table})
+    return policies, defects
+
+
+def _problems(notebook: str, table: Any) -> dict[str, str]:
+    """Everything wrong with one section, by key; the key "" means the section itself."""
+    if notebook not in NOTEBOOKS:
+        return {"": unknown_name("notebook", notebook, NOTEBOOKS)}
+    if not isinstance(table, dict):
+        return {"": f"[{notebook}] must be a section, found {type(table).__name__}"}
+    found = {key: _value_problem(notebook, key, value) for key, value in table.items()}
+    return {key: why for key, why in found.items() if why}
+
+
+def _value_problem(notebook: str, key: str, value: Any) -> str:
+    asked = f"[{notebook}] {key} = {_shown(value)}: "
+    if key not in _KEYS:
+        return unknown_name("gate setting", key, _KEYS)
+    if key == "metric":
+        return "" if isinstance(value, str) and value else asked + "a metric's name is expected"
+    if key.startswith("on_"):
+        return "" if value in get_args(Softness) else asked + f"one of {', '.join(get_args(Softness))} is expected"
+    if key == "must_differ_limit":
+        fits = value >= 0 if type(value) is int else isinstance(value, float) and 0 < value < 1
+        return "" if fits else asked + "a whole number from 0, or a share above 0 and below 1, is expected"
+    low, high, closed = _RANGES[key]
+    if key == "requests_per_month" and type(value) is not int:
+        return asked + "a whole number of requests is expected"
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _HUGE:
+        return asked + "a number is expected"
+    if low < value < high or (closed and value in (low, high)):
+        return ""
+    return asked + f"a number {'from' if closed else 'above'} {low:g} {'to' if closed else 'and below'} {high:g}"
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)[:80]
+    except ValueError:  # Python prints no integer of more than 4,300 digits
+        return "(a huge number)"
+
+
+def _line_of(text: str, section: str, key: str) -> int:
+    """Line of a key inside a section, or of the section's head; 0 where it is written in another way."""
+    inside, head = False, 0
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.lstrip().startswith("["):
+            inside = line.strip().split("]")[0].strip("[ \"'") == section
+            head = head or (number if inside else 0)
+        if (inside and key and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line)) or (
+            not key and re.match(rf"\s*{re.escape(section)}\s*=", line)
+        ):
+            return number
+    return head

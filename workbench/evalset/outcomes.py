@@ -1,0 +1,281 @@
+"""Outcomes: what every model answered to every prompt, how good it was and what it cost, as dense matrices."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from workbench.errors import Defect, EvalsetError
+from workbench.evalset.evalset import dev_clusters, require_dev
+from workbench.records import DEFAULT_TENANT
+
+FILE = "outcomes.parquet"
+OUTCOMES_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
+    "prompt_id": pl.String,
+    "prompt": pl.String,
+    "model": pl.String,
+    "config": pl.String,
+    "quality": pl.Float64,
+    "cost_usd": pl.Float64,
+    "latency_ms": pl.Float64,
+    "tokens_in": pl.Int64,
+    "tokens_out": pl.Int64,
+    "confidence": pl.Float64,
+    "cluster": pl.String,
+    "feature": pl.String,
+    "tenant_id": pl.String,
+    "split": pl.String,
+}
+NEEDED = ("prompt_id", "prompt", "model", "quality", "cost_usd")
+DEV_SHARE = 0.5
+_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Requests:
+    """What is known of requests before a model is asked, and the confidence of models that were asked first.
+
+    Attributes
+    ----------
+    features : tuple of str
+        Product feature or task of each prompt, "" where there is none.
+    vectors : ndarray of float, shape (n, dimension), optional
+        Embeddings of the prompts.
+    confidence : ndarray of float, shape (n, models), optional
+        In [0, 1], of each model in its own answer; NaN where it gave none.
+    """
+
+    prompts: tuple[str, ...]
+    features: tuple[str, ...]
+    vectors: npt.NDArray[Any] | None = None
+    confidence: npt.NDArray[np.float64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Self:
+        """Requests at these positions."""
+        return type(self)(
+            tuple(self.prompts[i] for i in rows),
+            tuple(self.features[i] for i in rows),
+            None if self.vectors is None else self.vectors[rows],
+            None if self.confidence is None else self.confidence[rows],
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcomes:
+    """Prompts times models; a model with another configuration is another model, ``name@config``.
+
+    Attributes
+    ----------
+    models : tuple of str
+        Cheapest first, by mean cost on dev.
+    quality, cost_usd, latency_ms : ndarray of float, shape (prompts, models)
+        Quality in [0, 1]; latency NaN where it was not measured.
+    clusters, splits, tenants : ndarray of str, shape (prompts,)
+        The unit that is resampled; ``dev`` or ``test``; who asked.
+    notes : tuple of str
+        What was done that the table does not say.
+    """
+
+    prompt_ids: tuple[str, ...]
+    requests: Requests
+    models: tuple[str, ...]
+    quality: np.ndarray
+    cost_usd: np.ndarray
+    latency_ms: np.ndarray
+    clusters: np.ndarray
+    splits: np.ndarray
+    tenants: np.ndarray
+    notes: tuple[str, ...] = ()
+    sha256: str = ""
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids)
+
+    def take(self, rows: np.ndarray) -> Self:
+        """Prompts at these positions."""
+        arrays = ("quality", "cost_usd", "latency_ms", "clusters", "splits", "tenants")
+        taken = {name: getattr(self, name)[rows] for name in arrays}
+        return replace(
+            self, prompt_ids=tuple(self.prompt_ids[i] for i in rows), requests=self.requests.take(rows), **taken
+        )
+
+    def part(self, split: str) -> Self:
+        """Prompts of ``dev`` or ``test``."""
+        return self.take(np.flatnonzero(self.splits == split))
+
+    def require_dev(self, doing: str) -> None:
+        """Refuse prompts that are not of dev; ``doing`` names what dev alone may do.
+
+        Raises
+        ------
+        SplitError
+            If there is one.
+        """
+        require_dev(self.prompt_ids, self.part("dev").prompt_ids, doing)
+
+    @property
+    def codes(self) -> np.ndarray:
+        """Code of each prompt's cluster, shape (prompts,)."""
+        return np.unique(self.clusters, return_inverse=True)[1]
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Product features or tasks, sorted."""
+        return tuple(sorted(set(self.requests.features)))
+
+
+def load_outcomes(folder: Path, *, seed: int = 0, dev_share: float = DEV_SHARE) -> Outcomes:
+    """Outcomes of an evalset.
+
+    Raises
+    ------
+    EvalsetError
+        If there are none, or with everything that cannot be used.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        raise EvalsetError(f"evalset {folder.name} has no {FILE}; make one with: workbench import outcomes PATH")
+    try:
+        table = pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise EvalsetError(f"{path} cannot be read as Parquet: {error}") from error
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    return replace(outcomes_of(table, str(path), seed=seed, dev_share=dev_share), sha256=sha256)
+
+
+def outcomes_of(
+    table: pl.DataFrame, source: str = "outcomes", *, seed: int = 0, dev_share: float = DEV_SHARE
+) -> Outcomes:
+    """Check a long table and make matrices of it.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns of `OUTCOMES_SCHEMA`; those not in `NEEDED` may be absent. One row a prompt, model and configuration.
+    seed : int
+        Of the split by cluster, where the table has none: routers learn on dev, so that half of the clusters
+        (``dev_share``) are in it.
+
+    Raises
+    ------
+    EvalsetError
+        With every row that cannot be used: a value out of range, a row that stands twice, a model without some
+        prompt, a prompt or cluster in two splits, a prompt_id with two texts, or fewer than two models.
+    """
+    rows = _typed(table, source)
+    if defects := list(_defects(rows, source)):
+        raise EvalsetError(f"{source} cannot be used; correct these places:", defects)
+    prompts = rows.unique("prompt_id", keep="first", maintain_order=True).sort("prompt_id")
+    clusters, splits, notes = _split(prompts, seed, dev_share)
+    on_dev = pl.col("prompt_id").is_in(prompts["prompt_id"].filter(pl.Series(splits == "dev")).implode())
+    costs = rows.group_by("model").agg(pl.col("cost_usd").filter(on_dev).mean()).sort("cost_usd", "model")
+    models = tuple(costs["model"])
+
+    def matrix(column: str) -> np.ndarray:
+        wide = rows.pivot("model", index="prompt_id", values=column).sort("prompt_id")
+        return wide.select(models).cast(pl.Float64).fill_null(float("nan")).to_numpy()
+
+    confidence = None if rows["confidence"].is_null().all() else matrix("confidence")
+    return Outcomes(
+        prompt_ids=tuple(prompts["prompt_id"]),
+        requests=Requests(tuple(prompts["prompt"]), tuple(prompts["feature"].fill_null("")), confidence=confidence),
+        models=models,
+        quality=matrix("quality"),
+        cost_usd=matrix("cost_usd"),
+        latency_ms=matrix("latency_ms"),
+        clusters=clusters,
+        splits=splits,
+        tenants=prompts["tenant_id"].fill_null(DEFAULT_TENANT).to_numpy(),
+        notes=notes,
+    )
+
+
+def schema_columns(table: pl.DataFrame) -> list[pl.Expr]:
+    """Every column of `OUTCOMES_SCHEMA` in its type, null where the table has none."""
+    return [
+        (pl.col(name) if name in table.columns else pl.lit(None)).cast(kind).alias(name)
+        for name, kind in OUTCOMES_SCHEMA.items()
+    ]
+
+
+def _typed(table: pl.DataFrame, source: str) -> pl.DataFrame:
+    """All columns with their types; a configuration becomes part of the model's name."""
+    if missing := [c for c in NEEDED if c not in table.columns]:
+        raise EvalsetError(f"{source} has no column {', '.join(missing)}; it has {', '.join(table.columns)}")
+    if not len(table):
+        raise EvalsetError(f"{source} has no rows")
+    try:
+        typed = table.select(schema_columns(table))
+    except pl.exceptions.PolarsError as error:
+        raise EvalsetError(f"{source} has a value of another type than its column's: {error}") from error
+    named = pl.when(pl.col("config").fill_null("") != "").then(pl.format("{}@{}", "model", "config"))
+    split = pl.col("split").replace("train", "dev")
+    return typed.with_columns(named.otherwise("model").alias("model"), split).with_row_index("row", 1)
+
+
+def _defects(rows: pl.DataFrame, source: str) -> Iterator[Defect]:
+    rules = {
+        "prompt_id, prompt or model is empty": pl.any_horizontal(
+            pl.col(c).is_null() | (pl.col(c) == "") for c in ("prompt_id", "prompt", "model")
+        ),
+        "quality must be in [0, 1]": ~pl.col("quality").is_between(0, 1).fill_null(False),
+        "cost_usd must be 0 or more; an unknown cost is declared at import, never taken for 0": ~(
+            (pl.col("cost_usd") >= 0) & pl.col("cost_usd").is_finite()
+        ).fill_null(False),
+        "latency_ms must be 0 or more": (pl.col("latency_ms") < 0) | pl.col("latency_ms").is_infinite(),
+        "confidence must be in [0, 1]": ~pl.col("confidence").is_between(0, 1),
+        "split must be dev (or train) or test": ~pl.col("split").is_in(["dev", "test"]),
+        "the same prompt and model stand in another row": pl.struct("prompt_id", "model").is_duplicated(),
+    }
+    for problem, broken in rules.items():
+        found = rows.filter(broken.fill_null(False))
+        for row, prompt, model in found.select("row", "prompt_id", "model").head(_SHOWN).iter_rows():
+            more = f" ({len(found)} such rows)" if len(found) > 1 else ""
+            yield Defect(source, row, f"{problem}: prompt {prompt!r}, model {model!r}{more}")
+    yield from _of_whole(rows, source)
+
+
+def _of_whole(rows: pl.DataFrame, source: str) -> Iterator[Defect]:
+    n_models = rows["model"].n_unique()
+    if n_models < 2:
+        yield Defect(source, 0, f"{n_models} model; routing needs at least two to choose from")
+    answers = rows.group_by("prompt_id").agg(pl.col("model").n_unique())
+    if n := (answers["model"] < n_models).sum():
+        short = rows.group_by("model").agg(pl.col("prompt_id").n_unique()).filter(pl.col("prompt_id") < len(answers))
+        told = f"{n} prompts are not answered by every model ({', '.join(sorted(short['model'])[:5])}); ask them"
+        yield Defect(source, 0, f"{told}, or import with --drop-incomplete")
+    for column, what in (("prompt", "texts"), ("split", "splits"), ("cluster", "clusters"), ("feature", "features")):
+        if len(several := _in_two(rows, "prompt_id", column)):
+            choice = "; import with --most-common-text to take that of most rows" if column == "prompt" else ""
+            yield Defect(source, 0, f"{len(several)} prompts have two {what}, first {several[0]!r}{choice}")
+    if len(torn := _in_two(rows.drop_nulls("cluster"), "prompt", "cluster")):
+        yield Defect(source, 0, f"{len(torn)} prompt texts are in two clusters, first {torn[0]!r:.60}")
+    for column, what in (("cluster", "cluster"), ("prompt", "prompt text")):
+        if len(shared := _in_two(rows.drop_nulls(["split", column]), column, "split")):
+            told = f"{len(shared)} {what}s are in dev and in test, first {shared[0][:60]!r}"
+            yield Defect(source, 0, f"{told}: what was learned there would show here")
+
+
+def _in_two(rows: pl.DataFrame, key: str, column: str) -> pl.Series:
+    """Values of ``key`` that stand beside more than one value of ``column``, sorted."""
+    return rows.group_by(key).agg(pl.col(column).n_unique()).filter(pl.col(column) > 1)[key].sort()
+
+
+def _split(prompts: pl.DataFrame, seed: int, dev_share: float) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Clusters and splits; without clusters, prompts of the same text are one."""
+    clusters = prompts["cluster"].fill_null(prompts["prompt"]).to_numpy()
+    if prompts["split"].null_count() == 0:
+        return clusters, prompts["split"].to_numpy(), ()
+    dev = dev_clusters(set(clusters), seed, dev_share)
+    splits = np.array(["dev" if c in dev else "test" for c in clusters])
+    sizes = f"{(splits == 'dev').sum()} prompts in dev, {(splits == 'test').sum()} in test"
+    note = f"no split given: {dev_share:.0%} of the clusters are dev, by hash with seed {seed} ({sizes})"
+    return clusters, splits, (note,)

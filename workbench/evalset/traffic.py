@@ -1,0 +1,443 @@
+"""Query streams and labelled pairs: what a cache would see, and which questions may share an answer."""
+
+import hashlib
+import tomllib
+from bisect import bisect
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from datetime import UTC, datetime, timedelta
+from itertools import accumulate
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from workbench.errors import Defect, EvalsetError
+from workbench.evalset.files import Row, read_jsonl
+from workbench.records import DEFAULT_TENANT, content_hash
+
+Node = tuple[str, str]  # customer and text
+DEFAULT_FEATURE = "answer"
+TYPO_LETTERS = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What ``traffic.toml`` says; every key but ``same_words`` is needed.
+
+    Attributes
+    ----------
+    zipf : float
+        Exponent: the k-th most asked thing of a customer is asked in proportion to ``k ** -zipf``.
+    typos : float
+        Share of requests with a typing error in one word.
+    must_differ : float
+        Share of the dev families that bring in a pair that must differ.
+    tenants, openings, closings : dict
+        Weights by name or by text.
+    users : dict
+        Number of users of each tenant.
+    hours, weekdays : list of float
+        Weights of the 24 hours, and of Monday to Sunday.
+    same_words : list of dict
+        Texts that several tenants ask, each ``text`` with ``answered_as``: the id of a question by tenant.
+    """
+
+    seed: int
+    requests: int
+    start: datetime
+    days: int
+    zipf: float
+    typos: float
+    must_differ: float
+    tenants: Mapping[str, float]
+    users: Mapping[str, int]
+    openings: Mapping[str, float]
+    closings: Mapping[str, float]
+    hours: Sequence[float]
+    weekdays: Sequence[float]
+    same_words: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """What one family brings in for one feature: texts, each with the key of the answer it needs."""
+
+    tenant_id: str
+    cluster: str
+    feature: str
+    texts: tuple[tuple[str, str], ...]
+
+
+def read_plan(path: Path) -> Plan:
+    """Plan of a ``traffic.toml``.
+
+    Raises
+    ------
+    EvalsetError
+        If it is not TOML, or a key is missing, unknown or of another length or form than it must have.
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise EvalsetError(f"{path} is not TOML: {error}") from error
+    names = {f.name: f.default is MISSING for f in fields(Plan)}
+    missing, unknown = sorted(n for n in names if names[n] and n not in raw), sorted(raw.keys() - names)
+    if missing or unknown:
+        raise EvalsetError(f"{path}: missing {missing or 'nothing'}, unknown {unknown or 'nothing'}")
+    if (len(raw["hours"]), len(raw["weekdays"])) != (24, 7) or raw["tenants"].keys() != raw["users"].keys():
+        raise EvalsetError(f"{path}: 24 hours, 7 weekdays, and the same names under [tenants] and [users] are expected")
+    for row in raw.get("same_words", ()):
+        if row.keys() != {"text", "answered_as"} or not set(row["answered_as"]) <= raw["tenants"].keys():
+            found = row.get("text", sorted(row))
+            raise EvalsetError(
+                f"{path}: [[same_words]] {found!r} needs a text, and under answered_as the id of a question by tenant, "
+                f"of the tenants {sorted(raw['tenants'])}"
+            )
+    return Plan(**raw)
+
+
+def topics_of(queries: Iterable[Mapping[str, Any]], pairs: Iterable[Any], plan: Plan) -> list[Topic]:
+    """One topic for each customer, family and feature, in alphabetical order; ``pairs`` as `traffic.Pair`."""
+    queries = list(queries)
+    shared = _same_words(queries, plan)
+    pairs = [*pairs, *shared]
+    groups, places = _answer_groups(queries, pairs)
+    wanted = {groups[one.tenant_id, one.query_b] for one in shared}
+    scopes: dict[tuple[str, str, str], list[frozenset[Node]]] = defaultdict(list)
+    for group in set(groups.values()):
+        found = {place for node in group for place in places[node] if place[1]} or {
+            (place[0], DEFAULT_FEATURE) for node in group for place in places[node]
+        }
+        if len(found) == 1:  # a text of two families or features tells neither
+            cluster, feature = found.pop()
+            scopes[min(group)[0], cluster, feature].append(group)
+    differ = defaultdict(list)
+    for pair in pairs:
+        one, other = (groups[pair.tenant_id, text] for text in (pair.query_a, pair.query_b))
+        for scope in [s for s in scopes if s[:2] == (pair.tenant_id, pair.cluster)]:
+            if pair.split == "dev" and not pair.same_answer and {one, other} <= set(scopes[scope]) and one != other:
+                differ[scope].append((one, other))
+    rng, out = Random(plan.seed), []
+    for scope in sorted(scopes):
+        group = min(scopes[scope], key=lambda g: (-len(g), min(g)))
+        chosen: tuple[frozenset[Node], ...] = (group,)
+        if differ[scope] and rng.random() < plan.must_differ:
+            chosen = differ[scope][int(rng.random() * len(differ[scope]))]
+        if (held := wanted.intersection(scopes[scope])) and not held & set(chosen):
+            chosen = (min(held, key=min),)
+        texts = [(text, "/".join((*scope, str(key)))) for key, group in enumerate(chosen) for _, text in sorted(group)]
+        out.append(Topic(*scope, tuple(texts)))
+    return out
+
+
+@dataclass(frozen=True, slots=True)
+class _SameWords:
+    """A question and a text that needs its answer, as a pair that may share one."""
+
+    pair_id: str
+    query_a: str
+    query_b: str
+    cluster: str
+    tenant_id: str
+    same_answer: bool = True
+    split: str = ""
+
+
+def _same_words(queries: Sequence[Mapping[str, Any]], plan: Plan) -> list[_SameWords]:
+    """Pairs of the plan's ``same_words``; refused where a question is not the tenant's, or two need one answer."""
+    by_id, out = {query.get("_id"): query for query in queries}, []
+    for place, row in enumerate(plan.same_words):
+        references = set()
+        for tenant, name in row["answered_as"].items():
+            about = by_id[name]["metadata"] if name in by_id else {}
+            if about.get("tenant_id") != tenant:
+                raise EvalsetError(f"traffic.toml: {row['text']!r} names {name!r}, which is no question of {tenant}")
+            references.add(about["reference"])
+            text = by_id[name]["text"]
+            out.append(_SameWords(f"same-words-{place}-{tenant}", text, row["text"], about["cluster"], tenant))
+        if len(references) < 2 or len(references) < len(row["answered_as"]):
+            raise EvalsetError(f"traffic.toml: {row['text']!r} must need another answer of each of several tenants")
+    return out
+
+
+def _answer_groups(
+    queries: Iterable[Mapping[str, Any]], pairs: Sequence[Any]
+) -> tuple[dict[Node, frozenset[Node]], dict[Node, set[tuple[str, str]]]]:
+    """Texts that share an answer, by text, and of each text its family with its feature ("" where not said)."""
+    same: dict[Any, set[Node]] = defaultdict(set)
+    places: dict[Node, set[tuple[str, str]]] = defaultdict(set)
+    for query in queries:
+        about = query["metadata"]
+        node = about["tenant_id"], query["text"]
+        places[node].add((about["cluster"], about["feature"]))
+        same["query", about["tenant_id"], about["cluster"], about["feature"], about["reference"]].add(node)
+    for pair in pairs:
+        both = [(pair.tenant_id, text) for text in (pair.query_a, pair.query_b)]
+        for node in both:
+            places[node].add((pair.cluster, ""))
+        for names in [both] if pair.same_answer else [[both[0]], [both[1]]]:
+            same["pair", pair.pair_id, *names].update(names)
+    groups: dict[Node, frozenset[Node]] = {}
+    for nodes in same.values():
+        whole = frozenset(nodes).union(*(groups.get(node, ()) for node in nodes))
+        groups |= dict.fromkeys(whole, whole)
+    return groups, places
+
+
+def draw_requests(topics: Sequence[Topic], plan: Plan) -> list[dict[str, Any]]:
+    """Rows of a stream in the order of time; the same on every machine."""
+    rng = Random(plan.seed + 1)
+    times = sorted(_moment(plan, rng) for _ in range(plan.requests))
+    asked: dict[str, list[Topic]] = {}
+    for tenant in sorted(plan.tenants):
+        asked[tenant] = sorted((t for t in topics if t.tenant_id == tenant), key=lambda _: rng.random())
+        if not asked[tenant]:
+            raise EvalsetError(f"traffic.toml names the tenant {tenant}, who asks no question")
+    zipf = {tenant: [(k + 1) ** -plan.zipf for k in range(len(mine))] for tenant, mine in asked.items()}
+    rows = []
+    for pos, at in enumerate(times):
+        tenant = _pick(plan.tenants, plan.tenants.values(), rng)
+        topic = _pick(asked[tenant], zipf[tenant], rng)
+        text, key = topic.texts[int(rng.random() * len(topic.texts))]
+        opening, closing = (_pick(part, part.values(), rng) for part in (plan.openings, plan.closings))
+        text = _typo(text, rng) if rng.random() < plan.typos else text
+        user = f"{tenant}-{int(rng.random() * plan.users[tenant]):03d}"
+        row = (pos, f"{opening}{text}{closing}", key, tenant, topic.cluster, at, topic.feature, user)
+        names = ("pos", "query", "answer_key", "tenant_id", "cluster", "at", "feature", "user_id")
+        rows.append(dict(zip(names, row, strict=True)))
+    return rows
+
+
+def _pick(names: Iterable[Any], weights: Iterable[float], rng: Random) -> Any:
+    sums = list(accumulate(weights))
+    return list(names)[min(bisect(sums, rng.random() * sums[-1]), len(sums) - 1)]
+
+
+def _moment(plan: Plan, rng: Random) -> str:
+    weekday = plan.start.weekday()
+    day = _pick(range(plan.days), [plan.weekdays[(weekday + d) % 7] for d in range(plan.days)], rng)
+    hour = _pick(range(24), plan.hours, rng)
+    at = plan.start + timedelta(days=day, hours=hour, seconds=int(rng.random() * 3600))
+    return at.astimezone(UTC).isoformat(timespec="seconds")
+
+
+def _typo(text: str, rng: Random) -> str:
+    """Text in which one long word lacks a letter, or has two swapped."""
+    words = text.split(" ")
+    long = [i for i, word in enumerate(words) if len(word) >= TYPO_LETTERS and word.isalpha()]
+    if not long:
+        return text
+    i = long[int(rng.random() * len(long))]
+    word, at = words[i], 1 + int(rng.random() * (len(words[i]) - 3))
+    swapped = rng.random() < 0.5
+    words[i] = word[:at] + (word[at + 1] + word[at] + word[at + 2 :] if swapped else word[at + 1 :])
+    return " ".join(words)
+
+
+STREAM_SCHEMA: Mapping[str, Any] = {
+    "pos": pl.Int64, "query": pl.String, "answer_key": pl.String, "tenant_id": pl.String, "cluster": pl.String,
+    "at": pl.String, "feature": pl.String, "user_id": pl.String,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class RequestStream:
+    """Requests in the order of their arrival.
+
+    Attributes
+    ----------
+    queries, answer_keys, tenants, clusters : tuple of str
+        One entry a request. Two requests of one tenant and feature may share a cached answer when their answer keys
+        are equal; a cache never serves across tenants or features; clusters are what is resampled.
+    answers : ndarray of int
+        Code of each answer key.
+    sha256 : str
+        Hash of what was read.
+    features : tuple of str
+        Likewise, "" where not known.
+    synthetic : bool
+        Drawn by a plan, not asked by anyone.
+    """
+
+    queries: tuple[str, ...]
+    answer_keys: tuple[str, ...]
+    answers: npt.NDArray[np.int64]
+    tenants: tuple[str, ...]
+    clusters: tuple[str, ...]
+    sha256: str
+    features: tuple[str, ...] = ()
+    synthetic: bool = False
+
+    @property
+    def scopes(self) -> tuple[str, ...]:
+        """Tenant and feature of each request: a cache never serves across them."""
+        if not any(self.features):
+            return self.tenants
+        return tuple(f"{t}\x1f{f}" for t, f in zip(self.tenants, self.features, strict=True))
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    @classmethod
+    def of(cls, frame: pl.DataFrame, sha256: str = "", *, synthetic: bool = False) -> "RequestStream":
+        """Stream of a frame with the columns of `STREAM_SCHEMA`, in the order of ``pos``; ``feature`` may lack."""
+        rows = frame.sort("pos", maintain_order=True)
+        queries, keys, tenants, clusters = (
+            tuple(rows[name].to_list()) for name in ("query", "answer_key", "tenant_id", "cluster")
+        )
+        known = "feature" in rows.columns
+        features = tuple(rows["feature"].fill_null("").to_list()) if known else ("",) * len(rows)
+        answers = np.unique(np.array(keys), return_inverse=True)[1]
+        return cls(queries, keys, answers, tenants, clusters, sha256, features, synthetic)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two questions and whether one answer serves both; ``kind`` names what makes the pair hard."""
+
+    pair_id: str
+    query_a: str
+    query_b: str
+    same_answer: bool
+    kind: str = ""
+    cluster: str = ""
+    tenant_id: str = DEFAULT_TENANT
+    split: str = "test"
+
+
+def load_stream(folder: Path) -> RequestStream:
+    """Stream of an evalset folder: its ``stream.parquet``, else what its ``traffic.toml`` describes.
+
+    Raises
+    ------
+    EvalsetError
+        If there is neither, or a row of it cannot be used.
+    """
+    path = folder / "stream.parquet"
+    if not path.is_file() and (folder / "traffic.toml").is_file():
+        return generate_stream(folder)
+    if not path.is_file():
+        raise EvalsetError(
+            f"{folder} has no stream.parquet and no traffic.toml: whether to cache depends on the traffic, which pairs "
+            "alone do not show; "
+            "import one with: workbench import stream PATH --name NAME"
+        )
+    data = path.read_bytes()
+    try:
+        frame = pl.read_parquet(data)
+    except pl.exceptions.PolarsError as error:
+        raise EvalsetError(f"{path} cannot be read as Parquet: {error}") from error
+    rows, defects = stream_of(str(path), list(enumerate(frame.to_dicts(), start=1)))
+    if defects:
+        raise EvalsetError(f"{path} cannot be used; correct these rows:", defects)
+    return RequestStream.of(rows, hashlib.sha256(data).hexdigest())
+
+
+def generate_stream(folder: Path) -> RequestStream:
+    """Draw the made-up traffic that ``traffic.toml`` describes from ``queries.jsonl`` and ``pairs.jsonl``.
+
+    The same on every machine; its hash is that of the three files. How it is known which requests may share an
+    answer stands in `workbench.evalset.traffic`.
+
+    Raises
+    ------
+    EvalsetError
+        If one of the files cannot be used.
+    """
+    plan = read_plan(folder / "traffic.toml")
+    queries = [row for _, row in read_jsonl(folder / "queries.jsonl")]
+    pairs, _ = load_pairs(folder)
+    rows = draw_requests(topics_of(queries, pairs, plan), plan)
+    found = [folder / name for name in ("traffic.toml", "queries.jsonl", "pairs.jsonl")]
+    sha256 = content_hash(*(hashlib.sha256(path.read_bytes()).hexdigest() for path in found if path.is_file()))
+    return RequestStream.of(pl.DataFrame(rows, schema=dict(STREAM_SCHEMA)), sha256, synthetic=True)
+
+
+def load_pairs(folder: Path) -> tuple[tuple[Pair, ...], str]:
+    """Pairs of an evalset folder and the hash of their file; none and "" where there is no ``pairs.jsonl``.
+
+    Raises
+    ------
+    EvalsetError
+        With every line that cannot be used.
+    """
+    path = folder / "pairs.jsonl"
+    if not path.is_file():
+        return (), ""
+    pairs, defects = pairs_of(str(path), read_jsonl(path))
+    if defects:
+        raise EvalsetError(f"{path} cannot be used; correct these lines:", defects)
+    return tuple(pairs), hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def stream_of(file: str, rows: Sequence[Row]) -> tuple[pl.DataFrame, list[Defect]]:
+    """Rows as a frame of `STREAM_SCHEMA`, and what is wrong by line.
+
+    ``query`` and ``answer_key`` are needed; ``pos`` defaults to the order of the rows, ``tenant_id`` to one tenant,
+    ``cluster`` to the answer key: requests that need one answer share fate; ``at``, ``feature`` and ``user_id`` may
+    lack.
+    """
+    out, defects, seen = [], list[Defect](), dict[int, int]()
+    for place, (line, row) in enumerate(rows):
+        query, answer = row.get("query"), row.get("answer_key")
+        pos = _whole(row.get("pos"), place)
+        if not isinstance(query, str) or not query.strip():
+            defects.append(Defect(file, line, '"query" must be a text that is not empty'))
+        elif answer is None or str(answer) == "":
+            defects.append(Defect(file, line, '"answer_key" must name the answer that the request needs'))
+        elif pos is None:
+            defects.append(Defect(file, line, f'"pos" must be a whole number from 0, found {row["pos"]!r}'))
+        elif (first := seen.setdefault(pos, line)) != line:
+            defects.append(Defect(file, line, f"position {pos} stands on line {first} already"))
+        else:
+            at = row.get("at")
+            tenant = str(row.get("tenant_id") or DEFAULT_TENANT)
+            cluster = str(row.get("cluster") or answer)
+            who = (str(row[name]) if row.get(name) else None for name in ("feature", "user_id"))
+            out.append((pos, query, str(answer), tenant, cluster, None if at is None else str(at), *who))
+    return pl.DataFrame(out, schema=dict(STREAM_SCHEMA), orient="row"), defects
+
+
+def pairs_of(file: str, rows: Sequence[Row]) -> tuple[list[Pair], list[Defect]]:
+    """Rows as pairs, and what is wrong by line; an id is made from the texts where none is given."""
+    pairs, defects, seen = list[Pair](), list[Defect](), dict[str, int]()
+    for line, row in rows:
+        a, b, same = row.get("query_a"), row.get("query_b"), _truth(row.get("same_answer"))
+        split = str(row.get("split") or "test")
+        if not all(isinstance(text, str) and text.strip() for text in (a, b)):
+            defects.append(Defect(file, line, '"query_a" and "query_b" must be texts that are not empty'))
+            continue
+        if same is None:
+            found = repr(row.get("same_answer"))[:40]
+            defects.append(Defect(file, line, f'"same_answer" must be 0 or 1, found {found}'))
+            continue
+        if split not in ("dev", "test"):
+            defects.append(Defect(file, line, f'"split" must be dev or test, found {split[:40]!r}'))
+            continue
+        key = str(row.get("id") or content_hash(str(a), str(b))[:12])
+        if (first := seen.setdefault(key, line)) != line:
+            defects.append(Defect(file, line, f"pair {key!r} stands on line {first} already"))
+            continue
+        tenant, cluster = str(row.get("tenant_id") or DEFAULT_TENANT), str(row.get("cluster") or key)
+        pairs.append(Pair(key, str(a), str(b), same, str(row.get("kind") or ""), cluster, tenant, split))
+    return pairs, defects
+
+
+def _whole(value: Any, default: int) -> int | None:
+    if value is None:
+        return default
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return int(number) if number.is_integer() and 0 <= number < 2**53 else None
+
+
+def _truth(value: Any) -> bool | None:
+    texts = {"0": False, "1": True, "false": False, "true": True, "0.0": False, "1.0": True}
+    return texts.get(str(value).strip().lower())

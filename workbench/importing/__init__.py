@@ -1,1 +1,0 @@
-"""Bring what a user already has into the forms of an evalset."""

@@ -1,0 +1,184 @@
+"""Answers as they came, on disk: what was asked is kept as a hash only, so that a replay needs the same request."""
+
+import fcntl
+import json
+import shlex
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+from workbench.errors import RecordingMiss, WorkbenchError
+from workbench.inference.messages import Request, Response, ToolCall, Usage
+from workbench.records import content_hash
+from workbench.telemetry.redaction import redact
+
+FOLDER = "recordings"  # below an evalset
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """One answer with the hash of the request that its model got; ``occurrence`` counts equal requests from 0.
+
+    ``asked`` is the hash of what the caller asked, where another model answered it.
+    """
+
+    request: str
+    occurrence: int
+    item_id: str
+    response: Response
+    asked: str = ""
+
+    def to_json(self) -> str:
+        """One line; the prompt is not in it."""
+        row = {k: v for k, v in asdict(self.response).items() if v is not None and v != ()}
+        if (usage := self.response.usage) is not None and not usage.cache_write_long:
+            del row["usage"]["cache_write_long"]  # nor is it in lines of before there was this class
+        asked = {"asked": self.asked} if self.asked else {}
+        row = {"request": self.request, "occurrence": self.occurrence, "item_id": self.item_id, **asked, **row}
+        # half of a surrogate pair, which UTF-8 cannot write, stands as JSON's own escape
+        return json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace").decode()
+
+    @classmethod
+    def from_json(cls, line: str) -> Self:
+        """Read one line."""
+        row: dict[str, Any] = json.loads(line)
+        request, occurrence, item_id = row.pop("request"), row.pop("occurrence"), row.pop("item_id")
+        asked = row.pop("asked", "")
+        usage = Usage(**row.pop("usage")) if "usage" in row else None
+        calls = tuple(ToolCall(**call) for call in row.pop("tool_calls", ()))
+        return cls(request, occurrence, item_id, Response(usage=usage, tool_calls=calls, **row), asked)
+
+
+class Recordings:
+    """Recorded answers of one JSONL file; strict when read, appended to as answers come.
+
+    Parameters
+    ----------
+    path : Path
+        The file; it need not exist where answers are recorded.
+    live : bool
+        Whether a request without a recording may go to its model and be recorded; otherwise it is an error.
+    """
+
+    def __init__(self, path: Path, *, live: bool = False) -> None:
+        self.path, self.live = path, live
+        self._found: dict[str, list[tuple[int, Recorded]]] = defaultdict(list)  # with their places in the file
+        self._used: set[int] = set()  # places of answers that were given already
+        self._read: set[tuple[str, int]] = set()
+        self._lock = threading.Lock()
+        for place, recorded in enumerate(_lines(path)):
+            self._found[recorded.request].append((place, recorded))
+
+    def __len__(self) -> int:
+        return sum(map(len, self._found.values()))
+
+    def count(self, request: Request) -> int:
+        """How many answers to this request are recorded."""
+        return len(self._found.get(request.sha256, ()))
+
+    def find(self, request: Request, occurrence: int = 0) -> Response | None:
+        """One recorded answer, None where there is none; nothing is used up."""
+        recorded = self._found.get(request.sha256, ())
+        return recorded[occurrence][1].response if occurrence < len(recorded) else None
+
+    def take(self, *requests: Request, item_id: str = "") -> Response | None:
+        """Next recorded answer to the first of these requests, or to others to which it may fall back.
+
+        Each is given once: those to the first before those to the others, the item's own before those of other
+        items, and else in the order in which they came. None where nothing is left and live answers are taken.
+
+        Raises
+        ------
+        RecordingMiss
+            If there is none and nothing may be asked.
+        """
+        keys = [request.sha256 for request in (requests[:1] if self.live else requests)]
+
+        def rank(left: tuple[int, Recorded]) -> tuple[int, bool, int]:
+            place, recorded = left
+            first = (recorded.asked or recorded.request) == keys[0]
+            return 0 if first else 1 + keys.index(recorded.request), recorded.item_id != item_id, place
+
+        with self._lock:
+            left = [found for key in dict.fromkeys(keys) for found in self._found.get(key, ())]
+            if left := [found for found in left if found[0] not in self._used]:
+                place, recorded = min(left, key=rank)
+                self._used.add(place)
+                self._read.add((recorded.request, place))
+                return recorded.response
+        if self.live:
+            return None
+        raise self._miss(requests[0], item_id)
+
+    def _miss(self, request: Request, item_id: str) -> RecordingMiss:
+        asked = f"request to {request.model} (hash {request.sha256[:12]}, item {item_id or 'not named'})"
+        if known := self.count(request):
+            said = f"this {asked} has {known} recorded answers in {self.path.name}, and one more was asked for"
+        else:
+            said = (
+                f"no recorded answer to this {asked} among {len(self)} in {self.path.name}: the prompt, a document or "
+                "a parameter has changed, or the recording is lost"
+            )
+        command = record_command(self.path, request.model)
+        how = command or f"a client whose recordings are Recordings({str(self.path)!r}, live=True)"
+        return RecordingMiss(f"{said}. Record it with: {how}", item_id=item_id, command=command)
+
+    def add(self, request: Request, item_id: str, response: Response, *, asked: Request | None = None) -> None:
+        """Append one answer without its secrets; whole lines only, so that a reader never sees a part of one.
+
+        Parameters
+        ----------
+        request : Request
+            What its model got.
+        asked : Request, optional
+            What the caller asked, where another model answered.
+        """
+        calls = tuple(replace(call, arguments=redact(call.arguments)) for call in response.tool_calls)
+        kept = replace(response, text=redact(response.text), tool_calls=calls)
+        key = request.sha256
+        with self._lock:
+            other = "" if asked is None or asked.sha256 == key else asked.sha256
+            recorded = Recorded(key, self.count(request), item_id, kept, other)
+            place = len(self)
+            self._found[key].append((place, recorded))
+            self._used.add(place)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed: other processes append to it too
+                _drop_part(file)
+                file.write(f"{recorded.to_json()}\n".encode())
+
+    def read_sha256(self) -> str:
+        """Hash of the recordings that were read, whatever else the file holds: an input of the fingerprint."""
+        places = {place: recorded for found in self._found.values() for place, recorded in found}
+        return content_hash(*(places[place].to_json() for _, place in sorted(self._read)))
+
+
+def record_command(path: Path, model: str) -> str:
+    """Command that records what is missing in a file of an evalset; empty for a file elsewhere."""
+    if path.parent.name != FOLDER:
+        return ""
+    return f"workbench record {shlex.quote(path.parent.parent.name)} --model {shlex.quote(model)}"
+
+
+def _lines(path: Path) -> Iterator[Recorded]:
+    if not path.is_file():
+        return
+    whole = path.read_bytes()
+    for number, line in enumerate(whole[: whole.rfind(b"\n") + 1].splitlines(), 1):
+        try:
+            yield Recorded.from_json(line.decode())
+        except (ValueError, KeyError, TypeError) as error:
+            raise WorkbenchError(f"{path}:{number} is no recorded answer: {error}") from error
+
+
+def _drop_part(file: BinaryIO) -> None:
+    """Drop what stands behind the last line end: a kill cut it short, and it will be asked again."""
+    if file.seek(0, 2):
+        file.seek(-1, 2)
+        if file.read() != b"\n":
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)

@@ -1,0 +1,97 @@
+"""Text that nobody vouches for (documents, questions, answers, names of arms), made safe to show.
+
+What cannot be seen is shown: control characters appear as their pictures, characters that turn the writing
+direction as their code, so that no text can look like something else or break an HTML or XML parser.
+"""
+
+import html
+import re
+
+_PICTURES = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"} | {0x7F: 0x2421}
+_BIDI = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_UNUSABLE = re.compile("[\x80-\x9f\ud800-\udfff\ufffe\uffff]")
+_NEWLINES = re.compile("\r\n?|\u2028|\u2029")
+
+
+def visible(text: str, limit: int | None = None) -> str:
+    r"""Text with every invisible or unusable character made visible; at most ``limit`` characters of it.
+
+    Newlines become ``\n``; other control characters become their Unicode pictures, direction marks their
+    code, lone surrogates and non-characters U+FFFD. What was cut off is counted.
+
+    >>> visible("red\x1b[31m\u202egnp")
+    'red␛[31m[U+202E]gnp'
+    >>> visible("abcdef", 4)
+    'abcd… (+2 characters)'
+    """
+    rest = 0 if limit is None else len(text) - limit
+    if rest > 0:
+        text = text[:limit]
+    text = _NEWLINES.sub("\n", text).translate(_PICTURES)
+    text = _BIDI.sub(lambda found: f"[U+{ord(found[0]):04X}]", text)
+    text = _UNUSABLE.sub("\ufffd", text)
+    return f"{text}… (+{rest:,} characters)" if rest > 0 else text
+
+
+def visible_line(text: str) -> str:
+    r"""`visible` text on one line: no text begins a line that looks like another's.
+
+    >>> visible_line("done\nfailed: \x1b[2J")
+    'done failed: ␛[2J'
+    """
+    return visible(text).replace("\n", " ")
+
+
+def escape(text: str, limit: int | None = None) -> str:
+    """`visible` text for HTML, in an element or a quoted attribute.
+
+    >>> escape('<b title="x">')
+    '&lt;b title=&quot;x&quot;&gt;'
+    """
+    return html.escape(visible(text, limit), quote=True)
+
+
+SIGNS = {
+    "holds": "✓", "identical": "=", "broken": "✕", "inconclusive": "?", "stale": "↻", "error": "!",
+    "new": "○", "not tested": "\u2013",
+    "done": "✓", "running": "…", "failed": "✕", "interrupted": "✕",
+    "good enough": "✓", "certified": "✓", "the same": "=", "in use": "=", "none wrong": "=",
+    "too far below": "↓", "too many wrong": "✕", "cannot tell": "?", "not compared": "\u2013",
+    "shown better": "↑", "shown worse": "↓", "not told apart": "?",
+}  # fmt: skip
+_GOOD = ("holds", "identical", "done", "good enough", "certified", "the same", "in use", "none wrong", "shown better")
+_BAD = ("broken", "error", "failed", "interrupted", "too many wrong")
+# An arm that is merely worse than another is no alarm, and neither is what nobody has accepted or tried yet.
+_NEUTRAL = ("new", "not tested", "too far below", "not compared", "shown worse", "not told apart")
+VERDICTS = {
+    "chosen": "Use", "upgrade": "Upgrade", "keep_reference": "Keep what you have",
+    "none_meets_floor": "Nothing is good enough", "inconclusive": "Cannot tell yet", "provisional": "Provisional",
+}  # fmt: skip
+
+
+def tone(status: str) -> str:
+    """Class of a status: ``good``, ``bad``, ``neutral`` or ``open``; what is not known is open, never good."""
+    tones = {"good": _GOOD, "bad": _BAD, "neutral": _NEUTRAL}
+    return next((name for name, statuses in tones.items() if status in statuses), "open")
+
+
+def signed(status: str) -> str:
+    """Status with its sign.
+
+    >>> signed("holds")
+    '✓ holds'
+    """
+    return f"{SIGNS.get(status, '·')} {status}"
+
+
+def verdict_label(verdict: str, reference: str) -> str:
+    """Verdict in a few words; ``reference`` is the arm in use, "" where there is none yet.
+
+    >>> verdict_label("chosen", ""), verdict_label("chosen", "vector"), verdict_label("keep_reference", "off")
+    ('Start with', 'Use', 'Keep the cache off')
+    """
+    if verdict == "chosen" and not reference:
+        return "Start with"
+    if verdict == "keep_reference" and reference == "off":
+        return "Keep the cache off"
+    return VERDICTS.get(verdict, verdict)

@@ -1,0 +1,347 @@
+"""Ask every question of an arm and score what comes back: one row per arm, item, repeat and metric."""
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from workbench.errors import ConfigError, WorkbenchError
+from workbench.evalset.evalset import Split
+from workbench.evaluation.compare import SCORES_SCHEMA
+from workbench.evaluation.decision import ArmFacts
+from workbench.inference.prices import project_prices
+from workbench.records import Document, Hit, Query, Rule, parameters_of
+from workbench.rendering.progress import Progress
+from workbench.rendering.table import Column, Table, Value
+from workbench.retrieval.fitting import FittedArm
+from workbench.retrieval.metrics import RUN_SCHEMA, Qrels, measure, measure_all, ndcg_bounds, rank, with_grades
+from workbench.retrieval.searcher import Searcher
+from workbench.retrieval.strategies import Arm
+from workbench.retrieval.systems import SystemArm
+from workbench.retrieval.tables import SHOWN_METRICS, score_table
+
+SLICES = ("tenant_id", "feature", "style")
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What one arm returned: a ranked run, and for each question its time or its error."""
+
+    arm: str
+    run: pl.DataFrame
+    latency_ms: Mapping[str, float] = field(default_factory=dict)
+    errors: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def latency_p95_ms(self) -> float | None:
+        """95th percentile over the questions that were timed."""
+        return float(np.quantile(list(self.latency_ms.values()), 0.95)) if self.latency_ms else None
+
+
+def ask(
+    arm: str,
+    search: Callable[[Query], Iterable[Hit]],
+    queries: Sequence[Query],
+    *,
+    shared_ms: Callable[[Query], float] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Answers:
+    """Put every question to an arm, one after the other, timed; an error is kept and the next question asked.
+
+    ``shared_ms`` does what several arms need done once for a question, such as its embedding, and returns the
+    milliseconds it took the first time: they count for every arm.
+    """
+    rows: list[tuple[str, str, float]] = []
+    latency, errors = {}, {}
+    for i, query in enumerate(queries, 1):
+        try:
+            before = shared_ms(query) if shared_ms else 0.0
+            started = time.perf_counter()
+            hits = list(search(query))
+        except WorkbenchError as error:
+            errors[query.query_id] = f"{type(error).__name__}: {error}"
+        else:
+            latency[query.query_id] = before + (time.perf_counter() - started) * 1000
+            # The arm's own order counts: a strictly falling score keeps it through the tie rule.
+            rows += [(query.query_id, hit.doc_id, -float(place)) for place, hit in enumerate(hits)]
+        if on_progress:
+            on_progress(i, len(queries))
+    columns = {"query_id": pl.String, "doc_id": pl.String, "score": pl.Float64}
+    run = rank(pl.DataFrame(rows, schema=columns, orient="row")).cast(RUN_SCHEMA)  # type: ignore[arg-type]
+    return Answers(arm, run, latency, errors)
+
+
+def score(
+    answers: Answers, queries: Sequence[Query], qrels: Qrels, metrics: Sequence[str], *, cost_usd: float | None = None
+) -> pl.DataFrame:
+    """Rows of `SCORES_SCHEMA` and one ``slice_*`` column for each of `SLICES`.
+
+    An item that failed keeps its row, with ``error`` and a null value.
+    """
+    wanted = {q.query_id: qrels[q.query_id] for q in queries}
+    values = measure_all(answers.run, wanted, metrics)
+    frames = []
+    for metric, column in values.items():
+        rows = [
+            (answers.arm, q.query_id, 0, metric, None if q.query_id in answers.errors else float(value),
+             answers.errors.get(q.query_id), q.cluster or q.query_id, q.tenant_id,
+             answers.latency_ms.get(q.query_id), cost_usd, q.tenant_id, q.feature, q.style)
+            for q, value in zip(queries, column, strict=True)
+        ]  # fmt: skip
+        schema = SCORES_SCHEMA | {f"slice_{name}": pl.String for name in SLICES}
+        frames.append(pl.DataFrame(rows, schema=schema, orient="row"))
+    return pl.concat(frames)
+
+
+WELL_JUDGED = 0.9
+Candidate = Arm | FittedArm | SystemArm
+
+
+def candidate_name(candidate: Candidate) -> str:
+    """Name of an arm, whoever made it."""
+    return candidate.arm.name if isinstance(candidate, FittedArm) else candidate.name
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Arms that were asked all questions of one split: their answers, scores and facts.
+
+    ``notes`` name the arms that returned the same for every question.
+    """
+
+    split: Split
+    arms: tuple[Candidate, ...]
+    answers: Mapping[str, Answers]
+    scores: pl.DataFrame
+    facts: tuple[ArmFacts, ...]
+    notes: tuple[str, ...] = ()
+
+    def of(self, metric: str) -> pl.DataFrame:
+        """Rows of one metric."""
+        return self.scores.filter(pl.col("metric") == metric)
+
+    def _repr_html_(self) -> str:
+        return self.table().to_html()
+
+    def __repr__(self) -> str:
+        return self.table().to_text()
+
+    def table(self) -> Table:
+        """Means of every arm; bounds instead where its top 10 is not judged well enough."""
+        table = score_table(self.scores, self.facts, self.split.name, self.bounds())
+        return replace(table, caption=". ".join([table.caption, *self.notes]))
+
+    def bounds(self) -> dict[str, tuple[float, float]]:
+        """Bounds of nDCG@10 of each arm under 0.9 judged@10, where the judgements were pooled."""
+        out = {}
+        for arm, answers in self.answers.items() if self.split.pooled else ():
+            judged = with_grades(answers.run, self.split.qrels)
+            found = judged.found[:, :10].sum()
+            if found and judged.judged[:, :10].sum() / found < WELL_JUDGED:
+                low, high = ndcg_bounds(judged, 10)
+                out[arm] = (float(low.mean()), float(high.mean()))
+        return out
+
+
+def ask_all(candidates: Sequence[Candidate], part: Split, searcher: Searcher, *, depth: int) -> Scored:
+    """Put every question of the split to every candidate, one after the other."""
+    answers = {candidate_name(c): _ask(c, part, searcher, depth) for c in candidates}
+    facts = tuple(_facts(c, i, answers[candidate_name(c)], part, searcher) for i, c in enumerate(candidates))
+    frames = [
+        score(answers[f.name], part.queries, part.qrels, SHOWN_METRICS, cost_usd=f.cost_usd_per_1k / 1000)
+        for f in facts
+    ]
+    notes = tuple(_agreeing(candidates, answers, part.name, searcher))
+    return Scored(part, tuple(candidates), answers, pl.concat(frames), facts, notes)
+
+
+def our_arm(candidate: Candidate) -> Arm | None:
+    """Arm behind a candidate, None for a system that is not ours."""
+    if isinstance(candidate, SystemArm):
+        return None
+    return candidate.arm if isinstance(candidate, FittedArm) else candidate
+
+
+def _ask(candidate: Candidate, part: Split, searcher: Searcher, depth: int) -> Answers:
+    name = candidate_name(candidate)
+    bar = Progress(f"{part.name} questions to {name}", len(part.queries))
+    search, arm = _search_of(candidate, part, searcher, depth), our_arm(candidate)
+    shared = (lambda query: searcher.embedding_ms(arm, query)) if arm else None
+    answers = ask(name, search, part.queries, shared_ms=shared, on_progress=lambda done, total: bar.update(done))
+    bar.done(f"{name}: {len(part.queries)} {part.name} questions, {len(answers.errors)} errors")
+    stored = isinstance(candidate, SystemArm) and candidate.search is None
+    return replace(answers, latency_ms={}) if stored else answers
+
+
+def _search_of(candidate: Candidate, part: Split, searcher: Searcher, depth: int) -> Callable[[Query], Sequence[Hit]]:
+    if isinstance(candidate, SystemArm):
+        call = candidate.search or _lookup(candidate.run, depth)
+        return lambda query: list(call(query))[:depth]
+    if isinstance(candidate, FittedArm) and part.name == "dev":
+        return lambda query: candidate.search(searcher, query, depth)
+    arm = candidate.arm if isinstance(candidate, FittedArm) else candidate
+    return lambda query: searcher.search(arm, query, depth)
+
+
+def _facts(candidate: Candidate, order: int, answers: Answers, part: Split, searcher: Searcher) -> ArmFacts:
+    name, p95 = candidate_name(candidate), answers.latency_p95_ms
+    if isinstance(candidate, SystemArm):
+        return ArmFacts(name, {"source": candidate.source}, candidate.cost_usd_per_1k, p95, order)
+    arm = candidate.arm if isinstance(candidate, FittedArm) else candidate
+    cost = searcher.cost_usd_per_1k(arm, part.queries, project_prices(searcher.settings.root))
+    return ArmFacts(name, parameters_of(arm), cost, p95, order)
+
+
+def spread_over_rebuilds(
+    candidate: Candidate, part: Split, searcher: Searcher, *, metric: str, depth: int, rebuilds: int
+) -> tuple[float, float] | None:
+    """Lowest and highest mean over rebuilds of an index that is built at random, None for other arms."""
+    arm = our_arm(candidate)
+    if arm is None or arm.strategy.index.deterministic or not rebuilds:
+        return None
+    means = []
+    for _ in range(rebuilds):
+        searcher.rebuild_index(arm)
+        again = ask(arm.name, lambda query: searcher.search(arm, query, depth), part.queries)
+        means.append(float(measure(with_grades(again.run, part.qrels, depth=depth), metric).mean()))
+    return min(means), max(means)
+
+
+def optimistic(test: Scored, rule: Rule) -> pl.DataFrame:
+    """Scores that count against other arms: one that is not judged well enough counts as good as it may be."""
+    scores = test.scores
+    for arm in test.bounds() if rule.metric == "ndcg@10" else ():
+        judged = with_grades(test.answers[arm].run, test.split.qrels)
+        best = pl.DataFrame({"item_id": judged.query_ids, "best": ndcg_bounds(judged, 10)[1]})
+        mine = (pl.col("arm") == arm) & (pl.col("metric") == rule.metric)
+        joined = scores.join(best, on="item_id", how="left", maintain_order="left")
+        scores = joined.with_columns(value=pl.when(mine).then("best").otherwise("value")).drop("best")
+    return scores
+
+
+def check_names(candidates: Sequence[Candidate]) -> None:
+    """Refuse candidates of one name: their answers could not be told apart.
+
+    Raises
+    ------
+    ConfigError
+        If two have the same name.
+    """
+    names = [candidate_name(c) for c in candidates]
+    if twice := [n for n in names if names.count(n) > 1]:
+        raise ConfigError(f"two arms are called {twice[0]!r}; give your system a name of its own")
+
+
+def foreign_hits(scored: Scored, documents: Iterable[Document]) -> int:
+    """Count hits that belong to another tenant than the question's."""
+    owner = {d.doc_id: d.tenant_id for d in documents}
+    asked = {q.query_id: q.tenant_id for q in scored.split.queries}
+    return sum(
+        owner.get(doc_id, asked[query_id]) != asked[query_id]
+        for answers in scored.answers.values()
+        for query_id, doc_id in answers.run.select("query_id", "doc_id").iter_rows()
+    )
+
+
+def drop_twins(
+    candidates: Sequence[Candidate], dev: Split, searcher: Searcher, *, depth: int, keep: Collection[str] = ()
+) -> tuple[list[Candidate], dict[str, str]]:
+    """Leave out each of our arms that does what a simpler one does: what makes it differ has no effect here.
+
+    Parameters
+    ----------
+    candidates : sequence of Arm, FittedArm or SystemArm
+        Prepared, simplest first: the first of two twins stays.
+    keep : collection of str
+        Names of arms that stay whatever they do: those that are accepted or asked for.
+
+    Returns
+    -------
+    list of Arm, FittedArm or SystemArm, and dict
+        Candidates that stay, and by name why each of the others does not.
+    """
+    probe, kept, why = _Probe(dev, searcher, depth), list[Candidate](), dict[str, str]()
+    for candidate in candidates:
+        name = candidate_name(candidate)
+        twin = None if name in keep else next((k for k in kept if probe.twins(k, candidate)), None)
+        if twin is None:
+            kept.append(candidate)
+        else:
+            why[name] = f"what makes it differ from {candidate_name(twin)} has no effect on this corpus"
+    return kept, why
+
+
+@dataclass(frozen=True, slots=True)
+class _Probe:
+    """Asks two arms the dev questions one by one, as long as they answer alike: most differ at the first."""
+
+    dev: Split
+    searcher: Searcher
+    depth: int
+    _known: dict[tuple[str, str], tuple[Any, ...]] = field(default_factory=dict)
+
+    def twins(self, one: Candidate, other: Candidate) -> bool:
+        """Whether two of our arms differ by a cut that is none, or return the same hits by the same plan.
+
+        The plan names the build of a vector index: two that were built at random are no twins by their hits, which
+        the next builds may not share.
+        """
+        first, second = our_arm(one), our_arm(other)
+        if first is None or second is None:
+            return False
+        by_cut = isinstance(one, Arm) and replace(second, name=first.name, chunker=first.chunker) == one
+        if by_cut and self.searcher.cut_alike(first, second):
+            return True
+        begin, rest = self.dev.queries[:1], self.dev.queries[1:]  # most pairs need no plan: that embeds a text
+        if not self._agree(one, other, begin) or self.searcher.plan(first) != self.searcher.plan(second):
+            return False
+        return self._agree(one, other, rest)
+
+    def _agree(self, one: Candidate, other: Candidate, queries: Iterable[Query]) -> bool:
+        return all(self._answer(one, query) == self._answer(other, query) for query in queries)
+
+    def _answer(self, candidate: Candidate, query: Query) -> tuple[Any, ...]:
+        key = (candidate_name(candidate), query.query_id)
+        if key not in self._known:
+            answers = ask(key[0], _search_of(candidate, self.dev, self.searcher, self.depth), [query])
+            self._known[key] = (answers.run.rows(), tuple(answers.errors))
+        return self._known[key]
+
+
+def _agreeing(
+    candidates: Sequence[Candidate], answers: Mapping[str, Answers], split: str, searcher: Searcher
+) -> Iterator[str]:
+    """Tell which of our arms that were asked are twins on this split."""
+    ours = [arm for arm in map(our_arm, candidates) if arm is not None]
+    for one, other in combinations(ours, 2):
+        if answers[one.name].run.equals(answers[other.name].run) and searcher.plan(one) == searcher.plan(other):
+            yield (
+                f"{one.name} and {other.name} returned the same hits for every {split} question by the same plan: "
+                "what makes them differ had no effect"
+            )
+
+
+def arms_table(candidates: Sequence[Candidate], searcher: Searcher) -> Table:
+    """Arms as they print themselves, with the chunks of their table and the share their encoder cuts off."""
+    rows: list[tuple[Value, ...]] = []
+    for candidate in candidates:
+        arm = our_arm(candidate)
+        if arm is None:
+            rows.append((candidate_name(candidate), None, None, repr(candidate)))
+            continue
+        chunks, cut = searcher.chunk_counts(arm)
+        rows.append((arm.name, chunks, cut / chunks if arm.strategy.uses_vectors else None, repr(arm)))
+    columns = (Column("name"), Column("chunks", "count"), Column("cut off by the encoder", "share"), Column("arm"))
+    return Table(columns, tuple(rows), "Arms, simplest first")
+
+
+def _lookup(run: pl.DataFrame | None, depth: int) -> Callable[[Query], list[Hit]]:
+    table: dict[str, list[Hit]] = {}
+    if run is not None:
+        for query_id, doc_id, score in run.filter(pl.col("rank") <= depth).select("query_id", "doc_id", "score").rows():
+            table.setdefault(query_id, []).append(Hit(doc_id, score))
+    return lambda query: table.get(query.query_id, [])

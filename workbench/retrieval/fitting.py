@@ -1,0 +1,96 @@
+"""Strategies with parameters that are learned on the dev questions, and never see a test question."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from workbench.errors import ConfigError
+from workbench.evalset.evalset import Split
+from workbench.records import Hit, Query, content_hash
+from workbench.retrieval.arms import make_arm
+from workbench.retrieval.metrics import Qrels, dcg
+from workbench.retrieval.rerank import fit_ranker
+from workbench.retrieval.searcher import Searcher
+from workbench.retrieval.strategies import SCORE_DECIMALS, Arm, Hybrid, Question, Strategy, Weighted, scaled
+
+FOLDS = 5
+LEAST_TO_FIT = 2  # question families: one to learn on, one to be judged by
+WEIGHTS = tuple(round(0.05 * i, 2) for i in range(21))
+Legs = Mapping[str, tuple[Question, Sequence[Hit], Sequence[Hit]]]
+
+
+@dataclass(frozen=True, slots=True)
+class FittedArm:
+    """An arm fitted on all dev questions, and for each dev cluster the strategy fitted without its fold.
+
+    On dev the arm is scored with the latter, or it would be picked for having seen the answers.
+    """
+
+    arm: Arm
+    held_out: Mapping[str, Strategy]
+
+    def search(self, searcher: Searcher, query: Query, k: int) -> list[Hit]:
+        """Hits for a dev question, by the strategy that was fitted without its fold."""
+        arm = replace(self.arm, strategy=self.held_out[query.cluster])
+        return searcher.search(arm, query, k)
+
+
+def fit_arms(
+    searcher: Searcher, chunkers: Sequence[str], names: Sequence[str], dev: Split, *, embedder: str
+) -> list[FittedArm]:
+    """Fit the named strategies on dev, over the legs of the default hybrid, for each chunker.
+
+    Raises
+    ------
+    SplitError
+        If a question is not of dev.
+    """
+    dev.require_dev("fitting an arm")
+    out = []
+    for chunker in chunkers if names else ():
+        hybrid = Hybrid()
+        base = make_arm(chunker, "hybrid_rrf", hybrid, embedder=embedder)
+        searcher.prepare(base)
+        legs = {}
+        for query in dev.queries:
+            question = searcher.question(base, query)
+            legs[query.query_id] = (question, *hybrid.legs(searcher.handle(base, query.tenant_id), question))
+        out += [_fit(name, chunker, legs, dev, embedder) for name in names]
+    return out
+
+
+def _fit(name: str, chunker: str, legs: Legs, dev: Split, embedder: str) -> FittedArm:
+    fit = FITTERS[name]
+    clusters = sorted({q.cluster for q in dev.queries}, key=content_hash)
+    fold = {c: i % FOLDS for i, c in enumerate(clusters)}
+    by_fold = {}
+    for i in set(fold.values()):
+        rest = {q.query_id for q in dev.queries if fold[q.cluster] != i}
+        if not rest:
+            raise ConfigError(f"fitting {name!r} needs at least two question families on dev, found {len(clusters)}")
+        by_fold[i] = fit({q: legs[q] for q in rest}, dev.qrels)
+    arm = make_arm(chunker, name, fit(legs, dev.qrels), embedder=embedder)
+    return FittedArm(arm, {c: by_fold[fold[c]] for c in clusters})
+
+
+def fit_weight(legs: Legs, qrels: Qrels) -> Hybrid:
+    """Weight of the vector leg with the highest mean nDCG@10 on the given questions."""
+    weights, total = np.array(WEIGHTS)[:, None], np.zeros(len(WEIGHTS))
+    for query_id in sorted(legs):
+        _, *both = legs[query_id]
+        text, vector = map(scaled, both)
+        found = sorted(text.keys() | vector.keys())
+        fused = (1 - weights) * [text.get(d, 0.0) for d in found] + weights * [vector.get(d, 0.0) for d in found]
+        # What `Weighted.fuse` does, for all weights at once; documents stand by id, so a stable sort breaks ties.
+        best = np.argsort(-fused.round(SCORE_DECIMALS), axis=1, kind="stable")[:, :10]
+        grades = np.array([qrels[query_id].get(d, 0) for d in found], float)
+        ideal = np.array([sorted(qrels[query_id].values(), reverse=True)[:10]], float)
+        total += dcg(grades[best]) / (dcg(ideal)[0] or 1.0)
+    return Hybrid(fusion=Weighted(WEIGHTS[int(total.argmax())]))
+
+
+FITTERS: Mapping[str, Callable[[Legs, Qrels], Strategy]] = {
+    "hybrid_weighted": fit_weight,
+    "reranked": lambda legs, qrels: fit_ranker(legs, qrels, first=Hybrid()),
+}

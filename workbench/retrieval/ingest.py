@@ -1,0 +1,319 @@
+"""Vectors that were computed once: embedding is by far the largest cost of every index."""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import sqlalchemy as sa
+
+from workbench.errors import StoreError
+from workbench.inference.embedding import Embedder
+from workbench.records import Document, content_hash
+from workbench.retrieval.chunking import Chunker, Tokenizer
+from workbench.retrieval.store import ChunkRow, Store
+from workbench.state import insert_ignore, open_engine, reader
+from workbench.telemetry.context import attributed
+
+_METADATA = sa.MetaData()
+_VECTORS = sa.Table(
+    "wb_vectors",
+    _METADATA,
+    sa.Column("text_hash", sa.String(64), primary_key=True),
+    sa.Column("encoder_id", sa.String(200), primary_key=True),
+    sa.Column("vector", sa.LargeBinary, nullable=False),
+)
+_LOOKUP = 500
+
+
+class VectorCache:
+    """Vectors by text and encoder in a database file, shared by any number of processes.
+
+    Parameters
+    ----------
+    url_or_path : str or Path
+        An SQLAlchemy URL, or the path of a SQLite file; made if absent.
+    batch : int
+        Texts embedded between two saves: what a killed run can lose.
+
+    Examples
+    --------
+    >>> from tempfile import mkdtemp
+    >>> from workbench.testing import HashEmbedder
+    >>> cache = VectorCache(f"{mkdtemp()}/vectors.sqlite")
+    >>> vectors, embedded = cache.embed(["one", "two", "one"], HashEmbedder(dimension=8))
+    >>> vectors.shape, embedded, cache.embed(["two"], HashEmbedder(dimension=8))[1]
+    ((3, 8), 2, 0)
+    """
+
+    def __init__(self, url_or_path: str | Path, *, batch: int = 64) -> None:
+        url = str(url_or_path)
+        self._where = url
+        self._batch = batch
+        self._engine = open_engine(url if "://" in url else f"sqlite:///{url}")
+        with self._reported("open"), self._engine.begin() as connection:
+            connection.execute(sa.schema.CreateTable(_VECTORS, if_not_exists=True))
+
+    def embed(self, texts: Sequence[str], embedder: Embedder) -> tuple[npt.NDArray[np.float32], int]:
+        """Vectors of the texts, shape ``(len(texts), dimension)``, and how many had to be embedded.
+
+        Every text is embedded once, in batches that are each saved before the next.
+
+        Raises
+        ------
+        StoreError
+            If the embedder breaks its promise of shape and length, or the database cannot be used.
+        """
+        keys = [content_hash(text) for text in texts]
+        text_of = dict(zip(keys, texts, strict=True))
+        found = self._load(list(text_of), embedder)
+        missing = [key for key in text_of if key not in found]
+        for i in range(0, len(missing), self._batch):
+            part = missing[i : i + self._batch]
+            fresh = _checked(embedder.embed([text_of[key] for key in part]), len(part), embedder)
+            self._save(part, fresh, embedder)
+            found |= dict(zip(part, fresh, strict=True))
+        rows = [found[key] for key in keys]
+        return np.array(rows, dtype=np.float32).reshape(len(keys), embedder.dimension), len(missing)
+
+    def _load(self, keys: Sequence[str], embedder: Embedder) -> dict[str, npt.NDArray[np.float32]]:
+        found: dict[str, npt.NDArray[np.float32]] = {}
+        with self._reported("read"), reader(self._engine).begin() as connection:
+            for i in range(0, len(keys), _LOOKUP):
+                rows = connection.execute(
+                    sa.select(_VECTORS.c.text_hash, _VECTORS.c.vector).where(
+                        _VECTORS.c.encoder_id == embedder.encoder_id, _VECTORS.c.text_hash.in_(keys[i : i + _LOOKUP])
+                    )
+                )
+                found |= {key: np.frombuffer(blob, dtype="<f4") for key, blob in rows}
+        if wrong := {len(vector) for vector in found.values()} - {embedder.dimension}:
+            raise StoreError(
+                f"{self._where} holds vectors of {wrong.pop()} for encoder {embedder.encoder_id!r}, which "
+                f"now makes {embedder.dimension}: give the changed encoder another encoder_id"
+            )
+        return found
+
+    def _save(self, keys: Sequence[str], vectors: npt.NDArray[np.float32], embedder: Embedder) -> None:
+        blobs = (vector.astype("<f4").tobytes() for vector in vectors)
+        rows = [
+            {"text_hash": key, "encoder_id": embedder.encoder_id, "vector": blob}
+            for key, blob in zip(keys, blobs, strict=True)
+        ]
+        with self._reported("write"), self._engine.begin() as connection:
+            insert_ignore(connection, _VECTORS, rows)
+
+    @contextmanager
+    def _reported(self, verb: str) -> Iterator[None]:
+        try:
+            yield
+        except (sa.exc.DBAPIError, OSError) as error:
+            reason = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+            raise StoreError(f"cannot {verb} the vectors in {self._where}: {reason}") from error
+
+
+def _checked(vectors: npt.NDArray[np.float32], n: int, embedder: Embedder) -> npt.NDArray[np.float32]:
+    """Return the vectors if they are as promised: a wrong one would stay in the cache for good."""
+    wanted = (n, embedder.dimension)
+    if vectors.shape != wanted or not np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3):
+        raise StoreError(
+            f"encoder {embedder.encoder_id!r} was asked for vectors of shape {wanted} and length 1, and gave "
+            f"shape {vectors.shape}, length {np.linalg.norm(vectors.reshape(-1)[: wanted[1]]):.3f}"
+        )
+    return vectors.astype(np.float32)
+
+
+# Part of every content hash; raise it when chunkers cut differently than before, so that all is indexed anew.
+_LAYOUT = "1"
+
+
+@dataclass(frozen=True, slots=True)
+class IngestReport:
+    """Documents by what became of them, chunks written, texts embedded; ``blank`` ones have no text."""
+
+    added: int
+    changed: int
+    unchanged: int
+    removed: int
+    blank: int
+    chunks: int = 0
+    embedded: int = 0
+
+
+def ingest(
+    store: Store,
+    documents: Iterable[Document],
+    *,
+    chunker: Chunker,
+    tokenizer: Tokenizer,
+    embedder: Embedder,
+    vectors: VectorCache,
+    batch: int = 256,
+    prune: bool = True,
+    on_progress: Callable[[int, int], None] | None = None,
+    on_stale: Callable[[str, Sequence[str]], None] | None = None,
+) -> IngestReport:
+    """Make the store hold these documents.
+
+    Parameters
+    ----------
+    store : Store
+        Where the chunks go; indices are not built here, see `Store.index` and `Store.optimize`.
+    documents : iterable of Document
+        The corpus of one or more tenants.
+    chunker, tokenizer, embedder
+        How documents become vectors; another choice means that every document has changed.
+    vectors : VectorCache
+        Vectors that need not be computed again.
+    batch : int
+        Documents a commit.
+    prune : bool
+        Remove documents that are no longer in the corpus, of the tenants that are in it.
+    on_progress : callable, optional
+        Called with documents done and documents to do after each commit.
+    on_stale : callable, optional
+        Called with a tenant and its documents that change or go, before they do and again once they have: a run that
+        is killed in between does not come back to them, and an answer may rest on the old text until the second call.
+
+        >>> def drop_answers(tenant_id, doc_ids):
+        ...     for doc_id in doc_ids:
+        ...         cache.invalidate(source=doc_id, tenant_id=tenant_id)
+
+    Raises
+    ------
+    StoreError
+        If the corpus is empty or names a document twice, sizes do not fit, or the store cannot be written;
+        what was committed before stays, and the same call goes on from there.
+    """
+    if embedder.dimension != store.dimension:
+        raise StoreError(
+            f"the store takes vectors of {store.dimension}, encoder {embedder.encoder_id!r} makes "
+            f"{embedder.dimension}; open a table of that dimension"
+        )
+    recipe = _Recipe(chunker, tokenizer, embedder, vectors)
+    jobs, gone, report = _plan(store, documents, recipe, prune)
+    for i in range(0, len(jobs), batch):
+        part = jobs[i : i + batch]
+        chunks, embedded = _write(store, part, recipe, on_stale)
+        report = replace(report, chunks=report.chunks + chunks, embedded=report.embedded + embedded)
+        if on_progress:
+            on_progress(i + len(part), len(jobs))
+    with _told(on_stale, gone):
+        for tenant_id, doc_ids in gone.items():
+            store.delete_documents(tenant_id, doc_ids)
+    return report
+
+
+def _write(
+    store: Store, part: "Sequence[_Job]", recipe: "_Recipe", on_stale: Callable[[str, Sequence[str]], None] | None
+) -> tuple[int, int]:
+    """One commit; chunks written and texts embedded."""
+    stale: dict[str, dict[str, str]] = {}
+    for job in part:
+        if job.changed:
+            stale.setdefault(job.document.tenant_id, {})[job.document.doc_id] = job.digest
+    with _told(on_stale, stale):
+        rows, embedded = recipe.rows(part)
+        store.upsert(rows)  # new rows first, then away with what they replace
+        for tenant_id, current in stale.items():
+            store.delete_stale(tenant_id, current)
+    return len(rows), embedded
+
+
+@contextmanager
+def _told(
+    on_stale: Callable[[str, Sequence[str]], None] | None, stale: Mapping[str, Collection[str]]
+) -> Iterator[None]:
+    """Tell what changes before and after it does."""
+
+    def tell() -> None:
+        for tenant_id, doc_ids in stale.items():
+            if on_stale and doc_ids:
+                on_stale(tenant_id, sorted(doc_ids))
+
+    tell()
+    yield
+    tell()
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A document to write; ``changed`` if it has rows already, which its new ones may not cover."""
+
+    document: Document
+    digest: str
+    changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Recipe:
+    """How a document becomes rows."""
+
+    chunker: Chunker
+    tokenizer: Tokenizer
+    embedder: Embedder
+    vectors: VectorCache
+
+    def digest(self, document: Document) -> str:
+        how = (_LAYOUT, repr(self.chunker), type(self.tokenizer).__qualname__, self.embedder.encoder_id)
+        return content_hash(document.doc_id, document.content_hash, *how)
+
+    def rows(self, jobs: Sequence[_Job]) -> tuple[list[ChunkRow], int]:
+        """Rows of the documents, and how many texts had to be embedded for them."""
+        cut = [(job, self.chunker.chunk(job.document, self.tokenizer)) for job in jobs]
+        if lost := [job.document.doc_id for job, chunks in cut if not chunks]:
+            raise StoreError(f"{self.chunker!r} made no chunk of {lost[0]!r}, which has text")
+        with attributed(purpose="ingest"):
+            vectors, embedded = self.vectors.embed([c.text for _, chunks in cut for c in chunks], self.embedder)
+        unused = iter(vectors)
+        rows = [
+            ChunkRow(
+                tenant_id=job.document.tenant_id,
+                doc_id=job.document.doc_id,
+                document_type=job.document.document_type,
+                date=job.document.date,
+                position=chunk.position,
+                n_chunks=len(chunks),
+                content_hash=job.digest,
+                text=chunk.text,
+                vector=next(unused),
+            )
+            for job, chunks in cut
+            for chunk in chunks
+        ]
+        return rows, embedded
+
+
+def _plan(
+    store: Store, documents: Iterable[Document], recipe: _Recipe, prune: bool
+) -> tuple[list[_Job], dict[str, list[str]], IngestReport]:
+    """What has to be written, which documents of which tenant removed, and what that makes of the corpus."""
+    corpus: dict[str, list[Document]] = {}
+    for document in documents:
+        corpus.setdefault(document.tenant_id, []).append(document)
+    if not corpus:
+        raise StoreError("the corpus has no documents: nothing to ingest, and nothing is removed either")
+    jobs, gone, unchanged, blank = list[_Job](), dict[str, list[str]](), 0, 0
+    for tenant_id, group in corpus.items():
+        _check_unique(tenant_id, group)
+        known = store.for_tenant(tenant_id).document_hashes()
+        with_text = [d for d in group if d.full_text.strip()]
+        due = [_Job(d, recipe.digest(d), d.doc_id in known) for d in with_text]
+        jobs += (new := [job for job in due if known.get(job.document.doc_id) != job.digest])
+        unchanged, blank = unchanged + len(due) - len(new), blank + len(group) - len(due)
+        keep = {d.doc_id for d in with_text}
+        emptied = {d.doc_id for d in group} - keep
+        gone[tenant_id] = [doc_id for doc_id in known if doc_id in emptied or (prune and doc_id not in keep)]
+    changed, removed = sum(job.changed for job in jobs), sum(map(len, gone.values()))
+    return jobs, gone, IngestReport(len(jobs) - changed, changed, unchanged, removed, blank)
+
+
+def _check_unique(tenant_id: str, documents: Sequence[Document]) -> None:
+    counts = Counter(d.doc_id for d in documents)
+    if twice := sorted(doc_id for doc_id, n in counts.items() if n > 1):
+        raise StoreError(
+            f"tenant {tenant_id!r} has {len(twice)} document ids more than once: "
+            f"{', '.join(map(repr, twice[:5]))}; a document id is unique within its tenant"
+        )

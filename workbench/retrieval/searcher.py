@@ -1,0 +1,170 @@
+"""Arms made ready to search: their tables ingested and indexed, their questions embedded, their answers timed."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from workbench.config import Settings
+from workbench.errors import StoreError
+from workbench.inference.embedding import Embedder
+from workbench.inference.prices import PriceTable
+from workbench.records import Document, Hit, Query, content_hash, parameters_of
+from workbench.retrieval.chunking import Tokenizer, WholeDocument
+from workbench.retrieval.indexing import TEXT_INDEX, VECTOR_INDEX, Exact
+from workbench.retrieval.ingest import IngestReport, VectorCache, ingest
+from workbench.retrieval.store import Store
+from workbench.retrieval.strategies import Arm, Question
+from workbench.retrieval.tenant import TenantHandle
+from workbench.telemetry.context import attributed
+
+CHUNKS_PER_DOCUMENT = 3
+
+
+@dataclass(slots=True)
+class Searcher:
+    """Tables of one corpus, made when an arm first needs them and kept in the cache folder.
+
+    Arms that differ only in how they search share a table; an index of another kind is another table, so that
+    exact and approximate search never get in each other's way.
+    """
+
+    documents: Sequence[Document]
+    manifest: str
+    settings: Settings
+    embedder: Embedder
+    tokenizer: Tokenizer
+    on_progress: Callable[[int, int], None] | None = None
+    _stores: dict[str, Store] = field(default_factory=dict)
+    _handles: dict[tuple[str, str], TenantHandle] = field(default_factory=dict)
+    _cuts: dict[str, tuple[int, int, str]] = field(default_factory=dict)
+    _vectors: dict[str, tuple[np.ndarray, float]] = field(default_factory=dict)
+
+    def table_name(self, arm: Arm) -> str:
+        """Name of the table that an arm needs: a hash of all that its rows and indices depend on."""
+        values = [parameters_of(v) for v in (arm.chunker, arm.strategy.index, arm.text_index)]
+        parts = (self.manifest, self.embedder.encoder_id, json.dumps(values, sort_keys=True))
+        return f"{arm.strategy.index.name}-{content_hash(*parts)[:12]}"
+
+    def prepare(self, arm: Arm) -> IngestReport | None:
+        """Ingest and index the table of an arm; None where another arm has done so in this run."""
+        name = self.table_name(arm)
+        if name in self._stores:
+            return None
+        folder: Path = self.settings.cache / "tables"
+        store = Store.open(str(folder), name, dimension=self.embedder.dimension)
+        report = ingest(
+            store,
+            self.documents,
+            chunker=arm.chunker,
+            tokenizer=self.tokenizer,
+            embedder=self.embedder,
+            vectors=VectorCache(self.settings.cache / "vectors.sqlite"),
+            on_progress=self.on_progress,
+        )
+        if report.chunks or report.removed or not _indexed(store, arm):
+            store.index(arm.strategy.index, full_text=arm.text_index)
+        self._stores[name] = store
+        return report
+
+    def rebuild_index(self, arm: Arm) -> None:
+        """Build the vector index of an arm's table again, from another random start."""
+        self._store(arm).index(arm.strategy.index, full_text=arm.text_index)
+
+    def handle(self, arm: Arm, tenant_id: str) -> TenantHandle:
+        """Handle of one tenant on the table of a prepared arm."""
+        key = (self.table_name(arm), tenant_id)
+        if key not in self._handles:
+            self._handles[key] = self._store(arm).for_tenant(tenant_id)
+        return self._handles[key]
+
+    def question(self, arm: Arm, query: Query) -> Question:
+        """Query as the arm's strategy needs it; every text is embedded once, whichever arm asks first."""
+        vector = self._embedded(query)[0] if arm.strategy.uses_vectors else None
+        return Question(query.text, vector, 1 if isinstance(arm.chunker, WholeDocument) else CHUNKS_PER_DOCUMENT)
+
+    def embedding_ms(self, arm: Arm, query: Query) -> float:
+        """Milliseconds that embedding the query took; 0 for an arm that needs no vector."""
+        return self._embedded(query)[1] if arm.strategy.uses_vectors else 0.0
+
+    def search(self, arm: Arm, query: Query, k: int) -> list[Hit]:
+        """Best ``k`` documents for one query, asked inside the query's own tenant."""
+        return arm.strategy.search(self.handle(arm, query.tenant_id), self.question(arm, query), k)
+
+    def cost_usd_per_1k(self, arm: Arm, queries: Sequence[Query], prices: PriceTable) -> float:
+        """Dollars of a thousand requests: counted work at the rows that each query's tenant really has."""
+        tenants = {q.tenant_id for q in queries}
+        cost = {t: prices.cost_usd(arm.work(self.handle(arm, t).count())) for t in tenants}
+        return 1000 * sum(cost[q.tenant_id] for q in queries) / len(queries)
+
+    def plan(self, arm: Arm) -> dict[str, str]:
+        """LanceDB's account of both legs as this arm searches them, to see that its knobs are in effect.
+
+        The name of the table is left out: plans of arms with tables of their own compare too.
+        """
+        probe = Query("", "plan", self.documents[0].tenant_id)
+        vector = self._embedded(probe)[0] if arm.strategy.uses_vectors else None
+        plan = arm.strategy.plan(self.handle(arm, probe.tenant_id), Question(probe.text, vector))
+        return {leg: told.replace(self.table_name(arm), "table") for leg, told in plan.items()}
+
+    def unfit(self, arm: Arm) -> str:
+        """Why an arm cannot find anything in this corpus; empty where it can.
+
+        Its index may need more chunks than there are, or its filter may leave none.
+        """
+        index, where = arm.strategy.index, getattr(arm.strategy, "where", None)
+        if index.min_rows > 1 and (rows := self.chunk_counts(arm)[0]) < index.min_rows:
+            return f"{index!r} needs {index.min_rows} chunks, the corpus has {rows}"
+        if where is not None:
+            self.prepare(arm)
+            if not any(self.handle(arm, tenant).count(where) for tenant in {d.tenant_id for d in self.documents}):
+                return f"no document matches {where!r}"
+        return ""
+
+    def chunk_counts(self, arm: Arm) -> tuple[int, int]:
+        """Chunks of the arm's table, and how many of them are longer than what its encoder reads."""
+        chunks, over, _ = self._cut(arm)
+        return chunks, over
+
+    def cut_alike(self, one: Arm, other: Arm) -> bool:
+        """Whether two arms cut every document of this corpus into the same chunks."""
+        return self._cut(one)[-1] == self._cut(other)[-1]
+
+    def _cut(self, arm: Arm) -> tuple[int, int, str]:
+        """Chunks of the corpus, those that the encoder does not read to the end, and a hash of all their texts."""
+        key = repr(arm.chunker)
+        if key not in self._cuts:
+            limit = getattr(self.embedder, "max_tokens", None)
+            cuts = [[c.text for c in arm.chunker.chunk(d, self.tokenizer)] for d in self.documents]
+            over = sum(self._is_longer(t, limit) for texts in cuts for t in texts) if limit else 0
+            self._cuts[key] = (sum(map(len, cuts)), over, content_hash(*(content_hash(*texts) for texts in cuts)))
+        return self._cuts[key]
+
+    def _is_longer(self, text: str, max_tokens: int) -> bool:
+        """Whether a text has more tokens; the beginning says so of most that have."""
+        head = text if len(text) < 6 * max_tokens else text[: 6 * max_tokens].rsplit(maxsplit=1)[0]
+        return any(len(self.tokenizer.offsets(part)) > max_tokens for part in dict.fromkeys((head, text)))
+
+    def _embedded(self, query: Query) -> tuple[np.ndarray, float]:
+        if query.text not in self._vectors:
+            started = time.perf_counter()
+            with attributed(purpose="eval", tenant_id=query.tenant_id, item_id=query.query_id):
+                vector = self.embedder.embed([query.text])[0]
+            self._vectors[query.text] = (vector, (time.perf_counter() - started) * 1000)
+        return self._vectors[query.text]
+
+    def _store(self, arm: Arm) -> Store:
+        name = self.table_name(arm)
+        if name not in self._stores:
+            raise StoreError(f"the table of {arm.name!r} is not prepared; call prepare(arm) first")
+        return self._stores[name]
+
+
+def _indexed(store: Store, arm: Arm) -> bool:
+    """Whether every index of the arm is there and up to date."""
+    wanted = {TEXT_INDEX} if isinstance(arm.strategy.index, Exact) else {TEXT_INDEX, VECTOR_INDEX}
+    states = store.describe().indices
+    return wanted <= {s.name for s in states} and not any(s.rows_unindexed for s in states)

@@ -1,0 +1,104 @@
+"""The user's own system as an arm: a run file, a hits table, or a Python callable, beside ours."""
+
+import importlib
+import math
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from workbench.config import Settings
+from workbench.errors import ConfigError, ProviderError
+from workbench.records import Hit, Query, content_hash
+from workbench.retrieval.trec import read_run
+
+FORM = "NAME=PATH@USD or NAME=module:function@USD, USD being its dollars per 1,000 requests"
+
+
+@dataclass(frozen=True, slots=True)
+class SystemArm:
+    """A system that is not ours: its name, where its hits come from, and what the user says it costs.
+
+    ``search`` is None for a run file, whose hits are in ``run``.
+    """
+
+    name: str
+    source: str
+    cost_usd_per_1k: float
+    sha256: str
+    search: Callable[[Query], Iterable[Hit]] | None = field(default=None, repr=False)
+    run: pl.DataFrame | None = field(default=None, repr=False)
+
+
+def load_systems(entries: Iterable[str], settings: Settings) -> list[SystemArm]:
+    """Systems from the notebook's ``systems`` parameter.
+
+    A callable gets a `Query` and returns hits, ``(doc_id, score)`` pairs, or document ids, best first; its module
+    is an installed one, or a file of the project's root.
+
+    Raises
+    ------
+    ConfigError
+        If an entry is not of the form, its cost is missing or negative, or its source is not found.
+    """
+    return [_load(entry, settings) for entry in entries]
+
+
+def _load(entry: str, settings: Settings) -> SystemArm:
+    name, equals, rest = entry.partition("=")
+    source, at, cost = rest.rpartition("@")
+    if not (name and equals and source and at):
+        raise ConfigError(f"system {entry!r} is not {FORM}; a cost that is not known cannot be compared")
+    try:
+        usd = float(cost)
+    except ValueError:
+        usd = -1.0
+    if not 0 <= usd < math.inf:
+        raise ConfigError(f"system {name!r} costs {cost!r}; say its dollars per 1,000 requests, 0 or more")
+    path = settings.root / source
+    if path.is_file():
+        return SystemArm(name, source, usd, content_hash(path.read_bytes()), run=read_run(path))
+    module, colon, function = source.partition(":")
+    if not colon:
+        raise ConfigError(f"system {name!r}: no file {path}, and {source!r} is not module:function")
+    if str(settings.root) not in sys.path:  # a kernel works in the notebook's folder
+        sys.path.append(str(settings.root))
+    try:
+        loaded = importlib.import_module(module)
+        call = getattr(loaded, function)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"system {name!r}: {source!r} cannot be imported: {error}") from error
+    if not callable(call):
+        raise ConfigError(f"system {name!r}: {source!r} cannot be called; it is {call!r}")
+    file = getattr(loaded, "__file__", None)
+    sha256 = content_hash(Path(file).read_bytes()) if file else ""
+    return SystemArm(name, source, usd, sha256, search=_guarded(name, call))
+
+
+def _guarded(name: str, call: Callable[[Query], Any]) -> Callable[[Query], list[Hit]]:
+    """Make foreign code an arm: whatever it raises becomes that item's error, not the end of the run."""
+
+    def search(query: Query) -> list[Hit]:
+        try:
+            return [_hit(item, place) for place, item in enumerate(call(query))]
+        except Exception as error:  # the boundary to code that is not ours
+            raise ProviderError(f"system {name!r} failed on {query.query_id}: {error!r}") from error
+
+    return search
+
+
+def _hit(item: Any, place: int) -> Hit:
+    if isinstance(item, Hit):
+        return item
+    if isinstance(item, str):
+        return Hit(item, -float(place))
+    doc_id, score = item
+    return Hit(str(doc_id), float(score))
+
+
+def system_inputs(systems: Iterable[SystemArm]) -> Mapping[str, str]:
+    """Hash of each system's source, for the fingerprint."""
+    return {f"system {s.name}": s.sha256 for s in systems}

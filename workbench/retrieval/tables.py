@@ -1,0 +1,80 @@
+"""What the retrieval notebook shows before and between its figures: its evalset, its power, its scores."""
+
+from collections.abc import Mapping, Sequence
+
+import polars as pl
+
+from workbench.evalset.evalset import Evalset
+from workbench.evaluation.decision import ArmFacts
+from workbench.evaluation.power import Power
+from workbench.evaluation.summary import mean_by_arm
+from workbench.rendering.table import Column, Table
+
+SHOWN_METRICS = ("ndcg@10", "recall@10", "recall@100", "precision@10", "mrr@10", "map@100", "judged@10")
+
+
+def contents_table(evalset: Evalset) -> Table:
+    """Documents, questions and families of each tenant."""
+    dev, test = evalset.split("dev"), evalset.split("test")
+    rows: list[tuple[str, int, int, int, int, int]] = []
+    for tenant in evalset.tenants:
+        mine = [[q for q in part.queries if q.tenant_id == tenant] for part in (dev, test)]
+        documents = sum(d.tenant_id == tenant for d in evalset.documents)
+        families = [len({q.cluster for q in part}) for part in mine]
+        rows.append((tenant, documents, len(mine[0]), families[0], len(mine[1]), families[1]))
+    total: tuple[str | int, ...] = ("all", *(sum(column) for column in zip(*(row[1:] for row in rows), strict=True)))
+    names = ("tenant", "documents", "dev questions", "dev families", "test questions", "test families")
+    return Table.of(names, [*rows, total], f"What {evalset.name} holds")
+
+
+def power_table(plans: Sequence[Power], n_items: int) -> Table:
+    """What the test split can show at the margin, for some spreads of the paired difference."""
+    columns = (
+        Column("spread per family (sd)", "number", digits=2),
+        Column("chance that an equal arm is shown to be one", "share"),
+        Column("families needed for 80 %", "count"),
+        Column("margin that can be shown", "number", digits=3),
+    )
+    rows = tuple((p.sd, p.power, p.clusters_needed, p.detectable) for p in plans)
+    first = plans[0]
+    caption = f"Power of {n_items} test questions in {first.n_clusters} families, margin {first.margin:g}"
+    return Table(columns, rows, caption)
+
+
+def score_table(
+    scores: pl.DataFrame, facts: Sequence[ArmFacts], split: str, bounds: Mapping[str, tuple[float, float]]
+) -> Table:
+    """Means of every metric, arm by arm, with coverage, cost and latency.
+
+    ``bounds`` are those of nDCG@10 of the arms whose top 10 is not judged well enough for a mean; theirs is left out.
+    """
+    means = {m: mean_by_arm(scores, m) for m in SHOWN_METRICS}
+    first = scores.filter(pl.col("metric") == SHOWN_METRICS[0])
+    coverage = {a: float(v) for a, v in first.group_by("arm").agg(pl.col("value").is_not_null().mean()).iter_rows()}
+    rows = tuple(
+        (
+            f.name,
+            _first(f.name, means, bounds),
+            *(means[m][f.name] for m in SHOWN_METRICS[1:]),
+            coverage[f.name],
+            f.cost_usd_per_1k,
+            f.latency_p95_ms,
+        )
+        for f in sorted(facts, key=lambda f: -means[SHOWN_METRICS[0]][f.name])
+    )
+    columns = (
+        Column("arm"),
+        Column(SHOWN_METRICS[0], digits=3),
+        *(Column(m, "number", digits=3) for m in SHOWN_METRICS[1:]),
+        Column("coverage", "share"),
+        Column("USD per 1,000", "usd"),
+        Column("p95 ms", "number", digits=0),
+    )
+    return Table(columns, rows, f"Scores on {split}, best first")
+
+
+def _first(arm: str, means: Mapping[str, Mapping[str, float]], bounds: Mapping[str, tuple[float, float]]) -> str:
+    if arm in bounds:
+        low, high = bounds[arm]
+        return f"{low:.3f} to {high:.3f}"
+    return f"{means[SHOWN_METRICS[0]][arm]:.3f}"

@@ -1,0 +1,1 @@
+"""Which model answers, and whether a router is worth it."""

@@ -1,0 +1,180 @@
+"""Arms of the routing notebook: every single model, and every policy at the threshold that dev gives it."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import polars as pl
+
+from workbench.evalset.outcomes import Outcomes
+from workbench.evaluation.compare import SCORES_SCHEMA
+from workbench.evaluation.decision import ArmFacts
+from workbench.rendering.progress import Progress
+from workbench.rendering.table import Column, Table
+from workbench.routing.curves import cross_predict, fit_policy, knob_values
+from workbench.routing.policies import Policy, Router, one_model
+
+METRIC = "correctness"
+_SHARES_SHOWN = 4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RoutedArm:
+    """A router at its threshold; ``held_out`` are the predictions for dev by routers that had not seen them."""
+
+    router: Router
+    order: int
+    held_out: np.ndarray | None = None
+
+    @property
+    def name(self) -> str:
+        """Model, or policy."""
+        return self.router.policy
+
+    @property
+    def is_model(self) -> bool:
+        """Whether it always takes the same model."""
+        return self.held_out is None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoredRoutes:
+    """What the arms chose for the prompts of one split, with scores and facts."""
+
+    split: str
+    outcomes: Outcomes
+    arms: tuple[RoutedArm, ...]
+    picked: Mapping[str, np.ndarray]
+    scores: pl.DataFrame
+    facts: tuple[ArmFacts, ...]
+
+    def _repr_html_(self) -> str:
+        return self.table().to_html()
+
+    def __repr__(self) -> str:
+        return self.table().to_text()
+
+    def only(self, names: Collection[str]) -> "ScoredRoutes":
+        """The arms of these names alone."""
+        return replace(
+            self,
+            arms=tuple(a for a in self.arms if a.name in names),
+            scores=self.scores.filter(pl.col("arm").is_in(list(names))),
+            facts=tuple(f for f in self.facts if f.name in names),
+        )
+
+    def table(self) -> Table:
+        """Quality, what an oracle would add, cost, latency, and who answers."""
+        best = self.outcomes.quality.max(1).mean()
+        means = dict(self.scores.group_by("arm").agg(pl.col("value").mean()).iter_rows())
+        rows = tuple(
+            (f.name, means[f.name], best - means[f.name], f.cost_usd_per_1k, f.latency_p95_ms, self.shares(f.name))
+            for f in sorted(self.facts, key=lambda f: -means[f.name])
+        )
+        columns = (
+            Column("arm"),
+            Column(METRIC, "number", digits=3),
+            Column("regret to the oracle", "number", digits=3),
+            Column("USD per 1,000", "usd"),
+            Column("p95", "ms"),
+            Column("who answers"),
+        )
+        return Table(columns, rows, f"Arms on {self.split}, best first")
+
+    def shares(self, arm: str) -> str:
+        """Share of the requests that each model answers, largest first."""
+        counts = np.bincount(self.picked[arm], minlength=len(self.outcomes.models)) / len(self.outcomes)
+        ranked = [i for i in np.argsort(-counts, kind="stable") if counts[i] > 0]
+        shown = [f"{self.outcomes.models[i]} {100 * counts[i]:.0f} %" for i in ranked[:_SHARES_SHOWN]]
+        rest = counts[ranked[_SHARES_SHOWN:]].sum()
+        return ", ".join(shown) + (f", others {100 * rest:.0f} %" if rest else "")
+
+
+def model_arms(dev: Outcomes) -> list[RoutedArm]:
+    """Every single model, cheapest first."""
+    return [RoutedArm(one_model(i, dev.models, dev.cost_usd.mean(0)), i) for i in range(len(dev.models))]
+
+
+def policy_arms(
+    policies: Sequence[Policy], dev: Outcomes, *, reference: int, give_up: float, accepted: Mapping[str, Router]
+) -> list[RoutedArm]:
+    """Fit every policy on dev, and set its threshold by its held-out predictions there.
+
+    The threshold is the cheapest at which it loses at most ``give_up`` (in units of quality) against the reference
+    model, or the best where none does. Routers in ``accepted`` are taken as they were tested, not fitted again.
+
+    Raises
+    ------
+    SplitError
+        If a prompt is not of dev.
+    """
+    dev.require_dev("fitting a router and its threshold")
+    target = dev.quality[:, reference].mean() - give_up
+    out = []
+    for i, policy in enumerate(policies):
+        bar = Progress(f"fit {policy.name}", 1)
+        held_out = cross_predict(policy, dev)
+        router = accepted.get(policy.name)
+        if router is None:
+            router = fit_policy(policy, dev)
+            router = replace(router, value_usd=choose_value(router, held_out, dev, target))
+        bar.done(f"{policy.name}: learned on {len(dev):,} prompts")
+        out.append(RoutedArm(router, len(dev.models) + i, held_out))
+    return out
+
+
+def choose_value(router: Router, predicted: np.ndarray, dev: Outcomes, target: float) -> float:
+    """Value of a unit of quality, in dollars, whose choices are the cheapest that reach the target on dev."""
+    rows, found = np.arange(len(dev)), []
+    for value in knob_values(dev.cost_usd):
+        picked = router.pick(predicted, float(value))
+        found.append((dev.quality[rows, picked].mean(), router.spend(picked, dev.cost_usd).mean(), float(value)))
+    reached = [f for f in found if f[0] >= target - 1e-12]
+    if reached:
+        return min(reached, key=lambda f: (f[1], f[2]))[2]
+    return max(found, key=lambda f: (f[0], -f[1]))[2]
+
+
+def route_all(arms: Sequence[RoutedArm], part: Outcomes, split: str) -> ScoredRoutes:
+    """Choices of every arm for the prompts of one split, and what they led to."""
+    picked, frames, facts = {}, [], []
+    for arm in arms:
+        held_out = arm.held_out if split == "dev" else None
+        chosen = arm.router.route(part.requests) if held_out is None else arm.router.pick(held_out)
+        frame, fact = _score(arm, chosen, part)
+        picked[arm.name] = chosen
+        frames.append(frame)
+        facts.append(fact)
+    return ScoredRoutes(split, part, tuple(arms), picked, pl.concat(frames), tuple(facts))
+
+
+def _score(arm: RoutedArm, picked: np.ndarray, part: Outcomes) -> tuple[pl.DataFrame, ArmFacts]:
+    rows, router = np.arange(len(part)), arm.router
+    cost = router.spend(picked, part.cost_usd) + router.overhead_usd
+    latency = router.spend(picked, part.latency_ms)
+    measured = not np.isnan(latency).any()
+    frame = pl.DataFrame(
+        {
+            "arm": [arm.name] * len(part),
+            "item_id": part.prompt_ids,
+            "repeat": np.zeros(len(part), np.int32),
+            "metric": [METRIC] * len(part),
+            "value": part.quality[rows, picked],
+            "error": [None] * len(part),
+            "cluster": part.clusters,
+            "tenant_id": part.tenants,
+            "latency_ms": latency if measured else [None] * len(part),
+            "cost_usd": cost,
+            "slice_feature": part.requests.features,
+            "slice_tenant_id": part.tenants if len(set(part.tenants)) > 1 else [""] * len(part),
+        },
+        schema=SCORES_SCHEMA | {"slice_feature": pl.String, "slice_tenant_id": pl.String},
+    )
+    p95 = float(np.quantile(latency, 0.95)) if measured else None
+    return frame, ArmFacts(arm.name, arm_parameters(router), 1000 * float(cost.mean()), p95, arm.order)
+
+
+def arm_parameters(router: Router) -> dict[str, object]:
+    """What the decision says of an arm; the router itself lies beside it, found by its hash."""
+    value = "infinite" if np.isinf(router.value_usd) else router.value_usd
+    return {"kind": "Router", "policy": router.policy, "value_usd": value, "sha256": router.sha256}

@@ -1,0 +1,173 @@
+"""Record what the models answer to an evalset's questions: hours of work, so it can be cut off and goes on later."""
+
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from workbench.config import Settings
+from workbench.errors import ConfigError, unknown_name
+from workbench.evalset.evalset import Evalset, load_evalset
+from workbench.inference.batch import Item, complete_all, estimate
+from workbench.inference.budgets import Budget
+from workbench.inference.client import Client
+from workbench.inference.local import PREFIX
+from workbench.inference.messages import Request
+from workbench.inference.prices import PriceTable
+from workbench.inference.recordings import Recordings
+from workbench.rendering.progress import Progress
+from workbench.rendering.table import Column, Table
+from workbench.routing.recorded import (
+    FIND,
+    Asked,
+    accepted_search,
+    asked_of,
+    keep_searches,
+    load_prompts,
+    recording_file,
+    renew,
+)
+from workbench.telemetry.context import attributed
+
+BYTES_PER_TOKEN = 4
+
+
+def record(
+    evalset: str,
+    *,
+    settings: Settings,
+    models: Sequence[str] = (),
+    max_cost_usd: float | None = None,
+    questions: int | None = None,
+    tell: Callable[[str], None] = print,
+    client: Client | None = None,
+) -> int:
+    """Ask every model everything that has no recorded answer yet.
+
+    Parameters
+    ----------
+    models : sequence of str, optional
+        Some of those in the evalset's ``prompts.toml``; all by default.
+    max_cost_usd : float, optional
+        Needed to ask anything, and the limit of all models together; without it only the estimate is told.
+    questions : int, optional
+        Stop after this many, for a pilot that shows whether there is something to route.
+    client : Client, optional
+        Asks with other providers or budgets than those of the project.
+
+    Returns
+    -------
+    int
+        How many requests failed.
+
+    Raises
+    ------
+    ConfigError
+        If ``max_cost_usd`` is missing or too low, or a model is not in ``prompts.toml``; nothing was asked then.
+    """
+    found = load_evalset(evalset, settings=settings)
+    known, search = load_prompts(found).models, accepted_search(found, settings)
+    if unknown := [m for m in models if m not in known]:
+        raise ConfigError(unknown_name("model", unknown[0], known) + f"; add it to models in {found.name}/prompts.toml")
+    renew(found, search, tell)
+    files = {model: Recordings(recording_file(found, model), live=True) for model in models or known}
+    asked = list(asked_of(found, models=[*files]))
+    asked = asked if questions is None else [a for a in asked if a.query.query_id in _first(asked, questions)]
+    still = [a.request for a in asked if not files[a.request.model].count(a.request)]
+    client = client or Client.open(settings)
+    tell(
+        f"{found.name}: {len(asked) - len(still):,} of {len(asked):,} answers are recorded; still to ask: "
+        f"{estimate(still, client.books.prices)}, about {_hours(still, client.books.prices):.1f} hours on one core"
+    )
+    client, errors = _limited(client, still, max_cost_usd), 0
+    for model, recordings in files.items():
+        mine = [a for a in asked if a.request.model == model]
+        errors += _record(replace(client, recordings=recordings), model, mine, max_cost_usd, tell)
+    keep_searches(found, ((a.query.tenant_id, text) for a, text in _answers(found, known) if a.feature == FIND), search)
+    return errors
+
+
+def _limited(client: Client, still: Sequence[Request], max_cost_usd: float | None) -> Client:
+    """The client with one budget for all that it is still to ask; refused where that may not be enough."""
+    worst_usd = estimate(still, client.books.prices).worst_usd
+    if still and (max_cost_usd is None or worst_usd > max_cost_usd):
+        given = "no max_cost_usd" if max_cost_usd is None else f"max_cost_usd={max_cost_usd:g}"
+        raise ConfigError(f"what is still to ask may cost ${worst_usd:.4f}, found {given}; set it at or above that")
+    if client.books.budgets is None or max_cost_usd is None:
+        return client
+    limit = Budget(max_cost_usd, "total", name=f"record {uuid.uuid4().hex[:12]}")
+    return replace(client, books=replace(client.books, budgets=client.books.budgets.and_also(limit)))
+
+
+def _record(
+    client: Client, model: str, asked: Sequence[Asked], max_cost_usd: float | None, tell: Callable[[str], None]
+) -> int:
+    """Ask one model, say what came of it, and return how many requests failed."""
+    bar = Progress(model, len(asked))
+    items = [Item(a.item_id, a.request, a.query.tenant_id, a.feature) for a in asked]
+    with attributed(purpose="eval"):
+        done = complete_all(
+            client, items, max_cost_usd=max_cost_usd, tell=lambda told: tell(f"{model}: {told}"), on_done=bar.update
+        )
+    failed = [str(answer) for answer in done.values() if isinstance(answer, Exception)]
+    live = [c for c in done.values() if not isinstance(c, Exception) and c.source == "model"]
+    cost_usd = sum(c.cost_nanos for c in live) / 1e9
+    sentence = (
+        f"{model}: {len(done) - len(failed):,} answers ({len(live):,} asked now for ${cost_usd:.6f}), "
+        f"{len(failed):,} errors{': ' if failed else ''}{''.join(failed[:1])}"
+    )
+    bar.done(sentence)
+    tell(sentence)
+    return len(failed)
+
+
+def drift(
+    evalset: str, *, settings: Settings, model: str, sample: int = 20, max_cost_usd: float | None = None
+) -> Table:
+    """Ask a sample again, live, and say how many answers are no longer those that were recorded."""
+    found = load_evalset(evalset, settings=settings)
+    recordings = Recordings(recording_file(found, model))
+    asked = [a for a in asked_of(found, models=[model]) if recordings.count(a.request)][:sample]
+    if not asked:
+        raise ConfigError(f"nothing is recorded of {model} for {evalset!r}; record it with: workbench record {evalset}")
+    items = [Item(a.item_id, a.request, a.query.tenant_id, a.feature) for a in asked]
+    with attributed(purpose="eval"):
+        live = complete_all(Client.open(settings), items, max_cost_usd=max_cost_usd)
+    rows: Counter[str] = Counter()
+    for a in asked:
+        answer, before = live[a.item_id], recordings.find(a.request)
+        if isinstance(answer, Exception):
+            rows["failed"] += 1
+        elif before is not None:
+            rows["same text" if answer.text == before.text else "another text"] += 1
+    columns = (Column("answer"), Column("items", "count"), Column("share", "share"))
+    told = tuple((name, n, n / len(asked)) for name, n in sorted(rows.items()))
+    return Table(columns, told, f"{model} asked again, against its recordings")
+
+
+def evalset_models(evalset: str, settings: Settings) -> tuple[str, ...]:
+    """Models that the evalset's ``prompts.toml`` names."""
+    return load_prompts(load_evalset(evalset, settings=settings)).models
+
+
+def _answers(evalset: Evalset, models: Sequence[str]) -> Iterable[tuple[Asked, str]]:
+    """Every request that has a recorded answer, with its text."""
+    files = {m: Recordings(recording_file(evalset, m)) for m in models}
+    for asked in asked_of(evalset, models=models):
+        recordings = files[asked.request.model]
+        if response := recordings.find(asked.request):
+            yield asked, response.text.strip()
+
+
+def _first(asked: Sequence[Asked], questions: int) -> set[str]:
+    return set(list(dict.fromkeys(a.query.query_id for a in asked))[:questions])
+
+
+def _hours(still: Sequence[Request], prices: PriceTable) -> float:
+    """Processor hours of what local models are still to answer; they are priced by processor time."""
+    local = [r for r in still if r.model.startswith(PREFIX)]
+    tokens = [sum(len(str(m["content"]).encode()) for m in r.messages) // BYTES_PER_TOKEN for r in local]
+    spent = sum(
+        prices.worst_nanos(r.model, input_tokens=n, max_tokens=r.max_tokens) for r, n in zip(local, tokens, strict=True)
+    )
+    return spent / 1e9 / prices.usd_per_vcpu_hour

@@ -1,0 +1,476 @@
+"""Whether an answer is right, where that needs no judge: it names an accepted name, or says yes or no rightly."""
+
+import json
+import re
+import tomllib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from workbench.config import Settings
+from workbench.errors import ConfigError, EvalsetError, RecordingMiss, unknown_name
+from workbench.evalset.evalset import Evalset
+from workbench.evalset.outcomes import OUTCOMES_SCHEMA
+from workbench.inference.attempt import Books
+from workbench.inference.client import Client
+from workbench.inference.embedding import MiniLM, load_embedder
+from workbench.inference.local import PREFIX as LOCAL
+from workbench.inference.messages import Message, Request, Response
+from workbench.inference.prices import MS_PER_HOUR, PriceTable
+from workbench.inference.recordings import FOLDER, Recordings, record_command
+from workbench.records import Decision, Document, Query, content_hash
+from workbench.retrieval.arms import build_arm
+from workbench.retrieval.searcher import Searcher
+from workbench.retrieval.strategies import Arm
+from workbench.routing.route import FOUND_WITH, HITS, retrieval_arm
+
+
+def names_accepted(text: str, accept: Sequence[str]) -> bool:
+    """Whether the text names one of the accepted names as a whole word.
+
+    >>> names_accepted("Use `df.merge(how='left_anti')`.", ["left_anti"]), names_accepted("premerged", ["merge"])
+    (True, False)
+    """
+    return any(re.search(_whole(name), text, re.IGNORECASE) for name in accept)
+
+
+def says(text: str, accept: Sequence[str]) -> bool:
+    """Whether the first word of the text is the accepted one, yes or no.
+
+    >>> says("No, it does not.", ["no"]), says("Nobody knows", ["no"])
+    (True, False)
+    """
+    first = re.match(r"\W*(\w+)", text)
+    return first is not None and first[1].casefold() in {a.casefold() for a in accept}
+
+
+def found_relevant(doc_ids: Sequence[str], grades: Mapping[str, int], *, depth: int = 5) -> bool:
+    """Whether one of the first ``depth`` documents was judged relevant."""
+    return any(grades.get(doc_id, 0) > 0 for doc_id in doc_ids[:depth])
+
+
+def is_yes_no(accept: Collection[str]) -> bool:
+    """Whether the question is one to be answered by yes or no."""
+    return {a.casefold() for a in accept} <= {"yes", "no"}
+
+
+def _whole(name: str) -> str:
+    before = r"(?<!\w)" if name[:1].isalnum() else ""
+    after = r"(?!\w)" if name[-1:].isalnum() else ""
+    return before + re.escape(name) + after
+
+
+SUMMARY_SHARE = 0.4
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """What one product feature says to every model; ``{tenant}`` in the system prompt is the customer's name."""
+
+    system: str
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """How many documents a prompt gets, and how many characters of each at most."""
+
+    documents: int = 0
+    characters: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """Features and contexts of one evalset, and the models that are asked, from its ``prompts.toml``."""
+
+    models: tuple[str, ...]
+    features: Mapping[str, Feature]
+    contexts: Mapping[str, Context]
+
+    @classmethod
+    def load(cls, path: Path) -> "Prompts":
+        """Read the file.
+
+        Raises
+        ------
+        ConfigError
+            If it is absent or not of the form.
+        """
+        try:
+            raw = tomllib.loads(path.read_text(encoding="utf-8"))
+            features = {name: Feature(**row) for name, row in raw["feature"].items()}
+            models = tuple(raw["models"])
+            contexts = {name: Context(**row) for name, row in raw["context"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f"{path} is no table of prompts: {error!r}") from error
+        if not models or not all(isinstance(m, str) for m in models):
+            raise ConfigError(f"{path}: models must be a list of names, found {models!r}")
+        return cls(models, features, contexts)
+
+    def messages(
+        self, feature: str, context: str, *, tenant_id: str, question: str, documents: Sequence[Document]
+    ) -> tuple[Message, ...]:
+        """Messages for one question; ``documents`` best first, of which the context takes its number."""
+        if feature not in self.features:
+            raise ConfigError(unknown_name("feature", feature, sorted(self.features)))
+        if context not in self.contexts:
+            raise ConfigError(unknown_name("context", context, sorted(self.contexts)))
+        size = self.contexts[context]
+        shown = [f"[{d.doc_id}]\n{passage(d.text, question, size.characters)}" for d in documents[: size.documents]]
+        user = "\n\n".join([*shown, question]) if shown else question
+        system = self.features[feature].system.replace("{tenant}", tenant_id).strip()
+        return ({"role": "system", "content": system}, {"role": "user", "content": user})
+
+
+def passage(text: str, question: str, characters: int) -> str:
+    r"""What of a document bears on the question: its first lines, and the lines that share most words with it.
+
+    >>> passage("Join frames.\n\nhow : str\n    anti keeps rows without partner\n\nCopies.", "rows no partner", 60)
+    'Join frames.\n...\nanti keeps rows without partner'
+    """
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if sum(len(line) + 1 for line in lines) <= characters:
+        return "\n".join(lines)
+    head, rest = _take(lines, int(SUMMARY_SHARE * characters))
+    if not rest:
+        return head
+    asked, room = _stems(question), characters - len(head) - len("\n...\n")
+    windows = [_take(rest[i:], room)[0] for i in range(len(rest))]
+    best = max(windows, key=lambda w: (len(asked & _stems(w)), -len(w)))
+    return f"{head}\n...\n{best}"
+
+
+def _take(lines: Sequence[str], characters: int) -> tuple[str, Sequence[str]]:
+    """Whole lines that fit, at least a part of the first, and what is left."""
+    taken: list[str] = []
+    size = 0
+    for line in lines:
+        if taken and size + len(line) > characters:
+            break
+        taken.append(line)
+        size += len(line) + 1
+    return "\n".join(taken)[:characters], lines[len(taken) :]
+
+
+def _stems(text: str) -> set[str]:
+    return {w[:5] for w in re.findall(r"\w+", text.lower().replace("_", " ")) if len(w) > 2}
+
+
+SEARCHES = "searches.jsonl"
+HITS_KEPT = 5
+Search = Callable[[Query], list[str]]
+
+
+def recorded_rows(evalset: Evalset, name: str) -> list[dict[str, Any]]:
+    """Rows of one file of what was found.
+
+    Raises
+    ------
+    EvalsetError
+        If it cannot be read.
+    """
+    path = evalset.path / FOLDER / name
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    except (OSError, ValueError) as error:
+        told = f"workbench record {evalset.name}"
+        raise EvalsetError(f"{path} cannot be read: {error!r}; record it with: {told}") from error
+
+
+def changed_since(evalset: Evalset) -> list[str]:
+    """What hits depend on and is no longer as when they were recorded, as far as that was noted beside them."""
+    path = evalset.path / FOLDER / FOUND_WITH
+    before: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    now = _depends_on(evalset)
+    return [name for name, value in before.items() if now.get(name) != value]
+
+
+def renew(evalset: Evalset, search: Search, tell: Callable[[str], None]) -> None:
+    """Search for every question anew where the recorded hits no longer fit, and say why."""
+    changed = changed_since(evalset)
+    gone = [name for name in (HITS, SEARCHES, FOUND_WITH) if not (evalset.path / FOLDER / name).is_file()]
+    if not changed and not gone:
+        return
+    why = [f"the {name} changed" for name in changed] + [f"there is no {name}" for name in gone]
+    tell(f"{HITS} of {evalset.name} is recorded anew: {', '.join(why)}; prompts that change with it are asked again")
+    queries = sorted(evalset.queries, key=lambda q: q.query_id)
+    _write(evalset, HITS, ({"query_id": q.query_id, "doc_ids": search(q)} for q in queries))
+    if gone or changed != ["questions"]:
+        _write(evalset, SEARCHES, ())
+    text = json.dumps(_depends_on(evalset), indent=1) + "\n"
+    (evalset.path / FOLDER / FOUND_WITH).write_text(text, encoding="utf-8")
+
+
+def keep_searches(evalset: Evalset, written: Iterable[tuple[str, str]], search: Search) -> None:
+    """Record what search queries find, each a tenant and a text that a model wrote; what is recorded is kept."""
+    known = {(row["tenant_id"], row["query"]): row["doc_ids"] for row in recorded_rows(evalset, SEARCHES)}
+    found = (
+        {"tenant_id": t, "query": text, "doc_ids": known[t, text] if (t, text) in known else search(Query("", text, t))}
+        for t, text in sorted(set(written))
+    )
+    _write(evalset, SEARCHES, found)
+
+
+def accepted_search(evalset: Evalset, settings: Settings) -> Search:
+    """Ids of the first five documents by the accepted retrieval arm, which is made ready when it is first asked."""
+
+    @cache
+    def ready() -> tuple[Searcher, Arm]:
+        if not (path := _decision_path(evalset)).is_file():
+            raise ConfigError(f"contexts are what the accepted retrieval finds; accept a decision first ({path})")
+        arm = build_arm(Decision.load(path).parameters)
+        tokenizer = MiniLM(settings.cache / "weights")
+        embedder = tokenizer if arm.embedder == "minilm" else load_embedder(arm.embedder, settings)
+        searcher = Searcher(evalset.documents, evalset.inputs["corpus"], settings, embedder, tokenizer)
+        searcher.prepare(arm)
+        return searcher, arm
+
+    def search(query: Query) -> list[str]:
+        searcher, arm = ready()
+        return [hit.doc_id for hit in searcher.search(arm, query, HITS_KEPT)]
+
+    return search
+
+
+def retrieval_usd(evalset: Evalset) -> float:
+    """Dollars of retrieving for one prompt, by the accepted retrieval decision; 0 without one."""
+    path = _decision_path(evalset)
+    if not path.is_file():
+        return 0.0
+    decision = Decision.load(path)
+    costs = [c.cost_usd_per_1k for c in decision.claims if c.arm == decision.arm]
+    if not costs:
+        raise EvalsetError(f"{path} has no claim about its own arm {decision.arm!r}, so retrieving has no cost")
+    return costs[0] / 1000
+
+
+def _decision_path(evalset: Evalset) -> Path:
+    return evalset.path / "decisions" / "retrieval.json"
+
+
+def _depends_on(evalset: Evalset) -> dict[str, str]:
+    questions = sorted(f"{q.query_id}\t{q.tenant_id}\t{q.text}" for q in evalset.queries)
+    return {
+        "retrieval arm": retrieval_arm(evalset.path),
+        "corpus": evalset.inputs.get("corpus", ""),
+        "questions": content_hash(*questions),
+    }
+
+
+def _write(evalset: Evalset, name: str, rows: Iterable[dict[str, object]]) -> None:
+    """Write one file, whole or not at all."""
+    path = evalset.path / FOLDER / name
+    path.parent.mkdir(exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    part.replace(path)
+
+
+ANSWER, FIND = "answer", "find"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One question, asked by one feature with one context of one model."""
+
+    query: Query
+    split: str
+    feature: str
+    context: str
+    request: Request
+
+    @property
+    def prompt_id(self) -> str:
+        """The question in this feature; what all models and contexts share."""
+        return f"{self.feature}:{self.query.query_id}"
+
+    @property
+    def item_id(self) -> str:
+        """The question in this feature with this context."""
+        return f"{self.prompt_id}:{self.context}"
+
+
+def load_prompts(evalset: Evalset) -> Prompts:
+    """What the evalset's ``prompts.toml`` says."""
+    return Prompts.load(evalset.path / "prompts.toml")
+
+
+def recording_file(evalset: Evalset, model: str) -> Path:
+    """File of one model's recorded answers."""
+    return evalset.path / FOLDER / f"{model.replace('/', '-')}.jsonl"
+
+
+def asked_of(evalset: Evalset, *, models: Sequence[str] = ()) -> Iterator[Asked]:
+    """Every request to these models, by default all of ``prompts.toml``, in an order that has nothing to do with it.
+
+    Each question comes first in its own feature; then those of other features as plain answers, so that whatever
+    part has been recorded is a fair sample.
+
+    Raises
+    ------
+    EvalsetError
+        If a question has no recorded hits, or a hit is no document of the corpus.
+    """
+    prompts = load_prompts(evalset)
+    models = models or prompts.models
+    hits = {row["query_id"]: row["doc_ids"] for row in recorded_rows(evalset, HITS)}
+    documents = {d.doc_id: d for d in evalset.documents}
+    queries = [(s, q) for s in ("dev", "test") for q in evalset.split(s).queries]
+    queries.sort(key=lambda pair: content_hash(pair[1].query_id))
+    own = [(s, q, q.feature) for s, q in queries]
+    plain = [(s, q, ANSWER) for s, q in queries if q.feature != ANSWER]
+    for split, query, feature in [*own, *plain]:
+        try:
+            found = [documents[doc_id] for doc_id in hits[query.query_id]]
+        except KeyError as error:
+            raise EvalsetError(f"{HITS} does not fit the corpus and questions of {evalset.name}: {error}") from error
+        for context in prompts.contexts:
+            messages = prompts.messages(
+                feature, context, tenant_id=query.tenant_id, question=query.text, documents=found
+            )
+            for model in models:
+                request = Request(model, messages, max_tokens=prompts.features[feature].max_tokens)
+                yield Asked(query, split, feature, context, request)
+
+
+def recorded_outcomes(evalset: Evalset, prices: PriceTable) -> tuple[pl.DataFrame, dict[str, str], list[str]]:
+    """Outcomes of every model and context from the recordings, replayed through the client.
+
+    Returns
+    -------
+    DataFrame
+        Columns of `OUTCOMES_SCHEMA`; prompts that every model answered with every context.
+    dict of str to str
+        Hashes of what was read, for the fingerprint.
+    list of str
+        Sentences about what is missing.
+
+    Raises
+    ------
+    RecordingMiss
+        If a recorded answer is lost, and no changed input explains it.
+    """
+    prompts = load_prompts(evalset)
+    replays = {m: Client({}, Books(prices), recordings=Recordings(recording_file(evalset, m))) for m in prompts.models}
+    searches = {(r["tenant_id"], r["query"]): r["doc_ids"] for r in recorded_rows(evalset, SEARCHES)}
+    extra_usd = retrieval_usd(evalset)
+    rows, missing = [], set[str]()
+    everything = list(asked_of(evalset))
+    refuse_lost(evalset, everything, {m: c.recordings for m, c in replays.items() if c.recordings is not None})
+    for asked in everything:
+        client = replays[asked.request.model]
+        recorded = client.recordings
+        if asked.prompt_id in missing or recorded is None or not recorded.count(asked.request):
+            missing.add(asked.prompt_id)
+            continue
+        request = asked.request
+        done = client.complete(
+            request.messages, model=request.model, max_tokens=request.max_tokens, item_id=asked.item_id
+        )
+        if (quality := _quality(asked, done.response, evalset, searches)) is None:
+            missing.add(asked.prompt_id)
+            continue
+        retrieved = prompts.contexts[asked.context].documents > 0
+        rows.append(_row(asked, done.response, quality, prices, extra_usd if retrieved else 0.0))
+    frame = pl.DataFrame(rows, schema=OUTCOMES_SCHEMA, orient="row").filter(~pl.col("prompt_id").is_in(list(missing)))
+    inputs = {f"recordings of {m}": c.recordings.read_sha256() for m, c in replays.items() if c.recordings}
+    inputs[SEARCHES] = content_hash((evalset.path / FOLDER / SEARCHES).read_bytes())
+    inputs |= {"retrieval usd": f"{extra_usd:.3e}", **_prompt_inputs(evalset)}
+    total = frame["prompt_id"].n_unique() + len(missing)
+    notes = [f"{len(missing)} of {total} prompts are left out: not all answers to them are recorded"] if missing else []
+    if changed := changed_since(evalset):
+        told = f"renew them with: workbench record {evalset.name}"
+        notes.append(f"The prompts hold what was found before the {' and the '.join(changed)} changed; {told}")
+    return frame, inputs, notes
+
+
+def refuse_lost(evalset: Evalset, asked: Sequence[Asked], recordings: Mapping[str, Recordings]) -> None:
+    """Refuse recordings in which something is lost; what was never recorded is none.
+
+    Each model is asked in the order of `asked_of`, so that a pilot or a session that was cut off leaves the first
+    requests of each kind answered. Lost is therefore what has no answer although a later request of its kind has one,
+    what is the only model's without any, and what the accepted decision judged.
+
+    Raises
+    ------
+    RecordingMiss
+        If there is such a request, unless what prompts are made from has changed since: then they are others.
+    """
+    answered = [bool(recordings[a.request.model].count(a.request)) for a in asked]
+    last = {_kind(a): place for place, a in enumerate(asked) if answered[place]}
+    models = {model for model, *_ in last}
+    decided, explained = _decided(evalset)
+    lost = [
+        a
+        for place, a in enumerate(asked)
+        if not answered[place]
+        and (place < last.get(_kind(a), -1) or (models and a.request.model not in models) or a.prompt_id in decided)
+    ]
+    if not lost or explained:
+        return
+    first = lost[0]
+    path = recordings[first.request.model].path
+    command = record_command(path, first.request.model)
+    raise RecordingMiss(
+        f"{len(lost)} recorded answers of {evalset.name} are lost, first that of {first.request.model} to item "
+        f"{first.item_id!r} in {path.name}; restore the file, or record it with: {command}",
+        item_id=first.item_id,
+        command=command,
+    )
+
+
+def _kind(asked: Asked) -> tuple[str, str, str, bool]:
+    """Requests that are asked in one order, and are changed by the same line of ``prompts.toml``."""
+    return asked.request.model, asked.feature, asked.context, asked.feature == asked.query.feature
+
+
+def _decided(evalset: Evalset) -> tuple[set[str], list[str]]:
+    """Prompts that the accepted routing decision judged; and which inputs of prompts have changed, since it or hits."""
+    path, changed = evalset.path / "decisions" / "routing.json", changed_since(evalset)
+    scores = path.with_suffix(".scores.parquet")
+    if not (path.is_file() and scores.is_file()):
+        return set(), changed
+    before = Decision.load(path).fingerprint.inputs
+    now = {"queries": evalset.inputs.get("queries"), "corpus": evalset.inputs.get("corpus"), **_prompt_inputs(evalset)}
+    changed += [name for name, value in now.items() if before.get(name) not in (None, value)]
+    return set(pl.read_parquet(scores)["item_id"]), changed
+
+
+def _prompt_inputs(evalset: Evalset) -> dict[str, str]:
+    """Hashes of the files that prompts are made from."""
+    files = {HITS: evalset.path / FOLDER / HITS, "prompts": evalset.path / "prompts.toml"}
+    return {name: content_hash(path.read_bytes()) for name, path in files.items()}
+
+
+def _row(asked: Asked, response: Response, quality: float, prices: PriceTable, extra_usd: float) -> tuple[object, ...]:
+    usage = response.usage
+    if usage is None:
+        raise EvalsetError(f"the recorded answer to {asked.item_id} has no token counts, so it has no cost")
+    cost = prices.cost_nanos(asked.request.model, usage) / 1e9
+    latency_ms = response.latency_ms
+    if asked.request.model.startswith(LOCAL):  # priced by processor time, which no busy machine stretches
+        latency_ms = cost / prices.usd_per_vcpu_hour * MS_PER_HOUR
+    query = asked.query
+    return (asked.prompt_id, query.text, asked.request.model, asked.context, quality, cost + extra_usd, latency_ms,
+            usage.input, usage.output, response.confidence, query.cluster, asked.feature, query.tenant_id,
+            asked.split)  # fmt: skip
+
+
+def _quality(
+    asked: Asked, response: Response, evalset: Evalset, searches: Mapping[tuple[str, str], Sequence[str]]
+) -> float | None:
+    """1 for a right answer, None where it cannot be told yet.
+
+    A search query is right when a relevant document is among the first five that it finds.
+    """
+    query = asked.query
+    if asked.feature == FIND:
+        text = response.text.strip()
+        grades = evalset.split(asked.split).qrels.get(query.query_id, {})
+        found = searches.get((query.tenant_id, text))
+        return None if found is None else float(found_relevant(found, grades))
+    return float((says if is_yes_no(query.accept) else names_accepted)(response.text, query.accept))

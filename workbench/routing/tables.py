@@ -1,0 +1,348 @@
+"""What the routing run leaves for its report: frontier, slices, cases, warnings, what would change it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import polars as pl
+
+from workbench.evalset.outcomes import Outcomes
+from workbench.evaluation.compare import MIN_CLUSTERS
+from workbench.evaluation.experiment import Experiment, decision_path
+from workbench.evaluation.summary import (
+    ItemCase,
+    Summary,
+    assumed_money,
+    changed_cases,
+    compared,
+    frontier_points,
+    is_default,
+    item_cases,
+    losses,
+    losses_title,
+    section_of,
+    slice_rows,
+    would_change,
+)
+from workbench.records import Decision, Query
+from workbench.rendering.table import Column, Interval, Table, Value
+from workbench.reports.charts import lines
+from workbench.reports.figure import Figure
+from workbench.routing.candidates import RoutedArm, ScoredRoutes
+from workbench.routing.curves import (
+    Curve,
+    Estimate,
+    Resampled,
+    deferral,
+    oracle_curve,
+    resample_aiq,
+    resample_deferral,
+    router_curve,
+    upper_hull,
+)
+from workbench.routing.predictors import Ints
+
+_LEFT_OUT = " is left out: "  # says that a policy of the list cannot be fed by these outcomes
+_RIGHT = 0.5  # graded answers from here on are shown as right
+
+
+def summarise(
+    experiment: Experiment, decision: Decision, dev: ScoredRoutes, test: ScoredRoutes, tables: Mapping[str, Table]
+) -> Summary:
+    """Everything the report shows beside the decision."""
+    names = [f.name for f in test.facts]
+    cases, pair = cases_of(test), compared(decision, names)
+    lost = losses(cases, pair)
+    before = decision_path(experiment.evalset.path, experiment.notebook).with_suffix(".scores.parquet")
+    accepted = pl.read_parquet(before) if before.is_file() else None
+    sections = [
+        *(section_of(table, table.caption, title=title) for title, table in tables.items()),
+        section_of(dev.table(), _dev_note(test)),
+        section_of(test.table(), "Finalists, on prompts nobody tuned on."),
+    ]
+    return Summary(
+        title="Routing: the cheapest way to a good enough answer",
+        metric=decision.rule.metric,
+        warnings=_warnings(experiment, test),
+        frontier=tuple(frontier_points(dev.scores, dev.facts, split="dev")),
+        slices=tuple(slice_rows(test.scores, names)),
+        changed=changed_cases(accepted, test.scores, names, cases),
+        regressions=lost,
+        regressions_title=losses_title(pair, any_found=bool(lost)),
+        would_change=would_change(decision),
+        sections=tuple(sections),
+        cost_note="Cost is what the outcomes record or declare for each call, plus the counted work of routing; "
+        "a cascade pays for both of its calls. Latency is that of the recorded calls.",
+        assumed=assumed_money(experiment.policy),
+    )
+
+
+def regression_table(decision: Decision, test: ScoredRoutes) -> Table | None:
+    """Prompts on which the decided arm loses most against what is in use, or the best other; None without one."""
+    pair = compared(decision, list(test.picked))
+    if pair is None:
+        return None
+    (arm, other), found = pair, losses(cases_of(test), pair)
+    rows = [(c.question, ", ".join(c.expected[:2]), c.returned[other][0], c.returned[arm][0]) for c in found]
+    names = ("prompt", "right", f"{other} asks", f"{arm} asks")
+    return Table.of(names, rows, losses_title(pair, any_found=bool(rows)))
+
+
+def cases_of(test: ScoredRoutes) -> dict[str, ItemCase]:
+    """One case a prompt: the models that are right, and whom each arm asked."""
+    part = test.outcomes
+    asked = [Query(i, text) for i, text in zip(part.prompt_ids, part.requests.prompts, strict=True)]
+    right = {
+        i: [m for m, q in zip(part.models, row, strict=True) if q >= _RIGHT]
+        for i, row in zip(part.prompt_ids, part.quality, strict=True)
+    }
+    returned = {
+        arm: {i: [part.models[p]] for i, p in zip(part.prompt_ids, picked, strict=True)}
+        for arm, picked in test.picked.items()
+    }
+    return item_cases(test.scores, asked, expected=right, returned=returned)
+
+
+def _dev_note(test: ScoredRoutes) -> str:
+    """What the scores on dev are, and which policies are not among them."""
+    told = "On the prompts they were tuned on; policies by routers that had not seen them."
+    return " ".join([told, *(f"{note}." for note in test.outcomes.notes if _LEFT_OUT in note)])
+
+
+def _warnings(experiment: Experiment, test: ScoredRoutes) -> tuple[str, ...]:
+    asked = not is_default(experiment.parameters, "policies")
+    out = [*experiment.evalset.notes, *(note for note in test.outcomes.notes if asked or _LEFT_OUT not in note)]
+    out += [
+        f"{a.name} is a class of your own: it is fitted again in every run." for a in test.arms if not a.router.storable
+    ]
+    return tuple(out)
+
+
+HULL, ORACLE = "hull of the single models", "oracle"
+_CURVE_POINTS = 12
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Study:
+    """Curves of all policies over the prompts of one split, cross-fitted, with their resampled areas.
+
+    ``deferrals`` hold APGR, CPT(50 %) and CPT(80 %) between the cheapest and the strongest model; empty where the
+    cheapest is the strongest.
+    """
+
+    outcomes: Outcomes
+    arms: tuple[RoutedArm, ...]
+    curves: Mapping[str, Curve]
+    areas: Mapping[str, Resampled]
+    deferrals: Mapping[str, tuple[Resampled, ...]]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Policies, in their order."""
+        return tuple(a.name for a in self.arms)
+
+    def gain(self, policy: str) -> Estimate:
+        """Area that a policy has above the hull of the single models."""
+        return self.areas[policy].minus(self.areas[HULL])
+
+    @property
+    def winners(self) -> tuple[str, ...]:
+        """Policies that beat the hull beyond noise."""
+        return tuple(n for n in self.names if self.gain(n).above_zero)
+
+
+def study(outcomes: Outcomes, arms: Sequence[RoutedArm], *, draws: int, seed: int) -> Study:
+    """Resample every policy, the hull and the oracle over the same clusters.
+
+    Raises
+    ------
+    SplitError
+        If a prompt is not of dev: who wins here may go to the test.
+    """
+    outcomes.require_dev("comparing policies with the hull")
+    quality = outcomes.quality
+    held_out = {a.name: a.held_out for a in arms if a.held_out is not None}
+    curves = _curves(outcomes, arms) | {ORACLE: oracle_curve(quality, outcomes.cost_usd)}
+    areas = resample_aiq(curves, outcomes.cost_usd, outcomes.codes, draws=draws, seed=seed)
+    weak, strong = pair_of(outcomes)
+    deferrals: Mapping[str, tuple[Resampled, ...]] = {}
+    if quality[:, strong].mean() > quality[:, weak].mean():
+        scores = {n: p[:, strong] - p[:, weak] for n, p in held_out.items()}
+        deferrals = resample_deferral(
+            scores, quality[:, weak], quality[:, strong], outcomes.codes, draws=draws, seed=seed
+        )
+    return Study(outcomes, tuple(arms), curves, areas, deferrals)
+
+
+def _curves(outcomes: Outcomes, arms: Sequence[RoutedArm], rows: Ints | None = None) -> dict[str, Curve]:
+    """Curves of the single models and of every policy, over all prompts or some."""
+    part = slice(None) if rows is None else rows
+    quality, cost = outcomes.quality[part], outcomes.cost_usd[part]
+    curves = {HULL: Curve(quality, cost, np.zeros(0))}
+    for arm in arms:
+        if arm.held_out is not None:
+            curves[arm.name] = router_curve(arm.router, arm.held_out[part], quality, cost)
+    return curves
+
+
+def pair_of(outcomes: Outcomes) -> tuple[int, int]:
+    """Cheapest and strongest model."""
+    return 0, int(outcomes.quality.mean(0).argmax())
+
+
+def contents_table(outcomes: Outcomes) -> Table:
+    """Every model on dev: quality by feature, cost, latency."""
+    dev = outcomes.part("dev")
+    labels = np.array(dev.requests.features)
+    shown = [f for f in dev.features if f] if len(dev.features) <= 6 else []
+    rows = []
+    for i, model in enumerate(dev.models):
+        by_feature = [float(dev.quality[labels == f, i].mean()) for f in shown]
+        latency = dev.latency_ms[:, i]
+        p95 = None if np.isnan(latency).any() else float(np.quantile(latency, 0.95))
+        rows.append((model, float(dev.quality[:, i].mean()), *by_feature, 1000 * float(dev.cost_usd[:, i].mean()), p95))
+    columns = (
+        Column("model"),
+        *(Column(n, "number", digits=3) for n in ("correctness", *shown)),
+        Column("USD per 1,000", "usd"),
+        Column("p95", "ms"),
+    )
+    sizes = ", ".join(f"{(outcomes.splits == s).sum():,} {s}" for s in ("dev", "test"))
+    caption = f"{len(outcomes):,} prompts ({sizes}), {len(outcomes.models)} models, cheapest first, on dev"
+    return Table(columns, tuple(rows), caption)
+
+
+def opportunity_table(outcomes: Outcomes, *, draws: int, seed: int) -> Table:
+    """Oracle against the hull of the single models: the most that any router could gain."""
+    quality, cost = outcomes.quality, outcomes.cost_usd
+    curves = {HULL: Curve(quality, cost, np.zeros(0)), ORACLE: oracle_curve(quality, cost)}
+    areas = resample_aiq(curves, cost, outcomes.codes, draws=draws, seed=seed)
+    gap, hull = areas[ORACLE].minus(areas[HULL]), upper_hull(np.column_stack([cost.mean(0), quality.mean(0)]))
+    weak, strong = pair_of(outcomes)
+    corners = [m for m, c, q in zip(outcomes.models, cost.mean(0), quality.mean(0), strict=True) if [c, q] in hull]
+    rows: list[tuple[str, Value, str]] = [
+        ("cheapest model", float(quality[:, weak].mean()), outcomes.models[weak]),
+        ("strongest model", float(quality[:, strong].mean()), outcomes.models[strong]),
+        ("any model right", float(quality.max(1).mean()), "best answer of all, per prompt"),
+        ("AIQ, hull of the single models", interval(areas[HULL].estimate), " + ".join(corners)),
+        ("AIQ, oracle", interval(areas[ORACLE].estimate), "routing with the answers known"),
+        ("what a perfect router could gain", interval(gap), "oracle minus hull"),
+    ]
+    if weak == strong:
+        told = f"{outcomes.models[weak]} is the cheapest and the strongest: only an oracle would ask another."
+    else:
+        told = "An oracle knows the answers; routers reach a small part of this gap."
+    return Table((Column("what"), Column("quality or AIQ", "interval"), Column("which")), _as_intervals(rows), told)
+
+
+def _as_intervals(rows: Sequence[tuple[str, Value, str]]) -> tuple[tuple[Value, ...], ...]:
+    return tuple((a, b if isinstance(b, Interval) else Interval(float(b or 0), None, None), c) for a, b, c in rows)
+
+
+def interval(estimate: Estimate) -> Interval:
+    """Estimate as a cell."""
+    return Interval(estimate.value, estimate.low, estimate.high)
+
+
+def study_table(found: Study) -> Table:
+    """Policies against the hull, the length rule and the oracle; the caption says who wins."""
+    rows: list[tuple[Value, ...]] = [(HULL, interval(found.areas[HULL].estimate), None, None, None, None, None, "")]
+    for name in found.names:
+        gain, area = found.gain(name), found.areas[name]
+        defer = found.deferrals.get(name)
+        apgr = interval(defer[0].estimate) if defer else None
+        length = found.deferrals.get("length")
+        against = interval(defer[0].minus(length[0])) if defer and length and name != "length" else None
+        said = "beats it" if gain.above_zero else "loses to it" if gain.high < 0 else "within noise"
+        cpt = [defer[i].value / 100 if defer else None for i in (1, 2)]
+        rows.append((name, interval(area.estimate), interval(gain), apgr, against, *cpt, said))
+    oracle = interval(found.areas[ORACLE].estimate)
+    rows.append((ORACLE, oracle, interval(found.gain(ORACLE)), None, None, None, None, "the ceiling"))
+    columns = (
+        Column("policy"),
+        Column("AIQ", "interval", digits=3),
+        Column("against the hull", "interval", digits=3, signed=True),
+        Column("APGR", "interval", digits=3),
+        Column("APGR against length", "interval", digits=3, signed=True),
+        Column("CPT(50 %)", "share", digits=1),
+        Column("CPT(80 %)", "share", digits=1),
+        Column("the hull"),
+    )
+    winners = ", ".join(found.winners) or "no policy"
+    weak, strong = pair_of(found.outcomes)
+    caption = f"Beyond noise, better than mixing single models: {winners}."
+    if found.deferrals:
+        models = found.outcomes.models
+        caption += f" APGR and CPT: from {models[weak]} to {models[strong]}."
+    return Table(columns, tuple(rows), caption)
+
+
+def within_table(found: Study, *, draws: int, seed: int) -> Table:
+    """Gain of each policy over the hull inside each feature; a gain that vanishes here is a look-up of the task."""
+    labels = np.array(found.outcomes.requests.features)
+    gains: dict[str, dict[str, Estimate]] = {}
+    for feature in found.outcomes.features:
+        inside = np.flatnonzero(labels == feature)
+        codes = np.unique(found.outcomes.clusters[inside], return_inverse=True)[1]
+        if codes.max() + 1 >= MIN_CLUSTERS:
+            cost = found.outcomes.cost_usd[inside]
+            areas = resample_aiq(_curves(found.outcomes, found.arms, inside), cost, codes, draws=draws, seed=seed)
+            gains[feature or "all"] = {name: areas[name].minus(areas[HULL]) for name in found.names}
+    columns = (Column("policy"), Column("all", "interval", digits=3, signed=True),
+               *(Column(f, "interval", digits=3, signed=True) for f in gains))  # fmt: skip
+    rows: list[tuple[Value, ...]] = [
+        (n, interval(found.gain(n)), *(interval(by[n]) for by in gains.values())) for n in found.names
+    ]
+    return Table(columns, tuple(rows), _survival(found, gains))
+
+
+def _survival(found: Study, gains: Mapping[str, Mapping[str, Estimate]]) -> str:
+    if len(gains) < 2:
+        return "Only one feature has enough prompts: nothing can be said of gains inside features."
+    inside = {n: [f for f, by in gains.items() if by[n].above_zero] for n in found.names}
+    kept = [f"{n} ({', '.join(inside[n])})" for n in found.winners if inside[n]]
+    lost = [n for n in found.winners if not inside[n]]
+    told = [f"Gain that survives inside a feature: {', '.join(kept) or 'none'}."]
+    if lost:
+        told.append(f"Only between features, where a look-up table would do: {', '.join(lost)}.")
+    return " ".join(told)
+
+
+def curve_figure(found: Study, shown: Sequence[str]) -> Figure:
+    """Quality against cost along each policy's hull, from the cheapest to the dearest model."""
+    means = 1000 * found.outcomes.cost_usd.mean(0)
+    low, high = float(means.min()), float(means.max())
+    log = low > 0 and high / low > 20
+    grid = np.geomspace(low, high, _CURVE_POINTS) if log else np.linspace(low, high, _CURVE_POINTS)
+    series = {}
+    for name in (HULL, *shown, ORACLE):
+        hull = upper_hull(found.curves[name].points)
+        quality = np.interp(grid, 1000 * hull[:, 0], hull[:, 1])
+        series[name] = [(float(c), float(q)) for c, q in zip(grid, quality, strict=True)]
+    figure = lines(series, "USD per 1,000 requests", "correctness", log_x=log, from_zero=False)
+    caption = (
+        "Quality against cost over each policy's threshold, cross-fitted on dev. A policy is worth its upkeep only "
+        "where it lies above the hull of the single models, which mixing them at random reaches."
+    )
+    return replace(figure, caption=caption)
+
+
+def deferral_figure(found: Study, shown: Sequence[str]) -> Figure | Table:
+    """Quality as more requests go to the strongest model, those first that need it most by the policy's score."""
+    weak, strong = pair_of(found.outcomes)
+    quality, models = found.outcomes.quality, found.outcomes.models
+    if weak == strong:
+        return Table.of(("deferral",), [(f"none: {models[weak]} is the cheapest and the strongest",)])
+    scores = {a.name: a.held_out[:, strong] - a.held_out[:, weak] for a in found.arms if a.held_out is not None}
+    scores = {n: scores[n] for n in shown} | {ORACLE: quality[:, strong] - quality[:, weak]}
+    series = {"random": [(0.0, float(quality[:, weak].mean())), (100.0, float(quality[:, strong].mean()))]}
+    for name, score in scores.items():
+        curve = deferral(score, quality[:, weak], quality[:, strong])
+        at = np.linspace(0, len(score), 11).round().astype(int)
+        series[name] = [(100 * float(curve.share[i]), float(curve.quality[i])) for i in at]
+    figure = lines(series, f"requests that {models[strong]} answers, %", "correctness", from_zero=False)
+    caption = (
+        f"Quality as {models[strong]} answers more and {models[weak]} fewer of the requests, first those that need it "
+        "most by each policy's score; the straight line is a random choice."
+    )
+    return replace(figure, caption=caption)

@@ -1,0 +1,198 @@
+"""Run notebooks headless, one or several at a time, and judge truthfully how each of them ended."""
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.config import Clock, Settings, load_profile
+from workbench.errors import ConfigError, unknown_name
+from workbench.runner.kernels import Event, EventKind, Listener
+from workbench.runner.parameters import prepare
+from workbench.runner.runs import RunRecord, close_run, how_it_ended, open_run
+from workbench.runner.watchdog import Watchdog
+from workbench.telemetry.redaction import redact
+
+if TYPE_CHECKING:
+    from workbench.runner.kernels import Execution
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A notebook to run: its name, a profile, and parameters that override the profile's."""
+
+    notebook: str
+    profile: str = "ci"
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Context:
+    """What all runs of one call share."""
+
+    settings: Settings
+    clock: Clock
+    tell: Listener
+    cell_timeout_s: float
+    hard_timeout_s: float
+
+
+def run_all(
+    jobs: Sequence[Job],
+    *,
+    settings: Settings,
+    clock: Clock,
+    on_event: Listener | None = None,
+    workers: int = 2,
+    hard_timeout_s: float = 3600.0,
+    cell_timeout_s: float = 1800.0,
+) -> list[RunRecord]:
+    """Run notebooks in parallel and return their records, in the order of the jobs.
+
+    All parameters are checked before a kernel starts. A notebook that fails is a record, not an exception.
+
+    Parameters
+    ----------
+    jobs : Sequence[Job]
+        What to run.
+    on_event : Callable[[Event], None], optional
+        Told each step; called from the threads of the runs.
+    workers : int
+        How many kernels at a time.
+    hard_timeout_s, cell_timeout_s : float
+        Seconds after which a run is killed, whatever it does, and after which a cell is interrupted.
+
+    Raises
+    ------
+    ConfigError
+        If a notebook, profile, parameter name or value cannot be used.
+    RunError
+        If the folder or record of a run cannot be written.
+    KeyboardInterrupt
+        After Ctrl-C, when all kernels are gone and each run that had begun is recorded as interrupted.
+    """
+    plans = [_plan(job, settings) for job in jobs]
+    context = _Context(settings, clock, on_event or _ignore, cell_timeout_s, hard_timeout_s)
+    leashes = [Watchdog() for _ in plans]
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        try:
+            futures = [
+                pool.submit(_run, job, source, leash, context)
+                for (job, source), leash in zip(plans, leashes, strict=True)
+            ]
+            wait(futures)
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for leash in leashes:
+                leash.pull("interrupted")
+            raise  # after the pool: each thread sees its kernel dead within a second and writes its record
+    return [future.result() for future in futures]
+
+
+def find_notebook(settings: Settings, name: str) -> Path:
+    """Return the path of ``notebooks/NN_<name>.ipynb``.
+
+    Raises
+    ------
+    ConfigError
+        If there is none, naming the nearest.
+    """
+    found = {re.sub(r"^\d+_", "", path.stem): path for path in sorted(settings.notebooks.glob("[0-9]*_*.ipynb"))}
+    if not found:
+        raise ConfigError(f"no notebooks (NN_<name>.ipynb) in {settings.notebooks}; run from inside the project")
+    if name not in found:
+        raise ConfigError(unknown_name("notebook", name, list(found)))
+    return found[name]
+
+
+def _plan(job: Job, settings: Settings) -> tuple[Job, Path]:
+    source = find_notebook(settings, job.notebook)
+    given = {**load_profile(settings, job.notebook, job.profile), **job.parameters}
+    return replace(job, parameters=prepare(source, given)), source
+
+
+def _run(job: Job, source: Path, leash: Watchdog, context: _Context) -> RunRecord:
+    from workbench.runner.kernels import Watch, execute
+
+    record = open_run(
+        context.settings,
+        job.notebook,
+        profile=job.profile,
+        parameters=dict(job.parameters),
+        clock=context.clock,
+    )
+    run_dir = record.run_dir
+
+    def tell(kind: EventKind, cell: int = 0, cells: int = 0, data: dict[str, Any] | None = None) -> None:
+        context.tell(Event(kind, job.notebook, run_dir, cell, cells, data or {}))
+
+    tell("start")
+    outcome = execute(
+        source,
+        run_dir / "executed.ipynb",
+        parameters=job.parameters,
+        env=_kernel_env(context.settings, record),
+        watch=Watch(leash, tell),
+        cell_timeout_s=context.cell_timeout_s,
+        hard_timeout_s=context.hard_timeout_s,
+    )
+    record = _close(record, outcome, leash, context)
+    completed = sum(cell.status == "completed" for cell in record.cells)
+    ending = {"status": record.status, "error": record.error, "gate": record.gate}
+    tell("end", completed, len(record.cells), ending)
+    return record
+
+
+def _close(record: RunRecord, outcome: "Execution", leash: Watchdog, context: _Context) -> RunRecord:
+    ending = how_it_ended(outcome, record.run_dir, leash.ended_by, context.cell_timeout_s, context.hard_timeout_s)
+    record = close_run(
+        record, context.clock, **asdict(ending), cells=outcome.cells, fingerprint=_fingerprint(record.run_dir)
+    )
+    if record.status == "done":
+        (record.run_dir / "kernel.log").unlink(missing_ok=True)  # only noise when all went well
+    if record.status == "interrupted":
+        return record  # who pressed Ctrl-C waits for the prompt, not for a report
+    if problem := _draw_report(record.run_dir):
+        record = replace(record, report_error=problem)
+        record.save()
+    return record
+
+
+def _kernel_env(settings: Settings, record: RunRecord) -> dict[str, str]:
+    return {
+        **os.environ,
+        "WORKBENCH_ROOT": str(settings.root),
+        "WORKBENCH_CACHE": str(settings.cache),
+        "WORKBENCH_RUNS": str(settings.runs),
+        "WORKBENCH_STATE_URL": settings.state_url,
+        "WORKBENCH_RUN_DIR": str(record.run_dir.resolve()),
+        "WORKBENCH_PROFILE": record.profile,
+    }
+
+
+def _fingerprint(run_dir: Path) -> dict[str, Any] | None:
+    """Fingerprint of the decision, if the run came to one; a half-written decision has none."""
+    try:
+        found = json.loads((run_dir / "decision.json").read_text(encoding="utf-8")).get("fingerprint")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _draw_report(run_dir: Path) -> str | None:
+    """Draw ``report.html``; returns why it could not be drawn, because that must never hide the result."""
+    try:
+        from workbench.reports.page import write_report
+
+        write_report(run_dir)
+    except Exception as error:  # noqa: BLE001 - the boundary of a run
+        return redact(f"{type(error).__name__}: {error}")
+    return None
+
+
+def _ignore(_event: Event) -> None:
+    return None

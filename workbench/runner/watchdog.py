@@ -1,0 +1,43 @@
+"""A hold on the kernel of one run, from the moment it starts until nothing of it is left."""
+
+import os
+import signal
+import threading
+from typing import Literal
+
+EndedBy = Literal["", "hard_timeout", "interrupted"]
+
+
+class Watchdog:
+    """Holds the process group of one run's kernel, so that another thread can end it at any moment."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._group: int | None = None
+        self.ended_by: EndedBy = ""
+
+    def hold(self, pid: int) -> None:
+        """Take hold of a kernel that has just been started (kernels lead their own process group)."""
+        with self._lock:
+            self._group = pid
+            if self.ended_by:
+                self._kill()
+
+    def pull(self, ended_by: EndedBy) -> None:
+        """Kill the kernel and its children, also inside native code that no interrupt reaches."""
+        with self._lock:
+            self.ended_by = self.ended_by or ended_by
+            self._kill()
+
+    def release(self) -> None:
+        """Let go of a kernel that has ended, and kill the children that it left behind."""
+        with self._lock:
+            self._kill()
+            self._group = None
+
+    def _kill(self) -> None:
+        if self._group is not None:
+            try:
+                os.killpg(self._group, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):  # the second: macOS, of a group of zombies
+                return  # nothing is left of it

@@ -1,0 +1,175 @@
+"""Traces out of the state database, to look at in a notebook, a terminal or a page."""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from workbench.config import Clock, SystemClock
+from workbench.errors import TraceError
+from workbench.rendering.table import Column, Table
+from workbench.state import reader
+from workbench.telemetry.export import SPANS
+from workbench.telemetry.tree import SpanRow
+from workbench.telemetry.waterfall import page, waterfall, waterfall_text
+
+_LISTED = 20
+_POLL_S = 0.05
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Trace:
+    """All spans of one trace: shows itself in a notebook, and as text anywhere else."""
+
+    trace_id: str
+    rows: tuple[SpanRow, ...]
+
+    def show(self) -> None:
+        """Display the waterfall in a notebook cell; elsewhere its text goes to the terminal."""
+        from IPython.display import display
+
+        display(self)
+
+    def text(self) -> str:
+        """Waterfall as plain text."""
+        return waterfall_text(self.rows)
+
+    def html(self) -> str:
+        """Waterfall as one HTML page that loads and runs nothing."""
+        return page(self.rows)
+
+    def _repr_html_(self) -> str:
+        return waterfall(self.rows)
+
+    def __repr__(self) -> str:
+        return self.text()
+
+
+def load_trace(engine: sa.Engine, trace_id: str, *, wait_s: float = 2.0) -> Trace:
+    """Load the spans of one trace.
+
+    Parameters
+    ----------
+    engine : sqlalchemy.Engine
+        State database.
+    trace_id : str
+        32 hexadecimal digits, or the first ones of them where they name one trace.
+    wait_s : float
+        How long to wait for the outermost span, which is written a moment after it ended.
+
+    Raises
+    ------
+    TraceError
+        If there is no such trace, or several begin like this; says which the latest ones are.
+    """
+    wanted = trace_id.strip().lower()
+    deadline = time.monotonic() + wait_s
+    while True:
+        found = _select(engine, wanted)
+        if any(top for _, top in found) or time.monotonic() >= deadline:
+            break
+        time.sleep(_POLL_S)
+    ids = sorted({row.trace_id for row, _ in found})
+    if len(ids) != 1:
+        asked = f"several traces begin with {wanted!r}: {', '.join(ids[:5])}" if ids else f"no trace {trace_id!r}"
+        raise TraceError(f"{asked[:400]}; {_latest_ones(engine)}")
+    return Trace(ids[0], tuple(row for row, _ in found))
+
+
+def latest_traces(engine: sa.Engine, limit: int = _LISTED) -> Table:
+    """List the latest traces, newest first: id, start, name, duration, status, tenant, feature."""
+    names = ("trace", "started", "name", "took", "status", "tenant", "feature")
+    kinds: dict[str, Any] = {"took": "ms", "status": "status"}
+    rows = []
+    if sa.inspect(engine).has_table(SPANS.name):
+        query = sa.select(SPANS).where(SPANS.c.top.is_(True)).order_by(SPANS.c.started_ns.desc()).limit(limit)
+        with reader(engine).connect() as connection:
+            rows = [_listed(_span(row)) for row in connection.execute(query).mappings()]
+    return Table(tuple(Column(name, kinds.get(name, "text")) for name in names), tuple(rows))
+
+
+def _listed(row: SpanRow) -> tuple[str, str, str, float, str, str, str]:
+    started = datetime.fromtimestamp(row.started_ns // 1_000_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    took = (row.ended_ns - row.started_ns) / 1e6
+    who = (str(row.attributes.get("wb.tenant_id", "")), str(row.attributes.get("wb.feature", "")))
+    return row.trace_id, started, row.name, took, "error" if row.status == "error" else "done", *who
+
+
+def _select(engine: sa.Engine, wanted: str) -> list[tuple[SpanRow, bool]]:
+    if not (0 < len(wanted) <= 32 and set(wanted) <= set("0123456789abcdef")):
+        return []
+    if not sa.inspect(engine).has_table(SPANS.name):
+        return []
+    # a range, because the primary key serves it on both databases
+    inside = SPANS.c.trace_id.between(wanted.ljust(32, "0"), wanted.ljust(32, "f"))
+    query = sa.select(SPANS).where(inside).order_by(SPANS.c.started_ns).limit(10_000)
+    with reader(engine).connect() as connection:
+        return [(_span(row), row["top"]) for row in connection.execute(query).mappings()]
+
+
+def _span(row: Mapping[Any, Any]) -> SpanRow:
+    plain = {name: value for name, value in row.items() if name not in ("top", "attributes", "events")}
+    return SpanRow(**plain, attributes=json.loads(row["attributes"]), events=json.loads(row["events"]))
+
+
+def _latest_ones(engine: sa.Engine) -> str:
+    rows = latest_traces(engine, 5).rows
+    if not rows:
+        return (
+            "no trace is stored in this database yet: run something with Tracing on it, or look at WORKBENCH_STATE_URL"
+        )
+    return "the latest are:" + "".join(f"\n  {row[0]}  {row[1]}  {row[2]}" for row in rows)
+
+
+_BATCH = 200  # traces in one transaction: writers wait for milliseconds
+
+
+class Forgotten(NamedTuple):
+    """How much was deleted."""
+
+    traces: int
+    spans: int
+
+
+def forget_traces(engine: sa.Engine, before: datetime, *, clock: Clock | None = None) -> Forgotten:
+    """Delete the traces whose last span ended before a moment, in batches that hold up no writer.
+
+    On SQLite what was deleted is overwritten as well; on PostgreSQL a later vacuum does that.
+
+    Raises
+    ------
+    TraceError
+        If the moment lies in the future.
+    """
+    if before > (now := (clock or SystemClock()).now()):
+        raise TraceError(f"traces can be forgotten up to now, {now.isoformat()}; {before.isoformat()} is in the future")
+    if not sa.inspect(engine).has_table(SPANS.name):
+        return Forgotten(0, 0)
+    before_ns = int(before.timestamp()) * 1_000_000_000
+    old = sa.select(SPANS.c.trace_id).group_by(SPANS.c.trace_id).having(sa.func.max(SPANS.c.ended_ns) < before_ns)
+    with reader(engine).begin() as connection:
+        ids = connection.execute(old).scalars().all()
+    spans = 0
+    for i in range(0, len(ids), _BATCH):
+        # of a trace that goes on meanwhile, what is new stays
+        gone = sa.delete(SPANS).where(SPANS.c.trace_id.in_(ids[i : i + _BATCH]), SPANS.c.ended_ns < before_ns)
+        with engine.begin() as connection:
+            if engine.dialect.name == "sqlite":
+                connection.exec_driver_sql("PRAGMA secure_delete=ON")
+            spans += connection.execute(gone).rowcount
+    if engine.dialect.name == "sqlite":
+        _empty_log(engine)
+    return Forgotten(len(ids), spans)
+
+
+def _empty_log(engine: sa.Engine) -> None:
+    """Move SQLite's write-ahead log into the file, because the log still holds what was deleted."""
+    raw = engine.raw_connection()
+    try:
+        raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    finally:
+        raw.close()

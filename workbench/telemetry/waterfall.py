@@ -1,0 +1,481 @@
+"""A trace as a waterfall: one row a span, where it lies in time, what it used, and on opening what it held.
+
+Static HTML without scripts, so that it survives the export of a notebook and opens offline. Every text in it was
+written by somebody: all of it is escaped and cut.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from importlib.resources import files
+from typing import Any, Literal
+
+from workbench.rendering.table import Column, Table, number, usd_digits
+from workbench.rendering.text import escape, visible
+from workbench.telemetry.tree import SpanRow, Totals, in_order, totals
+
+# What is worth a place of its own, in the order of reading.
+_FACTS = {
+    "gen_ai.request.model": "model asked",
+    "gen_ai.response.model": "model served",
+    "gen_ai.provider.name": "provider",
+    "wb.attempt": "attempt",
+    "wb.waited_s": "waited for its turn",
+    "wb.route": "route",
+    "wb.reason": "reason",
+    "gen_ai.usage.input_tokens": "input tokens",
+    "gen_ai.usage.cache_read.input_tokens": "read from cache",
+    "gen_ai.usage.cache_creation.input_tokens": "written to cache",
+    "gen_ai.usage.output_tokens": "output tokens",
+    "wb.cost_usd": "cost",
+    "wb.saved_usd": "saved",
+    "wb.cache.saved_nanos": "saved",
+    "wb.source": "source",
+    "wb.cache.kind": "cache",
+    "wb.cache.hit": "cache hit",
+    "wb.cache.similarity": "similarity",
+    "wb.cache.threshold": "threshold",
+    "gen_ai.response.finish_reasons": "finished",
+    "gen_ai.response.time_to_first_chunk": "first text after",
+    "gen_ai.tool.name": "tool",
+    "wb.retrieval.strategy": "strategy",
+    "wb.retrieval.k": "k",
+    "wb.retrieval.filter": "filter",
+    "gen_ai.evaluation.name": "score",
+    "gen_ai.evaluation.score.value": "value",
+    "gen_ai.evaluation.score.label": "label",
+    "gen_ai.evaluation.explanation": "explanation",
+}
+WHO = {
+    "wb.tenant_id": "tenant",
+    "wb.user_id": "user",
+    "wb.feature": "feature",
+    "wb.purpose": "purpose",
+    "wb.item_id": "item",
+}
+_TEXTS = {
+    "gen_ai.retrieval.query.text": "Query",
+    "gen_ai.tool.call.arguments": "Arguments",
+    "gen_ai.tool.call.result": "Result",
+    "gen_ai.evaluation.explanation": "Explanation",
+    "input.value": "Input",
+    "output.value": "Output",
+}
+_SAID = {
+    "gen_ai.system_instructions": "Instructions",
+    "gen_ai.input.messages": "Asked",
+    "gen_ai.output.messages": "Answered",
+}
+_DOCUMENTS = "gen_ai.retrieval.documents"
+_SHOWN_ELSEWHERE = {"gen_ai.operation.name", "error.type"}
+_DOCUMENT_TEXT = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One thing that a span holds.
+
+    ``facts`` and ``said`` are pairs (label or role, text), ``text`` is one text in ``pairs[0]``, ``table`` a table;
+    ``other`` holds what nobody named here, and is folded away.
+    """
+
+    kind: Literal["error", "facts", "said", "text", "table", "other"]
+    title: str
+    pairs: tuple[tuple[str, str], ...] = ()
+    table: Table | None = field(default=None, kw_only=True)
+
+
+def parts(row: SpanRow, top: SpanRow) -> list[Part]:
+    """Everything that a span holds, each attribute once; for whom it worked only where ``top`` says otherwise."""
+    same = {name for name in WHO if row.attributes.get(name) == top.attributes.get(name)}
+    attributes = {name: value for name, value in row.attributes.items() if name not in same}
+    out = [_error(row)] if row.status == "error" else []
+    for name, title in _SAID.items():
+        if name in attributes:
+            out.append(Part("said", title, tuple(_said(attributes.pop(name)))))
+    for name, title in _TEXTS.items():
+        if name in attributes:
+            out.append(Part("text", title, ((title, _pretty(attributes.pop(name))),)))
+    if _DOCUMENTS in attributes:
+        out.append(_documents(attributes.pop(_DOCUMENTS)))
+    scores = [event["attributes"] for event in row.events if event["name"] == "gen_ai.evaluation.result"]
+    out += [Part("facts", "Score", _facts(dict(score))) for score in scores]
+    out.append(Part("facts", "Facts", _facts(attributes)))
+    rest = {name: value for name, value in attributes.items() if name not in _SHOWN_ELSEWHERE}
+    out.append(Part("other", "Other attributes", tuple((name, _plain(value)) for name, value in sorted(rest.items()))))
+    return [part for part in out if part.pairs or part.table]
+
+
+def error_of(row: SpanRow) -> str:
+    """Class and message of the error of a span, empty where it has none."""
+    if row.status != "error":
+        return ""
+    kind = str(row.attributes.get("error.type") or "error")
+    return f"{kind}: {row.message}" if row.message else kind
+
+
+def money(usd: float) -> str:
+    """Dollars with two significant digits at least.
+
+    >>> money(0.00042), money(1.5)
+    ('$0.00042', '$1.50')
+    """
+    return number(usd, usd_digits([usd]), unit="$")
+
+
+def took(row: SpanRow) -> str:
+    """How long a span took."""
+    return duration(row.ended_ns - row.started_ns)
+
+
+def duration(nanos: int) -> str:
+    """Nanoseconds as milliseconds or seconds, three digits or so.
+
+    >>> duration(1_234_000), duration(182_400_000), duration(2_410_000_000), duration(120_000_000_000)
+    ('1.2 ms', '182 ms', '2.41 s', '120.0 s')
+    """
+    ms = nanos / 1e6
+    if abs(ms) < 1000:
+        return f"{number(ms, 1 if abs(ms) < 10 else 0)} ms"
+    return f"{number(ms / 1000, 2 if abs(ms) < 100_000 else 1)} s"
+
+
+def _error(row: SpanRow) -> Part:
+    pairs = [("what", error_of(row))]
+    for event in row.events:
+        if event["name"] == "exception":
+            given = event["attributes"]
+            pairs += [
+                (w, str(given[k]))
+                for k, w in (("exception.place", "at"), ("exception.stacktrace", "stack"))
+                if k in given
+            ]
+    return Part("error", "Error", tuple(pairs))
+
+
+def _said(value: Any) -> list[tuple[str, str]]:
+    """Role and text of each message; the convention's form and that of chat providers are both read."""
+    read = _read(value)
+    if not isinstance(read, list):
+        return [("", _plain(read))]
+    out: list[tuple[str, str]] = []
+    for message in read:
+        if not isinstance(message, Mapping):
+            out.append(("", _plain(message)))
+            continue
+        role = str(message.get("role", message.get("type", "")))
+        pieces = message.get("parts", message.get("content"))
+        if "role" not in message and isinstance(pieces, str):
+            role = ""
+        listed = pieces if isinstance(pieces, list) else [pieces] if pieces not in (None, "") else []
+        out += [_piece(role, piece, message) for piece in listed]
+        for call in message.get("tool_calls") or ():
+            function = call.get("function", call) if isinstance(call, Mapping) else {"arguments": call}
+            out.append((f"{role} calls {function.get('name', '')}", _pretty(function.get("arguments", ""))))
+    return out
+
+
+def _piece(role: str, piece: Any, message: Mapping[str, Any]) -> tuple[str, str]:
+    if not isinstance(piece, Mapping):
+        return (f"{role} {message.get('name', '')}".strip() if role == "tool" else role), _pretty(piece)
+    kind = piece.get("type", "text")
+    if kind == "tool_call":
+        return f"{role} calls {piece.get('name', '')}", _pretty(piece.get("arguments", ""))
+    if kind == "tool_call_response":
+        return f"{role} returns", _pretty(piece.get("response", piece.get("result", "")))
+    if isinstance(text := piece.get("content", piece.get("text")), str):
+        return role if kind == "text" else f"{role} ({kind})", text
+    return f"{role} ({kind})", _pretty({k: v for k, v in piece.items() if k != "type"})
+
+
+def _documents(value: Any) -> Part:
+    read = _read(value)
+    if not isinstance(read, list) or not all(isinstance(document, Mapping) for document in read):
+        return Part("text", "Documents", (("Documents", _pretty(read)),))
+    rows = []
+    for rank, document in enumerate(read, 1):
+        score = document.get("score")
+        text = document.get("text", document.get("content", document.get("title", "")))
+        scored = score if isinstance(score, int | float) and not isinstance(score, bool) else None
+        rows.append((rank, _plain(document.get("id", "")), scored, _plain(text)))
+    columns = [Column("", "count"), Column("document"), Column("score", "number"), Column("text", limit=_DOCUMENT_TEXT)]
+    wide = 4 if any(row[3] for row in rows) else 3
+    table = Table(tuple(columns[:wide]), tuple(row[:wide] for row in rows))
+    return Part("table", f"Documents ({len(rows)})", table=table)
+
+
+def _facts(attributes: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Take the known facts out of the attributes."""
+    known = _FACTS | WHO
+    return tuple((label, _fact(name, attributes.pop(name))) for name, label in known.items() if name in attributes)
+
+
+def _fact(name: str, value: Any) -> str:
+    if isinstance(value, float | int) and not isinstance(value, bool):
+        if name.endswith(("_usd", "_nanos")):
+            return money(value / 1e9 if name.endswith("_nanos") else value)
+        if name in ("gen_ai.response.time_to_first_chunk", "wb.waited_s"):
+            return duration(int(value * 1e9)) if abs(value) < 1e9 else str(value)
+        return f"{value:,}" if isinstance(value, int) else number(value, 3)
+    return _plain(value)
+
+
+def _read(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+
+
+def _pretty(value: Any) -> str:
+    """JSON laid out for reading, anything else as it is."""
+    read = _read(value)
+    if not isinstance(read, dict | list):
+        return _plain(value)
+    line = json.dumps(read, ensure_ascii=False)
+    return line if len(line) <= 80 else json.dumps(read, ensure_ascii=False, indent=2)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(v, str) for v in value):
+        return ", ".join(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+_LIGHT = (
+    "--bg: #ffffff; --fg: #1b1e23; --muted: #5c6470; --line: #e1e4e8; --wash: #f3f4f6; --good: #0a6b4d; "
+    "--bad: #b02d17; --link: #0a59a8; --chat: #0072b2; --embeddings: #56b4e9; --retrieval: #009e73; "
+    "--execute_tool: #e69f00; --cache_lookup: #cc79a7; --evaluate: #8a6bbe; --other: #8b93a0;"
+)
+_DARK = (
+    "--bg: #14171b; --fg: #e6e8eb; --muted: #9da6b2; --line: #2d333b; --wash: #1f242b; --good: #52c99e; "
+    "--bad: #ff8f76; --link: #82bbf2; --chat: #3a9bdc; --embeddings: #8accf2; --retrieval: #2fbf93; "
+    "--execute_tool: #e6ac2e; --cache_lookup: #dd9bc0; --evaluate: #b09ae0; --other: #7b8492;"
+)
+_COLOURED = ("chat", "embeddings", "retrieval", "execute_tool", "cache_lookup", "evaluate")
+_SPANS, _TEXT, _NAME, _LABEL, _PAGE = 1000, 9000, 160, 80, 4_000_000
+_COLUMNS = 28
+_CODE = ("stack", "Arguments", "Result")
+_ROLES = ("assistant", "user", "tool")
+
+
+def waterfall(rows: Sequence[SpanRow]) -> str:
+    """HTML fragment of one trace, with its own style sheet, for a notebook's output or a page."""
+    if not rows:
+        return '<p class="wb-trace">This trace holds no spans.</p>'
+    total, room, lines = totals(rows), _PAGE, []
+    shown = in_order(rows)
+    for row, depth in shown[:_SPANS]:
+        held = parts(row, shown[0][0]) if room > 0 else []
+        body = "".join(map(_part, held)) if room > 0 else '<p class="muted">Left out: the page is too long.</p>'
+        room -= len(body)
+        lines.append(_line(row, depth, total, body))
+    more = f'<p class="muted">and {len(shown) - _SPANS:,} more spans</p>' if len(shown) > _SPANS else ""
+    ticks = "".join(f"<span>{tick}</span>" for tick in ("0", duration(total.nanos // 2), duration(total.nanos)))
+    axis = (
+        f'<div class="row axis" aria-hidden="true"><span>span</span><span class="scale">{ticks}</span>'
+        '<span class="num">took</span><span class="num">tokens in → out</span><span class="num">cost</span></div>'
+    )
+    return (
+        f'<section class="wb-trace" aria-label="Trace"><style>{_css()}</style>{_header(shown[0][0], total)}{axis}'
+        f"<ol>{''.join(lines)}</ol>{more}</section>"
+    )
+
+
+def page(rows: Sequence[SpanRow]) -> str:
+    """Page of one trace that loads nothing and runs nothing, and tells the browser so."""
+    title = escape(in_order(rows)[0][0].name, _NAME) if rows else "empty"
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>Trace: {title}</title>
+<style>
+:root {{ color-scheme: light dark; {_LIGHT} }}
+@media (prefers-color-scheme: dark) {{ :root {{ {_DARK} }} }}
+@media print {{ :root {{ {_LIGHT} }} }}
+body {{ margin: 0; background: var(--bg); }}
+main {{ max-width: 76rem; margin: 0 auto; padding: 1.5rem 1rem 3rem; }}
+</style></head>
+<body><main>{waterfall(rows)}</main></body></html>
+"""
+
+
+@cache
+def _css() -> str:
+    css = files("workbench.rendering").joinpath("waterfall.css").read_text(encoding="utf-8")
+    return css.replace("$light", _LIGHT).replace("$dark", _DARK)
+
+
+def _header(first: SpanRow, total: Totals) -> str:
+    found = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in _totals(total))
+    sign = '<span class="bad">✕ failed</span>' if first.status == "error" else '<span class="good">✓ done</span>'
+    return (
+        f'<header><h2>{escape(first.name, _NAME)} {sign}</h2><p class="muted">{escape(_about(first, total))}</p>'
+        f'<dl class="totals">{found}</dl></header>'
+    )
+
+
+def _about(first: SpanRow, total: Totals) -> str:
+    started = datetime.fromtimestamp(total.started_ns // 1_000_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    who = [
+        visible(f"{label} {first.attributes[name]}", _LABEL) for name, label in WHO.items() if name in first.attributes
+    ]
+    return " · ".join((started, *who, f"trace {visible(first.trace_id, _LABEL)}")).replace("\n", " ")
+
+
+def _totals(total: Totals) -> list[tuple[str, str]]:
+    found = [("took", duration(total.nanos)), ("spans", f"{total.spans:,}")]
+    found += [("model calls", f"{total.model_calls:,}")] if total.model_calls else []
+    found += [("tokens in → out", f"{total.input_tokens:,} → {total.output_tokens:,}")] if total.input_tokens else []
+    found += [("cost", money(total.cost_usd))] if total.cost_usd is not None else []
+    return found + ([("failed spans", f"✕ {total.errors:,}")] if total.errors else [])
+
+
+def _line(row: SpanRow, depth: int, total: Totals, body: str) -> str:
+    kind = row.operation if row.operation in _COLOURED else "other-operation"
+    failed = row.status == "error"
+    chips = "".join(f'<span class="chip {tone}">{escape(text, _LABEL)}</span>' for text, tone in _chips(row))
+    sign = '<span class="bad">✕</span>' if failed else ""
+    name = (
+        f'<span class="name" style="padding-left: {min(depth, 12) * 0.9:.1f}rem"><span class="label">'
+        f'<span class="hidden">level {depth + 1}: </span>{sign}<span class="what">{escape(row.name, _NAME)}</span>'
+        f"{chips}</span></span>"
+    )
+    cells = "".join(
+        f'<span class="num {label}">{text}</span>'
+        for label, text in (("took", took(row)), ("tokens", _tokens(row)), ("cost", _cost(row)))
+    )
+    return (
+        f'<li class="{kind}{" failed" if failed else ""}"><details><summary class="row">{name}{_bar(row, total)}{cells}'
+        f'</summary><div class="body">{body}</div></details></li>'
+    )
+
+
+def _bar(row: SpanRow, total: Totals) -> str:
+    # a drawing, because print leaves out backgrounds and reports leave out style sheets
+    after, nanos = row.started_ns - total.started_ns, row.ended_ns - row.started_ns
+    left = 1000 * after / max(total.nanos, 1)
+    width = max(1000 * nanos / max(total.nanos, 1), 4)
+    said = f"starts after {duration(after)}, takes {duration(nanos)}"
+    return (
+        f'<svg class="lane" viewBox="0 0 1000 14" width="1000" height="14" preserveAspectRatio="none" role="img" '
+        f'aria-label="{said}"><rect class="lane" width="1000" height="14" fill="#8b93a0" fill-opacity="0.12"/>'
+        f'<rect class="bar" x="{min(left, 996):.1f}" y="2" width="{min(width, 1000):.1f}" height="10" fill="#8b93a0"/>'
+        "</svg>"
+    )
+
+
+def _chips(row: SpanRow) -> list[tuple[str, str]]:
+    """Return what must be seen without opening the span: which attempt, what failed, whether a cache answered."""
+    given = row.attributes
+    chips = [(f"attempt {given['wb.attempt']}", "")] if given.get("wb.attempt", 1) != 1 else []
+    waited_s = given.get("wb.waited_s")
+    if isinstance(waited_s, int | float) and 0 < waited_s < 1e9:
+        chips.append((f"waited {duration(int(waited_s * 1e9))}", ""))
+    if row.status == "error":
+        chips.append((str(given.get("error.type") or "error"), "bad"))
+    source = given.get("wb.source")
+    if given.get("wb.cache.hit") is True or source == "cached":
+        likeness = given.get("wb.cache.similarity")
+        near = f" {likeness:.3f}" if isinstance(likeness, float) else ""
+        chips.append((f"✓ {given.get('wb.cache.kind', '')} cache hit{near}".replace("  ", " "), "good"))
+    elif given.get("wb.cache.hit") is False:
+        chips.append(("cache miss", ""))
+    elif source == "replayed":
+        chips.append(("replayed", ""))
+    value = given.get("gen_ai.evaluation.score.value")
+    if isinstance(value, int | float):
+        chips.append((f"{value:g} {given.get('gen_ai.evaluation.score.label', '')}".rstrip(), ""))
+    return chips
+
+
+def _tokens(row: SpanRow) -> str:
+    asked, given = (row.attributes.get(f"gen_ai.usage.{side}_tokens") for side in ("input", "output"))
+    known = [f"{n:,}" if isinstance(n, int) else "" for n in (asked, given)]
+    return " → ".join(text for text in known if text)
+
+
+def _cost(row: SpanRow) -> str:
+    cost = row.attributes.get("wb.cost_usd")
+    return money(cost) if isinstance(cost, int | float) else ""
+
+
+def _part(part: Part) -> str:
+    title = escape(part.title, _LABEL)
+    if part.kind == "other":
+        pairs = "".join(_pair(name, text) for name, text in part.pairs)
+        summary = f"<summary>{title} ({len(part.pairs)})</summary>"
+        return f'<details class="part other">{summary}<dl>{pairs}</dl></details>'
+    if part.kind == "facts":
+        return f'<dl class="part facts">{"".join(f"<div>{_pair(*pair)}</div>" for pair in part.pairs)}</dl>'
+    if part.table is not None:
+        inner = f'<div class="scroll" role="region" aria-label="{title}" tabindex="0">{part.table.to_html()}</div>'
+    elif part.kind == "said":
+        inner = f'<div class="talk">{"".join(_message(role, text) for role, text in part.pairs)}</div>'
+    else:
+        inner = "".join(_block(text, code=name in _CODE) for name, text in part.pairs)
+    return f'<div class="part {part.kind}-part"><p class="title">{title}</p>{inner}</div>'
+
+
+def _block(text: str, *, code: bool) -> str:
+    return f'<pre tabindex="0">{escape(text, _TEXT)}</pre>' if code else f'<p class="text">{escape(text, _TEXT)}</p>'
+
+
+def _pair(name: str, text: str) -> str:
+    return f"<dt>{escape(name, _NAME)}</dt><dd>{escape(text, _TEXT)}</dd>"
+
+
+def _message(role: str, text: str) -> str:
+    who = next((known for known in _ROLES if role.startswith(known)), "")
+    said = f'<p class="role">{escape(role, _LABEL)}</p>' if role else ""
+    return f'<div class="{who}">{said}<div class="text">{escape(text, _TEXT)}</div></div>'
+
+
+def waterfall_text(rows: Sequence[SpanRow], *, limit: int = 400) -> str:
+    """Waterfall for a terminal; each text of a span follows below, at most ``limit`` characters of it."""
+    if not rows:
+        return "this trace holds no spans"
+    total, shown = totals(rows), in_order(rows)[:_SPANS]
+    top = shown[0][0]
+    names = [_text_name(row, depth) for row, depth in shown]
+    width = min(max(map(len, names)), 60)
+    lines = [_about(top, total), "   ".join(f"{name} {value}" for name, value in _totals(total)), ""]
+    for name, (row, _) in zip(names, shown, strict=True):
+        used = f"{took(row):>9}  {_tokens(row):>14}  {_cost(row)}".rstrip()
+        lines.append(f"{name[:width]:<{width}} {_text_bar(row, total)} {used}")
+    for row, _ in shown:
+        texts = [line for part in parts(row, top) if part.kind != "other" for line in _text_part(part, limit)]
+        lines += ["", visible(row.name, _NAME).replace("\n", " "), *texts] if texts else []
+    return "\n".join(lines)
+
+
+def _text_name(row: SpanRow, depth: int) -> str:
+    chips = "".join(f" [{text}]" for text, _ in _chips(row))
+    sign = "✕ " if row.status == "error" else ""
+    return visible(f"{'  ' * min(depth, 12)}{sign}{row.name}{chips}", _NAME).replace("\n", " ")
+
+
+def _text_bar(row: SpanRow, total: Totals) -> str:
+    def at(nanos: int) -> int:
+        return round(_COLUMNS * (nanos - total.started_ns) / max(total.nanos, 1))
+
+    left = min(at(row.started_ns), _COLUMNS - 1)
+    width = max(at(row.ended_ns) - left, 1)
+    return "|" + (" " * left + "█" * width).ljust(_COLUMNS)[:_COLUMNS] + "|"
+
+
+def _text_part(part: Part, limit: int) -> list[str]:
+    if part.table is not None:
+        return [f"  {line}" for line in (part.title, *part.table.to_text().splitlines())]
+    if part.kind == "facts":
+        return ["  " + visible(", ".join(f"{name} {text}" for name, text in part.pairs), limit).replace("\n", " ")]
+    shown = [(name or part.title, text) for name, text in part.pairs if name != "stack"]
+    return [f"  {visible(name, _LABEL)}: {visible(text, limit)}".replace("\n", "\n      ") for name, text in shown]
