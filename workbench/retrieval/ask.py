@@ -20,7 +20,7 @@ from workbench.rendering.table import Column, Table, Value
 from workbench.retrieval.fitting import FittedArm
 from workbench.retrieval.metrics import RUN_SCHEMA, Qrels, measure, measure_all, ndcg_bounds, rank, with_grades
 from workbench.retrieval.searcher import Searcher
-from workbench.retrieval.strategies import Arm
+from workbench.retrieval.strategies import Arm, Strategy
 from workbench.retrieval.systems import SystemArm
 from workbench.retrieval.tables import SHOWN_METRICS, score_table
 
@@ -182,9 +182,21 @@ def _search_of(candidate: Candidate, part: Split, searcher: Searcher, depth: int
         call = candidate.search or _lookup(candidate.run, depth)
         return lambda query: list(call(query))[:depth]
     if isinstance(candidate, FittedArm) and part.name == "dev":
-        return lambda query: candidate.search(searcher, query, depth)
+        return _opened(candidate.arm, part, searcher, depth, lambda query: candidate.held_out[query.cluster])
     arm = candidate.arm if isinstance(candidate, FittedArm) else candidate
-    return lambda query: searcher.search(arm, query, depth)
+    return _opened(arm, part, searcher, depth, lambda _: arm.strategy)
+
+
+def _opened(
+    arm: Arm, part: Split, searcher: Searcher, depth: int, strategy_for: Callable[[Query], Strategy]
+) -> Callable[[Query], Sequence[Hit]]:
+    """Search of an arm whose handles are open, so that the time of a question holds nothing but its search."""
+    handles = {tenant: searcher.handle(arm, tenant) for tenant in {query.tenant_id for query in part.queries}}
+
+    def search(query: Query) -> Sequence[Hit]:
+        return strategy_for(query).search(handles[query.tenant_id], searcher.question(arm, query), depth)
+
+    return search
 
 
 def _facts(candidate: Candidate, order: int, answers: Answers, part: Split, searcher: Searcher) -> ArmFacts:
@@ -283,6 +295,7 @@ class _Probe:
     searcher: Searcher
     depth: int
     _known: dict[tuple[str, str], tuple[Any, ...]] = field(default_factory=dict)
+    _searches: dict[str, Callable[[Query], Sequence[Hit]]] = field(default_factory=dict)
 
     def twins(self, one: Candidate, other: Candidate) -> bool:
         """Whether two of our arms differ by a cut that is none, or return the same hits by the same plan.
@@ -306,8 +319,10 @@ class _Probe:
 
     def _answer(self, candidate: Candidate, query: Query) -> tuple[Any, ...]:
         key = (candidate_name(candidate), query.query_id)
+        if key[0] not in self._searches:
+            self._searches[key[0]] = _search_of(candidate, self.dev, self.searcher, self.depth)
         if key not in self._known:
-            answers = ask(key[0], _search_of(candidate, self.dev, self.searcher, self.depth), [query])
+            answers = ask(key[0], self._searches[key[0]], [query])
             self._known[key] = (answers.run.rows(), tuple(answers.errors))
         return self._known[key]
 
