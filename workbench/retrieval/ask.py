@@ -13,6 +13,7 @@ from workbench.errors import ConfigError, WorkbenchError
 from workbench.evalset.evalset import Split
 from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.evaluation.decision import ArmFacts
+from workbench.evaluation.gate import rebuild_spread
 from workbench.inference.prices import project_prices
 from workbench.records import Document, Hit, Query, Rule, parameters_of
 from workbench.rendering.progress import Progress
@@ -208,19 +209,42 @@ def _facts(candidate: Candidate, order: int, answers: Answers, part: Split, sear
     return ArmFacts(name, parameters_of(arm), cost, p95, order)
 
 
+PROBES = 2
+
+
 def spread_over_rebuilds(
-    candidate: Candidate, part: Split, searcher: Searcher, *, metric: str, depth: int, rebuilds: int
+    candidate: Candidate, part: Split, searcher: Searcher, *, answered: Answers, metric: str, depth: int, rebuilds: int
 ) -> tuple[float, float] | None:
-    """Lowest and highest mean over rebuilds of an index that is built at random, None for other arms."""
+    """Mean and standard deviation of an arm's score over rebuilds of its index, None where rebuilds do not differ.
+
+    LanceDB takes no seed: each build starts at random by itself. The index is built twice; if both builds answer every
+    question as the first one did, hit by hit, no further build is paid for.
+
+    Parameters
+    ----------
+    answered : Answers
+        What the candidate returned for the questions of the split before its index was built again.
+    metric : str
+        The metric that decides, in [0, 1].
+    depth : int
+        Hits asked for.
+    rebuilds : int
+        Builds that the spread is taken over, at least `workbench.evaluation.gate.MIN_REBUILDS`; 0 makes none.
+    """
     arm = our_arm(candidate)
     if arm is None or arm.strategy.index.deterministic or not rebuilds:
         return None
-    means = []
-    for _ in range(rebuilds):
-        searcher.rebuild_index(arm)
-        again = ask(arm.name, lambda query: searcher.search(arm, query, depth), part.queries)
-        means.append(float(measure(with_grades(again.run, part.qrels, depth=depth), metric).mean()))
-    return min(means), max(means)
+    runs = [_rebuilt(arm, part, searcher, depth) for _ in range(PROBES)]
+    if all(run.equals(answered.run) for run in runs):
+        return None
+    runs += [_rebuilt(arm, part, searcher, depth) for _ in range(rebuilds - PROBES)]
+    return rebuild_spread([float(measure(with_grades(run, part.qrels, depth=depth), metric).mean()) for run in runs])
+
+
+def _rebuilt(arm: Arm, part: Split, searcher: Searcher, depth: int) -> pl.DataFrame:
+    """Run of an arm whose index was built again."""
+    searcher.rebuild_index(arm)
+    return ask(arm.name, _opened(arm, part, searcher, depth, lambda _: arm.strategy), part.queries).run
 
 
 def optimistic(test: Scored, rule: Rule) -> pl.DataFrame:
