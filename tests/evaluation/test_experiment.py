@@ -1,7 +1,9 @@
 """What every notebook shares: parameters, the run folder, the record of test uses, saving and the gate."""
 
 import json
+import os
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +12,7 @@ from tests.retrieval.tiny import change_query, open_bench, project, write_evalse
 from workbench.errors import ConfigError, EvalsetError
 from workbench.evaluation.experiment import open_run_folder
 from workbench.evaluation.provenance import build_parameters, encoder_probe
+from workbench.records import Decision
 from workbench.retrieval.notebook import RetrievalParameters
 from workbench.testing import HashEmbedder
 
@@ -50,6 +53,8 @@ def test_an_unknown_notebook_is_refused_with_the_nearest():
     [
         ({"evalset": "tiyn"}, EvalsetError, "unknown evalset 'tiyn'; did you mean 'tiny'?"),
         ({"systems": ["mine"]}, ConfigError, "a cost that is not known cannot be compared"),
+        ({"rebuilds": 5}, ConfigError, "needs at least 8 rebuilds, found rebuilds=5; give 8 or more, or 0 for none"),
+        ({"rebuilds": -1}, ConfigError, "found rebuilds=-1"),
     ],
 )
 def test_what_can_be_refused_is_refused_before_a_run_folder_is_made(tmp_path, given, error, says):
@@ -120,6 +125,23 @@ def test_provenance_is_shown_and_decides_nothing(bench):
     fingerprint = bench.experiment.fingerprint()
     assert {"python", "machine", "version lancedb"} <= set(fingerprint.provenance)
     assert fingerprint.changed(type(fingerprint)(fingerprint.inputs, {"python": "4.0"})) == []
+
+
+def test_git_is_asked_once_in_a_run_however_often_its_inputs_are_compared(tmp_path, monkeypatch):
+    """A run that is checked compares its inputs at each step; where the code stands is noted when it begins."""
+    asked, git = tmp_path / "asked", tmp_path / "bin" / "git"
+    git.parent.mkdir()
+    git.write_text(f'#!/bin/sh\necho "$3" >> "{asked}"\necho 0123456789ab\n', encoding="utf-8")
+    git.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{git.parent}:{os.environ['PATH']}")
+    experiment = open_bench(tmp_path).experiment
+    accepted = Decision("retrieval", "?", "ci", experiment.rule(), "chosen", "a", {}, "", (), 0, 0, None, 1,
+                        experiment.fingerprint())  # fmt: skip
+    checked = replace(experiment, accepted=accepted)
+    assert [checked.rechecks for _ in range(3)] == [True] * 3
+    assert not replace(checked, inputs={**checked.inputs, "queries": "other"}).rechecks
+    assert checked.fingerprint().provenance["commit"] == "0123456789ab"
+    assert asked.read_text(encoding="utf-8").split() == ["rev-parse", "status"]
 
 
 def test_another_encoder_probes_otherwise_and_the_same_one_the_same():

@@ -74,7 +74,8 @@ def test_on_dev_the_held_out_strategy_is_asked_and_elsewhere_the_fitted_one(benc
     candidate = FittedArm(arms["reranked"].arm, backwards)
     on_dev = bench.score([candidate], "dev").answers["whole · reranked"].run
     query = dev.queries[0]
-    expected = [h.doc_id for h in candidate.search(bench.searcher, query, 5)]
+    held_out = replace(candidate.arm, strategy=backwards[query.cluster])
+    expected = [h.doc_id for h in bench.searcher.search(held_out, query, 5)]
     assert on_dev.filter(query_id=query.query_id, rank=1)["doc_id"].to_list() == expected[:1]
     on_test = bench.score([candidate], "test")
     asked = on_test.split.queries[0]

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -101,6 +101,8 @@ class Experiment:
         Settings of the policy that this notebook goes by.
     dev_items : frozenset of str
         Items that finalists may be picked on.
+    provenance : dict
+        The part of the fingerprint that is only shown, as it was when the run began.
     """
 
     notebook: str
@@ -116,6 +118,7 @@ class Experiment:
     anchor: Decision | None = None
     rule_shown: tuple[str, ...] = RULE_SHOWN
     dev_items: frozenset[str] = frozenset()
+    provenance: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def config(self) -> Table:
@@ -131,7 +134,7 @@ class Experiment:
     @property
     def rechecks(self) -> bool:
         """Whether this run has exactly the inputs of the accepted decision, so that it is judged by its rule."""
-        return self.accepted is not None and not self.accepted.fingerprint.changed(self.fingerprint())
+        return self.accepted is not None and not self.accepted.fingerprint.changed(Fingerprint(dict(self.inputs)))
 
     @property
     def accepted_scores(self) -> pl.DataFrame | None:
@@ -141,7 +144,7 @@ class Experiment:
 
     def fingerprint(self) -> Fingerprint:
         """Inputs and provenance of this run."""
-        return Fingerprint(dict(self.inputs), provenance(self.settings.root))
+        return Fingerprint(dict(self.inputs), dict(self.provenance))
 
     def rule(self, reference: str = "") -> Rule:
         """Rule of the policy, with the arm in use, if there is one."""
@@ -396,6 +399,7 @@ def open_experiment(
         anchor=Decision.load(anchor) if anchor.is_file() else None,
         rule_shown=rule_shown,
         dev_items=frozenset(dev_items),
+        provenance=provenance(settings.root),
     )
 
 

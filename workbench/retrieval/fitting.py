@@ -1,13 +1,13 @@
 """Strategies with parameters that are learned on the dev questions, and never see a test question."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from workbench.errors import ConfigError
 from workbench.evalset.evalset import Split
-from workbench.records import Hit, Query, content_hash
+from workbench.records import Hit, content_hash
 from workbench.retrieval.arms import make_arm
 from workbench.retrieval.metrics import Qrels, dcg
 from workbench.retrieval.rerank import fit_ranker
@@ -29,11 +29,6 @@ class FittedArm:
 
     arm: Arm
     held_out: Mapping[str, Strategy]
-
-    def search(self, searcher: Searcher, query: Query, k: int) -> list[Hit]:
-        """Hits for a dev question, by the strategy that was fitted without its fold."""
-        arm = replace(self.arm, strategy=self.held_out[query.cluster])
-        return searcher.search(arm, query, k)
 
 
 def fit_arms(
