@@ -260,7 +260,11 @@ class CallFailed(ProviderError):
     ----------
     attempts : tuple of (str, str, float)
         Model, name of the error and milliseconds of each attempt.
+    cost_nanos : int
+        1e-9 USD, charged for the attempts all the same.
     """
+
+    cost_nanos = 0
 
     def __init__(
         self,

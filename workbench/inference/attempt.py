@@ -26,7 +26,7 @@ from workbench.errors import (
 from workbench.inference.budgets import DEFAULT_BUDGETS, Budget, Budgets
 from workbench.inference.hosted import Provider
 from workbench.inference.limits import Limit, RateLimiter, Slot
-from workbench.inference.messages import CacheHit, Request, Response, Usage
+from workbench.inference.messages import CacheHit, Request, Response, Route, Usage
 from workbench.inference.prices import PriceTable, project_prices
 from workbench.inference.streams import still_read
 from workbench.state import open_engine
@@ -169,6 +169,12 @@ def chat_span(tracing: Tracing | None, request: Request, told: Mapping[str, Any]
     with tracing.span(f"{operation} {request.model}", operation, attributes) as span:
         span.content("gen_ai.input.messages", request.messages)
         yield span
+
+
+def tell_route(span: Span | None, route: Route) -> None:
+    """Say which arm was chosen and why, where a router chose."""
+    if span and route.arm:
+        span.set({"wb.route": route.arm, "wb.reason": route.reason})
 
 
 def note(span: Span | None, response: Response, cost_nanos: int, *, free: bool = False) -> None:

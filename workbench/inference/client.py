@@ -8,8 +8,16 @@ from typing import Any, Self
 from sqlalchemy.exc import SQLAlchemyError
 
 from workbench.config import Clock, Settings
-from workbench.errors import ConfigError, WorkbenchError, unknown_name
-from workbench.inference.attempt import Books, CallAccount, provider_of
+from workbench.errors import (
+    CallFailed,
+    ConfigError,
+    ProviderError,
+    RateLimited,
+    RecordingMiss,
+    WorkbenchError,
+    unknown_name,
+)
+from workbench.inference.attempt import Books, CallAccount, provider_of, tell_route
 from workbench.inference.budgets import DEFAULT_BUDGETS, Budget
 from workbench.inference.failover import Cooldowns, RetryPolicy, call_models
 from workbench.inference.hosted import LiteLLMProvider, Provider
@@ -43,6 +51,7 @@ class _How:
     on_text: Callable[[str], None] | None
     policy: RetryPolicy
     deadline: float  # moment on the monotonic clock
+    patient: bool = True  # False where another arm can be asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,10 +184,15 @@ class Client:
         feature = current().feature
         if not routed.cascade:
             return ask(routed.pick(question, feature), how)
-        first = ask(routed.first, replace(how, fallbacks=(), on_text=None))
-        # without token probabilities nobody knows whether the first answer will do, so it will not
-        route = routed.pick(question, feature, confidence=first.response.confidence or 0.0)
+        try:
+            first = ask(routed.first, replace(how, fallbacks=(), on_text=None, patient=False))
+        except (CallFailed, RateLimited, RecordingMiss) as error:
+            if not _may_be_answered(error):
+                raise
+            return _after(error, routed.instead(question, feature), lambda route: ask(route, how))
+        route = _sure(routed, question, feature, first)
         if route.arm == routed.first.arm:
+            tell_route(span, route)
             if how.on_text:
                 how.on_text(first.text)
             return replace(first, route=route)
@@ -190,6 +204,7 @@ class Client:
         """Answer from a recording, the cache, or a model: in this order, since the first two cost nothing."""
         trace_id = span.trace_id if span else ""
         account = CallAccount(uuid.uuid4().hex, trace_id, current(), self.books, how.deadline, route.arm, route.reason)
+        tell_route(span, route)
         others = [request.to(model) for model in how.fallbacks]
         if self.recordings is not None and (
             found := self.recordings.take(request, *others, item_id=account.who.item_id)
@@ -200,16 +215,7 @@ class Client:
             if self.recordings is not None:  # a session is replayed as it was, hits too
                 self.recordings.add(request, account.who.item_id, hit.response)
             return self._free(account, request, hit.response, "cache", route, how, hit)
-        response = call_models(
-            (request.model, *how.fallbacks),
-            lambda model, **limits: account.ask(
-                provider_of(self.providers, model), request.to(model), on_text=how.on_text, **limits
-            ),
-            policy=how.policy,
-            cooldowns=self.cooldowns,
-            clock=self.books.clock,
-            deadline=how.deadline,
-        )
+        response = self._asked(request, account, how)
         answered = request.to(account.answered)  # after a failover another model's answer must not pass for this one's
         if self.recordings is not None:
             self.recordings.add(answered, account.who.item_id, response, asked=request)
@@ -217,6 +223,24 @@ class Client:
         return Completion(
             response, account.call_id, account.trace_id, "model", route, account.cost_nanos, account.attempts
         )
+
+    def _asked(self, request: Request, account: CallAccount, how: _How) -> Response:
+        """Ask the models; an error says what was charged all the same."""
+        try:
+            return call_models(
+                (request.model, *how.fallbacks),
+                lambda model, **limits: account.ask(
+                    provider_of(self.providers, model), request.to(model), on_text=how.on_text, **limits
+                ),
+                policy=how.policy,
+                cooldowns=self.cooldowns,
+                clock=self.books.clock,
+                deadline=how.deadline,
+                patient=how.patient,
+            )
+        except CallFailed as failed:
+            failed.cost_nanos = account.cost_nanos
+            raise
 
     def _cached(
         self, request: Request, account: CallAccount, how: _How, span: Span | None
@@ -261,6 +285,36 @@ class Client:
 
 _WHO = ("tenant_id", "user_id", "feature", "purpose", "item_id")
 _PARAMETERS = ("max_tokens", "temperature", "seed", "stop", "tools", "schema")
+
+
+def _sure(routed: Routes, question: str, feature: str, first: Completion) -> Route:
+    """What a cascade does after its first answer; without token probabilities nobody knows whether that will do."""
+    sure = first.response.confidence
+    route = routed.pick(question, feature, confidence=sure or 0.0)
+    if sure is not None:
+        return route
+    return replace(route, reason=f"{route.reason}; {first.route.arm} gave no token probabilities: taken as unsure")
+
+
+def _may_be_answered(error: Exception) -> bool:
+    """Whether another model may answer what the first arm of a cascade did not."""
+    cause = error.__cause__
+    return not isinstance(cause, ProviderError) or cause.retryable or cause.elsewhere
+
+
+def _after(error: Exception, route: Route, ask: Callable[[Route], Completion]) -> Completion:
+    """Ask another arm after the first gave no answer; what that had cost is in the sum."""
+    failure = error if isinstance(error, CallFailed) else CallFailed("")
+    why = type(error.__cause__ or error).__name__
+    try:
+        done = ask(replace(route, reason=f"{route.reason}: {why}"))
+    except CallFailed as failed:
+        failed.add_note(f"The first arm of the cascade had failed before: {error}")
+        failed.attempts = (*failure.attempts, *failed.attempts)
+        failed.cost_nanos += failure.cost_nanos
+        raise
+    attempts, cost = done.attempts + len(failure.attempts), done.cost_nanos + failure.cost_nanos
+    return replace(done, attempts=attempts, cost_nanos=cost)
 
 
 def _fixed(messages: Messages, model: str) -> tuple[Message, ...]:
