@@ -3,6 +3,7 @@
 import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -38,6 +39,7 @@ from workbench.telemetry.context import attributed, carried
 from workbench.telemetry.ledger import Ledger
 from workbench.telemetry.spans import Tracing
 from workbench.telemetry.traces import load_trace
+from workbench.telemetry.tree import totals
 from workbench.testing import FakeClock, ScriptedModel
 
 SMALL, STRONG = "local/smollm2-135m", "local/qwen2.5-coder-0.5b"
@@ -136,6 +138,28 @@ def test_attempt_that_may_have_been_billed_stays_charged_and_one_that_was_not_co
     assert [r["cost_nanos"] for r in rows] == [0, worst, cost]
     assert done.cost_nanos == worst + cost
     assert books_of(client) == (worst + cost, worst + cost, 0)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        [Throttled("slow down"), Unavailable("gone", billed="unknown"), answer()],
+        [Unavailable("gone", billed="unknown")] * 3,
+        [answer(usage=None)],
+        [Rejected("no")],
+        [KeyboardInterrupt()],
+        [answer("no JSON"), answer("{}")],
+    ],
+)
+def test_cost_of_a_trace_is_that_of_the_ledger_also_of_attempts_that_failed(engine, script) -> None:
+    client = client_of(engine, script, tracing=Tracing(engine))
+    with suppress(CallFailed, KeyboardInterrupt):
+        client.complete(ASK, model=SMALL, schema={"type": "object"} if "JSON" in str(script) else None)
+    rows = client.books.ledger.frame().to_dicts()
+    spans = [s for s in load_trace(engine, rows[0]["trace_id"]).rows if s.operation == "chat"]
+    assert len(spans) == len(rows)
+    assert sum(round(s.attributes["wb.cost_usd"] * 1e9) for s in spans) == sum(r["cost_nanos"] for r in rows)
+    assert totals(spans).cost_usd == pytest.approx(sum(r["cost_nanos"] for r in rows) / 1e9)
 
 
 def test_call_whose_hold_was_closed_meanwhile_is_answered_and_written_down_once(engine) -> None:

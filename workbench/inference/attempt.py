@@ -300,7 +300,8 @@ class CallAccount:
             attempt.slot = self._slot(request, tokens + request.max_tokens, patience_s)
             timeout_s = min(timeout_s, self._left_s(request, attempt.slot))
             waited_s = attempt.slot.waited_s if attempt.slot else 0.0
-            with chat_span(books.tracing, request, {"attempt": number + 1, "waited_s": waited_s or None}) as span:
+            told = {"attempt": number + 1, "waited_s": waited_s or None}
+            with chat_span(books.tracing, request, told) as span, self._charged(span, attempt):
                 attempt.due = due = replace(due, started=books.clock.now().isoformat())
                 attempt.began = books.clock.monotonic()
                 response = provider.complete(request, timeout_s=timeout_s, on_text=shown if on_text else None)
@@ -385,11 +386,23 @@ class CallAccount:
                 attempt.due = row if may_be_billed(error) else replace(row, status="error", cost_nanos=0)
             self._settle(attempt)
 
+    @contextmanager
+    def _charged(self, span: Span | None, attempt: "_Open") -> Iterator[None]:
+        """Settle what fails before its span ends, so that the span has the cost that the ledger has."""
+        try:
+            yield
+        except BaseException as error:
+            self._broken_off(attempt, error)
+            if span and attempt.due is None:
+                span.set({"wb.cost_usd": attempt.charged_nanos / 1e9})
+            raise
+
     def _settle(self, attempt: "_Open") -> None:
         books, rows = self.books, [attempt.due] if attempt.due else []
         settle(attempt.hold, rows, budgets=books.budgets, ledger=books.ledger, clock=books.clock,
                response=attempt.response)  # fmt: skip
-        self.cost_nanos += sum(row.cost_nanos for row in rows)
+        attempt.charged_nanos = sum(row.cost_nanos for row in rows)
+        self.cost_nanos += attempt.charged_nanos
         attempt.due = None
 
     def free(self, request: Request, response: Response, *, status: str, hit: CacheHit | None = None) -> None:
@@ -428,6 +441,7 @@ class _Open:
     slot: Slot | None = None
     began: float | None = None
     response: Response | None = None
+    charged_nanos: int = 0
 
 
 @dataclass(slots=True)
