@@ -2,6 +2,7 @@
 
 import sqlite3
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -160,6 +161,29 @@ def test_cost_of_a_trace_is_that_of_the_ledger_also_of_attempts_that_failed(engi
     assert len(spans) == len(rows)
     assert sum(round(s.attributes["wb.cost_usd"] * 1e9) for s in spans) == sum(r["cost_nanos"] for r in rows)
     assert totals(spans).cost_usd == pytest.approx(sum(r["cost_nanos"] for r in rows) / 1e9)
+
+
+class Read(Mapping):
+    """A message that counts how often it is gone through."""
+
+    def __init__(self, **parts: str) -> None:
+        self.parts, self.times = parts, 0
+
+    def __getitem__(self, name):
+        return self.parts[name]
+
+    def __iter__(self):
+        self.times += 1
+        return iter(self.parts)
+
+    def __len__(self):
+        return len(self.parts)
+
+
+def test_a_prompt_is_written_out_once_an_attempt(engine) -> None:
+    message = Read(**ASK[0])
+    client_of(engine, [Unavailable("down"), answer()]).complete([message], model=SMALL)
+    assert message.times == 2 * 2, "each attempt writes it out, and looks for marks of a prompt cache"
 
 
 def test_call_whose_hold_was_closed_meanwhile_is_answered_and_written_down_once(engine) -> None:

@@ -79,15 +79,15 @@ TOKENS_PER_MESSAGE = 8
 TOKENS_FOR_TOOLS, TOKENS_PER_PICTURE = 600, 4000
 
 
-def worst_nanos(prices: PriceTable, request: Request) -> int:
-    """Nano-dollars of one attempt at most.
+def worst_nanos(prices: PriceTable, request: Request, tokens: int | None = None) -> int:
+    """Nano-dollars of one attempt at most; ``tokens`` is its `worst_input_tokens`, where those are known already.
 
     Raises
     ------
     UnknownPrice
         If the model has no price, or none for a cache of an hour where the request asks for one.
     """
-    tokens = worst_input_tokens(request)
+    tokens = worst_input_tokens(request) if tokens is None else tokens
     return prices.worst_nanos(
         request.model, input_tokens=tokens, max_tokens=request.max_tokens, keeps_long=request.keeps_long
     )
@@ -289,7 +289,7 @@ class CallAccount:
             If the state database does not take what came of it.
         """
         books, tokens, whole_s = self.books, worst_input_tokens(request), timeout_s
-        worst, validator = worst_nanos(books.prices, request), validator_of(request)
+        worst, validator = worst_nanos(books.prices, request, tokens), validator_of(request)
         number, self.attempts = self.attempts, self.attempts + 1
         due = self.row(request, number, books.clock.now().isoformat(), cost_nanos=worst, status="unknown",
                        error_class="NeverSettled")  # fmt: skip
