@@ -15,7 +15,6 @@ from workbench.errors import (
     RateLimited,
     RecordingMiss,
     WorkbenchError,
-    unknown_name,
 )
 from workbench.inference.attempt import Books, CallAccount, provider_of, tell_route
 from workbench.inference.budgets import DEFAULT_BUDGETS, Budget
@@ -108,9 +107,19 @@ class Client:
         use: CacheUse | None = None,
         on_text: Callable[[str], None] | None = None,
         deadline_s: float | None = None,
-        **given: Any,
+        max_tokens: int = 512,
+        temperature: float = 0.0,
+        seed: int | None = 0,
+        stop: Sequence[str] = (),
+        tools: Sequence[Mapping[str, Any]] = (),
+        schema: Mapping[str, Any] | None = None,
+        tenant_id: str | None = None,
+        user_id: str | None = None,
+        feature: str | None = None,
+        purpose: str | None = None,
+        item_id: str | None = None,
     ) -> Completion:
-        """Answer one request.
+        """``client.complete(messages, model="openai/gpt-5.4-nano", max_tokens=40).text``: answer one request.
 
         Parameters
         ----------
@@ -129,9 +138,10 @@ class Client:
             Gets the text piece by piece, as it comes.
         deadline_s : float, optional
             Seconds for everything: waiting, attempts and the pauses between them; both models of a cascade share them.
-        **given
-            ``tenant_id``, ``user_id``, ``feature``, ``purpose``, ``item_id`` where they differ from what `attributed`
-            set; ``max_tokens``, ``temperature``, ``seed``, ``stop``, ``tools``, ``schema`` of `Request`.
+        max_tokens, temperature, seed, stop, tools, schema
+            As in `Request`.
+        tenant_id, user_id, feature, purpose, item_id : str, optional
+            Where they differ from what `attributed` set.
 
         Raises
         ------
@@ -144,22 +154,53 @@ class Client:
         RecordingMiss
             If answers are replayed and none fits.
         """
-        who = {k: given.pop(k) for k in _WHO if k in given}
-        if wrong := [k for k in given if k not in _PARAMETERS]:
-            raise ConfigError(unknown_name("parameter", wrong[0], (*_WHO, *_PARAMETERS)))
+        said = {"tenant_id": tenant_id, "user_id": user_id, "feature": feature, "purpose": purpose, "item_id": item_id}
+        who = {name: value for name, value in said.items() if value is not None}
+        given: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed,
+                                 "stop": tuple(stop), "tools": tuple(tools), "schema": schema}  # fmt: skip
         policy = self.policy if deadline_s is None else replace(self.policy, deadline_s=deadline_s)
         deadline = self.books.clock.monotonic() + policy.deadline_s
         how = _How(tuple(fallbacks), use, on_text, policy, deadline)
-        with attributed(**{k: v for k, v in who.items() if v is not None}), self.books.span(f"call {model}") as span:
+        with attributed(**who), self.books.span(f"call {model}") as span:
             if model.startswith(PREFIX):
                 routed = self._router(model)
                 asked = _question(messages, question, routed)
                 return self._routed(messages, asked, routed, given, how, span)
             return self._answer(Request(model, _fixed(messages, model), **given), Route(model), how, span)
 
-    def stream(self, messages: Messages, **given: Any) -> Stream[Completion]:
-        """Answer piece by piece: iterate for the text, then take ``result``; arguments are those of `complete`."""
-        return Stream(lambda on_text: self.complete(messages, on_text=on_text, **given))
+    def stream(
+        self,
+        messages: Messages,
+        *,
+        model: str,
+        fallbacks: Sequence[str] = (),
+        question: str | None = None,
+        use: CacheUse | None = None,
+        deadline_s: float | None = None,
+        max_tokens: int = 512,
+        temperature: float = 0.0,
+        seed: int | None = 0,
+        stop: Sequence[str] = (),
+        tools: Sequence[Mapping[str, Any]] = (),
+        schema: Mapping[str, Any] | None = None,
+        tenant_id: str | None = None,
+        user_id: str | None = None,
+        feature: str | None = None,
+        purpose: str | None = None,
+        item_id: str | None = None,
+    ) -> Stream[Completion]:
+        """``for piece in client.stream(messages, model="openai/gpt-5.4-nano"): ...``: answer piece by piece.
+
+        Parameters are those of `complete`; what it returns is the stream's ``result``, once all was read.
+        """
+        return Stream(
+            lambda on_text: self.complete(
+                messages, model=model, fallbacks=fallbacks, question=question, use=use, on_text=on_text,
+                deadline_s=deadline_s, max_tokens=max_tokens, temperature=temperature, seed=seed, stop=stop,
+                tools=tools, schema=schema, tenant_id=tenant_id, user_id=user_id, feature=feature, purpose=purpose,
+                item_id=item_id,
+            )
+        )  # fmt: skip
 
     def _router(self, model: str) -> Routes:
         name = model.removeprefix(PREFIX)
@@ -281,10 +322,6 @@ class Client:
         if how.on_text and response.text:
             how.on_text(response.text)
         return Completion(response, account.call_id, account.trace_id, source, route, hit=hit)
-
-
-_WHO = ("tenant_id", "user_id", "feature", "purpose", "item_id")
-_PARAMETERS = ("max_tokens", "temperature", "seed", "stop", "tools", "schema")
 
 
 def _sure(routed: Routes, question: str, feature: str, first: Completion) -> Route:
