@@ -103,7 +103,7 @@ def load_routed(
             "use it all the same"
         )
     router = load_router(folder / "decisions" / "routing.artefact", decision.arm)
-    embedder = load_embedder(decision.settings["embedder"], settings, books) if _reads_vectors(router) else None
+    embedder = load_embedder(decision.settings["embedder"], settings, books) if router.reads == "vectors" else None
     now = _inputs_now(settings, folder, decision, router, embedder)
     if missing := [name for name in now if name not in decision.fingerprint.inputs]:
         wrong = f"does not say with which {', '.join(missing)} it was tested"
@@ -152,8 +152,3 @@ def _changed(folder: Path, decision: Decision, router: Router, now: dict[str, st
         found_with = json.loads(noted.read_text(encoding="utf-8"))
         changed += ["retrieval arm"] if found_with.get("retrieval arm") != retrieval_arm(folder) else []
     return changed + (["router"] if decision.parameters.get("sha256") != router.sha256 else [])
-
-
-def _reads_vectors(router: Router) -> bool:
-    features = getattr(router.predictor, "features", None)
-    return type(features).__name__ == "Embedding"
