@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from workbench.errors import ProviderError, Rejected
+from workbench.errors import AccountRefused, ProviderError, Rejected
 from workbench.inference.hosted import LiteLLMProvider, load_litellm
 from workbench.inference.messages import Request, ToolCall, Usage
 from workbench.inference.prices import load_prices
@@ -187,7 +187,7 @@ def test_a_prompt_that_cannot_be_written_is_rejected_before_it_is_sent():
 
 def test_without_a_key_nothing_is_sent_and_it_is_said(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    with pytest.raises(Rejected, match="OPENAI_API_KEY") as raised:
+    with pytest.raises(AccountRefused, match="OPENAI_API_KEY") as raised:
         LiteLLMProvider().complete(Request("openai/m", MESSAGES), timeout_s=30)
     assert raised.value.billed == "no"
 

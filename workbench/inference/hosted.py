@@ -15,15 +15,18 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache, partial
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from workbench.errors import (
+    AccountRefused,
     AnswerMismatch,
     AttemptTimeout,
     ConnectionLost,
     ContentRefused,
     ContextTooLong,
     MalformedAnswer,
+    ModelMissing,
     ProviderError,
     Rejected,
     Throttled,
@@ -35,6 +38,24 @@ from workbench.telemetry.redaction import redact
 
 _TOLD_CHARACTERS = 300
 _SLOW_DOWN = {"429", "rate_limit_exceeded", "rate_limit_error"}  # codes and types of OpenAI's protocol
+_REFUSALS: Mapping[int, type[ProviderError]] = MappingProxyType({
+    401: AccountRefused, 402: AccountRefused, 403: AccountRefused, 404: ModelMissing, 407: AccountRefused,
+    410: ModelMissing, 413: ContextTooLong, 451: AccountRefused,
+})  # fmt: skip
+# Some vendors say with status 400, or 429, what concerns their key, credit or models and not the request: Anthropic
+# ("usage limits", "credit balance"), Gemini ("API key not valid", "location is not supported"), xAI ("Incorrect API
+# key"), OpenAI ("billing_hard_limit_reached", "insufficient_quota"), Groq ("model_decommissioned"), DeepSeek ("Model
+# Not Exist"), Mistral ("Invalid model"), OpenRouter ("not a valid model ID").
+_ACCOUNT = re.compile(
+    r"usage limits?\b|credit balance|insufficient[ _](?:balance|credit|fund|quota)|billing[ _]hard[ _]limit"
+    r"|api[ _]key not valid|(?:incorrect|invalid)[ _]api[ _]key|api_key_invalid|location is not supported",
+    re.IGNORECASE,
+)
+_NO_MODEL = re.compile(
+    r"model_(?:decommissioned|not_found)|model not exist|\binvalid model\b|not a valid model"
+    r"|\bmodel\b[^.]{0,80}(?:does not exist|decommissioned|deprecated|retired|no longer)",
+    re.IGNORECASE,
+)
 
 
 def typed(error: Exception, model: str) -> ProviderError:
@@ -56,21 +77,33 @@ def typed(error: Exception, model: str) -> ProviderError:
         return ContentRefused(said, status=400)
     for cause in chain:
         if isinstance(cause, httpx.HTTPStatusError):
-            return of_status(cause.response.status_code, cause.response.headers, said)
+            return of_status(cause.response.status_code, cause.response.headers, said, " ".join(map(str, chain)))
     for cause in chain:
         if isinstance(cause, httpx.TransportError):
             return _of_transport(cause, said)
     return _of_library(error, chain, said)
 
 
-def of_status(status: int, headers: Mapping[str, str], said: str) -> ProviderError:
-    """The error for an HTTP status; after 5xx and 408 nobody knows whether the work was done."""
+def of_status(status: int, headers: Mapping[str, str], said: str, whole: str = "") -> ProviderError:
+    """The error for an HTTP status; after 5xx and 408 nobody knows whether the work was done.
+
+    ``whole`` is all that the vendor says, of which ``said`` is a part.
+    """
     retry_after_s = wait_asked(headers)
-    if status == 429:
-        return Throttled(said, status=status, retry_after_s=retry_after_s)
     if status >= 500 or status == 408:
         return Unavailable(said, status=status, retry_after_s=retry_after_s, billed="unknown")
-    return Rejected(said, status=status)
+    return refusal(status, said, whole) or Throttled(said, status=status, retry_after_s=retry_after_s)
+
+
+def refusal(status: int | None, said: str, whole: str) -> ProviderError | None:
+    """What is refused: the account, the model, the prompt's length, or the request; None if only its moment (429)."""
+    if status in (400, 429, None) and _ACCOUNT.search(whole):
+        return AccountRefused(said, status=status)
+    if status == 429:
+        return None
+    if status in (400, None) and _NO_MODEL.search(whole):
+        return ModelMissing(said, status=status)
+    return _REFUSALS.get(status or 400, Rejected)(said, status=status)
 
 
 def wait_asked(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
@@ -112,7 +145,7 @@ def _of_library(error: Exception, chain: list[BaseException], said: str) -> Prov
     if any(isinstance(cause, json.JSONDecodeError) for cause in chain):
         return MalformedAnswer(said, billed="unknown")
     if any(type(cause) is openai.OpenAIError for cause in chain):  # no key
-        return Rejected(said)
+        return AccountRefused(said)
     if any(isinstance(cause, UnicodeEncodeError) for cause in chain):  # the prompt cannot be written as UTF-8
         return Rejected(said)
     for cause in chain:
@@ -121,7 +154,7 @@ def _of_library(error: Exception, chain: list[BaseException], said: str) -> Prov
             return Throttled(said, status=429) if slow_down else Unavailable(said, billed="unknown")
     status = getattr(error, "status_code", None)
     if isinstance(error, litellm.RateLimitError):
-        return Throttled(said, status=429)
+        return of_status(429, {}, said, str(error))
     refused = (
         litellm.BadRequestError,
         litellm.AuthenticationError,
@@ -129,7 +162,7 @@ def _of_library(error: Exception, chain: list[BaseException], said: str) -> Prov
         openai.PermissionDeniedError,
     )
     if isinstance(error, refused) and status != 422:  # 422 is litellm's word for an answer that it cannot read
-        return Rejected(said, status=status)
+        return refusal(status, said, str(error)) or Rejected(said, status=status)
     if isinstance(error, litellm.Timeout):
         return AttemptTimeout(said, billed="unknown")
     if isinstance(error, litellm.ServiceUnavailableError | litellm.BadGatewayError | litellm.APIConnectionError):

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from workbench.config import count_from
 from workbench.errors import (
     AttemptTimeout,
     ConfigError,
@@ -38,17 +39,8 @@ CONTEXT_TOKENS = 4096
 
 
 def threads_wanted() -> int:
-    """Threads of one answer: 1, or what ``WORKBENCH_LLM_THREADS`` says.
-
-    Raises
-    ------
-    ConfigError
-        If it is no whole number from 1.
-    """
-    given = os.environ.get("WORKBENCH_LLM_THREADS", "1")
-    if not given.isdecimal() or int(given) < 1:
-        raise ConfigError(f"WORKBENCH_LLM_THREADS must be a whole number from 1, found {given!r}")
-    return int(given)
+    """Threads of one answer: 1, or what ``WORKBENCH_LLM_THREADS`` says, which `count_from` reads."""
+    return count_from("WORKBENCH_LLM_THREADS", 1)
 
 
 @dataclass(slots=True)

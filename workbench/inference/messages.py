@@ -202,6 +202,9 @@ class Routes(Protocol):
     def pick(self, text: str, feature: str, *, confidence: float | None = None) -> Route:
         """Choose for one request; ``confidence`` is that of the first arm's answer, in [0, 1]."""
 
+    def instead(self, text: str, feature: str) -> Route:
+        """Choose for one request among the arms beside the first, which gave no answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class CacheUse:
