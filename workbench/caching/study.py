@@ -38,7 +38,7 @@ class CachingParameters:
     seed: int = 0
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Step:
     """A value that is shown as its table, in Jupyter and as text."""
 
@@ -51,7 +51,7 @@ class Step:
         return self.table.to_text()
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Semantic(Step):
     """Every request's vector and its nearest earlier request, by way of matching; cosines of the labelled pairs."""
 

@@ -248,7 +248,7 @@ STREAM_SCHEMA: Mapping[str, Any] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class RequestStream:
     """Requests in the order of their arrival.
 

@@ -46,7 +46,7 @@ def rank(hits: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class JudgedRun:
     """A run beside its judgements, as matrices of shape (queries, depth).
 
