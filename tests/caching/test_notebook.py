@@ -15,6 +15,7 @@ from workbench.caching.study import CachingParameters
 from workbench.caching.tables import pairs_table
 from workbench.config import SystemClock
 from workbench.errors import ConfigError, EvalsetError, GateFailed
+from workbench.evalset.gates import PairLimit
 from workbench.evalset.imports.requests import pair_line
 from workbench.evalset.traffic import Pair, load_stream
 from workbench.evaluation.gate import Gate
@@ -120,7 +121,7 @@ def test_a_limit_that_is_a_share_lets_no_contrary_through_on_dev(first):
     plain = [replace(p, kind="object") for p in bench.lab.pairs]
     contrary = [replace(p, kind="opposite") if i == dev[1] else p for i, p in enumerate(plain)]
     for limit, pairs, at in ((0.7, plain, 0.5025), (0.7, contrary, 0.7025), (0.2, contrary, 0.9025)):
-        lab = replace(bench.lab, pairs=tuple(pairs), must_differ_limit=limit)
+        lab = replace(bench.lab, pairs=tuple(pairs), must_differ_limit=PairLimit.of(limit))
         assert lab.lowest(None, changed) == pytest.approx(at)
 
 
@@ -172,7 +173,8 @@ def test_the_report_shows_the_verdict_and_both_denominators(first):
     page = write_report(bench.experiment.folder).read_text(encoding="utf-8")
     for words in (decision.sentence.split(":")[0], "error rate", "alpha 0.200", "answered wrongly"):
         assert words in page
-    assert Summary.load(bench.experiment.folder / "summary.json").slices
+    slices = Summary.load(bench.experiment.folder / "summary.json").slices
+    assert {row.slice for row in slices} == {"tenant_id", "age of the cache"}, "by the names of the other notebooks"
 
 
 def test_the_same_run_again_holds(first):

@@ -110,6 +110,14 @@ def test_the_fitted_weight_has_the_best_mean_ndcg_of_all_weights():
     assert ndcg(found.fusion.weight) == pytest.approx(max(ndcg(round(0.05 * i, 2)) for i in range(21)))
 
 
+def test_weights_are_compared_in_the_order_of_the_fused_list():
+    """Right documents lead by the eighth decimal on the vector leg alone: only its whole weight puts them first."""
+    vector = [Hit("z", 1.0), Hit("a", 1 - 1e-8), Hit("low", 0.0)]
+    text = [Hit("a", 1.0), Hit("z", 1 - 1e-12), Hit("low", 0.0)]
+    found = fit_weight({"q": (Question("x"), text, vector)}, {"q": {"z": 1}})
+    assert found.fusion.fuse(text, vector)[0].doc_id == "z"
+
+
 def test_few_families_are_enough_and_one_is_refused(bench, dev):
     families = sorted({q.cluster for q in dev.queries})
     for count in (2, 3):

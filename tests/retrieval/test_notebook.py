@@ -182,7 +182,12 @@ def test_what_is_not_judged_gives_bounds_and_a_list_to_judge(root):
     assert 0 <= low < high <= 1
     assert "new" in dev.bounds()
     assert TEXT not in dev.bounds()
-    assert f"{low:.3f} to {high:.3f}" in str(dev)
+    shown = dev.table().to_pandas().set_index("arm")
+    assert shown.loc["new", ["ndcg@10 at least", "ndcg@10 at most"]].tolist() == [low, high]
+    assert f"{low:.3f}" in str(dev)
+    assert f"{high:.3f}" in str(dev)
+    assert shown["ndcg@10"].dtype == float
+    assert shown["ndcg@10"].isna().to_dict() == {arm: arm in dev.bounds() for arm in shown.index}
     listed = pl.read_ndjson(bench.experiment.folder / "to_judge.jsonl").select("query_id", "doc_id").rows()
     judged = {(q, d) for q, grades in test.split.qrels.items() for d in grades}
     assert listed

@@ -36,7 +36,7 @@ RULE_SHOWN = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Finalists:
     """What goes to the test split: the rule, the arms with the reason for each, and the dev scores they came from.
 

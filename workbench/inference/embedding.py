@@ -216,7 +216,7 @@ class HostedEmbedder:
         return encoding.vectors
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Encoding:
     """A provider whose answers are vectors, kept here, and no text; ``dimension`` is theirs where it is known."""
 

@@ -28,7 +28,7 @@ from workbench.retrieval.tables import SHOWN_METRICS, score_table
 SLICES = ("tenant_id", "feature", "style")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Answers:
     """What one arm returned: a ranked run, and for each question its time or its error."""
 
@@ -107,7 +107,7 @@ def candidate_name(candidate: Candidate) -> str:
     return candidate.arm.name if isinstance(candidate, FittedArm) else candidate.name
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Scored:
     """Arms that were asked all questions of one split: their answers, scores and facts.
 

@@ -18,7 +18,7 @@ from workbench.retrieval.trec import read_run
 FORM = "NAME=PATH@USD or NAME=module:function@USD, USD being its dollars per 1,000 requests"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class SystemArm:
     """A system that is not ours: its name, where its hits come from, and what the user says it costs.
 

@@ -72,7 +72,7 @@ def record(
     renew(found, search, tell)
     files = {model: Recordings(recording_file(found, model), live=True) for model in models or known}
     asked = list(asked_of(found, models=[*files]))
-    asked = asked if questions is None else [a for a in asked if a.query.query_id in _first(asked, questions)]
+    asked = asked if questions is None else of_first(asked, questions)
     still = [a.request for a in asked if not files[a.request.model].count(a.request)]
     client = client or Client.open(settings)
     tell(
@@ -159,8 +159,10 @@ def _answers(evalset: Evalset, models: Sequence[str]) -> Iterable[tuple[Asked, s
             yield asked, response.text.strip()
 
 
-def _first(asked: Sequence[Asked], questions: int) -> set[str]:
-    return set(list(dict.fromkeys(a.query.query_id for a in asked))[:questions])
+def of_first(asked: Sequence[Asked], questions: int) -> list[Asked]:
+    """Requests of the first so many questions, in their order."""
+    wanted = set(list(dict.fromkeys(a.query.query_id for a in asked))[:questions])
+    return [a for a in asked if a.query.query_id in wanted]
 
 
 def _hours(still: Sequence[Request], prices: PriceTable) -> float:
