@@ -19,10 +19,10 @@ from workbench.evalset.imports.requests import pair_line
 from workbench.evalset.traffic import Pair, load_stream
 from workbench.evaluation.gate import Gate
 from workbench.evaluation.provenance import build_parameters
+from workbench.evaluation.run_record import close_run
 from workbench.evaluation.summary import Summary
 from workbench.reports.page import write_report
 from workbench.runner import RunRecord, accept
-from workbench.runner.runs import close_run
 from workbench.testing import HashEmbedder
 
 ROOT = Path(__file__).parents[2]
