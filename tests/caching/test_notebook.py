@@ -22,8 +22,7 @@ from workbench.evaluation.gate import Gate
 from workbench.evaluation.provenance import build_parameters
 from workbench.evaluation.summary import Summary
 from workbench.reports.page import write_report
-from workbench.runner import RunRecord, accept
-from workbench.runner.runs import close_run
+from workbench.runner import accept
 from workbench.testing import HashEmbedder
 
 ROOT = Path(__file__).parents[2]
@@ -87,8 +86,6 @@ def first(tmp_path_factory):
     bench = open_bench(root)
     decision, replayed, semantic = judge(bench)
     bench.gate(decision, replayed, bench.scopes(semantic))
-    record = RunRecord(bench.experiment.folder, "running", "caching", "ci")
-    close_run(replace(record, status="done", exit_reason="completed", gate="stale"), SystemClock().now())
     accept(bench.experiment.settings, "caching", reason="first", clock=SystemClock())
     return root, bench, decision, replayed, semantic
 

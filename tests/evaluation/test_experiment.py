@@ -9,8 +9,7 @@ import pytest
 
 import workbench
 from tests.retrieval.tiny import change_query, open_bench, project, write_evalset
-from workbench.errors import ConfigError, EvalsetError
-from workbench.evaluation.experiment import open_run_folder
+from workbench.errors import ConfigError, EvalsetError, RunError
 from workbench.evaluation.provenance import build_parameters, encoder_probe
 from workbench.records import Decision
 from workbench.retrieval.notebook import RetrievalParameters
@@ -64,16 +63,10 @@ def test_what_can_be_refused_is_refused_before_a_run_folder_is_made(tmp_path, gi
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_run_folder_is_that_of_the_runner_where_there_is_one(tmp_path, monkeypatch):
-    monkeypatch.setenv("WORKBENCH_RUN_DIR", str(tmp_path / "given"))
-    assert open_run_folder(project(tmp_path), "retrieval") == tmp_path / "given"
-
-
 def test_a_runs_folder_that_cannot_be_written_says_what_to_set(tmp_path):
-    settings = project(tmp_path)
-    settings.runs.write_text("a file, not a folder", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"runs folder .* cannot be written: .*; set WORKBENCH_RUNS"):
-        open_run_folder(settings, "retrieval")
+    project(tmp_path).runs.write_text("a file, not a folder", encoding="utf-8")
+    with pytest.raises(RunError, match=r"cannot write a run below .*; set WORKBENCH_RUNS to a writable folder"):
+        open_bench(tmp_path)
 
 
 def test_the_config_shows_every_parameter_and_the_rule(bench):

@@ -12,11 +12,11 @@ from tests.retrieval.tiny import change_query, judge, open_bench, write_evalset
 from workbench.config import SystemClock
 from workbench.errors import ConfigError, EvalsetError, StoreError
 from workbench.evalset.imports.documents import import_tables
+from workbench.evaluation.run_record import close_run
 from workbench.records import Query
 from workbench.reports.page import write_report
 from workbench.retrieval.strategies import FullText
 from workbench.runner import RunRecord
-from workbench.runner.runs import close_run
 
 SCRIPT = "<script>alert('from a document')</script><img src=x onerror=alert(1)>"
 

@@ -263,9 +263,10 @@ def test_rate_limit_waits_on_the_clock_and_refuses_what_cannot_come_in_time(engi
     client.complete(ASK, model=SMALL)
     client.complete(ASK, model=SMALL, deadline_s=120)
     assert client.books.clock.monotonic() >= 59
-    with pytest.raises(Exception, match="limit") as caught:
+    with pytest.raises(RateLimited, match="limit") as caught:
         client.complete(ASK, model=SMALL, deadline_s=1)
-    assert type(caught.value).__name__ == "RateLimited"
+    assert caught.value.model == SMALL
+    assert caught.value.retry_after_s == pytest.approx(60, abs=1)
     ledger, spent, held = books_of(client)
     assert ledger == spent
     assert held == 0

@@ -16,8 +16,7 @@ from workbench.evaluation.summary import Summary
 from workbench.records import Decision, Hit
 from workbench.retrieval.ask import Scored
 from workbench.retrieval.strategies import FullText
-from workbench.runner import RunRecord, accept
-from workbench.runner.runs import close_run
+from workbench.runner import accept
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +26,6 @@ def first(tmp_path_factory):
     bench = open_bench(root)
     dev, _, test, decision = judge(bench, bench.prepare())
     bench.gate(decision, dev, test)
-    record = RunRecord(bench.experiment.folder, "running", "retrieval", "ci")
-    close_run(record, SystemClock(), status="done", gate="stale")
     accept(project(root), "retrieval", reason="first of its kind", clock=SystemClock())
     return root, bench, decision, dev, test
 

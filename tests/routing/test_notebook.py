@@ -17,11 +17,11 @@ from workbench.errors import ConfigError, EvalsetError, GateFailed
 from workbench.evalset.outcomes import FILE
 from workbench.evaluation.gate import Gate
 from workbench.evaluation.provenance import build_parameters
+from workbench.evaluation.run_record import close_run
 from workbench.records import Decision
 from workbench.routing.notebook import RoutingBench, RoutingParameters
 from workbench.routing.policies import load_router
 from workbench.runner import RunRecord, accept
-from workbench.runner.runs import close_run
 from workbench.testing import HashEmbedder
 
 POLICIES = ["random", "length", "logistic_words", "knn_embedding"]

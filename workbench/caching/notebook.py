@@ -49,6 +49,7 @@ from workbench.records import Decision, Rule
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Table
 from workbench.reports.charts import forest, lines, slices
+from workbench.reports.ending import end_run
 from workbench.reports.figure import Figure
 from workbench.retrieval.ingest import VectorCache
 from workbench.telemetry.context import attributed
@@ -280,8 +281,7 @@ class CachingBench:
         rows = request_rows(self.lab.stream, replayed.replays, self.lab.parts["test"])
         items = [item_id(i) for i in range(len(self.lab.stream))[self.lab.parts["test"]]]
         gate = self.experiment.gate(decision, self._scores(replayed), invariants, items=items, rows=rows)
-        print(f"gate: {gate.status} - {gate.sentence}")  # noqa: T201  the last line of the notebook
-        gate.enforce()
+        end_run(self.experiment, decision, gate)
 
     def _embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         cache, bar = VectorCache(self.experiment.settings.cache / "vectors.sqlite"), Progress("questions", len(texts))

@@ -2,15 +2,14 @@
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import polars as pl
 from scipy import stats
 
-from workbench.config import Clock, Settings, SystemClock
+from workbench.config import Settings, SystemClock
 from workbench.errors import ConfigError
 from workbench.evalset.evalset import HUB, Evalset, require_dev
 from workbench.evalset.gates import ASSUMED_REQUESTS, GatePolicy
@@ -20,6 +19,7 @@ from workbench.evaluation.finalists import STEADY, chosen_shares, screen
 from workbench.evaluation.gate import Gate, account, check_gate
 from workbench.evaluation.power import clusters_needed
 from workbench.evaluation.provenance import parameter_inputs, provenance
+from workbench.evaluation.run_record import RunRecord, close_run, open_run
 from workbench.evaluation.sentences import percent, signed
 from workbench.evaluation.summary import Summary
 from workbench.records import Claim, Decision, Fingerprint, Rule, content_hash, parameters_of
@@ -103,6 +103,8 @@ class Experiment:
         Items that finalists may be picked on.
     provenance : dict
         The part of the fingerprint that is only shown, as it was when the run began.
+    record : RunRecord or None
+        Record of a run without a runner, as in JupyterLab, which this experiment closes itself.
     """
 
     notebook: str
@@ -119,6 +121,7 @@ class Experiment:
     rule_shown: tuple[str, ...] = RULE_SHOWN
     dev_items: frozenset[str] = frozenset()
     provenance: Mapping[str, str] = field(default_factory=dict)
+    record: RunRecord | None = None
 
     @property
     def config(self) -> Table:
@@ -275,7 +278,7 @@ class Experiment:
             items_needed=outcome.items_needed,
             test_uses=rule.use,
             fingerprint=self.fingerprint(),
-            settings={k: v for k, v in parameters_of(self.parameters).items() if k != "kind"},
+            settings=_settings_of(self.parameters),
             synthetic=self.evalset.synthetic,
             notes=outcome.notes,
             evalset=self.evalset.name,
@@ -346,7 +349,7 @@ class Experiment:
         items: Collection[str],
         rows: pl.DataFrame | None = None,
     ) -> Gate:
-        """Compare with the accepted decision and write ``gate.json``; the caller enforces.
+        """Compare with the accepted decision, write ``gate.json`` and close the record; the caller enforces.
 
         ``items`` are all of test, by the evalset; ``rows`` has each for every arm where ``test`` by its metric has not.
         """
@@ -362,6 +365,15 @@ class Experiment:
             run=self.folder.name,
         )
         (self.folder / "gate.json").write_text(gate.to_json(), encoding="utf-8")
+        if self.record:
+            close_run(
+                self.record,
+                SystemClock(),
+                status="done",
+                exit_reason="gate_failed" if gate.failed else "completed",
+                gate=gate.status,
+                fingerprint=asdict(decision.fingerprint),
+            )
         return gate
 
 
@@ -380,10 +392,15 @@ def open_experiment(
 
     A folder from elsewhere is told by its name and what it holds: its path is another one on the next machine.
     """
-    if evalset.path.parent != settings.evalsets and not parameters.evalset.startswith(HUB):
+    given = evalset.path.name
+    if parameters.evalset.startswith(HUB):
+        given = parameters.evalset
+    elif evalset.path.parent != settings.evalsets:
+        given = str(evalset.path.resolve())
         told = content_hash(*(f"{name} {sha256}" for name, sha256 in sorted(evalset.inputs.items())))
         parameters = replace(parameters, evalset=f"{evalset.name}@{told[:8]}")
         inputs = {**inputs, **parameter_inputs(parameters)}
+    record = _own_record(settings, notebook, {**_settings_of(parameters), "evalset": given})
     accepted, anchor = decision_path(evalset.path, notebook), anchor_path(evalset.path, notebook)
     return Experiment(
         notebook=notebook,
@@ -393,13 +410,14 @@ def open_experiment(
         policy=evalset.policy(notebook),
         parameters=parameters,
         inputs=inputs,
-        folder=open_run_folder(settings, notebook),
-        profile=os.environ.get("WORKBENCH_PROFILE", "ci"),
+        folder=record.run_dir if record else Path(os.environ["WORKBENCH_RUN_DIR"]),
+        profile=_profile(),
         accepted=Decision.load(accepted) if accepted.is_file() else None,
         anchor=Decision.load(anchor) if anchor.is_file() else None,
         rule_shown=rule_shown,
         dev_items=frozenset(dev_items),
         provenance=provenance(settings.root),
+        record=record,
     )
 
 
@@ -425,22 +443,19 @@ def note_test_use(settings: Settings, evalset: Path, notebook: str, use: str = "
     return uses
 
 
-def open_run_folder(settings: Settings, notebook: str, clock: Clock | None = None) -> Path:
-    """Folder of this run: the runner's, or in JupyterLab one of its own.
+def _own_record(settings: Settings, notebook: str, parameters: dict[str, Any]) -> RunRecord | None:
+    """Record and folder of a run that nobody else keeps a record of; None where a runner does."""
+    if os.environ.get("WORKBENCH_RUN_DIR"):
+        return None
+    return open_run(settings, notebook, profile=_profile(), parameters=parameters, clock=SystemClock())
 
-    Raises
-    ------
-    ConfigError
-        If the folder cannot be written.
-    """
-    if given := os.environ.get("WORKBENCH_RUN_DIR"):
-        return Path(given)
-    stamp = (clock or SystemClock()).now().strftime("%Y%m%dT%H%M%S")
-    try:
-        settings.runs.mkdir(parents=True, exist_ok=True)
-        return Path(mkdtemp(prefix=f"{stamp}-{notebook}-interactive-", dir=settings.runs))  # one of its own, always
-    except OSError as error:
-        raise ConfigError(f"runs folder {settings.runs} cannot be written: {error}; set WORKBENCH_RUNS") from error
+
+def _profile() -> str:
+    return os.environ.get("WORKBENCH_PROFILE", "ci")
+
+
+def _settings_of(parameters: Any) -> dict[str, Any]:
+    return {name: value for name, value in parameters_of(parameters).items() if name != "kind"}
 
 
 def _told(claims: Sequence[Claim], rule: Rule, outcome: Outcome, shares: Mapping[str, float]) -> list[str]:

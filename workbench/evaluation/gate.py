@@ -57,6 +57,11 @@ class Gate:
         claims = tuple(GateClaim(**c | {"changed": tuple(c.get("changed", ()))}) for c in raw.pop("claims"))
         return cls(**raw, claims=claims)
 
+    @property
+    def failed(self) -> bool:
+        """Whether the decision is broken or could not be checked."""
+        return self.status in ("broken", "error")
+
     def enforce(self) -> None:
         """Raise where the decision is broken or could not be checked.
 
@@ -65,7 +70,7 @@ class Gate:
         GateFailed
             If the status is ``broken`` or ``error``; other statuses are for the reader and the exit code.
         """
-        if self.status in ("broken", "error"):
+        if self.failed:
             raise GateFailed(self.sentence, status=self.status, exit_code=self.exit_code)
 
 

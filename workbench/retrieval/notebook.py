@@ -34,6 +34,7 @@ from workbench.records import Decision, content_hash
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Table
 from workbench.reports.charts import forest, slices
+from workbench.reports.ending import end_run
 from workbench.reports.figure import Figure
 from workbench.reports.frontier import frontier
 from workbench.retrieval.arms import FITTED, make_arms
@@ -400,8 +401,7 @@ class RetrievalBench:
         invariants = {"hits of another tenant": self.leaks(dev, test)}
         items = self.experiment.evalset.split("test").qrels
         gate = self.experiment.gate(decision, test.scores, invariants, items=items)
-        print(f"gate: {gate.status} - {gate.sentence}")  # noqa: T201  the last line of the notebook
-        gate.enforce()
+        end_run(self.experiment, decision, gate)
 
 
 def _check_rebuilds(rebuilds: int) -> None:
