@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 OWNERS = {
     "datasets": {"evalset/imports/hub.py"},
     "lancedb": {"retrieval/store.py", "retrieval/tenant.py", "retrieval/indexing.py"},
-    "litellm": {"inference/connections.py", "inference/hosted.py"},
+    "litellm": {"inference/connections.py", "inference/hosted.py", "inference/provider_errors.py"},
     "matplotlib": {"reports/figure.py"},
     "pandas": {"rendering/table.py"},
     "papermill": {"runner/kernels.py"},

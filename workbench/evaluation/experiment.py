@@ -7,20 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from scipy import stats
 
 from workbench.config import Settings, SystemClock
 from workbench.errors import ConfigError
 from workbench.evalset.evalset import HUB, Evalset, require_dev
 from workbench.evalset.gates import ASSUMED_REQUESTS, GatePolicy
-from workbench.evaluation.compare import spent
 from workbench.evaluation.decision import ArmFacts, Outcome, decide, make_claims
-from workbench.evaluation.finalists import STEADY, chosen_shares, screen
+from workbench.evaluation.finalists import beside, chosen_shares, screen
 from workbench.evaluation.gate import Gate, account, check_gate
-from workbench.evaluation.power import clusters_needed
 from workbench.evaluation.provenance import parameter_inputs, provenance
 from workbench.evaluation.run_record import RunRecord, close_run, open_run
-from workbench.evaluation.sentences import percent, signed
+from workbench.evaluation.sentences import percent
 from workbench.evaluation.summary import Summary
 from workbench.records import Claim, Decision, Fingerprint, Rule, content_hash, parameters_of
 from workbench.rendering.table import Table
@@ -257,7 +254,7 @@ class Experiment:
         shares = chosen_shares(
             finalists.dev.filter(pl.col("arm").is_in(names)), test, on_dev, rule, always=finalists.always, seed=seed
         )
-        notes = [*outcome.notes, *note, *_told(claims, rule, outcome, shares)]
+        notes = [*outcome.notes, *note, *beside(claims, rule, outcome, shares)]
         decision = self.conclude(claims, rule, replace(outcome, notes=tuple(notes)))
         return replace(decision, chosen_share=shares, n_documents=n_documents, n_dev_clusters=finalists.n_dev_clusters)
 
@@ -456,43 +453,6 @@ def _profile() -> str:
 
 def _settings_of(parameters: Any) -> dict[str, Any]:
     return {name: value for name, value in parameters_of(parameters).items() if name != "kind"}
-
-
-def _told(claims: Sequence[Claim], rule: Rule, outcome: Outcome, shares: Mapping[str, float]) -> list[str]:
-    """What stands beside a verdict: how steady it is, the distance from the anchor, how worn the test split is."""
-    out = []
-    share = shares.get(outcome.arm, 0.0)
-    if outcome.verdict in ("chosen", "upgrade", "provisional") and share < STEADY:
-        others = ", ".join(f"{arm or 'none'} {percent(s)}" for arm, s in shares.items() if arm != outcome.arm)
-        out.append(f"With other questions of this kind it would be chosen in {percent(share)} of cases ({others}).")
-    chosen = next(c for c in claims if c.arm == outcome.arm)
-    if pair := chosen.against(rule.anchor):
-        out.append(
-            f"Against the anchor {rule.anchor}, accepted first: {signed(pair.difference)} {rule.metric}, between "
-            f"{signed(pair.low)} and {signed(pair.high)}."
-        )
-    if rule.use > 1:
-        now, fresh = (percent(spent(rule.confidence, use), 2) for use in (rule.use, 1))
-        out.append(
-            f"{rule.use} different sets of arms have been judged on this test split, so bounds are at {now} instead of "
-            f"{fresh} confidence. {_renewal(claims, rule)}"
-        )
-    return out
-
-
-def _renewal(claims: Sequence[Claim], rule: Rule) -> str:
-    """How many new test questions would do as well as a split that nobody has used."""
-    spreads = [
-        (p.difference - p.low, c) for c in claims for p in c.pairs if p.n_clusters_differ and p.difference > p.low
-    ]
-    if not spreads:
-        return "New test questions would renew it."
-    wide, claim = sorted(spreads, key=lambda pair: pair[0])[len(spreads) // 2]
-    critical = stats.norm.ppf(spent(rule.confidence, rule.use))
-    sd = wide / critical * claim.n_clusters**0.5
-    families = clusters_needed(float(sd), rule.margin, confidence=spent(rule.confidence, 1))
-    items = -(-families * claim.n_items // claim.n_clusters)
-    return f"About {items:,} new test questions would renew it."
 
 
 def _plain(value: Any) -> str:

@@ -17,8 +17,9 @@ from workbench.config import Settings, count_from
 from workbench.errors import AnswerMismatch, ConfigError
 from workbench.inference.attempt import Books, CallAccount
 from workbench.inference.failover import Cooldowns, RetryPolicy, call_models
-from workbench.inference.hosted import counted, load_litellm, typed
+from workbench.inference.hosted import counted, load_litellm
 from workbench.inference.messages import Request, Response, Usage
+from workbench.inference.provider_errors import typed
 from workbench.inference.streams import in_time
 from workbench.inference.weights import MINILM_SHA256, fetch, verify
 from workbench.telemetry.context import current

@@ -28,8 +28,9 @@ from workbench.errors import (
     WeightsError,
     unknown_name,
 )
-from workbench.inference.hosted import Answer, LiteLLMProvider, Provider, of_status
+from workbench.inference.hosted import Answer, LiteLLMProvider, Provider
 from workbench.inference.messages import Request, Response, Usage
+from workbench.inference.provider_errors import of_status
 from workbench.inference.streams import in_time
 from workbench.inference.weights import WEIGHTS, fetch
 
