@@ -179,6 +179,14 @@ def test_regressions_list_the_prompts_on_which_the_decided_arm_loses(first):
     assert {row[2] for row in rows} == {"large"}
 
 
+def test_a_test_split_that_was_used_before_is_told_once_in_the_report(tmp_path):
+    bench = open_bench(project(tmp_path, planted(200)), policies=["length"])
+    bench.experiment.count_test_use(["another", "set"])
+    run_all(bench)
+    page = (bench.experiment.folder / "report.html").read_text(encoding="utf-8")
+    assert page.count("2 different sets of arms have been judged on this test split") == 1
+
+
 def test_check_of_an_accepted_router_holds_and_every_prompt_goes_where_it_went(copy):
     gate = gate_of(copy)
     assert gate.status == "holds"
