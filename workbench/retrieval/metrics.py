@@ -6,15 +6,15 @@ floating point noise in the seventh decimal is no evidence for an order.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
 from workbench.errors import ConfigError
+from workbench.evalset.evalset import Qrels
 
-Qrels = Mapping[str, Mapping[str, int]]
 RUN_SCHEMA = {"query_id": pl.String, "doc_id": pl.String, "rank": pl.Int32, "score": pl.Float64}
 SCORE_DECIMALS = 6
 _NAME = re.compile(r"^(ndcg|recall|precision|mrr|map|judged)@(\d+)$")
