@@ -25,6 +25,7 @@ REASONS = {
     "evaluation.start": "public: workbench.start",
     "inference.batch": "public to scripts: many requests under one limit of money",
     "inference.connections": "who may answer whom: read alone when litellm changes",
+    "inference.local": "the engine that runs models here: read alone when llama.cpp changes",
     "rendering.html": "foreign HTML, which is hostile until it went through here",
     "reports.brief": "a command",
     "reports.page": "made by the runner, and again by hand",

@@ -22,6 +22,7 @@ from workbench.inference.failover import Cooldowns, RetryPolicy, call_models
 from workbench.inference.hosted import LiteLLMProvider, Provider
 from workbench.inference.limits import Limit
 from workbench.inference.messages import (
+    LOCAL,
     PREFIX,
     Cache,
     CacheHit,
@@ -89,7 +90,6 @@ class Client:
         **parts: Any,
     ) -> Self:
         """Client with everything on, on the project's state database and prices; ``parts`` are its other fields."""
-        from workbench.inference.local import PREFIX as LOCAL
         from workbench.inference.local import local_provider
 
         books = Books.open(settings, budgets=budgets, limits=limits, clock=clock)

@@ -19,7 +19,7 @@ from workbench.errors import (
     MalformedAnswer,
     ProviderError,
 )
-from workbench.inference.messages import Request, Response, ToolCall, Usage
+from workbench.inference.messages import LOCAL, Request, Response, ToolCall, Usage
 from workbench.inference.provider_errors import typed
 from workbench.inference.streams import in_time
 
@@ -211,7 +211,6 @@ def counted(usage: Any, *, keeps_long: bool = False) -> Usage | None:
         return None
 
 
-LOCAL_PREFIX = "local/"
 _Part = tuple[Callable[[Any, Answer], None], Any]
 
 
@@ -285,8 +284,8 @@ class LiteLLMProvider:
 
     def _arguments(self, request: Request, timeout_s: float, *, stream: bool) -> dict[str, Any]:
         model = request.model
-        if self.api_base and model.startswith(LOCAL_PREFIX):
-            model = "openai/" + model.removeprefix(LOCAL_PREFIX)
+        if self.api_base and model.startswith(LOCAL):
+            model = "openai/" + model.removeprefix(LOCAL)
         given: dict[str, Any] = {
             "model": model,
             "messages": [dict(m) for m in request.messages],

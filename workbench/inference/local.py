@@ -29,12 +29,11 @@ from workbench.errors import (
     unknown_name,
 )
 from workbench.inference.hosted import Answer, LiteLLMProvider, Provider
-from workbench.inference.messages import Request, Response, Usage
+from workbench.inference.messages import LOCAL, Request, Response, Usage
 from workbench.inference.provider_errors import of_status
 from workbench.inference.streams import in_time
 from workbench.inference.weights import WEIGHTS, fetch
 
-PREFIX = "local/"
 CHAT_MODELS = ("smollm2-135m", "qwen2.5-coder-0.5b")
 CONTEXT_TOKENS = 4096
 
@@ -159,11 +158,11 @@ def served_name(model: str) -> str:
     'local/smollm2-135m@b179c952'
     """
     name = _known(model)
-    return f"{PREFIX}{name}@{WEIGHTS[name].sha256[:8]}"
+    return f"{LOCAL}{name}@{WEIGHTS[name].sha256[:8]}"
 
 
 def _known(model: str) -> str:
-    if (name := model.removeprefix(PREFIX)) not in CHAT_MODELS:
+    if (name := model.removeprefix(LOCAL)) not in CHAT_MODELS:
         raise ConfigError(unknown_name("local model", name, CHAT_MODELS))
     return name
 
@@ -287,7 +286,7 @@ def serving(model: str, weights: Path, *, threads: int | None = None, parallel: 
     AttemptTimeout, Unavailable
         If the child does not start in two minutes, or at all.
     """
-    if (name := model.removeprefix(PREFIX)) not in CHAT_MODELS:
+    if (name := model.removeprefix(LOCAL)) not in CHAT_MODELS:
         raise ConfigError(unknown_name("local model", name, CHAT_MODELS))
     key, threads = secrets.token_hex(16), threads or threads_wanted()
     told = {"model": name, "path": str(fetch(name, weights)), "threads": threads, "parallel": parallel, "api_key": key}

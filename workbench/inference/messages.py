@@ -167,7 +167,7 @@ class Response:
         return json.loads(self.text)
 
 
-PREFIX = "router/"
+PREFIX, LOCAL = "router/", "local/"  # of the names of routers, and of models that run here
 
 
 @dataclass(frozen=True, slots=True)

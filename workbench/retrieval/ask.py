@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from workbench.errors import ConfigError, WorkbenchError
-from workbench.evalset.evalset import Split
+from workbench.evalset.evalset import Qrels, Split
 from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.evaluation.decision import ArmFacts
 from workbench.evaluation.gate import rebuild_spread
@@ -19,7 +19,7 @@ from workbench.records import Document, Hit, Query, Rule, parameters_of
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Column, Table, Value
 from workbench.retrieval.fitting import FittedArm
-from workbench.retrieval.metrics import RUN_SCHEMA, Qrels, measure, measure_all, ndcg_bounds, rank, with_grades
+from workbench.retrieval.metrics import RUN_SCHEMA, measure, measure_all, ndcg_bounds, rank, with_grades
 from workbench.retrieval.searcher import Searcher
 from workbench.retrieval.strategies import Arm, Strategy
 from workbench.retrieval.systems import SystemArm

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from workbench.errors import ConfigError
-from workbench.evalset.evalset import Split
+from workbench.evalset.evalset import Qrels, Split
 from workbench.records import Hit, content_hash
 from workbench.retrieval.arms import make_arm
-from workbench.retrieval.metrics import Qrels, best_first, dcg
+from workbench.retrieval.metrics import best_first, dcg
 from workbench.retrieval.rerank import fit_ranker
 from workbench.retrieval.searcher import Searcher
 from workbench.retrieval.strategies import Arm, Hybrid, Question, Strategy, Weighted, scaled

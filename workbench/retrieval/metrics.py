@@ -6,7 +6,7 @@ probabilities near 0 or 1 differ far behind the point. A store whose index retur
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,8 @@ import numpy as np
 import polars as pl
 
 from workbench.errors import ConfigError
+from workbench.evalset.evalset import Qrels
 
-Qrels = Mapping[str, Mapping[str, int]]
 RUN_SCHEMA = {"query_id": pl.String, "doc_id": pl.String, "rank": pl.Int32, "score": pl.Float64}
 _NAME = re.compile(r"^(ndcg|recall|precision|mrr|map|judged)@(\d+)$")
 

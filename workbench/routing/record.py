@@ -11,8 +11,7 @@ from workbench.evalset.evalset import Evalset, load_evalset
 from workbench.inference.batch import Item, complete_all, estimate
 from workbench.inference.budgets import Budget
 from workbench.inference.client import Client
-from workbench.inference.local import PREFIX
-from workbench.inference.messages import Request
+from workbench.inference.messages import LOCAL, Request
 from workbench.inference.prices import PriceTable
 from workbench.inference.recordings import Recordings
 from workbench.rendering.progress import Progress
@@ -167,7 +166,7 @@ def of_first(asked: Sequence[Asked], questions: int) -> list[Asked]:
 
 def _hours(still: Sequence[Request], prices: PriceTable) -> float:
     """Processor hours of what local models are still to answer; they are priced by processor time."""
-    local = [r for r in still if r.model.startswith(PREFIX)]
+    local = [r for r in still if r.model.startswith(LOCAL)]
     tokens = [sum(len(str(m["content"]).encode()) for m in r.messages) // BYTES_PER_TOKEN for r in local]
     spent = sum(
         prices.worst_nanos(r.model, input_tokens=n, max_tokens=r.max_tokens) for r, n in zip(local, tokens, strict=True)

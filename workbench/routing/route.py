@@ -11,7 +11,7 @@ from workbench.errors import ConfigError
 from workbench.evalset.outcomes import Requests
 from workbench.inference.attempt import Books
 from workbench.inference.embedding import Embedder, load_embedder
-from workbench.inference.messages import Route
+from workbench.inference.messages import LOCAL, Route
 from workbench.inference.prices import PriceTable, project_prices
 from workbench.inference.recordings import FOLDER
 from workbench.inference.weights import WEIGHTS
@@ -118,7 +118,7 @@ def model_inputs(models: tuple[str, ...], prices: PriceTable) -> dict[str, str]:
     """Prices of the models, and hashes of the weights of local ones: what a decision about them rests on."""
     out = {}
     for name in sorted({m.partition("@")[0] for m in models}):
-        if (weights := WEIGHTS.get(name.removeprefix("local/"))) is not None:
+        if (weights := WEIGHTS.get(name.removeprefix(LOCAL))) is not None:
             out[f"weights of {name}"] = weights.sha256
         if price := prices.models.get(name):
             out[f"price of {name}"] = ", ".join(f"{kind} {nanos}" for kind, nanos in sorted(price.items()))
