@@ -1,5 +1,6 @@
 """The whole chain on a small stream: replay, certificate, decision, acceptance, and what a check says afterwards."""
 
+import shutil
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -194,15 +195,27 @@ def test_a_cache_that_suddenly_errs_breaks_the_gate(first):
     assert Gate.load(bench.experiment.folder / "gate.json").status == "broken"
 
 
-def test_another_stream_makes_the_decision_stale(first, tmp_path):
-    root, bench, *_ = first
-    bench = open_bench(root, call_usd=0.5)
+def gate_of(bench):
     decision, replayed, semantic = judge(bench)
     with suppress(GateFailed):
         bench.gate(decision, replayed, bench.scopes(semantic))
-    gate = Gate.load(bench.experiment.folder / "gate.json")
+    return Gate.load(bench.experiment.folder / "gate.json")
+
+
+def test_another_price_of_a_call_makes_the_decision_stale(first):
+    gate = gate_of(open_bench(first[0], call_usd=0.5))
     assert (gate.status, gate.exit_code) == ("stale", 2)
     assert "call_usd" in gate.sentence
+
+
+def test_another_stream_makes_the_decision_stale(first, tmp_path):
+    """One request fewer, everything else as it was."""
+    shutil.copytree(first[0], tmp_path / "copy")
+    path = settings_in(tmp_path / "copy").evalsets / "tiny" / "stream.parquet"
+    pl.read_parquet(path).head(-1).write_parquet(path)
+    gate = gate_of(open_bench(tmp_path / "copy"))
+    assert (gate.status, gate.exit_code) == ("stale", 2)
+    assert "other inputs (stream changed)" in gate.sentence
 
 
 def test_answers_that_do_not_follow_the_question_keep_the_cache_off(tmp_path):
