@@ -42,19 +42,15 @@ _REFUSALS: Mapping[int, type[ProviderError]] = MappingProxyType({
     401: AccountRefused, 402: AccountRefused, 403: AccountRefused, 404: ModelMissing, 407: AccountRefused,
     410: ModelMissing, 413: ContextTooLong, 451: AccountRefused,
 })  # fmt: skip
-# Some vendors say with status 400, or 429, what concerns their key, credit or models and not the request: Anthropic
-# ("usage limits", "credit balance"), Gemini ("API key not valid", "location is not supported"), xAI ("Incorrect API
-# key"), OpenAI ("billing_hard_limit_reached", "insufficient_quota"), Groq ("model_decommissioned"), DeepSeek ("Model
-# Not Exist"), Mistral ("Invalid model"), OpenRouter ("not a valid model ID").
+# What vendors say with 400, or 429, of a key, credit or model: Anthropic, Gemini (location, key), xAI (key), OpenAI
+# (billing, insufficient_quota), Groq (model_decommissioned), DeepSeek (Model Not Exist), OpenRouter (valid model ID).
 _ACCOUNT = re.compile(
-    r"usage limits?\b|credit balance|insufficient[ _](?:balance|credit|fund|quota)|billing[ _]hard[ _]limit"
-    r"|api[ _]key not valid|(?:incorrect|invalid)[ _]api[ _]key|api_key_invalid|location is not supported",
-    re.IGNORECASE,
+    r"(?i)usage limits?\b|credit balance|insufficient[ _](?:balance|credit|fund|quota)|billing[ _]hard[ _]limit"
+    r"|api[ _]key not valid|(?:incorrect|invalid)[ _]api[ _]key|api_key_invalid|location is not supported"
 )
 _NO_MODEL = re.compile(
-    r"model_(?:decommissioned|not_found)|model not exist|\binvalid model\b|not a valid model"
-    r"|\bmodel\b[^.]{0,80}(?:does not exist|decommissioned|deprecated|retired|no longer)",
-    re.IGNORECASE,
+    r"(?i)model_(?:decommissioned|not_found)|model not exist|\binvalid model\b|not a valid model"
+    r"|\bmodel\b[^.]{0,80}(?:does not exist|decommissioned|deprecated|retired|no longer)"
 )
 
 
@@ -85,10 +81,7 @@ def typed(error: Exception, model: str) -> ProviderError:
 
 
 def of_status(status: int, headers: Mapping[str, str], said: str, whole: str = "") -> ProviderError:
-    """The error for an HTTP status; after 5xx and 408 nobody knows whether the work was done.
-
-    ``whole`` is all that the vendor says, of which ``said`` is a part.
-    """
+    """The error for an HTTP status; after 5xx and 408 nobody knows whether the work was done."""
     retry_after_s = wait_asked(headers)
     if status >= 500 or status == 408:
         return Unavailable(said, status=status, retry_after_s=retry_after_s, billed="unknown")
@@ -155,12 +148,8 @@ def _of_library(error: Exception, chain: list[BaseException], said: str) -> Prov
     status = getattr(error, "status_code", None)
     if isinstance(error, litellm.RateLimitError):
         return of_status(429, {}, said, str(error))
-    refused = (
-        litellm.BadRequestError,
-        litellm.AuthenticationError,
-        litellm.NotFoundError,
-        openai.PermissionDeniedError,
-    )
+    refused = (litellm.BadRequestError, litellm.AuthenticationError, litellm.NotFoundError,
+               openai.PermissionDeniedError)  # fmt: skip
     if isinstance(error, refused) and status != 422:  # 422 is litellm's word for an answer that it cannot read
         return refusal(status, said, str(error)) or Rejected(said, status=status)
     if isinstance(error, litellm.Timeout):
@@ -401,7 +390,7 @@ class LiteLLMProvider:
     api_key : str
         Key; where empty, litellm takes the vendor's own variable (``OPENAI_API_KEY`` ...).
     logprobs : bool
-        Ask for probabilities of tokens, for `Response.confidence`; not every vendor gives them.
+        Ask for probabilities of tokens, for `Response.confidence`, where the model gives them.
     """
 
     api_base: str = ""
@@ -474,16 +463,17 @@ class LiteLLMProvider:
         if request.schema:
             schema = {"name": "answer", "schema": dict(request.schema), "strict": True}
             given["response_format"] = {"type": "json_schema", "json_schema": schema}
-        if self.logprobs:
-            given["logprobs"] = True
-        return given | _sampling(request, model)
+        return given | _sampling(request, model, logprobs=self.logprobs)
 
 
-def _sampling(request: Request, model: str) -> dict[str, Any]:
-    """Temperature and seed; those that make an answer repeatable only where litellm knows that the model takes them."""
+def _sampling(request: Request, model: str, *, logprobs: bool) -> dict[str, Any]:
+    """Temperature, seed and whether to give probabilities, each only where litellm knows that the model takes it."""
     litellm, given = load_litellm(), {"temperature": request.temperature}
-    if request.seed is not None and "seed" in (litellm.get_supported_openai_params(model=model) or ()):
+    takes = litellm.get_supported_openai_params(model=model) or ()
+    if request.seed is not None and "seed" in takes:
         given["seed"] = request.seed
+    if logprobs and "logprobs" in takes:
+        given["logprobs"] = True
     if not request.temperature:
         name, vendor, _, _ = litellm.get_llm_provider(model)
         try:
