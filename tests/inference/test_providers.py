@@ -179,6 +179,14 @@ def test_a_temperature_that_a_model_does_not_take_is_left_out_where_it_is_0_and_
     assert "temperature" not in body
 
 
+def test_probabilities_are_asked_for_only_where_the_model_gives_them():
+    with answering(CLAUDE, openai({"content": "ab"})) as server:
+        provider = LiteLLMProvider(server.address, "key", logprobs=True)
+        assert provider.complete(Request("anthropic/claude-opus-5-5", MESSAGES), timeout_s=30).confidence is None
+        provider.complete(Request("openai/gpt-4o-mini", MESSAGES), timeout_s=30)
+    assert [body.get("logprobs") for _, body in server.asked] == [None, True]
+
+
 def test_a_prompt_that_cannot_be_written_is_rejected_before_it_is_sent():
     with answering() as server, pytest.raises(Rejected, match="surrogates") as raised:
         ask(server, Request("openai/m", ({"role": "user", "content": "half \ud83d"},)))

@@ -198,6 +198,13 @@ def test_a_cascade_whose_first_arm_waits_for_our_own_limit_asks_its_strong_arm(e
     assert clock.monotonic() == 0
 
 
+def test_a_client_with_a_cascade_asks_hosted_models_for_token_probabilities(tmp_path: Path) -> None:
+    settings = replace(accept(tmp_path, cascade()), state_url=f"sqlite:///{tmp_path / 'state.sqlite'}")
+    for router, asks in ((cascade(), True), (by_feature(), False)):
+        client = Client.open(settings, routers={"docs": Routed("docs", router)})
+        assert client.providers[""].logprobs is asks
+
+
 def test_a_first_answer_without_token_probabilities_stands_in_the_reason(engine) -> None:
     books = books_on(engine, tracing=Tracing(engine))
     provider = ScriptedModel(lambda request: Response(request.model, request.model, WHOLE_USAGE), clock=books.clock)

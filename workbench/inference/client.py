@@ -89,11 +89,15 @@ class Client:
         clock: Clock | None = None,
         **parts: Any,
     ) -> Self:
-        """Client with everything on, on the project's state database and prices; ``parts`` are its other fields."""
+        """Client with everything on, on the project's state database and prices; ``parts`` are its other fields.
+
+        Where one of its ``routers`` is a cascade, hosted models are asked for the probabilities of their tokens too.
+        """
         from workbench.inference.local import local_provider
 
         books = Books.open(settings, budgets=budgets, limits=limits, clock=clock)
-        providers = {LOCAL: local_provider(settings.cache / "weights"), "": LiteLLMProvider()}
+        hosted = LiteLLMProvider(logprobs=any(routed.cascade for routed in parts.get("routers", {}).values()))
+        providers = {LOCAL: local_provider(settings.cache / "weights"), "": hosted}
         whole: dict[str, Any] = {"providers": providers, "books": books} | parts
         return cls(**whole)
 

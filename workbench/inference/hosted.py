@@ -237,7 +237,7 @@ class LiteLLMProvider:
     api_key : str
         Key; where empty, litellm takes the vendor's own variable (``OPENAI_API_KEY`` ...).
     logprobs : bool
-        Ask for probabilities of tokens, for `Response.confidence`; not every vendor gives them.
+        Ask for probabilities of tokens, for `Response.confidence`, where the model gives them.
     """
 
     api_base: str = ""
@@ -310,16 +310,17 @@ class LiteLLMProvider:
         if request.schema:
             schema = {"name": "answer", "schema": dict(request.schema), "strict": True}
             given["response_format"] = {"type": "json_schema", "json_schema": schema}
-        if self.logprobs:
-            given["logprobs"] = True
-        return given | _sampling(request, model)
+        return given | _sampling(request, model, logprobs=self.logprobs)
 
 
-def _sampling(request: Request, model: str) -> dict[str, Any]:
-    """Temperature and seed; those that make an answer repeatable only where litellm knows that the model takes them."""
+def _sampling(request: Request, model: str, *, logprobs: bool) -> dict[str, Any]:
+    """Temperature, seed and whether to give probabilities, each only where litellm knows that the model takes it."""
     litellm, given = load_litellm(), {"temperature": request.temperature}
-    if request.seed is not None and "seed" in (litellm.get_supported_openai_params(model=model) or ()):
+    takes = litellm.get_supported_openai_params(model=model) or ()
+    if request.seed is not None and "seed" in takes:
         given["seed"] = request.seed
+    if logprobs and "logprobs" in takes:
+        given["logprobs"] = True
     if not request.temperature:
         name, vendor, _, _ = litellm.get_llm_provider(model)
         try:
