@@ -24,12 +24,12 @@ from tests.retrieval.tiny import (
 from workbench.config import SystemClock
 from workbench.errors import ConfigError, GateFailed
 from workbench.evaluation.gate import Gate, rebuild_reach
+from workbench.evaluation.run_record import close_run
 from workbench.evaluation.summary import Summary
 from workbench.records import Decision, Hit
 from workbench.retrieval.ask import Scored
 from workbench.retrieval.strategies import Arm, FullText
 from workbench.runner import RunRecord, accept
-from workbench.runner.runs import close_run
 
 
 @pytest.fixture(scope="module")
