@@ -1,6 +1,9 @@
 """The floor plan: no name stands for two things, and a room with one visitor says why it is not part of his."""
 
+import importlib
+import inspect
 from collections import Counter
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 from tests.benchmarks.house import classes, modules, single_importers
@@ -22,6 +25,7 @@ REASONS = {
     "evaluation.start": "public: workbench.start",
     "inference.batch": "public to scripts: many requests under one limit of money",
     "inference.connections": "who may answer whom: read alone when litellm changes",
+    "inference.local": "the engine that runs models here: read alone when llama.cpp changes",
     "rendering.html": "foreign HTML, which is hostile until it went through here",
     "reports.brief": "a command",
     "reports.page": "made by the runner, and again by hand",
@@ -48,3 +52,16 @@ def test_a_module_with_one_importer_has_a_reason() -> None:
     found = {name.removeprefix("workbench.") for name in single_importers(TREES)} - {"runner"}
     assert found <= REASONS.keys(), "merge it into its importer, or say why not"
     assert REASONS.keys() <= found, "no longer needed"
+
+
+def test_values_that_hold_arrays_compare_by_identity() -> None:
+    """Field by field `==` of an array is an array, which is neither true nor false; tuples hide that until 3.13."""
+    found = []
+    for name in (name for name in TREES if not name.endswith("__main__")):
+        classes_of = [c for _, c in inspect.getmembers(importlib.import_module(name), inspect.isclass)]
+        for value in (c for c in classes_of if c.__module__ == name and is_dataclass(c)):
+            kinds = [str(field.type) for field in fields(value) if "Callable" not in str(field.type)]
+            if any(word in kind for kind in kinds for word in ("ndarray", "DataFrame")):
+                found.append((f"{name}.{value.__name__}", value.__eq__ is object.__eq__))
+    assert ("workbench.caching.replay.Shadow", True) in found
+    assert [name for name, by_identity in found if not by_identity] == []

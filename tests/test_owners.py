@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 OWNERS = {
     "datasets": {"evalset/imports/hub.py"},
     "lancedb": {"retrieval/store.py", "retrieval/tenant.py", "retrieval/indexing.py"},
-    "litellm": {"inference/connections.py", "inference/hosted.py"},
+    "litellm": {"inference/connections.py", "inference/hosted.py", "inference/provider_errors.py"},
     "matplotlib": {"reports/figure.py"},
     "pandas": {"rendering/table.py"},
     "papermill": {"runner/kernels.py"},
@@ -23,10 +23,9 @@ OWNERS = {
 }
 USES = {
     "datasets": """
-import polars as pl
-from workbench.evalset.imports.hub import read_parquet
-pl.DataFrame({"_id": ["007"]}).write_parquet(folder / "documents.parquet")
-read_parquet(folder / "documents.parquet")""",
+from workbench.config import load_settings
+from workbench.evalset.imports.hub import load_hub
+load_hub("BeIR/scifact", settings=load_settings({"WORKBENCH_ROOT": folder}))""",
     "lancedb": """
 from workbench.retrieval.store import Store
 Store.open(folder, "chunks", dimension=8)""",
@@ -52,8 +51,12 @@ run_all([Job("retrieval")], settings=settings, clock=SystemClock())""",
     "polars": """
 from workbench.retrieval.metrics import measure""",
     "ragas": """
-from workbench.evalset.check import echo_scores
-echo_scores([("how to join", "Join two frames.")])""",
+from tests.evalset.small_evalset import settings_in, write
+from workbench.evalset.check import check_evalset
+documents = [{"_id": "d1", "text": "Join two frames by a key."}]
+queries = [{"_id": f"q{i}", "text": "how do I join two frames"} for i in (1, 2)]
+judged = {"dev": ["q1\\td1\\t1"], "test": ["q2\\td1\\t1"]}
+check_evalset(write(folder, documents=documents, queries=queries, **judged), settings_in(folder))""",
 }
 
 

@@ -1,6 +1,7 @@
 """What users may rely on, what it costs to import it, and the size of its parts."""
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import workbench
+from workbench.evalset.gates import NOTEBOOKS
+from workbench.evaluation.start import EXPERIMENTS
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "workbench").rglob("*.py"))
@@ -33,6 +36,31 @@ def test_public_names_are_these() -> None:
 def test_name_that_does_not_exist_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = workbench.nothing
+
+
+def test_the_names_that_start_takes_are_the_notebooks_on_disk_in_their_order() -> None:
+    files = [path.stem[3:] for path in sorted((ROOT / "notebooks").glob("[0-9]*_*.ipynb"))]
+    assert list(NOTEBOOKS) == list(EXPERIMENTS) == files
+
+
+def test_a_type_checker_is_told_what_each_name_begins() -> None:
+    tree = ast.parse((ROOT / "workbench" / "__init__.py").read_text(encoding="utf-8"))
+    starts = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == "start" and n.decorator_list]
+    told = {ast.unparse(n.args.args[0].annotation): ast.unparse(n.returns) for n in starts if n.returns}
+    assert told == {f"Literal[{name!r}]": where.partition(":")[2] for name, where in EXPERIMENTS.items()}
+
+
+@pytest.mark.slow
+def test_mypy_knows_each_experiment_and_its_steps(tmp_path: Path) -> None:
+    asked = tmp_path / "asked.py"
+    lines = [f"{n} = workbench.start({n!r}, seed=1)\nreveal_type({n})\n{n}.nothing()\n" for n in NOTEBOOKS]
+    asked.write_text("import workbench\n" + "".join(lines), encoding="utf-8")
+    command = [sys.executable, "-m", "mypy", "--config-file=", "--ignore-missing-imports", str(asked)]
+    env = os.environ | {"MYPYPATH": str(ROOT), "MYPY_CACHE_DIR": str(tmp_path / "cache")}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    for module, _, kind in (where.partition(":") for where in EXPERIMENTS.values()):
+        assert f'Revealed type is "{module}.{kind}"' in done.stdout, done.stdout + done.stderr
+        assert f'"{kind}" has no attribute "nothing"' in done.stdout
 
 
 def test_import_loads_no_other_library() -> None:

@@ -7,17 +7,35 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from typing import Literal, overload
+
     from workbench.caching.cache import SemanticCache, load_semantic
+    from workbench.caching.notebook import CachingBench
     from workbench.config import load_settings
     from workbench.evalset.evalset import load_evalset
-    from workbench.evaluation.start import start
+    from workbench.evaluation.start import start as begin
     from workbench.inference.budgets import Budget
     from workbench.inference.client import Client
     from workbench.inference.messages import CacheUse
     from workbench.records import Decision, Document, Hit, Query
+    from workbench.retrieval.notebook import RetrievalBench
+    from workbench.routing.notebook import RoutingBench
     from workbench.routing.route import load_routed
     from workbench.telemetry.context import attributed
     from workbench.telemetry.traces import load_trace
+
+    # `workbench.evaluation.start.start`, as a type checker sees it: which experiment a name begins.
+    @overload
+    def start(notebook: Literal["retrieval"], **parameters: Any) -> RetrievalBench: ...
+    @overload
+    def start(notebook: Literal["routing"], **parameters: Any) -> RoutingBench: ...
+    @overload
+    def start(notebook: Literal["caching"], **parameters: Any) -> CachingBench: ...
+    def start(notebook: str, **parameters: Any) -> RetrievalBench | RoutingBench | CachingBench:
+        """Begin the experiment of a notebook with its parameters."""
+        found: RetrievalBench | RoutingBench | CachingBench = begin(notebook, **parameters)
+        return found
+
 
 _HOMES = {
     "Budget": "workbench.inference.budgets",

@@ -66,6 +66,20 @@ def load_settings(env: Mapping[str, str] | None = None, start: Path | None = Non
     )
 
 
+def count_from(variable: str, default: int) -> int:
+    """Whole number from 1 that an environment variable holds, or the default where it is not set.
+
+    Raises
+    ------
+    ConfigError
+        If it holds anything else.
+    """
+    given = os.environ.get(variable, str(default))
+    if not given.isdecimal() or int(given) < 1:
+        raise ConfigError(f"{variable} must be a whole number from 1, found {given!r}")
+    return int(given)
+
+
 def load_profile(settings: Settings, notebook: str, profile: str) -> dict[str, Any]:
     """Parameters that ``notebooks/profiles/<notebook>.<profile>.yaml`` sets.
 

@@ -19,6 +19,7 @@ WorkbenchError
 │   ├── MalformedAnswer an answer came that is none
 │   ├── AnswerMismatch  an answer came that is another request's
 │   ├── Rejected        the request itself is refused
+│   ├── AccountRefused  the vendor refuses the key or the account; another vendor has its own
 │   ├── ContentRefused  the provider's content policy refuses prompt or answer
 │   ├── ContextTooLong  prompt and answer do not fit the model
 │   ├── ModelMissing    the model cannot be had here
@@ -227,7 +228,13 @@ class AnswerMismatch(ProviderError):
 
 
 class Rejected(ProviderError):
-    """The request itself is refused (400, 401, 403, 404, 422 ...); the same one would be refused again."""
+    """The request itself is refused (400, 422 ...), as any other model would refuse it: nothing else is asked."""
+
+
+class AccountRefused(ProviderError):
+    """The vendor refuses the key, the account or its credit (401, 402, 403); another vendor has its own."""
+
+    elsewhere = True
 
 
 class ContentRefused(ProviderError):
@@ -235,13 +242,13 @@ class ContentRefused(ProviderError):
 
 
 class ContextTooLong(ProviderError):
-    """Prompt and answer together do not fit the model; a larger one may take them."""
+    """Prompt and answer together do not fit the model (also 413); a larger one may take them."""
 
     elsewhere = True
 
 
 class ModelMissing(ProviderError):
-    """The model cannot be had here, such as one whose weights no source gives; nothing was asked."""
+    """The model cannot be had here: no source gives its weights, or its vendor does not offer it any more (404)."""
 
     elsewhere = True
 
@@ -253,7 +260,11 @@ class CallFailed(ProviderError):
     ----------
     attempts : tuple of (str, str, float)
         Model, name of the error and milliseconds of each attempt.
+    cost_nanos : int
+        1e-9 USD, charged for the attempts all the same.
     """
+
+    cost_nanos = 0
 
     def __init__(
         self,

@@ -195,7 +195,8 @@ class Claim:
     items_needed : tuple or None
         Fewest and most further items for 80 % power where the claim is open; the most is None where it has no end.
     spread : tuple of float or None
-        Lowest and highest estimate over rebuilds of an index that is built at random.
+        Mean and standard deviation of the estimate over at least 8 rebuilds of the arm's index, where rebuilds differ.
+        None where they do not, and where none were made: then the scores must be the same, item by item.
     pairs : tuple of PairedBounds
         The arm against every other one tested.
     """

@@ -8,6 +8,7 @@ import pytest
 from workbench.caching.certify import Certificate, Counts
 from workbench.caching.claims import CacheArm, CacheResult, PairsServed, make_claim, sentence_of
 from workbench.caching.guard import Guard
+from workbench.evalset.gates import PairLimit
 from workbench.evaluation.decision import decide
 from workbench.records import Decision, Fingerprint, Rule
 
@@ -38,7 +39,7 @@ def exact(certificate, *, false=0, cost=1.8):
 
 
 def outcome(*results, synthetic=False):
-    claims = tuple(make_claim(r, RULE, must_differ_limit=0) for r in results)
+    claims = tuple(make_claim(r, RULE, must_differ_limit=PairLimit.of(0)) for r in results)
     order = {r.arm.name: i for i, r in enumerate(results)}
     found = decide(claims, RULE, order=order, synthetic=synthetic)
     return found, claims, sentence_of(found, results, claims, RULE)
@@ -74,14 +75,16 @@ def test_where_no_labels_would_help_the_cache_stays_off():
 
 @pytest.mark.parametrize(("false", "status"), [(49, "holds"), (55, "inconclusive"), (120, "broken")])
 def test_later_traffic_can_take_a_certificate_back(false, status):
-    assert make_claim(semantic(CERTIFIED, false=false), RULE, must_differ_limit=0).status == status
+    assert make_claim(semantic(CERTIFIED, false=false), RULE, must_differ_limit=PairLimit.of(0)).status == status
 
 
 def test_one_must_differ_pair_too_many_breaks_the_arm():
-    assert make_claim(semantic(CERTIFIED, pairs=PairsServed(1)), RULE, must_differ_limit=1).status == "holds"
-    claim = make_claim(semantic(CERTIFIED, pairs=PairsServed(2)), RULE, must_differ_limit=1)
+    assert (
+        make_claim(semantic(CERTIFIED, pairs=PairsServed(1)), RULE, must_differ_limit=PairLimit.of(1)).status == "holds"
+    )
+    claim = make_claim(semantic(CERTIFIED, pairs=PairsServed(2)), RULE, must_differ_limit=PairLimit.of(1.0))
     assert claim.status == "broken"
-    assert "2 must-differ pairs" in claim.note
+    assert claim.note.endswith("serves 2 must-differ pairs (limit 1)")
 
 
 @pytest.mark.parametrize(
@@ -89,7 +92,7 @@ def test_one_must_differ_pair_too_many_breaks_the_arm():
 )
 def test_a_limit_that_is_a_share_goes_by_the_bounds_of_the_share(low, high, status):
     pairs = PairsServed(4, 400, low, high, 30, 100)
-    claim = make_claim(semantic(CERTIFIED, pairs=pairs), RULE, must_differ_limit=0.02)
+    claim = make_claim(semantic(CERTIFIED, pairs=pairs), RULE, must_differ_limit=PairLimit.of(0.02))
     assert claim.status == status
     assert (f"at most {100 * high:.1f} % of such (limit 0.02)" in claim.note) == (status != "holds")
     assert "4 of 400" in pairs.sentence()
@@ -98,14 +101,14 @@ def test_a_limit_that_is_a_share_goes_by_the_bounds_of_the_share(low, high, stat
 
 def test_exact_repeats_serve_no_pair_and_need_no_proof_of_it():
     clean = replace(exact(replace(CERTIFIED, false=0)), pairs=PairsServed(0, 10, 0.0, 0.3))
-    assert make_claim(clean, RULE, must_differ_limit=0.02).status == "identical"
+    assert make_claim(clean, RULE, must_differ_limit=PairLimit.of(0.02)).status == "identical"
 
 
 def test_exact_repeats_need_no_certificate_until_one_got_another_answer():
     clean = replace(REFUSED, false=0)
-    assert make_claim(exact(clean), RULE, must_differ_limit=0).status == "identical"
-    assert make_claim(exact(REFUSED), RULE, must_differ_limit=0).status == "inconclusive"
-    assert make_claim(exact(CERTIFIED, false=10), RULE, must_differ_limit=0).status == "holds"
+    assert make_claim(exact(clean), RULE, must_differ_limit=PairLimit.of(0)).status == "identical"
+    assert make_claim(exact(REFUSED), RULE, must_differ_limit=PairLimit.of(0)).status == "inconclusive"
+    assert make_claim(exact(CERTIFIED, false=10), RULE, must_differ_limit=PairLimit.of(0)).status == "holds"
     assert outcome(off(), exact(clean), semantic(HOPELESS))[0].arm == "exact"
 
 

@@ -1,5 +1,6 @@
 """The whole chain on a small stream: replay, certificate, decision, acceptance, and what a check says afterwards."""
 
+import shutil
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,14 +16,14 @@ from workbench.caching.study import CachingParameters
 from workbench.caching.tables import pairs_table
 from workbench.config import SystemClock
 from workbench.errors import ConfigError, EvalsetError, GateFailed
+from workbench.evalset.gates import PairLimit
 from workbench.evalset.imports.requests import pair_line
 from workbench.evalset.traffic import Pair, load_stream
 from workbench.evaluation.gate import Gate
 from workbench.evaluation.provenance import build_parameters
 from workbench.evaluation.summary import Summary
 from workbench.reports.page import write_report
-from workbench.runner import RunRecord, accept
-from workbench.runner.runs import close_run
+from workbench.runner import accept
 from workbench.testing import HashEmbedder
 
 ROOT = Path(__file__).parents[2]
@@ -86,8 +87,6 @@ def first(tmp_path_factory):
     bench = open_bench(root)
     decision, replayed, semantic = judge(bench)
     bench.gate(decision, replayed, bench.scopes(semantic))
-    record = RunRecord(bench.experiment.folder, "running", "caching", "ci")
-    close_run(replace(record, status="done", exit_reason="completed", gate="stale"), SystemClock().now())
     accept(bench.experiment.settings, "caching", reason="first", clock=SystemClock())
     return root, bench, decision, replayed, semantic
 
@@ -120,7 +119,7 @@ def test_a_limit_that_is_a_share_lets_no_contrary_through_on_dev(first):
     plain = [replace(p, kind="object") for p in bench.lab.pairs]
     contrary = [replace(p, kind="opposite") if i == dev[1] else p for i, p in enumerate(plain)]
     for limit, pairs, at in ((0.7, plain, 0.5025), (0.7, contrary, 0.7025), (0.2, contrary, 0.9025)):
-        lab = replace(bench.lab, pairs=tuple(pairs), must_differ_limit=limit)
+        lab = replace(bench.lab, pairs=tuple(pairs), must_differ_limit=PairLimit.of(limit))
         assert lab.lowest(None, changed) == pytest.approx(at)
 
 
@@ -172,7 +171,8 @@ def test_the_report_shows_the_verdict_and_both_denominators(first):
     page = write_report(bench.experiment.folder).read_text(encoding="utf-8")
     for words in (decision.sentence.split(":")[0], "error rate", "alpha 0.200", "answered wrongly"):
         assert words in page
-    assert Summary.load(bench.experiment.folder / "summary.json").slices
+    slices = Summary.load(bench.experiment.folder / "summary.json").slices
+    assert {row.slice for row in slices} == {"tenant_id", "age of the cache"}, "by the names of the other notebooks"
 
 
 def test_the_same_run_again_holds(first):
@@ -195,15 +195,27 @@ def test_a_cache_that_suddenly_errs_breaks_the_gate(first):
     assert Gate.load(bench.experiment.folder / "gate.json").status == "broken"
 
 
-def test_another_stream_makes_the_decision_stale(first, tmp_path):
-    root, bench, *_ = first
-    bench = open_bench(root, call_usd=0.5)
+def gate_of(bench):
     decision, replayed, semantic = judge(bench)
     with suppress(GateFailed):
         bench.gate(decision, replayed, bench.scopes(semantic))
-    gate = Gate.load(bench.experiment.folder / "gate.json")
+    return Gate.load(bench.experiment.folder / "gate.json")
+
+
+def test_another_price_of_a_call_makes_the_decision_stale(first):
+    gate = gate_of(open_bench(first[0], call_usd=0.5))
     assert (gate.status, gate.exit_code) == ("stale", 2)
     assert "call_usd" in gate.sentence
+
+
+def test_another_stream_makes_the_decision_stale(first, tmp_path):
+    """One request fewer, everything else as it was."""
+    shutil.copytree(first[0], tmp_path / "copy")
+    path = settings_in(tmp_path / "copy").evalsets / "tiny" / "stream.parquet"
+    pl.read_parquet(path).head(-1).write_parquet(path)
+    gate = gate_of(open_bench(tmp_path / "copy"))
+    assert (gate.status, gate.exit_code) == ("stale", 2)
+    assert "other inputs (stream changed)" in gate.sentence
 
 
 def test_answers_that_do_not_follow_the_question_keep_the_cache_off(tmp_path):

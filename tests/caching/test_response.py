@@ -1,11 +1,12 @@
 """The response cache serves the same request again, and nothing else."""
 
+import inspect
 from dataclasses import replace
 
 import pytest
 
 from tests.caching.caches import USE, WHO, StillClock, angle_cache, answer, ask, count, found, keep
-from workbench.caching.cache import ResponseCache
+from workbench.caching.cache import ResponseCache, SemanticCache
 from workbench.inference.messages import Request, ToolCall
 from workbench.state import open_engine
 
@@ -73,3 +74,13 @@ def test_both_caches_share_the_tables_and_no_entry(engine):
     assert found(near, "angle 0") is None
     keep(near, "angle 0", "near")
     assert (found(exact, "angle 0"), found(near, "angle 0"), count(engine)) == ("exact", "near", 2)
+
+
+@pytest.mark.parametrize("cache", [SemanticCache, ResponseCache])
+@pytest.mark.parametrize("name", ["invalidate", "purge", "moment", "find", "keep", "problems"])
+def test_what_readme_names_is_there_for_help_and_completion(cache, name):
+    """Methods of the class, not attributes that an instance happens to get."""
+    found = getattr(cache, name)
+    assert found.__doc__
+    if name == "invalidate":
+        assert list(inspect.signature(found).parameters) == ["self", "source", "tenant_id", "corpus_version"]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from workbench.errors import EvalsetError
+from workbench.evalset.files import queries_of, read_jsonl
 from workbench.evalset.traffic import (
     Pair,
     draw_requests,
@@ -18,7 +19,7 @@ from workbench.evalset.traffic import (
     read_plan,
     topics_of,
 )
-from workbench.records import content_hash
+from workbench.records import DEFAULT_TENANT, Query, content_hash
 
 DOCS_QA = Path(__file__).parents[2] / "evalsets" / "docs_qa"
 DRAWN = "d0ee60f562cec40a"  # changes with traffic.toml, queries.jsonl and pairs.jsonl
@@ -27,8 +28,7 @@ OWN_WORDS = replace(PLAN, same_words=())
 
 
 def query(text, *, cluster="c", feature="answer", reference="r", tenant="pandas"):
-    about = {"tenant_id": tenant, "cluster": cluster, "feature": feature, "reference": reference}
-    return {"text": text, "metadata": about}
+    return Query(text, text, tenant, cluster, feature, reference=reference)
 
 
 def pair(a, b, *, same, split="test", cluster="c"):
@@ -69,9 +69,9 @@ def shared(text, **answered_as):
 
 
 ASKED = [
-    query("a", reference="1") | {"_id": "p1"},
-    *(query(text, reference="2") | {"_id": text} for text in ("b", "c")),
-    query("d", tenant="polars", reference="3") | {"_id": "l1"},
+    replace(query("a", reference="1"), query_id="p1"),
+    *(query(text, reference="2") for text in ("b", "c")),
+    replace(query("d", tenant="polars", reference="3"), query_id="l1"),
 ]
 
 
@@ -102,7 +102,7 @@ def test_a_pair_that_must_differ_gives_way_to_a_shared_text_unless_it_holds_it()
     ],
 )
 def test_a_shared_text_without_an_answer_of_its_own_for_each_tenant_is_refused(answered_as, says):
-    queries = [*ASKED[:3], query("d", tenant="polars", reference="1") | {"_id": "l1"}]
+    queries = [*ASKED[:3], replace(query("d", tenant="polars", reference="1"), query_id="l1")]
     with pytest.raises(EvalsetError, match=says):
         topics_of(queries, [], shared("same", **answered_as))
 
@@ -130,7 +130,7 @@ def stream():
 
 @pytest.fixture(scope="module")
 def requests():
-    queries = [json.loads(line) for line in (DOCS_QA / "queries.jsonl").read_text(encoding="utf-8").splitlines()]
+    queries, _, _ = queries_of("queries.jsonl", read_jsonl(DOCS_QA / "queries.jsonl"))
     return draw_requests(topics_of(queries, load_pairs(DOCS_QA)[0], PLAN), PLAN)
 
 
@@ -161,8 +161,7 @@ def test_no_wording_of_a_test_pair_that_must_differ_is_asked(stream):
     texts = {t for p in pairs if p.split == "test" and not p.same_answer for t in (p.query_a, p.query_b)}
     texts -= {t for p in pairs if p.same_answer or p.split == "dev" for t in (p.query_a, p.query_b)}
     texts -= {json.loads(line)["text"] for line in (DOCS_QA / "queries.jsonl").read_text("utf-8").splitlines()}
-    topics = topics_of([json.loads(line) for line in (DOCS_QA / "queries.jsonl").read_text("utf-8").splitlines()],
-                       pairs, PLAN)  # fmt: skip
+    topics = topics_of(queries_of("queries.jsonl", read_jsonl(DOCS_QA / "queries.jsonl"))[0], pairs, PLAN)
     assert texts.isdisjoint(text for topic in topics for text, _ in topic.texts)
 
 
@@ -173,6 +172,48 @@ def test_what_draws_the_stream_is_part_of_its_hash(tmp_path):
     plan = (tmp_path / "traffic.toml").read_text("utf-8")
     (tmp_path / "traffic.toml").write_text(plan.replace("zipf = 0.9", "zipf = 0.8"), "utf-8")
     assert generate_stream(tmp_path).sha256 != before
+
+
+def folder_of(folder, *lines, tenant=DEFAULT_TENANT):
+    """An evalset folder of these lines of queries.jsonl, in which one tenant asks."""
+    plan = (DOCS_QA / "traffic.toml").read_text("utf-8").split("[[same_words]]")[0]
+    before, rest = plan.split("[tenants]")
+    _, rest = rest.split("[openings]")
+    asked = f'[tenants]\n"{tenant}" = 1.0\n[users]\n"{tenant}" = 3\n[openings]'
+    (folder / "traffic.toml").write_text(before + asked + rest, "utf-8")
+    (folder / "queries.jsonl").write_text("\n".join(map(json.dumps, lines)), "utf-8")
+    return folder
+
+
+def test_plain_beir_questions_are_asked_by_the_default_tenant_each_with_an_answer_of_its_own(tmp_path):
+    lines = [{"_id": str(i), "text": f"question {i}", **more} for i, more in enumerate([{}, {"metadata": {}}, {}])]
+    stream = generate_stream(folder_of(tmp_path, *lines))
+    assert set(stream.tenants) == {DEFAULT_TENANT}
+    assert len(set(stream.answer_keys)) == 3
+
+
+def test_questions_of_one_family_without_a_reference_are_not_said_to_share_an_answer():
+    found = topics_of([query("a", reference=""), query("b", reference="")], [], OWN_WORDS)
+    assert [len(topic.texts) for topic in found] == [1]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ({"_id": "1", "metadata": {}}, "text"),
+        ({"text": "no id"}, "_id"),
+        ({"_id": "1", "text": "x", "metadata": {"tenant_id": 7}}, "tenant_id"),
+        ({"_id": "1", "text": "x", "metadata": []}, "metadata"),
+    ],
+)
+def test_a_question_that_cannot_be_used_is_named_with_its_line(tmp_path, line, says):
+    with pytest.raises(EvalsetError, match=rf"queries.jsonl:2.*{says}"):
+        generate_stream(folder_of(tmp_path, {"_id": "0", "text": "fine"}, line))
+
+
+def test_a_plan_whose_tenants_ask_nothing_here_is_refused(tmp_path):
+    with pytest.raises(EvalsetError, match="names the tenant pandas, who asks no question"):
+        generate_stream(folder_of(tmp_path, {"_id": "0", "text": "fine"}, tenant="pandas"))
 
 
 @pytest.mark.parametrize(

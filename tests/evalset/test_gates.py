@@ -3,7 +3,7 @@ import pytest
 from tests.evalset.small_evalset import settings_in, write
 from workbench.errors import EvalsetError
 from workbench.evalset.evalset import load_evalset
-from workbench.evalset.gates import GatePolicy, scan_gates
+from workbench.evalset.gates import GatePolicy, PairLimit, scan_gates
 
 
 def test_what_gates_toml_says_is_used_and_the_rest_defaults(tmp_path):
@@ -50,3 +50,21 @@ def test_a_setting_that_cannot_be_used_is_named_by_its_line(tmp_path, text, line
     assert problem in defects[0].problem
     with pytest.raises(EvalsetError, match=rf"gates\.toml:{line}"):
         load_evalset(tmp_path, settings=settings_in(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("written", "limit"),
+    [("0", PairLimit(count=0)), ("0.0", PairLimit(count=0)), ("1", PairLimit(count=1)), ("1.0", PairLimit(count=1)),
+     ("3", PairLimit(count=3)), ("0.02", PairLimit(share=0.02)), ("2e-2", PairLimit(share=0.02))],
+)  # fmt: skip
+def test_a_limit_of_pairs_goes_by_its_value_not_by_how_it_is_written(tmp_path, written, limit):
+    (write(tmp_path) / "gates.toml").write_text(f"[caching]\nmust_differ_limit = {written}\n")
+    assert scan_gates(tmp_path / "gates.toml")[0]["caching"].pair_limit == limit
+
+
+def test_a_limit_of_pairs_is_a_count_or_a_share():
+    assert PairLimit(count=2).most(1000) == 2
+    assert PairLimit(share=0.02).most(149) == 2
+    for both in ({}, {"count": 0, "share": 0.1}):
+        with pytest.raises(ValueError, match="a count or a share"):
+            PairLimit(**both)

@@ -9,9 +9,9 @@ from tests.retrieval.tiny import HYBRID, TEXT, change_query, judge, open_bench, 
 from workbench.config import SystemClock
 from workbench.errors import ConfigError
 from workbench.evaluation.experiment import anchor_path
+from workbench.evaluation.run_record import close_run
 from workbench.records import Decision
 from workbench.runner import RunRecord, accept
-from workbench.runner.runs import close_run
 
 
 def run(root, **given):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.caching.test_certification import traffic
 from workbench.caching.certify import Counts, certify, design_effect, korn_graubard
 from workbench.caching.claims import CacheArm, CacheResult, bounds_of_pairs, make_claim, rate_of
+from workbench.evalset.gates import PairLimit
 from workbench.evalset.traffic import Pair
 from workbench.evaluation.compare import compare
 from workbench.evaluation.decision import ArmFacts, make_claims
@@ -134,7 +135,7 @@ def test_a_certificate_and_the_claim_on_it_are_the_same():
         place = counts.thresholds.tolist().index(certificate.threshold)
         served = Counts(np.array([1.0]), counts.hits[:, [place]], counts.false[:, [place]], counts.requests)
         result = CacheResult(CacheArm("semantic", certificate.threshold), certificate, served, 0.4, 0.01, 1.0)
-        claim = make_claim(result, CACHE_RULE, must_differ_limit=0)
+        claim = make_claim(result, CACHE_RULE, must_differ_limit=PairLimit(count=0))
         found.append((claim.estimate, claim.estimate_low, claim.estimate_high, claim.difference, claim.low, claim.high,
                       certificate.threshold, float(certificate.certified)))  # fmt: skip
     assert found[0][-1]

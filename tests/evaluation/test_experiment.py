@@ -1,15 +1,17 @@
 """What every notebook shares: parameters, the run folder, the record of test uses, saving and the gate."""
 
 import json
+import os
 import re
+from dataclasses import replace
 
 import pytest
 
 import workbench
 from tests.retrieval.tiny import change_query, open_bench, project, write_evalset
-from workbench.errors import ConfigError, EvalsetError
-from workbench.evaluation.experiment import open_run_folder
+from workbench.errors import ConfigError, EvalsetError, RunError
 from workbench.evaluation.provenance import build_parameters, encoder_probe
+from workbench.records import Decision
 from workbench.retrieval.notebook import RetrievalParameters
 from workbench.testing import HashEmbedder
 
@@ -50,6 +52,8 @@ def test_an_unknown_notebook_is_refused_with_the_nearest():
     [
         ({"evalset": "tiyn"}, EvalsetError, "unknown evalset 'tiyn'; did you mean 'tiny'?"),
         ({"systems": ["mine"]}, ConfigError, "a cost that is not known cannot be compared"),
+        ({"rebuilds": 5}, ConfigError, "needs at least 8 rebuilds, found rebuilds=5; give 8 or more, or 0 for none"),
+        ({"rebuilds": -1}, ConfigError, "found rebuilds=-1"),
     ],
 )
 def test_what_can_be_refused_is_refused_before_a_run_folder_is_made(tmp_path, given, error, says):
@@ -59,16 +63,10 @@ def test_what_can_be_refused_is_refused_before_a_run_folder_is_made(tmp_path, gi
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_run_folder_is_that_of_the_runner_where_there_is_one(tmp_path, monkeypatch):
-    monkeypatch.setenv("WORKBENCH_RUN_DIR", str(tmp_path / "given"))
-    assert open_run_folder(project(tmp_path), "retrieval") == tmp_path / "given"
-
-
 def test_a_runs_folder_that_cannot_be_written_says_what_to_set(tmp_path):
-    settings = project(tmp_path)
-    settings.runs.write_text("a file, not a folder", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"runs folder .* cannot be written: .*; set WORKBENCH_RUNS"):
-        open_run_folder(settings, "retrieval")
+    project(tmp_path).runs.write_text("a file, not a folder", encoding="utf-8")
+    with pytest.raises(RunError, match=r"cannot write a run below .*; set WORKBENCH_RUNS to a writable folder"):
+        open_bench(tmp_path)
 
 
 def test_the_config_shows_every_parameter_and_the_rule(bench):
@@ -120,6 +118,23 @@ def test_provenance_is_shown_and_decides_nothing(bench):
     fingerprint = bench.experiment.fingerprint()
     assert {"python", "machine", "version lancedb"} <= set(fingerprint.provenance)
     assert fingerprint.changed(type(fingerprint)(fingerprint.inputs, {"python": "4.0"})) == []
+
+
+def test_git_is_asked_once_in_a_run_however_often_its_inputs_are_compared(tmp_path, monkeypatch):
+    """A run that is checked compares its inputs at each step; where the code stands is noted when it begins."""
+    asked, git = tmp_path / "asked", tmp_path / "bin" / "git"
+    git.parent.mkdir()
+    git.write_text(f'#!/bin/sh\necho "$3" >> "{asked}"\necho 0123456789ab\n', encoding="utf-8")
+    git.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{git.parent}:{os.environ['PATH']}")
+    experiment = open_bench(tmp_path).experiment
+    accepted = Decision("retrieval", "?", "ci", experiment.rule(), "chosen", "a", {}, "", (), 0, 0, None, 1,
+                        experiment.fingerprint())  # fmt: skip
+    checked = replace(experiment, accepted=accepted)
+    assert [checked.rechecks for _ in range(3)] == [True] * 3
+    assert not replace(checked, inputs={**checked.inputs, "queries": "other"}).rechecks
+    assert checked.fingerprint().provenance["commit"] == "0123456789ab"
+    assert asked.read_text(encoding="utf-8").split() == ["rev-parse", "status"]
 
 
 def test_another_encoder_probes_otherwise_and_the_same_one_the_same():

@@ -9,7 +9,15 @@ import pytest
 from tests.evaluation.test_decision import RULE, facts, frame, near
 from workbench.errors import GateFailed
 from workbench.evaluation.decision import decide, make_claims
-from workbench.evaluation.gate import Gate, account, changed_items, check_gate
+from workbench.evaluation.gate import (
+    MIN_REBUILDS,
+    Gate,
+    account,
+    changed_items,
+    check_gate,
+    rebuild_reach,
+    rebuild_spread,
+)
 from workbench.records import Decision, Fingerprint
 
 BASE = np.random.default_rng(0).random(240) * 0.4 + 0.5
@@ -61,13 +69,49 @@ def test_one_changed_score_breaks_sameness_and_names_the_item():
     assert caught.value.exit_code == 1
 
 
-def test_a_random_index_is_the_same_while_its_mean_lies_in_the_spread():
+@pytest.mark.parametrize(
+    ("off", "sd", "status"),
+    [
+        (0.039, 0.01, "holds"),
+        (0.041, 0.01, "broken"),
+        (0.024, 0.001, "holds"),
+        (0.026, 0.001, "broken"),
+        (0.02, 0.0, "holds"),
+    ],
+)
+def test_a_build_is_the_same_within_four_standard_deviations_of_rebuilds_or_half_a_margin(off, sd, status):
     after = frame(best=BASE, cheap=near(BASE, 0.0, seed=9))
     mean = after.filter(pl.col("arm") == "cheap")["value"].mean()
-    inside = decided(SAME, spread=(mean - 0.01, mean + 0.01))
-    assert status_of(gate(SAME, after, accepted=inside), "sameness") == "holds"
-    outside = decided(SAME, spread=(mean + 0.01, mean + 0.02))
-    assert status_of(gate(SAME, after, accepted=outside), "sameness") == "broken"
+    assert RULE.margin == 0.05
+    for side in (-1, 1):
+        accepted = decided(SAME, spread=(mean + side * off, sd))
+        assert status_of(gate(SAME, after, accepted=accepted), "sameness") == status
+
+
+def test_a_worse_build_breaks_the_gate_and_says_how_far_a_build_may_lie():
+    mean = SAME.filter(pl.col("arm") == "cheap")["value"].mean()
+    found = gate(SAME, frame(best=BASE, cheap=near(BASE, -0.06)), accepted=decided(SAME, spread=(mean, 0.005)))
+    assert (found.status, found.exit_code) == ("broken", 1)
+    said = next(c.sentence for c in found.claims if c.kind == "sameness" and c.arm == "cheap")
+    assert f"lies outside {mean:.4f} +- 0.0250: the mean of its rebuilds and half a margin." in said
+
+
+@pytest.mark.parametrize("fragile", [None, 20, 200])
+def test_a_build_of_the_same_code_breaks_in_at_most_one_of_a_hundred(fragile):
+    """Means of builds are drawn as normal, or as those of 300 questions of which some change from build to build."""
+    rng, n = np.random.default_rng(20), 20_000
+    if fragile is None:
+        means = rng.normal(0.6, 0.01, (n, MIN_REBUILDS + 1))
+    else:
+        means = 0.6 + rng.binomial(fragile, 0.3, (n, MIN_REBUILDS + 1)) * 0.5 / 300
+    spreads = [rebuild_spread(row[:-1]) for row in means]
+    broken = [abs(row[-1] - s[0]) > rebuild_reach(s, margin=0.0) for row, s in zip(means, spreads, strict=True)]
+    assert 0.001 < np.mean(broken) <= 0.01
+
+
+def test_fewer_rebuilds_show_no_spread():
+    with pytest.raises(ValueError, match="at least 8 of them, found 7"):
+        rebuild_spread([0.5] * 7)
 
 
 def test_a_changed_input_makes_it_stale_and_is_named():

@@ -152,7 +152,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def error(self, status: int, **headers: str) -> None:
-        told = {"error": {"message": f"status {status} as scripted", "type": "scripted", "code": None}}
+        self.refuse(status, f"status {status} as scripted", **headers)
+
+    def refuse(self, status: int, message: str, code: str | None = None, **headers: str) -> None:
+        told = {"error": {"message": message, "type": "scripted", "code": code}}
         self.answer(status, json.dumps(told).encode(), **headers)
 
     def reset(self) -> None:
@@ -376,8 +379,16 @@ FAULTS: dict[str, Callable[[_Handler], None]] = {
     "429_nonsense": lambda h: h.error(429, Retry_After="soon"),
     "400": lambda h: h.error(400),
     "401": lambda h: h.error(401),
+    "402": lambda h: h.error(402),
     "403": lambda h: h.error(403),
     "404": lambda h: h.error(404),
+    "410": lambda h: h.error(410),
+    "usage_limit": lambda h: h.refuse(400, "You have reached your specified API usage limits."),
+    "no_credit": lambda h: h.refuse(400, "Your credit balance is too low to access the API."),
+    "bad_key_as_400": lambda h: h.refuse(400, "API key not valid. Please pass a valid API key."),
+    "retired_as_400": lambda h: h.refuse(400, "The model `m` has been decommissioned.", "model_decommissioned"),
+    "no_quota": lambda h: h.refuse(429, "You exceeded your current quota.", "insufficient_quota"),
+    "bad_schema": lambda h: h.refuse(400, "Invalid schema for response_format 'answer'.", "invalid_json_schema"),
     "408": lambda h: h.error(408),
     "413": lambda h: h.error(413),
     "422": lambda h: h.error(422),

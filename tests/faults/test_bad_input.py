@@ -10,13 +10,13 @@ import pytest
 from tests.reports.reading import Page
 from tests.retrieval.tiny import change_query, judge, open_bench, write_evalset
 from workbench.config import SystemClock
-from workbench.errors import ConfigError, EvalsetError, StoreError
+from workbench.errors import EvalsetError, RunError, StoreError
 from workbench.evalset.imports.documents import import_tables
+from workbench.evaluation.run_record import close_run
 from workbench.records import Query
 from workbench.reports.page import write_report
 from workbench.retrieval.strategies import FullText
 from workbench.runner import RunRecord
-from workbench.runner.runs import close_run
 
 SCRIPT = "<script>alert('from a document')</script><img src=x onerror=alert(1)>"
 
@@ -142,7 +142,7 @@ def _cell(table) -> dict[str, object]:
 
 def test_a_runs_folder_that_cannot_be_written_is_a_clear_error_and_keeps_what_is_there(root):
     (root / "runs").write_text("precious", encoding="utf-8")
-    with pytest.raises(ConfigError, match="set WORKBENCH_RUNS"):
+    with pytest.raises(RunError, match="set WORKBENCH_RUNS"):
         open_bench(root)
     assert (root / "runs").read_text(encoding="utf-8") == "precious"
 

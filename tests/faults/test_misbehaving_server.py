@@ -7,22 +7,30 @@ import pytest
 
 from tests.faults.misbehaving_server import FAULTS, RETRY_AFTER_S, TEXT, misbehaving_server
 from workbench.errors import (
+    AccountRefused,
     AnswerMismatch,
     AttemptTimeout,
+    CallFailed,
     ConnectionLost,
     ContentRefused,
     ContextTooLong,
     MalformedAnswer,
+    ModelMissing,
     ProviderError,
     Rejected,
     Throttled,
     Unavailable,
 )
+from workbench.inference.attempt import Books
+from workbench.inference.client import Client
+from workbench.inference.failover import RetryPolicy
 from workbench.inference.hosted import LiteLLMProvider
 from workbench.inference.messages import Request, Usage
+from workbench.inference.prices import load_prices
 
 ASKED = Request("openai/scripted", ({"role": "user", "content": "The capital of France?"},), max_tokens=20)
 KEY = "sk-test-0123456789abcdef"
+MAIN, OTHER = "local/smollm2-135m", "local/qwen2.5-coder-0.5b"
 # fault: error, billed, seconds to wait, status
 WHOLE = {
     "429_seconds": (Throttled, "no", RETRY_AFTER_S, 429),
@@ -31,10 +39,18 @@ WHOLE = {
     "429": (Throttled, "no", None, 429),
     "429_nonsense": (Throttled, "no", None, 429),
     "400": (Rejected, "no", None, 400),
-    "401": (Rejected, "no", None, 401),
-    "403": (Rejected, "no", None, 403),
-    "404": (Rejected, "no", None, 404),
-    "413": (Rejected, "no", None, 413),
+    "bad_schema": (Rejected, "no", None, 400),
+    "401": (AccountRefused, "no", None, 401),
+    "402": (AccountRefused, "no", None, 402),
+    "403": (AccountRefused, "no", None, 403),
+    "404": (ModelMissing, "no", None, 404),
+    "410": (ModelMissing, "no", None, 410),
+    "usage_limit": (AccountRefused, "no", None, 400),
+    "no_credit": (AccountRefused, "no", None, 400),
+    "bad_key_as_400": (AccountRefused, "no", None, 400),
+    "retired_as_400": (ModelMissing, "no", None, 400),
+    "no_quota": (AccountRefused, "no", None, 429),
+    "413": (ContextTooLong, "no", None, 413),
     "422": (Rejected, "no", None, 422),
     "408": (Unavailable, "unknown", None, 408),
     "500": (Unavailable, "unknown", None, 500),
@@ -112,8 +128,26 @@ def test_each_fault_is_one_typed_error(fault):
     assert type(error) is kind, error
     assert (error.billed, error.status, error.streamed) == (billed, status, False)
     assert error.retry_after_s == (wait_s if wait_s is None else pytest.approx(wait_s, abs=2 if "date" in fault else 0))
-    assert error.retryable == (kind not in (Rejected, ContentRefused, ContextTooLong))
+    assert error.retryable == (kind not in (Rejected, ContentRefused) and not kind.elsewhere)
     assert str(error).startswith("openai/scripted: "), "it says who was asked"
+
+
+@pytest.mark.parametrize("fault", [name for name, (_, _, _, status) in WHOLE.items() if 400 <= (status or 0) < 430])
+def test_a_fallback_is_asked_unless_the_request_itself_is_refused(fault):
+    """Another vendor has its own key, credit and models."""
+    kind, _, _, status = WHOLE[fault]
+    once = RetryPolicy(attempts_per_model=1, base_s=0.0)
+    with misbehaving_server(faults=[fault]) as first, misbehaving_server() as second:
+        providers = {MAIN: LiteLLMProvider(first.address), OTHER: LiteLLMProvider(second.address)}
+        client = Client(providers, Books(load_prices()), policy=once)
+        if kind in (Rejected, ContentRefused):
+            with pytest.raises(CallFailed) as raised:
+                client.complete(ASKED.messages, model=MAIN, fallbacks=[OTHER])
+            assert (type(raised.value.__cause__), raised.value.__cause__.status) == (kind, status)
+        else:
+            done = client.complete(ASKED.messages, model=MAIN, fallbacks=[OTHER])
+            assert (done.text, done.attempts) == (TEXT, 2)
+        assert (len(first.seen), len(second.seen)) == (1, int(kind not in (Rejected, ContentRefused)))
 
 
 @pytest.mark.parametrize("fault", STREAMED)

@@ -107,6 +107,18 @@ def test_a_budget_of_zero_takes_only_what_is_free(engine):
     assert found.value.resets == ""
 
 
+def test_what_is_free_fits_also_where_more_is_spent_than_the_limit(engine, ledger):
+    clock = FakeClock(NOON)
+    reserved = reserve(Budgets(engine, [Budget(2, "day")], clock), 2)
+    lowered = Budgets(engine, [Budget(1, "day")], clock)
+    reserve(lowered, 0, call_id="c2")
+    lowered.settle(reserved, [row("c1", 0, 3 * USD, **asdict(ACME))], ledger)
+    reserve(lowered, 0, call_id="c3")
+    with pytest.raises(BudgetExceeded):
+        lowered.reserve(row("c4", 0, 1))
+    check_books(engine, lowered, ledger)
+
+
 @pytest.mark.parametrize(
     ("window", "before", "resets"),
     [
@@ -183,7 +195,7 @@ def test_no_rows_release_a_hold_and_what_cost_more_is_charged_in_full(engine, le
     assert drawn(budgets) == {("all", "2026-11-30"): (0, 0)}
     settle(budgets, ledger, reserve(budgets, 2), 2.5)
     with pytest.raises(BudgetExceeded, match=r"\$2\.5 are spent and \$0 reserved"):
-        reserve(budgets, 0)
+        budgets.reserve(row("c2", 0, 1))
     check_books(engine, budgets, ledger)
 
 

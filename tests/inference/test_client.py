@@ -2,9 +2,12 @@
 
 import sqlite3
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import fields, replace
 from datetime import timedelta
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -34,10 +37,11 @@ from workbench.inference.prices import load_prices
 from workbench.inference.recordings import Recordings
 from workbench.inference.streams import Abandoned
 from workbench.state import open_engine
-from workbench.telemetry.context import attributed, carried
+from workbench.telemetry.context import Attribution, attributed, carried
 from workbench.telemetry.ledger import Ledger
 from workbench.telemetry.spans import Tracing
 from workbench.telemetry.traces import load_trace
+from workbench.telemetry.tree import totals
 from workbench.testing import FakeClock, ScriptedModel
 
 SMALL, STRONG = "local/smollm2-135m", "local/qwen2.5-coder-0.5b"
@@ -138,6 +142,74 @@ def test_attempt_that_may_have_been_billed_stays_charged_and_one_that_was_not_co
     assert books_of(client) == (worst + cost, worst + cost, 0)
 
 
+@pytest.mark.parametrize(
+    "script",
+    [
+        [Throttled("slow down"), Unavailable("gone", billed="unknown"), answer()],
+        [Unavailable("gone", billed="unknown")] * 3,
+        [answer(usage=None)],
+        [Rejected("no")],
+        [KeyboardInterrupt()],
+        [answer("no JSON"), answer("{}")],
+    ],
+)
+def test_cost_of_a_trace_is_that_of_the_ledger_also_of_attempts_that_failed(engine, script) -> None:
+    client = client_of(engine, script, tracing=Tracing(engine))
+    with suppress(CallFailed, KeyboardInterrupt):
+        client.complete(ASK, model=SMALL, schema={"type": "object"} if "JSON" in str(script) else None)
+    rows = client.books.ledger.frame().to_dicts()
+    spans = [s for s in load_trace(engine, rows[0]["trace_id"]).rows if s.operation == "chat"]
+    assert len(spans) == len(rows)
+    assert sum(round(s.attributes["wb.cost_usd"] * 1e9) for s in spans) == sum(r["cost_nanos"] for r in rows)
+    assert totals(spans).cost_usd == pytest.approx(sum(r["cost_nanos"] for r in rows) / 1e9)
+
+
+def test_every_parameter_is_named_in_the_signature_with_the_default_of_a_request() -> None:
+    whole, streamed = (dict(signature(method).parameters) for method in (Client.complete, Client.stream))
+    assert all(p.kind is not p.VAR_KEYWORD for p in whole.values())
+    assert whole.pop("on_text").default is None
+    assert {n: p.default for n, p in streamed.items()} == {n: p.default for n, p in whole.items()}
+    defaults = {f.name: f.default for f in fields(Request) if f.name not in ("model", "messages")}
+    assert {n: whole[n].default for n in defaults} == defaults
+    who = [f.name for f in fields(Attribution)]
+    assert {n: whole[n].default for n in who} == dict.fromkeys(who)
+
+
+def test_a_stream_takes_what_a_call_takes_and_a_misspelt_parameter_is_refused(engine) -> None:
+    client = client_of(engine, [Unavailable("down")] * 3 + [answer("two words")])
+    stream = client.stream(ASK, model=SMALL, fallbacks=[STRONG], max_tokens=9, temperature=0.5, stop=["."],
+                           tools=[{"type": "function"}], tenant_id="acme", item_id="q1")  # fmt: skip
+    assert ("".join(stream), stream.result.attempts) == ("two words", 4)
+    asked = client.providers["local/"].requests[-1]
+    assert asked == Request(STRONG, tuple(ASK), 9, 0.5, stop=(".",), tools=({"type": "function"},))
+    assert set(client.books.ledger.frame()["item_id"]) == {"q1"}
+    with pytest.raises(TypeError, match="max_token"):
+        client.complete(ASK, model=SMALL, max_token=9)
+
+
+class Read(Mapping):
+    """A message that counts how often it is gone through."""
+
+    def __init__(self, **parts: str) -> None:
+        self.parts, self.times = parts, 0
+
+    def __getitem__(self, name):
+        return self.parts[name]
+
+    def __iter__(self):
+        self.times += 1
+        return iter(self.parts)
+
+    def __len__(self):
+        return len(self.parts)
+
+
+def test_a_prompt_is_written_out_once_an_attempt(engine) -> None:
+    message = Read(**ASK[0])
+    client_of(engine, [Unavailable("down"), answer()]).complete([message], model=SMALL)
+    assert message.times == 2 * 2, "each attempt writes it out, and looks for marks of a prompt cache"
+
+
 def test_call_whose_hold_was_closed_meanwhile_is_answered_and_written_down_once(engine) -> None:
     def script(_: Request) -> Response:
         clock.sleep(7200)
@@ -191,9 +263,10 @@ def test_rate_limit_waits_on_the_clock_and_refuses_what_cannot_come_in_time(engi
     client.complete(ASK, model=SMALL)
     client.complete(ASK, model=SMALL, deadline_s=120)
     assert client.books.clock.monotonic() >= 59
-    with pytest.raises(Exception, match="limit") as caught:
+    with pytest.raises(RateLimited, match="limit") as caught:
         client.complete(ASK, model=SMALL, deadline_s=1)
-    assert type(caught.value).__name__ == "RateLimited"
+    assert caught.value.model == SMALL
+    assert caught.value.retry_after_s == pytest.approx(60, abs=1)
     ledger, spent, held = books_of(client)
     assert ledger == spent
     assert held == 0

@@ -30,6 +30,13 @@ def stand_in(tmp_path, monkeypatch):
     sys.modules.pop("sentence_transformers", None)
 
 
+@pytest.mark.parametrize("said", ["0", "-1", "two", "1.5", ""])
+def test_threads_that_are_no_number_are_refused_before_anything_is_loaded(monkeypatch, tmp_path, said):
+    monkeypatch.setenv("WORKBENCH_THREADS", said)
+    with pytest.raises(ConfigError, match=f"WORKBENCH_THREADS must be a whole number from 1, found '{said}'"):
+        MiniLM(tmp_path)
+
+
 @pytest.mark.usefixtures("stand_in")
 def test_a_sentence_transformers_model_gives_unit_vectors():
     embedder = load_embedder("sentence-transformers:some/model", load_settings())

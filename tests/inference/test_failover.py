@@ -2,6 +2,7 @@
 
 import random
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from threading import Barrier
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workbench.errors import (
+    AccountRefused,
     AttemptTimeout,
     CallFailed,
     ConfigError,
@@ -24,9 +26,12 @@ from workbench.errors import (
     Unavailable,
     WorkbenchError,
 )
-from workbench.inference.attempt import LEAST_USEFUL_S
+from workbench.inference.attempt import Books, CallAccount
 from workbench.inference.failover import Cooldowns, RetryPolicy, call_models
+from workbench.inference.limits import Slot
 from workbench.inference.messages import Request
+from workbench.inference.prices import PriceTable
+from workbench.telemetry.context import Attribution
 from workbench.testing import FakeClock, ScriptedModel
 
 POLICY = RetryPolicy(attempts_per_model=3, base_s=0.5, cap_s=8.0, deadline_s=60.0, attempt_timeout_s=20.0)
@@ -34,8 +39,32 @@ NEVER = float("inf")
 QUESTION = ({"role": "user", "content": "?"},)
 
 
+NAMES = ("a", "b", "c", "m0", "m1", "m2", "m3")
+PRICE = {"input": Fraction(1), "output": Fraction(1)}
+PRICES = PriceTable("today", "here", 0.0, {}, dict.fromkeys(NAMES, PRICE), "", "")
+
+
+class Turns:
+    """A rate limit that lets each model be asked at a moment that a test says."""
+
+    def __init__(self, clock):
+        self.clock, self.moments = clock, {}
+
+    def wait(self, model, tokens, *, deadline_s):
+        wait_s = max(self.moments.get(model, 0.0) - self.clock.monotonic(), 0.0)
+        if wait_s > deadline_s:
+            raise RateLimited("not yet", model=model, retry_after_s=None if wait_s == NEVER else wait_s)
+        self.clock.sleep(wait_s)
+        return Slot(model, "", wait_s)
+
+    def settle(self, slot, tokens):
+        """What was used changes nothing here."""
+
+    cancel = settle
+
+
 class Bench:
-    """Models by name on one clock; notes when each was asked, and how long it was given.
+    """Models by name on one clock, asked as a client asks them; notes when, and how long each was given.
 
     ``turns`` are the moments at which our own rate limit lets a model be asked next.
     """
@@ -44,19 +73,26 @@ class Bench:
         self.clock, self.policy = FakeClock(), policy
         self.cooldowns = Cooldowns(policy, self.clock)
         self.models = {name: ScriptedModel(script, clock=self.clock) for name, script in scripts.items()}
-        self.asked, self.turns = [], {}
+        self.limiter, self.asked = Turns(self.clock), []
+        self.books = Books(PRICES, limiter=self.limiter, clock=self.clock)
 
-    def ask(self, model, *, timeout_s, patience_s):
-        wait_s = max(self.turns.get(model, 0.0) - self.clock.monotonic(), 0.0)
-        useful_s = self.deadline - self.clock.monotonic() - LEAST_USEFUL_S
-        if wait_s and wait_s > min(patience_s, useful_s):  # as the attempts of a client do
-            raise RateLimited("not yet", model=model, retry_after_s=None if wait_s == NEVER else wait_s)
-        self.clock.sleep(wait_s)
-        timeout_s = min(timeout_s, self.deadline - self.clock.monotonic())
-        self.asked.append((model, self.clock.monotonic(), timeout_s))
-        return self.models[model].complete(Request(model, QUESTION), timeout_s=timeout_s)
+    @property
+    def turns(self):
+        return self.limiter.moments
 
-    def call(self, *models, seed=0):
+    @turns.setter
+    def turns(self, moments):
+        self.limiter.moments = moments
+
+    def complete(self, request, *, timeout_s, on_text):
+        self.asked.append((request.model, self.clock.monotonic(), timeout_s))
+        return self.models[request.model].complete(request, timeout_s=timeout_s, on_text=on_text)
+
+    def ask(self, model, **limits):
+        account = CallAccount("call", "", Attribution(), self.books, self.deadline)
+        return account.ask(self, Request(model, QUESTION), on_text=len, **limits)
+
+    def call(self, *models, seed=0, patient=True):
         self.deadline = self.clock.monotonic() + self.policy.deadline_s
         return call_models(
             models or tuple(self.models),
@@ -66,6 +102,7 @@ class Bench:
             clock=self.clock,
             deadline=self.deadline,
             rng=random.Random(seed),
+            patient=patient,
         )
 
     @property
@@ -105,6 +142,18 @@ def test_a_delay_past_the_deadline_goes_to_the_next_model_at_once():
     bench = Bench(a=[Throttled("slow", retry_after_s=60.0)], b=["yes"])
     assert bench.call().text == "yes"
     assert (bench.order, bench.clock.monotonic()) == (["a", "b"], 0.0)
+
+
+def test_a_caller_who_can_ask_something_else_waits_for_no_model():
+    bench = Bench(a=[Throttled("slow", retry_after_s=40.0), "no"])
+    with pytest.raises(CallFailed):
+        bench.call(patient=False)
+    bench.turns = {"a": 30.0}
+    with pytest.raises(RateLimited):
+        bench.call(patient=False)
+    assert (bench.order, bench.clock.monotonic()) == (["a"], 0.0)
+    bench.turns = {"a": POLICY.patience_s}
+    assert bench.call(patient=False).text == "no"
 
 
 @pytest.mark.parametrize("turn", [5.1, 19.0, 100.0, NEVER])
@@ -162,7 +211,7 @@ def test_a_model_that_asks_for_a_long_pause_comes_after_those_that_do_not():
 
 
 def test_an_error_that_would_end_the_call_does_not_where_another_model_was_put_off():
-    bench = Bench(a=[Throttled("slow", retry_after_s=40.0), "yes"], b=[Rejected("no", status=401)], c=["no"])
+    bench = Bench(a=[Throttled("slow", retry_after_s=40.0), "yes"], b=[Rejected("no", status=400)], c=["no"])
     bench.turns = {"c": 50.0}
     assert bench.call().text == "yes"
     assert bench.order == ["a", "b", "a"]
@@ -185,7 +234,7 @@ def test_an_attempt_gets_no_more_time_than_the_call_has_left():
     assert raised.value.attempts == (("a", "AttemptTimeout", 20_000.0), ("a", "AttemptTimeout", 5_000.0))
 
 
-@pytest.mark.parametrize("error", [Rejected("no", status=401), ContentRefused("no"), ProviderError("no")])
+@pytest.mark.parametrize("error", [Rejected("no", status=400), ContentRefused("no"), ProviderError("no")])
 def test_a_terminal_error_ends_the_call_without_another_attempt_or_model(error):
     bench = Bench(a=[error], b=["yes"])
     with pytest.raises(CallFailed) as raised:
@@ -194,7 +243,9 @@ def test_a_terminal_error_ends_the_call_without_another_attempt_or_model(error):
     assert raised.value.__cause__ is error
 
 
-@pytest.mark.parametrize("error", [ContextTooLong("8192 tokens"), ModelMissing("no source gives its weights")])
+@pytest.mark.parametrize(
+    "error", [ContextTooLong("8192 tokens"), ModelMissing("no source gives its weights"), AccountRefused("no credit")]
+)
 def test_what_only_another_model_can_do_goes_to_the_next_without_a_retry(error):
     bench = Bench(a=[error], b=["yes"])
     assert bench.call().text == "yes"
@@ -344,6 +395,7 @@ def test_a_policy_that_cannot_work_is_refused(wrong):
 
 
 KINDS = (
+    AccountRefused,
     Throttled,
     Unavailable,
     AttemptTimeout,

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from workbench.errors import ConfigError, UnknownPrice
 from workbench.inference import prices as module
-from workbench.inference.local import CHAT_MODELS, PREFIX
-from workbench.inference.messages import Usage
+from workbench.inference.local import CHAT_MODELS
+from workbench.inference.messages import LOCAL, Usage
 from workbench.inference.prices import TOKEN_CLASSES, load_prices
 
 PRICES = load_prices()
@@ -102,14 +102,14 @@ def test_row_is_that_of_the_price_map_it_names(model):
 
 @pytest.mark.parametrize("name", CHAT_MODELS)
 def test_local_models_cost_processor_time_at_the_declared_rate(name):
-    declared = ROWS[PREFIX + name]["vcpu_ms_per_token"]
+    declared = ROWS[LOCAL + name]["vcpu_ms_per_token"]
     usd_per_ms = Fraction(str(PRICES.usd_per_vcpu_hour)) / 3_600_000
     expected = (
         (1_000_000 * Fraction(str(declared["input"])) + 9 * Fraction(str(declared["output"]))) * usd_per_ms * 10**9
     )
-    assert 0 <= PRICES.cost_nanos(PREFIX + name, Usage(fresh=1_000_000, output=9)) - expected < 1
+    assert 0 <= PRICES.cost_nanos(LOCAL + name, Usage(fresh=1_000_000, output=9)) - expected < 1
     with pytest.raises(UnknownPrice, match="no price for cache_read tokens"):
-        PRICES.cost_nanos(PREFIX + name, Usage(cache_read=1))
+        PRICES.cost_nanos(LOCAL + name, Usage(cache_read=1))
 
 
 @pytest.mark.parametrize("model", PRICES.models)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workbench.inference.hosted import typed, wait_asked
+from workbench.inference.provider_errors import typed, wait_asked
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 dates = st.builds(

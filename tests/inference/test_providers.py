@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from workbench.errors import ProviderError, Rejected
+from workbench.errors import AccountRefused, ProviderError, Rejected
 from workbench.inference.hosted import LiteLLMProvider, load_litellm
 from workbench.inference.messages import Request, ToolCall, Usage
 from workbench.inference.prices import load_prices
@@ -179,6 +179,14 @@ def test_a_temperature_that_a_model_does_not_take_is_left_out_where_it_is_0_and_
     assert "temperature" not in body
 
 
+def test_probabilities_are_asked_for_only_where_the_model_gives_them():
+    with answering(CLAUDE, openai({"content": "ab"})) as server:
+        provider = LiteLLMProvider(server.address, "key", logprobs=True)
+        assert provider.complete(Request("anthropic/claude-opus-5-5", MESSAGES), timeout_s=30).confidence is None
+        provider.complete(Request("openai/gpt-4o-mini", MESSAGES), timeout_s=30)
+    assert [body.get("logprobs") for _, body in server.asked] == [None, True]
+
+
 def test_a_prompt_that_cannot_be_written_is_rejected_before_it_is_sent():
     with answering() as server, pytest.raises(Rejected, match="surrogates") as raised:
         ask(server, Request("openai/m", ({"role": "user", "content": "half \ud83d"},)))
@@ -187,7 +195,7 @@ def test_a_prompt_that_cannot_be_written_is_rejected_before_it_is_sent():
 
 def test_without_a_key_nothing_is_sent_and_it_is_said(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    with pytest.raises(Rejected, match="OPENAI_API_KEY") as raised:
+    with pytest.raises(AccountRefused, match="OPENAI_API_KEY") as raised:
         LiteLLMProvider().complete(Request("openai/m", MESSAGES), timeout_s=30)
     assert raised.value.billed == "no"
 

@@ -1,10 +1,12 @@
 """Asking every candidate the same questions, and leaving out what does the same as a simpler arm."""
 
+import time
 from dataclasses import replace
 
 import pytest
 
-from tests.retrieval.tiny import HYBRID, TEXT, open_bench
+from tests.retrieval.tiny import CODES, HYBRID, TEXT, Furthest, open_bench
+from workbench.evaluation.gate import MIN_REBUILDS, rebuild_reach
 from workbench.retrieval.arms import make_arm
 from workbench.retrieval.ask import (
     arms_table,
@@ -15,7 +17,9 @@ from workbench.retrieval.ask import (
     spread_over_rebuilds,
 )
 from workbench.retrieval.chunking import ByStructure
+from workbench.retrieval.fitting import fit_arms
 from workbench.retrieval.indexing import FullTextIndex, HnswSq
+from workbench.retrieval.searcher import Searcher
 from workbench.retrieval.strategies import Arm, Hybrid, Vector
 from workbench.retrieval.systems import SystemArm
 from workbench.retrieval.tenant import OneOf
@@ -50,6 +54,31 @@ def test_every_candidate_is_asked_every_question_in_its_order(bench, dev, arms):
         assert set(answers.latency_ms) == {q.query_id for q in dev.queries}
     assert scored.of("mrr@10").height == 2 * len(dev.queries)
     assert foreign_hits(scored, bench.experiment.evalset.documents) == 0
+
+
+class SlowToName(Searcher):
+    """Takes a tenth of a second to find out which table an arm needs."""
+
+    def table_name(self, arm):
+        time.sleep(0.1)
+        return Searcher.table_name(self, arm)
+
+
+def searcher_of(kind, bench):
+    """A searcher of a kind over the tables of the bench."""
+    parts = ("documents", "manifest", "settings", "embedder", "tokenizer")
+    return kind(*(getattr(bench.searcher, part) for part in parts))
+
+
+def test_the_time_of_a_question_holds_no_work_of_the_harness(bench, dev, arms):
+    """Which table and handle answer is the same for every question of a tenant, and is found before any is timed."""
+    (fitted,) = fit_arms(bench.searcher, ["whole"], ["hybrid_weighted"], dev, embedder="minilm")
+    searcher = searcher_of(SlowToName, bench)
+    searcher.prepare(arms[TEXT])
+    scored = ask_all([arms[TEXT], fitted], dev, searcher, depth=5)
+    for answers in scored.answers.values():
+        assert len(answers.latency_ms) == len(dev.queries)
+        assert min(answers.latency_ms.values()) < 100
 
 
 def without_twins(bench, dev, *candidates, keep=()):
@@ -119,13 +148,72 @@ def test_the_users_own_systems_are_never_left_out(bench, dev, arms):
     assert (kept, why) == ([text, *mine], {})
 
 
-def test_only_an_index_built_at_random_has_a_spread(bench, dev, arms):
-    ask(bench, dev, graph := make_arm("whole", "graph", Vector(HnswSq()), embedder="minilm"))
-    options = {"metric": "ndcg@10", "depth": 40}
-    assert spread_over_rebuilds(arms[HYBRID], dev, bench.searcher, rebuilds=3, **options) is None
-    assert spread_over_rebuilds(graph, dev, bench.searcher, rebuilds=0, **options) is None
-    low, high = spread_over_rebuilds(graph, dev, bench.searcher, rebuilds=3, **options)
-    assert 0 < low <= high <= 1
+class Counting(Searcher):
+    """Counts how often it builds an index again."""
+
+    built = 0
+
+    def rebuild_index(self, arm):
+        Counting.built += 1
+        Searcher.rebuild_index(self, arm)
+
+
+@pytest.fixture
+def rebuilt(bench, dev):
+    """Spread over eight rebuilds of an arm, with how often its index was built, and what it answered."""
+    searcher = searcher_of(Counting, bench)
+
+    def measured(arm, rebuilds=MIN_REBUILDS):
+        searcher.prepare(arm)
+        answered = ask_all([arm], dev, searcher, depth=40).answers[arm.name]
+        before = Counting.built
+        options = {"answered": answered, "metric": "ndcg@10", "depth": 40, "rebuilds": rebuilds}
+        return spread_over_rebuilds(arm, dev, searcher, **options), Counting.built - before, searcher
+
+    return measured
+
+
+def mean_of_a_new_build(arm, dev, searcher):
+    searcher.prepare(arm)
+    searcher.rebuild_index(arm)
+    return ask_all([arm], dev, searcher, depth=40).of("ndcg@10")["value"].mean()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "rebuilds", "paid"),
+    [
+        (Hybrid(), 8, 0),
+        (CODES, 0, 0),
+        (Vector(HnswSq()), 8, 2),
+        (replace(CODES, refine_factor=10), 8, 2),  # ranked by the vectors themselves: any build finds the same
+    ],
+)
+def test_rebuilds_that_do_not_differ_are_no_spread_and_are_not_paid_for(rebuilt, strategy, rebuilds, paid):
+    assert rebuilt(Arm("arm", strategy), rebuilds)[:2] == (None, paid)
+
+
+def test_rebuilds_that_differ_have_a_mean_and_a_deviation_that_a_worse_build_is_outside_of(dev, rebuilt):
+    arm = Arm("codes", CODES)
+    spread, built, searcher = rebuilt(arm)
+    assert built == MIN_REBUILDS
+    mean, deviation = spread
+    assert 0.2 < mean < 0.4
+    assert 0 < deviation < 0.05
+    reach = rebuild_reach(spread, margin=0.2)
+    worse = Arm("worse", Furthest(CODES.index))
+    assert abs(mean_of_a_new_build(arm, dev, searcher) - mean) <= reach
+    assert mean_of_a_new_build(worse, dev, searcher) < mean - reach
+
+
+def test_a_build_that_answers_otherwise_than_the_first_is_no_probe_that_settles_it(bench, dev, rebuilt):
+    """Two rebuilds may agree by chance: what the arm answered before counts as a third build."""
+    searcher = searcher_of(Counting, bench)
+    searcher.prepare(graph := Arm("arm", Vector(HnswSq())))
+    answered = ask_all([graph], dev, searcher, depth=39).answers["arm"]
+    options = {"answered": answered, "metric": "ndcg@10", "depth": 40, "rebuilds": MIN_REBUILDS}
+    mean, deviation = spread_over_rebuilds(graph, dev, searcher, **options)
+    assert mean == pytest.approx(mean_of_a_new_build(graph, dev, searcher))
+    assert deviation == pytest.approx(0)
 
 
 def test_the_table_of_arms_counts_chunks_and_what_is_cut_off(bench, arms):

@@ -74,7 +74,8 @@ def test_on_dev_the_held_out_strategy_is_asked_and_elsewhere_the_fitted_one(benc
     candidate = FittedArm(arms["reranked"].arm, backwards)
     on_dev = bench.score([candidate], "dev").answers["whole · reranked"].run
     query = dev.queries[0]
-    expected = [h.doc_id for h in candidate.search(bench.searcher, query, 5)]
+    held_out = replace(candidate.arm, strategy=backwards[query.cluster])
+    expected = [h.doc_id for h in bench.searcher.search(held_out, query, 5)]
     assert on_dev.filter(query_id=query.query_id, rank=1)["doc_id"].to_list() == expected[:1]
     on_test = bench.score([candidate], "test")
     asked = on_test.split.queries[0]
@@ -107,6 +108,14 @@ def test_the_fitted_weight_has_the_best_mean_ndcg_of_all_weights():
     found = fit_weight(legs, qrels)
     assert isinstance(found, Hybrid)
     assert ndcg(found.fusion.weight) == pytest.approx(max(ndcg(round(0.05 * i, 2)) for i in range(21)))
+
+
+def test_weights_are_compared_in_the_order_of_the_fused_list():
+    """Right documents lead by the eighth decimal on the vector leg alone: only its whole weight puts them first."""
+    vector = [Hit("z", 1.0), Hit("a", 1 - 1e-8), Hit("low", 0.0)]
+    text = [Hit("a", 1.0), Hit("z", 1 - 1e-12), Hit("low", 0.0)]
+    found = fit_weight({"q": (Question("x"), text, vector)}, {"q": {"z": 1}})
+    assert found.fusion.fuse(text, vector)[0].doc_id == "z"
 
 
 def test_few_families_are_enough_and_one_is_refused(bench, dev):

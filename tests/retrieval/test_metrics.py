@@ -53,9 +53,9 @@ def test_a_query_without_hits_counts_zero_and_is_not_skipped():
     assert measure_all(run, qrels, ["ndcg@10"])["ndcg@10"].tolist() == [1.0, 0.0]
 
 
-def test_ties_are_broken_by_rounded_score_then_document_id():
-    hits = pl.DataFrame({"query_id": ["q"] * 3, "doc_id": ["c", "b", "a"], "score": [0.5, 0.5 + 1e-9, 0.4]})
-    assert rank(hits)["doc_id"].to_list() == ["b", "c", "a"]
+def test_the_score_as_given_comes_first_then_the_document_id():
+    hits = pl.DataFrame({"query_id": ["q"] * 4, "doc_id": ["b", "c", "d", "a"], "score": [0.5, 0.5 + 1e-9, 0.5, 0.4]})
+    assert rank(hits)["doc_id"].to_list() == ["c", "b", "d", "a"]
 
 
 @settings(max_examples=30, deadline=None)

@@ -8,16 +8,28 @@ from dataclasses import dataclass, replace
 import polars as pl
 import pytest
 
-from tests.retrieval.tiny import HYBRID, STRATEGIES, TEXT, change_query, judge, open_bench, project, write_evalset
+from tests.retrieval.tiny import (
+    CODES,
+    GATES,
+    HYBRID,
+    STRATEGIES,
+    TEXT,
+    Furthest,
+    change_query,
+    judge,
+    open_bench,
+    project,
+    write_evalset,
+)
 from workbench.config import SystemClock
 from workbench.errors import ConfigError, GateFailed
-from workbench.evaluation.gate import Gate
+from workbench.evaluation.gate import Gate, rebuild_reach
+from workbench.evaluation.run_record import close_run
 from workbench.evaluation.summary import Summary
 from workbench.records import Decision, Hit
 from workbench.retrieval.ask import Scored
-from workbench.retrieval.strategies import FullText
+from workbench.retrieval.strategies import Arm, FullText
 from workbench.runner import RunRecord, accept
-from workbench.runner.runs import close_run
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +39,6 @@ def first(tmp_path_factory):
     bench = open_bench(root)
     dev, _, test, decision = judge(bench, bench.prepare())
     bench.gate(decision, dev, test)
-    record = RunRecord(bench.experiment.folder, "running", "retrieval", "ci")
-    close_run(record, SystemClock(), status="done", gate="stale")
     accept(project(root), "retrieval", reason="first of its kind", clock=SystemClock())
     return root, bench, decision, dev, test
 
@@ -182,7 +192,12 @@ def test_what_is_not_judged_gives_bounds_and_a_list_to_judge(root):
     assert 0 <= low < high <= 1
     assert "new" in dev.bounds()
     assert TEXT not in dev.bounds()
-    assert f"{low:.3f} to {high:.3f}" in str(dev)
+    shown = dev.table().to_pandas().set_index("arm")
+    assert shown.loc["new", ["ndcg@10 at least", "ndcg@10 at most"]].tolist() == [low, high]
+    assert f"{low:.3f}" in str(dev)
+    assert f"{high:.3f}" in str(dev)
+    assert shown["ndcg@10"].dtype == float
+    assert shown["ndcg@10"].isna().to_dict() == {arm: arm in dev.bounds() for arm in shown.index}
     listed = pl.read_ndjson(bench.experiment.folder / "to_judge.jsonl").select("query_id", "doc_id").rows()
     judged = {(q, d) for q, grades in test.split.qrels.items() for d in grades}
     assert listed
@@ -270,6 +285,34 @@ def test_an_arm_in_a_table_row_can_be_run_again(first):
         rebuilt = eval(repr(arm), namespace)
         assert rebuilt == arm
         assert bench.searcher.search(rebuilt, query, 10) == bench.searcher.search(arm, query, 10)
+
+
+def test_a_new_build_of_an_accepted_random_index_holds_and_a_worse_one_is_broken(tmp_path):
+    write_evalset(tmp_path / "evalsets" / "tiny", gates=GATES.replace("margin = 0.25", "margin = 0.2"))
+    good, worse = Arm("codes", CODES), Arm("codes", Furthest(CODES.index))
+
+    def run(arm):
+        bench = open_bench(tmp_path, reference="codes", depth=20)  # beyond all rows LanceDB scans them
+        arms = bench.prepare()
+        bench.searcher.prepare(arm)
+        bench.searcher.rebuild_index(arm)
+        dev, _, test, decision = judge(bench, [*arms, arm])
+        with suppress(GateFailed):
+            bench.gate(decision, dev, test)
+        return bench.experiment.folder, decision.claim("codes")
+
+    def sameness(folder):
+        return next(c for c in Gate.load(folder / "gate.json").claims if (c.kind, c.arm) == ("sameness", "codes"))
+
+    folder, claim = run(good)
+    assert claim.spread[1] > 0
+    assert abs(claim.estimate - claim.spread[0]) <= rebuild_reach(claim.spread, 0.2)
+    close_run(RunRecord(folder, "running", "retrieval", "ci"), SystemClock(), status="done", gate="new")
+    accept(project(tmp_path), "retrieval", reason="first of its kind", clock=SystemClock())
+    again, new = run(good)
+    assert new.estimate != claim.estimate, "another build"
+    assert (sameness(again).status, sameness(again).changed) == ("holds", ())
+    assert sameness(run(worse)[0]).status == "broken"
 
 
 def _names():

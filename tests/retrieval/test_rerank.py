@@ -12,9 +12,12 @@ from workbench.retrieval.strategies import Hybrid, Question
 # Counts how often the question's words stand in the text: what a cross-encoder would do better.
 STAND_IN = """class CrossEncoder:
     def __init__(self, model):
-        assert model == "some/model"
+        assert model in ("some/model", "saturated/model")
+        self.saturated = model == "saturated/model"
 
     def predict(self, pairs):
+        if self.saturated:  # the later, the better
+            return [1 - (len(pairs) - 1 - i) * 2**-24 for i in range(len(pairs))]
         return [sum(text.split().count(word) for word in question.split()) for question, text in pairs]
 """
 
@@ -125,6 +128,15 @@ def test_a_cross_encoder_orders_the_first_hits_by_its_own_score(handle):
     assert counts == sorted(counts, reverse=True) == [h.score for h in hits]
     candidates = {h.doc_id for h in Hybrid().search(handle, question(), 20)}
     assert {h.doc_id for h in hits} <= candidates
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_saturated_scores_of_a_cross_encoder_still_order(handle):
+    """A sigmoid in float32 close to 1: neighbours differ in the eighth decimal."""
+    first = [h.doc_id for h in Hybrid().search(handle, question(), 20)]
+    hits = CrossEncoderRanker("saturated/model", Hybrid(), depth=20).search(handle, question(), 20)
+    assert [h.doc_id for h in hits] == first[::-1]
+    assert hits[-1].score == 1 - 19 * 2**-24
 
 
 def test_a_cross_encoder_without_its_package_says_what_to_install(handle, monkeypatch):

@@ -8,7 +8,7 @@ from workbench.inference.prices import load_prices
 from workbench.records import Document, Query
 from workbench.retrieval.arms import make_arm, make_arms
 from workbench.retrieval.chunking import FixedTokens
-from workbench.retrieval.indexing import HnswSq
+from workbench.retrieval.indexing import HnswSq, IvfPq
 from workbench.retrieval.searcher import CHUNKS_PER_DOCUMENT, Searcher
 from workbench.retrieval.strategies import Hybrid, Vector, Weighted
 from workbench.testing import HashEmbedder, WordTokenizer
@@ -129,6 +129,18 @@ def test_an_index_that_was_built_again_still_finds_everything(searcher):
     searcher.rebuild_index(HNSW)
     after = searcher.search(HNSW, Query("q", "word3", "big"), 40)
     assert {h.doc_id for h in before} == {h.doc_id for h in after}
+
+
+def test_an_index_that_is_built_again_starts_from_another_random_state(searcher):
+    """LanceDB takes no seed; ranked by codes alone, the scores of two builds differ."""
+    codes = make_arm("whole", "codes", Vector(IvfPq(bits=4, sub_vectors=4, partitions=1)), embedder="minilm")
+    searcher.prepare(codes)
+    builds = []
+    for _ in range(3):
+        builds.append(searcher.search(codes, Query("q", "word3 w1", "big"), 40))
+        assert builds[-1] == searcher.search(codes, Query("q", "word3 w1", "big"), 40), "one build answers alike"
+        searcher.rebuild_index(codes)
+    assert builds[0] != builds[1] != builds[2] != builds[0]
 
 
 def test_texts_that_changed_under_the_same_manifest_are_ingested_again(tmp_path):

@@ -8,7 +8,7 @@ from tests.retrieval.tables import EMBEDDER, natural_rows, open_store, random_ro
 from workbench.errors import StoreError, TenantError
 from workbench.retrieval.indexing import Exact, FullTextIndex, HnswSq, IvfPq
 from workbench.retrieval.store import Store
-from workbench.retrieval.tenant import Between, ChunkHit, Equals, OneOf
+from workbench.retrieval.tenant import Between, ChunkHit, Equals, OneOf, bm25_of, cosine_of
 
 
 @pytest.fixture(scope="module")
@@ -314,3 +314,26 @@ def test_fusing_both_legs_equals_the_hybrid_search_of_lancedb(tmp_path):
         ours = fuse(legs, 10)
         assert list(ours.values()) == pytest.approx(theirs["_relevance_score"].to_pylist(), abs=1e-7)
         assert set(ours) == set(theirs["chunk_id"].to_pylist())
+
+
+@pytest.mark.parametrize("size", [3e-5, 0.2, 7.0, 12.5, 130.0, 5000.0])
+def test_bm25_keeps_what_float32_carries_whatever_its_size(size):
+    """The last bit is noise and ties; a difference of a few in a million counts, between small scores too."""
+    below = float(np.nextafter(np.float32(size), np.float32(0)))
+    assert bm25_of(below) == bm25_of(float(np.float32(size))) == pytest.approx(size, rel=1e-6)
+    assert bm25_of(size * (1 - 5e-6)) < bm25_of(size)
+
+
+def test_the_noise_of_a_cosine_does_not_order_documents():
+    """A float32 distance is off by about 1e-7, however little is left of it after 1 - distance."""
+    assert [cosine_of(d) for d in (0.99999994, 1.0, 1.0000001)] == [0.0, 0.0, 0.0]
+    assert [cosine_of(d) for d in (0.89999998, 0.9, 0.899997)] == [0.1, 0.1, 0.100003]
+    assert [cosine_of(d) for d in (-2e-5, 2.00003)] == [1.0, -1.0]
+    assert str(cosine_of(1.0000001)) == "0.0"
+
+
+def test_scores_leave_the_store_rounded(filled):
+    handle = filled.for_tenant("a")
+    text, vector = handle.full_text("join merge", 50), handle.vector(unit(1), 50)
+    assert [float(f"{h.score:.7g}") for h in text] == [h.score for h in text]
+    assert [round(h.score, 6) for h in vector] == [h.score for h in vector]

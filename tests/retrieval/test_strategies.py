@@ -70,7 +70,7 @@ def test_a_fused_list_names_every_document_once_by_the_tie_rule(lists):
     for fusion in (RRF(), Weighted(0.5)):
         hits = fusion.fuse(*lists)
         assert sorted(h.doc_id for h in hits) == sorted({h.doc_id for leg in lists for h in leg})
-        keys = [(-round(h.score, 6), h.doc_id) for h in hits]
+        keys = [(-h.score, h.doc_id) for h in hits]
         assert keys == sorted(keys)
 
 
@@ -83,8 +83,16 @@ def test_a_weight_of_zero_or_one_keeps_the_order_of_that_leg(lists):
         assert fused == scored
 
 
-def test_scores_that_differ_in_the_seventh_decimal_are_tied():
-    assert [h.doc_id for h in ordered([Hit("b", 1 + 1e-8), Hit("a", 1.0)])] == ["a", "b"]
+@pytest.mark.parametrize(("high", "low"), [(1 + 1e-8, 1.0), (0.99999992, 0.99999981), (4e-7, 3e-7), (-1e-9, -2e-9)])
+def test_scores_count_as_given_and_ids_where_they_are_equal(high, low):
+    assert [h.doc_id for h in ordered([Hit("a", low), Hit("z", high)])] == ["z", "a"]
+    assert [h.doc_id for h in ordered([Hit("z", high), Hit("a", high)])] == ["a", "z"]
+
+
+def test_fusion_keeps_a_difference_far_behind_the_point():
+    """Scores of one leg far below its best: scaled they differ in the eighth decimal."""
+    leg = [Hit("top", 1.0), Hit("z", 3e-8), Hit("a", 2e-8), Hit("low", 0.0)]
+    assert [h.doc_id for h in Weighted(1.0).fuse([], leg)] == ["top", "z", "a", "low"]
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 
 from tests.retrieval.tiny import HYBRID, TEXT, judge, open_bench, project
 from workbench.errors import ConfigError, EvalsetError, ProviderError
-from workbench.records import Hit, Query
+from workbench.records import Hit, Query, content_hash
 from workbench.retrieval.systems import load_systems, system_inputs
 
 MODULE = """from workbench.records import Hit
@@ -32,6 +32,13 @@ def faulty(query):
 
 def wrong(query):
     return 7
+"""
+MAIN = """from . import index
+import json
+
+def hits(query):
+    from their_package.late import last
+    return [*index.best(), last]
 """
 QUERY = Query("q1", "words", "acme")
 
@@ -137,3 +144,42 @@ def test_run_table_and_callable_stand_beside_ours_and_failures_are_their_own(set
     assert [facts[n].cost_usd_per_1k for n in ("run", "table", "call")] == [0.0001, 0.0002, 0.0003]
     assert facts["run"].latency_p95_ms is None, "a stored run was not timed here"
     assert facts["call"].latency_p95_ms > 0
+
+
+@pytest.fixture
+def package(settings, tmp_path):
+    """A system in several files of ``notebooks/``, one of them imported when it is asked."""
+    home = tmp_path / "notebooks" / "their_package"
+    home.mkdir(parents=True)
+    (home / "__init__.py").write_text("", encoding="utf-8")
+    (home / "main.py").write_text(MAIN, encoding="utf-8")
+    (home / "index.py").write_text("def best():\n    return ['d2']\n", encoding="utf-8")
+    (home / "late.py").write_text("last = 'd1'\n", encoding="utf-8")
+    (home / "other.py").write_text("nobody = 1\n", encoding="utf-8")
+    importlib.invalidate_caches()
+    yield home
+    for name in [n for n in sys.modules if n.split(".")[0] == "their_package"]:
+        sys.modules.pop(name)
+
+
+def hashed(settings):
+    (system,) = load_systems(["mine=their_package.main:hits@1"], settings)
+    return system_inputs([system])["system mine"]
+
+
+def test_a_module_of_the_notebooks_folder_is_found_wherever_the_kernel_works(settings, package):
+    (system,) = load_systems(["mine=their_package.main:hits@1"], settings)
+    assert [hit.doc_id for hit in system.search(QUERY)] == ["d2", "d1"]
+
+
+@pytest.mark.parametrize(("file", "counts"), [("main", 1), ("index", 1), ("late", 1), ("__init__", 1), ("other", 0)])
+def test_what_a_system_imports_of_the_project_is_part_of_its_hash(settings, package, file, counts):
+    before = hashed(settings)
+    path = package / f"{file}.py"
+    path.write_text(path.read_text(encoding="utf-8") + "# changed\n", encoding="utf-8")
+    assert (hashed(settings) != before) == bool(counts)
+
+
+def test_a_system_in_one_file_has_the_hash_of_that_file(settings):
+    (system,) = load_systems(["mine=their_search:hits@1"], settings)
+    assert system.sha256 == content_hash((settings.root / "their_search.py").read_bytes())

@@ -1,14 +1,25 @@
+import ir_measures
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ir_measures import RR, nDCG
 
 from workbench.errors import EvalsetError
-from workbench.retrieval.metrics import rank
+from workbench.retrieval.metrics import measure_all, rank
 from workbench.retrieval.trec import read_run
 
 HITS = [("q1", "b", 1.0), ("q1", "a", 1.0 + 4e-7), ("q1", "c", 2.0), ("q1", "b", 0.5), ("q2", "a", -1.0)]
 RANKED = [("q1", "c", 1), ("q1", "a", 2), ("q1", "b", 3), ("q2", "a", 1)]
+# Scores as rerankers give them: best first, with ids that stand the other way round.
+CLOSE = {
+    "probabilities near 1": [0.99999992, 0.99999981, 0.99999975, 0.99999969, 0.99999961],
+    "probabilities near 0": [4.1e-07, 3.2e-07, 2.2e-07, 1.1e-07, 9e-08],
+    "log probabilities": [-1e-9, -2e-9, -3e-9, -4e-9, -5e-9],
+    "float32 near 1": [float(np.float32(1) - i * np.float32(2**-24)) for i in range(5)],
+    "large": [1e9 + 5e-7 * i for i in range(5, 0, -1)],
+}
 
 
 def rows(frame):
@@ -22,6 +33,19 @@ def test_a_trec_run_is_ranked_by_score_with_one_tie_rule(tmp_path):
     assert rows(run) == RANKED
     assert run.columns == ["query_id", "doc_id", "rank", "score"]
     assert run["score"].to_list() == [2.0, 1.0 + 4e-7, 1.0, -1.0]
+
+
+@pytest.mark.parametrize("scores", CLOSE.values(), ids=CLOSE)
+def test_a_run_is_measured_in_the_order_of_its_scores_however_close_they_are(tmp_path, scores):
+    path = tmp_path / "mine.tsv"
+    path.write_text(
+        "".join(f"q Q0 {d} {i} {s!r} ce\n" for i, (d, s) in enumerate(zip("zmkca", scores, strict=True), 1))
+    )
+    qrels = {"q": {"z": 1}}
+    ours = measure_all(read_run(path), qrels, ["ndcg@10", "mrr@10"])
+    hits = [ir_measures.ScoredDoc("q", d, s) for d, s in zip("zmkca", scores, strict=True)]
+    theirs = ir_measures.calc_aggregate([nDCG @ 10, RR @ 10], [ir_measures.Qrel("q", "z", 1)], hits)
+    assert [float(v[0]) for v in ours.values()] == [theirs[nDCG @ 10], theirs[RR @ 10]] == [1.0, 1.0]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet", ".jsonl"])
@@ -43,6 +67,7 @@ def test_ranks_alone_keep_their_order(tmp_path):
         ("x.run", "q1 Q0 d1 1 0.5 me\nq1 Q0 d2 2 nan me\n\nq1 d3 0.1\nq1 Q0 d4 4 high me\n", [2, 4, 5]),
         ("x.run", "", [0]),
         ("x.csv", "query_id,doc_id,score\nq1,d1,0.5\nq1,,0.5\nq1,d2,inf\nq1,d3,\n", [3, 4, 5]),
+        ("x.csv", "query_id,doc_id,score,rank\nq1,d1,0.5,1\nq1,d2,,2\nq2,d1,,1\n", [3, 4]),
         ("x.jsonl", '{"query_id": "q1", "doc_id": "d1", "score": [1]}\n', [1]),
     ],
 )
@@ -67,7 +92,13 @@ def test_the_order_of_the_file_never_matters(hits):
 
     best: dict[tuple[str, str], float] = {}
     for query_id, doc_id, score in hits:
-        best[query_id, doc_id] = max(round(score, 6), best.get((query_id, doc_id), score))
-    expected = sorted((q, -round(s, 6), d) for (q, d), s in best.items())
+        best[query_id, doc_id] = max(score, best.get((query_id, doc_id), score))
+    expected = sorted((q, -s, d) for (q, d), s in best.items())
     assert run(hits) == run(hits[::-1])
     assert [(q, d) for q, d, _ in run(hits)] == [(q, d) for q, _, d in expected]
+
+
+def test_a_row_without_a_score_among_rows_with_one_says_what_to_do(tmp_path):
+    (tmp_path / "x.csv").write_text("query_id,doc_id,score,rank\nq1,z,0.5,1\nq1,a,,2\n")
+    with pytest.raises(EvalsetError, match="score is empty, other rows have one: give every row its score"):
+        read_run(tmp_path / "x.csv")

@@ -8,12 +8,12 @@ from tests.evalset.small_evalset import write
 from tests.retrieval.tiny import HYBRID, TEXT, judge, open_bench
 from workbench.config import SystemClock
 from workbench.evaluation.gate import Gate
+from workbench.evaluation.run_record import close_run
 from workbench.evaluation.summary import Summary
 from workbench.retrieval.ask import our_arm
 from workbench.retrieval.notebook import RetrievalParameters
 from workbench.retrieval.strategies import FullText
 from workbench.runner import RunRecord, accept
-from workbench.runner.runs import close_run
 
 _GIVEN = RetrievalParameters()
 DEFAULTS = {"chunkers": list(_GIVEN.chunkers), "strategies": list(_GIVEN.strategies), "reference": ""}

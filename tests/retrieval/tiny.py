@@ -11,7 +11,9 @@ from workbench.config import Settings
 from workbench.evaluation.provenance import build_parameters
 from workbench.records import Decision
 from workbench.retrieval.ask import Scored
+from workbench.retrieval.indexing import IvfPq
 from workbench.retrieval.notebook import Finalists, RetrievalBench, RetrievalParameters
+from workbench.retrieval.strategies import Vector
 from workbench.testing import HashEmbedder, WordTokenizer
 
 TENANTS, TOPICS, FAMILIES, DEV_FAMILIES = ("acme", "globex"), 40, 48, 12
@@ -20,6 +22,16 @@ HYBRID, TEXT = "whole · hybrid_rrf", "whole · full_text"
 STRATEGIES = ("full_text", "vector", "hybrid_rrf")
 GATES = '[retrieval]\nmargin = 0.25\nfloor = 0.2\non_stale = "fail"\n'
 COMMON = [f"common{i}" for i in range(12)]
+
+
+CODES = Vector(IvfPq(bits=4, sub_vectors=128, partitions=1))  # ranked by its codes, which are learned at random
+
+
+class Furthest(Vector):
+    """An index with a fault: what is furthest by its codes comes first."""
+
+    def search(self, handle, question, k):
+        return super().search(handle, question, TOPICS)[::-1][:k]
 
 
 def write_evalset(folder: Path, *, gates: str = GATES) -> Path:

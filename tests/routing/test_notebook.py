@@ -3,6 +3,7 @@
 import json
 import shutil
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,11 @@ from workbench.errors import ConfigError, EvalsetError, GateFailed
 from workbench.evalset.outcomes import FILE
 from workbench.evaluation.gate import Gate
 from workbench.evaluation.provenance import build_parameters
+from workbench.evaluation.run_record import close_run
 from workbench.records import Decision
 from workbench.routing.notebook import RoutingBench, RoutingParameters
 from workbench.routing.policies import load_router
 from workbench.runner import RunRecord, accept
-from workbench.runner.runs import close_run
 from workbench.testing import HashEmbedder
 
 POLICIES = ["random", "length", "logistic_words", "knn_embedding"]
@@ -42,21 +43,20 @@ def open_bench(settings: Settings, **given: Any) -> RoutingBench:
     return RoutingBench.open(build_parameters(RoutingParameters, values), settings, embedder=HashEmbedder(32))
 
 
-def run_all(bench: RoutingBench) -> Decision:
-    """Every step of the notebook, up to the gate's word on disk."""
+def run_all(bench: RoutingBench, shown: dict[str, Any] | None = None) -> Decision:
+    """Every step of the notebook, up to the gate's word on disk; what they show by the name of the step."""
+    shown = {} if shown is None else shown
     tables = [bench.contents(), bench.power(), bench.opportunity()]
     arms = bench.fit()
     found = bench.study(arms)
     tables += [bench.policies_table(found), bench.within(found)]
-    assert bench.curves(found).svg
-    assert bench.deferral(found)
+    shown |= {"study": found, "curves": bench.curves(found), "deferral": bench.deferral(found)}
     dev = bench.candidates(bench.score(arms, "dev"), found)
     finalists = bench.finalists(dev)
     test = bench.test(dev, finalists)
     decision = bench.decide(test, finalists)
-    assert bench.forest(decision).svg
-    assert bench.slices(test).svg
-    bench.regressions(decision, test)
+    shown |= {"forest": bench.forest(decision), "slices": bench.slices(test), "test": test}
+    shown["regressions"] = bench.regressions(decision, test)
     bench.save(decision, dev, test, {str(i): table for i, table in enumerate(tables)})
     with suppress(GateFailed):  # raised after everything is on disk
         bench.gate(decision, test)
@@ -74,8 +74,10 @@ def quick(settings: Settings, **given: Any) -> Decision:
 
 def test_dominated_pair_ends_in_always_the_better_one(tmp_path):
     settings = project(tmp_path, dominated())
-    decision = run_all(open_bench(settings))
+    decision = run_all(open_bench(settings), shown := {})
     assert (decision.verdict, decision.arm) == ("chosen", "better and cheap")
+    assert shown["deferral"].rows == (("none: better and cheap is the cheapest and the strongest",),)
+    assert shown["regressions"] is None, "one arm alone loses against none"
     named = quick(settings, reference="worse and dear")
     assert (named.verdict, named.arm) == ("chosen", "better and cheap")
 
@@ -107,12 +109,12 @@ def first(tmp_path_factory):
     root = tmp_path_factory.mktemp("project")
     settings = project(root, planted(600))
     bench = open_bench(settings)
-    decision = run_all(bench)
+    decision = run_all(bench, shown := {})
     close_run(
         RunRecord(bench.experiment.folder, "running", "routing", "ci"), SystemClock(), status="done", gate="stale"
     )
     accept(settings, "routing", reason="first of its kind", clock=SystemClock())
-    return root, bench, decision
+    return root, bench, decision, shown
 
 
 @pytest.fixture
@@ -133,6 +135,56 @@ def test_planted_gain_is_chosen_and_saves_what_was_planted(first):
     assert decision.verdict == "chosen"
     claim, reference = decision.claim(decision.arm), decision.claim("large")
     assert claim.cost_usd_per_1k < 0.75 * reference.cost_usd_per_1k
+
+
+def points(figure: Any) -> dict[str, list[tuple[float, float]]]:
+    """Points of a line chart by the name of the line."""
+    out: dict[str, list[tuple[float, float]]] = {}
+    for line, x, y in figure.data.rows:
+        out.setdefault(line, []).append((x, y))
+    return out
+
+
+def test_curves_and_deferral_show_the_gain_that_was_planted(first):
+    """40 % of the prompts are hard and say so: with half of them sent to the large model nothing is lost."""
+    shown = first[3]
+    part = shown["study"].outcomes
+    mean = dict(zip(part.models, part.quality.mean(0), strict=True))
+    cost = dict(zip(part.models, 1000 * part.cost_usd.mean(0), strict=True))
+    hull = points(shown["curves"])["hull of the single models"]
+    assert hull[0] == pytest.approx((cost["small"], mean["small"]))
+    assert hull[-1] == pytest.approx((cost["large"], mean["large"]))
+    lines = points(shown["deferral"])
+    assert lines["random"] == [(0.0, pytest.approx(mean["small"])), (100.0, pytest.approx(mean["large"]))]
+    for name in ("length", "oracle"):
+        at = {round(x, -1): y for x, y in lines[name]}
+        assert at[0] == pytest.approx(mean["small"])
+        assert at[20] > mean["small"] + 0.3 * (mean["large"] - mean["small"])
+        assert at[50] >= mean["large"]
+    assert all(best >= mine for (_, best), (_, mine) in zip(lines["oracle"], lines["length"], strict=True))
+
+
+def test_regressions_list_the_prompts_on_which_the_decided_arm_loses(first):
+    _, bench, decision, shown = first
+    assert shown["regressions"].rows == ()
+    assert shown["regressions"].caption == f"{decision.arm} loses on no question against large"
+    test = shown["test"]
+    large = test.scores.filter((pl.col("arm") == "large") & (pl.col("value") == 1))
+    lost = large["item_id"].to_list()[:3]
+    mine = (pl.col("arm") == decision.arm) & pl.col("item_id").is_in(lost)
+    spoiled = replace(test, scores=test.scores.with_columns(value=pl.when(mine).then(0.0).otherwise("value")))
+    prompt = dict(zip(test.outcomes.prompt_ids, test.outcomes.requests.prompts, strict=True))
+    rows = bench.regressions(decision, spoiled).rows
+    assert {row[0] for row in rows} == {prompt[i] for i in lost}
+    assert {row[2] for row in rows} == {"large"}
+
+
+def test_a_test_split_that_was_used_before_is_told_once_in_the_report(tmp_path):
+    bench = open_bench(project(tmp_path, planted(200)), policies=["length"])
+    bench.experiment.count_test_use(["another", "set"])
+    run_all(bench)
+    page = (bench.experiment.folder / "report.html").read_text(encoding="utf-8")
+    assert page.count("2 different sets of arms have been judged on this test split") == 1
 
 
 def test_check_of_an_accepted_router_holds_and_every_prompt_goes_where_it_went(copy):

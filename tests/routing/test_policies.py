@@ -9,7 +9,7 @@ from tests.routing.routing_tables import planted
 from workbench.errors import ConfigError
 from workbench.evalset.outcomes import Requests, outcomes_of
 from workbench.routing.policies import POLICIES, Router, make_policy, one_model
-from workbench.routing.predictors import Tfidf
+from workbench.routing.predictors import Constant, Embedding, Logistic, Tfidf
 
 OUTCOMES = outcomes_of(planted(200))
 RNG = np.random.default_rng(0)
@@ -34,6 +34,28 @@ def test_router_that_was_stored_routes_bit_for_bit_as_before(name):
     assert again.sha256 == router.sha256
     assert np.array_equal(again.predictor.predict(REQUESTS), router.predictor.predict(REQUESTS))
     assert np.array_equal(again.route(REQUESTS), router.route(REQUESTS))
+
+
+@pytest.mark.parametrize("name", [*POLICIES, "table:odd=small;*=large"])
+def test_a_router_knows_what_it_reads_also_after_it_was_stored(name):
+    router = Router.load(json.loads(json.dumps(fitted(name).save())))
+    assert router.reads == make_policy(name, OUTCOMES.models).reads
+
+
+def test_what_is_read_does_not_depend_on_the_name_of_a_class():
+    class Halved(Embedding):
+        def rows(self, requests):
+            return super().rows(requests)[:, ::2]
+
+    class Known(Constant):
+        """Has features that are no such thing."""
+
+        features = ("vectors",)
+
+    cost = np.array([1e-6, 5e-6])
+    learned = Logistic.fit(Halved(), REQUESTS, OUTCOMES.quality)
+    assert Router("own", OUTCOMES.models, learned, cost).reads == "vectors"
+    assert Router("own", OUTCOMES.models, Known(np.ones(2)), cost).reads == ""
 
 
 def test_no_value_means_the_cheapest_and_any_value_the_best():

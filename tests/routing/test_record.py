@@ -15,7 +15,7 @@ from workbench.inference.batch import estimate
 from workbench.inference.client import Client
 from workbench.inference.messages import Request, Response, Usage
 from workbench.inference.prices import load_prices
-from workbench.routing.record import record
+from workbench.routing.record import of_first, record
 from workbench.routing.recorded import asked_of, keep_searches, recording_file, renew
 from workbench.testing import FakeClock, ScriptedModel
 
@@ -96,3 +96,21 @@ def test_it_says_what_came_of_each_model_and_goes_on_where_it_stopped(settings: 
     assert record("docs", settings=settings, tell=told.append, client=client) == 0  # nothing to pay, no limit needed
     assert len(model.requests) == 20
     assert [line.startswith(("docs", *MODELS)) for line in told] == [True] * 3
+
+
+def test_the_first_questions_are_found_without_going_through_all_requests_for_each(unanswered: Evalset) -> None:
+    class Counted(tuple):
+        passes = 0
+
+        def __iter__(self):
+            Counted.passes += 1
+            return super().__iter__()
+
+    asked = Counted(list(asked_of(unanswered, models=MODELS)) * 3)
+    questions = list(dict.fromkeys(a.query.query_id for a in tuple(asked)))
+    Counted.passes = 0
+    found = of_first(asked, 2)
+    assert Counted.passes <= 2
+    assert list(dict.fromkeys(a.query.query_id for a in found)) == questions[:2]
+    assert len(found) == sum(a.query.query_id in questions[:2] for a in asked)
+    assert of_first(asked, len(questions) + 1) == list(asked)

@@ -10,18 +10,35 @@ import pytest
 
 from tests.reports import samples
 from workbench.config import Settings, load_settings
-from workbench.errors import CallFailed, ConfigError
+from workbench.errors import (
+    AccountRefused,
+    BudgetExceeded,
+    CallFailed,
+    ConfigError,
+    ContentRefused,
+    ModelMissing,
+    Rejected,
+    Throttled,
+    Unavailable,
+)
 from workbench.evalset.outcomes import Requests
 from workbench.inference.attempt import Books
+from workbench.inference.budgets import Budget, Budgets
 from workbench.inference.client import Client
+from workbench.inference.limits import Limit, RateLimiter
 from workbench.inference.messages import CacheUse, Request, Response, Usage
 from workbench.inference.prices import load_prices
+from workbench.inference.recordings import Recordings
 from workbench.records import Claim, Decision, Fingerprint, Rule, content_hash
 from workbench.routing.policies import POLICIES, Router
 from workbench.routing.route import Routed, load_routed, model_inputs, retrieval_arm
+from workbench.state import open_engine
+from workbench.telemetry.ledger import Ledger
+from workbench.telemetry.spans import Tracing
+from workbench.telemetry.traces import load_trace
 from workbench.testing import FakeClock, ScriptedModel
 
-SMALL = "local/smollm2-135m"
+SMALL, OTHER = "local/smollm2-135m", "openai/gpt-5.4-nano"
 ARMS = ("local/smollm2-135m@bare", "local/qwen2.5-coder-0.5b@top2")
 QUALITY, COST = np.array([[1.0, 0.0], [0.0, 1.0]] * 40), np.tile([1e-6, 5e-6], (80, 1))
 REQUESTS = Requests(tuple(f"question {i}" for i in range(80)), ("find", "answer") * 40)
@@ -68,6 +85,135 @@ def test_cascade_asks_its_first_arm_and_goes_on_only_where_that_is_unsure() -> N
         assert done.attempts == len(models)
         prices, asked = load_prices(), [m.partition("@")[0] for m in models]
         assert done.cost_nanos == sum(prices.cost_nanos(model, Usage(5, output=1)) for model in asked)
+
+
+ASKED = {"model": "router/docs", "feature": "answer", "question": "question 1"}
+CHEAP, STRONG = (arm.partition("@")[0] for arm in ARMS)
+WHOLE_USAGE = Usage(5, output=1)
+
+
+@pytest.fixture
+def engine(tmp_path: Path):
+    return open_engine(f"sqlite:///{tmp_path / 'state.sqlite'}")
+
+
+def books_on(engine, budget_usd: float = 1.0, **parts) -> Books:
+    clock = FakeClock()
+    return Books(load_prices(), Budgets(engine, [Budget(budget_usd, "day")], clock), Ledger(engine),
+                 clock=clock, **parts)  # fmt: skip
+
+
+def outermost(engine, done):
+    return next(row for row in load_trace(engine, done.trace_id).rows if not row.parent_id)
+
+
+def failing(clock, error: Exception, *down: str) -> ScriptedModel:
+    """Models of which some are down; the others answer with their name."""
+
+    def script(request: Request) -> Response | Exception:
+        return error if request.model in down else Response(request.model, request.model, WHOLE_USAGE, confidence=0.95)
+
+    return ScriptedModel(script, clock=clock)
+
+
+def cascade_client(books: Books, provider: ScriptedModel) -> Client:
+    return Client({"": provider}, books, routers={"docs": Routed("docs", cascade())})
+
+
+@pytest.mark.parametrize(
+    ("error", "attempts"),
+    [
+        (Unavailable("connection refused"), 3), (AccountRefused("no", status=401), 1),
+        (ModelMissing("retired", status=404), 1), (Throttled("slow down", status=429), 3),
+        (Throttled("slow down", status=429, retry_after_s=90.0), 1),
+    ],
+)  # fmt: skip
+def test_cascade_whose_first_arm_gives_no_answer_asks_its_strong_arm_and_says_so(engine, error, attempts) -> None:
+    books = books_on(engine, tracing=Tracing(engine))
+    provider = failing(books.clock, error, CHEAP)
+    done = cascade_client(books, provider).complete(messages, **ASKED)
+    assert [r.model for r in provider.requests] == [CHEAP] * attempts + [STRONG]
+    assert books.clock.monotonic() < 5, "nobody waits for one arm while the other can answer"
+    said = f"{ARMS[0]} was asked first and gave no answer: {type(error).__name__}"
+    assert (done.text, done.route.arm, done.route.reason, done.attempts) == (STRONG, ARMS[1], said, attempts + 1)
+    rows = books.ledger.frame().sort("route", descending=True).to_dicts()
+    assert [(r["route"], r["reason"]) for r in rows] == [(ARMS[0], "asked first")] * attempts + [(ARMS[1], said)]
+    root = outermost(engine, done)
+    assert (root.attributes["wb.route"], root.attributes["wb.reason"]) == (ARMS[1], said)
+
+
+def test_what_the_first_arm_of_a_cascade_had_cost_is_in_the_sum_and_in_the_error(engine) -> None:
+    books = books_on(engine)
+    down = Unavailable("gone", billed="unknown")
+    done = cascade_client(books, failing(books.clock, down, CHEAP)).complete(messages, **ASKED)
+    assert done.cost_nanos == int(books.ledger.frame()["cost_nanos"].sum())
+    assert done.cost_nanos > load_prices().cost_nanos(STRONG, WHOLE_USAGE)
+    with pytest.raises(CallFailed) as raised:
+        cascade_client(books, failing(books.clock, down, CHEAP, STRONG)).complete(messages, **ASKED)
+    assert [model for model, *_ in raised.value.attempts] == [CHEAP] * 3 + [STRONG] * 3
+    assert raised.value.cost_nanos == int(books.ledger.frame()["cost_nanos"].sum()) - done.cost_nanos > 0
+    assert "The first arm of the cascade had failed before" in raised.value.__notes__[0]
+
+
+def test_cascade_of_which_both_arms_are_down_asks_the_fallbacks(engine) -> None:
+    books = books_on(engine)
+    provider = failing(books.clock, AccountRefused("no", status=401), CHEAP, STRONG)
+    done = cascade_client(books, provider).complete(messages, fallbacks=[OTHER], **ASKED)
+    assert [r.model for r in provider.requests] == [CHEAP, STRONG, OTHER]
+    assert done.text == OTHER
+
+
+@pytest.mark.parametrize("error", [Rejected("malformed", status=400), ContentRefused("policy", status=400)])
+def test_what_any_arm_would_refuse_ends_a_cascade(engine, error) -> None:
+    books = books_on(engine)
+    provider = failing(books.clock, error, CHEAP)
+    with pytest.raises(CallFailed) as raised:
+        cascade_client(books, provider).complete(messages, **ASKED)
+    assert (raised.value.__cause__, len(provider.requests)) == (error, 1)
+
+
+def test_a_cascade_whose_first_arm_does_not_fit_the_budget_asks_nothing(engine) -> None:
+    books = books_on(engine, 1e-9)
+    provider = failing(books.clock, Unavailable("down"))
+    with pytest.raises(BudgetExceeded):
+        cascade_client(books, provider).complete(messages, fallbacks=[OTHER], **ASKED)
+    assert provider.requests == []
+
+
+def test_a_session_in_which_the_first_arm_of_a_cascade_failed_is_replayed_as_it_was(engine, tmp_path) -> None:
+    books = books_on(engine)
+    client = cascade_client(books, failing(books.clock, AccountRefused("no", status=401), CHEAP))
+    path = tmp_path / "said.jsonl"
+    assert replace(client, recordings=Recordings(path, live=True)).complete(messages, **ASKED).text == STRONG
+    again = replace(client, recordings=Recordings(path)).complete(messages, **ASKED)
+    assert (again.text, again.source, again.route.reason.endswith("RecordingMiss")) == (STRONG, "recording", True)
+
+
+def test_a_cascade_whose_first_arm_waits_for_our_own_limit_asks_its_strong_arm(engine) -> None:
+    clock = FakeClock()
+    limiter = RateLimiter(engine, {CHEAP: Limit(requests_per_minute=1)}, clock)
+    provider = failing(clock, Unavailable("down"))
+    client = cascade_client(Books(load_prices(), limiter=limiter, clock=clock), provider)
+    assert [client.complete(messages, **ASKED).text for _ in range(2)] == [CHEAP, STRONG]
+    assert clock.monotonic() == 0
+
+
+def test_a_client_with_a_cascade_asks_hosted_models_for_token_probabilities(tmp_path: Path) -> None:
+    settings = replace(accept(tmp_path, cascade()), state_url=f"sqlite:///{tmp_path / 'state.sqlite'}")
+    for router, asks in ((cascade(), True), (by_feature(), False)):
+        client = Client.open(settings, routers={"docs": Routed("docs", router)})
+        assert client.providers[""].logprobs is asks
+
+
+def test_a_first_answer_without_token_probabilities_stands_in_the_reason(engine) -> None:
+    books = books_on(engine, tracing=Tracing(engine))
+    provider = ScriptedModel(lambda request: Response(request.model, request.model, WHOLE_USAGE), clock=books.clock)
+    done = cascade_client(books, provider).complete(messages, **ASKED)
+    said = f"; {ARMS[0]} gave no token probabilities: taken as unsure"
+    assert done.route.arm == ARMS[1]
+    assert done.route.reason.endswith(said)
+    assert [r["reason"].endswith(said) for r in books.ledger.frame().sort("route").to_dicts()] == [True, False]
+    assert outermost(engine, done).attributes["wb.reason"].endswith(said)
 
 
 def test_models_of_a_cascade_share_one_deadline() -> None:

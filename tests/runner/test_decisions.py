@@ -13,10 +13,10 @@ from workbench.config import SystemClock
 from workbench.errors import ConfigError, EvalsetError, RunError
 from workbench.evaluation.experiment import anchor_path
 from workbench.evaluation.gate import EXIT_CODES, Gate, GateClaim
+from workbench.evaluation.run_record import close_run, open_run
 from workbench.records import Claim, Decision, Fingerprint, GateStatus, PairedBounds, Rule
 from workbench.runner import Check, RunRecord, accept, accepted_decisions, check
 from workbench.runner.decisions import worst_exit_code
-from workbench.runner.runs import close_run, open_run
 
 RULE = Rule("ndcg@10", "usd_per_1k_requests", "vector", 0.02, 0.95)
 CLAIM = Claim("vector", {}, "identical", 0.7, 0.6, 0.8, 0.0, 0.0, 0.0, 1.0, None, 1.0, 40, 40, 0)

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from workbench.evaluation.run_record import CellState, CellStatus
 from workbench.runner.kernels import Execution
-from workbench.runner.runs import CellState, CellStatus, Ending, how_it_ended
+from workbench.runner.runs import Ending, how_it_ended
 
 
 class CellFailed(Exception):

@@ -11,7 +11,8 @@ import pytest
 
 from tests.notebooks.zoo import make_settings
 from workbench.config import Settings
-from workbench.runner.runs import CellState, RunRecord, close_run, list_runs, open_run, process_token
+from workbench.evaluation.run_record import CellState, RunRecord, close_run, open_run, process_token
+from workbench.runner.runs import list_runs
 
 
 class StoppedClock:

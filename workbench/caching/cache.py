@@ -37,7 +37,49 @@ Verifier = Callable[[str, str, Response], bool]
 Vector = npt.NDArray[np.float32]
 
 
-class SemanticCache:
+class _Kept:
+    """What every cache lets its owner do with the entries that it keeps."""
+
+    _entries: Entries
+
+    def invalidate(
+        self, *, source: str | None = None, tenant_id: str | None = None, corpus_version: str | None = None
+    ) -> int:
+        """Drop the entries that meet all conditions given, in every process; returns how many there were.
+
+        Answers that were asked for before and come afterwards are not kept.
+
+        Parameters
+        ----------
+        source : str, optional
+            Document that the answers rest on, as `CacheUse.sources` named it.
+        tenant_id : str, optional
+            Tenant whose answers go.
+        corpus_version : str, optional
+            Version of the documents that the answers rest on.
+
+        Raises
+        ------
+        ConfigError
+            If no condition is given.
+        """
+        return self._entries.invalidate(source=source, tenant_id=tenant_id, corpus_version=corpus_version)
+
+    def purge(self) -> int:
+        """Drop every entry that is too old to be served, and scopes that are empty; returns how many entries went."""
+        return self._entries.purge()
+
+    def moment(self) -> int:
+        """Count of the invalidations so far; `keep` takes it, so that an answer from before one is not kept."""
+        return self._entries.moment()
+
+    @property
+    def problems(self) -> Counter[str]:
+        """How many entries were dropped and answers refused, by reason."""
+        return Counter(self._entries.problems)
+
+
+class SemanticCache(_Kept):
     """Serves the answer to the nearest earlier question of the scope; nothing is served where anything is doubtful.
 
     As in `workbench.caching.replay.replay`: the same text is served; otherwise the nearest question, where
@@ -82,13 +124,6 @@ class SemanticCache:
         self._entries = Entries(engine, clock=self._clock, ttl_s=ttl_s, max_entries=max_entries)
         self._indices, self._lock = OrderedDict[str, ScopeIndex](), threading.Lock()
         self._embed = lru_cache(maxsize=1024)(self._embed_anew)  # a miss is looked up and then kept
-        self.invalidate, self.purge = self._entries.invalidate, self._entries.purge
-        self.moment = self._entries.moment
-
-    @property
-    def problems(self) -> Counter[str]:
-        """How many entries were dropped and answers refused, by reason."""
-        return Counter(self._entries.problems)
 
     def find(self, request: Request, who: Attribution, use: CacheUse) -> CacheHit | None:
         """Cached answer for this request of this caller, None where anything is doubtful."""
@@ -210,7 +245,7 @@ def _question(intent: str) -> str:
     return content_hash(exact(intent))
 
 
-class ResponseCache:
+class ResponseCache(_Kept):
     """Serves an answer again to exactly the same request of the same scope; sampled answers are never kept.
 
     Parameters
@@ -227,13 +262,6 @@ class ResponseCache:
         self, engine: sa.Engine, *, clock: Clock | None = None, ttl_s: float = WEEK_S, max_entries: int = 10_000
     ) -> None:
         self._entries = Entries(engine, clock=clock or SystemClock(), ttl_s=ttl_s, max_entries=max_entries)
-        self.invalidate, self.purge = self._entries.invalidate, self._entries.purge
-        self.moment = self._entries.moment
-
-    @property
-    def problems(self) -> Counter[str]:
-        """How many entries were dropped, by reason."""
-        return Counter(self._entries.problems)
 
     def find(self, request: Request, who: Attribution, use: CacheUse) -> CacheHit | None:
         """Cached answer for this request of this caller, None where anything is doubtful."""

@@ -277,7 +277,7 @@ class Scopes(Step):
         }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class KnownVectors:
     """An encoder whose vectors are there already, by text."""
 

@@ -20,7 +20,7 @@ GRID: Array = np.arange(400, 119, -1) / 400
 POWER = 0.8
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Sweep:
     """Hits and false hits at every distinct score, highest first."""
 
@@ -50,7 +50,7 @@ def clopper_pearson(false: Array, hits: Array, confidence: float = 0.95) -> tupl
     return low, high
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Counts:
     """Hits and false hits of each cluster at each threshold of a falling grid, shape (clusters, thresholds).
 

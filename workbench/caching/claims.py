@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from workbench.caching.certify import Certificate, Counts, korn_graubard
 from workbench.caching.guard import Guard
+from workbench.evalset.gates import PairLimit
 from workbench.evalset.traffic import Pair
 from workbench.evaluation.compare import spent
 from workbench.evaluation.decision import Outcome
@@ -71,13 +72,13 @@ class PairsServed:
     may_share: int = 0
     of_may_share: int = 0
 
-    def status(self, limit: float) -> GateStatus | None:
+    def status(self, limit: PairLimit) -> GateStatus | None:
         """What the pairs that must differ say against a cache, None for nothing; a share is limited by its bound."""
-        if isinstance(limit, int):
-            return "broken" if self.must_differ > limit else None
-        if self.high <= limit:
+        if limit.share is None:
+            return "broken" if self.must_differ > limit.most(self.of_must_differ) else None
+        if self.high <= limit.share:
             return None
-        return "broken" if self.low > limit else "inconclusive"
+        return "broken" if self.low > limit.share else "inconclusive"
 
     def sentence(self) -> str:
         """What a reader is told; nothing where there are no pairs."""
@@ -154,7 +155,7 @@ class CacheResult:
         return float(low[0]), float(high[0])
 
 
-def make_claim(result: CacheResult, rule: Rule, *, must_differ_limit: float) -> Claim:
+def make_claim(result: CacheResult, rule: Rule, *, must_differ_limit: PairLimit) -> Claim:
     """Claim of one arm; how the fields are to be read stands at the top of this module."""
     certificate, served = result.certificate, result.served
     status, note = _status(result, rule, must_differ_limit)
@@ -182,13 +183,13 @@ def make_claim(result: CacheResult, rule: Rule, *, must_differ_limit: float) -> 
     )
 
 
-def _status(result: CacheResult, rule: Rule, must_differ_limit: float) -> tuple[GateStatus, str]:
+def _status(result: CacheResult, rule: Rule, must_differ_limit: PairLimit) -> tuple[GateStatus, str]:
     certificate = result.certificate
     if certificate is None or not (certificate.hits or result.served.hits.any()):
         return "identical", "nothing was served" + (f": {certificate.note}" if certificate else "")
     found = f"{certificate.false:,} false of {certificate.hits:,} hits in {certificate.clusters} clusters"
     if result.arm.kind == "semantic" and (against := result.pairs.status(must_differ_limit)):
-        share = "" if isinstance(must_differ_limit, int) else f", at most {percent(result.pairs.high, 1)} of such"
+        share = "" if must_differ_limit.share is None else f", at most {percent(result.pairs.high, 1)} of such"
         limit = f"limit {must_differ_limit}"
         return against, f"{found}, but it serves {result.pairs.must_differ} must-differ pairs{share} ({limit})"
     if result.arm.kind == "exact":

@@ -49,6 +49,7 @@ from workbench.records import Decision, Rule
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Table
 from workbench.reports.charts import forest, lines, slices
+from workbench.reports.ending import end_run
 from workbench.reports.figure import Figure
 from workbench.retrieval.ingest import VectorCache
 from workbench.telemetry.context import attributed
@@ -115,7 +116,7 @@ class CachingBench:
         # known before anything is certified: the confidence that is left depends on it
         use = experiment.count_test_use(["off", "exact", "semantic", repr(guard), embedder.encoder_id])
         confidence = spent(policy.confidence, use)
-        lab = CacheStudy(parameters, stream, pairs, policy.must_differ_limit, prices, confidence)
+        lab = CacheStudy(parameters, stream, pairs, policy.pair_limit, prices, confidence)
         return cls(experiment, lab, embedder, guard, use)
 
     @property
@@ -231,8 +232,7 @@ class CachingBench:
         A semantic cache whose wording nobody has tried on pairs that must differ is provisional at most.
         """
         rule, results = self.rule, list(replayed.results)
-        limit = self.experiment.policy.must_differ_limit
-        claims = tuple(make_claim(r, rule, must_differ_limit=limit) for r in results)
+        claims = tuple(make_claim(r, rule, must_differ_limit=self.experiment.policy.pair_limit) for r in results)
         order = {r.arm.name: i for i, r in enumerate(results)}
         worth = [c for c in claims if c.arm == OFF or rule.counts(c.cost_usd_per_1k, claims[0].cost_usd_per_1k)]
         outcome = decide(worth, rule, order=order, synthetic=self.experiment.evalset.synthetic)
@@ -274,16 +274,14 @@ class CachingBench:
 
     def gate(self, decision: Decision, replayed: Replayed, scopes: Scopes) -> None:
         """Say whether the accepted decision still holds; raises after everything is on disk."""
-        limit = self.experiment.policy.must_differ_limit
         chosen = next(r for r in replayed.results if r.arm.name == decision.arm)
-        most = limit if isinstance(limit, int) else int(limit * chosen.pairs.of_must_differ)
+        most = self.experiment.policy.pair_limit.most(chosen.pairs.of_must_differ)
         served = max(chosen.pairs.must_differ - most, 0) if chosen.pairs.of_must_differ else None
         invariants = {**scopes.invariants, "must-differ pairs served above the limit": served}
         rows = request_rows(self.lab.stream, replayed.replays, self.lab.parts["test"])
         items = [item_id(i) for i in range(len(self.lab.stream))[self.lab.parts["test"]]]
         gate = self.experiment.gate(decision, self._scores(replayed), invariants, items=items, rows=rows)
-        print(f"gate: {gate.status} - {gate.sentence}")  # noqa: T201  the last line of the notebook
-        gate.enforce()
+        end_run(self.experiment, decision, gate)
 
     def _embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         cache, bar = VectorCache(self.experiment.settings.cache / "vectors.sqlite"), Progress("questions", len(texts))

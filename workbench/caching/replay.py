@@ -21,7 +21,7 @@ Floats = npt.NDArray[np.float64]
 BLOCK_BYTES = 64 << 20
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Shadow:
     """Nearest earlier request of the same tenant and feature, for each request.
 
@@ -57,7 +57,7 @@ class Shadow:
         return replace(self, allowed=allowed)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Replay:
     """What one cache did with each request; arrays as in `Shadow`, ``entries`` is what it holds in the end."""
 

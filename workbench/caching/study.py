@@ -12,6 +12,7 @@ from workbench.caching.guard import Guard
 from workbench.caching.replay import Replay, Shadow, replay, serve_nothing
 from workbench.errors import ConfigError, unknown_name
 from workbench.evalset.evalset import require_dev
+from workbench.evalset.gates import PairLimit
 from workbench.evalset.traffic import Pair, RequestStream
 from workbench.inference.prices import PriceTable, Work
 from workbench.rendering.table import Table
@@ -37,7 +38,7 @@ class CachingParameters:
     seed: int = 0
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Step:
     """A value that is shown as its table, in Jupyter and as text."""
 
@@ -50,7 +51,7 @@ class Step:
         return self.table.to_text()
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Semantic(Step):
     """Every request's vector and its nearest earlier request, by way of matching; cosines of the labelled pairs."""
 
@@ -82,7 +83,7 @@ class CacheStudy:
     parameters: CachingParameters
     stream: RequestStream
     pairs: tuple[Pair, ...]
-    must_differ_limit: float
+    must_differ_limit: PairLimit
     prices: PriceTable
     confidence: float
 
@@ -130,8 +131,8 @@ class CacheStudy:
         labelled = (p.pair_id for p, used in zip(self.pairs, chosen, strict=True) if used)
         require_dev(labelled, {p.pair_id for p in self.pairs if p.split == "dev"}, "limiting a threshold by pairs")
         differ = chosen & self.passes(guard)
-        grave = differ & np.array([p.kind in GRAVE and isinstance(limit, float) for p in self.pairs], dtype=bool)
-        most = limit if isinstance(limit, int) else limit * chosen.sum()
+        grave = differ & np.array([p.kind in GRAVE and limit.share is not None for p in self.pairs], dtype=bool)
+        most = limit.most(int(chosen.sum()))
         near = semantic.pair_similarity
         fits = [t for t in GRID if (differ & (near >= t)).sum() <= most and not (grave & (near >= t)).any()]
         return float(min(fits, default=np.inf))

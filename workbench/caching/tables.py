@@ -240,7 +240,7 @@ def score_rows(stream: RequestStream, replays: Mapping[str, Replay], part: slice
              stream.tenants[i], f"quarter {quarter[i]}")
             for i in places[own[places]].tolist()
         ]  # fmt: skip
-    schema = SCORES_SCHEMA | {"slice_tenant": pl.String, "slice_age of the cache": pl.String}
+    schema = SCORES_SCHEMA | {"slice_tenant_id": pl.String, "slice_age of the cache": pl.String}
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 

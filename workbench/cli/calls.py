@@ -53,7 +53,7 @@ def fetch_models(
 
 def models_table(folder: Path, prices: "PriceTable") -> "Table":
     """One row for each file of weights; dollars are for a million tokens, and empty where no price is known."""
-    from workbench.inference.local import PREFIX
+    from workbench.inference.messages import LOCAL
     from workbench.inference.weights import WEIGHTS, is_there
     from workbench.rendering.table import Column, Table
 
@@ -70,7 +70,7 @@ def models_table(folder: Path, prices: "PriceTable") -> "Table":
     )
     rows = []
     for name, weights in WEIGHTS.items():
-        nanos = prices.models.get(PREFIX + name, {})
+        nanos = prices.models.get(LOCAL + name, {})
         dollars = [float(nanos[side]) / 1000 if side in nanos else None for side in ("input", "output")]
         found = on_disk[is_there(weights, folder)]
         origin = str(weights.sources[0])

@@ -1,7 +1,7 @@
 """An evalset: questions, judgements and documents of one folder, in dev and test, with their hashes."""
 
 import hashlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from workbench.evalset.findings import Contents, find, left_out, read_contents
 from workbench.evalset.gates import GatePolicy, default_policy
 from workbench.records import Document, Query
 
-Qrels = dict[str, dict[str, int]]
+Qrels = Mapping[str, Mapping[str, int]]  # by question, the grade of each document that was judged
 DEV_SHARE = 0.25
 HUB = "hub:"
 NAMED = 20  # questions left out that a note names
@@ -169,7 +169,9 @@ def _leave_out(contents: Contents, splits: dict[str, Qrels]) -> tuple[dict[str, 
     """Judgements of the questions that are asked, and for each split a sentence that names the others."""
     gone = left_out(contents, splits)
     without = {(each.split, each.query_id) for each in gone}
-    asked = {s: {q: grades for q, grades in qrels.items() if (s, q) not in without} for s, qrels in splits.items()}
+    asked: dict[str, Qrels] = {}
+    for name, qrels in splits.items():
+        asked[name] = {q: grades for q, grades in qrels.items() if (name, q) not in without}
     notes = []
     for split in splits:
         mine = [f"{each.query_id!r} {each.why}" for each in gone if each.split == split]
@@ -226,7 +228,7 @@ def split_qrels(contents: Contents, *, seed: int) -> tuple[dict[str, Qrels], tup
 
 
 def _qrels(rows: Iterable[Judgement]) -> Qrels:
-    qrels: Qrels = {}
+    qrels: dict[str, dict[str, int]] = {}
     for row in rows:
         qrels.setdefault(row.query_id, {})[row.doc_id] = row.grade
     return qrels

@@ -6,14 +6,16 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 from workbench.errors import Defect, unknown_name
 from workbench.evalset.files import read_text
 from workbench.records import GateStatus
 
 Softness = Literal["fail", "warn", "pass"]
-NOTEBOOKS = ("retrieval", "routing", "caching", "pipeline", "quality", "costs", "stack")
+# The one list of notebooks: `workbench.start` takes these names, and the files NN_<name>.ipynb have them, in order.
+NOTEBOOKS = ("retrieval", "routing", "caching")
+TO_COME = ("pipeline", "quality", "costs", "stack")  # a gates.toml may speak of them already
 _METRICS = {"retrieval": "ndcg@10", "caching": "false_hit_rate", "quality": "agreement"}
 _HUGE = 1e12
 # name -> (lowest, highest, whether the ends are allowed)
@@ -31,6 +33,46 @@ _RANGES: Mapping[str, tuple[float, float, bool]] = {
     "min_coverage": (0.0, 1.0, True),
 }
 ASSUMED_REQUESTS = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class PairLimit:
+    """How many of the pairs that need different answers a cache may serve: a count of them or a share, never both.
+
+    Attributes
+    ----------
+    count : int or None
+        At most so many.
+    share : float or None
+        At most this share, in (0, 1); the upper bound of the share that was found must keep to it.
+    """
+
+    count: int | None = None
+    share: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.count is None) == (self.share is None):
+            raise ValueError(f"a limit of pairs is a count or a share, found {self.count!r} and {self.share!r}")
+
+    @classmethod
+    def of(cls, value: float) -> Self:
+        """Limit that a number means, whatever its type: whole numbers are counts.
+
+        >>> PairLimit.of(1) == PairLimit.of(1.0) == PairLimit(count=1), PairLimit.of(0.02)
+        (True, PairLimit(count=None, share=0.02))
+        """
+        return cls(count=int(value)) if value == int(value) else cls(share=float(value))
+
+    def most(self, of: int) -> int:
+        """How many of so many pairs may be served.
+
+        >>> PairLimit(count=1).most(400), PairLimit(share=0.02).most(400)
+        (1, 8)
+        """
+        return self.count if self.count is not None else int((self.share or 0) * of)
+
+    def __str__(self) -> str:
+        return f"{self.count if self.share is None else self.share:g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +94,9 @@ class GatePolicy:
         Limit of the 95th percentile, milliseconds.
     alpha : float
         Caching: the accepted share of wrong answers among cache hits.
-    must_differ_limit : int or float
-        Caching: how many pairs that need different answers may be served from the cache; a number below 1 that is
-        written with a point is a share of them, and its upper bound must keep to it.
+    must_differ_limit : float
+        Caching: how many pairs that need different answers may be served from the cache: a whole number is a count
+        of them; between 0 and 1 it is a share, whose upper bound must keep to it. `pair_limit` says which.
     requests_per_month : int or None
         Volume at which money is told and weighed; 100,000 is assumed, and called so, until it is set.
     least_saving_usd, least_saving_share : float
@@ -80,7 +122,7 @@ class GatePolicy:
     floor: float | None = None
     latency_p95_ms: float | None = None
     alpha: float = 0.01
-    must_differ_limit: int | float = 0
+    must_differ_limit: float = 0
     requests_per_month: int | None = None
     least_saving_usd: float = 10.0
     least_saving_share: float = 0.05
@@ -89,6 +131,11 @@ class GatePolicy:
     min_coverage: float = 0.9
     on_inconclusive: Softness = "fail"
     on_stale: Softness = "fail"
+
+    @property
+    def pair_limit(self) -> PairLimit:
+        """``must_differ_limit`` as what it means."""
+        return PairLimit.of(self.must_differ_limit)
 
     @property
     def soft(self) -> tuple[GateStatus, ...]:
@@ -128,8 +175,8 @@ def scan_gates(path: Path) -> tuple[dict[str, GatePolicy], list[Defect]]:
 
 def _problems(notebook: str, table: Any) -> dict[str, str]:
     """Everything wrong with one section, by key; the key "" means the section itself."""
-    if notebook not in NOTEBOOKS:
-        return {"": unknown_name("notebook", notebook, NOTEBOOKS)}
+    if notebook not in (*NOTEBOOKS, *TO_COME):
+        return {"": unknown_name("notebook", notebook, (*NOTEBOOKS, *TO_COME))}
     if not isinstance(table, dict):
         return {"": f"[{notebook}] must be a section, found {type(table).__name__}"}
     found = {key: _value_problem(notebook, key, value) for key, value in table.items()}
@@ -145,7 +192,8 @@ def _value_problem(notebook: str, key: str, value: Any) -> str:
     if key.startswith("on_"):
         return "" if value in get_args(Softness) else asked + f"one of {', '.join(get_args(Softness))} is expected"
     if key == "must_differ_limit":
-        fits = value >= 0 if type(value) is int else isinstance(value, float) and 0 < value < 1
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        fits = number and (0 < value < 1 or (0 <= value < _HUGE and value == int(value)))
         return "" if fits else asked + "a whole number from 0, or a share above 0 and below 1, is expected"
     low, high, closed = _RANGES[key]
     if key == "requests_per_month" and type(value) is not int:

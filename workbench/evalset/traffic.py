@@ -17,8 +17,8 @@ import numpy.typing as npt
 import polars as pl
 
 from workbench.errors import Defect, EvalsetError
-from workbench.evalset.files import Row, read_jsonl
-from workbench.records import DEFAULT_TENANT, content_hash
+from workbench.evalset.files import Row, queries_of, read_jsonl, refuse
+from workbench.records import DEFAULT_TENANT, Query, content_hash
 
 Node = tuple[str, str]  # customer and text
 DEFAULT_FEATURE = "answer"
@@ -101,7 +101,7 @@ def read_plan(path: Path) -> Plan:
     return Plan(**raw)
 
 
-def topics_of(queries: Iterable[Mapping[str, Any]], pairs: Iterable[Any], plan: Plan) -> list[Topic]:
+def topics_of(queries: Iterable[Query], pairs: Iterable[Any], plan: Plan) -> list[Topic]:
     """One topic for each customer, family and feature, in alphabetical order; ``pairs`` as `traffic.Pair`."""
     queries = list(queries)
     shared = _same_words(queries, plan)
@@ -148,34 +148,37 @@ class _SameWords:
     split: str = ""
 
 
-def _same_words(queries: Sequence[Mapping[str, Any]], plan: Plan) -> list[_SameWords]:
+def _same_words(queries: Sequence[Query], plan: Plan) -> list[_SameWords]:
     """Pairs of the plan's ``same_words``; refused where a question is not the tenant's, or two need one answer."""
-    by_id, out = {query.get("_id"): query for query in queries}, []
+    by_id, out = {query.query_id: query for query in queries}, []
     for place, row in enumerate(plan.same_words):
         references = set()
         for tenant, name in row["answered_as"].items():
-            about = by_id[name]["metadata"] if name in by_id else {}
-            if about.get("tenant_id") != tenant:
+            asked = by_id.get(name)
+            if asked is None or asked.tenant_id != tenant:
                 raise EvalsetError(f"traffic.toml: {row['text']!r} names {name!r}, which is no question of {tenant}")
-            references.add(about["reference"])
-            text = by_id[name]["text"]
-            out.append(_SameWords(f"same-words-{place}-{tenant}", text, row["text"], about["cluster"], tenant))
+            references.add(_answer_of(asked))
+            out.append(_SameWords(f"same-words-{place}-{tenant}", asked.text, row["text"], asked.cluster, tenant))
         if len(references) < 2 or len(references) < len(row["answered_as"]):
             raise EvalsetError(f"traffic.toml: {row['text']!r} must need another answer of each of several tenants")
     return out
 
 
+def _answer_of(query: Query) -> tuple[str, str]:
+    """The answer that a question needs: its reference, and without one an answer of its own."""
+    return (query.reference, "") if query.reference else ("", query.query_id)
+
+
 def _answer_groups(
-    queries: Iterable[Mapping[str, Any]], pairs: Sequence[Any]
+    queries: Iterable[Query], pairs: Sequence[Any]
 ) -> tuple[dict[Node, frozenset[Node]], dict[Node, set[tuple[str, str]]]]:
     """Texts that share an answer, by text, and of each text its family with its feature ("" where not said)."""
     same: dict[Any, set[Node]] = defaultdict(set)
     places: dict[Node, set[tuple[str, str]]] = defaultdict(set)
     for query in queries:
-        about = query["metadata"]
-        node = about["tenant_id"], query["text"]
-        places[node].add((about["cluster"], about["feature"]))
-        same["query", about["tenant_id"], about["cluster"], about["feature"], about["reference"]].add(node)
+        node = query.tenant_id, query.text
+        places[node].add((query.cluster, query.feature))
+        same["query", query.tenant_id, query.cluster, query.feature, _answer_of(query)].add(node)
     for pair in pairs:
         both = [(pair.tenant_id, text) for text in (pair.query_a, pair.query_b)]
         for node in both:
@@ -245,7 +248,7 @@ STREAM_SCHEMA: Mapping[str, Any] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class RequestStream:
     """Requests in the order of their arrival.
 
@@ -347,10 +350,12 @@ def generate_stream(folder: Path) -> RequestStream:
     Raises
     ------
     EvalsetError
-        If one of the files cannot be used.
+        If one of the files cannot be used, with every question that cannot, or if a customer of the plan asks none.
     """
     plan = read_plan(folder / "traffic.toml")
-    queries = [row for _, row in read_jsonl(folder / "queries.jsonl")]
+    path = folder / "queries.jsonl"
+    queries, _, defects = queries_of(str(path), read_jsonl(path))
+    refuse(path, defects)
     pairs, _ = load_pairs(folder)
     rows = draw_requests(topics_of(queries, pairs, plan), plan)
     found = [folder / name for name in ("traffic.toml", "queries.jsonl", "pairs.jsonl")]

@@ -43,7 +43,7 @@ _BEYOND = 10
 _LAST_USE = 30
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Bounds:
     """Mean, cluster-robust standard error, and one-sided bounds, one entry an arm."""
 
@@ -109,7 +109,7 @@ def bootstrap_t(
     return Bounds(mean, se, low, high)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Pairwise:
     """Every arm against every other: entry [a, b] is arm a minus arm b, all of shape (arms, arms).
 

@@ -53,7 +53,7 @@ class ArmFacts:
     spread: tuple[float, float] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Values:
     """Scores of the arms on the same items, in the order of their facts.
 

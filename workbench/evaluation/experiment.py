@@ -2,25 +2,22 @@
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import polars as pl
-from scipy import stats
 
-from workbench.config import Clock, Settings, SystemClock
+from workbench.config import Settings, SystemClock
 from workbench.errors import ConfigError
 from workbench.evalset.evalset import HUB, Evalset, require_dev
 from workbench.evalset.gates import ASSUMED_REQUESTS, GatePolicy
-from workbench.evaluation.compare import spent
 from workbench.evaluation.decision import ArmFacts, Outcome, decide, make_claims
-from workbench.evaluation.finalists import STEADY, chosen_shares, screen
+from workbench.evaluation.finalists import beside, chosen_shares, screen
 from workbench.evaluation.gate import Gate, account, check_gate
-from workbench.evaluation.power import clusters_needed
 from workbench.evaluation.provenance import parameter_inputs, provenance
-from workbench.evaluation.sentences import percent, signed
+from workbench.evaluation.run_record import RunRecord, close_run, open_run
+from workbench.evaluation.sentences import percent
 from workbench.evaluation.summary import Summary
 from workbench.records import Claim, Decision, Fingerprint, Rule, content_hash, parameters_of
 from workbench.rendering.table import Table
@@ -36,7 +33,7 @@ RULE_SHOWN = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Finalists:
     """What goes to the test split: the rule, the arms with the reason for each, and the dev scores they came from.
 
@@ -101,6 +98,10 @@ class Experiment:
         Settings of the policy that this notebook goes by.
     dev_items : frozenset of str
         Items that finalists may be picked on.
+    provenance : dict
+        The part of the fingerprint that is only shown, as it was when the run began.
+    record : RunRecord or None
+        Record of a run without a runner, as in JupyterLab, which this experiment closes itself.
     """
 
     notebook: str
@@ -116,6 +117,8 @@ class Experiment:
     anchor: Decision | None = None
     rule_shown: tuple[str, ...] = RULE_SHOWN
     dev_items: frozenset[str] = frozenset()
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    record: RunRecord | None = None
 
     @property
     def config(self) -> Table:
@@ -131,7 +134,7 @@ class Experiment:
     @property
     def rechecks(self) -> bool:
         """Whether this run has exactly the inputs of the accepted decision, so that it is judged by its rule."""
-        return self.accepted is not None and not self.accepted.fingerprint.changed(self.fingerprint())
+        return self.accepted is not None and not self.accepted.fingerprint.changed(Fingerprint(dict(self.inputs)))
 
     @property
     def accepted_scores(self) -> pl.DataFrame | None:
@@ -141,7 +144,7 @@ class Experiment:
 
     def fingerprint(self) -> Fingerprint:
         """Inputs and provenance of this run."""
-        return Fingerprint(dict(self.inputs), provenance(self.settings.root))
+        return Fingerprint(dict(self.inputs), dict(self.provenance))
 
     def rule(self, reference: str = "") -> Rule:
         """Rule of the policy, with the arm in use, if there is one."""
@@ -251,7 +254,7 @@ class Experiment:
         shares = chosen_shares(
             finalists.dev.filter(pl.col("arm").is_in(names)), test, on_dev, rule, always=finalists.always, seed=seed
         )
-        notes = [*outcome.notes, *note, *_told(claims, rule, outcome, shares)]
+        notes = [*outcome.notes, *note, *beside(claims, rule, outcome, shares)]
         decision = self.conclude(claims, rule, replace(outcome, notes=tuple(notes)))
         return replace(decision, chosen_share=shares, n_documents=n_documents, n_dev_clusters=finalists.n_dev_clusters)
 
@@ -272,7 +275,7 @@ class Experiment:
             items_needed=outcome.items_needed,
             test_uses=rule.use,
             fingerprint=self.fingerprint(),
-            settings={k: v for k, v in parameters_of(self.parameters).items() if k != "kind"},
+            settings=_settings_of(self.parameters),
             synthetic=self.evalset.synthetic,
             notes=outcome.notes,
             evalset=self.evalset.name,
@@ -343,7 +346,7 @@ class Experiment:
         items: Collection[str],
         rows: pl.DataFrame | None = None,
     ) -> Gate:
-        """Compare with the accepted decision and write ``gate.json``; the caller enforces.
+        """Compare with the accepted decision, write ``gate.json`` and close the record; the caller enforces.
 
         ``items`` are all of test, by the evalset; ``rows`` has each for every arm where ``test`` by its metric has not.
         """
@@ -359,6 +362,15 @@ class Experiment:
             run=self.folder.name,
         )
         (self.folder / "gate.json").write_text(gate.to_json(), encoding="utf-8")
+        if self.record:
+            close_run(
+                self.record,
+                SystemClock(),
+                status="done",
+                exit_reason="gate_failed" if gate.failed else "completed",
+                gate=gate.status,
+                fingerprint=asdict(decision.fingerprint),
+            )
         return gate
 
 
@@ -377,10 +389,15 @@ def open_experiment(
 
     A folder from elsewhere is told by its name and what it holds: its path is another one on the next machine.
     """
-    if evalset.path.parent != settings.evalsets and not parameters.evalset.startswith(HUB):
+    given = evalset.path.name
+    if parameters.evalset.startswith(HUB):
+        given = parameters.evalset
+    elif evalset.path.parent != settings.evalsets:
+        given = str(evalset.path.resolve())
         told = content_hash(*(f"{name} {sha256}" for name, sha256 in sorted(evalset.inputs.items())))
         parameters = replace(parameters, evalset=f"{evalset.name}@{told[:8]}")
         inputs = {**inputs, **parameter_inputs(parameters)}
+    record = _own_record(settings, notebook, {**_settings_of(parameters), "evalset": given})
     accepted, anchor = decision_path(evalset.path, notebook), anchor_path(evalset.path, notebook)
     return Experiment(
         notebook=notebook,
@@ -390,12 +407,14 @@ def open_experiment(
         policy=evalset.policy(notebook),
         parameters=parameters,
         inputs=inputs,
-        folder=open_run_folder(settings, notebook),
-        profile=os.environ.get("WORKBENCH_PROFILE", "ci"),
+        folder=record.run_dir if record else Path(os.environ["WORKBENCH_RUN_DIR"]),
+        profile=_profile(),
         accepted=Decision.load(accepted) if accepted.is_file() else None,
         anchor=Decision.load(anchor) if anchor.is_file() else None,
         rule_shown=rule_shown,
         dev_items=frozenset(dev_items),
+        provenance=provenance(settings.root),
+        record=record,
     )
 
 
@@ -421,59 +440,19 @@ def note_test_use(settings: Settings, evalset: Path, notebook: str, use: str = "
     return uses
 
 
-def open_run_folder(settings: Settings, notebook: str, clock: Clock | None = None) -> Path:
-    """Folder of this run: the runner's, or in JupyterLab one of its own.
-
-    Raises
-    ------
-    ConfigError
-        If the folder cannot be written.
-    """
-    if given := os.environ.get("WORKBENCH_RUN_DIR"):
-        return Path(given)
-    stamp = (clock or SystemClock()).now().strftime("%Y%m%dT%H%M%S")
-    try:
-        settings.runs.mkdir(parents=True, exist_ok=True)
-        return Path(mkdtemp(prefix=f"{stamp}-{notebook}-interactive-", dir=settings.runs))  # one of its own, always
-    except OSError as error:
-        raise ConfigError(f"runs folder {settings.runs} cannot be written: {error}; set WORKBENCH_RUNS") from error
+def _own_record(settings: Settings, notebook: str, parameters: dict[str, Any]) -> RunRecord | None:
+    """Record and folder of a run that nobody else keeps a record of; None where a runner does."""
+    if os.environ.get("WORKBENCH_RUN_DIR"):
+        return None
+    return open_run(settings, notebook, profile=_profile(), parameters=parameters, clock=SystemClock())
 
 
-def _told(claims: Sequence[Claim], rule: Rule, outcome: Outcome, shares: Mapping[str, float]) -> list[str]:
-    """What stands beside a verdict: how steady it is, the distance from the anchor, how worn the test split is."""
-    out = []
-    share = shares.get(outcome.arm, 0.0)
-    if outcome.verdict in ("chosen", "upgrade", "provisional") and share < STEADY:
-        others = ", ".join(f"{arm or 'none'} {percent(s)}" for arm, s in shares.items() if arm != outcome.arm)
-        out.append(f"With other questions of this kind it would be chosen in {percent(share)} of cases ({others}).")
-    chosen = next(c for c in claims if c.arm == outcome.arm)
-    if pair := chosen.against(rule.anchor):
-        out.append(
-            f"Against the anchor {rule.anchor}, accepted first: {signed(pair.difference)} {rule.metric}, between "
-            f"{signed(pair.low)} and {signed(pair.high)}."
-        )
-    if rule.use > 1:
-        now, fresh = (percent(spent(rule.confidence, use), 2) for use in (rule.use, 1))
-        out.append(
-            f"{rule.use} different sets of arms have been judged on this test split, so bounds are at {now} instead of "
-            f"{fresh} confidence. {_renewal(claims, rule)}"
-        )
-    return out
+def _profile() -> str:
+    return os.environ.get("WORKBENCH_PROFILE", "ci")
 
 
-def _renewal(claims: Sequence[Claim], rule: Rule) -> str:
-    """How many new test questions would do as well as a split that nobody has used."""
-    spreads = [
-        (p.difference - p.low, c) for c in claims for p in c.pairs if p.n_clusters_differ and p.difference > p.low
-    ]
-    if not spreads:
-        return "New test questions would renew it."
-    wide, claim = sorted(spreads, key=lambda pair: pair[0])[len(spreads) // 2]
-    critical = stats.norm.ppf(spent(rule.confidence, rule.use))
-    sd = wide / critical * claim.n_clusters**0.5
-    families = clusters_needed(float(sd), rule.margin, confidence=spent(rule.confidence, 1))
-    items = -(-families * claim.n_items // claim.n_clusters)
-    return f"About {items:,} new test questions would renew it."
+def _settings_of(parameters: Any) -> dict[str, Any]:
+    return {name: value for name, value in parameters_of(parameters).items() if name != "kind"}
 
 
 def _plain(value: Any) -> str:

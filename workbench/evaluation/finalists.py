@@ -1,4 +1,4 @@
-"""Which arms go to the test split, chosen on dev alone; and how often each would be chosen on other questions."""
+"""Which arms go to the test split, chosen on dev alone; and what stands beside a verdict: how steady it is."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -6,11 +6,22 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
+from scipy import stats
 
 from workbench.evaluation.compare import Pairwise, pairwise, spent
-from workbench.evaluation.decision import ArmFacts, Values, affordable, claims_of, decide, fast_enough, pairwise_of
-from workbench.evaluation.power import TARGET, all_of, chance_of_holding, each_of
-from workbench.records import Rule
+from workbench.evaluation.decision import (
+    ArmFacts,
+    Outcome,
+    Values,
+    affordable,
+    claims_of,
+    decide,
+    fast_enough,
+    pairwise_of,
+)
+from workbench.evaluation.power import TARGET, all_of, chance_of_holding, clusters_needed, each_of
+from workbench.evaluation.sentences import percent, signed
+from workbench.records import Claim, Rule
 
 # However little the test can carry, so many of dev's arms are tested; and never more than so many.
 FEWEST, MOST = 3, 8
@@ -178,3 +189,40 @@ def _only_pairs(pairs: Pairwise, at: Sequence[int]) -> Pairwise:
     parts = (pairs.mean, pairs.se, pairs.low, pairs.differ, pairs.worse)
     mean, se, low, differ, worse = (part[grid] for part in parts)
     return Pairwise(mean, se, low, differ, worse, pairs.critical[at], pairs.n_clusters, pairs.size_ratio)
+
+
+def beside(claims: Sequence[Claim], rule: Rule, outcome: Outcome, shares: Mapping[str, float]) -> list[str]:
+    """What stands beside a verdict: how steady it is, the distance from the anchor, how worn the test split is."""
+    out = []
+    share = shares.get(outcome.arm, 0.0)
+    if outcome.verdict in ("chosen", "upgrade", "provisional") and share < STEADY:
+        others = ", ".join(f"{arm or 'none'} {percent(s)}" for arm, s in shares.items() if arm != outcome.arm)
+        out.append(f"With other questions of this kind it would be chosen in {percent(share)} of cases ({others}).")
+    chosen = next(c for c in claims if c.arm == outcome.arm)
+    if pair := chosen.against(rule.anchor):
+        out.append(
+            f"Against the anchor {rule.anchor}, accepted first: {signed(pair.difference)} {rule.metric}, between "
+            f"{signed(pair.low)} and {signed(pair.high)}."
+        )
+    if rule.use > 1:
+        now, fresh = (percent(spent(rule.confidence, use), 2) for use in (rule.use, 1))
+        out.append(
+            f"{rule.use} different sets of arms have been judged on this test split, so bounds are at {now} instead of "
+            f"{fresh} confidence. {_renewal(claims, rule)}"
+        )
+    return out
+
+
+def _renewal(claims: Sequence[Claim], rule: Rule) -> str:
+    """How many new test questions would do as well as a split that nobody has used."""
+    spreads = [
+        (p.difference - p.low, c) for c in claims for p in c.pairs if p.n_clusters_differ and p.difference > p.low
+    ]
+    if not spreads:
+        return "New test questions would renew it."
+    wide, claim = sorted(spreads, key=lambda pair: pair[0])[len(spreads) // 2]
+    critical = stats.norm.ppf(spent(rule.confidence, rule.use))
+    sd = wide / critical * claim.n_clusters**0.5
+    families = clusters_needed(float(sd), rule.margin, confidence=spent(rule.confidence, 1))
+    items = -(-families * claim.n_items // claim.n_clusters)
+    return f"About {items:,} new test questions would renew it."

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, Self
 
+import numpy as np
 import polars as pl
 
 from workbench.errors import GateFailed
@@ -15,6 +16,10 @@ from workbench.evaluation.sentences import signed
 from workbench.records import Decision, GateStatus
 
 SAME = 1e-9
+# A new build lies further than four standard deviations of eight builds from their mean in 0.7 % of cases, where means
+# are normal: (x - mean) / (sd * sqrt(1 + 1/8)) has Student's t-distribution with 7 degrees of freedom.
+MIN_REBUILDS = 8
+REBUILD_DEVIATIONS = 4
 # Mildest first: a gate has the status of its worst claim.
 EXIT_CODES: dict[GateStatus, int] = {
     "not tested": 0, "identical": 0, "holds": 0, "new": 0, "stale": 2, "inconclusive": 2, "broken": 1, "error": 3
@@ -52,6 +57,11 @@ class Gate:
         claims = tuple(GateClaim(**c | {"changed": tuple(c.get("changed", ()))}) for c in raw.pop("claims"))
         return cls(**raw, claims=claims)
 
+    @property
+    def failed(self) -> bool:
+        """Whether the decision is broken or could not be checked."""
+        return self.status in ("broken", "error")
+
     def enforce(self) -> None:
         """Raise where the decision is broken or could not be checked.
 
@@ -60,7 +70,7 @@ class Gate:
         GateFailed
             If the status is ``broken`` or ``error``; other statuses are for the reader and the exit code.
         """
-        if self.status in ("broken", "error"):
+        if self.failed:
             raise GateFailed(self.sentence, status=self.status, exit_code=self.exit_code)
 
 
@@ -183,7 +193,7 @@ def _coverage_problem(coverage: float, least: float, of: str) -> str:
 
 
 def _sameness(accepted: Decision, now: Decision, before: pl.DataFrame | None, scores: pl.DataFrame) -> list[GateClaim]:
-    """Replayed scores against the accepted ones: exact where the arm is deterministic, within the spread elsewhere."""
+    """Replayed scores against the accepted ones: exact, or near the mean of rebuilds where these differ."""
     if before is None:
         return [GateClaim("sameness", accepted.arm, "error", "The accepted scores are missing beside the decision.")]
     out = []
@@ -191,7 +201,7 @@ def _sameness(accepted: Decision, now: Decision, before: pl.DataFrame | None, sc
         if claim.arm not in now.arms:
             out.append(GateClaim("sameness", claim.arm, "broken", "The accepted arm was not run."))
         elif claim.spread is not None:
-            out.append(_within_spread(claim.arm, claim.spread, now.claim(claim.arm).estimate))
+            out.append(_within_spread(claim.arm, claim.spread, accepted.rule.margin, now.claim(claim.arm).estimate))
         else:
             changed = changed_items(before, scores, claim.arm)
             n = len(changed)
@@ -200,10 +210,40 @@ def _sameness(accepted: Decision, now: Decision, before: pl.DataFrame | None, sc
     return out
 
 
-def _within_spread(arm: str, spread: tuple[float, float], mean: float) -> GateClaim:
-    low, high = spread
-    inside = low - SAME <= mean <= high + SAME
-    sentence = f"mean {mean:.4f} lies {'in' if inside else 'out'}side [{low:.4f}, {high:.4f}] of five rebuilds."
+def rebuild_spread(means: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation of the estimates that one arm had over rebuilds of its index.
+
+    >>> mean, sd = rebuild_spread([0.60, 0.61, 0.62, 0.61, 0.60, 0.61, 0.62, 0.61])
+    >>> round(mean, 4), round(sd, 4)
+    (0.61, 0.0076)
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than `MIN_REBUILDS`: their standard deviation says too little.
+    """
+    if len(means) < MIN_REBUILDS:
+        raise ValueError(f"the spread of rebuilds needs at least {MIN_REBUILDS} of them, found {len(means)}")
+    return float(np.mean(means)), float(np.std(means, ddof=1))
+
+
+def rebuild_reach(spread: tuple[float, float], margin: float) -> float:
+    """How far a new build may lie from the mean of rebuilds: four of their standard deviations, or half a margin.
+
+    The half margin keeps apart what matters from what does not, where rebuilds differ in hits and hardly in scores.
+
+    >>> rebuild_reach((0.61, 0.01), margin=0.02), rebuild_reach((0.61, 0.001), margin=0.02)
+    (0.04, 0.01)
+    """
+    return max(REBUILD_DEVIATIONS * spread[1], margin / 2)
+
+
+def _within_spread(arm: str, spread: tuple[float, float], margin: float, mean: float) -> GateClaim:
+    centre, reach = spread[0], rebuild_reach(spread, margin)
+    inside = abs(mean - centre) <= reach + SAME
+    wide = "half a margin" if reach > REBUILD_DEVIATIONS * spread[1] else "four standard deviations"
+    where = "inside" if inside else "outside"
+    sentence = f"mean {mean:.4f} lies {where} {centre:.4f} +- {reach:.4f}: the mean of its rebuilds and {wide}."
     return GateClaim("sameness", arm, "holds" if inside else "broken", sentence)
 
 

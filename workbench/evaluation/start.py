@@ -5,13 +5,10 @@ from importlib import import_module
 from typing import Any
 
 from workbench.errors import ConfigError, unknown_name
+from workbench.evalset.gates import NOTEBOOKS
 
 # Each experiment is loaded when its notebook starts it.
-EXPERIMENTS: Mapping[str, str] = {
-    "retrieval": "workbench.retrieval.notebook:RetrievalBench",
-    "routing": "workbench.routing.notebook:RoutingBench",
-    "caching": "workbench.caching.notebook:CachingBench",
-}
+EXPERIMENTS: Mapping[str, str] = {name: f"workbench.{name}.notebook:{name.capitalize()}Bench" for name in NOTEBOOKS}
 
 
 def start(notebook: str, **parameters: Any) -> Any:

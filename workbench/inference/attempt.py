@@ -26,7 +26,7 @@ from workbench.errors import (
 from workbench.inference.budgets import DEFAULT_BUDGETS, Budget, Budgets
 from workbench.inference.hosted import Provider
 from workbench.inference.limits import Limit, RateLimiter, Slot
-from workbench.inference.messages import CacheHit, Request, Response, Usage
+from workbench.inference.messages import CacheHit, Request, Response, Route, Usage
 from workbench.inference.prices import PriceTable, project_prices
 from workbench.inference.streams import still_read
 from workbench.state import open_engine
@@ -79,15 +79,15 @@ TOKENS_PER_MESSAGE = 8
 TOKENS_FOR_TOOLS, TOKENS_PER_PICTURE = 600, 4000
 
 
-def worst_nanos(prices: PriceTable, request: Request) -> int:
-    """Nano-dollars of one attempt at most.
+def worst_nanos(prices: PriceTable, request: Request, tokens: int | None = None) -> int:
+    """Nano-dollars of one attempt at most; ``tokens`` is its `worst_input_tokens`, where those are known already.
 
     Raises
     ------
     UnknownPrice
         If the model has no price, or none for a cache of an hour where the request asks for one.
     """
-    tokens = worst_input_tokens(request)
+    tokens = worst_input_tokens(request) if tokens is None else tokens
     return prices.worst_nanos(
         request.model, input_tokens=tokens, max_tokens=request.max_tokens, keeps_long=request.keeps_long
     )
@@ -169,6 +169,12 @@ def chat_span(tracing: Tracing | None, request: Request, told: Mapping[str, Any]
     with tracing.span(f"{operation} {request.model}", operation, attributes) as span:
         span.content("gen_ai.input.messages", request.messages)
         yield span
+
+
+def tell_route(span: Span | None, route: Route) -> None:
+    """Say which arm was chosen and why, where a router chose."""
+    if span and route.arm:
+        span.set({"wb.route": route.arm, "wb.reason": route.reason})
 
 
 def note(span: Span | None, response: Response, cost_nanos: int, *, free: bool = False) -> None:
@@ -283,7 +289,7 @@ class CallAccount:
             If the state database does not take what came of it.
         """
         books, tokens, whole_s = self.books, worst_input_tokens(request), timeout_s
-        worst, validator = worst_nanos(books.prices, request), validator_of(request)
+        worst, validator = worst_nanos(books.prices, request, tokens), validator_of(request)
         number, self.attempts = self.attempts, self.attempts + 1
         due = self.row(request, number, books.clock.now().isoformat(), cost_nanos=worst, status="unknown",
                        error_class="NeverSettled")  # fmt: skip
@@ -294,7 +300,8 @@ class CallAccount:
             attempt.slot = self._slot(request, tokens + request.max_tokens, patience_s)
             timeout_s = min(timeout_s, self._left_s(request, attempt.slot))
             waited_s = attempt.slot.waited_s if attempt.slot else 0.0
-            with chat_span(books.tracing, request, {"attempt": number + 1, "waited_s": waited_s or None}) as span:
+            told = {"attempt": number + 1, "waited_s": waited_s or None}
+            with chat_span(books.tracing, request, told) as span, self._charged(span, attempt):
                 attempt.due = due = replace(due, started=books.clock.now().isoformat())
                 attempt.began = books.clock.monotonic()
                 response = provider.complete(request, timeout_s=timeout_s, on_text=shown if on_text else None)
@@ -379,11 +386,23 @@ class CallAccount:
                 attempt.due = row if may_be_billed(error) else replace(row, status="error", cost_nanos=0)
             self._settle(attempt)
 
+    @contextmanager
+    def _charged(self, span: Span | None, attempt: "_Open") -> Iterator[None]:
+        """Settle what fails before its span ends, so that the span has the cost that the ledger has."""
+        try:
+            yield
+        except BaseException as error:
+            self._broken_off(attempt, error)
+            if span and attempt.due is None:
+                span.set({"wb.cost_usd": attempt.charged_nanos / 1e9})
+            raise
+
     def _settle(self, attempt: "_Open") -> None:
         books, rows = self.books, [attempt.due] if attempt.due else []
         settle(attempt.hold, rows, budgets=books.budgets, ledger=books.ledger, clock=books.clock,
                response=attempt.response)  # fmt: skip
-        self.cost_nanos += sum(row.cost_nanos for row in rows)
+        attempt.charged_nanos = sum(row.cost_nanos for row in rows)
+        self.cost_nanos += attempt.charged_nanos
         attempt.due = None
 
     def free(self, request: Request, response: Response, *, status: str, hit: CacheHit | None = None) -> None:
@@ -422,6 +441,7 @@ class _Open:
     slot: Slot | None = None
     began: float | None = None
     response: Response | None = None
+    charged_nanos: int = 0
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from workbench.errors import ConfigError, RateLimited
-from workbench.inference.attempt import worst_nanos
+from workbench.inference.attempt import worst_input_tokens, worst_nanos
 from workbench.inference.budgets import Budget
 from workbench.inference.client import Client
 from workbench.inference.messages import PREFIX, Completion, Request, Routes
@@ -54,7 +54,8 @@ def estimate(
 def _worst_nanos(request: Request, prices: PriceTable, routers: Mapping[str, Routes]) -> int:
     if (routed := routers.get(request.model.removeprefix(PREFIX))) is None or not request.model.startswith(PREFIX):
         return worst_nanos(prices, request)
-    arms = [worst_nanos(prices, request.to(arm.partition("@")[0])) for arm in routed.models]
+    tokens = worst_input_tokens(request)
+    arms = [worst_nanos(prices, request.to(arm.partition("@")[0]), tokens) for arm in routed.models]
     return max(arms[1:], default=0) + arms[0] if routed.cascade else max(arms)
 
 

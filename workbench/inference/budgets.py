@@ -307,8 +307,9 @@ def _unsettled(hold: sa.Row[Any]) -> LedgerRow:
 def _take(connection: sa.Connection, key: tuple[str, str], limit: int | None, amount: int) -> None:
     scope, window = key
     this = (_BUDGET.c.scope == scope, _BUDGET.c.window == window)
-    # PostgreSQL looks at the condition again when it gets the row; SQLite has one writer.
-    fits = [] if limit is None else [_BUDGET.c.spent_nanos + _BUDGET.c.held_nanos + amount <= limit]
+    # PostgreSQL looks at the condition again when it gets the row; SQLite has one writer. What is free always fits:
+    # spent may be above the limit, after a call that cost more than was reserved or a limit that was lowered.
+    fits = [] if limit is None or not amount else [_BUDGET.c.spent_nanos + _BUDGET.c.held_nanos + amount <= limit]
     take = sa.update(_BUDGET).where(*this, *fits)
     take = take.values(held_nanos=_BUDGET.c.held_nanos + amount, limit_nanos=limit)
     if connection.execute(take).rowcount:

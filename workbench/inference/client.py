@@ -8,13 +8,21 @@ from typing import Any, Self
 from sqlalchemy.exc import SQLAlchemyError
 
 from workbench.config import Clock, Settings
-from workbench.errors import ConfigError, WorkbenchError, unknown_name
-from workbench.inference.attempt import Books, CallAccount, provider_of
+from workbench.errors import (
+    CallFailed,
+    ConfigError,
+    ProviderError,
+    RateLimited,
+    RecordingMiss,
+    WorkbenchError,
+)
+from workbench.inference.attempt import Books, CallAccount, provider_of, tell_route
 from workbench.inference.budgets import DEFAULT_BUDGETS, Budget
 from workbench.inference.failover import Cooldowns, RetryPolicy, call_models
 from workbench.inference.hosted import LiteLLMProvider, Provider
 from workbench.inference.limits import Limit
 from workbench.inference.messages import (
+    LOCAL,
     PREFIX,
     Cache,
     CacheHit,
@@ -43,6 +51,7 @@ class _How:
     on_text: Callable[[str], None] | None
     policy: RetryPolicy
     deadline: float  # moment on the monotonic clock
+    patient: bool = True  # False where another arm can be asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +89,15 @@ class Client:
         clock: Clock | None = None,
         **parts: Any,
     ) -> Self:
-        """Client with everything on, on the project's state database and prices; ``parts`` are its other fields."""
-        from workbench.inference.local import PREFIX as LOCAL
+        """Client with everything on, on the project's state database and prices; ``parts`` are its other fields.
+
+        Where one of its ``routers`` is a cascade, hosted models are asked for the probabilities of their tokens too.
+        """
         from workbench.inference.local import local_provider
 
         books = Books.open(settings, budgets=budgets, limits=limits, clock=clock)
-        providers = {LOCAL: local_provider(settings.cache / "weights"), "": LiteLLMProvider()}
+        hosted = LiteLLMProvider(logprobs=any(routed.cascade for routed in parts.get("routers", {}).values()))
+        providers = {LOCAL: local_provider(settings.cache / "weights"), "": hosted}
         whole: dict[str, Any] = {"providers": providers, "books": books} | parts
         return cls(**whole)
 
@@ -99,9 +111,19 @@ class Client:
         use: CacheUse | None = None,
         on_text: Callable[[str], None] | None = None,
         deadline_s: float | None = None,
-        **given: Any,
+        max_tokens: int = 512,
+        temperature: float = 0.0,
+        seed: int | None = 0,
+        stop: Sequence[str] = (),
+        tools: Sequence[Mapping[str, Any]] = (),
+        schema: Mapping[str, Any] | None = None,
+        tenant_id: str | None = None,
+        user_id: str | None = None,
+        feature: str | None = None,
+        purpose: str | None = None,
+        item_id: str | None = None,
     ) -> Completion:
-        """Answer one request.
+        """``client.complete(messages, model="openai/gpt-5.4-nano", max_tokens=40).text``: answer one request.
 
         Parameters
         ----------
@@ -120,9 +142,10 @@ class Client:
             Gets the text piece by piece, as it comes.
         deadline_s : float, optional
             Seconds for everything: waiting, attempts and the pauses between them; both models of a cascade share them.
-        **given
-            ``tenant_id``, ``user_id``, ``feature``, ``purpose``, ``item_id`` where they differ from what `attributed`
-            set; ``max_tokens``, ``temperature``, ``seed``, ``stop``, ``tools``, ``schema`` of `Request`.
+        max_tokens, temperature, seed, stop, tools, schema
+            As in `Request`.
+        tenant_id, user_id, feature, purpose, item_id : str, optional
+            Where they differ from what `attributed` set.
 
         Raises
         ------
@@ -135,22 +158,53 @@ class Client:
         RecordingMiss
             If answers are replayed and none fits.
         """
-        who = {k: given.pop(k) for k in _WHO if k in given}
-        if wrong := [k for k in given if k not in _PARAMETERS]:
-            raise ConfigError(unknown_name("parameter", wrong[0], (*_WHO, *_PARAMETERS)))
+        said = {"tenant_id": tenant_id, "user_id": user_id, "feature": feature, "purpose": purpose, "item_id": item_id}
+        who = {name: value for name, value in said.items() if value is not None}
+        given: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed,
+                                 "stop": tuple(stop), "tools": tuple(tools), "schema": schema}  # fmt: skip
         policy = self.policy if deadline_s is None else replace(self.policy, deadline_s=deadline_s)
         deadline = self.books.clock.monotonic() + policy.deadline_s
         how = _How(tuple(fallbacks), use, on_text, policy, deadline)
-        with attributed(**{k: v for k, v in who.items() if v is not None}), self.books.span(f"call {model}") as span:
+        with attributed(**who), self.books.span(f"call {model}") as span:
             if model.startswith(PREFIX):
                 routed = self._router(model)
                 asked = _question(messages, question, routed)
                 return self._routed(messages, asked, routed, given, how, span)
             return self._answer(Request(model, _fixed(messages, model), **given), Route(model), how, span)
 
-    def stream(self, messages: Messages, **given: Any) -> Stream[Completion]:
-        """Answer piece by piece: iterate for the text, then take ``result``; arguments are those of `complete`."""
-        return Stream(lambda on_text: self.complete(messages, on_text=on_text, **given))
+    def stream(
+        self,
+        messages: Messages,
+        *,
+        model: str,
+        fallbacks: Sequence[str] = (),
+        question: str | None = None,
+        use: CacheUse | None = None,
+        deadline_s: float | None = None,
+        max_tokens: int = 512,
+        temperature: float = 0.0,
+        seed: int | None = 0,
+        stop: Sequence[str] = (),
+        tools: Sequence[Mapping[str, Any]] = (),
+        schema: Mapping[str, Any] | None = None,
+        tenant_id: str | None = None,
+        user_id: str | None = None,
+        feature: str | None = None,
+        purpose: str | None = None,
+        item_id: str | None = None,
+    ) -> Stream[Completion]:
+        """``for piece in client.stream(messages, model="openai/gpt-5.4-nano"): ...``: answer piece by piece.
+
+        Parameters are those of `complete`; what it returns is the stream's ``result``, once all was read.
+        """
+        return Stream(
+            lambda on_text: self.complete(
+                messages, model=model, fallbacks=fallbacks, question=question, use=use, on_text=on_text,
+                deadline_s=deadline_s, max_tokens=max_tokens, temperature=temperature, seed=seed, stop=stop,
+                tools=tools, schema=schema, tenant_id=tenant_id, user_id=user_id, feature=feature, purpose=purpose,
+                item_id=item_id,
+            )
+        )  # fmt: skip
 
     def _router(self, model: str) -> Routes:
         name = model.removeprefix(PREFIX)
@@ -175,10 +229,15 @@ class Client:
         feature = current().feature
         if not routed.cascade:
             return ask(routed.pick(question, feature), how)
-        first = ask(routed.first, replace(how, fallbacks=(), on_text=None))
-        # without token probabilities nobody knows whether the first answer will do, so it will not
-        route = routed.pick(question, feature, confidence=first.response.confidence or 0.0)
+        try:
+            first = ask(routed.first, replace(how, fallbacks=(), on_text=None, patient=False))
+        except (CallFailed, RateLimited, RecordingMiss) as error:
+            if not _may_be_answered(error):
+                raise
+            return _after(error, routed.instead(question, feature), lambda route: ask(route, how))
+        route = _sure(routed, question, feature, first)
         if route.arm == routed.first.arm:
+            tell_route(span, route)
             if how.on_text:
                 how.on_text(first.text)
             return replace(first, route=route)
@@ -190,6 +249,7 @@ class Client:
         """Answer from a recording, the cache, or a model: in this order, since the first two cost nothing."""
         trace_id = span.trace_id if span else ""
         account = CallAccount(uuid.uuid4().hex, trace_id, current(), self.books, how.deadline, route.arm, route.reason)
+        tell_route(span, route)
         others = [request.to(model) for model in how.fallbacks]
         if self.recordings is not None and (
             found := self.recordings.take(request, *others, item_id=account.who.item_id)
@@ -200,16 +260,7 @@ class Client:
             if self.recordings is not None:  # a session is replayed as it was, hits too
                 self.recordings.add(request, account.who.item_id, hit.response)
             return self._free(account, request, hit.response, "cache", route, how, hit)
-        response = call_models(
-            (request.model, *how.fallbacks),
-            lambda model, **limits: account.ask(
-                provider_of(self.providers, model), request.to(model), on_text=how.on_text, **limits
-            ),
-            policy=how.policy,
-            cooldowns=self.cooldowns,
-            clock=self.books.clock,
-            deadline=how.deadline,
-        )
+        response = self._asked(request, account, how)
         answered = request.to(account.answered)  # after a failover another model's answer must not pass for this one's
         if self.recordings is not None:
             self.recordings.add(answered, account.who.item_id, response, asked=request)
@@ -217,6 +268,24 @@ class Client:
         return Completion(
             response, account.call_id, account.trace_id, "model", route, account.cost_nanos, account.attempts
         )
+
+    def _asked(self, request: Request, account: CallAccount, how: _How) -> Response:
+        """Ask the models; an error says what was charged all the same."""
+        try:
+            return call_models(
+                (request.model, *how.fallbacks),
+                lambda model, **limits: account.ask(
+                    provider_of(self.providers, model), request.to(model), on_text=how.on_text, **limits
+                ),
+                policy=how.policy,
+                cooldowns=self.cooldowns,
+                clock=self.books.clock,
+                deadline=how.deadline,
+                patient=how.patient,
+            )
+        except CallFailed as failed:
+            failed.cost_nanos = account.cost_nanos
+            raise
 
     def _cached(
         self, request: Request, account: CallAccount, how: _How, span: Span | None
@@ -259,8 +328,34 @@ class Client:
         return Completion(response, account.call_id, account.trace_id, source, route, hit=hit)
 
 
-_WHO = ("tenant_id", "user_id", "feature", "purpose", "item_id")
-_PARAMETERS = ("max_tokens", "temperature", "seed", "stop", "tools", "schema")
+def _sure(routed: Routes, question: str, feature: str, first: Completion) -> Route:
+    """What a cascade does after its first answer; without token probabilities nobody knows whether that will do."""
+    sure = first.response.confidence
+    route = routed.pick(question, feature, confidence=sure or 0.0)
+    if sure is not None:
+        return route
+    return replace(route, reason=f"{route.reason}; {first.route.arm} gave no token probabilities: taken as unsure")
+
+
+def _may_be_answered(error: Exception) -> bool:
+    """Whether another model may answer what the first arm of a cascade did not."""
+    cause = error.__cause__
+    return not isinstance(cause, ProviderError) or cause.retryable or cause.elsewhere
+
+
+def _after(error: Exception, route: Route, ask: Callable[[Route], Completion]) -> Completion:
+    """Ask another arm after the first gave no answer; what that had cost is in the sum."""
+    failure = error if isinstance(error, CallFailed) else CallFailed("")
+    why = type(error.__cause__ or error).__name__
+    try:
+        done = ask(replace(route, reason=f"{route.reason}: {why}"))
+    except CallFailed as failed:
+        failed.add_note(f"The first arm of the cascade had failed before: {error}")
+        failed.attempts = (*failure.attempts, *failed.attempts)
+        failed.cost_nanos += failure.cost_nanos
+        raise
+    attempts, cost = done.attempts + len(failure.attempts), done.cost_nanos + failure.cost_nanos
+    return replace(done, attempts=attempts, cost_nanos=cost)
 
 
 def _fixed(messages: Messages, model: str) -> tuple[Message, ...]:

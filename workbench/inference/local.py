@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from workbench.config import count_from
 from workbench.errors import (
     AttemptTimeout,
     ConfigError,
@@ -27,28 +28,19 @@ from workbench.errors import (
     WeightsError,
     unknown_name,
 )
-from workbench.inference.hosted import Answer, LiteLLMProvider, Provider, of_status
-from workbench.inference.messages import Request, Response, Usage
+from workbench.inference.hosted import Answer, LiteLLMProvider, Provider
+from workbench.inference.messages import LOCAL, Request, Response, Usage
+from workbench.inference.provider_errors import of_status
 from workbench.inference.streams import in_time
 from workbench.inference.weights import WEIGHTS, fetch
 
-PREFIX = "local/"
 CHAT_MODELS = ("smollm2-135m", "qwen2.5-coder-0.5b")
 CONTEXT_TOKENS = 4096
 
 
 def threads_wanted() -> int:
-    """Threads of one answer: 1, or what ``WORKBENCH_LLM_THREADS`` says.
-
-    Raises
-    ------
-    ConfigError
-        If it is no whole number from 1.
-    """
-    given = os.environ.get("WORKBENCH_LLM_THREADS", "1")
-    if not given.isdecimal() or int(given) < 1:
-        raise ConfigError(f"WORKBENCH_LLM_THREADS must be a whole number from 1, found {given!r}")
-    return int(given)
+    """Threads of one answer: 1, or what ``WORKBENCH_LLM_THREADS`` says, which `count_from` reads."""
+    return count_from("WORKBENCH_LLM_THREADS", 1)
 
 
 @dataclass(slots=True)
@@ -166,11 +158,11 @@ def served_name(model: str) -> str:
     'local/smollm2-135m@b179c952'
     """
     name = _known(model)
-    return f"{PREFIX}{name}@{WEIGHTS[name].sha256[:8]}"
+    return f"{LOCAL}{name}@{WEIGHTS[name].sha256[:8]}"
 
 
 def _known(model: str) -> str:
-    if (name := model.removeprefix(PREFIX)) not in CHAT_MODELS:
+    if (name := model.removeprefix(LOCAL)) not in CHAT_MODELS:
         raise ConfigError(unknown_name("local model", name, CHAT_MODELS))
     return name
 
@@ -294,7 +286,7 @@ def serving(model: str, weights: Path, *, threads: int | None = None, parallel: 
     AttemptTimeout, Unavailable
         If the child does not start in two minutes, or at all.
     """
-    if (name := model.removeprefix(PREFIX)) not in CHAT_MODELS:
+    if (name := model.removeprefix(LOCAL)) not in CHAT_MODELS:
         raise ConfigError(unknown_name("local model", name, CHAT_MODELS))
     key, threads = secrets.token_hex(16), threads or threads_wanted()
     told = {"model": name, "path": str(fetch(name, weights)), "threads": threads, "parallel": parallel, "api_key": key}

@@ -167,7 +167,7 @@ class Response:
         return json.loads(self.text)
 
 
-PREFIX = "router/"
+PREFIX, LOCAL = "router/", "local/"  # of the names of routers, and of models that run here
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +201,9 @@ class Routes(Protocol):
 
     def pick(self, text: str, feature: str, *, confidence: float | None = None) -> Route:
         """Choose for one request; ``confidence`` is that of the first arm's answer, in [0, 1]."""
+
+    def instead(self, text: str, feature: str) -> Route:
+        """Choose for one request among the arms beside the first, which gave no answer."""
 
 
 @dataclass(frozen=True, slots=True)

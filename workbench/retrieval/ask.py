@@ -10,24 +10,25 @@ import numpy as np
 import polars as pl
 
 from workbench.errors import ConfigError, WorkbenchError
-from workbench.evalset.evalset import Split
+from workbench.evalset.evalset import Qrels, Split
 from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.evaluation.decision import ArmFacts
+from workbench.evaluation.gate import rebuild_spread
 from workbench.inference.prices import project_prices
 from workbench.records import Document, Hit, Query, Rule, parameters_of
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Column, Table, Value
 from workbench.retrieval.fitting import FittedArm
-from workbench.retrieval.metrics import RUN_SCHEMA, Qrels, measure, measure_all, ndcg_bounds, rank, with_grades
+from workbench.retrieval.metrics import RUN_SCHEMA, measure, measure_all, ndcg_bounds, rank, with_grades
 from workbench.retrieval.searcher import Searcher
-from workbench.retrieval.strategies import Arm
+from workbench.retrieval.strategies import Arm, Strategy
 from workbench.retrieval.systems import SystemArm
 from workbench.retrieval.tables import SHOWN_METRICS, score_table
 
 SLICES = ("tenant_id", "feature", "style")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Answers:
     """What one arm returned: a ranked run, and for each question its time or its error."""
 
@@ -106,7 +107,7 @@ def candidate_name(candidate: Candidate) -> str:
     return candidate.arm.name if isinstance(candidate, FittedArm) else candidate.name
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Scored:
     """Arms that were asked all questions of one split: their answers, scores and facts.
 
@@ -182,9 +183,21 @@ def _search_of(candidate: Candidate, part: Split, searcher: Searcher, depth: int
         call = candidate.search or _lookup(candidate.run, depth)
         return lambda query: list(call(query))[:depth]
     if isinstance(candidate, FittedArm) and part.name == "dev":
-        return lambda query: candidate.search(searcher, query, depth)
+        return _opened(candidate.arm, part, searcher, depth, lambda query: candidate.held_out[query.cluster])
     arm = candidate.arm if isinstance(candidate, FittedArm) else candidate
-    return lambda query: searcher.search(arm, query, depth)
+    return _opened(arm, part, searcher, depth, lambda _: arm.strategy)
+
+
+def _opened(
+    arm: Arm, part: Split, searcher: Searcher, depth: int, strategy_for: Callable[[Query], Strategy]
+) -> Callable[[Query], Sequence[Hit]]:
+    """Search of an arm whose handles are open, so that the time of a question holds nothing but its search."""
+    handles = {tenant: searcher.handle(arm, tenant) for tenant in {query.tenant_id for query in part.queries}}
+
+    def search(query: Query) -> Sequence[Hit]:
+        return strategy_for(query).search(handles[query.tenant_id], searcher.question(arm, query), depth)
+
+    return search
 
 
 def _facts(candidate: Candidate, order: int, answers: Answers, part: Split, searcher: Searcher) -> ArmFacts:
@@ -196,19 +209,42 @@ def _facts(candidate: Candidate, order: int, answers: Answers, part: Split, sear
     return ArmFacts(name, parameters_of(arm), cost, p95, order)
 
 
+PROBES = 2
+
+
 def spread_over_rebuilds(
-    candidate: Candidate, part: Split, searcher: Searcher, *, metric: str, depth: int, rebuilds: int
+    candidate: Candidate, part: Split, searcher: Searcher, *, answered: Answers, metric: str, depth: int, rebuilds: int
 ) -> tuple[float, float] | None:
-    """Lowest and highest mean over rebuilds of an index that is built at random, None for other arms."""
+    """Mean and standard deviation of an arm's score over rebuilds of its index, None where rebuilds do not differ.
+
+    LanceDB takes no seed: each build starts at random by itself. The index is built twice; if both builds answer every
+    question as the first one did, hit by hit, no further build is paid for.
+
+    Parameters
+    ----------
+    answered : Answers
+        What the candidate returned for the questions of the split before its index was built again.
+    metric : str
+        The metric that decides, in [0, 1].
+    depth : int
+        Hits asked for.
+    rebuilds : int
+        Builds that the spread is taken over, at least `workbench.evaluation.gate.MIN_REBUILDS`; 0 makes none.
+    """
     arm = our_arm(candidate)
     if arm is None or arm.strategy.index.deterministic or not rebuilds:
         return None
-    means = []
-    for _ in range(rebuilds):
-        searcher.rebuild_index(arm)
-        again = ask(arm.name, lambda query: searcher.search(arm, query, depth), part.queries)
-        means.append(float(measure(with_grades(again.run, part.qrels, depth=depth), metric).mean()))
-    return min(means), max(means)
+    runs = [_rebuilt(arm, part, searcher, depth) for _ in range(PROBES)]
+    if all(run.equals(answered.run) for run in runs):
+        return None
+    runs += [_rebuilt(arm, part, searcher, depth) for _ in range(rebuilds - PROBES)]
+    return rebuild_spread([float(measure(with_grades(run, part.qrels, depth=depth), metric).mean()) for run in runs])
+
+
+def _rebuilt(arm: Arm, part: Split, searcher: Searcher, depth: int) -> pl.DataFrame:
+    """Run of an arm whose index was built again."""
+    searcher.rebuild_index(arm)
+    return ask(arm.name, _opened(arm, part, searcher, depth, lambda _: arm.strategy), part.queries).run
 
 
 def optimistic(test: Scored, rule: Rule) -> pl.DataFrame:
@@ -283,6 +319,7 @@ class _Probe:
     searcher: Searcher
     depth: int
     _known: dict[tuple[str, str], tuple[Any, ...]] = field(default_factory=dict)
+    _searches: dict[str, Callable[[Query], Sequence[Hit]]] = field(default_factory=dict)
 
     def twins(self, one: Candidate, other: Candidate) -> bool:
         """Whether two of our arms differ by a cut that is none, or return the same hits by the same plan.
@@ -306,8 +343,10 @@ class _Probe:
 
     def _answer(self, candidate: Candidate, query: Query) -> tuple[Any, ...]:
         key = (candidate_name(candidate), query.query_id)
+        if key[0] not in self._searches:
+            self._searches[key[0]] = _search_of(candidate, self.dev, self.searcher, self.depth)
         if key not in self._known:
-            answers = ask(key[0], _search_of(candidate, self.dev, self.searcher, self.depth), [query])
+            answers = ask(key[0], self._searches[key[0]], [query])
             self._known[key] = (answers.run.rows(), tuple(answers.errors))
         return self._known[key]
 

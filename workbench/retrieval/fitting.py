@@ -1,18 +1,18 @@
 """Strategies with parameters that are learned on the dev questions, and never see a test question."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from workbench.errors import ConfigError
-from workbench.evalset.evalset import Split
-from workbench.records import Hit, Query, content_hash
+from workbench.evalset.evalset import Qrels, Split
+from workbench.records import Hit, content_hash
 from workbench.retrieval.arms import make_arm
-from workbench.retrieval.metrics import Qrels, dcg
+from workbench.retrieval.metrics import best_first, dcg
 from workbench.retrieval.rerank import fit_ranker
 from workbench.retrieval.searcher import Searcher
-from workbench.retrieval.strategies import SCORE_DECIMALS, Arm, Hybrid, Question, Strategy, Weighted, scaled
+from workbench.retrieval.strategies import Arm, Hybrid, Question, Strategy, Weighted, scaled
 
 FOLDS = 5
 LEAST_TO_FIT = 2  # question families: one to learn on, one to be judged by
@@ -29,11 +29,6 @@ class FittedArm:
 
     arm: Arm
     held_out: Mapping[str, Strategy]
-
-    def search(self, searcher: Searcher, query: Query, k: int) -> list[Hit]:
-        """Hits for a dev question, by the strategy that was fitted without its fold."""
-        arm = replace(self.arm, strategy=self.held_out[query.cluster])
-        return searcher.search(arm, query, k)
 
 
 def fit_arms(
@@ -82,8 +77,8 @@ def fit_weight(legs: Legs, qrels: Qrels) -> Hybrid:
         text, vector = map(scaled, both)
         found = sorted(text.keys() | vector.keys())
         fused = (1 - weights) * [text.get(d, 0.0) for d in found] + weights * [vector.get(d, 0.0) for d in found]
-        # What `Weighted.fuse` does, for all weights at once; documents stand by id, so a stable sort breaks ties.
-        best = np.argsort(-fused.round(SCORE_DECIMALS), axis=1, kind="stable")[:, :10]
+        # What `Weighted.fuse` does, for all weights at once. `found` stands by id, so a place stands for its id.
+        best = np.lexsort(best_first(fused, np.broadcast_to(range(len(found)), fused.shape))[::-1])[:, :10]
         grades = np.array([qrels[query_id].get(d, 0) for d in found], float)
         ideal = np.array([sorted(qrels[query_id].values(), reverse=True)[:10]], float)
         total += dcg(grades[best]) / (dcg(ideal)[0] or 1.0)

@@ -1,23 +1,34 @@
 """Retrieval metrics per query, equal to ir-measures once ties are broken the same way.
 
-A run is a frame (query_id, doc_id, rank, score). Ties are broken before anything is measured, by one rule:
-score rounded to six decimals, highest first, then doc_id ascending (`rank`). Rounding comes first because
-floating point noise in the seventh decimal is no evidence for an order.
+A run is a frame (query_id, doc_id, rank, score). Documents stand by one rule before anything is measured
+(`best_first`): the score as given, highest first; where scores are equal, doc_id ascending. Nothing is rounded here:
+probabilities near 0 or 1 differ far behind the point. A store whose index returns noise rounds its own scores.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from workbench.errors import ConfigError
+from workbench.evalset.evalset import Qrels
 
-Qrels = Mapping[str, Mapping[str, int]]
 RUN_SCHEMA = {"query_id": pl.String, "doc_id": pl.String, "rank": pl.Int32, "score": pl.Float64}
-SCORE_DECIMALS = 6
 _NAME = re.compile(r"^(ndcg|recall|precision|mrr|map|judged)@(\d+)$")
+
+
+def best_first(score: Any, doc_id: Any) -> tuple[Any, Any]:
+    """Sort keys of the one tie rule: the score as given, highest first, then the document id, ascending.
+
+    Takes numbers, arrays or polars expressions, so that every list, matrix and frame is ordered alike.
+
+    >>> sorted([("b", 0.9), ("c", 0.99999992), ("a", 0.9)], key=lambda hit: best_first(hit[1], hit[0]))
+    [('c', 0.99999992), ('a', 0.9), ('b', 0.9)]
+    """
+    return -score, doc_id
 
 
 def rank(hits: pl.DataFrame) -> pl.DataFrame:
@@ -26,7 +37,7 @@ def rank(hits: pl.DataFrame) -> pl.DataFrame:
     >>> rank(pl.DataFrame({"query_id": ["q"] * 3, "doc_id": ["b", "a", "a"], "score": [1.0, 1.0, 0.5]})).rows()
     [('q', 'a', 1, 1.0), ('q', 'b', 2, 1.0)]
     """
-    order = [pl.col("query_id"), -pl.col("score").round(SCORE_DECIMALS), pl.col("doc_id")]
+    order = [pl.col("query_id"), *best_first(pl.col("score"), pl.col("doc_id"))]
     return (
         hits.sort(order)
         .unique(["query_id", "doc_id"], keep="first", maintain_order=True)
@@ -35,7 +46,7 @@ def rank(hits: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class JudgedRun:
     """A run beside its judgements, as matrices of shape (queries, depth).
 

@@ -10,6 +10,7 @@ from workbench.config import Settings, load_settings
 from workbench.errors import ConfigError
 from workbench.evalset.evalset import Split, load_evalset
 from workbench.evaluation.experiment import Experiment, Finalists, open_experiment
+from workbench.evaluation.gate import MIN_REBUILDS
 from workbench.evaluation.power import plan
 from workbench.evaluation.provenance import build_parameters, encoder_probe, parameter_inputs
 from workbench.evaluation.summary import (
@@ -33,6 +34,7 @@ from workbench.records import Decision, content_hash
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Table
 from workbench.reports.charts import forest, slices
+from workbench.reports.ending import end_run
 from workbench.reports.figure import Figure
 from workbench.reports.frontier import frontier
 from workbench.retrieval.arms import FITTED, make_arms
@@ -160,8 +162,9 @@ ASSUMED_SD = 0.2
 class RetrievalParameters:
     """Parameters of ``01_retrieval``; the notebook's cell has the same names and defaults.
 
-    ``depth`` is how many hits are scored, ``rebuilds`` how often an index that is built at random is built to show
-    its spread, ``scale_rows`` up to how many synthetic rows search is timed (0: show the committed measurement).
+    ``depth`` is how many hits are scored. ``rebuilds`` is how often an index that is built at random is built to show
+    its spread: 8 or more, or 0 for no rebuilds; then a check asks for the same score of every item. ``scale_rows`` is
+    up to how many synthetic rows search is timed (0: show the committed measurement).
     """
 
     evalset: str = "docs_qa"
@@ -181,7 +184,7 @@ class RetrievalParameters:
     systems: tuple[str, ...] = ()
     reference: str = ""
     depth: int = 100
-    rebuilds: int = 5
+    rebuilds: int = MIN_REBUILDS
     scale_rows: int = 0
     seed: int = 0
 
@@ -210,7 +213,14 @@ class RetrievalBench:
     def open(
         cls, parameters: RetrievalParameters, settings: Settings, *, embedder: Embedder, tokenizer: Tokenizer
     ) -> Self:
-        """Begin with an encoder and a tokenizer of your own, in place of those that the parameters name."""
+        """Begin with an encoder and a tokenizer of your own, in place of those that the parameters name.
+
+        Raises
+        ------
+        ConfigError
+            If ``rebuilds`` are too few to show a spread.
+        """
+        _check_rebuilds(parameters.rebuilds)
         systems = tuple(load_systems(parameters.systems, settings))
         evalset = load_evalset(parameters.evalset, settings=settings, seed=parameters.seed)
         inputs = {
@@ -328,6 +338,7 @@ class RetrievalBench:
                 by_name[fact.name],
                 scored.split,
                 self.searcher,
+                answered=scored.answers[fact.name],
                 metric=finalists.rule.metric,
                 depth=self.parameters.depth,
                 rebuilds=self.parameters.rebuilds,
@@ -390,8 +401,15 @@ class RetrievalBench:
         invariants = {"hits of another tenant": self.leaks(dev, test)}
         items = self.experiment.evalset.split("test").qrels
         gate = self.experiment.gate(decision, test.scores, invariants, items=items)
-        print(f"gate: {gate.status} - {gate.sentence}")  # noqa: T201  the last line of the notebook
-        gate.enforce()
+        end_run(self.experiment, decision, gate)
+
+
+def _check_rebuilds(rebuilds: int) -> None:
+    if rebuilds and rebuilds < MIN_REBUILDS:
+        raise ConfigError(
+            f"the spread of an index that is built at random needs at least {MIN_REBUILDS} rebuilds, found "
+            f"rebuilds={rebuilds}; give {MIN_REBUILDS} or more, or 0 for none"
+        )
 
 
 def _advance(bar: Progress, done: int, total: int) -> None:

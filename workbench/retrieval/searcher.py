@@ -24,7 +24,7 @@ from workbench.telemetry.context import attributed
 CHUNKS_PER_DOCUMENT = 3
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Searcher:
     """Tables of one corpus, made when an arm first needs them and kept in the cache folder.
 

@@ -13,9 +13,8 @@ from workbench.inference.prices import Work
 from workbench.records import Hit, ShortRepr
 from workbench.retrieval.chunking import Chunker, WholeDocument
 from workbench.retrieval.indexing import Exact, FullTextIndex, VectorIndex
+from workbench.retrieval.metrics import best_first
 from workbench.retrieval.tenant import ChunkHit, Filter, TenantHandle
-
-SCORE_DECIMALS = 6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -200,8 +199,8 @@ def fused(text: Mapping[str, float], vector: Mapping[str, float]) -> list[Hit]:
 
 
 def ordered(hits: Iterable[Hit]) -> list[Hit]:
-    """Hits by the one tie rule: score rounded to six decimals, highest first, then document id."""
-    return sorted(hits, key=lambda hit: (-round(hit.score, SCORE_DECIMALS), hit.doc_id))
+    """Hits by the one tie rule, `workbench.retrieval.metrics.best_first`."""
+    return sorted(hits, key=lambda hit: best_first(hit.score, hit.doc_id))
 
 
 def scaled(hits: Sequence[Hit]) -> dict[str, float]:

@@ -46,35 +46,31 @@ def score_table(
 ) -> Table:
     """Means of every metric, arm by arm, with coverage, cost and latency.
 
-    ``bounds`` are those of nDCG@10 of the arms whose top 10 is not judged well enough for a mean; theirs is left out.
+    ``bounds`` are those of nDCG@10 of the arms whose top 10 is not judged well enough for a mean: theirs is left out,
+    and two more columns say between what it lies. Every column of a metric holds numbers.
     """
+    first, *others = SHOWN_METRICS
     means = {m: mean_by_arm(scores, m) for m in SHOWN_METRICS}
-    first = scores.filter(pl.col("metric") == SHOWN_METRICS[0])
-    coverage = {a: float(v) for a, v in first.group_by("arm").agg(pl.col("value").is_not_null().mean()).iter_rows()}
+    deciding = scores.filter(pl.col("metric") == first)
+    coverage = {a: float(v) for a, v in deciding.group_by("arm").agg(pl.col("value").is_not_null().mean()).iter_rows()}
     rows = tuple(
         (
             f.name,
-            _first(f.name, means, bounds),
-            *(means[m][f.name] for m in SHOWN_METRICS[1:]),
+            None if f.name in bounds else means[first][f.name],
+            *(bounds.get(f.name, (None, None)) if bounds else ()),
+            *(means[m][f.name] for m in others),
             coverage[f.name],
             f.cost_usd_per_1k,
             f.latency_p95_ms,
         )
-        for f in sorted(facts, key=lambda f: -means[SHOWN_METRICS[0]][f.name])
+        for f in sorted(facts, key=lambda f: -means[first][f.name])
     )
+    limits = (f"{first} at least", f"{first} at most") if bounds else ()
     columns = (
         Column("arm"),
-        Column(SHOWN_METRICS[0], digits=3),
-        *(Column(m, "number", digits=3) for m in SHOWN_METRICS[1:]),
+        *(Column(m, "number", digits=3) for m in (first, *limits, *others)),
         Column("coverage", "share"),
         Column("USD per 1,000", "usd"),
         Column("p95 ms", "number", digits=0),
     )
     return Table(columns, rows, f"Scores on {split}, best first")
-
-
-def _first(arm: str, means: Mapping[str, Mapping[str, float]], bounds: Mapping[str, tuple[float, float]]) -> str:
-    if arm in bounds:
-        low, high = bounds[arm]
-        return f"{low:.3f} to {high:.3f}"
-    return f"{means[SHOWN_METRICS[0]][arm]:.3f}"

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
 from functools import reduce
-from operator import and_, itemgetter
+from operator import and_
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +23,7 @@ import polars as pl
 
 from workbench.errors import StoreError, TenantError, unknown_name
 from workbench.retrieval.indexing import TEXT_INDEX, VECTOR_INDEX
+from workbench.retrieval.metrics import best_first
 
 if TYPE_CHECKING:
     from lancedb.expr import Expr
@@ -168,12 +169,11 @@ def _check(field: str, *values: Any) -> None:
 
 Vector = npt.NDArray[np.floating[Any]] | Sequence[float]
 _HIT_COLUMNS = ["chunk_id", "doc_id", "position"]
-_TIE_RULE = itemgetter(0, 2, 3)
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkHit:
-    """One chunk found; ``score`` is cosine in [-1, 1] for vectors and BM25 for words, to 6 decimals."""
+    """One chunk found; ``score`` is cosine in [-1, 1] for vectors and BM25 for words, free of float32 noise."""
 
     chunk_id: str
     doc_id: str
@@ -184,8 +184,11 @@ class ChunkHit:
 class TenantHandle:
     """Searches over the rows of one tenant; made by `Store.for_tenant`.
 
-    Hits stand by score, highest first; of equal scores (to 6 decimals) by ``doc_id``, then ``position``. The
-    rule also decides who is left out: as long as the last hit is tied with the next one, more are fetched.
+    Hits stand by `workbench.retrieval.metrics.best_first`, chunks of one document by ``position``. The rule also
+    decides what is left out: as long as the last hit is tied with the next one, more are fetched.
+
+    LanceDB computes in float32, so scores are rounded before they leave to what that carries, about 7 significant
+    digits: see `bm25_of` and `cosine_of`.
     """
 
     def __init__(self, table: Any, tenant_id: str, dimension: int) -> None:
@@ -352,14 +355,13 @@ class TenantHandle:
         while True:
             with reported(f"search tenant {self._shown}"):
                 found = query(asked).to_arrow()
-            values = found[score].to_pylist()
-            if score == "_distance":  # quantised distances can lie a little outside the range of a cosine
-                values = [max(-1.0, min(1.0, 1.0 - distance)) for distance in values]
-            columns = (found[name].to_pylist() for name in _HIT_COLUMNS)
-            rows = [(-round(value, 6), *row) for value, *row in zip(values, *columns, strict=True)]
-            rows.sort(key=_TIE_RULE)
-            if len(rows) < asked or rows[k - 1][0] < rows[-1][0]:
-                return [ChunkHit(chunk, doc, position, 0.0 - value) for value, chunk, doc, position in rows[:k]]
+            scores = map(cosine_of if score == "_distance" else bm25_of, found[score].to_pylist())
+            hits = [
+                ChunkHit(*row) for row in zip(*(found[name].to_pylist() for name in _HIT_COLUMNS), scores, strict=True)
+            ]
+            hits.sort(key=lambda hit: (*best_first(hit.score, hit.doc_id), hit.position))
+            if len(hits) < asked or hits[k - 1].score > hits[-1].score:
+                return hits[:k]
             asked *= 4
 
     @property
@@ -368,6 +370,19 @@ class TenantHandle:
 
     def __repr__(self) -> str:
         return f"TenantHandle({self._shown})"
+
+
+def cosine_of(distance: float) -> float:
+    """Cosine in [-1, 1] of a cosine distance, without noise: the distance is of size 1, so that of 1e-7 is cut off.
+
+    Quantised distances can lie a little outside the range of a cosine.
+    """
+    return max(-1.0, min(1.0, round(1.0 - distance, 6))) + 0.0  # no -0.0
+
+
+def bm25_of(score: float) -> float:
+    """BM25 without noise: a sum of positive float32 terms is off in proportion to its size, so 7 digits stay."""
+    return float(f"{score:.7g}")
 
 
 def rows_of(tenant_id: str) -> "Expr":

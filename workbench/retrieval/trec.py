@@ -26,6 +26,7 @@ def read_run(path: Path) -> pl.DataFrame:
     A file of six columns parted by blanks is TREC's (query, Q0, document, rank, score, name); ``.csv``,
     ``.parquet`` and ``.jsonl`` hold query_id, doc_id and score or rank (with rank alone, score = -rank).
     As in TREC the score decides, never the rank beside it; ties are broken by `workbench.retrieval.metrics.rank`.
+    Where one row has a score every row needs one: a rank put among scores would mean nothing.
 
     Raises
     ------
@@ -33,9 +34,10 @@ def read_run(path: Path) -> pl.DataFrame:
         With every line that cannot be used.
     """
     rows, defects = (named_rows(path, RUN_NAMES)[0], []) if path.suffix.lower() in TABLES else _trec_rows(path)
+    scored = any(row["score"] is not None for _, row in rows)
     hits = []
     for line, row in rows:
-        hit = _hit(row)
+        hit = _hit(row, scored)
         if isinstance(hit, str):
             defects.append(Defect(str(path), line, hit))
         else:
@@ -57,12 +59,14 @@ def _trec_rows(path: Path) -> tuple[list[Row], list[Defect]]:
     return rows, defects
 
 
-def _hit(row: dict[str, Any]) -> tuple[str, str, float] | str:
-    """One hit, or what is wrong with it."""
+def _hit(row: dict[str, Any], scored: bool) -> tuple[str, str, float] | str:
+    """One hit, or what is wrong with it; ``scored`` says whether any row of the file has a score."""
     query_id, doc_id, score = row["query_id"], row["doc_id"], row["score"]
     if query_id is None or doc_id is None:
         found = ", ".join(name for name, value in row.items() if value is not None)
         return f"query_id and doc_id are needed, found {found or 'nothing'}"
+    if score is None and scored:
+        return "score is empty, other rows have one: give every row its score, or leave the column out and give ranks"
     given = row["rank"] if score is None else score
     number = number_of(given)
     if number is None:

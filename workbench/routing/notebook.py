@@ -22,6 +22,7 @@ from workbench.inference.recordings import FOLDER
 from workbench.records import Decision
 from workbench.rendering.table import Table
 from workbench.reports.charts import forest, slices
+from workbench.reports.ending import end_run
 from workbench.reports.figure import Figure
 from workbench.retrieval.ingest import VectorCache
 from workbench.retrieval.tables import power_table
@@ -253,8 +254,7 @@ class RoutingBench:
         invariants = {"routers that are not the accepted ones": self._changed_routers(test)}
         items = self.outcomes.part("test").prompt_ids
         gate = self.experiment.gate(decision, test.scores, invariants, items=items)
-        print(f"gate: {gate.status} - {gate.sentence}")  # noqa: T201  the last line of the notebook
-        gate.enforce()
+        end_run(self.experiment, decision, gate)
 
     def _changed_routers(self, test: ScoredRoutes) -> int:
         """Routers whose hash is not the one that the accepted decision names; only where it is checked again."""

@@ -76,6 +76,12 @@ class Router:
     value_usd: float = float("inf")
     overhead_usd: float = 0.0
 
+    @property
+    def reads(self) -> str:
+        """What it needs beside the text, as its features say: "vectors", "confidence" or nothing."""
+        part = getattr(self.predictor, "sure", self.predictor)
+        return str(getattr(getattr(part, "features", None), "reads", ""))
+
     def route(self, requests: Requests) -> Ints:
         """Position in ``models`` of the one that answers each request, shape (n,)."""
         return self.pick(self.predictor.predict(requests))

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,12 @@ _SURFACE = (
 
 
 class Features(Protocol):
-    """Requests to rows of numbers; what it learned when it was fitted are its fields."""
+    """Requests to rows of numbers; what it learned when it was fitted are its fields.
+
+    ``reads`` is what of the requests it needs beside the text: "vectors", "confidence" or nothing.
+    """
+
+    reads: ClassVar[str]
 
     def rows(self, requests: Requests) -> Any:
         """Rows, dense or sparse, shape (n, dimensions)."""
@@ -40,6 +45,7 @@ class Features(Protocol):
 class Surface:
     """Counts of what a complex prompt has many of, on a logarithmic scale and standardised; the first is length."""
 
+    reads: ClassVar[str] = ""
     mean: Floats
     scale: Floats
 
@@ -71,6 +77,8 @@ def _counts(text: str) -> tuple[int, ...]:
 class Embedding:
     """Vectors of the prompts, made by the caller's encoder."""
 
+    reads: ClassVar[str] = "vectors"
+
     def rows(self, requests: Requests) -> Floats:
         """Vectors as they are.
 
@@ -88,6 +96,7 @@ class Embedding:
 class Tfidf:
     """Words weighted by how rare they are, of unit length; at most 2,000, the most frequent."""
 
+    reads: ClassVar[str] = ""
     words: tuple[str, ...]
     idf: Floats
     _column: dict[str, int] = field(init=False, repr=False)
@@ -127,6 +136,7 @@ class Tfidf:
 class Confidence:
     """Confidence of one model in its own answer; the lowest where it gave none."""
 
+    reads: ClassVar[str] = "confidence"
     column: int
 
     def rows(self, requests: Requests) -> Floats:

@@ -11,8 +11,7 @@ from workbench.evalset.evalset import Evalset, load_evalset
 from workbench.inference.batch import Item, complete_all, estimate
 from workbench.inference.budgets import Budget
 from workbench.inference.client import Client
-from workbench.inference.local import PREFIX
-from workbench.inference.messages import Request
+from workbench.inference.messages import LOCAL, Request
 from workbench.inference.prices import PriceTable
 from workbench.inference.recordings import Recordings
 from workbench.rendering.progress import Progress
@@ -72,7 +71,7 @@ def record(
     renew(found, search, tell)
     files = {model: Recordings(recording_file(found, model), live=True) for model in models or known}
     asked = list(asked_of(found, models=[*files]))
-    asked = asked if questions is None else [a for a in asked if a.query.query_id in _first(asked, questions)]
+    asked = asked if questions is None else of_first(asked, questions)
     still = [a.request for a in asked if not files[a.request.model].count(a.request)]
     client = client or Client.open(settings)
     tell(
@@ -159,13 +158,15 @@ def _answers(evalset: Evalset, models: Sequence[str]) -> Iterable[tuple[Asked, s
             yield asked, response.text.strip()
 
 
-def _first(asked: Sequence[Asked], questions: int) -> set[str]:
-    return set(list(dict.fromkeys(a.query.query_id for a in asked))[:questions])
+def of_first(asked: Sequence[Asked], questions: int) -> list[Asked]:
+    """Requests of the first so many questions, in their order."""
+    wanted = set(list(dict.fromkeys(a.query.query_id for a in asked))[:questions])
+    return [a for a in asked if a.query.query_id in wanted]
 
 
 def _hours(still: Sequence[Request], prices: PriceTable) -> float:
     """Processor hours of what local models are still to answer; they are priced by processor time."""
-    local = [r for r in still if r.model.startswith(PREFIX)]
+    local = [r for r in still if r.model.startswith(LOCAL)]
     tokens = [sum(len(str(m["content"]).encode()) for m in r.messages) // BYTES_PER_TOKEN for r in local]
     spent = sum(
         prices.worst_nanos(r.model, input_tokens=n, max_tokens=r.max_tokens) for r, n in zip(local, tokens, strict=True)

@@ -18,8 +18,7 @@ from workbench.evalset.outcomes import OUTCOMES_SCHEMA
 from workbench.inference.attempt import Books
 from workbench.inference.client import Client
 from workbench.inference.embedding import MiniLM, load_embedder
-from workbench.inference.local import PREFIX as LOCAL
-from workbench.inference.messages import Message, Request, Response
+from workbench.inference.messages import LOCAL, Message, Request, Response
 from workbench.inference.prices import MS_PER_HOUR, PriceTable
 from workbench.inference.recordings import FOLDER, Recordings, record_command
 from workbench.records import Decision, Document, Query, content_hash

@@ -11,7 +11,7 @@ from workbench.errors import ConfigError
 from workbench.evalset.outcomes import Requests
 from workbench.inference.attempt import Books
 from workbench.inference.embedding import Embedder, load_embedder
-from workbench.inference.messages import Route
+from workbench.inference.messages import LOCAL, Route
 from workbench.inference.prices import PriceTable, project_prices
 from workbench.inference.recordings import FOLDER
 from workbench.inference.weights import WEIGHTS
@@ -59,14 +59,21 @@ class Routed:
         ConfigError
             If the policy needs a confidence and there is none.
         """
-        router, sure = self.router, None
-        if router.cascade:
-            if confidence is None:
-                raise ConfigError(f"router {self.name!r} is a cascade: its first model must give token probabilities")
-            sure = np.full((1, len(router.models)), confidence)
-        vectors = self.embedder.embed([text]) if self.embedder else None
-        picked = int(router.route(Requests((text,), (feature,), confidence=sure, vectors=vectors))[0])
+        router = self.router
+        if router.cascade and confidence is None:
+            raise ConfigError(f"router {self.name!r} is a cascade: its first model must give token probabilities")
+        picked = int(router.route(self._asked(text, feature, confidence))[0])
         return self._route(picked, f"{router.policy} at {router.value_usd:g} USD a unit of quality")
+
+    def instead(self, text: str, feature: str) -> Route:
+        """Choose the arm that is predicted to answer best beside the first, which gave no answer."""
+        predicted = self.router.predictor.predict(self._asked(text, feature, 0.0))
+        return self._route(int(predicted[0, 1:].argmax()) + 1, f"{self.models[0]} was asked first and gave no answer")
+
+    def _asked(self, text: str, feature: str, confidence: float | None) -> Requests:
+        sure = np.full((1, len(self.models)), confidence) if self.cascade else None
+        vectors = self.embedder.embed([text]) if self.embedder else None
+        return Requests((text,), (feature,), confidence=sure, vectors=vectors)
 
     def _route(self, position: int, reason: str) -> Route:
         arm = self.router.models[position]
@@ -96,7 +103,7 @@ def load_routed(
             "use it all the same"
         )
     router = load_router(folder / "decisions" / "routing.artefact", decision.arm)
-    embedder = load_embedder(decision.settings["embedder"], settings, books) if _reads_vectors(router) else None
+    embedder = load_embedder(decision.settings["embedder"], settings, books) if router.reads == "vectors" else None
     now = _inputs_now(settings, folder, decision, router, embedder)
     if missing := [name for name in now if name not in decision.fingerprint.inputs]:
         wrong = f"does not say with which {', '.join(missing)} it was tested"
@@ -111,7 +118,7 @@ def model_inputs(models: tuple[str, ...], prices: PriceTable) -> dict[str, str]:
     """Prices of the models, and hashes of the weights of local ones: what a decision about them rests on."""
     out = {}
     for name in sorted({m.partition("@")[0] for m in models}):
-        if (weights := WEIGHTS.get(name.removeprefix("local/"))) is not None:
+        if (weights := WEIGHTS.get(name.removeprefix(LOCAL))) is not None:
             out[f"weights of {name}"] = weights.sha256
         if price := prices.models.get(name):
             out[f"price of {name}"] = ", ".join(f"{kind} {nanos}" for kind, nanos in sorted(price.items()))
@@ -145,8 +152,3 @@ def _changed(folder: Path, decision: Decision, router: Router, now: dict[str, st
         found_with = json.loads(noted.read_text(encoding="utf-8"))
         changed += ["retrieval arm"] if found_with.get("retrieval arm") != retrieval_arm(folder) else []
     return changed + (["router"] if decision.parameters.get("sha256") != router.sha256 else [])
-
-
-def _reads_vectors(router: Router) -> bool:
-    features = getattr(router.predictor, "features", None)
-    return type(features).__name__ == "Embedding"

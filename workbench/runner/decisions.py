@@ -14,10 +14,11 @@ from workbench.evalset.evalset import find_evalset
 from workbench.evalset.gates import ASSUMED_REQUESTS, GatePolicy, default_policy, scan_gates
 from workbench.evaluation.experiment import anchor_path, decision_path, note_test_use
 from workbench.evaluation.gate import EXIT_CODES, Gate
+from workbench.evaluation.run_record import RunRecord
 from workbench.records import Decision
 from workbench.runner.headless import Job, run_all
 from workbench.runner.kernels import Event
-from workbench.runner.runs import RunRecord, list_runs
+from workbench.runner.runs import list_runs
 
 EVEN_IF = ("inconclusive", "other-rule")
 

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.config import Clock, Settings, load_profile
 from workbench.errors import ConfigError, unknown_name
+from workbench.evaluation.run_record import RunRecord, close_run, open_run
+from workbench.reports.ending import draw_report
 from workbench.runner.kernels import Event, EventKind, Listener
 from workbench.runner.parameters import prepare
-from workbench.runner.runs import RunRecord, close_run, how_it_ended, open_run
+from workbench.runner.runs import how_it_ended
 from workbench.runner.watchdog import Watchdog
-from workbench.telemetry.redaction import redact
 
 if TYPE_CHECKING:
     from workbench.runner.kernels import Execution
@@ -156,10 +157,7 @@ def _close(record: RunRecord, outcome: "Execution", leash: Watchdog, context: _C
         (record.run_dir / "kernel.log").unlink(missing_ok=True)  # only noise when all went well
     if record.status == "interrupted":
         return record  # who pressed Ctrl-C waits for the prompt, not for a report
-    if problem := _draw_report(record.run_dir):
-        record = replace(record, report_error=problem)
-        record.save()
-    return record
+    return draw_report(record)
 
 
 def _kernel_env(settings: Settings, record: RunRecord) -> dict[str, str]:
@@ -181,17 +179,6 @@ def _fingerprint(run_dir: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, AttributeError):
         return None
     return found if isinstance(found, dict) else None
-
-
-def _draw_report(run_dir: Path) -> str | None:
-    """Draw ``report.html``; returns why it could not be drawn, because that must never hide the result."""
-    try:
-        from workbench.reports.page import write_report
-
-        write_report(run_dir)
-    except Exception as error:  # noqa: BLE001 - the boundary of a run
-        return redact(f"{type(error).__name__}: {error}")
-    return None
 
 
 def _ignore(_event: Event) -> None:

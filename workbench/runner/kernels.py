@@ -20,8 +20,8 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 
 from workbench.errors import RunError
+from workbench.evaluation.run_record import CellState
 from workbench.rendering.progress import MIME_TYPE
-from workbench.runner.runs import CellState
 from workbench.runner.watchdog import Watchdog
 from workbench.telemetry.redaction import redact, redact_all
 
