@@ -11,8 +11,8 @@ import time
 
 from workbench.config import load_settings
 from workbench.inference.hosted import Provider
-from workbench.inference.local import CHAT_MODELS, PREFIX, LocalModels, serving
-from workbench.inference.messages import Request, Response
+from workbench.inference.local import CHAT_MODELS, LocalModels, serving
+from workbench.inference.messages import LOCAL, Request, Response
 from workbench.rendering.table import Table
 
 SHORT = "Name three cities of France."
@@ -44,7 +44,7 @@ def main() -> None:
     asked = parser.parse_args()
     folder, rows = load_settings().cache / "weights", []
     for name in asked.models:
-        model, local = PREFIX + name, LocalModels(folder, threads=asked.threads)
+        model, local = LOCAL + name, LocalModels(folder, threads=asked.threads)
         started = time.monotonic()
         local.server(model)
         rows.append([name, "in process", time.monotonic() - started, *measure(local, model)])
