@@ -2,6 +2,8 @@
 
 An answer that is served where something differs has crossed a scope. It stands beside the caches because it knows what
 a scope holds: a field that is added to `Scope` needs its change here.
+
+The replays of the notebook compute each scope apart and could not see it.
 """
 
 from collections import defaultdict

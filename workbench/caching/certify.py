@@ -1,7 +1,14 @@
-"""Rates among cache hits, counted at every threshold, with exact and with cluster-robust bounds.
+"""Which threshold is shown to keep the share of wrong answers among hits under alpha, by bounds that know clusters.
 
 Two denominators, never mixed: the *false-hit rate* is false hits by hits (what a served user feels), the *error
 rate* is false hits by requests.
+
+The false-hit rate need not fall as the threshold rises, so that methods for monotone losses do not apply; thresholds
+are walked through in an order fixed beforehand (fixed-sequence learn-then-test, Angelopoulos et al. 2021, arXiv
+2110.01052), which costs nothing for having tried several. Of the two methods that keep their promise when requests of
+one cluster share fate, the walk certifies more (`simulate` shows it for the traffic at hand), so it is the default.
+The bound is approximate: with 40 clusters whose rates differ by a factor of 5 and more, simulated promises were broken
+in 7 to 11 % of draws instead of 5 %; with 60 moderately unequal ones in 4 to 6 %.
 """
 
 from collections.abc import Callable, Mapping

@@ -7,6 +7,9 @@ misses nothing. The same row remembers the version at which something was last r
 A scope that is empty loses its row when the cache is purged. Versions are never used twice all the same, or the index
 of another process would take a new entry for an old one: the row `HIGHEST` keeps the highest version of all scopes
 that are gone, and a scope that comes back goes on from there.
+
+Invalidations are counted, not timed: the clocks of two machines differ. Whoever keeps an answer holds the counter's
+row until it commits, and an invalidation raises it first: either it is seen, or it finds the entry and drops it.
 """
 
 import json

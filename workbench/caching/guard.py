@@ -1,4 +1,4 @@
-"""What a guard that reads words cannot see: operators, signs, codes of formats, marks in quotes, case of a letter.
+"""Whether two questions that are near may share an answer: by their words, and by signs that words do not show.
 
 These change a meaning entirely and an embedding hardly ("price > 5" and "price < 5" have a cosine of 0.99), so that
 two questions must have the same ones in the same order. Marks that are punctuation as often ("x - y", "a file - with

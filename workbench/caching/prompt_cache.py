@@ -1,4 +1,10 @@
-"""Rules of vendors' prompt caches, as dated values: what is kept, how long, from which size on, and at which price."""
+"""Vendors' prompt caches: their dated rules, and what they would save on a log of calls.
+
+A vendor keeps prefixes of prompts for some minutes and charges less for reading than for computing them. A call reads
+the longest prefix that is kept; one can be read from the moment on when the answer of the call that wrote it began,
+so that calls sent at once each write their own. Every use begins the time that a prefix is kept anew, for all
+prefixes within the one that is read; after a call all that it wanted kept is kept.
+"""
 
 import tomllib
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""What the caching notebook shows before and between its figures."""
+"""What the caching notebook shows, and what its run leaves for the report."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

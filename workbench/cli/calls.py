@@ -1,4 +1,4 @@
-"""``workbench models``: the local models, and fetching their weights."""
+"""Commands about calls: local models, budgets, traces, and recording answers."""
 
 from datetime import UTC, datetime
 from pathlib import Path

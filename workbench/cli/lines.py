@@ -1,4 +1,4 @@
-"""Lines that a command prints."""
+"""Lines that a command prints, values that it takes, files that it writes."""
 
 from collections.abc import Sequence
 from pathlib import Path

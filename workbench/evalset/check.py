@@ -1,4 +1,4 @@
-"""Scores that ragas defines: how much of a question is copied from the document it should find."""
+"""Everything wrong with an evalset as a command tells it, and how much of a question is copied from its document."""
 
 import asyncio
 import os

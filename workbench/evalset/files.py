@@ -1,4 +1,4 @@
-"""Readers of JSONL and qrels that know the line of everything that is wrong, and report all of it at once."""
+"""Readers of JSONL, qrels and rows that know the line of everything that is wrong, and report all of it at once."""
 
 import json
 import math

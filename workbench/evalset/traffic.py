@@ -1,4 +1,14 @@
-"""Query streams and labelled pairs: what a cache would see, and which questions may share an answer."""
+"""Query streams and labelled pairs: what a cache would see, and which questions may share an answer.
+
+Whether two requests may share an answer is never guessed. Texts share one where the labels say so: questions of one
+customer, family and feature with the same reference answer, and the two texts of a pair with ``same_answer`` 1, taken
+together. That two texts of one family do *not* share one is known only of the labelled pairs, so each family brings
+in, for each feature, one group of texts that share an answer, or the two sides of one dev pair that must differ; its
+other texts are left out. Different families ask about different things, and a cache serves within one feature only.
+
+``same_words`` holds texts that several customers ask word for word: each names, for each customer, the question whose
+answer it needs. Its family then brings in the group that holds it.
+"""
 
 import hashlib
 import tomllib

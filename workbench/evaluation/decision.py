@@ -1,4 +1,10 @@
-"""From claims on the test split to one decision: the cheapest arm that is shown to lie near the best for the money."""
+"""From test scores to claims, and from claims to one decision: the cheapest arm shown to lie near the best.
+
+The best is that of all arms tested that cost no more than the arm in use (Hsu 1984, multiple comparisons with the
+best): which of them it is need not be known, since an arm's bounds hold against each of them. The anchor, the arm that
+was accepted first, is always among those that an arm is compared with, so that a chain of small losses, each shown to
+be acceptable, cannot add up (retention of effect: D'Agostino, Massaro and Sullivan 2003).
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

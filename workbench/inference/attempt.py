@@ -1,4 +1,4 @@
-"""Whether an answer fulfils the JSON schema that it was asked for; not every vendor holds its models to it."""
+"""One call's attempts: worst case reserved, asked, checked against its schema, settled, written down and traced."""
 
 import json
 import math

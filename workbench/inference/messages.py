@@ -1,4 +1,4 @@
-"""What a model is asked and what it answers, in the form in which chat providers agree."""
+"""What a model is asked and what it answers, and what the client asks of a cache and of a router."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""A limit of time that holds for any library: the work is done in another thread, which is left behind when late."""
+"""Answers piece by piece, and a limit of time that holds for any library: late work is left behind in its thread."""
 
 import contextvars
 import queue

@@ -1,4 +1,4 @@
-"""The report in brief, as Markdown for a build's summary page and for a comment."""
+"""The report in brief: Markdown for a build's summary and for a comment, JUnit for build servers."""
 
 import re
 import xml.etree.ElementTree as ET

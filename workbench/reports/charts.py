@@ -1,4 +1,4 @@
-"""Differences from the best other arm for the money, beside the margin that they must not cross."""
+"""Forest, lines and slices: charts of a decision, each with its alt text and its numbers."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The executed notebook inside a report: its slowest cells, and itself as a harmless appendix."""
+"""The report of a run as one page of HTML, with the executed notebook as a harmless appendix."""
 
 import copy
 import json

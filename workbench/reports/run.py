@@ -1,4 +1,4 @@
-"""What a run folder holds, read for its report; what is missing or unreadable is said, never guessed."""
+"""What a run folder holds, read for its report, and the tables that HTML and Markdown show of it."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Ask every question of an arm and score what comes back: one row per arm, item, repeat and metric."""
+"""Ask every candidate the questions of one split, and score what comes back: one row per arm, item and metric."""
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence

@@ -1,4 +1,9 @@
-"""Vectors that were computed once: embedding is by far the largest cost of every index."""
+"""Documents into tables: chunks, vectors that were computed once, and what changed since the last time.
+
+A run that was killed is simply run again. What makes that safe: rows have keys made of tenant, document and
+position, a document's rows are written in one commit, and a document counts as present only if all of its
+chunks, and no others, carry the hash of its present content and of how it was cut and encoded.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What the retrieval run leaves for its report: frontier, slices, cases, warnings, what would change it."""
+"""The retrieval experiment, which asks for the cheapest strategy that is good enough on a corpus."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace

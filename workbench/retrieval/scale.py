@@ -1,4 +1,4 @@
-"""At which number of rows exact search stops meeting a latency limit: timed on synthetic rows, and said so."""
+"""At which number of rows exact search stops meeting a latency limit: measured, and shown."""
 
 import datetime as dt
 import json

@@ -5,6 +5,8 @@ only results leave the handle: with a query builder a caller could turn the cond
 
 What a handle cannot hide: BM25 counts terms over the whole table, so scores of one tenant move when another
 tenant adds documents. Where that matters, give each tenant its own table.
+
+Only columns that describe a document can be filtered. The tenant cannot: it is the handle's own.
 """
 
 import re

@@ -1,4 +1,9 @@
-"""Predictions for prompts by routers that were fitted without their clusters."""
+"""Quality against cost of routers fitted without the clusters they are judged on: curves, areas and their bounds.
+
+AIQ is RouterBench's (arXiv 2403.12031), the area under the non-decreasing upper hull of (cost, quality) between the
+cheapest and the dearest single model, divided by that range; the hull of the single models, which mixing them at
+random reaches, is the line to beat. APGR and CPT are RouteLLM's (arXiv 2406.18665), over the exact curve.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,8 @@
-"""Whether an answer is right, where that needs no judge: it names an accepted name, or says yes or no rightly."""
+"""Recorded answers as outcomes: their prompts, the hits in them, and whether an answer is right.
+
+What never changes comes first (system prompt), then what a retriever found, then what the user wrote: vendors
+cache the longest prefix that they have seen, so one changing word in front would cost every saving behind it.
+"""
 
 import json
 import re

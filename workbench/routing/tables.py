@@ -1,4 +1,4 @@
-"""What the routing run leaves for its report: frontier, slices, cases, warnings, what would change it."""
+"""What the routing notebook shows, and what its run leaves for the report."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""papermill with a leash: live events, truthful cell states, and a kernel that can be ended at any moment.
+"""papermill under watch: live events, truthful cell states, and a kernel that can be ended at any moment.
 
 papermill alone reports a dead kernel as "completed", ends only what listens to an interrupt, and leaves the
 children of a kernel behind.
