@@ -136,7 +136,7 @@ def test_one_h1_and_no_skipped_level(page: Page) -> None:
 
 def test_every_figure_has_alt_text_and_its_numbers(page: Page) -> None:
     drawings = [attrs for tag, attrs in page.tags if tag == "svg"]
-    assert len(drawings) == 3 * 2 + 1  # wide and narrow, and the notebook's own
+    assert len(drawings) == 3 + 1  # and the notebook's own
     assert all(attrs["role"] == "img" and len(attrs["aria-label"]) > 40 for attrs in drawings)
     assert page.source.count("Numbers of this figure") == page.count("figure") == 4
 
