@@ -238,7 +238,7 @@ def _svg(drawn: str, alt: str, prefix: str) -> str:
     source = ET.fromstring(drawn.encode())
     root = ET.Element("svg", {
         "viewBox": source.attrib["viewBox"], "role": "img", "aria-label": alt,
-        "style": "width: 100%; max-width: 32rem; height: auto; stroke-linejoin: round",
+        "style": "width: 100%; max-width: 28rem; height: auto; stroke-linejoin: round",
     })  # fmt: skip
     ET.SubElement(root, "title").text = alt
     root.extend(_cleaned(child, prefix) for child in source if _local(child.tag) in ("defs", "g"))
