@@ -12,14 +12,13 @@ from workbench.rendering.table import Column, Interval, Table, number
 from workbench.reports.figure import (
     COLOURS,
     INK,
-    Entry,
     Figure,
+    LegendItem,
     Look,
     arm_look,
     build,
     draw_interval,
     label,
-    limits,
     set_scale,
 )
 from workbench.reports.run import status_words
@@ -84,27 +83,25 @@ def _drawn(claim: Claim, rule: Rule) -> bool:
     return bool(claim.best) or rule.direction == "lower"
 
 
-def _entry(claim: Claim, rule: Rule) -> Entry:
+def _entry(claim: Claim, rule: Rule) -> LegendItem:
     """Status, name and difference of an arm; it says which is the one in use (of a rate that is only "no cache")."""
     rate, drawn, word = rule.direction == "lower", _drawn(claim, rule), status_words(claim, rule)
     name = f"{claim.arm} (in use)" if claim.arm == rule.reference and not rate and word != "in use" else claim.arm
     middle, low, high = (number(v, 3, signed=not rate) for v in (claim.difference, claim.low, claim.high))
     look = STATUS_LOOKS.get(claim.status, Look(INK, "o")) if drawn else Look(INK, "o", hollow=True)
-    return Entry(look, name, f"{word} · {middle} [{low}, {high}]" if drawn else word)
+    return LegendItem(look, name, f"{word} · {middle} [{low}, {high}]" if drawn else word)
 
 
 def _draw_forest(claims: Sequence[Claim], rule: Rule, looks: Sequence[Look], axes: "Axes") -> None:
-    rate, drawn = rule.direction == "lower", [_drawn(claim, rule) for claim in claims]
-    ends = [v for c in claims for v in (c.low, c.high, c.difference) if math.isfinite(v)]
-    low, high = limits([0.0, rule.limit, *ends])
-    set_scale(axes, "x", [0.0, rule.limit, *ends])
+    rate, ends = rule.direction == "lower", [v for c in claims for v in (c.low, c.high, c.difference)]
+    set_scale(axes, "x", [0.0, rule.limit, *filter(math.isfinite, ends)])
+    low, high = axes.get_xlim()
     axes.axvspan(rule.limit if rate else low, high if rate else rule.limit, color=_VERMILLION, alpha=0.07, linewidth=0)
     axes.axvline(rule.limit, color=_VERMILLION, label=f"{rule.limit_name} {number(rule.limit, 3)}", **_DASHED)
     axes.axvline(0.0, color=INK, linewidth=1.2, label="none" if rate else "the best other")
     for row, (claim, look) in enumerate(zip(claims, looks, strict=True), start=1):
-        if drawn[row - 1]:
-            bounds = max(claim.low, low), min(claim.high, high)  # a bound may be infinite
-            draw_interval(axes, look, row, claim.difference, bounds)
+        if _drawn(claim, rule):  # to the edge, if a bound is infinite
+            draw_interval(axes, look, row, claim.difference, (max(claim.low, low), min(claim.high, high)))
     axes.set_yticks(range(1, len(claims) + 1))
     axes.set_ylim(len(claims) + 0.6, 0.4)
     axes.grid(axis="y")
@@ -125,7 +122,7 @@ def lines(
     limit: float | None = None,
     from_zero: bool = True,
 ) -> Figure:
-    """Lines through (x, y) points, named at their ends; ``limit`` draws the value that y should stay under.
+    """Lines through (x, y) points, named in a list; ``limit`` draws the value that y should stay under.
 
     ``from_zero`` keeps 0 on linear axes; without it the values fill the figure.
 
@@ -148,7 +145,7 @@ def lines(
     )
     alt += "." if limit is None else f". Over the limit of {limit:,g}: {', '.join(over) or 'none'}."
     caption = f"{y} against {x}" + (f"; dashed: the limit of {limit:,g}." if limit is not None else ".")
-    entries = [Entry(arm_look(i), name) for i, (name, line) in enumerate(series.items()) if line]
+    entries = [LegendItem(arm_look(i), name) for i, (name, line) in enumerate(series.items()) if line]
 
     def draw(axes: "Axes") -> None:
         set_scale(axes, "x", [p[0] for p in points], log=log_x, zero=from_zero)
@@ -194,14 +191,14 @@ def slices(rows: Sequence[SliceRow], metric: str = "mean", *, arms: Sequence[str
             for word, r in (("Lowest", worst), ("Highest", best))
         )
     caption = f"{metric} inside each slice, with its interval where there are enough clusters for one."
-    entries = [Entry(arm_look(order.index(arm)), arm) for arm in shown]
+    entries = [LegendItem(arm_look(order.index(arm)), arm) for arm in shown]
     draw = partial(_draw_slices, rows, metric, entries)
     barred = len({(r.slice, r.value) for r in known})
     height = 70 + _ROW * (count + len({r.slice for r in rows}) + _STEP * len(shown) * barred)
     return build(draw, height, kind="slices", alt=alt, caption=caption, data=data, entries=entries)
 
 
-def _draw_slices(rows: Sequence[SliceRow], metric: str, entries: Sequence[Entry], axes: "Axes") -> None:
+def _draw_slices(rows: Sequence[SliceRow], metric: str, entries: Sequence[LegendItem], axes: "Axes") -> None:
     """Draw the names above the bars of each slice: beside them they would leave a phone no room for the bars."""
     set_scale(axes, "x", [v for r in rows for v in (r.mean, r.low, r.high) if v is not None])
     groups: dict[str, dict[str, list[SliceRow]]] = {}
@@ -216,7 +213,7 @@ def _draw_slices(rows: Sequence[SliceRow], metric: str, entries: Sequence[Entry]
             few = all(r.mean is None for r in members)
             items = f"{max(r.n_items for r in members):,} items{', too few to say' if few else ''}"
             axes.axhline(y - 0.5, color=INK, alpha=0.12, linewidth=0.8)
-            axes.text(0, y, label(value)[:28], **names)
+            axes.text(0, y, label(value, 24), **names)
             axes.text(1, y, items, ha="right", alpha=0.75, **names)
             for place, entry in enumerate(entries):
                 for row in members:

@@ -30,7 +30,6 @@ GLYPHS = {"o": "●○", "s": "■□", "^": "▲△", "D": "◆◇", "v": "▼�
 INK = "#010203"  # stands for the page's text colour until the SVG is written
 WIDTH = 390  # of a phone: what is legible there is legible when it is drawn larger
 _FAMILY = re.compile("font-family: [^;]*(?:; )?")  # matplotlib names its own font; the page's is inherited
-_NAME_LIMIT = 48  # characters that fit into WIDTH
 _STYLE = {
     "font.size": 12.5, "figure.dpi": 72, "text.parse_math": False, "text.color": INK, "axes.labelcolor": INK,
     "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.titlesize": "medium",
@@ -68,7 +67,7 @@ def arm_look(position: int, *, hollow: bool = False) -> Look:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class LegendItem:
     """A line of the list beside a drawing."""
 
     look: Look
@@ -86,7 +85,7 @@ class Figure:
     """A drawn figure; ``entries`` are listed beside it, by number where ``numbered``; ``data`` has the numbers."""
 
     svg: str
-    entries: tuple[Entry, ...]
+    entries: tuple[LegendItem, ...]
     alt: str
     caption: str
     data: Table
@@ -94,12 +93,15 @@ class Figure:
 
     def to_html(self) -> str:
         """``<figure>`` with the drawing, its list, its caption and its data."""
+        # styles inline, because JupyterLab shows figures without our style sheet
+        beside, bare = "display: flex; flex-wrap: wrap; gap: 0 1.5rem", "list-style: none; padding-left: 0"
         lines = "".join(entry.to_html() for entry in self.entries)
-        listed = f'<ol class="wb-key">{lines}</ol>' if self.numbered else f'<ul class="wb-key">{lines}</ul>'
-        parts = self.svg + listed if self.numbered else listed + self.svg  # what only names colours is read first
-        # inline, because JupyterLab shows figures without our style sheet
+        if self.numbered:
+            parts = f'{self.svg}<ol class="wb-key">{lines}</ol>'
+        else:  # a list that only names colours is read first
+            parts = f'<ul class="wb-key" style="{bare}">{lines}</ul>{self.svg}'
         return (
-            f'<figure class="wb-figure"><div class="wb-drawn" style="display: flex; flex-wrap: wrap">{parts}</div>\n'
+            f'<figure class="wb-figure"><div class="wb-drawn" style="{beside}">{parts}</div>\n'
             f"<figcaption>{escape(self.caption)}</figcaption>\n"
             f'<details class="wb-data"><summary>Numbers of this figure</summary>'
             f'<div class="wb-scroll" tabindex="0">{self.data.to_html()}</div></details></figure>'
@@ -120,7 +122,7 @@ def build(
     alt: str,
     caption: str,
     data: Table,
-    entries: Sequence[Entry],
+    entries: Sequence[LegendItem],
     numbered: bool = False,
 ) -> Figure:
     """Figure of a function that draws into axes; ``height`` in pixels where the drawing is 390 wide."""
@@ -138,10 +140,10 @@ def build(
     return Figure(_svg(out.getvalue(), alt, f"wb{key}-"), tuple(entries), alt, caption, data, numbered)
 
 
-def label(text: str) -> str:
-    """Text for the drawing, on one line and cut to its width."""
-    line = visible_line(text[: 2 * _NAME_LIMIT])
-    return line if len(line) <= _NAME_LIMIT else line[: _NAME_LIMIT - 1].rstrip() + "…"
+def label(text: str, limit: int = 48) -> str:
+    """Text for the drawing, on one line, cut to ``limit`` characters: 48 are as wide as the drawing."""
+    line = visible_line(text[: 2 * limit])
+    return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
 
 
 def draw_interval(
@@ -176,7 +178,7 @@ def set_scale(
     unit: str = "",
 ) -> None:
     """Scale an axis to the values, from 0 if ``zero``, with few ticks; ``unit`` stands before each."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
     axis = getattr(axes, f"{name}axis")
     if log:
@@ -187,8 +189,8 @@ def set_scale(
     else:
         axes.set(**{f"{name}lim": limits([*values, 0.0] if zero else values)})
         axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    if log or unit:
-        axis.set_major_formatter(FuncFormatter(lambda value, _: unit + plain(value)))
+    if log or unit or max(map(abs, values), default=0.0) >= 1000:
+        axis.set_major_formatter(lambda value, _: unit + plain(value))
     else:
         axes.ticklabel_format(axis=name, style="plain", useOffset=False)
 

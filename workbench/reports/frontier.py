@@ -12,8 +12,8 @@ from workbench.evaluation.summary import FrontierPoint
 from workbench.rendering.table import Column, Interval, Table, number
 from workbench.reports.figure import (
     INK,
-    Entry,
     Figure,
+    LegendItem,
     Look,
     arm_look,
     build,
@@ -59,7 +59,7 @@ def frontier(
         alt=_alt(ranked, metric, volume),
         caption=caption,
         data=_data(ranked, metric, volume),
-        entries=[Entry(look, p.arm, _detail(p)) for p, look in zip(ranked, looks, strict=True)],
+        entries=[LegendItem(look, p.arm, _detail(p)) for p, look in zip(ranked, looks, strict=True)],
         numbered=True,
     )
 
