@@ -94,7 +94,7 @@ class Figure:
     def to_html(self) -> str:
         """``<figure>`` with the drawing, its list, its caption and its data."""
         # styles inline, because JupyterLab shows figures without our style sheet
-        beside, bare = "display: flex; flex-wrap: wrap; gap: 0 1.5rem", "list-style: none; padding-left: 0"
+        beside, bare = "display: flex; flex-wrap: wrap; gap: 0.75rem 2rem", "list-style: none; padding-left: 0"
         lines = "".join(entry.to_html() for entry in self.entries)
         if self.numbered:
             parts = f'{self.svg}<ol class="wb-key">{lines}</ol>'
