@@ -153,6 +153,7 @@ def test_what_is_nested_deeper_than_any_page_is_shown_as_its_source() -> None:
         assert clean.startswith("<pre>&lt;")
         assert len(clean) > 500_000
     assert sanitize("<p>x" * 10_000 + "<div><b>y</b></div>" * 10_000, prefix="").count("<p>") == 10_000
+    assert sanitize("<svg>" + '<path d="M0 0"/>' * 10_000 + "</svg>", prefix="").count("<path ") == 10_000
 
 
 @given(st.dictionaries(st.sampled_from(sorted(KNOWN)), st.text()))

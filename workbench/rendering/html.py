@@ -39,7 +39,7 @@ _PLAIN = re.compile(r"[\w\s-]+:[\w\s#.,%+'\"-]*")
 # Tags as nh3 writes them: every value in double quotes, no "<" and no ">" within one.
 _TAG = re.compile(r'<(/?)(\w+)((?: [\w:-]+="[^"]*")*)>')
 _AWAY = re.compile(r' (?:xlink:)?href="([^#"][^"]*)"')
-_OPENED = re.compile(r"<(/?)([a-z]\w*)")
+_OPENED = re.compile(r"<(/?)([a-z]\w*)([^<>]*)")
 _CLOSED_BY_NEXT = "p li dt dd tr td th thead tbody tfoot br hr img col"
 # nh3 0.3.8 takes time by the square of the depth, a minute at 100,000; a browser nests 512.
 _DEPTH = 2_000
@@ -83,8 +83,10 @@ def _depth(foreign: str) -> int:
     unclosed: Counter[str] = Counter()
     shallow = frozenset(_CLOSED_BY_NEXT.split())
     depth = deepest = 0
-    for end, name in _OPENED.findall(foreign.lower()):
-        if name in shallow or (end and not unclosed[name]):
+    for end, name, rest in _OPENED.findall(foreign.lower()):
+        # only within a picture does a tag end itself
+        ended = unclosed["svg"] and rest.endswith("/")
+        if name in shallow or ended or (end and not unclosed[name]):
             continue
         step = -1 if end else 1
         unclosed[name] += step
