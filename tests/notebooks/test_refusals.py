@@ -11,6 +11,7 @@ import pytest
 from tests.notebooks.zoo import add_notebook, make_settings
 from workbench.config import SystemClock, load_settings
 from workbench.errors import ConfigError, RunError
+from workbench.evalset.gates import NOTEBOOKS
 from workbench.evaluation.start import check_parameters
 from workbench.runner import Event, Job, RunRecord, list_runs, run_all
 
@@ -115,3 +116,9 @@ def test_mistyped_name_of_a_part_is_refused_before_a_kernel_starts(
 def test_a_parameter_of_your_own_in_a_notebook_of_ours_is_checked_by_its_type_alone() -> None:
     check_parameters("retrieval", {"strategies": ["vector"], "budget_usd": 3.0})
     check_parameters("mine", {"strategies": ["bm25"]})
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_every_experiment_has_a_class_that_checks_its_parameters(notebook: str) -> None:
+    with pytest.raises(ConfigError, match="parameter seed must be int"):
+        check_parameters(notebook, {"seed": "first"})
