@@ -1,0 +1,193 @@
+"""Frozen values to plain JSON or TOML values and back: one reader, which names everything that is wrong at once."""
+
+import datetime as dt
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
+
+from workbench.errors import ConfigError, WorkbenchError, unknown_name
+
+if TYPE_CHECKING:
+    from pydantic_core import SchemaValidator
+
+T = TypeVar("T")
+PROBLEMS_SHOWN = 8
+# Types of plain values that are taken as they are: "1" is no number, and True is not 1.
+_STRICT = {"str", "int", "float", "bool", "date", "datetime"}
+_EXPECTED = {
+    "string_type": "text", "int_type": "a whole number", "float_type": "a number", "bool_type": "true or false",
+    "list_type": "a list", "tuple_type": "a list", "sequence_str": "a list", "is_instance_of": "a list",
+    "dict_type": "an object", "mapping_type": "an object", "dataclass_type": "an object",
+}  # fmt: skip
+
+
+def to_plain(value: Any, *, kinds: bool = False) -> Any:
+    """Plain values of a frozen one, in the order of its fields: what `from_plain` builds it from again.
+
+    Parameters
+    ----------
+    kinds : bool
+        Whether each value carries the name of its class, as ``kind``: where more than one class can stand.
+
+    Examples
+    --------
+    >>> from workbench.records import Hit
+    >>> to_plain([Hit("d1", 0.5)]), to_plain(Hit("d1", 0.5), kinds=True)
+    ([{'doc_id': 'd1', 'score': 0.5}], {'kind': 'Hit', 'doc_id': 'd1', 'score': 0.5})
+    """
+    if is_dataclass(value):
+        named = {"kind": type(value).__name__} if kinds else {}
+        return named | {f.name: to_plain(getattr(value, f.name), kinds=kinds) for f in fields(value) if f.init}
+    if isinstance(value, tuple | list):
+        return [to_plain(item, kinds=kinds) for item in value]
+    if isinstance(value, Mapping):
+        return {str(name): to_plain(item, kinds=kinds) for name, item in value.items()}
+    return value.isoformat() if isinstance(value, dt.date) else value
+
+
+def to_json(value: Any) -> str:
+    """Pretty JSON, in the order of the fields, so that a changed file reads well in a diff.
+
+    Raises
+    ------
+    ValueError
+        If a number is not finite.
+    """
+    return json.dumps(to_plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def from_plain(
+    kind: type[T], raw: Any, source: str, *, error: type[WorkbenchError] = ConfigError, whole: bool = False
+) -> T:
+    """Build a value from plain ones: ``from_plain(Rule, raw, "rule.json is no rule")``.
+
+    Unknown fields are refused, and so are fields without a default that are missing. Plain values are taken as they
+    are, except that a whole number may stand for a number; a list becomes what its field holds.
+
+    Parameters
+    ----------
+    kind : type
+        A dataclass, or a list, tuple or dict of such.
+    source : str
+        What the message begins with: which file or line it is, and what it is not.
+    error : type of WorkbenchError
+        What is raised.
+    whole : bool
+        Whether fields that have defaults must be there too: of a file that a program wrote.
+
+    Raises
+    ------
+    WorkbenchError
+        As ``error`` says, with each thing that is wrong and its place, as in ``claims[0].status``.
+
+    Examples
+    --------
+    >>> from workbench.records import Hit
+    >>> from_plain(Hit, {"doc_id": "d1", "score": 1}, "no hit")
+    Hit(doc_id='d1', score=1.0)
+    >>> from_plain(Hit, {"doc_id": 7, "scor": 1}, "hits.jsonl:3 is no hit")
+    Traceback (most recent call last):
+    workbench.errors.ConfigError: hits.jsonl:3 is no hit: doc_id must be text, found 7; score is missing; \
+unknown field 'scor'; did you mean 'score'? Known: doc_id, score
+    """
+    from pydantic import ValidationError
+
+    asked: Any = kind
+    try:
+        built: tuple[T] = _validator(asked, whole).validate_python((raw,))
+    except ValidationError as found:
+        told = list(_problems(kind, found))
+        more = [f"and {len(told) - PROBLEMS_SHOWN} more"] if len(told) > PROBLEMS_SHOWN else []
+        raise error(f"{source}: {'; '.join(told[:PROBLEMS_SHOWN] + more)}") from None
+    except WorkbenchError as found:  # a value that says itself what it cannot be
+        raise error(f"{source}: {found}") from found
+    return built[0]
+
+
+def from_text(
+    kind: type[T],
+    text: str,
+    source: str,
+    *,
+    parse: Callable[[str], Any] = json.loads,
+    error: type[WorkbenchError] = ConfigError,
+    whole: bool = False,
+) -> T:
+    """Build a value from JSON, or from what ``parse`` reads, as `from_plain` does.
+
+    >>> from workbench.records import Hit
+    >>> from_text(Hit, '{"doc_id": ', "hits.jsonl:3 is no hit")
+    Traceback (most recent call last):
+    workbench.errors.ConfigError: hits.jsonl:3 is no hit: Expecting value: line 1 column 12 (char 11)
+    """
+    try:
+        raw = parse(text)
+    except (ValueError, RecursionError) as found:
+        raise error(f"{source}: {found}") from found
+    return from_plain(kind, raw, source, error=error, whole=whole)
+
+
+def write_whole(path: Path, data: str | bytes) -> None:
+    """Write a file in one step: a reader sees the old one or the new one, never half of one."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_bytes(data.encode() if isinstance(data, str) else data)
+    part.replace(path)
+
+
+@cache
+def _validator(kind: Any, whole: bool) -> "SchemaValidator":
+    """What pydantic knows of the class, with plain values strict."""
+    from pydantic import ConfigDict, TypeAdapter
+    from pydantic_core import SchemaValidator
+
+    # a tuple, because pydantic takes no settings for a dataclass alone
+    adapter = TypeAdapter(tuple[kind], config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
+    return SchemaValidator(_strict(adapter.core_schema, whole))
+
+
+def _strict(schema: Any, whole: bool) -> Any:
+    if isinstance(schema, list):
+        return [_strict(part, whole) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if whole and schema.get("type") == "default":
+        return _strict(schema["schema"], whole)
+    found = {name: part if name == "metadata" else _strict(part, whole) for name, part in schema.items()}
+    return found | {"strict": True} if schema.get("type") in _STRICT else found
+
+
+def _problems(kind: Any, found: Any) -> Iterator[str]:
+    """Everything that pydantic found, in our words."""
+    for problem in found.errors(include_url=False):
+        steps: Sequence[str | int] = problem["loc"][1:]
+        place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).removeprefix(".")
+        value, what = f"{problem['input']!r:.80}", problem["type"]
+        if what == "missing":
+            yield f"{place} is missing"
+        elif what == "unexpected_keyword_argument":
+            inside = f"{place.rpartition('.')[0]}: " if "." in place else ""
+            yield inside + unknown_name("field", str(steps[-1]), _known(kind, steps[:-1]))
+        elif what == "value_error":
+            yield f"{place}: {problem['ctx']['error']}".removeprefix(": ")
+        else:
+            expected = _EXPECTED.get(what) or problem["msg"].removeprefix("Input should be ")
+            yield f"{place or 'it'} must be {expected}, found {value}"
+
+
+def _known(kind: Any, steps: Sequence[str | int]) -> list[str]:
+    """Fields of the class that stands at a place."""
+    inside = _dataclass_in(kind)
+    for step in steps:
+        hints = get_type_hints(inside)
+        inside = _dataclass_in(hints[step]) or inside if step in hints else inside
+    return [f.name for f in fields(inside)]
+
+
+def _dataclass_in(annotation: Any) -> Any:
+    if is_dataclass(annotation):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _dataclass_in(part))), None)
