@@ -159,6 +159,10 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
         write_whole(path, "\ud800")
     assert path.read_bytes() == b"new\n"
     assert os.listdir(tmp_path) == ["f.json"]
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_whole(tmp_path / "folder", "")
+    assert sorted(os.listdir(tmp_path)) == ["f.json", "folder"], "no part is left"
 
 
 def test_numbers_that_are_not_finite_are_not_written() -> None:

@@ -134,8 +134,11 @@ def from_text(
 def write_whole(path: Path, data: str | bytes) -> None:
     """Write a file in one step: a reader sees the old one or the new one, never half of one."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_bytes(data.encode() if isinstance(data, str) else data)
-    part.replace(path)
+    try:
+        part.write_bytes(data.encode() if isinstance(data, str) else data)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 @cache
