@@ -60,13 +60,13 @@ def refusal(raw: Any, **how: Any) -> str:
     return str(raised.value).removeprefix("trip.json is no trip: ")
 
 
-def test_lists_become_tuples_whole_numbers_numbers_and_half_a_surrogate_pair_stays() -> None:
+def test_lists_become_tuples_and_whole_numbers_and_half_a_surrogate_pair_stay() -> None:
     trip = from_plain(Trip, WHOLE, "t", whole=True)
     assert trip.legs == (Leg("a", 2.0), Leg("b\ud800", 0.1))
-    assert isinstance(trip.legs[0].weight, float)
+    assert [type(leg.weight) for leg in trip.legs] == [int, float], "what was read is written again"
     assert (trip.span, trip.day, trip.by_name["k"]) == ((3, None), dt.date(2026, 1, 2), Leg("c"))
     assert to_plain(trip) == WHOLE | {"day": "2026-01-02"}
-    assert to_plain(trip, kinds=True)["legs"][0] == {"kind": "Leg", "name": "a", "weight": 2.0}
+    assert to_plain(trip, kinds=True)["legs"][0] == {"kind": "Leg", "name": "a", "weight": 2}
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_what_a_value_refuses_by_itself_and_text_that_is_none_are_our_errors_too
 def test_an_accepted_decision_is_read_whole_and_none_of_its_fields_is_filled_in(path: Path) -> None:
     raw = json.loads(path.read_text(encoding="utf-8"))
     decision = Decision.load(path)
-    assert json.loads(decision.to_json()) == raw
+    assert decision.to_json() == path.read_text(encoding="utf-8")
     places = [(raw, name) for name in raw] + [
         (raw[part], name) for part in ("rule", "fingerprint") for name in raw[part]
     ]

@@ -16,10 +16,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PROBLEMS_SHOWN = 8
-# Types of plain values that are taken as they are: "1" is no number, and True is not 1.
-_STRICT = {"str", "int", "float", "bool", "date", "datetime"}
+# Types of plain values that are taken as they are: "1" is no number, and True is not 1. A whole number that stands for
+# a number stays one, so that what is written again, or hashed, is what was read.
+_STRICT = {"str", "int", "bool", "date", "datetime"}
+_NUMBER = {
+    "type": "union", "choices": [{"type": "int", "strict": True}, {"type": "float", "strict": True}],
+    "custom_error_type": "number_type", "custom_error_message": "a number",
+}  # fmt: skip
 _EXPECTED = {
-    "string_type": "text", "int_type": "a whole number", "float_type": "a number", "bool_type": "true or false",
+    "string_type": "text", "int_type": "a whole number", "bool_type": "true or false",
     "list_type": "a list", "tuple_type": "a list", "sequence_str": "a list", "is_instance_of": "a list",
     "dict_type": "an object", "mapping_type": "an object", "dataclass_type": "an object",
 }  # fmt: skip
@@ -88,7 +93,7 @@ def from_plain(
     --------
     >>> from workbench.records import Hit
     >>> from_plain(Hit, {"doc_id": "d1", "score": 1}, "no hit")
-    Hit(doc_id='d1', score=1.0)
+    Hit(doc_id='d1', score=1)
     >>> from_plain(Hit, {"doc_id": 7, "scor": 1}, "hits.jsonl:3 is no hit")
     Traceback (most recent call last):
     workbench.errors.ConfigError: hits.jsonl:3 is no hit: doc_id must be text, found 7; score is missing; \
@@ -110,10 +115,10 @@ unknown field 'scor'; did you mean 'score'? Known: doc_id, score
 
 def from_text(
     kind: type[T],
-    text: str,
+    text: str | bytes,
     source: str,
     *,
-    parse: Callable[[str], Any] = json.loads,
+    parse: Callable[[Any], Any] = json.loads,
     error: type[WorkbenchError] = ConfigError,
     whole: bool = False,
 ) -> T:
@@ -159,6 +164,8 @@ def _strict(schema: Any, whole: bool) -> Any:
         return schema
     if whole and schema.get("type") == "default":
         return _strict(schema["schema"], whole)
+    if schema.get("type") == "float":
+        return _NUMBER
     found = {name: part if name == "metadata" else _strict(part, whole) for name, part in schema.items()}
     return found | {"strict": True} if schema.get("type") in _STRICT else found
 

@@ -288,7 +288,7 @@ class Decision:
         return to_json(self)
 
     @classmethod
-    def from_json(cls, text: str, source: str = "decision") -> Self:
+    def from_json(cls, text: str | bytes, source: str = "decision") -> Self:
         """Read a decision; unknown or missing fields are errors, never defaults.
 
         Raises
@@ -301,7 +301,7 @@ class Decision:
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read a decision file."""
-        return cls.from_json(path.read_text(encoding="utf-8"), str(path))
+        return cls.from_json(path.read_bytes(), str(path))
 
     @classmethod
     def accepted(cls, evalset: Path, notebook: str) -> Self:

@@ -59,7 +59,7 @@ class Gate:
         ConfigError
             If it is no gate: it names everything that is wrong.
         """
-        return from_text(cls, path.read_text(encoding="utf-8"), f"{path} is not a gate this version reads")
+        return from_text(cls, path.read_bytes(), f"{path} is not a gate this version reads")
 
     @property
     def failed(self) -> bool:

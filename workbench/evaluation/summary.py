@@ -108,7 +108,7 @@ class Summary:
         ConfigError
             If it is no summary: it names everything that is wrong.
         """
-        return from_text(cls, path.read_text(encoding="utf-8"), f"{path} is not a summary this version reads")
+        return from_text(cls, path.read_bytes(), f"{path} is not a summary this version reads")
 
 
 MAX_CASES = 12

@@ -74,7 +74,7 @@ class Scale:
             raise ConfigError(
                 f"no committed measurement at {path}; measure with: workbench run retrieval --profile full"
             )
-        return from_text(cls, path.read_text(encoding="utf-8"), f"{path} is no measurement")
+        return from_text(cls, path.read_bytes(), f"{path} is no measurement")
 
     def crossing(self, limit_ms: float) -> int | None:
         """Smallest measured number of rows at which exact search is over the limit, None if it never is."""
