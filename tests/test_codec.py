@@ -4,7 +4,6 @@ import datetime as dt
 import json
 import os
 import random
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, Literal
 
 import pytest
 
-from workbench.codec import from_plain, from_text, to_json, to_plain, write_whole
+from workbench.codec import from_json, from_plain, from_toml, to_json, to_plain, write_whole
 from workbench.errors import ConfigError, EvalsetError
 from workbench.inference.messages import Usage
 from workbench.records import Claim, Decision, Fingerprint, PairedBounds, Rule, content_hash, file_hash
@@ -110,16 +109,21 @@ def test_of_a_file_that_a_program_wrote_no_field_is_filled_in(name: str) -> None
     assert refusal(less, whole=True) == f"{name} is missing"
 
 
-def test_what_a_value_refuses_by_itself_and_text_that_is_none_are_our_errors_too() -> None:
+def test_what_a_value_refuses_by_itself_and_text_that_is_none_are_our_errors_too(tmp_path: Path) -> None:
     with pytest.raises(EvalsetError, match="u: token counts cannot be negative") as raised:
         from_plain(Usage, {"fresh": -1}, "u", error=EvalsetError)
     assert raised.value.__cause__ is None
-    with pytest.raises(ConfigError, match=r"t\.json: Expecting value"):
-        from_text(Trip, "", "t.json")
-    with pytest.raises(ConfigError, match=r"t\.toml: .*line 1"):
-        from_text(Trip, "= 3", "t.toml", parse=tomllib.loads)
+    with pytest.raises(ConfigError, match=r"t\.json: not JSON: Expecting value"):
+        from_json(Trip, "", "t.json")
+    (tmp_path / "t.toml").write_text("= 3", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"t\.toml is no trip: not TOML: .*line 1"):
+        from_toml(Trip, tmp_path / "t.toml", "is no trip")
     with pytest.raises(ConfigError, match=r"t\.json: .*recursion"):
-        from_text(Trip, "[" * 100_000, "t.json")
+        from_json(Trip, "[" * 100_000, "t.json")
+    with pytest.raises(ConfigError, match=r"t\.json: not JSON: .*decode"):
+        from_json(Trip, b"\xff\xfe\xff", "t.json")
+    with pytest.raises(ConfigError, match=r"gone\.toml is no trip: No such file"):
+        from_toml(Trip, tmp_path / "gone.toml", "is no trip")
 
 
 @pytest.mark.parametrize("path", DECISIONS, ids=lambda path: str(path.relative_to(ROOT / "evalsets")))

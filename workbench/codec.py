@@ -3,7 +3,8 @@
 import datetime as dt
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -66,7 +67,13 @@ def to_json(value: Any) -> str:
 
 
 def from_plain(
-    kind: type[T], raw: Any, source: str, *, error: type[WorkbenchError] = ConfigError, whole: bool = False
+    kind: type[T],
+    raw: Any,
+    source: str,
+    *,
+    error: type[WorkbenchError] = ConfigError,
+    whole: bool = False,
+    noun: str = "field",
 ) -> T:
     """Build a value from plain ones: ``from_plain(Rule, raw, "rule.json is no rule")``.
 
@@ -83,6 +90,8 @@ def from_plain(
         What is raised.
     whole : bool
         Whether fields that have defaults must be there too: of a file that a program wrote.
+    noun : str
+        What the message calls a field.
 
     Raises
     ------
@@ -105,7 +114,7 @@ unknown field 'scor'; did you mean 'score'? Known: doc_id, score
     try:
         built: tuple[T] = _validator(asked, whole).validate_python((raw,))
     except ValidationError as found:
-        told = list(_problems(kind, found))
+        told = list(_problems(kind, found, noun))
         more = [f"and {len(told) - PROBLEMS_SHOWN} more"] if len(told) > PROBLEMS_SHOWN else []
         raise error(f"{source}: {'; '.join(told[:PROBLEMS_SHOWN] + more)}") from None
     except WorkbenchError as found:  # a value that says itself what it cannot be
@@ -113,27 +122,32 @@ unknown field 'scor'; did you mean 'score'? Known: doc_id, score
     return built[0]
 
 
-def from_text(
-    kind: type[T],
-    text: str | bytes,
-    source: str,
-    *,
-    parse: Callable[[Any], Any] = json.loads,
-    error: type[WorkbenchError] = ConfigError,
-    whole: bool = False,
+def from_json(
+    kind: type[T], text: str | bytes, source: str, *, error: type[WorkbenchError] = ConfigError, whole: bool = False
 ) -> T:
-    """Build a value from JSON, or from what ``parse`` reads, as `from_plain` does.
+    """Build a value from JSON, as `from_plain` does.
 
     >>> from workbench.records import Hit
-    >>> from_text(Hit, '{"doc_id": ', "hits.jsonl:3 is no hit")
+    >>> from_json(Hit, '{"doc_id": ', "hits.jsonl:3 is no hit")
     Traceback (most recent call last):
-    workbench.errors.ConfigError: hits.jsonl:3 is no hit: Expecting value: line 1 column 12 (char 11)
+    workbench.errors.ConfigError: hits.jsonl:3 is no hit: not JSON: Expecting value: line 1 column 12 (char 11)
     """
     try:
-        raw = parse(text)
+        raw = json.loads(text)
     except (ValueError, RecursionError) as found:
-        raise error(f"{source}: {found}") from found
+        raise error(f"{source}: not JSON: {found}") from found
     return from_plain(kind, raw, source, error=error, whole=whole)
+
+
+def from_toml(kind: type[T], path: Path, what: str, *, error: type[WorkbenchError] = ConfigError) -> T:
+    """Build a value from a TOML file, as `from_plain` does; ``what`` says what it is not, behind its name."""
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as found:
+        raise error(f"{path} {what}: {found.strerror or found}") from found
+    except (ValueError, RecursionError) as found:
+        raise error(f"{path} {what}: not TOML: {found}") from found
+    return from_plain(kind, raw, f"{path} {what}", error=error)
 
 
 def write_whole(path: Path, data: str | bytes) -> None:
@@ -170,7 +184,7 @@ def _strict(schema: Any, whole: bool) -> Any:
     return found | {"strict": True} if schema.get("type") in _STRICT else found
 
 
-def _problems(kind: Any, found: Any) -> Iterator[str]:
+def _problems(kind: Any, found: Any, noun: str) -> Iterator[str]:
     """Everything that pydantic found, in our words."""
     for problem in found.errors(include_url=False):
         steps: Sequence[str | int] = problem["loc"][1:]
@@ -180,7 +194,7 @@ def _problems(kind: Any, found: Any) -> Iterator[str]:
             yield f"{place} is missing"
         elif what == "unexpected_keyword_argument":
             inside = f"{place.rpartition('.')[0]}: " if "." in place else ""
-            yield inside + unknown_name("field", str(steps[-1]), _known(kind, steps[:-1]))
+            yield inside + unknown_name(noun, str(steps[-1]), _known(kind, steps[:-1]))
         elif what == "value_error":
             yield f"{place}: {problem['ctx']['error']}".removeprefix(": ")
         else:

@@ -9,7 +9,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from workbench.codec import from_text, to_json, to_plain
+from workbench.codec import from_json, to_json, to_plain
 from workbench.errors import ConfigError
 
 Verdict = Literal["chosen", "upgrade", "keep_reference", "none_meets_floor", "inconclusive", "provisional"]
@@ -296,7 +296,7 @@ class Decision:
         ConfigError
             If the text is no JSON object, or its fields are not those of a decision: it names them all.
         """
-        return from_text(cls, text, f"{source} is not a decision this version reads", whole=True)
+        return from_json(cls, text, f"{source} is not a decision this version reads", whole=True)
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -9,7 +9,7 @@ from typing import Literal, Self
 import numpy as np
 import polars as pl
 
-from workbench.codec import from_text, to_json
+from workbench.codec import from_json, to_json
 from workbench.errors import GateFailed
 from workbench.evaluation.decision import good_enough
 from workbench.evaluation.sentences import signed
@@ -59,7 +59,7 @@ class Gate:
         ConfigError
             If it is no gate: it names everything that is wrong.
         """
-        return from_text(cls, path.read_bytes(), f"{path} is not a gate this version reads")
+        return from_json(cls, path.read_bytes(), f"{path} is not a gate this version reads")
 
     @property
     def failed(self) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 import polars as pl
 
-from workbench.codec import from_text, to_json
+from workbench.codec import from_json, to_json
 from workbench.evalset.gates import ASSUMED_REQUESTS, GatePolicy
 from workbench.evaluation.compare import MIN_CLUSTERS, compare, item_clusters, item_values, mean_interval
 from workbench.evaluation.decision import ArmFacts
@@ -108,7 +108,7 @@ class Summary:
         ConfigError
             If it is no summary: it names everything that is wrong.
         """
-        return from_text(cls, path.read_bytes(), f"{path} is not a summary this version reads")
+        return from_json(cls, path.read_bytes(), f"{path} is not a summary this version reads")
 
 
 MAX_CASES = 12

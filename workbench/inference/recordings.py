@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-from workbench.codec import from_plain, from_text, to_plain
+from workbench.codec import from_json, from_plain, to_plain
 from workbench.errors import RecordingMiss, WorkbenchError
 from workbench.inference.messages import Request, Response
 from workbench.records import content_hash
@@ -52,7 +52,7 @@ class Recorded:
             If it is no recorded answer: it names everything that is wrong.
         """
         told = f"{source} is no recorded answer"
-        row = from_text(dict[str, Any], line, told, error=WorkbenchError)
+        row = from_json(dict[str, Any], line, told, error=WorkbenchError)
         mine = {name: row.pop(name) for name in ("request", "occurrence", "item_id", "asked") if name in row}
         return from_plain(cls, mine | {"response": {"usage": None} | row}, told, error=WorkbenchError)
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from workbench.codec import from_text, to_json, write_whole
+from workbench.codec import from_json, to_json, write_whole
 from workbench.config import Settings
 from workbench.errors import ConfigError
 from workbench.reports.charts import lines
@@ -74,7 +74,7 @@ class Scale:
             raise ConfigError(
                 f"no committed measurement at {path}; measure with: workbench run retrieval --profile full"
             )
-        return from_text(cls, path.read_bytes(), f"{path} is no measurement")
+        return from_json(cls, path.read_bytes(), f"{path} is no measurement")
 
     def crossing(self, limit_ms: float) -> int | None:
         """Smallest measured number of rows at which exact search is over the limit, None if it never is."""
