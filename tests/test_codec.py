@@ -76,6 +76,7 @@ def test_lists_become_tuples_and_whole_numbers_and_half_a_surrogate_pair_stay() 
         ({"by_name": {"k": {"nam": "c"}}}, "by_name.k.name is missing; by_name.k: unknown field 'nam'; did you mean"),
         ({"legs": "a"}, "legs must be a list, found 'a'"),
         ({"hours": "12"}, "hours must be a list, found '12'"),
+        ({"hours": 5}, "hours must be a list, found 5"),
         ({"mode": "car"}, "mode must be 'foot' or 'boat', found 'car'"),
         ({"steps": True}, "steps must be a whole number, found True"),
         ({"steps": "3"}, "steps must be a whole number, found '3'"),

@@ -4,9 +4,9 @@ import datetime as dt
 import json
 import os
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
@@ -26,18 +26,25 @@ _NUMBER = {
 }  # fmt: skip
 _EXPECTED = {
     "string_type": "text", "int_type": "a whole number", "bool_type": "true or false",
-    "list_type": "a list", "tuple_type": "a list", "sequence_str": "a list", "is_instance_of": "a list",
+    "list_type": "a list", "tuple_type": "a list", "sequence_str": "a list",
     "dict_type": "an object", "mapping_type": "an object", "dataclass_type": "an object",
 }  # fmt: skip
 
 
-def to_plain(value: Any, *, kinds: bool = False) -> Any:
+def _as_it_is(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, dt.date) else value
+
+
+def to_plain(value: Any, *, kinds: bool | Collection[type] = False, leaf: Callable[[Any], Any] = _as_it_is) -> Any:
     """Plain values of a frozen one, in the order of its fields: what `from_plain` builds it from again.
 
     Parameters
     ----------
-    kinds : bool
-        Whether each value carries the name of its class, as ``kind``: where more than one class can stand.
+    kinds : bool or collection of type
+        Whether each value carries the name of its class, as ``kind``: where more than one class can stand; and which
+        classes may.
+    leaf : callable
+        Plain values of what is neither a dataclass (of these classes) nor a list or mapping.
 
     Examples
     --------
@@ -45,14 +52,15 @@ def to_plain(value: Any, *, kinds: bool = False) -> Any:
     >>> to_plain([Hit("d1", 0.5)]), to_plain(Hit("d1", 0.5), kinds=True)
     ([{'doc_id': 'd1', 'score': 0.5}], {'kind': 'Hit', 'doc_id': 'd1', 'score': 0.5})
     """
-    if is_dataclass(value):
+    plain = partial(to_plain, kinds=kinds, leaf=leaf)
+    if is_dataclass(value) and (isinstance(kinds, bool) or type(value) in kinds):
         named = {"kind": type(value).__name__} if kinds else {}
-        return named | {f.name: to_plain(getattr(value, f.name), kinds=kinds) for f in fields(value) if f.init}
+        return named | {f.name: plain(getattr(value, f.name)) for f in fields(value) if f.init}
     if isinstance(value, tuple | list):
-        return [to_plain(item, kinds=kinds) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, Mapping):
-        return {str(name): to_plain(item, kinds=kinds) for name, item in value.items()}
-    return value.isoformat() if isinstance(value, dt.date) else value
+        return {str(name): plain(item) for name, item in value.items()}
+    return leaf(value)
 
 
 def to_json(value: Any) -> str:
@@ -120,6 +128,35 @@ unknown field 'scor'; did you mean 'score'? Known: doc_id, score
     except WorkbenchError as found:  # a value that says itself what it cannot be
         raise error(f"{source}: {found}") from found
     return built[0]
+
+
+def from_kinds(kinds: Collection[type], raw: Any, source: str, *, leaf: Callable[[Any], Any] = _as_it_is) -> Any:
+    """Build a value each part of which carries the name of its class, as `to_plain` writes it.
+
+    Parameters
+    ----------
+    kinds : collection of type
+        Dataclasses that may stand there.
+    source : str
+        What the message begins with, as in `from_plain`.
+    leaf : callable
+        What a part without a ``kind`` is; lists become tuples.
+
+    Raises
+    ------
+    ConfigError
+        If a part is of none of the classes, or one of them cannot be built of its fields.
+    """
+    build = partial(from_kinds, kinds, leaf=leaf)
+    if isinstance(raw, list):
+        return tuple(build(item, f"{source} [{place}]") for place, item in enumerate(raw))
+    if not isinstance(raw, Mapping) or "kind" not in raw:
+        return leaf(raw)
+    known = {kind.__name__: kind for kind in kinds}
+    if (name := str(raw["kind"])) not in known:
+        raise ConfigError(f"{source}: {unknown_name('kind', name, sorted(known))}")
+    parts = {field: build(item, f"{source}: {field}") for field, item in raw.items() if field != "kind"}
+    return from_plain(known[name], parts, source)
 
 
 def from_json(
@@ -199,6 +236,7 @@ def _problems(kind: Any, found: Any, noun: str) -> Iterator[str]:
             yield f"{place}: {problem['ctx']['error']}".removeprefix(": ")
         else:
             expected = _EXPECTED.get(what) or problem["msg"].removeprefix("Input should be ")
+            expected = expected.replace("an instance of Sequence", "a list")
             yield f"{place or 'it'} must be {expected}, found {value}"
 
 
