@@ -28,7 +28,7 @@ import polars as pl
 from workbench.codec import from_toml
 from workbench.errors import Defect, EvalsetError
 from workbench.evalset.files import Row, queries_of, read_jsonl, refuse
-from workbench.records import DEFAULT_TENANT, Query, content_hash
+from workbench.records import DEFAULT_TENANT, Query, content_hash, file_hash
 
 Node = tuple[str, str]  # customer and text
 DEFAULT_FEATURE = "answer"
@@ -369,7 +369,7 @@ def generate_stream(folder: Path) -> RequestStream:
     pairs, _ = load_pairs(folder)
     rows = draw_requests(topics_of(queries, pairs, plan), plan)
     found = [folder / name for name in ("traffic.toml", "queries.jsonl", "pairs.jsonl")]
-    sha256 = content_hash(*(hashlib.sha256(path.read_bytes()).hexdigest() for path in found if path.is_file()))
+    sha256 = content_hash(*(file_hash(path) for path in found if path.is_file()))
     return RequestStream.of(pl.DataFrame(rows, schema=dict(STREAM_SCHEMA)), sha256, synthetic=True)
 
 
@@ -387,7 +387,7 @@ def load_pairs(folder: Path) -> tuple[tuple[Pair, ...], str]:
     pairs, defects = pairs_of(str(path), read_jsonl(path))
     if defects:
         raise EvalsetError(f"{path} cannot be used; correct these lines:", defects)
-    return tuple(pairs), hashlib.sha256(path.read_bytes()).hexdigest()
+    return tuple(pairs), file_hash(path)
 
 
 def stream_of(file: str, rows: Sequence[Row]) -> tuple[pl.DataFrame, list[Defect]]:
