@@ -226,7 +226,7 @@ def _problems(kind: Any, found: Any, noun: str) -> Iterator[str]:
     for problem in found.errors(include_url=False):
         steps: Sequence[str | int] = problem["loc"][1:]
         place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).removeprefix(".")
-        value, what = f"{problem['input']!r:.80}", problem["type"]
+        value, what = shown(problem["input"]), problem["type"]
         if what == "missing":
             yield f"{place} is missing"
         elif what == "unexpected_keyword_argument":
@@ -238,6 +238,14 @@ def _problems(kind: Any, found: Any, noun: str) -> Iterator[str]:
             expected = _EXPECTED.get(what) or problem["msg"].removeprefix("Input should be ")
             expected = expected.replace("an instance of Sequence", "a list")
             yield f"{place or 'it'} must be {expected}, found {value}"
+
+
+def shown(value: Any) -> str:
+    """Value as an error quotes it."""
+    try:
+        return f"{value!r:.80}"
+    except ValueError:  # Python prints no integer of more than 4,300 digits
+        return "(a huge number)"
 
 
 def _known(kind: Any, steps: Sequence[str | int]) -> list[str]:
