@@ -5,6 +5,7 @@ import json
 import os
 import random
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -74,6 +75,8 @@ def test_lists_become_tuples_and_whole_numbers_and_half_a_surrogate_pair_stay() 
         ({"legs": [{"name": 7}]}, "legs[0].name must be text, found 7"),
         ({"legs": [{"name": "a", "weigth": 1}]}, "legs[0]: unknown field 'weigth'; did you mean 'weight'?"),
         ({"by_name": {"k": {"nam": "c"}}}, "by_name.k.name is missing; by_name.k: unknown field 'nam'; did you mean"),
+        ({"by_name": {"a.b\x1b": {}}}, "by_name['a.b\\x1b'].name is missing"),
+        ({"legs": [{"name": 0x10**5000}]}, "legs[0].name must be text, found (a huge number)"),
         ({"legs": "a"}, "legs must be a list, found 'a'"),
         ({"hours": "12"}, "hours must be a list, found '12'"),
         ({"hours": 5}, "hours must be a list, found 5"),
@@ -168,6 +171,14 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError):
         write_whole(tmp_path / "folder", "")
     assert sorted(os.listdir(tmp_path)) == ["f.json", "folder"], "no part is left"
+
+
+def test_threads_that_write_one_file_at_once_leave_a_whole_one(tmp_path: Path) -> None:
+    texts = [str(i) * 50_000 for i in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda text: [write_whole(tmp_path / "f", text) for _ in range(20)], texts))
+    assert (tmp_path / "f").read_text() in texts
+    assert os.listdir(tmp_path) == ["f"]
 
 
 def test_numbers_that_are_not_finite_are_not_written() -> None:

@@ -3,6 +3,7 @@
 import datetime as dt
 import json
 import os
+import threading
 import tomllib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -130,7 +131,7 @@ unknown field 'scor'; did you mean 'score'? Known: doc_id, score
     return built[0]
 
 
-def from_kinds(kinds: Collection[type], raw: Any, source: str, *, leaf: Callable[[Any], Any] = _as_it_is) -> Any:
+def from_kinds(kinds: Collection[type], raw: Any, source: str, *, leaf: Callable[[Any], Any] | None = None) -> Any:
     """Build a value each part of which carries the name of its class, as `to_plain` writes it.
 
     Parameters
@@ -140,7 +141,7 @@ def from_kinds(kinds: Collection[type], raw: Any, source: str, *, leaf: Callable
     source : str
         What the message begins with, as in `from_plain`.
     leaf : callable
-        What a part without a ``kind`` is; lists become tuples.
+        What a part without a ``kind`` is: without this, an object must have one. Lists become tuples.
 
     Raises
     ------
@@ -150,10 +151,12 @@ def from_kinds(kinds: Collection[type], raw: Any, source: str, *, leaf: Callable
     build = partial(from_kinds, kinds, leaf=leaf)
     if isinstance(raw, list):
         return tuple(build(item, f"{source} [{place}]") for place, item in enumerate(raw))
-    if not isinstance(raw, Mapping) or "kind" not in raw:
+    if leaf is not None and not (isinstance(raw, Mapping) and "kind" in raw):
         return leaf(raw)
+    if not isinstance(raw, Mapping):
+        return raw
     known = {kind.__name__: kind for kind in kinds}
-    if (name := str(raw["kind"])) not in known:
+    if (name := str(raw.get("kind", ""))) not in known:
         raise ConfigError(f"{source}: {unknown_name('kind', name, sorted(known))}")
     parts = {field: build(item, f"{source}: {field}") for field, item in raw.items() if field != "kind"}
     return from_plain(known[name], parts, source)
@@ -189,7 +192,7 @@ def from_toml(kind: type[T], path: Path, what: str, *, error: type[WorkbenchErro
 
 def write_whole(path: Path, data: str | bytes) -> None:
     """Write a file in one step: a reader sees the old one or the new one, never half of one."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
         part.write_bytes(data.encode() if isinstance(data, str) else data)
         part.replace(path)
@@ -217,7 +220,7 @@ def _strict(schema: Any, whole: bool) -> Any:
         return _strict(schema["schema"], whole)
     if schema.get("type") == "float":
         return _NUMBER
-    found = {name: part if name == "metadata" else _strict(part, whole) for name, part in schema.items()}
+    found = {name: part if name in ("default", "metadata") else _strict(part, whole) for name, part in schema.items()}
     return found | {"strict": True} if schema.get("type") in _STRICT else found
 
 
@@ -225,19 +228,24 @@ def _problems(kind: Any, found: Any, noun: str) -> Iterator[str]:
     """Everything that pydantic found, in our words."""
     for problem in found.errors(include_url=False):
         steps: Sequence[str | int] = problem["loc"][1:]
-        place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).removeprefix(".")
+        place = _place(steps)
         value, what = shown(problem["input"]), problem["type"]
         if what == "missing":
             yield f"{place} is missing"
         elif what == "unexpected_keyword_argument":
-            inside = f"{place.rpartition('.')[0]}: " if "." in place else ""
-            yield inside + unknown_name(noun, str(steps[-1]), _known(kind, steps[:-1]))
+            inside = _place(steps[:-1])
+            yield (inside and f"{inside}: ") + unknown_name(noun, str(steps[-1]), _known(kind, steps[:-1]))
         elif what == "value_error":
             yield f"{place}: {problem['ctx']['error']}".removeprefix(": ")
         else:
             expected = _EXPECTED.get(what) or problem["msg"].removeprefix("Input should be ")
             expected = expected.replace("an instance of Sequence", "a list")
             yield f"{place or 'it'} must be {expected}, found {value}"
+
+
+def _place(steps: Sequence[str | int]) -> str:
+    """Where a value stands, as in ``claims[0].status``."""
+    return "".join(f".{step}" if str(step).isidentifier() else f"[{step!r}]" for step in steps).removeprefix(".")
 
 
 def shown(value: Any) -> str:

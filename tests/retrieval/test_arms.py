@@ -97,6 +97,7 @@ def test_an_embedder_other_than_the_calibrated_one_has_a_price_of_its_own_or_non
         ("strategy", {"depth": "3"}, "strategy: depth must be a whole number, found '3'"),
         ("strategy", {"fusion": {"kind": "WholeDocument"}}, "strategy: fusion"),
         ("chunker", {"kind": "RRF", "k": 60}, "chunker must be an instance of Chunker, found RRF()"),
+        ("text_index", {"kind": ""}, "text_index: unknown kind ''. Known: Arm, "),
         ("text_index", {"stem": 1}, "text_index: stem must be true or false, found 1"),
     ],
 )

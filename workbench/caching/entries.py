@@ -105,7 +105,7 @@ def entry_of(row: Any) -> Entry:
     """
     try:
         kept = from_json(dict[str, Any], row.payload, "payload")
-        entry = from_plain(Entry, kept | {"version": row.version, "created_us": row.created_us}, "payload", whole=True)
+        entry = from_plain(Entry, kept | {"version": row.version, "created_us": row.created_us}, "payload")
     except ConfigError as error:
         raise CorruptError("answer that cannot be read") from error
     if row.sha256 != checksum(row.scope, row.question, row.vector, row.payload, row.created_us):
