@@ -296,7 +296,9 @@ class Decision:
         ConfigError
             If the text is no JSON object, or its fields are not those of a decision: it names them all.
         """
-        return from_json(cls, text, f"{source} is not a decision this version reads", whole=True)
+        return from_json(
+            cls, text, f"{source} is not a decision this version reads (restore it, or run and accept anew)", whole=True
+        )
 
     @classmethod
     def load(cls, path: Path) -> Self:
