@@ -1,10 +1,12 @@
 """One codec: valid files stay valid, and of one that is not everything wrong is told at once, with its place."""
 
+import copy
 import datetime as dt
 import json
 import os
 import random
-from collections.abc import Mapping, Sequence
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,12 +14,19 @@ from typing import Any, Literal
 
 import pytest
 
+from tests.reports import samples
 from workbench.codec import from_json, from_plain, from_toml, to_json, to_plain, write_whole
-from workbench.errors import ConfigError, EvalsetError
+from workbench.errors import ConfigError, EvalsetError, WorkbenchError
+from workbench.evalset.traffic import Plan
+from workbench.evaluation.gate import Gate
+from workbench.evaluation.summary import Summary
 from workbench.inference.messages import Usage
 from workbench.records import Claim, Decision, Fingerprint, PairedBounds, Rule, content_hash, file_hash
+from workbench.retrieval.arms import build_arm
 
 ROOT = Path(__file__).parents[1]
+DOCS_QA = ROOT / "evalsets" / "docs_qa"
+ARM = json.loads((DOCS_QA / "decisions" / "retrieval.json").read_text("utf-8"))["parameters"]
 DECISIONS = sorted((ROOT / "evalsets").glob("*/decisions/**/*.json"))
 
 
@@ -157,6 +166,48 @@ def test_any_decision_survives_the_way_to_disk_and_back() -> None:
         told = ("chosen", "a", {"s": {"t": n[1]}}, "é\u2028")
         decision = Decision("n", "q", "ci", rule, *told, (claim,), 1, 1, None, 1, Fingerprint({"x": "y"}), {"z": n[4]})
         assert Decision.from_json(decision.to_json()) == decision
+
+
+ODD = (
+    None, True, 0, -1, 1.5, float("nan"), float("inf"), 10**40, 16**5000, "", "x", "\ud800", [], {}, [1], {"a": 1},
+    [[["x"]]], {"kind": "RRF"}, {"kind": 16**5000},
+)  # fmt: skip
+READERS = {
+    "decision": (json.loads(samples.decision().to_json()), lambda raw: from_plain(Decision, raw, "d", whole=True)),
+    "summary": (json.loads(samples.summary().to_json()), lambda raw: from_plain(Summary, raw, "s")),
+    "gate": (samples.gate(), lambda raw: from_plain(Gate, raw, "g")),
+    "plan": (tomllib.loads((DOCS_QA / "traffic.toml").read_text("utf-8")), lambda raw: from_plain(Plan, raw, "p")),
+    "arm": ({"arm": ARM}, lambda raw: build_arm(raw["arm"] if isinstance(raw.get("arm"), dict) else raw)),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_whatever_stands_where_the_error_is_ours(name: str) -> None:
+    good, read = READERS[name]
+    rng, refused = random.Random(20261129), 0
+    spots = list(places(good))
+    for _ in range(300):
+        raw, (*path, last), odd = copy.deepcopy(good), rng.choice(spots), rng.choice(ODD)
+        inner = raw
+        for step in path:
+            inner = inner[step]
+        if rng.random() < 0.2:
+            del inner[last]
+        else:
+            inner[last] = odd
+        try:
+            read(raw)
+        except WorkbenchError as error:
+            refused += bool(str(error))
+    assert refused > 100
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Paths of all that stands inside a value."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, item in items:
+        yield (*path, name)
+        yield from places(item, (*path, name))
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:

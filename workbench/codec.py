@@ -156,7 +156,8 @@ def from_kinds(kinds: Collection[type], raw: Any, source: str, *, leaf: Callable
     if not isinstance(raw, Mapping):
         return raw
     known = {kind.__name__: kind for kind in kinds}
-    if (name := str(raw.get("kind", ""))) not in known:
+    found = raw.get("kind", "")
+    if (name := found if isinstance(found, str) else shown(found)) not in known:
         raise ConfigError(f"{source}: {unknown_name('kind', name, sorted(known))}")
     parts = {field: build(item, f"{source}: {field}") for field, item in raw.items() if field != "kind"}
     return from_plain(known[name], parts, source)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from workbench.codec import from_kinds
+from workbench.codec import from_kinds, shown
 from workbench.errors import ConfigError, unknown_name
 from workbench.inference.embedding import MINILM_MAX_TOKENS
 from workbench.retrieval.chunking import ByStructure, Chunker, FixedTokens, WholeDocument
@@ -81,9 +81,9 @@ def build_arm(parameters: Mapping[str, Any]) -> Arm:
     ConfigError
         If a part is not one of ours.
     """
-    arm = from_kinds(_PARTS, parameters, f"the arm {parameters.get('name')!r} cannot be built again")
+    arm = from_kinds(_PARTS, parameters, f"the arm {shown(parameters.get('name'))} cannot be built again")
     if not isinstance(arm, Arm):
-        raise ConfigError(f"these are no parameters of a retrieval arm: {dict(parameters)!r:.200}")
+        raise ConfigError(f"these are no parameters of a retrieval arm: {shown(dict(parameters))}")
     return arm
 
 
