@@ -88,15 +88,34 @@ def execute(
     SQLAlchemy would build a statement anew. ``lock`` is the order in which PostgreSQL locks the rows that it reads
     until the transaction ends; SQLite has one writer.
     """
-    if isinstance(values, list) and not values:
-        return ()
-    result = connection.exec_driver_sql(_driver_sql(text, lock, connection.dialect.name), values)
-    return result.fetchall() if result.returns_rows else ()
+    if isinstance(values, list):
+        if not values:
+            return ()
+        many = len(values) > 1
+        values = values if many else values[0]
+    else:
+        many = False
+    sql, dialect = _driver_sql(text, lock, connection.dialect.name), connection.dialect
+    cursor = connection.connection.cursor()
+    try:
+        (cursor.executemany if many else cursor.execute)(sql, values)
+        return cursor.fetchall() if _returns(text) else ()
+    except dialect.loaded_dbapi.Error as error:
+        raise sa.exc.DBAPIError.instance(sql, values, error, dialect.loaded_dbapi.Error, dialect=dialect) from error
+    finally:
+        cursor.close()
 
 
-def execute_insert(connection: sa.Connection, table: sa.Table, rows: list[tuple[Any, ...]]) -> None:
-    """Insert rows whose values come in the order of the columns."""
-    execute(connection, _insert_text(table), rows)
+@cache
+def _returns(text: str) -> bool:
+    return text.startswith("SELECT") or "RETURNING" in text
+
+
+def execute_insert(
+    connection: sa.Connection, table: sa.Table, rows: list[tuple[Any, ...]], *, new: bool = False
+) -> None:
+    """Insert rows whose values come in the order of the columns; of those that are there already only what is new."""
+    execute(connection, _insert_text(table) + " ON CONFLICT DO NOTHING" * new, rows)
 
 
 @cache
