@@ -9,7 +9,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache
@@ -97,13 +97,30 @@ def execute(
         many = False
     sql, dialect = _driver_sql(text, lock, connection.dialect.name), connection.dialect
     cursor = connection.connection.cursor()
-    try:
+    with _told(dialect, sql, values), closing(cursor) if dialect.name == "sqlite" else nullcontext():
         (cursor.executemany if many else cursor.execute)(sql, values)
         return cursor.fetchall() if _returns(text) else ()
-    except dialect.loaded_dbapi.Error as error:
-        raise sa.exc.DBAPIError.instance(sql, values, error, dialect.loaded_dbapi.Error, dialect=dialect) from error
-    finally:
-        cursor.close()
+
+
+@contextmanager
+def _told(dialect: sa.Dialect, sql: str, values: Any) -> Iterator[None]:
+    """Turn the driver's errors into those of SQLAlchemy."""
+    driver = dialect.loaded_dbapi
+    try:
+        yield
+    except driver.Error as error:
+        raise sa.exc.DBAPIError.instance(sql, values, error, driver.Error, dialect=dialect) from error
+
+
+@contextmanager
+def _pipelined(connection: sa.Connection) -> Iterator[None]:
+    """Send what `execute` is given without waiting for it where it returns no rows.
+
+    An error then comes with a later statement, or at the end.
+    """
+    driver: Any = connection.connection.dbapi_connection
+    with _told(connection.dialect, "statements of a pipeline", ()), driver.pipeline():
+        yield
 
 
 @cache
@@ -201,7 +218,7 @@ class GroupCommit:
     """
 
     def __init__(self, engine: sa.Engine) -> None:
-        self._engine = weakref.ref(engine)
+        self._engine, self._pipelines = weakref.ref(engine), engine.dialect.name == "postgresql"
         self._state, self._busy = threading.Lock(), False
         self._waiting: deque[_Asked] = deque()
 
@@ -298,16 +315,19 @@ class GroupCommit:
             else:
                 self._busy = False
 
-    def _execute(self, jobs: list[_Asked]) -> None:
+    def _execute(self, jobs: list[_Asked], *, pipelined: bool = True) -> None:
         committing = False
+        pipelined = pipelined and not jobs[0].alone and self._pipelines
         try:
             with self._begin() as connection:
-                _execute_steps(connection, jobs)
+                with _pipelined(connection) if pipelined else nullcontext():
+                    _execute_steps(connection, jobs)
                 committing = True
         except BaseException as error:  # noqa: BLE001  raised in the threads that asked
-            if len(jobs) > 1 and not committing and not isinstance(error, _DATABASE):
-                for job in jobs:
-                    self._execute([job])
+            again = pipelined or len(jobs) > 1
+            if again and not committing and isinstance(error, Exception) and not isinstance(error, _DATABASE):
+                for job in jobs:  # alone, and each statement waited for: so every error is told where it belongs
+                    self._execute([job], pipelined=False)
                 return
             for job in jobs:
                 job.error = error

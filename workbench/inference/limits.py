@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from workbench.config import Clock, SystemClock
 from workbench.errors import ConfigError, RateLimited
 from workbench.inference.streams import pause
-from workbench.state import Batch, create_tables, execute, execute_insert, group_commit, insert_ignore
+from workbench.state import Batch, create_tables, execute, execute_insert, group_commit
 
 # Added to the window: a call starts some time after its moment, and these delays differ. They were up to 0.17 s on two
 # cores with 15 threads ready to run; a machine that delays its calls by more can start too many in some window.
@@ -246,6 +246,7 @@ def _moment(connection: sa.Connection, model: str, clock: Clock) -> tuple[int, i
 
 
 _PASS = "UPDATE wb_gate SET passed = passed + 1 WHERE model = ? RETURNING passed"
+_NEW_GATE = "INSERT INTO wb_gate (model, passed) VALUES (?, 0) ON CONFLICT DO NOTHING"
 _LAST = "SELECT max(start_us) FROM wb_slot WHERE model = ?"
 _SERVER_MOMENT = f"""SELECT CAST(extract(epoch FROM clock_timestamp()) * {_US} AS BIGINT), max(start_us)
 FROM wb_slot WHERE model = ?"""
@@ -259,4 +260,4 @@ _FORGET = "DELETE FROM wb_slot WHERE model = ? AND start_us < ?"
 def _enter(connection: sa.Connection, model: str) -> None:
     """Hold the model's gate until the transaction ends; who waits for it is served in the order of coming."""
     while not execute(connection, _PASS, (model,)):
-        insert_ignore(connection, _GATE, [{"model": model, "passed": 0}])
+        execute(connection, _NEW_GATE, (model,))
