@@ -87,8 +87,8 @@ DEFECTS = {
     ),
     "empty document that answers a question": (
         {"documents": [*DOCUMENTS, query("d4", "")], "test": [*TEST, "q2\td4\t1"]},
-        ("corpus.jsonl", 4, "error"),
-        "is judged relevant",
+        ("corpus.jsonl", 4, "warning"),
+        "document 'd4' has an empty text and no title, so that 'q2', to which it is judged relevant, cannot find it",
     ),
     "bad grade": ({"test": [*TEST, "q2\td1\t-1"]}, ("test.tsv", 4, "error"), "whole number from 0"),
     "other tenant": ({"test": [*TEST, "q2\td3\t0"]}, ("test.tsv", 4, "error"), "belongs to tenant 'b'"),
@@ -205,10 +205,11 @@ def test_a_file_that_cannot_be_read_is_named_with_the_line(tmp_path, name, conte
         load_evalset(tmp_path, settings=settings_in(tmp_path))
 
 
-def test_the_same_text_is_found_across_a_split_made_by_hash(tmp_path):
+def test_questions_that_are_all_one_family_cannot_be_split_by_hash(tmp_path):
     queries = [{"_id": f"q{i}", "text": "one and the same"} for i in range(20)]
     write(tmp_path, documents=[{"_id": "d", "text": "x"}], queries=queries, test=[f"q{i}\td\t1" for i in range(20)])
-    assert any("has the text of" in f[3] for f in check(tmp_path))
+    told = "test has no question: all that are judged are one family, by their clusters or their texts"
+    assert ("qrels", 0, "warning", told) in check(tmp_path)
 
 
 def test_missing_parts_are_findings_and_fail(tmp_path):

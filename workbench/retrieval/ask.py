@@ -180,8 +180,8 @@ def _ask(candidate: Candidate, part: Split, searcher: Searcher, depth: int) -> A
 
 def _search_of(candidate: Candidate, part: Split, searcher: Searcher, depth: int) -> Callable[[Query], Sequence[Hit]]:
     if isinstance(candidate, SystemArm):
-        call = candidate.search or _lookup(candidate.run, depth)
-        return lambda query: list(call(query))[:depth]
+        call = candidate.search or _lookup(candidate.run, depth + 1)
+        return lambda query: [hit for hit in call(query) if hit.doc_id != searcher.document_of(query)][:depth]
     if isinstance(candidate, FittedArm) and part.name == "dev":
         return _opened(candidate.arm, part, searcher, depth, lambda query: candidate.held_out[query.cluster])
     arm = candidate.arm if isinstance(candidate, FittedArm) else candidate

@@ -9,6 +9,7 @@ import polars as pl
 from workbench.config import Settings, load_settings
 from workbench.errors import ConfigError
 from workbench.evalset.evalset import Split, load_evalset
+from workbench.evalset.findings import known_answers
 from workbench.evaluation.experiment import Experiment, Finalists, open_experiment
 from workbench.evaluation.gate import MIN_REBUILDS
 from workbench.evaluation.power import plan
@@ -126,7 +127,7 @@ def _cases(test: Scored, scores: pl.DataFrame) -> dict[str, ItemCase]:
 
 def _warnings(experiment: Experiment, test: Scored, metric: str) -> tuple[str, ...]:
     out = [*experiment.evalset.notes]
-    if not test.split.pooled:
+    if not test.split.pooled and not known_answers(test.split.qrels, test.split.name):  # which is a note already
         out.append("The judgements name relevant documents only: whatever they do not name counts as not relevant.")
     for arm, answers in test.answers.items():
         if answers.errors:
@@ -223,6 +224,7 @@ class RetrievalBench:
         _check_rebuilds(parameters.rebuilds)
         systems = tuple(load_systems(parameters.systems, settings))
         evalset = load_evalset(parameters.evalset, settings=settings, seed=parameters.seed)
+        evalset.require_questions()
         inputs = {
             **evalset.inputs,
             **parameter_inputs(parameters),

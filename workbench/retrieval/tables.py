@@ -24,7 +24,7 @@ def contents_table(evalset: Evalset) -> Table:
         rows.append((tenant, documents, len(mine[0]), families[0], len(mine[1]), families[1]))
     total: tuple[str | int, ...] = ("all", *(sum(column) for column in zip(*(row[1:] for row in rows), strict=True)))
     names = ("tenant", "documents", "dev questions", "dev families", "test questions", "test families")
-    return Table.of(names, [*rows, total], f"What {evalset.name} holds")
+    return Table.of(names, [*rows, total], ". ".join([f"What {evalset.name} holds", *evalset.notes]))
 
 
 def power_table(plans: Sequence[Power], n_items: int) -> Table:
@@ -44,7 +44,7 @@ def power_table(plans: Sequence[Power], n_items: int) -> Table:
 def score_table(
     scores: pl.DataFrame, facts: Sequence[ArmFacts], split: str, bounds: Mapping[str, tuple[float, float]]
 ) -> Table:
-    """Means of every metric, arm by arm, with coverage, cost and latency.
+    """Means of every metric, arm by arm, with coverage, cost and latency; a question that failed counts 0 in each.
 
     ``bounds`` are those of nDCG@10 of the arms whose top 10 is not judged well enough for a mean: theirs is left out,
     and two more columns say between what it lies. Every column of a metric holds numbers.
@@ -73,4 +73,5 @@ def score_table(
         Column("USD per 1,000", "usd"),
         Column("p95 ms", "number", digits=0),
     )
-    return Table(columns, rows, f"Scores on {split}, best first")
+    failed = ", a question that failed counts 0" if any(share < 1 for share in coverage.values()) else ""
+    return Table(columns, rows, f"Scores on {split}, best first{failed}")

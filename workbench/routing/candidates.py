@@ -9,6 +9,7 @@ import polars as pl
 from workbench.evalset.outcomes import Outcomes
 from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.evaluation.decision import ArmFacts
+from workbench.evaluation.summary import mean_by_arm
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Column, Table
 from workbench.routing.curves import cross_predict, fit_policy, knob_values
@@ -66,7 +67,7 @@ class ScoredRoutes:
     def table(self) -> Table:
         """Quality, what an oracle would add, cost, latency, and who answers."""
         best = self.outcomes.quality.max(1).mean()
-        means = dict(self.scores.group_by("arm").agg(pl.col("value").mean()).iter_rows())
+        means = mean_by_arm(self.scores, METRIC)
         rows = tuple(
             (f.name, means[f.name], best - means[f.name], f.cost_usd_per_1k, f.latency_p95_ms, self.shares(f.name))
             for f in sorted(self.facts, key=lambda f: -means[f.name])
