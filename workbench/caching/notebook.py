@@ -155,10 +155,13 @@ class CachingBench:
         table = semantic_table(shadows, self.lab.clusters, self.lab.parts["calibration"])
         return Semantic(table, vectors, shadows, np.clip((sides[0] * sides[1]).sum(1), -1, 1).astype(float))
 
-    def curve(self, semantic: Semantic) -> Figure:
+    def curve(self, semantic: Semantic) -> Figure | Table:
         """False-hit rate against hit rate: the curve of precision and cache-hit ratio, seen from the error."""
         part = self.lab.parts["calibration"]
         series = {name: curve(found, part) for name, found in semantic.shadows.items()}
+        if not any(series.values()):
+            told = "none: of the calibration part, no request but exact repeats has an earlier one to be near to"
+            return Table.of(("curve",), [(told,)])
         return lines(series, "cache-hit ratio", "false-hit rate", limit=self.rule.margin)
 
     def simulate(self, semantic: Semantic) -> Table:

@@ -284,7 +284,7 @@ class RetrievalBench:
             why = f"fitting needs at least {LEAST_TO_FIT} question families on dev, found {families}"
             unfitted = {f"{chunker} · {name}": why for chunker in p.chunkers for name in fitted}
             fitted = []
-        learned = fit_arms(self.searcher, p.chunkers, fitted, dev, embedder=p.embedder)
+        learned, unlearned = fit_arms(self.searcher, p.chunkers, fitted, dev, embedder=p.embedder)
         candidates: list[Candidate] = [*arms, *learned, *self.systems]
         if not candidates:
             raise ConfigError(f"no arm can be asked on this corpus: {'; '.join(self.left_out)}")
@@ -293,7 +293,7 @@ class RetrievalBench:
         keep = {p.reference, self.experiment.rule().anchor, *(accepted.arms if accepted else ())}
         candidates, twins = drop_twins(candidates, dev, self.searcher, depth=p.depth, keep=keep)
         self._dropped.clear()
-        self._dropped.update(unfitted | twins)
+        self._dropped.update(unfitted | unlearned | twins)
         for name, why in self._dropped.items():
             Progress(f"hits of {name}", 1).done(f"{name} is left out: {why}")
         return candidates
