@@ -43,7 +43,7 @@ from workbench.evaluation.decision import decide
 from workbench.evaluation.experiment import MONEY_SHOWN, Experiment, open_experiment
 from workbench.evaluation.provenance import build_parameters, encoder_probe, parameter_inputs
 from workbench.evaluation.summary import Summary
-from workbench.inference.embedding import Embedder, load_embedder
+from workbench.inference.embedding import Embedder, load_embedder, unread
 from workbench.inference.prices import project_prices
 from workbench.records import Decision, Rule
 from workbench.rendering.progress import Progress
@@ -57,6 +57,10 @@ from workbench.telemetry.context import attributed
 STEP = 512
 OFF = "off"
 SYNTHETIC = "The stream is made up: drawn from traffic.toml; hit rates and savings follow from its plan."
+UNREAD = (
+    "{:,} of {:,} requests have more than a tenth of pieces that the encoder does not know: they are near no "
+    "other, and served as exact repeats alone"
+)
 RULE_SHOWN = (
     "metric", "alpha", "confidence", "must_differ_limit", "min_coverage", *MONEY_SHOWN[:3], "on_inconclusive",
     "on_stale",
@@ -89,6 +93,8 @@ class CachingBench:
             evalset = replace(evalset, synthetic=True, notes=(*evalset.notes, SYNTHETIC))
         if len(stream) - parameters.warmup < 2:
             raise ConfigError(f"warmup {parameters.warmup} leaves nothing of {len(stream)} requests to judge")
+        if blind := int(unread(embedder, stream.queries).sum()):
+            evalset = replace(evalset, notes=(*evalset.notes, UNREAD.format(blind, len(stream))))
         policy = evalset.policy("caching")
         if policy.metric != METRIC or policy.floor is not None:
             raise ConfigError(f"[caching] in gates.toml goes by {METRIC} and alpha; leave out metric and floor")
@@ -134,7 +140,8 @@ class CachingBench:
 
     def contents(self) -> Table:
         """What the stream and the pairs hold."""
-        return contents_table(self.lab.stream, self.lab.pairs, list(self.lab.parts.items()))
+        table = contents_table(self.lab.stream, self.lab.pairs, list(self.lab.parts.items()))
+        return replace(table, caption=". ".join([table.caption, *self.experiment.evalset.notes]))
 
     def prospects(self) -> Table:
         """Is there anything to cache? Exact repeats, what no cache can exceed, and the dollars of both."""
@@ -296,7 +303,9 @@ class CachingBench:
             fresh += new
             bar.update(start + len(part))
         bar.done(f"{len(texts):,} questions, {fresh:,} embedded now")
-        return np.concatenate(out)
+        vectors = np.concatenate(out)
+        vectors[unread(self.embedder, texts)] = 0  # near nothing, as in the cache
+        return vectors
 
     def _scores(self, replayed: Replayed) -> pl.DataFrame:
         return score_rows(self.lab.stream, replayed.replays, self.lab.parts["test"])

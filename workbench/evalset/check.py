@@ -11,8 +11,9 @@ from typing import Any
 from workbench.config import Settings
 from workbench.errors import Defect, EvalsetError
 from workbench.evalset.evalset import find_evalset, split_qrels
-from workbench.evalset.findings import Contents, Finding, find, of_query, read_contents, words
+from workbench.evalset.findings import Contents, Finding, find, of_query, read_contents
 from workbench.evalset.outcomes import FILE, load_outcomes
+from workbench.evalset.texts import words
 from workbench.evalset.traffic import load_stream, read_plan
 from workbench.records import Document, Query
 

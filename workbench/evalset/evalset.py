@@ -13,14 +13,13 @@ from workbench.evalset.findings import (
     POOLED_SHARE,
     USED,
     Contents,
-    families,
     find,
     left_out,
     notes_of,
-    own_documents,
     read_contents,
 )
 from workbench.evalset.gates import GatePolicy, default_policy
+from workbench.evalset.texts import families, own_documents
 from workbench.records import Document, Query
 
 Qrels = Mapping[str, Mapping[str, int]]  # by question, the grade of each document that was judged

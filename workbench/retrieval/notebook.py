@@ -58,7 +58,7 @@ from workbench.retrieval.fitting import LEAST_TO_FIT, fit_arms
 from workbench.retrieval.scale import scale_figure
 from workbench.retrieval.searcher import Searcher
 from workbench.retrieval.systems import SystemArm, load_systems, system_inputs
-from workbench.retrieval.tables import contents_table, power_table
+from workbench.retrieval.tables import contents_table, power_table, script_notes
 
 SHOWN_HITS = 5
 
@@ -225,6 +225,7 @@ class RetrievalBench:
         systems = tuple(load_systems(parameters.systems, settings))
         evalset = load_evalset(parameters.evalset, settings=settings, seed=parameters.seed)
         evalset.require_questions()
+        evalset = replace(evalset, notes=(*evalset.notes, *script_notes(evalset, embedder)))
         inputs = {
             **evalset.inputs,
             **parameter_inputs(parameters),

@@ -10,7 +10,7 @@ import numpy as np
 
 from workbench.config import Settings
 from workbench.errors import StoreError
-from workbench.evalset.findings import own_documents
+from workbench.evalset.texts import own_documents
 from workbench.inference.embedding import Embedder
 from workbench.inference.prices import PriceTable
 from workbench.records import Document, Hit, Query, content_hash, parameters_of
