@@ -247,6 +247,8 @@ def find_evalset(source: str | Path, settings: Settings) -> Path:
         return named
     if Path(source).is_dir():
         return Path(source).resolve()
+    if not settings.evalsets.is_dir():
+        settings.require_project()
     known = sorted(p.name for p in settings.evalsets.glob("*") if p.is_dir())
     raise EvalsetError(f"{unknown_name('evalset', text, known)} (below {settings.evalsets}), and no folder either")
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from workbench.errors import ConfigError, unknown_name
+from workbench.errors import ConfigError
+from workbench.evalset.gates import unknown_parameter
 from workbench.inference.embedding import Embedder
 from workbench.records import content_hash
 from workbench.telemetry.context import attributed
@@ -35,7 +36,7 @@ def build_parameters(kind: type[Parameters], given: Mapping[str, Any]) -> Parame
     defaults = {f.name: f.default for f in fields(kind)}
     for name, value in given.items():
         if name not in defaults:
-            raise ConfigError(unknown_name("parameter", name, sorted(defaults)))
+            raise ConfigError(unknown_parameter(name, sorted(defaults)))
         wanted = list if isinstance(defaults[name], tuple) else type(defaults[name])
         fits = isinstance(value, wanted) or (wanted is float and isinstance(value, int))
         if not fits or (isinstance(value, bool) and wanted is not bool):

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
+from workbench.config import load_settings, require_writable
 from workbench.errors import ConfigError, unknown_name
 from workbench.evalset.gates import NOTEBOOKS
 
@@ -30,5 +31,6 @@ def start(notebook: str, **parameters: Any) -> Any:
     """
     if notebook not in EXPERIMENTS:
         raise ConfigError(unknown_name("notebook", notebook, sorted(EXPERIMENTS)))
+    require_writable(load_settings().cache, "WORKBENCH_CACHE")
     module, _, name = EXPERIMENTS[notebook].partition(":")
     return getattr(import_module(module), name).start(**parameters)
