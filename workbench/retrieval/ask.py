@@ -237,7 +237,11 @@ def spread_over_rebuilds(
     runs = [_rebuilt(arm, part, searcher, depth) for _ in range(PROBES)]
     if all(run.equals(answered.run) for run in runs):
         return None
-    runs += [_rebuilt(arm, part, searcher, depth) for _ in range(rebuilds - PROBES)]
+    bar = Progress(f"rebuilds of {arm.name}", rebuilds)
+    for done in range(PROBES, rebuilds):
+        bar.update(done)
+        runs.append(_rebuilt(arm, part, searcher, depth))
+    bar.done(f"{arm.name}: built {rebuilds} times to see how far builds differ")
     return rebuild_spread([float(measure(with_grades(run, part.qrels, depth=depth), metric).mean()) for run in runs])
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from workbench.errors import NothingToFit
 from workbench.evalset.evalset import Qrels, Split
 from workbench.records import Hit, content_hash
+from workbench.rendering.progress import Progress
 from workbench.retrieval.arms import make_arm
 from workbench.retrieval.metrics import best_first, dcg
 from workbench.retrieval.rerank import fit_ranker
@@ -52,10 +53,12 @@ def fit_arms(
         hybrid = Hybrid()
         base = make_arm(chunker, "hybrid_rrf", hybrid, embedder=embedder)
         searcher.prepare(base)
-        legs = {}
-        for query in dev.queries:
+        legs, bar = {}, Progress(f"dev questions to fit {', '.join(names)}", len(dev.queries))
+        for done, query in enumerate(dev.queries, start=1):
             question = searcher.question(base, query)
             legs[query.query_id] = (question, *hybrid.legs(searcher.handle(base, query.tenant_id), question))
+            bar.update(done)
+        bar.done(f"{base.name}: asked {len(dev.queries):,} dev questions to fit {', '.join(names)}")
         for name in names:
             try:
                 out.append(_fit(name, chunker, legs, dev, embedder))

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from workbench.config import Settings, load_settings
@@ -20,6 +22,7 @@ from workbench.inference.embedding import Embedder, load_embedder
 from workbench.inference.prices import project_prices
 from workbench.inference.recordings import FOLDER
 from workbench.records import Decision
+from workbench.rendering.progress import Progress
 from workbench.rendering.table import Table
 from workbench.reports.charts import forest, slices
 from workbench.reports.ending import end_run
@@ -112,8 +115,7 @@ class RoutingBench:
         if any(p.reads == "vectors" for p in policies):
             encoder = embedder or load_embedder(parameters.embedder, settings)
             inputs |= {"weights": encoder.encoder_id, "encoder probe": encoder_probe(encoder)}
-            with attributed(purpose="eval"):
-                vectors, _ = VectorCache(settings.cache / "vectors.sqlite").embed(outcomes.requests.prompts, encoder)
+            vectors = _embed(outcomes.requests.prompts, encoder, settings)
             outcomes = replace(outcomes, requests=replace(outcomes.requests, vectors=vectors))
         experiment = open_experiment(
             "routing",
@@ -275,6 +277,21 @@ def _load(evalset: Evalset, parameters: RoutingParameters, settings: Settings) -
     frame, read, notes = recorded_outcomes(evalset, prices)
     outcomes = outcomes_of(frame, f"recordings of {evalset.name}", seed=seed, dev_share=share)
     return replace(outcomes, notes=(*outcomes.notes, *notes)), {**read, **model_inputs(outcomes.models, prices)}
+
+
+def _embed(prompts: Sequence[str], encoder: Embedder, settings: Settings) -> npt.NDArray[np.float32]:
+    """Vectors of the prompts; those that are new may take many minutes, so that each batch is told."""
+    bar = Progress("prompts embedded", len(prompts))
+
+    def tell(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done)
+
+    with attributed(purpose="eval"):
+        vectors, fresh = VectorCache(settings.cache / "vectors.sqlite").embed(prompts, encoder, on_progress=tell)
+    if fresh:
+        bar.done(f"{len(prompts):,} prompts, {fresh:,} embedded now")
+    return vectors
 
 
 def _check_splits(outcomes: Outcomes) -> None:
