@@ -248,7 +248,10 @@ def find_evalset(source: str | Path, settings: Settings) -> Path:
     if Path(source).is_dir():
         return Path(source).resolve()
     if not settings.evalsets.is_dir():
-        settings.require_project()
+        raise EvalsetError(
+            f"{text!r} is no folder, and you are not in a project: {settings.root} has no evalsets/; change into the "
+            "folder that holds evalsets/ and notebooks/, or name it with WORKBENCH_ROOT"
+        )
     known = sorted(p.name for p in settings.evalsets.glob("*") if p.is_dir())
     raise EvalsetError(f"{unknown_name('evalset', text, known)} (below {settings.evalsets}), and no folder either")
 
