@@ -8,7 +8,9 @@ from workbench.errors import ConfigError, unknown_name
 from workbench.evalset.gates import NOTEBOOKS
 
 # Each experiment is loaded when its notebook starts it.
-EXPERIMENTS: Mapping[str, str] = {name: f"workbench.{name}.notebook:{name.capitalize()}Bench" for name in NOTEBOOKS}
+EXPERIMENTS: Mapping[str, str] = {
+    name: f"workbench.{name}.notebook:{name.capitalize()}Experiment" for name in NOTEBOOKS
+}
 
 
 def start(notebook: str, **parameters: Any) -> Any:
