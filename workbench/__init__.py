@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from workbench.caching.notebook import CachingExperiment
     from workbench.config import load_settings
     from workbench.evalset.evalset import load_evalset
-    from workbench.evaluation.start import start as begin
+    from workbench.evaluation.experiment import start as begin
     from workbench.inference.budgets import Budget
     from workbench.inference.client import Client
     from workbench.inference.messages import CacheUse
@@ -24,13 +24,49 @@ if TYPE_CHECKING:
     from workbench.telemetry.context import attributed
     from workbench.telemetry.traces import load_trace
 
-    # `workbench.evaluation.start.start`, as a type checker sees it: which experiment a name begins.
+    # `workbench.evaluation.experiment.start`, as a type checker and an editor see it: each name with its parameters.
     @overload
-    def start(notebook: Literal["retrieval"], **parameters: Any) -> RetrievalExperiment: ...
+    def start(
+        notebook: Literal["retrieval"],
+        *,
+        evalset: str = ...,
+        chunkers: list[str] = ...,
+        strategies: list[str] = ...,
+        embedder: str = ...,
+        systems: list[str] = ...,
+        reference: str = ...,
+        depth: int = ...,
+        rebuilds: int = ...,
+        scale_rows: int = ...,
+        seed: int = ...,
+    ) -> RetrievalExperiment: ...
     @overload
-    def start(notebook: Literal["routing"], **parameters: Any) -> RoutingExperiment: ...
+    def start(
+        notebook: Literal["routing"],
+        *,
+        evalset: str = ...,
+        policies: list[str] = ...,
+        embedder: str = ...,
+        reference: str = ...,
+        dev_share: float = ...,
+        give_up: float = ...,
+        min_saving: float = ...,
+        draws: int = ...,
+        seed: int = ...,
+    ) -> RoutingExperiment: ...
     @overload
-    def start(notebook: Literal["caching"], **parameters: Any) -> CachingExperiment: ...
+    def start(
+        notebook: Literal["caching"],
+        *,
+        evalset: str = ...,
+        warmup: int = ...,
+        embedder: str = ...,
+        guard: list[str] = ...,
+        call_usd: float = ...,
+        false_hit_usd: float = ...,
+        draws: int = ...,
+        seed: int = ...,
+    ) -> CachingExperiment: ...
     def start(notebook: str, **parameters: Any) -> RetrievalExperiment | RoutingExperiment | CachingExperiment:
         """Begin the experiment of a notebook with its parameters."""
         found: RetrievalExperiment | RoutingExperiment | CachingExperiment = begin(notebook, **parameters)
@@ -52,7 +88,7 @@ _HOMES = {
     "load_semantic": "workbench.caching.cache",
     "load_settings": "workbench.config",
     "load_trace": "workbench.telemetry.traces",
-    "start": "workbench.evaluation.start",
+    "start": "workbench.evaluation.experiment",
 }
 __all__ = [
     "Budget",

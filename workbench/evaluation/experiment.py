@@ -3,14 +3,16 @@
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import Field, asdict, fields, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import polars as pl
 
 from workbench.config import Settings, SystemClock, load_settings
+from workbench.errors import ConfigError, unknown_name
 from workbench.evalset.evalset import HUB, load_evalset
-from workbench.evalset.gates import ASSUMED_REQUESTS
+from workbench.evalset.gates import ASSUMED_REQUESTS, NOTEBOOKS
 from workbench.evaluation.decision import Outcome
 from workbench.evaluation.gate import Gate, account, check_gate
 from workbench.evaluation.in_use import TEST_INPUTS, anchor_path, decision_path, note_test_use
@@ -77,7 +79,7 @@ class Experiment(Generic[P, S]):
       returns a `ScoredArms`; all further steps are there;
     - what else it shows: `warnings`, `assumed`, `invariants`, and any table of its own, handed to `save`.
 
-    ``tests/evaluation/test_own_notebook.py`` has a whole one in 40 lines.
+    ``tests/evaluation/test_own_notebook.py`` is a whole one.
 
     Attributes
     ----------
@@ -127,15 +129,7 @@ class Experiment(Generic[P, S]):
 
     @classmethod
     def start(cls, **given: Any) -> Self:
-        """Begin with the parameters of the notebook's cell; `workbench.start` calls it.
-
-        Raises
-        ------
-        ConfigError
-            If a parameter is not known, or a value cannot be used.
-        EvalsetError
-            If the evalset cannot be used.
-        """
+        """Begin with the parameters of the notebook's cell, as `workbench.start` does."""
         return cls(build_parameters(cls.parameters_class, given), load_settings())
 
     def read(self) -> Mapping[str, str]:
@@ -332,6 +326,35 @@ class Experiment(Generic[P, S]):
                 fingerprint=asdict(decision.fingerprint),
             )
         return gate
+
+
+# Each notebook class is loaded when its notebook starts it.
+EXPERIMENTS: Mapping[str, str] = {
+    name: f"workbench.{name}.notebook:{name.capitalize()}Experiment" for name in NOTEBOOKS
+}
+
+
+def start(notebook: str, **parameters: Any) -> Any:
+    """Begin the experiment of a notebook with its parameters.
+
+    Parameters
+    ----------
+    notebook : str
+        ``retrieval``, ``routing`` or ``caching``.
+    **parameters
+        Fields of the experiment's parameter class, e.g. `workbench.retrieval.notebook.RetrievalParameters`.
+
+    Raises
+    ------
+    ConfigError
+        If the notebook or a parameter is not known, or a value cannot be used.
+    EvalsetError
+        If the evalset cannot be used.
+    """
+    if notebook not in EXPERIMENTS:
+        raise ConfigError(unknown_name("notebook", notebook, sorted(EXPERIMENTS)))
+    module, _, name = EXPERIMENTS[notebook].partition(":")
+    return getattr(import_module(module), name).start(**parameters)
 
 
 def _own_record(settings: Settings, notebook: str, parameters: dict[str, Any]) -> RunRecord | None:

@@ -268,40 +268,9 @@ def captioned_section(table: Table) -> Section:
     return section_of(table, note, title=title.removesuffix("."))
 
 
-def compared(decision: Decision, asked: Collection[str]) -> tuple[str, str] | None:
-    """The decided arm, and the other one whose losses against are worth reading: what is in use, or the best other.
-
-    None where the run has asked no such pair.
-    """
-    claim = next((c for c in decision.claims if c.arm == decision.arm), None)
-    others = [decision.rule.reference, claim.best if claim else ""]
-    other = next((o for o in others if o and o != decision.arm and o in asked), None)
-    return (decision.arm, other) if other is not None and decision.arm in asked else None
-
-
-def losses(cases: Mapping[str, ItemCase], pair: tuple[str, str] | None) -> tuple[ItemCase, ...]:
-    """Questions on which the first arm of a pair loses most against the second, with what these two returned."""
-    if pair is None:
-        return ()
-    found = worst_regressions(cases, reference=pair[1], arm=pair[0])
-    return tuple(replace(c, returned={arm: hits for arm, hits in c.returned.items() if arm in pair}) for c in found)
-
-
-def losses_title(pair: tuple[str, str] | None, *, any_found: bool) -> str:
-    """Heading of the questions on which an arm loses against another.
-
-    >>> losses_title(("text", "vector"), any_found=True)
-    'Where text loses most against vector'
-    """
-    if pair is None:
-        return ""
-    arm, other = pair
-    return f"Where {arm} loses most against {other}" if any_found else f"{arm} loses on no question against {other}"
-
-
 @dataclass(frozen=True, slots=True)
 class Regressions:
-    """Items on which the first of two arms loses most against the second, under a heading.
+    """Items on which one arm loses most against another, under a heading.
 
     ``arms`` are those whose results are read, in the order of their columns; none where there is nothing to read.
     """
@@ -309,6 +278,29 @@ class Regressions:
     title: str = ""
     arms: tuple[str, ...] = ()
     cases: tuple[ItemCase, ...] = ()
+
+    @classmethod
+    def of(cls, decision: Decision, asked: Collection[str], cases: Mapping[str, ItemCase]) -> Self:
+        """Of the decided arm against what is in use, or the best other; empty where this run asked no such pair.
+
+        Parameters
+        ----------
+        asked : collection of str
+            Arms that this run has asked.
+        cases : mapping of str to ItemCase
+            Every item by its id, with what each of them did.
+        """
+        arm = decision.arm
+        best = next((c.best for c in decision.claims if c.arm == arm), "")
+        other = next((o for o in (decision.rule.reference, best) if o and o != arm and o in asked), None)
+        if other is None or arm not in asked or not cases:
+            return cls()
+        found = [
+            replace(case, returned={name: hits for name, hits in case.returned.items() if name in (arm, other)})
+            for case in worst_regressions(cases, reference=other, arm=arm)
+        ]
+        title = f"Where {arm} loses most against {other}" if found else f"{arm} loses on no question against {other}"
+        return cls(title, (other, arm), tuple(found))
 
     def table(self, words: tuple[str, str, str]) -> Table | None:
         """Item, what was expected, and what each arm did, under these words; None where there is nothing to read."""
@@ -383,9 +375,4 @@ class ScoredArms(Shown):
 
     def regressions(self, decision: Decision) -> Regressions:
         """Items on which the decided arm loses most against what is in use, or the best other."""
-        pair = compared(decision, self.names)
-        cases = self.cases(decision.rule.metric)
-        if pair is None or not cases:
-            return Regressions()
-        found = losses(cases, pair)
-        return Regressions(losses_title(pair, any_found=bool(found)), (pair[1], pair[0]), found)
+        return Regressions.of(decision, self.names, self.cases(decision.rule.metric))
