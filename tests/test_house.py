@@ -22,6 +22,7 @@ REASONS = {
     "evalset.docstrings": "a script that another Python runs",
     "evalset.imports.logs": "a command",
     "evalset.imports.requests": "a command",
+    "evaluation.start": "public: workbench.start",
     "inference.batch": "public to scripts: many requests under one limit of money",
     "inference.connections": "who may answer whom: read alone when litellm changes",
     "inference.local": "the engine that runs models here: read alone when llama.cpp changes",

@@ -13,7 +13,7 @@ import pytest
 
 import workbench
 from workbench.evalset.gates import NOTEBOOKS
-from workbench.evaluation.experiment import EXPERIMENTS
+from workbench.evaluation.start import EXPERIMENTS
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "workbench").rglob("*.py"))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from workbench.caching.notebook import CachingExperiment
     from workbench.config import load_settings
     from workbench.evalset.evalset import load_evalset
-    from workbench.evaluation.experiment import start as begin
+    from workbench.evaluation.start import start as begin
     from workbench.inference.budgets import Budget
     from workbench.inference.client import Client
     from workbench.inference.messages import CacheUse
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from workbench.telemetry.context import attributed
     from workbench.telemetry.traces import load_trace
 
-    # `workbench.evaluation.experiment.start`, as a type checker and an editor see it: each name with its parameters.
+    # `workbench.evaluation.start.start`, as a type checker and an editor see it: each name with its parameters.
     @overload
     def start(
         notebook: Literal["retrieval"],
@@ -88,7 +88,7 @@ _HOMES = {
     "load_semantic": "workbench.caching.cache",
     "load_settings": "workbench.config",
     "load_trace": "workbench.telemetry.traces",
-    "start": "workbench.evaluation.experiment",
+    "start": "workbench.evaluation.start",
 }
 __all__ = [
     "Budget",

@@ -38,7 +38,6 @@ from workbench.evaluation.experiment import MONEY_SHOWN
 from workbench.evaluation.provenance import encoder_inputs
 from workbench.evaluation.summary import is_default
 from workbench.inference.embedding import Embedder, load_embedder
-from workbench.inference.prices import project_prices
 from workbench.records import Decision, Rule
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Table
@@ -81,8 +80,8 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
         super().__init__(parameters, settings)
         # known before anything is certified: the confidence that is left depends on it
         self.use = self.count_test_use([OFF, "exact", "semantic", repr(self.guard), self.embedder.encoder_id])
-        confidence, prices = spent(self.policy.confidence, self.use), project_prices(settings.root)
-        self.study = CacheStudy(parameters, self._stream, self._pairs, self.policy.pair_limit, prices, confidence)
+        confidence, limit = spent(self.policy.confidence, self.use), self.policy.pair_limit
+        self.study = CacheStudy(parameters, self._stream, self._pairs, limit, self.prices, confidence)
 
     def read(self) -> Mapping[str, str]:
         """Load stream, pairs and encoder.

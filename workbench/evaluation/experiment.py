@@ -3,16 +3,14 @@
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import Field, asdict, fields, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import polars as pl
 
 from workbench.config import Settings, SystemClock, load_settings
-from workbench.errors import ConfigError, unknown_name
 from workbench.evalset.evalset import HUB, load_evalset
-from workbench.evalset.gates import ASSUMED_REQUESTS, NOTEBOOKS
+from workbench.evalset.gates import ASSUMED_REQUESTS
 from workbench.evaluation.decision import Outcome
 from workbench.evaluation.gate import Gate, account, check_gate
 from workbench.evaluation.in_use import TEST_INPUTS, anchor_path, decision_path, note_test_use
@@ -118,8 +116,8 @@ class Experiment(Generic[P, S]):
             given = str(folder.resolve())
             told = content_hash(*(f"{name} {sha256}" for name, sha256 in sorted(self.evalset.inputs.items())))
             self.parameters = replace(parameters, evalset=f"{folder.name}@{told[:8]}")
-        prices = project_prices(settings.root).sha256
-        self.inputs = {**self.read(), **parameter_inputs(self.parameters), "prices": prices}
+        self.prices = project_prices(settings.root)
+        self.inputs = {**self.read(), **parameter_inputs(self.parameters), "prices": self.prices.sha256}
         paths = (decision_path(folder, self.notebook), anchor_path(folder, self.notebook))
         self.accepted, self.anchor = (Decision.load(path) if path.is_file() else None for path in paths)
         self.provenance = provenance(settings.root)
@@ -326,35 +324,6 @@ class Experiment(Generic[P, S]):
                 fingerprint=asdict(decision.fingerprint),
             )
         return gate
-
-
-# Each notebook class is loaded when its notebook starts it.
-EXPERIMENTS: Mapping[str, str] = {
-    name: f"workbench.{name}.notebook:{name.capitalize()}Experiment" for name in NOTEBOOKS
-}
-
-
-def start(notebook: str, **parameters: Any) -> Any:
-    """Begin the experiment of a notebook with its parameters.
-
-    Parameters
-    ----------
-    notebook : str
-        ``retrieval``, ``routing`` or ``caching``.
-    **parameters
-        Fields of the experiment's parameter class, e.g. `workbench.retrieval.notebook.RetrievalParameters`.
-
-    Raises
-    ------
-    ConfigError
-        If the notebook or a parameter is not known, or a value cannot be used.
-    EvalsetError
-        If the evalset cannot be used.
-    """
-    if notebook not in EXPERIMENTS:
-        raise ConfigError(unknown_name("notebook", notebook, sorted(EXPERIMENTS)))
-    module, _, name = EXPERIMENTS[notebook].partition(":")
-    return getattr(import_module(module), name).start(**parameters)
 
 
 def _own_record(settings: Settings, notebook: str, parameters: dict[str, Any]) -> RunRecord | None:

@@ -14,7 +14,7 @@ from workbench.evaluation.paired_experiment import PairedExperiment
 from workbench.evaluation.provenance import encoder_inputs
 from workbench.evaluation.summary import Summary, is_default
 from workbench.inference.embedding import Embedder, load_embedder
-from workbench.inference.prices import project_prices
+from workbench.inference.prices import PriceTable
 from workbench.inference.recordings import FOLDER
 from workbench.records import Decision
 from workbench.rendering.table import Table
@@ -104,7 +104,7 @@ class RoutingExperiment(PairedExperiment[RoutingParameters, ScoredRoutes], Noteb
             If there are no outcomes, or too few to learn or judge on.
         """
         p, settings = self.parameters, self.settings
-        self.outcomes, read = _load(self.evalset, p, settings)
+        self.outcomes, read = _load(self.evalset, p, self.prices)
         _check_splits(self.outcomes)
         self.policies, left_out = _choose(p.policies, self.outcomes)
         inputs = {**self.evalset.inputs, **read}
@@ -226,13 +226,12 @@ class RoutingExperiment(PairedExperiment[RoutingParameters, ScoredRoutes], Noteb
         return {name: load_router(path, name) for name in json.loads(path.read_text(encoding="utf-8"))}
 
 
-def _load(evalset: Evalset, parameters: RoutingParameters, settings: Settings) -> tuple[Outcomes, Mapping[str, str]]:
+def _load(evalset: Evalset, parameters: RoutingParameters, prices: PriceTable) -> tuple[Outcomes, Mapping[str, str]]:
     """Outcomes of the evalset's table, or else of its recorded answers; with the hashes of what was read."""
     seed, share = parameters.seed, parameters.dev_share
     if (evalset.path / OUTCOMES_FILE).is_file() or not (evalset.path / FOLDER).is_dir():
         outcomes = load_outcomes(evalset.path, seed=seed, dev_share=share)
         return outcomes, {"outcomes": outcomes.sha256}
-    prices = project_prices(settings.root)
     frame, read, notes = recorded_outcomes(evalset, prices)
     outcomes = outcomes_of(frame, f"recordings of {evalset.name}", seed=seed, dev_share=share)
     return replace(outcomes, notes=(*outcomes.notes, *notes)), {**read, **model_inputs(outcomes.models, prices)}
