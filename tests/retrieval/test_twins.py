@@ -103,7 +103,7 @@ def test_an_arm_that_is_accepted_or_named_is_not_left_out_and_is_judged_again_by
 
     again = open_bench(tmp_path, **given)
     dev, finalists, test, repeated = judge(again, again.prepare())
-    again.gate(repeated, dev, test)
+    again.gate(repeated, test, dev)
     assert finalists.names == decision.arms
     assert Gate.load(again.folder / "gate.json").status == "holds"
 
