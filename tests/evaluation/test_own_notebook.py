@@ -11,9 +11,8 @@ from workbench.config import SystemClock
 from workbench.errors import ConfigError, GateFailed, SplitError
 from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.evaluation.decision import ArmFacts
-from workbench.evaluation.experiment import Experiment
+from workbench.evaluation.experiment import Experiment, PairedExperiment
 from workbench.evaluation.gate import Gate
-from workbench.evaluation.paired_experiment import PairedExperiment
 from workbench.evaluation.summary import ItemCase, ScoredArms, Summary, item_cases
 from workbench.records import Query, content_hash, parameters_of
 from workbench.rendering.table import Table

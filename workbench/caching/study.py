@@ -87,11 +87,11 @@ class Replayed(ScoredArms):
         """Requests that any arm served wrongly."""
         return {case.item_id: case for found in self.false_hits.values() for case in found}
 
-    def regressions(self, decision: Decision) -> Regressions:
+    def regressions(self, decision: Decision, cases: Mapping[str, ItemCase]) -> Regressions:
         """What the decided arm answered wrongly, or the last one that served."""
         focus = decision.arm if decision.arm in self.false_hits else next(reversed(list(self.false_hits)), "")
-        cases = tuple(self.false_hits.get(focus, ())[:MAX_CASES])
-        return Regressions(f"What {focus} answered wrongly", (focus,) if focus else (), cases)
+        wrong = tuple(self.false_hits.get(focus, ())[:MAX_CASES])
+        return Regressions(f"What {focus} answered wrongly", (focus,) if focus else (), wrong)
 
 
 @dataclass(frozen=True, slots=True)

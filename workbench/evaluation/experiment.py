@@ -1,6 +1,11 @@
-"""The base of every notebook class: what a run reads, its folder, its rule, what was accepted before, and its gate."""
+"""The base of every notebook class: what a run reads, its folder, its rule, what was accepted before, and its gate.
+
+`Experiment` is any run that ends in a decision and a gate; `PairedExperiment` one whose arms are scored on the same
+items, picked on dev, and judged on test by their paired differences.
+"""
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import Field, asdict, fields, replace
 from pathlib import Path
@@ -9,13 +14,16 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 import polars as pl
 
 from workbench.config import Settings, SystemClock, load_settings
-from workbench.evalset.evalset import HUB, load_evalset
+from workbench.errors import ConfigError
+from workbench.evalset.evalset import HUB, load_evalset, require_dev
 from workbench.evalset.gates import ASSUMED_REQUESTS
-from workbench.evaluation.decision import Outcome
+from workbench.evaluation.decision import ArmFacts, Outcome, decide, make_claims
+from workbench.evaluation.finalists import FINALIST, Finalists, beside, chosen_shares, screen
 from workbench.evaluation.gate import Gate, account, check_gate
-from workbench.evaluation.in_use import TEST_INPUTS, anchor_path, decision_path, note_test_use
+from workbench.evaluation.in_use import TEST_INPUTS, anchor_path, decision_path, note_test_use, with_kept
+from workbench.evaluation.power import power_table
 from workbench.evaluation.provenance import build_parameters, parameter_inputs, provenance
-from workbench.evaluation.run_record import RunRecord, close_run, open_run
+from workbench.evaluation.run_record import close_run, open_run
 from workbench.evaluation.summary import (
     ScoredArms,
     Section,
@@ -54,7 +62,16 @@ class Parameters(Protocol):
         """Seed of everything that is drawn."""
 
 
+class PairedParameters(Parameters, Protocol):
+    """Parameters with the arm that the user names as the one in use, "" for the accepted one."""
+
+    @property
+    def reference(self) -> str:
+        """Name of the arm."""
+
+
 P = TypeVar("P", bound=Parameters)
+Q = TypeVar("Q", bound=PairedParameters)
 S = TypeVar("S", bound=ScoredArms)
 
 
@@ -73,8 +90,8 @@ class Experiment(Generic[P, S]):
 
     - ``notebook``, ``question``, ``title`` and its ``parameters_class``;
     - in `read`, what it loads beside the evalset;
-    - how arms are scored: with `workbench.evaluation.paired_experiment.PairedExperiment` that is ``score``, which
-      returns a `ScoredArms`; all further steps are there;
+    - how arms are scored: with `PairedExperiment` that is ``score``, which returns a `ScoredArms`; all further steps
+      are there;
     - what else it shows: `warnings`, `assumed`, `invariants`, and any table of its own, handed to `save`.
 
     ``tests/evaluation/test_own_notebook.py`` is a whole one.
@@ -121,9 +138,13 @@ class Experiment(Generic[P, S]):
         paths = (decision_path(folder, self.notebook), anchor_path(folder, self.notebook))
         self.accepted, self.anchor = (Decision.load(path) if path.is_file() else None for path in paths)
         self.provenance = provenance(settings.root)
-        self.record = _own_record(settings, self.notebook, {**_settings_of(self.parameters), "evalset": given})
-        self.folder = self.record.run_dir if self.record else Path(os.environ["WORKBENCH_RUN_DIR"])
-        self.profile = _profile()
+        self.profile, runner = os.environ.get("WORKBENCH_PROFILE", "ci"), os.environ.get("WORKBENCH_RUN_DIR")
+        shown = {**_settings_of(self.parameters), "evalset": given}
+        self.record = None
+        if not runner:
+            clock = SystemClock()
+            self.record = open_run(settings, self.notebook, profile=self.profile, parameters=shown, clock=clock)
+        self.folder = self.record.run_dir if self.record else Path(str(runner))
 
     @classmethod
     def start(cls, **given: Any) -> Self:
@@ -195,14 +216,15 @@ class Experiment(Generic[P, S]):
         A test split that is asked often enough says yes to something; new questions begin anew. The list of this
         machine is in the cache; accepting a decision commits it beside the decision.
         """
-        mine = f"{self._test_split()}{content_hash(*sorted(arms))[:8]}"
+        mine = f"{self._test_split}{content_hash(*sorted(arms))[:8]}"
         return self._uses(mine).index(mine) + 1
 
     def _uses(self, use: str = "") -> list[str]:
         """Sets of arms that were judged on this test split, with this one."""
         uses = note_test_use(self.settings, self.evalset.path, self.notebook, use)
-        return [known for known in uses if known.startswith(self._test_split())]
+        return [known for known in uses if known.startswith(self._test_split)]
 
+    @property
     def _test_split(self) -> str:
         return content_hash(next((self.inputs[name] for name in TEST_INPUTS if self.inputs.get(name)), ""))[:8]
 
@@ -253,7 +275,9 @@ class Experiment(Generic[P, S]):
 
     def summarise(self, decision: Decision, test: S, tables: Sequence[Table] = (), dev: S | None = None) -> Summary:
         """Everything the report shows beside the decision."""
-        metric, lost, sections = decision.rule.metric, test.regressions(decision), map(captioned_section, tables)
+        metric, sections = decision.rule.metric, map(captioned_section, tables)
+        cases = test.cases(metric)
+        lost = test.regressions(decision, cases)
         points: Sequence[Any] = ()
         scored: list[Section] = []
         if dev is not None:
@@ -266,7 +290,7 @@ class Experiment(Generic[P, S]):
             warnings=tuple(self.warnings(test, dev)),
             frontier=tuple(points),
             slices=tuple(test.slice_rows(metric)),
-            changed=changed_cases(self.accepted_scores, test.of(metric), test.names, test.cases(metric)),
+            changed=changed_cases(self.accepted_scores, test.of(metric), test.names, cases),
             regressions=lost.cases,
             regressions_title=lost.title,
             would_change=tuple(self.would_change(decision)),
@@ -326,15 +350,114 @@ class Experiment(Generic[P, S]):
         return gate
 
 
-def _own_record(settings: Settings, notebook: str, parameters: dict[str, Any]) -> RunRecord | None:
-    """Record and folder of a run that nobody else keeps a record of; None where a runner does."""
-    if os.environ.get("WORKBENCH_RUN_DIR"):
-        return None
-    return open_run(settings, notebook, profile=_profile(), parameters=parameters, clock=SystemClock())
+class PairedExperiment(Experiment[Q, S], ABC):
+    """An experiment whose arms are scored on the same items: dev picks who is tested, paired differences decide."""
 
+    spreads: ClassVar[tuple[float, ...]]  # assumed per cluster of a paired difference, before any arm has run
 
-def _profile() -> str:
-    return os.environ.get("WORKBENCH_PROFILE", "ci")
+    @abstractmethod
+    def score(self, arms: Sequence[Any], split: str) -> S:
+        """Score every arm on every item of one split."""
+
+    @property
+    def own_systems(self) -> Collection[str]:
+        """Names of the arms that are the user's own."""
+        return ()
+
+    def power(self) -> Table:
+        """What the test split can show, before any arm has run: to a check again, else to a further set of arms."""
+        rule = self.accepted.rule if self.accepted and self.rechecks else self.rule()
+        if not self.rechecks:
+            rule = replace(rule, use=len(self._uses()) + 1)
+        return power_table(self.spreads, self.clusters("test"), rule, items=self.items)
+
+    def finalists(self, dev: S) -> Finalists:
+        """Pick on dev alone what is tested.
+
+        Always tested are the accepted arm, the named one, the anchor and the user's own systems; beside them the arms
+        that dev cannot rule out.
+
+        Raises
+        ------
+        ConfigError, SplitError
+            If the arm that is named is not one of this run; if a row is of an item that is not of dev.
+        """
+        accepted, names, asked = self.accepted, dev.names, self.parameters.reference
+        scores = dev.of(self.policy.metric)
+        require_dev(scores["item_id"].unique(), self.clusters("dev"), "picking finalists")
+        if accepted is not None and self.rechecks:
+            roles = dict.fromkeys(accepted.arms, FINALIST) | self._roles(accepted.rule.reference, names)
+            stored = (accepted.rule.anchor, accepted.rule.reference)  # their scores are kept
+            kept = {n: roles[n] for n in accepted.arms if n in names or n not in stored}
+            return Finalists(accepted.rule, kept, scores)
+        if asked and asked not in names:
+            raise ConfigError(f"reference {asked!r} is not an arm of this run; there are {', '.join(names)}")
+        rule = self.rule(asked or (accepted.arm if accepted else ""))
+        roles, n = self._roles(rule.reference, names), len(set(self.clusters("test").values()))
+        found = screen(scores, dev.facts, rule, always=roles, test_clusters=n, seed=self.parameters.seed)
+        tested = {name: roles.get(name, FINALIST) for name in found.names}
+        return Finalists(rule, tested, scores, found.power, found.left_behind)
+
+    def _roles(self, reference: str, names: Collection[str]) -> dict[str, str]:
+        """Arms that are tested whatever dev says, with the reason."""
+        roles = dict.fromkeys(self.own_systems, "your own system")
+        if self.anchor:
+            roles[self.anchor.arm] = f"the anchor, accepted first on {self.anchor.accepted_on}"
+        if self.accepted:
+            roles[self.accepted.arm] = "the accepted arm"
+        if reference:
+            is_accepted = self.accepted is not None and self.accepted.arm == reference
+            roles[reference] = "the accepted arm, in use" if is_accepted else "in use, named by you"
+        return {name: why for name, why in roles.items() if name in names}
+
+    def test(self, dev: S, finalists: Finalists) -> S:
+        """Score the finalists on test, as they were made on dev.
+
+        Raises
+        ------
+        ConfigError
+            If an arm that is to be tested is not one of this run.
+        """
+        by_name = dict(zip(dev.names, dev.arms, strict=True))
+        if gone := [n for n in finalists.names if n not in by_name]:
+            raise ConfigError(f"the accepted arms {', '.join(gone)} are not among this run's arms")
+        scored = self.score([by_name[n] for n in finalists.names], "test")
+        order = {f.name: f.order for f in dev.facts}
+        return replace(scored, facts=tuple(replace(f, order=order[f.name]) for f in scored.facts))
+
+    def decide(self, test: S, finalists: Finalists) -> Decision:
+        """Judge once on test, by the rule that was fixed on dev, and write down the decision."""
+        rule, seed = finalists.rule, self.parameters.seed
+        facts = self._as_timed_before(test.facts)
+        places = ((self.accepted, decision_path), (self.anchor, anchor_path))
+        before = {d.arm: (d, place(self.evalset.path, self.notebook)) for d, place in places if d is not None}
+        named = (rule.reference, rule.anchor)
+        gone = {arm: found for arm, found in before.items() if arm in named and arm not in test.names}
+        scores, kept, note = with_kept(test.of(rule.metric), gone)
+        against = with_kept(test.against(rule.metric), gone)[0]
+        facts = [*facts, *kept]
+        if not self.rechecks:
+            rule = replace(rule, use=self.count_test_use([f.name for f in facts]))
+        claims = make_claims(scores, facts, rule, against=against, seed=seed)
+        claims = tuple(replace(c, note=KEPT) if c.arm not in test.names else c for c in claims)
+        order = {f.name: f.order for f in facts}
+        outcome = decide(
+            claims, rule, order=order, synthetic=self.evalset.synthetic, n_dev_clusters=finalists.n_dev_clusters
+        )
+        on_dev = [f for f in facts if f.name in set(finalists.dev["arm"])]
+        dev = finalists.dev.filter(pl.col("arm").is_in([f.name for f in on_dev]))
+        shares = chosen_shares(dev, scores, on_dev, rule, always=finalists.always, seed=seed)
+        notes = [*outcome.notes, *note, *beside(claims, rule, outcome, shares)]
+        decision = self.conclude(claims, rule, replace(outcome, notes=tuple(notes)))
+        n_documents, n_families = len(self.evalset.documents), finalists.n_dev_clusters
+        return replace(decision, chosen_share=shares, n_documents=n_documents, n_dev_clusters=n_families)
+
+    def _as_timed_before(self, facts: Sequence[ArmFacts]) -> list[ArmFacts]:
+        """Facts with the latencies of the accepted decision where this run only checks it again."""
+        if self.accepted is None or not self.rechecks:
+            return list(facts)
+        before = {c.arm: c.latency_p95_ms for c in self.accepted.claims}
+        return [replace(f, latency_p95_ms=before.get(f.name)) for f in facts]
 
 
 def _settings_of(parameters: Any) -> dict[str, Any]:

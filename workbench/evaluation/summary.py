@@ -373,6 +373,6 @@ class ScoredArms(Shown):
         """Items worth reading, by their ids: what was expected and what each arm did."""
         return {}
 
-    def regressions(self, decision: Decision) -> Regressions:
-        """Items on which the decided arm loses most against what is in use, or the best other."""
-        return Regressions.of(decision, self.names, self.cases(decision.rule.metric))
+    def regressions(self, decision: Decision, cases: Mapping[str, ItemCase]) -> Regressions:
+        """Of these cases those in which the decided arm loses most against what is in use, or the best other."""
+        return Regressions.of(decision, self.names, cases)

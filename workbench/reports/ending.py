@@ -72,7 +72,7 @@ class Notebook(Experiment[P, S]):
 
     def regressions(self, decision: Decision, test: S) -> Table | None:
         """Items on which the decided arm loses most against what is in use, or the best other; None without one."""
-        return test.regressions(decision).table(test.words)
+        return test.regressions(decision, test.cases(decision.rule.metric)).table(test.words)
 
     def gate(self, decision: Decision, test: S, *steps: Counted) -> None:
         """Say whether the accepted decision still holds; where no runner does it, draw the report and tell what to do.

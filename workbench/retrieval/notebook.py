@@ -7,9 +7,9 @@ import polars as pl
 
 from workbench.config import Settings
 from workbench.errors import ConfigError
+from workbench.evaluation.experiment import PairedExperiment
 from workbench.evaluation.finalists import Finalists
 from workbench.evaluation.gate import MIN_REBUILDS
-from workbench.evaluation.paired_experiment import PairedExperiment
 from workbench.evaluation.provenance import encoder_inputs
 from workbench.evaluation.summary import Summary, is_default
 from workbench.inference.embedding import Embedder, MiniLM, load_embedder

@@ -9,8 +9,8 @@ from workbench.errors import EvalsetError
 from workbench.evalset.evalset import Evalset
 from workbench.evalset.outcomes import FILE as OUTCOMES_FILE
 from workbench.evalset.outcomes import Outcomes, load_outcomes, outcomes_of
+from workbench.evaluation.experiment import PairedExperiment
 from workbench.evaluation.in_use import decision_path
-from workbench.evaluation.paired_experiment import PairedExperiment
 from workbench.evaluation.provenance import encoder_inputs
 from workbench.evaluation.summary import Summary, is_default
 from workbench.inference.embedding import Embedder, load_embedder
