@@ -18,7 +18,6 @@ from workbench.caching.tables import (
     certificate_table,
     contents_table,
     curve,
-    drift_table,
     exact_table,
     item_id,
     pairs_table,
@@ -89,7 +88,7 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
         Raises
         ------
         ConfigError
-            If a check of the guard is not known, nothing is left to judge, or ``gates.toml`` asks for another metric.
+            If nothing is left to judge, or ``gates.toml`` asks for another metric.
         """
         p, evalset = self.parameters, self.evalset
         self.guard = make_guard(p.guard)
@@ -238,11 +237,6 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
     def prompt_caches(self) -> list[Table]:
         """What vendors' prompt caches would save on this evalset's prompts, what breaks them, and what would help."""
         return prompt_tables(self.evalset, seed=self.study.parameters.seed)
-
-    def drift(self) -> Table:
-        """How soon a watch on labelled live hits would find that the certificate no longer holds."""
-        p = self.study.parameters
-        return drift_table(self.rule().margin, 1 - self.rule().confidence, streams=p.draws, seed=p.seed)
 
     @property
     def assumed(self) -> dict[str, str]:

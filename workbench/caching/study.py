@@ -16,6 +16,7 @@ from workbench.evalset.evalset import require_dev
 from workbench.evalset.gates import PairLimit
 from workbench.evalset.traffic import Pair, RequestStream
 from workbench.evaluation.summary import MAX_CASES, ItemCase, Regressions, ScoredArms, SliceRow, slice_rows
+from workbench.inference.embedding import check_embedder
 from workbench.inference.prices import PriceTable, Work
 from workbench.records import Decision
 from workbench.rendering.table import Shown, Table
@@ -39,6 +40,10 @@ class CachingParameters:
     false_hit_usd: float = 0.0
     draws: int = 200
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        make_guard(self.guard)
+        check_embedder(self.embedder)
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)

@@ -12,7 +12,7 @@ from workbench.evaluation.finalists import Finalists
 from workbench.evaluation.gate import MIN_REBUILDS
 from workbench.evaluation.provenance import encoder_inputs
 from workbench.evaluation.summary import Summary, is_default
-from workbench.inference.embedding import Embedder, MiniLM, load_embedder
+from workbench.inference.embedding import Embedder, MiniLM, check_embedder, load_embedder
 from workbench.records import Decision, content_hash
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Table
@@ -84,6 +84,11 @@ class RetrievalParameters:
     scale_rows: int = 0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        make_arms(self.chunkers, self.strategies)
+        check_embedder(self.embedder)
+        _check_rebuilds(self.rebuilds)
+
 
 class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Notebook[RetrievalParameters, Scored]):
     """Steps of the retrieval notebook, in the order in which it calls them.
@@ -114,16 +119,8 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
         super().__init__(parameters, settings)
 
     def read(self) -> Mapping[str, str]:
-        """Load systems and encoder.
-
-        Raises
-        ------
-        ConfigError
-            If an arm, a system or an encoder is not known, or ``rebuilds`` are too few to show a spread.
-        """
+        """Load systems and encoder."""
         p, settings, evalset = self.parameters, self.settings, self.evalset
-        _check_rebuilds(p.rebuilds)
-        make_arms(p.chunkers, p.strategies)  # refuses unknown names
         self.systems = tuple(load_systems(p.systems, settings))
         embedder, tokenizer = self._encoder
         embedder = embedder or load_embedder(p.embedder, settings)

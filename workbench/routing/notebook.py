@@ -13,7 +13,7 @@ from workbench.evaluation.experiment import PairedExperiment
 from workbench.evaluation.in_use import decision_path
 from workbench.evaluation.provenance import encoder_inputs
 from workbench.evaluation.summary import Summary, is_default
-from workbench.inference.embedding import Embedder, load_embedder
+from workbench.inference.embedding import Embedder, check_embedder, load_embedder
 from workbench.inference.prices import PriceTable
 from workbench.inference.recordings import FOLDER
 from workbench.records import Decision
@@ -22,7 +22,7 @@ from workbench.reports.ending import Notebook
 from workbench.reports.figure import Figure
 from workbench.retrieval.ingest import VectorCache
 from workbench.routing.candidates import RoutedArm, ScoredRoutes, model_arms, policy_arms, route_all
-from workbench.routing.policies import Policy, Router, load_router, make_policy
+from workbench.routing.policies import Policy, Router, check_policy, load_router, make_policy
 from workbench.routing.recorded import recorded_outcomes
 from workbench.routing.route import model_inputs
 from workbench.routing.tables import (
@@ -72,6 +72,11 @@ class RoutingParameters:
     min_saving: float = 0.05
     draws: int = 2000
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in self.policies:
+            check_policy(name)
+        check_embedder(self.embedder)
 
 
 class RoutingExperiment(PairedExperiment[RoutingParameters, ScoredRoutes], Notebook[RoutingParameters, ScoredRoutes]):
