@@ -346,14 +346,19 @@ PARTS = {
     "alt text": 'aria-label="([^"]*)"',
     "title": "<title>(.*?)</title>",
     "drawn text": "<text[^>]*>(.*?)</text>",
+    "list": "(?:<span>|<small>)(.*?)</(?:span|small)>",
     "caption": "<figcaption>(.*?)</figcaption>",
     "numbers": "(?:<caption>|<th [^>]*>|<td[^>]*>(?:<span[^>]*>)?)(.*?)</(?:caption|th|td|span)>",
 }
 
 LEFT_OUT = {
-    ("forest", "alt text"): "best", ("forest", "title"): "best", ("forest", "drawn text"): "best",
+    ("forest", "alt text"): "best", ("forest", "title"): "best", ("forest", "list"): "metric best",
+    ("forest", "drawn text"): "reference arm other best status",
     ("forest", "caption"): "reference arm other status best", ("frontier", "alt text"): "s", ("frontier", "title"): "s",
-    ("frontier", "caption"): "point s", ("lines", "caption"): "line", ("slices", "caption"): "slice slice-arm tenant",
+    ("frontier", "caption"): "point s", ("frontier", "drawn text"): "point s", ("frontier", "list"): "metric",
+    ("lines", "caption"): "line", ("lines", "drawn text"): "line", ("lines", "list"): "across up",
+    ("slices", "caption"): "slice slice-arm tenant", ("slices", "drawn text"): "slice-arm",
+    ("slices", "list"): "metric slice tenant",
 }  # fmt: skip
 
 
