@@ -24,10 +24,11 @@ def bench(tmp_path):
     ("given", "says"),
     [
         ({"evalst": "x"}, "unknown parameter 'evalst'; did you mean 'evalset'?"),
-        ({"depth": "100"}, "parameter depth must be int, found '100'"),
-        ({"depth": True}, "parameter depth must be int, found True"),
-        ({"chunkers": "whole"}, "parameter chunkers must be list, found 'whole'"),
-        ({"evalset": 3}, "parameter evalset must be str, found 3"),
+        ({"depth": "100"}, "depth must be a whole number, found '100'"),
+        ({"depth": True}, "depth must be a whole number, found True"),
+        ({"chunkers": "whole"}, "chunkers must be a list, found 'whole'"),
+        ({"chunkers": ["whole", 3]}, "chunkers[1] must be text, found 3"),
+        ({"evalset": 3, "seed": 0.5}, "evalset must be text, found 3; seed must be a whole number, found 0.5"),
     ],
 )
 def test_a_parameter_that_cannot_be_used_is_refused_with_its_name(given, says):

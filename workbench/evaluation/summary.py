@@ -3,16 +3,16 @@
 A report is drawn from stored results alone, so it can be made again without running anything.
 """
 
-import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import polars as pl
 
+from workbench.codec import from_json, to_json
 from workbench.evalset.gates import ASSUMED_REQUESTS, GatePolicy
 from workbench.evaluation.compare import MIN_CLUSTERS, compare, item_clusters, item_values, mean_interval
 from workbench.evaluation.decision import ArmFacts
@@ -97,23 +97,18 @@ class Summary:
 
     def to_json(self) -> str:
         """Pretty JSON."""
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        return to_json(self)
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read ``summary.json``."""
-        raw = _tuples(json.loads(path.read_text(encoding="utf-8")))
-        rows = {"frontier": FrontierPoint, "slices": SliceRow, "changed": ItemCase, "regressions": ItemCase}
-        for name, kind in {**rows, "sections": Section}.items():
-            raw[name] = tuple(kind(**row) for row in raw[name])
-        return cls(**raw)
+        """Read ``summary.json``.
 
-
-def _tuples(value: Any) -> Any:
-    """JSON with its lists as tuples, as frozen values hold them."""
-    if isinstance(value, dict):
-        return {name: _tuples(item) for name, item in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+        Raises
+        ------
+        ConfigError
+            If it is no summary: it names everything that is wrong.
+        """
+        return from_json(cls, path.read_bytes(), f"{path} is not a summary this version reads")
 
 
 MAX_CASES = 12
