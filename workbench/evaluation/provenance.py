@@ -51,6 +51,11 @@ def encoder_probe(embedder: Embedder) -> str:
     return content_hash(np.round(vectors, 3).astype(np.float32).tobytes())[:16]
 
 
+def encoder_inputs(embedder: Embedder) -> dict[str, str]:
+    """Inputs of the fingerprint that an encoder makes: its name with its weights, and its probe."""
+    return {"weights": embedder.encoder_id, "encoder probe": encoder_probe(embedder)}
+
+
 def provenance(root: Path) -> dict[str, str]:
     """Versions, commit, dirty flag and machine; shown, never decides."""
     out = {f"version {name}": metadata.version(name) for name in SHOWN}
