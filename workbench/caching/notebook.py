@@ -44,7 +44,7 @@ from workbench.evaluation.experiment import MONEY_SHOWN, Experiment, open_experi
 from workbench.evaluation.provenance import build_parameters, encoder_probe, parameter_inputs
 from workbench.evaluation.summary import Summary
 from workbench.inference.embedding import Embedder, load_embedder
-from workbench.inference.prices import project_prices
+from workbench.inference.prices import embed_query, project_prices
 from workbench.records import Decision, Rule
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Table
@@ -93,6 +93,7 @@ class CachingBench:
         if policy.metric != METRIC or policy.floor is not None:
             raise ConfigError(f"[caching] in gates.toml goes by {METRIC} and alpha; leave out metric and floor")
         prices = project_prices(settings.root)
+        prices.cost_usd([embed_query(parameters.embedder)])  # refused before an encoder is paid
         inputs = {
             "stream": stream.sha256,
             "pairs": pairs_sha256,

@@ -14,7 +14,7 @@ from workbench.errors import ConfigError, unknown_name
 from workbench.evalset.evalset import require_dev
 from workbench.evalset.gates import PairLimit
 from workbench.evalset.traffic import Pair, RequestStream
-from workbench.inference.prices import PriceTable, Work
+from workbench.inference.prices import PriceTable, embed_query
 from workbench.rendering.table import Table
 
 GRAVE = ("opposite", "negation", "antonym")  # kinds of pairs whose wrong answer says the contrary
@@ -191,7 +191,7 @@ class CacheStudy:
         Looking up in memory is far below the embedding and left out.
         """
         p = self.parameters
-        embedding = self.prices.cost_usd([Work("embed_query")]) if arm.kind == "semantic" else 0.0
+        embedding = self.prices.cost_usd([embed_query(p.embedder)]) if arm.kind == "semantic" else 0.0
         return 1000 * ((1 - hit_rate) * p.call_usd + embedding + error_rate * p.false_hit_usd)
 
 

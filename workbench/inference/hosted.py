@@ -22,6 +22,7 @@ from workbench.errors import (
 from workbench.inference.messages import LOCAL, Request, Response, ToolCall, Usage
 from workbench.inference.provider_errors import typed
 from workbench.inference.streams import in_time
+from workbench.inference.usage import counted
 
 IDS_KEPT = 20_000
 # Shorter ids, and those of digits alone, come again by chance: Ollama draws one of 999, others take the time.
@@ -118,7 +119,7 @@ class Answer:
 
     def count(self, usage: Any) -> None:
         """Take what litellm says of the tokens; an answer of which none are counted was not counted."""
-        found = counted(usage, keeps_long=self.keeps_long)
+        found = counted(usage, model=self.asked, keeps_long=self.keeps_long)
         self.usage = None if found and not found.output and (self.texts or self.calls) else found
 
     def response(self) -> Response:
@@ -189,26 +190,6 @@ def _read(came: Any, said: Any, answer: Answer) -> None:
     logprobs = getattr(choice, "logprobs", None)
     answer.logprobs += [token.logprob for token in getattr(logprobs, "content", None) or ()]
     answer.say(said.content or "")
-
-
-def counted(usage: Any, *, keeps_long: bool = False) -> Usage | None:
-    """Token classes of litellm's count, whose prompt tokens include what was read from and written to a cache.
-
-    None where the provider did not count (litellm then says 0), or where its classes do not fit its own sum. Where an
-    hour was asked for (``keeps_long``) and the provider does not say what it kept so long, it is all that was written.
-    """
-    if usage is None or not usage.prompt_tokens:
-        return None
-    details = getattr(usage, "prompt_tokens_details", None)
-    read = getattr(details, "cached_tokens", None) or 0
-    write = getattr(details, "cache_creation_tokens", None) or getattr(usage, "cache_creation_input_tokens", None) or 0
-    long = getattr(getattr(details, "cache_creation_token_details", None), "ephemeral_1h_input_tokens", None)
-    long = (write if keeps_long else 0) if long is None else long
-    classes = {"cache_read": read, "cache_write": write, "cache_write_long": long}
-    try:
-        return Usage.of_prompt(usage.prompt_tokens, usage.completion_tokens or 0, **classes)
-    except ValueError:
-        return None
 
 
 _Part = tuple[Callable[[Any, Answer], None], Any]
@@ -341,5 +322,6 @@ def load_litellm() -> Any:
     # Its types are built when first used, and pydantic then warns of each.
     warnings.filterwarnings("ignore", message=".*using the `ReadOnly` qualifier", category=UserWarning)
     warnings.filterwarnings("ignore", module=r"litellm\.", category=DeprecationWarning)
+    litellm.disable_hf_tokenizer_download = True  # else it looks for a tokenizer to count what a vendor did not
     litellm.suppress_debug_info = True  # else it prints advertisements beside each error
     return litellm

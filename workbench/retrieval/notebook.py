@@ -221,6 +221,9 @@ class RetrievalBench:
             If ``rebuilds`` are too few to show a spread.
         """
         _check_rebuilds(parameters.rebuilds)
+        prices = project_prices(settings.root)
+        for arm in make_arms(parameters.chunkers, parameters.strategies, embedder=parameters.embedder):
+            prices.cost_usd(arm.work(0))  # refused before an encoder is paid
         systems = tuple(load_systems(parameters.systems, settings))
         evalset = load_evalset(parameters.evalset, settings=settings, seed=parameters.seed)
         inputs = {
@@ -229,7 +232,7 @@ class RetrievalBench:
             **system_inputs(systems),
             "weights": embedder.encoder_id,
             "encoder probe": encoder_probe(embedder),
-            "prices": project_prices(settings.root).sha256,
+            "prices": prices.sha256,
         }
         experiment = open_experiment(
             "retrieval",

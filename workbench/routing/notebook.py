@@ -17,7 +17,7 @@ from workbench.evaluation.power import plan
 from workbench.evaluation.provenance import build_parameters, encoder_probe, parameter_inputs
 from workbench.evaluation.summary import Summary, slice_rows
 from workbench.inference.embedding import Embedder, load_embedder
-from workbench.inference.prices import project_prices
+from workbench.inference.prices import embed_query, project_prices
 from workbench.inference.recordings import FOLDER
 from workbench.records import Decision
 from workbench.rendering.table import Table
@@ -103,13 +103,16 @@ class RoutingBench:
         outcomes, read = _load(evalset, parameters, settings)
         _check_splits(outcomes)
         policies, left_out = _choose(parameters.policies, outcomes)
+        prices = project_prices(settings.root)
         inputs = {
             **evalset.inputs,
             **parameter_inputs(parameters),
             **read,
-            "prices": project_prices(settings.root).sha256,
+            "prices": prices.sha256,
         }
         if any(p.reads == "vectors" for p in policies):
+            embed_usd = prices.cost_usd([embed_query(parameters.embedder)])  # refused before an encoder is paid
+            policies = [replace(p, embed_usd=embed_usd) for p in policies]
             encoder = embedder or load_embedder(parameters.embedder, settings)
             inputs |= {"weights": encoder.encoder_id, "encoder probe": encoder_probe(encoder)}
             with attributed(purpose="eval"):
