@@ -22,7 +22,7 @@ from workbench.errors import (
 from workbench.inference.messages import LOCAL, Request, Response, ToolCall, Usage
 from workbench.inference.provider_errors import typed
 from workbench.inference.streams import in_time
-from workbench.inference.usage import counted
+from workbench.inference.usage import counted_last
 
 IDS_KEPT = 20_000
 # Shorter ids, and those of digits alone, come again by chance: Ollama draws one of 999, others take the time.
@@ -117,9 +117,9 @@ class Answer:
             self.calls.append(kept)
         kept[0], kept[1], kept[2] = kept[0] or call_id or "", kept[1] or name or "", kept[2] + (arguments or "")
 
-    def count(self, usage: Any) -> None:
-        """Take what litellm says of the tokens; an answer of which none are counted was not counted."""
-        found = counted(usage, model=self.asked, keeps_long=self.keeps_long)
+    def count(self, *usages: Any) -> None:
+        """Take what litellm says of the tokens, the last in the end; an answer of which none are counted was not."""
+        found = counted_last(usages, model=self.asked, keeps_long=self.keeps_long)
         self.usage = None if found and not found.output and (self.texts or self.calls) else found
 
     def response(self) -> Response:
@@ -161,22 +161,23 @@ def read_part(chunk: Any, answer: Answer) -> None:
         _read(chunk, chunk.choices[0].delta, answer)
 
 
-def read_end(stream: Any, answer: Answer) -> None:
+def read_end(stream: Any, answer: Answer, *, finished: bool) -> None:
     """Close a stream of litellm's that was read to its end.
 
-    litellm makes up a reason to finish and a count of tokens where the provider sent none.
+    litellm makes up a reason to finish and a count of tokens where the provider sent none; ``finished`` is whether it
+    sent a reason, which Gemini does before the last chunk.
 
     Raises
     ------
     ConnectionLost, MalformedAnswer
         If the provider never finished: the stream was cut, or was none.
     """
-    if stream.received_finish_reason is None:
+    if not finished:
         if answer.texts or answer.calls:
             raise ConnectionLost(f"{answer.asked}: the stream broke off", billed="unknown")
         raise MalformedAnswer(f"{answer.asked}: what came is no stream of an answer", billed="unknown")
     told = [chunk.usage for chunk in stream.chunks if getattr(chunk, "usage", None)]
-    answer.count(told[-1] if told else None)
+    answer.count(*told)
 
 
 def _read(came: Any, said: Any, answer: Answer) -> None:
@@ -256,8 +257,12 @@ class LiteLLMProvider:
                 give((read_whole, came))
                 return
             try:
-                if not any(give((read_part, chunk)) for chunk in came):
-                    give((read_end, came))
+                finished = False
+                for chunk in came:
+                    finished = finished or bool(came.received_finish_reason or came.intermittent_finish_reason)
+                    if give((read_part, chunk)):
+                        return
+                give((partial(read_end, finished=finished), came))
             finally:
                 getattr(came.completion_stream, "close", str)()  # not every vendor's stream can be closed
         except Exception as error:  # litellm raises its own errors, openai's, httpx's and plain ones

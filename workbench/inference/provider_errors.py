@@ -127,6 +127,8 @@ class ToldInside(Exception):
 def told_inside(text: str, headers: Mapping[str, str] | None = None) -> ToldInside | None:
     """The error that a body tells, None if it tells none, holds an answer, or counts tokens.
 
+    It stands below ``error`` (OpenAI, Anthropic, Google), ``detail`` (FastAPI), or is the body itself (Cohere, vLLM).
+
     >>> told_inside('{"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}').status
     529
     >>> told_inside('{"error": {"message": "?", "code": 503}, "usage": {"prompt_tokens": 9}}') is None
@@ -139,7 +141,14 @@ def told_inside(text: str, headers: Mapping[str, str] | None = None) -> ToldInsi
     body = body[0] if isinstance(body, list) and len(body) == 1 else body
     if not isinstance(body, dict) or any(body.get(name) for name in _ANSWERS):
         return None
-    plain = body.get("object") == "error" or {"message"} < body.keys() <= {"message", "code", "status", "type", "id"}
+    plain = isinstance(body.get("message"), str) and body.keys() <= {
+        "object",
+        "message",
+        "code",
+        "status",
+        "type",
+        "id",
+    }
     error = body.get("error") or body.get("errors") or body.get("detail") or (body if plain else None)
     if not error or (isinstance(error, dict) and any(error.get(name) for name in _ANSWERS)):
         return None
@@ -217,7 +226,7 @@ def _of_library(error: Exception, chain: list[BaseException], said: str, model: 
 
     if any(isinstance(cause, json.JSONDecodeError) for cause in chain):
         return MalformedAnswer(said, billed="unknown")
-    if any(type(cause) is openai.OpenAIError for cause in chain):  # no key
+    if any(type(cause) is openai.OpenAIError or isinstance(cause, ImportError) for cause in chain):  # no key, no SDK
         return AccountRefused(said)
     if any(isinstance(cause, UnicodeEncodeError) for cause in chain):  # the prompt cannot be written as UTF-8
         return Rejected(said)

@@ -1,5 +1,7 @@
 """Tokens of an answer as litellm gives them, in classes that are disjoint; what does not add up is read dearly."""
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from workbench.inference.messages import DoubtfulUsage, UnpricedUsage, Usage
@@ -45,6 +47,18 @@ def counted(usage: Any, *, model: str, keeps_long: bool = False) -> Usage | None
         return kind.of_prompt(prompt, output, **classes)
     except ValueError:
         return None
+
+
+def counted_last(usages: Sequence[Any], *, model: str, keeps_long: bool = False) -> Usage | None:
+    """``counted_last([chunk.usage, ...], model=...)``: token classes of a stream, whose last count is of all before it.
+
+    What has a price of its own may be told before that alone, such as Gemini's searches.
+    """
+    counts = [counted(usage, model=model, keeps_long=keeps_long) for usage in usages]
+    last = counts[-1] if counts else None
+    if last is None or not any(isinstance(count, UnpricedUsage) for count in counts):
+        return last
+    return UnpricedUsage(**asdict(last))
 
 
 def counted_texts(usage: Any) -> Usage | None:
