@@ -236,12 +236,12 @@ class HostedEmbedder:
     def _cut(self, text: str) -> str:
         if len(text.encode(errors="replace")) <= self.max_tokens:  # no token is shorter than a byte
             return text
-        vocabulary, limit = self._vocabulary(), int(self.max_tokens / self._margin)
-        kept = text[: _LONGEST_TOKEN * limit]
+        vocabulary, most = self._vocabulary(), int(self.max_tokens / self._margin)
+        kept, take = text[: _LONGEST_TOKEN * most], most
         tokens = vocabulary.encode_ordinary(kept)
-        while len(tokens) > limit:  # what is left of a character that was cut may be more tokens than before
-            kept = vocabulary.decode(tokens[:limit], errors="ignore")
-            tokens, limit = vocabulary.encode_ordinary(kept), limit - 1
+        while len(tokens) > most:  # without half a character at its end, a text may have more tokens than before
+            kept = vocabulary.decode(tokens[:take], errors="ignore")
+            tokens, take = vocabulary.encode_ordinary(kept), take - 1
         return kept
 
     def _batches(self, texts: Sequence[str]) -> Iterator[list[str]]:
