@@ -25,6 +25,8 @@ from typing import Any
 TEXT = "Paris is the capital of France."
 USAGE = {"prompt_tokens": 20, "completion_tokens": 7, "total_tokens": 27, "prompt_tokens_details": {"cached_tokens": 8}}
 WRONG_USAGE = USAGE | {"prompt_tokens_details": {"cached_tokens": 5000}}
+THINKING = {"prompt_tokens": 20, "completion_tokens": 7, "total_tokens": 127,
+            "completion_tokens_details": {"reasoning_tokens": 100}}  # fmt: skip
 RETRY_AFTER_S = 90
 
 
@@ -440,6 +442,7 @@ FAULTS: dict[str, Callable[[_Handler], None]] = {
     ),
     "error_as_first_event": _error_as_first_event,
     "no_usage": lambda h: _counted(h, None),
+    "thinking_beside": lambda h: _counted(h, THINKING),
     "wrong_usage": lambda h: _counted(h, WRONG_USAGE),
     "cut_stream": _Handler.cut_stream,
     "bad_event": _bad_event,

@@ -174,7 +174,13 @@ def test_each_fault_of_a_stream_is_one_typed_error_that_knows_whether_text_was_s
 
 
 def test_every_fault_of_the_server_is_tested():
-    assert set(FAULTS) == set(WHOLE) | set(STREAMED) | OTHERS | {"good", "slow", "no_usage", "wrong_usage"}
+    assert set(FAULTS) == set(WHOLE) | set(STREAMED) | OTHERS | {
+        "good",
+        "slow",
+        "thinking_beside",
+        "no_usage",
+        "wrong_usage",
+    }
 
 
 def test_a_refused_connection_was_never_billed():
@@ -202,6 +208,12 @@ def test_a_stream_is_shown_as_it_comes_and_is_the_same_answer():
     assert shown == ["Paris ", "is the capital ", "of France."]
     assert (answer.text, answer.usage, answer.finish_reason) == (TEXT, Usage(fresh=12, cache_read=8, output=7), "stop")
     assert 0 < answer.first_token_ms <= answer.latency_ms
+
+
+@pytest.mark.parametrize("on_text", [None, lambda text: None])
+def test_thinking_that_stands_beside_the_completion_is_paid_as_output(on_text):
+    with misbehaving_server(faults=["thinking_beside"]) as server:
+        assert ask(server, on_text=on_text).usage == Usage(fresh=20, output=107)
 
 
 @pytest.mark.parametrize("on_text", [None, lambda text: None])
