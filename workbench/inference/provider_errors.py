@@ -48,17 +48,23 @@ _REFUSALS: Mapping[int, type[ProviderError]] = MappingProxyType({
     410: ModelMissing, 413: ContextTooLong, 451: AccountRefused,
 })  # fmt: skip
 # Some vendors say with status 400, or 429, what concerns their key, credit or models and not the request: Anthropic
-# ("usage limits", "credit balance"), Gemini ("API key not valid", "location is not supported"), xAI ("Incorrect API
-# key"), OpenAI ("billing_hard_limit_reached", "insufficient_quota"), Groq ("model_decommissioned"), DeepSeek ("Model
-# Not Exist"), Mistral ("Invalid model"), OpenRouter ("not a valid model ID").
+# ("usage limits", "credit balance", "organization has been disabled"), Gemini ("API key not valid", "expired",
+# "location is not supported"), xAI ("Incorrect API key"), OpenAI ("billing_hard_limit_reached", "insufficient_quota",
+# "account is not active"), Groq ("model_decommissioned", "organization_restricted"), DeepSeek ("Model Not Exist"),
+# Mistral ("Invalid model"), OpenRouter ("not a valid model ID"), Bedrock ("security token", "model identifier is
+# invalid", "on-demand throughput isn't supported"), Cohere ("model ... was removed").
 _ACCOUNT = re.compile(
-    r"usage limits?\b|credit balance|insufficient[ _](?:balance|credit|fund|quota)|billing[ _]hard[ _]limit"
-    r"|api[ _]key not valid|(?:incorrect|invalid)[ _]api[ _]key|api_key_invalid|location is not supported",
+    r"usage limits?\b|spend(?:ing)? limit|credit balance|insufficient[ _](?:account )?(?:balance|credit|fund|quota)"
+    r"|billing[ _]hard[ _]limit|billing[ _]not[ _]active|account is not active|payment[ _]required"
+    r"|organi[sz]ation(?: has been |_)(?:disabled|restricted)|security token (?:included|in the request)[^.]*"
+    r"(?:expired|invalid)|api[ _]key (?:not valid|(?:has )?expired)|(?:incorrect|invalid)[ _]api[ _]key|api_key_invalid"
+    r"|location is not supported",
     re.IGNORECASE,
 )
 _NO_MODEL = re.compile(
-    r"model_(?:decommissioned|not_found)|model not exist|\binvalid model\b|not a valid model"
-    r"|\bmodel\b[^.]{0,80}(?:does not exist|decommissioned|deprecated|retired|no longer)",
+    r"model_(?:decommissioned|not_found|not_available)|model not exist|\b(?:invalid|unknown|unsupported) model\b"
+    r"|not a valid model|model identifier is invalid|no endpoints found|throughput isn.t supported"
+    r"|\bmodel\b[^.]{0,80}(?:does not exist|decommissioned|deprecated|retired|no longer|was removed|not available)",
     re.IGNORECASE,
 )
 
