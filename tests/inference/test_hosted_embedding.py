@@ -31,8 +31,10 @@ from workbench.inference.embedding import HostedEmbedder, load_embedder
 from workbench.inference.failover import RetryPolicy
 from workbench.inference.limits import Limit
 from workbench.inference.messages import CacheUse, Response, Usage
+from workbench.records import Document
 from workbench.retrieval.arms import make_arms
 from workbench.retrieval.notebook import RetrievalBench, RetrievalParameters
+from workbench.retrieval.searcher import Searcher
 from workbench.routing.notebook import RoutingBench, RoutingParameters
 from workbench.routing.policies import POLICIES
 from workbench.routing.route import load_routed
@@ -362,3 +364,11 @@ def test_a_question_costs_what_the_encoder_in_use_does(server, settings, embedde
     else:
         routers = {arm.name: arm.router for arm in bench.fit() if not arm.is_model}
         assert {name: r.overhead_usd for name, r in routers.items()} == {"length": 0.0, "knn_embedding": 4e-7}
+
+
+def test_the_share_that_is_cut_off_is_by_what_the_encoder_in_use_reads(server, settings, embedder):
+    """500 words are too long for MiniLM and not for this one."""
+    texts = {"short": "word", "of 500": "word " * 500, "of 9,000": "word " * 9_000}
+    documents = [Document(name, text, tenant_id="acme") for name, text in texts.items()]
+    (arm,) = make_arms(["whole"], ["hybrid_rrf"], embedder=NAME)
+    assert Searcher(documents, "m", settings, embedder, WordTokenizer()).chunk_counts(arm) == (3, 1)

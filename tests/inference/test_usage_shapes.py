@@ -5,16 +5,20 @@ read from a cache, 1,250 and 2,000 written to it for five minutes and an hour, 4
 """
 
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.inference.test_providers import MESSAGES, answering, chunk, openai
 from workbench.inference.attempt import Books, worst_nanos
 from workbench.inference.client import Client
 from workbench.inference.hosted import LiteLLMProvider
-from workbench.inference.messages import Request
+from workbench.inference.messages import DoubtfulUsage, Request, Usage
 from workbench.inference.prices import load_prices
+from workbench.inference.usage import counted, counted_texts
 from workbench.state import open_engine
 from workbench.telemetry.ledger import Ledger
 
@@ -249,3 +253,54 @@ def test_a_count_costs_what_the_vendor_charges(tmp_path, prices, monkeypatch, na
         shape.doubt,
     )
     assert row["status"] == "ok"
+
+
+COUNTS = st.none() | st.integers(-5, 300) | st.floats(-5, 300) | st.text(max_size=3) | st.booleans()
+
+
+@given(st.tuples(*[st.integers(0, 300)] * 3), st.integers(0, 300), st.sampled_from(["openai/a", "xai/a", "gemini/a"]))
+def test_no_reading_of_a_count_is_below_what_it_says(counts, thinking, model):
+    prompt, completion, total = counts
+    told = SimpleNamespace(
+        prompt_tokens=prompt, completion_tokens=completion, total_tokens=total,
+        completion_tokens_details=SimpleNamespace(reasoning_tokens=thinking),
+    )  # fmt: skip
+    found = counted(told, model=model)
+    assert (found is None) == (prompt == 0)
+    if found:
+        assert found.input == prompt
+        assert found.output >= max(completion, thinking, total - prompt)
+        assert found.output <= max(completion + thinking, total - prompt)
+
+
+@given(st.dictionaries(st.sampled_from(
+    ["prompt_tokens", "completion_tokens", "total_tokens", "cache_creation_input_tokens", "num_search_queries"]), COUNTS
+), st.dictionaries(st.sampled_from(["cached_tokens", "cache_creation_tokens", "audio_tokens", "reasoning_tokens"]),
+                   COUNTS))  # fmt: skip
+def test_whatever_is_told_is_counted_or_is_no_count_and_never_an_error(told, details):
+    usage = SimpleNamespace(
+        **told, prompt_tokens_details=SimpleNamespace(**details), completion_tokens_details=SimpleNamespace(**details)
+    )
+    found = counted(usage, model="openai/a")
+    assert found is None or min(found.fresh, found.cache_read, found.cache_write, found.output) >= 0
+    texts = counted_texts(usage)
+    assert texts is None or texts.fresh > 0
+
+
+@pytest.mark.parametrize(
+    ("prompt", "total", "expected"),
+    [
+        (7, 7, Usage(fresh=7)),
+        (7, None, Usage(fresh=7)),
+        (7, 9, DoubtfulUsage(fresh=9)),
+        (None, 9, DoubtfulUsage(fresh=9)),
+        (9, 7, DoubtfulUsage(fresh=9)),
+        (0, 0, None),
+        (None, None, None),
+        (-1, 7, None),
+    ],
+)
+def test_an_embedding_is_paid_by_the_larger_of_its_two_counts(prompt, total, expected):
+    found = counted_texts(SimpleNamespace(prompt_tokens=prompt, total_tokens=total))
+    assert found == expected
+    assert type(found) is type(expected)
