@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# litellm 1.106.2: one and the same overload, told in the body of a 200, is five different errors by the vendor's name,
-# and for five vendors a BadRequestError, which says that the request is wrong and must not be sent again.
+# litellm 1.106.2: one and the same overload, told in the body of a 200, is another error by the vendor's name, and for
+# five of six a BadRequestError, which says that the request is wrong and must not be sent again.
 #
 # Gateways answer 200 and tell the error inside ({"type": "error", "error": {"type": "overloaded_error", ...}}). A good
 # guess says that litellm maps it to one class, and that this class tells a refusal to retry from one not to. It does

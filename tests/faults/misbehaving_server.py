@@ -371,6 +371,12 @@ def _error_as_first_event(handler: _Handler) -> None:
     handler.wfile.write(b': working\n\ndata: {"error": {"message": "overloaded", "code": 529}}\n\n')
 
 
+def _error_after_a_role(handler: _Handler) -> None:
+    handler.stream([], finish=False)
+    handler.event({"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None})
+    handler.wfile.write(b'data: {"error": {"message": "overloaded", "code": 529}}\n\n')
+
+
 FAULTS: dict[str, Callable[[_Handler], None]] = {
     "good": _Handler.good,
     "slow": _slow_but_whole,
@@ -441,6 +447,7 @@ FAULTS: dict[str, Callable[[_Handler], None]] = {
         200, b'{"error": {"message": "overloaded", "code": 529}, "usage": {"prompt_tokens": 9, "total_tokens": 9}}'
     ),
     "error_as_first_event": _error_as_first_event,
+    "error_after_a_role": _error_after_a_role,
     "no_usage": lambda h: _counted(h, None),
     "thinking_beside": lambda h: _counted(h, THINKING),
     "wrong_usage": lambda h: _counted(h, WRONG_USAGE),

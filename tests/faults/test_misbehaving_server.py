@@ -91,6 +91,7 @@ STREAMED = {
     "503_page": (Unavailable, "unknown", False),
     "error_as_200": (Unavailable, "no", False),
     "error_as_first_event": (Unavailable, "no", False),
+    "error_after_a_role": (Unavailable, "unknown", False),
     "429": (Throttled, "no", False),
     "context_too_long": (ContextTooLong, "no", False),
     "reset_before_any_byte": (Unavailable, "unknown", False),

@@ -245,7 +245,7 @@ class LiteLLMProvider:
                     read(part, answer)
         except ProviderError as error:
             error.streamed = answer.shown
-            if answer.texts or answer.calls:  # also a refusal, such as a 429 told inside a stream, comes after work
+            if answer.model:  # a part came: also a refusal, such as a 429 told inside a stream, comes after work then
                 error.billed = "unknown"
             raise
         return answer.response()
