@@ -17,7 +17,7 @@ from tests.routing.test_notebook import project as drawn
 from tests.routing.test_route import accept
 from workbench.caching.cache import SemanticCache
 from workbench.caching.claims import CacheArm
-from workbench.caching.notebook import CachingBench
+from workbench.caching.notebook import CachingExperiment
 from workbench.caching.study import CachingParameters
 from workbench.config import Settings
 from workbench.errors import BudgetExceeded, CallFailed, ConfigError, RateLimited, UnknownPrice
@@ -33,9 +33,9 @@ from workbench.inference.limits import Limit
 from workbench.inference.messages import CacheUse, Response, Usage
 from workbench.records import Document
 from workbench.retrieval.arms import make_arms
-from workbench.retrieval.notebook import RetrievalBench, RetrievalParameters
+from workbench.retrieval.notebook import RetrievalExperiment, RetrievalParameters
 from workbench.retrieval.searcher import Searcher
-from workbench.routing.notebook import RoutingBench, RoutingParameters
+from workbench.routing.notebook import RoutingExperiment, RoutingParameters
 from workbench.routing.policies import POLICIES
 from workbench.routing.route import load_routed
 from workbench.state import open_engine
@@ -198,12 +198,12 @@ def test_the_retrieval_bench_pays_to_ingest_documents_and_to_ask_questions(serve
     given = {"evalset": "tiny", "chunkers": ["whole"], "strategies": ["full_text", "hybrid_rrf"], "reference": HYBRID}
     parameters = build_parameters(RetrievalParameters, given | {"embedder": NAME})
     embedder = load_embedder(NAME, settings)
-    bench = RetrievalBench.open(parameters, settings, embedder=embedder, tokenizer=WordTokenizer())
+    bench = RetrievalExperiment(parameters, settings, embedder=embedder, tokenizer=WordTokenizer())
     bench.score(bench.prepare(), "dev")
     rows = rows_of(settings)
     assert len(rows) == len(server.asked)
     texts = {purpose: sum(r["fresh_tokens"] for r in rows if r["purpose"] == purpose) for purpose in ("ingest", "eval")}
-    questions = len(bench.experiment.evalset.split("dev").queries)
+    questions = len(bench.evalset.split("dev").queries)
     assert texts == {"ingest": 80, "eval": questions + 3}  # the server counts a token a text; three probe the encoder
     assert sum(r["cost_nanos"] for r in rows) == embedder.books.budgets.table()["spent_nanos"].max()
     assert {r["tenant_id"] for r in rows if r["item_id"]} == {"acme", "globex"}
@@ -327,15 +327,15 @@ def notebook(kind: str, root: Path, embedder: HostedEmbedder):
         settings = project(root)
         given = {"evalset": "tiny", "chunkers": ["whole"], "strategies": ["hybrid_rrf"], "embedder": NAME}
         parameters = build_parameters(RetrievalParameters, given)
-        return RetrievalBench.open(parameters, settings, embedder=embedder, tokenizer=WordTokenizer())
+        return RetrievalExperiment(parameters, settings, embedder=embedder, tokenizer=WordTokenizer())
     settings = settings_in(root)
     if kind == "caching":
         write_stream(settings.evalsets / "tiny")
         given = {"evalset": "tiny", "warmup": 100, "draws": 5, "embedder": NAME}
-        return CachingBench.open(build_parameters(CachingParameters, given), settings, embedder=embedder)
+        return CachingExperiment(build_parameters(CachingParameters, given), settings, embedder=embedder)
     settings = drawn(root, planted(300))
     given = {"evalset": "drawn", "policies": ["length", "knn_embedding"], "draws": 20, "embedder": NAME}
-    return RoutingBench.open(build_parameters(RoutingParameters, given), settings, embedder=embedder)
+    return RoutingExperiment(build_parameters(RoutingParameters, given), settings, embedder=embedder)
 
 
 NOTEBOOKS = ["retrieval", "caching", "routing"]
@@ -360,7 +360,7 @@ def test_a_question_costs_what_the_encoder_in_use_does(server, settings, embedde
         assert [w.operation for w in arm.work(9)] == ["full_text", RATE_NAME, "vector_exact", "fuse"]
     elif kind == "caching":
         arm = CacheArm("semantic", 0.9, None, embedder.encoder_id)
-        assert bench.lab.cost(1.0, 0.0, arm) == pytest.approx(1000 * 4e-7)
+        assert bench.study.cost(1.0, 0.0, arm) == pytest.approx(1000 * 4e-7)
     else:
         routers = {arm.name: arm.router for arm in bench.fit() if not arm.is_model}
         assert {name: r.overhead_usd for name, r in routers.items()} == {"length": 0.0, "knn_embedding": 4e-7}

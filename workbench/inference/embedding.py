@@ -9,12 +9,20 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from workbench.config import Settings, count_from
-from workbench.errors import AnswerMismatch, CallFailed, ConfigError, ProviderError, RateLimited, Throttled
+from workbench.errors import (
+    AnswerMismatch,
+    CallFailed,
+    ConfigError,
+    ProviderError,
+    RateLimited,
+    Throttled,
+    unknown_name,
+)
 from workbench.inference.attempt import Books, CallAccount, worst_input_tokens
 from workbench.inference.failover import Cooldowns, RetryPolicy, call_models
 from workbench.inference.hosted import load_litellm
@@ -26,10 +34,7 @@ from workbench.inference.vendors import OVERLOADED, vendor_of
 from workbench.inference.weights import MINILM_SHA256, fetch, verify
 from workbench.telemetry.context import current
 
-if TYPE_CHECKING:
-    from workbench.inference.attempt import Books
-
-
+EMBEDDERS = ("minilm", "litellm:MODEL", "sentence-transformers:MODEL")
 # 256 positions, of which two mark the beginning and the end.
 MINILM_MAX_TOKENS = 254
 
@@ -126,8 +131,21 @@ class SentenceTransformerEmbedder:
         return unit(np.asarray(self._model.encode(list(texts)), np.float32))
 
 
-def load_embedder(name: str, settings: Settings, books: "Books | None" = None) -> Embedder:
-    """Embedder by name: ``minilm``, ``litellm:<model>`` or ``sentence-transformers:<model>``.
+def check_embedder(name: str) -> None:
+    """Refuse a name that `load_embedder` would refuse, without loading anything.
+
+    Raises
+    ------
+    ConfigError
+        If the name is none of `EMBEDDERS`.
+    """
+    kind, _, model = name.partition(":")
+    if name != "minilm" and not (model and kind in ("litellm", "sentence-transformers")):
+        raise ConfigError(unknown_name("embedder", name, EMBEDDERS))
+
+
+def load_embedder(name: str, settings: Settings, books: Books | None = None) -> Embedder:
+    """Embedder by name: ``minilm``, ``litellm:MODEL`` or ``sentence-transformers:MODEL``.
 
     A hosted one (``litellm:``) is paid for on ``books``, by default the project's own.
 
@@ -138,16 +156,13 @@ def load_embedder(name: str, settings: Settings, books: "Books | None" = None) -
     UnknownPrice
         If it is a hosted one without a price.
     """
+    check_embedder(name)
     kind, _, model = name.partition(":")
-    if name == "minilm":
+    if kind == "minilm":
         return MiniLM(settings.cache / "weights")
-    if kind == "litellm" and model:
-        from workbench.inference.attempt import Books
-
-        return HostedEmbedder(model, books or Books.open(settings))
-    if kind == "sentence-transformers" and model:
+    if kind == "sentence-transformers":
         return SentenceTransformerEmbedder(model)
-    raise ConfigError(f"embedder {name!r} is not one of minilm, litellm:<model>, sentence-transformers:<model>")
+    return HostedEmbedder(model, books or Books.open(settings))
 
 
 def mean_pooled(hidden: np.ndarray, mask: np.ndarray) -> np.ndarray:
