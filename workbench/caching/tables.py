@@ -193,7 +193,7 @@ QUARTERS = 4
 
 
 def score_rows(stream: RequestStream, replays: Mapping[str, Replay], part: slice) -> pl.DataFrame:
-    """One row an arm and test request it served: 1 where the answer was another one, else 0.
+    """One row per arm and test request it served: 1 where the answer was another one, else 0.
 
     Of a semantic arm these are the hits that similarity decided.
     """
@@ -212,7 +212,7 @@ def score_rows(stream: RequestStream, replays: Mapping[str, Replay], part: slice
 
 
 def request_rows(stream: RequestStream, replays: Mapping[str, Replay], part: slice) -> pl.DataFrame:
-    """One row an arm and test request, served or not: the error rate, 1 where a false hit was served.
+    """One row per arm and test request, served or not: the error rate, 1 where a false hit was served.
 
     With them it is told that every request was replayed; the scores of the deciding rate hold hits alone.
     """

@@ -176,7 +176,7 @@ def item_cases(
     expected: Mapping[str, Sequence[str]],
     returned: Mapping[str, Mapping[str, Sequence[str]]],
 ) -> dict[str, ItemCase]:
-    """One case an item: the question, what was expected, and what each arm returned, by item id."""
+    """One case per item: the question, what was expected, and what each arm returned, by item id."""
     values: dict[str, dict[str, float | None]] = {}
     for arm, item, value in scores.select("arm", "item_id", "value").iter_rows():
         values.setdefault(item, {})[arm] = value

@@ -105,7 +105,7 @@ Candidate = Arm | FittedArm | SystemArm
 
 
 def candidate_name(candidate: Candidate) -> str:
-    """Name of an arm, whoever made it."""
+    """Name of an arm: ours, a fitted one, or a system of the user's."""
     return candidate.arm.name if isinstance(candidate, FittedArm) else candidate.name
 
 

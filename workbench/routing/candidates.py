@@ -52,7 +52,7 @@ class ScoredRoutes(ScoredArms):
 
     @property
     def table(self) -> Table:
-        """Quality, what an oracle would add, cost, latency, and who answers."""
+        """Quality, what an oracle would add, cost, latency, and the share that each model answers."""
         best = self.outcomes.quality.max(1).mean()
         means = dict(self.scores.group_by("arm").agg(pl.col("value").mean()).iter_rows())
         rows = tuple(
@@ -78,7 +78,7 @@ class ScoredRoutes(ScoredArms):
         return ", ".join(shown) + (f", others {100 * rest:.0f} %" if rest else "")
 
     def cases(self, metric: str) -> Mapping[str, ItemCase]:
-        """Every prompt with the models that are right, and whom each arm asked."""
+        """Every prompt with the models that are right, and the model that each arm asked."""
         part = self.outcomes
         asked = [Query(i, text) for i, text in zip(part.prompt_ids, part.requests.prompts, strict=True)]
         right = {

@@ -63,7 +63,7 @@ def study(outcomes: Outcomes, arms: Sequence[RoutedArm], *, draws: int, seed: in
     Raises
     ------
     SplitError
-        If a prompt is not of dev: who wins here may go to the test.
+        If a prompt is not of dev: the winners here may go to the test.
     """
     outcomes.require_dev("comparing policies with the hull")
     quality = outcomes.quality
@@ -152,7 +152,7 @@ def interval(estimate: Estimate) -> Interval:
 
 
 def study_table(found: Study) -> Table:
-    """Policies against the hull, the length rule and the oracle; the caption says who wins."""
+    """Policies against the hull, the length rule and the oracle; the caption names the winners."""
     rows: list[tuple[Value, ...]] = [(HULL, interval(found.areas[HULL].estimate), None, None, None, None, None, "")]
     for name in found.names:
         gain, area = found.gain(name), found.areas[name]
