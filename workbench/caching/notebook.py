@@ -37,6 +37,7 @@ from workbench.evaluation.experiment import MONEY_SHOWN
 from workbench.evaluation.provenance import encoder_inputs
 from workbench.evaluation.summary import is_default
 from workbench.inference.embedding import Embedder, load_embedder
+from workbench.inference.prices import embed_query
 from workbench.records import Decision, Rule
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Table
@@ -99,6 +100,7 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
             raise ConfigError(f"warmup {p.warmup} leaves nothing of {len(self._stream)} requests to judge")
         if self.policy.metric != METRIC or self.policy.floor is not None:
             raise ConfigError(f"[caching] in gates.toml goes by {METRIC} and alpha; leave out metric and floor")
+        self.prices.cost_usd([embed_query(p.embedder)])  # refused before an encoder is paid
         self.embedder = self._encoder or load_embedder(p.embedder, self.settings)
         guarded = {"guard": self.guard.sha256((x.query_b, x.query_a) for x in self._pairs)} if self.guard else {}
         read = {"stream": self._stream.sha256, "pairs": pairs_sha256, "gates": evalset.inputs.get("gates", "")}

@@ -121,6 +121,8 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
     def read(self) -> Mapping[str, str]:
         """Load systems and encoder."""
         p, settings, evalset = self.parameters, self.settings, self.evalset
+        for arm in make_arms(p.chunkers, p.strategies, embedder=p.embedder):
+            self.prices.cost_usd(arm.work(0))  # refused before an encoder is paid
         self.systems = tuple(load_systems(p.systems, settings))
         embedder, tokenizer = self._encoder
         embedder = embedder or load_embedder(p.embedder, settings)

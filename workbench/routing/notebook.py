@@ -14,7 +14,7 @@ from workbench.evaluation.in_use import decision_path
 from workbench.evaluation.provenance import encoder_inputs
 from workbench.evaluation.summary import Summary, is_default
 from workbench.inference.embedding import Embedder, check_embedder, load_embedder
-from workbench.inference.prices import PriceTable
+from workbench.inference.prices import PriceTable, embed_query
 from workbench.inference.recordings import FOLDER
 from workbench.records import Decision
 from workbench.rendering.table import Table
@@ -114,6 +114,8 @@ class RoutingExperiment(PairedExperiment[RoutingParameters, ScoredRoutes], Noteb
         self.policies, left_out = _choose(p.policies, self.outcomes)
         inputs = {**self.evalset.inputs, **read}
         if any(policy.reads == "vectors" for policy in self.policies):
+            embed_usd = self.prices.cost_usd([embed_query(p.embedder)])  # refused before an encoder is paid
+            self.policies = [replace(policy, embed_usd=embed_usd) for policy in self.policies]
             encoder = self._encoder or load_embedder(p.embedder, settings)
             inputs |= encoder_inputs(encoder)
             requests = self.outcomes.requests
