@@ -10,7 +10,7 @@ import pytest
 
 from tests.evalset.small_evalset import settings_in, write
 from tests.notebooks.cells import run_cells
-from workbench.caching.notebook import CachingBench
+from workbench.caching.notebook import CachingExperiment
 from workbench.caching.study import CachingParameters
 from workbench.errors import EvalsetError, GateFailed
 from workbench.evalset.imports.requests import pair_line
@@ -18,8 +18,8 @@ from workbench.evalset.traffic import Pair
 from workbench.evaluation.provenance import build_parameters
 from workbench.records import Decision
 from workbench.reports.page import write_report
-from workbench.retrieval.notebook import RetrievalBench, RetrievalParameters
-from workbench.routing.notebook import RoutingBench, RoutingParameters
+from workbench.retrieval.notebook import RetrievalExperiment, RetrievalParameters
+from workbench.routing.notebook import RoutingExperiment, RoutingParameters
 from workbench.testing import HashEmbedder, WordTokenizer
 
 N = 240
@@ -36,7 +36,7 @@ def finish(notebook: str, bench: object) -> tuple[Decision, list[str]]:
     shown: list[str] = []
     with suppress(GateFailed):
         shown = run_cells(notebook, bench)
-    folder = bench.experiment.folder
+    folder = bench.folder
     write_report(folder)
     assert (folder / "gate.json").is_file()
     return Decision.load(folder / "decision.json"), shown
@@ -106,7 +106,7 @@ def test_any_stream_ends_in_a_verdict_on_the_cache(tmp_path, kind):
     if given["pairs"]:
         (folder / "pairs.jsonl").write_text("".join(pair_line(p) + "\n" for p in given["pairs"]), encoding="utf-8")
     values = {"evalset": "tiny", "warmup": 40, "draws": 3, **given["given"]}
-    bench = CachingBench.open(
+    bench = CachingExperiment(
         build_parameters(CachingParameters, values), settings_in(tmp_path), embedder=HashEmbedder(256)
     )
     decision, shown = finish("03_caching.ipynb", bench)
@@ -157,7 +157,7 @@ def test_any_outcomes_end_in_a_verdict_on_the_models(tmp_path, kind):
     folder.mkdir(parents=True)
     OUTCOMES[kind].write_parquet(folder / "outcomes.parquet")
     parameters = build_parameters(RoutingParameters, {"evalset": "tiny", "draws": 40})
-    bench = RoutingBench.open(parameters, settings_in(tmp_path), embedder=HashEmbedder(32))
+    bench = RoutingExperiment(parameters, settings_in(tmp_path), embedder=HashEmbedder(32))
     decision, shown = finish("02_routing.ipynb", bench)
     assert decision.sentence
     assert not any("nan" in text.lower().split() for text in shown)
@@ -168,7 +168,7 @@ def test_one_model_alone_is_refused_before_anything_runs(tmp_path):
     folder.mkdir(parents=True)
     outcomes(models={"alone": 0.5}).write_parquet(folder / "outcomes.parquet")
     with pytest.raises(EvalsetError, match="1 model; routing needs at least two to choose from"):
-        RoutingBench.open(build_parameters(RoutingParameters, {"evalset": "tiny"}), settings_in(tmp_path))
+        RoutingExperiment(build_parameters(RoutingParameters, {"evalset": "tiny"}), settings_in(tmp_path))
 
 
 def corpora() -> dict[str, tuple[list[dict], list[dict], list[str]]]:
@@ -195,7 +195,7 @@ def test_any_questions_end_in_a_verdict_on_the_arms(tmp_path, kind):
     documents, queries, qrels = corpora()[kind]
     write(settings_in(tmp_path).evalsets / "tiny", documents=documents, queries=queries, test=qrels)
     parameters = build_parameters(RetrievalParameters, {"evalset": "tiny", "rebuilds": 0, "chunkers": ["whole"]})
-    bench = RetrievalBench.open(parameters, settings_in(tmp_path), embedder=HashEmbedder(64), tokenizer=WordTokenizer())
+    bench = RetrievalExperiment(parameters, settings_in(tmp_path), embedder=HashEmbedder(64), tokenizer=WordTokenizer())
     decision, shown = finish("01_retrieval.ipynb", bench)
     assert decision.sentence
     assert not any("nan" in text.lower().split() for text in shown)

@@ -66,7 +66,7 @@ def test_no_arm_and_no_system_returns_the_question_itself(scored):
             found = set(answers.run.select("query_id", "doc_id").iter_rows())
             assert not {(q, d) for q, d in found if q == d and q != "1"}
             assert {q for q, d in found if q != "1" and d == q.replace("pro", "con")} == {
-                q.query_id for q in part.split.queries if q.query_id != "1"
+                q.query_id for q in part.part.queries if q.query_id != "1"
             }
 
 
@@ -78,7 +78,7 @@ def test_a_run_file_that_ranks_the_question_first_has_its_answer_first(scored):
 
 
 def test_a_document_that_merely_shares_a_number_is_a_hit(scored):
-    (part,) = [part for part in scored if "1" in part.split.qrels]
+    (part,) = [part for part in scored if "1" in part.part.qrels]
     first = {
         name: answers.run.filter(answers.run["query_id"] == "1")["doc_id"].to_list()
         for name, answers in part.answers.items()
@@ -95,17 +95,17 @@ def test_hits_are_as_many_as_were_asked_for(bench):
 
 def test_nobody_is_asked_to_judge_the_question(scored):
     for part in scored:
-        pairs = to_judge(part.answers, part.split)
+        pairs = to_judge(part)
         assert not [(q, d) for q, d, _ in pairs.iter_rows() if q == d]
 
 
 def test_the_rule_is_told_by_the_check_and_in_the_report(bench, tmp_path):
-    findings = check_evalset("tiny", bench.experiment.settings)
+    findings = check_evalset("tiny", bench.settings)
     (told,) = [f for f in findings if "itself a document" in f.problem]
     assert (told.severity, told.line) == ("warning", 1)
     assert "47 others" in told.problem
     judge(bench, bench.prepare())
-    warnings = Summary.load(bench.experiment.folder / "summary.json").warnings
+    warnings = Summary.load(bench.folder / "summary.json").warnings
     assert any("no question is a hit of its own" in said for said in warnings)
     assert "no question is a hit of its own" in bench.contents().caption
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from workbench.codec import from_plain
 from workbench.errors import ConfigError
 from workbench.evalset.gates import unknown_parameter
 from workbench.inference.embedding import Embedder
@@ -31,17 +32,13 @@ def build_parameters(kind: type[Parameters], given: Mapping[str, Any]) -> Parame
     Raises
     ------
     ConfigError
-        If a name is not a field of ``kind`` (the nearest is named) or a value has another type than its default.
+        If names are no fields of ``kind`` (the nearest are named) or values have another type.
     """
-    defaults = {f.name: f.default for f in fields(kind)}
-    for name, value in given.items():
-        if name not in defaults:
-            raise ConfigError(unknown_parameter(name, sorted(defaults)))
-        wanted = list if isinstance(defaults[name], tuple) else type(defaults[name])
-        fits = isinstance(value, wanted) or (wanted is float and isinstance(value, int))
-        if not fits or (isinstance(value, bool) and wanted is not bool):
-            raise ConfigError(f"parameter {name} must be {wanted.__name__}, found {value!r}")
-    return kind(**{n: tuple(v) if isinstance(v, list) else v for n, v in given.items()})
+    known = [f.name for f in fields(kind)]
+    for name in given:
+        if name not in known:
+            raise ConfigError(unknown_parameter(name, known))
+    return from_plain(kind, dict(given), "these parameters cannot be used", noun="parameter")
 
 
 def parameter_inputs(parameters: Any) -> dict[str, str]:
@@ -58,6 +55,11 @@ def encoder_probe(embedder: Embedder) -> str:
     with attributed(purpose="eval"):
         vectors = embedder.embed(PROBE)
     return content_hash(np.round(vectors, 3).astype(np.float32).tobytes())[:16]
+
+
+def encoder_inputs(embedder: Embedder) -> dict[str, str]:
+    """Inputs of the fingerprint that an encoder makes: its name with its weights, and its probe."""
+    return {"weights": embedder.encoder_id, "encoder probe": encoder_probe(embedder)}
 
 
 def provenance(root: Path) -> dict[str, str]:

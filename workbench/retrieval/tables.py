@@ -7,7 +7,6 @@ import polars as pl
 from workbench.evalset.evalset import Evalset
 from workbench.evalset.texts import spaceless
 from workbench.evaluation.decision import ArmFacts
-from workbench.evaluation.power import Power
 from workbench.evaluation.summary import mean_by_arm
 from workbench.inference.embedding import UNREAD_SHARE, Embedder, unread
 from workbench.rendering.table import Column, Table
@@ -48,20 +47,6 @@ def script_notes(evalset: Evalset, embedder: Embedder) -> list[str]:
             "which cuts at blanks, finds whole phrases of them alone"
         )
     return out
-
-
-def power_table(plans: Sequence[Power], n_items: int) -> Table:
-    """What the test split can show at the margin, for some spreads of the paired difference."""
-    columns = (
-        Column("spread per family (sd)", "number", digits=2),
-        Column("chance that an equal arm is shown to be one", "share"),
-        Column("families needed for 80 %", "count"),
-        Column("margin that can be shown", "number", digits=3),
-    )
-    rows = tuple((p.sd, p.power, p.clusters_needed, p.detectable) for p in plans)
-    first = plans[0]
-    caption = f"Power of {n_items} test questions in {first.n_clusters} families, margin {first.margin:g}"
-    return Table(columns, rows, caption)
 
 
 def score_table(

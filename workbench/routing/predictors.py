@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,7 @@ _SURFACE = (
 )
 
 
+@runtime_checkable
 class Features(Protocol):
     """Requests to rows of numbers; what it learned when it was fitted are its fields.
 
@@ -170,6 +171,7 @@ NEIGHBOURS = 100
 _BLOCK = 1024
 
 
+@runtime_checkable
 class Predictor(Protocol):
     """Predicts the quality of every model's answer to a request."""
 
