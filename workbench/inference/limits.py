@@ -1,4 +1,4 @@
-"""Requests and tokens a minute, exact across threads, processes and machines that share the state database.
+"""Requests and tokens per minute, exact across threads, processes and machines that share the state database.
 
 Each call reserves the moment at which it may start, in a log of such moments; then it sleeps until then. Nobody
 polls, and the first to come is the first to go. Within any window of the given length the log holds no more than
@@ -83,6 +83,11 @@ class RateLimiter:
         self._window_us = round((window_s + MARGIN_S) * _US)
         self._group = group_commit(engine)
         create_tables(engine, _GATE, _SLOT)
+
+    def tokens_per_minute(self, model: str) -> int | None:
+        """Tokens at most that one request may announce; None where there is no limit."""
+        limit = self._limits.get(model)
+        return limit.tokens_per_minute if limit else None
 
     def wait(self, model: str, tokens: int, *, deadline_s: float) -> Slot:
         """Sleep until the call may start.
@@ -212,7 +217,7 @@ class _Window:
         self._slots: list[tuple[int, int]] | None = None
 
     def earliest(self, limit: Limit, tokens: int) -> int:
-        """First moment, not before those who came earlier, at which request and tokens fit."""
+        """First moment, after all requests that came earlier, at which request and tokens fit."""
         most, room = limit.requests_per_minute or math.inf, limit.tokens_per_minute or math.inf
         if self._slots is None and self._requests < most and self._tokens + tokens <= room:
             return self._start
@@ -258,6 +263,6 @@ _FORGET = "DELETE FROM wb_slot WHERE model = ? AND start_us < ?"
 
 
 def _enter(connection: sa.Connection, model: str) -> None:
-    """Hold the model's gate until the transaction ends; who waits for it is served in the order of coming."""
+    """Hold the model's gate until the transaction ends; the threads that wait are served in the order of coming."""
     while not execute(connection, _PASS, (model,)):
         execute(connection, _NEW_GATE, (model,))

@@ -12,8 +12,8 @@ from workbench.config import Clock, Settings
 from workbench.errors import ConfigError, RunError, unknown_name
 from workbench.evalset.evalset import find_evalset
 from workbench.evalset.gates import ASSUMED_REQUESTS, GatePolicy, default_policy, scan_gates
-from workbench.evaluation.experiment import anchor_path, decision_path, note_test_use
 from workbench.evaluation.gate import EXIT_CODES, Gate
+from workbench.evaluation.in_use import anchor_path, decision_path, note_test_use
 from workbench.evaluation.run_record import RunRecord
 from workbench.records import Decision
 from workbench.runner.headless import Job, run_all
