@@ -108,6 +108,19 @@ def from_hub(
     typer.echo(f"{len(evalset.documents):,} documents, {len(evalset.queries):,} questions; use it as: hub:{name}")
 
 
+@import_app.command("judgements")
+def from_judgements(
+    paths: Annotated[list[Path], typer.Argument(help="Filled sheets: to_judge.jsonl of a run, or a table like it.")],
+    name: Annotated[str, typer.Option(help="Evalset whose questions were judged: its name, or its folder.")],
+) -> None:
+    """Add what people judged: query_id, doc_id, grade, and judge where two people did; tells how often they agree."""
+    from workbench.config import load_settings
+    from workbench.evalset.imports.judgements import import_judgements
+
+    for path in import_judgements(paths, name, settings=load_settings(), tell=say):
+        typer.echo(f"written: {path}; the decisions that rest on it are stale now")
+
+
 @import_app.command("stream")
 def from_stream(path: _Table, name: _Name, rename: _Rename = None) -> None:
     """Add requests, ordered by their time: query, answer_key, at, and where known tenant_id, cluster, user_id."""

@@ -433,7 +433,9 @@ def _order(file: str, rows: Sequence[Row]) -> tuple[list[int], list[str | None],
                 places.append(-place - 1)
                 defects.append(Defect(file, line, str(error)))
         kept = texts if times else [None if row.get("at") is None else str(row["at"]) for _, row in rows]
-        return places, kept, defects, ["the order is that of the column pos"]
+        moments = [times[i][0] for i in sorted(in_order, key=places.__getitem__)] if times else []
+        odd = "; the times (at) contradict it" if any(a > b for a, b in pairwise(moments)) else ""
+        return places, kept, defects, [f"the order is that of the column pos{odd}"]
     if wrong:
         told = "; or leave the column out, then the order of the rows counts: --rename at=unused"
         return in_order, none, [Defect(file, line, f"{problem}{told}") for line, problem in wrong], []

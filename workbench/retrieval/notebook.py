@@ -9,6 +9,7 @@ import polars as pl
 from workbench.config import Settings, load_settings
 from workbench.errors import ConfigError
 from workbench.evalset.evalset import Split, load_evalset
+from workbench.evalset.imports.judgements import SHEET, sheet_note, write_sheet
 from workbench.evaluation.experiment import Experiment, Finalists, open_experiment
 from workbench.evaluation.gate import MIN_REBUILDS
 from workbench.evaluation.power import plan
@@ -94,6 +95,7 @@ def summarise(
         metric=metric,
         warnings=(
             *_warnings(experiment, test, metric),
+            *(note for arm in dev.arms if isinstance(arm, SystemArm) for note in arm.notes),
             *(f"{why}." for why in left_out if asked),
             *(f"{why}." for why in (*dev.notes, *test.notes)),
         ),
@@ -134,8 +136,10 @@ def _warnings(experiment: Experiment, test: Scored, metric: str) -> tuple[str, .
     for arm, (low, high) in test.bounds().items() if metric == "ndcg@10" else ():
         out.append(
             f"{arm}: less than {WELL_JUDGED:.0%} of its top 10 is judged; its nDCG@10 lies between {low:.3f} and "
-            f"{high:.3f}. The pairs to judge are in to_judge.jsonl."
+            f"{high:.3f}."
         )
+    if test.split.pooled and (unjudged := len(to_judge(test.answers, test.split))):
+        out.append(sheet_note(unjudged, experiment.folder.name, experiment.evalset.name))
     return tuple(out)
 
 
@@ -390,7 +394,8 @@ class RetrievalBench:
         experiment = self.experiment
         unjudged = to_judge(test.answers, test.split)
         if len(unjudged):
-            unjudged.write_ndjson(experiment.folder / "to_judge.jsonl")
+            pairs, evalset = unjudged.select("query_id", "doc_id").rows(), experiment.evalset
+            write_sheet(experiment.folder / SHEET, pairs, evalset.queries, evalset.documents)
         summary = summarise(experiment, decision, dev, test, left_out=self.left_out)
         scores = pl.concat([s.scores.with_columns(split=pl.lit(s.split.name)) for s in (dev, test)])
         experiment.save(decision, summary, scores)

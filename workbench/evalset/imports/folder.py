@@ -58,7 +58,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     """
     if out.exists():
         raise EvalsetError(f"{out} exists already; remove it or import into another folder")
-    with _writing(out):
+    with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".import-") as scratch:
             folder = Path(scratch) / "new"
@@ -68,7 +68,14 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _writing(out: Path) -> Iterator[None]:
+def writing(out: Path) -> Iterator[None]:
+    """Turn what the disk refuses into an error that names what was to be written.
+
+    Raises
+    ------
+    EvalsetError
+        If it cannot be written.
+    """
     try:
         yield
     except OSError as error:
@@ -93,7 +100,7 @@ def add_file(out: Path, name: str, data: bytes, *, card: str) -> Path:
             (folder / "card.md").write_text(card, encoding="utf-8")
             (folder / name).write_bytes(data)
         return target
-    with _writing(target):
+    with writing(target):
         replace_file(target, data)
         if not (out / "card.md").exists():
             (out / "card.md").write_text(card, encoding="utf-8")

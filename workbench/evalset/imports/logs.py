@@ -9,7 +9,7 @@ from typing import Any, Literal
 import polars as pl
 
 from workbench.errors import ConfigError, Defect, EvalsetError, unknown_name
-from workbench.evalset.cells import Unusable, amount, id_text, name_text, share, shown, whole
+from workbench.evalset.cells import Unusable, amount, id_text, name_text, number, share, shown, whole
 from workbench.evalset.files import Names, Row, TableFile, read_table, refuse
 from workbench.evalset.imports.folder import Tell, import_card, new_folder, say_nothing, tell_left_out
 from workbench.evalset.imports.wide import RULE, unfold
@@ -153,11 +153,13 @@ def _without(table: TableFile, without: Mapping[str, str], notes: list[str]) -> 
 
 def _is(cell: Any, value: str) -> bool:
     """Whether a cell holds the value that somebody typed: true is True, 1 is 1.0."""
+    if str(cell).strip().lower() == value.strip().lower():
+        return cell is not None
     try:
-        text = str(cell) if isinstance(cell, bool) else id_text("", cell)
+        found = number("", cell)
+        return found is not None and found == number("", value)
     except Unusable:
-        text = str(cell)
-    return (text or "").strip().lower() == value.strip().lower()
+        return False
 
 
 def _long(table: TableFile, columns: Mapping[str, str]) -> tuple[list[Row], list[str]]:

@@ -21,6 +21,7 @@ _PARTS: Mapping[str, Sequence[str]] = {
     "tokens_out": ("tokens_out", "output_tokens", "completion_tokens"),
     "confidence": ("confidence",),
 }
+_PRICED = "they have a cost beside them"
 _OF_CALLS = {*_PARTS, "model", "config"}
 _MOSTLY = 0.5
 _VERDICTS = frozenset(("pass", "fail", "passed", "failed", "correct", "incorrect", "c", "i", "yes", "no", "error"))
@@ -56,7 +57,8 @@ def unfold(
     shared = {ours: theirs for ours, theirs in columns.items() if ours not in _OF_CALLS}
     others = [c for c in table.columns if c not in shared.values() and c not in filters]
     found, why = _models(table, others, models, costs)
-    if not found:
+    named = models or why == _PRICED or any(name in others for name in costs)
+    if not found or ("quality" in columns and not named):  # a log of calls whose column of models has another name
         raise EvalsetError(_no_model(table, columns))
     parts = {model: dict(_parts(model, others)) for model in found}
     calls: list[Row] = []
@@ -85,7 +87,7 @@ def _models(
     priced = [model for model in beside if model in others or model in qualities]
     if priced:
         more = [model for model in costs if model in others and model not in priced]
-        return [*priced, *more], "they have a cost beside them"
+        return [*priced, *more], _PRICED
     parts = {column for model in others for ours, column in _parts(model, others) if column != model}
     alike = [c for c in others if c in costs or (c not in parts and _holds_quality(table, c))]
     split = [model for model in qualities if any(column in parts for _, column in _parts(model, others))]
