@@ -52,39 +52,45 @@ COLUMNS = {
 }
 
 
+ALL_FORMS = ["csv", "semicolons", "tsv", "jsonl", "parquet", "trec", "bytes"]
+
+
 @st.composite
 def files(draw: st.DrawFn, kind: str) -> tuple[str, bytes]:
-    """Suffix and bytes of a table of this kind: often nearly right, sometimes cut, doubled or in another form."""
-    columns = draw(st.permutations(COLUMNS[kind]))[: draw(st.integers(2, len(COLUMNS[kind])))]
-    columns = sorted({*columns, *COLUMNS[kind][:4]} if draw(st.integers(0, 3)) else columns)
-    form = draw(st.sampled_from(["csv", "csv", "semicolons", "tsv", "jsonl", "jsonl", "parquet", "trec", "bytes"]))
+    """Suffix and bytes of a table of this kind: right, right but for a cell or two, or of any content; at times cut."""
+    mode = draw(st.sampled_from(["right", "right", "nearly", "nearly", "wild"]))
+    form = draw(st.sampled_from(ALL_FORMS if mode == "wild" else [f for f in ALL_FORMS if f != "bytes"][:5]))
     if form == "bytes":
         return draw(st.sampled_from([".csv", ".jsonl", ".parquet", ".tsv", ".run"])), draw(st.binary(max_size=60))
+    columns = draw(st.permutations(COLUMNS[kind]))
+    columns = columns[: draw(st.integers(2, len(columns)))] if mode == "wild" else columns
     cells = CELLS if form in ("csv", "semicolons", "tsv", "trec") else CELLS | VALUES
-    rows = draw(st.lists(st.lists(cells, min_size=len(columns), max_size=len(columns)), max_size=6))
-    if draw(st.integers(0, 3)):
-        rows = [[right(kind, name, i, cell, draw) for name, cell in zip(columns, row, strict=True)]
-                for i, row in enumerate(rows)]  # fmt: skip
-    if draw(st.integers(0, 9)) == 0:
+    places = draw(st.lists(st.tuples(st.integers(0, 5), st.sampled_from(columns)), min_size=1, max_size=2))
+    rows = []
+    for i in range(draw(st.sampled_from([4, 6, 2, 0] if mode == "wild" else [4, 6, 8]))):
+        odd = [mode == "wild" or (mode == "nearly" and (i, name) in places) for name in columns]
+        rows.append([draw(cells) if o else right(kind, n, i) for o, n in zip(odd, columns, strict=True)])
+    if mode == "wild" and draw(st.booleans()):
         columns = [*columns[:-1], columns[0]]
     suffix, data = RENDER[form](columns, rows)
-    cut = draw(st.integers(0, len(data))) if draw(st.integers(0, 9)) == 0 else len(data)
+    cut = draw(st.integers(0, len(data))) if mode == "wild" and draw(st.booleans()) else len(data)
     return suffix, data[:cut]
 
 
-def right(kind: str, name: str, i: int, cell: Any, draw: st.DrawFn) -> Any:
-    """Nearly always a value that fits the column."""
-    if draw(st.integers(0, 19)) == 0:
-        return cell
+def right(kind: str, name: str, i: int) -> Any:
+    """A value that fits the column."""
     fitting = {
-        "_id": f"d{i}", "id": f"q{i}", "text": "words", "query": f"question {i}", "relevant": "d1;d0", "metadata": None,
-        "tenant_id": None, "date": "2024-01-31", "query_id": f"q{i % 3 + 1}", "doc_id": f"d{i % 4 + 1}", "grade": i - 1,
+        "_id": f"d{i}", "id": f"q{i}", "text": "words", "query": f"question {i}", "relevant": "d1",
+        "tenant_id": "a", "date": "2024-01-31", "query_id": f"q{i % 2 + 1}", "doc_id": f"d{i // 2 + 1}", "grade": i - 1,
         "prompt_id": f"p{i // 2}", "prompt": f"question {i // 2 if kind == 'outcomes' else i}", "split": "test",
         "model": ["small", "large"][i % 2], "quality": i % 2, "cost_usd": 0.01, "small": i % 2, "large": 1, "at": i,
         "small_cost": 0.1, "large|total_cost": 0.2, "query_a": f"a{i}", "query_b": "b", "same_answer": i % 2, "pos": i,
-        "answer_key": "k", "score": 1.0 / (i + 1), "rank": i, "latency_ms": 3, "hard": 0.5, "accept": "x", "epoch": 0,
+        "answer_key": "k", "metadata": '{"tenant_id": "a"}', "title": "t", "aliases": "[]",
+        "score": 1.0 / (i + 1), "rank": i, "latency_ms": 3, "hard": 0.5, "accept": "x", "epoch": 0,
         "judge": "me",
     }  # fmt: skip
+    if kind == "judgements":  # what nobody judged of the small evalset
+        fitting |= {"query_id": f"q{i % 2 + 1}", "doc_id": f"d{2 - i % 2}", "judge": f"judge {i // 2}", "text": None}
     return fitting.get(name, "words")
 
 
@@ -201,7 +207,8 @@ def run(data: st.DataObject, folder: Path) -> None:
 
 def judgements(data: st.DataObject, folder: Path) -> None:
     where = settings_in(folder)
-    mine = write(where.evalsets / "mine", documents=DOCUMENTS, queries=QUERIES)
+    judged = {"dev": ["q1\td1\t1"], "test": ["q2\td2\t1"]}
+    mine = write(where.evalsets / "mine", documents=DOCUMENTS, queries=QUERIES, **judged)
     sheet = put(folder, "sheet", data.draw(files("judgements")))
     before = {path.name: path.read_bytes() for path in (mine / "qrels").iterdir()}
     if not attempt(lambda: import_judgements([sheet], "mine", settings=where), folder / "out"):
