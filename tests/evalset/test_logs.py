@@ -50,7 +50,10 @@ def test_routerbench_s_wide_shape_keeps_its_costs_and_its_tasks(tmp_path):
 def test_routellm_s_wide_shape_needs_its_costs_declared(tmp_path):
     path = tmp_path / "gsm8k.csv"
     path.write_text('prompt,weak/model,gpt-4\n"How, many?",True,True\nWhy?,False,True\n', encoding="utf-8")
-    with pytest.raises(EvalsetError, match="no cost is recorded for gpt-4, weak/model; declare"):
+    says = r"no cost is recorded for gpt-4, weak/model \(of 4 calls, first on line 2\); declare"
+    with pytest.raises(EvalsetError, match=says):
+        EvalsetError, match=r"no cost is recorded for gpt-4, weak/model \(of 4 calls, first on line 2\); declare"
+    ):
         import_outcomes(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     folder = import_outcomes(path, tmp_path / "out", repairs=Repairs(costs={"gpt-4": 10, "weak/model": 0.2}))
@@ -278,7 +281,7 @@ def test_nan_is_missing_for_quality_and_cost_in_every_format(tmp_path, suffix):
         {".csv": frame.write_csv, ".parquet": frame.write_parquet}[suffix](path)
     with pytest.raises(EvalsetError, match=rf"x\{suffix}:{4 if suffix == '.csv' else 3}: quality is missing"):
         import_outcomes(path, tmp_path / "out", repairs=Repairs(costs={"small": 1}))
-    with pytest.raises(EvalsetError, match="no cost is recorded for small"):
+    with pytest.raises(EvalsetError, match=r"no cost is recorded for small \(of 3 calls"):
         import_outcomes(path, tmp_path / "out", repairs=Repairs(drop_incomplete=True))
     done = import_outcomes(path, tmp_path / "out", repairs=Repairs(drop_incomplete=True, costs={"small": 1}))
     outcomes = load_outcomes(done)

@@ -68,6 +68,8 @@ def _folder(out: str) -> Path:
     """A name is one below the project's evalsets, anything else a path."""
     from workbench.config import load_settings
 
+    if not out.strip() or "\0" in out:
+        raise ConfigError(f"an evalset needs a name, found {out!r}")
     return load_settings().evalsets / out if Path(out).name == out else Path(out)
 
 

@@ -28,7 +28,7 @@ import polars as pl
 
 from workbench.errors import Defect, EvalsetError
 from workbench.evalset.cells import Unusable, id_text, name_text, shown, times_of, truth, whole
-from workbench.evalset.files import Row, read_jsonl, read_parquet, refuse
+from workbench.evalset.files import Row, read_jsonl, read_table, refuse
 from workbench.evalset.items import queries_of
 from workbench.records import DEFAULT_TENANT, Query, content_hash
 
@@ -342,7 +342,7 @@ def load_stream(folder: Path) -> RequestStream:
             "alone do not show; "
             "import one with: workbench import stream PATH --name NAME"
         )
-    rows, defects, _ = stream_of(str(path), list(enumerate(read_parquet(path).to_dicts(), start=1)))
+    rows, defects, _ = stream_of(str(path), read_table(path).rows)
     if defects:
         raise EvalsetError(f"{path} cannot be used; correct these rows:", defects)
     return RequestStream.of(rows, hashlib.sha256(path.read_bytes()).hexdigest())

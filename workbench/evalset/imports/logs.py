@@ -300,8 +300,10 @@ def _costed(frame: pl.DataFrame, costs: Mapping[str, float], notes: list[str]) -
     price = {n: costs[n] if n in costs else costs.get(m) for n, m, _ in names.iter_rows()}
     missing = sorted(set(names.filter(pl.col("cost_usd").is_null())["name"]))
     if unpriced := [name for name in missing if price[name] is None]:
+        without = frame.filter(named.is_in(unpriced) & pl.col("cost_usd").is_null())["line"]
         raise EvalsetError(
-            f"no cost is recorded for {', '.join(unpriced[:5])}; declare dollars per 1,000 requests: "
+            f"no cost is recorded for {', '.join(unpriced[:5])} (of {len(without):,} calls, first on line "
+            f"{without[0]}); declare dollars per 1,000 requests: "
             f"--cost {unpriced[0]}=USD. In a wide table {RULE}; where one of these is none, name them: --models A,B"
         )
     if missing:
