@@ -52,8 +52,6 @@ def test_routellm_s_wide_shape_needs_its_costs_declared(tmp_path):
     path.write_text('prompt,weak/model,gpt-4\n"How, many?",True,True\nWhy?,False,True\n', encoding="utf-8")
     says = r"no cost is recorded for gpt-4, weak/model \(of 4 calls, first on line 2\); declare"
     with pytest.raises(EvalsetError, match=says):
-        EvalsetError, match=r"no cost is recorded for gpt-4, weak/model \(of 4 calls, first on line 2\); declare"
-    ):
         import_outcomes(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     folder = import_outcomes(path, tmp_path / "out", repairs=Repairs(costs={"gpt-4": 10, "weak/model": 0.2}))
