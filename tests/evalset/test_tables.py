@@ -148,3 +148,20 @@ def test_columns_are_renamed_also_inside_objects_and_never_merged(tmp_path):
         read_table(path, {"bdoy": "text"})
     with pytest.raises(ConfigError, match=r"two columns of .* the name x"):
         read_table(path, {"body": "x", "text": "x"})
+
+
+@pytest.mark.parametrize("importer", IMPORTERS)
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_a_column_that_is_not_there_is_named_once_with_what_is_there(tmp_path, importer, suffix):
+    columns, run = IMPORTERS[importer]
+    first, *others = columns
+    path = tmp_path / f"t{suffix}"
+    frame = pl.DataFrame({"mine": ["1"] * 3, **{name: ["1"] * 3 for name in others}})
+    frame.write_csv(path) if suffix == ".csv" else frame.write_ndjson(path)
+    first = {"id": "_id"}.get(first, first)
+    with pytest.raises(
+        EvalsetError, match=rf"has no column {first}\b.*; it has mine, .*--rename YOURS={first}"
+    ) as caught:
+        run(path, tmp_path / "out")
+    assert caught.value.defects == ()
+    assert not (tmp_path / "out").exists()

@@ -77,9 +77,9 @@ def _dollars(model: str, usd: str) -> float:
     from workbench.evalset.cells import Unusable, amount
 
     try:
-        found = amount("it", usd)
+        found = amount(f"--cost {model}", usd)
     except Unusable as error:
-        raise ConfigError(f"--cost {model} must be dollars per 1,000 requests, found {usd!r}: {error}") from None
+        raise ConfigError(f"{error}; it is in dollars per 1,000 requests") from None
     if found is None:
         raise ConfigError(f"--cost {model} must be dollars per 1,000 requests, found {usd!r}")
     return found

@@ -208,7 +208,7 @@ def parse_json(text: str) -> Any:
     ValueError
         If it is no JSON, or a key stands twice (`Unusable`).
     """
-    return json.loads(text, object_pairs_hook=_once, parse_constant=lambda name: None if name == "NaN" else float(name))
+    return _DECODER.decode(text)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -217,6 +217,9 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         raise Unusable(f"an object in which the key {next(k for k in keys if keys.count(k) > 1)!r} stands twice")
     return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_constant=lambda name: None if name == "NaN" else float(name))
 
 
 def settled(value: Any) -> Any:

@@ -288,8 +288,15 @@ def _inner(row: Any, name: str) -> Any:
     return row
 
 
-def named_rows(table: TableFile, names: Names) -> tuple[list[Row], list[str]]:
-    """Rows under our names, each from the first of its known columns that says anything, and the columns left out."""
+def named_rows(table: TableFile, names: Names, needed: Sequence[str] = ()) -> tuple[list[Row], list[str]]:
+    """Rows under our names, each from the first of its known columns that says anything, and the columns left out.
+
+    Raises
+    ------
+    EvalsetError
+        If a column that is ``needed`` is not there under any of its names.
+    """
+    require_named(table, names, needed)
     rows: list[Row] = []
     used: set[str] = set()
     for line, row in table.rows:
@@ -299,6 +306,22 @@ def named_rows(table: TableFile, names: Names) -> tuple[list[Row], list[str]]:
     ours = {name for theirs in names.values() for name in theirs}
     said = {name for _, row in table.rows for name, value in row.items() if value is not None}
     return rows, [name for name in table.columns if name not in used and (name in said or name not in ours)]
+
+
+def require_named(table: TableFile, names: Names, needed: Sequence[str]) -> None:
+    """Refuse a table that has a column under none of its names.
+
+    Raises
+    ------
+    EvalsetError
+        With the columns that it has.
+    """
+    for ours in needed:
+        if not set(names[ours]) & set(table.columns):
+            known = " or ".join(dict.fromkeys([ours, *names[ours]]))
+            found = ", ".join(table.columns) or "none"
+            told = f"{table.path} has no column {known}; it has {found}"
+            raise EvalsetError(f"{told}. Rename yours: --rename YOURS={ours}")
 
 
 def has_header(path: Path, names: Names, needed: Sequence[str]) -> bool:

@@ -437,8 +437,7 @@ def _order(file: str, rows: Sequence[Row]) -> tuple[list[int], list[str | None],
         odd = "; the times (at) contradict it" if any(a > b for a, b in pairwise(moments)) else ""
         return places, kept, defects, [f"the order is that of the column pos{odd}"]
     if wrong:
-        told = "; or leave the column out, then the order of the rows counts: --rename at=unused"
-        return in_order, none, [Defect(file, line, f"{problem}{told}") for line, problem in wrong], []
+        return in_order, none, [Defect(file, line, problem) for line, problem in wrong], []
     if not times:
         return in_order, none, [], ["no row has a time (at): the order of the rows is taken for that of arrival"]
     moments = [moment for moment, _ in times]

@@ -68,7 +68,7 @@ def read_run_with_notes(path: Path) -> tuple[pl.DataFrame, tuple[str, ...]]:
 def _rows(path: Path) -> tuple[list[Row], list[Defect]]:
     suffix = path.suffix.lower()
     if suffix in TABLES and (suffix != ".tsv" or has_header(path, RUN_NAMES, ("query_id", "doc_id"))):
-        return named_rows(read_table(path), RUN_NAMES)[0], []
+        return named_rows(read_table(path), RUN_NAMES, ("query_id", "doc_id"))[0], []
     return _trec_rows(path)
 
 

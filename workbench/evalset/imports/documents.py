@@ -129,7 +129,8 @@ def beir_rows(table: TableFile, names: Names, metadata: Sequence[str]) -> tuple[
             defects.append(Defect(str(table.path), line, str(error)))
     columns = dict.fromkeys(key for _, row in flat for key in row)
     keys = {key: _OTHER_KEYS.get(key, (key,)) for key in metadata}
-    rows, rest = named_rows(TableFile(table.path, tuple(columns), tuple(flat)), {**keys, **names})
+    needed = ("_id", "text") if flat else ()
+    rows, rest = named_rows(TableFile(table.path, tuple(columns), tuple(flat)), {**keys, **names}, needed)
     out: list[Row] = []
     for line, row in rows:
         told: dict[str, Any] = {name: _plain(row[name]) for name in names}
@@ -243,7 +244,7 @@ def of_qrels(table: TableFile, *, split: str = "test") -> tuple[dict[str, list[J
     """
     splits: dict[str, list[Judgement]] = {}
     defects: list[Defect] = []
-    rows, rest = named_rows(table, QRELS_NAMES)
+    rows, rest = named_rows(table, QRELS_NAMES, ("query_id", "doc_id"))
     graded = any(row["grade"] is not None for _, row in rows)
     for line, row in rows:
         try:

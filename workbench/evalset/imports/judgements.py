@@ -118,7 +118,7 @@ def _read(path: Path, judge: str, contents: Contents) -> tuple[list[Graded], lis
     texts = {d.doc_id: (d.text, d.full_text) for d in contents.documents}
     asked = {q.query_id: q.text for q in contents.queries}
     rows, defects = list[Graded](), list[Defect]()
-    for line, row in named_rows(read_table(path), _SHEET_NAMES)[0]:
+    for line, row in named_rows(read_table(path), _SHEET_NAMES, ("query_id", "doc_id", "grade"))[0]:
         try:
             rows.append(_graded(path, line, row, judge))
             told = _foreign_text(row, asked.get(rows[-1].query_id), texts.get(rows[-1].doc_id, ()))

@@ -10,7 +10,7 @@ import polars as pl
 
 from workbench.errors import ConfigError, Defect, EvalsetError, unknown_name
 from workbench.evalset.cells import Unusable, amount, id_text, name_text, number, share, shown, whole
-from workbench.evalset.files import Names, Row, TableFile, read_table, refuse
+from workbench.evalset.files import Names, Row, TableFile, read_table, refuse, require_named
 from workbench.evalset.imports.folder import Tell, import_card, new_folder, say_nothing, tell_left_out
 from workbench.evalset.imports.wide import RULE, unfold
 from workbench.evalset.outcomes import FILE, STORED_SCHEMA, outcomes_of, schema_columns
@@ -101,6 +101,7 @@ def import_outcomes(path: Path, out: Path, *, repairs: Repairs | None = None, te
     if "model" in columns:
         if repairs.models:
             raise ConfigError(f"--models names columns of a wide table; {path} has a column {columns['model']!r}")
+        require_named(table, NAMES, ("prompt", "quality"))
         calls, rest = _long(table, columns)
     else:
         calls, rest = unfold(

@@ -51,7 +51,7 @@ def import_pairs(
     ConfigError
         If a column to rename is not there.
     """
-    rows, rest = named_rows(read_table(path, rename), PAIR_NAMES)
+    rows, rest = named_rows(read_table(path, rename), PAIR_NAMES, ("query_a", "query_b", "same_answer"))
     pairs, defects = pairs_of(str(path), rows)
     if defects:
         raise EvalsetError("the pairs cannot be imported; correct these lines:", defects)
@@ -84,10 +84,16 @@ def import_stream(
     ConfigError
         If a column to rename is not there.
     """
-    rows, rest = named_rows(read_table(path, rename), STREAM_NAMES)
+    table = read_table(path, rename)
+    rows, rest = named_rows(table, STREAM_NAMES, ("query", "answer_key"))
     frame, defects, notes = stream_of(str(path), rows)
     if defects:
-        raise EvalsetError("the stream cannot be imported; correct these lines:", defects)
+        times = [name for name in STREAM_NAMES["at"] if name in table.columns and name not in rest]
+        odd = times and any(defect.problem.startswith('"at"') for defect in defects)
+        told = (
+            f" (or leave the times out, then the order of the rows counts: --rename {times[0]}=unused)" if odd else ""
+        )
+        raise EvalsetError(f"the stream cannot be imported; correct these lines{told}:", defects)
     data = io.BytesIO()
     frame.sort("pos").write_parquet(data)
     card = import_card({path: rest}, _BY_HAND, notes)
