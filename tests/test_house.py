@@ -13,7 +13,6 @@ TWICE = {"notebook", "tables", "evalset"}  # a folder a question has its noteboo
 # Modules that exactly one other imports, with the reason for a room of their own.
 REASONS = {
     "caching.canaries": "what is sent through real caches, by scope: read when a scope gains a field",
-    "caching.drift": "a watch for live hits, which products start by themselves",
     "caching.index": "vectors in memory: the one part of a cache that is measured alone",
     "caching.prompt_cache": "vendors' rules, dated, and their simulation",
     "caching.prompt_tables": "tables of the vendors' caches, beside those of our own",
@@ -24,7 +23,6 @@ REASONS = {
     "evalset.imports.logs": "a command",
     "evalset.imports.requests": "a command",
     "evalset.imports.wide": "by which rule a column is a model: read alone when a table of another shape comes",
-    "evaluation.start": "public: workbench.start",
     "inference.batch": "public to scripts: many requests under one limit of money",
     "inference.connections": "who may answer whom: read alone when litellm changes",
     "inference.local": "the engine that runs models here: read alone when llama.cpp changes",

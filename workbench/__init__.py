@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from typing import Literal, overload
 
-    from workbench.caching.cache import SemanticCache, load_semantic
+    from workbench.caching.cache import ResponseCache, SemanticCache, load_semantic
     from workbench.caching.notebook import CachingBench
     from workbench.config import load_settings
     from workbench.evalset.evalset import load_evalset
@@ -45,6 +45,7 @@ _HOMES = {
     "Document": "workbench.records",
     "Hit": "workbench.records",
     "Query": "workbench.records",
+    "ResponseCache": "workbench.caching.cache",
     "SemanticCache": "workbench.caching.cache",
     "attributed": "workbench.telemetry.context",
     "load_evalset": "workbench.evalset.evalset",
@@ -62,6 +63,7 @@ __all__ = [
     "Document",
     "Hit",
     "Query",
+    "ResponseCache",
     "SemanticCache",
     "attributed",
     "load_evalset",

@@ -165,7 +165,6 @@ def _summary() -> Summary:
         ),
         cost_note=evil("cost-note"),
         assumed={VOLUME: evil("assumed"), evil("assumed-name"): evil("assumed")},
-        extra={evil("extra-name"): evil("extra")},
     )  # fmt: skip
 
 

@@ -208,12 +208,12 @@ PLACES = {
     ("bare junit", "where it stands"): ("decision.json cannot be read .{1,200}", "folder"),
     ("bare junit", "summary that cannot be read"): ("summary.json cannot be read .{1,200}", "foreign-field"),
     ("sanitized", "text"): ("<p>", "words"),
-    ("sanitized", "attribute"): ('<p title="', "attribute"),
+    ("sanitized attribute", "value"): ('<p title="', "attribute"),
     ("sanitized", "address of a link"): (r"there \(", "address"),
     ("appendix", "comment in code"): (r'<span class="c1"># ', "comment"),
     ("appendix", "printed text"): ("<pre>printed: ", "printed"),
     ("appendix", "plain value"): ("<pre>plain: ", "plain"),
-    ("appendix", "error"): (r"<pre>\nraised: ", "raised"),
+    ("appendix", "error"): ("<pre>raised: ", "raised"),
     ("appendix", "HTML value"): ("<p>HTML: ", "html"),
     ("appendix", "Markdown"): ("<p>Markdown: ", "markdown"),
 }  # fmt: skip
@@ -223,7 +223,11 @@ LIKE = {
     "bare junit": "junit",
 }  # fmt: skip
 # What no text of others may hold as it is. JUnit's XML has attributes in double quotes alone.
-UNSAFE = {"markdown": "<>[]|*", "junit": '<>"', "text table": "", "progress as text": ""}
+UNSAFE = {
+    "markdown": "<>[]|*", "junit": '<>"', "text table": "", "progress as text": "",
+    # what a browser would write: a quote is nothing in text, nor a single one within double ones
+    "sanitized": "<>", "sanitized attribute": '<>"', "appendix": "<>",
+}  # fmt: skip
 HTML = "<>\"'"
 
 
@@ -253,6 +257,7 @@ def sources() -> dict[str, str]:
             "progress": progress._repr_mimebundle_()["text/html"],
             "progress as text": repr(progress),
             "sanitized": sanitize(_foreign(), prefix="x-"),
+            "sanitized attribute": sanitize(f'<p title="{_as_text("attribute")}">x</p>', prefix="x-"),
             "appendix": appendix(_notebook()),
         }
 
@@ -269,8 +274,8 @@ def _as_text(name: str) -> str:
 
 
 def _foreign() -> str:
-    attribute, words, address = map(_as_text, ("attribute", "words", "address"))
-    return f'<p title="{attribute}">x</p><p>{words}</p><a href="{address}">there</a>'
+    words, address = map(_as_text, ("words", "address"))
+    return f'<p>{words}</p><a href="{address}">there</a>'
 
 
 def _notebook() -> dict[str, object]:
@@ -341,14 +346,19 @@ PARTS = {
     "alt text": 'aria-label="([^"]*)"',
     "title": "<title>(.*?)</title>",
     "drawn text": "<text[^>]*>(.*?)</text>",
+    "list": "(?:<span>|<small>)(.*?)</(?:span|small)>",
     "caption": "<figcaption>(.*?)</figcaption>",
     "numbers": "(?:<caption>|<th [^>]*>|<td[^>]*>(?:<span[^>]*>)?)(.*?)</(?:caption|th|td|span)>",
 }
 
 LEFT_OUT = {
-    ("forest", "alt text"): "best", ("forest", "title"): "best", ("forest", "drawn text"): "best",
+    ("forest", "alt text"): "best", ("forest", "title"): "best", ("forest", "list"): "metric best",
+    ("forest", "drawn text"): "reference arm other best status",
     ("forest", "caption"): "reference arm other status best", ("frontier", "alt text"): "s", ("frontier", "title"): "s",
-    ("frontier", "caption"): "point s", ("lines", "caption"): "line", ("slices", "caption"): "slice slice-arm tenant",
+    ("frontier", "caption"): "point s", ("frontier", "drawn text"): "point s", ("frontier", "list"): "metric",
+    ("lines", "caption"): "line", ("lines", "drawn text"): "line", ("lines", "list"): "across up",
+    ("slices", "caption"): "slice slice-arm tenant", ("slices", "drawn text"): "slice-arm",
+    ("slices", "list"): "metric slice tenant",
 }  # fmt: skip
 
 

@@ -20,7 +20,6 @@ from workbench.caching.tables import (
     certificate_table,
     contents_table,
     curve,
-    drift_table,
     exact_table,
     item_id,
     pairs_table,
@@ -258,11 +257,6 @@ class CachingBench:
     def prompt_caches(self) -> list[Table]:
         """What vendors' prompt caches would save on this evalset's prompts, what breaks them, and what would help."""
         return prompt_tables(self.experiment.evalset, seed=self.lab.parameters.seed)
-
-    def drift(self) -> Table:
-        """How soon a watch on labelled live hits would find that the certificate no longer holds."""
-        p = self.lab.parameters
-        return drift_table(self.rule.margin, 1 - self.rule.confidence, streams=p.draws, seed=p.seed)
 
     def save(self, decision: Decision, replayed: Replayed, *tables: Table) -> Summary:
         """Write everything the report and the gate need."""

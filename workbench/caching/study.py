@@ -14,6 +14,7 @@ from workbench.errors import ConfigError, unknown_name
 from workbench.evalset.evalset import require_dev
 from workbench.evalset.gates import PairLimit
 from workbench.evalset.traffic import Pair, RequestStream
+from workbench.inference.embedding import check_embedder
 from workbench.inference.prices import PriceTable, Work
 from workbench.rendering.table import Table
 
@@ -36,6 +37,10 @@ class CachingParameters:
     false_hit_usd: float = 0.0
     draws: int = 200
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        make_guard(self.guard)
+        check_embedder(self.embedder)
 
 
 @dataclass(frozen=True, repr=False, eq=False)

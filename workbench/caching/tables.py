@@ -9,7 +9,6 @@ import polars as pl
 
 from workbench.caching.certify import Certificate, Trial, korn_graubard, sweep
 from workbench.caching.claims import METRIC, CacheResult, bounds_of_pairs, rate_of
-from workbench.caching.drift import watch_trials
 from workbench.caching.replay import Replay, Shadow, oracle_hits, replay, serve_nothing
 from workbench.evalset.traffic import Pair, RequestStream
 from workbench.evaluation.compare import SCORES_SCHEMA
@@ -33,7 +32,6 @@ from workbench.reports.run import needed_words
 Bools = npt.NDArray[np.bool_]
 SHOWN_THRESHOLDS = (0.98, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 CURVE_POINTS = 40
-RATE_MULTIPLES = (0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
 
 
 def pairs_table(pairs: Sequence[Pair], arms: Sequence[tuple[str, Bools, Bools]]) -> Table:
@@ -200,26 +198,6 @@ def exact_table(stream: RequestStream, warmup: int) -> Table:
         Column("with another answer", "count"),
     )  # fmt: skip
     return Table(columns, tuple(rows), "The exact cache")
-
-
-def drift_table(alpha: float, delta: float = 0.05, *, streams: int = 1000, looks: int = 2000, seed: int = 0) -> Table:
-    """How soon the watch finds a rate above alpha, and how seldom it errs at alpha; beside a test made for one look."""
-    rates = [m * alpha for m in RATE_MULTIPLES if m * alpha < 1]
-    trials = watch_trials(alpha, rates, delta=delta, streams=streams, looks=looks, seed=seed)
-    rows = tuple(
-        ("holds" if t.rate <= alpha else "drifted", t.rate, t.alarmed, t.median if t.rate > alpha else None, t.naive)
-        for t in trials
-    )
-    columns = (
-        Column("the claim"), Column("true false-hit rate", "number", digits=4), Column("alarm", "share", digits=1),
-        Column("labelled hits until then (median)", "count"),
-        Column("alarm of a one-look test, made every time", "share", digits=1),
-    )  # fmt: skip
-    caption = (
-        f"A watch on live hits. {streams:,} streams at alpha {alpha:g} and delta {delta:g}, looked at after each of "
-        f"{looks:,} labels"
-    )
-    return Table(columns, rows, caption)
 
 
 QUARTERS = 4

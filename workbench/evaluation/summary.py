@@ -93,7 +93,6 @@ class Summary:
     sections: tuple[Section, ...] = ()
     cost_note: str = ""
     assumed: dict[str, str] = field(default_factory=dict)
-    extra: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Pretty JSON."""

@@ -6,17 +6,20 @@ its own answer. HTTP/1.1 has no field that would tell. Therefore every request s
 state of httpcore then allows no second one. What that costs is measured by ``tests/benchmarks/bench_connections.py``.
 """
 
+import json
+import re
 import uuid
 from typing import Any
 
 import httpx
 
-from workbench.errors import AnswerMismatch
+from workbench.errors import AnswerMismatch, MalformedAnswer
 from workbench.inference.hosted import answer_ids
 from workbench.records import content_hash
 
 # OpenAI logs it, and some gateways send it back: https://platform.openai.com/docs/api-reference/debugging-requests
 REQUEST_ID = "X-Client-Request-Id"
+_STREAM = re.compile(rb'"stream"\s*:\s*true')
 ANSWER_IDS = ("x-request-id", "request-id")  # how OpenAI's and Anthropic's servers name an answer of theirs
 
 
@@ -31,12 +34,14 @@ def one_request_each(client: httpx.Client) -> httpx.Client:
     ------
     AnswerMismatch
         From each request of the client whose answer echoes another request's id, or has the id of an answer to another.
+    MalformedAnswer
+        From each request for a stream that is answered with one JSON body.
     """
     hooks = client.event_hooks
     if _last_request not in hooks["request"]:
         client.event_hooks = {
             "request": [*hooks["request"], _last_request],
-            "response": [_check_whose, *hooks["response"]],
+            "response": [_check_whose, _check_streamed, *hooks["response"]],
         }
     return client
 
@@ -90,3 +95,22 @@ def _check_whose(response: httpx.Response) -> None:
                 f"request {sent} was answered with {name} {came[name]}, which was the answer to another request",
                 billed="unknown",
             )
+
+
+def _check_streamed(response: httpx.Response) -> None:
+    """Refuse a whole answer in the place of a stream, of which litellm makes a good answer without any text.
+
+    An error in such a body is left to those who read it. Where a server calls its stream JSON, it is read on as one.
+    """
+    if not response.is_success or not response.headers.get("content-type", "").startswith("application/json"):
+        return
+    if not _STREAM.search(response.request.read()):
+        return
+    try:
+        body = json.loads(response.read())
+    except ValueError:
+        return
+    if isinstance(body, dict) and not body.get("error"):
+        raise MalformedAnswer(
+            "a stream was asked for and one JSON body came; ask this server without a stream", billed="unknown"
+        )

@@ -9,12 +9,12 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from workbench.config import Settings, count_from
-from workbench.errors import AnswerMismatch, ConfigError
+from workbench.errors import AnswerMismatch, ConfigError, unknown_name
 from workbench.inference.attempt import Books, CallAccount
 from workbench.inference.failover import Cooldowns, RetryPolicy, call_models
 from workbench.inference.hosted import counted, load_litellm
@@ -24,10 +24,7 @@ from workbench.inference.streams import in_time
 from workbench.inference.weights import MINILM_SHA256, fetch, verify
 from workbench.telemetry.context import current
 
-if TYPE_CHECKING:
-    from workbench.inference.attempt import Books
-
-
+EMBEDDERS = ("minilm", "litellm:MODEL", "sentence-transformers:MODEL")
 # 256 positions, of which two mark the beginning and the end.
 MINILM_MAX_TOKENS = 254
 
@@ -124,8 +121,21 @@ class SentenceTransformerEmbedder:
         return unit(np.asarray(self._model.encode(list(texts)), np.float32))
 
 
-def load_embedder(name: str, settings: Settings, books: "Books | None" = None) -> Embedder:
-    """Embedder by name: ``minilm``, ``litellm:<model>`` or ``sentence-transformers:<model>``.
+def check_embedder(name: str) -> None:
+    """Refuse a name that `load_embedder` would refuse, without loading anything.
+
+    Raises
+    ------
+    ConfigError
+        If the name is none of `EMBEDDERS`.
+    """
+    kind, _, model = name.partition(":")
+    if name != "minilm" and not (model and kind in ("litellm", "sentence-transformers")):
+        raise ConfigError(unknown_name("embedder", name, EMBEDDERS))
+
+
+def load_embedder(name: str, settings: Settings, books: Books | None = None) -> Embedder:
+    """Embedder by name: ``minilm``, ``litellm:MODEL`` or ``sentence-transformers:MODEL``.
 
     A hosted one (``litellm:``) is paid for on ``books``, by default the project's own.
 
@@ -134,16 +144,13 @@ def load_embedder(name: str, settings: Settings, books: "Books | None" = None) -
     ConfigError
         If the name is none of these.
     """
+    check_embedder(name)
     kind, _, model = name.partition(":")
-    if name == "minilm":
+    if kind == "minilm":
         return MiniLM(settings.cache / "weights")
-    if kind == "litellm" and model:
-        from workbench.inference.attempt import Books
-
-        return HostedEmbedder(model, books or Books.open(settings))
-    if kind == "sentence-transformers" and model:
+    if kind == "sentence-transformers":
         return SentenceTransformerEmbedder(model)
-    raise ConfigError(f"embedder {name!r} is not one of minilm, litellm:<model>, sentence-transformers:<model>")
+    return HostedEmbedder(model, books or Books.open(settings))
 
 
 def mean_pooled(hidden: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -9,7 +9,15 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from workbench.config import Clock
-from workbench.errors import AttemptTimeout, CallFailed, ConfigError, ModelMissing, ProviderError, RateLimited
+from workbench.errors import (
+    AccountRefused,
+    AttemptTimeout,
+    CallFailed,
+    ConfigError,
+    ModelMissing,
+    ProviderError,
+    RateLimited,
+)
 from workbench.inference.messages import Response
 from workbench.inference.streams import pause
 
@@ -224,7 +232,7 @@ class _Call:
         if isinstance(error, AttemptTimeout):
             sent = error.billed != "no"
             return sent and not error.cut and timeout_s >= self.policy.attempt_timeout_s
-        return error.retryable or isinstance(error, ModelMissing)
+        return error.retryable or isinstance(error, ModelMissing | AccountRefused)
 
     def again(self, turn: _Turn, outcome: ProviderError | RateLimited) -> bool:
         """Whether the model may be asked again, and then when."""

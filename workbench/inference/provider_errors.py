@@ -56,8 +56,8 @@ def typed(error: Exception, model: str) -> ProviderError:
     chain = list(_chain(error))
     said = f"{model}: {_told(error)}"
     for cause in chain:
-        if isinstance(cause, AnswerMismatch):
-            return AnswerMismatch(f"{model}: {cause}", billed=cause.billed)
+        if isinstance(cause, AnswerMismatch | MalformedAnswer):  # of our own check of each answer
+            return type(cause)(f"{model}: {cause}", billed=cause.billed)
     if isinstance(error, litellm.ContextWindowExceededError) or _code(
         chain, "context_length_exceeded", "exceed_context_size_error"
     ):

@@ -1,6 +1,7 @@
 """Tables of plain values as accessible HTML and as text: the one way in which the package shows rows."""
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Self
@@ -14,6 +15,7 @@ Kind = Literal["text", "number", "usd", "ms", "interval", "count", "share", "sta
 NONE = "\u2013"
 _MINUS = "\u2212"
 _NAME_LIMIT, _CAPTION_LIMIT = 120, 1000
+_WORD = re.compile(r"(?=\S*[-/])\S{3,40}")  # a name that browsers break at its hyphens unless a style sheet forbids it
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,8 @@ class Table:
         return f'<table class="wb-table">{caption}\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody></table>'
 
     def _row(self, position: int, texts: Sequence[str]) -> str:
-        head = f'<th scope="row"{_align(self.columns[0])}>{escape(texts[0])}</th>'
+        word = ' class="wb-word"' if _WORD.fullmatch(texts[0]) else ""
+        head = f'<th scope="row"{word}{_align(self.columns[0])}>{escape(texts[0])}</th>'
         marked = ' class="wb-marked"' if position == self.mark else ""
         return f"<tr{marked}>{head}{''.join(map(_cell, self.columns[1:], texts[1:]))}</tr>\n"
 

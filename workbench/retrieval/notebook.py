@@ -29,7 +29,7 @@ from workbench.evaluation.summary import (
     slice_rows,
     would_change,
 )
-from workbench.inference.embedding import Embedder, MiniLM, load_embedder
+from workbench.inference.embedding import Embedder, MiniLM, check_embedder, load_embedder
 from workbench.inference.prices import project_prices
 from workbench.records import Decision, content_hash
 from workbench.rendering.progress import Progress
@@ -192,6 +192,11 @@ class RetrievalParameters:
     scale_rows: int = 0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        make_arms(self.chunkers, self.strategies)
+        check_embedder(self.embedder)
+        _check_rebuilds(self.rebuilds)
+
 
 @dataclass(frozen=True, slots=True)
 class RetrievalBench:
@@ -208,7 +213,6 @@ class RetrievalBench:
         """Load everything that can be refused, before anything is computed."""
         settings = load_settings()
         parameters = build_parameters(RetrievalParameters, given)
-        make_arms(parameters.chunkers, parameters.strategies)  # refuses unknown names
         embedder = load_embedder(parameters.embedder, settings)
         tokenizer = embedder if isinstance(embedder, MiniLM) else MiniLM(settings.cache / "weights")
         return cls.open(parameters, settings, embedder=embedder, tokenizer=tokenizer)
@@ -217,14 +221,7 @@ class RetrievalBench:
     def open(
         cls, parameters: RetrievalParameters, settings: Settings, *, embedder: Embedder, tokenizer: Tokenizer
     ) -> Self:
-        """Begin with an encoder and a tokenizer of your own, in place of those that the parameters name.
-
-        Raises
-        ------
-        ConfigError
-            If ``rebuilds`` are too few to show a spread.
-        """
-        _check_rebuilds(parameters.rebuilds)
+        """Begin with an encoder and a tokenizer of your own, in place of those that the parameters name."""
         systems = tuple(load_systems(parameters.systems, settings))
         evalset = load_evalset(parameters.evalset, settings=settings, seed=parameters.seed)
         inputs = {

@@ -75,7 +75,6 @@ class Curve:
 
     quality: np.ndarray
     cost_usd: np.ndarray
-    values_usd: np.ndarray
 
     @property
     def points(self) -> np.ndarray:
@@ -95,7 +94,7 @@ def router_curve(router: Router, predicted: np.ndarray, quality: np.ndarray, cos
     values, rows = knob_values(cost_usd), np.arange(len(predicted))
     picked = [router.pick(predicted, value) for value in values]
     spent = [router.spend(p, cost_usd) + router.overhead_usd for p in picked]
-    return Curve(np.stack([quality[rows, p] for p in picked], 1), np.stack(spent, 1), values)
+    return Curve(np.stack([quality[rows, p] for p in picked], 1), np.stack(spent, 1))
 
 
 def oracle_curve(quality: np.ndarray, cost_usd: np.ndarray) -> Curve:
@@ -103,9 +102,7 @@ def oracle_curve(quality: np.ndarray, cost_usd: np.ndarray) -> Curve:
     values, rows = knob_values(cost_usd), np.arange(len(quality))
     finite = np.where(np.isinf(values), 1e9, values)
     picked = [(value * quality - cost_usd).argmax(1) for value in finite]
-    return Curve(
-        np.stack([quality[rows, p] for p in picked], 1), np.stack([cost_usd[rows, p] for p in picked], 1), values
-    )
+    return Curve(np.stack([quality[rows, p] for p in picked], 1), np.stack([cost_usd[rows, p] for p in picked], 1))
 
 
 def upper_hull(points: np.ndarray) -> np.ndarray:

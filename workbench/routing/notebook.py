@@ -16,7 +16,7 @@ from workbench.evaluation.experiment import Experiment, Finalists, decision_path
 from workbench.evaluation.power import plan
 from workbench.evaluation.provenance import build_parameters, encoder_probe, parameter_inputs
 from workbench.evaluation.summary import Summary, slice_rows
-from workbench.inference.embedding import Embedder, load_embedder
+from workbench.inference.embedding import Embedder, check_embedder, load_embedder
 from workbench.inference.prices import project_prices
 from workbench.inference.recordings import FOLDER
 from workbench.records import Decision
@@ -27,7 +27,7 @@ from workbench.reports.figure import Figure
 from workbench.retrieval.ingest import VectorCache
 from workbench.retrieval.tables import power_table
 from workbench.routing.candidates import RoutedArm, ScoredRoutes, model_arms, policy_arms, route_all
-from workbench.routing.policies import Policy, Router, load_router, make_policy
+from workbench.routing.policies import Policy, Router, check_policy, load_router, make_policy
 from workbench.routing.recorded import recorded_outcomes
 from workbench.routing.route import model_inputs
 from workbench.routing.tables import (
@@ -78,6 +78,11 @@ class RoutingParameters:
     min_saving: float = 0.05
     draws: int = 2000
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in self.policies:
+            check_policy(name)
+        check_embedder(self.embedder)
 
 
 @dataclass(frozen=True, slots=True)

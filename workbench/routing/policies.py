@@ -187,6 +187,22 @@ POLICIES: Mapping[str, Policy] = MappingProxyType({p.name: p for p in (
 )})  # fmt: skip
 
 
+def check_policy(name: str) -> None:
+    """Refuse a name that `make_policy` would refuse whatever the models are; your own class is not loaded.
+
+    Raises
+    ------
+    ConfigError
+        If the name is of no known form.
+    """
+    if name.startswith("table:"):
+        _pairs(name)
+    elif name not in POLICIES and ":" not in name:
+        raise ConfigError(
+            unknown_name("policy", name, sorted(POLICIES)) + ", table:FEATURE=MODEL;*=MODEL, module:Class"
+        )
+
+
 def make_policy(name: str, models: Sequence[str]) -> Policy:
     """Policy by name: one of `POLICIES`, ``table:FEATURE=MODEL;...;*=MODEL``, or your own ``module:Class``.
 
@@ -195,20 +211,24 @@ def make_policy(name: str, models: Sequence[str]) -> Policy:
     ConfigError
         If the name is none of these, or a table names a model that is not there.
     """
+    check_policy(name)
     if name in POLICIES:
         return POLICIES[name]
     if name.startswith("table:"):
         return Policy(name, _table(name, models))
-    if ":" in name:
-        kind = rm.load_class(name)
-        return Policy(name, lambda requests, quality: kind().fit(requests, quality))
-    raise ConfigError(unknown_name("policy", name, sorted(POLICIES)) + ", table:FEATURE=MODEL;*=MODEL, module:Class")
+    kind = rm.load_class(name)
+    return Policy(name, lambda requests, quality: kind().fit(requests, quality))
 
 
-def _table(name: str, models: Sequence[str]) -> Learn:
+def _pairs(name: str) -> dict[str, str]:
     pairs = dict(part.split("=", 1) for part in name.removeprefix("table:").split(";") if "=" in part)
     if "*" not in pairs:
         raise ConfigError(f"policy {name!r} must end in *=MODEL, for features that it does not name")
+    return pairs
+
+
+def _table(name: str, models: Sequence[str]) -> Learn:
+    pairs = _pairs(name)
     for model in pairs.values():
         if model not in models:
             raise ConfigError(f"policy {name!r}: {unknown_name('model', model, models)}")

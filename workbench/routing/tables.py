@@ -178,7 +178,7 @@ def _curves(outcomes: Outcomes, arms: Sequence[RoutedArm], rows: Ints | None = N
     """Curves of the single models and of every policy, over all prompts or some."""
     part = slice(None) if rows is None else rows
     quality, cost = outcomes.quality[part], outcomes.cost_usd[part]
-    curves = {HULL: Curve(quality, cost, np.zeros(0))}
+    curves = {HULL: Curve(quality, cost)}
     for arm in arms:
         if arm.held_out is not None:
             curves[arm.name] = router_curve(arm.router, arm.held_out[part], quality, cost)
@@ -215,7 +215,7 @@ def contents_table(outcomes: Outcomes) -> Table:
 def opportunity_table(outcomes: Outcomes, *, draws: int, seed: int) -> Table:
     """Oracle against the hull of the single models: the most that any router could gain."""
     quality, cost = outcomes.quality, outcomes.cost_usd
-    curves = {HULL: Curve(quality, cost, np.zeros(0)), ORACLE: oracle_curve(quality, cost)}
+    curves = {HULL: Curve(quality, cost), ORACLE: oracle_curve(quality, cost)}
     areas = resample_aiq(curves, cost, outcomes.codes, draws=draws, seed=seed)
     gap, hull = areas[ORACLE].minus(areas[HULL]), upper_hull(np.column_stack([cost.mean(0), quality.mean(0)]))
     weak, strong = pair_of(outcomes)
