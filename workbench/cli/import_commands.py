@@ -36,7 +36,11 @@ def from_outcomes(
     name: Annotated[str, typer.Option(help="Name of the new evalset, or its folder.")],
     rename: _Rename = None,
     models: Annotated[
-        str | None, typer.Option(metavar="A,B,C", help="Columns of a wide table that are models.")
+        str | None,
+        typer.Option(
+            metavar="A,B,C",
+            help="Models of a wide table; else columns with a cost beside them (MODEL_cost), or in --cost.",
+        ),
     ] = None,
     without: Annotated[
         list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Leave rows with it out; repeatable.")

@@ -138,7 +138,7 @@ def _warnings(experiment: Experiment, test: Scored, metric: str) -> tuple[str, .
             f"{arm}: less than {WELL_JUDGED:.0%} of its top 10 is judged; its nDCG@10 lies between {low:.3f} and "
             f"{high:.3f}."
         )
-    if test.split.pooled and (unjudged := len(to_judge(test.answers, test.split))):
+    if unjudged := len(to_judge(test.answers, test.split)):
         out.append(sheet_note(unjudged, experiment.folder.name, experiment.evalset.name))
     return tuple(out)
 

@@ -30,11 +30,11 @@ class _Asked:
     """What is read of a collection: its name, its configurations, where the judgements are, and which revision."""
 
     name: str
-    corpus: str
-    queries: str
-    qrels: str | None
-    qrels_name: str | None
-    revision: str | None
+    corpus: str = "corpus"
+    queries: str = "queries"
+    qrels: str | None = None
+    qrels_name: str | None = None
+    revision: str | None = None
 
     def told(self, folder_sha256: str) -> str:
         """Line of the card by which a kept collection is known to be what is asked for."""
@@ -81,7 +81,7 @@ def load_hub(
     asked = _Asked(str(Path(name).resolve()) if local else name, corpus, queries, qrels, qrels_name, revision)
     out = hub_folder(asked.name, settings)
     told = asked.told(_folder_hash(Path(name)) if local else "")
-    if _is_kept(out, told, local=local):
+    if _is_kept(out, told, as_before=not local and asked == _Asked(asked.name)):
         return load_evalset(out, settings=settings)
     datasets = _datasets()
     if not local:
@@ -134,12 +134,12 @@ def _table(label: str, rows: list[Row]) -> TableFile:
     return TableFile(Path(label), tuple(dict.fromkeys(key for _, row in rows for key in row)), tuple(rows))
 
 
-def _is_kept(out: Path, told: str, *, local: bool) -> bool:
-    """Whether what is asked for was read before. What an older version kept of the hub says nothing of how."""
+def _is_kept(out: Path, told: str, *, as_before: bool) -> bool:
+    """Whether what is asked for was read before; a card that does not tell how is of a time without a choice."""
     if not out.is_dir():
         return False
     card = (out / "card.md").read_text(encoding="utf-8") if (out / "card.md").is_file() else ""
-    return told in card or ("Read: " not in card and not local)
+    return told in card or (as_before and "Read: " not in card)
 
 
 def _folder_hash(folder: Path) -> str:
