@@ -22,7 +22,7 @@ from workbench.inference.client import Client
 from workbench.inference.embedding import HostedEmbedder, load_embedder
 from workbench.inference.limits import Limit
 from workbench.inference.messages import CacheUse, Response, Usage
-from workbench.retrieval.notebook import RetrievalBench, RetrievalParameters
+from workbench.retrieval.notebook import RetrievalExperiment, RetrievalParameters
 from workbench.routing.policies import POLICIES
 from workbench.routing.route import load_routed
 from workbench.state import open_engine
@@ -184,12 +184,12 @@ def test_the_retrieval_bench_pays_to_ingest_documents_and_to_ask_questions(serve
     given = {"evalset": "tiny", "chunkers": ["whole"], "strategies": ["full_text", "hybrid_rrf"], "reference": HYBRID}
     parameters = build_parameters(RetrievalParameters, given | {"embedder": NAME})
     embedder = load_embedder(NAME, settings)
-    bench = RetrievalBench.open(parameters, settings, embedder=embedder, tokenizer=WordTokenizer())
+    bench = RetrievalExperiment(parameters, settings, embedder=embedder, tokenizer=WordTokenizer())
     bench.score(bench.prepare(), "dev")
     rows = rows_of(settings)
     assert len(rows) == len(server.asked)
     texts = {purpose: sum(r["fresh_tokens"] for r in rows if r["purpose"] == purpose) for purpose in ("ingest", "eval")}
-    questions = len(bench.experiment.evalset.split("dev").queries)
+    questions = len(bench.evalset.split("dev").queries)
     assert texts == {"ingest": 80, "eval": questions + 3}  # the server counts a token a text; three probe the encoder
     assert sum(r["cost_nanos"] for r in rows) == embedder.books.budgets.table()["spent_nanos"].max()
     assert {r["tenant_id"] for r in rows if r["item_id"]} == {"acme", "globex"}

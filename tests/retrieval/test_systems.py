@@ -191,5 +191,5 @@ def test_a_run_whose_ranks_contradict_its_scores_says_so_in_the_report(settings)
     (settings.root / "my.run").write_text(rows, encoding="utf-8")
     bench = open_bench(settings.root, systems=["mine=my.run@1"])
     judge(bench, bench.prepare())
-    told = (bench.experiment.folder / "summary.json").read_text(encoding="utf-8")
+    told = (bench.folder / "summary.json").read_text(encoding="utf-8")
     assert "my.run: of 72 of 72 questions the ranks contradict the scores" in told

@@ -1,6 +1,5 @@
 """Outcomes: what every model answered to every prompt, how good it was and what it cost, as dense matrices."""
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import polars as pl
 from workbench.errors import Defect, EvalsetError
 from workbench.evalset.evalset import dev_clusters, require_dev
 from workbench.evalset.files import read_parquet
-from workbench.records import DEFAULT_TENANT
+from workbench.records import DEFAULT_TENANT, file_hash
 
 FILE = "outcomes.parquet"
 OUTCOMES_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
@@ -146,9 +145,8 @@ def load_outcomes(folder: Path, *, seed: int = 0, dev_share: float = DEV_SHARE) 
     path = folder / FILE
     if not path.is_file():
         raise EvalsetError(f"evalset {folder.name} has no {FILE}; make one with: workbench import outcomes PATH")
-    table = read_parquet(path)
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    return replace(outcomes_of(table, str(path), seed=seed, dev_share=dev_share), sha256=sha256)
+    outcomes = outcomes_of(read_parquet(path), str(path), seed=seed, dev_share=dev_share)
+    return replace(outcomes, sha256=file_hash(path))
 
 
 def outcomes_of(
@@ -159,7 +157,7 @@ def outcomes_of(
     Parameters
     ----------
     table : DataFrame
-        Columns of `STORED_SCHEMA`; those not in `NEEDED` may be absent. One row a prompt, model, configuration and
+        Columns of `STORED_SCHEMA`; those not in `NEEDED` may be absent. One row per prompt, model, configuration and
         repeat; repeats of a prompt are averaged. A column ``line`` says where each row stands in ``source``.
     seed : int
         Of the split by cluster, where the table has none: routers learn on dev, so that half of the clusters

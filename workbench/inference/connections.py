@@ -100,7 +100,7 @@ def _check_whose(response: httpx.Response) -> None:
 def _check_streamed(response: httpx.Response) -> None:
     """Refuse a whole answer in the place of a stream, of which litellm makes a good answer without any text.
 
-    An error in such a body is left to those who read it. Where a server calls its stream JSON, it is read on as one.
+    An error in such a body is left to its reader. If a server calls its stream JSON, it is read as a stream.
     """
     if not response.is_success or not response.headers.get("content-type", "").startswith("application/json"):
         return

@@ -215,7 +215,7 @@ _Part = tuple[Callable[[Any, Answer], None], Any]
 
 
 class Provider(Protocol):
-    """Whoever answers requests; safe to use from several threads."""
+    """Answers requests; safe to use from several threads."""
 
     def complete(self, request: Request, *, timeout_s: float, on_text: Callable[[str], None] | None = None) -> Response:
         """Answer once, or raise a `ProviderError`; with ``on_text`` the answer is also shown as it comes."""

@@ -1,4 +1,4 @@
-"""Requests and tokens a minute, exact across threads, processes and machines that share the state database.
+"""Requests and tokens per minute, exact across threads, processes and machines that share the state database.
 
 Each call reserves the moment at which it may start, in a log of such moments; then it sleeps until then. Nobody
 polls, and the first to come is the first to go. Within any window of the given length the log holds no more than
@@ -151,7 +151,7 @@ class RateLimiter:
                 connection.execute(sa.delete(_SLOT).where(_SLOT.c.slot_id == slot.slot_id))
 
     def _earliest(self, connection: sa.Connection, model: str, limit: Limit, tokens: int, now: int) -> int:
-        """First moment, not before those who came earlier, at which request and tokens fit."""
+        """First moment at which request and tokens fit, after all requests that came earlier."""
         mine = _SLOT.c.model == model
         last = connection.execute(sa.select(sa.func.max(_SLOT.c.start_us)).where(mine)).scalar()
         start = max(now, last or 0)
@@ -173,7 +173,7 @@ class RateLimiter:
 
 
 def _enter(connection: sa.Connection, model: str) -> None:
-    """Hold the model's gate until the transaction ends; who waits for it is served in the order of coming."""
+    """Hold the model's gate until the transaction ends; the threads that wait are served in the order of coming."""
     enter = sa.update(_GATE).where(_GATE.c.model == model).values(passed=_GATE.c.passed + 1)
     if not connection.execute(enter).rowcount:
         insert_ignore(connection, _GATE, [{"model": model, "passed": 0}])

@@ -5,7 +5,7 @@ A strategy never sees a store, only the handle of one tenant. Scores of differen
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -30,6 +30,7 @@ class Question:
     fan_out: int = 1
 
 
+@runtime_checkable
 class Strategy(Protocol):
     """One way from a question to ranked documents."""
 

@@ -1,8 +1,6 @@
 """Writes an evalset folder, or one file of it, whole or not at all."""
 
-import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,10 +8,11 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from workbench.codec import write_whole
 from workbench.errors import EvalsetError
 from workbench.evalset.files import Judgement
 from workbench.evalset.items import DOCUMENT_KEYS, QUERY_KEYS
-from workbench.records import Document, Query
+from workbench.records import Document, Query, file_hash
 
 Tell = Callable[[str], object]  # what an import says beside its result: what it left out, and what it took it for
 
@@ -101,17 +100,10 @@ def add_file(out: Path, name: str, data: bytes, *, card: str) -> Path:
             (folder / name).write_bytes(data)
         return target
     with writing(target):
-        replace_file(target, data)
+        write_whole(target, data)
         if not (out / "card.md").exists():
             (out / "card.md").write_text(card, encoding="utf-8")
     return target
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a file that is there whole, or as it was before."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_bytes(data)
-    part.replace(path)
 
 
 def tell_left_out(left_out: Mapping[Path, Sequence[str]], notes: Sequence[str], tell: Tell) -> None:
@@ -122,7 +114,7 @@ def tell_left_out(left_out: Mapping[Path, Sequence[str]], notes: Sequence[str], 
 
 def import_card(left_out: Mapping[Path, Sequence[str]], by_hand: str, notes: Sequence[str] = ()) -> str:
     """Card of an import: which files were read and which of their columns left out, and what a person has to add."""
-    said = [f"`{path.name}`, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in left_out]
+    said = [f"`{path.name}`, sha256 {file_hash(path)}" for path in left_out]
     said += [*notes, *(f"of `{p.name}` were left out: {', '.join(names)}" for p, names in left_out.items() if names)]
     return (
         "---\nsynthetic: false\n---\n# Imported\n## Made from\n"

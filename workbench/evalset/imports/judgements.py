@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from workbench.codec import write_whole
 from workbench.config import Settings
 from workbench.errors import Defect, EvalsetError
 from workbench.evalset.cells import Unusable, grade, id_text, name_text, shown
 from workbench.evalset.evalset import find_evalset
 from workbench.evalset.files import Judgement, Names, named_rows, read_table, scan_qrels
 from workbench.evalset.findings import Contents, read_contents
-from workbench.evalset.imports.folder import Tell, replace_file, say_nothing, writing
+from workbench.evalset.imports.folder import Tell, say_nothing, writing
 from workbench.evalset.items import clean_id
 from workbench.records import Document, Query
 
@@ -215,7 +216,7 @@ def _add(folder: Path, homes: Mapping[Path, Sequence[Graded]]) -> list[Path]:
         new[path] = data + (b"" if data.endswith(b"\n") else b"\n") + "".join(lines).encode()
     with writing(folder):
         for path, data in new.items():
-            replace_file(path, data)
+            write_whole(path, data)
     return list(new)
 
 
