@@ -229,7 +229,7 @@ _DATABASE = (sa.exc.OperationalError, sa.exc.TimeoutError, sa.exc.InterfaceError
 
 
 @dataclass(slots=True, eq=False)
-class _Asked:
+class _Joined:
     """What one thread asks for: steps of one transaction, of which a refused one ends the rest."""
 
     steps: Sequence[_Step]
@@ -258,7 +258,7 @@ class GroupCommit:
     def __init__(self, engine: sa.Engine) -> None:
         self._engine, self._pipelines = weakref.ref(engine), engine.dialect.name == "postgresql"
         self._state, self._busy = threading.Lock(), False
-        self._waiting: deque[_Asked] = deque()
+        self._waiting: deque[_Joined] = deque()
 
     def run(self, batch: Batch, request: Any) -> Any:
         """``outcome = group.run(batch, request)``: write, with what was held back inside `together`.
@@ -268,7 +268,7 @@ class GroupCommit:
         Exception
             What was refused, or what the database said; then nothing of the request is written.
         """
-        job = self._done(_Asked([*_held_back(self), (batch, request)]))
+        job = self._done(_Joined([*_held_back(self), (batch, request)]))
         for outcome in job.outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
@@ -284,11 +284,11 @@ class GroupCommit:
 
     def alone(self, write: Callable[[sa.Connection], _T]) -> _T:
         """Give ``write`` a transaction of its own, when it is this thread's turn; returns what it returns."""
-        job = self._done(_Asked([(Batch(0, lambda connection, _: [write(connection)]), None)], alone=True))
+        job = self._done(_Joined([(Batch(0, lambda connection, _: [write(connection)]), None)], alone=True))
         result: _T = job.outcomes[0]
         return result
 
-    def _done(self, job: _Asked) -> _Asked:
+    def _done(self, job: _Joined) -> _Joined:
         try:
             self._enter(job)
             if job.leads:
@@ -300,7 +300,7 @@ class GroupCommit:
             raise job.error
         return job
 
-    def _enter(self, job: _Asked) -> None:
+    def _enter(self, job: _Joined) -> None:
         """Wait until the job is done or this thread leads."""
         try:
             with self._state:
@@ -315,7 +315,7 @@ class GroupCommit:
                     self._waiting.remove(job)
             raise
 
-    def _lead(self, mine: _Asked) -> None:
+    def _lead(self, mine: _Joined) -> None:
         """Execute what waits, for all."""
         with self._state:
             jobs = self._taken(mine)
@@ -331,17 +331,17 @@ class GroupCommit:
                 if job is not mine:
                     job.ready.release()
 
-    def _taken(self, mine: _Asked) -> list[_Asked]:
+    def _taken(self, mine: _Joined) -> list[_Joined]:
         """Jobs of the next transaction; the main thread executes none but its own, because Ctrl-C can end it."""
         if mine.alone or threading.current_thread() is threading.main_thread():
             self._waiting.remove(mine)
             return [mine]
-        jobs: list[_Asked] = []
+        jobs: list[_Joined] = []
         while self._waiting and not self._waiting[0].alone and len(jobs) < _MOST_JOBS:
             jobs.append(self._waiting.popleft())
         return jobs
 
-    def _hand_over(self, mine: _Asked) -> None:
+    def _hand_over(self, mine: _Joined) -> None:
         """Let the first that waits lead."""
         with self._state:
             mine.leads = False
@@ -353,7 +353,7 @@ class GroupCommit:
             else:
                 self._busy = False
 
-    def _execute(self, jobs: list[_Asked], *, pipelined: bool = True) -> None:
+    def _execute(self, jobs: list[_Joined], *, pipelined: bool = True) -> None:
         committing = False
         pipelined = pipelined and not jobs[0].alone and self._pipelines
         try:
@@ -376,7 +376,7 @@ class GroupCommit:
         return engine.begin()
 
 
-def _execute_steps(connection: sa.Connection, jobs: list[_Asked]) -> None:
+def _execute_steps(connection: sa.Connection, jobs: list[_Joined]) -> None:
     """Execute all steps of one kind at a time; a job ends with its first refusal."""
     for job in jobs:
         job.outcomes = []
@@ -387,7 +387,7 @@ def _execute_steps(connection: sa.Connection, jobs: list[_Asked]) -> None:
             job.outcomes.append(outcome)
 
 
-def _refused(job: _Asked) -> bool:
+def _refused(job: _Joined) -> bool:
     return bool(job.outcomes) and isinstance(job.outcomes[-1], BaseException)
 
 
