@@ -1,0 +1,508 @@
+"""The engine of durable runs, dbos, as one process uses it: its database, its queues, its recovery, its records.
+
+dbos checkpoints, queues, schedules and retries. What it lacks is added here: steps whose inputs and model calls are
+recorded, JSON instead of pickle, and the adoption of what a dead process left running.
+"""
+
+import contextvars
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import sqlalchemy as sa
+
+from workbench.config import Settings
+from workbench.errors import FlowError, StepFailed
+from workbench.inference.tapes import taped
+from workbench.orchestration.calls import LiveTape, create_calls, tell_progress
+from workbench.orchestration.heartbeats import Heartbeat, dead_executors, forget
+from workbench.orchestration.sources import import_module_of
+from workbench.orchestration.steps import (
+    Asking,
+    Flow,
+    FlowRun,
+    StepRecord,
+    plain,
+    with_tools,
+)
+from workbench.state import open_engine
+from workbench.telemetry.context import attributed
+from workbench.telemetry.spans import Tracing, here, under
+
+if TYPE_CHECKING:
+    from dbos import WorkflowHandle
+
+_T = TypeVar("_T")
+NAME = "workbench"
+RECORDS = "workbench-flows-1"  # form of the records; the version of a flow's code is in the name of its queue
+ADOPT_EVERY_S = 60.0
+POLL_S = 0.2
+ENDED = ("done", "failed", "cancelled")
+_STATUS = {
+    "DELAYED": "waiting",
+    "ENQUEUED": "waiting",
+    "PENDING": "running",
+    "SUCCESS": "done",
+    "ERROR": "failed",
+    "CANCELLED": "cancelled",
+    "MAX_RECOVERY_ATTEMPTS_EXCEEDED": "failed",
+}
+
+
+def flows_url(state_url: str) -> str:
+    """Database of the runs: a file beside the state database, or the same server.
+
+    A file of its own, because the tables of the engine have no prefix there.
+
+    >>> flows_url("sqlite:////data/state.sqlite"), flows_url("postgresql://db/app")
+    ('sqlite:////data/state-flows.sqlite', 'postgresql://db/app')
+    """
+    url = sa.make_url(state_url)
+    if not url.drivername.startswith("sqlite"):
+        return state_url
+    file = Path(url.database or "state.sqlite")
+    return url.set(database=str(file.with_name(f"{file.stem}-flows{file.suffix}"))).render_as_string(hide_password=False)
+
+
+def runs_engine(url: str) -> sa.Engine | None:
+    """Engine for dbos on SQLite, as dbos would make it, but that a commit does not wait for the disk; else None.
+
+    A process that is killed loses nothing by it; a machine that loses its power may do its last steps again.
+    """
+    if not url.startswith("sqlite"):
+        return None
+    engine = sa.create_engine(url)
+
+    @sa.event.listens_for(engine, "connect")
+    def _set_up(dbapi: Any, _record: Any) -> None:
+        dbapi.isolation_level = "IMMEDIATE"
+        for pragma in ("busy_timeout=30000", "foreign_keys=ON", "synchronous=NORMAL"):
+            dbapi.execute(f"PRAGMA {pragma}")
+
+    return engine
+
+
+def job_queue(name: str, version: str) -> str:
+    """Queue of the jobs of a flow at one version of its code: only processes that have this version take from it."""
+    return f"{name}@{version}"
+
+
+def left_queue(name: str, version: str) -> str:
+    """Queue of what dead processes left that ran a flow themselves; those that run this flow take from it."""
+    return f"left {name}@{version}"
+
+
+class Durable:
+    """The engine in this process; one at a time, made by `Durable.open`."""
+
+    _open: "Durable | None" = None
+    _opening = threading.Lock()
+
+    def __init__(self, settings: Settings, tools: Mapping[str, Any]) -> None:
+        self.settings, self.url = settings, flows_url(settings.state_url)
+        self.engine = open_engine(self.url)
+        create_calls(self.engine)  # before the launch: it sets WAL, which stays with the file
+        self.tracing = Tracing(open_engine(settings.state_url))
+        self._given, self._tools = dict(tools), dict[tuple[str, str], Any]()
+        self._flows, self._served = dict[str, Flow](), set[str]()
+        self._parents = dict[str, Any]()
+        self._pool, self._stop = ThreadPoolExecutor(1, thread_name_prefix="wb-flows"), threading.Event()
+        self.heartbeat = Heartbeat(self.engine, settings.cache / "processes")
+        self._launch()
+        self.adopt()
+        threading.Thread(target=self._adopting, name="wb-adopt", daemon=True).start()
+
+    @classmethod
+    def open(cls, settings: Settings, tools: Mapping[str, Any]) -> Self:
+        """The engine on a project's database; the same one as long as it is open.
+
+        Raises
+        ------
+        FlowError
+            If this process has the engine open on another database.
+        """
+        with Durable._opening:
+            found = Durable._open
+            if found is None:
+                found = Durable._open = cls(settings, tools)
+            elif found.url != flows_url(settings.state_url):
+                raise FlowError(
+                    f"this process has its flows open on {_shown(found.url)}, and is asked for "
+                    f"{_shown(flows_url(settings.state_url))}: a process has one database of runs, close() the first"
+                )
+            found._given.update(tools)
+            return found  # type: ignore[return-value]
+
+    def close(self) -> None:
+        """End: what runs is left to others, and goes on where it was."""
+        from dbos import DBOS
+
+        with Durable._opening:
+            self._stop.set()
+            self.call(lambda: DBOS.destroy(destroy_registry=True))
+            self.heartbeat.close()
+            self._pool.shutdown()
+            self.tracing.close()
+            self.engine.dispose()
+            Durable._open = None
+
+    def call(self, function: Callable[[], _T]) -> _T:
+        """Call the engine from a thread without an event loop and outside of any run: it refuses else."""
+        return self._pool.submit(function).result()
+
+    def _launch(self) -> None:
+        from dbos import DBOS
+
+        logging.getLogger("dbos").addFilter(_not_told_twice)
+        DBOS(
+            config={
+                "name": NAME,
+                "system_database_url": self.url,
+                "system_database_engine": runs_engine(self.url),
+                "application_version": RECORDS,
+                "executor_id": self.heartbeat.executor,
+                "serializer": json_serializer(),
+                "scheduler_polling_interval_sec": 1.0,
+                "notification_listener_polling_interval_sec": POLL_S,
+                "log_level": "ERROR",
+            }
+        )
+        if DBOS.executor_id != self.heartbeat.executor:
+            raise FlowError("dbos is in use by other code of this process, and a process has one: run flows in another")
+
+        def run_flow(asked: dict[str, Any]) -> dict[str, Any]:
+            return self._perform(asked)
+
+        def tick(when: Any, asked: dict[str, Any]) -> str:
+            return self._tick(when, asked)
+
+        self.workflow = DBOS.workflow(name="flow")(run_flow)
+        self.ticking = DBOS.workflow(name="tick")(tick)
+        self._listening: list[str] = []
+        DBOS.listen_queues(self._listening)
+        self.call(DBOS.launch)
+
+    def know(self, flow: Flow) -> Flow:
+        """Remember a flow that was not imported by its name, such as one that was typed into a notebook."""
+        self._flows[flow.name] = flow
+        return flow
+
+    def flow_of(self, name: str) -> Flow:
+        """Flow by name.
+
+        Raises
+        ------
+        FlowError
+            If it cannot be imported, or is none.
+        """
+        if name in self._flows:
+            return self._flows[name]
+        module, _, function = name.partition(":")
+        try:
+            found = getattr(import_module_of(module, self.settings.root), function)
+        except (ImportError, AttributeError) as error:
+            raise FlowError(f"flow {name!r} cannot be imported: {error}; its module must be installed or lie in the "
+                            "project's root or notebooks/") from error  # fmt: skip
+        if not isinstance(found, Flow):
+            raise FlowError(f"{name!r} is no flow but {type(found).__name__}; put @workbench.flow() above the function")
+        return self.know(found)
+
+    def serve(self, queue: str, *, concurrency: int | None = None) -> None:
+        """Take runs from a queue, which is made if it is not there."""
+        from dbos._dbos import _get_dbos_instance
+
+        if queue in self._served:
+            return
+        self.make_queue(queue, concurrency=concurrency)
+        self._served.add(queue)
+        # the list given before the launch is copied; its thread reads the copy every second
+        _get_dbos_instance()._listening_queues = sorted(self._served)
+        self.heartbeat.serve("\n".join(sorted(self._served)))
+
+    def make_queue(self, queue: str, *, concurrency: int | None = None) -> None:
+        """Make a queue that is not there."""
+        from dbos import DBOS
+
+        self.call(
+            lambda: DBOS.register_queue(
+                queue, global_concurrency=concurrency, polling_interval_sec=POLL_S, on_conflict="always_update"
+            )
+        )
+
+    def begin(self, flow: Flow, asking: Asking, *, queue: str = "") -> "WorkflowHandle[Any]":
+        """Begin a run here, or put it into a queue; a run with the same id is not made twice."""
+        from dbos import DBOS
+
+        run_id = flow.run_id(asking)
+        asked = asking.to_plain()
+        if queue:
+            return self.call(lambda: _with_id(run_id, lambda: DBOS.enqueue_workflow(queue, self.workflow, asked)))
+        self.serve(left_queue(flow.name, flow.version))
+        self._parents[run_id] = here()
+        return self.call(lambda: _with_id(run_id, lambda: DBOS.start_workflow(self.workflow, asked)))
+
+    def cancel(self, run_id: str) -> None:
+        """End a run before its next step; one that has ended stays as it is."""
+        from dbos import DBOS
+
+        self.call(lambda: DBOS.cancel_workflow(run_id))
+
+    def _perform(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """One run, from its beginning or from where it was cut off: what is done already is handed out, not done."""
+        asking = Asking.from_plain(asked)
+        flow = self.flow_of(asking.flow)
+        run_id = flow.run_id(asking)
+        if flow.version != asking.version:
+            raise FlowError(
+                f"run {run_id} was begun by version {asking.version} of {flow.name}, this process has {flow.version}: "
+                "its finished steps rest on other code. Begin it anew",
+                run_id=run_id,
+            )
+        step = LiveStep(self, flow, asking, run_id)
+        attributes = {"wb.workflow_id": run_id, "wb.flow": flow.name, "wb.flow_version": flow.version}
+        with attributed(**asking.who), under(self._parents.pop(run_id, None)), \
+                self.tracing.span(f"invoke_workflow {flow.short_name}", "invoke_workflow", attributes) as span:  # fmt: skip
+            span.content("input.value", {"args": asking.args, "kwargs": asking.kwargs})
+            result = plain(flow.function(step, *asking.args, **asking.kwargs), f"what flow {flow.short_name!r} returns")
+            span.content("output.value", result)
+        return {"result": result, "trace_id": span.trace_id}
+
+    def _tick(self, when: Any, asked: dict[str, Any]) -> str:
+        """What a schedule does: put the run of this moment into the queue of its flow."""
+        flow = self.flow_of(asked["flow"])
+        at = when if isinstance(when, str) else when.isoformat()
+        asking = Asking(**{**asked, "version": flow.version, "sources": dict(flow.sources), "key": at})
+        return flow.run_id(asking)
+
+    def tool(self, flow: Flow, name: str) -> Any:
+        """A tool of a flow, made when it is first needed; what `open` was given under its name comes first."""
+        if name in self._given:
+            return self._given[name]
+        key = (flow.name, name)
+        if key not in self._tools:
+            self._tools[key] = flow.tools[name](self.settings)
+        return self._tools[key]
+
+    def adopt(self) -> list[str]:
+        """Give what dead processes left running to those that live; returns the runs.
+
+        Each is given once: only a run that still stands in the dead one's name is put back.
+        """
+        from dbos import DBOS
+        from dbos._dbos import _get_dbos_instance
+
+        dead = dead_executors(self.engine)
+        if not dead:
+            return []
+        left = self.call(lambda: DBOS.list_workflows(status="PENDING", executor_id=dead, load_output=False))
+        adopted = []
+        for status in left:
+            queue = status.queue_name or left_queue(*_flow_and_version(status.input))
+            if status.queue_name is None:
+                self.make_queue(queue)
+            put_back = _get_dbos_instance()._sys_db.reenqueue_for_recovery
+            if self.call(lambda run=status.workflow_id, queue=queue: put_back(run, dead, queue)):  # type: ignore[misc]
+                adopted.append(status.workflow_id)
+        forget(self.engine, dead)
+        return adopted
+
+    def _adopting(self) -> None:
+        while not self._stop.wait(ADOPT_EVERY_S):
+            try:
+                self.adopt()
+            except (sa.exc.DBAPIError, RuntimeError) as error:  # the database is away, or the process ends
+                logging.getLogger("workbench").warning("runs of dead processes were not looked for: %s", error)
+
+    def runs(self, **which: Any) -> list[FlowRun]:
+        """Runs without their steps, newest first; ``which`` is as for dbos's ``list_workflows``."""
+        from dbos import DBOS
+
+        found = self.call(lambda: DBOS.list_workflows(name="flow", sort_desc=True, **which))
+        return [_run(status) for status in found]
+
+    def run(self, run_id: str) -> FlowRun:
+        """One run with its steps.
+
+        Raises
+        ------
+        FlowError
+            If there is none.
+        """
+        from dbos import DBOS
+
+        found = self.runs(workflow_ids=[run_id])
+        if not found:
+            raise FlowError(f"no run {run_id!r} in {_shown(self.url)}; list them with: workbench jobs list", run_id=run_id)
+        rows = self.call(lambda: DBOS.list_workflow_steps(run_id))
+        steps = tuple(_step(row) for row in rows)
+        one = found[0]
+        return FlowRun(**{name: getattr(one, name) for name in one.__slots__} | {"steps": steps})
+
+
+class LiveStep:
+    """What a flow calls its steps through while it is run: each is done once, whatever becomes of the process."""
+
+    def __init__(self, durable: Durable, flow: Flow, asking: Asking, run_id: str) -> None:
+        self._durable, self._flow, self._asking, self._run_id = durable, flow, asking, run_id
+        self._number = 0
+
+    def __call__(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Do one step, or hand out what came of it before."""
+        from dbos import DBOS
+
+        self._number += 1
+        name = function.__name__
+        inputs = plain({"args": args, "kwargs": kwargs}, f"what step {name!r} is given")
+        record = DBOS.run_step({"name": name}, self._done, function, inputs, self._number)
+        return record["output"]
+
+    def _done(self, function: Callable[..., Any], inputs: dict[str, Any], number: int) -> dict[str, Any]:
+        name, run_id, durable = function.__name__, self._run_id, self._durable
+        if (copied := self._copied(number, name)) is not None:
+            return copied
+        tape = LiveTape(durable.engine, run_id, number)
+        attributes = {"wb.workflow_id": run_id, "wb.step_id": f"{number}"}
+        try:
+            with durable.tracing.span(f"step {name}", "", attributes) as span, taped(tape), _at(durable, run_id):
+                span.content("input.value", inputs)
+                given = with_tools(function, lambda tool: durable.tool(self._flow, tool), list(self._flow.tools))
+                output = plain(function(*inputs["args"], **{**given, **inputs["kwargs"]}), f"what step {name!r} returns")
+                span.content("output.value", output)
+        except Exception as error:  # noqa: BLE001  the boundary to code that is not ours: records keep no classes
+            record = {"inputs": inputs, "calls": tape.used}
+            raise StepFailed(name, type(error).__name__, str(error), run_id=run_id, record=record) from error
+        return {"inputs": inputs, "output": output, "calls": tape.used}
+
+    def _copied(self, number: int, name: str) -> dict[str, Any] | None:
+        """Of a fork, the record of a step before the fork, with what replaces its output; None for any other step."""
+        origin = self._asking.origin
+        if origin is None or number >= origin["from_step"]:
+            return None
+        before = next((s for s in self._durable.run(origin["run_id"]).steps if s.number == number), None)
+        if before is None or before.name != name or before.error:
+            found = "none" if before is None else f"{before.name!r}{' which failed' if before.error else ''}"
+            raise FlowError(
+                f"a fork of {origin['run_id']} from step {origin['from_step']} takes steps before it from the record, "
+                f"and asks for {name!r} as step {number}, found {found}: fork from an earlier step",
+                run_id=self._run_id,
+            )
+        output = origin["outputs"].get(str(number), before.output)
+        return {"inputs": dict(before.inputs), "output": output, "calls": [], "copied": True}
+
+
+_AT: contextvars.ContextVar[tuple[Durable, str] | None] = contextvars.ContextVar("wb_run", default=None)
+
+
+@contextmanager
+def _at(durable: Durable, run_id: str) -> Iterator[None]:
+    token = _AT.set((durable, run_id))
+    try:
+        yield
+    finally:
+        _AT.reset(token)
+
+
+def progress(label: str, done: int, total: int) -> None:
+    """``workbench.orchestration.durable.progress("documents", 120, 5948)``: say how far a step has come.
+
+    Outside of a run it says nothing to nobody.
+    """
+    if (at := _AT.get()) is not None:
+        tell_progress(at[0].engine, at[1], label, done, total)
+
+
+def json_serializer() -> Any:
+    """What dbos writes with: JSON that people and other programs can read, and that runs no code when it is read."""
+    from dbos import Serializer
+
+    class JSONSerializer(Serializer):
+        def serialize(self, data: Any) -> str:
+            return json.dumps(data, default=_told)
+
+        def deserialize(self, serialized_data: str) -> Any:
+            value = json.loads(serialized_data)
+            return _error(value["$error"]) if isinstance(value, dict) and "$error" in value else value
+
+        def name(self) -> str:
+            return "workbench_json"
+
+    return JSONSerializer()
+
+
+def _told(value: Any) -> Any:
+    if isinstance(value, StepFailed):
+        told = {"step": value.step, "kind": value.kind, "reason": value.reason, "run_id": value.run_id}
+        return {"$error": told | {"record": value.record}}
+    if isinstance(value, BaseException):
+        return {"$error": {"kind": type(value).__name__, "reason": str(value)}}
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"{type(value).__name__} is no JSON value")
+
+
+def _error(told: Mapping[str, Any]) -> Exception:
+    if "step" in told:
+        return StepFailed(**told)
+    if told["kind"] == FlowError.__name__:
+        return FlowError(told["reason"])
+    return FlowError(f"{told['kind']}: {told['reason']}")
+
+
+def _run(status: Any) -> FlowRun:
+    output, ended = status.output or {}, _STATUS[status.status] in ENDED
+    return FlowRun(
+        status.workflow_id,
+        Asking.from_plain(status.input["args"][0]),
+        _STATUS[status.status],
+        output.get("result"),
+        str(status.error or ""),
+        output.get("trace_id", ""),
+        status.executor_id or "",
+        status.created_at or 0,
+        (status.completed_at or status.updated_at or 0) if ended else 0,
+    )
+
+
+def _step(row: Mapping[str, Any]) -> StepRecord:
+    error, output = row["error"], row["output"] or {}
+    record = error.record if isinstance(error, StepFailed) else output
+    told = {"kind": error.kind, "reason": error.reason} if isinstance(error, StepFailed) else None
+    if error is not None and told is None:
+        told = {"kind": type(error).__name__, "reason": str(error)}
+    return StepRecord(
+        row["function_id"],
+        row["function_name"],
+        record.get("inputs", {"args": [], "kwargs": {}}),
+        output.get("output"),
+        told,
+        tuple(record.get("calls", ())),
+        row["started_at_epoch_ms"] or 0,
+        row["completed_at_epoch_ms"] or 0,
+    )
+
+
+def _with_id(run_id: str, begin: Callable[[], _T]) -> _T:
+    from dbos import SetWorkflowID
+
+    with SetWorkflowID(run_id):
+        return begin()
+
+
+def _flow_and_version(asked: Any) -> tuple[str, str]:
+    row = asked["args"][0]
+    return row["flow"], row["version"]
+
+
+def _shown(url: str) -> str:
+    return sa.make_url(url).render_as_string(hide_password=True)
+
+
+def _not_told_twice(record: logging.LogRecord) -> bool:
+    """Whether dbos's log says something that its caller is not told anyway: a run that fails raises to who waits."""
+    return "in background workflow" not in record.getMessage()
