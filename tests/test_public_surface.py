@@ -26,8 +26,8 @@ LAZY = (
 def test_public_names_are_these() -> None:
     assert dir(workbench) == sorted(workbench.__all__)
     assert dir(workbench) == [
-        "Budget", "CacheUse", "Client", "Decision", "Document", "Hit", "Query", "SemanticCache", "attributed",
-        "load_evalset", "load_routed", "load_semantic", "load_settings", "load_trace", "start",
+        "Budget", "CacheUse", "Client", "Decision", "Document", "Flows", "Hit", "Query", "SemanticCache", "attributed",
+        "flow", "load_evalset", "load_routed", "load_semantic", "load_settings", "load_trace", "outside", "start",
     ]  # fmt: skip
     for name in workbench.__all__:
         assert getattr(workbench, name).__doc__, f"{name} says nothing about itself"

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from workbench.inference.budgets import Budget
     from workbench.inference.client import Client
     from workbench.inference.messages import CacheUse
+    from workbench.orchestration.flows import Flows
+    from workbench.orchestration.steps import flow, outside
     from workbench.records import Decision, Document, Hit, Query
     from workbench.retrieval.notebook import RetrievalBench
     from workbench.routing.notebook import RoutingBench
@@ -43,15 +45,18 @@ _HOMES = {
     "Client": "workbench.inference.client",
     "Decision": "workbench.records",
     "Document": "workbench.records",
+    "Flows": "workbench.orchestration.flows",
     "Hit": "workbench.records",
     "Query": "workbench.records",
     "SemanticCache": "workbench.caching.cache",
     "attributed": "workbench.telemetry.context",
+    "flow": "workbench.orchestration.steps",
     "load_evalset": "workbench.evalset.evalset",
     "load_routed": "workbench.routing.route",
     "load_semantic": "workbench.caching.cache",
     "load_settings": "workbench.config",
     "load_trace": "workbench.telemetry.traces",
+    "outside": "workbench.orchestration.steps",
     "start": "workbench.evaluation.start",
 }
 __all__ = [
@@ -60,15 +65,18 @@ __all__ = [
     "Client",
     "Decision",
     "Document",
+    "Flows",
     "Hit",
     "Query",
     "SemanticCache",
     "attributed",
+    "flow",
     "load_evalset",
     "load_routed",
     "load_semantic",
     "load_settings",
     "load_trace",
+    "outside",
     "start",
 ]
 

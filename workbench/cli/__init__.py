@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 from workbench.cli.calls import budgets, models_app, trace
 from workbench.cli.calls import record as record_command
 from workbench.cli.import_commands import import_app
+from workbench.cli.job_commands import diff, jobs_app, replay
 from workbench.cli.lines import named_values, say, say_error, write_file
 from workbench.config import Settings, SystemClock, load_settings
 from workbench.errors import ConfigError, WorkbenchError
@@ -189,6 +190,9 @@ app.add_typer(import_app, name="import")
 app.add_typer(models_app, name="models")
 app.command()(budgets)
 app.command()(trace)
+app.add_typer(jobs_app, name="jobs")
+app.command()(replay)
+app.command()(diff)
 
 
 @evalset_app.command("check")

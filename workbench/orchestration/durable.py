@@ -27,6 +27,7 @@ from workbench.orchestration.steps import (
     Asking,
     Flow,
     FlowRun,
+    Step,
     StepRecord,
     plain,
     with_tools,
@@ -43,8 +44,9 @@ NAME = "workbench"
 RECORDS = "workbench-flows-1"  # form of the records; the version of a flow's code is in the name of its queue
 ADOPT_EVERY_S = 60.0
 POLL_S = 0.2
+TICKS = "ticks"  # queue of what schedules do, which only workers take from
 ENDED = ("done", "failed", "cancelled")
-_STATUS = {
+STATES = {
     "DELAYED": "waiting",
     "ENQUEUED": "waiting",
     "PENDING": "running",
@@ -88,6 +90,15 @@ def runs_engine(url: str) -> sa.Engine | None:
     return engine
 
 
+def runs_schema(engine: sa.Engine) -> str:
+    """Schema of dbos's tables on PostgreSQL: ``dbos``, or one beside the schema that the URL's search path names."""
+    if engine.dialect.name != "postgresql":
+        return "dbos"
+    with engine.connect() as connection:
+        schema = connection.execute(sa.text("select current_schema()")).scalar_one()
+    return "dbos" if schema == "public" else f"{schema}_dbos"
+
+
 def job_queue(name: str, version: str) -> str:
     """Queue of the jobs of a flow at one version of its code: only processes that have this version take from it."""
     return f"{name}@{version}"
@@ -108,11 +119,12 @@ class Durable:
         self.settings, self.url = settings, flows_url(settings.state_url)
         self.engine = open_engine(self.url)
         create_calls(self.engine)  # before the launch: it sets WAL, which stays with the file
-        self.tracing = Tracing(open_engine(settings.state_url))
+        self._state = open_engine(settings.state_url)
+        self.tracing = Tracing(self._state)
         self._given, self._tools = dict(tools), dict[tuple[str, str], Any]()
         self._flows, self._served = dict[str, Flow](), set[str]()
         self._parents = dict[str, Any]()
-        self._pool, self._stop = ThreadPoolExecutor(1, thread_name_prefix="wb-flows"), threading.Event()
+        self._pool, self.stopped = ThreadPoolExecutor(1, thread_name_prefix="wb-flows"), threading.Event()
         self.heartbeat = Heartbeat(self.engine, settings.cache / "processes")
         self._launch()
         self.adopt()
@@ -144,11 +156,12 @@ class Durable:
         from dbos import DBOS
 
         with Durable._opening:
-            self._stop.set()
+            self.stopped.set()
             self.call(lambda: DBOS.destroy(destroy_registry=True))
             self.heartbeat.close()
             self._pool.shutdown()
             self.tracing.close()
+            self._state.dispose()
             self.engine.dispose()
             Durable._open = None
 
@@ -165,6 +178,7 @@ class Durable:
                 "name": NAME,
                 "system_database_url": self.url,
                 "system_database_engine": runs_engine(self.url),
+                "dbos_system_schema": runs_schema(self.engine),
                 "application_version": RECORDS,
                 "executor_id": self.heartbeat.executor,
                 "serializer": json_serializer(),
@@ -225,6 +239,20 @@ class Durable:
         _get_dbos_instance()._listening_queues = sorted(self._served)
         self.heartbeat.serve("\n".join(sorted(self._served)))
 
+    def serves(self, queue: str) -> bool:
+        """Whether this process takes from a queue."""
+        return queue in self._served
+
+    def served(self) -> list[str]:
+        """Queues that this process takes from."""
+        return sorted(self._served)
+
+    def queues(self) -> list[str]:
+        """All queues that there are."""
+        from dbos import DBOS
+
+        return [queue.name for queue in self.call(DBOS.list_queues)]
+
     def make_queue(self, queue: str, *, concurrency: int | None = None) -> None:
         """Make a queue that is not there."""
         from dbos import DBOS
@@ -246,6 +274,33 @@ class Durable:
         self.serve(left_queue(flow.name, flow.version))
         self._parents[run_id] = here()
         return self.call(lambda: _with_id(run_id, lambda: DBOS.start_workflow(self.workflow, asked)))
+
+    def wait(self, run_id: str) -> Any:
+        """Result of a run, once it is there.
+
+        Raises
+        ------
+        StepFailed, FlowError
+            If it fails, or there is no such run.
+        """
+        from dbos import DBOS
+
+        self.run(run_id)
+        return self.result(self.call(lambda: DBOS.retrieve_workflow(run_id)))
+
+    def result(self, handle: "WorkflowHandle[Any]") -> Any:
+        """What a run came to, once it has ended."""
+        from dbos._error import DBOSAwaitedWorkflowCancelledError
+
+        run_id = handle.get_workflow_id()
+        try:
+            return handle.get_result(polling_interval_sec=POLL_S)["result"]
+        except FlowError as error:
+            error.add_note(f"It is run {run_id}; flows.retry({run_id!r}) does it again from there.")
+            raise
+        except DBOSAwaitedWorkflowCancelledError as error:
+            again = f"flows.retry({run_id!r}) goes on from there"
+            raise FlowError(f"run {run_id} was cancelled; {again}", run_id=run_id) from error
 
     def cancel(self, run_id: str) -> None:
         """End a run before its next step; one that has ended stays as it is."""
@@ -269,7 +324,7 @@ class Durable:
         with attributed(**asking.who), under(self._parents.pop(run_id, None)), \
                 self.tracing.span(f"invoke_workflow {flow.short_name}", "invoke_workflow", attributes) as span:  # fmt: skip
             span.content("input.value", {"args": asking.args, "kwargs": asking.kwargs})
-            result = plain(flow.function(step, *asking.args, **asking.kwargs), f"what flow {flow.short_name!r} returns")
+            result = returned(flow, step, asking)
             span.content("output.value", result)
         return {"result": result, "trace_id": span.trace_id}
 
@@ -277,8 +332,50 @@ class Durable:
         """What a schedule does: put the run of this moment into the queue of its flow."""
         flow = self.flow_of(asked["flow"])
         at = when if isinstance(when, str) else when.isoformat()
-        asking = Asking(**{**asked, "version": flow.version, "sources": dict(flow.sources), "key": at})
+        asking = Asking(**asked | {"version": flow.version, "sources": dict(flow.sources), "key": at})
+        queue = job_queue(flow.name, flow.version)
+        self.make_queue(queue, concurrency=flow.concurrency)
+        self.begin(flow, asking, queue=queue)
         return flow.run_id(asking)
+
+    def schedule(self, name: str, cron: str, asking: Asking) -> None:
+        """Begin what is asked at every moment of a cron expression; replaces the schedule of that name.
+
+        Raises
+        ------
+        FlowError
+            If the expression is none.
+        """
+        from dbos import DBOS
+        from dbos._error import DBOSException
+
+        self.make_queue(TICKS)
+        one: Any = {"schedule_name": name, "workflow_fn": self.ticking, "schedule": cron, "queue_name": TICKS}
+        try:
+            self.call(lambda: DBOS.apply_schedules([one | {"context": asking.to_plain()}]))
+        except DBOSException as error:
+            raise FlowError(f"schedule {name!r}: {error}; a cron expression has 5 fields, or 6 with seconds") from error
+
+    def unschedule(self, name: str) -> None:
+        """Delete a schedule."""
+        from dbos import DBOS
+
+        self.call(lambda: DBOS.delete_schedule(name))
+
+    def schedules(self) -> list[Any]:
+        """Schedules, by name."""
+        from dbos import DBOS
+
+        return sorted(self.call(DBOS.list_schedules), key=lambda found: str(found["schedule_name"]))
+
+    def again(self, run: FlowRun, from_step: int, queue: str) -> None:
+        """Put a run that ended into a queue, to be done again from a step on."""
+        from dbos import DBOS
+
+        if run.status == "cancelled":
+            self.call(lambda: DBOS.resume_workflow(run.run_id, queue_name=queue))
+        else:
+            self.call(lambda: DBOS.rewind_workflow(run.run_id, start_step=from_step, queue_name=queue))
 
     def tool(self, flow: Flow, name: str) -> Any:
         """A tool of a flow, made when it is first needed; what `open` was given under its name comes first."""
@@ -313,7 +410,7 @@ class Durable:
         return adopted
 
     def _adopting(self) -> None:
-        while not self._stop.wait(ADOPT_EVERY_S):
+        while not self.stopped.wait(ADOPT_EVERY_S):
             try:
                 self.adopt()
             except (sa.exc.DBAPIError, RuntimeError) as error:  # the database is away, or the process ends
@@ -325,6 +422,22 @@ class Durable:
 
         found = self.call(lambda: DBOS.list_workflows(name="flow", sort_desc=True, **which))
         return [_run(status) for status in found]
+
+    def find(self, begin: str) -> str:
+        """Id of the only run whose id begins like this.
+
+        Raises
+        ------
+        FlowError
+            If there is none, or several.
+        """
+        ids = [run.run_id for run in self.runs(workflow_id_prefix=begin, limit=6, load_output=False)]
+        if begin in ids:
+            return begin
+        if len(ids) != 1:
+            told = f"several runs begin with {begin!r}: {', '.join(ids[:5])}" if ids else f"no run {begin!r}"
+            raise FlowError(f"{told}; list them with: workbench jobs list")
+        return ids[0]
 
     def run(self, run_id: str) -> FlowRun:
         """One run with its steps.
@@ -343,6 +456,23 @@ class Durable:
         steps = tuple(_step(row) for row in rows)
         one = found[0]
         return FlowRun(**{name: getattr(one, name) for name in one.__slots__} | {"steps": steps})
+
+
+def returned(flow: Flow, step: Step, asking: Asking) -> Any:
+    """Result of a flow as JSON has it.
+
+    Raises
+    ------
+    FlowError
+        If the flow raises, outside of its steps too: records keep no classes.
+    """
+    try:
+        found = flow.function(step, *asking.args, **asking.kwargs)
+        return plain(found, f"what flow {flow.short_name!r} returns")
+    except FlowError:
+        raise
+    except Exception as error:  # noqa: BLE001  the boundary to code that is not ours
+        raise FlowError(f"{type(error).__name__}: {error}") from error
 
 
 class LiveStep:
@@ -455,15 +585,16 @@ def _error(told: Mapping[str, Any]) -> Exception:
 
 
 def _run(status: Any) -> FlowRun:
-    output, ended = status.output or {}, _STATUS[status.status] in ENDED
+    output, ended = status.output or {}, STATES[status.status] in ENDED
     return FlowRun(
         status.workflow_id,
         Asking.from_plain(status.input["args"][0]),
-        _STATUS[status.status],
+        STATES[status.status],
         output.get("result"),
         str(status.error or ""),
         output.get("trace_id", ""),
         status.executor_id or "",
+        status.queue_name or "",
         status.created_at or 0,
         (status.completed_at or status.updated_at or 0) if ended else 0,
     )

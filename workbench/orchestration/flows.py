@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from workbench.config import Settings, load_settings
+from workbench.orchestration import jobs
 from workbench.orchestration.durable import Durable
 from workbench.orchestration.replay import Replay, ReplayReport, diff, forked, replay, replay_all
 from workbench.orchestration.steps import Asking, Flow, FlowRun, attribution_plain, plain
@@ -60,7 +61,7 @@ class Flows:
         asking = asked_of(self.durable.know(flow), args, kwargs, key)
         handle = self.durable.begin(flow, asking)
         try:
-            return handle.get_result()["result"]
+            return self.durable.result(handle)
         except KeyboardInterrupt:  # it would go on in its thread
             self.durable.cancel(flow.run_id(asking))
             raise
@@ -70,6 +71,82 @@ class Flows:
         asking = asked_of(self.durable.know(flow), args, kwargs, key)
         self.durable.begin(flow, asking)
         return flow.run_id(asking)
+
+    def submit(self, flow: Flow, /, *args: Any, key: str = "", **kwargs: Any) -> str:
+        """``run_id = flows.submit(answer, "How do I join two frames?")``: let a worker run a flow; see `work`.
+
+        Raises
+        ------
+        FlowError
+            If no worker could import the flow.
+        """
+        return jobs.submit(self.durable, flow, asked_of(flow, args, kwargs, key))
+
+    def wait(self, run_id: str) -> Any:
+        """Result of a run, once it is there.
+
+        Raises
+        ------
+        StepFailed, FlowError
+            If it fails.
+        """
+        return self.durable.wait(run_id)
+
+    def work(self, flows: Sequence[str] = (), *, when_done: bool = False) -> None:
+        """Do jobs in this process until it is interrupted, or with ``when_done`` until none is left.
+
+        Parameters
+        ----------
+        flows : sequence of str, optional
+            Flows to work for, ``module:function``; by default all whose jobs wait and that can be imported here.
+        """
+        jobs.work(self.durable, flows, stop=self.durable.stopped, when_done=when_done)
+
+    def jobs(self, *, limit: int = 100, status: str = "") -> Table:
+        """Runs, newest first: how far they are, and what keeps those that wait."""
+        return jobs.jobs_table(self.durable, limit=limit, status=status)
+
+    def retry(self, run_id: str, *, here: bool = False) -> str:
+        """Do a failed or cancelled run again from the step that failed, in a worker or ``here``; returns its id.
+
+        Where the code of its flow has changed since, it is another run, which begins anew.
+
+        Raises
+        ------
+        FlowError
+            If it has not failed, or its flow is not there.
+        """
+        return jobs.retry(self.durable, run_id, here=here)
+
+    def cancel(self, run_id: str) -> str:
+        """End a run before its next step, and return what it was.
+
+        Raises
+        ------
+        FlowError
+            If there is none, or it has ended.
+        """
+        return jobs.cancel(self.durable, run_id)
+
+    def schedule(self, name: str, cron: str, flow: Flow, /, *args: Any, **kwargs: Any) -> None:
+        """``flows.schedule("nightly", "0 3 * * *", ingest, "docs_qa")``: submit a run at every such moment, in UTC.
+
+        While a worker is there: a moment that passes without one is not made up for.
+
+        Raises
+        ------
+        FlowError
+            If the expression is none, or no worker could import the flow.
+        """
+        jobs.schedule(self.durable, name, cron, flow, asked_of(flow, args, kwargs))
+
+    def unschedule(self, name: str) -> None:
+        """Delete a schedule."""
+        self.durable.unschedule(name)
+
+    def schedules(self) -> Table:
+        """Schedules of this project."""
+        return jobs.schedules_table(self.durable)
 
     def replay(self, run_id: str) -> Replay:
         """``flows.replay(run_id)``: repeat a run from its record, without network and models, and compare.
@@ -122,12 +199,22 @@ class Flows:
         run = self.durable.run(run_id)
         flow = self.durable.flow_of(run.asking.flow)
         asking = forked(run, flow, from_step, outputs or {}, arguments or {})
-        self.durable.begin(flow, asking).get_result()
+        self.durable.result(self.durable.begin(flow, asking))
         return flow.run_id(asking)
 
     def diff(self, one: str, other: str) -> Table:
         """``flows.diff(run_id, fork_id)``: what differs between two runs; ``.to_html()`` writes it for a page."""
         return diff(self.durable.run(one), self.durable.run(other))
+
+    def find(self, begin: str) -> str:
+        """Id of the only run whose id begins like this.
+
+        Raises
+        ------
+        FlowError
+            If there is none, or several.
+        """
+        return self.durable.find(begin)
 
     def show(self, run_id: str) -> FlowRun:
         """One run with its steps.

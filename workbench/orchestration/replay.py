@@ -9,7 +9,7 @@ from typing import Any
 from workbench.errors import FlowError, OfflineError, RecordingMiss, ReplayMismatch, StepFailed
 from workbench.inference.tapes import offline, taped
 from workbench.orchestration.calls import ModelCall, RecordedTape, calls_of
-from workbench.orchestration.durable import Durable
+from workbench.orchestration.durable import Durable, returned
 from workbench.orchestration.steps import Asking, Flow, FlowRun, StepRecord, is_outside, plain, with_tools
 from workbench.rendering.table import Column, Table
 from workbench.telemetry.context import attributed
@@ -50,13 +50,9 @@ def replay(durable: Durable, run_id: str) -> Replay:
     result = None
     with attributed(**run.asking.who), offline():
         try:
-            returned = flow.function(step, *run.asking.args, **run.asking.kwargs)
-            result = plain(returned, f"what flow {flow.short_name!r} returns")
-        except ReplayMismatch:
-            raise
-        except Exception as raised:  # noqa: BLE001  the boundary to code that is not ours: its error is compared
-            if step.mismatch is None:
-                error = told_error(raised)
+            result = returned(flow, step, run.asking)
+        except FlowError as raised:  # a mismatch too
+            error = str(raised)
     if step.mismatch is not None:  # also where the flow caught it
         raise step.mismatch
     step.compare_end(result, error)
@@ -182,11 +178,6 @@ class RecordedStep:
             "as a file, the time, a random number, a library or the package itself. Mark a step that looks at the world "
             "with @workbench.outside"
         )
-
-
-def told_error(error: BaseException) -> str:
-    """Error of a flow as its record tells it."""
-    return str(error) if isinstance(error, FlowError) else f"{type(error).__name__}: {error}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from workbench.config import Settings
 from workbench.errors import FlowError
 from workbench.orchestration.sources import sources_of
 from workbench.records import content_hash
+from workbench.rendering.table import Column, Table, Value
 from workbench.telemetry.context import Attribution
 
 Tool = Callable[[Settings], Any]
@@ -225,7 +226,7 @@ class StepRecord:
 STATUSES = ("waiting", "running", "done", "failed", "cancelled")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class FlowRun:
     """One run of a flow, with its steps, out of the database.
 
@@ -233,6 +234,8 @@ class FlowRun:
     ----------
     status : {"waiting", "running", "done", "failed", "cancelled"}
         Of a run that is done, ``result`` holds what the flow returned; of a failed one, ``error`` says why.
+    executor, queue : str
+        Process that has it or had it last, and queue out of which it came.
     created_ms, ended_ms : int
         Milliseconds since 1970, UTC; 0 where it has not ended.
     """
@@ -244,12 +247,40 @@ class FlowRun:
     error: str = ""
     trace_id: str = ""
     executor: str = ""
+    queue: str = ""
     created_ms: int = 0
     ended_ms: int = 0
     steps: Sequence[StepRecord] = ()
+
+    def table(self) -> Table:
+        """Steps with their inputs and outputs; above them what was asked, below what it came to."""
+        rows: list[tuple[Value, ...]] = [(None, "asked", None, _text(self.asking.args, self.asking.kwargs), None)]
+        for s in self.steps:
+            came = f"{s.error['kind']}: {s.error['reason']}" if s.error else _text([s.output], {})
+            rows.append((s.number, s.name, s.took_ms, _text(s.inputs["args"], s.inputs["kwargs"]), came))
+        rows.append((None, self.status, None, None, self.error or _text([self.result], {})))
+        columns = (
+            Column("number", "count"), Column("step"), Column("ms", "ms"), Column("given"), Column("came to"),
+        )  # fmt: skip
+        return Table(columns, tuple(rows), f"{self.run_id}: {self.asking.flow} at version {self.asking.version}")
+
+    def text(self) -> str:
+        """Table as plain text."""
+        return self.table().to_text()
+
+    def _repr_html_(self) -> str:
+        return self.table().to_html()
+
+    def __repr__(self) -> str:
+        return self.text()
 
 
 def attribution_plain(who: Attribution) -> dict[str, str]:
     """Attribution as it is recorded, without what is empty."""
     names = ("tenant_id", "user_id", "feature", "purpose", "item_id")
     return {name: value for name in names if (value := getattr(who, name))}
+
+
+def _text(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    shown = [json.dumps(value, ensure_ascii=False) for value in args]
+    return ", ".join([*shown, *(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in kwargs.items())])
