@@ -1,6 +1,7 @@
 """Flows for tests, as a user writes them; another process imports them by name."""
 
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -91,3 +92,42 @@ def nap(n, ms):
 @flow()
 def naps(step, n, ms=0):
     return sum(step(nap, i, ms) for i in range(n))
+
+
+def die(point):
+    """End this process as kill -9 does, if this is the next point at which one is to end."""
+    file = Path(os.environ[LOG]).with_name("kills")
+    points = file.read_text().splitlines() if file.exists() else []
+    if points[:1] == [point]:
+        file.write_text("\n".join(points[1:]))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def work_on(n):
+    told(f"begin {n}")
+    die(f"in {n}")
+    told(f"end {n}")
+    return n
+
+
+@flow(concurrency=1)
+def mortal(step, n, run=0):
+    done = []
+    for i in range(n):
+        die(f"before {i}")
+        done.append(step(work_on, i))
+        die(f"after {i}")
+    return done
+
+
+def ask_mortally(question, *, client):
+    said = []
+    for i in range(3):
+        said.append(ask(f"{question} {i}", client=client))
+        die(f"call {i}")
+    return said
+
+
+@flow(tools={"client": Client.open})
+def mortal_calls(step, question):
+    return step(ask_mortally, question)
