@@ -13,8 +13,8 @@ from workbench.inference.client import Client
 from workbench.inference.messages import Request
 from workbench.inference.prices import project_prices
 from workbench.orchestration.flows import Flows
-from workbench.telemetry.ledger import Ledger
 from workbench.state import open_engine
+from workbench.telemetry.ledger import Ledger
 from workbench.testing import ScriptedModel
 
 
@@ -46,4 +46,4 @@ if __name__ == "__main__":
             flows.work(when_done=True)
         else:
             flow = getattr(small_flows, rest[0])
-            print(flows.run(flow, *(int(a) if a.isdecimal() else a for a in rest[1:])))
+            sys.stdout.write(f"{flows.run(flow, *(int(a) if a.isdecimal() else a for a in rest[1:]))}\n")

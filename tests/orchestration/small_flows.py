@@ -5,6 +5,7 @@ import signal
 import time
 from pathlib import Path
 
+from workbench.errors import StepFailed
 from workbench.inference.client import Client
 from workbench.orchestration.steps import flow, outside
 
@@ -40,7 +41,7 @@ def ask_twice(question, *, client):
     return [ask(f"{question} {i}", client=client) for i in (1, 2)]
 
 
-@outside
+@outside()
 def look_up(text, *, client):
     del client
     told("look_up")
@@ -77,8 +78,8 @@ def failing(step, text):
 def catching(step, text):
     try:
         step(fail, text)
-    except Exception as error:
-        return {"kind": getattr(error, "kind", type(error).__name__)}
+    except StepFailed as error:
+        return {"kind": error.kind}
     return {}
 
 

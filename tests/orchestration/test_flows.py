@@ -1,7 +1,7 @@
 import pytest
 
 from tests.orchestration.small_flows import asked, catching, failing, triage
-from workbench.errors import FlowError, StepFailed
+from workbench.errors import StepFailed
 
 
 def test_a_run_is_recorded_with_the_inputs_and_outputs_of_its_steps(any_flows):

@@ -4,33 +4,27 @@ dbos checkpoints, queues, schedules and retries. What it lacks is added here: st
 recorded, JSON instead of pickle, and the adoption of what a dead process left running.
 """
 
-import contextvars
-import json
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import sqlalchemy as sa
 
 from workbench.config import Settings
-from workbench.errors import FlowError, StepFailed
-from workbench.inference.tapes import taped
-from workbench.orchestration.calls import LiveTape, create_calls, tell_progress
+from workbench.errors import FlowError
 from workbench.orchestration.heartbeats import Heartbeat, dead_executors, forget
+from workbench.orchestration.live_step import LiveStep, returned
+from workbench.orchestration.rows import json_serializer, run_of, step_of
 from workbench.orchestration.sources import import_module_of
+from workbench.orchestration.step_calls import create_calls
 from workbench.orchestration.steps import (
     Asking,
     Flow,
     FlowRun,
-    Step,
-    StepRecord,
-    plain,
-    with_tools,
 )
 from workbench.state import open_engine
 from workbench.telemetry.context import attributed
@@ -45,16 +39,6 @@ RECORDS = "workbench-flows-1"  # form of the records; the version of a flow's co
 ADOPT_EVERY_S = 60.0
 POLL_S = 0.2
 TICKS = "ticks"  # queue of what schedules do, which only workers take from
-ENDED = ("done", "failed", "cancelled")
-STATES = {
-    "DELAYED": "waiting",
-    "ENQUEUED": "waiting",
-    "PENDING": "running",
-    "SUCCESS": "done",
-    "ERROR": "failed",
-    "CANCELLED": "cancelled",
-    "MAX_RECOVERY_ATTEMPTS_EXCEEDED": "failed",
-}
 
 
 def flows_url(state_url: str) -> str:
@@ -69,7 +53,9 @@ def flows_url(state_url: str) -> str:
     if not url.drivername.startswith("sqlite"):
         return state_url
     file = Path(url.database or "state.sqlite")
-    return url.set(database=str(file.with_name(f"{file.stem}-flows{file.suffix}"))).render_as_string(hide_password=False)
+    return url.set(database=str(file.with_name(f"{file.stem}-flows{file.suffix}"))).render_as_string(
+        hide_password=False
+    )
 
 
 def runs_engine(url: str) -> sa.Engine | None:
@@ -321,8 +307,8 @@ class Durable:
             )
         step = LiveStep(self, flow, asking, run_id)
         attributes = {"wb.workflow_id": run_id, "wb.flow": flow.name, "wb.flow_version": flow.version}
-        with attributed(**asking.who), under(self._parents.pop(run_id, None)), \
-                self.tracing.span(f"invoke_workflow {flow.short_name}", "invoke_workflow", attributes) as span:  # fmt: skip
+        spanned = self.tracing.span(f"invoke_workflow {flow.short_name}", "invoke_workflow", attributes)
+        with attributed(**asking.who), under(self._parents.pop(run_id, None)), spanned as span:
             span.content("input.value", {"args": asking.args, "kwargs": asking.kwargs})
             result = returned(flow, step, asking)
             span.content("output.value", result)
@@ -398,13 +384,12 @@ class Durable:
         if not dead:
             return []
         left = self.call(lambda: DBOS.list_workflows(status="PENDING", executor_id=dead, load_output=False))
-        adopted = []
+        put_back, adopted = _get_dbos_instance()._sys_db.reenqueue_for_recovery, []
         for status in left:
             queue = status.queue_name or left_queue(*_flow_and_version(status.input))
             if status.queue_name is None:
                 self.make_queue(queue)
-            put_back = _get_dbos_instance()._sys_db.reenqueue_for_recovery
-            if self.call(lambda run=status.workflow_id, queue=queue: put_back(run, dead, queue)):  # type: ignore[misc]
+            if self.call(partial(put_back, status.workflow_id, dead, queue)):
                 adopted.append(status.workflow_id)
         forget(self.engine, dead)
         return adopted
@@ -421,7 +406,7 @@ class Durable:
         from dbos import DBOS
 
         found = self.call(lambda: DBOS.list_workflows(name="flow", sort_desc=True, **which))
-        return [_run(status) for status in found]
+        return [run_of(status) for status in found]
 
     def find(self, begin: str) -> str:
         """Id of the only run whose id begins like this.
@@ -451,171 +436,13 @@ class Durable:
 
         found = self.runs(workflow_ids=[run_id])
         if not found:
-            raise FlowError(f"no run {run_id!r} in {_shown(self.url)}; list them with: workbench jobs list", run_id=run_id)
+            raise FlowError(
+                f"no run {run_id!r} in {_shown(self.url)}; list them with: workbench jobs list", run_id=run_id
+            )
         rows = self.call(lambda: DBOS.list_workflow_steps(run_id))
-        steps = tuple(_step(row) for row in rows)
+        steps = tuple(step_of(row) for row in rows)
         one = found[0]
         return FlowRun(**{name: getattr(one, name) for name in one.__slots__} | {"steps": steps})
-
-
-def returned(flow: Flow, step: Step, asking: Asking) -> Any:
-    """Result of a flow as JSON has it.
-
-    Raises
-    ------
-    FlowError
-        If the flow raises, outside of its steps too: records keep no classes.
-    """
-    try:
-        found = flow.function(step, *asking.args, **asking.kwargs)
-        return plain(found, f"what flow {flow.short_name!r} returns")
-    except FlowError:
-        raise
-    except Exception as error:  # noqa: BLE001  the boundary to code that is not ours
-        raise FlowError(f"{type(error).__name__}: {error}") from error
-
-
-class LiveStep:
-    """What a flow calls its steps through while it is run: each is done once, whatever becomes of the process."""
-
-    def __init__(self, durable: Durable, flow: Flow, asking: Asking, run_id: str) -> None:
-        self._durable, self._flow, self._asking, self._run_id = durable, flow, asking, run_id
-        self._number = 0
-
-    def __call__(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Do one step, or hand out what came of it before."""
-        from dbos import DBOS
-
-        self._number += 1
-        name = function.__name__
-        inputs = plain({"args": args, "kwargs": kwargs}, f"what step {name!r} is given")
-        record = DBOS.run_step({"name": name}, self._done, function, inputs, self._number)
-        return record["output"]
-
-    def _done(self, function: Callable[..., Any], inputs: dict[str, Any], number: int) -> dict[str, Any]:
-        name, run_id, durable = function.__name__, self._run_id, self._durable
-        if (copied := self._copied(number, name)) is not None:
-            return copied
-        tape = LiveTape(durable.engine, run_id, number)
-        attributes = {"wb.workflow_id": run_id, "wb.step_id": f"{number}"}
-        try:
-            with durable.tracing.span(f"step {name}", "", attributes) as span, taped(tape), _at(durable, run_id):
-                span.content("input.value", inputs)
-                given = with_tools(function, lambda tool: durable.tool(self._flow, tool), list(self._flow.tools))
-                output = plain(function(*inputs["args"], **{**given, **inputs["kwargs"]}), f"what step {name!r} returns")
-                span.content("output.value", output)
-        except Exception as error:  # noqa: BLE001  the boundary to code that is not ours: records keep no classes
-            record = {"inputs": inputs, "calls": tape.used}
-            raise StepFailed(name, type(error).__name__, str(error), run_id=run_id, record=record) from error
-        return {"inputs": inputs, "output": output, "calls": tape.used}
-
-    def _copied(self, number: int, name: str) -> dict[str, Any] | None:
-        """Of a fork, the record of a step before the fork, with what replaces its output; None for any other step."""
-        origin = self._asking.origin
-        if origin is None or number >= origin["from_step"]:
-            return None
-        before = next((s for s in self._durable.run(origin["run_id"]).steps if s.number == number), None)
-        if before is None or before.name != name or before.error:
-            found = "none" if before is None else f"{before.name!r}{' which failed' if before.error else ''}"
-            raise FlowError(
-                f"a fork of {origin['run_id']} from step {origin['from_step']} takes steps before it from the record, "
-                f"and asks for {name!r} as step {number}, found {found}: fork from an earlier step",
-                run_id=self._run_id,
-            )
-        output = origin["outputs"].get(str(number), before.output)
-        return {"inputs": dict(before.inputs), "output": output, "calls": [], "copied": True}
-
-
-_AT: contextvars.ContextVar[tuple[Durable, str] | None] = contextvars.ContextVar("wb_run", default=None)
-
-
-@contextmanager
-def _at(durable: Durable, run_id: str) -> Iterator[None]:
-    token = _AT.set((durable, run_id))
-    try:
-        yield
-    finally:
-        _AT.reset(token)
-
-
-def progress(label: str, done: int, total: int) -> None:
-    """``workbench.orchestration.durable.progress("documents", 120, 5948)``: say how far a step has come.
-
-    Outside of a run it says nothing to nobody.
-    """
-    if (at := _AT.get()) is not None:
-        tell_progress(at[0].engine, at[1], label, done, total)
-
-
-def json_serializer() -> Any:
-    """What dbos writes with: JSON that people and other programs can read, and that runs no code when it is read."""
-    from dbos import Serializer
-
-    class JSONSerializer(Serializer):
-        def serialize(self, data: Any) -> str:
-            return json.dumps(data, default=_told)
-
-        def deserialize(self, serialized_data: str) -> Any:
-            value = json.loads(serialized_data)
-            return _error(value["$error"]) if isinstance(value, dict) and "$error" in value else value
-
-        def name(self) -> str:
-            return "workbench_json"
-
-    return JSONSerializer()
-
-
-def _told(value: Any) -> Any:
-    if isinstance(value, StepFailed):
-        told = {"step": value.step, "kind": value.kind, "reason": value.reason, "run_id": value.run_id}
-        return {"$error": told | {"record": value.record}}
-    if isinstance(value, BaseException):
-        return {"$error": {"kind": type(value).__name__, "reason": str(value)}}
-    if isinstance(value, datetime):
-        return value.isoformat()
-    raise TypeError(f"{type(value).__name__} is no JSON value")
-
-
-def _error(told: Mapping[str, Any]) -> Exception:
-    if "step" in told:
-        return StepFailed(**told)
-    if told["kind"] == FlowError.__name__:
-        return FlowError(told["reason"])
-    return FlowError(f"{told['kind']}: {told['reason']}")
-
-
-def _run(status: Any) -> FlowRun:
-    output, ended = status.output or {}, STATES[status.status] in ENDED
-    return FlowRun(
-        status.workflow_id,
-        Asking.from_plain(status.input["args"][0]),
-        STATES[status.status],
-        output.get("result"),
-        str(status.error or ""),
-        output.get("trace_id", ""),
-        status.executor_id or "",
-        status.queue_name or "",
-        status.created_at or 0,
-        (status.completed_at or status.updated_at or 0) if ended else 0,
-    )
-
-
-def _step(row: Mapping[str, Any]) -> StepRecord:
-    error, output = row["error"], row["output"] or {}
-    record = error.record if isinstance(error, StepFailed) else output
-    told = {"kind": error.kind, "reason": error.reason} if isinstance(error, StepFailed) else None
-    if error is not None and told is None:
-        told = {"kind": type(error).__name__, "reason": str(error)}
-    return StepRecord(
-        row["function_id"],
-        row["function_name"],
-        record.get("inputs", {"args": [], "kwargs": {}}),
-        output.get("output"),
-        told,
-        tuple(record.get("calls", ())),
-        row["started_at_epoch_ms"] or 0,
-        row["completed_at_epoch_ms"] or 0,
-    )
 
 
 def _with_id(run_id: str, begin: Callable[[], _T]) -> _T:

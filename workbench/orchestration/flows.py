@@ -6,7 +6,7 @@ from typing import Any, Self
 from workbench.config import Settings, load_settings
 from workbench.orchestration import jobs
 from workbench.orchestration.durable import Durable
-from workbench.orchestration.replay import Replay, ReplayReport, diff, forked, replay, replay_all
+from workbench.orchestration.replay import ReplayReport, RunReplay, diff, forked, replay, replay_all
 from workbench.orchestration.steps import Asking, Flow, FlowRun, attribution_plain, plain
 from workbench.rendering.table import Table
 from workbench.telemetry.context import current
@@ -148,7 +148,7 @@ class Flows:
         """Schedules of this project."""
         return jobs.schedules_table(self.durable)
 
-    def replay(self, run_id: str) -> Replay:
+    def replay(self, run_id: str) -> RunReplay:
         """``flows.replay(run_id)``: repeat a run from its record, without network and models, and compare.
 
         Every step is done again with what it was given, and its model calls are answered from the record; a step

@@ -32,7 +32,7 @@ _BEATS = sa.Table(
 
 
 class Heartbeat:
-    """This process as others see it: a row renewed every 10 s, and a locked file until the process ends.
+    """A process as others see it: a row renewed every 10 s, and a locked file until the process ends.
 
     Parameters
     ----------
@@ -52,7 +52,9 @@ class Heartbeat:
         create_tables(engine, _BEATS)
         row = {"executor": self.executor, "host": socket.gethostname(), "process": os.getpid()}
         with engine.begin() as connection:
-            connection.execute(_BEATS.insert(), [{**row, "lock": str(self._path), "serves": "", "beat": now(connection)}])
+            connection.execute(
+                _BEATS.insert(), [{**row, "lock": str(self._path), "serves": "", "beat": now(connection)}]
+            )
         os.register_at_fork(after_in_child=self._file.close)  # a child must not keep its dead parent's lock
         self._thread = threading.Thread(target=self._beat, name="wb-heartbeat", daemon=True)
         self._thread.start()

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from workbench.errors import FlowError
-from workbench.orchestration.calls import progress_of
-from workbench.orchestration.durable import ENDED, STATES, TICKS, Durable, job_queue, left_queue
+from workbench.orchestration.durable import TICKS, Durable, job_queue, left_queue
 from workbench.orchestration.heartbeats import living
+from workbench.orchestration.rows import ENDED, STATES
+from workbench.orchestration.step_calls import progress_of
 from workbench.orchestration.steps import Asking, Flow, FlowRun
 from workbench.rendering.table import Column, Table
 
@@ -82,7 +83,9 @@ def _look_for_work(durable: Durable, told: set[str]) -> None:
         if flow.version != version:
             told.add(queue)
             if durable.runs(queue_name=queue, status=["ENQUEUED", "PENDING"], limit=1):
-                _LOG.warning("jobs of %s wait for version %s of its code, this worker has %s", name, version, flow.version)
+                _LOG.warning(
+                    "jobs of %s wait for version %s of its code, this worker has %s", name, version, flow.version
+                )
             continue
         durable.serve(queue, concurrency=None if queue.startswith("left ") else flow.concurrency)
 
@@ -103,7 +106,13 @@ def jobs_table(durable: Durable, *, limit: int = 100, status: str = "") -> Table
         shown = f"{label} {done:,}/{total:,}" if total else ""
         took = (run.ended_ms - run.created_ms) / 1000 if run.ended_ms else None
         rows.append((run.run_id, run.status, shown, took, _note(run, alive)))
-    columns = (Column("run"), Column("status"), Column("progress"), Column("seconds", "number", digits=1), Column("note"))
+    columns = (
+        Column("run"),
+        Column("status"),
+        Column("progress"),
+        Column("seconds", "number", digits=0),
+        Column("note"),
+    )
     return Table(columns, tuple(rows), f"{len(rows)} runs, newest first")
 
 
@@ -141,7 +150,9 @@ def retry(durable: Durable, run_id: str, *, here: bool = False) -> str:
     """
     run = durable.run(run_id)
     if run.status not in ("failed", "cancelled"):
-        raise FlowError(f"run {run_id} is {run.status}; only one that failed or was cancelled is retried", run_id=run_id)
+        raise FlowError(
+            f"run {run_id} is {run.status}; only one that failed or was cancelled is retried", run_id=run_id
+        )
     flow = durable.flow_of(run.asking.flow)
     if run.asking.version != flow.version:
         anew = Asking(**run.asking.to_plain() | {"version": flow.version, "sources": dict(flow.sources)})
@@ -189,7 +200,9 @@ def schedule(durable: Durable, name: str, cron: str, flow: Flow, asking: Asking)
 
 def schedules_table(durable: Durable) -> Table:
     """Schedules of this project."""
-    rows = [(s["schedule_name"], s["schedule"], s["context"]["flow"], json_text(s["context"])) for s in durable.schedules()]
+    rows = [
+        (s["schedule_name"], s["schedule"], s["context"]["flow"], json_text(s["context"])) for s in durable.schedules()
+    ]
     return Table((Column("schedule"), Column("cron"), Column("flow"), Column("arguments")), tuple(rows))
 
 

@@ -1,4 +1,4 @@
-"""A recorded run done again without network and models, and compared step by step; forked; compared with another run."""
+"""A recorded run done again without network and models, compared step by step; forked; compared with another run."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -8,8 +8,9 @@ from typing import Any
 
 from workbench.errors import FlowError, OfflineError, RecordingMiss, ReplayMismatch, StepFailed
 from workbench.inference.tapes import offline, taped
-from workbench.orchestration.calls import ModelCall, RecordedTape, calls_of
-from workbench.orchestration.durable import Durable, returned
+from workbench.orchestration.durable import Durable
+from workbench.orchestration.live_step import returned
+from workbench.orchestration.step_calls import ModelCall, RecordedTape, calls_of
 from workbench.orchestration.steps import Asking, Flow, FlowRun, StepRecord, is_outside, plain, with_tools
 from workbench.rendering.table import Column, Table
 from workbench.telemetry.context import attributed
@@ -18,7 +19,7 @@ _LIMIT = 2000
 
 
 @dataclass(frozen=True, slots=True)
-class Replay:
+class RunReplay:
     """A run that was repeated: ``steps`` were compared, of which ``again`` were done again, not read."""
 
     run_id: str
@@ -28,7 +29,7 @@ class Replay:
     result: Any
 
 
-def replay(durable: Durable, run_id: str) -> Replay:
+def replay(durable: Durable, run_id: str) -> RunReplay:
     """Repeat a run from its record, with network and models refused, and compare it step by step.
 
     Every step is done again with what it was given; its model calls are answered from the record. A step that is
@@ -56,7 +57,7 @@ def replay(durable: Durable, run_id: str) -> Replay:
     if step.mismatch is not None:  # also where the flow caught it
         raise step.mismatch
     step.compare_end(result, error)
-    return Replay(run_id, flow.name, len(run.steps), step.again, result)
+    return RunReplay(run_id, flow.name, len(run.steps), step.again, result)
 
 
 class RecordedStep:
@@ -101,10 +102,13 @@ class RecordedStep:
         try:
             with taped(tape):
                 given = with_tools(function, lambda tool: durable.tool(self._flow, tool), list(self._flow.tools))
-                output = plain(function(*inputs["args"], **{**given, **inputs["kwargs"]}), f"what step {name!r} returns")
+                output = plain(
+                    function(*inputs["args"], **{**given, **inputs["kwargs"]}), f"what step {name!r} returns"
+                )
         except (RecordingMiss, OfflineError) as refused:
-            raise self._differs(name, "model calls" if isinstance(refused, RecordingMiss) else "output",
-                                before.error or before.output, f"{type(refused).__name__}: {refused}") from refused  # fmt: skip
+            what = "model calls" if isinstance(refused, RecordingMiss) else "output"
+            got = f"{type(refused).__name__}: {refused}"
+            raise self._differs(name, what, before.error or before.output, got) from refused
         except Exception as raised:  # noqa: BLE001  the boundary to code that is not ours: its error is compared
             error = {"kind": type(raised).__name__, "reason": str(raised)}
         if error != before.error:
@@ -112,7 +116,9 @@ class RecordedStep:
         if output != before.output:
             raise self._differs(name, "output", before.output, output)
         if tape.left:
-            raise self._differs(name, "model calls", f"{len(before.calls)} calls", f"{len(before.calls) - len(tape.left)}")
+            raise self._differs(
+                name, "model calls", f"{len(before.calls)} calls", f"{len(before.calls) - len(tape.left)}"
+            )
         return self._read(before)
 
     def _read(self, before: StepRecord) -> Any:
@@ -175,8 +181,8 @@ class RecordedStep:
             return f"Likely cause: {', '.join(changed)} changed since the record was made, so that {place}."
         return (
             f"Likely cause: {place}, and none of its files has changed; what it reads beside its inputs may have, such "
-            "as a file, the time, a random number, a library or the package itself. Mark a step that looks at the world "
-            "with @workbench.outside"
+            "as a file, the time, a random number, a library or the package itself. Mark a step that looks at the "
+            "world with @workbench.outside()"
         )
 
 
@@ -184,7 +190,7 @@ class RecordedStep:
 class ReplayReport:
     """What came of repeating several runs: those that are repeated, and why each of the others is not."""
 
-    same: Sequence[Replay]
+    same: Sequence[RunReplay]
     different: Mapping[str, FlowError]
 
     def table(self) -> Table:
@@ -261,7 +267,7 @@ def diff(one: FlowRun, other: FlowRun) -> Table:
         there = a or b
         where = f"{there.number} {there.name}"
         if a is None or b is None or a.name != b.name:
-            rows.append((where, "step", a and a.name, b and b.name))
+            rows.append((where, "step", a.name if a else None, b.name if b else None))
             continue
         for name in ("inputs", "output", "error"):
             compare(where, name, getattr(a, name), getattr(b, name))

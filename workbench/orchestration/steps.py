@@ -22,7 +22,7 @@ Tool = Callable[[Settings], Any]
 _OUTSIDE = "__workbench_outside__"
 
 
-class Step(Protocol):
+class StepCall(Protocol):
     """Performs one step of a flow: ``found = step(retrieve, question, k=5)``."""
 
     def __call__(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -108,32 +108,49 @@ def flow(
 
     def made(function: Callable[..., Any]) -> Flow:
         if "<" in function.__qualname__:
-            raise FlowError(f"a flow is found again by its name, found {function.__qualname__!r}: define it in a module")
+            raise FlowError(
+                f"a flow is found again by its name, found {function.__qualname__!r}: define it in a module"
+            )
         if next(iter(inspect.signature(function).parameters), None) is None:
-            raise FlowError(f"flow {function.__qualname__!r} takes no argument; its first one is the step: f(step, ...)")
+            raise FlowError(
+                f"flow {function.__qualname__!r} takes no argument; its first one is the step: f(step, ...)"
+            )
         read = {} if function.__module__ == "__main__" else sources_of(function)
         return Flow(function, dict(tools or {}), concurrency, read)
 
     return made
 
 
-def outside(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``@workbench.outside``: mark a step that looks at the world, such as a search in an index.
+def outside(operation: str = "") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """``@workbench.outside()``: mark a step that looks at the world, such as a search in an index.
 
     A replay compares what such a step is asked and takes its result from the record; every other step is done again.
+
+    Parameters
+    ----------
+    operation : str, optional
+        What traces call it, by OpenTelemetry's GenAI conventions: ``retrieval``, ``execute_tool``, ``embeddings``.
     """
 
-    @wraps(function)
-    def step(*args: Any, **kwargs: Any) -> Any:
-        return function(*args, **kwargs)
+    def marked(function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def step(*args: Any, **kwargs: Any) -> Any:
+            return function(*args, **kwargs)
 
-    setattr(step, _OUTSIDE, True)
-    return step
+        setattr(step, _OUTSIDE, operation)
+        return step
+
+    return marked
 
 
 def is_outside(function: Callable[..., Any]) -> bool:
     """Whether a step is marked with `outside`."""
-    return bool(getattr(function, _OUTSIDE, False))
+    return hasattr(function, _OUTSIDE)
+
+
+def operation_of(function: Callable[..., Any]) -> str:
+    """Operation that a step is marked with, empty where it has none."""
+    return str(getattr(function, _OUTSIDE, ""))
 
 
 def plain(value: Any, what: str) -> Any:
