@@ -97,7 +97,7 @@ def _unfinished(durable: Durable) -> bool:
 
 def jobs_table(durable: Durable, *, limit: int = 100, status: str = "") -> Table:
     """Runs, newest first: how far they are, and what keeps those that wait."""
-    runs = durable.runs(limit=limit, load_output=False, **({"status": _states(status)} if status else {}))
+    runs = durable.runs(limit=limit, **({"status": _states(status)} if status else {}))
     progress = progress_of(durable.engine, [run.run_id for run in runs])
     alive = living(durable.engine)
     rows = []

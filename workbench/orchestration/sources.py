@@ -23,12 +23,17 @@ def import_module_of(name: str, root: Path) -> ModuleType:
     Raises
     ------
     ImportError
-        If it cannot be imported.
+        If it cannot be imported, whatever its code raises.
     """
     for folder in project_folders(root):
         if str(folder) not in sys.path:
             sys.path.append(str(folder))
-    return importlib.import_module(name)
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise
+    except Exception as error:  # noqa: BLE001  the boundary to code that is not ours
+        raise ImportError(f"{type(error).__name__}: {error}") from error
 
 
 def files_of(loaded: ModuleType, root: Path) -> list[Path]:
