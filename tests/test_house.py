@@ -32,6 +32,7 @@ REASONS = {
     "reports.brief": "a command",
     "reports.page": "made by the runner, and again by hand",
     "retrieval.ask": "arms, questions, scores: what the notebook calls and the tests ask",
+    "runner.sweep": "notebooks as jobs: the part of the runner that knows flows",
     "retrieval.scale": "a measurement that takes an hour",
     "retrieval.trec": "a file format of others",
     "routing.record": "a command that asks models for hours",

@@ -1,6 +1,8 @@
 """Commands about durable flows: jobs, workers, and the replay of what is recorded."""
 
 import json
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
 jobs_app = typer.Typer(no_args_is_help=True, help="Submit flows, do them, and see what became of them.")
 RunId = Annotated[str, typer.Argument(help="Id of a run, or how it begins.")]
-EXIT_FAILED, EXIT_DIFFERENT = 3, 1
+EXIT_FAILED, EXIT_DIFFERENT, EXIT_INTERRUPTED = 3, 1, 130
 
 
 def _open() -> "Flows":
@@ -62,7 +64,36 @@ def work(
     """Do jobs until interrupted; any number of workers share them."""
     with _open() as flows:
         say(f"working as {flows.durable.heartbeat.executor}; end with Ctrl-C", err=True)
-        flows.work(names or (), when_done=when_done)
+        _work(flows, names or (), when_done=when_done)
+
+
+def _work(flows: "Flows", names: Sequence[str], *, when_done: bool) -> None:
+    """Do jobs; Ctrl-C ends at once, also in the middle of a step, which the next worker does again."""
+    try:
+        flows.work(names, when_done=when_done)
+    except KeyboardInterrupt:
+        say("interrupted; what was under way goes on with the next worker", err=True)
+        flows.durable.heartbeat.close()
+        os._exit(EXIT_INTERRUPTED)  # the interpreter would wait for the thread that does the step
+
+
+def run_sweep(
+    notebook: str, sweep: Mapping[str, Sequence[str]], *, profile: str, parameters: Mapping[str, Any], here: bool
+) -> None:
+    """Run a notebook once for each combination, as jobs; what is done already is not done again."""
+    from workbench.runner.sweep import submit_sweep, sweep_table
+
+    with _open() as flows:
+        submitted = submit_sweep(flows, notebook, sweep, profile=profile, parameters=parameters)
+        for run_id, changed in submitted:
+            say(f"{run_id}  {', '.join(f'{name}={value}' for name, value in changed.items())}")
+        if not here:
+            return
+        _work(flows, ["workbench.runner.sweep:notebook_run"], when_done=True)
+        table = sweep_table(flows, submitted)
+    typer.echo(table.to_text())
+    if any(row[len(sweep)] != "done" for row in table.rows):
+        raise typer.Exit(EXIT_FAILED)
 
 
 @jobs_app.command("list")

@@ -108,7 +108,7 @@ class Durable:
         self._state = open_engine(settings.state_url)
         self.tracing = Tracing(self._state)
         self._given, self._tools = dict(tools), dict[tuple[str, str], Any]()
-        self._flows, self._served = dict[str, Flow](), set[str]()
+        self._flows, self._served, self._made = dict[str, Flow](), set[str](), set[str]()
         self._parents = dict[str, Any]()
         self._pool, self.stopped = ThreadPoolExecutor(1, thread_name_prefix="wb-flows"), threading.Event()
         self.heartbeat = Heartbeat(self.engine, settings.cache / "processes")
@@ -213,13 +213,13 @@ class Durable:
             raise FlowError(f"{name!r} is no flow but {type(found).__name__}; put @workbench.flow() above the function")
         return self.know(found)
 
-    def serve(self, queue: str, *, concurrency: int | None = None) -> None:
-        """Take runs from a queue, which is made if it is not there."""
+    def serve(self, queue: str, flow: Flow | None = None) -> None:
+        """Take runs from a queue, which is made if it is not there; of a flow's jobs as many as it says."""
         from dbos._dbos import _get_dbos_instance
 
         if queue in self._served:
             return
-        self.make_queue(queue, concurrency=concurrency)
+        self.make_queue(queue, flow)
         self._served.add(queue)
         # the list given before the launch is copied; its thread reads the copy every second
         _get_dbos_instance()._listening_queues = sorted(self._served)
@@ -239,15 +239,19 @@ class Durable:
 
         return [queue.name for queue in self.call(DBOS.list_queues)]
 
-    def make_queue(self, queue: str, *, concurrency: int | None = None) -> None:
-        """Make a queue that is not there."""
+    def make_queue(self, queue: str, flow: Flow | None = None) -> None:
+        """Make a queue that is not there, with the limits of a flow's jobs."""
         from dbos import DBOS
 
-        self.call(
-            lambda: DBOS.register_queue(
-                queue, global_concurrency=concurrency, polling_interval_sec=POLL_S, on_conflict="always_update"
-            )
-        )
+        if queue in self._made:
+            return
+        everywhere, here = (flow.concurrency, flow.per_worker) if flow else (None, None)
+        limits: dict[str, Any] = {"global_concurrency": everywhere, "worker_concurrency": here}
+        if everywhere is not None and here is not None:
+            limits["worker_concurrency"] = min(everywhere, here)
+        told = limits | {"polling_interval_sec": POLL_S, "on_conflict": "always_update"}
+        self.call(lambda: DBOS.register_queue(queue, **told))
+        self._made.add(queue)
 
     def begin(self, flow: Flow, asking: Asking, *, queue: str = "") -> "WorkflowHandle[Any]":
         """Begin a run here, or put it into a queue; a run with the same id is not made twice."""
@@ -320,7 +324,7 @@ class Durable:
         at = when if isinstance(when, str) else when.isoformat()
         asking = Asking(**asked | {"version": flow.version, "sources": dict(flow.sources), "key": at})
         queue = job_queue(flow.name, flow.version)
-        self.make_queue(queue, concurrency=flow.concurrency)
+        self.make_queue(queue, flow)
         self.begin(flow, asking, queue=queue)
         return flow.run_id(asking)
 

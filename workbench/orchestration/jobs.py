@@ -32,7 +32,7 @@ def submit(durable: Durable, flow: Flow, asking: Asking) -> str:
             "module in the project's root or notebooks/, and import it from there"
         )
     queue = job_queue(flow.name, flow.version)
-    durable.make_queue(queue, concurrency=flow.concurrency)
+    durable.make_queue(queue, flow)
     durable.begin(flow, asking, queue=queue)
     return flow.run_id(asking)
 
@@ -56,8 +56,8 @@ def work(durable: Durable, names: Sequence[str] = (), *, stop: threading.Event, 
     """
     for name in names:
         flow = durable.flow_of(name)
-        for queue in (job_queue(flow.name, flow.version), left_queue(flow.name, flow.version)):
-            durable.serve(queue, concurrency=flow.concurrency if queue.startswith(name) else None)
+        durable.serve(job_queue(flow.name, flow.version), flow)
+        durable.serve(left_queue(flow.name, flow.version))
     durable.serve(TICKS)
     told = set[str]()
     while not stop.is_set():
@@ -87,7 +87,7 @@ def _look_for_work(durable: Durable, told: set[str]) -> None:
                     "jobs of %s wait for version %s of its code, this worker has %s", name, version, flow.version
                 )
             continue
-        durable.serve(queue, concurrency=None if queue.startswith("left ") else flow.concurrency)
+        durable.serve(queue, None if queue.startswith("left ") else flow)
 
 
 def _unfinished(durable: Durable) -> bool:
@@ -164,7 +164,7 @@ def retry(durable: Durable, run_id: str, *, here: bool = False) -> str:
     if here:
         durable.serve(queue)
     else:
-        durable.make_queue(queue, concurrency=flow.concurrency)
+        durable.make_queue(queue, flow)
     failed = next((step.number for step in run.steps if step.error), len(run.steps) + 1)
     durable.again(run, failed, queue)
     return run_id

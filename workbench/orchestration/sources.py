@@ -32,7 +32,7 @@ def import_module_of(name: str, root: Path) -> ModuleType:
         return importlib.import_module(name)
     except ImportError:
         raise
-    except Exception as error:  # noqa: BLE001  the boundary to code that is not ours
+    except Exception as error:
         raise ImportError(f"{type(error).__name__}: {error}") from error
 
 

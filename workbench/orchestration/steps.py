@@ -19,6 +19,7 @@ from workbench.rendering.table import Column, Table, Value
 from workbench.telemetry.context import Attribution
 
 Tool = Callable[[Settings], Any]
+PER_WORKER = 4
 _OUTSIDE = "__workbench_outside__"
 
 
@@ -48,12 +49,15 @@ class Flow:
         What steps need beside their arguments, each made of the project's settings when it is first needed: a step
         that has a keyword-only parameter of that name gets it.
     concurrency : int or None
-        How many of its jobs run at a time, over all workers.
+        How many of its jobs run at a time over all workers.
+    per_worker : int
+        How many of its jobs run at a time in each worker.
     """
 
     function: Callable[..., Any]
     tools: Mapping[str, Tool] = field(default_factory=dict)
     concurrency: int | None = None
+    per_worker: int = PER_WORKER
     _read: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
@@ -89,7 +93,7 @@ def version_of(sources: Mapping[str, str]) -> str:
 
 
 def flow(
-    *, tools: Mapping[str, Tool] | None = None, concurrency: int | None = None
+    *, tools: Mapping[str, Tool] | None = None, concurrency: int | None = None, per_worker: int = PER_WORKER
 ) -> Callable[[Callable[..., Any]], Flow]:
     """``@workbench.flow(tools={"client": workbench.Client.open})``: make a plain function a flow.
 
@@ -98,7 +102,9 @@ def flow(
     tools : mapping of str to callable, optional
         What steps need beside their arguments, each made of the project's `Settings`.
     concurrency : int, optional
-        How many of its jobs run at a time, over all workers; by default as many as there are workers for.
+        How many of its jobs run at a time over all workers; by default as many as there are workers for.
+    per_worker : int
+        How many of its jobs run at a time in each worker.
 
     Raises
     ------
@@ -116,7 +122,7 @@ def flow(
                 f"flow {function.__qualname__!r} takes no argument; its first one is the step: f(step, ...)"
             )
         read = {} if function.__module__ == "__main__" else sources_of(function)
-        return Flow(function, dict(tools or {}), concurrency, read)
+        return Flow(function, dict(tools or {}), concurrency, per_worker, read)
 
     return made
 
