@@ -55,31 +55,18 @@ def kill_at(place, *points):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("point", POINTS)
-def test_killed_at_a_point_the_run_is_finished_by_the_next_process(place, point):
-    ids = submitted(place, mortal, 3)
-    kill_at(place, point)
-    code, told = child(place, "work")
-    assert code == -9, told
-    code, told = child(place, "work")
-    assert code == 0, told
-    assert results(place, ids) == [("done", [0, 1, 2])]
-    ends = Counter(line for line in log(place) if line.startswith("end"))
-    assert ends == {"end 0": 1, "end 1": 1, "end 2": 1}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("points", [("in 1", "in 1"), ("after 0", "before 1", "in 2"), ("in 0", "after 0", "after 2")])
-def test_killed_again_during_recovery(place, points):
-    ids = submitted(place, mortal, 3, n=3)  # one at a time: the others wait behind the one that was killed
+def test_killed_at_every_step_boundary_in_every_step_and_again_during_recovery(place):
+    ids = submitted(place, mortal, 3, n=2)  # one at a time: the other waits behind the one that was killed
+    points = [*POINTS, "in 0", "after 2"]  # of the first run, each but the first in a recovery; then of the second
     kill_at(place, *points)
     for _ in points:
         code, told = child(place, "work")
         assert code == -9, told
     code, told = child(place, "work")
     assert code == 0, told
-    assert results(place, ids) == [("done", [0, 1, 2])] * 3
-    assert Counter(line for line in log(place) if line.startswith("end")) == {f"end {i}": 3 for i in range(3)}
+    assert results(place, ids) == [("done", [0, 1, 2])] * 2
+    ends = Counter(line for line in log(place) if line.startswith("end"))
+    assert ends == {"end 0": 2, "end 1": 2, "end 2": 2}
 
 
 @pytest.mark.slow
@@ -110,6 +97,34 @@ def test_no_model_call_is_paid_twice_but_the_one_in_flight(place, point):
     engine.dispose()
     again = [reason for (reason,) in rows if reason == ASKED_AGAIN]
     assert len(again) == (1 if in_flight else 0)
+
+
+@pytest.mark.slow
+def test_four_workers_do_each_of_a_hundred_jobs_once(place):
+    ids = submitted(place, naps, 2, 20, n=100)
+    workers = [child(place, "work", wait=False) for _ in range(4)]
+    codes = [(worker.wait(300), worker.communicate()[0]) for worker in workers]
+    assert [code for code, _ in codes] == [0] * 4, codes
+    assert not any("locked" in told for _, told in codes)
+    assert results(place, ids) == [("done", 1)] * 100
+    assert Counter(log(place)) == {line: 100 for line in ("nap 0", "woke 0", "nap 1", "woke 1")}
+    with open_flows(settings_of(*place)) as flows:
+        by = Counter(flows.show(run_id).executor for run_id in ids)
+    assert len(by) > 1  # shared, in whatever parts
+
+
+@pytest.mark.slow
+def test_two_notebooks_and_a_worker_on_one_folder_do_no_step_twice(place):
+    """Two processes run one flow with one argument while a worker does jobs: the second waits for the first."""
+    ids = submitted(place, naps, 3, 50, n=10)
+    worker = child(place, "work", wait=False)
+    notebooks = [child(place, "run", "naps", 8, 100, wait=False) for _ in range(2)]
+    told = [(process.wait(120), process.communicate()[0]) for process in (*notebooks, worker)]
+    assert [code for code, _ in told] == [0] * 3, told
+    assert [said.strip() for _, said in told[:2]] == ["28", "28"]
+    assert results(place, ids) == [("done", 3)] * 10
+    done = Counter(log(place))
+    assert [done[f"woke {i}"] for i in range(8)] == [11, 11, 11, 1, 1, 1, 1, 1]
 
 
 @pytest.mark.slow
