@@ -12,6 +12,7 @@ from tests.orchestration.small_flows import asked, catching, failing, naps, tria
 from workbench.errors import FlowError, StepFailed, UnknownPrice
 from workbench.orchestration.durable import flows_url
 from workbench.orchestration.flows import Flows
+from workbench.orchestration.sources import sources_of
 from workbench.orchestration.steps import flow, plain
 from workbench.telemetry.context import attributed
 from workbench.telemetry.traces import load_trace
@@ -193,6 +194,15 @@ def test_a_flow_has_a_name_and_takes_its_step():
 
 def give_nothing():
     return None
+
+
+def test_every_process_comes_to_the_same_version_of_the_same_code(tmp_path, monkeypatch):
+    """Else a worker whose environment names its project in another way would leave jobs lying."""
+    here = sources_of(triage.function)
+    monkeypatch.setenv("WORKBENCH_ROOT", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert sources_of(triage.function) == here
+    assert "tests/orchestration/small_flows.py" in here
 
 
 def test_a_flow_that_is_none_is_refused_by_name(flows):

@@ -61,7 +61,8 @@ def sources_of(function: Callable[..., object]) -> dict[str, str]:
     module = sys.modules[function.__module__]
     if getattr(module, "__file__", None) is None:
         return {name: content_hash(text) for name, text in sorted(_typed(function).items())}
-    root = load_settings(start=Path(str(module.__file__)).parent).root
+    # by where the module lies, whatever a process says of its project: all must come to the same version
+    root = load_settings({}, start=Path(str(module.__file__)).parent).root
     return {_told(file, root): content_hash(file.read_bytes()) for file in files_of(module, root)}
 
 
