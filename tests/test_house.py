@@ -14,7 +14,6 @@ TWICE = {"notebook", "tables", "evalset", "replay"}
 # Modules that exactly one other imports, with the reason for a room of their own.
 REASONS = {
     "caching.canaries": "what is sent through real caches, by scope: read when a scope gains a field",
-    "caching.drift": "a watch for live hits, which products start by themselves",
     "caching.index": "vectors in memory: the one part of a cache that is measured alone",
     "caching.prompt_cache": "vendors' rules, dated, and their simulation",
     "caching.prompt_tables": "tables of the vendors' caches, beside those of our own",
@@ -23,7 +22,6 @@ REASONS = {
     "evalset.docstrings": "a script that another Python runs",
     "evalset.imports.logs": "a command",
     "evalset.imports.requests": "a command",
-    "evaluation.start": "public: workbench.start",
     "inference.batch": "public to scripts: many requests under one limit of money",
     "inference.connections": "who may answer whom: read alone when litellm changes",
     "inference.local": "the engine that runs models here: read alone when llama.cpp changes",

@@ -13,6 +13,7 @@ import yaml
 from workbench.errors import ConfigError, unknown_name
 
 PROFILES = ("smoke", "ci", "full")
+DEFAULTS = "ci"  # the profile that needs no file
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +84,25 @@ def count_from(variable: str, default: int) -> int:
 def load_profile(settings: Settings, notebook: str, profile: str) -> dict[str, Any]:
     """Parameters that ``notebooks/profiles/<notebook>.<profile>.yaml`` sets.
 
+    Without a file the profile ``ci`` is the notebook's own defaults: what decisions are made with, and what CI keeps
+    checking.
+
     Raises
     ------
     ConfigError
-        If the profile is unknown, its file is missing, or it is not a mapping of names to plain values.
+        If the profile is unknown, the file of another one than ``ci`` is missing, or it is not a mapping of names to
+        plain values.
     """
     if profile not in PROFILES:
         raise ConfigError(unknown_name("profile", profile, PROFILES))
     path = settings.notebooks / "profiles" / f"{notebook}.{profile}.yaml"
     if not path.is_file():
-        raise ConfigError(f"profile {profile!r} of {notebook!r} needs the file {path}; it does not exist")
+        if profile == DEFAULTS:
+            return {}
+        raise ConfigError(
+            f"profile {profile!r} of {notebook!r} needs the file {path}; it does not exist. Write it, or take "
+            f"{DEFAULTS!r}, which without a file is the notebook's own defaults"
+        )
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:

@@ -1,4 +1,4 @@
-"""Local models at work: seconds to load, tokens a second, in this process and over HTTP.
+"""Local models at work: seconds to load, tokens a second, in this process.
 
 Run as a program: ``python -m tests.benchmarks.bench_local [--threads N] [model ...]``. What it prints depends on the
 machine and its load; prices rest on a committed calibration instead.
@@ -11,7 +11,7 @@ import time
 
 from workbench.config import load_settings
 from workbench.inference.hosted import Provider
-from workbench.inference.local import CHAT_MODELS, LocalModels, serving
+from workbench.inference.local import CHAT_MODELS, LocalModels
 from workbench.inference.messages import LOCAL, Request, Response
 from workbench.rendering.table import Table
 
@@ -47,13 +47,8 @@ def main() -> None:
         model, local = LOCAL + name, LocalModels(folder, threads=asked.threads)
         started = time.monotonic()
         local.server(model)
-        rows.append([name, "in process", time.monotonic() - started, *measure(local, model)])
-        started = time.monotonic()
-        with serving(model, folder, threads=asked.threads) as server:
-            loaded_s, provider = time.monotonic() - started, server.provider()
-            ask(provider, model, "Hi")  # the first call loads litellm
-            rows.append([name, "over HTTP", loaded_s, *measure(provider, model)])
-    names = ["model", "way", "load s", "first token ms", "prompt tokens/s", "answer tokens/s"]
+        rows.append([name, time.monotonic() - started, *measure(local, model)])
+    names = ["model", "load s", "first token ms", "prompt tokens/s", "answer tokens/s"]
     sys.stdout.write(Table.of(names, rows, f"{asked.threads} thread(s)").to_text() + "\n")
 
 

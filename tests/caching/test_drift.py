@@ -1,16 +1,69 @@
 """The drift watch: exact under the claim, quick where the rate has doubled, the same however it is interrupted."""
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import bdtrik
 from scipy.stats import binom
 
-from workbench.caching.drift import ODDS, DriftWatch, log_capital, watch_trials
+from workbench.caching.drift import ODDS, DriftWatch, log_capital
 from workbench.errors import ConfigError
+
+
+def alarm_limits(labelled: npt.NDArray[np.int64], alpha: float, delta: float) -> npt.NDArray[np.int64]:
+    """Fewest false labels that are an alarm after so many labels; one more than there are labels for none."""
+    low, high = np.zeros_like(labelled), labelled + 1  # capital grows with the false ones
+    while (low < high).any():
+        middle = (low + high) // 2
+        reached = log_capital(labelled, middle, alpha) >= -np.log(delta)
+        low, high = np.where(reached, low, np.minimum(middle + 1, high)), np.where(reached, middle, high)
+    return high
+
+
+@dataclass(frozen=True, slots=True)
+class WatchTrial:
+    """What the watch does at one true rate.
+
+    ``alarmed`` is the share of streams with an alarm, ``median`` the labels until then (None where under half have
+    one), ``naive`` the share that the exact test for one look, done after every label, would ever have called drift.
+    """
+
+    rate: float
+    alarmed: float
+    median: int | None
+    naive: float
+
+
+def watch_trials(
+    alpha: float,
+    rates: Sequence[float],
+    *,
+    delta: float = 0.05,
+    streams: int = 1000,
+    looks: int = 2000,
+    run: int = 1,
+    seed: int = 0,
+) -> list[WatchTrial]:
+    """Simulate streams of labels with each true rate; ``run`` labels in a row share one fate."""
+    rng, labelled = np.random.default_rng(seed), np.arange(1, looks + 1)
+    limits = alarm_limits(labelled, alpha, delta)
+    once = np.ceil(np.nan_to_num(bdtrik(1 - delta, labelled, alpha)))
+    trials = []
+    for rate in rates:
+        fates = rng.random((streams, -(-looks // run))) < rate
+        false = fates.repeat(run, axis=1)[:, :looks].cumsum(1)
+        alarms = false >= limits
+        at = np.sort(np.where(alarms.any(1), alarms.argmax(1) + 1.0, np.inf))
+        median = at[(streams - 1) // 2]
+        alarmed, naive = np.isfinite(at).mean(), (false > once).any(1).mean()
+        trials.append(WatchTrial(rate, float(alarmed), int(median) if np.isfinite(median) else None, float(naive)))
+    return trials
 
 
 @given(labels=st.lists(st.booleans(), max_size=60), alpha=st.floats(0.01, 0.5))
@@ -65,6 +118,10 @@ def test_repeated_looks_keep_the_promise_and_a_doubled_rate_is_found(alpha, delt
     assert kept.naive > 2.5 * delta  # what looking again and again does to a test for one look
     assert doubled.alarmed > 0.98
     assert 0 < doubled.median < 20 / alpha
+
+
+def test_limits_grow_with_the_labels():
+    assert alarm_limits(np.array([2, 20, 100, 500]), 0.05, 0.05).tolist() == [3, 5, 13, 41]
 
 
 def test_runs_of_one_fate_break_the_promise():

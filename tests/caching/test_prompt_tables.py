@@ -16,7 +16,6 @@ from workbench.caching.prompt_tables import (
     prompt_log,
     prompt_what_if_table,
 )
-from workbench.caching.tables import drift_table
 from workbench.inference.messages import Request
 from workbench.records import Document, Query
 from workbench.routing.recorded import Asked, Prompts
@@ -109,12 +108,3 @@ def test_arrivals_have_their_rate_and_tokens_their_bytes():
     assert times[-1] / 60 == pytest.approx(4000 / 30, rel=0.05)
     assert np.std(np.diff(times)) == pytest.approx(2, rel=0.1)
     assert [approximate_tokens(t) for t in ("", "a", "abcd", "abcde")] == [0, 1, 1, 2]
-
-
-def test_the_drift_table_keeps_its_promise_beside_a_test_that_does_not():
-    table = drift_table(0.05, streams=300, looks=800)
-    alarm, naive = (cells(table, n) for n in ("alarm", "alarm of a one-look test, made every time"))
-    at = cells(table, "true false-hit rate").index(pytest.approx(0.05))
-    assert alarm[at] <= 0.05 < 0.15 < naive[at]
-    assert cells(table, "labelled hits until then (median)")[at] is None
-    assert alarm[-1] == 1

@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import pytest
 
+import workbench
 from tests.caching.caches import USE, WHO, StillClock, angle_cache, answer, ask, count, found, keep
 from workbench.caching.cache import ResponseCache, SemanticCache
 from workbench.inference.messages import Request, ToolCall
 from workbench.state import open_engine
+from workbench.testing import ScriptedModel
 
 
 def test_the_same_request_is_served_also_after_a_restart(state_url):
@@ -19,6 +21,22 @@ def test_the_same_request_is_served_also_after_a_restart(state_url):
     hit = ResponseCache(second).find(ask("question"), WHO, USE)
     assert (hit.response, hit.kind, hit.similarity, hit.saved_nanos) == (answer("answer to question"), "exact", 1.0, 9)
     second.dispose()
+
+
+def test_a_client_serves_repeats_from_it_by_its_public_name(tmp_path):
+    (tmp_path / "evalsets").mkdir()
+    settings = workbench.load_settings({"WORKBENCH_ROOT": str(tmp_path)})
+    models = ScriptedModel(["first", "second", "third"])
+    client = workbench.Client.open(
+        settings, providers={"local/": models}, cache=workbench.ResponseCache.open(settings), budgets=()
+    )
+    asked = {"model": "local/smollm2-135m", "tenant_id": "acme", "feature": "answer"}
+    question = [{"role": "user", "content": "how do i pivot?"}]
+    use = workbench.CacheUse("tenant")
+    told = [client.complete(question, use=use, **asked) for _ in range(2)]
+    assert [(done.text, done.source) for done in told] == [("first", "model"), ("first", "cache")]
+    assert client.complete(question, **asked).text == "second", "only where a call says who may share the answer"
+    assert client.complete(question, use=use, **asked | {"tenant_id": "other"}).text == "third"
 
 
 @pytest.mark.parametrize("other", ["Question", "question ", "question?"])

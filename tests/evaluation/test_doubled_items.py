@@ -97,9 +97,8 @@ def test_areas_and_recovered_gaps_of_routers_have_the_same_intervals(seed):
         codes, hard, weak, strong, cost = (np.repeat(array, times, axis=0) for array in routing(seed))
         quality, rows = np.column_stack([weak, strong]), np.arange(codes.size)
         picked = [(hard > limit).astype(int) for limit in (0.2, 0.4, 0.6, 0.8)]
-        curve = Curve(np.stack([quality[rows, p] for p in picked], 1), np.stack([cost[rows, p] for p in picked], 1),
-                      np.zeros(4))  # fmt: skip
-        curves = {"router": curve, "hull": Curve(quality, cost, np.zeros(0))}
+        curve = Curve(np.stack([quality[rows, p] for p in picked], 1), np.stack([cost[rows, p] for p in picked], 1))
+        curves = {"router": curve, "hull": Curve(quality, cost)}
         areas = resample_aiq(curves, cost, codes, draws=200, seed=seed)
         apgr = resample_deferral({"x": hard}, weak, strong, codes, draws=200, seed=seed)["x"][0]
         each = (areas["router"].estimate, areas["router"].minus(areas["hull"]), apgr.estimate)

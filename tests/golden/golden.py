@@ -87,8 +87,8 @@ def report() -> list[str]:
     with tempfile.TemporaryDirectory() as place:
         folder = samples.write_run(Path(place) / "run")
         page = write_report(folder).read_text(encoding="utf-8")
-    page = re.sub(r"<(style|svg|script)\b.*?</\1>", " ", page, flags=re.S)
     told = re.findall(r'(?:alt|aria-label|data-label)="([^"]*)"', page)
+    page = re.sub(r"<(style|svg|script)\b.*?</\1>", " ", page, flags=re.S)
     lines = [" ".join(unescape(line).split()) for line in re.sub(r"<[^>]+>", "\n", page).splitlines()]
     return [*(line for line in lines if line), *map(unescape, told)]
 

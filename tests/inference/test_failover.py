@@ -294,6 +294,13 @@ def test_failures_in_a_row_open_the_cooldown_which_then_costs_no_attempt():
     assert bench.order == ["a", "a", "b", "a", "a", "b", "b"]
 
 
+@pytest.mark.parametrize("error", [AccountRefused("wrong key", status=401), ModelMissing("retired", status=404)])
+def test_a_model_that_its_vendor_refuses_again_and_again_is_left_alone_as_one_that_is_down(error):
+    bench = Bench(RetryPolicy(cooldown_failures=2), a=[error] * 2, b=["yes"] * 4)
+    assert [bench.call().text for _ in range(4)] == ["yes"] * 4
+    assert bench.order == ["a", "b", "a", "b", "b", "b"]
+
+
 def test_a_success_between_failures_keeps_it_closed():
     bench = Bench(RetryPolicy(cooldown_failures=2, attempts_per_model=2), a=[Unavailable("down"), "yes"] * 5)
     assert [bench.call().text for _ in range(5)] == ["yes"] * 5

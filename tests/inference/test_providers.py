@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from workbench.errors import AccountRefused, ProviderError, Rejected
+from workbench.errors import AccountRefused, MalformedAnswer, ProviderError, Rejected
 from workbench.inference.hosted import LiteLLMProvider, load_litellm
 from workbench.inference.messages import Request, ToolCall, Usage
 from workbench.inference.prices import load_prices
@@ -22,8 +22,11 @@ TOOL = {"type": "function", "function": {"name": "weather", "parameters": SCHEMA
 
 
 @contextmanager
-def answering(*answers):
-    """Server that gives these bodies in turn, a list as a stream of events; what was asked is in ``.asked``."""
+def answering(*answers, labelled=True):
+    """Server that gives these bodies in turn, a list as a stream of events; what was asked is in ``.asked``.
+
+    A stream is called one, or JSON where it is not ``labelled`` right.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
@@ -35,7 +38,7 @@ def answering(*answers):
             )
             body = (events or json.dumps(answer)).encode()
             self.send_response(200)
-            self.send_header("Content-Type", "text/event-stream" if stream else "application/json")
+            self.send_header("Content-Type", "text/event-stream" if stream and labelled else "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -54,6 +57,11 @@ def answering(*answers):
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def streamed(server, model, shown):
+    request = Request(model, MESSAGES)
+    return LiteLLMProvider(f"{server.address}/v1", "key").complete(request, timeout_s=30, on_text=shown.append)
 
 
 def openai(message, *, finish="stop", logprobs=None, usage=None):
@@ -122,6 +130,24 @@ def test_tool_calls_come_whole_also_out_of_a_stream():
         assert answer.tool_calls == (ToolCall("c1", "weather", '{"city": "Paris"}'), ToolCall("c2", "weather", "{}"))
         assert (answer.text, answer.finish_reason, answer.usage) == ("", "tool_calls", Usage(fresh=10, output=2))
     assert all(body["tools"] == [TOOL] for _, body in server.asked)
+
+
+@pytest.mark.parametrize("model", ["openai/m", "mistral/m", "deepseek/m", "xai/m", "together_ai/m", "ollama/m"])
+def test_a_whole_answer_in_the_place_of_a_stream_is_an_error_and_never_an_empty_answer(model):
+    shown = []
+    with answering(openai({"content": "Hello"})) as server, pytest.raises(MalformedAnswer, match="one JSON body came"):
+        streamed(server, model, shown)
+    assert (shown, len(server.asked)) == ([], 1)
+
+
+@pytest.mark.parametrize("model", ["openai/m", "mistral/m"])
+def test_a_stream_that_a_server_calls_json_is_read_all_the_same(model):
+    usage = {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}
+    events = [chunk({"content": "Hel"}), chunk({"content": "lo"}), chunk({}, "stop"), chunk(None, usage=usage)]
+    shown = []
+    with answering(events, labelled=False) as server:
+        answer = streamed(server, model, shown)
+    assert (answer.text, "".join(shown), answer.usage) == ("Hello", "Hello", Usage(10, output=2))
 
 
 def test_confidence_is_the_geometric_mean_probability_where_it_is_asked_for_and_comes():

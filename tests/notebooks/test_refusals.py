@@ -3,13 +3,16 @@
 import contextlib
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.notebooks.zoo import add_notebook, make_settings
-from workbench.config import SystemClock
+from workbench.config import SystemClock, load_settings
 from workbench.errors import ConfigError, RunError
+from workbench.evalset.gates import NOTEBOOKS
+from workbench.evaluation.start import check_parameters
 from workbench.runner import Event, Job, RunRecord, list_runs, run_all
 
 
@@ -83,3 +86,39 @@ def _fill(filler: Path) -> None:
     with filler.open("ab", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(4096))
+
+
+@pytest.mark.parametrize(
+    ("notebook", "name", "value", "says"),
+    [
+        ("retrieval", "strategies", "bm25", "unknown strategy 'bm25'. Known: .*full_text"),
+        ("retrieval", "strategies", "vectr", "did you mean 'vector'"),
+        ("retrieval", "chunkers", "hole", "unknown chunker 'hole'; did you mean 'whole'"),
+        ("retrieval", "embedder", "bge", "unknown embedder 'bge'. Known: .*sentence-transformers:MODEL"),
+        ("retrieval", "rebuilds", 2, "at least 8 rebuilds, found rebuilds=2"),
+        ("routing", "policies", "boostin", "unknown policy 'boostin'; did you mean 'boosting'"),
+        ("routing", "policies", "table:find=a", r"must end in \*=MODEL"),
+        ("routing", "embedder", "minilmm", "did you mean 'minilm'"),
+        ("caching", "guard", "figure", "unknown check of the guard 'figure'; did you mean 'figures'"),
+        ("caching", "embedder", "litellm:", "did you mean 'litellm:MODEL'"),
+    ],
+)
+def test_mistyped_name_of_a_part_is_refused_before_a_kernel_starts(
+    tmp_path: Path, notebook: str, name: str, value: object, says: str
+) -> None:
+    root = Path(__file__).parents[2]
+    settings = replace(load_settings({}, root), runs=tmp_path / "runs")
+    with pytest.raises(ConfigError, match=says):
+        run_all([Job(notebook, "ci", {name: value})], settings=settings, clock=SystemClock())
+    assert not settings.runs.exists()
+
+
+def test_a_parameter_of_your_own_in_a_notebook_of_ours_is_checked_by_its_type_alone() -> None:
+    check_parameters("retrieval", {"strategies": ["vector"], "budget_usd": 3.0})
+    check_parameters("mine", {"strategies": ["bm25"]})
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_every_experiment_has_a_class_that_checks_its_parameters(notebook: str) -> None:
+    with pytest.raises(ConfigError, match="parameter seed must be int"):
+        check_parameters(notebook, {"seed": "first"})

@@ -9,8 +9,9 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 
 from tests.notebooks.structure import structure_problems
-from tests.notebooks.zoo import PARAMETERS, notebook_of
+from tests.notebooks.zoo import PARAMETERS, add_notebook, make_settings, notebook_of
 from workbench.config import PROFILES, load_profile, load_settings
+from workbench.errors import ConfigError
 from workbench.runner import prepare
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +27,22 @@ def test_notebook_follows_the_rules(path: Path) -> None:
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_profile_fits_its_notebook(path: Path, profile: str) -> None:
     prepare(path, load_profile(load_settings({}, ROOT), path.stem[3:], profile))
+
+
+def test_only_the_profile_ci_needs_no_file_and_is_then_the_notebook_s_own_defaults(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    path = add_notebook(settings, "x")
+    assert prepare(path, load_profile(settings, "x", "ci")) == prepare(path, {})
+    with pytest.raises(ConfigError, match=r"x\.full\.yaml; it does not exist. Write it, or take 'ci'"):
+        load_profile(settings, "x", "full")
+    written = settings.notebooks / "profiles" / "x.ci.yaml"
+    written.write_text("limit: 3\n", encoding="utf-8")
+    assert prepare(path, load_profile(settings, "x", "ci"))["limit"] == 3
+
+
+def test_a_committed_profile_sets_something() -> None:
+    for path in (ROOT / "notebooks" / "profiles").iterdir():
+        assert load_profile(load_settings({}, ROOT), *path.name.split(".")[:2]), f"{path.name} holds only a comment"
 
 
 def test_sound_notebook_has_no_problem(tmp_path: Path) -> None:

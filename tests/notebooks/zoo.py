@@ -32,13 +32,12 @@ def make_settings(root: Path) -> Settings:
 def add_notebook(
     settings: Settings, name: str, *body: str, gate: str = GATE, parameters: str | None = PARAMETERS
 ) -> Path:
-    """Write ``01_<name>.ipynb`` with the given cells between setup and gate, and empty profiles."""
+    """Write ``01_<name>.ipynb`` with the given cells between setup and gate, and an empty profile ``smoke``."""
     first = [] if parameters is None else [_code(parameters, "parameters")]
     cells = [new_markdown_cell(f"# {name}?"), *first, _code(SETUP, "setup"), *map(_code, body)]
     path = settings.notebooks / f"01_{name}.ipynb"
     nbformat.write(notebook_of([*cells, _code(gate, "gate")]), path)
-    for profile in ("smoke", "ci"):
-        (settings.notebooks / "profiles" / f"{name}.{profile}.yaml").write_text("", encoding="utf-8")
+    (settings.notebooks / "profiles" / f"{name}.smoke.yaml").write_text("", encoding="utf-8")
     return path
 
 

@@ -172,6 +172,12 @@ def test_a_process_has_one_database_of_runs(flows, settings, tmp_path):
     assert Flows.open(settings).durable is flows.durable
 
 
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])
+def test_a_database_in_memory_is_refused(url, tmp_path):
+    with pytest.raises(FlowError, match="durable runs need a file or a server"):
+        Flows.open(settings_in(tmp_path, url))
+
+
 def test_our_tables_and_those_of_the_engine_never_meet(flows):
     with flows.durable.engine.connect() as connection:
         rows = connection.exec_driver_sql("select name from sqlite_master where type = 'table'").all()

@@ -2,15 +2,13 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
+from itertools import combinations
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tests.reports import samples
 from workbench.reports.charts import forest, lines, slices
-from workbench.reports.figure import COLOURS, Box, Figure, arm_style, fitted, place, spread, text_width
+from workbench.reports.figure import COLOURS, GLYPHS, INK, Figure, arm_look, label, limits
 from workbench.reports.frontier import frontier
 
 SERIES = {"IVF": [(1e3, 9.0), (1e5, 14.0), (1e6, 31.0)], "exact": [(1e3, 4.0), (1e5, 60.0), (1e6, 590.0)]}
@@ -24,14 +22,14 @@ DRAWINGS: dict[str, Callable[[], Figure]] = {
 
 @pytest.mark.parametrize("draw", DRAWINGS.values(), ids=DRAWINGS)
 def test_a_figure_is_drawn_in_the_page_s_ink_without_a_background_or_a_date(draw: Callable[[], Figure]) -> None:
-    for svg in (draw().svg, draw().svg_narrow):
-        root = ET.fromstring(svg)
-        assert "currentColor" in svg
-        assert not re.search(
-            r"#(?:010203|ffffff|000000|F0E442)|<style|<metadata|clip|font-family|20\d\d-\d\d-\d\d", svg
-        )
-        assert root.attrib["role"] == "img"
-        assert root.attrib["aria-label"] == root.findtext("title")
+    svg = draw().svg
+    root = ET.fromstring(svg)
+    assert "currentColor" in svg
+    assert not re.search(
+        r"#(?:010203|ffffff|000000|F0E442)|<style|<metadata|clip|font-family|DejaVu|20\d\d-\d\d-\d\d", svg
+    )
+    assert root.attrib["role"] == "img"
+    assert root.attrib["aria-label"] == root.findtext("title")
 
 
 @pytest.mark.parametrize("draw", DRAWINGS.values(), ids=DRAWINGS)
@@ -39,8 +37,16 @@ def test_the_same_numbers_give_the_same_figure(draw: Callable[[], Figure]) -> No
     assert draw() == draw()
 
 
-def test_ids_of_two_figures_and_of_both_widths_differ() -> None:
-    drawn = [svg for draw in DRAWINGS.values() for svg in (draw().svg, draw().svg_narrow)]
+def test_a_style_that_a_notebook_has_set_changes_no_figure() -> None:
+    from matplotlib import rc_context
+
+    plain = {name: draw() for name, draw in DRAWINGS.items()}
+    with rc_context({"axes.facecolor": "red", "font.size": 30, "axes.grid": True, "text.color": "white"}):
+        assert {name: draw() for name, draw in DRAWINGS.items()} == plain
+
+
+def test_ids_of_two_figures_differ() -> None:
+    drawn = [draw().svg for draw in DRAWINGS.values()]
     ids = [set(re.findall(r' id="([^"]+)"', svg)) for svg in drawn]
     assert sum(map(len, ids)) == len(set.union(*ids))
     for svg, own in zip(drawn, ids, strict=True):
@@ -76,19 +82,19 @@ def test_a_hostile_name_is_drawn_as_text(name: str) -> None:
         slices(rows, name),
         lines({name: [(1.0, 2.0)]}, name, name),
     ):
-        for svg in (figure.svg, figure.svg_narrow):
-            tags = {element.tag for element in ET.fromstring(svg).iter()}
-            assert tags <= {"svg", "title", "g", "path", "use", "defs", "text"}
+        tags = {element.tag for element in ET.fromstring(figure.svg).iter()}
+        assert tags <= {"svg", "title", "g", "path", "use", "defs", "text"}
         assert "<script" not in figure.to_html()
         assert len(figure.to_html()) < 200_000
 
 
 def test_tied_arms_are_hollow_and_others_full() -> None:
     base = samples.summary().frontier[0]
-    tied, other = (frontier([replace(base, tied=tied)], "m").svg for tied in (True, False))
-    assert f"fill: {COLOURS[0].lower()}; stroke" in other
-    assert f"fill: {COLOURS[0].lower()}; stroke" not in tied
-    assert "tied" in tied
+    tied, other = (frontier([replace(base, tied=tied)], "m") for tied in (True, False))
+    assert f"fill: {COLOURS[0].lower()}; stroke" in other.svg
+    assert f"fill: {COLOURS[0].lower()}; stroke" not in tied.svg
+    assert ("○" in tied.to_html(), "tied" in tied.entries[0].detail) == (True, True)
+    assert ("○" in other.to_html(), "tied" in other.entries[0].detail) == (False, False)
 
 
 @pytest.mark.parametrize(("costs", "log"), [((0.01, 0.3), True), ((0.1, 0.3), False), ((0.0, 5.0), False)])
@@ -104,7 +110,7 @@ def test_an_arm_looks_the_same_in_every_figure_that_is_given_the_same_order() ->
     colour = COLOURS[5].lower()
     assert colour in frontier([last], "m", arms=arms).svg
     assert colour not in frontier([last], "m").svg
-    assert len({arm_style(i) for i in range(42)}) == 42
+    assert len({arm_look(i) for i in range(42)}) == 42
 
 
 def test_figures_of_nothing_and_of_one_value_are_drawn() -> None:
@@ -118,13 +124,14 @@ def test_figures_of_nothing_and_of_one_value_are_drawn() -> None:
 
 
 def test_a_merely_worse_arm_is_drawn_without_alarm_and_the_arm_in_use_is_named() -> None:
-    svg = forest(samples.claims(), samples.RULE).svg
-    words = {element.text for element in ET.fromstring(svg).iter("text")}
-    assert {"too far below", "good enough", "cannot tell", f"{samples.REFERENCE} (in use)"} <= words
-    assert not words & {"broken", "identical", "holds", "reference"}
-    worse = forest(samples.claims()[3:4], samples.RULE).svg
+    figure = forest(samples.claims(), samples.RULE)
+    words = {entry.detail.partition(" · ")[0] for entry in figure.entries}
+    assert words == {"too far below", "good enough", "cannot tell"}
+    assert figure.entries[0].name == f"{samples.REFERENCE} (in use)"
+    worse = forest(samples.claims()[3:4], samples.RULE)
     alone = forest([replace(samples.claims()[3], status="holds")], samples.RULE).svg
-    assert worse.count(COLOURS[1].lower()) == alone.count(COLOURS[1].lower()), "only the margin has that colour"
+    assert worse.entries[0].look.colour == INK
+    assert worse.svg.count(COLOURS[1].lower()) == alone.count(COLOURS[1].lower()), "only the margin has that colour"
 
 
 def test_a_rate_is_drawn_against_alpha_with_its_certificate() -> None:
@@ -142,10 +149,10 @@ def test_twenty_points_are_numbered_in_the_figure_and_listed_below_it() -> None:
         replace(base, arm=f"arm {i}", cost_usd_per_1k=0.04 + i % 7 / 100, quality=0.5 + i / 100) for i in range(20)
     ]
     figure = frontier(points, "nDCG@10", requests_per_month=200_000)
-    for svg in (figure.svg, figure.svg_narrow):
-        texts = [element.text for element in ET.fromstring(svg).iter("text")]
-        assert {p.arm for p in points} <= set(texts)
-        assert all(texts.count(str(i)) == 2 for i in range(1, 21)), "once at its mark, once in the list"
+    texts = [element.text for element in ET.fromstring(figure.svg).iter("text")]
+    assert all(texts.count(str(i)) == 1 for i in range(1, 21))
+    assert [e.name for e in figure.entries] == [f"arm {i}" for i in reversed(range(20))], "the best comes first"
+    assert '<ol class="wb-key">' in figure.to_html()
     rows = {row[1]: row for row in figure.data.rows}
     assert rows["arm 19"][0] == 1, "the best comes first"
     assert rows["arm 0"][4] == "$8.00", "0.04 for 1,000 requests, 200,000 a month"
@@ -156,35 +163,57 @@ def test_a_logarithmic_axis_refuses_zero_by_name() -> None:
         lines({"a": [(0.0, 1.0)]}, "rows", "ms", log_x=True)
 
 
-@settings(max_examples=50)
-@given(st.lists(st.tuples(st.floats(60, 900), st.floats(40, 360)), min_size=1, max_size=8))
-def test_labels_do_not_cover_each_other_or_leave_the_frame(points: list[tuple[float, float]]) -> None:
-    frame = Box(0, 0, 1008, 400)
-    boxes = place(points, [(120.0, 30.0)] * len(points), taken=(), frame=frame)
-    for i, box in enumerate(boxes):
-        assert box.left >= frame.left
-        assert box.right <= frame.right
-        assert all(not box.covers(other) for other in boxes[:i])
+def places(svg: str) -> dict[str, tuple[float, float]]:
+    """Where each number of a figure stands, in pixels of its drawing."""
+    found = {}
+    for element in ET.fromstring(svg).iter("text"):
+        at = re.search(r"translate\(([\d.]+) ([\d.]+)\)", element.get("transform", ""))
+        x, y = at.groups() if at else (element.get("x"), element.get("y"))
+        found[str(element.text)] = float(str(x)), float(str(y))
+    return found
 
 
-@given(st.lists(st.floats(0, 100), max_size=5))
-def test_spread_positions_keep_their_order_gap_and_range(wanted: list[float]) -> None:
-    out = spread(wanted, gap=19.0, low=0.0, high=100.0)
-    ranked = [out[i] for i in sorted(range(len(out)), key=lambda i: (wanted[i], i))]
-    assert all(after - before >= 19.0 - 1e-6 for before, after in pairwise(ranked))
-    assert all(-1e-6 <= y <= 100.0 + 1e-6 for y in out)
-
-
-def test_a_text_is_cut_to_its_width_and_says_so() -> None:
-    assert fitted("short", 200) == "short"
-    cut = fitted("word " * 1000, 200)
-    assert cut.endswith("…")
-    assert text_width(cut) <= 200
-
-
-def test_crowded_points_keep_all_their_labels() -> None:
+@pytest.mark.parametrize("step", [0.0002, 0.001, 0.01])
+def test_numbers_of_crowded_points_do_not_cover_each_other_or_leave_the_drawing(step: float) -> None:
     base = samples.summary().frontier[0]
-    points = [replace(base, arm=f"arm {i}", cost_usd_per_1k=0.04 + i / 1000, quality=0.6 + i / 500) for i in range(8)]
-    for svg in (frontier(points, "nDCG@10").svg, frontier(points, "nDCG@10").svg_narrow):
-        texts = {element.text for element in ET.fromstring(svg).iter("text")}
-        assert {p.arm for p in points} <= texts
+    points = [replace(base, arm=str(i), cost_usd_per_1k=0.04 + i * step, quality=0.6 + i / 500) for i in range(8)]
+    at = places(frontier(points, "nDCG@10").svg)
+    numbers = [at[str(i)] for i in range(1, 9)]
+    assert all(0 <= x <= 390 and 0 <= y <= 330 for x, y in numbers)
+    assert all(abs(a - c) >= 9 or abs(b - d) >= 9 for (a, b), (c, d) in combinations(numbers, 2))
+
+
+def test_a_name_in_the_drawing_is_cut_to_its_width_and_the_list_has_it_whole() -> None:
+    name = "an arm of a long name, " * 8
+    assert label("short") == "short"
+    assert label(name).endswith("…")
+    assert len(label(name)) <= 48
+    assert name in forest([replace(samples.claims()[1], arm=name)], samples.RULE).to_html()
+
+
+def test_every_shape_has_a_letter_full_and_hollow() -> None:
+    letters = "".join(GLYPHS.values())
+    assert len(letters) == len(set(letters)) == 2 * len(GLYPHS)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.3])
+def test_a_figure_of_one_value_spans_all_shares_and_nothing_below_zero(value: float) -> None:
+    """Slices of zeros spanned -0.1 to 0.1, as if a rate could be negative."""
+    rows = [replace(r, mean=value, low=value, high=value) for r in samples.summary().slices]
+    texts = [str(e.text) for e in ET.fromstring(slices(rows, "false-hit rate").svg).iter("text")]
+    ticks = [float(t) for t in texts if re.fullmatch(r"[\d.]+", t)]
+    assert (min(ticks), max(ticks)) == (0.0, 1.0)
+    assert not [t for t in texts if t.startswith("\N{MINUS SIGN}")]
+
+
+def test_limits_keep_a_little_room_and_the_size_of_what_is_no_share() -> None:
+    assert limits([0.2, 0.4]) == pytest.approx((0.19, 0.41))
+    assert limits([40.0]) == pytest.approx((18.0, 62.0))
+    assert limits([]) == limits([0.0])
+
+
+def test_bounds_without_end_are_drawn_to_the_edge() -> None:
+    claims = [replace(samples.claims()[2], low=-float("inf"), high=float("inf")), samples.claims()[1]]
+    svg = forest(claims, samples.RULE).svg
+    assert not re.search(r"\b(?:inf|nan)\b", svg)
+    assert "\N{MINUS SIGN}∞, ∞" in forest(claims, samples.RULE).entries[0].detail

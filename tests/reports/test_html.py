@@ -2,19 +2,22 @@ import json
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from tests.reports import samples
 from tests.reports.drawn import drawn
 from tests.reports.reading import Page
 from workbench.errors import RunError
+from workbench.evaluation.gate import check_gate
 from workbench.evaluation.summary import Summary
-from workbench.records import Decision, Rule
+from workbench.records import Decision, Fingerprint, Rule
+from workbench.reports.brief import markdown_summary
 from workbench.reports.page import write_report
 
 HOSTILE = {
@@ -136,7 +139,7 @@ def test_one_h1_and_no_skipped_level(page: Page) -> None:
 
 def test_every_figure_has_alt_text_and_its_numbers(page: Page) -> None:
     drawings = [attrs for tag, attrs in page.tags if tag == "svg"]
-    assert len(drawings) == 3 * 2 + 1  # wide and narrow, and the notebook's own
+    assert len(drawings) == 3 + 1  # and the notebook's own
     assert all(attrs["role"] == "img" and len(attrs["aria-label"]) > 40 for attrs in drawings)
     assert page.source.count("Numbers of this figure") == page.count("figure") == 4
 
@@ -287,6 +290,59 @@ def test_hidden_cells_stay_out_and_a_failed_gate_shows_its_exit_code(tmp_path: P
 def test_no_folder_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"no run folder .*absent"):
         write_report(tmp_path / "absent")
+
+
+def test_a_first_run_of_the_smoke_profile_says_that_it_is_shown_only(tmp_path: Path) -> None:
+    """A newcomer's first run rests on other inputs than the accepted decision, and that is nobody's fault."""
+    other = Fingerprint({"queries": "0" * 64})
+    now = replace(samples.decision(), profile="smoke", fingerprint=other)
+    invariants = {"hits of another tenant": 0}
+    gate = check_gate(samples.decision(), now, accepted_scores=None, scores=pl.DataFrame(), invariants=invariants)
+    run = samples.write_run(tmp_path, decided=now, gated=asdict(gate), run=samples.run_record() | {"profile": "smoke"})
+    page = Page(write_report(run))
+    opened = page.text.partition("Decision table")[0]
+    assert "The profile smoke is shown only." in opened
+    assert "to check it: workbench check 01_retrieval" in opened
+    assert 'class="verdict neutral"' in page.source
+    for told in (opened, markdown_summary(run)):
+        assert not re.search("stale|Exit code|exit code|other inputs", told)
+
+
+# Words of some elements that a line break cuts.
+CUT = """([elements, word]) => [...document.querySelectorAll(elements)].flatMap(element => {
+  const out = [], walk = document.createTreeWalker(element, NodeFilter.SHOW_TEXT), range = document.createRange();
+  for (let node = walk.nextNode(); node; node = walk.nextNode())
+    for (const found of node.textContent.matchAll(new RegExp(word, 'g'))) {
+      range.setStart(node, found.index); range.setEnd(node, found.index + found[0].length);
+      if (new Set([...range.getClientRects()].map(box => Math.round(box.top))).size > 1) out.push(found[0]);
+    }
+  return out;
+})"""
+WORDS, NAMES_OF_ROWS = ("main table, .wb-key", r"[^\s/·-]+"), (".stack tbody th", r"\S+")
+SMALL = "[...document.querySelectorAll('.wb-figure text')].filter(e => e.getBoundingClientRect().height < 10).length"
+LONG = ("local/qwen2.5-coder-0.5b@top2", "structure · hybrid_rrf_shallow + reranker", "local/smollm2-135m@top5")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1200, 700, 390, 320])
+def test_no_width_cuts_a_word_of_a_table_or_makes_a_figure_too_small_to_read(tmp_path: Path, width: int) -> None:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no chromium on the path")
+    decided = drawn(replace(RULE, reference=LONG[0]), [0.6, 0.6, 0.3], [2.0, 0.1, 0.1], names=LONG)
+    report = write_report(samples.write_run(tmp_path / "run", decided=decided))
+    with sync_api.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": width, "height": 800})
+        page.goto(report.as_uri())
+        page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
+        cut = [page.evaluate(CUT, list(where)) for where in (WORDS, NAMES_OF_ROWS)]
+        small = page.evaluate(SMALL)
+        shown = page.evaluate("document.querySelectorAll('.wb-figure text').length")
+        browser.close()
+    assert cut == [[], []]
+    assert (small, shown > 40) == (0, True)
 
 
 @pytest.mark.slow

@@ -85,7 +85,7 @@ def test_a_router_that_knows_nothing_does_not_beat_the_hull_beyond_noise():
         predicted = cross_predict(POLICIES["length"], outcomes)
         router = fit_policy(POLICIES["length"], outcomes)
         quality, cost = outcomes.quality, outcomes.cost_usd
-        curves = {"router": router_curve(router, predicted, quality, cost), "hull": Curve(quality, cost, np.zeros(0))}
+        curves = {"router": router_curve(router, predicted, quality, cost), "hull": Curve(quality, cost)}
         areas = resample_aiq(curves, cost, outcomes.codes, draws=300, seed=seed)
         false_wins += areas["router"].minus(areas["hull"]).above_zero
     assert false_wins <= 3  # 2.5 % one-sided of 40, with two Monte-Carlo errors
@@ -99,7 +99,7 @@ def test_oracle_is_above_every_router_and_the_hull():
     curves = {
         "oracle": oracle_curve(quality, cost),
         "router": router_curve(router, predicted, quality, cost),
-        "hull": Curve(quality, cost, np.zeros(0)),
+        "hull": Curve(quality, cost),
     }
     areas = resample_aiq(curves, cost, outcomes.codes, draws=50)
     assert areas["oracle"].value > areas["router"].value > areas["hull"].value

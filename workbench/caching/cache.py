@@ -7,7 +7,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -246,7 +246,10 @@ def _question(intent: str) -> str:
 
 
 class ResponseCache(_Kept):
-    """Serves an answer again to exactly the same request of the same scope; sampled answers are never kept.
+    """``Client.open(settings, cache=ResponseCache.open(settings))``: the same answer to exactly the same request.
+
+    It needs no decision, encoder or threshold. The request must be the same to the last character, of the same tenant
+    and scope, and say ``use=CacheUse(...)``; sampled answers (a temperature above 0) are never kept.
 
     Parameters
     ----------
@@ -262,6 +265,11 @@ class ResponseCache(_Kept):
         self, engine: sa.Engine, *, clock: Clock | None = None, ttl_s: float = WEEK_S, max_entries: int = 10_000
     ) -> None:
         self._entries = Entries(engine, clock=clock or SystemClock(), ttl_s=ttl_s, max_entries=max_entries)
+
+    @classmethod
+    def open(cls, settings: Settings, *, ttl_s: float = WEEK_S, max_entries: int = 10_000) -> Self:
+        """Cache in the project's state database, which all its processes share."""
+        return cls(open_engine(settings.state_url), ttl_s=ttl_s, max_entries=max_entries)
 
     def find(self, request: Request, who: Attribution, use: CacheUse) -> CacheHit | None:
         """Cached answer for this request of this caller, None where anything is doubtful."""
@@ -362,7 +370,7 @@ def _refusal(decision: Decision, accept_provisional: bool) -> str:
     if decision.verdict not in ("chosen", "provisional"):
         return f"its verdict is {decision.verdict!r} ({decision.sentence}); label more or lower the target, then decide"
     if decision.parameters.get("kind") != "semantic":
-        return f"it chose {decision.arm!r}, which has no threshold; for exact repeats use ResponseCache"
+        return f"it chose {decision.arm!r}, which has no threshold; for exact repeats use workbench.ResponseCache"
     return ""
 
 

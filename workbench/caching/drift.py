@@ -13,13 +13,13 @@ of a period: hits in a row that one cached entry served share one fate. With run
 exactly alpha = .05 was called drift in 58 % of 1,000 streams of 2,000 labels, not in 5 %.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import bdtrik, logsumexp
+from scipy.special import logsumexp
 
 from workbench.errors import ConfigError
 
@@ -88,57 +88,3 @@ def log_capital(labelled: npt.NDArray[np.int64], false: npt.NDArray[np.int64], a
     each = np.multiply.outer(false, won) + np.multiply.outer(labelled - false, lost)
     mixed: npt.NDArray[np.float64] = logsumexp(each, axis=-1) - np.log(len(ODDS))
     return mixed
-
-
-def alarm_limits(labelled: npt.NDArray[np.int64], alpha: float, delta: float) -> npt.NDArray[np.int64]:
-    """Fewest false labels that are an alarm after so many labels; one more than there are labels for none.
-
-    >>> alarm_limits(np.array([2, 20, 100, 500]), 0.05, 0.05).tolist()
-    [3, 5, 13, 41]
-    """
-    low, high = np.zeros_like(labelled), labelled + 1  # capital grows with the false ones
-    while (low < high).any():
-        middle = (low + high) // 2
-        reached = log_capital(labelled, middle, alpha) >= -np.log(delta)
-        low, high = np.where(reached, low, np.minimum(middle + 1, high)), np.where(reached, middle, high)
-    return high
-
-
-@dataclass(frozen=True, slots=True)
-class WatchTrial:
-    """What the watch does at one true rate.
-
-    ``alarmed`` is the share of streams with an alarm, ``median`` the labels until then (None where under half have
-    one), ``naive`` the share that the exact test for one look, done after every label, would ever have called drift.
-    """
-
-    rate: float
-    alarmed: float
-    median: int | None
-    naive: float
-
-
-def watch_trials(
-    alpha: float,
-    rates: Sequence[float],
-    *,
-    delta: float = 0.05,
-    streams: int = 1000,
-    looks: int = 2000,
-    run: int = 1,
-    seed: int = 0,
-) -> list[WatchTrial]:
-    """Simulate streams of labels with each true rate; ``run`` labels in a row share one fate."""
-    rng, labelled = np.random.default_rng(seed), np.arange(1, looks + 1)
-    limits = alarm_limits(labelled, alpha, delta)
-    once = np.ceil(np.nan_to_num(bdtrik(1 - delta, labelled, alpha)))
-    trials = []
-    for rate in rates:
-        fates = rng.random((streams, -(-looks // run))) < rate
-        false = fates.repeat(run, axis=1)[:, :looks].cumsum(1)
-        alarms = false >= limits
-        at = np.sort(np.where(alarms.any(1), alarms.argmax(1) + 1.0, np.inf))
-        median = at[(streams - 1) // 2]
-        alarmed, naive = np.isfinite(at).mean(), (false > once).any(1).mean()
-        trials.append(WatchTrial(rate, float(alarmed), int(median) if np.isfinite(median) else None, float(naive)))
-    return trials

@@ -1,6 +1,7 @@
 """What a notebook calls: start an experiment, ask its questions in order, save, gate."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from importlib import import_module
 from typing import Any
 
@@ -8,7 +9,28 @@ from workbench.errors import ConfigError, unknown_name
 from workbench.evalset.gates import NOTEBOOKS
 
 # Each experiment is loaded when its notebook starts it.
-EXPERIMENTS: Mapping[str, str] = {name: f"workbench.{name}.notebook:{name.capitalize()}Bench" for name in NOTEBOOKS}
+EXPERIMENTS: Mapping[str, str] = {
+    name: f"workbench.{name}.notebook:{name.capitalize()}Experiment" for name in NOTEBOOKS
+}
+
+
+def check_parameters(notebook: str, parameters: Mapping[str, Any]) -> None:
+    """Refuse the values that the experiment of a notebook would refuse, before a kernel starts.
+
+    The parameter class of an experiment knows the names that each parameter may hold. A notebook of your own has no
+    such class, nor have parameters that you added to one of ours: those are checked by their types alone.
+
+    Raises
+    ------
+    ConfigError
+        If a value is not one that the experiment knows; the nearest is named.
+    """
+    if notebook in EXPERIMENTS:
+        from workbench.evaluation.provenance import build_parameters
+
+        kind = _experiment_class(notebook).parameters_class
+        own = {f.name for f in fields(kind)}
+        build_parameters(kind, {name: value for name, value in parameters.items() if name in own})
 
 
 def start(notebook: str, **parameters: Any) -> Any:
@@ -30,5 +52,9 @@ def start(notebook: str, **parameters: Any) -> Any:
     """
     if notebook not in EXPERIMENTS:
         raise ConfigError(unknown_name("notebook", notebook, sorted(EXPERIMENTS)))
+    return _experiment_class(notebook).start(**parameters)
+
+
+def _experiment_class(notebook: str) -> Any:
     module, _, name = EXPERIMENTS[notebook].partition(":")
-    return getattr(import_module(module), name).start(**parameters)
+    return getattr(import_module(module), name)

@@ -9,7 +9,15 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from workbench.config import Clock
-from workbench.errors import AttemptTimeout, CallFailed, ConfigError, ModelMissing, ProviderError, RateLimited
+from workbench.errors import (
+    AccountRefused,
+    AttemptTimeout,
+    CallFailed,
+    ConfigError,
+    ModelMissing,
+    ProviderError,
+    RateLimited,
+)
 from workbench.inference.messages import Response
 from workbench.inference.streams import pause
 
@@ -199,7 +207,7 @@ class _Call:
         return next((turn for turn in turns if turn.at <= patient_until), min(turns, key=lambda turn: turn.at))
 
     def attempt(self, model: str, ask: Ask, patience_s: float) -> Response | ProviderError | RateLimited:
-        """One attempt by whoever was admitted; what it says of the model's health is noted."""
+        """One attempt of an admitted call; what it says of the model's health is noted."""
         started, timeout_s = self.clock.monotonic(), min(self.policy.attempt_timeout_s, self.left_s())
         try:
             response = ask(model, timeout_s=timeout_s, patience_s=patience_s)
@@ -224,7 +232,7 @@ class _Call:
         if isinstance(error, AttemptTimeout):
             sent = error.billed != "no"
             return sent and not error.cut and timeout_s >= self.policy.attempt_timeout_s
-        return error.retryable or isinstance(error, ModelMissing)
+        return error.retryable or isinstance(error, ModelMissing | AccountRefused)
 
     def again(self, turn: _Turn, outcome: ProviderError | RateLimited) -> bool:
         """Whether the model may be asked again, and then when."""

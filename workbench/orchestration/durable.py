@@ -48,11 +48,20 @@ def flows_url(state_url: str) -> str:
 
     >>> flows_url("sqlite:////data/state.sqlite"), flows_url("postgresql://db/app")
     ('sqlite:////data/state-flows.sqlite', 'postgresql://db/app')
+
+    Raises
+    ------
+    FlowError
+        If the state database is in memory only: then nothing would be durable.
     """
     url = sa.make_url(state_url)
     if not url.drivername.startswith("sqlite"):
         return state_url
-    file = Path(url.database or "state.sqlite")
+    if url.database in (None, "", ":memory:"):
+        raise FlowError(
+            f"durable runs need a file or a server, found the state database {state_url}, which ends with us"
+        )
+    file = Path(str(url.database))
     return url.set(database=str(file.with_name(f"{file.stem}-flows{file.suffix}"))).render_as_string(
         hide_password=False
     )

@@ -1,14 +1,16 @@
-"""Foreign HTML reduced to what can do no harm: an allowlist, written anew rather than patched.
+"""Foreign HTML reduced to what can do no harm: parsed as a browser parses it, and only known parts written back.
 
-The text is parsed and only known tags with known attributes are written back; everything else is dropped or
-escaped. No element is written whose content a browser reads as anything but markup (``script``, ``style``,
-``title``, ``textarea`` ...), so a second parse cannot find tags that the first did not see.
+nh3 parses and keeps an allowlist. No element is kept whose content a browser reads as anything but markup
+(``script``, ``style``, ``title``, ``textarea`` ...), so a second parse cannot find tags that the first did not see.
 """
 
+import html
 import re
-from html.parser import HTMLParser
+from collections import Counter
 
-from workbench.rendering.text import escape
+import nh3
+
+from workbench.rendering.text import escape, visible
 
 _SVG_TAGS = "svg g path use defs text tspan circle ellipse rect line polyline polygon"
 _HTML_TAGS = (
@@ -18,10 +20,10 @@ _HTML_TAGS = (
 )
 _DROPPED_WHOLE = "script style title template textarea noscript iframe object math xmp noembed noframes select button"
 _KEPT_ATTRIBUTES = (
-    "id class style title lang dir role aria-label aria-hidden alt src href colspan rowspan scope open start "
-    "width height viewbox d x y x1 y1 x2 y2 dx dy cx cy r rx ry points transform fill fill-opacity stroke "
-    "stroke-width stroke-opacity stroke-dasharray stroke-linecap stroke-linejoin text-anchor font-size "
-    "font-weight dominant-baseline preserveaspectratio"
+    "id class style title lang dir role aria-label aria-hidden alt colspan rowspan scope open start width height "
+    "viewBox d x y x1 y1 x2 y2 dx dy cx cy r rx ry points transform fill fill-opacity stroke stroke-width "
+    "stroke-opacity stroke-dasharray stroke-linecap stroke-linejoin text-anchor font-size font-weight "
+    "dominant-baseline preserveAspectRatio"
 )
 _KEPT_PROPERTIES = (
     "color fill fill-opacity stroke stroke-width stroke-opacity stroke-dasharray stroke-dashoffset "
@@ -29,23 +31,27 @@ _KEPT_PROPERTIES = (
     "font-weight font-style font-family font-variant-numeric width height max-width vertical-align "
     "white-space display"
 )
-_SVG = frozenset(_SVG_TAGS.split())
-_TAGS = _SVG | frozenset(_HTML_TAGS.split())
-_WITH_CONTENT = frozenset(_DROPPED_WHOLE.split())
-_VOID = frozenset({"br", "col", "hr", "img"})
-_ATTRIBUTES = frozenset(_KEPT_ATTRIBUTES.split())
-_PROPERTIES = frozenset(_KEPT_PROPERTIES.split())
+TAGS = frozenset(f"{_SVG_TAGS} {_HTML_TAGS}".split())
+ATTRIBUTES = {"*": set(_KEPT_ATTRIBUTES.split()), "a": {"href"}, "use": {"href"}, "img": {"src"}}
 _IMAGE = re.compile(r"data:image/(png|jpeg|gif|webp|svg\+xml);base64,[A-Za-z0-9+/=\s]*")
-_STYLE_VALUE = re.compile(r"[\w\s#.,%+'\"-]*")
+# A value with a bracket, a colon or a backslash may load something; nh3 looks at the names of properties alone.
+_PLAIN = re.compile(r"[\w\s-]+:[\w\s#.,%+'\"-]*")
+# Tags as nh3 writes them: every value in double quotes, no "<" and no ">" within one.
+_TAG = re.compile(r'<(/?)(\w+)((?: [\w:-]+="[^"]*")*)>')
+_AWAY = re.compile(r' (?:xlink:)?href="([^#"][^"]*)"')
+_OPENED = re.compile(r"<(/?)([a-z]\w*)([^<>]*)")
+_CLOSED_BY_NEXT = "p li dt dd tr td th thead tbody tfoot br hr img col"
+# nh3 0.3.8 takes time by the square of the depth, a minute at 100,000; a browser nests 512.
+_DEPTH = 2_000
 
 
-def sanitize(html: str, *, prefix: str, heading_shift: int = 0) -> str:
+def sanitize(foreign: str, *, prefix: str, heading_shift: int = 0) -> str:
     """Reduce HTML to known tags and attributes: no script, no handler, nothing that is loaded or followed.
 
     Parameters
     ----------
-    html : str
-        Any text; it need not be well formed.
+    foreign : str
+        Any text; it need not be well formed. What is nested deeper than any page is shown as its source.
     prefix : str
         Put before every id and every reference to one, so that it cannot clash with the page around it.
     heading_shift : int
@@ -54,95 +60,73 @@ def sanitize(html: str, *, prefix: str, heading_shift: int = 0) -> str:
     Returns
     -------
     str
-        Balanced HTML. A link to elsewhere keeps its words, followed by its address as text.
+        Balanced HTML. A link to elsewhere keeps its words, followed by its address as text. Parts of a picture
+        that stand outside of one are dropped with what they hold, as nh3 does.
     """
-    writer = _Writer(prefix, heading_shift)
-    writer.feed(html)
-    writer.close()
-    return writer.result()
+    if _depth(foreign) > _DEPTH:
+        return f"<pre>{escape(foreign)}</pre>"
+    clean = nh3.clean(
+        visible(foreign),  # nh3 takes no lone surrogate, and drops NUL
+        tags=set(TAGS),
+        clean_content_tags=set(_DROPPED_WHOLE.split()),
+        attributes=ATTRIBUTES,
+        attribute_filter=lambda tag, name, value: _value(tag, name, value, prefix),
+        filter_style_properties=set(_KEPT_PROPERTIES.split()),
+        url_schemes={"data", "http", "https", "mailto", "ftp", "file"},
+        link_rel=None,
+    )
+    # again, because a character may also be written as a reference
+    return _rewritten(visible(clean), heading_shift)
 
 
-class _Writer(HTMLParser):
-    def __init__(self, prefix: str, heading_shift: int) -> None:
-        super().__init__(convert_charrefs=True)
-        self._prefix, self._shift = prefix, heading_shift
-        self._out: list[str] = []
-        self._open: list[tuple[str, str]] = []  # (tag as read, what closes it)
-        self._skipped: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in _WITH_CONTENT:
-            self._skipped.append(tag)
-        if self._skipped or tag not in _TAGS:
-            return
-        name = self._name(tag)
-        self._out.append(f"<{name}{self._attributes(tag, attrs)}>")
-        if tag not in _VOID:
-            away = next((v for k, v in attrs if k == "href" and v and not v.startswith("#")), "") if tag == "a" else ""
-            self._open.append((tag, (f" ({escape(away, 200)})" if away else "") + f"</{name}>"))
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in _WITH_CONTENT:
-            return
-        self.handle_starttag(tag, attrs)
-        if tag not in _VOID:
-            self.handle_endtag(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if self._skipped:
-            if tag == self._skipped[-1]:
-                self._skipped.pop()
-            return
-        if tag not in [opened for opened, _ in self._open]:
-            return
-        while self._open:
-            opened, closing = self._open.pop()
-            self._out.append(closing)
-            if opened == tag:
-                return
-
-    def handle_data(self, data: str) -> None:
-        if not self._skipped:
-            self._out.append(escape(data))
-
-    def result(self) -> str:
-        """Return what was written, with everything still open closed."""
-        return "".join(self._out) + "".join(closing for _, closing in reversed(self._open))
-
-    def _name(self, tag: str) -> str:
-        if len(tag) == 2 and tag[0] == "h" and tag[1].isdigit():
-            return f"h{min(6, int(tag[1]) + self._shift)}"
-        return tag
-
-    def _attributes(self, tag: str, attrs: list[tuple[str, str | None]]) -> str:
-        kept: dict[str, str] = {}
-        for raw, value in attrs:
-            name = "href" if raw == "xlink:href" else raw
-            clean = self._value(tag, name, value or "") if name in _ATTRIBUTES else None
-            if clean is not None:
-                kept.setdefault(name, clean)
-        return "".join(f' {name}="{escape(value)}"' for name, value in kept.items())
-
-    def _value(self, tag: str, name: str, value: str) -> str | None:
-        if name == "id":
-            return self._prefix + value
-        if name == "href":
-            return f"#{self._prefix}{value[1:]}" if value.startswith("#") and tag in ("a", "use") else None
-        if name == "src":
-            return value if tag == "img" and _IMAGE.fullmatch(value) else None
-        if name == "style":
-            return _declarations(value) or None
-        return None if "url(" in value.lower() and name in ("fill", "stroke") else value
+def _depth(foreign: str) -> int:
+    unclosed: Counter[str] = Counter()
+    shallow = frozenset(_CLOSED_BY_NEXT.split())
+    depth = deepest = 0
+    for end, name, rest in _OPENED.findall(foreign.lower()):
+        # only within a picture does a tag end itself
+        ended = unclosed["svg"] and rest.endswith("/")
+        if name in shallow or ended or (end and not unclosed[name]):
+            continue
+        step = -1 if end else 1
+        unclosed[name] += step
+        depth += step
+        deepest = max(deepest, depth)
+    return deepest
 
 
-def _declarations(style: str) -> str:
-    pairs = (part.partition(":") for part in style.split(";"))
-    kept = [
-        f"{key.strip()}: {value.strip()}"
-        for key, _, value in pairs
-        if key.strip().lower() in _PROPERTIES and _STYLE_VALUE.fullmatch(value)
-    ]
-    return "; ".join(kept)
+def _value(tag: str, name: str, value: str, prefix: str) -> str | None:
+    """What an attribute may say, None if it goes. It must not raise: nh3 then keeps the value as it came."""
+    if name == "id":
+        return prefix + value
+    if name == "href":
+        if value.startswith("#"):
+            return f"#{prefix}{value[1:]}"
+        return value if tag == "a" else None
+    if name == "src":
+        return value if _IMAGE.fullmatch(value) else None
+    if name == "style":
+        return ";".join(part for part in value.split(";") if _PLAIN.fullmatch(part)) or None
+    return None if "url(" in value.lower() and name in ("fill", "stroke") else value
+
+
+def _rewritten(clean: str, heading_shift: int) -> str:
+    """Headings moved down, and the address of a link to elsewhere put behind its words."""
+    addresses: list[str] = []
+
+    def tag(found: re.Match[str]) -> str:
+        end, name, attributes = found.groups()
+        if len(name) == 2 and name[0] == "h" and name[1].isdigit():
+            return f"<{end}h{min(6, int(name[1]) + heading_shift)}{attributes}>"
+        if name != "a":
+            return found[0]
+        if end:
+            return f"{addresses.pop()}</a>"
+        away = _AWAY.search(attributes)
+        addresses.append(f" ({escape(html.unescape(away[1]), 200)})" if away else "")
+        return f"<a{_AWAY.sub('', attributes)}>"
+
+    return _TAG.sub(tag, clean)
 
 
 def plain_page(title: str, body: str) -> str:

@@ -1,6 +1,7 @@
 """Tables of plain values as accessible HTML and as text: the one way in which the package shows rows."""
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Self
@@ -14,6 +15,7 @@ Kind = Literal["text", "number", "usd", "ms", "interval", "count", "share", "sta
 NONE = "\u2013"
 _MINUS = "\u2212"
 _NAME_LIMIT, _CAPTION_LIMIT = 120, 1000
+_WORD = re.compile(r"(?=\S*[-/])\S{3,40}")  # a name that browsers break at its hyphens unless a style sheet forbids it
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,8 @@ class Table:
         return f'<table class="wb-table">{caption}\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody></table>'
 
     def _row(self, position: int, texts: Sequence[str]) -> str:
-        head = f'<th scope="row"{_align(self.columns[0])}>{escape(texts[0])}</th>'
+        word = ' class="wb-word"' if _WORD.fullmatch(texts[0]) else ""
+        head = f'<th scope="row"{word}{_align(self.columns[0])}>{escape(texts[0])}</th>'
         marked = ' class="wb-marked"' if position == self.mark else ""
         return f"<tr{marked}>{head}{''.join(map(_cell, self.columns[1:], texts[1:]))}</tr>\n"
 
@@ -133,6 +136,32 @@ class Table:
 
     def __repr__(self) -> str:
         return self.to_text()
+
+
+class Shown:
+    """Shows a value as its ``table``, in Jupyter and as text; its dataclass has ``repr=False``.
+
+    >>> @dataclass(repr=False)
+    ... class Found(Shown):
+    ...     table: Table
+    >>> Found(Table.of(("arm",), [("text",)]))
+    arm
+    text
+    """
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:  # a field or a property of the class that is shown
+
+        @property
+        def table(self) -> Table:
+            """What is shown."""
+
+    def _repr_html_(self) -> str:
+        return self.table.to_html()
+
+    def __repr__(self) -> str:
+        return self.table.to_text()
 
 
 def _kind(name: str, values: Sequence[Value]) -> Kind:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -242,6 +243,8 @@ def _settings(results: Results) -> list[Table]:
     # the rest of the record is shown elsewhere on the page, or is for the runner alone
     names = ("status", "notebook", "profile", "seed", "started", "ended", "exit_reason", "gate")
     plain = {name: run[name] for name in names if run.get(name) not in (None, "")}
+    # to the second, so that a phone need not break them
+    plain |= {name: re.sub(r"(:\d\d)\.\d+", r"\1", str(plain[name])) for name in ("started", "ended") if name in plain}
     tables = [pairs_table({"folder": results.folder} | plain, "Run")]
     if parameters:
         tables.append(pairs_table(parameters, "Parameters of the run"))

@@ -75,7 +75,6 @@ class Curve:
 
     quality: np.ndarray
     cost_usd: np.ndarray
-    values_usd: np.ndarray
 
     @property
     def points(self) -> np.ndarray:
@@ -95,17 +94,15 @@ def router_curve(router: Router, predicted: np.ndarray, quality: np.ndarray, cos
     values, rows = knob_values(cost_usd), np.arange(len(predicted))
     picked = [router.pick(predicted, value) for value in values]
     spent = [router.spend(p, cost_usd) + router.overhead_usd for p in picked]
-    return Curve(np.stack([quality[rows, p] for p in picked], 1), np.stack(spent, 1), values)
+    return Curve(np.stack([quality[rows, p] for p in picked], 1), np.stack(spent, 1))
 
 
 def oracle_curve(quality: np.ndarray, cost_usd: np.ndarray) -> Curve:
-    """The ceiling: whoever knew the outcomes, for every value of quality."""
+    """The ceiling: a router that knew the outcomes, for every value of quality."""
     values, rows = knob_values(cost_usd), np.arange(len(quality))
     finite = np.where(np.isinf(values), 1e9, values)
     picked = [(value * quality - cost_usd).argmax(1) for value in finite]
-    return Curve(
-        np.stack([quality[rows, p] for p in picked], 1), np.stack([cost_usd[rows, p] for p in picked], 1), values
-    )
+    return Curve(np.stack([quality[rows, p] for p in picked], 1), np.stack([cost_usd[rows, p] for p in picked], 1))
 
 
 def upper_hull(points: np.ndarray) -> np.ndarray:
@@ -133,7 +130,7 @@ def aiq(cost: np.ndarray, quality: np.ndarray, low: np.ndarray, high: np.ndarray
         Mean cost of the cheapest and the dearest single model.
     """
     order = np.argsort(cost, axis=1, kind="stable")
-    # Whoever has a cheaper, better point may use it in place of a dearer one: the hull never falls.
+    # A cheaper, better point can take the place of a dearer one: the hull never falls.
     x = np.take_along_axis(cost, order, 1)
     y = np.maximum.accumulate(np.take_along_axis(quality, order, 1), axis=1)
     x, y = np.column_stack([x, np.maximum(high, x[:, -1])]), np.column_stack([y, y[:, -1]])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.config import Clock, Settings, load_profile
 from workbench.errors import ConfigError, unknown_name
 from workbench.evaluation.run_record import RunRecord, close_run, open_run
+from workbench.evaluation.start import check_parameters
 from workbench.reports.ending import draw_report
 from workbench.runner.kernels import Event, EventKind, Listener
 from workbench.runner.parameters import prepare
@@ -113,7 +114,9 @@ def find_notebook(settings: Settings, name: str) -> Path:
 def _plan(job: Job, settings: Settings) -> tuple[Job, Path]:
     source = find_notebook(settings, job.notebook)
     given = {**load_profile(settings, job.notebook, job.profile), **job.parameters}
-    return replace(job, parameters=prepare(source, given)), source
+    parameters = prepare(source, given)
+    check_parameters(job.notebook, parameters)
+    return replace(job, parameters=parameters), source
 
 
 def _run(job: Job, source: Path, leash: Watchdog, context: _Context) -> RunRecord:

@@ -1,7 +1,9 @@
 """Parameters of a notebook: what its ``parameters`` cell declares, and whether given values fit.
 
-papermill only logs a warning for an unknown name and takes any value: a typo runs green with the default.
-The cell is read as Python syntax and never executed.
+papermill only logs a warning for an unknown name and takes any value: a typo runs green with the default. Its
+`inspect_notebook` (2.7.0) refuses nothing either: it reads the cell line by line with a pattern, leaves out what that
+does not match (``int | None``, a default with ``=`` in it) and ends a default at ``#``, also within quotes. So the cell
+is read as Python syntax here; it is never executed.
 """
 
 import ast

@@ -1,4 +1,4 @@
-"""A trace as a waterfall: one row a span, where it lies in time, what it used, and on opening what it held.
+"""A trace as a waterfall: one row per span, where it lies in time, what it used, and on opening what it held.
 
 Static HTML without scripts, so that it survives the export of a notebook and opens offline. Every text in it was
 written by somebody: all of it is escaped and cut.
@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
-from importlib.resources import files
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from workbench.rendering.table import Column, Table, number, usd_digits
-from workbench.rendering.text import escape, visible
+from workbench.rendering.text import visible
 from workbench.telemetry.tree import SpanRow, Totals, in_order, totals
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 # What is worth a place of its own, in the order of reading.
 _FACTS = {
@@ -88,7 +90,7 @@ class Part:
 
 
 def parts(row: SpanRow, top: SpanRow) -> list[Part]:
-    """Everything that a span holds, each attribute once; for whom it worked only where ``top`` says otherwise."""
+    """Everything that a span holds, each attribute once; its tenant and feature only if ``top`` has others."""
     same = {name for name in WHO if row.attributes.get(name) == top.attributes.get(name)}
     attributes = {name: value for name, value in row.attributes.items() if name not in same}
     out = [_error(row)] if row.status == "error" else []
@@ -248,79 +250,59 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-_LIGHT = (
-    "--bg: #ffffff; --fg: #1b1e23; --muted: #5c6470; --line: #e1e4e8; --wash: #f3f4f6; --good: #0a6b4d; "
-    "--bad: #b02d17; --link: #0a59a8; --chat: #0072b2; --embeddings: #56b4e9; --retrieval: #009e73; "
-    "--execute_tool: #e69f00; --cache_lookup: #cc79a7; --evaluate: #8a6bbe; --other: #8b93a0;"
-)
-_DARK = (
-    "--bg: #14171b; --fg: #e6e8eb; --muted: #9da6b2; --line: #2d333b; --wash: #1f242b; --good: #52c99e; "
-    "--bad: #ff8f76; --link: #82bbf2; --chat: #3a9bdc; --embeddings: #8accf2; --retrieval: #2fbf93; "
-    "--execute_tool: #e6ac2e; --cache_lookup: #dd9bc0; --evaluate: #b09ae0; --other: #7b8492;"
-)
 _COLOURED = ("chat", "embeddings", "retrieval", "execute_tool", "cache_lookup", "evaluate")
 _SPANS, _TEXT, _NAME, _LABEL, _PAGE = 1000, 9000, 160, 80, 4_000_000
 _COLUMNS = 28
-_CODE = ("stack", "Arguments", "Result")
 _ROLES = ("assistant", "user", "tool")
 
 
 def waterfall(rows: Sequence[SpanRow]) -> str:
     """HTML fragment of one trace, with its own style sheet, for a notebook's output or a page."""
-    if not rows:
-        return '<p class="wb-trace">This trace holds no spans.</p>'
-    total, room, lines = totals(rows), _PAGE, []
-    shown = in_order(rows)
-    for row, depth in shown[:_SPANS]:
-        held = parts(row, shown[0][0]) if room > 0 else []
-        body = "".join(map(_part, held)) if room > 0 else '<p class="muted">Left out: the page is too long.</p>'
-        room -= len(body)
-        lines.append(_line(row, depth, total, body))
-    more = f'<p class="muted">and {len(shown) - _SPANS:,} more spans</p>' if len(shown) > _SPANS else ""
-    ticks = "".join(f"<span>{tick}</span>" for tick in ("0", duration(total.nanos // 2), duration(total.nanos)))
-    axis = (
-        f'<div class="row axis" aria-hidden="true"><span>span</span><span class="scale">{ticks}</span>'
-        '<span class="num">took</span><span class="num">tokens in → out</span><span class="num">cost</span></div>'
-    )
-    return (
-        f'<section class="wb-trace" aria-label="Trace"><style>{_css()}</style>{_header(shown[0][0], total)}{axis}'
-        f"<ol>{''.join(lines)}</ol>{more}</section>"
-    )
+    return _rendered(rows, whole=False)
 
 
 def page(rows: Sequence[SpanRow]) -> str:
     """Page of one trace that loads nothing and runs nothing, and tells the browser so."""
-    title = escape(in_order(rows)[0][0].name, _NAME) if rows else "empty"
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>Trace: {title}</title>
-<style>
-:root {{ color-scheme: light dark; {_LIGHT} }}
-@media (prefers-color-scheme: dark) {{ :root {{ {_DARK} }} }}
-@media print {{ :root {{ {_LIGHT} }} }}
-body {{ margin: 0; background: var(--bg); }}
-main {{ max-width: 76rem; margin: 0 auto; padding: 1.5rem 1rem 3rem; }}
-</style></head>
-<body><main>{waterfall(rows)}</main></body></html>
-"""
+    return _rendered(rows, whole=True)
+
+
+def _rendered(rows: Sequence[SpanRow], *, whole: bool) -> str:
+    template = _environment().get_template("waterfall.html.j2")
+    if not rows:
+        return template.render(whole=whole, lines=[]).strip()
+    total, shown = totals(rows), in_order(rows)
+    room, lines = _PAGE, []
+    for row, depth in shown[:_SPANS]:
+        held = parts(row, shown[0][0]) if room > 0 else None
+        room -= sum(map(_size, held or ()))
+        lines.append(_line(row, depth, total) | {"parts": held})
+    return template.render(
+        whole=whole,
+        lines=lines,
+        about=_about(shown[0][0], total),
+        totals=_totals(total),
+        ticks=("0", duration(total.nanos // 2), duration(total.nanos)),
+        more=f"{len(shown) - _SPANS:,}" if len(shown) > _SPANS else "",
+    ).strip()
 
 
 @cache
-def _css() -> str:
-    css = files("workbench.rendering").joinpath("waterfall.css").read_text(encoding="utf-8")
-    return css.replace("$light", _LIGHT).replace("$dark", _DARK)
+def _environment() -> "Environment":
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    loader = PackageLoader("workbench.telemetry", "")
+    env = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    env.filters |= {
+        "cut": lambda text, limit: visible(str(text), limit),
+        "speaker": lambda role: next((known for known in _ROLES if role.startswith(known)), ""),
+        "table": lambda table: Markup(table.to_html()),
+    }
+    return env
 
 
-def _header(first: SpanRow, total: Totals) -> str:
-    found = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in _totals(total))
-    sign = '<span class="bad">✕ failed</span>' if first.status == "error" else '<span class="good">✓ done</span>'
-    return (
-        f'<header><h2>{escape(first.name, _NAME)} {sign}</h2><p class="muted">{escape(_about(first, total))}</p>'
-        f'<dl class="totals">{found}</dl></header>'
-    )
+def _size(part: Part) -> int:
+    return len(part.table.to_html()) if part.table else sum(min(len(text), _TEXT) for _, text in part.pairs)
 
 
 def _about(first: SpanRow, total: Totals) -> str:
@@ -339,38 +321,24 @@ def _totals(total: Totals) -> list[tuple[str, str]]:
     return found + ([("failed spans", f"✕ {total.errors:,}")] if total.errors else [])
 
 
-def _line(row: SpanRow, depth: int, total: Totals, body: str) -> str:
-    kind = row.operation if row.operation in _COLOURED else "other-operation"
-    failed = row.status == "error"
-    chips = "".join(f'<span class="chip {tone}">{escape(text, _LABEL)}</span>' for text, tone in _chips(row))
-    sign = '<span class="bad">✕</span>' if failed else ""
-    name = (
-        f'<span class="name" style="padding-left: {min(depth, 12) * 0.9:.1f}rem"><span class="label">'
-        f'<span class="hidden">level {depth + 1}: </span>{sign}<span class="what">{escape(row.name, _NAME)}</span>'
-        f"{chips}</span></span>"
-    )
-    cells = "".join(
-        f'<span class="num {label}">{text}</span>'
-        for label, text in (("took", took(row)), ("tokens", _tokens(row)), ("cost", _cost(row)))
-    )
-    return (
-        f'<li class="{kind}{" failed" if failed else ""}"><details><summary class="row">{name}{_bar(row, total)}{cells}'
-        f'</summary><div class="body">{body}</div></details></li>'
-    )
-
-
-def _bar(row: SpanRow, total: Totals) -> str:
-    # a drawing, because print leaves out backgrounds and reports leave out style sheets
+def _line(row: SpanRow, depth: int, total: Totals) -> dict[str, Any]:
+    """What the template says of a span in its row; the bar is drawn in thousandths of the trace."""
     after, nanos = row.started_ns - total.started_ns, row.ended_ns - row.started_ns
-    left = 1000 * after / max(total.nanos, 1)
-    width = max(1000 * nanos / max(total.nanos, 1), 4)
-    said = f"starts after {duration(after)}, takes {duration(nanos)}"
-    return (
-        f'<svg class="lane" viewBox="0 0 1000 14" width="1000" height="14" preserveAspectRatio="none" role="img" '
-        f'aria-label="{said}"><rect class="lane" width="1000" height="14" fill="#8b93a0" fill-opacity="0.12"/>'
-        f'<rect class="bar" x="{min(left, 996):.1f}" y="2" width="{min(width, 1000):.1f}" height="10" fill="#8b93a0"/>'
-        "</svg>"
-    )
+    thousandth = max(total.nanos, 1) / 1000
+    return {
+        "name": row.name,
+        "kind": row.operation if row.operation in _COLOURED else "other-operation",
+        "failed": row.status == "error",
+        "chips": _chips(row),
+        "indent_rem": f"{min(depth, 12) * 0.9:.1f}",
+        "level": depth + 1,
+        "left": f"{min(after / thousandth, 996):.1f}",
+        "width": f"{min(max(nanos / thousandth, 4), 1000):.1f}",
+        "said": f"starts after {duration(after)}, takes {duration(nanos)}",
+        "took": took(row),
+        "tokens": _tokens(row),
+        "cost": _cost(row),
+    }
 
 
 def _chips(row: SpanRow) -> list[tuple[str, str]]:
@@ -406,37 +374,6 @@ def _tokens(row: SpanRow) -> str:
 def _cost(row: SpanRow) -> str:
     cost = row.attributes.get("wb.cost_usd")
     return money(cost) if isinstance(cost, int | float) else ""
-
-
-def _part(part: Part) -> str:
-    title = escape(part.title, _LABEL)
-    if part.kind == "other":
-        pairs = "".join(_pair(name, text) for name, text in part.pairs)
-        summary = f"<summary>{title} ({len(part.pairs)})</summary>"
-        return f'<details class="part other">{summary}<dl>{pairs}</dl></details>'
-    if part.kind == "facts":
-        return f'<dl class="part facts">{"".join(f"<div>{_pair(*pair)}</div>" for pair in part.pairs)}</dl>'
-    if part.table is not None:
-        inner = f'<div class="scroll" role="region" aria-label="{title}" tabindex="0">{part.table.to_html()}</div>'
-    elif part.kind == "said":
-        inner = f'<div class="talk">{"".join(_message(role, text) for role, text in part.pairs)}</div>'
-    else:
-        inner = "".join(_block(text, code=name in _CODE) for name, text in part.pairs)
-    return f'<div class="part {part.kind}-part"><p class="title">{title}</p>{inner}</div>'
-
-
-def _block(text: str, *, code: bool) -> str:
-    return f'<pre tabindex="0">{escape(text, _TEXT)}</pre>' if code else f'<p class="text">{escape(text, _TEXT)}</p>'
-
-
-def _pair(name: str, text: str) -> str:
-    return f"<dt>{escape(name, _NAME)}</dt><dd>{escape(text, _TEXT)}</dd>"
-
-
-def _message(role: str, text: str) -> str:
-    who = next((known for known in _ROLES if role.startswith(known)), "")
-    said = f'<p class="role">{escape(role, _LABEL)}</p>' if role else ""
-    return f'<div class="{who}">{said}<div class="text">{escape(text, _TEXT)}</div></div>'
 
 
 def waterfall_text(rows: Sequence[SpanRow], *, limit: int = 400) -> str:
