@@ -1,6 +1,7 @@
 """A record is repeated without network and models, and every difference is found and named."""
 
 import importlib
+import json
 import socket
 import sys
 import threading
@@ -8,9 +9,10 @@ import threading
 import pytest
 
 from tests.orchestration.small_flows import asked, catching, failing, triage, twice
+from workbench.codec import from_plain, to_plain
 from workbench.errors import FlowError, OfflineError, ProviderError, ReplayMismatch, StepFailed
-from workbench.inference.messages import Completion, Response, Route, Usage
-from workbench.inference.tapes import completion_from_plain, completion_to_plain, offline, refuse_offline
+from workbench.inference.messages import CacheHit, Completion, Response, Route, ToolCall, Usage
+from workbench.inference.tapes import offline, refuse_offline
 from workbench.orchestration.replay import differences
 
 OWN = """
@@ -246,16 +248,11 @@ def test_differences_are_told_by_place():
 
 
 def test_a_completion_is_read_back_as_it_was():
-    done = Completion(
-        Response("yes", "m", Usage(1, 0, 0, 2), latency_ms=3.5),
-        "call",
-        "trace",
-        "model",
-        Route("m", "top2", "a", "b"),
-        7,
-        2,
-    )
-    assert completion_from_plain(completion_to_plain(done)) == done
+    hit = CacheHit(Response("no", "m", None), "exact", 1.0, 1.0, "e", "s", 5)
+    call = ToolCall("c1", "look_up", "{}")
+    answer = Response("yes", "m", Usage(1, 0, 0, 2), tool_calls=(call,), latency_ms=3.5, confidence=0.5)
+    done = Completion(answer, "call", "trace", "model", Route("m", "top2", "a", "b"), 7, 2, hit)
+    assert from_plain(Completion, json.loads(json.dumps(to_plain(done))), "no completion") == done
 
 
 def test_hundred_recorded_runs_are_repeated_and_a_planted_change_is_found_in_each_that_passes_it(flows, project, model):

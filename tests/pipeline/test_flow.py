@@ -1,17 +1,19 @@
 """The answer flow takes the way that its drafts deserve, and its records replay without models."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 
 from tests.evalset.small_evalset import settings_in, write
+from workbench.caching.cache import ResponseCache
 from workbench.config import load_settings
 from workbench.errors import FlowError, StepFailed
 from workbench.evalset.evalset import load_evalset
 from workbench.inference.attempt import Books
 from workbench.inference.budgets import Budget, Budgets
 from workbench.inference.client import Client
+from workbench.inference.messages import Route
 from workbench.inference.prices import project_prices
 from workbench.inference.recordings import Recordings
 from workbench.orchestration.flows import Flows
@@ -80,18 +82,18 @@ def project(tmp_path):
     return str(folder), replace(settings_in(tmp_path), state_url=f"sqlite:///{tmp_path / 'state.sqlite'}")
 
 
-def asked(project, script, *, question="how do I join two frames", client=None, search=None, **plan):
+def asked(project, script, *, question="how do I join two frames", client=None, search=None, model=SMALL, **plan):
     """Run the flow once, and return its result, its run and the requests that models got."""
     evalset, settings = project
-    model = ScriptedModel(script)
-    client = client or Client({"": model}, Books(project_prices(settings.root)))
+    scripted = ScriptedModel(script or ())
+    client = client or Client({"": scripted}, Books(project_prices(settings.root)))
     library = Library(settings, search or (lambda query: ["lib.Frame.merge", "lib.concat"]))
     with Flows.open(settings, tools={"client": client, "library": library}) as flows:
-        result = flows.run(answer, question, tenant_id="lib", plan=AnswerPlan(evalset, SMALL, **plan).to_plain())
+        result = flows.run(answer, question, tenant_id="lib", plan=AnswerPlan(evalset, model, **plan).to_plain())
         (run,) = flows.durable.runs()
         run = flows.show(run.run_id)
         assert flows.replay(run.run_id).result == result
-    return result, run, model.requests
+    return result, run, scripted.requests
 
 
 def steps(run):
@@ -236,3 +238,51 @@ def test_recorded_answers_of_docs_qa_replay_through_the_flow(tmp_path):
         assert (len(report.same), report.different) == (20, {})
         with pytest.raises(FlowError, match="RecordingMiss"):
             flows.run(answer, evalset.queries[0].text, tenant_id="pandas", plan=plan | {"model": STRONG})
+
+
+@dataclass(frozen=True)
+class ByLength:
+    """Routes short questions to the small model with little context, others to the strong one with more."""
+
+    name: str = "docs"
+    models: tuple[str, ...] = (f"{SMALL}@top2", f"{STRONG}@top5")
+    cascade: bool = False
+    first: Route = Route(SMALL, "top2", f"{SMALL}@top2")
+
+    def pick(self, text, feature, *, confidence=None):
+        return self.first if len(text) < 10 else Route(STRONG, "top5", f"{STRONG}@top5", "long")
+
+    def instead(self, text, feature):
+        return self.pick(text, feature)
+
+
+def test_a_router_chooses_model_and_context_and_its_choice_replays(project):
+    model = ScriptedModel(lambda request: GOOD)
+    client = Client({"": model}, Books(project_prices(project[1].root)), routers={"docs": ByLength()})
+    result, run, _ = asked(project, None, client=client, model="router/docs")
+    assert (result["model"], result["documents"]) == (STRONG, ["lib.Frame.merge", "lib.concat"])
+    assert run.steps[1].output["source"] == "model"
+
+
+def test_an_answer_from_the_cache_replays_as_one_from_the_cache(project):
+    evalset, settings = project
+    engine = open_engine(settings.state_url)
+    ledger, model = Ledger(engine), ScriptedModel(lambda request: GOOD)
+    client = Client({"": model}, Books(project_prices(settings.root), ledger=ledger), cache=ResponseCache(engine))
+    library, plan = Library(settings, lambda query: ["lib.Frame.merge"]), AnswerPlan(evalset, SMALL).to_plain()
+    with Flows.open(settings, tools={"client": client, "library": library}) as flows:
+        for key in ("1", "2"):
+            flows.run(answer, "join", tenant_id="lib", plan=plan, key=key)
+        rows = statuses(engine)
+        assert rows == ["ok", "cached"]
+        sources = [flows.show(run.run_id).steps[1].output["source"] for run in flows.durable.runs()]
+        assert sorted(sources) == ["cache", "model"]
+        assert len(flows.replay_all().same) == 2
+    assert statuses(engine) == rows, "a replay asks nothing, so it writes nothing into the ledger"
+    engine.dispose()
+    assert len(model.requests) == 1
+
+
+def statuses(engine):
+    with engine.connect() as connection:
+        return [s for (s,) in connection.exec_driver_sql("select status from wb_ledger order by started")]

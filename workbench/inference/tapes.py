@@ -7,14 +7,13 @@ and keeps what came.
 import contextvars
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import cache
 from typing import Any, Protocol
 
 from workbench.errors import OfflineError
-from workbench.inference.messages import CacheHit, Completion, Response, Route, ToolCall, Usage
+from workbench.inference.messages import Completion
 
 
 class Tape(Protocol):
@@ -67,23 +66,6 @@ def asked_again(again: bool) -> Iterator[None]:
 def why_again() -> str:
     """What the ledger says of a call that is repeated; empty for any other."""
     return ASKED_AGAIN if _AGAIN.get() else ""
-
-
-def completion_to_plain(done: Completion) -> dict[str, Any]:
-    """Completion as JSON values, from which `completion_from_plain` makes an equal one."""
-    return asdict(done)
-
-
-def completion_from_plain(row: Mapping[str, Any]) -> Completion:
-    """Read back what `completion_to_plain` wrote."""
-    hit = row["hit"] and CacheHit(**{**row["hit"], "response": _response(row["hit"]["response"])})
-    return Completion(**{**row, "response": _response(row["response"]), "route": Route(**row["route"]), "hit": hit})
-
-
-def _response(row: Mapping[str, Any]) -> Response:
-    usage = Usage(**row["usage"]) if row["usage"] else None
-    calls = tuple(ToolCall(**call) for call in row["tool_calls"])
-    return Response(**{**row, "usage": usage, "tool_calls": calls})
 
 
 _OFFLINE: dict[int, frozenset[int]] = {}  # thread that works offline: threads that were there before

@@ -121,8 +121,12 @@ class Durable:
         self._parents = dict[str, Any]()
         self._pool, self.stopped = ThreadPoolExecutor(1, thread_name_prefix="wb-flows"), threading.Event()
         self.heartbeat = Heartbeat(self.engine, settings.cache / "processes")
-        self._launch()
-        self.adopt()
+        try:
+            self._launch()
+            self.adopt()
+        except BaseException:
+            self._end()
+            raise
         threading.Thread(target=self._adopting, name="wb-adopt", daemon=True).start()
 
     @classmethod
@@ -148,17 +152,20 @@ class Durable:
 
     def close(self) -> None:
         """End: what runs is left to others, and goes on where it was."""
+        with Durable._opening:
+            self._end()
+            Durable._open = None
+
+    def _end(self) -> None:
         from dbos import DBOS
 
-        with Durable._opening:
-            self.stopped.set()
-            self.call(lambda: DBOS.destroy(destroy_registry=True))
-            self.heartbeat.close()
-            self._pool.shutdown()
-            self.tracing.close()
-            self._state.dispose()
-            self.engine.dispose()
-            Durable._open = None
+        self.stopped.set()
+        self.call(lambda: DBOS.destroy(destroy_registry=True))
+        self.heartbeat.close()
+        self._pool.shutdown()
+        self.tracing.close()
+        self._state.dispose()
+        self.engine.dispose()
 
     def call(self, function: Callable[[], _T]) -> _T:
         """Call the engine from a thread without an event loop and outside of any run: it refuses else."""

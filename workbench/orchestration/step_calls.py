@@ -14,9 +14,10 @@ from typing import Any
 import sqlalchemy as sa
 
 import workbench.errors
-from workbench.errors import RecordingMiss, WorkbenchError
+from workbench.codec import from_plain, to_plain
+from workbench.errors import FlowError, RecordingMiss, WorkbenchError
 from workbench.inference.messages import Completion
-from workbench.inference.tapes import asked_again, completion_from_plain, completion_to_plain
+from workbench.inference.tapes import asked_again
 from workbench.state import create_tables, reader
 
 _TABLES = sa.MetaData()
@@ -95,7 +96,7 @@ class LiveTape:
                 self._load()
             if (kept := self._take(request)) is not None and kept.done is not None:
                 self.used.append(kept.place)
-                return completion_from_plain(kept.done)
+                return _completion(kept)
             place, self._next = self._next, self._next + 1
             again, self._cut_off = self._cut_off > 0, max(0, self._cut_off - 1)
             self.used.append(place)
@@ -107,7 +108,7 @@ class LiveTape:
             self._end(place, "", "", {"error": {"kind": type(error).__name__, "reason": str(error)}})
             raise
         configuration = done.route.configuration
-        self._end(place, request(configuration), configuration, {"done": completion_to_plain(done)})
+        self._end(place, request(configuration), configuration, {"done": to_plain(done)})
         return done
 
     def _load(self) -> None:
@@ -171,7 +172,7 @@ class RecordedTape:
                 raise RecordingMiss(self._miss(request))
             self.left.remove(found)
         if found.done is not None:
-            return completion_from_plain(found.done)
+            return _completion(found)
         raise _error(found.error or {"kind": "WorkbenchError", "reason": "the call was cut off"})
 
     def _miss(self, request: Callable[[str], str]) -> str:
@@ -182,6 +183,12 @@ class RecordedTape:
             f"no recorded answer of run {self.run_id} fits this request (hash {request('')[:12]}; recorded: {told}): "
             "its prompt, model or parameters are not those of the record"
         )
+
+
+def _completion(call: ModelCall) -> Completion:
+    return from_plain(
+        Completion, call.done, f"model call {call.place} is no completion of this version", error=FlowError
+    )
 
 
 def _fits(call: ModelCall, request: Callable[[str], str]) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any, Protocol, Self
 
+from workbench.codec import from_plain
 from workbench.config import Settings
 from workbench.errors import FlowError
 from workbench.orchestration.sources import sources_of
@@ -209,8 +210,14 @@ class Asking:
 
     @classmethod
     def from_plain(cls, row: Mapping[str, Any]) -> Self:
-        """Read back what `to_plain` wrote."""
-        return cls(**row)
+        """Read back what `to_plain` wrote.
+
+        Raises
+        ------
+        FlowError
+            If it is not what this version writes.
+        """
+        return from_plain(cls, row, "the record of a run is not of this version", error=FlowError)
 
 
 @dataclass(frozen=True, slots=True)
