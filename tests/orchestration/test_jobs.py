@@ -13,6 +13,7 @@ from tests.orchestration.small_flows import failing, naps, triage
 from workbench.errors import FlowError, StepFailed
 from workbench.orchestration import heartbeats
 from workbench.orchestration.durable import job_queue
+from workbench.orchestration.flows import Flows
 from workbench.orchestration.heartbeats import dead_executors, living
 from workbench.orchestration.live_step import progress
 from workbench.orchestration.steps import Flow, flow
@@ -197,6 +198,18 @@ def write_alone(i, file):
 @flow(concurrency=1)
 def alone(step, i, file):
     step(write_alone, i, file)
+
+
+def test_what_runs_when_its_process_closes_goes_on_in_the_next(settings):
+    with Flows.open(settings) as flows:
+        run_id = flows.begin(naps, 6, 200)
+        while not (settings.root / "log").exists():
+            time.sleep(0.01)
+    with Flows.open(settings) as flows:
+        assert flows.show(run_id).status in ("waiting", "running")
+        assert flows.run(naps, 6, 200) == 15
+    lines = (settings.root / "log").read_text().splitlines()
+    assert sum(line.startswith("woke") for line in lines) <= 7  # the step that was under way is done again
 
 
 def test_the_queue_of_a_flow_names_its_version():

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from workbench.config import Settings
 from workbench.errors import FlowError
-from workbench.orchestration.heartbeats import Heartbeat, dead_executors, forget
+from workbench.orchestration.heartbeats import Heartbeat, dead_executors, forget, living
 from workbench.orchestration.live_step import LiveStep, returned
 from workbench.orchestration.rows import json_serializer, run_of, step_of
 from workbench.orchestration.sources import import_module_of
@@ -307,6 +307,8 @@ class Durable:
         except DBOSAwaitedWorkflowCancelledError as error:
             again = f"flows.retry({run_id!r}) goes on from there"
             raise FlowError(f"run {run_id} was cancelled; {again}", run_id=run_id) from error
+        finally:
+            self._parents.pop(run_id, None)
 
     def cancel(self, run_id: str) -> None:
         """End a run before its next step; one that has ended stays as it is."""
@@ -400,16 +402,18 @@ class Durable:
         from dbos import DBOS
         from dbos._dbos import _get_dbos_instance
 
-        dead = dead_executors(self.engine)
-        if not dead:
-            return []
-        left = self.call(lambda: DBOS.list_workflows(status="PENDING", executor_id=dead, load_output=False))
+        # first what runs, then who lives: whoever begins a run in between is known
+        pending = self.call(lambda: DBOS.list_workflows(status="PENDING", load_output=False))
+        dead, alive = dead_executors(self.engine), living(self.engine)
         put_back, adopted = _get_dbos_instance()._sys_db.reenqueue_for_recovery, []
-        for status in left:
+        for status in pending:
+            executor = status.executor_id or ""
+            if executor in alive:
+                continue
             queue = status.queue_name or left_queue(*_flow_and_version(status.input))
             if status.queue_name is None:
                 self.make_queue(queue)
-            if self.call(partial(put_back, status.workflow_id, dead, queue)):
+            if self.call(partial(put_back, status.workflow_id, [executor], queue)):
                 adopted.append(status.workflow_id)
         forget(self.engine, dead)
         return adopted
