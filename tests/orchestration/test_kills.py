@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from tests.databases import KINDS, database_url
 from tests.orchestration.flow_child import open_flows, settings_of
@@ -143,3 +144,48 @@ def test_random_kills_of_one_of_two_workers(place):
     woke = Counter(line for line in log(place) if line.startswith("woke"))
     assert all(12 <= woke[f"woke {i}"] <= 12 + 6 for i in range(6))
     assert sum(woke.values()) <= 12 * 6 + 6  # at most the step that each kill cut off between its end and its record
+
+
+@pytest.mark.slow
+def test_a_database_that_drops_its_connections_strands_nothing(tmp_path, monkeypatch):
+    """As a server does that restarts: while a run of a killed process is taken over, and while it goes on."""
+    monkeypatch.setenv(LOG, str(tmp_path / "log"))
+    with database_url("postgresql", tmp_path) as url:
+        place = (tmp_path, url)
+        ids = submitted(place, naps, 20, 150, n=2)
+        first = child(place, "work", wait=False)
+        until(lambda: len(log(place)) > 6)
+        first.kill()
+        first.communicate()
+        worker = child(place, "work", wait=False)
+        for n in (1, 2, 3):
+            before = len(log(place))
+            dropped = drop_connections(url)  # at first perhaps before there is any
+            assert n == 1 or dropped
+            until(lambda before=before: len(log(place)) > before + 8)
+        assert worker.wait(120) == 0, worker.communicate()[0]
+        worker.communicate()
+        assert results(place, ids) == [("done", sum(range(20)))] * 2
+
+
+def until(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert condition()
+
+
+def drop_connections(url):
+    """End every connection that the engine of runs has on this database; returns how many there were."""
+    engine = open_engine(url)
+    with engine.begin() as connection:
+        executors = connection.exec_driver_sql("select executor from wb_heartbeats").scalars().all()
+        dropped = connection.execute(
+            sa.text(
+                "select count(pg_terminate_backend(pid)) from pg_stat_activity "
+                "where application_name = any(cast(:names as text[]))"
+            ),
+            {"names": executors},
+        ).scalar_one()
+    engine.dispose()
+    return dropped

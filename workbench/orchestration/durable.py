@@ -38,6 +38,7 @@ NAME = "workbench"
 RECORDS = "workbench-flows-1"  # form of the records; the version of a flow's code is in the name of its queue
 ADOPT_EVERY_S = 60.0
 POLL_S = 0.2
+POOL = 8  # connections of dbos per process; a stock PostgreSQL has 100 for all
 TICKS = "ticks"  # queue of what schedules do, which only workers take from
 
 
@@ -180,7 +181,10 @@ class Durable:
                 "name": NAME,
                 "system_database_url": self.url,
                 "system_database_engine": runs_engine(self.url),
+                # so that the server's own list of connections says whose each is; 63 bytes is its limit
+                "db_engine_kwargs": {"connect_args": {"application_name": self.heartbeat.executor[-63:]}},
                 "dbos_system_schema": runs_schema(self.engine),
+                "sys_db_pool_size": POOL,
                 "application_version": RECORDS,
                 "executor_id": self.heartbeat.executor,
                 "serializer": json_serializer(),
