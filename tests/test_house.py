@@ -27,7 +27,7 @@ REASONS = {
     "inference.local": "the engine that runs models here: read alone when llama.cpp changes",
     "orchestration.jobs": "what workers do, behind the one entrance",
     "orchestration.replay": "a run done again: the largest part that dbos lacks",
-    "pipeline.flow": "the answer flow, which workers import by its name",
+    "pipeline.losses": "why an answer is wrong, read from any record of the flow",
     "reports.brief": "a command",
     "reports.page": "made by the runner, and again by hand",
     "retrieval.ask": "arms, questions, scores: what the notebook calls and the tests ask",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from workbench.inference.messages import CacheUse
     from workbench.orchestration.flows import Flows
     from workbench.orchestration.steps import flow, outside
+    from workbench.pipeline.notebook import PipelineExperiment
     from workbench.records import Decision, Document, Hit, Query
     from workbench.retrieval.notebook import RetrievalExperiment
     from workbench.routing.notebook import RoutingExperiment
@@ -69,9 +70,23 @@ if TYPE_CHECKING:
         draws: int = ...,
         seed: int = ...,
     ) -> CachingExperiment: ...
-    def start(notebook: str, **parameters: Any) -> RetrievalExperiment | RoutingExperiment | CachingExperiment:
+    @overload
+    def start(
+        notebook: Literal["pipeline"],
+        *,
+        evalset: str = ...,
+        models: list[str] = ...,
+        contexts: list[str] = ...,
+        checks: list[str] = ...,
+        reference: str = ...,
+        seed: int = ...,
+    ) -> PipelineExperiment: ...
+    def start(
+        notebook: str, **parameters: Any
+    ) -> RetrievalExperiment | RoutingExperiment | CachingExperiment | PipelineExperiment:
         """Begin the experiment of a notebook with its parameters."""
-        found: RetrievalExperiment | RoutingExperiment | CachingExperiment = begin(notebook, **parameters)
+        found: RetrievalExperiment | RoutingExperiment | CachingExperiment | PipelineExperiment
+        found = begin(notebook, **parameters)
         return found
 
 

@@ -305,6 +305,27 @@ class FlowRun:
         return self.text()
 
 
+def rehearse(flow: Flow, tools: Mapping[str, Any], *args: Any, **kwargs: Any) -> FlowRun:
+    """``rehearse(answer, {"client": client}, "How do I join two frames?")``: run a flow in memory, nothing durable.
+
+    For measuring many runs and for tests; a step that raises raises here as it is.
+    """
+    steps: list[StepRecord] = []
+
+    def step(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        name = function.__name__
+        inputs = plain({"args": args, "kwargs": kwargs}, f"what step {name!r} is given")
+        given = {**with_tools(function, lambda tool: tools[tool], list(tools)), **inputs["kwargs"]}
+        output = plain(function(*inputs["args"], **given), f"what step {name!r} returns")
+        steps.append(StepRecord(len(steps) + 1, name, inputs, output, None, ()))
+        return output
+
+    asked = plain({"args": args, "kwargs": kwargs}, f"what flow {flow.short_name!r} is given")
+    result = plain(flow.function(step, *asked["args"], **asked["kwargs"]), f"what flow {flow.short_name!r} returns")
+    asking = Asking(flow.name, flow.version, dict(flow.sources), asked["args"], asked["kwargs"], {})
+    return FlowRun(flow.run_id(asking), asking, "done", result, steps=tuple(steps))
+
+
 def attribution_plain(who: Attribution) -> dict[str, str]:
     """Attribution as it is recorded, without what is empty."""
     names = ("tenant_id", "user_id", "feature", "purpose", "item_id")

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
+from workbench.codec import to_plain
 from workbench.config import Settings
 from workbench.evalset.evalset import Evalset, load_evalset
 from workbench.inference.client import Client
@@ -160,7 +161,7 @@ def draft(
     shown = list(found)[: shelf.prompts.contexts[configuration].documents]
     return {
         "text": done.text.strip(), "finish": done.response.finish_reason, "model": done.route.model,
-        "shown": shown, "source": done.source, "cost_nanos": done.cost_nanos,
+        "shown": shown, "source": done.source, "cost_nanos": done.cost_nanos, "usage": to_plain(done.usage),
     }  # fmt: skip
 
 
@@ -235,7 +236,7 @@ def answer(step: StepCall, question: str, *, tenant_id: str, plan: Mapping[str, 
         tries.append((plan["strong"], plan["wide"]))
     reasons: list[list[str]] = []
     cost = 0
-    for model, context in tries:  # draft; once more with wider context; the stronger model
+    for model, context in dict.fromkeys(tries):  # draft; once more with wider context; the stronger model
         drafted = step(draft, question, tenant_id, found, plan, model=model, context=context)
         cost += drafted["cost_nanos"]
         wrong = _wrong(step, drafted, found, tenant_id, plan) if plan["check"] else []

@@ -65,7 +65,9 @@ def is_right(text: str, accept: Sequence[str]) -> bool:
     return (says if is_yes_no(accept) else names_accepted)(text, accept)
 
 
-def loss_of(run: FlowRun, query: Query, grades: Mapping[str, int], shelf: Shelf) -> ItemLoss:
+def loss_of(
+    run: FlowRun, query: Query, grades: Mapping[str, int], shelf: Shelf, *, cost_usd: float | None = None
+) -> ItemLoss:
     """What lost the answer to one question.
 
     Parameters
@@ -74,6 +76,8 @@ def loss_of(run: FlowRun, query: Query, grades: Mapping[str, int], shelf: Shelf)
         Its run of the answer flow.
     grades : mapping of str to int
         Grade of each judged document; above 0 is relevant.
+    cost_usd : float, optional
+        What the run is worth in dollars, by default what was charged for it.
 
     Raises
     ------
@@ -100,7 +104,8 @@ def loss_of(run: FlowRun, query: Query, grades: Mapping[str, int], shelf: Shelf)
         kind = "context cut"
     else:
         kind = "refusal" if run.result["status"] == "refused" else "wrong draft"
-    return ItemLoss(query.query_id, kind, query.cluster or query.query_id, run.result["cost_nanos"] / 1e9)
+    cost = run.result["cost_nanos"] / 1e9 if cost_usd is None else cost_usd
+    return ItemLoss(query.query_id, kind, query.cluster or query.query_id, cost)
 
 
 def _shows_answer(run: FlowRun, query: Query, shown: Sequence[str], shelf: Shelf) -> bool:
