@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "workbench").rglob("*.py"))
 MAX_LINES, MAX_FUNCTION_LINES = 500, 60
 LAZY = (
-    "IPython", "datasets", "jinja2", "jupyterlab", "lancedb", "litellm", "matplotlib", "nbconvert", "nbformat",
+    "IPython", "datasets", "dbos", "jinja2", "jupyterlab", "lancedb", "litellm", "matplotlib", "nbconvert", "nbformat",
     "numpy", "onnxruntime", "openai", "opentelemetry", "pandas", "papermill", "polars", "pyarrow", "pydantic", "ragas",
     "rich", "scipy", "sklearn", "sqlalchemy", "tokenizers", "typer", "yaml",
 )  # fmt: skip

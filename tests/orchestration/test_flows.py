@@ -10,8 +10,8 @@ import pytest
 from tests.orchestration.conftest import settings_in
 from tests.orchestration.small_flows import asked, catching, failing, naps, triage, twice
 from workbench.errors import FlowError, StepFailed, UnknownPrice
-from workbench.orchestration.durable import flows_url
 from workbench.orchestration.flows import Flows
+from workbench.orchestration.runs_database import flows_url
 from workbench.orchestration.sources import sources_of
 from workbench.orchestration.steps import flow, plain
 from workbench.telemetry.context import attributed

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import sqlalchemy as sa
@@ -18,7 +17,8 @@ from workbench.config import Settings
 from workbench.errors import FlowError
 from workbench.orchestration.heartbeats import Heartbeat, dead_executors, forget, living
 from workbench.orchestration.live_step import LiveStep, returned
-from workbench.orchestration.rows import json_serializer, run_of, step_of
+from workbench.orchestration.rows import from_row, run_of, step_of, to_row
+from workbench.orchestration.runs_database import flows_url, runs_engine, runs_schema
 from workbench.orchestration.sources import import_module_of
 from workbench.orchestration.step_calls import create_calls
 from workbench.orchestration.steps import (
@@ -40,59 +40,6 @@ ADOPT_EVERY_S = 60.0
 POLL_S = 0.2
 POOL = 8  # connections of dbos per process; a stock PostgreSQL has 100 for all
 TICKS = "ticks"  # queue of what schedules do, which only workers take from
-
-
-def flows_url(state_url: str) -> str:
-    """Database of the runs: a file beside the state database, or the same server.
-
-    A file of its own, because the tables of the engine have no prefix there.
-
-    >>> flows_url("sqlite:////data/state.sqlite"), flows_url("postgresql://db/app")
-    ('sqlite:////data/state-flows.sqlite', 'postgresql://db/app')
-
-    Raises
-    ------
-    FlowError
-        If the state database is in memory only: then nothing would be durable.
-    """
-    url = sa.make_url(state_url)
-    if not url.drivername.startswith("sqlite"):
-        return state_url
-    if url.database in (None, "", ":memory:"):
-        raise FlowError(
-            f"durable runs need a file or a server, found the state database {state_url}, which ends with us"
-        )
-    file = Path(str(url.database))
-    return url.set(database=str(file.with_name(f"{file.stem}-flows{file.suffix}"))).render_as_string(
-        hide_password=False
-    )
-
-
-def runs_engine(url: str) -> sa.Engine | None:
-    """Engine for dbos on SQLite, as dbos would make it, but that a commit does not wait for the disk; else None.
-
-    A process that is killed loses nothing by it; a machine that loses its power may do its last steps again.
-    """
-    if not url.startswith("sqlite"):
-        return None
-    engine = sa.create_engine(url)
-
-    @sa.event.listens_for(engine, "connect")
-    def _set_up(dbapi: Any, _record: Any) -> None:
-        dbapi.isolation_level = "IMMEDIATE"
-        for pragma in ("busy_timeout=30000", "foreign_keys=ON", "synchronous=NORMAL"):
-            dbapi.execute(f"PRAGMA {pragma}")
-
-    return engine
-
-
-def runs_schema(engine: sa.Engine) -> str:
-    """Schema of dbos's tables on PostgreSQL: ``dbos``, or one beside the schema that the URL's search path names."""
-    if engine.dialect.name != "postgresql":
-        return "dbos"
-    with engine.connect() as connection:
-        schema = connection.execute(sa.text("select current_schema()")).scalar_one()
-    return "dbos" if schema == "public" else f"{schema}_dbos"
 
 
 def job_queue(name: str, version: str) -> str:
@@ -173,7 +120,17 @@ class Durable:
         return self._pool.submit(function).result()
 
     def _launch(self) -> None:
-        from dbos import DBOS
+        from dbos import DBOS, Serializer
+
+        class JSONRows(Serializer):
+            def serialize(self, data: Any) -> str:
+                return to_row(data)
+
+            def deserialize(self, serialized_data: str) -> Any:
+                return from_row(serialized_data)
+
+            def name(self) -> str:
+                return "workbench_json"
 
         logging.getLogger("dbos").addFilter(_not_told_twice)
         DBOS(
@@ -187,7 +144,7 @@ class Durable:
                 "sys_db_pool_size": POOL,
                 "application_version": RECORDS,
                 "executor_id": self.heartbeat.executor,
-                "serializer": json_serializer(),
+                "serializer": JSONRows(),
                 "scheduler_polling_interval_sec": 1.0,
                 "notification_listener_polling_interval_sec": POLL_S,
                 "log_level": "ERROR",
@@ -388,6 +345,12 @@ class Durable:
             self.call(lambda: DBOS.resume_workflow(run.run_id, queue_name=queue))
         else:
             self.call(lambda: DBOS.rewind_workflow(run.run_id, start_step=from_step, queue_name=queue))
+
+    def once(self, name: str, do: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Record of the next step of the run that this thread does: out of the database, or made now and kept."""
+        from dbos import DBOS
+
+        return DBOS.run_step({"name": name}, do)
 
     def tool(self, flow: Flow, name: str) -> Any:
         """A tool of a flow, made when it is first needed; what `open` was given under its name comes first."""

@@ -43,12 +43,10 @@ class LiveStep:
 
     def __call__(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Do one step, or hand out what came of it before."""
-        from dbos import DBOS
-
         self._number += 1
-        name = function.__name__
+        name, number = function.__name__, self._number
         inputs = plain({"args": args, "kwargs": kwargs}, f"what step {name!r} is given")
-        record = DBOS.run_step({"name": name}, self._done, function, inputs, self._number)
+        record = self._durable.once(name, lambda: self._done(function, inputs, number))
         return record["output"]
 
     def _done(self, function: Callable[..., Any], inputs: dict[str, Any], number: int) -> dict[str, Any]:

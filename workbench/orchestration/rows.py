@@ -20,22 +20,15 @@ STATES = {
 }
 
 
-def json_serializer() -> Any:
-    """What dbos writes with: JSON that people and other programs can read, and that runs no code when it is read."""
-    from dbos import Serializer
+def to_row(value: Any) -> str:
+    """What dbos writes: JSON that people and other programs can read, and that runs no code when it is read."""
+    return json.dumps(value, default=_told)
 
-    class JSONSerializer(Serializer):
-        def serialize(self, data: Any) -> str:
-            return json.dumps(data, default=_told)
 
-        def deserialize(self, serialized_data: str) -> Any:
-            value = json.loads(serialized_data)
-            return _error(value["$error"]) if isinstance(value, dict) and "$error" in value else value
-
-        def name(self) -> str:
-            return "workbench_json"
-
-    return JSONSerializer()
+def from_row(text: str) -> Any:
+    """Read back what `to_row` wrote; an error comes back as an error."""
+    value = json.loads(text)
+    return _error(value["$error"]) if isinstance(value, dict) and "$error" in value else value
 
 
 def _told(value: Any) -> Any:
