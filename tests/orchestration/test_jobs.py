@@ -228,6 +228,17 @@ def test_this_process_lives_and_one_that_ended_does_not(any_flows):
     assert set(living(engine)) == {mine}
 
 
+def test_a_process_whose_lock_cannot_be_tried_is_known_by_its_row(flows):
+    engine = flows.durable.engine
+    with engine.begin() as connection:
+        row = dict(connection.execute(sa.select(heartbeats._BEATS)).mappings().one())
+        at = heartbeats.now(connection)
+        for name, age in (("heard", 5.0), ("silent", 600.0)):
+            other = row | {"executor": name, "lock": "/nowhere/x.lock", "beat": at - age}
+            connection.execute(heartbeats._BEATS.insert(), [other])
+    assert dead_executors(engine) == ["silent"]
+
+
 def test_a_process_of_this_machine_is_known_dead_at_once_and_alive_however_long_it_is_silent(flows):
     engine, mine = flows.durable.engine, flows.durable.heartbeat.executor
     with engine.begin() as connection:

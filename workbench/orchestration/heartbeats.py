@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import sqlalchemy as sa
 
@@ -115,13 +115,14 @@ def forget(engine: sa.Engine, executors: list[str]) -> None:
         connection.execute(sa.delete(_BEATS).where(_BEATS.c.executor.in_(executors)))
 
 
-def _is_dead(row: sa.Row[tuple[object, ...]], at: float) -> bool:
-    path = Path(row.lock)
-    if row.host == socket.gethostname() and path.exists():
-        with path.open("r+") as file:
-            try:
+def _is_dead(row: sa.Row[Any], at: float) -> bool:
+    if row.host == socket.gethostname():
+        try:
+            with Path(row.lock).open("r+") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-        return True
+                return True
+        except BlockingIOError:
+            return False
+        except (FileNotFoundError, PermissionError):  # of another container, or of another user: only its row can tell
+            pass
     return bool(at - row.beat > STALE_S)
