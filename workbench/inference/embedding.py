@@ -30,6 +30,7 @@ from workbench.inference.hosted import load_litellm
 from workbench.inference.messages import Request, Response, Usage
 from workbench.inference.provider_errors import typed
 from workbench.inference.streams import in_time
+from workbench.inference.tapes import refuse_offline
 from workbench.inference.usage import counted_texts
 from workbench.inference.vendors import OVERLOADED, vendor_of
 from workbench.inference.weights import MINILM_SHA256, fetch, verify
@@ -119,6 +120,7 @@ class MiniLM:
         Texts of equally many tokens are encoded together, so that nothing is padded: on documents, padding to the
         longest of eight made a third of the work.
         """
+        refuse_offline("embedding by MiniLM")
         out = np.zeros((len(texts), self.dimension), np.float32)
         for start in range(0, len(texts), _TOKENIZED):
             encoded = self._tokenizer.encode_batch(list(texts[start : start + _TOKENIZED]))
@@ -174,6 +176,7 @@ class SentenceTransformerEmbedder:
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors, float32."""
+        refuse_offline(f"embedding by {self.encoder_id}")
         return unit(np.asarray(self._model.encode(list(texts)), np.float32))
 
 
