@@ -1,0 +1,96 @@
+"""``workbench costs``: what was spent, for whom, and why it changed."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from workbench.config import load_settings
+from workbench.errors import ConfigError
+
+if TYPE_CHECKING:
+    from workbench.costs.attribution import Spend
+    from workbench.rendering.table import Table
+
+
+def costs(
+    by: Annotated[
+        str, typer.Option(metavar="COLUMNS", help="Sum by these, such as day or feature,model.")
+    ] = "feature,tenant",
+    since: Annotated[str, typer.Option(metavar="ISO_DATE", help="From then on, in UTC.")] = "",
+    until: Annotated[str, typer.Option(metavar="ISO_DATE", help="Before then, in UTC.")] = "",
+    before: Annotated[
+        str, typer.Option(metavar="ISO_DATE", help="Explain the change since the period from here to --since.")
+    ] = "",
+    revenue: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="tenant_id and revenue_usd of the period: show margins.")
+    ] = None,
+    good: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="request and good (0 or 1): show what a good answer costs.")
+    ] = None,
+) -> None:
+    """Show what was spent: by feature and customer, for a request and a good answer, and what was wasted."""
+    from workbench.costs.attribution import load_spend
+    from workbench.state import open_engine
+    from workbench.telemetry.ledger import Ledger
+
+    since, until, before = (_moment(text) for text in (since, until, before))
+    if before and not before < since:
+        raise ConfigError("--before is the start of the period that ends at --since: give both, in this order")
+    ledger = Ledger(open_engine(load_settings().state_url))
+    spend = load_spend(ledger, since=since, until=until)
+    if spend.rows.is_empty():
+        from workbench.costs.tables import period
+
+        typer.echo(f"the ledger has no call {period(spend)}")
+        return
+    tables = _tables(spend, [name.strip() for name in by.split(",") if name.strip()], revenue, good)
+    if before:
+        tables.append(_bridge(load_spend(ledger, since=before, until=since), spend))
+    typer.echo("\n\n".join(table.to_text() for table in tables))
+
+
+def _tables(spend: "Spend", names: list[str], revenue: Path | None, good: Path | None) -> "list[Table]":
+    import polars as pl
+
+    from workbench.costs import tables
+    from workbench.costs.attribution import cost_per_good, margins, read_revenue, spikes
+
+    first = tables.matrix_table(spend) if names == ["feature", "tenant"] else tables.spend_table(spend, *names)
+    shown = [
+        first,
+        tables.gaps_table(spend),
+        tables.unit_table(spend),
+        tables.token_table(spend),
+        tables.waste_table(spend),
+    ]
+    if revenue:
+        shown.append(tables.customers_table(margins(spend.matrix(), read_revenue(revenue))))
+    if good:
+        try:
+            judged = pl.read_csv(good, infer_schema_length=None)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise ConfigError(f"{good} is not a CSV with request and good: {error}") from error
+        shown.append(tables.good_table(cost_per_good(spend, judged)))
+    found = spikes(spend)
+    return [*shown, tables.spikes_table(found)] if len(found) else shown
+
+
+def _bridge(earlier: "Spend", spend: "Spend") -> "Table":
+    from workbench.costs.bridge import cost_bridge
+    from workbench.costs.tables import bridge_table
+    from workbench.inference.prices import project_prices
+
+    return bridge_table(cost_bridge(earlier, spend, project_prices(load_settings().root)))
+
+
+def _moment(text: str) -> str:
+    """ISO date or time as the ledger writes it, in UTC; empty stays empty."""
+    try:
+        at = datetime.fromisoformat(text) if text else None
+    except ValueError:
+        raise ConfigError(f"{text!r} is no ISO date; write it as 2026-11-01") from None
+    if at is None:
+        return ""
+    return f"{at.astimezone(UTC) if at.tzinfo else at:%Y-%m-%dT%H:%M:%S}"
