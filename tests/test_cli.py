@@ -156,7 +156,7 @@ def test_help_loads_nothing_heavy() -> None:
     code = (
         "import sys, workbench.cli as cli\n"
         "cli.app(['--help'], standalone_mode=False)\n"
-        "heavy = {'papermill', 'nbformat', 'polars', 'numpy', 'sqlalchemy', 'lancedb'}\n"
+        "heavy = {'papermill', 'nbformat', 'polars', 'numpy', 'sqlalchemy', 'lancedb', 'pydantic'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

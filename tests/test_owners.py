@@ -19,6 +19,7 @@ OWNERS = {
     "matplotlib": {"reports/figure.py"},
     "pandas": {"rendering/table.py"},
     "papermill": {"runner/kernels.py"},
+    "pydantic": {"codec.py"},
     "ragas": {"evalset/check.py"},
 }
 USES = {
@@ -48,6 +49,9 @@ from workbench.runner import Job, run_all
 settings = make_settings(folder)
 add_notebook(settings, "retrieval")
 run_all([Job("retrieval")], settings=settings, clock=SystemClock())""",
+    "pydantic": """
+from workbench.records import Decision
+Decision.from_json("{}")""",
     "polars": """
 from workbench.retrieval.metrics import measure""",
     "ragas": """

@@ -1,10 +1,12 @@
 """What users may rely on, what it costs to import it, and the size of its parts."""
 
 import ast
+import importlib
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ FILES = sorted((ROOT / "workbench").rglob("*.py"))
 MAX_LINES, MAX_FUNCTION_LINES = 500, 60
 LAZY = (
     "IPython", "datasets", "jinja2", "jupyterlab", "lancedb", "litellm", "matplotlib", "nbconvert", "nbformat",
-    "numpy", "onnxruntime", "openai", "opentelemetry", "pandas", "papermill", "polars", "pyarrow", "ragas",
+    "numpy", "onnxruntime", "openai", "opentelemetry", "pandas", "papermill", "polars", "pyarrow", "pydantic", "ragas",
     "rich", "scipy", "sklearn", "sqlalchemy", "tokenizers", "typer", "yaml",
 )  # fmt: skip
 
@@ -48,6 +50,19 @@ def test_a_type_checker_is_told_what_each_name_begins() -> None:
     starts = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == "start" and n.decorator_list]
     told = {ast.unparse(n.args.args[0].annotation): ast.unparse(n.returns) for n in starts if n.returns}
     assert told == {f"Literal[{name!r}]": where.partition(":")[2] for name, where in EXPERIMENTS.items()}
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_an_editor_is_told_every_parameter_of_each_notebook(notebook: str) -> None:
+    tree = ast.parse((ROOT / "workbench" / "__init__.py").read_text(encoding="utf-8"))
+    starts = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == "start" and n.decorator_list]
+    (told,) = (n.args for n in starts if ast.unparse(n.args.args[0]) == f"notebook: Literal[{notebook!r}]")
+    module, _, kind = EXPERIMENTS[notebook].partition(":")
+    parameters = getattr(importlib.import_module(module), kind).parameters_class()
+    shown = {arg.arg: ast.unparse(arg.annotation).partition("[")[0] for arg in told.kwonlyargs if arg.annotation}
+    types = {f.name: type(getattr(parameters, f.name)) for f in fields(parameters)}
+    assert shown == {name: "list" if kind is tuple else kind.__name__ for name, kind in types.items()}
+    assert told.kwarg is None
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from typing import Literal, overload
 
     from workbench.caching.cache import ResponseCache, SemanticCache, load_semantic
-    from workbench.caching.notebook import CachingBench
+    from workbench.caching.notebook import CachingExperiment
     from workbench.config import load_settings
     from workbench.evalset.evalset import load_evalset
     from workbench.evaluation.start import start as begin
@@ -18,22 +18,58 @@ if TYPE_CHECKING:
     from workbench.inference.client import Client
     from workbench.inference.messages import CacheUse
     from workbench.records import Decision, Document, Hit, Query
-    from workbench.retrieval.notebook import RetrievalBench
-    from workbench.routing.notebook import RoutingBench
+    from workbench.retrieval.notebook import RetrievalExperiment
+    from workbench.routing.notebook import RoutingExperiment
     from workbench.routing.route import load_routed
     from workbench.telemetry.context import attributed
     from workbench.telemetry.traces import load_trace
 
-    # `workbench.evaluation.start.start`, as a type checker sees it: which experiment a name begins.
+    # `workbench.evaluation.start.start`, as a type checker and an editor see it: each name with its parameters.
     @overload
-    def start(notebook: Literal["retrieval"], **parameters: Any) -> RetrievalBench: ...
+    def start(
+        notebook: Literal["retrieval"],
+        *,
+        evalset: str = ...,
+        chunkers: list[str] = ...,
+        strategies: list[str] = ...,
+        embedder: str = ...,
+        systems: list[str] = ...,
+        reference: str = ...,
+        depth: int = ...,
+        rebuilds: int = ...,
+        scale_rows: int = ...,
+        seed: int = ...,
+    ) -> RetrievalExperiment: ...
     @overload
-    def start(notebook: Literal["routing"], **parameters: Any) -> RoutingBench: ...
+    def start(
+        notebook: Literal["routing"],
+        *,
+        evalset: str = ...,
+        policies: list[str] = ...,
+        embedder: str = ...,
+        reference: str = ...,
+        dev_share: float = ...,
+        give_up: float = ...,
+        min_saving: float = ...,
+        draws: int = ...,
+        seed: int = ...,
+    ) -> RoutingExperiment: ...
     @overload
-    def start(notebook: Literal["caching"], **parameters: Any) -> CachingBench: ...
-    def start(notebook: str, **parameters: Any) -> RetrievalBench | RoutingBench | CachingBench:
+    def start(
+        notebook: Literal["caching"],
+        *,
+        evalset: str = ...,
+        warmup: int = ...,
+        embedder: str = ...,
+        guard: list[str] = ...,
+        call_usd: float = ...,
+        false_hit_usd: float = ...,
+        draws: int = ...,
+        seed: int = ...,
+    ) -> CachingExperiment: ...
+    def start(notebook: str, **parameters: Any) -> RetrievalExperiment | RoutingExperiment | CachingExperiment:
         """Begin the experiment of a notebook with its parameters."""
-        found: RetrievalBench | RoutingBench | CachingBench = begin(notebook, **parameters)
+        found: RetrievalExperiment | RoutingExperiment | CachingExperiment = begin(notebook, **parameters)
         return found
 
 

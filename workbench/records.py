@@ -1,16 +1,15 @@
 """Values that cross layers: what is searched, what is asked, what is found, what was decided.
 
-All are frozen; those that are written to disk are read back by their own ``from_json``.
+All are frozen; `workbench.codec` writes them to disk and reads them back.
 """
 
 import datetime as dt
 import hashlib
-import json
-from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from workbench.codec import from_json, to_json, to_plain
 from workbench.errors import ConfigError
 
 Verdict = Literal["chosen", "upgrade", "keep_reference", "none_meets_floor", "inconclusive", "provisional"]
@@ -25,6 +24,12 @@ def content_hash(*parts: str | bytes) -> str:
         data = part.encode(errors="surrogatepass") if isinstance(part, str) else part
         digest.update(f"{len(data)}:".encode() + data)
     return digest.hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """sha256 (hex) of a file's bytes, as ``sha256sum`` prints it; `content_hash` of them is another."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,32 +285,25 @@ class Decision:
 
     def to_json(self) -> str:
         """Pretty JSON, stable in key order, so that a changed decision reads well in a diff."""
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        return to_json(self)
 
     @classmethod
-    def from_json(cls, text: str, source: str = "decision") -> Self:
+    def from_json(cls, text: str | bytes, source: str = "decision") -> Self:
         """Read a decision; unknown or missing fields are errors, never defaults.
 
         Raises
         ------
         ConfigError
-            If the text is no JSON object or its fields are not those of a decision.
+            If the text is no JSON object, or its fields are not those of a decision: it names them all.
         """
-        try:
-            raw = json.loads(text)
-            raw["rule"] = Rule(**raw["rule"])
-            raw["claims"] = tuple(_claim(claim) for claim in raw["claims"])
-            raw["fingerprint"] = Fingerprint(**raw["fingerprint"])
-            raw["items_needed"] = tuple(raw["items_needed"]) if raw["items_needed"] else None
-            raw["notes"] = tuple(raw.get("notes", ()))
-            return cls(**raw)
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ConfigError(f"{source} is not a decision this version reads: {error}") from error
+        return from_json(
+            cls, text, f"{source} is not a decision this version reads (restore it, or run and accept anew)", whole=True
+        )
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read a decision file."""
-        return cls.from_json(path.read_text(encoding="utf-8"), str(path))
+        return cls.from_json(path.read_bytes(), str(path))
 
     @classmethod
     def accepted(cls, evalset: Path, notebook: str) -> Self:
@@ -322,14 +320,6 @@ class Decision:
                 f"no {notebook} decision is accepted for {evalset.name!r} ({path}); run and accept one first"
             )
         return cls.load(path)
-
-
-def _claim(raw: dict[str, Any]) -> Claim:
-    spread, needed = raw.pop("spread"), raw.pop("items_needed")
-    pairs = tuple(PairedBounds(**pair) for pair in raw.pop("pairs"))
-    return Claim(
-        **raw, spread=tuple(spread) if spread else None, items_needed=tuple(needed) if needed else None, pairs=pairs
-    )
 
 
 class ShortRepr:
@@ -357,14 +347,5 @@ class ShortRepr:
 
 def parameters_of(value: Any) -> dict[str, Any]:
     """Fields of a frozen value as plain JSON types, with the name of its class: enough to build it again."""
-    return {"kind": type(value).__name__} | {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
-
-
-def _plain(item: Any) -> Any:
-    if is_dataclass(item):
-        return parameters_of(item)
-    if isinstance(item, tuple | list):
-        return [_plain(i) for i in item]
-    if isinstance(item, Mapping):
-        return {str(k): _plain(v) for k, v in item.items()}
-    return item.isoformat() if isinstance(item, dt.date) else item
+    found: dict[str, Any] = to_plain(value, kinds=True)
+    return found

@@ -19,7 +19,7 @@ from workbench.config import load_settings
 from workbench.evaluation.provenance import build_parameters
 from workbench.inference.embedding import MiniLM
 from workbench.records import Decision
-from workbench.retrieval.notebook import RetrievalBench, RetrievalParameters
+from workbench.retrieval.notebook import RetrievalExperiment, RetrievalParameters
 
 SHARED = Path(os.environ.get("WORKBENCH_SHARED_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
 SEEDS = range(10)
@@ -33,7 +33,7 @@ def decided(folder: Path, root: Path, seed: int, chunkers: Sequence[str]) -> tup
     given = {"evalset": str(folder), "seed": seed, "chunkers": list(chunkers), "rebuilds": 0}
     minilm = MiniLM(settings.cache / "weights")
     parameters = build_parameters(RetrievalParameters, given)
-    bench = RetrievalBench.open(parameters, settings, embedder=minilm, tokenizer=minilm)
+    bench = RetrievalExperiment(parameters, settings, embedder=minilm, tokenizer=minilm)
     arms = bench.prepare()
     dev = bench.score(arms, "dev")
     finalists = bench.finalists(dev)

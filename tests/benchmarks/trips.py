@@ -26,14 +26,7 @@ import workbench
 
 HOME = Path(workbench.__file__).parent
 GOALS = {"question": (45, 15), "call": (32, 15), "check": (20, 8)}
-ERRAND = """
-dev = run.score(arms, "dev")
-finalists = run.finalists(dev)
-test = run.test(dev, finalists)
-decision = run.decide(test, finalists)
-run.save(decision, dev, test)
-run.gate(decision, dev, test)
-"""
+ERRAND = ("dev = ", "finalists = ", "test = ", "decision = ", "summary = ", "run.gate(")  # lines of the notebook
 FAMILIES = 64  # of one question each: enough for a verdict on dev and test
 
 
@@ -122,7 +115,7 @@ def question(folder: Path) -> Tracer:
         exec(cell, names)
     tracer = Tracer()
     with tracer.on():
-        exec(ERRAND, names)
+        exec("\n".join(line for cell in cells[first:] for line in cell.splitlines() if line.startswith(ERRAND)), names)
     del os.environ["WORKBENCH_RUN_DIR"]
     return tracer
 

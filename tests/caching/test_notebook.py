@@ -11,7 +11,7 @@ import pytest
 
 from tests.evalset.small_evalset import settings_in, write
 from workbench.caching.claims import bounds_of_pairs
-from workbench.caching.notebook import CachingBench
+from workbench.caching.notebook import CachingExperiment
 from workbench.caching.study import CachingParameters
 from workbench.caching.tables import pairs_table
 from workbench.config import SystemClock
@@ -58,7 +58,7 @@ def write_stream(folder, *, confused=0.0, alpha=0.2, pairs=()):
 def open_bench(root, **given):
     given = {"evalset": "tiny", "warmup": 100, "draws": 5, "guard": list(FIRST_CHECKS), **given}
     parameters = build_parameters(CachingParameters, given)
-    return CachingBench.open(parameters, settings_in(root), embedder=HashEmbedder(256))
+    return CachingExperiment(parameters, settings_in(root), embedder=HashEmbedder(256))
 
 
 def judge(bench):
@@ -87,7 +87,7 @@ def first(tmp_path_factory):
     bench = open_bench(root)
     decision, replayed, semantic = judge(bench)
     bench.gate(decision, replayed, bench.scopes(semantic))
-    accept(bench.experiment.settings, "caching", reason="first", clock=SystemClock())
+    accept(bench.settings, "caching", reason="first", clock=SystemClock())
     return root, bench, decision, replayed, semantic
 
 
@@ -107,19 +107,19 @@ def test_pairs_that_must_differ_keep_the_unguarded_threshold_above_them(first):
     nearest = semantic.pair_similarity.max()
     plain = next(c for c in decision.claims if c.arm.startswith("semantic") and "+" not in c.arm)
     assert plain.parameters["threshold"] > nearest
-    assert bench.lab.lowest(bench.guard, semantic) == pytest.approx(0.3)
+    assert bench.study.lowest(bench.guard, semantic) == pytest.approx(0.3)
 
 
 def test_a_limit_that_is_a_share_lets_no_contrary_through_on_dev(first):
     _, bench, _, _, semantic = first
-    dev = [i for i, p in enumerate(bench.lab.pairs) if p.split == "dev"]
+    dev = [i for i, p in enumerate(bench.study.pairs) if p.split == "dev"]
     near = semantic.pair_similarity.copy()
     near[dev] = (0.9, 0.7, 0.5)
     changed = replace(semantic, pair_similarity=near)
-    plain = [replace(p, kind="object") for p in bench.lab.pairs]
+    plain = [replace(p, kind="object") for p in bench.study.pairs]
     contrary = [replace(p, kind="opposite") if i == dev[1] else p for i, p in enumerate(plain)]
     for limit, pairs, at in ((0.7, plain, 0.5025), (0.7, contrary, 0.7025), (0.2, contrary, 0.9025)):
-        lab = replace(bench.lab, pairs=tuple(pairs), must_differ_limit=PairLimit.of(limit))
+        lab = replace(bench.study, pairs=tuple(pairs), must_differ_limit=PairLimit.of(limit))
         assert lab.lowest(None, changed) == pytest.approx(at)
 
 
@@ -159,19 +159,19 @@ def test_made_up_traffic_is_at_most_provisional_and_says_so(tmp_path):
     write(folder, documents=[document], queries=rows, dev=dev, test=test)
     bench = open_bench(tmp_path, warmup=100)
     decision, _, _ = judge(bench)
-    assert len(real) != len(bench.lab.stream) == 6000
+    assert len(real) != len(bench.study.stream) == 6000
     assert (decision.synthetic, decision.verdict) == (True, "provisional")
-    page = write_report(bench.experiment.folder).read_text(encoding="utf-8")
+    page = write_report(bench.folder).read_text(encoding="utf-8")
     assert "Rests on synthetic traffic" in page
     assert "drawn from traffic.toml" in page
 
 
 def test_the_report_shows_the_verdict_and_both_denominators(first):
     _, bench, decision, _, _ = first
-    page = write_report(bench.experiment.folder).read_text(encoding="utf-8")
+    page = write_report(bench.folder).read_text(encoding="utf-8")
     for words in (decision.sentence.split(":")[0], "error rate", "alpha 0.200", "answered wrongly"):
         assert words in page
-    slices = Summary.load(bench.experiment.folder / "summary.json").slices
+    slices = Summary.load(bench.folder / "summary.json").slices
     assert {row.slice for row in slices} == {"tenant_id", "age of the cache"}, "by the names of the other notebooks"
 
 
@@ -180,7 +180,7 @@ def test_the_same_run_again_holds(first):
     bench = open_bench(root)
     decision, replayed, semantic = judge(bench)
     bench.gate(decision, replayed, bench.scopes(semantic))
-    gate = Gate.load(bench.experiment.folder / "gate.json")
+    gate = Gate.load(bench.folder / "gate.json")
     assert (gate.status, gate.exit_code) == ("holds", 0)
     assert {c.status for c in gate.claims if c.kind == "sameness"} == {"identical"}
 
@@ -189,17 +189,18 @@ def test_a_cache_that_suddenly_errs_breaks_the_gate(first):
     root, *_ = first
     bench = open_bench(root)
     decision, replayed, semantic = judge(bench)
-    replayed.replays[decision.arm].false[-200:] = replayed.replays[decision.arm].hit[-200:]
+    wrong = pl.when(pl.col("arm") == decision.arm).then(1.0).otherwise("value")
+    erring = replace(replayed, scores=replayed.scores.with_columns(value=wrong))
     with pytest.raises(GateFailed):
-        bench.gate(decision, replayed, bench.scopes(semantic))
-    assert Gate.load(bench.experiment.folder / "gate.json").status == "broken"
+        bench.gate(decision, erring, bench.scopes(semantic))
+    assert Gate.load(bench.folder / "gate.json").status == "broken"
 
 
 def gate_of(bench):
     decision, replayed, semantic = judge(bench)
     with suppress(GateFailed):
         bench.gate(decision, replayed, bench.scopes(semantic))
-    return Gate.load(bench.experiment.folder / "gate.json")
+    return Gate.load(bench.folder / "gate.json")
 
 
 def test_another_price_of_a_call_makes_the_decision_stale(first):

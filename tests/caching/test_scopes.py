@@ -73,7 +73,7 @@ def test_the_gate_is_broken_by_each_field_that_is_left_out_and_names_it(first, l
     leave_out(monkeypatch, left_out)
     with pytest.raises(GateFailed, match=rf"hits across scopes \({left_out}\): [1-9]\d* \(must be 0\)"):
         bench.gate(decision, replayed, bench.scopes(semantic))
-    assert Gate.load(bench.experiment.folder / "gate.json").exit_code == 1
+    assert Gate.load(bench.folder / "gate.json").exit_code == 1
 
 
 def test_a_gate_whose_canaries_are_served_nowhere_is_broken(first, monkeypatch):  # noqa: F811

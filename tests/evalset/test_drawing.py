@@ -12,6 +12,7 @@ from workbench.errors import EvalsetError
 from workbench.evalset.files import queries_of, read_jsonl
 from workbench.evalset.traffic import (
     Pair,
+    SharedText,
     draw_requests,
     generate_stream,
     load_pairs,
@@ -65,7 +66,7 @@ def test_a_text_of_two_features_tells_neither():
 
 
 def shared(text, **answered_as):
-    return replace(OWN_WORDS, same_words=({"text": text, "answered_as": answered_as},), must_differ=1.0)
+    return replace(OWN_WORDS, same_words=(SharedText(text, answered_as),), must_differ=1.0)
 
 
 ASKED = [
@@ -113,7 +114,7 @@ def test_tenants_ask_in_the_same_words_and_need_different_answers(stream):
         for row in map(json.loads, (DOCS_QA / "queries.jsonl").read_text("utf-8").splitlines())
     }
     for row in PLAN.same_words:
-        accepted = [set(by_id[name]["accept"]) for name in row["answered_as"].values()]
+        accepted = [set(by_id[name]["accept"]) for name in row.answered_as.values()]
         assert len(set.union(*accepted)) == sum(map(len, accepted)), row
     keys = defaultdict(set)
     for text, tenant, key in zip(stream.queries, stream.tenants, stream.answer_keys, strict=True):
@@ -219,7 +220,7 @@ def test_a_plan_whose_tenants_ask_nothing_here_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("zipf", "zip", "missing.*zipf.*unknown.*zip"),
+        ("zipf", "zip", "zipf is missing.*unknown field 'zip'; did you mean 'zipf'"),
         ("hours = [1, ", "hours = [", "24 hours"),
         ("= 0.9", "=", "TOML"),
         ("answered_as", "answer", "same_words.*answered_as"),

@@ -23,24 +23,24 @@ def refused(bench, gate):
     with pytest.raises(GateFailed) as caught:
         gate()
     assert (caught.value.status, caught.value.exit_code) == ("error", 3)
-    found = Gate.load(bench.experiment.folder / "gate.json")
+    found = Gate.load(bench.folder / "gate.json")
     return [c.sentence for c in found.claims if c.status == "error"]
 
 
 def test_retrieval_questions_that_were_not_asked_are_an_error_and_so_are_too_many_that_failed(tmp_path):
     bench = tiny.open_bench(tmp_path)
     dev, _, test, decision = tiny.judge(bench, bench.prepare())
-    bench.gate(decision, dev, test)
-    part = replace(test.split, queries=test.split.queries[8:])
+    bench.gate(decision, test, dev)
+    part = replace(test.part, queries=test.part.queries[8:])
     lost = replace(ask_all(test.arms, part, bench.searcher, depth=100), facts=test.facts)
-    said = refused(bench, lambda: bench.gate(bench.decide(lost, bench.finalists(dev)), dev, lost))
+    said = refused(bench, lambda: bench.gate(bench.decide(lost, bench.finalists(dev)), lost, dev))
     metrics = test.scores["metric"].n_unique()
     told = f"{tiny.HYBRID}: {46 * metrics} rows, {54 * metrics} are expected (54 items x 1 repeats x {metrics} metrics"
     assert any(s.startswith(told) for s in said)
     assert f"{tiny.HYBRID}: its claim counts 46 of 54 items." in said
     failed = test.scores.with_columns(value=pl.when(pl.col("item_id") > "q24").then("value"))
     failing = replace(test, scores=failed)
-    said = refused(bench, lambda: bench.gate(bench.decide(failing, bench.finalists(dev)), dev, failing))
+    said = refused(bench, lambda: bench.gate(bench.decide(failing, bench.finalists(dev)), failing, dev))
     assert f"{tiny.TEXT}: coverage 0.870 of its claim is below min_coverage 0.9; mend what fails and run again." in said
 
 
@@ -67,7 +67,7 @@ def test_requests_that_were_not_replayed_are_an_error(tmp_path):
     decision = bench.decide(replayed)
     scopes = bench.scopes(semantic)
     bench.gate(decision, replayed, scopes)
-    gone = replace(replayed, replays={arm: walk for arm, walk in replayed.replays.items() if arm != "exact"})
+    gone = replace(replayed, requests=replayed.requests.filter(pl.col("arm") != "exact"))
     said = refused(bench, lambda: bench.gate(decision, gone, scopes))
     assert any(s.startswith("exact: 0 rows, 750 are expected (750 items x 1 repeats x 1 metrics") for s in said)
     part = tuple(replace(r, served=_half(r.served)) for r in replayed.results)

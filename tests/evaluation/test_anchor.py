@@ -8,7 +8,7 @@ import pytest
 from tests.retrieval.tiny import HYBRID, TEXT, change_query, judge, open_bench, project
 from workbench.config import SystemClock
 from workbench.errors import ConfigError
-from workbench.evaluation.experiment import anchor_path
+from workbench.evaluation.in_use import anchor_path
 from workbench.evaluation.run_record import close_run
 from workbench.records import Decision
 from workbench.runner import RunRecord, accept
@@ -18,14 +18,14 @@ def run(root, **given):
     """Run the notebook's steps as its runner would, up to a finished run."""
     bench = open_bench(root, **given)
     dev, finalists, test, decision = judge(bench, bench.prepare())
-    bench.gate(decision, dev, test)
-    record = RunRecord(bench.experiment.folder, "running", "retrieval", "ci", parameters={"evalset": "tiny"})
+    bench.gate(decision, test, dev)
+    record = RunRecord(bench.folder, "running", "retrieval", "ci", parameters={"evalset": "tiny"})
     close_run(record, SystemClock(), status="done", gate="new")
     return bench, finalists, decision
 
 
 def accepted(root, bench, **how):
-    name = bench.experiment.folder.name
+    name = bench.folder.name
     return Decision.load(accept(project(root), "retrieval", reason="why", clock=SystemClock(), run=name, **how))
 
 
@@ -42,7 +42,7 @@ def test_the_first_accepted_arm_is_the_anchor_and_always_tested(first):
     bench, finalists, later = run(root, reference="")
     assert "the accepted arm, in use" in finalists.roles[decision.arm]
     assert (later.rule.reference, later.rule.anchor) == (decision.arm, decision.arm)
-    assert bench.experiment.anchor == decision
+    assert bench.anchor == decision
 
 
 def test_an_anchor_that_is_no_arm_of_the_run_is_judged_by_its_accepted_scores(first):
@@ -74,7 +74,7 @@ def test_nothing_is_accepted_that_may_lie_further_below_the_anchor_than_the_marg
     far = tuple(replace(p, low=-0.9) if p.other == decision.arm else p for p in other.pairs)
     claims = tuple(replace(c, pairs=far) if c is other else c for c in later.claims)
     forged = replace(later, arm=other.arm, claims=claims)
-    (bench.experiment.folder / "decision.json").write_text(forged.to_json(), encoding="utf-8")
+    (bench.folder / "decision.json").write_text(forged.to_json(), encoding="utf-8")
     with pytest.raises(ConfigError, match="anchor"):
         accepted(root, bench)
     assert accepted(root, bench, anchor=True).arm == other.arm

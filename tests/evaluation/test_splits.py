@@ -14,15 +14,15 @@ from tests.retrieval import tiny
 from tests.routing.routing_tables import planted
 from tests.routing.test_notebook import open_bench as open_routing
 from tests.routing.test_notebook import project
-from workbench.caching.notebook import CachingBench
+from workbench.caching.notebook import CachingExperiment
 from workbench.caching.study import CachingParameters
 from workbench.errors import EvalsetError, SplitError
 from workbench.evalset.imports.requests import pair_line
 from workbench.evalset.outcomes import FILE
 from workbench.retrieval.fitting import fit_arms
-from workbench.retrieval.notebook import RetrievalBench, RetrievalParameters
+from workbench.retrieval.notebook import RetrievalExperiment, RetrievalParameters
 from workbench.routing.candidates import policy_arms
-from workbench.routing.notebook import RoutingBench, RoutingParameters
+from workbench.routing.notebook import RoutingExperiment, RoutingParameters
 from workbench.routing.tables import study
 from workbench.testing import HashEmbedder, WordTokenizer
 
@@ -41,11 +41,11 @@ class Counting(HashEmbedder):
 
 
 OPEN = {
-    "retrieval": lambda s, e: RetrievalBench.open(
+    "retrieval": lambda s, e: RetrievalExperiment(
         RetrievalParameters(evalset="tiny"), s, embedder=e, tokenizer=WordTokenizer()
     ),
-    "routing": lambda s, e: RoutingBench.open(RoutingParameters(evalset="tiny"), s, embedder=e),
-    "caching": lambda s, e: CachingBench.open(CachingParameters(evalset="tiny", warmup=100), s, embedder=e),
+    "routing": lambda s, e: RoutingExperiment(RoutingParameters(evalset="tiny"), s, embedder=e),
+    "caching": lambda s, e: CachingExperiment(CachingParameters(evalset="tiny", warmup=100), s, embedder=e),
 }
 
 
@@ -126,7 +126,7 @@ def test_finalists_are_not_picked_on_test_scores(retrieval_root):
 
 def test_arms_are_not_fitted_on_test_questions(retrieval_root):
     bench = tiny.open_bench(retrieval_root)
-    dev, test = (bench.experiment.evalset.split(name) for name in ("dev", "test"))
+    dev, test = (bench.evalset.split(name) for name in ("dev", "test"))
     both = replace(dev, queries=dev.queries + test.queries, qrels=dev.qrels | test.qrels)
     for wrong in (test, both, replace(test, name="dev")):
         with pytest.raises(SplitError, match="fitting an arm may see dev alone") as caught:
@@ -195,15 +195,15 @@ def caching_root(tmp_path_factory):
 def test_certified_thresholds_are_the_same_whatever_the_later_labels(caching_root, tmp_path):
     """Answers of the test part are dealt out anew, and the test pairs say the contrary."""
     bench, arms = chosen_by_caching(caching_root)
-    folder, test = settings_in(tmp_path).evalsets / "tiny", bench.lab.parts["test"]
+    folder, test = settings_in(tmp_path).evalsets / "tiny", bench.study.parts["test"]
     write_stream(folder, pairs=[replace(p, same_answer=True) if p.split == "test" else p for p in DIFFER])
     rows = pl.read_parquet(caching_root / "evalsets" / "tiny" / "stream.parquet")
     keys = rows["answer_key"].to_numpy().copy()
     keys[test] = np.random.default_rng(1).permutation(keys[test])
     rows.with_columns(answer_key=keys).write_parquet(folder / "stream.parquet")
     again, same = chosen_by_caching(tmp_path)
-    assert again.experiment.inputs["stream"] != bench.experiment.inputs["stream"]
-    assert again.experiment.inputs["pairs"] != bench.experiment.inputs["pairs"]
+    assert again.inputs["stream"] != bench.inputs["stream"]
+    assert again.inputs["pairs"] != bench.inputs["pairs"]
     assert same == arms
     assert any(certificate and certificate.certified for _, certificate in arms)
 
@@ -211,19 +211,19 @@ def test_certified_thresholds_are_the_same_whatever_the_later_labels(caching_roo
 def test_a_threshold_certified_on_the_test_part_is_not_judged_there(caching_root):
     bench = open_caching(caching_root)
     semantic = bench.semantic()
-    certified = replace(bench.certify(semantic), requests=bench.lab.parts["test"])
+    certified = replace(bench.certify(semantic), requests=bench.study.parts["test"])
     with pytest.raises(SplitError, match="certifying a threshold may see dev alone, found 750 items"):
         bench.replay(certified, semantic)
 
 
 def test_pairs_of_test_set_no_threshold(caching_root):
     @dataclass(frozen=True, slots=True)
-    class Leaky(type(open_caching(caching_root).lab)):
+    class Leaky(type(open_caching(caching_root).study)):
         def must_differ(self, split):
             return np.array([not p.same_answer for p in self.pairs], dtype=bool)
 
     bench = open_caching(caching_root)
-    values = {name: getattr(bench.lab, name) for name in type(bench.lab).__dataclass_fields__}
+    values = {name: getattr(bench.study, name) for name in type(bench.study).__dataclass_fields__}
     with pytest.raises(SplitError, match="limiting a threshold by pairs may see dev alone") as caught:
         Leaky(**values).lowest(None, bench.semantic())
     named = [json.loads(pair_line(p))["id"] for p in DIFFER if p.split == "test"]

@@ -8,7 +8,7 @@ from tests.reports import samples
 from tests.reports.drawn import drawn
 from workbench.caching.study import CachingParameters
 from workbench.evalset.gates import GatePolicy
-from workbench.evaluation.summary import assumed_money, compared, is_default, losses, losses_title, would_change
+from workbench.evaluation.summary import Regressions, assumed_money, is_default, would_change
 from workbench.records import Rule
 from workbench.retrieval.notebook import RetrievalParameters
 
@@ -16,39 +16,49 @@ RULE = Rule("quality", "usd_per_1k_requests", "", 0.05, 0.95)
 NAMES = ("plain", "cheap", "rich")
 
 
+CASE = replace(
+    samples.summary().regressions[0],
+    returned={samples.REFERENCE: ("a",), samples.CHOSEN: ("b",), "third": ("c",)},
+)
+
+
+def case_of(loses, wins):
+    """One item on which an arm loses against another."""
+    return {CASE.item_id: replace(CASE, returned={loses: (), wins: ()}, values={loses: 0.0, wins: 1.0})}
+
+
 def test_the_decided_arm_is_read_against_what_is_in_use():
-    assert compared(samples.decision(), samples.decision().arms) == (samples.CHOSEN, samples.REFERENCE)
+    found = Regressions.of(samples.decision(), samples.decision().arms, {CASE.item_id: CASE})
+    assert found.arms == (samples.REFERENCE, samples.CHOSEN)
+    assert found.title == f"Where {samples.CHOSEN} loses most against {samples.REFERENCE}"
 
 
 def test_without_an_arm_in_use_or_where_it_is_kept_the_best_other_one_is_read():
     first = drawn(RULE, [0.6, 0.3, 0.8], [0.1, 0.1, 0.1], names=NAMES)
-    assert compared(first, first.arms) == ("rich", "plain")
+    assert Regressions.of(first, first.arms, case_of("rich", "plain")).arms == ("plain", "rich")
     kept = drawn(replace(RULE, reference="plain"), [0.6, 0.3, 0.3], [0.1, 0.1, 0.1], names=NAMES)
-    arm, other = compared(kept, kept.arms)
-    assert (arm, other) == ("plain", kept.claim("plain").best)
+    best = kept.claim("plain").best
+    assert Regressions.of(kept, kept.arms, case_of("plain", best)).arms == (best, "plain")
 
 
 @pytest.mark.parametrize("asked", [(), (samples.CHOSEN,), (samples.REFERENCE,)])
 def test_arms_that_this_run_did_not_ask_are_not_read(asked):
-    assert compared(samples.decision(), asked) is None
+    assert Regressions.of(samples.decision(), asked, {CASE.item_id: CASE}) == Regressions()
 
 
 def test_an_arm_that_stands_alone_has_no_losses_and_no_heading():
     alone = drawn(RULE, [0.6], [0.1], names=["plain"])
-    assert compared(alone, alone.arms) is None
-    assert losses({}, None) == ()
-    assert losses_title(None, any_found=False) == ""
+    found = Regressions.of(alone, alone.arms, case_of("plain", "rich"))
+    assert (found.title, found.cases, found.table(("question", "right", "said"))) == ("", (), None)
 
 
 def test_losses_show_the_two_arms_alone():
-    case = replace(
-        samples.summary().regressions[0],
-        returned={samples.REFERENCE: ("a",), samples.CHOSEN: ("b",), "third": ("c",)},
-    )
-    (found,) = losses({case.item_id: case}, (samples.CHOSEN, samples.REFERENCE))
-    assert set(found.returned) == {samples.CHOSEN, samples.REFERENCE}
-    assert losses({case.item_id: case}, (samples.REFERENCE, samples.CHOSEN)) == (), "it loses nowhere"
-    assert losses_title(("a", "b"), any_found=False) == "a loses on no question against b"
+    found = Regressions.of(samples.decision(), samples.decision().arms, {CASE.item_id: CASE})
+    assert set(found.cases[0].returned) == {samples.CHOSEN, samples.REFERENCE}
+    wins = Regressions.of(samples.decision(), samples.decision().arms, case_of(samples.REFERENCE, samples.CHOSEN))
+    assert wins.cases == (), "it loses nowhere"
+    assert wins.title == f"{samples.CHOSEN} loses on no question against {samples.REFERENCE}"
+    assert wins.table(("question", "right", "said")).rows == ()
 
 
 def test_what_would_change_the_decision_speaks_of_the_decided_arm_and_of_those_too_far_below():

@@ -123,8 +123,8 @@ def test_a_script_in_a_document_its_name_or_a_question_stays_text_in_the_report(
         path.write_text(path.read_text(encoding="utf-8").replace("acme.t0", f"acme{SCRIPT}"), encoding="utf-8")
     bench = open_bench(root)
     dev, _, test, decision = judge(bench, bench.prepare())
-    bench.gate(decision, dev, test)
-    folder = bench.experiment.folder
+    bench.gate(decision, test, dev)
+    folder = bench.folder
     close_run(RunRecord(folder, "running", "retrieval", "ci"), SystemClock(), status="done", gate="stale")
     notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [_cell(bench.regressions(decision, test))]}
     (folder / "executed.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
@@ -154,7 +154,7 @@ def test_two_runs_at_once_share_a_cache_and_lose_nothing(root):
     def run() -> None:
         try:
             bench = open_bench(root)
-            decisions.append((bench.experiment.folder, judge(bench, bench.prepare())[3]))
+            decisions.append((bench.folder, judge(bench, bench.prepare())[3]))
         except Exception as error:  # noqa: BLE001 - told below
             errors.append(error)
 
@@ -178,7 +178,7 @@ def test_a_question_of_nothing_but_signs_is_asked_like_any_other(root):
         change_query(evalset_file(root, ""), text)
         bench = open_bench(root)
         bench.prepare()
-        query = bench.experiment.evalset.queries[-1]
+        query = bench.evalset.queries[-1]
         assert query.text == text
         for arm in bench.prepare():
             hits = bench.searcher.search(arm, query, 10)

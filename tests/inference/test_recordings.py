@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from workbench.errors import RecordingMiss, Unavailable
+from workbench.errors import RecordingMiss, Unavailable, WorkbenchError
 from workbench.inference.attempt import Books
 from workbench.inference.client import Client
 from workbench.inference.failover import RetryPolicy
@@ -145,3 +145,27 @@ def test_tokens_that_are_kept_for_an_hour_are_recorded_only_where_there_are_some
     long, short = map(json.loads, path.read_text().splitlines())
     assert (long["usage"]["cache_write_long"], "cache_write_long" in short["usage"]) == (4, False)
     assert Recordings(path).find(asking("long")).usage == usage
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (
+            lambda row: row | {"latency_ms": "5", "txt": ""},
+            "response.latency_ms must be a number, found '5'; response: ",
+        ),
+        (lambda row: row | {"usage": {"fresh": 1.5}}, "response.usage.fresh must be a whole number, found 1.5"),
+        (lambda row: row | {"usage": {"fresh": -1}}, "token counts cannot be negative"),
+        (lambda row: {k: v for k, v in row.items() if k != "occurrence"}, "occurrence is missing"),
+        (lambda row: [], "it must be an object, found []"),
+    ],
+)
+def test_a_line_that_is_no_answer_is_named_with_everything_wrong_in_it(tmp_path: Path, spoil, says: str) -> None:
+    path = tmp_path / "r.jsonl"
+    Recordings(path, live=True).add(asking("q"), "i", answer("a"))
+    line = path.read_text(encoding="utf-8")
+    path.write_text(f"{line}{json.dumps(spoil(json.loads(line)))}\n", encoding="utf-8")
+    with pytest.raises(WorkbenchError) as raised:
+        Recordings(path)
+    assert f"{path}:2 is no recorded answer: " in str(raised.value)
+    assert says in str(raised.value)

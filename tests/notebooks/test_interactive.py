@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -39,19 +40,19 @@ def ended(root, **given):
     """Every step of the notebook, the last one included."""
     bench = open_bench(root, **given)
     dev, _, test, decision = judge(bench, bench.prepare())
-    bench.gate(decision, dev, test)
+    bench.gate(decision, test, dev)
     return bench, decision
 
 
 def test_a_run_is_running_from_its_start_and_done_with_its_gate(tmp_path, capsys):
     bench = open_bench(tmp_path)
-    (begun,) = list_runs(bench.experiment.settings)
-    assert (begun.run_dir, begun.status, begun.notebook) == (bench.experiment.folder, "running", "retrieval")
+    (begun,) = list_runs(bench.settings)
+    assert (begun.run_dir, begun.status, begun.notebook) == (bench.folder, "running", "retrieval")
     assert (begun.parameters["depth"], begun.seed) == (bench.parameters.depth, bench.parameters.seed)
     dev, _, test, decision = judge(bench, bench.prepare())
-    assert [r.status for r in list_runs(bench.experiment.settings)] == ["running"], "a decision is not yet a gate"
-    bench.gate(decision, dev, test)
-    (done,) = list_runs(bench.experiment.settings)
+    assert [r.status for r in list_runs(bench.settings)] == ["running"], "a decision is not yet a gate"
+    bench.gate(decision, test, dev)
+    (done,) = list_runs(bench.settings)
     assert (done.status, done.exit_reason, done.gate, done.error) == ("done", "completed", "new", None)
     assert done.started <= str(done.ended)
     assert done.fingerprint["inputs"] == decision.fingerprint.inputs
@@ -65,14 +66,14 @@ def test_a_run_is_running_from_its_start_and_done_with_its_gate(tmp_path, capsys
 def test_the_command_that_is_printed_accepts_this_very_run(tmp_path, capsys):
     bench, decision = ended(tmp_path)
     command = capsys.readouterr().out.splitlines()[-1]
-    assert command == f"accept: workbench accept retrieval --run {bench.experiment.folder.name} --reason TEXT"
+    assert command == f"accept: workbench accept retrieval --run {bench.folder.name} --reason TEXT"
     ended(tmp_path)  # a newer one, which is not meant
-    bench.experiment.settings.notebooks.mkdir()  # where the command is called
-    done = workbench(bench.experiment.settings, *shlex.split(command)[2:])
+    bench.settings.notebooks.mkdir()  # where the command is called
+    done = workbench(bench.settings, *shlex.split(command)[2:])
     assert done.returncode == 0, done.stderr
     assert Decision.load(tmp_path / "evalsets" / "tiny" / "decisions" / "retrieval.json").sentence == decision.sentence
-    first, second = workbench(bench.experiment.settings, "runs", "--evalset", "tiny").stdout.splitlines()
-    assert first.startswith(bench.experiment.folder.name)
+    first, second = workbench(bench.settings, "runs", "--evalset", "tiny").stdout.splitlines()
+    assert first.startswith(bench.folder.name)
     assert "  done " in first
     assert "  done " in second
 
@@ -82,19 +83,18 @@ def test_a_run_on_a_folder_from_elsewhere_is_accepted_into_that_folder(tmp_path,
     monkeypatch.chdir(tmp_path)
     bench, _ = ended(tmp_path, evalset="elsewhere/mine")
     monkeypatch.chdir(ROOT)
-    (record,) = list_runs(bench.experiment.settings)
+    (record,) = list_runs(bench.settings)
     assert evalset_of(record) == str(folder)
-    path = accept(bench.experiment.settings, "retrieval", reason="mine", clock=SystemClock())
+    path = accept(bench.settings, "retrieval", reason="mine", clock=SystemClock())
     assert path == folder / "decisions" / "retrieval.json"
 
 
 def test_a_gate_that_fails_ends_the_run_properly(tmp_path, monkeypatch):
     bench = open_bench(tmp_path)
     dev, _, test, decision = judge(bench, bench.prepare())
-    monkeypatch.setattr(type(bench), "leaks", lambda *_: 3)
-    with pytest.raises(GateFailed, match="hits of another tenant: 3"):
-        bench.gate(decision, dev, test)
-    (record,) = list_runs(bench.experiment.settings)
+    with pytest.raises(GateFailed, match="hits of another tenant: 5"):
+        bench.gate(decision, replace(test, foreign=3), replace(dev, foreign=2))
+    (record,) = list_runs(bench.settings)
     assert (record.status, record.exit_reason, record.gate) == ("done", "gate_failed", "broken")
     assert record.report
 
@@ -102,9 +102,9 @@ def test_a_gate_that_fails_ends_the_run_properly(tmp_path, monkeypatch):
 def test_a_report_that_cannot_be_drawn_hides_no_result(tmp_path, capsys):
     bench = open_bench(tmp_path)
     dev, _, test, decision = judge(bench, bench.prepare())
-    (bench.experiment.folder / "report.html").mkdir()
-    bench.gate(decision, dev, test)
-    (record,) = list_runs(bench.experiment.settings)
+    (bench.folder / "report.html").mkdir()
+    bench.gate(decision, test, dev)
+    (record,) = list_runs(bench.settings)
     assert (record.status, record.gate) == ("done", "new")
     assert str(record.report_error).startswith("IsADirectoryError")
     assert f"report: none ({record.report_error})" in capsys.readouterr().out
@@ -133,10 +133,10 @@ def test_a_runner_keeps_the_record_of_its_run_and_draws_its_report(tmp_path, mon
     folder.mkdir()
     monkeypatch.setenv("WORKBENCH_RUN_DIR", str(folder))
     bench, _ = ended(tmp_path)
-    assert bench.experiment.folder == folder
+    assert bench.folder == folder
     assert {"gate.json", "decision.json"} <= {p.name for p in folder.iterdir()}
     assert not {"run.json", "report.html"} & {p.name for p in folder.iterdir()}
-    assert not bench.experiment.settings.runs.exists()
+    assert not bench.settings.runs.exists()
     assert "accept: " not in capsys.readouterr().out
 
 

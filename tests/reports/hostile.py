@@ -13,7 +13,7 @@ from workbench.records import Claim, Decision, Fingerprint
 from workbench.rendering.text import visible
 from workbench.reports.run import VOLUME
 
-_START = r"(?:<|&lt;|&#60;)b(?:\u202e|\[U\+202E\]|&#91;U\+202E&#93;) "
+_START = r"(?:<|&lt;|&#60;)b(?:\u202e|\[U\+202E\]|(?:\\|&#92;)u202e|&#91;U\+202E&#93;) "
 _END = r" x=.{1,80}?(?:\||&#124;)(?:\*|&#42;)"
 
 
@@ -35,7 +35,8 @@ def defect_of(shown: str, field: str, unsafe: str) -> str:
     if raw := sorted(set(unsafe + "\u202e") & set(shown)):
         return f"{field} stands there with {raw} as they are: {shown!r}"
     wanted = visible(evil(field))
-    forms = (wanted, json.dumps(wanted, ensure_ascii=False)[1:-1])  # nested values are shown as JSON
+    # nested values are shown as JSON, and what an error quotes as Python does
+    forms = (wanted, json.dumps(wanted, ensure_ascii=False)[1:-1], repr(evil(field))[1:-1])
     return "" if html.unescape(shown) in forms else f"{field} is shown as {html.unescape(shown)!r}, not {wanted!r}"
 
 
@@ -88,7 +89,7 @@ def _decision() -> Decision:
             point_usd=1.0,
             max_usd_per_1k=9.0,
         ),
-        verdict=evil("verdict"),
+        verdict="inconclusive",
         arm=arm,
         parameters={evil("arm-parameter-name"): evil("arm-parameter")},
         sentence=f"{evil('headline')}: {evil('sentence')}",
@@ -111,12 +112,11 @@ def _claims(*arms: str) -> tuple[Claim, ...]:
     """Claims of the arm in use, of the decided one and of an open one, each compared with the two others."""
     out = []
     for arm, sample in zip(arms, samples.claims(), strict=False):
-        pair = replace(sample.pairs[0], status=evil("pair-status"))
+        pair = sample.pairs[0]
         claim = replace(
             sample,
             arm=arm,
             parameters={evil("claim-parameter-name"): evil("claim-parameter")},
-            status=evil("status"),
             note=evil("note"),
             best=evil("best"),
             items_needed=(9, 20),
@@ -129,9 +129,9 @@ def _claims(*arms: str) -> tuple[Claim, ...]:
 
 
 def _gate() -> dict[str, Any]:
-    claim = {"kind": evil("claim-kind"), "arm": evil("claim-arm"), "status": evil("claim-status"),
+    claim = {"kind": "sameness", "arm": evil("claim-arm"), "status": "broken",
              "sentence": evil("claim-sentence"), "changed": [evil("changed")]}  # fmt: skip
-    return {"status": evil("gate-status"), "exit_code": 1, "sentence": evil("gate-sentence"), "claims": [claim]}
+    return {"status": "broken", "exit_code": 1, "sentence": evil("gate-sentence"), "claims": [claim]}
 
 
 def _summary() -> Summary:

@@ -103,7 +103,7 @@ def test_junit_of_a_run_without_a_gate_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_hostile_text_leaves_junit_readable(tmp_path: Path, text: str) -> None:
-    claim = {"kind": text, "arm": text, "status": "broken", "sentence": text}
+    claim = {"kind": "sameness", "arm": text, "status": "broken", "sentence": text}
     gate = {"status": "broken", "exit_code": 1, "sentence": text, "claims": [claim]}
     xml = junit_xml({text: samples.write_run(tmp_path, gated=gate)})
     root = ET.fromstring(xml.encode())

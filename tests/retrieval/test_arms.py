@@ -87,3 +87,31 @@ def test_an_embedder_other_than_the_calibrated_one_has_a_price_of_its_own_or_non
     (arm,) = make_arms(["whole"], ["vector"], embedder="litellm:openai/text-embedding-3-small")
     with pytest.raises(ConfigError, match="unknown operation 'embed_query:litellm:openai/text-embedding-3-small'"):
         load_prices().cost_usd(arm.work(1000))
+
+
+@pytest.mark.parametrize(
+    ("place", "change", "says"),
+    [
+        ("strategy", {"kind": "Hybird"}, "strategy: unknown kind 'Hybird'; did you mean 'Hybrid'?"),
+        ("strategy", {"depht": 3}, "strategy: unknown field 'depht'; did you mean 'depth'?"),
+        ("strategy", {"depth": "3"}, "strategy: depth must be a whole number, found '3'"),
+        ("strategy", {"fusion": {"kind": "WholeDocument"}}, "strategy: fusion"),
+        ("chunker", {"kind": "RRF", "k": 60}, "chunker must be an instance of Chunker, found RRF()"),
+        ("text_index", {"kind": ""}, "text_index: unknown kind ''. Known: Arm, "),
+        ("text_index", {"stem": 1}, "text_index: stem must be true or false, found 1"),
+    ],
+)
+def test_an_arm_that_cannot_be_built_again_says_which_part_and_why(place, change, says):
+    raw = json.loads(json.dumps(parameters_of(make_arms(["whole"], ["hybrid_rrf"])[0])))
+    raw[place] |= change
+    with pytest.raises(ConfigError) as raised:
+        build_arm(raw)
+    assert str(raised.value).startswith("the arm 'whole · hybrid_rrf' cannot be built again: ")
+    assert says in str(raised.value)
+
+
+def test_an_arm_with_a_filter_that_finds_nothing_is_not_built_again():
+    raw = json.loads(json.dumps(parameters_of(make_arms(["whole"], ["hybrid_callables"])[0])))
+    raw["strategy"]["where"]["values"] = []
+    with pytest.raises(ConfigError, match=r"strategy: where: OneOf\('document_type', ...\) has no values"):
+        build_arm(raw)

@@ -13,7 +13,6 @@ from workbench.retrieval.ask import (
     ask_all,
     candidate_name,
     drop_twins,
-    foreign_hits,
     spread_over_rebuilds,
 )
 from workbench.retrieval.chunking import ByStructure
@@ -37,7 +36,7 @@ def arms(bench):
 
 @pytest.fixture(scope="module")
 def dev(bench):
-    return bench.experiment.evalset.split("dev")
+    return bench.evalset.split("dev")
 
 
 def ask(bench, dev, *candidates):
@@ -53,7 +52,7 @@ def test_every_candidate_is_asked_every_question_in_its_order(bench, dev, arms):
     for answers in scored.answers.values():
         assert set(answers.latency_ms) == {q.query_id for q in dev.queries}
     assert scored.of("mrr@10").height == 2 * len(dev.queries)
-    assert foreign_hits(scored, bench.experiment.evalset.documents) == 0
+    assert scored.foreign == 0
 
 
 class SlowToName(Searcher):
@@ -112,7 +111,7 @@ def test_an_arm_that_must_stay_stays_and_its_twin_is_told_where_both_are_asked(b
     scored = ask(bench, dev, *arms.values(), other)
     told = f"{TEXT} and accepted returned the same hits for every dev question by the same plan"
     assert [note.partition(":")[0] for note in scored.notes] == [told]
-    assert told in scored.table().caption
+    assert told in scored.table.caption
 
 
 @pytest.mark.parametrize("knob", [{"index": HnswSq()}, {"where": OneOf("document_type", ("class", "method"))}])

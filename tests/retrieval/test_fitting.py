@@ -37,7 +37,7 @@ def bench(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def dev(bench):
-    return bench.experiment.evalset.split("dev")
+    return bench.evalset.split("dev")
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def fitted(bench, dev):
 def test_fitting_never_sees_a_test_question(bench, dev, fitted):
     _, asked = fitted
     assert asked == {q.query_id for q in dev.queries}
-    assert not asked & {q.query_id for q in bench.experiment.evalset.split("test").queries}
+    assert not asked & {q.query_id for q in bench.evalset.split("test").queries}
 
 
 def test_each_dev_family_has_a_strategy_that_was_fitted_without_it(bench, dev, fitted):
@@ -78,7 +78,7 @@ def test_on_dev_the_held_out_strategy_is_asked_and_elsewhere_the_fitted_one(benc
     expected = [h.doc_id for h in bench.searcher.search(held_out, query, 5)]
     assert on_dev.filter(query_id=query.query_id, rank=1)["doc_id"].to_list() == expected[:1]
     on_test = bench.score([candidate], "test")
-    asked = on_test.split.queries[0]
+    asked = on_test.part.queries[0]
     hits = bench.searcher.search(candidate.arm, asked, 5)
     assert on_test.answers["whole · reranked"].run.filter(query_id=asked.query_id)["doc_id"][0] == hits[0].doc_id
 

@@ -27,7 +27,6 @@ from workbench.evaluation.gate import Gate, rebuild_reach
 from workbench.evaluation.run_record import close_run
 from workbench.evaluation.summary import Summary
 from workbench.records import Decision, Hit
-from workbench.retrieval.ask import Scored
 from workbench.retrieval.strategies import Arm, FullText
 from workbench.runner import RunRecord, accept
 
@@ -38,7 +37,7 @@ def first(tmp_path_factory):
     root = tmp_path_factory.mktemp("project")
     bench = open_bench(root)
     dev, _, test, decision = judge(bench, bench.prepare())
-    bench.gate(decision, dev, test)
+    bench.gate(decision, test, dev)
     accept(project(root), "retrieval", reason="first of its kind", clock=SystemClock())
     return root, bench, decision, dev, test
 
@@ -55,8 +54,8 @@ def again(root, mutate=lambda arm: arm, **given):
     bench = open_bench(root, **given)
     dev, _, test, decision = judge(bench, [mutate(arm) for arm in bench.prepare()])
     with suppress(GateFailed):  # raised after everything is on disk
-        bench.gate(decision, dev, test)
-    return Gate.load(bench.experiment.folder / "gate.json"), decision
+        bench.gate(decision, test, dev)
+    return Gate.load(bench.folder / "gate.json"), decision
 
 
 class Backwards(FullText):
@@ -78,7 +77,7 @@ def test_the_cheapest_arm_that_holds_is_chosen_and_everything_is_on_disk(first):
     _, bench, decision, dev, test = first
     assert (decision.verdict, decision.arm, decision.rule.reference) == ("chosen", TEXT, HYBRID)
     assert (decision.n_items, decision.n_clusters, decision.test_uses) == (54, 36, 1)
-    folder = bench.experiment.folder
+    folder = bench.folder
     assert Decision.load(folder / "decision.json") == decision
     assert Gate.load(folder / "gate.json").status == "new", "nothing was accepted yet"
     summary = Summary.load(folder / "summary.json")
@@ -93,8 +92,8 @@ def test_the_cheapest_arm_that_holds_is_chosen_and_everything_is_on_disk(first):
 
 def test_fitting_picking_and_tuning_see_dev_questions_only(first):
     _, _, _, dev, test = first
-    asked_on_dev = {q.query_id for q in dev.split.queries}
-    assert not asked_on_dev & {q.query_id for q in test.split.queries}
+    asked_on_dev = {q.query_id for q in dev.part.queries}
+    assert not asked_on_dev & {q.query_id for q in test.part.queries}
     for answers in dev.answers.values():
         assert set(answers.run["query_id"]) <= asked_on_dev
 
@@ -152,11 +151,11 @@ def test_hits_of_another_tenant_are_counted_and_break_the_gate(root):
     finalists = bench.finalists(dev)
     test = bench.test(dev, finalists)
     assert "leaky" in finalists.names, "an own system is always tested"
-    asked_by_acme = sum(q.tenant_id == "acme" for s in (dev, test) for q in s.split.queries)
-    assert bench.leaks(dev, test) == asked_by_acme > 0
+    asked_by_acme = sum(q.tenant_id == "acme" for s in (dev, test) for q in s.part.queries)
+    assert dev.foreign + test.foreign == asked_by_acme > 0
     decision = bench.decide(test, finalists)
     with pytest.raises(GateFailed, match=f"hits of another tenant: {asked_by_acme}"):
-        bench.gate(decision, dev, test)
+        bench.gate(decision, test, dev)
 
 
 @pytest.mark.parametrize("names", [("''", "it's"), ("\\' OR 1=1 --", "/* */"), ('""', "acme\\")])
@@ -171,9 +170,9 @@ def test_tenants_of_any_name_are_asked_costed_and_told_apart(first, tmp_path, na
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     bench = open_bench(tmp_path)
     dev, _, test, decision = judge(bench, bench.prepare())
-    bench.gate(decision, dev, test)
+    bench.gate(decision, test, dev)
     _, _, known, _, before = first
-    assert bench.leaks(dev, test) == 0
+    assert dev.foreign + test.foreign == 0
     assert [(c.arm, c.estimate, c.cost_usd_per_1k) for c in decision.claims] == [
         (c.arm, c.estimate, pytest.approx(c.cost_usd_per_1k)) for c in known.claims
     ]
@@ -192,14 +191,14 @@ def test_what_is_not_judged_gives_bounds_and_a_list_to_judge(root):
     assert 0 <= low < high <= 1
     assert "new" in dev.bounds()
     assert TEXT not in dev.bounds()
-    shown = dev.table().to_pandas().set_index("arm")
+    shown = dev.table.to_pandas().set_index("arm")
     assert shown.loc["new", ["ndcg@10 at least", "ndcg@10 at most"]].tolist() == [low, high]
     assert f"{low:.3f}" in str(dev)
     assert f"{high:.3f}" in str(dev)
     assert shown["ndcg@10"].dtype == float
     assert shown["ndcg@10"].isna().to_dict() == {arm: arm in dev.bounds() for arm in shown.index}
-    listed = pl.read_ndjson(bench.experiment.folder / "to_judge.jsonl").select("query_id", "doc_id").rows()
-    judged = {(q, d) for q, grades in test.split.qrels.items() for d in grades}
+    listed = pl.read_ndjson(bench.folder / "to_judge.jsonl").select("query_id", "doc_id").rows()
+    judged = {(q, d) for q, grades in test.part.qrels.items() for d in grades}
     assert listed
     assert not judged & set(listed)
 
@@ -207,8 +206,8 @@ def test_what_is_not_judged_gives_bounds_and_a_list_to_judge(root):
 def test_a_badly_judged_reference_counts_as_good_as_it_may_be_but_meets_no_floor_by_that(first):
     """Against every claim: its upper bound in the differences, its lower one in its own estimate."""
     _, bench, _, dev, test = first
-    blind = {q: {d: g for d, g in grades.items() if g} | {"acme.t39": 0} for q, grades in test.split.qrels.items()}
-    unjudged = Scored(replace(test.split, qrels=blind), test.arms, test.answers, test.scores, test.facts)
+    blind = {q: {d: g for d, g in grades.items() if g} | {"acme.t39": 0} for q, grades in test.part.qrels.items()}
+    unjudged = replace(test, part=replace(test.part, qrels=blind))
     finalists = bench.finalists(dev)
     assert HYBRID in unjudged.bounds()
     claims = {c.arm: c for c in bench.decide(unjudged, finalists).claims}
@@ -217,9 +216,8 @@ def test_a_badly_judged_reference_counts_as_good_as_it_may_be_but_meets_no_floor
     assert claims[TEXT].difference == pytest.approx(claims[TEXT].estimate - high)
 
 
-def test_a_reference_that_is_no_arm_is_refused(first):
-    _, bench, _, dev, _ = first
-    wrong = replace(bench, parameters=replace(bench.parameters, reference="whole · vektor"))
+def test_a_reference_that_is_no_arm_is_refused(first, root):
+    dev, wrong = first[3], open_bench(root, reference="whole · vektor")
     with pytest.raises(ConfigError, match="'whole · vektor' is not an arm of this run; there are whole · full_text"):
         wrong.finalists(dev)
 
@@ -240,7 +238,7 @@ def test_an_arm_that_the_corpus_is_too_small_for_is_left_out_and_told(root):
     said = "whole · vector_ivf_pq is left out: IvfPq() needs 256 chunks, the corpus has 80"
     assert said in bench.arms_table(arms).caption
     judge(bench, arms)
-    assert f"{said}." in Summary.load(bench.experiment.folder / "summary.json").warnings
+    assert f"{said}." in Summary.load(bench.folder / "summary.json").warnings
     with pytest.raises(ConfigError, match="no arm can be asked on this corpus: whole · vector_ivf_pq is left out"):
         open_bench(root, strategies=["vector_ivf_pq"]).prepare()
 
@@ -259,12 +257,12 @@ def test_a_plain_collection_of_known_answers_is_decided_without_bounds(tmp_path)
     bench = open_bench(tmp_path, strategies=[*STRATEGIES, "hybrid_callables"])
     _, _, test, decision = judge(bench, bench.prepare())
     assert decision.n_clusters == decision.n_items >= 30, "each question is its own family"
-    assert bench.experiment.evalset.tenants == ("default",)
+    assert bench.evalset.tenants == ("default",)
     assert test.bounds() == {}
-    warnings = Summary.load(bench.experiment.folder / "summary.json").warnings
+    warnings = Summary.load(bench.folder / "summary.json").warnings
     assert any("name relevant documents only" in w for w in warnings)
     assert any("hybrid_callables is left out: no document matches" in w for w in warnings)
-    assert Summary.load(bench.experiment.folder / "summary.json").slices == ()
+    assert Summary.load(bench.folder / "summary.json").slices == ()
     assert any(w.startswith("only test is judged: split 1:3 by cluster") for w in warnings)
 
 
@@ -273,13 +271,13 @@ def _lines(path, header=1):
 
 
 def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(root):
-    folders = {open_bench(root).experiment.folder for _ in range(3)}
+    folders = {open_bench(root).folder for _ in range(3)}
     assert len(folders) == 3
 
 
 def test_an_arm_in_a_table_row_can_be_run_again(first):
     _, bench, _, dev, _ = first
-    query = dev.split.queries[0]
+    query = dev.part.queries[0]
     namespace = _names()
     for arm in dev.arms:
         rebuilt = eval(repr(arm), namespace)
@@ -298,8 +296,8 @@ def test_a_new_build_of_an_accepted_random_index_holds_and_a_worse_one_is_broken
         bench.searcher.rebuild_index(arm)
         dev, _, test, decision = judge(bench, [*arms, arm])
         with suppress(GateFailed):
-            bench.gate(decision, dev, test)
-        return bench.experiment.folder, decision.claim("codes")
+            bench.gate(decision, test, dev)
+        return bench.folder, decision.claim("codes")
 
     def sameness(folder):
         return next(c for c in Gate.load(folder / "gate.json").claims if (c.kind, c.arm) == ("sameness", "codes"))
@@ -327,11 +325,11 @@ def _names():
 def test_ten_questions_end_in_silence_and_not_in_a_fault(tmp_path):
     """With so few that dev holds one family nothing can be fitted, and nothing is said of any arm."""
     bench = open_bench(tmp_path, strategies=["full_text", "vector", "hybrid_weighted"], reference="")
-    dev_query = bench.experiment.evalset.split("dev").queries[0].query_id
+    dev_query = bench.evalset.split("dev").queries[0].query_id
     qrels = tmp_path / "evalsets" / "tiny" / "qrels"
     for split, keep in (
         ("dev", {dev_query}),
-        ("test", {q.query_id for q in bench.experiment.evalset.split("test").queries[:9]}),
+        ("test", {q.query_id for q in bench.evalset.split("test").queries[:9]}),
     ):
         head, *rows = (qrels / f"{split}.tsv").read_text(encoding="utf-8").splitlines()
         kept = [row for row in rows if row.split("\t")[0] in keep]
@@ -341,6 +339,6 @@ def test_ten_questions_end_in_silence_and_not_in_a_fault(tmp_path):
     assert decision.verdict == "inconclusive"
     assert "too few questions" in decision.sentence
     assert any("hybrid_weighted is left out: fitting needs at least 2" in why for why in few.left_out)
-    few.gate(decision, dev, test)
-    gate = Gate.load(few.experiment.folder / "gate.json")
+    few.gate(decision, test, dev)
+    gate = Gate.load(few.folder / "gate.json")
     assert (gate.status, gate.exit_code) == ("inconclusive", 2)

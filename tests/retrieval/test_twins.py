@@ -54,7 +54,7 @@ def check_told(bench, arms, twins):
     told = {f"{n} is left out: what makes it differ from {t} has no effect on this corpus" for n, t in twins.items()}
     assert told <= set(bench.left_out)
     caption = bench.arms_table(arms).caption
-    summary = Summary.load(bench.experiment.folder / "summary.json")
+    summary = Summary.load(bench.folder / "summary.json")
     shown = " ".join([*summary.warnings, *(section.note for section in summary.sections)])
     assert all(said in caption and f"{said}." in shown for said in told)
     return decision
@@ -85,11 +85,9 @@ def test_the_same_again_leaves_out_the_same(tmp_path):
 
 def accepted(bench, dev, test, decision):
     """Accept the decision as its runner would have left it."""
-    bench.gate(decision, dev, test)
-    close_run(
-        RunRecord(bench.experiment.folder, "running", "retrieval", "ci"), SystemClock(), status="done", gate="stale"
-    )
-    accept(bench.experiment.settings, "retrieval", reason="first of its kind", clock=SystemClock())
+    bench.gate(decision, test, dev)
+    close_run(RunRecord(bench.folder, "running", "retrieval", "ci"), SystemClock(), status="done", gate="stale")
+    accept(bench.settings, "retrieval", reason="first of its kind", clock=SystemClock())
 
 
 def test_an_arm_that_is_accepted_or_named_is_not_left_out_and_is_judged_again_by_its_name(tmp_path):
@@ -105,9 +103,9 @@ def test_an_arm_that_is_accepted_or_named_is_not_left_out_and_is_judged_again_by
 
     again = open_bench(tmp_path, **given)
     dev, finalists, test, repeated = judge(again, again.prepare())
-    again.gate(repeated, dev, test)
+    again.gate(repeated, test, dev)
     assert finalists.names == decision.arms
-    assert Gate.load(again.experiment.folder / "gate.json").status == "holds"
+    assert Gate.load(again.folder / "gate.json").status == "holds"
 
     other = open_bench(tmp_path, chunkers=["whole", "structure"], reference="", depth=50)  # no longer asked for
     assert set(decision.arms) <= {a.name for a in other.prepare()}
@@ -126,7 +124,7 @@ class Backwards(FullText):
 
 def test_finalists_that_agree_on_the_test_questions_are_told_and_judged(tmp_path):
     bench = open_bench(tmp_path)
-    one_dev_question = bench.experiment.evalset.split("dev").queries[0].text
+    one_dev_question = bench.evalset.split("dev").queries[0].text
     text, *others = bench.prepare()
     like = replace(text, name="like", strategy=Backwards(texts=(one_dev_question,)))
     dev = bench.score([text, like, *others], "dev")
@@ -137,4 +135,4 @@ def test_finalists_that_agree_on_the_test_questions_are_told_and_judged(tmp_path
     assert [note.partition(":")[0] for note in test.notes] == [said]
     decision = bench.decide(test, finalists)
     assert decision.arm == TEXT, "of two that are as good and cost the same the simpler is chosen"
-    assert any(w.startswith(said) for w in bench.save(decision, dev, test).warnings)
+    assert any(w.startswith(said) for w in bench.save(decision, test, dev=dev).warnings)

@@ -8,11 +8,12 @@ import numpy as np
 
 from tests.evalset.small_evalset import settings_in, write
 from workbench.config import Settings
+from workbench.evaluation.finalists import Finalists
 from workbench.evaluation.provenance import build_parameters
 from workbench.records import Decision
 from workbench.retrieval.ask import Scored
 from workbench.retrieval.indexing import IvfPq
-from workbench.retrieval.notebook import Finalists, RetrievalBench, RetrievalParameters
+from workbench.retrieval.notebook import RetrievalExperiment, RetrievalParameters
 from workbench.retrieval.strategies import Vector
 from workbench.testing import HashEmbedder, WordTokenizer
 
@@ -78,11 +79,11 @@ def change_query(folder: Path, text: str = "") -> None:
     path.write_text("\n".join([*lines, json.dumps(row)]) + "\n", encoding="utf-8")
 
 
-def open_bench(root: Path, **given: Any) -> RetrievalBench:
+def open_bench(root: Path, **given: Any) -> RetrievalExperiment:
     """Experiment over ``evalsets/tiny`` below the root, as the notebook starts it but for its encoder."""
     values = {"evalset": "tiny", "chunkers": ["whole"], "strategies": list(STRATEGIES), "reference": HYBRID, **given}
     parameters = build_parameters(RetrievalParameters, values)
-    return RetrievalBench.open(parameters, project(root), embedder=HashEmbedder(256), tokenizer=WordTokenizer())
+    return RetrievalExperiment(parameters, project(root), embedder=HashEmbedder(256), tokenizer=WordTokenizer())
 
 
 def project(root: Path) -> Settings:
@@ -93,11 +94,11 @@ def project(root: Path) -> Settings:
     return settings
 
 
-def judge(bench: RetrievalBench, arms: list[Any]) -> tuple[Scored, Finalists, Scored, Decision]:
+def judge(bench: RetrievalExperiment, arms: list[Any]) -> tuple[Scored, Finalists, Scored, Decision]:
     """Steps of the notebook from the prepared arms to the saved decision."""
     dev = bench.score(arms, "dev")
     finalists = bench.finalists(dev)
     test = bench.test(dev, finalists)
     decision = bench.decide(test, finalists)
-    bench.save(decision, dev, test)
+    bench.save(decision, test, dev=dev)
     return dev, finalists, test, decision

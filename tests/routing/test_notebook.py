@@ -19,7 +19,7 @@ from workbench.evaluation.gate import Gate
 from workbench.evaluation.provenance import build_parameters
 from workbench.evaluation.run_record import close_run
 from workbench.records import Decision
-from workbench.routing.notebook import RoutingBench, RoutingParameters
+from workbench.routing.notebook import RoutingExperiment, RoutingParameters
 from workbench.routing.policies import load_router
 from workbench.runner import RunRecord, accept
 from workbench.testing import HashEmbedder
@@ -38,12 +38,12 @@ def project(root: Any, table: pl.DataFrame) -> Settings:
     return settings
 
 
-def open_bench(settings: Settings, **given: Any) -> RoutingBench:
+def open_bench(settings: Settings, **given: Any) -> RoutingExperiment:
     values = {"evalset": "drawn", "policies": POLICIES, "draws": 200, **given}
-    return RoutingBench.open(build_parameters(RoutingParameters, values), settings, embedder=HashEmbedder(32))
+    return RoutingExperiment(build_parameters(RoutingParameters, values), settings, embedder=HashEmbedder(32))
 
 
-def run_all(bench: RoutingBench, shown: dict[str, Any] | None = None) -> Decision:
+def run_all(bench: RoutingExperiment, shown: dict[str, Any] | None = None) -> Decision:
     """Every step of the notebook, up to the gate's word on disk; what they show by the name of the step."""
     shown = {} if shown is None else shown
     tables = [bench.contents(), bench.power(), bench.opportunity()]
@@ -55,9 +55,9 @@ def run_all(bench: RoutingBench, shown: dict[str, Any] | None = None) -> Decisio
     finalists = bench.finalists(dev)
     test = bench.test(dev, finalists)
     decision = bench.decide(test, finalists)
-    shown |= {"forest": bench.forest(decision), "slices": bench.slices(test), "test": test}
+    shown |= {"forest": bench.forest(decision), "slices": bench.slices(decision, test), "test": test}
     shown["regressions"] = bench.regressions(decision, test)
-    bench.save(decision, dev, test, {str(i): table for i, table in enumerate(tables)})
+    bench.save(decision, test, *tables, dev=dev)
     with suppress(GateFailed):  # raised after everything is on disk
         bench.gate(decision, test)
     return decision
@@ -110,9 +110,7 @@ def first(tmp_path_factory):
     settings = project(root, planted(600))
     bench = open_bench(settings)
     decision = run_all(bench, shown := {})
-    close_run(
-        RunRecord(bench.experiment.folder, "running", "routing", "ci"), SystemClock(), status="done", gate="stale"
-    )
+    close_run(RunRecord(bench.folder, "running", "routing", "ci"), SystemClock(), status="done", gate="stale")
     accept(settings, "routing", reason="first of its kind", clock=SystemClock())
     return root, bench, decision, shown
 
@@ -127,7 +125,7 @@ def copy(first, tmp_path):
 def gate_of(settings: Settings, **given: Any) -> Gate:
     bench = open_bench(settings, **given)
     run_all(bench)
-    return Gate.load(bench.experiment.folder / "gate.json")
+    return Gate.load(bench.folder / "gate.json")
 
 
 def test_planted_gain_is_chosen_and_saves_what_was_planted(first):
@@ -181,9 +179,9 @@ def test_regressions_list_the_prompts_on_which_the_decided_arm_loses(first):
 
 def test_a_test_split_that_was_used_before_is_told_once_in_the_report(tmp_path):
     bench = open_bench(project(tmp_path, planted(200)), policies=["length"])
-    bench.experiment.count_test_use(["another", "set"])
+    bench.count_test_use(["another", "set"])
     run_all(bench)
-    page = (bench.experiment.folder / "report.html").read_text(encoding="utf-8")
+    page = (bench.folder / "report.html").read_text(encoding="utf-8")
     assert page.count("2 different sets of arms have been judged on this test split") == 1
 
 

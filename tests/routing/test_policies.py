@@ -152,6 +152,22 @@ def test_embedding_policy_without_vectors_says_so():
         POLICIES["knn_embedding"].fit(bare, OUTCOMES.quality, OUTCOMES.cost_usd, OUTCOMES.models)
 
 
-def test_file_that_is_no_router_is_refused():
-    with pytest.raises(ConfigError, match="not a router"):
-        Router.load({"kind": "Router", "policy": "x"})
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"policy": 3, "cascade": 1}, "policy must be text, found 3; cascade must be true or false, found 1"),
+        ({"overhead": 0.0}, "unknown field 'overhead'; did you mean 'overhead_usd'?"),
+        ({"cost_usd": [1.0]}, "cost_usd must be an instance of ndarray, found (1.0,)"),
+        ({"cost_usd": {"dtype": "<f8", "shape": [2], "base64": "AAAA"}}, "buffer size must be a multiple"),
+        ({"cost_usd": {"dtype": "<f8", "shape": [2]}}, "KeyError('base64')"),
+        ({"predictor": {"kind": "Constant"}}, "predictor: quality is missing"),
+        ({"predictor": {"kind": "Constent"}}, "predictor: unknown kind 'Constent'; did you mean 'Constant'?"),
+        ({"predictor": 3}, "predictor must be an instance of Predictor, found 3"),
+        ({"kind": "Constant"}, "unknown field 'cascade'"),
+    ],
+)
+def test_file_that_is_no_router_is_refused(change, says):
+    with pytest.raises(ConfigError) as raised:
+        Router.load(one_model(0, ["a", "b"], np.ones(2)).save() | change)
+    assert str(raised.value).startswith("not a router this version reads: ")
+    assert says in str(raised.value)

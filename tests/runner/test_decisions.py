@@ -11,8 +11,8 @@ import pytest
 from tests.notebooks.zoo import add_notebook, make_settings
 from workbench.config import SystemClock
 from workbench.errors import ConfigError, EvalsetError, RunError
-from workbench.evaluation.experiment import anchor_path
 from workbench.evaluation.gate import EXIT_CODES, Gate, GateClaim
+from workbench.evaluation.in_use import anchor_path
 from workbench.evaluation.run_record import close_run, open_run
 from workbench.records import Claim, Decision, Fingerprint, GateStatus, PairedBounds, Rule
 from workbench.runner import Check, RunRecord, accept, accepted_decisions, check

@@ -20,11 +20,10 @@ import sqlalchemy as sa
 
 from workbench.caching.cache import ResponseCache, SemanticCache
 from workbench.caching.certify import GRID
-from workbench.caching.study import Step
 from workbench.evalset.traffic import RequestStream
 from workbench.inference.embedding import Embedder
 from workbench.inference.messages import Cache, CacheUse, Request, Response, Usage
-from workbench.rendering.table import Column, Table
+from workbench.rendering.table import Column, Shown, Table
 from workbench.state import open_engine
 from workbench.telemetry.context import Attribution
 
@@ -251,8 +250,8 @@ CANARY_TEXTS = (QUESTION, NEAR)
 MOST_REQUESTS = 1000
 
 
-@dataclass(frozen=True, repr=False)
-class Scopes(Step):
+@dataclass(frozen=True, slots=True, repr=False)
+class Scopes(Shown):
     """What came of the canaries, and of the requests in shared words.
 
     Attributes
@@ -263,6 +262,7 @@ class Scopes(Step):
         How many of them got what was kept for another tenant.
     """
 
+    table: Table
     crossings: tuple[Crossing, ...]
     shared: int
     foreign: int

@@ -12,7 +12,6 @@ Invalidations are counted, not timed: the clocks of two machines differ. Whoever
 row until it commits, and an invalidation raises it first: either it is seen, or it finds the entry and drops it.
 """
 
-import json
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,9 +22,10 @@ import numpy as np
 import sqlalchemy as sa
 
 from workbench.caching.scope import Scope, exact
+from workbench.codec import from_json, from_plain
 from workbench.config import Clock
 from workbench.errors import ConfigError
-from workbench.inference.messages import Response, ToolCall, Usage
+from workbench.inference.messages import Response
 from workbench.records import content_hash
 from workbench.state import insert_ignore, reader
 from workbench.telemetry.redaction import redact
@@ -104,13 +104,9 @@ def entry_of(row: Any) -> Entry:
         If the row cannot be read, or is not as it was written.
     """
     try:
-        raw = json.loads(row.payload)
-        answer = raw["response"]
-        usage = answer.pop("usage")
-        calls = tuple(ToolCall(**call) for call in answer.pop("tool_calls"))
-        response = Response(usage=None if usage is None else Usage(**usage), tool_calls=calls, **answer)
-        entry = Entry(row.version, raw["intent"], response, raw["cost_nanos"], row.created_us)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        kept = from_json(dict[str, Any], row.payload, "payload")
+        entry = from_plain(Entry, kept | {"version": row.version, "created_us": row.created_us}, "payload")
+    except ConfigError as error:
         raise CorruptError("answer that cannot be read") from error
     if row.sha256 != checksum(row.scope, row.question, row.vector, row.payload, row.created_us):
         raise CorruptError("hash that does not fit")

@@ -6,23 +6,22 @@ so that calls sent at once each write their own. Every use begins the time that 
 prefixes within the one that is read; after a call all that it wanted kept is kept.
 """
 
-import tomllib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from itertools import accumulate
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 
 from workbench.caching.prompt_calls import CallRecord, Segment
+from workbench.codec import from_plain, from_toml
 from workbench.errors import ConfigError, unknown_name
 from workbench.records import content_hash
 
 Matching = Literal["breakpoints", "newest", "prefix"]
-MATCHINGS = ("breakpoints", "newest", "prefix")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +75,6 @@ class VendorRules:
     lookback: int | None = None
 
     def __post_init__(self) -> None:
-        if self.matching not in MATCHINGS:
-            raise ConfigError(f"{self.model}: matching {self.matching!r} is none of {', '.join(MATCHINGS)}")
         if not 0 <= self.read_ratio <= 1 or min(self.min_tokens, self.step_tokens, self.ttl_s) < 1:
             raise ConfigError(f"{self.model}: read_ratio must be in [0, 1]; tokens and seconds at least 1")
 
@@ -130,6 +127,14 @@ class VendorRules:
         return (paid * self.input_usd_per_mtok + output_tokens * self.output_usd_per_mtok) / 1e6
 
 
+@dataclass(frozen=True, slots=True)
+class _Vendors:
+    """What a table of rules holds."""
+
+    models: Mapping[str, dict[str, Any]]
+    version: str = ""
+
+
 def load_vendors(path: Path | None = None) -> Mapping[str, VendorRules]:
     """Rules by model, of the package or of a file of the same form.
 
@@ -138,12 +143,9 @@ def load_vendors(path: Path | None = None) -> Mapping[str, VendorRules]:
     ConfigError
         If the file is no table of rules.
     """
-    file = path or Path(__file__).with_name("vendors.toml")
-    try:
-        raw = tomllib.loads(file.read_text(encoding="utf-8"))
-        return {model: VendorRules(model=model, **row) for model, row in raw["models"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{file} is no table of prompt-cache rules: {error!r}") from error
+    file, what = path or Path(__file__).with_name("vendors.toml"), "is no table of prompt-cache rules"
+    rows = from_toml(_Vendors, file, what).models
+    return from_plain(dict[str, VendorRules], {m: {"model": m} | row for m, row in rows.items()}, f"{file} {what}")
 
 
 @dataclass(slots=True)
@@ -204,7 +206,7 @@ def _reachable(rules: VendorRules, kept: Mapping[int, int]) -> set[int]:
 
 
 def simulate(calls: Sequence[CallRecord], rules: Mapping[str, VendorRules]) -> pl.DataFrame:
-    """One row a call, in the order of time: tokens read, written and fresh, dollars, and what broke the prefix.
+    """One row per call, in the order of time: tokens read, written and fresh, dollars, and what broke the prefix.
 
     Parameters
     ----------

@@ -3,12 +3,13 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
+from workbench.codec import from_json, to_plain
 from workbench.config import Clock, SystemClock
 from workbench.errors import ConfigError
 from workbench.inference.hosted import Provider
@@ -224,7 +225,7 @@ class CallLog:
             )
             response = self.provider.complete(request, timeout_s=timeout_s, on_text=on_text)
             # one write a line: threads and processes mix nothing up
-            file.write(json.dumps(asdict(_answered(asked, response))) + "\n")
+            file.write(json.dumps(to_plain(_answered(asked, response))) + "\n")
         return response
 
 
@@ -255,12 +256,6 @@ def read_calls(path: Path) -> tuple[CallRecord, ...]:
     ConfigError
         If a line is no call.
     """
-    calls = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
-        try:
-            if line:
-                raw = json.loads(line)
-                calls.append(CallRecord(**raw | {"segments": tuple(Segment(**s) for s in raw["segments"])}))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{path}:{number} is no logged call: {error!r}; drop the line, or log anew") from error
-    return tuple(calls)
+    lines = enumerate(path.read_bytes().split(b"\n"), start=1)
+    told = "is no logged call (drop the line, or log anew)"
+    return tuple(from_json(CallRecord, line, f"{path}:{number} {told}") for number, line in lines if line)

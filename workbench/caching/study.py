@@ -1,10 +1,11 @@
 """One stream, its pairs and its prices: caches are counted, replayed and priced here; and what the steps hand on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from workbench.caching.certify import GRID, Certificate, Counts, count
 from workbench.caching.claims import CacheArm, CacheResult, PairsServed, bounds_of_pairs, rate_of
@@ -14,9 +15,11 @@ from workbench.errors import ConfigError, unknown_name
 from workbench.evalset.evalset import require_dev
 from workbench.evalset.gates import PairLimit
 from workbench.evalset.traffic import Pair, RequestStream
+from workbench.evaluation.summary import MAX_CASES, ItemCase, Regressions, ScoredArms, SliceRow, slice_rows
 from workbench.inference.embedding import check_embedder
-from workbench.inference.prices import PriceTable, Work
-from workbench.rendering.table import Table
+from workbench.inference.prices import PriceTable, embed_query
+from workbench.records import Decision
+from workbench.rendering.table import Shown, Table
 
 GRAVE = ("opposite", "negation", "antonym")  # kinds of pairs whose wrong answer says the contrary
 
@@ -43,42 +46,57 @@ class CachingParameters:
         check_embedder(self.embedder)
 
 
-@dataclass(frozen=True, repr=False, eq=False)
-class Step:
-    """A value that is shown as its table, in Jupyter and as text."""
-
-    table: Table
-
-    def _repr_html_(self) -> str:
-        return self.table.to_html()
-
-    def __repr__(self) -> str:
-        return self.table.to_text()
-
-
-@dataclass(frozen=True, repr=False, eq=False)
-class Semantic(Step):
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class Semantic(Shown):
     """Every request's vector and its nearest earlier request, by way of matching; cosines of the labelled pairs."""
 
+    table: Table
     vectors: npt.NDArray[np.float32]
     shadows: dict[str, Shadow]
     pair_similarity: npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, repr=False)
-class Certified(Step):
+@dataclass(frozen=True, slots=True, repr=False)
+class Certified(Shown):
     """Arms with their certificates, simplest first; ``requests`` are those of the stream that certify them."""
 
+    table: Table
     arms: tuple[tuple[CacheArm, Certificate | None], ...]
     requests: slice
 
 
-@dataclass(frozen=True, repr=False)
-class Replayed(Step):
-    """What the true replay of each arm did on the test part."""
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class Replayed(ScoredArms):
+    """What the true replay of each arm did on the test part.
 
+    ``scores`` hold the hits that the arm's own claim is about, ``requests`` one row per request; ``false_hits`` are the
+    requests that an arm served wrongly, nearest first.
+    """
+
+    table: Table
     results: tuple[CacheResult, ...]
-    replays: dict[str, Replay]
+    requests: pl.DataFrame
+    false_hits: Mapping[str, Sequence[ItemCase]]
+
+    @property
+    def rows(self) -> pl.DataFrame:
+        """Every request of the test part, served or not."""
+        return self.requests
+
+    def slice_rows(self, metric: str) -> list[SliceRow]:
+        """False-hit rate of each arm by tenant and by age of the cache, over the hits of that arm alone."""
+        arms = self.scores["arm"].unique(maintain_order=True).to_list()
+        return [row for arm in arms for row in slice_rows(self.scores.filter(pl.col("arm") == arm), [arm])]
+
+    def cases(self, metric: str) -> Mapping[str, ItemCase]:
+        """Requests that any arm served wrongly."""
+        return {case.item_id: case for found in self.false_hits.values() for case in found}
+
+    def regressions(self, decision: Decision, cases: Mapping[str, ItemCase]) -> Regressions:
+        """What the decided arm answered wrongly, or the last one that served."""
+        focus = decision.arm if decision.arm in self.false_hits else next(reversed(list(self.false_hits)), "")
+        wrong = tuple(self.false_hits.get(focus, ())[:MAX_CASES])
+        return Regressions(f"What {focus} answered wrongly", (focus,) if focus else (), wrong)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +214,7 @@ class CacheStudy:
         Looking up in memory is far below the embedding and left out.
         """
         p = self.parameters
-        embedding = self.prices.cost_usd([Work("embed_query")]) if arm.kind == "semantic" else 0.0
+        embedding = self.prices.cost_usd([embed_query(p.embedder)]) if arm.kind == "semantic" else 0.0
         return 1000 * ((1 - hit_rate) * p.call_usd + embedding + error_rate * p.false_hit_usd)
 
 

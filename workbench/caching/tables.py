@@ -1,7 +1,6 @@
 """What the caching notebook shows, and what its run leaves for the report."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,22 +9,12 @@ import polars as pl
 from workbench.caching.certify import Certificate, Trial, korn_graubard, sweep
 from workbench.caching.claims import METRIC, CacheResult, bounds_of_pairs, rate_of
 from workbench.caching.replay import Replay, Shadow, oracle_hits, replay, serve_nothing
+from workbench.caching.study import CacheStudy, Replayed
 from workbench.evalset.traffic import Pair, RequestStream
 from workbench.evaluation.compare import SCORES_SCHEMA
-from workbench.evaluation.experiment import Experiment, decision_path
-from workbench.evaluation.summary import (
-    MAX_CASES,
-    ItemCase,
-    Section,
-    SliceRow,
-    Summary,
-    assumed_money,
-    changed_cases,
-    is_default,
-    section_of,
-    slice_rows,
-)
-from workbench.records import Decision
+from workbench.evaluation.decision import ArmFacts
+from workbench.evaluation.summary import ItemCase
+from workbench.records import Decision, parameters_of
 from workbench.rendering.table import Column, Interval, Table, Value
 from workbench.reports.run import needed_words
 
@@ -204,7 +193,7 @@ QUARTERS = 4
 
 
 def score_rows(stream: RequestStream, replays: Mapping[str, Replay], part: slice) -> pl.DataFrame:
-    """One row an arm and test request it served: 1 where the answer was another one, else 0.
+    """One row per arm and test request it served: 1 where the answer was another one, else 0.
 
     Of a semantic arm these are the hits that similarity decided.
     """
@@ -223,7 +212,7 @@ def score_rows(stream: RequestStream, replays: Mapping[str, Replay], part: slice
 
 
 def request_rows(stream: RequestStream, replays: Mapping[str, Replay], part: slice) -> pl.DataFrame:
-    """One row an arm and test request, served or not: the error rate, 1 where a false hit was served.
+    """One row per arm and test request, served or not: the error rate, 1 where a false hit was served.
 
     With them it is told that every request was replayed; the scores of the deciding rate hold hits alone.
     """
@@ -239,12 +228,6 @@ def request_rows(stream: RequestStream, replays: Mapping[str, Replay], part: sli
 def item_id(position: int) -> str:
     """Name of a request."""
     return f"request-{position:06d}"
-
-
-def slice_rows_of(scores: pl.DataFrame) -> list[SliceRow]:
-    """False-hit rate of each arm by tenant and by age of the cache, over the hits of that arm alone."""
-    arms = scores["arm"].unique(maintain_order=True).to_list()
-    return [row for arm in arms for row in slice_rows(scores.filter(pl.col("arm") == arm), [arm])]
 
 
 def regression_cases(stream: RequestStream, replays: Mapping[str, Replay], part: slice) -> dict[str, list[ItemCase]]:
@@ -269,43 +252,26 @@ def _case(stream: RequestStream, arm: str, found: Replay, i: int) -> ItemCase:
     )
 
 
-def summarise(
-    experiment: Experiment,
-    decision: Decision,
-    scores: pl.DataFrame,
-    false_hits: Mapping[str, Sequence[ItemCase]],
-    tables: Sequence[Table],
-) -> Summary:
-    """Everything the report shows beside the decision."""
-    focus = decision.arm if decision.arm in false_hits else next(reversed(list(false_hits)), "")
-    cases = {case.item_id: case for found in false_hits.values() for case in found}
-    before = decision_path(experiment.evalset.path, "caching").with_suffix(".scores.parquet")
-    accepted = pl.read_parquet(before) if before.is_file() else None
-    return Summary(
-        title="Caching: whether to cache, and how closely questions must match",
-        metric=METRIC,
-        warnings=experiment.evalset.notes,
-        slices=tuple(slice_rows_of(scores)),
-        changed=changed_cases(accepted, scores, list(false_hits), cases),
-        regressions=tuple(false_hits.get(focus, ())[:MAX_CASES]),
-        regressions_title=f"What {focus} answered wrongly",
-        would_change=_would_change(decision),
-        sections=tuple(_section(table) for table in tables if table.rows),
-        cost_note="The rate is that of the hits which similarity decided: false hits by hits. Differences are those of "
-        "the certificate, on the calibration part; the rate beside them is the true replay on the later test part. "
-        "Cost is calls still made, and the embedding of each question.",
-        assumed=assumed_money(experiment.policy) | _assumed_call(experiment.parameters),
+def score_replays(
+    study: CacheStudy, results: Sequence[CacheResult], replays: Mapping[str, Replay], table: Table
+) -> Replayed:
+    """Score what was replayed on the test part, in the order of the results; ``replays`` has all that serve."""
+    part = study.parts["test"]
+    facts = tuple(ArmFacts(r.arm.name, parameters_of(r.arm), r.cost_usd_per_1k, None, i) for i, r in enumerate(results))
+    return Replayed(
+        split="test",
+        arms=tuple(r.arm for r in results),
+        scores=score_rows(study.stream, replays, part),
+        facts=facts,
+        table=table,
+        results=tuple(results),
+        requests=request_rows(study.stream, replays, part),
+        false_hits=regression_cases(study.stream, replays, part),
     )
 
 
-def _assumed_call(parameters: Any) -> dict[str, str]:
-    if not is_default(parameters, "call_usd"):
-        return {}
-    told = f"A request that is not served from the cache is assumed to cost ${parameters.call_usd:g}: set call_usd."
-    return {"call_usd": told}
-
-
-def _would_change(decision: Decision) -> tuple[str, ...]:
+def would_change_rates(decision: Decision) -> tuple[str, ...]:
+    """Sentences on the alpha, or the labelled hits, at which the decision would be another."""
     out = []
     for claim in decision.claims:
         if claim.status == "holds":
@@ -315,8 +281,3 @@ def _would_change(decision: Decision) -> tuple[str, ...]:
         elif claim.status in ("inconclusive", "broken"):
             out.append(f"{claim.arm}: {claim.note}.")
     return tuple(out)
-
-
-def _section(table: Table) -> Section:
-    title, _, note = table.caption.partition(". ")
-    return section_of(table, note, title=title)

@@ -122,7 +122,7 @@ def accept(
     ] = None,
 ) -> None:
     """Accept the decision of a run, so that CI keeps checking it."""
-    from workbench.evaluation.experiment import anchor_path
+    from workbench.evaluation.in_use import anchor_path
     from workbench.records import Decision
     from workbench.runner import accept as accept_run
 

@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from workbench.codec import write_whole
 from workbench.config import Settings
 from workbench.errors import Defect, EvalsetError, unknown_name
 from workbench.evalset.docstrings import NAMESPACES
@@ -147,10 +148,8 @@ def _release_month(version: str | None, released: dict[str, str]) -> str | None:
 
 def _write(documents: list[Document], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     rows = ([d.doc_id, d.text, d.title, d.tenant_id, d.document_type, str(d.date), list(d.aliases)] for d in documents)
-    part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    part.replace(path)
+    write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _read(path: Path) -> list[Document]:

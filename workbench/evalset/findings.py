@@ -5,7 +5,6 @@ A *warning* makes them mean less. A question that cannot be judged, or that woul
 one of the warnings: it is left out by name, before work starts.
 """
 
-import hashlib
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +30,7 @@ from workbench.evalset.files import (
 )
 from workbench.evalset.gates import GatePolicy, scan_gates
 from workbench.evalset.traffic import pairs_of
-from workbench.records import Document, Query
+from workbench.records import Document, Query, file_hash
 
 OTHER_INPUTS = ("outcomes.parquet", "pairs.jsonl", "stream.parquet")
 
@@ -146,7 +145,7 @@ def _note(contents: Contents, name: str, path: Path, defects: Sequence[Defect]) 
     """Keep the defects of one file in the order of its lines, and the hash of what was read."""
     contents.defects += sorted(defects, key=lambda defect: defect.line)
     if path.is_file():
-        contents.inputs[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        contents.inputs[name] = file_hash(path)
 
 
 def synthetic_of(card: str) -> tuple[bool, str]:

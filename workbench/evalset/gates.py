@@ -4,11 +4,12 @@ import math
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
-from workbench.errors import Defect, unknown_name
+from workbench.codec import from_plain, shown
+from workbench.errors import ConfigError, Defect, unknown_name
 from workbench.evalset.files import read_text
 from workbench.records import GateStatus
 
@@ -144,9 +145,6 @@ class GatePolicy:
         return tuple(status for status, what in found.items() if what != "fail")
 
 
-_KEYS = tuple(f.name for f in fields(GatePolicy))
-
-
 def default_policy(notebook: str) -> GatePolicy:
     """Policy of a notebook that ``gates.toml`` does not mention: the defaults, with its own metric.
 
@@ -184,32 +182,24 @@ def _problems(notebook: str, table: Any) -> dict[str, str]:
 
 
 def _value_problem(notebook: str, key: str, value: Any) -> str:
-    asked = f"[{notebook}] {key} = {_shown(value)}: "
-    if key not in _KEYS:
-        return unknown_name("gate setting", key, _KEYS)
+    try:
+        from_plain(GatePolicy, {key: value}, f"[{notebook}]", noun="gate setting")
+    except ConfigError as error:
+        return str(error)
+    asked = f"[{notebook}] {key} = {shown(value)}: "
     if key == "metric":
-        return "" if isinstance(value, str) and value else asked + "a metric's name is expected"
-    if key.startswith("on_"):
-        return "" if value in get_args(Softness) else asked + f"one of {', '.join(get_args(Softness))} is expected"
+        return "" if value else asked + "a metric's name is expected"
     if key == "must_differ_limit":
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        fits = number and (0 < value < 1 or (0 <= value < _HUGE and value == int(value)))
+        fits = 0 < value < 1 or (0 <= value < _HUGE and value == int(value))
         return "" if fits else asked + "a whole number from 0, or a share above 0 and below 1, is expected"
+    if key not in _RANGES:
+        return ""
     low, high, closed = _RANGES[key]
-    if key == "requests_per_month" and type(value) is not int:
-        return asked + "a whole number of requests is expected"
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _HUGE:
+    if not abs(value) < _HUGE:
         return asked + "a number is expected"
     if low < value < high or (closed and value in (low, high)):
         return ""
     return asked + f"a number {'from' if closed else 'above'} {low:g} {'to' if closed else 'and below'} {high:g}"
-
-
-def _shown(value: Any) -> str:
-    try:
-        return repr(value)[:80]
-    except ValueError:  # Python prints no integer of more than 4,300 digits
-        return "(a huge number)"
 
 
 def _line_of(text: str, section: str, key: str) -> int:

@@ -1,6 +1,5 @@
 """Outcomes: what every model answered to every prompt, how good it was and what it cost, as dense matrices."""
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import polars as pl
 
 from workbench.errors import Defect, EvalsetError
 from workbench.evalset.evalset import dev_clusters, require_dev
-from workbench.records import DEFAULT_TENANT
+from workbench.records import DEFAULT_TENANT, file_hash
 
 FILE = "outcomes.parquet"
 OUTCOMES_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
@@ -147,8 +146,7 @@ def load_outcomes(folder: Path, *, seed: int = 0, dev_share: float = DEV_SHARE) 
         table = pl.read_parquet(path)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise EvalsetError(f"{path} cannot be read as Parquet: {error}") from error
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    return replace(outcomes_of(table, str(path), seed=seed, dev_share=dev_share), sha256=sha256)
+    return replace(outcomes_of(table, str(path), seed=seed, dev_share=dev_share), sha256=file_hash(path))
 
 
 def outcomes_of(
@@ -159,7 +157,7 @@ def outcomes_of(
     Parameters
     ----------
     table : DataFrame
-        Columns of `OUTCOMES_SCHEMA`; those not in `NEEDED` may be absent. One row a prompt, model and configuration.
+        Columns of `OUTCOMES_SCHEMA`; those not in `NEEDED` may be absent. One row per prompt, model and configuration.
     seed : int
         Of the split by cluster, where the table has none: routers learn on dev, so that half of the clusters
         (``dev_share``) are in it.

@@ -11,11 +11,10 @@ answer it needs. Its family then brings in the group that holds it.
 """
 
 import hashlib
-import tomllib
 from bisect import bisect
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import accumulate
 from pathlib import Path
@@ -26,13 +25,22 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from workbench.codec import from_toml
 from workbench.errors import Defect, EvalsetError
 from workbench.evalset.files import Row, queries_of, read_jsonl, refuse
-from workbench.records import DEFAULT_TENANT, Query, content_hash
+from workbench.records import DEFAULT_TENANT, Query, content_hash, file_hash
 
 Node = tuple[str, str]  # customer and text
 DEFAULT_FEATURE = "answer"
 TYPO_LETTERS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class SharedText:
+    """A text that several tenants ask, with the id of the question whose answer it needs, by tenant."""
+
+    text: str
+    answered_as: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +61,8 @@ class Plan:
         Number of users of each tenant.
     hours, weekdays : list of float
         Weights of the 24 hours, and of Monday to Sunday.
-    same_words : list of dict
-        Texts that several tenants ask, each ``text`` with ``answered_as``: the id of a question by tenant.
+    same_words : list of SharedText
+        Texts that several tenants ask.
     """
 
     seed: int
@@ -70,7 +78,7 @@ class Plan:
     closings: Mapping[str, float]
     hours: Sequence[float]
     weekdays: Sequence[float]
-    same_words: Sequence[Mapping[str, Any]] = ()
+    same_words: Sequence[SharedText] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,26 +97,18 @@ def read_plan(path: Path) -> Plan:
     Raises
     ------
     EvalsetError
-        If it is not TOML, or a key is missing, unknown or of another length or form than it must have.
+        If it is not TOML, or keys are missing, unknown or of another length or form than they must have.
     """
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise EvalsetError(f"{path} is not TOML: {error}") from error
-    names = {f.name: f.default is MISSING for f in fields(Plan)}
-    missing, unknown = sorted(n for n in names if names[n] and n not in raw), sorted(raw.keys() - names)
-    if missing or unknown:
-        raise EvalsetError(f"{path}: missing {missing or 'nothing'}, unknown {unknown or 'nothing'}")
-    if (len(raw["hours"]), len(raw["weekdays"])) != (24, 7) or raw["tenants"].keys() != raw["users"].keys():
+    plan = from_toml(Plan, path, "is no plan of traffic", error=EvalsetError)
+    if (len(plan.hours), len(plan.weekdays)) != (24, 7) or plan.tenants.keys() != plan.users.keys():
         raise EvalsetError(f"{path}: 24 hours, 7 weekdays, and the same names under [tenants] and [users] are expected")
-    for row in raw.get("same_words", ()):
-        if row.keys() != {"text", "answered_as"} or not set(row["answered_as"]) <= raw["tenants"].keys():
-            found = row.get("text", sorted(row))
+    for row in plan.same_words:
+        if not row.answered_as.keys() <= plan.tenants.keys():
             raise EvalsetError(
-                f"{path}: [[same_words]] {found!r} needs a text, and under answered_as the id of a question by tenant, "
-                f"of the tenants {sorted(raw['tenants'])}"
+                f"{path}: [[same_words]] {row.text!r} needs under answered_as the id of a question by tenant, "
+                f"of the tenants {sorted(plan.tenants)}"
             )
-    return Plan(**raw)
+    return plan
 
 
 def topics_of(queries: Iterable[Query], pairs: Iterable[Any], plan: Plan) -> list[Topic]:
@@ -163,14 +163,14 @@ def _same_words(queries: Sequence[Query], plan: Plan) -> list[_SameWords]:
     by_id, out = {query.query_id: query for query in queries}, []
     for place, row in enumerate(plan.same_words):
         references = set()
-        for tenant, name in row["answered_as"].items():
+        for tenant, name in row.answered_as.items():
             asked = by_id.get(name)
             if asked is None or asked.tenant_id != tenant:
-                raise EvalsetError(f"traffic.toml: {row['text']!r} names {name!r}, which is no question of {tenant}")
+                raise EvalsetError(f"traffic.toml: {row.text!r} names {name!r}, which is no question of {tenant}")
             references.add(_answer_of(asked))
-            out.append(_SameWords(f"same-words-{place}-{tenant}", asked.text, row["text"], asked.cluster, tenant))
-        if len(references) < 2 or len(references) < len(row["answered_as"]):
-            raise EvalsetError(f"traffic.toml: {row['text']!r} must need another answer of each of several tenants")
+            out.append(_SameWords(f"same-words-{place}-{tenant}", asked.text, row.text, asked.cluster, tenant))
+        if len(references) < 2 or len(references) < len(row.answered_as):
+            raise EvalsetError(f"traffic.toml: {row.text!r} must need another answer of each of several tenants")
     return out
 
 
@@ -265,7 +265,7 @@ class RequestStream:
     Attributes
     ----------
     queries, answer_keys, tenants, clusters : tuple of str
-        One entry a request. Two requests of one tenant and feature may share a cached answer when their answer keys
+        One entry per request. Two requests of one tenant and feature may share a cached answer when their answer keys
         are equal; a cache never serves across tenants or features; clusters are what is resampled.
     answers : ndarray of int
         Code of each answer key.
@@ -369,7 +369,7 @@ def generate_stream(folder: Path) -> RequestStream:
     pairs, _ = load_pairs(folder)
     rows = draw_requests(topics_of(queries, pairs, plan), plan)
     found = [folder / name for name in ("traffic.toml", "queries.jsonl", "pairs.jsonl")]
-    sha256 = content_hash(*(hashlib.sha256(path.read_bytes()).hexdigest() for path in found if path.is_file()))
+    sha256 = content_hash(*(file_hash(path) for path in found if path.is_file()))
     return RequestStream.of(pl.DataFrame(rows, schema=dict(STREAM_SCHEMA)), sha256, synthetic=True)
 
 
@@ -387,7 +387,7 @@ def load_pairs(folder: Path) -> tuple[tuple[Pair, ...], str]:
     pairs, defects = pairs_of(str(path), read_jsonl(path))
     if defects:
         raise EvalsetError(f"{path} cannot be used; correct these lines:", defects)
-    return tuple(pairs), hashlib.sha256(path.read_bytes()).hexdigest()
+    return tuple(pairs), file_hash(path)
 
 
 def stream_of(file: str, rows: Sequence[Row]) -> tuple[pl.DataFrame, list[Defect]]:

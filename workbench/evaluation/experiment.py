@@ -1,31 +1,46 @@
-"""What every notebook shares: its run folder, its rule, what was accepted before, saving, and the gate."""
+"""The base of every notebook class: what a run reads, its folder, its rule, what was accepted before, and its gate.
+
+`Experiment` is any run that ends in a decision and a gate; `PairedExperiment` one whose arms are scored on the same
+items, picked on dev, and judged on test by their paired differences.
+"""
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import Field, asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import polars as pl
 
-from workbench.config import Settings, SystemClock
+from workbench.config import Settings, SystemClock, load_settings
 from workbench.errors import ConfigError
-from workbench.evalset.evalset import HUB, Evalset, require_dev
-from workbench.evalset.gates import ASSUMED_REQUESTS, GatePolicy
+from workbench.evalset.evalset import HUB, load_evalset, require_dev
+from workbench.evalset.gates import ASSUMED_REQUESTS
 from workbench.evaluation.decision import ArmFacts, Outcome, decide, make_claims
-from workbench.evaluation.finalists import beside, chosen_shares, screen
+from workbench.evaluation.finalists import FINALIST, Finalists, beside, chosen_shares, screen
 from workbench.evaluation.gate import Gate, account, check_gate
-from workbench.evaluation.provenance import parameter_inputs, provenance
-from workbench.evaluation.run_record import RunRecord, close_run, open_run
-from workbench.evaluation.sentences import percent
-from workbench.evaluation.summary import Summary
+from workbench.evaluation.in_use import TEST_INPUTS, anchor_path, decision_path, note_test_use, with_kept
+from workbench.evaluation.power import power_table
+from workbench.evaluation.provenance import build_parameters, parameter_inputs, provenance
+from workbench.evaluation.run_record import close_run, open_run
+from workbench.evaluation.summary import (
+    ScoredArms,
+    Section,
+    Summary,
+    assumed_money,
+    captioned_section,
+    changed_cases,
+    frontier_points,
+    section_of,
+    would_change,
+)
+from workbench.inference.prices import project_prices
 from workbench.records import Claim, Decision, Fingerprint, Rule, content_hash, parameters_of
 from workbench.rendering.table import Table
 
 OBJECTIVE = "usd_per_1k_requests"
 KEPT = "as accepted"
-KEPT_ORDER = 1000  # arms that this run cannot ask stand behind those that it can
-TEST_INPUTS = ("qrels/test", "outcomes", "stream")  # what a notebook judges on, the first that it has
 MONEY_SHOWN = ("requests_per_month", "least_saving_usd", "least_saving_share", "point_usd", "max_usd_per_1k")
 RULE_SHOWN = (
     "metric", "margin", "confidence", "floor", "latency_p95_ms", "min_coverage", *MONEY_SHOWN, "on_inconclusive",
@@ -33,92 +48,122 @@ RULE_SHOWN = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Finalists:
-    """What goes to the test split: the rule, the arms with the reason for each, and the dev scores they came from.
+class Parameters(Protocol):
+    """Parameters of a notebook: a frozen dataclass of plain values, with the defaults of the notebook's cell."""
 
-    ``power`` is the chance that the test shows arms which are truly equal to be near each other, None where dev has no
-    spread to tell; ``left_behind`` are arms that dev cannot rule out, but that the test could not carry.
-    """
-
-    rule: Rule
-    roles: Mapping[str, str]
-    dev: pl.DataFrame
-    power: float | None = None
-    left_behind: tuple[str, ...] = ()
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """Arms that are tested."""
-        return tuple(self.roles)
+    def evalset(self) -> str:
+        """Name of the evalset, its folder, or hub:NAME."""
 
     @property
-    def n_dev_clusters(self) -> int:
-        """Question families that they were picked on."""
-        return self.dev["cluster"].n_unique()
+    def seed(self) -> int:
+        """Seed of everything that is drawn."""
+
+
+class PairedParameters(Parameters, Protocol):
+    """Parameters with the arm that the user names as the one in use, "" for the accepted one."""
 
     @property
-    def always(self) -> tuple[str, ...]:
-        """Arms that are tested whatever dev says."""
-        return tuple(name for name, role in self.roles.items() if role != FINALIST)
-
-    def _repr_html_(self) -> str:
-        return self._table().to_html()
-
-    def __repr__(self) -> str:
-        return self._table().to_text()
-
-    def _table(self) -> Table:
-        why = f"Dev: {self.n_dev_clusters} families"
-        if self.power is not None:
-            why += (
-                f"; if all are equal, the test shows one to be near the others with a chance of {percent(self.power)}"
-            )
-        if self.left_behind:
-            why += f"; not ruled out by dev, but more than the test can carry: {', '.join(self.left_behind)}"
-        return Table.of(("arm", "why it is tested"), list(self.roles.items()), why)
+    def reference(self) -> str:
+        """Name of the arm."""
 
 
-FINALIST = "dev does not rule it out"
+P = TypeVar("P", bound=Parameters)
+Q = TypeVar("Q", bound=PairedParameters)
+S = TypeVar("S", bound=ScoredArms)
 
 
-@dataclass(frozen=True, slots=True)
-class Experiment:
-    """One run of one notebook over one evalset.
+class Counted(Protocol):
+    """A step that counts what must be 0."""
+
+    @property
+    def invariants(self) -> Mapping[str, int]:
+        """Counts by name."""
+
+
+class Experiment(Generic[P, S]):
+    """One run of one notebook over one evalset, from what it reads to its gate.
+
+    A notebook of its own is a subclass, together with `workbench.reports.ending.Notebook`, which draws. It says
+
+    - ``notebook``, ``question``, ``title`` and its ``parameters_class``;
+    - in `read`, what it loads beside the evalset;
+    - how arms are scored: with `PairedExperiment` that is ``score``, which returns a `ScoredArms`; all further steps
+      are there;
+    - what else it shows: `warnings`, `assumed`, `invariants`, and any table of its own, handed to `save`.
+
+    ``tests/evaluation/test_own_notebook.py`` is a whole one.
 
     Attributes
     ----------
-    parameters : object
+    parameters : dataclass
         The notebook's frozen parameter value.
     inputs : dict
         Input part of the fingerprint.
     accepted, anchor : Decision or None
         The committed decision, and the one whose arm no later one may lie far below; where there are such.
-    rule_shown : tuple of str
-        Settings of the policy that this notebook goes by.
-    dev_items : frozenset of str
-        Items that finalists may be picked on.
     provenance : dict
         The part of the fingerprint that is only shown, as it was when the run began.
     record : RunRecord or None
         Record of a run without a runner, as in JupyterLab, which this experiment closes itself.
     """
 
-    notebook: str
-    question: str
-    settings: Settings
-    evalset: Evalset
-    policy: GatePolicy
-    parameters: Any
-    inputs: Mapping[str, str]
-    folder: Path
-    profile: str
-    accepted: Decision | None
-    anchor: Decision | None = None
-    rule_shown: tuple[str, ...] = RULE_SHOWN
-    dev_items: frozenset[str] = frozenset()
-    provenance: Mapping[str, str] = field(default_factory=dict)
-    record: RunRecord | None = None
+    notebook: ClassVar[str]
+    question: ClassVar[str]
+    title: ClassVar[str]
+    parameters_class: ClassVar[type[Any]]
+    cost_note: ClassVar[str] = ""
+    items: ClassVar[str] = "questions"  # what is asked, in sentences
+    rule_shown: ClassVar[tuple[str, ...]] = RULE_SHOWN  # settings of the policy that this notebook goes by
+
+    def __init__(self, parameters: P, settings: Settings) -> None:
+        """Load everything that can be refused, then make the run folder; nothing is computed.
+
+        A folder from elsewhere is told by its name and what it holds: its path is another one on the next machine.
+        """
+        self.settings, self.parameters = settings, parameters
+        self.evalset = load_evalset(parameters.evalset, settings=settings, seed=parameters.seed)
+        self.policy = self.evalset.policy(self.notebook)
+        given, folder = self.evalset.path.name, self.evalset.path
+        if parameters.evalset.startswith(HUB):
+            given = parameters.evalset
+        elif folder.parent != settings.evalsets:
+            given = str(folder.resolve())
+            told = content_hash(*(f"{name} {sha256}" for name, sha256 in sorted(self.evalset.inputs.items())))
+            self.parameters = replace(parameters, evalset=f"{folder.name}@{told[:8]}")
+        self.prices = project_prices(settings.root)
+        self.inputs = {**self.read(), **parameter_inputs(self.parameters), "prices": self.prices.sha256}
+        paths = (decision_path(folder, self.notebook), anchor_path(folder, self.notebook))
+        self.accepted, self.anchor = (Decision.load(path) if path.is_file() else None for path in paths)
+        self.provenance = provenance(settings.root)
+        self.profile, runner = os.environ.get("WORKBENCH_PROFILE", "ci"), os.environ.get("WORKBENCH_RUN_DIR")
+        shown = {**_settings_of(self.parameters), "evalset": given}
+        self.record = None
+        if not runner:
+            clock = SystemClock()
+            self.record = open_run(settings, self.notebook, profile=self.profile, parameters=shown, clock=clock)
+        self.folder = self.record.run_dir if self.record else Path(str(runner))
+
+    @classmethod
+    def start(cls, **given: Any) -> Self:
+        """Begin with the parameters of the notebook's cell, as `workbench.start` does."""
+        return cls(build_parameters(cls.parameters_class, given), load_settings())
+
+    def read(self) -> Mapping[str, str]:
+        """Load what the notebook reads beside the evalset, and refuse what cannot be used.
+
+        Returns
+        -------
+        mapping of str to str
+            Inputs of the fingerprint by name, beside parameters and prices.
+        """
+        return self.evalset.inputs
+
+    def clusters(self, split: str) -> Mapping[str, str]:
+        """Cluster of each item of a split: what the items are, and the unit that is resampled."""
+        return self.evalset.split(split).clusters
 
     @property
     def config(self) -> Table:
@@ -134,7 +179,7 @@ class Experiment:
     @property
     def rechecks(self) -> bool:
         """Whether this run has exactly the inputs of the accepted decision, so that it is judged by its rule."""
-        return self.accepted is not None and not self.accepted.fingerprint.changed(Fingerprint(dict(self.inputs)))
+        return self.accepted is not None and not self.accepted.fingerprint.changed(self.fingerprint())
 
     @property
     def accepted_scores(self) -> pl.DataFrame | None:
@@ -165,98 +210,23 @@ class Experiment:
             max_usd_per_1k=p.max_usd_per_1k,
         )
 
-    def finalists(
-        self,
-        dev: pl.DataFrame,
-        facts: Sequence[ArmFacts],
-        *,
-        asked: str,
-        test_clusters: int,
-        systems: Collection[str] = (),
-        seed: int = 0,
-    ) -> Finalists:
-        """Pick on dev alone what is tested.
+    def count_test_use(self, arms: Collection[str]) -> int:
+        """Note that these arms were judged on this test split; returns which use of it this is, from 1.
 
-        Always tested are the accepted arm, the named one, the anchor and the user's own systems; beside them the arms
-        that dev cannot rule out.
-
-        Parameters
-        ----------
-        dev : DataFrame
-            Rows of the deciding metric on dev.
-        asked : str
-            Arm that the user names as the one in use; "" for the accepted one, if there is one.
-        test_clusters : int
-            Question families in test.
-        systems : collection of str
-            Arms that are the user's own.
-
-        Raises
-        ------
-        ConfigError, SplitError
-            If the arm that is named is not one of this run; if a row is of an item that is not of dev.
+        A test split that is asked often enough says yes to something; new questions begin anew. The list of this
+        machine is in the cache; accepting a decision commits it beside the decision.
         """
-        require_dev(dev["item_id"].unique(), self.dev_items, "picking finalists")
-        accepted, names = self.accepted, [f.name for f in facts]
-        if accepted is not None and self.rechecks:
-            roles = dict.fromkeys(accepted.arms, FINALIST) | self._roles(accepted.rule.reference, names, systems)
-            stored = (accepted.rule.anchor, accepted.rule.reference)  # their scores are kept
-            return Finalists(accepted.rule, {n: roles[n] for n in accepted.arms if n in names or n not in stored}, dev)
-        if asked and asked not in names:
-            raise ConfigError(f"reference {asked!r} is not an arm of this run; there are {', '.join(names)}")
-        rule = self.rule(asked or (accepted.arm if accepted else ""))
-        roles = self._roles(rule.reference, names, systems)
-        found = screen(dev, facts, rule, always=roles, test_clusters=test_clusters, seed=seed)
-        return Finalists(
-            rule, {name: roles.get(name, FINALIST) for name in found.names}, dev, found.power, found.left_behind
-        )
+        mine = f"{self._test_split}{content_hash(*sorted(arms))[:8]}"
+        return self._uses(mine).index(mine) + 1
 
-    def _roles(self, reference: str, names: Collection[str], systems: Collection[str]) -> dict[str, str]:
-        """Arms that are tested whatever dev says, with the reason."""
-        roles = dict.fromkeys(systems, "your own system")
-        if self.anchor:
-            roles[self.anchor.arm] = f"the anchor, accepted first on {self.anchor.accepted_on}"
-        if self.accepted:
-            roles[self.accepted.arm] = "the accepted arm"
-        if reference:
-            is_accepted = self.accepted is not None and self.accepted.arm == reference
-            roles[reference] = "the accepted arm, in use" if is_accepted else "in use, named by you"
-        return {name: why for name, why in roles.items() if name in names}
+    def _uses(self, use: str = "") -> list[str]:
+        """Sets of arms that were judged on this test split, with this one."""
+        uses = note_test_use(self.settings, self.evalset.path, self.notebook, use)
+        return [known for known in uses if known.startswith(self._test_split)]
 
-    def decide(
-        self,
-        test: pl.DataFrame,
-        facts: Sequence[ArmFacts],
-        finalists: Finalists,
-        *,
-        seed: int,
-        against: pl.DataFrame | None = None,
-        n_documents: int = 0,
-    ) -> Decision:
-        """Judge the arms on the test split once, and write down the decision; ``against`` as in `make_claims`."""
-        mine = pl.col("metric") == finalists.rule.metric
-        test = test.filter(mine)
-        facts = self._as_timed_before(facts)
-        rule = finalists.rule
-        against = test if against is None else against.filter(mine)
-        asked, (test, facts, note) = facts, self._with_kept(test, facts, rule)
-        against = self._with_kept(against, asked, rule)[0]
-        if not self.rechecks:
-            rule = replace(rule, use=self.count_test_use([f.name for f in facts]))
-        claims = make_claims(test, facts, rule, against=against, seed=seed)
-        claims = tuple(replace(c, note=KEPT) if c.arm not in {f.name for f in asked} else c for c in claims)
-        order = {f.name: f.order for f in facts}
-        outcome = decide(
-            claims, rule, order=order, synthetic=self.evalset.synthetic, n_dev_clusters=finalists.n_dev_clusters
-        )
-        on_dev = [f for f in facts if f.name in set(finalists.dev["arm"])]
-        names = [f.name for f in on_dev]
-        shares = chosen_shares(
-            finalists.dev.filter(pl.col("arm").is_in(names)), test, on_dev, rule, always=finalists.always, seed=seed
-        )
-        notes = [*outcome.notes, *note, *beside(claims, rule, outcome, shares)]
-        decision = self.conclude(claims, rule, replace(outcome, notes=tuple(notes)))
-        return replace(decision, chosen_share=shares, n_documents=n_documents, n_dev_clusters=finalists.n_dev_clusters)
+    @property
+    def _test_split(self) -> str:
+        return content_hash(next((self.inputs[name] for name in TEST_INPUTS if self.inputs.get(name)), ""))[:8]
 
     def conclude(self, claims: tuple[Claim, ...], rule: Rule, outcome: Outcome) -> Decision:
         """Write down what was decided on these claims, and what it rests on."""
@@ -281,83 +251,89 @@ class Experiment:
             evalset=self.evalset.name,
         )
 
-    def _with_kept(
-        self, test: pl.DataFrame, facts: Sequence[ArmFacts], rule: Rule
-    ) -> tuple[pl.DataFrame, list[ArmFacts], list[str]]:
-        """Scores and facts with those of the accepted arm and of the anchor as they were accepted.
+    def warnings(self, test: S, dev: S | None) -> Sequence[str]:
+        """What makes a pass mean less."""
+        return self.evalset.notes
 
-        They join where the rule goes by them and this run cannot ask them again; a sentence for each that was judged
-        on other questions than these.
+    @property
+    def assumed(self) -> dict[str, str]:
+        """A sentence for each figure of money that nobody has set, by the name of its setting."""
+        return assumed_money(self.policy)
+
+    @property
+    def dev_note(self) -> str:
+        """What is told above the scores on dev."""
+        return f"All arms, on the {self.items} they were tuned on."
+
+    def would_change(self, decision: Decision) -> Sequence[str]:
+        """Sentences on what would make the decision another."""
+        return would_change(decision)
+
+    def invariants(self, decision: Decision, test: S) -> Mapping[str, int | None]:
+        """Counts that must be 0, by name, beside those of the steps themselves; None where nothing can be counted."""
+        return {}
+
+    def summarise(self, decision: Decision, test: S, tables: Sequence[Table] = (), dev: S | None = None) -> Summary:
+        """Everything the report shows beside the decision."""
+        metric, sections = decision.rule.metric, map(captioned_section, tables)
+        cases = test.cases(metric)
+        lost = test.regressions(decision, cases)
+        points: Sequence[Any] = ()
+        scored: list[Section] = []
+        if dev is not None:
+            points = frontier_points(dev.of(metric), dev.facts, split=dev.split)
+            told = f"Finalists, on {self.items} nobody tuned on."
+            scored = [section_of(dev.table, self.dev_note), section_of(test.table, told)]
+        return Summary(
+            title=self.title,
+            metric=metric,
+            warnings=tuple(self.warnings(test, dev)),
+            frontier=tuple(points),
+            slices=tuple(test.slice_rows(metric)),
+            changed=changed_cases(self.accepted_scores, test.of(metric), test.names, cases),
+            regressions=lost.cases,
+            regressions_title=lost.title,
+            would_change=tuple(self.would_change(decision)),
+            sections=(*(s for s in sections if s.rows), *scored),
+            cost_note=self.cost_note,
+            assumed=self.assumed,
+        )
+
+    def save(self, decision: Decision, test: S, *tables: Table, dev: S | None = None) -> Summary:
+        """Write everything the report and the gate need into the run folder.
+
+        Parameters
+        ----------
+        test, dev : ScoredArms
+            Scores on test; and those on dev, where arms were picked on it.
+        *tables : Table
+            What else the report shows; the first sentence of a caption is the title there.
         """
-        facts, notes = list(facts), []
-        kept = {d.arm: (d, path) for d, path in self._accepted_before() if d.arm in (rule.reference, rule.anchor)}
-        for arm, (decision, path) in kept.items():
-            if any(f.name == arm for f in facts):
-                continue
-            scores = pl.read_parquet(path.with_suffix(".scores.parquet")).filter(pl.col("arm") == arm)
-            if set(scores["item_id"]) != set(test["item_id"]):
-                notes.append(f"{arm}, accepted before, is no arm of this run and was judged on other questions.")
-                continue
-            clusters = test.select("item_id", "cluster").unique("item_id")
-            rows = scores.join(clusters, on="item_id").select("arm", "item_id", "repeat", "value", "cluster")
-            test = pl.concat([test, rows], how="diagonal_relaxed")
-            claim, place = decision.claim(arm), len(facts) + KEPT_ORDER
-            facts.append(ArmFacts(arm, claim.parameters, claim.cost_usd_per_1k, claim.latency_p95_ms, place))
-        return test, facts, notes
-
-    def _accepted_before(self) -> list[tuple[Decision, Path]]:
-        """Accepted decision and that of the anchor, where there are such, with their files."""
-        folder, name = self.evalset.path, self.notebook
-        both = [(self.accepted, decision_path(folder, name)), (self.anchor, anchor_path(folder, name))]
-        return [(decision, path) for decision, path in both if decision is not None]
-
-    def _as_timed_before(self, facts: Sequence[ArmFacts]) -> list[ArmFacts]:
-        """Facts with the latencies of the accepted decision where this run only checks it again."""
-        if self.accepted is None or not self.rechecks:
-            return list(facts)
-        before = {c.arm: c.latency_p95_ms for c in self.accepted.claims}
-        return [replace(f, latency_p95_ms=before.get(f.name)) for f in facts]
-
-    def count_test_use(self, arms: Collection[str]) -> int:
-        """Note that these arms were judged on this test split; returns which use of it this is, from 1.
-
-        A test split that is asked often enough says yes to something; new questions begin anew. The list of this
-        machine is in the cache;
-        accepting a decision commits it beside the decision.
-        """
-        judged_on = next((self.inputs[name] for name in TEST_INPUTS if self.inputs.get(name)), "")
-        split, mine = content_hash(judged_on)[:8], content_hash(*sorted(arms))[:8]
-        uses = note_test_use(self.settings, self.evalset.path, self.notebook, f"{split}{mine}")
-        return [use for use in uses if use.startswith(split)].index(f"{split}{mine}") + 1
-
-    def save(self, decision: Decision, summary: Summary, scores: pl.DataFrame) -> Path:
-        """Write scores, summary and decision into the run folder; returns the folder."""
-        scores.write_parquet(self.folder / "scores.parquet")
+        summary = self.summarise(decision, test, tables, dev)
+        parts = [part.scores.with_columns(split=pl.lit(part.split)) for part in (dev, test) if part is not None]
+        pl.concat(parts).write_parquet(self.folder / "scores.parquet")
         (self.folder / "summary.json").write_text(summary.to_json(), encoding="utf-8")
         (self.folder / "decision.json").write_text(decision.to_json(), encoding="utf-8")
-        return self.folder
+        return summary
 
-    def gate(
-        self,
-        decision: Decision,
-        test: pl.DataFrame,
-        invariants: Mapping[str, int | None],
-        *,
-        items: Collection[str],
-        rows: pl.DataFrame | None = None,
-    ) -> Gate:
+    def close(self, decision: Decision, test: S, *steps: Counted) -> Gate:
         """Compare with the accepted decision, write ``gate.json`` and close the record; the caller enforces.
 
-        ``items`` are all of test, by the evalset; ``rows`` has each for every arm where ``test`` by its metric has not.
+        ``steps`` are further ones whose invariants are counted, such as the scores on dev.
         """
+        counts: dict[str, int | None] = {}
+        counted: list[Counted] = [test, *steps]
+        for step in counted:
+            for name, n in step.invariants.items():
+                counts[name] = n + (counts.get(name) or 0)
         asked = replace(decision, claims=tuple(c for c in decision.claims if c.note != KEPT))
         gate = check_gate(
             self.accepted,
             decision,
             accepted_scores=self.accepted_scores,
-            scores=test.filter(pl.col("metric") == decision.rule.metric),
-            invariants=invariants,
-            accounts=account(test if rows is None else rows, asked, items, min_coverage=self.policy.min_coverage),
+            scores=test.of(decision.rule.metric),
+            invariants=counts | dict(self.invariants(decision, test)),
+            accounts=account(test.rows, asked, self.clusters("test"), min_coverage=self.policy.min_coverage),
             soft=self.policy.soft,
             run=self.folder.name,
         )
@@ -374,81 +350,114 @@ class Experiment:
         return gate
 
 
-def open_experiment(
-    notebook: str,
-    question: str,
-    *,
-    settings: Settings,
-    evalset: Evalset,
-    parameters: Any,
-    inputs: Mapping[str, str],
-    rule_shown: tuple[str, ...] = RULE_SHOWN,
-    dev_items: Collection[str] = (),
-) -> Experiment:
-    """Begin an experiment in its run folder, with the policy of its evalset and what was accepted before.
+class PairedExperiment(Experiment[Q, S], ABC):
+    """An experiment whose arms are scored on the same items: dev picks who is tested, paired differences decide."""
 
-    A folder from elsewhere is told by its name and what it holds: its path is another one on the next machine.
-    """
-    given = evalset.path.name
-    if parameters.evalset.startswith(HUB):
-        given = parameters.evalset
-    elif evalset.path.parent != settings.evalsets:
-        given = str(evalset.path.resolve())
-        told = content_hash(*(f"{name} {sha256}" for name, sha256 in sorted(evalset.inputs.items())))
-        parameters = replace(parameters, evalset=f"{evalset.name}@{told[:8]}")
-        inputs = {**inputs, **parameter_inputs(parameters)}
-    record = _own_record(settings, notebook, {**_settings_of(parameters), "evalset": given})
-    accepted, anchor = decision_path(evalset.path, notebook), anchor_path(evalset.path, notebook)
-    return Experiment(
-        notebook=notebook,
-        question=question,
-        settings=settings,
-        evalset=evalset,
-        policy=evalset.policy(notebook),
-        parameters=parameters,
-        inputs=inputs,
-        folder=record.run_dir if record else Path(os.environ["WORKBENCH_RUN_DIR"]),
-        profile=_profile(),
-        accepted=Decision.load(accepted) if accepted.is_file() else None,
-        anchor=Decision.load(anchor) if anchor.is_file() else None,
-        rule_shown=rule_shown,
-        dev_items=frozenset(dev_items),
-        provenance=provenance(settings.root),
-        record=record,
-    )
+    spreads: ClassVar[tuple[float, ...]]  # assumed per cluster of a paired difference, before any arm has run
 
+    @abstractmethod
+    def score(self, arms: Sequence[Any], split: str) -> S:
+        """Score every arm on every item of one split."""
 
-def decision_path(evalset: Path, notebook: str) -> Path:
-    """Where the accepted decision of a notebook lies."""
-    return evalset / "decisions" / f"{notebook}.json"
+    @property
+    def own_systems(self) -> Collection[str]:
+        """Names of the arms that are the user's own."""
+        return ()
 
+    def power(self) -> Table:
+        """What the test split can show, before any arm has run: to a check again, else to a further set of arms."""
+        rule = self.accepted.rule if self.accepted and self.rechecks else self.rule()
+        if not self.rechecks:
+            rule = replace(rule, use=len(self._uses()) + 1)
+        return power_table(self.spreads, self.clusters("test"), rule, items=self.items)
 
-def anchor_path(evalset: Path, notebook: str) -> Path:
-    """Where the decision lies whose arm is the anchor; its scores lie beside it."""
-    return evalset / "decisions" / "anchor" / f"{notebook}.json"
+    def finalists(self, dev: S) -> Finalists:
+        """Pick on dev alone what is tested.
 
+        Always tested are the accepted arm, the named one, the anchor and the user's own systems; beside them the arms
+        that dev cannot rule out.
 
-def note_test_use(settings: Settings, evalset: Path, notebook: str, use: str = "") -> list[str]:
-    """Arm sets that were judged on the test split, on this machine and before the last acceptance, with this one."""
-    local = settings.cache / "test_uses" / f"{evalset.name}-{notebook}"
-    known: list[str] = []
-    for path in (decision_path(evalset, notebook).with_suffix(".uses"), local):
-        known += path.read_text(encoding="utf-8").split() if path.is_file() else []
-    uses = list(dict.fromkeys([*known, use] if use else known))
-    local.parent.mkdir(parents=True, exist_ok=True)
-    local.write_text("\n".join(uses) + "\n", encoding="utf-8")
-    return uses
+        Raises
+        ------
+        ConfigError, SplitError
+            If the arm that is named is not one of this run; if a row is of an item that is not of dev.
+        """
+        accepted, names, asked = self.accepted, dev.names, self.parameters.reference
+        scores = dev.of(self.policy.metric)
+        require_dev(scores["item_id"].unique(), self.clusters("dev"), "picking finalists")
+        if accepted is not None and self.rechecks:
+            roles = dict.fromkeys(accepted.arms, FINALIST) | self._roles(accepted.rule.reference, names)
+            stored = (accepted.rule.anchor, accepted.rule.reference)  # their scores are kept
+            kept = {n: roles[n] for n in accepted.arms if n in names or n not in stored}
+            return Finalists(accepted.rule, kept, scores)
+        if asked and asked not in names:
+            raise ConfigError(f"reference {asked!r} is not an arm of this run; there are {', '.join(names)}")
+        rule = self.rule(asked or (accepted.arm if accepted else ""))
+        roles, n = self._roles(rule.reference, names), len(set(self.clusters("test").values()))
+        found = screen(scores, dev.facts, rule, always=roles, test_clusters=n, seed=self.parameters.seed)
+        tested = {name: roles.get(name, FINALIST) for name in found.names}
+        return Finalists(rule, tested, scores, found.power, found.left_behind)
 
+    def _roles(self, reference: str, names: Collection[str]) -> dict[str, str]:
+        """Arms that are tested whatever dev says, with the reason."""
+        roles = dict.fromkeys(self.own_systems, "your own system")
+        if self.anchor:
+            roles[self.anchor.arm] = f"the anchor, accepted first on {self.anchor.accepted_on}"
+        if self.accepted:
+            roles[self.accepted.arm] = "the accepted arm"
+        if reference:
+            is_accepted = self.accepted is not None and self.accepted.arm == reference
+            roles[reference] = "the accepted arm, in use" if is_accepted else "in use, named by you"
+        return {name: why for name, why in roles.items() if name in names}
 
-def _own_record(settings: Settings, notebook: str, parameters: dict[str, Any]) -> RunRecord | None:
-    """Record and folder of a run that nobody else keeps a record of; None where a runner does."""
-    if os.environ.get("WORKBENCH_RUN_DIR"):
-        return None
-    return open_run(settings, notebook, profile=_profile(), parameters=parameters, clock=SystemClock())
+    def test(self, dev: S, finalists: Finalists) -> S:
+        """Score the finalists on test, as they were made on dev.
 
+        Raises
+        ------
+        ConfigError
+            If an arm that is to be tested is not one of this run.
+        """
+        by_name = dict(zip(dev.names, dev.arms, strict=True))
+        if gone := [n for n in finalists.names if n not in by_name]:
+            raise ConfigError(f"the accepted arms {', '.join(gone)} are not among this run's arms")
+        scored = self.score([by_name[n] for n in finalists.names], "test")
+        order = {f.name: f.order for f in dev.facts}
+        return replace(scored, facts=tuple(replace(f, order=order[f.name]) for f in scored.facts))
 
-def _profile() -> str:
-    return os.environ.get("WORKBENCH_PROFILE", "ci")
+    def decide(self, test: S, finalists: Finalists) -> Decision:
+        """Judge once on test, by the rule that was fixed on dev, and write down the decision."""
+        rule, seed = finalists.rule, self.parameters.seed
+        facts = self._as_timed_before(test.facts)
+        places = ((self.accepted, decision_path), (self.anchor, anchor_path))
+        before = {d.arm: (d, place(self.evalset.path, self.notebook)) for d, place in places if d is not None}
+        named = (rule.reference, rule.anchor)
+        gone = {arm: found for arm, found in before.items() if arm in named and arm not in test.names}
+        scores, kept, note = with_kept(test.of(rule.metric), gone)
+        against = with_kept(test.against(rule.metric), gone)[0]
+        facts = [*facts, *kept]
+        if not self.rechecks:
+            rule = replace(rule, use=self.count_test_use([f.name for f in facts]))
+        claims = make_claims(scores, facts, rule, against=against, seed=seed)
+        claims = tuple(replace(c, note=KEPT) if c.arm not in test.names else c for c in claims)
+        order = {f.name: f.order for f in facts}
+        outcome = decide(
+            claims, rule, order=order, synthetic=self.evalset.synthetic, n_dev_clusters=finalists.n_dev_clusters
+        )
+        on_dev = [f for f in facts if f.name in set(finalists.dev["arm"])]
+        dev = finalists.dev.filter(pl.col("arm").is_in([f.name for f in on_dev]))
+        shares = chosen_shares(dev, scores, on_dev, rule, always=finalists.always, seed=seed)
+        notes = [*outcome.notes, *note, *beside(claims, rule, outcome, shares)]
+        decision = self.conclude(claims, rule, replace(outcome, notes=tuple(notes)))
+        n_documents, n_families = len(self.evalset.documents), finalists.n_dev_clusters
+        return replace(decision, chosen_share=shares, n_documents=n_documents, n_dev_clusters=n_families)
+
+    def _as_timed_before(self, facts: Sequence[ArmFacts]) -> list[ArmFacts]:
+        """Facts with the latencies of the accepted decision where this run only checks it again."""
+        if self.accepted is None or not self.rechecks:
+            return list(facts)
+        before = {c.arm: c.latency_p95_ms for c in self.accepted.claims}
+        return [replace(f, latency_p95_ms=before.get(f.name)) for f in facts]
 
 
 def _settings_of(parameters: Any) -> dict[str, Any]:

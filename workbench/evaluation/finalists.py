@@ -22,12 +22,14 @@ from workbench.evaluation.decision import (
 from workbench.evaluation.power import TARGET, all_of, chance_of_holding, clusters_needed, each_of
 from workbench.evaluation.sentences import percent, signed
 from workbench.records import Claim, Rule
+from workbench.rendering.table import Shown, Table
 
 # However little the test can carry, so many of dev's arms are tested; and never more than so many.
 FEWEST, MOST = 3, 8
 RESAMPLES = 200
 # Under this share of resamples the choice is one of several that the questions would have supported.
 STEADY = 0.8
+FINALIST = "dev does not rule it out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,48 @@ class Screen:
     names: tuple[str, ...]
     power: float | None
     left_behind: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Finalists(Shown):
+    """What goes to the test split: the rule, the arms with the reason for each, and the dev scores they came from.
+
+    ``power`` is the chance that the test shows arms which are truly equal to be near each other, None where dev has no
+    spread to tell; ``left_behind`` are arms that dev cannot rule out, but that the test could not carry.
+    """
+
+    rule: Rule
+    roles: Mapping[str, str]
+    dev: pl.DataFrame
+    power: float | None = None
+    left_behind: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Arms that are tested."""
+        return tuple(self.roles)
+
+    @property
+    def n_dev_clusters(self) -> int:
+        """Question families that they were picked on."""
+        return self.dev["cluster"].n_unique()
+
+    @property
+    def always(self) -> tuple[str, ...]:
+        """Arms that are tested whatever dev says."""
+        return tuple(name for name, role in self.roles.items() if role != FINALIST)
+
+    @property
+    def table(self) -> Table:
+        """Arms with the reason for each."""
+        why = f"Dev: {self.n_dev_clusters} families"
+        if self.power is not None:
+            why += (
+                f"; if all are equal, the test shows one to be near the others with a chance of {percent(self.power)}"
+            )
+        if self.left_behind:
+            why += f"; not ruled out by dev, but more than the test can carry: {', '.join(self.left_behind)}"
+        return Table.of(("arm", "why it is tested"), list(self.roles.items()), why)
 
 
 def screen(

@@ -1,15 +1,15 @@
 """Does an accepted decision still hold? Two kinds of claim, never mixed: sameness and generalisation."""
 
-import json
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
 import polars as pl
 
+from workbench.codec import from_json, to_json
 from workbench.errors import GateFailed
 from workbench.evaluation.decision import good_enough
 from workbench.evaluation.sentences import signed
@@ -48,14 +48,18 @@ class Gate:
 
     def to_json(self) -> str:
         """Pretty JSON."""
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+        return to_json(self)
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read ``gate.json``."""
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        claims = tuple(GateClaim(**c | {"changed": tuple(c.get("changed", ()))}) for c in raw.pop("claims"))
-        return cls(**raw, claims=claims)
+        """Read ``gate.json``.
+
+        Raises
+        ------
+        ConfigError
+            If it is no gate: it names everything that is wrong.
+        """
+        return from_json(cls, path.read_bytes(), f"{path} is not a gate this version reads")
 
     @property
     def failed(self) -> bool:

@@ -1,12 +1,16 @@
 """How many questions a claim needs: said before the arms run, and again with every "cannot tell"."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 from scipy import optimize, stats
 
-from workbench.evaluation.compare import MIN_CLUSTERS, MIN_DIFFERING, sharper
+from workbench.evaluation.compare import MIN_CLUSTERS, MIN_DIFFERING, sharper, spent
+from workbench.evaluation.sentences import percent
+from workbench.records import Rule
+from workbench.rendering.table import Column, Table
 
 TARGET = 0.8
 
@@ -137,3 +141,37 @@ def plan(sd: float, margin: float, n_clusters: int, *, confidence: float = 0.95)
         clusters_needed=clusters_needed(sd, margin, confidence=confidence),
         detectable=high,
     )
+
+
+def power_table(spreads: Sequence[float], clusters: Mapping[str, str], rule: Rule, *, items: str) -> Table:
+    """What a test split can show at the rule's margin, at the confidence that its use of the split leaves.
+
+    Parameters
+    ----------
+    spreads : sequence of float
+        Assumed standard deviations per cluster of the paired difference.
+    clusters : mapping of str to str
+        Cluster of each test item.
+    items : str
+        What the items are called, such as questions.
+
+    Examples
+    --------
+    >>> rule = Rule("ndcg@10", "usd_per_1k_requests", "", 0.02, 0.95, use=2)
+    >>> power_table([0.133], {f"q{i}": f"family {i}" for i in range(300)}, rule, items="questions").caption
+    'Power of 300 test questions in 300 families, margin 0.02, at 99.00 % confidence: use 2 of this test split'
+    """
+    families, confidence = len(set(clusters.values())), spent(rule.confidence, rule.use)
+    plans = [plan(sd, rule.margin, families, confidence=confidence) for sd in spreads]
+    columns = (
+        Column("spread per family (sd)", "number", digits=2),
+        Column("chance that an equal arm is shown to be one", "share"),
+        Column("families needed for 80 %", "count"),
+        Column("margin that can be shown", "number", digits=3),
+    )
+    rows = tuple((p.sd, p.power, p.clusters_needed, p.detectable) for p in plans)
+    caption = (
+        f"Power of {len(clusters)} test {items} in {families} families, margin {rule.margin:g}, at "
+        f"{percent(confidence, 2)} confidence: use {rule.use} of this test split"
+    )
+    return Table(columns, rows, caption)

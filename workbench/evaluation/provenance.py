@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from workbench.errors import ConfigError, unknown_name
+from workbench.codec import from_plain
 from workbench.inference.embedding import Embedder
 from workbench.records import content_hash
 from workbench.telemetry.context import attributed
@@ -30,17 +30,9 @@ def build_parameters(kind: type[Parameters], given: Mapping[str, Any]) -> Parame
     Raises
     ------
     ConfigError
-        If a name is not a field of ``kind`` (the nearest is named) or a value has another type than its default.
+        If names are no fields of ``kind`` (the nearest are named) or values have another type.
     """
-    defaults = {f.name: f.default for f in fields(kind)}
-    for name, value in given.items():
-        if name not in defaults:
-            raise ConfigError(unknown_name("parameter", name, sorted(defaults)))
-        wanted = list if isinstance(defaults[name], tuple) else type(defaults[name])
-        fits = isinstance(value, wanted) or (wanted is float and isinstance(value, int))
-        if not fits or (isinstance(value, bool) and wanted is not bool):
-            raise ConfigError(f"parameter {name} must be {wanted.__name__}, found {value!r}")
-    return kind(**{n: tuple(v) if isinstance(v, list) else v for n, v in given.items()})
+    return from_plain(kind, dict(given), "these parameters cannot be used", noun="parameter")
 
 
 def parameter_inputs(parameters: Any) -> dict[str, str]:
@@ -57,6 +49,11 @@ def encoder_probe(embedder: Embedder) -> str:
     with attributed(purpose="eval"):
         vectors = embedder.embed(PROBE)
     return content_hash(np.round(vectors, 3).astype(np.float32).tobytes())[:16]
+
+
+def encoder_inputs(embedder: Embedder) -> dict[str, str]:
+    """Inputs of the fingerprint that an encoder makes: its name with its weights, and its probe."""
+    return {"weights": embedder.encoder_id, "encoder probe": encoder_probe(embedder)}
 
 
 def provenance(root: Path) -> dict[str, str]:

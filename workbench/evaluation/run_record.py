@@ -4,13 +4,14 @@ import json
 import os
 import platform
 import shutil
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from workbench.codec import from_plain, to_plain, write_whole
 from workbench.config import Clock, Settings
-from workbench.errors import RunError
+from workbench.errors import ConfigError, RunError
 from workbench.records import content_hash
 from workbench.telemetry.redaction import redact_all
 
@@ -73,21 +74,20 @@ class RunRecord:
 
     def save(self) -> None:
         """Write ``run.json`` in one step: a reader sees the old record or the new one, never half of one."""
-        raw = asdict(self)
+        raw = to_plain(self)
         del raw["run_dir"]
-        temporary = self.run_dir / f".run.json.{os.getpid()}"
-        temporary.write_text(json.dumps(raw, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        temporary.replace(self.run_dir / "run.json")
+        write_whole(self.run_dir / "run.json", json.dumps(raw, indent=1, ensure_ascii=False) + "\n")
 
     @classmethod
     def load(cls, run_dir: Path) -> Self:
         """Read a record as it stands on disk; one that cannot be read comes back as ``corrupt``."""
         try:
             raw = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
-            raw["cells"] = tuple(CellState(**cell) for cell in raw["cells"])
-            known = {f.name for f in fields(cls)}
-            return cls(run_dir=run_dir, **{name: value for name, value in raw.items() if name in known})
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            known = {f.name: raw[f.name] for f in fields(cls) if f.name in raw}  # another version may have more
+            return from_plain(cls, known | {"run_dir": run_dir}, "run.json cannot be read")
+        except ConfigError as error:
+            return cls(run_dir, "corrupt", error=str(error))
+        except (OSError, ValueError, TypeError) as error:
             return cls(run_dir, "corrupt", error=f"run.json cannot be read: {error!r}")
 
 

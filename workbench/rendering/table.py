@@ -138,6 +138,32 @@ class Table:
         return self.to_text()
 
 
+class Shown:
+    """Shows a value as its ``table``, in Jupyter and as text; its dataclass has ``repr=False``.
+
+    >>> @dataclass(repr=False)
+    ... class Found(Shown):
+    ...     table: Table
+    >>> Found(Table.of(("arm",), [("text",)]))
+    arm
+    text
+    """
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:  # a field or a property of the class that is shown
+
+        @property
+        def table(self) -> Table:
+            """What is shown."""
+
+    def _repr_html_(self) -> str:
+        return self.table.to_html()
+
+    def __repr__(self) -> str:
+        return self.table.to_text()
+
+
 def _kind(name: str, values: Sequence[Value]) -> Kind:
     known = [v for v in values if v is not None]
     if known and all(isinstance(v, Interval) for v in known):

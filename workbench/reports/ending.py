@@ -1,4 +1,4 @@
-"""What stands at the end of a run: the gate's word, the report, and the command that accepts the decision."""
+"""An experiment as a notebook shows it: its figures, and its end with the report and the command that accepts it."""
 
 import os
 import sys
@@ -6,11 +6,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
-from workbench.evaluation.experiment import Experiment
+from workbench.evaluation.experiment import Counted, Experiment, P, S
+from workbench.evaluation.finalists import Finalists
 from workbench.evaluation.gate import Gate
 from workbench.evaluation.run_record import RunRecord
+from workbench.evaluation.summary import frontier_points
 from workbench.records import Decision
+from workbench.rendering.table import Table
 from workbench.rendering.text import escape, visible
+from workbench.reports.charts import forest, slices
+from workbench.reports.figure import Figure
+from workbench.reports.frontier import frontier
 from workbench.telemetry.redaction import redact
 
 
@@ -47,19 +53,46 @@ class NextSteps:
         return f"<p>report: {said}{accept}</p>"
 
 
-def end_run(experiment: Experiment, decision: Decision, gate: Gate) -> None:
-    """Tell what the gate says and, where no runner does it, draw the report and tell the next steps; then enforce.
+class Notebook(Experiment[P, S]):
+    """An experiment with its figures, which stand above the statistics that they draw, and with its last cell."""
 
-    Raises
-    ------
-    GateFailed
-        As `Gate.enforce`, after everything is on disk and told.
-    """
-    print(f"gate: {gate.status} - {gate.sentence}")  # noqa: T201  the last cell of the notebook
-    if experiment.record:
-        record = draw_report(RunRecord.load(experiment.folder))
-        _show(NextSteps.of(record, decision, gate))
-    gate.enforce()
+    def forest(self, decision: Decision) -> Figure:
+        """Paired differences from the best other arm for the money, with the margin; of rates their bounds."""
+        return forest(decision.claims, decision.rule)
+
+    def frontier(self, finalists: Finalists, dev: S) -> Figure:
+        """Every arm by cost and quality on dev, with the frontier; tied arms are drawn as tied."""
+        rule, assumed = finalists.rule, self.policy.requests_per_month is None
+        points = frontier_points(dev.of(rule.metric), dev.facts, split=dev.split)
+        return frontier(points, rule.metric, requests_per_month=rule.requests_per_month, assumed=assumed)
+
+    def slices(self, decision: Decision, test: S) -> Figure:
+        """Arms that were tested, by slice."""
+        return slices(test.slice_rows(decision.rule.metric), decision.rule.metric)
+
+    def regressions(self, decision: Decision, test: S) -> Table | None:
+        """Items on which the decided arm loses most against what is in use, or the best other; None without one."""
+        return test.regressions(decision, test.cases(decision.rule.metric)).table(test.words)
+
+    def gate(self, decision: Decision, test: S, *steps: Counted) -> None:
+        """Say whether the accepted decision still holds; where no runner does it, draw the report and tell what to do.
+
+        Parameters
+        ----------
+        *steps
+            Further steps that count what must be 0, such as the scores on dev.
+
+        Raises
+        ------
+        GateFailed
+            As `Gate.enforce`, after everything is on disk and told.
+        """
+        gate = self.close(decision, test, *steps)
+        print(f"gate: {gate.status} - {gate.sentence}")  # noqa: T201  the last cell of the notebook
+        if self.record:
+            record = draw_report(RunRecord.load(self.folder))
+            _show(NextSteps.of(record, decision, gate))
+        gate.enforce()
 
 
 def draw_report(record: RunRecord) -> RunRecord:

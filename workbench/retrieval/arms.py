@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from workbench.codec import from_kinds, shown
 from workbench.errors import ConfigError, unknown_name
 from workbench.inference.embedding import MINILM_MAX_TOKENS
 from workbench.retrieval.chunking import ByStructure, Chunker, FixedTokens, WholeDocument
@@ -80,23 +81,13 @@ def build_arm(parameters: Mapping[str, Any]) -> Arm:
     ConfigError
         If a part is not one of ours.
     """
-    try:
-        arm = _build(parameters)
-    except (KeyError, TypeError) as error:
-        raise ConfigError(f"the arm {parameters.get('name')!r} cannot be built again: {error!r}") from error
+    arm = from_kinds(_PARTS, parameters, f"the arm {shown(parameters.get('name'))} cannot be built again")
     if not isinstance(arm, Arm):
-        raise ConfigError(f"these are no parameters of a retrieval arm: {dict(parameters)!r:.200}")
+        raise ConfigError(f"these are no parameters of a retrieval arm: {shown(dict(parameters))}")
     return arm
 
 
-_PARTS = {
-    part.__name__: part
-    for part in (Arm, FullText, Vector, Hybrid, LearnedRanker, CrossEncoderRanker, RRF, Weighted, Exact, IvfPq, HnswSq,
-                 FullTextIndex, WholeDocument, FixedTokens, ByStructure, OneOf)
-}  # fmt: skip
-
-
-def _build(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return _PARTS[value["kind"]](**{k: _build(v) for k, v in value.items() if k != "kind"})
-    return tuple(map(_build, value)) if isinstance(value, list) else value
+_PARTS: Sequence[type] = (
+    Arm, FullText, Vector, Hybrid, LearnedRanker, CrossEncoderRanker, RRF, Weighted, Exact, IvfPq, HnswSq,
+    FullTextIndex, WholeDocument, FixedTokens, ByStructure, OneOf,
+)  # fmt: skip

@@ -14,8 +14,9 @@ from workbench.evalset.evalset import Qrels, Split
 from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.evaluation.decision import ArmFacts
 from workbench.evaluation.gate import rebuild_spread
+from workbench.evaluation.summary import ItemCase, ScoredArms, item_cases
 from workbench.inference.prices import project_prices
-from workbench.records import Document, Hit, Query, Rule, parameters_of
+from workbench.records import Document, Hit, Query, parameters_of
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Column, Table, Value
 from workbench.retrieval.fitting import FittedArm
@@ -26,6 +27,7 @@ from workbench.retrieval.systems import SystemArm
 from workbench.retrieval.tables import SHOWN_METRICS, score_table
 
 SLICES = ("tenant_id", "feature", "style")
+SHOWN_HITS = 5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,49 +105,69 @@ Candidate = Arm | FittedArm | SystemArm
 
 
 def candidate_name(candidate: Candidate) -> str:
-    """Name of an arm, whoever made it."""
+    """Name of an arm: ours, a fitted one, or a system of the user's."""
     return candidate.arm.name if isinstance(candidate, FittedArm) else candidate.name
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Scored:
-    """Arms that were asked all questions of one split: their answers, scores and facts.
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Scored(ScoredArms):
+    """Arms that were asked all questions of one split, with their answers.
 
-    ``notes`` name the arms that returned the same for every question.
+    ``foreign`` counts hits that belong to another tenant than the question's; ``notes`` name the arms that returned the
+    same for every question.
     """
 
-    split: Split
     arms: tuple[Candidate, ...]
+    part: Split
     answers: Mapping[str, Answers]
-    scores: pl.DataFrame
-    facts: tuple[ArmFacts, ...]
+    foreign: int = 0
     notes: tuple[str, ...] = ()
 
-    def of(self, metric: str) -> pl.DataFrame:
-        """Rows of one metric."""
-        return self.scores.filter(pl.col("metric") == metric)
-
-    def _repr_html_(self) -> str:
-        return self.table().to_html()
-
-    def __repr__(self) -> str:
-        return self.table().to_text()
-
+    @property
     def table(self) -> Table:
         """Means of every arm; bounds instead where its top 10 is not judged well enough."""
-        table = score_table(self.scores, self.facts, self.split.name, self.bounds())
+        table = score_table(self.scores, self.facts, self.split, self.bounds())
         return replace(table, caption=". ".join([table.caption, *self.notes]))
+
+    @property
+    def invariants(self) -> Mapping[str, int]:
+        """Hits of another tenant."""
+        return {"hits of another tenant": self.foreign}
 
     def bounds(self) -> dict[str, tuple[float, float]]:
         """Bounds of nDCG@10 of each arm under 0.9 judged@10, where the judgements were pooled."""
         out = {}
-        for arm, answers in self.answers.items() if self.split.pooled else ():
-            judged = with_grades(answers.run, self.split.qrels)
+        for arm, answers in self.answers.items() if self.part.pooled else ():
+            judged = with_grades(answers.run, self.part.qrels)
             found = judged.found[:, :10].sum()
             if found and judged.judged[:, :10].sum() / found < WELL_JUDGED:
                 low, high = ndcg_bounds(judged, 10)
                 out[arm] = (float(low.mean()), float(high.mean()))
         return out
+
+    def against(self, metric: str) -> pl.DataFrame:
+        """Scores as they count against other arms: one that is not judged well enough counts as good as it may be."""
+        scores = self.of(metric)
+        for arm in self.bounds() if metric == "ndcg@10" else ():
+            judged = with_grades(self.answers[arm].run, self.part.qrels)
+            best = pl.DataFrame({"item_id": judged.query_ids, "best": ndcg_bounds(judged, 10)[1]})
+            joined = scores.join(best, on="item_id", how="left", maintain_order="left")
+            value = pl.when(pl.col("arm") == arm).then("best").otherwise("value")
+            scores = joined.with_columns(value=value).drop("best")
+        return scores
+
+    def cases(self, metric: str) -> Mapping[str, ItemCase]:
+        """Every question with the documents that were expected, and the first that each arm returned."""
+        returned: dict[str, dict[str, list[str]]] = {}
+        for arm, answers in self.answers.items():
+            top = answers.run.filter(pl.col("rank") <= SHOWN_HITS).sort("query_id", "rank")
+            grouped = top.group_by("query_id", maintain_order=True).agg("doc_id")
+            returned[arm] = dict(grouped.iter_rows())
+        expected = {
+            q: [d for d, g in sorted(grades.items(), key=lambda x: (-x[1], x[0])) if g > 0][:SHOWN_HITS]
+            for q, grades in self.part.qrels.items()
+        }
+        return item_cases(self.of(metric), self.part.queries, expected=expected, returned=returned)
 
 
 def ask_all(candidates: Sequence[Candidate], part: Split, searcher: Searcher, *, depth: int) -> Scored:
@@ -157,7 +179,8 @@ def ask_all(candidates: Sequence[Candidate], part: Split, searcher: Searcher, *,
         for f in facts
     ]
     notes = tuple(_agreeing(candidates, answers, part.name, searcher))
-    return Scored(part, tuple(candidates), answers, pl.concat(frames), facts, notes)
+    foreign = foreign_hits(answers, part.queries, searcher.documents)
+    return Scored(part.name, tuple(candidates), pl.concat(frames), facts, part, answers, foreign, notes)
 
 
 def our_arm(candidate: Candidate) -> Arm | None:
@@ -247,18 +270,6 @@ def _rebuilt(arm: Arm, part: Split, searcher: Searcher, depth: int) -> pl.DataFr
     return ask(arm.name, _opened(arm, part, searcher, depth, lambda _: arm.strategy), part.queries).run
 
 
-def optimistic(test: Scored, rule: Rule) -> pl.DataFrame:
-    """Scores that count against other arms: one that is not judged well enough counts as good as it may be."""
-    scores = test.scores
-    for arm in test.bounds() if rule.metric == "ndcg@10" else ():
-        judged = with_grades(test.answers[arm].run, test.split.qrels)
-        best = pl.DataFrame({"item_id": judged.query_ids, "best": ndcg_bounds(judged, 10)[1]})
-        mine = (pl.col("arm") == arm) & (pl.col("metric") == rule.metric)
-        joined = scores.join(best, on="item_id", how="left", maintain_order="left")
-        scores = joined.with_columns(value=pl.when(mine).then("best").otherwise("value")).drop("best")
-    return scores
-
-
 def check_names(candidates: Sequence[Candidate]) -> None:
     """Refuse candidates of one name: their answers could not be told apart.
 
@@ -272,14 +283,14 @@ def check_names(candidates: Sequence[Candidate]) -> None:
         raise ConfigError(f"two arms are called {twice[0]!r}; give your system a name of its own")
 
 
-def foreign_hits(scored: Scored, documents: Iterable[Document]) -> int:
+def foreign_hits(answers: Mapping[str, Answers], queries: Sequence[Query], documents: Iterable[Document]) -> int:
     """Count hits that belong to another tenant than the question's."""
     owner = {d.doc_id: d.tenant_id for d in documents}
-    asked = {q.query_id: q.tenant_id for q in scored.split.queries}
+    asked = {q.query_id: q.tenant_id for q in queries}
     return sum(
         owner.get(doc_id, asked[query_id]) != asked[query_id]
-        for answers in scored.answers.values()
-        for query_id, doc_id in answers.run.select("query_id", "doc_id").iter_rows()
+        for found in answers.values()
+        for query_id, doc_id in found.run.select("query_id", "doc_id").iter_rows()
     )
 
 

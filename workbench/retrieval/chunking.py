@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from workbench.errors import ConfigError
 from workbench.records import Document
@@ -29,6 +29,7 @@ class Tokenizer(Protocol):
         """Return ``(start, end)`` in characters of each token, in order."""
 
 
+@runtime_checkable
 class Chunker(Protocol):
     """A way to cut a document; its ``repr`` identifies it in the index."""
 

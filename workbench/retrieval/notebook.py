@@ -1,72 +1,47 @@
 """The retrieval experiment, which asks for the cheapest strategy that is good enough on a corpus."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Self
+from dataclasses import dataclass, replace
 
 import polars as pl
 
-from workbench.config import Settings, load_settings
+from workbench.config import Settings
 from workbench.errors import ConfigError
-from workbench.evalset.evalset import Split, load_evalset
-from workbench.evaluation.experiment import Experiment, Finalists, open_experiment
+from workbench.evaluation.experiment import PairedExperiment
+from workbench.evaluation.finalists import Finalists
 from workbench.evaluation.gate import MIN_REBUILDS
-from workbench.evaluation.power import plan
-from workbench.evaluation.provenance import build_parameters, encoder_probe, parameter_inputs
-from workbench.evaluation.summary import (
-    ItemCase,
-    Summary,
-    assumed_money,
-    changed_cases,
-    compared,
-    frontier_points,
-    is_default,
-    item_cases,
-    losses,
-    losses_title,
-    section_of,
-    slice_rows,
-    would_change,
-)
+from workbench.evaluation.provenance import encoder_inputs
+from workbench.evaluation.summary import Summary, is_default
 from workbench.inference.embedding import Embedder, MiniLM, check_embedder, load_embedder
-from workbench.inference.prices import project_prices
 from workbench.records import Decision, content_hash
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Table
-from workbench.reports.charts import forest, slices
-from workbench.reports.ending import end_run
+from workbench.reports.ending import Notebook
 from workbench.reports.figure import Figure
-from workbench.reports.frontier import frontier
 from workbench.retrieval.arms import FITTED, make_arms
 from workbench.retrieval.ask import (
     WELL_JUDGED,
-    Answers,
     Candidate,
     Scored,
     arms_table,
     ask_all,
-    candidate_name,
     check_names,
     drop_twins,
-    foreign_hits,
-    optimistic,
     spread_over_rebuilds,
 )
 from workbench.retrieval.chunking import Tokenizer
 from workbench.retrieval.fitting import LEAST_TO_FIT, fit_arms
 from workbench.retrieval.scale import scale_figure
 from workbench.retrieval.searcher import Searcher
-from workbench.retrieval.systems import SystemArm, load_systems, system_inputs
-from workbench.retrieval.tables import contents_table, power_table
-
-SHOWN_HITS = 5
+from workbench.retrieval.systems import load_systems, system_inputs
+from workbench.retrieval.tables import contents_table
 
 
-def to_judge(answers: Mapping[str, Answers], split: Split, k: int = 10) -> pl.DataFrame:
+def to_judge(scored: Scored, k: int = 10) -> pl.DataFrame:
     """Documents in the top ``k`` of any arm that nobody has judged, with the arms that returned them."""
-    runs = [a.run.filter(pl.col("rank") <= k).with_columns(arm=pl.lit(a.arm)) for a in answers.values()]
+    runs = [a.run.filter(pl.col("rank") <= k).with_columns(arm=pl.lit(a.arm)) for a in scored.answers.values()]
     judged = pl.DataFrame(
-        [(q, d) for q, grades in split.qrels.items() for d in grades],
+        [(q, d) for q, grades in scored.part.qrels.items() for d in grades],
         schema={"query_id": pl.String, "doc_id": pl.String},
         orient="row",
     )
@@ -74,88 +49,9 @@ def to_judge(answers: Mapping[str, Answers], split: Split, k: int = 10) -> pl.Da
     return open_pairs.group_by("query_id", "doc_id").agg(pl.col("arm").sort()).sort("query_id", "doc_id")
 
 
-def summarise(
-    experiment: Experiment, decision: Decision, dev: Scored, test: Scored, *, left_out: Sequence[str]
-) -> Summary:
-    """Everything the report shows beside the decision; ``left_out`` says which arms were, and why.
-
-    Of arms that nobody asked for by name it is told beside the scores, and is no warning.
-    """
-    metric, p = decision.rule.metric, experiment.parameters
-    on_dev = dev.scores.filter(pl.col("metric") == metric)
-    on_test = test.scores.filter(pl.col("metric") == metric)
-    names = [f.name for f in test.facts]
-    cases, pair = _cases(test, on_test), compared(decision, names)
-    lost = losses(cases, pair)
-    asked = not (is_default(p, "strategies") and is_default(p, "chunkers"))
-    absent = " ".join(f"{why}." for why in left_out)
-    return Summary(
-        title="Retrieval: the cheapest strategy that is good enough",
-        metric=metric,
-        warnings=(
-            *_warnings(experiment, test, metric),
-            *(f"{why}." for why in left_out if asked),
-            *(f"{why}." for why in (*dev.notes, *test.notes)),
-        ),
-        frontier=tuple(frontier_points(on_dev, dev.facts, split="dev")),
-        slices=tuple(slice_rows(on_test, names)),
-        changed=changed_cases(experiment.accepted_scores, on_test, names, cases),
-        regressions=lost,
-        regressions_title=losses_title(pair, any_found=bool(lost)),
-        would_change=would_change(decision),
-        sections=(section_of(dev.table(), f"All arms, on the questions they were tuned on. {absent}".strip()),
-                  section_of(test.table(), "Finalists, on questions nobody tuned on.")),
-        cost_note="Cost is counted work (query embedding, searched rows, fusion) times a calibrated rate, without "
-        "storage and ingestion; it is the same on every machine. Latency is measured on this one.",
-        assumed=assumed_money(experiment.policy),
-    )  # fmt: skip
-
-
-def _cases(test: Scored, scores: pl.DataFrame) -> dict[str, ItemCase]:
-    returned: dict[str, dict[str, list[str]]] = {}
-    for arm, answers in test.answers.items():
-        top = answers.run.filter(pl.col("rank") <= SHOWN_HITS).sort("query_id", "rank")
-        grouped = top.group_by("query_id", maintain_order=True).agg("doc_id")
-        returned[arm] = dict(grouped.iter_rows())
-    expected = {
-        q: [d for d, g in sorted(grades.items(), key=lambda x: (-x[1], x[0])) if g > 0][:SHOWN_HITS]
-        for q, grades in test.split.qrels.items()
-    }
-    return item_cases(scores, test.split.queries, expected=expected, returned=returned)
-
-
-def _warnings(experiment: Experiment, test: Scored, metric: str) -> tuple[str, ...]:
-    out = [*experiment.evalset.notes]
-    if not test.split.pooled:
-        out.append("The judgements name relevant documents only: whatever they do not name counts as not relevant.")
-    for arm, answers in test.answers.items():
-        if answers.errors:
-            out.append(f"{arm}: {len(answers.errors)} questions failed and count against it.")
-    for arm, (low, high) in test.bounds().items() if metric == "ndcg@10" else ():
-        out.append(
-            f"{arm}: less than {WELL_JUDGED:.0%} of its top 10 is judged; its nDCG@10 lies between {low:.3f} and "
-            f"{high:.3f}. The pairs to judge are in to_judge.jsonl."
-        )
-    return tuple(out)
-
-
-def regression_table(decision: Decision, test: Scored) -> Table | None:
-    """Questions on which the decided arm loses most against what is in use, or the best other; None without one."""
-    pair = compared(decision, list(test.answers))
-    if pair is None:
-        return None
-    (arm, other), found = pair, losses(_cases(test, test.of(decision.rule.metric)), pair)
-    rows = [
-        (c.question, ", ".join(c.expected[:2]), ", ".join(c.returned[other][:2]), ", ".join(c.returned[arm][:2]))
-        for c in found
-    ]
-    names = ("question", "expected", f"{other} returned", f"{arm} returned")
-    return Table.of(names, rows, losses_title(pair, any_found=bool(rows)))
-
-
-# Standard deviation per question family of a paired nDCG difference, before any arm has run: the middle of what
+# Standard deviation per question family of a paired nDCG difference, before any arm has run: in the middle what
 # hybrids and their legs show on public collections.
-ASSUMED_SD = 0.2
+ASSUMED_SD = (0.1, 0.2, 0.3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,75 +90,63 @@ class RetrievalParameters:
         _check_rebuilds(self.rebuilds)
 
 
-@dataclass(frozen=True, slots=True)
-class RetrievalBench:
-    """Steps of the retrieval notebook, in the order in which it calls them."""
+class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Notebook[RetrievalParameters, Scored]):
+    """Steps of the retrieval notebook, in the order in which it calls them.
 
-    experiment: Experiment
-    parameters: RetrievalParameters
-    searcher: Searcher
-    systems: tuple[SystemArm, ...]
-    _dropped: dict[str, str] = field(default_factory=dict, repr=False, compare=False)  # found by `prepare`
+    ``embedder`` and ``tokenizer`` stand in place of those that the parameters name.
+    """
 
-    @classmethod
-    def start(cls, **given: object) -> Self:
-        """Load everything that can be refused, before anything is computed."""
-        settings = load_settings()
-        parameters = build_parameters(RetrievalParameters, given)
-        embedder = load_embedder(parameters.embedder, settings)
-        tokenizer = embedder if isinstance(embedder, MiniLM) else MiniLM(settings.cache / "weights")
-        return cls.open(parameters, settings, embedder=embedder, tokenizer=tokenizer)
+    notebook = "retrieval"
+    question = "Which retrieval strategy is the cheapest that is good enough on this corpus?"
+    title = "Retrieval: the cheapest strategy that is good enough"
+    parameters_class = RetrievalParameters
+    spreads = ASSUMED_SD
+    cost_note = (
+        "Cost is counted work (query embedding, searched rows, fusion) times a calibrated rate, without storage and "
+        "ingestion; it is the same on every machine. Latency is measured on this one."
+    )
 
-    @classmethod
-    def open(
-        cls, parameters: RetrievalParameters, settings: Settings, *, embedder: Embedder, tokenizer: Tokenizer
-    ) -> Self:
-        """Begin with an encoder and a tokenizer of your own, in place of those that the parameters name."""
-        systems = tuple(load_systems(parameters.systems, settings))
-        evalset = load_evalset(parameters.evalset, settings=settings, seed=parameters.seed)
-        inputs = {
-            **evalset.inputs,
-            **parameter_inputs(parameters),
-            **system_inputs(systems),
-            "weights": embedder.encoder_id,
-            "encoder probe": encoder_probe(embedder),
-            "prices": project_prices(settings.root).sha256,
-        }
-        experiment = open_experiment(
-            "retrieval",
-            "Which retrieval strategy is the cheapest that is good enough on this corpus?",
-            settings=settings,
-            evalset=evalset,
-            parameters=parameters,
-            inputs=inputs,
-            dev_items=evalset.qrels.get("dev", {}),
-        )
+    def __init__(
+        self,
+        parameters: RetrievalParameters,
+        settings: Settings,
+        *,
+        embedder: Embedder | None = None,
+        tokenizer: Tokenizer | None = None,
+    ) -> None:
+        self._encoder = embedder, tokenizer
+        self._dropped: dict[str, str] = {}  # found by `prepare`
+        super().__init__(parameters, settings)
+
+    def read(self) -> Mapping[str, str]:
+        """Load systems and encoder."""
+        p, settings, evalset = self.parameters, self.settings, self.evalset
+        for arm in make_arms(p.chunkers, p.strategies, embedder=p.embedder):
+            self.prices.cost_usd(arm.work(0))  # refused before an encoder is paid
+        self.systems = tuple(load_systems(p.systems, settings))
+        embedder, tokenizer = self._encoder
+        embedder = embedder or load_embedder(p.embedder, settings)
+        if tokenizer is None:
+            tokenizer = embedder if isinstance(embedder, MiniLM) else MiniLM(settings.cache / "weights")
         manifest = evalset.inputs.get("corpus") or content_hash(evalset.name)
-        searcher = Searcher(evalset.documents, manifest, settings, embedder, tokenizer)
-        return cls(experiment, parameters, searcher, systems)
+        self.searcher = Searcher(evalset.documents, manifest, settings, embedder, tokenizer)
+        return {**evalset.inputs, **system_inputs(self.systems), **encoder_inputs(embedder)}
 
     @property
-    def config(self) -> Table:
-        """Parameters and rule of this run."""
-        return self.experiment.config
+    def own_systems(self) -> Sequence[str]:
+        """Names of the arms that are the user's own."""
+        return [s.name for s in self.systems]
 
     def contents(self) -> Table:
         """What the evalset holds, tenant by tenant."""
-        return contents_table(self.experiment.evalset)
-
-    def power(self) -> Table:
-        """What the test split can show, before any arm has run."""
-        test, policy = self.experiment.evalset.split("test"), self.experiment.policy
-        families = len(set(test.clusters.values()))
-        plans = [plan(sd, policy.margin, families, confidence=policy.confidence) for sd in (0.1, ASSUMED_SD, 0.3)]
-        return power_table(plans, len(test.queries))
+        return contents_table(self.evalset)
 
     def prepare(self) -> list[Candidate]:
         """Ingest, index and fit every arm, simplest first; of arms that do the same the simplest stays.
 
         Arms that are accepted, the anchor, or named as the reference, stay in any case: they are judged by their names.
         """
-        p, dev = self.parameters, self.experiment.evalset.split("dev")
+        p, dev = self.parameters, self.evalset.split("dev")
         arms = []
         for arm in make_arms(p.chunkers, p.strategies, embedder=p.embedder):
             bar = Progress(f"chunks of {arm.name}", 1)
@@ -284,8 +168,8 @@ class RetrievalBench:
         if not candidates:
             raise ConfigError(f"no arm can be asked on this corpus: {'; '.join(self.left_out)}")
         check_names(candidates)
-        accepted = self.experiment.accepted
-        keep = {p.reference, self.experiment.rule().anchor, *(accepted.arms if accepted else ())}
+        accepted = self.accepted
+        keep = {p.reference, self.rule().anchor, *(accepted.arms if accepted else ())}
         candidates, twins = drop_twins(candidates, dev, self.searcher, depth=p.depth, keep=keep)
         self._dropped.clear()
         self._dropped.update(unfitted | twins)
@@ -308,97 +192,60 @@ class RetrievalBench:
 
     def score(self, arms: Sequence[Candidate], split: str) -> Scored:
         """Ask every question of one split, arm by arm, and score what comes back."""
-        return ask_all(arms, self.experiment.evalset.split(split), self.searcher, depth=self.parameters.depth)
-
-    def finalists(self, dev: Scored) -> Finalists:
-        """Pick on dev alone: what is always tested, and the arms that dev cannot rule out."""
-        experiment, p = self.experiment, self.parameters
-        return experiment.finalists(
-            dev.of(experiment.policy.metric),
-            dev.facts,
-            asked=p.reference,
-            test_clusters=len(set(experiment.evalset.split("test").clusters.values())),
-            systems=[s.name for s in self.systems],
-            seed=p.seed,
-        )
+        return ask_all(arms, self.evalset.split(split), self.searcher, depth=self.parameters.depth)
 
     def test(self, dev: Scored, finalists: Finalists) -> Scored:
         """Judge the finalists on the test questions, and measure the spread of indices built at random."""
-        by_name = {candidate_name(a): a for a in dev.arms}
-        if gone := [n for n in finalists.names if n not in by_name]:
-            raise ConfigError(f"the accepted arms {', '.join(gone)} are not among this run's arms")
-        scored = self.score([by_name[n] for n in finalists.names], "test")
-        order = {f.name: f.order for f in dev.facts}
-        facts = []
-        for fact in scored.facts:
-            spread = spread_over_rebuilds(
-                by_name[fact.name],
-                scored.split,
+        scored, p = super().test(dev, finalists), self.parameters
+        spreads = [
+            spread_over_rebuilds(
+                arm,
+                scored.part,
                 self.searcher,
-                answered=scored.answers[fact.name],
+                answered=scored.answers[name],
                 metric=finalists.rule.metric,
-                depth=self.parameters.depth,
-                rebuilds=self.parameters.rebuilds,
+                depth=p.depth,
+                rebuilds=p.rebuilds,
             )
-            facts.append(replace(fact, order=order[fact.name], spread=spread))
+            for name, arm in zip(scored.names, scored.arms, strict=True)
+        ]
+        facts = (replace(f, spread=spread) for f, spread in zip(scored.facts, spreads, strict=True))
         return replace(scored, facts=tuple(facts))
-
-    def decide(self, test: Scored, finalists: Finalists) -> Decision:
-        """Judge once on test, by the rule that was fixed on dev."""
-        return self.experiment.decide(
-            test.scores,
-            test.facts,
-            finalists,
-            against=optimistic(test, finalists.rule),
-            seed=self.parameters.seed,
-            n_documents=len(self.experiment.evalset.documents),
-        )
-
-    def forest(self, decision: Decision) -> Figure:
-        """Paired differences from the best other arm for the money, with the margin."""
-        return forest(decision.claims, decision.rule)
-
-    def frontier(self, finalists: Finalists, dev: Scored) -> Figure:
-        """Every arm by cost and quality on dev, with the frontier; tied arms are drawn as tied."""
-        rule, assumed = finalists.rule, self.experiment.policy.requests_per_month is None
-        points = frontier_points(dev.of(rule.metric), dev.facts, split="dev")
-        return frontier(points, rule.metric, requests_per_month=rule.requests_per_month, assumed=assumed)
-
-    def slices(self, decision: Decision, test: Scored) -> Figure:
-        """Finalists by tenant, feature and style."""
-        return slices(slice_rows(test.of(decision.rule.metric), [f.name for f in test.facts]))
-
-    def regressions(self, decision: Decision, test: Scored) -> Table | None:
-        """Questions on which the decided arm loses most against what is in use, or the best other; None without one."""
-        return regression_table(decision, test)
 
     def scale(self) -> Figure:
         """At which number of rows exact search stops meeting the limit; measured, or the committed measurement."""
-        experiment, rows = self.experiment, self.parameters.scale_rows
-        limit = experiment.policy.latency_p95_ms
-        return scale_figure(experiment.settings, rows, folder=experiment.folder, limit_ms=limit)
+        rows, limit = self.parameters.scale_rows, self.policy.latency_p95_ms
+        return scale_figure(self.settings, rows, folder=self.folder, limit_ms=limit)
 
-    def leaks(self, *scored: Scored) -> int:
-        """Count hits that belong to another tenant than the question's; must be 0."""
-        return sum(foreign_hits(s, self.experiment.evalset.documents) for s in scored)
+    @property
+    def dev_note(self) -> str:
+        """What the scores on dev are, and which arms are not among them."""
+        return " ".join([super().dev_note, *(f"{why}." for why in self.left_out)])
 
-    def save(self, decision: Decision, dev: Scored, test: Scored) -> Summary:
+    def warnings(self, test: Scored, dev: Scored | None) -> Sequence[str]:
+        """What makes a pass mean less; of arms that nobody asked for by name it is told beside the scores."""
+        p = self.parameters
+        out = [*self.evalset.notes]
+        if not test.part.pooled:
+            out.append("The judgements name relevant documents only: whatever they do not name counts as not relevant.")
+        for arm, answers in test.answers.items():
+            if answers.errors:
+                out.append(f"{arm}: {len(answers.errors)} questions failed and count against it.")
+        for arm, (low, high) in test.bounds().items() if self.policy.metric == "ndcg@10" else ():
+            out.append(
+                f"{arm}: less than {WELL_JUDGED:.0%} of its top 10 is judged; its nDCG@10 lies between {low:.3f} and "
+                f"{high:.3f}. The pairs to judge are in to_judge.jsonl."
+            )
+        asked = not (is_default(p, "strategies") and is_default(p, "chunkers"))
+        told = [*(self.left_out if asked else ()), *(dev.notes if dev else ()), *test.notes]
+        return [*out, *(f"{why}." for why in told)]
+
+    def save(self, decision: Decision, test: Scored, *tables: Table, dev: Scored | None = None) -> Summary:
         """Write everything the report and the gate need; what is unjudged goes to ``to_judge.jsonl``."""
-        experiment = self.experiment
-        unjudged = to_judge(test.answers, test.split)
+        unjudged = to_judge(test)
         if len(unjudged):
-            unjudged.write_ndjson(experiment.folder / "to_judge.jsonl")
-        summary = summarise(experiment, decision, dev, test, left_out=self.left_out)
-        scores = pl.concat([s.scores.with_columns(split=pl.lit(s.split.name)) for s in (dev, test)])
-        experiment.save(decision, summary, scores)
-        return summary
-
-    def gate(self, decision: Decision, dev: Scored, test: Scored) -> None:
-        """Say whether the accepted decision still holds; raises after everything is on disk."""
-        invariants = {"hits of another tenant": self.leaks(dev, test)}
-        items = self.experiment.evalset.split("test").qrels
-        gate = self.experiment.gate(decision, test.scores, invariants, items=items)
-        end_run(self.experiment, decision, gate)
+            unjudged.write_ndjson(self.folder / "to_judge.jsonl")
+        return super().save(decision, test, *tables, dev=dev)
 
 
 def _check_rebuilds(rebuilds: int) -> None:

@@ -1,19 +1,19 @@
 """At which number of rows exact search stops meeting a latency limit: measured, and shown."""
 
 import datetime as dt
-import json
 import os
 import platform
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from workbench.codec import from_json, to_json, write_whole
 from workbench.config import Settings
 from workbench.errors import ConfigError
 from workbench.reports.charts import lines
@@ -59,7 +59,7 @@ class Scale:
 
     def save(self, path: Path) -> None:
         """Write the measurement as JSON."""
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        write_whole(path, to_json(self))
 
     @classmethod
     def load(cls, path: Path) -> "Scale":
@@ -68,14 +68,13 @@ class Scale:
         Raises
         ------
         ConfigError
-            If there is none.
+            If there is none, or it is none.
         """
         if not path.is_file():
             raise ConfigError(
                 f"no committed measurement at {path}; measure with: workbench run retrieval --profile full"
             )
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        return cls(**{**raw, "points": tuple(ScalePoint(**p) for p in raw["points"])})
+        return from_json(cls, path.read_bytes(), f"{path} is no measurement")
 
     def crossing(self, limit_ms: float) -> int | None:
         """Smallest measured number of rows at which exact search is over the limit, None if it never is."""

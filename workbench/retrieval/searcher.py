@@ -10,7 +10,7 @@ import numpy as np
 
 from workbench.config import Settings
 from workbench.errors import StoreError
-from workbench.inference.embedding import Embedder
+from workbench.inference.embedding import Embedder, HostedEmbedder
 from workbench.inference.prices import PriceTable
 from workbench.records import Document, Hit, Query, content_hash, parameters_of
 from workbench.retrieval.chunking import Tokenizer, WholeDocument
@@ -144,7 +144,9 @@ class Searcher:
         return self._cuts[key]
 
     def _is_longer(self, text: str, max_tokens: int) -> bool:
-        """Whether a text has more tokens; the beginning says so of most that have."""
+        """Whether a text has more tokens; the beginning says so of most that have. Some encoders count their own."""
+        if isinstance(self.embedder, HostedEmbedder):
+            return self.embedder.is_cut(text)
         head = text if len(text) < 6 * max_tokens else text[: 6 * max_tokens].rsplit(maxsplit=1)[0]
         return any(len(self.tokenizer.offsets(part)) > max_tokens for part in dict.fromkeys((head, text)))
 

@@ -5,11 +5,11 @@ A strategy never sees a store, only the handle of one tenant. Scores of differen
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
-from workbench.inference.prices import Work
+from workbench.inference.prices import Work, embed_query
 from workbench.records import Hit, ShortRepr
 from workbench.retrieval.chunking import Chunker, WholeDocument
 from workbench.retrieval.indexing import Exact, FullTextIndex, VectorIndex
@@ -30,6 +30,7 @@ class Question:
     fan_out: int = 1
 
 
+@runtime_checkable
 class Strategy(Protocol):
     """One way from a question to ranked documents."""
 
@@ -104,7 +105,7 @@ class Vector(ShortRepr):
 
     def work(self, rows: int) -> list[Work]:
         """One embedding and one vector search."""
-        return [Work("embed_query"), Work(f"vector_{self.index.name}", rows)]
+        return [embed_query("minilm"), Work(f"vector_{self.index.name}", rows)]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -181,8 +182,7 @@ class Arm(ShortRepr):
 
     def work(self, rows: int) -> list[Work]:
         """Count what one request costs; an embedder other than the calibrated one has a rate under its own name."""
-        embed = "embed_query" if self.embedder == "minilm" else f"embed_query:{self.embedder}"
-        return [replace(w, operation=embed) if w.operation == "embed_query" else w for w in self.strategy.work(rows)]
+        return [embed_query(self.embedder) if w.operation == "embed_query" else w for w in self.strategy.work(rows)]
 
 
 def best_chunks(hits: Iterable[ChunkHit]) -> list[Hit]:

@@ -6,7 +6,6 @@ import polars as pl
 
 from workbench.evalset.evalset import Evalset
 from workbench.evaluation.decision import ArmFacts
-from workbench.evaluation.power import Power
 from workbench.evaluation.summary import mean_by_arm
 from workbench.rendering.table import Column, Table
 
@@ -25,20 +24,6 @@ def contents_table(evalset: Evalset) -> Table:
     total: tuple[str | int, ...] = ("all", *(sum(column) for column in zip(*(row[1:] for row in rows), strict=True)))
     names = ("tenant", "documents", "dev questions", "dev families", "test questions", "test families")
     return Table.of(names, [*rows, total], f"What {evalset.name} holds")
-
-
-def power_table(plans: Sequence[Power], n_items: int) -> Table:
-    """What the test split can show at the margin, for some spreads of the paired difference."""
-    columns = (
-        Column("spread per family (sd)", "number", digits=2),
-        Column("chance that an equal arm is shown to be one", "share"),
-        Column("families needed for 80 %", "count"),
-        Column("margin that can be shown", "number", digits=3),
-    )
-    rows = tuple((p.sd, p.power, p.clusters_needed, p.detectable) for p in plans)
-    first = plans[0]
-    caption = f"Power of {n_items} test questions in {first.n_clusters} families, margin {first.margin:g}"
-    return Table(columns, rows, caption)
 
 
 def score_table(

@@ -11,7 +11,7 @@ Only columns that describe a document can be filtered. The tenant cannot: it is 
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -107,21 +107,21 @@ class Equals(Filter):
         _check(self.field, self.value)
 
 
-@dataclass(frozen=True, slots=True, init=False)
+@dataclass(frozen=True, slots=True)
 class OneOf(Filter):
     """The field has one of these values, of which there must be one."""
 
     field: str
     values: tuple[Value, ...]
 
-    def __init__(self, field: str, values: Iterable[Value]) -> None:
-        if isinstance(values, str):
-            raise StoreError(f"OneOf({field!r}, {values!r}) needs several values; for one use Equals")
-        object.__setattr__(self, "field", field)
-        object.__setattr__(self, "values", tuple(values))
+    def __post_init__(self) -> None:
+        given: object = self.values
+        if isinstance(given, str):
+            raise StoreError(f"OneOf({self.field!r}, {self.values!r}) needs several values; for one use Equals")
+        object.__setattr__(self, "values", tuple(self.values))
         if not self.values:
-            raise StoreError(f"OneOf({field!r}, ...) has no values: it would find nothing")
-        _check(field, *self.values)
+            raise StoreError(f"OneOf({self.field!r}, ...) has no values: it would find nothing")
+        _check(self.field, *self.values)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """Arms of the routing notebook: every single model, and every policy at the threshold that dev gives it."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
@@ -9,6 +10,8 @@ import polars as pl
 from workbench.evalset.outcomes import Outcomes
 from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.evaluation.decision import ArmFacts
+from workbench.evaluation.summary import ItemCase, ScoredArms, item_cases
+from workbench.records import Query
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Column, Table
 from workbench.routing.curves import cross_predict, fit_policy, knob_values
@@ -16,6 +19,7 @@ from workbench.routing.policies import Policy, Router, one_model
 
 METRIC = "correctness"
 _SHARES_SHOWN = 4
+_RIGHT = 0.5  # graded answers from here on are shown as right
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,34 +41,18 @@ class RoutedArm:
         return self.held_out is None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ScoredRoutes:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class ScoredRoutes(ScoredArms):
     """What the arms chose for the prompts of one split, with scores and facts."""
 
-    split: str
-    outcomes: Outcomes
+    words: ClassVar[tuple[str, str, str]] = ("prompt", "right", "asks")
     arms: tuple[RoutedArm, ...]
+    outcomes: Outcomes
     picked: Mapping[str, np.ndarray]
-    scores: pl.DataFrame
-    facts: tuple[ArmFacts, ...]
 
-    def _repr_html_(self) -> str:
-        return self.table().to_html()
-
-    def __repr__(self) -> str:
-        return self.table().to_text()
-
-    def only(self, names: Collection[str]) -> "ScoredRoutes":
-        """The arms of these names alone."""
-        return replace(
-            self,
-            arms=tuple(a for a in self.arms if a.name in names),
-            scores=self.scores.filter(pl.col("arm").is_in(list(names))),
-            facts=tuple(f for f in self.facts if f.name in names),
-        )
-
+    @property
     def table(self) -> Table:
-        """Quality, what an oracle would add, cost, latency, and who answers."""
+        """Quality, what an oracle would add, cost, latency, and the share that each model answers."""
         best = self.outcomes.quality.max(1).mean()
         means = dict(self.scores.group_by("arm").agg(pl.col("value").mean()).iter_rows())
         rows = tuple(
@@ -88,6 +76,20 @@ class ScoredRoutes:
         shown = [f"{self.outcomes.models[i]} {100 * counts[i]:.0f} %" for i in ranked[:_SHARES_SHOWN]]
         rest = counts[ranked[_SHARES_SHOWN:]].sum()
         return ", ".join(shown) + (f", others {100 * rest:.0f} %" if rest else "")
+
+    def cases(self, metric: str) -> Mapping[str, ItemCase]:
+        """Every prompt with the models that are right, and the model that each arm asked."""
+        part = self.outcomes
+        asked = [Query(i, text) for i, text in zip(part.prompt_ids, part.requests.prompts, strict=True)]
+        right = {
+            i: [m for m, q in zip(part.models, row, strict=True) if q >= _RIGHT]
+            for i, row in zip(part.prompt_ids, part.quality, strict=True)
+        }
+        returned = {
+            arm: {i: [part.models[p]] for i, p in zip(part.prompt_ids, picked, strict=True)}
+            for arm, picked in self.picked.items()
+        }
+        return item_cases(self.of(metric), asked, expected=right, returned=returned)
 
 
 def model_arms(dev: Outcomes) -> list[RoutedArm]:
@@ -145,7 +147,7 @@ def route_all(arms: Sequence[RoutedArm], part: Outcomes, split: str) -> ScoredRo
         picked[arm.name] = chosen
         frames.append(frame)
         facts.append(fact)
-    return ScoredRoutes(split, part, tuple(arms), picked, pl.concat(frames), tuple(facts))
+    return ScoredRoutes(split, tuple(arms), pl.concat(frames), tuple(facts), part, picked)
 
 
 def _score(arm: RoutedArm, picked: np.ndarray, part: Outcomes) -> tuple[pl.DataFrame, ArmFacts]:

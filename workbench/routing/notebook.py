@@ -3,29 +3,24 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
 
-import polars as pl
-
-from workbench.config import Settings, load_settings
-from workbench.errors import ConfigError, EvalsetError
-from workbench.evalset.evalset import Evalset, load_evalset
+from workbench.config import Settings
+from workbench.errors import EvalsetError
+from workbench.evalset.evalset import Evalset
 from workbench.evalset.outcomes import FILE as OUTCOMES_FILE
 from workbench.evalset.outcomes import Outcomes, load_outcomes, outcomes_of
-from workbench.evaluation.experiment import Experiment, Finalists, decision_path, open_experiment
-from workbench.evaluation.power import plan
-from workbench.evaluation.provenance import build_parameters, encoder_probe, parameter_inputs
-from workbench.evaluation.summary import Summary, slice_rows
+from workbench.evaluation.experiment import PairedExperiment
+from workbench.evaluation.in_use import decision_path
+from workbench.evaluation.provenance import encoder_inputs
+from workbench.evaluation.summary import Summary, is_default
 from workbench.inference.embedding import Embedder, check_embedder, load_embedder
-from workbench.inference.prices import project_prices
+from workbench.inference.prices import PriceTable, embed_query
 from workbench.inference.recordings import FOLDER
 from workbench.records import Decision
 from workbench.rendering.table import Table
-from workbench.reports.charts import forest, slices
-from workbench.reports.ending import end_run
+from workbench.reports.ending import Notebook
 from workbench.reports.figure import Figure
 from workbench.retrieval.ingest import VectorCache
-from workbench.retrieval.tables import power_table
 from workbench.routing.candidates import RoutedArm, ScoredRoutes, model_arms, policy_arms, route_all
 from workbench.routing.policies import Policy, Router, check_policy, load_router, make_policy
 from workbench.routing.recorded import recorded_outcomes
@@ -36,14 +31,13 @@ from workbench.routing.tables import (
     curve_figure,
     deferral_figure,
     opportunity_table,
-    regression_table,
     study,
     study_table,
-    summarise,
     within_table,
 )
 from workbench.telemetry.context import attributed
 
+_LEFT_OUT = " is left out: "  # says that a policy of the list cannot be fed by these outcomes
 # Share of prompts that two arms answer differently well, for the power before any arm runs; its root is the spread.
 DIFFERING = (0.04, 0.1, 0.25)
 CURVES_SHOWN = 3
@@ -85,68 +79,60 @@ class RoutingParameters:
         check_embedder(self.embedder)
 
 
-@dataclass(frozen=True, slots=True)
-class RoutingBench:
-    """Steps of the routing notebook, in the order in which it calls them."""
+class RoutingExperiment(PairedExperiment[RoutingParameters, ScoredRoutes], Notebook[RoutingParameters, ScoredRoutes]):
+    """Steps of the routing notebook, in the order in which it calls them.
 
-    experiment: Experiment
-    parameters: RoutingParameters
-    outcomes: Outcomes
-    policies: tuple[Policy, ...]
-    accepted: dict[str, Router]
+    ``embedder`` stands in place of the one that the parameters name.
+    """
 
-    @classmethod
-    def start(cls, **given: object) -> Self:
-        """Load everything that can be refused, before anything is computed."""
-        settings, parameters = load_settings(), build_parameters(RoutingParameters, given)
-        return cls.open(parameters, settings)
+    notebook = "routing"
+    question = "Which model, or which router over models, is the cheapest that is good enough?"
+    title = "Routing: the cheapest way to a good enough answer"
+    parameters_class = RoutingParameters
+    items = "prompts"
+    spreads = tuple(share**0.5 for share in DIFFERING)
+    cost_note = (
+        "Cost is what the outcomes record or declare for each call, plus the counted work of routing; a cascade pays "
+        "for both of its calls. Latency is that of the recorded calls."
+    )
 
-    @classmethod
-    def open(cls, parameters: RoutingParameters, settings: Settings, *, embedder: Embedder | None = None) -> Self:
-        """Begin with an encoder of your own, in place of the one that the parameters name."""
-        evalset = load_evalset(parameters.evalset, settings=settings, seed=parameters.seed)
-        outcomes, read = _load(evalset, parameters, settings)
-        _check_splits(outcomes)
-        policies, left_out = _choose(parameters.policies, outcomes)
-        inputs = {
-            **evalset.inputs,
-            **parameter_inputs(parameters),
-            **read,
-            "prices": project_prices(settings.root).sha256,
-        }
-        if any(p.reads == "vectors" for p in policies):
-            encoder = embedder or load_embedder(parameters.embedder, settings)
-            inputs |= {"weights": encoder.encoder_id, "encoder probe": encoder_probe(encoder)}
+    def __init__(self, parameters: RoutingParameters, settings: Settings, *, embedder: Embedder | None = None) -> None:
+        self._encoder = embedder
+        super().__init__(parameters, settings)
+
+    def read(self) -> Mapping[str, str]:
+        """Load outcomes and policies, and embed the prompts if a policy reads vectors.
+
+        Raises
+        ------
+        EvalsetError
+            If there are no outcomes, or too few to learn or judge on.
+        """
+        p, settings = self.parameters, self.settings
+        self.outcomes, read = _load(self.evalset, p, self.prices)
+        _check_splits(self.outcomes)
+        self.policies, left_out = _choose(p.policies, self.outcomes)
+        inputs = {**self.evalset.inputs, **read}
+        if any(policy.reads == "vectors" for policy in self.policies):
+            embed_usd = self.prices.cost_usd([embed_query(p.embedder)])  # refused before an encoder is paid
+            self.policies = [replace(policy, embed_usd=embed_usd) for policy in self.policies]
+            encoder = self._encoder or load_embedder(p.embedder, settings)
+            inputs |= encoder_inputs(encoder)
+            requests = self.outcomes.requests
             with attributed(purpose="eval"):
-                vectors, _ = VectorCache(settings.cache / "vectors.sqlite").embed(outcomes.requests.prompts, encoder)
-            outcomes = replace(outcomes, requests=replace(outcomes.requests, vectors=vectors))
-        experiment = open_experiment(
-            "routing",
-            "Which model, or which router over models, is the cheapest that is good enough?",
-            settings=settings,
-            evalset=evalset,
-            parameters=parameters,
-            inputs=inputs,
-            dev_items=outcomes.part("dev").prompt_ids,
-        )
-        outcomes = replace(outcomes, notes=(*outcomes.notes, *left_out))
-        return cls(experiment, parameters, outcomes, tuple(policies), _routers(experiment))
+                vectors, _ = VectorCache(settings.cache / "vectors.sqlite").embed(requests.prompts, encoder)
+            self.outcomes = replace(self.outcomes, requests=replace(requests, vectors=vectors))
+        self.outcomes = replace(self.outcomes, notes=(*self.outcomes.notes, *left_out))
+        return inputs
 
-    @property
-    def config(self) -> Table:
-        """Parameters and rule of this run."""
-        return self.experiment.config
+    def clusters(self, split: str) -> Mapping[str, str]:
+        """Cluster of each prompt of a split."""
+        part = self.outcomes.part(split)
+        return dict(zip(part.prompt_ids, part.clusters.tolist(), strict=True))
 
     def contents(self) -> Table:
         """Models on dev, cheapest first."""
         return contents_table(self.outcomes)
-
-    def power(self) -> Table:
-        """What the test split can show, before any arm is judged."""
-        test, policy = self.outcomes.part("test"), self.experiment.policy
-        clusters = len(set(test.clusters))
-        plans = [plan(share**0.5, policy.margin, clusters, confidence=policy.confidence) for share in DIFFERING]
-        return power_table(plans, len(test))
 
     def opportunity(self) -> Table:
         """Whether there is anything to route: the oracle against the hull of the single models, on dev."""
@@ -156,9 +142,9 @@ class RoutingBench:
         """Every single model, and every policy fitted on dev at the threshold that matches the reference there."""
         dev, p = self.outcomes.part("dev"), self.parameters
         reference = dev.models.index(p.reference) if p.reference in dev.models else int(dev.quality.mean(0).argmax())
-        give_up = p.give_up * self.experiment.policy.margin
+        give_up = p.give_up * self.policy.margin
         models = model_arms(dev)
-        learned = policy_arms(self.policies, dev, reference=reference, give_up=give_up, accepted=self.accepted)
+        learned = policy_arms(self.policies, dev, reference=reference, give_up=give_up, accepted=self.accepted_routers)
         return [*models, *learned]
 
     def study(self, arms: Sequence[RoutedArm]) -> Study:
@@ -204,79 +190,55 @@ class RoutingBench:
         models = [a.name for a in dev.arms if a.is_model]
         reference = max(models, key=lambda m: self._quality(dev, m))
         enough = (1 - self.parameters.min_saving) * cost[reference]
-        accepted = self.experiment.accepted
+        accepted = self.accepted
         kept = {*models, *(n for n in found.winners if cost[n] <= enough), self.parameters.reference}
-        kept |= {self.experiment.anchor.arm} if self.experiment.anchor else set()
+        kept |= {self.anchor.arm} if self.anchor else set()
         return dev.only(kept | set(accepted.arms if accepted else ()))
 
     def _quality(self, dev: ScoredRoutes, model: str) -> float:
         return float(dev.outcomes.quality[:, dev.outcomes.models.index(model)].mean())
 
-    def finalists(self, candidates: ScoredRoutes) -> Finalists:
-        """Pick on dev alone: what is always tested, and the arms that dev cannot rule out."""
-        return self.experiment.finalists(
-            candidates.scores,
-            candidates.facts,
-            asked=self.parameters.reference,
-            test_clusters=len(set(self.outcomes.part("test").clusters)),
-            seed=self.parameters.seed,
-        )
+    @property
+    def dev_note(self) -> str:
+        """What the scores on dev are, and which policies are not among them."""
+        told = "On the prompts they were tuned on; policies by routers that had not seen them."
+        return " ".join([told, *(f"{note}." for note in self.outcomes.notes if _LEFT_OUT in note)])
 
-    def test(self, dev: ScoredRoutes, finalists: Finalists) -> ScoredRoutes:
-        """Judge the finalists on the test prompts, with the routers as they were fitted on dev."""
-        by_name = {a.name: a for a in dev.arms}
-        if gone := [n for n in finalists.names if n not in by_name]:
-            raise ConfigError(f"the accepted arms {', '.join(gone)} are not among this run's arms")
-        return self.score([by_name[n] for n in finalists.names], "test")
+    def warnings(self, test: ScoredRoutes, dev: ScoredRoutes | None) -> Sequence[str]:
+        """What makes a pass mean less; of policies that nobody asked for by name it is told beside the scores."""
+        asked = not is_default(self.parameters, "policies")
+        out = [*self.evalset.notes, *(note for note in self.outcomes.notes if asked or _LEFT_OUT not in note)]
+        own = [a.name for a in test.arms if not a.router.storable]
+        return [*out, *(f"{name} is a class of your own: it is fitted again in every run." for name in own)]
 
-    def decide(self, test: ScoredRoutes, finalists: Finalists) -> Decision:
-        """Judge once on test, by the rule that was fixed on dev."""
-        return self.experiment.decide(test.scores, test.facts, finalists, seed=self.parameters.seed)
+    def invariants(self, decision: Decision, test: ScoredRoutes) -> Mapping[str, int | None]:
+        """Routers that are not the accepted ones, if the accepted decision is checked again."""
+        accepted = self.accepted if self.rechecks else None
+        before = {c.arm: c.parameters.get("sha256") for c in accepted.claims} if accepted else {}
+        changed = [a for a in test.arms if accepted and before.get(a.name) != a.router.sha256]
+        return {"routers that are not the accepted ones": len(changed)}
 
-    def forest(self, decision: Decision) -> Figure:
-        """Paired differences from the best other arm for the money, with the margin."""
-        return forest(decision.claims, decision.rule)
-
-    def slices(self, test: ScoredRoutes) -> Figure:
-        """Finalists by feature and tenant."""
-        return slices(slice_rows(test.scores, [f.name for f in test.facts]), "correctness")
-
-    def regressions(self, decision: Decision, test: ScoredRoutes) -> Table | None:
-        """Prompts on which the decided arm loses most against what is in use, or the best other; None without one."""
-        return regression_table(decision, test)
-
-    def save(self, decision: Decision, dev: ScoredRoutes, test: ScoredRoutes, tables: Mapping[str, Table]) -> Summary:
-        """Write what the report and the gate need, with the tables shown by title, and the routers that were tested."""
-        summary = summarise(self.experiment, decision, dev, test, tables)
-        scores = pl.concat([s.scores.with_columns(split=pl.lit(s.split)) for s in (dev, test)])
-        self.experiment.save(decision, summary, scores)
+    def save(self, decision: Decision, test: ScoredRoutes, *tables: Table, dev: ScoredRoutes | None = None) -> Summary:
+        """Write what the report and the gate need, and the routers that were tested."""
         routers = {a.name: a.router.save() for a in test.arms if a.router.storable}
-        (self.experiment.folder / "artefact.json").write_text(json.dumps(routers), encoding="utf-8")
-        return summary
+        (self.folder / "artefact.json").write_text(json.dumps(routers), encoding="utf-8")
+        return super().save(decision, test, *tables, dev=dev)
 
-    def gate(self, decision: Decision, test: ScoredRoutes) -> None:
-        """Say whether the accepted decision still holds; raises after everything is on disk."""
-        invariants = {"routers that are not the accepted ones": self._changed_routers(test)}
-        items = self.outcomes.part("test").prompt_ids
-        gate = self.experiment.gate(decision, test.scores, invariants, items=items)
-        end_run(self.experiment, decision, gate)
-
-    def _changed_routers(self, test: ScoredRoutes) -> int:
-        """Routers whose hash is not the one that the accepted decision names; only where it is checked again."""
-        accepted = self.experiment.accepted
-        if accepted is None or not self.experiment.rechecks:
-            return 0
-        before = {c.arm: c.parameters.get("sha256") for c in accepted.claims}
-        return sum(before.get(a.name) != a.router.sha256 for a in test.arms)
+    @property
+    def accepted_routers(self) -> dict[str, Router]:
+        """Routers of the accepted decision, if this run checks it again."""
+        path = decision_path(self.evalset.path, self.notebook).with_suffix(".artefact")
+        if not (self.accepted and self.rechecks and path.is_file()):
+            return {}
+        return {name: load_router(path, name) for name in json.loads(path.read_text(encoding="utf-8"))}
 
 
-def _load(evalset: Evalset, parameters: RoutingParameters, settings: Settings) -> tuple[Outcomes, Mapping[str, str]]:
+def _load(evalset: Evalset, parameters: RoutingParameters, prices: PriceTable) -> tuple[Outcomes, Mapping[str, str]]:
     """Outcomes of the evalset's table, or else of its recorded answers; with the hashes of what was read."""
     seed, share = parameters.seed, parameters.dev_share
     if (evalset.path / OUTCOMES_FILE).is_file() or not (evalset.path / FOLDER).is_dir():
         outcomes = load_outcomes(evalset.path, seed=seed, dev_share=share)
         return outcomes, {"outcomes": outcomes.sha256}
-    prices = project_prices(settings.root)
     frame, read, notes = recorded_outcomes(evalset, prices)
     outcomes = outcomes_of(frame, f"recordings of {evalset.name}", seed=seed, dev_share=share)
     return replace(outcomes, notes=(*outcomes.notes, *notes)), {**read, **model_inputs(outcomes.models, prices)}
@@ -300,11 +262,3 @@ def _choose(names: Sequence[str], outcomes: Outcomes) -> tuple[list[Policy], lis
         else:
             policies.append(policy)
     return policies, left_out
-
-
-def _routers(experiment: Experiment) -> dict[str, Router]:
-    """Routers of the accepted decision, where this run checks it again."""
-    path = decision_path(experiment.evalset.path, "routing").with_suffix(".artefact")
-    if not (experiment.accepted and experiment.rechecks and path.is_file()):
-        return {}
-    return {name: load_router(path, name) for name in json.loads(path.read_text(encoding="utf-8"))}

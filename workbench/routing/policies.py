@@ -8,7 +8,7 @@ threshold of its own. What was fitted is stored as plain arrays: the router that
 import base64
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -16,9 +16,10 @@ from typing import Any, Self
 
 import numpy as np
 
+from workbench.codec import from_kinds, to_plain
 from workbench.errors import ConfigError, unknown_name
 from workbench.evalset.outcomes import Requests
-from workbench.inference.prices import Work, load_prices
+from workbench.inference.prices import embed_query, load_prices
 from workbench.records import content_hash
 from workbench.routing import predictors as rf
 from workbench.routing import predictors as rm
@@ -31,13 +32,15 @@ Learn = Callable[[Requests, Floats], Predictor]
 class Policy:
     """How a router is learned; ``reads`` is what it needs beside the text: "vectors", "confidence" or nothing.
 
-    A cascade always asks its first model, and pays for it also where it goes on.
+    A cascade always asks its first model, and pays for it also where it goes on. ``embed_usd`` are dollars of embedding
+    one request, None for the rate of the default encoder.
     """
 
     name: str
     learn: Learn = field(repr=False)
     reads: str = ""
     cascade: bool = False
+    embed_usd: float | None = field(default=None, repr=False)
 
     def fit(self, requests: Requests, quality: Floats, cost_usd: Floats, models: Sequence[str]) -> "Router":
         """Learn on recorded outcomes.
@@ -49,7 +52,9 @@ class Policy:
         models : sequence of str
             Cheapest first: of equal choices the first is taken.
         """
-        overhead = load_prices().cost_usd([Work("embed_query")]) if self.reads == "vectors" else 0.0
+        overhead = 0.0
+        if self.reads == "vectors":
+            overhead = load_prices().cost_usd([embed_query("minilm")]) if self.embed_usd is None else self.embed_usd
         predictor = self.learn(requests, quality)
         return Router(self.name, tuple(models), predictor, cost_usd.mean(0), self.cascade, overhead_usd=overhead)
 
@@ -102,7 +107,7 @@ class Router:
     @property
     def storable(self) -> bool:
         """Whether all parts are ours; a user's own class is built again from its source."""
-        return type(self.predictor).__name__ in _KINDS
+        return type(self.predictor) in _KINDS
 
     def save(self) -> dict[str, Any]:
         """Plain JSON values.
@@ -112,7 +117,7 @@ class Router:
         ConfigError
             If the predictor is a user's own class.
         """
-        saved: dict[str, Any] = _pack(self)
+        saved: dict[str, Any] = to_plain(self, kinds=_KINDS, leaf=_packed)
         return saved
 
     @classmethod
@@ -124,10 +129,11 @@ class Router:
         ConfigError
             If the values are not those of a router of this version.
         """
+        told = "not a router this version reads"
         try:
-            found = _unpack(raw)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ConfigError(f"not a router this version reads: {error}") from error
+            found = from_kinds(_KINDS, raw, told, leaf=_unpacked)
+        except (KeyError, TypeError, ValueError) as error:  # an array that is none
+            raise ConfigError(f"{told}: {error!r}") from error
         if not isinstance(found, cls):
             raise ConfigError(f"a router was expected, found {type(found).__name__}")
         return found
@@ -237,23 +243,20 @@ def _table(name: str, models: Sequence[str]) -> Learn:
     return lambda requests, quality: rm.ByFeature(listed[:-1], chosen)
 
 
-_KINDS: Mapping[str, type] = MappingProxyType({k.__name__: k for k in (
+_KINDS: Sequence[type] = (
     Router, rm.Constant, rm.Lottery, rm.ByFeature, rm.Logistic, rm.Neighbours, rm.Boosted, rm.Cascade,
     rf.Surface, rf.Embedding, rf.Tfidf, rf.Confidence,
-)})  # fmt: skip
+)  # fmt: skip
 
 
-def _pack(value: Any) -> Any:
-    if is_dataclass(value) and type(value).__name__ in _KINDS:
-        packed = {f.name: _pack(getattr(value, f.name)) for f in fields(value) if f.init}
-        return {"kind": type(value).__name__, **packed}
+def _packed(value: Any) -> Any:
+    """Arrays and infinity as plain values."""
     if isinstance(value, np.ndarray):
         data = base64.b64encode(np.ascontiguousarray(value).tobytes()).decode()
         return {"dtype": value.dtype.str, "shape": list(value.shape), "base64": data}
     if hasattr(value, "indptr"):
-        return {"sparse": [_pack(value.data), _pack(value.indices), _pack(value.indptr)], "shape": list(value.shape)}
-    if isinstance(value, tuple):
-        return list(value)
+        parts = [_packed(part) for part in (value.data, value.indices, value.indptr)]
+        return {"sparse": parts, "shape": list(value.shape)}
     if isinstance(value, float) and np.isinf(value):
         return "inf"
     if isinstance(value, str | int | float):
@@ -261,17 +264,13 @@ def _pack(value: Any) -> Any:
     raise ConfigError(f"{type(value).__name__} is not a part of this package, so it cannot be stored with the router")
 
 
-def _unpack(raw: Any) -> Any:
-    if isinstance(raw, list):
-        return tuple(raw)
+def _unpacked(raw: Any) -> Any:
     if raw == "inf":
         return float("inf")
     if not isinstance(raw, Mapping):
         return raw
-    if "kind" in raw:
-        return _KINDS[raw["kind"]](**{k: _unpack(v) for k, v in raw.items() if k != "kind"})
     if "sparse" in raw:
         from scipy.sparse import csr_array
 
-        return csr_array(tuple(_unpack(part) for part in raw["sparse"]), tuple(raw["shape"]))
+        return csr_array(tuple(_unpacked(part) for part in raw["sparse"]), tuple(raw["shape"]))
     return np.frombuffer(base64.b64decode(raw["base64"]), raw["dtype"]).reshape(raw["shape"])

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ _SURFACE = (
 )
 
 
+@runtime_checkable
 class Features(Protocol):
     """Requests to rows of numbers; what it learned when it was fitted are its fields.
 
@@ -156,6 +157,7 @@ NEIGHBOURS = 100
 _BLOCK = 1024
 
 
+@runtime_checkable
 class Predictor(Protocol):
     """Predicts the quality of every model's answer to a request."""
 

@@ -6,7 +6,6 @@ cache the longest prefix that they have seen, so one changing word in front woul
 
 import json
 import re
-import tomllib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +14,7 @@ from typing import Any
 
 import polars as pl
 
+from workbench.codec import from_toml, write_whole
 from workbench.config import Settings
 from workbench.errors import ConfigError, EvalsetError, RecordingMiss, unknown_name
 from workbench.evalset.evalset import Evalset
@@ -87,6 +87,15 @@ class Context:
 
 
 @dataclass(frozen=True, slots=True)
+class _Table:
+    """``prompts.toml`` as it is written."""
+
+    models: tuple[str, ...]
+    feature: Mapping[str, Feature]
+    context: Mapping[str, Context]
+
+
+@dataclass(frozen=True, slots=True)
 class Prompts:
     """Features and contexts of one evalset, and the models that are asked, from its ``prompts.toml``."""
 
@@ -103,16 +112,10 @@ class Prompts:
         ConfigError
             If it is absent or not of the form.
         """
-        try:
-            raw = tomllib.loads(path.read_text(encoding="utf-8"))
-            features = {name: Feature(**row) for name, row in raw["feature"].items()}
-            models = tuple(raw["models"])
-            contexts = {name: Context(**row) for name, row in raw["context"].items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(f"{path} is no table of prompts: {error!r}") from error
-        if not models or not all(isinstance(m, str) for m in models):
-            raise ConfigError(f"{path}: models must be a list of names, found {models!r}")
-        return cls(models, features, contexts)
+        found = from_toml(_Table, path, "is no table of prompts")
+        if not found.models:
+            raise ConfigError(f"{path}: models must name at least one")
+        return cls(found.models, found.feature, found.context)
 
     def messages(
         self, feature: str, context: str, *, tenant_id: str, question: str, documents: Sequence[Document]
@@ -268,9 +271,7 @@ def _write(evalset: Evalset, name: str, rows: Iterable[dict[str, object]]) -> No
     """Write one file, whole or not at all."""
     path = evalset.path / FOLDER / name
     path.parent.mkdir(exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    part.replace(path)
+    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 ANSWER, FIND = "answer", "find"

@@ -4,31 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import polars as pl
 
 from workbench.evalset.outcomes import Outcomes
 from workbench.evaluation.compare import MIN_CLUSTERS
-from workbench.evaluation.experiment import Experiment, decision_path
-from workbench.evaluation.summary import (
-    ItemCase,
-    Summary,
-    assumed_money,
-    changed_cases,
-    compared,
-    frontier_points,
-    is_default,
-    item_cases,
-    losses,
-    losses_title,
-    section_of,
-    slice_rows,
-    would_change,
-)
-from workbench.records import Decision, Query
 from workbench.rendering.table import Column, Interval, Table, Value
 from workbench.reports.charts import lines
 from workbench.reports.figure import Figure
-from workbench.routing.candidates import RoutedArm, ScoredRoutes
+from workbench.routing.candidates import RoutedArm
 from workbench.routing.curves import (
     Curve,
     Estimate,
@@ -41,82 +23,6 @@ from workbench.routing.curves import (
     upper_hull,
 )
 from workbench.routing.predictors import Ints
-
-_LEFT_OUT = " is left out: "  # says that a policy of the list cannot be fed by these outcomes
-_RIGHT = 0.5  # graded answers from here on are shown as right
-
-
-def summarise(
-    experiment: Experiment, decision: Decision, dev: ScoredRoutes, test: ScoredRoutes, tables: Mapping[str, Table]
-) -> Summary:
-    """Everything the report shows beside the decision."""
-    names = [f.name for f in test.facts]
-    cases, pair = cases_of(test), compared(decision, names)
-    lost = losses(cases, pair)
-    before = decision_path(experiment.evalset.path, experiment.notebook).with_suffix(".scores.parquet")
-    accepted = pl.read_parquet(before) if before.is_file() else None
-    sections = [
-        *(section_of(table, table.caption, title=title) for title, table in tables.items()),
-        section_of(dev.table(), _dev_note(test)),
-        section_of(test.table(), "Finalists, on prompts nobody tuned on."),
-    ]
-    return Summary(
-        title="Routing: the cheapest way to a good enough answer",
-        metric=decision.rule.metric,
-        warnings=_warnings(experiment, test),
-        frontier=tuple(frontier_points(dev.scores, dev.facts, split="dev")),
-        slices=tuple(slice_rows(test.scores, names)),
-        changed=changed_cases(accepted, test.scores, names, cases),
-        regressions=lost,
-        regressions_title=losses_title(pair, any_found=bool(lost)),
-        would_change=would_change(decision),
-        sections=tuple(sections),
-        cost_note="Cost is what the outcomes record or declare for each call, plus the counted work of routing; "
-        "a cascade pays for both of its calls. Latency is that of the recorded calls.",
-        assumed=assumed_money(experiment.policy),
-    )
-
-
-def regression_table(decision: Decision, test: ScoredRoutes) -> Table | None:
-    """Prompts on which the decided arm loses most against what is in use, or the best other; None without one."""
-    pair = compared(decision, list(test.picked))
-    if pair is None:
-        return None
-    (arm, other), found = pair, losses(cases_of(test), pair)
-    rows = [(c.question, ", ".join(c.expected[:2]), c.returned[other][0], c.returned[arm][0]) for c in found]
-    names = ("prompt", "right", f"{other} asks", f"{arm} asks")
-    return Table.of(names, rows, losses_title(pair, any_found=bool(rows)))
-
-
-def cases_of(test: ScoredRoutes) -> dict[str, ItemCase]:
-    """One case a prompt: the models that are right, and whom each arm asked."""
-    part = test.outcomes
-    asked = [Query(i, text) for i, text in zip(part.prompt_ids, part.requests.prompts, strict=True)]
-    right = {
-        i: [m for m, q in zip(part.models, row, strict=True) if q >= _RIGHT]
-        for i, row in zip(part.prompt_ids, part.quality, strict=True)
-    }
-    returned = {
-        arm: {i: [part.models[p]] for i, p in zip(part.prompt_ids, picked, strict=True)}
-        for arm, picked in test.picked.items()
-    }
-    return item_cases(test.scores, asked, expected=right, returned=returned)
-
-
-def _dev_note(test: ScoredRoutes) -> str:
-    """What the scores on dev are, and which policies are not among them."""
-    told = "On the prompts they were tuned on; policies by routers that had not seen them."
-    return " ".join([told, *(f"{note}." for note in test.outcomes.notes if _LEFT_OUT in note)])
-
-
-def _warnings(experiment: Experiment, test: ScoredRoutes) -> tuple[str, ...]:
-    asked = not is_default(experiment.parameters, "policies")
-    out = [*experiment.evalset.notes, *(note for note in test.outcomes.notes if asked or _LEFT_OUT not in note)]
-    out += [
-        f"{a.name} is a class of your own: it is fitted again in every run." for a in test.arms if not a.router.storable
-    ]
-    return tuple(out)
-
 
 HULL, ORACLE = "hull of the single models", "oracle"
 _CURVE_POINTS = 12
@@ -157,7 +63,7 @@ def study(outcomes: Outcomes, arms: Sequence[RoutedArm], *, draws: int, seed: in
     Raises
     ------
     SplitError
-        If a prompt is not of dev: who wins here may go to the test.
+        If a prompt is not of dev: the winners here may go to the test.
     """
     outcomes.require_dev("comparing policies with the hull")
     quality = outcomes.quality
@@ -228,10 +134,11 @@ def opportunity_table(outcomes: Outcomes, *, draws: int, seed: int) -> Table:
         ("AIQ, oracle", interval(areas[ORACLE].estimate), "routing with the answers known"),
         ("what a perfect router could gain", interval(gap), "oracle minus hull"),
     ]
+    told = "Is there anything to route? "
     if weak == strong:
-        told = f"{outcomes.models[weak]} is the cheapest and the strongest: only an oracle would ask another."
+        told += f"{outcomes.models[weak]} is the cheapest and the strongest: only an oracle would ask another."
     else:
-        told = "An oracle knows the answers; routers reach a small part of this gap."
+        told += "An oracle knows the answers; routers reach a small part of this gap."
     return Table((Column("what"), Column("quality or AIQ", "interval"), Column("which")), _as_intervals(rows), told)
 
 
@@ -245,7 +152,7 @@ def interval(estimate: Estimate) -> Interval:
 
 
 def study_table(found: Study) -> Table:
-    """Policies against the hull, the length rule and the oracle; the caption says who wins."""
+    """Policies against the hull, the length rule and the oracle; the caption names the winners."""
     rows: list[tuple[Value, ...]] = [(HULL, interval(found.areas[HULL].estimate), None, None, None, None, None, "")]
     for name in found.names:
         gain, area = found.gain(name), found.areas[name]
@@ -270,7 +177,7 @@ def study_table(found: Study) -> Table:
     )
     winners = ", ".join(found.winners) or "no policy"
     weak, strong = pair_of(found.outcomes)
-    caption = f"Beyond noise, better than mixing single models: {winners}."
+    caption = f"Which policy beats the hull? Beyond noise, better than mixing single models: {winners}."
     if found.deferrals:
         models = found.outcomes.models
         caption += f" APGR and CPT: from {models[weak]} to {models[strong]}."
@@ -293,7 +200,7 @@ def within_table(found: Study, *, draws: int, seed: int) -> Table:
     rows: list[tuple[Value, ...]] = [
         (n, interval(found.gain(n)), *(interval(by[n]) for by in gains.values())) for n in found.names
     ]
-    return Table(columns, tuple(rows), _survival(found, gains))
+    return Table(columns, tuple(rows), f"Does the gain survive inside a feature? {_survival(found, gains)}")
 
 
 def _survival(found: Study, gains: Mapping[str, Mapping[str, Estimate]]) -> str:

@@ -1,19 +1,19 @@
 """Accept the decision of a run, and check accepted decisions again with exactly their parameters."""
 
 import json
-import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
 
+from workbench.codec import write_whole
 from workbench.config import Clock, Settings
 from workbench.errors import ConfigError, RunError, unknown_name
 from workbench.evalset.evalset import find_evalset
 from workbench.evalset.gates import ASSUMED_REQUESTS, GatePolicy, default_policy, scan_gates
-from workbench.evaluation.experiment import anchor_path, decision_path, note_test_use
 from workbench.evaluation.gate import EXIT_CODES, Gate
+from workbench.evaluation.in_use import anchor_path, decision_path, note_test_use
 from workbench.evaluation.run_record import RunRecord
 from workbench.records import Decision
 from workbench.runner.headless import Job, run_all
@@ -205,9 +205,8 @@ def _store(folder: Path, decision: Decision, target: Path, uses: Sequence[str]) 
 
 
 def _write_decision(decision: Decision, target: Path) -> Path:
-    part = target.with_name(f".{target.name}.{os.getpid()}")
-    part.write_text(decision.to_json(), encoding="utf-8")
-    return part.replace(target)
+    write_whole(target, decision.to_json())
+    return target
 
 
 def _deciding_scores(folder: Path, decision: Decision) -> pl.DataFrame:
@@ -272,8 +271,8 @@ def _gate_of(run_dir: Path) -> Gate | None:
         return None
     try:
         return Gate.load(path)
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise RunError(f"{path} is not a gate this version reads: {error}", str(run_dir)) from error
+    except ConfigError as error:
+        raise RunError(str(error), str(run_dir)) from error
 
 
 def worst_exit_code(checks: Sequence[Check]) -> int:

@@ -19,6 +19,7 @@ from jupyter_core.utils import ensure_event_loop, run_sync
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 
+from workbench.codec import write_whole
 from workbench.errors import RunError
 from workbench.evaluation.run_record import CellState
 from workbench.rendering.progress import MIME_TYPE
@@ -55,7 +56,7 @@ Listener = Callable[[Event], None]
 
 
 class Watch:
-    """The state of each code cell, as it was really executed, and who is told."""
+    """The state of each code cell, as it was really executed, with what is told of it."""
 
     def __init__(self, leash: Watchdog, tell: Callable[[EventKind, int, int, dict[str, Any]], None]) -> None:
         self.leash = leash
@@ -158,9 +159,7 @@ def _without_secrets(target: Path) -> None:
         log.write_text(clean, encoding="utf-8")
     notebook = nbformat.read(target, as_version=nbformat.NO_CONVERT)
     if (clean := redact_all(notebook)) != notebook:
-        part = target.with_suffix(".part")
-        nbformat.write(nbformat.from_dict(clean), part)
-        part.replace(target)
+        write_whole(target, nbformat.writes(nbformat.from_dict(clean)) + "\n")
 
 
 def _first_tag(cell: Any) -> str:

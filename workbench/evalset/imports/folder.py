@@ -1,8 +1,6 @@
 """Writes an evalset folder, or one file of it, whole or not at all."""
 
-import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,9 +8,10 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from workbench.codec import write_whole
 from workbench.errors import EvalsetError
 from workbench.evalset.files import DOCUMENT_KEYS, QUERY_KEYS, Judgement
-from workbench.records import Document, Query
+from workbench.records import Document, Query, file_hash
 
 
 def write_folder(
@@ -75,14 +74,13 @@ def add_file(out: Path, name: str, data: bytes, *, card: str) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     if not (out / "card.md").exists():
         (out / "card.md").write_text(card, encoding="utf-8")
-    part = out / f".{name}.{os.getpid()}"
-    part.write_bytes(data)
-    return part.replace(target)
+    write_whole(target, data)
+    return target
 
 
 def import_card(left_out: Mapping[Path, Sequence[str]], by_hand: str, notes: Sequence[str] = ()) -> str:
     """Card of an import: which files were read and which of their columns left out, and what a person has to add."""
-    said = [f"`{path.name}`, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in left_out]
+    said = [f"`{path.name}`, sha256 {file_hash(path)}" for path in left_out]
     said += [*notes, *(f"of `{p.name}` were left out: {', '.join(names)}" for p, names in left_out.items() if names)]
     return (
         "---\nsynthetic: false\n---\n# Imported\n## Made from\n"
