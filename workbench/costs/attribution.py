@@ -18,7 +18,7 @@ import polars as pl
 
 from workbench.errors import ConfigError, unknown_name
 from workbench.evaluation.compare import ratio_interval
-from workbench.inference.prices import NANOS_PER_USD
+from workbench.inference.prices import NANOS_PER_USD, PriceTable
 from workbench.telemetry.ledger import NOBODY, TOKENS, Ledger
 
 ShareBy = Literal["cost", "calls", "tokens", "even"]
@@ -35,6 +35,11 @@ GROUPS: Mapping[str, pl.Expr] = {
     "day": pl.col("started").str.slice(0, 10),
     "hour": pl.col("started").str.slice(0, 13),
 }
+CLASS_OF: Mapping[str, str] = {
+    "fresh_tokens": "input", "cache_read_tokens": "cache_read", "cache_write_tokens": "cache_write",
+    "output_tokens": "output",
+}  # fmt: skip
+NO_TOKENS = "none"
 READ = (
     "call_id", "attempt", "started", "trace_id", "item_id", "tenant_id", "user_id", "feature", "purpose",
     "model_asked", "model_served", "route", *TOKENS, "price_version", "cost_nanos", "saved_nanos", "status",
@@ -157,6 +162,42 @@ class Spend:
         each = requests.group_by("feature").agg(sums).with_columns(pl.col("feature").replace("", NOBODY))
         return pl.concat([requests.select(pl.lit("all").alias("feature"), *sums), each.sort("feature")])
 
+    def by_class(self, prices: PriceTable, **keys: pl.Expr) -> pl.DataFrame:
+        """Sums by some keys and class of token: the keys, meter, tokens, cost_nanos; they sum to `total_nanos`.
+
+        The ledger has one amount per attempt. It is split in proportion to the model's list prices of the classes: what
+        has none is priced as input, a model without any by tokens alone. What costs without tokens has the meter
+        "none".
+
+        >>> spend.by_class(prices, day=pl.col("started").str.slice(0, 10))  # doctest: +SKIP
+        """
+        used = (_TOKENS > 0).alias("used")
+        groups = [*(e.alias(name) for name, e in keys.items()), pl.col("model_asked").alias("_model"), used]
+        sums = self.rows.group_by(groups).agg(pl.col(*TOKENS, "cost_nanos").sum())
+        sums = sums.join(_list_prices(sums["_model"].unique().to_list(), prices), on="_model", how="left")
+        priced = pl.sum_horizontal([pl.col(n) * pl.col(f"list_{n}") for n in TOKENS]) > 0
+        weights = [pl.when(priced).then(pl.col(n) * pl.col(f"list_{n}")).otherwise(pl.col(n)) for n in TOKENS]
+        whole, upto, given, parts = pl.sum_horizontal(weights), pl.lit(0.0), pl.lit(0), []
+        for name, weight in zip(TOKENS, weights, strict=True):
+            # in floating point a part may be off by one, but what is left for the last class makes the sum exact
+            upto = upto + weight
+            share = pl.when(upto >= whole).then("cost_nanos").otherwise(
+                (pl.col("cost_nanos") * (upto / whole)).round().cast(pl.Int64, strict=False))  # fmt: skip
+            parts.append((share - given).alias(f"cost_{name}"))
+            given = share
+        sums = sums.with_columns(parts)
+        out = [
+            sums.filter(pl.col("used") if name else ~pl.col("used")).select(
+                *keys,
+                pl.lit(CLASS_OF[name] if name else NO_TOKENS).alias("meter"),
+                (pl.col(name) if name else pl.lit(0, pl.Int64)).alias("tokens"),
+                pl.col(f"cost_{name}" if name else "cost_nanos").alias("cost_nanos"),
+            )
+            for name in (*TOKENS, "")
+        ]
+        whole_frame = pl.concat(out).filter((pl.col("tokens") != 0) | (pl.col("cost_nanos") != 0))
+        return whole_frame.group_by(*keys, "meter").agg(pl.col("tokens", "cost_nanos").sum()).sort(*keys, "meter")
+
     def token_split(self) -> pl.DataFrame:
         """Tokens of each class: tokens (the class), count, share."""
         counts = [int(self.rows[name].sum()) for name in TOKENS]
@@ -201,6 +242,16 @@ def _group(name: str) -> pl.Expr:
     if name not in GROUPS:
         raise ConfigError(unknown_name("column to sum by", name, tuple(GROUPS)))
     return GROUPS[name]
+
+
+def _list_prices(models: Sequence[str], prices: PriceTable) -> pl.DataFrame:
+    """Nano-dollars of a token of each column of the ledger, by model: 0 for all of a model without a list price."""
+    schema = {"_model": pl.String} | {f"list_{name}": pl.Float64 for name in TOKENS}
+    rows = []
+    for model in models:
+        listed = prices.models.get(model, {})
+        rows.append((model, *(float(listed.get(CLASS_OF[n], listed.get("input", 0))) for n in TOKENS)))
+    return pl.DataFrame(rows, schema, orient="row")
 
 
 def _allocate(cells: pl.DataFrame, shared: Mapping[str, int], share_by: ShareBy) -> dict[tuple[str, str], int]:

@@ -19,15 +19,11 @@ from math import factorial
 
 import polars as pl
 
-from workbench.costs.attribution import Spend
+from workbench.costs.attribution import CLASS_OF, Spend
 from workbench.inference.prices import TOKEN_CLASSES, PriceTable
 from workbench.telemetry.ledger import TOKENS
 
 CAUSES = ("price", "volume", "tokens per call", "model mix", "cache rate")
-CLASS_OF: Mapping[str, str] = {
-    "fresh_tokens": "input", "cache_read_tokens": "cache_read", "cache_write_tokens": "cache_write",
-    "output_tokens": "output",
-}  # fmt: skip
 WITHOUT_TOKENS = "without tokens"
 _FINE = 10**6  # a term of one model is rounded to a millionth of a nano-dollar, so that fractions stay small
 
