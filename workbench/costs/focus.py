@@ -28,12 +28,18 @@ PROVIDERS: Mapping[Version, tuple[str, str]] = {
 }
 COLUMNS = (
     "BilledCost", "BillingAccountId", "BillingAccountName", "BillingAccountType", "BillingCurrency",
-    "BillingPeriodEnd", "BillingPeriodStart", "ChargeCategory", "ChargeClass", "ChargeDescription", "ChargeFrequency",
-    "ChargePeriodEnd", "ChargePeriodStart", "ConsumedQuantity", "ConsumedUnit", "ContractedCost",
-    "ContractedUnitPrice", "EffectiveCost", "InvoiceId", "InvoiceIssuerName", "ListCost", "ListUnitPrice",
-    "PricingCategory", "PricingQuantity", "PricingUnit", "RegionId", "RegionName", "ResourceId", "ResourceName",
-    "ResourceType", "ServiceCategory", "ServiceName", "ServiceSubcategory", "SkuId", "SkuMeter", "SkuPriceDetails",
-    "SkuPriceId", "SubAccountId", "SubAccountName", "SubAccountType", "Tags", "x_TokenType",
+    "BillingPeriodEnd", "BillingPeriodStart", "ChargeCategory", "ChargeClass", "ChargeDescription",
+    "ChargeFrequency", "ChargePeriodEnd", "ChargePeriodStart", "CommitmentDiscountStatus", "ConsumedQuantity",
+    "ConsumedUnit", "ContractedCost", "ContractedUnitPrice", "EffectiveCost", "InvoiceId", "InvoiceIssuerName",
+    "ListCost", "ListUnitPrice", "PricingCategory", "PricingCurrency", "PricingCurrencyContractedUnitPrice",
+    "PricingCurrencyEffectiveCost", "PricingCurrencyListUnitPrice", "PricingQuantity", "PricingUnit", "RegionId",
+    "RegionName", "ResourceId", "ResourceName", "ResourceType", "ServiceCategory", "ServiceName",
+    "ServiceSubcategory", "SkuId", "SkuMeter", "SkuPriceDetails", "SkuPriceId", "SubAccountId", "SubAccountName",
+    "SubAccountType", "Tags", "x_TokenType",
+)  # fmt: skip
+_COSTS = ("BilledCost", "EffectiveCost", "ContractedCost", "ListCost", "PricingCurrencyEffectiveCost")
+_UNIT_PRICES = (
+    "ListUnitPrice", "ContractedUnitPrice", "PricingCurrencyListUnitPrice", "PricingCurrencyContractedUnitPrice",
 )  # fmt: skip
 _MILLION = 1_000_000
 _UNNAMED = "unattributed"
@@ -76,13 +82,14 @@ def _row(row: Mapping[str, str | int], account: BillingAccount, sellers: tuple[s
     tenant, used = str(row["tenant_id"]), meter != NO_TOKENS
     tags = {name: row[name] for name in ("feature", "purpose") if row[name]}
     found: dict[str, str | None] = dict.fromkeys(COLUMNS)
-    found |= dict.fromkeys(("BilledCost", "EffectiveCost", "ContractedCost", "ListCost"), money)
+    found |= dict.fromkeys(_COSTS, money)
     found |= dict.fromkeys((*sellers, "InvoiceIssuerName"), vendor)
     found |= {
         "BillingAccountId": account.account_id,
         "BillingAccountName": account.name or account.account_id,
         "BillingAccountType": "Project",
         "BillingCurrency": "USD",
+        "PricingCurrency": "USD",
         "BillingPeriodStart": _utc(month),
         "BillingPeriodEnd": _utc((month + timedelta(days=32)).replace(day=1)),
         "ChargeCategory": "Usage" if used else "Adjustment",
@@ -104,14 +111,12 @@ def _row(row: Mapping[str, str | int], account: BillingAccount, sellers: tuple[s
 def _usage(meter: str, model: str, price: str, cost: int, tokens: int) -> dict[str, str | None]:
     """Quantity and unit price, per million tokens; the unit price is what was paid."""
     unit = _decimal(Decimal(cost) / NANOS_PER_USD * _MILLION / tokens)
-    return {
-        "ConsumedQuantity": str(tokens),
+    return dict.fromkeys(_UNIT_PRICES, unit) | {
+        "ConsumedQuantity": _decimal(Decimal(tokens)),
         "ConsumedUnit": "Tokens",
         "PricingCategory": "Standard",
         "PricingQuantity": _decimal(Decimal(tokens) / _MILLION),
         "PricingUnit": "1000000 Tokens",
-        "ListUnitPrice": unit,
-        "ContractedUnitPrice": unit,
         "SkuId": model or _UNNAMED,
         "SkuMeter": meter,
         "SkuPriceId": f"{model or _UNNAMED}:{price or 'unpriced'}:{meter}",
@@ -123,9 +128,9 @@ def _usage(meter: str, model: str, price: str, cost: int, tokens: int) -> dict[s
 
 
 def _decimal(value: Decimal) -> str:
-    """Plain decimal text, without an exponent."""
-    text = f"{value:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    """Plain decimal text, without an exponent and with a point: readers take a column of whole numbers for integers."""
+    whole, _, part = f"{value:f}".partition(".")
+    return f"{whole}.{part.rstrip('0') or '0'}"
 
 
 def _utc(moment: datetime) -> str:
