@@ -44,3 +44,13 @@ def test_costs_are_told_by_feature_and_tenant_and_hostile_names_do_not_steer_the
 def test_what_cannot_be_asked_is_refused_by_name(state_url):
     assert "no ISO date" in shown(state_url, "--since", "yesterday", code=3)
     assert "give both" in shown(state_url, "--before", "2026-11-01", code=3)
+
+
+def test_an_invoice_is_compared_and_focus_is_written(state_url, engine, tmp_path):
+    Ledger(engine).add([row("a", 0, 2_000_000_000, model_asked="acme/m", fresh_tokens=10)])
+    invoice, focus = tmp_path / "invoice.csv", tmp_path / "out" / "focus.csv"
+    invoice.write_text("day,model,meter,tokens,cost_usd\n2026-11-23,m,input,10,3\n", encoding="utf-8")
+    told = shown(state_url, "--invoice", str(invoice), "--focus", str(focus), "--account", "prod")
+    assert "price changed: 1.5 times" in told
+    assert focus.read_text(encoding="utf-8").count("\n") == 2
+    assert "--account" in shown(state_url, "--focus", str(focus), code=3)

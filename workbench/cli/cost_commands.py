@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from workbench.cli.lines import write_file
 from workbench.config import load_settings
 from workbench.errors import ConfigError
 
@@ -29,26 +30,45 @@ def costs(
     good: Annotated[
         Path | None, typer.Option(metavar="CSV", help="request and good (0 or 1): show what a good answer costs.")
     ] = None,
+    invoice: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Compare an invoice of the period: CSV, FOCUS or JSON.")
+    ] = None,
+    focus: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Write the period in FOCUS 1.4 names there.")
+    ] = None,
+    account: Annotated[str, typer.Option(help="Who pays, for --focus.")] = "",
 ) -> None:
     """Show what was spent: by feature and customer, for a request and a good answer, and what was wasted."""
     from workbench.costs.attribution import load_spend
+    from workbench.costs.bridge import cost_bridge
+    from workbench.costs.focus import BillingAccount, focus_frame
+    from workbench.costs.invoices import read_invoice, reconcile
+    from workbench.costs.tables import bridge_table, invoice_tables, period
+    from workbench.inference.prices import project_prices
     from workbench.state import open_engine
     from workbench.telemetry.ledger import Ledger
 
     since, until, before = (_moment(text) for text in (since, until, before))
     if before and not before < since:
         raise ConfigError("--before is the start of the period that ends at --since: give both, in this order")
-    ledger = Ledger(open_engine(load_settings().state_url))
+    if focus and not account:
+        raise ConfigError("--focus needs --account: the id of the account that pays")
+    settings = load_settings()
+    ledger = Ledger(open_engine(settings.state_url))
     spend = load_spend(ledger, since=since, until=until)
     if spend.rows.is_empty():
-        from workbench.costs.tables import period
-
         typer.echo(f"the ledger has no call {period(spend)}")
         return
-    tables = _tables(spend, [name.strip() for name in by.split(",") if name.strip()], revenue, good)
+    prices = project_prices(settings.root)
+    if invoice:
+        tables = invoice_tables(reconcile(spend, read_invoice(*invoice), prices))
+    else:
+        tables = _tables(spend, [name.strip() for name in by.split(",") if name.strip()], revenue, good)
     if before:
-        tables.append(_bridge(load_spend(ledger, since=before, until=since), spend))
+        tables.append(bridge_table(cost_bridge(load_spend(ledger, since=before, until=since), spend, prices)))
     typer.echo("\n\n".join(table.to_text() for table in tables))
+    if focus:
+        write_file(focus, focus_frame(spend, prices, BillingAccount(account)).write_csv())
 
 
 def _tables(spend: "Spend", names: list[str], revenue: Path | None, good: Path | None) -> "list[Table]":
@@ -75,14 +95,6 @@ def _tables(spend: "Spend", names: list[str], revenue: Path | None, good: Path |
         shown.append(tables.good_table(cost_per_good(spend, judged)))
     found = spikes(spend)
     return [*shown, tables.spikes_table(found)] if len(found) else shown
-
-
-def _bridge(earlier: "Spend", spend: "Spend") -> "Table":
-    from workbench.costs.bridge import cost_bridge
-    from workbench.costs.tables import bridge_table
-    from workbench.inference.prices import project_prices
-
-    return bridge_table(cost_bridge(earlier, spend, project_prices(load_settings().root)))
 
 
 def _moment(text: str) -> str:

@@ -6,6 +6,7 @@ import polars as pl
 
 from workbench.costs.attribution import GoodCost, ShareBy, Spend
 from workbench.costs.bridge import Bridge
+from workbench.costs.invoices import Reconciliation, by_cause
 from workbench.rendering.table import Column, Interval, Table, Value
 
 SHOWN = 40  # rows of a table; the rest is one row, so that every table adds up
@@ -127,6 +128,31 @@ def bridge_table(bridge: Bridge) -> Table:
     told = f"; no list price: {', '.join(bridge.unlisted)}" if bridge.unlisted else ""
     caption = f"Why it changed: each cause averaged over all orders in which they can change{told}"
     return Table((Column("cause"), Column("usd", "usd")), tuple(rows), caption)
+
+
+def invoice_tables(found: Reconciliation, shown: int = SHOWN) -> list[Table]:
+    """Differences between invoice and ledger: by cause, then one by one, the largest first."""
+    ranked = sorted(found.differences, key=lambda d: (-abs(d.by_nanos), d.day, d.model, d.meter))
+    causes = [(cause, by / 1e9) for cause, by in by_cause(ranked).items()] or [("none", 0.0)]
+    totals = [("the ledger", found.ledger_nanos / 1e9), *causes, ("the invoice", found.invoice_nanos / 1e9)]
+    told = f"; not on this invoice: {', '.join(found.elsewhere)}" if found.elsewhere else ""
+    first = Table((Column("from ledger to invoice"), Column("usd", "usd")), tuple(totals), f"Invoice and ledger{told}")
+    names = (
+        "day",
+        "model",
+        "tokens of",
+        "ledger tokens",
+        "invoice tokens",
+        "ledger usd",
+        "invoice usd",
+        "likeliest cause",
+    )
+    rows = [
+        (d.day, d.model, d.meter, d.ledger_tokens, d.invoice_tokens, *_usd((d.ledger_nanos, d.invoice_nanos)), d.cause)
+        for d in ranked[:shown]
+    ]
+    caption = f"{len(ranked):,} differences by day, model and class of token, largest first"
+    return [first, Table.of(names, rows, caption)] if ranked else [first]
 
 
 def _usd(amounts: Sequence[int | None]) -> tuple[float | None, ...]:
