@@ -8,7 +8,7 @@ from typer.core import TyperGroup
 
 from workbench.cli.calls import budgets, models_app, trace
 from workbench.cli.calls import record as record_command
-from workbench.cli.cost_commands import costs
+from workbench.cli.cost_commands import costs, layers
 from workbench.cli.import_commands import import_app
 from workbench.cli.lines import named_values, say, say_error, write_file
 from workbench.config import Settings, SystemClock, load_settings
@@ -190,6 +190,7 @@ app.add_typer(import_app, name="import")
 app.add_typer(models_app, name="models")
 app.command()(budgets)
 app.command()(costs)
+app.command()(layers)
 app.command()(trace)
 
 

@@ -1,4 +1,4 @@
-"""``workbench costs``: what was spent, for whom, and why it changed."""
+"""``workbench costs`` and ``workbench layers``: what was spent and why, and what is there of each layer."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -69,6 +69,19 @@ def costs(
     typer.echo("\n\n".join(table.to_text() for table in tables))
     if focus:
         write_file(focus, focus_frame(spend, prices, BillingAccount(account)).write_csv())
+
+
+def layers(
+    html: Annotated[Path | None, typer.Option(metavar="PATH", help="Write a page there instead.")] = None,
+) -> None:
+    """Show what is configured and measured of each layer, with what is missing in order."""
+    from workbench.stack.layers import read_layers
+
+    page = read_layers(load_settings())
+    if html is None:
+        typer.echo(repr(page))
+    else:
+        write_file(html, page.page())
 
 
 def _tables(spend: "Spend", names: list[str], revenue: Path | None, good: Path | None) -> "list[Table]":
