@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from workbench.caching.cache import ResponseCache, SemanticCache, load_semantic
     from workbench.caching.notebook import CachingExperiment
     from workbench.config import load_settings
+    from workbench.costs.notebook import CostsExperiment
     from workbench.evalset.evalset import load_evalset
     from workbench.evaluation.start import start as begin
     from workbench.inference.budgets import Budget
@@ -67,9 +68,28 @@ if TYPE_CHECKING:
         draws: int = ...,
         seed: int = ...,
     ) -> CachingExperiment: ...
-    def start(notebook: str, **parameters: Any) -> RetrievalExperiment | RoutingExperiment | CachingExperiment:
+    @overload
+    def start(
+        notebook: Literal["costs"],
+        *,
+        since: str = ...,
+        until: str = ...,
+        before: str = ...,
+        share_by: str = ...,
+        instead: list[str] = ...,
+        revenue: str = ...,
+        good: str = ...,
+        invoice: list[str] = ...,
+        nameless_limit: float = ...,
+        shown: int = ...,
+        seed: int = ...,
+    ) -> CostsExperiment: ...
+    def start(
+        notebook: str, **parameters: Any
+    ) -> RetrievalExperiment | RoutingExperiment | CachingExperiment | CostsExperiment:
         """Begin the experiment of a notebook with its parameters."""
-        found: RetrievalExperiment | RoutingExperiment | CachingExperiment = begin(notebook, **parameters)
+        found: RetrievalExperiment | RoutingExperiment | CachingExperiment | CostsExperiment
+        found = begin(notebook, **parameters)
         return found
 
 

@@ -42,7 +42,7 @@ CLASS_OF: Mapping[str, str] = {
 NO_TOKENS = "none"
 READ = (
     "call_id", "attempt", "started", "trace_id", "item_id", "tenant_id", "user_id", "feature", "purpose",
-    "model_asked", "model_served", "route", *TOKENS, "price_version", "cost_nanos", "saved_nanos", "status",
+    "model_asked", "route", *TOKENS, "price_version", "cost_nanos", "saved_nanos", "status",
 )  # fmt: skip
 _MOST_USD = 9_000_000_000  # whole nano-dollars in 64 bits
 _FREE = ("cached", "replayed")

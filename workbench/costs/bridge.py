@@ -20,6 +20,7 @@ from math import factorial
 import polars as pl
 
 from workbench.costs.attribution import CLASS_OF, Spend
+from workbench.inference.messages import Usage
 from workbench.inference.prices import TOKEN_CLASSES, PriceTable
 from workbench.telemetry.ledger import TOKENS
 
@@ -182,3 +183,44 @@ def _shapley(cause: str, worth: Mapping[frozenset[str], Fraction]) -> Fraction:
         for before in map(frozenset, combinations(others, size)):
             total += share * (worth[before | {cause}] - worth[before])
     return total
+
+
+def what_if(spend: Spend, prices: PriceTable, instead: Mapping[str, str]) -> dict[str, int]:
+    """Nano-dollars of the same tokens under other choices: as booked, at today's prices, asked elsewhere, uncached.
+
+    What has no tokens, and what a model without a list price cost, stays as it was booked. A model that is asked in the
+    place of another is taken to use as many tokens; whether its answers are as good is for the routing notebook.
+
+    Parameters
+    ----------
+    instead : mapping of str to str
+        Models that are asked in the place of others.
+
+    Raises
+    ------
+    UnknownPrice
+        If a model that would be asked has no list price.
+    """
+    for other in instead.values():
+        prices.cost_nanos(other, Usage(fresh=1))
+    tokens = pl.sum_horizontal(TOKENS)
+    used = spend.rows.filter(tokens > 0).group_by("model_asked").agg(pl.col(*TOKENS, "cost_nanos").sum())
+    kept = spend.total_nanos - int(used["cost_nanos"].sum())
+    today = elsewhere = Fraction(kept)
+    for row in used.iter_rows(named=True):
+        model, booked = row["model_asked"], Fraction(row["cost_nanos"])
+        today += _at_list(row, model, prices) if model in prices.models else booked
+        other = instead.get(model, model)
+        elsewhere += _at_list(row, other, prices) if other in prices.models else booked
+    found = {"as booked": spend.total_nanos, "at today's prices": round(today)}
+    if instead:
+        found["with " + ", ".join(f"{b} for {a}" for a, b in instead.items())] = round(elsewhere)
+    saved = int(spend.rows["saved_nanos"].sum())
+    return found | ({"without our own cache": spend.total_nanos + saved} if saved else {})
+
+
+def _at_list(row: Mapping[str, int], model: str, prices: PriceTable) -> Fraction:
+    price = (
+        _reference(model, prices) if any(prices.models[model].values()) else dict.fromkeys(TOKEN_CLASSES, Fraction(0))
+    )
+    return sum((row[name] * price[kind] for name, kind in CLASS_OF.items()), Fraction(0))

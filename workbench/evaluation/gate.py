@@ -125,6 +125,11 @@ def check_gate(
     return _worst(claims, soft)
 
 
+def gate_of_counts(counts: Mapping[str, int | None]) -> Gate:
+    """Gate of a notebook that decides nothing: counts that must be 0, None where nothing was there to be counted."""
+    return _worst([_invariant(name, n) for name, n in counts.items()], ())
+
+
 def _invariant(name: str, n: int | None) -> GateClaim:
     if n is None:
         return GateClaim("invariant", "", "not tested", f"{name}: there was nothing to count")

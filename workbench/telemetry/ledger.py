@@ -227,10 +227,11 @@ class Ledger:
     def _read(self, query: sa.Select[Any], schema: dict[str, type["pl.DataType"]]) -> "pl.DataFrame":
         import polars as pl
 
-        read = reader(self._engine).execution_options(yield_per=_READ_AT_ONCE)
         parts = [pl.DataFrame(schema=schema)]
-        with read.begin() as connection:
-            for rows in connection.execute(query).partitions():
+        with reader(self._engine).begin() as connection:
+            cursor = connection.execute(query).cursor
+            # the driver's own tuples: a row object for each of a million rows takes as long as reading them
+            while cursor is not None and (rows := cursor.fetchmany(_READ_AT_ONCE)):
                 columns = zip(*rows, strict=True)
                 parts.append(
                     pl.DataFrame([pl.Series(n, v, t) for (n, t), v in zip(schema.items(), columns, strict=True)])
