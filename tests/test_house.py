@@ -17,6 +17,7 @@ REASONS = {
     "caching.prompt_cache": "vendors' rules, dated, and their simulation",
     "caching.prompt_tables": "tables of the vendors' caches, beside those of our own",
     "caching.tables": "what the notebook shows",
+    "costs.focus": "a file format of others",
     "evalset.check": "a command, and the only user of ragas",
     "evalset.docstrings": "a script that another Python runs",
     "evalset.imports.logs": "a command",
@@ -33,6 +34,7 @@ REASONS = {
     "routing.record": "a command that asks models for hours",
     "routing.tables": "what the notebook shows",
     "runner.terminal": "the only part of the runner that knows a terminal",
+    "stack.layers": "a command",
     "telemetry.waterfall": "a trace as a page",
 }
 

@@ -106,10 +106,10 @@ def check(
         )
     for found in checks:
         said = f"{found.gate.status}: {found.gate.sentence}" if found.gate else f"error: {found.record.error}"
-        say(f"{found.evalset}/{found.decision.notebook}  {said}")
+        say(f"{'/'.join(found.place)}  {said}")
         say(f"  report: {found.record.report or 'none'}")
     if junit:
-        write_file(junit, junit_xml({f"{c.evalset}.{c.decision.notebook}": c.record.run_dir for c in checks}))
+        write_file(junit, junit_xml({".".join(c.place): c.record.run_dir for c in checks}))
     raise typer.Exit(worst_exit_code(checks))
 
 

@@ -111,7 +111,8 @@ def _row(row: Mapping[str, str | int], account: BillingAccount, sellers: tuple[s
 def _usage(meter: str, model: str, price: str, cost: int, tokens: int) -> dict[str, str | None]:
     """Quantity and unit price, per million tokens; the unit price is what was paid."""
     unit = _decimal(Decimal(cost) / NANOS_PER_USD * _MILLION / tokens)
-    return dict.fromkeys(_UNIT_PRICES, unit) | {
+    found: dict[str, str | None] = dict.fromkeys(_UNIT_PRICES, unit)
+    return found | {
         "ConsumedQuantity": _decimal(Decimal(tokens)),
         "ConsumedUnit": "Tokens",
         "PricingCategory": "Standard",

@@ -109,7 +109,7 @@ class CostsExperiment:
             (r["scope"], r["window"], *(None if (n := r[f"{name}_nanos"]) is None else n / 1e9 for name in money))
             for r in Budgets(self.engine).table().head(self.parameters.shown).iter_rows(named=True)
         ]
-        columns = (Column("budget"), Column("window"), *(Column(name, "usd") for name in money))
+        columns = (Column("budget"), Column("window"), *(Column(f"{name} usd", "usd") for name in money))
         return Table(columns, tuple(rows), "Spent against budgets")
 
     def matrix(self) -> Table:
@@ -157,7 +157,7 @@ class CostsExperiment:
         """The period under other prices, models, and without our cache."""
         found = what_if(self.spend, self.prices, self.instead)
         rows = tuple((choice, nanos / 1e9) for choice, nanos in found.items())
-        caption = "The same tokens under other choices; whether answers stay as good is not asked here"
+        caption = "The same tokens under other choices. Whether answers stay as good is not asked here"
         return Table((Column("choice"), Column("usd", "usd")), rows, caption)
 
     def invoice(self) -> list[Table]:
@@ -198,7 +198,7 @@ class CostsExperiment:
         spend, total = self.spend, self.spend.total_nanos
         sums = {name: spend.by(name)["cost_nanos"].sum() for name in GROUPS}
         matrix = spend.matrix(self.parameters.share_by)
-        sums["matrix"] = matrix["direct_nanos"].sum() + matrix["allocated_nanos"].sum()
+        sums["matrix"] = int(matrix["direct_nanos"].sum()) + int(matrix["allocated_nanos"].sum())
         sums["waste"] = spend.waste()["cost_nanos"].sum()
         sums["token classes"] = spend.by_class(self.prices)["cost_nanos"].sum()
         bridge = cost_bridge(*self._periods, self.prices)

@@ -26,9 +26,10 @@ def spend_table(spend: Spend, *names: str, shown: int = SHOWN) -> Table:
     share = [
         None if r[-2] is None or not spend.total_nanos else 1e9 * float(str(r[-2])) / spend.total_nanos for r in rows
     ]
-    columns = (*map(Column, keys), Column("calls", "count"), Column("cost", "usd"), Column("saved", "usd"))
+    columns = (*map(Column, keys), Column("calls", "count"), Column("cost usd", "usd"), Column("saved usd", "usd"))
     whole = tuple((*r, part) for r, part in zip(rows, share, strict=True))
-    caption = f"Spending {period(spend)}; a call counts in each group in which it has an attempt"
+    caption = f"Spending by {', '.join(names) or 'everything'}. {_begins(period(spend))}; "
+    caption += "a call counts in each group in which it has an attempt"
     return Table((*columns, Column("share", "share", digits=1)), whole, caption)
 
 
@@ -41,6 +42,10 @@ def period(spend: Spend) -> str:
     if spend.since and spend.until:
         return f"from {spend.since} until before {spend.until}"
     return f"from {spend.since} on" if spend.since else f"before {spend.until}" if spend.until else "of all time"
+
+
+def _begins(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
 
 
 def matrix_table(spend: Spend, share_by: ShareBy = "cost", shown: int = SHOWN) -> Table:
@@ -56,8 +61,8 @@ def matrix_table(spend: Spend, share_by: ShareBy = "cost", shown: int = SHOWN) -
     direct, shared = int(frame["direct_nanos"].sum()), int(frame["allocated_nanos"].sum())
     rows.append(("total", "", None, *_usd((direct, shared, direct + shared))))
     columns = (Column("feature"), Column("tenant"), Column("calls", "count"))
-    money = (Column("direct", "usd"), Column("allocated", "usd"), Column("cost", "usd"))
-    caption = f"Cost by feature and tenant {period(spend)}; shared cost is split by {share_by}"
+    money = (Column("direct usd", "usd"), Column("allocated usd", "usd"), Column("cost usd", "usd"))
+    caption = f"Cost by feature and tenant. {_begins(period(spend))}; shared cost is split by {share_by}"
     return Table((*columns, *money), tuple(rows), caption)
 
 
@@ -65,7 +70,11 @@ def gaps_table(spend: Spend) -> Table:
     """Calls that name no tenant or no feature, and those whose price nobody told."""
     rows = tuple((gap, n, share, cost / 1e9, part) for gap, n, share, cost, part in spend.gaps().iter_rows())
     columns = (Column("what is not known"), Column("calls", "count"), Column("of calls", "share", digits=1))
-    return Table((*columns, Column("cost", "usd"), Column("of cost", "share", digits=1)), rows)
+    return Table(
+        (*columns, Column("cost usd", "usd"), Column("of cost", "share", digits=1)),
+        rows,
+        "Calls that name nobody, or have no price",
+    )
 
 
 def unit_table(spend: Spend) -> Table:
@@ -74,8 +83,8 @@ def unit_table(spend: Spend) -> Table:
     rows = []
     for feature, n, *amounts in spend.unit_costs().iter_rows():
         rows.append((feature, n, *(None if a is None else a / 1e9 for a in amounts)))
-    columns = (Column("feature"), Column("requests", "count"), *(Column(name, "usd") for name in names))
-    return Table(columns, tuple(rows), "Cost of a request; an answer from our own cache costs nothing")
+    columns = (Column("feature"), Column("requests", "count"), *(Column(f"{name} usd", "usd") for name in names))
+    return Table(columns, tuple(rows), "Cost of a product request. An answer from our own cache costs nothing")
 
 
 def customers_table(margin: pl.DataFrame, shown: int = SHOWN) -> Table:
@@ -87,7 +96,7 @@ def customers_table(margin: pl.DataFrame, shown: int = SHOWN) -> Table:
     caption = f"Margin of {len(margin):,} customers, least first" + (
         f"; {shown} are shown" if len(margin) > shown else ""
     )
-    money = [Column(name, "usd") for name in ("revenue", "direct", "allocated", "margin")]
+    money = [Column(f"{name} usd", "usd") for name in ("revenue", "direct", "allocated", "margin")]
     return Table((Column("tenant"), *money, Column("of revenue", "share", digits=1)), tuple(rows), caption)
 
 
@@ -97,27 +106,28 @@ def good_table(costs: Sequence[GoodCost]) -> Table:
         (c.feature, c.judged, c.good, None if c.usd is None else Interval(c.usd, c.low, c.high)) for c in costs
     )
     columns = (Column("feature"), Column("judged", "count"), Column("good", "count"))
-    caption = "Dollars for one good answer, 95 % interval; bad answers are paid for by the good ones"
+    caption = "Cost of a good answer. 95 % interval; bad answers are paid for by the good ones"
     return Table((*columns, Column("usd per good answer", "interval", digits=6)), rows, caption)
 
 
 def token_table(spend: Spend) -> Table:
     """Tokens by class."""
     columns = (Column("tokens"), Column("count", "count"), Column("share", "share", digits=1))
-    return Table(columns, tuple(spend.token_split().iter_rows()))
+    return Table(columns, tuple(spend.token_split().iter_rows()), "Tokens by class")
 
 
 def waste_table(spend: Spend) -> Table:
     """What bought no answer for a user."""
     rows = tuple((kind, n, cost / 1e9) for kind, n, cost in spend.waste().iter_rows())
-    return Table((Column("paid for"), Column("attempts", "count"), Column("cost", "usd")), rows)
+    columns = (Column("paid for"), Column("attempts", "count"), Column("cost usd", "usd"))
+    return Table(columns, rows, "What bought an answer, and what did not")
 
 
 def spikes_table(found: pl.DataFrame) -> Table:
     """Hours far above the usual, from `workbench.costs.attribution.spikes`."""
     rows = tuple((who, hour, at, cost / 1e9, limit / 1e9) for who, hour, at, cost, limit in found.iter_rows())
-    columns = (Column(found.columns[0]), Column("hour"), Column("flagged at"), Column("cost", "usd"))
-    return Table((*columns, Column("limit", "usd")), rows, "Hours far above those of the week before")
+    columns = (Column(found.columns[0]), Column("hour"), Column("flagged at"), Column("cost usd", "usd"))
+    return Table((*columns, Column("limit usd", "usd")), rows, "Hours far above those of the week before")
 
 
 def bridge_table(bridge: Bridge) -> Table:
@@ -126,7 +136,7 @@ def bridge_table(bridge: Bridge) -> Table:
     rows += [(cause, effect / 1e9) for cause, effect in bridge.effects.items()]
     rows.append(("after", bridge.after_nanos / 1e9))
     told = f"; no list price: {', '.join(bridge.unlisted)}" if bridge.unlisted else ""
-    caption = f"Why it changed: each cause averaged over all orders in which they can change{told}"
+    caption = f"Why it changed. Each cause is averaged over all orders in which they can change{told}"
     return Table((Column("cause"), Column("usd", "usd")), tuple(rows), caption)
 
 

@@ -231,7 +231,7 @@ class Ledger:
         with reader(self._engine).begin() as connection:
             cursor = connection.execute(query).cursor
             # the driver's own tuples: a row object for each of a million rows takes as long as reading them
-            while cursor is not None and (rows := cursor.fetchmany(_READ_AT_ONCE)):
+            while rows := cursor.fetchmany(_READ_AT_ONCE):
                 columns = zip(*rows, strict=True)
                 parts.append(
                     pl.DataFrame([pl.Series(n, v, t) for (n, t), v in zip(schema.items(), columns, strict=True)])
