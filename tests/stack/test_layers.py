@@ -41,7 +41,7 @@ def test_this_clone_shows_its_decisions_with_their_evidence(tmp_path):
     assert decided.evidence == ROOT / "evalsets" / "docs_qa" / "decisions" / "retrieval.json"
     assert decided.when.startswith("20")
     assert "retrieval is not decided" not in missing(page)
-    assert 'href="evalsets/docs_qa/decisions/retrieval.json"' in page.to_html()
+    assert 'href="evalsets/docs_qa/decisions/retrieval.json"' in page.to_html(ROOT)
 
 
 def test_a_project_with_only_logs_can_decide_what_its_logs_can_tell(project, tmp_path):
@@ -66,15 +66,15 @@ def test_calls_without_tenant_or_price_and_hits_are_told(project, tmp_path):
     engine.dispose()
     page = read_layers(project)
     assert missing(page)[:2] == ["1 calls have no price", "1 calls name no tenant (100.0% of the money)"]
-    assert any(f.measured == "1 answers from our cache saved $1.0000" for f in page.facts)
-    assert any(f.measured == "3 calls, $3.0000" and f.when == "2026-11-23" for f in page.facts)
+    assert any(f.measured == "1 answers from our cache saved $1.00" for f in page.facts)
+    assert any(f.measured == "3 calls, $3.00" and f.when == "2026-11-23" for f in page.facts)
 
 
 def test_names_of_folders_are_escaped_and_the_page_loads_nothing(project, tmp_path):
     (tmp_path / "evalsets" / "<script>alert(1)<").mkdir(parents=True)
     (tmp_path / "evalsets" / "ok").mkdir()
     shutil.copytree(ROOT / "evalsets" / "routing_demo" / "decisions", tmp_path / "evalsets" / "ok" / "decisions")
-    page = read_layers(project).page()
+    page = read_layers(project).page(tmp_path)
     assert "<script" not in page
     assert "src=" not in page
     assert "prefers-color-scheme: dark" in page

@@ -81,7 +81,7 @@ def layers(
     if html is None:
         typer.echo(repr(page))
     else:
-        write_file(html, page.page())
+        write_file(html, page.page(html.resolve().parent))
 
 
 def _tables(spend: "Spend", names: list[str], revenue: Path | None, good: Path | None) -> "list[Table]":

@@ -93,9 +93,9 @@ def customers_table(margin: pl.DataFrame, shown: int = SHOWN) -> Table:
     for tenant, revenue, direct, shared, left in margin.head(shown).iter_rows():
         share = left / revenue if revenue and revenue > 0 and left is not None else None
         rows.append((tenant, *_usd((revenue, direct, shared, left)), share))
-    caption = f"Margin of {len(margin):,} customers, least first" + (
-        f"; {shown} are shown" if len(margin) > shown else ""
-    )
+    known = not margin["revenue_nanos"].is_null().all()
+    caption = "Margin by customer. The least first" if known else "Cost by customer. No revenue is told"
+    caption += f"; {shown} of {len(margin):,} are shown" if len(margin) > shown else f"; {len(margin):,} customers"
     money = [Column(f"{name} usd", "usd") for name in ("revenue", "direct", "allocated", "margin")]
     return Table((Column("tenant"), *money, Column("of revenue", "share", digits=1)), tuple(rows), caption)
 

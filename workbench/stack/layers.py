@@ -4,6 +4,7 @@ Reads what is there (settings, evalsets, decisions, runs, the state database) an
 a project that has only logs, and on one in use.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -15,6 +16,7 @@ import sqlalchemy as sa
 from workbench.config import Settings
 from workbench.costs.attribution import Spend, load_spend
 from workbench.evaluation.run_record import RunRecord
+from workbench.evaluation.sentences import usd
 from workbench.inference.prices import project_prices
 from workbench.inference.weights import WEIGHTS, is_there
 from workbench.records import Decision
@@ -88,10 +90,10 @@ class StackPage:
         rows = [(n, g.layer, g.missing, g.decides, g.needs) for n, g in enumerate(self.gaps, start=1)]
         return Table.of(("", "layer", "missing", "what it would decide", "what it needs"), rows, "What is missing")
 
-    def to_html(self) -> str:
-        """Both tables, with links to the evidence."""
+    def to_html(self, folder: Path) -> str:
+        """Both tables, with links to the evidence that hold in a folder."""
         links = "".join(
-            f'<li>{escape(f.layer)}: <a href="{escape(quote(self._place(f.evidence)))}">'
+            f'<li>{escape(f.layer)}: <a href="{escape(quote(Path(os.path.relpath(f.evidence, folder)).as_posix()))}">'
             f"{escape(self._place(f.evidence))}</a></li>"
             for f in self.facts
             if f.evidence is not None
@@ -99,23 +101,24 @@ class StackPage:
         shown = f"<p>Evidence</p><ul>{links}</ul>" if links else ""
         return f"{self.table.to_html()}{self.backlog.to_html()}{shown}"
 
-    def page(self) -> str:
-        """One whole HTML page that loads and runs nothing; its links hold in the project's root."""
+    def page(self, folder: Path) -> str:
+        """One whole HTML page that loads and runs nothing, for a file in this folder."""
         css = (files("workbench.reports") / "templates" / "report.css").read_text(encoding="utf-8")
         return (
             '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="color-scheme" content="light dark">'
             '<meta name="viewport" content="width=device-width, initial-scale=1"><title>Layers</title>'
-            f"<style>{css}</style></head><body><main><h1>The layers of {escape(self.root.name)}</h1>"
-            f'<div class="wb-scroll">{self.to_html()}</div></main></body></html>'
+            f"<style>{css}</style></head><body><main><h1>What is there, and what is missing</h1>"
+            f'<div class="wb-scroll">{self.to_html(folder)}</div></main></body></html>'
         )
 
     def _place(self, path: Path | None) -> str:
         if path is None:
             return ""
-        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.name
+        inside = path.is_relative_to(self.root)
+        return path.relative_to(self.root).as_posix() if inside else f"{path.parent.name}/{path.name}"
 
     def _repr_html_(self) -> str:
-        return self.to_html()
+        return self.to_html(Path.cwd())
 
     def __repr__(self) -> str:
         return f"{self.table.to_text()}\n\n{self.backlog.to_text()}"
@@ -176,7 +179,7 @@ def _inference(settings: Settings, spend: Spend | None) -> Iterator[LayerFact]:
     if spend is not None:
         models = spend.by("model")
         calls, last = spend.rows["call_id"].n_unique(), str(spend.rows["started"].max())
-        measured = f"{calls:,} calls, ${spend.total_nanos / 1e9:,.4f}"
+        measured = f"{calls:,} calls, {usd(spend.total_nanos / 1e9)}"
         yield LayerFact("inference", "calls", f"{len(models)} models were asked", measured, last[:10])
 
 
@@ -204,7 +207,7 @@ def _caching(spend: Spend | None) -> Iterator[LayerFact]:
     if spend is None:
         return
     for row in (r for r in spend.by("status").iter_rows(named=True) if r["status"] == "cached"):
-        told = f"{row['calls']:,} answers from our cache saved ${row['saved_nanos'] / 1e9:,.4f}"
+        told = f"{row['calls']:,} answers from our cache saved {usd(row['saved_nanos'] / 1e9)}"
         yield LayerFact("caching", "hits", "a cache serves", told)
 
 
