@@ -121,6 +121,10 @@ def test_cost_of_a_good_answer_counts_what_the_bad_ones_cost():
     assert cost_per_good(spend_of(rows), judged.with_columns(good=pl.lit(0)))[0].usd is None
     with pytest.raises(ConfigError, match="0 or 1"):
         cost_per_good(spend_of(rows), judged.with_columns(good=pl.lit(0.5)))
+    with pytest.raises(ConfigError, match="0 or 1"):
+        cost_per_good(spend_of(rows), judged.with_columns(good=pl.lit(None)))
+    with pytest.raises(ConfigError, match="more than once"):
+        cost_per_good(spend_of(rows), pl.concat([judged, judged]))
     with pytest.raises(ConfigError, match="none of the judged requests"):
         cost_per_good(spend_of([row("other")]), judged)
 
@@ -186,5 +190,6 @@ def test_a_period_is_read_from_the_database(engine):
     ledger.add([row(start, 0, 2**i, started=start) for i, start in enumerate(starts)])
     assert load_spend(ledger).total_nanos == 7
     assert load_spend(ledger, since="2026-11-01", until="2026-12-01").total_nanos == 2
-    assert load_spend(ledger, since="2027").total_nanos == 0
+    assert load_spend(ledger, since="2027-01-01").total_nanos == 0
+    assert load_spend(ledger, since="2026-11-01T01:00:00+01:00").total_nanos == 6
     assert load_spend(ledger).rows.schema == spend_of([]).rows.schema

@@ -210,7 +210,22 @@ def test_usage_pages_of_two_vendors_are_read_with_disjoint_classes(tmp_path):
     assert read_invoice(files[0])["cost_nanos"].null_count() == 4
 
 
-@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "{}", "[1]", "day,model,meter\n2026-11-01,m,colour\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "a,b\n1,2\n",
+        "{}",
+        "[1]",
+        "day,model,meter\n2026-11-01,m,colour\n",
+        "[" * 100_000,
+        "day,model,meter,tokens\n2026-11-01,m,input,many\n",
+        "day,model,meter,tokens\n2026-11-01,m,input,inf\n",
+        "day,model,meter,cost_usd,currency\n2026-11-01,m,input,1,EUR\n",
+        "day,model,meter\nyesterday,m,input\n",
+        '{"data": [{"start_time": 1e30, "results": []}]}',
+    ],
+)
 def test_a_file_of_another_shape_is_refused_by_name(tmp_path, text):
     file = tmp_path / "x"
     file.write_text(text, encoding="utf-8")

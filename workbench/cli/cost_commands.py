@@ -1,6 +1,5 @@
 """``workbench costs`` and ``workbench layers``: what was spent and why, and what is there of each layer."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,7 +38,7 @@ def costs(
     account: Annotated[str, typer.Option(help="Who pays, for --focus.")] = "",
 ) -> None:
     """Show what was spent: by feature and customer, for a request and a good answer, and what was wasted."""
-    from workbench.costs.attribution import load_spend
+    from workbench.costs.attribution import load_spend, utc_moment
     from workbench.costs.bridge import cost_bridge
     from workbench.costs.focus import BillingAccount, focus_frame
     from workbench.costs.invoices import read_invoice, reconcile
@@ -48,8 +47,7 @@ def costs(
     from workbench.state import open_engine
     from workbench.telemetry.ledger import Ledger
 
-    since, until, before = (_moment(text) for text in (since, until, before))
-    if before and not before < since:
+    if before and not utc_moment(before) < utc_moment(since):
         raise ConfigError("--before is the start of the period that ends at --since: give both, in this order")
     if focus and not account:
         raise ConfigError("--focus needs --account: the id of the account that pays")
@@ -108,14 +106,3 @@ def _tables(spend: "Spend", names: list[str], revenue: Path | None, good: Path |
         shown.append(tables.good_table(cost_per_good(spend, judged)))
     found = spikes(spend)
     return [*shown, tables.spikes_table(found)] if len(found) else shown
-
-
-def _moment(text: str) -> str:
-    """ISO date or time as the ledger writes it, in UTC; empty stays empty."""
-    try:
-        at = datetime.fromisoformat(text) if text else None
-    except ValueError:
-        raise ConfigError(f"{text!r} is no ISO date; write it as 2026-11-01") from None
-    if at is None:
-        return ""
-    return f"{at.astimezone(UTC) if at.tzinfo else at:%Y-%m-%dT%H:%M:%S}"

@@ -8,6 +8,7 @@ A product call that names nobody is neither: allocating it would hide that it na
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
 from fractions import Fraction
 from pathlib import Path
@@ -230,12 +231,35 @@ class Spend:
         return sums.sort(pl.col("kind") == "answers", -pl.col("cost_nanos"), "kind")
 
 
+def utc_moment(text: str) -> str:
+    """ISO date or time as the ledger writes it, so that text compares as time does; empty stays empty.
+
+    >>> utc_moment("2026-11-01"), utc_moment("2026-11-01T01:00:00+02:00")
+    ('2026-11-01T00:00:00', '2026-10-31T23:00:00')
+
+    Raises
+    ------
+    ConfigError
+        If it is no ISO date.
+    """
+    try:
+        at = datetime.fromisoformat(text) if text else None
+    except ValueError:
+        raise ConfigError(f"{text!r} is no ISO date; write it as 2026-11-01") from None
+    return f"{at.astimezone(UTC) if at.tzinfo else at:%Y-%m-%dT%H:%M:%S}" if at else ""
+
+
 def load_spend(ledger: Ledger, *, since: str = "", until: str = "") -> Spend:
     """Read what was spent in a period; a million rows take seconds and some hundred MB.
 
     >>> load_spend(ledger, since="2026-11-01").by("feature", "tenant")  # doctest: +SKIP
+
+    Raises
+    ------
+    ConfigError
+        If one of the ends is no ISO date.
     """
-    return Spend(ledger.columns(READ, since=since, until=until), since, until)
+    return Spend(ledger.columns(READ, since=utc_moment(since), until=utc_moment(until)), since, until)
 
 
 def _group(name: str) -> pl.Expr:
@@ -318,8 +342,10 @@ def cost_per_good(spend: Spend, outcomes: pl.DataFrame, *, seed: int = 0) -> lis
     if lacking := [name for name in ("request", "good") if name not in outcomes.columns]:
         raise ConfigError(f"outcomes of requests lack {', '.join(lacking)}; found {', '.join(outcomes.columns)}")
     good = outcomes["good"].cast(pl.Float64, strict=False)
-    if not good.is_in([0.0, 1.0]).all():
+    if good.null_count() or not good.is_in([0.0, 1.0]).all():
         raise ConfigError("good is 0 or 1 for each judged request; found other values")
+    if outcomes["request"].is_duplicated().any():
+        raise ConfigError("a request is judged more than once; give one line for each")
     own = pl.col("cluster").cast(pl.String) if "cluster" in outcomes.columns else pl.lit("")
     told = outcomes.select(pl.col("request").cast(pl.String), good.alias("good"), own.alias("cluster")).unique(
         "request"

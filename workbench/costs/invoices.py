@@ -5,12 +5,13 @@ Three shapes are read: a CSV of one's own, a FOCUS export, and the pages that ve
 """
 
 import csv
+import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from workbench.telemetry.ledger import TOKENS
 
 METERS = ("input", "cache_read", "cache_write", "output", NO_TOKENS)
 SCHEMA = {"day": pl.String, "model": pl.String, "meter": pl.String, "tokens": pl.Int64, "cost_nanos": pl.Int64}
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 _NEAR = 0.02  # of what a cause would explain
 _SAME_RATE = 0.005
 # Names by which exports call a class of token, without what stands between words.
@@ -64,7 +66,7 @@ def read_invoice(*paths: Path) -> pl.DataFrame:
         try:
             text = path.read_text(encoding="utf-8-sig")
             lines += _pages(json.loads(text)) if text.lstrip()[:1] in ("{", "[") else _csv_lines(text)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+        except (*_UNREADABLE, csv.Error) as error:
             raise ConfigError(
                 f"{path} is no invoice that can be read ({error!r}); it is a CSV with day, model, meter, tokens and "
                 "cost_usd, a FOCUS export, or a page of a vendor's usage or cost interface as JSON"
@@ -75,17 +77,18 @@ def read_invoice(*paths: Path) -> pl.DataFrame:
 
 
 def _csv_lines(text: str) -> Iterator[tuple[str, str, str, int | None, int | None]]:
-    table = csv.DictReader(text.splitlines())
+    table = csv.DictReader(io.StringIO(text, newline=""))
     names = {
         key: next((n for n in options if n in (table.fieldnames or ())), "") for key, options in _CSV_NAMES.items()
     }
     if lacking := [key for key in ("day", "model", "meter") if not names[key]]:
         raise ValueError(f"no column for {', '.join(lacking)} among {', '.join(table.fieldnames or ())}")
     for row in table:
+        _refuse_currency(row.get("BillingCurrency") or row.get("currency") or "USD")
         tokens, cost = row.get(names["tokens"]), row.get(names["cost"])
         yield (
             _day(row[names["day"]]), plain_model(row[names["model"]]), _meter(row[names["meter"]]),
-            int(Decimal(tokens)) if tokens else None, signed_nanos(cost) if cost else None,
+            _count(tokens) if tokens else None, signed_nanos(cost) if cost else None,
         )  # fmt: skip
 
 
@@ -101,6 +104,7 @@ def _pages(found: Any) -> Iterator[tuple[str, str, str, int | None, int | None]]
 def _of_result(day: str, result: Mapping[str, Any]) -> Iterator[tuple[str, str, str, int | None, int | None]]:
     model = plain_model(result.get("model") or "")
     if "token_type" in result:  # Anthropic, cost: in cents
+        _refuse_currency(result["currency"])
         cents = signed_nanos(result["amount"])
         yield day, model, _meter(result["token_type"] or ""), None, cents // 100
     elif "uncached_input_tokens" in result:  # Anthropic, usage
@@ -114,8 +118,21 @@ def _of_result(day: str, result: Mapping[str, Any]) -> Iterator[tuple[str, str, 
         for meter, n in zip(METERS, (*counts, result["output_tokens"]), strict=False):
             yield day, model, meter, int(n), None
     else:  # OpenAI, cost: "model, class"
+        _refuse_currency(result["amount"]["currency"])
         name, _, meter = (result["line_item"] or "").rpartition(", ")
         yield day, plain_model(name), _meter(meter), None, signed_nanos(str(result["amount"]["value"]))
+
+
+def _refuse_currency(name: str) -> None:
+    if name.upper() != "USD":
+        raise ValueError(f"amounts are in {name}, and the ledger is in USD: convert them first")
+
+
+def _count(text: str) -> int:
+    try:
+        return int(Decimal(text))
+    except (InvalidOperation, OverflowError):
+        raise ValueError(f"{text!r} is no number of tokens") from None
 
 
 def _day(text: str) -> str:

@@ -11,7 +11,17 @@ import polars as pl
 
 from workbench.config import Settings, load_settings
 from workbench.costs import tables
-from workbench.costs.attribution import GROUPS, ShareBy, Spend, cost_per_good, load_spend, margins, read_revenue, spikes
+from workbench.costs.attribution import (
+    GROUPS,
+    ShareBy,
+    Spend,
+    cost_per_good,
+    load_spend,
+    margins,
+    read_revenue,
+    spikes,
+    utc_moment,
+)
 from workbench.costs.bridge import cost_bridge, what_if
 from workbench.costs.invoices import read_invoice, reconcile
 from workbench.errors import ConfigError
@@ -77,7 +87,7 @@ class CostsExperiment:
 
     def __init__(self, parameters: CostsParameters, settings: Settings) -> None:
         """Read the ledger and refuse what cannot be used, then make the run folder."""
-        if parameters.before and not parameters.before < parameters.since:
+        if parameters.before and not utc_moment(parameters.before) < utc_moment(parameters.since):
             raise ConfigError("before is the start of the period that ends at since: give both, in this order")
         self.parameters, self.settings = parameters, settings
         self.instead = dict(_pair(text) for text in parameters.instead)
