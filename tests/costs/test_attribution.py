@@ -1,5 +1,8 @@
 """Every table of costs sums to the ledger, and says what it says of whom."""
 
+from itertools import product
+
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -193,3 +196,28 @@ def test_a_period_is_read_from_the_database(engine):
     assert load_spend(ledger, since="2027-01-01").total_nanos == 0
     assert load_spend(ledger, since="2026-11-01T01:00:00+01:00").total_nanos == 6
     assert load_spend(ledger).rows.schema == spend_of([]).rows.schema
+
+
+def stream(seed, tenants=8, days=21, spiked=-1):
+    """Weeks of requests of unequal tenants, with nights, weekends and bursts; one may have a day of 100 times."""
+    rng = np.random.default_rng(seed)
+    size, rows = rng.pareto(1.2, tenants) + 0.3, []
+    for tenant, day, hour in product(range(tenants), range(days), range(24)):
+        rate = 20 * size[tenant] * (0.3 + np.sin(np.pi * hour / 24) ** 2) * (0.5 if day % 7 > 4 else 1)
+        requests = rng.poisson(rate * (5 if rng.random() < 0.01 else 1))
+        cost = int(rng.lognormal(np.log(3e7), 0.8, requests).sum()) * (
+            100 if (tenant, day) == (spiked, days - 1) else 1
+        )
+        if cost:
+            started = f"2026-11-{day + 1:02d}T{hour:02d}:30:00+00:00"
+            rows.append(row(f"{tenant} {day} {hour}", 0, cost, tenant_id=f"t{tenant}", started=started))
+    return spend_of(rows)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_bursts_nights_and_weekends_are_no_spike_and_a_hundredfold_day_is(seed):
+    assert spikes(stream(seed)).is_empty()
+    found = spikes(stream(seed, spiked=seed)).rows(named=True)
+    assert {f["tenant"] for f in found} == {f"t{seed}"}
+    assert {f["hour"][:10] for f in found} == {"2026-11-21"}
+    assert found[0]["hour"] <= "2026-11-21T02"

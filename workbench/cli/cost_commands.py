@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workbench.cli.lines import write_file
+from workbench.cli.lines import say, write_file
 from workbench.config import load_settings
 from workbench.errors import ConfigError
 
@@ -55,7 +55,7 @@ def costs(
     ledger = Ledger(open_engine(settings.state_url))
     spend = load_spend(ledger, since=since, until=until)
     if spend.rows.is_empty():
-        typer.echo(f"the ledger has no call {period(spend)}")
+        say(f"the ledger has no call {period(spend)}")
         return
     prices = project_prices(settings.root)
     if invoice:
