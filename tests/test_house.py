@@ -29,7 +29,6 @@ REASONS = {
     "inference.connections": "who may answer whom: read alone when litellm changes",
     "inference.local": "the engine that runs models here: read alone when llama.cpp changes",
     "orchestration.jobs": "what workers do, behind the one entrance",
-    "orchestration.runs_database": "where runs are kept: read alone when a database changes",
     "orchestration.replay": "a run done again: the largest part that dbos lacks",
     "pipeline.losses": "why an answer is wrong, read from any record of the flow",
     "reports.brief": "a command",

@@ -5,9 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from tests.telemetry.rows import row
 from workbench.config import load_settings
+from workbench.orchestration.runs_database import flows_url, runs_schema
 from workbench.stack.layers import LAYERS, read_layers
 from workbench.state import open_engine
 from workbench.telemetry.ledger import Ledger
@@ -78,3 +80,24 @@ def test_names_of_folders_are_escaped_and_the_page_loads_nothing(project, tmp_pa
     assert "<script" not in page
     assert "src=" not in page
     assert "prefers-color-scheme: dark" in page
+
+
+def test_runs_of_durable_flows_are_counted(state_url, tmp_path):
+    project = load_settings({"WORKBENCH_ROOT": str(tmp_path), "WORKBENCH_STATE_URL": state_url})
+    engine = sa.create_engine(flows_url(state_url))
+    schema = None if state_url.startswith("sqlite") else runs_schema(engine)
+    with engine.begin() as connection:
+        if schema:
+            connection.execute(sa.schema.CreateSchema(schema))
+        table = sa.Table("workflow_status", sa.MetaData(schema=schema), sa.Column("id", sa.Text))
+        table.create(connection)
+        connection.execute(table.insert(), [{"id": "a"}, {"id": "b"}])
+    try:
+        page = read_layers(project)
+        assert any(f.measured == "2 runs" for f in page.facts if f.layer == "orchestration")
+        assert "no durable flow was run" not in missing(page)
+    finally:
+        with engine.begin() as connection:
+            if schema:
+                connection.execute(sa.schema.DropSchema(schema, cascade=True))
+        engine.dispose()

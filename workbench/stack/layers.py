@@ -19,6 +19,7 @@ from workbench.evaluation.run_record import RunRecord
 from workbench.evaluation.sentences import usd
 from workbench.inference.prices import project_prices
 from workbench.inference.weights import WEIGHTS, is_there
+from workbench.orchestration.runs_database import flows_url, runs_schema
 from workbench.records import Decision
 from workbench.rendering.table import Table
 from workbench.rendering.text import escape, verdict_label
@@ -33,7 +34,8 @@ NEEDS = {
     "caching": (("stream.parquet",), ("traffic.toml",)),
 }
 _NOTHING = "nothing yet"
-_LAYER_OF = {"retrieval": "retrieval", "routing": "inference", "caching": "caching"}
+FLOWS = "workflow_status"  # the table in which dbos keeps runs
+_LAYER_OF = {"retrieval": "retrieval", "routing": "inference", "caching": "caching", "pipeline": "orchestration"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,7 @@ def read_layers(settings: Settings) -> StackPage:
     >>> print(read_layers(load_settings()))  # doctest: +SKIP
     """
     spend, tables = _spend(settings)
+    tables[FLOWS] = _flows(settings)
     decisions = _decisions(settings)
     facts = [
         *_inference(settings, spend),
@@ -153,13 +156,29 @@ def _spend(settings: Settings) -> tuple[Spend | None, dict[str, int]]:
         return None, {}
     engine = open_engine(settings.state_url)
     try:
-        names = [
-            n for n in sa.inspect(reader(engine)).get_table_names() if n.startswith("wb_") or n == "workflow_status"
-        ]
+        names = [n for n in sa.inspect(reader(engine)).get_table_names() if n.startswith("wb_")]
         with reader(engine).begin() as connection:
             count = sa.select(sa.func.count())
             sizes = {n: connection.execute(count.select_from(sa.table(n))).scalar_one() for n in names}
         return (load_spend(Ledger(engine)) if sizes.get("wb_ledger") else None), sizes
+    finally:
+        engine.dispose()
+
+
+def _flows(settings: Settings) -> int:
+    """How many runs of durable flows are kept."""
+    url = flows_url(settings.state_url)
+    if url.startswith("sqlite") and not Path(sa.make_url(url).database or "").is_file():
+        return 0
+    engine = sa.create_engine(url)
+    try:
+        schema = None if url.startswith("sqlite") else runs_schema(engine)
+        if not sa.inspect(engine).has_table(FLOWS, schema):
+            return 0
+        with engine.connect() as connection:
+            return connection.execute(
+                sa.select(sa.func.count()).select_from(sa.table(FLOWS, schema=schema))
+            ).scalar_one()
     finally:
         engine.dispose()
 
@@ -184,8 +203,8 @@ def _inference(settings: Settings, spend: Spend | None) -> Iterator[LayerFact]:
 
 
 def _orchestration(tables: dict[str, int]) -> Iterator[LayerFact]:
-    if "workflow_status" in tables:
-        yield LayerFact("orchestration", "durable flows", "yes", f"{tables['workflow_status']:,} flows were run")
+    if tables.get(FLOWS):
+        yield LayerFact("orchestration", "durable flows", "runs are kept", f"{tables[FLOWS]:,} runs")
 
 
 def _evaluation(settings: Settings, tables: dict[str, int]) -> Iterator[LayerFact]:
@@ -272,6 +291,6 @@ def _other_gaps(tables: dict[str, int]) -> Iterator[Gap]:
     if not tables.get("wb_span"):
         needs = "Client.open(...) stores spans by itself; see workbench trace"
         yield Gap(LAYERS[3], "no trace is stored", "why a request was slow, dear or wrong", needs)
-    if not tables.get("workflow_status"):
+    if not tables.get(FLOWS):
         needs = "a flow of plain functions, run durably"
         yield Gap("orchestration", "no durable flow was run", "whether a crash repeats calls that were paid", needs)
