@@ -18,6 +18,7 @@ REASONS = {
     "caching.prompt_cache": "vendors' rules, dated, and their simulation",
     "caching.prompt_tables": "tables of the vendors' caches, beside those of our own",
     "caching.tables": "what the notebook shows",
+    "costs.focus": "a file format of others",
     "evalset.check": "a command, and the only user of ragas",
     "evalset.docstrings": "a script that another Python runs",
     "evalset.imports.hub": "a command, and the only user of datasets",
@@ -28,7 +29,6 @@ REASONS = {
     "inference.connections": "who may answer whom: read alone when litellm changes",
     "inference.local": "the engine that runs models here: read alone when llama.cpp changes",
     "orchestration.jobs": "what workers do, behind the one entrance",
-    "orchestration.runs_database": "where runs are kept: read alone when a database changes",
     "orchestration.replay": "a run done again: the largest part that dbos lacks",
     "pipeline.losses": "why an answer is wrong, read from any record of the flow",
     "reports.brief": "a command",
@@ -40,6 +40,7 @@ REASONS = {
     "routing.record": "a command that asks models for hours",
     "routing.tables": "what the notebook shows",
     "runner.terminal": "the only part of the runner that knows a terminal",
+    "stack.layers": "a command",
     "telemetry.waterfall": "a trace as a page",
 }
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from workbench.caching.cache import ResponseCache, SemanticCache, load_semantic
     from workbench.caching.notebook import CachingExperiment
     from workbench.config import load_settings
+    from workbench.costs.notebook import CostsExperiment
     from workbench.evalset.evalset import load_evalset
     from workbench.evaluation.start import start as begin
     from workbench.inference.budgets import Budget
@@ -81,11 +82,27 @@ if TYPE_CHECKING:
         reference: str = ...,
         seed: int = ...,
     ) -> PipelineExperiment: ...
+    @overload
+    def start(
+        notebook: Literal["costs"],
+        *,
+        since: str = ...,
+        until: str = ...,
+        before: str = ...,
+        share_by: str = ...,
+        instead: list[str] = ...,
+        revenue: str = ...,
+        good: str = ...,
+        invoice: list[str] = ...,
+        nameless_limit: float = ...,
+        shown: int = ...,
+        seed: int = ...,
+    ) -> CostsExperiment: ...
     def start(
         notebook: str, **parameters: Any
-    ) -> RetrievalExperiment | RoutingExperiment | CachingExperiment | PipelineExperiment:
+    ) -> RetrievalExperiment | RoutingExperiment | CachingExperiment | PipelineExperiment | CostsExperiment:
         """Begin the experiment of a notebook with its parameters."""
-        found: RetrievalExperiment | RoutingExperiment | CachingExperiment | PipelineExperiment
+        found: RetrievalExperiment | RoutingExperiment | CachingExperiment | PipelineExperiment | CostsExperiment
         found = begin(notebook, **parameters)
         return found
 

@@ -2,9 +2,10 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from statistics import median
+from types import MappingProxyType
 
 import pytest
 import sqlalchemy as sa
@@ -44,12 +45,14 @@ CHANGED = {
 GROUPS = ("tenant_id", "user_id", "purpose")
 
 
-def grow(engine: sa.Engine, ledger: Ledger, first: int, last: int) -> float:
+def grow(
+    engine: sa.Engine, ledger: Ledger, first: int, last: int, also: Mapping[str, str] = MappingProxyType({})
+) -> float:
     """Fill up by one statement; returns rows a second of the last ones, which go through `Ledger.add` at once."""
     rows = [row(f"add {last} {i}", 0, i, tenant_id=f"t{i % 7}", user_id=f"u{i}") for i in range(TIMED)]
     names = [f.name for f in fields(LedgerRow)]
     numbers = NUMBERS.format(first=first, last=last - TIMED)
-    changed = CHANGED | {"call_id": ID[engine.dialect.name]}
+    changed = CHANGED | {"call_id": ID[engine.dialect.name], **also}
     values = ", ".join(changed.get(name, f"wb_ledger.{name}") for name in names)
     with engine.begin() as connection:
         connection.execute(sa.text(COPIES.format(names=", ".join(names), values=values, n=numbers)))

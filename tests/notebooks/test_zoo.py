@@ -152,6 +152,7 @@ def test_events_tell_cells_and_progress_a_few_times_a_second(zoo: Zoo) -> None:
         "done": 1000,
         "total": 1000,
         "sentence": "1000 questions, 3 errors",
+        "told": "1000 questions, 3 errors",
     }
 
 

@@ -343,3 +343,9 @@ def test_the_stored_decision_reads_well_in_a_diff(settings):
     assert text.endswith("}\n")
     assert len(text.splitlines()) > 40
     assert json.loads(text)["accepted_because"] == "it pays"
+
+
+def test_a_notebook_that_decides_nothing_is_checked_where_it_is_named(tmp_path):
+    check = Check("", None, RunRecord(tmp_path, "done", notebook="costs"), None)
+    assert check.place == ("costs",)
+    assert Check("mine", DECISION, RunRecord(tmp_path, "done"), None).place == ("mine", DECISION.notebook)

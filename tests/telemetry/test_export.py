@@ -117,7 +117,7 @@ def test_database_that_cannot_be_written_breaks_nothing_and_is_told_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "state.sqlite").write_bytes(b"this is no database, and never was one" * 100)
-    tracing = Tracing(open_engine(f"sqlite:///{tmp_path / 'state.sqlite'}"))
+    tracing = Tracing(sa.create_engine(f"sqlite:///{tmp_path / 'state.sqlite'}"))
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             with tracing.span("a"), tracing.span("b"):

@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from workbench.cli.calls import budgets, models_app, trace
 from workbench.cli.calls import record as record_command
+from workbench.cli.cost_commands import costs, layers
 from workbench.cli.import_commands import import_app
 from workbench.cli.job_commands import diff, jobs_app, replay, run_sweep
 from workbench.cli.lines import named_values, say, say_error, write_file
@@ -115,10 +116,10 @@ def check(
         )
     for found in checks:
         said = f"{found.gate.status}: {found.gate.sentence}" if found.gate else f"error: {found.record.error}"
-        say(f"{found.evalset}/{found.decision.notebook}  {said}")
+        say(f"{'/'.join(found.place)}  {said}")
         say(f"  report: {found.record.report or 'none'}")
     if junit:
-        write_file(junit, junit_xml({f"{c.evalset}.{c.decision.notebook}": c.record.run_dir for c in checks}))
+        write_file(junit, junit_xml({".".join(c.place): c.record.run_dir for c in checks}))
     raise typer.Exit(worst_exit_code(checks))
 
 
@@ -203,6 +204,8 @@ app.add_typer(evalset_app, name="evalset")
 app.add_typer(import_app, name="import")
 app.add_typer(models_app, name="models")
 app.command()(budgets)
+app.command()(costs)
+app.command()(layers)
 app.command()(trace)
 app.add_typer(jobs_app, name="jobs")
 app.command()(replay)

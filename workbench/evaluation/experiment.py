@@ -23,7 +23,7 @@ from workbench.evaluation.gate import Gate, account, check_gate
 from workbench.evaluation.in_use import TEST_INPUTS, anchor_path, decision_path, note_test_use, with_kept
 from workbench.evaluation.power import power_table
 from workbench.evaluation.provenance import build_parameters, parameter_inputs, provenance
-from workbench.evaluation.run_record import close_run, open_run
+from workbench.evaluation.run_record import RunRecord, close_run, open_run
 from workbench.evaluation.summary import (
     ScoredArms,
     Section,
@@ -73,6 +73,23 @@ class PairedParameters(Parameters, Protocol):
 P = TypeVar("P", bound=Parameters)
 Q = TypeVar("Q", bound=PairedParameters)
 S = TypeVar("S", bound=ScoredArms)
+
+
+def begin_run(settings: Settings, notebook: str, parameters: dict[str, Any]) -> tuple[str, RunRecord | None, Path]:
+    """Profile, record and folder of a run: the runner's where one runs the notebook, else new ones without it."""
+    profile, runner = os.environ.get("WORKBENCH_PROFILE", "ci"), os.environ.get("WORKBENCH_RUN_DIR")
+    if runner:
+        return profile, None, Path(runner)
+    record = open_run(settings, notebook, profile=profile, parameters=parameters, clock=SystemClock())
+    return profile, record, record.run_dir
+
+
+def finish_run(folder: Path, record: RunRecord | None, gate: Gate, fingerprint: dict[str, Any] | None) -> None:
+    """Write ``gate.json``, and close the record of a run that no runner closes."""
+    (folder / "gate.json").write_text(gate.to_json(), encoding="utf-8")
+    if record:
+        reason = "gate_failed" if gate.failed else "completed"
+        close_run(record, SystemClock(), status="done", exit_reason=reason, gate=gate.status, fingerprint=fingerprint)
 
 
 class Counted(Protocol):
@@ -138,13 +155,8 @@ class Experiment(Generic[P, S]):
         paths = (decision_path(folder, self.notebook), anchor_path(folder, self.notebook))
         self.accepted, self.anchor = (Decision.load(path) if path.is_file() else None for path in paths)
         self.provenance = provenance(settings.root)
-        self.profile, runner = os.environ.get("WORKBENCH_PROFILE", "ci"), os.environ.get("WORKBENCH_RUN_DIR")
         shown = {**_settings_of(self.parameters), "evalset": given}
-        self.record = None
-        if not runner:
-            clock = SystemClock()
-            self.record = open_run(settings, self.notebook, profile=self.profile, parameters=shown, clock=clock)
-        self.folder = self.record.run_dir if self.record else Path(str(runner))
+        self.profile, self.record, self.folder = begin_run(settings, self.notebook, shown)
 
     @classmethod
     def start(cls, **given: Any) -> Self:
@@ -337,16 +349,7 @@ class Experiment(Generic[P, S]):
             soft=self.policy.soft,
             run=self.folder.name,
         )
-        (self.folder / "gate.json").write_text(gate.to_json(), encoding="utf-8")
-        if self.record:
-            close_run(
-                self.record,
-                SystemClock(),
-                status="done",
-                exit_reason="gate_failed" if gate.failed else "completed",
-                gate=gate.status,
-                fingerprint=asdict(decision.fingerprint),
-            )
+        finish_run(self.folder, self.record, gate, asdict(decision.fingerprint))
         return gate
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Self
 
@@ -123,6 +123,14 @@ def check_gate(
         claims += _sameness(accepted, now, accepted_scores, scores)
         claims.append(_generalisation(accepted, now))
     return _worst(claims, soft)
+
+
+def gate_of_counts(counts: Mapping[str, int | None]) -> Gate:
+    """Gate of a notebook that decides nothing: counts that must be 0, None where nothing was there to be counted."""
+    found = _worst([_invariant(name, n) for name, n in counts.items()], ())
+    wrong = [f"{name}: {n}" for name, n in counts.items() if n]
+    told = f"Not 0, as it must be: {'; '.join(wrong)}." if wrong else "Every count that must be 0 is 0."
+    return replace(found, sentence="There was nothing to count." if found.status == "not tested" else told)
 
 
 def _invariant(name: str, n: int | None) -> GateClaim:

@@ -40,7 +40,7 @@ def start(notebook: str, **parameters: Any) -> Any:
     Parameters
     ----------
     notebook : str
-        ``retrieval``, ``routing``, ``caching`` or ``pipeline``.
+        ``retrieval``, ``routing``, ``caching``, ``pipeline`` or ``costs``.
     **parameters
         Fields of the experiment's parameter class, e.g. `workbench.retrieval.notebook.RetrievalParameters`.
 

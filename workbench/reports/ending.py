@@ -87,12 +87,22 @@ class Notebook(Experiment[P, S]):
         GateFailed
             As `Gate.enforce`, after everything is on disk and told.
         """
-        gate = self.close(decision, test, *steps)
-        print(f"gate: {gate.status} - {gate.sentence}")  # noqa: T201  the last cell of the notebook
-        if self.record:
-            record = draw_report(RunRecord.load(self.folder))
-            _show(NextSteps.of(record, decision, gate))
-        gate.enforce()
+        tell_gate(self.close(decision, test, *steps), self.record, decision)
+
+
+def tell_gate(gate: Gate, record: RunRecord | None, decision: Decision | None = None) -> None:
+    """Say what the gate says; where no runner does it, draw the report and tell what to do; then enforce.
+
+    Raises
+    ------
+    GateFailed
+        As `Gate.enforce`, after everything is told.
+    """
+    print(f"gate: {gate.status} - {gate.sentence}")  # noqa: T201  the last cell of the notebook
+    if record:
+        drawn = draw_report(RunRecord.load(record.run_dir))
+        _show(NextSteps.of(drawn, decision, gate) if decision else NextSteps(drawn, ""))
+    gate.enforce()
 
 
 def draw_report(record: RunRecord) -> RunRecord:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
-from workbench.errors import StoreError
+from workbench.errors import ConfigError, StoreError
 from workbench.inference.embedding import Embedder
 from workbench.records import Document, content_hash
 from workbench.retrieval.chunking import Chunker, Tokenizer
@@ -58,7 +58,10 @@ class VectorCache:
         url = str(url_or_path)
         self._where = url
         self._batch = batch
-        self._engine = open_engine(url if "://" in url else f"sqlite:///{url}")
+        try:
+            self._engine = open_engine(url if "://" in url else f"sqlite:///{url}")
+        except ConfigError as error:
+            raise StoreError(f"cannot open the vectors in {url}: {error}") from error
         with self._reported("open"), self._engine.begin() as connection:
             connection.execute(sa.schema.CreateTable(_VECTORS, if_not_exists=True))
 

@@ -11,7 +11,7 @@ from workbench.codec import write_whole
 from workbench.config import Clock, Settings
 from workbench.errors import ConfigError, RunError, unknown_name
 from workbench.evalset.evalset import find_evalset
-from workbench.evalset.gates import ASSUMED_REQUESTS, GatePolicy, default_policy, scan_gates
+from workbench.evalset.gates import ASSUMED_REQUESTS, UNDECIDED, GatePolicy, default_policy, scan_gates
 from workbench.evaluation.gate import EXIT_CODES, Gate
 from workbench.evaluation.in_use import anchor_path, decision_path, note_test_use
 from workbench.evaluation.run_record import RunRecord
@@ -25,12 +25,20 @@ EVEN_IF = ("inconclusive", "other-rule")
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One accepted decision, run again; ``gate`` is None where the run left none."""
+    """One accepted decision, run again; ``gate`` is None where the run left none.
+
+    A notebook that decides nothing has neither evalset nor decision, and a gate of counts.
+    """
 
     evalset: str
-    decision: Decision
+    decision: Decision | None
     record: RunRecord
     gate: Gate | None
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        """Evalset and notebook, or the notebook alone."""
+        return (self.evalset, self.decision.notebook) if self.decision else (self.record.notebook,)
 
     @property
     def exit_code(self) -> int:
@@ -247,6 +255,8 @@ def check(
 ) -> list[Check]:
     """Run every accepted decision again, with exactly its parameters, and read what its gate says.
 
+    A notebook that decides nothing is run where it is named.
+
     Raises
     ------
     ConfigError
@@ -254,14 +264,17 @@ def check(
     RunError
         If a run left a gate that cannot be read.
     """
-    accepted = accepted_decisions(settings, notebooks)
-    jobs = [Job(d.notebook, d.profile, d.settings) for _, d in accepted]
+    counted = [name for name in notebooks if name in UNDECIDED]
+    named = [name for name in notebooks if name not in UNDECIDED]
+    found: list[tuple[str, Decision | None]] = [*accepted_decisions(settings, named)] if named or not counted else []
+    jobs = [Job(d.notebook, d.profile, d.settings) for _, d in found if d] + [Job(name) for name in counted]
+    found += [("", None)] * len(counted)
     records = run_all(
         jobs, settings=settings, clock=clock, on_event=on_event, workers=workers, hard_timeout_s=hard_timeout_s
     )
     return [
         Check(name, decision, record, _gate_of(record.run_dir))
-        for (name, decision), record in zip(accepted, records, strict=True)
+        for (name, decision), record in zip(found, records, strict=True)
     ]
 
 

@@ -93,6 +93,7 @@ _LEDGER = sa.Table(
     ),
 )
 _VALUES = attrgetter(*_KINDS)
+_READ_AT_ONCE = 20_000  # rows as Python values, which take ten times what they take as columns
 _GROUPS = tuple(name for name, kind in _KINDS.items() if kind == "str" and name not in ("call_id", "cache"))
 
 
@@ -164,11 +165,35 @@ class Ledger:
 
     def frame(self) -> "pl.DataFrame":
         """All rows in the order they started, one column a field of `LedgerRow`."""
+        return self.columns(tuple(_KINDS)).sort("started", "call_id", "attempt")
+
+    def columns(self, names: Sequence[str], *, since: str = "", until: str = "") -> "pl.DataFrame":
+        """Some columns of the rows of a period, in no order; a million rows of six take about 2 s and 200 MB.
+
+        >>> ledger.columns(["tenant_id", "cost_nanos"], since="2026-11-01")  # doctest: +SKIP
+
+        Parameters
+        ----------
+        names : sequence of str
+            Fields of `LedgerRow`.
+        since, until : str, optional
+            From this ISO date or time in UTC on, and before that one; empty: without an end.
+
+        Raises
+        ------
+        StoreError
+            If a column is not known.
+        """
         import polars as pl
 
-        query = sa.select(_LEDGER).order_by(_LEDGER.c.started, _LEDGER.c.call_id, _LEDGER.c.attempt)
+        for name in names:
+            if name not in _KINDS:
+                raise StoreError(unknown_name("column of the ledger", name, tuple(_KINDS)))
+        query = sa.select(*(_LEDGER.c[name] for name in names))
+        query = query.where(_LEDGER.c.started >= since) if since else query
+        query = query.where(_LEDGER.c.started < until) if until else query
         types = {"str": pl.String, "int": pl.Int64, "float": pl.Float64}
-        return self._read(query, {name: types[kind] for name, kind in _KINDS.items()})
+        return self._read(query, {name: types[_KINDS[name]] for name in names})
 
     def totals(self, by: str) -> "pl.DataFrame":
         """Sums by one column: ``by``, calls, cost_nanos, saved_nanos; dearest first, what is not known as "(none)".
@@ -204,8 +229,16 @@ class Ledger:
     def _read(self, query: sa.Select[Any], schema: dict[str, type["pl.DataType"]]) -> "pl.DataFrame":
         import polars as pl
 
+        parts = [pl.DataFrame(schema=schema)]
         with reader(self._engine).begin() as connection:
-            return pl.DataFrame([tuple(row) for row in connection.execute(query)], schema, orient="row")
+            cursor = connection.execute(query).cursor
+            # the driver's own tuples: a row object for each of a million rows takes as long as reading them
+            while rows := cursor.fetchmany(_READ_AT_ONCE):
+                columns = zip(*rows, strict=True)
+                parts.append(
+                    pl.DataFrame([pl.Series(n, v, t) for (n, t), v in zip(schema.items(), columns, strict=True)])
+                )
+        return pl.concat(parts)
 
 
 def _insert(connection: sa.Connection, rows: Sequence[LedgerRow]) -> None:

@@ -1,0 +1,89 @@
+"""What tables of costs take on a growing ledger: ``pytest -m bench -s tests/benchmarks/bench_costs.py``."""
+
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.benchmarks.bench_ledger import grow
+from tests.databases import KINDS, database_url
+from tests.telemetry.rows import row
+from workbench.inference.budgets import Budgets
+from workbench.inference.prices import load_prices
+from workbench.state import open_engine
+from workbench.telemetry.ledger import Ledger
+
+SIZES = (10_000, 100_000, 1_000_000)
+MEGABYTES = 2000.0
+# Four weeks of hours, three models, tokens that differ: what neither database words in its own way.
+VARIED = {
+    "started": "'2026-11-' || substr(cast(101 + i / 50 % 28 as text), 2, 2) || 'T' || "
+    "substr(cast(100 + i / 7 % 24 as text), 2, 2) || ':30:00+00:00'",
+    "model_asked": "'local/m' || (i / 10 % 3)",
+    "fresh_tokens": "900 + i % 97",
+    "cache_read_tokens": "i % 311",
+    "trace_id": "'t' || (i / 30)",
+}
+
+
+def measure(url: str) -> None:
+    """Print processor seconds of each table and the peak of memory, in a process of its own."""
+    from workbench.costs import tables
+    from workbench.costs.attribution import Spend, load_spend, margins, spikes
+    from workbench.costs.bridge import cost_bridge
+    from workbench.costs.focus import BillingAccount, focus_frame
+
+    prices, ledger = load_prices(), Ledger(open_engine(url))
+    started = time.process_time()
+    spend = load_spend(ledger)
+    sys.stdout.write(f"{len(spend.rows):9,} rows  read {time.process_time() - started:.2f} s")
+    half = spend.rows.height // 2
+    before, after = Spend(spend.rows.head(half)), Spend(spend.rows.tail(half))
+    steps: dict[str, Callable[[], object]] = {
+        "by user": lambda: tables.spend_table(spend, "user"),
+        "by day, model": lambda: tables.spend_table(spend, "day", "model"),
+        "matrix": lambda: tables.matrix_table(spend),
+        "gaps": lambda: tables.gaps_table(spend),
+        "requests": lambda: tables.unit_table(spend),
+        "margins": lambda: tables.customers_table(margins(spend.matrix(), {})),
+        "tokens": lambda: tables.token_table(spend),
+        "waste": lambda: tables.waste_table(spend),
+        "spikes": lambda: spikes(spend, "user"),
+        "bridge": lambda: cost_bridge(before, after, prices),
+        "focus": lambda: focus_frame(spend, prices, BillingAccount("a")),
+    }
+    for name, step in steps.items():
+        started = time.process_time()
+        step()
+        sys.stdout.write(f"  {name} {time.process_time() - started:.2f}")
+    sys.stdout.write(f"  peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000:,.0f} MB\n")
+
+
+@pytest.mark.bench
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("kind", KINDS)
+def test_growth(kind, tmp_path):
+    with database_url(kind, tmp_path) as url:
+        engine = open_engine(url)
+        ledger, size = Ledger(engine), 0
+        Budgets(engine)
+        ledger.add([row("model", 0, 0, fresh_tokens=900, output_tokens=80, model_asked="local/m", trace_id="")])
+        for goal in SIZES:
+            grow(engine, ledger, size, goal, VARIED)
+            size = goal
+            done = subprocess.run(
+                [sys.executable, "-m", "tests.benchmarks.bench_costs", url],
+                capture_output=True, text=True, check=True, env=dict(os.environ),
+            )  # fmt: skip
+            sys.stdout.write(f"\n{kind} {done.stdout}")
+            peak = float(done.stdout.rpartition("peak ")[2].partition(" MB")[0].replace(",", ""))
+            assert peak < MEGABYTES
+        engine.dispose()
+
+
+if __name__ == "__main__":
+    measure(sys.argv[1])

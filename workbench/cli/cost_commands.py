@@ -1,0 +1,108 @@
+"""``workbench costs`` and ``workbench layers``: what was spent and why, and what is there of each layer."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from workbench.cli.lines import say, write_file
+from workbench.config import load_settings
+from workbench.errors import ConfigError
+
+if TYPE_CHECKING:
+    from workbench.costs.attribution import Spend
+    from workbench.rendering.table import Table
+
+
+def costs(
+    by: Annotated[
+        str, typer.Option(metavar="COLUMNS", help="Sum by these, such as day or feature,model.")
+    ] = "feature,tenant",
+    since: Annotated[str, typer.Option(metavar="ISO_DATE", help="From then on, in UTC.")] = "",
+    until: Annotated[str, typer.Option(metavar="ISO_DATE", help="Before then, in UTC.")] = "",
+    before: Annotated[
+        str, typer.Option(metavar="ISO_DATE", help="Explain the change since the period from here to --since.")
+    ] = "",
+    revenue: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="tenant_id and revenue_usd of the period: show margins.")
+    ] = None,
+    good: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="request and good (0 or 1): show what a good answer costs.")
+    ] = None,
+    invoice: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Compare an invoice of the period: CSV, FOCUS or JSON.")
+    ] = None,
+    focus: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Write the period in FOCUS 1.4 names there.")
+    ] = None,
+    account: Annotated[str, typer.Option(help="Who pays, for --focus.")] = "",
+) -> None:
+    """Show what was spent: by feature and customer, for a request and a good answer, and what was wasted."""
+    from workbench.costs.attribution import load_spend, utc_moment
+    from workbench.costs.bridge import cost_bridge
+    from workbench.costs.focus import BillingAccount, focus_frame
+    from workbench.costs.invoices import read_invoice, reconcile
+    from workbench.costs.tables import bridge_table, invoice_tables, period
+    from workbench.inference.prices import project_prices
+    from workbench.state import open_engine
+    from workbench.telemetry.ledger import Ledger
+
+    if before and not utc_moment(before) < utc_moment(since):
+        raise ConfigError("--before is the start of the period that ends at --since: give both, in this order")
+    if focus and not account:
+        raise ConfigError("--focus needs --account: the id of the account that pays")
+    settings = load_settings()
+    ledger = Ledger(open_engine(settings.state_url))
+    spend = load_spend(ledger, since=since, until=until)
+    if spend.rows.is_empty():
+        say(f"the ledger has no call {period(spend)}")
+        return
+    prices = project_prices(settings.root)
+    if invoice:
+        tables = invoice_tables(reconcile(spend, read_invoice(*invoice), prices))
+    else:
+        tables = _tables(spend, [name.strip() for name in by.split(",") if name.strip()], revenue, good)
+    if before:
+        tables.append(bridge_table(cost_bridge(load_spend(ledger, since=before, until=since), spend, prices)))
+    typer.echo("\n\n".join(table.to_text() for table in tables))
+    if focus:
+        write_file(focus, focus_frame(spend, prices, BillingAccount(account)).write_csv())
+
+
+def layers(
+    html: Annotated[Path | None, typer.Option(metavar="PATH", help="Write a page there instead.")] = None,
+) -> None:
+    """Show what is configured and measured of each layer, with what is missing in order."""
+    from workbench.stack.layers import read_layers
+
+    page = read_layers(load_settings())
+    if html is None:
+        typer.echo(repr(page))
+    else:
+        write_file(html, page.page(html.resolve().parent))
+
+
+def _tables(spend: "Spend", names: list[str], revenue: Path | None, good: Path | None) -> "list[Table]":
+    import polars as pl
+
+    from workbench.costs import tables
+    from workbench.costs.attribution import cost_per_good, margins, read_revenue, spikes
+
+    first = tables.matrix_table(spend) if names == ["feature", "tenant"] else tables.spend_table(spend, *names)
+    shown = [
+        first,
+        tables.gaps_table(spend),
+        tables.unit_table(spend),
+        tables.token_table(spend),
+        tables.waste_table(spend),
+    ]
+    if revenue:
+        shown.append(tables.customers_table(margins(spend.matrix(), read_revenue(revenue))))
+    if good:
+        try:
+            judged = pl.read_csv(good, infer_schema_length=None)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise ConfigError(f"{good} is not a CSV with request and good: {error}") from error
+        shown.append(tables.good_table(cost_per_good(spend, judged)))
+    found = spikes(spend)
+    return [*shown, tables.spikes_table(found)] if len(found) else shown
