@@ -206,7 +206,7 @@ def _reachable(rules: VendorRules, kept: Mapping[int, int]) -> set[int]:
 
 
 def simulate(calls: Sequence[CallRecord], rules: Mapping[str, VendorRules]) -> pl.DataFrame:
-    """One row a call, in the order of time: tokens read, written and fresh, dollars, and what broke the prefix.
+    """One row per call, in the order of time: tokens read, written and fresh, dollars, and what broke the prefix.
 
     Parameters
     ----------

@@ -86,8 +86,10 @@ def semantic_table(shadows: dict[str, Shadow], clusters: np.ndarray, part: slice
 
 
 def curve(found: Shadow, part: slice) -> list[tuple[float, float]]:
-    """False-hit rate against hit rate over all distinct scores, thinned for drawing."""
-    near = found.allowed[part] & ~found.exact[part]
+    """False-hit rate against hit rate over all distinct scores, thinned for drawing; empty if nothing is near."""
+    near = found.allowed[part] & ~found.exact[part] & (found.matched[part] >= 0)
+    if not near.any():
+        return []
     swept = sweep(found.similarity[part][near], found.false[part][near])
     keep = np.unique(np.linspace(min(50, len(swept.hits) - 1), len(swept.hits) - 1, CURVE_POINTS).astype(int))
     share = (swept.hits[keep] + found.exact[part].sum()) / len(near)
@@ -193,7 +195,7 @@ QUARTERS = 4
 
 
 def score_rows(stream: RequestStream, replays: Mapping[str, Replay], part: slice) -> pl.DataFrame:
-    """One row an arm and test request it served: 1 where the answer was another one, else 0.
+    """One row per arm and test request it served: 1 where the answer was another one, else 0.
 
     Of a semantic arm these are the hits that similarity decided.
     """
@@ -212,7 +214,7 @@ def score_rows(stream: RequestStream, replays: Mapping[str, Replay], part: slice
 
 
 def request_rows(stream: RequestStream, replays: Mapping[str, Replay], part: slice) -> pl.DataFrame:
-    """One row an arm and test request, served or not: the error rate, 1 where a false hit was served.
+    """One row per arm and test request, served or not: the error rate, 1 where a false hit was served.
 
     With them it is told that every request was replayed; the scores of the deciding rate hold hits alone.
     """

@@ -157,7 +157,7 @@ def outcomes_of(
     Parameters
     ----------
     table : DataFrame
-        Columns of `OUTCOMES_SCHEMA`; those not in `NEEDED` may be absent. One row a prompt, model and configuration.
+        Columns of `OUTCOMES_SCHEMA`; those not in `NEEDED` may be absent. One row per prompt, model and configuration.
     seed : int
         Of the split by cluster, where the table has none: routers learn on dev, so that half of the clusters
         (``dev_share``) are in it.

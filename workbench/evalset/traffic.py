@@ -265,7 +265,7 @@ class RequestStream:
     Attributes
     ----------
     queries, answer_keys, tenants, clusters : tuple of str
-        One entry a request. Two requests of one tenant and feature may share a cached answer when their answer keys
+        One entry per request. Two requests of one tenant and feature may share a cached answer when their answer keys
         are equal; a cache never serves across tenants or features; clusters are what is resampled.
     answers : ndarray of int
         Code of each answer key.

@@ -45,7 +45,7 @@ _LAST_USE = 30
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bounds:
-    """Mean, cluster-robust standard error, and one-sided bounds, one entry an arm."""
+    """Mean, cluster-robust standard error, and one-sided bounds, one entry per arm."""
 
     mean: np.ndarray
     se: np.ndarray

@@ -1,4 +1,4 @@
-"""What is in use: where the accepted decision and the anchor lie, with their scores, and who was judged on test."""
+"""What is in use: the accepted decision and the anchor, with their scores, and the arms that were judged on test."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -71,7 +71,7 @@ def complete_all(
     """Answers by item id; an item that failed holds its error, and the others go on.
 
     With ``client.recordings`` live, answered items come from their recording, so a batch that was cut off goes on
-    where it stopped. An item for whom a rate limit has no turn before its deadline waits and asks again.
+    where it stopped. An item that a rate limit gives no turn before its deadline waits and asks again.
 
     Raises
     ------

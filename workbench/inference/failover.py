@@ -207,7 +207,7 @@ class _Call:
         return next((turn for turn in turns if turn.at <= patient_until), min(turns, key=lambda turn: turn.at))
 
     def attempt(self, model: str, ask: Ask, patience_s: float) -> Response | ProviderError | RateLimited:
-        """One attempt by whoever was admitted; what it says of the model's health is noted."""
+        """One attempt of an admitted call; what it says of the model's health is noted."""
         started, timeout_s = self.clock.monotonic(), min(self.policy.attempt_timeout_s, self.left_s())
         try:
             response = ask(model, timeout_s=timeout_s, patience_s=patience_s)

@@ -1,4 +1,4 @@
-"""Requests and tokens a minute, exact across threads, processes and machines that share the state database.
+"""Requests and tokens per minute, exact across threads, processes and machines that share the state database.
 
 Each call reserves the moment at which it may start, in a log of such moments; then it sleeps until then. Nobody
 polls, and the first to come is the first to go. Within any window of the given length the log holds no more than
@@ -84,6 +84,11 @@ class RateLimiter:
         self._turns = Turns()
         create_tables(engine, _GATE, _SLOT)
 
+    def tokens_per_minute(self, model: str) -> int | None:
+        """Tokens at most that one request may announce; None where there is no limit."""
+        limit = self._limits.get(model)
+        return limit.tokens_per_minute if limit else None
+
     def wait(self, model: str, tokens: int, *, deadline_s: float) -> Slot:
         """Sleep until the call may start.
 
@@ -151,7 +156,7 @@ class RateLimiter:
                 connection.execute(sa.delete(_SLOT).where(_SLOT.c.slot_id == slot.slot_id))
 
     def _earliest(self, connection: sa.Connection, model: str, limit: Limit, tokens: int, now: int) -> int:
-        """First moment, not before those who came earlier, at which request and tokens fit."""
+        """First moment at which request and tokens fit, after all requests that came earlier."""
         mine = _SLOT.c.model == model
         last = connection.execute(sa.select(sa.func.max(_SLOT.c.start_us)).where(mine)).scalar()
         start = max(now, last or 0)
@@ -173,7 +178,7 @@ class RateLimiter:
 
 
 def _enter(connection: sa.Connection, model: str) -> None:
-    """Hold the model's gate until the transaction ends; who waits for it is served in the order of coming."""
+    """Hold the model's gate until the transaction ends; the threads that wait are served in the order of coming."""
     enter = sa.update(_GATE).where(_GATE.c.model == model).values(passed=_GATE.c.passed + 1)
     if not connection.execute(enter).rowcount:
         insert_ignore(connection, _GATE, [{"model": model, "passed": 0}])

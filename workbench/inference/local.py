@@ -67,7 +67,7 @@ class LocalModels:
         """Answer one request.
 
         A generation that is late or no longer read stops with its next token, or its next 512 tokens of prompt. A model
-        that is still loading at the end of the time goes on to load, for those who ask next.
+        that is still loading at the end of the time goes on to load, for the requests that come next.
 
         Raises
         ------
@@ -98,7 +98,7 @@ class LocalModels:
             raise
 
     def server(self, model: str) -> Any:
-        """Engine of one model, loaded if need be; who comes while it is loading waits for that, others do not."""
+        """Engine of one model, loaded if need be; requests for it wait while it is loading, others do not."""
         return self._engine(model).loaded.result()
 
     def load(self, name: str) -> Any:

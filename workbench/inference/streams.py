@@ -102,7 +102,7 @@ def pause(clock: Clock, seconds: float) -> None:
 class Stream(Generic[_Item]):
     """Pieces of text as they come; ``result`` holds what the call returned once all were read.
 
-    Who stops reading before the end leaves within a second. The call then asks nothing any more, and an attempt that
+    A reader that stops before the end leaves within a second. The call then asks nothing more, and an attempt that
     is under way is settled by its own thread when it ends.
 
     >>> stream = Stream(lambda show: [show("a"), show("b")] and "done")

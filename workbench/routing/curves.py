@@ -98,7 +98,7 @@ def router_curve(router: Router, predicted: np.ndarray, quality: np.ndarray, cos
 
 
 def oracle_curve(quality: np.ndarray, cost_usd: np.ndarray) -> Curve:
-    """The ceiling: whoever knew the outcomes, for every value of quality."""
+    """The ceiling: a router that knew the outcomes, for every value of quality."""
     values, rows = knob_values(cost_usd), np.arange(len(quality))
     finite = np.where(np.isinf(values), 1e9, values)
     picked = [(value * quality - cost_usd).argmax(1) for value in finite]
@@ -130,7 +130,7 @@ def aiq(cost: np.ndarray, quality: np.ndarray, low: np.ndarray, high: np.ndarray
         Mean cost of the cheapest and the dearest single model.
     """
     order = np.argsort(cost, axis=1, kind="stable")
-    # Whoever has a cheaper, better point may use it in place of a dearer one: the hull never falls.
+    # A cheaper, better point can take the place of a dearer one: the hull never falls.
     x = np.take_along_axis(cost, order, 1)
     y = np.maximum.accumulate(np.take_along_axis(quality, order, 1), axis=1)
     x, y = np.column_stack([x, np.maximum(high, x[:, -1])]), np.column_stack([y, y[:, -1]])

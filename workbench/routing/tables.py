@@ -63,7 +63,7 @@ def study(outcomes: Outcomes, arms: Sequence[RoutedArm], *, draws: int, seed: in
     Raises
     ------
     SplitError
-        If a prompt is not of dev: who wins here may go to the test.
+        If a prompt is not of dev: the winners here may go to the test.
     """
     outcomes.require_dev("comparing policies with the hull")
     quality = outcomes.quality
@@ -89,6 +89,13 @@ def _curves(outcomes: Outcomes, arms: Sequence[RoutedArm], rows: Ints | None = N
         if arm.held_out is not None:
             curves[arm.name] = router_curve(arm.router, arm.held_out[part], quality, cost)
     return curves
+
+
+def corners_of(outcomes: Outcomes) -> list[str]:
+    """Models at the corners of the hull, cheapest first: those that a mixture of others does not reach."""
+    points = np.column_stack([outcomes.cost_usd.mean(0), outcomes.quality.mean(0)])
+    hull = upper_hull(points).tolist()  # as lists: `in` of an array asks for any equal number in it
+    return [model for model, point in zip(outcomes.models, points.tolist(), strict=True) if point in hull]
 
 
 def pair_of(outcomes: Outcomes) -> tuple[int, int]:
@@ -123,9 +130,8 @@ def opportunity_table(outcomes: Outcomes, *, draws: int, seed: int) -> Table:
     quality, cost = outcomes.quality, outcomes.cost_usd
     curves = {HULL: Curve(quality, cost), ORACLE: oracle_curve(quality, cost)}
     areas = resample_aiq(curves, cost, outcomes.codes, draws=draws, seed=seed)
-    gap, hull = areas[ORACLE].minus(areas[HULL]), upper_hull(np.column_stack([cost.mean(0), quality.mean(0)]))
+    gap, corners = areas[ORACLE].minus(areas[HULL]), corners_of(outcomes)
     weak, strong = pair_of(outcomes)
-    corners = [m for m, c, q in zip(outcomes.models, cost.mean(0), quality.mean(0), strict=True) if [c, q] in hull]
     rows: list[tuple[str, Value, str]] = [
         ("cheapest model", float(quality[:, weak].mean()), outcomes.models[weak]),
         ("strongest model", float(quality[:, strong].mean()), outcomes.models[strong]),
@@ -152,7 +158,7 @@ def interval(estimate: Estimate) -> Interval:
 
 
 def study_table(found: Study) -> Table:
-    """Policies against the hull, the length rule and the oracle; the caption says who wins."""
+    """Policies against the hull, the length rule and the oracle; the caption names the winners."""
     rows: list[tuple[Value, ...]] = [(HULL, interval(found.areas[HULL].estimate), None, None, None, None, None, "")]
     for name in found.names:
         gain, area = found.gain(name), found.areas[name]

@@ -56,7 +56,7 @@ Listener = Callable[[Event], None]
 
 
 class Watch:
-    """The state of each code cell, as it was really executed, and who is told."""
+    """The state of each code cell, as it was really executed, with what is told of it."""
 
     def __init__(self, leash: Watchdog, tell: Callable[[EventKind, int, int, dict[str, Any]], None]) -> None:
         self.leash = leash

@@ -148,7 +148,7 @@ def wants_fan_out() -> bool:
 
 
 def resource() -> Resource:
-    """Who sends: ``workbench``, unless OTEL_SERVICE_NAME or OTEL_RESOURCE_ATTRIBUTES say otherwise."""
+    """Name of the sender: ``workbench``, unless OTEL_SERVICE_NAME or OTEL_RESOURCE_ATTRIBUTES say otherwise."""
     named = os.environ.get("OTEL_SERVICE_NAME") or "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
     return Resource.create({} if named else {SERVICE_NAME: SCOPE})
 

@@ -1,4 +1,4 @@
-"""What every attempt at a model cost and whom it was for: one row each, never changed, corrected by a further row."""
+"""What every attempt at a model cost, and for which tenant: one row each, never changed, corrected by a further row."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -30,7 +30,8 @@ class LedgerRow:
     started : str
         ISO time in UTC.
     purpose : str
-        One of `workbench.telemetry.context.PURPOSES`; whom it was for is empty where nobody said.
+        One of `workbench.telemetry.context.PURPOSES`; tenant, user and feature are empty if the caller
+        names none.
     fresh_tokens, cache_read_tokens, cache_write_tokens : int
         Disjoint: their sum is the prompt.
     cost_nanos, saved_nanos : int

@@ -1,4 +1,4 @@
-"""Spans around the work: what was asked, of whom, for whom, how long it took and what it cost.
+"""Spans around the work: what was asked of which model, for which tenant, how long it took and what it cost.
 
 A span is OpenTelemetry's, with the GenAI attribute names where there are some and ``wb.*`` where there are none,
 but it belongs to a provider of our own: a tracer that the user's program has set up globally is left alone, and is

@@ -1,4 +1,4 @@
-"""A trace as a waterfall: one row a span, where it lies in time, what it used, and on opening what it held.
+"""A trace as a waterfall: one row per span, where it lies in time, what it used, and on opening what it held.
 
 Static HTML without scripts, so that it survives the export of a notebook and opens offline. Every text in it was
 written by somebody: all of it is escaped and cut.
@@ -90,7 +90,7 @@ class Part:
 
 
 def parts(row: SpanRow, top: SpanRow) -> list[Part]:
-    """Everything that a span holds, each attribute once; for whom it worked only where ``top`` says otherwise."""
+    """Everything that a span holds, each attribute once; its tenant and feature only if ``top`` has others."""
     same = {name for name in WHO if row.attributes.get(name) == top.attributes.get(name)}
     attributes = {name: value for name, value in row.attributes.items() if name not in same}
     out = [_error(row)] if row.status == "error" else []
