@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from workbench.inference.budgets import Budget
     from workbench.inference.client import Client
     from workbench.inference.messages import CacheUse
+    from workbench.quality.notebook import QualityExperiment
     from workbench.records import Decision, Document, Hit, Query
     from workbench.retrieval.notebook import RetrievalExperiment
     from workbench.routing.notebook import RoutingExperiment
@@ -67,9 +68,23 @@ if TYPE_CHECKING:
         draws: int = ...,
         seed: int = ...,
     ) -> CachingExperiment: ...
-    def start(notebook: str, **parameters: Any) -> RetrievalExperiment | RoutingExperiment | CachingExperiment:
+    @overload
+    def start(
+        notebook: Literal["quality"],
+        *,
+        evalset: str = ...,
+        judges: list[str] = ...,
+        overlap: list[str] = ...,
+        labelled: float = ...,
+        reference: str = ...,
+        seed: int = ...,
+    ) -> QualityExperiment: ...
+    def start(
+        notebook: str, **parameters: Any
+    ) -> RetrievalExperiment | RoutingExperiment | CachingExperiment | QualityExperiment:
         """Begin the experiment of a notebook with its parameters."""
-        found: RetrievalExperiment | RoutingExperiment | CachingExperiment = begin(notebook, **parameters)
+        found: RetrievalExperiment | RoutingExperiment | CachingExperiment | QualityExperiment
+        found = begin(notebook, **parameters)
         return found
 
 
