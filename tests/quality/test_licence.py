@@ -56,6 +56,18 @@ def test_a_judge_that_agrees_may_gate():
     assert found.expired(RESTS) == []
 
 
+def test_a_judge_that_is_hardly_ever_wrong_is_no_chance():
+    judged = LABELS.copy()
+    judged[0] = 1 - judged[0]
+    for values, least in ((judged, 0.9), (LABELS, 0.95)):
+        found = one(values)
+        assert found.status == "may gate"
+        assert least < found.agreement.kappa_low < found.agreement.kappa
+    small = license_judge(verdicts(judged)[:40], truth(labels(), "correct", rubric="v1"), Evidence(RESTS))[0]
+    assert small.status == "may gate"
+    assert 0.7 < small.agreement.kappa_low < 0.9
+
+
 def test_a_judge_that_knows_a_little_may_inform():
     found = one(agreeing(0.63))
     assert found.status == "may inform"

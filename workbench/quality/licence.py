@@ -16,7 +16,7 @@ import polars as pl
 from scipy import stats
 
 from workbench.errors import ConfigError
-from workbench.evaluation.compare import MIN_CLUSTERS, bootstrap_t, most_worse
+from workbench.evaluation.compare import MIN_CLUSTERS, MIN_DIFFERING, bootstrap_t, most_worse, pairwise
 from workbench.quality.labels import Truth
 from workbench.quality.ppi import label_factor
 from workbench.rendering.table import Column, Table
@@ -70,7 +70,8 @@ class Agreement:
     """How far a judge and the labels agree on one slice; shares in [0, 1], None where there is nothing to divide by.
 
     ``base_rate`` is the share that the labels call good, ``judge_rate`` what the judge does; ``constant`` is the
-    agreement of a judge that always says what is said more often. Bounds are one-sided and cluster-robust.
+    agreement of a judge that always says what is said more often. ``chance_above`` is the chance that one that knows
+    nothing goes as far with the labels as this one, ``chance_below`` as far against them. All count whole clusters.
     """
 
     n: int
@@ -84,8 +85,8 @@ class Agreement:
     judge_rate: float
     constant: float
     beats_constant: bool
-    covariance_low: float
-    covariance_high: float
+    chance_above: float
+    chance_below: float
     label_factor: float
     label_factor_high: float
 
@@ -181,30 +182,62 @@ def measure_agreement(
     kappa = (po - pe) / (1 - pe) if pe < 1 else 0.0
     moved_pe = (y - p) * (2 * q - 1) + (f - q) * (2 * p - 1)
     linear = kappa + ((agree - po) * (1 - pe) - (1 - po) * moved_pe) / (1 - pe) ** 2 if pe < 1 else np.zeros(len(y))
-    always = float(p >= 0.5)
-    better = agree - np.asarray(y == always, float)
-    product = (labels - labels.mean()) * (judged - judged.mean())
-    bounds = [
-        bootstrap_t(row[None], clusters, confidence=rule.confidence, seed=seed) for row in (linear, better, product)
-    ]
+    both = np.stack([agree, np.asarray(y == float(p >= 0.5), float)])
+    better = pairwise(both, both, clusters, confidence=rule.confidence, seed=seed)
+    above, below = _chances((labels - labels.mean()) * (judged - judged.mean()), clusters, seed)
     factor, factor_high = label_factor(labels, judged, clusters, confidence=rule.confidence)
     return Agreement(
         n=len(y),
         n_clusters=int(clusters.max()) + 1,
         agreement=po,
         kappa=kappa,
-        kappa_low=float(bounds[0].low[0]),
+        kappa_low=_kappa_low(linear, agree, pe, clusters, rule.confidence, seed),
         sensitivity=float(f[y == 1].mean()) if (y == 1).any() else None,
         specificity=float(1 - f[y == 0].mean()) if (y == 0).any() else None,
         base_rate=p,
         judge_rate=q,
         constant=max(p, 1 - p),
-        beats_constant=bool(bounds[1].low[0] > 0),
-        covariance_low=float(bounds[2].low[0]),
-        covariance_high=float(bounds[2].high[0]),
+        beats_constant=bool(better.low[0, 1] > 0),
+        chance_above=above,
+        chance_below=below,
         label_factor=factor,
         label_factor_high=factor_high,
     )
+
+
+def _kappa_low(
+    linear: npt.NDArray[np.float64], agree: npt.NDArray[np.float64], pe: float, clusters: npt.NDArray[np.int64],
+    confidence: float, seed: int,
+) -> float:  # fmt: skip
+    """Lower bound of kappa, by the bootstrap-t of its linearised values.
+
+    Where judge and labels differ in fewer than 10 clusters that does not keep its level: there each such cluster
+    counts as lost whole, by the exact bound of their share (Clopper and Pearson 1934).
+    """
+    m = int(clusters.max()) + 1
+    lost = np.unique(clusters[agree < 1]).size
+    if pe >= 1:
+        return 0.0
+    if lost >= MIN_DIFFERING:
+        return float(bootstrap_t(linear[None], clusters, confidence=confidence, seed=seed).low[0])
+    sizes = np.bincount(clusters)
+    share = float(most_worse(np.array(lost), m, confidence)) * float(sizes.max() / sizes.mean())
+    return (max(1 - share, 0.0) - pe) / (1 - pe)
+
+
+def _chances(
+    products: npt.NDArray[np.float64], clusters: npt.NDArray[np.int64], seed: int, draws: int = 4000
+) -> tuple[float, float]:
+    """Chance of a covariance as high, and as low, if labels and verdicts had nothing to do with each other.
+
+    The signs of whole clusters are drawn at random (the wild bootstrap with the null imposed: Cameron, Gelbach and
+    Miller 2008): a judge that is hardly ever wrong leaves the bootstrap-t without a spread, and this not.
+    """
+    sums = np.bincount(clusters, products)
+    signs = np.random.default_rng(seed).integers(0, 2, (draws, sums.size)) * 2 - 1
+    drawn, found = signs @ sums, float(sums.sum())
+    above, below = (int((drawn >= found - 1e-12).sum()), int((drawn <= found + 1e-12).sum()))
+    return (above + 1) / (draws + 1), (below + 1) / (draws + 1)
 
 
 def license_judge(
@@ -274,17 +307,25 @@ def _refusals(
         why["unparseable"] = f"{unknown:.1%}, at most {rule.unknown_limit:.0%} may be"
     if flip_rate is not None and flip_rate > rule.flip_limit:
         why["order"] = f"{flip_rate:.1%} of pairs, at most {rule.flip_limit:.0%} may"
-    if len(judged) and float(np.ptp(judged)) == 0:
+    if "unparseable" not in why:  # what is left of its verdicts tells of those that were none
+        why |= _knows_nothing(found, judged, rule)
+    return [(kind, text.format(why[kind])) for kind, text in REFUSALS.items() if kind in why]
+
+
+def _knows_nothing(found: Agreement | None, judged: npt.NDArray[np.float64], rule: LicenceRule) -> dict[str, str]:
+    """Why its verdicts tell nothing of the labels: one reason, the first that holds."""
+    why: dict[str, str] = {}
+    if len(judged) > 1 and float(np.ptp(judged)) == 0:
         why["constant"] = ""
     elif found is None:
         why["no labels"] = ""
     elif found.n_clusters < rule.min_clusters:
         why["few labels"] = f"{found.n} in {found.n_clusters} clusters, {rule.min_clusters} clusters are needed"
-    elif found.covariance_high < 0:
+    elif found.chance_below <= 1 - rule.confidence:
         why["wrong way"] = f"it says yes less often where the labels do, kappa {found.kappa:+.2f}"
-    elif found.covariance_low <= 0:
-        why["chance"] = f"kappa {found.kappa:+.2f}, and its lower bound is {found.kappa_low:+.2f}"
-    return [(kind, text.format(why[kind])) for kind, text in REFUSALS.items() if kind in why]
+    elif found.chance_above > 1 - rule.confidence:
+        why["chance"] = f"kappa {found.kappa:+.2f}, which chance alone reaches in {found.chance_above:.0%}"
+    return why
 
 
 def _doubts(found: Agreement, rule: LicenceRule) -> list[str]:

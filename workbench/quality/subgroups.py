@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from workbench.errors import ConfigError
-from workbench.evaluation.compare import MIN_CLUSTERS, item_clusters, item_values, pairwise
+from workbench.evaluation.compare import DRAWS, MIN_CLUSTERS, item_clusters, item_values, pairwise
 from workbench.evaluation.power import clusters_needed
 from workbench.records import GateStatus
 from workbench.rendering.table import Column, Interval, Table
@@ -98,6 +98,7 @@ def nobody_worse(
     margin: float,
     by: Sequence[str] = ("tenant_id",),
     confidence: float = 0.95,
+    draws: int = DRAWS,
     seed: int = 0,
 ) -> NobodyWorse:
     """``nobody_worse(scores, "hybrid", "vector", margin=0.03).status``: paired, group by group, all at once.
@@ -111,6 +112,8 @@ def nobody_worse(
         Columns whose values are groups.
     confidence : float
         Of all bounds of one side together.
+    draws, seed : int
+        Resamples of each group, and their seed.
 
     Raises
     ------
@@ -130,16 +133,18 @@ def nobody_worse(
     sizes = [part["cluster"].n_unique() for *_, part in groups]
     testable = sum(size >= MIN_CLUSTERS for size in sizes)
     level = 1 - (1 - confidence) / max(testable, 1)
-    claims = [_claim(column, value, part, (arm, reference), margin, level, seed) for column, value, part in groups]
+    claims = [
+        _claim(column, value, part, (arm, reference), margin, level, draws, seed) for column, value, part in groups
+    ]
     return NobodyWorse(arm, reference, margin, tuple(claims))
 
 
 def _claim(
-    by: str, group: str, part: pl.DataFrame, arms: tuple[str, str], margin: float, level: float, seed: int
+    by: str, group: str, part: pl.DataFrame, arms: tuple[str, str], margin: float, level: float, draws: int, seed: int
 ) -> GroupClaim:
     items, codes = item_clusters(part)
     worst, best = (np.stack([item_values(part, arm, items, missing=value) for arm in arms]) for value in (0.0, 1.0))
-    found = pairwise(worst, best, codes, confidence=level, seed=seed)
+    found = pairwise(worst, best, codes, confidence=level, draws=draws, seed=seed)
     n, differ = found.n_clusters, int(found.differ[0, 1])
     status = found.status(0, 1, margin) if n >= MIN_CLUSTERS else "inconclusive"
     needed = None
