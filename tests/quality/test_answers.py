@@ -11,7 +11,7 @@ from nltk.translate.chrf_score import chrf_precision_recall_fscore_support
 from rouge_score import rouge_scorer
 
 from workbench.errors import ConfigError
-from workbench.quality.answers import METRICS, Answer, edit_distance, score_answers
+from workbench.quality.answers import METRICS, MeasuredAnswer, edit_distance, score_answers
 from workbench.testing import HashEmbedder
 
 PAIRS = [
@@ -25,7 +25,7 @@ TEXT = st.text(alphabet="abc de.", max_size=30)
 
 
 def value(metric, **given):
-    return METRICS[metric](Answer("q", **given))
+    return METRICS[metric](MeasuredAnswer("q", **given))
 
 
 @pytest.mark.parametrize(("text", "reference"), PAIRS)
@@ -51,10 +51,10 @@ def test_edit_distance_is_that_of_nltk(mine, other):
 
 
 def test_rouge_l_is_that_of_the_scorer_itself():
-    answers = [Answer(f"q{i}", text, reference=reference) for i, (text, reference) in enumerate(PAIRS)]
+    answers = [MeasuredAnswer(f"q{i}", text, reference=reference) for i, (text, reference) in enumerate(PAIRS)]
     scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
     expected = [scorer.score(reference, text)["rougeL"].fmeasure for text, reference in PAIRS]
-    found = score_answers("a", [*answers, Answer("none", "x")], ["rouge_l"])
+    found = score_answers("a", [*answers, MeasuredAnswer("none", "x")], ["rouge_l"])
     assert found["value"].to_list()[:-1] == pytest.approx(expected)
     assert found["error"].to_list()[-1] == "item has no reference"
 
@@ -81,7 +81,11 @@ def test_values_by_hand():
 
 
 def test_what_cannot_be_measured_is_an_error_row_and_stays_in_the_table():
-    answers = [Answer("q1", "a [x]", reference="a", relevant=("x",)), Answer("q2", "b"), Answer("q3", "c", form="(")]
+    answers = [
+        MeasuredAnswer("q1", "a [x]", reference="a", relevant=("x",)),
+        MeasuredAnswer("q2", "b"),
+        MeasuredAnswer("q3", "c", form="("),
+    ]
     found = score_answers("arm", answers, [*METRICS, "semantic"], embedder=HashEmbedder())
     assert len(found) == 3 * (len(METRICS) + 1)
     assert found["value"].is_nan().sum() == 0
@@ -94,7 +98,10 @@ def test_what_cannot_be_measured_is_an_error_row_and_stays_in_the_table():
 
 
 def test_semantic_similarity_is_a_cosine_and_needs_an_embedder():
-    answers = [Answer("q1", "join two frames", reference="join two frames"), Answer("q2", "join", reference="price")]
+    answers = [
+        MeasuredAnswer("q1", "join two frames", reference="join two frames"),
+        MeasuredAnswer("q2", "join", reference="price"),
+    ]
     found = score_answers("arm", answers, ["semantic"], embedder=HashEmbedder())["value"].to_list()
     assert found[0] == pytest.approx(1)
     assert 0 <= found[1] < 0.9

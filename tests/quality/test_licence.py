@@ -12,6 +12,7 @@ from workbench.quality.licence import (
     Anchors,
     Evidence,
     LicenceRule,
+    agreement_table,
     licences_table,
     license_judge,
     measure_agreement,
@@ -196,10 +197,10 @@ def test_a_chance_level_judge_is_licensed_in_at_most_alpha():
 def test_the_table_shows_every_number_and_runs_nothing():
     hostile = verdicts(agreeing(0.93)).with_columns(arm=pl.lit("<script>alert(1)</script>\x1b[31m"))
     found = license_judge(hostile, truth(labels(), "correct", rubric="v1"), Evidence(RESTS, flips=(2, 50)))
-    page = licences_table(found).to_html()
+    page = licences_table(found).to_html() + agreement_table(found).to_html()
     assert "<script" not in page
     assert "&lt;script&gt;" in page
-    assert "\x1b" not in licences_table(found).to_text()
+    assert "\x1b" not in licences_table(found).to_text() + agreement_table(found).to_text()
     assert ">4%<" in page or ">4.0%<" in page
     assert "may gate" in page
 

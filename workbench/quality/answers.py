@@ -27,7 +27,7 @@ _LONGEST = 20_000  # characters: edit distance is quadratic
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class MeasuredAnswer:
     """One answer with what it can be measured against; what is not known is empty.
 
     Attributes
@@ -55,7 +55,7 @@ class Answer:
 
 
 def score_answers(
-    arm: str, answers: Sequence[Answer], metrics: Sequence[str], *, embedder: Embedder | None = None
+    arm: str, answers: Sequence[MeasuredAnswer], metrics: Sequence[str], *, embedder: Embedder | None = None
 ) -> pl.DataFrame:
     """``score_answers("gpt-5.4", answers, ["token_f1", "rouge_l"])``: scores in [0, 1], columns `SCORES_SCHEMA`.
 
@@ -81,26 +81,26 @@ def score_answers(
     return pl.DataFrame(rows, schema=SCORES_SCHEMA, orient="row")
 
 
-def accepted_name(answer: Answer) -> float:
+def accepted_name(answer: MeasuredAnswer) -> float:
     """1 where the answer gives an accepted name, or begins with the accepted yes or no."""
     _need(answer.accept, "accepted name")
     return float((says if is_yes_no(answer.accept) else names_accepted)(answer.text, answer.accept))
 
 
-def exact(answer: Answer) -> float:
+def exact(answer: MeasuredAnswer) -> float:
     """1 where answer and reference are the same but for case, punctuation at the ends and spaces."""
     _need(answer.reference, "reference")
     mine, other = (" ".join(text.casefold().split()).strip(" .,;:!?\"'`") for text in (answer.text, answer.reference))
     return float(mine == other)
 
 
-def token_f1(answer: Answer) -> float:
+def token_f1(answer: MeasuredAnswer) -> float:
     """Harmonic mean of precision and recall of words, each counted as often as it stands (SQuAD)."""
     mine, other = Counter(_words(answer.text)), Counter(_words(_need(answer.reference, "reference")))
     return _f(sum((mine & other).values()), mine.total(), other.total())
 
 
-def chrf(answer: Answer) -> float:
+def chrf(answer: MeasuredAnswer) -> float:
     """Return chrF2: F of character n-grams up to 6, recall twice as important (Popovic 2015), without spaces."""
     mine, other = ("".join(text.split()) for text in (answer.text, _need(answer.reference, "reference")))
     precision, recall = [], []
@@ -117,7 +117,7 @@ def chrf(answer: Answer) -> float:
     return (1 + weight) * p * r / (weight * p + r) if p + r else 0.0
 
 
-def string_similarity(answer: Answer) -> float:
+def string_similarity(answer: MeasuredAnswer) -> float:
     """1 less the edit distance over the longer text (Levenshtein 1966)."""
     mine, other = answer.text, _need(answer.reference, "reference")
     longest = max(len(mine), len(other))
@@ -126,20 +126,20 @@ def string_similarity(answer: Answer) -> float:
     return 1 - edit_distance(mine, other) / longest
 
 
-def citation_precision(answer: Answer) -> float:
+def citation_precision(answer: MeasuredAnswer) -> float:
     """Share of the documents that the answer cites, as [id], that are relevant."""
     _need(answer.relevant, "relevant document")
     cited = _cited(answer)
     return len(cited & set(answer.relevant)) / len(_need(cited, "citation"))
 
 
-def citation_recall(answer: Answer) -> float:
+def citation_recall(answer: MeasuredAnswer) -> float:
     """Share of the relevant documents that the answer cites, as [id]."""
     relevant = set(_need(answer.relevant, "relevant document"))
     return len(_cited(answer) & relevant) / len(relevant)
 
 
-def groundedness(answer: Answer) -> float:
+def groundedness(answer: MeasuredAnswer) -> float:
     """Share of the answer's different words, the question's left out, that stand in what was retrieved.
 
     Overlap shows words without a source; it cannot show a sentence that turns its source around.
@@ -149,7 +149,7 @@ def groundedness(answer: Answer) -> float:
     return len(mine & shown) / len(_need(mine, "word beside the question's"))
 
 
-def well_formed(answer: Answer) -> float:
+def well_formed(answer: MeasuredAnswer) -> float:
     """1 where the answer has its form: JSON, or a regular expression fulfilled from end to end."""
     if _need(answer.form, "form") != "json":
         return float(re.fullmatch(answer.form, answer.text, re.DOTALL) is not None)
@@ -160,7 +160,7 @@ def well_formed(answer: Answer) -> float:
     return 1.0
 
 
-METRICS: Mapping[str, Callable[[Answer], float]] = {
+METRICS: Mapping[str, Callable[[MeasuredAnswer], float]] = {
     "accepted_name": accepted_name,
     "exact": exact,
     "token_f1": token_f1,
@@ -189,7 +189,7 @@ def edit_distance(mine: str, other: str) -> int:
     return int(row[-1])
 
 
-def _value(metric: Callable[[Answer], float], answer: Answer) -> float | str:
+def _value(metric: Callable[[MeasuredAnswer], float], answer: MeasuredAnswer) -> float | str:
     try:
         value = metric(answer)
     except (ConfigError, re.error) as error:
@@ -197,7 +197,7 @@ def _value(metric: Callable[[Answer], float], answer: Answer) -> float | str:
     return value if math.isfinite(value) else f"the value is {value}"
 
 
-def _rouge_l(answers: Sequence[Answer]) -> list[float | str]:
+def _rouge_l(answers: Sequence[MeasuredAnswer]) -> list[float | str]:
     """F1 of ROUGE-L, by ragas as the evalset's check has it."""
     there = [a for a in answers if a.reference.strip()]
     scores = iter(echo_scores([(a.text, a.reference) for a in there]))
@@ -212,7 +212,7 @@ def _rouge_l(answers: Sequence[Answer]) -> list[float | str]:
     return out
 
 
-def _semantic(answers: Sequence[Answer], embedder: Embedder | None) -> list[float | str]:
+def _semantic(answers: Sequence[MeasuredAnswer], embedder: Embedder | None) -> list[float | str]:
     """Cosine of answer and reference, below 0 counted as 0."""
     if embedder is None:
         raise ConfigError("the metric 'semantic' compares vectors; give score_answers an embedder")
@@ -235,7 +235,7 @@ def _words(text: str) -> list[str]:
     return re.findall(r"\w+", text.casefold())
 
 
-def _cited(answer: Answer) -> set[str]:
+def _cited(answer: MeasuredAnswer) -> set[str]:
     return set(re.findall(r"\[([^\[\]\s]+)\]", answer.text))
 
 

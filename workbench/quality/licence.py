@@ -366,25 +366,30 @@ def model_family(model: str) -> str:
 
 
 def licences_table(licences: Sequence[Licence]) -> Table:
-    """One row a licence; what a judge's name holds is shown, never run."""
+    """What each judge may do and why not more, one row a licence; what a judge's name holds is shown, never run."""
     columns = (
         Column("judge"), Column("metric"), Column("slice"), Column("licence"), Column("truth"),
-        Column("labels", "count"), Column("agreement", "share"), Column("always the same", "share"),
-        Column("kappa", "number", digits=2),
-        Column("sensitivity", "share"), Column("specificity", "share"), Column("good", "share"),
-        Column("flips with order", "share"), Column("no verdict", "share"),
-        Column("labels still needed", "share"), Column("why"),
+        Column("labels", "count"), Column("labels still needed", "share"), Column("why"),
     )  # fmt: skip
-    return Table(columns, tuple(_row(each) for each in licences), "What each judge may do")
+    rows = []
+    for each in licences:
+        a = each.agreement
+        why = "; ".join([text for _, text in each.reasons] + list(each.warnings))
+        told = (a.n, a.label_factor) if a else (0, None)
+        rows.append((each.judge, each.metric, each.slice, each.status, each.truth, *told, why))
+    return Table(columns, tuple(rows), "What each judge may do")
 
 
-def _row(each: Licence) -> tuple[str | int | float | None, ...]:
-    a = each.agreement
-    numbers: tuple[float | int | None, ...] = (
-        (a.n, a.agreement, a.constant, a.kappa, a.sensitivity, a.specificity, a.base_rate) if a else (0, *[None] * 6)
-    )
-    why = "; ".join([text for _, text in each.reasons] + list(each.warnings))
-    return (
-        each.judge, each.metric, each.slice, each.status, each.truth, *numbers, each.flip_rate, each.unknown_rate,
-        a.label_factor if a else None, why,
+def agreement_table(licences: Sequence[Licence]) -> Table:
+    """How far each judge and the labels agree, one row a licence."""
+    columns = (
+        Column("judge"), Column("slice"), Column("agreement", "share"), Column("always the same", "share"),
+        Column("kappa", "number", digits=2), Column("sensitivity", "share"), Column("specificity", "share"),
+        Column("good", "share"), Column("flips with order", "share"), Column("no verdict", "share"),
     )  # fmt: skip
+    rows = []
+    for each in licences:
+        a = each.agreement
+        told = (a.agreement, a.constant, a.kappa, a.sensitivity, a.specificity, a.base_rate) if a else [None] * 6
+        rows.append((each.judge, each.slice, *told, each.flip_rate, each.unknown_rate))
+    return Table(columns, tuple(rows), "Where judges and labels agree")

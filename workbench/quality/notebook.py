@@ -12,7 +12,7 @@ from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.evaluation.decision import ArmFacts
 from workbench.evaluation.experiment import PairedExperiment
 from workbench.evaluation.summary import ItemCase, ScoredArms
-from workbench.quality.answers import METRICS, Answer, score_answers
+from workbench.quality.answers import METRICS, MeasuredAnswer, score_answers
 from workbench.quality.evidence import (
     FILE,
     AnswersToJudge,
@@ -27,6 +27,7 @@ from workbench.quality.licence import (
     Evidence,
     Licence,
     LicenceRule,
+    agreement_table,
     licences_table,
     license_judge,
 )
@@ -234,6 +235,10 @@ class QualityExperiment(PairedExperiment[QualityParameters, JudgedSplit], Notebo
         """What each judge may do, and why not more."""
         return licences_table(found)
 
+    def agreement_table(self, found: Sequence[Licence]) -> Table:
+        """How far judges and labels agree, by tenant."""
+        return agreement_table(found)
+
     def saved(self, test: JudgedSplit) -> Table:
         """What each judge saves of the labels, if only a share of the test answers had one: PPI++, by family."""
         p, truth = self.parameters, dict(self._truth(test.split).frame.rows())
@@ -281,7 +286,7 @@ class QualityExperiment(PairedExperiment[QualityParameters, JudgedSplit], Notebo
             return self.evalset.notes
         return [
             *self.evalset.notes,
-            "The truth is the accepted-name check, a program: no person labelled these answers",
+            "The truth is the accepted-name check, a program: no person labelled the answers",
         ]
 
     def _truth(self, split: str) -> Truth:
@@ -291,7 +296,7 @@ class QualityExperiment(PairedExperiment[QualityParameters, JudgedSplit], Notebo
     def _overlap(self) -> dict[str, dict[str, float]]:
         """Value of each overlap metric by item."""
         answers = [
-            Answer(i.item_id, i.answer, i.question, i.reference, cluster=i.cluster, tenant_id=i.tenant_id)
+            MeasuredAnswer(i.item_id, i.answer, i.question, i.reference, cluster=i.cluster, tenant_id=i.tenant_id)
             for i in self.answers.items
         ]
         frame = score_answers("", answers, self.parameters.overlap).drop_nulls("value")
