@@ -15,8 +15,8 @@ from workbench.records import GateStatus
 
 Softness = Literal["fail", "warn", "pass"]
 # The one list of notebooks: `workbench.start` takes these names, and the files NN_<name>.ipynb have them, in order.
-NOTEBOOKS = ("retrieval", "routing", "caching", "quality")
-TO_COME = ("pipeline", "costs", "stack")  # a gates.toml may speak of them already
+NOTEBOOKS = ("retrieval", "routing", "caching", "pipeline", "quality")
+TO_COME = ("costs", "stack")  # a gates.toml may speak of them already
 _METRICS = {"retrieval": "ndcg@10", "caching": "false_hit_rate", "quality": "agreement"}
 # A judge that says the same of everything agrees with as many labels as one kind of answer has: without a floor the
 # cheapest judge would be that one.
