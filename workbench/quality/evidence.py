@@ -23,13 +23,17 @@ FILE = "judges.toml"
 
 @dataclass(frozen=True, slots=True)
 class JudgedAnswers:
-    """Which recorded answers are judged: those of one model to one feature with one context."""
+    """Which recorded answers are judged: those of one model to one feature with one context.
+
+    ``most`` is how many at most, 0 for all: the first in the order of `asked_of`, which has nothing to do with them.
+    """
 
     model: str
     context: str
     feature: str
     metric: str
     rubric: str
+    most: int = 0
 
     @classmethod
     def load(cls, evalset: Evalset) -> "JudgedAnswers":
@@ -72,7 +76,7 @@ def answers_to_judge(evalset: Evalset, what: JudgedAnswers, prices: PriceTable) 
     items, labels, splits = [], [], {}
     for asked in asked_of(evalset, models=[what.model]):
         own = asked.feature == what.feature == asked.query.feature and asked.context == what.context
-        if not own or not recordings.count(asked.request):
+        if not own or not recordings.count(asked.request) or len(items) == (what.most or -1):
             continue
         request, query = asked.request, asked.query
         done = client.complete(
