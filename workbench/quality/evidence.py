@@ -73,7 +73,9 @@ def answers_to_judge(evalset: Evalset, what: JudgedAnswers, prices: PriceTable) 
     """Recorded answers of an evalset, each with its question, reference and whether a program finds it right."""
     recordings = Recordings(recording_file(evalset, what.model))
     client = Client({}, Books(prices), recordings=recordings)
-    items, labels, splits = [], [], {}
+    items: list[Judged] = []
+    labels: list[Label] = []
+    splits: dict[str, str] = {}
     for asked in asked_of(evalset, models=[what.model]):
         own = asked.feature == what.feature == asked.query.feature and asked.context == what.context
         if not own or not recordings.count(asked.request) or len(items) == (what.most or -1):
