@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from workbench.orchestration.flows import Flows
     from workbench.orchestration.steps import flow, outside
     from workbench.pipeline.notebook import PipelineExperiment
+    from workbench.quality.notebook import QualityExperiment
     from workbench.records import Decision, Document, Hit, Query
     from workbench.retrieval.notebook import RetrievalExperiment
     from workbench.routing.notebook import RoutingExperiment
@@ -84,6 +85,17 @@ if TYPE_CHECKING:
     ) -> PipelineExperiment: ...
     @overload
     def start(
+        notebook: Literal["quality"],
+        *,
+        evalset: str = ...,
+        judges: list[str] = ...,
+        overlap: list[str] = ...,
+        labelled: float = ...,
+        reference: str = ...,
+        seed: int = ...,
+    ) -> QualityExperiment: ...
+    @overload
+    def start(
         notebook: Literal["costs"],
         *,
         since: str = ...,
@@ -100,9 +112,23 @@ if TYPE_CHECKING:
     ) -> CostsExperiment: ...
     def start(
         notebook: str, **parameters: Any
-    ) -> RetrievalExperiment | RoutingExperiment | CachingExperiment | PipelineExperiment | CostsExperiment:
+    ) -> (
+        RetrievalExperiment
+        | RoutingExperiment
+        | CachingExperiment
+        | PipelineExperiment
+        | QualityExperiment
+        | CostsExperiment
+    ):
         """Begin the experiment of a notebook with its parameters."""
-        found: RetrievalExperiment | RoutingExperiment | CachingExperiment | PipelineExperiment | CostsExperiment
+        found: (
+            RetrievalExperiment
+            | RoutingExperiment
+            | CachingExperiment
+            | PipelineExperiment
+            | QualityExperiment
+            | CostsExperiment
+        )
         found = begin(notebook, **parameters)
         return found
 

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 from workbench.cli.calls import budgets, models_app, trace
 from workbench.cli.calls import record as record_command
 from workbench.cli.cost_commands import costs, layers
+from workbench.cli.feedback_commands import feedback_app
 from workbench.cli.import_commands import import_app
 from workbench.cli.job_commands import diff, jobs_app, replay, run_sweep
 from workbench.cli.lines import named_values, say, say_error, write_file
@@ -202,6 +203,7 @@ evalset_app = typer.Typer(no_args_is_help=True, help="Check and pin evalsets.")
 app.command(name="record")(record_command)
 app.add_typer(evalset_app, name="evalset")
 app.add_typer(import_app, name="import")
+app.add_typer(feedback_app, name="feedback")
 app.add_typer(models_app, name="models")
 app.command()(budgets)
 app.command()(costs)

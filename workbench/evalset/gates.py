@@ -4,7 +4,7 @@ import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -15,10 +15,13 @@ from workbench.records import GateStatus
 
 Softness = Literal["fail", "warn", "pass"]
 # The one list of notebooks: `workbench.start` takes these names, and the files NN_<name>.ipynb have them, in order.
-NOTEBOOKS = ("retrieval", "routing", "caching", "pipeline", "costs")
+NOTEBOOKS = ("retrieval", "routing", "caching", "pipeline", "quality", "costs")
 UNDECIDED = ("costs",)  # decide nothing: their gate counts what must be 0
-TO_COME = ("quality", "stack")  # a gates.toml may speak of them already
+TO_COME = ("stack",)  # a gates.toml may speak of them already
 _METRICS = {"retrieval": "ndcg@10", "caching": "false_hit_rate", "quality": "agreement"}
+# A judge that says the same of everything agrees with as many labels as one kind of answer has: without a floor the
+# cheapest judge would be that one.
+_FLOORS = {"quality": 0.9}
 _HUGE = 1e12
 # name -> (lowest, highest, whether the ends are allowed)
 _RANGES: Mapping[str, tuple[float, float, bool]] = {
@@ -163,7 +166,7 @@ def default_policy(notebook: str) -> GatePolicy:
     >>> default_policy("retrieval").metric, default_policy("routing").metric
     ('ndcg@10', 'correctness')
     """
-    return GatePolicy(metric=_METRICS.get(notebook, "correctness"))
+    return GatePolicy(metric=_METRICS.get(notebook, "correctness"), floor=_FLOORS.get(notebook))
 
 
 def scan_gates(path: Path) -> tuple[dict[str, GatePolicy], list[Defect]]:
@@ -179,7 +182,7 @@ def scan_gates(path: Path) -> tuple[dict[str, GatePolicy], list[Defect]]:
         problems = _problems(notebook, table)
         defects += [Defect(str(path), _line_of(text, notebook, key), why) for key, why in problems.items()]
         if not problems:
-            policies[notebook] = GatePolicy(**{"metric": default_policy(notebook).metric, **table})
+            policies[notebook] = replace(default_policy(notebook), **table)
     return policies, defects
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy.special import bdtrik
 from scipy.stats import binom
 
-from workbench.caching.drift import ODDS, DriftWatch, log_capital
 from workbench.errors import ConfigError
+from workbench.quality.monitoring import ODDS, DriftWatch, log_capital
 
 
 def alarm_limits(labelled: npt.NDArray[np.int64], alpha: float, delta: float) -> npt.NDArray[np.int64]:

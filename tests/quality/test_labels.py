@@ -1,0 +1,79 @@
+"""Labels: who said what; a sheet that a person fills in comes back as a person's labels, and nothing in it runs."""
+
+import csv
+
+import pytest
+
+from workbench.errors import EvalsetError
+from workbench.quality.labels import Label, add_labels, read_labels, read_sheet, truth, write_sheet
+
+GIVEN = [
+    Label("q1", "correct", 1.0, "ann", "human", "v1", "2026-11-01"),
+    Label("q1", "correct", 0.0, "bob", "human", "v1"),
+    Label("q2", "correct", 0.0, "ann", "human", "v1"),
+    Label("q2", "correct", 1.0, "gpt", "model", "v1"),
+    Label("q3", "polite", 1.0, "ann", "human", "v1"),
+]
+
+
+def test_labels_are_read_as_they_were_added(tmp_path):
+    path = tmp_path / "labels.jsonl"
+    assert add_labels(path, GIVEN[:2]) + add_labels(path, GIVEN[2:]) == 5
+    assert read_labels(path) == GIVEN
+
+
+def test_the_truth_is_the_mean_of_people_and_the_last_word_of_each_counts():
+    found = truth([*GIVEN, Label("q2", "correct", 1.0, "ann", "human", "v1")], "correct", rubric="v1")
+    assert dict(found.frame.rows()) == {"q1": 0.5, "q2": 1.0}
+    assert (found.source, found.left_out) == ("human", 1)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"item_id": "q", "metric": "m", "value": 2, "rater": "a", "source": "human", "rubric": "v"}', r"in \[0, 1\]"),
+        ('{"item_id": "q", "metric": "m", "value": 1, "rater": "a", "source": "judge", "rubric": "v"}', "known: human"),
+        (
+            '{"item_id": "q", "metric": "m", "value": 1, "rater": "", "source": "human", "rubric": "v"}',
+            "names its item",
+        ),
+        ('{"item_id": "q", "metric": "m", "value": 1, "rater": "a", "source": "human"}', "rubric"),
+        ('{"item_id": "q", "score": 1}', "unknown fields: score"),
+    ],
+)
+def test_a_line_that_is_no_label_is_named_with_its_number(tmp_path, line, said):
+    path = tmp_path / "labels.jsonl"
+    add_labels(path, GIVEN[:1])
+    with path.open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(EvalsetError, match=said) as caught:
+        read_labels(path)
+    assert [d.line for d in caught.value.defects] == [2]
+
+
+def test_a_sheet_is_inert_and_comes_back_as_a_persons_labels(tmp_path):
+    path = tmp_path / "sheet.csv"
+    items = [
+        {"item_id": "q1", "question": "=cmd|'/c calc'!A1", "answer": "\x1b[31mred\u202e"},
+        {"item_id": "q2", "question": "plain", "answer": "yes"},
+    ]
+    assert write_sheet(path, items) == 2
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows[0]["question"].startswith("'=")
+    assert "\x1b" not in path.read_text(encoding="utf-8")
+    assert "\u202e" not in path.read_text(encoding="utf-8")
+    rows[0]["value"] = "0.5"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        out = csv.DictWriter(file, rows[0].keys())
+        out.writeheader()
+        out.writerows(rows)
+    found = read_sheet(path, "correct", rater="ann", rubric="v2", at="2026-11-29T10:00:00Z")
+    assert found == [Label("q1", "correct", 0.5, "ann", "human", "v2", "2026-11-29T10:00:00Z")]
+    rows[1]["value"] = "good"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        out = csv.DictWriter(file, rows[0].keys())
+        out.writeheader()
+        out.writerows(rows)
+    with pytest.raises(EvalsetError, match=r":3: could not convert"):
+        read_sheet(path, "correct", rater="ann", rubric="v2", at="")

@@ -1,0 +1,1 @@
+"""Answer quality: judges with a licence, sampling of production, drift, feedback."""
