@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 # Who imports the package. A library's values are spelled where they are meant: filters, indices, axes.
 OWNERS = {
     "datasets": {"evalset/imports/hub.py"},
-    "lancedb": {"retrieval/store.py", "retrieval/tenant.py", "retrieval/indexing.py"},
+    "lancedb": {"retrieval/lance.py"},
     "litellm": {"inference/connections.py", "inference/hosted.py", "inference/provider_errors.py"},
     "matplotlib": {"reports/figure.py"},
     "pandas": {"rendering/table.py"},
@@ -28,8 +28,8 @@ from workbench.config import load_settings
 from workbench.evalset.imports.hub import load_hub
 load_hub("BeIR/scifact", settings=load_settings({"WORKBENCH_ROOT": folder}))""",
     "lancedb": """
-from workbench.retrieval.store import Store
-Store.open(folder, "chunks", dimension=8)""",
+from workbench.retrieval.store import open_table
+open_table(folder, "chunks", dimension=8)""",
     "litellm": """
 from workbench.config import load_settings
 from workbench.inference.embedding import load_embedder

@@ -13,7 +13,7 @@ from workbench.errors import WorkbenchError
 from workbench.records import Document
 from workbench.retrieval.chunking import FixedTokens
 from workbench.retrieval.ingest import VectorCache, ingest
-from workbench.retrieval.store import Store
+from workbench.retrieval.store import Store, open_table
 from workbench.testing import HashEmbedder, WordTokenizer
 
 DIMENSION = 16
@@ -37,7 +37,7 @@ def documents(n: int) -> list[Document]:
 
 def open_parts(folder: Path) -> tuple[Store, VectorCache]:
     """Open the store and the vector cache of the folder."""
-    store = Store.open(folder / "store", "chunks", dimension=DIMENSION)
+    store = open_table(folder / "store", "chunks", dimension=DIMENSION)
     return store, VectorCache(folder / "vectors" / "vectors.sqlite", batch=8)
 
 

@@ -16,7 +16,7 @@ from workbench.errors import StoreError
 from workbench.records import Document
 from workbench.retrieval.chunking import Chunker, FixedTokens, WholeDocument
 from workbench.retrieval.ingest import IngestReport, ingest
-from workbench.retrieval.store import Store
+from workbench.retrieval.store import open_table
 from workbench.testing import HashEmbedder, WordTokenizer
 
 N = 90
@@ -119,7 +119,7 @@ def make_writable(folder: Path, writable: bool) -> None:
 
 def test_store_cannot_be_opened_where_no_folder_can_be():
     with pytest.raises(StoreError, match="cannot open table 'chunks' in /dev/null/x: "):
-        Store.open("/dev/null/x", "chunks", dimension=4)
+        open_table("/dev/null/x", "chunks", dimension=4)
 
 
 def test_document_of_five_megabytes_is_ingested_and_found(tmp_path):

@@ -6,7 +6,7 @@ from workbench.errors import StoreError, TenantError
 from workbench.records import Document
 from workbench.retrieval.chunking import ByStructure, FixedTokens, WholeDocument
 from workbench.retrieval.ingest import IngestReport, VectorCache, ingest
-from workbench.retrieval.store import Store
+from workbench.retrieval.store import open_table
 from workbench.retrieval.tenant import Equals
 from workbench.testing import HashEmbedder, WordTokenizer
 
@@ -24,7 +24,7 @@ class Bench:
     """A store and a cache in one folder, and ingestion with settings that suit a test."""
 
     def __init__(self, folder, **settings):
-        self.store = Store.open(folder / "store", "chunks", dimension=16)
+        self.store = open_table(folder / "store", "chunks", dimension=16)
         self.settings = {
             "chunker": FixedTokens(16, 4),
             "tokenizer": WordTokenizer(),
@@ -152,7 +152,7 @@ def test_document_that_lacks_a_chunk_is_made_whole(bench):
 
 def test_vectors_are_not_computed_again_for_another_store(bench, tmp_path):
     bench.ingest(corpus())
-    other = Store.open(tmp_path / "other", "chunks", dimension=16)
+    other = open_table(tmp_path / "other", "chunks", dimension=16)
     assert ingest(other, corpus(), **bench.settings).embedded == 0
 
 

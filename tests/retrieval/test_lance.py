@@ -3,7 +3,7 @@
 import pytest
 
 from workbench.errors import StoreError
-from workbench.retrieval.tenant import committed, reported
+from workbench.retrieval.lance import committed, reported
 
 
 def test_write_that_lost_a_race_is_done_again() -> None:

@@ -7,7 +7,7 @@ import pytest
 from tests.retrieval.tables import EMBEDDER, natural_rows, open_store, random_rows, row
 from workbench.errors import StoreError, TenantError
 from workbench.retrieval.indexing import Exact, FullTextIndex, HnswSq, IvfPq
-from workbench.retrieval.store import Store
+from workbench.retrieval.store import open_table
 from workbench.retrieval.tenant import Between, ChunkHit, Equals, OneOf, bm25_of, cosine_of
 
 
@@ -268,7 +268,7 @@ def test_handle_sees_what_another_connection_wrote(tmp_path):
 def test_table_of_another_dimension_is_refused(tmp_path):
     open_store(tmp_path)
     with pytest.raises(StoreError, match="asked for with vectors of 8 and has vectors of 16"):
-        Store.open(tmp_path, "chunks", dimension=8)
+        open_table(tmp_path, "chunks", dimension=8)
 
 
 def test_table_of_another_shape_is_refused(tmp_path):
@@ -282,7 +282,7 @@ def test_table_of_another_shape_is_refused(tmp_path):
 
 def test_name_that_cannot_be_a_table_is_refused(tmp_path):
     with pytest.raises(StoreError, match="Invalid table name"):
-        Store.open(tmp_path, "../up", dimension=4)
+        open_table(tmp_path, "../up", dimension=4)
 
 
 def test_store_in_memory_works(tmp_path):
