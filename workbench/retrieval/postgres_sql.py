@@ -179,7 +179,8 @@ def bm25(
         .where(own_terms)
         .cte("p")
     )
-    n, average = sa.cast(TENANTS.c.n, sa.Double), sa.cast(TENANTS.c.total, sa.Double) / TENANTS.c.n
+    n = sa.func.sum(sa.cast(TENANTS.c.n, sa.Double))
+    average = sa.func.sum(sa.cast(TENANTS.c.total, sa.Double)) / n
     counts = sa.select(n.label("n"), average.label("average")).where(own_counts).cte("counts")
     idf = sa.func.ln(1 + (counts.c.n - p.c.df + 0.5) / (p.c.df + 0.5))
     score = sa.func.sum(idf * p.c.tf * (K1 + 1) / (p.c.tf + K1 * (1 - B + B * p.c.dl / counts.c.average)))
