@@ -32,7 +32,7 @@ class UnscopedPostgresRows(PostgresRows):
 def unscoped(store: Store, tenant: str) -> TenantHandle:
     """Handle whose queries have lost the tenant's condition."""
     if isinstance(store, PostgresStore):
-        return TenantHandle(UnscopedPostgresRows(store, tenant))
+        return TenantHandle(UnscopedPostgresRows(store._sessions, tenant, store.dimension))
     assert isinstance(store, LanceStore)
     return TenantHandle(UnscopedLanceRows(store._table, tenant, store.dimension))
 
@@ -63,7 +63,7 @@ def without_policies(store: Store) -> Iterator[None]:
 
 
 def _switch(store: PostgresStore, how: str) -> None:
-    with store._engine.begin() as connection:
-        connection.execute(sa.text("select set_config('search_path', :path, true)"), {"path": store._path})
+    with store._sessions._engine.begin() as connection:
+        connection.execute(sa.text("select set_config('search_path', :path, true)"), {"path": store._sessions._path})
         for table in ("chunks", "terms", "tenants"):
             connection.exec_driver_sql(f"alter table {table} {how} row level security")

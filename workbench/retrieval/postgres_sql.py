@@ -21,11 +21,14 @@ from workbench.retrieval.store import ChunkRow
 K1, B = 1.2, 0.75  # of BM25, as in Lucene and LanceDB
 _EPOCH = date(2000, 1, 1)  # of PostgreSQL's days
 
-# Both roles may log in nowhere: a session takes one for a transaction. What another session makes at once is there.
+# Nobody logs in as these: a session takes one for a transaction. Another database may make them at the same moment.
 ROLES = """
 do $$ begin
-  begin create role workbench_search nologin; exception when duplicate_object or unique_violation then null; end;
-  begin create role workbench_write nologin; exception when duplicate_object or unique_violation then null; end;
+  begin
+    if to_regrole('workbench_search') is null then create role workbench_search nologin; end if;
+    if to_regrole('workbench_write') is null then create role workbench_write nologin; end if;
+  exception when duplicate_object or unique_violation then null;
+  end;
   begin
     set local role workbench_search;
     set local role workbench_write;
