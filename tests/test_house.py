@@ -28,6 +28,8 @@ REASONS = {
     "reports.brief": "a command",
     "reports.page": "made by the runner, and again by hand",
     "retrieval.ask": "arms, questions, scores: what the notebook calls and the tests ask",
+    "retrieval.lance": "the store in files: read alone when LanceDB changes",
+    "retrieval.postgres": "the store in PostgreSQL: read alone when pgvector changes",
     "retrieval.postgres_session": "roles, policies and what a server lacks: read when it is about who may see what",
     "retrieval.scale": "a measurement that takes an hour",
     "retrieval.trec": "a file format of others",
