@@ -48,6 +48,10 @@ class ConfigError(WorkbenchError):
     """A setting, parameter or profile cannot be used."""
 
 
+class NothingToFit(ConfigError):
+    """The dev questions teach nothing that is to be fitted on them."""
+
+
 class UnknownPrice(ConfigError):
     """A model, or a class of its tokens, has no price; what nobody has priced is not called."""
 

@@ -54,6 +54,23 @@ class Embedder(Protocol):
         """Vectors of unit length, float32, shape (texts, dimension)."""
 
 
+UNREAD_SHARE = 0.1
+
+
+def unread(embedder: Embedder, texts: Sequence[str]) -> np.ndarray:
+    """Which texts an encoder cannot read, shape (texts,): more than a tenth of their pieces are unknown to it.
+
+    An encoder that does not say what it knows, as a hosted one, is taken to read everything.
+
+    >>> from workbench.testing import HashEmbedder
+    >>> unread(HashEmbedder(), ["any", "text"]).tolist()
+    [False, False]
+    """
+    share = getattr(embedder, "unknown_share", None)
+    found: np.ndarray = np.zeros(len(texts), bool) if share is None or not texts else share(texts) > UNREAD_SHARE
+    return found
+
+
 class MiniLM:
     """all-MiniLM-L6-v2 (Wang et al. 2020) as int8 ONNX: 384 dimensions, 256 tokens, no network once fetched.
 
@@ -108,6 +125,15 @@ class MiniLM:
             hidden = self._session.run(None, feed)[0]
             out[rows] = mean_pooled(hidden, mask)
         return out
+
+    def unknown_share(self, texts: Sequence[str]) -> np.ndarray:
+        """Share of the pieces of each text that are not in the vocabulary, shape (texts,).
+
+        All such pieces have one vector: texts made of them look alike, whatever they say.
+        """
+        unknown = self._whole.token_to_id("[UNK]") or -1
+        pieces = self._whole.encode_batch(list(texts), add_special_tokens=False)
+        return np.array([e.ids.count(unknown) / max(len(e.ids), 1) for e in pieces], float)
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
         """Character spans of all tokens, also of those past the 256 that are embedded."""

@@ -7,6 +7,8 @@ import polars as pl
 
 from workbench.config import Settings
 from workbench.errors import ConfigError
+from workbench.evalset.findings import known_answers
+from workbench.evalset.imports.judgements import SHEET, sheet_note, write_sheet
 from workbench.evaluation.experiment import PairedExperiment
 from workbench.evaluation.finalists import Finalists
 from workbench.evaluation.gate import MIN_REBUILDS
@@ -34,7 +36,7 @@ from workbench.retrieval.fitting import LEAST_TO_FIT, fit_arms
 from workbench.retrieval.scale import scale_figure
 from workbench.retrieval.searcher import Searcher
 from workbench.retrieval.systems import load_systems, system_inputs
-from workbench.retrieval.tables import contents_table
+from workbench.retrieval.tables import contents_table, script_notes
 
 
 def to_judge(scored: Scored, k: int = 10) -> pl.DataFrame:
@@ -121,6 +123,7 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
     def read(self) -> Mapping[str, str]:
         """Load systems and encoder."""
         p, settings, evalset = self.parameters, self.settings, self.evalset
+        evalset.require_questions()
         for arm in make_arms(p.chunkers, p.strategies, embedder=p.embedder):
             self.prices.cost_usd(arm.work(0))  # refused before an encoder is paid
         self.systems = tuple(load_systems(p.systems, settings))
@@ -128,6 +131,7 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
         embedder = embedder or load_embedder(p.embedder, settings)
         if tokenizer is None:
             tokenizer = embedder if isinstance(embedder, MiniLM) else MiniLM(settings.cache / "weights")
+        self.evalset = replace(evalset, notes=(*evalset.notes, *script_notes(evalset, embedder)))
         manifest = evalset.inputs.get("corpus") or content_hash(evalset.name)
         self.searcher = Searcher(evalset.documents, manifest, settings, embedder, tokenizer)
         return {**evalset.inputs, **system_inputs(self.systems), **encoder_inputs(embedder)}
@@ -163,7 +167,7 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
             why = f"fitting needs at least {LEAST_TO_FIT} question families on dev, found {families}"
             unfitted = {f"{chunker} · {name}": why for chunker in p.chunkers for name in fitted}
             fitted = []
-        learned = fit_arms(self.searcher, p.chunkers, fitted, dev, embedder=p.embedder)
+        learned, unlearned = fit_arms(self.searcher, p.chunkers, fitted, dev, embedder=p.embedder)
         candidates: list[Candidate] = [*arms, *learned, *self.systems]
         if not candidates:
             raise ConfigError(f"no arm can be asked on this corpus: {'; '.join(self.left_out)}")
@@ -172,7 +176,7 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
         keep = {p.reference, self.rule().anchor, *(accepted.arms if accepted else ())}
         candidates, twins = drop_twins(candidates, dev, self.searcher, depth=p.depth, keep=keep)
         self._dropped.clear()
-        self._dropped.update(unfitted | twins)
+        self._dropped.update(unfitted | unlearned | twins)
         for name, why in self._dropped.items():
             Progress(f"hits of {name}", 1).done(f"{name} is left out: {why}")
         return candidates
@@ -226,7 +230,7 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
         """What makes a pass mean less; of arms that nobody asked for by name it is told beside the scores."""
         p = self.parameters
         out = [*self.evalset.notes]
-        if not test.part.pooled:
+        if not test.part.pooled and not known_answers(test.part.qrels, test.split):  # which is a note already
             out.append("The judgements name relevant documents only: whatever they do not name counts as not relevant.")
         for arm, answers in test.answers.items():
             if answers.errors:
@@ -234,8 +238,11 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
         for arm, (low, high) in test.bounds().items() if self.policy.metric == "ndcg@10" else ():
             out.append(
                 f"{arm}: less than {WELL_JUDGED:.0%} of its top 10 is judged; its nDCG@10 lies between {low:.3f} and "
-                f"{high:.3f}. The pairs to judge are in to_judge.jsonl."
+                f"{high:.3f}."
             )
+        if unjudged := len(to_judge(test)):
+            out.append(sheet_note(unjudged, self.folder.name, self.evalset.name))
+        out += [note for system in self.systems for note in system.notes]
         asked = not (is_default(p, "strategies") and is_default(p, "chunkers"))
         told = [*(self.left_out if asked else ()), *(dev.notes if dev else ()), *test.notes]
         return [*out, *(f"{why}." for why in told)]
@@ -244,7 +251,8 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
         """Write everything the report and the gate need; what is unjudged goes to ``to_judge.jsonl``."""
         unjudged = to_judge(test)
         if len(unjudged):
-            unjudged.write_ndjson(self.folder / "to_judge.jsonl")
+            pairs = unjudged.select("query_id", "doc_id").rows()
+            write_sheet(self.folder / SHEET, pairs, self.evalset.queries, self.evalset.documents)
         return super().save(decision, test, *tables, dev=dev)
 
 
