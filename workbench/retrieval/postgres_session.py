@@ -46,7 +46,10 @@ class Sessions:
         if not name or len(name.encode()) > 63 or "\x00" in name:
             raise StoreError(f"a table in PostgreSQL is named by 1 to 63 bytes, found {name!r}")
         # Plans are made for each tenant anew: a generic one would not know which tenant is small.
-        engine = sa.create_engine(url, connect_args={"prepare_threshold": None}, pool_size=5, max_overflow=15)
+        try:
+            engine = sa.create_engine(url, connect_args={"prepare_threshold": None}, pool_size=5, max_overflow=15)
+        except ImportError as error:
+            raise StoreError(f"PostgreSQL needs its driver ({error}): pip install 'workbench[postgres]'") from error
         try:
             with reported(f"open table {name!r} in {engine.url.render_as_string()}"), engine.begin() as connection:
                 path, found = _opened(connection, name, dimension)
