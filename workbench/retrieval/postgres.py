@@ -281,7 +281,9 @@ class PostgresRows:
         full_text = text_index(connection)
         if full_text is None:
             raise StoreError("a full-text search needs its index and the table has none; call Store.index() first")
-        found = bm25(self._own(TERMS), self._own(TENANTS), words_of(full_text) | {"words": words})
+        # What narrows stands in `chunks`: without it only the best need be looked up there.
+        only = None if where else limit
+        found = bm25(self._own(TERMS), self._own(TENANTS), words_of(full_text) | {"words": words}, only)
         c = CHUNKS.c
         query = sa.select(c.chunk_id, c.doc_id, c.position, found.c.score).join(found, found.c.chunk_id == c.chunk_id)
         return query.where(self._scope(where)).order_by(found.c.score.desc()).limit(limit)

@@ -171,9 +171,9 @@ TENANTS = sa.table("tenants", sa.column("tenant_id", sa.Text), sa.column("n", sa
 
 
 def bm25(
-    own_terms: sa.ColumnElement[bool], own_counts: sa.ColumnElement[bool], asked: Mapping[str, Any]
+    own_terms: sa.ColumnElement[bool], own_counts: sa.ColumnElement[bool], asked: Mapping[str, Any], limit: int | None
 ) -> sa.Subquery:
-    """Chunks that hold any of the words asked, with their BM25: columns ``chunk_id`` and ``score``."""
+    """Chunks that hold any of the words asked, with their BM25, the best or all: columns ``chunk_id``, ``score``."""
     q = sa.text(ASKED).bindparams(**asked).columns(sa.column("term", sa.Text)).cte("q")
     df = sa.func.count().over(partition_by=TERMS.c.term).label("df")
     p = (
@@ -187,12 +187,8 @@ def bm25(
     counts = sa.select(n.label("n"), average.label("average")).where(own_counts).cte("counts")
     idf = sa.func.ln(1 + (counts.c.n - p.c.df + 0.5) / (p.c.df + 0.5))
     score = sa.func.sum(idf * p.c.tf * (K1 + 1) / (p.c.tf + K1 * (1 - B + B * p.c.dl / counts.c.average)))
-    return (
-        sa.select(p.c.chunk_id, score.label("score"))
-        .join_from(p, counts, sa.true())
-        .group_by(p.c.chunk_id)
-        .subquery("best")
-    )
+    found = sa.select(p.c.chunk_id, score.label("score")).join_from(p, counts, sa.true()).group_by(p.c.chunk_id)
+    return (found.order_by(sa.desc("score")).limit(limit) if limit else found).subquery("best")
 
 
 class Explain(Executable, ClauseElement):
