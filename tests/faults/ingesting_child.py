@@ -1,4 +1,4 @@
-"""Ingest documents as a process of its own: ``python -m tests.faults.ingesting_child FOLDER N [FAULT]``.
+"""Ingest documents as a process of its own: ``python -m tests.faults.ingesting_child FOLDER N [FAULT [KIND]]``.
 
 Prints a line after each commit and the report at the end; exits with 3 and the message on an error of ours.
 """
@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from tests.retrieval.stores import open_kind
 from workbench.errors import WorkbenchError
 from workbench.records import Document
 from workbench.retrieval.chunking import FixedTokens
@@ -35,9 +36,9 @@ def documents(n: int) -> list[Document]:
     ]
 
 
-def open_parts(folder: Path) -> tuple[Store, VectorCache]:
+def open_parts(folder: Path, kind: str = "lance") -> tuple[Store, VectorCache]:
     """Open the store and the vector cache of the folder."""
-    store = Store.open(folder / "store", "chunks", dimension=DIMENSION)
+    store = open_kind(kind, str(folder / "store"), DIMENSION)
     return store, VectorCache(folder / "vectors" / "vectors.sqlite", batch=8)
 
 
@@ -55,7 +56,7 @@ def suffer(fault: str) -> None:
         os.setuid(65534)
 
 
-def main(folder: str, n: str, fault: str = "") -> None:
+def main(folder: str, n: str, fault: str = "", kind: str = "lance") -> None:
     # What is imported lazily must be there before rights are given up.
     import sqlite3  # noqa: F401
 
@@ -63,7 +64,7 @@ def main(folder: str, n: str, fault: str = "") -> None:
 
     if fault == "read only from the start":
         suffer("read only")
-    store, vectors = open_parts(Path(folder))
+    store, vectors = open_parts(Path(folder), kind)
     store.for_tenant("a").document_hashes()
     suffer(fault)
     report = ingest(

@@ -1,5 +1,6 @@
 """Whatever happens to a process that ingests, running it again puts everything right."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -12,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from tests.faults.ingesting_child import DIMENSION, documents, open_parts
+from tests.retrieval.stores import KINDS, PGVECTOR, pgvector_url
 from workbench.errors import StoreError
 from workbench.records import Document
 from workbench.retrieval.chunking import Chunker, FixedTokens, WholeDocument
 from workbench.retrieval.ingest import IngestReport, ingest
-from workbench.retrieval.store import Store
+from workbench.retrieval.store import open_table
 from workbench.testing import HashEmbedder, WordTokenizer
 
 N = 90
@@ -24,9 +26,10 @@ SMALL = FixedTokens(16, 4)
 CHUNKS = sum(len(SMALL.chunk(d, WordTokenizer())) for d in documents(N))
 
 
-def start(folder: Path, n: int = N, fault: str = "") -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.faults.ingesting_child", str(folder), str(n), fault]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def start(folder: Path, n: int = N, fault: str = "", kind: str = "lance") -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.faults.ingesting_child", str(folder), str(n), fault, kind]
+    env = os.environ | ({PGVECTOR: pgvector_url()} if kind == "postgres" else {})  # one server for all children
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
 
 
 def finish(child: subprocess.Popen[str]) -> tuple[int, str]:
@@ -34,8 +37,8 @@ def finish(child: subprocess.Popen[str]) -> tuple[int, str]:
     return child.returncode, output
 
 
-def ingest_here(folder: Path, texts: Sequence[Document], chunker: Chunker = SMALL) -> IngestReport:
-    store, vectors = open_parts(folder)
+def ingest_here(folder: Path, texts: Sequence[Document], chunker: Chunker = SMALL, kind: str = "lance") -> IngestReport:
+    store, vectors = open_parts(folder, kind)
     return ingest(
         store,
         texts,
@@ -46,10 +49,9 @@ def ingest_here(folder: Path, texts: Sequence[Document], chunker: Chunker = SMAL
     )
 
 
-def assert_everything_is_there_once(folder: Path, n: int = N) -> None:
-    store, _ = open_parts(folder)
-    ids = store._table.to_arrow()["chunk_id"].to_pylist()
-    assert len(ids) == len(set(ids))
+def assert_everything_is_there_once(folder: Path, n: int = N, kind: str = "lance") -> None:
+    store, _ = open_parts(folder, kind)
+    assert store.describe().rows == sum(len(SMALL.chunk(d, WordTokenizer())) for d in documents(n))
     found = {t: store.for_tenant(t).document_hashes() for t in "ab"}
     assert {(t, d) for t in found for d in found[t]} == {(d.tenant_id, d.doc_id) for d in documents(n)}
     assert all(digest for hashes in found.values() for digest in hashes.values())
@@ -64,29 +66,30 @@ def folder():
     shutil.rmtree(path)
 
 
-def test_run_that_was_killed_is_finished_by_the_next(folder):
+@pytest.mark.parametrize("kind", KINDS)
+def test_run_that_was_killed_is_finished_by_the_next(folder, kind):
     for commits in (1, 3):
-        child = start(folder)
+        child = start(folder, kind=kind)
         assert child.stdout
         progress = [child.stdout.readline() for _ in range(commits)]
         assert all(re.fullmatch(r"\d+ \d+\n", line) for line in progress), progress
         child.kill()
         finish(child)
-    before = open_parts(folder)[0].describe().rows
+    before = open_parts(folder, kind)[0].describe().rows
     assert 0 < before < CHUNKS
-    report = ingest_here(folder, documents(N))
-    assert_everything_is_there_once(folder)
+    report = ingest_here(folder, documents(N), kind=kind)
+    assert_everything_is_there_once(folder, kind=kind)
     assert report.embedded <= CHUNKS - before, "vectors of a killed run were computed again"
-    assert ingest_here(folder, documents(N)) == IngestReport(0, 0, N, 0, 0, 0, 0)
+    assert ingest_here(folder, documents(N), kind=kind) == IngestReport(0, 0, N, 0, 0, 0, 0)
 
 
-def test_three_writers_at_once_write_every_chunk_once(folder):
+@pytest.mark.parametrize("kind", KINDS)
+def test_three_writers_at_once_write_every_chunk_once(folder, kind):
     changed = [replace(d, text=f"old {d.text} old") for d in documents(30)]
-    ingest_here(folder, changed)
-    results = [finish(writer) for writer in [start(folder) for _ in range(3)]]
+    ingest_here(folder, changed, kind=kind)
+    results = [finish(writer) for writer in [start(folder, kind=kind) for _ in range(3)]]
     assert [code for code, _ in results] == [0, 0, 0], results
-    assert_everything_is_there_once(folder)
-    assert open_parts(folder)[0].describe().rows == CHUNKS
+    assert_everything_is_there_once(folder, kind=kind)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +122,7 @@ def make_writable(folder: Path, writable: bool) -> None:
 
 def test_store_cannot_be_opened_where_no_folder_can_be():
     with pytest.raises(StoreError, match="cannot open table 'chunks' in /dev/null/x: "):
-        Store.open("/dev/null/x", "chunks", dimension=4)
+        open_table("/dev/null/x", "chunks", dimension=4)
 
 
 def test_document_of_five_megabytes_is_ingested_and_found(tmp_path):

@@ -8,14 +8,23 @@ import numpy as np
 
 from workbench.records import Hit
 from workbench.retrieval.indexing import VectorIndex
+from workbench.retrieval.lance import LanceRows
+from workbench.retrieval.postgres import PostgresRows
 from workbench.retrieval.store import ChunkRow
 from workbench.retrieval.strategies import FullText, Hybrid, Question, Strategy, Vector
 from workbench.retrieval.tenant import Equals, Filter, TenantHandle
 
 K = 10
 CLASSES = Equals("document_type", "class")
-# A tenant's condition below a leg: an index lookup, or a filter on the rows as they are read.
-TENANT_FILTER = re.compile(r"ScalarIndexQuery: query=\S*\[tenant_id = |(?:full_filter|FilterExec:).*tenant_id")
+# What a plan must show below a leg. LanceDB: an index lookup, or a filter on the rows as they are read. PostgreSQL: the
+# query's own condition and that of the policy, either of which would be enough.
+TENANT_FILTERS = {
+    LanceRows: (re.compile(r"ScalarIndexQuery: query=\S*\[tenant_id = |(?:full_filter|FilterExec:).*tenant_id"),),
+    PostgresRows: (
+        re.compile(r"(?:Filter|Cond): \(.*\btenant_id = E?'"),
+        re.compile(r"(?:Filter|Cond): \(.*\bcurrent_setting\('workbench\.tenant'"),
+    ),
+}
 
 
 class Leak(Exception):
@@ -63,8 +72,14 @@ def check_rows(
 
 
 def check_plan(handle: TenantHandle, leg: Leg, index: VectorIndex, query: np.ndarray, words: str) -> None:
-    """Raise `Leak` unless LanceDB's plan has the tenant's condition below every part of the leg."""
+    """Raise `Leak` unless the store's plan has every condition on the tenant below every part of the leg."""
     plans = leg.strategy(index).plan(handle, Question(words, query))
     for part, plan in plans.items():
-        if part != "fusion" and not TENANT_FILTER.search(plan):
+        if part != "fusion" and not is_narrowed(handle, plan):
             raise Leak(f"{leg.name}: no condition on the tenant below the {part} search:\n{plan}")
+
+
+def is_narrowed(handle: TenantHandle, plan: str) -> bool:
+    """Whether a plan has every condition on the tenant that the handle's store puts there."""
+    conditions = next(found for kind, found in TENANT_FILTERS.items() if isinstance(handle._rows, kind))
+    return all(condition.search(plan) for condition in conditions)

@@ -7,16 +7,21 @@ import unicodedata
 from itertools import count
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.leaks.isolation import Leak
-from tests.leaks.operations import HOSTILE, MARKS, OF_THE_TABLE, OPERATIONS, World, public_operations, unscoped
+from tests.leaks.mutants import without_policies
+from tests.leaks.operations import HOSTILE, HOSTILE_TO, MARKS, OF_THE_TABLE, OPERATIONS, World, leaky, public_operations
+from tests.retrieval.stores import KINDS
 from tests.retrieval.tables import EMBEDDER, open_store
 from workbench.errors import StoreError
 from workbench.records import content_hash
-from workbench.retrieval import store as store_module
-from workbench.retrieval.store import ChunkRow, Store
+from workbench.retrieval import lance, postgres
+from workbench.retrieval.lance import LanceStore
+from workbench.retrieval.postgres import PostgresStore
+from workbench.retrieval.store import ChunkRow, open_table
 
 # What another tenant is called, of whose name this one could be the quoted, escaped or cut form.
 CONFUSIONS = (
@@ -47,7 +52,7 @@ def confused(name: str) -> list[str]:
 
 def check_all(tenants) -> int:
     """Put every operation to every tenant, beside the tenants that theirs could be confused with; number of checks."""
-    store = Store.open("memory://", f"t{next(_tables)}", dimension=EMBEDDER.dimension)
+    store = open_table("memory://", f"t{next(_tables)}", dimension=EMBEDDER.dimension)
     world = World.of(store, [n for name in tenants for n in (name, *confused(name))])
     for name in tenants:
         for check in OPERATIONS.values():
@@ -76,20 +81,27 @@ def test_five_thousand_names_over_every_operation():
     assert sum(asked) >= 5_000 * len(OPERATIONS)
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return World.of(open_store(tmp_path_factory.mktemp("world")), HOSTILE)
+@pytest.fixture(scope="module", params=KINDS)
+def world(request, tmp_path_factory):
+    store = open_store(tmp_path_factory.mktemp("world"), kind=request.param)
+    return World.of(store, HOSTILE_TO[request.param])
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_hostile_names_mean_nothing_to_any_operation(world, operation):
-    for tenant in HOSTILE:
+    for tenant in world.tenants:
         OPERATIONS[operation](world, tenant)
 
 
 def test_every_public_operation_is_checked():
     """One that is added is checked here too, or is said to ask for no tenant."""
     assert {*OPERATIONS, *OF_THE_TABLE} - {"Hybrid.search"} == public_operations()
+
+
+@pytest.mark.parametrize("kind", [LanceStore, PostgresStore])
+def test_no_store_can_do_more_than_is_checked(kind):
+    names = {n for n in dir(kind) if not n.startswith("_")} | {"dimension"}
+    assert names - {"open"} == {n.partition(".")[2] for n in public_operations() if n.startswith("Store.")}
 
 
 OF_A_HANDLE = [name for name in OPERATIONS if name.startswith("TenantHandle.")]
@@ -99,18 +111,22 @@ CUT = [*((name, name) for name in OF_A_HANDLE), *(("Hybrid.search", name) for na
 @pytest.mark.parametrize(("operation", "cut"), CUT)
 @pytest.mark.parametrize("tenant", ["acme", "\\acme", HOSTILE[0]])
 def test_check_turns_red_when_the_filter_of_an_operation_is_taken_out(world, operation, cut, tenant):
-    with pytest.raises(Leak):
-        OPERATIONS[operation](unscoped(world, cut.removeprefix("TenantHandle.")), tenant)
+    with without_policies(world.store), pytest.raises(Leak):
+        OPERATIONS[operation](leaky(world, cut.removeprefix("TenantHandle.")), tenant)
 
 
 @pytest.mark.parametrize("operation", ["Store.delete_documents", "Store.delete_stale"])
-def test_check_turns_red_when_the_filter_of_a_delete_is_taken_out(tmp_path, monkeypatch, operation):
+@pytest.mark.parametrize("kind", KINDS)
+def test_check_turns_red_when_the_filter_of_a_delete_is_taken_out(tmp_path, monkeypatch, operation, kind):
     from lancedb.expr import col, lit
 
-    small = World.of(open_store(tmp_path), ["acme", "acme'", "\\"])
+    small = World.of(open_store(tmp_path, kind=kind), ["acme", "acme'", "\\"])
     OPERATIONS[operation](small, "acme")
-    monkeypatch.setattr(store_module, "rows_of", lambda _tenant: col("position") >= lit(0))
-    with pytest.raises(Leak, match="rows told by a write"):
+    monkeypatch.setattr(lance, "rows_of", lambda _tenant: col("position") >= lit(0))
+    monkeypatch.setattr(postgres, "rows_of", lambda _tenant, _table: sa.true())
+    if kind == "postgres":
+        OPERATIONS[operation](small, "acme")  # the policy shows the writer the rows of this tenant alone
+    with without_policies(small.store), pytest.raises(Leak, match="rows told by a write"):
         OPERATIONS[operation](small, "acme")
 
 

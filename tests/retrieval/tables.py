@@ -5,6 +5,7 @@ from datetime import date
 
 import numpy as np
 
+from tests.retrieval.stores import open_kind
 from workbench.retrieval.store import ChunkRow, Store
 from workbench.testing import HashEmbedder
 
@@ -56,8 +57,8 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
 
 
-def open_store(folder: object, rows: Sequence[ChunkRow] = ()) -> Store:
+def open_store(folder: object, rows: Sequence[ChunkRow] = (), *, kind: str = "lance") -> Store:
     """Open the store of the folder with these rows added."""
-    store = Store.open(str(folder), "chunks", dimension=EMBEDDER.dimension)
+    store = open_kind(kind, str(folder), EMBEDDER.dimension)
     store.upsert(rows)
     return store

@@ -2,11 +2,12 @@ from dataclasses import replace
 
 import pytest
 
+from tests.retrieval.stores import KINDS, open_kind
 from workbench.errors import StoreError, TenantError
 from workbench.records import Document
 from workbench.retrieval.chunking import ByStructure, FixedTokens, WholeDocument
 from workbench.retrieval.ingest import IngestReport, VectorCache, ingest
-from workbench.retrieval.store import Store
+from workbench.retrieval.store import ChunkRow
 from workbench.retrieval.tenant import Equals
 from workbench.testing import HashEmbedder, WordTokenizer
 
@@ -23,8 +24,8 @@ def corpus(n: int = 100, tenant_id: str = "a") -> list[Document]:
 class Bench:
     """A store and a cache in one folder, and ingestion with settings that suit a test."""
 
-    def __init__(self, folder, **settings):
-        self.store = Store.open(folder / "store", "chunks", dimension=16)
+    def __init__(self, folder, kind="lance", **settings):
+        self.store = open_kind(kind, str(folder / "store"), 16)
         self.settings = {
             "chunker": FixedTokens(16, 4),
             "tokenizer": WordTokenizer(),
@@ -43,9 +44,9 @@ class Bench:
         return set(hashes)
 
 
-@pytest.fixture
-def bench(tmp_path):
-    return Bench(tmp_path)
+@pytest.fixture(params=KINDS)
+def bench(request, tmp_path):
+    return Bench(tmp_path, request.param)
 
 
 def test_every_document_is_there_with_all_its_chunks(bench):
@@ -141,10 +142,26 @@ def test_blank_documents_are_counted_and_leave_nothing(bench):
     assert bench.ingest(documents) == IngestReport(0, 0, 2, 0, 1, 0, 0)
 
 
+def lose(store, doc_id: str, position: int) -> None:
+    """One chunk is gone, as if a run had died between two of them."""
+    digest = store.for_tenant("a").document_hashes()[doc_id]
+    texts = store.for_tenant("a").documents([doc_id])[doc_id]
+    store.delete_documents("a", [doc_id])
+    kept = [(p, text) for p, text in enumerate(texts) if p != position]
+    vectors = EMBEDDER.embed([text for _, text in kept])
+    store.upsert(
+        [
+            ChunkRow("a", doc_id, "document", None, p, len(texts), digest, text, vector)
+            for (p, text), vector in zip(kept, vectors, strict=True)
+        ]
+    )
+
+
 def test_document_that_lacks_a_chunk_is_made_whole(bench):
     bench.ingest(corpus())
-    bench.store._table.delete("doc_id = 'd39' and position = 1")
-    bench.store._table.delete("doc_id = 'd38' and position = 0")
+    lost = [("d39", 1), ("d38", 0)]
+    for doc_id, position in lost:
+        lose(bench.store, doc_id, position)
     report = bench.ingest(corpus())
     assert (report.changed, report.unchanged, report.embedded) == (2, 98, 0)
     assert len(bench.whole()) == 100
@@ -152,7 +169,7 @@ def test_document_that_lacks_a_chunk_is_made_whole(bench):
 
 def test_vectors_are_not_computed_again_for_another_store(bench, tmp_path):
     bench.ingest(corpus())
-    other = Store.open(tmp_path / "other", "chunks", dimension=16)
+    other = open_kind("lance", str(tmp_path / "other"), 16)
     assert ingest(other, corpus(), **bench.settings).embedded == 0
 
 

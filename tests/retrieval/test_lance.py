@@ -2,20 +2,68 @@
 
 import pytest
 
+from tests.retrieval.tables import open_store, row
 from workbench.errors import StoreError
-from workbench.retrieval.tenant import committed, reported
+from workbench.retrieval.lance import LanceStore, committed, reported
+
+LOST = (
+    "lance error: Retryable commit conflict for version 10: preempted. Please retry.",
+    "lance error: Too many concurrent writers. Attempted 10 retries, but failed",
+)
 
 
-def test_write_that_lost_a_race_is_done_again() -> None:
+@pytest.mark.parametrize("said", LOST)
+def test_write_that_lost_a_race_is_done_again(said) -> None:
     tries = []
 
-    def write() -> None:
+    def write() -> int:
         tries.append(1)
         if len(tries) < 3:
-            raise RuntimeError("lance error: Retryable commit conflict for version 10: preempted. Please retry.")
+            raise RuntimeError(said)
+        return len(tries)
 
-    committed(write)
-    assert len(tries) == 3
+    assert committed(write) == 3
+
+
+class Crowded:
+    """A table on which every first write loses to others."""
+
+    def __init__(self, table):
+        self.table, self.lost = table, 0
+
+    def __getattr__(self, name):
+        return getattr(self.table, name)
+
+    def _lose_once(self):
+        self.lost += 1
+        if self.lost % 2:
+            raise RuntimeError(LOST[1])
+
+    def delete(self, condition):
+        self._lose_once()
+        return self.table.delete(condition)
+
+    def merge_insert(self, key):
+        merge, lose_once = self.table.merge_insert(key), self._lose_once
+
+        class Merge:
+            def __getattr__(self, name):
+                return lambda: (getattr(merge, name)(), self)[1]
+
+            def execute(self, data):
+                lose_once()
+                return merge.execute(data)
+
+        return Merge()
+
+
+def test_upserts_and_deletes_among_many_writers_are_done_again(tmp_path) -> None:
+    quiet = open_store(tmp_path)
+    store = LanceStore(Crowded(quiet._table), "crowded", quiet.dimension)
+    assert store.upsert([row("a", "d", "text"), row("a", "e", "text")]) == 2
+    assert store.delete_documents("a", ["d"]) == 1
+    assert store.delete_stale("a", {"e": "new"}) == 1
+    assert quiet.describe().rows == 0
 
 
 def test_write_that_fails_for_another_reason_is_told_at_once() -> None:

@@ -19,7 +19,7 @@ from workbench.errors import ConfigError
 from workbench.reports.charts import lines
 from workbench.reports.figure import Figure
 from workbench.retrieval.indexing import Exact, HnswSq, IvfPq, VectorIndex
-from workbench.retrieval.store import ChunkRow, Store
+from workbench.retrieval.store import ChunkRow, Store, open_table
 
 DIMENSION = 384
 LATENT = 32
@@ -128,7 +128,7 @@ def _measure(rows: int, where: str) -> list[ScalePoint]:
 
 def fill_store(where: str | Path, rows: int, rng: np.random.Generator) -> Store:
     """Store of that many synthetic rows of one tenant below ``where``, not indexed yet."""
-    store = Store.open(where, "rows", dimension=DIMENSION)
+    store = open_table(where, "rows", dimension=DIMENSION)
     for start in range(0, rows, BATCH):
         vectors = synthetic_vectors(min(BATCH, rows - start), rng)
         store.upsert([ChunkRow(TENANT, str(start + i), "row", None, 0, 1, "", "row", v) for i, v in enumerate(vectors)])

@@ -17,7 +17,7 @@ from workbench.records import Document, Hit, Query, content_hash, parameters_of
 from workbench.retrieval.chunking import Tokenizer, WholeDocument
 from workbench.retrieval.indexing import TEXT_INDEX, VECTOR_INDEX, Exact
 from workbench.retrieval.ingest import IngestReport, VectorCache, ingest
-from workbench.retrieval.store import Store
+from workbench.retrieval.store import Store, open_table
 from workbench.retrieval.strategies import Arm, Question
 from workbench.retrieval.tenant import TenantHandle
 from workbench.telemetry.context import attributed
@@ -57,7 +57,7 @@ class Searcher:
         if name in self._stores:
             return None
         folder: Path = self.settings.cache / "tables"
-        store = Store.open(str(folder), name, dimension=self.embedder.dimension)
+        store = open_table(folder, name, dimension=self.embedder.dimension)
         report = ingest(
             store,
             self.documents,

@@ -1,64 +1,23 @@
 """The one way to search a table: a handle that is bound to its tenant when it is made.
 
-Every query goes through `TenantHandle._scope`, which puts the tenant's condition before everything else, and
-only results leave the handle: with a query builder a caller could turn the condition into a postfilter.
-
-What a handle cannot hide: BM25 counts terms over the whole table, so scores of one tenant move when another
-tenant adds documents. Where that matters, give each tenant its own table.
+The handle checks what is asked, orders what is found and never lets an index starve it; the rows of its tenant it
+reaches through `TenantRows`, which each store makes for one tenant and which puts the tenant's condition before
+everything else. Only results leave the handle: with a query builder a caller could make the condition a postfilter.
 
 Only columns that describe a document can be filtered. The tenant cannot: it is the handle's own.
 """
 
-import re
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from functools import reduce
-from operator import and_
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from workbench.errors import StoreError, TenantError, unknown_name
-from workbench.retrieval.indexing import TEXT_INDEX, VECTOR_INDEX
 from workbench.retrieval.metrics import best_first
-
-if TYPE_CHECKING:
-    from lancedb.expr import Expr
-
-
-_NOISE = re.compile(r",? ?\S*\.cargo/\S+| Detail: Python exception.*|\n.*", re.DOTALL)
-
-_RETRYABLE, _ATTEMPTS, _PAUSE_S = "Retryable commit conflict", 8, 0.1
-
-
-def committed(write: Callable[[], None]) -> None:
-    """Do a write again where another process's commit came first: LanceDB says which may simply be repeated."""
-    for attempt in range(1, _ATTEMPTS + 1):
-        try:
-            return write()
-        except (OSError, RuntimeError) as error:
-            if _RETRYABLE not in str(error) or attempt == _ATTEMPTS:
-                raise
-        time.sleep(_PAUSE_S * attempt)
-
-
-@contextmanager
-def reported(asked: str) -> Iterator[None]:
-    """Raise what LanceDB raises as a StoreError that says what was asked for.
-
-    A write that failed has changed nothing that readers see: LanceDB commits a new version last.
-    """
-    try:
-        yield
-    except (OSError, RuntimeError, ValueError, OverflowError) as error:
-        reason = _NOISE.sub("", str(error)).strip() or type(error).__name__
-        raise StoreError(f"cannot {asked}: {reason}") from error
-
 
 Value = str | date
 FIELDS: dict[str, type] = {"document_type": str, "date": date, "doc_id": str}
@@ -75,25 +34,6 @@ class Filter:
 
     def __and__(self, other: "Filter") -> "AllOf":
         return AllOf(self, other)
-
-    def expression(self) -> "Expr":
-        """Compile to LanceDB's typed expression."""
-        from lancedb.expr import col
-
-        match self:
-            case Equals(field, value):
-                return col(field) == value
-            case OneOf(field, values):
-                return col(field).isin(values)
-            case Between(field, None, high):
-                return col(field) <= high
-            case Between(field, low, None):
-                return col(field) >= low
-            case Between(field, low, high):
-                return (col(field) >= low) & (col(field) <= high)
-            case AllOf(parts):
-                return reduce(and_, (part.expression() for part in parts))
-        raise NotImplementedError(type(self).__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +110,6 @@ def _check(field: str, *values: Any) -> None:
 
 
 Vector = npt.NDArray[np.floating[Any]] | Sequence[float]
-_HIT_COLUMNS = ["chunk_id", "doc_id", "position"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,22 +122,70 @@ class ChunkHit:
     score: float
 
 
+class TenantRows(Protocol):
+    """Rows of one tenant as a store reaches them: every method puts the tenant's condition first.
+
+    Scores come as `cosine_of` and `bm25_of` make them; hits may come in any order.
+    """
+
+    @property
+    def tenant_id(self) -> str:
+        """Tenant to whom all that is found belongs."""
+
+    @property
+    def dimension(self) -> int:
+        """Length of every vector."""
+
+    def nearest(
+        self, point: npt.NDArray[np.float32], limit: int, where: Filter | None, *, exact: bool, knobs: Mapping[str, int]
+    ) -> list[ChunkHit]:
+        """Up to ``limit`` chunks nearest by cosine; unless ``exact``, by the vector index if there is one."""
+
+    def matching(self, words: str, limit: int, where: Filter | None) -> list[ChunkHit]:
+        """Up to ``limit`` chunks that hold any of the words, best by BM25."""
+
+    def may_fall_short(self) -> bool:
+        """Whether there is a vector index, whose walk can end before enough rows of the tenant are found."""
+
+    def explain(
+        self,
+        point: npt.NDArray[np.float32] | None,
+        words: str | None,
+        limit: int,
+        where: Filter | None,
+        *,
+        exact: bool,
+        knobs: Mapping[str, int],
+    ) -> dict[str, str]:
+        """The store's own account of each leg that is asked for, ``vector`` and ``full_text``."""
+
+    def texts(self, doc_ids: Sequence[str]) -> pl.DataFrame:
+        """Chunks of the documents: doc_id, position, text."""
+
+    def states(self) -> pl.DataFrame:
+        """Every chunk of the tenant: doc_id, position, n_chunks, content_hash."""
+
+    def count(self, where: Filter | None) -> int:
+        """Chunks that match."""
+
+
 class TenantHandle:
     """Searches over the rows of one tenant; made by `Store.for_tenant`.
 
     Hits stand by `workbench.retrieval.metrics.best_first`, chunks of one document by ``position``. The rule also
     decides what is left out: as long as the last hit is tied with the next one, more are fetched.
 
-    LanceDB computes in float32, so scores are rounded before they leave to what that carries, about 7 significant
+    Stores compute in float32, so scores are rounded before they leave to what that carries, about 7 significant
     digits: see `bm25_of` and `cosine_of`.
     """
 
-    def __init__(self, table: Any, tenant_id: str, dimension: int) -> None:
-        self.tenant_id = tenant_id
-        self._table = table
-        self._dimension = dimension
-        self._own = rows_of(tenant_id)
-        self._has_text_index = False
+    def __init__(self, rows: TenantRows) -> None:
+        self._rows = rows
+
+    @property
+    def tenant_id(self) -> str:
+        """Tenant to whom all that is found belongs."""
+        return self._rows.tenant_id
 
     def vector(
         self,
@@ -224,8 +211,7 @@ class TenantHandle:
         where : Filter, optional
             Narrows the search before neighbours are counted, so it never starves the result.
         nprobes : int, optional
-            IVF: lists that are searched at least. More are searched as long as hits are missing: LanceDB's
-            own default stops early, and a small tenant would get too few.
+            IVF: lists that are searched at least; more are, as long as hits are missing.
         refine_factor : int, optional
             Quantised indices: this many times ``k`` candidates are compared by their full vectors.
         ef : int, optional
@@ -236,11 +222,13 @@ class TenantHandle:
         Raises
         ------
         StoreError
-            If the vector has another dimension, is zero or not finite, or a number is out of range.
+            If the vector has another dimension, is zero or not finite, a number is out of range, or the store has no
+            such knob.
         """
         knobs = _knobs(k, nprobes=nprobes, refine_factor=refine_factor, ef=ef)
-        hits = self._best(k, "_distance", lambda asked: self._vector_query(vector, asked, where, exact, knobs))
-        if len(hits) < k and not exact and self._has_index(VECTOR_INDEX):
+        point, where = self._point(vector), checked_filter(where)
+        hits = best(k, lambda asked: self._rows.nearest(point, asked, where, exact=exact, knobs=knobs))
+        if len(hits) < k and not exact and self._rows.may_fall_short():
             # A graph whose walk ends among rows of other tenants comes back short, even empty.
             return self.vector(vector, k, where=where, exact=True)
         return hits
@@ -256,7 +244,8 @@ class TenantHandle:
             If there is no full-text index yet.
         """
         _knobs(k)
-        return self._best(k, "_score", lambda asked: self._text_query(words, asked, where))
+        where = checked_filter(where)
+        return best(k, lambda asked: self._rows.matching(words, asked, where))
 
     def plan(
         self,
@@ -268,110 +257,75 @@ class TenantHandle:
         exact: bool = False,
         **knobs: int | None,
     ) -> dict[str, str]:
-        """LanceDB's own account of each leg, ``vector`` and ``full_text``: filter, index, knobs in effect."""
-        legs: dict[str, Any] = {}
-        if vector is not None:
-            legs["vector"] = self._vector_query(vector, k, where, exact, _knobs(k, **knobs))
-        if words is not None:
-            legs["full_text"] = self._text_query(words, k, where)
-        with reported(f"explain a search of tenant {self._shown}"):
-            return {leg: query.explain_plan(True) for leg, query in legs.items()}
+        """The store's own account of each leg, ``vector`` and ``full_text``: filter, index, knobs in effect."""
+        point = None if vector is None else self._point(vector)
+        return self._rows.explain(point, words, k, checked_filter(where), exact=exact, knobs=_knobs(k, **knobs))
 
     def documents(self, doc_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """Texts of the chunks of each document, in order; ids that are not the tenant's are left out."""
-        from lancedb.expr import col
-
         if not doc_ids:
             return {}
-        with reported(f"read texts of tenant {self._shown}"):
-            query = self._table.search().where(self._scope(None) & col("doc_id").isin(list(doc_ids)))
-            rows = pl.DataFrame(query.select(["doc_id", "position", "text"]).to_arrow())
+        rows = self._rows.texts(doc_ids)
         texts = rows.sort("position").group_by("doc_id", maintain_order=True).agg("text")
         return {doc_id: tuple(parts) for doc_id, parts in texts.iter_rows()}
 
     def document_hashes(self) -> dict[str, str | None]:
         """Content hash of each document that is wholly there; None where chunks are missing or old."""
-        with reported(f"read the documents of tenant {self._shown}"):
-            query = self._table.search().where(self._scope(None))
-            rows = pl.DataFrame(query.select(["doc_id", "position", "n_chunks", "content_hash"]).to_arrow())
-        states = rows.group_by("doc_id").agg(
-            pl.col("content_hash").first(),
-            whole=(pl.col("content_hash").n_unique() == 1)
-            & (pl.col("n_chunks").n_unique() == 1)
-            & (pl.col("position").n_unique() == pl.col("n_chunks").first())
-            & (pl.col("position").max() == pl.col("n_chunks").first() - 1)
-            & (pl.len() == pl.col("n_chunks").first()),
+        states = (
+            self._rows.states()
+            .group_by("doc_id")
+            .agg(
+                pl.col("content_hash").first(),
+                whole=(pl.col("content_hash").n_unique() == 1)
+                & (pl.col("n_chunks").n_unique() == 1)
+                & (pl.col("position").n_unique() == pl.col("n_chunks").first())
+                & (pl.col("position").max() == pl.col("n_chunks").first() - 1)
+                & (pl.len() == pl.col("n_chunks").first()),
+            )
         )
         return {doc_id: digest if whole else None for doc_id, digest, whole in states.iter_rows()}
 
     def count(self, where: Filter | None = None) -> int:
         """Chunks of the tenant, or those of them that match."""
-        with reported(f"count the chunks of tenant {self._shown}"):
-            # `count_rows` takes SQL text alone, in which a name of quotes or backslashes means another one.
-            query = self._table.search().where(self._scope(where))
-            return int(query.select(["position"]).to_arrow().num_rows)
+        return self._rows.count(checked_filter(where))
 
-    def _scope(self, where: Filter | None) -> "Expr":
-        """Condition of every query: the tenant, and what the caller narrows it to."""
-        if where is None:
-            return self._own
-        if not isinstance(where, Filter):
-            raise StoreError(f"where takes Equals, OneOf, Between or AllOf, not {where!r}")
-        return self._own & where.expression()
-
-    def _vector_query(
-        self, vector: Vector, limit: int, where: Filter | None, exact: bool, knobs: dict[str, int]
-    ) -> Any:
-        point = np.asarray(vector, dtype=np.float32)
-        if point.shape != (self._dimension,) or not np.isfinite(point).all() or not point.any():
-            raise StoreError(f"a search needs a finite, non-zero vector of {self._dimension}, got shape {point.shape}")
-        query = self._table.search(point, vector_column_name="vector", query_type="vector")
-        query = query.distance_type("cosine").where(self._scope(where)).limit(limit).maximum_nprobes(0)
-        if "nprobes" in knobs:
-            query.minimum_nprobes(knobs["nprobes"])
-        if "refine_factor" in knobs:
-            query.refine_factor(knobs["refine_factor"])
-        if "ef" in knobs:  # LanceDB refuses to walk the graph with fewer candidates than it must return
-            query.ef(max(knobs["ef"], limit * knobs.get("refine_factor", 1)))
-        if exact:
-            query.bypass_vector_index()
-        return query.select([*_HIT_COLUMNS, "_distance"])
-
-    def _text_query(self, words: str, limit: int, where: Filter | None) -> Any:
-        from lancedb.query import MatchQuery
-
-        # Without its index LanceDB would scan, with another tokenizer and other scores.
-        self._has_text_index = self._has_text_index or self._has_index(TEXT_INDEX)
-        if not self._has_text_index:
-            raise StoreError("a full-text search needs its index and the table has none; call Store.index() first")
-        query = self._table.search(MatchQuery(words, "text"), query_type="fts").where(self._scope(where))
-        return query.limit(limit).select([*_HIT_COLUMNS, "_score"])
-
-    def _has_index(self, name: str) -> bool:
-        with reported("list the indices"):
-            return any(index.name == name for index in self._table.list_indices())
-
-    def _best(self, k: int, score: str, query: Callable[[int], Any]) -> list[ChunkHit]:
-        """Best ``k`` by the tie rule; asks for more as long as a tie reaches over the end of what came."""
-        asked = k + 1
-        while True:
-            with reported(f"search tenant {self._shown}"):
-                found = query(asked).to_arrow()
-            scores = map(cosine_of if score == "_distance" else bm25_of, found[score].to_pylist())
-            hits = [
-                ChunkHit(*row) for row in zip(*(found[name].to_pylist() for name in _HIT_COLUMNS), scores, strict=True)
-            ]
-            hits.sort(key=lambda hit: (*best_first(hit.score, hit.doc_id), hit.position))
-            if len(hits) < asked or hits[k - 1].score > hits[-1].score:
-                return hits[:k]
-            asked *= 4
-
-    @property
-    def _shown(self) -> str:
-        return repr(self.tenant_id if len(self.tenant_id) <= 40 else self.tenant_id[:40] + "…")
+    def _point(self, vector: Vector) -> npt.NDArray[np.float32]:
+        point, dimension = np.asarray(vector, dtype=np.float32), self._rows.dimension
+        if point.shape != (dimension,) or not np.isfinite(point).all() or not point.any():
+            raise StoreError(f"a search needs a finite, non-zero vector of {dimension}, got shape {point.shape}")
+        return point
 
     def __repr__(self) -> str:
-        return f"TenantHandle({self._shown})"
+        return f"TenantHandle({shown_tenant(self.tenant_id)})"
+
+
+def best(k: int, search: Callable[[int], list[ChunkHit]]) -> list[ChunkHit]:
+    """Best ``k`` by the tie rule; asks for more as long as a tie reaches over the end of what came."""
+    asked = k + 1
+    while True:
+        hits = search(asked)
+        hits.sort(key=lambda hit: (*best_first(hit.score, hit.doc_id), hit.position))
+        if len(hits) < asked or hits[k - 1].score > hits[-1].score:
+            return hits[:k]
+        asked *= 4
+
+
+def checked_filter(where: Filter | None) -> Filter | None:
+    """Return the filter if it is one.
+
+    Raises
+    ------
+    StoreError
+        If it is anything else: text could hold a condition that reaches beyond the tenant.
+    """
+    if where is not None and not isinstance(where, Filter):
+        raise StoreError(f"where takes Equals, OneOf, Between or AllOf, not {where!r}")
+    return where
+
+
+def shown_tenant(tenant_id: str) -> str:
+    """Return the tenant as messages name it, cut where it is long."""
+    return repr(tenant_id if len(tenant_id) <= 40 else tenant_id[:40] + "…")
 
 
 def cosine_of(distance: float) -> float:
@@ -385,19 +339,6 @@ def cosine_of(distance: float) -> float:
 def bm25_of(score: float) -> float:
     """BM25 without noise: a sum of positive float32 terms is off in proportion to its size, so 7 digits stay."""
     return float(f"{score:.7g}")
-
-
-def rows_of(tenant_id: str) -> "Expr":
-    """Return the condition that holds for the rows of one tenant, as a value: never SQL text with a name in it.
-
-    Raises
-    ------
-    TenantError
-        If ``tenant_id`` is no string or blank.
-    """
-    from lancedb.expr import col, lit
-
-    return col("tenant_id") == lit(checked_tenant(tenant_id))
 
 
 def checked_tenant(tenant_id: object) -> str:

