@@ -16,8 +16,8 @@ from workbench.evaluation.gate import EXIT_CODES, Gate
 from workbench.evaluation.in_use import anchor_path, decision_path, note_test_use
 from workbench.evaluation.run_record import RunRecord
 from workbench.records import Decision
+from workbench.runner.events import Event
 from workbench.runner.headless import Job, run_all
-from workbench.runner.kernels import Event
 from workbench.runner.runs import list_runs
 
 EVEN_IF = ("inconclusive", "other-rule")

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from workbench.rendering.text import visible_line
-from workbench.runner.kernels import Event
+from workbench.runner.events import Event
 
 
 class TerminalProgress:
