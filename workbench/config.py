@@ -13,6 +13,13 @@ import yaml
 from workbench.errors import ConfigError, unknown_name
 
 PROFILES = ("smoke", "ci", "full")
+# Every variable of the environment that means something here; those of tests are theirs.
+VARIABLES = (
+    "WORKBENCH_ROOT", "WORKBENCH_CACHE", "WORKBENCH_RUNS", "WORKBENCH_STATE_URL", "WORKBENCH_THREADS",
+    "WORKBENCH_LLM_API_BASE", "WORKBENCH_LLM_API_KEY", "WORKBENCH_LLM_THREADS", "WORKBENCH_CAPTURE_CONTENT",
+    "WORKBENCH_PROFILE", "WORKBENCH_RUN_DIR", "WORKBENCH_SHARED_DATA", "WORKBENCH_CI_BOUNDED",
+)  # fmt: skip
+_OF_TESTS = "WORKBENCH_TEST_"
 DEFAULTS = "ci"  # the profile that needs no file
 
 
@@ -47,13 +54,55 @@ class Settings:
         """Folder of the evalsets."""
         return self.root / "evalsets"
 
+    def require_project(self) -> None:
+        """Refuse a root that is no project.
+
+        Raises
+        ------
+        ConfigError
+            If it has no ``evalsets/`` or no ``notebooks/``.
+        """
+        if missing := [folder.name for folder in (self.evalsets, self.notebooks) if not folder.is_dir()]:
+            raise ConfigError(
+                f"you are not in a project: {self.root} has no {' and no '.join(f'{name}/' for name in missing)}; "
+                "change into the folder that holds evalsets/ and notebooks/, name it with WORKBENCH_ROOT, or "
+                "begin one: workbench init"
+            )
+
+
+def require_writable(folder: Path, variable: str) -> None:
+    """Make a folder, and refuse one that cannot be written; ``variable`` is what sets it.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be made, or nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(folder, os.W_OK | os.X_OK) else "permission denied"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason:
+        raise ConfigError(f"{folder} cannot be written: {reason}; make it writable, or name another with {variable}")
+
 
 def load_settings(env: Mapping[str, str] | None = None, start: Path | None = None) -> Settings:
     """Settings from ``WORKBENCH_ROOT``, ``_CACHE``, ``_RUNS`` and ``_STATE_URL``, with defaults below the project.
 
     The project is the nearest folder at or above ``start`` (default: the working directory) with ``evalsets/``.
+
+    Raises
+    ------
+    ConfigError
+        If a variable begins with ``WORKBENCH_`` and is none of `VARIABLES`, or ``WORKBENCH_ROOT`` is no folder.
     """
     env = os.environ if env is None else env
+    for name in sorted(env):
+        if name.startswith("WORKBENCH_") and name not in VARIABLES and not name.startswith(_OF_TESTS):
+            raise ConfigError(f"{unknown_name('variable', name, VARIABLES)}; correct its name, or unset it")
+    if "WORKBENCH_ROOT" in env and not Path(env["WORKBENCH_ROOT"]).is_dir():
+        raise ConfigError(f"WORKBENCH_ROOT is {env['WORKBENCH_ROOT']!r}, which is no folder; name that of the project")
     start = (start or Path.cwd()).resolve()
     found = next((p for p in (start, *start.parents) if (p / "evalsets").is_dir()), start)
     root = Path(env["WORKBENCH_ROOT"]).resolve() if "WORKBENCH_ROOT" in env else found

@@ -57,6 +57,10 @@ class MissingExtra(ConfigError):
         super().__init__(message)
 
 
+class NothingToFit(ConfigError):
+    """The dev questions teach nothing that is to be fitted on them."""
+
+
 class UnknownPrice(ConfigError):
     """A model, or a class of its tokens, has no price; what nobody has priced is not called."""
 

@@ -15,7 +15,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from workbench.config import require_writable
+from workbench.errors import ConfigError
+
 _WAL_ATTEMPTS = 40
+CONNECT_S = 10
 _CREATING = 0x776F726B  # key of the lock under which tables are created: "work"
 
 
@@ -24,11 +28,18 @@ def open_engine(url: str) -> sa.Engine:
 
     Reads go through `reader`: a transaction that writes must take the write lock when it begins, and a read that
     did the same would queue behind every writer.
+
+    Raises
+    ------
+    ConfigError
+        If the address cannot be read, is of another kind of database, or the database cannot be opened now.
     """
-    if not url.startswith("sqlite"):
-        return sa.create_engine(url, pool_size=5, max_overflow=5, pool_pre_ping=True)
-    if (file := sa.make_url(url).database) and file != ":memory:":
-        Path(file).parent.mkdir(parents=True, exist_ok=True)
+    address = _address(url)
+    if address.get_backend_name() == "postgresql":
+        connect = {"connect_timeout": CONNECT_S}
+        return _opened(sa.create_engine(address, pool_size=5, max_overflow=5, pool_pre_ping=True, connect_args=connect))
+    if (file := address.database) and file != ":memory:":
+        require_writable(Path(file).parent, "WORKBENCH_STATE_URL or WORKBENCH_CACHE")
     engine = sa.create_engine(url, connect_args={"timeout": 30}, pool_size=5, max_overflow=15)
 
     @sa.event.listens_for(engine, "connect")
@@ -43,7 +54,36 @@ def open_engine(url: str) -> sa.Engine:
         readonly = connection.get_execution_options().get("readonly")
         connection.exec_driver_sql("BEGIN" if readonly else "BEGIN IMMEDIATE")
 
-    return engine
+    return _opened(engine)
+
+
+def _address(url: str) -> sa.URL:
+    try:
+        address = sa.make_url(url)
+    except (sa.exc.ArgumentError, ValueError):
+        address = None
+    if address is None or address.get_backend_name() not in ("sqlite", "postgresql"):
+        shown = repr(address.render_as_string()) if address else f"{len(url)} characters that are no address"
+        raise ConfigError(
+            f"the state database is sqlite:///PATH or postgresql://USER@HOST/NAME, found {shown}; correct "
+            "WORKBENCH_STATE_URL, or unset it for a file in the cache folder"
+        )
+    return address
+
+
+def _opened(engine: sa.Engine) -> sa.Engine:
+    """The engine, of which one connection was made."""
+    try:
+        with engine.connect():
+            return engine
+    except (sa.exc.DBAPIError, sqlite3.Error) as error:
+        reason = str(getattr(error, "orig", error)).strip().partition("\n")[0]
+        shown = engine.url.render_as_string(hide_password=True)
+        engine.dispose()
+        raise ConfigError(
+            f"the database {shown} cannot be opened: {reason}; start it, or correct WORKBENCH_STATE_URL "
+            "(a file: WORKBENCH_CACHE)"
+        ) from error
 
 
 def _to_wal(dbapi: Any) -> None:

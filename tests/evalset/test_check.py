@@ -87,8 +87,8 @@ DEFECTS = {
     ),
     "empty document that answers a question": (
         {"documents": [*DOCUMENTS, query("d4", "")], "test": [*TEST, "q2\td4\t1"]},
-        ("corpus.jsonl", 4, "error"),
-        "is judged relevant",
+        ("corpus.jsonl", 4, "warning"),
+        "document 'd4' has an empty text and no title, so that 'q2', to which it is judged relevant, cannot find it",
     ),
     "bad grade": ({"test": [*TEST, "q2\td1\t-1"]}, ("test.tsv", 4, "error"), "whole number from 0"),
     "other tenant": ({"test": [*TEST, "q2\td3\t0"]}, ("test.tsv", 4, "error"), "belongs to tenant 'b'"),
@@ -205,10 +205,11 @@ def test_a_file_that_cannot_be_read_is_named_with_the_line(tmp_path, name, conte
         load_evalset(tmp_path, settings=settings_in(tmp_path))
 
 
-def test_the_same_text_is_found_across_a_split_made_by_hash(tmp_path):
+def test_questions_that_are_all_one_family_cannot_be_split_by_hash(tmp_path):
     queries = [{"_id": f"q{i}", "text": "one and the same"} for i in range(20)]
     write(tmp_path, documents=[{"_id": "d", "text": "x"}], queries=queries, test=[f"q{i}\td\t1" for i in range(20)])
-    assert any("has the text of" in f[3] for f in check(tmp_path))
+    told = "test has no question: all that are judged are one family, by their clusters or their texts"
+    assert ("qrels", 0, "warning", told) in check(tmp_path)
 
 
 def test_missing_parts_are_findings_and_fail(tmp_path):
@@ -280,3 +281,46 @@ def test_scifact_has_two_questions_of_train_again_in_test_and_they_are_left_out_
     assert [f.problem.split(":")[0] for f in findings if "has the text of" in f.problem] == [
         "query '871' is left out of dev", "query '1291' is left out of dev"
     ]  # fmt: skip
+
+
+COPIES = {
+    "Japanese": (
+        "設定の画面でダークモードを有効にする方法を説明します。",
+        "設定の画面でダークモードを有効にする方法を教えて",
+    ),
+    "Chinese": (
+        "在设置页面打开深色模式以后需要重新启动应用程序才能生效。",
+        "在设置页面打开深色模式以后需要重新启动应用程序吗",
+    ),
+    "Russian": (
+        "Включает тёмную тему во всех окнах программы сразу.",
+        "как включает тёмную тему во всех окнах программы",
+    ),
+    "Greek": ("Ενεργοποιεί το σκούρο θέμα σε όλα τα παράθυρα.", "πώς ενεργοποιεί το σκούρο θέμα σε όλα τα παράθυρα"),
+    "Thai": ("วิธีเปิดโหมดมืดในหน้าการตั้งค่าของแอปพลิเคชัน", "วิธีเปิดโหมดมืดในหน้าการตั้งค่าของแอปพลิเคชัน"),
+    "Korean": ("모든 창에서 어두운 테마를 한 번에 켭니다 바로.", "모든 창에서 어두운 테마를 한 번에 켭니다"),
+    "Arabic": ("يفعّل الوضع الداكن في كل نوافذ البرنامج دفعة واحدة", "يفعّل الوضع الداكن في كل نوافذ البرنامج"),
+    "French": ("Où règle-t-on l'énergie dédiée à l'été élevé déjà.", "où règle-t-on l'énergie dédiée à l'été élevé"),
+}
+ASKED = {
+    "Japanese": ("暗い配色に切り替えるための項目がここにあります。", "夜でも目が疲れない画面にしたい"),
+    "Chinese": ("在设置里打开深色模式即可。", "晚上屏幕太亮怎么办"),
+    "Russian": ("Включает тёмную тему во всех окнах.", "ночью экран слепит, что делать"),
+    "Thai": ("วิธีเปิดโหมดมืดในหน้าการตั้งค่า", "หน้าจอสว่างเกินไปตอนกลางคืน"),
+}
+
+
+@pytest.mark.parametrize("script", COPIES)
+def test_copying_is_found_in_any_script(tmp_path, script):
+    line, question = COPIES[script]
+    documents, queries = [*DOCUMENTS, query("d4", f"{line}\nMore.")], [*QUERIES, query("q4", question)]
+    write(tmp_path, documents=documents, queries=queries, dev=DEV, test=[*TEST, "q4\td4\t1"])
+    assert ["repeats the first line of 'd4'" in f[3] for f in check(tmp_path)] == [True]
+
+
+@pytest.mark.parametrize("script", ASKED)
+def test_a_question_in_words_of_its_own_is_no_copy_in_any_script(tmp_path, script):
+    line, question = ASKED[script]
+    documents, queries = [*DOCUMENTS, query("d4", line)], [*QUERIES, query("q4", question)]
+    write(tmp_path, documents=documents, queries=queries, dev=DEV, test=[*TEST, "q4\td4\t1"])
+    assert check(tmp_path) == []

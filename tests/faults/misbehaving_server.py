@@ -25,6 +25,8 @@ from typing import Any
 TEXT = "Paris is the capital of France."
 USAGE = {"prompt_tokens": 20, "completion_tokens": 7, "total_tokens": 27, "prompt_tokens_details": {"cached_tokens": 8}}
 WRONG_USAGE = USAGE | {"prompt_tokens_details": {"cached_tokens": 5000}}
+THINKING = {"prompt_tokens": 20, "completion_tokens": 7, "total_tokens": 127,
+            "completion_tokens_details": {"reasoning_tokens": 100}}  # fmt: skip
 RETRY_AFTER_S = 90
 
 
@@ -364,6 +366,17 @@ def _error_event(handler: _Handler) -> None:
     handler.wfile.write(b'data: {"error": {"message": "overloaded", "code": 529}}\n\n')
 
 
+def _error_as_first_event(handler: _Handler) -> None:
+    handler.stream([], finish=False)
+    handler.wfile.write(b': working\n\ndata: {"error": {"message": "overloaded", "code": 529}}\n\n')
+
+
+def _error_after_a_role(handler: _Handler) -> None:
+    handler.stream([], finish=False)
+    handler.event({"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None})
+    handler.wfile.write(b'data: {"error": {"message": "overloaded", "code": 529}}\n\n')
+
+
 FAULTS: dict[str, Callable[[_Handler], None]] = {
     "good": _Handler.good,
     "slow": _slow_but_whole,
@@ -395,7 +408,10 @@ FAULTS: dict[str, Callable[[_Handler], None]] = {
     "500": lambda h: h.error(500),
     "503": lambda h: h.error(503),
     "503_seconds": lambda h: h.error(503, Retry_After="7"),
+    "503_page": lambda h: h.answer(503, b"<html>503 Service Temporarily Unavailable</html>", "text/html"),
+    "503_with_usage": lambda h: h.answer(503, b'{"error": {"message": "lost"}, "usage": {"prompt_tokens": 9}}'),
     "529": lambda h: h.error(529),
+    "overloaded_as_500": lambda h: h.refuse(500, "The engine is currently overloaded, please try again later"),
     "context_too_long": lambda h: h.answer(
         400,
         b'{"error": {"message": "the maximum context length is 10 tokens", "code": "context_length_exceeded"}}',
@@ -419,7 +435,21 @@ FAULTS: dict[str, Callable[[_Handler], None]] = {
     "empty_object": lambda h: h.answer(200, b"{}"),
     "empty_choices": lambda h: _json(h, choices=[]),
     "error_as_200": lambda h: h.answer(200, b'{"error": {"message": "overloaded", "code": 529}}'),
+    "error_of_a_type_as_200": lambda h: h.answer(
+        200, b'{"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}'
+    ),
+    "error_in_words_as_200": lambda h: h.answer(200, b'{"error": "the upstream gave up"}'),
+    "500_as_200": lambda h: h.answer(200, b'{"error": {"message": "?", "code": 500}}'),
+    "429_as_200": lambda h: h.answer(200, b'{"error": {"message": "slow down", "code": 429}}', Retry_After="7"),
+    "no_credit_as_200": lambda h: h.answer(200, b'{"error": {"message": "Insufficient Balance", "code": 402}}'),
+    "too_long_as_200": lambda h: h.answer(200, b'{"error": {"message": "long", "code": "context_length_exceeded"}}'),
+    "error_with_usage_as_200": lambda h: h.answer(
+        200, b'{"error": {"message": "overloaded", "code": 529}, "usage": {"prompt_tokens": 9, "total_tokens": 9}}'
+    ),
+    "error_as_first_event": _error_as_first_event,
+    "error_after_a_role": _error_after_a_role,
     "no_usage": lambda h: _counted(h, None),
+    "thinking_beside": lambda h: _counted(h, THINKING),
     "wrong_usage": lambda h: _counted(h, WRONG_USAGE),
     "cut_stream": _Handler.cut_stream,
     "bad_event": _bad_event,

@@ -1,30 +1,41 @@
-"""A thousand calls against a server that misbehaves: each ends in an answer or one typed error, and the books agree."""
+"""A thousand calls against a server that misbehaves: each ends once, and ledger, budgets, spans and server agree."""
 
+import json
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import polars as pl
 import pytest
+import sqlalchemy as sa
 
-from tests.faults.misbehaving_server import misbehaving_server
+from tests.faults.misbehaving_server import Seen, misbehaving_server
 from workbench.config import SystemClock
 from workbench.errors import CallFailed
-from workbench.inference.attempt import Books
+from workbench.inference.attempt import Books, worst_nanos
 from workbench.inference.budgets import Budget, Budgets
 from workbench.inference.client import Client
 from workbench.inference.failover import RetryPolicy
 from workbench.inference.hosted import LiteLLMProvider
+from workbench.inference.messages import Request, Usage
 from workbench.inference.prices import load_prices
 from workbench.state import open_engine
+from workbench.telemetry.export import SPANS
 from workbench.telemetry.ledger import Ledger
+from workbench.telemetry.spans import Tracing
 
 MIX = {
-    "good": 60, "429_seconds": 3, "429_date": 2, "429": 3, "500": 4, "503": 4, "reset_before_any_byte": 3,
-    "reset_mid_body": 3, "cut_stream": 2,
-    "hang": 1, "malformed_json": 3, "wrong_content_type": 3, "empty_choices": 3, "drip_body": 1, "drip_stream": 1,
+    "good": 60, "thinking_beside": 3, "no_usage": 1, "429_seconds": 3, "429_date": 2, "429": 3, "500": 4, "503": 4,
+    "503_page": 1, "529": 2, "error_as_200": 2, "overloaded_as_500": 1, "reset_before_any_byte": 3,
+    "reset_mid_body": 3, "cut_stream": 2, "hang": 1, "malformed_json": 3, "wrong_content_type": 3,
+    "empty_choices": 3, "drip_body": 1, "drip_stream": 1,
 }  # fmt: skip
+# What the server would bill: nothing for what it turned away, by its count for what it answered; of the rest nobody
+# knows, and what was reserved stays charged.
+FREE = {"429_seconds", "429_date", "429", "503", "529", "error_as_200", "overloaded_as_500"}
+COUNTED = {"good": Usage(fresh=12, cache_read=8, output=7), "thinking_beside": Usage(fresh=20, output=107)}
 MAIN, OTHER = "local/smollm2-135m", "local/qwen2.5-coder-0.5b"
 DEADLINE_S = 10.0
 
@@ -36,7 +47,8 @@ def test_of_a_thousand_calls_none_is_lost_none_billed_twice(tmp_path: Path) -> N
     calls, threads = 1000, 12
     server = partial(misbehaving_server, faults=MIX, hang_s=4.0, keep_alive=False)
     engine = open_engine(f"sqlite:///{tmp_path / 'state.sqlite'}")
-    books = Books(load_prices(), Budgets(engine, [Budget(100.0, "total")]), Ledger(engine))
+    tracing = Tracing(engine)
+    books = Books(load_prices(), Budgets(engine, [Budget(100.0, "total")]), Ledger(engine), tracing=tracing)
     policy = RetryPolicy(
         attempts_per_model=2, base_s=0.02, cap_s=0.1, deadline_s=DEADLINE_S, attempt_timeout_s=2.0,
         cooldown_failures=1000,
@@ -73,3 +85,34 @@ def test_of_a_thousand_calls_none_is_lost_none_billed_twice(tmp_path: Path) -> N
     table = books.budgets.table()
     assert int(rows["cost_nanos"].sum()) == int(table["spent_nanos"].sum()) > 0
     assert int(table["held_nanos"].sum()) == 0
+    assert in_spans(tracing, engine) == Counter(dict(rows.group_by("trace_id").agg(pl.col("cost_nanos").sum()).rows()))
+    for model, app in ((MAIN, first), (OTHER, second)):
+        bills = defaultdict(list)
+        for request in app.seen:
+            bills[request.body["messages"][0]["content"].removeprefix("call ")].append(bill(model, request))
+        for item, expected in bills.items():
+            mine = rows.filter(item_id=item, model_asked=model).sort("attempt")
+            for row, (known, worst) in zip(mine.to_dicts(), expected, strict=True):
+                cut = row["error_class"] == "AttemptTimeout"  # a busy machine may be too slow for a good answer
+                assert row["cost_nanos"] == (worst if cut else known), row
+
+
+def bill(model: str, request: Seen) -> tuple[int, int]:
+    """Nano-dollars of a request by what the server did with it, and of its reservation."""
+    prices = load_prices()
+    worst = worst_nanos(prices, Request(model, tuple(request.body["messages"]), max_tokens=request.body["max_tokens"]))
+    if request.fault in FREE:
+        return 0, worst
+    usage = COUNTED.get(request.fault)
+    return (prices.cost_nanos(model, usage) if usage else worst), worst
+
+
+def in_spans(tracing: Tracing, engine: sa.Engine) -> Counter[str]:
+    """Nano-dollars of all attempts by trace, as their spans say."""
+    tracing.flush()
+    assert tracing.lost == 0
+    found: Counter[str] = Counter()
+    with engine.begin() as connection:
+        for span in connection.execute(sa.select(SPANS).where(SPANS.c.operation == "chat")):
+            found[span.trace_id] += round(json.loads(span.attributes)["wb.cost_usd"] * 1e9)
+    return found

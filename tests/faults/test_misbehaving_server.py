@@ -54,9 +54,12 @@ WHOLE = {
     "422": (Rejected, "no", None, 422),
     "408": (Unavailable, "unknown", None, 408),
     "500": (Unavailable, "unknown", None, 500),
-    "503": (Unavailable, "unknown", None, 503),
-    "503_seconds": (Unavailable, "unknown", 7, 503),
-    "529": (Unavailable, "unknown", None, 529),
+    "503": (Unavailable, "no", None, 503),
+    "503_seconds": (Unavailable, "no", 7, 503),
+    "503_page": (Unavailable, "unknown", None, 503),
+    "503_with_usage": (Unavailable, "unknown", None, 503),
+    "529": (Unavailable, "no", None, 529),
+    "overloaded_as_500": (Unavailable, "no", None, 500),
     "context_too_long": (ContextTooLong, "no", None, 400),
     "content_refused": (ContentRefused, "no", None, 400),
     "content_filter": (ContentRefused, "no", None, 400),
@@ -70,14 +73,25 @@ WHOLE = {
     "empty_body": (MalformedAnswer, "unknown", None, None),
     "empty_object": (MalformedAnswer, "unknown", None, None),
     "empty_choices": (MalformedAnswer, "unknown", None, None),
-    "error_as_200": (MalformedAnswer, "unknown", None, None),
+    "error_as_200": (Unavailable, "no", None, 529),
+    "error_of_a_type_as_200": (Unavailable, "no", None, 529),
+    "error_in_words_as_200": (Unavailable, "no", None, None),
+    "500_as_200": (Unavailable, "unknown", None, 500),
+    "429_as_200": (Throttled, "no", 7, 429),
+    "no_credit_as_200": (AccountRefused, "no", None, 402),
+    "too_long_as_200": (ContextTooLong, "no", None, 400),
+    "error_with_usage_as_200": (MalformedAnswer, "unknown", None, None),
     "another_s_request_id": (AnswerMismatch, "unknown", None, None),
     "hang": (AttemptTimeout, "unknown", None, None),
     "drip_headers": (AttemptTimeout, "unknown", None, None),
     "drip_body": (AttemptTimeout, "unknown", None, None),
 }
 STREAMED = {
-    "503": (Unavailable, "unknown", False),
+    "503": (Unavailable, "no", False),
+    "503_page": (Unavailable, "unknown", False),
+    "error_as_200": (Unavailable, "no", False),
+    "error_as_first_event": (Unavailable, "no", False),
+    "error_after_a_role": (Unavailable, "unknown", False),
     "429": (Throttled, "no", False),
     "context_too_long": (ContextTooLong, "no", False),
     "reset_before_any_byte": (Unavailable, "unknown", False),
@@ -161,7 +175,13 @@ def test_each_fault_of_a_stream_is_one_typed_error_that_knows_whether_text_was_s
 
 
 def test_every_fault_of_the_server_is_tested():
-    assert set(FAULTS) == set(WHOLE) | set(STREAMED) | OTHERS | {"good", "slow", "no_usage", "wrong_usage"}
+    assert set(FAULTS) == set(WHOLE) | set(STREAMED) | OTHERS | {
+        "good",
+        "slow",
+        "thinking_beside",
+        "no_usage",
+        "wrong_usage",
+    }
 
 
 def test_a_refused_connection_was_never_billed():
@@ -189,6 +209,12 @@ def test_a_stream_is_shown_as_it_comes_and_is_the_same_answer():
     assert shown == ["Paris ", "is the capital ", "of France."]
     assert (answer.text, answer.usage, answer.finish_reason) == (TEXT, Usage(fresh=12, cache_read=8, output=7), "stop")
     assert 0 < answer.first_token_ms <= answer.latency_ms
+
+
+@pytest.mark.parametrize("on_text", [None, lambda text: None])
+def test_thinking_that_stands_beside_the_completion_is_paid_as_output(on_text):
+    with misbehaving_server(faults=["thinking_beside"]) as server:
+        assert ask(server, on_text=on_text).usage == Usage(fresh=20, output=107)
 
 
 @pytest.mark.parametrize("on_text", [None, lambda text: None])

@@ -11,6 +11,8 @@ from typing import Any
 from workbench.testing import HashEmbedder
 
 DIMENSION = 16
+SEEN = 200  # characters of a text that its vector is made of
+TEXTS, TOKENS, TEXT_TOKENS = 2048, 300_000, 8192  # OpenAI's limits, with a token a word
 
 
 @dataclass
@@ -23,16 +25,23 @@ class EmbeddingsServer:
     url: str
     fault: str = ""
     once: bool = False
+    turns: int = 0
     asked: list[dict[str, Any]] = field(default_factory=list)
 
     def answer(self, request: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """Status and body for one request."""
         if self.fault == "500":
             return 500, {"error": {"message": "the server is on fire", "type": "server_error"}}
-        if self.fault == "429":
+        self.turns += 1
+        if self.fault == "429" or (self.fault == "429 every other time" and self.turns % 2):
             return 429, {"error": {"message": "slow down", "type": "rate_limit"}}
+        if self.fault == "529 at first" and self.turns <= 4:
+            return 529, {"error": {"message": "overloaded", "type": "overloaded_error"}}
         texts = request["input"]
-        vectors = 2 * HashEmbedder(DIMENSION).embed(texts)
+        sizes = [len(text.split()) for text in texts]
+        if not all(sizes) or max(sizes) > TEXT_TOKENS or sum(sizes) > TOKENS or len(texts) > TEXTS:
+            return 400, {"error": {"message": "$.input is invalid", "type": "invalid_request_error"}}
+        vectors = 2 * HashEmbedder(DIMENSION).embed([text[:SEEN] for text in texts])
         data = [{"object": "embedding", "index": i, "embedding": v.tolist()} for i, v in enumerate(vectors)]
         if self.fault == "too few":
             data.pop()

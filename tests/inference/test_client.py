@@ -236,7 +236,7 @@ def test_answer_without_token_counts_is_charged_at_the_worst_case(engine) -> Non
 
 
 def test_answer_with_tokens_of_a_class_without_a_price_is_kept_and_charged_at_the_worst_case(engine) -> None:
-    client = client_of(engine, [answer(usage=Usage(fresh=5, cache_read=5, output=1))])
+    client = client_of(engine, [answer(usage=Usage(fresh=5, cache_write=5, output=1))])
     assert client.complete(ASK, model=SMALL).text == "merge"
     (row,) = client.books.ledger.frame().to_dicts()
     assert (row["status"], row["error_class"]) == ("ok", "UnknownPrice")
@@ -565,7 +565,7 @@ def test_trace_shows_why_a_call_took_its_time(engine) -> None:
 
 def test_answer_that_nobody_counted_saves_nothing_that_is_known(engine) -> None:
     cache = Noting()
-    client = client_of(engine, [answer(usage=None), answer(usage=Usage(cache_read=5, output=1))], cache=cache)
+    client = client_of(engine, [answer(usage=None), answer(usage=Usage(cache_write=5, output=1))], cache=cache)
     charged = [client.complete(ASK, model=SMALL, use=CacheUse()).cost_nanos for _ in range(2)]
     assert cache.kept == [(SMALL, 0), (SMALL, 0)]
     assert min(charged) > 0

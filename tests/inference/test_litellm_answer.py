@@ -1,5 +1,7 @@
 """What is read out of an answer: calls of tools that stay apart, tokens that were counted, a 429 inside a stream."""
 
+import socket
+
 import pytest
 
 from tests.inference.test_providers import CLAUDE, MESSAGES, TOOL, answering, ask, chunk, openai
@@ -73,3 +75,21 @@ def test_a_rate_limit_told_inside_a_stream_is_one_that_is_billed_where_work_was_
         with pytest.raises(Throttled, match="slow down") as raised:
             provider.complete(Request("openai/m", MESSAGES), timeout_s=30, on_text=str)
     assert (raised.value.billed, raised.value.streamed) == (billed, bool(before))
+
+
+@pytest.mark.parametrize("usage", [{"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10}, None])
+def test_a_stream_asks_nobody_but_its_server(monkeypatch, usage):
+    """litellm would look for a tokenizer on a hub, for a model of such a name, and wait for it."""
+    resolve, asked = socket.getaddrinfo, []
+
+    def noting(host, *rest, **more):
+        asked.append(host)
+        return resolve(host, *rest, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", noting)
+    parts = [chunk({"content": "Hello"}), chunk({}, "stop"), *([chunk(None, usage=usage)] if usage else [])]
+    with answering(parts) as server:
+        provider = LiteLLMProvider(f"{server.address}/v1", "key")
+        answer = provider.complete(Request("openai/llama-3-8b", MESSAGES), timeout_s=30, on_text=str)
+    assert (answer.text, answer.usage) == ("Hello", usage and Usage(fresh=9, output=1))
+    assert set(asked) <= {"127.0.0.1"}

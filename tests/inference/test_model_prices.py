@@ -12,7 +12,7 @@ from workbench.errors import ConfigError, UnknownPrice
 from workbench.inference import prices as module
 from workbench.inference.local import CHAT_MODELS
 from workbench.inference.messages import LOCAL, Usage
-from workbench.inference.prices import TOKEN_CLASSES, load_prices
+from workbench.inference.prices import TOKEN_CLASSES, load_prices, project_prices
 
 PRICES = load_prices()
 ROWS = tomllib.loads(Path(module.__file__).with_name("models.toml").read_text(encoding="utf-8"))["models"]
@@ -108,8 +108,37 @@ def test_local_models_cost_processor_time_at_the_declared_rate(name):
         (1_000_000 * Fraction(str(declared["input"])) + 9 * Fraction(str(declared["output"]))) * usd_per_ms * 10**9
     )
     assert 0 <= PRICES.cost_nanos(LOCAL + name, Usage(fresh=1_000_000, output=9)) - expected < 1
-    with pytest.raises(UnknownPrice, match="no price for cache_read tokens"):
-        PRICES.cost_nanos(LOCAL + name, Usage(cache_read=1))
+    with pytest.raises(UnknownPrice, match="no price for cache_write tokens"):
+        PRICES.cost_nanos(LOCAL + name, Usage(cache_write=1))
+
+
+def test_what_was_read_from_a_cache_without_a_price_costs_as_much_as_other_input_and_what_was_written_is_a_doubt():
+    model = "local/smollm2-135m"
+    whole = PRICES.cost_nanos(model, Usage(fresh=1000, output=10))
+    assert PRICES.cost_nanos(model, Usage(fresh=200, cache_read=800, output=10)) == whole
+    with pytest.raises(UnknownPrice, match="no price for cache_write tokens"):
+        PRICES.cost_nanos(model, Usage(fresh=200, cache_read=700, cache_write=100, output=10))
+
+
+def test_loading_a_row_of_a_project_says_what_it_lacks_and_what_that_means(tmp_path, caplog):
+    row = '[models."%s"]\nusd_per_mtok = { %s }\nsource = "a contract"\ndate = 2026-11-29\n'
+    rows = [
+        row % ("openai/two", "input = 1, output = 4"),
+        row % ("openai/three", "input = 1, output = 4, cache_read = 1"),
+    ]
+    (tmp_path / "models.toml").write_text(
+        'version = "2026-11-29"\n' + "\n".join([*rows, row % ("openai/e", "input = 1")])
+    )
+    prices = project_prices(tmp_path)
+    assert prices.cost_nanos("openai/two", Usage(fresh=2, cache_read=8, output=1)) == 14_000
+    said = [r.getMessage() for r in caplog.records if r.name == "workbench.inference.prices"]
+    assert [line.partition(": ")[2] for line in said] == [
+        "openai/two has no price for cache_read tokens, which cost as much as input; nor for cache_write, "
+        "cache_write_long: an answer with such tokens is charged what was reserved for it",
+        "openai/three has no price for cache_write, cache_write_long: an answer with such tokens is charged what was "
+        "reserved for it",
+        "openai/e has no price for output: it can embed, and answers nothing",
+    ]
 
 
 @pytest.mark.parametrize("model", PRICES.models)

@@ -1,5 +1,6 @@
 """What an error of a provider says, and how long it asks to wait."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -7,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workbench.inference.provider_errors import typed, wait_asked
+from workbench.errors import AccountRefused, ModelMissing, Rejected, Throttled
+from workbench.inference.provider_errors import of_status, told_inside, typed, wait_asked
+from workbench.inference.vendors import DEFAULT, VENDORS, billed
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 dates = st.builds(
@@ -41,6 +44,100 @@ def test_a_secret_is_taken_out_before_the_message_is_cut(monkeypatch, before):
     told = str(typed(ValueError("p" * before + " bad key " + SECRET), "openai/m"))
     assert SECRET[:4] not in told
     assert len(told) < 350
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "said"),
+    [
+        (AccountRefused, 429, "Your account is not active, please check your billing details on our website."),
+        (AccountRefused, 400, "This organization has been disabled."),
+        (AccountRefused, 400, "Organization has been restricted. Please reach out to support."),
+        (AccountRefused, 400, "You have reached your monthly spend limit"),
+        (AccountRefused, 400, "The security token included in the request is expired"),
+        (AccountRefused, 400, "API key expired. Please renew the API key."),
+        (AccountRefused, 400, "Insufficient account balance"),
+        (ModelMissing, 400, "The provided model identifier is invalid."),
+        (ModelMissing, 400, "Invocation of model ID anthropic.x with on-demand throughput isn't supported."),
+        (ModelMissing, 400, "model 'command' was removed on September 15, 2025"),
+        (ModelMissing, 400, "No endpoints found for x/y"),
+        (ModelMissing, 400, "Unsupported model: gpt-x"),
+        (ModelMissing, 400, "Model x is not available in your region"),
+        (Rejected, 400, "max_tokens is too large"),
+        (Rejected, 400, "messages: field required"),
+        (Rejected, 400, "Invalid value: 'foo'. Supported values are: 'system'"),
+        (Throttled, 429, "You exceeded your current quota, please check your plan and billing details."),
+    ],
+)
+def test_what_concerns_the_account_or_the_model_goes_elsewhere_and_what_concerns_the_request_does_not(
+    kind, status, said
+):
+    found = of_status(status, {}, said, said, model="openai/m", told=True)
+    assert (type(found), found.billed, found.elsewhere) == (kind, "no", kind in (AccountRefused, ModelMissing))
+
+
+OVERLOADED = '{"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}'
+BELIEFS = [
+    # vendor, status, whether the error was told in words, billed; the sources are in `VENDORS`
+    ("openai", 429, False, "no"), ("openai", 503, True, "no"), ("openai", 503, False, "unknown"),
+    ("openai", 500, True, "unknown"), ("openai", 502, True, "unknown"), ("openai", 504, True, "unknown"),
+    ("openai", 408, True, "unknown"), ("openai", 400, True, "no"), ("openai", None, True, "no"),
+    ("anthropic", 529, True, "no"), ("anthropic", 529, False, "unknown"), ("anthropic", 500, True, "unknown"),
+    ("gemini", 500, True, "no"), ("gemini", 500, False, "unknown"), ("gemini", 503, True, "no"),
+    ("azure", 400, True, "unknown"), ("azure", 401, True, "no"), ("azure", 429, True, "no"),
+    ("azure", 408, True, "unknown"), ("openrouter", 502, True, "no"), ("openrouter", 504, True, "unknown"),
+    ("nobody", 503, True, "no"), ("nobody", 500, True, "unknown"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("vendor", "status", "told", "bill"), BELIEFS)
+def test_what_a_vendor_bills_of_a_failure_is_what_it_is_believed_to(vendor, status, told, bill):
+    assert billed(f"{vendor}/m", status, told=told) == bill
+
+
+def test_every_belief_has_its_source():
+    assert all("https://" in vendor.source for vendor in (*VENDORS.values(), DEFAULT))
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (OVERLOADED, 529),
+        ('{"error": {"message": "overloaded", "code": 529}}', 529),
+        ('{"error": {"message": "?", "code": "503"}}', 503),
+        ('[{"error": {"code": 503, "message": "The model is overloaded.", "status": "UNAVAILABLE"}}]', 503),
+        ('{"error": {"message": "Server is at capacity", "type": "engine"}}', 503),
+        ('{"error": "Model is overloaded"}', 503),
+        ('{"object": "error", "message": "wait", "type": "rate_limit_error", "code": 429}', 429),
+        ('{"message": "invalid api token"}', None),
+        ('{"detail": "Service Unavailable"}', None),
+        ('{"error": {"message": "upstream"}, "usage": null}', None),
+    ],
+)
+def test_an_error_in_a_body_has_the_status_of_its_code_its_type_or_its_words(body, status):
+    assert told_inside(body).status == status
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "", "{", "[]", "null", "7", '"error"', "<html>503</html>", "{}", '{"choices": []}', '{"error": null}',
+        '{"type": "message_start", "message": {"id": "m1", "usage": {"input_tokens": 9}}}',
+        '{"error": {"message": "?", "code": 503}, "usage": {"prompt_tokens": 9}}',
+        '{"error": {"message": "?", "usage": {"prompt_tokens": 9}}}',
+        '{"error": {"message": "?"}, "choices": [{"message": {"content": "half"}}]}',
+        '{"id": "x", "status": "completed", "output": [{"type": "message"}]}',
+    ],
+)  # fmt: skip
+def test_what_holds_an_answer_counts_tokens_or_cannot_be_read_is_no_refusal(body):
+    assert told_inside(body) is None
+
+
+@given(st.text() | st.recursive(st.none() | st.text() | st.integers(), lambda part: st.lists(part) | st.dictionaries(
+    st.sampled_from(["error", "errors", "message", "code", "type", "status", "usage", "detail", "object"]), part
+)).map(json.dumps))  # fmt: skip
+def test_no_body_is_an_error_of_our_own(body):
+    found = told_inside(body)
+    assert found is None or found.typed("openai/m").billed in ("no", "unknown")
 
 
 @given(st.text() | dates)

@@ -120,5 +120,5 @@ def test_a_parameter_of_your_own_in_a_notebook_of_ours_is_checked_by_its_type_al
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS)
 def test_every_experiment_has_a_class_that_checks_its_parameters(notebook: str) -> None:
-    with pytest.raises(ConfigError, match="parameter seed must be int"):
+    with pytest.raises(ConfigError, match="seed must be a whole number"):
         check_parameters(notebook, {"seed": "first"})

@@ -19,7 +19,7 @@ def test_all_three_forms_say_the_same() -> None:
     bundle = bar._repr_mimebundle_()
     assert bundle["text/plain"] == "a < b 12/40"
     assert bundle["text/html"] == '<label>a &lt; b 12/40 <progress max="40" value="12"></progress></label>'
-    assert bundle[MIME_TYPE] == {"label": "a < b", "done": 12, "total": 40, "sentence": ""}
+    assert bundle[MIME_TYPE] == {"label": "a < b", "done": 12, "total": 40, "sentence": "", "told": "a < b 12/40"}
 
 
 def test_what_stays_is_the_closing_sentence_without_a_bar() -> None:
@@ -37,3 +37,44 @@ def test_a_bar_without_a_step_is_never_shown() -> None:
     finally:
         InteractiveShell.clear_instance()
     assert [output.data["text/plain"] for output in shown.outputs] == ["questions 1/4"]
+
+
+class Moving:
+    """A clock that is moved by hand."""
+
+    s = 0.0
+
+    def now(self):
+        raise NotImplementedError
+
+    def monotonic(self) -> float:
+        return self.s
+
+    def sleep(self, seconds: float) -> None:
+        self.s += seconds
+
+
+def test_long_work_says_its_rate_and_the_time_left() -> None:
+    clock = Moving()
+    bar = Progress("prompts embedded", 14_000, clock=clock)
+    clock.sleep(4)
+    bar.update(64)
+    assert repr(bar) == "prompts embedded 64/14,000"
+    clock.sleep(6)
+    bar.update(200)
+    assert repr(bar) == "prompts embedded 200/14,000, 20 a second, 11 min 30 s left"
+    bar.update(14_000)
+    assert repr(bar) == "prompts embedded 14,000/14,000"
+    bar.done("14,000 prompts")
+    assert repr(bar) == "14,000 prompts"
+
+
+def test_where_nothing_can_be_drawn_there_is_a_line_every_ten_seconds(capsys) -> None:
+    clock = Moving()
+    bar = Progress("questions", 1_000, clock=clock)
+    for done in range(1, 36):
+        clock.sleep(1)
+        bar.update(done)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"questions {n}/1,000, 1 a second, {left} left" for n, left in
+                     ((10, "16 min 30 s"), (20, "16 min 20 s"), (30, "16 min 10 s"))]  # fmt: skip

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from tests.retrieval.tiny import open_bench
-from workbench.errors import ConfigError
 from workbench.records import Hit
 from workbench.retrieval.fitting import FOLDS, FittedArm, fit_arms, fit_weight
 from workbench.retrieval.metrics import measure, rank, with_grades
@@ -43,7 +42,8 @@ def dev(bench):
 @pytest.fixture(scope="module")
 def fitted(bench, dev):
     searcher = Watched(bench.searcher)
-    arms = fit_arms(searcher, ["whole"], NAMES, dev, embedder="minilm")
+    arms, unfit = fit_arms(searcher, ["whole"], NAMES, dev, embedder="minilm")
+    assert unfit == {}
     return dict(zip(NAMES, arms, strict=True)), searcher.asked
 
 
@@ -59,7 +59,7 @@ def test_each_dev_family_has_a_strategy_that_was_fitted_without_it(bench, dev, f
     family = dev.queries[0].cluster
     mine = {q.query_id for q in dev.queries if q.cluster == family}
     spoiled = {q: {d: 2 - g for d, g in grades.items()} if q in mine else grades for q, grades in dev.qrels.items()}
-    (again,) = fit_arms(bench.searcher, ["whole"], ["reranked"], replace(dev, qrels=spoiled), embedder="minilm")
+    ((again,), _) = fit_arms(bench.searcher, ["whole"], ["reranked"], replace(dev, qrels=spoiled), embedder="minilm")
     before, after = arms["reranked"].held_out, again.held_out
     assert set(before) == {q.cluster for q in dev.queries}
     same = {cluster for cluster in before if before[cluster] == after[cluster]}
@@ -118,18 +118,30 @@ def test_weights_are_compared_in_the_order_of_the_fused_list():
     assert found.fusion.fuse(text, vector)[0].doc_id == "z"
 
 
-def test_few_families_are_enough_and_one_is_refused(bench, dev):
+def test_few_families_are_enough_and_one_is_told(bench, dev):
     families = sorted({q.cluster for q in dev.queries})
     for count in (2, 3):
         few = replace(dev, queries=tuple(q for q in dev.queries if q.cluster in families[:count]))
-        (arm,) = fit_arms(bench.searcher, ["whole"], ["hybrid_weighted"], few, embedder="minilm")
+        ((arm,), _) = fit_arms(bench.searcher, ["whole"], ["hybrid_weighted"], few, embedder="minilm")
         assert set(arm.held_out) == set(families[:count])
     one = replace(dev, queries=tuple(q for q in dev.queries if q.cluster == families[0]))
-    with pytest.raises(ConfigError, match="needs at least two question families on dev, found 1"):
-        fit_arms(bench.searcher, ["whole"], ["hybrid_weighted"], one, embedder="minilm")
+    arms, unfit = fit_arms(bench.searcher, ["whole"], ["hybrid_weighted"], one, embedder="minilm")
+    assert arms == []
+    why = "fitting 'hybrid_weighted' needs at least two question families on dev, found 1"
+    assert unfit == {"whole · hybrid_weighted": why}
+
+
+def test_a_ranker_that_no_question_teaches_is_named_and_the_others_are_fitted(bench, dev):
+    """Where everything that is found is relevant there is nothing to tell it from."""
+    found = {d.doc_id: 1 for d in bench.searcher.documents}
+    all_right = replace(dev, qrels={q.query_id: found for q in dev.queries})
+    arms, unfit = fit_arms(bench.searcher, ["whole"], NAMES, all_right, embedder="minilm")
+    assert [a.arm.name for a in arms] == ["whole · hybrid_weighted"]
+    assert list(unfit) == ["whole · reranked"]
+    assert "nothing to fit a ranker on" in unfit["whole · reranked"]
 
 
 def test_nothing_to_fit_asks_nothing(bench, dev):
     searcher = Watched(bench.searcher)
-    assert fit_arms(searcher, ["whole"], [], dev, embedder="minilm") == []
+    assert fit_arms(searcher, ["whole"], [], dev, embedder="minilm") == ([], {})
     assert searcher.asked == set()

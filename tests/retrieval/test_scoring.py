@@ -4,9 +4,11 @@ import pytest
 from workbench.config import SystemClock
 from workbench.errors import ProviderError
 from workbench.evaluation.compare import SCORES_SCHEMA
-from workbench.records import Hit, Query
+from workbench.evaluation.decision import ArmFacts, make_claims
+from workbench.records import Hit, Query, Rule
 from workbench.retrieval.ask import ask, score
 from workbench.retrieval.metrics import RUN_SCHEMA, rank
+from workbench.retrieval.tables import SHOWN_METRICS, score_table
 
 QUERIES = [
     Query("q1", "one", "a", cluster="c", style="vague"),
@@ -96,3 +98,29 @@ def test_values_stand_beside_their_own_question_in_any_order():
 def test_nothing_found_for_any_question_is_all_zero():
     scores = score(ask("arm", lambda query: [], QUERIES), QUERIES, QRELS, ["ndcg@10", "map@10"])
     assert scores["value"].to_list() == [0.0] * 6
+
+
+def test_means_that_are_shown_are_those_of_the_decision_a_failed_question_counts_0():
+    facts = [ArmFacts(name, {}, 1.0, None, i) for i, name in enumerate(("sound", "failing", "dead"))]
+
+    def dead(query):
+        raise ProviderError("no answer")
+
+    parts = {"sound": lambda query: [Hit(max(QRELS[query.query_id], key=QRELS[query.query_id].get), 1.0)],
+             "failing": search, "dead": dead}  # fmt: skip
+    scores = pl.concat([score(ask(name, call, QUERIES), QUERIES, QRELS, SHOWN_METRICS) for name, call in parts.items()])
+    rule = Rule("recall@10", "usd_per_1k_requests", "", 0.02, 0.95)
+    claims = make_claims(scores.filter(metric="recall@10"), facts, rule)
+    table = score_table(scores, facts, "test", {})
+    shown = _column(table, "recall@10")
+    assert shown == {c.arm: pytest.approx(c.estimate) for c in claims}
+    assert shown == {"sound": 1.0, "failing": pytest.approx(2 / 3), "dead": 0.0}
+    assert "a question that failed counts 0" in table.caption
+    judged = _column(table, "judged@10")
+    assert judged["failing"] == 0.75, "of the two that were answered, one has one judged hit of two"
+
+
+def _column(table, name):
+    """Values of one column by the arm of their row."""
+    at = [column.name for column in table.columns].index(name)
+    return {row[0]: row[at] for row in table.rows}

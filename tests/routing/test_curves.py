@@ -1,6 +1,7 @@
 """Areas, curves and their intervals, against plain definitions and known truths."""
 
 import numpy as np
+import polars as pl
 import pytest
 
 from tests.routing.routing_tables import planted
@@ -19,6 +20,7 @@ from workbench.routing.curves import (
     upper_hull,
 )
 from workbench.routing.policies import POLICIES
+from workbench.routing.tables import corners_of, opportunity_table
 
 
 def plain_aiq(points, low, high):
@@ -103,3 +105,24 @@ def test_oracle_is_above_every_router_and_the_hull():
     }
     areas = resample_aiq(curves, cost, outcomes.codes, draws=50)
     assert areas["oracle"].value > areas["router"].value > areas["hull"].value
+
+
+def of_means(**points):
+    """Outcomes of models at these (cost, quality in tenths) over ten prompts."""
+    rows = [
+        (f"p{i}", f"prompt {i}", model, float(i < 10 * quality), cost)
+        for i in range(10)
+        for model, (cost, quality) in points.items()
+    ]
+    return outcomes_of(pl.DataFrame(rows, schema=["prompt_id", "prompt", "model", "quality", "cost_usd"], orient="row"))
+
+
+def test_corners_of_the_hull_are_the_models_that_no_mixture_reaches():
+    found = of_means(a=(1.0, 0.5), b=(2.0, 0.5), c=(3.0, 0.9), d=(3.0, 0.6), e=(4.0, 0.9), f=(2.0, 0.6))
+    assert corners_of(found) == ["a", "c"]
+    table = opportunity_table(found, draws=20, seed=0)
+    assert [row[-1] for row in table.rows if row[0] == "AIQ, hull of the single models"] == ["a + c"]
+
+
+def test_the_only_corner_is_the_model_that_is_cheapest_and_best():
+    assert corners_of(of_means(a=(1.0, 0.9), b=(2.0, 0.9), c=(3.0, 0.1))) == ["a"]

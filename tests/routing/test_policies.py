@@ -171,3 +171,20 @@ def test_file_that_is_no_router_is_refused(change, says):
         Router.load(one_model(0, ["a", "b"], np.ones(2)).save() | change)
     assert str(raised.value).startswith("not a router this version reads: ")
     assert says in str(raised.value)
+
+
+def test_words_are_learned_with_the_word_beside_them():
+    """What "not sure" says, neither "not" nor "sure" does."""
+    texts = ("sure not", "not sure", "not sure at all", "sure not at all")
+    requests = Requests(texts, ("",) * 4)
+    found = Tfidf.fit(requests)
+    assert {"not", "sure", "not sure", "sure not", "at all"} <= set(found.words)
+    rows = found.rows(requests)
+    assert np.allclose(rows.multiply(rows).sum(1), 1)
+    assert (rows[[0]] - rows[[1]]).count_nonzero() > 0, "the same words in another order"
+
+
+def test_a_router_of_single_words_from_before_reads_single_words_alone():
+    before = Tfidf(("not", "sure"), np.array([1.0, 2.0]))
+    rows = before.rows(Requests(("not sure", "sure not sure"), ("", ""))).toarray()
+    assert np.allclose(rows, [[1 / 5**0.5, 2 / 5**0.5], [1 / 17**0.5, 4 / 17**0.5]])

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from tests.rendering.test_progress import Moving
 from workbench.runner import Event, TerminalProgress
 
 RUN = Path("runs/x")
@@ -54,3 +55,17 @@ def test_text_of_a_notebook_neither_steers_the_terminal_nor_begins_a_line(termin
         text = shown([*EVENTS[:2], event], terminal=terminal)
         assert "[U+202E]gnp ␛]0;title␇ retrieval  done" in text
         assert not [sign for sign in ("\u202e", "\x1b]", "\x07", "\nretrieval  done") if sign in text]
+
+
+def test_a_log_has_a_line_every_ten_seconds_of_a_long_cell() -> None:
+    clock, console = Moving(), Console(file=io.StringIO(), force_terminal=False, width=120, color_system=None)
+    with TerminalProgress(console, clock=clock) as progress:
+        progress(Event("cell", "routing", RUN, 1, 9))
+        for done in range(1, 36):
+            clock.sleep(1)
+            told = f"prompts {done}/100, 1 a second"
+            progress(
+                Event("progress", "routing", RUN, 1, 9, {"label": "prompts", "done": done, "total": 100, "told": told})
+            )
+    lines = console.file.getvalue().splitlines()
+    assert lines == ["routing  cell 1/9", *(f"routing  prompts {n}/100, 1 a second" for n in (10, 20, 30))]

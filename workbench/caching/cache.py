@@ -19,7 +19,7 @@ from workbench.caching.index import ScopeIndex
 from workbench.caching.scope import Scope, exact, intent_of, text_of
 from workbench.config import Clock, Settings, SystemClock
 from workbench.errors import ConfigError, ProviderError, WorkbenchError
-from workbench.inference.embedding import Embedder, load_embedder
+from workbench.inference.embedding import Embedder, load_embedder, unread
 from workbench.inference.messages import CacheHit, CacheUse, Request, Response
 from workbench.inference.prices import project_prices
 from workbench.records import Decision, content_hash
@@ -85,6 +85,8 @@ class SemanticCache(_Kept):
     As in `workbench.caching.replay.replay`: the same text is served; otherwise the nearest question, where
     its cosine is at least ``threshold`` and neither guard nor verifier objects. Another case or other blanks can change
     a meaning (``%M`` and ``%m``) and are another text. A hit inserts nothing, and `keep` inserts after a miss.
+    A text that the encoder cannot read (`workbench.inference.embedding.unread`) is near no other: of such texts repeats
+    alone are served.
 
     Parameters
     ----------
@@ -217,12 +219,17 @@ class SemanticCache(_Kept):
 
     def _vector(self, intent: str) -> Vector | None:
         try:
-            return self._embed(intent)
+            vector = self._embed(intent)
         except WorkbenchError:  # a provider, or a budget that is spent
             self._entries.problems["embedding that failed"] += 1
             return None
+        if not vector.any():
+            self._entries.problems["text that the encoder does not read"] += 1
+        return vector
 
     def _embed_anew(self, intent: str) -> Vector:
+        if unread(self._embedder, [intent])[0]:
+            return np.zeros(self._embedder.dimension, np.float32)
         vector: Vector = self._embedder.embed([intent])[0].astype(np.float32)
         if not unit_vector(vector.tobytes(), self._embedder.dimension):
             raise ProviderError(f"{self._embedder.encoder_id!r} made no unit vector of {self._embedder.dimension}")

@@ -121,6 +121,11 @@ def unit_vector(blob: bytes, dimension: int) -> bool:
     return bool(abs(vector @ vector - 1) <= 2e-3)  # False for NaN too
 
 
+def unread_vector(blob: bytes, dimension: int) -> bool:
+    """Whether the bytes are the vector of a text that the encoder cannot read: all zero, so that nothing is near it."""
+    return len(blob) == 4 * dimension and not any(blob)
+
+
 # No call takes longer than a day.
 CALL_US = 86_400e6
 _I = INVALIDATIONS.c

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from workbench.caching.entries import News, unit_vector
+from workbench.caching.entries import News, unit_vector, unread_vector
 
 Vector = npt.NDArray[np.float32]
 _SMALLEST = 16
@@ -45,7 +45,8 @@ class ScopeIndex:
 
     def take(self, news: News, *, oldest_us: float = -np.inf) -> list[int]:
         """Bring the index up to date, without what is too old; returns the versions whose vectors are of no use."""
-        good = [row for row in news.rows if unit_vector(row.vector, self._dimension)]
+        n = self._dimension
+        good = [row for row in news.rows if unit_vector(row.vector, n) or unread_vector(row.vector, n)]
         with self.lock:
             self._append(good)
             size = self._size

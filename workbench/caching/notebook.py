@@ -36,7 +36,8 @@ from workbench.evaluation.decision import decide
 from workbench.evaluation.experiment import MONEY_SHOWN
 from workbench.evaluation.provenance import encoder_inputs
 from workbench.evaluation.summary import is_default
-from workbench.inference.embedding import Embedder, load_embedder
+from workbench.inference.embedding import Embedder, load_embedder, unread
+from workbench.inference.prices import embed_query
 from workbench.records import Decision, Rule
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Table
@@ -49,6 +50,10 @@ from workbench.telemetry.context import attributed
 STEP = 512
 OFF = "off"
 SYNTHETIC = "The stream is made up: drawn from traffic.toml; hit rates and savings follow from its plan."
+UNREAD = (
+    "{:,} of {:,} requests have more than a tenth of pieces that the encoder does not know: they are near no "
+    "other, and served as exact repeats alone"
+)
 RULE_SHOWN = (
     "metric", "alpha", "confidence", "must_differ_limit", "min_coverage", *MONEY_SHOWN[:3], "on_inconclusive",
     "on_stale",
@@ -99,7 +104,11 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
             raise ConfigError(f"warmup {p.warmup} leaves nothing of {len(self._stream)} requests to judge")
         if self.policy.metric != METRIC or self.policy.floor is not None:
             raise ConfigError(f"[caching] in gates.toml goes by {METRIC} and alpha; leave out metric and floor")
+        self.prices.cost_usd([embed_query(p.embedder)])  # refused before an encoder is paid
         self.embedder = self._encoder or load_embedder(p.embedder, self.settings)
+        if blind := int(unread(self.embedder, self._stream.queries).sum()):
+            told = UNREAD.format(blind, len(self._stream))
+            self.evalset = replace(self.evalset, notes=(*self.evalset.notes, told))
         guarded = {"guard": self.guard.sha256((x.query_b, x.query_a) for x in self._pairs)} if self.guard else {}
         read = {"stream": self._stream.sha256, "pairs": pairs_sha256, "gates": evalset.inputs.get("gates", "")}
         return {**read, **encoder_inputs(self.embedder), **guarded}
@@ -119,7 +128,8 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
 
     def contents(self) -> Table:
         """What the stream and the pairs hold."""
-        return contents_table(self.study.stream, self.study.pairs, list(self.study.parts.items()))
+        table = contents_table(self.study.stream, self.study.pairs, list(self.study.parts.items()))
+        return replace(table, caption=". ".join([table.caption, *self.evalset.notes]))
 
     def prospects(self) -> Table:
         """Is there anything to cache? Exact repeats, what no cache can exceed, and the dollars of both."""
@@ -140,10 +150,13 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
         table = semantic_table(shadows, self.study.clusters, self.study.parts["calibration"])
         return Semantic(table, vectors, shadows, np.clip((sides[0] * sides[1]).sum(1), -1, 1).astype(float))
 
-    def curve(self, semantic: Semantic) -> Figure:
+    def curve(self, semantic: Semantic) -> Figure | Table:
         """False-hit rate against hit rate: the curve of precision and cache-hit ratio, seen from the error."""
         part = self.study.parts["calibration"]
         series = {name: curve(found, part) for name, found in semantic.shadows.items()}
+        if not any(series.values()):
+            told = "none: of the calibration part, no request but exact repeats has an earlier one to be near to"
+            return Table.of(("curve",), [(told,)])
         return lines(series, "cache-hit ratio", "false-hit rate", limit=self.rule().margin)
 
     def simulate(self, semantic: Semantic) -> Table:
@@ -268,4 +281,6 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
             fresh += new
             bar.update(start + len(part))
         bar.done(f"{len(texts):,} questions, {fresh:,} embedded now")
-        return np.concatenate(out)
+        vectors = np.concatenate(out)
+        vectors[unread(self.embedder, texts)] = 0  # near nothing, as in the cache
+        return vectors

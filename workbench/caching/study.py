@@ -17,7 +17,7 @@ from workbench.evalset.gates import PairLimit
 from workbench.evalset.traffic import Pair, RequestStream
 from workbench.evaluation.summary import MAX_CASES, ItemCase, Regressions, ScoredArms, SliceRow, slice_rows
 from workbench.inference.embedding import check_embedder
-from workbench.inference.prices import PriceTable, Work
+from workbench.inference.prices import PriceTable, embed_query
 from workbench.records import Decision
 from workbench.rendering.table import Shown, Table
 
@@ -214,7 +214,7 @@ class CacheStudy:
         Looking up in memory is far below the embedding and left out.
         """
         p = self.parameters
-        embedding = self.prices.cost_usd([Work("embed_query")]) if arm.kind == "semantic" else 0.0
+        embedding = self.prices.cost_usd([embed_query(p.embedder)]) if arm.kind == "semantic" else 0.0
         return 1000 * ((1 - hit_rate) * p.call_usd + embedding + error_rate * p.false_hit_usd)
 
 

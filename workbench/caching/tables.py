@@ -86,8 +86,10 @@ def semantic_table(shadows: dict[str, Shadow], clusters: np.ndarray, part: slice
 
 
 def curve(found: Shadow, part: slice) -> list[tuple[float, float]]:
-    """False-hit rate against hit rate over all distinct scores, thinned for drawing."""
-    near = found.allowed[part] & ~found.exact[part]
+    """False-hit rate against hit rate over all distinct scores, thinned for drawing; empty if nothing is near."""
+    near = found.allowed[part] & ~found.exact[part] & (found.matched[part] >= 0)
+    if not near.any():
+        return []
     swept = sweep(found.similarity[part][near], found.false[part][near])
     keep = np.unique(np.linspace(min(50, len(swept.hits) - 1), len(swept.hits) - 1, CURVE_POINTS).astype(int))
     share = (swept.hits[keep] + found.exact[part].sum()) / len(near)

@@ -1,5 +1,6 @@
 """The command line: parse, call, print. What it calls, a notebook or a script can call too."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,7 @@ from workbench.cli.calls import record as record_command
 from workbench.cli.import_commands import import_app
 from workbench.cli.lines import named_values, say, say_error, write_file
 from workbench.cli.project_commands import init
-from workbench.config import Settings, SystemClock, load_settings
+from workbench.config import Settings, SystemClock, load_settings, require_writable
 from workbench.errors import ConfigError, WorkbenchError
 from workbench.extras import DISTRIBUTION, VERSION, extras_named, is_installed
 from workbench.rendering.text import visible
@@ -81,7 +82,8 @@ def run(
 
     for number in (signal.SIGINT, signal.SIGTERM):  # a cancelled CI job ends like Ctrl-C, in the background too
         signal.signal(number, signal.default_int_handler)
-    settings = load_settings()
+    settings = _project()
+    require_writable(settings.cache, "WORKBENCH_CACHE")
     parameters = named_values(parameter or [])
     if evalset is not None:
         parameters["evalset"] = evalset
@@ -120,9 +122,11 @@ def check(
     from workbench.runner import check as check_decisions
     from workbench.runner.decisions import worst_exit_code
 
+    settings = _project()
+    require_writable(settings.cache, "WORKBENCH_CACHE")
     with TerminalProgress() as progress:
         checks = check_decisions(
-            load_settings(), names or (), clock=SystemClock(), on_event=progress, hard_timeout_s=hard_timeout_s
+            settings, names or (), clock=SystemClock(), on_event=progress, hard_timeout_s=hard_timeout_s
         )
     for found in checks:
         say(f"{found.evalset}/{found.decision.notebook}  {status_of(found)}: {sentence_of(found)}")
@@ -152,7 +156,7 @@ def accept(
     from workbench.records import Decision
     from workbench.runner import accept as accept_run
 
-    settings = load_settings()
+    settings = _project()
     path = accept_run(
         settings,
         name,
@@ -197,7 +201,7 @@ def summary(
     run: Annotated[str, typer.Argument(help="Folder of a run, or its name below runs/; the newest by default.")] = "",
 ) -> None:
     """Print a run as Markdown, for a build's summary page or a comment."""
-    from workbench.reports.brief import markdown_summary
+    from workbench.reports.brief import markdown_summary, terminal_text
     from workbench.runner import list_runs
 
     settings = load_settings()
@@ -206,7 +210,8 @@ def summary(
         found = [Path(run) if Path(run).is_dir() else settings.runs / run]
     if not found:
         raise ConfigError(f"no runs in {settings.runs}")
-    typer.echo(markdown_summary(found[0]), nl=False)
+    text = markdown_summary(found[0])
+    typer.echo(terminal_text(text) if sys.stdout.isatty() else text, nl=False)
 
 
 evalset_app = typer.Typer(no_args_is_help=True, help="Check and pin evalsets.")
@@ -240,6 +245,13 @@ def evalset_lock(path: Annotated[str, typer.Argument(help="Name or folder of an 
     settings = load_settings()
     folder = find_evalset(path, settings)
     typer.echo(f"{write_lock(folder, settings):,} documents pinned in {folder / 'corpus.lock'}")
+
+
+def _project() -> Settings:
+    """Settings of the project that a command works in."""
+    settings = load_settings()
+    settings.require_project()
+    return settings
 
 
 def _evalset(given: str, settings: Settings) -> str:

@@ -1,21 +1,35 @@
 """An evalset: questions, judgements and documents of one folder, in dev and test, with their hashes."""
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from workbench.config import Settings
 from workbench.errors import Defect, EvalsetError, SplitError, unknown_name
 from workbench.evalset.files import Judgement
-from workbench.evalset.findings import Contents, find, left_out, read_contents
+from workbench.evalset.findings import (
+    NAMED,
+    POOLED_SHARE,
+    USED,
+    Contents,
+    find,
+    left_out,
+    notes_of,
+    read_contents,
+)
 from workbench.evalset.gates import GatePolicy, default_policy
+from workbench.evalset.texts import families, own_documents
 from workbench.records import Document, Query
 
 Qrels = Mapping[str, Mapping[str, int]]  # by question, the grade of each document that was judged
 DEV_SHARE = 0.25
 HUB = "hub:"
-NAMED = 20  # questions left out that a note names
+READ_BY = {
+    "outcomes.parquet": "`workbench run routing`",
+    "stream.parquet": "`workbench run caching`",
+    "traffic.toml": "`workbench run caching`",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +46,13 @@ class Split:
 
     @property
     def pooled(self) -> bool:
-        """Whether documents were judged that turned out not to be relevant.
+        """Whether at least half of the questions have a document that was judged and turned out not to be relevant.
 
-        Where none was, the judgements list known answers only, as most public collections do: whatever they do not
-        list counts as not relevant, and the share of judged hits says nothing.
+        Else the judgements list known answers, as most public collections do: whatever they do not list counts as not
+        relevant, and the share of judged hits says nothing. A few such documents among known answers are no pool.
         """
-        return any(not grade for grades in self.qrels.values() for grade in grades.values())
+        refused = sum(any(grade <= 0 for grade in grades.values()) for grades in self.qrels.values())
+        return 0 < refused >= POOLED_SHARE * len(self.qrels)
 
     @property
     def clusters(self) -> dict[str, str]:
@@ -115,6 +130,24 @@ class Evalset:
         asked = tuple(q for q in self.queries if q.query_id in qrels)
         return Split(name, asked, qrels, frozenset(self.qrels.get("dev", ())))
 
+    def require_questions(self) -> None:
+        """Refuse an evalset of which dev or test has no question to ask.
+
+        Raises
+        ------
+        EvalsetError
+            If there is none, with what the folder holds instead.
+        """
+        if not (without := [split for split in USED if not self.qrels.get(split)]):
+            return
+        found = [f"{file}, which {doing} reads" for file, doing in READ_BY.items() if (self.path / file).exists()]
+        instead = f"; it holds {' and '.join(found)}" if found else ""
+        asked = ", ".join(f"{split}: {len(self.qrels.get(split, {}))}" for split in USED)
+        raise EvalsetError(
+            f"evalset {self.name} has no judged question in {' and '.join(without)} ({asked}){instead}; "
+            "retrieval needs queries.jsonl, qrels/ and a corpus, and a family of questions for each split"
+        )
+
     def policy(self, notebook: str) -> GatePolicy:
         """Give what ``gates.toml`` asks of a notebook, or the defaults."""
         return self.gates.get(notebook) or default_policy(notebook)
@@ -151,18 +184,32 @@ def load_evalset(source: str | Path, *, settings: Settings, seed: int = 0) -> Ev
     if errors:
         raise EvalsetError(f"evalset {folder} cannot be used; {len(errors)} places to correct:", errors)
     qrels, unasked = _leave_out(contents, splits)
+    queries, joined = _join_families(contents.queries, qrels)
     return Evalset(
         name=folder.name,
         path=folder,
-        queries=tuple(contents.queries),
+        queries=queries,
         qrels=qrels,
         documents=tuple(contents.documents),
         inputs=contents.inputs,
         card=contents.card,
         gates=contents.gates,
         synthetic=contents.synthetic,
-        notes=(*notes, *unasked),
+        notes=(*notes, *unasked, *joined, *notes_of(contents, splits)),
     )
+
+
+def _join_families(queries: Sequence[Query], qrels: Mapping[str, Qrels]) -> tuple[tuple[Query, ...], list[str]]:
+    """Questions with the families that they are resampled by, and a note where texts joined some clusters."""
+    family: dict[str, str] = {}
+    for split in USED:
+        family |= families(q for q in queries if q.query_id in qrels.get(split, {}))
+    moved = [q for q in queries if family.get(q.query_id, q.cluster) != q.cluster]
+    if not moved:
+        return tuple(queries), []
+    told = ", ".join(repr(q.query_id) for q in moved[:NAMED]) + (" and others" if len(moved) > NAMED else "")
+    note = f"questions of one text are one family, whatever clusters they were given; that moves {told}"
+    return tuple(replace(q, cluster=family.get(q.query_id, q.cluster)) for q in queries), [note]
 
 
 def _leave_out(contents: Contents, splits: dict[str, Qrels]) -> tuple[dict[str, Qrels], list[str]]:
@@ -200,6 +247,11 @@ def find_evalset(source: str | Path, settings: Settings) -> Path:
         return named
     if Path(source).is_dir():
         return Path(source).resolve()
+    if not settings.evalsets.is_dir():
+        raise EvalsetError(
+            f"{text!r} is no folder, and you are not in a project: {settings.root} has no evalsets/; change into the "
+            "folder that holds evalsets/ and notebooks/, or name it with WORKBENCH_ROOT"
+        )
     known = sorted(p.name for p in settings.evalsets.glob("*") if p.is_dir())
     raise EvalsetError(f"{unknown_name('evalset', text, known)} (below {settings.evalsets}), and no folder either")
 
@@ -210,27 +262,35 @@ def hub_folder(name: str, settings: Settings) -> Path:
 
 
 def split_qrels(contents: Contents, *, seed: int) -> tuple[dict[str, Qrels], tuple[str, ...]]:
-    """Judgements by split, with dev and test wherever there are any, and a sentence on how they were made."""
-    splits = {name: _qrels(rows) for name, rows in contents.judgements.items()}
+    """Judgements by split, with dev and test wherever there are any, and a sentence on how they were made.
+
+    A question that is itself a document is not judged by it. Questions of one text come into one split.
+    """
+    own = own_documents(contents.queries, contents.documents)
+    splits = {name: _qrels(rows, own) for name, rows in contents.judgements.items()}
     if not splits or {"dev", "test"} <= splits.keys():
         return splits, ()
     if {"train", "test"} <= splits.keys():
         splits["dev"] = splits.pop("train")
         return splits, (f"no dev split: the {len(splits['dev'])} questions of train serve as dev",)
     pool = next((name for name in ("test", "dev", "train") if name in splits), min(splits))
-    clusters = {q.query_id: q.cluster for q in contents.queries}
     judged = splits.pop(pool)
-    dev = dev_clusters({clusters[q] for q in judged if q in clusters}, seed)
-    splits["dev"] = {q: grades for q, grades in judged.items() if clusters.get(q) in dev}
-    splits["test"] = {q: grades for q, grades in judged.items() if clusters.get(q) not in dev}
+    family = families(q for q in contents.queries if q.query_id in judged)
+    without = {each.query_id for each in left_out(contents, {pool: judged})}
+    dev = dev_clusters({family[q] for q in judged if q in family and q not in without}, seed)
+    splits["dev"] = {q: grades for q, grades in judged.items() if family.get(q) in dev}
+    splits["test"] = {q: grades for q, grades in judged.items() if family.get(q) not in dev}
     sizes = f"{len(splits['dev'])} questions in dev, {len(splits['test'])} in test"
     return splits, (f"only {pool} is judged: split 1:3 by cluster, by hash with seed {seed} ({sizes})",)
 
 
-def _qrels(rows: Iterable[Judgement]) -> Qrels:
+def _qrels(rows: Iterable[Judgement], own: Collection[str]) -> Qrels:
+    """Grades by question and document; ``own`` are the questions that are documents themselves."""
     qrels: dict[str, dict[str, int]] = {}
     for row in rows:
-        qrels.setdefault(row.query_id, {})[row.doc_id] = row.grade
+        grades = qrels.setdefault(row.query_id, {})
+        if row.doc_id != row.query_id or row.query_id not in own:
+            grades[row.doc_id] = row.grade
     return qrels
 
 

@@ -5,8 +5,7 @@ A *warning* makes them mean less. A question that cannot be judged, or that woul
 one of the warnings: it is left out by name, before work starts.
 """
 
-import re
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -29,6 +28,7 @@ from workbench.evalset.files import (
     scan_qrels,
 )
 from workbench.evalset.gates import GatePolicy, scan_gates
+from workbench.evalset.texts import own_documents, words
 from workbench.evalset.traffic import pairs_of
 from workbench.records import Document, Query, file_hash
 
@@ -166,6 +166,8 @@ def synthetic_of(card: str) -> tuple[bool, str]:
 Severity = Literal["error", "warning"]
 Splits = Mapping[str, Mapping[str, Mapping[str, int]]]
 USED = ("dev", "test")
+NAMED = 20  # questions or documents that a note names
+POOLED_SHARE = 0.5  # of the questions, that have a document judged not relevant where documents were pooled
 _MISTYPED = 0.8  # likeness of two keys: clustr is mistyped, type is not a mistyped style
 
 
@@ -192,17 +194,17 @@ class LeftOut:
 def find(contents: Contents, splits: Splits) -> list[Finding]:
     """Everything that can be told without measuring texts; ``splits`` as `workbench.evalset.evalset.split_qrels`.
 
-    Errors: a line that cannot be read or used, an id that is unknown or stands twice, an empty question, an empty
-    document that answers one, a judged document of another tenant, a mistyped metadata key, a cluster or a question
-    that is in dev and in test, and a split of which no question is left. Warnings: questions that are left out
-    (`left_out`) or never asked, documents with no text, metadata that means nothing here, and what a split that is not
-    used shares with another one.
+    Errors: a line that cannot be read or used, an id that is unknown or stands twice, an empty question, a judged
+    document of another tenant, a mistyped metadata key, a cluster or a question that is in dev and in test, and a split
+    of which no question is left. Warnings: questions that are left out (`left_out`), never asked, or documents
+    themselves, documents with no text, judgements that are no pool, metadata that means nothing here, and what a split
+    that is not used shares with another one.
     """
     defects = [*contents.defects, *_pair_defects(contents)]
     findings = [Finding(d.file, d.line, d.problem) for d in defects]
-    for look in (_foreign_keys, _empty_queries, _empty_documents, _never_asked, _other_tenants):
+    for look in (_foreign_keys, _empty_queries, _empty_documents, _never_asked, _other_tenants, _themselves):
         findings += look(contents)
-    for compare in (_left_out, _shared_queries, _shared_families):
+    for compare in (_left_out, _shared_queries, _shared_families, _mostly_known_answers):
         findings += compare(contents, splits)
     return findings
 
@@ -210,20 +212,22 @@ def find(contents: Contents, splits: Splits) -> list[Finding]:
 def left_out(contents: Contents, splits: Splits) -> list[LeftOut]:
     """Questions that are judged and not asked.
 
-    Those without a relevant document, which no arm can find, and those of dev whose text stands in test again: tuned
-    on, they would show there as they would in no new question.
+    Those without a relevant document that can be found, and those of dev whose text stands in test again: tuned on,
+    they would show there as they would in no new question.
     """
     texts = {q.query_id: " ".join(words(q.text)) for q in contents.queries}
+    empty, itself = set(_empty_ids(contents)), _judged_itself(contents)
     out, asked = [], dict[str, dict[str, str]]()
     for split, qrels in splits.items():
         asked[split] = {}
         for query_id, grades in qrels.items():
             if query_id not in contents.query_lines:
                 continue
-            if any(grade > 0 for grade in grades.values()):
+            relevant = {doc_id for doc_id, grade in grades.items() if grade > 0}
+            if relevant - empty:
                 asked[split].setdefault(texts.get(query_id, ""), query_id)
             else:
-                out.append(LeftOut(split, query_id, f"has no relevant document (grade above 0) in {split}"))
+                out.append(LeftOut(split, query_id, _nothing_to_find(split, relevant, query_id in itself)))
     without = {o.query_id for o in out if o.split == "dev"}
     for query_id in splits.get("dev", {}):
         text = texts.get(query_id)
@@ -233,15 +237,25 @@ def left_out(contents: Contents, splits: Splits) -> list[LeftOut]:
     return out
 
 
+def _nothing_to_find(split: str, relevant: Collection[str], judged_itself: bool) -> str:
+    """Why no arm can find an answer to a question; ``relevant`` are the documents that are, all of them empty."""
+    if relevant:
+        return f"has no relevant document with a text in {split}: {min(relevant)!r} is empty"
+    if judged_itself:
+        return f"has no relevant document in {split} but itself"
+    return f"has no relevant document (grade above 0) in {split}"
+
+
+def _judged_itself(contents: Contents) -> set[str]:
+    own = own_documents(contents.queries, contents.documents)
+    judged = (row for rows in contents.judgements.values() for row in rows)
+    return {row.query_id for row in judged if row.grade > 0 and row.query_id == row.doc_id and row.doc_id in own}
+
+
 def of_query(contents: Contents, query_id: str, problem: str, severity: Severity = "error") -> Finding:
     """Finding at the line of a query."""
     file = str(contents.folder / "queries.jsonl")
     return Finding(file, contents.query_lines[query_id], f"query {query_id!r} {problem}", severity)
-
-
-def words(text: str) -> list[str]:
-    """Words of a text, case folded."""
-    return re.findall(r"\w+", text.casefold())
 
 
 def _pair_defects(contents: Contents) -> list[Defect]:
@@ -277,18 +291,66 @@ def _empty_queries(contents: Contents) -> Iterator[Finding]:
             yield of_query(contents, query.query_id, "has an empty text")
 
 
+def _empty_ids(contents: Contents) -> list[str]:
+    return [d.doc_id for d in contents.documents if not d.full_text.strip()]
+
+
 def _empty_documents(contents: Contents) -> Iterator[Finding]:
-    """Nothing can find an empty document: an error where it answers a question, else one warning for all of them."""
-    empty = [d.doc_id for d in contents.documents if not d.full_text.strip()]
-    wanted = {row.doc_id for rows in contents.judgements.values() for row in rows if row.grade > 0}
+    """Nothing can find an empty document; one that answers a question lowers every arm alike."""
+    wanted: dict[str, str] = {}
+    for row in (row for rows in contents.judgements.values() for row in rows if row.grade > 0):
+        wanted.setdefault(row.doc_id, row.query_id)
     file = str(contents.folder / ("corpus.jsonl" if contents.document_lines else "corpus.toml"))
-    for doc_id in empty:
+    for doc_id in (empty := _empty_ids(contents)):
         if doc_id in wanted:
-            problem = f"document {doc_id!r} has an empty text and no title, and is judged relevant"
-            yield Finding(file, contents.document_lines.get(doc_id, 0), problem)
+            problem = f"document {doc_id!r} has an empty text and no title, so that {wanted[doc_id]!r}, to which it is "
+            problem += "judged relevant, cannot find it"
+            yield Finding(file, contents.document_lines.get(doc_id, 0), problem, "warning")
     if others := [d for d in empty if d not in wanted]:
         problem = f"{len(others)} documents have an empty text and no title, and cannot be found; first {others[0]!r}"
         yield Finding(file, contents.document_lines.get(others[0], 0), problem, "warning")
+
+
+def _themselves(contents: Contents) -> Iterator[Finding]:
+    if own := own_documents(contents.queries, contents.documents):
+        first = next(q.query_id for q in contents.queries if q.query_id in own)
+        others = f", and so are {len(own) - 1} others" if len(own) > 1 else ""
+        problem = f"is itself a document (same id and same text){others}: no question is a hit of its own"
+        yield of_query(contents, first, problem, "warning")
+
+
+def _mostly_known_answers(contents: Contents, splits: Splits) -> Iterator[Finding]:
+    """A few documents judged not relevant make no pool."""
+    out = {(each.split, each.query_id) for each in left_out(contents, splits)}
+    for split, qrels in splits.items():
+        asked = {query_id: grades for query_id, grades in qrels.items() if (split, query_id) not in out}
+        if said := known_answers(asked, split):
+            yield Finding(str(contents.folder / "qrels"), 0, said, "warning")
+
+
+def notes_of(contents: Contents, splits: Splits) -> list[str]:
+    """What `find` warns of that readers of a result should know too, beside the questions that are left out."""
+    looks = (_never_asked(contents), _themselves(contents), _empty_documents(contents))
+    found = [list(look) for look in (*looks, _mostly_known_answers(contents, splits))]
+    notes = []
+    for each in found:
+        notes += [finding.problem for finding in each[:NAMED]]
+        notes += [f"and {len(each) - NAMED} more of this kind"] if len(each) > NAMED else []
+    return notes
+
+
+def known_answers(qrels: Mapping[str, Mapping[str, int]], split: str) -> str:
+    """How judgements are read of which some, but few, say "not relevant"; "" where none does, or enough do.
+
+    Where documents were pooled and judged, nearly every question has some that turned out not to be relevant.
+    """
+    refused = sum(any(grade <= 0 for grade in grades.values()) for grades in qrels.values())
+    if not refused or refused >= POOLED_SHARE * len(qrels):
+        return ""
+    return (
+        f"only {refused} of {len(qrels)} questions of {split} have a document judged not relevant, which is no pool: "
+        "the judgements are read as known answers, and what they do not name counts as not relevant"
+    )
 
 
 def _never_asked(contents: Contents) -> Iterator[Finding]:
@@ -307,6 +369,9 @@ def _left_out(contents: Contents, splits: Splits) -> Iterator[Finding]:
         if out and not qrels.keys() & contents.query_lines.keys() - out:
             problem = f"no question of {split} is left: {len(out)} are left out, first {min(out)!r}"
             yield Finding(str(contents.folder / "qrels"), 0, problem)
+        elif split in USED and not qrels:
+            problem = f"{split} has no question: all that are judged are one family, by their clusters or their texts"
+            yield Finding(str(contents.folder / "qrels"), 0, problem, "warning")
 
 
 def _other_tenants(contents: Contents) -> Iterator[Finding]:

@@ -3,8 +3,8 @@
 import math
 import re
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -143,6 +143,17 @@ class GatePolicy:
         """Statuses that do not fail CI; they are shown all the same."""
         found: dict[GateStatus, Softness] = {"inconclusive": self.on_inconclusive, "stale": self.on_stale}
         return tuple(status for status, what in found.items() if what != "fail")
+
+
+def unknown_parameter(name: str, known: Sequence[str]) -> str:
+    """Sentence for a name that is no parameter of a notebook; what ``gates.toml`` sets is told to be there.
+
+    >>> unknown_parameter("margin", ["seed"])
+    "'margin' is no parameter: it is in gates.toml of the evalset, below the name of the notebook"
+    """
+    if name in {f.name for f in fields(GatePolicy)}:
+        return f"{name!r} is no parameter: it is in gates.toml of the evalset, below the name of the notebook"
+    return unknown_name("parameter", name, known)
 
 
 def default_policy(notebook: str) -> GatePolicy:

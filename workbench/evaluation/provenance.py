@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from workbench.codec import from_plain
+from workbench.errors import ConfigError
+from workbench.evalset.gates import unknown_parameter
 from workbench.extras import VERSION
 from workbench.inference.embedding import Embedder
 from workbench.records import content_hash
@@ -33,6 +35,10 @@ def build_parameters(kind: type[Parameters], given: Mapping[str, Any]) -> Parame
     ConfigError
         If names are no fields of ``kind`` (the nearest are named) or values have another type.
     """
+    known = [f.name for f in fields(kind)]
+    for name in given:
+        if name not in known:
+            raise ConfigError(unknown_parameter(name, known))
     return from_plain(kind, dict(given), "these parameters cannot be used", noun="parameter")
 
 

@@ -5,6 +5,7 @@ from dataclasses import fields
 from importlib import import_module
 from typing import Any
 
+from workbench.config import load_settings, require_writable
 from workbench.errors import ConfigError, unknown_name
 from workbench.evalset.gates import NOTEBOOKS
 from workbench.extras import extras_named
@@ -53,6 +54,7 @@ def start(notebook: str, **parameters: Any) -> Any:
     """
     if notebook not in EXPERIMENTS:
         raise ConfigError(unknown_name("notebook", notebook, sorted(EXPERIMENTS)))
+    require_writable(load_settings().cache, "WORKBENCH_CACHE")
     return _experiment_class(notebook).start(**parameters)
 
 

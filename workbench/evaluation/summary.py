@@ -9,7 +9,6 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import numpy as np
 import polars as pl
 
 from workbench.codec import from_json, to_json
@@ -203,9 +202,13 @@ def worst_regressions(cases: Mapping[str, ItemCase], *, reference: str, arm: str
 
 
 def mean_by_arm(scores: pl.DataFrame, metric: str) -> dict[str, float]:
-    """Mean of one metric for each arm over the items that were measured."""
-    rows = scores.filter(pl.col("metric") == metric).group_by("arm").agg(pl.col("value").mean())
-    return {arm: float(value) if value is not None else float(np.nan) for arm, value in rows.iter_rows()}
+    """Mean of one metric for each arm over all items; one that failed counts 0, as it does in the decision.
+
+    A share of judged hits is no quality: it is that of the items that were answered, 0 where none was.
+    """
+    value = pl.col("value") if metric.startswith("judged@") else pl.col("value").fill_null(0.0)
+    rows = scores.filter(pl.col("metric") == metric).group_by("arm").agg(value.mean().fill_null(0.0))
+    return dict(rows.iter_rows())
 
 
 def would_change(decision: Decision) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from workbench.errors import (
 from workbench.inference.budgets import DEFAULT_BUDGETS, Budget, Budgets
 from workbench.inference.hosted import Provider
 from workbench.inference.limits import Limit, RateLimiter, Slot
-from workbench.inference.messages import CacheHit, Request, Response, Route, Usage
+from workbench.inference.messages import CacheHit, Request, Response, Route, UnpricedUsage, Usage
 from workbench.inference.prices import PriceTable, project_prices
 from workbench.inference.streams import still_read
 from workbench.state import open_engine
@@ -331,9 +331,12 @@ class CallAccount:
         if response.usage is None:
             return worst, "UsageMissing"
         try:
-            return self.books.prices.cost_nanos(request.model, response.usage), ""
+            cost = self.books.prices.cost_nanos(request.model, response.usage)
         except UnknownPrice:  # of a token class that nobody expected: the answer is there and is worth its price
             return worst, UnknownPrice.__name__
+        if isinstance(response.usage, UnpricedUsage):
+            cost = max(cost, worst)
+        return cost, response.usage.doubt
 
     def _reserve(self, worst: LedgerRow, attempt: "_Open") -> None:
         if self.books.budgets:

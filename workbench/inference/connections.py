@@ -9,17 +9,21 @@ state of httpcore then allows no second one. What that costs is measured by ``te
 import json
 import re
 import uuid
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import httpx
 
 from workbench.errors import AnswerMismatch, MalformedAnswer
 from workbench.inference.hosted import answer_ids
+from workbench.inference.provider_errors import told_inside
 from workbench.records import content_hash
 
 # OpenAI logs it, and some gateways send it back: https://platform.openai.com/docs/api-reference/debugging-requests
 REQUEST_ID = "X-Client-Request-Id"
+_DATA = re.compile(rb"(?m)^data: ?(.*?)\r?\n")
 _STREAM = re.compile(rb'"stream"\s*:\s*true')
+_SHORT_BYTES = 65_536
 ANSWER_IDS = ("x-request-id", "request-id")  # how OpenAI's and Anthropic's servers name an answer of theirs
 
 
@@ -34,6 +38,8 @@ def one_request_each(client: httpx.Client) -> httpx.Client:
     ------
     AnswerMismatch
         From each request of the client whose answer echoes another request's id, or has the id of an answer to another.
+    ToldInside
+        From each whose answer is called a success and tells an error.
     MalformedAnswer
         From each request for a stream that is answered with one JSON body.
     """
@@ -41,7 +47,7 @@ def one_request_each(client: httpx.Client) -> httpx.Client:
     if _last_request not in hooks["request"]:
         client.event_hooks = {
             "request": [*hooks["request"], _last_request],
-            "response": [_check_whose, _check_streamed, *hooks["response"]],
+            "response": [_check_whose, _check_told, _check_streamed, *hooks["response"]],
         }
     return client
 
@@ -95,6 +101,45 @@ def _check_whose(response: httpx.Response) -> None:
                 f"request {sent} was answered with {name} {came[name]}, which was the answer to another request",
                 billed="unknown",
             )
+
+
+def _check_told(response: httpx.Response) -> None:
+    """Raise the error that an answer tells although its status is that of success: litellm reads each in its own way.
+
+    Of a stream of events the first one is looked at, before which nothing was said; JSON is read whole, but to a
+    request for a stream only if it is short.
+    """
+    came = response.headers
+    kind = came.get("content-type", "").partition(";")[0].strip().lower()
+    if not response.is_success:
+        return
+    if kind == "text/event-stream":
+        _watch_first_event(response)
+    elif kind.endswith(("/json", "+json")):
+        short = 0 < int(came.get("content-length") or 0) <= _SHORT_BYTES
+        if short or not _STREAM.search(response.request.read()):
+            _raise_told(response.read(), came)
+
+
+def _watch_first_event(response: httpx.Response) -> None:
+    plain = response.iter_bytes
+
+    def iter_bytes(chunk_size: int | None = None) -> Iterator[bytes]:
+        seen: bytes | None = b""
+        for piece in plain(chunk_size):
+            if seen is not None:
+                seen += piece
+                if (data := _DATA.search(seen)) or len(seen) > _SHORT_BYTES:
+                    _raise_told(data[1] if data else b"", response.headers)
+                    seen = None
+            yield piece
+
+    response.iter_bytes = iter_bytes  # type: ignore[method-assign]  # what lines and texts are made of too
+
+
+def _raise_told(body: bytes, headers: Mapping[str, str]) -> None:
+    if told := told_inside(body.decode(errors="replace"), headers):
+        raise told
 
 
 def _check_streamed(response: httpx.Response) -> None:

@@ -4,7 +4,7 @@ import math
 import os
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,13 +14,23 @@ from typing import Any, Protocol
 import numpy as np
 
 from workbench.config import Settings, count_from
-from workbench.errors import AnswerMismatch, ConfigError, unknown_name
-from workbench.inference.attempt import Books, CallAccount
+from workbench.errors import (
+    AnswerMismatch,
+    CallFailed,
+    ConfigError,
+    ProviderError,
+    RateLimited,
+    Throttled,
+    unknown_name,
+)
+from workbench.inference.attempt import Books, CallAccount, worst_input_tokens
 from workbench.inference.failover import Cooldowns, RetryPolicy, call_models
-from workbench.inference.hosted import counted, load_litellm
+from workbench.inference.hosted import load_litellm
 from workbench.inference.messages import Request, Response, Usage
 from workbench.inference.provider_errors import typed
 from workbench.inference.streams import in_time
+from workbench.inference.usage import counted_texts
+from workbench.inference.vendors import OVERLOADED, vendor_of
 from workbench.inference.weights import MINILM_SHA256, fetch, verify
 from workbench.telemetry.context import current
 
@@ -42,6 +52,23 @@ class Embedder(Protocol):
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors of unit length, float32, shape (texts, dimension)."""
+
+
+UNREAD_SHARE = 0.1
+
+
+def unread(embedder: Embedder, texts: Sequence[str]) -> np.ndarray:
+    """Which texts an encoder cannot read, shape (texts,): more than a tenth of their pieces are unknown to it.
+
+    An encoder that does not say what it knows, as a hosted one, is taken to read everything.
+
+    >>> from workbench.testing import HashEmbedder
+    >>> unread(HashEmbedder(), ["any", "text"]).tolist()
+    [False, False]
+    """
+    share = getattr(embedder, "unknown_share", None)
+    found: np.ndarray = np.zeros(len(texts), bool) if share is None or not texts else share(texts) > UNREAD_SHARE
+    return found
 
 
 class MiniLM:
@@ -99,6 +126,15 @@ class MiniLM:
             out[rows] = mean_pooled(hidden, mask)
         return out
 
+    def unknown_share(self, texts: Sequence[str]) -> np.ndarray:
+        """Share of the pieces of each text that are not in the vocabulary, shape (texts,).
+
+        All such pieces have one vector: texts made of them look alike, whatever they say.
+        """
+        unknown = self._whole.token_to_id("[UNK]") or -1
+        pieces = self._whole.encode_batch(list(texts), add_special_tokens=False)
+        return np.array([e.ids.count(unknown) / max(len(e.ids), 1) for e in pieces], float)
+
     def offsets(self, text: str) -> list[tuple[int, int]]:
         """Character spans of all tokens, also of those past the 256 that are embedded."""
         return list(self._whole.encode(text, add_special_tokens=False).offsets)
@@ -143,6 +179,8 @@ def load_embedder(name: str, settings: Settings, books: Books | None = None) -> 
     ------
     ConfigError
         If the name is none of these.
+    UnknownPrice
+        If it is a hosted one without a price.
     """
     check_embedder(name)
     kind, _, model = name.partition(":")
@@ -173,18 +211,37 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 BATCH = 128
+# Vocabularies that are not published: their counts were at most so far above that of cl100k_base in any usual script.
+_OTHER_VOCABULARY = 1.3
+# A longer text is cut here first: no vocabulary has more characters a token on average, and counting takes its time.
+_LONGEST_TOKEN = 16
+# Work that nobody waits for goes on when its turn comes: a minute later the windows of vendors' limits are others.
+_PATIENT, _PAUSE_S, _PAUSES = frozenset({"ingest", "eval"}), 60.0, 10
 _Answer = tuple[np.ndarray, str, Usage | None]
 
 
 class HostedEmbedder:
     """Any embedding model that litellm reaches, by litellm's name for it: ``openai/text-embedding-3-small``.
 
-    Each 128 texts are one call, for whom `attributed` says.
+    Texts go in calls of at most 128, and of what the vendor takes at once (see `Vendor`), for whom `attributed` says.
+    A longer text than the model reads is cut, as `MiniLM` cuts it. A blank one, which vendors refuse, is not sent: all
+    have one vector, which is near to none.
+
+    To ingest and to evaluate, calls wait for their turn at our own limit and at the vendor's; a product's do not wait
+    longer than the policy says.
+
+    Raises
+    ------
+    UnknownPrice
+        If the model has no price, before anything is asked.
     """
 
     def __init__(self, model: str, books: Books, *, policy: RetryPolicy | None = None) -> None:
+        books.prices.cost_nanos(model, Usage())
         self.model, self.books, self.policy = model, books, policy or RetryPolicy()
         self.encoder_id = f"litellm:{model}"
+        self.vendor = vendor_of(model)
+        self.max_tokens = self.vendor.text_tokens
         self._dimension = 0
         self._cooldowns = Cooldowns(self.policy, books.clock)
 
@@ -198,17 +255,85 @@ class HostedEmbedder:
 
         Raises
         ------
-        UnknownPrice, BudgetExceeded, RateLimited
+        BudgetExceeded, RateLimited
             If it may not be asked, or not in time.
         CallFailed
             After the last attempt, also where the answers are not as many vectors as texts.
         """
-        parts = [self._call(tuple(texts[i : i + BATCH])) for i in range(0, len(texts), BATCH)]
-        return np.concatenate([np.zeros((0, self._dimension), np.float32), *parts])
+        sent = [self._cut(_written(text)) for text in texts]
+        asked = [i for i, text in enumerate(sent) if text.strip()]
+        parts = [self._patiently(tuple(part)) for part in self._batches([sent[i] for i in asked])]
+        if len(asked) == len(texts):
+            return np.concatenate([np.zeros((0, self._dimension), np.float32), *parts])
+        out = np.full((len(texts), self.dimension), self.dimension**-0.5, np.float32)
+        if asked:
+            out[asked] = np.concatenate(parts)
+        return out
+
+    def is_cut(self, text: str) -> bool:
+        """Whether the model does not read all of a text; an estimate where its vocabulary is not published."""
+        return self._cut(text) != text
+
+    def _cut(self, text: str) -> str:
+        if len(text.encode(errors="replace")) <= self.max_tokens:  # no token is shorter than a byte
+            return text
+        vocabulary, most = self._vocabulary(), int(self.max_tokens / self._margin)
+        kept, take = text[: _LONGEST_TOKEN * most], most
+        tokens = vocabulary.encode_ordinary(kept)
+        while len(tokens) > most:  # without half a character at its end, a text may have more tokens than before
+            kept = vocabulary.decode(tokens[:take], errors="ignore")
+            tokens, take = vocabulary.encode_ordinary(kept), take - 1
+        return kept
+
+    def _batches(self, texts: Sequence[str]) -> Iterator[list[str]]:
+        """Texts in their order, as many at once as the vendor and our own limit take."""
+        most = min(BATCH, self.vendor.texts)
+        limiter = self.books.limiter
+        announced = (limiter.tokens_per_minute(self.model) if limiter else None) or math.inf
+        part: list[str] = []
+        size = weight = 0
+        for text in texts:
+            tokens, bound = self._tokens(text, most), worst_input_tokens(_request(self.model, (text,)))
+            if part and (len(part) == most or size + tokens > self.vendor.tokens or weight + bound > announced):
+                yield part
+                part, size, weight = [], 0, 0
+            part.append(text)
+            size, weight = size + tokens, weight + bound
+        if part:
+            yield part
+
+    def _tokens(self, text: str, most: int) -> int:
+        """Tokens at most; short texts are not counted, because so many of them fit in any case."""
+        size = len(text.encode())
+        if size * most <= self.vendor.tokens:
+            return size
+        return math.ceil(self._margin * len(self._vocabulary().encode_ordinary(text)))
+
+    @property
+    def _margin(self) -> float:
+        return 1.0 if self.vendor.counts_as else _OTHER_VOCABULARY
+
+    def _vocabulary(self) -> Any:
+        return load_litellm().utils.encoding  # cl100k_base, which comes with litellm
+
+    def _patiently(self, texts: tuple[str, ...]) -> np.ndarray:
+        """Vectors of one call; one that came too early is made again, where nobody waits for it."""
+        pauses = 0
+        while True:
+            try:
+                return self._call(texts)
+            except RateLimited as error:
+                if error.retry_after_s is None or current().purpose not in _PATIENT:
+                    raise
+                self.books.clock.sleep(error.retry_after_s)
+            except CallFailed as error:
+                pauses += 1
+                if pauses > _PAUSES or current().purpose not in _PATIENT or not _too_early(error):
+                    raise
+                self.books.clock.sleep(max(error.retry_after_s or 0.0, _PAUSE_S))
 
     def _call(self, texts: tuple[str, ...]) -> np.ndarray:
-        request = Request(self.model, tuple({"role": "user", "content": text} for text in texts), max_tokens=0)
-        clock, encoding = self.books.clock, _Encoding(self._dimension)
+        request, clock, encoding = _request(self.model, texts), self.books.clock, _Encoding(self._dimension)
         deadline = clock.monotonic() + self.policy.deadline_s
         with self.books.span(f"call {self.model}") as span:
             account = CallAccount(uuid.uuid4().hex, span.trace_id if span else "", current(), self.books, deadline)
@@ -222,6 +347,22 @@ class HostedEmbedder:
             )
         self._dimension = self._dimension or encoding.vectors.shape[1]
         return encoding.vectors
+
+
+def _request(model: str, texts: Sequence[str]) -> Request:
+    return Request(model, tuple({"role": "user", "content": text} for text in texts), max_tokens=0)
+
+
+def _written(text: str) -> str:
+    """What can be sent of a text: half a surrogate pair cannot."""
+    return text.encode(errors="replace").decode()
+
+
+def _too_early(error: CallFailed) -> bool:
+    """Whether nothing is wrong but the moment: the vendor turns requests away, or the model is left alone for that."""
+    cause = error.__cause__
+    busy = isinstance(cause, Throttled) or (isinstance(cause, ProviderError) and cause.status in OVERLOADED)
+    return busy or (cause is None and error.retry_after_s is not None)
 
 
 @dataclass(slots=True, eq=False)
@@ -263,6 +404,6 @@ def _ask(request: Request, timeout_s: float, give: Callable[[_Answer], bool]) ->
         vectors = unit(np.array([row["embedding"] for row in rows], np.float32).reshape(len(rows), -1))
         if [row["index"] for row in rows] != list(range(len(texts))):
             raise ValueError(f"{len(rows)} vectors came for {len(texts)} texts, or not one for each")
-        give((vectors, answer.model, counted(answer.usage)))
+        give((vectors, answer.model, counted_texts(answer.usage)))
     except Exception as error:  # litellm raises its own errors, openai's, httpx's and plain ones
         raise typed(error, request.model) from error

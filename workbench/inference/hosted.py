@@ -22,6 +22,7 @@ from workbench.errors import (
 from workbench.inference.messages import LOCAL, Request, Response, ToolCall, Usage
 from workbench.inference.provider_errors import typed
 from workbench.inference.streams import in_time
+from workbench.inference.usage import counted_last
 
 IDS_KEPT = 20_000
 # Shorter ids, and those of digits alone, come again by chance: Ollama draws one of 999, others take the time.
@@ -116,9 +117,9 @@ class Answer:
             self.calls.append(kept)
         kept[0], kept[1], kept[2] = kept[0] or call_id or "", kept[1] or name or "", kept[2] + (arguments or "")
 
-    def count(self, usage: Any) -> None:
-        """Take what litellm says of the tokens; an answer of which none are counted was not counted."""
-        found = counted(usage, keeps_long=self.keeps_long)
+    def count(self, *usages: Any) -> None:
+        """Take what litellm says of the tokens, the last in the end; an answer of which none are counted was not."""
+        found = counted_last(usages, model=self.asked, keeps_long=self.keeps_long)
         self.usage = None if found and not found.output and (self.texts or self.calls) else found
 
     def response(self) -> Response:
@@ -160,22 +161,23 @@ def read_part(chunk: Any, answer: Answer) -> None:
         _read(chunk, chunk.choices[0].delta, answer)
 
 
-def read_end(stream: Any, answer: Answer) -> None:
+def read_end(stream: Any, answer: Answer, *, finished: bool) -> None:
     """Close a stream of litellm's that was read to its end.
 
-    litellm makes up a reason to finish and a count of tokens where the provider sent none.
+    litellm makes up a reason to finish and a count of tokens where the provider sent none; ``finished`` is whether it
+    sent a reason, which Gemini does before the last chunk.
 
     Raises
     ------
     ConnectionLost, MalformedAnswer
         If the provider never finished: the stream was cut, or was none.
     """
-    if stream.received_finish_reason is None:
+    if not finished:
         if answer.texts or answer.calls:
             raise ConnectionLost(f"{answer.asked}: the stream broke off", billed="unknown")
         raise MalformedAnswer(f"{answer.asked}: what came is no stream of an answer", billed="unknown")
     told = [chunk.usage for chunk in stream.chunks if getattr(chunk, "usage", None)]
-    answer.count(told[-1] if told else None)
+    answer.count(*told)
 
 
 def _read(came: Any, said: Any, answer: Answer) -> None:
@@ -189,26 +191,6 @@ def _read(came: Any, said: Any, answer: Answer) -> None:
     logprobs = getattr(choice, "logprobs", None)
     answer.logprobs += [token.logprob for token in getattr(logprobs, "content", None) or ()]
     answer.say(said.content or "")
-
-
-def counted(usage: Any, *, keeps_long: bool = False) -> Usage | None:
-    """Token classes of litellm's count, whose prompt tokens include what was read from and written to a cache.
-
-    None where the provider did not count (litellm then says 0), or where its classes do not fit its own sum. Where an
-    hour was asked for (``keeps_long``) and the provider does not say what it kept so long, it is all that was written.
-    """
-    if usage is None or not usage.prompt_tokens:
-        return None
-    details = getattr(usage, "prompt_tokens_details", None)
-    read = getattr(details, "cached_tokens", None) or 0
-    write = getattr(details, "cache_creation_tokens", None) or getattr(usage, "cache_creation_input_tokens", None) or 0
-    long = getattr(getattr(details, "cache_creation_token_details", None), "ephemeral_1h_input_tokens", None)
-    long = (write if keeps_long else 0) if long is None else long
-    classes = {"cache_read": read, "cache_write": write, "cache_write_long": long}
-    try:
-        return Usage.of_prompt(usage.prompt_tokens, usage.completion_tokens or 0, **classes)
-    except ValueError:
-        return None
 
 
 _Part = tuple[Callable[[Any, Answer], None], Any]
@@ -263,7 +245,7 @@ class LiteLLMProvider:
                     read(part, answer)
         except ProviderError as error:
             error.streamed = answer.shown
-            if answer.texts or answer.calls:  # also a refusal, such as a 429 told inside a stream, comes after work
+            if answer.model:  # a part came: also a refusal, such as a 429 told inside a stream, comes after work then
                 error.billed = "unknown"
             raise
         return answer.response()
@@ -275,8 +257,12 @@ class LiteLLMProvider:
                 give((read_whole, came))
                 return
             try:
-                if not any(give((read_part, chunk)) for chunk in came):
-                    give((read_end, came))
+                finished = False
+                for chunk in came:
+                    finished = finished or bool(came.received_finish_reason or came.intermittent_finish_reason)
+                    if give((read_part, chunk)):
+                        return
+                give((partial(read_end, finished=finished), came))
             finally:
                 getattr(came.completion_stream, "close", str)()  # not every vendor's stream can be closed
         except Exception as error:  # litellm raises its own errors, openai's, httpx's and plain ones
@@ -341,5 +327,6 @@ def load_litellm() -> Any:
     # Its types are built when first used, and pydantic then warns of each.
     warnings.filterwarnings("ignore", message=".*using the `ReadOnly` qualifier", category=UserWarning)
     warnings.filterwarnings("ignore", module=r"litellm\.", category=DeprecationWarning)
+    litellm.disable_hf_tokenizer_download = True  # else it looks for a tokenizer to count what a vendor did not
     litellm.suppress_debug_info = True  # else it prints advertisements beside each error
     return litellm

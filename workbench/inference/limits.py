@@ -84,6 +84,11 @@ class RateLimiter:
         self._turns = Turns()
         create_tables(engine, _GATE, _SLOT)
 
+    def tokens_per_minute(self, model: str) -> int | None:
+        """Tokens at most that one request may announce; None where there is no limit."""
+        limit = self._limits.get(model)
+        return limit.tokens_per_minute if limit else None
+
     def wait(self, model: str, tokens: int, *, deadline_s: float) -> Slot:
         """Sleep until the call may start.
 

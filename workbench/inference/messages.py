@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 from workbench.errors import ConfigError
 from workbench.records import content_hash
@@ -28,6 +28,7 @@ class Usage:
     cache_write: int = 0
     output: int = 0
     cache_write_long: int = 0
+    doubt: ClassVar[str] = ""  # why the charge is not sure, as it stands in the ledger
 
     def __post_init__(self) -> None:
         if min(self.fresh, self.cache_read, self.cache_write, self.output, self.cache_write_long) < 0:
@@ -46,6 +47,20 @@ class Usage:
     ) -> Self:
         """Build from a provider's count whose prompt tokens include those read from and written to its cache."""
         return cls(prompt - cache_read - cache_write, cache_read, cache_write, output, cache_write_long)
+
+
+class DoubtfulUsage(Usage):
+    """Counts that contradict each other, in the dearer of the ways in which they can be read."""
+
+    __slots__ = ()
+    doubt: ClassVar[str] = "DoubtfulUsage"
+
+
+class UnpricedUsage(Usage):
+    """Counts beside which something was used that has a price of its own, such as sound."""
+
+    __slots__ = ()
+    doubt: ClassVar[str] = "UnknownPrice"
 
 
 @dataclass(frozen=True, slots=True)

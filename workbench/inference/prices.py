@@ -1,5 +1,6 @@
 """Counted work times a declared rate: cost that does not depend on the machine it is counted on."""
 
+import logging
 import math
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,6 +16,7 @@ from workbench.errors import ConfigError, UnknownPrice, unknown_name
 from workbench.inference.messages import Usage
 from workbench.records import content_hash
 
+_LOG = logging.getLogger(__name__)
 MS_PER_HOUR = 3_600_000
 NANOS_PER_USD = 1_000_000_000
 TOKEN_CLASSES = ("input", "output", "cache_read", "cache_write", "cache_write_long")
@@ -43,6 +45,15 @@ class Work:
 
     operation: str
     rows: int = 0
+
+
+def embed_query(embedder: str) -> Work:
+    """Embedding of one question by an encoder, by its name; one beside the calibrated has a rate of its own.
+
+    >>> embed_query("minilm").operation, embed_query("litellm:openai/text-embedding-3-small").operation
+    ('embed_query', 'embed_query:litellm:openai/text-embedding-3-small')
+    """
+    return Work("embed_query" if embedder == "minilm" else f"embed_query:{embedder}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +105,18 @@ class PriceTable:
         for item in work:
             if (rate := self.operations.get(item.operation)) is None:
                 problem = unknown_name("operation", item.operation, sorted(self.operations))
-                raise ConfigError(f"{problem}. Copy the package's prices.toml into the project and add its rate")
+                raise ConfigError(
+                    f"{problem}. Copy the package's prices.toml into the project and add its rate there: "
+                    f'[operations."{item.operation}"] with usd = the dollars that one costs'
+                )
             vcpu_ms = rate.fixed_ms + rate.per_1k_rows_ms * item.rows / 1000
             total += vcpu_ms * self.usd_per_vcpu_hour / MS_PER_HOUR + rate.usd
         return total
 
     def cost_nanos(self, model: str, usage: Usage) -> int:
         """Nano-dollars of the tokens, rounded up once.
+
+        What was read from a cache without a price of its own costs as much as other input: no vendor asks for more.
 
         Raises
         ------
@@ -110,7 +126,9 @@ class PriceTable:
         self._price(model, "input")  # also of no tokens, where the model is unknown
         short = usage.cache_write - usage.cache_write_long
         counts = (usage.fresh, usage.output, usage.cache_read, short, usage.cache_write_long)
-        return math.ceil(sum(n * self._price(model, name) for n, name in zip(counts, TOKEN_CLASSES, strict=True) if n))
+        read = "cache_read" if "cache_read" in self.models[model] else "input"
+        names = ("input", "output", read, *TOKEN_CLASSES[3:])
+        return math.ceil(sum(n * self._price(model, name) for n, name in zip(counts, names, strict=True) if n))
 
     def worst_nanos(self, model: str, *, input_tokens: int, max_tokens: int, keeps_long: bool = False) -> int:
         """Nano-dollars of one attempt at most: the whole prompt at the dearest class of input, the longest answer.
@@ -154,10 +172,31 @@ def load_prices(path: Path | None = None, models: Path | None = None) -> PriceTa
     ------
     ConfigError
         If a file is no price table.
+
+    Notes
+    -----
+    What a row of the project's own lacks is said in the log, once.
     """
     here = Path(__file__)
     files = [path or here.with_name("prices.toml"), here.with_name("models.toml"), *([models] if models else [])]
     return _read(tuple((file, file.read_text(encoding="utf-8")) for file in files))
+
+
+def lacking(row: Mapping[str, Fraction]) -> str:
+    """What a row of prices says nothing of, and what that means; empty if it has all.
+
+    >>> lacking({"input": Fraction(20)})
+    'has no price for output: it can embed, and answers nothing'
+    """
+    if "output" not in row:
+        return "has no price for output: it can embed, and answers nothing"
+    read = "cache_read" not in row
+    written = ", ".join(name for name in TOKEN_CLASSES[3:] if name not in row)
+    parts = ["for cache_read tokens, which cost as much as input"] if read else []
+    if written:
+        doubt = "an answer with such tokens is charged what was reserved for it"
+        parts.append(f"for {written}: {doubt}")
+    return f"has no price {'; nor '.join(parts)}" if parts else ""
 
 
 @lru_cache(maxsize=8)
@@ -175,6 +214,9 @@ def _read(files: tuple[tuple[Path, str], ...]) -> PriceTable:
             rows = tomllib.loads(part, parse_float=Fraction)
             prices |= {name: _nanos_per_token(row, usd_per_vcpu_hour) for name, row in rows["models"].items()}
             versions.append(str(rows["version"]))
+        for name in rows["models"] if table.parent != Path(__file__).parent else ():
+            if said := lacking(prices[name]):
+                _LOG.warning("%s: %s %s", table.name, name, said)
     texts = [part for _, part in tables]
     version = f"{max(versions)}+{content_hash(text, *texts)[:8]}"
     return PriceTable(version, machine, usd_per_vcpu_hour, operations, prices, content_hash(text), content_hash(*texts))

@@ -24,26 +24,47 @@ from workbench.errors import (
     Throttled,
     Unavailable,
 )
+from workbench.inference.vendors import OVERLOADED, billed
 from workbench.telemetry.redaction import redact
 
 _TOLD_CHARACTERS = 300
-_SLOW_DOWN = {"429", "rate_limit_exceeded", "rate_limit_error"}  # codes and types of OpenAI's protocol
+_TOLD_BYTES = 65_536  # an error is told in less
+# Statuses that vendors' types and codes stand for, where the body of an answer that is called 200 tells an error:
+# OpenAI's and Anthropic's types, and Google's names of gRPC.
+_STATUSES: Mapping[str, int] = MappingProxyType({
+    "overloaded_error": 529, "overloaded": 529, "unavailable": 503, "service_unavailable": 503,
+    "service_unavailable_error": 503, "engine_overloaded": 503, "server_overloaded": 503, "rate_limit_error": 429,
+    "rate_limit_exceeded": 429, "rate_limit": 429, "resource_exhausted": 429, "too_many_requests": 429,
+    "insufficient_quota": 429, "authentication_error": 401, "invalid_api_key": 401, "unauthenticated": 401,
+    "billing_error": 402, "permission_error": 403, "permission_denied": 403, "not_found_error": 404, "not_found": 404,
+    "model_not_found": 404, "request_too_large": 413, "invalid_request_error": 400, "invalid_argument": 400,
+    "failed_precondition": 400, "timeout_error": 504, "deadline_exceeded": 504, "api_error": 500, "server_error": 500,
+    "internal_server_error": 500, "internal": 500,
+})  # fmt: skip
+_ANSWERS = ("choices", "candidates", "content", "output", "data", "usage", "usageMetadata")  # of one that did work
+_OVERLOAD = re.compile(r"\boverloaded\b|\bat capacity\b|over capacity|temporarily unavailable", re.IGNORECASE)
 _REFUSALS: Mapping[int, type[ProviderError]] = MappingProxyType({
     401: AccountRefused, 402: AccountRefused, 403: AccountRefused, 404: ModelMissing, 407: AccountRefused,
     410: ModelMissing, 413: ContextTooLong, 451: AccountRefused,
 })  # fmt: skip
 # Some vendors say with status 400, or 429, what concerns their key, credit or models and not the request: Anthropic
-# ("usage limits", "credit balance"), Gemini ("API key not valid", "location is not supported"), xAI ("Incorrect API
-# key"), OpenAI ("billing_hard_limit_reached", "insufficient_quota"), Groq ("model_decommissioned"), DeepSeek ("Model
-# Not Exist"), Mistral ("Invalid model"), OpenRouter ("not a valid model ID").
+# ("usage limits", "credit balance", "organization has been disabled"), Gemini ("API key not valid", "expired",
+# "location is not supported"), xAI ("Incorrect API key"), OpenAI ("billing_hard_limit_reached", "insufficient_quota",
+# "account is not active"), Groq ("model_decommissioned", "organization_restricted"), DeepSeek ("Model Not Exist"),
+# Mistral ("Invalid model"), OpenRouter ("not a valid model ID"), Bedrock ("security token", "model identifier is
+# invalid", "on-demand throughput isn't supported"), Cohere ("model ... was removed").
 _ACCOUNT = re.compile(
-    r"usage limits?\b|credit balance|insufficient[ _](?:balance|credit|fund|quota)|billing[ _]hard[ _]limit"
-    r"|api[ _]key not valid|(?:incorrect|invalid)[ _]api[ _]key|api_key_invalid|location is not supported",
+    r"usage limits?\b|spend(?:ing)? limit|credit balance|insufficient[ _](?:account )?(?:balance|credit|fund|quota)"
+    r"|billing[ _]hard[ _]limit|billing[ _]not[ _]active|account is not active|payment[ _]required"
+    r"|organi[sz]ation(?: has been |_)(?:disabled|restricted)|security token (?:included|in the request)[^.]*"
+    r"(?:expired|invalid)|api[ _]key (?:not valid|(?:has )?expired)|(?:incorrect|invalid)[ _]api[ _]key|api_key_invalid"
+    r"|location is not supported",
     re.IGNORECASE,
 )
 _NO_MODEL = re.compile(
-    r"model_(?:decommissioned|not_found)|model not exist|\binvalid model\b|not a valid model"
-    r"|\bmodel\b[^.]{0,80}(?:does not exist|decommissioned|deprecated|retired|no longer)",
+    r"model_(?:decommissioned|not_found|not_available)|model not exist|\b(?:invalid|unknown|unsupported) model\b"
+    r"|not a valid model|model identifier is invalid|no endpoints found|throughput isn.t supported"
+    r"|\bmodel\b[^.]{0,80}(?:does not exist|decommissioned|deprecated|retired|no longer|was removed|not available)",
     re.IGNORECASE,
 )
 
@@ -61,28 +82,105 @@ def typed(error: Exception, model: str) -> ProviderError:
     if isinstance(error, litellm.ContextWindowExceededError) or _code(
         chain, "context_length_exceeded", "exceed_context_size_error"
     ):
-        return ContextTooLong(said, status=400)
+        return ContextTooLong(said, status=400, billed=billed(model, 400, told=True))
     refused = _code(chain, "content_filter", "content_policy_violation")
     if isinstance(error, litellm.ContentPolicyViolationError) or refused:
-        return ContentRefused(said, status=400)
+        return ContentRefused(said, status=400, billed=billed(model, 400, told=True))
     for cause in chain:
+        if isinstance(cause, ToldInside):
+            return cause.typed(model)
         if isinstance(cause, httpx.HTTPStatusError):
-            return of_status(cause.response.status_code, cause.response.headers, said, " ".join(map(str, chain)))
+            whole, told = " ".join(map(str, chain)), told_inside(_text(cause.response)) is not None
+            return of_status(cause.response.status_code, cause.response.headers, said, whole, model=model, told=told)
     for cause in chain:
         if isinstance(cause, httpx.TransportError):
             return _of_transport(cause, said)
-    return _of_library(error, chain, said)
+    return _of_library(error, chain, said, model)
 
 
-def of_status(status: int, headers: Mapping[str, str], said: str, whole: str = "") -> ProviderError:
-    """The error for an HTTP status; after 5xx and 408 nobody knows whether the work was done.
+def of_status(
+    status: int, headers: Mapping[str, str], said: str, whole: str = "", *, model: str = "", told: bool = False
+) -> ProviderError:
+    """The error for an HTTP status, which is billed as `billed` believes of the model's vendor.
 
-    ``whole`` is all that the vendor says, of which ``said`` is a part.
+    ``whole`` is all that the vendor says, of which ``said`` is a part; ``told`` is whether it says so in words.
     """
-    retry_after_s = wait_asked(headers)
+    retry_after_s, bill = wait_asked(headers), billed(model, status, told=told)
     if status >= 500 or status == 408:
-        return Unavailable(said, status=status, retry_after_s=retry_after_s, billed="unknown")
-    return refusal(status, said, whole) or Throttled(said, status=status, retry_after_s=retry_after_s)
+        if told and _OVERLOAD.search(whole):
+            bill = billed(model, min(OVERLOADED), told=told)
+        return Unavailable(said, status=status, retry_after_s=retry_after_s, billed=bill)
+    refused = refusal(status, said, whole) or Throttled(said, status=status, retry_after_s=retry_after_s)
+    refused.billed = bill
+    return refused
+
+
+class ToldInside(Exception):
+    """The body of an answer that is called 200 tells an error, and counts no tokens; a cause of litellm's errors."""
+
+    def __init__(self, said: str, status: int | None, headers: Mapping[str, str]) -> None:
+        self.said, self.status, self.headers = said, status, headers
+        super().__init__(said)
+
+    def typed(self, model: str) -> ProviderError:
+        """The error as if its status had been that of HTTP; one without any may be told again."""
+        said = f"{model}: the answer tells an error: {redact(self.said)[:_TOLD_CHARACTERS]}"
+        if self.status is None:
+            return Unavailable(said, billed=billed(model, None, told=True))
+        return of_status(self.status, self.headers, said, self.said, model=model, told=True)
+
+
+def told_inside(text: str, headers: Mapping[str, str] | None = None) -> ToldInside | None:
+    """The error that a body tells, None if it tells none, holds an answer, or counts tokens.
+
+    It stands below ``error`` (OpenAI, Anthropic, Google), ``detail`` (FastAPI), or is the body itself (Cohere, vLLM).
+
+    >>> told_inside('{"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}').status
+    529
+    >>> told_inside('{"error": {"message": "?", "code": 503}, "usage": {"prompt_tokens": 9}}') is None
+    True
+    """
+    try:
+        body = json.loads(text) if len(text) <= _TOLD_BYTES else None
+    except ValueError:
+        return None
+    body = body[0] if isinstance(body, list) and len(body) == 1 else body
+    if not isinstance(body, dict) or any(body.get(name) for name in _ANSWERS):
+        return None
+    plain = isinstance(body.get("message"), str) and body.keys() <= {
+        "object",
+        "message",
+        "code",
+        "status",
+        "type",
+        "id",
+    }
+    error = body.get("error") or body.get("errors") or body.get("detail") or (body if plain else None)
+    if not error or (isinstance(error, dict) and any(error.get(name) for name in _ANSWERS)):
+        return None
+    return ToldInside(str(error), _status_told(error, body), headers or {})
+
+
+def _status_told(error: object, body: Mapping[str, Any]) -> int | None:
+    """Status that an error has in its code, its type or its words; None if in none."""
+    parts = [part for part in (error, body) if isinstance(part, Mapping)]
+    for value in [part.get(name) for part in parts for name in ("code", "status", "type")]:
+        text = str(value).lower()
+        if text.isdecimal() and 400 <= int(text) < 600:
+            return int(text)
+        if text in _STATUSES:
+            return _STATUSES[text]
+    return 503 if _OVERLOAD.search(str(error)) else None
+
+
+def _text(response: Any) -> str:
+    """Body of a response; empty if it was not read, or could not be."""
+    import httpx
+
+    try:
+        return str(response.text)
+    except httpx.StreamError:
+        return ""
 
 
 def refusal(status: int | None, said: str, whole: str) -> ProviderError | None:
@@ -127,21 +225,21 @@ def _of_transport(cause: Any, said: str) -> ProviderError:
     return Unavailable(said, billed="unknown")
 
 
-def _of_library(error: Exception, chain: list[BaseException], said: str) -> ProviderError:
+def _of_library(error: Exception, chain: list[BaseException], said: str, model: str) -> ProviderError:
     """No HTTP error lies below: an answer that cannot be read, or a request that never left."""
     import litellm
     import openai
 
     if any(isinstance(cause, json.JSONDecodeError) for cause in chain):
         return MalformedAnswer(said, billed="unknown")
-    if any(type(cause) is openai.OpenAIError for cause in chain):  # no key
+    if any(type(cause) is openai.OpenAIError or isinstance(cause, ImportError) for cause in chain):  # no key, no SDK
         return AccountRefused(said)
     if any(isinstance(cause, UnicodeEncodeError) for cause in chain):  # the prompt cannot be written as UTF-8
         return Rejected(said)
     for cause in chain:
         if type(cause) is openai.APIError:  # an error told inside a stream
-            slow_down = {str(cause.code), cause.type} & _SLOW_DOWN
-            return Throttled(said, status=429) if slow_down else Unavailable(said, billed="unknown")
+            inside = told_inside(json.dumps({"error": cause.body}, default=str))
+            return inside.typed(model) if inside else Unavailable(said, billed="unknown")
     status = getattr(error, "status_code", None)
     if isinstance(error, litellm.RateLimitError):
         return of_status(429, {}, said, str(error))

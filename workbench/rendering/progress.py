@@ -8,14 +8,19 @@ import sys
 from typing import Any
 
 from workbench.config import Clock, SystemClock
-from workbench.rendering.text import escape, visible
+from workbench.rendering.text import escape, visible, visible_line
 
 MIME_TYPE = "application/vnd.workbench.progress+json"
 _MIN_INTERVAL_S = 0.2  # faster updates cannot be read, and each is a message through the kernel
+LONG_S = 5.0  # work that takes longer says its rate and the time that is left
+LINE_S = 10.0  # between two lines where nothing can be drawn again in its place
 
 
 class Progress:
-    """A bar of ``total`` steps; silent outside of IPython.
+    """A bar of ``total`` steps; from 5 seconds on it says how many are done a second, and how long the rest takes.
+
+    Outside of IPython nothing can be drawn in place: there work that takes longer writes a line every 10 seconds to
+    the error stream.
 
     Parameters
     ----------
@@ -43,6 +48,7 @@ class Progress:
         self._clock = clock or SystemClock()
         self._shown_at = float("-inf")
         self._handle: Any = None
+        self._begun = self._line_at = self._clock.monotonic()
 
     def update(self, n: int) -> None:
         """Say that ``n`` steps are done by now."""
@@ -57,13 +63,27 @@ class Progress:
 
     def _show(self) -> None:
         self._shown_at = self._clock.monotonic()
-        if self._handle is None:
-            self._handle = _display(self)
-        else:
+        if self._handle is not None:
             self._handle.update(self)
+            return
+        self._handle = _display(self)
+        if self._handle is None and not self.sentence and self._shown_at - self._line_at >= LINE_S:
+            self._line_at = self._shown_at
+            sys.stderr.write(f"{visible_line(self.told)}\n")
+
+    @property
+    def told(self) -> str:
+        """Closing sentence, or how far the work is: steps, and of long work the rate and the time left."""
+        if self.sentence:
+            return self.sentence
+        far, took = f"{self.label} {self.count:,}/{self.total:,}", self._clock.monotonic() - self._begun
+        if took < LONG_S or not 0 < self.count < self.total:
+            return far
+        rate = self.count / took
+        return f"{far}, {_figure(rate)} a second, {_duration((self.total - self.count) / rate)} left"
 
     def __repr__(self) -> str:
-        return visible(self.sentence or f"{self.label} {self.count}/{self.total}")
+        return visible(self.told)
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
         bar = "" if self.sentence else f' <progress max="{self.total}" value="{self.count}"></progress>'
@@ -75,8 +95,31 @@ class Progress:
                 "done": self.count,
                 "total": self.total,
                 "sentence": self.sentence,
+                "told": self.told,
             },
         }
+
+
+def _figure(rate: float) -> str:
+    """Rate to two digits.
+
+    >>> _figure(1234.5), _figure(21.4), _figure(0.0123)
+    ('1,234', '21', '0.012')
+    """
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+
+
+def _duration(seconds: float) -> str:
+    """Seconds as people say them.
+
+    >>> _duration(42.4), _duration(150), _duration(7_500)
+    ('42 s', '2 min 30 s', '2 h 5 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _display(progress: Progress) -> Any:

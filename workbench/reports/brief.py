@@ -1,5 +1,6 @@
 """The report in brief: Markdown for a build's summary and for a comment, JUnit for build servers."""
 
+import html
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping
@@ -28,6 +29,8 @@ _ROWS = 60
 _CASES = 20
 # a character reference is text wherever it stands: no markup, table cell, mention or formula begins with one
 _MARKUP = re.compile(r"[\\`*_\[\]<>#|~$@&]|://|www\.(?=\w)|^[-+=](?=[-+=\s]|$)|^\d{1,9}[.)](?=\s)")
+
+_TAGS = re.compile(r"</?(?:details|summary)>|<br>")
 
 
 def markdown_summary(run_dir: Path) -> str:
@@ -59,6 +62,15 @@ def markdown_text(text: str, limit: int = 1000) -> str:
     """
     line = " ".join(visible(text, limit).split())
     return _MARKUP.sub(lambda found: "".join(f"&#{ord(c)};" for c in found[0]), line)
+
+
+def terminal_text(markdown: str) -> str:
+    r"""Markdown as a person reads it in a terminal: characters in place of references, no tags of our own.
+
+    >>> terminal_text("<details><summary>2 of a&#124;b</summary>")
+    '2 of a|b'
+    """
+    return "\n".join(visible(html.unescape(line)) for line in _TAGS.sub("", markdown).split("\n"))
 
 
 def _parts(results: Results) -> Iterator[str]:

@@ -203,8 +203,8 @@ def _ask(candidate: Candidate, part: Split, searcher: Searcher, depth: int) -> A
 
 def _search_of(candidate: Candidate, part: Split, searcher: Searcher, depth: int) -> Callable[[Query], Sequence[Hit]]:
     if isinstance(candidate, SystemArm):
-        call = candidate.search or _lookup(candidate.run, depth)
-        return lambda query: list(call(query))[:depth]
+        call = candidate.search or _lookup(candidate.run, depth + 1)
+        return lambda query: [hit for hit in call(query) if hit.doc_id != searcher.document_of(query)][:depth]
     if isinstance(candidate, FittedArm) and part.name == "dev":
         return _opened(candidate.arm, part, searcher, depth, lambda query: candidate.held_out[query.cluster])
     arm = candidate.arm if isinstance(candidate, FittedArm) else candidate
@@ -260,7 +260,11 @@ def spread_over_rebuilds(
     runs = [_rebuilt(arm, part, searcher, depth) for _ in range(PROBES)]
     if all(run.equals(answered.run) for run in runs):
         return None
-    runs += [_rebuilt(arm, part, searcher, depth) for _ in range(rebuilds - PROBES)]
+    bar = Progress(f"rebuilds of {arm.name}", rebuilds)
+    for done in range(PROBES, rebuilds):
+        bar.update(done)
+        runs.append(_rebuilt(arm, part, searcher, depth))
+    bar.done(f"{arm.name}: built {rebuilds} times to see how far builds differ")
     return rebuild_spread([float(measure(with_grades(run, part.qrels, depth=depth), metric).mean()) for run in runs])
 
 

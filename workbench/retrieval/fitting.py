@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from workbench.errors import ConfigError
+from workbench.errors import NothingToFit
 from workbench.evalset.evalset import Qrels, Split
 from workbench.records import Hit, content_hash
+from workbench.rendering.progress import Progress
 from workbench.retrieval.arms import make_arm
 from workbench.retrieval.metrics import best_first, dcg
 from workbench.retrieval.rerank import fit_ranker
@@ -33,8 +34,13 @@ class FittedArm:
 
 def fit_arms(
     searcher: Searcher, chunkers: Sequence[str], names: Sequence[str], dev: Split, *, embedder: str
-) -> list[FittedArm]:
+) -> tuple[list[FittedArm], dict[str, str]]:
     """Fit the named strategies on dev, over the legs of the default hybrid, for each chunker.
+
+    Returns
+    -------
+    list of FittedArm, and dict
+        Arms, and by name why each of the others has nothing to be fitted on.
 
     Raises
     ------
@@ -42,17 +48,23 @@ def fit_arms(
         If a question is not of dev.
     """
     dev.require_dev("fitting an arm")
-    out = []
+    out, unfit = [], dict[str, str]()
     for chunker in chunkers if names else ():
         hybrid = Hybrid()
         base = make_arm(chunker, "hybrid_rrf", hybrid, embedder=embedder)
         searcher.prepare(base)
-        legs = {}
-        for query in dev.queries:
+        legs, bar = {}, Progress(f"dev questions to fit {', '.join(names)}", len(dev.queries))
+        for done, query in enumerate(dev.queries, start=1):
             question = searcher.question(base, query)
             legs[query.query_id] = (question, *hybrid.legs(searcher.handle(base, query.tenant_id), question))
-        out += [_fit(name, chunker, legs, dev, embedder) for name in names]
-    return out
+            bar.update(done)
+        bar.done(f"{base.name}: asked {len(dev.queries):,} dev questions to fit {', '.join(names)}")
+        for name in names:
+            try:
+                out.append(_fit(name, chunker, legs, dev, embedder))
+            except NothingToFit as error:
+                unfit[make_arm(chunker, name, hybrid, embedder=embedder).name] = str(error)
+    return out, unfit
 
 
 def _fit(name: str, chunker: str, legs: Legs, dev: Split, embedder: str) -> FittedArm:
@@ -63,7 +75,7 @@ def _fit(name: str, chunker: str, legs: Legs, dev: Split, embedder: str) -> Fitt
     for i in set(fold.values()):
         rest = {q.query_id for q in dev.queries if fold[q.cluster] != i}
         if not rest:
-            raise ConfigError(f"fitting {name!r} needs at least two question families on dev, found {len(clusters)}")
+            raise NothingToFit(f"fitting {name!r} needs at least two question families on dev, found {len(clusters)}")
         by_fold[i] = fit({q: legs[q] for q in rest}, dev.qrels)
     arm = make_arm(chunker, name, fit(legs, dev.qrels), embedder=embedder)
     return FittedArm(arm, {c: by_fold[fold[c]] for c in clusters})

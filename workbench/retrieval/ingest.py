@@ -62,10 +62,13 @@ class VectorCache:
         with self._reported("open"), self._engine.begin() as connection:
             connection.execute(sa.schema.CreateTable(_VECTORS, if_not_exists=True))
 
-    def embed(self, texts: Sequence[str], embedder: Embedder) -> tuple[npt.NDArray[np.float32], int]:
+    def embed(
+        self, texts: Sequence[str], embedder: Embedder, *, on_progress: Callable[[int, int], None] | None = None
+    ) -> tuple[npt.NDArray[np.float32], int]:
         """Vectors of the texts, shape ``(len(texts), dimension)``, and how many had to be embedded.
 
-        Every text is embedded once, in batches that are each saved before the next.
+        Every text is embedded once, in batches that are each saved before the next; ``on_progress`` is told after
+        each of them how many are embedded, of how many that have to be.
 
         Raises
         ------
@@ -81,6 +84,8 @@ class VectorCache:
             fresh = _checked(embedder.embed([text_of[key] for key in part]), len(part), embedder)
             self._save(part, fresh, embedder)
             found |= dict(zip(part, fresh, strict=True))
+            if on_progress:
+                on_progress(i + len(part), len(missing))
         rows = [found[key] for key in keys]
         return np.array(rows, dtype=np.float32).reshape(len(keys), embedder.dimension), len(missing)
 

@@ -7,6 +7,7 @@ import polars as pl
 
 from workbench.config import Settings
 from workbench.errors import ConfigError
+from workbench.evalset.findings import known_answers
 from workbench.evaluation.experiment import PairedExperiment
 from workbench.evaluation.finalists import Finalists
 from workbench.evaluation.gate import MIN_REBUILDS
@@ -34,7 +35,7 @@ from workbench.retrieval.fitting import LEAST_TO_FIT, fit_arms
 from workbench.retrieval.scale import scale_figure
 from workbench.retrieval.searcher import Searcher
 from workbench.retrieval.systems import load_systems, system_inputs
-from workbench.retrieval.tables import contents_table
+from workbench.retrieval.tables import contents_table, script_notes
 
 
 def to_judge(scored: Scored, k: int = 10) -> pl.DataFrame:
@@ -121,11 +122,15 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
     def read(self) -> Mapping[str, str]:
         """Load systems and encoder."""
         p, settings, evalset = self.parameters, self.settings, self.evalset
+        evalset.require_questions()
+        for arm in make_arms(p.chunkers, p.strategies, embedder=p.embedder):
+            self.prices.cost_usd(arm.work(0))  # refused before an encoder is paid
         self.systems = tuple(load_systems(p.systems, settings))
         embedder, tokenizer = self._encoder
         embedder = embedder or load_embedder(p.embedder, settings)
         if tokenizer is None:
             tokenizer = embedder if isinstance(embedder, MiniLM) else MiniLM(settings.cache / "weights")
+        self.evalset = replace(evalset, notes=(*evalset.notes, *script_notes(evalset, embedder)))
         manifest = evalset.inputs.get("corpus") or content_hash(evalset.name)
         self.searcher = Searcher(evalset.documents, manifest, settings, embedder, tokenizer)
         return {**evalset.inputs, **system_inputs(self.systems), **encoder_inputs(embedder)}
@@ -161,7 +166,7 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
             why = f"fitting needs at least {LEAST_TO_FIT} question families on dev, found {families}"
             unfitted = {f"{chunker} · {name}": why for chunker in p.chunkers for name in fitted}
             fitted = []
-        learned = fit_arms(self.searcher, p.chunkers, fitted, dev, embedder=p.embedder)
+        learned, unlearned = fit_arms(self.searcher, p.chunkers, fitted, dev, embedder=p.embedder)
         candidates: list[Candidate] = [*arms, *learned, *self.systems]
         if not candidates:
             raise ConfigError(f"no arm can be asked on this corpus: {'; '.join(self.left_out)}")
@@ -170,7 +175,7 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
         keep = {p.reference, self.rule().anchor, *(accepted.arms if accepted else ())}
         candidates, twins = drop_twins(candidates, dev, self.searcher, depth=p.depth, keep=keep)
         self._dropped.clear()
-        self._dropped.update(unfitted | twins)
+        self._dropped.update(unfitted | unlearned | twins)
         for name, why in self._dropped.items():
             Progress(f"hits of {name}", 1).done(f"{name} is left out: {why}")
         return candidates
@@ -224,7 +229,7 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
         """What makes a pass mean less; of arms that nobody asked for by name it is told beside the scores."""
         p = self.parameters
         out = [*self.evalset.notes]
-        if not test.part.pooled:
+        if not test.part.pooled and not known_answers(test.part.qrels, test.split):  # which is a note already
             out.append("The judgements name relevant documents only: whatever they do not name counts as not relevant.")
         for arm, answers in test.answers.items():
             if answers.errors:

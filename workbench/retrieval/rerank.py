@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from workbench.errors import ConfigError
+from workbench.errors import ConfigError, NothingToFit
 from workbench.inference.prices import Work
 from workbench.records import Hit, ShortRepr
 from workbench.retrieval.indexing import VectorIndex
@@ -102,7 +102,7 @@ def fit_ranker(
 
     Raises
     ------
-    ConfigError
+    NothingToFit
         If no dev question has both a relevant and another candidate to learn from.
     """
     from sklearn.linear_model import LogisticRegression
@@ -115,7 +115,7 @@ def fit_ranker(
         pairs += mine
         weights += [1 / max(len(mine), 1)] * len(mine)  # each question weighs the same
     if not pairs:
-        raise ConfigError("no dev question has a relevant candidate beside another: nothing to fit a ranker on")
+        raise NothingToFit("no dev question has a relevant candidate beside another: nothing to fit a ranker on")
     x = np.array(pairs)
     x, y = np.r_[x, -x], np.r_[np.ones(len(x)), np.zeros(len(x))]
     scale = x.std(0) + 1e-12

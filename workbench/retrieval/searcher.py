@@ -10,7 +10,8 @@ import numpy as np
 
 from workbench.config import Settings
 from workbench.errors import StoreError
-from workbench.inference.embedding import Embedder
+from workbench.evalset.texts import own_documents
+from workbench.inference.embedding import Embedder, HostedEmbedder
 from workbench.inference.prices import PriceTable
 from workbench.records import Document, Hit, Query, content_hash, parameters_of
 from workbench.retrieval.chunking import Tokenizer, WholeDocument
@@ -42,6 +43,7 @@ class Searcher:
     _handles: dict[tuple[str, str], TenantHandle] = field(default_factory=dict)
     _cuts: dict[str, tuple[int, int, str]] = field(default_factory=dict)
     _vectors: dict[str, tuple[np.ndarray, float]] = field(default_factory=dict)
+    _by_id: dict[str, Document] | None = None
 
     def table_name(self, arm: Arm) -> str:
         """Name of the table that an arm needs: a hash of all that its rows and indices depend on."""
@@ -84,7 +86,15 @@ class Searcher:
     def question(self, arm: Arm, query: Query) -> Question:
         """Query as the arm's strategy needs it; every text is embedded once, whichever arm asks first."""
         vector = self._embedded(query)[0] if arm.strategy.uses_vectors else None
-        return Question(query.text, vector, 1 if isinstance(arm.chunker, WholeDocument) else CHUNKS_PER_DOCUMENT)
+        fan_out = 1 if isinstance(arm.chunker, WholeDocument) else CHUNKS_PER_DOCUMENT
+        return Question(query.text, vector, fan_out, self.document_of(query))
+
+    def document_of(self, query: Query) -> str:
+        """Id of the document that the query is, which is no hit for it; "" where it is none."""
+        if self._by_id is None:
+            self._by_id = {d.doc_id: d for d in self.documents}
+        document = self._by_id.get(query.query_id)
+        return query.query_id if document is not None and own_documents([query], [document]) else ""
 
     def embedding_ms(self, arm: Arm, query: Query) -> float:
         """Milliseconds that embedding the query took; 0 for an arm that needs no vector."""
@@ -144,7 +154,9 @@ class Searcher:
         return self._cuts[key]
 
     def _is_longer(self, text: str, max_tokens: int) -> bool:
-        """Whether a text has more tokens; the beginning says so of most that have."""
+        """Whether a text has more tokens; the beginning says so of most that have. Some encoders count their own."""
+        if isinstance(self.embedder, HostedEmbedder):
+            return self.embedder.is_cut(text)
         head = text if len(text) < 6 * max_tokens else text[: 6 * max_tokens].rsplit(maxsplit=1)[0]
         return any(len(self.tokenizer.offsets(part)) > max_tokens for part in dict.fromkeys((head, text)))
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
-from workbench.inference.prices import Work
+from workbench.inference.prices import Work, embed_query
 from workbench.records import Hit, ShortRepr
 from workbench.retrieval.chunking import Chunker, WholeDocument
 from workbench.retrieval.indexing import Exact, FullTextIndex, VectorIndex
@@ -22,12 +22,22 @@ class Question:
     """A query as strategies see it: the words, and the vector where one was made.
 
     ``fan_out`` is how many chunks are fetched for each document wanted, because several chunks of one document
-    collapse to one hit; 1 where documents are whole.
+    collapse to one hit; 1 where documents are whole. ``itself`` is the document that the question is, "" for none: it
+    is no hit, in no leg.
     """
 
     text: str
     vector: np.ndarray | None = None
     fan_out: int = 1
+    itself: str = ""
+
+    def chunks_for(self, k: int) -> int:
+        """Chunks that are fetched where ``k`` documents are wanted."""
+        return (k + bool(self.itself)) * self.fan_out
+
+    def best(self, hits: Iterable[ChunkHit], k: int) -> list[Hit]:
+        """Best ``k`` documents of these chunks, without the question itself."""
+        return [hit for hit in best_chunks(hits) if hit.doc_id != self.itself][:k]
 
 
 @runtime_checkable
@@ -62,7 +72,7 @@ class FullText(ShortRepr):
 
     def search(self, handle: TenantHandle, question: Question, k: int) -> list[Hit]:
         """Best ``k`` documents by BM25; an empty question finds nothing."""
-        return best_chunks(handle.full_text(question.text, k * question.fan_out, where=self.where))[:k]
+        return question.best(handle.full_text(question.text, question.chunks_for(k), where=self.where), k)
 
     def plan(self, handle: TenantHandle, question: Question) -> dict[str, str]:
         """Plan of the full-text search."""
@@ -88,7 +98,7 @@ class Vector(ShortRepr):
         """Best ``k`` documents by cosine similarity of their nearest chunk."""
         if question.vector is None:
             raise ValueError("a vector strategy was asked without a vector; embed the question first")
-        return best_chunks(handle.vector(question.vector, k * question.fan_out, **self._knobs()))[:k]
+        return question.best(handle.vector(question.vector, question.chunks_for(k), **self._knobs()), k)
 
     def plan(self, handle: TenantHandle, question: Question) -> dict[str, str]:
         """Plan of the vector search."""
@@ -105,7 +115,7 @@ class Vector(ShortRepr):
 
     def work(self, rows: int) -> list[Work]:
         """One embedding and one vector search."""
-        return [Work("embed_query"), Work(f"vector_{self.index.name}", rows)]
+        return [embed_query("minilm"), Work(f"vector_{self.index.name}", rows)]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -182,8 +192,7 @@ class Arm(ShortRepr):
 
     def work(self, rows: int) -> list[Work]:
         """Count what one request costs; an embedder other than the calibrated one has a rate under its own name."""
-        embed = "embed_query" if self.embedder == "minilm" else f"embed_query:{self.embedder}"
-        return [replace(w, operation=embed) if w.operation == "embed_query" else w for w in self.strategy.work(rows)]
+        return [embed_query(self.embedder) if w.operation == "embed_query" else w for w in self.strategy.work(rows)]
 
 
 def best_chunks(hits: Iterable[ChunkHit]) -> list[Hit]:

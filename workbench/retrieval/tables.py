@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from workbench.evalset.evalset import Evalset
+from workbench.evalset.texts import spaceless
 from workbench.evaluation.decision import ArmFacts
 from workbench.evaluation.summary import mean_by_arm
+from workbench.inference.embedding import UNREAD_SHARE, Embedder, unread
 from workbench.rendering.table import Column, Table
 
 SHOWN_METRICS = ("ndcg@10", "recall@10", "recall@100", "precision@10", "mrr@10", "map@100", "judged@10")
@@ -23,13 +25,34 @@ def contents_table(evalset: Evalset) -> Table:
         rows.append((tenant, documents, len(mine[0]), families[0], len(mine[1]), families[1]))
     total: tuple[str | int, ...] = ("all", *(sum(column) for column in zip(*(row[1:] for row in rows), strict=True)))
     names = ("tenant", "documents", "dev questions", "dev families", "test questions", "test families")
-    return Table.of(names, [*rows, total], f"What {evalset.name} holds")
+    return Table.of(names, [*rows, total], ". ".join([f"What {evalset.name} holds", *evalset.notes]))
+
+
+HEAD = 200  # characters of a document that say which script it is in
+
+
+def script_notes(evalset: Evalset, embedder: Embedder) -> list[str]:
+    """What the encoder and the full-text index cannot read of these questions and documents, in sentences."""
+    out = []
+    asked = [q.text for q in evalset.queries]
+    for what, texts in (("questions", asked), ("documents", [d.full_text[:HEAD] for d in evalset.documents])):
+        if (blind := int(unread(embedder, texts).sum())) and (what == "questions" or blind > UNREAD_SHARE * len(texts)):
+            out.append(
+                f"{blind:,} of {len(texts):,} {what} have more than a tenth of pieces that the encoder "
+                f"{embedder.encoder_id} does not know: vectors tell them apart badly, or not at all"
+            )
+    if blank := sum(map(spaceless, asked)):
+        out.append(
+            f"{blank:,} of {len(asked):,} questions are in a script without blanks between words: the full-text index, "
+            "which cuts at blanks, finds whole phrases of them alone"
+        )
+    return out
 
 
 def score_table(
     scores: pl.DataFrame, facts: Sequence[ArmFacts], split: str, bounds: Mapping[str, tuple[float, float]]
 ) -> Table:
-    """Means of every metric, arm by arm, with coverage, cost and latency.
+    """Means of every metric, arm by arm, with coverage, cost and latency; a question that failed counts 0 in each.
 
     ``bounds`` are those of nDCG@10 of the arms whose top 10 is not judged well enough for a mean: theirs is left out,
     and two more columns say between what it lies. Every column of a metric holds numbers.
@@ -58,4 +81,5 @@ def score_table(
         Column("USD per 1,000", "usd"),
         Column("p95 ms", "number", digits=0),
     )
-    return Table(columns, rows, f"Scores on {split}, best first")
+    failed = ", a question that failed counts 0" if any(share < 1 for share in coverage.values()) else ""
+    return Table(columns, rows, f"Scores on {split}, best first{failed}")

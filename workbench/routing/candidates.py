@@ -10,7 +10,7 @@ import polars as pl
 from workbench.evalset.outcomes import Outcomes
 from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.evaluation.decision import ArmFacts
-from workbench.evaluation.summary import ItemCase, ScoredArms, item_cases
+from workbench.evaluation.summary import ItemCase, ScoredArms, item_cases, mean_by_arm
 from workbench.records import Query
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Column, Table
@@ -54,7 +54,7 @@ class ScoredRoutes(ScoredArms):
     def table(self) -> Table:
         """Quality, what an oracle would add, cost, latency, and the share that each model answers."""
         best = self.outcomes.quality.max(1).mean()
-        means = dict(self.scores.group_by("arm").agg(pl.col("value").mean()).iter_rows())
+        means = mean_by_arm(self.scores, METRIC)
         rows = tuple(
             (f.name, means[f.name], best - means[f.name], f.cost_usd_per_1k, f.latency_p95_ms, self.shares(f.name))
             for f in sorted(self.facts, key=lambda f: -means[f.name])

@@ -4,6 +4,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+import numpy.typing as npt
+
 from workbench.config import Settings
 from workbench.errors import EvalsetError
 from workbench.evalset.evalset import Evalset
@@ -14,9 +17,10 @@ from workbench.evaluation.in_use import decision_path
 from workbench.evaluation.provenance import encoder_inputs
 from workbench.evaluation.summary import Summary, is_default
 from workbench.inference.embedding import Embedder, check_embedder, load_embedder
-from workbench.inference.prices import PriceTable
+from workbench.inference.prices import PriceTable, embed_query
 from workbench.inference.recordings import FOLDER
 from workbench.records import Decision
+from workbench.rendering.progress import Progress
 from workbench.rendering.table import Table
 from workbench.reports.ending import Notebook
 from workbench.reports.figure import Figure
@@ -114,11 +118,12 @@ class RoutingExperiment(PairedExperiment[RoutingParameters, ScoredRoutes], Noteb
         self.policies, left_out = _choose(p.policies, self.outcomes)
         inputs = {**self.evalset.inputs, **read}
         if any(policy.reads == "vectors" for policy in self.policies):
+            embed_usd = self.prices.cost_usd([embed_query(p.embedder)])  # refused before an encoder is paid
+            self.policies = [replace(policy, embed_usd=embed_usd) for policy in self.policies]
             encoder = self._encoder or load_embedder(p.embedder, settings)
             inputs |= encoder_inputs(encoder)
             requests = self.outcomes.requests
-            with attributed(purpose="eval"):
-                vectors, _ = VectorCache(settings.cache / "vectors.sqlite").embed(requests.prompts, encoder)
+            vectors = _embed(requests.prompts, encoder, settings)
             self.outcomes = replace(self.outcomes, requests=replace(requests, vectors=vectors))
         self.outcomes = replace(self.outcomes, notes=(*self.outcomes.notes, *left_out))
         return inputs
@@ -240,6 +245,21 @@ def _load(evalset: Evalset, parameters: RoutingParameters, prices: PriceTable) -
     frame, read, notes = recorded_outcomes(evalset, prices)
     outcomes = outcomes_of(frame, f"recordings of {evalset.name}", seed=seed, dev_share=share)
     return replace(outcomes, notes=(*outcomes.notes, *notes)), {**read, **model_inputs(outcomes.models, prices)}
+
+
+def _embed(prompts: Sequence[str], encoder: Embedder, settings: Settings) -> npt.NDArray[np.float32]:
+    """Vectors of the prompts; those that are new may take many minutes, so that each batch is told."""
+    bar = Progress("prompts embedded", len(prompts))
+
+    def tell(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done)
+
+    with attributed(purpose="eval"):
+        vectors, fresh = VectorCache(settings.cache / "vectors.sqlite").embed(prompts, encoder, on_progress=tell)
+    if fresh:
+        bar.done(f"{len(prompts):,} prompts, {fresh:,} embedded now")
+    return vectors
 
 
 def _check_splits(outcomes: Outcomes) -> None:

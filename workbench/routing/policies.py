@@ -19,7 +19,7 @@ import numpy as np
 from workbench.codec import from_kinds, to_plain
 from workbench.errors import ConfigError, unknown_name
 from workbench.evalset.outcomes import Requests
-from workbench.inference.prices import Work, load_prices
+from workbench.inference.prices import embed_query, load_prices
 from workbench.records import content_hash
 from workbench.routing import predictors as rf
 from workbench.routing import predictors as rm
@@ -32,13 +32,15 @@ Learn = Callable[[Requests, Floats], Predictor]
 class Policy:
     """How a router is learned; ``reads`` is what it needs beside the text: "vectors", "confidence" or nothing.
 
-    A cascade always asks its first model, and pays for it also where it goes on.
+    A cascade always asks its first model, and pays for it also where it goes on. ``embed_usd`` are dollars of embedding
+    one request, None for the rate of the default encoder.
     """
 
     name: str
     learn: Learn = field(repr=False)
     reads: str = ""
     cascade: bool = False
+    embed_usd: float | None = field(default=None, repr=False)
 
     def fit(self, requests: Requests, quality: Floats, cost_usd: Floats, models: Sequence[str]) -> "Router":
         """Learn on recorded outcomes.
@@ -50,7 +52,9 @@ class Policy:
         models : sequence of str
             Cheapest first: of equal choices the first is taken.
         """
-        overhead = load_prices().cost_usd([Work("embed_query")]) if self.reads == "vectors" else 0.0
+        overhead = 0.0
+        if self.reads == "vectors":
+            overhead = load_prices().cost_usd([embed_query("minilm")]) if self.embed_usd is None else self.embed_usd
         predictor = self.learn(requests, quality)
         return Router(self.name, tuple(models), predictor, cost_usd.mean(0), self.cascade, overhead_usd=overhead)
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
@@ -95,7 +96,10 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tfidf:
-    """Words weighted by how rare they are, of unit length; at most 2,000, the most frequent."""
+    """Words, and pairs of words side by side, weighted by how rare they are, of unit length; the 2,000 most frequent.
+
+    ``words`` are both, a pair with a blank in its middle; a router that was fitted on single words alone stays one.
+    """
 
     reads: ClassVar[str] = ""
     words: tuple[str, ...]
@@ -107,10 +111,10 @@ class Tfidf:
 
     @classmethod
     def fit(cls, requests: Requests) -> Self:
-        """Learn the words that two prompts or more share, and their weights."""
+        """Learn the words and pairs that two prompts or more share, and their weights."""
         frequency: dict[str, int] = {}
         for text in requests.prompts:
-            for word in set(_WORD.findall(text.lower())):
+            for word in set(_terms(text)):
                 frequency[word] = frequency.get(word, 0) + 1
         ranked = sorted((-n, word) for word, n in frequency.items() if n > 1)[:MAX_WORDS]
         words = tuple(sorted(word for _, word in ranked))
@@ -123,7 +127,7 @@ class Tfidf:
 
         indices, indptr = [], [0]
         for text in requests.prompts:
-            indices += [self._column[w] for w in _WORD.findall(text.lower()) if w in self._column]
+            indices += [self._column[w] for w in _terms(text) if w in self._column]
             indptr.append(len(indices))
         weights = self.idf[np.array(indices, int)]
         x = csr_array((weights, np.array(indices, int), np.array(indptr)), (len(requests), len(self.words)))
@@ -131,6 +135,16 @@ class Tfidf:
         lengths = np.sqrt(x.multiply(x).sum(1))
         lengths[lengths == 0] = 1.0
         return x.multiply(1 / lengths[:, None]).tocsr()
+
+
+def _terms(text: str) -> list[str]:
+    """Words of two letters or more, and each with the one that follows.
+
+    >>> _terms("Compare both a clause")
+    ['compare', 'both', 'clause', 'compare both', 'both clause']
+    """
+    words = _WORD.findall(text.lower())
+    return [*words, *map(" ".join, pairwise(words))]
 
 
 @dataclass(frozen=True, slots=True)

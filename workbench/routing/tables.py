@@ -91,6 +91,13 @@ def _curves(outcomes: Outcomes, arms: Sequence[RoutedArm], rows: Ints | None = N
     return curves
 
 
+def corners_of(outcomes: Outcomes) -> list[str]:
+    """Models at the corners of the hull, cheapest first: those that a mixture of others does not reach."""
+    points = np.column_stack([outcomes.cost_usd.mean(0), outcomes.quality.mean(0)])
+    hull = upper_hull(points).tolist()  # as lists: `in` of an array asks for any equal number in it
+    return [model for model, point in zip(outcomes.models, points.tolist(), strict=True) if point in hull]
+
+
 def pair_of(outcomes: Outcomes) -> tuple[int, int]:
     """Cheapest and strongest model."""
     return 0, int(outcomes.quality.mean(0).argmax())
@@ -123,9 +130,8 @@ def opportunity_table(outcomes: Outcomes, *, draws: int, seed: int) -> Table:
     quality, cost = outcomes.quality, outcomes.cost_usd
     curves = {HULL: Curve(quality, cost), ORACLE: oracle_curve(quality, cost)}
     areas = resample_aiq(curves, cost, outcomes.codes, draws=draws, seed=seed)
-    gap, hull = areas[ORACLE].minus(areas[HULL]), upper_hull(np.column_stack([cost.mean(0), quality.mean(0)]))
+    gap, corners = areas[ORACLE].minus(areas[HULL]), corners_of(outcomes)
     weak, strong = pair_of(outcomes)
-    corners = [m for m, c, q in zip(outcomes.models, cost.mean(0), quality.mean(0), strict=True) if [c, q] in hull]
     rows: list[tuple[str, Value, str]] = [
         ("cheapest model", float(quality[:, weak].mean()), outcomes.models[weak]),
         ("strongest model", float(quality[:, strong].mean()), outcomes.models[strong]),

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workbench.errors import ConfigError, unknown_name
+from workbench.errors import ConfigError
+from workbench.evalset.gates import unknown_parameter
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ def prepare(notebook_path: Path, parameters: Mapping[str, Any]) -> dict[str, Any
     declared = declared_parameters(notebook_path)
     for name in parameters:
         if name not in declared:
-            raise ConfigError(f"{notebook_path.name}: {unknown_name('parameter', name, list(declared))}")
+            raise ConfigError(f"{notebook_path.name}: {unknown_parameter(name, list(declared))}")
     return {name: _fit(parameters.get(name, p.default), p, notebook_path.name) for name, p in declared.items()}
 
 

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from workbench.config import Clock, SystemClock
+from workbench.rendering.progress import LINE_S
 from workbench.rendering.text import visible_line
 from workbench.runner.events import Event
 
@@ -20,8 +22,9 @@ class TerminalProgress:
     retrieval  cell 2/9
     """
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, *, clock: Clock | None = None) -> None:
         self._console = console or Console(stderr=True)
+        self._clock, self._line_at = clock or SystemClock(), dict[Path, float]()
         self._tasks: dict[Path, TaskID] = {}
         self._bars = Progress(
             SpinnerColumn(finished_text=" "),
@@ -48,8 +51,18 @@ class TerminalProgress:
         """Show one event; safe to call from several threads."""
         if self._console.is_terminal:
             self._draw(event)
-        elif line := visible_line(_plain_line(event)):
+        elif line := visible_line(self._line(event)):
             self._console.print(f"{event.notebook}  {line}", markup=False, highlight=False, soft_wrap=True)
+
+    def _line(self, event: Event) -> str:
+        """Line for a log: of steps inside a cell one every 10 seconds, and always their closing sentence."""
+        now = self._clock.monotonic()
+        line = _plain_line(event)
+        if not line and now - self._line_at.get(event.run_dir, now) >= LINE_S:
+            line = _inside(event)
+        if line or event.run_dir not in self._line_at:
+            self._line_at[event.run_dir] = now
+        return line
 
     def _draw(self, event: Event) -> None:
         if event.kind == "start":
@@ -73,7 +86,7 @@ class TerminalProgress:
 
 
 def _plain_line(event: Event) -> str:
-    """Line for a log: no line for a step inside a cell, but one for its closing sentence."""
+    """Line for a log that no time decides on: none for a step inside a cell, but one for its closing sentence."""
     if event.kind == "start":
         return f"started: {event.run_dir}"
     if event.kind == "cell":
@@ -87,7 +100,9 @@ def _inside(event: Event) -> str:
     if event.kind == "cell":
         return ""
     data = event.data
-    return str(data.get("sentence") or f"{data.get('label')} {data.get('done')}/{data.get('total')}")
+    return str(
+        data.get("told") or data.get("sentence") or f"{data.get('label')} {data.get('done')}/{data.get('total')}"
+    )
 
 
 def _ending(event: Event) -> str:

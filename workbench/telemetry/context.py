@@ -1,4 +1,4 @@
-"""Tenant, user and feature of a call: set once around the work, inherited by everything inside, also in other threads."""
+"""Tenant, user and feature of a call: set once around the work, inherited by all inside, also in other threads."""
 
 import contextvars
 from collections.abc import Callable, Iterator
