@@ -24,7 +24,6 @@ REASONS = {
     "inference.batch": "public to scripts: many requests under one limit of money",
     "inference.connections": "who may answer whom: read alone when litellm changes",
     "inference.local": "the engine that runs models here: read alone when llama.cpp changes",
-    "project.check_report": "what a check found, for machines and for people",
     "project.init": "a command",
     "rendering.html": "foreign HTML, which is hostile until it went through here",
     "reports.page": "made by the runner, and again by hand",

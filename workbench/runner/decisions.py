@@ -255,6 +255,21 @@ def check(
         If a run left a gate that cannot be read.
     """
     accepted = accepted_decisions(settings, notebooks)
+    return check_each(
+        settings, accepted, clock=clock, on_event=on_event, hard_timeout_s=hard_timeout_s, workers=workers
+    )
+
+
+def check_each(
+    settings: Settings,
+    accepted: Sequence[tuple[str, Decision]],
+    *,
+    clock: Clock,
+    on_event: Callable[[Event], None] | None = None,
+    hard_timeout_s: float = 3600.0,
+    workers: int = 2,
+) -> list[Check]:
+    """Like `check`, of some of `accepted_decisions`: pairs of an evalset's name and its decision."""
     jobs = [Job(d.notebook, d.profile, d.settings) for _, d in accepted]
     records = run_all(
         jobs, settings=settings, clock=clock, on_event=on_event, workers=workers, hard_timeout_s=hard_timeout_s
