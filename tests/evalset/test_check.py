@@ -90,7 +90,7 @@ DEFECTS = {
         ("corpus.jsonl", 4, "warning"),
         "document 'd4' has an empty text and no title, so that 'q2', to which it is judged relevant, cannot find it",
     ),
-    "bad grade": ({"test": [*TEST, "q2\td1\t-1"]}, ("test.tsv", 4, "error"), "whole number from 0"),
+    "bad grade": ({"test": [*TEST, "q2\td1\t0.5"]}, ("test.tsv", 4, "error"), "must be a whole number, found '0.5'"),
     "other tenant": ({"test": [*TEST, "q2\td3\t0"]}, ("test.tsv", 4, "error"), "belongs to tenant 'b'"),
     "mistyped metadata": (
         {"queries": [*QUERIES, query("q4", "z", clustr="order")], "test": [*TEST, "q4\td1\t1"]},

@@ -6,10 +6,11 @@ import polars as pl
 import pytest
 
 from tests.evalset.small_evalset import settings_in
-from workbench.errors import EvalsetError
+from workbench.errors import ConfigError, EvalsetError
 from workbench.evalset.check import check_evalset
 from workbench.evalset.evalset import load_evalset
-from workbench.evalset.imports.documents import import_tables, read_table
+from workbench.evalset.files import read_qrels, read_table
+from workbench.evalset.imports.documents import import_tables
 
 DOCUMENTS = [
     {
@@ -131,9 +132,143 @@ def test_a_missing_file_and_missing_judgements_say_what_to_do(tmp_path):
         import_tables(corpus=corpus, queries=queries, out=tmp_path / "out")
 
 
-def test_parquet_is_read_through_datasets(tmp_path, monkeypatch):
-    corpus, _ = write(tmp_path, ".parquet")
-    assert [line for line, _ in read_table(corpus)] == [1, 2]
+def test_local_parquet_needs_no_datasets_and_no_cache(tmp_path, monkeypatch):
+    corpus, queries = write(tmp_path, ".parquet")
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ImportError):
-        read_table(corpus)
+    assert [line for line, _ in read_table(corpus).rows] == [1, 2]
+    import_tables(corpus=corpus, queries=queries, out=tmp_path / "out")
+
+
+def tables(folder, documents, queries):
+    """Two JSONL tables of these rows."""
+    paths = folder / "docs.jsonl", folder / "asked.jsonl"
+    for path, rows in zip(paths, (documents, queries), strict=True):
+        path.write_text("".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in rows))
+    return paths
+
+
+def defects(folder, documents, queries):
+    corpus, asked = tables(folder, documents, queries)
+    with pytest.raises(EvalsetError) as caught:
+        import_tables(corpus=corpus, queries=asked, out=folder / "out")
+    assert not (folder / "out").exists()
+    return [(d.file.rsplit("/", 1)[-1], d.line, d.problem) for d in caught.value.defects]
+
+
+ASKED = [{"id": "q1", "query": "x", "relevant": ["1"]}]
+
+
+@pytest.mark.parametrize("form", ["object", "text", "columns", "tenant", "struct", "text in csv", "number"])
+def test_metadata_keeps_its_tenants_in_whatever_form_it_arrives(tmp_path, form):
+    owners = ["a", "b"]
+    rows = {
+        "object": [{"metadata": {"tenant_id": o}} for o in owners],
+        "text": [{"metadata": json.dumps({"tenant_id": o, "x": [1]})} for o in owners],
+        "columns": [{"metadata.tenant_id": o} for o in owners],
+        "tenant": [{"metadata": json.dumps({"tenant": o})} for o in owners],
+        "struct": [{"metadata": {"tenant_id": "a", "page": None}}, {"metadata": {"tenant_id": "b", "page": 3}}],
+        "text in csv": [{"metadata": json.dumps({"tenant_id": o})} for o in owners],
+        "number": [{"metadata": {"tenant_id": 1}}, {"metadata": {"tenant_id": 2.0}}],
+    }[form]
+    rows = [{"id": str(i), "text": "words", **row} for i, row in enumerate(rows, 1)]
+    corpus, asked = tables(tmp_path, rows, [{**ASKED[0], "tenant": "1" if form == "number" else "a"}])
+    if form in ("struct", "text in csv"):
+        corpus = tmp_path / ("docs.parquet" if form == "struct" else "docs.csv")
+        frame = pl.DataFrame(rows)
+        frame.write_parquet(corpus) if form == "struct" else frame.write_csv(corpus)
+    import_tables(corpus=corpus, queries=asked, out=tmp_path / "out")
+    found = load_evalset(tmp_path / "out", settings=settings_in(tmp_path))
+    assert found.tenants == (("1", "2") if form == "number" else ("a", "b"))
+
+
+@pytest.mark.parametrize("metadata", ["a", "[1]", "{'tenant_id': 'a'}", '{"tenant_id": ', '{"a": 1, "a": 2}', 3, ["a"]])
+def test_metadata_that_is_no_object_is_named_by_its_line(tmp_path, metadata):
+    documents = [{"id": "1", "text": "x"}, {"id": "2", "text": "y", "metadata": metadata}]
+    ((file, line, problem),) = defects(tmp_path, documents, ASKED)
+    assert (file, line) == ("docs.jsonl", 2)
+    assert '"metadata"' in problem
+
+
+def test_a_tenant_that_is_told_in_two_ways_is_no_tenant(tmp_path):
+    documents = [{"id": "1", "text": "x", "tenant_id": "a", "metadata": {"tenant_id": "b"}}]
+    assert "in its column" in defects(tmp_path, documents, ASKED)[0][2]
+
+
+MANY = [{"id": i, "text": f"text {i}"} for i in (7, 8, 9)]
+
+
+@pytest.mark.parametrize(
+    ("relevant", "expected"),
+    [
+        ([7], {"7": 1}),
+        (8, {"8": 1}),
+        (8.0, {"8": 1}),
+        ("9", {"9": 1}),
+        ("7;8 ; 9", {"7": 1, "8": 1, "9": 1}),
+        ({"7": 2, "9": 1}, {"7": 2, "9": 1}),
+        ({"7": 1, "8": -1, "9": None}, {"7": 1, "8": -1}),
+        ('{"7": 2, "9": 0}', {"7": 2, "9": 0}),
+        ("[7, 8.0]", {"7": 1, "8": 1}),
+        (["7", 7, 8], {"7": 1, "8": 1}),
+        ([{"doc_id": 7, "grade": "2.0"}, {"corpus-id": "8", "score": 0}], {"7": 2, "8": 0}),
+        ({"doc_id": "7", "grade": 3}, {"7": 3}),
+    ],
+)
+def test_right_documents_are_read_in_every_form(tmp_path, relevant, expected):
+    corpus, asked = tables(tmp_path, MANY, [{"id": "q", "query": "x", "relevant": relevant}])
+    out = import_tables(corpus=corpus, queries=asked, out=tmp_path / "out")
+    assert {r.doc_id: r.grade for r in read_qrels(out / "qrels" / "test.tsv")} == expected
+
+
+@pytest.mark.parametrize(
+    "relevant",
+    [True, [True], 7.5, [[7]], {"7": "yes"}, {"7": 0.5}, "['7']", "[7, 8", [{"grade": 1}], "7, 8",
+     [{"id": 7}, {"id": 7, "grade": 2}]],
+)  # fmt: skip
+def test_right_documents_in_no_form_are_named_by_their_line(tmp_path, relevant):
+    queries = [{"id": "q1", "query": "x", "relevant": 7}, {"id": "q2", "query": "y", "relevant": relevant}]
+    assert [(file, line) for file, line, _ in defects(tmp_path, MANY, queries)] == [("asked.jsonl", 2)]
+
+
+@pytest.mark.parametrize("suffix", [".tsv", ".csv", ".parquet", ".jsonl", ".txt"])
+def test_grades_of_every_form_are_read_alike(tmp_path, suffix):
+    corpus, asked = tables(tmp_path, MANY, [{"id": "q", "query": "x"}])
+    rows = [("q", "7", "2.0"), ("q", "8", "0.0"), ("q", "9", "-1")]
+    qrels = tmp_path / f"judged{suffix}"
+    if suffix == ".parquet":
+        pl.DataFrame({"query-id": ["q"] * 3, "corpus-id": [7, 8, 9], "score": [2.0, 0.0, -1.0]}).write_parquet(qrels)
+    elif suffix == ".jsonl":
+        lines = [json.dumps({"query-id": q, "corpus-id": float(d), "score": float(g)}) for q, d, g in rows]
+        qrels.write_text("\n".join(lines))
+    else:
+        separator = "," if suffix == ".csv" else "\t"
+        qrels.write_text("".join(separator.join(row) + "\n" for row in [("query-id", "corpus-id", "score"), *rows]))
+    out = import_tables(corpus=corpus, queries=asked, qrels=qrels, out=tmp_path / "out")
+    assert (out / "qrels" / "test.tsv").read_text() == "query-id\tcorpus-id\tscore\nq\t7\t2\nq\t8\t0\nq\t9\t-1\n"
+    evalset = load_evalset(out, settings=settings_in(tmp_path))
+    assert evalset.qrels["dev"] | evalset.qrels["test"] == {"q": {"7": 2, "8": 0, "9": -1}}
+
+
+def test_a_tsv_of_judgements_may_name_its_columns_in_any_order(tmp_path):
+    corpus, asked = tables(tmp_path, MANY, [{"id": "q", "query": "x"}])
+    (tmp_path / "j.tsv").write_text("split\tcorpus_id\tqid\tlabel\ndev\t7\tq\t1\n")
+    out = import_tables(corpus=corpus, queries=asked, qrels=tmp_path / "j.tsv", out=tmp_path / "out")
+    assert (out / "qrels" / "dev.tsv").read_text().endswith("q\t7\t1\n")
+
+
+def test_a_grade_that_is_missing_among_grades_is_no_1(tmp_path):
+    corpus, asked = tables(tmp_path, MANY, [{"id": "q", "query": "x"}])
+    (tmp_path / "j.csv").write_text("qid,doc_id,grade\nq,7,1\nq,8,\n")
+    with pytest.raises(EvalsetError, match=r"j\.csv:3: the grade is missing where other rows have one"):
+        import_tables(corpus=corpus, queries=asked, qrels=tmp_path / "j.csv", out=tmp_path / "out")
+
+
+def test_a_column_to_rename_is_in_one_of_the_tables_and_what_is_left_out_is_told(tmp_path):
+    corpus, asked = tables(
+        tmp_path, [{"id": 7, "page": "x", "owner": "me"}], [{"id": "q", "query": "x", "relevant": 7}]
+    )
+    said = []
+    import_tables(corpus=corpus, queries=asked, out=tmp_path / "out", rename={"page": "text"}, tell=said.append)
+    assert said == ["of docs.jsonl are left out: owner"]
+    with pytest.raises(ConfigError, match="no column pgae to rename; there are id, page, owner, query, relevant"):
+        import_tables(corpus=corpus, queries=asked, out=tmp_path / "two", rename={"pgae": "text"})

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from workbench.errors import EvalsetError
-from workbench.evalset.files import queries_of, read_jsonl
+from workbench.evalset.files import read_jsonl
+from workbench.evalset.items import queries_of
 from workbench.evalset.traffic import (
     Pair,
     SharedText,
@@ -203,7 +204,7 @@ def test_questions_of_one_family_without_a_reference_are_not_said_to_share_an_an
     [
         ({"_id": "1", "metadata": {}}, "text"),
         ({"text": "no id"}, "_id"),
-        ({"_id": "1", "text": "x", "metadata": {"tenant_id": 7}}, "tenant_id"),
+        ({"_id": "1", "text": "x", "metadata": {"tenant_id": [7]}}, "tenant_id"),
         ({"_id": "1", "text": "x", "metadata": []}, "metadata"),
     ],
 )

@@ -129,7 +129,7 @@ def test_hub_names_are_never_fetched_by_loading(tmp_path):
 
 
 def test_metadata_that_cannot_be_used_is_named(tmp_path):
-    bad = [{"accept": "x"}, {"cluster": 3}, {"accept": [1]}]
+    bad = [{"accept": "x"}, {"cluster": [3]}, {"accept": [1]}]
     write(
         tmp_path, queries=[{"_id": f"q{i}", "text": "x", "metadata": m} for i, m in enumerate(bad)], test=["q0\td1\t1"]
     )

@@ -51,7 +51,7 @@ def test_a_collection_becomes_an_evalset_that_is_found_again_without_datasets(tm
     evalset = load_hub(name, settings=settings_in(tmp_path))
     assert evalset.qrels == {"dev": {"q1": {"d1": 1}}, "test": {"q2": {"d2": 2}}}
     assert [d.text for d in evalset.documents] == ["Join.", "Sort."]
-    assert "not pinned" in evalset.card
+    assert "judgements 'found'; files " in evalset.card
     monkeypatch.setitem(sys.modules, "datasets", None)
     assert load_hub(name, settings=settings_in(tmp_path)) == evalset
     assert load_evalset(f"hub:{name}", settings=settings_in(tmp_path)) == evalset
@@ -68,7 +68,11 @@ def test_collections_are_read_through_datasets(tmp_path, monkeypatch):
     [
         ({}, {"qrels": "none"}, "configuration 'none'.*not found"),
         ({"test": [{"query": "q2", "doc": "d2"}]}, {}, "cannot be loaded|query-id"),
-        ({"train": [], "test": [{"query-id": "q2", "corpus-id": "d2", "score": 0.5}]}, {}, "0.5 is no whole number"),
+        (
+            {"train": [], "test": [{"query-id": "q2", "corpus-id": "d2", "score": 0.5}]},
+            {},
+            "test:1: the grade must be a whole",
+        ),
         ({"queries": [{"_id": "q1", "text": None}, {"_id": "q2", "text": "x"}]}, {}, "queries:1"),
     ],
 )
@@ -84,16 +88,13 @@ def test_local_files_are_read_without_any_network(tmp_path):
     name = collection(tmp_path / "scifact")
     code = f"""
 from pathlib import Path
-import polars as pl
 from workbench.config import load_settings
-from workbench.evalset.imports.hub import load_hub, read_parquet
+from workbench.evalset.imports.hub import load_hub
 root = Path({str(tmp_path)!r})
-pl.DataFrame({{"a": ["007"]}}).write_parquet(root / "t.parquet")
-print(read_parquet(root / "t.parquet"))
 print(len(load_hub({name!r}, settings=load_settings({{}}, root)).documents))
 """
     done = run(code)
-    assert done.stdout.splitlines() == ["[{'a': '007'}]", "2"], done.stderr
+    assert done.stdout.splitlines() == ["2"], done.stderr
 
 
 @pytest.mark.parametrize(
@@ -116,3 +117,61 @@ load_hub("owner/none", settings=load_settings({{}}, Path({str(tmp_path)!r})))
     assert message in done.stderr
     assert "load a local BEIR folder" in done.stderr
     assert ("NETWORK" in done.stdout) == (env["HF_HUB_OFFLINE"] == "0")
+
+
+def test_ids_in_id_judgements_in_qrels_metadata_as_text_and_grades_below_0(tmp_path):
+    """As mteb 2 pushes, and as datasets stores objects whose keys differ."""
+    name = collection(
+        tmp_path / "new",
+        corpus=[
+            {"id": "d1", "title": "", "text": "Join.", "metadata": '{"tenant_id": "a"}'},
+            {"id": "d2", "title": "", "text": "Sort.", "metadata": '{"tenant_id": "b", "n": 1}'},
+        ],
+        queries=[
+            {"id": "q1", "text": "combine", "metadata": '{"tenant_id": "a"}'},
+            {"id": "q2", "text": "order", "metadata": '{"tenant_id": "b"}'},
+        ],
+        test=[{"query-id": "q2", "corpus-id": "d2", "score": 2}, {"query-id": "q2", "corpus-id": "d2b", "score": -1}][
+            :1
+        ],
+        train=[{"query-id": "q1", "corpus-id": "d1", "score": 1}],
+    )
+    (tmp_path / "new" / "README.md").write_text(CARD.replace("config_name: default", "config_name: qrels"))
+    evalset = load_hub(name, settings=settings_in(tmp_path))
+    assert evalset.tenants == ("a", "b")
+    assert evalset.qrels == {"dev": {"q1": {"d1": 1}}, "test": {"q2": {"d2": 2}}}
+
+
+def test_grades_below_0_of_a_collection_are_judged(tmp_path):
+    judged = [{"query-id": "q2", "corpus-id": "d2", "score": 2}, {"query-id": "q2", "corpus-id": "d1", "score": -1}]
+    evalset = load_hub(collection(tmp_path / "trec", test=judged), settings=settings_in(tmp_path))
+    assert evalset.qrels["test"] == {"q2": {"d2": 2, "d1": -1}}
+
+
+def test_a_local_copy_that_was_corrected_is_read_anew_and_a_refused_one_is_not_kept(tmp_path):
+    """datasets tells local folders apart by name alone, and would give the first content again."""
+    settings = settings_in(tmp_path)
+    name = collection(tmp_path / "copy", test=[{"query-id": "q2", "corpus-id": "d9", "score": 1}])
+    with pytest.raises(EvalsetError, match="unknown document 'd9'"):
+        load_hub(name, settings=settings)
+    judged = tmp_path / "copy" / "test.jsonl"
+    for doc_id in ("d2", "d1"):
+        judged.write_text(json.dumps({"query-id": "q2", "corpus-id": doc_id, "score": 1}) + "\n")
+        assert load_hub(name, settings=settings).qrels["test"] == {"q2": {doc_id: 1}}
+    (tmp_path / "copy" / "corpus.jsonl").write_text('{"_id": "d1", "text": "New."}\n')
+    assert [d.text for d in load_hub(name, settings=settings).documents] == ["New."]
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["hub"], "no cache of datasets is left behind"
+
+
+def test_other_configurations_are_another_collection(tmp_path):
+    name = collection(tmp_path / "two", other=[{"query-id": "q2", "corpus-id": "d1", "score": 1}])
+    card = CARD.removesuffix("---\n") + "- {config_name: other, data_files: [{split: test, path: other.jsonl}]}\n---\n"
+    (tmp_path / "two" / "README.md").write_text(card)
+    settings = settings_in(tmp_path)
+    assert load_hub(name, settings=settings).qrels["test"] == {"q2": {"d2": 2}}
+    judged = load_hub(name, settings=settings, qrels="other").qrels
+    assert judged["dev"] | judged["test"] == {"q2": {"d1": 1}}
+    lines = card.splitlines(keepends=True)
+    (tmp_path / "two" / "README.md").write_text("".join(line for line in lines if "default" not in line))
+    with pytest.raises(EvalsetError, match="no configuration default or qrels, but corpus, queries, other"):
+        load_hub(name, settings=settings)

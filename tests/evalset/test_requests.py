@@ -1,11 +1,13 @@
 """A team's own tables become a stream and pairs, whatever file they come in, or nothing is written."""
 
+from datetime import UTC, datetime, timedelta, timezone
+
 import polars as pl
 import pytest
 from typer.testing import CliRunner
 
 from workbench.cli import app
-from workbench.errors import EvalsetError
+from workbench.errors import ConfigError, EvalsetError
 from workbench.evalset.imports.requests import import_pairs, import_stream
 from workbench.evalset.traffic import load_pairs, load_stream
 
@@ -68,3 +70,106 @@ def test_the_command_line_imports_both(tmp_path, monkeypatch):
         done = CliRunner().invoke(app, ["import", kind, str(write(frame, tmp_path / f"{kind}.csv")), "--name", "mine"])
         assert done.exit_code == 0, done.output
     assert {p.name for p in (tmp_path / "evalsets" / "mine").iterdir()} == {"stream.parquet", "pairs.jsonl", "card.md"}
+
+
+START = datetime(2026, 1, 6, 12, 0, 0, tzinfo=UTC)
+
+
+def log(times, order, suffix, folder):
+    """A log of four requests at these times, in this order."""
+    texts = ["first", "second", "third", "fourth"]
+    rows = [{"text": texts[i], "intent": texts[i], "timestamp": times[i]} for i in order]
+    path = folder / f"log{suffix}"
+    write(pl.DataFrame(rows), path)
+    return path
+
+
+SECONDS = [START + timedelta(seconds=i) for i in range(4)]
+ZONES = [at.astimezone(timezone(timedelta(hours=3 * i))).isoformat() for i, at in enumerate(SECONDS)]
+EPOCHS = {unit: [int(at.timestamp() * size) for at in SECONDS] for unit, size in (("s", 1), ("ms", 1000))}
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]])
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".jsonl"])
+@pytest.mark.parametrize(
+    "times", [SECONDS, [at.isoformat() for at in SECONDS], ZONES, EPOCHS["s"], EPOCHS["ms"], [0.5, 2, 9.25, 10]]
+)
+def test_requests_stand_in_the_order_of_their_times_in_any_zone(tmp_path, order, suffix, times):
+    said = []
+    import_stream(log(times, order, suffix, tmp_path), tmp_path / "mine", tell=said.append)
+    assert load_stream(tmp_path / "mine").queries == ("first", "second", "third", "fourth")
+    how = {0: "in this order already", 3: "newest first", 2: "rows stood elsewhere"}[order[0]]
+    assert how in said[0]
+    assert said[0] in (tmp_path / "mine" / "card.md").read_text()
+
+
+def test_requests_of_one_second_keep_their_order_also_when_the_newest_stands_first(tmp_path):
+    times = [START, START, START + timedelta(seconds=1), START + timedelta(seconds=1)]
+    for name, order in (("old", [0, 1, 2, 3]), ("new", [3, 2, 1, 0])):
+        import_stream(log(times, order, ".csv", tmp_path), tmp_path / name)
+    stream = (tmp_path / "old" / "stream.parquet").read_bytes()
+    assert stream == (tmp_path / "new" / "stream.parquet").read_bytes()
+
+
+def test_a_stream_without_times_says_so_and_keeps_the_order_of_its_rows(tmp_path):
+    said = []
+    import_stream(write(LOG, tmp_path / "log.csv"), tmp_path / "mine", tell=said.append)
+    assert said[0] == "no row has a time (at): the order of the rows is taken for that of arrival"
+    assert said[1] == "of log.csv are left out: age"
+
+
+@pytest.mark.parametrize("odd", ["yesterday", None, "06.01.2026", "2026-01-06T12:00:00"])
+def test_a_time_that_is_none_is_named_and_can_be_left_out(tmp_path, odd):
+    path = log([*ZONES[:2], odd, ZONES[3]], [0, 1, 2, 3], ".csv", tmp_path)
+    with pytest.raises(EvalsetError, match="--rename timestamp=unused") as caught:
+        import_stream(path, tmp_path / "mine")
+    assert [d.line for d in caught.value.defects] == [4]
+    assert not (tmp_path / "mine").exists()
+    import_stream(path, tmp_path / "mine", rename={"timestamp": "unused"})
+
+
+def test_a_position_decides_and_times_that_contradict_it_are_told(tmp_path):
+    frame = pl.DataFrame({"query": ["b", "a"], "answer_key": ["x", "y"], "pos": [1, 0], "at": [ZONES[0], ZONES[1]]})
+    said = []
+    import_stream(write(frame, tmp_path / "log.csv"), tmp_path / "mine", tell=said.append)
+    assert load_stream(tmp_path / "mine").queries == ("a", "b")
+    assert said == ["the order is that of the column pos; the times (at) contradict it"]
+
+
+def test_a_stream_of_ones_own_without_positions_is_ordered_by_time(tmp_path):
+    frame = pl.DataFrame({"query": ["b", "a"], "answer_key": ["x", "y"], "at": [SECONDS[1], SECONDS[0]]})
+    frame.write_parquet(tmp_path / "stream.parquet")
+    assert load_stream(tmp_path).queries == ("a", "b")
+
+
+def test_columns_of_streams_and_pairs_are_renamed(tmp_path):
+    renamed = LOG.rename({"text": "utterance", "intent": "goal"})
+    names = {"utterance": "query", "goal": "answer_key"}
+    import_stream(write(renamed, tmp_path / "log.csv"), tmp_path / "a", rename=names)
+    assert load_stream(tmp_path / "a").queries == ("how, then?", "why")
+    renamed = PAIRS.rename({"question1": "left", "is_duplicate": "same"})
+    import_pairs(write(renamed, tmp_path / "p.csv"), tmp_path / "a", rename={"left": "query_a", "same": "same_answer"})
+    assert [p.same_answer for p in load_pairs(tmp_path / "a")[0]] == [True, False]
+    with pytest.raises(ConfigError, match="no column wrong to rename"):
+        import_pairs(tmp_path / "p.csv", tmp_path / "b", rename={"wrong": "query_a"})
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [("yes", "found 'yes'; write 1"), ("different", "write 0"), ("2", "must be 0 or 1, found '2'"), ("", "found None")],
+)
+def test_a_label_that_is_no_0_or_1_is_told_with_what_to_write(tmp_path, value, says):
+    path = tmp_path / "p.csv"
+    path.write_text(f'query_a,query_b,same_answer\n"two\nlines",b,1\nc,d,{value}\n')
+    with pytest.raises(EvalsetError) as caught:
+        import_pairs(path, tmp_path / "mine")
+    assert [d.line for d in caught.value.defects] == [4]
+    assert says in str(caught.value)
+
+
+def test_answers_and_tenants_that_are_numbers_are_the_same_in_every_format(tmp_path):
+    frame = pl.DataFrame({"query": ["a", "b"], "answer_key": [7.0, 8.0], "tenant": [1, 2]})
+    for suffix in (".parquet", ".jsonl"):
+        import_stream(write(frame, tmp_path / f"log{suffix}"), tmp_path / suffix[1:])
+        stream = load_stream(tmp_path / suffix[1:])
+        assert (stream.answer_keys, stream.tenants) == (("7", "8"), ("1", "2"))

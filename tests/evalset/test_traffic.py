@@ -53,7 +53,7 @@ def test_a_file_that_is_no_parquet_is_refused(tmp_path):
 )
 def test_each_defect_of_a_stream_has_its_line(row, says):
     good = {"query": "q", "answer_key": "k", "pos": 0}
-    _, defects = stream_of("f", [(1, good), (7, row)])
+    _, defects, _ = stream_of("f", [(1, good), (7, row)])
     assert [(d.line, says in d.problem) for d in defects] == [(7, True)]
 
 

@@ -197,7 +197,13 @@ def test_what_is_not_judged_gives_bounds_and_a_list_to_judge(root):
     assert f"{high:.3f}" in str(dev)
     assert shown["ndcg@10"].dtype == float
     assert shown["ndcg@10"].isna().to_dict() == {arm: arm in dev.bounds() for arm in shown.index}
-    listed = pl.read_ndjson(bench.folder / "to_judge.jsonl").select("query_id", "doc_id").rows()
+    sheet = pl.read_ndjson(bench.folder / "to_judge.jsonl")
+    assert sheet["grade"].is_null().all()
+    assert all(sheet["text"])
+    assert all(sheet["query"])
+    told = (bench.folder / "summary.json").read_text(encoding="utf-8")
+    assert f"workbench import judgements runs/{bench.folder.name}/to_judge.jsonl --name tiny" in told
+    listed = sheet.select("query_id", "doc_id").rows()
     judged = {(q, d) for q, grades in test.part.qrels.items() for d in grades}
     assert listed
     assert not judged & set(listed)

@@ -183,3 +183,13 @@ def test_what_a_system_imports_of_the_project_is_part_of_its_hash(settings, pack
 def test_a_system_in_one_file_has_the_hash_of_that_file(settings):
     (system,) = load_systems(["mine=their_search:hits@1"], settings)
     assert system.sha256 == content_hash((settings.root / "their_search.py").read_bytes())
+
+
+def test_a_run_whose_ranks_contradict_its_scores_says_so_in_the_report(settings):
+    """Distances taken for scores: the last of each list would be the first."""
+    rows = "".join(f"q{i:02d} Q0 acme.t{j} {j + 1} {j} x\n" for i in range(72) for j in range(3))
+    (settings.root / "my.run").write_text(rows, encoding="utf-8")
+    bench = open_bench(settings.root, systems=["mine=my.run@1"])
+    judge(bench, bench.prepare())
+    told = (bench.folder / "summary.json").read_text(encoding="utf-8")
+    assert "my.run: of 72 of 72 questions the ranks contradict the scores" in told

@@ -1,3 +1,6 @@
+import json
+from decimal import Decimal
+
 import ir_measures
 import numpy as np
 import polars as pl
@@ -8,7 +11,7 @@ from ir_measures import RR, nDCG
 
 from workbench.errors import EvalsetError
 from workbench.retrieval.metrics import measure_all, rank
-from workbench.retrieval.trec import read_run
+from workbench.retrieval.trec import read_run, read_run_with_notes
 
 HITS = [("q1", "b", 1.0), ("q1", "a", 1.0 + 4e-7), ("q1", "c", 2.0), ("q1", "b", 0.5), ("q2", "a", -1.0)]
 RANKED = [("q1", "c", 1), ("q1", "a", 2), ("q1", "b", 3), ("q2", "a", 1)]
@@ -102,3 +105,75 @@ def test_a_row_without_a_score_among_rows_with_one_says_what_to_do(tmp_path):
     (tmp_path / "x.csv").write_text("query_id,doc_id,score,rank\nq1,z,0.5,1\nq1,a,,2\n")
     with pytest.raises(EvalsetError, match="score is empty, other rows have one: give every row its score"):
         read_run(tmp_path / "x.csv")
+
+
+def run_of(folder, text, name="mine.run"):
+    (folder / name).write_text(text, encoding="utf-8")
+    return read_run_with_notes(folder / name)
+
+
+def test_lines_of_trec_may_be_comments_lack_a_name_or_have_a_long_one(tmp_path):
+    text = "# made by us\n  # 2026\nq1 Q0 a 1 2.0 a name of several words\nq1 Q0 b 2 1.5\n\nq1\tQ0\tc\t3\t1e-3\tx\n"
+    run, notes = run_of(tmp_path, text)
+    assert rows(run) == [("q1", "a", 1), ("q1", "b", 2), ("q1", "c", 3)]
+    assert notes == ()
+
+
+@pytest.mark.parametrize("name", ["mine.run", "mine.tsv", "mine.csv", "mine.jsonl"])
+def test_ranks_that_contradict_the_scores_are_told(tmp_path, name):
+    """Distances, where lower is better: the scores decide, and that must be seen."""
+    hits = [("q1", "a", 1, 0.1), ("q1", "b", 2, 0.9), ("q2", "a", 1, 5.0), ("q2", "b", 2, 5.0)]
+    if name.endswith(".csv"):
+        text = "query_id,doc_id,rank,score\n" + "".join(f"{q},{d},{r},{s}\n" for q, d, r, s in hits)
+    elif name.endswith(".jsonl"):
+        text = "".join(json.dumps({"query_id": q, "doc_id": d, "rank": r, "score": s}) + "\n" for q, d, r, s in hits)
+    else:
+        text = "".join(f"{q} Q0 {d} {r} {s} x\n" for q, d, r, s in hits)
+    run, (note,) = run_of(tmp_path, text, name)
+    assert rows(run)[0] == ("q1", "b", 1)
+    assert f"{name}: of 1 of 2 questions the ranks contradict the scores, first 'q1'" in note
+
+
+def test_a_tsv_with_a_header_is_a_table(tmp_path):
+    run, _ = run_of(tmp_path, "query_id\tdoc_id\tscore\nq1\td 1\t0.5\n", "hits.tsv")
+    assert rows(run) == [("q1", "d 1", 1)]
+
+
+@pytest.mark.parametrize(
+    ("score", "says"),
+    [("0,5", "score '0,5' is no number; write 0.5"), ("abc", "score 'abc' is no number"), ("nan", "score is empty")],
+)
+@pytest.mark.parametrize("name", ["x.run", "x.csv"])
+def test_a_score_that_is_none_is_told_with_what_to_write(tmp_path, score, says, name):
+    text = f"q Q0 a 1 0.5 x\nq Q0 b 2 {score} x\n"
+    if name == "x.csv":
+        text = f'qid,docno,score\nq,a,0.5\nq,b,"{score}"\n'
+    with pytest.raises(EvalsetError) as caught:
+        run_of(tmp_path, text, name)
+    assert [d.line for d in caught.value.defects] == [2 if name == "x.run" else 3]
+    assert says in str(caught.value)
+
+
+def test_ids_that_are_numbers_are_the_ids_of_the_evalset(tmp_path):
+    frame = pl.DataFrame({"query_id": [1.0], "doc_id": [Decimal("7")], "score": [0.5]})
+    frame.write_parquet(tmp_path / "x.parquet")
+    assert rows(read_run(tmp_path / "x.parquet")) == [("1", "7", 1)]
+
+
+@pytest.mark.parametrize("text", ["# nothing\n", "\n", ""])
+def test_a_run_without_a_hit_is_refused(tmp_path, text):
+    with pytest.raises(EvalsetError, match=r"holds no hit|is empty"):
+        run_of(tmp_path, text)
+
+
+def test_a_grade_below_0_has_no_gain_and_is_judged():
+    run = rank(pl.DataFrame({"query_id": ["q"] * 2, "doc_id": ["bad", "good"], "score": [2.0, 1.0]}))
+    found = measure_all(run, {"q": {"bad": -1, "good": 2}}, ["ndcg@10", "judged@10", "recall@10", "mrr@10"])
+    hits = [ir_measures.ScoredDoc("q", "bad", 2.0), ir_measures.ScoredDoc("q", "good", 1.0)]
+    qrels = [ir_measures.Qrel("q", "bad", -1), ir_measures.Qrel("q", "good", 2)]
+    theirs = ir_measures.calc_aggregate([nDCG @ 10, RR @ 10], qrels, hits)
+    values = {name: float(v[0]) for name, v in found.items()}
+    assert values == {
+        "ndcg@10": pytest.approx(theirs[nDCG @ 10], abs=1e-9), "mrr@10": theirs[RR @ 10],
+        "judged@10": 1.0, "recall@10": 1.0,
+    }  # fmt: skip

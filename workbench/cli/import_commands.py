@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli.lines import named_values
+from workbench.cli.lines import named_values, say
 from workbench.errors import ConfigError
 
 import_app = typer.Typer(no_args_is_help=True, help="Make an evalset of what you have.")
@@ -26,7 +26,7 @@ def from_tables(
     from workbench.evalset.imports.documents import import_tables
 
     renamed = named_values(rename or [], "--rename")
-    done = import_tables(corpus=corpus, queries=queries, qrels=qrels, out=_folder(out), rename=renamed)
+    done = import_tables(corpus=corpus, queries=queries, qrels=qrels, out=_folder(out), rename=renamed, tell=say)
     typer.echo(f"written: {done}; complete its card.md, then: workbench evalset check {out}")
 
 
@@ -35,6 +35,13 @@ def from_outcomes(
     path: Annotated[Path, typer.Argument(help="Outcomes, long or wide: .csv, .jsonl or .parquet.")],
     name: Annotated[str, typer.Option(help="Name of the new evalset, or its folder.")],
     rename: _Rename = None,
+    models: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,C",
+            help="Models of a wide table; else columns with a cost beside them (MODEL_cost), or in --cost.",
+        ),
+    ] = None,
     without: Annotated[
         list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Leave rows with it out; repeatable.")
     ] = None,
@@ -51,12 +58,13 @@ def from_outcomes(
 
     repairs = Repairs(
         rename=named_values(rename or [], "--rename"),
+        models=[name.strip() for name in (models or "").split(",") if name.strip()],
         without=named_values(without or [], "--without"),
         costs={model: _dollars(model, usd) for model, usd in named_values(cost or [], "--cost").items()},
         drop_incomplete=drop_incomplete,
         texts="most_common" if most_common_text else "refuse",
     )
-    done = import_outcomes(path, _folder(name), repairs=repairs)
+    done = import_outcomes(path, _folder(name), repairs=repairs, tell=say)
     typer.echo(f"written: {done}; complete its card.md, then: workbench run routing --evalset {name}")
 
 
@@ -64,14 +72,21 @@ def _folder(out: str) -> Path:
     """A name is one below the project's evalsets, anything else a path."""
     from workbench.config import load_settings
 
+    if not out.strip() or "\0" in out:
+        raise ConfigError(f"an evalset needs a name, found {out!r}")
     return load_settings().evalsets / out if Path(out).name == out else Path(out)
 
 
 def _dollars(model: str, usd: str) -> float:
+    from workbench.evalset.cells import Unusable, amount
+
     try:
-        return float(usd)
-    except ValueError:
-        raise ConfigError(f"--cost {model} must be dollars per 1,000 requests, found {usd!r}") from None
+        found = amount(f"--cost {model}", usd)
+    except Unusable as error:
+        raise ConfigError(f"{error}; it is in dollars per 1,000 requests") from None
+    if found is None:
+        raise ConfigError(f"--cost {model} must be dollars per 1,000 requests, found {usd!r}")
+    return found
 
 
 @import_app.command("hub")
@@ -79,7 +94,7 @@ def from_hub(
     name: Annotated[str, typer.Argument(help="Collection of the hub, owner/name; naming it permits the network.")],
     corpus: Annotated[str, typer.Option(help="Its configuration of documents.")] = "corpus",
     queries: Annotated[str, typer.Option(help="Its configuration of questions.")] = "queries",
-    qrels: Annotated[str, typer.Option(help="Its configuration of judgements.")] = "default",
+    qrels: Annotated[str | None, typer.Option(help="Its configuration of judgements: default, or else qrels.")] = None,
     qrels_name: Annotated[str | None, typer.Option(help="Collection of the judgements, where another.")] = None,
     revision: Annotated[str | None, typer.Option(help="Commit or tag.")] = None,
 ) -> None:
@@ -87,22 +102,44 @@ def from_hub(
     from workbench.config import load_settings
     from workbench.evalset.imports.hub import load_hub
 
-    parts = {"corpus": corpus, "queries": queries, "qrels": qrels}
-    evalset = load_hub(name, settings=load_settings(), **parts, qrels_name=qrels_name, revision=revision)
+    evalset = load_hub(
+        name,
+        settings=load_settings(),
+        corpus=corpus,
+        queries=queries,
+        qrels=qrels,
+        qrels_name=qrels_name,
+        revision=revision,
+    )
     typer.echo(f"{len(evalset.documents):,} documents, {len(evalset.queries):,} questions; use it as: hub:{name}")
 
 
+@import_app.command("judgements")
+def from_judgements(
+    paths: Annotated[list[Path], typer.Argument(help="Filled sheets: to_judge.jsonl of a run, or a table like it.")],
+    name: Annotated[str, typer.Option(help="Evalset whose questions were judged: its name, or its folder.")],
+) -> None:
+    """Add what people judged: query_id, doc_id, grade, and judge where two people did; tells how often they agree."""
+    from workbench.config import load_settings
+    from workbench.evalset.imports.judgements import import_judgements
+
+    for path in import_judgements(paths, name, settings=load_settings(), tell=say):
+        typer.echo(f"written: {path}; the decisions that rest on it are stale now")
+
+
 @import_app.command("stream")
-def from_stream(path: _Table, name: _Name) -> None:
-    """Add requests in the order they came: query, answer_key, and where known tenant_id, cluster, at."""
+def from_stream(path: _Table, name: _Name, rename: _Rename = None) -> None:
+    """Add requests, ordered by their time: query, answer_key, at, and where known tenant_id, cluster, user_id."""
     from workbench.evalset.imports.requests import import_stream
 
-    typer.echo(f"written: {import_stream(path, _folder(name))}; complete the card.md beside it")
+    done = import_stream(path, _folder(name), rename=named_values(rename or [], "--rename"), tell=say)
+    typer.echo(f"written: {done}; complete the card.md beside it")
 
 
 @import_app.command("pairs")
-def from_pairs(path: _Table, name: _Name) -> None:
+def from_pairs(path: _Table, name: _Name, rename: _Rename = None) -> None:
     """Add pairs of questions with same_answer 0 or 1, and where known kind, cluster, tenant_id, split."""
     from workbench.evalset.imports.requests import import_pairs
 
-    typer.echo(f"written: {import_pairs(path, _folder(name))}; complete the card.md beside it")
+    done = import_pairs(path, _folder(name), rename=named_values(rename or [], "--rename"), tell=say)
+    typer.echo(f"written: {done}; complete the card.md beside it")

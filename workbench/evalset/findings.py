@@ -15,19 +15,9 @@ import yaml
 
 from workbench.config import Settings
 from workbench.errors import Defect, EvalsetError, WorkbenchError, unknown_name
-from workbench.evalset.files import (
-    DOCUMENT_KEYS,
-    QUERY_KEYS,
-    Judgement,
-    documents_of,
-    fits,
-    foreign_keys,
-    queries_of,
-    read_text,
-    scan_jsonl,
-    scan_qrels,
-)
+from workbench.evalset.files import Judgement, read_text, scan_jsonl, scan_qrels
 from workbench.evalset.gates import GatePolicy, scan_gates
+from workbench.evalset.items import DOCUMENT_KEYS, QUERY_KEYS, documents_of, fits, foreign_keys, queries_of
 from workbench.evalset.texts import own_documents, words
 from workbench.evalset.traffic import pairs_of
 from workbench.records import Document, Query, file_hash

@@ -11,6 +11,7 @@ import polars as pl
 
 from workbench.errors import Defect, EvalsetError
 from workbench.evalset.evalset import dev_clusters, require_dev
+from workbench.evalset.files import read_parquet
 from workbench.records import DEFAULT_TENANT, file_hash
 
 FILE = "outcomes.parquet"
@@ -30,8 +31,10 @@ OUTCOMES_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "tenant_id": pl.String,
     "split": pl.String,
 }
+STORED_SCHEMA = {**OUTCOMES_SCHEMA, "repeat": pl.Int64}  # what the file holds: every answer, of repeats too
 NEEDED = ("prompt_id", "prompt", "model", "quality", "cost_usd")
 DEV_SHARE = 0.5
+_MEASURED = ("quality", "cost_usd", "latency_ms", "confidence")
 _SHOWN = 20
 
 
@@ -142,11 +145,8 @@ def load_outcomes(folder: Path, *, seed: int = 0, dev_share: float = DEV_SHARE) 
     path = folder / FILE
     if not path.is_file():
         raise EvalsetError(f"evalset {folder.name} has no {FILE}; make one with: workbench import outcomes PATH")
-    try:
-        table = pl.read_parquet(path)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise EvalsetError(f"{path} cannot be read as Parquet: {error}") from error
-    return replace(outcomes_of(table, str(path), seed=seed, dev_share=dev_share), sha256=file_hash(path))
+    outcomes = outcomes_of(read_parquet(path), str(path), seed=seed, dev_share=dev_share)
+    return replace(outcomes, sha256=file_hash(path))
 
 
 def outcomes_of(
@@ -157,7 +157,8 @@ def outcomes_of(
     Parameters
     ----------
     table : DataFrame
-        Columns of `OUTCOMES_SCHEMA`; those not in `NEEDED` may be absent. One row per prompt, model and configuration.
+        Columns of `STORED_SCHEMA`; those not in `NEEDED` may be absent. One row per prompt, model, configuration and
+        repeat; repeats of a prompt are averaged. A column ``line`` says where each row stands in ``source``.
     seed : int
         Of the split by cluster, where the table has none: routers learn on dev, so that half of the clusters
         (``dev_share``) are in it.
@@ -171,6 +172,7 @@ def outcomes_of(
     rows = _typed(table, source)
     if defects := list(_defects(rows, source)):
         raise EvalsetError(f"{source} cannot be used; correct these places:", defects)
+    rows, repeats = _averaged(rows)
     prompts = rows.unique("prompt_id", keep="first", maintain_order=True).sort("prompt_id")
     clusters, splits, notes = _split(prompts, seed, dev_share)
     on_dev = pl.col("prompt_id").is_in(prompts["prompt_id"].filter(pl.Series(splits == "dev")).implode())
@@ -192,15 +194,27 @@ def outcomes_of(
         clusters=clusters,
         splits=splits,
         tenants=prompts["tenant_id"].fill_null(DEFAULT_TENANT).to_numpy(),
-        notes=notes,
+        notes=(*repeats, *notes),
     )
 
 
+def _averaged(rows: pl.DataFrame) -> tuple[pl.DataFrame, tuple[str, ...]]:
+    """One row a prompt and model: the mean of its repeats, which are no items of their own."""
+    counts = rows.group_by("prompt_id", "model").len()["len"]
+    if counts.max() == 1:
+        return rows, ()
+    means = [pl.col(name).mean() for name in _MEASURED]
+    rest = [pl.col(c).first() for c in rows.columns if c not in _MEASURED and c not in ("prompt_id", "model")]
+    often = " to ".join(dict.fromkeys(str(n) for n in (counts.min(), counts.max())))
+    note = f"every prompt was asked {often} times of a model: its repeats are averaged"
+    return rows.group_by("prompt_id", "model", maintain_order=True).agg(*means, *rest), (note,)
+
+
 def schema_columns(table: pl.DataFrame) -> list[pl.Expr]:
-    """Every column of `OUTCOMES_SCHEMA` in its type, null where the table has none."""
+    """Every column of `STORED_SCHEMA` in its type, null where the table has none."""
     return [
         (pl.col(name) if name in table.columns else pl.lit(None)).cast(kind).alias(name)
-        for name, kind in OUTCOMES_SCHEMA.items()
+        for name, kind in STORED_SCHEMA.items()
     ]
 
 
@@ -211,33 +225,36 @@ def _typed(table: pl.DataFrame, source: str) -> pl.DataFrame:
     if not len(table):
         raise EvalsetError(f"{source} has no rows")
     try:
-        typed = table.select(schema_columns(table))
+        lines = pl.col("line") if "line" in table.columns else pl.int_range(1, pl.len() + 1)
+        typed = table.select(lines.cast(pl.Int64).alias("row"), *schema_columns(table))
     except pl.exceptions.PolarsError as error:
         raise EvalsetError(f"{source} has a value of another type than its column's: {error}") from error
     named = pl.when(pl.col("config").fill_null("") != "").then(pl.format("{}@{}", "model", "config"))
     split = pl.col("split").replace("train", "dev")
-    return typed.with_columns(named.otherwise("model").alias("model"), split).with_row_index("row", 1)
+    return typed.with_columns(named.otherwise("model").alias("model"), split, pl.col("repeat").fill_null(0))
 
 
 def _defects(rows: pl.DataFrame, source: str) -> Iterator[Defect]:
-    rules = {
-        "prompt_id, prompt or model is empty": pl.any_horizontal(
-            pl.col(c).is_null() | (pl.col(c) == "") for c in ("prompt_id", "prompt", "model")
-        ),
-        "quality must be in [0, 1]": ~pl.col("quality").is_between(0, 1).fill_null(False),
-        "cost_usd must be 0 or more; an unknown cost is declared at import, never taken for 0": ~(
-            (pl.col("cost_usd") >= 0) & pl.col("cost_usd").is_finite()
-        ).fill_null(False),
-        "latency_ms must be 0 or more": (pl.col("latency_ms") < 0) | pl.col("latency_ms").is_infinite(),
-        "confidence must be in [0, 1]": ~pl.col("confidence").is_between(0, 1),
-        "split must be dev (or train) or test": ~pl.col("split").is_in(["dev", "test"]),
-        "the same prompt and model stand in another row": pl.struct("prompt_id", "model").is_duplicated(),
-    }
-    for problem, broken in rules.items():
+    empty = pl.any_horizontal(pl.col(c).is_null() | (pl.col(c) == "") for c in ("prompt_id", "prompt", "model"))
+    cost = (pl.col("cost_usd") >= 0) & pl.col("cost_usd").is_finite()
+    keys = ["prompt_id", "model", "repeat"]
+    rules = [
+        ("prompt_id, prompt or model is empty", "", empty),
+        ("quality must be in [0, 1]", "quality", ~pl.col("quality").is_between(0, 1).fill_null(False)),
+        ("cost_usd must be 0 or more; an unknown cost is declared at import, never taken for 0", "cost_usd",
+         ~cost.fill_null(False)),
+        ("latency_ms must be 0 or more", "latency_ms", (pl.col("latency_ms") < 0) | pl.col("latency_ms").is_infinite()),
+        ("confidence must be in [0, 1]", "confidence", ~pl.col("confidence").is_between(0, 1)),
+        ("split must be dev (or train) or test", "split", ~pl.col("split").is_in(["dev", "test"])),
+        ("the same prompt and model stand in another row", "", pl.struct(keys).is_duplicated()),
+    ]  # fmt: skip
+    for problem, column, broken in rules:
         found = rows.filter(broken.fill_null(False))
-        for row, prompt, model in found.select("row", "prompt_id", "model").head(_SHOWN).iter_rows():
+        for row in found.head(_SHOWN).iter_rows(named=True):
+            value = f", found {'nothing' if row[column] is None else row[column]}" if column else ""
             more = f" ({len(found)} such rows)" if len(found) > 1 else ""
-            yield Defect(source, row, f"{problem}: prompt {prompt!r}, model {model!r}{more}")
+            where = f"prompt {row['prompt_id']!r}, model {row['model']!r}"
+            yield Defect(source, row["row"], f"{problem}{value}: {where}{more}")
     yield from _of_whole(rows, source)
 
 

@@ -10,13 +10,12 @@ other texts are left out. Different families ask about different things, and a c
 answer it needs. Its family then brings in the group that holds it.
 """
 
-import hashlib
 from bisect import bisect
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -27,7 +26,9 @@ import polars as pl
 
 from workbench.codec import from_toml
 from workbench.errors import Defect, EvalsetError
-from workbench.evalset.files import Row, queries_of, read_jsonl, refuse
+from workbench.evalset.cells import Unusable, id_text, name_text, shown, times_of, truth, whole
+from workbench.evalset.files import Row, read_jsonl, read_table, refuse
+from workbench.evalset.items import queries_of
 from workbench.records import DEFAULT_TENANT, Query, content_hash, file_hash
 
 Node = tuple[str, str]  # customer and text
@@ -340,15 +341,10 @@ def load_stream(folder: Path) -> RequestStream:
             "alone do not show; "
             "import one with: workbench import stream PATH --name NAME"
         )
-    data = path.read_bytes()
-    try:
-        frame = pl.read_parquet(data)
-    except pl.exceptions.PolarsError as error:
-        raise EvalsetError(f"{path} cannot be read as Parquet: {error}") from error
-    rows, defects = stream_of(str(path), list(enumerate(frame.to_dicts(), start=1)))
+    rows, defects, _ = stream_of(str(path), read_table(path).rows)
     if defects:
         raise EvalsetError(f"{path} cannot be used; correct these rows:", defects)
-    return RequestStream.of(rows, hashlib.sha256(data).hexdigest())
+    return RequestStream.of(rows, file_hash(path))
 
 
 def generate_stream(folder: Path) -> RequestStream:
@@ -390,69 +386,92 @@ def load_pairs(folder: Path) -> tuple[tuple[Pair, ...], str]:
     return tuple(pairs), file_hash(path)
 
 
-def stream_of(file: str, rows: Sequence[Row]) -> tuple[pl.DataFrame, list[Defect]]:
-    """Rows as a frame of `STREAM_SCHEMA`, and what is wrong by line.
+def stream_of(file: str, rows: Sequence[Row]) -> tuple[pl.DataFrame, list[Defect], list[str]]:
+    """Rows as a frame of `STREAM_SCHEMA`, what is wrong by line, and a sentence on where the order is from.
 
-    ``query`` and ``answer_key`` are needed; ``pos`` defaults to the order of the rows, ``tenant_id`` to one tenant,
-    ``cluster`` to the answer key: requests that need one answer share fate; ``at``, ``feature`` and ``user_id`` may
-    lack.
+    ``query`` and ``answer_key`` are needed; ``tenant_id`` defaults to one tenant, ``cluster`` to the answer key:
+    requests that need one answer share fate; ``feature`` and ``user_id`` may lack. The order is that of ``pos``; of
+    the times ``at`` where there is no ``pos``, in any zone; and that of the rows where there is neither.
     """
-    out, defects, seen = [], list[Defect](), dict[int, int]()
-    for place, (line, row) in enumerate(rows):
-        query, answer = row.get("query"), row.get("answer_key")
-        pos = _whole(row.get("pos"), place)
-        if not isinstance(query, str) or not query.strip():
-            defects.append(Defect(file, line, '"query" must be a text that is not empty'))
-        elif answer is None or str(answer) == "":
-            defects.append(Defect(file, line, '"answer_key" must name the answer that the request needs'))
-        elif pos is None:
-            defects.append(Defect(file, line, f'"pos" must be a whole number from 0, found {row["pos"]!r}'))
-        elif (first := seen.setdefault(pos, line)) != line:
-            defects.append(Defect(file, line, f"position {pos} stands on line {first} already"))
+    places, times, defects, notes = _order(file, rows)
+    out, seen = [], dict[int, int]()
+    for (line, row), pos, at in zip(rows, places, times, strict=True):
+        try:
+            query, answer = row.get("query"), id_text("answer_key", row.get("answer_key"))
+            if not isinstance(query, str) or not query.strip():
+                raise Unusable('"query" must be a text that is not empty')
+            if answer is None:
+                raise Unusable('"answer_key" must name the answer that the request needs')
+            if (first := seen.setdefault(pos, line)) != line:
+                raise Unusable(f"position {pos} stands on line {first} already")
+            tenant, cluster, *who = (
+                name_text(name, row.get(name)) for name in ("tenant_id", "cluster", "feature", "user_id")
+            )
+        except Unusable as error:
+            defects.append(Defect(file, line, str(error)))
         else:
-            at = row.get("at")
-            tenant = str(row.get("tenant_id") or DEFAULT_TENANT)
-            cluster = str(row.get("cluster") or answer)
-            who = (str(row[name]) if row.get(name) else None for name in ("feature", "user_id"))
-            out.append((pos, query, str(answer), tenant, cluster, None if at is None else str(at), *who))
-    return pl.DataFrame(out, schema=dict(STREAM_SCHEMA), orient="row"), defects
+            given = (tenant or DEFAULT_TENANT, cluster or answer, at, *(name or None for name in who))
+            out.append((pos, query, answer, *given))
+    return pl.DataFrame(out, schema=dict(STREAM_SCHEMA), orient="row"), defects, notes
+
+
+def _order(file: str, rows: Sequence[Row]) -> tuple[list[int], list[str | None], list[Defect], list[str]]:
+    """Position and time of each row, what is wrong with them, and how the order was told."""
+    in_order, none = list(range(len(rows))), list[str | None]([None] * len(rows))
+    times, wrong = list[tuple[float, str]](), list[tuple[int, str]]()
+    if any(row.get("at") is not None for _, row in rows):
+        times, wrong = times_of("at", [(line, row.get("at")) for line, row in rows])
+    texts: list[str | None] = [text for _, text in times] or none
+    if any(row.get("pos") is not None for _, row in rows):
+        places, defects = list[int](), list[Defect]()
+        for place, (line, row) in enumerate(rows):
+            try:
+                pos = whole("pos", row.get("pos"))
+                places.append(place if pos is None else pos)
+            except Unusable as error:
+                places.append(-place - 1)
+                defects.append(Defect(file, line, str(error)))
+        kept = texts if times else [None if row.get("at") is None else str(row["at"]) for _, row in rows]
+        moments = [times[i][0] for i in sorted(in_order, key=places.__getitem__)] if times else []
+        odd = "; the times (at) contradict it" if any(a > b for a, b in pairwise(moments)) else ""
+        return places, kept, defects, [f"the order is that of the column pos{odd}"]
+    if wrong:
+        return in_order, none, [Defect(file, line, problem) for line, problem in wrong], []
+    if not times:
+        return in_order, none, [], ["no row has a time (at): the order of the rows is taken for that of arrival"]
+    moments = [moment for moment, _ in times]
+    newest_first = moments[0] > moments[-1] and all(a >= b for a, b in pairwise(moments))
+    by_time = sorted(in_order, key=lambda i: (moments[i], -i if newest_first else i))
+    places = [0] * len(rows)
+    for pos, i in enumerate(by_time):
+        places[i] = pos
+    moved = f"{sum(p != i for i, p in enumerate(places)):,} of {len(rows):,} rows stood elsewhere"
+    how = "newest first" if newest_first else moved if by_time != in_order else "in this order already"
+    return places, texts, [], [f"the requests are ordered by time (at); the file had them {how}"]
 
 
 def pairs_of(file: str, rows: Sequence[Row]) -> tuple[list[Pair], list[Defect]]:
     """Rows as pairs, and what is wrong by line; an id is made from the texts where none is given."""
     pairs, defects, seen = list[Pair](), list[Defect](), dict[str, int]()
     for line, row in rows:
-        a, b, same = row.get("query_a"), row.get("query_b"), _truth(row.get("same_answer"))
-        split = str(row.get("split") or "test")
-        if not all(isinstance(text, str) and text.strip() for text in (a, b)):
-            defects.append(Defect(file, line, '"query_a" and "query_b" must be texts that are not empty'))
-            continue
-        if same is None:
-            found = repr(row.get("same_answer"))[:40]
-            defects.append(Defect(file, line, f'"same_answer" must be 0 or 1, found {found}'))
-            continue
-        if split not in ("dev", "test"):
-            defects.append(Defect(file, line, f'"split" must be dev or test, found {split[:40]!r}'))
-            continue
-        key = str(row.get("id") or content_hash(str(a), str(b))[:12])
-        if (first := seen.setdefault(key, line)) != line:
-            defects.append(Defect(file, line, f"pair {key!r} stands on line {first} already"))
-            continue
-        tenant, cluster = str(row.get("tenant_id") or DEFAULT_TENANT), str(row.get("cluster") or key)
-        pairs.append(Pair(key, str(a), str(b), same, str(row.get("kind") or ""), cluster, tenant, split))
+        try:
+            pair = _pair(row)
+            if (first := seen.setdefault(pair.pair_id, line)) != line:
+                raise Unusable(f"pair {pair.pair_id!r} stands on line {first} already")
+        except Unusable as error:
+            defects.append(Defect(file, line, str(error)))
+        else:
+            pairs.append(pair)
     return pairs, defects
 
 
-def _whole(value: Any, default: int) -> int | None:
-    if value is None:
-        return default
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return int(number) if number.is_integer() and 0 <= number < 2**53 else None
-
-
-def _truth(value: Any) -> bool | None:
-    texts = {"0": False, "1": True, "false": False, "true": True, "0.0": False, "1.0": True}
-    return texts.get(str(value).strip().lower())
+def _pair(row: Mapping[str, Any]) -> Pair:
+    a, b = row.get("query_a"), row.get("query_b")
+    if not (isinstance(a, str) and isinstance(b, str) and a.strip() and b.strip()):
+        raise Unusable('"query_a" and "query_b" must be texts that are not empty')
+    same, split = truth("same_answer", row.get("same_answer")), row.get("split") or "test"
+    if split not in ("dev", "test"):
+        raise Unusable(f'"split" must be dev or test, found {shown(split)}')
+    key = id_text("id", row.get("id")) or content_hash(a, b)[:12]
+    kind, cluster, tenant = (name_text(name, row.get(name)) for name in ("kind", "cluster", "tenant_id"))
+    return Pair(key, a, b, same, kind, cluster or key, tenant or DEFAULT_TENANT, str(split))

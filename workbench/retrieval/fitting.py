@@ -91,8 +91,8 @@ def fit_weight(legs: Legs, qrels: Qrels) -> Hybrid:
         fused = (1 - weights) * [text.get(d, 0.0) for d in found] + weights * [vector.get(d, 0.0) for d in found]
         # What `Weighted.fuse` does, for all weights at once. `found` stands by id, so a place stands for its id.
         best = np.lexsort(best_first(fused, np.broadcast_to(range(len(found)), fused.shape))[::-1])[:, :10]
-        grades = np.array([qrels[query_id].get(d, 0) for d in found], float)
-        ideal = np.array([sorted(qrels[query_id].values(), reverse=True)[:10]], float)
+        grades = np.array([max(qrels[query_id].get(d, 0), 0) for d in found], float)
+        ideal = np.array([sorted((max(g, 0) for g in qrels[query_id].values()), reverse=True)[:10]], float)
         total += dcg(grades[best]) / (dcg(ideal)[0] or 1.0)
     return Hybrid(fusion=Weighted(WEIGHTS[int(total.argmax())]))
 

@@ -8,6 +8,7 @@ import polars as pl
 from workbench.config import Settings
 from workbench.errors import ConfigError
 from workbench.evalset.findings import known_answers
+from workbench.evalset.imports.judgements import SHEET, sheet_note, write_sheet
 from workbench.evaluation.experiment import PairedExperiment
 from workbench.evaluation.finalists import Finalists
 from workbench.evaluation.gate import MIN_REBUILDS
@@ -237,8 +238,11 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
         for arm, (low, high) in test.bounds().items() if self.policy.metric == "ndcg@10" else ():
             out.append(
                 f"{arm}: less than {WELL_JUDGED:.0%} of its top 10 is judged; its nDCG@10 lies between {low:.3f} and "
-                f"{high:.3f}. The pairs to judge are in to_judge.jsonl."
+                f"{high:.3f}."
             )
+        if unjudged := len(to_judge(test)):
+            out.append(sheet_note(unjudged, self.folder.name, self.evalset.name))
+        out += [note for system in self.systems for note in system.notes]
         asked = not (is_default(p, "strategies") and is_default(p, "chunkers"))
         told = [*(self.left_out if asked else ()), *(dev.notes if dev else ()), *test.notes]
         return [*out, *(f"{why}." for why in told)]
@@ -247,7 +251,8 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
         """Write everything the report and the gate need; what is unjudged goes to ``to_judge.jsonl``."""
         unjudged = to_judge(test)
         if len(unjudged):
-            unjudged.write_ndjson(self.folder / "to_judge.jsonl")
+            pairs = unjudged.select("query_id", "doc_id").rows()
+            write_sheet(self.folder / SHEET, pairs, self.evalset.queries, self.evalset.documents)
         return super().save(decision, test, *tables, dev=dev)
 
 

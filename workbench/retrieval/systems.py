@@ -15,7 +15,7 @@ import polars as pl
 from workbench.config import Settings
 from workbench.errors import ConfigError, ProviderError
 from workbench.records import Hit, Query, content_hash
-from workbench.retrieval.trec import read_run
+from workbench.retrieval.trec import read_run_with_notes
 
 FORM = "NAME=PATH@USD or NAME=module:function@USD, USD being its dollars per 1,000 requests"
 
@@ -24,7 +24,7 @@ FORM = "NAME=PATH@USD or NAME=module:function@USD, USD being its dollars per 1,0
 class SystemArm:
     """A system that is not ours: its name, where its hits come from, and what the user says it costs.
 
-    ``search`` is None for a run file, whose hits are in ``run``.
+    ``search`` is None for a run file, whose hits are in ``run``, and of which ``notes`` tells what is odd.
     """
 
     name: str
@@ -33,6 +33,7 @@ class SystemArm:
     sha256: str
     search: Callable[[Query], Iterable[Hit]] | None = field(default=None, repr=False)
     run: pl.DataFrame | None = field(default=None, repr=False)
+    notes: tuple[str, ...] = field(default=(), repr=False)
 
 
 def load_systems(entries: Iterable[str], settings: Settings) -> list[SystemArm]:
@@ -63,7 +64,8 @@ def _load(entry: str, settings: Settings) -> SystemArm:
         raise ConfigError(f"system {name!r} costs {cost!r}; say its dollars per 1,000 requests, 0 or more")
     path = settings.root / source
     if path.is_file():
-        return SystemArm(name, source, usd, content_hash(path.read_bytes()), run=read_run(path))
+        run, notes = read_run_with_notes(path)
+        return SystemArm(name, source, usd, content_hash(path.read_bytes()), run=run, notes=notes)
     module, colon, function = source.partition(":")
     if not colon:
         raise ConfigError(f"system {name!r}: no file {path}, and {source!r} is not module:function")

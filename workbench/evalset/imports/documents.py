@@ -1,8 +1,5 @@
 """A team's own tables (JSONL, CSV, Parquet) as an evalset: documents, questions and which answers which."""
 
-import csv
-import io
-import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import date
@@ -11,44 +8,43 @@ from types import MappingProxyType
 from typing import Any
 
 from workbench.errors import Defect, EvalsetError
+from workbench.evalset.cells import Unusable, grade, id_text, parsed, shown
 from workbench.evalset.files import (
-    DOCUMENT_KEYS,
-    QUERY_KEYS,
+    TABLES,
     Judgement,
+    Names,
     Row,
-    documents_of,
-    grade_of,
-    queries_of,
-    read_jsonl,
+    TableFile,
+    has_header,
+    named_rows,
     read_qrels,
-    read_text,
-    refuse,
+    read_table,
+    renamed,
+    require_columns,
 )
 from workbench.evalset.findings import judgement_defects
-from workbench.evalset.imports.folder import import_card, write_folder
-from workbench.evalset.imports.hub import read_parquet
+from workbench.evalset.imports.folder import Tell, import_card, say_nothing, tell_left_out, write_folder
+from workbench.evalset.items import DOCUMENT_KEYS, QUERY_KEYS, documents_of, metadata_of, queries_of
 
-# our column -> what it may be called
-Names = Mapping[str, Sequence[str]]
-_DOCUMENT_NAMES: Names = {
+DOCUMENT_NAMES: Names = {
     "_id": ("_id", "id", "doc_id", "document_id", "corpus-id"),
     "text": ("text", "content", "body"),
     "title": ("title",),
 }
-_QUERY_NAMES: Names = {
+QUERY_NAMES: Names = {
     "_id": ("_id", "id", "query_id", "query-id", "qid"),
     "text": ("text", "query", "question"),
     "relevant": ("relevant", "relevant_ids", "doc_ids"),
 }
-_QRELS_NAMES: Names = {
+QRELS_NAMES: Names = {
     "query_id": ("query_id", "query-id", "qid"),
     "doc_id": ("doc_id", "corpus-id", "corpus_id", "document_id"),
     "grade": ("grade", "score", "relevance", "label"),
     "split": ("split",),
 }
 _BY_HAND = "Who wrote the questions and judged the documents (people, a model), how, when, for what"
-TABLES = (".jsonl", ".ndjson", ".csv", ".parquet")
-_LISTS = ("accept", "aliases", "relevant")
+_OTHER_KEYS = {"tenant_id": ("tenant_id", "tenant")}  # metadata that goes by another name too
+_LISTS = ("accept", "aliases")
 
 
 def import_tables(
@@ -58,161 +54,212 @@ def import_tables(
     qrels: Path | None = None,
     out: Path,
     rename: Mapping[str, str] = MappingProxyType({}),
+    tell: Tell = say_nothing,
 ) -> Path:
     """Write the evalset folder ``out`` from a table of documents, one of questions and their judgements.
 
     Parameters
     ----------
     corpus : Path
-        ``.jsonl``, ``.csv`` or ``.parquet`` with columns _id (or id, doc_id), text (or content, body) and,
-        where there are any, title, tenant_id, document_type, date, aliases.
+        ``.jsonl``, ``.csv``, ``.tsv`` or ``.parquet`` with columns _id (or id, doc_id), text (or content, body) and,
+        where there are any, title, tenant_id, document_type, date, aliases, each in a column of its own or in
+        ``metadata``, an object or its JSON text.
     queries : Path
         The same for questions: _id, text (or query, question), and tenant_id, feature, style, cluster,
-        accept, reference; ``relevant`` lists the ids of the right documents (a list, or text parted by ``;``)
-        where there is no ``qrels``.
+        accept, reference; ``relevant`` names the right documents where there is no ``qrels``: an id, a list of ids,
+        ids parted by ``;``, or an object of id and grade.
     qrels : Path, optional
         A BEIR or TREC file (.tsv, .txt, .qrels), or a table with query_id, doc_id and, where there are any,
-        grade (default 1) and split (default test).
+        grade (default 1; 0 and less is judged and not relevant) and split (default test).
     out : Path
         Where the folder is to be; it must not exist.
     rename : mapping
         Your column -> ours, for columns of another name.
+    tell : callable
+        Takes a line on what was left out.
 
     Raises
     ------
     EvalsetError
         With the file and line (of Parquet: row) of everything that cannot be used; nothing is written then.
+    ConfigError
+        If a column to rename is in none of the tables.
     """
-    document_rows, document_rest = _named(corpus, _DOCUMENT_NAMES, DOCUMENT_KEYS, rename)
-    query_rows, query_rest = _named(queries, _QUERY_NAMES, QUERY_KEYS, rename)
+    paths = [corpus, queries, *([qrels] if qrels and _is_table(qrels) else [])]
+    tables = {path: read_table(path) for path in paths}
+    require_columns(rename, list(tables.values()))
+    tables = {path: renamed(table, rename) for path, table in tables.items()}
+    document_rows, document_rest, wrong = beir_rows(tables[corpus], DOCUMENT_NAMES, DOCUMENT_KEYS)
+    query_rows, query_rest, odd = beir_rows(tables[queries], QUERY_NAMES, QUERY_KEYS)
     documents, document_lines, defects = documents_of(str(corpus), document_rows)
     questions, query_lines, problems = queries_of(str(queries), query_rows)
     source = qrels or queries
-    judgements = _of_qrels(qrels, rename) if qrels else _of_queries(queries, query_rows)
-    for rows in judgements.values():
+    judged, unread, rest = _judged(qrels, tables, queries, query_rows)
+    for rows in judged.values():
         problems += judgement_defects(str(source), rows, query_lines, document_lines)
-    if defects or problems:
-        raise EvalsetError("the tables cannot be imported; correct these lines:", [*defects, *problems])
-    card = import_card({source: (), corpus: document_rest, queries: query_rest}, _BY_HAND)
-    write_folder(out, documents=documents, queries=questions, judgements=judgements, card=card)
+    if found := [*wrong, *defects, *odd, *problems, *unread]:
+        raise EvalsetError("the tables cannot be imported; correct these lines:", found)
+    if not any(judged.values()):
+        asked = "give qrels, or a column `relevant` with the ids of the right documents"
+        raise EvalsetError(f"{source} says of no question which document answers it; {asked}")
+    left_out = {source: rest, corpus: document_rest, queries: query_rest}
+    write_folder(out, documents=documents, queries=questions, judgements=judged, card=import_card(left_out, _BY_HAND))
+    tell_left_out(left_out, (), tell)
     return out
 
 
-def named_rows(path: Path, names: Names) -> tuple[list[Row], list[str]]:
-    """Rows of a table under our names, each from the first of its known columns, and the columns nothing needs."""
-    rest: set[str] = set()
-    rows: list[Row] = []
-    for line, given in read_table(path):
-        rows.append((line, _taken(given, names)))
-        rest |= given.keys()
-    return rows, sorted(rest)
+def _is_table(qrels: Path) -> bool:
+    """Whether judgements stand in a table with a header, and not in the lines of BEIR or TREC."""
+    if qrels.suffix.lower() == ".tsv":
+        return has_header(qrels, QRELS_NAMES, ("query_id", "doc_id"))
+    return qrels.suffix.lower() in TABLES
 
 
-def _taken(given: dict[str, Any], names: Names) -> dict[str, Any]:
-    """Cells under our names, taken out of ``given``; None where a row has none of the columns."""
-    row: dict[str, Any] = {}
-    for ours, theirs in names.items():
-        found = next((name for name in theirs if given.get(name) is not None), None)
-        row[ours] = None if found is None else given.pop(found)
-    return row
+def beir_rows(table: TableFile, names: Names, metadata: Sequence[str]) -> tuple[list[Row], list[str], list[Defect]]:
+    """Rows in BEIR's form, the columns that nothing here needs, and the metadata that cannot be read.
+
+    What is metadata here may stand in columns, as ``metadata.NAME``, or in an object ``metadata``, also as JSON text.
+    """
+    plain, flat, defects = dict[int, dict[str, Any]](), [], list[Defect]()
+    for line, row in table.rows:
+        try:
+            plain[line] = _with_metadata(row, names)
+            flat.append((line, plain[line]))
+        except Unusable as error:
+            defects.append(Defect(str(table.path), line, str(error)))
+    columns = dict.fromkeys(key for _, row in flat for key in row)
+    keys = {key: _OTHER_KEYS.get(key, (key,)) for key in metadata}
+    needed = ("_id", "text") if flat else ()
+    rows, rest = named_rows(TableFile(table.path, tuple(columns), tuple(flat)), {**keys, **names}, needed)
+    out: list[Row] = []
+    for line, row in rows:
+        told: dict[str, Any] = {name: _plain(row[name]) for name in names}
+        told["metadata"] = {
+            k: _listed(row[k]) if k in _LISTS else _plain(row[k]) for k in metadata if row[k] is not None
+        }
+        out.append((line, told))
+    return out, rest, defects
 
 
-def read_table(path: Path) -> list[Row]:
-    """Rows of a JSONL, CSV or Parquet file with their lines (of Parquet: rows from 1); CSV values stay text.
+def _with_metadata(row: Mapping[str, Any], names: Names) -> dict[str, Any]:
+    """Cells and metadata side by side; refused where the two say different things of one name."""
+    cells = {name: value for name, value in row.items() if name.partition(".")[0] != "metadata"}
+    flat = {name.removeprefix("metadata."): value for name, value in row.items() if name.startswith("metadata.")}
+    for key, value in {**flat, **metadata_of(row)}.items():
+        same = next((theirs for theirs in names.values() if key in theirs), ())
+        name = f"metadata.{key}" if any(cells.get(other) is not None for other in same) else key
+        if cells.get(name) is not None and value is not None and str(cells[name]) != str(value):
+            raise Unusable(f'"{name}" is {shown(cells[name])} in its column and {shown(value)} in "metadata"')
+        if value is not None:
+            cells[name] = value
+    return cells
+
+
+def _plain(value: Any) -> Any:
+    """Turn a cell into what JSON would hold: dates as text."""
+    return value.isoformat()[:10] if isinstance(value, date) else value
+
+
+def _listed(value: Any) -> Any:
+    """A list, also from ``["a", "b"]`` or ``a; b``."""
+    if not isinstance(value, str):
+        return value
+    try:
+        found = parsed("", value)
+    except Unusable:
+        found = value
+    return found if isinstance(found, list) else [part.strip() for part in value.split(";") if part.strip()]
+
+
+def _judged(
+    qrels: Path | None, tables: Mapping[Path, TableFile], queries: Path, rows: Sequence[Row]
+) -> tuple[dict[str, list[Judgement]], list[Defect], list[str]]:
+    """Judgements by split, what cannot be read of them, and the columns of their table that nothing here needs."""
+    if qrels is None:
+        return *_of_queries(queries, rows), []
+    if qrels not in tables:
+        return {"test": read_qrels(qrels)}, [], []
+    return of_qrels(tables[qrels])
+
+
+def _of_queries(path: Path, rows: Sequence[Row]) -> tuple[dict[str, list[Judgement]], list[Defect]]:
+    """Judgements that the questions carry themselves."""
+    found, defects = list[Judgement](), list[Defect]()
+    for line, row in rows:
+        try:
+            query_id = id_text("_id", row["_id"]) or ""
+            found += [Judgement(line, query_id, doc, grade) for doc, grade in relevant(row["relevant"]).items()]
+        except Unusable as error:
+            defects.append(Defect(str(path), line, str(error)))
+    return {"test": found}, defects
+
+
+def relevant(value: Any) -> dict[str, int]:
+    """Grade by document id that a cell names: an id, a list, ids parted by ``;``, or an object of id and grade.
+
+    >>> relevant([7]), relevant("8; 9"), relevant({"7": 2, "9": 1})
+    ({'7': 1}, {'8': 1, '9': 1}, {'7': 2, '9': 1})
 
     Raises
     ------
-    EvalsetError
-        If the file cannot be read, or is of another kind.
+    Unusable
+        If it is anything else.
     """
-    if (suffix := path.suffix.lower()) not in TABLES:
-        raise EvalsetError(f"{path}: a table is one of {', '.join(TABLES)}, found {suffix or 'no suffix'!r}")
-    if suffix == ".parquet":
-        return list(enumerate(read_parquet(path), start=1))
-    return _read_csv(path) if suffix == ".csv" else read_jsonl(path)
+    value = parsed("relevant", value)
+    if isinstance(value, str):
+        return {part.strip(): 1 for part in value.split(";") if part.strip()}
+    if isinstance(value, dict):
+        if any(name in value for name in QRELS_NAMES["doc_id"]):
+            return _graded(value)
+        return {key.strip(): given for key, raw in value.items() if (given := grade(raw)) is not None}
+    found: dict[str, int] = {}
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, dict):
+            one = _graded(item)
+        else:
+            key = id_text("relevant", item)
+            one = {} if key is None else {key.strip(): 1}
+        if twice := [key for key in one if found.get(key, one[key]) != one[key]]:
+            raise Unusable(f'"relevant" gives {twice[0]!r} two grades')
+        found |= one
+    return found
 
 
-def _read_csv(path: Path) -> list[Row]:
-    """Rows with the line on which each ends; types are not guessed, so that the id 007 stays 007."""
-    text, defects = read_text(path)
-    rows: list[Row] = []
-    reader = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""), strict=True)
-    header: list[str] = []
-    try:
-        for cells in reader:
-            if not header:
-                header = [cell.strip() for cell in cells]
-            elif cells and len(cells) != len(header):
-                problem = f"{len(header)} columns are expected as in the header, found {len(cells)}"
-                defects.append(Defect(str(path), reader.line_num, problem))
-            elif cells:
-                rows.append((reader.line_num, {k: v for k, v in zip(header, cells, strict=True) if v != ""}))
-    except csv.Error as error:
-        defects.append(Defect(str(path), reader.line_num, f"not CSV: {error}"))
-    if not rows and not defects:
-        defects.append(Defect(str(path), 0, "is empty; a header and one row a line are expected"))
-    refuse(path, defects)
-    return rows
+def _graded(item: Mapping[str, Any]) -> dict[str, int]:
+    """One judgement as an object, ``{"doc_id": "7", "grade": 2}``."""
+    taken = {
+        ours: next((item[name] for name in (*QRELS_NAMES[ours], *more) if item.get(name) is not None), None)
+        for ours, more in (("doc_id", ("_id", "id")), ("grade", ()))
+    }
+    key, given = id_text("relevant", taken["doc_id"]), grade(taken["grade"])
+    if key is None:
+        raise Unusable(f'"relevant" holds {shown(dict(item))}, which names no doc_id')
+    return {key: 1 if given is None else given}
 
 
-def _named(path: Path, names: Names, metadata: Sequence[str], rename: Mapping[str, str]) -> tuple[list[Row], list[str]]:
-    """Rows in BEIR's form, and the columns that nothing here needs."""
-    rows: list[Row] = []
-    rest: set[str] = set()
-    for line, raw in read_table(path):
-        given = {rename.get(name, name): value for name, value in raw.items()}
-        nested = given.pop("metadata", None)
-        given |= nested if isinstance(nested, dict) else {}
-        row: dict[str, Any] = {name: _plain(name, value) for name, value in _taken(given, names).items()}
-        row["metadata"] = {key: _plain(key, given.pop(key)) for key in metadata if key in given}
-        rest |= given.keys()
-        rows.append((line, row))
-    return rows, sorted(rest)
+def of_qrels(table: TableFile, *, split: str = "test") -> tuple[dict[str, list[Judgement]], list[Defect], list[str]]:
+    """Judgements of a table of their own by split, what cannot be used of it, and the columns left out.
 
-
-def _plain(name: str, value: Any) -> Any:
-    """Turn a cell into what JSON would hold: dates as text, lists also from ``["a", "b"]`` or ``a; b``."""
-    if isinstance(value, date):
-        return value.isoformat()[:10]
-    if name not in _LISTS or not isinstance(value, str):
-        return value
-    try:
-        parsed = json.loads(value)
-    except (ValueError, RecursionError):
-        parsed = None
-    return parsed if isinstance(parsed, list) else [part.strip() for part in value.split(";") if part.strip()]
-
-
-def _of_queries(path: Path, rows: Sequence[Row]) -> dict[str, list[Judgement]]:
-    """Judgements that the questions carry themselves."""
-    found: list[Judgement] = []
-    for line, row in rows:
-        listed = row["relevant"] if isinstance(row["relevant"], list) else []
-        found += [Judgement(line, str(row["_id"]), doc_id, 1) for doc_id in dict.fromkeys(map(str, listed))]
-    if not found:
-        asked = "give qrels, or a column `relevant` with the ids of the right documents"
-        raise EvalsetError(f"{path} says of no question which document answers it; {asked}")
-    return {"test": found}
-
-
-def _of_qrels(path: Path, rename: Mapping[str, str]) -> dict[str, list[Judgement]]:
-    """Judgements of a file of their own, by split."""
-    if path.suffix.lower() not in TABLES:
-        return {"test": read_qrels(path)}
+    ``split`` is that of rows that name none.
+    """
     splits: dict[str, list[Judgement]] = {}
     defects: list[Defect] = []
-    for line, row in _named(path, _QRELS_NAMES, (), rename)[0]:
-        split = "test" if row["split"] is None else str(row["split"])
-        grade = 1 if row["grade"] is None else grade_of(row["grade"])
-        if row["query_id"] is None or row["doc_id"] is None:
-            defects.append(Defect(str(path), line, "query_id and doc_id are needed"))
-        elif grade is None:
-            found = str(row["grade"])[:40]
-            defects.append(Defect(str(path), line, f"the grade must be a whole number from 0, found {found!r}"))
-        elif not re.fullmatch(r"[\w-]+", split):
-            defects.append(Defect(str(path), line, f"{split[:40]!r} cannot name a split; use dev or test"))
+    rows, rest = named_rows(table, QRELS_NAMES, ("query_id", "doc_id"))
+    graded = any(row["grade"] is not None for _, row in rows)
+    for line, row in rows:
+        try:
+            query_id, doc_id = (id_text(name, row[name]) for name in ("query_id", "doc_id"))
+            given = grade(row["grade"]) if graded else 1
+            where = split if row["split"] is None else str(row["split"])
+            if query_id is None or doc_id is None:
+                raise Unusable("query_id and doc_id are needed")
+            if given is None:
+                raise Unusable("the grade is missing where other rows have one")
+            if not re.fullmatch(r"[\w-]+", where):
+                raise Unusable(f"{where[:40]!r} cannot name a split; use dev or test")
+        except Unusable as error:
+            defects.append(Defect(str(table.path), line, str(error)))
         else:
-            judgement = Judgement(line, str(row["query_id"]), str(row["doc_id"]), grade)
-            splits.setdefault(split, []).append(judgement)
-    refuse(path, defects)
-    return splits
+            judgement = Judgement(line, query_id.strip(), doc_id.strip(), given)
+            splits.setdefault(where, []).append(judgement)
+    return splits, defects, rest

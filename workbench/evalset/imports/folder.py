@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
@@ -10,8 +10,15 @@ from typing import Any
 
 from workbench.codec import write_whole
 from workbench.errors import EvalsetError
-from workbench.evalset.files import DOCUMENT_KEYS, QUERY_KEYS, Judgement
+from workbench.evalset.files import Judgement
+from workbench.evalset.items import DOCUMENT_KEYS, QUERY_KEYS
 from workbench.records import Document, Query, file_hash
+
+Tell = Callable[[str], object]  # what an import says beside its result: what it left out, and what it took it for
+
+
+def say_nothing(line: str) -> None:
+    """Take what an import tells without showing it."""
 
 
 def write_folder(
@@ -50,12 +57,28 @@ def new_folder(out: Path) -> Iterator[Path]:
     """
     if out.exists():
         raise EvalsetError(f"{out} exists already; remove it or import into another folder")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
-        folder = Path(scratch) / out.name
-        folder.mkdir()
-        yield folder
-        folder.rename(out)
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".import-") as scratch:
+            folder = Path(scratch) / "new"
+            folder.mkdir()
+            yield folder
+            folder.rename(out)
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Turn what the disk refuses into an error that names what was to be written.
+
+    Raises
+    ------
+    EvalsetError
+        If it cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise EvalsetError(f"{out} cannot be written: {error.strerror or error}; import under another name") from error
 
 
 def add_file(out: Path, name: str, data: bytes, *, card: str) -> Path:
@@ -71,11 +94,22 @@ def add_file(out: Path, name: str, data: bytes, *, card: str) -> Path:
     target = out / name
     if target.exists():
         raise EvalsetError(f"{target} exists already; remove it or import under another name")
-    out.mkdir(parents=True, exist_ok=True)
-    if not (out / "card.md").exists():
-        (out / "card.md").write_text(card, encoding="utf-8")
-    write_whole(target, data)
+    if not out.exists():
+        with new_folder(out) as folder:
+            (folder / "card.md").write_text(card, encoding="utf-8")
+            (folder / name).write_bytes(data)
+        return target
+    with writing(target):
+        write_whole(target, data)
+        if not (out / "card.md").exists():
+            (out / "card.md").write_text(card, encoding="utf-8")
     return target
+
+
+def tell_left_out(left_out: Mapping[Path, Sequence[str]], notes: Sequence[str], tell: Tell) -> None:
+    """Say what an import did that its files do not: notes, and by file the columns that mean nothing here."""
+    for line in [*notes, *(f"of {path.name} are left out: {', '.join(n)}" for path, n in left_out.items() if n)]:
+        tell(line)
 
 
 def import_card(left_out: Mapping[Path, Sequence[str]], by_hand: str, notes: Sequence[str] = ()) -> str:

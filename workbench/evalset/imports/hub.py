@@ -1,37 +1,47 @@
-"""What is read through ``datasets``: local Parquet files, and collections of the hub when one is named."""
+"""Collections of the Hugging Face hub, read through ``datasets`` when one is named, and kept as evalset folders."""
 
+import hashlib
 import os
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from workbench.config import Settings
 from workbench.errors import EvalsetError
+from workbench.evalset.cells import settled
 from workbench.evalset.evalset import Evalset, hub_folder, load_evalset
-from workbench.evalset.files import Judgement, Row, documents_of, grade_of, queries_of
+from workbench.evalset.files import Judgement, Names, Row, TableFile
+from workbench.evalset.findings import judgement_defects
+from workbench.evalset.imports.documents import DOCUMENT_NAMES, QUERY_NAMES, beir_rows, of_qrels
 from workbench.evalset.imports.folder import write_folder
+from workbench.evalset.items import DOCUMENT_KEYS, QUERY_KEYS, documents_of, queries_of
 from workbench.inference.weights import why_unreachable
 
+QRELS_CONFIGURATIONS = ("default", "qrels")  # mteb 1 and BEIR's mirrors; mteb 2 where there are several
 
-def read_parquet(path: Path) -> list[dict[str, Any]]:
-    """Rows of a local Parquet file, as they are stored: no address inside one is followed.
 
-    Raises
-    ------
-    EvalsetError
-        If there is no such file, or it is no Parquet.
-    """
-    if not path.is_file():
-        raise EvalsetError(f"no file {path}")
-    datasets = _datasets()
-    with tempfile.TemporaryDirectory() as cache:
-        table = _reading(
-            f"{path} cannot be read as Parquet; write it again",
-            lambda: datasets.Dataset.from_parquet(str(path), cache_dir=cache, keep_in_memory=True),
-        )
-    return _rows(table)
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What is read of a collection: its name, its configurations, where the judgements are, and which revision."""
+
+    name: str
+    corpus: str = "corpus"
+    queries: str = "queries"
+    qrels: str | None = None
+    qrels_name: str | None = None
+    revision: str | None = None
+
+    def told(self, folder_sha256: str) -> str:
+        """Line of the card by which a kept collection is known to be what is asked for."""
+        parts = [f"documents {self.corpus!r}", f"questions {self.queries!r}", f"judgements {self.qrels or 'found'!r}"]
+        parts += [f"of {self.qrels_name!r}"] if self.qrels_name else []
+        revision = f"revision {self.revision or 'not pinned: the newest of that day'}"
+        return f"Read: {', '.join(parts)}; {f'files {folder_sha256}' if folder_sha256 else revision}."
 
 
 def load_hub(
@@ -40,20 +50,23 @@ def load_hub(
     settings: Settings,
     corpus: str = "corpus",
     queries: str = "queries",
-    qrels: str = "default",
+    qrels: str | None = None,
     qrels_name: str | None = None,
     revision: str | None = None,
 ) -> Evalset:
     """Fetch a retrieval collection of the hub once, keep it as an evalset folder in the cache, and load that.
 
-    Naming it is the permission to use the network; `load_evalset` with ``hub:NAME`` finds it again without.
+    Naming it is the permission to use the network; `load_evalset` with ``hub:NAME`` finds it again without. It is read
+    anew if other configurations or another revision are asked for, and, of a local copy, if a file of it has changed.
 
     Parameters
     ----------
     name : str
         As on the hub, ``owner/name``, or the folder of a local copy.
-    corpus, queries, qrels : str
-        Its configurations; the defaults are MTEB's.
+    corpus, queries : str
+        Its configurations; the defaults are MTEB's. Ids stand in ``_id`` or ``id``.
+    qrels : str, optional
+        Configuration of the judgements; without one ``default``, or ``qrels`` where there is no ``default``.
     qrels_name : str, optional
         Where the judgements are a collection of their own, as BEIR's ``NAME-qrels``.
     revision : str, optional
@@ -65,32 +78,100 @@ def load_hub(
         Within seconds when there is no network, and when the collection is not of this form.
     """
     local = Path(name).is_dir()
-    name = str(Path(name).resolve()) if local else name
-    out = hub_folder(name, settings)
-    if out.is_dir():
+    asked = _Asked(str(Path(name).resolve()) if local else name, corpus, queries, qrels, qrels_name, revision)
+    out = hub_folder(asked.name, settings)
+    told = asked.told(_folder_hash(Path(name)) if local else "")
+    if _is_kept(out, told, as_before=not local and asked == _Asked(asked.name)):
         return load_evalset(out, settings=settings)
     datasets = _datasets()
     if not local:
-        _require_network(name)
+        _require_network(asked.name)
+    with _cache(settings, local=local) as cache:
 
-    def fetch(source: str, config: str) -> dict[str, list[Row]]:
-        asked = f"{source!r} (configuration {config!r}) cannot be loaded"
-        cache = str(settings.cache / "datasets")
-        found = _reading(asked, lambda: datasets.load_dataset(source, config, revision=revision, cache_dir=cache))
-        return {split: list(enumerate(_rows(table), start=1)) for split, table in found.items()}
+        def fetch(source: str, config: str) -> dict[str, list[Row]]:
+            problem = f"{source!r} (configuration {config!r}) cannot be loaded"
+            found = _reading(
+                problem, lambda: datasets.load_dataset(source, config, revision=revision, cache_dir=str(cache))
+            )
+            return {split: list(enumerate(_rows(table), start=1)) for split, table in found.items()}
 
-    documents, _, defects = documents_of(f"{name}:{corpus}", list(chain(*fetch(name, corpus).values())))
-    questions, _, problems = queries_of(f"{name}:{queries}", list(chain(*fetch(name, queries).values())))
-    if defects or problems:
-        raise EvalsetError(f"{name!r} is not in BEIR's form:", [*defects, *problems])
-    splits = fetch(qrels_name or name, qrels)
+        judged_in = qrels or _judgements_of(datasets, qrels_name or asked.name, revision)
+        _keep(out, asked, judged_in, fetch, f"# {asked.name}\n{told}\n")
     try:
-        judgements = {split: [_judgement(line, row) for line, row in rows] for split, rows in splits.items()}
-    except (KeyError, ValueError) as error:
-        raise EvalsetError(f"{name!r}: judgements need query-id, corpus-id and score: {error!r}") from error
-    card = f"# {name}\nFetched from the hub, revision {revision or 'not pinned: the newest of that day'}.\n"
+        return load_evalset(out, settings=settings)
+    except EvalsetError:
+        shutil.rmtree(out)  # what no notebook can open is not kept
+        raise
+
+
+def _keep(out: Path, asked: _Asked, qrels: str, fetch: Callable[[str, str], dict[str, list[Row]]], card: str) -> None:
+    """Read the three configurations and write their evalset folder, in place of one that was read before."""
+
+    def rows_of(config: str, names: Names, keys: tuple[str, ...]) -> tuple[str, list[Row], list[Any]]:
+        table = _table(f"{asked.name}:{config}", list(chain(*fetch(asked.name, config).values())))
+        rows, _, wrong = beir_rows(table, names, keys)
+        return str(table.path), rows, wrong
+
+    file, rows, wrong = rows_of(asked.corpus, DOCUMENT_NAMES, DOCUMENT_KEYS)
+    documents, document_lines, defects = documents_of(file, rows)
+    file, rows, odd = rows_of(asked.queries, QUERY_NAMES, QUERY_KEYS)
+    questions, query_lines, problems = queries_of(file, rows)
+    judgements: dict[str, list[Judgement]] = {}
+    for split, rows in fetch(asked.qrels_name or asked.name, qrels).items():
+        splits, unread, _ = of_qrels(_table(f"{asked.qrels_name or asked.name}:{qrels}:{split}", rows), split=split)
+        judgements |= splits
+        problems += unread
+        for name, found in splits.items():
+            problems += judgement_defects(f"{asked.name}:{qrels}:{name}", found, query_lines, document_lines)
+    if defects or problems or wrong or odd:
+        raise EvalsetError(f"{asked.name!r} is not in BEIR's form:", [*wrong, *defects, *odd, *problems])
+    if out.exists():
+        shutil.rmtree(out)
     write_folder(out, documents=documents, queries=questions, judgements=judgements, card=card)
-    return load_evalset(out, settings=settings)
+
+
+def _table(label: str, rows: list[Row]) -> TableFile:
+    return TableFile(Path(label), tuple(dict.fromkeys(key for _, row in rows for key in row)), tuple(rows))
+
+
+def _is_kept(out: Path, told: str, *, as_before: bool) -> bool:
+    """Whether what is asked for was read before; a card that does not tell how is of a time without a choice."""
+    if not out.is_dir():
+        return False
+    card = (out / "card.md").read_text(encoding="utf-8") if (out / "card.md").is_file() else ""
+    return told in card or (as_before and "Read: " not in card)
+
+
+def _folder_hash(folder: Path) -> str:
+    """Hash of a local copy: names and contents of its files."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and ".git" not in path.parts):
+        digest.update(str(path.relative_to(folder)).encode(errors="surrogateescape") + b"\0")
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _cache(settings: Settings, *, local: bool) -> Iterator[Path]:
+    """Where ``datasets`` keeps what it made; of a local folder nothing is kept, as it is told apart by name alone."""
+    if not local:
+        yield settings.cache / "datasets"
+        return
+    settings.cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=settings.cache, prefix=".datasets-") as folder:
+        yield Path(folder)
+
+
+def _judgements_of(datasets: Any, source: str, revision: str | None) -> str:
+    """Configuration that holds the judgements, where nobody named one."""
+    known = _reading(
+        f"{source!r} cannot be loaded", lambda: datasets.get_dataset_config_names(source, revision=revision)
+    )
+    found = [name for name in QRELS_CONFIGURATIONS if name in known]
+    if not found:
+        told = f"{source!r} has no configuration {' or '.join(QRELS_CONFIGURATIONS)}, but {', '.join(known)}"
+        raise EvalsetError(f"{told}; name the one with the judgements: --qrels NAME")
+    return found[0]
 
 
 def _datasets() -> Any:
@@ -125,10 +206,4 @@ def _require_network(name: str) -> None:
 
 def _rows(table: Any) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = table.with_format("arrow")[:].to_pylist()
-    return rows
-
-
-def _judgement(line: int, row: dict[str, Any]) -> Judgement:
-    if (grade := grade_of(row["score"])) is None:
-        raise ValueError(f"score {row['score']!r} is no whole number from 0")
-    return Judgement(line, str(row["query-id"]), str(row["corpus-id"]), grade)
+    return [settled(row) for row in rows]

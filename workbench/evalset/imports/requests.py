@@ -2,12 +2,14 @@
 
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 
 from workbench.errors import EvalsetError
-from workbench.evalset.imports.documents import Names, named_rows
-from workbench.evalset.imports.folder import add_file, import_card
+from workbench.evalset.files import Names, named_rows, read_table
+from workbench.evalset.imports.folder import Tell, add_file, import_card, say_nothing, tell_left_out
 from workbench.evalset.traffic import Pair, pairs_of, stream_of
 
 PAIR_NAMES: Names = {
@@ -26,30 +28,37 @@ STREAM_NAMES: Names = {
     "pos": ("pos", "position"),
     "tenant_id": ("tenant_id", "tenant"),
     "cluster": ("cluster",),
-    "at": ("at", "timestamp", "time"),
+    "at": ("at", "timestamp", "time", "created_at", "created", "datetime", "date", "ts", "start_time", "startTime"),
     "feature": ("feature",),
     "user_id": ("user_id", "user"),
 }
 _BY_HAND = "Where the questions come from, and who said which of them may share an answer, how, when"
 
 
-def import_pairs(path: Path, out: Path) -> Path:
+def import_pairs(
+    path: Path, out: Path, *, rename: Mapping[str, str] = MappingProxyType({}), tell: Tell = say_nothing
+) -> Path:
     """Write ``out/pairs.jsonl`` from a CSV, Parquet or JSONL file with one pair a row.
 
     Columns: ``query_a``, ``query_b``, ``same_answer`` (0 or 1), and where there are any ``id``, ``kind``,
-    ``cluster``, ``tenant_id``, ``split`` (dev or test); common other names are known.
+    ``cluster``, ``tenant_id``, ``split`` (dev or test); common other names are known, ``rename`` (yours -> ours) gives
+    others. ``tell`` takes a line on what was left out.
 
     Raises
     ------
     EvalsetError
         With the file and line of everything that cannot be used, or if there are pairs already.
+    ConfigError
+        If a column to rename is not there.
     """
-    rows, left_out = named_rows(path, PAIR_NAMES)
+    rows, rest = named_rows(read_table(path, rename), PAIR_NAMES, ("query_a", "query_b", "same_answer"))
     pairs, defects = pairs_of(str(path), rows)
     if defects:
         raise EvalsetError("the pairs cannot be imported; correct these lines:", defects)
     text = "".join(f"{pair_line(pair)}\n" for pair in pairs)
-    return add_file(out, "pairs.jsonl", text.encode(), card=import_card({path: left_out}, _BY_HAND))
+    done = add_file(out, "pairs.jsonl", text.encode(), card=import_card({path: rest}, _BY_HAND))
+    tell_left_out({path: rest}, (), tell)
+    return done
 
 
 def pair_line(pair: Pair) -> str:
@@ -58,22 +67,36 @@ def pair_line(pair: Pair) -> str:
     return json.dumps({"id": row.pop("pair_id"), **row, "same_answer": int(pair.same_answer)}, ensure_ascii=False)
 
 
-def import_stream(path: Path, out: Path) -> Path:
+def import_stream(
+    path: Path, out: Path, *, rename: Mapping[str, str] = MappingProxyType({}), tell: Tell = say_nothing
+) -> Path:
     """Write ``out/stream.parquet`` from a CSV, Parquet or JSONL file with one request a row.
 
     Columns: ``query`` and ``answer_key`` (which requests may share an answer: an intent, a label), and where there
-    are any ``pos``, ``tenant_id``, ``cluster`` (default: the answer key), ``at``, ``feature`` (a cache never serves
-    across features) and ``user_id``; common other names are known.
+    are any ``at`` (when it came), ``pos`` (its place, which then decides the order), ``tenant_id``, ``cluster``
+    (default: the answer key), ``feature`` (a cache never serves across features) and ``user_id``; common other names
+    are known, ``rename`` (yours -> ours) gives others. ``tell`` takes a line on the order and on what was left out.
 
     Raises
     ------
     EvalsetError
         With the file and line of everything that cannot be used, or if there is a stream already.
+    ConfigError
+        If a column to rename is not there.
     """
-    rows, left_out = named_rows(path, STREAM_NAMES)
-    frame, defects = stream_of(str(path), rows)
+    table = read_table(path, rename)
+    rows, rest = named_rows(table, STREAM_NAMES, ("query", "answer_key"))
+    frame, defects, notes = stream_of(str(path), rows)
     if defects:
-        raise EvalsetError("the stream cannot be imported; correct these lines:", defects)
+        times = [name for name in STREAM_NAMES["at"] if name in table.columns and name not in rest]
+        odd = times and any(defect.problem.startswith('"at"') for defect in defects)
+        told = (
+            f" (or leave the times out, then the order of the rows counts: --rename {times[0]}=unused)" if odd else ""
+        )
+        raise EvalsetError(f"the stream cannot be imported; correct these lines{told}:", defects)
     data = io.BytesIO()
     frame.sort("pos").write_parquet(data)
-    return add_file(out, "stream.parquet", data.getvalue(), card=import_card({path: left_out}, _BY_HAND))
+    card = import_card({path: rest}, _BY_HAND, notes)
+    done = add_file(out, "stream.parquet", data.getvalue(), card=card)
+    tell_left_out({path: rest}, notes, tell)
+    return done

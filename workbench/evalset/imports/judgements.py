@@ -1,0 +1,260 @@
+"""Documents that nobody has judged, as a sheet that people fill, and the filled sheet as judgements of the evalset.
+
+A row of the sheet: query_id, doc_id, query, title and text to read, ``grade`` to fill (0 and less: not relevant), and
+``judge``, whoever judged. It does not say which arm returned the document: who judges should not know.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workbench.codec import write_whole
+from workbench.config import Settings
+from workbench.errors import Defect, EvalsetError
+from workbench.evalset.cells import Unusable, grade, id_text, name_text, shown
+from workbench.evalset.evalset import find_evalset
+from workbench.evalset.files import Judgement, Names, named_rows, read_table, scan_qrels
+from workbench.evalset.findings import Contents, read_contents
+from workbench.evalset.imports.folder import Tell, say_nothing, writing
+from workbench.evalset.items import clean_id
+from workbench.records import Document, Query
+
+SHEET = "to_judge.jsonl"
+_SHEET_NAMES: Names = {
+    "query_id": ("query_id", "query-id", "qid"),
+    "doc_id": ("doc_id", "corpus-id", "corpus_id", "document_id"),
+    "grade": ("grade", "score", "relevance", "label"),
+    "judge": ("judge", "annotator", "assessor"),
+    "query": ("query",),
+    "text": ("text",),
+}
+_NAMED = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Graded:
+    """One filled row: what it judges, whose it is, and where it stands."""
+
+    file: str
+    line: int
+    query_id: str
+    doc_id: str
+    grade: int
+    judge: str
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        """Question and document."""
+        return self.query_id, self.doc_id
+
+
+def write_sheet(
+    path: Path, pairs: Iterable[tuple[str, str]], queries: Iterable[Query], documents: Iterable[Document]
+) -> None:
+    """Write the sheet of ``pairs`` (query id, document id), with the texts and empty fields to fill."""
+    asked = {query.query_id: query for query in queries}
+    known = {document.doc_id: document for document in documents}
+    lines = []
+    for query_id, doc_id in pairs:
+        if document := known.get(doc_id):  # a run file may name what the corpus does not hold
+            row = {"query_id": query_id, "doc_id": doc_id, "grade": None, "judge": "", "query": asked[query_id].text}
+            lines.append(json.dumps(row | {"title": document.title, "text": document.text}, ensure_ascii=False))
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
+
+
+def sheet_note(count: int, run_folder: str, evalset: str) -> str:
+    """Sentence of a report on what is in the sheet, and what to do with it."""
+    return (
+        f"{count:,} documents of the top 10 are judged by nobody. {SHEET} has their texts: fill `grade` and `judge`, "
+        f"then: workbench import judgements runs/{run_folder}/{SHEET} --name {evalset}"
+    )
+
+
+def import_judgements(
+    paths: Sequence[Path], evalset: str | Path, *, settings: Settings, tell: Tell = say_nothing
+) -> list[Path]:
+    """Add filled sheets to the judgements of an evalset; gives the files of ``qrels/`` that changed.
+
+    Where two people judged the same document, that of the first sheet and row counts, and ``tell`` says how often they
+    agreed. A judge is named by the column ``judge``, without one by the name of the sheet.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        Sheets, also as CSV or Parquet: query_id, doc_id, grade, and judge where more than one person judged.
+    evalset : str or Path
+        Name or folder.
+    tell : callable
+        Takes a line on agreement and on what was added.
+
+    Raises
+    ------
+    EvalsetError
+        With the line of every row that is not filled, stands twice, is judged already, or is of another evalset;
+        nothing is changed then.
+    """
+    folder = find_evalset(evalset, settings)
+    contents = read_contents(folder, settings)
+    if contents.defects:
+        raise EvalsetError(f"evalset {folder} cannot be used; correct these places first:", contents.defects)
+    rows, defects = list[Graded](), list[Defect]()
+    stems = [path.stem for path in paths]
+    for path in paths:
+        found, wrong = _read(path, path.stem if stems.count(path.stem) == 1 else str(path), contents)
+        rows += found
+        defects += wrong
+    first, second, twice = _by_judge(rows)
+    homes, foreign = _homes(first.values(), contents)
+    if defects := [*defects, *twice, *foreign]:
+        raise EvalsetError(f"the judgements cannot be added to {folder}; correct these lines:", defects)
+    changed = _add(folder, homes)
+    for line in [*_agreement(first, second), *(f"{len(homes[path])} judgements added to {path}" for path in changed)]:
+        tell(line)
+    return changed
+
+
+def _read(path: Path, judge: str, contents: Contents) -> tuple[list[Graded], list[Defect]]:
+    texts = {d.doc_id: (d.text, d.full_text) for d in contents.documents}
+    asked = {q.query_id: q.text for q in contents.queries}
+    rows, defects = list[Graded](), list[Defect]()
+    for line, row in named_rows(read_table(path), _SHEET_NAMES, ("query_id", "doc_id", "grade"))[0]:
+        try:
+            rows.append(_graded(path, line, row, judge))
+            told = _foreign_text(row, asked.get(rows[-1].query_id), texts.get(rows[-1].doc_id, ()))
+            if told:
+                raise Unusable(told)
+        except Unusable as error:
+            defects.append(Defect(str(path), line, str(error)))
+    return rows, defects
+
+
+def _graded(path: Path, line: int, row: Mapping[str, Any], judge: str) -> Graded:
+    query_id, doc_id = (id_text(name, row[name]) for name in ("query_id", "doc_id"))
+    if query_id is None or doc_id is None:
+        raise Unusable("query_id and doc_id are needed, as the sheet has them")
+    given = grade(row["grade"])
+    if given is None:
+        raise Unusable(f"grade is not filled (query {query_id!r}, document {doc_id!r}): fill it, or take the row out")
+    judge = name_text("judge", row["judge"]).strip() or judge
+    return Graded(str(path), line, clean_id("query_id", query_id), clean_id("doc_id", doc_id), given, judge)
+
+
+def _foreign_text(row: Mapping[str, Any], asked: str | None, texts: Sequence[str]) -> str:
+    """Say that a row was judged by another text than the evalset has under these ids; "" where it was not."""
+    if asked is not None and isinstance(row["query"], str) and row["query"].split() != asked.split():
+        return f"the question was {shown(row['query'])} when it was judged, and is {shown(asked)} in the evalset"
+    if texts and isinstance(row["text"], str) and row["text"].split() not in [text.split() for text in texts]:
+        return f"document {row['doc_id']!r} has another text in the evalset than the one that was judged"
+    return ""
+
+
+def _by_judge(rows: Sequence[Graded]) -> tuple[dict[Any, Graded], dict[Any, Graded], list[Defect]]:
+    """First and second opinion on each document, and the rows in which somebody judges it again."""
+    opinions: dict[tuple[str, str], list[Graded]] = {}
+    defects = []
+    for row in rows:
+        before = opinions.setdefault(row.pair, [])
+        if same := next((other for other in before if other.judge == row.judge), None):
+            where = f"line {same.line}" if same.file == row.file else f"{same.file}:{same.line}"
+            told = f"{row.judge!r} judged query {row.query_id!r} and document {row.doc_id!r} on {where} already"
+            defects.append(Defect(row.file, row.line, f"{told}; a second person is named in `judge`"))
+        before.append(row)
+    second = {pair: found[1] for pair, found in opinions.items() if len(found) > 1}
+    return {pair: found[0] for pair, found in opinions.items()}, second, defects
+
+
+def _homes(rows: Iterable[Graded], contents: Contents) -> tuple[dict[Path, list[Graded]], list[Defect]]:
+    """Rows by the file of qrels that judges their question, and what is wrong with those that have none."""
+    judged = {split: {row.query_id for row in found} for split, found in contents.judgements.items()}
+    known = {(row.query_id, row.doc_id): (s, row.line) for s, found in contents.judgements.items() for row in found}
+    asks = {q.query_id: q.tenant_id for q in contents.queries}
+    owns = {d.doc_id: d.tenant_id for d in contents.documents}
+    homes: dict[Path, list[Graded]] = {}
+    defects = []
+    for row in rows:
+        splits = [split for split, queries in judged.items() if row.query_id in queries]
+        problem = _problem(row, asks, owns, splits, known.get(row.pair))
+        if problem:
+            defects.append(Defect(row.file, row.line, problem))
+        else:
+            homes.setdefault(contents.folder / "qrels" / f"{splits[0]}.tsv", []).append(row)
+    return homes, defects
+
+
+def _problem(
+    row: Graded,
+    asks: Mapping[str, str],
+    owns: Mapping[str, str],
+    splits: Sequence[str],
+    before: tuple[str, int] | None,
+) -> str:
+    """Why a row cannot be added; "" where it can."""
+    if row.query_id not in asks:
+        return f"unknown query {row.query_id!r}: the sheet is of another evalset"
+    if row.doc_id not in owns:
+        return f"unknown document {row.doc_id!r}: the sheet is of another evalset"
+    if asks[row.query_id] != owns[row.doc_id]:
+        asker, owner = asks[row.query_id], owns[row.doc_id]
+        return f"document {row.doc_id!r} belongs to tenant {owner!r}, query {row.query_id!r} to {asker!r}"
+    if before:
+        return f"query {row.query_id!r} and document {row.doc_id!r} are judged in {before[0]}.tsv:{before[1]} already"
+    if len(splits) != 1:
+        found = f"in {' and '.join(splits)}" if splits else "in no split"
+        return f"query {row.query_id!r} is judged {found}, so that its judgement has no place"
+    return ""
+
+
+def _add(folder: Path, homes: Mapping[Path, Sequence[Graded]]) -> list[Path]:
+    """Append rows to files of qrels, in the form that each has."""
+    new: dict[Path, bytes] = {}
+    for path, rows in homes.items():
+        data = path.read_bytes()
+        wide = _is_trec(path)
+        lines = ("\t".join([r.query_id, *(["0"] if wide else []), r.doc_id, str(r.grade)]) + "\n" for r in rows)
+        new[path] = data + (b"" if data.endswith(b"\n") else b"\n") + "".join(lines).encode()
+    with writing(folder):
+        for path, data in new.items():
+            write_whole(path, data)
+    return list(new)
+
+
+def _is_trec(path: Path) -> bool:
+    """Whether a file of qrels has TREC's four columns."""
+    rows: list[Judgement] = scan_qrels(path)[0]
+    line = path.read_text(encoding="utf-8-sig").split("\n")[rows[0].line - 1]
+    return len(line.split("\t") if "\t" in line else line.split()) == 4
+
+
+def _agreement(first: Mapping[Any, Graded], second: Mapping[Any, Graded]) -> Iterator[str]:
+    """Share of the documents that two people gave the same grade, Cohen's kappa of relevant or not, and the others."""
+    if not second:
+        return
+    pairs = [(first[pair], other) for pair, other in second.items()]
+    same = sum(a.grade == b.grade for a, b in pairs)
+    kappa = cohens_kappa([(a.grade > 0, b.grade > 0) for a, b in pairs])
+    told = "not defined, as both say the same of all" if kappa is None else f"{kappa:.2f}"
+    yield (
+        f"two people judged {len(pairs)} of {len(first)} documents: the same grade {same} times "
+        f"({same / len(pairs):.0%}), Cohen's kappa of relevant or not {told}; the first judgement counts"
+    )
+    apart = [
+        f"{a.query_id} {a.doc_id} ({a.judge} {a.grade}, {b.judge} {b.grade})" for a, b in pairs if a.grade != b.grade
+    ]
+    if apart:
+        more = f"; and {len(apart) - _NAMED} more" if len(apart) > _NAMED else ""
+        yield f"they differ on {'; '.join(apart[:_NAMED])}{more}"
+
+
+def cohens_kappa(pairs: Sequence[tuple[bool, bool]]) -> float | None:
+    """Agreement of two judges beyond chance (Cohen 1960); None where chance alone makes them agree always.
+
+    >>> cohens_kappa([(True, True), (True, True), (False, False), (True, False)])
+    0.5
+    """
+    n = len(pairs)
+    observed = sum(a == b for a, b in pairs) / n
+    one, other = sum(a for a, _ in pairs) / n, sum(b for _, b in pairs) / n
+    chance = one * other + (1 - one) * (1 - other)
+    return None if chance == 1 else (observed - chance) / (1 - chance)
