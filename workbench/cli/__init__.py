@@ -11,7 +11,7 @@ from workbench.cli.calls import budgets, models_app, trace
 from workbench.cli.calls import record as record_command
 from workbench.cli.import_commands import import_app
 from workbench.cli.lines import named_values, say, say_error, write_file
-from workbench.cli.project_commands import init
+from workbench.cli.project_commands import init, new
 from workbench.config import Settings, SystemClock, load_settings, require_writable
 from workbench.errors import ConfigError, WorkbenchError
 from workbench.extras import DISTRIBUTION, VERSION, extras_named, is_installed
@@ -47,6 +47,7 @@ app = typer.Typer(
 
 
 app.command()(init)
+app.command()(new)
 
 
 def _show_version(asked: bool) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli.lines import say
+from workbench.cli.lines import named_values, say
 
 
 def init(
@@ -17,3 +17,51 @@ def init(
     from workbench.project.init import tell
 
     tell(begin(folder, ci=ci), say)
+
+
+def new(
+    name: Annotated[str, typer.Argument(help="Name of the new evalset.")],
+    documents: Annotated[
+        list[str], typer.Option(help="Folder or glob of .md, .txt, .html; or .jsonl, .csv, .tsv, .parquet; repeatable.")
+    ],
+    questions: Annotated[Path, typer.Option(help="A table, or a text file with a question per line.")],
+    rename_documents: Annotated[
+        list[str] | None, typer.Option(metavar="YOURS=OURS", help="A column of the documents; repeatable.")
+    ] = None,
+    rename_questions: Annotated[
+        list[str] | None, typer.Option(metavar="YOURS=OURS", help="A column of the questions; repeatable.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and write nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before writing.")] = False,
+) -> None:
+    """Make an evalset of your own documents and questions; says what it understood before it writes."""
+    import sys
+
+    from workbench.config import load_settings
+    from workbench.project import new as own
+
+    settings = load_settings()
+    settings.require_project()
+    understood = own.understand(
+        documents,
+        questions,
+        rename_documents=named_values(rename_documents or [], "--rename-documents"),
+        rename_questions=named_values(rename_questions or [], "--rename-questions"),
+    )
+    own.tell(understood, say)
+    out = settings.evalsets / name
+    if dry_run or (not yes and sys.stdin.isatty() and not typer.confirm(f"Write {out}?", default=True)):
+        say("nothing was written")
+        return
+    say(f"written: {own.write(understood, out, sources=[*documents, str(questions)])}; complete its card.md")
+    if understood.judgements:
+        say(f"next: workbench run retrieval --evalset {name}")
+        return
+    from workbench.evalset.imports.judgements import SHEET
+    from workbench.project.pool import write_pool
+
+    count = write_pool(out, understood.documents, understood.queries, settings)
+    sheet = out / SHEET
+    say(f"no question names a right document: {sheet} holds {count:,} documents to judge, blind to what found them")
+    say("fill `grade` (0: not relevant, 1: relevant, 2: answers it) and `judge`, of as many rows as you can, then:")
+    say(f"next: workbench import judgements {sheet} --name {name} --partly")
