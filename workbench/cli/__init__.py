@@ -11,7 +11,7 @@ from workbench.cli.calls import budgets, models_app, trace
 from workbench.cli.calls import record as record_command
 from workbench.cli.import_commands import import_app
 from workbench.cli.lines import named_values, say, say_error, write_file
-from workbench.cli.project_commands import init, new
+from workbench.cli.project_commands import diff, init, new, report
 from workbench.config import Settings, SystemClock, load_settings, require_writable
 from workbench.errors import ConfigError, WorkbenchError
 from workbench.extras import DISTRIBUTION, VERSION, extras_named, is_installed
@@ -220,6 +220,8 @@ app.command(name="record")(record_command)
 app.add_typer(evalset_app, name="evalset")
 app.add_typer(import_app, name="import")
 app.add_typer(models_app, name="models")
+app.command()(diff)
+app.command()(report)
 app.command()(budgets)
 app.command()(trace)
 

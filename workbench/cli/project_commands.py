@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from workbench.cli.lines import named_values, say
+from workbench.rendering.text import visible
 
 
 def init(
@@ -65,3 +66,36 @@ def new(
     say(f"no question names a right document: {sheet} holds {count:,} documents to judge, blind to what found them")
     say("fill `grade` (0: not relevant, 1: relevant, 2: answers it) and `judge`, of as many rows as you can, then:")
     say(f"next: workbench import judgements {sheet} --name {name} --partly")
+
+
+def diff(
+    before: Annotated[str, typer.Argument(help="A run: its folder, or how its name begins or ends.")],
+    after: Annotated[str, typer.Argument(help="Another run of the same notebook.")],
+) -> None:
+    """Compare two runs: verdicts, inputs that differ, means by arm, and the items that moved most."""
+    from workbench.config import load_settings
+    from workbench.project.diff import load_sides, told
+
+    for text in told(load_sides(load_settings(), before, after)):
+        typer.echo(visible(text))
+
+
+def report(
+    run: Annotated[str, typer.Argument(help="A run: its folder, or how its name begins or ends.")],
+    open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+) -> None:
+    """Say where the report of a run is, drawn again where it is missing; or open it."""
+    from workbench.config import load_settings
+    from workbench.errors import ConfigError
+    from workbench.project.diff import find_run
+
+    record = find_run(load_settings(), run)
+    if record.report is None:
+        from workbench.reports.ending import draw_report
+
+        record = draw_report(record)
+    if record.report is None:
+        raise ConfigError(f"{record.run_dir.name} has no report: {record.report_error or record.error}")
+    say(str(record.report))
+    if open_it and typer.launch(record.report.resolve().as_uri()):
+        raise ConfigError("no browser could be opened here; open the file above")
