@@ -31,7 +31,8 @@ def database_url(kind: str, folder: Path) -> Iterator[str]:
         yield url.render_as_string(hide_password=False)
     finally:
         with admin.begin() as connection:
-            connection.execute(sa.schema.DropSchema(schema, cascade=True))
+            for name in (schema, f"{schema}_dbos"):  # the second is made with the first flow
+                connection.execute(sa.schema.DropSchema(name, cascade=True, if_exists=True))
         admin.dispose()
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from tests.benchmarks.house import classes, modules, single_importers
 
 TREES = modules(Path(__file__).parents[1])
-TWICE = {"notebook", "tables", "evalset"}  # a folder a question has its notebook; evalset is the main module of its own
+# A folder a question has its notebook; evalset is the main module of its own; caches replay traffic, flows their runs.
+TWICE = {"notebook", "tables", "evalset", "replay"}
 # Modules that exactly one other imports, with the reason for a room of their own.
 REASONS = {
     "caching.canaries": "what is sent through real caches, by scope: read when a scope gains a field",
@@ -26,12 +27,17 @@ REASONS = {
     "inference.batch": "public to scripts: many requests under one limit of money",
     "inference.connections": "who may answer whom: read alone when litellm changes",
     "inference.local": "the engine that runs models here: read alone when llama.cpp changes",
+    "orchestration.jobs": "what workers do, behind the one entrance",
+    "orchestration.runs_database": "where runs are kept: read alone when a database changes",
+    "orchestration.replay": "a run done again: the largest part that dbos lacks",
+    "pipeline.losses": "why an answer is wrong, read from any record of the flow",
+    "project.two_runs": "a command",
     "project.pages": "files of pages, which are not tables",
     "project.new": "a command",
     "project.pool": "a command",
-    "rendering.html": "foreign HTML, which is hostile until it went through here",
     "reports.page": "made by the runner, and again by hand",
     "retrieval.ask": "arms, questions, scores: what the notebook calls and the tests ask",
+    "runner.sweep": "notebooks as jobs: the part of the runner that knows flows",
     "retrieval.scale": "a measurement that takes an hour",
     "retrieval.trec": "a file format of others",
     "routing.record": "a command that asks models for hours",

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 # Who imports the package. A library's values are spelled where they are meant: filters, indices, axes.
 OWNERS = {
     "datasets": {"evalset/imports/hub.py"},
+    "dbos": {"orchestration/durable.py"},
     "lancedb": {"retrieval/store.py", "retrieval/tenant.py", "retrieval/indexing.py"},
     "litellm": {"inference/connections.py", "inference/hosted.py", "inference/provider_errors.py"},
     "matplotlib": {"reports/figure.py"},
@@ -27,6 +28,11 @@ USES = {
 from workbench.config import load_settings
 from workbench.evalset.imports.hub import load_hub
 load_hub("BeIR/scifact", settings=load_settings({"WORKBENCH_ROOT": folder}))""",
+    "dbos": """
+from dataclasses import replace
+from workbench.config import load_settings
+from workbench.orchestration.flows import Flows
+Flows.open(load_settings({"WORKBENCH_ROOT": folder}, folder))""",
     "lancedb": """
 from workbench.retrieval.store import Store
 Store.open(folder, "chunks", dimension=8)""",

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "workbench").rglob("*.py"))
 MAX_LINES, MAX_FUNCTION_LINES = 500, 60
 LAZY = (
-    "IPython", "datasets", "jinja2", "jupyterlab", "lancedb", "litellm", "matplotlib", "nbconvert", "nbformat",
+    "IPython", "datasets", "dbos", "jinja2", "jupyterlab", "lancedb", "litellm", "matplotlib", "nbconvert", "nbformat",
     "numpy", "onnxruntime", "openai", "opentelemetry", "pandas", "papermill", "polars", "pyarrow", "pydantic", "ragas",
     "rich", "scipy", "sklearn", "sqlalchemy", "tokenizers", "typer", "yaml",
 )  # fmt: skip
@@ -28,8 +28,9 @@ LAZY = (
 def test_public_names_are_these() -> None:
     assert dir(workbench) == sorted(workbench.__all__)
     assert dir(workbench) == [
-        "Budget", "CacheUse", "Client", "Decision", "Document", "Hit", "Query", "ResponseCache", "SemanticCache",
-        "attributed", "load_evalset", "load_routed", "load_semantic", "load_settings", "load_trace", "start",
+        "Budget", "CacheUse", "Client", "Decision", "Document", "Flows", "Hit", "Query", "ResponseCache",
+        "SemanticCache", "attributed", "flow", "load_evalset", "load_routed", "load_semantic", "load_settings",
+        "load_trace", "outside", "start",
     ]  # fmt: skip
     for name in workbench.__all__:
         assert getattr(workbench, name).__doc__, f"{name} says nothing about itself"

@@ -1,10 +1,12 @@
 """The README says what works: its commands parse, its quick ones run, its files and settings exist."""
 
+import io
 import os
 import re
 import shlex
 import subprocess
 import sys
+import threading
 import tomllib
 from pathlib import Path
 
@@ -13,15 +15,21 @@ import pytest
 from typer.main import get_command
 
 from workbench.cli import app
-from workbench.config import PROFILES, load_settings
+from workbench.config import PROFILES, Settings, load_settings
 from workbench.evalset.gates import scan_gates
+from workbench.inference.attempt import Books
+from workbench.inference.client import Client
+from workbench.inference.prices import project_prices
 from workbench.inference.weights import WEIGHTS
+from workbench.orchestration.flows import Flows
+from workbench.testing import ScriptedModel
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line[2:].strip() for block in BLOCKS for line in block.splitlines() if line.startswith("$ ")]
 OURS = [c.partition("workbench ")[2] for c in COMMANDS if c.startswith((".venv/bin/workbench ", "workbench "))]
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 TARGETS = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 
 
@@ -51,9 +59,51 @@ def test_example_of_a_call_runs_as_it_stands(tmp_path: Path, capsys: pytest.Capt
     if not (load_settings().cache / "weights" / WEIGHTS["smollm2-135m"].file_name).is_file():
         pytest.skip("the weights of the small model are not on disk: workbench models fetch smollm2-135m")
     monkeypatch.setenv("WORKBENCH_STATE_URL", f"sqlite:///{tmp_path / 'state.sqlite'}")
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (example,) = (block for block in PYTHON if "client.complete(question" in block)
     exec(compile(example, "README.md", "exec"), {})
     assert re.search(r"0\.0000\d+ USD, trace [0-9a-f]{32}", capsys.readouterr().out)
+
+
+def test_flow_of_a_user_and_its_handler_run_as_they_stand(tmp_path: Path, monkeypatch) -> None:
+    own, use, handler = (block for block in PYTHON if "triage" in block)
+    assert len([line for line in own.splitlines() if line.strip()]) <= 20
+    (tmp_path / "triage.py").write_text(own, encoding="utf-8")
+    client = Client({"": ScriptedModel(lambda request: "Bug.")}, Books(project_prices(tmp_path)))
+    settings = Settings(tmp_path, tmp_path / "cache", tmp_path / "runs", f"sqlite:///{tmp_path / 'state.sqlite'}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with Flows.open(settings, tools={"client": client}) as flows:
+        waiting = threading.Thread(target=lambda: flows.work(["triage:triage"]), daemon=True)
+        waiting.start()
+        monkeypatch.setattr(Flows, "open", lambda: flows)
+        names: dict = {}
+        exec(compile(use + handler, "README.md", "exec"), names)
+        assert names["flows"].show(names["other"]).result == "bug: Where is the manual?"
+        handled = Handled(names["Handler"])
+        status, run_id = handled.post("It is slow.")
+        assert status == 202
+        flows.wait(run_id)
+        assert handled.get(run_id) == (200, "bug: It is slow.")
+        flows.durable.stopped.set()
+        waiting.join()
+    sys.modules.pop("triage")
+
+
+class Handled:
+    """The README's handler without a socket."""
+
+    def __init__(self, kind: type) -> None:
+        self._handler = kind.__new__(kind)
+        self._handler.answer = lambda status, text: setattr(self, "came", (status, text))
+
+    def post(self, text: str) -> tuple[int, str]:
+        self._handler.rfile, self._handler.headers = io.BytesIO(text.encode()), {"Content-Length": str(len(text))}
+        self._handler.do_POST()
+        return self.came
+
+    def get(self, run_id: str) -> tuple[int, str]:
+        self._handler.path = f"/{run_id}"
+        self._handler.do_GET()
+        return self.came
 
 
 def test_every_target_of_make_that_is_named_exists() -> None:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from workbench.inference.budgets import Budget
     from workbench.inference.client import Client
     from workbench.inference.messages import CacheUse
+    from workbench.orchestration.flows import Flows
+    from workbench.orchestration.steps import flow, outside
+    from workbench.pipeline.notebook import PipelineExperiment
     from workbench.records import Decision, Document, Hit, Query
     from workbench.retrieval.notebook import RetrievalExperiment
     from workbench.routing.notebook import RoutingExperiment
@@ -71,9 +74,23 @@ if TYPE_CHECKING:
         draws: int = ...,
         seed: int = ...,
     ) -> CachingExperiment: ...
-    def start(notebook: str, **parameters: Any) -> RetrievalExperiment | RoutingExperiment | CachingExperiment:
+    @overload
+    def start(
+        notebook: Literal["pipeline"],
+        *,
+        evalset: str = ...,
+        models: list[str] = ...,
+        contexts: list[str] = ...,
+        checks: list[str] = ...,
+        reference: str = ...,
+        seed: int = ...,
+    ) -> PipelineExperiment: ...
+    def start(
+        notebook: str, **parameters: Any
+    ) -> RetrievalExperiment | RoutingExperiment | CachingExperiment | PipelineExperiment:
         """Begin the experiment of a notebook with its parameters."""
-        found: RetrievalExperiment | RoutingExperiment | CachingExperiment = begin(notebook, **parameters)
+        found: RetrievalExperiment | RoutingExperiment | CachingExperiment | PipelineExperiment
+        found = begin(notebook, **parameters)
         return found
 
 
@@ -83,16 +100,19 @@ _HOMES = {
     "Client": "workbench.inference.client",
     "Decision": "workbench.records",
     "Document": "workbench.records",
+    "Flows": "workbench.orchestration.flows",
     "Hit": "workbench.records",
     "Query": "workbench.records",
     "ResponseCache": "workbench.caching.cache",
     "SemanticCache": "workbench.caching.cache",
     "attributed": "workbench.telemetry.context",
+    "flow": "workbench.orchestration.steps",
     "load_evalset": "workbench.evalset.evalset",
     "load_routed": "workbench.routing.route",
     "load_semantic": "workbench.caching.cache",
     "load_settings": "workbench.config",
     "load_trace": "workbench.telemetry.traces",
+    "outside": "workbench.orchestration.steps",
     "start": "workbench.evaluation.start",
 }
 __all__ = [
@@ -101,16 +121,19 @@ __all__ = [
     "Client",
     "Decision",
     "Document",
+    "Flows",
     "Hit",
     "Query",
     "ResponseCache",
     "SemanticCache",
     "attributed",
+    "flow",
     "load_evalset",
     "load_routed",
     "load_semantic",
     "load_settings",
     "load_trace",
+    "outside",
     "start",
 ]
 

@@ -26,6 +26,10 @@ WorkbenchError
 │   ├── ModelMissing    the model cannot be had here
 │   └── CallFailed      no attempt at a call gave an answer
 ├── RecordingMiss      a request that no recorded answer fits
+├── OfflineError       a model or a connection, asked for by what must do without
+├── FlowError          a flow, or a run of one, that is not there or cannot be used as asked
+│   ├── StepFailed      a step of a flow that raised
+│   └── ReplayMismatch  a recorded run that the present code does not repeat
 ├── TraceError         a trace that is not stored, or not that one
 ├── RunError           a notebook run that did not end as it should
 └── GateFailed         an accepted decision no longer holds
@@ -33,7 +37,7 @@ WorkbenchError
 A message says what was asked, what was found and what to do next; the numbers are attributes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, ClassVar, Literal
@@ -299,6 +303,66 @@ class RecordingMiss(WorkbenchError):
         super().__init__(message)
 
 
+class OfflineError(WorkbenchError):
+    """A model or a connection was asked for by work that must do without."""
+
+
+class FlowError(WorkbenchError):
+    """A flow, or a run of one, is not there or cannot be used as asked; ``run_id`` names the run."""
+
+    def __init__(self, message: str, *, run_id: str = "") -> None:
+        self.run_id = run_id
+        super().__init__(message)
+
+
+class StepFailed(FlowError):
+    """A step of a flow raised: live, after a recovery and in a replay it is this error, since records keep no classes.
+
+    Attributes
+    ----------
+    step, kind, reason : str
+        Name of the step; class and message of what it raised.
+    record : mapping
+        What its record holds beside: the inputs of the step, and its model calls.
+    """
+
+    def __init__(
+        self, step: str, kind: str, reason: str, *, run_id: str = "", record: Mapping[str, Any] | None = None
+    ) -> None:
+        self.step, self.kind, self.reason, self.record = step, kind, reason, dict(record or {})
+        super().__init__(f"step {step!r} failed: {kind}: {reason}", run_id=run_id)
+
+
+class ReplayMismatch(FlowError):
+    """A recorded run is not repeated by the present code.
+
+    Attributes
+    ----------
+    flow, step : str
+        Where; the step is empty where the flow's own result differs.
+    number : int
+        Place of the step in the record, from 1.
+    what : str
+        What differs: name, inputs, output, error, result or length.
+    expected, got : object
+        The record, and what came now.
+    cause : str
+        What explains it most likely.
+    """
+
+    def __init__(
+        self, flow: str, step: str, *, number: int, what: str, expected: Any, got: Any, cause: str, run_id: str = ""
+    ) -> None:
+        self.flow, self.step, self.number, self.what = flow, step, number, what
+        self.expected, self.got, self.cause = expected, got, cause
+        where = f"step {number} ({step})" if step else "the whole"
+        super().__init__(
+            f"run {run_id} of {flow} is not repeated: {what} of {where} differs. Expected {_short(expected)}, "
+            f"got {_short(got)}. {cause}",
+            run_id=run_id,
+        )
+
+
 class TraceError(WorkbenchError):
     """A trace is not stored, or more than one fits."""
 
@@ -317,6 +381,14 @@ class GateFailed(WorkbenchError):
     def __init__(self, message: str, *, status: str, exit_code: int) -> None:
         self.status, self.exit_code = status, exit_code
         super().__init__(message)
+
+
+_SHORT = 300
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHORT else f"{text[:_SHORT]}... ({len(text):,} characters)"
 
 
 def unknown_name(kind: str, name: str, known: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ DISTRIBUTION = "evals-workbench"
 MODULES = {
     "IPython": "notebooks",
     "datasets": "data",
+    "dbos": "notebooks",
     "httpx": "models",
     "huggingface_hub": "models",
     "ipykernel": "notebooks",

@@ -15,7 +15,7 @@ from workbench.config import load_settings
 from workbench.errors import ConfigError
 from workbench.evalset.check import check_evalset
 from workbench.evalset.findings import read_contents
-from workbench.evalset.gates import GatePolicy, default_policy, scan_gates
+from workbench.evalset.gates import NOTEBOOKS, GatePolicy, default_policy, scan_gates
 from workbench.extras import VERSION
 from workbench.project.init import CI, FILES, SAMPLE, init, tell
 from workbench.runner.headless import find_notebook
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 def test_notebooks_of_a_project_begin_on_the_sample_and_are_else_those_of_the_repository(tmp_path: Path) -> None:
     init(tmp_path)
     settings = load_settings({"WORKBENCH_ROOT": str(tmp_path)})
-    for name in ("retrieval", "routing", "caching"):
+    for name in NOTEBOOKS:
         ours = find_notebook(load_settings({"WORKBENCH_ROOT": str(ROOT)}), name)
         theirs = find_notebook(settings, name)
         assert prepare(theirs, {}) == prepare(ours, {}) | {"evalset": SAMPLE}

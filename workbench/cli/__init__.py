@@ -10,8 +10,9 @@ from typer.core import TyperGroup
 from workbench.cli.calls import budgets, models_app, trace
 from workbench.cli.calls import record as record_command
 from workbench.cli.import_commands import import_app
+from workbench.cli.job_commands import diff, jobs_app, replay, run_sweep
 from workbench.cli.lines import named_values, say, say_error, write_file
-from workbench.cli.project_commands import diff, init, new, report
+from workbench.cli.project_commands import compare, init, new, report
 from workbench.config import Settings, SystemClock, load_settings, require_writable
 from workbench.errors import ConfigError, WorkbenchError
 from workbench.extras import DISTRIBUTION, VERSION, extras_named, is_installed
@@ -75,6 +76,11 @@ def run(
     profile: Annotated[str, typer.Option(help="smoke, ci or full.")] = "ci",
     evalset: Annotated[str | None, typer.Option(help="Name or folder of another evalset.")] = None,
     hard_timeout_s: Annotated[float, typer.Option(help="Kill the run after this many seconds.")] = 3600.0,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=A,B", help="One job for each of these values; repeatable, for each combination."),
+    ] = None,
+    wait: Annotated[bool, typer.Option(help="Do the jobs of a sweep here; else leave them to workers.")] = True,
 ) -> None:
     """Run a notebook headless and show what it decided."""
     import signal
@@ -90,6 +96,9 @@ def run(
         parameters["evalset"] = evalset
     if "evalset" in parameters:
         parameters["evalset"] = _evalset(parameters["evalset"], settings)
+    if sweep:
+        swept = {n: values.split(",") for n, values in named_values(sweep, "--sweep").items()}
+        return run_sweep(name, swept, profile=profile, parameters=parameters, here=wait)
     with TerminalProgress() as progress:
         (record,) = run_all(
             [Job(name, profile, parameters)],
@@ -101,6 +110,7 @@ def run(
     _print_result(record)
     if record.status != "done":
         raise typer.Exit(EXIT_FAILED)
+    return None
 
 
 @app.command()
@@ -220,10 +230,13 @@ app.command(name="record")(record_command)
 app.add_typer(evalset_app, name="evalset")
 app.add_typer(import_app, name="import")
 app.add_typer(models_app, name="models")
-app.command()(diff)
+app.command()(compare)
 app.command()(report)
 app.command()(budgets)
 app.command()(trace)
+app.add_typer(jobs_app, name="jobs")
+app.command()(replay)
+app.command()(diff)
 
 
 @evalset_app.command("check")

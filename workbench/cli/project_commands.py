@@ -68,13 +68,13 @@ def new(
     say(f"next: workbench import judgements {sheet} --name {name} --partly")
 
 
-def diff(
+def compare(
     before: Annotated[str, typer.Argument(help="A run: its folder, or how its name begins or ends.")],
     after: Annotated[str, typer.Argument(help="Another run of the same notebook.")],
 ) -> None:
     """Compare two runs: verdicts, inputs that differ, means by arm, and the items that moved most."""
     from workbench.config import load_settings
-    from workbench.project.diff import load_sides, told
+    from workbench.project.two_runs import load_sides, told
 
     for text in told(load_sides(load_settings(), before, after)):
         typer.echo(visible(text))
@@ -87,7 +87,7 @@ def report(
     """Say where the report of a run is, drawn again where it is missing; or open it."""
     from workbench.config import load_settings
     from workbench.errors import ConfigError
-    from workbench.project.diff import find_run
+    from workbench.project.two_runs import find_run
 
     record = find_run(load_settings(), run)
     if record.report is None:

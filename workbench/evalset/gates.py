@@ -15,8 +15,8 @@ from workbench.records import GateStatus
 
 Softness = Literal["fail", "warn", "pass"]
 # The one list of notebooks: `workbench.start` takes these names, and the files NN_<name>.ipynb have them, in order.
-NOTEBOOKS = ("retrieval", "routing", "caching")
-TO_COME = ("pipeline", "quality", "costs", "stack")  # a gates.toml may speak of them already
+NOTEBOOKS = ("retrieval", "routing", "caching", "pipeline")
+TO_COME = ("quality", "costs", "stack")  # a gates.toml may speak of them already
 _METRICS = {"retrieval": "ndcg@10", "caching": "false_hit_rate", "quality": "agreement"}
 _HUGE = 1e12
 # name -> (lowest, highest, whether the ends are allowed)

@@ -41,7 +41,7 @@ def start(notebook: str, **parameters: Any) -> Any:
     Parameters
     ----------
     notebook : str
-        ``retrieval``, ``routing`` or ``caching``.
+        ``retrieval``, ``routing``, ``caching`` or ``pipeline``.
     **parameters
         Fields of the experiment's parameter class, e.g. `workbench.retrieval.notebook.RetrievalParameters`.
 

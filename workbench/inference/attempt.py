@@ -29,6 +29,7 @@ from workbench.inference.limits import Limit, RateLimiter, Slot
 from workbench.inference.messages import CacheHit, Request, Response, Route, UnpricedUsage, Usage
 from workbench.inference.prices import PriceTable, project_prices
 from workbench.inference.streams import still_read
+from workbench.inference.tapes import refuse_offline
 from workbench.state import open_engine
 from workbench.telemetry.context import Attribution
 from workbench.telemetry.ledger import Ledger, LedgerRow
@@ -288,6 +289,7 @@ class CallAccount:
         SettlementFailed
             If the state database does not take what came of it.
         """
+        refuse_offline(f"asking {request.model}")
         books, tokens, whole_s = self.books, worst_input_tokens(request), timeout_s
         worst, validator = worst_nanos(books.prices, request, tokens), validator_of(request)
         number, self.attempts = self.attempts, self.attempts + 1

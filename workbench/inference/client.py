@@ -36,6 +36,7 @@ from workbench.inference.messages import (
 )
 from workbench.inference.recordings import Recordings
 from workbench.inference.streams import Stream
+from workbench.inference.tapes import current_tape, why_again
 from workbench.telemetry.context import attributed, current
 from workbench.telemetry.spans import Span
 
@@ -165,7 +166,24 @@ class Client:
         policy = self.policy if deadline_s is None else replace(self.policy, deadline_s=deadline_s)
         deadline = self.books.clock.monotonic() + policy.deadline_s
         how = _How(tuple(fallbacks), use, on_text, policy, deadline)
-        with attributed(**who), self.books.span(f"call {model}") as span:
+        with attributed(**who):
+            if (tape := current_tape()) is None:
+                return self._complete(messages, model, question, given, how)
+            asked: list[Completion] = []
+
+            def ask() -> Completion:
+                asked.append(self._complete(messages, model, question, given, how))
+                return asked[-1]
+
+            done = tape.answer(lambda chosen: Request(model, _made(messages, chosen), **given).sha256, ask)
+            if not asked and on_text and done.text:
+                on_text(done.text)
+            return done
+
+    def _complete(
+        self, messages: Messages, model: str, question: str | None, given: Mapping[str, Any], how: _How
+    ) -> Completion:
+        with self.books.span(f"call {model}") as span:
             if model.startswith(PREFIX):
                 routed = self._router(model)
                 asked = _question(messages, question, routed)
@@ -223,8 +241,8 @@ class Client:
         def ask(route: Route, how: _How) -> Completion:
             if how.use:
                 how = replace(how, use=replace(how.use, configuration=route.configuration))
-            made = messages(route.configuration) if callable(messages) else messages
-            return self._answer(Request(route.model, tuple(made), **given), route, how, span)
+            made = _made(messages, route.configuration)
+            return self._answer(Request(route.model, made, **given), route, how, span)
 
         feature = current().feature
         if not routed.cascade:
@@ -248,7 +266,8 @@ class Client:
     def _answer(self, request: Request, route: Route, how: _How, span: Span | None) -> Completion:
         """Answer from a recording, the cache, or a model: in this order, since the first two cost nothing."""
         trace_id = span.trace_id if span else ""
-        account = CallAccount(uuid.uuid4().hex, trace_id, current(), self.books, how.deadline, route.arm, route.reason)
+        reason = "; ".join(filter(None, (route.reason, why_again())))
+        account = CallAccount(uuid.uuid4().hex, trace_id, current(), self.books, how.deadline, route.arm, reason)
         tell_route(span, route)
         others = [request.to(model) for model in how.fallbacks]
         if self.recordings is not None and (
@@ -356,6 +375,10 @@ def _after(error: Exception, route: Route, ask: Callable[[Route], Completion]) -
         raise
     attempts, cost = done.attempts + len(failure.attempts), done.cost_nanos + failure.cost_nanos
     return replace(done, attempts=attempts, cost_nanos=cost)
+
+
+def _made(messages: Messages, configuration: str) -> tuple[Message, ...]:
+    return tuple(messages(configuration) if callable(messages) else messages)
 
 
 def _fixed(messages: Messages, model: str) -> tuple[Message, ...]:

@@ -29,6 +29,7 @@ from workbench.inference.hosted import load_litellm
 from workbench.inference.messages import Request, Response, Usage
 from workbench.inference.provider_errors import typed
 from workbench.inference.streams import in_time
+from workbench.inference.tapes import refuse_offline
 from workbench.inference.usage import counted_texts
 from workbench.inference.vendors import OVERLOADED, vendor_of
 from workbench.inference.weights import MINILM_SHA256, fetch, verify
@@ -114,6 +115,7 @@ class MiniLM:
 
     def embed(self, texts: Sequence[str], *, batch: int = 8) -> np.ndarray:
         """Mean-pooled unit vectors, float32, shape (texts, 384); what passes 256 tokens is cut off."""
+        refuse_offline("embedding by MiniLM")
         out = np.zeros((len(texts), self.dimension), np.float32)
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # like lengths pad little
         for start in range(0, len(order), batch):
@@ -154,6 +156,7 @@ class SentenceTransformerEmbedder:
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors, float32."""
+        refuse_offline(f"embedding by {self.encoder_id}")
         return unit(np.asarray(self._model.encode(list(texts)), np.float32))
 
 

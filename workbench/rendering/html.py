@@ -127,3 +127,22 @@ def _rewritten(clean: str, heading_shift: int) -> str:
         return f"<a{_AWAY.sub('', attributes)}>"
 
     return _TAG.sub(tag, clean)
+
+
+def plain_page(title: str, body: str) -> str:
+    """Page around HTML of ours, which loads nothing and runs nothing and follows the reader's light or dark setting."""
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>{escape(title)}</title>
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ margin: 1.5rem auto; max-width: 76rem; padding: 0 1rem; font: 15px/1.5 system-ui, sans-serif; }}
+table {{ border-collapse: collapse; width: 100%; }}
+caption {{ text-align: left; font-weight: 600; padding: .5rem 0; }}
+td, th {{ padding: .3rem .6rem; border-bottom: 1px solid; vertical-align: top; overflow-wrap: anywhere; }}
+</style></head>
+<body><main>{body}</main></body></html>
+"""

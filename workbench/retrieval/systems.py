@@ -1,19 +1,15 @@
 """The user's own system as an arm: a run file, a hits table, or a Python callable, beside ours."""
 
-import ast
-import importlib
 import math
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import polars as pl
 
 from workbench.config import Settings
 from workbench.errors import ConfigError, ProviderError
+from workbench.orchestration.sources import files_of, import_module_of
 from workbench.records import Hit, Query, content_hash
 from workbench.retrieval.trec import read_run_with_notes
 
@@ -69,68 +65,16 @@ def _load(entry: str, settings: Settings) -> SystemArm:
     module, colon, function = source.partition(":")
     if not colon:
         raise ConfigError(f"system {name!r}: no file {path}, and {source!r} is not module:function")
-    for folder in _folders(settings.root):  # wherever the kernel works
-        if str(folder) not in sys.path:
-            sys.path.append(str(folder))
     try:
-        loaded = importlib.import_module(module)
+        loaded = import_module_of(module, settings.root)
         call = getattr(loaded, function)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"system {name!r}: {source!r} cannot be imported: {error}") from error
     if not callable(call):
         raise ConfigError(f"system {name!r}: {source!r} cannot be called; it is {call!r}")
-    files = _files_of(loaded, settings.root)
+    files = files_of(loaded, settings.root)
     sha256 = content_hash(*(file.read_bytes() for file in files)) if files else ""
     return SystemArm(name, source, usd, sha256, search=_guarded(name, call))
-
-
-def _folders(root: Path) -> tuple[Path, Path]:
-    """Folders of the project in which modules of systems lie."""
-    return root / "notebooks", root
-
-
-def _files_of(loaded: ModuleType, root: Path) -> list[Path]:
-    """File of a module, and then those files of the project that it imports, and they import, in their order."""
-    first = getattr(loaded, "__file__", None)
-    if first is None:
-        return []
-    found: dict[Path, None] = {Path(first): None}
-    left = [(Path(first), loaded.__name__)]
-    while left:
-        file, name = left.pop()
-        for other in _imported(file, name):
-            path = _project_file(other, root)
-            if path and path not in found:
-                found[path] = None
-                left.append((path, other))
-    return [Path(first), *sorted(path for path in found if path != Path(first))]
-
-
-def _project_file(name: str, root: Path) -> Path | None:
-    """File of the project that a module's name means; None for what is installed, and for workbench itself."""
-    if name.partition(".")[0] == "workbench":
-        return None
-    paths = (folder.joinpath(*name.split(".")) for folder in _folders(root))
-    files = (file for path in paths for file in (path / "__init__.py", path.with_name(f"{path.name}.py")))
-    return next((file for file in files if file.is_file()), None)
-
-
-def _imported(file: Path, name: str) -> Iterator[str]:
-    """Names of what a module may import, its packages too; ``from a import b`` is ``a`` and perhaps ``a.b``."""
-    package = name if file.name == "__init__.py" else name.rpartition(".")[0]
-    parts = package.split(".") if package else []
-    yield from (".".join(parts[:n]) for n in range(1, len(parts) + 1))
-    try:
-        tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError):  # no source, or not yet right: its bytes are hashed all the same
-        return
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            above = parts[: len(parts) - node.level + 1] if node.level else []
-            base = ".".join([*above, *([node.module] if node.module else [])])
-            yield from (base, *(f"{base}.{alias.name}" for alias in node.names))
 
 
 def _guarded(name: str, call: Callable[[Query], Any]) -> Callable[[Query], list[Hit]]:

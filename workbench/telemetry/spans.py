@@ -298,6 +298,28 @@ class Tracing:
         self._provider.shutdown()
 
 
+def here() -> Any:
+    """Place in the tree of spans of the calling code, to go on from in another thread: see `under`."""
+    from opentelemetry import context
+
+    return context.get_current()
+
+
+@contextmanager
+def under(place: Any) -> Iterator[None]:
+    """Put the spans made inside below a place that `here` gave; None leaves them where they are."""
+    from opentelemetry import context
+
+    if place is None:
+        yield
+        return
+    token = context.attach(place)
+    try:
+        yield
+    finally:
+        context.detach(token)
+
+
 def _captures() -> bool:
     said = os.environ.get("WORKBENCH_CAPTURE_CONTENT", "").strip().lower()
     if said not in _OFF + _ON:

@@ -11,7 +11,7 @@ from tests.runner.test_decisions import DECISION, finished
 from tests.test_cli import workbench
 from workbench.config import Settings
 from workbench.errors import ConfigError
-from workbench.project.diff import arms_table, find_run, load_sides, moved_table, told
+from workbench.project.two_runs import arms_table, find_run, load_sides, moved_table, told
 from workbench.records import Fingerprint
 
 
@@ -47,7 +47,7 @@ def test_runs_differ_in_inputs_means_and_items(settings: Settings) -> None:
     lines = list(told(sides))
     assert lines[0] == f"{before}: Keep vector."
     assert "inputs that differ: corpus" in lines
-    done = workbench(settings, "diff", before, after)
+    done = workbench(settings, "compare", before, after)
     assert done.returncode == 0, done.stderr
     assert "2 items moved for vector" in done.stdout
 

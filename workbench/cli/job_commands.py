@@ -1,0 +1,186 @@
+"""Commands about durable flows: jobs, workers, and the replay of what is recorded."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from workbench.cli.lines import say, write_file
+from workbench.errors import ConfigError
+
+if TYPE_CHECKING:
+    from workbench.orchestration.flows import Flows
+
+jobs_app = typer.Typer(no_args_is_help=True, help="Submit flows, do them, and see what became of them.")
+RunId = Annotated[str, typer.Argument(help="Id of a run, or how it begins.")]
+EXIT_FAILED, EXIT_DIFFERENT, EXIT_INTERRUPTED = 3, 1, 130
+
+
+def _open() -> "Flows":
+    from workbench.orchestration.flows import Flows
+
+    return Flows.open()
+
+
+def _values(given: list[str] | None) -> tuple[list[Any], dict[str, Any]]:
+    """Arguments as JSON where they are JSON, else as text; ``name=value`` are keywords."""
+    args, kwargs = list[Any](), dict[str, Any]()
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        if equals and name.isidentifier():
+            kwargs[name] = _value(value)
+        else:
+            args.append(_value(text))
+    return args, kwargs
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+@jobs_app.command()
+def submit(
+    flow: Annotated[str, typer.Argument(help="module:function")],
+    arguments: Annotated[list[str] | None, typer.Argument(help="JSON or text; NAME=VALUE for keywords.")] = None,
+    key: Annotated[str, typer.Option(help="Tells apart runs that are otherwise asked the same.")] = "",
+) -> None:
+    """Put a run into the queue of its flow and print its id."""
+    args, kwargs = _values(arguments)
+    with _open() as flows:
+        say(flows.submit(flows.durable.flow_of(flow), *args, key=key, **kwargs))
+
+
+@jobs_app.command()
+def work(
+    names: Annotated[list[str] | None, typer.Argument(help="Flows to work for; by default all that wait.")] = None,
+    when_done: Annotated[bool, typer.Option("--when-done", help="End when nothing is left to do.")] = False,
+) -> None:
+    """Do jobs until interrupted; any number of workers share them."""
+    with _open() as flows:
+        say(f"working as {flows.durable.heartbeat.executor}; end with Ctrl-C", err=True)
+        _work(flows, names or (), when_done=when_done)
+
+
+def _work(flows: "Flows", names: Sequence[str], *, when_done: bool) -> None:
+    """Do jobs; Ctrl-C ends at once, also in the middle of a step, which the next worker does again."""
+    try:
+        flows.work(names, when_done=when_done)
+    except KeyboardInterrupt:
+        say("interrupted; what was under way goes on with the next worker", err=True)
+        flows.durable.heartbeat.close()
+        os._exit(EXIT_INTERRUPTED)  # the interpreter would wait for the thread that does the step
+
+
+def run_sweep(
+    notebook: str, sweep: Mapping[str, Sequence[str]], *, profile: str, parameters: Mapping[str, Any], here: bool
+) -> None:
+    """Run a notebook once for each combination, as jobs; what is done already is not done again."""
+    from workbench.runner.sweep import submit_sweep, sweep_table
+
+    with _open() as flows:
+        submitted = submit_sweep(flows, notebook, sweep, profile=profile, parameters=parameters)
+        for run_id, changed in submitted:
+            say(f"{run_id}  {', '.join(f'{name}={value}' for name, value in changed.items())}")
+        if not here:
+            return
+        _work(flows, ["workbench.runner.sweep:notebook_run"], when_done=True)
+        table = sweep_table(flows, submitted)
+    typer.echo(table.to_text())
+    if any(row[len(sweep)] != "done" for row in table.rows):
+        raise typer.Exit(EXIT_FAILED)
+
+
+@jobs_app.command("list")
+def list_jobs(
+    status: Annotated[str, typer.Option(help="waiting, running, done, failed or cancelled.")] = "",
+    limit: Annotated[int, typer.Option(help="The newest so many.")] = 100,
+) -> None:
+    """List runs, newest first: how far they are, and what keeps those that wait."""
+    with _open() as flows:
+        typer.echo(flows.jobs(status=status, limit=limit).to_text())
+
+
+@jobs_app.command()
+def show(run_id: RunId) -> None:
+    """Show a run: what it was asked, its steps, what it came to."""
+    with _open() as flows:
+        typer.echo(flows.show(flows.find(run_id)).text())
+
+
+@jobs_app.command()
+def retry(run_id: RunId) -> None:
+    """Do a failed or cancelled run again from the step that failed."""
+    with _open() as flows:
+        say(flows.retry(flows.find(run_id)))
+
+
+@jobs_app.command()
+def cancel(run_id: RunId) -> None:
+    """End a run before its next step."""
+    with _open() as flows:
+        found = flows.find(run_id)
+        say(f"{found} was {flows.cancel(found)}, and is cancelled")
+
+
+@jobs_app.command()
+def schedule(
+    name: Annotated[str, typer.Argument(help="Name of the schedule; one that is there is replaced.")] = "",
+    cron: Annotated[str, typer.Argument(help="Cron expression in UTC, for example: '0 3 * * *'")] = "",
+    flow: Annotated[str, typer.Argument(help="module:function")] = "",
+    arguments: Annotated[list[str] | None, typer.Argument(help="JSON or text; NAME=VALUE for keywords.")] = None,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete the schedule instead.")] = False,
+) -> None:
+    """Submit a flow at every such moment while a worker is there; without a name: list the schedules."""
+    if name and not delete and not (cron and flow):
+        raise ConfigError(f"schedule {name!r} needs a cron expression and a flow, or --delete")
+    args, kwargs = _values(arguments)
+    with _open() as flows:
+        if name and delete:
+            flows.unschedule(name)
+        elif name:
+            flows.schedule(name, cron, flows.durable.flow_of(flow), *args, **kwargs)
+        typer.echo(flows.schedules().to_text())
+
+
+def replay(
+    run_id: Annotated[str, typer.Argument(help="Id of a run, or how it begins.")] = "",
+    everything: Annotated[bool, typer.Option("--all", help="Every recorded run that has ended.")] = False,
+    html: Annotated[Path | None, typer.Option(metavar="PATH", help="Write what differs as a page too.")] = None,
+) -> None:
+    """Repeat recorded runs without network and models, and say which of them the present code alters.
+
+    Exit code: 0 all are repeated, 1 one differs.
+    """
+    if bool(run_id) == everything:
+        raise ConfigError("replay takes the id of a run, or --all")
+    with _open() as flows:
+        report = flows.replay_all([] if everything else [flows.find(run_id)])
+    typer.echo(report.table().to_text())
+    if html:
+        from workbench.rendering.html import plain_page
+
+        write_file(html, plain_page("Replay", report.table().to_html()))
+    if report.different:
+        raise typer.Exit(EXIT_DIFFERENT)
+
+
+def diff(
+    one: RunId,
+    other: RunId,
+    html: Annotated[Path | None, typer.Option(metavar="PATH", help="Write a page there instead.")] = None,
+) -> None:
+    """Say what differs between two runs, step by step."""
+    with _open() as flows:
+        table = flows.diff(flows.find(one), flows.find(other))
+    if html is None:
+        typer.echo(table.to_text())
+    else:
+        from workbench.rendering.html import plain_page
+
+        write_file(html, plain_page(table.caption, table.to_html()))
