@@ -67,6 +67,9 @@ def test_runs_without_a_decision_or_of_another_metric_do_not_compare(settings: S
     other = finished(settings, replace(DECISION, rule=replace(DECISION.rule, metric="mrr@10")))
     with pytest.raises(ConfigError, match=r"ndcg@10 and retrieval by mrr@10"):
         load_sides(settings, one, str(other))
+    elsewhere = finished(settings, replace(DECISION, settings={"evalset": "theirs"}))
+    with pytest.raises(ConfigError, match="those of mine and theirs"):
+        load_sides(settings, one, str(elsewhere))
     (other / "decision.json").unlink()
     with pytest.raises(ConfigError, match="made no decision"):
         load_sides(settings, one, str(other))

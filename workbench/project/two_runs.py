@@ -49,7 +49,7 @@ def load_sides(settings: Settings, before: str, after: str) -> Sides:
     Raises
     ------
     ConfigError
-        If one made no decision, or they are of different notebooks or metrics.
+        If one made no decision, or they are of different notebooks, metrics or evalsets.
     """
     first, second = find_run(settings, before), find_run(settings, after)
     for record in (first, second):
@@ -59,6 +59,9 @@ def load_sides(settings: Settings, before: str, after: str) -> Sides:
     if (one.notebook, one.rule.metric) != (other.notebook, other.rule.metric):
         told = " and ".join(f"{d.notebook} by {d.rule.metric}" for d in (one, other))
         raise ConfigError(f"these runs do not compare: {told}")
+    if len({d.settings.get("evalset") for d in (one, other)}) > 1:
+        told = " and ".join(str(d.settings.get("evalset")) for d in (one, other))
+        raise ConfigError(f"these runs do not compare: they asked other questions, those of {told}")
     return Sides((first, second), (one, other), (_test_scores(first, one), _test_scores(second, other)))
 
 
