@@ -30,7 +30,7 @@ from workbench.inference.messages import CacheHit, Request, Response, Route, Unp
 from workbench.inference.prices import PriceTable, project_prices
 from workbench.inference.streams import still_read
 from workbench.inference.tapes import refuse_offline
-from workbench.state import open_engine
+from workbench.state import open_engine, together
 from workbench.telemetry.context import Attribution
 from workbench.telemetry.ledger import Ledger, LedgerRow
 from workbench.telemetry.spans import Span, Tracing
@@ -298,8 +298,7 @@ class CallAccount:
         shown, attempt = _Shown(on_text), _Open(due)
         try:  # wherever an interruption falls, it leaves no hold
             still_read()
-            self._reserve(due, attempt)
-            attempt.slot = self._slot(request, tokens + request.max_tokens, patience_s)
+            self._enter(request, tokens, attempt, due, patience_s)
             timeout_s = min(timeout_s, self._left_s(request, attempt.slot))
             waited_s = attempt.slot.waited_s if attempt.slot else 0.0
             told = {"attempt": number + 1, "waited_s": waited_s or None}
@@ -313,8 +312,9 @@ class CallAccount:
                 attempt.due = self.row(request, number, due.started, response=response, cost_nanos=cost,
                                        latency_ms=response.latency_ms, error_class=doubt)  # fmt: skip
                 attempt.response = response
-                self._settle(attempt)
-                self._return_tokens(attempt.slot, response)
+                with together():
+                    self._return_tokens(attempt.slot, response)
+                    self._settle(attempt)
                 note(span, response, cost)
                 if wrong:
                     raise MalformedAnswer(f"{request.model}: {wrong}", billed="unknown")
@@ -340,14 +340,18 @@ class CallAccount:
             cost = max(cost, worst)
         return cost, response.usage.doubt
 
-    def _reserve(self, worst: LedgerRow, attempt: "_Open") -> None:
+    def _enter(self, request: Request, tokens: int, attempt: "_Open", worst: LedgerRow, patience_s: float) -> None:
+        """Reserve and wait for a slot; both are written in one transaction."""
         if self.books.budgets:
             attempt.hold = uuid.uuid4().hex
-            try:
-                self.books.budgets.reserve(worst, hold_id=attempt.hold)
-            except (BudgetExceeded, *BUSY):
-                attempt.hold = ""
-                raise
+        try:
+            with together():
+                if self.books.budgets:
+                    self.books.budgets.reserve(worst, hold_id=attempt.hold)
+                attempt.slot = self._slot(request, tokens + request.max_tokens, patience_s)
+        except (BudgetExceeded, *BUSY):
+            attempt.hold = ""
+            raise
 
     def _slot(self, request: Request, tokens: int, patience_s: float) -> Slot | None:
         if self.books.limiter is None:

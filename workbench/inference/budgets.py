@@ -7,8 +7,9 @@ settled: a process that dies leaves its holds, because nobody knows what they co
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, get_args
 from urllib.parse import urlencode
@@ -18,7 +19,7 @@ import sqlalchemy as sa
 from workbench.config import Clock, SystemClock
 from workbench.errors import BudgetExceeded, ConfigError, StoreError, unknown_name
 from workbench.inference.prices import nanos
-from workbench.state import Turns, create_tables, insert_ignore, reader
+from workbench.state import Batch, create_tables, execute, execute_insert, group_commit, marks, reader
 from workbench.telemetry.context import Attribution
 from workbench.telemetry.ledger import TOKENS, Ledger, LedgerRow
 
@@ -136,6 +137,20 @@ _UNSETTLED = sa.Table(
 )
 
 
+_Key = tuple[str, str]  # scope and window
+_THESE = 'SELECT hold_id, scope, "window", state, amount_nanos FROM wb_hold WHERE hold_id IN ({})'
+_CLOSE = "UPDATE wb_hold SET state = 'settled', spent_nanos = ? WHERE hold_id = ?"
+_FORGET = "DELETE FROM wb_hold_row WHERE hold_id IN ({})"
+_BUDGETS = """SELECT scope, "window", limit_nanos, spent_nanos, held_nanos FROM wb_budget
+WHERE (scope, "window") IN (VALUES {})"""
+_ORDER = """scope = 'all', length(replace(scope, '=', '')) - length(scope), scope COLLATE "C", "window" COLLATE "C\""""
+_UNUSED = """INSERT INTO wb_budget (scope, "window", spent_nanos, held_nanos) VALUES (?, ?, 0, 0)
+ON CONFLICT DO NOTHING RETURNING scope"""
+_STATE = """UPDATE wb_budget SET held_nanos = ?, spent_nanos = ?, limit_nanos = ? WHERE scope = ? AND "window" = ?"""
+_CHANGE = """UPDATE wb_budget SET held_nanos = held_nanos + ?, spent_nanos = spent_nanos + ?
+WHERE scope = ? AND "window" = ?"""
+
+
 class Budgets:
     """Budgets of one state database; what is spent and held survives the process.
 
@@ -153,7 +168,7 @@ class Budgets:
         self, engine: sa.Engine, budgets: Sequence[Budget] = DEFAULT_BUDGETS, clock: Clock | None = None
     ) -> None:
         self._engine, self._budgets, self._clock = engine, tuple(budgets), clock or SystemClock()
-        self._turns = Turns()
+        self._group, self._known = group_commit(engine), set[_Key]()
         create_tables(engine, _BUDGET, _HOLD, _UNSETTLED)
 
     def and_also(self, budget: Budget) -> "Budgets":
@@ -178,20 +193,8 @@ class Budgets:
         now = self._clock.now().astimezone(UTC)
         who = Attribution(**{name: getattr(worst, name) for name in FIELDS})
         hold_id, limits = hold_id or uuid.uuid4().hex, self._limits(who, now)
-        hold = {
-            "hold_id": hold_id,
-            "call_id": worst.call_id,
-            "attempt": worst.attempt,
-            "reserved": now.isoformat(),
-            "state": "open",
-            "amount_nanos": worst.cost_nanos,
-            "spent_nanos": 0,
-        }
-        with self._turns.begin(self._engine) as connection:
-            connection.execute(_HOLD.insert(), [hold | {"scope": s, "window": w} for s, w in limits])
-            connection.execute(_UNSETTLED.insert().values(hold_id=hold_id, row=json.dumps(asdict(worst))))
-            for key in _in_order(limits):
-                _take(connection, key, limits[key], worst.cost_nanos)
+        # who settles a hold has its id already: inside `together` nobody needs to wait for it
+        self._group.later(_BOOKS, _Reserve(hold_id, worst, now.isoformat(), limits, self._known))
         return hold_id
 
     def settle(self, hold_id: str, rows: Sequence[LedgerRow], ledger: Ledger | None) -> bool:
@@ -205,19 +208,7 @@ class Budgets:
         StoreError
             If there is no such hold, or the ledger has a row already; then nothing is settled.
         """
-        spent = sum(row.cost_nanos for row in rows)
-        this = _HOLD.c.hold_id == hold_id
-        close = sa.update(_HOLD).where(this, _HOLD.c.state == "open").values(state="settled", spent_nanos=spent)
-        with self._turns.begin(self._engine) as connection:
-            settled = connection.execute(close).rowcount > 0
-            holds = connection.execute(sa.select(_HOLD).where(this)).all()
-            if not holds:
-                raise StoreError(f"there is no hold {hold_id!r} to settle; reserve before a call is made")
-            if settled:
-                if ledger is not None:
-                    ledger.add(rows, connection)
-                _charge(connection, {(h.scope, h.window) for h in holds}, spent, freed=holds[0].amount_nanos)
-                connection.execute(sa.delete(_UNSETTLED).where(_UNSETTLED.c.hold_id == hold_id))
+        settled: bool = self._group.run(_BOOKS, _Settle(hold_id, rows, ledger))
         return settled
 
     def close_holds(self, before: datetime, ledger: Ledger) -> list[LedgerRow]:
@@ -258,15 +249,18 @@ class Budgets:
         of_attempt = sa.select(_HOLD).where(
             _HOLD.c.call_id == call_id, _HOLD.c.attempt == attempt, _HOLD.c.state == "settled"
         )
-        with self._turns.begin(self._engine) as connection:
+
+        def book(connection: sa.Connection) -> LedgerRow:
             row = ledger.correct(call_id, attempt, difference_nanos, reason, connection)
             holds = connection.execute(of_attempt.order_by(_HOLD.c.reserved.desc(), _HOLD.c.hold_id)).all()
             last = [h for h in holds if h.hold_id == holds[0].hold_id]
             if last:
                 bill = sa.update(_HOLD).where(_HOLD.c.hold_id == last[0].hold_id)
                 connection.execute(bill.values(spent_nanos=_HOLD.c.spent_nanos + difference_nanos))
-            _charge(connection, {(h.scope, h.window) for h in last}, difference_nanos, freed=0)
-        return row
+            _charge(connection, {(h.scope, h.window): [0, difference_nanos] for h in last})
+            return row
+
+        return self._group.alone(book)
 
     def table(self) -> "pl.DataFrame":
         """Every budget that was ever drawn on: scope, window, limit_nanos, spent_nanos, held_nanos, resets.
@@ -283,9 +277,9 @@ class Budgets:
         frame = pl.DataFrame([(*row, resets_at(row.window)) for row in found], schema, orient="row")
         return frame.sort("window", "scope", descending=[True, False])
 
-    def _limits(self, who: Attribution, now: datetime) -> dict[tuple[str, str], int | None]:
+    def _limits(self, who: Attribution, now: datetime) -> dict[_Key, int | None]:
         """Limit of every scope and window that a call of this moment falls under."""
-        limits: dict[tuple[str, str], int | None] = {}
+        limits: dict[_Key, int | None] = {}
         for budget in self._budgets:
             if (scope := budget.scope(who)) is not None:
                 key, limit = (scope, window_at(budget.window, now)), nanos(budget.limit_usd)
@@ -304,38 +298,145 @@ def _unsettled(hold: sa.Row[Any]) -> LedgerRow:
     return LedgerRow(call_id=hold.call_id, attempt=hold.attempt, cost_nanos=hold.amount_nanos, **blank)
 
 
-def _take(connection: sa.Connection, key: tuple[str, str], limit: int | None, amount: int) -> None:
-    scope, window = key
-    this = (_BUDGET.c.scope == scope, _BUDGET.c.window == window)
-    # PostgreSQL looks at the condition again when it gets the row; SQLite has one writer. What is free always fits:
-    # spent may be above the limit, after a call that cost more than was reserved or a limit that was lowered.
-    fits = [] if limit is None or not amount else [_BUDGET.c.spent_nanos + _BUDGET.c.held_nanos + amount <= limit]
-    take = sa.update(_BUDGET).where(*this, *fits)
-    take = take.values(held_nanos=_BUDGET.c.held_nanos + amount, limit_nanos=limit)
-    if connection.execute(take).rowcount:
-        return
-    new = {"scope": scope, "window": window, "limit_nanos": limit, "spent_nanos": 0, "held_nanos": 0}
-    insert_ignore(connection, _BUDGET, [new])
-    if not connection.execute(take).rowcount:
-        found = connection.execute(sa.select(_BUDGET).where(*this)).one()
-        raise BudgetExceeded(
-            scope=scope,
-            window=window,
-            limit_nanos=limit or 0,
-            spent_nanos=found.spent_nanos,
-            reserved_nanos=found.held_nanos,
-            amount_nanos=amount,
-            resets=resets_at(window),
-        )
+@dataclass(frozen=True, slots=True)
+class _Reserve:
+    hold_id: str
+    worst: LedgerRow
+    reserved: str
+    limits: Mapping[_Key, int | None]
+    known: set[_Key]  # budgets that have a row
 
 
-def _charge(connection: sa.Connection, keys: set[tuple[str, str]], spent: int, *, freed: int) -> None:
-    for scope, window in _in_order(keys):
-        charge = sa.update(_BUDGET).where(_BUDGET.c.scope == scope, _BUDGET.c.window == window)
-        more = {"held_nanos": _BUDGET.c.held_nanos - freed, "spent_nanos": _BUDGET.c.spent_nanos + spent}
-        connection.execute(charge.values(more))
+@dataclass(frozen=True, slots=True)
+class _Settle:
+    hold_id: str
+    rows: Sequence[LedgerRow]
+    ledger: Ledger | None
 
 
-def _in_order(keys: Mapping[tuple[str, str], object] | set[tuple[str, str]]) -> list[tuple[str, str]]:
+def _book(connection: sa.Connection, asked: Sequence[_Reserve | _Settle]) -> list[object]:
+    """Settle, then reserve what fits; the rows that all calls share are locked last, and for as short as can be."""
+    changes: dict[_Key, list[int]] = {}
+    settled = _settle([ask for ask in asked if isinstance(ask, _Settle)], connection, changes)
+    reserved = _reserve([ask for ask in asked if isinstance(ask, _Reserve)], connection, changes)
+    return [next(settled if isinstance(ask, _Settle) else reserved) for ask in asked]
+
+
+_BOOKS = Batch(0, _book)
+
+
+def _settle(
+    asked: Sequence[_Settle], connection: sa.Connection, changes: dict[_Key, list[int]]
+) -> Iterator[bool | StoreError]:
+    """Close the holds that are open, with their rows; what becomes of budgets is added to ``changes``."""
+    if not asked:
+        return iter(())
+    ids = tuple(dict.fromkeys(ask.hold_id for ask in asked))
+    holds = defaultdict(list)
+    for hold_id, *hold in execute(connection, _THESE.format(marks(len(ids))), ids, lock='hold_id, scope, "window"'):
+        holds[hold_id].append(hold)
+    outcomes: list[bool | StoreError] = []
+    closed: dict[str, _Settle] = {}
+    for ask in asked:
+        if ask.hold_id not in holds:
+            outcomes.append(StoreError(f"there is no hold {ask.hold_id!r} to settle; reserve before a call is made"))
+            continue
+        outcomes.append(ask.hold_id not in closed and holds[ask.hold_id][0][2] == "open")
+        if outcomes[-1]:
+            closed[ask.hold_id] = ask
+    spent = {hold_id: sum(row.cost_nanos for row in ask.rows) for hold_id, ask in closed.items()}
+    if ledger := next((ask.ledger for ask in closed.values() if ask.ledger), None):
+        ledger.add([row for ask in closed.values() if ask.ledger for row in ask.rows], connection)
+    if closed:
+        execute(connection, _CLOSE, [(spent[hold_id], hold_id) for hold_id in closed])
+        execute(connection, _FORGET.format(marks(len(closed))), tuple(closed))
+    for hold_id in closed:
+        for scope, window, _, amount in holds[hold_id]:
+            change = changes.setdefault((scope, window), [0, 0])
+            change[0] -= amount
+            change[1] += spent[hold_id]
+    return iter(outcomes)
+
+
+def _reserve(
+    asked: Sequence[_Reserve], connection: sa.Connection, changes: dict[_Key, list[int]]
+) -> Iterator[BudgetExceeded | None]:
+    """Hold what fits, in the order of coming, and write all ``changes``."""
+    if not asked:
+        _charge(connection, changes)
+        return iter(())
+    fresh = _in_order({key for ask in asked for key in ask.limits if key not in ask.known})
+    new = {key for key in fresh if execute(connection, _UNUSED, key)}
+    states = _locked(connection, _in_order({key for ask in asked for key in ask.limits} | changes.keys()))
+    for key, (held, spent) in changes.items():
+        states[key].held += held
+        states[key].spent += spent
+    outcomes = [_take(states, ask) for ask in asked]
+    taken = [ask for ask, refused in zip(asked, outcomes, strict=True) if refused is None]
+    used = {key for ask in taken for key in ask.limits}
+    for scope, window in _in_order(new - used):
+        execute(connection, 'DELETE FROM wb_budget WHERE scope = ? AND "window" = ?', (scope, window))
+    written = [(s.held, s.spent, s.limit, *key) for key, s in states.items() if key in used or key in changes]
+    execute(connection, _STATE, written)
+    execute_insert(connection, _HOLD, [
+        (ask.hold_id, *key, ask.worst.call_id, ask.worst.attempt, ask.reserved, "open", ask.worst.cost_nanos, 0)
+        for ask in taken for key in ask.limits
+    ])  # fmt: skip
+    execute_insert(connection, _UNSETTLED, [(ask.hold_id, ask.worst.to_json()) for ask in taken])
+    for ask in taken:
+        ask.known.update(ask.limits)
+    return iter(outcomes)
+
+
+@dataclass(slots=True)
+class _Drawn:
+    """One row of the budgets, locked by this transaction."""
+
+    limit: int | None
+    spent: int
+    held: int
+
+
+def _locked(connection: sa.Connection, keys: Sequence[_Key]) -> dict[_Key, _Drawn]:
+    """Rows of the budgets, locked in the order of the keys until the transaction ends."""
+    values, texts = ", ".join(["(?, ?)"] * len(keys)), tuple(text for key in keys for text in key)
+    rows = execute(connection, _BUDGETS.format(values), texts, lock=_ORDER)
+    found = {(scope, window): _Drawn(*state) for scope, window, *state in rows}
+    for key in keys:
+        if key not in found:  # somebody deleted it from the database
+            execute(connection, _UNUSED, key)
+            found[key] = _Drawn(None, 0, 0)
+    return {key: found[key] for key in keys}
+
+
+def _take(states: Mapping[_Key, _Drawn], ask: _Reserve) -> BudgetExceeded | None:
+    """Hold an amount in every budget that applies; an error where it does not fit one."""
+    amount = ask.worst.cost_nanos
+    for key in _in_order(ask.limits):
+        limit, state = ask.limits[key], states[key]
+        # What is free always fits: spent may be above the limit, after a call that cost more than was reserved or a
+        # limit that was lowered.
+        if limit is not None and amount and state.spent + state.held + amount > limit:
+            return BudgetExceeded(
+                scope=key[0],
+                window=key[1],
+                limit_nanos=limit,
+                spent_nanos=state.spent,
+                reserved_nanos=state.held,
+                amount_nanos=amount,
+                resets=resets_at(key[1]),
+            )
+    for key, limit in ask.limits.items():
+        states[key].held += amount
+        states[key].limit = limit
+    return None
+
+
+def _charge(connection: sa.Connection, changes: Mapping[_Key, Sequence[int]]) -> None:
+    """Add what is held and what is spent to the budgets."""
+    execute(connection, _CHANGE, [(*changes[key], *key) for key in _in_order(changes)])
+
+
+def _in_order(keys: Iterable[_Key]) -> list[_Key]:
     """Return the one order in which rows are locked: none waits in a circle; what all calls share is locked last."""
     return sorted(keys, key=lambda key: (key[0] == EVERYTHING, -key[0].count("="), key))

@@ -159,8 +159,8 @@ def call_models(
         if not patient and turn.at - clock.monotonic() > policy.patience_s:
             break
         others = any(not cooldowns.wait_s(other.model) for other in turns if other is not turn)
-        if not turn.in_line:
-            pause(clock, max(turn.at - clock.monotonic(), 0.0))
+        if not turn.in_line and (wait_s := turn.at - clock.monotonic()) > 0:
+            pause(clock, wait_s)
         if call.left_s() <= 0 or not cooldowns.admits(turn.model):
             turns.remove(turn)
             continue

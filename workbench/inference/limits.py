@@ -7,7 +7,7 @@ the limit: a sliding window, not a bucket, which would let nearly twice as much 
 
 import math
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from workbench.config import Clock, SystemClock
 from workbench.errors import ConfigError, RateLimited
 from workbench.inference.streams import pause
-from workbench.state import Turns, create_tables, insert_ignore
+from workbench.state import Batch, create_tables, execute, execute_insert, group_commit
 
 # Added to the window: a call starts some time after its moment, and these delays differ. They were up to 0.17 s on two
 # cores with 15 threads ready to run; a machine that delays its calls by more can start too many in some window.
@@ -81,7 +81,7 @@ class RateLimiter:
     ) -> None:
         self._engine, self._limits, self._clock = engine, dict(limits), clock or SystemClock()
         self._window_us = round((window_s + MARGIN_S) * _US)
-        self._turns = Turns()
+        self._group = group_commit(engine)
         create_tables(engine, _GATE, _SLOT)
 
     def tokens_per_minute(self, model: str) -> int | None:
@@ -115,22 +115,8 @@ class RateLimiter:
                 retry_after_s=None,
             )
         slot_id = uuid.uuid4().hex
-        with self._turns.begin(self._engine) as connection:
-            _enter(connection, model)
-            now = self._now_us(connection)
-            connection.execute(
-                sa.delete(_SLOT).where(_SLOT.c.model == model, _SLOT.c.start_us < now - 2 * self._window_us)
-            )
-            start = self._earliest(connection, model, limit, tokens, now)
-            wait_s = (start - now) / _US
-            if wait_s > deadline_s:
-                raise RateLimited(
-                    f"the limit of {model} lets this request start in {wait_s:.1f} s, which is later than the "
-                    f"{deadline_s:.1f} s that it can wait; try again later or raise the limit",
-                    model=model,
-                    retry_after_s=wait_s,
-                )
-            connection.execute(_SLOT.insert().values(slot_id=slot_id, model=model, start_us=start, tokens=tokens))
+        ask = _Wait(slot_id, model, limit, tokens, deadline_s, self._window_us, self._clock)
+        wait_s: float = self._group.run(_TURNS, ask)
         slot = Slot(model, slot_id, wait_s)
         try:
             if wait_s > 0:
@@ -146,40 +132,137 @@ class RateLimiter:
         What was more than announced can overfill the window by the difference: announce the worst case.
         """
         if slot.slot_id:
-            with self._turns.begin(self._engine) as connection:
-                connection.execute(sa.update(_SLOT).where(_SLOT.c.slot_id == slot.slot_id).values(tokens=tokens))
+            self._group.later(_TURNS, _Used(slot.slot_id, slot.model, tokens))
 
     def cancel(self, slot: Slot) -> None:
         """Give back the turn of a call that was not made."""
         if slot.slot_id:
-            with self._turns.begin(self._engine) as connection:
-                connection.execute(sa.delete(_SLOT).where(_SLOT.c.slot_id == slot.slot_id))
+            self._group.run(_TURNS, _Cancel(slot.slot_id, slot.model))
 
-    def _earliest(self, connection: sa.Connection, model: str, limit: Limit, tokens: int, now: int) -> int:
-        """First moment at which request and tokens fit, after all requests that came earlier."""
-        mine = _SLOT.c.model == model
-        last = connection.execute(sa.select(sa.func.max(_SLOT.c.start_us)).where(mine)).scalar()
-        start = max(now, last or 0)
-        query = sa.select(_SLOT.c.start_us, _SLOT.c.tokens).where(mine, _SLOT.c.start_us > start - self._window_us)
-        rows = connection.execute(query.order_by(_SLOT.c.start_us)).all()
-        requests = len(rows) + 1 - (limit.requests_per_minute or math.inf)
-        surplus = sum(row.tokens for row in rows) + tokens - (limit.tokens_per_minute or math.inf)
-        for row in rows:  # the oldest leave the window first
+
+@dataclass(frozen=True, slots=True)
+class _Wait:
+    slot_id: str
+    model: str
+    limit: Limit
+    tokens: int
+    deadline_s: float
+    window_us: int
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True)
+class _Used:
+    slot_id: str
+    model: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Cancel:
+    slot_id: str
+    model: str
+
+
+_Ask = _Wait | _Used | _Cancel
+
+
+def _give_turns(connection: sa.Connection, asked: Sequence[_Ask]) -> list[float | RateLimited | None]:
+    """Count what was used, give back what was not, then give turns in the order of coming."""
+    for model in sorted({ask.model for ask in asked}):
+        _enter(connection, model)
+    execute(connection, _USED, [(ask.tokens, ask.slot_id) for ask in asked if isinstance(ask, _Used)])
+    execute(connection, _CANCEL, [(ask.slot_id,) for ask in asked if isinstance(ask, _Cancel)])
+    outcomes: dict[str, float | RateLimited] = {}
+    queues: dict[tuple[str, int], list[_Wait]] = {}
+    for ask in asked:
+        if isinstance(ask, _Wait):
+            queues.setdefault((ask.model, ask.window_us), []).append(ask)
+    for (model, window_us), queue in queues.items():
+        now, last = _moment(connection, model, queue[0].clock)
+        execute(connection, _FORGET, (model, now - 2 * window_us))
+        window, slots = _Window(connection, model, window_us, max(now, last)), []
+        for ask in queue:
+            start = window.earliest(ask.limit, ask.tokens)
+            wait_s = (start - now) / _US
+            if wait_s > ask.deadline_s:
+                outcomes[ask.slot_id] = _too_late(ask, wait_s)
+                continue
+            outcomes[ask.slot_id] = wait_s
+            window.add(start, ask.tokens)
+            slots.append((ask.slot_id, model, start, ask.tokens))
+        execute_insert(connection, _SLOT, slots)
+    return [outcomes[ask.slot_id] if isinstance(ask, _Wait) else None for ask in asked]
+
+
+_TURNS = Batch(1, _give_turns)
+
+
+def _too_late(ask: _Wait, wait_s: float) -> RateLimited:
+    return RateLimited(
+        f"the limit of {ask.model} lets this request start in {wait_s:.1f} s, which is later than the "
+        f"{ask.deadline_s:.1f} s that it can wait; try again later or raise the limit",
+        model=ask.model,
+        retry_after_s=wait_s,
+    )
+
+
+class _Window:
+    """Slots of the last window before the next start, their moments read only where they matter."""
+
+    def __init__(self, connection: sa.Connection, model: str, window_us: int, start: int) -> None:
+        self._connection, self._model, self._window_us, self._start = connection, model, window_us, start
+        ((self._requests, self._tokens),) = execute(connection, _SUMS, (model, start - window_us))
+        self._added: list[tuple[int, int]] = []
+        self._slots: list[tuple[int, int]] | None = None
+
+    def earliest(self, limit: Limit, tokens: int) -> int:
+        """First moment, after all requests that came earlier, at which request and tokens fit."""
+        most, room = limit.requests_per_minute or math.inf, limit.tokens_per_minute or math.inf
+        if self._slots is None and self._requests < most and self._tokens + tokens <= room:
+            return self._start
+        if self._slots is None:
+            before = execute(self._connection, _MOMENTS, (self._model, self._start - self._window_us))
+            self._slots = [*map(tuple, before), *self._added]
+        self._slots = [slot for slot in self._slots if slot[0] > self._start - self._window_us]
+        start, requests = self._start, len(self._slots) + 1 - most
+        surplus = sum(used for _, used in self._slots) + tokens - room
+        for moment, used in self._slots:  # the oldest leave the window first
             if requests <= 0 and surplus <= 0:
                 break
-            requests, surplus, start = requests - 1, surplus - row.tokens, max(start, row.start_us + self._window_us)
+            requests, surplus, start = requests - 1, surplus - used, max(start, moment + self._window_us)
         return start
 
-    def _now_us(self, connection: sa.Connection) -> int:
-        if connection.dialect.name == "postgresql" and isinstance(self._clock, SystemClock):
-            seconds = sa.func.extract("epoch", sa.func.clock_timestamp())
-            return int(connection.execute(sa.select(sa.cast(seconds * _US, sa.BigInteger))).scalar_one())
-        return round(self._clock.now().timestamp() * _US)
+    def add(self, start: int, tokens: int) -> None:
+        """Count a slot that was given."""
+        self._start = start
+        self._requests, self._tokens = self._requests + 1, self._tokens + tokens
+        (self._added if self._slots is None else self._slots).append((start, tokens))
+
+
+def _moment(connection: sa.Connection, model: str, clock: Clock) -> tuple[int, int]:
+    """Now, in microseconds, and the last start that was given."""
+    if connection.dialect.name == "postgresql" and isinstance(clock, SystemClock):
+        ((now, last),) = execute(connection, _SERVER_MOMENT, (model,))
+    else:
+        ((last,),) = execute(connection, _LAST, (model,))
+        now = round(clock.now().timestamp() * _US)
+    return now, last or 0
+
+
+_PASS = "UPDATE wb_gate SET passed = passed + 1 WHERE model = ? RETURNING passed"
+_NEW_GATE = "INSERT INTO wb_gate (model, passed) VALUES (?, 0) ON CONFLICT DO NOTHING"
+_LAST = "SELECT max(start_us) FROM wb_slot WHERE model = ?"
+_SERVER_MOMENT = f"""SELECT CAST(extract(epoch FROM clock_timestamp()) * {_US} AS BIGINT), max(start_us)
+FROM wb_slot WHERE model = ?"""
+_SUMS = "SELECT count(*), CAST(coalesce(sum(tokens), 0) AS BIGINT) FROM wb_slot WHERE model = ? AND start_us > ?"
+_MOMENTS = "SELECT start_us, tokens FROM wb_slot WHERE model = ? AND start_us > ? ORDER BY start_us"
+_USED = "UPDATE wb_slot SET tokens = ? WHERE slot_id = ?"
+_CANCEL = "DELETE FROM wb_slot WHERE slot_id = ?"
+_FORGET = "DELETE FROM wb_slot WHERE model = ? AND start_us < ?"
 
 
 def _enter(connection: sa.Connection, model: str) -> None:
     """Hold the model's gate until the transaction ends; the threads that wait are served in the order of coming."""
-    enter = sa.update(_GATE).where(_GATE.c.model == model).values(passed=_GATE.c.passed + 1)
-    if not connection.execute(enter).rowcount:
-        insert_ignore(connection, _GATE, [{"model": model, "passed": 0}])
-        connection.execute(enter)
+    while not execute(connection, _PASS, (model,)):
+        execute(connection, _NEW_GATE, (model,))

@@ -16,7 +16,7 @@ from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
-from workbench.state import create_tables, insert_ignore
+from workbench.state import create_tables, execute_insert, group_commit
 
 SCOPE = "workbench"
 REMOTE = ("chat", "text_completion", "generate_content", "embeddings")
@@ -59,12 +59,18 @@ class SpanStore(SpanExporter):
             if not self._ready:
                 create_tables(self._engine, SPANS)
                 self._ready = True
-            with self._engine.begin() as connection:
-                insert_ignore(connection, SPANS, [_row(span) for span in spans])
+            self._write([_row(span) for span in spans])
         except (sa.exc.SQLAlchemyError, OSError, ValueError) as error:
             self.lose(len(spans), f"{type(error).__name__}: {error.__cause__ or error}")
             return SpanExportResult.FAILURE
         return SpanExportResult.SUCCESS
+
+    def _write(self, rows: list[tuple[Any, ...]]) -> None:
+        if self._engine.dialect.name == "sqlite":  # one writer: it takes its turn with the calls
+            group_commit(self._engine).alone(lambda connection: execute_insert(connection, SPANS, rows, new=True))
+        else:
+            with self._engine.begin() as connection:
+                execute_insert(connection, SPANS, rows, new=True)
 
     def lose(self, count: int, why: str) -> None:
         """Count spans that will not be stored; the first time, say so."""
@@ -153,21 +159,23 @@ def resource() -> Resource:
     return Resource.create({} if named else {SERVICE_NAME: SCOPE})
 
 
-def _row(span: ReadableSpan) -> dict[str, Any]:
+def _row(span: ReadableSpan) -> tuple[Any, ...]:
+    """Values in the order of the columns."""
     attributes = dict(span.attributes or {})
+    top = bool(attributes.pop("wb.top", False))
     events = [{"name": e.name, "at_ns": e.timestamp, "attributes": dict(e.attributes or {})} for e in span.events]
     context: Any = span.context
-    return {
-        "trace_id": format(context.trace_id, "032x"),
-        "span_id": format(context.span_id, "016x"),
-        "parent_id": format(span.parent.span_id, "016x") if span.parent else "",
-        "top": bool(attributes.pop("wb.top", False)),
-        "name": span.name,
-        "operation": str(attributes.get("gen_ai.operation.name", "")),
-        "status": span.status.status_code.name.lower(),
-        "message": span.status.description or "",
-        "started_ns": span.start_time or 0,
-        "ended_ns": span.end_time or span.start_time or 0,
-        "attributes": json.dumps(attributes),
-        "events": json.dumps(events),
-    }
+    return (
+        format(context.trace_id, "032x"),
+        format(context.span_id, "016x"),
+        format(span.parent.span_id, "016x") if span.parent else "",
+        top,
+        span.name,
+        str(attributes.get("gen_ai.operation.name", "")),
+        span.status.status_code.name.lower(),
+        span.status.description or "",
+        span.start_time or 0,
+        span.end_time or span.start_time or 0,
+        json.dumps(attributes),
+        json.dumps(events),
+    )

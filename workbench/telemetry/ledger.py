@@ -1,14 +1,16 @@
 """What every attempt at a model cost, and for which tenant: one row each, never changed, corrected by a further row."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
 
 from workbench.config import Clock, SystemClock
 from workbench.errors import StoreError, unknown_name
-from workbench.state import create_tables, reader
+from workbench.state import Batch, create_tables, execute_insert, group_commit, reader
 from workbench.telemetry.context import PURPOSES
 
 if TYPE_CHECKING:
@@ -75,6 +77,10 @@ class LedgerRow:
         if min(counts) < 0 or (self.cost_nanos < 0 and self.status != "correction"):
             raise ValueError(f"tokens and amounts of call {self.call_id!r} cannot be negative: {self}")
 
+    def to_json(self) -> str:
+        """The row as a JSON object, one field each."""
+        return json.dumps(dict(zip(_KINDS, _VALUES(self), strict=True)))
+
 
 _TYPES = {"str": sa.Text, "int": sa.BigInteger, "float": sa.Float}
 _KINDS = {f.name: getattr(f.type, "__name__", str(f.type)) for f in fields(LedgerRow)}
@@ -86,6 +92,7 @@ _LEDGER = sa.Table(
         for name, kind in _KINDS.items()
     ),
 )
+_VALUES = attrgetter(*_KINDS)
 _GROUPS = tuple(name for name, kind in _KINDS.items() if kind == "str" and name not in ("call_id", "cache"))
 
 
@@ -114,14 +121,9 @@ class Ledger:
         if not rows:
             return
         if connection is None:
-            with self._engine.begin() as own:
-                return self.add(rows, own)
-        values = [{name: _storable(getattr(row, name)) for name in _KINDS} for row in rows]
-        try:
-            connection.execute(_LEDGER.insert(), values)
-        except sa.exc.IntegrityError as error:
-            told = ", ".join(f"{row.call_id}/{row.attempt}" for row in rows[:5])
-            raise StoreError(f"the ledger has {told} already, or one of them: {error.orig}") from error
+            group_commit(self._engine).run(_ROWS, rows)
+        else:
+            _insert(connection, rows)
 
     def correct(
         self, call_id: str, attempt: int, difference_nanos: int, reason: str, connection: sa.Connection | None = None
@@ -206,6 +208,22 @@ class Ledger:
             return pl.DataFrame([tuple(row) for row in connection.execute(query)], schema, orient="row")
 
 
+def _insert(connection: sa.Connection, rows: Sequence[LedgerRow]) -> None:
+    try:
+        execute_insert(connection, _LEDGER, [tuple(map(_storable, _VALUES(row))) for row in rows])
+    except sa.exc.IntegrityError as error:
+        told = ", ".join(f"{row.call_id}/{row.attempt}" for row in rows[:5])
+        raise StoreError(f"the ledger has {told} already, or one of them: {error.orig}") from error
+
+
+def _insert_all(connection: sa.Connection, asked: Sequence[Sequence[LedgerRow]]) -> list[None]:
+    _insert(connection, [row for rows in asked for row in rows])
+    return [None for _ in asked]
+
+
+_ROWS = Batch(2, _insert_all)
+
+
 def _sums(name: sa.Column[str]) -> sa.Subquery:
     """Parts of the sums by one column: a distinct count over all rows would sort the ids of all calls.
 
@@ -227,6 +245,6 @@ def _sum(column: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
 
 def _storable(value: object) -> object:
     """Text without what databases refuse: a strange name of a model must not lose what it cost."""
-    if not isinstance(value, str):
+    if not isinstance(value, str) or (value.isascii() and "\0" not in value):
         return value
     return value.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")

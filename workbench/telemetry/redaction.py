@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import quote, quote_plus
 
 REDACTED = "[redacted]"
+_SHORT = 64  # so many characters are worth remembering
 _SHORTEST = 8  # shorter values are words such as "false", which must not vanish from every text
 _VARIABLE = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 _FIELDS = (
@@ -60,7 +61,12 @@ def redact(text: str, secrets: tuple[str, ...] | None = None) -> str:
     >>> redact("curl -H 'Authorization: Bearer abcdefghijkl' https://me:hunter2@example.com/sk-learn")
     "curl -H 'Authorization: [redacted]' https://me:[redacted]@example.com/sk-learn"
     """
-    for secret in secret_values() if secrets is None else secrets:
+    secrets = secret_values() if secrets is None else secrets
+    return _redacted_short(text, secrets) if len(text) < _SHORT else _redacted(text, secrets)
+
+
+def _redacted(text: str, secrets: tuple[str, ...]) -> str:
+    for secret in secrets:
         if secret in text:
             text = text.replace(secret, REDACTED)
     if len(text) < _SHORTEST:
@@ -70,6 +76,9 @@ def redact(text: str, secrets: tuple[str, ...] | None = None) -> str:
         if any(mark in lowered for mark in marks):
             text = pattern.sub(replacement, text)
     return text
+
+
+_redacted_short = lru_cache(maxsize=4096)(_redacted)  # names of tenants, models and steps come with every span
 
 
 def redact_all(value: Any) -> Any:
@@ -96,11 +105,27 @@ def secret_values(env: Mapping[str, str] | None = None) -> tuple[str, ...]:
     >>> secret_values({"MY_API_KEY": "with<out", "TOKENIZERS_PARALLELISM": "false", "HOME": "there"})
     ('with&lt;out', 'with%3Cout', 'with<out')
     """
-    env = os.environ if env is None else env
+    if env is not None:
+        return _secret_values(env)
+    global _seen
+    # every span asks: comparing the mapping inside os.environ takes a microsecond, reading it forty
+    inside = getattr(os.environ, "_data", None)
+    before, found = _seen
+    if inside is None or inside != before:
+        before, found = dict(inside or {}), _secret_values(os.environ)
+        _seen = before, found
+    return found
+
+
+_seen: tuple[Mapping[Any, Any], tuple[str, ...]] = {}, ()
+
+
+def _secret_values(env: Mapping[str, str]) -> tuple[str, ...]:
     values = tuple(value for name in env if _looks_secret(name) and len(value := env[name].strip()) >= _SHORTEST)
     return _written(values)
 
 
+@lru_cache(maxsize=4096)
 def secret_field(name: str) -> bool:
     """Whether a header, an attribute or a key of a mapping holds a secret by its name.
 

@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import ConfigError
-from workbench.telemetry.context import current
+from workbench.telemetry.context import Attribution, current
 from workbench.telemetry.redaction import REDACTED, redact, secret_field, secret_values
 
 if TYPE_CHECKING:
@@ -72,6 +72,8 @@ def _plain(value: Any, secrets: tuple[str, ...], depth: int) -> Any:
     """The value made of dicts, lists and scalars, without secrets."""
     if value is None or isinstance(value, bool):
         return value
+    if type(value) is str:  # the commonest first: a check against an abstract class is dear
+        return _text(value, secrets)
     if isinstance(value, Integral):
         return int(value) if -_INT64 <= int(value) < _INT64 else _said(value)
     if isinstance(value, Real):
@@ -144,6 +146,7 @@ CONTENT = frozenset({
     "gen_ai.tool.call.arguments", "gen_ai.tool.call.result", "gen_ai.retrieval.query.text",
     "gen_ai.retrieval.documents", "gen_ai.evaluation.explanation", "input.value", "output.value",
 })  # fmt: skip
+_WHO = tuple((f"wb.{field.name}", field.name) for field in fields(Attribution))
 _OFF, _ON = ("0", "false", "no", "off"), ("1", "true", "yes", "on", "")
 _NONE: Mapping[str, Any] = MappingProxyType({})
 _STACK_CHARACTERS = 4000
@@ -199,11 +202,13 @@ class Span:
         self._span.add_event("exception", event)
 
     def _set(self, attributes: Mapping[str, Any], secrets: tuple[str, ...]) -> None:
+        told = {}
         for name, value in attributes.items():
             if name in CONTENT:
                 self._content(name, value, secrets)
             elif value is not None:
-                self._span.set_attribute(name, attribute(name, value, secrets))
+                told[name] = attribute(name, value, secrets)
+        self._span.set_attributes(told)
 
     def _content(self, name: str, value: Any, secrets: tuple[str, ...]) -> None:
         if not self._capture or value is None:
@@ -272,8 +277,8 @@ class Tracing:
 
         around = getattr(trace.get_current_span(), "instrumentation_scope", None)
         own = {"wb.top": True} if around is None or around.name != SCOPE else {}
-        who = {f"wb.{field.name}": getattr(current(), field.name) for field in fields(current())}
-        known = {name: value for name, value in who.items() if value}
+        who = current()
+        known = {name: value for name, field in _WHO if (value := getattr(who, field))}
         secrets = secret_values()
         with self._tracer.start_as_current_span(
             content(name, secrets)[0],
