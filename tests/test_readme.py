@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line[2:].strip() for block in BLOCKS for line in block.splitlines() if line.startswith("$ ")]
-OURS = [c.partition("workbench ")[2] for c in COMMANDS if c.startswith(".venv/bin/workbench ")]
+OURS = [c.partition("workbench ")[2] for c in COMMANDS if c.startswith((".venv/bin/workbench ", "workbench "))]
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 TARGETS = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 

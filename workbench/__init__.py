@@ -6,6 +6,10 @@ The public names are loaded when first used, so that ``import workbench`` costs 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from workbench.extras import VERSION, extras_named
+
+__version__ = VERSION
+
 if TYPE_CHECKING:
     from typing import Literal, overload
 
@@ -180,7 +184,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'workbench' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    with extras_named():
+        return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -65,7 +65,8 @@ class Settings:
         if missing := [folder.name for folder in (self.evalsets, self.notebooks) if not folder.is_dir()]:
             raise ConfigError(
                 f"you are not in a project: {self.root} has no {' and no '.join(f'{name}/' for name in missing)}; "
-                "change into the folder that holds evalsets/ and notebooks/, or name it with WORKBENCH_ROOT"
+                "change into the folder that holds evalsets/ and notebooks/, name it with WORKBENCH_ROOT, or "
+                "begin one: workbench init"
             )
 
 

@@ -2,6 +2,7 @@
 
 WorkbenchError
 ├── ConfigError        a setting, parameter or profile that cannot be used
+│   ├── MissingExtra    a package that a light install leaves out
 │   └── UnknownPrice    a model, or a class of its tokens, whose price nobody has told
 ├── BudgetExceeded     a call that might cost more than is left of a budget
 ├── RateLimited        a call whose turn would come after its deadline
@@ -50,6 +51,14 @@ class WorkbenchError(Exception):
 
 class ConfigError(WorkbenchError):
     """A setting, parameter or profile cannot be used."""
+
+
+class MissingExtra(ConfigError):
+    """A package is not installed that a light install leaves out; ``extra`` is what brings it."""
+
+    def __init__(self, message: str, *, extra: str) -> None:
+        self.extra = extra
+        super().__init__(message)
 
 
 class NothingToFit(ConfigError):

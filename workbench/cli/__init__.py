@@ -14,8 +14,10 @@ from workbench.cli.feedback_commands import feedback_app
 from workbench.cli.import_commands import import_app
 from workbench.cli.job_commands import diff, jobs_app, replay, run_sweep
 from workbench.cli.lines import named_values, say, say_error, write_file
+from workbench.cli.project_commands import compare, init, new, report
 from workbench.config import Settings, SystemClock, load_settings, require_writable
 from workbench.errors import ConfigError, WorkbenchError
+from workbench.extras import DISTRIBUTION, VERSION, extras_named, is_installed
 from workbench.rendering.text import visible
 
 if TYPE_CHECKING:
@@ -29,7 +31,8 @@ class _Group(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with extras_named():
+                return super().invoke(ctx)
         except WorkbenchError as error:
             say_error(error)
             raise typer.Exit(EXIT_FAILED) from None
@@ -43,8 +46,26 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Choose retrieval, routing and caching by evidence, and keep the choices true.",
 )
+
+
+app.command()(init)
+app.command()(new)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"workbench {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Choose retrieval, routing and caching by evidence, and keep the choices true."""
 
 
 @app.command()
@@ -98,12 +119,17 @@ def run(
 def check(
     names: Annotated[list[str] | None, typer.Argument(help="Notebooks; all accepted decisions by default.")] = None,
     junit: Annotated[Path | None, typer.Option(metavar="PATH", help="Write the gates as JUnit XML too.")] = None,
+    json: Annotated[Path | None, typer.Option(metavar="PATH", help="Write every decision with its gate too.")] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Write a comment for a pull request too.")
+    ] = None,
     hard_timeout_s: Annotated[float, typer.Option(help="Kill a run after this many seconds.")] = 3600.0,
 ) -> None:
     """Run accepted decisions again and say whether they still hold.
 
     Exit code: 0 all hold, 1 one is broken, 2 one is inconclusive or stale, 3 one could not be checked.
     """
+    from workbench.project.check_report import check_json, check_markdown, sentence_of, status_of
     from workbench.reports.brief import junit_xml
     from workbench.runner import TerminalProgress
     from workbench.runner import check as check_decisions
@@ -116,11 +142,13 @@ def check(
             settings, names or (), clock=SystemClock(), on_event=progress, hard_timeout_s=hard_timeout_s
         )
     for found in checks:
-        said = f"{found.gate.status}: {found.gate.sentence}" if found.gate else f"error: {found.record.error}"
-        say(f"{'/'.join(found.place)}  {said}")
+        say(f"{'/'.join(found.place)}  {status_of(found)}: {sentence_of(found)}")
         say(f"  report: {found.record.report or 'none'}")
     if junit:
         write_file(junit, junit_xml({".".join(c.place): c.record.run_dir for c in checks}))
+    for path, text in ((json, check_json), (markdown, check_markdown)):
+        if path:
+            write_file(path, text(checks))
     raise typer.Exit(worst_exit_code(checks))
 
 
@@ -205,6 +233,8 @@ app.add_typer(evalset_app, name="evalset")
 app.add_typer(import_app, name="import")
 app.add_typer(feedback_app, name="feedback")
 app.add_typer(models_app, name="models")
+app.command()(compare)
+app.command()(report)
 app.command()(budgets)
 app.command()(costs)
 app.command()(layers)
@@ -219,8 +249,11 @@ def evalset_check(path: Annotated[str, typer.Argument(help="Name or folder of an
     """Report every defect with its file and line; exit code 1 where there is an error."""
     from workbench.evalset.check import check_evalset, exit_code, summarise
 
-    findings = check_evalset(path, load_settings())
+    compares = is_installed("ragas")
+    findings = check_evalset(path, load_settings(), echoes=compares)
     typer.echo(visible(summarise(findings)))
+    if not compares:
+        say(f"not looked for: questions in the words of their documents; that needs {DISTRIBUTION}[data]")
     raise typer.Exit(exit_code(findings))
 
 

@@ -118,12 +118,13 @@ def from_hub(
 def from_judgements(
     paths: Annotated[list[Path], typer.Argument(help="Filled sheets: to_judge.jsonl of a run, or a table like it.")],
     name: Annotated[str, typer.Option(help="Evalset whose questions were judged: its name, or its folder.")],
+    partly: Annotated[bool, typer.Option("--partly", help="Leave rows that are not filled aside.")] = False,
 ) -> None:
     """Add what people judged: query_id, doc_id, grade, and judge where two people did; tells how often they agree."""
     from workbench.config import load_settings
     from workbench.evalset.imports.judgements import import_judgements
 
-    for path in import_judgements(paths, name, settings=load_settings(), tell=say):
+    for path in import_judgements(paths, name, settings=load_settings(), tell=say, partly=partly):
         typer.echo(f"written: {path}; the decisions that rest on it are stale now")
 
 

@@ -87,13 +87,15 @@ _LINE_WORDS = 40
 SIGNS_PER_WORD = 3  # of a script without blanks: two or three make a word of Chinese, Japanese or Thai
 
 
-def check_evalset(path: str | Path, settings: Settings) -> list[Finding]:
+def check_evalset(path: str | Path, settings: Settings, *, echoes: bool = True) -> list[Finding]:
     """All findings of an evalset, by file and line; an empty list means that none was found.
 
     Those of `workbench.evalset.findings.find`, whose errors every notebook refuses before work starts; what the
     routing and the caching notebook refuse of ``outcomes.parquet``, ``stream.parquet`` and ``traffic.toml``, which
     they alone read; and one more warning: questions that repeat a relevant document, `ECHO_WORDS` words in a row of
     its title or first line, or ROUGE-L precision and recall of at least `ECHO_ROUGE` against the first line.
+
+    ``echoes`` says whether that last warning is looked for: it needs ragas, which a light install leaves out.
 
     Cost: about 4 s for ragas on the first call that has a relevant pair to compare, then 1 ms a pair.
     """
@@ -103,7 +105,7 @@ def check_evalset(path: str | Path, settings: Settings) -> list[Finding]:
     except EvalsetError as error:
         return [Finding(str(path), 0, str(error))]
     splits, _ = split_qrels(contents, seed=0)
-    findings = [*find(contents, splits), *_of_notebooks(folder), *_echoes(contents)]
+    findings = [*find(contents, splits), *_of_notebooks(folder), *(_echoes(contents) if echoes else ())]
     return sorted(findings, key=lambda f: (f.file, f.line, f.severity))
 
 

@@ -109,7 +109,7 @@ def _read_qrels(contents: Contents) -> None:
         problems = judgement_defects(str(path), rows, queries, known)
         _note(contents, f"qrels/{path.stem}", path, defects + problems)
     if contents.query_lines and not paths:
-        missing = Defect(str(contents.folder / "qrels"), 0, "holds no <split>.tsv with judgements")
+        missing = Defect(str(contents.folder / "qrels"), 0, UNJUDGED)
         contents.defects.append(missing)
 
 
@@ -156,6 +156,7 @@ def synthetic_of(card: str) -> tuple[bool, str]:
 Severity = Literal["error", "warning"]
 Splits = Mapping[str, Mapping[str, Mapping[str, int]]]
 USED = ("dev", "test")
+UNJUDGED = "holds no <split>.tsv with judgements"
 NAMED = 20  # questions or documents that a note names
 POOLED_SHARE = 0.5  # of the questions, that have a document judged not relevant where documents were pooled
 _MISTYPED = 0.8  # likeness of two keys: clustr is mistyped, type is not a mistyped style

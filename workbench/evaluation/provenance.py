@@ -14,6 +14,7 @@ import numpy as np
 from workbench.codec import from_plain
 from workbench.errors import ConfigError
 from workbench.evalset.gates import unknown_parameter
+from workbench.extras import VERSION
 from workbench.inference.embedding import Embedder
 from workbench.records import content_hash
 from workbench.telemetry.context import attributed
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Parameters = TypeVar("Parameters", bound="DataclassInstance")
-SHOWN = ("workbench", "lancedb", "onnxruntime", "numpy", "polars", "scipy", "scikit-learn", "papermill")
+SHOWN = ("lancedb", "onnxruntime", "numpy", "polars", "scipy", "scikit-learn", "papermill")
 PROBE = ("how do I drop rows with missing values", "join two tables on the nearest timestamp", "Überlauf? ∑ 0x7f")
 
 
@@ -64,7 +65,7 @@ def encoder_inputs(embedder: Embedder) -> dict[str, str]:
 
 def provenance(root: Path) -> dict[str, str]:
     """Versions, commit, dirty flag and machine; shown, never decides."""
-    out = {f"version {name}": metadata.version(name) for name in SHOWN}
+    out = {"version workbench": VERSION} | {f"version {name}": metadata.version(name) for name in SHOWN}
     out["python"] = platform.python_version()
     out["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}"
     commit = _git(root, "rev-parse", "--short=12", "HEAD")

@@ -8,6 +8,7 @@ from typing import Any
 from workbench.config import load_settings, require_writable
 from workbench.errors import ConfigError, unknown_name
 from workbench.evalset.gates import NOTEBOOKS
+from workbench.extras import extras_named
 
 # Each experiment is loaded when its notebook starts it.
 EXPERIMENTS: Mapping[str, str] = {
@@ -59,4 +60,5 @@ def start(notebook: str, **parameters: Any) -> Any:
 
 def _experiment_class(notebook: str) -> Any:
     module, _, name = EXPERIMENTS[notebook].partition(":")
-    return getattr(import_module(module), name)
+    with extras_named():
+        return getattr(import_module(module), name)

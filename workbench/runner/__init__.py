@@ -6,8 +6,8 @@
 
 from workbench.evaluation.run_record import RunRecord
 from workbench.runner.decisions import Check, accept, accepted_decisions, check
+from workbench.runner.events import Event
 from workbench.runner.headless import Job, run_all
-from workbench.runner.kernels import Event
 from workbench.runner.parameters import prepare
 from workbench.runner.runs import list_runs
 from workbench.runner.terminal import TerminalProgress

@@ -16,8 +16,8 @@ from workbench.evaluation.gate import EXIT_CODES, Gate
 from workbench.evaluation.in_use import anchor_path, decision_path, note_test_use
 from workbench.evaluation.run_record import RunRecord
 from workbench.records import Decision
+from workbench.runner.events import Event
 from workbench.runner.headless import Job, run_all
-from workbench.runner.kernels import Event
 from workbench.runner.runs import list_runs
 
 EVEN_IF = ("inconclusive", "other-rule")
@@ -267,14 +267,33 @@ def check(
     counted = [name for name in notebooks if name in UNDECIDED]
     named = [name for name in notebooks if name not in UNDECIDED]
     found: list[tuple[str, Decision | None]] = [*accepted_decisions(settings, named)] if named or not counted else []
-    jobs = [Job(d.notebook, d.profile, d.settings) for _, d in found if d] + [Job(name) for name in counted]
-    found += [("", None)] * len(counted)
+    found += [("", None) for _ in counted]
+    return check_each(
+        settings, found, clock=clock, on_event=on_event, hard_timeout_s=hard_timeout_s, workers=workers, counted=counted
+    )
+
+
+def check_each(
+    settings: Settings,
+    accepted: Sequence[tuple[str, Decision | None]],
+    *,
+    clock: Clock,
+    on_event: Callable[[Event], None] | None = None,
+    hard_timeout_s: float = 3600.0,
+    workers: int = 2,
+    counted: Sequence[str] = (),
+) -> list[Check]:
+    """Like `check`, of some of `accepted_decisions`: pairs of an evalset's name and its decision.
+
+    ``counted`` are the notebooks that decide nothing, whose pairs stand last and have no decision.
+    """
+    jobs = [Job(d.notebook, d.profile, d.settings) for _, d in accepted if d] + [Job(name) for name in counted]
     records = run_all(
         jobs, settings=settings, clock=clock, on_event=on_event, workers=workers, hard_timeout_s=hard_timeout_s
     )
     return [
         Check(name, decision, record, _gate_of(record.run_dir))
-        for (name, decision), record in zip(found, records, strict=True)
+        for (name, decision), record in zip(accepted, records, strict=True)
     ]
 
 

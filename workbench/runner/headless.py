@@ -14,7 +14,7 @@ from workbench.errors import ConfigError, unknown_name
 from workbench.evaluation.run_record import RunRecord, close_run, open_run
 from workbench.evaluation.start import check_parameters
 from workbench.reports.ending import draw_report
-from workbench.runner.kernels import Event, EventKind, Listener
+from workbench.runner.events import Event, EventKind, Listener
 from workbench.runner.parameters import prepare
 from workbench.runner.runs import how_it_ended
 from workbench.runner.watchdog import Watchdog

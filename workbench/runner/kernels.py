@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,36 +23,9 @@ from workbench.codec import write_whole
 from workbench.errors import RunError
 from workbench.evaluation.run_record import CellState
 from workbench.rendering.progress import MIME_TYPE
+from workbench.runner.events import EventKind
 from workbench.runner.watchdog import Watchdog
 from workbench.telemetry.redaction import redact, redact_all
-
-EventKind = Literal["start", "cell", "progress", "end"]
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One moment of one run.
-
-    Attributes
-    ----------
-    kind : str
-        ``start``; ``cell`` when a cell begins; ``progress`` from inside a cell; ``end``.
-    cell, cells : int
-        Number of the code cell as Jupyter shows it (``In [3]``), 0 before the first, and how many there are;
-        at the ``end``, how many were completed.
-    data : dict
-        Of ``progress``: label, done, total, sentence. Of ``end``: status, error, gate.
-    """
-
-    kind: EventKind
-    notebook: str
-    run_dir: Path
-    cell: int = 0
-    cells: int = 0
-    data: dict[str, Any] = field(default_factory=dict)
-
-
-Listener = Callable[[Event], None]
 
 
 class Watch:

@@ -13,8 +13,8 @@ from workbench.orchestration.steps import StepCall, flow, outside
 from workbench.records import content_hash
 from workbench.rendering.table import Column, Table
 from workbench.runner.decisions import verdict_of
+from workbench.runner.events import Event
 from workbench.runner.headless import Job, find_notebook, run_all
-from workbench.runner.kernels import Event
 from workbench.runner.parameters import prepare
 from workbench.telemetry.context import carried
 

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from workbench.config import Clock, SystemClock
 from workbench.rendering.progress import LINE_S
 from workbench.rendering.text import visible_line
-from workbench.runner.kernels import Event
+from workbench.runner.events import Event
 
 
 class TerminalProgress:

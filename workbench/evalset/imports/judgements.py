@@ -16,7 +16,7 @@ from workbench.errors import Defect, EvalsetError
 from workbench.evalset.cells import Unusable, grade, id_text, name_text, shown
 from workbench.evalset.evalset import find_evalset
 from workbench.evalset.files import Judgement, Names, named_rows, read_table, scan_qrels
-from workbench.evalset.findings import Contents, read_contents
+from workbench.evalset.findings import UNJUDGED, Contents, read_contents
 from workbench.evalset.imports.folder import Tell, say_nothing, writing
 from workbench.evalset.items import clean_id
 from workbench.records import Document, Query
@@ -73,7 +73,7 @@ def sheet_note(count: int, run_folder: str, evalset: str) -> str:
 
 
 def import_judgements(
-    paths: Sequence[Path], evalset: str | Path, *, settings: Settings, tell: Tell = say_nothing
+    paths: Sequence[Path], evalset: str | Path, *, settings: Settings, tell: Tell = say_nothing, partly: bool = False
 ) -> list[Path]:
     """Add filled sheets to the judgements of an evalset; gives the files of ``qrels/`` that changed.
 
@@ -88,6 +88,8 @@ def import_judgements(
         Name or folder.
     tell : callable
         Takes a line on agreement and on what was added.
+    partly : bool
+        Leave rows whose grade is empty aside, and count them, instead of refusing the sheet.
 
     Raises
     ------
@@ -97,12 +99,15 @@ def import_judgements(
     """
     folder = find_evalset(evalset, settings)
     contents = read_contents(folder, settings)
-    if contents.defects:
-        raise EvalsetError(f"evalset {folder} cannot be used; correct these places first:", contents.defects)
+    if odd := [d for d in contents.defects if contents.judgements or d.problem != UNJUDGED]:
+        raise EvalsetError(f"evalset {folder} cannot be used; correct these places first:", odd)
     rows, defects = list[Graded](), list[Defect]()
     stems = [path.stem for path in paths]
     for path in paths:
-        found, wrong = _read(path, path.stem if stems.count(path.stem) == 1 else str(path), contents)
+        judge = path.stem if stems.count(path.stem) == 1 else str(path)
+        found, wrong, empty = _read(path, judge, contents, partly=partly)
+        if empty:
+            tell(f"{empty:,} rows of {path} are not filled and left aside")
         rows += found
         defects += wrong
     first, second, twice = _by_judge(rows)
@@ -115,11 +120,15 @@ def import_judgements(
     return changed
 
 
-def _read(path: Path, judge: str, contents: Contents) -> tuple[list[Graded], list[Defect]]:
+def _read(path: Path, judge: str, contents: Contents, *, partly: bool) -> tuple[list[Graded], list[Defect], int]:
+    """Filled rows, what cannot be used, and how many rows are empty and left aside."""
     texts = {d.doc_id: (d.text, d.full_text) for d in contents.documents}
     asked = {q.query_id: q.text for q in contents.queries}
-    rows, defects = list[Graded](), list[Defect]()
+    rows, defects, empty = list[Graded](), list[Defect](), 0
     for line, row in named_rows(read_table(path), _SHEET_NAMES, ("query_id", "doc_id", "grade"))[0]:
+        if partly and row["grade"] is None:
+            empty += 1
+            continue
         try:
             rows.append(_graded(path, line, row, judge))
             told = _foreign_text(row, asked.get(rows[-1].query_id), texts.get(rows[-1].doc_id, ()))
@@ -127,7 +136,7 @@ def _read(path: Path, judge: str, contents: Contents) -> tuple[list[Graded], lis
                 raise Unusable(told)
         except Unusable as error:
             defects.append(Defect(str(path), line, str(error)))
-    return rows, defects
+    return rows, defects, empty
 
 
 def _graded(path: Path, line: int, row: Mapping[str, Any], judge: str) -> Graded:
@@ -175,6 +184,8 @@ def _homes(rows: Iterable[Graded], contents: Contents) -> tuple[dict[Path, list[
     defects = []
     for row in rows:
         splits = [split for split, queries in judged.items() if row.query_id in queries]
+        if not judged:  # the first judgements of an evalset; dev questions are drawn from them by family
+            splits = ["test"]
         problem = _problem(row, asks, owns, splits, known.get(row.pair))
         if problem:
             defects.append(Defect(row.file, row.line, problem))
@@ -210,12 +221,13 @@ def _add(folder: Path, homes: Mapping[Path, Sequence[Graded]]) -> list[Path]:
     """Append rows to files of qrels, in the form that each has."""
     new: dict[Path, bytes] = {}
     for path, rows in homes.items():
-        data = path.read_bytes()
-        wide = _is_trec(path)
+        data = path.read_bytes() if path.exists() else b"query-id\tcorpus-id\tscore\n"
+        wide = path.exists() and _is_trec(path)
         lines = ("\t".join([r.query_id, *(["0"] if wide else []), r.doc_id, str(r.grade)]) + "\n" for r in rows)
         new[path] = data + (b"" if data.endswith(b"\n") else b"\n") + "".join(lines).encode()
     with writing(folder):
         for path, data in new.items():
+            path.parent.mkdir(exist_ok=True)
             write_whole(path, data)
     return list(new)
 

@@ -1,0 +1,81 @@
+"""Two runs side by side, and the report of a run by part of its name."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from tests.notebooks.zoo import make_settings
+from tests.runner.test_decisions import DECISION, finished
+from tests.test_cli import workbench
+from workbench.config import Settings
+from workbench.errors import ConfigError
+from workbench.project.two_runs import arms_table, find_run, load_sides, moved_table, told
+from workbench.records import Fingerprint
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    made = make_settings(tmp_path)
+    (made.evalsets / "mine").mkdir()
+    return made
+
+
+def run_of(settings: Settings, values: dict[str, float], fingerprint: str) -> str:
+    decision = replace(DECISION, fingerprint=Fingerprint({"queries": "abc", "corpus": fingerprint}))
+    folder = finished(settings, decision)
+    rows = [("vector", item, 0, "ndcg@10", value, "test") for item, value in values.items()]
+    rows.append(("vector", "d1", 0, "ndcg@10", 0.0, "dev"))
+    schema = ["arm", "item_id", "repeat", "metric", "value", "split"]
+    pl.DataFrame(rows, schema=schema, orient="row").write_parquet(folder / "scores.parquet")
+    return folder.name
+
+
+def test_runs_differ_in_inputs_means_and_items(settings: Settings) -> None:
+    before = run_of(settings, {"q1": 1.0, "q2": 0.5, "q3": 0.2}, "old")
+    after = run_of(settings, {"q1": 0.4, "q2": 0.5, "q3": 0.3}, "new")
+    sides = load_sides(settings, before, after)
+    ((arm, old, new, difference),) = arms_table(sides).rows
+    assert (arm, old, new, difference) == (
+        "vector",
+        pytest.approx(1.7 / 3),
+        pytest.approx(0.4),
+        pytest.approx(-0.5 / 3),
+    )
+    assert [(row[0], round(row[3], 9)) for row in moved_table(sides).rows] == [("q1", -0.6), ("q3", 0.1)]
+    lines = list(told(sides))
+    assert lines[0] == f"{before}: Keep vector."
+    assert "inputs that differ: corpus" in lines
+    done = workbench(settings, "compare", before, after)
+    assert done.returncode == 0, done.stderr
+    assert "2 items moved for vector" in done.stdout
+
+
+def test_a_run_is_found_by_part_of_its_name_and_never_guessed(settings: Settings) -> None:
+    one, two = run_of(settings, {"q1": 1.0}, "a"), run_of(settings, {"q1": 1.0}, "b")
+    assert find_run(settings, one).run_dir.name == one
+    assert find_run(settings, str(settings.runs / two)).run_dir.name == two
+    with pytest.raises(ConfigError, match="names 2 runs"):
+        find_run(settings, one[:8])
+    with pytest.raises(ConfigError, match="names none"):
+        find_run(settings, "nothing")
+
+
+def test_runs_without_a_decision_or_of_another_metric_do_not_compare(settings: Settings) -> None:
+    one = run_of(settings, {"q1": 1.0}, "a")
+    other = finished(settings, replace(DECISION, rule=replace(DECISION.rule, metric="mrr@10")))
+    with pytest.raises(ConfigError, match=r"ndcg@10 and retrieval by mrr@10"):
+        load_sides(settings, one, str(other))
+    elsewhere = finished(settings, replace(DECISION, settings={"evalset": "theirs"}))
+    with pytest.raises(ConfigError, match="those of mine and theirs"):
+        load_sides(settings, one, str(elsewhere))
+    (other / "decision.json").unlink()
+    with pytest.raises(ConfigError, match="made no decision"):
+        load_sides(settings, one, str(other))
+
+
+def test_report_says_where_it_is(settings: Settings) -> None:
+    name = run_of(settings, {"q1": 1.0}, "a")
+    (settings.runs / name / "report.html").write_text("<p>", encoding="utf-8")
+    assert workbench(settings, "report", name[9:]).stdout == f"{settings.runs / name / 'report.html'}\n"

@@ -1,0 +1,101 @@
+"""Commands before and after a run: begin a project, bring documents, look at runs, at logs and at decisions."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from workbench.cli.lines import named_values, say
+from workbench.rendering.text import visible
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(help="Folder of the project; made where there is none.")] = Path("."),
+    ci: Annotated[str, typer.Option(help="Whose workflow to write: github, gitlab or none.")] = "github",
+) -> None:
+    """Begin a project: notebooks, a sample evalset, gates, what CI runs. Overwrites nothing."""
+    from workbench.project.init import init as begin
+    from workbench.project.init import tell
+
+    tell(begin(folder, ci=ci), say)
+
+
+def new(
+    name: Annotated[str, typer.Argument(help="Name of the new evalset.")],
+    documents: Annotated[
+        list[str], typer.Option(help="Folder or glob of .md, .txt, .html; or .jsonl, .csv, .tsv, .parquet; repeatable.")
+    ],
+    questions: Annotated[Path, typer.Option(help="A table, or a text file with a question per line.")],
+    rename_documents: Annotated[
+        list[str] | None, typer.Option(metavar="YOURS=OURS", help="A column of the documents; repeatable.")
+    ] = None,
+    rename_questions: Annotated[
+        list[str] | None, typer.Option(metavar="YOURS=OURS", help="A column of the questions; repeatable.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and write nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before writing.")] = False,
+) -> None:
+    """Make an evalset of your own documents and questions; says what it understood before it writes."""
+    import sys
+
+    from workbench.config import load_settings
+    from workbench.project import new as own
+
+    settings = load_settings()
+    settings.require_project()
+    understood = own.understand(
+        documents,
+        questions,
+        rename_documents=named_values(rename_documents or [], "--rename-documents"),
+        rename_questions=named_values(rename_questions or [], "--rename-questions"),
+    )
+    own.tell(understood, say)
+    out = settings.evalsets / name
+    if dry_run or (not yes and sys.stdin.isatty() and not typer.confirm(f"Write {out}?", default=True)):
+        say("nothing was written")
+        return
+    say(f"written: {own.write(understood, out, sources=[*documents, str(questions)])}; complete its card.md")
+    if understood.judgements:
+        say(f"next: workbench run retrieval --evalset {name}")
+        return
+    from workbench.evalset.imports.judgements import SHEET
+    from workbench.project.pool import write_pool
+
+    count = write_pool(out, understood.documents, understood.queries, settings)
+    sheet = out / SHEET
+    say(f"no question names a right document: {sheet} holds {count:,} documents to judge, blind to what found them")
+    say("fill `grade` (0: not relevant, 1: relevant, 2: answers it) and `judge`, of as many rows as you can, then:")
+    say(f"next: workbench import judgements {sheet} --name {name} --partly")
+
+
+def compare(
+    before: Annotated[str, typer.Argument(help="A run: its folder, or how its name begins or ends.")],
+    after: Annotated[str, typer.Argument(help="Another run of the same notebook.")],
+) -> None:
+    """Compare two runs: verdicts, inputs that differ, means by arm, and the items that moved most."""
+    from workbench.config import load_settings
+    from workbench.project.two_runs import load_sides, told
+
+    for text in told(load_sides(load_settings(), before, after)):
+        typer.echo(visible(text))
+
+
+def report(
+    run: Annotated[str, typer.Argument(help="A run: its folder, or how its name begins or ends.")],
+    open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+) -> None:
+    """Say where the report of a run is, drawn again where it is missing; or open it."""
+    from workbench.config import load_settings
+    from workbench.errors import ConfigError
+    from workbench.project.two_runs import find_run
+
+    record = find_run(load_settings(), run)
+    if record.report is None:
+        from workbench.reports.ending import draw_report
+
+        record = draw_report(record)
+    if record.report is None:
+        raise ConfigError(f"{record.run_dir.name} has no report: {record.report_error or record.error}")
+    say(str(record.report))
+    if open_it and typer.launch(record.report.resolve().as_uri()):
+        raise ConfigError("no browser could be opened here; open the file above")

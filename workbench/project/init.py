@@ -1,0 +1,124 @@
+"""``workbench init``: the files of a project in a folder or repository of one's own."""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from workbench.errors import ConfigError, unknown_name
+from workbench.extras import DISTRIBUTION, VERSION
+
+FILES = Path(__file__).parent / "files"
+SAMPLE = "sample"
+CI = {
+    "github": ("github.yml", ".github/workflows/workbench.yml"),
+    "gitlab": ("gitlab.yml", ".gitlab-workbench.yml"),
+    "none": None,
+}
+_DEFAULT_EVALSET = re.compile(r'(evalset: str = \\")[^"\\]*(\\")')
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What `init` did: files that are new, and those that were there and are as they were."""
+
+    root: Path
+    new: tuple[Path, ...]
+    kept: tuple[Path, ...]
+    missing_ignores: tuple[str, ...]
+
+
+def init(root: Path, *, ci: str = "github") -> Written:
+    """Write notebooks, profiles, the sample evalset with its gates, ``.gitignore`` and what CI runs.
+
+    >>> import tempfile
+    >>> done = init(Path(tempfile.mkdtemp()), ci="none")
+    >>> [path.name for path in done.new if path.parent == done.root / "notebooks"][0], done.kept
+    ('01_retrieval.ipynb', ())
+
+    Parameters
+    ----------
+    root : Path
+        Folder of the project; made where there is none. Nothing in it is overwritten.
+    ci : {"github", "gitlab", "none"}
+        Whose file for running ``workbench check`` is written.
+
+    Raises
+    ------
+    ConfigError
+        If ``ci`` is unknown, or a file or folder cannot be written.
+    """
+    if ci not in CI:
+        raise ConfigError(unknown_name("CI", ci, list(CI)))
+    new, kept = list[Path](), list[Path]()
+    for name, text in _contents(ci):
+        path = root / name
+        try:
+            if path.exists():
+                kept += [] if path.read_text(encoding="utf-8") == text else [path]
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8", newline="\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} cannot be written or read: {error}; is something else in its place?") from error
+        new.append(path)
+    return Written(root, tuple(new), tuple(kept), _missing_ignores(root))
+
+
+def gates_text() -> str:
+    """Text of a ``gates.toml`` with every setting, its meaning and its default."""
+    return (FILES / "gates.toml").read_text(encoding="utf-8")
+
+
+def _contents(ci: str) -> Iterator[tuple[str, str]]:
+    """Path below the project and text of every file that `init` writes."""
+    notebooks = _notebooks()
+    for path in sorted(notebooks.glob("[0-9]*_*.ipynb")):
+        yield f"notebooks/{path.name}", _with_sample(path.read_text(encoding="utf-8"))
+    for path in sorted(notebooks.glob("profiles/*.yaml")):
+        yield f"notebooks/profiles/{path.name}", path.read_text(encoding="utf-8")
+    sample = FILES / "evalsets" / SAMPLE
+    for path in sorted(path for path in sample.rglob("*") if path.is_file()):
+        yield f"evalsets/{SAMPLE}/{path.relative_to(sample).as_posix()}", path.read_text(encoding="utf-8")
+    yield f"evalsets/{SAMPLE}/gates.toml", gates_text()
+    yield "evalsets/AGENTS.md", (FILES / "skill.md").read_text(encoding="utf-8")
+    yield ".gitignore", (FILES / "gitignore").read_text(encoding="utf-8")
+    if found := CI[ci]:
+        source, target = found
+        text = (FILES / source).read_text(encoding="utf-8")
+        yield target, text.replace("DISTRIBUTION", DISTRIBUTION).replace("VERSION", VERSION)
+
+
+def _notebooks() -> Path:
+    """Folder of the notebooks: in an installed package beside the other files, in a checkout at its root."""
+    packed, checkout = FILES / "notebooks", FILES.parents[2] / "notebooks"
+    return packed if packed.is_dir() else checkout
+
+
+def _with_sample(notebook: str) -> str:
+    """Text of a notebook whose default evalset is the sample."""
+    return _DEFAULT_EVALSET.sub(rf"\g<1>{SAMPLE}\g<2>", notebook, count=1)
+
+
+def _missing_ignores(root: Path) -> tuple[str, ...]:
+    wanted = (FILES / "gitignore").read_text(encoding="utf-8").split()
+    there = (root / ".gitignore").read_text(encoding="utf-8").split()
+    return tuple(line for line in wanted if line not in there)
+
+
+def tell(done: Written, say: Callable[[str], object]) -> None:
+    """Say what was written, what was left as it is, and what to do next."""
+    folders: dict[Path, int] = {}
+    for path in done.new:
+        folder = path.parent if path.parent != done.root else path
+        folders[folder] = folders.get(folder, 0) + 1
+    for folder, count in folders.items():
+        say(f"written: {folder}{f' ({count} files)' if folder.is_dir() else ''}")
+    for path in done.kept:
+        say(f"left as it is, because it was there: {path}")
+    if done.missing_ignores:
+        say(f"add to .gitignore: {'  '.join(done.missing_ignores)}")
+    if not done.new:
+        say("nothing to write: everything was there")
+    here = done.root.resolve() == Path.cwd()
+    say(f"next: {'' if here else f'cd {done.root} && '}workbench run retrieval")

@@ -1,0 +1,198 @@
+"""``workbench new``: an evalset of your own documents and questions, told before it is written."""
+
+import glob
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+
+from workbench.errors import ConfigError, Defect, EvalsetError
+from workbench.evalset.cells import shown
+from workbench.evalset.files import (
+    TABLES,
+    Judgement,
+    Names,
+    TableFile,
+    read_lines,
+    read_table,
+    renamed,
+    require_columns,
+)
+from workbench.evalset.findings import judgement_defects
+from workbench.evalset.imports.documents import DOCUMENT_NAMES, QUERY_NAMES, beir_rows, relevant
+from workbench.evalset.imports.folder import Tell, write_folder
+from workbench.evalset.items import DOCUMENT_KEYS, QUERY_KEYS, documents_of, queries_of
+from workbench.project.init import gates_text
+from workbench.project.pages import PAGES, find_pages, read_pages
+from workbench.records import Document, Query
+
+# What else a column may be called in files that were not made for this; the first that is there is taken.
+_GUESSES: Mapping[str, Sequence[str]] = {
+    "_id": ("uid", "uuid", "key", "slug", "url", "path", "source", "number"),
+    "title": ("title", "name", "heading", "subject", "headline"),
+    "text": ("markdown", "page_content", "chunk", "passage", "description", "article", "html", "answer"),
+}
+_ASKED: Mapping[str, Sequence[str]] = {
+    "_id": ("uid", "uuid", "key", "number"),
+    "text": ("q", "prompt", "input", "user_query", "message", "search", "title"),
+    "relevant": ("relevant_doc", "relevant_docs", "doc_id", "document_id"),
+}
+_SHOWN = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Understood:
+    """What was found in the files, before anything is written.
+
+    ``lines`` tell it: which column was taken for what, what was made up, what was left out.
+    """
+
+    documents: tuple[Document, ...]
+    queries: tuple[Query, ...]
+    judgements: tuple[Judgement, ...]
+    lines: tuple[str, ...]
+
+
+def understand(
+    documents: Sequence[str],
+    questions: Path,
+    *,
+    rename_documents: Mapping[str, str] = MappingProxyType({}),
+    rename_questions: Mapping[str, str] = MappingProxyType({}),
+) -> Understood:
+    """Read documents and questions, and say what they were taken for.
+
+    Parameters
+    ----------
+    documents : sequence of str
+        Folders or globs of Markdown, text and HTML pages; or tables (JSONL, CSV, TSV, Parquet).
+    questions : Path
+        A table, or a text file with a question per line.
+    rename_documents, rename_questions : mapping
+        Your column -> ours (_id, title, text; of questions relevant, the ids of the right documents).
+
+    Raises
+    ------
+    ConfigError
+        If nothing is there, or a column cannot be guessed.
+    EvalsetError
+        With the file and line of everything that cannot be used.
+    """
+    found, lines, defects = _documents(documents, rename_documents)
+    queries, judged, told, wrong = _questions(questions, rename_questions)
+    known = [d.doc_id for d in found]
+    if twice := sorted({key for key in known if known.count(key) > 1} if len(set(known)) < len(known) else ()):
+        defects.append(Defect(", ".join(documents), 0, f"two documents have the id {twice[0]!r}"))
+    wrong += judgement_defects(str(questions), judged, {q.query_id for q in queries}, set(known))
+    if defects or wrong:
+        raise EvalsetError("these files cannot be used; correct these places:", [*defects, *wrong])
+    return Understood(tuple(found), tuple(queries), tuple(judged), (*lines, *told))
+
+
+def write(understood: Understood, out: Path, *, sources: Sequence[str]) -> Path:
+    """Write the evalset folder, with gates to fill in and a card to complete."""
+    card = (
+        "---\nsynthetic: false\n---\n# Made from own files\n## Made from\n"
+        + "".join(f"- {line}\n" for line in [*sources, *understood.lines])
+        + "\n## To be written by hand\nWho wrote the questions and judged the documents (people, a model), how, when, "
+        "for what;\nand what this set cannot show. If questions are made up, set `synthetic: true` above.\n"
+    )
+    splits = {"test": understood.judgements} if understood.judgements else {}
+    write_folder(out, documents=understood.documents, queries=understood.queries, judgements=splits, card=card)
+    (out / "gates.toml").write_text(gates_text(), encoding="utf-8")
+    return out
+
+
+def _documents(given: Sequence[str], rename: Mapping[str, str]) -> tuple[list[Document], list[str], list[Defect]]:
+    """Documents of pages or tables, what they were taken for, and what cannot be used."""
+    paths = [Path(p) for text in given for p in (sorted(glob.glob(text, recursive=True)) or [text])]
+    if missing := [str(path) for path in paths if not path.exists()]:
+        raise ConfigError(f"no such file or folder: {', '.join(missing)}")
+    documents, lines, defects = list[Document](), list[str](), list[Defect]()
+    if pages := find_pages(paths):
+        documents, defects = read_pages(pages)
+        kinds = [path.suffix.lower() for _, path in pages]
+        counts = ", ".join(f"{kinds.count(kind):,} {kind}" for kind in dict.fromkeys(kinds))
+        lines.append(f"{len(documents):,} documents of pages ({counts}): id = path below the folder, title = heading")
+    for path in (path for path in paths if path.suffix.lower() in TABLES):
+        table, told = _named(read_table(path), DOCUMENT_NAMES, _GUESSES, rename, "text", path.stem)
+        rows, rest, wrong = beir_rows(table, DOCUMENT_NAMES, DOCUMENT_KEYS)
+        found, _, odd = documents_of(str(path), rows)
+        documents, defects = documents + found, defects + wrong + odd
+        lines.append(f"{len(found):,} documents of {path}: {_said(told, rest)}")
+    if not documents and not defects:
+        asked = ", ".join(given)
+        raise ConfigError(f"no document in {asked}; pages end in {', '.join(PAGES)}, tables in {', '.join(TABLES)}")
+    return documents, lines, defects
+
+
+def _questions(path: Path, rename: Mapping[str, str]) -> tuple[list[Query], list[Judgement], list[str], list[Defect]]:
+    """Questions, the judgements that they carry, what they were taken for, and what cannot be used."""
+    if path.suffix.lower() not in TABLES:
+        lines, defects = read_lines(path)
+        queries = [Query(f"q{number}", line.strip(), cluster=f"q{number}") for number, line in lines]
+        return queries, [], [f"{len(queries):,} questions of {path}: one per line, ids made up"], defects
+    table, told = _named(read_table(path), QUERY_NAMES, _ASKED, rename, "text", "q")
+    rows, rest, defects = beir_rows(table, QUERY_NAMES, QUERY_KEYS)
+    queries, _, wrong = queries_of(str(path), rows)
+    judged = [
+        Judgement(line, str(row["_id"]), doc, grade)
+        for line, row in rows
+        for doc, grade in relevant(row["relevant"]).items()
+    ]
+    said = f"{len(queries):,} questions of {path}: {_said(told, rest)}"
+    return queries, judged, [said], [*defects, *wrong]
+
+
+def _named(
+    table: TableFile, names: Names, guesses: Names, rename: Mapping[str, str], needed: str, prefix: str
+) -> tuple[TableFile, dict[str, str]]:
+    """Table under our names, and by our name the column that was taken, or how it was made up."""
+    require_columns(rename, [table])
+    taken = {ours: theirs for theirs, ours in rename.items()}
+    table = renamed(table, rename)
+    for ours, known in names.items():
+        options = [*known, *guesses.get(ours, ())]
+        if ours not in taken and (column := next((c for c in options if c in table.columns), None)):
+            taken[ours] = column
+    if needed not in taken:
+        taken[needed] = _longest(table, set(taken.values()))
+    moves = {theirs: ours for ours, theirs in taken.items() if theirs != ours and ours not in rename.values()}
+    table = renamed(table, moves)
+    if "_id" not in taken:
+        rows = tuple((line, {"_id": f"{prefix}-{n}", **row}) for n, (line, row) in enumerate(table.rows, start=1))
+        table = replace(table, columns=("_id", *table.columns), rows=rows)
+        taken["_id"] = f"made up ({prefix}-1, ...)"
+    return table, taken
+
+
+def _longest(table: TableFile, taken: set[str]) -> str:
+    """Column with the longest texts: what a document says, where no column is called so."""
+    lengths = {
+        column: sum(len(value) for _, row in table.rows if isinstance(value := row.get(column), str))
+        for column in table.columns
+        if column not in taken
+    }
+    if not lengths or not max(lengths.values()):
+        raise ConfigError(
+            f"no column of {table.path} holds text; it has {', '.join(table.columns)}. Say which: "
+            "--rename-documents YOURS=text, or --rename-questions YOURS=text"
+        )
+    return max(lengths, key=lambda column: lengths[column])
+
+
+def _said(taken: Mapping[str, str], rest: Sequence[str]) -> str:
+    told = ", ".join(f"{ours} = {theirs}" for ours, theirs in taken.items())
+    return told + (f"; left out: {', '.join(rest)}" if rest else "")
+
+
+def tell(understood: Understood, say: Tell) -> None:
+    """Say what was understood, with the first document and the first questions as they were read."""
+    for line in understood.lines:
+        say(line)
+    first = understood.documents[0]
+    say(f"first document: {first.doc_id}, title {shown(first.title)}, text {shown(first.text[:_SHOWN])}")
+    for query in understood.queries[:2]:
+        say(f"question {query.query_id}: {shown(query.text[:_SHOWN])}")
+    judged = len({j.query_id for j in understood.judgements if j.grade > 0})
+    say(f"{judged:,} of {len(understood.queries):,} questions name a right document")

@@ -1,0 +1,111 @@
+"""Two runs side by side: what was asked otherwise, what was decided, and which items moved."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from workbench.config import Settings
+from workbench.errors import ConfigError
+from workbench.evaluation.run_record import RunRecord
+from workbench.records import Decision
+from workbench.rendering.table import Column, Table
+
+MOVED = 10  # items that are shown
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sides:
+    """Two finished runs of one notebook: each with its decision and its test scores of the deciding metric."""
+
+    runs: tuple[RunRecord, RunRecord]
+    decisions: tuple[Decision, Decision]
+    scores: tuple[pl.DataFrame, pl.DataFrame]
+
+
+def find_run(settings: Settings, name: str) -> RunRecord:
+    """Record of a run by its folder, its name below runs/, or how that name begins or ends.
+
+    Raises
+    ------
+    ConfigError
+        If there is none, or more than one.
+    """
+    if Path(name).is_dir() and (Path(name) / "run.json").is_file():
+        return RunRecord.load(Path(name))
+    if (settings.runs / name / "run.json").is_file():
+        return RunRecord.load(settings.runs / name)
+    there = sorted(p for p in settings.runs.glob("*/") if p.name.startswith(name) or p.name.endswith(name))
+    if len(there) != 1:
+        found = f"{len(there)} runs: {', '.join(p.name for p in there[:5])}" if there else "none"
+        raise ConfigError(f"{name!r} names {found} in {settings.runs}; see: workbench runs")
+    return RunRecord.load(there[0])
+
+
+def load_sides(settings: Settings, before: str, after: str) -> Sides:
+    """Read two runs.
+
+    Raises
+    ------
+    ConfigError
+        If one made no decision, or they are of different notebooks, metrics or evalsets.
+    """
+    first, second = find_run(settings, before), find_run(settings, after)
+    for record in (first, second):
+        if not (record.run_dir / "decision.json").is_file():
+            raise ConfigError(f"{record.run_dir.name} made no decision: it {record.error or f'is {record.status}'}")
+    one, other = (Decision.load(record.run_dir / "decision.json") for record in (first, second))
+    if (one.notebook, one.rule.metric) != (other.notebook, other.rule.metric):
+        told = " and ".join(f"{d.notebook} by {d.rule.metric}" for d in (one, other))
+        raise ConfigError(f"these runs do not compare: {told}")
+    if len({d.settings.get("evalset") for d in (one, other)}) > 1:
+        told = " and ".join(str(d.settings.get("evalset")) for d in (one, other))
+        raise ConfigError(f"these runs do not compare: they asked other questions, those of {told}")
+    return Sides((first, second), (one, other), (_test_scores(first, one), _test_scores(second, other)))
+
+
+def told(sides: Sides) -> Iterator[str]:
+    """Lines that say how the second run differs from the first, verdicts first."""
+    one, other = sides.decisions
+    for record, decision in zip(sides.runs, sides.decisions, strict=True):
+        yield f"{record.run_dir.name}: {decision.sentence}"
+    changed = one.fingerprint.changed(other.fingerprint)
+    yield f"inputs that differ: {', '.join(changed) or 'none'}"
+    if (table := arms_table(sides)).rows:
+        yield table.to_text()
+    if (table := moved_table(sides)).rows:
+        yield table.to_text()
+
+
+def arms_table(sides: Sides) -> Table:
+    """Mean of the deciding metric on test by arm, in both runs; failed items count in neither mean."""
+    means = [dict(frame.group_by("arm").agg(pl.col("value").mean()).iter_rows()) for frame in sides.scores]
+    arms = dict.fromkeys([*means[0], *means[1]])
+    rows = []
+    for arm in arms:
+        a, b = means[0].get(arm), means[1].get(arm)
+        rows.append((arm, a, b, None if a is None or b is None else b - a))
+    metric = sides.decisions[0].rule.metric
+    columns = (Column("arm"), *(Column(n, "number", digits=3) for n in (f"{metric} before", "after", "difference")))
+    return Table(columns, tuple(rows))
+
+
+def moved_table(sides: Sides) -> Table:
+    """Items whose score moved most, of the arm that the second run decided for, the losses first."""
+    arm = sides.decisions[1].arm
+    frames = [f.filter(pl.col("arm") == arm).group_by("item_id").agg(pl.col("value").mean()) for f in sides.scores]
+    both = frames[0].join(frames[1], on="item_id").with_columns(moved=pl.col("value_right") - pl.col("value"))
+    both = both.filter(pl.col("moved").abs() > 1e-9).sort(pl.col("moved").abs(), "item_id", descending=[True, False])
+    rows = tuple(both.head(MOVED).sort("moved").select("item_id", "value", "value_right", "moved").iter_rows())
+    columns = (Column("item"), *(Column(n, "number", digits=3) for n in ("before", "after", "moved")))
+    caption = f"{both.height:,} items moved for {arm}; those that moved most:"
+    return Table(columns, rows, caption=caption)
+
+
+def _test_scores(record: RunRecord, decision: Decision) -> pl.DataFrame:
+    path = record.run_dir / "scores.parquet"
+    if not path.is_file():
+        raise ConfigError(f"{record.run_dir.name} has no scores.parquet")
+    scores = pl.read_parquet(path).filter(pl.col("metric") == decision.rule.metric)
+    return scores.filter(pl.col("split") == "test") if "split" in scores.columns else scores
