@@ -30,6 +30,7 @@ MODULES = {
     "opentelemetry": "models",
     "pandas": "notebooks",
     "papermill": "notebooks",
+    "psycopg": "postgres",
     "pyarrow": "notebooks",
     "ragas": "data",
     "referencing": "models",

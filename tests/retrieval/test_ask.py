@@ -71,7 +71,7 @@ def searcher_of(kind, bench):
 
 def test_the_time_of_a_question_holds_no_work_of_the_harness(bench, dev, arms):
     """Which table and handle answer is the same for every question of a tenant, and is found before any is timed."""
-    (fitted,) = fit_arms(bench.searcher, ["whole"], ["hybrid_weighted"], dev, embedder="minilm")
+    (fitted,), _ = fit_arms(bench.searcher, ["whole"], ["hybrid_weighted"], dev, embedder="minilm")
     searcher = searcher_of(SlowToName, bench)
     searcher.prepare(arms[TEXT])
     scored = ask_all([arms[TEXT], fitted], dev, searcher, depth=5)

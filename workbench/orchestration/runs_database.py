@@ -46,8 +46,8 @@ def runs_engine(url: str) -> sa.Engine | None:
     @sa.event.listens_for(engine, "connect")
     def _set_up(dbapi: Any, _record: Any) -> None:
         dbapi.isolation_level = "IMMEDIATE"
-        for pragma in ("busy_timeout=30000", "foreign_keys=ON", "synchronous=NORMAL"):
-            dbapi.execute(f"PRAGMA {pragma}")
+        for pragma in ("PRAGMA busy_timeout=30000", "PRAGMA foreign_keys=ON", "PRAGMA synchronous=NORMAL"):
+            dbapi.execute(pragma)
 
     return engine
 

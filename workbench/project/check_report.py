@@ -19,8 +19,9 @@ def check_json(checks: Sequence[Check]) -> str:
     """Every decision with its gate, as JSON.
 
     ``{"schema": 1, "version", "exit_code", "decisions": [{"evalset", "notebook", "arm", "verdict", "status",
-    "exit_code", "sentence", "claims": [{"kind", "arm", "status", "sentence", "changed"}], "run", "report"}]}``;
-    ``arm`` and ``verdict`` are null for a notebook that decides nothing, ``report`` where none was drawn; ``status`` is ``error`` where the run left no gate.
+    "exit_code", "sentence", "claims": [{"kind", "arm", "status", "sentence", "changed"}], "run", "report"}]}``.
+    ``arm`` and ``verdict`` are null for a notebook that decides nothing, ``report`` if none was drawn; ``status`` is
+    ``error`` if the run left no gate.
     """
     plain = {
         "schema": SCHEMA,
