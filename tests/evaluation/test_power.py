@@ -19,6 +19,23 @@ def test_the_clusters_needed_agree_with_an_independent_implementation(sd, margin
     assert ours == pytest.approx(np.ceil(theirs), abs=max(2, 0.01 * theirs))
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.floats(0.05, 0.4), st.floats(0.02, 0.1), st.floats(0.9, 0.999), st.floats(0.1, 1))
+def test_fewer_clusters_than_are_needed_show_it_less_often(sd, margin, confidence, differing):
+    """The first size of the list that is enough, of which only few are tried."""
+    needed = clusters_needed(sd, margin, confidence=confidence, differing=differing)
+    sizes = [30]
+    while sizes[-1] < needed:
+        sizes.append(sizes[-1] + max(1, sizes[-1] // 200))
+    assert sizes[-1] == needed
+
+    def enough(m):
+        told = chance_of_holding(sd, margin, m, confidence=confidence, differing=differing)
+        return told >= 0.8 and stats.binom.sf(9, m, differing) >= 0.8
+
+    assert [enough(m) for m in sizes] == [False] * (len(sizes) - 1) + [True]
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.floats(0.05, 0.5), st.floats(0.02, 0.2), st.integers(30, 400))
 def test_the_detectable_margin_is_the_one_shown_with_the_stated_power(sd, margin, n):

@@ -1,5 +1,6 @@
 """How many questions a claim needs: said before the arms run, and again with every "cannot tell"."""
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -73,13 +74,17 @@ def clusters_needed(
     """
     if effect + margin <= 0:
         raise ValueError(f"no number of clusters shows a loss of less than {margin} when the truth is {effect}")
-    shift, m = effect + margin, MIN_CLUSTERS
-    while (
-        stats.binom.sf(MIN_DIFFERING - 1, m, differing) < power
-        or chance_of_holding(sd, shift, m, confidence=confidence, differing=differing) < power
-    ):
-        m += max(1, m // 200)
-    return m
+
+    def enough(m: int) -> bool:
+        told = chance_of_holding(sd, effect + margin, m, confidence=confidence, differing=differing)
+        return bool(stats.binom.sf(MIN_DIFFERING - 1, m, differing) >= power and told >= power)
+
+    sizes, further = [MIN_CLUSTERS], 1  # half a percent apart, of which few are tried: more clusters never show less
+    while not enough(sizes[-1]):
+        for _ in range(further):
+            sizes.append(sizes[-1] + max(1, sizes[-1] // 200))
+        further *= 2
+    return sizes[bisect_left(sizes, True, key=enough)]
 
 
 def all_of(each: float, n: int) -> float:
