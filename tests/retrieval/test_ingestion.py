@@ -22,7 +22,7 @@ from workbench.retrieval.arms import make_arms
 from workbench.retrieval.chunking import FixedTokens
 from workbench.retrieval.ingest import VectorCache, ingest
 from workbench.retrieval.ingestion import ingest_evalset
-from workbench.retrieval.store import Store
+from workbench.retrieval.store import open_table
 from workbench.testing import HashEmbedder, WordTokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -84,7 +84,7 @@ def table(folder):
 
 
 def clean(folder, n):
-    store = Store.open(folder / "store", "chunks", dimension=16)
+    store = open_table(folder / "store", "chunks", dimension=16)
     changed = [replace(d, text="other words") if d.doc_id == "d7" else d for d in documents(n)]
     ingest(store, changed, chunker=FixedTokens(16, 4), tokenizer=WordTokenizer(), embedder=HashEmbedder(16),
            vectors=VectorCache(folder / "vectors.sqlite"))  # fmt: skip

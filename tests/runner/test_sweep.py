@@ -87,5 +87,9 @@ def test_a_sweep_that_was_killed_goes_on_by_the_same_command(project):
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     finished = [r for r in list_runs(project) if r.status == "done"]
-    assert sorted(r.parameters["limit"] for r in finished) == [1, 2, 3]
+    limits = sorted(r.parameters["limit"] for r in finished)
+    assert set(limits) == {1, 2, 3}
+    assert len(limits) <= 3 + 2, (
+        "a run is done before its job is: of the two under way at the kill, each may be repeated"
+    )
     assert done_before <= {r.run_dir.name for r in finished}
