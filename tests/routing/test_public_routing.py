@@ -122,9 +122,9 @@ def test_held_out_halves_of_routerbench(routerbench):
         found.setdefault("hull", []).append(area(test.cost_usd.mean(0), test.quality.mean(0), test))
         found.setdefault("oracle", []).append(area(*oracle_curve(test.quality, test.cost_usd).points.T, test))
     means = {name: round(float(np.mean(values)), 3) for name, values in found.items()}
-    assert means == pytest.approx(
-        {"hull": 0.827, "knn_embedding": 0.856, "by_feature": 0.856, "oracle": 0.972}, abs=2e-3
-    )
+    # of the neighbours .851 and .856 were seen, on two machines and with the same vectors
+    assert means.pop("knn_embedding") == pytest.approx(0.856, abs=6e-3)
+    assert means == pytest.approx({"hull": 0.827, "by_feature": 0.856, "oracle": 0.972}, abs=2e-3)
 
 
 def test_two_texts_and_two_splits_of_routerbench_are_found(routerbench, tmp_path):
