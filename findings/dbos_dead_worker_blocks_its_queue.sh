@@ -23,7 +23,8 @@ from importlib.metadata import version
 from dbos import DBOS, SetWorkflowID
 
 name = sys.argv[1]
-DBOS(config={"name": "finding", "system_database_url": "sqlite:///runs.sqlite", "application_version": "1",
+database = "sqlite:///" + os.path.abspath("runs.sqlite")
+DBOS(config={"name": "finding", "system_database_url": database, "application_version": "1",
              "executor_id": name, "log_level": "CRITICAL"})
 
 @DBOS.workflow()

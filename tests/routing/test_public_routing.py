@@ -122,8 +122,10 @@ def test_held_out_halves_of_routerbench(routerbench):
         found.setdefault("hull", []).append(area(test.cost_usd.mean(0), test.quality.mean(0), test))
         found.setdefault("oracle", []).append(area(*oracle_curve(test.quality, test.cost_usd).points.T, test))
     means = {name: round(float(np.mean(values)), 3) for name, values in found.items()}
-    # of the neighbours .851 and .856 were seen, on two machines and with the same vectors
-    assert means.pop("knn_embedding") == pytest.approx(0.856, abs=6e-3)
+    # Two figures were seen of the neighbours: .856 when this was written, .851 later, by the same code and vectors of
+    # equal bits in three versions of the package. Why is not known; any other figure is a change.
+    neighbours = means.pop("knn_embedding")
+    assert min(abs(neighbours - 0.856), abs(neighbours - 0.851)) <= 2e-3, neighbours
     assert means == pytest.approx({"hull": 0.827, "by_feature": 0.856, "oracle": 0.972}, abs=2e-3)
 
 
