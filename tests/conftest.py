@@ -6,6 +6,10 @@ import sys
 from typing import Any
 
 from tests.databases import engine, state_url
+from workbench.extras import without_iri_grammar
+
+with without_iri_grammar():
+    import nbformat  # noqa: F401 - most modules of tests need it
 
 __all__ = ["engine", "state_url"]  # fixtures that any test may ask for
 
