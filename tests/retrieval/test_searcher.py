@@ -11,6 +11,7 @@ from workbench.retrieval.chunking import FixedTokens
 from workbench.retrieval.indexing import HnswSq, IvfPq
 from workbench.retrieval.searcher import CHUNKS_PER_DOCUMENT, Searcher
 from workbench.retrieval.strategies import Hybrid, Vector, Weighted
+from workbench.retrieval.tenant import Equals
 from workbench.testing import HashEmbedder, WordTokenizer
 
 TEXT, VECTOR, HYBRID = make_arms(["whole"], ["full_text", "vector", "hybrid_rrf"])
@@ -47,6 +48,21 @@ def test_arms_that_differ_only_in_how_they_search_share_a_table(searcher):
     assert len({searcher.table_name(arm) for arm in (TEXT, VECTOR, HYBRID, weighted)}) == 1
     assert searcher.prepare(TEXT).chunks == 44
     assert searcher.prepare(HYBRID) is None
+
+
+def test_arms_of_one_table_find_what_they_would_find_alone_though_what_they_share_is_searched_once(searcher):
+    shallow, narrowed = replace(HYBRID.strategy, depth=3), Hybrid(where=Equals("doc_id", "big3"))
+    arms = [TEXT, VECTOR, HYBRID, replace(HYBRID, strategy=shallow), replace(HYBRID, strategy=narrowed)]
+    for arm in arms:
+        searcher.prepare(arm)
+        for text in ("word3 w1", "w2 w5"):
+            for tenant in ("big", "small"):
+                question = searcher.question(arm, Query("q", text, tenant))
+                alone = arm.strategy.search(searcher._store(arm).for_tenant(tenant), question, 10)
+                assert searcher.search(arm, Query("q", text, tenant), 10) == alone
+                saved = searcher.found.saved_ms
+                assert searcher.search(arm, Query("q", text, tenant), 10) == alone
+                assert searcher.found.saved_ms > saved, "its searches were not made again"
 
 
 def test_whatever_rows_or_indices_depend_on_names_another_table(searcher, tmp_path):

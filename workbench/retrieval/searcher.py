@@ -19,7 +19,7 @@ from workbench.retrieval.indexing import TEXT_INDEX, VECTOR_INDEX, Exact
 from workbench.retrieval.ingest import IngestReport, VectorCache, ingest
 from workbench.retrieval.store import Store, open_table
 from workbench.retrieval.strategies import Arm, Question
-from workbench.retrieval.tenant import TenantHandle
+from workbench.retrieval.tenant import FoundBefore, TenantHandle
 from workbench.telemetry.context import attributed
 
 CHUNKS_PER_DOCUMENT = 3
@@ -39,6 +39,7 @@ class Searcher:
     embedder: Embedder
     tokenizer: Tokenizer
     on_progress: Callable[[int, int], None] | None = None
+    found: FoundBefore = field(default_factory=FoundBefore)
     _stores: dict[str, Store] = field(default_factory=dict)
     _handles: dict[tuple[str, str], TenantHandle] = field(default_factory=dict)
     _cuts: dict[str, tuple[int, int, str]] = field(default_factory=dict)
@@ -75,12 +76,13 @@ class Searcher:
     def rebuild_index(self, arm: Arm) -> None:
         """Build the vector index of an arm's table again, from another random start."""
         self._store(arm).index(arm.strategy.index, full_text=arm.text_index)
+        self.found.forget()
 
     def handle(self, arm: Arm, tenant_id: str) -> TenantHandle:
-        """Handle of one tenant on the table of a prepared arm."""
+        """Handle of one tenant on the table of a prepared arm; what it is asked again it does not search again."""
         key = (self.table_name(arm), tenant_id)
         if key not in self._handles:
-            self._handles[key] = self._store(arm).for_tenant(tenant_id)
+            self._handles[key] = self._store(arm).for_tenant(tenant_id).remembering(self.found)
         return self._handles[key]
 
     def question(self, arm: Arm, query: Query) -> Question:
