@@ -130,6 +130,33 @@ def test_the_share_that_the_encoder_cuts_off_is_counted(searcher):
     assert searcher.chunk_counts(SMALL)[0] > len(texts)
 
 
+class Forbidden(WordTokenizer):
+    """A tokenizer under the other's name that counts nothing."""
+
+    __qualname__ = WordTokenizer.__qualname__
+
+    def offsets(self, text):
+        raise AssertionError("counted again")
+
+
+def test_what_an_encoder_reads_is_counted_once_for_a_corpus_and_again_for_another(tmp_path):
+    counted = [make(tmp_path).chunk_counts(arm) for arm in (VECTOR, SMALL)]
+    again = make(tmp_path)
+    again.tokenizer = Forbidden()
+    assert [again.chunk_counts(arm) for arm in (VECTOR, SMALL)] == counted
+    other = make(tmp_path, texts=[*documents(), Document("more", "word " * 20, tenant_id="big")])
+    assert other.chunk_counts(VECTOR) == (counted[0][0] + 1, counted[0][1] + 1)
+
+
+@pytest.mark.parametrize("found", ["", "[1", "[1, 2]", '{"a": 1}', "[null, 2, 3]"])
+def test_a_count_that_cannot_be_read_is_made_again(tmp_path, found):
+    searcher = make(tmp_path)
+    counted = searcher.chunk_counts(VECTOR)
+    (kept,) = (searcher.settings.cache / "cuts").iterdir()
+    kept.write_text(found)
+    assert make(tmp_path).chunk_counts(VECTOR) == counted
+
+
 def test_the_plan_shows_the_index_of_the_arm(searcher):
     searcher.prepare(VECTOR)
     searcher.prepare(HNSW)
