@@ -74,14 +74,19 @@ def test_limits_are_set_on_dev_alone() -> None:
 
 def test_too_few_families_send_everything_and_refuse_nothing() -> None:
     limits = calibrate(drawn(8, seed=0), "a")
-    assert (limits.passages, limits.closeness, limits.n_families) == (WIDEST, None, 8)
+    assert (limits.passages, limits.closeness, limits.refuses, limits.n_families) == (WIDEST, None, False, 8)
     assert limits.answers(-1.0)
 
 
-def test_nothing_is_refused_where_it_catches_no_more_than_it_loses() -> None:
+def test_refusing_pays_only_where_enough_questions_have_no_answer() -> None:
     same = drawn(60, seed=0)
-    assert calibrate(replace(same, without=same.nearest), "a").closeness is None
-    assert calibrate(same, "a").closeness is not None
+    blind = calibrate(replace(same, without=same.nearest), "a", unanswerable=0.4)
+    limits = [calibrate(same, "a", unanswerable=share) for share in (0.05, 0.4)]
+    assert [one.refuses for one in (blind, *limits)] == [False, False, True]
+    assert len({one.closeness for one in (blind, *limits)}) == 1
+    assert [one.answers(-1.0) for one in (blind, *limits)] == [True, True, False]
+    captions = [passages_table(same, same, one).caption for one in (blind, *limits)]
+    assert ["do not refuse where" in caption for caption in captions] == [True, True, False]
 
 
 def test_what_is_kept_saved_and_caught_is_counted_family_by_family() -> None:
@@ -90,7 +95,7 @@ def test_what_is_kept_saved_and_caught_is_counted_family_by_family() -> None:
         "test", np.array([1, 3, 2, 0]), tokens, np.array([0.9, 0.3, 0.8, 0.1]), np.array([0.4, 0.2, 0.7, 0.1]),
         np.array([0, 0, 1, 2]),
     )  # fmt: skip
-    limits = ContextLimits("a", 2, 0.5, LOST, 40)
+    limits = ContextLimits("a", 2, 0.5, True, LOST, 40)
     shown = {name: value.estimate for name, value in outcome_rows(found, limits)}
     assert list(shown.values()) == pytest.approx([2 / 3, 0.75, 0.8, 0.75, 0.75, 0.5, 1.0 / 1.5])
     unlimited = replace(limits, closeness=None)
@@ -112,7 +117,7 @@ def test_a_run_shows_both_limits_keeps_them_and_the_searcher_serves_by_them(tmp_
     query = test.part.queries[0]
     served = bench.searcher.passages(arm, query, limits)
     assert list(served.hits) == bench.searcher.search(arm, query, limits.passages)
-    far = bench.searcher.passages(arm, query, replace(limits, closeness=1e9))
+    far = bench.searcher.passages(arm, query, replace(limits, closeness=1e9, refuses=True))
     assert (far.hits, far.answerable) == (served.hits, False)
     with pytest.raises(ConfigError, match="the limits were set for 'other'"):
         bench.searcher.passages(arm, query, replace(limits, arm="other"))

@@ -35,7 +35,7 @@ from workbench.retrieval.ask import (
 )
 from workbench.retrieval.chunking import Tokenizer
 from workbench.retrieval.fitting import LEAST_TO_FIT, fit_arms
-from workbench.retrieval.passages import LOST, calibrate, evidence_of, passages_table
+from workbench.retrieval.passages import LOST, UNANSWERABLE, calibrate, evidence_of, passages_table
 from workbench.retrieval.scale import scale_figure
 from workbench.retrieval.searcher import Searcher
 from workbench.retrieval.systems import load_systems, system_inputs
@@ -224,7 +224,15 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
         rows, limit = self.parameters.scale_rows, self.policy.latency_p95_ms
         return scale_figure(self.settings, rows, folder=self.folder, limit_ms=limit)
 
-    def passages(self, decision: Decision, dev: Scored, test: Scored, *, lost: float = LOST) -> Table:
+    def passages(
+        self,
+        decision: Decision,
+        dev: Scored,
+        test: Scored,
+        *,
+        lost: float = LOST,
+        unanswerable: float = UNANSWERABLE,
+    ) -> Table:
         """How many documents of the decided arm go to the model, and when none is good enough to answer from.
 
         Both limits are set on dev and shown on test; the run keeps them, and `Searcher.passages` serves by them.
@@ -233,6 +241,8 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
         ----------
         lost : float
             Share of a family's questions that each limit may lose, on average.
+        unanswerable : float
+            Share of the questions asked that the documents do not answer.
         """
         arms = dict(zip(test.names, test.arms, strict=True))
         if decision.arm not in arms:
@@ -243,9 +253,9 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
             evidence_of(scored.answers[decision.arm].run, scored.part, nearest, cache(self.searcher.tokens))
             for scored in (dev, test)
         )
-        limits = calibrate(on_dev, decision.arm, lost=lost)
+        limits = calibrate(on_dev, decision.arm, lost=lost, unanswerable=unanswerable)
         limits.save(self.folder)
-        return passages_table(on_dev, on_test, limits)
+        return passages_table(on_dev, on_test, limits, unanswerable=unanswerable)
 
     @property
     def dev_note(self) -> str:

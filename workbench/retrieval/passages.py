@@ -12,7 +12,7 @@ because what they ask about overlaps.
 """
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -22,7 +22,7 @@ import polars as pl
 from workbench.codec import from_json, to_json
 from workbench.errors import ConfigError, SplitError
 from workbench.evalset.evalset import Split
-from workbench.evaluation.compare import mean_interval
+from workbench.evaluation.compare import MIN_DIFFERING, mean_interval, most_worse
 from workbench.evaluation.sentences import percent
 from workbench.records import Hit, Query
 from workbench.rendering.table import Column, Interval, Table
@@ -30,7 +30,9 @@ from workbench.retrieval.metrics import with_grades
 
 WIDEST = 10  # passages that the fewer are compared with
 LOST = 0.1
+UNANSWERABLE = 0.2  # share of the questions asked, taken until you know yours
 ARTEFACT = "artefact.json"
+PRECISION = "abstention precision"
 Nearest = Callable[[Query, Collection[str]], tuple[float, float]]
 
 
@@ -51,8 +53,10 @@ class ContextLimits:
     passages : int
         Documents that are sent, at most.
     closeness : float or None
-        Score of the nearest passage (see `workbench.retrieval.searcher.Searcher.nearest`) under which a question is
-        refused; None where refusing does not pay.
+        Score of the nearest passage (see `workbench.retrieval.searcher.Searcher.nearest`) under which a question may be
+        refused; None where nothing can be promised.
+    refuses : bool
+        Whether refusing pays: shown on dev for the share of questions that is taken to have no answer.
     lost : float
         Share of a family's questions that each of the two may lose, on average.
     """
@@ -60,12 +64,13 @@ class ContextLimits:
     arm: str
     passages: int
     closeness: float | None
+    refuses: bool
     lost: float
     n_families: int
 
     def answers(self, closeness: float) -> bool:
         """Whether a question whose nearest passage is so close is answered."""
-        return self.closeness is None or closeness >= self.closeness
+        return not self.refuses or self.closeness is None or closeness >= self.closeness
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -183,12 +188,13 @@ def conformal_choice(losses: np.ndarray, lost: float) -> int | None:
     return int(kept[-1]) if kept.size else None
 
 
-def calibrate(dev: Evidence, arm: str, *, lost: float = LOST) -> ContextLimits:
+def calibrate(dev: Evidence, arm: str, *, lost: float = LOST, unanswerable: float = UNANSWERABLE) -> ContextLimits:
     """Set both limits on dev.
 
     What may be lost is, of the questions for which the widest context holds a relevant document, the share of those
     whose context no longer does, and the share of those that are refused. Too few families for a promise leave the
-    widest context, and refuse nothing; so does a limit by which, on dev, families lose more than it catches.
+    widest context, and refuse nothing. Refusing pays where wrong answers that it spares are shown to be more than right
+    ones that it takes, at a share ``unanswerable`` of the questions.
 
     Raises
     ------
@@ -199,12 +205,13 @@ def calibrate(dev: Evidence, arm: str, *, lost: float = LOST) -> ContextLimits:
         raise SplitError(f"limits of passages are set on dev alone, found the split {dev.split!r}")
     asked = dev.first > 0
     if not asked.any():
-        return ContextLimits(arm, WIDEST, None, lost, 0)
+        return ContextLimits(arm, WIDEST, None, False, lost, 0)
     fewer = np.arange(WIDEST, 0, -1)  # loses more from setting to setting
     choice = conformal_choice(dev.by_family(dev.first[:, None] > fewer, asked), lost)
     passages = WIDEST if choice is None else int(fewer[choice])
-    n = len(np.unique(dev.families[asked]))
-    return ContextLimits(arm, passages, _closeness(dev, asked, lost), lost, n)
+    limits = ContextLimits(arm, passages, _closeness(dev, asked, lost), True, lost, len(np.unique(dev.families[asked])))
+    precision = abstention_precision(dev, limits)
+    return replace(limits, refuses=precision is not None and 1 - (precision.low or 0.0) <= unanswerable)
 
 
 def _closeness(dev: Evidence, asked: np.ndarray, lost: float) -> float | None:
@@ -212,11 +219,7 @@ def _closeness(dev: Evidence, asked: np.ndarray, lost: float) -> float | None:
         return None
     grid = np.unique(dev.nearest[asked])
     choice = conformal_choice(dev.by_family(dev.nearest[:, None] < grid, asked), lost)
-    if choice is None:
-        return None
-    caught = dev.by_family((dev.without < grid[choice]).astype(float) - (dev.nearest < grid[choice]), asked)
-    pays = mean_interval((caught + 1) / 2, np.arange(len(caught)))[1] > 0.5
-    return float(grid[choice]) if pays else None
+    return None if choice is None else float(grid[choice])
 
 
 def outcome_rows(found: Evidence, limits: ContextLimits) -> list[tuple[str, Interval | None]]:
@@ -230,7 +233,7 @@ def outcome_rows(found: Evidence, limits: ContextLimits) -> list[tuple[str, Inte
         ("a relevant document still sent, of these", kept, asked),
         (f"tokens saved against {WIDEST}", saved, np.ones_like(asked)),
     ]
-    refused, caught = (np.array([not limits.answers(c) for c in near]) for near in (found.nearest, found.without))
+    refused, caught = (near < (limits.closeness or 0.0) for near in (found.nearest, found.without))
     if limits.closeness is not None:
         rows += [
             ("answerable recall: not refused, of these", ~refused, asked),
@@ -239,41 +242,62 @@ def outcome_rows(found: Evidence, limits: ContextLimits) -> list[tuple[str, Inte
         ]
     out: list[tuple[str, Interval | None]] = [(name, _interval(found.by_family(v, of))) for name, v, of in rows]
     if limits.closeness is not None:
-        out.append(("abstention precision, as many unanswerable as answerable", _precision(found, refused, caught)))
+        out.append((f"{PRECISION}, as many unanswerable as answerable", abstention_precision(found, limits)))
     return out
 
 
 def _interval(families: np.ndarray) -> Interval | None:
-    if not len(families):
+    """Mean of families in [0, 1]; where few of them differ from 0 or 1, bounds that take each for a whole one."""
+    m = len(families)
+    if not m:
         return None
-    return Interval(*mean_interval(families, np.arange(len(families))))
+    mean, low, high = mean_interval(families, np.arange(m))
+    under, over = int((families < 1).sum()), int((families > 0).sum())
+    if min(under, over) < MIN_DIFFERING:
+        low, high = 1 - float(most_worse(np.array(under), m, 0.975)), float(most_worse(np.array(over), m, 0.975))
+    return Interval(mean, low, high)
 
 
-def _precision(found: Evidence, refused: np.ndarray, caught: np.ndarray, draws: int = 2000) -> Interval | None:
-    """Share of the refused that cannot be answered, by families; its interval by percentiles, as of any ratio."""
+def abstention_precision(found: Evidence, limits: ContextLimits, draws: int = 2000) -> Interval | None:
+    """Share of the refused that cannot be answered, were half of the questions such; None where nothing is refused.
+
+    One minus it is the share of unanswerable questions from which on refusing pays, if a wrong answer costs what a
+    right one is worth. By families; its interval by percentiles, as of any ratio.
+    """
     asked = found.first > 0
-    parts = np.stack([found.by_family(caught, asked), found.by_family(refused, asked)])
+    if limits.closeness is None or not asked.any():
+        return None
+    parts = np.stack([found.by_family(near < limits.closeness, asked) for near in (found.without, found.nearest)])
     if not parts.sum():
         return None
     m = parts.shape[1]
     drawn = parts[:, np.random.default_rng(0).integers(m, size=(draws, m))].sum(-1)
-    share = drawn[0] / np.maximum(drawn.sum(0), 1e-12)
-    low, high = np.quantile(share, [0.025, 0.975])
+    low, high = np.quantile(drawn[0][drawn.sum(0) > 0] / drawn.sum(0)[drawn.sum(0) > 0], [0.025, 0.975])
     return Interval(float(parts[0].sum() / parts.sum()), float(low), float(high))
 
 
-def passages_table(dev: Evidence, test: Evidence, limits: ContextLimits) -> Table:
-    """What the limits do on both splits, with the assumption they rest on."""
+def passages_table(
+    dev: Evidence, test: Evidence, limits: ContextLimits, *, unanswerable: float = UNANSWERABLE
+) -> Table:
+    """What the limits do on both splits, with the assumptions they rest on."""
     shown = [outcome_rows(part, limits) for part in (dev, test)]
     rows = tuple((name, on_dev, on_test) for (name, on_dev), (_, on_test) in zip(*shown, strict=True))
-    refusing = "refuse nothing: it would lose as much as it catches, or there are too few families for a promise"
+    refusing = "refuse nothing: too few families for a promise, or passages without a score"
     if limits.closeness is not None:
-        refusing = f"refuse where the nearest passage scores under {limits.closeness:.3f}"
+        what = f"refuse where the nearest passage scores under {limits.closeness:.3f}"
+        refusing = what if limits.refuses else f"do not {what}"
+        if (precision := abstention_precision(dev, limits)) is not None:
+            refusing += (
+                f" (on dev that pays where {percent(1 - precision.estimate)} of the questions have no answer, at most "
+                f"{percent(1 - (precision.low or 0.0))}, if a wrong answer costs what a right one is worth; "
+                f"{percent(unanswerable)} are assumed)"
+            )
     caption = (
         f"How many passages, and when to refuse? {limits.arm}: send {limits.passages} of {WIDEST} documents, and "
-        f"{refusing}. Each promises to lose at most {percent(limits.lost)} of a family's questions on average, if "
-        f"families to come are like the {limits.n_families} of dev (exchangeable). Unanswerable are the same questions "
-        "with all relevant documents left out of the results. Means of families; dev has set the limits, test judges"
+        f"{refusing}. Each limit loses at most {percent(limits.lost)} of a family's questions on average, if families "
+        f"to come are like the {limits.n_families} of dev (exchangeable). Unanswerable are the same questions with all "
+        "relevant documents left out of the results: their neighbours remain, so they are the hardest kind. Means of "
+        "families with 95 % intervals; dev has set the limits"
     )
     columns = (Column("share"), Column("dev", "interval"), Column("test", "interval"))
     return Table(columns, rows, caption)
