@@ -16,11 +16,11 @@ from workbench.inference.embedding import MiniLM
 from workbench.records import Decision
 from workbench.retrieval.arms import build_arm
 from workbench.retrieval.ask import ask
-from workbench.retrieval.passages import LOST, WIDEST, Evidence, calibrate, evidence_of, passages_table
+from workbench.retrieval.passages import LOST, WIDEST, PassageEvidence, calibrate, evidence_of, passages_table
 from workbench.retrieval.searcher import Searcher
 
 
-def evidence(evalset: str = "docs_qa") -> tuple[Evidence, Evidence, str]:
+def evidence(evalset: str = "docs_qa") -> tuple[PassageEvidence, PassageEvidence, str]:
     """What the accepted arm found on dev and on test."""
     settings = load_settings()
     found = load_evalset(evalset, settings=settings)
@@ -36,11 +36,11 @@ def evidence(evalset: str = "docs_qa") -> tuple[Evidence, Evidence, str]:
     return parts[0], parts[1], arm.name
 
 
-def joined(one: Evidence, other: Evidence) -> Evidence:
+def joined(one: PassageEvidence, other: PassageEvidence) -> PassageEvidence:
     """Questions of both, as if all were dev."""
     families = np.concatenate([one.families, other.families + one.families.max() + 1])
     parts = (np.concatenate([getattr(e, n) for e in (one, other)]) for n in ("first", "tokens", "nearest", "without"))
-    return Evidence("dev", *parts, families)
+    return PassageEvidence("dev", *parts, families)
 
 
 def main() -> None:

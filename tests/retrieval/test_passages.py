@@ -13,7 +13,7 @@ from workbench.retrieval.passages import (
     ARTEFACT,
     WIDEST,
     ContextLimits,
-    Evidence,
+    PassageEvidence,
     calibrate,
     outcome_rows,
     passages_table,
@@ -23,7 +23,7 @@ from workbench.retrieval.searcher import Searcher
 LOST = 0.1
 
 
-def drawn(families: int, *, seed: int, shift: float = 0.0, gap: float = 0.6, split: str = "dev") -> Evidence:
+def drawn(families: int, *, seed: int, shift: float = 0.0, gap: float = 0.6, split: str = "dev") -> PassageEvidence:
     """Questions in families that share how well they are found; unanswerable ones lie ``gap`` further away."""
     rng = np.random.default_rng(seed)
     codes = np.repeat(np.arange(families), rng.integers(1, 6, families))
@@ -32,16 +32,16 @@ def drawn(families: int, *, seed: int, shift: float = 0.0, gap: float = 0.6, spl
     nearest = 0.6 - 0.1 * level - shift / 4 + 0.1 * rng.normal(size=codes.size)
     tokens = rng.integers(50, 400, (codes.size, WIDEST))
     without = nearest - gap * np.abs(rng.normal(size=codes.size))
-    return Evidence(split, np.where(first > WIDEST, 0, first), tokens, nearest, without, codes)
+    return PassageEvidence(split, np.where(first > WIDEST, 0, first), tokens, nearest, without, codes)
 
 
-def lost_by(found: Evidence, limits: ContextLimits) -> tuple[float, float]:
+def lost_by(found: PassageEvidence, limits: ContextLimits) -> tuple[float, float]:
     asked = found.first > 0
     refused = found.nearest < (limits.closeness or -np.inf)
     return found.by_family(found.first > limits.passages, asked).mean(), found.by_family(refused, asked).mean()
 
 
-def resampled(population: Evidence, n_dev: int, draws: int = 200) -> np.ndarray:
+def resampled(population: PassageEvidence, n_dev: int, draws: int = 200) -> np.ndarray:
     """Losses on the other families, each time that some of them set the limits."""
     rng, families = np.random.default_rng(1), int(population.families.max()) + 1
     out = []
@@ -91,7 +91,7 @@ def test_refusing_pays_only_where_enough_questions_have_no_answer() -> None:
 
 def test_what_is_kept_saved_and_caught_is_counted_family_by_family() -> None:
     tokens = np.full((4, WIDEST), 10)
-    found = Evidence(
+    found = PassageEvidence(
         "test", np.array([1, 3, 2, 0]), tokens, np.array([0.9, 0.3, 0.8, 0.1]), np.array([0.4, 0.2, 0.7, 0.1]),
         np.array([0, 0, 1, 2]),
     )  # fmt: skip

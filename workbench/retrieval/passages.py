@@ -91,7 +91,7 @@ class ContextLimits:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Evidence:
+class PassageEvidence:
     """What one arm found for the questions of one split.
 
     Attributes
@@ -115,11 +115,11 @@ class Evidence:
     without: np.ndarray
     families: np.ndarray
 
-    def take(self, families: np.ndarray) -> "Evidence":
+    def take(self, families: np.ndarray) -> "PassageEvidence":
         """Questions of these families, each as often as it is named; a repeat is a family of its own."""
         places = [np.flatnonzero(self.families == f) for f in families]
         at, codes = np.concatenate(places), np.repeat(np.arange(len(places)), [len(p) for p in places])
-        return Evidence(
+        return PassageEvidence(
             self.split, self.first[at], self.tokens[at], self.nearest[at], self.without[at], codes.astype(int)
         )
 
@@ -133,7 +133,9 @@ class Evidence:
         return sums / counts.reshape(-1, *[1] * (values.ndim - 1))
 
 
-def evidence_of(run: pl.DataFrame, part: Split, nearest: Nearest | None, tokens: Callable[[str], int]) -> Evidence:
+def evidence_of(
+    run: pl.DataFrame, part: Split, nearest: Nearest | None, tokens: Callable[[str], int]
+) -> PassageEvidence:
     """Lay what an arm found beside the judgements.
 
     Parameters
@@ -158,7 +160,7 @@ def evidence_of(run: pl.DataFrame, part: Split, nearest: Nearest | None, tokens:
         near[i] = nearest(query, {d for d, grade in part.qrels[query.query_id].items() if grade > 0})  # type: ignore[misc]
     families = np.unique([q.cluster or q.query_id for q in part.queries], return_inverse=True)[1]
     first = np.array([rank.get(q.query_id, 0) for q in part.queries], int)
-    return Evidence(part.name, first, np.stack([*counts.values()]), near[:, 0], near[:, 1], families)
+    return PassageEvidence(part.name, first, np.stack([*counts.values()]), near[:, 0], near[:, 1], families)
 
 
 def _first(relevant: np.ndarray) -> np.ndarray:
@@ -188,7 +190,9 @@ def conformal_choice(losses: np.ndarray, lost: float) -> int | None:
     return int(kept[-1]) if kept.size else None
 
 
-def calibrate(dev: Evidence, arm: str, *, lost: float = LOST, unanswerable: float = UNANSWERABLE) -> ContextLimits:
+def calibrate(
+    dev: PassageEvidence, arm: str, *, lost: float = LOST, unanswerable: float = UNANSWERABLE
+) -> ContextLimits:
     """Set both limits on dev.
 
     What may be lost is, of the questions for which the widest context holds a relevant document, the share of those
@@ -214,7 +218,7 @@ def calibrate(dev: Evidence, arm: str, *, lost: float = LOST, unanswerable: floa
     return replace(limits, refuses=precision is not None and 1 - (precision.low or 0.0) <= unanswerable)
 
 
-def _closeness(dev: Evidence, asked: np.ndarray, lost: float) -> float | None:
+def _closeness(dev: PassageEvidence, asked: np.ndarray, lost: float) -> float | None:
     if np.isnan(dev.nearest).any():
         return None
     grid = np.unique(dev.nearest[asked])
@@ -222,7 +226,7 @@ def _closeness(dev: Evidence, asked: np.ndarray, lost: float) -> float | None:
     return None if choice is None else float(grid[choice])
 
 
-def outcome_rows(found: Evidence, limits: ContextLimits) -> list[tuple[str, Interval | None]]:
+def outcome_rows(found: PassageEvidence, limits: ContextLimits) -> list[tuple[str, Interval | None]]:
     """What the limits keep, save and catch, family by family, each with its two-sided 95 % interval."""
     asked = found.first > 0
     kept = found.first <= limits.passages
@@ -258,7 +262,7 @@ def _interval(families: np.ndarray) -> Interval | None:
     return Interval(mean, low, high)
 
 
-def abstention_precision(found: Evidence, limits: ContextLimits, draws: int = 2000) -> Interval | None:
+def abstention_precision(found: PassageEvidence, limits: ContextLimits, draws: int = 2000) -> Interval | None:
     """Share of the refused that cannot be answered, were half of the questions such; None where nothing is refused.
 
     One minus it is the share of unanswerable questions from which on refusing pays, if a wrong answer costs what a
@@ -277,7 +281,7 @@ def abstention_precision(found: Evidence, limits: ContextLimits, draws: int = 20
 
 
 def passages_table(
-    dev: Evidence, test: Evidence, limits: ContextLimits, *, unanswerable: float = UNANSWERABLE
+    dev: PassageEvidence, test: PassageEvidence, limits: ContextLimits, *, unanswerable: float = UNANSWERABLE
 ) -> Table:
     """What the limits do on both splits, with the assumptions they rest on."""
     shown = [outcome_rows(part, limits) for part in (dev, test)]
