@@ -86,7 +86,7 @@ def test_refusing_pays_only_where_enough_questions_have_no_answer() -> None:
     assert len({one.closeness for one in (blind, *limits)}) == 1
     assert [one.answers(-1.0) for one in (blind, *limits)] == [True, True, False]
     captions = [passages_table(same, same, one).caption for one in (blind, *limits)]
-    assert ["do not refuse where" in caption for caption in captions] == [True, True, False]
+    assert ["refuse nothing (the limit would be" in caption for caption in captions] == [True, True, False]
 
 
 def test_what_is_kept_saved_and_caught_is_counted_family_by_family() -> None:

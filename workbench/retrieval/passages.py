@@ -288,13 +288,14 @@ def passages_table(
     rows = tuple((name, on_dev, on_test) for (name, on_dev), (_, on_test) in zip(*shown, strict=True))
     refusing = "refuse nothing: too few families for a promise, or passages without a score"
     if limits.closeness is not None:
-        what = f"refuse where the nearest passage scores under {limits.closeness:.3f}"
-        refusing = what if limits.refuses else f"do not {what}"
+        refusing = f"refuse where the nearest passage scores under {limits.closeness:.3f}"
+        if not limits.refuses:
+            refusing = f"refuse nothing (the limit would be a score of {limits.closeness:.3f})"
         if (precision := abstention_precision(dev, limits)) is not None:
             refusing += (
-                f" (on dev that pays where {percent(1 - precision.estimate)} of the questions have no answer, at most "
-                f"{percent(1 - (precision.low or 0.0))}, if a wrong answer costs what a right one is worth; "
-                f"{percent(unanswerable)} are assumed)"
+                f": on dev, refusing pays where {percent(1 - precision.estimate)} of the questions have no answer, at "
+                f"most {percent(1 - (precision.low or 0.0))}, if a wrong answer costs what a right one is worth; "
+                f"{percent(unanswerable)} are assumed"
             )
     caption = (
         f"How many passages, and when to refuse? {limits.arm}: send {limits.passages} of {WIDEST} documents, and "
