@@ -21,11 +21,12 @@ from workbench.retrieval.indexing import TEXT_INDEX, VECTOR_INDEX, Exact
 from workbench.retrieval.ingest import LAYOUT, IngestReport, VectorCache, ingest
 from workbench.retrieval.passages import ContextLimits, Passages, check_arm
 from workbench.retrieval.store import Store, open_table
-from workbench.retrieval.strategies import Arm, FullText, Question, Vector
+from workbench.retrieval.strategies import Arm, FullText, Hybrid, Question, Vector
 from workbench.retrieval.tenant import FoundBefore, TenantHandle
 from workbench.telemetry.context import attributed
 
 CHUNKS_PER_DOCUMENT = 3
+LEG_DEPTH = Hybrid().depth
 
 
 @dataclass(slots=True, eq=False)
@@ -137,7 +138,8 @@ class Searcher:
         """
         where, vectors = getattr(arm.strategy, "where", None), arm.strategy.uses_vectors
         leg = Vector(arm.strategy.index, where) if vectors else FullText(where)
-        hits = leg.search(self.handle(arm, query.tenant_id), self.question(arm, query), len(without) + 1)
+        depth = max(len(without) + 1, LEG_DEPTH)  # that of a hybrid's own leg, which is remembered
+        hits = leg.search(self.handle(arm, query.tenant_id), self.question(arm, query), depth)
         left = [hit.score for hit in hits if hit.doc_id not in without]
         return hits[0].score if hits else -1.0, left[0] if left else -1.0
 
