@@ -84,6 +84,9 @@ class Outcomes:
         The unit that is resampled; ``dev`` or ``test``; who asked.
     notes : tuple of str
         What was done that the table does not say.
+    answers : ndarray of float, shape (repeats, 4, prompts, models), optional
+        Quality, cost_usd, latency_ms and confidence of every single answer, where prompts were asked several times; the
+        matrices above are their means. NaN where a prompt was asked less often than others.
     """
 
     prompt_ids: tuple[str, ...]
@@ -97,6 +100,7 @@ class Outcomes:
     tenants: np.ndarray
     notes: tuple[str, ...] = ()
     sha256: str = ""
+    answers: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.prompt_ids)
@@ -105,9 +109,26 @@ class Outcomes:
         """Prompts at these positions."""
         arrays = ("quality", "cost_usd", "latency_ms", "clusters", "splits", "tenants")
         taken = {name: getattr(self, name)[rows] for name in arrays}
-        return replace(
-            self, prompt_ids=tuple(self.prompt_ids[i] for i in rows), requests=self.requests.take(rows), **taken
-        )
+        answers = None if self.answers is None else self.answers[:, :, rows]
+        ids = tuple(self.prompt_ids[i] for i in rows)
+        return replace(self, prompt_ids=ids, requests=self.requests.take(rows), answers=answers, **taken)
+
+    @property
+    def repeats(self) -> tuple[Self, ...]:
+        """Outcomes of each repeat; these alone where some prompt was asked less often than others, or all once."""
+        if self.answers is None or np.isnan(self.answers[:, 0]).any():
+            return (self,)
+        out = []
+        for quality, cost_usd, latency_ms, confidence in self.answers:
+            requests = self.requests
+            if requests.confidence is not None:
+                requests = replace(requests, confidence=confidence)
+            out.append(
+                replace(
+                    self, requests=requests, quality=quality, cost_usd=cost_usd, latency_ms=latency_ms, answers=None
+                )
+            )
+        return tuple(out)
 
     def part(self, split: str) -> Self:
         """Prompts of ``dev`` or ``test``."""
@@ -172,7 +193,7 @@ def outcomes_of(
     rows = _typed(table, source)
     if defects := list(_defects(rows, source)):
         raise EvalsetError(f"{source} cannot be used; correct these places:", defects)
-    rows, repeats = _averaged(rows)
+    every, (rows, repeats) = rows, _averaged(rows)
     prompts = rows.unique("prompt_id", keep="first", maintain_order=True).sort("prompt_id")
     clusters, splits, notes = _split(prompts, seed, dev_share)
     on_dev = pl.col("prompt_id").is_in(prompts["prompt_id"].filter(pl.Series(splits == "dev")).implode())
@@ -195,6 +216,7 @@ def outcomes_of(
         splits=splits,
         tenants=prompts["tenant_id"].fill_null(DEFAULT_TENANT).to_numpy(),
         notes=(*repeats, *notes),
+        answers=_answers(every, tuple(prompts["prompt_id"]), models) if repeats else None,
     )
 
 
@@ -208,6 +230,19 @@ def _averaged(rows: pl.DataFrame) -> tuple[pl.DataFrame, tuple[str, ...]]:
     often = " to ".join(dict.fromkeys(str(n) for n in (counts.min(), counts.max())))
     note = f"every prompt was asked {often} times of a model: its repeats are averaged"
     return rows.group_by("prompt_id", "model", maintain_order=True).agg(*means, *rest), (note,)
+
+
+def _answers(rows: pl.DataFrame, prompts: tuple[str, ...], models: tuple[str, ...]) -> np.ndarray:
+    """Every answer, shape (repeats, measures, prompts, models): repeats are numbered within their prompt and model."""
+    place = pl.col("repeat").rank("ordinal").over("prompt_id", "model").cast(pl.Int64) - 1
+    prompt, model = (
+        pl.col(c).replace_strict(of, range(len(of))) for c, of in (("prompt_id", prompts), ("model", models))
+    )
+    at = rows.select(place.alias("place"), prompt, model)
+    out = np.full((int(at["place"].max()) + 1, len(_MEASURED), len(prompts), len(models)), np.nan)  # type: ignore[arg-type]
+    for i, name in enumerate(_MEASURED):
+        out[at["place"], i, at["prompt_id"], at["model"]] = rows[name].cast(pl.Float64).fill_null(np.nan)
+    return out
 
 
 def schema_columns(table: pl.DataFrame) -> list[pl.Expr]:

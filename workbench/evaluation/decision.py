@@ -86,9 +86,9 @@ class Values:
         low = np.stack([item_values(scores, name, items, missing=0.0) for name in names])
         high_of = scores if against is None else against
         high = np.stack([item_values(high_of, name, items, missing=1.0) for name in names])
-        found = dict(scores.group_by("arm").agg(pl.col("value").count()).iter_rows())
-        rows = len(items) * scores["repeat"].n_unique()
-        return cls(low, low, high, codes, np.array([found.get(name, 0) / rows for name in names]))
+        share = pl.col("value").count() / (len(items) * pl.col("repeat").n_unique())  # of an arm's own repeats
+        found = dict(scores.group_by("arm").agg(share).iter_rows())
+        return cls(low, low, high, codes, np.array([found.get(name, 0.0) for name in names]))
 
     def take(self, clusters: np.ndarray) -> "Values":
         """Items of these clusters, each cluster as often as it is named; a repeat is a cluster of its own."""

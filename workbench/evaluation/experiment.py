@@ -23,6 +23,7 @@ from workbench.evaluation.gate import Gate, account, check_gate
 from workbench.evaluation.in_use import TEST_INPUTS, anchor_path, decision_path, note_test_use, with_kept
 from workbench.evaluation.power import power_table
 from workbench.evaluation.provenance import build_parameters, parameter_inputs, provenance
+from workbench.evaluation.repeats import difference_note
 from workbench.evaluation.run_record import RunRecord, close_run, open_run
 from workbench.evaluation.summary import (
     ScoredArms,
@@ -451,7 +452,9 @@ class PairedExperiment(Experiment[Q, S], ABC):
         on_dev = [f for f in facts if f.name in set(finalists.dev["arm"])]
         dev = finalists.dev.filter(pl.col("arm").is_in([f.name for f in on_dev]))
         shares = chosen_shares(dev, scores, on_dev, rule, always=finalists.always, seed=seed)
-        notes = [*outcome.notes, *note, *beside(claims, rule, outcome, shares)]
+        best = next(c.best for c in claims if c.arm == outcome.arm)
+        repeats = [difference_note(scores, outcome.arm, best, self.items)]
+        notes = [*outcome.notes, *note, *beside(claims, rule, outcome, shares), *filter(None, repeats)]
         decision = self.conclude(claims, rule, replace(outcome, notes=tuple(notes)))
         n_documents, n_families = len(self.evalset.documents), finalists.n_dev_clusters
         return replace(decision, chosen_share=shares, n_documents=n_documents, n_dev_clusters=n_families)

@@ -177,7 +177,9 @@ def item_cases(
 ) -> dict[str, ItemCase]:
     """One case per item: the question, what was expected, and what each arm returned, by item id."""
     values: dict[str, dict[str, float | None]] = {}
-    for arm, item, value in scores.select("arm", "item_id", "value").iter_rows():
+    for arm, item, value in (
+        scores.group_by("arm", "item_id", maintain_order=True).agg(pl.col("value").mean()).iter_rows()
+    ):
         values.setdefault(item, {})[arm] = value
     return {
         q.query_id: ItemCase(

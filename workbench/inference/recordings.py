@@ -5,7 +5,7 @@ import json
 import shlex
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -80,9 +80,16 @@ class Recordings:
     def __len__(self) -> int:
         return sum(map(len, self._found.values()))
 
-    def count(self, request: Request) -> int:
-        """How many answers to this request are recorded."""
-        return len(self._found.get(request.sha256, ()))
+    def count(self, request: Request, item_id: str = "") -> int:
+        """How many answers to this request are recorded, for one item or for all."""
+        found = self._found.get(request.sha256, ())
+        return sum(not item_id or recorded.item_id == item_id for _, recorded in found)
+
+    @property
+    def repeats(self) -> int:
+        """How many answers every recorded request has at least, up to one that is a copy."""
+        found = ([recorded.response for _, recorded in answers] for answers in self._found.values())
+        return min((next((i for i in range(len(a)) if is_copy(a, i)), len(a)) for a in found), default=0)
 
     def find(self, request: Request, occurrence: int = 0) -> Response | None:
         """One recorded answer, None where there is none; nothing is used up."""
@@ -160,6 +167,11 @@ class Recordings:
         """Hash of the recordings that were read, whatever else the file holds: an input of the fingerprint."""
         places = {place: recorded for found in self._found.values() for place, recorded in found}
         return content_hash(*(places[place].to_json() for _, place in sorted(self._read)))
+
+
+def is_copy(answers: Sequence[Response], place: int) -> bool:
+    """Whether an answer is an earlier one again, out of a cache: it took the very same time to say the same."""
+    return answers[place].latency_ms > 0 and answers[place] in answers[:place]
 
 
 def record_command(path: Path, model: str) -> str:

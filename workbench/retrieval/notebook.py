@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 
 import polars as pl
 
@@ -29,10 +30,12 @@ from workbench.retrieval.ask import (
     ask_all,
     check_names,
     drop_twins,
+    our_arm,
     spread_over_rebuilds,
 )
 from workbench.retrieval.chunking import Tokenizer
 from workbench.retrieval.fitting import LEAST_TO_FIT, fit_arms
+from workbench.retrieval.passages import LOST, UNANSWERABLE, calibrate, evidence_of, passages_table
 from workbench.retrieval.scale import scale_figure
 from workbench.retrieval.searcher import Searcher
 from workbench.retrieval.systems import load_systems, system_inputs
@@ -220,6 +223,39 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
         """At which number of rows exact search stops meeting the limit; measured, or the committed measurement."""
         rows, limit = self.parameters.scale_rows, self.policy.latency_p95_ms
         return scale_figure(self.settings, rows, folder=self.folder, limit_ms=limit)
+
+    def passages(
+        self,
+        decision: Decision,
+        dev: Scored,
+        test: Scored,
+        *,
+        lost: float = LOST,
+        unanswerable: float = UNANSWERABLE,
+    ) -> Table:
+        """How many documents of the decided arm go to the model, and when none is good enough to answer from.
+
+        Both limits are set on dev and shown on test; the run keeps them, and `Searcher.passages` serves by them.
+
+        Parameters
+        ----------
+        lost : float
+            Share of a family's questions that each limit may lose, on average.
+        unanswerable : float
+            Share of the questions asked that the documents do not answer.
+        """
+        arms = dict(zip(test.names, test.arms, strict=True))
+        if decision.arm not in arms:
+            return Table.of(("passages",), [], f"{decision.arm} was not asked in this run")
+        arm = our_arm(arms[decision.arm])
+        nearest = partial(self.searcher.nearest, arm) if arm else None
+        on_dev, on_test = (
+            evidence_of(scored.answers[decision.arm].run, scored.part, nearest, cache(self.searcher.tokens))
+            for scored in (dev, test)
+        )
+        limits = calibrate(on_dev, decision.arm, lost=lost, unanswerable=unanswerable)
+        limits.save(self.folder)
+        return passages_table(on_dev, on_test, limits, unanswerable=unanswerable)
 
     @property
     def dev_note(self) -> str:

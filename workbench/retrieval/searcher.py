@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +19,14 @@ from workbench.records import Document, Hit, Query, content_hash, parameters_of
 from workbench.retrieval.chunking import Tokenizer, WholeDocument
 from workbench.retrieval.indexing import TEXT_INDEX, VECTOR_INDEX, Exact
 from workbench.retrieval.ingest import LAYOUT, IngestReport, VectorCache, ingest
+from workbench.retrieval.passages import ContextLimits, Passages, check_arm
 from workbench.retrieval.store import Store, open_table
-from workbench.retrieval.strategies import Arm, Question
+from workbench.retrieval.strategies import Arm, FullText, Hybrid, Question, Vector
 from workbench.retrieval.tenant import FoundBefore, TenantHandle
 from workbench.telemetry.context import attributed
 
 CHUNKS_PER_DOCUMENT = 3
+LEG_DEPTH = Hybrid().depth
 
 
 @dataclass(slots=True, eq=False)
@@ -95,10 +97,13 @@ class Searcher:
 
     def document_of(self, query: Query) -> str:
         """Id of the document that the query is, which is no hit for it; "" where it is none."""
+        document = self._documents().get(query.query_id)
+        return query.query_id if document is not None and own_documents([query], [document]) else ""
+
+    def _documents(self) -> dict[str, Document]:
         if self._by_id is None:
             self._by_id = {d.doc_id: d for d in self.documents}
-        document = self._by_id.get(query.query_id)
-        return query.query_id if document is not None and own_documents([query], [document]) else ""
+        return self._by_id
 
     def embedding_ms(self, arm: Arm, query: Query) -> float:
         """Milliseconds that embedding the query took; 0 for an arm that needs no vector."""
@@ -107,6 +112,40 @@ class Searcher:
     def search(self, arm: Arm, query: Query, k: int) -> list[Hit]:
         """Best ``k`` documents for one query, asked inside the query's own tenant."""
         return arm.strategy.search(self.handle(arm, query.tenant_id), self.question(arm, query), k)
+
+    def passages(self, arm: Arm, query: Query, limits: ContextLimits) -> Passages:
+        """``searcher.passages(arm, query, limits)``: documents for the model, and whether to answer from them.
+
+        Parameters
+        ----------
+        limits : ContextLimits
+            As a run of 01_retrieval left them for this arm: ``ContextLimits.load(path)``.
+
+        Raises
+        ------
+        ConfigError
+            If the limits were set for another arm.
+        """
+        check_arm(limits, arm.name)
+        hits = self.search(arm, query, limits.passages)
+        return Passages(tuple(hits), bool(hits) and limits.answers(self.nearest(arm, query)[0]))
+
+    def nearest(self, arm: Arm, query: Query, without: Collection[str] = ()) -> tuple[float, float]:
+        """Score of the nearest passage, and of the nearest that is of no document in ``without``; -1 for nothing.
+
+        Cosine in [-1, 1] for an arm that reads vectors, whatever it fuses: fused scores are scaled within their list
+        and do not compare between questions. BM25 for an arm of words alone.
+        """
+        where, vectors = getattr(arm.strategy, "where", None), arm.strategy.uses_vectors
+        leg = Vector(arm.strategy.index, where) if vectors else FullText(where)
+        depth = max(len(without) + 1, LEG_DEPTH)  # that of a hybrid's own leg, which is remembered
+        hits = leg.search(self.handle(arm, query.tenant_id), self.question(arm, query), depth)
+        left = [hit.score for hit in hits if hit.doc_id not in without]
+        return hits[0].score if hits else -1.0, left[0] if left else -1.0
+
+    def tokens(self, doc_id: str) -> int:
+        """Tokens of a whole document."""
+        return len(self.tokenizer.offsets(self._documents()[doc_id].full_text))
 
     def cost_usd_per_1k(self, arm: Arm, queries: Sequence[Query], prices: PriceTable) -> float:
         """Dollars of a thousand requests: counted work at the rows that each query's tenant really has."""

@@ -18,13 +18,13 @@ from workbench.codec import from_toml, write_whole
 from workbench.config import Settings
 from workbench.errors import ConfigError, EvalsetError, RecordingMiss, unknown_name
 from workbench.evalset.evalset import Evalset
-from workbench.evalset.outcomes import OUTCOMES_SCHEMA
+from workbench.evalset.outcomes import STORED_SCHEMA
 from workbench.inference.attempt import Books
 from workbench.inference.client import Client
 from workbench.inference.embedding import MiniLM, load_embedder
 from workbench.inference.messages import LOCAL, Message, Request, Response
 from workbench.inference.prices import MS_PER_HOUR, PriceTable
-from workbench.inference.recordings import FOLDER, Recordings, record_command
+from workbench.inference.recordings import FOLDER, Recordings, is_copy, record_command
 from workbench.records import Decision, Document, Query, content_hash
 from workbench.retrieval.arms import build_arm
 from workbench.retrieval.searcher import Searcher
@@ -93,6 +93,7 @@ class _Table:
     models: tuple[str, ...]
     feature: Mapping[str, Feature]
     context: Mapping[str, Context]
+    temperature: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,12 @@ class Prompts:
     models: tuple[str, ...]
     features: Mapping[str, Feature]
     contexts: Mapping[str, Context]
+    temperature: float = 0.0
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """How answers are drawn: with a temperature none is the same again, so that repeats say something."""
+        return {"temperature": self.temperature, "seed": None if self.temperature else 0}
 
     @classmethod
     def load(cls, path: Path) -> "Prompts":
@@ -115,7 +122,7 @@ class Prompts:
         found = from_toml(_Table, path, "is no table of prompts")
         if not found.models:
             raise ConfigError(f"{path}: models must name at least one")
-        return cls(found.models, found.feature, found.context)
+        return cls(found.models, found.feature, found.context, found.temperature)
 
     def messages(
         self, feature: str, context: str, *, tenant_id: str, question: str, documents: Sequence[Document]
@@ -337,7 +344,8 @@ def asked_of(evalset: Evalset, *, models: Sequence[str] = ()) -> Iterator[Asked]
                 feature, context, tenant_id=query.tenant_id, question=query.text, documents=found
             )
             for model in models:
-                request = Request(model, messages, max_tokens=prompts.features[feature].max_tokens)
+                limit = prompts.features[feature].max_tokens
+                request = Request(model, messages, max_tokens=limit, **prompts.sampling)
                 yield Asked(query, split, feature, context, request)
 
 
@@ -347,7 +355,7 @@ def recorded_outcomes(evalset: Evalset, prices: PriceTable) -> tuple[pl.DataFram
     Returns
     -------
     DataFrame
-        Columns of `OUTCOMES_SCHEMA`; prompts that every model answered with every context.
+        Columns of `STORED_SCHEMA`; prompts that every model answered with every context.
     dict of str to str
         Hashes of what was read, for the fingerprint.
     list of str
@@ -362,7 +370,7 @@ def recorded_outcomes(evalset: Evalset, prices: PriceTable) -> tuple[pl.DataFram
     replays = {m: Client({}, Books(prices), recordings=Recordings(recording_file(evalset, m))) for m in prompts.models}
     searches = {(r["tenant_id"], r["query"]): r["doc_ids"] for r in recorded_rows(evalset, SEARCHES)}
     extra_usd = retrieval_usd(evalset)
-    rows, missing = [], set[str]()
+    rows, missing, copies = [], set[str](), 0
     everything = list(asked_of(evalset))
     refuse_lost(evalset, everything, {m: c.recordings for m, c in replays.items() if c.recordings is not None})
     for asked in everything:
@@ -371,25 +379,35 @@ def recorded_outcomes(evalset: Evalset, prices: PriceTable) -> tuple[pl.DataFram
         if asked.prompt_id in missing or recorded is None or not recorded.count(asked.request):
             missing.add(asked.prompt_id)
             continue
-        request = asked.request
-        done = client.complete(
-            request.messages, model=request.model, max_tokens=request.max_tokens, item_id=asked.item_id
-        )
-        if (quality := _quality(asked, done.response, evalset, searches)) is None:
-            missing.add(asked.prompt_id)
-            continue
-        retrieved = prompts.contexts[asked.context].documents > 0
-        rows.append(_row(asked, done.response, quality, prices, extra_usd if retrieved else 0.0))
-    frame = pl.DataFrame(rows, schema=OUTCOMES_SCHEMA, orient="row").filter(~pl.col("prompt_id").is_in(list(missing)))
+        answers = _answers(client, asked, prompts)
+        fresh = [response for i, response in enumerate(answers) if not is_copy(answers, i)]
+        copies += len(answers) - len(fresh)
+        extra = extra_usd if prompts.contexts[asked.context].documents > 0 else 0.0
+        for repeat, response in enumerate(fresh):
+            if (quality := _quality(asked, response, evalset, searches)) is None:
+                missing.add(asked.prompt_id)
+                break
+            rows.append((*_row(asked, response, quality, prices, extra), repeat))
+    frame = pl.DataFrame(rows, schema=STORED_SCHEMA, orient="row").filter(~pl.col("prompt_id").is_in(list(missing)))
     inputs = {f"recordings of {m}": c.recordings.read_sha256() for m, c in replays.items() if c.recordings}
     inputs[SEARCHES] = content_hash((evalset.path / FOLDER / SEARCHES).read_bytes())
     inputs |= {"retrieval usd": f"{extra_usd:.3e}", **_prompt_inputs(evalset)}
     total = frame["prompt_id"].n_unique() + len(missing)
     notes = [f"{len(missing)} of {total} prompts are left out: not all answers to them are recorded"] if missing else []
+    if copies:
+        notes.append(f"{copies} recorded repeats are copies of an earlier answer, as of a cache: they are none")
     if changed := changed_since(evalset):
         told = f"renew them with: workbench record {evalset.name}"
         notes.append(f"The prompts hold what was found before the {' and the '.join(changed)} changed; {told}")
     return frame, inputs, notes
+
+
+def _answers(client: Client, asked: Asked, prompts: Prompts) -> list[Response]:
+    """Every recorded answer to one request, in the order in which they came."""
+    request, recorded = asked.request, client.recordings
+    n = recorded.count(request, asked.item_id) if recorded else 1
+    given = {"model": request.model, "max_tokens": request.max_tokens, "item_id": asked.item_id, **prompts.sampling}
+    return [client.complete(request.messages, **given).response for _ in range(max(n, 1))]
 
 
 def refuse_lost(evalset: Evalset, asked: Sequence[Asked], recordings: Mapping[str, Recordings]) -> None:

@@ -33,6 +33,7 @@ NAMES: Names = {
     "feature": ("feature", "eval_name", "dataset", "task"),
     "tenant_id": ("tenant_id", "tenant"),
     "split": ("split",),
+    "cached": ("cached", "cache_hit", "from_cache", "response.cached"),
 }
 _PICKLES = (".pkl", ".pickle", ".joblib")
 _LM_EVAL = {"doc_id", "resps", "filter"}
@@ -181,7 +182,7 @@ def _text_of(name: str, value: Any) -> str | None:
 _READERS: Mapping[str, Callable[[str, Any], Any]] = {
     "prompt_id": id_text, "prompt": _text_of, "model": id_text, "config": name_text, "quality": share,
     "cost_usd": amount, "latency_ms": amount, "tokens_in": whole, "tokens_out": whole, "confidence": share,
-    "cluster": id_text, "feature": id_text, "tenant_id": id_text, "split": id_text, "repeat": whole,
+    "cluster": id_text, "feature": id_text, "tenant_id": id_text, "split": id_text, "repeat": whole, "cached": share,
 }  # fmt: skip
 
 
@@ -203,7 +204,7 @@ def _frame(path: Path, calls: Sequence[Row], notes: list[str]) -> pl.DataFrame:
     refuse(path, defects)
     if not named:
         notes.append("prompts had no id and are named by a hash of their text")
-    frame = pl.DataFrame(rows, schema={**STORED_SCHEMA, "line": pl.Int64})
+    frame = pl.DataFrame(rows, schema={**STORED_SCHEMA, "cached": pl.Float64, "line": pl.Int64})
     return frame.with_columns(pl.col("config").replace("", None))
 
 
@@ -222,7 +223,7 @@ def _checked(
 ) -> pl.DataFrame:
     """Rows that are whole: ids that are the prompts', repeats, answers to every prompt, costs."""
     _refuse_call_ids(frame, path, columns)
-    frame = _repeated(frame, path, given="repeat" in columns, notes=notes)
+    frame = _repeated(_uncached(frame, notes), path, given="repeat" in columns, notes=notes)
     frame = _common_texts(frame, notes) if repairs.texts == "most_common" else frame
     if repairs.drop_incomplete:
         frame = _complete(frame, notes)
@@ -247,6 +248,18 @@ def _refuse_call_ids(frame: pl.DataFrame, path: Path, columns: Mapping[str, str]
             f"({told}); an id must be the prompt's, not the call's. Leave it out, then prompts are named by their "
             f"text: --rename {column}=call_id; or name the prompt's own: --rename YOURS=prompt_id"
         )
+
+
+def _uncached(frame: pl.DataFrame, notes: list[str]) -> pl.DataFrame:
+    """Leave out answers of a cache to what was asked before: they repeat nothing but its first answer."""
+    keys, hit = ["prompt_id", "model", "config"], pl.col("cached").fill_null(0.0) > 0
+    first = pl.col("line") == pl.col("line").sort_by(hit, "line").first().over(keys)
+    kept = frame.filter(~hit | first)
+    if dropped := len(frame) - len(kept):
+        notes.append(f"{dropped:,} answers of a cache are no repeats, and were left out")
+    if alone := len(kept.filter(hit)):
+        notes.append(f"{alone:,} answers are known from a cache alone: their cost and latency are those of a hit")
+    return kept
 
 
 def _repeated(frame: pl.DataFrame, path: Path, *, given: bool, notes: list[str]) -> pl.DataFrame:
