@@ -176,8 +176,8 @@ class Scored(ScoredArms):
 
 def ask_all(candidates: Sequence[Candidate], part: Split, searcher: Searcher, *, depth: int) -> Scored:
     """Put every question of the split to every candidate, one after the other."""
-    answers = {candidate_name(c): _ask(c, part, searcher, depth) for c in candidates}
-    searcher.found.forget()
+    with searcher.found.shared():
+        answers = {candidate_name(c): _ask(c, part, searcher, depth) for c in candidates}
     facts = tuple(_facts(c, i, answers[candidate_name(c)], part, searcher) for i, c in enumerate(candidates))
     frames = [
         score(answers[f.name], part.queries, part.qrels, SHOWN_METRICS, cost_usd=f.cost_usd_per_1k / 1000)

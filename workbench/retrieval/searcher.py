@@ -83,7 +83,7 @@ class Searcher:
         self.found.forget()
 
     def handle(self, arm: Arm, tenant_id: str) -> TenantHandle:
-        """Handle of one tenant on the table of a prepared arm; what it is asked again it does not search again."""
+        """Handle of one tenant on the table of a prepared arm; inside ``found.shared()`` nothing is searched twice."""
         key = (self.table_name(arm), tenant_id)
         if key not in self._handles:
             self._handles[key] = self._store(arm).for_tenant(tenant_id).remembering(self.found)
