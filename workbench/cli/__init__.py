@@ -14,7 +14,7 @@ from workbench.cli.feedback_commands import feedback_app
 from workbench.cli.import_commands import import_app
 from workbench.cli.job_commands import diff, jobs_app, replay, run_sweep
 from workbench.cli.lines import named_values, say, say_error, write_file
-from workbench.cli.project_commands import compare, init, new, report
+from workbench.cli.project_commands import compare, init, new, report, verify
 from workbench.config import Settings, SystemClock, load_settings, require_writable
 from workbench.errors import ConfigError, WorkbenchError
 from workbench.extras import DISTRIBUTION, VERSION, extras_named, is_installed
@@ -235,6 +235,7 @@ app.add_typer(feedback_app, name="feedback")
 app.add_typer(models_app, name="models")
 app.command()(compare)
 app.command()(report)
+app.command()(verify)
 app.command()(budgets)
 app.command()(costs)
 app.command()(layers)

@@ -375,11 +375,11 @@ def recorded_outcomes(evalset: Evalset, prices: PriceTable) -> tuple[pl.DataFram
         done = client.complete(
             request.messages, model=request.model, max_tokens=request.max_tokens, item_id=asked.item_id
         )
-        if (quality := _quality(asked, done.response, evalset, searches)) is None:
+        if (quality := quality_of(asked, done.response, evalset, searches)) is None:
             missing.add(asked.prompt_id)
             continue
         retrieved = prompts.contexts[asked.context].documents > 0
-        rows.append(_row(asked, done.response, quality, prices, extra_usd if retrieved else 0.0))
+        rows.append(outcome_row(asked, done.response, quality, prices, extra_usd if retrieved else 0.0))
     frame = pl.DataFrame(rows, schema=OUTCOMES_SCHEMA, orient="row").filter(~pl.col("prompt_id").is_in(list(missing)))
     inputs = {f"recordings of {m}": c.recordings.read_sha256() for m, c in replays.items() if c.recordings}
     inputs[SEARCHES] = content_hash((evalset.path / FOLDER / SEARCHES).read_bytes())
@@ -450,7 +450,10 @@ def _prompt_inputs(evalset: Evalset) -> dict[str, str]:
     return {name: content_hash(path.read_bytes()) for name, path in files.items()}
 
 
-def _row(asked: Asked, response: Response, quality: float, prices: PriceTable, extra_usd: float) -> tuple[object, ...]:
+def outcome_row(
+    asked: Asked, response: Response, quality: float, prices: PriceTable, extra_usd: float
+) -> tuple[object, ...]:
+    """Row of `OUTCOMES_SCHEMA` of one answer; ``extra_usd`` is what retrieving for it cost."""
     usage = response.usage
     if usage is None:
         raise EvalsetError(f"the recorded answer to {asked.item_id} has no token counts, so it has no cost")
@@ -464,7 +467,7 @@ def _row(asked: Asked, response: Response, quality: float, prices: PriceTable, e
             asked.split)  # fmt: skip
 
 
-def _quality(
+def quality_of(
     asked: Asked, response: Response, evalset: Evalset, searches: Mapping[tuple[str, str], Sequence[str]]
 ) -> float | None:
     """1 for a right answer, None where it cannot be told yet.

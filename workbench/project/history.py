@@ -1,0 +1,154 @@
+"""What the version control shows of an accepted decision: gates before looks, and nothing taken back afterwards.
+
+A history is worth what its host keeps of it: whoever can rewrite it can rewrite this.
+"""
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from workbench.project.recompute import Checked
+from workbench.records import Decision
+
+FIXED, COMMITTED = "gates fixed before", "committed"
+# Settings of a rule that must not change once the scores are known; the rest follows from what was accepted before.
+OF_RULE = ("metric", "margin", "confidence", "floor", "latency_limit_ms", "max_usd_per_1k", "point_usd")
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Commits of the repository that holds a decision; None of `of` where there is none, or no git."""
+
+    root: Path
+
+    @classmethod
+    def of(cls, folder: Path) -> "History | None":
+        """History of the repository of a folder."""
+        found = _git(folder, "rev-parse", "--show-toplevel")
+        return cls(Path(found.decode().strip())) if found else None
+
+    def name(self, path: Path) -> str:
+        """Path inside the repository."""
+        return path.resolve().relative_to(self.root.resolve()).as_posix()
+
+    def content(self, commit: str, path: Path) -> bytes | None:
+        """Bytes of a file in a commit, None where it is not in it."""
+        return _git(self.root, "show", f"{commit}:{self.name(path)}")
+
+    def knows(self, commit: str) -> bool:
+        """Whether a commit is here."""
+        return _git(self.root, "cat-file", "-e", f"{commit}^{{commit}}") is not None
+
+    def commits(self, path: Path) -> list[str]:
+        """Commits that changed a file, the newest first."""
+        return (_git(self.root, "log", "--format=%H", "--", self.name(path)) or b"").decode().split()
+
+    def changed(self, paths: list[Path]) -> list[str]:
+        """Of these files those that are not committed as they lie here."""
+        names = [self.name(path) for path in paths]
+        lines = (_git(self.root, "status", "--porcelain", "--ignored", "--", *names) or b"").decode().splitlines()
+        return [line[3:] for line in lines]
+
+
+def _git(folder: Path, *words: str) -> bytes | None:
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, check=False)
+    except OSError:
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def look_back(decision: Decision, path: Path, *, sealed: str = "") -> Iterator[Checked]:
+    """Check an accepted decision against the history of its repository.
+
+    Parameters
+    ----------
+    path : Path
+        File of the decision; its scores and uses lie beside it, the gates two folders above.
+    sealed : str
+        sha256 of ``gates.toml`` that somebody was given before the test was looked at, "" for none.
+    """
+    gates, want = path.parents[1] / "gates.toml", decision.fingerprint.inputs.get("gates", "")
+    if sealed:
+        told = f"the sealed hash is {sealed[:12]}, the decision rests on gates {want[:12] or 'that are defaults'}"
+        yield Checked(FIXED, "verified" if sealed == want else "contradicted", told)
+    history = History.of(path.parent)
+    if history is None:
+        if not sealed:
+            told = "there is no git history here, and no sealed hash was given (--sealed)"
+            yield Checked(FIXED, "not verified", told)
+        yield Checked("nothing taken back", "not verified", "there is no git history here")
+        return
+    files = [path, path.with_suffix(".scores.parquet"), path.with_suffix(".uses"), *([gates] if want else [])]
+    changed = history.changed(files)
+    told = f"not as they lie here: {', '.join(changed)}" if changed else f"{len(files)} files, as they lie here"
+    yield Checked(COMMITTED, "not verified" if changed else "verified", told)
+    if not sealed:
+        yield _gates_before(decision, path, gates, want, history)
+    yield from _same_rule(decision, path, history)
+    yield from _uses_kept(path, history)
+
+
+def _gates_before(decision: Decision, path: Path, gates: Path, want: str, history: History) -> Checked:
+    """Whether the gates of the decision were committed before its run began, or at least before it was accepted."""
+    if not want:
+        return Checked(FIXED, "verified", "there were no gates.toml: the defaults of the package are the rule")
+    begun = decision.fingerprint.provenance.get("commit", "")
+    found = history.content(begun, gates) if begun else None
+    if found is not None and _sha256(found) == want:
+        return Checked(FIXED, "verified", f"the run began at commit {begun}, which has these gates")
+    if begun and history.knows(begun) and decision.fingerprint.provenance.get("dirty") == "no":
+        told = f"the run began at commit {begun} with nothing changed, and that has other gates"
+        return Checked(FIXED, "contradicted", told)
+    accepted = history.commits(path)[:1]
+    before = history.content(f"{accepted[0]}^", gates) if accepted else None
+    if before is not None and _sha256(before) == want:
+        return Checked(FIXED, "verified", f"they were committed before {accepted[0][:12]}, which has the decision")
+    told = "the gates came with the decision, in one commit" if accepted else "the decision is in no commit"
+    missing = "" if history.knows(begun) else f"; commit {begun or '?'} of its run is not here (git fetch --unshallow)"
+    return Checked(FIXED, "not verified", f"{told}, so that nothing shows which was first{missing}")
+
+
+def _same_rule(decision: Decision, path: Path, history: History) -> Iterator[Checked]:
+    """Whether the same scores once stood under another rule: one that was changed after they were seen."""
+    scores, name = path.with_suffix(".scores.parquet"), "rule kept once scores were seen"
+    if not scores.is_file():
+        return
+    now, looked = scores.read_bytes(), 0
+    for commit in history.commits(path):
+        raw = history.content(commit, path)
+        if raw is None or history.content(commit, scores) != now:
+            continue
+        looked += 1
+        try:
+            then = json.loads(raw)["rule"]
+        except (ValueError, KeyError, TypeError):
+            continue
+        pairs = {n: (then[n], getattr(decision.rule, n)) for n in OF_RULE if n in then}
+        if other := [f"{n} was {a}, is {b}" for n, (a, b) in pairs.items() if a != b]:
+            yield Checked(name, "contradicted", f"commit {commit[:12]} has the same scores by another rule: {other[0]}")
+            return
+    if looked:
+        yield Checked(name, "verified", f"in {looked} commits that have these scores")
+
+
+def _uses_kept(path: Path, history: History) -> Iterator[Checked]:
+    """Whether every use of the present test split that was ever committed is still in the list."""
+    uses = path.with_suffix(".uses")
+    now = uses.read_text(encoding="utf-8").split() if uses.is_file() else []
+    splits, ever = {use[:8] for use in now[-1:]}, set[str]()
+    for commit in history.commits(uses):
+        ever |= set((history.content(commit, uses) or b"").decode(errors="replace").split())
+    lost = sorted(use for use in ever - set(now) if use[:8] in splits or not now)
+    if lost:
+        told = f"{len(lost)} uses of this test split were committed and are gone: {', '.join(lost[:5])}"
+        yield Checked("uses kept", "contradicted", told)
+    elif ever:
+        yield Checked("uses kept", "verified", f"all {len(now)} that were ever committed of this test split")
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
