@@ -78,7 +78,7 @@ def _short(value: object) -> str:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Evidence:
+class Accepted:
     """A decision with what lies beside it: its evalset, its committed scores, prices, and of routing its outcomes."""
 
     decision: Decision
@@ -131,31 +131,31 @@ def raw_outcomes(evalset: Evalset, prices: PriceTable, settings: Mapping[str, An
     return RawOutcomes(outcomes_of(whole, f"recordings of {evalset.name}", **how), hashes)
 
 
-def recompute(evidence: Evidence) -> Iterator[Checked]:
+def recompute(accepted: Accepted) -> Iterator[Checked]:
     """Compute claims, verdict and counts again, and compare them with the decision."""
-    d = evidence.decision
-    yield from _arms(evidence)
+    d = accepted.decision
+    yield from _arms(accepted)
     if d.notebook == "caching":
-        yield from _caching(evidence)
+        yield from _caching(accepted)
         return
-    if evidence.raw is not None:
-        yield from _from_outcomes(evidence, evidence.raw)
-    clusters = {split: _clusters(evidence.evalset, evidence.raw, split) for split in ("dev", "test")}
-    yield from _paired(evidence, clusters)
+    if accepted.raw is not None:
+        yield from _from_outcomes(accepted, accepted.raw)
+    clusters = {split: _clusters(accepted.evalset, accepted.raw, split) for split in ("dev", "test")}
+    yield from _paired(accepted, clusters)
 
 
-def _arms(evidence: Evidence) -> Iterator[Checked]:
+def _arms(accepted: Accepted) -> Iterator[Checked]:
     """Whether decision and scores speak of the same arms."""
-    stated, there = set(evidence.decision.arms), set(evidence.scores["arm"])
-    kept = {c.arm for c in evidence.decision.claims if c.note == KEPT}
-    if evidence.decision.notebook == "caching":
-        kept |= {"off"} | {c.arm for c in evidence.decision.claims if not c.estimate_high or c.estimate_high == 1.0}
+    stated, there = set(accepted.decision.arms), set(accepted.scores["arm"])
+    kept = {c.arm for c in accepted.decision.claims if c.note == KEPT}
+    if accepted.decision.notebook == "caching":
+        kept |= {"off"} | {c.arm for c in accepted.decision.claims if not c.estimate_high or c.estimate_high == 1.0}
     if strange := sorted(there - stated):
         yield Checked("arms", "contradicted", f"there are scores of {', '.join(strange)}, and no claim: dropped?")
     if missing := sorted(stated - there - kept):
         yield Checked("arms", "contradicted", f"there is a claim about {', '.join(missing)}, and no score")
-    if evidence.decision.arm not in stated:
-        yield Checked("arms", "contradicted", f"the decided arm {evidence.decision.arm} is none of those tested")
+    if accepted.decision.arm not in stated:
+        yield Checked("arms", "contradicted", f"the decided arm {accepted.decision.arm} is none of those tested")
     if not strange and not missing:
         yield Checked("arms", "verified", f"{len(stated)} arms, of which there are scores and claims")
 
@@ -168,17 +168,17 @@ def _clusters(evalset: Evalset, raw: RawOutcomes | None, split: str) -> dict[str
     return dict(evalset.split(split).clusters) if split in evalset.qrels else {}
 
 
-def _paired(evidence: Evidence, clusters: Mapping[str, Mapping[str, str]]) -> Iterator[Checked]:
+def _paired(accepted: Accepted, clusters: Mapping[str, Mapping[str, str]]) -> Iterator[Checked]:
     """Claims by paired differences, and the verdict from them."""
-    d, name, scores = evidence.decision, evidence.evalset.name, evidence.scores
+    d, name, scores = accepted.decision, accepted.evalset.name, accepted.scores
     of_item = {i: clusters["test"].get(i) or clusters["test"].get(i.partition(":")[2]) for i in set(scores["item_id"])}
     if strange := sorted(i for i, cluster in of_item.items() if cluster is None):
         yield Checked("claims", "contradicted", f"{len(strange)} scored items are not of test, first {strange[0]!r}")
         return
     families = {item: str(cluster) for item, cluster in of_item.items()}
-    yield from _rows(evidence, clusters["test"] if families.keys() & clusters["test"].keys() else families)
+    yield from _rows(accepted, clusters["test"] if families.keys() & clusters["test"].keys() else families)
     kept = [c.arm for c in d.claims if c.note == KEPT]
-    before = _as_accepted(evidence, kept)
+    before = _as_accepted(accepted, kept)
     if gone := sorted(set(kept) - set(before["arm"])):
         told = f"{', '.join(gone)} was judged by its scores of an earlier decision, which are not here any more"
         yield Checked("claims", "not verified", told)
@@ -195,26 +195,26 @@ def _paired(evidence: Evidence, clusters: Mapping[str, Mapping[str, str]]) -> It
         yield from _claim(found, d.claim(found.arm), told)
     n_dev, order = len(set(clusters["dev"].values())), {f.name: f.order for f in facts}
     yield judge("families in dev", n_dev, d.n_dev_clusters, f"{name} has")
-    outcome = decide(claims, d.rule, order=order, synthetic=evidence.evalset.synthetic, n_dev_clusters=n_dev)
+    outcome = decide(claims, d.rule, order=order, synthetic=accepted.evalset.synthetic, n_dev_clusters=n_dev)
     yield from _outcome(d, outcome, told)
     notes = [*outcome.notes, *beside(claims, d.rule, outcome, d.chosen_share)]
     yield judge("notes", [note for note in notes if note not in d.notes], [], f"of {len(notes)} notes it lacks")
 
 
-def _rows(evidence: Evidence, items: Mapping[str, str]) -> Iterator[Checked]:
+def _rows(accepted: Accepted, items: Mapping[str, str]) -> Iterator[Checked]:
     """Whether every arm has one row for each item, of those that this run asked."""
-    d = evidence.decision
+    d = accepted.decision
     asked = replace(d, claims=tuple(c for c in d.claims if c.note != KEPT))
-    rows = evidence.scores.with_columns(metric=pl.lit(d.rule.metric))
-    for found in account(rows, asked, items, min_coverage=evidence.evalset.policy(d.notebook).min_coverage):
+    rows = accepted.scores.with_columns(metric=pl.lit(d.rule.metric))
+    for found in account(rows, asked, items, min_coverage=accepted.evalset.policy(d.notebook).min_coverage):
         yield Checked("rows", "contradicted" if found.status == "error" else "verified", found.sentence)
 
 
-def _as_accepted(evidence: Evidence, kept: Sequence[str]) -> pl.DataFrame:
+def _as_accepted(accepted: Accepted, kept: Sequence[str]) -> pl.DataFrame:
     """Scores of arms that were judged as they had been accepted: those of the anchor lie beside the decision."""
-    path = anchor_path(evidence.evalset.path, evidence.decision.notebook).with_suffix(".scores.parquet")
+    path = anchor_path(accepted.evalset.path, accepted.decision.notebook).with_suffix(".scores.parquet")
     if not (kept and path.is_file()):
-        return evidence.scores.clear()
+        return accepted.scores.clear()
     return pl.read_parquet(path).filter(pl.col("arm").is_in(kept))
 
 
@@ -247,16 +247,16 @@ def _outcome(d: Decision, outcome: Outcome, told: str) -> Iterator[Checked]:
         yield judge({"arm": "chosen arm"}.get(name, name), getattr(outcome, name), getattr(d, name), told)
 
 
-def _from_outcomes(evidence: Evidence, raw: RawOutcomes) -> Iterator[Checked]:
+def _from_outcomes(accepted: Accepted, raw: RawOutcomes) -> Iterator[Checked]:
     """Scores, cost and latency of the arms that are one model, from the raw outcomes."""
     part, learned = raw.outcomes.part("test"), []
     where = OUTCOMES if not raw.hashes else f"{FOLDER}/"
-    for claim in evidence.decision.claims:
+    for claim in accepted.decision.claims:
         if claim.arm not in part.models:
             learned.append(claim.arm)
             continue
         k = part.models.index(claim.arm)
-        mine = dict(evidence.scores.filter(pl.col("arm") == claim.arm).select("item_id", "value").iter_rows())
+        mine = dict(accepted.scores.filter(pl.col("arm") == claim.arm).select("item_id", "value").iter_rows())
         raw_values = dict(zip(part.prompt_ids, part.quality[:, k].tolist(), strict=True))
         moved = sorted(i for i, value in raw_values.items() if not _same(mine.get(i), value))
         what = f"{len(moved)} of {len(raw_values)} scores are not those of {where}"
@@ -273,22 +273,22 @@ def _from_outcomes(evidence: Evidence, raw: RawOutcomes) -> Iterator[Checked]:
         yield Checked("routers", "not verified", f"what {', '.join(learned)} chose, and its cost: routed anew; {again}")
 
 
-def _caching(evidence: Evidence) -> Iterator[Checked]:
+def _caching(accepted: Accepted) -> Iterator[Checked]:
     """Rates and counts of caches from the committed hits; the exact one from the stream itself."""
-    d, evalset = evidence.decision, evidence.evalset
+    d, evalset = accepted.decision, accepted.evalset
     parameters = from_plain(CachingParameters, d.settings, "settings of the decision")
     stream, (pairs, _) = load_stream(evalset.path), load_pairs(evalset.path)
     limit, confidence = evalset.policy("caching").pair_limit, spent(d.rule.confidence, d.rule.use)
-    study = CacheStudy(parameters, stream, pairs, limit, evidence.prices, confidence)
+    study = CacheStudy(parameters, stream, pairs, limit, accepted.prices, confidence)
     part = study.parts["test"]
     places = {item_id(i): i for i in range(len(stream))[part]}
-    if strange := sorted(set(evidence.scores["item_id"]) - places.keys()):
+    if strange := sorted(set(accepted.scores["item_id"]) - places.keys()):
         yield Checked("claims", "contradicted", f"{len(strange)} scored requests are not of test, first {strange[0]}")
         return
     exact = replay(stream, None)
     for claim in d.claims:
         own, false = np.zeros(len(stream), bool), np.zeros(len(stream), bool)
-        for item, value in evidence.scores.filter(pl.col("arm") == claim.arm).select("item_id", "value").iter_rows():
+        for item, value in accepted.scores.filter(pl.col("arm") == claim.arm).select("item_id", "value").iter_rows():
             own[places[item]], false[places[item]] = True, value > 0
         counts = study.served_counts(own, false, part)
         low, high = CacheResult(CacheArm("off"), None, counts, 0, 0, 0).interval if own.any() else (0.0, 1.0)

@@ -22,7 +22,7 @@ from workbench.evaluation.in_use import TEST_INPUTS, anchor_path, decision_path
 from workbench.extras import DISTRIBUTION, VERSION, is_installed
 from workbench.inference.prices import project_prices
 from workbench.project.history import History, look_back
-from workbench.project.recompute import ASK_AGAIN, Checked, Evidence, judge, raw_outcomes, recompute
+from workbench.project.recompute import ASK_AGAIN, Checked, Accepted, judge, raw_outcomes, recompute
 from workbench.records import Decision, content_hash, file_hash
 from workbench.routing.recorded import retrieval_usd
 from workbench.routing.route import HITS, PROMPTS, model_inputs
@@ -105,11 +105,11 @@ def verify(path: Path, *, sealed: str = "") -> Verification:
     try:
         evalset, prices = load_evalset(folder, settings=settings, seed=seed, build=False), project_prices(settings.root)
         raw = raw_outcomes(evalset, prices, decision.settings) if decision.notebook == "routing" else None
-        evidence = Evidence(decision, path, evalset, read_parquet(path.with_suffix(".scores.parquet")), prices, raw)
-        checks += _inputs(evidence)
-        checks += _rule(evidence)
-        checks += _uses(evidence)
-        checks += recompute(evidence)
+        accepted = Accepted(decision, path, evalset, read_parquet(path.with_suffix(".scores.parquet")), prices, raw)
+        checks += _inputs(accepted)
+        checks += _rule(accepted)
+        checks += _uses(accepted)
+        checks += recompute(accepted)
     except WorkbenchError as error:
         checks.append(Checked("files", "contradicted", f"what it rests on cannot be read: {error}"))
     checks += look_back(decision, path, sealed=sealed)
@@ -123,9 +123,9 @@ def _files(path: Path, root: Path) -> dict[str, str]:
     return {p.relative_to(root).as_posix(): file_hash(p) for p in there if p.is_file() and p.is_relative_to(root)}
 
 
-def _inputs(evidence: Evidence) -> Iterator[Checked]:
+def _inputs(accepted: Accepted) -> Iterator[Checked]:
     """Each input of the fingerprint against the file that it names; and inputs that are missing in it."""
-    d, found = evidence.decision, _found_inputs(evidence)
+    d, found = accepted.decision, _found_inputs(accepted)
     stated = d.fingerprint.inputs
     for name, value in stated.items():
         possible = found.get(name)
@@ -141,14 +141,14 @@ def _inputs(evidence: Evidence) -> Iterator[Checked]:
             told = f"the decision rests on {value[:80]}, here is {possible[0][:80]}"
             yield Checked(f"input {name}", "contradicted", told)
     needed = {f"parameter {name}" for name in d.settings} | {"prices"}
-    needed |= {"stream", "pairs"} if d.notebook == "caching" else evidence.evalset.inputs.keys()
+    needed |= {"stream", "pairs"} if d.notebook == "caching" else accepted.evalset.inputs.keys()
     for name in sorted(needed - stated.keys()):
         yield Checked(f"input {name}", "contradicted", "the decision does not say which one it rests on: taken out?")
 
 
-def _found_inputs(evidence: Evidence) -> dict[str, list[str]]:
+def _found_inputs(accepted: Accepted) -> dict[str, list[str]]:
     """What each input may be by the files that lie here, by name."""
-    d, evalset, prices = evidence.decision, evidence.evalset, evidence.prices
+    d, evalset, prices = accepted.decision, accepted.evalset, accepted.prices
     folder, out = evalset.path, {name: [value] for name, value in evalset.inputs.items()}
     out.setdefault("gates", [""])
     out["prices"] = [prices.sha256]
@@ -157,7 +157,7 @@ def _found_inputs(evidence: Evidence) -> dict[str, list[str]]:
         path = folder / name if name == PROMPTS else folder / "recordings" / name
         if path.is_file():
             out["prompts" if name == PROMPTS else name] = [content_hash(path.read_bytes())]
-    if (raw := evidence.raw) is not None:
+    if (raw := accepted.raw) is not None:
         out |= {f"recordings of {m}": list(hashes) for m, hashes in raw.hashes.items()}
         if raw.hashes:
             out |= {name: [value] for name, value in model_inputs(raw.outcomes.models, prices).items()}
@@ -180,15 +180,15 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def _rule(evidence: Evidence) -> Iterator[Checked]:
+def _rule(accepted: Accepted) -> Iterator[Checked]:
     """The rule against ``gates.toml``, the anchor, and how the decision names its evalset."""
-    d, folder = evidence.decision, evidence.evalset.path
+    d, folder = accepted.decision, accepted.evalset.path
     other = other_rule(d, policy_of(folder, d.notebook))
     told = "; ".join(other) or "as gates.toml of the evalset states it"
     yield Checked("rule", "contradicted" if other else "verified", told)
     yield judge("use of the rule", d.rule.use, d.test_uses, "the rule counts")
     yield judge("evalset", folder.name, d.evalset, "it lies in")
-    yield judge("synthetic", _synthetic(evidence), d.synthetic, "card and traffic say")
+    yield judge("synthetic", _synthetic(accepted), d.synthetic, "card and traffic say")
     place = anchor_path(folder, d.notebook)
     if not place.is_file():
         if d.rule.direction == "higher" or d.rule.anchor:
@@ -203,15 +203,15 @@ def _rule(evidence: Evidence) -> Iterator[Checked]:
     yield judge("scores of the anchor", mean, anchor.claim(anchor.arm).estimate, "their mean is")
 
 
-def _synthetic(evidence: Evidence) -> bool:
-    evalset: Evalset = evidence.evalset
-    made_up = evidence.decision.notebook == "caching" and load_stream(evalset.path).synthetic
+def _synthetic(accepted: Accepted) -> bool:
+    evalset: Evalset = accepted.evalset
+    made_up = accepted.decision.notebook == "caching" and load_stream(evalset.path).synthetic
     return evalset.synthetic or made_up
 
 
-def _uses(evidence: Evidence) -> Iterator[Checked]:
+def _uses(accepted: Accepted) -> Iterator[Checked]:
     """Whether the list of uses holds this set of arms, at the place that the rule counts with."""
-    d, path = evidence.decision, evidence.path.with_suffix(".uses")
+    d, path = accepted.decision, accepted.path.with_suffix(".uses")
     if not path.is_file():
         yield Checked("uses of the test split", "contradicted", f"{path.name} is missing beside the decision")
         return
