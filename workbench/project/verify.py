@@ -22,7 +22,7 @@ from workbench.evaluation.in_use import TEST_INPUTS, anchor_path, decision_path
 from workbench.extras import DISTRIBUTION, VERSION, is_installed
 from workbench.inference.prices import project_prices
 from workbench.project.history import History, look_back
-from workbench.project.recompute import ASK_AGAIN, Checked, Accepted, judge, raw_outcomes, recompute
+from workbench.project.recompute import ASK_AGAIN, Accepted, Checked, judge, raw_outcomes, recompute
 from workbench.records import Decision, content_hash, file_hash
 from workbench.routing.recorded import retrieval_usd
 from workbench.routing.route import HITS, PROMPTS, model_inputs
