@@ -20,6 +20,7 @@ from workbench.evalset.outcomes import FILE as OUTCOMES
 from workbench.evalset.traffic import load_pairs, load_stream
 from workbench.evaluation.in_use import TEST_INPUTS, anchor_path, decision_path
 from workbench.extras import DISTRIBUTION, VERSION, is_installed
+from workbench.inference.embedding import MiniLM
 from workbench.inference.prices import project_prices
 from workbench.project.history import History, look_back
 from workbench.project.recompute import ASK_AGAIN, Accepted, Checked, judge, raw_outcomes, recompute
@@ -152,6 +153,8 @@ def _found_inputs(accepted: Accepted) -> dict[str, list[str]]:
     folder, out = evalset.path, {name: [value] for name, value in evalset.inputs.items()}
     out.setdefault("gates", [""])
     out["prices"] = [prices.sha256]
+    if d.settings.get("embedder") == "minilm":
+        out["weights"] = [MiniLM.encoder_id]
     out |= {f"parameter {name}": [repr(_tuples(value))] for name, value in d.settings.items()}
     for name in (PROMPTS, HITS, "searches.jsonl"):
         path = folder / name if name == PROMPTS else folder / "recordings" / name
