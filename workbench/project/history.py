@@ -9,9 +9,11 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from workbench.evalset.gates import default_policy, scan_gates
 from workbench.project.recompute import Checked
-from workbench.records import Decision
+from workbench.records import Decision, file_hash
 
 FIXED, COMMITTED = "gates fixed before", "committed"
 # Settings of a rule that must not change once the scores are known; the rest follows from what was accepted before.
@@ -71,10 +73,11 @@ def look_back(decision: Decision, path: Path, *, sealed: str = "") -> Iterator[C
     sealed : str
         sha256 of ``gates.toml`` that somebody was given before the test was looked at, "" for none.
     """
-    gates, want = path.parents[1] / "gates.toml", decision.fingerprint.inputs.get("gates", "")
+    gates = path.parents[1] / "gates.toml"
     if sealed:
-        told = f"the sealed hash is {sealed[:12]}, the decision rests on gates {want[:12] or 'that are defaults'}"
-        yield Checked(FIXED, "verified" if sealed == want else "contradicted", told)
+        now = file_hash(gates) if gates.is_file() else "that of no file"
+        told = f"the sealed hash is {sealed[:12]}, that of {gates.name} {now[:12]}"
+        yield Checked(FIXED, "verified" if sealed == now else "contradicted", told)
     history = History.of(path.parent)
     if history is None:
         if not sealed:
@@ -82,34 +85,46 @@ def look_back(decision: Decision, path: Path, *, sealed: str = "") -> Iterator[C
             yield Checked(FIXED, "not verified", told)
         yield Checked("nothing taken back", "not verified", "there is no git history here")
         return
-    files = [path, path.with_suffix(".scores.parquet"), path.with_suffix(".uses"), *([gates] if want else [])]
+    files = [path, path.with_suffix(".scores.parquet"), path.with_suffix(".uses"), gates]
+    files = [file for file in files if file.is_file()]
     changed = history.changed(files)
     told = f"not as they lie here: {', '.join(changed)}" if changed else f"{len(files)} files, as they lie here"
     yield Checked(COMMITTED, "not verified" if changed else "verified", told)
     if not sealed:
-        yield _gates_before(decision, path, gates, want, history)
+        yield _gates_before(decision, path, gates, history)
     yield from _same_rule(decision, path, history)
     yield from _uses_kept(path, history)
 
 
-def _gates_before(decision: Decision, path: Path, gates: Path, want: str, history: History) -> Checked:
+def _gates_before(decision: Decision, path: Path, gates: Path, history: History) -> Checked:
     """Whether the gates of the decision were committed before its run began, or at least before it was accepted."""
-    if not want:
-        return Checked(FIXED, "verified", "there were no gates.toml: the defaults of the package are the rule")
-    begun = decision.fingerprint.provenance.get("commit", "")
-    found = history.content(begun, gates) if begun else None
-    if found is not None and _sha256(found) == want:
-        return Checked(FIXED, "verified", f"the run began at commit {begun}, which has these gates")
-    if begun and history.knows(begun) and decision.fingerprint.provenance.get("dirty") == "no":
+    begun, want = decision.fingerprint.provenance.get("commit", ""), decision.fingerprint.inputs.get("gates", "")
+
+    def asks_it(commit: str) -> bool:
+        return want in gates_hashes(history.content(commit, gates), decision.notebook)
+
+    known = bool(begun) and history.knows(begun)
+    if known and asks_it(begun):
+        return Checked(FIXED, "verified", f"the run began at commit {begun}, which asks the same")
+    if known and decision.fingerprint.provenance.get("dirty") == "no":
         told = f"the run began at commit {begun} with nothing changed, and that has other gates"
         return Checked(FIXED, "contradicted", told)
     accepted = history.commits(path)[:1]
-    before = history.content(f"{accepted[0]}^", gates) if accepted else None
-    if before is not None and _sha256(before) == want:
+    if accepted and history.knows(f"{accepted[0]}^") and asks_it(f"{accepted[0]}^"):
         return Checked(FIXED, "verified", f"they were committed before {accepted[0][:12]}, which has the decision")
     told = "the gates came with the decision, in one commit" if accepted else "the decision is in no commit"
-    missing = "" if history.knows(begun) else f"; commit {begun or '?'} of its run is not here (git fetch --unshallow)"
+    missing = "" if known else f"; commit {begun or '?'} of its run is not here (git fetch --unshallow)"
     return Checked(FIXED, "not verified", f"{told}, so that nothing shows which was first{missing}")
+
+
+def gates_hashes(data: bytes | None, notebook: str) -> set[str]:
+    """Hashes by which a decision may name these gates: of what they ask of its notebook, or of the file as it is."""
+    if data is None:
+        return {default_policy(notebook).sha256, ""}
+    with TemporaryDirectory() as folder:
+        (file := Path(folder) / "gates.toml").write_bytes(data)
+        asked = scan_gates(file)[0].get(notebook) or default_policy(notebook)
+    return {asked.sha256, hashlib.sha256(data).hexdigest()}
 
 
 def _same_rule(decision: Decision, path: Path, history: History) -> Iterator[Checked]:
@@ -148,7 +163,3 @@ def _uses_kept(path: Path, history: History) -> Iterator[Checked]:
         yield Checked("uses kept", "contradicted", told)
     elif ever:
         yield Checked("uses kept", "verified", f"all {len(now)} that were ever committed of this test split")
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

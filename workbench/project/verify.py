@@ -22,7 +22,7 @@ from workbench.evaluation.in_use import TEST_INPUTS, anchor_path, decision_path
 from workbench.extras import DISTRIBUTION, VERSION, is_installed
 from workbench.inference.embedding import MiniLM
 from workbench.inference.prices import project_prices
-from workbench.project.history import History, look_back
+from workbench.project.history import History, gates_hashes, look_back
 from workbench.project.recompute import ASK_AGAIN, Accepted, Checked, judge, raw_outcomes, recompute
 from workbench.records import Decision, content_hash, file_hash
 from workbench.routing.recorded import retrieval_usd
@@ -135,7 +135,7 @@ def _inputs(accepted: Accepted) -> Iterator[Checked]:
             yield Checked(f"input {name}", "not verified", f"{why}; {ASK_AGAIN.format(d.notebook)}")
         elif value in possible:
             yield Checked(f"input {name}", "verified", value[:80])
-        elif len(possible) > 1:  # recordings of which a part was read
+        elif len(possible) > 1 and name != "gates":  # recordings of which a part was read
             told = "the file holds other answers than those that were read, or more"
             yield Checked(f"input {name}", "not verified", f"{told}; {ASK_AGAIN.format(d.notebook)}")
         else:
@@ -151,7 +151,8 @@ def _found_inputs(accepted: Accepted) -> dict[str, list[str]]:
     """What each input may be by the files that lie here, by name."""
     d, evalset, prices = accepted.decision, accepted.evalset, accepted.prices
     folder, out = evalset.path, {name: [value] for name, value in evalset.inputs.items()}
-    out.setdefault("gates", [""])
+    gates = folder / "gates.toml"
+    out["gates"] = sorted(gates_hashes(gates.read_bytes() if gates.is_file() else None, d.notebook))
     out["prices"] = [prices.sha256]
     if d.settings.get("embedder") == "minilm":
         out["weights"] = [MiniLM.encoder_id]
