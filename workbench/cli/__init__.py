@@ -165,8 +165,8 @@ def check(
         say(f"{'/'.join(found.place)}  {status_of(found)}: {sentence_of(found)}")
         say(f"  report: {found.record.report or 'none'}")
         if history and found.decision:
-            for text in since(settings, history, found.evalset, found.record, against or "HEAD", noise=aa):
-                typer.echo(visible(text))
+            for line in since(settings, history, found.evalset, found.record, against or "HEAD", noise=aa):
+                typer.echo(visible(line))
     if junit:
         write_file(junit, junit_xml({".".join(c.place): c.record.run_dir for c in checks}))
     for path, text in ((json, check_json), (markdown, check_markdown)):

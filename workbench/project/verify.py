@@ -56,7 +56,9 @@ class Verification:
     def sentence(self) -> str:
         """How many checks came to what."""
         counts = ", ".join(f"{len(self.of(s))} {s}" for s in ("verified", "contradicted", "not verified"))
-        return f"{self.name}: {'nothing contradicts it' if self.holds else 'CONTRADICTED'} ({counts})"
+        other = any(c.name.startswith("input ") for c in self.of("contradicted"))
+        why = "; it rests on other inputs than lie here: stale, or tampered with" if other else ""
+        return f"{self.name}: {'nothing contradicts it' if self.holds else 'CONTRADICTED'} ({counts}){why}"
 
 
 def decisions_named(names: Sequence[str], settings: Settings) -> list[Path]:
