@@ -413,9 +413,21 @@ def test_a_swapped_recording_is_named_and_so_are_the_scores_that_it_changes(docs
     assert {"input recordings of local/qwen2.5-coder-0.5b", "scores of local/qwen2.5-coder-0.5b@top2"} <= found
 
 
+@pytest.mark.slow
 def test_another_price_of_a_model_is_named_and_so_are_the_costs_that_it_changes(docs_qa: Path) -> None:
     text = 'version = "2026-12-01"\n[models."local/qwen2.5-coder-0.5b"]\nusd_per_mtok = { input = 1, output = 2 }\n'
     text += 'source = "mine"\ndate = 2026-12-01\n'
     (docs_qa / "models.toml").write_text(text, encoding="utf-8")
     found = {c.name for c in verify(docs_qa / "evalsets/docs_qa/decisions/routing.json").of("contradicted")}
     assert {"input price of local/qwen2.5-coder-0.5b", "cost of local/qwen2.5-coder-0.5b@top2"} <= found
+
+
+@pytest.mark.slow
+def test_a_router_that_is_not_the_tested_one_is_named(docs_qa: Path) -> None:
+    path = docs_qa / "evalsets/docs_qa/decisions/routing.artefact"
+    routers = json.loads(path.read_text(encoding="utf-8"))
+    arm = next(iter(routers))
+    routers[arm]["overhead_usd"] = 0.5
+    path.write_text(json.dumps(routers), encoding="utf-8")
+    found = {c.name for c in verify(docs_qa / "evalsets/docs_qa/decisions/routing.json").of("contradicted")}
+    assert {f"router {arm}", f"cost of {arm}"} <= found

@@ -4,6 +4,7 @@ From the raw answers or outcomes to scores, from scores to claims, from claims t
 needs and is not committed is told, never passed over.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -31,6 +32,8 @@ from workbench.inference.messages import Request
 from workbench.inference.prices import PriceTable
 from workbench.inference.recordings import FOLDER, Recorded, Recordings, recordings_sha256
 from workbench.records import Claim, Decision
+from workbench.routing.candidates import RoutedArm, model_arms, route_all
+from workbench.routing.policies import load_router
 from workbench.routing.recorded import (
     SEARCHES,
     Asked,
@@ -248,29 +251,37 @@ def _outcome(d: Decision, outcome: Outcome, told: str) -> Iterator[Checked]:
 
 
 def _from_outcomes(accepted: Accepted, raw: RawOutcomes) -> Iterator[Checked]:
-    """Scores, cost and latency of the arms that are one model, from the raw outcomes."""
-    part, learned = raw.outcomes.part("test"), []
-    where = OUTCOMES if not raw.hashes else f"{FOLDER}/"
+    """Scores, cost and latency of every router that reads no vectors: routed anew over the raw outcomes."""
+    part, beside_it = raw.outcomes.part("test"), accepted.path.with_suffix(".artefact")
+    names = json.loads(beside_it.read_text(encoding="utf-8")) if beside_it.is_file() else {}
+    routers = {arm.name: arm.router for arm in model_arms(raw.outcomes.part("dev"))}
+    routers |= {name: load_router(beside_it, name) for name in names}
+    where, unseen = OUTCOMES if not raw.hashes else f"{FOLDER}/", list[str]()
     for claim in accepted.decision.claims:
-        if claim.arm not in part.models:
-            learned.append(claim.arm)
+        router = routers.get(claim.arm)
+        if router is not None and claim.arm in names:
+            stated = claim.parameters.get("sha256")
+            yield judge(f"router {claim.arm}", router.sha256, stated, f"{beside_it.name} has")
+        if router is None or router.reads == "vectors":
+            unseen.append(claim.arm)
             continue
-        k = part.models.index(claim.arm)
-        mine = dict(accepted.scores.filter(pl.col("arm") == claim.arm).select("item_id", "value").iter_rows())
-        raw_values = dict(zip(part.prompt_ids, part.quality[:, k].tolist(), strict=True))
-        moved = sorted(i for i, value in raw_values.items() if not _same(mine.get(i), value))
-        what = f"{len(moved)} of {len(raw_values)} scores are not those of {where}"
-        done = f"{len(raw_values)} scores are those of {where}"
-        status: Status = "contradicted" if moved else "verified"
-        yield Checked(f"scores of {claim.arm}", status, f"{what}, first {moved[0]}" if moved else done)
-        cost = 1000 * float(part.cost_usd[:, k].mean())
-        yield judge(f"cost of {claim.arm}", cost, claim.cost_usd_per_1k, f"{where} at these prices gives")
-        slow = part.latency_ms[:, k]
-        p95 = None if np.isnan(slow).any() else float(np.quantile(slow, 0.95))
+        scored = route_all([RoutedArm(router, 0)], part, "test")
+        yield from _same_scores(accepted, claim, dict(scored.scores.select("item_id", "value").iter_rows()), where)
+        usd, p95 = scored.facts[0].cost_usd_per_1k, scored.facts[0].latency_p95_ms
+        yield judge(f"cost of {claim.arm}", usd, claim.cost_usd_per_1k, f"{where} at these prices gives")
         yield judge(f"latency of {claim.arm}", p95, claim.latency_p95_ms, f"{where} gives")
-    if learned:
-        again = ASK_AGAIN.format("routing")
-        yield Checked("routers", "not verified", f"what {', '.join(learned)} chose, and its cost: routed anew; {again}")
+    if unseen:
+        again = f"what {', '.join(unseen)} chose, and its cost: its router reads vectors, or is a class of your own"
+        yield Checked("routers", "not verified", f"{again}; {ASK_AGAIN.format('routing')}")
+
+
+def _same_scores(accepted: Accepted, claim: Claim, found: Mapping[str, float], where: str) -> Iterator[Checked]:
+    """Committed scores of one arm against those that were found anew, item by item."""
+    mine = dict(accepted.scores.filter(pl.col("arm") == claim.arm).select("item_id", "value").iter_rows())
+    moved = sorted(item for item, value in found.items() if not _same(mine.get(item), value))
+    told = f"{len(moved)} of {len(found)} scores are not those of {where}, first {moved[0]}" if moved else ""
+    done = f"{len(found)} scores are those of {where}"
+    yield Checked(f"scores of {claim.arm}", "contradicted" if moved else "verified", told or done)
 
 
 def _caching(accepted: Accepted) -> Iterator[Checked]:
