@@ -23,6 +23,8 @@ from workbench.inference.prices import project_prices
 from workbench.inference.weights import WEIGHTS
 from workbench.orchestration.flows import Flows
 from workbench.project.new import understand
+from workbench.routing.recorded import Prompts
+from workbench.telemetry.context import Attribution
 from workbench.testing import ScriptedModel
 
 ROOT = Path(__file__).parents[1]
@@ -35,6 +37,7 @@ ALL = "\n".join(TEXTS.values())
 BLOCKS = re.findall(r"```console\n(.*?)```", ALL, re.DOTALL)
 COMMANDS = [line[2:].strip() for block in BLOCKS for line in block.splitlines() if line.startswith("$ ")]
 OURS = [c.partition("workbench ")[2] for c in COMMANDS if c.startswith((".venv/bin/workbench ", "workbench "))]
+TOML = re.findall(r"```toml\n(.*?)```", ALL, re.DOTALL)
 PYTHON = re.findall(r"```python\n(.*?)```", ALL, re.DOTALL)
 TARGETS = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 
@@ -130,12 +133,31 @@ def test_quick_command_runs(command: str, tmp_path: Path) -> None:
 
 
 def test_gates_that_are_shown_are_valid(tmp_path: Path) -> None:
-    (shown,) = re.findall(r"```toml\n(.*?)```", ALL, re.DOTALL)
+    (shown,) = (block for block in TOML if block.startswith("[retrieval]"))
     (tmp_path / "gates.toml").write_text(shown, encoding="utf-8")
     policies, defects = scan_gates(tmp_path / "gates.toml")
     assert not defects
     committed = tomllib.loads((ROOT / "evalsets/docs_qa/gates.toml").read_text(encoding="utf-8"))["retrieval"]
     assert {k: getattr(policies["retrieval"], k) for k in committed} == committed
+
+
+def test_other_files_that_are_shown_are_read_as_they_stand(tmp_path: Path) -> None:
+    for block in TOML:
+        if named := re.match(r"# (\w+\.toml)\n", block):
+            (tmp_path / named[1]).write_text(block, encoding="utf-8")
+    assert len(list(tmp_path.iterdir())) == len(TOML) - 1  # the other is gates.toml
+    prices, prompts = project_prices(tmp_path), Prompts.load(tmp_path / "prompts.toml")
+    assert all(model in prices.models for model in prompts.models)
+
+
+def test_budgets_that_are_shown_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKBENCH_STATE_URL", f"sqlite:///{tmp_path / 'state.sqlite'}")
+    (block,) = (block for block in PYTHON if "workbench.Budget(" in block)
+    names: dict = {}
+    exec(compile(block, "docs/files.md", "exec"), names)
+    who = Attribution(tenant_id="acme", user_id="ann", feature="answer")
+    assert [b.scope(who) for b in names["budgets"]] == ["all", "tenant_id=acme", "feature=answer&user_id=ann"]
+    assert isinstance(names["client"], Client)
 
 
 @pytest.mark.parametrize("name", PROFILES)
