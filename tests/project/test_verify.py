@@ -381,6 +381,35 @@ def test_files_that_are_gone_contradict_a_decision(project: Path) -> None:
     assert "cannot be read" in told
 
 
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda d: replace(d, settings={"evalset": "own", "seed": "seven"}), "files"),
+        (lambda d: replace(d, settings={"evalset": "own"}), "input parameter seed"),
+        (lambda d: replace(d, claims=()), "files"),
+    ],
+)
+def test_a_decision_that_was_mangled_is_told_and_breaks_nothing(project: Path, change: Callable, named: str) -> None:
+    rewrite(project, change)
+    assert named in {c.name for c in look(project).of("contradicted")}
+
+
+def test_scores_without_a_column_are_told(project: Path) -> None:
+    change_scores(project, lambda f: f.drop("value"))
+    (told,) = [c.told for c in look(project).of("contradicted") if c.name == "files"]
+    assert "value" in told
+
+
+def test_nothing_in_a_decision_is_an_option_of_git_or_a_path(project: Path, tmp_path: Path) -> None:
+    out = tmp_path / "written"
+    rewrite(project, lambda d: replace(d, fingerprint=Fingerprint(d.fingerprint.inputs, {"commit": f"--output={out}"})))
+    assert look(project).holds
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("written")]
+    rewrite(project, lambda d: replace(d, notebook="../../../elsewhere"))
+    with pytest.raises(ConfigError, match="says that it is a decision of"):
+        look(project)
+
+
 # --- the decisions of this repository
 
 

@@ -38,11 +38,11 @@ class History:
 
     def content(self, commit: str, path: Path) -> bytes | None:
         """Bytes of a file in a commit, None where it is not in it."""
-        return _git(self.root, "show", f"{commit}:{self.name(path)}")
+        return None if commit.startswith("-") else _git(self.root, "show", f"{commit}:{self.name(path)}")
 
     def knows(self, commit: str) -> bool:
-        """Whether a commit is here."""
-        return _git(self.root, "cat-file", "-e", f"{commit}^{{commit}}") is not None
+        """Whether a commit is here; what git would take for an option is none."""
+        return not commit.startswith("-") and _git(self.root, "cat-file", "-e", f"{commit}^{{commit}}") is not None
 
     def commits(self, path: Path) -> list[str]:
         """Commits that changed a file, the newest first."""

@@ -19,8 +19,8 @@ from workbench.caching.study import CacheStudy, CachingParameters
 from workbench.caching.tables import item_id
 from workbench.codec import from_plain
 from workbench.evalset.evalset import Evalset
+from workbench.evalset.outcomes import DEV_SHARE, OUTCOMES_SCHEMA, Outcomes, load_outcomes, outcomes_of
 from workbench.evalset.outcomes import FILE as OUTCOMES
-from workbench.evalset.outcomes import OUTCOMES_SCHEMA, Outcomes, load_outcomes, outcomes_of
 from workbench.evalset.traffic import load_pairs, load_stream
 from workbench.evaluation.compare import spent
 from workbench.evaluation.decision import ArmFacts, Outcome, decide, make_claims
@@ -105,7 +105,7 @@ def raw_outcomes(evalset: Evalset, prices: PriceTable, settings: Mapping[str, An
 
     That a recorded answer is one to the prompt of today is not looked at: for that the corpus has to be built.
     """
-    how = {"seed": settings["seed"], "dev_share": settings["dev_share"]}
+    how = {"seed": settings.get("seed", 0), "dev_share": settings.get("dev_share", DEV_SHARE)}
     if (evalset.path / OUTCOMES).is_file():
         return RawOutcomes(load_outcomes(evalset.path, **how), {})
     prompts, extra_usd = load_prompts(evalset), retrieval_usd(evalset)

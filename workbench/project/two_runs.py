@@ -136,7 +136,7 @@ def require_commit(settings: Settings, ref: str) -> History:
     history = History.of(settings.root)
     if history is None:
         raise ConfigError(f"{settings.root} is in no git repository, so that there is no {ref} to compare with")
-    if ref.startswith("-") or not history.knows(ref):
+    if not history.knows(ref):
         raise ConfigError(
             f"the repository has no commit {ref!r}; see: git log --oneline (or git fetch, where CI is shallow)"
         )

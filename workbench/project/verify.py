@@ -11,6 +11,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from workbench.caching.study import make_guard
 from workbench.config import Settings, load_settings
 from workbench.errors import ConfigError, WorkbenchError
@@ -102,10 +104,14 @@ def verify(path: Path, *, sealed: str = "") -> Verification:
     decision, folder = Decision.load(path), path.parents[1]
     if path.parent.name != "decisions":
         raise ConfigError(f"{path} does not lie in decisions/ of an evalset, where what it rests on lies too")
+    if decision.notebook != path.stem:
+        raise ConfigError(
+            f"{path} says that it is a decision of {decision.notebook!r}; its file has that name, or it is none"
+        )
     settings, checks = load_settings({}, start=folder), list[Checked]()
     name = f"{folder.name}/{decision.notebook}"
-    seed = int(decision.settings.get("seed", 0))
     try:
+        seed = int(decision.settings.get("seed", 0))
         evalset, prices = load_evalset(folder, settings=settings, seed=seed, build=False), project_prices(settings.root)
         raw = raw_outcomes(evalset, prices, decision.settings) if decision.notebook == "routing" else None
         accepted = Accepted(decision, path, evalset, read_parquet(path.with_suffix(".scores.parquet")), prices, raw)
@@ -113,7 +119,7 @@ def verify(path: Path, *, sealed: str = "") -> Verification:
         checks += _rule(accepted)
         checks += _uses(accepted)
         checks += recompute(accepted)
-    except WorkbenchError as error:
+    except (WorkbenchError, pl.exceptions.PolarsError, KeyError, TypeError, ValueError) as error:
         checks.append(Checked("files", "contradicted", f"what it rests on cannot be read: {error}"))
     checks += look_back(decision, path, sealed=sealed)
     checks += _not_here(decision)
@@ -132,7 +138,9 @@ def _inputs(accepted: Accepted) -> Iterator[Checked]:
     stated = d.fingerprint.inputs
     for name, value in stated.items():
         possible = found.get(name)
-        if possible is None:
+        if possible is None and name.startswith("parameter "):
+            yield Checked(f"input {name}", "contradicted", "the settings of the decision lack it: taken out?")
+        elif possible is None:
             why = "an encoder computes it" if name in OF_ENCODER else "no file here tells it"
             yield Checked(f"input {name}", "not verified", f"{why}; {ASK_AGAIN.format(d.notebook)}")
         elif value in possible:
