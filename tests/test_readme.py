@@ -187,9 +187,9 @@ def test_readme_is_read_in_ten_minutes() -> None:
 def test_sample_files_that_are_shown_are_read_as_they_stand(tmp_path: Path) -> None:
     (shown,) = re.findall(r"```csv\n(.*?)```", README, re.DOTALL)
     (tmp_path / "asked.csv").write_text(shown, encoding="utf-8")
-    for row in shown.splitlines()[1:]:
-        path = tmp_path / "docs" / row.rpartition(",")[2]
+    for name in (name.strip() for row in shown.splitlines()[1:] for name in row.rpartition(",")[2].split(";")):
+        path = tmp_path / "docs" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("# A page\n\nIt says what was asked.\n", encoding="utf-8")
     understood = understand([str(tmp_path / "docs")], tmp_path / "asked.csv")
-    assert [len(part) for part in (understood.documents, understood.queries, understood.judgements)] == [2, 2, 2]
+    assert [len(part) for part in (understood.documents, understood.queries, understood.judgements)] == [3, 2, 3]
