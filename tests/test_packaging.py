@@ -106,6 +106,7 @@ LIGHT = {
     "evalset check sample": "not looked for: questions in the words of their documents; that needs",
     "import pairs pairs.jsonl --name own": "written: ",
     "runs": "retrieval",
+    f"verify {ROOT}/evalsets/routing_demo/decisions/routing.json": "this install: it is a light one",
     "summary": "### ",
     "budgets": "no call has been charged",
     "run retrieval": "this needs nbformat, which a light install leaves out; pip install 'evals-workbench[notebooks]'",

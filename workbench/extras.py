@@ -24,6 +24,7 @@ MODULES = {
     "jupyter_core": "notebooks",
     "lancedb": "notebooks",
     "litellm": "models",
+    "matplotlib": "notebooks",
     "nbconvert": "notebooks",
     "nbformat": "notebooks",
     "onnxruntime": "notebooks",

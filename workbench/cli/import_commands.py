@@ -125,7 +125,9 @@ def from_judgements(
     from workbench.evalset.imports.judgements import import_judgements
 
     for path in import_judgements(paths, name, settings=load_settings(), tell=say, partly=partly):
-        typer.echo(f"written: {path}; the decisions that rest on it are stale now")
+        accepted = any((path.parents[1] / "decisions").glob("*.json"))
+        typer.echo(f"written: {path}{'; the decisions that rest on it are stale now' if accepted else ''}")
+    typer.echo(f"next: workbench run retrieval --evalset {name}")
 
 
 @import_app.command("stream")

@@ -5,7 +5,7 @@ import json
 import shlex
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -165,8 +165,18 @@ class Recordings:
 
     def read_sha256(self) -> str:
         """Hash of the recordings that were read, whatever else the file holds: an input of the fingerprint."""
-        places = {place: recorded for found in self._found.values() for place, recorded in found}
-        return content_hash(*(places[place].to_json() for _, place in sorted(self._read)))
+        places = dict(self.placed())
+        return recordings_sha256([(place, places[place]) for _, place in self._read])
+
+    def placed(self) -> list[tuple[int, Recorded]]:
+        """Every recorded answer with its place in the file, in that order; none is used up."""
+        return sorted((found for same in self._found.values() for found in same), key=lambda found: found[0])
+
+
+def recordings_sha256(placed: Iterable[tuple[int, Recorded]]) -> str:
+    """Hash of recorded answers with their places: what `Recordings.read_sha256` gives once these were read."""
+    ordered = sorted(placed, key=lambda found: (found[1].request, found[0]))
+    return content_hash(*(recorded.to_json() for _, recorded in ordered))
 
 
 def is_copy(answers: Sequence[Response], place: int) -> bool:

@@ -16,7 +16,8 @@ from workbench.inference.client import Client
 from workbench.inference.messages import PREFIX, CacheUse
 from workbench.orchestration.steps import StepCall, flow, outside
 from workbench.records import Document, Query, content_hash
-from workbench.routing.recorded import ANSWER, FIND, Prompts, Search, accepted_search, load_prompts
+from workbench.routing.prompts import Prompts, load_prompts
+from workbench.routing.recorded import ANSWER, FIND, Search, accepted_search
 
 MAX_CHARACTERS = 600
 NAMES_LOOKED_UP = 8

@@ -16,16 +16,8 @@ from workbench.inference.prices import PriceTable
 from workbench.inference.recordings import Recordings
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Column, Table
-from workbench.routing.recorded import (
-    FIND,
-    Asked,
-    accepted_search,
-    asked_of,
-    keep_searches,
-    load_prompts,
-    recording_file,
-    renew,
-)
+from workbench.routing.prompts import load_prompts
+from workbench.routing.recorded import FIND, Asked, accepted_search, asked_of, keep_searches, recording_file, renew
 from workbench.telemetry.context import attributed
 
 BYTES_PER_TOKEN = 4

@@ -111,6 +111,11 @@ def find_notebook(settings: Settings, name: str) -> Path:
     return found[name]
 
 
+def planned(job: Job, settings: Settings) -> Job:
+    """Job with every parameter that its run would use, checked as the run would check them."""
+    return _plan(job, settings)[0]
+
+
 def _plan(job: Job, settings: Settings) -> tuple[Job, Path]:
     source = find_notebook(settings, job.notebook)
     given = {**load_profile(settings, job.notebook, job.profile), **job.parameters}
