@@ -5,7 +5,8 @@ import pytest
 
 from workbench.config import load_settings
 from workbench.errors import ConfigError, WeightsError
-from workbench.inference.embedding import MINILM_MAX_TOKENS, MiniLM, load_embedder, mean_pooled, unit
+from workbench.inference.embedding import load_embedder
+from workbench.inference.encoders import MINILM_MAX_TOKENS, MiniLM, mean_pooled, unit
 
 STAND_IN = """import numpy as np
 

@@ -33,7 +33,7 @@ def documents(n=40):
 
 
 def make(root, *, manifest="m", texts=None, embedder=None):
-    parts = (settings_in(root), embedder or LimitedEmbedder(16), WordTokenizer())
+    parts = (settings_in(root), {"minilm": embedder or LimitedEmbedder(16)}, WordTokenizer())
     return Searcher(texts or documents(), manifest, *parts)
 
 

@@ -81,7 +81,8 @@ def change_query(folder: Path, text: str = "") -> None:
 
 def open_bench(root: Path, **given: Any) -> RetrievalExperiment:
     """Experiment over ``evalsets/tiny`` below the root, as the notebook starts it but for its encoder."""
-    values = {"evalset": "tiny", "chunkers": ["whole"], "strategies": list(STRATEGIES), "reference": HYBRID, **given}
+    values = {"evalset": "tiny", "chunkers": ["whole"], "strategies": list(STRATEGIES), "reference": HYBRID}
+    values |= {"embedders": ["minilm"], **given}
     parameters = build_parameters(RetrievalParameters, values)
     return RetrievalExperiment(parameters, project(root), embedder=HashEmbedder(256), tokenizer=WordTokenizer())
 
