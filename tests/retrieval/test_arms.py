@@ -52,6 +52,52 @@ def test_another_embedder_is_part_of_the_name_where_it_is_used():
     assert [arm.name for arm in arms] == ["whole · full_text", "whole · litellm:m · vector"]
 
 
+def test_every_embedder_has_its_vector_arms_full_text_stays_one_and_an_index_is_compared_once():
+    names = ["full_text", "vector", "vector_hnsw_sq", "rescored:minilm"]
+    arms = make_arms(["whole"], names, embedders=["minilm", "wordllama"])
+    assert {arm.name: arm.embedders for arm in arms} == {
+        "whole · full_text": ("minilm",),
+        "whole · vector": ("minilm",),
+        "whole · wordllama · vector": ("wordllama",),
+        "whole · vector_hnsw_sq": ("minilm",),
+        "whole · wordllama · rescored:minilm": ("wordllama", "minilm"),
+    }
+    prices = load_prices()
+    cost = {arm.name: prices.cost_usd(arm.work(1_000_000)) for arm in arms}
+    assert cost["whole · wordllama · vector"] < cost["whole · vector"] < cost["whole · wordllama · rescored:minilm"]
+
+
+def test_every_store_has_the_arms_that_it_can_have_and_is_told_where_it_is_not_the_first():
+    arms = make_arms(["whole"], ["full_text", "vector_ivf_pq", "vector_hnsw"], stores=["lance", "postgres"])
+    assert [arm.name.removeprefix("whole · ") for arm in arms] == [
+        "full_text",
+        "full_text · postgres",
+        "vector_ivf_pq",
+        "vector_hnsw · postgres",
+    ]
+    assert [build_arm(parameters_of(arm)) for arm in arms] == arms
+    rates = load_prices().rate_inputs(work for arm in arms for work in arm.work(0))
+    assert [*rates] == ["rate full_text:postgres", "rate vector_hnsw:postgres"]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"stores": ["postgress"]}, "unknown store 'postgress'; did you mean 'postgres'"),
+        ({"stores": []}, "store names must be at least one"),
+        ({"embedders": ["minilm", "minilm"]}, "embedder names must be at least one and all different"),
+        ({"embedders": ["wordlama"]}, "unknown embedder 'wordlama'; did you mean 'wordllama'"),
+        (
+            {"stores": ["postgres"]},
+            r"strategy 'vector_ivf_pq' needs an index that none of the stores \['postgres'\] has",
+        ),
+    ],
+)
+def test_an_embedder_or_a_store_that_cannot_be_used_is_refused(given, says):
+    with pytest.raises(ConfigError, match=says):
+        make_arms(["whole"], ["vector_ivf_pq"], **given)
+
+
 def test_strategies_that_must_be_fitted_first_are_left_out():
     assert make_arms(["whole"], list(FITTED)) == []
 

@@ -1,8 +1,9 @@
 """The retrieval experiment, which asks for the cheapest strategy that is good enough on a corpus."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
+from statistics import median
 
 import polars as pl
 
@@ -18,6 +19,7 @@ from workbench.evaluation.provenance import FORMERLY, NEUTRAL, encoder_inputs
 from workbench.evaluation.summary import Summary, is_default
 from workbench.inference.embedding import Embedder, load_embedder
 from workbench.inference.encoders import MiniLM
+from workbench.inference.prices import embed_query
 from workbench.records import Decision, content_hash
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Table
@@ -32,6 +34,7 @@ from workbench.retrieval.ask import (
     ask_all,
     check_names,
     drop_twins,
+    our_arm,
     spread_over_rebuilds,
 )
 from workbench.retrieval.chunking import Tokenizer
@@ -214,9 +217,20 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
         return tuple(f"{name} is left out: {why}" for name, why in reasons.items())
 
     def arms_table(self, arms: Sequence[Candidate]) -> Table:
-        """Arms as they print themselves, with their rows and what their encoder cuts off."""
+        """Arms as they print themselves, with their rows and what their encoder cuts off, and what encoders take."""
         table = arms_table(arms, self.searcher)
-        return replace(table, caption=". ".join([table.caption, *self.left_out]))
+        return replace(table, caption=". ".join([table.caption, *self._encoders_told(arms), *self.left_out]))
+
+    def _encoders_told(self, arms: Sequence[Candidate]) -> Iterator[str]:
+        """Of each encoder that arms use, the length of its vectors, and what one dev question takes on average."""
+        ours, queries = [arm for arm in map(our_arm, arms) if arm is not None], self.evalset.split("dev").queries
+        first = {arm.embedder: arm for arm in reversed(ours) if arm.strategy.uses_vectors}
+        for name in self.parameters.embedders if queries else ():
+            if name in first:
+                ms = median(self.searcher.embedding_ms(first[name], query) for query in queries)
+                usd = 1000 * self.prices.cost_usd([embed_query(name)])
+                length = self.searcher.encoder(first[name]).dimension
+                yield f"{name}: vectors of {length}, {ms:.1f} ms a question, ${usd:.2g} per 1,000"
 
     def score(self, arms: Sequence[Candidate], split: str) -> Scored:
         """Ask every question of one split, arm by arm, and score what comes back."""

@@ -42,7 +42,8 @@ class Searcher:
     on_progress: Callable[[int, int], None] | None = None
     _stores: dict[tuple[str, str], Store] = field(default_factory=dict)
     _handles: dict[tuple[str, str, str], TenantHandle] = field(default_factory=dict)
-    _cuts: dict[tuple[str, str], tuple[int, int, str]] = field(default_factory=dict)
+    _cuts: dict[str, tuple[list[str], str]] = field(default_factory=dict)
+    _over: dict[tuple[str, str], int] = field(default_factory=dict)
     _vectors: dict[tuple[str, str], tuple[np.ndarray, float]] = field(default_factory=dict)
     _by_id: dict[str, Document] | None = None
 
@@ -154,21 +155,25 @@ class Searcher:
 
     def chunk_counts(self, arm: Arm) -> tuple[int, int]:
         """Chunks of the arm's table, and how many of them are longer than what its encoder reads."""
-        chunks, over, _ = self._cut(arm)
-        return chunks, over
+        encoder, (texts, _) = self.encoder(arm), self._cut(arm)
+        key, limit = (repr(arm.chunker), arm.embedder), getattr(encoder, "max_tokens", None)
+        if key not in self._over:
+            self._over[key] = sum(self._is_longer(encoder, text, limit) for text in texts) if limit else 0
+        return len(texts), self._over[key]
 
     def cut_alike(self, one: Arm, other: Arm) -> bool:
         """Whether two arms cut every document of this corpus into the same chunks."""
         return self._cut(one)[-1] == self._cut(other)[-1]
 
-    def _cut(self, arm: Arm) -> tuple[int, int, str]:
-        """Chunks of the corpus, those that the encoder does not read to the end, and a hash of all their texts."""
-        key, encoder = (repr(arm.chunker), arm.embedder), self.encoder(arm)
+    def _cut(self, arm: Arm) -> tuple[list[str], str]:
+        """Texts of all chunks of the corpus, and a hash of them, document by document."""
+        key = repr(arm.chunker)
         if key not in self._cuts:
-            limit = getattr(encoder, "max_tokens", None)
             cuts = [[c.text for c in arm.chunker.chunk(d, self.tokenizer)] for d in self.documents]
-            over = sum(self._is_longer(encoder, t, limit) for texts in cuts for t in texts) if limit else 0
-            self._cuts[key] = (sum(map(len, cuts)), over, content_hash(*(content_hash(*texts) for texts in cuts)))
+            self._cuts[key] = (
+                [text for texts in cuts for text in texts],
+                content_hash(*(content_hash(*t) for t in cuts)),
+            )
         return self._cuts[key]
 
     def _is_longer(self, encoder: Embedder, text: str, max_tokens: int) -> bool:
