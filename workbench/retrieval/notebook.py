@@ -132,7 +132,8 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
         """Load systems and encoder."""
         p, settings, evalset = self.parameters, self.settings, self.evalset
         evalset.require_questions()
-        work = [w for arm in self._grid("hybrid_rrf", *p.strategies) for w in arm.work(0)]
+        legs = ["hybrid_rrf"] if set(FITTED) & set(p.strategies) else []
+        work = [w for arm in self._grid(*legs, *p.strategies) for w in arm.work(0)]
         self.prices.cost_usd(work)  # refused before an encoder is paid
         if "postgres" in p.stores:
             pgvector_url(settings)
