@@ -44,7 +44,7 @@ from workbench.retrieval.scale import scale_figure
 from workbench.retrieval.searcher import Searcher
 from workbench.retrieval.strategies import Arm, Hybrid
 from workbench.retrieval.systems import load_systems, system_inputs
-from workbench.retrieval.tables import contents_table, script_notes
+from workbench.retrieval.tables import contents_table, script_notes, stores_table
 
 
 def to_judge(scored: Scored, k: int = 10) -> pl.DataFrame:
@@ -292,6 +292,9 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
         if len(unjudged):
             pairs = unjudged.select("query_id", "doc_id").rows()
             write_sheet(self.folder / SHEET, pairs, self.evalset.queries, self.evalset.documents)
+        if dev is not None and len(self.parameters.stores) > 1:
+            rule = decision.rule
+            tables += (stores_table(dev.scores, dev.facts, rule.metric, rule.requests_per_month),)
         return super().save(decision, test, *tables, dev=dev)
 
 
