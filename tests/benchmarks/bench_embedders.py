@@ -51,6 +51,7 @@ def main(name: str, stores: Sequence[str], settings: Settings) -> None:
             lambda q: searcher.search(arm, q, 100),  # noqa: B023
             test.queries,
             shared_ms=lambda q: searcher.embedding_ms(arm, q),  # noqa: B023
+            found=searcher.found,
         )
         frames.append(score(found, test.queries, test.qrels, ["ndcg@10"]))
         p50, p95 = np.quantile(list(found.latency_ms.values()), [0.5, 0.95])
@@ -60,7 +61,7 @@ def main(name: str, stores: Sequence[str], settings: Settings) -> None:
     for arm in scores["arm"].unique(maintain_order=True):
         if (other := f"{arm} · postgres") in set(scores["arm"]):
             (c,) = compare(scores, [other], reference=arm, margin=0.03, confidence=0.975)
-            print(f"{other} - {arm}: {c.difference:+.7f}, 95 % {c.low:+.5f} to {c.high:+.5f}", flush=True)
+            print(f"{other} - {arm}: {c.mean:+.7f}, 95 % {c.low:+.5f} to {c.high:+.5f}", flush=True)
 
 
 if __name__ == "__main__":
