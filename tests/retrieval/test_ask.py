@@ -65,7 +65,7 @@ class SlowToName(Searcher):
 
 def searcher_of(kind, bench):
     """A searcher of a kind over the tables of the bench."""
-    parts = ("documents", "manifest", "settings", "embedder", "tokenizer")
+    parts = ("documents", "manifest", "settings", "embedders", "tokenizer")
     return kind(*(getattr(bench.searcher, part) for part in parts))
 
 
