@@ -12,7 +12,7 @@ import numpy as np
 
 from workbench.config import load_settings
 from workbench.evalset.evalset import load_evalset
-from workbench.inference.embedding import MiniLM
+from workbench.inference.encoders import MiniLM
 from workbench.records import Decision
 from workbench.retrieval.arms import build_arm
 from workbench.retrieval.ask import ask

@@ -9,7 +9,7 @@ from workbench.config import SystemClock, load_settings
 from workbench.errors import ConfigError
 from workbench.evalset.evalset import load_evalset
 from workbench.evaluation.run_record import close_run, open_run
-from workbench.inference.embedding import MiniLM
+from workbench.inference.encoders import MiniLM
 from workbench.project.dry_run import foresee
 from workbench.project.init import init
 from workbench.retrieval.arms import CHUNKERS

@@ -16,7 +16,8 @@ from workbench.evalset.outcomes import FILE as OUTCOMES
 from workbench.evalset.outcomes import load_outcomes
 from workbench.evalset.traffic import load_pairs, load_stream
 from workbench.evaluation.finalists import FEWEST, MOST
-from workbench.inference.embedding import Embedder, HostedEmbedder, MiniLM, load_embedder
+from workbench.inference.embedding import Embedder, HostedEmbedder, load_embedder
+from workbench.inference.encoders import MiniLM
 from workbench.inference.messages import Usage
 from workbench.inference.prices import MS_PER_HOUR, project_prices
 from workbench.rendering.progress import duration
@@ -56,15 +57,20 @@ def foresee(settings: Settings, job: Job) -> Iterator[str]:
     seconds = 0.0
     if given:
         ahead = _ahead(job.notebook, p, load_evalset(given, settings=settings, seed=int(p.get("seed", 0))), settings)
-        if ahead.texts:
-            embedder = load_embedder(str(p["embedder"]), settings)
-            told, seconds = _embedding(ahead.texts, embedder, settings)
+        for name in _embedders(p) if ahead.texts else ():
+            told, took = _embedding(ahead.texts, load_embedder(name, settings), settings)
             yield from told
+            seconds += took
         if ahead.searches:
             yield f"to search: {ahead.searches}; about {duration(ahead.search_ms / 1000)} at the rates of prices.toml"
         seconds += ahead.search_ms / 1000
         yield f"to ask: {ahead.asked}"
     yield from _time(settings, job, given, seconds)
+
+
+def _embedders(p: Mapping[str, Any]) -> Sequence[str]:
+    """Encoders that a notebook is given: several of retrieval's, one of the others'."""
+    return [str(p["embedder"])] if p.get("embedder") else [str(name) for name in p["embedders"]]
 
 
 def _ahead(notebook: str, p: Mapping[str, Any], evalset: Evalset, settings: Settings) -> Ahead:
@@ -91,8 +97,9 @@ def _retrieval(p: Mapping[str, Any], evalset: Evalset, settings: Settings) -> Ah
     for name in p["chunkers"]:
         texts[f"chunks of {name}"] = [c.text for d in evalset.documents for c in CHUNKERS[name].chunk(d, tokenizer)]
     plain = [name for name in p["strategies"] if name not in FITTED]
-    arms = make_arms(p["chunkers"], plain, embedder=p["embedder"]) if plain else []
-    fitted = len(p["chunkers"]) * (len(p["strategies"]) - len(plain))
+    arms = make_arms(p["chunkers"], plain, embedders=_embedders(p), stores=p.get("stores", ("lance",))) if plain else []
+    each = len(_embedders(p)) * len(p.get("stores", ("lance",)))
+    fitted = len(p["chunkers"]) * (len(p["strategies"]) - len(plain)) * each
     n_dev, n_test = (len(evalset.split(split).queries) for split in ("dev", "test"))
     prices, tenants = project_prices(settings.root), len(evalset.tenants)
     rows = sum(map(len, texts.values())) // max(len(texts) * tenants, 1)

@@ -22,7 +22,7 @@ from workbench.evalset.outcomes import FILE as OUTCOMES
 from workbench.evalset.traffic import load_pairs, load_stream
 from workbench.evaluation.in_use import TEST_INPUTS, anchor_path, decision_path
 from workbench.extras import DISTRIBUTION, VERSION, is_installed
-from workbench.inference.embedding import MiniLM
+from workbench.inference.encoders import MiniLM
 from workbench.inference.prices import project_prices
 from workbench.project.history import History, gates_hashes, look_back
 from workbench.project.recompute import ASK_AGAIN, Accepted, Checked, judge, raw_outcomes, recompute

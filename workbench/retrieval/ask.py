@@ -397,11 +397,15 @@ def arms_table(candidates: Sequence[Candidate], searcher: Searcher) -> Table:
     for candidate in candidates:
         arm = our_arm(candidate)
         if arm is None:
-            rows.append((candidate_name(candidate), None, None, repr(candidate)))
+            rows.append((candidate_name(candidate), None, None, None, None, repr(candidate)))
             continue
         chunks, cut = searcher.chunk_counts(arm)
-        rows.append((arm.name, chunks, cut / chunks if arm.strategy.uses_vectors else None, repr(arm)))
-    columns = (Column("name"), Column("chunks", "count"), Column("cut off by the encoder", "share"), Column("arm"))
+        used = (" + ".join(arm.embedders), cut / chunks) if arm.strategy.uses_vectors else (None, None)
+        rows.append((arm.name, arm.store, chunks, *used, repr(arm)))
+    columns = (
+        *(Column("name"), Column("store"), Column("chunks", "count"), Column("embedder")),
+        *(Column("cut off by the encoder", "share"), Column("arm")),
+    )
     return Table(columns, tuple(rows), "Arms, simplest first")
 
 
