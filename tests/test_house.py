@@ -24,7 +24,6 @@ REASONS = {
     "evalset.imports.eval_logs": "formats of others: logs of tests",
     "evalset.imports.hub": "a command, and the only user of datasets",
     "evalset.imports.log_tools": "a command",
-    "evalset.imports.logs": "a command",
     "evalset.imports.requests": "a command",
     "evalset.imports.wide": "by which rule a column is a model: read alone when a table of another shape comes",
     "inference.connections": "who may answer whom: read alone when litellm changes",

@@ -29,6 +29,14 @@ def recorded(tool: str) -> dict[str, Any]:
     if tool == "openai-batch":
         asked = {"custom_id": "a", "body": {"model": "m", "messages": [{"role": "user", "content": "why?"}]}}
         return {"in.jsonl": [asked], "out.jsonl": [batch("a"), batch("b")]}
+    if tool == "lm-eval":  # of two models: one alone has no outcomes
+        task = "made_up_choice_2026-11-30T02-38-57.477121"
+        rows = [json.loads(line) for line in (LOGS / "lm_eval" / f"samples_{task}.jsonl").read_text().splitlines()]
+        return {
+            f"{model}/{name}": held
+            for model in ("a", "b")
+            for name, held in ((f"samples_{task}.jsonl", rows), (f"results_{task[-26:]}.json", {"model_source": model}))
+        }
     found: dict[str, Any] = {}
     for name in FILES[tool]:
         for path in sorted((LOGS / name).iterdir()) if (LOGS / name).is_dir() else [LOGS / name]:
@@ -71,7 +79,7 @@ def changed(data: st.DataObject, tool: str, name: str) -> Any:
 
 
 def file_of(data: st.DataObject, tool: str, name: str) -> bytes:
-    kind = data.draw(st.sampled_from(["as it was", "changed", "changed", "changed", "cut", "flipped", "anything"]))
+    kind = data.draw(st.sampled_from(["as it was"] * 3 + ["changed"] * 6 + ["cut", "flipped", "anything"]))
     held = CONTENTS[tool][name]
     if kind == "anything":
         return data.draw(st.binary(max_size=60))
@@ -94,10 +102,12 @@ def load(data: st.DataObject, tool: str, base: Path) -> None:
     inside, out = base / "in", base / "out"
     inside.mkdir()
     for name in CONTENTS[tool]:
+        (inside / name).parent.mkdir(exist_ok=True)
         (inside / name).write_bytes(file_of(data, tool, name))
-    score = data.draw(st.sampled_from(["", "score", "match", "acc,none", "correct"]))
-    costs = {name: 1.0 for name in ("mockllm/small", "mockllm/large") if tool == "inspect"}
-    choices = Choices(score, Repairs(costs=costs, drop_incomplete=data.draw(st.booleans())))
+    fits = {"inspect": "match", "lm-eval": "acc,none"}.get(tool, "")
+    score = data.draw(st.sampled_from([fits, fits, fits, "", "correct"]))
+    costs = {"inspect": {"mockllm/small": 1.0, "mockllm/large": 2.0}, "lm-eval": {"a": 1.0, "b": 2.0}}.get(tool, {})
+    choices = Choices(score, Repairs(costs=costs, drop_incomplete=data.draw(st.integers(0, 3)) > 0))
     logs = []
 
     def whole() -> None:

@@ -1,4 +1,4 @@
-"""Logs that the tools wrote themselves: rows, means, costs and tokens are the tools' own figures, or it is said why not.
+"""Logs that the tools wrote themselves: rows, means, costs and tokens are the tools' own, or it is said why not.
 
 `logs/` holds what promptfoo 0.123.1, inspect-ai 0.3.285, lm-eval 0.4.13, the OpenInference instrumentor 0.1.66, the
 Langfuse SDK 5.0.4, litellm 1.110.2 and MLflow 3.17 wrote here on made-up prompts with scripted models. Batch files and
@@ -218,9 +218,9 @@ def test_batch_files_are_joined_by_custom_id_at_half_the_price(tmp_path):
     full = 60 * MINI["input"] + 40 * MINI["cache_read"] + 10 * MINI["output"]
     assert cost_nanos(calls["one"], PRICES) == full / 2
     assert {row.price_version for row in ledger_rows(log, PRICES, "eval")} == {"", f"{PRICES.version}+batch"}
-    anthropic = {"custom_id": "x", "result": {"type": "succeeded", "message": {"model": "claude-sonnet-4-5", "content": [
-        {"type": "text", "text": "4"}], "usage": {"input_tokens": 10, "cache_read_input_tokens": 100,
-        "cache_creation_input_tokens": 50, "output_tokens": 5}}}}  # fmt: skip
+    usage = {"input_tokens": 10, "cache_read_input_tokens": 100, "cache_creation_input_tokens": 50, "output_tokens": 5}
+    message = {"model": "claude-sonnet-4-5", "content": [{"type": "text", "text": "4"}], "usage": usage}
+    anthropic = {"custom_id": "x", "result": {"type": "succeeded", "message": message}}
     (one,) = read_log("openai-batch", [lines(tmp_path / "a.jsonl", [anthropic])]).calls
     assert (one.usage, one.output) == (Usage(10, 100, 50, 5), "4")
 
@@ -331,7 +331,7 @@ def test_what_cannot_be_used_is_told_by_line_and_the_rest_is_kept(tmp_path):
 def test_what_was_meant_is_refused_with_what_to_do(tmp_path):
     with pytest.raises(ConfigError, match=r"2 scores \(includes, match\); say which is the quality: --score NAME"):
         import_log(read("inspect"), tmp_path / "out", PRICES)
-    with pytest.raises(ConfigError, match="--score: .*matsch"):
+    with pytest.raises(ConfigError, match=r"--score: .*matsch"):
         import_log(read("inspect"), tmp_path / "out", PRICES, choices=Choices("matsch"))
     with pytest.raises(EvalsetError, match="no cost is recorded for mockllm/large, mockllm/small"):
         import_log(read("inspect"), tmp_path / "out", PRICES,

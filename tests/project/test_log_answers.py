@@ -59,7 +59,7 @@ CASES: dict[str, tuple[ToolLog, dict[str, tuple[str, str]]]] = {
     ),
     "one model on 380 prompts": (
         log(asked_of(380, MODEL), "inspect"),
-        {"routing": ("no", "ask 380 of the prompts of a second model: about $0.456 at the cost of openai/gpt-5.4-mini")},
+        {"routing": ("no", "ask 380 of the prompts of a second model: about $0.456 at the cost of")},
     ),
     "two scores": (
         log([call(i, scores=(RIGHT, Score("short", 1.0))) for i in range(80)]),

@@ -1,0 +1,104 @@
+"""Processor seconds and memory of reading logs of other tools: ``python -m tests.benchmarks.bench_logs [rows] [tool ...]``.
+
+Each file is made of what the tool itself recorded (``tests/evalset/logs``), row after row with ids and texts of their
+own; of Inspect a JSON log, since an archive is read one sample at a time. Each tool is read in a process of its own.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.evalset.test_log_fuzz import CONTENTS
+from tests.evalset.test_log_tools import PRICES
+from workbench.evalset.imports.log_contents import Choices, import_log, ledger_rows
+from workbench.evalset.imports.log_tools import TOOLS, read_log
+from workbench.evalset.imports.logs import Repairs
+
+
+def many(tool: str, rows: int, folder: Path) -> None:
+    """Write a log of about so many rows."""
+    for name, held in CONTENTS[tool].items():
+        if isinstance(held, bytes):
+            continue
+        (folder / name).parent.mkdir(exist_ok=True)
+        if isinstance(held, dict) and "model_source" in held:
+            (folder / name).write_text(json.dumps(held))
+            continue
+        source = held["results"]["results"] if tool == "promptfoo" else held["samples"] if tool == "inspect" else held
+        with (folder / name).with_suffix(".jsonl" if tool != "inspect" else ".json").open("w") as file:
+            if tool == "inspect":
+                file.write(f'{{"eval": {json.dumps(held["eval"])}, "samples": [')
+            for i in range(rows):
+                text = json.dumps(own(tool, source[i % len(source)], i // len(source)))
+                file.write(f"{',' if i else ''}{text}" if tool == "inspect" else f"{text}\n")
+            file.write("]}" if tool == "inspect" else "")
+
+
+def own(tool: str, row: dict[str, Any], i: int) -> dict[str, Any]:
+    """A row with ids and a text of its own."""
+    if tool == "promptfoo":
+        return {**row, "vars": {"q": str(i)}, "prompt": {**row["prompt"], "raw": f"question {i}"}}
+    if tool == "inspect":
+        return {**row, "id": f"{row['id']} {i}", "input": f"{row['input']} {i}"}
+    if tool == "lm-eval":
+        return {**row, "doc_id": row["doc_id"] + 3 * i, "doc_hash": f"{i:08x}{row['doc_hash']}"}
+    text = json.dumps(row)
+    for word in ("traceId", "spanId", "parentSpanId", "trace_id", "custom_id", "litellm_call_id", '"id'):
+        text = text.replace(f'{word}": "', f'{word}": "{i:08x}', 1) if "Id" not in word else text
+    if "resourceSpans" in row:
+        for scope in row["resourceSpans"][0]["scopeSpans"]:
+            scope = json.loads(json.dumps(scope))
+            for span in scope["spans"]:
+                span["traceId"] = f"{i:08x}{span['traceId'][8:]}"
+            return {"resourceSpans": [{**row["resourceSpans"][0], "scopeSpans": [scope]}]}
+    return dict(json.loads(text))
+
+
+def measured(tool: str, rows: int) -> str:
+    """One line of the table: seconds to read, to import, to make rows of the ledger; peak memory."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "in"
+        folder.mkdir()
+        many(tool, rows, folder)
+        size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6
+        before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, time.process_time()
+        log = read_log(tool, [folder])
+        read = time.process_time() - started
+        costs = {call.model: 1.0 for call in log.calls if call.usd is None and tool in ("inspect", "lm-eval")}
+        score = {"inspect": "match", "lm-eval": "acc,none"}.get(tool, "")
+        started = time.process_time()
+        told: list[str] = []
+        try:
+            import_log(log, Path(place) / "out", PRICES, choices=Choices(score, Repairs(costs=costs)), tell=told.append)
+            written = f"{time.process_time() - started:6.1f}"
+        except Exception as error:  # noqa: BLE001 - one model in the file is no outcome: the reading is what is timed
+            written = f"{type(error).__name__:>6}"
+        started = time.process_time()
+        count = len(ledger_rows(log, PRICES, "eval"))
+        booked = time.process_time() - started
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return (
+            f"{tool:<14}{log.read:>9,}{count:>9,}{len(log.aside):>6}{size:>8.0f}{read:>8.1f}{written:>8}{booked:>8.1f}"
+            f"{peak - before:>8.0f}"
+        )
+
+
+def main() -> None:
+    """Measure each tool in a process of its own."""
+    rows, *tools = sys.argv[1:] or ["100000"]
+    if tools[:1] == ["--one"]:
+        print(measured(tools[1], int(rows)))
+        return
+    print("tool               rows    calls aside      MB  read s write s  ledger s  MiB")
+    for tool in tools or TOOLS:
+        command = [sys.executable, "-m", "tests.benchmarks.bench_logs", rows, "--one", tool]
+        print(subprocess.run(command, check=True, capture_output=True, text=True).stdout, end="", flush=True)
+
+
+if __name__ == "__main__":
+    main()
