@@ -1,7 +1,7 @@
-"""Processor seconds and memory of reading logs of other tools: ``python -m tests.benchmarks.bench_logs [rows] [tool ...]``.
+"""Seconds and memory of reading others' logs: ``python -m tests.benchmarks.bench_logs [rows] [tool ...]``.
 
 Each file is made of what the tool itself recorded (``tests/evalset/logs``), row after row with ids and texts of their
-own; of Inspect a JSON log, since an archive is read one sample at a time. Each tool is read in a process of its own.
+own; seconds are the processor's; of Inspect a JSON log, since an archive is read one sample at a time. Each tool is read in a process of its own.
 """
 
 import json
@@ -30,13 +30,14 @@ def many(tool: str, rows: int, folder: Path) -> None:
             (folder / name).write_text(json.dumps(held))
             continue
         source = held["results"]["results"] if tool == "promptfoo" else held["samples"] if tool == "inspect" else held
-        with (folder / name).with_suffix(".jsonl" if tool != "inspect" else ".json").open("w") as file:
-            if tool == "inspect":
-                file.write(f'{{"eval": {json.dumps(held["eval"])}, "samples": [')
+        if tool == "inspect":
+            for model in ("small", "large"):
+                texts = ",".join(json.dumps(own(tool, source[i % 6], i // 6)) for i in range(rows // 2))
+                (folder / f"{model}.json").write_text(f'{{"eval": {{"model": "{model}"}}, "samples": [{texts}]}}')
+            continue
+        with (folder / name).with_suffix(".jsonl").open("w") as file:
             for i in range(rows):
-                text = json.dumps(own(tool, source[i % len(source)], i // len(source)))
-                file.write(f"{',' if i else ''}{text}" if tool == "inspect" else f"{text}\n")
-            file.write("]}" if tool == "inspect" else "")
+                file.write(json.dumps(own(tool, source[i % len(source)], i // len(source))) + "\n")
 
 
 def own(tool: str, row: dict[str, Any], i: int) -> dict[str, Any]:
@@ -74,7 +75,13 @@ def measured(tool: str, rows: int) -> str:
         started = time.process_time()
         told: list[str] = []
         try:
-            import_log(log, Path(place) / "out", PRICES, choices=Choices(score, Repairs(costs=costs)), tell=told.append)
+            import_log(
+                log,
+                Path(place) / "out",
+                PRICES,
+                choices=Choices(score, Repairs(costs=costs, drop_incomplete=True)),
+                tell=told.append,
+            )
             written = f"{time.process_time() - started:6.1f}"
         except Exception as error:  # noqa: BLE001 - one model in the file is no outcome: the reading is what is timed
             written = f"{type(error).__name__:>6}"
@@ -92,12 +99,13 @@ def main() -> None:
     """Measure each tool in a process of its own."""
     rows, *tools = sys.argv[1:] or ["100000"]
     if tools[:1] == ["--one"]:
-        print(measured(tools[1], int(rows)))
+        sys.stdout.write(measured(tools[1], int(rows)) + "\n")
         return
-    print("tool               rows    calls aside      MB  read s write s  ledger s  MiB")
+    sys.stdout.write("tool               rows    calls aside      MB  read s write s  ledger s  MiB\n")
     for tool in tools or TOOLS:
         command = [sys.executable, "-m", "tests.benchmarks.bench_logs", rows, "--one", tool]
-        print(subprocess.run(command, check=True, capture_output=True, text=True).stdout, end="", flush=True)
+        sys.stdout.write(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from workbench.evalset.imports.log_contents import (
     ledger_rows,
 )
 from workbench.evalset.imports.log_tools import TOOLS, read_log, tool_of
-from workbench.evalset.imports.logs import Repairs
+from workbench.evalset.imports.logs import Repairs, import_outcomes
 from workbench.evalset.imports.tool_log import ToolLog, cost_nanos, priced_as
 from workbench.evalset.outcomes import load_outcomes
 from workbench.evalset.traffic import load_stream
@@ -156,6 +156,21 @@ def test_a_question_of_the_evalset_keeps_its_id_in_the_run(tmp_path):
     lines(tmp_path / "queries.jsonl", [{"_id": "q7", "text": "How do I join frames?"}])
     import_log(read("openinference"), tmp_path, PRICES)
     assert "q7" in set(read_run(tmp_path / RUN)["query_id"])
+
+
+def test_answers_that_nobody_scored_are_graded_and_become_outcomes(tmp_path):
+    asked = [{"custom_id": n, "body": {"model": m, "messages": [{"role": "user", "content": "why?"}]}}
+             for n, m in (("one", "gpt-5.4-mini"), ("two", "gpt-5.4-nano"))]  # fmt: skip
+    lines(tmp_path / "input.jsonl", asked)
+    lines(tmp_path / "output.jsonl", [batch("one"), batch("two", "gpt-5.4-nano")])
+    (path,) = import_log(read_log("openai-batch", [tmp_path]), tmp_path / "out", PRICES)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(row["model"], row["answer"], row["quality"]) for row in rows] == [
+        ("gpt-5.4-mini", "4", None), ("gpt-5.4-nano", "4", None),
+    ]  # fmt: skip
+    graded = lines(tmp_path / "graded.jsonl", [row | {"quality": 1, "prompt_id": "p"} for row in rows])
+    found = load_outcomes(import_outcomes(graded, tmp_path / "routing"))
+    assert found.cost_usd.tolist() == [[row["cost_usd"] for row in reversed(rows)]]
 
 
 def test_people_s_scores_stand_apart_from_models(tmp_path):

@@ -67,7 +67,7 @@ CASES: dict[str, tuple[ToolLog, dict[str, tuple[str, str]]]] = {
     ),
     "traffic with repeats": (
         log([call(i, prompt=f"question {i % 500}?") for i in range(2000)]),
-        {"caching": ("yes", "labelled pairs"), "routing": ("no", "scores of the answers"), "costs": ("yes", "")},
+        {"caching": ("yes", "labelled pairs"), "routing": ("no", "a score of each answer"), "costs": ("yes", "")},
     ),
     "traffic with few repeats": (
         log([call(i, prompt=f"question {i % 290}?") for i in range(300)]),

@@ -12,7 +12,7 @@ from workbench.caching.certify import hits_needed
 from workbench.errors import ConfigError, EvalsetError
 from workbench.evalset.gates import default_policy
 from workbench.evalset.imports.log_contents import (
-    EVALS,
+    NO_TRAFFIC,
     Choices,
     given_scores,
     outcomes_in,
@@ -82,7 +82,7 @@ def _retrieval(log: ToolLog) -> LogAnswer:
 def _routing(log: ToolLog, prices: PriceTable, score: str) -> LogAnswer:
     known = scores_of(log)
     if not known:
-        return LogAnswer("routing", "no", "no score says which answers are good", "scores of the answers")
+        return LogAnswer("routing", "no", "no score says which answers are good", "a score of each answer")
     try:
         name = primary_score(log, score)
     except ConfigError:
@@ -148,8 +148,8 @@ def _usd(call: LoggedCall, prices: PriceTable) -> float | None:
 
 
 def _caching(log: ToolLog) -> LogAnswer:
-    if log.tool in EVALS:
-        return LogAnswer("caching", "no", "prompts of a test are no traffic", "a log of production")
+    if log.tool in NO_TRAFFIC:
+        return LogAnswer("caching", "no", "prompts of a test or a batch are no traffic", "a log of production")
     asked = requests_in(log)
     if not asked:
         needs = "the texts of requests: let your tracing keep what is asked"

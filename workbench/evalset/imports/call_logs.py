@@ -161,7 +161,7 @@ def _litellm_call(line: int, row: dict[str, Any]) -> LoggedCall:
         call_id=text_at(row, "litellm_call_id")
         or text_at(metadata, "litellm_call_id")
         or text_at(row, "request_id", "id"),
-        trace_id=text_at(row, "trace_id", "session_id"),
+        trace_id=text_at(row, "trace_id"),
         prompt=question_in(asked) if asked != {} else "",
         output=text_in(at(json_in(row.get("response")), "choices.0.message")),
         error=error if failed else "",

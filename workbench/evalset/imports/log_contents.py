@@ -29,7 +29,9 @@ PEOPLE, VERDICTS, RUN, ASKED, STREAM = (
     "asked.jsonl",
     "stream.parquet",
 )
+ANSWERS = "answers.jsonl"
 EVALS = ("promptfoo", "inspect", "lm-eval")  # their calls were made to measure: nobody asked them
+NO_TRAFFIC = (*EVALS, "openai-batch")
 _BY_HAND = "Who asked these prompts and when, how right and wrong were told apart, what the costs are"
 
 
@@ -47,8 +49,8 @@ def import_log(
     """Write into the evalset folder ``out`` everything that a log holds for the notebooks; gives the files.
 
     ``outcomes.parquet`` from scores, ``stream.parquet`` from the requests of users, ``retrieved.run`` with
-    ``asked.jsonl`` from searches, ``labels.jsonl`` from people's scores and ``verdicts.jsonl`` from models'. What
-    cannot be made is told with the reason.
+    ``asked.jsonl`` from searches, ``labels.jsonl`` from people's scores and ``verdicts.jsonl`` from models'; answers
+    that nobody scored go to ``answers.jsonl``, to be graded. What cannot be made is told with the reason.
 
     Raises
     ------
@@ -60,13 +62,18 @@ def import_log(
     choices, notes, parts = choices or Choices(), list[str](), dict[str, bytes]()
     reasons = list[str]()
     try:
-        parts[FILE] = _parquet(outcomes_in(log, prices, choices, notes))
-    except EvalsetError as error:
-        if log.tool in EVALS:
+        of_outcomes = list[str]()
+        parts[FILE] = _parquet(outcomes_in(log, prices, choices, of_outcomes))
+        notes += of_outcomes
+    except (EvalsetError, ConfigError) as error:
+        if log.tool in EVALS or choices.score:
             raise
         reasons.append(f"no outcomes: {str(error).partition(chr(10))[0]}")
-    if log.tool not in EVALS and (requests := stream_in(log, notes)) is not None:
+    if log.tool not in NO_TRAFFIC and (requests := stream_in(log, notes)) is not None:
         parts[STREAM] = _parquet(requests)
+    if not scores_of(log) and (unscored := answers_in(log, prices)):
+        parts[ANSWERS] = unscored.encode()
+        notes.append(f"{ANSWERS}: fill `quality`, 0 to 1, then: workbench import outcomes {ANSWERS} --name ANOTHER")
     if log.searches:
         parts[RUN], parts[ASKED] = run_in(log, out)
     parts |= {name: text.encode() for name, text in label_files(log, notes).items() if text}
@@ -249,6 +256,20 @@ def run_in(log: ToolLog, out: Path) -> tuple[bytes, bytes]:
             lines.append(f"{name} Q0 {doc} {place} {score!r} {log.tool}\n")
     rows = (json.dumps({"_id": name, "text": text}, ensure_ascii=False) + "\n" for name, text in asked.items())
     return "".join(lines).encode("utf-8", "replace"), "".join(rows).encode("utf-8", "replace")
+
+
+def answers_in(log: ToolLog, prices: PriceTable) -> str:
+    """Lines of answers with an empty ``quality``, in the columns of outcomes; "" if no answer is in the log."""
+    lines, seen = list[str](), Counter[tuple[str, str]]()
+    for call in log.calls:
+        if call.prompt.strip() and (call.output or call.error):
+            key = (call.prompt_id or content_hash(call.prompt)[:16], named(call))
+            values = dict(zip(_OUTCOME_SCHEMA, _outcome(call, None, key[0], seen[key], prices), strict=False))
+            row = {name: value for name, value in values.items() if value is not None and name != "line"}
+            graded = {"answer": call.output, "quality": 0.0 if call.error else None}
+            lines.append(json.dumps(row | graded, ensure_ascii=False) + "\n")
+            seen[key] += 1
+    return "".join(lines)
 
 
 def given_scores(log: ToolLog) -> Iterator[tuple[str, str, Score]]:
