@@ -1,10 +1,12 @@
 """Seconds and memory of reading others' logs: ``python -m tests.benchmarks.bench_logs [rows] [tool ...]``.
 
 Each file is made of what the tool itself recorded (``tests/evalset/logs``), row after row with ids and texts of their
-own; seconds are the processor's; of Inspect a JSON log, since an archive is read one sample at a time. Each tool is read in a process of its own.
+own; of Inspect JSON logs, since an archive is read one sample at a time. Each tool is read in a process of its own,
+whose processor time counts.
 """
 
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -49,14 +51,10 @@ def own(tool: str, row: dict[str, Any], i: int) -> dict[str, Any]:
     if tool == "lm-eval":
         return {**row, "doc_id": row["doc_id"] + 3 * i, "doc_hash": f"{i:08x}{row['doc_hash']}"}
     text = json.dumps(row)
-    for word in ("traceId", "spanId", "parentSpanId", "trace_id", "custom_id", "litellm_call_id", '"id'):
-        text = text.replace(f'{word}": "', f'{word}": "{i:08x}', 1) if "Id" not in word else text
-    if "resourceSpans" in row:
-        for scope in row["resourceSpans"][0]["scopeSpans"]:
-            scope = json.loads(json.dumps(scope))
-            for span in scope["spans"]:
-                span["traceId"] = f"{i:08x}{span['traceId'][8:]}"
-            return {"resourceSpans": [{**row["resourceSpans"][0], "scopeSpans": [scope]}]}
+    for name in ("traceId", "trace_id", "custom_id", "litellm_call_id", "id"):
+        text = text.replace(f'"{name}": "', f'"{name}": "{i:08x}', 1)
+    if "resourceSpans" in row:  # an id in hex keeps its length
+        text = re.sub(r'"traceId": "(.{8}).{8}', r'"traceId": "\1', text, count=1)
     return dict(json.loads(text))
 
 

@@ -385,7 +385,6 @@ def _mlflow_span(
     if not model:
         raise Unusable("a call of a model that names none")
     tokens = said.get("mlflow.chat.tokenUsage")
-    beside = said.get("mlflow.message.format") == "anthropic"
     status = first(span, "status.code", "status_code")
     failed = str(status) in ("STATUS_CODE_ERROR", "ERROR", "2")
     started, latency = latency_between(
@@ -406,7 +405,7 @@ def _mlflow_span(
             at(tokens, "output_tokens"),
             cache_read=at(tokens, "cache_read_input_tokens"),
             cache_write=at(tokens, "cache_creation_input_tokens"),
-            inside=not beside,
+            inside=True,
         ),
         usd=usd_of("cost", at(said.get("mlflow.llm.cost"), "total_cost")),
         latency_ms=None if failed else latency,

@@ -366,7 +366,7 @@ def _lm_eval_model(path: Path) -> tuple[str, str]:
         raise EvalsetError(f"{path}: which model was it? {results.name} beside it tells that, and is not there")
     document = document_of(results)
     model = text_at(document, "model_name")
-    if model and model not in json.dumps(at(document, "config.model_args") or ""):
+    if not model or model not in json.dumps(at(document, "config.model_args") or ""):
         model = text_at(document, "model_source", "config.model")  # a name that lm-eval has made up anew for each run
     if not model:
         raise EvalsetError(f"{results} names no model (model_name, config.model)")
