@@ -107,7 +107,8 @@ def load(data: st.DataObject, tool: str, base: Path) -> None:
     fits = {"inspect": "match", "lm-eval": "acc,none"}.get(tool, "")
     score = data.draw(st.sampled_from([fits, fits, fits, "", "correct"]))
     costs = {"inspect": {"mockllm/small": 1.0, "mockllm/large": 2.0}, "lm-eval": {"a": 1.0, "b": 2.0}}.get(tool, {})
-    choices = Choices(score, Repairs(costs=costs, drop_incomplete=data.draw(st.integers(0, 3)) > 0))
+    dropped = bool(costs) and data.draw(st.integers(0, 3)) > 0  # a choice that cannot be kept is an error
+    choices = Choices(score, Repairs(costs=costs, drop_incomplete=dropped))
     logs = []
 
     def whole() -> None:

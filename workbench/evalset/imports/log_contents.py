@@ -59,16 +59,31 @@ def import_log(
     ConfigError
         If a score or a model that is named is not there.
     """
-    choices, notes, parts = choices or Choices(), list[str](), dict[str, bytes]()
-    reasons = list[str]()
+    notes = list[str]()
+    parts = _parts(log, out, prices, choices or Choices(), notes)
+    if there := [name for name in parts if (out / name).exists()]:
+        raise EvalsetError(f"{out} has {', '.join(there)} already; remove it or import under another name")
+    if FILE in parts and not (out / "gates.toml").exists():
+        parts["gates.toml"] = GATES.encode()
+    notes = [*log.told(), *notes, *cost_lines(log, prices)]
+    card = import_card({path: () for path in log.files}, _BY_HAND, notes)
+    done = [add_file(out, name, data, card=card) for name, data in parts.items()]
+    for line in notes:
+        tell(line)
+    return done
+
+
+def _parts(log: ToolLog, out: Path, prices: PriceTable, choices: Choices, notes: list[str]) -> dict[str, bytes]:
+    """Files that can be made of a log, by name."""
+    parts = dict[str, bytes]()
     try:
         of_outcomes = list[str]()
         parts[FILE] = _parquet(outcomes_in(log, prices, choices, of_outcomes))
         notes += of_outcomes
     except (EvalsetError, ConfigError) as error:
-        if log.tool in EVALS or choices.score:
+        if log.tool in EVALS or choices != Choices():
             raise
-        reasons.append(f"no outcomes: {str(error).partition(chr(10))[0]}")
+        notes.append(f"no outcomes: {str(error).partition(chr(10))[0]}")
     if log.tool not in NO_TRAFFIC and (requests := stream_in(log, notes)) is not None:
         parts[STREAM] = _parquet(requests)
     if not scores_of(log) and (unscored := answers_in(log, prices)):
@@ -78,17 +93,8 @@ def import_log(
         parts[RUN], parts[ASKED] = run_in(log, out)
     parts |= {name: text.encode() for name, text in label_files(log, notes).items() if text}
     if not parts:
-        raise EvalsetError(f"{log.tool}: nothing here for a notebook; {'; '.join(reasons) or 'no call, no search'}")
-    if there := [name for name in parts if (out / name).exists()]:
-        raise EvalsetError(f"{out} has {', '.join(there)} already; remove it or import under another name")
-    notes += [*cost_lines(log, prices), *reasons]
-    if FILE in parts and not (out / "gates.toml").exists():
-        parts["gates.toml"] = GATES.encode()
-    card = import_card({path: () for path in log.files}, _BY_HAND, [*log.told(), *notes])
-    done = [add_file(out, name, data, card=card) for name, data in parts.items()]
-    for line in [*log.told(), *notes]:
-        tell(line)
-    return done
+        raise EvalsetError(f"{log.tool}: nothing here for a notebook; {'; '.join(notes) or 'no call, no search'}")
+    return parts
 
 
 def _parquet(frame: pl.DataFrame) -> bytes:

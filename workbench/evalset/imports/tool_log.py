@@ -154,7 +154,7 @@ class ToolLog:
 
     def told(self) -> list[str]:
         """Lines on what was read, used and set aside; of each reason the first lines."""
-        used = self.read - self.spare - len({(d.file, d.line) for d in self.aside})
+        used = self.read - self.spare - len(self.aside)
         spare = f", {self.spare:,} are of other work" if self.spare else ""
         out = [f"{self.tool}: {self.read:,} rows read, {used:,} used, {len(self.aside):,} set aside{spare}"]
         reasons: dict[tuple[str, str], list[int]] = {}
