@@ -10,7 +10,7 @@ from workbench.cli.import_commands import dollars, evalset_folder, import_app
 from workbench.cli.lines import named_values, say
 from workbench.errors import ConfigError
 
-# Names and what is read, as `workbench.evalset.imports.log_tools` has them: a help page must not import the readers.
+# What is read of each tool of `workbench.evalset.imports.log_tools`: a help page must not import the readers.
 TOOLS = {
     "promptfoo": "results of promptfoo eval -o out.json or out.jsonl",
     "inspect": "logs of Inspect, .eval or .json, one for each model",

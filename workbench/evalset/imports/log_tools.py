@@ -21,23 +21,22 @@ _TABLES = (".csv", ".tsv", ".parquet")
 
 @dataclass(frozen=True, slots=True)
 class LogTool:
-    """One tool: its reader, what its calls are for, and what is read, for the help of its command."""
+    """One tool: its reader, and what its calls were for if nobody says."""
 
     read: Callable[[Sequence[Path]], ToolLog]
     purpose: Literal["product", "eval"]
-    reads: str
 
 
 TOOLS: Mapping[str, LogTool] = MappingProxyType({
-    "promptfoo": LogTool(read_promptfoo, "eval", "results of promptfoo eval -o out.json or out.jsonl"),
-    "inspect": LogTool(read_inspect, "eval", "logs of Inspect, .eval or .json, one for each model"),
-    "lm-eval": LogTool(read_lm_eval, "eval", "the folder of lm_eval --log_samples --output_path"),
-    "openai-batch": LogTool(read_openai_batch, "eval", "batch output, error and input files (.jsonl)"),
-    "litellm": LogTool(read_litellm, "product", "spend logs or callback payloads: .jsonl, .csv, .parquet"),
-    "otlp": LogTool(read_otlp, "product", "OTLP as JSON, with GenAI, OpenInference or Langfuse attributes"),
-    "langfuse": LogTool(read_langfuse, "product", "exports of observations and scores: .jsonl, .csv, .parquet"),
-    "openinference": LogTool(read_openinference, "product", "OTLP as JSON, or spans that Phoenix exported"),
-    "mlflow": LogTool(read_mlflow, "product", "traces: a trace.to_json() a line, or the table of search_traces"),
+    "promptfoo": LogTool(read_promptfoo, "eval"),
+    "inspect": LogTool(read_inspect, "eval"),
+    "lm-eval": LogTool(read_lm_eval, "eval"),
+    "openai-batch": LogTool(read_openai_batch, "eval"),
+    "litellm": LogTool(read_litellm, "product"),
+    "otlp": LogTool(read_otlp, "product"),
+    "langfuse": LogTool(read_langfuse, "product"),
+    "openinference": LogTool(read_openinference, "product"),
+    "mlflow": LogTool(read_mlflow, "product"),
 })  # fmt: skip
 
 
