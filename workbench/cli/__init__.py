@@ -14,6 +14,7 @@ from workbench.cli.feedback_commands import feedback_app
 from workbench.cli.import_commands import import_app
 from workbench.cli.job_commands import diff, jobs_app, replay, run_sweep
 from workbench.cli.lines import named_values, say, say_error, write_file
+from workbench.cli.log_commands import inspect
 from workbench.cli.project_commands import compare, init, new, report, verify
 from workbench.config import Settings, SystemClock, load_settings, require_writable
 from workbench.errors import ConfigError, WorkbenchError
@@ -262,6 +263,7 @@ app.command()(verify)
 app.command()(budgets)
 app.command()(costs)
 app.command()(layers)
+app.command()(inspect)
 app.command()(trace)
 app.add_typer(jobs_app, name="jobs")
 app.command()(replay)

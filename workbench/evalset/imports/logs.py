@@ -38,7 +38,7 @@ NAMES: Names = {
 _PICKLES = (".pkl", ".pickle", ".joblib")
 _LM_EVAL = {"doc_id", "resps", "filter"}
 _BY_HAND = "Who asked these prompts and when, how right and wrong were told apart, what the costs are"
-_GATES = """# What each notebook must show. A margin is a product decision: what would a lost point cost you?
+GATES = """# What each notebook must show. A margin is a product decision: what would a lost point cost you?
 [routing]
 metric = "correctness"
 margin = 0.02
@@ -111,12 +111,12 @@ def import_outcomes(path: Path, out: Path, *, repairs: Repairs | None = None, te
     notes += [
         f"{c}: seconds or milliseconds? --rename {c}={c}_ms, or {c}_s" for c in rest if c.lower().endswith("latency")
     ]
-    frame = _checked(_frame(path, calls, notes), path, columns, repairs, notes)
+    frame = checked(_frame(path, calls, notes), path, columns, repairs, notes)
     outcomes_of(frame, str(path))
     with new_folder(out) as folder:
         frame.select(schema_columns(frame)).write_parquet(folder / FILE)
         (folder / "card.md").write_text(import_card({path: rest}, _BY_HAND, notes), encoding="utf-8")
-        (folder / "gates.toml").write_text(_GATES, encoding="utf-8")
+        (folder / "gates.toml").write_text(GATES, encoding="utf-8")
     tell_left_out({path: rest}, notes, tell)
     return out
 
@@ -218,10 +218,13 @@ def _call(cells: Mapping[str, Any]) -> dict[str, Any]:
     return row
 
 
-def _checked(
+def checked(
     frame: pl.DataFrame, path: Path, columns: Mapping[str, str], repairs: Repairs, notes: list[str]
 ) -> pl.DataFrame:
-    """Rows that are whole: ids that are the prompts', repeats, answers to every prompt, costs."""
+    """Rows that are whole: ids that are the prompts', repeats, answers to every prompt, costs.
+
+    ``columns`` are ours by the file's, as far as it has them.
+    """
     _refuse_call_ids(frame, path, columns)
     frame = _repeated(_uncached(frame, notes), path, given="repeat" in columns, notes=notes)
     frame = _common_texts(frame, notes) if repairs.texts == "most_common" else frame
