@@ -143,6 +143,27 @@ def replay_table(results: Sequence[tuple[str, CacheResult, int, float | None]]) 
     return Table(columns, tuple(rows), caption)
 
 
+def added_table(results: Sequence[CacheResult]) -> Table:
+    """What each verifier costs, beside the hits that it adds to the best cache without one that is certified."""
+    plain = max((r.hit_rate for r in results if not r.arm.verifier and _serves(r)), default=0.0)
+    columns = (
+        Column("cache"), Column("certified"), Column("least probability", "number", digits=3),
+        Column("checks per 1,000 requests", "number", digits=0), Column("USD of checks per 1,000 requests", "usd"),
+        Column("hit rate", "share"), Column("added to the best without a verifier", "share"),
+    )  # fmt: skip
+    rows: list[tuple[Value, ...]] = []
+    for r in results:
+        if used := r.arm.verifier:
+            added = r.hit_rate - plain if _serves(r) else None
+            usd = 1000 * r.check_rate * used.usd_per_check
+            rows.append((r.arm.name, _serves(r), used.least, 1000 * r.check_rate, usd, r.hit_rate, added))
+    return Table(columns, tuple(rows), "Verifiers. What a check costs, beside the hits it adds on the test part")
+
+
+def _serves(result: CacheResult) -> bool:
+    return result.arm.kind == "exact" or bool(result.certificate and result.certificate.certified)
+
+
 def break_even_table(results: Sequence[CacheResult], call_usd: float) -> Table:
     """What a false hit may cost at most before the tier loses money: saving of a hit by false-hit rate."""
     columns = (
