@@ -5,6 +5,7 @@ customer, family and feature with the same reference answer, and the two texts o
 together. That two texts of one family do *not* share one is known only of the labelled pairs, so each family brings
 in, for each feature, one group of texts that share an answer, or the two sides of one dev pair that must differ; its
 other texts are left out. Different families ask about different things, and a cache serves within one feature only.
+Pairs with a ``batch`` were written after the traffic was planned: they judge caches, and nobody asks them.
 
 ``same_words`` holds texts that several customers ask word for word: each names, for each customer, the question whose
 answer it needs. Its family then brings in the group that holds it.
@@ -116,7 +117,7 @@ def topics_of(queries: Iterable[Query], pairs: Iterable[Any], plan: Plan) -> lis
     """One topic for each customer, family and feature, in alphabetical order; ``pairs`` as `traffic.Pair`."""
     queries = list(queries)
     shared = _same_words(queries, plan)
-    pairs = [*pairs, *shared]
+    pairs = [*(pair for pair in pairs if not pair.batch), *shared]
     groups, places = _answer_groups(queries, pairs)
     wanted = {groups[one.tenant_id, one.query_b] for one in shared}
     scopes: dict[tuple[str, str, str], list[frozenset[Node]]] = defaultdict(list)
@@ -312,7 +313,10 @@ class RequestStream:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two questions and whether one answer serves both; ``kind`` names what makes the pair hard."""
+    """Two questions and whether one answer serves both.
+
+    ``kind`` names what makes the pair hard, ``batch`` the later writing that it belongs to ("" for the first).
+    """
 
     pair_id: str
     query_a: str
@@ -322,6 +326,7 @@ class Pair:
     cluster: str = ""
     tenant_id: str = DEFAULT_TENANT
     split: str = "test"
+    batch: str = ""
 
 
 def load_stream(folder: Path) -> RequestStream:
@@ -473,5 +478,7 @@ def _pair(row: Mapping[str, Any]) -> Pair:
     if split not in ("dev", "test"):
         raise Unusable(f'"split" must be dev or test, found {shown(split)}')
     key = id_text("id", row.get("id")) or content_hash(a, b)[:12]
-    kind, cluster, tenant = (name_text(name, row.get(name)) for name in ("kind", "cluster", "tenant_id"))
-    return Pair(key, a, b, same, kind, cluster or key, tenant or DEFAULT_TENANT, str(split))
+    kind, cluster, tenant, batch = (
+        name_text(name, row.get(name)) for name in ("kind", "cluster", "tenant_id", "batch")
+    )
+    return Pair(key, a, b, same, kind, cluster or key, tenant or DEFAULT_TENANT, str(split), batch)
