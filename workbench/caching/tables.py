@@ -114,12 +114,25 @@ def certificate_table(found: Sequence[tuple[str, Certificate]], alpha: float) ->
     """Thresholds that are certified, and what the others lack."""
     columns = (
         Column("arm"), Column("certified"), Column("hits", "count"),
-        Column("false", "count"), Column("rate", "number", digits=4), Column("upper bound", "number", digits=4),
-        Column("if hits were independent", "number", digits=4), Column("clusters", "count"),
+        Column("false", "count"), Column("rate", "number", digits=4),
+        Column("at most, of new intents", "number", digits=4), Column("at most, of these alone", "number", digits=4),
+        Column("clusters", "count"), Column("that count", "number", digits=0),
         Column("design effect", "number", digits=1), Column("note"),
     )  # fmt: skip
     rows = tuple(
-        (name, c.certified, c.hits, c.false, c.rate, c.high, c.exact_high, c.clusters, c.design_effect, c.note)
+        (
+            name,
+            c.certified,
+            c.hits,
+            c.false,
+            c.rate,
+            c.high,
+            c.exact_high,
+            c.clusters,
+            c.effective_clusters,
+            c.design_effect,
+            c.note,
+        )
         for name, c in found
     )
     return Table(
