@@ -14,7 +14,7 @@ allows for one unseen that makes an eighth of them (`UNSEEN`), and nothing is cl
 count (`effective_clusters`). Where one intent makes more of the traffic than that, it needs a certificate of its own.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -407,7 +407,15 @@ class Trial:
     hit_rate: float
 
 
-def simulate(counts: Counts, alpha: float, confidence: float, *, draws: int, seed: int = 0) -> list[Trial]:
+def simulate(
+    counts: Counts,
+    alpha: float,
+    confidence: float,
+    *,
+    draws: int,
+    seed: int = 0,
+    methods: Sequence[str] = tuple(METHODS),
+) -> list[Trial]:
     """Draw calibration sets from all pairs, half as many, and see how often each method's promise is broken.
 
     Pairs are drawn one by one (iid), and by whole clusters, as many as there are, with replacement. Broken =
@@ -421,11 +429,11 @@ def simulate(counts: Counts, alpha: float, confidence: float, *, draws: int, see
     truth, hit_rate = counts.rate, counts.hits.sum(0) / counts.requests.sum()
     trials = []
     for design, draw in designs.items():
-        places: dict[str, list[int | None]] = {name: [] for name in METHODS}
+        places: dict[str, list[int | None]] = {name: [] for name in methods}
         for _ in range(draws):
             drawn = draw()
-            for name, method in METHODS.items():
-                places[name].append(method(drawn, alpha, confidence))
+            for name in methods:
+                places[name].append(METHODS[name](drawn, alpha, confidence))
         for name, found in places.items():
             kept = [i for i in found if i is not None]
             broken, hits = sum(truth[i] > alpha for i in kept), sum(hit_rate[i] for i in kept)

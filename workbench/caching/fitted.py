@@ -22,7 +22,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from workbench.caching.guard import Guard, content_of, load_words, root_of, without_typos
+from workbench.caching.guard import GRAVE, Guard, content_of, load_words, root_of, without_typos
 from workbench.errors import ConfigError
 from workbench.evalset.gates import PairLimit
 from workbench.evalset.traffic import Pair
@@ -365,14 +365,22 @@ class Fit:
         return out
 
 
-def fit_verifier(pairs: Sequence[Pair], limit: PairLimit, encoder_id: str, vectors: Vectors) -> Fit:
+def fit_verifier(
+    pairs: Sequence[Pair],
+    limit: PairLimit,
+    encoder_id: str,
+    vectors: Vectors,
+    *,
+    guard: Guard | None = None,
+    n_made: int = MADE,
+) -> Fit:
     """Learn on dev pairs and made-up ones; the least probability is chosen on what was held out.
 
-    It is the lowest at which pairs of dev that must differ keep the limit, and at most half of the limit's share (of 2 %
-    where it is a count) of all that must differ, made-up ones too, are served: a verifier that just keeps the limit
-    here would be shown to keep it on test in one case of two.
+    It is the lowest at which pairs of dev that must differ, and that the guard does not stop, keep the limit, with none
+    of a grave kind where it is a share; and at which at most half of that share (of 2 % where the limit is a count) of
+    all that must differ are served, made-up ones too: what just keeps the limit here is hardly shown to on test.
     """
-    dev, made = [p for p in pairs if p.split == "dev"], made_pairs()
+    dev, made = [p for p in pairs if p.split == "dev"], made_pairs(n_made)
     further = [*_nearest_of_other_families(dev, vectors), *_in_other_dress(dev)]
     texts: list[TextPair] = [(p.query_b, p.query_a) for p in dev]
     texts += [(a, b) for a, b, *_ in further] + [(m.asked, m.cached) for m in made]
@@ -392,14 +400,19 @@ def fit_verifier(pairs: Sequence[Pair], limit: PairLimit, encoder_id: str, vecto
     slope, offset = _curve(scores, same)
     chance = 1 / (1 + np.exp(-(slope * scores + offset)))
     labelled = np.array([True] * len(dev) + [False] * len(further) + [True] * len(made))
-    least = _least(chance, (same == 0) & labelled, len(dev), limit)
-    every = [replace_curve(trees, slope, offset) for trees in (Trees.fit(x, same, weight), *held_out)]
+    traps = [(p, c) for p, c in zip(dev, chance, strict=False) if not p.same_answer]
+    open_to = [(p, c) for p, c in traps if guard is None or guard.allows(p.query_b, p.query_a)]
+    of_dev = np.array([c for _, c in open_to])
+    grave = max((c for p, c in open_to if p.kind in GRAVE and limit.share is not None), default=0.0)
+    least = _least(chance[(same == 0) & labelled], of_dev, limit.most(len(traps)), (limit.share or DEFAULT_SHARE) / 2)
+    least = max(least, round(grave + 0.001, 3))
+    every = [_behind_curve(trees, slope, offset) for trees in (Trees.fit(x, same, weight), *held_out)]
     final, *rest = (FittedVerifier(encoder_id, least, trees) for trees in every)
     fold_of = {text: order[p.cluster] for p in dev for text in (p.query_a, p.query_b)}
     return Fit(final, tuple(rest), fold_of)
 
 
-def replace_curve(trees: Trees, slope: float, offset: float) -> Trees:
+def _behind_curve(trees: Trees, slope: float, offset: float) -> Trees:
     """The same trees behind another logistic curve."""
     parts = {f.name: getattr(trees, f.name) for f in fields(Trees) if f.init}
     return Trees(**(parts | {"slope": round(slope, 5), "offset": round(offset, 5)}))
@@ -412,15 +425,13 @@ def _curve(scores: Array, same: Array) -> tuple[float, float]:
     return float(found.coef_[0, 0]), float(found.intercept_[0])
 
 
-def _least(chance: Array, differ: npt.NDArray[np.bool_], n_dev: int, limit: PairLimit) -> float:
-    share = (limit.share or DEFAULT_SHARE) / 2
-    wrong, of_dev = np.sort(chance[differ])[::-1], np.sort(chance[:n_dev][differ[:n_dev]])[::-1]
+def _least(wrong: Array, of_dev: Array, most: int, share: float) -> float:
+    """Lowest probability at which at most ``share`` of the wrong ones, and at most so many of dev, are served."""
     for step in range(50, 1000):
         least = step / 1000
-        served, on_dev = int((wrong >= least).sum()), int((of_dev >= least).sum())
-        if served <= share * len(wrong) and on_dev <= limit.most(len(of_dev)):
+        if (wrong >= least).sum() <= share * len(wrong) and (of_dev >= least).sum() <= most:
             return least
-    return 0.999
+    return 1.0
 
 
 Further = tuple[str, str, str, bool]  # two texts, their family, and whether they may share an answer

@@ -131,6 +131,7 @@ def _first_of_line(lines: list[str]) -> Mapping[str, str]:
     return {word: line.split()[0] for line in lines for word in line.split()}
 
 
+GRAVE = ("opposite", "negation", "antonym")  # kinds of pairs whose wrong answer says the contrary
 FEW = 0.4
 _TOKEN = re.compile(r"[^\W\d_]+|\d+(?:[.,:/]\d+)*")
 # quoted values; dotted names; names with an underscore; names before "(" or "="

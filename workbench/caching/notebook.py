@@ -167,7 +167,9 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
             client, model = Client.open(settings, recordings=recordings), name.removeprefix(MODEL)
             usd = model_check_usd(model, self.prices, [(x.query_b, x.query_a) for x in self._pairs[:200]] or [("", "")])
             return ModelVerifier(client, model, usd_per_check=usd, max_cost_usd=p.max_cost_usd)
-        fit = fit_verifier(self._pairs, self.policy.pair_limit, self.embedder.encoder_id, self._vectors)
+        guard = replace(self.guard, wording=False) if self.guard else None
+        limit, encoder_id = self.policy.pair_limit, self.embedder.encoder_id
+        fit = fit_verifier(self._pairs, limit, encoder_id, self._vectors, guard=guard)
         self.fitted = fit.verifier
         families = {x.cluster: fit.fold_of[x.query_a] for x in self._pairs if x.split == "dev"}
         asked = zip(self._stream.queries, self._stream.clusters, strict=True)

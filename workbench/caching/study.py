@@ -9,7 +9,7 @@ import polars as pl
 
 from workbench.caching.certify import GRID, Certificate, Counts, count
 from workbench.caching.claims import CacheArm, CacheResult, PairsServed, bounds_of_pairs, rate_of
-from workbench.caching.guard import Guard
+from workbench.caching.guard import GRAVE, Guard
 from workbench.caching.replay import Replay, Shadow, replay, serve_nothing
 from workbench.caching.verifiers import Allows, Checks, VerifierUsed, check_name
 from workbench.errors import ConfigError, unknown_name
@@ -21,8 +21,6 @@ from workbench.inference.embedding import check_embedder
 from workbench.inference.prices import PriceTable, embed_query
 from workbench.records import Decision
 from workbench.rendering.table import Shown, Table
-
-GRAVE = ("opposite", "negation", "antonym")  # kinds of pairs whose wrong answer says the contrary
 
 
 @dataclass(frozen=True, slots=True)
