@@ -82,10 +82,8 @@ def populations(*, verified: bool) -> Iterator[tuple[str, Counts]]:
 def main(draws: int, *, verified: bool) -> None:
     kept = True
     for name, counts in populations(verified=verified):
-        hit = counts.hits.sum(0)
-        print(
-            f"\n{name}: {hit[-1]:.0f} hits, {len(counts.hits)} clusters that count as {effective_clusters(counts)[-1]:.0f}"
-        )
+        hits, effective = counts.hits.sum(0)[-1], effective_clusters(counts)[-1]
+        print(f"\n{name}: {hits:.0f} hits, {len(counts.hits)} clusters that count as {effective:.0f}")
         for alpha in ALPHAS:
             for trial in simulate(counts, alpha, 0.95, draws=draws, methods=(METHOD,)):
                 allowed = ALLOWED[trial.design]

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from tests.caching.caches import USE, WHO, angle_cache, answer, ask, found, keep
+from tests.evalset.small_evalset import settings_in
+from workbench.caching.cache import load_verifier
 from workbench.caching.fitted import FEATURES, FittedVerifier, features_of, fit_verifier, made_pairs
 from workbench.caching.guard import Guard
 from workbench.caching.verifiers import (
@@ -21,6 +23,7 @@ from workbench.caching.verifiers import (
     verdict_of,
     verdict_of_answer,
 )
+from workbench.codec import to_plain
 from workbench.errors import ConfigError, ProviderError
 from workbench.evalset.gates import PairLimit
 from workbench.evalset.traffic import Pair
@@ -50,6 +53,7 @@ def fit():
     return fit_verifier(pairs, LIMIT, "hash", VECTORS, n_made=700)
 
 
+@pytest.mark.slow
 def test_a_fitted_verifier_comes_back_from_plain_numbers_and_decides_the_same(fit):
     saved = json.loads(json.dumps(fit.verifier.save()))
     again = FittedVerifier.load(saved)
@@ -60,6 +64,7 @@ def test_a_fitted_verifier_comes_back_from_plain_numbers_and_decides_the_same(fi
         FittedVerifier.load(saved | {"features": ["cosine"]})
 
 
+@pytest.mark.slow
 def test_it_tells_made_up_pairs_apart_that_it_has_not_seen_and_keeps_its_share_of_traps(fit):
     made = made_pairs(300, seed=77)
     chance = fit.verifier.probabilities([(m.asked, m.cached) for m in made], VECTORS)
@@ -68,6 +73,7 @@ def test_it_tells_made_up_pairs_apart_that_it_has_not_seen_and_keeps_its_share_o
     assert (chance[~same] >= fit.verifier.least).mean() <= 0.05
 
 
+@pytest.mark.slow
 def test_what_it_has_seen_is_judged_by_what_was_learnt_without_it(fit):
     text = "sort rows by price in table t3"
     pair, fold = (f"please {text}", text), fit.fold_of[text]
@@ -143,6 +149,23 @@ def test_a_name_that_is_no_verifier_is_refused(name):
 def test_verdicts_of_numbers():
     assert verdict_of(0.5, 0.5).agrees
     assert not verdict_of(np.nan, 0.5).agrees
+
+
+@pytest.mark.slow
+def test_a_decision_brings_back_the_verifier_that_was_tested_and_no_other(fit, tmp_path):
+    embedder, settings = HashEmbedder(64), settings_in(tmp_path)
+    used = to_plain(FittedCheck(fit.verifier, VECTORS).used)
+    file = tmp_path / "decisions" / "caching.artefact"
+    with pytest.raises(ConfigError, match="tested with another verifier fitted"):
+        load_verifier(used, settings, tmp_path, embedder, None)
+    file.parent.mkdir()
+    file.write_text(json.dumps({"fitted": fit.verifier.save()}), encoding="utf-8")
+    pair = [("reset my password", "reset my password please")]
+    assert load_verifier(used, settings, tmp_path, embedder, None).check(pair)[0].probability is not None
+    with pytest.raises(ConfigError, match="tested with another verifier fitted"):
+        load_verifier(used | {"sha256": "other"}, settings, tmp_path, embedder, None)
+    with pytest.raises(ConfigError, match="give load_semantic a client="):
+        load_verifier(used | {"name": "model:local/smollm2-135m"}, settings, tmp_path, embedder, None)
 
 
 @dataclass

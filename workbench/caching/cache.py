@@ -411,14 +411,20 @@ def load_semantic(
         )
     engine = engine or open_engine(settings.state_url)
     if used := chosen.get("verifier"):
-        options = {"verifier": _load_verifier(used, settings, folder, embedder, client)} | options
+        options = {"verifier": load_verifier(used, settings, folder, embedder, client)} | options
     return SemanticCache(engine, embedder=embedder, threshold=chosen["threshold"], guard=guard, **options)
 
 
-def _load_verifier(
+def load_verifier(
     used: Mapping[str, Any], settings: Settings, folder: Path, embedder: Embedder, client: Client | None
 ) -> Verifier:
-    """Verifier of a decision, refused where it is not the one that was tested."""
+    """Verifier of a decision.
+
+    Raises
+    ------
+    ConfigError
+        If it is not the one that was tested, or a model without a client to ask it with.
+    """
     name = used["name"]
     found: Verifier | None = None
     if name == FITTED:
