@@ -72,6 +72,8 @@ if TYPE_CHECKING:
         warmup: int = ...,
         embedder: str = ...,
         guard: list[str] = ...,
+        verifiers: list[str] = ...,
+        max_cost_usd: float = ...,
         call_usd: float = ...,
         false_hit_usd: float = ...,
         draws: int = ...,

@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from workbench.caching.certify import Certificate, Counts, korn_graubard
 from workbench.caching.guard import Guard
+from workbench.caching.verifiers import VerifierUsed
 from workbench.evalset.gates import PairLimit
 from workbench.evalset.traffic import Pair
 from workbench.evaluation.compare import spent
@@ -46,6 +47,7 @@ class CacheArm:
     threshold: float | None = None
     guard: Guard | None = None
     encoder_id: str = ""
+    verifier: VerifierUsed | None = None
 
     @property
     def name(self) -> str:
@@ -55,7 +57,13 @@ class CacheArm:
         'semantic@0.89+guard'
         """
         at = "" if self.threshold is None else f"@{self.threshold:g}"
-        return f"{self.kind}{at}{'+guard' if self.guard else ''}"
+        return f"{self.kind}{at}{'+guard' if self.guard else ''}{f'+{self.verifier.name}' if self.verifier else ''}"
+
+    @property
+    def way(self) -> str:
+        """How a semantic cache matches, whatever its threshold."""
+        verified = f" + {self.verifier.name}" if self.verifier else ""
+        return f"similarity{' + guard' if self.guard else ''}{verified}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +137,8 @@ class CacheResult:
         None for ``off``.
     served : Counts
         The hits that the arm's own claim is about, at its one threshold, by cluster.
-    hit_rate, error_rate : float
-        All hits, and all false hits, by requests.
+    hit_rate, error_rate, check_rate : float
+        All hits, all false hits, and what a verifier was asked, by requests.
     pairs : PairsServed
         What it does with the labelled test pairs.
     """
@@ -142,6 +150,7 @@ class CacheResult:
     error_rate: float
     cost_usd_per_1k: float
     pairs: PairsServed = PairsServed()
+    check_rate: float = 0.0
 
     @property
     def rate(self) -> float:

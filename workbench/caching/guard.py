@@ -131,6 +131,7 @@ def _first_of_line(lines: list[str]) -> Mapping[str, str]:
     return {word: line.split()[0] for line in lines for word in line.split()}
 
 
+GRAVE = ("opposite", "negation", "antonym")  # kinds of pairs whose wrong answer says the contrary
 FEW = 0.4
 _TOKEN = re.compile(r"[^\W\d_]+|\d+(?:[.,:/]\d+)*")
 # quoted values; dotted names; names with an underscore; names before "(" or "="
@@ -246,7 +247,7 @@ class Guard:
         if self.direction and (turned := (a.into & b.out_of) | (a.out_of & b.into)):
             yield f"direction: {_listed(frozenset(turned))}"
         if self.wording:
-            mine, theirs_only = _without_typos(a.counts - b.counts, b.counts - a.counts)
+            mine, theirs_only = without_typos(a.counts - b.counts, b.counts - a.counts)
             changed = max(mine.total(), theirs_only.total())
             if 0 < changed <= FEW * max(len(a.roots), len(b.roots)):
                 yield f"wording: {_listed(frozenset(mine))} / {_listed(frozenset(theirs_only))}"
@@ -328,6 +329,18 @@ def _wording(text: str) -> _Wording:
     )
 
 
+def content_of(text: str) -> tuple[tuple[str, ...], Counter[str]]:
+    """Content words without endings in their order, as the check ``wording`` compares them, and how often each is."""
+    found = _wording(text)
+    return found.roots, found.counts
+
+
+def root_of(word: str) -> str:
+    """What stands for a word in lower case: a digit for a number word, the first of its synonyms, or its root."""
+    word = load_words().numbers.get(word, word)
+    return load_words().synonyms.get(word) or _root(word)
+
+
 @lru_cache(maxsize=1)
 def _topics() -> dict[str, tuple[tuple[int, int], ...]]:
     """Root of a word -> topics of opposite words and its side in each."""
@@ -354,7 +367,7 @@ def _root(word: str) -> str:
     return bare[:-1] if re.search(r"([bdgmnprt])\1$", bare) else bare
 
 
-def _without_typos(mine: Counter[str], theirs: Counter[str]) -> tuple[Counter[str], Counter[str]]:
+def without_typos(mine: Counter[str], theirs: Counter[str]) -> tuple[Counter[str], Counter[str]]:
     """Words of one side alone, less those that are one typing error away from one of the other side."""
     for word in list(mine):
         near = next((other for other in theirs if theirs[other] and _typo(word, other)), None)
