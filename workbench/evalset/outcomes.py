@@ -1,7 +1,7 @@
 """Outcomes: what every model answered to every prompt, how good it was and what it cost, as dense matrices."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,6 +12,7 @@ import polars as pl
 from workbench.errors import Defect, EvalsetError
 from workbench.evalset.evalset import dev_clusters, require_dev
 from workbench.evalset.files import read_parquet
+from workbench.inference.prices import DECLARED
 from workbench.records import DEFAULT_TENANT, file_hash
 
 FILE = "outcomes.parquet"
@@ -84,6 +85,8 @@ class Outcomes:
         The unit that is resampled; ``dev`` or ``test``; who asked.
     notes : tuple of str
         What was done that the table does not say.
+    amounts : mapping of str to ndarray of float, shape (prompts, models)
+        What each call uses of each thing that has a price; dollars, where no more is known than its cost.
     """
 
     prompt_ids: tuple[str, ...]
@@ -97,6 +100,7 @@ class Outcomes:
     tenants: np.ndarray
     notes: tuple[str, ...] = ()
     sha256: str = ""
+    amounts: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.prompt_ids)
@@ -105,9 +109,9 @@ class Outcomes:
         """Prompts at these positions."""
         arrays = ("quality", "cost_usd", "latency_ms", "clusters", "splits", "tenants")
         taken = {name: getattr(self, name)[rows] for name in arrays}
-        return replace(
-            self, prompt_ids=tuple(self.prompt_ids[i] for i in rows), requests=self.requests.take(rows), **taken
-        )
+        amounts = {name: used[rows] for name, used in self.amounts.items()}
+        ids = tuple(self.prompt_ids[i] for i in rows)
+        return replace(self, prompt_ids=ids, requests=self.requests.take(rows), amounts=amounts, **taken)
 
     def part(self, split: str) -> Self:
         """Prompts of ``dev`` or ``test``."""
@@ -184,17 +188,19 @@ def outcomes_of(
         return wide.select(models).cast(pl.Float64).fill_null(float("nan")).to_numpy()
 
     confidence = None if rows["confidence"].is_null().all() else matrix("confidence")
+    cost_usd, only = matrix("cost_usd"), np.eye(len(models))
     return Outcomes(
         prompt_ids=tuple(prompts["prompt_id"]),
         requests=Requests(tuple(prompts["prompt"]), tuple(prompts["feature"].fill_null("")), confidence=confidence),
         models=models,
         quality=matrix("quality"),
-        cost_usd=matrix("cost_usd"),
+        cost_usd=cost_usd,
         latency_ms=matrix("latency_ms"),
         clusters=clusters,
         splits=splits,
         tenants=prompts["tenant_id"].fill_null(DEFAULT_TENANT).to_numpy(),
         notes=(*repeats, *notes),
+        amounts={f"{model}{DECLARED}": cost_usd * only[i] for i, model in enumerate(models)},
     )
 
 

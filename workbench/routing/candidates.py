@@ -173,7 +173,10 @@ def _score(arm: RoutedArm, picked: np.ndarray, part: Outcomes) -> tuple[pl.DataF
         schema=SCORES_SCHEMA | {"slice_feature": pl.String, "slice_tenant_id": pl.String},
     )
     p95 = float(np.quantile(latency, 0.95)) if measured else None
-    return frame, ArmFacts(arm.name, arm_parameters(router), 1000 * float(cost.mean()), p95, arm.order)
+    used = {name: 1000 * float(router.spend(picked, each).mean()) for name, each in part.amounts.items()}
+    amounts = {name: n for name, n in used.items() if n}
+    usd_per_1k = 1000 * float(cost.mean())
+    return frame, ArmFacts(arm.name, arm_parameters(router), usd_per_1k, p95, arm.order, amounts=amounts)
 
 
 def arm_parameters(router: Router) -> dict[str, object]:

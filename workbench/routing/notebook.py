@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from workbench.config import Settings
 from workbench.errors import EvalsetError
@@ -176,7 +177,13 @@ class RoutingExperiment(PairedExperiment[RoutingParameters, ScoredRoutes], Noteb
 
     def score(self, arms: Sequence[RoutedArm], split: str) -> ScoredRoutes:
         """Route every prompt of one split, and look up what came of it."""
-        return route_all(arms, self.outcomes.part(split), split)
+        scored = route_all(arms, self.outcomes.part(split), split)
+        embed = {name: 1000 * n for name, n in self.prices.amounts([embed_query(self.parameters.embedder)]).items()}
+        facts = (
+            replace(f, amounts=f.amounts | (embed if arm.router.overhead_usd else {}))
+            for arm, f in zip(scored.arms, scored.facts, strict=True)
+        )
+        return replace(scored, facts=tuple(facts))
 
     def candidates(self, dev: ScoredRoutes, found: Study) -> ScoredRoutes:
         """What may go to the test: models, and policies that beat the hull on dev and save enough for their upkeep.
@@ -244,7 +251,20 @@ def _load(evalset: Evalset, parameters: RoutingParameters, prices: PriceTable) -
         return outcomes, {"outcomes": outcomes.sha256}
     frame, read, notes = recorded_outcomes(evalset, prices)
     outcomes = outcomes_of(frame, f"recordings of {evalset.name}", seed=seed, dev_share=share)
-    return replace(outcomes, notes=(*outcomes.notes, *notes)), {**read, **model_inputs(outcomes.models, prices)}
+    outcomes = replace(outcomes, notes=(*outcomes.notes, *notes), amounts=_counted(frame, outcomes))
+    return outcomes, {**read, **model_inputs(outcomes.models, prices)}
+
+
+def _counted(frame: pl.DataFrame, outcomes: Outcomes) -> dict[str, npt.NDArray[np.float64]]:
+    """What each recorded call uses of each thing that has a price, shape (prompts, models)."""
+    found: dict[str, npt.NDArray[np.float64]] = {}
+    rows = {prompt_id: i for i, prompt_id in enumerate(outcomes.prompt_ids)}
+    columns = {model: j for j, model in enumerate(outcomes.models)}
+    for prompt_id, model, config, used in frame.select("prompt_id", "model", "config", "amounts").iter_rows():
+        for name, n in json.loads(used).items():
+            into = found.setdefault(name, np.zeros((len(rows), len(columns))))
+            into[rows[prompt_id], columns[f"{model}@{config}"]] = n
+    return found
 
 
 def _embed(prompts: Sequence[str], encoder: Embedder, settings: Settings) -> npt.NDArray[np.float32]:

@@ -22,8 +22,8 @@ from workbench.evalset.outcomes import OUTCOMES_SCHEMA
 from workbench.inference.attempt import Books
 from workbench.inference.client import Client
 from workbench.inference.embedding import MiniLM, load_embedder
-from workbench.inference.messages import LOCAL, Message, Request, Response
-from workbench.inference.prices import MS_PER_HOUR, PriceTable
+from workbench.inference.messages import LOCAL, Message, Request, Response, Usage
+from workbench.inference.prices import DECLARED, MS_PER_HOUR, PriceTable
 from workbench.inference.recordings import FOLDER, Recordings, record_command
 from workbench.records import Decision, Document, Query, content_hash
 from workbench.retrieval.arms import build_arm
@@ -254,6 +254,15 @@ def retrieval_usd(evalset: Evalset) -> float:
     return costs[0] / 1000
 
 
+def retrieval_amounts(evalset: Evalset) -> dict[str, float]:
+    """What retrieving for one prompt uses of each operation; its dollars where the decision does not say."""
+    if not (usd := retrieval_usd(evalset)):
+        return {}
+    decision = Decision.load(_decision_path(evalset))
+    counted = decision.claim(decision.arm).amounts
+    return {name: n / 1000 for name, n in counted.items()} or {f"retrieval{DECLARED}": usd}
+
+
 def _decision_path(evalset: Evalset) -> Path:
     return evalset.path / "decisions" / "retrieval.json"
 
@@ -347,7 +356,8 @@ def recorded_outcomes(evalset: Evalset, prices: PriceTable) -> tuple[pl.DataFram
     Returns
     -------
     DataFrame
-        Columns of `OUTCOMES_SCHEMA`; prompts that every model answered with every context.
+        Columns of `OUTCOMES_SCHEMA`; prompts that every model answered with every context. ``amounts`` is what each
+        answer uses of each thing that has a price, as JSON.
     dict of str to str
         Hashes of what was read, for the fingerprint.
     list of str
@@ -361,7 +371,7 @@ def recorded_outcomes(evalset: Evalset, prices: PriceTable) -> tuple[pl.DataFram
     prompts = load_prompts(evalset)
     replays = {m: Client({}, Books(prices), recordings=Recordings(recording_file(evalset, m))) for m in prompts.models}
     searches = {(r["tenant_id"], r["query"]): r["doc_ids"] for r in recorded_rows(evalset, SEARCHES)}
-    extra_usd = retrieval_usd(evalset)
+    extra_usd, extra = retrieval_usd(evalset), retrieval_amounts(evalset)
     rows, missing = [], set[str]()
     everything = list(asked_of(evalset))
     refuse_lost(evalset, everything, {m: c.recordings for m, c in replays.items() if c.recordings is not None})
@@ -379,8 +389,11 @@ def recorded_outcomes(evalset: Evalset, prices: PriceTable) -> tuple[pl.DataFram
             missing.add(asked.prompt_id)
             continue
         retrieved = prompts.contexts[asked.context].documents > 0
-        rows.append(_row(asked, done.response, quality, prices, extra_usd if retrieved else 0.0))
-    frame = pl.DataFrame(rows, schema=OUTCOMES_SCHEMA, orient="row").filter(~pl.col("prompt_id").is_in(list(missing)))
+        row = _row(asked, done.response, quality, prices, extra_usd if retrieved else 0.0)
+        used = prices.token_amounts(request.model, done.response.usage or Usage()) | (extra if retrieved else {})
+        rows.append((*row, json.dumps(used)))
+    schema = OUTCOMES_SCHEMA | {"amounts": pl.String}
+    frame = pl.DataFrame(rows, schema=schema, orient="row").filter(~pl.col("prompt_id").is_in(list(missing)))
     inputs = {f"recordings of {m}": c.recordings.read_sha256() for m, c in replays.items() if c.recordings}
     inputs[SEARCHES] = content_hash((evalset.path / FOLDER / SEARCHES).read_bytes())
     inputs |= {"retrieval usd": f"{extra_usd:.3e}", **_prompt_inputs(evalset)}
