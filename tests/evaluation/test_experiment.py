@@ -99,6 +99,18 @@ def test_the_fingerprint_names_every_input(bench):
     assert json.dumps(inputs)
 
 
+def test_only_what_gates_toml_asks_of_this_notebook_makes_its_decision_stale(tmp_path):
+    def gates_input(text):
+        (tmp_path / "evalsets" / "tiny" / "gates.toml").write_text(text, encoding="utf-8")
+        return open_bench(tmp_path).inputs["gates"]
+
+    open_bench(tmp_path)
+    asked = gates_input("[retrieval]\nmargin = 0.03\n")
+    assert gates_input("# why\n[caching]\nalpha = 0.2\n\n[retrieval]\nmargin = 0.03  # ours\n") == asked
+    assert gates_input("[retrieval]\nmargin = 0.04\n") != asked
+    assert gates_input("[retrieval]\nmargin = 0.02\n") == gates_input("[caching]\nalpha = 0.2\n"), "the default"
+
+
 def test_an_evalset_from_elsewhere_is_told_by_its_name_and_content_wherever_it_lies(tmp_path):
     found = []
     for where in ("here", "there"):

@@ -111,7 +111,7 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
             told = UNREAD.format(blind, len(self._stream))
             self.evalset = replace(self.evalset, notes=(*self.evalset.notes, told))
         guarded = {"guard": self.guard.sha256((x.query_b, x.query_a) for x in self._pairs)} if self.guard else {}
-        read = {"stream": self._stream.sha256, "pairs": pairs_sha256, "gates": evalset.inputs.get("gates", "")}
+        read = {"stream": self._stream.sha256, "pairs": pairs_sha256}
         return {**read, **encoder_inputs(self.embedder), **guarded}
 
     def clusters(self, split: str) -> Mapping[str, str]:

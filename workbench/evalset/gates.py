@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 from workbench.codec import from_plain, shown
 from workbench.errors import ConfigError, Defect, unknown_name
 from workbench.evalset.files import read_text
-from workbench.records import GateStatus
+from workbench.records import GateStatus, content_hash
 
 Softness = Literal["fail", "warn", "pass"]
 # The one list of notebooks: `workbench.start` takes these names, and the files NN_<name>.ipynb have them, in order.
@@ -136,6 +136,12 @@ class GatePolicy:
     min_coverage: float = 0.9
     on_inconclusive: Softness = "fail"
     on_stale: Softness = "fail"
+
+    @property
+    def sha256(self) -> str:
+        """Hash of all that is set, by name: comments, order and what is asked of other notebooks leave it as it is."""
+        found = {f.name: getattr(self, f.name) for f in fields(self)}
+        return content_hash(*(f"{name}={value!r}" for name, value in sorted(found.items()) if value is not None))
 
     @property
     def pair_limit(self) -> PairLimit:

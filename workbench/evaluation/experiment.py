@@ -152,7 +152,8 @@ class Experiment(Generic[P, S]):
             told = content_hash(*(f"{name} {sha256}" for name, sha256 in sorted(self.evalset.inputs.items())))
             self.parameters = replace(parameters, evalset=f"{folder.name}@{told[:8]}")
         self.prices = project_prices(settings.root)
-        self.inputs = {**self.read(), **parameter_inputs(self.parameters), "prices": self.prices.sha256}
+        rule = {"gates": self.policy.sha256, "prices": self.prices.sha256}
+        self.inputs = {**self.read(), **parameter_inputs(self.parameters), **rule}
         paths = (decision_path(folder, self.notebook), anchor_path(folder, self.notebook))
         self.accepted, self.anchor = (Decision.load(path) if path.is_file() else None for path in paths)
         self.provenance = provenance(settings.root)
