@@ -1,5 +1,6 @@
 """Outcomes: what every model answered to every prompt, how good it was and what it cost, as dense matrices."""
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -202,6 +203,18 @@ def outcomes_of(
         notes=(*repeats, *notes),
         amounts={f"{model}{DECLARED}": cost_usd * only[i] for i, model in enumerate(models)},
     )
+
+
+def counted_amounts(frame: pl.DataFrame, outcomes: Outcomes) -> dict[str, npt.NDArray[np.float64]]:
+    """What each recorded call uses of each thing that has a price, shape (prompts, models)."""
+    found: dict[str, npt.NDArray[np.float64]] = {}
+    rows = {prompt_id: i for i, prompt_id in enumerate(outcomes.prompt_ids)}
+    columns = {model: j for j, model in enumerate(outcomes.models)}
+    for prompt_id, model, config, used in frame.select("prompt_id", "model", "config", "amounts").iter_rows():
+        for name, n in json.loads(used).items():
+            into = found.setdefault(name, np.zeros((len(rows), len(columns))))
+            into[rows[prompt_id], columns[f"{model}@{config}"]] = n
+    return found
 
 
 def _averaged(rows: pl.DataFrame) -> tuple[pl.DataFrame, tuple[str, ...]]:

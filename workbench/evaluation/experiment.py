@@ -19,7 +19,7 @@ from workbench.evalset.evalset import HUB, load_evalset, require_dev
 from workbench.evalset.gates import ASSUMED_REQUESTS
 from workbench.evaluation.decision import ArmFacts, Outcome, decide, make_claims
 from workbench.evaluation.finalists import FINALIST, Finalists, beside, chosen_shares, screen
-from workbench.evaluation.flips import flip_points, flips_table
+from workbench.evaluation.flips import Axis, flip_points, flips_table
 from workbench.evaluation.gate import Gate, account, check_gate
 from workbench.evaluation.in_use import TEST_INPUTS, anchor_path, decision_path, note_test_use, with_kept
 from workbench.evaluation.power import power_table
@@ -270,7 +270,15 @@ class Experiment(Generic[P, S]):
             n_dev_clusters=n_dev_clusters,
             rates={name: self.rate(name) for name in dict.fromkeys(name for c in claims for name in c.amounts)},
         )
-        return replace(decision, flips=flip_points(decision))
+        return replace(decision, flips=flip_points(decision, self.axes(decision)))
+
+    def until(self, decision: Decision) -> Table:
+        """Until which prices, limits and rates the decision stands."""
+        return flips_table(decision)
+
+    def axes(self, decision: Decision) -> Sequence[Axis]:
+        """Figures of this notebook alone that may change, beside prices and limits."""
+        return ()
 
     def warnings(self, test: S, dev: S | None) -> Sequence[str]:
         """What makes a pass mean less."""

@@ -52,9 +52,9 @@ def costs_at(decision: Decision, rates: Mapping[str, float]) -> list[float]:
     ]
 
 
-def flip_points(decision: Decision) -> tuple[FlipPoint, ...]:
+def flip_points(decision: Decision, further: Sequence[Axis] = ()) -> tuple[FlipPoint, ...]:
     """Until which prices, margin, volume, latency limit, repeat rate and growth of the corpus the decision stands."""
-    return tuple(_flips(decision, axis) for axis in _axes(decision))
+    return tuple(_flips(decision, axis) for axis in (*_axes(decision), *further))
 
 
 def watched(decision: Decision, prices: PriceTable) -> Outcome | None:

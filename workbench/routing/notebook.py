@@ -6,13 +6,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 
 from workbench.config import Settings
 from workbench.errors import EvalsetError
 from workbench.evalset.evalset import Evalset
 from workbench.evalset.outcomes import FILE as OUTCOMES_FILE
-from workbench.evalset.outcomes import Outcomes, load_outcomes, outcomes_of
+from workbench.evalset.outcomes import Outcomes, counted_amounts, load_outcomes, outcomes_of
 from workbench.evaluation.experiment import PairedExperiment
 from workbench.evaluation.in_use import decision_path
 from workbench.evaluation.provenance import encoder_inputs
@@ -251,20 +250,8 @@ def _load(evalset: Evalset, parameters: RoutingParameters, prices: PriceTable) -
         return outcomes, {"outcomes": outcomes.sha256}
     frame, read, notes = recorded_outcomes(evalset, prices)
     outcomes = outcomes_of(frame, f"recordings of {evalset.name}", seed=seed, dev_share=share)
-    outcomes = replace(outcomes, notes=(*outcomes.notes, *notes), amounts=_counted(frame, outcomes))
+    outcomes = replace(outcomes, notes=(*outcomes.notes, *notes), amounts=counted_amounts(frame, outcomes))
     return outcomes, {**read, **model_inputs(outcomes.models, prices)}
-
-
-def _counted(frame: pl.DataFrame, outcomes: Outcomes) -> dict[str, npt.NDArray[np.float64]]:
-    """What each recorded call uses of each thing that has a price, shape (prompts, models)."""
-    found: dict[str, npt.NDArray[np.float64]] = {}
-    rows = {prompt_id: i for i, prompt_id in enumerate(outcomes.prompt_ids)}
-    columns = {model: j for j, model in enumerate(outcomes.models)}
-    for prompt_id, model, config, used in frame.select("prompt_id", "model", "config", "amounts").iter_rows():
-        for name, n in json.loads(used).items():
-            into = found.setdefault(name, np.zeros((len(rows), len(columns))))
-            into[rows[prompt_id], columns[f"{model}@{config}"]] = n
-    return found
 
 
 def _embed(prompts: Sequence[str], encoder: Embedder, settings: Settings) -> npt.NDArray[np.float32]:
