@@ -330,8 +330,15 @@ class Decision:
         return tuple(c.arm for c in self.claims)
 
     def to_json(self) -> str:
-        """Pretty JSON, stable in key order, so that a changed decision reads well in a diff."""
-        return to_json(self)
+        """Pretty JSON, stable in key order, so that a changed decision reads well in a diff.
+
+        What was not computed is left out, so that a file from before flip points stays what it is.
+        """
+        raw = to_plain(self)
+        if self.flips is None:
+            raw = {name: value for name, value in raw.items() if name not in ("rates", "flips")}
+            raw["claims"] = [{n: v for n, v in claim.items() if n != "amounts"} for claim in raw["claims"]]
+        return to_json(raw)
 
     @classmethod
     def from_json(cls, text: str | bytes, source: str = "decision") -> Self:
@@ -346,10 +353,13 @@ class Decision:
         """
         told = f"{source} is not a decision this version reads (restore it, or run and accept anew)"
         raw: Any = from_json(dict, text, told)
-        for claim in raw.get("claims") or () if "flips" not in raw and "rates" not in raw else ():
-            if isinstance(claim, dict):
-                claim.setdefault("amounts", {})
-        return from_plain(cls, {"rates": {}, "flips": None, **raw}, told, whole=True)
+        if not {"rates", "flips"} & raw.keys():
+            raw |= {"rates": {}, "flips": None}
+            claims = raw.get("claims")
+            for claim in claims if isinstance(claims, list) else ():
+                if isinstance(claim, dict):
+                    claim.setdefault("amounts", {})
+        return from_plain(cls, raw, told, whole=True)
 
     @classmethod
     def load(cls, path: Path) -> Self:

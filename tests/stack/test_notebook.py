@@ -59,15 +59,18 @@ def test_savings_do_not_add_up_by_exactly_what_the_cache_leaves_the_router(setti
     usd = {m: 100 * prices[m]["input"] + 10 * prices[m]["output"] for m in (SMALL, STRONG)}
     routed = 1 - float(usd[SMALL] / usd[STRONG])
     effects = run.effects(held_out, held_out)
-    (row,) = [r for r in effects.rows if {r[0], r[1]} == {NARROW, "exact"}]
-    by_part = {row[0]: row[2].estimate, row[1]: row[3].estimate}
     cached = 1 - float(held_out.misses[f"top2 · {PLAIN} · exact"].mean())
-    # each answer is charged whole nano-dollars
-    assert by_part == {NARROW: pytest.approx(routed, rel=1e-4), "exact": pytest.approx(cached)}
     assert cached == pytest.approx(1 - 1 / OFTEN, abs=0.01)
-    assert row[4] == pytest.approx(routed + cached, rel=1e-4)
-    assert row[5].estimate == pytest.approx(1 - (1 - routed) * (1 - cached), rel=1e-4)
-    assert row[6].estimate == pytest.approx(routed * cached, rel=1e-4)
+    saved = {row[0]: row[2:] for row in effects.rows}
+    # each answer is charged whole nano-dollars
+    assert saved[NARROW][1].estimate == pytest.approx(routed, rel=1e-4)
+    assert saved["exact"][1].estimate == pytest.approx(cached)
+    alone, together, _, overlap, _ = saved[f"{NARROW} + exact"]
+    assert alone == pytest.approx(routed + cached, rel=1e-4)
+    assert together.estimate == pytest.approx(1 - (1 - routed) * (1 - cached), rel=1e-4)
+    assert overlap.estimate == pytest.approx(routed * cached, rel=1e-4)
+    assert overlap.low <= overlap.estimate <= overlap.high
+    assert f"bare + {NARROW} + exact" in saved
     (left,) = [r for r in run.misses(held_out).rows if r[:2] == (SMALL, "exact")]
     assert left[3].estimate == pytest.approx(routed, rel=1e-4)
     assert left[4].estimate == pytest.approx(routed * (1 - cached), rel=1e-4)

@@ -1,8 +1,7 @@
 """The factorial in tables: every cell, what parts of the stack save together, and what is left to a router."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from itertools import combinations
 from typing import ClassVar
 
 import numpy as np
@@ -67,26 +66,26 @@ class ScoredCells(ScoredArms):
 
 
 def effects_table(dev: ScoredCells, held_out: ScoredCells, plain: Cell, *, seed: int = 0) -> Table:
-    """Savings of two parts of the stack alone, their sum, and what they save together; the overlap on both halves.
+    """What parts of the stack save, one by one, in pairs and all together; the overlap is told on both halves.
 
     ``plain`` is the cell that savings are shares of. Two parts that each save a share of what the other leaves save
     less together than the sum: 31 % and 22 % make 46 %, if neither changes what the other does.
     """
     rows: list[tuple[Value, ...]] = []
     cells = {arm.cell for arm in dev.arms}
-    for first, second in _pairs(cells, plain):
-        both = _merged(first, second, plain)
-        if both not in cells:
+    for cell in sorted(cells - {plain}, key=lambda c: (len(_changed(c, plain)), c.name)):
+        parts = [replace(plain, **{name: getattr(cell, name)}) for name in _changed(cell, plain)]
+        if not cells.issuperset(parts):
             continue
-        alone = [_saving(held_out, {one: 1.0}, plain, seed) for one in (first, second)]
-        total = (alone[0].estimate or 0.0) + (alone[1].estimate or 0.0)
-        together = _saving(held_out, {both: 1.0}, plain, seed)
-        overlaps = [_saving(part, {first: 1.0, second: 1.0, both: -1.0}, plain, seed) for part in (dev, held_out)]
-        gained = _gain(held_out, both, plain, seed)
-        rows.append((_part(first, plain), _part(second, plain), alone[0], alone[1], total, together, *overlaps, gained))
+        alone = [_saving(held_out, {part: 1.0}, plain, seed).estimate for part in parts]
+        weights = {**dict.fromkeys(parts, 1.0), cell: -1.0}
+        overlap = [_saving(half, weights, plain, seed) for half in (dev, held_out)] if len(parts) > 1 else [None, None]
+        name = " + ".join(_part(part, plain) for part in parts)
+        saved, gained = _saving(held_out, {cell: 1.0}, plain, seed), _gain(held_out, cell, plain, seed)
+        rows.append((name, len(parts), sum(alone), saved, *overlap, gained))
     columns = (
-        Column("one"), Column("other"), Column("one saves alone", "interval"), Column("other alone", "interval"),
-        Column("sum", "number", digits=3), Column("together", "interval"), Column("overlap, choosing half", "interval"),
+        Column("parts"), Column("parts changed", "count"), Column("sum of what each saves alone", "share"),
+        Column("saved together", "interval"), Column("overlap, choosing half", "interval"),
         Column("overlap, held out", "interval"), Column("correctness against plain", "interval"),
     )  # fmt: skip
     caption = (
@@ -121,19 +120,8 @@ def misses_table(held_out: ScoredCells, plain: Cell, *, seed: int = 0) -> Table:
     return Table(columns, tuple(rows), caption)
 
 
-def _pairs(cells: set[Cell], plain: Cell) -> Iterator[tuple[Cell, Cell]]:
-    """Two cells that each differ from the plain one in another part."""
-    single = sorted((c for c in cells if len(_changed(c, plain)) == 1), key=lambda c: c.name)
-    yield from ((a, b) for a, b in combinations(single, 2) if _changed(a, plain) != _changed(b, plain))
-
-
 def _changed(cell: Cell, plain: Cell) -> list[str]:
     return [f.name for f in fields(Cell) if getattr(cell, f.name) != getattr(plain, f.name)]
-
-
-def _merged(first: Cell, second: Cell, plain: Cell) -> Cell:
-    changed = {name: getattr(cell, name) for cell in (first, second) for name in _changed(cell, plain)}
-    return replace(plain, **changed)
 
 
 def _part(cell: Cell, plain: Cell) -> str:
