@@ -134,6 +134,10 @@ def test_pairs_are_counted_by_kind_on_test_alone_with_the_bound_of_their_share()
     assert rows["same", "may share"] == (80, 79, 0.0, 79, None)
     assert rows["all", "must differ"][3] == 1
     assert 1 / 160 < rows["all", "must differ"][4] < rows["order", "must differ"][4] < 0.04
+    parted = pairs_table([replace(p, batch="second" * (p.cluster < "f2")) for p in pairs], [("x", near, passed)]).rows
+    counts = {(r[0], r[1]): r[2] for r in parted if str(r[0]).startswith("batch")}
+    assert counts["batch second", "must differ"] == 2 * counts["batch second", "may share"] == 24
+    assert counts["batch first", "must differ"] == 160 - 24
 
 
 def test_nothing_served_never_shows_less_than_one_pair_served():

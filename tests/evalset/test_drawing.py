@@ -48,6 +48,11 @@ def test_the_same_reference_in_another_feature_is_another_answer():
     assert found == {"answer": {"a": "pandas/c/answer/0"}, "find": {"b": "pandas/c/find/0"}}
 
 
+def test_pairs_of_a_later_batch_are_not_asked_and_join_no_answers():
+    later = [replace(pair("a", text, same=same), batch="second") for text, same in (("b", True), ("d", False))]
+    assert drawn([query("a")], later) == {"answer": {"a": "pandas/c/answer/0"}}
+
+
 def test_two_answers_of_one_family_come_from_a_dev_pair_that_must_differ_alone():
     for split, must_differ, keys in (("dev", 1.0, 2), ("dev", 0.0, 1), ("test", 1.0, 1)):
         found = drawn([query("a")], [pair("x", "y", same=False, split=split)], must_differ=must_differ)

@@ -14,7 +14,15 @@ from workbench.evalset.traffic import load_pairs, load_stream
 LOG = pl.DataFrame(
     {"text": ["how, then?", "why"], "intent": ["a", "b"], "tenant": ["x", "y"], "feature": ["f", "g"], "age": [1, 2]}
 )
-PAIRS = pl.DataFrame({"question1": ["a", "c"], "question2": ["b", "d"], "is_duplicate": [1, 0], "kind": ["k", "k"]})
+PAIRS = pl.DataFrame(
+    {
+        "question1": ["a", "c"],
+        "question2": ["b", "d"],
+        "is_duplicate": [1, 0],
+        "kind": ["k", "k"],
+        "batch": [None, "second"],
+    }
+)
 
 
 def write(frame, path):
@@ -38,8 +46,8 @@ def test_a_log_becomes_a_stream_in_its_order(tmp_path, suffix):
 def test_a_table_of_duplicates_becomes_pairs(tmp_path, suffix):
     import_pairs(write(PAIRS, tmp_path / f"pairs{suffix}"), tmp_path / "mine")
     pairs, sha256 = load_pairs(tmp_path / "mine")
-    assert [(p.query_a, p.same_answer, p.kind, p.split) for p in pairs] == [
-        ("a", True, "k", "test"), ("c", False, "k", "test"),
+    assert [(p.query_a, p.same_answer, p.kind, p.split, p.batch) for p in pairs] == [
+        ("a", True, "k", "test", ""), ("c", False, "k", "test", "second"),
     ]  # fmt: skip
     assert len(sha256) == 64
 

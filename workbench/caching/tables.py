@@ -24,7 +24,7 @@ CURVE_POINTS = 40
 
 
 def pairs_table(pairs: Sequence[Pair], arms: Sequence[tuple[str, Bools, Bools]]) -> Table:
-    """Test pairs by kind: those near enough for each arm, and those that it serves.
+    """Test pairs by kind, and by batch if there are several: those near enough for each arm, and those that it serves.
 
     Parameters
     ----------
@@ -34,6 +34,7 @@ def pairs_table(pairs: Sequence[Pair], arms: Sequence[tuple[str, Bools, Bools]])
     test = np.array([p.split == "test" for p in pairs], dtype=bool)
     same = np.array([p.same_answer for p in pairs], dtype=bool)
     kinds = np.array([p.kind or "unnamed" for p in pairs])
+    batches = np.array([f"batch {p.batch or 'first'}" for p in pairs])
     columns = [Column("kind"), Column("label"), Column("pairs", "count")]
     for name, *_ in arms:
         columns += [Column(f"near enough for {name}", "count"), Column("stopped by the guard", "share")]
@@ -41,8 +42,9 @@ def pairs_table(pairs: Sequence[Pair], arms: Sequence[tuple[str, Bools, Bools]])
     rows: list[tuple[Value, ...]] = []
     for label, mine in (("must differ", test & ~same), ("may share", test & same)):
         found = sorted(set(kinds[mine]))
-        for kind in [*found, "all"] if len(found) > 1 else found:
-            of = mine & ((kinds == kind) | (kind == "all"))
+        written = sorted(set(batches[mine]))
+        for kind in [*found, *["all"] * (len(found) > 1), *written * (len(written) > 1)]:
+            of = mine & ((kinds == kind) | (batches == kind) | (kind == "all"))
             row: list[Value] = [kind, label, int(of.sum())]
             for _, near, passed in arms:
                 close, served = int((near & of).sum()), int((near & passed & of).sum())

@@ -76,7 +76,10 @@ class RequestStream:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two questions and whether one answer serves both; ``kind`` names what makes the pair hard."""
+    """Two questions and whether one answer serves both.
+
+    ``kind`` names what makes the pair hard, ``batch`` the later writing that it belongs to ("" for the first).
+    """
 
     pair_id: str
     query_a: str
@@ -86,6 +89,7 @@ class Pair:
     cluster: str = ""
     tenant_id: str = DEFAULT_TENANT
     split: str = "test"
+    batch: str = ""
 
 
 def load_stream(folder: Path) -> RequestStream:
@@ -237,5 +241,7 @@ def _pair(row: Mapping[str, Any]) -> Pair:
     if split not in ("dev", "test"):
         raise Unusable(f'"split" must be dev or test, found {shown(split)}')
     key = id_text("id", row.get("id")) or content_hash(a, b)[:12]
-    kind, cluster, tenant = (name_text(name, row.get(name)) for name in ("kind", "cluster", "tenant_id"))
-    return Pair(key, a, b, same, kind, cluster or key, tenant or DEFAULT_TENANT, str(split))
+    kind, cluster, tenant, batch = (
+        name_text(name, row.get(name)) for name in ("kind", "cluster", "tenant_id", "batch")
+    )
+    return Pair(key, a, b, same, kind, cluster or key, tenant or DEFAULT_TENANT, str(split), batch)

@@ -8,6 +8,7 @@ customer, family and feature with the same reference answer, and the two texts o
 together. That two texts of one family do *not* share one is known only of the labelled pairs, so each family brings
 in, for each feature, one group of texts that share an answer, or the two sides of one dev pair that must differ; its
 other texts are left out. Different families ask about different things, and a cache serves within one feature only.
+Pairs with a ``batch`` were written after the traffic was planned: they judge caches, and nobody asks them.
 
 ``same_words`` holds texts that several customers ask word for word: each names, for each customer, the question whose
 answer it needs. Its family then brings in the group that holds it.
@@ -143,7 +144,7 @@ def topics_of(queries: Iterable[Query], pairs: Iterable[Any], plan: Plan) -> lis
     """One topic for each customer, family and feature, in alphabetical order; ``pairs`` as `traffic.Pair`."""
     queries = list(queries)
     shared = _same_words(queries, plan)
-    pairs = [*pairs, *shared]
+    pairs = [*(pair for pair in pairs if not pair.batch), *shared]
     groups, places = _answer_groups(queries, pairs)
     wanted = {groups[one.tenant_id, one.query_b] for one in shared}
     scopes: dict[tuple[str, str, str], list[frozenset[Node]]] = defaultdict(list)

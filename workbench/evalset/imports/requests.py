@@ -21,6 +21,7 @@ PAIR_NAMES: Names = {
     "cluster": ("cluster",),
     "tenant_id": ("tenant_id", "tenant"),
     "split": ("split",),
+    "batch": ("batch",),
 }
 STREAM_NAMES: Names = {
     "query": ("query", "text", "question", "prompt"),
@@ -41,8 +42,8 @@ def import_pairs(
     """Write ``out/pairs.jsonl`` from a CSV, Parquet or JSONL file with one pair a row.
 
     Columns: ``query_a``, ``query_b``, ``same_answer`` (0 or 1), and where there are any ``id``, ``kind``,
-    ``cluster``, ``tenant_id``, ``split`` (dev or test); common other names are known, ``rename`` (yours -> ours) gives
-    others. ``tell`` takes a line on what was left out.
+    ``cluster``, ``tenant_id``, ``split`` (dev or test), ``batch`` (of pairs written later); common other names are
+    known, ``rename`` (yours -> ours) gives others. ``tell`` takes a line on what was left out.
 
     Raises
     ------
@@ -62,8 +63,8 @@ def import_pairs(
 
 
 def pair_line(pair: Pair) -> str:
-    """One line of ``pairs.jsonl``."""
-    row = asdict(pair)
+    """One line of ``pairs.jsonl``; the first batch is not named."""
+    row = {name: value for name, value in asdict(pair).items() if name != "batch" or value}
     return json.dumps({"id": row.pop("pair_id"), **row, "same_answer": int(pair.same_answer)}, ensure_ascii=False)
 
 
