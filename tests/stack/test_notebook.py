@@ -1,17 +1,20 @@
 """The stack from recordings and a stream: what parts save alone and together, and a decision that holds again."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
 
 from tests.pipeline import test_notebook as pipeline
 from tests.pipeline.test_notebook import SMALL, STRONG, project  # noqa: F401  a fixture
-from workbench.config import SystemClock
+from workbench.config import SystemClock, load_settings
 from workbench.errors import ConfigError, EvalsetError
 from workbench.evaluation.gate import Gate
 from workbench.inference.prices import load_prices
 from workbench.records import Decision
-from workbench.runner import accept
+from workbench.runner import Job, accept, run_all
 from workbench.stack.notebook import StackExperiment, StackParameters
 from workbench.stack.tables import Cell
 
@@ -115,3 +118,16 @@ def test_what_is_not_recorded_or_not_accepted_is_refused_by_name(settings):
         StackParameters(caches=("on",))
     with pytest.raises(EvalsetError, match="both halves of the families need some"):
         StackExperiment(StackParameters("flows", ("bare",), (SMALL,), ("off",), warmup=321), settings)
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_headless_on_the_recordings_of_this_repository(tmp_path):
+    settings = load_settings({}, Path(__file__).parents[2])
+    settings = replace(settings, runs=tmp_path / "runs", state_url=f"sqlite:///{tmp_path / 'state.sqlite'}")
+    (record,) = run_all([Job("stack", "smoke")], settings=settings, clock=SystemClock())
+    assert (record.status, record.report_error) == ("done", None)
+    decision = Decision.load(record.run_dir / "decision.json")
+    assert {"price of local/smollm2-135m", "requests", "repeat rate"} <= {f.figure for f in decision.flips}
+    report = record.report.read_text(encoding="utf-8")
+    assert "What do parts of the stack save together?" in report
+    assert "Until when does this decision stand?" in report
