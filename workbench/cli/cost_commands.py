@@ -92,7 +92,8 @@ def watch(
 ) -> None:
     """List the accepted decisions that a price list flips, with no model call; exit code 1 if there is one.
 
-    Each is decided again on its own estimates, by its own rule; routers and thresholds stay as they were fitted.
+    Each is decided again on its own estimates, by its own rule; routers and thresholds stay as they were fitted, and
+    prices that are parameters of a notebook (call_usd) as they were given.
     """
     from workbench.evaluation.flips import watched
     from workbench.inference.prices import load_prices

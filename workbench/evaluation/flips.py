@@ -79,6 +79,8 @@ def flips_table(decision: Decision) -> Table:
         now = _end(f.now, "no limit")
         rows.append((f"{f.figure}, {f.unit}", now, _end(low, "any"), f.below, _end(high, "any"), f.above))
     told = "From the estimates of this run and its rule, one figure at a time; arms stay as they were fitted"
+    if fixed := [c.arm for c in decision.claims if not c.amounts and c.cost_usd_per_1k]:
+        told += f"; not counted is what {', '.join(fixed)} uses, which keeps its cost"
     if decision.flips is None:
         told = "Not computed: the decision was accepted before there were flip points; run and accept it anew"
     columns = tuple(Column(n) for n in ("figure", "now", "stands from", "below it", "stands to", "above it"))
