@@ -41,3 +41,4 @@ def test_no_budget_is_overspent_and_no_row_is_lost(state_url):
     assert report.ended["tenant-0", "BudgetExceeded"] > report.ended["tenant-7", "BudgetExceeded"]
     assert report.late_s > 60  # one request a minute, and half of all come within five
     assert "BudgetExceeded" in repr(report)
+    load.engine.dispose()

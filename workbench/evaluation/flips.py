@@ -145,20 +145,27 @@ def _price_words(name: str, usd: float) -> str:
 
 
 def _repeats(decision: Decision) -> Iterator[Axis]:
-    """Repeat rate of caches: hits of every arm in proportion to the requests that repeat an earlier one exactly."""
+    """Repeat rate of caches: hits of every arm in proportion to the requests that repeat an earlier one.
+
+    These are repeats word for word; where there are none, those that the cache with most hits serves.
+    """
+    if CALL not in decision.rates:
+        return
     hits = {c.arm: 1 - c.amounts.get(CALL, 0.0) / 1000 for c in decision.claims}
-    exact = [hits[c.arm] for c in decision.claims if c.parameters.get("kind") == "exact"]
-    if CALL not in decision.rates or not exact or exact[0] <= 0:
+    most = max(hits.values())
+    exact = next((hits[c.arm] for c in decision.claims if c.parameters.get("kind") == "exact"), 0.0)
+    now, unit = (exact, "of requests") if exact > 0 else (most, "of requests, as served")
+    if now <= 0:
         return
 
     def at(rate: float) -> tuple[Rule, Sequence[float]]:
-        scale, usd, costs = rate / exact[0], decision.rates, list[float]()
+        scale, usd, costs = rate / now, decision.rates, list[float]()
         for c in decision.claims:
             saved = 1000 * hits[c.arm] * usd[CALL] - c.amounts.get(FALSE_HIT, 0.0) * usd[FALSE_HIT]
             costs.append(c.cost_usd_per_1k + (1 - scale) * saved)
         return decision.rule, costs
 
-    yield Axis("repeat rate", "of requests", exact[0], at, 0.0, exact[0] / max(hits.values()), "every request is a hit")
+    yield Axis("repeat rate", unit, now, at, 0.0, now / most, "every request is a hit")
 
 
 def _flips(decision: Decision, axis: Axis) -> FlipPoint:
