@@ -60,7 +60,7 @@ REASONS = {
     "routing.tables": "what the notebook shows",
     "runner.sweep": "notebooks as jobs: the part of the runner that knows flows",
     "runner.terminal": "the only part of the runner that knows a terminal",
-    "stack.layers": "a command",
+    "stack.tables": "what the notebook shows",
     "telemetry.waterfall": "a trace as a page",
 }
 

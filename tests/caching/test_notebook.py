@@ -100,6 +100,9 @@ def test_near_questions_of_one_answer_are_cached_behind_the_guard(first):
     chosen = decision.claim(decision.arm)
     assert chosen.high <= decision.rule.margin == 0.2
     assert chosen.cost_usd_per_1k < decision.claim("exact").cost_usd_per_1k <= decision.claim("off").cost_usd_per_1k
+    flips = {flip.figure: flip for flip in decision.flips}
+    assert {"repeat rate", "alpha", "price of call", "price of embed_query"} <= flips.keys()
+    assert flips["alpha"].around == (max(chosen.high, chosen.estimate), 0.2)
 
 
 def test_pairs_that_must_differ_keep_the_unguarded_threshold_above_them(first):

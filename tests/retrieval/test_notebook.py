@@ -79,6 +79,7 @@ def test_the_cheapest_arm_that_holds_is_chosen_and_everything_is_on_disk(first):
     _, bench, decision, dev, test = first
     assert (decision.verdict, decision.arm, decision.rule.reference) == ("chosen", TEXT, HYBRID)
     assert (decision.n_items, decision.n_clusters, decision.test_uses) == (54, 36, 1)
+    assert {"rows of the corpus", "price of embed_query", "margin"} <= {f.figure for f in decision.flips}
     folder = bench.folder
     assert Decision.load(folder / "decision.json") == decision
     assert Gate.load(folder / "gate.json").status == "new", "nothing was accepted yet"

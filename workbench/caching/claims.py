@@ -19,6 +19,7 @@ How caching maps onto `Claim` and `Rule`:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -164,7 +165,13 @@ class CacheResult:
         return float(low[0]), float(high[0])
 
 
-def make_claim(result: CacheResult, rule: Rule, *, must_differ_limit: PairLimit) -> Claim:
+def make_claim(
+    result: CacheResult,
+    rule: Rule,
+    *,
+    must_differ_limit: PairLimit,
+    amounts: Mapping[str, float] = MappingProxyType({}),
+) -> Claim:
     """Claim of one arm; how the fields are to be read stands at the top of this module."""
     certificate, served = result.certificate, result.served
     status, note = _status(result, rule, must_differ_limit)
@@ -189,6 +196,7 @@ def make_claim(result: CacheResult, rule: Rule, *, must_differ_limit: PairLimit)
         n_clusters_differ=int((served.false[:, 0] > 0).sum()),
         items_needed=certificate.labels_needed if certificate and status == "inconclusive" else None,
         note="" if result.arm.kind == "off" else note,
+        amounts=dict(amounts),
     )
 
 

@@ -47,6 +47,7 @@ from workbench.evalset.traffic import load_pairs, load_stream
 from workbench.evaluation.compare import spent
 from workbench.evaluation.decision import decide
 from workbench.evaluation.experiment import MONEY_SHOWN
+from workbench.evaluation.flips import CALL, FALSE_HIT
 from workbench.evaluation.provenance import encoder_inputs
 from workbench.evaluation.summary import Summary, is_default
 from workbench.inference.client import Client
@@ -303,10 +304,10 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
         A semantic cache whose wording nobody has tried on pairs that must differ is provisional at most.
         """
         rule, results = self.rule(), list(replayed.results)
-        claims = tuple(make_claim(r, rule, must_differ_limit=self.policy.pair_limit) for r in results)
+        limit = self.policy.pair_limit
+        claims = tuple(make_claim(r, rule, must_differ_limit=limit, amounts=self.study.amounts(r)) for r in results)
         order = {f.name: f.order for f in replayed.facts}
-        worth = [c for c in claims if c.arm == OFF or rule.counts(c.cost_usd_per_1k, claims[0].cost_usd_per_1k)]
-        outcome = decide(worth, rule, order=order, synthetic=self.evalset.synthetic)
+        outcome = decide(claims, rule, order=order, synthetic=self.evalset.synthetic)
         chosen = next(r for r in results if r.arm.name == outcome.arm)
         if outcome.verdict == "chosen" and chosen.arm.kind == "semantic" and not chosen.pairs.of_must_differ:
             untried = "No test pair that must not share an answer was tried: label some (workbench import pairs)."
@@ -345,6 +346,11 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
     def would_change(self, decision: Decision) -> Sequence[str]:
         """Sentences on what would make the decision another."""
         return would_change_rates(decision)
+
+    def rate(self, name: str) -> float:
+        """Dollars of one unit: of a call and of a false hit those of the parameters."""
+        p = self.study.parameters
+        return {CALL: p.call_usd, FALSE_HIT: p.false_hit_usd}[name] if name in (CALL, FALSE_HIT) else super().rate(name)
 
     def invariants(self, decision: Decision, test: Replayed) -> Mapping[str, int | None]:
         """Pairs that must differ and are served above the limit."""

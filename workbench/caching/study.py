@@ -16,6 +16,7 @@ from workbench.errors import ConfigError, unknown_name
 from workbench.evalset.evalset import require_dev
 from workbench.evalset.gates import PairLimit
 from workbench.evalset.traffic import Pair, RequestStream
+from workbench.evaluation.flips import CALL, FALSE_HIT
 from workbench.evaluation.summary import MAX_CASES, ItemCase, Regressions, ScoredArms, SliceRow, slice_rows
 from workbench.inference.embedding import check_embedder
 from workbench.inference.prices import PriceTable, embed_query
@@ -248,6 +249,12 @@ class CacheStudy:
         embedding = self.prices.cost_usd([embed_query(p.embedder)]) if arm.kind == "semantic" else 0.0
         checks = check_rate * arm.verifier.usd_per_check if arm.verifier else 0.0
         return 1000 * ((1 - hit_rate) * p.call_usd + embedding + checks + error_rate * p.false_hit_usd)
+
+    def amounts(self, result: CacheResult) -> dict[str, float]:
+        """What 1,000 requests use of each thing that has a price, as `cost` counts it."""
+        embedding = self.prices.amounts([embed_query(self.parameters.embedder)])
+        done = {name: 1000 * n for name, n in embedding.items()} if result.arm.kind == "semantic" else {}
+        return {CALL: 1000 * (1 - result.hit_rate), FALSE_HIT: 1000 * result.error_rate} | done
 
 
 def make_guard(checks: Sequence[str]) -> Guard | None:

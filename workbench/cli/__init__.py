@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 
 from workbench.cli.calls import budgets, models_app, trace
 from workbench.cli.calls import record as record_command
-from workbench.cli.cost_commands import costs, layers
+from workbench.cli.cost_commands import costs, layers, watch
 from workbench.cli.feedback_commands import feedback_app
 from workbench.cli.import_commands import import_app
 from workbench.cli.job_commands import diff, jobs_app, replay, run_sweep
@@ -264,6 +264,7 @@ app.command()(budgets)
 app.command()(costs)
 app.command()(layers)
 app.command()(inspect)
+app.command()(watch)
 app.command()(trace)
 app.add_typer(jobs_app, name="jobs")
 app.command()(replay)

@@ -14,7 +14,8 @@ from workbench.evalset.evalset import find_evalset, split_qrels
 from workbench.evalset.findings import Contents, Finding, find, of_query, read_contents
 from workbench.evalset.outcomes import FILE, load_outcomes
 from workbench.evalset.texts import spaceless, words
-from workbench.evalset.traffic import load_stream, read_plan
+from workbench.evalset.traffic import load_stream
+from workbench.evalset.workload import read_plan
 from workbench.records import Document, Query
 
 

@@ -1,7 +1,8 @@
 """Outcomes: what every model answered to every prompt, how good it was and what it cost, as dense matrices."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,6 +13,7 @@ import polars as pl
 from workbench.errors import Defect, EvalsetError
 from workbench.evalset.evalset import dev_clusters, require_dev
 from workbench.evalset.files import read_parquet
+from workbench.inference.prices import DECLARED
 from workbench.records import DEFAULT_TENANT, file_hash
 
 FILE = "outcomes.parquet"
@@ -87,6 +89,8 @@ class Outcomes:
     answers : ndarray of float, shape (repeats, 4, prompts, models), optional
         Quality, cost_usd, latency_ms and confidence of every single answer, where prompts were asked several times; the
         matrices above are their means. NaN where a prompt was asked less often than others.
+    amounts : mapping of str to ndarray of float, shape (prompts, models)
+        What each call uses of each thing that has a price; dollars, where no more is known than its cost.
     """
 
     prompt_ids: tuple[str, ...]
@@ -101,6 +105,7 @@ class Outcomes:
     notes: tuple[str, ...] = ()
     sha256: str = ""
     answers: np.ndarray | None = None
+    amounts: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.prompt_ids)
@@ -110,8 +115,10 @@ class Outcomes:
         arrays = ("quality", "cost_usd", "latency_ms", "clusters", "splits", "tenants")
         taken = {name: getattr(self, name)[rows] for name in arrays}
         answers = None if self.answers is None else self.answers[:, :, rows]
+        amounts = {name: used[rows] for name, used in self.amounts.items()}
         ids = tuple(self.prompt_ids[i] for i in rows)
-        return replace(self, prompt_ids=ids, requests=self.requests.take(rows), answers=answers, **taken)
+        taken |= {"requests": self.requests.take(rows), "answers": answers, "amounts": amounts}
+        return replace(self, prompt_ids=ids, **taken)
 
     @property
     def repeats(self) -> tuple[Self, ...]:
@@ -205,19 +212,35 @@ def outcomes_of(
         return wide.select(models).cast(pl.Float64).fill_null(float("nan")).to_numpy()
 
     confidence = None if rows["confidence"].is_null().all() else matrix("confidence")
+    cost_usd, only = matrix("cost_usd"), np.eye(len(models))
     return Outcomes(
         prompt_ids=tuple(prompts["prompt_id"]),
         requests=Requests(tuple(prompts["prompt"]), tuple(prompts["feature"].fill_null("")), confidence=confidence),
         models=models,
         quality=matrix("quality"),
-        cost_usd=matrix("cost_usd"),
+        cost_usd=cost_usd,
         latency_ms=matrix("latency_ms"),
         clusters=clusters,
         splits=splits,
         tenants=prompts["tenant_id"].fill_null(DEFAULT_TENANT).to_numpy(),
         notes=(*repeats, *notes),
         answers=_answers(every, tuple(prompts["prompt_id"]), models) if repeats else None,
+        amounts={f"{model}{DECLARED}": cost_usd * only[i] for i, model in enumerate(models)},
     )
+
+
+def counted_amounts(frame: pl.DataFrame, outcomes: Outcomes) -> dict[str, npt.NDArray[np.float64]]:
+    """What each recorded call uses of each thing that has a price, shape (prompts, models); the mean of its repeats."""
+    found: dict[str, npt.NDArray[np.float64]] = {}
+    answers = np.zeros((len(outcomes.prompt_ids), len(outcomes.models)))
+    rows = {prompt_id: i for i, prompt_id in enumerate(outcomes.prompt_ids)}
+    columns = {model: j for j, model in enumerate(outcomes.models)}
+    for prompt_id, model, config, used in frame.select("prompt_id", "model", "config", "amounts").iter_rows():
+        at = rows[prompt_id], columns[f"{model}@{config}"]
+        answers[at] += 1
+        for name, n in json.loads(used).items():
+            found.setdefault(name, np.zeros(answers.shape))[at] += n
+    return {name: total / np.maximum(answers, 1) for name, total in found.items()}
 
 
 def _averaged(rows: pl.DataFrame) -> tuple[pl.DataFrame, tuple[str, ...]]:

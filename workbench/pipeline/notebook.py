@@ -1,5 +1,6 @@
 """The pipeline experiment: which configuration of the answer flow is the cheapest that is good enough, end to end."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -27,7 +28,7 @@ from workbench.records import Query, content_hash, parameters_of
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Column, Table
 from workbench.reports.ending import Notebook
-from workbench.routing.recorded import changed_since, recorded_rows, recording_file, retrieval_usd
+from workbench.routing.recorded import changed_since, recorded_rows, recording_file, retrieval_amounts, retrieval_usd
 from workbench.routing.route import HITS
 
 METRIC = "correctness"
@@ -158,6 +159,7 @@ class PipelineExperiment(
             )
         hits = {row["query_id"]: row["doc_ids"] for row in recorded_rows(self.evalset, HITS)}
         found = {(q.text, q.tenant_id): hits[q.query_id] for q in self.evalset.queries if q.query_id in hits}
+        self.retrieval = retrieval_amounts(self.evalset)
         self.library = Library(self.settings, lambda query: found[query.text, query.tenant_id])
         self.shelf: Shelf = self.library.of(self.parameters.evalset)
         for kind, given, known in (
@@ -192,7 +194,7 @@ class PipelineExperiment(
         for arm in arms:
             tools = {"library": self.library, "client": self._client()}
             plan, runs[arm.name] = arm.plan.to_plain(), {}
-            costs = []
+            costs, used = [], Counter[str]()
             for repeat, query in product(range(repeats), part.queries):
                 run = rehearse(answer, tools, query.text, tenant_id=query.tenant_id, plan=plan)
                 runs[arm.name].setdefault(query.query_id, run)
@@ -200,9 +202,12 @@ class PipelineExperiment(
                 right = float(is_right(run.result["answer"], query.accept))
                 rows.append(_row(arm, query, repeat, right, cost))
                 costs.append(cost)
+                used.update(self.amounts(run))
                 bar.update(len(rows))
             p95 = float(np.quantile(np.array(costs) / self.prices.usd_per_vcpu_hour * MS_PER_HOUR, 0.95))
-            facts.append(ArmFacts(arm.name, parameters_of(arm.plan), 1000 * float(np.mean(costs)), p95, arm.order))
+            amounts = {name: 1000 * n / len(costs) for name, n in used.items()}
+            usd_per_1k = 1000 * float(np.mean(costs))
+            facts.append(ArmFacts(arm.name, parameters_of(arm.plan), usd_per_1k, p95, arm.order, amounts=amounts))
         bar.done(f"{len(arms)} configurations answered {len(part.queries)} {split} questions")
         schema = SCORES_SCHEMA | {f"slice_{name}": pl.String for name in SLICES}
         scores = pl.DataFrame(rows, schema=schema, orient="row")
@@ -224,6 +229,15 @@ class PipelineExperiment(
         drafts = [step.output for step in run.steps if step.name == "draft"]
         nanos = sum(self.prices.cost_nanos(d["model"], from_plain(Usage, d["usage"], "usage")) for d in drafts)
         return nanos / 1e9 + (retrieval_usd(self.evalset) if any(d["shown"] for d in drafts) else 0.0)
+
+    def amounts(self, run: FlowRun) -> dict[str, float]:
+        """What one run uses of each thing that has a price, as `cost_usd` counts it."""
+        drafts, out = [step.output for step in run.steps if step.name == "draft"], Counter[str]()
+        for d in drafts:
+            out.update(self.prices.token_amounts(d["model"], from_plain(Usage, d["usage"], "usage")))
+        if any(d["shown"] for d in drafts):
+            out.update(self.retrieval)
+        return dict(out)
 
     def losses(self, scored: ScoredFlows, arm: str) -> Losses:
         """What lost each answer of one arm."""

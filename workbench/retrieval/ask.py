@@ -15,7 +15,7 @@ from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.evaluation.decision import ArmFacts
 from workbench.evaluation.gate import rebuild_spread
 from workbench.evaluation.summary import ItemCase, ScoredArms, item_cases
-from workbench.inference.prices import project_prices
+from workbench.inference.prices import DECLARED, project_prices
 from workbench.records import Document, Hit, Query, parameters_of
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Column, Table, Value
@@ -238,10 +238,13 @@ def _opened(
 def _facts(candidate: Candidate, order: int, answers: Answers, part: Split, searcher: Searcher) -> ArmFacts:
     name, p95 = candidate_name(candidate), answers.latency_p95_ms
     if isinstance(candidate, SystemArm):
-        return ArmFacts(name, {"source": candidate.source}, candidate.cost_usd_per_1k, p95, order)
+        cost = candidate.cost_usd_per_1k
+        return ArmFacts(name, {"source": candidate.source}, cost, p95, order, amounts={f"{name}{DECLARED}": cost})
     arm = candidate.arm if isinstance(candidate, FittedArm) else candidate
-    cost = searcher.cost_usd_per_1k(arm, part.queries, project_prices(searcher.settings.root))
-    return ArmFacts(name, parameters_of(arm), cost, p95, order)
+    prices = project_prices(searcher.settings.root)
+    cost = searcher.cost_usd_per_1k(arm, part.queries, prices)
+    amounts = searcher.amounts(arm, part.queries, prices)
+    return ArmFacts(name, parameters_of(arm), cost, p95, order, amounts=amounts)
 
 
 PROBES = 2

@@ -14,7 +14,7 @@ from workbench.config import Settings
 from workbench.errors import ConfigError, StoreError, unknown_name
 from workbench.evalset.texts import own_documents
 from workbench.inference.embedding import Embedder, HostedEmbedder
-from workbench.inference.prices import PriceTable
+from workbench.inference.prices import PriceTable, Work
 from workbench.records import Document, Hit, Query, content_hash, parameters_of
 from workbench.retrieval.chunking import Tokenizer, WholeDocument
 from workbench.retrieval.indexing import TEXT_INDEX, VECTOR_INDEX, Exact
@@ -167,9 +167,19 @@ class Searcher:
 
     def cost_usd_per_1k(self, arm: Arm, queries: Sequence[Query], prices: PriceTable) -> float:
         """Dollars of a thousand requests: counted work at the rows that each query's tenant really has."""
-        tenants = {q.tenant_id for q in queries}
-        cost = {t: prices.cost_usd(arm.work(self.handle(arm, t).count())) for t in tenants}
+        cost = {t: prices.cost_usd(work) for t, work in self._work(arm, queries).items()}
         return 1000 * sum(cost[q.tenant_id] for q in queries) / len(queries)
+
+    def amounts(self, arm: Arm, queries: Sequence[Query], prices: PriceTable) -> dict[str, float]:
+        """What a thousand requests do of each operation, and over how many thousand rows."""
+        done, total = {t: prices.amounts(w) for t, w in self._work(arm, queries).items()}, dict[str, float]()
+        for query in queries:
+            for name, n in done[query.tenant_id].items():
+                total[name] = total.get(name, 0.0) + n
+        return {name: 1000 * n / len(queries) for name, n in total.items()}
+
+    def _work(self, arm: Arm, queries: Sequence[Query]) -> dict[str, list[Work]]:
+        return {t: arm.work(self.handle(arm, t).count()) for t in {q.tenant_id for q in queries}}
 
     def plan(self, arm: Arm) -> dict[str, str]:
         """The store's account of both legs as this arm searches them, to see that its knobs are in effect.

@@ -155,7 +155,7 @@ def route_all(arms: Sequence[RoutedArm], part: Outcomes, split: str) -> ScoredRo
         rows = [_score(arm, c, one, r) for r, (c, one) in enumerate(zip(chosen, part.repeats, strict=True))]
         picked[arm.name] = np.stack(chosen)
         frames += rows
-        facts.append(_facts(arm, pl.concat(rows)))
+        facts.append(_facts(arm, pl.concat(rows), picked[arm.name], part))
     return ScoredRoutes(split, tuple(arms), pl.concat(frames), tuple(facts), part, picked)
 
 
@@ -181,11 +181,13 @@ def _score(arm: RoutedArm, picked: np.ndarray, part: Outcomes, repeat: int) -> p
     )
 
 
-def _facts(arm: RoutedArm, rows: pl.DataFrame) -> ArmFacts:
-    latency = rows["latency_ms"].to_numpy()
+def _facts(arm: RoutedArm, rows: pl.DataFrame, picked: np.ndarray, part: Outcomes) -> ArmFacts:
+    latency, router = rows["latency_ms"].to_numpy(), arm.router
     p95 = None if np.isnan(latency).any() else float(np.quantile(latency, 0.95))
-    cost = 1000 * float(rows["cost_usd"].to_numpy().mean())
-    return ArmFacts(arm.name, arm_parameters(arm.router), cost, p95, arm.order)
+    used = {name: 1000 * float(np.mean([router.spend(c, n) for c in picked])) for name, n in part.amounts.items()}
+    amounts = {name: n for name, n in used.items() if n}
+    usd_per_1k = 1000 * float(rows["cost_usd"].to_numpy().mean())
+    return ArmFacts(arm.name, arm_parameters(router), usd_per_1k, p95, arm.order, amounts=amounts)
 
 
 def arm_parameters(router: Router) -> dict[str, object]:

@@ -19,8 +19,8 @@ from workbench.inference.attempt import Books
 from workbench.inference.client import Client
 from workbench.inference.embedding import load_embedder
 from workbench.inference.encoders import MiniLM
-from workbench.inference.messages import LOCAL, Request, Response
-from workbench.inference.prices import MS_PER_HOUR, PriceTable
+from workbench.inference.messages import LOCAL, Request, Response, Usage
+from workbench.inference.prices import DECLARED, MS_PER_HOUR, PriceTable
 from workbench.inference.recordings import FOLDER, Recordings, is_copy, record_command
 from workbench.records import Decision, Query, content_hash
 from workbench.retrieval.arms import build_arm
@@ -153,6 +153,15 @@ def retrieval_usd(evalset: Evalset) -> float:
     return costs[0] / 1000
 
 
+def retrieval_amounts(evalset: Evalset) -> dict[str, float]:
+    """What retrieving for one prompt uses of each operation; its dollars where the decision does not say."""
+    if not (usd := retrieval_usd(evalset)):
+        return {}
+    decision = Decision.load(_decision_path(evalset))
+    counted = decision.claim(decision.arm).amounts
+    return {name: n / 1000 for name, n in counted.items()} or {f"retrieval{DECLARED}": usd}
+
+
 def _decision_path(evalset: Evalset) -> Path:
     return evalset.path / "decisions" / "retrieval.json"
 
@@ -242,7 +251,8 @@ def recorded_outcomes(evalset: Evalset, prices: PriceTable) -> tuple[pl.DataFram
     Returns
     -------
     DataFrame
-        Columns of `STORED_SCHEMA`; prompts that every model answered with every context.
+        Columns of `STORED_SCHEMA`; prompts that every model answered with every context. ``amounts`` is what each
+        answer uses of each thing that has a price, as JSON.
     dict of str to str
         Hashes of what was read, for the fingerprint.
     list of str
@@ -256,7 +266,7 @@ def recorded_outcomes(evalset: Evalset, prices: PriceTable) -> tuple[pl.DataFram
     prompts = load_prompts(evalset)
     replays = {m: Client({}, Books(prices), recordings=Recordings(recording_file(evalset, m))) for m in prompts.models}
     searches = {(r["tenant_id"], r["query"]): r["doc_ids"] for r in recorded_rows(evalset, SEARCHES)}
-    extra_usd = retrieval_usd(evalset)
+    extra_usd, extra = retrieval_usd(evalset), retrieval_amounts(evalset)
     rows, missing, copies = [], set[str](), 0
     everything = list(asked_of(evalset))
     refuse_lost(evalset, everything, {m: c.recordings for m, c in replays.items() if c.recordings is not None})
@@ -269,13 +279,15 @@ def recorded_outcomes(evalset: Evalset, prices: PriceTable) -> tuple[pl.DataFram
         answers = _answers(client, asked, prompts)
         fresh = [response for i, response in enumerate(answers) if not is_copy(answers, i)]
         copies += len(answers) - len(fresh)
-        extra = extra_usd if prompts.contexts[asked.context].documents > 0 else 0.0
+        usd, more = (extra_usd, extra) if prompts.contexts[asked.context].documents > 0 else (0.0, {})
         for repeat, response in enumerate(fresh):
             if (quality := quality_of(asked, response, evalset, searches)) is None:
                 missing.add(asked.prompt_id)
                 break
-            rows.append((*outcome_row(asked, response, quality, prices, extra), repeat))
-    frame = pl.DataFrame(rows, schema=STORED_SCHEMA, orient="row").filter(~pl.col("prompt_id").is_in(list(missing)))
+            used = prices.token_amounts(asked.request.model, response.usage or Usage()) | more
+            rows.append((*outcome_row(asked, response, quality, prices, usd), repeat, json.dumps(used)))
+    schema = STORED_SCHEMA | {"amounts": pl.String}
+    frame = pl.DataFrame(rows, schema=schema, orient="row").filter(~pl.col("prompt_id").is_in(list(missing)))
     inputs = {f"recordings of {m}": c.recordings.read_sha256() for m, c in replays.items() if c.recordings}
     inputs[SEARCHES] = content_hash((evalset.path / FOLDER / SEARCHES).read_bytes())
     inputs |= {"retrieval usd": f"{extra_usd:.3e}", **_prompt_inputs(evalset)}
