@@ -3,6 +3,7 @@
 import math
 import os
 import time
+import unicodedata
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -56,20 +57,35 @@ class Embedder(Protocol):
         """Vectors of unit length, float32, shape (texts, dimension)."""
 
 
-UNREAD_SHARE = 0.1
+# French and Turkish have 0.3 of such characters where they have many, another alphabet than Latin at least 0.5.
+UNREAD_SHARE = 1 / 3
 
 
-def unread(embedder: Embedder, texts: Sequence[str]) -> np.ndarray:
-    """Which texts an encoder cannot read, shape (texts,): more than a tenth of their pieces are unknown to it.
+def unread(embedder: Embedder, texts: Sequence[str], *, strict: bool = False) -> np.ndarray:
+    """Which texts an encoder cannot read, shape (texts,): more than a third of their characters says nothing to it.
 
     An encoder that does not say what it knows, as a hosted one, is taken to read everything.
+
+    Parameters
+    ----------
+    strict : bool
+        Whether one unknown piece is too much: "what does ✅ mean" and "what does ❌ mean" have the same vector.
 
     >>> from workbench.testing import HashEmbedder
     >>> unread(HashEmbedder(), ["any", "text"]).tolist()
     [False, False]
     """
-    share = getattr(embedder, "unknown_share", None)
-    found: np.ndarray = np.zeros(len(texts), bool) if share is None or not texts else share(texts) > UNREAD_SHARE
+    found, pieces = unread_share(embedder, texts) > UNREAD_SHARE, getattr(embedder, "unknown_share", None)
+    return found | (pieces(texts) > 0) if strict and pieces and texts else found
+
+
+def unread_share(embedder: Embedder, texts: Sequence[str]) -> np.ndarray:
+    """Share of the characters of each text that an encoder does not read, shape (texts,); 0 where it does not say.
+
+    It is what the encoder's ``unread_share`` says, else its ``unknown_share``, of its pieces.
+    """
+    share = getattr(embedder, "unread_share", None) or getattr(embedder, "unknown_share", None)
+    found: np.ndarray = np.zeros(len(texts)) if share is None or not texts else share(texts)
     return found
 
 
@@ -140,9 +156,36 @@ class MiniLM:
         pieces = self._whole.encode_batch(list(texts), add_special_tokens=False)
         return np.array([e.ids.count(unknown) / max(len(e.ids), 1) for e in pieces], float)
 
+    def unread_share(self, texts: Sequence[str]) -> np.ndarray:
+        """Share of the characters of each text that say nothing to an encoder of English, shape (texts,).
+
+        These are characters of unknown pieces, marks that the tokenizer drops (vowels of Hindi, tones of Vietnamese),
+        and letters that are a piece each: a word of Russian or Arabic is spelled, and near to all that are spelled
+        alike. Blanks do not count, and accents are characters of their own.
+        """
+        pieces = self._whole.encode_batch(list(texts), add_special_tokens=False)
+        return np.array([_unread_share(self._whole, text, e) for text, e in zip(texts, pieces, strict=True)], float)
+
     def offsets(self, text: str) -> list[tuple[int, int]]:
         """Character spans of all tokens, also of those past the 256 that are embedded."""
         return list(self._whole.encode(text, add_special_tokens=False).offsets)
+
+
+def _unread_share(tokenizer: Any, text: str, encoded: Any) -> float:
+    unknown = tokenizer.token_to_id("[UNK]")
+    if text.isascii() and unknown not in encoded.ids:
+        return 0.0
+    characters = _characters(text)
+    lost = max(characters - _characters(tokenizer.normalizer.normalize_str(text)), 0)
+    for piece, (start, end) in zip(encoded.ids, encoded.offsets, strict=True):
+        around = text[max(start - 1, 0) : start] + text[end : end + 1]
+        spelled = end - start == 1 and text[start:end].isalpha() and any(map(str.isalpha, around))
+        lost += _characters(text[start:end]) if piece == unknown else spelled
+    return min(lost / max(characters, 1), 1.0)
+
+
+def _characters(text: str) -> int:
+    return sum(not c.isspace() for c in unicodedata.normalize("NFD", text))
 
 
 _TOKENIZED = 4096  # texts at once: their tokens are kept until all are encoded
