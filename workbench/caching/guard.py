@@ -249,14 +249,18 @@ class Guard:
         if self.direction and (turned := (a.into & b.out_of) | (a.out_of & b.into)):
             yield f"direction: {_listed(frozenset(turned))}"
         if self.wording:
-            mine, theirs_only = a.counts - b.counts, b.counts - a.counts
-            if a.latin and b.latin:  # in Russian one letter turns on into off
-                mine, theirs_only = _without_typos(mine, theirs_only)
-            changed = max(mine.total(), theirs_only.total())
-            if 0 < changed <= a.few(b):
-                yield f"wording: {_listed(frozenset(mine))} / {_listed(frozenset(theirs_only))}"
-            elif not changed and a.counts == b.counts and a.roots != b.roots:
-                yield "wording: the same words in another order"
+            yield from _rewording(a, b)
+
+
+def _rewording(a: "_Wording", b: "_Wording") -> Iterator[str]:
+    mine, theirs_only = a.counts - b.counts, b.counts - a.counts
+    if a.latin and b.latin:  # in Russian one letter turns on into off
+        mine, theirs_only = _without_typos(mine, theirs_only)
+    changed = max(mine.total(), theirs_only.total())
+    if 0 < changed <= a.few(b):
+        yield f"wording: {_listed(frozenset(mine))} / {_listed(frozenset(theirs_only))}"
+    elif not changed and a.counts == b.counts and a.roots != b.roots:
+        yield "wording: the same words in another order"
 
 
 @dataclass(frozen=True, slots=True)

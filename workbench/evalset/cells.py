@@ -338,3 +338,11 @@ def _iso(text: str) -> datetime | None:
     except (ValueError, OverflowError):
         return None
     return moment if re.match(r"\d{4}-", text) else None
+
+
+def turns_text(value: Any) -> str | None:
+    """Earlier turns as one text, spelled the same for the same turns; None for none."""
+    if not isinstance(value, str | list | None):
+        raise Unusable(f'"turns" must be a text or a list of what was said before, found {shown(value)}')
+    text = value.strip() if isinstance(value, str) else json.dumps(value or "", sort_keys=True, default=str)
+    return None if text in ("", "[]", '""', "null") else text

@@ -44,7 +44,8 @@ def units(text: str) -> list[str]:
     >>> units("open 深色 in v2.5 🌙"), units("? !")
     (['open', '深', '色', 'in', 'v', '2.5', '🌙'], ['?', '!'])
     """
-    found = re.compile(rf"[A-Za-z]+{_NUMBER}") if text.isascii() else _pattern(f"[^\\W\\d_{_SIGNS}]", f"{_NUMBER}|[{_EMOJI}]")
+    letter, rest = f"[^\\W\\d_{_SIGNS}]", f"{_NUMBER}|[{_EMOJI}]"
+    found = re.compile(rf"[A-Za-z]+{_NUMBER}") if text.isascii() else _pattern(letter, rest)
     return found.findall(unicodedata.normalize("NFC", text)) or [c for c in text if not c.isspace()]
 
 

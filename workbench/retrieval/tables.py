@@ -38,13 +38,13 @@ def script_notes(evalset: Evalset, embedder: Embedder) -> list[str]:
     for what, texts in (("questions", asked), ("documents", [d.full_text[:HEAD] for d in evalset.documents])):
         if (blind := int(unread(embedder, texts).sum())) and (what == "questions" or blind > UNREAD_SHARE * len(texts)):
             out.append(
-                f"{blind:,} of {len(texts):,} {what} have more than a tenth of pieces that the encoder "
-                f"{embedder.encoder_id} does not know: vectors tell them apart badly, or not at all"
+                f"{blind:,} of {len(texts):,} {what} have more than a third of characters that the encoder "
+                f"{embedder.encoder_id} does not know, drops or spells: vectors tell them apart badly, or not at all"
             )
     if blank := sum(map(spaceless, asked)):
         out.append(
             f"{blank:,} of {len(asked):,} questions are in a script without blanks between words: the full-text index, "
-            "which cuts at blanks, finds whole phrases of them alone"
+            "which cuts at blanks, finds whole phrases of them alone; add full_text_ngram to strategies"
         )
     return out
 
