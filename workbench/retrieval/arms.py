@@ -21,12 +21,18 @@ CHUNKERS: Mapping[str, Chunker] = {
 STRATEGIES: Mapping[str, Strategy] = {
     "full_text": FullText(),
     "full_text_exact_words": FullText(),
+    "full_text_ngram": FullText(),
     "vector": Vector(Exact()),
     "vector_ivf_pq": Vector(IvfPq(), refine_factor=10),
     "vector_hnsw_sq": Vector(HnswSq()),
     "hybrid_rrf": Hybrid(fusion=RRF()),
     "hybrid_rrf_shallow": Hybrid(fusion=RRF(), depth=20),
     "hybrid_callables": Hybrid(fusion=RRF(), where=OneOf("document_type", ("class", "function", "method"))),
+}
+# Other words than those of `FullTextIndex()`; the last is for scripts that put no blanks between words.
+TEXT_INDICES: Mapping[str, FullTextIndex] = {
+    "full_text_exact_words": FullTextIndex(stem=False, remove_stop_words=False),
+    "full_text_ngram": FullTextIndex(stem=False, remove_stop_words=False, tokenizer="ngram"),
 }
 # Fitted on dev before they can be searched with, see `workbench.retrieval.notebook`.
 FITTED = ("hybrid_weighted", "reranked")
@@ -63,7 +69,7 @@ def make_arms(chunkers: Sequence[str], strategies: Sequence[str], *, embedder: s
 
 def make_arm(chunker: str, name: str, strategy: Strategy, *, embedder: str) -> Arm:
     """One arm, called after its chunker, its embedder where that is not the default, and its strategy."""
-    index = FullTextIndex(stem=False, remove_stop_words=False) if name == "full_text_exact_words" else FullTextIndex()
+    index = TEXT_INDICES.get(name, FullTextIndex())
     middle = [] if embedder == "minilm" or not strategy.uses_vectors else [embedder]
     return Arm(" · ".join([chunker, *middle, name]), strategy, CHUNKERS[chunker], embedder, index)
 

@@ -8,7 +8,8 @@ from workbench.evalset.evalset import Evalset
 from workbench.evalset.texts import spaceless
 from workbench.evaluation.decision import ArmFacts
 from workbench.evaluation.summary import mean_by_arm
-from workbench.inference.embedding import UNREAD_SHARE, Embedder, unread
+from workbench.inference.embedding import Embedder, unread, unread_share
+from workbench.records import Query
 from workbench.rendering.table import Column, Table
 
 SHOWN_METRICS = ("ndcg@10", "recall@10", "recall@100", "precision@10", "mrr@10", "map@100", "judged@10")
@@ -28,6 +29,7 @@ def contents_table(evalset: Evalset) -> Table:
     return Table.of(names, [*rows, total], ". ".join([f"What {evalset.name} holds", *evalset.notes]))
 
 
+MANY = 0.1  # of the documents
 HEAD = 200  # characters of a document that say which script it is in
 
 
@@ -36,7 +38,7 @@ def script_notes(evalset: Evalset, embedder: Embedder) -> list[str]:
     out = []
     asked = [q.text for q in evalset.queries]
     for what, texts in (("questions", asked), ("documents", [d.full_text[:HEAD] for d in evalset.documents])):
-        if (blind := int(unread(embedder, texts).sum())) and (what == "questions" or blind > UNREAD_SHARE * len(texts)):
+        if (blind := int(unread(embedder, texts).sum())) and (what == "questions" or blind > MANY * len(texts)):
             out.append(
                 f"{blind:,} of {len(texts):,} {what} have more than a third of characters that the encoder "
                 f"{embedder.encoder_id} does not know, drops or spells: vectors tell them apart badly, or not at all"
@@ -46,6 +48,22 @@ def script_notes(evalset: Evalset, embedder: Embedder) -> list[str]:
             f"{blank:,} of {len(asked):,} questions are in a script without blanks between words: the full-text index, "
             "which cuts at blanks, finds whole phrases of them alone; add full_text_ngram to strategies"
         )
+    return out
+
+
+def reading_notes(queries: Sequence[Query], embedder: Embedder) -> dict[str, str]:
+    """What keeps arms from finding an answer to a question in words of its own, by id; questions without are left out.
+
+    >>> from workbench.testing import HashEmbedder
+    >>> reading_notes([Query("1", "如何开启深色模式"), Query("2", "dark mode")], HashEmbedder())
+    {'1': 'no blanks between words, full text finds whole phrases alone'}
+    """
+    texts, out = [q.text for q in queries], dict[str, str]()
+    told = zip(queries, unread(embedder, texts), unread_share(embedder, texts), strict=True)
+    for query, blind, share in told:
+        why = [f"{embedder.encoder_id} does not read {share:.0%} of it"] if blind else []
+        why += ["no blanks between words, full text finds whole phrases alone"] if spaceless(query.text) else []
+        out |= {query.query_id: "; ".join(why)} if why else {}
     return out
 
 
