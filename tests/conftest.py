@@ -5,7 +5,16 @@ import os
 import sys
 from typing import Any
 
+import hypothesis
+
 from tests.databases import engine, state_url
+from workbench.extras import without_iri_grammar
+
+hypothesis.settings.register_profile("shared machine", deadline=None)  # a slow first example is no fault
+hypothesis.settings.load_profile("shared machine")
+
+with without_iri_grammar():
+    import nbformat  # noqa: F401 - most modules of tests need it
 
 __all__ = ["engine", "state_url"]  # fixtures that any test may ask for
 

@@ -1,14 +1,22 @@
 """The floor plan: no name stands for two things, and a room with one visitor says why it is not part of his."""
 
+import ast
 import importlib
 import inspect
 from collections import Counter
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 
 from tests.benchmarks.house import classes, modules, single_importers
 
-TREES = modules(Path(__file__).parents[1])
+
+@cache
+def trees() -> dict[str, ast.Module]:
+    """Every module of the package, read when a test asks: whoever only collects tests need not."""
+    return modules(Path(__file__).parents[1])
+
+
 # A folder a question has its notebook; evalset is the main module of its own; caches replay traffic, flows their runs.
 TWICE = {"notebook", "tables", "evalset", "replay"}
 # Modules that exactly one other imports, with the reason for a room of their own.
@@ -55,16 +63,16 @@ REASONS = {
 
 
 def test_no_file_stem_stands_twice() -> None:
-    stems = Counter(name.rpartition(".")[2] for name, tree in TREES.items() if tree.body)
+    stems = Counter(name.rpartition(".")[2] for name, tree in trees().items() if tree.body)
     assert {stem for stem, n in stems.items() if n > 1} <= TWICE
 
 
 def test_no_class_name_stands_twice() -> None:
-    assert {name: found for name, found in classes(TREES).items() if len(found) > 1} == {}
+    assert {name: found for name, found in classes(trees()).items() if len(found) > 1} == {}
 
 
 def test_a_module_with_one_importer_has_a_reason() -> None:
-    found = {name.removeprefix("workbench.") for name in single_importers(TREES)} - {"runner"}
+    found = {name.removeprefix("workbench.") for name in single_importers(trees())} - {"runner"}
     assert found <= REASONS.keys(), "merge it into its importer, or say why not"
     assert REASONS.keys() <= found, "no longer needed"
 
@@ -72,7 +80,7 @@ def test_a_module_with_one_importer_has_a_reason() -> None:
 def test_values_that_hold_arrays_compare_by_identity() -> None:
     """Field by field `==` of an array is an array, which is neither true nor false; tuples hide that until 3.13."""
     found = []
-    for name in (name for name in TREES if not name.endswith("__main__")):
+    for name in (name for name in trees() if not name.endswith("__main__")):
         classes_of = [c for _, c in inspect.getmembers(importlib.import_module(name), inspect.isclass)]
         for value in (c for c in classes_of if c.__module__ == name and is_dataclass(c)):
             kinds = [str(field.type) for field in fields(value) if "Callable" not in str(field.type)]

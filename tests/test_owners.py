@@ -98,3 +98,12 @@ def imported(path: Path) -> set[str]:
     names = {alias.name for n in nodes if isinstance(n, ast.Import) for alias in n.names}
     names |= {n.module for n in nodes if isinstance(n, ast.ImportFrom) and n.module}
     return {name.split(".")[0] for name in names}
+
+
+def test_running_notebooks_builds_no_grammar_that_nothing_reads_and_loads_no_statistics_that_it_does_not_use() -> None:
+    code = """
+import sys, workbench.runner.kernels
+print("jsonschema" in sys.modules, *sorted({"rfc3987_syntax", "scipy.stats"} & set(sys.modules)))
+import rfc3987_syntax"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True"]

@@ -3,6 +3,7 @@
 ``pip install evals-workbench`` reads, imports, compares and reports; the extras run notebooks and call models.
 """
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -66,3 +67,18 @@ def extras_named() -> Iterator[None]:
 def is_installed(module: str) -> bool:
     """Whether a module that an extra brings is there; it is not imported."""
     return find_spec(module) is not None
+
+
+@contextmanager
+def without_iri_grammar() -> Iterator[None]:
+    """Let jsonschema be imported, as nbformat does, without the grammar of an IRI: it takes a second to be built.
+
+    jsonschema would check the format ``iri`` by it, which no schema of a notebook has. Whoever needs that grammar can
+    import it afterwards.
+    """
+    missing = sys.modules.setdefault("rfc3987_syntax", None) is None  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        if missing:
+            sys.modules.pop("rfc3987_syntax", None)

@@ -1,5 +1,6 @@
 """The arm that was accepted first stays in every later test, also where a run cannot ask it again."""
 
+import shutil
 from dataclasses import replace
 
 import polars as pl
@@ -29,10 +30,18 @@ def accepted(root, bench, **how):
     return Decision.load(accept(project(root), "retrieval", reason="why", clock=SystemClock(), run=name, **how))
 
 
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """A project whose first decision is accepted; copied for each test."""
+    root = tmp_path_factory.mktemp("begun")
+    bench, _, _ = run(root, reference="")
+    return root, accepted(root, bench)
+
+
 @pytest.fixture
-def first(tmp_path):
-    bench, _, _ = run(tmp_path, reference="")
-    return tmp_path, accepted(tmp_path, bench)
+def first(begun, tmp_path):
+    shutil.copytree(begun[0], tmp_path, dirs_exist_ok=True)
+    return tmp_path, begun[1]
 
 
 def test_the_first_accepted_arm_is_the_anchor_and_always_tested(first):

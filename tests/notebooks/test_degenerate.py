@@ -51,15 +51,18 @@ def distinct(n: int = N) -> list[str]:
     return [f"{word(i)} {word(i + 10_000)} {word(i + 20_000)}" for i in range(n)]
 
 
+SIXTY = distinct(60)
+
+
 def repeats(seed: int = 0) -> list[str]:
     rng = np.random.default_rng(seed)
-    return [distinct(60)[i] for i in rng.integers(60, size=N)]
+    return [SIXTY[i] for i in rng.integers(60, size=N)]
 
 
 def near(seed: int = 0) -> list[str]:
     """Sixty intents, each time in other words."""
     rng = np.random.default_rng(seed)
-    return [f"{distinct(60)[i]} {word(40_000 + k)}" for k, i in enumerate(rng.integers(60, size=N))]
+    return [f"{SIXTY[i]} {word(40_000 + k)}" for k, i in enumerate(rng.integers(60, size=N))]
 
 
 def intents(texts: list[str]) -> list[str]:

@@ -1,3 +1,5 @@
+import time
+
 import polars as pl
 import pytest
 
@@ -9,6 +11,7 @@ from workbench.records import Hit, Query, Rule
 from workbench.retrieval.ask import ask, score
 from workbench.retrieval.metrics import RUN_SCHEMA, rank
 from workbench.retrieval.tables import SHOWN_METRICS, score_table
+from workbench.retrieval.tenant import ChunkHit, FoundBefore
 
 QUERIES = [
     Query("q1", "one", "a", cluster="c", style="vague"),
@@ -42,6 +45,25 @@ def test_a_failed_question_is_kept_with_its_error_and_the_next_is_asked():
     assert answers.errors == {"q3": "ProviderError: no answer"}
     assert set(answers.latency_ms) == {"q1", "q2"}
     assert answers.latency_p95_ms > 0
+
+
+def test_a_search_that_arms_share_is_made_once_and_its_time_is_part_of_the_latency_of_each():
+    found, made = FoundBefore(), []
+
+    def slow():
+        made.append(time.sleep(0.03))
+        return [ChunkHit("c", "d1", 0, 0.5)]
+
+    def shared(query):
+        return [Hit(hit.doc_id, hit.score) for hit in found.once(query.query_id, slow)]
+
+    one, other = (ask(name, shared, QUERIES[:2], found=found) for name in ("one", "other"))
+    assert len(made) == 2
+    assert one.run.equals(other.run)
+    assert min(*one.latency_ms.values(), *other.latency_ms.values()) > 29
+    found.forget()
+    ask("third", shared, QUERIES[:2], found=found)
+    assert len(made) == 4
 
 
 def test_a_fault_of_our_own_ends_the_run():

@@ -11,6 +11,7 @@ from workbench.retrieval.chunking import FixedTokens
 from workbench.retrieval.indexing import HnswSq, IvfPq
 from workbench.retrieval.searcher import CHUNKS_PER_DOCUMENT, Searcher
 from workbench.retrieval.strategies import Hybrid, Vector, Weighted
+from workbench.retrieval.tenant import Equals
 from workbench.testing import HashEmbedder, WordTokenizer
 
 TEXT, VECTOR, HYBRID = make_arms(["whole"], ["full_text", "vector", "hybrid_rrf"])
@@ -47,6 +48,21 @@ def test_arms_that_differ_only_in_how_they_search_share_a_table(searcher):
     assert len({searcher.table_name(arm) for arm in (TEXT, VECTOR, HYBRID, weighted)}) == 1
     assert searcher.prepare(TEXT).chunks == 44
     assert searcher.prepare(HYBRID) is None
+
+
+def test_arms_of_one_table_find_what_they_would_find_alone_though_what_they_share_is_searched_once(searcher):
+    shallow, narrowed = replace(HYBRID.strategy, depth=3), Hybrid(where=Equals("doc_id", "big3"))
+    arms = [TEXT, VECTOR, HYBRID, replace(HYBRID, strategy=shallow), replace(HYBRID, strategy=narrowed)]
+    for arm in arms:
+        searcher.prepare(arm)
+        for text in ("word3 w1", "w2 w5"):
+            for tenant in ("big", "small"):
+                question = searcher.question(arm, Query("q", text, tenant))
+                alone = arm.strategy.search(searcher._store(arm).for_tenant(tenant), question, 10)
+                assert searcher.search(arm, Query("q", text, tenant), 10) == alone
+                saved = searcher.found.saved_ms
+                assert searcher.search(arm, Query("q", text, tenant), 10) == alone
+                assert searcher.found.saved_ms > saved, "its searches were not made again"
 
 
 def test_whatever_rows_or_indices_depend_on_names_another_table(searcher, tmp_path):
@@ -112,6 +128,33 @@ def test_the_share_that_the_encoder_cuts_off_is_counted(searcher):
     assert searcher.chunk_counts(VECTOR) == (len(texts), sum(len(words) > 8 for words in texts))
     assert searcher.chunk_counts(SMALL)[1] == 0
     assert searcher.chunk_counts(SMALL)[0] > len(texts)
+
+
+class Forbidden(WordTokenizer):
+    """A tokenizer under the other's name that counts nothing."""
+
+    __qualname__ = WordTokenizer.__qualname__
+
+    def offsets(self, text):
+        raise AssertionError("counted again")
+
+
+def test_what_an_encoder_reads_is_counted_once_for_a_corpus_and_again_for_another(tmp_path):
+    counted = [make(tmp_path).chunk_counts(arm) for arm in (VECTOR, SMALL)]
+    again = make(tmp_path)
+    again.tokenizer = Forbidden()
+    assert [again.chunk_counts(arm) for arm in (VECTOR, SMALL)] == counted
+    other = make(tmp_path, texts=[*documents(), Document("more", "word " * 20, tenant_id="big")])
+    assert other.chunk_counts(VECTOR) == (counted[0][0] + 1, counted[0][1] + 1)
+
+
+@pytest.mark.parametrize("found", ["", "[1", "[1, 2]", '{"a": 1}', "[null, 2, 3]"])
+def test_a_count_that_cannot_be_read_is_made_again(tmp_path, found):
+    searcher = make(tmp_path)
+    counted = searcher.chunk_counts(VECTOR)
+    (kept,) = (searcher.settings.cache / "cuts").iterdir()
+    kept.write_text(found)
+    assert make(tmp_path).chunk_counts(VECTOR) == counted
 
 
 def test_the_plan_shows_the_index_of_the_arm(searcher):

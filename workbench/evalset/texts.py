@@ -59,6 +59,21 @@ def is_latin(text: str) -> bool:
     return bool(letters) and (text.isascii() or all("LATIN" in unicodedata.name(c, "") for c in letters))
 
 
+def foreign_share(text: str) -> float:
+    """Share of the characters of a text that are letters of another script than Latin, marks, or emoji.
+
+    An encoder of English knows next to none of them; of accents every one is a mark of its own. Blanks do not count.
+
+    >>> foreign_share("dark mode"), foreign_share("тёмная"), foreign_share("für große Dateien") < 0.1
+    (0.0, 1.0, True)
+    """
+    if text.isascii():
+        return 0.0
+    seen = [c for c in unicodedata.normalize("NFD", text) if not c.isspace()]
+    strange = (unicodedata.category(c) in ("Mn", "Mc", "So") or (c.isalpha() and not is_latin(c)) for c in seen)
+    return sum(strange) / max(len(seen), 1)
+
+
 def spaceless(text: str) -> bool:
     """Whether more than a tenth of the letters of a text are of a script that puts no blanks between words.
 

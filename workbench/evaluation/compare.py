@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from scipy import stats
-from scipy.special import betaincinv
+from scipy.special import betaincinv, stdtrit
 
 from workbench.errors import ConfigError
 from workbench.records import GateStatus
@@ -233,7 +232,7 @@ def _quantile(deviations: np.ndarray, confidence: float, m: int) -> float:
     if level == confidence:
         return found
     df = max(m - 1, 1)
-    return found * float(stats.t.ppf(confidence, df) / stats.t.ppf(level, df))
+    return found * float(stdtrit(df, confidence) / stdtrit(df, level))
 
 
 def _studentised(

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from scipy import stats
+from scipy.special import betaincinv, gammaincinv, ndtri
 
 from workbench.evaluation.compare import (
     DRAWS,
@@ -208,7 +208,7 @@ def _intervals(values: Values, seed: int, *, resampled: bool) -> tuple[np.ndarra
     ends = []
     for row in values.own:
         one = bootstrap_t(row[None], values.clusters, confidence=0.975, seed=seed, draws=2 if resampled else 4000)
-        wide = stats.norm.ppf(0.975) * one.se[0]
+        wide = ndtri(0.975) * one.se[0]
         low, high = (one.mean[0] - wide, one.mean[0] + wide) if resampled else (one.low[0], one.high[0])
         ends.append((one.mean[0], max(low, 0.0), min(high, 1.0)))
     mean, low, high = np.array(ends).T
@@ -251,7 +251,7 @@ def _with_need(
         if ways:
             ranges.append(_soonest(ways))
     if rule.floor is not None and c.estimate_low < rule.floor != c.estimate:
-        own = float((c.estimate_high - c.estimate_low) / 2 / stats.norm.ppf(0.975))
+        own = float((c.estimate_high - c.estimate_low) / 2 / ndtri(0.975))
         ranges.append(_range(own, abs(c.estimate - rule.floor), c.n_clusters, 0.975, TARGET, 1.0))
     if not ranges:
         return replace(c, note="the differences have no spread to plan with")
@@ -268,7 +268,7 @@ def _range(
 ) -> tuple[int, int | None]:
     """Clusters that are needed at both ends of the interval of the spread, which m clusters have shown."""
     sd, how = se * np.sqrt(m), {"confidence": confidence, "power": power, "differing": differing}
-    ends = [sd * np.sqrt((m - 1) / stats.chi2.ppf(end, m - 1)) for end in SPREAD_ENDS]
+    ends = [sd * np.sqrt((m - 1) / (2 * gammaincinv((m - 1) / 2, end))) for end in SPREAD_ENDS]
     few, many = (clusters_needed(float(one), distance, **how) for one in ends)
     return few, many
 
@@ -289,7 +289,7 @@ def _few_needed(worse: int, m: int, margin: float, confidence: float) -> tuple[i
             n += max(1, n // 50)
         return None
 
-    ends = stats.beta.ppf(SPREAD_ENDS[0], worse + 1, max(m - worse, 1))
+    ends = betaincinv(worse + 1, max(m - worse, 1), SPREAD_ENDS[0])
     return needed(worse / m) or 10**6, needed(float(ends))
 
 

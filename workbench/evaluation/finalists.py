@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from scipy import stats
+from scipy.special import ndtri
 
 from workbench.evaluation.compare import Pairwise, pairwise, spent
 from workbench.evaluation.decision import (
@@ -265,7 +265,7 @@ def _renewal(claims: Sequence[Claim], rule: Rule) -> str:
     if not spreads:
         return "New test questions would renew it."
     wide, claim = sorted(spreads, key=lambda pair: pair[0])[len(spreads) // 2]
-    critical = stats.norm.ppf(spent(rule.confidence, rule.use))
+    critical = ndtri(spent(rule.confidence, rule.use))
     sd = wide / critical * claim.n_clusters**0.5
     families = clusters_needed(float(sd), rule.margin, confidence=spent(rule.confidence, 1))
     items = -(-families * claim.n_items // claim.n_clusters)

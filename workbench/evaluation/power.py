@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from scipy import optimize, stats
+from scipy.special import bdtrc, nctdtr, ndtr, ndtri, stdtrit
 
 from workbench.evaluation.compare import MIN_CLUSTERS, MIN_DIFFERING, sharper, spent
 from workbench.evaluation.sentences import percent
@@ -77,7 +77,7 @@ def clusters_needed(
 
     def enough(m: int) -> bool:
         told = chance_of_holding(sd, effect + margin, m, confidence=confidence, differing=differing)
-        return bool(stats.binom.sf(MIN_DIFFERING - 1, m, differing) >= power and told >= power)
+        return bool(bdtrc(MIN_DIFFERING - 1, m, differing) >= power and told >= power)
 
     sizes, further = [MIN_CLUSTERS], 1  # half a percent apart, of which few are tried: more clusters never show less
     while not enough(sizes[-1]):
@@ -98,7 +98,7 @@ def all_of(each: float, n: int) -> float:
     if n < 2:
         return each
     nodes, weights = np.polynomial.hermite_e.hermegauss(64)
-    return float(weights @ stats.norm.cdf(np.sqrt(2) * stats.norm.ppf(each) + nodes) ** n / weights.sum())
+    return float(weights @ ndtr(np.sqrt(2) * ndtri(each) + nodes) ** n / weights.sum())
 
 
 @cache
@@ -110,8 +110,10 @@ def each_of(joint: float, n: int) -> float:
     """
     if n < 2:
         return joint
-    found = optimize.brentq(lambda z: all_of(float(stats.norm.cdf(z)), n) - joint, -8, 8)
-    return float(stats.norm.cdf(found))
+    from scipy.optimize import brentq
+
+    found = brentq(lambda z: all_of(float(ndtr(z)), n) - joint, -8, 8)
+    return float(ndtr(found))
 
 
 def chance_of_holding(
@@ -127,8 +129,14 @@ def chance_of_holding(
     df = max(n_clusters * differing - 1, 1)
     if sd <= 0:
         return float(shift > 0)
-    critical = stats.t.ppf(sharper(confidence, n_clusters), df)
-    return float(stats.nct.sf(critical, df, shift / sd * np.sqrt(n_clusters)))
+    critical = stdtrit(df, sharper(confidence, n_clusters))
+    noncentrality = shift / sd * np.sqrt(n_clusters)
+    power = 1 - float(nctdtr(df, noncentrality, critical))
+    if np.isnan(power):  # so far from the critical value it cannot be computed this way
+        from scipy.stats import nct
+
+        power = float(nct.sf(critical, df, noncentrality))
+    return power
 
 
 def plan(sd: float, margin: float, n_clusters: int, *, confidence: float = 0.95) -> Power:

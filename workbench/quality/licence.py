@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from scipy import stats
+from scipy.special import bdtrc
 
 from workbench.errors import ConfigError
 from workbench.evaluation.compare import MIN_CLUSTERS, MIN_DIFFERING, bootstrap_t, most_worse, pairwise
@@ -146,7 +146,7 @@ class Anchors:
         k = sum((self.before[i] >= threshold) != (self.now[i] >= threshold) for i in both)
         differing, compared = self.noise
         level = float(most_worse(np.array(differing), compared, confidence)) if compared else 0.0
-        tail = float(stats.binom.sf(k - 1, len(both), level))
+        tail = float(bdtrc(k - 1, len(both), level))
         if k and tail < 1 - confidence:
             return f"{k} of {len(both)} anchors got another verdict, where repeats differ in at most {level:.1%}"
         return ""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy.special import ndtri
 
 from workbench.errors import ConfigError
 from workbench.evaluation.compare import MIN_CLUSTERS, bootstrap_t
@@ -89,7 +89,7 @@ def ppi_mean(
     ])  # fmt: skip
     if clusters is None:
         se = float(np.sqrt(np.mean((values - mean) ** 2) / total))
-        reach = float(stats.norm.ppf((1 + confidence) / 2)) * se
+        reach = float(ndtri((1 + confidence) / 2)) * se
         low, high = mean - reach, mean + reach
     else:
         codes = np.unique(clusters, return_inverse=True)[1]
@@ -121,7 +121,7 @@ def label_factor(
     rho = float(np.clip(y @ f / spread, -1, 1))
     if rho <= 0:
         return 1.0, 1.0
-    least = float(np.tanh(np.arctanh(min(rho, 1 - 1e-12)) - stats.norm.ppf(confidence) / np.sqrt(m - 3)))
+    least = float(np.tanh(np.arctanh(min(rho, 1 - 1e-12)) - ndtri(confidence) / np.sqrt(m - 3)))
     return min((1 - rho**2) * (m - 1) / (m - 2), 1.0), 1 - max(least, 0.0) ** 2
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from scipy import stats
+from scipy.special import stdtrit
 
 from workbench.errors import ConfigError
 from workbench.records import content_hash
@@ -168,7 +168,7 @@ def weighted_mean(
     squares = weights * (weights - 1) * (values - mean) ** 2
     n_drawn = int(drawn.sum())
     se = math.sqrt(float(squares.sum()) * n_drawn / max(n_drawn - 1, 1)) / total
-    reach = float(stats.t.ppf((1 + confidence) / 2, max(n_drawn - 1, 1))) * se if n_drawn else 0.0
+    reach = float(stdtrit(max(n_drawn - 1, 1), (1 + confidence) / 2)) * se if n_drawn else 0.0
     return WeightedMean(mean, se, mean - reach, mean + reach, len(values), total)
 
 

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from workbench.evaluation.summary import ItemCase, Summary
+from workbench.extras import without_iri_grammar
 from workbench.records import Decision
 from workbench.rendering.html import sanitize
 from workbench.rendering.table import Column, Table, number
@@ -64,9 +65,10 @@ def appendix(notebook: dict[str, Any]) -> str:
 
     Cells tagged ``remove-cell`` and the code of cells tagged ``hide-input`` are left out.
     """
-    import nbformat
-    from nbconvert import HTMLExporter
-    from traitlets.config import Config
+    with without_iri_grammar():
+        import nbformat
+        from nbconvert import HTMLExporter
+        from traitlets.config import Config
 
     hidden = {"enabled": True, "remove_input_tags": {"hide-input"}, "remove_cell_tags": {"remove-cell"}}
     config = Config({"TagRemovePreprocessor": hidden})

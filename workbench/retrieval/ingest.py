@@ -139,7 +139,7 @@ def _checked(vectors: npt.NDArray[np.float32], n: int, embedder: Embedder) -> np
 
 
 # Part of every content hash; raise it when chunkers cut differently than before, so that all is indexed anew.
-_LAYOUT = "1"
+LAYOUT = "1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +270,7 @@ class _Recipe:
     vectors: VectorCache
 
     def digest(self, document: Document) -> str:
-        how = (_LAYOUT, repr(self.chunker), type(self.tokenizer).__qualname__, self.embedder.encoder_id)
+        how = (LAYOUT, repr(self.chunker), type(self.tokenizer).__qualname__, self.embedder.encoder_id)
         return content_hash(document.doc_id, document.content_hash, *how)
 
     def rows(self, jobs: Sequence[_Job]) -> tuple[list[ChunkRow], int]:

@@ -3,11 +3,13 @@
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from workbench.codec import write_whole
 from workbench.config import Settings
 from workbench.errors import StoreError
 from workbench.evalset.texts import own_documents
@@ -16,10 +18,10 @@ from workbench.inference.prices import PriceTable
 from workbench.records import Document, Hit, Query, content_hash, parameters_of
 from workbench.retrieval.chunking import Tokenizer, WholeDocument
 from workbench.retrieval.indexing import TEXT_INDEX, VECTOR_INDEX, Exact
-from workbench.retrieval.ingest import IngestReport, VectorCache, ingest
+from workbench.retrieval.ingest import LAYOUT, IngestReport, VectorCache, ingest
 from workbench.retrieval.store import Store, open_table
 from workbench.retrieval.strategies import Arm, Question
-from workbench.retrieval.tenant import TenantHandle
+from workbench.retrieval.tenant import FoundBefore, TenantHandle
 from workbench.telemetry.context import attributed
 
 CHUNKS_PER_DOCUMENT = 3
@@ -39,6 +41,7 @@ class Searcher:
     embedder: Embedder
     tokenizer: Tokenizer
     on_progress: Callable[[int, int], None] | None = None
+    found: FoundBefore = field(default_factory=FoundBefore)
     _stores: dict[str, Store] = field(default_factory=dict)
     _handles: dict[tuple[str, str], TenantHandle] = field(default_factory=dict)
     _cuts: dict[str, tuple[int, int, str]] = field(default_factory=dict)
@@ -75,12 +78,13 @@ class Searcher:
     def rebuild_index(self, arm: Arm) -> None:
         """Build the vector index of an arm's table again, from another random start."""
         self._store(arm).index(arm.strategy.index, full_text=arm.text_index)
+        self.found.forget()
 
     def handle(self, arm: Arm, tenant_id: str) -> TenantHandle:
-        """Handle of one tenant on the table of a prepared arm."""
+        """Handle of one tenant on the table of a prepared arm; what it is asked again it does not search again."""
         key = (self.table_name(arm), tenant_id)
         if key not in self._handles:
-            self._handles[key] = self._store(arm).for_tenant(tenant_id)
+            self._handles[key] = self._store(arm).for_tenant(tenant_id).remembering(self.found)
         return self._handles[key]
 
     def question(self, arm: Arm, query: Query) -> Question:
@@ -144,14 +148,30 @@ class Searcher:
         return self._cut(one)[-1] == self._cut(other)[-1]
 
     def _cut(self, arm: Arm) -> tuple[int, int, str]:
-        """Chunks of the corpus, those that the encoder does not read to the end, and a hash of all their texts."""
+        """Chunks of the corpus, those that the encoder does not read to the end, and a hash of all their texts.
+
+        Kept in the cache folder: the tokens of every text are counted for it, and the next run would count the same.
+        """
         key = repr(arm.chunker)
         if key not in self._cuts:
             limit = getattr(self.embedder, "max_tokens", None)
+            path = self.settings.cache / "cuts" / f"{self._cut_key(key, limit)}.json"
+            with suppress(OSError, ValueError, TypeError):
+                chunks, over, digest = json.loads(path.read_text(encoding="utf-8"))
+                self._cuts[key] = (int(chunks), int(over), str(digest))
+                return self._cuts[key]
             cuts = [[c.text for c in arm.chunker.chunk(d, self.tokenizer)] for d in self.documents]
             over = sum(self._is_longer(t, limit) for texts in cuts for t in texts) if limit else 0
             self._cuts[key] = (sum(map(len, cuts)), over, content_hash(*(content_hash(*texts) for texts in cuts)))
+            with suppress(OSError):  # then the next run counts again
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(path, json.dumps(self._cuts[key]))
         return self._cuts[key]
+
+    def _cut_key(self, chunker: str, limit: int | None) -> str:
+        """Hash of all that a cut depends on."""
+        how = (LAYOUT, chunker, type(self.tokenizer).__qualname__, self.embedder.encoder_id, str(limit))
+        return content_hash(*how, *(content_hash(d.doc_id, d.content_hash) for d in self.documents))[:16]
 
     def _is_longer(self, text: str, max_tokens: int) -> bool:
         """Whether a text has more tokens; the beginning says so of most that have. Some encoders count their own."""

@@ -13,19 +13,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import nbformat
-import papermill
-from jupyter_core.utils import ensure_event_loop, run_sync
-from papermill.clientwrap import PapermillNotebookClient
-from papermill.engines import NBClientEngine, papermill_engines
-
 from workbench.codec import write_whole
 from workbench.errors import RunError
 from workbench.evaluation.run_record import CellState
+from workbench.extras import without_iri_grammar
 from workbench.rendering.progress import MIME_TYPE
 from workbench.runner.events import EventKind
 from workbench.runner.watchdog import Watchdog
 from workbench.telemetry.redaction import redact, redact_all
+
+with without_iri_grammar():
+    import nbformat
+    import papermill
+    from jupyter_core.utils import ensure_event_loop, run_sync
+    from papermill.clientwrap import PapermillNotebookClient
+    from papermill.engines import NBClientEngine, papermill_engines
 
 
 class Watch:
