@@ -24,8 +24,10 @@ READ = (
     "AX0000 brass",
     "für große Œuvres",
 )
-UNREAD = ("请问如何开启深色模式", "วิธีเปิดโหมดมืด", "如何关闭 dark mode", "🙂 👋", "how to open 深色模式 for me",
-    "Как включить тёмную тему?", "كيف أفعل الوضع الداكن", "다크 모드를 켜는 방법", "làm thế nào để bật chế độ tối")  # fmt: skip
+UNREAD = (
+    *("请问如何开启深色模式", "วิธีเปิดโหมดมืด", "如何关闭 dark mode", "🙂 👋", "how to open 深色模式 for me"),
+    *("Как включить тёмную тему?", "كيف أفعل الوضع الداكن", "다크 모드를 켜는 방법", "làm thế nào để bật chế độ tối"),
+)
 
 
 @pytest.fixture(scope="module")
