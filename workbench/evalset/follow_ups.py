@@ -52,7 +52,7 @@ def needs_turns(text: str) -> bool:
     if not said or len(said) > (SHORT_SIGNS if spaceless(text) else SHORT_WORDS):
         return False
     return (
-        any(_at(said, phrase, 0) for phrase in lists.openers)
+        any(_at(said, phrase, 0) and len(said) > len(phrase) for phrase in lists.openers)
         or any(_at(said, phrase, len(said) - len(phrase)) for phrase in lists.endings)
         or any(_at(said, phrase, i) for phrase in lists.anaphors for i in range(len(said)))
         or (said[0] in lists.fragments and len(said) <= FRAGMENT_WORDS)
