@@ -3,7 +3,7 @@ import re
 
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.evalset.small_evalset import DEV, DOCUMENTS, QUERIES, TEST, settings_in, shared, write
@@ -264,6 +264,8 @@ CONTENT = (
 
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from(NAMES), content=CONTENT)
+@example(name="qrels/test.tsv", content=b"\x1c")
+@example(name="qrels/test.tsv", content="q1\td1\t1\n\u00a0\n".encode())
 def test_checking_reports_any_bytes_in_any_file_and_never_raises(tmp_path, name, content):
     write(tmp_path)
     path = tmp_path / name

@@ -98,7 +98,7 @@ def scan_qrels(path: Path) -> tuple[list[Judgement], list[Defect]]:
     lines, defects = read_lines(path)
     width = 0
     for index, (number, line) in enumerate(lines):
-        cells = [c.strip() for c in line.split("\t")] if "\t" in line else line.split()
+        cells = [c.strip() for c in line.split("\t")] if "\t" in line else line.split() or [""]  # blank in Unicode
         if line.startswith("#") or (index == 0 and cells[0].lower() in _HEADER):
             continue
         width = width or len(cells)
