@@ -13,6 +13,8 @@ from workbench.retrieval.indexing import FullTextIndex
 from workbench.retrieval.notebook import RetrievalParameters
 from workbench.retrieval.postgres import words_of
 from workbench.retrieval.store import ChunkRow, open_table
+from workbench.retrieval.tables import script_notes
+from workbench.testing import HashEmbedder
 
 NGRAM = TEXT_INDICES["full_text_ngram"]
 DOCUMENTS = {
@@ -64,7 +66,8 @@ def test_a_run_says_of_each_question_what_is_not_read_and_by_which_arm_it_is_fou
     write(tmp_path / "evalsets" / "tiny", documents=documents, queries=queries, test=qrels)
     strategies = ["full_text", "full_text_ngram"]
     bench = open_bench(tmp_path, chunkers=["whole"], strategies=strategies, reference="")
-    assert any("add full_text_ngram to strategies" in note for note in bench.evalset.notes)
+    assert not any("add full_text_ngram" in note for note in bench.evalset.notes), "it is there already"
+    assert any("add full_text_ngram" in note for note in script_notes(bench.evalset, HashEmbedder(), strategies[:1]))
     dev, _, test, _ = judge(bench, bench.prepare())
     means = mean_by_arm(dev.scores, "ndcg@10")
     assert means["whole · full_text_ngram"] > 0.9

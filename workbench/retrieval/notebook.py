@@ -131,7 +131,7 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
         embedder = embedder or load_embedder(p.embedder, settings)
         if tokenizer is None:
             tokenizer = embedder if isinstance(embedder, MiniLM) else MiniLM(settings.cache / "weights")
-        self.evalset = replace(evalset, notes=(*evalset.notes, *script_notes(evalset, embedder)))
+        self.evalset = replace(evalset, notes=(*evalset.notes, *script_notes(evalset, embedder, p.strategies)))
         manifest = evalset.inputs.get("corpus") or content_hash(evalset.name)
         self.searcher = Searcher(evalset.documents, manifest, settings, embedder, tokenizer)
         return {**evalset.inputs, **system_inputs(self.systems), **encoder_inputs(embedder)}

@@ -29,12 +29,16 @@ def contents_table(evalset: Evalset) -> Table:
     return Table.of(names, [*rows, total], ". ".join([f"What {evalset.name} holds", *evalset.notes]))
 
 
+NGRAM_STRATEGY = "full_text_ngram"
 MANY = 0.1  # of the documents
 HEAD = 200  # characters of a document that say which script it is in
 
 
-def script_notes(evalset: Evalset, embedder: Embedder) -> list[str]:
-    """What the encoder and the full-text index cannot read of these questions and documents, in sentences."""
+def script_notes(evalset: Evalset, embedder: Embedder, strategies: Sequence[str] = ()) -> list[str]:
+    """What the encoder and the full-text index cannot read of these questions and documents, in sentences.
+
+    ``strategies`` are those that are compared: the one for such questions is named where it is not among them.
+    """
     out = []
     asked = [q.text for q in evalset.queries]
     for what, texts in (("questions", asked), ("documents", [d.full_text[:HEAD] for d in evalset.documents])):
@@ -46,7 +50,8 @@ def script_notes(evalset: Evalset, embedder: Embedder) -> list[str]:
     if blank := sum(map(spaceless, asked)):
         out.append(
             f"{blank:,} of {len(asked):,} questions are in a script without blanks between words: the full-text index, "
-            "which cuts at blanks, finds whole phrases of them alone; add full_text_ngram to strategies"
+            "which cuts at blanks, finds whole phrases of them alone"
+            + ("" if NGRAM_STRATEGY in strategies else f"; add {NGRAM_STRATEGY} to strategies")
         )
     return out
 
