@@ -8,11 +8,13 @@ from tests.retrieval.test_twins import chinese
 from tests.retrieval.tiny import judge, open_bench
 from workbench.errors import StoreError
 from workbench.evaluation.summary import mean_by_arm
+from workbench.inference.prices import load_prices
 from workbench.retrieval.arms import TEXT_INDICES, make_arms
 from workbench.retrieval.indexing import FullTextIndex
 from workbench.retrieval.notebook import RetrievalParameters
 from workbench.retrieval.postgres import words_of
 from workbench.retrieval.store import ChunkRow, open_table
+from workbench.retrieval.strategies import NGRAM_SEARCHES
 from workbench.retrieval.tables import script_notes
 from workbench.testing import HashEmbedder
 
@@ -53,6 +55,8 @@ def test_the_arm_has_a_table_of_its_own_and_is_no_default():
     assert arms["whole · full_text_ngram"].text_index == NGRAM
     assert arms["whole · full_text"].text_index != NGRAM
     assert "full_text_ngram" not in RetrievalParameters().strategies
+    words, ngrams = (load_prices().cost_usd(arm.work(1000)) for arm in arms.values())
+    assert ngrams == pytest.approx(NGRAM_SEARCHES * words)
 
 
 def test_postgresql_refuses_n_grams_before_anything_is_written():
