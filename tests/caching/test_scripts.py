@@ -1,5 +1,6 @@
 """Ten scripts: nothing is served where the encoder is blind, what is readable still hits, and it is said everywhere."""
 
+import json
 from dataclasses import replace
 
 import polars as pl
@@ -15,7 +16,8 @@ from workbench.caching.replay import oracle_hits, replay
 from workbench.caching.study import CachingParameters, make_guard
 from workbench.config import load_settings
 from workbench.evalset.check import check_evalset
-from workbench.evalset.traffic import RequestStream, stream_of
+from workbench.evalset.imports.requests import import_stream
+from workbench.evalset.traffic import RequestStream, load_stream, stream_of
 from workbench.inference.embedding import MiniLM
 from workbench.inference.messages import CacheUse
 from workbench.state import open_engine
@@ -139,3 +141,19 @@ def test_a_stream_with_turns_is_served_after_the_same_turns_alone():
     _, defects, _ = stream_of("rows", [(1, {"query": "why?", "answer_key": "a", "turns": 3})])
     assert '"turns" must be a text or a list' in defects[0].problem
     assert pl.DataFrame(frame).schema["turns"] == pl.String
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet", "csv"])
+def test_turns_are_imported_from_every_format_and_spelled_the_same(tmp_path, form):
+    merge = [[{"role": "user", "content": "how do I merge?"}], [{"content": "how do I merge?", "role": "user"}], []]
+    rows = [{"query": "and in pyarrow?", "answer_key": "a", "history": said} for said in merge]
+    file = tmp_path / f"rows.{form}"
+    if form == "parquet":
+        pl.DataFrame(rows).write_parquet(file)
+    elif form == "jsonl":
+        file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    else:
+        pl.DataFrame([{**row, "history": json.dumps(row["history"])} for row in rows]).write_csv(file)
+    stream = load_stream(import_stream(file, tmp_path / "out").parent)
+    assert (stream.turns[0], stream.turns[2]) == (stream.turns[1], "")
+    assert (replay(stream, None).matched.tolist(), stream.follow_ups) == ([-1, 0, -1], {2})
