@@ -91,7 +91,7 @@ def test_the_span_of_a_miss_says_why(engine, minilm):
             done = client.complete([{"role": "user", "content": text}], model=SMALL, use=CacheUse("tenant"))
         tracing.flush()
         rows = load_trace(engine, done.trace_id).rows
-        why += [r.attributes.get("wb.cache.miss") for r in rows if "wb.cache.hit" in r.attributes]
+        why += [r.attributes.get("wb.cache.reason") for r in rows if "wb.cache.hit" in r.attributes]
     assert why == [
         "text that the encoder does not read: 100% of its characters",
         "a question that needs earlier turns, which are not part of the key",

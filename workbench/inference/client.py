@@ -322,7 +322,7 @@ class Client:
             self._doubt("find", error)
             since = None
         if span and hit is None:  # of a hit the span of its answer tells
-            span.set({"wb.cache.hit": False, "wb.cache.miss": why or None})
+            span.set({"wb.cache.hit": False, "wb.cache.reason": why or None})
         return hit, since
 
     def _keep(self, request: Request, response: Response, account: CallAccount, how: _How, since: int | None) -> None:
