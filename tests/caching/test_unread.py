@@ -14,7 +14,8 @@ from workbench.caching.study import CachingParameters
 from workbench.config import load_settings
 from workbench.evalset.evalset import load_evalset
 from workbench.evaluation.provenance import build_parameters
-from workbench.inference.embedding import MiniLM, unread
+from workbench.inference.embedding import unread
+from workbench.inference.encoders import MiniLM
 from workbench.retrieval.tables import script_notes
 from workbench.state import open_engine
 

@@ -118,7 +118,8 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
                 self.evalset = replace(self.evalset, notes=(*self.evalset.notes, note))
         guarded = {"guard": self.guard.sha256((x.query_b, x.query_a) for x in self._pairs)} if self.guard else {}
         read = {"stream": self._stream.sha256, "pairs": pairs_sha256}
-        return {**read, **encoder_inputs(self.embedder), **guarded}
+        rates = self.prices.rate_inputs([embed_query(p.embedder)])
+        return {**read, **encoder_inputs(self.embedder), **rates, **guarded}
 
     def clusters(self, split: str) -> Mapping[str, str]:
         """Cluster of each request of a part: test, or calibration as dev."""

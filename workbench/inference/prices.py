@@ -5,7 +5,7 @@ import math
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
 from functools import lru_cache
@@ -79,8 +79,10 @@ class PriceTable:
         Rate of each operation by its name.
     models : mapping of str to mapping of str to Fraction
         By model, the exact nano-dollars of one token of each class of `TOKEN_CLASSES` that has a price.
+    later : mapping of str to Rate
+        Those of ``operations`` that ``rates.toml`` brought, which are no part of ``sha256``.
     sha256 : str
-        Hash of the operations alone, so that a new model is no new input of decisions that rest on none.
+        Hash of ``prices.toml`` alone, so that a new model is no new input of decisions that rest on none.
     models_sha256 : str
         Hash of the models' prices.
     """
@@ -92,6 +94,12 @@ class PriceTable:
     models: Mapping[str, Mapping[str, Fraction]]
     sha256: str
     models_sha256: str
+    later: Mapping[str, Rate] = field(default_factory=dict)
+
+    def rate_inputs(self, work: Iterable[Work]) -> dict[str, str]:
+        """Inputs of a fingerprint that these operations make beside ``sha256``: rates of `later`, each by its name."""
+        used = {item.operation for item in work} & self.later.keys()
+        return {f"rate {name}": repr(self.later[name]) for name in sorted(used)}
 
     def cost_usd(self, work: Iterable[Work]) -> float:
         """Dollars of the work.
@@ -178,7 +186,8 @@ def load_prices(path: Path | None = None, models: Path | None = None) -> PriceTa
     What a row of the project's own lacks is said in the log, once.
     """
     here = Path(__file__)
-    files = [path or here.with_name("prices.toml"), here.with_name("models.toml"), *([models] if models else [])]
+    files = [path or here.with_name("prices.toml"), here.with_name("rates.toml"), here.with_name("models.toml")]
+    files += [models] if models else []
     return _read(tuple((file, file.read_text(encoding="utf-8")) for file in files))
 
 
@@ -202,10 +211,12 @@ def lacking(row: Mapping[str, Fraction]) -> str:
 @lru_cache(maxsize=8)
 def _read(files: tuple[tuple[Path, str], ...]) -> PriceTable:
     """Price table of the operations' file and those of models, each with what it holds: an edited one is another."""
-    (file, text), *tables = files
+    (file, text), (_, added), *tables = files
+    later = {name: Rate(**row) for name, row in tomllib.loads(added)["operations"].items()}
     with _refused_by_name(file):
         raw = tomllib.loads(text)
         operations = {name: Rate(**row) for name, row in raw["operations"].items()}
+        later = {name: rate for name, rate in later.items() if name not in operations}
         machine, usd_per_vcpu_hour = raw["machine"], raw["usd_per_vcpu_hour"]
         versions = [str(raw["version"])]
     prices: dict[str, Mapping[str, Fraction]] = {}
@@ -218,8 +229,9 @@ def _read(files: tuple[tuple[Path, str], ...]) -> PriceTable:
             if said := lacking(prices[name]):
                 _LOG.warning("%s: %s %s", table.name, name, said)
     texts = [part for _, part in tables]
-    version = f"{max(versions)}+{content_hash(text, *texts)[:8]}"
-    return PriceTable(version, machine, usd_per_vcpu_hour, operations, prices, content_hash(text), content_hash(*texts))
+    version = f"{max(versions)}+{content_hash(text, added, *texts)[:8]}"
+    hashes = content_hash(text), content_hash(*texts)
+    return PriceTable(version, machine, usd_per_vcpu_hour, later | operations, prices, *hashes, later)
 
 
 @contextmanager

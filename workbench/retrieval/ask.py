@@ -187,7 +187,9 @@ def ask_all(candidates: Sequence[Candidate], part: Split, searcher: Searcher, *,
     ]
     notes = tuple(_agreeing(candidates, answers, part.name, searcher))
     foreign = foreign_hits(answers, part.queries, searcher.documents)
-    unread, scores = reading_notes(part.queries, searcher.embedder), pl.concat(frames)
+    read_by = [reading_notes(part.queries, embedder) for embedder in searcher.embedders.values()]
+    unread = {name: why for notes in reversed(read_by) for name, why in notes.items()}
+    scores = pl.concat(frames)
     if unread:
         read = pl.when(pl.col("item_id").is_in(list(unread))).then(pl.lit("not read in full"))
         scores = scores.with_columns(slice_reading=read.otherwise(pl.lit("read in full")))
@@ -403,11 +405,15 @@ def arms_table(candidates: Sequence[Candidate], searcher: Searcher) -> Table:
     for candidate in candidates:
         arm = our_arm(candidate)
         if arm is None:
-            rows.append((candidate_name(candidate), None, None, repr(candidate)))
+            rows.append((candidate_name(candidate), None, None, None, None, repr(candidate)))
             continue
         chunks, cut = searcher.chunk_counts(arm)
-        rows.append((arm.name, chunks, cut / chunks if arm.strategy.uses_vectors else None, repr(arm)))
-    columns = (Column("name"), Column("chunks", "count"), Column("cut off by the encoder", "share"), Column("arm"))
+        used = (" + ".join(arm.embedders), cut / chunks) if arm.strategy.uses_vectors else (None, None)
+        rows.append((arm.name, arm.store, chunks, *used, repr(arm)))
+    columns = (
+        *(Column("name"), Column("store"), Column("chunks", "count"), Column("embedder")),
+        *(Column("cut off by the encoder", "share"), Column("arm")),
+    )
     return Table(columns, tuple(rows), "Arms, simplest first")
 
 

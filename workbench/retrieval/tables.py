@@ -106,3 +106,22 @@ def score_table(
     )
     failed = ", a question that failed counts 0" if any(share < 1 for share in coverage.values()) else ""
     return Table(columns, rows, f"Scores on {split}, best first{failed}")
+
+
+def stores_table(dev: pl.DataFrame, facts: Sequence[ArmFacts], metric: str, requests: int) -> Table:
+    """Each arm that two stores have, side by side: the mean on dev, dollars a month, and latency."""
+    means, by_name = mean_by_arm(dev, metric), {f.name: f for f in facts}
+    rows = []
+    for f in facts:
+        if f.name.endswith(" · postgres") and (ours := by_name.get(f.name.removesuffix(" · postgres"))):
+            pair = (ours, f)
+            costs = (x.cost_usd_per_1k * requests / 1000 for x in pair)
+            rows.append((ours.name, *(means[x.name] for x in pair), *costs, *(x.latency_p95_ms for x in pair)))
+    columns = (
+        Column("arm"),
+        *(Column(f"{metric}, {store}", "number", digits=3) for store in ("lance", "postgres")),
+        *(Column(f"USD a month, {store}", "usd") for store in ("lance", "postgres")),
+        *(Column(f"p95 ms, {store}", "number", digits=0) for store in ("lance", "postgres")),
+    )
+    told = f"The same arms in two stores on dev, at {requests:,} requests a month; no rent of a server, no disk"
+    return Table(columns, tuple(rows), told)

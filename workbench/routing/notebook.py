@@ -121,7 +121,7 @@ class RoutingExperiment(PairedExperiment[RoutingParameters, ScoredRoutes], Noteb
             embed_usd = self.prices.cost_usd([embed_query(p.embedder)])  # refused before an encoder is paid
             self.policies = [replace(policy, embed_usd=embed_usd) for policy in self.policies]
             encoder = self._encoder or load_embedder(p.embedder, settings)
-            inputs |= encoder_inputs(encoder)
+            inputs |= encoder_inputs(encoder) | self.prices.rate_inputs([embed_query(p.embedder)])
             requests = self.outcomes.requests
             vectors = _embed(requests.prompts, encoder, settings)
             self.outcomes = replace(self.outcomes, requests=replace(requests, vectors=vectors))

@@ -21,7 +21,8 @@ from workbench.evalset.evalset import Evalset
 from workbench.evalset.outcomes import OUTCOMES_SCHEMA
 from workbench.inference.attempt import Books
 from workbench.inference.client import Client
-from workbench.inference.embedding import MiniLM, load_embedder
+from workbench.inference.embedding import load_embedder
+from workbench.inference.encoders import MiniLM
 from workbench.inference.messages import LOCAL, Message, Request, Response
 from workbench.inference.prices import MS_PER_HOUR, PriceTable
 from workbench.inference.recordings import FOLDER, Recordings, record_command
@@ -230,8 +231,8 @@ def accepted_search(evalset: Evalset, settings: Settings) -> Search:
             raise ConfigError(f"contexts are what the accepted retrieval finds; accept a decision first ({path})")
         arm = build_arm(Decision.load(path).parameters)
         tokenizer = MiniLM(settings.cache / "weights")
-        embedder = tokenizer if arm.embedder == "minilm" else load_embedder(arm.embedder, settings)
-        searcher = Searcher(evalset.documents, evalset.inputs["corpus"], settings, embedder, tokenizer)
+        embedders = {name: load_embedder(name, settings) for name in arm.embedders}
+        searcher = Searcher(evalset.documents, evalset.inputs["corpus"], settings, embedders, tokenizer)
         searcher.prepare(arm)
         return searcher, arm
 
