@@ -5,6 +5,7 @@ import json
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
@@ -17,12 +18,12 @@ from workbench.caching.entries import Entries, Entry, unit_vector
 from workbench.caching.fitted import FittedVerifier
 from workbench.caching.guard import Guard
 from workbench.caching.index import ScopeIndex
-from workbench.caching.scope import Scope, exact, intent_of, text_of
+from workbench.caching.scope import Scope, exact, intent_of, lacks_turns, text_of
 from workbench.caching.verifiers import FITTED, MODEL, FittedCheck, ModelVerifier, Verdict, Verifier, load_callable
 from workbench.config import Clock, Settings, SystemClock
 from workbench.errors import ConfigError, ProviderError, WorkbenchError
 from workbench.inference.client import Client
-from workbench.inference.embedding import Embedder, load_embedder, unread
+from workbench.inference.embedding import Embedder, load_embedder, unread, unread_share
 from workbench.inference.messages import CacheHit, CacheUse, Request, Response
 from workbench.inference.prices import project_prices
 from workbench.records import Decision, content_hash
@@ -37,6 +38,7 @@ _SCOPES_IN_MEMORY = 1_000
 _MOST_PENDING = 1_000
 _Pair = tuple[str, str, int]  # scope, what was asked, version of the entry
 WEEK_S = 7 * 86_400.0
+UNREAD = "text that the encoder does not read"
 
 OwnVerifier = Callable[[str, str, Response], bool]
 Vector = npt.NDArray[np.float32]
@@ -90,8 +92,8 @@ class SemanticCache(_Kept):
     As in `workbench.caching.replay.replay`: the same text is served; otherwise the nearest question, where
     its cosine is at least ``threshold`` and neither guard nor verifier objects. Another case or other blanks can change
     a meaning (``%M`` and ``%m``) and are another text. A hit inserts nothing, and `keep` inserts after a miss.
-    A text that the encoder cannot read (`workbench.inference.embedding.unread`) is near no other: of such texts repeats
-    alone are served.
+    A text of which the encoder cannot read a piece, or a third (`workbench.inference.embedding.unread`), is near no
+    other: of such texts repeats alone are served. A follow-up ("and in pyarrow?") is served after the same turns alone.
 
     Parameters
     ----------
@@ -181,6 +183,18 @@ class SemanticCache(_Kept):
             used=index.take_used(),
         )
         self._refresh(scope.key, index, now=True)
+
+    def why_missed(self, request: Request, use: CacheUse) -> str:
+        """Whether the question needs turns that are not part of the key, or says too little to the encoder."""
+        intent = intent_of(request, replace(use, turns=(*use.turns, "any")), self._embedder)
+        if intent is None:
+            return ""
+        if lacks_turns(request, use, intent):
+            return "a question that needs earlier turns, which are not part of the key"
+        if unread(self._embedder, [intent], strict=True)[0]:
+            share = unread_share(self._embedder, [intent])[0]
+            return f"{UNREAD}: {share:.0%} of its characters"
+        return ""
 
     def _asked(self, request: Request, who: Attribution, use: CacheUse) -> tuple[Scope | None, str | None]:
         intent = intent_of(request, use, self._embedder)
@@ -275,11 +289,11 @@ class SemanticCache(_Kept):
             self._entries.problems["embedding that failed"] += 1
             return None
         if not vector.any():
-            self._entries.problems["text that the encoder does not read"] += 1
+            self._entries.problems[UNREAD] += 1
         return vector
 
     def _embed_anew(self, intent: str) -> Vector:
-        if unread(self._embedder, [intent])[0]:
+        if unread(self._embedder, [intent], strict=True)[0]:
             return np.zeros(self._embedder.dimension, np.float32)
         vector: Vector = self._embedder.embed([intent])[0].astype(np.float32)
         if not unit_vector(vector.tobytes(), self._embedder.dimension):

@@ -67,8 +67,12 @@ STEP = 512
 OFF = "off"
 SYNTHETIC = "The stream is made up: drawn from traffic.toml; hit rates and savings follow from its plan."
 UNREAD = (
-    "{:,} of {:,} requests have more than a tenth of pieces that the encoder does not know: they are near no "
-    "other, and served as exact repeats alone"
+    "{:,} of {:,} requests have pieces that the encoder does not know, or more than a third of characters that it "
+    "drops or spells: they are near no other, and served as exact repeats alone. First: {!r}"
+)
+FOLLOW_UPS = (
+    "{:,} of {:,} requests read as follow-ups (first: {!r}), and their earlier turns are not given: they are misses. "
+    "Import the turns as a column of the stream, and they are matched after the same turns"
 )
 VERIFIER_INPUTS = ("parameter verifiers", "parameter max_cost_usd")
 RECORDED = "verifiers.jsonl"
@@ -129,9 +133,12 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
             raise ConfigError(f"[caching] in gates.toml goes by {METRIC} and alpha; leave out metric and floor")
         self.prices.cost_usd([embed_query(p.embedder)])  # refused before an encoder is paid
         self.embedder = self._encoder or load_embedder(p.embedder, self.settings)
-        if blind := int(unread(self.embedder, self._stream.queries).sum()):
-            told = UNREAD.format(blind, len(self._stream))
-            self.evalset = replace(self.evalset, notes=(*self.evalset.notes, told))
+        asked = self._stream.queries
+        blind = np.flatnonzero(unread(self.embedder, asked, strict=True)).tolist()
+        for told, places in ((UNREAD, blind), (FOLLOW_UPS, sorted(self._stream.follow_ups))):
+            if places:
+                note = told.format(len(places), len(asked), asked[places[0]][:60])
+                self.evalset = replace(self.evalset, notes=(*self.evalset.notes, note))
         guarded = {"guard": self.guard.sha256((x.query_b, x.query_a) for x in self._pairs)} if self.guard else {}
         read = {"stream": self._stream.sha256, "pairs": pairs_sha256}
         rates = self.prices.rate_inputs([embed_query(p.embedder)])
@@ -370,5 +377,5 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
             bar.update(start + len(part))
         bar.done(f"{len(texts):,} questions, {fresh:,} embedded now")
         vectors = np.concatenate(out)
-        vectors[unread(self.embedder, texts)] = 0  # near nothing, as in the cache
+        vectors[unread(self.embedder, texts, strict=True)] = 0  # near nothing, as in the cache
         return vectors

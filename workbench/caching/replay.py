@@ -1,4 +1,4 @@
-"""Replay a query stream through a cache that serves within one tenant and feature: its hits, and its false ones.
+"""Replay a query stream through a cache that serves within one tenant, feature and conversation: its hits, false ones.
 
 *Shadow*: every earlier request is in the cache, so that one pass of nearest neighbours tells the outcome at every
 threshold. *True replay*: a hit serves and inserts nothing, a miss is inserted, so that what the cache holds depends
@@ -184,9 +184,9 @@ def _blocks(
 
     Without vectors a block has a row for each request and no columns.
     """
-    scopes = np.array(stream.scopes)
-    for scope in sorted(set(stream.scopes)):
-        members = np.flatnonzero(scopes == scope)
+    codes = np.unique(np.array(stream.scopes), return_inverse=True)[1]
+    order = codes.argsort(kind="stable")
+    for members in np.split(order, np.flatnonzero(np.diff(codes[order])) + 1) if len(stream) else ():
         mine = np.zeros((len(members), 0), np.float32) if vectors is None else vectors[members]
         rows = max(1, BLOCK_BYTES // (4 * len(members)))
         for start in range(0, len(members), rows):

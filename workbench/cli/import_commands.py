@@ -145,7 +145,7 @@ def from_judgements(
 
 @import_app.command("stream")
 def from_stream(path: _Table, name: _Name, rename: _Rename = None) -> None:
-    """Add requests, ordered by their time: query, answer_key, at, and where known tenant_id, cluster, user_id."""
+    """Add requests, ordered by time: query, answer_key, at, and where known tenant_id, cluster, user_id, turns."""
     from workbench.evalset.imports.requests import import_stream
 
     done = import_stream(path, evalset_folder(name), rename=named_values(rename or [], "--rename"), tell=say)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,19 +12,20 @@ import numpy.typing as npt
 import polars as pl
 
 from workbench.errors import Defect, EvalsetError
-from workbench.evalset.cells import Unusable, id_text, name_text, shown, times_of, truth, whole
+from workbench.evalset.cells import Unusable, id_text, name_text, shown, times_of, truth, turns_text, whole
 from workbench.evalset.files import Row, read_jsonl, read_table, refuse
+from workbench.evalset.follow_ups import needs_turns
 from workbench.evalset.items import queries_of
 from workbench.evalset.workload import draw_requests, read_plan, topics_of
 from workbench.records import DEFAULT_TENANT, content_hash, file_hash
 
 STREAM_SCHEMA: Mapping[str, Any] = {
     "pos": pl.Int64, "query": pl.String, "answer_key": pl.String, "tenant_id": pl.String, "cluster": pl.String,
-    "at": pl.String, "feature": pl.String, "user_id": pl.String,
+    "at": pl.String, "feature": pl.String, "user_id": pl.String, "turns": pl.String,
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class RequestStream:
     """Requests in the order of their arrival.
 
@@ -38,8 +40,10 @@ class RequestStream:
         Hash of what was read.
     features : tuple of str
         Likewise, "" where not known.
+    turns : tuple of str
+        What was said before in the same conversation, as text, "" for nothing.
     synthetic : bool
-        Drawn by a plan, not asked by anyone.
+        Drawn by a plan.
     """
 
     queries: tuple[str, ...]
@@ -50,28 +54,37 @@ class RequestStream:
     sha256: str
     features: tuple[str, ...] = ()
     synthetic: bool = False
+    turns: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def scopes(self) -> tuple[str, ...]:
-        """Tenant and feature of each request: a cache never serves across them."""
-        if not any(self.features):
-            return self.tenants
-        return tuple(f"{t}\x1f{f}" for t, f in zip(self.tenants, self.features, strict=True))
+        """Tenant, feature and earlier turns of each request; a follow-up whose turns are not known is alone in its."""
+        known = (c if any(c) else ("",) * len(self) for c in (self.features, self.turns))
+        scopes = tuple("\x1f".join(row) for row in zip(self.tenants, *known, strict=True))
+        return tuple(f"{scope}\x1f{i}" if i in self.follow_ups else scope for i, scope in enumerate(scopes))
+
+    @cached_property
+    def follow_ups(self) -> frozenset[int]:
+        """Requests that need earlier turns, which are not given: a cache misses them."""
+        given = self.turns or ("",) * len(self)
+        return frozenset(i for i, text in enumerate(self.queries) if not given[i] and needs_turns(text))
 
     def __len__(self) -> int:
         return len(self.queries)
 
     @classmethod
     def of(cls, frame: pl.DataFrame, sha256: str = "", *, synthetic: bool = False) -> "RequestStream":
-        """Stream of a frame with the columns of `STREAM_SCHEMA`, in the order of ``pos``; ``feature`` may lack."""
+        """Stream of a frame with the columns of `STREAM_SCHEMA`, by ``pos``; ``feature`` and ``turns`` may lack."""
         rows = frame.sort("pos", maintain_order=True)
         queries, keys, tenants, clusters = (
             tuple(rows[name].to_list()) for name in ("query", "answer_key", "tenant_id", "cluster")
         )
-        known = "feature" in rows.columns
-        features = tuple(rows["feature"].fill_null("").to_list()) if known else ("",) * len(rows)
+        features, turns = (
+            tuple(rows[name].fill_null("").to_list()) if name in rows.columns else ("",) * len(rows)
+            for name in ("feature", "turns")
+        )
         answers = np.unique(np.array(keys), return_inverse=True)[1]
-        return cls(queries, keys, answers, tenants, clusters, sha256, features, synthetic)
+        return cls(queries, keys, answers, tenants, clusters, sha256, features, synthetic, turns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +171,8 @@ def stream_of(file: str, rows: Sequence[Row]) -> tuple[pl.DataFrame, list[Defect
     """Rows as a frame of `STREAM_SCHEMA`, what is wrong by line, and a sentence on where the order is from.
 
     ``query`` and ``answer_key`` are needed; ``tenant_id`` defaults to one tenant, ``cluster`` to the answer key:
-    requests that need one answer share fate; ``feature`` and ``user_id`` may lack. The order is that of ``pos``; of
-    the times ``at`` where there is no ``pos``, in any zone; and that of the rows where there is neither.
+    requests that need one answer share fate; ``feature``, ``user_id`` and ``turns`` (text or list) may lack. The order
+    is that of ``pos``; of the times ``at`` where there is no ``pos``, in any zone; else that of the rows.
     """
     places, times, defects, notes = _order(file, rows)
     out, seen = [], dict[int, int]()
@@ -175,10 +188,11 @@ def stream_of(file: str, rows: Sequence[Row]) -> tuple[pl.DataFrame, list[Defect
             tenant, cluster, *who = (
                 name_text(name, row.get(name)) for name in ("tenant_id", "cluster", "feature", "user_id")
             )
+            turns = turns_text(row.get("turns"))
         except Unusable as error:
             defects.append(Defect(file, line, str(error)))
         else:
-            given = (tenant or DEFAULT_TENANT, cluster or answer, at, *(name or None for name in who))
+            given = (tenant or DEFAULT_TENANT, cluster or answer, at, *(name or None for name in who), turns)
             out.append((pos, query, answer, *given))
     return pl.DataFrame(out, schema=dict(STREAM_SCHEMA), orient="row"), defects, notes
 

@@ -54,20 +54,35 @@ class Embedder(Protocol):
         """Vectors of unit length, float32, shape (texts, dimension)."""
 
 
-UNREAD_SHARE = 0.1
+# French and Turkish have 0.3 of such characters where they have many, another alphabet than Latin at least 0.5.
+UNREAD_SHARE = 1 / 3
 
 
-def unread(embedder: Embedder, texts: Sequence[str]) -> np.ndarray:
-    """Which texts an encoder cannot read, shape (texts,): more than a tenth of their pieces are unknown to it.
+def unread(embedder: Embedder, texts: Sequence[str], *, strict: bool = False) -> np.ndarray:
+    """Which texts an encoder cannot read, shape (texts,): more than a third of their characters says nothing to it.
 
     An encoder that does not say what it knows, as a hosted one, is taken to read everything.
+
+    Parameters
+    ----------
+    strict : bool
+        Whether one unknown piece is too much: "what does ✅ mean" and "what does ❌ mean" have the same vector.
 
     >>> from workbench.testing import HashEmbedder
     >>> unread(HashEmbedder(), ["any", "text"]).tolist()
     [False, False]
     """
-    share = getattr(embedder, "unknown_share", None)
-    found: np.ndarray = np.zeros(len(texts), bool) if share is None or not texts else share(texts) > UNREAD_SHARE
+    found, pieces = unread_share(embedder, texts) > UNREAD_SHARE, getattr(embedder, "unknown_share", None)
+    return found | (pieces(texts) > 0) if strict and pieces and texts else found
+
+
+def unread_share(embedder: Embedder, texts: Sequence[str]) -> np.ndarray:
+    """Share of the characters of each text that an encoder does not read, shape (texts,); 0 where it does not say.
+
+    It is what the encoder's ``unread_share`` says, else its ``unknown_share``, of its pieces.
+    """
+    share = getattr(embedder, "unread_share", None) or getattr(embedder, "unknown_share", None)
+    found: np.ndarray = np.zeros(len(texts)) if share is None or not texts else share(texts)
     return found
 
 

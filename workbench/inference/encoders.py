@@ -5,6 +5,7 @@ Each rests on files that are pinned by sha256, with the licence that `workbench.
 
 import json
 import os
+import unicodedata
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -95,9 +96,36 @@ class MiniLM:
         pieces = self._whole.encode_batch(list(texts), add_special_tokens=False)
         return np.array([e.ids.count(unknown) / max(len(e.ids), 1) for e in pieces], float)
 
+    def unread_share(self, texts: Sequence[str]) -> np.ndarray:
+        """Share of the characters of each text that say nothing to an encoder of English, shape (texts,).
+
+        These are characters of unknown pieces, marks that the tokenizer drops (vowels of Hindi, tones of Vietnamese),
+        and letters that are a piece each: a word of Russian or Arabic is spelled, and near to all that are spelled
+        alike. Blanks do not count, and accents are characters of their own.
+        """
+        pieces = self._whole.encode_batch(list(texts), add_special_tokens=False)
+        return np.array([_unread_share(self._whole, text, e) for text, e in zip(texts, pieces, strict=True)], float)
+
     def offsets(self, text: str) -> list[tuple[int, int]]:
         """Character spans of all tokens, also of those past the 256 that are embedded."""
         return list(self._whole.encode(text, add_special_tokens=False).offsets)
+
+
+def _unread_share(tokenizer: Any, text: str, encoded: Any) -> float:
+    unknown = tokenizer.token_to_id("[UNK]")
+    if text.isascii() and unknown not in encoded.ids:
+        return 0.0
+    characters = _characters(text)
+    lost = max(characters - _characters(tokenizer.normalizer.normalize_str(text)), 0)
+    for piece, (start, end) in zip(encoded.ids, encoded.offsets, strict=True):
+        around = text[max(start - 1, 0) : start] + text[end : end + 1]
+        spelled = end - start == 1 and text[start:end].isalpha() and any(map(str.isalpha, around))
+        lost += _characters(text[start:end]) if piece == unknown else spelled
+    return min(lost / max(characters, 1), 1.0)
+
+
+def _characters(text: str) -> int:
+    return sum(not c.isspace() for c in unicodedata.normalize("NFD", text))
 
 
 class MiniLML3(MiniLM):

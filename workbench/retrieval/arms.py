@@ -22,6 +22,7 @@ CHUNKERS: Mapping[str, Chunker] = {
 STRATEGIES: Mapping[str, Strategy] = {
     "full_text": FullText(),
     "full_text_exact_words": FullText(),
+    "full_text_ngram": FullText(),
     "vector": Vector(Exact()),
     "vector_ivf_pq": Vector(IvfPq(), refine_factor=10),
     "vector_hnsw_sq": Vector(HnswSq()),
@@ -29,6 +30,11 @@ STRATEGIES: Mapping[str, Strategy] = {
     "hybrid_rrf": Hybrid(fusion=RRF()),
     "hybrid_rrf_shallow": Hybrid(fusion=RRF(), depth=20),
     "hybrid_callables": Hybrid(fusion=RRF(), where=OneOf("document_type", ("class", "function", "method"))),
+}
+# Other words than those of `FullTextIndex()`; the last is for scripts that put no blanks between words.
+TEXT_INDICES: Mapping[str, FullTextIndex] = {
+    "full_text_exact_words": FullTextIndex(stem=False, remove_stop_words=False),
+    "full_text_ngram": FullTextIndex(stem=False, remove_stop_words=False, tokenizer="ngram"),
 }
 # Fitted on dev before they can be searched with, see `workbench.retrieval.notebook`.
 FITTED = ("hybrid_weighted", "reranked")
@@ -75,21 +81,23 @@ def make_arms(
                 raise ConfigError(unknown_name(kind, name, allowed))
         if not names or len(set(names)) < len(names):
             raise ConfigError(f"{kind} names must be at least one and all different, found {list(names)}")
-    if without := [name for name in strategies if name in ready and not _stores_of(ready[name], stores)]:
+    if without := [name for name in strategies if name in ready and not _stores_of(name, ready[name], stores)]:
         raise ConfigError(f"strategy {without[0]!r} needs an index that none of the stores {list(stores)} has")
     return [
         make_arm(chunker, name, ready[name], embedder=embedder, store=store)
         for name in strategies
         if name not in FITTED
-        for store in _stores_of(ready[name], stores)
+        for store in _stores_of(name, ready[name], stores)
         for chunker in chunkers
         for embedder in (embedders if _is_per_embedder(ready[name]) else embedders[:1])
         if name != f"{RESCORED}{embedder}"
     ]
 
 
-def _stores_of(strategy: Strategy, stores: Sequence[str]) -> list[str]:
-    return [store for store in stores if _INDEXED_BY.get(strategy.index.name, store) == store]
+def _stores_of(name: str, strategy: Strategy, stores: Sequence[str]) -> list[str]:
+    of_lance = TEXT_INDICES.get(name, FullTextIndex()).tokenizer == "ngram"
+    wanted = "lance" if of_lance else _INDEXED_BY.get(strategy.index.name)
+    return [store for store in stores if wanted in (None, store)]
 
 
 def _is_per_embedder(strategy: Strategy) -> bool:
@@ -98,7 +106,7 @@ def _is_per_embedder(strategy: Strategy) -> bool:
 
 def make_arm(chunker: str, name: str, strategy: Strategy, *, embedder: str, store: str = "lance") -> Arm:
     """One arm, called after its chunker, its strategy, and its embedder and store where they are not the defaults."""
-    index = FullTextIndex(stem=False, remove_stop_words=False) if name == "full_text_exact_words" else FullTextIndex()
+    index = TEXT_INDICES.get(name, FullTextIndex())
     middle = [] if embedder == "minilm" or not strategy.uses_vectors else [embedder]
     end = [] if store == "lance" else [store]
     return Arm(" · ".join([chunker, *middle, name, *end]), strategy, CHUNKERS[chunker], embedder, index, store)

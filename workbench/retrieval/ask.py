@@ -24,7 +24,7 @@ from workbench.retrieval.metrics import RUN_SCHEMA, measure, measure_all, ndcg_b
 from workbench.retrieval.searcher import Searcher
 from workbench.retrieval.strategies import Arm, Strategy
 from workbench.retrieval.systems import SystemArm
-from workbench.retrieval.tables import SHOWN_METRICS, score_table
+from workbench.retrieval.tables import SHOWN_METRICS, reading_notes, score_table
 from workbench.retrieval.tenant import FoundBefore
 
 SLICES = ("tenant_id", "feature", "style")
@@ -118,7 +118,7 @@ class Scored(ScoredArms):
     """Arms that were asked all questions of one split, with their answers.
 
     ``foreign`` counts hits that belong to another tenant than the question's; ``notes`` name the arms that returned the
-    same for every question.
+    same for every question; ``unread`` says by question what encoder or full text cannot make words of.
     """
 
     arms: tuple[Candidate, ...]
@@ -126,6 +126,7 @@ class Scored(ScoredArms):
     answers: Mapping[str, Answers]
     foreign: int = 0
     notes: tuple[str, ...] = ()
+    unread: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def table(self) -> Table:
@@ -171,7 +172,8 @@ class Scored(ScoredArms):
             q: [d for d, g in sorted(grades.items(), key=lambda x: (-x[1], x[0])) if g > 0][:SHOWN_HITS]
             for q, grades in self.part.qrels.items()
         }
-        return item_cases(self.of(metric), self.part.queries, expected=expected, returned=returned)
+        cases = item_cases(self.of(metric), self.part.queries, expected=expected, returned=returned)
+        return {name: replace(case, note=self.unread.get(name, "")) for name, case in cases.items()}
 
 
 def ask_all(candidates: Sequence[Candidate], part: Split, searcher: Searcher, *, depth: int) -> Scored:
@@ -185,7 +187,13 @@ def ask_all(candidates: Sequence[Candidate], part: Split, searcher: Searcher, *,
     ]
     notes = tuple(_agreeing(candidates, answers, part.name, searcher))
     foreign = foreign_hits(answers, part.queries, searcher.documents)
-    return Scored(part.name, tuple(candidates), pl.concat(frames), facts, part, answers, foreign, notes)
+    read_by = [reading_notes(part.queries, embedder) for embedder in searcher.embedders.values()]
+    unread = {name: why for notes in reversed(read_by) for name, why in notes.items()}
+    scores = pl.concat(frames)
+    if unread:
+        read = pl.when(pl.col("item_id").is_in(list(unread))).then(pl.lit("not read in full"))
+        scores = scores.with_columns(slice_reading=read.otherwise(pl.lit("read in full")))
+    return Scored(part.name, tuple(candidates), scores, facts, part, answers, foreign, notes, unread)
 
 
 def our_arm(candidate: Candidate) -> Arm | None:

@@ -145,7 +145,7 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
         if tokenizer is None:
             found = embedders.get("minilm")
             tokenizer = found if isinstance(found, MiniLM) else MiniLM(settings.cache / "weights")
-        notes = [note for embedder in embedders.values() for note in script_notes(evalset, embedder)]
+        notes = [note for embedder in embedders.values() for note in script_notes(evalset, embedder, p.strategies)]
         self.evalset = replace(evalset, notes=(*evalset.notes, *dict.fromkeys(notes)))
         manifest = evalset.inputs.get("corpus") or content_hash(evalset.name)
         self.searcher = Searcher(evalset.documents, manifest, settings, embedders, tokenizer)
