@@ -341,7 +341,7 @@ class Experiment(Generic[P, S]):
         """
         summary, metric = self.summarise(decision, test, tables, dev), decision.rule.metric
         parts = [] if dev is None else [dev.scores.with_columns(split=pl.lit(dev.split))]
-        parts.append(_bounded(test, metric).with_columns(split=pl.lit(test.split)))
+        parts.append(test.scores_with_bounds(metric).with_columns(split=pl.lit(test.split)))
         pl.concat(parts, how="diagonal_relaxed").write_parquet(self.folder / "scores.parquet")
         (self.folder / "summary.json").write_text(summary.to_json(), encoding="utf-8")
         (self.folder / "decision.json").write_text(decision.to_json(), encoding="utf-8")
@@ -482,14 +482,6 @@ class PairedExperiment(Experiment[Q, S], ABC):
             return list(facts)
         before = {c.arm: c.latency_p95_ms for c in self.accepted.claims}
         return [replace(f, latency_p95_ms=before.get(f.name)) for f in facts]
-
-
-def _bounded(test: ScoredArms, metric: str) -> pl.DataFrame:
-    """Scores on test, with a column ``against`` if values are only bounded: what they count against other arms."""
-    keys = ["arm", "item_id", "repeat", "metric"]
-    may_be = test.against(metric).select(*keys, against="value").unique(keys)
-    found = test.scores.join(may_be, on=keys, how="left", maintain_order="left")
-    return found if found.filter(pl.col("against") > pl.col("value")).height else test.scores
 
 
 def _settings_of(parameters: Any) -> dict[str, Any]:

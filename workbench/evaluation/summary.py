@@ -364,6 +364,13 @@ class ScoredArms(Shown):
         """Scores of one metric as they count against other arms: a value that is only bounded is as good as may be."""
         return self.of(metric)
 
+    def scores_with_bounds(self, metric: str) -> pl.DataFrame:
+        """All scores, with a column ``against`` if values are only bounded: what they count against other arms."""
+        keys = ["arm", "item_id", "repeat", "metric"]
+        may_be = self.against(metric).select(*keys, against="value").unique(keys)
+        found = self.scores.join(may_be, on=keys, how="left", maintain_order="left")
+        return found if found.filter(pl.col("against") > pl.col("value")).height else self.scores
+
     def slice_rows(self, metric: str) -> list[SliceRow]:
         """Mean of each arm inside each slice."""
         return slice_rows(self.of(metric), self.names)
