@@ -37,7 +37,7 @@ def test_first_run_is_foreseen_and_nothing_is_written(project: Path) -> None:
     assert "by 16 of them that were embedded just now\ncost: no dollars" in said
     evalset = load_evalset("sample", settings=load_settings({}, start=project))
     n_dev, n_test = (len(evalset.split(split).queries) for split in ("dev", "test"))
-    assert f"{n_dev} dev questions with each of 9 arms (2 of them fitted first), then {n_test} test questions" in said
+    assert f"{n_dev} dev questions with each of 14 arms (4 of them fitted first), then {n_test} test questions" in said
     assert "is not known: no run of this kind is here yet" in said
     new = [path for path in project.rglob("*") if path not in before and path.is_file()]
     assert {path.parent.name for path in new} <= {"weights"}  # the tokenizer's file, which every embedding needs

@@ -124,7 +124,7 @@ from workbench.project.init import init; init(pathlib.Path('p'))"""
     assert _contents(tmp_path / "p") == _contents(tmp_path / "q")
 
 
-PACKED = {"pyproject.toml", "setup.py", "MANIFEST.in", "README.md"}
+PACKED = {"LICENSE", "pyproject.toml", "setup.py", "MANIFEST.in", "README.md"}
 
 
 def _contents(root: Path) -> dict[str, str]:

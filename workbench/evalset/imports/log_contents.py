@@ -178,7 +178,8 @@ def outcomes_in(log: ToolLog, prices: PriceTable, choices: Choices, notes: list[
     return whole.select(schema_columns(whole))
 
 
-_OUTCOME_SCHEMA: Mapping[str, Any] = {**STORED_SCHEMA, "line": pl.Int64}
+# What `logs.checked` reads beside outcomes; repeats out of a cache are left out before it.
+_OUTCOME_SCHEMA: Mapping[str, Any] = {**STORED_SCHEMA, "cached": pl.Float64, "line": pl.Int64}
 
 
 def _outcome(call: LoggedCall, score: Score | None, prompt_id: str, repeat: int, prices: PriceTable) -> tuple[Any, ...]:
