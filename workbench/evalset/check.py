@@ -65,12 +65,19 @@ def rouge_l(question: str, line: str) -> EchoScore:
     return EchoScore(before[-1] / max(len(asked), 1), before[-1] / max(len(there), 1))
 
 
-async def _rouge(pairs: Sequence[tuple[str, str]]) -> list[EchoScore]:
-    # ragas must neither fetch a price list nor report its use
+def load_ragas() -> Any:
+    """The one import of ragas, about 4 s the first time: it neither fetches a price list nor reports its use."""
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     os.environ.setdefault("RAGAS_DO_NOT_TRACK", "true")
-    from ragas.metrics import collections
+    import ragas.embeddings.base
+    import ragas.llms.base
+    import ragas.metrics.collections
 
+    return ragas
+
+
+async def _rouge(pairs: Sequence[tuple[str, str]]) -> list[EchoScore]:
+    collections = load_ragas().metrics.collections
     precision, recall = collections.RougeScore(mode="precision"), collections.RougeScore(mode="recall")
     return [
         EchoScore(
