@@ -9,7 +9,7 @@ import asyncio
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,7 +48,7 @@ _LISTS = ("statements", "claims", "classifications")
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
+class _RagasRun:
     """What is the same for every item."""
 
     client: Client
@@ -104,17 +104,19 @@ def score_with_ragas(
     _refuse(answers, metrics, client, max_cost_usd, embedder, rubric)
     with extras_named():
         ragas = load_ragas()
-    ragas.llms.base.InstructorBaseRagasLLM.register(_Judge)
-    ragas.embeddings.base.BaseRagasEmbedding.register(_Vectors)
-    tell(f"{len(answers):,} answers by {', '.join(metrics)} of ragas {ragas.__version__}, asked of {model}")
-    job = _Job(capped(client, max_cost_usd), model, max_tokens, temperature, embedder, rubric or {})
-    collections, rows = ragas.metrics.collections, dict[tuple[str, str], Future[tuple[object, ...]]]()
+    ragas.judge.register(_Judge)
+    ragas.vectors.register(_Vectors)
+    tell(f"{len(answers):,} answers by {', '.join(metrics)} of ragas {ragas.version}, asked of {model}")
+    job = _RagasRun(capped(client, max_cost_usd), model, max_tokens, temperature, embedder, rubric or {})
+    collections, rows = ragas.metrics, dict[tuple[str, str], Future[tuple[object, ...]]]()
     pool = ThreadPoolExecutor(threads)  # ragas is asynchronous: in a notebook it needs a thread without a loop
     try:
         with attributed(purpose="judge"):
             for answer in answers:
                 for metric in metrics:
                     rows[metric, answer.item_id] = pool.submit(carried(_row), job, collections, arm, answer, metric)
+        for row in as_completed(rows.values()):
+            row.result()  # what stops the run stops it at once
         done = [rows[metric, answer.item_id].result() for metric in metrics for answer in answers]
     finally:
         pool.shutdown(cancel_futures=True)
@@ -142,13 +144,15 @@ def _refuse(
                           "with a client of Client.open")  # fmt: skip
 
 
-def _row(job: _Job, collections: Any, arm: str, answer: MeasuredAnswer, metric: str) -> tuple[object, ...]:
+def _row(job: _RagasRun, collections: Any, arm: str, answer: MeasuredAnswer, metric: str) -> tuple[object, ...]:
     value: float | None = None
     judge = _Judge(job, f"ragas:{metric}:{answer.item_id}", answer.tenant_id, (0, 2, 4) if "accur" in metric else ())
     texts = {_ASKED: answer.question, _SAID: answer.text, _SHOWN: list((answer.retrieved or {}).values()),
              _RIGHT: answer.reference}  # fmt: skip
     given = {name: texts[name] for name in RAGAS_METRICS[metric][1]}
-    error: Exception | str | None = next((f"item has no {_WHAT[k]}" for k, text in given.items() if not "".join(text).strip()), None)
+    error: Exception | str | None = next(
+        (f"item has no {_WHAT[k]}" for k, text in given.items() if not "".join(text).strip()), None
+    )
     if error is None:
         try:
             value = float(asyncio.run(_metric(job, collections, metric, judge).ascore(**given)).value)
@@ -169,7 +173,7 @@ def _row(job: _Job, collections: Any, arm: str, answer: MeasuredAnswer, metric: 
     )  # fmt: skip
 
 
-def _metric(job: _Job, collections: Any, metric: str, judge: "_Judge") -> Any:
+def _metric(job: _RagasRun, collections: Any, metric: str, judge: "_Judge") -> Any:
     own: dict[str, Any] = {}
     if metric == "answer_relevancy":
         own = {"embeddings": _Vectors(job.embedder), "strictness": QUESTIONS if job.temperature else 1}
@@ -185,7 +189,7 @@ class _Judge:
     After a call that failed it asks no more, whatever ragas tries.
     """
 
-    job: _Job
+    job: _RagasRun
     item_id: str
     tenant_id: str
     ratings: tuple[int, ...]
