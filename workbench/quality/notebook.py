@@ -279,10 +279,11 @@ class QualityExperiment(PairedExperiment[QualityParameters, JudgedSplit], Notebo
         names = rest.select("item_id", "cluster").rows()
         coming = next_labels(found, few.left, rest["value"].to_numpy(), codes, most=most)
         rows = [(*names[each.place], each.in_cluster, each.reach, each.shrinks) for each in coming]
-        told = (
-            f"{labels_for(found, margin):,} labels in all let the interval reach no further than {margin:g}; there are "
-            f"{found.n_labels:,}, of {found.n_items:,} answers"
-        )
+        needed, there = labels_for(found, margin), found.n_items
+        told = f"{needed:,} labels let the interval reach no further than {margin:g}; {found.n_labels:,} of {there:,} "
+        told += "answers have one"
+        if needed > there:
+            told += f", so that {needed - there:,} more answers are needed too"
         return Table(columns, tuple(rows), f"Where the next hour goes, beside {arm.name}: {told}")
 
     def _from_few(self, test: JudgedSplit) -> list[tuple[AnyJudge, FewLabels]]:
