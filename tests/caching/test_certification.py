@@ -14,8 +14,8 @@ from workbench.caching.certify import (
     count,
     first_with_hits,
     fixed_sequence,
-    korn_graubard,
     naive,
+    promised,
     simulate,
     start_hits,
 )
@@ -35,7 +35,7 @@ def test_a_certified_threshold_has_its_bound_under_alpha_all_the_way_from_the_st
     counts = traffic()
     found = certify(counts, 0.1, 0.95)
     place = GRID.tolist().index(found.threshold)
-    upper = korn_graubard(counts)[1]
+    upper = promised(counts)
     assert found.certified
     assert (upper[first_with_hits(counts, 0.1, 0.95) : place + 1] <= 0.1 + 1e-9).all()
     assert upper[place + 1] > 0.1
@@ -116,10 +116,10 @@ def test_a_true_replay_that_is_worse_raises_the_threshold_until_it_agrees():
 
 
 def test_choosing_on_half_certifies_on_clusters_it_did_not_choose_on():
-    counts = traffic(clusters=80)
+    counts = traffic(20_000, clusters=200, spread=0.3)
     place = choose_then_certify(counts, 0.1, 0.95)
-    rest = counts.take(np.arange(1, 80, 2))
-    assert korn_graubard(rest)[1][place] <= 0.1
+    rest = counts.take(np.arange(1, 200, 2))
+    assert promised(rest)[place] <= 0.1
     assert choose_then_certify(counts.take(np.arange(58)), 0.1, 0.95) is None
 
 
@@ -135,6 +135,35 @@ def test_the_certificate_keeps_its_promise_on_draws_where_the_usual_rule_breaks(
         trials[name, "clusters"] for name in ("fixed sequence, cluster-robust", "choose on half, certify on half")
     )
     assert ours.hit_rate > other.hit_rate
+
+
+def test_where_one_cluster_holds_most_hits_nothing_is_claimed_and_its_share_is_told():
+    rng = np.random.default_rng(0)
+    cluster = rng.choice(60, 6000, p=np.r_[0.5, np.full(59, 0.5 / 59)])
+    found = certify(count(rng.uniform(0.5, 1, 6000), np.zeros(6000, dtype=bool), cluster), 0.2, 0.95)
+    assert not found.certified
+    assert found.effective_clusters < 5
+    assert "one has 5" in found.note
+    assert "certify that one apart" in found.note
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.1])
+def test_an_unseen_cluster_that_makes_a_tenth_of_false_hits_breaks_few_promises(alpha):
+    rng = np.random.default_rng(1)
+    every = traffic(8000, clusters=80, spread=0.7)
+    more = every.false.sum(0) / 9
+    heavy = np.diff(more, prepend=0).round().cumsum()
+    counts = Counts(
+        every.thresholds,
+        np.vstack([every.hits, heavy]),
+        np.vstack([every.false, heavy]),
+        np.r_[every.requests, heavy[-1]],
+    )
+    broken = 0
+    for _ in range(100):
+        place = fixed_sequence(counts.take(rng.integers(0, 81, 81)), alpha, 0.95)
+        broken += place is not None and counts.rate[place] > alpha
+    assert broken <= 10  # 6 of 100 and two standard errors
 
 
 def test_the_walk_starts_at_hits_with_power_at_half_of_alpha():

@@ -45,9 +45,9 @@ def with_inputs(**inputs):
 def test_an_accepted_decision_serves_at_its_threshold_behind_its_guard(tmp_path):
     cache = load(project(tmp_path, verdict="chosen"), ttl_s=5.0)
     assert (cache.threshold, cache.guard) == (0.63, GUARD)
-    keep(cache, "turn it on at angle 0")
-    assert found(cache, "please turn it on at angle 0") == "answer to turn it on at angle 0"
-    assert found(cache, "turn it off at angle 0") is None
+    keep(cache, "turn wifi on at angle 0")
+    assert found(cache, "please turn wifi on at angle 0") == "answer to turn wifi on at angle 0"
+    assert found(cache, "turn wifi off at angle 0") is None
 
 
 def test_a_decision_without_a_guard_needs_none(tmp_path):
@@ -114,7 +114,7 @@ print(load(project(Path("project"), verdict="chosen")).threshold)
         ("wordlists.toml", "# Whoever", "# Who ever", "0.63"),
         ("wordlists.toml", '"hot / cold"', '"hot / cold icy"', f"another guard; {AGAIN}"),
         ("guard.py", "if self.signs and (differ", "if not self.signs and (differ", "0.63"),
-        ("guard.py", "if 0 < changed <= FEW", "if 0 > changed >= FEW", f"another guard; {AGAIN}"),
+        ("guard.py", "if 0 < changed <= a.few", "if 0 > changed >= a.few", f"another guard; {AGAIN}"),
     ],
     ids=["a comment", "a word", "a rule, without effect on the pairs", "a rule"],
 )

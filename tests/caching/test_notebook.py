@@ -100,6 +100,9 @@ def test_near_questions_of_one_answer_are_cached_behind_the_guard(first):
     chosen = decision.claim(decision.arm)
     assert chosen.high <= decision.rule.margin == 0.2
     assert chosen.cost_usd_per_1k < decision.claim("exact").cost_usd_per_1k <= decision.claim("off").cost_usd_per_1k
+    flips = {flip.figure: flip for flip in decision.flips}
+    assert {"repeat rate", "alpha", "price of call", "price of embed_query"} <= flips.keys()
+    assert flips["alpha"].around == (max(chosen.high, chosen.estimate), 0.2)
 
 
 def test_pairs_that_must_differ_keep_the_unguarded_threshold_above_them(first):
@@ -252,3 +255,22 @@ def test_without_a_stream_there_is_nothing_to_decide(tmp_path):
     (folder / "stream.parquet").unlink()
     with pytest.raises(EvalsetError, match="import stream"):
         open_bench(tmp_path)
+
+
+def test_a_verifier_of_the_users_is_an_arm_with_its_price_and_fails_closed(tmp_path):
+    settings = settings_in(tmp_path)
+    write_stream(settings.evalsets / "tiny", confused=0.02, pairs=DIFFER)
+    own = "def same(a, b):\n    return a.split()[0][:2] == b.split()[0][:2]\n\ndef bad(a, b):\n    1 / 0\n"
+    (settings.root / "my_check_of_pairs.py").write_text(own, encoding="utf-8")
+    names = ["my_check_of_pairs:same@0.5", "my_check_of_pairs:bad@0"]
+    bench = open_bench(tmp_path, verifiers=names)
+    decision, replayed, _ = judge(bench)
+    results = {r.arm.name.partition("+guard")[2]: r for r in replayed.results if r.arm.verifier}
+    same, bad = results["+my_check_of_pairs:same"], results["+my_check_of_pairs:bad"]
+    assert same.served.hits.any()
+    assert not bad.served.hits.any()
+    assert same.arm.verifier.usd_per_check == pytest.approx(0.0005)
+    (row, _) = bench.verifiers(replayed).rows
+    assert row[4] == pytest.approx(1000 * same.check_rate * 0.0005)
+    assert "verifier my_check_of_pairs:same@0.5" in decision.fingerprint.inputs
+    assert "parameter verifiers" not in open_bench(tmp_path).inputs

@@ -18,7 +18,8 @@ from workbench.caching.prompt_tables import (
 )
 from workbench.inference.messages import Request
 from workbench.records import Document, Query
-from workbench.routing.recorded import Asked, Prompts
+from workbench.routing.prompts import Prompts
+from workbench.routing.recorded import Asked
 
 VENDORS = load_vendors()
 PROMPTS = Prompts.load(Path(__file__).parents[2] / "evalsets" / "docs_qa" / "prompts.toml")

@@ -88,7 +88,7 @@ def test_above_one_only_exact_repeats_are_served():
 
 
 def test_an_exact_repeat_is_the_same_text_and_is_false_when_its_answer_changed():
-    stream = stream_of(["reset it", "Reset it", "reset  it", " reset it\n"], [1, 1, 1, 2])
+    stream = stream_of(["reset password", "Reset password", "reset  password", " reset password\n"], [1, 1, 1, 2])
     found = replay(stream, None)
     assert found.hit.tolist() == [False, False, False, True]
     assert found.false.tolist() == [False, False, False, True]
@@ -141,7 +141,7 @@ def plain_cache_hits(stream, vectors):
 
 
 def test_a_guard_turns_hits_into_misses_but_never_an_exact_repeat():
-    stream = stream_of(["turn it on", "turn it off", "turn it off"], [1, 2, 2])
+    stream = stream_of(["turn wifi on", "turn wifi off", "turn wifi off"], [1, 2, 2])
     found = shadow(stream, HashEmbedder(64).embed(stream.queries))
     guarded = found.guarded(stream, Guard())
     assert found.hits(0.5).tolist() == [False, True, True]

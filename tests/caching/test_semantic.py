@@ -314,9 +314,9 @@ def test_a_corrupt_entry_hides_no_other(engine):
 
 def test_the_guard_has_the_last_word_and_the_second_nearest_is_not_asked(engine):
     cache = angle_cache(engine, guard=Guard(numbers=False))
-    keep(cache, "turn it on 0")
+    keep(cache, "turn wifi on 0")
     keep(cache, "set 10")
-    assert found(cache, "turn it off 1") is None
+    assert found(cache, "turn wifi off 1") is None
     assert found(cache, "set 9") == "answer to set 10"
 
 

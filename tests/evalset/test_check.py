@@ -317,7 +317,7 @@ def test_copying_is_found_in_any_script(tmp_path, script):
     line, question = COPIES[script]
     documents, queries = [*DOCUMENTS, query("d4", f"{line}\nMore.")], [*QUERIES, query("q4", question)]
     write(tmp_path, documents=documents, queries=queries, dev=DEV, test=[*TEST, "q4\td4\t1"])
-    assert ["repeats the first line of 'd4'" in f[3] for f in check(tmp_path)] == [True]
+    assert sum("repeats the first line of 'd4'" in f[3] for f in check(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("script", ASKED)
@@ -325,4 +325,4 @@ def test_a_question_in_words_of_its_own_is_no_copy_in_any_script(tmp_path, scrip
     line, question = ASKED[script]
     documents, queries = [*DOCUMENTS, query("d4", line)], [*QUERIES, query("q4", question)]
     write(tmp_path, documents=documents, queries=queries, dev=DEV, test=[*TEST, "q4\td4\t1"])
-    assert check(tmp_path) == []
+    assert not any("repeats the first line" in f[3] for f in check(tmp_path))

@@ -11,16 +11,8 @@ import pytest
 from workbench.errors import EvalsetError
 from workbench.evalset.files import read_jsonl
 from workbench.evalset.items import queries_of
-from workbench.evalset.traffic import (
-    Pair,
-    SharedText,
-    draw_requests,
-    generate_stream,
-    load_pairs,
-    load_stream,
-    read_plan,
-    topics_of,
-)
+from workbench.evalset.traffic import Pair, generate_stream, load_pairs, load_stream
+from workbench.evalset.workload import SharedText, draw_requests, read_plan, topics_of
 from workbench.records import DEFAULT_TENANT, Query, content_hash
 
 DOCS_QA = Path(__file__).parents[2] / "evalsets" / "docs_qa"

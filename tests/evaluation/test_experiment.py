@@ -9,7 +9,8 @@ import pytest
 import workbench
 from tests.retrieval.tiny import change_query, open_bench, project, write_evalset
 from workbench.errors import ConfigError, EvalsetError, RunError
-from workbench.evaluation.provenance import build_parameters, encoder_probe
+from workbench.evaluation.provenance import build_parameters, encoder_probe, parameter_inputs
+from workbench.evaluation.start import as_declared
 from workbench.records import Decision
 from workbench.retrieval.notebook import RetrievalParameters
 from workbench.testing import HashEmbedder
@@ -152,3 +153,30 @@ def test_git_is_asked_once_in_a_run_however_often_its_inputs_are_compared(tmp_pa
 def test_another_encoder_probes_otherwise_and_the_same_one_the_same():
     assert encoder_probe(HashEmbedder(16)) == encoder_probe(HashEmbedder(16))
     assert encoder_probe(HashEmbedder(16)) != encoder_probe(HashEmbedder(16, seed=1))
+
+
+def test_a_decision_accepted_with_one_embedder_in_one_store_rests_on_what_it_did():
+    """Parameters that came later, at the value that says nothing, make no decision stale."""
+    told = parameter_inputs(RetrievalParameters(embedders=("minilm",)))
+    assert told["parameter embedder"] == "'minilm'"
+    assert not {"parameter embedders", "parameter stores"} & told.keys()
+    more = parameter_inputs(RetrievalParameters(embedders=("minilm", "wordllama"), stores=("lance", "postgres")))
+    assert more["parameter embedders"] == "('minilm', 'wordllama')"
+    assert more["parameter stores"] == "('lance', 'postgres')"
+
+
+def test_the_old_name_of_a_parameter_is_its_one_value_and_not_both():
+    assert build_parameters(RetrievalParameters, {"embedder": "minilm"}).embedders == ("minilm",)
+    with pytest.raises(ConfigError, match="'embedder' and 'embedders' are the same; give 'embedders' alone"):
+        build_parameters(RetrievalParameters, {"embedder": "minilm", "embedders": ["wordllama"]})
+
+
+def test_settings_of_a_decision_run_in_an_older_and_a_newer_notebook():
+    older, newer = {"evalset", "embedder"}, {"evalset", "embedders", "stores"}
+    kept = {"evalset": "mine", "embedders": ["minilm"], "stores": ["lance"]}
+    assert as_declared("retrieval", kept, older) == {"evalset": "mine", "embedder": "minilm"}
+    assert as_declared("retrieval", {"embedder": "minilm"}, newer) == {"embedders": ["minilm"]}
+    assert as_declared("retrieval", kept, newer) == kept
+    two = {"embedders": ["minilm", "wordllama"], "stores": ["postgres"]}
+    assert as_declared("retrieval", two, older) == two, "an older cell cannot hold them, and says so"
+    assert as_declared("mine", {"embedder": "x"}, newer) == {"embedder": "x"}

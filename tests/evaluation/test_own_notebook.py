@@ -127,7 +127,9 @@ def test_a_whole_run_is_decided_saved_gated_reported_and_holds_when_it_is_checke
     run.gate(decision, test, dev)
     assert Gate.load(run.folder / "gate.json").status == "new"
     summary = Summary.load(run.folder / "summary.json")
-    assert [s.title for s in summary.sections] == ["Who was asked?", "Answers on dev", "Answers on test"]
+    until, *shown = [s.title for s in summary.sections]
+    assert until == "Until when does this decision stand?"
+    assert shown == ["Who was asked?", "Answers on dev", "Answers on test"]
     assert {p.arm for p in summary.frontier} == set(dev.names)
     (record,) = list_runs(settings)
     assert (record.status, record.notebook, record.parameters["evalset"]) == ("done", "pipeline", "tiny")

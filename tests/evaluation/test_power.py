@@ -68,3 +68,7 @@ def test_as_many_clusters_are_asked_for_as_ten_that_differ_take():
     assert clusters_needed(0.05, 0.1) == 30
     drawn = np.random.default_rng(0).binomial(needed, 0.1, 50_000) >= 10
     assert drawn.mean() == pytest.approx(0.8, abs=0.02)
+
+
+def test_a_distance_of_almost_nothing_needs_more_than_anybody_has():
+    assert clusters_needed(0.3, 1e-11) == 10**15

@@ -42,7 +42,7 @@ class Counting(HashEmbedder):
 
 OPEN = {
     "retrieval": lambda s, e: RetrievalExperiment(
-        RetrievalParameters(evalset="tiny"), s, embedder=e, tokenizer=WordTokenizer()
+        RetrievalParameters(evalset="tiny", embedders=("minilm",)), s, embedder=e, tokenizer=WordTokenizer()
     ),
     "routing": lambda s, e: RoutingExperiment(RoutingParameters(evalset="tiny"), s, embedder=e),
     "caching": lambda s, e: CachingExperiment(CachingParameters(evalset="tiny", warmup=100), s, embedder=e),

@@ -41,8 +41,8 @@ def arms() -> dict[str, Any]:
     """Parameters of every arm of the grid, and the table that each one needs."""
     with tempfile.TemporaryDirectory() as place:
         settings = load_settings({"WORKBENCH_ROOT": str(ROOT), "WORKBENCH_CACHE": place})
-        searcher = Searcher((), "manifest", settings, HashEmbedder(8), WordTokenizer())
-        grid = make_arms(("whole", "tokens", "structure"), STRATEGIES, embedder="minilm")
+        searcher = Searcher((), "manifest", settings, {"minilm": HashEmbedder(8)}, WordTokenizer())
+        grid = make_arms(("whole", "tokens", "structure"), STRATEGIES)
         return {arm.name: [searcher.table_name(arm), parameters_of(arm)] for arm in grid}
 
 
@@ -51,7 +51,7 @@ def chunk_rows() -> dict[str, str]:
     text = "Parameters\n----------\nleft : frame\n    One side.\n\n" + "Join two frames by their nearest key. " * 40
     document = Document("pandas.merge_asof", text, "merge_asof", "pandas")
     out = {}
-    for arm in make_arms(("whole", "tokens", "structure"), ("vector",), embedder="minilm"):
+    for arm in make_arms(("whole", "tokens", "structure"), ("vector",)):
         chunks = arm.chunker.chunk(document, WordTokenizer())
         row = ChunkRow("pandas", document.doc_id, "document", None, 0, len(chunks), document.content_hash, "", VECTOR)
         out[repr(arm.chunker)] = content_hash(row.chunk_id, document.content_hash, *(repr(chunk) for chunk in chunks))

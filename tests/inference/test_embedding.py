@@ -5,7 +5,9 @@ import pytest
 
 from workbench.config import load_settings
 from workbench.errors import ConfigError, WeightsError
-from workbench.inference.embedding import MINILM_MAX_TOKENS, MiniLM, load_embedder, mean_pooled, unit
+from workbench.inference.embedding import load_embedder
+from workbench.inference.encoders import MINILM_MAX_TOKENS, MiniLM, WordLlama, mean_pooled, unit
+from workbench.inference.weights import WEIGHTS
 
 STAND_IN = """import numpy as np
 
@@ -53,7 +55,7 @@ def test_without_sentence_transformers_it_says_what_to_install(monkeypatch):
 @pytest.mark.parametrize("name", ["", "minilm2", "litellm:", "sentence-transformers:", "openai/text-embedding-3-small"])
 def test_an_unknown_embedder_is_refused_with_the_forms_there_are(name):
     with pytest.raises(
-        ConfigError, match=r"unknown embedder .* Known: litellm:MODEL, minilm, sentence-transformers:MODEL"
+        ConfigError, match=r"unknown embedder .* Known: litellm:MODEL, minilm, .*sentence-transformers:MODEL"
     ):
         load_embedder(name, load_settings())
 
@@ -109,3 +111,49 @@ def test_minilm_reads_254_tokens_and_counts_them_all(minilm):
     assert len(minilm.offsets(text)) == 300
     head = text[: minilm.offsets(text)[MINILM_MAX_TOKENS - 1][1]]
     assert minilm.embed([text])[0] @ minilm.embed([head])[0] == pytest.approx(1, abs=1e-3)
+
+
+@pytest.fixture(scope="module", params=["wordllama", pytest.param("minilm-l3", marks=pytest.mark.slow)])
+def other(request):
+    try:
+        return load_embedder(request.param, load_settings())
+    except WeightsError as error:
+        pytest.skip(f"no weights at hand: {error}")
+
+
+NEAR = {"WordLlama": [0.486, 0.992, 0.087], "MiniLML3": [0.535, 0.972, 0.255]}
+
+
+def test_another_local_encoder_gives_unit_vectors_with_its_reference_cosines(other):
+    asked = [
+        "That is a happy person",
+        "That is a happy dog",
+        "That is a very happy person",
+        "Today is a sunny day",
+        " ",
+    ]
+    vectors = other.embed(asked)
+    assert (vectors.dtype, vectors.shape) == (np.float32, (5, other.dimension))
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert vectors[1:4] @ vectors[0] == pytest.approx(NEAR[type(other).__name__], abs=0.003)
+    assert np.allclose(np.vstack([other.embed([text]) for text in asked]), vectors, atol=1e-5)
+    assert other.embed([]).shape == (0, other.dimension)
+
+
+def test_a_table_of_words_reads_to_the_end_whatever_the_order_and_says_what_it_cannot_read():
+    try:
+        table = WordLlama(load_settings().cache / "weights")
+    except WeightsError as error:
+        pytest.skip(f"no weights at hand: {error}")
+    one, turned, longer = table.embed(["join two frames", "frames two join", "word " * 3000 + "frames"])
+    assert one @ turned > 0.9
+    assert longer @ table.embed(["word " * 3000])[0] < 1 - 1e-7
+    shares = table.unknown_share(["join frames", "ሰላም ለዓለም", ""])
+    assert shares[0] == shares[2] == 0
+    assert shares[1] > 0.5
+
+
+def test_every_local_encoder_is_pinned_and_has_a_licence():
+    for name in ("wordllama", "wordllama-tokenizer", "minilm-l3", "minilm-tokenizer"):
+        assert WEIGHTS[name].licence.startswith(("MIT (", "Apache-2.0 ("))
+        assert len(WEIGHTS[name].sha256) == 64

@@ -356,7 +356,7 @@ def test_a_question_costs_what_the_encoder_in_use_does(server, settings, embedde
     (settings.root / "prices.toml").write_text(package + RATE, encoding="utf-8")
     bench = notebook(kind, settings.root, embedder)
     if kind == "retrieval":
-        (arm,) = make_arms(["whole"], ["hybrid_rrf"], embedder=NAME)
+        (arm,) = make_arms(["whole"], ["hybrid_rrf"], embedders=[NAME])
         assert [w.operation for w in arm.work(9)] == ["full_text", RATE_NAME, "vector_exact", "fuse"]
     elif kind == "caching":
         arm = CacheArm("semantic", 0.9, None, embedder.encoder_id)
@@ -370,5 +370,5 @@ def test_the_share_that_is_cut_off_is_by_what_the_encoder_in_use_reads(server, s
     """500 words are too long for MiniLM and not for this one."""
     texts = {"short": "word", "of 500": "word " * 500, "of 9,000": "word " * 9_000}
     documents = [Document(name, text, tenant_id="acme") for name, text in texts.items()]
-    (arm,) = make_arms(["whole"], ["hybrid_rrf"], embedder=NAME)
-    assert Searcher(documents, "m", settings, embedder, WordTokenizer()).chunk_counts(arm) == (3, 1)
+    (arm,) = make_arms(["whole"], ["hybrid_rrf"], embedders=[NAME])
+    assert Searcher(documents, "m", settings, {NAME: embedder}, WordTokenizer()).chunk_counts(arm) == (3, 1)

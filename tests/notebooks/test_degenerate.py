@@ -197,7 +197,9 @@ def corpora() -> dict[str, tuple[list[dict], list[dict], list[str]]]:
 def test_any_questions_end_in_a_verdict_on_the_arms(tmp_path, kind):
     documents, queries, qrels = corpora()[kind]
     write(settings_in(tmp_path).evalsets / "tiny", documents=documents, queries=queries, test=qrels)
-    parameters = build_parameters(RetrievalParameters, {"evalset": "tiny", "rebuilds": 0, "chunkers": ["whole"]})
+    parameters = build_parameters(
+        RetrievalParameters, {"evalset": "tiny", "rebuilds": 0, "chunkers": ["whole"], "embedder": "minilm"}
+    )
     bench = RetrievalExperiment(parameters, settings_in(tmp_path), embedder=HashEmbedder(64), tokenizer=WordTokenizer())
     decision, shown = finish("01_retrieval.ipynb", bench)
     assert decision.sentence

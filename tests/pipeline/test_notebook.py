@@ -118,3 +118,23 @@ def test_what_cannot_be_used_is_refused_before_anything_is_scored(project):
     recording_file(load_evalset("flows", settings=project), SMALL).unlink()
     with pytest.raises(EvalsetError, match="record it with: workbench record flows"):
         PipelineExperiment(PipelineParameters("flows"), project)
+
+
+def test_answers_that_were_recorded_twice_are_repeats_of_the_same_questions(project):
+    once = PipelineExperiment(PipelineParameters("flows"), project)
+    first = once.score(once.prepare()[:2], "dev")
+    assert "flip rate" not in [c.name for c in first.table.columns]
+    evalset = load_evalset("flows", settings=project)
+    for model in (SMALL, STRONG):
+        kept = Recordings(recording_file(evalset, model), live=True)
+        for asked in [a for a in asked_of(evalset, models=[model]) if kept.count(a.request)]:
+            name = f"fn_{asked.query.query_id}" if asked.context == "bare" else "no_such_thing"
+            kept.add(asked.request, asked.item_id, Response(f"Use `{name}`.", model, Usage(100, output=10)))
+    run = PipelineExperiment(PipelineParameters("flows"), project)
+    twice = run.score(run.prepare()[:2], "dev")
+    assert twice.scores.height == 2 * first.scores.height
+    assert twice.scores.filter(repeat=0).equals(first.scores)
+    columns = [c.name for c in twice.table.columns]
+    shown = {row[0]: dict(zip(columns, row, strict=True)) for row in twice.table.rows}
+    bare = shown["smollm2-135m@bare"]  # wrong at first, then right
+    assert (bare["correctness"], bare["pass^2"], bare["flip rate"]) == (0.5, 0.0, 1.0)

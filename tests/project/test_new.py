@@ -52,6 +52,12 @@ def test_a_page_that_cannot_be_read_is_named(pages: Path) -> None:
         understand([str(pages)], questions)
 
 
+@pytest.mark.parametrize("name", ["one.md", "docs/one.md", "./docs/one.md", "./one.md"])
+def test_a_page_may_be_named_with_the_folder_before_it(pages: Path, name: str) -> None:
+    (pages.parent / "q.csv").write_text(f"question,relevant\nhow do I return it?,{name}\n", encoding="utf-8")
+    assert [j.doc_id for j in understand([str(pages)], pages.parent / "q.csv").judgements] == ["one.md"]
+
+
 def test_columns_are_guessed_and_told_and_ids_are_made_up(tmp_path: Path) -> None:
     (tmp_path / "d.csv").write_text("heading,words,team\nReturns,Send it back within a week.,shop\n", encoding="utf-8")
     (tmp_path / "q.csv").write_text("prompt;relevant\nhow do I return it;d-1\n", encoding="utf-8")

@@ -1,5 +1,6 @@
 """Two runs side by side, and the report of a run by part of its name."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,11 +8,13 @@ import polars as pl
 import pytest
 
 from tests.notebooks.zoo import make_settings
-from tests.runner.test_decisions import DECISION, finished
+from tests.project.test_verify import commit, git
+from tests.runner.test_decisions import DECISION, finished, take
 from tests.test_cli import workbench
 from workbench.config import Settings
 from workbench.errors import ConfigError
-from workbench.project.two_runs import arms_table, find_run, load_sides, moved_table, told
+from workbench.evaluation.run_record import RunRecord
+from workbench.project.two_runs import arms_table, find_run, load_sides, moved_table, require_commit, since, told
 from workbench.records import Fingerprint
 
 
@@ -79,3 +82,51 @@ def test_report_says_where_it_is(settings: Settings) -> None:
     name = run_of(settings, {"q1": 1.0}, "a")
     (settings.runs / name / "report.html").write_text("<p>", encoding="utf-8")
     assert workbench(settings, "report", name[9:]).stdout == f"{settings.runs / name / 'report.html'}\n"
+
+
+def in_families(settings: Settings, values: list[float]) -> RunRecord:
+    """Run of one arm on as many families of one question."""
+    folder = finished(settings)
+    items = [f"q{i}" for i in range(len(values))]
+    columns = {"arm": "vector", "item_id": items, "repeat": 0, "metric": "ndcg@10", "value": values, "cluster": items}
+    pl.DataFrame(columns).with_columns(split=pl.lit("test")).write_parquet(folder / "scores.parquet")
+    return RunRecord.load(folder)
+
+
+@pytest.fixture
+def committed(settings: Settings) -> Settings:
+    in_families(settings, [0.5] * 40)
+    take(settings)
+    git(settings.root, "init", "-q")
+    commit(settings.root, "accepted")
+    return settings
+
+
+def test_a_run_is_compared_with_what_another_commit_accepted(committed: Settings) -> None:
+    history = require_commit(committed, "HEAD")
+    moved = in_families(committed, [0.5] * 37 + [0.4, 0.9, 0.1])
+    said = "\n".join(since(committed, history, "mine", moved, "HEAD"))
+    assert "HEAD: Keep vector." in said
+    assert "3 items moved for vector; those that moved most:" in said
+    assert "q39" in said
+    assert list(since(committed, history, "other", moved, "HEAD")) == [
+        "  HEAD has no accepted decision of other/retrieval"
+    ]
+    with pytest.raises(ConfigError, match="the repository has no commit 'nowhere'"):
+        require_commit(committed, "nowhere")
+    with pytest.raises(ConfigError, match="no commit '--output=x'"):
+        require_commit(committed, "--output=x")
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ([0.5] * 40, "no item of vector moved"),
+        ([0.5] * 20 + [0.6, 0.4] * 10, r"moved by \+0\.0000; .* so this is no more than noise \(p = 1\.000\)"),
+        ([0.5] * 20 + [0.4] * 20, r"moved by -0\.0500; .* so this is more than noise \(p = 0\.000\)"),
+    ],
+)
+def test_noise_is_told_from_a_difference(committed: Settings, values: list[float], says: str) -> None:
+    run = in_families(committed, values)
+    *_, last = since(committed, require_commit(committed, "HEAD"), "mine", run, "HEAD", noise=True)
+    assert re.search(says, last), last

@@ -123,6 +123,14 @@ def test_next_labels_are_of_new_clusters_and_shrink_the_interval_as_told():
     assert np.mean(told) == pytest.approx(np.mean(seen), rel=0.1), (np.mean(told), np.mean(seen))
 
 
+def test_the_last_item_can_be_the_next_label():
+    label, score, codes = drawn(np.random.default_rng(0), 40, 1, "good")
+    found = ppi_mean(label[:40], score[:40], score[40:])
+    (last,) = next_labels(found, label[:40] - found.weight * score[:40], score[40:], codes)
+    assert (last.place, last.in_cluster) == (0, 0)
+    assert last.reach < (found.high - found.low) / 2
+
+
 def test_labels_needed_grow_with_the_square_of_the_precision():
     label, score, _ = drawn(np.random.default_rng(4), 100, 900, "good")
     found = ppi_mean(label[:100], score[:100], score[100:])

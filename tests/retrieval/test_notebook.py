@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import polars as pl
 import pytest
 
+from tests.retrieval.stores import pgvector_url
 from tests.retrieval.tiny import (
     CODES,
     GATES,
@@ -25,8 +26,9 @@ from workbench.config import SystemClock
 from workbench.errors import ConfigError, GateFailed
 from workbench.evaluation.gate import Gate, rebuild_reach
 from workbench.evaluation.run_record import close_run
-from workbench.evaluation.summary import Summary
+from workbench.evaluation.summary import Summary, mean_by_arm
 from workbench.records import Decision, Hit
+from workbench.retrieval.ask import candidate_name
 from workbench.retrieval.strategies import Arm, FullText
 from workbench.runner import RunRecord, accept
 
@@ -77,6 +79,7 @@ def test_the_cheapest_arm_that_holds_is_chosen_and_everything_is_on_disk(first):
     _, bench, decision, dev, test = first
     assert (decision.verdict, decision.arm, decision.rule.reference) == ("chosen", TEXT, HYBRID)
     assert (decision.n_items, decision.n_clusters, decision.test_uses) == (54, 36, 1)
+    assert {"rows of the corpus", "price of embed_query", "margin"} <= {f.figure for f in decision.flips}
     folder = bench.folder
     assert Decision.load(folder / "decision.json") == decision
     assert Gate.load(folder / "gate.json").status == "new", "nothing was accepted yet"
@@ -348,3 +351,28 @@ def test_ten_questions_end_in_silence_and_not_in_a_fault(tmp_path):
     few.gate(decision, test, dev)
     gate = Gate.load(few.folder / "gate.json")
     assert (gate.status, gate.exit_code) == ("inconclusive", 2)
+
+
+def test_every_embedder_is_an_input_and_its_arms_are_made(tmp_path):
+    one, two = open_bench(tmp_path), open_bench(tmp_path, embedders=["minilm", "wordllama"])
+    assert {
+        "weights wordllama",
+        "encoder probe wordllama",
+        "rate embed_query:wordllama",
+    } <= two.inputs.keys() - one.inputs
+    arms = {candidate_name(arm) for arm in two.prepare()}
+    assert "whole · wordllama · vector" in {*arms, *(why.partition(" is left out")[0] for why in two.left_out)}
+    assert arms >= {"whole · full_text", "whole · vector"}
+
+
+def test_arms_compete_in_two_stores_and_the_report_sets_them_side_by_side(tmp_path):
+    given = {"stores": ["lance", "postgres"], "strategies": ["full_text", "vector"], "reference": ""}
+    bench = open_bench(tmp_path, store_url=pgvector_url(), **given)
+    arms = bench.prepare()
+    dev, *_ = judge(bench, arms)
+    names = [candidate_name(arm) for arm in arms]
+    assert names == ["whole · full_text", "whole · full_text · postgres", "whole · vector", "whole · vector · postgres"]
+    values = mean_by_arm(dev.scores, "ndcg@10")
+    assert values["whole · vector"] == pytest.approx(values["whole · vector · postgres"], abs=1e-6)
+    (section,) = [s for s in Summary.load(bench.folder / "summary.json").sections if "two stores" in s.title + s.note]
+    assert [row[0] for row in section.rows] == ["whole · full_text", "whole · vector"]

@@ -39,7 +39,7 @@ def answers(evalset):
     """Answers of each arm by its name, and the hits behind them with their own scores."""
     settings, test = load_settings(), evalset.split("test")
     embedder = load_embedder("minilm", settings)
-    searcher = Searcher(evalset.documents, evalset.inputs["corpus"], settings, embedder, embedder)
+    searcher = Searcher(evalset.documents, evalset.inputs["corpus"], settings, {"minilm": embedder}, embedder)
     found = {}
     for name, arm in zip(NAMES, make_arms(["whole"], NAMES), strict=True):
         searcher.prepare(arm)

@@ -57,13 +57,13 @@ def test_a_search_that_arms_share_is_made_once_and_its_time_is_part_of_the_laten
     def shared(query):
         return [Hit(hit.doc_id, hit.score) for hit in found.once(query.query_id, slow)]
 
-    one, other = (ask(name, shared, QUERIES[:2], found=found) for name in ("one", "other"))
+    with found.shared():
+        one, other = (ask(name, shared, QUERIES[:2], found=found) for name in ("one", "other"))
     assert len(made) == 2
     assert one.run.equals(other.run)
     assert min(*one.latency_ms.values(), *other.latency_ms.values()) > 29
-    found.forget()
     ask("third", shared, QUERIES[:2], found=found)
-    assert len(made) == 4
+    assert len(made) == 4, "nothing is kept after the block"
 
 
 def test_a_fault_of_our_own_ends_the_run():

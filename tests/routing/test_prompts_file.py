@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from workbench.errors import ConfigError
-from workbench.routing.recorded import Context, Feature, Prompts
+from workbench.routing.prompts import Context, Feature, Prompts
 
 TEXT = 'models = ["local/m"]\n[feature.answer]\nsystem = "s"\nmax_tokens = 9\n[context.bare]\n'
 TEXT += "[context.top2]\ndocuments = 2\n"

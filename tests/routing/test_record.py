@@ -15,8 +15,9 @@ from workbench.inference.batch import estimate
 from workbench.inference.client import Client
 from workbench.inference.messages import Request, Response, Usage
 from workbench.inference.prices import load_prices
+from workbench.inference.recordings import Recordings
 from workbench.routing.record import of_first, record
-from workbench.routing.recorded import asked_of, keep_searches, recording_file, renew
+from workbench.routing.recorded import asked_of, keep_searches, recorded_outcomes, recording_file, renew
 from workbench.testing import FakeClock, ScriptedModel
 
 
@@ -96,6 +97,34 @@ def test_it_says_what_came_of_each_model_and_goes_on_where_it_stopped(settings: 
     assert record("docs", settings=settings, tell=told.append, client=client) == 0  # nothing to pay, no limit needed
     assert len(model.requests) == 20
     assert [line.startswith(("docs", *MODELS)) for line in told] == [True] * 3
+
+
+def test_repeats_need_a_temperature_and_are_told_from_what_a_cache_gave(
+    settings: Settings, unanswered: Evalset
+) -> None:
+    client, model = client_of(settings, says)
+    common = {"settings": settings, "max_cost_usd": 1.0, "tell": lambda _: None, "client": client}
+    with pytest.raises(ConfigError, match=r"repeats=2 at temperature 0 says nothing more; .* set temperature"):
+        record("docs", repeats=2, **common)
+    assert model.requests == []
+    prompts = unanswered.path / "prompts.toml"
+    prompts.write_text("temperature = 0.7\n" + prompts.read_text())
+    record("docs", models=MODELS[:1], **common)
+    record("docs", repeats=2, **common)  # goes on where it stopped: the first answers are not asked for again
+    assert len(model.requests) == 40
+    assert {(r.temperature, r.seed) for r in model.requests} == {(0.7, None)}
+    record("docs", repeats=2, **common)
+    assert len(model.requests) == 40
+    frame, _, notes = recorded_outcomes(unanswered, load_prices())
+    assert frame.group_by("prompt_id", "model", "config").len()["len"].unique().to_list() == [2]
+    recordings = Recordings(recording_file(unanswered, MODELS[0]), live=True)
+    asked = next(a for a in asked_of(unanswered, models=MODELS[:1]))
+    timed = replace(says(asked.request), latency_ms=812.5)
+    for _ in range(2):  # a cache gives the answer again, with its time
+        recordings.add(asked.request, asked.item_id, timed)
+    again, _, told = recorded_outcomes(unanswered, load_prices())
+    assert len(again) == len(frame) + 1
+    assert told == [*notes, "1 recorded repeats are copies of an earlier answer, as of a cache: they are none"]
 
 
 def test_the_first_questions_are_found_without_going_through_all_requests_for_each(unanswered: Evalset) -> None:

@@ -4,7 +4,8 @@ import hashlib
 import json
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
@@ -14,12 +15,15 @@ import numpy.typing as npt
 import sqlalchemy as sa
 
 from workbench.caching.entries import Entries, Entry, unit_vector
+from workbench.caching.fitted import FittedVerifier
 from workbench.caching.guard import Guard
 from workbench.caching.index import ScopeIndex
-from workbench.caching.scope import Scope, exact, intent_of, text_of
+from workbench.caching.scope import Scope, exact, intent_of, lacks_turns, text_of
+from workbench.caching.verifiers import FITTED, MODEL, FittedCheck, ModelVerifier, Verdict, Verifier, load_callable
 from workbench.config import Clock, Settings, SystemClock
 from workbench.errors import ConfigError, ProviderError, WorkbenchError
-from workbench.inference.embedding import Embedder, load_embedder, unread
+from workbench.inference.client import Client
+from workbench.inference.embedding import Embedder, load_embedder, unread, unread_share
 from workbench.inference.messages import CacheHit, CacheUse, Request, Response
 from workbench.inference.prices import project_prices
 from workbench.records import Decision, content_hash
@@ -31,9 +35,12 @@ POLL_S = 0.5
 # How long the database may not know what was used last; it is told with every new entry too.
 _TELL_S = 5.0
 _SCOPES_IN_MEMORY = 1_000
+_MOST_PENDING = 1_000
+_Pair = tuple[str, str, int]  # scope, what was asked, version of the entry
 WEEK_S = 7 * 86_400.0
+UNREAD = "text that the encoder does not read"
 
-Verifier = Callable[[str, str, Response], bool]
+OwnVerifier = Callable[[str, str, Response], bool]
 Vector = npt.NDArray[np.float32]
 
 
@@ -85,8 +92,8 @@ class SemanticCache(_Kept):
     As in `workbench.caching.replay.replay`: the same text is served; otherwise the nearest question, where
     its cosine is at least ``threshold`` and neither guard nor verifier objects. Another case or other blanks can change
     a meaning (``%M`` and ``%m``) and are another text. A hit inserts nothing, and `keep` inserts after a miss.
-    A text that the encoder cannot read (`workbench.inference.embedding.unread`) is near no other: of such texts repeats
-    alone are served.
+    A text of which the encoder cannot read a piece, or a third (`workbench.inference.embedding.unread`), is near no
+    other: of such texts repeats alone are served. A follow-up ("and in pyarrow?") is served after the same turns alone.
 
     Parameters
     ----------
@@ -94,8 +101,12 @@ class SemanticCache(_Kept):
         The state database, which holds the entries.
     threshold : float
         Least cosine, in (0, 1]. None fits all traffic: take that of a decision, see `load_semantic`.
-    verifier : callable, optional
-        ``verifier(asked, cached, answer)``, asked last. Whatever it does but return True is a miss, an error too.
+    verifier : Verifier or callable, optional
+        One of `workbench.caching.verifiers`, or ``verifier(asked, cached, answer)``, asked last. Whatever it does but
+        agree, or return True, is a miss, an error too; `miss_reason` tells which.
+    later : bool
+        Whether the verifier is kept off the path: what it would be asked is a miss now, and `verify_pending` asks it
+        afterwards. A pair that it agrees to is served from then on.
     ttl_s : float
         Age in seconds from which an entry is no longer served; infinity for none.
     max_entries : int
@@ -114,14 +125,17 @@ class SemanticCache(_Kept):
         embedder: Embedder,
         threshold: float,
         guard: Guard | None = None,
-        verifier: Verifier | None = None,
+        verifier: Verifier | OwnVerifier | None = None,
+        later: bool = False,
         clock: Clock | None = None,
         ttl_s: float = WEEK_S,
         max_entries: int = 10_000,
     ) -> None:
         if not 0 < threshold <= 1:
             raise ConfigError(f"the least cosine of a hit must lie in (0, 1], found {threshold}")
-        self.threshold, self.guard, self._verifier = threshold, guard, verifier
+        self.threshold, self.guard, self._verifier, self._later = threshold, guard, verifier, later
+        self._pending, self._agreed_to = OrderedDict[_Pair, Entry](), set[_Pair]()
+        self._told = threading.local()
         self._clock, self._embedder = clock or SystemClock(), embedder
         self._entries = Entries(engine, clock=self._clock, ttl_s=ttl_s, max_entries=max_entries)
         self._indices, self._lock = OrderedDict[str, ScopeIndex](), threading.Lock()
@@ -130,6 +144,7 @@ class SemanticCache(_Kept):
     def find(self, request: Request, who: Attribution, use: CacheUse) -> CacheHit | None:
         """Cached answer for this request of this caller, None where anything is doubtful."""
         scope, intent = self._asked(request, who, use)
+        self._told.reason = ""
         if scope is None or intent is None:
             return None
         key = scope.key
@@ -142,7 +157,7 @@ class SemanticCache(_Kept):
             return None
         while (near := index.nearest(vector)) and near[1] >= self.threshold:
             if entry := self._read(key, index, near[0]):
-                if self._agreed(intent, entry):
+                if self._agreed(key, intent, entry):
                     return self._hit(key, index, entry, min(float(near[1]), 1.0), "semantic")
                 return None  # as in the replay, the second nearest is not asked
         return None
@@ -168,6 +183,18 @@ class SemanticCache(_Kept):
             used=index.take_used(),
         )
         self._refresh(scope.key, index, now=True)
+
+    def why_missed(self, request: Request, use: CacheUse) -> str:
+        """Whether the question needs turns that are not part of the key, or says too little to the encoder."""
+        intent = intent_of(request, replace(use, turns=(*use.turns, "any")), self._embedder)
+        if intent is None:
+            return ""
+        if lacks_turns(request, use, intent):
+            return "a question that needs earlier turns, which are not part of the key"
+        if unread(self._embedder, [intent], strict=True)[0]:
+            share = unread_share(self._embedder, [intent])[0]
+            return f"{UNREAD}: {share:.0%} of its characters"
+        return ""
 
     def _asked(self, request: Request, who: Attribution, use: CacheUse) -> tuple[Scope | None, str | None]:
         intent = intent_of(request, use, self._embedder)
@@ -205,17 +232,55 @@ class SemanticCache(_Kept):
             self._refresh(scope, index, now=True)
         return entry
 
-    def _agreed(self, asked: str, entry: Entry) -> bool:
+    @property
+    def miss_reason(self) -> str:
+        """Why the last question of this thread was no hit although one was near enough, "" for nothing near."""
+        return getattr(self._told, "reason", "")
+
+    def verify_pending(self, most: int = 100) -> int:
+        """Ask the verifier about pairs that were put off, oldest first; returns how many it agreed to."""
+        agreed = 0
+        for _ in range(most):
+            try:
+                pair, entry = self._pending.popitem(last=False)
+            except KeyError:
+                break
+            if self._verdict(pair[1], entry).agrees:
+                self._agreed_to.add(pair)
+                agreed += 1
+        return agreed
+
+    def _agreed(self, scope: str, asked: str, entry: Entry) -> bool:
         if self.guard is not None and not self.guard.allows(asked, entry.intent):
+            self._told.reason = "guard"
             return False
-        if self._verifier is None:
+        pair = (scope, asked, entry.version)
+        if self._verifier is None or pair in self._agreed_to:
             return True
-        try:
-            verdict: object = self._verifier(asked, entry.intent, entry.response)
-        except Exception:  # noqa: BLE001  # the user's own code: whatever goes wrong there, nothing is served
-            self._entries.problems["verifier that failed"] += 1
+        if self._later:
+            self._pending[pair] = entry
+            while len(self._pending) > _MOST_PENDING:
+                self._pending.popitem(last=False)
+            self._told.reason = "verifier not asked yet"
             return False
-        return isinstance(verdict, bool | np.bool_) and bool(verdict)
+        verdict = self._verdict(asked, entry)
+        self._told.reason = verdict.reason
+        return verdict.agrees
+
+    def _verdict(self, asked: str, entry: Entry) -> Verdict:
+        verifier = self._verifier
+        try:
+            if callable(verifier):
+                said: object = verifier(asked, entry.intent, entry.response)
+                agrees = isinstance(said, bool | np.bool_) and bool(said)
+                return Verdict(agrees, None, "" if agrees else "verifier did not agree")
+            assert verifier is not None
+            found = verifier.check([(asked, entry.intent)])[0]
+        except Exception as error:  # noqa: BLE001  # the user's own code: whatever goes wrong there, nothing is served
+            found = Verdict(False, None, f"verifier failed: {type(error).__name__}")
+        if found.reason.startswith("verifier failed"):
+            self._entries.problems["verifier that failed"] += 1
+        return found
 
     def _vector(self, intent: str) -> Vector | None:
         try:
@@ -224,11 +289,11 @@ class SemanticCache(_Kept):
             self._entries.problems["embedding that failed"] += 1
             return None
         if not vector.any():
-            self._entries.problems["text that the encoder does not read"] += 1
+            self._entries.problems[UNREAD] += 1
         return vector
 
     def _embed_anew(self, intent: str) -> Vector:
-        if unread(self._embedder, [intent])[0]:
+        if unread(self._embedder, [intent], strict=True)[0]:
             return np.zeros(self._embedder.dimension, np.float32)
         vector: Vector = self._embedder.embed([intent])[0].astype(np.float32)
         if not unit_vector(vector.tobytes(), self._embedder.dimension):
@@ -323,9 +388,10 @@ def load_semantic(
     engine: sa.Engine | None = None,
     embedder: Embedder | None = None,
     accept_provisional: bool = False,
+    client: Client | None = None,
     **options: Any,
 ) -> SemanticCache:
-    """Cache with the threshold and the guard of an evalset's accepted caching decision.
+    """Cache with threshold, guard and verifier of an evalset's accepted caching decision.
 
     Parameters
     ----------
@@ -333,6 +399,8 @@ def load_semantic(
         By default the project's state database, and the encoder that the decision names.
     accept_provisional : bool
         Whether a decision may be used that rests on synthetic traffic or pairs.
+    client : Client, optional
+        Asks a verifier that is a model; it needs no cache of its own.
     **options
         Those of `SemanticCache`.
 
@@ -356,7 +424,39 @@ def load_semantic(
             "workbench check caching"
         )
     engine = engine or open_engine(settings.state_url)
+    if used := chosen.get("verifier"):
+        options = {"verifier": load_verifier(used, settings, folder, embedder, client)} | options
     return SemanticCache(engine, embedder=embedder, threshold=chosen["threshold"], guard=guard, **options)
+
+
+def load_verifier(
+    used: Mapping[str, Any], settings: Settings, folder: Path, embedder: Embedder, client: Client | None
+) -> Verifier:
+    """Verifier of a decision.
+
+    Raises
+    ------
+    ConfigError
+        If it is not the one that was tested, or a model without a client to ask it with.
+    """
+    name = used["name"]
+    found: Verifier | None = None
+    if name == FITTED:
+        path = folder / "decisions" / "caching.artefact"
+        saved = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if FITTED in saved:
+            found = FittedCheck(FittedVerifier.load(saved[FITTED]), embedder.embed)
+    elif name.startswith(MODEL):
+        if client is None:
+            raise ConfigError(f"the caching decision goes with {name}: give load_semantic a client= to ask it with")
+        found = ModelVerifier(client, name.removeprefix(MODEL), least=used["least"])
+    else:
+        found = load_callable(f"{name}@0", settings)
+    if found is None or found.used.sha256 != used["sha256"]:
+        raise ConfigError(
+            f"the caching decision was tested with another verifier {name}; check it again: workbench check caching"
+        )
+    return found
 
 
 def _guard(*, kind: str = "Guard", **checks: bool) -> Guard:

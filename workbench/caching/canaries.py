@@ -45,6 +45,7 @@ class CanaryRequest:
     model: str = "local/one"
     system: str = "You help."
     earlier: str = ""
+    turns: tuple[str, ...] = ()
     max_tokens: int = 100
     seed: int = 0
     stop: str = "###"
@@ -70,6 +71,7 @@ class CanaryRequest:
             intent=question,
             prompt_version=self.prompt_version,
             configuration=self.configuration,
+            turns=self.turns,
         )
 
     def request(self, question: str) -> Request:
@@ -109,6 +111,7 @@ CHANGES = (
     Change("another schema of answers", "parameters", {"schema": "reply"}),
     Change("another system prompt", "prompt", {"system": "You help pirates."}),
     Change("an earlier turn", "prompt", {"earlier": "You are locked out."}),
+    Change("an earlier turn that the prompt tells", "prompt", {"turns": ("You are locked out.",)}),
     Change("a tool", "tools", {"tools": "delete_account"}),
     Change("another version of corpus or index", "corpus_version", {"corpus_version": "corpus 2"}),
     Change("another version of the prompt", "prompt_version", {"prompt_version": "prompt 2"}),

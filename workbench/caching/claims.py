@@ -19,6 +19,7 @@ How caching maps onto `Claim` and `Rule`:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -26,6 +27,7 @@ import numpy.typing as npt
 
 from workbench.caching.certify import Certificate, Counts, korn_graubard
 from workbench.caching.guard import Guard
+from workbench.caching.verifiers import VerifierUsed
 from workbench.evalset.gates import PairLimit
 from workbench.evalset.traffic import Pair
 from workbench.evaluation.compare import spent
@@ -46,6 +48,7 @@ class CacheArm:
     threshold: float | None = None
     guard: Guard | None = None
     encoder_id: str = ""
+    verifier: VerifierUsed | None = None
 
     @property
     def name(self) -> str:
@@ -55,7 +58,13 @@ class CacheArm:
         'semantic@0.89+guard'
         """
         at = "" if self.threshold is None else f"@{self.threshold:g}"
-        return f"{self.kind}{at}{'+guard' if self.guard else ''}"
+        return f"{self.kind}{at}{'+guard' if self.guard else ''}{f'+{self.verifier.name}' if self.verifier else ''}"
+
+    @property
+    def way(self) -> str:
+        """How a semantic cache matches, whatever its threshold."""
+        verified = f" + {self.verifier.name}" if self.verifier else ""
+        return f"similarity{' + guard' if self.guard else ''}{verified}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +138,8 @@ class CacheResult:
         None for ``off``.
     served : Counts
         The hits that the arm's own claim is about, at its one threshold, by cluster.
-    hit_rate, error_rate : float
-        All hits, and all false hits, by requests.
+    hit_rate, error_rate, check_rate : float
+        All hits, all false hits, and what a verifier was asked, by requests.
     pairs : PairsServed
         What it does with the labelled test pairs.
     """
@@ -142,6 +151,7 @@ class CacheResult:
     error_rate: float
     cost_usd_per_1k: float
     pairs: PairsServed = PairsServed()
+    check_rate: float = 0.0
 
     @property
     def rate(self) -> float:
@@ -155,7 +165,13 @@ class CacheResult:
         return float(low[0]), float(high[0])
 
 
-def make_claim(result: CacheResult, rule: Rule, *, must_differ_limit: PairLimit) -> Claim:
+def make_claim(
+    result: CacheResult,
+    rule: Rule,
+    *,
+    must_differ_limit: PairLimit,
+    amounts: Mapping[str, float] = MappingProxyType({}),
+) -> Claim:
     """Claim of one arm; how the fields are to be read stands at the top of this module."""
     certificate, served = result.certificate, result.served
     status, note = _status(result, rule, must_differ_limit)
@@ -180,6 +196,7 @@ def make_claim(result: CacheResult, rule: Rule, *, must_differ_limit: PairLimit)
         n_clusters_differ=int((served.false[:, 0] > 0).sum()),
         items_needed=certificate.labels_needed if certificate and status == "inconclusive" else None,
         note="" if result.arm.kind == "off" else note,
+        amounts=dict(amounts),
     )
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 
+from workbench.evalset.texts import is_latin, units
 from workbench.records import content_hash
 
 _SAME = str.maketrans(
@@ -131,8 +132,10 @@ def _first_of_line(lines: list[str]) -> Mapping[str, str]:
     return {word: line.split()[0] for line in lines for word in line.split()}
 
 
+GRAVE = ("opposite", "negation", "antonym")  # kinds of pairs whose wrong answer says the contrary
 FEW = 0.4
-_TOKEN = re.compile(r"[^\W\d_]+|\d+(?:[.,:/]\d+)*")
+# The lists of opposites are English: in another script more counts as few, and a word of it may be three signs.
+FEW_ELSEWHERE, WORD_SIGNS = 0.6, 3
 # quoted values; dotted names; names with an underscore; names before "(" or "="
 _CODE = re.compile(
     r"""(?<![\w'"])(?:'[\w .%/:+-]{1,40}'|"[\w .%/:+-]{1,40}")"""
@@ -171,7 +174,8 @@ class Guard:
     wording : bool
         They do not differ in few words: those with another meaning are made so, and people who mean the same
         choose other words altogether, or the same ones up to filler, endings, near-synonyms and typing errors. "Few"
-        is up to 40 % of the words of the longer one; none but in another order counts as few.
+        is up to 40 % of the words of the longer one; none but in another order counts as few. Of a script without
+        blanks signs are compared; in every script but Latin up to 60 % is few, and three are in any case.
     signs : bool
         Both have the same operators, signs of numbers, codes of formats and marks in quotes in the same order, and no
         letter that stands alone is a capital in one of them, see `workbench.caching.guard`.
@@ -246,12 +250,18 @@ class Guard:
         if self.direction and (turned := (a.into & b.out_of) | (a.out_of & b.into)):
             yield f"direction: {_listed(frozenset(turned))}"
         if self.wording:
-            mine, theirs_only = _without_typos(a.counts - b.counts, b.counts - a.counts)
-            changed = max(mine.total(), theirs_only.total())
-            if 0 < changed <= FEW * max(len(a.roots), len(b.roots)):
-                yield f"wording: {_listed(frozenset(mine))} / {_listed(frozenset(theirs_only))}"
-            elif not changed and a.counts == b.counts and a.roots != b.roots:
-                yield "wording: the same words in another order"
+            yield from _rewording(a, b)
+
+
+def _rewording(a: "_Wording", b: "_Wording") -> Iterator[str]:
+    mine, theirs_only = a.counts - b.counts, b.counts - a.counts
+    if a.latin and b.latin:  # in Russian one letter turns on into off
+        mine, theirs_only = without_typos(mine, theirs_only)
+    changed = max(mine.total(), theirs_only.total())
+    if 0 < changed <= a.few(b):
+        yield f"wording: {_listed(frozenset(mine))} / {_listed(frozenset(theirs_only))}"
+    elif not changed and a.counts == b.counts and a.roots != b.roots:
+        yield "wording: the same words in another order"
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +276,8 @@ class _Features:
 @lru_cache(maxsize=100_000)
 def _features(text: str) -> _Features:
     words = load_words()
-    tokens = re.findall(r"[^\W\d]+|\d+(?:[.,]\d+)*", text.lower().replace("\u2019", "'").replace("n't", " not"))
+    lower = text.lower().replace("\u2019", "'").replace("n't", " not")
+    tokens = re.findall(r"[^\W\d]+|\d+(?:[.,]\d+)*", lower) if is_latin(lower) else units(lower)
     capitals = re.findall(r"(?<![.!?]\s)(?<=\s)[^\W\d_a-z]\w*", text)
     return _Features(
         words=frozenset(map(_stem, tokens)),
@@ -292,13 +303,19 @@ class _Wording:
     poles: dict[int, dict[int, str]]
     into: frozenset[str]
     out_of: frozenset[str]
+    latin: bool
+
+    def few(self, other: "_Wording") -> float:
+        """How many words are few of the longer one's."""
+        longer = max(len(self.roots), len(other.roots))
+        return FEW * longer if self.latin and other.latin else max(FEW_ELSEWHERE * longer, WORD_SIGNS)
 
 
 @lru_cache(maxsize=100_000)
 def _wording(text: str) -> _Wording:
     words = load_words()
     lower = text.lower().replace("\u2019", "'").replace("n't", " not").replace("cannot", "can not")
-    said = _TOKEN.findall(lower)
+    said = units(lower)
     tokens = [words.numbers.get(w, w) for w in said]
     kept = [w for w in tokens if w not in words.filler]
     roots = tuple(words.synonyms.get(w) or _root(w) for w in kept)
@@ -325,7 +342,20 @@ def _wording(text: str) -> _Wording:
         poles=poles,
         into=frozenset(follows[True]),
         out_of=frozenset(follows[False]),
+        latin=is_latin(text) or not roots,
     )
+
+
+def content_of(text: str) -> tuple[tuple[str, ...], Counter[str]]:
+    """Content words without endings in their order, as the check ``wording`` compares them, and how often each is."""
+    found = _wording(text)
+    return found.roots, found.counts
+
+
+def root_of(word: str) -> str:
+    """What stands for a word in lower case: a digit for a number word, the first of its synonyms, or its root."""
+    word = load_words().numbers.get(word, word)
+    return load_words().synonyms.get(word) or _root(word)
 
 
 @lru_cache(maxsize=1)
@@ -354,7 +384,7 @@ def _root(word: str) -> str:
     return bare[:-1] if re.search(r"([bdgmnprt])\1$", bare) else bare
 
 
-def _without_typos(mine: Counter[str], theirs: Counter[str]) -> tuple[Counter[str], Counter[str]]:
+def without_typos(mine: Counter[str], theirs: Counter[str]) -> tuple[Counter[str], Counter[str]]:
     """Words of one side alone, less those that are one typing error away from one of the other side."""
     for word in list(mine):
         near = next((other for other in theirs if theirs[other] and _typo(word, other)), None)

@@ -1,5 +1,6 @@
 """The caching experiment, which asks whether to cache, and how closely questions must match."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -9,11 +10,12 @@ import numpy.typing as npt
 from workbench.caching.canaries import CANARY_TEXTS, KnownVectors, Scopes, try_scopes
 from workbench.caching.certify import Certificate, Counts, certify, simulate
 from workbench.caching.claims import METRIC, CacheArm, make_claim, sentence_of
-from workbench.caching.guard import Guard
+from workbench.caching.fitted import FittedVerifier, fit_verifier, made_sha256
 from workbench.caching.prompt_tables import prompt_tables
 from workbench.caching.replay import Replay, replay, shadow
 from workbench.caching.study import CacheStudy, CachingParameters, Certified, Replayed, Semantic, make_guard
 from workbench.caching.tables import (
+    added_table,
     break_even_table,
     certificate_table,
     contents_table,
@@ -28,17 +30,31 @@ from workbench.caching.tables import (
     trials_table,
     would_change_rates,
 )
+from workbench.caching.verifiers import (
+    FITTED,
+    MODEL,
+    Allows,
+    Checks,
+    FittedCheck,
+    ModelVerifier,
+    Verifier,
+    load_callable,
+    model_check_usd,
+)
 from workbench.config import Settings
 from workbench.errors import ConfigError
 from workbench.evalset.traffic import load_pairs, load_stream
 from workbench.evaluation.compare import spent
 from workbench.evaluation.decision import decide
 from workbench.evaluation.experiment import MONEY_SHOWN
+from workbench.evaluation.flips import CALL, FALSE_HIT
 from workbench.evaluation.provenance import encoder_inputs
-from workbench.evaluation.summary import is_default
+from workbench.evaluation.summary import Summary, is_default
+from workbench.inference.client import Client
 from workbench.inference.embedding import Embedder, load_embedder, unread
 from workbench.inference.prices import embed_query
-from workbench.records import Decision, Rule
+from workbench.inference.recordings import FOLDER, Recordings
+from workbench.records import Decision, Rule, file_hash
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Table
 from workbench.reports.charts import lines
@@ -51,9 +67,15 @@ STEP = 512
 OFF = "off"
 SYNTHETIC = "The stream is made up: drawn from traffic.toml; hit rates and savings follow from its plan."
 UNREAD = (
-    "{:,} of {:,} requests have more than a tenth of pieces that the encoder does not know: they are near no "
-    "other, and served as exact repeats alone"
+    "{:,} of {:,} requests have pieces that the encoder does not know, or more than a third of characters that it "
+    "drops or spells: they are near no other, and served as exact repeats alone. First: {!r}"
 )
+FOLLOW_UPS = (
+    "{:,} of {:,} requests read as follow-ups (first: {!r}), and their earlier turns are not given: they are misses. "
+    "Import the turns as a column of the stream, and they are matched after the same turns"
+)
+VERIFIER_INPUTS = ("parameter verifiers", "parameter max_cost_usd")
+RECORDED = "verifiers.jsonl"
 RULE_SHOWN = (
     "metric", "alpha", "confidence", "must_differ_limit", "min_coverage", *MONEY_SHOWN[:3], "on_inconclusive",
     "on_stale",
@@ -83,9 +105,13 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
         self._encoder = embedder
         super().__init__(parameters, settings)
         # known before anything is certified: the confidence that is left depends on it
-        self.use = self.count_test_use([OFF, "exact", "semantic", repr(self.guard), self.embedder.encoder_id])
+        arms = [OFF, "exact", "semantic", repr(self.guard), self.embedder.encoder_id, *parameters.verifiers]
+        self.use = self.count_test_use(arms)
         confidence, limit = spent(self.policy.confidence, self.use), self.policy.pair_limit
         self.study = CacheStudy(parameters, self._stream, self._pairs, limit, self.prices, confidence)
+        self.fitted: FittedVerifier | None = None
+        if not parameters.verifiers:  # decisions from before there were any rest on the same
+            self.inputs = {k: v for k, v in self.inputs.items() if k not in VERIFIER_INPUTS}
 
     def read(self) -> Mapping[str, str]:
         """Load stream, pairs and encoder.
@@ -97,6 +123,7 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
         """
         p, evalset = self.parameters, self.evalset
         self.guard = make_guard(p.guard)
+        self._callables = {x: load_callable(x, self.settings) for x in p.verifiers if "@" in x and MODEL not in x}
         self._stream, (self._pairs, pairs_sha256) = load_stream(evalset.path), load_pairs(evalset.path)
         if self._stream.synthetic:
             self.evalset = replace(evalset, synthetic=True, notes=(*evalset.notes, SYNTHETIC))
@@ -106,12 +133,62 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
             raise ConfigError(f"[caching] in gates.toml goes by {METRIC} and alpha; leave out metric and floor")
         self.prices.cost_usd([embed_query(p.embedder)])  # refused before an encoder is paid
         self.embedder = self._encoder or load_embedder(p.embedder, self.settings)
-        if blind := int(unread(self.embedder, self._stream.queries).sum()):
-            told = UNREAD.format(blind, len(self._stream))
-            self.evalset = replace(self.evalset, notes=(*self.evalset.notes, told))
+        asked = self._stream.queries
+        blind = np.flatnonzero(unread(self.embedder, asked, strict=True)).tolist()
+        for told, places in ((UNREAD, blind), (FOLLOW_UPS, sorted(self._stream.follow_ups))):
+            if places:
+                note = told.format(len(places), len(asked), asked[places[0]][:60])
+                self.evalset = replace(self.evalset, notes=(*self.evalset.notes, note))
         guarded = {"guard": self.guard.sha256((x.query_b, x.query_a) for x in self._pairs)} if self.guard else {}
         read = {"stream": self._stream.sha256, "pairs": pairs_sha256}
-        return {**read, **encoder_inputs(self.embedder), **guarded}
+        rates = self.prices.rate_inputs([embed_query(p.embedder)])
+        return {**read, **encoder_inputs(self.embedder), **rates, **guarded, **self._verifier_inputs()}
+
+    def _verifier_inputs(self) -> Mapping[str, str]:
+        """What the verifiers rest on beside pairs and prices."""
+        told = {f"verifier {name}": each.sha256 for name, each in self._callables.items()}
+        if FITTED in self.parameters.verifiers:
+            told["verifier fitted"] = made_sha256()
+        for name in self.parameters.verifiers:
+            if name.startswith(MODEL):
+                model_check_usd(name.removeprefix(MODEL), self.prices, [("", "")])  # refused before anything is asked
+                file = self.evalset.path / FOLDER / RECORDED
+                told["verifier recordings"] = file_hash(file) if file.is_file() else ""
+        return told
+
+    def _ways(self) -> dict[str, Allows | None]:
+        """What objects in each way of matching; a fitted verifier stands in place of the guard's check ``wording``."""
+        ways: dict[str, Allows | None] = {"similarity": None}
+        if self.guard:
+            ways["similarity + guard"] = self.guard
+        for name in self.parameters.verifiers:
+            guard = replace(self.guard, wording=False) if self.guard and name == FITTED else self.guard
+            verifier = self._verifier(name)
+            ways[CacheArm("semantic", 1.0, guard, verifier=verifier.used).way] = Checks(guard, verifier)
+        return ways
+
+    def _verifier(self, name: str) -> Verifier:
+        p, settings = self.parameters, self.settings
+        if name in self._callables:
+            return self._callables[name]
+        if name.startswith(MODEL):
+            recordings = Recordings(self.evalset.path / FOLDER / RECORDED, live=p.max_cost_usd > 0)
+            client, model = Client.open(settings, recordings=recordings), name.removeprefix(MODEL)
+            usd = model_check_usd(model, self.prices, [(x.query_b, x.query_a) for x in self._pairs[:200]] or [("", "")])
+            return ModelVerifier(client, model, usd_per_check=usd, max_cost_usd=p.max_cost_usd)
+        guard = replace(self.guard, wording=False) if self.guard else None
+        limit, encoder_id = self.policy.pair_limit, self.embedder.encoder_id
+        fit = fit_verifier(self._pairs, limit, encoder_id, self._vectors, guard=guard)
+        self.fitted = fit.verifier
+        families = {x.cluster: fit.fold_of[x.query_a] for x in self._pairs if x.split == "dev"}
+        asked = zip(self._stream.queries, self._stream.clusters, strict=True)
+        folds = {text: families[cluster] for text, cluster in asked if cluster in families}
+        usd = self.prices.cost_usd([embed_query(p.embedder)])  # the words of a question are embedded as one text is
+        return FittedCheck(fit.verifier, self._vectors, usd, fit, folds)
+
+    def _vectors(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        with attributed(purpose="eval"):
+            return VectorCache(self.settings.cache / "vectors.sqlite").embed(texts, self.embedder)[0]
 
     def clusters(self, split: str) -> Mapping[str, str]:
         """Cluster of each request of a part: test, or calibration as dev."""
@@ -144,11 +221,10 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
         pairs, n = self.study.pairs, len(self.study.stream)
         texts = [*self.study.stream.queries, *(p.query_a for p in pairs), *(p.query_b for p in pairs)]
         vectors, *sides = np.split(self._embed(texts), [n, n + len(pairs)])
-        shadows = {"similarity": shadow(self.study.stream, vectors)}
-        if self.guard:
-            shadows["similarity + guard"] = shadows["similarity"].guarded(self.study.stream, self.guard)
+        plain, ways = shadow(self.study.stream, vectors), self._ways()
+        shadows = {way: plain.guarded(self.study.stream, check) if check else plain for way, check in ways.items()}
         table = semantic_table(shadows, self.study.clusters, self.study.parts["calibration"])
-        return Semantic(table, vectors, shadows, np.clip((sides[0] * sides[1]).sum(1), -1, 1).astype(float))
+        return Semantic(table, vectors, shadows, np.clip((sides[0] * sides[1]).sum(1), -1, 1).astype(float), ways)
 
     def curve(self, semantic: Semantic) -> Figure | Table:
         """False-hit rate against hit rate: the curve of precision and cache-hit ratio, seen from the error."""
@@ -170,20 +246,23 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
     def certify(self, semantic: Semantic) -> Certified:
         """Certify a threshold for each way of matching, on the calibration part alone; simultaneous over the ways."""
         rule, part = self.rule(), self.study.parts["calibration"]
-        confidence = 1 - (1 - self.study.confidence) / len(semantic.shadows)
+        ways = dict(semantic.shadows)
+        if self.parameters.verifiers and self.guard:
+            del ways["similarity"]  # few arms: each costs the others confidence
+        confidence = 1 - (1 - self.study.confidence) / len(ways)
         every = semantic.shadows["similarity"]
         exact = certify(self.study.served_counts(every.exact, every.false, part), rule.margin, self.study.confidence)
         arms: list[tuple[CacheArm, Certificate | None]] = [(CacheArm("off"), None), (CacheArm("exact"), exact)]
-        for name, found in semantic.shadows.items():
-            guard = self.guard if name != "similarity" else None
+        for name, found in ways.items():
+            guard = semantic.ways[name]
 
-            def confirm(threshold: float, guard: Guard | None = guard) -> Counts:
+            def confirm(threshold: float, guard: Allows | None = guard) -> Counts:
                 walked = replay(self.study.stream, semantic.vectors, threshold=threshold, guard=guard)
                 return self.study.served_counts(walked.hit & ~walked.exact, walked.false, part)
 
             counts, lowest = self.study.counts(found, part), self.study.lowest(guard, semantic)
             certificate = certify(counts, rule.margin, confidence, lowest=lowest, confirm=confirm)
-            arms.append((CacheArm("semantic", certificate.threshold, guard, self.embedder.encoder_id), certificate))
+            arms.append((semantic.arm(name, certificate.threshold, self.embedder.encoder_id), certificate))
         shown = [(arm.name, certificate) for arm, certificate in arms if arm.kind == "semantic" and certificate]
         return Certified(certificate_table(shown, rule.margin), tuple(arms), part)
 
@@ -192,7 +271,7 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
         arms = [(a, c) for a, c in certified.arms if a.kind == "semantic" and c]
         shown = [a for a, c in arms if c.certified] or [a for a, _ in arms]
         near = [semantic.pair_similarity >= (a.threshold or 0.0) for a in shown]
-        cases = [(a.name, n, self.study.passes(a.guard)) for a, n in zip(shown, near, strict=True)]
+        cases = [(a.name, n, self.study.passes(semantic.ways[a.way])) for a, n in zip(shown, near, strict=True)]
         return pairs_table(self.study.pairs, cases)
 
     def replay(self, certified: Certified, semantic: Semantic) -> Replayed:
@@ -232,10 +311,10 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
         A semantic cache whose wording nobody has tried on pairs that must differ is provisional at most.
         """
         rule, results = self.rule(), list(replayed.results)
-        claims = tuple(make_claim(r, rule, must_differ_limit=self.policy.pair_limit) for r in results)
+        limit = self.policy.pair_limit
+        claims = tuple(make_claim(r, rule, must_differ_limit=limit, amounts=self.study.amounts(r)) for r in results)
         order = {f.name: f.order for f in replayed.facts}
-        worth = [c for c in claims if c.arm == OFF or rule.counts(c.cost_usd_per_1k, claims[0].cost_usd_per_1k)]
-        outcome = decide(worth, rule, order=order, synthetic=self.evalset.synthetic)
+        outcome = decide(claims, rule, order=order, synthetic=self.evalset.synthetic)
         chosen = next(r for r in results if r.arm.name == outcome.arm)
         if outcome.verdict == "chosen" and chosen.arm.kind == "semantic" and not chosen.pairs.of_must_differ:
             untried = "No test pair that must not share an answer was tried: label some (workbench import pairs)."
@@ -246,6 +325,17 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
     def break_even(self, replayed: Replayed) -> Table:
         """What a false hit may cost before a tier loses money."""
         return break_even_table(replayed.results, self.study.parameters.call_usd)
+
+    def verifiers(self, replayed: Replayed) -> Table:
+        """What each verifier costs per 1,000 requests, beside the hits it adds."""
+        return added_table(replayed.results)
+
+    def save(self, decision: Decision, test: Replayed, *tables: Table, dev: Replayed | None = None) -> Summary:
+        """Write what the report and the gate need, and the verifier that was fitted."""
+        if self.fitted:
+            text = json.dumps({FITTED: self.fitted.save()})
+            (self.folder / "artefact.json").write_text(text, encoding="utf-8")
+        return super().save(decision, test, *tables, dev=dev)
 
     def prompt_caches(self) -> list[Table]:
         """What vendors' prompt caches would save on this evalset's prompts, what breaks them, and what would help."""
@@ -263,6 +353,11 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
     def would_change(self, decision: Decision) -> Sequence[str]:
         """Sentences on what would make the decision another."""
         return would_change_rates(decision)
+
+    def rate(self, name: str) -> float:
+        """Dollars of one unit: of a call and of a false hit those of the parameters."""
+        p = self.study.parameters
+        return {CALL: p.call_usd, FALSE_HIT: p.false_hit_usd}[name] if name in (CALL, FALSE_HIT) else super().rate(name)
 
     def invariants(self, decision: Decision, test: Replayed) -> Mapping[str, int | None]:
         """Pairs that must differ and are served above the limit."""
@@ -282,5 +377,5 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
             bar.update(start + len(part))
         bar.done(f"{len(texts):,} questions, {fresh:,} embedded now")
         vectors = np.concatenate(out)
-        vectors[unread(self.embedder, texts)] = 0  # near nothing, as in the cache
+        vectors[unread(self.embedder, texts, strict=True)] = 0  # near nothing, as in the cache
         return vectors

@@ -21,7 +21,8 @@ from workbench.caching.prompt_calls import (
 from workbench.evalset.evalset import Evalset
 from workbench.records import content_hash
 from workbench.rendering.table import Column, Table, Value
-from workbench.routing.recorded import Asked, asked_of, load_prompts
+from workbench.routing.prompts import load_prompts
+from workbench.routing.recorded import Asked, asked_of
 
 CALLS_PER_MINUTE, OUTPUT_TOKENS, STARTED_MS = 20.0, 40, 500.0  # where nothing is logged
 UNBILLED = (

@@ -1,4 +1,4 @@
-"""Replay a query stream through a cache that serves within one tenant and feature: its hits, and its false ones.
+"""Replay a query stream through a cache that serves within one tenant, feature and conversation: its hits, false ones.
 
 *Shadow*: every earlier request is in the cache, so that one pass of nearest neighbours tells the outcome at every
 threshold. *True replay*: a hit serves and inserts nothing, a miss is inserted, so that what the cache holds depends
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from workbench.caching.certify import GRID
-from workbench.caching.guard import Guard
+from workbench.caching.verifiers import Allows, Checks
 from workbench.evalset.traffic import RequestStream
 
 Bools = npt.NDArray[np.bool_]
@@ -49,17 +49,22 @@ class Shadow:
         """Requests that would be served at the threshold: exact repeats, and those near enough."""
         return self.exact | (self.allowed & (self.similarity >= threshold))
 
-    def guarded(self, stream: RequestStream, guard: Guard) -> "Shadow":
-        """Return the same with the guard's objections: a nearest neighbour that it stops is a miss."""
-        allowed = np.ones(len(stream), dtype=bool)
-        for i in np.flatnonzero(~self.exact & (self.similarity >= GRID[-1])):
+    def guarded(self, stream: RequestStream, guard: Allows) -> "Shadow":
+        """Return the same with the objections of a guard or verifier: a nearest neighbour that it stops is a miss."""
+        allowed, near = np.ones(len(stream), dtype=bool), np.flatnonzero(~self.exact & (self.similarity >= GRID[-1]))
+        if isinstance(guard, Checks):
+            guard.ask((stream.queries[i], stream.queries[self.matched[i]]) for i in near)
+        for i in near:
             allowed[i] = guard.allows(stream.queries[i], stream.queries[self.matched[i]])
         return replace(self, allowed=allowed)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Replay:
-    """What one cache did with each request; arrays as in `Shadow`, ``entries`` is what it holds in the end."""
+    """What one cache did with each request; arrays as in `Shadow`, ``entries`` is what it holds in the end.
+
+    ``nearest`` is the position of the entry that was near enough, served or not, -1 for none.
+    """
 
     hit: Bools
     exact: Bools
@@ -67,6 +72,7 @@ class Replay:
     matched: Ints
     similarity: Floats
     entries: int
+    nearest: Ints
 
 
 def shadow(stream: RequestStream, vectors: npt.NDArray[np.float32]) -> Shadow:
@@ -100,17 +106,17 @@ def replay(
     vectors: npt.NDArray[np.float32] | None,
     *,
     threshold: float = 2.0,
-    guard: Guard | None = None,
+    guard: Allows | None = None,
 ) -> Replay:
     """Walk the stream with a cache that serves at ``threshold``; above 1, or with no vectors, exact repeats alone.
 
-    The exact key is looked up first; then the nearest entry is served where it is near enough and the guard, if any,
-    does not object.
+    The exact key is looked up first; then the nearest entry is served where it is near enough and neither guard nor
+    verifier, if any, objects.
     """
     n = len(stream)
     matched, similarity, exact = np.full(n, -1), np.full(n, -1.0), np.zeros(n, dtype=bool)
     seen: dict[tuple[str, str], int] = {}
-    keys = _exact_keys(stream)
+    keys, nearest = _exact_keys(stream), np.full(n, -1)
     entries, held = np.zeros(n, dtype=np.int64), 0  # places of the scope's cached requests
     for members, start, block in _blocks(stream, vectors if threshold <= 1 else None):
         held = held if start else 0  # the next scope's cache is empty
@@ -124,6 +130,7 @@ def replay(
                 near = row[entries[:held]]
                 best = int(near.argmax())
                 candidate = int(members[entries[best]])
+                nearest[i] = candidate if near[best] >= threshold else -1
                 if near[best] >= threshold and _passes(stream, guard, i, candidate):
                     matched[i], similarity[i] = candidate, min(float(near[best]), 1.0)
                     continue
@@ -131,17 +138,17 @@ def replay(
             held += 1
     hit = matched >= 0
     false = hit & (stream.answers != stream.answers[matched])
-    return Replay(hit, exact, false, matched, similarity, int((~hit).sum()))
+    return Replay(hit, exact, false, matched, similarity, int((~hit).sum()), nearest)
 
 
 def serve_nothing(stream: RequestStream) -> Replay:
     """What no cache does."""
     n = len(stream)
     never, nobody = np.zeros(n, dtype=bool), np.full(n, -1)
-    return Replay(never, never, never, nobody, nobody.astype(float), 0)
+    return Replay(never, never, never, nobody, nobody.astype(float), 0, nobody)
 
 
-def _passes(stream: RequestStream, guard: Guard | None, asked: int, cached: int) -> bool:
+def _passes(stream: RequestStream, guard: Allows | None, asked: int, cached: int) -> bool:
     return guard is None or guard.allows(stream.queries[asked], stream.queries[cached])
 
 
@@ -177,9 +184,9 @@ def _blocks(
 
     Without vectors a block has a row for each request and no columns.
     """
-    scopes = np.array(stream.scopes)
-    for scope in sorted(set(stream.scopes)):
-        members = np.flatnonzero(scopes == scope)
+    codes = np.unique(np.array(stream.scopes), return_inverse=True)[1]
+    order = codes.argsort(kind="stable")
+    for members in np.split(order, np.flatnonzero(np.diff(codes[order])) + 1) if len(stream) else ():
         mine = np.zeros((len(members), 0), np.float32) if vectors is None else vectors[members]
         rows = max(1, BLOCK_BYTES // (4 * len(members)))
         for start in range(0, len(members), rows):

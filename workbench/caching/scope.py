@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
+from workbench.evalset.follow_ups import needs_turns
 from workbench.inference.embedding import Embedder
 from workbench.inference.messages import CacheUse, Message, Request
 from workbench.records import content_hash
@@ -68,7 +69,9 @@ class Scope:
             feature=who.feature,
             model=request.model,
             parameters=exact(parameters),
-            prompt=exact([request.messages[:-1], _around(request.messages[-1], use)]),
+            prompt=exact(
+                [request.messages[:-1], _around(request.messages[-1], use), *([use.turns] if use.turns else ())]
+            ),
             tools=exact(request.tools),
             corpus_version=use.corpus_version,
             prompt_version=use.prompt_version,
@@ -82,7 +85,9 @@ def intent_of(request: Request, use: CacheUse, embedder: Embedder | None = None)
     """Text to embed: the only user message, or the intent that the caller gives; None where anything is doubtful.
 
     Doubtful are sampled answers, tools in play, a last message that is not the user's or not all text, earlier turns
-    without a given intent ("how old is he?"), a blank text, and one that the encoder would cut off.
+    without a given intent ("how old is he?"), a follow-up ("and in pyarrow?") without earlier turns, a blank text, and
+    one that the encoder would cut off. Turns are part of the scope and compared exactly: those in the messages, and
+    what ``use.turns`` says where the prompt tells them.
 
     A given intent must stand in the last message, and where that says more, ``use.prompt_version`` must name a version
     of the prompt around it. Retrieved documents in it come from the corpus where ``use.corpus_version`` names one;
@@ -99,7 +104,14 @@ def intent_of(request: Request, use: CacheUse, embedder: Embedder | None = None)
     intent = written if use.intent is None else use.intent.strip()
     if intent not in written or (intent != written and not use.prompt_version):
         return None
-    return intent if intent and (embedder is None or _fits(intent, embedder)) else None
+    if not intent or lacks_turns(request, use, intent):
+        return None
+    return intent if embedder is None or _fits(intent, embedder) else None
+
+
+def lacks_turns(request: Request, use: CacheUse, intent: str) -> bool:
+    """Whether an intent needs earlier turns, and none are part of the scope."""
+    return not use.turns and all(m["role"] == "system" for m in request.messages[:-1]) and needs_turns(intent)
 
 
 def text_of(message: Message) -> str | None:

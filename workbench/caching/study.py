@@ -9,19 +9,19 @@ import polars as pl
 
 from workbench.caching.certify import GRID, Certificate, Counts, count
 from workbench.caching.claims import CacheArm, CacheResult, PairsServed, bounds_of_pairs, rate_of
-from workbench.caching.guard import Guard
+from workbench.caching.guard import GRAVE, Guard
 from workbench.caching.replay import Replay, Shadow, replay, serve_nothing
+from workbench.caching.verifiers import Allows, Checks, VerifierUsed, check_name
 from workbench.errors import ConfigError, unknown_name
 from workbench.evalset.evalset import require_dev
 from workbench.evalset.gates import PairLimit
 from workbench.evalset.traffic import Pair, RequestStream
+from workbench.evaluation.flips import CALL, FALSE_HIT
 from workbench.evaluation.summary import MAX_CASES, ItemCase, Regressions, ScoredArms, SliceRow, slice_rows
 from workbench.inference.embedding import check_embedder
 from workbench.inference.prices import PriceTable, embed_query
 from workbench.records import Decision
 from workbench.rendering.table import Shown, Table
-
-GRAVE = ("opposite", "negation", "antonym")  # kinds of pairs whose wrong answer says the contrary
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +30,16 @@ class CachingParameters:
 
     ``warmup`` requests fill the cache and are not judged; the rest is halved in time into calibration and test.
     ``call_usd`` is what one uncached request costs, ``false_hit_usd`` what one false hit does (0: not known).
+    ``verifiers`` are arms beside the guard: ``fitted``, ``model:NAME``, ``module:function@USD``; ``max_cost_usd`` is
+    what asking models may cost, 0 where their answers are recorded.
     """
 
     evalset: str = "docs_qa"
     warmup: int = 500
     embedder: str = "minilm"
     guard: tuple[str, ...] = ("figures", "names", "code", "opposites", "direction", "wording", "signs")
+    verifiers: tuple[str, ...] = ()
+    max_cost_usd: float = 0.0
     call_usd: float = 0.002
     false_hit_usd: float = 0.0
     draws: int = 200
@@ -44,16 +48,31 @@ class CachingParameters:
     def __post_init__(self) -> None:
         make_guard(self.guard)
         check_embedder(self.embedder)
+        for name in self.verifiers:
+            check_name(name)
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Semantic(Shown):
-    """Every request's vector and its nearest earlier request, by way of matching; cosines of the labelled pairs."""
+    """Every request's vector and its nearest earlier request, by way of matching; cosines of the labelled pairs.
+
+    ``ways`` are what objects in each way of matching.
+    """
 
     table: Table
     vectors: npt.NDArray[np.float32]
     shadows: dict[str, Shadow]
     pair_similarity: npt.NDArray[np.float64]
+    ways: Mapping[str, Allows | None]
+
+    def arm(self, way: str, threshold: float, encoder_id: str) -> CacheArm:
+        """Arm that matches in this way."""
+        found = self.ways[way]
+        verified: VerifierUsed | None = None
+        if isinstance(found, Checks):
+            verified, found = found.verifier.used, found.guard
+        guard = found if isinstance(found, Guard) else None
+        return CacheArm("semantic", threshold, guard, encoder_id, verified)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -132,15 +151,17 @@ class CacheStudy:
         scores = np.where(own, 1.0, -np.inf)
         return count(scores[part], (false & own)[part], self.clusters[part], np.array([1.0]))
 
-    def passes(self, guard: Guard | None) -> npt.NDArray[np.bool_]:
-        """Which pairs a guard lets pass."""
+    def passes(self, guard: Allows | None) -> npt.NDArray[np.bool_]:
+        """Which pairs a guard, or a verifier behind it, lets pass."""
+        if isinstance(guard, Checks):
+            guard.ask((p.query_b, p.query_a) for p in self.pairs)
         return np.array([guard is None or guard.allows(p.query_b, p.query_a) for p in self.pairs], dtype=bool)
 
     def must_differ(self, split: str) -> npt.NDArray[np.bool_]:
         """Which pairs of a split need different answers."""
         return np.array([not p.same_answer and p.split == split for p in self.pairs], dtype=bool)
 
-    def lowest(self, guard: Guard | None, semantic: Semantic) -> float:
+    def lowest(self, guard: Allows | None, semantic: Semantic) -> float:
         """Lowest threshold of the grid at which the dev pairs that must differ keep their limit.
 
         Where it is a share, none of a grave kind may be served at all.
@@ -178,18 +199,29 @@ class CacheStudy:
         if arm.kind == "off":
             walked = serve_nothing(self.stream)
         else:
-            walked = replay(self.stream, semantic.vectors, threshold=arm.threshold or 2.0, guard=arm.guard)
+            guard = semantic.ways[arm.way] if arm.kind == "semantic" else None
+            walked = replay(self.stream, semantic.vectors, threshold=arm.threshold or 2.0, guard=guard)
         own = walked.hit & (walked.exact if arm.kind == "exact" else ~walked.exact)
         served = self.served_counts(own, walked.false, part)
         hit, error = float(walked.hit[part].mean()), float(walked.false[part].mean())
-        pairs = self.pairs_served(arm, semantic)
-        return CacheResult(arm, certificate, served, hit, error, self.cost(hit, error, arm), pairs), walked
+        pairs, checks = self.pairs_served(arm, semantic), self.check_rate(arm, walked)
+        cost = self.cost(hit, error, arm, checks)
+        return CacheResult(arm, certificate, served, hit, error, cost, pairs, checks), walked
+
+    def check_rate(self, arm: CacheArm, walked: Replay) -> float:
+        """Share of the requests of the test part about which the verifier is asked: near enough, and past the guard."""
+        if arm.verifier is None:
+            return 0.0
+        part, q = range(len(self.stream))[self.parts["test"]], self.stream.queries
+        near = [(q[i], q[walked.nearest[i]]) for i in part if walked.nearest[i] >= 0]
+        return sum(arm.guard is None or arm.guard.allows(*pair) for pair in near) / max(len(part), 1)
 
     def pairs_served(self, arm: CacheArm, semantic: Semantic) -> PairsServed:
         """What an arm does with the labelled pairs of test."""
         test, differ = np.array([p.split == "test" for p in self.pairs], dtype=bool), self.must_differ("test")
         may = test & ~differ
-        served = (semantic.pair_similarity >= (arm.threshold or 2.0)) & self.passes(arm.guard)
+        way = semantic.ways[arm.way] if arm.kind == "semantic" else None
+        served = (semantic.pair_similarity >= (arm.threshold or 2.0)) & self.passes(way)
         share = bounds_of_pairs(served, differ, self.pairs, self.confidence)
         return PairsServed(
             must_differ=int((served & differ).sum()),
@@ -204,18 +236,25 @@ class CacheStudy:
         """False-hit rate of the same threshold on the test part, with every earlier request cached."""
         if arm.threshold is None:
             return None
-        found, part = semantic.shadows["similarity + guard" if arm.guard else "similarity"], self.parts["test"]
+        found, part = semantic.shadows[arm.way], self.parts["test"]
         near = (found.hits(arm.threshold) & ~found.exact)[part]
         return rate_of(found.false[part], near, self.clusters[part]).estimate if near.any() else None
 
-    def cost(self, hit_rate: float, error_rate: float, arm: CacheArm) -> float:
-        """USD per 1,000 requests: calls that are still made, the embedding of each question, priced false hits.
+    def cost(self, hit_rate: float, error_rate: float, arm: CacheArm, check_rate: float = 0.0) -> float:
+        """USD per 1,000 requests: calls still made, the embedding of each question, checks, priced false hits.
 
         Looking up in memory is far below the embedding and left out.
         """
         p = self.parameters
         embedding = self.prices.cost_usd([embed_query(p.embedder)]) if arm.kind == "semantic" else 0.0
-        return 1000 * ((1 - hit_rate) * p.call_usd + embedding + error_rate * p.false_hit_usd)
+        checks = check_rate * arm.verifier.usd_per_check if arm.verifier else 0.0
+        return 1000 * ((1 - hit_rate) * p.call_usd + embedding + checks + error_rate * p.false_hit_usd)
+
+    def amounts(self, result: CacheResult) -> dict[str, float]:
+        """What 1,000 requests use of each thing that has a price, as `cost` counts it."""
+        embedding = self.prices.amounts([embed_query(self.parameters.embedder)])
+        done = {name: 1000 * n for name, n in embedding.items()} if result.arm.kind == "semantic" else {}
+        return {CALL: 1000 * (1 - result.hit_rate), FALSE_HIT: 1000 * result.error_rate} | done
 
 
 def make_guard(checks: Sequence[str]) -> Guard | None:

@@ -114,12 +114,25 @@ def certificate_table(found: Sequence[tuple[str, Certificate]], alpha: float) ->
     """Thresholds that are certified, and what the others lack."""
     columns = (
         Column("arm"), Column("certified"), Column("hits", "count"),
-        Column("false", "count"), Column("rate", "number", digits=4), Column("upper bound", "number", digits=4),
-        Column("if hits were independent", "number", digits=4), Column("clusters", "count"),
+        Column("false", "count"), Column("rate", "number", digits=4),
+        Column("at most, of new intents", "number", digits=4), Column("at most, of these alone", "number", digits=4),
+        Column("clusters", "count"), Column("that count", "number", digits=0),
         Column("design effect", "number", digits=1), Column("note"),
     )  # fmt: skip
     rows = tuple(
-        (name, c.certified, c.hits, c.false, c.rate, c.high, c.exact_high, c.clusters, c.design_effect, c.note)
+        (
+            name,
+            c.certified,
+            c.hits,
+            c.false,
+            c.rate,
+            c.high,
+            c.exact_high,
+            c.clusters,
+            c.effective_clusters,
+            c.design_effect,
+            c.note,
+        )
         for name, c in found
     )
     return Table(
@@ -143,6 +156,27 @@ def replay_table(results: Sequence[tuple[str, CacheResult, int, float | None]]) 
         rate = Interval(r.rate, *r.interval) if hits else None
         rows.append((r.arm.name, role, r.hit_rate, hits, rate, bound, beside, r.error_rate, entries, r.cost_usd_per_1k))
     return Table(columns, tuple(rows), caption)
+
+
+def added_table(results: Sequence[CacheResult]) -> Table:
+    """What each verifier costs, beside the hits that it adds to the best cache without one that is certified."""
+    plain = max((r.hit_rate for r in results if not r.arm.verifier and _serves(r)), default=0.0)
+    columns = (
+        Column("cache"), Column("certified"), Column("least probability", "number", digits=3),
+        Column("checks per 1,000 requests", "number", digits=0), Column("USD of checks per 1,000 requests", "usd"),
+        Column("hit rate", "share"), Column("added to the best without a verifier", "share"),
+    )  # fmt: skip
+    rows: list[tuple[Value, ...]] = []
+    for r in results:
+        if used := r.arm.verifier:
+            added = r.hit_rate - plain if _serves(r) else None
+            usd = 1000 * r.check_rate * used.usd_per_check
+            rows.append((r.arm.name, _serves(r), used.least, 1000 * r.check_rate, usd, r.hit_rate, added))
+    return Table(columns, tuple(rows), "Verifiers. What a check costs, beside the hits it adds on the test part")
+
+
+def _serves(result: CacheResult) -> bool:
+    return result.arm.kind == "exact" or bool(result.certificate and result.certificate.certified)
 
 
 def break_even_table(results: Sequence[CacheResult], call_usd: float) -> Table:

@@ -9,12 +9,13 @@ from typer.core import TyperGroup
 
 from workbench.cli.calls import budgets, models_app, trace
 from workbench.cli.calls import record as record_command
-from workbench.cli.cost_commands import costs, layers
+from workbench.cli.cost_commands import costs, layers, watch
 from workbench.cli.feedback_commands import feedback_app
 from workbench.cli.import_commands import import_app
 from workbench.cli.job_commands import diff, jobs_app, replay, run_sweep
 from workbench.cli.lines import named_values, say, say_error, write_file
-from workbench.cli.project_commands import compare, init, new, report
+from workbench.cli.log_commands import inspect
+from workbench.cli.project_commands import compare, init, new, report, verify
 from workbench.config import Settings, SystemClock, load_settings, require_writable
 from workbench.errors import ConfigError, WorkbenchError
 from workbench.extras import DISTRIBUTION, VERSION, extras_named, is_installed
@@ -83,6 +84,10 @@ def run(
         typer.Option(metavar="NAME=A,B", help="One job for each of these values; repeatable, for each combination."),
     ] = None,
     wait: Annotated[bool, typer.Option(help="Do the jobs of a sweep here; else leave them to workers.")] = True,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say what would be embedded and asked, how long, at what cost; start nothing."),
+    ] = False,
 ) -> None:
     """Run a notebook headless and show what it decided."""
     import signal
@@ -98,6 +103,14 @@ def run(
         parameters["evalset"] = evalset
     if "evalset" in parameters:
         parameters["evalset"] = _evalset(parameters["evalset"], settings)
+    if dry_run:
+        from workbench.project.dry_run import foresee
+
+        if sweep:
+            raise ConfigError("--dry-run looks at one job; name one value of each parameter, without --sweep")
+        for line in foresee(settings, Job(name, profile, parameters)):
+            say(line)
+        return None
     if sweep:
         swept = {n: values.split(",") for n, values in named_values(sweep, "--sweep").items()}
         return run_sweep(name, swept, profile=profile, parameters=parameters, here=wait)
@@ -124,12 +137,19 @@ def check(
         Path | None, typer.Option(metavar="PATH", help="Write a comment for a pull request too.")
     ] = None,
     hard_timeout_s: Annotated[float, typer.Option(help="Kill a run after this many seconds.")] = 3600.0,
+    against: Annotated[
+        str, typer.Option(metavar="REF", help="Show the items that moved most since the decisions of another commit.")
+    ] = "",
+    aa: Annotated[
+        bool, typer.Option("--aa", help="Say how large a difference from REF (HEAD) two equal versions would show.")
+    ] = False,
 ) -> None:
     """Run accepted decisions again and say whether they still hold.
 
     Exit code: 0 all hold, 1 one is broken, 2 one is inconclusive or stale, 3 one could not be checked.
     """
     from workbench.project.check_report import check_json, check_markdown, sentence_of, status_of
+    from workbench.project.two_runs import require_commit, since
     from workbench.reports.brief import junit_xml
     from workbench.runner import TerminalProgress
     from workbench.runner import check as check_decisions
@@ -137,6 +157,7 @@ def check(
 
     settings = _project()
     require_writable(settings.cache, "WORKBENCH_CACHE")
+    history = require_commit(settings, against or "HEAD") if against or aa else None
     with TerminalProgress() as progress:
         checks = check_decisions(
             settings, names or (), clock=SystemClock(), on_event=progress, hard_timeout_s=hard_timeout_s
@@ -144,6 +165,9 @@ def check(
     for found in checks:
         say(f"{'/'.join(found.place)}  {status_of(found)}: {sentence_of(found)}")
         say(f"  report: {found.record.report or 'none'}")
+        if history and found.decision:
+            for line in since(settings, history, found.evalset, found.record, against or "HEAD", noise=aa):
+                typer.echo(visible(line))
     if junit:
         write_file(junit, junit_xml({".".join(c.place): c.record.run_dir for c in checks}))
     for path, text in ((json, check_json), (markdown, check_markdown)):
@@ -235,9 +259,12 @@ app.add_typer(feedback_app, name="feedback")
 app.add_typer(models_app, name="models")
 app.command()(compare)
 app.command()(report)
+app.command()(verify)
 app.command()(budgets)
 app.command()(costs)
 app.command()(layers)
+app.command()(inspect)
+app.command()(watch)
 app.command()(trace)
 app.add_typer(jobs_app, name="jobs")
 app.command()(replay)

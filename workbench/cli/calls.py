@@ -156,6 +156,7 @@ def record(
     ] = None,
     max_cost_usd: Annotated[float | None, typer.Option(help="What it may cost; needed to ask anything.")] = None,
     questions: Annotated[int | None, typer.Option(help="Only the first so many questions: a pilot.")] = None,
+    repeat: Annotated[int, typer.Option(help="Answers to every request; needs a temperature in prompts.toml.")] = 1,
     sample: Annotated[int | None, typer.Option(help="Ask so many recorded items again, and report drift.")] = None,
 ) -> None:
     """Record what models answer to an evalset's questions; says what it takes first, goes on where it stopped."""
@@ -170,7 +171,13 @@ def record(
             )
         return
     failed = record_answers(
-        evalset, settings=settings, models=model or (), max_cost_usd=max_cost_usd, questions=questions, tell=say
+        evalset,
+        settings=settings,
+        models=model or (),
+        max_cost_usd=max_cost_usd,
+        questions=questions,
+        repeats=repeat,
+        tell=say,
     )
     if failed:
         raise typer.Exit(3)

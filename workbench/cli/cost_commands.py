@@ -1,4 +1,4 @@
-"""``workbench costs`` and ``workbench layers``: what was spent and why, and what is there of each layer."""
+"""``workbench costs``, ``layers`` and ``watch``: what was spent, what is there, and what a price list flips."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +10,8 @@ from workbench.config import load_settings
 from workbench.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from workbench.costs.attribution import Spend
     from workbench.rendering.table import Table
 
@@ -80,6 +82,51 @@ def layers(
         typer.echo(repr(page))
     else:
         write_file(html, page.page(html.resolve().parent))
+
+
+def watch(
+    lists: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[PRICES]", help="models.toml or prices.toml to try; the project's by default."),
+    ] = None,
+) -> None:
+    """List the accepted decisions that a price list flips, with no model call; exit code 1 if there is one.
+
+    Each is decided again on its own estimates, by its own rule; routers and thresholds stay as they were fitted, and
+    prices that are parameters of a notebook (call_usd) as they were given.
+    """
+    from workbench.evaluation.flips import watched
+    from workbench.inference.prices import load_prices
+    from workbench.rendering.text import verdict_label
+    from workbench.runner import accepted_decisions
+
+    settings, flipped = load_settings(), 0
+    operations, models = (_price_file(name, settings.root, lists or ()) for name in ("prices.toml", "models.toml"))
+    prices = load_prices(operations, models)
+    for evalset, decision in accepted_decisions(settings):
+        place, stated = f"{evalset}/{decision.notebook}", verdict_label(decision.verdict, decision.rule.reference)
+        if decision.flips is None:
+            say(f"{place}  not known: accepted before decisions told what their arms use; run and accept it anew")
+        elif found := watched(decision, prices):
+            flipped += 1
+            now = verdict_label(found.verdict, decision.rule.reference)
+            say(f"{place}  flips: {stated} {decision.arm} -> {now} {found.arm}. {found.sentence}")
+        else:
+            say(f"{place}  stands: {stated} {decision.arm}")
+    say(f"{flipped} flip at the prices {prices.version}")
+    raise typer.Exit(1 if flipped else 0)
+
+
+def _price_file(name: str, root: Path, given: "Sequence[Path]") -> Path | None:
+    """The file of this form that is named, else the project's own, if it has one."""
+    for path in given:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+        if ("[models" in text) == (name == "models.toml"):
+            return path
+    return own if (own := root / name).is_file() else None
 
 
 def _tables(spend: "Spend", names: list[str], revenue: Path | None, good: Path | None) -> "list[Table]":

@@ -26,7 +26,7 @@ def from_tables(
     from workbench.evalset.imports.documents import import_tables
 
     renamed = named_values(rename or [], "--rename")
-    done = import_tables(corpus=corpus, queries=queries, qrels=qrels, out=_folder(out), rename=renamed, tell=say)
+    done = import_tables(corpus=corpus, queries=queries, qrels=qrels, out=evalset_folder(out), rename=renamed, tell=say)
     typer.echo(f"written: {done}; complete its card.md, then: workbench evalset check {out}")
 
 
@@ -60,16 +60,22 @@ def from_outcomes(
         rename=named_values(rename or [], "--rename"),
         models=[name.strip() for name in (models or "").split(",") if name.strip()],
         without=named_values(without or [], "--without"),
-        costs={model: _dollars(model, usd) for model, usd in named_values(cost or [], "--cost").items()},
+        costs={model: dollars(model, usd) for model, usd in named_values(cost or [], "--cost").items()},
         drop_incomplete=drop_incomplete,
         texts="most_common" if most_common_text else "refuse",
     )
-    done = import_outcomes(path, _folder(name), repairs=repairs, tell=say)
+    done = import_outcomes(path, evalset_folder(name), repairs=repairs, tell=say)
     typer.echo(f"written: {done}; complete its card.md, then: workbench run routing --evalset {name}")
 
 
-def _folder(out: str) -> Path:
-    """A name is one below the project's evalsets, anything else a path."""
+def evalset_folder(out: str) -> Path:
+    """Folder of an evalset: a name is one below the project's evalsets, anything else a path.
+
+    Raises
+    ------
+    ConfigError
+        If it is neither.
+    """
     from workbench.config import load_settings
 
     if not out.strip() or "\0" in out:
@@ -77,7 +83,14 @@ def _folder(out: str) -> Path:
     return load_settings().evalsets / out if Path(out).name == out else Path(out)
 
 
-def _dollars(model: str, usd: str) -> float:
+def dollars(model: str, usd: str) -> float:
+    """Read dollars per 1,000 requests of ``--cost MODEL=USD``.
+
+    Raises
+    ------
+    ConfigError
+        If they are none.
+    """
     from workbench.evalset.cells import Unusable, amount
 
     try:
@@ -125,15 +138,17 @@ def from_judgements(
     from workbench.evalset.imports.judgements import import_judgements
 
     for path in import_judgements(paths, name, settings=load_settings(), tell=say, partly=partly):
-        typer.echo(f"written: {path}; the decisions that rest on it are stale now")
+        accepted = any((path.parents[1] / "decisions").glob("*.json"))
+        typer.echo(f"written: {path}{'; the decisions that rest on it are stale now' if accepted else ''}")
+    typer.echo(f"next: workbench run retrieval --evalset {name}")
 
 
 @import_app.command("stream")
 def from_stream(path: _Table, name: _Name, rename: _Rename = None) -> None:
-    """Add requests, ordered by their time: query, answer_key, at, and where known tenant_id, cluster, user_id."""
+    """Add requests, ordered by time: query, answer_key, at, and where known tenant_id, cluster, user_id, turns."""
     from workbench.evalset.imports.requests import import_stream
 
-    done = import_stream(path, _folder(name), rename=named_values(rename or [], "--rename"), tell=say)
+    done = import_stream(path, evalset_folder(name), rename=named_values(rename or [], "--rename"), tell=say)
     typer.echo(f"written: {done}; complete the card.md beside it")
 
 
@@ -142,5 +157,5 @@ def from_pairs(path: _Table, name: _Name, rename: _Rename = None) -> None:
     """Add pairs of questions with same_answer 0 or 1, and where known kind, cluster, tenant_id, split."""
     from workbench.evalset.imports.requests import import_pairs
 
-    done = import_pairs(path, _folder(name), rename=named_values(rename or [], "--rename"), tell=say)
+    done = import_pairs(path, evalset_folder(name), rename=named_values(rename or [], "--rename"), tell=say)
     typer.echo(f"written: {done}; complete the card.md beside it")

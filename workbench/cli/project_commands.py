@@ -99,3 +99,35 @@ def report(
     say(str(record.report))
     if open_it and typer.launch(record.report.resolve().as_uri()):
         raise ConfigError("no browser could be opened here; open the file above")
+
+
+def verify(
+    decisions: Annotated[
+        list[str] | None, typer.Argument(help="Files, or EVALSET/NOTEBOOK; all accepted decisions by default.")
+    ] = None,
+    statement: Annotated[Path | None, typer.Option(metavar="FILE", help="Write an in-toto Statement too.")] = None,
+    sealed: Annotated[
+        str, typer.Option(metavar="SHA256", help="Hash of gates.toml that you were given before the test was run.")
+    ] = "",
+    full: Annotated[bool, typer.Option("--full", help="Show also what was verified, with its values.")] = False,
+) -> None:
+    """Check accepted decisions against what is committed, without running anything; also in a light install.
+
+    Exit code: 0 nothing contradicts them, 1 something does, 3 one cannot be read.
+    """
+    from workbench.cli.lines import write_file
+    from workbench.config import SystemClock, load_settings
+    from workbench.project.verify import decisions_named
+    from workbench.project.verify import statement as in_toto
+    from workbench.project.verify import verify as check
+
+    settings = load_settings()
+    found = [check(path, sealed=sealed) for path in decisions_named(decisions or [], settings)]
+    for each in found:
+        say(each.sentence)
+        for status in ("contradicted", "not verified", *(["verified"] if full else [])):
+            for one in each.of(status):
+                say(f"  {status}: {one.name}: {one.told}")
+    if statement:
+        write_file(statement, in_toto(found, now=SystemClock().now(), root=settings.root))
+    raise typer.Exit(0 if all(each.holds for each in found) else 1)

@@ -8,6 +8,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
@@ -338,3 +339,14 @@ def _iso(text: str) -> datetime | None:
     except (ValueError, OverflowError):
         return None
     return moment if re.match(r"\d{4}-", text) else None
+
+
+def turns_text(value: Any) -> str | None:
+    """Earlier turns as one text, spelled the same for the same turns, also where a list is written as JSON; or None."""
+    if not isinstance(value, str | list | None):
+        raise Unusable(f'"turns" must be a text or a list of what was said before, found {shown(value)}')
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        with suppress(ValueError, RecursionError):
+            value = json.loads(value)
+    text = value.strip() if isinstance(value, str) else json.dumps(value or "", sort_keys=True, default=str)
+    return None if text in ("", "[]", '""', "null") else text

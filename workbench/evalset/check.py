@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +12,11 @@ from workbench.config import Settings
 from workbench.errors import Defect, EvalsetError
 from workbench.evalset.evalset import find_evalset, split_qrels
 from workbench.evalset.findings import Contents, Finding, find, of_query, read_contents
+from workbench.evalset.follow_ups import needs_turns
 from workbench.evalset.outcomes import FILE, load_outcomes
-from workbench.evalset.texts import spaceless, words
-from workbench.evalset.traffic import load_stream, read_plan
+from workbench.evalset.texts import foreign_share, spaceless, words
+from workbench.evalset.traffic import load_stream
+from workbench.evalset.workload import read_plan
 from workbench.records import Document, Query
 
 
@@ -109,7 +111,8 @@ def check_evalset(path: str | Path, settings: Settings, *, echoes: bool = True) 
 
     Those of `workbench.evalset.findings.find`, whose errors every notebook refuses before work starts; what the
     routing and the caching notebook refuse of ``outcomes.parquet``, ``stream.parquet`` and ``traffic.toml``, which
-    they alone read; and one more warning: questions that repeat a relevant document, `ECHO_WORDS` words in a row of
+    they alone read; and more warnings: questions in a script that encoders of English or full text do not read, or that
+    need earlier turns, and questions that repeat a relevant document, `ECHO_WORDS` words in a row of
     its title or first line, or ROUGE-L precision and recall of at least `ECHO_ROUGE` against the first line.
 
     ``echoes`` says whether that last warning is looked for: it needs ragas, which a light install leaves out.
@@ -122,7 +125,8 @@ def check_evalset(path: str | Path, settings: Settings, *, echoes: bool = True) 
     except EvalsetError as error:
         return [Finding(str(path), 0, str(error))]
     splits, _ = split_qrels(contents, seed=0)
-    findings = [*find(contents, splits), *_of_notebooks(folder), *(_echoes(contents) if echoes else ())]
+    looks = (find(contents, splits), _of_notebooks(folder), _hard_to_read(contents))
+    findings = [finding for found in (*looks, _echoes(contents) if echoes else ()) for finding in found]
     return sorted(findings, key=lambda f: (f.file, f.line, f.severity))
 
 
@@ -152,6 +156,25 @@ def _of_notebooks(folder: Path) -> Iterator[Finding]:
             except EvalsetError as error:
                 for defect in error.defects or [Defect(str(path), 0, str(error))]:
                     yield Finding(defect.file, defect.line, defect.problem)
+
+
+FOREIGN_SHARE = 1 / 3
+HARD_TO_READ: Mapping[str, Callable[[str], bool]] = {
+    "more than a third of characters that are no Latin letters: the local encoders, of English, do not read it, and no "
+    "cache serves it but its repeats; take an embedder of its language (-p embedder=litellm:MODEL)": (
+        lambda text: foreign_share(text) > FOREIGN_SHARE
+    ),
+    "no blanks between words: full text finds whole phrases alone; add full_text_ngram (-p strategies=...)": spaceless,
+    "the form of a follow-up: nothing can be found for it without the turns before it": needs_turns,
+}
+
+
+def _hard_to_read(contents: Contents) -> Iterator[Finding]:
+    """Questions that arms cannot make words of; all of a kind are one warning, at the first."""
+    for what, holds in HARD_TO_READ.items():
+        if found := [q.query_id for q in contents.queries if holds(q.text)]:
+            have = f"and {len(found) - 1} others have" if len(found) > 1 else "has"
+            yield of_query(contents, found[0], f"{have} {what}", "warning")
 
 
 def _echoes(contents: Contents) -> Iterator[Finding]:

@@ -38,8 +38,7 @@ def load_corpus(folder: Path, settings: Settings) -> tuple[list[Document], str]:
     lock = folder / "corpus.lock"
     if not lock.is_file():
         raise EvalsetError(f"{lock} is missing; write it with: workbench evalset lock {folder}")
-    pinned = _read_lock(lock)
-    manifest = content_hash(lock.read_bytes())
+    pinned, manifest = _read_lock(lock), lock_hash(folder)
     built = settings.cache / "corpora" / f"{folder.name}-{manifest[:HASH_CHARS]}.jsonl"
     documents = _read(built) if built.is_file() else build_corpus(folder, settings)
     found = {d.doc_id: d.content_hash[:HASH_CHARS] for d in documents}
@@ -49,6 +48,12 @@ def load_corpus(folder: Path, settings: Settings) -> tuple[list[Document], str]:
     if not built.is_file():
         _write(documents, built)
     return documents, manifest
+
+
+def lock_hash(folder: Path) -> str:
+    """Hash of ``corpus.lock``, which is that of the whole corpus; "" if there is no lock."""
+    lock = folder / "corpus.lock"
+    return content_hash(lock.read_bytes()) if lock.is_file() else ""
 
 
 def build_corpus(folder: Path, settings: Settings) -> list[Document]:

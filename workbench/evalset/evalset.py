@@ -158,7 +158,7 @@ class Evalset:
         return tuple(sorted({d.tenant_id for d in self.documents} | {q.tenant_id for q in self.queries}))
 
 
-def load_evalset(source: str | Path, *, settings: Settings, seed: int = 0) -> Evalset:
+def load_evalset(source: str | Path, *, settings: Settings, seed: int = 0, build: bool = True) -> Evalset:
     """Load an evalset by name, by folder (ours, or BEIR's as it is), or one fetched from the hub before.
 
     Parameters
@@ -170,6 +170,8 @@ def load_evalset(source: str | Path, *, settings: Settings, seed: int = 0) -> Ev
         Where evalsets and the cache are.
     seed : int
         Of the split by cluster, used only where the folder has no dev (or train) judgements beside test.
+    build : bool
+        Whether a corpus that is built is there; without it the evalset has no documents, and the hash of their lock.
 
     Raises
     ------
@@ -178,7 +180,7 @@ def load_evalset(source: str | Path, *, settings: Settings, seed: int = 0) -> Ev
         line. What it calls a warning loads; questions that are left out are named in ``notes``.
     """
     folder = find_evalset(source, settings)
-    contents = read_contents(folder, settings)
+    contents = read_contents(folder, settings, build=build)
     splits, notes = split_qrels(contents, seed=seed)
     errors = [Defect(f.file, f.line, f.problem) for f in find(contents, splits) if f.severity == "error"]
     if errors:

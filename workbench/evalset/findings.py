@@ -47,8 +47,10 @@ class Contents:
     defects: list[Defect] = field(default_factory=list)
 
 
-def read_contents(folder: Path, settings: Settings) -> Contents:
+def read_contents(folder: Path, settings: Settings, *, build: bool = True) -> Contents:
     """Read all files of the folder once; what cannot be used is in ``defects``, nothing is raised for it.
+
+    ``build=False`` leaves out the documents of a corpus that is built: its hash is that of its lock.
 
     Raises
     ------
@@ -59,7 +61,7 @@ def read_contents(folder: Path, settings: Settings) -> Contents:
         raise EvalsetError(f"no evalset folder at {folder}; it must hold queries.jsonl, qrels/ and a corpus")
     contents = Contents(folder)
     _read_queries(contents)
-    _read_corpus(contents, settings)
+    _read_corpus(contents, settings, build)
     _read_qrels(contents)
     if (gates := folder / "gates.toml").exists():
         contents.gates, defects = scan_gates(gates)
@@ -81,11 +83,14 @@ def _read_queries(contents: Contents) -> None:
     _note(contents, "queries", path, defects + problems)
 
 
-def _read_corpus(contents: Contents, settings: Settings) -> None:
+def _read_corpus(contents: Contents, settings: Settings, build: bool) -> None:
     built, path = contents.folder / "corpus.toml", contents.folder / "corpus.jsonl"
     if built.exists():
-        from workbench.evalset.corpus import load_corpus
+        from workbench.evalset.corpus import load_corpus, lock_hash
 
+        if not build:
+            contents.inputs["corpus"] = lock_hash(contents.folder)
+            return
         try:
             contents.documents, contents.inputs["corpus"] = load_corpus(contents.folder, settings)
         except WorkbenchError as error:

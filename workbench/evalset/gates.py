@@ -15,9 +15,8 @@ from workbench.records import GateStatus, content_hash
 
 Softness = Literal["fail", "warn", "pass"]
 # The one list of notebooks: `workbench.start` takes these names, and the files NN_<name>.ipynb have them, in order.
-NOTEBOOKS = ("retrieval", "routing", "caching", "pipeline", "quality", "costs")
+NOTEBOOKS = ("retrieval", "routing", "caching", "pipeline", "quality", "costs", "stack")
 UNDECIDED = ("costs",)  # decide nothing: their gate counts what must be 0
-TO_COME = ("stack",)  # a gates.toml may speak of them already
 _METRICS = {"retrieval": "ndcg@10", "caching": "false_hit_rate", "quality": "agreement"}
 # A judge that says the same of everything agrees with as many labels as one kind of answer has: without a floor the
 # cheapest judge would be that one.
@@ -194,8 +193,8 @@ def scan_gates(path: Path) -> tuple[dict[str, GatePolicy], list[Defect]]:
 
 def _problems(notebook: str, table: Any) -> dict[str, str]:
     """Everything wrong with one section, by key; the key "" means the section itself."""
-    if notebook not in (*NOTEBOOKS, *TO_COME):
-        return {"": unknown_name("notebook", notebook, (*NOTEBOOKS, *TO_COME))}
+    if notebook not in NOTEBOOKS:
+        return {"": unknown_name("notebook", notebook, NOTEBOOKS)}
     if not isinstance(table, dict):
         return {"": f"[{notebook}] must be a section, found {type(table).__name__}"}
     found = {key: _value_problem(notebook, key, value) for key, value in table.items()}

@@ -1,7 +1,8 @@
 """Outcomes: what every model answered to every prompt, how good it was and what it cost, as dense matrices."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,6 +13,7 @@ import polars as pl
 from workbench.errors import Defect, EvalsetError
 from workbench.evalset.evalset import dev_clusters, require_dev
 from workbench.evalset.files import read_parquet
+from workbench.inference.prices import DECLARED
 from workbench.records import DEFAULT_TENANT, file_hash
 
 FILE = "outcomes.parquet"
@@ -84,6 +86,11 @@ class Outcomes:
         The unit that is resampled; ``dev`` or ``test``; who asked.
     notes : tuple of str
         What was done that the table does not say.
+    answers : ndarray of float, shape (repeats, 4, prompts, models), optional
+        Quality, cost_usd, latency_ms and confidence of every single answer, where prompts were asked several times; the
+        matrices above are their means. NaN where a prompt was asked less often than others.
+    amounts : mapping of str to ndarray of float, shape (prompts, models)
+        What each call uses of each thing that has a price; dollars, where no more is known than its cost.
     """
 
     prompt_ids: tuple[str, ...]
@@ -97,6 +104,8 @@ class Outcomes:
     tenants: np.ndarray
     notes: tuple[str, ...] = ()
     sha256: str = ""
+    answers: np.ndarray | None = None
+    amounts: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.prompt_ids)
@@ -105,9 +114,28 @@ class Outcomes:
         """Prompts at these positions."""
         arrays = ("quality", "cost_usd", "latency_ms", "clusters", "splits", "tenants")
         taken = {name: getattr(self, name)[rows] for name in arrays}
-        return replace(
-            self, prompt_ids=tuple(self.prompt_ids[i] for i in rows), requests=self.requests.take(rows), **taken
-        )
+        answers = None if self.answers is None else self.answers[:, :, rows]
+        amounts = {name: used[rows] for name, used in self.amounts.items()}
+        ids = tuple(self.prompt_ids[i] for i in rows)
+        taken |= {"requests": self.requests.take(rows), "answers": answers, "amounts": amounts}
+        return replace(self, prompt_ids=ids, **taken)
+
+    @property
+    def repeats(self) -> tuple[Self, ...]:
+        """Outcomes of each repeat; these alone where some prompt was asked less often than others, or all once."""
+        if self.answers is None or np.isnan(self.answers[:, 0]).any():
+            return (self,)
+        out = []
+        for quality, cost_usd, latency_ms, confidence in self.answers:
+            requests = self.requests
+            if requests.confidence is not None:
+                requests = replace(requests, confidence=confidence)
+            out.append(
+                replace(
+                    self, requests=requests, quality=quality, cost_usd=cost_usd, latency_ms=latency_ms, answers=None
+                )
+            )
+        return tuple(out)
 
     def part(self, split: str) -> Self:
         """Prompts of ``dev`` or ``test``."""
@@ -172,7 +200,7 @@ def outcomes_of(
     rows = _typed(table, source)
     if defects := list(_defects(rows, source)):
         raise EvalsetError(f"{source} cannot be used; correct these places:", defects)
-    rows, repeats = _averaged(rows)
+    every, (rows, repeats) = rows, _averaged(rows)
     prompts = rows.unique("prompt_id", keep="first", maintain_order=True).sort("prompt_id")
     clusters, splits, notes = _split(prompts, seed, dev_share)
     on_dev = pl.col("prompt_id").is_in(prompts["prompt_id"].filter(pl.Series(splits == "dev")).implode())
@@ -184,18 +212,35 @@ def outcomes_of(
         return wide.select(models).cast(pl.Float64).fill_null(float("nan")).to_numpy()
 
     confidence = None if rows["confidence"].is_null().all() else matrix("confidence")
+    cost_usd, only = matrix("cost_usd"), np.eye(len(models))
     return Outcomes(
         prompt_ids=tuple(prompts["prompt_id"]),
         requests=Requests(tuple(prompts["prompt"]), tuple(prompts["feature"].fill_null("")), confidence=confidence),
         models=models,
         quality=matrix("quality"),
-        cost_usd=matrix("cost_usd"),
+        cost_usd=cost_usd,
         latency_ms=matrix("latency_ms"),
         clusters=clusters,
         splits=splits,
         tenants=prompts["tenant_id"].fill_null(DEFAULT_TENANT).to_numpy(),
         notes=(*repeats, *notes),
+        answers=_answers(every, tuple(prompts["prompt_id"]), models) if repeats else None,
+        amounts={f"{model}{DECLARED}": cost_usd * only[i] for i, model in enumerate(models)},
     )
+
+
+def counted_amounts(frame: pl.DataFrame, outcomes: Outcomes) -> dict[str, npt.NDArray[np.float64]]:
+    """What each recorded call uses of each thing that has a price, shape (prompts, models); the mean of its repeats."""
+    found: dict[str, npt.NDArray[np.float64]] = {}
+    answers = np.zeros((len(outcomes.prompt_ids), len(outcomes.models)))
+    rows = {prompt_id: i for i, prompt_id in enumerate(outcomes.prompt_ids)}
+    columns = {model: j for j, model in enumerate(outcomes.models)}
+    for prompt_id, model, config, used in frame.select("prompt_id", "model", "config", "amounts").iter_rows():
+        at = rows[prompt_id], columns[f"{model}@{config}"]
+        answers[at] += 1
+        for name, n in json.loads(used).items():
+            found.setdefault(name, np.zeros(answers.shape))[at] += n
+    return {name: total / np.maximum(answers, 1) for name, total in found.items()}
 
 
 def _averaged(rows: pl.DataFrame) -> tuple[pl.DataFrame, tuple[str, ...]]:
@@ -208,6 +253,19 @@ def _averaged(rows: pl.DataFrame) -> tuple[pl.DataFrame, tuple[str, ...]]:
     often = " to ".join(dict.fromkeys(str(n) for n in (counts.min(), counts.max())))
     note = f"every prompt was asked {often} times of a model: its repeats are averaged"
     return rows.group_by("prompt_id", "model", maintain_order=True).agg(*means, *rest), (note,)
+
+
+def _answers(rows: pl.DataFrame, prompts: tuple[str, ...], models: tuple[str, ...]) -> np.ndarray:
+    """Every answer, shape (repeats, measures, prompts, models): repeats are numbered within their prompt and model."""
+    place = pl.col("repeat").rank("ordinal").over("prompt_id", "model").cast(pl.Int64) - 1
+    prompt, model = (
+        pl.col(c).replace_strict(of, range(len(of))) for c, of in (("prompt_id", prompts), ("model", models))
+    )
+    at = rows.select(place.alias("place"), prompt, model)
+    out = np.full((int(at["place"].max()) + 1, len(_MEASURED), len(prompts), len(models)), np.nan)  # type: ignore[arg-type]
+    for i, name in enumerate(_MEASURED):
+        out[at["place"], i, at["prompt_id"], at["model"]] = rows[name].cast(pl.Float64).fill_null(np.nan)
+    return out
 
 
 def schema_columns(table: pl.DataFrame) -> list[pl.Expr]:

@@ -1,266 +1,31 @@
-"""Query streams and labelled pairs: what a cache would see, and which questions may share an answer.
+"""Query streams and labelled pairs: what a cache would see, and which questions may share an answer."""
 
-Whether two requests may share an answer is never guessed. Texts share one where the labels say so: questions of one
-customer, family and feature with the same reference answer, and the two texts of a pair with ``same_answer`` 1, taken
-together. That two texts of one family do *not* share one is known only of the labelled pairs, so each family brings
-in, for each feature, one group of texts that share an answer, or the two sides of one dev pair that must differ; its
-other texts are left out. Different families ask about different things, and a cache serves within one feature only.
-Pairs with a ``batch`` were written after the traffic was planned: they judge caches, and nobody asks them.
-
-``same_words`` holds texts that several customers ask word for word: each names, for each customer, the question whose
-answer it needs. Its family then brings in the group that holds it.
-"""
-
-from bisect import bisect
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from itertools import accumulate, pairwise
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from workbench.codec import from_toml
 from workbench.errors import Defect, EvalsetError
-from workbench.evalset.cells import Unusable, id_text, name_text, shown, times_of, truth, whole
+from workbench.evalset.cells import Unusable, id_text, name_text, shown, times_of, truth, turns_text, whole
 from workbench.evalset.files import Row, read_jsonl, read_table, refuse
+from workbench.evalset.follow_ups import needs_turns
 from workbench.evalset.items import queries_of
-from workbench.records import DEFAULT_TENANT, Query, content_hash, file_hash
-
-Node = tuple[str, str]  # customer and text
-DEFAULT_FEATURE = "answer"
-TYPO_LETTERS = 6
-
-
-@dataclass(frozen=True, slots=True)
-class SharedText:
-    """A text that several tenants ask, with the id of the question whose answer it needs, by tenant."""
-
-    text: str
-    answered_as: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What ``traffic.toml`` says; every key but ``same_words`` is needed.
-
-    Attributes
-    ----------
-    zipf : float
-        Exponent: the k-th most asked thing of a customer is asked in proportion to ``k ** -zipf``.
-    typos : float
-        Share of requests with a typing error in one word.
-    must_differ : float
-        Share of the dev families that bring in a pair that must differ.
-    tenants, openings, closings : dict
-        Weights by name or by text.
-    users : dict
-        Number of users of each tenant.
-    hours, weekdays : list of float
-        Weights of the 24 hours, and of Monday to Sunday.
-    same_words : list of SharedText
-        Texts that several tenants ask.
-    """
-
-    seed: int
-    requests: int
-    start: datetime
-    days: int
-    zipf: float
-    typos: float
-    must_differ: float
-    tenants: Mapping[str, float]
-    users: Mapping[str, int]
-    openings: Mapping[str, float]
-    closings: Mapping[str, float]
-    hours: Sequence[float]
-    weekdays: Sequence[float]
-    same_words: Sequence[SharedText] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Topic:
-    """What one family brings in for one feature: texts, each with the key of the answer it needs."""
-
-    tenant_id: str
-    cluster: str
-    feature: str
-    texts: tuple[tuple[str, str], ...]
-
-
-def read_plan(path: Path) -> Plan:
-    """Plan of a ``traffic.toml``.
-
-    Raises
-    ------
-    EvalsetError
-        If it is not TOML, or keys are missing, unknown or of another length or form than they must have.
-    """
-    plan = from_toml(Plan, path, "is no plan of traffic", error=EvalsetError)
-    if (len(plan.hours), len(plan.weekdays)) != (24, 7) or plan.tenants.keys() != plan.users.keys():
-        raise EvalsetError(f"{path}: 24 hours, 7 weekdays, and the same names under [tenants] and [users] are expected")
-    for row in plan.same_words:
-        if not row.answered_as.keys() <= plan.tenants.keys():
-            raise EvalsetError(
-                f"{path}: [[same_words]] {row.text!r} needs under answered_as the id of a question by tenant, "
-                f"of the tenants {sorted(plan.tenants)}"
-            )
-    return plan
-
-
-def topics_of(queries: Iterable[Query], pairs: Iterable[Any], plan: Plan) -> list[Topic]:
-    """One topic for each customer, family and feature, in alphabetical order; ``pairs`` as `traffic.Pair`."""
-    queries = list(queries)
-    shared = _same_words(queries, plan)
-    pairs = [*(pair for pair in pairs if not pair.batch), *shared]
-    groups, places = _answer_groups(queries, pairs)
-    wanted = {groups[one.tenant_id, one.query_b] for one in shared}
-    scopes: dict[tuple[str, str, str], list[frozenset[Node]]] = defaultdict(list)
-    for group in set(groups.values()):
-        found = {place for node in group for place in places[node] if place[1]} or {
-            (place[0], DEFAULT_FEATURE) for node in group for place in places[node]
-        }
-        if len(found) == 1:  # a text of two families or features tells neither
-            cluster, feature = found.pop()
-            scopes[min(group)[0], cluster, feature].append(group)
-    differ = defaultdict(list)
-    for pair in pairs:
-        one, other = (groups[pair.tenant_id, text] for text in (pair.query_a, pair.query_b))
-        for scope in [s for s in scopes if s[:2] == (pair.tenant_id, pair.cluster)]:
-            if pair.split == "dev" and not pair.same_answer and {one, other} <= set(scopes[scope]) and one != other:
-                differ[scope].append((one, other))
-    rng, out = Random(plan.seed), []
-    for scope in sorted(scopes):
-        group = min(scopes[scope], key=lambda g: (-len(g), min(g)))
-        chosen: tuple[frozenset[Node], ...] = (group,)
-        if differ[scope] and rng.random() < plan.must_differ:
-            chosen = differ[scope][int(rng.random() * len(differ[scope]))]
-        if (held := wanted.intersection(scopes[scope])) and not held & set(chosen):
-            chosen = (min(held, key=min),)
-        texts = [(text, "/".join((*scope, str(key)))) for key, group in enumerate(chosen) for _, text in sorted(group)]
-        out.append(Topic(*scope, tuple(texts)))
-    return out
-
-
-@dataclass(frozen=True, slots=True)
-class _SameWords:
-    """A question and a text that needs its answer, as a pair that may share one."""
-
-    pair_id: str
-    query_a: str
-    query_b: str
-    cluster: str
-    tenant_id: str
-    same_answer: bool = True
-    split: str = ""
-
-
-def _same_words(queries: Sequence[Query], plan: Plan) -> list[_SameWords]:
-    """Pairs of the plan's ``same_words``; refused where a question is not the tenant's, or two need one answer."""
-    by_id, out = {query.query_id: query for query in queries}, []
-    for place, row in enumerate(plan.same_words):
-        references = set()
-        for tenant, name in row.answered_as.items():
-            asked = by_id.get(name)
-            if asked is None or asked.tenant_id != tenant:
-                raise EvalsetError(f"traffic.toml: {row.text!r} names {name!r}, which is no question of {tenant}")
-            references.add(_answer_of(asked))
-            out.append(_SameWords(f"same-words-{place}-{tenant}", asked.text, row.text, asked.cluster, tenant))
-        if len(references) < 2 or len(references) < len(row.answered_as):
-            raise EvalsetError(f"traffic.toml: {row.text!r} must need another answer of each of several tenants")
-    return out
-
-
-def _answer_of(query: Query) -> tuple[str, str]:
-    """The answer that a question needs: its reference, and without one an answer of its own."""
-    return (query.reference, "") if query.reference else ("", query.query_id)
-
-
-def _answer_groups(
-    queries: Iterable[Query], pairs: Sequence[Any]
-) -> tuple[dict[Node, frozenset[Node]], dict[Node, set[tuple[str, str]]]]:
-    """Texts that share an answer, by text, and of each text its family with its feature ("" where not said)."""
-    same: dict[Any, set[Node]] = defaultdict(set)
-    places: dict[Node, set[tuple[str, str]]] = defaultdict(set)
-    for query in queries:
-        node = query.tenant_id, query.text
-        places[node].add((query.cluster, query.feature))
-        same["query", query.tenant_id, query.cluster, query.feature, _answer_of(query)].add(node)
-    for pair in pairs:
-        both = [(pair.tenant_id, text) for text in (pair.query_a, pair.query_b)]
-        for node in both:
-            places[node].add((pair.cluster, ""))
-        for names in [both] if pair.same_answer else [[both[0]], [both[1]]]:
-            same["pair", pair.pair_id, *names].update(names)
-    groups: dict[Node, frozenset[Node]] = {}
-    for nodes in same.values():
-        whole = frozenset(nodes).union(*(groups.get(node, ()) for node in nodes))
-        groups |= dict.fromkeys(whole, whole)
-    return groups, places
-
-
-def draw_requests(topics: Sequence[Topic], plan: Plan) -> list[dict[str, Any]]:
-    """Rows of a stream in the order of time; the same on every machine."""
-    rng = Random(plan.seed + 1)
-    times = sorted(_moment(plan, rng) for _ in range(plan.requests))
-    asked: dict[str, list[Topic]] = {}
-    for tenant in sorted(plan.tenants):
-        asked[tenant] = sorted((t for t in topics if t.tenant_id == tenant), key=lambda _: rng.random())
-        if not asked[tenant]:
-            raise EvalsetError(f"traffic.toml names the tenant {tenant}, who asks no question")
-    zipf = {tenant: [(k + 1) ** -plan.zipf for k in range(len(mine))] for tenant, mine in asked.items()}
-    rows = []
-    for pos, at in enumerate(times):
-        tenant = _pick(plan.tenants, plan.tenants.values(), rng)
-        topic = _pick(asked[tenant], zipf[tenant], rng)
-        text, key = topic.texts[int(rng.random() * len(topic.texts))]
-        opening, closing = (_pick(part, part.values(), rng) for part in (plan.openings, plan.closings))
-        text = _typo(text, rng) if rng.random() < plan.typos else text
-        user = f"{tenant}-{int(rng.random() * plan.users[tenant]):03d}"
-        row = (pos, f"{opening}{text}{closing}", key, tenant, topic.cluster, at, topic.feature, user)
-        names = ("pos", "query", "answer_key", "tenant_id", "cluster", "at", "feature", "user_id")
-        rows.append(dict(zip(names, row, strict=True)))
-    return rows
-
-
-def _pick(names: Iterable[Any], weights: Iterable[float], rng: Random) -> Any:
-    sums = list(accumulate(weights))
-    return list(names)[min(bisect(sums, rng.random() * sums[-1]), len(sums) - 1)]
-
-
-def _moment(plan: Plan, rng: Random) -> str:
-    weekday = plan.start.weekday()
-    day = _pick(range(plan.days), [plan.weekdays[(weekday + d) % 7] for d in range(plan.days)], rng)
-    hour = _pick(range(24), plan.hours, rng)
-    at = plan.start + timedelta(days=day, hours=hour, seconds=int(rng.random() * 3600))
-    return at.astimezone(UTC).isoformat(timespec="seconds")
-
-
-def _typo(text: str, rng: Random) -> str:
-    """Text in which one long word lacks a letter, or has two swapped."""
-    words = text.split(" ")
-    long = [i for i, word in enumerate(words) if len(word) >= TYPO_LETTERS and word.isalpha()]
-    if not long:
-        return text
-    i = long[int(rng.random() * len(long))]
-    word, at = words[i], 1 + int(rng.random() * (len(words[i]) - 3))
-    swapped = rng.random() < 0.5
-    words[i] = word[:at] + (word[at + 1] + word[at] + word[at + 2 :] if swapped else word[at + 1 :])
-    return " ".join(words)
-
+from workbench.evalset.workload import draw_requests, read_plan, topics_of
+from workbench.records import DEFAULT_TENANT, content_hash, file_hash
 
 STREAM_SCHEMA: Mapping[str, Any] = {
     "pos": pl.Int64, "query": pl.String, "answer_key": pl.String, "tenant_id": pl.String, "cluster": pl.String,
-    "at": pl.String, "feature": pl.String, "user_id": pl.String,
+    "at": pl.String, "feature": pl.String, "user_id": pl.String, "turns": pl.String,
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class RequestStream:
     """Requests in the order of their arrival.
 
@@ -275,8 +40,10 @@ class RequestStream:
         Hash of what was read.
     features : tuple of str
         Likewise, "" where not known.
+    turns : tuple of str
+        What was said before in the same conversation, as text, "" for nothing.
     synthetic : bool
-        Drawn by a plan, not asked by anyone.
+        Drawn by a plan.
     """
 
     queries: tuple[str, ...]
@@ -287,28 +54,37 @@ class RequestStream:
     sha256: str
     features: tuple[str, ...] = ()
     synthetic: bool = False
+    turns: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def scopes(self) -> tuple[str, ...]:
-        """Tenant and feature of each request: a cache never serves across them."""
-        if not any(self.features):
-            return self.tenants
-        return tuple(f"{t}\x1f{f}" for t, f in zip(self.tenants, self.features, strict=True))
+        """Tenant, feature and earlier turns of each request; a follow-up whose turns are not known is alone in its."""
+        known = (c if any(c) else ("",) * len(self) for c in (self.features, self.turns))
+        scopes = tuple("\x1f".join(row) for row in zip(self.tenants, *known, strict=True))
+        return tuple(f"{scope}\x1f{i}" if i in self.follow_ups else scope for i, scope in enumerate(scopes))
+
+    @cached_property
+    def follow_ups(self) -> frozenset[int]:
+        """Requests that need earlier turns, which are not given: a cache misses them."""
+        given = self.turns or ("",) * len(self)
+        return frozenset(i for i, text in enumerate(self.queries) if not given[i] and needs_turns(text))
 
     def __len__(self) -> int:
         return len(self.queries)
 
     @classmethod
     def of(cls, frame: pl.DataFrame, sha256: str = "", *, synthetic: bool = False) -> "RequestStream":
-        """Stream of a frame with the columns of `STREAM_SCHEMA`, in the order of ``pos``; ``feature`` may lack."""
+        """Stream of a frame with the columns of `STREAM_SCHEMA`, by ``pos``; ``feature`` and ``turns`` may lack."""
         rows = frame.sort("pos", maintain_order=True)
         queries, keys, tenants, clusters = (
             tuple(rows[name].to_list()) for name in ("query", "answer_key", "tenant_id", "cluster")
         )
-        known = "feature" in rows.columns
-        features = tuple(rows["feature"].fill_null("").to_list()) if known else ("",) * len(rows)
+        features, turns = (
+            tuple(rows[name].fill_null("").to_list()) if name in rows.columns else ("",) * len(rows)
+            for name in ("feature", "turns")
+        )
         answers = np.unique(np.array(keys), return_inverse=True)[1]
-        return cls(queries, keys, answers, tenants, clusters, sha256, features, synthetic)
+        return cls(queries, keys, answers, tenants, clusters, sha256, features, synthetic, turns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,7 +132,7 @@ def generate_stream(folder: Path) -> RequestStream:
     """Draw the made-up traffic that ``traffic.toml`` describes from ``queries.jsonl`` and ``pairs.jsonl``.
 
     The same on every machine; its hash is that of the three files. How it is known which requests may share an
-    answer stands in `workbench.evalset.traffic`.
+    answer stands in `workbench.evalset.workload`.
 
     Raises
     ------
@@ -395,8 +171,8 @@ def stream_of(file: str, rows: Sequence[Row]) -> tuple[pl.DataFrame, list[Defect
     """Rows as a frame of `STREAM_SCHEMA`, what is wrong by line, and a sentence on where the order is from.
 
     ``query`` and ``answer_key`` are needed; ``tenant_id`` defaults to one tenant, ``cluster`` to the answer key:
-    requests that need one answer share fate; ``feature`` and ``user_id`` may lack. The order is that of ``pos``; of
-    the times ``at`` where there is no ``pos``, in any zone; and that of the rows where there is neither.
+    requests that need one answer share fate; ``feature``, ``user_id`` and ``turns`` (text or list) may lack. The order
+    is that of ``pos``; of the times ``at`` where there is no ``pos``, in any zone; else that of the rows.
     """
     places, times, defects, notes = _order(file, rows)
     out, seen = [], dict[int, int]()
@@ -412,10 +188,11 @@ def stream_of(file: str, rows: Sequence[Row]) -> tuple[pl.DataFrame, list[Defect
             tenant, cluster, *who = (
                 name_text(name, row.get(name)) for name in ("tenant_id", "cluster", "feature", "user_id")
             )
+            turns = turns_text(row.get("turns"))
         except Unusable as error:
             defects.append(Defect(file, line, str(error)))
         else:
-            given = (tenant or DEFAULT_TENANT, cluster or answer, at, *(name or None for name in who))
+            given = (tenant or DEFAULT_TENANT, cluster or answer, at, *(name or None for name in who), turns)
             out.append((pos, query, answer, *given))
     return pl.DataFrame(out, schema=dict(STREAM_SCHEMA), orient="row"), defects, notes
 

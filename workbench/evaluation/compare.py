@@ -142,9 +142,18 @@ class Pairwise:
             return "identical"
         if self.n_clusters < MIN_CLUSTERS or self.se[a, b] <= NO_SPREAD:
             return "inconclusive"
-        if self.low[a, b] > -margin:
-            return "holds"
-        return "broken" if self.high[a, b] < -margin else "inconclusive"
+        return margin_status(float(self.low[a, b]), float(self.high[a, b]), margin)
+
+
+def margin_status(low: float, high: float, margin: float) -> GateStatus:
+    """Status of "at most ``margin`` below" by the bounds of a difference.
+
+    >>> margin_status(-0.02, 0.05, 0.03), margin_status(-0.09, -0.04, 0.03)
+    ('holds', 'broken')
+    """
+    if low > -margin:
+        return "holds"
+    return "broken" if high < -margin else "inconclusive"
 
 
 def pairwise(

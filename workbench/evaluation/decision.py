@@ -7,7 +7,7 @@ be acceptable, cannot add up (retention of effect: D'Agostino, Massaro and Sulli
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,12 @@ from workbench.evaluation.compare import (
     DRAWS,
     MIN_CLUSTERS,
     MIN_DIFFERING,
+    NO_SPREAD,
     Pairwise,
     bootstrap_t,
     item_clusters,
     item_values,
+    margin_status,
     most_worse,
     pairwise,
     spent,
@@ -49,7 +51,10 @@ _SEVERITY: tuple[GateStatus, ...] = ("identical", "holds", "inconclusive", "brok
 
 @dataclass(frozen=True, slots=True)
 class ArmFacts:
-    """What is known of an arm beside its scores; ``order`` breaks ties of cost: simpler arms come first."""
+    """What is known of an arm beside its scores; ``order`` breaks ties of cost: simpler arms come first.
+
+    ``amounts`` are what 1,000 requests use of each thing that has a price.
+    """
 
     name: str
     parameters: dict[str, Any]
@@ -57,6 +62,7 @@ class ArmFacts:
     latency_p95_ms: float | None
     order: int
     spread: tuple[float, float] | None = None
+    amounts: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,9 +92,9 @@ class Values:
         low = np.stack([item_values(scores, name, items, missing=0.0) for name in names])
         high_of = scores if against is None else against
         high = np.stack([item_values(high_of, name, items, missing=1.0) for name in names])
-        found = dict(scores.group_by("arm").agg(pl.col("value").count()).iter_rows())
-        rows = len(items) * scores["repeat"].n_unique()
-        return cls(low, low, high, codes, np.array([found.get(name, 0) / rows for name in names]))
+        share = pl.col("value").count() / (len(items) * pl.col("repeat").n_unique())  # of an arm's own repeats
+        found = dict(scores.group_by("arm").agg(share).iter_rows())
+        return cls(low, low, high, codes, np.array([found.get(name, 0.0) for name in names]))
 
     def take(self, clusters: np.ndarray) -> "Values":
         """Items of these clusters, each cluster as often as it is named; a repeat is a cluster of its own."""
@@ -168,33 +174,77 @@ def claims_of(
     out = []
     for i, f in enumerate(facts):
         mine = tuple(_pair(pairs, i, j, other.name, rule) for j, other in enumerate(facts) if i != j)
-        rivals = [p for p in mine if p.other in rivals_of(f, facts, rule)]
-        nearest = min(rivals, key=lambda p: (p.difference, at[p.other]), default=None)
-        worst = min(rivals, key=lambda p: p.low, default=None)
-        status: GateStatus = max((p.status for p in rivals), key=_SEVERITY.index, default="identical")
+        rivals, against = _against_rivals(f, facts, mine, rule)
         mean, low, high = (float(part[i]) for part in intervals)
         claim = Claim(
             arm=f.name,
             parameters=dict(f.parameters),
-            status=status,
             estimate=mean,
             estimate_low=low,
             estimate_high=high,
-            difference=nearest.difference if nearest else 0.0,
-            low=worst.low if worst else 0.0,
-            high=min(p.high for p in rivals) if rivals else 0.0,
             cost_usd_per_1k=f.cost_usd_per_1k,
             latency_p95_ms=f.latency_p95_ms,
             coverage=float(values.coverage[i]),
             n_items=len(values.clusters),
             n_clusters=pairs.n_clusters,
-            n_clusters_differ=worst.n_clusters_differ if worst else 0,
             spread=f.spread,
-            best=nearest.other if nearest else "",
             pairs=mine,
+            amounts=dict(f.amounts),
+            **against,
         )
         out.append(claim if resampled else _with_need(claim, rule, rivals, pairs, i, at))
     return tuple(out)
+
+
+def _against_rivals(
+    arm: ArmFacts, facts: Sequence[ArmFacts], mine: Sequence[PairedBounds], rule: Rule
+) -> tuple[list[PairedBounds], dict[str, Any]]:
+    """Pairs with the arms that this one must not lie far below, and what a claim says of them together."""
+    names, at = set(rivals_of(arm, facts, rule)), {f.name: i for i, f in enumerate(facts)}
+    rivals = [p for p in mine if p.other in names]
+    nearest = min(rivals, key=lambda p: (p.difference, at[p.other]), default=None)
+    worst = min(rivals, key=lambda p: p.low, default=None)
+    status: GateStatus = max((p.status for p in rivals), key=_SEVERITY.index, default="identical")
+    return rivals, {
+        "status": status,
+        "difference": nearest.difference if nearest else 0.0,
+        "low": worst.low if worst else 0.0,
+        "high": min(p.high for p in rivals) if rivals else 0.0,
+        "n_clusters_differ": worst.n_clusters_differ if worst else 0,
+        "best": nearest.other if nearest else "",
+    }
+
+
+def restated(claims: Sequence[Claim], rule: Rule, costs: Sequence[float]) -> tuple[Claim, ...]:
+    """The same claims at other costs (dollars per 1,000 requests), or by a rule with another margin or limit.
+
+    The bounds stay, since neither enters them; which arms are rivals, and what the bounds say, is judged anew.
+    Certificates of caches stand as long as they lie under alpha: what a larger alpha would certify is not in them.
+    """
+    if rule.direction == "lower":
+        return tuple(_recertified(c, rule, cost) for c, cost in zip(claims, costs, strict=True))
+    facts = [
+        ArmFacts(c.arm, c.parameters, cost, c.latency_p95_ms, place)
+        for place, (c, cost) in enumerate(zip(claims, costs, strict=True))
+    ]
+    out = []
+    for c, f in zip(claims, facts, strict=True):
+        mine = tuple(_at_margin(p, c.n_clusters, rule.margin) for p in c.pairs)
+        against = _against_rivals(f, facts, mine, rule)[1]
+        out.append(replace(c, cost_usd_per_1k=f.cost_usd_per_1k, pairs=mine, items_needed=None, **against))
+    return tuple(out)
+
+
+def _at_margin(pair: PairedBounds, n_clusters: int, margin: float) -> PairedBounds:
+    spread = pair.difference - pair.low > NO_SPREAD
+    if not pair.n_clusters_differ or n_clusters < MIN_CLUSTERS or not spread:
+        return pair
+    return replace(pair, status=margin_status(pair.low, pair.high, margin))
+
+
+def _recertified(c: Claim, rule: Rule, cost_usd_per_1k: float) -> Claim:
+    kept = c.status != "holds" or max(c.high, c.estimate) <= rule.margin
+    return replace(c, cost_usd_per_1k=cost_usd_per_1k, status=c.status if kept else "inconclusive")
 
 
 def _pair(pairs: Pairwise, a: int, b: int, other: str, rule: Rule) -> PairedBounds:
@@ -359,6 +409,9 @@ def decide(
     was said, else told.
     """
     in_use = next((c for c in claims if c.arm == rule.reference), None)
+    if rule.direction == "lower" and in_use:  # what errs must save
+        usd = in_use.cost_usd_per_1k
+        claims = [c for c in claims if c is in_use or rule.counts(c.cost_usd_per_1k, usd)]
     fallback = in_use or _best(claims, rule)
     if why := too_few(claims[0].n_clusters, n_dev_clusters):
         return Outcome("inconclusive", fallback.arm, few_sentence(why, in_use), None)

@@ -19,10 +19,12 @@ from workbench.evalset.evalset import HUB, load_evalset, require_dev
 from workbench.evalset.gates import ASSUMED_REQUESTS
 from workbench.evaluation.decision import ArmFacts, Outcome, decide, make_claims
 from workbench.evaluation.finalists import FINALIST, Finalists, beside, chosen_shares, screen
+from workbench.evaluation.flips import Axis, flip_points, flips_table
 from workbench.evaluation.gate import Gate, account, check_gate
 from workbench.evaluation.in_use import TEST_INPUTS, anchor_path, decision_path, note_test_use, with_kept
 from workbench.evaluation.power import power_table
 from workbench.evaluation.provenance import build_parameters, parameter_inputs, provenance
+from workbench.evaluation.repeats import difference_note
 from workbench.evaluation.run_record import RunRecord, close_run, open_run
 from workbench.evaluation.summary import (
     ScoredArms,
@@ -241,9 +243,13 @@ class Experiment(Generic[P, S]):
     def _test_split(self) -> str:
         return content_hash(next((self.inputs[name] for name in TEST_INPUTS if self.inputs.get(name)), ""))[:8]
 
-    def conclude(self, claims: tuple[Claim, ...], rule: Rule, outcome: Outcome) -> Decision:
-        """Write down what was decided on these claims, and what it rests on."""
-        return Decision(
+    def rate(self, name: str) -> float:
+        """Dollars of one unit of what the arms' amounts count."""
+        return self.prices.rate(name)
+
+    def conclude(self, claims: tuple[Claim, ...], rule: Rule, outcome: Outcome, *, n_dev_clusters: int = 0) -> Decision:
+        """Write down what was decided on these claims, what it rests on, and until when it stands."""
+        decision = Decision(
             notebook=self.notebook,
             question=self.question,
             profile=self.profile,
@@ -262,7 +268,18 @@ class Experiment(Generic[P, S]):
             synthetic=self.evalset.synthetic,
             notes=outcome.notes,
             evalset=self.evalset.name,
+            n_dev_clusters=n_dev_clusters,
+            rates={name: self.rate(name) for name in dict.fromkeys(name for c in claims for name in c.amounts)},
         )
+        return replace(decision, flips=flip_points(decision, self.axes(decision)))
+
+    def until(self, decision: Decision) -> Table:
+        """Until which prices, limits and rates the decision stands."""
+        return flips_table(decision)
+
+    def axes(self, decision: Decision) -> Sequence[Axis]:
+        """Figures of this notebook alone that may change, beside prices and limits."""
+        return ()
 
     def warnings(self, test: S, dev: S | None) -> Sequence[str]:
         """What makes a pass mean less."""
@@ -288,7 +305,7 @@ class Experiment(Generic[P, S]):
 
     def summarise(self, decision: Decision, test: S, tables: Sequence[Table] = (), dev: S | None = None) -> Summary:
         """Everything the report shows beside the decision."""
-        metric, sections = decision.rule.metric, map(captioned_section, tables)
+        metric, sections = decision.rule.metric, map(captioned_section, (flips_table(decision), *tables))
         cases = test.cases(metric)
         lost = test.regressions(decision, cases)
         points: Sequence[Any] = ()
@@ -322,9 +339,10 @@ class Experiment(Generic[P, S]):
         *tables : Table
             What else the report shows; the first sentence of a caption is the title there.
         """
-        summary = self.summarise(decision, test, tables, dev)
-        parts = [part.scores.with_columns(split=pl.lit(part.split)) for part in (dev, test) if part is not None]
-        pl.concat(parts).write_parquet(self.folder / "scores.parquet")
+        summary, metric = self.summarise(decision, test, tables, dev), decision.rule.metric
+        parts = [] if dev is None else [dev.scores.with_columns(split=pl.lit(dev.split))]
+        parts.append(test.scores_with_bounds(metric).with_columns(split=pl.lit(test.split)))
+        pl.concat(parts, how="diagonal_relaxed").write_parquet(self.folder / "scores.parquet")
         (self.folder / "summary.json").write_text(summary.to_json(), encoding="utf-8")
         (self.folder / "decision.json").write_text(decision.to_json(), encoding="utf-8")
         return summary
@@ -451,10 +469,12 @@ class PairedExperiment(Experiment[Q, S], ABC):
         on_dev = [f for f in facts if f.name in set(finalists.dev["arm"])]
         dev = finalists.dev.filter(pl.col("arm").is_in([f.name for f in on_dev]))
         shares = chosen_shares(dev, scores, on_dev, rule, always=finalists.always, seed=seed)
-        notes = [*outcome.notes, *note, *beside(claims, rule, outcome, shares)]
-        decision = self.conclude(claims, rule, replace(outcome, notes=tuple(notes)))
-        n_documents, n_families = len(self.evalset.documents), finalists.n_dev_clusters
-        return replace(decision, chosen_share=shares, n_documents=n_documents, n_dev_clusters=n_families)
+        best = next(c.best for c in claims if c.arm == outcome.arm)
+        repeats = [difference_note(scores, outcome.arm, best, self.items)]
+        notes = [*outcome.notes, *note, *beside(claims, rule, outcome, shares), *filter(None, repeats)]
+        outcome = replace(outcome, notes=tuple(notes))
+        decision = self.conclude(claims, rule, outcome, n_dev_clusters=finalists.n_dev_clusters)
+        return replace(decision, chosen_share=shares, n_documents=len(self.evalset.documents))
 
     def _as_timed_before(self, facts: Sequence[ArmFacts]) -> list[ArmFacts]:
         """Facts with the latencies of the accepted decision where this run only checks it again."""

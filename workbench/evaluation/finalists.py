@@ -20,6 +20,7 @@ from workbench.evaluation.decision import (
     pairwise_of,
 )
 from workbench.evaluation.power import TARGET, all_of, chance_of_holding, clusters_needed, each_of
+from workbench.evaluation.repeats import difference_note
 from workbench.evaluation.sentences import percent, signed
 from workbench.records import Claim, Rule
 from workbench.rendering.table import Shown, Table
@@ -85,6 +86,9 @@ class Finalists(Shown):
             )
         if self.left_behind:
             why += f"; not ruled out by dev, but more than the test can carry: {', '.join(self.left_behind)}"
+        best = sorted(self.roles, key=lambda name: -float(np.nansum(self.dev.filter(arm=name)["value"].to_numpy())))
+        if len(best) > 1 and (told := difference_note(self.dev, best[0], best[1])):
+            why += f". {told}"
         return Table.of(("arm", "why it is tested"), list(self.roles.items()), why)
 
 

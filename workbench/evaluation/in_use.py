@@ -63,5 +63,8 @@ def with_kept(
         rows = scores.join(clusters, on="item_id").select("arm", "item_id", "repeat", "value", "cluster")
         test = pl.concat([test, rows], how="diagonal_relaxed")
         claim, place = decision.claim(arm), KEPT_ORDER + len(facts)
-        facts.append(ArmFacts(arm, claim.parameters, claim.cost_usd_per_1k, claim.latency_p95_ms, place))
+        amounts = dict(claim.amounts)
+        facts.append(
+            ArmFacts(arm, claim.parameters, claim.cost_usd_per_1k, claim.latency_p95_ms, place, amounts=amounts)
+        )
     return test, facts, notes

@@ -13,6 +13,7 @@ from workbench.evaluation.sentences import percent
 from workbench.records import Rule
 from workbench.rendering.table import Column, Table
 
+_MOST = 10**15
 TARGET = 0.8
 
 
@@ -65,7 +66,7 @@ def clusters_needed(
     Returns
     -------
     int
-        At least 30, below which no claim is made.
+        At least 30, below which no claim is made; at most 1e15, beyond which nothing is counted.
 
     Examples
     --------
@@ -80,11 +81,11 @@ def clusters_needed(
         return bool(bdtrc(MIN_DIFFERING - 1, m, differing) >= power and told >= power)
 
     sizes, further = [MIN_CLUSTERS], 1  # half a percent apart, of which few are tried: more clusters never show less
-    while not enough(sizes[-1]):
+    while sizes[-1] < _MOST and not enough(sizes[-1]):
         for _ in range(further):
-            sizes.append(sizes[-1] + max(1, sizes[-1] // 200))
+            sizes.append(min(sizes[-1] + max(1, sizes[-1] // 200), _MOST))
         further *= 2
-    return sizes[bisect_left(sizes, True, key=enough)]
+    return sizes[min(bisect_left(sizes, True, key=enough), len(sizes) - 1)]
 
 
 def all_of(each: float, n: int) -> float:
@@ -130,7 +131,7 @@ def chance_of_holding(
     if sd <= 0:
         return float(shift > 0)
     critical = stdtrit(df, sharper(confidence, n_clusters))
-    noncentrality = shift / sd * np.sqrt(n_clusters)
+    noncentrality = shift / sd * n_clusters**0.5
     power = 1 - float(nctdtr(df, noncentrality, critical))
     if np.isnan(power):  # so far from the critical value it cannot be computed this way
         from scipy.stats import nct

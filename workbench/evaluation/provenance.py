@@ -3,7 +3,7 @@
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Parameters = TypeVar("Parameters", bound="DataclassInstance")
+# Of a field's metadata: the value that says nothing, and the parameter of one value in whose place it stands.
+NEUTRAL, FORMERLY = "neutral", "formerly"
 SHOWN = ("lancedb", "onnxruntime", "numpy", "polars", "scipy", "scikit-learn", "papermill")
 PROBE = ("how do I drop rows with missing values", "join two tables on the nearest timestamp", "Überlauf? ∑ 0x7f")
 
@@ -35,7 +37,12 @@ def build_parameters(kind: type[Parameters], given: Mapping[str, Any]) -> Parame
     ConfigError
         If names are no fields of ``kind`` (the nearest are named) or values have another type.
     """
-    known = [f.name for f in fields(kind)]
+    known, given = [f.name for f in fields(kind)], dict(given)
+    for f in fields(kind):
+        if (old := f.metadata.get(FORMERLY)) and old in given:
+            if f.name in given:
+                raise ConfigError(f"parameters {old!r} and {f.name!r} are the same; give {f.name!r} alone")
+            given[f.name] = [given.pop(old)]
     for name in given:
         if name not in known:
             raise ConfigError(unknown_parameter(name, known))
@@ -43,8 +50,44 @@ def build_parameters(kind: type[Parameters], given: Mapping[str, Any]) -> Parame
 
 
 def parameter_inputs(parameters: Any) -> dict[str, str]:
-    """Each parameter as one input of the fingerprint, so that a stale decision says which one changed."""
-    return {f"parameter {f.name}": repr(getattr(parameters, f.name)) for f in fields(parameters)}
+    """Each parameter as one input of the fingerprint, so that a stale decision says which one changed.
+
+    A decision that was accepted before a parameter came stays valid: one that holds its `NEUTRAL` value is no input,
+    and one that took the place of another (`FORMERLY`) is told as that where it has a single value.
+    """
+    out = {}
+    for f in fields(parameters):
+        value, old = getattr(parameters, f.name), f.metadata.get(FORMERLY)
+        if NEUTRAL in f.metadata and value == f.metadata[NEUTRAL]:
+            continue
+        name, value = (old, value[0]) if old and len(value) == 1 else (f.name, value)
+        out[f"parameter {name}"] = repr(value)
+    return out
+
+
+def declared_names(kind: Any, given: Mapping[str, Any], declared: Collection[str]) -> dict[str, Any]:
+    """Parameters under the names that a notebook's cell has, which may be older or newer than those that were kept.
+
+    >>> from dataclasses import field, make_dataclass
+    >>> later = field(default=("lance",), metadata={NEUTRAL: ("lance",)})
+    >>> kind = make_dataclass("P", [("many", tuple, field(metadata={FORMERLY: "one"})), ("stores", tuple, later)])
+    >>> declared_names(kind, {"one": "a"}, ["many"])
+    {'many': ['a']}
+    >>> declared_names(kind, {"many": ["a"], "stores": ["lance"]}, ["one"])
+    {'one': 'a'}
+    """
+    out = dict(given)
+    for f in fields(kind):
+        old = f.metadata.get(FORMERLY, "")
+        if old in out and old not in declared and f.name in declared:
+            out[f.name] = [out.pop(old)]
+        elif f.name not in out or f.name in declared:
+            continue
+        elif old in declared and len(out[f.name]) == 1:
+            (out[old],) = out.pop(f.name)
+        elif NEUTRAL in f.metadata and tuple(out[f.name]) == f.metadata[NEUTRAL]:
+            del out[f.name]
+    return out
 
 
 def encoder_probe(embedder: Embedder) -> str:
@@ -58,9 +101,13 @@ def encoder_probe(embedder: Embedder) -> str:
     return content_hash(np.round(vectors, 3).astype(np.float32).tobytes())[:16]
 
 
-def encoder_inputs(embedder: Embedder) -> dict[str, str]:
-    """Inputs of the fingerprint that an encoder makes: its name with its weights, and its probe."""
-    return {"weights": embedder.encoder_id, "encoder probe": encoder_probe(embedder)}
+def encoder_inputs(embedder: Embedder, name: str = "") -> dict[str, str]:
+    """Inputs of the fingerprint that an encoder makes: its name with its weights, and its probe.
+
+    ``name`` is that of one beside the first.
+    """
+    found = {"weights": embedder.encoder_id, "encoder probe": encoder_probe(embedder)}
+    return {f"{what} {name}".strip(): value for what, value in found.items()}
 
 
 def provenance(root: Path) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """What a notebook calls: start an experiment, ask its questions in order, save, gate."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from importlib import import_module
 from typing import Any
@@ -31,8 +31,17 @@ def check_parameters(notebook: str, parameters: Mapping[str, Any]) -> None:
         from workbench.evaluation.provenance import build_parameters
 
         kind = _experiment_class(notebook).parameters_class
-        own = {f.name for f in fields(kind)}
+        own = {name for f in fields(kind) for name in (f.name, f.metadata.get("formerly"))}
         build_parameters(kind, {name: value for name, value in parameters.items() if name in own})
+
+
+def as_declared(notebook: str, parameters: Mapping[str, Any], declared: Collection[str]) -> dict[str, Any]:
+    """Parameters that were kept with a decision, under the names that the cell of a notebook has for them."""
+    if notebook not in EXPERIMENTS:
+        return dict(parameters)
+    from workbench.evaluation.provenance import declared_names
+
+    return declared_names(_experiment_class(notebook).parameters_class, parameters, declared)
 
 
 def start(notebook: str, **parameters: Any) -> Any:

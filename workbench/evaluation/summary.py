@@ -177,7 +177,9 @@ def item_cases(
 ) -> dict[str, ItemCase]:
     """One case per item: the question, what was expected, and what each arm returned, by item id."""
     values: dict[str, dict[str, float | None]] = {}
-    for arm, item, value in scores.select("arm", "item_id", "value").iter_rows():
+    for arm, item, value in (
+        scores.group_by("arm", "item_id", maintain_order=True).agg(pl.col("value").mean()).iter_rows()
+    ):
         values.setdefault(item, {})[arm] = value
     return {
         q.query_id: ItemCase(
@@ -361,6 +363,13 @@ class ScoredArms(Shown):
     def against(self, metric: str) -> pl.DataFrame:
         """Scores of one metric as they count against other arms: a value that is only bounded is as good as may be."""
         return self.of(metric)
+
+    def scores_with_bounds(self, metric: str) -> pl.DataFrame:
+        """All scores, with a column ``against`` if values are only bounded: what they count against other arms."""
+        keys = ["arm", "item_id", "repeat", "metric"]
+        may_be = self.against(metric).select(*keys, against="value").unique(keys)
+        found = self.scores.join(may_be, on=keys, how="left", maintain_order="left")
+        return found if found.filter(pl.col("against") > pl.col("value")).height else self.scores
 
     def slice_rows(self, metric: str) -> list[SliceRow]:
         """Mean of each arm inside each slice."""

@@ -312,15 +312,18 @@ class Client:
         """Hit of the cache, and the moment that it was asked; one that fails is a miss, and keeps nothing."""
         if self.cache is None or how.use is None:
             return None, None
-        hit = since = None
+        hit, since, why = None, None, ""
         try:
             since = self.cache.moment()
             hit = self.cache.find(request, account.who, how.use)
+            told = getattr(self.cache, "why_missed", None)
+            why = told(request, how.use) if span and told and hit is None else ""
         except (WorkbenchError, SQLAlchemyError) as error:
             self._doubt("find", error)
             since = None
         if span and hit is None:  # of a hit the span of its answer tells
-            span.set({"wb.cache.hit": False})
+            why = why or getattr(self.cache, "miss_reason", "")
+            span.set({"wb.cache.hit": False} | ({"wb.cache.reason": why} if why else {}))
         return hit, since
 
     def _keep(self, request: Request, response: Response, account: CallAccount, how: _How, since: int | None) -> None:

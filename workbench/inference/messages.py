@@ -242,6 +242,8 @@ class CacheUse:
         Documents that the answer cites: a change of one drops the entry.
     configuration : str
         Configuration of the prompt that a router chose; the client says it.
+    turns : tuple of str
+        What was said before, where the last message or a server tells it and not the messages: compared exactly.
     """
 
     visibility: str = "user"
@@ -251,6 +253,7 @@ class CacheUse:
     prompt_version: str = ""
     sources: tuple[str, ...] = ()
     configuration: str = ""
+    turns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +270,10 @@ class CacheHit:
 
 
 class Cache(Protocol):
-    """A response cache or a semantic cache."""
+    """A response cache or a semantic cache.
+
+    One that has ``why_missed(request, use) -> str`` tells the span of a miss why no entry could have been served.
+    """
 
     def moment(self) -> int:
         """Count of the invalidations so far: taken before `find`, it tells `keep` what the answer may rest on."""

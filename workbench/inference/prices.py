@@ -5,7 +5,7 @@ import math
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
 from functools import lru_cache
@@ -19,6 +19,7 @@ from workbench.records import content_hash
 _LOG = logging.getLogger(__name__)
 MS_PER_HOUR = 3_600_000
 NANOS_PER_USD = 1_000_000_000
+ROWS, DECLARED = " rows", " as declared"  # ends of the names of amounts, beside those of operations
 TOKEN_CLASSES = ("input", "output", "cache_read", "cache_write", "cache_write_long")
 
 
@@ -79,8 +80,10 @@ class PriceTable:
         Rate of each operation by its name.
     models : mapping of str to mapping of str to Fraction
         By model, the exact nano-dollars of one token of each class of `TOKEN_CLASSES` that has a price.
+    later : mapping of str to Rate
+        Those of ``operations`` that ``rates.toml`` brought, which are no part of ``sha256``.
     sha256 : str
-        Hash of the operations alone, so that a new model is no new input of decisions that rest on none.
+        Hash of ``prices.toml`` alone, so that a new model is no new input of decisions that rest on none.
     models_sha256 : str
         Hash of the models' prices.
     """
@@ -92,6 +95,12 @@ class PriceTable:
     models: Mapping[str, Mapping[str, Fraction]]
     sha256: str
     models_sha256: str
+    later: Mapping[str, Rate] = field(default_factory=dict)
+
+    def rate_inputs(self, work: Iterable[Work]) -> dict[str, str]:
+        """Inputs of a fingerprint that these operations make beside ``sha256``: rates of `later`, each by its name."""
+        used = {item.operation for item in work} & self.later.keys()
+        return {f"rate {name}": repr(self.later[name]) for name in sorted(used)}
 
     def cost_usd(self, work: Iterable[Work]) -> float:
         """Dollars of the work.
@@ -113,6 +122,49 @@ class PriceTable:
             total += vcpu_ms * self.usd_per_vcpu_hour / MS_PER_HOUR + rate.usd
         return total
 
+    def amounts(self, work: Iterable[Work]) -> dict[str, float]:
+        """How often each operation is done, and over how many thousand rows: what `rate` has the prices of."""
+        out: dict[str, float] = {}
+        for item in work:
+            out[item.operation] = out.get(item.operation, 0.0) + 1
+            if item.rows and self.operations[item.operation].per_1k_rows_ms:
+                name = f"{item.operation}{ROWS}"
+                out[name] = out.get(name, 0.0) + item.rows / 1000
+        return out
+
+    def token_amounts(self, model: str, usage: Usage) -> dict[str, float]:
+        """Tokens of one answer by the class that is paid for: what `rate` has the prices of."""
+        return {f"{model} {name}": float(n) for name, n in self._classes(model, usage) if n}
+
+    def rate(self, name: str) -> float:
+        """Dollars of one unit of an amount: an operation, a thousand rows of it, or a token of a model's class.
+
+        What has no price here but the one that was declared with its outcomes counts in dollars.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such price.
+        """
+        if name.endswith(DECLARED):
+            return 1.0
+        thing, _, part = name.rpartition(" ")
+        if part in TOKEN_CLASSES:
+            return float(self._price(thing, part) / NANOS_PER_USD)
+        operation = name.removesuffix(ROWS)
+        if operation not in self.operations:
+            raise ConfigError(unknown_name("operation", operation, sorted(self.operations)))
+        found, vcpu = self.operations[operation], self.usd_per_vcpu_hour / MS_PER_HOUR
+        return found.per_1k_rows_ms * vcpu if name.endswith(ROWS) else found.fixed_ms * vcpu + found.usd
+
+    def _classes(self, model: str, usage: Usage) -> Iterable[tuple[str, int]]:
+        """Number of tokens by the class that they are paid as."""
+        priced = "cache_read" in self.models.get(model, {})
+        fresh, read = (usage.fresh, usage.cache_read) if priced else (usage.fresh + usage.cache_read, 0)
+        short = usage.cache_write - usage.cache_write_long
+        counts = (fresh, usage.output, read, short, usage.cache_write_long)
+        return zip(TOKEN_CLASSES, counts, strict=True)
+
     def cost_nanos(self, model: str, usage: Usage) -> int:
         """Nano-dollars of the tokens, rounded up once.
 
@@ -124,11 +176,7 @@ class PriceTable:
             If the model, or a class of token that was used, has no price: it is never 0.
         """
         self._price(model, "input")  # also of no tokens, where the model is unknown
-        short = usage.cache_write - usage.cache_write_long
-        counts = (usage.fresh, usage.output, usage.cache_read, short, usage.cache_write_long)
-        read = "cache_read" if "cache_read" in self.models[model] else "input"
-        names = ("input", "output", read, *TOKEN_CLASSES[3:])
-        return math.ceil(sum(n * self._price(model, name) for n, name in zip(counts, names, strict=True) if n))
+        return math.ceil(sum(n * self._price(model, name) for name, n in self._classes(model, usage) if n))
 
     def worst_nanos(self, model: str, *, input_tokens: int, max_tokens: int, keeps_long: bool = False) -> int:
         """Nano-dollars of one attempt at most: the whole prompt at the dearest class of input, the longest answer.
@@ -178,7 +226,8 @@ def load_prices(path: Path | None = None, models: Path | None = None) -> PriceTa
     What a row of the project's own lacks is said in the log, once.
     """
     here = Path(__file__)
-    files = [path or here.with_name("prices.toml"), here.with_name("models.toml"), *([models] if models else [])]
+    files = [path or here.with_name("prices.toml"), here.with_name("rates.toml"), here.with_name("models.toml")]
+    files += [models] if models else []
     return _read(tuple((file, file.read_text(encoding="utf-8")) for file in files))
 
 
@@ -202,10 +251,12 @@ def lacking(row: Mapping[str, Fraction]) -> str:
 @lru_cache(maxsize=8)
 def _read(files: tuple[tuple[Path, str], ...]) -> PriceTable:
     """Price table of the operations' file and those of models, each with what it holds: an edited one is another."""
-    (file, text), *tables = files
+    (file, text), (_, added), *tables = files
+    later = {name: Rate(**row) for name, row in tomllib.loads(added)["operations"].items()}
     with _refused_by_name(file):
         raw = tomllib.loads(text)
         operations = {name: Rate(**row) for name, row in raw["operations"].items()}
+        later = {name: rate for name, rate in later.items() if name not in operations}
         machine, usd_per_vcpu_hour = raw["machine"], raw["usd_per_vcpu_hour"]
         versions = [str(raw["version"])]
     prices: dict[str, Mapping[str, Fraction]] = {}
@@ -218,8 +269,9 @@ def _read(files: tuple[tuple[Path, str], ...]) -> PriceTable:
             if said := lacking(prices[name]):
                 _LOG.warning("%s: %s %s", table.name, name, said)
     texts = [part for _, part in tables]
-    version = f"{max(versions)}+{content_hash(text, *texts)[:8]}"
-    return PriceTable(version, machine, usd_per_vcpu_hour, operations, prices, content_hash(text), content_hash(*texts))
+    version = f"{max(versions)}+{content_hash(text, added, *texts)[:8]}"
+    hashes = content_hash(text), content_hash(*texts)
+    return PriceTable(version, machine, usd_per_vcpu_hour, later | operations, prices, *hashes, later)
 
 
 @contextmanager

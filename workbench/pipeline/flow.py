@@ -16,7 +16,8 @@ from workbench.inference.client import Client
 from workbench.inference.messages import PREFIX, CacheUse
 from workbench.orchestration.steps import StepCall, flow, outside
 from workbench.records import Document, Query, content_hash
-from workbench.routing.recorded import ANSWER, FIND, Prompts, Search, accepted_search, load_prompts
+from workbench.routing.prompts import Prompts, load_prompts
+from workbench.routing.recorded import ANSWER, FIND, Search, accepted_search
 
 MAX_CHARACTERS = 600
 NAMES_LOOKED_UP = 8
@@ -126,9 +127,9 @@ def find(question: str, tenant_id: str, plan: Mapping[str, Any], *, library: Lib
     messages = library.of(plan["evalset"]).prompts.messages(
         FIND, "bare", tenant_id=tenant_id, question=question, documents=()
     )
-    limit = library.of(plan["evalset"]).prompts.features[FIND].max_tokens
-    done = client.complete(messages, model=plan["model"], max_tokens=limit, tenant_id=tenant_id, feature=FIND,
-                           question=question)  # fmt: skip
+    prompts = library.of(plan["evalset"]).prompts
+    done = client.complete(messages, model=plan["model"], max_tokens=prompts.features[FIND].max_tokens,
+                           tenant_id=tenant_id, feature=FIND, question=question, **prompts.sampling)  # fmt: skip
     return done.text.strip() or question
 
 
@@ -155,7 +156,7 @@ def draft(
         messages if model.startswith(PREFIX) else messages(""), model=model, question=question,
         max_tokens=shelf.prompts.features[ANSWER].max_tokens, tenant_id=tenant_id, feature=ANSWER,
         use=CacheUse("tenant", corpus_version=_version_of(documents), intent=question, prompt_version=PROMPT_VERSION,
-                     sources=tuple(found)),
+                     sources=tuple(found)), **shelf.prompts.sampling,
     )  # fmt: skip
     configuration = done.route.configuration or context
     shown = list(found)[: shelf.prompts.contexts[configuration].documents]

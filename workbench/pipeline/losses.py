@@ -17,7 +17,8 @@ from workbench.orchestration.steps import FlowRun
 from workbench.pipeline.flow import AnswerPlan, Shelf, answer
 from workbench.records import Query
 from workbench.rendering.table import Column, Interval, Table
-from workbench.routing.recorded import is_yes_no, names_accepted, passage, says
+from workbench.routing.prompts import passage
+from workbench.routing.recorded import is_yes_no, names_accepted, says
 from workbench.telemetry.context import attributed
 
 RIGHT = "right"

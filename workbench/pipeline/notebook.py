@@ -1,5 +1,6 @@
 """The pipeline experiment: which configuration of the answer flow is the cheapest that is good enough, end to end."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -13,6 +14,7 @@ from workbench.errors import ConfigError, EvalsetError, unknown_name
 from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.evaluation.decision import ArmFacts
 from workbench.evaluation.experiment import PairedExperiment
+from workbench.evaluation.repeats import scores_columns
 from workbench.evaluation.summary import ItemCase, ScoredArms, item_cases, mean_by_arm
 from workbench.inference.attempt import Books
 from workbench.inference.client import Client
@@ -26,7 +28,7 @@ from workbench.records import Query, content_hash, parameters_of
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Column, Table
 from workbench.reports.ending import Notebook
-from workbench.routing.recorded import changed_since, recorded_rows, recording_file, retrieval_usd
+from workbench.routing.recorded import changed_since, recorded_rows, recording_file, retrieval_amounts, retrieval_usd
 from workbench.routing.route import HITS
 
 METRIC = "correctness"
@@ -74,7 +76,7 @@ class FlowArm:
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class ScoredFlows(ScoredArms):
-    """What the arms answered to the questions of one split, run by run."""
+    """What the arms answered to the questions of one split, run by run; ``runs`` are those of the first repeat."""
 
     words: ClassVar[tuple[str, str, str]] = ("question", "right", "answers")
     arms: tuple[FlowArm, ...]
@@ -95,7 +97,9 @@ class ScoredFlows(ScoredArms):
             Column("arm"), Column("correctness", "number"), Column("usd per 1k requests", "usd"),
             Column("p95", "ms"), Column("refused", "share"), Column("drafts per question", "number", digits=2),
         )  # fmt: skip
-        return Table(columns, tuple(rows), f"Configurations of the flow, on {self.split}")
+        more, cells = scores_columns(self.scores, self.names)
+        told = tuple((*row, *cells[row[0]]) for row in rows)
+        return Table((*columns, *more), told, f"Configurations of the flow, on {self.split}")
 
     def cases(self, metric: str) -> Mapping[str, ItemCase]:
         """Questions with what is right, and what each arm answered or why it refused."""
@@ -155,6 +159,7 @@ class PipelineExperiment(
             )
         hits = {row["query_id"]: row["doc_ids"] for row in recorded_rows(self.evalset, HITS)}
         found = {(q.text, q.tenant_id): hits[q.query_id] for q in self.evalset.queries if q.query_id in hits}
+        self.retrieval = retrieval_amounts(self.evalset)
         self.library = Library(self.settings, lambda query: found[query.text, query.tenant_id])
         self.shelf: Shelf = self.library.of(self.parameters.evalset)
         for kind, given, known in (
@@ -184,38 +189,55 @@ class PipelineExperiment(
     def score(self, arms: Sequence[FlowArm], split: str) -> ScoredFlows:
         """Run every configuration on every question of one split, from the recordings."""
         part, rows, facts = self.evalset.split(split), list[tuple[Any, ...]](), list[ArmFacts]()
-        runs = dict[str, dict[str, FlowRun]]()
-        bar = Progress(f"{split} questions", len(arms) * len(part.queries))
+        runs, repeats = dict[str, dict[str, FlowRun]](), self._repeats()
+        bar = Progress(f"{split} questions", len(arms) * len(part.queries) * repeats)
         for arm in arms:
             tools = {"library": self.library, "client": self._client()}
             plan, runs[arm.name] = arm.plan.to_plain(), {}
-            latencies, costs = [], []
-            for query in part.queries:
+            costs, used = [], Counter[str]()
+            for repeat, query in product(range(repeats), part.queries):
                 run = rehearse(answer, tools, query.text, tenant_id=query.tenant_id, plan=plan)
-                runs[arm.name][query.query_id] = run
+                runs[arm.name].setdefault(query.query_id, run)
                 cost = self.cost_usd(run)
                 right = float(is_right(run.result["answer"], query.accept))
-                rows.append(_row(arm, query, right, cost))
+                rows.append(_row(arm, query, repeat, right, cost))
                 costs.append(cost)
-                latencies.append(cost / self.prices.usd_per_vcpu_hour * MS_PER_HOUR)
+                used.update(self.amounts(run))
                 bar.update(len(rows))
-            p95 = float(np.quantile(latencies, 0.95))
-            facts.append(ArmFacts(arm.name, parameters_of(arm.plan), 1000 * float(np.mean(costs)), p95, arm.order))
+            p95 = float(np.quantile(np.array(costs) / self.prices.usd_per_vcpu_hour * MS_PER_HOUR, 0.95))
+            amounts = {name: 1000 * n / len(costs) for name, n in used.items()}
+            usd_per_1k = 1000 * float(np.mean(costs))
+            facts.append(ArmFacts(arm.name, parameters_of(arm.plan), usd_per_1k, p95, arm.order, amounts=amounts))
         bar.done(f"{len(arms)} configurations answered {len(part.queries)} {split} questions")
         schema = SCORES_SCHEMA | {f"slice_{name}": pl.String for name in SLICES}
         scores = pl.DataFrame(rows, schema=schema, orient="row")
         return ScoredFlows(split, tuple(arms), scores, tuple(facts), part.queries, runs)
 
+    def _recordings(self) -> dict[str, Recordings]:
+        return {model: Recordings(recording_file(self.evalset, model)) for model in self.parameters.models}
+
+    def _repeats(self) -> int:
+        """How often every recorded request was answered, by each model."""
+        return max(min(recordings.repeats for recordings in self._recordings().values()), 1)
+
     def _client(self) -> _RecordedClients:
         books = Books(self.prices)
-        files = {model: recording_file(self.evalset, model) for model in self.parameters.models}
-        return _RecordedClients({m: Client({}, books, recordings=Recordings(path)) for m, path in files.items()})
+        return _RecordedClients({m: Client({}, books, recordings=r) for m, r in self._recordings().items()})
 
     def cost_usd(self, run: FlowRun) -> float:
         """Dollars of one run: the tokens of all its drafts, and one retrieval where one of them is shown documents."""
         drafts = [step.output for step in run.steps if step.name == "draft"]
         nanos = sum(self.prices.cost_nanos(d["model"], from_plain(Usage, d["usage"], "usage")) for d in drafts)
         return nanos / 1e9 + (retrieval_usd(self.evalset) if any(d["shown"] for d in drafts) else 0.0)
+
+    def amounts(self, run: FlowRun) -> dict[str, float]:
+        """What one run uses of each thing that has a price, as `cost_usd` counts it."""
+        drafts, out = [step.output for step in run.steps if step.name == "draft"], Counter[str]()
+        for d in drafts:
+            out.update(self.prices.token_amounts(d["model"], from_plain(Usage, d["usage"], "usage")))
+        if any(d["shown"] for d in drafts):
+            out.update(self.retrieval)
+        return dict(out)
 
     def losses(self, scored: ScoredFlows, arm: str) -> Losses:
         """What lost each answer of one arm."""
@@ -240,7 +262,7 @@ class PipelineExperiment(
         return max(wrong or [*scored.runs[arm].values()], key=self.cost_usd)
 
 
-def _row(arm: FlowArm, query: Query, right: float, cost_usd: float) -> tuple[Any, ...]:
+def _row(arm: FlowArm, query: Query, repeat: int, right: float, cost_usd: float) -> tuple[Any, ...]:
     slices = (query.tenant_id, query.feature, query.style)
-    return (arm.name, query.query_id, 0, METRIC, right, None, query.cluster or query.query_id, query.tenant_id,
+    return (arm.name, query.query_id, repeat, METRIC, right, None, query.cluster or query.query_id, query.tenant_id,
             None, cost_usd, *slices)  # fmt: skip

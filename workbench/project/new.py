@@ -83,10 +83,21 @@ def understand(
     known = [d.doc_id for d in found]
     if twice := sorted({key for key in known if known.count(key) > 1} if len(set(known)) < len(known) else ()):
         defects.append(Defect(", ".join(documents), 0, f"two documents have the id {twice[0]!r}"))
+    judged = [replace(j, doc_id=_below(j.doc_id, documents, set(known))) for j in judged]
     wrong += judgement_defects(str(questions), judged, {q.query_id for q in queries}, set(known))
     if defects or wrong:
         raise EvalsetError("these files cannot be used; correct these places:", [*defects, *wrong])
     return Understood(tuple(found), tuple(queries), tuple(judged), (*lines, *told))
+
+
+def _below(name: str, given: Sequence[str], known: set[str]) -> str:
+    """Id of a page, also where it was named with the folder before it, as a shell completes it."""
+    for folder in ("", *given):
+        for start in (folder.strip("./"), Path(folder).name):
+            short = name.removeprefix("./").removeprefix(f"{start}/")
+            if name not in known and short in known:
+                return short
+    return name
 
 
 def write(understood: Understood, out: Path, *, sources: Sequence[str]) -> Path:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from workbench.config import Settings
 from workbench.evalset.imports.judgements import SHEET, write_sheet
-from workbench.inference.embedding import MiniLM
+from workbench.inference.encoders import MiniLM
 from workbench.records import Document, Query, content_hash
 from workbench.retrieval.arms import make_arms
 from workbench.retrieval.searcher import Searcher
@@ -21,7 +21,7 @@ def write_pool(folder: Path, documents: Sequence[Document], queries: Sequence[Qu
     """
     embedder = MiniLM(settings.cache / "weights")
     manifest = content_hash(*(f"{d.doc_id}\0{d.full_text}" for d in documents))
-    searcher = Searcher(documents, manifest, settings, embedder, embedder)
+    searcher = Searcher(documents, manifest, settings, {"minilm": embedder}, embedder)
     found: dict[tuple[str, str], None] = {}
     for arm in make_arms(["whole", "structure"], ["full_text", "vector"]):
         searcher.prepare(arm)

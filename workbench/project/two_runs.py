@@ -1,14 +1,21 @@
-"""Two runs side by side: what was asked otherwise, what was decided, and which items moved."""
+"""Two runs side by side: what was asked otherwise, what was decided, and which items moved.
 
+The second side may be what another commit accepted: its decision and scores are read from the history.
+"""
+
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from workbench.config import Settings
 from workbench.errors import ConfigError
+from workbench.evaluation.in_use import decision_path
 from workbench.evaluation.run_record import RunRecord
+from workbench.project.history import History
 from workbench.records import Decision
 from workbench.rendering.table import Column, Table
 
@@ -67,9 +74,13 @@ def load_sides(settings: Settings, before: str, after: str) -> Sides:
 
 def told(sides: Sides) -> Iterator[str]:
     """Lines that say how the second run differs from the first, verdicts first."""
-    one, other = sides.decisions
     for record, decision in zip(sides.runs, sides.decisions, strict=True):
         yield f"{record.run_dir.name}: {decision.sentence}"
+    yield from _differences(sides)
+
+
+def _differences(sides: Sides) -> Iterator[str]:
+    one, other = sides.decisions
     changed = one.fingerprint.changed(other.fingerprint)
     yield f"inputs that differ: {', '.join(changed) or 'none'}"
     if (table := arms_table(sides)).rows:
@@ -109,3 +120,75 @@ def _test_scores(record: RunRecord, decision: Decision) -> pl.DataFrame:
         raise ConfigError(f"{record.run_dir.name} has no scores.parquet")
     scores = pl.read_parquet(path).filter(pl.col("metric") == decision.rule.metric)
     return scores.filter(pl.col("split") == "test") if "split" in scores.columns else scores
+
+
+FLIPS = 4000
+
+
+def require_commit(settings: Settings, ref: str) -> History:
+    """History of the project's repository, with a commit of that name.
+
+    Raises
+    ------
+    ConfigError
+        If the project is in no repository, or that has no such commit.
+    """
+    history = History.of(settings.root)
+    if history is None:
+        raise ConfigError(f"{settings.root} is in no git repository, so that there is no {ref} to compare with")
+    if not history.knows(ref):
+        raise ConfigError(
+            f"the repository has no commit {ref!r}; see: git log --oneline (or git fetch, where CI is shallow)"
+        )
+    return history
+
+
+def since(
+    settings: Settings, history: History, evalset: str, record: RunRecord, ref: str, *, noise: bool = False
+) -> Iterator[str]:
+    """Lines that say how a run differs from the decision that another commit accepted.
+
+    ``noise`` adds how large a difference of the means two equal versions would show.
+    """
+    path = decision_path(settings.evalsets / evalset, record.notebook)
+    raw, scores = history.content(ref, path), history.content(ref, path.with_suffix(".scores.parquet"))
+    if raw is None or scores is None:
+        yield f"  {ref} has no accepted decision of {evalset}/{record.notebook}"
+        return
+    if not (record.run_dir / "decision.json").is_file():
+        yield "  this run made no decision, so that nothing is compared"
+        return
+    before, now = Decision.from_json(raw, f"{path.name} of {ref}"), Decision.load(record.run_dir / "decision.json")
+    sides = Sides((record, record), (before, now), (pl.read_parquet(io.BytesIO(scores)), _test_scores(record, now)))
+    yield f"{ref}: {before.sentence}"
+    yield from _differences(sides)
+    if noise:
+        yield _noise(sides)
+
+
+def _noise(sides: Sides) -> str:
+    """Difference that two equal versions show in 95 of 100 cases, by swapping the two inside whole families.
+
+    A randomization test of no difference at all (Fisher 1935), by families as everywhere: it says what chance does on
+    these questions, not how far an arm may lie below another.
+    """
+    arm, after = sides.decisions[1].arm, sides.scores[1]
+    mean = [f.filter(pl.col("arm") == arm).group_by("item_id").agg(pl.col("value").mean()) for f in sides.scores]
+    both = mean[0].join(mean[1], on="item_id").sort("item_id")
+    if "cluster" not in after.columns or both.is_empty():
+        return f"A/A: nothing to tell it from for {arm}"
+    families = after.filter(pl.col("arm") == arm).select("item_id", "cluster").unique("item_id")
+    both = both.join(families, on="item_id").with_columns(
+        moved=(pl.col("value_right") - pl.col("value")).fill_null(0.0)
+    )
+    sums = both.group_by("cluster").agg(pl.col("moved").sum()).sort("cluster")["moved"].to_numpy()
+    if not np.abs(sums).any():
+        return f"A/A: no item of {arm} moved, so that there is no difference and no noise"
+    found, signs = float(sums.sum()), np.random.default_rng(0).choice((-1.0, 1.0), (FLIPS, len(sums)))
+    chance = np.abs(signs @ sums)
+    reach, share = float(np.quantile(chance, 0.95)) / both.height, float((chance >= abs(found) - 1e-12).mean())
+    what = "more than noise" if share < 0.05 else "no more than noise"
+    return (
+        f"A/A: {arm} moved by {found / both.height:+.4f}; two equal versions move by up to {reach:.4f} either way in "
+        f"95 of 100 cases, so this is {what} (p = {share:.3f})"
+    )

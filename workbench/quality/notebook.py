@@ -13,6 +13,7 @@ from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.evaluation.decision import ArmFacts
 from workbench.evaluation.experiment import PairedExperiment
 from workbench.evaluation.summary import ItemCase, ScoredArms
+from workbench.inference.prices import DECLARED
 from workbench.quality.answers import METRICS, MeasuredAnswer, score_answers
 from workbench.quality.evidence import (
     FILE,
@@ -220,7 +221,8 @@ class QualityExperiment(PairedExperiment[QualityParameters, JudgedSplit], Notebo
             said = self._verdicts(arm).filter(pl.col("item_id").is_in(list(self.clusters(split))))
             frames.append(said)
             usd = float(said["cost_usd"].fill_null(0).mean() or 0.0)  # type: ignore[arg-type]
-            facts.append(ArmFacts(arm.name, self._parameters(arm, said), 1000 * usd, None, place))
+            amounts = {f"{arm.name}{DECLARED}": 1000 * usd} if usd else {}
+            facts.append(ArmFacts(arm.name, self._parameters(arm, said), 1000 * usd, None, place, amounts=amounts))
             for item, value, error, cluster, tenant, cost in said.select(
                 "item_id", "value", "error", "cluster", "tenant_id", "cost_usd"
             ).iter_rows():

@@ -120,7 +120,9 @@ def score_with_ragas(
         done = [rows[metric, answer.item_id].result() for metric in metrics for answer in answers]
     finally:
         pool.shutdown(cancel_futures=True)
-    return pl.DataFrame(done, schema=SCORES_SCHEMA, orient="row")
+    scores = pl.DataFrame(done, schema=SCORES_SCHEMA, orient="row")
+    tell(f"{scores['value'].count():,} values, {scores['error'].count():,} errors, ${scores['cost_usd'].sum():.4f}")
+    return scores
 
 
 def _refuse(

@@ -80,7 +80,7 @@ class Progress:
         if took < LONG_S or not 0 < self.count < self.total:
             return far
         rate = self.count / took
-        return f"{far}, {_figure(rate)} a second, {_duration((self.total - self.count) / rate)} left"
+        return f"{far}, {_figure(rate)} a second, {duration((self.total - self.count) / rate)} left"
 
     def __repr__(self) -> str:
         return visible(self.told)
@@ -109,10 +109,10 @@ def _figure(rate: float) -> str:
     return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Seconds as people say them.
 
-    >>> _duration(42.4), _duration(150), _duration(7_500)
+    >>> duration(42.4), duration(150), duration(7_500)
     ('42 s', '2 min 30 s', '2 h 5 min')
     """
     whole = round(seconds)

@@ -5,11 +5,12 @@ from typing import Any
 
 from workbench.codec import from_kinds, shown
 from workbench.errors import ConfigError, unknown_name
-from workbench.inference.embedding import MINILM_MAX_TOKENS
+from workbench.inference.embedding import check_embedder
+from workbench.inference.encoders import MINILM_MAX_TOKENS
 from workbench.retrieval.chunking import ByStructure, Chunker, FixedTokens, WholeDocument
-from workbench.retrieval.indexing import Exact, FullTextIndex, HnswSq, IvfPq
+from workbench.retrieval.indexing import Exact, FullTextIndex, Hnsw, HnswSq, IvfPq
 from workbench.retrieval.rerank import CrossEncoderRanker, LearnedRanker
-from workbench.retrieval.strategies import RRF, Arm, FullText, Hybrid, Strategy, Vector, Weighted
+from workbench.retrieval.strategies import RRF, Arm, FullText, Hybrid, Rescored, Strategy, Vector, Weighted
 from workbench.retrieval.tenant import OneOf
 
 CHUNKERS: Mapping[str, Chunker] = {
@@ -21,51 +22,94 @@ CHUNKERS: Mapping[str, Chunker] = {
 STRATEGIES: Mapping[str, Strategy] = {
     "full_text": FullText(),
     "full_text_exact_words": FullText(),
+    "full_text_ngram": FullText(),
     "vector": Vector(Exact()),
     "vector_ivf_pq": Vector(IvfPq(), refine_factor=10),
     "vector_hnsw_sq": Vector(HnswSq()),
+    "vector_hnsw": Vector(Hnsw()),
     "hybrid_rrf": Hybrid(fusion=RRF()),
     "hybrid_rrf_shallow": Hybrid(fusion=RRF(), depth=20),
     "hybrid_callables": Hybrid(fusion=RRF(), where=OneOf("document_type", ("class", "function", "method"))),
 }
+# Other words than those of `FullTextIndex()`; the last is for scripts that put no blanks between words.
+TEXT_INDICES: Mapping[str, FullTextIndex] = {
+    "full_text_exact_words": FullTextIndex(stem=False, remove_stop_words=False),
+    "full_text_ngram": FullTextIndex(stem=False, remove_stop_words=False, tokenizer="ngram"),
+}
 # Fitted on dev before they can be searched with, see `workbench.retrieval.notebook`.
 FITTED = ("hybrid_weighted", "reranked")
-CROSS_ENCODER = "cross_encoder:"
+CROSS_ENCODER, RESCORED = "cross_encoder:", "rescored:"
+STORES = ("lance", "postgres")
+# Stores that have an index of the kind; `Exact` is of every store.
+_INDEXED_BY: Mapping[str, str] = {IvfPq.name: "lance", HnswSq.name: "lance", Hnsw.name: "postgres"}
 
 
-def make_arms(chunkers: Sequence[str], strategies: Sequence[str], *, embedder: str = "minilm") -> list[Arm]:
+def make_arms(
+    chunkers: Sequence[str],
+    strategies: Sequence[str],
+    *,
+    embedders: Sequence[str] = ("minilm",),
+    stores: Sequence[str] = ("lance",),
+) -> list[Arm]:
     """Arms of the grid, simplest first; names in `FITTED` are left to be fitted.
 
-    >>> [arm.name for arm in make_arms(["whole"], ["vector", "full_text"])]
-    ['whole · vector', 'whole · full_text']
+    Full text has no arm per embedder, because it reads none. An approximate index is compared on the first embedder
+    alone, in the stores that have it.
+
+    >>> [arm.name for arm in make_arms(["whole"], ["full_text", "vector"], embedders=["minilm", "wordllama"])]
+    ['whole · full_text', 'whole · vector', 'whole · wordllama · vector']
 
     Raises
     ------
     ConfigError
-        If a chunker or strategy is not known, or one is named twice.
+        If a name is not known, is given twice, or no store has the index of a strategy.
     """
     models = [s for s in strategies if s.startswith(CROSS_ENCODER) and s != CROSS_ENCODER]
     ready = {**STRATEGIES, **{m: CrossEncoderRanker(m.removeprefix(CROSS_ENCODER)) for m in models}}
-    known = [*ready, *FITTED]
-    for kind, names, allowed in (("chunker", chunkers, list(CHUNKERS)), ("strategy", strategies, known)):
+    ready |= {s: Rescored(s.removeprefix(RESCORED)) for s in strategies if s.removeprefix(RESCORED) in embedders}
+    known = [*ready, *FITTED, *(f"{RESCORED}{name}" for name in embedders)]
+    for kind, names, allowed in (
+        ("chunker", chunkers, list(CHUNKERS)),
+        ("strategy", strategies, known),
+        ("store", stores, list(STORES)),
+        ("embedder", embedders, None),
+    ):
         for name in names:
-            if name not in allowed:
+            if allowed is None:
+                check_embedder(name)
+            elif name not in allowed:
                 raise ConfigError(unknown_name(kind, name, allowed))
         if not names or len(set(names)) < len(names):
             raise ConfigError(f"{kind} names must be at least one and all different, found {list(names)}")
+    if without := [name for name in strategies if name in ready and not _stores_of(name, ready[name], stores)]:
+        raise ConfigError(f"strategy {without[0]!r} needs an index that none of the stores {list(stores)} has")
     return [
-        make_arm(chunker, name, ready[name], embedder=embedder)
+        make_arm(chunker, name, ready[name], embedder=embedder, store=store)
         for name in strategies
         if name not in FITTED
+        for store in _stores_of(name, ready[name], stores)
         for chunker in chunkers
+        for embedder in (embedders if _is_per_embedder(ready[name]) else embedders[:1])
+        if name != f"{RESCORED}{embedder}"
     ]
 
 
-def make_arm(chunker: str, name: str, strategy: Strategy, *, embedder: str) -> Arm:
-    """One arm, called after its chunker, its embedder where that is not the default, and its strategy."""
-    index = FullTextIndex(stem=False, remove_stop_words=False) if name == "full_text_exact_words" else FullTextIndex()
+def _stores_of(name: str, strategy: Strategy, stores: Sequence[str]) -> list[str]:
+    of_lance = TEXT_INDICES.get(name, FullTextIndex()).tokenizer == "ngram"
+    wanted = "lance" if of_lance else _INDEXED_BY.get(strategy.index.name)
+    return [store for store in stores if wanted in (None, store)]
+
+
+def _is_per_embedder(strategy: Strategy) -> bool:
+    return strategy.uses_vectors and isinstance(strategy.index, Exact)
+
+
+def make_arm(chunker: str, name: str, strategy: Strategy, *, embedder: str, store: str = "lance") -> Arm:
+    """One arm, called after its chunker, its strategy, and its embedder and store where they are not the defaults."""
+    index = TEXT_INDICES.get(name, FullTextIndex())
     middle = [] if embedder == "minilm" or not strategy.uses_vectors else [embedder]
-    return Arm(" · ".join([chunker, *middle, name]), strategy, CHUNKERS[chunker], embedder, index)
+    end = [] if store == "lance" else [store]
+    return Arm(" · ".join([chunker, *middle, name, *end]), strategy, CHUNKERS[chunker], embedder, index, store)
 
 
 def build_arm(parameters: Mapping[str, Any]) -> Arm:
@@ -88,6 +132,6 @@ def build_arm(parameters: Mapping[str, Any]) -> Arm:
 
 
 _PARTS: Sequence[type] = (
-    Arm, FullText, Vector, Hybrid, LearnedRanker, CrossEncoderRanker, RRF, Weighted, Exact, IvfPq, HnswSq,
-    FullTextIndex, WholeDocument, FixedTokens, ByStructure, OneOf,
+    Arm, FullText, Vector, Rescored, Hybrid, LearnedRanker, CrossEncoderRanker, RRF, Weighted, Exact, IvfPq, HnswSq,
+    Hnsw, FullTextIndex, WholeDocument, FixedTokens, ByStructure, OneOf,
 )  # fmt: skip

@@ -15,7 +15,7 @@ from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.evaluation.decision import ArmFacts
 from workbench.evaluation.gate import rebuild_spread
 from workbench.evaluation.summary import ItemCase, ScoredArms, item_cases
-from workbench.inference.prices import project_prices
+from workbench.inference.prices import DECLARED, project_prices
 from workbench.records import Document, Hit, Query, parameters_of
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Column, Table, Value
@@ -24,7 +24,7 @@ from workbench.retrieval.metrics import RUN_SCHEMA, measure, measure_all, ndcg_b
 from workbench.retrieval.searcher import Searcher
 from workbench.retrieval.strategies import Arm, Strategy
 from workbench.retrieval.systems import SystemArm
-from workbench.retrieval.tables import SHOWN_METRICS, score_table
+from workbench.retrieval.tables import SHOWN_METRICS, reading_notes, score_table
 from workbench.retrieval.tenant import FoundBefore
 
 SLICES = ("tenant_id", "feature", "style")
@@ -118,7 +118,7 @@ class Scored(ScoredArms):
     """Arms that were asked all questions of one split, with their answers.
 
     ``foreign`` counts hits that belong to another tenant than the question's; ``notes`` name the arms that returned the
-    same for every question.
+    same for every question; ``unread`` says by question what encoder or full text cannot make words of.
     """
 
     arms: tuple[Candidate, ...]
@@ -126,6 +126,7 @@ class Scored(ScoredArms):
     answers: Mapping[str, Answers]
     foreign: int = 0
     notes: tuple[str, ...] = ()
+    unread: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def table(self) -> Table:
@@ -171,13 +172,14 @@ class Scored(ScoredArms):
             q: [d for d, g in sorted(grades.items(), key=lambda x: (-x[1], x[0])) if g > 0][:SHOWN_HITS]
             for q, grades in self.part.qrels.items()
         }
-        return item_cases(self.of(metric), self.part.queries, expected=expected, returned=returned)
+        cases = item_cases(self.of(metric), self.part.queries, expected=expected, returned=returned)
+        return {name: replace(case, note=self.unread.get(name, "")) for name, case in cases.items()}
 
 
 def ask_all(candidates: Sequence[Candidate], part: Split, searcher: Searcher, *, depth: int) -> Scored:
     """Put every question of the split to every candidate, one after the other."""
-    answers = {candidate_name(c): _ask(c, part, searcher, depth) for c in candidates}
-    searcher.found.forget()
+    with searcher.found.shared():
+        answers = {candidate_name(c): _ask(c, part, searcher, depth) for c in candidates}
     facts = tuple(_facts(c, i, answers[candidate_name(c)], part, searcher) for i, c in enumerate(candidates))
     frames = [
         score(answers[f.name], part.queries, part.qrels, SHOWN_METRICS, cost_usd=f.cost_usd_per_1k / 1000)
@@ -185,7 +187,13 @@ def ask_all(candidates: Sequence[Candidate], part: Split, searcher: Searcher, *,
     ]
     notes = tuple(_agreeing(candidates, answers, part.name, searcher))
     foreign = foreign_hits(answers, part.queries, searcher.documents)
-    return Scored(part.name, tuple(candidates), pl.concat(frames), facts, part, answers, foreign, notes)
+    read_by = [reading_notes(part.queries, embedder) for embedder in searcher.embedders.values()]
+    unread = {name: why for notes in reversed(read_by) for name, why in notes.items()}
+    scores = pl.concat(frames)
+    if unread:
+        read = pl.when(pl.col("item_id").is_in(list(unread))).then(pl.lit("not read in full"))
+        scores = scores.with_columns(slice_reading=read.otherwise(pl.lit("read in full")))
+    return Scored(part.name, tuple(candidates), scores, facts, part, answers, foreign, notes, unread)
 
 
 def our_arm(candidate: Candidate) -> Arm | None:
@@ -238,10 +246,13 @@ def _opened(
 def _facts(candidate: Candidate, order: int, answers: Answers, part: Split, searcher: Searcher) -> ArmFacts:
     name, p95 = candidate_name(candidate), answers.latency_p95_ms
     if isinstance(candidate, SystemArm):
-        return ArmFacts(name, {"source": candidate.source}, candidate.cost_usd_per_1k, p95, order)
+        cost = candidate.cost_usd_per_1k
+        return ArmFacts(name, {"source": candidate.source}, cost, p95, order, amounts={f"{name}{DECLARED}": cost})
     arm = candidate.arm if isinstance(candidate, FittedArm) else candidate
-    cost = searcher.cost_usd_per_1k(arm, part.queries, project_prices(searcher.settings.root))
-    return ArmFacts(name, parameters_of(arm), cost, p95, order)
+    prices = project_prices(searcher.settings.root)
+    cost = searcher.cost_usd_per_1k(arm, part.queries, prices)
+    amounts = searcher.amounts(arm, part.queries, prices)
+    return ArmFacts(name, parameters_of(arm), cost, p95, order, amounts=amounts)
 
 
 PROBES = 2
@@ -397,11 +408,15 @@ def arms_table(candidates: Sequence[Candidate], searcher: Searcher) -> Table:
     for candidate in candidates:
         arm = our_arm(candidate)
         if arm is None:
-            rows.append((candidate_name(candidate), None, None, repr(candidate)))
+            rows.append((candidate_name(candidate), None, None, None, None, repr(candidate)))
             continue
         chunks, cut = searcher.chunk_counts(arm)
-        rows.append((arm.name, chunks, cut / chunks if arm.strategy.uses_vectors else None, repr(arm)))
-    columns = (Column("name"), Column("chunks", "count"), Column("cut off by the encoder", "share"), Column("arm"))
+        used = (" + ".join(arm.embedders), cut / chunks) if arm.strategy.uses_vectors else (None, None)
+        rows.append((arm.name, arm.store, chunks, *used, repr(arm)))
+    columns = (
+        *(Column("name"), Column("store"), Column("chunks", "count"), Column("embedder")),
+        *(Column("cut off by the encoder", "share"), Column("arm")),
+    )
     return Table(columns, tuple(rows), "Arms, simplest first")
 
 

@@ -33,7 +33,13 @@ class FittedArm:
 
 
 def fit_arms(
-    searcher: Searcher, chunkers: Sequence[str], names: Sequence[str], dev: Split, *, embedder: str
+    searcher: Searcher,
+    chunkers: Sequence[str],
+    names: Sequence[str],
+    dev: Split,
+    *,
+    embedder: str,
+    store: str = "lance",
 ) -> tuple[list[FittedArm], dict[str, str]]:
     """Fit the named strategies on dev, over the legs of the default hybrid, for each chunker.
 
@@ -51,7 +57,7 @@ def fit_arms(
     out, unfit = [], dict[str, str]()
     for chunker in chunkers if names else ():
         hybrid = Hybrid()
-        base = make_arm(chunker, "hybrid_rrf", hybrid, embedder=embedder)
+        base = make_arm(chunker, "hybrid_rrf", hybrid, embedder=embedder, store=store)
         searcher.prepare(base)
         legs, bar = {}, Progress(f"dev questions to fit {', '.join(names)}", len(dev.queries))
         for done, query in enumerate(dev.queries, start=1):
@@ -61,13 +67,13 @@ def fit_arms(
         bar.done(f"{base.name}: asked {len(dev.queries):,} dev questions to fit {', '.join(names)}")
         for name in names:
             try:
-                out.append(_fit(name, chunker, legs, dev, embedder))
+                out.append(_fit(name, base, chunker, legs, dev))
             except NothingToFit as error:
-                unfit[make_arm(chunker, name, hybrid, embedder=embedder).name] = str(error)
+                unfit[make_arm(chunker, name, hybrid, embedder=embedder, store=store).name] = str(error)
     return out, unfit
 
 
-def _fit(name: str, chunker: str, legs: Legs, dev: Split, embedder: str) -> FittedArm:
+def _fit(name: str, base: Arm, chunker: str, legs: Legs, dev: Split) -> FittedArm:
     fit = FITTERS[name]
     clusters = sorted({q.cluster for q in dev.queries}, key=content_hash)
     fold = {c: i % FOLDS for i, c in enumerate(clusters)}
@@ -77,7 +83,7 @@ def _fit(name: str, chunker: str, legs: Legs, dev: Split, embedder: str) -> Fitt
         if not rest:
             raise NothingToFit(f"fitting {name!r} needs at least two question families on dev, found {len(clusters)}")
         by_fold[i] = fit({q: legs[q] for q in rest}, dev.qrels)
-    arm = make_arm(chunker, name, fit(legs, dev.qrels), embedder=embedder)
+    arm = make_arm(chunker, name, fit(legs, dev.qrels), embedder=base.embedder, store=base.store)
     return FittedArm(arm, {c: by_fold[fold[c]] for c in clusters})
 
 

@@ -12,6 +12,7 @@ from workbench.records import ShortRepr
 
 TEXT_INDEX = "text_fts"
 VECTOR_INDEX = "vector_ann"
+NGRAM = (2, 3)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -72,7 +73,8 @@ VectorIndex = Exact | IvfPq | HnswSq | Hnsw
 class FullTextIndex(ShortRepr):
     """How text becomes terms for BM25 (k1 and b are LanceDB's own and cannot be set).
 
-    ``tokenizer`` is LanceDB's ``base_tokenizer``: simple, whitespace, raw, ngram or icu.
+    ``tokenizer`` is LanceDB's ``base_tokenizer``: simple, whitespace, raw, ngram or icu. That of n-grams takes two and
+    three characters (`NGRAM`): LanceDB's own three alone miss every word of two, of which Chinese mostly is.
     """
 
     stem: bool = True

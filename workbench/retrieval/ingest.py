@@ -92,6 +92,12 @@ class VectorCache:
         rows = [found[key] for key in keys]
         return np.array(rows, dtype=np.float32).reshape(len(keys), embedder.dimension), len(missing)
 
+    def missing(self, texts: Sequence[str], embedder: Embedder) -> list[str]:
+        """Texts that are not embedded yet, each once."""
+        text_of = {content_hash(text): text for text in texts}
+        found = self._load(list(text_of), embedder)
+        return [text for key, text in text_of.items() if key not in found]
+
     def _load(self, keys: Sequence[str], embedder: Embedder) -> dict[str, npt.NDArray[np.float32]]:
         found: dict[str, npt.NDArray[np.float32]] = {}
         with self._reported("read"), reader(self._engine).begin() as connection:

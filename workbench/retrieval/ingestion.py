@@ -7,7 +7,8 @@ from typing import Any
 
 from workbench.config import Settings
 from workbench.evalset.evalset import find_evalset, load_evalset
-from workbench.inference.embedding import Embedder, MiniLM, load_embedder
+from workbench.inference.embedding import Embedder, load_embedder
+from workbench.inference.encoders import MiniLM
 from workbench.orchestration.live_step import progress
 from workbench.orchestration.steps import StepCall, flow, outside
 from workbench.records import Decision
@@ -36,9 +37,10 @@ def prepare_table(
 ) -> dict[str, Any]:
     """Make the table of an arm hold the corpus, and index it; what is there already is not embedded again."""
     documents, built = load_evalset(evalset, settings=project).documents, build_arm(dict(arm))
-    embedder, tokenizer = encoders(built.embedder)
+    made = {name: encoders(name) for name in built.embedders}
+    (_, tokenizer), embedders = made[built.embedder], {name: embedder for name, (embedder, _) in made.items()}
     tell = partial(progress, "documents")
-    report = Searcher(documents, corpus, project, embedder, tokenizer, tell).prepare(built)
+    report = Searcher(documents, corpus, project, embedders, tokenizer, tell).prepare(built)
     return {"arm": built.name, **(asdict(report) if report else {})}
 
 

@@ -23,6 +23,7 @@ import polars as pl
 
 from workbench.errors import StoreError
 from workbench.retrieval.indexing import (
+    NGRAM,
     TEXT_INDEX,
     VECTOR_INDEX,
     Exact,
@@ -403,7 +404,7 @@ def build_indices(table: Any, vector: VectorIndex, full_text: FullTextIndex) -> 
     """
     from lancedb.index import FTS, Bitmap, BTree
 
-    options = asdict(full_text)
+    options = asdict(full_text) | {"ngram_min_length": NGRAM[0], "ngram_max_length": NGRAM[1]}
     wanted = [
         ("tenant_id", "tenant_id_btree", BTree()),
         ("document_type", "document_type_bitmap", Bitmap()),

@@ -1,26 +1,32 @@
 """The retrieval experiment, which asks for the cheapest strategy that is good enough on a corpus."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from itertools import product
+from statistics import median
 
 import polars as pl
 
 from workbench.config import Settings
 from workbench.errors import ConfigError
+from workbench.evalset.evalset import Split
 from workbench.evalset.findings import known_answers
 from workbench.evalset.imports.judgements import SHEET, sheet_note, write_sheet
 from workbench.evaluation.experiment import PairedExperiment
 from workbench.evaluation.finalists import Finalists
 from workbench.evaluation.gate import MIN_REBUILDS
-from workbench.evaluation.provenance import encoder_inputs
+from workbench.evaluation.provenance import FORMERLY, NEUTRAL, encoder_inputs
 from workbench.evaluation.summary import Summary, is_default
-from workbench.inference.embedding import Embedder, MiniLM, check_embedder, load_embedder
+from workbench.inference.embedding import Embedder, load_embedder
+from workbench.inference.encoders import MiniLM
+from workbench.inference.prices import embed_query
 from workbench.records import Decision, content_hash
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Table
 from workbench.reports.ending import Notebook
 from workbench.reports.figure import Figure
-from workbench.retrieval.arms import FITTED, make_arms
+from workbench.retrieval.arms import FITTED, make_arm, make_arms
 from workbench.retrieval.ask import (
     WELL_JUDGED,
     Candidate,
@@ -29,14 +35,18 @@ from workbench.retrieval.ask import (
     ask_all,
     check_names,
     drop_twins,
+    our_arm,
     spread_over_rebuilds,
 )
 from workbench.retrieval.chunking import Tokenizer
-from workbench.retrieval.fitting import LEAST_TO_FIT, fit_arms
+from workbench.retrieval.fitting import LEAST_TO_FIT, FittedArm, fit_arms
+from workbench.retrieval.passages import LOST, UNANSWERABLE, calibrate, evidence_of, passages_table
+from workbench.retrieval.postgres_server import pgvector_url
 from workbench.retrieval.scale import scale_figure
 from workbench.retrieval.searcher import Searcher
+from workbench.retrieval.strategies import Arm, Hybrid
 from workbench.retrieval.systems import load_systems, system_inputs
-from workbench.retrieval.tables import contents_table, script_notes
+from workbench.retrieval.tables import contents_table, script_notes, stores_table
 
 
 def to_judge(scored: Scored, k: int = 10) -> pl.DataFrame:
@@ -78,7 +88,8 @@ class RetrievalParameters:
         "hybrid_weighted",
         "reranked",
     )
-    embedder: str = "minilm"
+    embedders: tuple[str, ...] = field(default=("minilm", "wordllama"), metadata={FORMERLY: "embedder"})
+    stores: tuple[str, ...] = field(default=("lance",), metadata={NEUTRAL: ("lance",)})
     systems: tuple[str, ...] = ()
     reference: str = ""
     depth: int = 100
@@ -87,15 +98,14 @@ class RetrievalParameters:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        make_arms(self.chunkers, self.strategies)
-        check_embedder(self.embedder)
+        make_arms(self.chunkers, self.strategies, embedders=self.embedders, stores=self.stores)
         _check_rebuilds(self.rebuilds)
 
 
 class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Notebook[RetrievalParameters, Scored]):
     """Steps of the retrieval notebook, in the order in which it calls them.
 
-    ``embedder`` and ``tokenizer`` stand in place of those that the parameters name.
+    ``embedder`` stands in place of all that the parameters name, and ``tokenizer`` of MiniLM's.
     """
 
     notebook = "retrieval"
@@ -124,17 +134,29 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
         """Load systems and encoder."""
         p, settings, evalset = self.parameters, self.settings, self.evalset
         evalset.require_questions()
-        for arm in make_arms(p.chunkers, p.strategies, embedder=p.embedder):
-            self.prices.cost_usd(arm.work(0))  # refused before an encoder is paid
+        legs = ["hybrid_rrf"] if set(FITTED) & set(p.strategies) else []
+        work = [w for arm in self._grid(*legs, *p.strategies) for w in arm.work(0)]
+        self.prices.cost_usd(work)  # refused before an encoder is paid
+        if "postgres" in p.stores:
+            pgvector_url(settings)
         self.systems = tuple(load_systems(p.systems, settings))
-        embedder, tokenizer = self._encoder
-        embedder = embedder or load_embedder(p.embedder, settings)
+        given, tokenizer = self._encoder
+        embedders = {name: given or load_embedder(name, settings) for name in p.embedders}
         if tokenizer is None:
-            tokenizer = embedder if isinstance(embedder, MiniLM) else MiniLM(settings.cache / "weights")
-        self.evalset = replace(evalset, notes=(*evalset.notes, *script_notes(evalset, embedder)))
+            found = embedders.get("minilm")
+            tokenizer = found if isinstance(found, MiniLM) else MiniLM(settings.cache / "weights")
+        notes = [note for embedder in embedders.values() for note in script_notes(evalset, embedder, p.strategies)]
+        self.evalset = replace(evalset, notes=(*evalset.notes, *dict.fromkeys(notes)))
         manifest = evalset.inputs.get("corpus") or content_hash(evalset.name)
-        self.searcher = Searcher(evalset.documents, manifest, settings, embedder, tokenizer)
-        return {**evalset.inputs, **system_inputs(self.systems), **encoder_inputs(embedder)}
+        self.searcher = Searcher(evalset.documents, manifest, settings, embedders, tokenizer)
+        inputs = {**evalset.inputs, **system_inputs(self.systems), **self.prices.rate_inputs(work)}
+        for place, (name, embedder) in enumerate(embedders.items()):
+            inputs |= encoder_inputs(embedder, name if place else "")
+        return inputs
+
+    def _grid(self, *strategies: str) -> list[Arm]:
+        p = self.parameters
+        return make_arms(p.chunkers, [*dict.fromkeys(strategies)], embedders=p.embedders, stores=p.stores)
 
     @property
     def own_systems(self) -> Sequence[str]:
@@ -152,7 +174,7 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
         """
         p, dev = self.parameters, self.evalset.split("dev")
         arms = []
-        for arm in make_arms(p.chunkers, p.strategies, embedder=p.embedder):
+        for arm in self._grid(*p.strategies):
             bar = Progress(f"chunks of {arm.name}", 1)
             self.searcher.on_progress = lambda done, total, bar=bar: _advance(bar, done, total)
             if why := self.searcher.unfit(arm):
@@ -161,13 +183,7 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
             if report := self.searcher.prepare(arm):
                 bar.done(f"{arm.name}: {report.chunks:,} chunks written, {report.embedded:,} embedded")
             arms.append(arm)
-        fitted, families = [name for name in p.strategies if name in FITTED], len(set(dev.clusters.values()))
-        unfitted = {}
-        if families < LEAST_TO_FIT:
-            why = f"fitting needs at least {LEAST_TO_FIT} question families on dev, found {families}"
-            unfitted = {f"{chunker} · {name}": why for chunker in p.chunkers for name in fitted}
-            fitted = []
-        learned, unlearned = fit_arms(self.searcher, p.chunkers, fitted, dev, embedder=p.embedder)
+        learned, unfitted = self._fitted(dev)
         candidates: list[Candidate] = [*arms, *learned, *self.systems]
         if not candidates:
             raise ConfigError(f"no arm can be asked on this corpus: {'; '.join(self.left_out)}")
@@ -176,23 +192,48 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
         keep = {p.reference, self.rule().anchor, *(accepted.arms if accepted else ())}
         candidates, twins = drop_twins(candidates, dev, self.searcher, depth=p.depth, keep=keep)
         self._dropped.clear()
-        self._dropped.update(unfitted | unlearned | twins)
+        self._dropped.update(unfitted | twins)
         for name, why in self._dropped.items():
             Progress(f"hits of {name}", 1).done(f"{name} is left out: {why}")
         return candidates
 
+    def _fitted(self, dev: Split) -> tuple[list[FittedArm], dict[str, str]]:
+        """Arms fitted on dev for each store and embedder, and by name why each of the others cannot be."""
+        p, families = self.parameters, len(set(dev.clusters.values()))
+        fitted = [name for name in p.strategies if name in FITTED]
+        if families < LEAST_TO_FIT:
+            why = f"fitting needs at least {LEAST_TO_FIT} question families on dev, found {families}"
+            grid = product(p.chunkers, fitted, p.embedders, p.stores)
+            return [], {make_arm(c, name, Hybrid(), embedder=e, store=s).name: why for c, name, e, s in grid}
+        learned, unfitted = list[FittedArm](), dict[str, str]()
+        for store, embedder in product(p.stores, p.embedders):
+            more, why_not = fit_arms(self.searcher, p.chunkers, fitted, dev, embedder=embedder, store=store)
+            learned += more
+            unfitted |= why_not
+        return learned, unfitted
+
     @property
     def left_out(self) -> tuple[str, ...]:
         """Arms that find nothing here, that cannot be fitted, or that do what a simpler one does, with the reason."""
-        p = self.parameters
-        arms = make_arms(p.chunkers, p.strategies, embedder=p.embedder)
+        arms = self._grid(*self.parameters.strategies)
         reasons = {arm.name: why for arm in arms if (why := self.searcher.unfit(arm))} | self._dropped
         return tuple(f"{name} is left out: {why}" for name, why in reasons.items())
 
     def arms_table(self, arms: Sequence[Candidate]) -> Table:
-        """Arms as they print themselves, with their rows and what their encoder cuts off."""
+        """Arms as they print themselves, with their rows and what their encoder cuts off, and what encoders take."""
         table = arms_table(arms, self.searcher)
-        return replace(table, caption=". ".join([table.caption, *self.left_out]))
+        return replace(table, caption=". ".join([table.caption, *self._encoders_told(arms), *self.left_out]))
+
+    def _encoders_told(self, arms: Sequence[Candidate]) -> Iterator[str]:
+        """Of each encoder that arms use, the length of its vectors, and what one dev question takes on average."""
+        ours, queries = [arm for arm in map(our_arm, arms) if arm is not None], self.evalset.split("dev").queries
+        first = {arm.embedder: arm for arm in reversed(ours) if arm.strategy.uses_vectors}
+        for name in self.parameters.embedders if queries else ():
+            if name in first:
+                ms = median(self.searcher.embedding_ms(first[name], query) for query in queries)
+                usd = 1000 * self.prices.cost_usd([embed_query(name)])
+                length = self.searcher.encoder(first[name]).dimension
+                yield f"{name}: vectors of {length}, {ms:.1f} ms a question, ${usd:.2g} per 1,000"
 
     def score(self, arms: Sequence[Candidate], split: str) -> Scored:
         """Ask every question of one split, arm by arm, and score what comes back."""
@@ -221,6 +262,39 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
         rows, limit = self.parameters.scale_rows, self.policy.latency_p95_ms
         return scale_figure(self.settings, rows, folder=self.folder, limit_ms=limit)
 
+    def passages(
+        self,
+        decision: Decision,
+        dev: Scored,
+        test: Scored,
+        *,
+        lost: float = LOST,
+        unanswerable: float = UNANSWERABLE,
+    ) -> Table:
+        """How many documents of the decided arm go to the model, and when none is good enough to answer from.
+
+        Both limits are set on dev and shown on test; the run keeps them, and `Searcher.passages` serves by them.
+
+        Parameters
+        ----------
+        lost : float
+            Share of a family's questions that each limit may lose, on average.
+        unanswerable : float
+            Share of the questions asked that the documents do not answer.
+        """
+        arms = dict(zip(test.names, test.arms, strict=True))
+        if decision.arm not in arms:
+            return Table.of(("passages",), [], f"{decision.arm} was not asked in this run")
+        arm = our_arm(arms[decision.arm])
+        nearest = partial(self.searcher.nearest, arm) if arm else None
+        on_dev, on_test = (
+            evidence_of(scored.answers[decision.arm].run, scored.part, nearest, cache(self.searcher.tokens))
+            for scored in (dev, test)
+        )
+        limits = calibrate(on_dev, decision.arm, lost=lost, unanswerable=unanswerable)
+        limits.save(self.folder)
+        return passages_table(on_dev, on_test, limits, unanswerable=unanswerable)
+
     @property
     def dev_note(self) -> str:
         """What the scores on dev are, and which arms are not among them."""
@@ -243,7 +317,7 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
         if unjudged := len(to_judge(test)):
             out.append(sheet_note(unjudged, self.folder.name, self.evalset.name))
         out += [note for system in self.systems for note in system.notes]
-        asked = not (is_default(p, "strategies") and is_default(p, "chunkers"))
+        asked = not (all(is_default(p, name) for name in ("strategies", "chunkers", "embedders", "stores")))
         told = [*(self.left_out if asked else ()), *(dev.notes if dev else ()), *test.notes]
         return [*out, *(f"{why}." for why in told)]
 
@@ -253,6 +327,9 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
         if len(unjudged):
             pairs = unjudged.select("query_id", "doc_id").rows()
             write_sheet(self.folder / SHEET, pairs, self.evalset.queries, self.evalset.documents)
+        if dev is not None and len(self.parameters.stores) > 1:
+            rule = decision.rule
+            tables += (stores_table(dev.scores, dev.facts, rule.metric, rule.requests_per_month),)
         return super().save(decision, test, *tables, dev=dev)
 
 

@@ -14,7 +14,10 @@ from workbench.records import Hit, ShortRepr
 from workbench.retrieval.chunking import Chunker, WholeDocument
 from workbench.retrieval.indexing import Exact, FullTextIndex, VectorIndex
 from workbench.retrieval.metrics import best_first
-from workbench.retrieval.tenant import ChunkHit, Filter, TenantHandle
+from workbench.retrieval.tenant import ChunkHit, Filter, OneOf, TenantHandle
+
+# The embedding of the question by the encoder that the arm names.
+EMBEDDED = Work("embed_question")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,13 +26,14 @@ class Question:
 
     ``fan_out`` is how many chunks are fetched for each document wanted, because several chunks of one document
     collapse to one hit; 1 where documents are whole. ``itself`` is the document that the question is, "" for none: it
-    is no hit, in no leg.
+    is no hit, in no leg. ``second`` is the handle and the vector of a second encoder, for a strategy that has one.
     """
 
     text: str
     vector: np.ndarray | None = None
     fan_out: int = 1
     itself: str = ""
+    second: tuple[TenantHandle, np.ndarray] | None = None
 
     def chunks_for(self, k: int) -> int:
         """Chunks that are fetched where ``k`` documents are wanted."""
@@ -115,7 +119,44 @@ class Vector(ShortRepr):
 
     def work(self, rows: int) -> list[Work]:
         """One embedding and one vector search."""
-        return [embed_query("minilm"), Work(f"vector_{self.index.name}", rows)]
+        return [EMBEDDED, Work(f"vector_{self.index.name}", rows)]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Rescored(ShortRepr):
+    """The nearest by the arm's own encoder, ordered by a second one: a cheap encoder looks at all, a dear one at few.
+
+    ``embedder`` names the second, ``depth`` is how many documents it sees.
+    """
+
+    embedder: str
+    first: Vector = Vector()
+    depth: int = 100
+    uses_vectors: ClassVar[bool] = True
+
+    @property
+    def index(self) -> VectorIndex:
+        """Index of the first encoder's table; the second's has none."""
+        return self.first.index
+
+    def search(self, handle: TenantHandle, question: Question, k: int) -> list[Hit]:
+        """Best ``k`` of the first ``depth`` documents, by cosine similarity in the second encoder."""
+        if question.second is None:
+            raise ValueError("a strategy of two encoders was asked with the vector of one; see Searcher.question")
+        found = [hit.doc_id for hit in self.first.search(handle, question, self.depth)]
+        if not found:
+            return []
+        beside, vector = question.second
+        chunks = beside.vector(vector, self.depth * question.fan_out, where=OneOf("doc_id", tuple(found)), exact=True)
+        return question.best(chunks, k)
+
+    def plan(self, handle: TenantHandle, question: Question) -> dict[str, str]:
+        """Plan of the first search, and what orders its hits."""
+        return self.first.plan(handle, question) | {"ranker": repr(self)}
+
+    def work(self, rows: int) -> list[Work]:
+        """Both embeddings, the first search, and a second one that compares ``depth`` rows."""
+        return [*self.first.work(rows), embed_query(self.embedder), Work("vector_exact", self.depth)]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -180,6 +221,10 @@ class Hybrid(ShortRepr):
         return [*FullText().work(rows), *self.vector.work(rows), Work("fuse")]
 
 
+# As many searches for words as one for n-grams is worth: 67 ms of processor time against 7 on the questions of docs_qa.
+NGRAM_SEARCHES = 9
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Arm(ShortRepr):
     """One candidate of the comparison; printing it gives what builds it again."""
@@ -189,10 +234,25 @@ class Arm(ShortRepr):
     chunker: Chunker = WholeDocument()
     embedder: str = "minilm"
     text_index: FullTextIndex = FullTextIndex()
+    store: str = "lance"
+
+    @property
+    def embedders(self) -> tuple[str, ...]:
+        """Names of the encoders that a question is embedded by; that of full text is there for its table's vectors."""
+        second = [self.strategy.embedder] if isinstance(self.strategy, Rescored) else []
+        return (self.embedder, *second)
 
     def work(self, rows: int) -> list[Work]:
-        """Count what one request costs; an embedder other than the calibrated one has a rate under its own name."""
-        return [embed_query(self.embedder) if w.operation == "embed_query" else w for w in self.strategy.work(rows)]
+        """Count what one request costs; other embedders and stores than the first have rates under their own names."""
+        work = [self._named(work) for work in self.strategy.work(rows)]
+        further = [w for w in work if w.operation == "full_text"] if self.text_index.tokenizer == "ngram" else []
+        return work + further * (NGRAM_SEARCHES - 1)
+
+    def _named(self, work: Work) -> Work:
+        if work == EMBEDDED:
+            return embed_query(self.embedder)
+        searched = self.store != "lance" and work.operation.startswith(("full_text", "vector_"))
+        return Work(f"{work.operation}:{self.store}", work.rows) if searched else work
 
 
 def best_chunks(hits: Iterable[ChunkHit]) -> list[Hit]:

@@ -8,7 +8,8 @@ from workbench.evalset.evalset import Evalset
 from workbench.evalset.texts import spaceless
 from workbench.evaluation.decision import ArmFacts
 from workbench.evaluation.summary import mean_by_arm
-from workbench.inference.embedding import UNREAD_SHARE, Embedder, unread
+from workbench.inference.embedding import Embedder, unread, unread_share
+from workbench.records import Query
 from workbench.rendering.table import Column, Table
 
 SHOWN_METRICS = ("ndcg@10", "recall@10", "recall@100", "precision@10", "mrr@10", "map@100", "judged@10")
@@ -28,24 +29,46 @@ def contents_table(evalset: Evalset) -> Table:
     return Table.of(names, [*rows, total], ". ".join([f"What {evalset.name} holds", *evalset.notes]))
 
 
+NGRAM_STRATEGY = "full_text_ngram"
+MANY = 0.1  # of the documents
 HEAD = 200  # characters of a document that say which script it is in
 
 
-def script_notes(evalset: Evalset, embedder: Embedder) -> list[str]:
-    """What the encoder and the full-text index cannot read of these questions and documents, in sentences."""
+def script_notes(evalset: Evalset, embedder: Embedder, strategies: Sequence[str] = ()) -> list[str]:
+    """What the encoder and the full-text index cannot read of these questions and documents, in sentences.
+
+    ``strategies`` are those that are compared: the one for such questions is named where it is not among them.
+    """
     out = []
     asked = [q.text for q in evalset.queries]
     for what, texts in (("questions", asked), ("documents", [d.full_text[:HEAD] for d in evalset.documents])):
-        if (blind := int(unread(embedder, texts).sum())) and (what == "questions" or blind > UNREAD_SHARE * len(texts)):
+        if (blind := int(unread(embedder, texts).sum())) and (what == "questions" or blind > MANY * len(texts)):
             out.append(
-                f"{blind:,} of {len(texts):,} {what} have more than a tenth of pieces that the encoder "
-                f"{embedder.encoder_id} does not know: vectors tell them apart badly, or not at all"
+                f"{blind:,} of {len(texts):,} {what} have more than a third of characters that the encoder "
+                f"{embedder.encoder_id} does not know, drops or spells: vectors tell them apart badly, or not at all"
             )
     if blank := sum(map(spaceless, asked)):
         out.append(
             f"{blank:,} of {len(asked):,} questions are in a script without blanks between words: the full-text index, "
             "which cuts at blanks, finds whole phrases of them alone"
+            + ("" if NGRAM_STRATEGY in strategies else f"; add {NGRAM_STRATEGY} to strategies")
         )
+    return out
+
+
+def reading_notes(queries: Sequence[Query], embedder: Embedder) -> dict[str, str]:
+    """What keeps arms from finding an answer to a question in words of its own, by id; questions without are left out.
+
+    >>> from workbench.testing import HashEmbedder
+    >>> reading_notes([Query("1", "如何开启深色模式"), Query("2", "dark mode")], HashEmbedder())
+    {'1': 'no blanks between words, full text finds whole phrases alone'}
+    """
+    texts, out = [q.text for q in queries], dict[str, str]()
+    told = zip(queries, unread(embedder, texts), unread_share(embedder, texts), strict=True)
+    for query, blind, share in told:
+        why = [f"{embedder.encoder_id} does not read {share:.0%} of it"] if blind else []
+        why += ["no blanks between words, full text finds whole phrases alone"] if spaceless(query.text) else []
+        out |= {query.query_id: "; ".join(why)} if why else {}
     return out
 
 
@@ -83,3 +106,22 @@ def score_table(
     )
     failed = ", a question that failed counts 0" if any(share < 1 for share in coverage.values()) else ""
     return Table(columns, rows, f"Scores on {split}, best first{failed}")
+
+
+def stores_table(dev: pl.DataFrame, facts: Sequence[ArmFacts], metric: str, requests: int) -> Table:
+    """Each arm that two stores have, side by side: the mean on dev, dollars a month, and latency."""
+    means, by_name = mean_by_arm(dev, metric), {f.name: f for f in facts}
+    rows = []
+    for f in facts:
+        if f.name.endswith(" · postgres") and (ours := by_name.get(f.name.removesuffix(" · postgres"))):
+            pair = (ours, f)
+            costs = (x.cost_usd_per_1k * requests / 1000 for x in pair)
+            rows.append((ours.name, *(means[x.name] for x in pair), *costs, *(x.latency_p95_ms for x in pair)))
+    columns = (
+        Column("arm"),
+        *(Column(f"{metric}, {store}", "number", digits=3) for store in ("lance", "postgres")),
+        *(Column(f"USD a month, {store}", "usd") for store in ("lance", "postgres")),
+        *(Column(f"p95 ms, {store}", "number", digits=0) for store in ("lance", "postgres")),
+    )
+    told = f"The same arms in two stores on dev, at {requests:,} requests a month; no rent of a server, no disk"
+    return Table(columns, tuple(rows), told)

@@ -9,7 +9,8 @@ Only columns that describe a document can be filtered. The tenant cannot: it is 
 
 import sys
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any, Protocol
@@ -309,14 +310,19 @@ class TenantHandle:
 class FoundBefore:
     """What was found by searches that several arms share, with the time that each took when it was made.
 
-    ``saved_ms`` adds up the time of those that were not made again: an arm's latency is that of all its searches.
+    It is kept inside ``with found.shared():`` alone; elsewhere every search is made, so that what serves users neither
+    grows nor answers from before a change. ``saved_ms`` adds up the time of those that were not made again: an arm's
+    latency is that of all its searches.
     """
 
     saved_ms: float = 0.0
+    _kept: bool = False
     _found: dict[Hashable, tuple[list[ChunkHit], float]] = field(default_factory=dict)
 
     def once(self, key: Hashable, search: Callable[[], list[ChunkHit]]) -> list[ChunkHit]:
         """Hits of a search, made if it is the first of its key."""
+        if not self._kept:
+            return search()
         if (known := self._found.get(key)) is not None:
             self.saved_ms += known[1]
             return known[0]
@@ -330,8 +336,18 @@ class FoundBefore:
         self.saved_ms -= (time.perf_counter() - done) * 1000  # no work of the search
         return kept
 
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """Make every search once until the end of the block, and let go of all hits there."""
+        self._kept = True
+        try:
+            yield
+        finally:
+            self._kept = False
+            self.forget()
+
     def forget(self) -> None:
-        """Let all of it go: an index was built again, or other questions come."""
+        """Let all of it go: an index was built again."""
         self._found.clear()
 
 

@@ -10,6 +10,7 @@ import polars as pl
 from workbench.evalset.outcomes import Outcomes
 from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.evaluation.decision import ArmFacts
+from workbench.evaluation.repeats import scores_columns
 from workbench.evaluation.summary import ItemCase, ScoredArms, item_cases, mean_by_arm
 from workbench.records import Query
 from workbench.rendering.progress import Progress
@@ -48,7 +49,7 @@ class ScoredRoutes(ScoredArms):
     words: ClassVar[tuple[str, str, str]] = ("prompt", "right", "asks")
     arms: tuple[RoutedArm, ...]
     outcomes: Outcomes
-    picked: Mapping[str, np.ndarray]
+    picked: Mapping[str, np.ndarray]  # shape (repeats, prompts)
 
     @property
     def table(self) -> Table:
@@ -67,11 +68,14 @@ class ScoredRoutes(ScoredArms):
             Column("p95", "ms"),
             Column("who answers"),
         )
-        return Table(columns, rows, f"Arms on {self.split}, best first")
+        more, cells = scores_columns(self.scores, self.names)
+        rows = tuple((*row, *cells[row[0]]) for row in rows)
+        return Table((*columns, *more), rows, f"Arms on {self.split}, best first")
 
     def shares(self, arm: str) -> str:
         """Share of the requests that each model answers, largest first."""
-        counts = np.bincount(self.picked[arm], minlength=len(self.outcomes.models)) / len(self.outcomes)
+        picked = self.picked[arm]
+        counts = np.bincount(picked.ravel(), minlength=len(self.outcomes.models)) / picked.size
         ranked = [i for i in np.argsort(-counts, kind="stable") if counts[i] > 0]
         shown = [f"{self.outcomes.models[i]} {100 * counts[i]:.0f} %" for i in ranked[:_SHARES_SHOWN]]
         rest = counts[ranked[_SHARES_SHOWN:]].sum()
@@ -86,7 +90,10 @@ class ScoredRoutes(ScoredArms):
             for i, row in zip(part.prompt_ids, part.quality, strict=True)
         }
         returned = {
-            arm: {i: [part.models[p]] for i, p in zip(part.prompt_ids, picked, strict=True)}
+            arm: {
+                i: list(dict.fromkeys(part.models[p] for p in of_prompt))
+                for i, of_prompt in zip(part.prompt_ids, picked.T, strict=True)
+            }
             for arm, picked in self.picked.items()
         }
         return item_cases(self.of(metric), asked, expected=right, returned=returned)
@@ -138,42 +145,49 @@ def choose_value(router: Router, predicted: np.ndarray, dev: Outcomes, target: f
 
 
 def route_all(arms: Sequence[RoutedArm], part: Outcomes, split: str) -> ScoredRoutes:
-    """Choices of every arm for the prompts of one split, and what they led to."""
+    """Choices of every arm for the prompts of one split, in each repeat of them, and what they led to."""
     picked, frames, facts = {}, [], []
     for arm in arms:
         held_out = arm.held_out if split == "dev" else None
-        chosen = arm.router.route(part.requests) if held_out is None else arm.router.pick(held_out)
-        frame, fact = _score(arm, chosen, part)
-        picked[arm.name] = chosen
-        frames.append(frame)
-        facts.append(fact)
+        chosen = [
+            arm.router.route(one.requests) if held_out is None else arm.router.pick(held_out) for one in part.repeats
+        ]
+        rows = [_score(arm, c, one, r) for r, (c, one) in enumerate(zip(chosen, part.repeats, strict=True))]
+        picked[arm.name] = np.stack(chosen)
+        frames += rows
+        facts.append(_facts(arm, pl.concat(rows), picked[arm.name], part))
     return ScoredRoutes(split, tuple(arms), pl.concat(frames), tuple(facts), part, picked)
 
 
-def _score(arm: RoutedArm, picked: np.ndarray, part: Outcomes) -> tuple[pl.DataFrame, ArmFacts]:
+def _score(arm: RoutedArm, picked: np.ndarray, part: Outcomes, repeat: int) -> pl.DataFrame:
     rows, router = np.arange(len(part)), arm.router
-    cost = router.spend(picked, part.cost_usd) + router.overhead_usd
     latency = router.spend(picked, part.latency_ms)
-    measured = not np.isnan(latency).any()
-    frame = pl.DataFrame(
+    return pl.DataFrame(
         {
             "arm": [arm.name] * len(part),
             "item_id": part.prompt_ids,
-            "repeat": np.zeros(len(part), np.int32),
+            "repeat": np.full(len(part), repeat, np.int32),
             "metric": [METRIC] * len(part),
             "value": part.quality[rows, picked],
             "error": [None] * len(part),
             "cluster": part.clusters,
             "tenant_id": part.tenants,
-            "latency_ms": latency if measured else [None] * len(part),
-            "cost_usd": cost,
+            "latency_ms": [None] * len(part) if np.isnan(latency).any() else latency,
+            "cost_usd": router.spend(picked, part.cost_usd) + router.overhead_usd,
             "slice_feature": part.requests.features,
             "slice_tenant_id": part.tenants if len(set(part.tenants)) > 1 else [""] * len(part),
         },
         schema=SCORES_SCHEMA | {"slice_feature": pl.String, "slice_tenant_id": pl.String},
     )
-    p95 = float(np.quantile(latency, 0.95)) if measured else None
-    return frame, ArmFacts(arm.name, arm_parameters(router), 1000 * float(cost.mean()), p95, arm.order)
+
+
+def _facts(arm: RoutedArm, rows: pl.DataFrame, picked: np.ndarray, part: Outcomes) -> ArmFacts:
+    latency, router = rows["latency_ms"].to_numpy(), arm.router
+    p95 = None if np.isnan(latency).any() else float(np.quantile(latency, 0.95))
+    used = {name: 1000 * float(np.mean([router.spend(c, n) for c in picked])) for name, n in part.amounts.items()}
+    amounts = {name: n for name, n in used.items() if n}
+    usd_per_1k = 1000 * float(rows["cost_usd"].to_numpy().mean())
+    return ArmFacts(arm.name, arm_parameters(router), usd_per_1k, p95, arm.order, amounts=amounts)
 
 
 def arm_parameters(router: Router) -> dict[str, object]:

@@ -11,7 +11,7 @@ from workbench.config import Settings
 from workbench.errors import EvalsetError
 from workbench.evalset.evalset import Evalset
 from workbench.evalset.outcomes import FILE as OUTCOMES_FILE
-from workbench.evalset.outcomes import Outcomes, load_outcomes, outcomes_of
+from workbench.evalset.outcomes import Outcomes, counted_amounts, load_outcomes, outcomes_of
 from workbench.evaluation.experiment import PairedExperiment
 from workbench.evaluation.in_use import decision_path
 from workbench.evaluation.provenance import encoder_inputs
@@ -121,7 +121,7 @@ class RoutingExperiment(PairedExperiment[RoutingParameters, ScoredRoutes], Noteb
             embed_usd = self.prices.cost_usd([embed_query(p.embedder)])  # refused before an encoder is paid
             self.policies = [replace(policy, embed_usd=embed_usd) for policy in self.policies]
             encoder = self._encoder or load_embedder(p.embedder, settings)
-            inputs |= encoder_inputs(encoder)
+            inputs |= encoder_inputs(encoder) | self.prices.rate_inputs([embed_query(p.embedder)])
             requests = self.outcomes.requests
             vectors = _embed(requests.prompts, encoder, settings)
             self.outcomes = replace(self.outcomes, requests=replace(requests, vectors=vectors))
@@ -176,7 +176,13 @@ class RoutingExperiment(PairedExperiment[RoutingParameters, ScoredRoutes], Noteb
 
     def score(self, arms: Sequence[RoutedArm], split: str) -> ScoredRoutes:
         """Route every prompt of one split, and look up what came of it."""
-        return route_all(arms, self.outcomes.part(split), split)
+        scored = route_all(arms, self.outcomes.part(split), split)
+        embed = {name: 1000 * n for name, n in self.prices.amounts([embed_query(self.parameters.embedder)]).items()}
+        facts = (
+            replace(f, amounts=f.amounts | (embed if arm.router.overhead_usd else {}))
+            for arm, f in zip(scored.arms, scored.facts, strict=True)
+        )
+        return replace(scored, facts=tuple(facts))
 
     def candidates(self, dev: ScoredRoutes, found: Study) -> ScoredRoutes:
         """What may go to the test: models, and policies that beat the hull on dev and save enough for their upkeep.
@@ -244,7 +250,8 @@ def _load(evalset: Evalset, parameters: RoutingParameters, prices: PriceTable) -
         return outcomes, {"outcomes": outcomes.sha256}
     frame, read, notes = recorded_outcomes(evalset, prices)
     outcomes = outcomes_of(frame, f"recordings of {evalset.name}", seed=seed, dev_share=share)
-    return replace(outcomes, notes=(*outcomes.notes, *notes)), {**read, **model_inputs(outcomes.models, prices)}
+    outcomes = replace(outcomes, notes=(*outcomes.notes, *notes), amounts=counted_amounts(frame, outcomes))
+    return outcomes, {**read, **model_inputs(outcomes.models, prices)}
 
 
 def _embed(prompts: Sequence[str], encoder: Embedder, settings: Settings) -> npt.NDArray[np.float32]:

@@ -16,16 +16,8 @@ from workbench.inference.prices import PriceTable
 from workbench.inference.recordings import Recordings
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Column, Table
-from workbench.routing.recorded import (
-    FIND,
-    Asked,
-    accepted_search,
-    asked_of,
-    keep_searches,
-    load_prompts,
-    recording_file,
-    renew,
-)
+from workbench.routing.prompts import load_prompts
+from workbench.routing.recorded import FIND, Asked, accepted_search, asked_of, keep_searches, recording_file, renew
 from workbench.telemetry.context import attributed
 
 BYTES_PER_TOKEN = 4
@@ -38,6 +30,7 @@ def record(
     models: Sequence[str] = (),
     max_cost_usd: float | None = None,
     questions: int | None = None,
+    repeats: int = 1,
     tell: Callable[[str], None] = print,
     client: Client | None = None,
 ) -> int:
@@ -51,6 +44,8 @@ def record(
         Needed to ask anything, and the limit of all models together; without it only the estimate is told.
     questions : int, optional
         Stop after this many, for a pilot that shows whether there is something to route.
+    repeats : int
+        Answers to every request; several need a ``temperature`` in ``prompts.toml``, or each would be the first again.
     client : Client, optional
         Asks with other providers or budgets than those of the project.
 
@@ -62,26 +57,33 @@ def record(
     Raises
     ------
     ConfigError
-        If ``max_cost_usd`` is missing or too low, or a model is not in ``prompts.toml``; nothing was asked then.
+        If ``max_cost_usd`` is missing or too low, a model is not in ``prompts.toml``, or repeats would be copies;
+        nothing was asked then.
     """
     found = load_evalset(evalset, settings=settings)
-    known, search = load_prompts(found).models, accepted_search(found, settings)
+    prompts, search = load_prompts(found), accepted_search(found, settings)
+    known = prompts.models
+    if repeats < 1 or (repeats > 1 and not prompts.temperature):
+        how = "ask each question once, or set temperature in prompts.toml, as your product has it"
+        raise ConfigError(f"repeats={repeats} at temperature {prompts.temperature:g} says nothing more; {how}")
     if unknown := [m for m in models if m not in known]:
         raise ConfigError(unknown_name("model", unknown[0], known) + f"; add it to models in {found.name}/prompts.toml")
     renew(found, search, tell)
     files = {model: Recordings(recording_file(found, model), live=True) for model in models or known}
     asked = list(asked_of(found, models=[*files]))
     asked = asked if questions is None else of_first(asked, questions)
-    still = [a.request for a in asked if not files[a.request.model].count(a.request)]
+    still = [a.request for a in asked for _ in range(files[a.request.model].count(a.request), repeats)]
     client = client or Client.open(settings)
+    total = len(asked) * repeats
     tell(
-        f"{found.name}: {len(asked) - len(still):,} of {len(asked):,} answers are recorded; still to ask: "
+        f"{found.name}: {total - len(still):,} of {total:,} answers are recorded; still to ask: "
         f"{estimate(still, client.books.prices)}, about {_hours(still, client.books.prices):.1f} hours on one core"
     )
     client, errors = _limited(client, still, max_cost_usd), 0
     for model, recordings in files.items():
         mine = [a for a in asked if a.request.model == model]
-        errors += _record(replace(client, recordings=recordings), model, mine, max_cost_usd, tell)
+        for _ in range(repeats):  # what is recorded comes first, each answer once
+            errors += _record(replace(client, recordings=recordings), model, mine, max_cost_usd, tell)
     keep_searches(found, ((a.query.tenant_id, text) for a, text in _answers(found, known) if a.feature == FIND), search)
     return errors
 
@@ -154,8 +156,9 @@ def _answers(evalset: Evalset, models: Sequence[str]) -> Iterable[tuple[Asked, s
     files = {m: Recordings(recording_file(evalset, m)) for m in models}
     for asked in asked_of(evalset, models=models):
         recordings = files[asked.request.model]
-        if response := recordings.find(asked.request):
-            yield asked, response.text.strip()
+        for occurrence in range(recordings.count(asked.request)):
+            if response := recordings.find(asked.request, occurrence):
+                yield asked, response.text.strip()
 
 
 def of_first(asked: Sequence[Asked], questions: int) -> list[Asked]:

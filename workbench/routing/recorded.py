@@ -1,8 +1,4 @@
-"""Recorded answers as outcomes: their prompts, the hits in them, and whether an answer is right.
-
-What never changes comes first (system prompt), then what a retriever found, then what the user wrote: vendors
-cache the longest prefix that they have seen, so one changing word in front would cost every saving behind it.
-"""
+"""Recorded answers as outcomes: the hits in their prompts, what was asked, and whether an answer is right."""
 
 import json
 import re
@@ -14,21 +10,23 @@ from typing import Any
 
 import polars as pl
 
-from workbench.codec import from_toml, write_whole
+from workbench.codec import write_whole
 from workbench.config import Settings
-from workbench.errors import ConfigError, EvalsetError, RecordingMiss, unknown_name
+from workbench.errors import ConfigError, EvalsetError, RecordingMiss
 from workbench.evalset.evalset import Evalset
-from workbench.evalset.outcomes import OUTCOMES_SCHEMA
+from workbench.evalset.outcomes import STORED_SCHEMA
 from workbench.inference.attempt import Books
 from workbench.inference.client import Client
-from workbench.inference.embedding import MiniLM, load_embedder
-from workbench.inference.messages import LOCAL, Message, Request, Response
-from workbench.inference.prices import MS_PER_HOUR, PriceTable
-from workbench.inference.recordings import FOLDER, Recordings, record_command
-from workbench.records import Decision, Document, Query, content_hash
+from workbench.inference.embedding import load_embedder
+from workbench.inference.encoders import MiniLM
+from workbench.inference.messages import LOCAL, Request, Response, Usage
+from workbench.inference.prices import DECLARED, MS_PER_HOUR, PriceTable
+from workbench.inference.recordings import FOLDER, Recordings, is_copy, record_command
+from workbench.records import Decision, Query, content_hash
 from workbench.retrieval.arms import build_arm
 from workbench.retrieval.searcher import Searcher
 from workbench.retrieval.strategies import Arm
+from workbench.routing.prompts import Prompts, load_prompts
 from workbench.routing.route import FOUND_WITH, HITS, retrieval_arm
 
 
@@ -65,105 +63,6 @@ def _whole(name: str) -> str:
     before = r"(?<!\w)" if name[:1].isalnum() else ""
     after = r"(?!\w)" if name[-1:].isalnum() else ""
     return before + re.escape(name) + after
-
-
-SUMMARY_SHARE = 0.4
-
-
-@dataclass(frozen=True, slots=True)
-class Feature:
-    """What one product feature says to every model; ``{tenant}`` in the system prompt is the customer's name."""
-
-    system: str
-    max_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """How many documents a prompt gets, and how many characters of each at most."""
-
-    documents: int = 0
-    characters: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Table:
-    """``prompts.toml`` as it is written."""
-
-    models: tuple[str, ...]
-    feature: Mapping[str, Feature]
-    context: Mapping[str, Context]
-
-
-@dataclass(frozen=True, slots=True)
-class Prompts:
-    """Features and contexts of one evalset, and the models that are asked, from its ``prompts.toml``."""
-
-    models: tuple[str, ...]
-    features: Mapping[str, Feature]
-    contexts: Mapping[str, Context]
-
-    @classmethod
-    def load(cls, path: Path) -> "Prompts":
-        """Read the file.
-
-        Raises
-        ------
-        ConfigError
-            If it is absent or not of the form.
-        """
-        found = from_toml(_Table, path, "is no table of prompts")
-        if not found.models:
-            raise ConfigError(f"{path}: models must name at least one")
-        return cls(found.models, found.feature, found.context)
-
-    def messages(
-        self, feature: str, context: str, *, tenant_id: str, question: str, documents: Sequence[Document]
-    ) -> tuple[Message, ...]:
-        """Messages for one question; ``documents`` best first, of which the context takes its number."""
-        if feature not in self.features:
-            raise ConfigError(unknown_name("feature", feature, sorted(self.features)))
-        if context not in self.contexts:
-            raise ConfigError(unknown_name("context", context, sorted(self.contexts)))
-        size = self.contexts[context]
-        shown = [f"[{d.doc_id}]\n{passage(d.text, question, size.characters)}" for d in documents[: size.documents]]
-        user = "\n\n".join([*shown, question]) if shown else question
-        system = self.features[feature].system.replace("{tenant}", tenant_id).strip()
-        return ({"role": "system", "content": system}, {"role": "user", "content": user})
-
-
-def passage(text: str, question: str, characters: int) -> str:
-    r"""What of a document bears on the question: its first lines, and the lines that share most words with it.
-
-    >>> passage("Join frames.\n\nhow : str\n    anti keeps rows without partner\n\nCopies.", "rows no partner", 60)
-    'Join frames.\n...\nanti keeps rows without partner'
-    """
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if sum(len(line) + 1 for line in lines) <= characters:
-        return "\n".join(lines)
-    head, rest = _take(lines, int(SUMMARY_SHARE * characters))
-    if not rest:
-        return head
-    asked, room = _stems(question), characters - len(head) - len("\n...\n")
-    windows = [_take(rest[i:], room)[0] for i in range(len(rest))]
-    best = max(windows, key=lambda w: (len(asked & _stems(w)), -len(w)))
-    return f"{head}\n...\n{best}"
-
-
-def _take(lines: Sequence[str], characters: int) -> tuple[str, Sequence[str]]:
-    """Whole lines that fit, at least a part of the first, and what is left."""
-    taken: list[str] = []
-    size = 0
-    for line in lines:
-        if taken and size + len(line) > characters:
-            break
-        taken.append(line)
-        size += len(line) + 1
-    return "\n".join(taken)[:characters], lines[len(taken) :]
-
-
-def _stems(text: str) -> set[str]:
-    return {w[:5] for w in re.findall(r"\w+", text.lower().replace("_", " ")) if len(w) > 2}
 
 
 SEARCHES = "searches.jsonl"
@@ -230,8 +129,8 @@ def accepted_search(evalset: Evalset, settings: Settings) -> Search:
             raise ConfigError(f"contexts are what the accepted retrieval finds; accept a decision first ({path})")
         arm = build_arm(Decision.load(path).parameters)
         tokenizer = MiniLM(settings.cache / "weights")
-        embedder = tokenizer if arm.embedder == "minilm" else load_embedder(arm.embedder, settings)
-        searcher = Searcher(evalset.documents, evalset.inputs["corpus"], settings, embedder, tokenizer)
+        embedders = {name: load_embedder(name, settings) for name in arm.embedders}
+        searcher = Searcher(evalset.documents, evalset.inputs["corpus"], settings, embedders, tokenizer)
         searcher.prepare(arm)
         return searcher, arm
 
@@ -252,6 +151,15 @@ def retrieval_usd(evalset: Evalset) -> float:
     if not costs:
         raise EvalsetError(f"{path} has no claim about its own arm {decision.arm!r}, so retrieving has no cost")
     return costs[0] / 1000
+
+
+def retrieval_amounts(evalset: Evalset) -> dict[str, float]:
+    """What retrieving for one prompt uses of each operation; its dollars where the decision does not say."""
+    if not (usd := retrieval_usd(evalset)):
+        return {}
+    decision = Decision.load(_decision_path(evalset))
+    counted = decision.claim(decision.arm).amounts
+    return {name: n / 1000 for name, n in counted.items()} or {f"retrieval{DECLARED}": usd}
 
 
 def _decision_path(evalset: Evalset) -> Path:
@@ -298,11 +206,6 @@ class Asked:
         return f"{self.prompt_id}:{self.context}"
 
 
-def load_prompts(evalset: Evalset) -> Prompts:
-    """What the evalset's ``prompts.toml`` says."""
-    return Prompts.load(evalset.path / "prompts.toml")
-
-
 def recording_file(evalset: Evalset, model: str) -> Path:
     """File of one model's recorded answers."""
     return evalset.path / FOLDER / f"{model.replace('/', '-')}.jsonl"
@@ -337,7 +240,8 @@ def asked_of(evalset: Evalset, *, models: Sequence[str] = ()) -> Iterator[Asked]
                 feature, context, tenant_id=query.tenant_id, question=query.text, documents=found
             )
             for model in models:
-                request = Request(model, messages, max_tokens=prompts.features[feature].max_tokens)
+                limit = prompts.features[feature].max_tokens
+                request = Request(model, messages, max_tokens=limit, **prompts.sampling)
                 yield Asked(query, split, feature, context, request)
 
 
@@ -347,7 +251,8 @@ def recorded_outcomes(evalset: Evalset, prices: PriceTable) -> tuple[pl.DataFram
     Returns
     -------
     DataFrame
-        Columns of `OUTCOMES_SCHEMA`; prompts that every model answered with every context.
+        Columns of `STORED_SCHEMA`; prompts that every model answered with every context. ``amounts`` is what each
+        answer uses of each thing that has a price, as JSON.
     dict of str to str
         Hashes of what was read, for the fingerprint.
     list of str
@@ -361,8 +266,8 @@ def recorded_outcomes(evalset: Evalset, prices: PriceTable) -> tuple[pl.DataFram
     prompts = load_prompts(evalset)
     replays = {m: Client({}, Books(prices), recordings=Recordings(recording_file(evalset, m))) for m in prompts.models}
     searches = {(r["tenant_id"], r["query"]): r["doc_ids"] for r in recorded_rows(evalset, SEARCHES)}
-    extra_usd = retrieval_usd(evalset)
-    rows, missing = [], set[str]()
+    extra_usd, extra = retrieval_usd(evalset), retrieval_amounts(evalset)
+    rows, missing, copies = [], set[str](), 0
     everything = list(asked_of(evalset))
     refuse_lost(evalset, everything, {m: c.recordings for m, c in replays.items() if c.recordings is not None})
     for asked in everything:
@@ -371,25 +276,37 @@ def recorded_outcomes(evalset: Evalset, prices: PriceTable) -> tuple[pl.DataFram
         if asked.prompt_id in missing or recorded is None or not recorded.count(asked.request):
             missing.add(asked.prompt_id)
             continue
-        request = asked.request
-        done = client.complete(
-            request.messages, model=request.model, max_tokens=request.max_tokens, item_id=asked.item_id
-        )
-        if (quality := _quality(asked, done.response, evalset, searches)) is None:
-            missing.add(asked.prompt_id)
-            continue
-        retrieved = prompts.contexts[asked.context].documents > 0
-        rows.append(_row(asked, done.response, quality, prices, extra_usd if retrieved else 0.0))
-    frame = pl.DataFrame(rows, schema=OUTCOMES_SCHEMA, orient="row").filter(~pl.col("prompt_id").is_in(list(missing)))
+        answers = _answers(client, asked, prompts)
+        fresh = [response for i, response in enumerate(answers) if not is_copy(answers, i)]
+        copies += len(answers) - len(fresh)
+        usd, more = (extra_usd, extra) if prompts.contexts[asked.context].documents > 0 else (0.0, {})
+        for repeat, response in enumerate(fresh):
+            if (quality := quality_of(asked, response, evalset, searches)) is None:
+                missing.add(asked.prompt_id)
+                break
+            used = prices.token_amounts(asked.request.model, response.usage or Usage()) | more
+            rows.append((*outcome_row(asked, response, quality, prices, usd), repeat, json.dumps(used)))
+    schema = STORED_SCHEMA | {"amounts": pl.String}
+    frame = pl.DataFrame(rows, schema=schema, orient="row").filter(~pl.col("prompt_id").is_in(list(missing)))
     inputs = {f"recordings of {m}": c.recordings.read_sha256() for m, c in replays.items() if c.recordings}
     inputs[SEARCHES] = content_hash((evalset.path / FOLDER / SEARCHES).read_bytes())
     inputs |= {"retrieval usd": f"{extra_usd:.3e}", **_prompt_inputs(evalset)}
     total = frame["prompt_id"].n_unique() + len(missing)
     notes = [f"{len(missing)} of {total} prompts are left out: not all answers to them are recorded"] if missing else []
+    if copies:
+        notes.append(f"{copies} recorded repeats are copies of an earlier answer, as of a cache: they are none")
     if changed := changed_since(evalset):
         told = f"renew them with: workbench record {evalset.name}"
         notes.append(f"The prompts hold what was found before the {' and the '.join(changed)} changed; {told}")
     return frame, inputs, notes
+
+
+def _answers(client: Client, asked: Asked, prompts: Prompts) -> list[Response]:
+    """Every recorded answer to one request, in the order in which they came."""
+    request, recorded = asked.request, client.recordings
+    n = recorded.count(request, asked.item_id) if recorded else 1
+    given = {"model": request.model, "max_tokens": request.max_tokens, "item_id": asked.item_id, **prompts.sampling}
+    return [client.complete(request.messages, **given).response for _ in range(max(n, 1))]
 
 
 def refuse_lost(evalset: Evalset, asked: Sequence[Asked], recordings: Mapping[str, Recordings]) -> None:
@@ -450,7 +367,10 @@ def _prompt_inputs(evalset: Evalset) -> dict[str, str]:
     return {name: content_hash(path.read_bytes()) for name, path in files.items()}
 
 
-def _row(asked: Asked, response: Response, quality: float, prices: PriceTable, extra_usd: float) -> tuple[object, ...]:
+def outcome_row(
+    asked: Asked, response: Response, quality: float, prices: PriceTable, extra_usd: float
+) -> tuple[object, ...]:
+    """Row of `OUTCOMES_SCHEMA` of one answer; ``extra_usd`` is what retrieving for it cost."""
     usage = response.usage
     if usage is None:
         raise EvalsetError(f"the recorded answer to {asked.item_id} has no token counts, so it has no cost")
@@ -464,7 +384,7 @@ def _row(asked: Asked, response: Response, quality: float, prices: PriceTable, e
             asked.split)  # fmt: skip
 
 
-def _quality(
+def quality_of(
     asked: Asked, response: Response, evalset: Evalset, searches: Mapping[tuple[str, str], Sequence[str]]
 ) -> float | None:
     """1 for a right answer, None where it cannot be told yet.

@@ -7,6 +7,7 @@ import numpy as np
 
 from workbench.evalset.outcomes import Outcomes
 from workbench.evaluation.compare import MIN_CLUSTERS
+from workbench.evaluation.repeats import repeat_columns
 from workbench.rendering.table import Column, Interval, Table, Value
 from workbench.reports.charts import lines
 from workbench.reports.figure import Figure
@@ -114,11 +115,16 @@ def contents_table(outcomes: Outcomes) -> Table:
         latency = dev.latency_ms[:, i]
         p95 = None if np.isnan(latency).any() else float(np.quantile(latency, 0.95))
         rows.append((model, float(dev.quality[:, i].mean()), *by_feature, 1000 * float(dev.cost_usd[:, i].mean()), p95))
+    more, cells = repeat_columns(
+        {} if dev.answers is None else {m: dev.answers[:, 0, :, i].T for i, m in enumerate(dev.models)}, dev.codes
+    )
+    rows = [(*row, *cells.get(str(row[0]), ())) for row in rows]
     columns = (
         Column("model"),
         *(Column(n, "number", digits=3) for n in ("correctness", *shown)),
         Column("USD per 1,000", "usd"),
         Column("p95", "ms"),
+        *more,
     )
     sizes = ", ".join(f"{(outcomes.splits == s).sum():,} {s}" for s in ("dev", "test"))
     caption = f"{len(outcomes):,} prompts ({sizes}), {len(outcomes.models)} models, cheapest first, on dev"

@@ -137,7 +137,7 @@ def _refuse_open(decision: Decision, evalset: Path, even_if: Collection[str]) ->
             f"this run cannot tell, so there is nothing to keep true: {decision.sentence} To accept it all the same: "
             "--even-if inconclusive"
         )
-    other = _other_rule(decision, _policy(evalset, decision.notebook))
+    other = other_rule(decision, policy_of(evalset, decision.notebook))
     if other and "other-rule" not in even_if:
         raise ConfigError(
             f"this run was decided by another rule than {evalset.name}/gates.toml states now ({'; '.join(other)}); run "
@@ -145,13 +145,14 @@ def _refuse_open(decision: Decision, evalset: Path, even_if: Collection[str]) ->
         )
 
 
-def _policy(evalset: Path, notebook: str) -> GatePolicy:
+def policy_of(evalset: Path, notebook: str) -> GatePolicy:
+    """What ``gates.toml`` of an evalset asks of a notebook, or the defaults."""
     path = evalset / "gates.toml"
     policies = scan_gates(path)[0] if path.is_file() else {}
     return policies.get(notebook) or default_policy(notebook)
 
 
-def _other_rule(decision: Decision, policy: GatePolicy) -> list[str]:
+def other_rule(decision: Decision, policy: GatePolicy) -> list[str]:
     """Settings of the rule that differ from the policy's, each with both values."""
     rule, rate = decision.rule, decision.rule.direction == "lower"
     both = {
@@ -223,7 +224,8 @@ def _deciding_scores(folder: Path, decision: Decision) -> pl.DataFrame:
     if "split" in scores.columns:
         scores = scores.filter(pl.col("split") == "test")
     kept = scores.filter((pl.col("metric") == decision.rule.metric) & pl.col("arm").is_in(decision.arms))
-    return kept.select("arm", "item_id", "repeat", "value").sort("arm", "item_id", "repeat")
+    bounds = ["against"] if "against" in kept.columns else []
+    return kept.select("arm", "item_id", "repeat", "value", *bounds).sort("arm", "item_id", "repeat")
 
 
 def accepted_decisions(settings: Settings, notebooks: Sequence[str] = ()) -> list[tuple[str, Decision]]:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from workbench.config import Clock, Settings, load_profile
 from workbench.errors import ConfigError, unknown_name
 from workbench.evaluation.run_record import RunRecord, close_run, open_run
-from workbench.evaluation.start import check_parameters
+from workbench.evaluation.start import as_declared, check_parameters
 from workbench.reports.ending import draw_report
 from workbench.runner.events import Event, EventKind, Listener
-from workbench.runner.parameters import prepare
+from workbench.runner.parameters import declared_parameters, prepare
 from workbench.runner.runs import how_it_ended
 from workbench.runner.watchdog import Watchdog
 
@@ -111,10 +111,15 @@ def find_notebook(settings: Settings, name: str) -> Path:
     return found[name]
 
 
+def planned(job: Job, settings: Settings) -> Job:
+    """Job with every parameter that its run would use, checked as the run would check them."""
+    return _plan(job, settings)[0]
+
+
 def _plan(job: Job, settings: Settings) -> tuple[Job, Path]:
     source = find_notebook(settings, job.notebook)
     given = {**load_profile(settings, job.notebook, job.profile), **job.parameters}
-    parameters = prepare(source, given)
+    parameters = prepare(source, as_declared(job.notebook, given, declared_parameters(source)))
     check_parameters(job.notebook, parameters)
     return replace(job, parameters=parameters), source
 

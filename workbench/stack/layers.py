@@ -250,7 +250,7 @@ def _has(folder: Path, notebook: str) -> bool:
 
 def _money_gaps(spend: Spend | None) -> Iterator[Gap]:
     if spend is None:
-        needs = "models asked through workbench.Client"
+        needs = "models asked through workbench.Client, or the log of another tool: workbench import TOOL PATH --ledger"
         yield Gap("inference", "no call is in the ledger", "what each feature and customer costs", needs)
         return
     found = {row["gap"]: row for row in spend.gaps().iter_rows(named=True)}

@@ -37,6 +37,7 @@ _FACTS = {
     "wb.source": "source",
     "wb.cache.kind": "cache",
     "wb.cache.hit": "cache hit",
+    "wb.cache.reason": "why it missed",
     "wb.cache.similarity": "similarity",
     "wb.cache.threshold": "threshold",
     "gen_ai.response.finish_reasons": "finished",

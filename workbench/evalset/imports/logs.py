@@ -33,11 +33,12 @@ NAMES: Names = {
     "feature": ("feature", "eval_name", "dataset", "task"),
     "tenant_id": ("tenant_id", "tenant"),
     "split": ("split",),
+    "cached": ("cached", "cache_hit", "from_cache", "response.cached"),
 }
 _PICKLES = (".pkl", ".pickle", ".joblib")
 _LM_EVAL = {"doc_id", "resps", "filter"}
 _BY_HAND = "Who asked these prompts and when, how right and wrong were told apart, what the costs are"
-_GATES = """# What each notebook must show. A margin is a product decision: what would a lost point cost you?
+GATES = """# What each notebook must show. A margin is a product decision: what would a lost point cost you?
 [routing]
 metric = "correctness"
 margin = 0.02
@@ -110,12 +111,12 @@ def import_outcomes(path: Path, out: Path, *, repairs: Repairs | None = None, te
     notes += [
         f"{c}: seconds or milliseconds? --rename {c}={c}_ms, or {c}_s" for c in rest if c.lower().endswith("latency")
     ]
-    frame = _checked(_frame(path, calls, notes), path, columns, repairs, notes)
+    frame = checked(_frame(path, calls, notes), path, columns, repairs, notes)
     outcomes_of(frame, str(path))
     with new_folder(out) as folder:
         frame.select(schema_columns(frame)).write_parquet(folder / FILE)
         (folder / "card.md").write_text(import_card({path: rest}, _BY_HAND, notes), encoding="utf-8")
-        (folder / "gates.toml").write_text(_GATES, encoding="utf-8")
+        (folder / "gates.toml").write_text(GATES, encoding="utf-8")
     tell_left_out({path: rest}, notes, tell)
     return out
 
@@ -181,7 +182,7 @@ def _text_of(name: str, value: Any) -> str | None:
 _READERS: Mapping[str, Callable[[str, Any], Any]] = {
     "prompt_id": id_text, "prompt": _text_of, "model": id_text, "config": name_text, "quality": share,
     "cost_usd": amount, "latency_ms": amount, "tokens_in": whole, "tokens_out": whole, "confidence": share,
-    "cluster": id_text, "feature": id_text, "tenant_id": id_text, "split": id_text, "repeat": whole,
+    "cluster": id_text, "feature": id_text, "tenant_id": id_text, "split": id_text, "repeat": whole, "cached": share,
 }  # fmt: skip
 
 
@@ -203,7 +204,7 @@ def _frame(path: Path, calls: Sequence[Row], notes: list[str]) -> pl.DataFrame:
     refuse(path, defects)
     if not named:
         notes.append("prompts had no id and are named by a hash of their text")
-    frame = pl.DataFrame(rows, schema={**STORED_SCHEMA, "line": pl.Int64})
+    frame = pl.DataFrame(rows, schema={**STORED_SCHEMA, "cached": pl.Float64, "line": pl.Int64})
     return frame.with_columns(pl.col("config").replace("", None))
 
 
@@ -217,12 +218,15 @@ def _call(cells: Mapping[str, Any]) -> dict[str, Any]:
     return row
 
 
-def _checked(
+def checked(
     frame: pl.DataFrame, path: Path, columns: Mapping[str, str], repairs: Repairs, notes: list[str]
 ) -> pl.DataFrame:
-    """Rows that are whole: ids that are the prompts', repeats, answers to every prompt, costs."""
+    """Rows that are whole: ids that are the prompts', repeats, answers to every prompt, costs.
+
+    ``columns`` are ours by the file's, as far as it has them.
+    """
     _refuse_call_ids(frame, path, columns)
-    frame = _repeated(frame, path, given="repeat" in columns, notes=notes)
+    frame = _repeated(_uncached(frame, notes), path, given="repeat" in columns, notes=notes)
     frame = _common_texts(frame, notes) if repairs.texts == "most_common" else frame
     if repairs.drop_incomplete:
         frame = _complete(frame, notes)
@@ -247,6 +251,18 @@ def _refuse_call_ids(frame: pl.DataFrame, path: Path, columns: Mapping[str, str]
             f"({told}); an id must be the prompt's, not the call's. Leave it out, then prompts are named by their "
             f"text: --rename {column}=call_id; or name the prompt's own: --rename YOURS=prompt_id"
         )
+
+
+def _uncached(frame: pl.DataFrame, notes: list[str]) -> pl.DataFrame:
+    """Leave out answers of a cache to what was asked before: they repeat nothing but its first answer."""
+    keys, hit = ["prompt_id", "model", "config"], pl.col("cached").fill_null(0.0) > 0
+    first = pl.col("line") == pl.col("line").sort_by(hit, "line").first().over(keys)
+    kept = frame.filter(~hit | first)
+    if dropped := len(frame) - len(kept):
+        notes.append(f"{dropped:,} answers of a cache are no repeats, and were left out")
+    if alone := len(kept.filter(hit)):
+        notes.append(f"{alone:,} answers are known from a cache alone: their cost and latency are those of a hit")
+    return kept
 
 
 def _repeated(frame: pl.DataFrame, path: Path, *, given: bool, notes: list[str]) -> pl.DataFrame:

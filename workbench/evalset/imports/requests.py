@@ -32,6 +32,7 @@ STREAM_NAMES: Names = {
     "at": ("at", "timestamp", "time", "created_at", "created", "datetime", "date", "ts", "start_time", "startTime"),
     "feature": ("feature",),
     "user_id": ("user_id", "user"),
+    "turns": ("turns", "history", "earlier_turns", "previous_turns"),
 }
 _BY_HAND = "Where the questions come from, and who said which of them may share an answer, how, when"
 
@@ -75,8 +76,9 @@ def import_stream(
 
     Columns: ``query`` and ``answer_key`` (which requests may share an answer: an intent, a label), and where there
     are any ``at`` (when it came), ``pos`` (its place, which then decides the order), ``tenant_id``, ``cluster``
-    (default: the answer key), ``feature`` (a cache never serves across features) and ``user_id``; common other names
-    are known, ``rename`` (yours -> ours) gives others. ``tell`` takes a line on the order and on what was left out.
+    (default: the answer key), ``feature`` (a cache never serves across features), ``user_id`` and ``turns`` (what was
+    said before, a text or a list: a cache serves after the same turns alone); common other names are known,
+    ``rename`` (yours -> ours) gives others. ``tell`` takes a line on the order and on what was left out.
 
     Raises
     ------

@@ -1,0 +1,72 @@
+"""What a run would take, told before anything is started."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.test_cli import workbench
+from workbench.config import SystemClock, load_settings
+from workbench.errors import ConfigError
+from workbench.evalset.evalset import load_evalset
+from workbench.evaluation.run_record import close_run, open_run
+from workbench.inference.encoders import MiniLM
+from workbench.project.dry_run import foresee
+from workbench.project.init import init
+from workbench.retrieval.arms import CHUNKERS
+from workbench.retrieval.ingest import VectorCache
+from workbench.runner import Job
+
+HOSTED = "litellm:openai/text-embedding-3-small"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    init(tmp_path, ci="none")
+    return tmp_path
+
+
+def told(project: Path, **parameters: object) -> str:
+    settings = load_settings({}, start=project)
+    return "\n".join(foresee(settings, Job("retrieval", parameters={"chunkers": "whole"} | parameters)))
+
+
+def test_first_run_is_foreseen_and_nothing_is_written(project: Path) -> None:
+    before = sorted(project.rglob("*"))
+    said = told(project)
+    assert "to embed: 20 new texts of 20 chunks of whole, with minilm-int8:" in said
+    assert "by 16 of them that were embedded just now\ncost: no dollars" in said
+    evalset = load_evalset("sample", settings=load_settings({}, start=project))
+    n_dev, n_test = (len(evalset.split(split).queries) for split in ("dev", "test"))
+    assert f"{n_dev} dev questions with each of 9 arms (2 of them fitted first), then {n_test} test questions" in said
+    assert "is not known: no run of this kind is here yet" in said
+    new = [path for path in project.rglob("*") if path not in before and path.is_file()]
+    assert {path.parent.name for path in new} <= {"weights"}  # the tokenizer's file, which every embedding needs
+
+
+def test_what_is_embedded_already_and_what_the_last_run_took_is_told(project: Path) -> None:
+    settings = load_settings({}, start=project)
+    encoder = MiniLM(settings.cache / "weights")
+    documents = load_evalset("sample", settings=settings).documents
+    texts = [c.text for d in documents[:19] for c in CHUNKERS["whole"].chunk(d, encoder)]
+    VectorCache(settings.cache / "vectors.sqlite").embed(texts, encoder)
+    record = open_run(settings, "retrieval", profile="ci", parameters={"evalset": "sample"}, clock=SystemClock())
+    close_run(record, SystemClock(), status="done", gate="new")
+    said = told(project)
+    assert "to embed: 1 new texts of 20 chunks" in said
+    assert f"time: the last run of this kind, {record.run_dir.name}, took 0 s in all" in said
+
+
+def test_a_hosted_encoder_is_priced_and_not_asked(project: Path) -> None:
+    prices = Path(__file__).parents[2] / "workbench/inference/prices.toml"
+    text = prices.read_text(encoding="utf-8") + f'\n[operations."embed_query:{HOSTED}"]\nusd = 0.0000002\n'
+    (project / "prices.toml").write_text(text, encoding="utf-8")
+    said = told(project, embedder=HOSTED)
+    assert "cost: about $" in said
+    assert "tokens of 4 characters at its price" in said
+
+
+def test_what_a_run_would_refuse_is_refused(project: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown parameter 'chunker'"):
+        told(project, chunker="whole")
+    done = workbench(load_settings({}, start=project), "run", "retrieval", "--dry-run", "--sweep", "seed=1,2")
+    assert (done.returncode, "--dry-run looks at one job" in done.stderr) == (3, True)

@@ -1,0 +1,288 @@
+"""Verifiers: asked last whether two near questions may share an answer, and what they say in words.
+
+``fitted`` is learnt on dev pairs (`workbench.caching.fitted`), ``model:NAME`` asks a model through the client, and
+``module:function`` is a callable of the user's, ``function(asked, cached)``. All fail closed: an error, an answer that
+is no verdict, or a verdict without a probability is a miss, with that reason.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from workbench.caching.fitted import Fit, FittedVerifier, TextPair, Vectors
+from workbench.caching.guard import Guard
+from workbench.config import Settings
+from workbench.errors import ConfigError, WorkbenchError
+from workbench.inference.batch import Item, complete_all, estimate
+from workbench.inference.client import Client
+from workbench.inference.messages import Completion, Request, Response
+from workbench.inference.prices import PriceTable
+from workbench.orchestration.sources import files_of, import_module_of
+from workbench.records import content_hash
+from workbench.telemetry.context import attributed
+
+FITTED, MODEL = "fitted", "model:"
+FORM = f"{FITTED}, {MODEL}NAME or module:function@USD, USD being its dollars per 1,000 checks"
+LEAST = 0.5
+MODEL_LEAST = 0.9
+PROMPT = (
+    "Two users ask a support system.\nFirst: <question>{cached}</question>\nSecond: <question>{asked}</question>\n"
+    "Would exactly the same answer be right for both? Reply only yes or no."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a verifier says of one pair; ``reason`` says why it is a miss, "" where it agrees."""
+
+    agrees: bool
+    probability: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class VerifierUsed:
+    """A verifier as a plain value beside a threshold: ``least`` is the probability from which it agrees."""
+
+    name: str
+    least: float
+    sha256: str
+    usd_per_check: float
+
+
+class Allows(Protocol):
+    """A guard, or a guard with a verifier."""
+
+    def allows(self, asked: str, cached: str) -> bool:
+        """Whether the cached answer may be served."""
+
+
+class Verifier(Protocol):
+    """Whether pairs of questions (asked, cached) may share an answer."""
+
+    @property
+    def used(self) -> VerifierUsed:
+        """It as a plain value."""
+
+    def check(self, pairs: Sequence[TextPair]) -> list[Verdict]:
+        """A verdict for each pair, in their order; what goes wrong is in it."""
+
+
+def verdict_of(probability: object, least: float) -> Verdict:
+    """Verdict of a probability; whatever is none is a miss.
+
+    >>> verdict_of(0.8, 0.5).agrees, verdict_of(None, 0.5).reason, verdict_of(True, 0.5).agrees
+    (True, 'no probability', True)
+    """
+    if probability is None or not isinstance(probability, int | float) or not 0 <= probability <= 1:
+        return Verdict(False, None, "no probability")
+    chance = float(probability)
+    return Verdict(chance >= least, chance, "" if chance >= least else f"probability {chance:.2f} under {least:.2f}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FittedCheck:
+    """The fitted verifier with the vectors it reads; a text in a fold of ``fit`` is judged by what has not seen it.
+
+    ``fold_of`` names the fold of further texts, such as those of dev families in a stream.
+    """
+
+    verifier: FittedVerifier
+    vectors: Vectors = field(repr=False)
+    usd_per_check: float = 0.0
+    fit: Fit | None = field(default=None, repr=False)
+    fold_of: Mapping[str, int] = field(default_factory=dict, repr=False)
+
+    @property
+    def used(self) -> VerifierUsed:
+        """It as a plain value."""
+        return VerifierUsed(FITTED, self.verifier.least, self.verifier.sha256, self.usd_per_check)
+
+    def check(self, pairs: Sequence[TextPair]) -> list[Verdict]:
+        """A verdict for each pair."""
+        try:
+            if self.fit is None:
+                found = self.verifier.probabilities(pairs, self.vectors)
+            else:
+                known = {**self.fit.fold_of, **self.fold_of}
+                folds = [known.get(asked, known.get(cached)) for asked, cached in pairs]
+                found = self.fit.probabilities(pairs, self.vectors, folds)
+        except WorkbenchError as error:  # an encoder that fails, or a budget that is spent
+            return [Verdict(False, None, f"verifier failed: {type(error).__name__}")] * len(pairs)
+        return [verdict_of(float(each), self.verifier.least) for each in found]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelVerifier:
+    """``ModelVerifier(client, "local/qwen2.5-coder-0.5b")``: a model says yes or no, with the probability of its word.
+
+    Calls have the purpose ``judge``, so that they are priced, budgeted and, with a client that records, recorded. A
+    provider that gives no probabilities of tokens cannot verify: every pair is a miss.
+
+    Attributes
+    ----------
+    least : float
+        Probability of yes from which it agrees.
+    usd_per_check : float
+        What a check is counted as; `model_check_usd` has it for a model and its price.
+    max_cost_usd : float or None
+        What one batch may cost at most; None where each pair is asked alone, within the client's budgets.
+    """
+
+    client: Client = field(repr=False)
+    model: str
+    least: float = MODEL_LEAST
+    usd_per_check: float = 0.0
+    max_cost_usd: float | None = None
+    prompt: str = field(default=PROMPT, repr=False)
+
+    @property
+    def used(self) -> VerifierUsed:
+        """It as a plain value."""
+        return VerifierUsed(MODEL + self.model, self.least, content_hash(self.model, self.prompt), self.usd_per_check)
+
+    def check(self, pairs: Sequence[TextPair]) -> list[Verdict]:
+        """A verdict for each pair; one alone is a call within the client's budgets, several are a batch.
+
+        Raises
+        ------
+        ConfigError
+            If a batch may cost more than ``max_cost_usd``.
+        RecordingMiss, BudgetExceeded, SettlementFailed
+            From a batch whose calls could not be made.
+        """
+        requests = [question_of(self.model, pair, self.prompt) for pair in pairs]
+        if len(pairs) == 1:
+            return [self._alone(requests[0])]
+        items = {content_hash(*pair): Item(f"verify:{content_hash(*pair)}", request)
+                 for pair, request in zip(pairs, requests, strict=True)}  # fmt: skip
+        with attributed(purpose="judge"):
+            done = complete_all(self.client, list(items.values()), max_cost_usd=self.max_cost_usd)
+        return [self._verdict(done[f"verify:{content_hash(*pair)}"]) for pair in pairs]
+
+    def _alone(self, request: Request) -> Verdict:
+        try:
+            done = self.client.complete(
+                request.messages, model=request.model, max_tokens=request.max_tokens, purpose="judge"
+            )
+        except WorkbenchError as error:
+            return Verdict(False, None, f"verifier failed: {type(error).__name__}")
+        return self._verdict(done)
+
+    def _verdict(self, done: Completion | Exception) -> Verdict:
+        if isinstance(done, Exception):
+            return Verdict(False, None, f"verifier failed: {type(done).__name__}")
+        return verdict_of_answer(done.response, self.least)
+
+
+def question_of(model: str, pair: TextPair, prompt: str = PROMPT) -> Request:
+    """Request for one word; what a user wrote cannot end the fence around it."""
+    asked, cached = (text.replace("<", "\u2039").replace(">", "\u203a") for text in pair)
+    text = prompt.replace("{cached}", "\0").replace("{asked}", asked).replace("\0", cached)
+    return Request(model, ({"role": "user", "content": text},), max_tokens=1)
+
+
+def verdict_of_answer(response: Response, least: float) -> Verdict:
+    """Verdict of an answer of one word, yes or no, with the probability of that word."""
+    word = response.text.strip().strip(".,!*\"'").lower()
+    if word not in ("yes", "no"):
+        return Verdict(False, None, "answer that is neither yes nor no")
+    sure = response.confidence
+    return verdict_of(sure if sure is None or word == "yes" else 1 - sure, least)
+
+
+def model_check_usd(model: str, prices: PriceTable, pairs: Sequence[TextPair]) -> float:
+    """USD that asking a model about one of these pairs costs at most, by the mean; an unknown price raises."""
+    sample = [question_of(model, pair) for pair in pairs]
+    return estimate(sample, prices).worst_usd / max(len(sample), 1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CallableVerifier:
+    """A user's ``function(asked, cached)``: True or a probability agrees, everything else is a miss."""
+
+    name: str
+    call: Callable[[str, str], Any] = field(repr=False)
+    sha256: str = ""
+    usd_per_check: float = 0.0
+    least: float = LEAST
+
+    @property
+    def used(self) -> VerifierUsed:
+        """It as a plain value."""
+        return VerifierUsed(self.name, self.least, self.sha256, self.usd_per_check)
+
+    def check(self, pairs: Sequence[TextPair]) -> list[Verdict]:
+        """A verdict for each pair."""
+        return [self._one(*pair) for pair in pairs]
+
+    def _one(self, asked: str, cached: str) -> Verdict:
+        try:
+            return verdict_of(self.call(asked, cached), self.least)
+        except Exception as error:  # noqa: BLE001  # the user's own code: whatever goes wrong there, nothing is served
+            return Verdict(False, None, f"verifier failed: {type(error).__name__}")
+
+
+@dataclass(slots=True, eq=False)
+class Checks:
+    """A guard and then a verifier, each pair asked once; it stands wherever a guard alone does."""
+
+    guard: Guard | None
+    verifier: Verifier
+    verdicts: dict[TextPair, Verdict] = field(default_factory=dict)
+
+    def allows(self, asked: str, cached: str) -> bool:
+        """Whether the cached answer may be served."""
+        if self.guard is not None and not self.guard.allows(asked, cached):
+            return False
+        if (asked, cached) not in self.verdicts:
+            self.ask([(asked, cached)])
+        return self.verdicts[asked, cached].agrees
+
+    def ask(self, pairs: Iterable[TextPair]) -> None:
+        """Learn what the verifier says of all that the guard lets pass, at once."""
+        new = [p for p in dict.fromkeys(pairs) if p not in self.verdicts and (not self.guard or self.guard.allows(*p))]
+        if new:
+            self.verdicts |= dict(zip(new, self.verifier.check(new), strict=True))
+
+
+def check_name(entry: str) -> None:
+    """Refuse an entry that names no verifier, without loading anything.
+
+    Raises
+    ------
+    ConfigError
+        If it is not of the form.
+    """
+    source, at, usd = entry.rpartition("@")
+    known = entry == FITTED or (entry.startswith(MODEL) and len(entry) > len(MODEL))
+    if not known and not (at and all(source.partition(":")[::2]) and _is_usd(usd)):
+        raise ConfigError(f"verifier {entry!r} is not {FORM}")
+
+
+def _is_usd(text: str) -> bool:
+    try:
+        return 0 <= float(text) < float("inf")
+    except ValueError:
+        return False
+
+
+def load_callable(entry: str, settings: Settings) -> CallableVerifier:
+    """Verifier of ``module:function@USD``; its hash is that of its file and of what it imports from the project.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be imported or called.
+    """
+    source, _, usd = entry.rpartition("@")
+    module, _, name = source.partition(":")
+    try:
+        loaded = import_module_of(module, settings.root)
+        call = getattr(loaded, name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"verifier {source!r} cannot be imported: {error}") from error
+    if not callable(call):
+        raise ConfigError(f"verifier {source!r} cannot be called; it is {call!r}")
+    sha256 = content_hash(*(file.read_bytes() for file in files_of(loaded, settings.root)))
+    return CallableVerifier(source, call, sha256, float(usd) / 1000)

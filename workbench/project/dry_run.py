@@ -1,0 +1,148 @@
+"""``workbench run --dry-run``: what a run would embed and ask, how long that takes, and what it costs.
+
+No kernel is started, nothing is asked of a hosted model, and nothing is written. What cannot be known before a run is
+said to be unknown: how many arms dev lets through to test, and what fitting takes.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from workbench.config import Settings
+from workbench.evalset.evalset import Evalset, load_evalset
+from workbench.evalset.outcomes import FILE as OUTCOMES
+from workbench.evalset.outcomes import load_outcomes
+from workbench.evalset.traffic import load_pairs, load_stream
+from workbench.evaluation.finalists import FEWEST, MOST
+from workbench.inference.embedding import Embedder, HostedEmbedder, load_embedder
+from workbench.inference.encoders import MiniLM
+from workbench.inference.messages import Usage
+from workbench.inference.prices import MS_PER_HOUR, project_prices
+from workbench.rendering.progress import duration
+from workbench.retrieval.arms import CHUNKERS, FITTED, make_arms
+from workbench.retrieval.ingest import VectorCache
+from workbench.runner.decisions import evalset_of
+from workbench.runner.headless import Job, planned
+from workbench.runner.runs import list_runs
+from workbench.telemetry.context import attributed
+
+PROBED = 16  # texts that a local encoder is timed on
+CHARACTERS = 4  # of a token, where a hosted encoder's price is told
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """What a run has to do: texts to embed by what they are, and searches by arm with their milliseconds."""
+
+    texts: Mapping[str, Sequence[str]]
+    searches: str = ""
+    search_ms: float = 0.0
+    asked: str = "nothing is asked of a model"
+
+
+def foresee(settings: Settings, job: Job) -> Iterator[str]:
+    """Lines that say what the run of a job would take.
+
+    Raises
+    ------
+    ConfigError, EvalsetError
+        If the run would be refused: parameters and data are checked as a run checks them.
+    """
+    job = planned(job, settings)
+    p = dict(job.parameters)
+    given = str(p.get("evalset", ""))
+    yield f"{job.notebook} on {given or 'no evalset'}, profile {job.profile}: its parameters fit; nothing is started"
+    seconds = 0.0
+    if given:
+        ahead = _ahead(job.notebook, p, load_evalset(given, settings=settings, seed=int(p.get("seed", 0))), settings)
+        for name in _embedders(p) if ahead.texts else ():
+            told, took = _embedding(ahead.texts, load_embedder(name, settings), settings)
+            yield from told
+            seconds += took
+        if ahead.searches:
+            yield f"to search: {ahead.searches}; about {duration(ahead.search_ms / 1000)} at the rates of prices.toml"
+        seconds += ahead.search_ms / 1000
+        yield f"to ask: {ahead.asked}"
+    yield from _time(settings, job, given, seconds)
+
+
+def _embedders(p: Mapping[str, Any]) -> Sequence[str]:
+    """Encoders that a notebook is given: several of retrieval's, one of the others'."""
+    return [str(p["embedder"])] if p.get("embedder") else [str(name) for name in p["embedders"]]
+
+
+def _ahead(notebook: str, p: Mapping[str, Any], evalset: Evalset, settings: Settings) -> Ahead:
+    """Work of one notebook; of one that is not known here, nothing can be said."""
+    if notebook == "retrieval":
+        return _retrieval(p, evalset, settings)
+    if notebook == "caching":
+        pairs, stream = load_pairs(evalset.path)[0], load_stream(evalset.path)
+        sides = [text for pair in pairs for text in (pair.query_a, pair.query_b)]
+        return Ahead({"requests": stream.queries, "questions of pairs": sides})
+    if notebook == "routing":
+        recorded = "nothing: outcomes are those of the table, or recorded"
+        if (evalset.path / OUTCOMES).is_file():
+            prompts: Sequence[str] = load_outcomes(evalset.path).requests.prompts
+        else:
+            prompts = [q.text for q in evalset.queries]
+        return Ahead({"prompts": prompts}, asked=recorded)
+    return Ahead({}, asked="nothing: answers and verdicts are recorded; workbench record tells what recording takes")
+
+
+def _retrieval(p: Mapping[str, Any], evalset: Evalset, settings: Settings) -> Ahead:
+    evalset.require_questions()
+    tokenizer, texts = MiniLM(settings.cache / "weights"), dict[str, Sequence[str]]()
+    for name in p["chunkers"]:
+        texts[f"chunks of {name}"] = [c.text for d in evalset.documents for c in CHUNKERS[name].chunk(d, tokenizer)]
+    plain = [name for name in p["strategies"] if name not in FITTED]
+    arms = make_arms(p["chunkers"], plain, embedders=_embedders(p), stores=p.get("stores", ("lance",))) if plain else []
+    each = len(_embedders(p)) * len(p.get("stores", ("lance",)))
+    fitted = len(p["chunkers"]) * (len(p["strategies"]) - len(plain)) * each
+    n_dev, n_test = (len(evalset.split(split).queries) for split in ("dev", "test"))
+    prices, tenants = project_prices(settings.root), len(evalset.tenants)
+    rows = sum(map(len, texts.values())) // max(len(texts) * tenants, 1)
+    usd = [prices.cost_usd(arm.work(rows)) for arm in arms]
+    each_ms = max(usd, default=0.0) / prices.usd_per_vcpu_hour * MS_PER_HOUR
+    n, most = len(arms) + fitted, min(len(arms) + fitted, MOST)
+    told = f"{n_dev:,} dev questions with each of {n} arms ({fitted} of them fitted first), then {n_test:,} test "
+    told += f"questions with the {min(n, FEWEST)} to {most} that dev does not rule out"
+    if systems := len(p.get("systems", ())):
+        told += f", and {systems} of your own, whose time and cost are yours"
+    return Ahead(texts, told, each_ms * (n * n_dev + most * n_test))
+
+
+def _embedding(texts: Mapping[str, Sequence[str]], embedder: Embedder, settings: Settings) -> tuple[list[str], float]:
+    """What is to be embedded of it, and the seconds; a hosted encoder is not asked."""
+    path, told, missing = settings.cache / "vectors.sqlite", list[str](), dict[str, None]()
+    for what, each in texts.items():
+        new = VectorCache(path).missing(each, embedder) if path.is_file() else list(dict.fromkeys(each))
+        missing |= dict.fromkeys(new)
+        told.append(f"to embed: {len(new):,} new texts of {len(each):,} {what}, with {embedder.encoder_id}")
+    if not missing:
+        return [*told, "cost: nothing; vectors of all of them are in the cache"], 0.0
+    if isinstance(embedder, HostedEmbedder):
+        tokens = sum(map(len, missing)) // CHARACTERS
+        usd = embedder.books.prices.cost_nanos(embedder.model, Usage(tokens)) / 1e9
+        return [*told, f"cost: about ${usd:.4g}, for {tokens:,} tokens of {CHARACTERS} characters at its price"], 0.0
+    probe = list(missing)[:: max(len(missing) // PROBED, 1)][:PROBED]
+    with attributed(purpose="eval"):
+        embedder.embed(probe[:1])  # loads the weights
+        started = time.perf_counter()
+        embedder.embed(probe)
+    seconds = (time.perf_counter() - started) / len(probe) * len(missing)
+    told.append(f"that takes about {duration(seconds)}, by {len(probe)} of them that were embedded just now")
+    return [*told, "cost: no dollars; the encoder runs on this machine"], seconds
+
+
+def _time(settings: Settings, job: Job, evalset: str, seconds: float) -> Iterator[str]:
+    """How long the run takes: what the last one of its kind took, or what can be told before the first."""
+    for record in reversed(list_runs(settings)):
+        kind = (record.notebook, record.profile, evalset_of(record) if evalset else "")
+        if record.status == "done" and record.ended and kind == (job.notebook, job.profile, evalset):
+            took = (datetime.fromisoformat(record.ended) - datetime.fromisoformat(record.started)).total_seconds()
+            yield f"time: the last run of this kind, {record.run_dir.name}, took {duration(took)} in all"
+            return
+    known = f"about {duration(seconds)} for that, and " if seconds else ""
+    yield f"time: {known}what kernel, fitting, bounds and report take is not known: no run of this kind is here yet"

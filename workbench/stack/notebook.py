@@ -1,0 +1,380 @@
+"""The stack experiment: retrieval, routing and cache together, on one stream of requests, from what was recorded.
+
+A request that is not served from the cache gets the recorded answer to the question that it asks, by the model that
+its route picks, with the documents that its context shows. A hit gets what was answered to the request that filled the
+entry: right if that answer is right and the two need the same one. Nothing is asked.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from workbench.caching.claims import CacheArm
+from workbench.caching.guard import Guard
+from workbench.caching.replay import Replay, replay, serve_nothing
+from workbench.codec import from_kinds, to_json
+from workbench.errors import ConfigError, EvalsetError, unknown_name
+from workbench.evalset.evalset import dev_clusters
+from workbench.evalset.outcomes import Outcomes, counted_amounts, outcomes_of
+from workbench.evalset.traffic import load_stream
+from workbench.evaluation.compare import SCORES_SCHEMA
+from workbench.evaluation.decision import ArmFacts
+from workbench.evaluation.experiment import PairedExperiment
+from workbench.evaluation.flips import Axis
+from workbench.evaluation.in_use import decision_path
+from workbench.evaluation.provenance import encoder_inputs
+from workbench.inference.embedding import Embedder, load_embedder, unread
+from workbench.inference.prices import embed_query
+from workbench.records import Decision, Rule, content_hash
+from workbench.rendering.progress import Progress
+from workbench.rendering.table import Table
+from workbench.reports.ending import Notebook
+from workbench.retrieval.ingest import VectorCache
+from workbench.routing.candidates import policy_arms
+from workbench.routing.policies import POLICIES, Router, make_policy, one_model
+from workbench.routing.recorded import recorded_outcomes
+from workbench.stack.layers import StackPage, read_layers
+from workbench.stack.tables import Cell, ScoredCells, effects_table, misses_table
+from workbench.telemetry.context import attributed
+
+METRIC = "correctness"
+EVERY = "every request is served"
+CACHES = ("off", "exact", "accepted")
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class StackParameters:
+    """Parameters of ``07_stack``; the notebook's cell has the same names and defaults.
+
+    ``contexts`` are names in the evalset's ``prompts.toml``, the narrowest first; ``routes`` models or policies that
+    read nothing but the request; ``caches`` "off", "exact", and "accepted": the semantic cache of the accepted caching
+    decision. ``warmup`` requests fill the caches and are not judged.
+    """
+
+    evalset: str = "docs_qa"
+    contexts: tuple[str, ...] = ("bare", "top2", "top5")
+    routes: tuple[str, ...] = ("local/smollm2-135m", "local/qwen2.5-coder-0.5b", "by_feature")
+    caches: tuple[str, ...] = CACHES
+    warmup: int = 500
+    reference: str = ""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for cache in self.caches:
+            if cache not in CACHES:
+                raise ConfigError(unknown_name("cache", cache, CACHES))
+        if not (self.contexts and self.routes and self.caches) or self.warmup < 0:
+            raise ConfigError("contexts, routes and caches each need at least one value, and warmup none below 0")
+
+
+@dataclass(frozen=True, slots=True)
+class StackArm:
+    """One cell of the factorial, with its place among the arms, simplest first."""
+
+    cell: Cell
+    cache: CacheArm
+    order: int
+
+    @property
+    def name(self) -> str:
+        """Context, route and cache."""
+        return self.cell.name
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RouteOutcomes:
+    """What one route leads to for each recorded prompt, if it is asked: arrays of shape (prompts,)."""
+
+    quality: Floats
+    cost_usd: Floats
+    latency_ms: Floats
+    amounts: Mapping[str, Floats]
+
+
+class StackExperiment(PairedExperiment[StackParameters, ScoredCells], Notebook[StackParameters, ScoredCells]):
+    """Steps of the stack notebook, in the order in which it calls them.
+
+    ``embedder`` stands in place of the one that the accepted caching decision names.
+    """
+
+    notebook = "stack"
+    question = "Which retrieval, route and cache together are the cheapest that are good enough, end to end?"
+    title = "Stack: retrieval, routing and cache together"
+    parameters_class = StackParameters
+    items = "requests"
+    spreads = (0.1, 0.2, 0.35)
+    cost_note = (
+        "Cost is that of the recorded answers to requests that no cache served, of retrieving for them, and of "
+        "embedding each request where a cache is semantic. A hit costs nothing and takes no time."
+    )
+
+    def __init__(self, parameters: StackParameters, settings: Any, *, embedder: Embedder | None = None) -> None:
+        self._encoder = embedder
+        self._walks: dict[str, Replay] = {}
+        self._routed: dict[tuple[str, str], RouteOutcomes] = {}
+        self._uncached: dict[str, float] = {}  # dollars per 1,000 test requests of an arm, if no cache served any
+        super().__init__(parameters, settings)
+
+    def read(self) -> Mapping[str, str]:
+        """Load the stream, the recorded answers and the accepted decisions, and refuse what cannot be used.
+
+        Raises
+        ------
+        ConfigError
+            If a context, a route or an accepted cache is not there.
+        EvalsetError
+            If no request asks a question whose answer is recorded.
+        """
+        p, evalset = self.parameters, self.evalset
+        self.stream = load_stream(evalset.path)
+        if self.stream.synthetic:
+            note = "The stream is made up: drawn from traffic.toml; what a cache saves follows from its plan."
+            self.evalset = replace(evalset, synthetic=True, notes=(*evalset.notes, note))
+        half = dev_clusters(set(self.stream.clusters), p.seed, 0.5)
+        frame, read, self.notes = recorded_outcomes(evalset, self.prices)
+        split = pl.when(pl.col("cluster").is_in(sorted(half))).then(pl.lit("dev")).otherwise(pl.lit("test"))
+        self.outcomes = self._outcomes(frame.with_columns(split=split))
+        self.asked = self._asked(next(iter(self.outcomes.values())))
+        judged = np.flatnonzero(self.asked >= 0)
+        self.places = {
+            name: np.array(
+                [i for i in judged if i >= p.warmup and (self.stream.clusters[i] in half) == (name == "dev")]
+            )
+            for name in ("dev", "test")
+        }
+        if not all(len(places) for places in self.places.values()):
+            raise EvalsetError(f"of {len(self.stream)} requests {len(judged)} ask a question with a recorded answer; "
+                               f"after {p.warmup} both halves of the families need some")  # fmt: skip
+        self.accepted_cache: CacheArm | None = None
+        cache_inputs: dict[str, str] = {}
+        if "accepted" in p.caches:
+            self.accepted_cache, cache_inputs = self._cache_in_use()
+        return {**read, **evalset.inputs, "stream": self.stream.sha256, **cache_inputs}
+
+    def _outcomes(self, frame: pl.DataFrame) -> dict[str, Outcomes]:
+        """Recorded answers by context, of the models that are asked; what has none is refused by name."""
+        p, out = self.parameters, dict[str, Outcomes]()
+        known = sorted(set(frame["config"]))
+        for context in p.contexts:
+            if context not in known:
+                raise ConfigError(f"{unknown_name('context', context, known)}: nothing else is recorded")
+            rows = frame.filter(pl.col("config") == context)
+            found = outcomes_of(rows, f"recordings of {self.evalset.name}", seed=p.seed)
+            out[context] = replace(found, amounts=counted_amounts(rows, found))
+        models = sorted(set(frame["model"]))
+        for route in p.routes:
+            if route not in (*models, *POLICIES) or (route in POLICIES and POLICIES[route].reads):
+                free = [name for name, policy in POLICIES.items() if not policy.reads]
+                raise ConfigError(unknown_name("route", route, [*models, *free]))
+        return out
+
+    def _asked(self, outcomes: Outcomes) -> Ints:
+        """Position of the recorded prompt that each request asks, -1 for none.
+
+        A request asks the question whose words are in it; in other words, the first question that needs its answer.
+        """
+        rows = {prompt_id: i for i, prompt_id in enumerate(outcomes.prompt_ids)}
+        mine: dict[str, list[tuple[str, int]]] = {}
+        for q in self.evalset.queries:
+            if (place := rows.get(f"{q.feature}:{q.query_id}")) is not None:
+                mine.setdefault(q.tenant_id, []).append((q.text.strip().lower(), place))
+        found, by_answer = np.full(len(self.stream), -1), dict[str, int]()
+        told = zip(self.stream.queries, self.stream.tenants, self.stream.answer_keys, strict=True)
+        for i, (text, tenant, key) in enumerate(told):
+            lower = text.lower()
+            same = [(len(words), -place) for words, place in mine.get(tenant, ()) if words in lower]
+            if same:
+                found[i] = -max(same)[1]
+                by_answer[key] = min(by_answer.get(key, found[i]), found[i])
+        keys = self.stream.answer_keys
+        return np.array([place if place >= 0 else by_answer.get(keys[i], -1) for i, place in enumerate(found.tolist())])
+
+    def _cache_in_use(self) -> tuple[CacheArm, dict[str, str]]:
+        """Cache of the accepted caching decision, and what enters the fingerprint with it."""
+        decision = Decision.accepted(self.evalset.path, "caching")
+        given = decision.parameters
+        if given.get("kind") != "semantic":
+            raise ConfigError(f"the accepted caching decision is {decision.arm!r}, no semantic cache: leave out "
+                              "'accepted' from caches")  # fmt: skip
+        guard = from_kinds((Guard,), given["guard"], "the accepted guard") if given["guard"] else None
+        self.embedder = self._encoder or load_embedder(decision.settings["embedder"], self.settings)
+        arm = CacheArm("semantic", given["threshold"], guard, given["encoder_id"])
+        return arm, {"cache": content_hash(to_json(given)), **encoder_inputs(self.embedder)}
+
+    def layers(self) -> StackPage:
+        """The five layers on one page: what is configured, what was measured, what is missing."""
+        return read_layers(self.settings)
+
+    def clusters(self, split: str) -> Mapping[str, str]:
+        """Family of each judged request of one half."""
+        return {f"{i:05d}": self.stream.clusters[i] for i in self.places[split]}
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Cells that are not there, with the reason."""
+        path = decision_path(self.evalset.path, "retrieval")
+        if not path.is_file():
+            return ()
+        decision = Decision.load(path)
+        others = [c.arm for c in decision.claims if c.arm != decision.arm]
+        told = f"the recorded prompts hold what {decision.arm} found, so cells of other retrieval arms are left out"
+        return (f"{told}: {', '.join(others)}",) if others else ()
+
+    def contents(self) -> Table:
+        """Requests of both halves, by what is known of them."""
+        repeats = self._walk(CacheArm("exact")).hit
+        rows = []
+        for name, told in (("dev", "choosing"), ("test", "held out")):
+            at = self.places[name]
+            rows.append((told, len(at), len({self.stream.clusters[i] for i in at}), len(set(self.asked[at])),
+                         f"{100 * repeats[at].mean():.0f} %"))  # fmt: skip
+        unknown = len(self.stream) - int((self.asked >= 0).sum())
+        gone = f"{unknown:,} of {len(self.stream):,} are left out: no answer to their question is recorded"
+        caption = f"Requests after {self.parameters.warmup:,} that fill the caches. {gone}"
+        names = ("half", "requests", "families", "questions", "repeats word for word")
+        return Table.of(names, rows, ". ".join([caption, *(f"{why[0].upper()}{why[1:]}" for why in self.left_out)]))
+
+    def prepare(self) -> list[StackArm]:
+        """Every cell of the factorial, simplest first: no cache before exact, single models before policies."""
+        p, kinds = self.parameters, {"off": CacheArm("off"), "exact": CacheArm("exact")}
+        if self.accepted_cache:
+            kinds["accepted"] = self.accepted_cache
+        cells = product(sorted(p.caches, key=CACHES.index), p.routes, p.contexts)
+        return [
+            StackArm(Cell(context, route, kinds[cache].name), kinds[cache], place)
+            for place, (cache, route, context) in enumerate(cells)
+        ]
+
+    def score(self, arms: Sequence[StackArm], split: str) -> ScoredCells:
+        """Send every request of one half through every cell."""
+        at, frames, facts, misses = self.places[split], [], [], dict[str, npt.NDArray[np.bool_]]()
+        bar = Progress(f"{split} requests", len(arms))
+        for done, arm in enumerate(arms, start=1):
+            frame, fact, hit = self._score(arm, at)
+            frames.append(frame)
+            facts.append(fact)
+            misses[arm.name] = ~hit
+            bar.update(done)
+        bar.done(f"{len(arms)} cells, {len(at):,} {split} requests each")
+        return ScoredCells(split, tuple(arms), pl.concat(frames), tuple(facts), misses)
+
+    def _score(self, arm: StackArm, at: Ints) -> tuple[pl.DataFrame, ArmFacts, npt.NDArray[np.bool_]]:
+        routed, walk = self._route(arm.cell.context, arm.cell.route), self._walk(arm.cache)
+        hit, asked = walk.hit[at], self.asked[at]
+        source = np.where(hit, self.asked[walk.matched[at]], asked)
+        value = np.where(walk.false[at] | (source < 0), 0.0, routed.quality[source])
+        embed = [embed_query(self.embedder_name)] if arm.cache.kind == "semantic" else []
+        cost = np.where(hit, 0.0, routed.cost_usd[asked]) + self.prices.cost_usd(embed)
+        latency = np.where(hit, 0.0, routed.latency_ms[asked])
+        used = {name: 1000 * float((each[asked] * ~hit).mean()) for name, each in routed.amounts.items()}
+        used |= {name: used.get(name, 0.0) + 1000 * n for name, n in self.prices.amounts(embed).items()}
+        self._uncached[arm.name] = 1000 * (float(routed.cost_usd[asked].mean()) + self.prices.cost_usd(embed))
+        n, stream = len(at), self.stream
+        columns = {
+            "arm": [arm.name] * n, "item_id": [f"{i:05d}" for i in at], "repeat": np.zeros(n, np.int32),
+            "metric": [METRIC] * n, "value": value, "error": [None] * n, "cluster": [stream.clusters[i] for i in at],
+            "tenant_id": [stream.tenants[i] for i in at], "latency_ms": latency, "cost_usd": cost,
+            "slice_tenant_id": [stream.tenants[i] for i in at], "slice_feature": [stream.features[i] for i in at],
+        }  # fmt: skip
+        frame = pl.DataFrame(columns, schema=SCORES_SCHEMA | {"slice_tenant_id": pl.String, "slice_feature": pl.String})
+        p95 = float(np.quantile(latency, 0.95))
+        amounts = {name: n for name, n in used.items() if n}
+        told = {"context": arm.cell.context, "route": arm.cell.route, "cache": arm.cell.cache}
+        return frame, ArmFacts(arm.name, told, 1000 * float(cost.mean()), p95, arm.order, amounts=amounts), hit
+
+    @property
+    def embedder_name(self) -> str:
+        """Encoder of the accepted cache, as prices name it."""
+        return str(Decision.accepted(self.evalset.path, "caching").settings["embedder"])
+
+    def _route(self, context: str, route: str) -> RouteOutcomes:
+        """What a route leads to for every prompt; policies are fitted on the choosing half."""
+        if (context, route) not in self._routed:
+            outcomes = self.outcomes[context]
+            router = self._router(outcomes, f"{route}@{context}" if route not in POLICIES else route)
+            picked = router.route(outcomes.requests)
+            self._routed[context, route] = RouteOutcomes(
+                outcomes.quality[np.arange(len(picked)), picked],
+                router.spend(picked, outcomes.cost_usd) + router.overhead_usd,
+                router.spend(picked, outcomes.latency_ms),
+                {name: router.spend(picked, each) for name, each in outcomes.amounts.items()},
+            )
+        return self._routed[context, route]
+
+    def _router(self, outcomes: Outcomes, name: str) -> Router:
+        if name in outcomes.models:
+            return one_model(outcomes.models.index(name), outcomes.models, outcomes.cost_usd.mean(0))
+        dev = outcomes.part("dev")
+        best = int(dev.quality.mean(0).argmax())
+        (arm,) = policy_arms([make_policy(name, dev.models)], dev, reference=best, give_up=0.0, accepted={})
+        return arm.router
+
+    def _walk(self, arm: CacheArm) -> Replay:
+        """The whole stream through one cache, as it fills."""
+        if arm.name not in self._walks:
+            if arm.kind == "off":
+                self._walks[arm.name] = serve_nothing(self.stream)
+            else:
+                vectors = self._vectors() if arm.kind == "semantic" else None
+                found = replay(self.stream, vectors, threshold=arm.threshold or 2.0, guard=arm.guard)
+                self._walks[arm.name] = found
+        return self._walks[arm.name]
+
+    def _vectors(self) -> npt.NDArray[np.float32]:
+        texts = self.stream.queries
+        with attributed(purpose="eval"):
+            vectors, _ = VectorCache(self.settings.cache / "vectors.sqlite").embed(texts, self.embedder)
+        vectors[unread(self.embedder, texts)] = 0
+        return vectors
+
+    def plain(self, arms: Sequence[StackArm]) -> Cell:
+        """What effects are told against: the widest context, the dearest single model, no cache."""
+        p = self.parameters
+        context, models = p.contexts[-1], [r for r in p.routes if r not in POLICIES] or list(p.routes)
+        cost = {route: float(self._route(context, route).cost_usd.mean()) for route in models}
+        cache = next((a.cell.cache for a in arms if a.cache.kind == "off"), arms[0].cell.cache)
+        return Cell(context, max(models, key=cost.__getitem__), cache)
+
+    def effects(self, dev: ScoredCells, held_out: ScoredCells) -> Table:
+        """Savings alone and together, on the half that chose and on the other one."""
+        return effects_table(dev, held_out, self.plain(dev.arms), seed=self.parameters.seed)
+
+    def misses(self, held_out: ScoredCells) -> Table:
+        """What a route saves on the requests that miss the cache."""
+        return misses_table(held_out, self.plain(held_out.arms), seed=self.parameters.seed)
+
+    def rule(self, reference: str = "") -> Rule:
+        """Rule of the policy; in use is the cell of the accepted decisions, where they are one and none is named."""
+        paths = [decision_path(self.evalset.path, name) for name in ("routing", "caching")]
+        if not reference and all(path.is_file() for path in paths):
+            routing, caching = (Decision.load(path) for path in paths)
+            route, _, context = routing.arm.partition("@")
+            together = Cell(context, route, caching.arm).name
+            reference = together if together in [arm.name for arm in self.prepare()] else ""
+        return super().rule(reference)
+
+    def axes(self, decision: Decision) -> Sequence[Axis]:
+        """The repeat rate of the requests: hits of every cell change in proportion to it."""
+        at = self.places["test"]
+        exact = float(self._walk(CacheArm("exact")).hit[at].mean())
+        hits = {c.arm: 1 - c.cost_usd_per_1k / self._uncached.get(c.arm, c.cost_usd_per_1k) for c in decision.claims}
+        if exact <= 0 or max(hits.values()) <= 0:
+            return ()
+
+        def costs(rate: float) -> tuple[Any, list[float]]:
+            usd = [(self._uncached.get(c.arm, c.cost_usd_per_1k), c.cost_usd_per_1k) for c in decision.claims]
+            return decision.rule, [off + (on - off) * rate / exact for off, on in usd]
+
+        return [Axis("repeat rate", "of requests", exact, costs, 0.0, exact / max(hits.values()), EVERY)]
+
+    def warnings(self, test: ScoredCells, dev: ScoredCells | None) -> Sequence[str]:
+        """What makes a pass mean less."""
+        told = "A request in other words than a recorded question is taken to get the recorded answer to it"
+        return [*self.evalset.notes, *self.notes, told, *self.left_out]
