@@ -11,7 +11,7 @@ from scipy.stats import norm
 
 from tests.evalset.small_evalset import shared
 from workbench.errors import ConfigError
-from workbench.quality.ppi import label_factor, labels_for, ppi_mean
+from workbench.quality.ppi import label_factor, labels_for, next_labels, ppi_mean
 
 
 def drawn(rng, n, others, kind, *, size=1):
@@ -101,6 +101,34 @@ def test_label_factor_of_a_perfect_a_useless_and_a_contrary_judge():
     assert label_factor(label, np.random.default_rng(2).normal(size=200))[0] > 0.97
     assert label_factor(label, 1 - label) == (1.0, 1.0)
     assert label_factor(label, np.ones(200)) == (1.0, 1.0)
+
+
+def test_next_labels_are_of_new_clusters_and_shrink_the_interval_as_told():
+    told, seen = [], []
+    for seed in range(20):
+        label, score, codes = drawn(np.random.default_rng(seed), 160, 640, "good", size=4)
+        has = codes < 40
+        found = ppi_mean(label[has], score[has], score[~has], clusters=codes, seed=seed)
+        coming = next_labels(found, label[has] - found.weight * score[has], score[~has], codes, most=320)
+        places = np.array([each.place for each in coming])
+        assert len(set(codes[~has][places[:160]])) == 160  # each of another cluster, none of which has a label
+        assert [each.in_cluster for each in coming] == [0] * 160 + [1] * 160
+        assert all(each.shrinks > 0 for each in coming)
+        picked = has.copy()
+        picked[np.flatnonzero(~has)[places[:160]]] = True
+        order = np.concatenate([codes[picked], codes[~picked]])
+        after = ppi_mean(label[picked], score[picked], score[~picked], clusters=order, seed=seed)
+        told.append(2 * coming[159].reach / (found.high - found.low))
+        seen.append((after.high - after.low) / (found.high - found.low))
+    assert np.mean(told) == pytest.approx(np.mean(seen), rel=0.1), (np.mean(told), np.mean(seen))
+
+
+def test_the_last_item_can_be_the_next_label():
+    label, score, codes = drawn(np.random.default_rng(0), 40, 1, "good")
+    found = ppi_mean(label[:40], score[:40], score[40:])
+    (last,) = next_labels(found, label[:40] - found.weight * score[:40], score[40:], codes)
+    assert (last.place, last.in_cluster) == (0, 0)
+    assert last.reach < (found.high - found.low) / 2
 
 
 def test_labels_needed_grow_with_the_square_of_the_precision():

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from workbench.config import Settings
 from workbench.errors import Defect, EvalsetError
@@ -67,12 +67,29 @@ def rouge_l(question: str, line: str) -> EchoScore:
     return EchoScore(before[-1] / max(len(asked), 1), before[-1] / max(len(there), 1))
 
 
-async def _rouge(pairs: Sequence[tuple[str, str]]) -> list[EchoScore]:
-    # ragas must neither fetch a price list nor report its use
+class Ragas(NamedTuple):
+    """What is used of ragas: its metrics, and the classes of what they ask a model and an embedder through."""
+
+    metrics: Any
+    judge: Any
+    vectors: Any
+    version: str
+
+
+def load_ragas() -> Ragas:
+    """The one import of ragas, about 4 s the first time: it neither fetches a price list nor reports its use."""
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     os.environ.setdefault("RAGAS_DO_NOT_TRACK", "true")
+    from ragas import __version__
+    from ragas.embeddings.base import BaseRagasEmbedding
+    from ragas.llms.base import InstructorBaseRagasLLM
     from ragas.metrics import collections
 
+    return Ragas(collections, InstructorBaseRagasLLM, BaseRagasEmbedding, __version__)
+
+
+async def _rouge(pairs: Sequence[tuple[str, str]]) -> list[EchoScore]:
+    collections = load_ragas().metrics
     precision, recall = collections.RougeScore(mode="precision"), collections.RougeScore(mode="recall")
     return [
         EchoScore(

@@ -88,13 +88,11 @@ def complete_all(
     if open_items and (max_cost_usd is None or ahead.worst_usd > max_cost_usd):
         given = "no max_cost_usd" if max_cost_usd is None else f"max_cost_usd={max_cost_usd:g}"
         raise ConfigError(f"this batch may cost ${ahead.worst_usd:.4f}, found {given}; set it at or above that")
-    if client.books.budgets and max_cost_usd is not None:  # attempts that fail may be billed too
-        limit = Budget(max_cost_usd, "total", name=f"batch {uuid.uuid4().hex[:12]}")
-        client = replace(client, books=replace(client.books, budgets=client.books.budgets.and_also(limit)))
+    client = capped(client, max_cost_usd)  # attempts that fail may be billed too
     out: dict[str, Completion | Exception] = {}
     pool = ThreadPoolExecutor(threads)
     try:
-        futures = {pool.submit(carried(_ask), client, item): item for item in items}
+        futures = {pool.submit(carried(ask), client, item): item for item in items}
         for done, future in enumerate(as_completed(futures), 1):
             out[futures[future].item_id] = future.result()
             if on_done:
@@ -102,6 +100,14 @@ def complete_all(
     finally:
         pool.shutdown(cancel_futures=True)  # after Ctrl-C only what is under way is waited for
     return out
+
+
+def capped(client: Client, max_cost_usd: float | None) -> Client:
+    """Return the client with one more budget, for what is asked through it; without budgets, or None, the client."""
+    if not client.books.budgets or max_cost_usd is None:
+        return client
+    limit = Budget(max_cost_usd, "total", name=f"batch {uuid.uuid4().hex[:12]}")
+    return replace(client, books=replace(client.books, budgets=client.books.budgets.and_also(limit)))
 
 
 def _open_items(client: Client, items: Sequence[Item]) -> list[Item]:
@@ -116,7 +122,8 @@ def _open_items(client: Client, items: Sequence[Item]) -> list[Item]:
     return out
 
 
-def _ask(client: Client, item: Item) -> Completion | Exception:
+def ask(client: Client, item: Item) -> Completion | Exception:
+    """Answer to one item, or why there is none; one that a rate limit gives no turn waits and asks again."""
     request = item.request
     who: dict[str, Any] = {k: v for k, v in (("tenant_id", item.tenant_id), ("feature", item.feature)) if v}
     while True:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from workbench.errors import ConfigError, unknown_name
@@ -32,7 +33,7 @@ from workbench.quality.licence import (
     licences_table,
     license_judge,
 )
-from workbench.quality.ppi import ppi_mean
+from workbench.quality.ppi import PPIEstimate, labels_for, next_labels, ppi_mean
 from workbench.quality.subgroups import nobody_worse
 from workbench.records import Decision, content_hash, parameters_of
 from workbench.rendering.table import Column, Interval, Table
@@ -133,6 +134,16 @@ class JudgedSplit(ScoredArms):
             )
             for i in mine
         }  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class FewLabels:
+    """Verdicts of one judge with and without a label, what it leaves of each label, and what follows for all."""
+
+    labelled: pl.DataFrame
+    rest: pl.DataFrame
+    left: npt.NDArray[np.float64]
+    found: PPIEstimate
 
 
 class QualityExperiment(PairedExperiment[QualityParameters, JudgedSplit], Notebook[QualityParameters, JudgedSplit]):
@@ -243,8 +254,43 @@ class QualityExperiment(PairedExperiment[QualityParameters, JudgedSplit], Notebo
 
     def saved(self, test: JudgedSplit) -> Table:
         """What each judge saves of the labels, if only a share of the test answers had one: PPI++, by family."""
-        p, truth = self.parameters, dict(self._truth(test.split).frame.rows())
-        rows = []
+        truth, rows = dict(self._truth(test.split).frame.rows()), []
+        for arm, few in self._from_few(test):
+            found = few.found
+            rows.append((arm.name, found.n_labels, Interval(found.mean, found.low, found.high), found.label_factor))
+        columns = (
+            Column("judge"), Column("labels", "count"), Column("right", "interval"),
+            Column("labels still needed", "share"),
+        )  # fmt: skip
+        real = float(np.mean([truth[i] for i in self.clusters(test.split)]))
+        return Table(columns, tuple(rows), f"Quality from a few labels and all verdicts. With every label: {real:.3f}.")
+
+    def next_hour(self, test: JudgedSplit, most: int = 10) -> Table:
+        """Which answers to label next beside the judge that saves most, by how much each shrinks its interval."""
+        columns = (
+            Column("answer"), Column("cluster"), Column("labels of its cluster", "count"),
+            Column("interval reaches", "number", digits=4), Column("shrinks by", "share"),
+        )  # fmt: skip
+        known = self._from_few(test)
+        if not known:
+            return Table(columns, (), "Where the next hour goes: too few answers of a judge to tell")
+        arm, few = min(known, key=lambda each: each[1].found.label_factor)
+        order = np.random.default_rng(self.parameters.seed).permutation(len(few.rest))  # of equals any is as good
+        rest, found, margin = few.rest[order], few.found, self.policy.margin
+        codes = np.unique(pl.concat([few.labelled, rest])["cluster"].to_numpy(), return_inverse=True)[1]
+        names = rest.select("item_id", "cluster").rows()
+        coming = next_labels(found, few.left, rest["value"].to_numpy(), codes, most=most)
+        rows = [(*names[each.place], each.in_cluster, each.reach, each.shrinks) for each in coming]
+        needed, there = labels_for(found, margin), found.n_items
+        told = f"{needed:,} labels let the interval reach no further than {margin:g}; {found.n_labels:,} of {there:,} "
+        told += "answers have one"
+        if needed > there:
+            told += f", so that {needed - there:,} more answers are needed too"
+        return Table(columns, tuple(rows), f"Where the next hour goes, beside {arm.name}: {told}")
+
+    def _from_few(self, test: JudgedSplit) -> list[tuple[AnyJudge, FewLabels]]:
+        """Every judge beside labels of a share of the families; none where those are fewer than 30."""
+        p, truth, out = self.parameters, dict(self._truth(test.split).frame.rows()), []
         for arm in test.arms:
             said = test.verdicts.filter(pl.col("arm") == arm.name).drop_nulls("value").sort("item_id")
             families = sorted(set(said["cluster"]))
@@ -253,16 +299,11 @@ class QualityExperiment(PairedExperiment[QualityParameters, JudgedSplit], Notebo
             mine, rest = said.filter(has), said.filter(~has)
             if mine["cluster"].n_unique() < 30 or not len(rest):
                 continue
-            labels = np.array([truth[i] for i in mine["item_id"]])
+            labels, judged = np.array([truth[i] for i in mine["item_id"]]), mine["value"].to_numpy()
             codes = np.unique(pl.concat([mine, rest])["cluster"].to_numpy(), return_inverse=True)[1]
-            found = ppi_mean(labels, mine["value"].to_numpy(), rest["value"].to_numpy(), clusters=codes, seed=p.seed)
-            rows.append((arm.name, len(mine), Interval(found.mean, found.low, found.high), found.label_factor))
-        columns = (
-            Column("judge"), Column("labels", "count"), Column("right", "interval"),
-            Column("labels still needed", "share"),
-        )  # fmt: skip
-        real = float(np.mean([truth[i] for i in self.clusters(test.split)]))
-        return Table(columns, tuple(rows), f"Quality from a few labels and all verdicts. With every label: {real:.3f}.")
+            found = ppi_mean(labels, judged, rest["value"].to_numpy(), clusters=codes, seed=p.seed)
+            out.append((arm, FewLabels(mine, rest, labels - found.weight * judged, found)))
+        return out
 
     def left_worse(self) -> Table:
         """Whether the accepted routing is worse for any tenant or feature than the best other arm that was tested."""

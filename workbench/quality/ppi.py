@@ -6,6 +6,7 @@ Prediction-Powered Inference", 2023, arXiv 2311.01453. Clusters (families, conve
 bootstrap-t of `workbench.evaluation.compare`, on the linearised value of each item.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -134,6 +135,92 @@ def labels_for(estimate: PPIEstimate, distance: float) -> int:
         raise ConfigError(f"an interval of reach {distance} needs endless labels; give a distance above 0")
     reach = (estimate.high - estimate.low) / 2
     return max(estimate.n_labels, int(np.ceil(estimate.n_labels * (reach / distance) ** 2)))
+
+
+@dataclass(frozen=True, slots=True)
+class NextLabel:
+    """One item to label; ``place`` is that in the ``unlabelled`` of `next_labels`.
+
+    Attributes
+    ----------
+    in_cluster : int
+        Labels that its cluster has by then.
+    reach : float
+        How far the interval reaches to each side once it and those before it are labelled.
+    shrinks : float
+        Share of the reach that this one label takes off; negative in a cluster that has too many already.
+    """
+
+    place: int
+    in_cluster: int
+    reach: float
+    shrinks: float
+
+
+def next_labels(
+    estimate: PPIEstimate,
+    rest: Floats,
+    unlabelled: Floats,
+    clusters: npt.NDArray[np.int64],
+    *,
+    most: int = 10,
+) -> list[NextLabel]:
+    """``next_labels(found, labels - found.weight * judged, unlabelled, codes)``: what to label next, best first.
+
+    The variance of a mean of n labels is ``between * sum(n_c^2) / n^2 + within / n`` over clusters of n_c, its parts
+    by the analysis of variance, and that of the judge's mean stays: a label in a cluster without one shrinks the
+    interval most. What the judge says of an item is not looked at: labels chosen by it would be no random draw of all
+    items, on which `ppi_mean` rests. In simulations with 160 labels and 160 more, in clusters of up to 4, the interval
+    told was at most a tenth narrower than the one that came. Among equal ones the first is taken, so give them in an
+    order drawn at random.
+
+    Parameters
+    ----------
+    rest : ndarray of float, shape (n,)
+        What the judge leaves of each label.
+    unlabelled : ndarray of float, shape (N,)
+        What it says of the items that could be labelled; ``place`` counts these.
+    clusters : ndarray of int, shape (n + N,)
+        Cluster of each labelled item, then of each other one.
+    """
+    n = len(rest)
+    parts, counts = _parts(rest, clusters[:n]), Counter(clusters[:n].tolist())
+    fixed = estimate.weight**2 * _of_mean(_parts(unlabelled, clusters[n:]), Counter(clusters[n:].tolist()))
+    waiting = dict(enumerate(clusters[n:].tolist()))
+    out: list[NextLabel] = []
+
+    def spread() -> float:
+        return float(np.sqrt(_of_mean(parts, counts) + fixed))
+
+    before = reach = (estimate.high - estimate.low) / 2
+    unit = before / spread() if spread() else 0.0
+    while waiting and len(out) < most:
+        place = min(waiting, key=lambda at: (counts[waiting[at]], at))
+        cluster = waiting.pop(place)
+        counts[cluster] += 1
+        reach = unit * spread()
+        out.append(NextLabel(place, counts[cluster] - 1, reach, 1 - reach / before if before else 0.0))
+        before = reach
+    return out
+
+
+def _of_mean(parts: tuple[float, float], counts: Counter[int]) -> float:
+    """Variance of the mean of so many values per cluster."""
+    n = counts.total()
+    return parts[0] * sum(k * k for k in counts.values()) / n**2 + parts[1] / n
+
+
+def _parts(values: Floats, clusters: npt.NDArray[np.int64]) -> tuple[float, float]:
+    """Variance between clusters and within them (one-way analysis of variance, unequal sizes)."""
+    codes = np.unique(clusters, return_inverse=True)[1]
+    sizes = np.bincount(codes)
+    n, m = len(values), len(sizes)
+    means = np.bincount(codes, values) / sizes
+    if n == m or m < 2:  # one label a cluster: nothing tells the two apart, and nothing needs to
+        return float(values.var(ddof=1)) if n > 1 else 0.0, 0.0
+    within = float(((values - means[codes]) ** 2).sum()) / (n - m)
+    among = float((sizes * (means - values.mean()) ** 2).sum()) / (m - 1)
+    return max((among - within) / ((n - (sizes**2).sum() / n) / (m - 1)), 0.0), within
 
 
 def _weight(labels: Floats, judged: Floats, unlabelled: Floats) -> float:
