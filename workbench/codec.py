@@ -6,7 +6,7 @@ import os
 import threading
 import tomllib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
@@ -32,6 +32,14 @@ _EXPECTED = {
 }  # fmt: skip
 
 
+# Of a field's metadata: the value that says nothing. What was written or hashed before the field came has it.
+NEUTRAL = "neutral"
+
+
+def _says_nothing(told: Field[Any], value: Any) -> bool:
+    return NEUTRAL in told.metadata and bool(value == told.metadata[NEUTRAL])
+
+
 def _as_it_is(value: Any) -> Any:
     return value.isoformat() if isinstance(value, dt.date) else value
 
@@ -43,7 +51,7 @@ def to_plain(value: Any, *, kinds: bool | Collection[type] = False, leaf: Callab
     ----------
     kinds : bool or collection of type
         Whether each value carries the name of its class, as ``kind``: where more than one class can stand; and which
-        classes may.
+        classes may. Fields that hold their `NEUTRAL` value are then left out, because such values are hashed.
     leaf : callable
         Plain values of what is neither a dataclass (of these classes) nor a list or mapping.
 
@@ -56,7 +64,8 @@ def to_plain(value: Any, *, kinds: bool | Collection[type] = False, leaf: Callab
     plain = partial(to_plain, kinds=kinds, leaf=leaf)
     if is_dataclass(value) and (isinstance(kinds, bool) or type(value) in kinds):
         named = {"kind": type(value).__name__} if kinds else {}
-        return named | {f.name: plain(getattr(value, f.name)) for f in fields(value) if f.init}
+        told = {f: getattr(value, f.name) for f in fields(value) if f.init}
+        return named | {f.name: plain(v) for f, v in told.items() if not (kinds and _says_nothing(f, v))}
     if isinstance(value, tuple | list):
         return [plain(item) for item in value]
     if isinstance(value, Mapping):

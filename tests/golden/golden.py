@@ -70,7 +70,7 @@ def accepted() -> dict[str, Any]:
             "arms": {claim.arm: claim.parameters for claim in decision.claims},
         }
         artefact = path.with_suffix(".artefact")
-        if artefact.is_file():
+        if path.stem == "routing" and artefact.is_file():
             routers = json.loads(artefact.read_text(encoding="utf-8"))
             out[name]["routers"] = {arm: load_router(artefact, arm).sha256 for arm in routers}
     return out

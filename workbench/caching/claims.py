@@ -18,7 +18,7 @@ How caching maps onto `Claim` and `Rule`:
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -28,6 +28,7 @@ import numpy.typing as npt
 from workbench.caching.certify import Certificate, Counts, korn_graubard
 from workbench.caching.guard import Guard
 from workbench.caching.verifiers import VerifierUsed
+from workbench.codec import NEUTRAL
 from workbench.evalset.gates import PairLimit
 from workbench.evalset.traffic import Pair
 from workbench.evaluation.compare import spent
@@ -48,7 +49,7 @@ class CacheArm:
     threshold: float | None = None
     guard: Guard | None = None
     encoder_id: str = ""
-    verifier: VerifierUsed | None = None
+    verifier: VerifierUsed | None = field(default=None, metadata={NEUTRAL: None})
 
     @property
     def name(self) -> str:

@@ -74,7 +74,6 @@ FOLLOW_UPS = (
     "{:,} of {:,} requests read as follow-ups (first: {!r}), and their earlier turns are not given: they are misses. "
     "Import the turns as a column of the stream, and they are matched after the same turns"
 )
-VERIFIER_INPUTS = ("parameter verifiers", "parameter max_cost_usd")
 RECORDED = "verifiers.jsonl"
 RULE_SHOWN = (
     "metric", "alpha", "confidence", "must_differ_limit", "min_coverage", *MONEY_SHOWN[:3], "on_inconclusive",
@@ -110,8 +109,6 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
         confidence, limit = spent(self.policy.confidence, self.use), self.policy.pair_limit
         self.study = CacheStudy(parameters, self._stream, self._pairs, limit, self.prices, confidence)
         self.fitted: FittedVerifier | None = None
-        if not parameters.verifiers:  # decisions from before there were any rest on the same
-            self.inputs = {k: v for k, v in self.inputs.items() if k not in VERIFIER_INPUTS}
 
     def read(self) -> Mapping[str, str]:
         """Load stream, pairs and encoder.

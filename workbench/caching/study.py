@@ -1,7 +1,7 @@
 """One stream, its pairs and its prices: caches are counted, replayed and priced here; and what the steps hand on."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ from workbench.caching.claims import CacheArm, CacheResult, PairsServed, bounds_
 from workbench.caching.guard import GRAVE, Guard
 from workbench.caching.replay import Replay, Shadow, replay, serve_nothing
 from workbench.caching.verifiers import Allows, Checks, VerifierUsed, check_name
+from workbench.codec import NEUTRAL
 from workbench.errors import ConfigError, unknown_name
 from workbench.evalset.evalset import require_dev
 from workbench.evalset.gates import PairLimit
@@ -38,8 +39,8 @@ class CachingParameters:
     warmup: int = 500
     embedder: str = "minilm"
     guard: tuple[str, ...] = ("figures", "names", "code", "opposites", "direction", "wording", "signs")
-    verifiers: tuple[str, ...] = ()
-    max_cost_usd: float = 0.0
+    verifiers: tuple[str, ...] = field(default=(), metadata={NEUTRAL: ()})
+    max_cost_usd: float = field(default=0.0, metadata={NEUTRAL: 0.0})
     call_usd: float = 0.002
     false_hit_usd: float = 0.0
     draws: int = 200

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import polars as pl
 
+from workbench.codec import to_plain
 from workbench.config import Settings, SystemClock, load_settings
 from workbench.errors import ConfigError
 from workbench.evalset.evalset import HUB, load_evalset, require_dev
@@ -38,7 +39,7 @@ from workbench.evaluation.summary import (
     would_change,
 )
 from workbench.inference.prices import project_prices
-from workbench.records import Claim, Decision, Fingerprint, Rule, content_hash, parameters_of
+from workbench.records import Claim, Decision, Fingerprint, Rule, content_hash
 from workbench.rendering.table import Table
 
 OBJECTIVE = "usd_per_1k_requests"
@@ -158,7 +159,7 @@ class Experiment(Generic[P, S]):
         paths = (decision_path(folder, self.notebook), anchor_path(folder, self.notebook))
         self.accepted, self.anchor = (Decision.load(path) if path.is_file() else None for path in paths)
         self.provenance = provenance(settings.root)
-        shown = {**_settings_of(self.parameters), "evalset": given}
+        shown = {**to_plain(self.parameters), "evalset": given}
         self.profile, self.record, self.folder = begin_run(settings, self.notebook, shown)
 
     @classmethod
@@ -264,7 +265,7 @@ class Experiment(Generic[P, S]):
             items_needed=outcome.items_needed,
             test_uses=rule.use,
             fingerprint=self.fingerprint(),
-            settings=_settings_of(self.parameters),
+            settings=to_plain(self.parameters),
             synthetic=self.evalset.synthetic,
             notes=outcome.notes,
             evalset=self.evalset.name,
@@ -482,10 +483,6 @@ class PairedExperiment(Experiment[Q, S], ABC):
             return list(facts)
         before = {c.arm: c.latency_p95_ms for c in self.accepted.claims}
         return [replace(f, latency_p95_ms=before.get(f.name)) for f in facts]
-
-
-def _settings_of(parameters: Any) -> dict[str, Any]:
-    return {name: value for name, value in parameters_of(parameters).items() if name != "kind"}
 
 
 def _plain(value: Any) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from workbench.codec import from_plain
+from workbench.codec import NEUTRAL, from_plain
 from workbench.errors import ConfigError
 from workbench.evalset.gates import unknown_parameter
 from workbench.extras import VERSION
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Parameters = TypeVar("Parameters", bound="DataclassInstance")
-# Of a field's metadata: the value that says nothing, and the parameter of one value in whose place it stands.
-NEUTRAL, FORMERLY = "neutral", "formerly"
+FORMERLY = "formerly"  # of a field's metadata: the parameter of one value in whose place it stands
 SHOWN = ("lancedb", "onnxruntime", "numpy", "polars", "scipy", "scikit-learn", "papermill")
 PROBE = ("how do I drop rows with missing values", "join two tables on the nearest timestamp", "Überlauf? ∑ 0x7f")
 

@@ -8,6 +8,7 @@ from statistics import median
 
 import polars as pl
 
+from workbench.codec import NEUTRAL
 from workbench.config import Settings
 from workbench.errors import ConfigError
 from workbench.evalset.evalset import Split
@@ -16,7 +17,7 @@ from workbench.evalset.imports.judgements import SHEET, sheet_note, write_sheet
 from workbench.evaluation.experiment import PairedExperiment
 from workbench.evaluation.finalists import Finalists
 from workbench.evaluation.gate import MIN_REBUILDS
-from workbench.evaluation.provenance import FORMERLY, NEUTRAL, encoder_inputs
+from workbench.evaluation.provenance import FORMERLY, encoder_inputs
 from workbench.evaluation.summary import Summary, is_default
 from workbench.inference.embedding import Embedder, load_embedder
 from workbench.inference.encoders import MiniLM

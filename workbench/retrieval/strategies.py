@@ -4,11 +4,12 @@ A strategy never sees a store, only the handle of one tenant. Scores of differen
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
+from workbench.codec import NEUTRAL
 from workbench.inference.prices import Work, embed_query
 from workbench.records import Hit, ShortRepr
 from workbench.retrieval.chunking import Chunker, WholeDocument
@@ -234,7 +235,7 @@ class Arm(ShortRepr):
     chunker: Chunker = WholeDocument()
     embedder: str = "minilm"
     text_index: FullTextIndex = FullTextIndex()
-    store: str = "lance"
+    store: str = field(default="lance", metadata={NEUTRAL: "lance"})
 
     @property
     def embedders(self) -> tuple[str, ...]:
