@@ -141,7 +141,7 @@ def open_sentence(unsettled: Sequence[Claim], nearest: Claim | None, rule: Rule,
 def more_words(claim: Claim, rule: Rule) -> str:
     """How many further items would settle an open claim, and what those there are can show."""
     could = ""
-    if claim.status == "inconclusive" and claim.low < -rule.margin:
+    if claim.status == "inconclusive" and -1 < claim.low < -rule.margin:  # a margin of 1 would be none
         could = f" With those there are, a margin of {-claim.low:.3f} could be shown for {claim.arm}."
     if claim.items_needed is None:
         return f" For {claim.arm} no number can be planned: {claim.note or 'its claim is not open'}.{could}"
@@ -149,6 +149,7 @@ def more_words(claim: Claim, rule: Rule) -> str:
     if few > PRACTICAL * claim.n_items:
         return f" No practical number of further questions would settle {claim.arm}: {few:,} at least.{could}"
     told = f"between {few:,} and {many:,}" if many else f"at least {few:,}"
+    told = f"{few:,}" if few == many else told
     return f" Label {told} more questions to settle {claim.arm}.{could}"
 
 
