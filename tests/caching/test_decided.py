@@ -34,6 +34,7 @@ def load(settings, encoder_id=DECISION.parameters["encoder_id"], **options):
     return load_semantic(settings, "demo", embedder=Angles(encoder_id=encoder_id), **options)
 
 
+THRESHOLD = str(DECISION.parameters["threshold"])
 # that of the notebook's defaults
 GUARD = make_guard(CachingParameters().guard)
 
@@ -44,7 +45,7 @@ def with_inputs(**inputs):
 
 def test_an_accepted_decision_serves_at_its_threshold_behind_its_guard(tmp_path):
     cache = load(project(tmp_path, verdict="chosen"), ttl_s=5.0)
-    assert (cache.threshold, cache.guard) == (0.63, GUARD)
+    assert (cache.threshold, cache.guard) == (DECISION.parameters["threshold"], GUARD)
     keep(cache, "turn wifi on at angle 0")
     assert found(cache, "please turn wifi on at angle 0") == "answer to turn wifi on at angle 0"
     assert found(cache, "turn wifi off at angle 0") is None
@@ -59,7 +60,7 @@ def test_a_provisional_decision_needs_the_flag(tmp_path):
     settings = project(tmp_path)
     with pytest.raises(ConfigError, match="accept_provisional=True"):
         load(settings)
-    assert load(settings, accept_provisional=True).threshold == 0.63
+    assert load(settings, accept_provisional=True).threshold == DECISION.parameters["threshold"]
 
 
 @pytest.mark.parametrize(
@@ -111,9 +112,14 @@ print(load(project(Path("project"), verdict="chosen")).threshold)
 @pytest.mark.parametrize(
     ("file", "before", "after", "said"),
     [
-        ("wordlists.toml", "# Whoever", "# Who ever", "0.63"),
+        ("wordlists.toml", "# Whoever", "# Who ever", THRESHOLD),
         ("wordlists.toml", '"hot / cold"', '"hot / cold icy"', f"another guard; {AGAIN}"),
-        ("guard.py", "if self.signs and (differ", "if not self.signs and (differ", "0.63"),
+        (
+            "guard.py",
+            "if self.signs and (differ",
+            "if not self.signs and (differ",
+            str(DECISION.parameters["threshold"]),
+        ),
         ("guard.py", "if 0 < changed <= a.few", "if 0 > changed >= a.few", f"another guard; {AGAIN}"),
     ],
     ids=["a comment", "a word", "a rule, without effect on the pairs", "a rule"],

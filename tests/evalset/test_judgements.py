@@ -137,7 +137,8 @@ def test_the_command_takes_a_sheet_back(mine, monkeypatch):
     monkeypatch.setenv("WORKBENCH_ROOT", str(mine.root))
     done = CliRunner().invoke(app, ["import", "judgements", str(fill(mine, 1, 1)), "--name", "mine"])
     assert done.exit_code == 0, done.output
-    assert "stale now" in done.output
+    assert "stale now" not in done.output, "nothing is accepted yet"
+    assert "next: workbench run retrieval --evalset mine" in done.output
     again = CliRunner().invoke(app, ["import", "judgements", str(fill(mine, 1, 1)), "--name", "mine"])
     assert again.exit_code == 3
     assert "already" in again.output

@@ -104,6 +104,7 @@ OF_THE_TABLE = {
     "Store.optimize",
     "Store.describe",
     "TenantHandle.tenant_id",
+    "TenantHandle.remembering",  # gives a handle of the same rows
 }
 
 

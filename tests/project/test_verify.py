@@ -279,6 +279,14 @@ def another_family(root: Path) -> None:
     edit(root, "queries.jsonl", '"ct3"', '"ct4"')
 
 
+def cheaper_than_what_it_uses(root: Path) -> None:
+    def cheaper(d: Decision) -> Decision:
+        claims = (replace(c, amounts={"call": 2 * c.cost_usd_per_1k + 1}) for c in d.claims)
+        return replace(d, claims=tuple(claims), rates={"call": 1.0}, flips=())
+
+    rewrite(root, cheaper)
+
+
 def more_simulated_than_said(root: Path) -> None:
     (root / "evalsets/own/card.md").write_text("---\nsynthetic: true\n---\nMade up.\n", encoding="utf-8")
 
@@ -303,6 +311,7 @@ TAMPERINGS = {
     an_input_taken_out: "input qrels/test",
     another_parameter: "input parameter seed",
     another_family: "input queries",
+    cheaper_than_what_it_uses: "cost of hybrid",
     more_simulated_than_said: "synthetic",
 }
 

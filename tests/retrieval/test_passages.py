@@ -112,7 +112,7 @@ def test_a_run_shows_both_limits_keeps_them_and_the_searcher_serves_by_them(tmp_
     assert limits.passages < WIDEST
     assert f"send {limits.passages} of {WIDEST}" in table.caption
     summary = bench.save(decision, test, table, dev=dev)
-    assert summary.sections[0].title == "How many passages, and when to refuse?"
+    assert "How many passages, and when to refuse?" in [section.title for section in summary.sections]
     arm = our_arm(test.arms[test.names.index(decision.arm)])
     query = test.part.queries[0]
     served = bench.searcher.passages(arm, query, limits)
@@ -135,7 +135,7 @@ def test_leaving_relevant_documents_out_of_the_results_is_as_if_they_were_not_th
         relevant = {d for d, grade in part.qrels[query.query_id].items() if grade > 0}
         left = [d for d in bench.evalset.documents if d.doc_id not in relevant]
         assert 0 < len(relevant) == len(bench.evalset.documents) - len(left)
-        other = Searcher(left, f"without {n}", bench.settings, bench.searcher.embedder, bench.searcher.tokenizer)
+        other = Searcher(left, f"without {n}", bench.settings, bench.searcher.embedders, bench.searcher.tokenizer)
         other.prepare(arm)
         assert nearest(arm, query, relevant)[1] == pytest.approx(other.nearest(arm, query)[0], abs=1e-6)
         assert nearest(arm, query, relevant)[0] >= nearest(arm, query, relevant)[1]

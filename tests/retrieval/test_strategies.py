@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from tests.retrieval.tables import EMBEDDER, natural_rows, open_store, row
 from workbench.inference.prices import load_prices
 from workbench.records import Hit
+from workbench.retrieval.arms import make_arm
 from workbench.retrieval.strategies import RRF, FullText, Hybrid, Question, Vector, Weighted, best_chunks, ordered
 from workbench.retrieval.tenant import Equals
 
@@ -164,6 +165,7 @@ def test_plans_name_every_leg_and_the_fusion(handle):
 
 def test_a_hybrid_costs_both_legs_and_more_rows_cost_more():
     prices = load_prices()
-    text, vector, hybrid = (prices.cost_usd(s.work(5000)) for s in (FullText(), Vector(), Hybrid()))
+    arms = [make_arm("whole", "any", s, embedder="minilm") for s in (FullText(), Vector(), Hybrid())]
+    text, vector, hybrid = (prices.cost_usd(arm.work(5000)) for arm in arms)
     assert math.isclose(hybrid, text + vector + prices.cost_usd(Hybrid().work(0)[-1:]))
-    assert prices.cost_usd(Hybrid().work(50_000)) > hybrid
+    assert prices.cost_usd(arms[-1].work(50_000)) > hybrid

@@ -5,6 +5,7 @@ needs and is not committed is told, never passed over.
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -47,6 +48,7 @@ from workbench.routing.recorded import (
 
 Status = Literal["verified", "contradicted", "not verified"]
 SAME = 1e-9
+ROUNDED = 1e-4  # of a cost: calls are counted in whole nano-dollars, rounded up
 UNSEEN = ({"role": "user", "content": "(the prompt, which is not built here)"},)
 ASK_AGAIN = "workbench check {} computes it again"
 
@@ -144,6 +146,7 @@ def recompute(accepted: Accepted) -> Iterator[Checked]:
     """Compute claims, verdict and counts again, and compare them with the decision."""
     d = accepted.decision
     yield from _arms(accepted)
+    yield from _priced(d)
     if d.notebook == "caching":
         yield from _caching(accepted)
         return
@@ -167,6 +170,16 @@ def _arms(accepted: Accepted) -> Iterator[Checked]:
         yield Checked("arms", "contradicted", f"the decided arm {accepted.decision.arm} is none of those tested")
     if not strange and not missing:
         yield Checked("arms", "verified", f"{len(stated)} arms, of which there are scores and claims")
+
+
+def _priced(d: Decision) -> Iterator[Checked]:
+    """Whether what each arm costs is what it uses at the decision's own rates."""
+    used = [c for c in d.claims if c.amounts]
+    for c in used:
+        usd = sum(n * d.rates.get(name, math.nan) for name, n in c.amounts.items())
+        fits = math.isclose(usd, c.cost_usd_per_1k, rel_tol=ROUNDED)
+        told = f"${c.cost_usd_per_1k:.6g} per 1,000 requests; what it uses, at the decision's rates, costs ${usd:.6g}"
+        yield Checked(f"cost of {c.arm}", "verified" if fits else "contradicted", told)
 
 
 def _clusters(evalset: Evalset, raw: RawOutcomes | None, split: str) -> dict[str, str]:
@@ -196,7 +209,8 @@ def _paired(accepted: Accepted, clusters: Mapping[str, Mapping[str, str]]) -> It
     scores = pl.concat([scores, before], how="diagonal_relaxed").join(pl.DataFrame(pairs), on="item_id")
     against = scores.with_columns(value=pl.coalesce("against", "value")) if "against" in scores.columns else None
     facts = [
-        ArmFacts(c.arm, c.parameters, c.cost_usd_per_1k, c.latency_p95_ms, i, c.spread) for i, c in enumerate(d.claims)
+        ArmFacts(c.arm, c.parameters, c.cost_usd_per_1k, c.latency_p95_ms, i, c.spread, amounts=c.amounts)
+        for i, c in enumerate(d.claims)
     ]
     told = f"the scores, with the families of {name}, give"
     claims = make_claims(scores, facts, d.rule, against=against, seed=int(d.settings.get("seed", 0)))
@@ -229,7 +243,7 @@ def _as_accepted(accepted: Accepted, kept: Sequence[str]) -> pl.DataFrame:
 
 def _claim(found: Claim, stated: Claim, told: str) -> Iterator[Checked]:
     """One claim, field by field; what was put in is not compared with itself."""
-    given = ("arm", "parameters", "cost_usd_per_1k", "latency_p95_ms", "spread", "pairs")
+    given = ("arm", "parameters", "cost_usd_per_1k", "latency_p95_ms", "spread", "pairs", "amounts")
     named = [f.name for f in fields(Claim) if f.name not in given and not (f.name == "note" and stated.note == KEPT)]
     wrong = [n for n in named if not _same(getattr(found, n), getattr(stated, n))]
     for name in wrong:

@@ -22,6 +22,7 @@ from workbench.evalset.imports.tool_log import (
     files_in,
     first,
     json_in,
+    objects,
     question_in,
     rows_of,
     text_at,
@@ -342,7 +343,7 @@ def _mlflow_trace(
     }
     calls = [c for s in spans if isinstance(s, dict) and (c := _mlflow_span(line, path, s, trace, who, spans, log))]
     log.calls += calls
-    for found in json_in(first(info, "assessments")) or []:
+    for found in objects(json_in(first(info, "assessments"))):
         source = text_at(found, "source.source_type").upper()
         if at(found, "feedback") is not None and text_at(found, "assessment_name", "name"):
             value = at(found, "feedback.value")
@@ -374,7 +375,7 @@ def _mlflow_span(
     if kind == "RETRIEVER":
         found = said.get("mlflow.spanOutputs")
         rows = [{"id": text_at(d, "id", "metadata.doc_uri", "metadata.id"), "score": at(d, "metadata.score")}
-                for d in found or () if isinstance(d, dict)] if isinstance(found, list) else []  # fmt: skip
+                for d in objects(found)]  # fmt: skip
         if asked_in(asked) or question:
             log.searches.append(
                 Retrieved(line, path.name, asked_in(asked) or question, hits_of(rows), who["tenant_id"])

@@ -22,6 +22,7 @@ from workbench.evalset.imports.tool_log import (
     document_of,
     files_in,
     moment,
+    objects,
     question_in,
     rows_of,
     text_at,
@@ -137,7 +138,7 @@ def _promptfoo_call(line: int, row: dict[str, Any], several: bool, ids: set[str]
 
 
 def _promptfoo_scores(row: dict[str, Any]) -> Iterator[Score]:
-    parts = [p for p in at(row, "gradingResult.componentResults") or [] if isinstance(p, dict)]
+    parts = objects(at(row, "gradingResult.componentResults"))
     if not parts and not at(row, "testCase.assert"):
         return
     kinds = [text_at(part, "assertion.type") for part in parts]

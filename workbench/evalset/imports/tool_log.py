@@ -227,6 +227,15 @@ def at(row: Any, path: str) -> Any:
     return row
 
 
+def objects(found: Any) -> list[dict[str, Any]]:
+    """Objects of a list, and none of what is no list.
+
+    >>> objects([{"a": 1}, 2]), objects(10**30)
+    ([{'a': 1}], [])
+    """
+    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+
+
 def first(row: Any, *paths: str) -> Any:
     """First value that is told at one of these places."""
     return next((value for path in paths if (value := at(row, path)) is not None), None)
