@@ -422,10 +422,12 @@ def test_nothing_in_a_decision_is_an_option_of_git_or_a_path(project: Path, tmp_
 # --- the decisions of this repository
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("docs_qa/caching", "routing_demo/routing")]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("docs_qa/caching", "docs_qa/pipeline", "routing_demo/routing")]
 
 
-@pytest.mark.parametrize("name", ["docs_qa/routing", "docs_qa/retrieval", "caching_demo/caching", *SLOW])
+@pytest.mark.parametrize(
+    "name", ["docs_qa/routing", "docs_qa/retrieval", "docs_qa/quality", "docs_qa/stack", "caching_demo/caching", *SLOW]
+)
 def test_decisions_of_this_repository_stand(name: str) -> None:
     (path,) = decisions_named([name], load_settings({}, start=ROOT))
     contradicted = verify(path).of("contradicted")

@@ -44,6 +44,29 @@ def as_declared(notebook: str, parameters: Mapping[str, Any], declared: Collecti
     return declared_names(_experiment_class(notebook).parameters_class, parameters, declared)
 
 
+def inputs_of(notebook: str, settings: Mapping[str, Any]) -> dict[str, str]:
+    """Inputs of the fingerprint that the settings of a decision make, as a run of the notebook would name them.
+
+    Raises
+    ------
+    ConfigError
+        If the settings are none of the notebook.
+    """
+    if notebook not in EXPERIMENTS:
+        return {f"parameter {name}": repr(_tuples(value)) for name, value in settings.items()}
+    from workbench.evaluation.provenance import FORMERLY, build_parameters, declared_names, parameter_inputs
+
+    kind = _experiment_class(notebook).parameters_class
+    told = parameter_inputs(build_parameters(kind, declared_names(kind, settings, [f.name for f in fields(kind)])))
+    names = [{f.name, f.metadata.get(FORMERLY, f.name)} for f in fields(kind)]
+    missing = set().union(*(each for each in names if not each & settings.keys()))
+    return {name: value for name, value in told.items() if name.removeprefix("parameter ") not in missing}
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
 def start(notebook: str, **parameters: Any) -> Any:
     """Begin the experiment of a notebook with its parameters.
 

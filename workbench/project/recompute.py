@@ -49,6 +49,8 @@ from workbench.routing.recorded import (
 Status = Literal["verified", "contradicted", "not verified"]
 SAME = 1e-9
 ROUNDED = 1e-4  # of a cost: calls are counted in whole nano-dollars, rounded up
+# Notebooks that judge a part of the split: which part follows from what was recorded, or from the stream.
+OF_A_PART = ("quality", "stack")
 UNSEEN = ({"role": "user", "content": "(the prompt, which is not built here)"},)
 ASK_AGAIN = "workbench check {} computes it again"
 
@@ -152,7 +154,7 @@ def recompute(accepted: Accepted) -> Iterator[Checked]:
         return
     if accepted.raw is not None:
         yield from _from_outcomes(accepted, accepted.raw)
-    clusters = {split: _clusters(accepted.evalset, accepted.raw, split) for split in ("dev", "test")}
+    clusters = {split: _clusters(d.notebook, accepted.evalset, accepted.raw, split) for split in ("dev", "test")}
     yield from _paired(accepted, clusters)
 
 
@@ -182,11 +184,13 @@ def _priced(d: Decision) -> Iterator[Checked]:
         yield Checked(f"cost of {c.arm}", "verified" if fits else "contradicted", told)
 
 
-def _clusters(evalset: Evalset, raw: RawOutcomes | None, split: str) -> dict[str, str]:
+def _clusters(notebook: str, evalset: Evalset, raw: RawOutcomes | None, split: str) -> dict[str, str]:
     """Cluster of each item of a split: a prompt of the outcomes, or a question, also as FEATURE:QUESTION."""
     if raw is not None:
         part = raw.outcomes.part(split)
         return dict(zip(part.prompt_ids, part.clusters.tolist(), strict=True))
+    if notebook == "stack":
+        return {f"{i:05d}": cluster for i, cluster in enumerate(load_stream(evalset.path).clusters)}
     return dict(evalset.split(split).clusters) if split in evalset.qrels else {}
 
 
@@ -198,7 +202,8 @@ def _paired(accepted: Accepted, clusters: Mapping[str, Mapping[str, str]]) -> It
         yield Checked("claims", "contradicted", f"{len(strange)} scored items are not of test, first {strange[0]!r}")
         return
     families = {item: str(cluster) for item, cluster in of_item.items()}
-    yield from _rows(accepted, clusters["test"] if families.keys() & clusters["test"].keys() else families)
+    whole = d.notebook not in OF_A_PART and families.keys() & clusters["test"].keys()
+    yield from _rows(accepted, clusters["test"] if whole else families)
     kept = [c.arm for c in d.claims if c.note == KEPT]
     before = _as_accepted(accepted, kept)
     if gone := sorted(set(kept) - set(before["arm"])):
@@ -217,7 +222,11 @@ def _paired(accepted: Accepted, clusters: Mapping[str, Mapping[str, str]]) -> It
     for found in claims:
         yield from _claim(found, d.claim(found.arm), told)
     n_dev, order = len(set(clusters["dev"].values())), {f.name: f.order for f in facts}
-    yield judge("families in dev", n_dev, d.n_dev_clusters, f"{name} has")
+    if d.notebook in OF_A_PART:
+        n_dev = d.n_dev_clusters or 0
+        yield Checked("items", "not verified", f"which items are judged is drawn; {ASK_AGAIN.format(d.notebook)}")
+    else:
+        yield judge("families in dev", n_dev, d.n_dev_clusters, f"{name} has")
     outcome = decide(claims, d.rule, order=order, synthetic=accepted.evalset.synthetic, n_dev_clusters=n_dev)
     yield from _outcome(d, outcome, told)
     notes = [*outcome.notes, *beside(claims, d.rule, outcome, d.chosen_share)]

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
@@ -21,6 +20,7 @@ from workbench.evalset.files import read_parquet
 from workbench.evalset.outcomes import FILE as OUTCOMES
 from workbench.evalset.traffic import load_pairs, load_stream
 from workbench.evaluation.in_use import TEST_INPUTS, anchor_path, decision_path
+from workbench.evaluation.start import inputs_of
 from workbench.extras import DISTRIBUTION, VERSION, is_installed
 from workbench.inference.encoders import MiniLM
 from workbench.inference.prices import project_prices
@@ -151,7 +151,7 @@ def _inputs(accepted: Accepted) -> Iterator[Checked]:
         else:
             told = f"the decision rests on {value[:80]}, here is {possible[0][:80]}"
             yield Checked(f"input {name}", "contradicted", told)
-    needed = {f"parameter {name}" for name in d.settings} | {"prices"}
+    needed = inputs_of(d.notebook, d.settings).keys() | {"prices"}
     needed |= {"stream", "pairs"} if d.notebook == "caching" else accepted.evalset.inputs.keys()
     for name in sorted(needed - stated.keys()):
         yield Checked(f"input {name}", "contradicted", "the decision does not say which one it rests on: taken out?")
@@ -166,7 +166,7 @@ def _found_inputs(accepted: Accepted) -> dict[str, list[str]]:
     out["prices"] = [prices.sha256]
     if d.settings.get("embedder") == "minilm":
         out["weights"] = [MiniLM.encoder_id]
-    out |= {f"parameter {name}": [repr(_tuples(value))] for name, value in d.settings.items()}
+    out |= {name: [value] for name, value in inputs_of(d.notebook, d.settings).items()}
     for name in (PROMPTS, HITS, "searches.jsonl"):
         path = folder / name if name == PROMPTS else folder / "recordings" / name
         if path.is_file():
@@ -188,10 +188,6 @@ def _found_inputs(accepted: Accepted) -> dict[str, list[str]]:
         if guard := make_guard(d.settings.get("guard", ())):
             out["guard"] = [guard.sha256((x.query_b, x.query_a) for x in pairs)]
     return out
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _rule(accepted: Accepted) -> Iterator[Checked]:
@@ -219,7 +215,7 @@ def _rule(accepted: Accepted) -> Iterator[Checked]:
 
 def _synthetic(accepted: Accepted) -> bool:
     evalset: Evalset = accepted.evalset
-    made_up = accepted.decision.notebook == "caching" and load_stream(evalset.path).synthetic
+    made_up = accepted.decision.notebook in ("caching", "stack") and load_stream(evalset.path).synthetic
     return evalset.synthetic or made_up
 
 
