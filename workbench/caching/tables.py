@@ -116,7 +116,7 @@ def certificate_table(found: Sequence[tuple[str, Certificate]], alpha: float) ->
         Column("arm"), Column("certified"), Column("hits", "count"),
         Column("false", "count"), Column("rate", "number", digits=4),
         Column("at most, of new intents", "number", digits=4), Column("at most, of these alone", "number", digits=4),
-        Column("clusters", "count"), Column("that count", "number", digits=0),
+        Column("clusters", "count"), Column("effective clusters", "number", digits=0),
         Column("design effect", "number", digits=1), Column("note"),
     )  # fmt: skip
     rows = tuple(
