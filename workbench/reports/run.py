@@ -336,7 +336,8 @@ def needed_words(claim: Claim) -> str:
 def gate_table(gate: Gate) -> Table:
     """Claims of the gate, one a row."""
     rows = tuple((c.arm, c.kind, c.status, c.sentence) for c in gate.claims)
-    return Table((Column("arm"), Column("claim"), Column("status", "status"), Column("what was found", limit=4000)), rows)
+    found = Column("what was found", limit=4000)
+    return Table((Column("arm"), Column("claim"), Column("status", "status"), found), rows)
 
 
 def section_table(section: Section) -> Table:
