@@ -137,6 +137,10 @@ def test_pairs_are_counted_by_kind_on_test_alone_with_the_bound_of_their_share()
     assert rows["same", "may share"] == (80, 79, 0.0, 79, None)
     assert rows["all", "must differ"][3] == 1
     assert 1 / 160 < rows["all", "must differ"][4] < rows["order", "must differ"][4] < 0.04
+    told = pairs_table(pairs, [("x", near, passed)], confidence=0.9995)
+    assert "99.95 % bound" in told.caption, "of the confidence that is left for this use of the test part"
+    strict = {(r[0], r[1]): r[2:] for r in told.rows}
+    assert strict["all", "must differ"][4] > rows["all", "must differ"][4]
     parted = pairs_table([replace(p, batch="second" * (p.cluster < "f2")) for p in pairs], [("x", near, passed)]).rows
     counts = {(r[0], r[1]): r[2] for r in parted if str(r[0]).startswith("batch")}
     assert counts["batch second", "must differ"] == 2 * counts["batch second", "may share"] == 24

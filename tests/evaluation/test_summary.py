@@ -9,10 +9,12 @@ from workbench.evaluation.summary import (
     frontier_points,
     item_cases,
     mean_by_arm,
+    section_of,
     slice_rows,
     worst_regressions,
 )
 from workbench.records import Query
+from workbench.rendering.table import Column, Table
 
 N = 60
 NOISE = np.random.default_rng(0).normal(0, 0.02, N)
@@ -148,3 +150,8 @@ def test_a_mean_counts_what_failed_as_0_as_the_decision_does():
     found = mean_by_arm(frame(best=[None, *[0.5] * (N - 1)], lost=[None] * N), "ndcg@10")
     assert found["best"] == pytest.approx(0.5 * (N - 1) / N)
     assert found["lost"] == 0
+
+
+def test_a_section_keeps_the_digits_signs_and_units_of_its_columns():
+    columns = (Column("p95", "ms"), Column("gain", "number", digits=1, signed=True), Column("hits", "count"))
+    assert section_of(Table(columns, ((4521.8, 0.25, 7),)), "").rows == (("4,522 ms", "+0.2", 7),)

@@ -183,6 +183,14 @@ def test_numbers_of_crowded_points_do_not_cover_each_other_or_leave_the_drawing(
     assert all(abs(a - c) >= 9 or abs(b - d) >= 9 for (a, b), (c, d) in combinations(numbers, 2))
 
 
+def test_numbers_of_two_digits_do_not_cover_each_other() -> None:
+    base = samples.summary().frontier[0]
+    points = [replace(base, arm=str(i), cost_usd_per_1k=0.04 + i / 200, quality=0.5 + i % 7 / 90) for i in range(20)]
+    at = places(frontier(points, "nDCG@10").svg)
+    numbers = [at[str(i)] for i in range(10, 21)]
+    assert all(abs(a - c) >= 16 or abs(b - d) >= 11 for (a, b), (c, d) in combinations(numbers, 2))
+
+
 def test_a_name_in_the_drawing_is_cut_to_its_width_and_the_list_has_it_whole() -> None:
     name = "an arm of a long name, " * 8
     assert label("short") == "short"

@@ -17,8 +17,9 @@ from workbench.errors import RunError
 from workbench.evaluation.gate import check_gate
 from workbench.evaluation.summary import Summary
 from workbench.records import Decision, Fingerprint, Rule
+from workbench.rendering.table import Column, Table
 from workbench.reports.brief import markdown_summary
-from workbench.reports.page import write_report
+from workbench.reports.page import _breaks, _layout, write_report
 
 HOSTILE = {
     "markup": "<script>alert(1)</script>\"><img src=x onerror=alert(1)>'><svg/onload=alert(1)>",
@@ -377,3 +378,15 @@ def test_a_browser_shows_it_without_error_request_or_sideways_scroll(tmp_path: P
     assert not said
     light = sum(int(c) for c in colours[1].removeprefix("rgb(").removesuffix(")").split(",")) > 380
     assert light == (scheme == "light")
+
+
+def test_a_table_with_sentences_is_stacked_on_a_narrow_screen_and_one_of_figures_is_not() -> None:
+    columns = (Column("judge"), Column("why"))
+    assert _layout(Table(columns, (("a", "too few labels: 39 in 25 clusters"),))) == "stack quiet"
+    assert _layout(Table(columns, (("a long name in the first column", "few"),))) == "quiet"
+
+
+def test_a_long_name_may_break_after_its_dots_and_stays_escaped() -> None:
+    assert _breaks("pyarrow.csv.ConvertOptions.include_columns").count("<wbr>") == 4
+    assert _breaks("short.name") == "short.name"
+    assert not hasattr(_breaks("<img src=x.y_z onerror=alert(1)>" * 3), "__html__"), "the page escapes it"

@@ -269,7 +269,7 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
         shown = [a for a, c in arms if c.certified] or [a for a, _ in arms]
         near = [semantic.pair_similarity >= (a.threshold or 0.0) for a in shown]
         cases = [(a.name, n, self.study.passes(semantic.ways[a.way])) for a, n in zip(shown, near, strict=True)]
-        return pairs_table(self.study.pairs, cases)
+        return pairs_table(self.study.pairs, cases, confidence=self.study.confidence)
 
     def replay(self, certified: Certified, semantic: Semantic) -> Replayed:
         """Walk the whole stream with each cache as it would fill, and judge it on the test part.

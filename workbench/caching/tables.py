@@ -13,6 +13,7 @@ from workbench.caching.study import CacheStudy, Replayed
 from workbench.evalset.traffic import Pair, RequestStream
 from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.evaluation.decision import ArmFacts
+from workbench.evaluation.sentences import percent
 from workbench.evaluation.summary import ItemCase
 from workbench.records import Decision, parameters_of
 from workbench.rendering.table import Column, Interval, Table, Value
@@ -23,13 +24,15 @@ SHOWN_THRESHOLDS = (0.98, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 CURVE_POINTS = 40
 
 
-def pairs_table(pairs: Sequence[Pair], arms: Sequence[tuple[str, Bools, Bools]]) -> Table:
+def pairs_table(pairs: Sequence[Pair], arms: Sequence[tuple[str, Bools, Bools]], *, confidence: float = 0.95) -> Table:
     """Test pairs by kind, and by batch if there are several: those near enough for each arm, and those that it serves.
 
     Parameters
     ----------
     arms : sequence of (name, near enough, let through by the guard)
         Both of shape (pairs,).
+    confidence : float
+        Of the bound of the share that is served.
     """
     test = np.array([p.split == "test" for p in pairs], dtype=bool)
     same = np.array([p.same_answer for p in pairs], dtype=bool)
@@ -48,10 +51,11 @@ def pairs_table(pairs: Sequence[Pair], arms: Sequence[tuple[str, Bools, Bools]])
             row: list[Value] = [kind, label, int(of.sum())]
             for _, near, passed in arms:
                 close, served = int((near & of).sum()), int((near & passed & of).sum())
-                high = bounds_of_pairs(near & passed, of, pairs).high if label == "must differ" else None
+                high = bounds_of_pairs(near & passed, of, pairs, confidence).high if label == "must differ" else None
                 row += [close, 1 - served / close if close else None, served, high]
             rows.append(tuple(row))
-    caption = "Labelled test pairs by kind. Served at most: 95 % bound of the share of all such pairs"
+    bound = percent(confidence, 0 if round(100 * confidence, 6).is_integer() else 2)
+    caption = f"Labelled test pairs by kind. Served at most: {bound} bound of the share of all such pairs"
     return Table(tuple(columns), tuple(rows), caption if pairs else "No pairs.jsonl, so that no wording was tried")
 
 
@@ -116,7 +120,7 @@ def certificate_table(found: Sequence[tuple[str, Certificate]], alpha: float) ->
         Column("arm"), Column("certified"), Column("hits", "count"),
         Column("false", "count"), Column("rate", "number", digits=4),
         Column("at most, of new intents", "number", digits=4), Column("at most, of these alone", "number", digits=4),
-        Column("clusters", "count"), Column("that count", "number", digits=0),
+        Column("clusters", "count"), Column("effective clusters", "number", digits=0),
         Column("design effect", "number", digits=1), Column("note"),
     )  # fmt: skip
     rows = tuple(

@@ -13,6 +13,7 @@ from itertools import pairwise
 import numpy as np
 
 from workbench.evaluation.decision import LATENCY_TOLERANCE, SAME_QUALITY, Outcome, decide, restated
+from workbench.evaluation.sentences import percent
 from workbench.inference.prices import DECLARED, ROWS, TOKEN_CLASSES, PriceTable
 from workbench.records import Claim, Decision, FlipPoint, Rule
 from workbench.rendering.table import Column, Table
@@ -79,6 +80,9 @@ def flips_table(decision: Decision) -> Table:
         now = _end(f.now, "no limit")
         rows.append((f"{f.figure}, {f.unit}", now, _end(low, "any"), f.below, _end(high, "any"), f.above))
     told = "From the estimates of this run and its rule, one figure at a time; arms stay as they were fitted"
+    told += "; beyond an end, the verdict and its arm"
+    if any(f.figure == "latency limit" for f in decision.flips or ()):
+        told += f"; p95 latency may exceed its limit by {percent(LATENCY_TOLERANCE)}"
     if fixed := [c.arm for c in decision.claims if not c.amounts and c.cost_usd_per_1k]:
         told += f"; not counted is what {', '.join(fixed)} uses, which keeps its cost"
     if decision.flips is None:

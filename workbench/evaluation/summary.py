@@ -249,7 +249,8 @@ def is_default(parameters: Any, name: str) -> bool:
 
 def section_of(table: Table, note: str, *, title: str = "") -> Section:
     """Table of the notebook as a section of the report; its caption is the title where none is given."""
-    as_text = [c.kind in ("interval", "share") for c in table.columns]
+    # values whose form only the column knows, such as its digits, which a section does not keep
+    as_text = [c.kind in ("interval", "share", "ms") or c.digits is not None or c.signed for c in table.columns]
     rows: list[tuple[Any, ...]] = [
         tuple(text if shown else value for value, text, shown in zip(row, texts, as_text, strict=True))
         for row, texts in zip(table.rows, table.cells(), strict=True)

@@ -142,7 +142,7 @@ class Losses:
             rows.append((kind, int(mine.sum()), points, 1000 * usd / len(self.items), WHAT.get(kind, "")))
         columns = (
             Column("what"), Column("questions", "count"), Column("points", "interval", digits=1),
-            Column("usd per 1k requests", "usd"), Column("meaning"),
+            Column("USD per 1,000", "usd"), Column("meaning"),
         )  # fmt: skip
         told = f"{100 * self.quality:.1f} of 100 points; the others by the step that lost them"
         return Table(columns, tuple(rows), told)

@@ -94,7 +94,7 @@ class ScoredFlows(ScoredArms):
             drafts = sum(result["drafts"] for result in results) / len(results)
             rows.append((f.name, means[f.name], f.cost_usd_per_1k, f.latency_p95_ms, refused, drafts))
         columns = (
-            Column("arm"), Column("correctness", "number"), Column("usd per 1k requests", "usd"),
+            Column("arm"), Column("correctness", "number"), Column("USD per 1,000", "usd"),
             Column("p95", "ms"), Column("refused", "share"), Column("drafts per question", "number", digits=2),
         )  # fmt: skip
         more, cells = scores_columns(self.scores, self.names)

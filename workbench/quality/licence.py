@@ -369,7 +369,7 @@ def licences_table(licences: Sequence[Licence]) -> Table:
     """What each judge may do and why not more, one row a licence; what a judge's name holds is shown, never run."""
     columns = (
         Column("judge"), Column("metric"), Column("slice"), Column("licence"), Column("truth"),
-        Column("labels", "count"), Column("labels still needed", "share"), Column("why"),
+        Column("labels", "count"), Column("share of labels still needed", "share"), Column("why"),
     )  # fmt: skip
     rows = []
     for each in licences:
@@ -385,7 +385,7 @@ def agreement_table(licences: Sequence[Licence]) -> Table:
     columns = (
         Column("judge"), Column("slice"), Column("agreement", "share"), Column("always the same", "share"),
         Column("kappa", "number", digits=2), Column("sensitivity", "share"), Column("specificity", "share"),
-        Column("good", "share"), Column("flips with order", "share"), Column("no verdict", "share"),
+        Column("share that is good", "share"), Column("flips with order", "share"), Column("no verdict", "share"),
     )  # fmt: skip
     rows = []
     for each in licences:

@@ -111,7 +111,7 @@ class JudgedSplit(ScoredArms):
         yes = dict(self.verdicts.group_by("arm").agg(pl.col("value").mean()).rows())
         columns = (
             Column("judge"), Column("agreement", "share"), Column("says yes", "share"), Column("no verdict", "share"),
-            Column("usd per 1k verdicts", "usd"),
+            Column("USD per 1,000 verdicts", "usd"),
         )  # fmt: skip
         rows = tuple((f.name, means[f.name], yes[f.name], unknown[f.name], f.cost_usd_per_1k) for f in self.facts)
         return Table(columns, rows, f"Judges on {self.split}: agreement with the accepted-name check")
@@ -260,7 +260,7 @@ class QualityExperiment(PairedExperiment[QualityParameters, JudgedSplit], Notebo
             rows.append((arm.name, found.n_labels, Interval(found.mean, found.low, found.high), found.label_factor))
         columns = (
             Column("judge"), Column("labels", "count"), Column("right", "interval"),
-            Column("labels still needed", "share"),
+            Column("share of labels still needed", "share"),
         )  # fmt: skip
         real = float(np.mean([truth[i] for i in self.clusters(test.split)]))
         return Table(columns, tuple(rows), f"Quality from a few labels and all verdicts. With every label: {real:.3f}.")
@@ -269,11 +269,11 @@ class QualityExperiment(PairedExperiment[QualityParameters, JudgedSplit], Notebo
         """Which answers to label next beside the judge that saves most, by how much each shrinks its interval."""
         columns = (
             Column("answer"), Column("cluster"), Column("labels of its cluster", "count"),
-            Column("interval reaches", "number", digits=4), Column("shrinks by", "share"),
+            Column("half width of the interval", "number", digits=4), Column("shrinks by", "share"),
         )  # fmt: skip
         known = self._from_few(test)
         if not known:
-            return Table(columns, (), "Where the next hour goes: too few answers of a judge to tell")
+            return Table(columns, (), "Where the next hour goes. Too few answers of a judge to tell.")
         arm, few = min(known, key=lambda each: each[1].found.label_factor)
         order = np.random.default_rng(self.parameters.seed).permutation(len(few.rest))  # of equals any is as good
         rest, found, margin = few.rest[order], few.found, self.policy.margin
@@ -282,11 +282,11 @@ class QualityExperiment(PairedExperiment[QualityParameters, JudgedSplit], Notebo
         coming = next_labels(found, few.left, rest["value"].to_numpy(), codes, most=most)
         rows = [(*names[each.place], each.in_cluster, each.reach, each.shrinks) for each in coming]
         needed, there = labels_for(found, margin), found.n_items
-        told = f"{needed:,} labels let the interval reach no further than {margin:g}; {found.n_labels:,} of {there:,} "
-        told += "answers have one"
+        told = f"{needed:,} labels would narrow the interval to {margin:g} on either side. Now {found.n_labels:,} of "
+        told += f"{there:,} answers have a label"
         if needed > there:
-            told += f", so that {needed - there:,} more answers are needed too"
-        return Table(columns, tuple(rows), f"Where the next hour goes, beside {arm.name}: {told}")
+            told += f"; when all have one, {needed - there:,} more answers are still needed"
+        return Table(columns, tuple(rows), f"Where the next hour goes. With {arm.name} as the judge, {told}.")
 
     def _from_few(self, test: JudgedSplit) -> list[tuple[AnyJudge, FewLabels]]:
         """Every judge beside labels of a share of the families; none where those are fewer than 30."""

@@ -15,6 +15,7 @@ Kind = Literal["text", "number", "usd", "ms", "interval", "count", "share", "sta
 NONE = "\u2013"
 _MINUS = "\u2212"
 _NAME_LIMIT, _CAPTION_LIMIT = 120, 1000
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _WORD = re.compile(r"(?=\S*[-/])\S{3,40}")  # a name that browsers break at its hyphens unless a style sheet forbids it
 
 
@@ -191,7 +192,8 @@ def _cell(column: Column, text: str) -> str:
     inner = escape(text)
     if column.kind == "status":
         inner = f'<span class="wb-status wb-{tone(text)}">{escape(signed(text))}</span>'
-    numeric = "" if column.kind in ("text", "status") else ' class="wb-number"'
+    wraps = column.kind in ("text", "status") and not _DATE.fullmatch(text)
+    numeric = "" if wraps else ' class="wb-number"'
     return f'<td data-label="{escape(column.name, _NAME_LIMIT)}"{numeric}{_align(column)}>{inner}</td>'
 
 

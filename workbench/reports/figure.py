@@ -220,14 +220,17 @@ def number_points(axes: "Axes", points: Sequence[Point], lines: Sequence[tuple[P
     ends = axes.transData.transform(np.reshape(lines, (-1, 2))).reshape(-1, 2, 1, 2)
     along = ends[:, 0] + np.linspace(0, 1, 40)[:, None] * (ends[:, 1] - ends[:, 0])
     taken = np.concatenate([at, along.reshape(-1, 2)])
+    sizes = np.full(taken.shape, (12, 10))
     turns = [(math.cos(k * math.pi / 6), math.sin(k * math.pi / 6)) for k in range(12)]
     crowding = [float(np.hypot(*(at - place).T).clip(max=60).sum()) for place in at]
     for i in sorted(range(len(at)), key=lambda i: (crowding[i], i)):
         places = np.concatenate([at[i] + radius * np.array(turns) for radius in (15, 22, 32, 46, 64)])
-        covered = (np.abs(places[:, None] - taken) < (12, 10)).all(-1).sum(1)
+        covered = (np.abs(places[:, None] - taken) < sizes).all(-1).sum(1)
         outside = np.array([not axes.bbox.padded(6).contains(*place) for place in places])
         best = places[int(np.argmin(covered + 1000 * outside))]
-        taken = np.concatenate([taken, np.repeat([best], 20, axis=0)])  # numbers cover each other last of all
+        # numbers cover each other last of all, and are wider than a mark
+        taken = np.concatenate([taken, np.repeat([best], 20, axis=0)])
+        sizes = np.concatenate([sizes, np.full((20, 2), (19, 14))])
         far = math.dist(best, at[i]) > 23
         axes.annotate(
             str(i + 1), points[i], best - at[i], textcoords="offset points", ha="center", va="center", size=11.5,

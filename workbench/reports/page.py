@@ -114,6 +114,7 @@ def _first_line(source: str) -> str:
 CASES_SHOWN = 50
 SLICE_ARMS = 7
 HEADLINE_LIMIT = 160
+WORDY = 30  # characters of a cell from which its table is read as sentences
 
 
 def write_report(run_dir: Path) -> Path:
@@ -148,10 +149,23 @@ def _environment() -> Environment:
         "tone": tone,
         "number": lambda value: number(value, 3),
         "table": _table,
+        "breaks": _breaks,
+        "layout": _layout,
         "figure": lambda figure: Markup(figure.to_html()),
     }
     env.globals["css"] = Markup(loader.get_source(env, "report.css")[0])
     return env
+
+
+def _breaks(value: object, limit: int = 2000) -> str:
+    """Text, to be escaped by the page; one long name is markup that may break after its dots and underscores alone."""
+    shown = _text(value, limit)
+    return Markup(re.sub(r"(?<=[._])(?=\w)", "<wbr>", shown)) if re.fullmatch(r"[\w.]{32,}", shown) else shown
+
+
+def _layout(table: Table) -> str:
+    """Class of a further table: one with sentences is stacked on a narrow screen, one of figures scrolls."""
+    return "stack quiet" if any(len(text) > WORDY for row in table.cells() for text in row[1:]) else "quiet"
 
 
 def _text(value: object, limit: int = 2000) -> str:
@@ -203,9 +217,12 @@ def headline(sentence: str) -> tuple[str, str]:
 
     >>> headline("Use vector: shown to be near. It costs $5.00 a month.")
     ('Use vector:', 'shown to be near. It costs $5.00 a month.')
+    >>> headline("Cannot tell yet whether " + "a long name, " * 20 + "b are good enough.")[0]
+    'Cannot tell yet'
     """
     ends = [at + 1 for mark in (": ", ". ") if 0 < (at := sentence.find(mark)) <= HEADLINE_LIMIT]
-    cut = min(ends, default=len(sentence))
+    long = sentence.find(" whether ")  # before names of arms, which may be many
+    cut = min(ends, default=long if 0 < long <= HEADLINE_LIMIT else len(sentence))
     return sentence[:cut], sentence[cut:].strip()
 
 

@@ -328,13 +328,16 @@ def needed_words(claim: Claim) -> str:
     if claim.items_needed is None:
         return ""
     few, many = claim.items_needed
+    if few == many:
+        return f"{few:,}"
     return f"{few:,} to {many:,}" if many else f"at least {few:,}"
 
 
 def gate_table(gate: Gate) -> Table:
     """Claims of the gate, one a row."""
     rows = tuple((c.arm, c.kind, c.status, c.sentence) for c in gate.claims)
-    return Table((Column("arm"), Column("claim"), Column("status", "status"), Column("what was found")), rows)
+    found = Column("what was found", limit=4000)
+    return Table((Column("arm"), Column("claim"), Column("status", "status"), found), rows)
 
 
 def section_table(section: Section) -> Table:

@@ -116,7 +116,7 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
     spreads = ASSUMED_SD
     cost_note = (
         "Cost is counted work (query embedding, searched rows, fusion) times a calibrated rate, without storage and "
-        "ingestion; it is the same on every machine. Latency is measured on this one."
+        "ingestion; it is the same on every machine. Latency is that of the machine that made the decision."
     )
 
     def __init__(

@@ -96,12 +96,13 @@ class StackPage:
         """Both tables, with links to the evidence that hold in a folder."""
         links = "".join(
             f'<li>{escape(f.layer)}: <a href="{escape(quote(Path(os.path.relpath(f.evidence, folder)).as_posix()))}">'
-            f"{escape(self._place(f.evidence))}</a></li>"
+            f"{escape(self._place(f.evidence)).replace('/', '/<wbr>')}</a></li>"
             for f in self.facts
             if f.evidence is not None
         )
         shown = f"<p>Evidence</p><ul>{links}</ul>" if links else ""
-        return f"{self.table.to_html()}{self.backlog.to_html()}{shown}"
+        tables = "".join(f'<div class="wb-scroll stack paths">{t.to_html()}</div>' for t in (self.table, self.backlog))
+        return f"{tables}{shown}"
 
     def page(self, folder: Path) -> str:
         """One whole HTML page that loads and runs nothing, for a file in this folder."""
@@ -110,7 +111,7 @@ class StackPage:
             '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="color-scheme" content="light dark">'
             '<meta name="viewport" content="width=device-width, initial-scale=1"><title>Layers</title>'
             f"<style>{css}</style></head><body><main><h1>What is there, and what is missing</h1>"
-            f'<div class="wb-scroll">{self.to_html(folder)}</div></main></body></html>'
+            f"{self.to_html(folder)}</main></body></html>"
         )
 
     def _place(self, path: Path | None) -> str:

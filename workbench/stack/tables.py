@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from workbench.evaluation.compare import item_clusters, item_values, mean_interval, ratio_interval
 from workbench.evaluation.summary import ScoredArms
-from workbench.rendering.table import Column, Interval, Table, Value
+from workbench.rendering.table import Column, Interval, Table, Value, usd_digits
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +45,10 @@ class ScoredCells(ScoredArms):
             rows.append(
                 (f.name, Interval(mean, low, high), usd, f.latency_p95_ms, 1 - float(self.misses[f.name].mean()))
             )
+        digits = usd_digits(1000 * float(self.costs(f.name).mean()) for f in self.facts)
         columns = (
-            Column("cell"), Column("correctness", "interval"), Column("usd per 1k requests", "interval"),
+            Column("cell"), Column("correctness", "interval"),
+            Column("USD per 1,000", "interval", digits=digits),
             Column("p95", "ms"), Column("served from the cache", "share"),
         )  # fmt: skip
         return Table(columns, tuple(rows), f"Cells of the stack, on {self.split}, with 95 % intervals over families")
@@ -84,9 +86,9 @@ def effects_table(dev: ScoredCells, held_out: ScoredCells, plain: Cell, *, seed:
         saved, gained = _saving(held_out, {cell: 1.0}, plain, seed), _gain(held_out, cell, plain, seed)
         rows.append((name, len(parts), sum(alone), saved, *overlap, gained))
     columns = (
-        Column("parts"), Column("parts changed", "count"), Column("sum of what each saves alone", "share"),
+        Column("parts"), Column("parts changed", "count"), Column("sum of what each saves alone", "number", digits=3),
         Column("saved together", "interval"), Column("overlap, choosing half", "interval"),
-        Column("overlap, held out", "interval"), Column("correctness against plain", "interval"),
+        Column("overlap, held out", "interval"), Column("correctness against plain", "interval", signed=True),
     )  # fmt: skip
     caption = (
         f"What do parts of the stack save together? Shares of the cost of {plain.name}, on the held-out half; the "
