@@ -153,7 +153,7 @@ def test_what_a_judge_saves_is_told_with_an_interval(settings):
     reach = (rows["good"][2].high - rows["good"][2].low) / 2
     assert hour.rows[0][3] == pytest.approx(reach * (1 - hour.rows[0][4]))
     assert hour.rows[0][3] < reach
-    assert f"{rows['good'][1]} of {len(test.verdicts) // len(test.arms)} answers have one" in hour.caption
+    assert f"Now {rows['good'][1]} of {len(test.verdicts) // len(test.arms)} answers have a label" in hour.caption
     assert run.next_hour(run.score(run.prepare()[:1], "dev")).rows == ()
     right = dict(run.answers.truth.frame.rows())
     truth = np.mean([right[item] for item in run.clusters("test")])
