@@ -422,7 +422,10 @@ def test_nothing_in_a_decision_is_an_option_of_git_or_a_path(project: Path, tmp_
 # --- the decisions of this repository
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("docs_qa/caching", "docs_qa/pipeline", "routing_demo/routing")]
+SLOW = [
+    pytest.param(name, marks=pytest.mark.slow)
+    for name in ("docs_qa/caching", "docs_qa/pipeline", "routing_demo/routing")
+]
 
 
 @pytest.mark.parametrize(
