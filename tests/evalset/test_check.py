@@ -10,6 +10,7 @@ from tests.evalset.small_evalset import DEV, DOCUMENTS, QUERIES, TEST, settings_
 from workbench.errors import EvalsetError
 from workbench.evalset.check import check_evalset, exit_code, summarise
 from workbench.evalset.evalset import load_evalset
+from workbench.evalset.texts import spaceless, words
 
 
 def check(folder):
@@ -326,3 +327,9 @@ def test_a_question_in_words_of_its_own_is_no_copy_in_any_script(tmp_path, scrip
     documents, queries = [*DOCUMENTS, query("d4", line)], [*QUERIES, query("q4", question)]
     write(tmp_path, documents=documents, queries=queries, dev=DEV, test=[*TEST, "q4\td4\t1"])
     assert not any("repeats the first line" in f[3] for f in check(tmp_path))
+
+
+@pytest.mark.parametrize("text", ["ﾀﾞｰｸﾓｰﾄﾞｦﾕｳｺｳﾆｽﾙ", "ㄕㄣㄙㄜㄇㄛㄕ"])
+def test_kana_of_half_width_and_bopomofo_have_no_blanks_between_words(text):
+    assert spaceless(text)
+    assert len(words(f"{text} mode")) == len(text) + 1

@@ -244,7 +244,7 @@ def long(**columns):
         ("quality", "C", "quality 'C' is no number; write 1"),
         ("quality", "100 %", "quality '100 %' is no number; write 1"),
         ("quality", "85", "quality must be in [0, 1], found '85'"),
-        ("latency_ms", "1.2s", "latency_ms '1.2s' is no number; write 1.2"),
+        ("latency_ms", "1.2s", "latency_ms '1.2s' is no number; write the number alone"),
         ("confidence", "1.5", "confidence must be in [0, 1], found '1.5'"),
         ("tokens_in", "1.5", '"tokens_in" must be a whole number from 0'),
         ("prompt", "", "prompt is empty"),

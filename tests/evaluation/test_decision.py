@@ -219,3 +219,13 @@ def test_a_decision_survives_the_way_to_disk_and_back(base, tmp_path):
     path = tmp_path / "d.json"
     path.write_text(decision.to_json())
     assert Decision.load(path) == decision
+
+
+def test_arms_that_lie_below_each_other_only_by_what_is_not_judged_are_open_and_not_all_bad():
+    low, high = np.r_[np.ones(98), [0.0, 0.0]], np.ones(100)
+    scores, against = (frame(one=v, other=v) for v in (low, high))
+    claims = make_claims(scores, facts(one=1.0, other=1.0), replace(FIRST, margin=0.02), against=against)
+    assert [c.difference for c in claims] == pytest.approx([-0.02, -0.02])
+    found = decide(claims, replace(FIRST, margin=0.02), order={"one": 0, "other": 1})
+    assert found.verdict == "inconclusive"
+    assert found.sentence.startswith("Cannot tell")

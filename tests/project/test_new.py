@@ -96,6 +96,16 @@ def test_a_question_that_names_an_unknown_document_is_told_with_its_line(pages: 
         understand(["nowhere"], questions)
 
 
+@pytest.mark.parametrize("cell", ["true", "[[7]]", '{"one.md": 2.5}', '{"one.md": "high"}', "7.5"])
+def test_a_cell_that_names_no_document_is_told_with_its_line(pages: Path, cell: str) -> None:
+    asked = pages.parent / "q.jsonl"
+    asked.write_text(
+        f'{{"question": "a?", "relevant": "one.md"}}\n{{"question": "b?", "relevant": {cell}}}\n', encoding="utf-8"
+    )
+    with pytest.raises(EvalsetError, match=r"q\.jsonl:2: "):
+        understand([str(pages)], asked)
+
+
 def test_what_is_written_is_sound_and_a_dry_run_writes_nothing(pages: Path) -> None:
     settings = make_settings(pages.parent / "project")
     questions = pages.parent / "q.csv"

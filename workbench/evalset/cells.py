@@ -15,7 +15,11 @@ from typing import Any
 
 _MISSING = frozenset({"", "nan", "null", "none", "na", "n/a", "<na>", "#n/a", "nat", "-"})
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-_DRESSED = re.compile(r"[^\d.,+\-]{0,8}([+-]?[\d][\d.,' _\u00a0\u202f]*?)\s*([^\d\s.,]*)", re.ASCII)
+_DRESSED = re.compile(r"([^\d.,+\-]{0,8})([+-]?[\d][\d.,' _\u00a0\u202f]*?)\s*([^\d\s.,]*)", re.ASCII)
+_MINUS = str.maketrans("\u2212\ufe63\uff0d", "---")
+# What may be dropped beside a number; k, cents or seconds would make it another number.
+_CURRENCY = frozenset(("", "$", "us$", "usd", "€", "eur", "£", "gbp", "¥", "dollar", "dollars", "~", "'"))
+_AFTER = _CURRENCY | {"%", "ms", "token", "tokens"}
 _VERDICTS = {
     **dict.fromkeys(("pass", "passed", "correct", "right", "yes", "y", "t", "c", "ok", "success", "relevant"), "1"),
     **dict.fromkeys(("fail", "failed", "incorrect", "wrong", "no", "n", "f", "i", "failure", "irrelevant"), "0"),
@@ -236,13 +240,16 @@ def _advice(value: Any) -> str:
     """What to write in place of a cell that is no number."""
     if not isinstance(value, str):
         return "give one number"
-    text = value.strip()
+    text = value.strip().translate(_MINUS)
     if verdict := _VERDICTS.get(text.lower()):
         return f"write {verdict}"
     if not (match := _DRESSED.fullmatch(text)):
         return "write a number such as 0.25, or leave it empty"
-    readings = _readings(match[1])
-    if match[2] == "%":
+    before, after = match[1].strip().lower(), match[3].lower()
+    if before not in _CURRENCY or after not in _AFTER:
+        return "write the number alone, in the unit of the column"
+    readings = _readings(match[2])
+    if after == "%":
         return f"write {float(readings[0]) / 100:g}" if _NUMBER.fullmatch(readings[0]) else "write it as a share"
     return f"write {', or '.join(readings)}"
 

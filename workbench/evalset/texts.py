@@ -7,9 +7,10 @@ from functools import cache
 
 from workbench.records import Document, Query
 
-# Thai to Burmese, Khmer, kana, and the ideographs of Chinese and Japanese: no blanks stand between their words.
+# Thai to Burmese, Khmer, kana of both widths, bopomofo, and ideographs: no blanks stand between their words.
 _SIGNS = (
-    "\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+    "\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3100-\u312f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    "\uff66-\uff9f\U00020000-\U0003ffff"
 )
 _EMOJI = "\u2600-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff"
 _SYMBOLS = "\u00b5\u03bc\u03a9\u03c0"  # of micro, ohm and pi, in any language

@@ -90,8 +90,7 @@ class Values:
         """Read rows of one metric and one split; ``against`` replaces them where they count against other arms."""
         items, codes = item_clusters(scores)
         low = np.stack([item_values(scores, name, items, missing=0.0) for name in names])
-        high_of = scores if against is None else against
-        high = np.stack([item_values(high_of, name, items, missing=1.0) for name in names])
+        high = np.stack([item_values(scores if against is None else against, n, items, missing=1.0) for n in names])
         share = pl.col("value").count() / (len(items) * pl.col("repeat").n_unique())  # of an arm's own repeats
         found = dict(scores.group_by("arm").agg(share).iter_rows())
         return cls(low, low, high, codes, np.array([found.get(name, 0.0) for name in names]))
@@ -107,9 +106,8 @@ class Values:
 
 def fast_enough(latency_p95_ms: float | None, rule: Rule) -> bool:
     """Whether a measured latency keeps the limit, with the tolerance; what was not timed does."""
-    if rule.latency_limit_ms is None or latency_p95_ms is None:
-        return True
-    return latency_p95_ms <= rule.latency_limit_ms * (1 + LATENCY_TOLERANCE)
+    limit = rule.latency_limit_ms
+    return limit is None or latency_p95_ms is None or latency_p95_ms <= limit * (1 + LATENCY_TOLERANCE)
 
 
 def affordable(cost_usd_per_1k: float, reference_usd_per_1k: float | None, rule: Rule) -> bool:
@@ -131,11 +129,9 @@ def rivals_of(arm: ArmFacts, facts: Sequence[ArmFacts], rule: Rule) -> list[str]
     def rivals(f: ArmFacts) -> bool:
         if f.name == rule.anchor:
             return True
-        if not fast_enough(f.latency_p95_ms, rule):
-            return False
-        if within:
-            return affordable(f.cost_usd_per_1k, in_use, rule)
-        return not rule.counts(arm.cost_usd_per_1k, f.cost_usd_per_1k)
+        usd = f.cost_usd_per_1k
+        had = affordable(usd, in_use, rule) if within else not rule.counts(arm.cost_usd_per_1k, usd)
+        return had and fast_enough(f.latency_p95_ms, rule)
 
     return [f.name for f in facts if f.name != arm.name and rivals(f)]
 
@@ -236,10 +232,8 @@ def restated(claims: Sequence[Claim], rule: Rule, costs: Sequence[float]) -> tup
 
 
 def _at_margin(pair: PairedBounds, n_clusters: int, margin: float) -> PairedBounds:
-    spread = pair.difference - pair.low > NO_SPREAD
-    if not pair.n_clusters_differ or n_clusters < MIN_CLUSTERS or not spread:
-        return pair
-    return replace(pair, status=margin_status(pair.low, pair.high, margin))
+    stays = not pair.n_clusters_differ or n_clusters < MIN_CLUSTERS or pair.difference - pair.low <= NO_SPREAD
+    return pair if stays else replace(pair, status=margin_status(pair.low, pair.high, margin))
 
 
 def _recertified(c: Claim, rule: Rule, cost_usd_per_1k: float) -> Claim:
@@ -249,8 +243,8 @@ def _recertified(c: Claim, rule: Rule, cost_usd_per_1k: float) -> Claim:
 
 def _pair(pairs: Pairwise, a: int, b: int, other: str, rule: Rule) -> PairedBounds:
     low, high = max(float(pairs.low[a, b]), -1.0), min(float(pairs.high[a, b]), 1.0)  # of values in [0, 1]
-    status = pairs.status(a, b, rule.margin)
-    return PairedBounds(other, float(pairs.mean[a, b]), low, high, int(pairs.differ[a, b]), status)
+    mean, differ = float(pairs.mean[a, b]), int(pairs.differ[a, b])
+    return PairedBounds(other, mean, low, high, differ, pairs.status(a, b, rule.margin))
 
 
 def _intervals(values: Values, seed: int, *, resampled: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -278,6 +272,14 @@ def is_open(c: Claim, rule: Rule) -> bool:
     if rule.floor is not None and c.estimate_low < rule.floor:
         return c.estimate_high >= rule.floor
     return c.status == "inconclusive"
+
+
+def _contested(claims: Sequence[Claim], rule: Rule) -> list[Claim]:
+    """Arms that lie below others only by what failed or is not judged, which lie below them in turn."""
+    far = {(c.arm, p.other) for c in claims for p in c.pairs if p.difference < 0}
+    mutual = [c for c in claims if all((p.other, c.arm) in far for p in c.pairs if p.difference <= -rule.margin)]
+    told = [replace(c, difference=0.0, note="what failed or is not judged decides") for c in mutual]
+    return [c for c in told if rule.direction == "higher" and is_open(c, rule)]
 
 
 def _with_need(
@@ -418,7 +420,7 @@ def decide(
     reference_usd = in_use.cost_usd_per_1k if in_use else None
     within = [c for c in claims if affordable(c.cost_usd_per_1k, reference_usd, rule)]
     fit = [c for c in within if good_enough(c, rule)] or [c for c in claims if good_enough(c, rule)]
-    unsettled = [c for c in within if is_open(c, rule)]
+    unsettled = [c for c in within if is_open(c, rule)] or ([] if fit else _contested(within, rule))
     if not fit and not unsettled:
         return Outcome("none_meets_floor", fallback.arm, none_sentence(claims, rule), None)
     if not fit:

@@ -19,7 +19,7 @@ from workbench.evalset.files import (
     require_columns,
 )
 from workbench.evalset.findings import judgement_defects
-from workbench.evalset.imports.documents import DOCUMENT_NAMES, QUERY_NAMES, beir_rows, relevant
+from workbench.evalset.imports.documents import DOCUMENT_NAMES, QUERY_NAMES, beir_rows, of_queries
 from workbench.evalset.imports.folder import Tell, write_folder
 from workbench.evalset.items import DOCUMENT_KEYS, QUERY_KEYS, documents_of, queries_of
 from workbench.project.init import gates_text
@@ -146,13 +146,9 @@ def _questions(path: Path, rename: Mapping[str, str]) -> tuple[list[Query], list
     table, told = _named(read_table(path), QUERY_NAMES, _ASKED, rename, "text", "q")
     rows, rest, defects = beir_rows(table, QUERY_NAMES, QUERY_KEYS)
     queries, _, wrong = queries_of(str(path), rows)
-    judged = [
-        Judgement(line, str(row["_id"]), doc, grade)
-        for line, row in rows
-        for doc, grade in relevant(row["relevant"]).items()
-    ]
+    judged, unread = of_queries(path, rows)
     said = f"{len(queries):,} questions of {path}: {_said(told, rest)}"
-    return queries, judged, [said], [*defects, *wrong]
+    return queries, judged, [said], [*defects, *wrong, *unread]
 
 
 def _named(

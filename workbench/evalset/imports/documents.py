@@ -176,14 +176,15 @@ def _judged(
 ) -> tuple[dict[str, list[Judgement]], list[Defect], list[str]]:
     """Judgements by split, what cannot be read of them, and the columns of their table that nothing here needs."""
     if qrels is None:
-        return *_of_queries(queries, rows), []
+        found, defects = of_queries(queries, rows)
+        return {"test": found}, defects, []
     if qrels not in tables:
         return {"test": read_qrels(qrels)}, [], []
     return of_qrels(tables[qrels])
 
 
-def _of_queries(path: Path, rows: Sequence[Row]) -> tuple[dict[str, list[Judgement]], list[Defect]]:
-    """Judgements that the questions carry themselves."""
+def of_queries(path: Path, rows: Sequence[Row]) -> tuple[list[Judgement], list[Defect]]:
+    """Judgements that the questions carry themselves, and what cannot be read of them."""
     found, defects = list[Judgement](), list[Defect]()
     for line, row in rows:
         try:
@@ -191,7 +192,7 @@ def _of_queries(path: Path, rows: Sequence[Row]) -> tuple[dict[str, list[Judgeme
             found += [Judgement(line, query_id, doc, grade) for doc, grade in relevant(row["relevant"]).items()]
         except Unusable as error:
             defects.append(Defect(str(path), line, str(error)))
-    return {"test": found}, defects
+    return found, defects
 
 
 def relevant(value: Any) -> dict[str, int]:
