@@ -15,7 +15,7 @@ from typing import Any
 from workbench.errors import ConfigError, UnknownPrice, unknown_name
 from workbench.inference.messages import Usage
 from workbench.records import content_hash
-from workbench.rendering.text import visible
+from workbench.rendering.text import visible_line
 
 _LOG = logging.getLogger(__name__)
 MS_PER_HOUR = 3_600_000
@@ -278,7 +278,7 @@ def _read(files: tuple[tuple[Path, str], ...]) -> PriceTable:
             versions.append(str(rows["version"]))
         for name in rows["models"] if table.parent != Path(__file__).parent else ():
             if said := lacking(prices[name]):
-                _LOG.warning("%s: %s %s", table.name, visible(name).replace("\n", " "), said)
+                _LOG.warning("%s: %s %s", table.name, visible_line(name), said)
     texts = [part for _, part in tables]
     version = f"{max(versions)}+{content_hash(text, added, *texts)[:8]}"
     hashes = content_hash(text), content_hash(*texts)
