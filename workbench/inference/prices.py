@@ -294,7 +294,7 @@ def _refused_by_name(file: Path) -> Iterator[None]:
     except RecursionError as error:
         raise ConfigError(f"{file} is not a price table: its lists are nested too deeply") from error
     except (ValueError, TypeError, AttributeError, ArithmeticError) as error:
-        raise ConfigError(f"{file} is not a price table: {error or type(error).__name__}") from error
+        raise ConfigError(f"{file} is not a price table: {str(error) or type(error).__name__}") from error
 
 
 def _rate(name: str, row: Mapping[str, Any]) -> Rate:
