@@ -1,5 +1,6 @@
 """Text of others on the terminal: it is shown as it is, steers nothing and begins no line of its own."""
 
+import json
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from tests.notebooks.zoo import add_notebook, make_settings
 from tests.reports.hostile import evil
 from tests.runner.test_decisions import DECISION, finished
 from tests.test_cli import workbench
+from workbench.cli.lines import write_file
 from workbench.config import Settings
 from workbench.rendering.text import visible
 from workbench.runner import list_runs
@@ -98,3 +100,8 @@ def test_a_check_of_an_evalset_shows_the_names_of_its_files(project: Settings) -
     (project.evalsets / "mine" / "qrels").mkdir()
     (project.evalsets / "mine" / "qrels" / f"{evil('split')}.tsv").write_text("one cell\n", encoding="utf-8")
     assert visible(evil("split")) in " ".join(lines_of(workbench(project, "evalset", "check", "mine")))
+
+
+def test_half_of_a_pair_of_characters_is_written_as_its_escape(tmp_path: Path) -> None:
+    write_file(tmp_path / "new" / "out.json", '{"arm": "\ud800"}')
+    assert json.loads((tmp_path / "new" / "out.json").read_text(encoding="utf-8")) == {"arm": "\ud800"}

@@ -11,6 +11,7 @@ from tests.evalset.small_evalset import settings_in
 from workbench.caching.cache import load_verifier
 from workbench.caching.fitted import FEATURES, FittedVerifier, features_of, fit_verifier, made_pairs
 from workbench.caching.guard import Guard
+from workbench.caching.study import CachingParameters
 from workbench.caching.verifiers import (
     CallableVerifier,
     Checks,
@@ -144,6 +145,11 @@ def test_checks_ask_only_what_the_guard_lets_pass_and_each_pair_once():
 def test_a_name_that_is_no_verifier_is_refused(name):
     with pytest.raises(ConfigError, match="is not fitted, model:NAME or module:function@USD"):
         check_name(name)
+
+
+def test_a_verifier_that_is_named_twice_is_refused():
+    with pytest.raises(ConfigError, match="verifiers must be all different"):
+        CachingParameters(verifiers=("fitted", "fitted"))
 
 
 def test_verdicts_of_numbers():

@@ -6,6 +6,7 @@ Langfuse's exports come from servers that were not at hand: those below are made
 """
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -380,3 +381,18 @@ def test_a_file_of_no_tool_is_refused(tmp_path):
 def test_stream_is_written_only_for_traffic(tmp_path):
     import_log(read("promptfoo"), tmp_path / "out", PRICES)
     assert not (tmp_path / "out" / STREAM).exists()
+
+
+@pytest.mark.parametrize("name", ["gone.json", "x" * 300 + ".json"])
+def test_a_file_that_cannot_be_there_is_not_there(tmp_path: Path, name: str) -> None:
+    for read in (lambda: tool_of([tmp_path / name]), lambda: read_log("promptfoo", [tmp_path / name])):
+        with pytest.raises(EvalsetError, match="is not there"):
+            read()
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(pipe := tmp_path / "pipe.json")
+    with pytest.raises(EvalsetError, match="is a pipe or a device"):
+        read_log("promptfoo", [pipe])
+    with pytest.raises(ConfigError, match="no tool is known"):
+        tool_of([pipe])

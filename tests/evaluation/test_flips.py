@@ -125,3 +125,15 @@ def test_watch_lists_what_flips(decision, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "shop/routing  stands: Use cheap" in done.stdout
     assert watch("gone.toml").returncode == 3
+    (tmp_path / "binary.toml").write_bytes(b"\x9a\x00[]")
+    for lists, told in ((["binary.toml"], "no price list"), (["new.toml"] * 2, "both of the form of models.toml")):
+        done = watch(*(str(tmp_path / name) for name in lists))
+        assert done.returncode == 3
+        assert done.stderr.startswith("error: ")
+        assert told in done.stderr
+    unpriced = replace(decision, rates=decision.rates | {"gone/model input": 1e-6})
+    (folder / "pipeline.json").write_text(replace(unpriced, notebook="pipeline").to_json(), encoding="utf-8")
+    done = watch()
+    assert done.returncode == 3, done.stderr
+    assert "shop/pipeline  not known: no price: unknown model 'gone/model'" in done.stdout
+    assert "shop/routing  stands: Use cheap" in done.stdout, "what has prices is still looked at"

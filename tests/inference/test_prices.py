@@ -67,6 +67,32 @@ def test_a_file_that_is_no_price_table_is_refused_by_name(tmp_path, text):
         load_prices(path)
 
 
+@pytest.mark.parametrize("value", ['"x"', "nan", "inf", "-2.0", "true", "1e12"])
+@pytest.mark.parametrize("what", ["usd_per_vcpu_hour = 3.6", "fixed_ms = 2.0", "usd = 0.000002"])
+def test_a_rate_that_is_no_amount_is_refused_with_its_name(tmp_path, what, value):
+    path, name = tmp_path / "own.toml", what.split()[0]
+    path.write_text(TABLE.replace(what, f"{name} = {value}"), encoding="utf-8")
+    with pytest.raises(ConfigError, match=rf"own\.toml is not a price table: {name}.* is a number"):
+        load_prices(path)
+
+
+def test_a_file_that_is_no_text_is_refused_by_name(tmp_path):
+    (path := tmp_path / "models.toml").write_bytes(b"[models.x]\n\xe4")
+    with pytest.raises(ConfigError, match=r"models\.toml is not a price table: not UTF-8 at byte 11"):
+        project_prices(tmp_path)
+    path.unlink()
+    with pytest.raises(ConfigError, match="cannot be read: No such file"):
+        load_prices(path)
+
+
+def test_a_model_whose_name_steers_a_terminal_is_told_escaped(tmp_path, caplog):
+    (tmp_path / "models.toml").write_text(MODELS.replace("mine/m", "\\u001b[31m\\r\\nforged"), encoding="utf-8")
+    project_prices(tmp_path)
+    (told,) = caplog.messages
+    assert "forged" in told
+    assert not set("\x1b\r\n") & set(told)
+
+
 def test_the_rates_of_the_package_name_their_machine_and_version():
     prices = load_prices()
     assert prices.version
@@ -121,7 +147,14 @@ def test_the_version_changes_whenever_anything_does(tmp_path):
         MODELS.replace("date", "vcpu_ms_per_token = { input = 1 }\ndate"),
         MODELS.replace("version", "versions"),
         MODELS.replace("{ input = 0.0005, output = 2 }", "3"),
+        MODELS.replace("{ input = 0.0005, output = 2 }", '"input"'),
+        MODELS.replace("input = 0.0005", "input = true"),
+        MODELS.replace("input = 0.0005", "input = 1e400"),
+        MODELS.replace("input = 0.0005", "input = 1e99999999"),  # made exact, it would fill the memory
+        MODELS.replace("input = 0.0005", "input = 1e-99999999"),
+        MODELS + "a = " + "[" * 5000 + "]" * 5000,
     ],
+    ids=range(15),
 )
 def test_prices_of_models_that_cannot_be_read_are_refused_by_name(tmp_path, broken):
     (tmp_path / "models.toml").write_text(broken, encoding="utf-8")

@@ -1,12 +1,13 @@
 """What a run would take, told before anything is started."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from tests.test_cli import workbench
 from workbench.config import SystemClock, load_settings
-from workbench.errors import ConfigError
+from workbench.errors import ConfigError, WorkbenchError
 from workbench.evalset.evalset import load_evalset
 from workbench.evaluation.run_record import close_run, open_run
 from workbench.inference.encoders import MiniLM
@@ -63,6 +64,25 @@ def test_a_hosted_encoder_is_priced_and_not_asked(project: Path) -> None:
     said = told(project, embedder=HOSTED)
     assert "cost: about $" in said
     assert "tokens of 4 characters at its price" in said
+
+
+@pytest.mark.parametrize(
+    ("notebook", "lacks"),
+    [("routing", "prompts.toml"), ("pipeline", "prompts.toml"), ("quality", "judges.toml"), ("stack", "traffic.toml")],
+)
+def test_answers_that_nobody_recorded_are_not_said_to_be_there(project: Path, notebook: str, lacks: str) -> None:
+    settings = load_settings({}, start=project)
+    with pytest.raises(WorkbenchError, match=re.escape(lacks)):
+        list(foresee(settings, Job(notebook, parameters={"evalset": "sample"})))
+
+
+def test_recordings_that_are_missing_are_told_with_the_command_that_makes_them(project: Path) -> None:
+    text = (Path(__file__).parents[2] / "evalsets/docs_qa/prompts.toml").read_text(encoding="utf-8")
+    (project / "evalsets" / "sample" / "prompts.toml").write_text(text, encoding="utf-8")
+    settings = load_settings({}, start=project)
+    for notebook in ("routing", "pipeline"):
+        with pytest.raises(ConfigError, match=r"are recorded for 'sample'.*workbench record sample"):
+            list(foresee(settings, Job(notebook, parameters={"evalset": "sample"})))
 
 
 def test_what_a_run_would_refuse_is_refused(project: Path) -> None:

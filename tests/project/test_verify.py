@@ -338,7 +338,26 @@ def test_a_sealed_hash_stands_in_for_the_history(project: Path) -> None:
     assert {"gates fixed before", "nothing taken back"} <= unsealed
     seal = file_hash(project / "evalsets/own/gates.toml")
     assert "gates fixed before" in {c.name for c in look(project, sealed=seal).of("verified")}
+    assert "gates fixed before" in {c.name for c in look(project, sealed=seal.upper()).of("verified")}
     assert "gates fixed before" in {c.name for c in look(project, sealed="0" * 64).of("contradicted")}
+    with pytest.raises(ConfigError, match="64 digits of 0-9a-f; found 'zzz'"):
+        look(project, sealed="zzz")
+
+
+def test_parameters_that_are_not_those_of_the_chosen_arm_are_told(project: Path) -> None:
+    path = project / "evalsets/own/decisions/retrieval.json"
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(raw | {"parameters": {"another": 1}}), encoding="utf-8")
+    assert "parameters" in {c.name for c in look(project).of("contradicted")}
+
+
+@pytest.mark.parametrize("change", [{"test_uses": 10**400}, {"rule": {"requests_per_month": 10**400}}])
+def test_a_number_beyond_all_floats_contradicts_and_stops_nothing(project: Path, change: dict[str, object]) -> None:
+    path = project / "evalsets/own/decisions/retrieval.json"
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    raw |= {name: (raw[name] | value) if isinstance(value, dict) else value for name, value in change.items()}
+    path.write_text(json.dumps(raw), encoding="utf-8")
+    assert look(project).of("contradicted")
 
 
 def test_gates_that_came_with_the_decision_show_nothing(project: Path) -> None:

@@ -72,6 +72,13 @@ def test_limits_are_set_on_dev_alone() -> None:
         calibrate(drawn(40, seed=0, split="test"), "a")
 
 
+@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["lost", "unanswerable"])
+def test_what_is_no_share_is_refused(name: str, share: float) -> None:
+    with pytest.raises(ConfigError, match=f"{name} is a share of questions, from 0 to 1, found {share}"):
+        calibrate(drawn(40, seed=0), "a", **{name: share})
+
+
 def test_too_few_families_send_everything_and_refuse_nothing() -> None:
     limits = calibrate(drawn(8, seed=0), "a")
     assert (limits.passages, limits.closeness, limits.refuses, limits.n_families) == (WIDEST, None, False, 8)

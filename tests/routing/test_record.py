@@ -104,6 +104,9 @@ def test_repeats_need_a_temperature_and_are_told_from_what_a_cache_gave(
 ) -> None:
     client, model = client_of(settings, says)
     common = {"settings": settings, "max_cost_usd": 1.0, "tell": lambda _: None, "client": client}
+    for wrong in ({"repeats": 0}, {"repeats": -1}, {"questions": 0}, {"questions": -5}):
+        with pytest.raises(ConfigError, match="is a number from 1 on"):
+            record("docs", **wrong, **common)
     with pytest.raises(ConfigError, match=r"repeats=2 at temperature 0 says nothing more; .* set temperature"):
         record("docs", repeats=2, **common)
     assert model.requests == []

@@ -51,6 +51,8 @@ class CachingParameters:
         check_embedder(self.embedder)
         for name in self.verifiers:
             check_name(name)
+        if len(set(self.verifiers)) < len(self.verifiers):
+            raise ConfigError(f"verifiers must be all different, found {list(self.verifiers)}")
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)

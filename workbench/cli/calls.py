@@ -165,6 +165,8 @@ def record(
 
     settings = load_settings()
     if sample is not None:
+        if sample < 1 or repeat != 1 or questions is not None:
+            raise ConfigError(f"--sample is a number from 1 on, without --repeat and --questions; found {sample}")
         for name in model or evalset_models(evalset, settings):
             typer.echo(
                 drift(evalset, settings=settings, model=name, sample=sample, max_cost_usd=max_cost_usd).to_text()

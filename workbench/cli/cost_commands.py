@@ -1,5 +1,6 @@
 """``workbench costs``, ``layers`` and ``watch``: what was spent, what is there, and what a price list flips."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -92,6 +93,8 @@ def watch(
 ) -> None:
     """List the accepted decisions that a price list flips, with no model call; exit code 1 if there is one.
 
+    Exit code 3 if the list has no price for something that a decision counts.
+
     Each is decided again on its own estimates, by its own rule; routers and thresholds stay as they were fitted, and
     prices that are parameters of a notebook (call_usd) as they were given.
     """
@@ -100,33 +103,48 @@ def watch(
     from workbench.rendering.text import verdict_label
     from workbench.runner import accepted_decisions
 
-    settings, flipped = load_settings(), 0
+    settings, flipped, unknown = load_settings(), 0, 0
     operations, models = (_price_file(name, settings.root, lists or ()) for name in ("prices.toml", "models.toml"))
     prices = load_prices(operations, models)
     for evalset, decision in accepted_decisions(settings):
         place, stated = f"{evalset}/{decision.notebook}", verdict_label(decision.verdict, decision.rule.reference)
         if decision.flips is None:
             say(f"{place}  not known: accepted before decisions told what their arms use; run and accept it anew")
-        elif found := watched(decision, prices):
+            continue
+        try:
+            found = watched(decision, prices)
+        except ConfigError as error:  # an unknown price is told of its decision, and those of others are looked at
+            unknown += 1
+            say(f"{place}  not known: {error}")
+            continue
+        if found:
             flipped += 1
             now = verdict_label(found.verdict, decision.rule.reference)
             say(f"{place}  flips: {stated} {decision.arm} -> {now} {found.arm}. {found.sentence}")
         else:
             say(f"{place}  stands: {stated} {decision.arm}")
-    say(f"{flipped} flip at the prices {prices.version}")
-    raise typer.Exit(1 if flipped else 0)
+    told = f", {unknown} rest on prices that are not there" if unknown else ""
+    say(f"{flipped} flip at the prices {prices.version}{told}")
+    raise typer.Exit(3 if unknown else 1 if flipped else 0)
 
 
 def _price_file(name: str, root: Path, given: "Sequence[Path]") -> Path | None:
     """The file of this form that is named, else the project's own, if it has one."""
+    parts = {"prices.toml": "operations", "models.toml": "models"}
+    found = list[Path]()
     for path in given:
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_bytes().decode(errors="replace")
         except OSError as error:
             raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-        if ("[models" in text) == (name == "models.toml"):
-            return path
-    return own if (own := root / name).is_file() else None
+        forms = [form for form, part in parts.items() if re.search(rf"^\s*\[*\s*[\"']?{part}\b", text, re.MULTILINE)]
+        if len(forms) != 1:
+            both = "both" if forms else "neither"
+            raise ConfigError(f"{path} is no price list: one has [operations...] or [models...], this has {both}")
+        found += [path] if forms == [name] else []
+    if len(found) > 1:
+        raise ConfigError(f"{found[0]} and {found[1]} are both of the form of {name}; name one of each form")
+    return found[0] if found else own if (own := root / name).is_file() else None
 
 
 def _tables(spend: "Spend", names: list[str], revenue: Path | None, good: Path | None) -> "list[Table]":

@@ -38,7 +38,7 @@ def write_file(path: Path, text: str) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        path.write_bytes(text.encode(errors="backslashreplace"))  # half of a pair is no text, and JSON's own escape
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
     typer.echo(f"written: {path}")

@@ -85,7 +85,7 @@ def _read_lock(lock: Path) -> dict[str, str]:
 def _read_recipe(path: Path) -> dict[str, Any]:
     try:
         recipe = tomllib.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise EvalsetError(f"{path}: not TOML: {error}") from error
     if recipe.get("kind") != "docstrings":
         raise EvalsetError(f"{path}: kind must be 'docstrings', found {recipe.get('kind')!r}")

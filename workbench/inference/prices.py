@@ -15,11 +15,13 @@ from typing import Any
 from workbench.errors import ConfigError, UnknownPrice, unknown_name
 from workbench.inference.messages import Usage
 from workbench.records import content_hash
+from workbench.rendering.text import visible_line
 
 _LOG = logging.getLogger(__name__)
 MS_PER_HOUR = 3_600_000
 NANOS_PER_USD = 1_000_000_000
 ROWS, DECLARED = " rows", " as declared"  # ends of the names of amounts, beside those of operations
+_LEAST, _MOST = 1e-12, 1_000_000_000  # what a rate may be, beside 0
 TOKEN_CLASSES = ("input", "output", "cache_read", "cache_write", "cache_write_long")
 
 
@@ -228,7 +230,16 @@ def load_prices(path: Path | None = None, models: Path | None = None) -> PriceTa
     here = Path(__file__)
     files = [path or here.with_name("prices.toml"), here.with_name("rates.toml"), here.with_name("models.toml")]
     files += [models] if models else []
-    return _read(tuple((file, file.read_text(encoding="utf-8")) for file in files))
+    return _read(tuple((file, _text(file)) for file in files))
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} is not a price table: not UTF-8 at byte {error.start}; save it as UTF-8") from error
 
 
 def lacking(row: Mapping[str, Fraction]) -> str:
@@ -255,19 +266,19 @@ def _read(files: tuple[tuple[Path, str], ...]) -> PriceTable:
     later = {name: Rate(**row) for name, row in tomllib.loads(added)["operations"].items()}
     with _refused_by_name(file):
         raw = tomllib.loads(text)
-        operations = {name: Rate(**row) for name, row in raw["operations"].items()}
+        operations = {name: _rate(name, row) for name, row in raw["operations"].items()}
         later = {name: rate for name, rate in later.items() if name not in operations}
-        machine, usd_per_vcpu_hour = raw["machine"], raw["usd_per_vcpu_hour"]
+        machine, usd_per_vcpu_hour = raw["machine"], _amount("usd_per_vcpu_hour", raw["usd_per_vcpu_hour"])
         versions = [str(raw["version"])]
     prices: dict[str, Mapping[str, Fraction]] = {}
     for table, part in tables:
         with _refused_by_name(table):
-            rows = tomllib.loads(part, parse_float=Fraction)
+            rows = tomllib.loads(part, parse_float=Decimal)
             prices |= {name: _nanos_per_token(row, usd_per_vcpu_hour) for name, row in rows["models"].items()}
             versions.append(str(rows["version"]))
         for name in rows["models"] if table.parent != Path(__file__).parent else ():
             if said := lacking(prices[name]):
-                _LOG.warning("%s: %s %s", table.name, name, said)
+                _LOG.warning("%s: %s %s", table.name, visible_line(name), said)
     texts = [part for _, part in tables]
     version = f"{max(versions)}+{content_hash(text, added, *texts)[:8]}"
     hashes = content_hash(text), content_hash(*texts)
@@ -278,8 +289,25 @@ def _read(files: tuple[tuple[Path, str], ...]) -> PriceTable:
 def _refused_by_name(file: Path) -> Iterator[None]:
     try:
         yield
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{file} is not a price table: {error!r}") from error
+    except KeyError as error:
+        raise ConfigError(f"{file} is not a price table: it lacks {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{file} is not a price table: its lists are nested too deeply") from error
+    except (ValueError, TypeError, AttributeError, ArithmeticError) as error:
+        raise ConfigError(f"{file} is not a price table: {str(error) or type(error).__name__}") from error
+
+
+def _rate(name: str, row: Mapping[str, Any]) -> Rate:
+    return Rate(**{part: _amount(f"{part} of {name}", value) for part, value in row.items()})
+
+
+def _amount(what: str, value: Any) -> Any:
+    """A number that can be a rate: from 0 to `_MOST`, and no exponent that fills the memory when made exact."""
+    number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+    finite = number and (isinstance(value, int) or math.isfinite(value))
+    if not finite or not (value == 0 or _LEAST <= value <= _MOST):
+        raise ValueError(f"{what} is a number, 0 or from {_LEAST:g} to {_MOST:,}, found {str(value)[:40]}")
+    return value
 
 
 def _nanos_per_token(row: Mapping[str, Any], usd_per_vcpu_hour: float) -> Mapping[str, Fraction]:
@@ -292,9 +320,10 @@ def _nanos_per_token(row: Mapping[str, Any], usd_per_vcpu_hour: float) -> Mappin
     else:
         declared = row["vcpu_ms_per_token"]
         each = Fraction(str(usd_per_vcpu_hour)) * NANOS_PER_USD / MS_PER_HOUR
-    if "input" not in declared or not declared.keys() <= set(TOKEN_CLASSES) or min(declared.values()) < 0:
-        raise ValueError(f"prices are those of input, and of {TOKEN_CLASSES[1:]} where known; found {declared}")
-    return {name: Fraction(value) * each for name, value in declared.items()}
+    if not isinstance(declared, dict) or "input" not in declared or not declared.keys() <= set(TOKEN_CLASSES):
+        found = ", ".join(map(str, declared)) if isinstance(declared, dict) else type(declared).__name__
+        raise ValueError(f"prices are those of input, and of {TOKEN_CLASSES[1:]} where known; found {found}")
+    return {name: Fraction(_amount(f"the price of {name}", value)) * each for name, value in declared.items()}
 
 
 def project_prices(root: Path) -> PriceTable:

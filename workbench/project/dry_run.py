@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from workbench.config import Settings
+from workbench.errors import ConfigError
 from workbench.evalset.evalset import Evalset, load_evalset
 from workbench.evalset.outcomes import FILE as OUTCOMES
 from workbench.evalset.outcomes import load_outcomes
@@ -20,9 +21,12 @@ from workbench.inference.embedding import Embedder, HostedEmbedder, load_embedde
 from workbench.inference.encoders import MiniLM
 from workbench.inference.messages import Usage
 from workbench.inference.prices import MS_PER_HOUR, project_prices
+from workbench.quality.evidence import JudgedAnswers
 from workbench.rendering.progress import duration
 from workbench.retrieval.arms import CHUNKERS, FITTED, make_arms
 from workbench.retrieval.ingest import VectorCache
+from workbench.routing.prompts import load_prompts
+from workbench.routing.recorded import recording_file
 from workbench.runner.decisions import evalset_of
 from workbench.runner.headless import Job, planned
 from workbench.runner.runs import list_runs
@@ -86,9 +90,28 @@ def _ahead(notebook: str, p: Mapping[str, Any], evalset: Evalset, settings: Sett
         if (evalset.path / OUTCOMES).is_file():
             prompts: Sequence[str] = load_outcomes(evalset.path).requests.prompts
         else:
+            _require_recorded(evalset, ())
             prompts = [q.text for q in evalset.queries]
         return Ahead({"prompts": prompts}, asked=recorded)
+    if notebook == "stack":
+        load_stream(evalset.path)
+    if notebook == "quality":
+        JudgedAnswers.load(evalset)
+    if notebook in ("pipeline", "quality", "stack"):
+        _require_recorded(evalset, p["models"] if notebook == "pipeline" else ())
     return Ahead({}, asked="nothing: answers and verdicts are recorded; workbench record tells what recording takes")
+
+
+def _require_recorded(evalset: Evalset, models: Sequence[str]) -> None:
+    """Refuse an evalset that has no recorded answers, of each of these models or of any of ``prompts.toml``."""
+    known = load_prompts(evalset).models
+    files = {model: recording_file(evalset, model) for model in models or known}
+    missing = [model for model, file in files.items() if not file.is_file()]
+    if missing and (models or len(missing) == len(files)):
+        raise ConfigError(
+            f"no answers of {', '.join(missing)} are recorded for {evalset.path.name!r} ({files[missing[0]]}); "
+            f"record them: workbench record {evalset.path.name} --max-cost-usd USD"
+        )
 
 
 def _retrieval(p: Mapping[str, Any], evalset: Evalset, settings: Settings) -> Ahead:

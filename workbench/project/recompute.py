@@ -72,6 +72,8 @@ def judge(name: str, found: object, stated: object, of: str) -> Checked:
 
 
 def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, int) and isinstance(b, int):  # exact, and of any length
+        return a == b
     if isinstance(a, float | int) and isinstance(b, float | int):
         return bool(abs(a - b) <= SAME * max(1.0, abs(a), abs(b)))
     if isinstance(a, tuple | list) and isinstance(b, tuple | list):

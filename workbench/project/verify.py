@@ -5,6 +5,7 @@ whether the rule stood before the test was looked at. What cannot be told here i
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -35,6 +36,7 @@ STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://in-toto.io/attestation/test-result/v0.1"
 # Inputs that only a run can compute.
 OF_ENCODER = ("weights", "encoder probe")
+_SHA256 = re.compile("[0-9a-fA-F]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +100,11 @@ def verify(path: Path, *, sealed: str = "") -> Verification:
     Raises
     ------
     ConfigError
-        If it is no decision, or does not lie in an evalset.
+        If it is no decision, or does not lie in an evalset; or if ``sealed`` is no sha256.
     """
-    path = path.resolve()
+    if sealed and not _SHA256.fullmatch(sealed):
+        raise ConfigError(f"the sealed hash is the sha256 of gates.toml, 64 digits of 0-9a-f; found {sealed!r}")
+    path, sealed = path.resolve(), sealed.lower()
     decision, folder = Decision.load(path), path.parents[1]
     if path.parent.name != "decisions":
         raise ConfigError(f"{path} does not lie in decisions/ of an evalset, where what it rests on lies too")
@@ -119,7 +123,7 @@ def verify(path: Path, *, sealed: str = "") -> Verification:
         checks += _rule(accepted)
         checks += _uses(accepted)
         checks += recompute(accepted)
-    except (WorkbenchError, pl.exceptions.PolarsError, KeyError, TypeError, ValueError) as error:
+    except (WorkbenchError, pl.exceptions.PolarsError, KeyError, TypeError, ValueError, ArithmeticError) as error:
         checks.append(Checked("files", "contradicted", f"what it rests on cannot be read: {error}"))
     checks += look_back(decision, path, sealed=sealed)
     checks += _not_here(decision)
@@ -196,6 +200,8 @@ def _rule(accepted: Accepted) -> Iterator[Checked]:
     other = other_rule(d, policy_of(folder, d.notebook))
     told = "; ".join(other) or "as gates.toml of the evalset states it"
     yield Checked("rule", "contradicted" if other else "verified", told)
+    if d.arm in d.arms:
+        yield judge("parameters", d.claim(d.arm).parameters, d.parameters, f"the claim of {d.arm} has")
     yield judge("use of the rule", d.rule.use, d.test_uses, "the rule counts")
     yield judge("evalset", folder.name, d.evalset, "it lies in")
     yield judge("synthetic", _synthetic(accepted), d.synthetic, "card and traffic say")

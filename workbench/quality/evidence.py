@@ -47,7 +47,7 @@ class JudgedAnswers:
         path = evalset.path / FILE
         try:
             return cls(**tomllib.loads(path.read_text(encoding="utf-8"))["answers"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ConfigError(f"{path} does not say which answers are judged, [answers]: {error!r}") from error
 
 

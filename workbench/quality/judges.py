@@ -234,5 +234,5 @@ def load_judges(path: Path, rubric: str, metric: str) -> list[Judge]:
             Judge(name, **(row | {"rubric": rubric, "metric": metric, "prompt": row["prompt"].strip()}))
             for name, row in tables.items()
         ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{path} is no table of judges, [judge.NAME] with model and prompt: {error!r}") from error

@@ -204,7 +204,12 @@ def calibrate(
     ------
     SplitError
         If the evidence is not of dev.
+    ConfigError
+        If ``lost`` or ``unanswerable`` is no share.
     """
+    for name, share in (("lost", lost), ("unanswerable", unanswerable)):
+        if not 0 <= share <= 1:
+            raise ConfigError(f"{name} is a share of questions, from 0 to 1, found {share!r}")
     if dev.split != "dev":
         raise SplitError(f"limits of passages are set on dev alone, found the split {dev.split!r}")
     asked = dev.first > 0

@@ -57,13 +57,16 @@ def record(
     Raises
     ------
     ConfigError
-        If ``max_cost_usd`` is missing or too low, a model is not in ``prompts.toml``, or repeats would be copies;
-        nothing was asked then.
+        If ``max_cost_usd`` is missing or too low, a model is not in ``prompts.toml``, or repeats would be copies,
+        or a number is below 1; nothing was asked then.
     """
     found = load_evalset(evalset, settings=settings)
     prompts, search = load_prompts(found), accepted_search(found, settings)
     known = prompts.models
-    if repeats < 1 or (repeats > 1 and not prompts.temperature):
+    for name, number in (("repeats", repeats), ("questions", questions)):
+        if number is not None and number < 1:
+            raise ConfigError(f"{name} is a number from 1 on, found {number}")
+    if repeats > 1 and not prompts.temperature:
         how = "ask each question once, or set temperature in prompts.toml, as your product has it"
         raise ConfigError(f"repeats={repeats} at temperature {prompts.temperature:g} says nothing more; {how}")
     if unknown := [m for m in models if m not in known]:

@@ -1,6 +1,7 @@
 """The tools whose logs are read: a reader for each, and which one wrote a file."""
 
 import json
+import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -67,7 +68,7 @@ def tool_of(paths: Sequence[Path]) -> str:
         If no tool is known by what they hold.
     """
     for path in paths:
-        if not path.exists():
+        if not os.path.exists(path):  # of a name that is too long too
             raise EvalsetError(f"{path} is not there")
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_file() and (found := _tool_of(file)):

@@ -5,6 +5,7 @@ counted, and the rest is kept.
 """
 
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -465,12 +466,14 @@ def files_in(paths: Sequence[Path], suffixes: Sequence[str], what: str) -> list[
     """
     found: list[Path] = []
     for path in paths:
+        if not os.path.exists(path):  # of a name that is too long too, for which pathlib raises
+            raise EvalsetError(f"{path} is not there; {what} is a file or a folder of files {', '.join(suffixes)}")
         if path.is_dir():
             found += sorted(p for p in path.rglob("*") if p.is_file() and p.name.lower().endswith(tuple(suffixes)))
         elif path.is_file():
             found.append(path)
         else:
-            raise EvalsetError(f"{path} is not there; {what} is a file or a folder of files {', '.join(suffixes)}")
+            raise EvalsetError(f"{path} is a pipe or a device, no file; write it to a file first")
     if not found:
         raise EvalsetError(f"no {what} ({', '.join(suffixes)}) in {', '.join(map(str, paths))}")
     return found
