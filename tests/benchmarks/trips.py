@@ -26,7 +26,7 @@ import workbench
 
 HOME = Path(workbench.__file__).parent
 GOALS = {"question": (45, 15), "call": (32, 15), "check": (20, 8)}
-ERRAND = ("dev = ", "finalists = ", "test = ", "decision = ", "summary = ", "run.gate(")  # lines of the notebook
+ERRAND = ("dev = ", "finalists = ", "test = ", "decision = ", "passages = ", "summary = ", "run.gate(")  # lines of the notebook
 FAMILIES = 64  # of one question each: enough for a verdict on dev and test
 
 
@@ -109,7 +109,8 @@ def question(folder: Path) -> Tracer:
     os.environ["WORKBENCH_RUN_DIR"] = str(folder / "run")  # as under the runner, which draws the report itself
     names: dict[str, Any] = {}
     first = next(n for n, cell in enumerate(cells) if cell.startswith("dev = run.score"))
-    given = {"evalset": str(folder / "evalset"), "chunkers": ["whole"], "strategies": ["hybrid_rrf"], "rebuilds": 0}
+    given = {"evalset": str(folder / "evalset"), "chunkers": ["whole"], "strategies": ["hybrid_rrf"]}
+    given |= {"embedders": ["minilm"], "rebuilds": 0}
     for number, cell in enumerate(cells[:first]):
         names |= given if number == 1 else {}
         exec(cell, names)
