@@ -26,7 +26,15 @@ import workbench
 
 HOME = Path(workbench.__file__).parent
 GOALS = {"question": (45, 15), "call": (32, 15), "check": (20, 8)}
-ERRAND = ("dev = ", "finalists = ", "test = ", "decision = ", "passages = ", "summary = ", "run.gate(")  # lines of the notebook
+ERRAND = (
+    "dev = ",
+    "finalists = ",
+    "test = ",
+    "decision = ",
+    "passages = ",
+    "summary = ",
+    "run.gate(",
+)  # lines of the notebook
 FAMILIES = 64  # of one question each: enough for a verdict on dev and test
 
 
