@@ -254,6 +254,9 @@ def _not_here(d: Decision) -> Iterator[Checked]:
     if d.notebook != "caching":
         what = "which arms dev let through, and how often each would be chosen, rest on dev scores, which are not kept"
         yield Checked("choice on dev", "not verified", f"{what}; {again}")
+    if d.claims:
+        what = "of what each arm is made, its parameters, only those of the decided arm stand twice"
+        yield Checked("parameters of the other arms", "not verified", f"{what}; {again}")
     if d.notebook not in ("routing", "caching"):
         what = "scores, costs and latencies of the arms themselves are those of the run, whose answers are not kept"
         yield Checked("scores of the arms", "not verified", f"{what}; {again}")

@@ -82,7 +82,8 @@ def make_arms(
         if not names or len(set(names)) < len(names):
             raise ConfigError(f"{kind} names must be at least one and all different, found {list(names)}")
     if without := [name for name in strategies if name in ready and not _stores_of(name, ready[name], stores)]:
-        raise ConfigError(f"strategy {without[0]!r} needs an index that none of the stores {list(stores)} has")
+        told = f"strategy {without[0]!r} needs an index that none of the stores {list(stores)} has"
+        raise ConfigError(f"{told}; name the strategies without {', '.join(without)}")
     return [
         make_arm(chunker, name, ready[name], embedder=embedder, store=store)
         for name in strategies
