@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# jsonschema 4 with rfc3987-syntax 1.1.0, which jupyter-events asks for: importing jsonschema takes a second.
+# jsonschema 4.26.0 with rfc3987-syntax 1.1.0, which jupyter-events asks for: importing jsonschema takes a second.
 #
 # A good guess says that a checker of a format costs when the format is checked. jsonschema imports rfc3987_syntax for
 # the format `iri` when it is itself imported, and that module builds an Earley parser from the grammar of RFC 3987
@@ -11,7 +11,7 @@ set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet --disable-pip-version-check "jsonschema[format-nongpl]>=4.25,<5"
+"$work/venv/bin/pip" install --quiet --disable-pip-version-check "jsonschema[format-nongpl]==4.26.0" "rfc3987-syntax==1.1.0"
 cd "$work"
 cat >took.py <<'PY'
 import sys
