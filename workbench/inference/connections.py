@@ -4,12 +4,19 @@ A server that sends more than one answer to a request (a whole answer twice, byt
 the rest on the connection. httpcore keeps such a connection, and its next request, of whoever, then reads the rest as
 its own answer. HTTP/1.1 has no field that would tell. Therefore every request says ``Connection: close``: the protocol
 state of httpcore then allows no second one. What that costs is measured by ``tests/benchmarks/bench_connections.py``.
+
+An attempt closes what it opened, see `responses_closed`, and each request has a pool of its own. A stream that is given
+up in an exception is else closed when Python collects it, which may be while the same thread holds the lock of
+httpcore's pool; closing takes that lock, and no request of the client ever goes on (httpcore 1.0.9).
 """
 
+import copy
 import json
 import re
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import httpx
@@ -24,6 +31,7 @@ REQUEST_ID = "X-Client-Request-Id"
 _DATA = re.compile(rb"(?m)^data: ?(.*?)\r?\n")
 _STREAM = re.compile(rb'"stream"\s*:\s*true')
 _SHORT_BYTES = 65_536
+_OPENED: ContextVar[list[httpx.Response] | None] = ContextVar("_OPENED", default=None)
 ANSWER_IDS = ("x-request-id", "request-id")  # how OpenAI's and Anthropic's servers name an answer of theirs
 
 
@@ -47,8 +55,10 @@ def one_request_each(client: httpx.Client) -> httpx.Client:
     if _last_request not in hooks["request"]:
         client.event_hooks = {
             "request": [*hooks["request"], _last_request],
-            "response": [_check_whose, _check_told, _check_streamed, *hooks["response"]],
+            "response": [_note, _check_whose, _check_told, _check_streamed, *hooks["response"]],
         }
+        client._transport = _PoolEach.of(client._transport)
+        client._mounts = {at: mounted and _PoolEach.of(mounted) for at, mounted in client._mounts.items()}
     return client
 
 
@@ -79,6 +89,45 @@ def guard(litellm: Any) -> None:
     if handler := vars(litellm).get("module_level_client"):
         one_request_each(handler.client)
     litellm.in_memory_llm_clients_cache.flush_cache()
+
+
+@contextmanager
+def responses_closed() -> Iterator[None]:
+    """Close, when the block ends, each response that a guarded client got in it, read or not."""
+    opened: list[httpx.Response] = []
+    token = _OPENED.set(opened)
+    try:
+        yield
+    finally:
+        _OPENED.reset(token)
+        for response in opened:
+            response.close()
+
+
+def _note(response: httpx.Response) -> None:
+    if (opened := _OPENED.get()) is not None:
+        opened.append(response)
+
+
+class _PoolEach(httpx.BaseTransport):
+    """Transport that sends each request through an empty copy of its pool, with the same settings and proxies."""
+
+    def __init__(self, transport: httpx.HTTPTransport) -> None:
+        self._transport = transport
+
+    @classmethod
+    def of(cls, transport: httpx.BaseTransport) -> httpx.BaseTransport:
+        return cls(transport) if isinstance(transport, httpx.HTTPTransport) else transport
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        alone, pool = copy.copy(self._transport), copy.copy(self._transport._pool)
+        pool._connections, pool._requests = [], []
+        pool._optional_thread_lock = type(pool._optional_thread_lock)()
+        alone._pool = pool
+        return alone.handle_request(request)
+
+    def close(self) -> None:
+        self._transport.close()
 
 
 def _last_request(request: httpx.Request) -> None:

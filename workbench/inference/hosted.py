@@ -251,20 +251,20 @@ class LiteLLMProvider:
         return answer.response()
 
     def _ask(self, request: Request, timeout_s: float, stream: bool, give: Callable[[_Part], bool]) -> None:
+        from workbench.inference.connections import responses_closed
+
         try:
-            came = load_litellm().completion(**self._arguments(request, timeout_s, stream=stream))
-            if not stream:
-                give((read_whole, came))
-                return
-            try:
+            with responses_closed():  # not every vendor's stream in litellm can be closed
+                came = load_litellm().completion(**self._arguments(request, timeout_s, stream=stream))
+                if not stream:
+                    give((read_whole, came))
+                    return
                 finished = False
                 for chunk in came:
                     finished = finished or bool(came.received_finish_reason or came.intermittent_finish_reason)
                     if give((read_part, chunk)):
                         return
                 give((partial(read_end, finished=finished), came))
-            finally:
-                getattr(came.completion_stream, "close", str)()  # not every vendor's stream can be closed
         except Exception as error:  # litellm raises its own errors, openai's, httpx's and plain ones
             raise typed(error, request.model) from error
 
