@@ -270,7 +270,7 @@ def against_table(decision: Decision) -> Table | None:
         difference = Interval(pair.difference, pair.low, pair.high)
         rows.append((pair.other, _role(decision, pair.other), difference, words, money, _price(found, other)))
     columns = (
-        Column("other arm"), Column("role"), Column(f"{decision.arm} minus it", "interval", signed=True),
+        Column("other arm"), Column("role"), Column("difference from it", "interval", signed=True),
         Column("what the test shows", "status"), Column("a month, against it"),
         Column("a further good answer of it costs"),
     )  # fmt: skip
