@@ -1,10 +1,11 @@
 # ruff: noqa: T201
 """Cosine, guard, and guard with a verifier on pairs that nobody here wrote, each at the setting that a run certified.
 
-``python -m tests.benchmarks.bench_verifier RUN_FOLDER``: the folder of a run of ``03_caching`` with
-``verifiers=["fitted"]``. The pairs are those of fow-cache 0.1.0 (CC BY 4.0), downloaded into a folder that is deleted;
-nothing is tuned on them. A cosine without a guard is shown at the threshold of each arm, because none was certified.
-Second table: pairs of the evalset's test split by batch.
+``python -m tests.benchmarks.bench_verifier RUN_FOLDER [--own]``: the folder of a run of ``03_caching`` with
+``verifiers=["fitted"]``. First come the test pairs of the evalset by batch, and ``pairs.third.jsonl`` before the rest:
+it was fixed before anything was judged on it, so that its lines are the claim; nothing may be tuned after them. Then,
+without ``--own``, the pairs of fow-cache 0.1.0 (CC BY 4.0), downloaded into a folder that is deleted; nothing is tuned
+on them. A cosine without a guard is shown at the threshold of each arm, because none was certified.
 """
 
 import json
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,6 +28,7 @@ from workbench.inference.embedding import Embedder, load_embedder, unread
 from workbench.records import Decision
 
 PACKAGE = "fow-cache==0.1.0"
+FRESH = "third"
 Labelled = tuple[str, str, bool, str]  # asked, cached, whether they may share an answer, kind
 
 
@@ -71,7 +74,18 @@ def show(
         print(f"    {kinds}")
 
 
-def main(folder: Path) -> None:
+def batches(folder: Path) -> dict[str, list[Labelled]]:
+    """Test pairs of an evalset by batch; ``pairs.third.jsonl``, which no decision rests on, is one of them."""
+    files = [p for p in (folder / "pairs.jsonl", folder / f"pairs.{FRESH}.jsonl") if p.exists()]
+    found: dict[str, list[Labelled]] = {}
+    for row in map(json.loads, chain.from_iterable(p.read_text(encoding="utf-8").splitlines() for p in files)):
+        if row["split"] == "test":
+            labelled = (row["query_b"], row["query_a"], bool(row["same_answer"]), row["kind"])
+            found.setdefault(row.get("batch", "first"), []).append(labelled)
+    return found
+
+
+def main(folder: Path, *, own: bool) -> None:
     settings = load_settings()
     decision = Decision.load(folder / "decision.json")
     embedder = load_embedder(decision.settings["embedder"], settings)
@@ -85,17 +99,16 @@ def main(folder: Path) -> None:
         check: Allows | None = Checks(guard, FittedCheck(fitted, embedder.embed)) if p.get("verifier") else guard
         arms[f"cosine @{p['threshold']:g}"] = (p["threshold"], None)
         arms[f"{claim.arm} ({claim.status})"] = (p["threshold"], check)
+    for batch, labelled in sorted(batches(settings.evalsets / decision.evalset).items(), key=lambda b: b[0] != FRESH):
+        told = "fresh: the claim" if batch == FRESH else "looked at before"
+        show(f"{decision.evalset}, test pairs, {batch} batch ({told})", labelled, arms, embedder)
+    if own:
+        return
     singles, last, whole = downloaded()
     show(f"{PACKAGE}, single pairs", singles, arms, embedder)
     show(f"{PACKAGE}, chats by their last message", last, arms, embedder)
     show(f"{PACKAGE}, chats by all that the user said", whole, arms, embedder)
-    lines = (settings.evalsets / decision.evalset / "pairs.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [r for r in map(json.loads, lines) if r["split"] == "test"]
-    for batch in sorted({r.get("batch", "first") for r in rows}):
-        mine = [r for r in rows if r.get("batch", "first") == batch]
-        labelled = [(r["query_b"], r["query_a"], bool(r["same_answer"]), r["kind"]) for r in mine]
-        show(f"{decision.evalset}, test pairs, {batch} batch", labelled, arms, embedder)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), own="--own" in sys.argv[2:])

@@ -2,10 +2,12 @@
 
 import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.benchmarks import bench_model_verifier
 from tests.caching.caches import USE, WHO, angle_cache, answer, ask, found, keep
 from tests.evalset.small_evalset import settings_in
 from workbench.caching.cache import load_verifier
@@ -13,6 +15,7 @@ from workbench.caching.fitted import FEATURES, FittedVerifier, features_of, fit_
 from workbench.caching.guard import Guard
 from workbench.caching.study import CachingParameters
 from workbench.caching.verifiers import (
+    MODEL_LEAST,
     CallableVerifier,
     Checks,
     FittedCheck,
@@ -33,6 +36,7 @@ from workbench.inference.budgets import Budget, Budgets
 from workbench.inference.client import Client
 from workbench.inference.messages import Response, Usage
 from workbench.inference.prices import load_prices
+from workbench.inference.recordings import FOLDER, Recordings
 from workbench.telemetry.ledger import Ledger
 from workbench.telemetry.spans import Tracing
 from workbench.telemetry.traces import load_trace
@@ -98,6 +102,8 @@ def test_features_are_the_same_both_ways_round_and_finite():
         ("yes", 0.95, True, ""),
         ("Yes.", 0.6, False, "probability 0.60 under 0.90"),
         ("no", 0.99, False, "probability 0.01 under 0.90"),
+        ("No", 0.05, False, "probability 0.05 under 0.90"),
+        ("no", 0.5, False, "probability 0.50 under 0.90"),
         ("yes", None, False, "no probability"),
         ("perhaps", 0.99, False, "answer that is neither yes nor no"),
         ("", 0.99, False, "answer that is neither yes nor no"),
@@ -107,6 +113,13 @@ def test_features_are_the_same_both_ways_round_and_finite():
 def test_an_answer_without_a_clear_yes_is_a_miss_with_its_reason(text, confidence, agrees, reason):
     found = verdict_of_answer(Response(text, "m", Usage(1, 0, 0, 1), confidence=confidence), 0.9)
     assert (found.agrees, found.reason) == (agrees, reason)
+
+
+@pytest.mark.parametrize("confidence", [0.01, 0.5, 0.99])
+def test_a_no_is_never_an_agreement_however_unsure_it_is_and_however_little_is_asked(confidence):
+    found = verdict_of_answer(Response("no", "m", Usage(1, 0, 0, 1), confidence=confidence), 0.0)
+    assert (found.agrees, found.reason) == (False, "answer no")
+    assert found.probability <= 0.5
 
 
 def test_a_text_cannot_end_the_fence_around_it_or_name_a_field():
@@ -232,6 +245,18 @@ def test_a_model_is_asked_through_the_client_as_a_judge_and_fails_closed(client)
     assert client.books.ledger.frame()["purpose"].unique().to_list() == ["judge"]
     (request, *_) = client.providers["local/"].requests
     assert request.max_tokens == 1
+
+
+def test_the_recorded_answers_of_a_small_model_replay_without_it_and_agree_with_labels_by_chance(client):
+    folder = Path(__file__).parents[2] / "evalsets" / "docs_qa"
+    recordings = Recordings(folder / FOLDER / bench_model_verifier.RECORDED)
+    found = bench_model_verifier.verdicts(replace(client, recordings=recordings), folder, usd=0.0)
+    assert len(found) == 2 * bench_model_verifier.EACH
+    assert {v.reason for v in found} == {"", "answer no"}
+    agreement = bench_model_verifier.agreement(found, folder)
+    assert agreement.n == len(found)
+    assert not agreement.beats_constant
+    assert max(v.probability for v in found) < MODEL_LEAST
 
 
 def test_a_model_that_gives_no_answer_is_a_miss_and_its_reason_stands_in_the_span(client, engine):

@@ -43,6 +43,18 @@ def test_the_test_pairs_of_docs_qa_are_those_that_nothing_was_tuned_on(second, e
     assert sha256 in (folder / "card.md").read_text(encoding="utf-8")
 
 
+def test_the_third_batch_of_docs_qa_is_the_one_that_was_fixed_before_it_was_judged():
+    folder = Path(__file__).parents[2] / "evalsets" / "docs_qa"
+    path = folder / "pairs.third.jsonl"
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert sha256 == "13586685d67b4492a307b9ff6d6d688ed64faf803b1e1579dc9a75439346bb0f"
+    assert sha256 in (folder / "card.md").read_text(encoding="utf-8")
+    old, new = (pl.read_ndjson(folder / name) for name in ("pairs.jsonl", path.name))
+    assert set(new["split"]) == {"test"}
+    assert not set(new["id"]) & set(old["id"])
+    assert not set(new["cluster"]) & set(old.filter(split="dev")["cluster"])
+
+
 def test_a_file_that_is_no_parquet_is_refused(tmp_path):
     (tmp_path / "stream.parquet").write_bytes(b"query\nx\n")
     with pytest.raises(EvalsetError, match="Parquet"):

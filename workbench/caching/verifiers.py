@@ -6,7 +6,7 @@ is no verdict, or a verdict without a probability is a miss, with that reason.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from workbench.caching.fitted import Fit, FittedVerifier, TextPair, Vectors
@@ -183,12 +183,18 @@ def question_of(model: str, pair: TextPair, prompt: str = PROMPT) -> Request:
 
 
 def verdict_of_answer(response: Response, least: float) -> Verdict:
-    """Verdict of an answer of one word, yes or no, with the probability of that word."""
-    word = response.text.strip().strip(".,!*\"'").lower()
-    if word not in ("yes", "no"):
+    """Verdict of an answer of one word, yes or no, with the probability of that word; "no" never agrees.
+
+    The probability is that of the word among all words. Of a "no" it leaves at most ``min(p, 1 - p)`` for yes: what is
+    not "no" need not be "yes", and yes would have been said if it were likelier.
+    """
+    word, sure = response.text.strip().strip(".,!*\"'").lower(), response.confidence
+    if word == "yes":
+        return verdict_of(sure, least)
+    if word != "no":
         return Verdict(False, None, "answer that is neither yes nor no")
-    sure = response.confidence
-    return verdict_of(sure if sure is None or word == "yes" else 1 - sure, least)
+    found = verdict_of(sure if sure is None else min(sure, 1 - sure), least)
+    return replace(found, agrees=False, reason=found.reason or "answer no")
 
 
 def model_check_usd(model: str, prices: PriceTable, pairs: Sequence[TextPair]) -> float:
