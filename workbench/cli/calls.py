@@ -36,13 +36,24 @@ def fetch_models(
 ) -> None:
     """Fetch weights that are not on disk, and check their hashes."""
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
 
     from workbench.inference.weights import WEIGHTS, fetch
 
-    folder = load_settings().cache / "weights"
-    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    folder, console = load_settings().cache / "weights", Console(stderr=True)
+    if not console.is_terminal:  # no bar can be drawn: a long download writes lines by itself
+        for name in names or WEIGHTS:
+            typer.echo(fetch(name, folder))
+        return
+    described, speed = TextColumn("{task.description}"), TransferSpeedColumn()
+    with Progress(described, BarColumn(), DownloadColumn(), speed, TimeRemainingColumn(), console=console) as progress:
         for name in names or WEIGHTS:
             size = WEIGHTS[name].size_bytes if name in WEIGHTS else None
             task = progress.add_task(name, total=size)

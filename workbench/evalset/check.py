@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from workbench.evalset.texts import foreign_share, spaceless, words
 from workbench.evalset.traffic import load_stream
 from workbench.evalset.workload import read_plan
 from workbench.records import Document, Query
+from workbench.rendering.progress import Progress, advance, waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +34,13 @@ class EchoScore:
     recall: float
 
 
-def echo_scores(pairs: Sequence[tuple[str, str]]) -> list[EchoScore]:
+def echo_scores(
+    pairs: Sequence[tuple[str, str]], *, on_progress: Callable[[int, int], None] | None = None
+) -> list[EchoScore]:
     """ROUGE-L (Lin 2004) of each (question, line), by ragas with word stems; offline, no model.
 
     Works inside the running loop of a notebook too: ragas scores asynchronously, in a thread of its own here.
+    ``on_progress`` is told pairs done and pairs to do.
     The first call imports ragas (about 4 s); a pair costs about 10 ms. Its tokeniser drops all but a-z and digits, so
     that other scripts are scored by `rouge_l`, over their words or signs as they stand.
 
@@ -46,9 +51,16 @@ def echo_scores(pairs: Sequence[tuple[str, str]]) -> list[EchoScore]:
     found: dict[int, EchoScore] = {}
     if latin:
         with ThreadPoolExecutor(max_workers=1) as pool:
-            scored = pool.submit(asyncio.run, _rouge([pairs[i] for i in latin])).result()
-        found = dict(zip(latin, scored, strict=True))
+            for start in range(0, len(latin), _AT_ONCE):
+                part = latin[start : start + _AT_ONCE]
+                scored = pool.submit(asyncio.run, _rouge([pairs[i] for i in part])).result()
+                found |= zip(part, scored, strict=True)
+                if on_progress:
+                    on_progress(start + len(part), len(latin))
     return [found.get(i) or rouge_l(*pair) for i, pair in enumerate(pairs)]
+
+
+_AT_ONCE = 200  # pairs between two words on how far it is
 
 
 def _is_plain(text: str) -> bool:
@@ -121,12 +133,15 @@ def check_evalset(path: str | Path, settings: Settings, *, echoes: bool = True) 
     """
     try:
         folder = find_evalset(path, settings)
-        contents = read_contents(folder, settings)
+        with waiting(f"reading {folder.name}"):
+            contents = read_contents(folder, settings)
     except EvalsetError as error:
         return [Finding(str(path), 0, str(error))]
     splits, _ = split_qrels(contents, seed=0)
-    looks = (find(contents, splits), _of_notebooks(folder), _hard_to_read(contents))
-    findings = [finding for found in (*looks, _echoes(contents) if echoes else ()) for finding in found]
+    with waiting(f"looking for defects of {folder.name}"):
+        findings = [*find(contents, splits), *_of_notebooks(folder), *_hard_to_read(contents)]
+    if echoes:
+        findings += _echoes(contents)
     return sorted(findings, key=lambda f: (f.file, f.line, f.severity))
 
 
@@ -180,7 +195,9 @@ def _hard_to_read(contents: Contents) -> Iterator[Finding]:
 def _echoes(contents: Contents) -> Iterator[Finding]:
     """Questions written by copying: lexical search finds them, and no user asks them."""
     pairs = list(_relevant_pairs(contents))
-    scores = echo_scores([(query.text, _first_line(document)) for query, document in pairs])
+    bar = Progress("questions compared with their documents", len(pairs))
+    lines = [(query.text, _first_line(document)) for query, document in pairs]
+    scores = echo_scores(lines, on_progress=partial(advance, bar))
     reported: set[str] = set()
     for (query, document), score in zip(pairs, scores, strict=True):
         run = max(_longest_run(query.text, text) for text in (document.title, _first_line(document)))

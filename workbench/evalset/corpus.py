@@ -19,6 +19,7 @@ from workbench.config import Settings
 from workbench.errors import Defect, EvalsetError, unknown_name
 from workbench.evalset.docstrings import NAMESPACES
 from workbench.records import Document, content_hash
+from workbench.rendering.progress import waiting
 
 READER = Path(__file__).with_name("docstrings.py")
 HASH_CHARS = 16
@@ -62,7 +63,9 @@ def build_corpus(folder: Path, settings: Settings) -> list[Document]:
     documents = []
     for library, version in recipe["libraries"].items():
         released = recipe.get("released", {}).get(library, {})
-        documents += [_document(library, version, raw, released) for raw in _read_library(library, version, settings)]
+        with waiting(f"{folder.name}: documents of {library} {version}"):
+            rows = _read_library(library, version, settings)
+        documents += [_document(library, version, raw, released) for raw in rows]
     return sorted(documents, key=lambda d: d.doc_id)
 
 
