@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from workbench.evalset.evalset import find_evalset, split_qrels
 from workbench.evalset.findings import Contents, Finding, find, of_query, read_contents
 from workbench.evalset.follow_ups import needs_turns
 from workbench.evalset.outcomes import FILE, load_outcomes
-from workbench.evalset.texts import foreign_share, spaceless, words
+from workbench.evalset.texts import foreign_share, is_latin, spaceless, words
 from workbench.evalset.traffic import load_stream
 from workbench.evalset.workload import read_plan
 from workbench.records import Document, Query
@@ -145,11 +146,37 @@ def check_evalset(path: str | Path, settings: Settings, *, echoes: bool = True) 
     return sorted(findings, key=lambda f: (f.file, f.line, f.severity))
 
 
-def summarise(findings: Sequence[Finding]) -> str:
-    """Print form: the findings, one a line, and their number; what ``workbench evalset check`` prints."""
+def summarise(findings: Sequence[Finding], *, every: bool = False) -> str:
+    """Print form: one line a kind of finding in a file, and their number; what ``workbench evalset check`` prints.
+
+    Findings are of a kind if they differ in what they quote and in numbers alone: the first is told, with the lines of
+    some others; ``every`` finding has a line of its own if that is asked for.
+
+    >>> print(summarise([Finding("q.jsonl", n, f"query 'q{n}' has an empty text") for n in (2, 5)]))
+    q.jsonl:2: error: query 'q2' has an empty text; and 1 more of this kind, line 5
+    2 errors, 0 warnings
+    """
+    kinds: dict[tuple[object, ...], list[Finding]] = {}
+    for place, finding in enumerate(findings):
+        kind = (finding.file, finding.severity, _VARYING.sub("", finding.problem))
+        kinds.setdefault((place,) if every else kind, []).append(finding)
     errors = sum(f.severity == "error" for f in findings)
     count = f"{errors} errors, {len(findings) - errors} warnings" if findings else "no defect found"
-    return "\n".join([*map(str, findings), count])
+    return "\n".join([*(_told(first, others) for first, *others in kinds.values()), count])
+
+
+# What findings of one kind differ in: what they quote, and numbers.
+_VARYING = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\d[\d.,]*""")
+_LINES_TOLD = 5
+
+
+def _told(first: Finding, others: Sequence[Finding]) -> str:
+    if not others:
+        return str(first)
+    lines = [str(f.line) for f in others[:_LINES_TOLD]]
+    at = f", line{'s' if len(others) > 1 else ''} {', '.join(lines)}" if others[0].line else ""
+    more = " ..." if at and len(others) > _LINES_TOLD else ""
+    return f"{first}; and {len(others):,} more of this kind{at}{more}"
 
 
 def exit_code(findings: Sequence[Finding]) -> int:
@@ -174,10 +201,16 @@ def _of_notebooks(folder: Path) -> Iterator[Finding]:
 
 
 FOREIGN_SHARE = 1 / 3
+_UNREAD = (
+    "the local encoders, of English, do not read them, and no cache serves the question but its repeats; take an "
+    "embedder of its language (-p embedder=litellm:MODEL)"
+)
 HARD_TO_READ: Mapping[str, Callable[[str], bool]] = {
-    "more than a third of characters that are no Latin letters: the local encoders, of English, do not read it, and no "
-    "cache serves it but its repeats; take an embedder of its language (-p embedder=litellm:MODEL)": (
-        lambda text: foreign_share(text) > FOREIGN_SHARE
+    f"more than a third of characters that are no Latin letters: {_UNREAD}": (
+        lambda text: foreign_share(text) > FOREIGN_SHARE and not is_latin(text)
+    ),
+    f"more than a third of characters that are accents of Latin letters, or emoji: {_UNREAD}": (
+        lambda text: foreign_share(text) > FOREIGN_SHARE and is_latin(text)
     ),
     "no blanks between words: full text finds whole phrases alone; add full_text_ngram (-p strategies=...)": spaceless,
     "the form of a follow-up: nothing can be found for it without the turns before it": needs_turns,
@@ -195,8 +228,11 @@ def _hard_to_read(contents: Contents) -> Iterator[Finding]:
 def _echoes(contents: Contents) -> Iterator[Finding]:
     """Questions written by copying: lexical search finds them, and no user asks them."""
     pairs = list(_relevant_pairs(contents))
-    bar = Progress("questions compared with their documents", len(pairs))
     lines = [(query.text, _first_line(document)) for query, document in pairs]
+    if any(_is_plain("".join(line)) for line in lines):
+        with waiting("import of ragas"):
+            load_ragas()  # else its seconds would count as those of the first questions
+    bar = Progress("questions compared with their documents", len(pairs))
     scores = echo_scores(lines, on_progress=partial(advance, bar))
     reported: set[str] = set()
     for (query, document), score in zip(pairs, scores, strict=True):
