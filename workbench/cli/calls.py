@@ -137,12 +137,23 @@ def trace(
         datetime | None,
         typer.Option(metavar="ISO_DATE", help="Delete every trace that ended before; in UTC. The ledger stays."),
     ] = None,
+    tenant: Annotated[str | None, typer.Option(help="List only the traces of this tenant.")] = None,
+    feature: Annotated[str | None, typer.Option(help="List only the traces of this feature.")] = None,
+    failed: Annotated[bool, typer.Option("--error", help="List only the traces that ended in an error.")] = False,
+    min_cost_usd: Annotated[float, typer.Option(help="List only the traces that cost at least so much.")] = 0.0,
+    max_score: Annotated[
+        float | None, typer.Option(min=0, max=1, help="List only the traces that users scored at most so: 0 is bad.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="List the newest so many.")] = 20,
 ) -> None:
     """Show what a call did: every step with its time, tokens, cost, messages and errors."""
     from workbench.state import open_engine
-    from workbench.telemetry.traces import forget_traces, latest_traces, load_trace
+    from workbench.telemetry.traces import TraceFilter, forget_traces, latest_traces, load_trace
 
     engine = open_engine(load_settings().state_url)
+    only = TraceFilter(tenant=tenant, feature=feature, failed=failed, least_cost_usd=min_cost_usd, most_score=max_score)
+    if (trace_id or forget_before) and only != TraceFilter():
+        raise ConfigError("what narrows the list is for the list alone: give no trace and no --forget-before")
     if forget_before:
         if trace_id or html:
             raise ConfigError("--forget-before deletes all traces of that time; give it no trace and no --html")
@@ -150,8 +161,11 @@ def trace(
         typer.echo(f"forgotten: {gone.traces:,} traces with {gone.spans:,} spans, ended before {forget_before} UTC")
         return
     if not trace_id:
-        found = latest_traces(engine)
-        typer.echo(found.to_text() if found.rows else "no trace is stored yet")
+        from workbench.quality.feedback import trace_scores
+
+        found = latest_traces(engine, limit, only=only, scores=trace_scores(engine))
+        none = "no trace is stored yet" if only == TraceFilter() else "no trace is like this"
+        typer.echo(found.to_text() if found.rows else none)
         return
     loaded = load_trace(engine, trace_id, wait_s=0.0)
     if html is None:

@@ -86,8 +86,9 @@ class LedgerRow:
 
 _TYPES = {"str": sa.Text, "int": sa.BigInteger, "float": sa.Float}
 _KINDS = {f.name: getattr(f.type, "__name__", str(f.type)) for f in fields(LedgerRow)}
+LEDGER_TABLE = "wb_ledger"
 _LEDGER = sa.Table(
-    "wb_ledger",
+    LEDGER_TABLE,
     sa.MetaData(),
     *(
         sa.Column(name, _TYPES[kind], primary_key=name in ("call_id", "attempt"), nullable=False, autoincrement=False)
@@ -269,6 +270,12 @@ class Ledger:
                     pl.DataFrame([pl.Series(n, v, t) for (n, t), v in zip(schema.items(), columns, strict=True)])
                 )
         return pl.concat(parts)
+
+
+def trace_costs() -> sa.Select[tuple[str, int]]:
+    """Query for ``trace_id`` and ``cost_nanos`` of every trace of the ledger."""
+    cost = _sum(_LEDGER.c.cost_nanos).label("cost_nanos")
+    return sa.select(_LEDGER.c.trace_id, cost).where(_LEDGER.c.trace_id != "").group_by(_LEDGER.c.trace_id)
 
 
 def _csv_line(values: Sequence[sa.Column[Any]]) -> "sa.Function[str]":
