@@ -26,7 +26,7 @@ from workbench.evalset.traffic import load_pairs, load_stream
 from workbench.evaluation.compare import spent
 from workbench.evaluation.decision import ArmFacts, Outcome, decide, make_claims
 from workbench.evaluation.experiment import KEPT
-from workbench.evaluation.finalists import beside
+from workbench.evaluation.finalists import as_now, beside
 from workbench.evaluation.gate import account
 from workbench.evaluation.in_use import anchor_path
 from workbench.inference.messages import Request
@@ -232,7 +232,8 @@ def _paired(accepted: Accepted, clusters: Mapping[str, Mapping[str, str]]) -> It
     outcome = decide(claims, d.rule, order=order, synthetic=accepted.evalset.synthetic, n_dev_clusters=n_dev)
     yield from _outcome(d, outcome, told)
     notes = [*outcome.notes, *beside(claims, d.rule, outcome, d.chosen_share)]
-    yield judge("notes", [note for note in notes if note not in d.notes], [], f"of {len(notes)} notes it lacks")
+    stated = {as_now(note, d.rule) for note in d.notes}
+    yield judge("notes", [note for note in notes if note not in stated], [], f"of {len(notes)} notes it lacks")
 
 
 def _rows(accepted: Accepted, items: Mapping[str, str]) -> Iterator[Checked]:
