@@ -57,6 +57,17 @@ def lock_hash(folder: Path) -> str:
     return content_hash(lock.read_bytes()) if lock.is_file() else ""
 
 
+def count_locked(folder: Path) -> int:
+    """How many documents ``corpus.lock`` pins.
+
+    Raises
+    ------
+    EvalsetError
+        If the lock is missing or cannot be read.
+    """
+    return len(_read_lock(folder / "corpus.lock"))
+
+
 def build_corpus(folder: Path, settings: Settings) -> list[Document]:
     """Build every document afresh, sorted by id; the lock is not looked at."""
     recipe = _read_recipe(folder / "corpus.toml")
