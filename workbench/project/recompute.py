@@ -346,6 +346,8 @@ def _from_outcomes(accepted: Accepted, raw: RawOutcomes) -> Iterator[Checked]:
     routers |= {name: load_router(beside_it, name) for name in names}
     where, unseen = OUTCOMES if not raw.hashes else f"{FOLDER}/", list[str]()
     for claim in accepted.decision.claims:
+        if claim.spread is not None:
+            yield judge(f"spread of {claim.arm}", None, claim.spread, "no index is built for a router, which has")
         router = routers.get(claim.arm)
         if router is not None and claim.arm in names:
             stated = claim.parameters.get("sha256")
@@ -359,7 +361,9 @@ def _from_outcomes(accepted: Accepted, raw: RawOutcomes) -> Iterator[Checked]:
         yield judge(f"cost of {claim.arm}", usd, claim.cost_usd_per_1k, f"{where} at these prices gives")
         yield judge(f"latency of {claim.arm}", p95, claim.latency_p95_ms, f"{where} gives")
     if unseen:
-        again = f"what {', '.join(unseen)} chose, and its cost: its router reads vectors, or is a class of your own"
+        again = (
+            f"what {', '.join(unseen)} chose, with costs and latencies: a router reads vectors, or is your own class"
+        )
         yield Checked("routers", "not verified", f"{again}; {ASK_AGAIN.format('routing')}")
 
 
