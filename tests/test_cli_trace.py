@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from tests.telemetry.trace_samples import QUESTION
 from workbench.cli import app
 from workbench.config import load_settings
+from workbench.quality import feedback
 from workbench.state import open_engine
 from workbench.telemetry.context import attributed
 from workbench.telemetry.spans import Tracing
@@ -48,6 +49,28 @@ def test_without_an_id_the_latest_traces_are_listed(trace_id: str) -> None:
     assert head.split()[:3] == ["trace", "started", "name"]
     assert row.startswith(trace_id)
     assert row.split()[-1] == "acme"
+
+
+def test_the_list_is_narrowed_and_only_the_list(trace_id: str) -> None:
+    feedback.record(trace_id, 0.25, settings=load_settings())
+
+    def listed(*options: str) -> str:
+        done = CliRunner().invoke(app, ["trace", *options])
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    for fits in (["--tenant", "acme", "--feature", "", "--limit", "1"], ["--max-score", "0.25"]):
+        assert trace_id in listed(*fits)
+    for fails in (
+        ["--tenant", "acm"],
+        ["--feature", "find"],
+        ["--error"],
+        ["--min-cost-usd", "1"],
+        ["--max-score", "0.2"],
+    ):
+        assert listed(*fails) == "no trace is like this\n"
+    refused = CliRunner().invoke(app, ["trace", trace_id, "--error"])
+    assert (refused.exit_code, "for the list alone" in refused.stderr) == (3, True)
 
 
 def test_unknown_id_is_an_error_that_names_the_latest(trace_id: str) -> None:

@@ -221,3 +221,12 @@ def test_bursts_nights_and_weekends_are_no_spike_and_a_hundredfold_day_is(seed):
     assert {f["tenant"] for f in found} == {f"t{seed}"}
     assert {f["hour"][:10] for f in found} == {"2026-11-21"}
     assert found[0]["hour"] <= "2026-11-21T02"
+
+
+def test_a_customer_who_is_called_none_is_not_nobody_and_has_its_own_revenue():
+    named, nobody = row("a", 0, 5, tenant_id="(none)"), row("b", 0, 7)
+    spend = spend_of([named, nobody])
+    assert dict(spend.by("tenant").select("tenant", "cost_nanos").rows()) == {"(none)": 7, '"(none)"': 5}
+    found = margins(spend.matrix(), {"(none)": 9})
+    left = {tenant: margin for tenant, _, _, _, margin in found.iter_rows()}
+    assert left == {'"(none)"': 4, "(none)": None}

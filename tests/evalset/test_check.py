@@ -10,6 +10,7 @@ from tests.evalset.small_evalset import DEV, DOCUMENTS, QUERIES, TEST, settings_
 from workbench.errors import EvalsetError
 from workbench.evalset.check import check_evalset, exit_code, summarise
 from workbench.evalset.evalset import load_evalset
+from workbench.evalset.findings import Finding
 from workbench.evalset.texts import spaceless, words
 
 
@@ -234,6 +235,30 @@ def test_warnings_alone_do_not_fail(tmp_path):
     findings = check_evalset(write(tmp_path, queries=[*QUERIES, MORE]), settings_in(tmp_path))
     assert exit_code(findings) == 0
     assert summarise(findings).endswith("0 errors, 1 warnings")
+
+
+def test_findings_of_one_kind_are_one_line_with_a_count_and_some_lines(tmp_path):
+    said = "set the date column of a frame to text"
+    documents = [{"_id": f"d{i}", "text": f"{said} {i}"} for i in range(9)]
+    queries = [{"_id": f"it's {i}", "text": f"{said} no {i}"} for i in range(9)]
+    folder = write(tmp_path, documents=documents, queries=queries, test=[f"it's {i}\td{i}\t1" for i in range(9)])
+    findings = check_evalset(folder, settings_in(tmp_path))
+    assert sum("repeats the first line" in f.problem for f in findings) == 9
+    told = [line for line in summarise(findings).splitlines() if "repeats the first line" in line]
+    assert len(told) == 1
+    assert told[0].endswith("; and 8 more of this kind, lines 2, 3, 4, 5, 6 ...")
+    assert ":1: warning: query \"it's 0\" repeats the first line of 'd0' (" in told[0]
+    assert summarise(findings).endswith(f"0 errors, {len(findings)} warnings")
+    assert summarise(findings, every=True).splitlines()[:-1] == [str(finding) for finding in findings]
+
+
+def test_findings_of_other_kinds_files_or_weights_keep_their_lines():
+    one = Finding("a.jsonl", 1, "query 'x' has an empty text")
+    others = [Finding("b.jsonl", 1, one.problem), Finding("a.jsonl", 2, one.problem, "warning"),
+              Finding("a.jsonl", 3, "query 'x' has no text")]  # fmt: skip
+    assert summarise([one, *others]).splitlines() == [*map(str, [one, *others]), "3 errors, 1 warnings"]
+    nowhere = [Finding("qrels", 0, f"{n} are left out") for n in (1, 2)]
+    assert summarise(nowhere).splitlines()[0] == "qrels: error: 1 are left out; and 1 more of this kind"
 
 
 NAMES = ("queries.jsonl", "corpus.jsonl", "qrels/test.tsv", "qrels/dev.tsv", "gates.toml", "card.md", "pairs.jsonl")

@@ -12,7 +12,9 @@ def test_echo_is_rouge_l_of_the_question_against_the_line():
 
     scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
     expected = [scorer.score(line, question)["rougeL"] for question, line in PAIRS]
-    found = echo_scores(PAIRS)
+    told = []
+    found = echo_scores(PAIRS, on_progress=lambda *far: told.append(far))
+    assert told == [(len(PAIRS), len(PAIRS))]
     assert [(s.precision, s.recall) for s in found] == [(e.precision, e.recall) for e in expected]
     assert (found[0].precision, found[0].recall) == (3 / 5, 3 / 5)
     assert echo_scores([]) == []

@@ -8,6 +8,8 @@ from tests.reports import samples
 from tests.reports.drawn import drawn
 from workbench.caching.study import CachingParameters
 from workbench.evalset.gates import GatePolicy
+from workbench.evaluation.decision import Outcome
+from workbench.evaluation.finalists import as_now, beside
 from workbench.evaluation.summary import Regressions, assumed_money, is_default, would_change
 from workbench.records import Rule
 from workbench.retrieval.notebook import RetrievalParameters
@@ -78,3 +80,22 @@ def test_a_parameter_is_the_default_until_it_is_another_one():
     assert is_default(CachingParameters(), "call_usd")
     assert not is_default(CachingParameters(call_usd=0.1), "call_usd")
     assert is_default(RetrievalParameters(), "strategies")
+
+
+def test_what_several_looks_at_a_test_split_take_is_told_as_the_chance_of_error_that_is_left():
+    decision = drawn(RULE, [0.6], [0.1], names=["plain"])
+    seventh, outcome = replace(RULE, use=7), Outcome(decision.verdict, "plain", "", None)
+    now = (
+        "7 different sets of arms have been judged on this test split. All looks at it together may be wrong in 5 % of "
+        "cases: 0.031 % are left for this look, of 3 % for a first one, so its bounds are wider. "
+        "New test questions would renew it."
+    )
+    alone = [replace(decision.claim("plain"), pairs=())]
+    assert beside(alone, seventh, outcome, {"plain": 1.0}) == [now]
+    assert beside(alone, RULE, outcome, {"plain": 1.0}) == []
+    before = (
+        "7 different sets of arms have been judged on this test split, so bounds are at 99.97 % instead of 97.00 % "
+        "confidence. New test questions would renew it."
+    )
+    assert as_now(before, seventh) == now
+    assert as_now(before, RULE) == before, "of another use: it is no note of this rule"

@@ -5,10 +5,11 @@ import socket
 import pytest
 
 from tests.inference.test_providers import CLAUDE, MESSAGES, TOOL, answering, ask, chunk, openai
-from workbench.errors import Throttled
+from workbench.errors import Throttled, Unavailable
 from workbench.inference.hosted import LiteLLMProvider
 from workbench.inference.messages import Request, ToolCall, Usage
 
+USAGE = {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}
 HOUR = {"type": "text", "text": "A long preamble", "cache_control": {"type": "ephemeral", "ttl": "1h"}}
 
 
@@ -75,6 +76,30 @@ def test_a_rate_limit_told_inside_a_stream_is_one_that_is_billed_where_work_was_
         with pytest.raises(Throttled, match="slow down") as raised:
             provider.complete(Request("openai/m", MESSAGES), timeout_s=30, on_text=str)
     assert (raised.value.billed, raised.value.streamed) == (billed, bool(before))
+
+
+@pytest.mark.parametrize(
+    "model", ["openai/m", "openrouter/a/m", "mistral/m", "deepseek/m", "hosted_vllm/m", "cohere/m"]
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_reason_to_finish_that_is_a_failure_is_no_answer_though_litellm_calls_it_stop(model, stream):
+    parts = [chunk({"role": "assistant", "content": "Half an ans"}), chunk({}, "error"), chunk(None, usage=USAGE)]
+    with answering(parts if stream else openai({"content": "Half an ans"}, finish="error")) as server:
+        provider = LiteLLMProvider(f"{server.address}/v1", "key")
+        with pytest.raises(Unavailable, match="finish_reason error") as raised:
+            provider.complete(Request(model, MESSAGES), timeout_s=30, on_text=str if stream else None)
+    assert raised.value.billed == "unknown"
+
+
+def test_a_failed_end_without_tokens_costs_what_its_vendor_says():
+    nothing = {"prompt_tokens": 10, "completion_tokens": 0, "total_tokens": 10}
+    bills = []
+    for model in ("openrouter/a/m", "openai/m"):
+        with answering(openai({"content": ""}, finish="error", usage=nothing)) as server:
+            with pytest.raises(Unavailable) as raised:
+                ask(server, Request(model, MESSAGES))
+            bills.append(raised.value.billed)
+    assert bills == ["no", "unknown"]
 
 
 @pytest.mark.parametrize("usage", [{"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10}, None])

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workbench.errors import AccountRefused, ModelMissing, Rejected, Throttled
+from workbench.errors import AccountRefused, ModelMissing, Rejected, Throttled, Unavailable
 from workbench.inference.provider_errors import of_status, told_inside, typed, wait_asked
-from workbench.inference.vendors import DEFAULT, VENDORS, billed
+from workbench.inference.vendors import DEFAULT, FAILED_ENDS, VENDORS, billed
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 dates = st.builds(
@@ -96,6 +96,43 @@ def test_what_a_vendor_bills_of_a_failure_is_what_it_is_believed_to(vendor, stat
 
 def test_every_belief_has_its_source():
     assert all("https://" in vendor.source for vendor in (*VENDORS.values(), DEFAULT))
+    assert all("https://" in source for source in FAILED_ENDS.values())
+
+
+def ended(reason, *, tokens=0, **error):
+    return json.dumps({"choices": [{"finish_reason": reason, "message": {"content": ""}, **error}],
+                       "usage": {"prompt_tokens": 9, "completion_tokens": tokens}})  # fmt: skip
+
+
+DIED = {"error": {"code": 502, "message": "the provider died"}}
+ENDS = [
+    ("openrouter", ended("error", **DIED), 502, "no"), ("openrouter", ended("error"), None, "no"),
+    ("openrouter", ended("error", tokens=3, **DIED), 502, "unknown"), ("mistral", ended("error"), None, "unknown"),
+    ("openrouter", json.dumps({"choices": [{"finish_reason": "error"}], **DIED}), 502, "unknown"),
+    ("deepseek", ended("insufficient_system_resource"), None, "unknown"),
+    ("zai", ended("network_error"), None, "unknown"),
+    ("hosted_vllm", ended("abort", tokens=1), None, "unknown"),
+    ("cohere", '{"finish_reason": "TIMEOUT"}', None, "unknown"),
+    ("cohere", '{"type": "message-end", "delta": {"finish_reason": "ERROR", "error": "?"}}', None, "unknown"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("vendor", "body", "status", "bill"), ENDS)
+def test_an_answer_that_ends_in_a_failure_of_the_vendors_is_unavailable_and_free_where_the_vendor_says(
+    vendor, body, status, bill
+):
+    error = told_inside(body).typed(f"{vendor}/m")
+    assert (type(error), error.status, error.billed) == (Unavailable, status, bill)
+
+
+@pytest.mark.parametrize("reason", ["stop", "length", "tool_calls", "content_filter", "COMPLETE", "errors", None])
+def test_other_ends_are_no_failures(reason):
+    assert told_inside(ended(reason)) is None
+
+
+def test_a_failed_end_that_a_model_writes_about_is_none():
+    said = json.dumps({"choices": [{"finish_reason": "stop", "message": {"content": ended("error")}}]})
+    assert told_inside(said) is None
 
 
 @pytest.mark.parametrize(

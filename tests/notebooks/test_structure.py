@@ -23,6 +23,14 @@ def test_notebook_follows_the_rules(path: Path) -> None:
     assert structure_problems(path) == []
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_that_decides_shows_until_when_its_decision_stands(path: Path) -> None:
+    code = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    decides, shown = (any(call in source for source in code) for call in ("run.decide(", "run.until(decision)"))
+    assert shown == decides
+    assert decides == (path.stem != "06_costs")
+
+
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_profile_fits_its_notebook(path: Path, profile: str) -> None:

@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,16 +14,17 @@ import pytest
 
 from workbench.codec import write_whole
 from workbench.config import Settings, SystemClock, load_settings
-from workbench.errors import ConfigError
+from workbench.errors import ConfigError, WorkbenchError
 from workbench.evalset.evalset import load_evalset
 from workbench.evaluation.decision import ArmFacts, decide, make_claims
 from workbench.evaluation.finalists import beside
+from workbench.evaluation.flips import flip_points
 from workbench.evaluation.in_use import note_test_use
 from workbench.evaluation.provenance import provenance
 from workbench.evaluation.run_record import close_run, open_run
 from workbench.inference.prices import project_prices
-from workbench.project.verify import Verification, decisions_named, statement, verify
-from workbench.records import Decision, Fingerprint, Rule, content_hash, file_hash
+from workbench.project.verify import WRITTEN, Verification, decisions_named, statement, verify
+from workbench.records import Claim, Decision, Fingerprint, Rule, content_hash, file_hash
 from workbench.runner import accept
 
 ROOT = Path(__file__).parents[2]
@@ -86,11 +87,12 @@ def decided(settings: Settings, scores: pl.DataFrame, *, margin: float = 0.1) ->
     inputs = evalset.inputs | {"parameter evalset": "'own'", "parameter seed": "0", "weights": "minilm:1"}
     inputs |= {"gates": evalset.policy("retrieval").sha256, "prices": project_prices(settings.root).sha256}
     shares = {outcome.arm: 1.0}
-    return Decision(
+    found = Decision(
         "retrieval", "?", "ci", rule, outcome.verdict, outcome.arm, {}, outcome.sentence, claims, 80, 80,
         outcome.items_needed, 1, Fingerprint(inputs, provenance(settings.root)), asked, False,
         (*outcome.notes, *beside(claims, rule, outcome, shares)), shares, "own", 92, 12,
     )  # fmt: skip
+    return replace(found, flips=flip_points(found))
 
 
 def accepted(settings: Settings, decision: Decision, scores: pl.DataFrame) -> Path:
@@ -135,7 +137,8 @@ def look(root: Path, **given: str) -> Verification:
 def test_what_nobody_touched_stands_and_what_cannot_be_told_is_named(project: Path) -> None:
     found = look(project)
     assert found.holds, found.of("contradicted")
-    not_told = ["input weights", "choice on dev", "parameters of the other arms", "scores of the arms"]
+    not_told = ["input weights", "choice on dev", "parameters of the other arms", "scores of the arms",
+                "what was written"]  # fmt: skip
     assert [c.name for c in found.of("not verified")] == not_told
     verified = {c.name for c in found.of("verified")}
     assert {
@@ -292,7 +295,53 @@ def more_simulated_than_said(root: Path) -> None:
     (root / "evalsets/own/card.md").write_text("---\nsynthetic: true\n---\nMade up.\n", encoding="utf-8")
 
 
+def a_share_below_zero(root: Path) -> None:
+    rewrite(root, lambda d: replace(d, chosen_share={d.arm: -1.0}))
+
+
+def shares_that_are_taken_out(root: Path) -> None:
+    rewrite(root, lambda d: replace(d, chosen_share={}))
+
+
+def a_larger_corpus(root: Path) -> None:
+    rewrite(root, lambda d: replace(d, n_documents=92_000))
+
+
+def more_questions(root: Path) -> None:
+    rewrite(root, lambda d: replace(d, n_items=800))
+
+
+def more_families(root: Path) -> None:
+    rewrite(root, lambda d: replace(d, n_clusters=800))
+
+
+def another_objective(root: Path) -> None:
+    rewrite(root, lambda d: replace(d, rule=replace(d.rule, objective="usd")))
+
+
+def another_end(root: Path) -> None:
+    """It stands longer than its claims say: all but one figure is as computed."""
+
+    def longer(d: Decision) -> Decision:
+        first, *others = flip_points(d)
+        return replace(d, flips=(replace(first, stands=((None, None),)), *others))
+
+    rewrite(root, longer)
+
+
+def a_price_of_its_own(root: Path) -> None:
+    rewrite(root, lambda d: replace(d, rates={"embed_query:minilm": 1e-9}, flips=()))
+
+
 TAMPERINGS = {
+    a_share_below_zero: "chosen_share",
+    shares_that_are_taken_out: "chosen_share",
+    a_larger_corpus: "n_documents",
+    more_questions: "n_items",
+    more_families: "n_clusters",
+    another_objective: "objective",
+    another_end: "flips of margin",
+    a_price_of_its_own: "rates",
     a_better_score: "estimate of hybrid",
     a_row_less: "rows",
     another_judgement: "input qrels/test",
@@ -323,6 +372,45 @@ def test_each_tampering_is_named(project: Path, tamper: Callable[[Path], None]) 
     found = look(project)
     assert not found.holds
     assert TAMPERINGS[tamper] in {c.name for c in found.of("contradicted")}
+
+
+def another(value: object) -> object:
+    """Some other value of the same type."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, str):
+        return f"{value}x"
+    if isinstance(value, int | float):
+        return value + 1
+    return {"x": 1.0} if isinstance(value, dict) else (1.0, 1.0)
+
+
+# Fields that are told together, under another name than their own.
+TOLD_AS = {"latency_p95_ms": "latencies", "cost_usd_per_1k": "costs", "amounts": "costs"}
+TOLD_AS |= {"fingerprint": "versions", "use": "use", "limit": "rule", **WRITTEN}
+
+
+@pytest.mark.parametrize("of", [Decision, Claim, Rule])
+def test_every_field_of_a_decision_is_computed_again_or_named_as_what_cannot_be(project: Path, of: type) -> None:
+    path = project / "evalsets/own/decisions/retrieval.json"
+    whole, passed = Decision.load(path), []
+    for name in (f.name for f in fields(of)):
+        if of is Decision:
+            changed = {name: another(getattr(whole, name))}
+        elif of is Claim:
+            first = replace(whole.claims[0], **{name: another(getattr(whole.claims[0], name))})
+            changed = {"claims": (first, *whole.claims[1:])}
+        else:
+            changed = {"rule": replace(whole.rule, **{name: another(getattr(whole.rule, name))})}
+        try:
+            path.write_text(replace(whole, **changed).to_json(), encoding="utf-8")
+            found = look(project)
+        except (WorkbenchError, TypeError, AttributeError, ValueError):
+            continue  # it is no decision any more
+        told = " ".join(f"{c.name} {c.told}" for c in found.of("not verified"))
+        if found.holds and TOLD_AS.get(name, name) not in told:
+            passed.append(name)
+    assert passed == []
 
 
 def test_a_margin_that_was_changed_with_the_decision_says_which_it_was(project: Path) -> None:

@@ -1,9 +1,11 @@
 """The progress object, without a kernel (with one: tests/notebooks/test_zoo.py)."""
 
+import time
+
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
-from workbench.rendering.progress import MIME_TYPE, Progress
+from workbench.rendering.progress import MIME_TYPE, Progress, waiting
 
 
 def test_silent_outside_of_ipython(capsys) -> None:
@@ -52,6 +54,37 @@ class Moving:
 
     def sleep(self, seconds: float) -> None:
         self.s += seconds
+
+
+def test_work_that_cannot_tell_how_far_it_is_says_how_long_it_takes(capsys) -> None:
+    clock, lines = Moving(), []
+    with waiting("index of 9 rows", clock=clock):
+        clock.s = 4.0
+        time.sleep(1.2)  # two looks, at work that is not long yet
+        assert capsys.readouterr().err == ""
+        for clock.s in (12.0, 23.0):
+            deadline = time.monotonic() + 10
+            while not (told := capsys.readouterr().err) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            lines.append(told)
+    assert lines == ["index of 9 rows, 12 s so far\n", "index of 9 rows, 23 s so far\n"]
+
+
+def test_work_of_no_known_length_has_a_bar_without_an_end_and_closes_with_its_time() -> None:
+    clock = Moving()
+    bar = Progress("index", 0, clock=clock)
+    assert bar._repr_mimebundle_()["text/html"] == "<label>index <progress></progress></label>"
+    InteractiveShell.instance()
+    try:
+        with capture_output() as shown:
+            bar.finish()
+            clock.sleep(9)
+            bar.wait()
+            bar.finish()
+    finally:
+        InteractiveShell.clear_instance()
+    assert [output.data["text/plain"] for output in shown.outputs][-1] == "index, 9 s"
+    assert len(shown.outputs) == 2
 
 
 def test_long_work_says_its_rate_and_the_time_left() -> None:

@@ -1,3 +1,4 @@
+import ast
 import json
 
 import pytest
@@ -9,6 +10,7 @@ from workbench.retrieval import chunking, indexing, strategies
 from workbench.retrieval import rerank as reranking
 from workbench.retrieval import tenant as filters
 from workbench.retrieval.arms import CHUNKERS, FITTED, STRATEGIES, build_arm, make_arm, make_arms
+from workbench.retrieval.notebook import RetrievalParameters
 from workbench.retrieval.rerank import CrossEncoderRanker, LearnedRanker
 from workbench.retrieval.strategies import Arm, Hybrid, Weighted
 
@@ -89,13 +91,21 @@ def test_every_store_has_the_arms_that_it_can_have_and_is_told_where_it_is_not_t
         ({"embedders": ["wordlama"]}, "unknown embedder 'wordlama'; did you mean 'wordllama'"),
         (
             {"stores": ["postgres"]},
-            r"strategy 'vector_ivf_pq' needs an index that none of the stores \['postgres'\] has",
+            r"strategy 'vector_ivf_pq' needs an index that none of the stores \['postgres'\] has; add a store",
         ),
     ],
 )
 def test_an_embedder_or_a_store_that_cannot_be_used_is_refused(given, says):
     with pytest.raises(ConfigError, match=says):
         make_arms(["whole"], ["vector_ivf_pq"], **given)
+
+
+def test_another_store_alone_says_which_strategies_to_give_with_it_and_takes_them():
+    with pytest.raises(ConfigError, match="give strategies too, without vector_ivf_pq, ") as refused:
+        RetrievalParameters(stores=("postgres",))
+    told = ast.literal_eval(str(refused.value).partition("strategies=")[2])
+    assert {"full_text", "vector"} <= set(told) < set(RetrievalParameters().strategies)
+    assert RetrievalParameters(stores=("postgres",), strategies=tuple(told)).stores == ("postgres",)
 
 
 def test_strategies_that_must_be_fitted_first_are_left_out():

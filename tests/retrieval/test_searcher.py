@@ -2,6 +2,8 @@ from dataclasses import replace
 from itertools import product
 
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
 
 from tests.evalset.small_evalset import settings_in
 from tests.retrieval.stores import pgvector_url
@@ -52,6 +54,16 @@ def test_arms_that_differ_only_in_how_they_search_share_a_table(searcher):
     assert len({searcher.table_name(arm) for arm in (TEXT, VECTOR, HYBRID, weighted)}) == 1
     assert searcher.prepare(TEXT).chunks == 44
     assert searcher.prepare(HYBRID) is None
+
+
+def test_a_table_that_is_made_says_how_far_it_is_though_nobody_asked(searcher):
+    InteractiveShell.instance()
+    try:
+        with capture_output() as shown:
+            searcher.prepare(TEXT)
+    finally:
+        InteractiveShell.clear_instance()
+    assert [output.data["text/plain"] for output in shown.outputs] == [f"documents for {TEXT.name} 44/44"]
 
 
 def test_arms_of_one_table_find_what_they_would_find_alone_though_what_they_share_is_searched_once(searcher):

@@ -6,22 +6,27 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from tests.telemetry.collector import collector
+from tests.telemetry.rows import row
 from workbench.errors import TraceError
 from workbench.state import open_engine
 from workbench.telemetry.context import attributed
 from workbench.telemetry.export import SPANS
+from workbench.telemetry.ledger import Ledger
 from workbench.telemetry.spans import Tracing
-from workbench.telemetry.traces import latest_traces, load_trace
+from workbench.telemetry.traces import TraceFilter, latest_traces, load_trace
 
 CHILD = """
 import sys
 from workbench.state import open_engine
+from workbench.telemetry.ledger import Ledger
 from workbench.telemetry.spans import Tracing
 tracing = Tracing(open_engine(sys.argv[1]))
 for i in range(int(sys.argv[2])):
@@ -76,6 +81,45 @@ def test_trace_that_just_ended_is_waited_for(engine: sa.Engine) -> None:
     assert len(load_trace(engine, root.trace_id, wait_s=30).rows) == 2
     assert time.monotonic() - started < 20  # as soon as it is there
     tracing.close()
+
+
+def test_the_list_of_traces_is_narrowed_by_tenant_feature_error_cost_and_score(engine: sa.Engine) -> None:
+    tracing, ids = Tracing(engine), dict[str, str]()
+    for tenant, feature in (("acme", "find"), ("acme", "answer"), ("bolt", "find"), ("", "")):
+        with (
+            suppress(ValueError),
+            attributed(tenant_id=tenant, feature=feature),
+            tracing.span("call", "invoke_workflow") as root,
+        ):
+            ids[f"{tenant} {feature}".strip()] = root.trace_id
+            if feature == "answer":
+                raise ValueError
+    tracing.close()
+    assert latest_traces(engine, only=TraceFilter(least_cost_usd=1)).rows == ()
+    dear, cheap = ids["acme find"], ids["bolt find"]
+    attempts = [("c0", 0, 20_000_000, dear), ("c0", 1, 10_000_000, dear), ("c1", 0, 5_000_000, cheap)]
+    Ledger(engine).add([row(call, number, nanos, trace_id=trace) for call, number, nanos, trace in attempts])
+    said = sa.union_all(*(sa.select(sa.literal(trace).label("trace_id"), sa.literal(score).label("score"))
+                          for trace, score in ((dear, 0.25), (cheap, 1.0)))).subquery()  # fmt: skip
+    scores = sa.select(said.c.trace_id, said.c.score)
+
+    def listed(limit: int = 20, **only: Any) -> set[str]:
+        found = {r[0] for r in latest_traces(engine, limit, only=TraceFilter(**only), scores=scores).rows}
+        return {name for name, trace_id in ids.items() if trace_id in found}
+
+    assert listed() == set(ids)
+    assert listed(tenant="acme") == {"acme find", "acme answer"}
+    assert listed(tenant="acm") == set()
+    assert listed(tenant="") == {""}
+    assert listed(feature="find") == {"acme find", "bolt find"}
+    assert listed(failed=True) == {"acme answer"}
+    assert listed(least_cost_usd=0.03) == {"acme find"}
+    assert listed(least_cost_usd=0.005) == {"acme find", "bolt find"}
+    assert listed(most_score=0.25) == {"acme find"}
+    assert listed(most_score=1.0, tenant="bolt") == {"bolt find"}
+    assert listed(1, tenant="acme") == {"acme answer"}
+    told = {r[0]: r[5:7] for r in latest_traces(engine, scores=scores).rows}
+    assert (told[dear], told[cheap], told[ids["acme answer"]]) == ((0.03, 0.25), (0.005, 1.0), (None, None))
 
 
 def test_latest_traces_come_newest_first_and_an_unknown_one_names_them(engine: sa.Engine) -> None:

@@ -2,11 +2,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import polars as pl
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from tests.telemetry.rows import row
 from workbench.errors import StoreError
 from workbench.state import open_engine
-from workbench.telemetry.ledger import NOBODY, Ledger
+from workbench.telemetry.ledger import Ledger, _storable, shown_name
 
 ROWS = [
     row("a", 0, 700, tenant_id="acme", feature="find", model_asked="small", status="error", error_class="Throttled"),
@@ -54,8 +56,31 @@ def test_a_call_counts_once_in_each_group_in_which_it_has_an_attempt(ledger, by)
     models = ["large", "small", "large", "small", "large"]
     ledger.add([row("e", i, 1, model_asked=m, trace_id=m) for i, m in enumerate(models)])
     ledger.add([row("f", i, 1, model_asked="small", tenant_id="acme") for i in (2, 3)])
-    counted = ledger.frame().group_by(by).agg(pl.col("call_id").n_unique()).with_columns(pl.col(by).replace("", NOBODY))
-    assert dict(ledger.totals(by).select(by, "calls").rows()) == dict(counted.rows())
+    counted = ledger.frame().group_by(by).agg(pl.col("call_id").n_unique())
+    assert dict(ledger.totals(by).select(by, "calls").rows()) == {shown_name(n): calls for n, calls in counted.rows()}
+
+
+def test_a_tenant_who_is_called_as_nobody_is_shown_is_told_apart(engine):
+    ledger, names = Ledger(engine), ["", "(none)", '"(none)"', "(None)", 'a"(none)"']
+    ledger.add([row(f"c{i}", 0, 10 - i, tenant_id=name) for i, name in enumerate(names)])
+    shown = ["(none)", '"(none)"', '""(none)""', "(None)", 'a"(none)"']
+    assert ledger.totals("tenant_id")["tenant_id"].to_list() == shown == [shown_name(name) for name in names]
+
+
+@given(st.lists(st.text() | st.text("\"',;\n\r()none"), min_size=1, max_size=30), st.integers(0, 2**63 - 1))
+@example(["", ""], 0)
+@example(['"', ",", "\n", "\r\n", "a\x1eb", "\ufeffx", "null", "NaN", " x "], 2**63 - 1)
+@settings(max_examples=60, deadline=None)
+def test_any_text_and_number_comes_back_as_it_was_written(tmp_path_factory, texts, number):
+    engine = open_engine(f"sqlite:///{tmp_path_factory.mktemp('ledger')}/state.sqlite")
+    ledger = Ledger(engine)
+    rows = [row(f"c{i}", 0, number, tenant_id=text, latency_ms=number / 7) for i, text in enumerate(texts)]
+    ledger.add(rows)
+    for names in (["tenant_id"], ["cost_nanos"], ["tenant_id", "latency_ms", "cost_nanos", "feature"]):
+        found = ledger.columns(names)
+        assert found.rows() == [tuple(_storable(getattr(r, name)) for name in names) for r in rows]
+        assert found.schema == ledger.frame().select(names).schema
+    engine.dispose()
 
 
 def test_totals_by_what_is_no_column_are_refused(ledger):

@@ -55,7 +55,7 @@ from workbench.inference.embedding import Embedder, load_embedder, unread
 from workbench.inference.prices import embed_query
 from workbench.inference.recordings import FOLDER, Recordings
 from workbench.records import Decision, Rule, file_hash
-from workbench.rendering.progress import Progress
+from workbench.rendering.progress import Progress, waiting
 from workbench.rendering.table import Table
 from workbench.reports.charts import lines
 from workbench.reports.ending import Notebook
@@ -218,8 +218,9 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
         pairs, n = self.study.pairs, len(self.study.stream)
         texts = [*self.study.stream.queries, *(p.query_a for p in pairs), *(p.query_b for p in pairs)]
         vectors, *sides = np.split(self._embed(texts), [n, n + len(pairs)])
-        plain, ways = shadow(self.study.stream, vectors), self._ways()
-        shadows = {way: plain.guarded(self.study.stream, check) if check else plain for way, check in ways.items()}
+        with waiting(f"nearest earlier requests of {n:,}"):
+            plain, ways = shadow(self.study.stream, vectors), self._ways()
+            shadows = {way: plain.guarded(self.study.stream, check) if check else plain for way, check in ways.items()}
         table = semantic_table(shadows, self.study.clusters, self.study.parts["calibration"])
         return Semantic(table, vectors, shadows, np.clip((sides[0] * sides[1]).sum(1), -1, 1).astype(float), ways)
 
@@ -232,6 +233,7 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
             return Table.of(("curve",), [(told,)])
         return lines(series, "cache-hit ratio", "false-hit rate", limit=self.rule().margin)
 
+    @waiting("draws of calibration sets")
     def simulate(self, semantic: Semantic) -> Table:
         """What the usual rule and the certificates promise and keep, on draws from this very traffic."""
         counts = self.study.counts(semantic.shadows["similarity"], slice(self.study.parameters.warmup, None))
@@ -240,6 +242,7 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
             simulate(counts, rule.margin, self.study.confidence, draws=p.draws, seed=p.seed), rule.margin
         )
 
+    @waiting("thresholds certified")
     def certify(self, semantic: Semantic) -> Certified:
         """Certify a threshold for each way of matching, on the calibration part alone; simultaneous over the ways."""
         rule, part = self.rule(), self.study.parts["calibration"]

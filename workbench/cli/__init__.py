@@ -272,13 +272,16 @@ app.command()(diff)
 
 
 @evalset_app.command("check")
-def evalset_check(path: Annotated[str, typer.Argument(help="Name or folder of an evalset.")]) -> None:
-    """Report every defect with its file and line; exit code 1 where there is an error."""
+def evalset_check(
+    path: Annotated[str, typer.Argument(help="Name or folder of an evalset.")],
+    every: Annotated[bool, typer.Option("--all", help="Print every finding, also of one kind.")] = False,
+) -> None:
+    """Report every defect with its file and line, one line a kind; exit code 1 where there is an error."""
     from workbench.evalset.check import check_evalset, exit_code, summarise
 
     compares = is_installed("ragas")
     findings = check_evalset(path, load_settings(), echoes=compares)
-    typer.echo(visible(summarise(findings)))
+    typer.echo(visible(summarise(findings, every=every)))
     if not compares:
         say(f"not looked for: questions in the words of their documents; that needs {DISTRIBUTION}[data]")
     raise typer.Exit(exit_code(findings))

@@ -36,13 +36,24 @@ def fetch_models(
 ) -> None:
     """Fetch weights that are not on disk, and check their hashes."""
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
 
     from workbench.inference.weights import WEIGHTS, fetch
 
-    folder = load_settings().cache / "weights"
-    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    folder, console = load_settings().cache / "weights", Console(stderr=True)
+    if not console.is_terminal:  # no bar can be drawn: a long download writes lines by itself
+        for name in names or WEIGHTS:
+            typer.echo(fetch(name, folder))
+        return
+    described, speed = TextColumn("{task.description}"), TransferSpeedColumn()
+    with Progress(described, BarColumn(), DownloadColumn(), speed, TimeRemainingColumn(), console=console) as progress:
         for name in names or WEIGHTS:
             size = WEIGHTS[name].size_bytes if name in WEIGHTS else None
             task = progress.add_task(name, total=size)
@@ -126,12 +137,23 @@ def trace(
         datetime | None,
         typer.Option(metavar="ISO_DATE", help="Delete every trace that ended before; in UTC. The ledger stays."),
     ] = None,
+    tenant: Annotated[str | None, typer.Option(help="List only the traces of this tenant.")] = None,
+    feature: Annotated[str | None, typer.Option(help="List only the traces of this feature.")] = None,
+    failed: Annotated[bool, typer.Option("--error", help="List only the traces that ended in an error.")] = False,
+    min_cost_usd: Annotated[float, typer.Option(help="List only the traces that cost at least so much.")] = 0.0,
+    max_score: Annotated[
+        float | None, typer.Option(min=0, max=1, help="List only the traces that users scored at most so: 0 is bad.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="List the newest so many.")] = 20,
 ) -> None:
     """Show what a call did: every step with its time, tokens, cost, messages and errors."""
     from workbench.state import open_engine
-    from workbench.telemetry.traces import forget_traces, latest_traces, load_trace
+    from workbench.telemetry.traces import TraceFilter, forget_traces, latest_traces, load_trace
 
     engine = open_engine(load_settings().state_url)
+    only = TraceFilter(tenant=tenant, feature=feature, failed=failed, least_cost_usd=min_cost_usd, most_score=max_score)
+    if (trace_id or forget_before) and only != TraceFilter():
+        raise ConfigError("what narrows the list is for the list alone: give no trace and no --forget-before")
     if forget_before:
         if trace_id or html:
             raise ConfigError("--forget-before deletes all traces of that time; give it no trace and no --html")
@@ -139,8 +161,11 @@ def trace(
         typer.echo(f"forgotten: {gone.traces:,} traces with {gone.spans:,} spans, ended before {forget_before} UTC")
         return
     if not trace_id:
-        found = latest_traces(engine)
-        typer.echo(found.to_text() if found.rows else "no trace is stored yet")
+        from workbench.quality.feedback import trace_scores
+
+        found = latest_traces(engine, limit, only=only, scores=trace_scores(engine))
+        none = "no trace is stored yet" if only == TraceFilter() else "no trace is like this"
+        typer.echo(found.to_text() if found.rows else none)
         return
     loaded = load_trace(engine, trace_id, wait_s=0.0)
     if html is None:

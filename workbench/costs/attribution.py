@@ -20,7 +20,7 @@ import polars as pl
 from workbench.errors import ConfigError, unknown_name
 from workbench.evaluation.compare import ratio_interval
 from workbench.inference.prices import NANOS_PER_USD, PriceTable
-from workbench.telemetry.ledger import NOBODY, TOKENS, Ledger
+from workbench.telemetry.ledger import TOKENS, Ledger, shown_name, shown_names
 
 ShareBy = Literal["cost", "calls", "tokens", "even"]
 # What a person calls the columns that money is summed by.
@@ -77,7 +77,8 @@ class Spend:
     def by(self, *names: str) -> pl.DataFrame:
         """Sums by some of `GROUPS`: their names, calls, cost_nanos, saved_nanos; dearest first.
 
-        What is not known is "(none)". A call counts once in each group in which it has an attempt.
+        What is not known is "(none)", and who is called so stands in quotes.
+        A call counts once in each group in which it has an attempt.
 
         Raises
         ------
@@ -89,7 +90,7 @@ class Spend:
         calls = pl.col("call_id").n_unique().cast(pl.Int64).alias("calls")
         frame = sums.agg(calls, pl.col("cost_nanos", "saved_nanos").sum())
         texts = frame.columns[:-3]
-        return frame.sort(-pl.col("cost_nanos"), *texts).with_columns(pl.col(texts).replace("", NOBODY))
+        return frame.sort(-pl.col("cost_nanos"), *texts).with_columns(shown_names(*texts))
 
     def matrix(self, share_by: ShareBy = "cost") -> pl.DataFrame:
         """Feature x tenant: feature, tenant, calls, direct_nanos, allocated_nanos; they sum to `total_nanos`.
@@ -122,8 +123,8 @@ class Spend:
         whole = cells.join(allocated, on=keys, how="full", coalesce=True).with_columns(pl.exclude(keys).fill_null(0))
         whole = whole.sort(-(pl.col("direct_nanos") + pl.col("allocated_nanos")), *keys)
         return whole.select(
-            pl.col("feature").replace("", NOBODY),
-            pl.col("tenant_id").replace("", NOBODY).alias("tenant"),
+            shown_names("feature"),
+            shown_names("tenant_id").alias("tenant"),
             *("calls", "direct_nanos", "allocated_nanos"),
         )
 
@@ -160,7 +161,7 @@ class Spend:
         cost, requests = pl.col("cost_nanos"), self.requests()
         ranks = [cost.quantile(q / 100, "nearest").alias(f"p{q}_nanos") for q in (50, 95, 99)]
         sums = [pl.len().cast(pl.Int64).alias("requests"), cost.mean().alias("mean_nanos"), *ranks]
-        each = requests.group_by("feature").agg(sums).with_columns(pl.col("feature").replace("", NOBODY))
+        each = requests.group_by("feature").agg(sums).with_columns(shown_names("feature"))
         return pl.concat([requests.select(pl.lit("all").alias("feature"), *sums), each.sort("feature")])
 
     def by_class(self, prices: PriceTable, **keys: pl.Expr) -> pl.DataFrame:
@@ -360,7 +361,7 @@ def cost_per_good(spend: Spend, outcomes: pl.DataFrame, *, seed: int = 0) -> lis
     ]
     judged = judged.with_columns(pl.coalesce(*clusters, "request").alias("cluster"))
     features = judged["feature"].unique().sort()
-    parts = [("all", judged), *((f or NOBODY, judged.filter(pl.col("feature") == f)) for f in features)]
+    parts = [("all", judged), *((shown_name(f), judged.filter(pl.col("feature") == f)) for f in features)]
     return [_good_cost(name, part, seed) for name, part in parts]
 
 
@@ -419,7 +420,7 @@ def margins(matrix: pl.DataFrame, revenue: Mapping[str, int]) -> pl.DataFrame:
     ``matrix`` is that of `Spend.matrix`; the least margin comes first.
     """
     costs = matrix.group_by("tenant").agg(pl.col("direct_nanos", "allocated_nanos").sum())
-    told = pl.DataFrame({"tenant": list(revenue), "revenue_nanos": list(revenue.values())},
+    told = pl.DataFrame({"tenant": [shown_name(tenant) for tenant in revenue], "revenue_nanos": list(revenue.values())},
                         schema={"tenant": pl.String, "revenue_nanos": pl.Int64})  # fmt: skip
     whole = told.join(costs, on="tenant", how="full", coalesce=True)
     whole = whole.with_columns(pl.col("direct_nanos", "allocated_nanos").fill_null(0))
@@ -467,4 +468,4 @@ def spikes(spend: Spend, name: str = "tenant", *, times: float = 10.0, least_usd
     passed = cost.cum_sum().over(key, "hour") > pl.col("limit_nanos")
     crossed = running.filter(passed).group_by(key, "hour").agg(pl.col("started").min().alias("crossed"))
     told = found.join(crossed, on=[key, "hour"], how="left").sort("hour", key)
-    return told.select(pl.col(key).replace("", NOBODY), "hour", "crossed", "cost_nanos", "limit_nanos")
+    return told.select(shown_names(key), "hour", "crossed", "cost_nanos", "limit_nanos")

@@ -2,9 +2,11 @@
 
 import asyncio
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,10 +16,11 @@ from workbench.evalset.evalset import find_evalset, split_qrels
 from workbench.evalset.findings import Contents, Finding, find, of_query, read_contents
 from workbench.evalset.follow_ups import needs_turns
 from workbench.evalset.outcomes import FILE, load_outcomes
-from workbench.evalset.texts import foreign_share, spaceless, words
+from workbench.evalset.texts import foreign_share, is_latin, spaceless, words
 from workbench.evalset.traffic import load_stream
 from workbench.evalset.workload import read_plan
 from workbench.records import Document, Query
+from workbench.rendering.progress import Progress, advance, waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +35,13 @@ class EchoScore:
     recall: float
 
 
-def echo_scores(pairs: Sequence[tuple[str, str]]) -> list[EchoScore]:
+def echo_scores(
+    pairs: Sequence[tuple[str, str]], *, on_progress: Callable[[int, int], None] | None = None
+) -> list[EchoScore]:
     """ROUGE-L (Lin 2004) of each (question, line), by ragas with word stems; offline, no model.
 
     Works inside the running loop of a notebook too: ragas scores asynchronously, in a thread of its own here.
+    ``on_progress`` is told pairs done and pairs to do.
     The first call imports ragas (about 4 s); a pair costs about 10 ms. Its tokeniser drops all but a-z and digits, so
     that other scripts are scored by `rouge_l`, over their words or signs as they stand.
 
@@ -46,9 +52,16 @@ def echo_scores(pairs: Sequence[tuple[str, str]]) -> list[EchoScore]:
     found: dict[int, EchoScore] = {}
     if latin:
         with ThreadPoolExecutor(max_workers=1) as pool:
-            scored = pool.submit(asyncio.run, _rouge([pairs[i] for i in latin])).result()
-        found = dict(zip(latin, scored, strict=True))
+            for start in range(0, len(latin), _AT_ONCE):
+                part = latin[start : start + _AT_ONCE]
+                scored = pool.submit(asyncio.run, _rouge([pairs[i] for i in part])).result()
+                found |= zip(part, scored, strict=True)
+                if on_progress:
+                    on_progress(start + len(part), len(latin))
     return [found.get(i) or rouge_l(*pair) for i, pair in enumerate(pairs)]
+
+
+_AT_ONCE = 200  # pairs between two words on how far it is
 
 
 def _is_plain(text: str) -> bool:
@@ -121,20 +134,49 @@ def check_evalset(path: str | Path, settings: Settings, *, echoes: bool = True) 
     """
     try:
         folder = find_evalset(path, settings)
-        contents = read_contents(folder, settings)
+        with waiting(f"reading {folder.name}"):
+            contents = read_contents(folder, settings)
     except EvalsetError as error:
         return [Finding(str(path), 0, str(error))]
     splits, _ = split_qrels(contents, seed=0)
-    looks = (find(contents, splits), _of_notebooks(folder), _hard_to_read(contents))
-    findings = [finding for found in (*looks, _echoes(contents) if echoes else ()) for finding in found]
+    with waiting(f"looking for defects of {folder.name}"):
+        findings = [*find(contents, splits), *_of_notebooks(folder), *_hard_to_read(contents)]
+    if echoes:
+        findings += _echoes(contents)
     return sorted(findings, key=lambda f: (f.file, f.line, f.severity))
 
 
-def summarise(findings: Sequence[Finding]) -> str:
-    """Print form: the findings, one a line, and their number; what ``workbench evalset check`` prints."""
+def summarise(findings: Sequence[Finding], *, every: bool = False) -> str:
+    """Print form: one line a kind of finding in a file, and their number; what ``workbench evalset check`` prints.
+
+    Findings are of a kind if they differ in what they quote and in numbers alone: the first is told, with the lines of
+    some others; ``every`` finding has a line of its own if that is asked for.
+
+    >>> print(summarise([Finding("q.jsonl", n, f"query 'q{n}' has an empty text") for n in (2, 5)]))
+    q.jsonl:2: error: query 'q2' has an empty text; and 1 more of this kind, line 5
+    2 errors, 0 warnings
+    """
+    kinds: dict[tuple[object, ...], list[Finding]] = {}
+    for place, finding in enumerate(findings):
+        kind = (finding.file, finding.severity, _VARYING.sub("", finding.problem))
+        kinds.setdefault((place,) if every else kind, []).append(finding)
     errors = sum(f.severity == "error" for f in findings)
     count = f"{errors} errors, {len(findings) - errors} warnings" if findings else "no defect found"
-    return "\n".join([*map(str, findings), count])
+    return "\n".join([*(_told(first, others) for first, *others in kinds.values()), count])
+
+
+# What findings of one kind differ in: what they quote, and numbers.
+_VARYING = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\d[\d.,]*""")
+_LINES_TOLD = 5
+
+
+def _told(first: Finding, others: Sequence[Finding]) -> str:
+    if not others:
+        return str(first)
+    lines = [str(f.line) for f in others[:_LINES_TOLD]]
+    at = f", line{'s' if len(others) > 1 else ''} {', '.join(lines)}" if others[0].line else ""
+    more = " ..." if at and len(others) > _LINES_TOLD else ""
+    return f"{first}; and {len(others):,} more of this kind{at}{more}"
 
 
 def exit_code(findings: Sequence[Finding]) -> int:
@@ -159,10 +201,16 @@ def _of_notebooks(folder: Path) -> Iterator[Finding]:
 
 
 FOREIGN_SHARE = 1 / 3
+_UNREAD = (
+    "the local encoders, of English, do not read them, and no cache serves the question but its repeats; take an "
+    "embedder of its language (-p embedder=litellm:MODEL)"
+)
 HARD_TO_READ: Mapping[str, Callable[[str], bool]] = {
-    "more than a third of characters that are no Latin letters: the local encoders, of English, do not read it, and no "
-    "cache serves it but its repeats; take an embedder of its language (-p embedder=litellm:MODEL)": (
-        lambda text: foreign_share(text) > FOREIGN_SHARE
+    f"more than a third of characters that are no Latin letters: {_UNREAD}": (
+        lambda text: foreign_share(text) > FOREIGN_SHARE and not is_latin(text)
+    ),
+    f"more than a third of characters that are accents of Latin letters, or emoji: {_UNREAD}": (
+        lambda text: foreign_share(text) > FOREIGN_SHARE and is_latin(text)
     ),
     "no blanks between words: full text finds whole phrases alone; add full_text_ngram (-p strategies=...)": spaceless,
     "the form of a follow-up: nothing can be found for it without the turns before it": needs_turns,
@@ -180,7 +228,12 @@ def _hard_to_read(contents: Contents) -> Iterator[Finding]:
 def _echoes(contents: Contents) -> Iterator[Finding]:
     """Questions written by copying: lexical search finds them, and no user asks them."""
     pairs = list(_relevant_pairs(contents))
-    scores = echo_scores([(query.text, _first_line(document)) for query, document in pairs])
+    lines = [(query.text, _first_line(document)) for query, document in pairs]
+    if any(_is_plain("".join(line)) for line in lines):
+        with waiting("import of ragas"):
+            load_ragas()  # else its seconds would count as those of the first questions
+    bar = Progress("questions compared with their documents", len(pairs))
+    scores = echo_scores(lines, on_progress=partial(advance, bar))
     reported: set[str] = set()
     for (query, document), score in zip(pairs, scores, strict=True):
         run = max(_longest_run(query.text, text) for text in (document.title, _first_line(document)))

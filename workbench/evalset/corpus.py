@@ -19,6 +19,7 @@ from workbench.config import Settings
 from workbench.errors import Defect, EvalsetError, unknown_name
 from workbench.evalset.docstrings import NAMESPACES
 from workbench.records import Document, content_hash
+from workbench.rendering.progress import waiting
 
 READER = Path(__file__).with_name("docstrings.py")
 HASH_CHARS = 16
@@ -56,13 +57,26 @@ def lock_hash(folder: Path) -> str:
     return content_hash(lock.read_bytes()) if lock.is_file() else ""
 
 
+def count_locked(folder: Path) -> int:
+    """How many documents ``corpus.lock`` pins.
+
+    Raises
+    ------
+    EvalsetError
+        If the lock is missing or cannot be read.
+    """
+    return len(_read_lock(folder / "corpus.lock"))
+
+
 def build_corpus(folder: Path, settings: Settings) -> list[Document]:
     """Build every document afresh, sorted by id; the lock is not looked at."""
     recipe = _read_recipe(folder / "corpus.toml")
     documents = []
     for library, version in recipe["libraries"].items():
         released = recipe.get("released", {}).get(library, {})
-        documents += [_document(library, version, raw, released) for raw in _read_library(library, version, settings)]
+        with waiting(f"{folder.name}: documents of {library} {version}"):
+            rows = _read_library(library, version, settings)
+        documents += [_document(library, version, raw, released) for raw in rows]
     return sorted(documents, key=lambda d: d.doc_id)
 
 

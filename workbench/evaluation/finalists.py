@@ -253,12 +253,25 @@ def beside(claims: Sequence[Claim], rule: Rule, outcome: Outcome, shares: Mappin
             f"{signed(pair.low)} and {signed(pair.high)}."
         )
     if rule.use > 1:
-        now, fresh = (percent(spent(rule.confidence, use), 2) for use in (rule.use, 1))
-        out.append(
-            f"{rule.use} different sets of arms have been judged on this test split, so bounds are at {now} instead of "
-            f"{fresh} confidence. {_renewal(claims, rule)}"
-        )
+        looks = f"{rule.use} different sets of arms have been judged on this test split"
+        out.append(f"{looks}{_worn(rule)} {_renewal(claims, rule)}")
     return out
+
+
+def _worn(rule: Rule) -> str:
+    """What several looks at one test split take from this one."""
+    kept = spent(rule.confidence, rule.use), spent(rule.confidence, 1), rule.confidence
+    now, fresh, whole = (f"{100 * (1 - confidence):.2g} %" for confidence in kept)
+    return (
+        f". All looks at it together may be wrong in {whole} of cases: {now} are left for this look, of {fresh} for a "
+        "first one, so its bounds are wider."
+    )
+
+
+def as_now(note: str, rule: Rule) -> str:
+    """A note of a decision that was accepted earlier, in the words of today."""
+    now, fresh = (percent(spent(rule.confidence, use), 2) for use in (rule.use, 1))
+    return note.replace(f", so bounds are at {now} instead of {fresh} confidence.", _worn(rule))
 
 
 def _renewal(claims: Sequence[Claim], rule: Rule) -> str:

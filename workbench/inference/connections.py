@@ -23,12 +23,11 @@ import httpx
 
 from workbench.errors import AnswerMismatch, MalformedAnswer
 from workbench.inference.hosted import answer_ids
-from workbench.inference.provider_errors import told_inside
+from workbench.inference.provider_errors import ends_in_failure, told_inside
 from workbench.records import content_hash
 
 # OpenAI logs it, and some gateways send it back: https://platform.openai.com/docs/api-reference/debugging-requests
 REQUEST_ID = "X-Client-Request-Id"
-_DATA = re.compile(rb"(?m)^data: ?(.*?)\r?\n")
 _STREAM = re.compile(rb'"stream"\s*:\s*true')
 _SHORT_BYTES = 65_536
 _OPENED: ContextVar[list[httpx.Response] | None] = ContextVar("_OPENED", default=None)
@@ -155,32 +154,34 @@ def _check_whose(response: httpx.Response) -> None:
 def _check_told(response: httpx.Response) -> None:
     """Raise the error that an answer tells although its status is that of success: litellm reads each in its own way.
 
-    Of a stream of events the first one is looked at, before which nothing was said; JSON is read whole, but to a
-    request for a stream only if it is short.
+    Of a stream of events the first one is looked at, before which nothing was said, and each that ends in a failure;
+    JSON is read whole, but to a request for a stream only if it is short.
     """
     came = response.headers
     kind = came.get("content-type", "").partition(";")[0].strip().lower()
     if not response.is_success:
         return
     if kind == "text/event-stream":
-        _watch_first_event(response)
+        _watch_events(response)
     elif kind.endswith(("/json", "+json")):
         short = 0 < int(came.get("content-length") or 0) <= _SHORT_BYTES
         if short or not _STREAM.search(response.request.read()):
             _raise_told(response.read(), came)
 
 
-def _watch_first_event(response: httpx.Response) -> None:
+def _watch_events(response: httpx.Response) -> None:
     plain = response.iter_bytes
 
     def iter_bytes(chunk_size: int | None = None) -> Iterator[bytes]:
-        seen: bytes | None = b""
+        first, rest = True, b""
         for piece in plain(chunk_size):
-            if seen is not None:
-                seen += piece
-                if (data := _DATA.search(seen)) or len(seen) > _SHORT_BYTES:
-                    _raise_told(data[1] if data else b"", response.headers)
-                    seen = None
+            *lines, rest = (rest + piece).split(b"\n")
+            for line in lines:
+                if line.startswith(b"data:"):
+                    data = line.removeprefix(b"data:").strip()
+                    if first or ends_in_failure(data.decode(errors="replace")):
+                        _raise_told(data, response.headers)
+                    first = False
             yield piece
 
     response.iter_bytes = iter_bytes  # type: ignore[method-assign]  # what lines and texts are made of too

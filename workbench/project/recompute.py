@@ -18,15 +18,17 @@ from workbench.caching.claims import CacheArm, CacheResult
 from workbench.caching.replay import replay
 from workbench.caching.study import CacheStudy, CachingParameters
 from workbench.caching.tables import item_id
-from workbench.codec import from_plain
+from workbench.codec import from_plain, to_plain
+from workbench.evalset.corpus import count_locked
 from workbench.evalset.evalset import Evalset
 from workbench.evalset.outcomes import DEV_SHARE, STORED_SCHEMA, Outcomes, load_outcomes, outcomes_of
 from workbench.evalset.outcomes import FILE as OUTCOMES
 from workbench.evalset.traffic import load_pairs, load_stream
 from workbench.evaluation.compare import spent
 from workbench.evaluation.decision import ArmFacts, Outcome, decide, make_claims
-from workbench.evaluation.experiment import KEPT
-from workbench.evaluation.finalists import beside
+from workbench.evaluation.experiment import KEPT, OBJECTIVE
+from workbench.evaluation.finalists import as_now, beside
+from workbench.evaluation.flips import CALL, FALSE_HIT, flip_points
 from workbench.evaluation.gate import account
 from workbench.evaluation.in_use import anchor_path
 from workbench.inference.messages import Request
@@ -232,7 +234,62 @@ def _paired(accepted: Accepted, clusters: Mapping[str, Mapping[str, str]]) -> It
     outcome = decide(claims, d.rule, order=order, synthetic=accepted.evalset.synthetic, n_dev_clusters=n_dev)
     yield from _outcome(d, outcome, told)
     notes = [*outcome.notes, *beside(claims, d.rule, outcome, d.chosen_share)]
-    yield judge("notes", [note for note in notes if note not in d.notes], [], f"of {len(notes)} notes it lacks")
+    stated = {as_now(note, d.rule) for note in d.notes}
+    yield judge("notes", [note for note in notes if note not in stated], [], f"of {len(notes)} notes it lacks")
+    if further := sorted(stated - set(notes)):
+        told = f"{len(further)} notes rest on more than the scores that are kept, first: {further[0][:80]!r}"
+        yield Checked("further notes", "not verified", f"{told}; {ASK_AGAIN.format(d.notebook)}")
+
+
+def beside_claims(accepted: Accepted) -> Iterator[Checked]:
+    """What a decision says beside its claims: counts, prices of what they use, shares, and until when it stands."""
+    d, evalset = accepted.decision, accepted.evalset
+    first = d.claims[0]
+    yield judge("n_items", first.n_items, d.n_items, "its first claim has")
+    yield judge("n_clusters", first.n_clusters, d.n_clusters, "its first claim has")
+    yield judge("objective", OBJECTIVE, d.rule.objective, "the rule goes by")
+    n_documents = 0
+    if d.notebook != "caching":
+        built = (evalset.path / "corpus.toml").is_file()
+        n_documents = count_locked(evalset.path) if built else len(evalset.documents)
+    yield judge("n_documents", n_documents, d.n_documents, f"the corpus of {evalset.name} holds")
+    yield _shares(d)
+    own = {name: float(d.settings[setting]) for name, setting in _SET.items() if setting in d.settings}
+    names = dict.fromkeys(name for c in d.claims for name in c.amounts)
+    rates = {name: own[name] if name in own else accepted.prices.rate(name) for name in names}
+    yield judge("rates", sorted(rates.items()), sorted(d.rates.items()), "prices and settings give")
+    yield from _flips(replace(d, rates=rates))
+
+
+MEASURED = "repeat rate"  # a figure of the stack that its caches give
+_SET = {CALL: "call_usd", FALSE_HIT: "false_hit_usd"}  # rates that are settings of a notebook
+
+
+def _shares(d: Decision) -> Checked:
+    """Whether shares of resamples are shares: what they are rests on dev scores."""
+    known, whole = {*d.arms, ""}, math.fsum(d.chosen_share.values())
+    told = ", ".join(f"{arm or 'none'} {share:.6g}" for arm, share in d.chosen_share.items()) or "none"
+    if d.notebook == "caching":
+        return judge("chosen_share", {}, d.chosen_share, "a cache has")
+    sound = math.isclose(whole, 1, abs_tol=SAME) and all(0 <= share <= 1 for share in d.chosen_share.values())
+    if sound and d.chosen_share.keys() <= known:
+        return Checked("chosen_share", "verified", f"shares of the arms that sum to 1: {told}")
+    rule = "shares of the arms tested lie in [0, 1] and sum to 1"
+    return Checked("chosen_share", "contradicted", f"{rule}, found {told}")
+
+
+def _flips(d: Decision) -> Iterator[Checked]:
+    """Until when it stands, but for what is measured by the notebook itself."""
+    if d.flips is None:
+        yield Checked("flips", "not verified", f"it was accepted before there were any; {ASK_AGAIN.format(d.notebook)}")
+        return
+    found, stated = ({f.figure: [*to_plain(f).items()] for f in flips} for flips in (flip_points(d), d.flips))
+    measured = sorted((stated.keys() - found.keys()) & {MEASURED}) if d.notebook == "stack" else []
+    for name in [n for n in {**found, **stated} if n not in measured]:
+        yield judge(f"flips of {name}", found.get(name), stated.get(name), "its claims give")
+    if measured:
+        told = f"the flips of {', '.join(measured)} rest on what the run measured"
+        yield Checked("flips", "not verified", f"{told}; {ASK_AGAIN.format(d.notebook)}")
 
 
 def _rows(accepted: Accepted, items: Mapping[str, str]) -> Iterator[Checked]:
@@ -289,6 +346,8 @@ def _from_outcomes(accepted: Accepted, raw: RawOutcomes) -> Iterator[Checked]:
     routers |= {name: load_router(beside_it, name) for name in names}
     where, unseen = OUTCOMES if not raw.hashes else f"{FOLDER}/", list[str]()
     for claim in accepted.decision.claims:
+        if claim.spread is not None:
+            yield judge(f"spread of {claim.arm}", None, claim.spread, "no index is built for a router, which has")
         router = routers.get(claim.arm)
         if router is not None and claim.arm in names:
             stated = claim.parameters.get("sha256")
@@ -302,7 +361,9 @@ def _from_outcomes(accepted: Accepted, raw: RawOutcomes) -> Iterator[Checked]:
         yield judge(f"cost of {claim.arm}", usd, claim.cost_usd_per_1k, f"{where} at these prices gives")
         yield judge(f"latency of {claim.arm}", p95, claim.latency_p95_ms, f"{where} gives")
     if unseen:
-        again = f"what {', '.join(unseen)} chose, and its cost: its router reads vectors, or is a class of your own"
+        again = (
+            f"what {', '.join(unseen)} chose, with costs and latencies: a router reads vectors, or is your own class"
+        )
         yield Checked("routers", "not verified", f"{again}; {ASK_AGAIN.format('routing')}")
 
 
@@ -365,4 +426,8 @@ def _cache_verdict(d: Decision, synthetic: bool) -> Iterator[Checked]:
     yield judge("chosen arm", outcome.arm, d.arm, "its claims and its rule give")
     again = ASK_AGAIN.format("caching")
     told = "thresholds, certificates, which hits similarity decides, what they cost and pairs served need the encoder"
+    told += (
+        "; so do the sentence, notes, items needed, and of each claim its status, its difference from the best other "
+    )
+    told += "arm with the bounds low and high, its coverage and its spread"
     yield Checked("certificates", "not verified", f"{told}; {again}")

@@ -26,7 +26,7 @@ from workbench.extras import DISTRIBUTION, VERSION, is_installed
 from workbench.inference.encoders import MiniLM
 from workbench.inference.prices import project_prices
 from workbench.project.history import History, gates_hashes, look_back
-from workbench.project.recompute import ASK_AGAIN, Accepted, Checked, judge, raw_outcomes, recompute
+from workbench.project.recompute import ASK_AGAIN, Accepted, Checked, beside_claims, judge, raw_outcomes, recompute
 from workbench.records import Decision, content_hash, file_hash
 from workbench.routing.recorded import retrieval_usd
 from workbench.routing.route import HITS, PROMPTS, model_inputs
@@ -34,6 +34,12 @@ from workbench.runner.decisions import other_rule, policy_of
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://in-toto.io/attestation/test-result/v0.1"
+# Fields that say what a person did, or how the run was begun, by name.
+WRITTEN = {
+    "question": "the question in words", "profile": "the profile of the run",
+    "accepted_because": "why it was accepted", "accepted_on": "on which day", "provenance": "versions and machine",
+    "reference": "which arm was in use",
+}  # fmt: skip
 # Inputs that only a run can compute.
 OF_ENCODER = ("weights", "encoder probe")
 _SHA256 = re.compile("[0-9a-fA-F]{64}")
@@ -123,6 +129,7 @@ def verify(path: Path, *, sealed: str = "") -> Verification:
         checks += _rule(accepted)
         checks += _uses(accepted)
         checks += recompute(accepted)
+        checks += beside_claims(accepted)
     except (WorkbenchError, pl.exceptions.PolarsError, KeyError, TypeError, ValueError, ArithmeticError) as error:
         checks.append(Checked("files", "contradicted", f"what it rests on cannot be read: {error}"))
     checks += look_back(decision, path, sealed=sealed)
@@ -258,8 +265,10 @@ def _not_here(d: Decision) -> Iterator[Checked]:
         what = "of what each arm is made, its parameters, only those of the decided arm stand twice"
         yield Checked("parameters of the other arms", "not verified", f"{what}; {again}")
     if d.notebook not in ("routing", "caching"):
-        what = "scores, costs and latencies of the arms themselves are those of the run, whose answers are not kept"
+        what = "scores, costs, latencies and spread over rebuilds of the arms themselves are those of the run, whose "
+        what += "answers are not kept"
         yield Checked("scores of the arms", "not verified", f"{what}; {again}")
+    yield Checked("what was written", "not verified", f"nothing can compute again {', '.join(WRITTEN.values())}")
     if not is_installed("lancedb"):
         need = f"pip install '{DISTRIBUTION}[notebooks]'"
         yield Checked("this install", "not verified", f"it is a light one and runs no notebook; {need}")

@@ -129,6 +129,12 @@ def all_feedback(engine: sa.Engine) -> list[Feedback]:
         return [Feedback(**row) for row in rows]
 
 
+def trace_scores(engine: sa.Engine) -> sa.Select[tuple[str, float]]:
+    """Query for ``trace_id`` and ``score`` of every trace on which users said something; of several the lowest."""
+    create_tables(engine, _TABLE)
+    return sa.select(_TABLE.c.trace_id, sa.func.min(_TABLE.c.score).label("score")).group_by(_TABLE.c.trace_id)
+
+
 def collect(evalset: str | Path, settings: Settings) -> tuple[int, tuple[str, ...]]:
     """Make a candidate of every thumbs-down that is none yet; returns how many, and traces that are not stored."""
     folder = find_evalset(evalset, settings)

@@ -4,7 +4,11 @@ No widget is needed: one display is updated in place, with a plain-text, an HTML
 with the first step, and what stays in a saved notebook is the closing sentence: no bar of something that had no steps.
 """
 
+import contextvars
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from workbench.config import Clock, SystemClock
@@ -13,6 +17,7 @@ from workbench.rendering.text import escape, visible, visible_line
 MIME_TYPE = "application/vnd.workbench.progress+json"
 _MIN_INTERVAL_S = 0.2  # faster updates cannot be read, and each is a message through the kernel
 LONG_S = 5.0  # work that takes longer says its rate and the time that is left
+_LOOK_S = 0.5  # between two looks at work that does not tell how far it is
 LINE_S = 10.0  # between two lines where nothing can be drawn again in its place
 
 
@@ -27,7 +32,7 @@ class Progress:
     label : str
         What is counted, for example ``"questions"``.
     total : int
-        How many steps there are.
+        How many steps there are; 0 where nobody knows, and only the time that it took so far is said.
     clock : Clock, optional
         Source of time for the throttle of five updates a second.
 
@@ -56,6 +61,20 @@ class Progress:
         if self._clock.monotonic() - self._shown_at >= _MIN_INTERVAL_S:
             self._show()
 
+    def wait(self) -> None:
+        """Say how long it takes by now, if that is long."""
+        if self._took_s >= LONG_S:
+            self._show()
+
+    def finish(self) -> None:
+        """Close work that was long enough to be shown by the time that it took."""
+        if self._handle is not None:
+            self.done(f"{self.label}, {duration(self._took_s)}")
+
+    @property
+    def _took_s(self) -> float:
+        return self._clock.monotonic() - self._begun
+
     def done(self, sentence: str) -> None:
         """Close with a sentence, which stays in the saved notebook in the place of the bar."""
         self.sentence = sentence
@@ -76,7 +95,10 @@ class Progress:
         """Closing sentence, or how far the work is: steps, and of long work the rate and the time left."""
         if self.sentence:
             return self.sentence
-        far, took = f"{self.label} {self.count:,}/{self.total:,}", self._clock.monotonic() - self._begun
+        took = self._took_s
+        if not self.total:
+            return self.label if took < LONG_S else f"{self.label}, {duration(took)} so far"
+        far = f"{self.label} {self.count:,}/{self.total:,}"
         if took < LONG_S or not 0 < self.count < self.total:
             return far
         rate = self.count / took
@@ -86,7 +108,8 @@ class Progress:
         return visible(self.told)
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
-        bar = "" if self.sentence else f' <progress max="{self.total}" value="{self.count}"></progress>'
+        far = f' max="{self.total}" value="{self.count}"' if self.total else ""
+        bar = "" if self.sentence else f" <progress{far}></progress>"
         return {
             "text/plain": repr(self),
             "text/html": f"<label>{escape(repr(self))}{bar}</label>",
@@ -98,6 +121,36 @@ class Progress:
                 "told": self.told,
             },
         }
+
+
+def advance(bar: Progress, done: int, total: int) -> None:
+    """Say that ``done`` of ``total`` steps are done, of work that learns its number of steps when it begins."""
+    bar.total = total
+    bar.update(done)
+
+
+@contextmanager
+def waiting(label: str, *, clock: Clock | None = None) -> Iterator[None]:
+    """Say how long work takes that cannot tell how far it is: from 5 seconds on, and without IPython every 10 seconds.
+
+    >>> with waiting("index of 1,000,000 rows"):
+    ...     build()  # doctest: +SKIP
+    """
+    bar, over = Progress(label, 0, clock=clock), threading.Event()
+
+    def look() -> None:
+        while not over.wait(_LOOK_S):
+            bar.wait()
+
+    # In this context, because what a kernel shows belongs to the cell that is in it.
+    looking = threading.Thread(target=contextvars.copy_context().run, args=(look,), name="waiting", daemon=True)
+    looking.start()
+    try:
+        yield
+    finally:
+        over.set()
+        looking.join()
+        bar.finish()
 
 
 def _figure(rate: float) -> str:

@@ -83,7 +83,13 @@ def make_arms(
             raise ConfigError(f"{kind} names must be at least one and all different, found {list(names)}")
     if without := [name for name in strategies if name in ready and not _stores_of(name, ready[name], stores)]:
         told = f"strategy {without[0]!r} needs an index that none of the stores {list(stores)} has"
-        raise ConfigError(f"{told}; name the strategies without {', '.join(without)}")
+        left = [name for name in strategies if name not in without]
+        ask = (
+            f"give strategies too, without {', '.join(without)}: strategies={left}"
+            if left
+            else "add a store that has it"
+        )
+        raise ConfigError(f"{told}; {ask}")
     return [
         make_arm(chunker, name, ready[name], embedder=embedder, store=store)
         for name in strategies

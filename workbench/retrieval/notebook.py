@@ -23,7 +23,7 @@ from workbench.inference.embedding import Embedder, load_embedder
 from workbench.inference.encoders import MiniLM
 from workbench.inference.prices import embed_query
 from workbench.records import Decision, content_hash
-from workbench.rendering.progress import Progress
+from workbench.rendering.progress import Progress, advance
 from workbench.rendering.table import Table
 from workbench.reports.ending import Notebook
 from workbench.reports.figure import Figure
@@ -177,7 +177,7 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
         arms = []
         for arm in self._grid(*p.strategies):
             bar = Progress(f"chunks of {arm.name}", 1)
-            self.searcher.on_progress = lambda done, total, bar=bar: _advance(bar, done, total)
+            self.searcher.on_progress = partial(advance, bar)
             if why := self.searcher.unfit(arm):
                 bar.done(f"{arm.name} is left out: {why}")
                 continue
@@ -340,8 +340,3 @@ def _check_rebuilds(rebuilds: int) -> None:
             f"the spread of an index that is built at random needs at least {MIN_REBUILDS} rebuilds, found "
             f"rebuilds={rebuilds}; give {MIN_REBUILDS} or more, or 0 for none"
         )
-
-
-def _advance(bar: Progress, done: int, total: int) -> None:
-    bar.total = total
-    bar.update(done)

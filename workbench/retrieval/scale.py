@@ -16,6 +16,7 @@ import numpy.typing as npt
 from workbench.codec import from_json, to_json, write_whole
 from workbench.config import Settings
 from workbench.errors import ConfigError
+from workbench.rendering.progress import waiting
 from workbench.reports.charts import lines
 from workbench.reports.figure import Figure
 from workbench.retrieval.indexing import Exact, HnswSq, IvfPq, VectorIndex
@@ -86,7 +87,7 @@ def measure_scale(max_rows: int, folder: Path) -> Scale:
     folder.mkdir(parents=True, exist_ok=True)
     points: list[ScalePoint] = []
     for rows in [n for n in STEPS if n <= max_rows]:
-        with tempfile.TemporaryDirectory(dir=folder) as where:
+        with tempfile.TemporaryDirectory(dir=folder) as where, waiting(f"indices of {rows:,} rows"):
             points += _measure(rows, where)
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}"
     return Scale(machine, str(dt.datetime.now(dt.UTC).date()), DIMENSION, tuple(points))

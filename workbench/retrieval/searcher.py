@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from workbench.evalset.texts import own_documents
 from workbench.inference.embedding import Embedder, HostedEmbedder
 from workbench.inference.prices import PriceTable, Work
 from workbench.records import Document, Hit, Query, content_hash, parameters_of
+from workbench.rendering.progress import Progress, advance, waiting
 from workbench.retrieval.chunking import Tokenizer, WholeDocument
 from workbench.retrieval.indexing import TEXT_INDEX, VECTOR_INDEX, Exact
 from workbench.retrieval.ingest import LAYOUT, IngestReport, VectorCache, ingest
@@ -80,6 +82,7 @@ class Searcher:
         if arm.store == "postgres":
             place = pgvector_url(self.settings)
         store = open_table(place, name, dimension=self.encoder(arm).dimension)
+        bar = Progress(f"documents for {arm.name}", len(self.documents))
         report = ingest(
             store,
             self.documents,
@@ -87,17 +90,21 @@ class Searcher:
             tokenizer=self.tokenizer,
             embedder=self.encoder(arm),
             vectors=VectorCache(self.settings.cache / "vectors.sqlite"),
-            on_progress=self.on_progress,
+            on_progress=self.on_progress or partial(advance, bar),
         )
         if report.chunks or report.removed or not _indexed(store, arm):
-            store.index(arm.strategy.index, full_text=arm.text_index)
+            self._index(store, arm)
         self._stores[key] = store
         return report
 
     def rebuild_index(self, arm: Arm) -> None:
         """Build the vector index of an arm's table again, from another random start."""
-        self._store(arm).index(arm.strategy.index, full_text=arm.text_index)
+        self._index(self._store(arm), arm)
         self.found.forget()
+
+    def _index(self, store: Store, arm: Arm) -> None:
+        with waiting(f"{arm.strategy.index.name} index for {arm.name}"):
+            store.index(arm.strategy.index, full_text=arm.text_index)
 
     def handle(self, arm: Arm, tenant_id: str) -> TenantHandle:
         """Handle of one tenant on the table of a prepared arm; inside ``found.shared()`` nothing is searched twice."""

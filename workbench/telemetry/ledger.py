@@ -1,6 +1,7 @@
 """What every attempt at a model cost, and for which tenant: one row each, never changed, corrected by a further row."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from operator import attrgetter
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 STATUSES = ("ok", "error", "unknown", "cached", "replayed", "correction")
 NOBODY = "(none)"
+_LIKE_NOBODY = re.compile(r'"*\(none\)"*')
 TOKENS = ("fresh_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens")
 
 
@@ -84,8 +86,9 @@ class LedgerRow:
 
 _TYPES = {"str": sa.Text, "int": sa.BigInteger, "float": sa.Float}
 _KINDS = {f.name: getattr(f.type, "__name__", str(f.type)) for f in fields(LedgerRow)}
+LEDGER_TABLE = "wb_ledger"
 _LEDGER = sa.Table(
-    "wb_ledger",
+    LEDGER_TABLE,
     sa.MetaData(),
     *(
         sa.Column(name, _TYPES[kind], primary_key=name in ("call_id", "attempt"), nullable=False, autoincrement=False)
@@ -95,6 +98,24 @@ _LEDGER = sa.Table(
 _VALUES = attrgetter(*_KINDS)
 _READ_AT_ONCE = 20_000  # rows as Python values, which take ten times what they take as columns
 _GROUPS = tuple(name for name, kind in _KINDS.items() if kind == "str" and name not in ("call_id", "cache"))
+
+
+def shown_name(name: str) -> str:
+    """Name of a tenant, a feature or the like as tables show it: `NOBODY` for none, and in quotes if it reads so.
+
+    >>> shown_name("acme"), shown_name(""), shown_name("(none)")
+    ('acme', '(none)', '"(none)"')
+    """
+    return f'"{name}"' if _LIKE_NOBODY.fullmatch(name) else name or NOBODY
+
+
+def shown_names(*columns: str) -> "pl.Expr":
+    """Columns of names as tables show them."""
+    import polars as pl
+
+    names = pl.col(columns)
+    alike = names.str.contains(f"^(?:{_LIKE_NOBODY.pattern})$")
+    return pl.when(alike).then('"' + names + '"').when(names == "").then(pl.lit(NOBODY)).otherwise(names).name.keep()
 
 
 class Unattributed(NamedTuple):
@@ -189,11 +210,13 @@ class Ledger:
         for name in names:
             if name not in _KINDS:
                 raise StoreError(unknown_name("column of the ledger", name, tuple(_KINDS)))
-        query = sa.select(*(_LEDGER.c[name] for name in names))
+        lines = self._engine.dialect.name == "sqlite"
+        values = [_LEDGER.c[name] for name in names]
+        query = sa.select(_csv_line(values)) if lines else sa.select(*values)
         query = query.where(_LEDGER.c.started >= since) if since else query
         query = query.where(_LEDGER.c.started < until) if until else query
         types = {"str": pl.String, "int": pl.Int64, "float": pl.Float64}
-        return self._read(query, {name: types[_KINDS[name]] for name in names})
+        return self._read(query, {name: types[_KINDS[name]] for name in names}, lines=lines)
 
     def totals(self, by: str) -> "pl.DataFrame":
         """Sums by one column: ``by``, calls, cost_nanos, saved_nanos; dearest first, what is not known as "(none)".
@@ -214,7 +237,7 @@ class Ledger:
         query = sa.select(sums.c.name, _sum(sums.c.calls), cost, _sum(sums.c.saved)).group_by(sums.c.name)
         query = query.order_by(cost.desc(), sums.c.name)
         schema = {by: pl.String, "calls": pl.Int64, "cost_nanos": pl.Int64, "saved_nanos": pl.Int64}
-        return self._read(query, schema).with_columns(pl.col(by).replace("", NOBODY))
+        return self._read(query, schema).with_columns(shown_names(by))
 
     def unattributed_share(self) -> Unattributed | None:
         """Share of what was spent, and of the calls, that names no tenant or no feature; None of an empty ledger."""
@@ -226,7 +249,10 @@ class Ledger:
             lost, spent, nameless, calls = tuple(connection.execute(sa.select(*sums)).one())
         return Unattributed(lost / spent if spent else 0.0, nameless / calls) if calls else None
 
-    def _read(self, query: sa.Select[Any], schema: dict[str, type["pl.DataType"]]) -> "pl.DataFrame":
+    def _read(
+        self, query: sa.Select[Any], schema: dict[str, type["pl.DataType"]], *, lines: bool = False
+    ) -> "pl.DataFrame":
+        """Rows of a query as columns; with ``lines`` each row comes as one line of CSV."""
         import polars as pl
 
         parts = [pl.DataFrame(schema=schema)]
@@ -234,11 +260,28 @@ class Ledger:
             cursor = connection.execute(query).cursor
             # the driver's own tuples: a row object for each of a million rows takes as long as reading them
             while rows := cursor.fetchmany(_READ_AT_ONCE):
+                if lines:
+                    text = "\n".join([line for (line,) in rows]).encode()
+                    found = pl.read_csv(text, has_header=False, schema=schema)
+                    parts.append(found.with_columns(pl.col(pl.String).fill_null("")))
+                    continue
                 columns = zip(*rows, strict=True)
                 parts.append(
                     pl.DataFrame([pl.Series(n, v, t) for (n, t), v in zip(schema.items(), columns, strict=True)])
                 )
         return pl.concat(parts)
+
+
+def trace_costs() -> sa.Select[tuple[str, int]]:
+    """Query for ``trace_id`` and ``cost_nanos`` of every trace of the ledger."""
+    cost = _sum(_LEDGER.c.cost_nanos).label("cost_nanos")
+    return sa.select(_LEDGER.c.trace_id, cost).where(_LEDGER.c.trace_id != "").group_by(_LEDGER.c.trace_id)
+
+
+def _csv_line(values: Sequence[sa.Column[Any]]) -> "sa.Function[str]":
+    """Row as SQLite writes it into one text: a value of Python for each cell takes twice the time of all the rest."""
+    forms = {"str": '"%w"', "int": "%d", "float": "%!.17g"}  # %w doubles quotation marks
+    return sa.func.printf(",".join(forms[_KINDS[value.name]] for value in values), *values)
 
 
 def _insert(connection: sa.Connection, rows: Sequence[LedgerRow]) -> None:

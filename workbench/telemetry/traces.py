@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from workbench.errors import TraceError
 from workbench.rendering.table import Column, Table
 from workbench.state import reader
 from workbench.telemetry.export import SPANS
+from workbench.telemetry.ledger import LEDGER_TABLE, trace_costs
 from workbench.telemetry.tree import SpanRow
 from workbench.telemetry.waterfall import page, waterfall, waterfall_text
 
@@ -80,23 +81,87 @@ def load_trace(engine: sa.Engine, trace_id: str, *, wait_s: float = 2.0) -> Trac
     return Trace(ids[0], tuple(row for row, _ in found))
 
 
-def latest_traces(engine: sa.Engine, limit: int = _LISTED) -> Table:
-    """List the latest traces, newest first: id, start, name, duration, status, tenant, feature."""
-    names = ("trace", "started", "name", "took", "status", "tenant", "feature")
-    kinds: dict[str, Any] = {"took": "ms", "status": "status"}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceFilter:
+    """Which traces are listed; None, False and 0 leave none out.
+
+    Attributes
+    ----------
+    tenant, feature : str or None
+        Whose; "" is nobody's.
+    failed : bool
+        Those alone that ended in an error.
+    least_cost_usd : float
+        Dollars by the ledger, over all attempts of the trace.
+    most_score : float or None
+        Highest score of those that have one, from `workbench.quality.feedback.trace_scores`: in [0, 1].
+    """
+
+    tenant: str | None = None
+    feature: str | None = None
+    failed: bool = False
+    least_cost_usd: float = 0.0
+    most_score: float | None = None
+
+
+def latest_traces(
+    engine: sa.Engine, limit: int = _LISTED, *, only: TraceFilter | None = None, scores: sa.Select[Any] | None = None
+) -> Table:
+    """List the latest traces, newest first: id, start, name, duration, status, cost, score, tenant, feature.
+
+    Parameters
+    ----------
+    scores : sqlalchemy.Select, optional
+        Query for ``trace_id`` and ``score`` of the traces that have one; its table must be there.
+    """
+    names = ("trace", "started", "name", "took", "status", "cost usd", "score", "tenant", "feature")
+    kinds: dict[str, Any] = {"took": "ms", "status": "status", "cost usd": "usd", "score": "number"}
     rows = []
     if sa.inspect(engine).has_table(SPANS.name):
-        query = sa.select(SPANS).where(SPANS.c.top.is_(True)).order_by(SPANS.c.started_ns.desc()).limit(limit)
+        spent = trace_costs().subquery() if sa.inspect(engine).has_table(LEDGER_TABLE) else _nothing("cost_nanos")
+        said = scores.subquery() if scores is not None else _nothing("score")
+        query = sa.select(SPANS, spent.c.cost_nanos, said.c.score).where(SPANS.c.top.is_(True), *_where(
+            engine, only or TraceFilter(), spent.c.cost_nanos, said.c.score))  # fmt: skip
+        whole = SPANS.outerjoin(spent, spent.c.trace_id == SPANS.c.trace_id)
+        whole = whole.outerjoin(said, said.c.trace_id == SPANS.c.trace_id)
+        query = query.select_from(whole).order_by(SPANS.c.started_ns.desc()).limit(limit)
         with reader(engine).connect() as connection:
-            rows = [_listed(_span(row)) for row in connection.execute(query).mappings()]
+            rows = [_listed(row) for row in connection.execute(query).mappings()]
     return Table(tuple(Column(name, kinds.get(name, "text")) for name in names), tuple(rows))
 
 
-def _listed(row: SpanRow) -> tuple[str, str, str, float, str, str, str]:
+def _nothing(column: str) -> sa.Subquery:
+    """No row, of the same columns as what is not there."""
+    nobody = sa.cast(sa.null(), sa.Text).label("trace_id"), sa.cast(sa.null(), sa.Float).label(column)
+    return sa.select(*nobody).where(sa.false()).subquery()
+
+
+def _where(
+    engine: sa.Engine, only: TraceFilter, cost_nanos: sa.ColumnElement[Any], score: sa.ColumnElement[Any]
+) -> Iterator[sa.ColumnElement[bool]]:
+    text = SPANS.c.attributes  # SQLite reads JSON out of text, PostgreSQL out of what is cast
+    told = sa.type_coerce(text, sa.JSON) if engine.dialect.name == "sqlite" else sa.cast(text, sa.JSON)
+    for name, value in (("wb.tenant_id", only.tenant), ("wb.feature", only.feature)):
+        if value is not None:
+            yield sa.func.coalesce(told[name].as_string(), "") == value
+    if only.failed:
+        yield SPANS.c.status == "error"
+    if only.least_cost_usd:
+        yield cost_nanos >= round(only.least_cost_usd * 1e9)
+    if only.most_score is not None:
+        yield score <= only.most_score
+
+
+def _listed(found: Mapping[Any, Any]) -> tuple[str | float | None, ...]:
+    columns = dict(found)
+    cost_nanos, score = columns.pop("cost_nanos"), columns.pop("score")
+    row = _span(columns)
     started = datetime.fromtimestamp(row.started_ns // 1_000_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S")
     took = (row.ended_ns - row.started_ns) / 1e6
     who = (str(row.attributes.get("wb.tenant_id", "")), str(row.attributes.get("wb.feature", "")))
-    return row.trace_id, started, row.name, took, "error" if row.status == "error" else "done", *who
+    cost_usd = None if cost_nanos is None else int(cost_nanos) / 1e9
+    status = "error" if row.status == "error" else "done"
+    return row.trace_id, started, row.name, took, status, cost_usd, score, *who
 
 
 def _select(engine: sa.Engine, wanted: str) -> list[tuple[SpanRow, bool]]:
