@@ -23,7 +23,8 @@ def init(
 def new(
     name: Annotated[str, typer.Argument(help="Name of the new evalset.")],
     documents: Annotated[
-        list[str], typer.Option(help="Folder or glob of .md, .txt, .html; or .jsonl, .csv, .tsv, .parquet; repeatable.")
+        list[str],
+        typer.Option(help="Folder or glob of pages, also PDF and Office; or .jsonl, .csv, .tsv, .parquet; repeatable."),
     ],
     questions: Annotated[Path, typer.Option(help="A table, or a text file with a question per line.")],
     rename_documents: Annotated[

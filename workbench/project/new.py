@@ -23,6 +23,7 @@ from workbench.evalset.imports.documents import DOCUMENT_NAMES, QUERY_NAMES, bei
 from workbench.evalset.imports.folder import Tell, write_folder
 from workbench.evalset.items import DOCUMENT_KEYS, QUERY_KEYS, documents_of, queries_of
 from workbench.project.init import gates_text
+from workbench.project.office import OFFICE
 from workbench.project.pages import PAGES, find_pages, read_pages
 from workbench.records import Document, Query
 
@@ -65,7 +66,8 @@ def understand(
     Parameters
     ----------
     documents : sequence of str
-        Folders or globs of Markdown, text and HTML pages; or tables (JSONL, CSV, TSV, Parquet).
+        Folders or globs of pages (Markdown, text, HTML, PDF, Word, PowerPoint, Excel); or tables (JSONL, CSV, TSV,
+        Parquet).
     questions : Path
         A table, or a text file with a question per line.
     rename_documents, rename_questions : mapping
@@ -74,7 +76,7 @@ def understand(
     Raises
     ------
     ConfigError
-        If nothing is there, or a column cannot be guessed.
+        If nothing is there, or a column cannot be guessed; `MissingExtra` if PDF and Office files cannot be read.
     EvalsetError
         With the file and line of everything that cannot be used.
     """
@@ -139,6 +141,8 @@ def _documents(given: Sequence[str], rename: Mapping[str, str]) -> tuple[list[Do
 
 def _questions(path: Path, rename: Mapping[str, str]) -> tuple[list[Query], list[Judgement], list[str], list[Defect]]:
     """Questions, the judgements that they carry, what they were taken for, and what cannot be used."""
+    if path.suffix.lower() in OFFICE:
+        raise ConfigError(f"{path}: questions are a table ({', '.join(TABLES)}) or lines of text; save them as CSV")
     if path.suffix.lower() not in TABLES:
         lines, defects = read_lines(path)
         queries = [Query(f"q{number}", line.strip(), cluster=f"q{number}") for number, line in lines]
