@@ -11,7 +11,7 @@ from workbench.errors import ConfigError, MissingExtra
 from workbench.extras import is_installed
 from workbench.project import office
 from workbench.project.new import understand
-from workbench.project.office import Converted, Reader, convert, read_office
+from workbench.project.office import Converted, OfficeProcess, convert, read_office
 from workbench.project.pages import find_pages, read_pages
 
 NEEDED = ("markitdown", "openpyxl", "pdfplumber")
@@ -245,7 +245,7 @@ for n, line in enumerate(sys.stdin):
 
 
 def test_a_file_that_ends_its_process_is_told_and_the_next_is_read() -> None:
-    with Reader(60, (sys.executable, "-c", ENDS)) as reader:
+    with OfficeProcess(60, (sys.executable, "-c", ENDS)) as reader:
         found = [reader.read(Path(name)) for name in ("a.pdf", "b.pdf", "c.pdf", "d.pdf")]
     ended = Converted(problem="ended the process that read it (exit code 9); leave it out")
     assert found == [Converted("A word."), ended, Converted("A word."), ended]

@@ -90,9 +90,9 @@ def understand(
     EvalsetError
         With the file and line of everything that cannot be used.
     """
-    reader = _Reader(query, questions_query, settings)
-    found, lines, defects = _documents(documents, rename_documents, reader)
-    queries, judged, told, wrong = _questions(str(questions), rename_questions, reader)
+    tables = _TableSources(query, questions_query, settings)
+    found, lines, defects = _documents(documents, rename_documents, tables)
+    queries, judged, told, wrong = _questions(str(questions), rename_questions, tables)
     known = [d.doc_id for d in found]
     if twice := sorted({key for key in known if known.count(key) > 1} if len(set(known)) < len(known) else ()):
         defects.append(Defect(", ".join(map(without_secrets, documents)), 0, f"two documents have the id {twice[0]!r}"))
@@ -128,7 +128,7 @@ def write(understood: Understood, out: Path, *, sources: Sequence[str]) -> Path:
 
 
 @dataclass(frozen=True, slots=True)
-class _Reader:
+class _TableSources:
     """Reads tables of files and of databases, with the SQL that selects documents or questions."""
 
     query: str
@@ -143,11 +143,11 @@ class _Reader:
 
 
 def _documents(
-    given: Sequence[str], rename: Mapping[str, str], reader: _Reader
+    given: Sequence[str], rename: Mapping[str, str], tables: _TableSources
 ) -> tuple[list[Document], list[str], list[Defect]]:
     """Documents of pages or tables, what they were taken for, and what cannot be used."""
     stored = [text for text in given if is_stored(text)]
-    if reader.query and not stored:
+    if tables.query and not stored:
         raise ConfigError(f"--query selects documents of a database, none is named; sources are {FORMS}")
     files = [text for text in given if text not in stored]
     paths = [Path(p) for text in files for p in (sorted(glob.glob(text, recursive=True)) or [text])]
@@ -160,7 +160,7 @@ def _documents(
         counts = ", ".join(f"{kinds.count(kind):,} {kind}" for kind in dict.fromkeys(kinds))
         lines.append(f"{len(documents):,} documents of pages ({counts}): id = path below the folder, title = heading")
     for source in [*(str(path) for path in paths if path.suffix.lower() in TABLES), *stored]:
-        read, dropped = reader.read(source, reader.query)
+        read, dropped = tables.read(source, tables.query)
         table, told = _named(read, DOCUMENT_NAMES, _GUESSES, rename, "text", _stem(read.path))
         rows, rest, wrong = beir_rows(table, DOCUMENT_NAMES, DOCUMENT_KEYS)
         found, _, odd = documents_of(str(read.path), rows)
@@ -180,11 +180,11 @@ def _stem(path: Path) -> str:
 
 
 def _questions(
-    source: str, rename: Mapping[str, str], reader: _Reader
+    source: str, rename: Mapping[str, str], tables: _TableSources
 ) -> tuple[list[Query], list[Judgement], list[str], list[Defect]]:
     """Questions, the judgements that they carry, what they were taken for, and what cannot be used."""
     path, stored = Path(source), is_stored(source)
-    if reader.questions_query and not stored:
+    if tables.questions_query and not stored:
         raise ConfigError(f"--questions-query selects questions of a database, found {source}")
     if path.suffix.lower() in OFFICE:
         raise ConfigError(f"{path}: questions are a table ({', '.join(TABLES)}) or lines of text; save them as CSV")
@@ -192,7 +192,7 @@ def _questions(
         lines, defects = read_lines(path)
         queries = [Query(f"q{number}", line.strip(), cluster=f"q{number}") for number, line in lines]
         return queries, [], [f"{len(queries):,} questions of {path}: one per line, ids made up"], defects
-    read, dropped = reader.read(source, reader.questions_query)
+    read, dropped = tables.read(source, tables.questions_query)
     table, told = _named(read, QUERY_NAMES, _ASKED, rename, "text", "q")
     rows, rest, defects = beir_rows(table, QUERY_NAMES, QUERY_KEYS)
     queries, _, wrong = queries_of(str(read.path), rows)

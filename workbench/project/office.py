@@ -69,11 +69,11 @@ def read_office(paths: Sequence[Path], *, limit_s: float = LIMIT_S) -> list[Conv
             f"pip install '{DISTRIBUTION}[{_EXTRA}]'; or name the other files alone: --documents 'docs/**/*.md'",
             extra=_EXTRA,
         )
-    with Reader(limit_s) as reader:
+    with OfficeProcess(limit_s) as reader:
         return [reader.read(path) for path in paths]
 
 
-class Reader:
+class OfficeProcess:
     """The process that reads, begun by ``command`` when it is needed; ``limit_s`` are seconds for one file."""
 
     def __init__(self, limit_s: float, command: Sequence[str] = _COMMAND) -> None:
