@@ -23,6 +23,7 @@ TWICE = {"notebook", "tables", "evalset", "replay"}
 REASONS = {
     "caching.canaries": "what is sent through real caches, by scope: read when a scope gains a field",
     "caching.index": "vectors in memory: the one part of a cache that is measured alone",
+    "caching.near_repeats": "a command",
     "caching.prompt_cache": "vendors' rules, dated, and their simulation",
     "caching.prompt_tables": "tables of the vendors' caches, beside those of our own",
     "costs.focus": "a file format of others",
@@ -30,7 +31,6 @@ REASONS = {
     "evalset.imports.call_logs": "formats of others: logs of production",
     "evalset.imports.eval_logs": "formats of others: logs of tests",
     "evalset.imports.log_tools": "a command",
-    "evalset.imports.requests": "a command",
     "evalset.imports.wide": "by which rule a column is a model: read alone when a table of another shape comes",
     "inference.connections": "who may answer whom: read alone when litellm changes",
     "inference.local": "the engine that runs models here: read alone when llama.cpp changes",

@@ -5,10 +5,10 @@ A row of the sheet: query_id, doc_id, query, title and text to read, ``grade`` t
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from workbench.codec import write_whole
 from workbench.config import Settings
@@ -48,6 +48,51 @@ class Graded:
     def pair(self) -> tuple[str, str]:
         """Question and document."""
         return self.query_id, self.doc_id
+
+    @property
+    def named(self) -> str:
+        """The pair in a message."""
+        return f"query {self.query_id!r} and document {self.doc_id!r}"
+
+    @property
+    def brief(self) -> str:
+        """The pair in a list."""
+        return f"{self.query_id} {self.doc_id}"
+
+
+class Opinion(Protocol):
+    """What somebody said of one thing: ``grade`` above 0 is yes; ``pair`` is the same for the same thing."""
+
+    @property
+    def file(self) -> str:
+        """Where it stands."""
+
+    @property
+    def line(self) -> int:
+        """Line of the file."""
+
+    @property
+    def pair(self) -> Hashable:
+        """What it is about."""
+
+    @property
+    def named(self) -> str:
+        """The same in a message."""
+
+    @property
+    def brief(self) -> str:
+        """The same in a list."""
+
+    @property
+    def grade(self) -> int:
+        """What was said."""
+
+    @property
+    def judge(self) -> str:
+        """Who said it."""
+
+
+_Said = TypeVar("_Said", bound=Opinion)
 
 
 def write_sheet(
@@ -110,12 +155,15 @@ def import_judgements(
             tell(f"{empty:,} rows of {path} are not filled and left aside")
         rows += found
         defects += wrong
-    first, second, twice = _by_judge(rows)
+    first, second, twice = opinions(rows)
     homes, foreign = _homes(first.values(), contents)
     if defects := [*defects, *twice, *foreign]:
         raise EvalsetError(f"the judgements cannot be added to {folder}; correct these lines:", defects)
     changed = _add(folder, homes)
-    for line in [*_agreement(first, second), *(f"{len(homes[path])} judgements added to {path}" for path in changed)]:
+    for line in [
+        *agreement(first, second, "documents"),
+        *(f"{len(homes[path])} judgements added to {path}" for path in changed),
+    ]:
         tell(line)
     return changed
 
@@ -159,19 +207,19 @@ def _foreign_text(row: Mapping[str, Any], asked: str | None, texts: Sequence[str
     return ""
 
 
-def _by_judge(rows: Sequence[Graded]) -> tuple[dict[Any, Graded], dict[Any, Graded], list[Defect]]:
-    """First and second opinion on each document, and the rows in which somebody judges it again."""
-    opinions: dict[tuple[str, str], list[Graded]] = {}
+def opinions(rows: Sequence[_Said]) -> tuple[dict[Any, _Said], dict[Any, _Said], list[Defect]]:
+    """First and second opinion on each document or pair, and the rows in which somebody judges it again."""
+    said: dict[Hashable, list[_Said]] = {}
     defects = []
     for row in rows:
-        before = opinions.setdefault(row.pair, [])
+        before = said.setdefault(row.pair, [])
         if same := next((other for other in before if other.judge == row.judge), None):
             where = f"line {same.line}" if same.file == row.file else f"{same.file}:{same.line}"
-            told = f"{row.judge!r} judged query {row.query_id!r} and document {row.doc_id!r} on {where} already"
+            told = f"{row.judge!r} judged {row.named} on {where} already"
             defects.append(Defect(row.file, row.line, f"{told}; a second person is named in `judge`"))
         before.append(row)
-    second = {pair: found[1] for pair, found in opinions.items() if len(found) > 1}
-    return {pair: found[0] for pair, found in opinions.items()}, second, defects
+    second = {pair: found[1] for pair, found in said.items() if len(found) > 1}
+    return {pair: found[0] for pair, found in said.items()}, second, defects
 
 
 def _homes(rows: Iterable[Graded], contents: Contents) -> tuple[dict[Path, list[Graded]], list[Defect]]:
@@ -210,7 +258,7 @@ def _problem(
         asker, owner = asks[row.query_id], owns[row.doc_id]
         return f"document {row.doc_id!r} belongs to tenant {owner!r}, query {row.query_id!r} to {asker!r}"
     if before:
-        return f"query {row.query_id!r} and document {row.doc_id!r} are judged in {before[0]}.tsv:{before[1]} already"
+        return f"{row.named} are judged in {before[0]}.tsv:{before[1]} already"
     if len(splits) != 1:
         found = f"in {' and '.join(splits)}" if splits else "in no split"
         return f"query {row.query_id!r} is judged {found}, so that its judgement has no place"
@@ -239,21 +287,20 @@ def _is_trec(path: Path) -> bool:
     return len(line.split("\t") if "\t" in line else line.split()) == 4
 
 
-def _agreement(first: Mapping[Any, Graded], second: Mapping[Any, Graded]) -> Iterator[str]:
-    """Share of the documents that two people gave the same grade, Cohen's kappa of relevant or not, and the others."""
+def agreement(first: Mapping[Any, Opinion], second: Mapping[Any, Opinion], things: str) -> Iterator[str]:
+    """Share of the ``things`` that two people gave the same grade, Cohen's kappa of yes or no, and the others."""
     if not second:
         return
     pairs = [(first[pair], other) for pair, other in second.items()]
     same = sum(a.grade == b.grade for a, b in pairs)
     kappa = cohens_kappa([(a.grade > 0, b.grade > 0) for a, b in pairs])
     told = "not defined, as both say the same of all" if kappa is None else f"{kappa:.2f}"
+    kind = " of relevant or not" if things == "documents" else ""
     yield (
-        f"two people judged {len(pairs)} of {len(first)} documents: the same grade {same} times "
-        f"({same / len(pairs):.0%}), Cohen's kappa of relevant or not {told}; the first judgement counts"
+        f"two people judged {len(pairs)} of {len(first)} {things}: the same grade {same} times "
+        f"({same / len(pairs):.0%}), Cohen's kappa{kind} {told}; the first judgement counts"
     )
-    apart = [
-        f"{a.query_id} {a.doc_id} ({a.judge} {a.grade}, {b.judge} {b.grade})" for a, b in pairs if a.grade != b.grade
-    ]
+    apart = [f"{a.brief} ({a.judge} {a.grade}, {b.judge} {b.grade})" for a, b in pairs if a.grade != b.grade]
     if apart:
         more = f"; and {len(apart) - _NAMED} more" if len(apart) > _NAMED else ""
         yield f"they differ on {'; '.join(apart[:_NAMED])}{more}"
