@@ -106,6 +106,22 @@ def test_a_cell_that_names_no_document_is_told_with_its_line(pages: Path, cell: 
         understand([str(pages)], asked)
 
 
+@pytest.mark.parametrize("cell", ['{"one.md": 2, "three.txt": null}', '"{\\"one.md\\": 2, \\"three.txt\\": null}"'])
+def test_a_document_without_a_grade_is_told_with_its_line(pages: Path, cell: str) -> None:
+    asked = pages.parent / "q.jsonl"
+    asked.write_text(
+        f'{{"question": "a?", "relevant": "one.md"}}\n{{"question": "b?", "relevant": {cell}}}\n', encoding="utf-8"
+    )
+    found = understand([str(pages)], asked)
+    assert [(j.doc_id, j.grade) for j in found.judgements] == [("one.md", 1), ("one.md", 2)]
+    told = "document 'three.txt' has no grade and is left out; write 0 if it is not relevant"
+    assert f"{asked}:2: {told}" in found.lines
+    pl.DataFrame({"question": ["a?", "b?"], "relevant": [{"one.md": 2}, {"three.txt": 1}]}).write_parquet(
+        pages.parent / "q.parquet"
+    )
+    assert not any("no grade" in line for line in understand([str(pages)], pages.parent / "q.parquet").lines)
+
+
 def test_what_is_written_is_sound_and_a_dry_run_writes_nothing(pages: Path) -> None:
     settings = make_settings(pages.parent / "project")
     questions = pages.parent / "q.csv"

@@ -21,7 +21,7 @@ from workbench.evalset.files import (
     require_columns,
 )
 from workbench.evalset.findings import judgement_defects
-from workbench.evalset.imports.documents import DOCUMENT_NAMES, QUERY_NAMES, beir_rows, of_queries
+from workbench.evalset.imports.documents import DOCUMENT_NAMES, QUERY_NAMES, beir_rows, of_queries, ungraded
 from workbench.evalset.imports.folder import Tell, write_folder
 from workbench.evalset.items import DOCUMENT_KEYS, QUERY_KEYS, documents_of, queries_of
 from workbench.project.databases import FORMS, is_stored, read_stored, without_secrets
@@ -198,7 +198,7 @@ def _questions(
     queries, _, wrong = queries_of(str(read.path), rows)
     judged, unread = of_queries(read.path, rows)
     said = f"{len(queries):,} questions of {read.path}: {_said(told, [*rest, *dropped])}"
-    return queries, judged, [said], [*defects, *wrong, *unread]
+    return queries, judged, [said, *ungraded(read.path, rows)], [*defects, *wrong, *unread]
 
 
 def _named(

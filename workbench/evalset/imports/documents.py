@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from types import MappingProxyType
@@ -44,6 +45,7 @@ QRELS_NAMES: Names = {
 }
 _BY_HAND = "Who wrote the questions and judged the documents (people, a model), how, when, for what"
 _OTHER_KEYS = {"tenant_id": ("tenant_id", "tenant")}  # metadata that goes by another name too
+_NAMED = 10  # documents without a grade that are told one by one
 _LISTS = ("accept", "aliases")
 
 
@@ -104,7 +106,7 @@ def import_tables(
         raise EvalsetError(f"{source} says of no question which document answers it; {asked}")
     left_out = {source: rest, corpus: document_rest, queries: query_rest}
     write_folder(out, documents=documents, queries=questions, judgements=judged, card=import_card(left_out, _BY_HAND))
-    tell_left_out(left_out, (), tell)
+    tell_left_out(left_out, () if qrels else ungraded(queries, query_rows), tell)
     return out
 
 
@@ -181,6 +183,25 @@ def _judged(
     if qrels not in tables:
         return {"test": read_qrels(qrels)}, [], []
     return of_qrels(tables[qrels])
+
+
+def ungraded(path: Path, rows: Sequence[Row]) -> list[str]:
+    """Sentences on documents that the questions name with no grade, each with its line: they are no judgements.
+
+    In Parquet an object has the keys of every other row, with nothing in them: there it means nothing.
+    """
+    found = []
+    for line, row in rows:
+        value = row["relevant"]
+        if path.suffix.lower() == ".parquet" and not isinstance(value, str):
+            continue
+        with suppress(Unusable):  # told by `of_queries`
+            value = parsed("relevant", value)
+            if isinstance(value, dict) and not any(name in value for name in QRELS_NAMES["doc_id"]):
+                found += [(line, key) for key, raw in value.items() if grade(raw) is None]
+    more = [f"{len(found) - _NAMED:,} more such documents are left out"] if len(found) > _NAMED else []
+    told = "has no grade and is left out; write 0 if it is not relevant"
+    return [f"{path}:{line}: document {key!r} {told}" for line, key in found[:_NAMED]] + more
 
 
 def of_queries(path: Path, rows: Sequence[Row]) -> tuple[list[Judgement], list[Defect]]:
