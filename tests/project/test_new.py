@@ -106,6 +106,42 @@ def test_a_cell_that_names_no_document_is_told_with_its_line(pages: Path, cell: 
         understand([str(pages)], asked)
 
 
+def quoting(pages: Path, *rows: dict) -> Path:
+    path = pages.parent / "q.jsonl"
+    path.write_text("".join(json.dumps({"question": "what?"} | row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_a_quote_names_its_document_also_after_the_documents_were_parsed_and_named_anew(pages: Path) -> None:
+    asked = quoting(pages, {"quote": "send  it"}, {"quote": ["One euro.", "No heading\there."]}, {"relevant": "one.md"})
+    asked.write_text(asked.read_text(encoding="utf-8").replace("send  it", "Send  it"), encoding="utf-8")
+    found = understand([str(pages)], asked)
+    assert [(j.line, j.doc_id, j.grade) for j in found.judgements] == [
+        (1, "one.md", 1), (2, "deep/two.html", 1), (2, "three.txt", 1), (3, "one.md", 1),
+    ]  # fmt: skip
+    (pages / "one.md").unlink()
+    (pages / "returns.html").write_text("<p>Please:</p><p>Send it\n back.</p>", encoding="utf-8")
+    again = understand([str(pages)], quoting(pages, {"quote": "Send it back"}))
+    assert [j.doc_id for j in again.judgements] == ["returns.html"]
+
+
+@pytest.mark.parametrize(
+    ("quote", "told"),
+    [
+        ("Send it forth.", "no document holds the quote 'Send it forth.'"),
+        ("send it back", "no document holds the quote 'send it back'"),
+        ("One euro. And two more of them", "; deep/two.html has its first words, 'One euro. And two'"),
+        ("e", r"the quote 'e' stands in 3 documents \(deep/two.html, one.md, three.txt\); quote more of it"),
+        (" ", "the quote is empty"),
+        ([7], '"quote" must be a text or a list of texts, found 7'),
+    ],
+)
+def test_a_quote_that_names_no_document_is_told_with_its_line(pages: Path, quote: object, told: str) -> None:
+    (pages / "deep" / "two.html").write_text("<p>One euro. And two for the rest.</p>", encoding="utf-8")
+    with pytest.raises(EvalsetError, match=rf"q\.jsonl:2: .*{told}"):
+        understand([str(pages)], quoting(pages, {"relevant": "one.md"}, {"quote": quote}))
+
+
 @pytest.mark.parametrize("cell", ['{"one.md": 2, "three.txt": null}', '"{\\"one.md\\": 2, \\"three.txt\\": null}"'])
 def test_a_document_without_a_grade_is_told_with_its_line(pages: Path, cell: str) -> None:
     asked = pages.parent / "q.jsonl"

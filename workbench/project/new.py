@@ -23,6 +23,7 @@ from workbench.evalset.files import (
 from workbench.evalset.findings import judgement_defects
 from workbench.evalset.imports.documents import DOCUMENT_NAMES, QUERY_NAMES, beir_rows, of_queries, ungraded
 from workbench.evalset.imports.folder import Tell, write_folder
+from workbench.evalset.imports.quotes import Quotes
 from workbench.evalset.items import DOCUMENT_KEYS, QUERY_KEYS, documents_of, queries_of
 from workbench.project.databases import FORMS, is_stored, read_stored, without_secrets
 from workbench.project.init import gates_text
@@ -77,7 +78,7 @@ def understand(
     questions : str or Path
         A table of either kind, or a text file with a question per line.
     rename_documents, rename_questions : mapping
-        Your column -> ours (_id, title, text; of questions relevant, the ids of the right documents).
+        Your column -> ours (_id, title, text; of questions relevant, the ids of the right documents, or quote).
     query, questions_query : str
         SQL that selects documents, or questions, where a PostgreSQL database is named.
     settings : Settings, optional
@@ -92,7 +93,7 @@ def understand(
     """
     tables = _TableSources(query, questions_query, settings)
     found, lines, defects = _documents(documents, rename_documents, tables)
-    queries, judged, told, wrong = _questions(str(questions), rename_questions, tables)
+    queries, judged, told, wrong = _questions(str(questions), rename_questions, tables, Quotes(found))
     known = [d.doc_id for d in found]
     if twice := sorted({key for key in known if known.count(key) > 1} if len(set(known)) < len(known) else ()):
         defects.append(Defect(", ".join(map(without_secrets, documents)), 0, f"two documents have the id {twice[0]!r}"))
@@ -180,7 +181,7 @@ def _stem(path: Path) -> str:
 
 
 def _questions(
-    source: str, rename: Mapping[str, str], tables: _TableSources
+    source: str, rename: Mapping[str, str], tables: _TableSources, quotes: Quotes
 ) -> tuple[list[Query], list[Judgement], list[str], list[Defect]]:
     """Questions, the judgements that they carry, what they were taken for, and what cannot be used."""
     path, stored = Path(source), is_stored(source)
@@ -196,7 +197,7 @@ def _questions(
     table, told = _named(read, QUERY_NAMES, _ASKED, rename, "text", "q")
     rows, rest, defects = beir_rows(table, QUERY_NAMES, QUERY_KEYS)
     queries, _, wrong = queries_of(str(read.path), rows)
-    judged, unread = of_queries(read.path, rows)
+    judged, unread = of_queries(read.path, rows, quotes)
     said = f"{len(queries):,} questions of {read.path}: {_said(told, [*rest, *dropped])}"
     return queries, judged, [said, *ungraded(read.path, rows)], [*defects, *wrong, *unread]
 

@@ -1,7 +1,8 @@
 """Documents that nobody has judged, as a sheet that people fill, and the filled sheet as judgements of the evalset.
 
 A row of the sheet: query_id, doc_id, query, title and text to read, ``grade`` to fill (0 and less: not relevant), and
-``judge``, whoever judged. It does not say which arm returned the document: who judges should not know.
+``judge``, whoever judged. ``quote`` may name the document in place of its id, by a passage that stands in it alone. The
+sheet does not say which arm returned the document: who judges should not know.
 """
 
 import json
@@ -18,6 +19,7 @@ from workbench.evalset.evalset import find_evalset
 from workbench.evalset.files import Judgement, Names, named_rows, read_table, scan_qrels
 from workbench.evalset.findings import UNJUDGED, Contents, read_contents
 from workbench.evalset.imports.folder import Tell, say_nothing, writing
+from workbench.evalset.imports.quotes import Quotes
 from workbench.evalset.items import clean_id
 from workbench.records import Document, Query
 
@@ -27,6 +29,7 @@ _SHEET_NAMES: Names = {
     "doc_id": ("doc_id", "corpus-id", "corpus_id", "document_id"),
     "grade": ("grade", "score", "relevance", "label"),
     "judge": ("judge", "annotator", "assessor"),
+    "quote": ("quote",),
     "query": ("query",),
     "text": ("text",),
 }
@@ -128,7 +131,7 @@ def import_judgements(
     Parameters
     ----------
     paths : sequence of Path
-        Sheets, also as CSV or Parquet: query_id, doc_id, grade, and judge where more than one person judged.
+        Sheets, also as CSV or Parquet: query_id, doc_id or quote, grade, and judge where more than one person judged.
     evalset : str or Path
         Name or folder.
     tell : callable
@@ -171,20 +174,34 @@ def import_judgements(
 def _read(path: Path, judge: str, contents: Contents, *, partly: bool) -> tuple[list[Graded], list[Defect], int]:
     """Filled rows, what cannot be used, and how many rows are empty and left aside."""
     texts = {d.doc_id: (d.text, d.full_text) for d in contents.documents}
-    asked = {q.query_id: q.text for q in contents.queries}
+    asked, quotes = {q.query_id: q for q in contents.queries}, Quotes(contents.documents)
     rows, defects, empty = list[Graded](), list[Defect](), 0
-    for line, row in named_rows(read_table(path), _SHEET_NAMES, ("query_id", "doc_id", "grade"))[0]:
+    table = read_table(path)
+    needed = ("query_id", "quote" if "quote" in table.columns else "doc_id", "grade")
+    for line, row in named_rows(table, _SHEET_NAMES, needed)[0]:
         if partly and row["grade"] is None:
             empty += 1
             continue
         try:
-            rows.append(_graded(path, line, row, judge))
-            told = _foreign_text(row, asked.get(rows[-1].query_id), texts.get(rows[-1].doc_id, ()))
+            rows.append(_graded(path, line, _with_document(row, asked, quotes), judge))
+            query = asked.get(rows[-1].query_id)
+            told = _foreign_text(row, query.text if query else None, texts.get(rows[-1].doc_id, ()))
             if told:
                 raise Unusable(told)
         except Unusable as error:
             defects.append(Defect(str(path), line, str(error)))
     return rows, defects, empty
+
+
+def _with_document(row: dict[str, Any], asked: Mapping[str, Query], quotes: Quotes) -> dict[str, Any]:
+    """Row with the document that its quote stands in; with both, the document must hold the quote."""
+    if row["quote"] is None:
+        return row
+    if not isinstance(row["quote"], str):
+        raise Unusable(f'"quote" must be a text, found {shown(row["quote"])}')
+    query = asked.get((id_text("query_id", row["query_id"]) or "").strip())
+    said = (id_text("doc_id", row["doc_id"]) or "").strip()
+    return row | {"doc_id": quotes.document(row["quote"], query.tenant_id, said) if query else said or "?"}
 
 
 def _graded(path: Path, line: int, row: Mapping[str, Any], judge: str) -> Graded:
