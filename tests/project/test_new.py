@@ -131,7 +131,7 @@ def test_a_quote_names_its_document_also_after_the_documents_were_parsed_and_nam
         ("Send it forth.", "no document holds the quote 'Send it forth.'"),
         ("send it back", "no document holds the quote 'send it back'"),
         ("One euro. And two more of them", "; deep/two.html has its first words, 'One euro. And two'"),
-        ("e", r"the quote 'e' stands in 3 documents \(deep/two.html, one.md, three.txt\); quote more of it"),
+        ("e", r"the quote 'e' stands in 3 documents \(deep/two.html, one.md, three.txt\); quote more, or name them"),
         (" ", "the quote is empty"),
         ([7], '"quote" must be a text or a list of texts, found 7'),
     ],
@@ -170,7 +170,8 @@ def test_what_is_written_is_sound_and_a_dry_run_writes_nothing(pages: Path) -> N
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "next: workbench run retrieval --evalset mine"
     assert [f for f in check_evalset("mine", settings) if f.severity == "error"] == []
-    assert "3 documents of pages" in (settings.evalsets / "mine" / "card.md").read_text(encoding="utf-8")
+    card = (settings.evalsets / "mine" / "card.md").read_text(encoding="utf-8")
+    assert f"## Made from\n- {pages}\n- {questions}\n- 3 documents of pages" in card
     assert "exists already" in workbench(settings, *asked).stderr
 
 

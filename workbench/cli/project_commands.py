@@ -63,7 +63,8 @@ def new(
     if dry_run or (not yes and sys.stdin.isatty() and not typer.confirm(f"Write {out}?", default=True)):
         say("nothing was written")
         return
-    own.write(understood, out, sources=[*documents, query, questions, questions_query])
+    asked = [f"selected by: {' '.join(sql.split())}" for sql in (query, questions_query) if sql]
+    own.write(understood, out, sources=[*documents, questions, *asked])
     say(f"written: {out}; complete its card.md")
     if understood.judgements:
         say(f"next: workbench run retrieval --evalset {name}")

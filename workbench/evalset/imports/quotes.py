@@ -45,8 +45,8 @@ class Quotes:
             raise Unusable(f"{told} the quote {shown(words)}{_beginning(words, texts)}")
         if len(found) > 1:
             more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
-            where = f"{', '.join(found[:_NAMED])}{more}"
-            raise Unusable(f"the quote {shown(words)} stands in {len(found)} documents ({where}); quote more of it")
+            where = f"{len(found)} documents ({', '.join(found[:_NAMED])}{more})"
+            raise Unusable(f"the quote {shown(words)} stands in {where}; quote more, or name them by id")
         return found[0]
 
 
