@@ -74,7 +74,7 @@ def server():
     with psycopg.connect(url) as connection:
         connection.execute(f"create schema {schema}")
         connection.execute(f"create table {schema}.pages (key uuid, body text, made timestamptz, size numeric, v text)")
-        insert = f"insert into {schema}.pages values (%s, %s, now(), 1.5, '[0.25,0.5,0.75]')"
+        insert = f"insert into {schema}.pages values (%s, %s, now(), 1.5, '[{','.join(['0.25'] * 8)}]')"
         for n, row in enumerate(ROWS):
             connection.execute(insert, (uuid.UUID(int=n), row["content"]))
     head, _, rest = url.partition("://")
@@ -130,6 +130,25 @@ def test_a_server_that_does_not_answer_is_told_without_the_password(place: str, 
     assert "fish" not in said
 
 
+def test_a_short_list_of_numbers_is_no_vector(tmp_path: Path, settings: Settings) -> None:
+    pytest.importorskip("datasets")
+    (tmp_path / "asked").mkdir()
+    pl.DataFrame({"q": ["how?"], "relevant": [[7.0]]}).write_parquet(tmp_path / "asked" / "train.parquet")
+    table, vectors = read_stored(f"datasets:{tmp_path}/asked", "", settings)
+    assert (table.columns, vectors) == (("q", "relevant"), [])
+
+
+def test_rows_that_share_an_id_are_parts_and_that_is_told(tmp_path: Path, asked: Path) -> None:
+    folder = lance(tmp_path / "db", docs=[{"doc_id": "a", "n": i, "text": f"part {i}"} for i in range(3)])
+    with pytest.raises(
+        EvalsetError, match=r"docs: rows share an _id, taken from doc_id; if they are parts .*YOURS=_id"
+    ):
+        understand([f"lance:{folder}"], asked)
+    (tmp_path / "q.txt").write_text("what?\n", encoding="utf-8")
+    found = understand([f"lance:{folder}"], tmp_path / "q.txt", rename_documents={"n": "_id"})
+    assert [d.doc_id for d in found.documents] == ["0", "1", "2"]
+
+
 def test_a_query_and_its_database_belong_together(asked: Path) -> None:
     with pytest.raises(ConfigError, match="postgresql://db/shop needs SQL that selects the rows: --query"):
         understand(["postgresql://ann@db/shop"], asked)
@@ -146,7 +165,7 @@ def test_a_folder_of_datasets_is_documents(tmp_path: Path, asked: Path, settings
     folder = tmp_path / "pages"
     folder.mkdir()
     for split, row in zip(("train", "test"), ROWS, strict=True):
-        pl.DataFrame([row | {"embedding": [0.5, 1.0]}]).write_parquet(folder / f"{split}.parquet")
+        pl.DataFrame([row | {"embedding": [0.5] * 8}]).write_parquet(folder / f"{split}.parquet")
     found = understand([f"datasets:{folder}"], asked, settings=settings)
     assert sorted((d.doc_id, d.text) for d in found.documents) == sorted(tuple(row.values()) for row in ROWS)
     assert found.lines[0].endswith("_id = slug, text = content; left out: embedding")

@@ -20,6 +20,7 @@ _NO_URL = (
     "%40 for @"
 )
 _VECTOR = re.compile(r"\[[-+\d.eE, ]+\]")
+_LEAST_DIMENSION = 8  # a shorter list of numbers may be anything
 _LOOKED_AT = 20  # values of a column that tell whether it holds vectors
 _CONNECT_S = 10
 
@@ -145,9 +146,10 @@ def _cell(value: Any) -> Any:
 def _holds_vectors(values: Sequence[Any]) -> bool:
     """Whether a column holds vectors, also those that pgvector gives as text: nobody reads them as a document."""
     seen = [value for value in values if value is not None][:_LOOKED_AT]
-    return bool(seen) and all(
-        bool(value) and all(isinstance(x, float) for x in value)
-        if isinstance(value, list)
-        else isinstance(value, str) and bool(_VECTOR.fullmatch(value))
-        for value in seen
-    )
+    return bool(seen) and all(_is_vector(value) for value in seen)
+
+
+def _is_vector(value: Any) -> bool:
+    if isinstance(value, list):
+        return len(value) >= _LEAST_DIMENSION and all(isinstance(x, float) for x in value)
+    return isinstance(value, str) and bool(_VECTOR.fullmatch(value)) and value.count(",") >= _LEAST_DIMENSION - 1

@@ -165,7 +165,7 @@ def _documents(
         table, told = _named(read, DOCUMENT_NAMES, _GUESSES, rename, "text", _stem(read.path))
         rows, rest, wrong = beir_rows(table, DOCUMENT_NAMES, DOCUMENT_KEYS)
         found, _, odd = documents_of(str(read.path), rows)
-        documents, defects = documents + found, defects + wrong + odd
+        documents, defects = documents + found, defects + _shared_ids(read.path, told, odd) + wrong + odd
         lines.append(f"{len(found):,} documents of {read.path}: {_said(told, [*rest, *dropped])}")
     if not documents and not defects:
         asked, inside = ", ".join(given), [p for path in paths for p in sorted(path.glob("*.lance")) if p.is_dir()]
@@ -173,6 +173,14 @@ def _documents(
         known = f"pages end in {', '.join(PAGES)}, tables in {', '.join(TABLES)}"
         raise ConfigError(f"no document in {asked}; {known}{hint}")
     return documents, lines, defects
+
+
+def _shared_ids(path: Path, taken: Mapping[str, str], defects: Sequence[Defect]) -> list[Defect]:
+    """What to do where several rows have one id: tables of a store often hold the parts of documents."""
+    if not any(defect.problem.startswith("duplicate _id") for defect in defects):
+        return []
+    told = "if they are parts of documents, name a column that tells them apart: --rename-documents YOURS=_id"
+    return [Defect(str(path), 0, f"rows share an _id, taken from {taken['_id']}; {told}")]
 
 
 def _stem(path: Path) -> str:

@@ -21,6 +21,7 @@ from typing import Any, Self
 
 from workbench.errors import MissingExtra
 from workbench.extras import DISTRIBUTION, is_installed
+from workbench.rendering.progress import Progress
 
 OFFICE = (".pdf", ".docx", ".pptx", ".xlsx")
 LIMIT_S = 300.0
@@ -69,8 +70,12 @@ def read_office(paths: Sequence[Path], *, limit_s: float = LIMIT_S) -> list[Conv
             f"pip install '{DISTRIBUTION}[{_EXTRA}]'; or name the other files alone: --documents 'docs/**/*.md'",
             extra=_EXTRA,
         )
+    out, bar = list[Converted](), Progress("PDF and Office files", len(paths))
     with OfficeProcess(limit_s) as reader:
-        return [reader.read(path) for path in paths]
+        for path in paths:
+            out.append(reader.read(path))
+            bar.update(len(out))
+    return out
 
 
 class OfficeProcess:
