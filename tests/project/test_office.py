@@ -67,8 +67,8 @@ def word_table(rows) -> str:
     return f"<w:tbl>{''.join(f'<w:tr>{row}</w:tr>' for row in cells)}</w:tbl>"
 
 
-def pdf(path: Path, *pages: str) -> Path:
-    """A PDF of these content streams, in Helvetica as /F."""
+def pdf(path: Path, *pages: str, trailer: str = "") -> Path:
+    """A PDF of these content streams, in Helvetica as /F; ``trailer`` stands in its trailer too."""
     kids = " ".join(f"{4 + 2 * n} 0 R" for n in range(len(pages)))
     objects = [
         "<</Type/Catalog/Pages 2 0 R>>",
@@ -86,7 +86,7 @@ def pdf(path: Path, *pages: str) -> Path:
     start = out.tell()
     entries = "".join(f"{place:010} 00000 n \n" for place in places)
     out.write(f"xref\n0 {len(objects) + 1}\n0000000000 65535 f \n{entries}".encode())
-    out.write(f"trailer<</Size {len(objects) + 1}/Root 1 0 R>>\nstartxref\n{start}\n%%EOF".encode())
+    out.write(f"trailer<</Size {len(objects) + 1}/Root 1 0 R{trailer}>>\nstartxref\n{start}\n%%EOF".encode())
     path.write_bytes(out.getvalue())
     return path
 
@@ -196,12 +196,16 @@ def hostile(folder: Path) -> dict[str, str]:
     with zipfile.ZipFile(folder / "bomb.xlsx", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("xl/sharedStrings.xml", bytes(60 << 20))
     pdf(folder / "scan.pdf", "")
+    none = "<" + 32 * "00" + ">"
+    locked = f"/Encrypt<</Filter/Standard/V 1/R 2/P -4/O{none}/U{none}>>/ID[{none}{none}]"
+    pdf(folder / "locked.pdf", said(10, 50, 700, "A word."), trailer=locked)
     return {
         "bomb.xlsx": "unpacks to 60 MiB, more than 50",
         "cut.pdf": "cannot be read as .pdf",
         "empty.docx": "is no .docx: it begins with b''",
         "half.docx": "cannot be read as .docx (BadZipFile: File is not a zip file)",
         "html.docx": "is no .docx: it begins with b'<html>'",
+        "locked.pdf": "is protected by a password; save it without one",
         "old.docx": "is protected by a password, or of an older Office",
         "other.docx": "cannot be read as .docx",
         "scan.pdf": "has no text; if it is a scan, run text recognition",

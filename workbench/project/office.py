@@ -129,8 +129,8 @@ class OfficeProcess:
     def _end(self) -> None:
         if self._process is not None:
             self._process.kill()
-            with self._process, suppress(BrokenPipeError):
-                self._process.wait()
+            with suppress(BrokenPipeError), self._process:  # closes what it was not asked any more, and waits
+                pass
             self._process = None
 
 
@@ -157,7 +157,7 @@ def convert(path: Path) -> Converted:
     except MemoryError:
         return Converted(problem=f"needs more than {MEMORY_BYTES >> 30} GiB to be read; split it, or leave it out")
     except Exception as error:  # noqa: BLE001 - the boundary: libraries raise anything on a broken file
-        if "password" in f"{type(error).__name__}{error.__cause__!r}".lower():
+        if "Password" in repr(error):  # pdfplumber wraps pdfminer's
             return Converted(problem="is protected by a password; save it without one")
         told = " ".join(str(error).split())[:100]
         return Converted(problem=f"cannot be read as {kind} ({type(error).__name__}{': ' if told else ''}{told})")
