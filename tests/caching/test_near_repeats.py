@@ -103,6 +103,7 @@ def test_labels_become_pairs_and_answer_keys_and_one_answer_of_two_is_one_of_all
     assert all(len(splits) == 1 for splits in families.values()), "a family is of one split"
     assert len({p.cluster for p in pairs if not p.same_answer}) == 1, "what is labelled together"
     assert said[0].startswith("2 pairs may share an answer: ")
+    assert said[1].startswith("2 pairs must not share one; [caching] must_differ_limit")
 
 
 def test_what_is_labelled_is_not_drawn_again_and_labels_are_never_overwritten(mine):
@@ -113,6 +114,7 @@ def test_what_is_labelled_is_not_drawn_again_and_labels_are_never_overwritten(mi
     said = []
     import_pair_labels([path], "mine", settings=mine, tell=said.append, partly=True)
     assert said[0] == f"2 rows of {path} are not filled and left aside"
+    assert said[-1].endswith("stays provisional; find some at a lower cosine: workbench evalset pairs mine --least 0.7")
     again, rest = drawn(mine)
     assert {row["id"] for row in rest} == {r["id"] for r in rows if "tables" not in f"{r['query_a']} {r['query_b']}"}
     import_pair_labels([fill(again, rest, rows=0)], "mine", settings=mine)

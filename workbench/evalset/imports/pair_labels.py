@@ -269,7 +269,14 @@ def _write(
             write_whole(stream, data.getvalue())
     same = sum(pair.same_answer for pair in pairs)
     tell(f"{same:,} pairs may share an answer: {moved:,} requests of the stream have another's answer key now")
-    tell(f"{len(pairs) - same:,} pairs must not; [caching] must_differ_limit in gates.toml says how many may be served")
+    if same < len(pairs):
+        limit = "[caching] must_differ_limit in gates.toml says how many may be served"
+        tell(f"{len(pairs) - same:,} pairs must not share one; {limit}")
+    elif not any(not pair.same_answer for pair in known):
+        lower = f"find some at a lower cosine: workbench evalset pairs {folder.name} --least 0.7"
+        tell(
+            f"no pair is known that must not share an answer, without which a semantic cache stays provisional; {lower}"
+        )
     return [path, stream] if moved else [path]
 
 
