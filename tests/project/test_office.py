@@ -139,8 +139,8 @@ def workbook(path: Path) -> Path:
 @readers
 def test_each_format_keeps_its_headings_and_tables(tmp_path: Path) -> None:
     body = paragraph("Handbook", "T") + paragraph("Fees", "H2") + paragraph("By country:") + word_table(ROWS)
-    text = said(20, 50, 750, "Handbook") + said(14, 50, 700, "Fees") + said(10, 50, 670, "By country, as of the")
-    text += said(10, 50, 658, "first of the year:") + ruled(ROWS, 50, 640) + said(10, 50, 560, "Nothing else.")
+    text = said(20, 50, 750, "Handbook") + said(14, 50, 700, "Fees") + said(10, 50, 670, "By country, as of the be-")
+    text += said(10, 50, 658, "ginning of the year:") + ruled(ROWS, 50, 640) + said(10, 50, 560, "Nothing else.")
     docx(tmp_path / "a.docx", body)
     pdf(tmp_path / "b.pdf", text, said(20, 50, 750, "Hours") + said(10, 50, 700, "From 9 to 17."))
     slides(tmp_path / "c.pptx")
@@ -148,7 +148,7 @@ def test_each_format_keeps_its_headings_and_tables(tmp_path: Path) -> None:
     word, portable, deck, sheets = read_office(sorted(tmp_path.iterdir()))
     assert word.text == f"# Handbook\n\n## Fees\n\nBy country:\n\n{TABLE}"
     assert portable.text == (
-        f"# Handbook\n\n## Fees\n\nBy country, as of the\nfirst of the year:\n\n{TABLE}\n\nNothing else.\n\n"
+        f"# Handbook\n\n## Fees\n\nBy country, as of the beginning of the year:\n\n{TABLE}\n\nNothing else.\n\n"
         "# Hours\n\nFrom 9 to 17."
     )
     assert deck.text == f"# Returns\nWithin 30 days\n\n# Fees\n{TABLE}"

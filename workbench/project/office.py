@@ -33,6 +33,7 @@ _EXTRA = "documents"
 _LARGER, _LONGEST_HEADING, _LEVELS = 1.15, 150, 3
 _TITLE_STYLE = "p[style-name='Title'] => h1:fresh"  # mammoth takes it for a paragraph
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_BROKEN = re.compile(r"[^\W\d_]-$")  # a word at the end of a line
 _PICTURE = re.compile(r"!\[([^\]]*)\]\([^)]*\)")
 _NAMELESS = re.compile(r"\(cid:\d+\)")
 
@@ -259,7 +260,9 @@ def _pdf(path: Path) -> str:
         title = len(line.text) <= _LONGEST_HEADING and ". . ." not in line.text  # no line of the contents
         heading = level.get(line.size, 0) if title else 0
         goes_on = before is not None and line.block == before.block and line.size == before.size
-        if goes_on:  # a heading of two lines is one
+        if goes_on and _BROKEN.search(parts[-1]) and line.text[0].islower():
+            parts[-1] = parts[-1].removesuffix("-") + line.text
+        elif goes_on:  # a heading of two lines is one
             parts[-1] += (" " if heading else "\n") + line.text
         else:
             parts.append(f"{'#' * heading} {line.text}" if heading else line.text)
