@@ -1,6 +1,7 @@
 """A stream without answer keys: near repeats go out as a blind sheet, and come back as pairs and answer keys."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -8,12 +9,13 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.evalset.small_evalset import settings_in
+from workbench.caching.certify import certify, count
 from workbench.caching.near_repeats import BANDS, draw_pairs, worth_of
 from workbench.caching.replay import shadow
 from workbench.caching.study import CachingParameters
 from workbench.cli import app
 from workbench.errors import EvalsetError
-from workbench.evalset.imports.pair_labels import import_pair_labels
+from workbench.evalset.imports.pair_labels import import_pair_labels, unordered
 from workbench.evalset.imports.requests import import_stream
 from workbench.evalset.traffic import RequestStream, load_pairs, load_stream
 from workbench.testing import HashEmbedder
@@ -38,7 +40,7 @@ def drawn(settings, said=None, **given):
     parameters = CachingParameters(warmup=0)
     path = draw_pairs(
         settings.evalsets / "mine", settings, limit=given.pop("limit", 50), tell=tell, embedder=HashEmbedder(),
-        parameters=parameters, **given,
+        parameters=parameters, **{"least": BANDS[-1], **given},
     )  # fmt: skip
     return path, [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path else []
 
@@ -76,7 +78,7 @@ def test_the_sheet_is_blind_and_holds_each_pair_once(mine):
     assert not any(len({" ".join(text.lower().split()) for text in pair}) == 1 for pair in pairs), "the same words"
     assert [row["id"] for row in rows] == sorted(row["id"] for row in rows), "no order that tells"
     assert any(line.startswith("cosine from 0.95: 1 pairs") for line in said)  # the same words in another order
-    assert "needs 299 near repeats in the calibration part and there are 3: labels alone cannot" in said[-2]
+    assert said[-2].startswith("no pair is worth labelling yet: 3 near repeats in the calibration part do not give")
 
 
 def test_every_band_gives_as_many_pairs_and_a_limit_of_cosine_is_kept(mine):
@@ -175,19 +177,51 @@ def test_two_people_are_compared_and_given_answer_keys_are_not_changed(mine):
         import_pair_labels([path], "own", settings=mine)
 
 
-def test_labels_are_worth_it_from_the_cosine_from_which_a_certificate_has_enough_hits():
+def rephrased(families, each):
+    """A stream of questions asked ``each`` times in slightly other words, with vectors of a plane for each family."""
     rng = np.random.default_rng(3)
-    angles = np.cumsum(np.full(700, 1e-3)) + rng.uniform(0, 1e-4, 700)
-    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-    texts = [f"text {i}" for i in range(700)]
-    frame = pl.DataFrame({"pos": range(700), "query": texts, "answer_key": texts, "tenant_id": "t", "cluster": texts})
-    found = shadow(RequestStream.of(frame), vectors)
-    worth = worth_of(found, 700, 100, alpha=0.05, confidence=0.95)
-    assert (worth.needed, worth.hits) == (59, 300), "Clopper and Pearson's least: .95 ** 59 < .05"
-    part = found.similarity[100:400]
+    texts = [f"question {f} in way {i}" for i in range(each) for f in range(families)]
+    vectors = np.zeros((len(texts), 2 * families), np.float32)
+    for place in range(len(texts)):
+        angle = rng.uniform(0, 0.3)
+        vectors[place, 2 * (place % families)] = np.cos(angle)
+        vectors[place, 2 * (place % families) + 1] = np.sin(angle)
+    frame = pl.DataFrame({"pos": range(len(texts)), "query": texts, "answer_key": texts, "tenant_id": "t",
+                          "cluster": texts})  # fmt: skip
+    return RequestStream.of(frame), vectors
+
+
+def test_labels_are_worth_it_from_the_cosine_from_which_a_certificate_would_be_given():
+    stream, vectors = rephrased(150, 12)
+    found = shadow(stream, vectors)
+    worth = worth_of(stream, found, (), 150, alpha=0.05, confidence=0.95)
     assert worth.least is not None
-    assert (part >= worth.least).sum() >= 59 > (part > worth.least).sum()
-    assert worth_of(found, 700, 650, alpha=0.05, confidence=0.95).least is None
+    assert 0.95 <= worth.least <= 0.99
+    families = tuple(text.partition(" in ")[0] for text in stream.queries)
+    codes = np.unique(families, return_inverse=True)[1]
+    right = replace(stream, answers=codes.astype(np.int64), answer_keys=families, clusters=families)
+    labelled = shadow(right, vectors)
+    scores, part = np.where(labelled.exact, -np.inf, labelled.similarity), slice(150, 150 + 825)
+    counts = count(scores[part], labelled.false[part], codes[part])
+    assert certify(counts, 0.05, 0.95).certified, "what was promised if all are right"
+
+
+def test_labels_are_not_worth_it_where_no_certificate_is_in_reach():
+    stream, vectors = rephrased(20, 12)
+    few = worth_of(stream, shadow(stream, vectors), (), 20, alpha=0.05, confidence=0.95)
+    assert few.least is None
+    assert "20 clusters with a hit, a claim needs at least 30" in few.note
+    stream, vectors = rephrased(150, 12)
+    found = shadow(stream, vectors)
+    differ = {unordered("t", stream.queries[m], text) for text, m in zip(stream.queries, found.matched, strict=True)}
+    assert worth_of(stream, found, differ, 150, alpha=0.05, confidence=0.95).least is None, "all are known to be wrong"
+    assert worth_of(stream, found, (), 5000, alpha=0.05, confidence=0.95).least is None, "nothing after the warm-up"
+
+
+def test_without_a_certificate_in_reach_nothing_is_drawn_unless_it_is_asked_for(mine):
+    said = []
+    assert drawn(mine, said, least=None) == (None, [])
+    assert said[-1].endswith("pairs for another reason: workbench evalset pairs mine --least 0.9")
 
 
 def test_the_commands_say_what_comes_next(mine, monkeypatch):

@@ -1,19 +1,20 @@
 """Which pairs of a stream are worth labelling: near repeats, which a semantic cache would serve, as a blind sheet.
 
 A log does not say which requests may share an answer. Unlabelled, every near repeat counts as a wrong answer, so that
-no semantic cache can be shown to be good enough. A certificate at a threshold rests on all near repeats from there up,
-and needs a least number of them: pairs below the highest cosine from which there are so many need no label yet.
+no semantic cache can be shown to be good enough. A certificate at a threshold rests on all near repeats from there up.
+So pairs are worth a label from the highest cosine at which a certificate would be given if every near repeat without a
+label were right; where there is no such cosine, labels alone cannot give one, and more requests are needed.
 """
 
 import json
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from workbench.caching.certify import GRID, certify, count, start_hits
 from workbench.caching.replay import Shadow, shadow
 from workbench.caching.study import CachingParameters
 from workbench.config import Settings
@@ -27,6 +28,7 @@ from workbench.records import content_hash
 from workbench.retrieval.ingest import VectorCache
 from workbench.telemetry.context import attributed
 
+WAYS = 2  # similarity alone and with the guard: the notebook certifies both at a time
 BANDS = (0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)  # lower ends, nearest first
 
 
@@ -60,15 +62,19 @@ class Worth:
 
     Attributes
     ----------
-    needed, hits : int
-        Near repeats that a certificate needs in the calibration part at least, and how many there are.
     least : float or None
-        Highest cosine from which there are enough; None where there are not.
+        Highest cosine from which a certificate would be given if every near repeat without a label were right; None
+        where there is none.
+    hits, clusters : int
+        Near repeats of the calibration part from there up, and the families that they are of.
+    note : str
+        Where there is none, what a certificate lacks even so.
     """
 
-    needed: int
-    hits: int
     least: float | None
+    hits: int
+    clusters: int
+    note: str
 
 
 def draw_pairs(
@@ -92,7 +98,7 @@ def draw_pairs(
     tell : callable
         Takes lines: near repeats by band, and how many pairs are worth a label.
     least : float, optional
-        Cosine from which pairs are drawn; by default that of `Worth`, and all where no certificate is in reach.
+        Cosine from which pairs are drawn; by default that of `Worth`, and none where no certificate is in reach.
     parameters : CachingParameters, optional
         Whose embedder and warm-up count; those of the notebook by default.
     embedder : Embedder, optional
@@ -107,21 +113,24 @@ def draw_pairs(
     stream, (pairs, _) = load_stream(folder), load_pairs(folder)
     if stream.synthetic:
         raise EvalsetError(f"{folder} has made-up traffic, which knows its answers; labels are for a stream.parquet")
-    labelled = {unordered(pair.tenant_id, pair.query_a, pair.query_b) for pair in pairs}
-    if sheet.exists() and filled_pairs(sheet) - labelled:
+    labelled = {unordered(pair.tenant_id, pair.query_a, pair.query_b): pair.same_answer for pair in pairs}
+    differ = {key for key, same in labelled.items() if not same}
+    if sheet.exists() and filled_pairs(sheet) - labelled.keys():
         told = f"import them (workbench import judgements {sheet} --name {folder.name} --partly), or remove it"
         raise EvalsetError(f"{sheet} holds labels that the evalset has not; {told}")
     found = shadow(stream, _vectors(stream.queries, embedder or load_embedder(p.embedder, settings), settings))
     near = near_pairs(stream, found)
     open_pairs = [pair for pair in near if pair.key not in labelled]
     policy = scan_gates(folder / "gates.toml")[0].get("caching") or default_policy("caching")
-    worth = worth_of(found, len(stream), p.warmup, alpha=policy.alpha, confidence=policy.confidence)
-    start = least if least is not None else worth.least or BANDS[-1]
-    wanted = [pair for pair in open_pairs if pair.cosine >= start]
-    drawn = draw(wanted, limit)
+    each = 1 - (1 - policy.confidence) / WAYS
+    worth = worth_of(stream, found, differ, p.warmup, alpha=policy.alpha, confidence=each)
     for line in (*_bands_told(near, open_pairs, pairs), *_worth_told(worth, open_pairs, policy.alpha)):
         tell(line)
-    if not drawn:
+    if (start := worth.least if least is None else least) is None:
+        tell(f"nothing was drawn; pairs for another reason: workbench evalset pairs {folder.name} --least 0.9")
+        return None
+    wanted = [pair for pair in open_pairs if pair.cosine >= start]
+    if not (drawn := draw(wanted, limit)):
         tell(f"no pair from cosine {start:.2f} is without a label: there is nothing to label")
         return None
     with writing(sheet):
@@ -150,16 +159,55 @@ def near_pairs(stream: RequestStream, found: Shadow) -> list[NearPair]:
     return sorted(out, key=lambda pair: (-pair.cosine, pair.key))
 
 
-def worth_of(found: Shadow, requests: int, warmup: int, *, alpha: float, confidence: float) -> Worth:
-    """Near repeats that a certificate needs, without a wrong one among them, and the cosine from which they are there.
+def worth_of(
+    stream: RequestStream, found: Shadow, differ: Collection[Key], warmup: int, *, alpha: float, confidence: float
+) -> Worth:
+    """Try one cosine after the other, the highest first, as if every near repeat were right that is not in ``differ``.
 
-    So many hits without a false one bound the rate by alpha (Clopper and Pearson 1934). That is the least: related
-    requests count for less, and every false hit asks for more.
+    What would share an answer would be one family too, as in a stream that is labelled.
     """
-    needed = math.ceil(math.log(1 - confidence) / math.log(1 - alpha))
-    part = slice(min(warmup, requests), warmup + max(requests - warmup, 0) // 2)
-    near = np.sort(found.similarity[part][~found.exact[part] & (found.similarity[part] >= BANDS[-1])])[::-1]
-    return Worth(needed, len(near), float(near[needed - 1]) if len(near) >= needed else None)
+    n = len(stream)
+    part = slice(min(warmup, n), warmup + max(n - warmup, 0) // 2)
+    near = np.where(found.exact | (found.similarity < BANDS[-1]), -np.inf, found.similarity)
+    pairs = zip(stream.tenants, stream.queries, found.matched.tolist(), strict=True)
+    wrong = np.array([m >= 0 and unordered(tenant, stream.queries[m], text) in differ for tenant, text, m in pairs])
+    families = Families(stream.clusters)
+    order = [int(i) for i in np.argsort(-near, kind="stable") if np.isfinite(near[i])]
+    best, at = None, 0
+    for least in np.arange(0.99, BANDS[-1] - 1e-9, -0.01).round(2):
+        while at < len(order) and near[order[at]] >= least:
+            if not wrong[order[at]]:
+                families.join(stream.clusters[order[at]], stream.clusters[found.matched[order[at]]])
+            at += 1
+        if (near[part] >= least).sum() >= start_hits(alpha, confidence) or least in BANDS:
+            grid = GRID[least <= GRID]
+            certificate = certify(count(near[part], wrong[part], families.codes()[part], grid), alpha, confidence)
+            if certificate.certified:
+                return Worth(float(least), certificate.hits, certificate.clusters, "")
+            best = max(best or certificate, certificate, key=lambda each: each.effective_clusters)
+    hits = int(np.isfinite(near[part]).sum())
+    return Worth(None, hits, best.clusters, best.note) if best else Worth(None, hits, 0, "")
+
+
+class Families:
+    """Clusters of requests, of which more and more are joined."""
+
+    def __init__(self, clusters: Sequence[str]) -> None:
+        self._clusters, self._home = clusters, {name: name for name in clusters}
+
+    def _root(self, name: str) -> str:
+        while (home := self._home[name]) != name:
+            self._home[name] = self._home[home]
+            name = home
+        return name
+
+    def join(self, one: str, other: str) -> None:
+        """Make one family of two."""
+        self._home[self._root(one)] = self._root(other)
+
+    def codes(self) -> npt.NDArray[np.int64]:
+        """Code of the family of each request."""
+        return np.unique([self._root(name) for name in self._clusters], return_inverse=True)[1]
 
 
 def draw(pairs: Sequence[NearPair], limit: int) -> list[NearPair]:
@@ -205,9 +253,11 @@ def _bands_told(near: Sequence[NearPair], left: Sequence[NearPair], pairs: Seque
 
 def _worth_told(worth: Worth, left: Sequence[NearPair], alpha: float) -> Iterator[str]:
     """How many labels are worth their while, or why none is."""
-    asked = f"a certificate of at most {alpha:.2%} wrong needs {worth.needed:,} near repeats in the calibration part"
+    asked = f"a certificate of at most {alpha:.2%} wrong"
     if worth.least is None:
-        yield f"{asked} and there are {worth.hits:,}: labels alone cannot give one, more requests can"
+        told = f"{worth.hits:,} near repeats in the calibration part do not give {asked}, even if all were right"
+        yield f"no pair is worth labelling yet: {told}; {worth.note}"
     else:
         many = sum(pair.cosine >= worth.least for pair in left)
-        yield f"{asked}; from cosine {worth.least:.2f} there are so many: {many:,} pairs are worth labelling"
+        from_there = f"from cosine {worth.least:.2f} {worth.hits:,} near repeats in {worth.clusters:,} families"
+        yield f"{many:,} pairs are worth labelling: {from_there} give {asked}, if all are right"
