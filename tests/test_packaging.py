@@ -29,6 +29,7 @@ CORE = [Requirement(text) for text in PROJECT["dependencies"]]
 RUNTIME = [*CORE, *(r for extra in ("notebooks", "models", "data") for r in EXTRAS[extra])]
 DEV = EXTRAS["dev"]
 POSTGRES = EXTRAS["postgres"]
+DOCUMENTS = EXTRAS["documents"]
 NAMED = {"jupyterlab", "pandas", "polars", "lancedb", "datasets", "litellm", "ragas", "matplotlib", "papermill"}
 # Used where users have installed it: it needs torch, which nothing here may need.
 OPTIONAL = {"sentence_transformers", "ranx"}
@@ -53,7 +54,7 @@ def test_named_packages_are_dependencies() -> None:
     assert names(RUNTIME) >= NAMED
 
 
-@pytest.mark.parametrize("requirement", sorted({*RUNTIME, *POSTGRES, *DEV}, key=str), ids=str)
+@pytest.mark.parametrize("requirement", sorted({*RUNTIME, *POSTGRES, *DOCUMENTS, *DEV}, key=str), ids=str)
 def test_dependency_is_pinned_within_its_range(requirement: Requirement) -> None:
     assert requirement.specifier.contains(constraints()[canonicalize_name(requirement.name)])
 
@@ -110,6 +111,7 @@ LIGHT = {
     "summary": "### ",
     "budgets": "no call has been charged",
     "run retrieval": "this needs nbformat, which a light install leaves out; pip install 'evals-workbench[notebooks]'",
+    "new docs --documents manual.pdf --questions asked.txt": "pip install 'evals-workbench[documents]'",
     "import hub a/b": "this needs datasets, which a light install leaves out; pip install 'evals-workbench[data]'",
 }
 
@@ -130,6 +132,8 @@ from workbench.cli import app
 app()
 """
     (tmp_path / "light.py").write_text(block, encoding="utf-8")
+    (tmp_path / "manual.pdf").write_bytes(b"%PDF-1.4")
+    (tmp_path / "asked.txt").write_text("what is it?\n", encoding="utf-8")
     (tmp_path / "pairs.jsonl").write_text(
         '{"query_a": "a b", "query_b": "b a", "same_answer": 1}\n{"query_a": "c", "query_b": "d", "same_answer": 0}\n'
     )
@@ -151,7 +155,10 @@ def test_error_of_any_other_module_stays_what_it_is() -> None:
 
 @pytest.mark.parametrize(
     ("folder", "allowed"),
-    [("workbench", names(RUNTIME + POSTGRES) | {"pytest"}), ("tests", names(RUNTIME) | names(DEV))],
+    [
+        ("workbench", names(RUNTIME + POSTGRES + DOCUMENTS) | {"pytest"}),
+        ("tests", names(RUNTIME) | names(DEV) | names(DOCUMENTS) | {"python-pptx"}),  # which markitdown[pptx] brings
+    ],
 )
 def test_every_imported_package_is_listed(folder: str, allowed: set[str]) -> None:
     homes = packages_distributions()

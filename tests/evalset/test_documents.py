@@ -216,8 +216,11 @@ MANY = [{"id": i, "text": f"text {i}"} for i in (7, 8, 9)]
 )
 def test_right_documents_are_read_in_every_form(tmp_path, relevant, expected):
     corpus, asked = tables(tmp_path, MANY, [{"id": "q", "query": "x", "relevant": relevant}])
-    out = import_tables(corpus=corpus, queries=asked, out=tmp_path / "out")
+    said = []
+    out = import_tables(corpus=corpus, queries=asked, out=tmp_path / "out", tell=said.append)
     assert {r.doc_id: r.grade for r in read_qrels(out / "qrels" / "test.tsv")} == expected
+    ungraded = isinstance(relevant, dict) and None in relevant.values()
+    assert [line.partition(" has no")[0] for line in said] == [f"{asked}:1: document '9'"] * ungraded
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,33 @@ def test_a_row_that_cannot_be_taken_is_named_and_nothing_is_changed(mine, change
     assert qrels(mine) == before
 
 
+def test_a_judgement_may_name_a_passage_in_place_of_a_document(mine):
+    path = mine.root / "quoted.csv"
+    path.write_text("query_id,quote,grade\nq1,Sort  rows by,0\nq2,Stack frames,2\n", encoding="utf-8")
+    import_judgements([path], "mine", settings=mine)
+    assert qrels(mine) == {"dev": ["q1\td1\t1", "q1\td2\t0"], "test": ["q2\td2\t2", "q3\td3\t1", "q2\td4\t2"]}
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ("q1,,Nobody said so,1", "no document holds the quote 'Nobody said so'"),
+        ("q3,,Stack frames.,1", "no document holds the quote 'Stack frames.'"),  # another tenant's
+        ("q1,,frames,1", "stands in 2 documents (d1, d4)"),
+        ("q1,d2,Stack frames,1", "document 'd2' does not hold the quote 'Stack frames'"),
+        ("q9,,Stack frames,1", "unknown query 'q9'"),
+        ("q1,d9,Stack frames,1", "unknown document 'd9'"),
+    ],
+)
+def test_a_passage_that_names_no_document_is_told_with_its_line(mine, row, told):
+    path = mine.root / "quoted.csv"
+    path.write_text(f"query_id,doc_id,quote,grade\n{row}\n", encoding="utf-8")
+    with pytest.raises(EvalsetError) as caught:
+        import_judgements([path], "mine", settings=mine)
+    assert [d.line for d in caught.value.defects] == [2]
+    assert told in str(caught.value)
+
+
 def test_where_two_people_judged_their_agreement_is_told_and_the_first_counts(mine):
     said = []
     sheets = [fill(mine, 1, 0, name="ann.jsonl"), fill(mine, 1, 2, name="bob.jsonl")]

@@ -106,6 +106,58 @@ def test_a_cell_that_names_no_document_is_told_with_its_line(pages: Path, cell: 
         understand([str(pages)], asked)
 
 
+def quoting(pages: Path, *rows: dict) -> Path:
+    path = pages.parent / "q.jsonl"
+    path.write_text("".join(json.dumps({"question": "what?"} | row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_a_quote_names_its_document_also_after_the_documents_were_parsed_and_named_anew(pages: Path) -> None:
+    asked = quoting(pages, {"quote": "send  it"}, {"quote": ["One euro.", "No heading\there."]}, {"relevant": "one.md"})
+    asked.write_text(asked.read_text(encoding="utf-8").replace("send  it", "Send  it"), encoding="utf-8")
+    found = understand([str(pages)], asked)
+    assert [(j.line, j.doc_id, j.grade) for j in found.judgements] == [
+        (1, "one.md", 1), (2, "deep/two.html", 1), (2, "three.txt", 1), (3, "one.md", 1),
+    ]  # fmt: skip
+    (pages / "one.md").unlink()
+    (pages / "returns.html").write_text("<p>Please:</p><p>Send it\n back.</p>", encoding="utf-8")
+    again = understand([str(pages)], quoting(pages, {"quote": "Send it back"}))
+    assert [j.doc_id for j in again.judgements] == ["returns.html"]
+
+
+@pytest.mark.parametrize(
+    ("quote", "told"),
+    [
+        ("Send it forth.", "no document holds the quote 'Send it forth.'"),
+        ("send it back", "no document holds the quote 'send it back'"),
+        ("One euro. And two more of them", "; deep/two.html has its first words, 'One euro. And two'"),
+        ("e", r"the quote 'e' stands in 3 documents \(deep/two.html, one.md, three.txt\); quote more, or name them"),
+        (" ", "the quote is empty"),
+        ([7], '"quote" must be a text or a list of texts, found 7'),
+    ],
+)
+def test_a_quote_that_names_no_document_is_told_with_its_line(pages: Path, quote: object, told: str) -> None:
+    (pages / "deep" / "two.html").write_text("<p>One euro. And two for the rest.</p>", encoding="utf-8")
+    with pytest.raises(EvalsetError, match=rf"q\.jsonl:2: .*{told}"):
+        understand([str(pages)], quoting(pages, {"relevant": "one.md"}, {"quote": quote}))
+
+
+@pytest.mark.parametrize("cell", ['{"one.md": 2, "three.txt": null}', '"{\\"one.md\\": 2, \\"three.txt\\": null}"'])
+def test_a_document_without_a_grade_is_told_with_its_line(pages: Path, cell: str) -> None:
+    asked = pages.parent / "q.jsonl"
+    asked.write_text(
+        f'{{"question": "a?", "relevant": "one.md"}}\n{{"question": "b?", "relevant": {cell}}}\n', encoding="utf-8"
+    )
+    found = understand([str(pages)], asked)
+    assert [(j.doc_id, j.grade) for j in found.judgements] == [("one.md", 1), ("one.md", 2)]
+    told = "document 'three.txt' has no grade and is left out; write 0 if it is not relevant"
+    assert f"{asked}:2: {told}" in found.lines
+    pl.DataFrame({"question": ["a?", "b?"], "relevant": [{"one.md": 2}, {"three.txt": 1}]}).write_parquet(
+        pages.parent / "q.parquet"
+    )
+    assert not any("no grade" in line for line in understand([str(pages)], pages.parent / "q.parquet").lines)
+
+
 def test_what_is_written_is_sound_and_a_dry_run_writes_nothing(pages: Path) -> None:
     settings = make_settings(pages.parent / "project")
     questions = pages.parent / "q.csv"
@@ -118,7 +170,8 @@ def test_what_is_written_is_sound_and_a_dry_run_writes_nothing(pages: Path) -> N
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "next: workbench run retrieval --evalset mine"
     assert [f for f in check_evalset("mine", settings) if f.severity == "error"] == []
-    assert "3 documents of pages" in (settings.evalsets / "mine" / "card.md").read_text(encoding="utf-8")
+    card = (settings.evalsets / "mine" / "card.md").read_text(encoding="utf-8")
+    assert f"## Made from\n- {pages}\n- {questions}\n- 3 documents of pages" in card
     assert "exists already" in workbench(settings, *asked).stderr
 
 

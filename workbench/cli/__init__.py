@@ -287,6 +287,28 @@ def evalset_check(
     raise typer.Exit(exit_code(findings))
 
 
+@evalset_app.command("pairs")
+def evalset_pairs(
+    path: Annotated[str, typer.Argument(help="Name or folder of an evalset with a stream.parquet.")],
+    limit: Annotated[int, typer.Option(min=1, help="Pairs in the sheet at most.")] = 200,
+    least: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="Cosine from which pairs are drawn; by default what pays.")
+    ] = None,
+    embedder: Annotated[str, typer.Option(help="As in 03_caching.")] = "minilm",
+    warmup: Annotated[int, typer.Option(min=0, help="As in 03_caching: requests that only fill the cache.")] = 500,
+) -> None:
+    """Draw near repeats of a stream as a sheet of pairs to label, and say how many are worth it."""
+    from workbench.caching.near_repeats import draw_pairs
+    from workbench.caching.study import CachingParameters
+    from workbench.evalset.evalset import find_evalset
+
+    settings, parameters = load_settings(), CachingParameters(embedder=embedder, warmup=warmup)
+    folder = find_evalset(path, settings)
+    if sheet := draw_pairs(folder, settings, limit=limit, least=least, parameters=parameters, tell=say):
+        say("fill `same_answer` (1: one answer serves both, 0: it does not) and `judge`, of as many as you can, then:")
+        say(f"next: workbench import judgements {sheet} --name {path} --partly")
+
+
 @evalset_app.command("lock")
 def evalset_lock(path: Annotated[str, typer.Argument(help="Name or folder of an evalset with a corpus.toml.")]) -> None:
     """Pin the corpus as it is built here; judgements made for another one no longer hold."""

@@ -129,18 +129,27 @@ def from_hub(
 
 @import_app.command("judgements")
 def from_judgements(
-    paths: Annotated[list[Path], typer.Argument(help="Filled sheets: to_judge.jsonl of a run, or a table like it.")],
+    paths: Annotated[
+        list[Path], typer.Argument(help="Filled sheets: to_judge.jsonl, pairs_to_judge.jsonl, or a table like it.")
+    ],
     name: Annotated[str, typer.Option(help="Evalset whose questions were judged: its name, or its folder.")],
     partly: Annotated[bool, typer.Option("--partly", help="Leave rows that are not filled aside.")] = False,
 ) -> None:
-    """Add what people judged: query_id, doc_id, grade, and judge where two people did; tells how often they agree."""
-    from workbench.config import load_settings
-    from workbench.evalset.imports.judgements import import_judgements
+    """Add what people judged: query_id, doc_id, grade; or query_a, query_b, same_answer; and judge.
 
-    for path in import_judgements(paths, name, settings=load_settings(), tell=say, partly=partly):
-        accepted = any((path.parents[1] / "decisions").glob("*.json"))
+    Tells how often two people agree.
+    """
+    from workbench.config import load_settings
+    from workbench.evalset.evalset import find_evalset
+    from workbench.evalset.imports.judgements import import_judgements
+    from workbench.evalset.imports.pair_labels import import_pair_labels, is_pair_sheet
+
+    settings, pairs = load_settings(), is_pair_sheet(paths[0])
+    add = import_pair_labels if pairs else import_judgements
+    for path in add(paths, name, settings=settings, tell=say, partly=partly):
+        accepted = any((find_evalset(name, settings) / "decisions").glob("*.json"))
         typer.echo(f"written: {path}{'; the decisions that rest on it are stale now' if accepted else ''}")
-    typer.echo(f"next: workbench run retrieval --evalset {name}")
+    typer.echo(f"next: workbench run {'caching' if pairs else 'retrieval'} --evalset {name}")
 
 
 @import_app.command("stream")

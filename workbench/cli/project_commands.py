@@ -23,15 +23,21 @@ def init(
 def new(
     name: Annotated[str, typer.Argument(help="Name of the new evalset.")],
     documents: Annotated[
-        list[str], typer.Option(help="Folder or glob of .md, .txt, .html; or .jsonl, .csv, .tsv, .parquet; repeatable.")
+        list[str],
+        typer.Option(
+            help="Folder or glob of pages, PDF and Office too; .jsonl, .csv, .tsv, .parquet; lance:FOLDER#TABLE, "
+            "postgresql://..., datasets:NAME; repeatable."
+        ),
     ],
-    questions: Annotated[Path, typer.Option(help="A table, or a text file with a question per line.")],
+    questions: Annotated[str, typer.Option(help="A table of any kind, or a text file with a question per line.")],
     rename_documents: Annotated[
         list[str] | None, typer.Option(metavar="YOURS=OURS", help="A column of the documents; repeatable.")
     ] = None,
     rename_questions: Annotated[
         list[str] | None, typer.Option(metavar="YOURS=OURS", help="A column of the questions; repeatable.")
     ] = None,
+    query: Annotated[str, typer.Option(metavar="SQL", help="Selects the documents of a postgresql:// source.")] = "",
+    questions_query: Annotated[str, typer.Option(metavar="SQL", help="The same for questions.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and write nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before writing.")] = False,
 ) -> None:
@@ -48,13 +54,18 @@ def new(
         questions,
         rename_documents=named_values(rename_documents or [], "--rename-documents"),
         rename_questions=named_values(rename_questions or [], "--rename-questions"),
+        query=query,
+        questions_query=questions_query,
+        settings=settings,
     )
     own.tell(understood, say)
     out = settings.evalsets / name
     if dry_run or (not yes and sys.stdin.isatty() and not typer.confirm(f"Write {out}?", default=True)):
         say("nothing was written")
         return
-    say(f"written: {own.write(understood, out, sources=[*documents, str(questions)])}; complete its card.md")
+    asked = [f"selected by: {' '.join(sql.split())}" for sql in (query, questions_query) if sql]
+    own.write(understood, out, sources=[*documents, questions, *asked])
+    say(f"written: {out}; complete its card.md")
     if understood.judgements:
         say(f"next: workbench run retrieval --evalset {name}")
         return

@@ -105,6 +105,20 @@ class Pair:
     batch: str = ""
 
 
+def same_words(text: str) -> str:
+    """What of a text counts where only the same words may share an answer.
+
+    >>> same_words("How  do I JOIN?") == same_words("how do i join?")
+    True
+    """
+    return " ".join(text.casefold().split())
+
+
+def words_key(text: str) -> str:
+    """Answer key of a request where nothing says which requests may share an answer: that of its words."""
+    return content_hash(same_words(text))[:16]
+
+
 def load_stream(folder: Path) -> RequestStream:
     """Stream of an evalset folder: its ``stream.parquet``, else what its ``traffic.toml`` describes.
 

@@ -1,11 +1,13 @@
 """``workbench new``: an evalset of your own documents and questions, told before it is written."""
 
 import glob
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
+from workbench.config import Settings, load_settings
 from workbench.errors import ConfigError, Defect, EvalsetError
 from workbench.evalset.cells import shown
 from workbench.evalset.files import (
@@ -19,10 +21,13 @@ from workbench.evalset.files import (
     require_columns,
 )
 from workbench.evalset.findings import judgement_defects
-from workbench.evalset.imports.documents import DOCUMENT_NAMES, QUERY_NAMES, beir_rows, of_queries
+from workbench.evalset.imports.documents import DOCUMENT_NAMES, QUERY_NAMES, beir_rows, of_queries, ungraded
 from workbench.evalset.imports.folder import Tell, write_folder
+from workbench.evalset.imports.quotes import Quotes
 from workbench.evalset.items import DOCUMENT_KEYS, QUERY_KEYS, documents_of, queries_of
+from workbench.project.databases import FORMS, is_stored, read_stored, without_secrets
 from workbench.project.init import gates_text
+from workbench.project.office import OFFICE
 from workbench.project.pages import PAGES, find_pages, read_pages
 from workbench.records import Document, Query
 
@@ -55,36 +60,45 @@ class Understood:
 
 def understand(
     documents: Sequence[str],
-    questions: Path,
+    questions: str | Path,
     *,
     rename_documents: Mapping[str, str] = MappingProxyType({}),
     rename_questions: Mapping[str, str] = MappingProxyType({}),
+    query: str = "",
+    questions_query: str = "",
+    settings: Settings | None = None,
 ) -> Understood:
     """Read documents and questions, and say what they were taken for.
 
     Parameters
     ----------
     documents : sequence of str
-        Folders or globs of Markdown, text and HTML pages; or tables (JSONL, CSV, TSV, Parquet).
-    questions : Path
-        A table, or a text file with a question per line.
+        Folders or globs of pages (Markdown, text, HTML, PDF, Word, PowerPoint, Excel); or tables (JSONL, CSV, TSV,
+        Parquet), also those that lie in a database (`workbench.project.databases.FORMS`).
+    questions : str or Path
+        A table of either kind, or a text file with a question per line.
     rename_documents, rename_questions : mapping
-        Your column -> ours (_id, title, text; of questions relevant, the ids of the right documents).
+        Your column -> ours (_id, title, text; of questions relevant, the ids of the right documents, or quote).
+    query, questions_query : str
+        SQL that selects documents, or questions, where a PostgreSQL database is named.
+    settings : Settings, optional
+        Whose cache keeps a collection of the hub; those of this folder by default.
 
     Raises
     ------
     ConfigError
-        If nothing is there, or a column cannot be guessed.
+        If nothing is there, or a column cannot be guessed; `MissingExtra` if PDF and Office files cannot be read.
     EvalsetError
         With the file and line of everything that cannot be used.
     """
-    found, lines, defects = _documents(documents, rename_documents)
-    queries, judged, told, wrong = _questions(questions, rename_questions)
+    tables = _TableSources(query, questions_query, settings)
+    found, lines, defects = _documents(documents, rename_documents, tables)
+    queries, judged, told, wrong = _questions(str(questions), rename_questions, tables, Quotes(found))
     known = [d.doc_id for d in found]
     if twice := sorted({key for key in known if known.count(key) > 1} if len(set(known)) < len(known) else ()):
-        defects.append(Defect(", ".join(documents), 0, f"two documents have the id {twice[0]!r}"))
+        defects.append(Defect(", ".join(map(without_secrets, documents)), 0, f"two documents have the id {twice[0]!r}"))
     judged = [replace(j, doc_id=_below(j.doc_id, documents, set(known))) for j in judged]
-    wrong += judgement_defects(str(questions), judged, {q.query_id for q in queries}, set(known))
+    wrong += judgement_defects(without_secrets(str(questions)), judged, {q.query_id for q in queries}, set(known))
     if defects or wrong:
         raise EvalsetError("these files cannot be used; correct these places:", [*defects, *wrong])
     return Understood(tuple(found), tuple(queries), tuple(judged), (*lines, *told))
@@ -101,10 +115,10 @@ def _below(name: str, given: Sequence[str], known: set[str]) -> str:
 
 
 def write(understood: Understood, out: Path, *, sources: Sequence[str]) -> Path:
-    """Write the evalset folder, with gates to fill in and a card to complete."""
+    """Write the evalset folder, with gates to fill in and a card to complete; user and password are not kept."""
     card = (
         "---\nsynthetic: false\n---\n# Made from own files\n## Made from\n"
-        + "".join(f"- {line}\n" for line in [*sources, *understood.lines])
+        + "".join(f"- {line}\n" for line in [*map(without_secrets, sources), *understood.lines])
         + "\n## To be written by hand\nWho wrote the questions and judged the documents (people, a model), how, when, "
         "for what;\nand what this set cannot show. If questions are made up, set `synthetic: true` above.\n"
     )
@@ -114,9 +128,30 @@ def write(understood: Understood, out: Path, *, sources: Sequence[str]) -> Path:
     return out
 
 
-def _documents(given: Sequence[str], rename: Mapping[str, str]) -> tuple[list[Document], list[str], list[Defect]]:
+@dataclass(frozen=True, slots=True)
+class _TableSources:
+    """Reads tables of files and of databases, with the SQL that selects documents or questions."""
+
+    query: str
+    questions_query: str
+    settings: Settings | None
+
+    def read(self, source: str, query: str) -> tuple[TableFile, list[str]]:
+        """Table, and the columns that were left out when it was read."""
+        if is_stored(source):
+            return read_stored(source, query, self.settings or load_settings())
+        return read_table(Path(source)), []
+
+
+def _documents(
+    given: Sequence[str], rename: Mapping[str, str], tables: _TableSources
+) -> tuple[list[Document], list[str], list[Defect]]:
     """Documents of pages or tables, what they were taken for, and what cannot be used."""
-    paths = [Path(p) for text in given for p in (sorted(glob.glob(text, recursive=True)) or [text])]
+    stored = [text for text in given if is_stored(text)]
+    if tables.query and not stored:
+        raise ConfigError(f"--query selects documents of a database, none is named; sources are {FORMS}")
+    files = [text for text in given if text not in stored]
+    paths = [Path(p) for text in files for p in (sorted(glob.glob(text, recursive=True)) or [text])]
     if missing := [str(path) for path in paths if not path.exists()]:
         raise ConfigError(f"no such file or folder: {', '.join(missing)}")
     documents, lines, defects = list[Document](), list[str](), list[Defect]()
@@ -125,30 +160,54 @@ def _documents(given: Sequence[str], rename: Mapping[str, str]) -> tuple[list[Do
         kinds = [path.suffix.lower() for _, path in pages]
         counts = ", ".join(f"{kinds.count(kind):,} {kind}" for kind in dict.fromkeys(kinds))
         lines.append(f"{len(documents):,} documents of pages ({counts}): id = path below the folder, title = heading")
-    for path in (path for path in paths if path.suffix.lower() in TABLES):
-        table, told = _named(read_table(path), DOCUMENT_NAMES, _GUESSES, rename, "text", path.stem)
+    for source in [*(str(path) for path in paths if path.suffix.lower() in TABLES), *stored]:
+        read, dropped = tables.read(source, tables.query)
+        table, told = _named(read, DOCUMENT_NAMES, _GUESSES, rename, "text", _stem(read.path))
         rows, rest, wrong = beir_rows(table, DOCUMENT_NAMES, DOCUMENT_KEYS)
-        found, _, odd = documents_of(str(path), rows)
-        documents, defects = documents + found, defects + wrong + odd
-        lines.append(f"{len(found):,} documents of {path}: {_said(told, rest)}")
+        found, _, odd = documents_of(str(read.path), rows)
+        documents, defects = documents + found, defects + _shared_ids(read.path, told, odd) + wrong + odd
+        lines.append(f"{len(found):,} documents of {read.path}: {_said(told, [*rest, *dropped])}")
     if not documents and not defects:
-        asked = ", ".join(given)
-        raise ConfigError(f"no document in {asked}; pages end in {', '.join(PAGES)}, tables in {', '.join(TABLES)}")
+        asked, inside = ", ".join(given), [p for path in paths for p in sorted(path.glob("*.lance")) if p.is_dir()]
+        hint = f"; its LanceDB tables are named as {inside[0]}" if inside else ""
+        known = f"pages end in {', '.join(PAGES)}, tables in {', '.join(TABLES)}"
+        raise ConfigError(f"no document in {asked}; {known}{hint}")
     return documents, lines, defects
 
 
-def _questions(path: Path, rename: Mapping[str, str]) -> tuple[list[Query], list[Judgement], list[str], list[Defect]]:
+def _shared_ids(path: Path, taken: Mapping[str, str], defects: Sequence[Defect]) -> list[Defect]:
+    """What to do where several rows have one id: tables of a store often hold the parts of documents."""
+    if not any(defect.problem.startswith("duplicate _id") for defect in defects):
+        return []
+    told = "if they are parts of documents, name a column that tells them apart: --rename-documents YOURS=_id"
+    return [Defect(str(path), 0, f"rows share an _id, taken from {taken['_id']}; {told}")]
+
+
+def _stem(path: Path) -> str:
+    """What made-up ids begin with: the name of the file, or of the table."""
+    return re.sub(r"[^\w.-]+", "-", path.name.rpartition("#")[2] if "#" in path.name else path.stem)
+
+
+def _questions(
+    source: str, rename: Mapping[str, str], tables: _TableSources, quotes: Quotes
+) -> tuple[list[Query], list[Judgement], list[str], list[Defect]]:
     """Questions, the judgements that they carry, what they were taken for, and what cannot be used."""
-    if path.suffix.lower() not in TABLES:
+    path, stored = Path(source), is_stored(source)
+    if tables.questions_query and not stored:
+        raise ConfigError(f"--questions-query selects questions of a database, found {source}")
+    if path.suffix.lower() in OFFICE:
+        raise ConfigError(f"{path}: questions are a table ({', '.join(TABLES)}) or lines of text; save them as CSV")
+    if not stored and path.suffix.lower() not in TABLES:
         lines, defects = read_lines(path)
         queries = [Query(f"q{number}", line.strip(), cluster=f"q{number}") for number, line in lines]
         return queries, [], [f"{len(queries):,} questions of {path}: one per line, ids made up"], defects
-    table, told = _named(read_table(path), QUERY_NAMES, _ASKED, rename, "text", "q")
+    read, dropped = tables.read(source, tables.questions_query)
+    table, told = _named(read, QUERY_NAMES, _ASKED, rename, "text", "q")
     rows, rest, defects = beir_rows(table, QUERY_NAMES, QUERY_KEYS)
-    queries, _, wrong = queries_of(str(path), rows)
-    judged, unread = of_queries(path, rows)
-    said = f"{len(queries):,} questions of {path}: {_said(told, rest)}"
-    return queries, judged, [said], [*defects, *wrong, *unread]
+    queries, _, wrong = queries_of(str(read.path), rows)
+    judged, unread = of_queries(read.path, rows, quotes)
+    said = f"{len(queries):,} questions of {read.path}: {_said(told, [*rest, *dropped])}"
+    return queries, judged, [said, *ungraded(read.path, rows)], [*defects, *wrong, *unread]
 
 
 def _named(

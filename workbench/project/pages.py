@@ -1,4 +1,4 @@
-"""Pages as documents: Markdown, text and HTML files, each with an id, a title and its text."""
+"""Pages as documents: Markdown, text, HTML, PDF and Office files, each with an id, a title and its text."""
 
 from collections.abc import Iterable, Sequence
 from html.parser import HTMLParser
@@ -6,10 +6,11 @@ from pathlib import Path
 
 from workbench.errors import Defect
 from workbench.evalset.files import read_text
+from workbench.project.office import OFFICE, ReadOffice, read_office
 from workbench.records import Document
 
 MARKDOWN, PLAIN, HTML = (".md", ".markdown", ".mdx"), (".txt", ".rst", ".text"), (".html", ".htm")
-PAGES = (*MARKDOWN, *PLAIN, *HTML)
+PAGES = (*MARKDOWN, *PLAIN, *HTML, *OFFICE)
 _BLOCKS = {"p", "div", "br", "li", "tr", "section", "article", "pre", "table", "ul", "ol", "h1", "h2", "h3", "h4"}
 _UNSEEN = {"script", "style", "noscript", "template", "svg"}
 
@@ -17,25 +18,44 @@ _UNSEEN = {"script", "style", "noscript", "template", "svg"}
 def find_pages(paths: Iterable[Path]) -> list[tuple[str, Path]]:
     """Id and file of every page at or below ``paths``; an id is the path below the folder that was named.
 
-    Hidden files and folders are passed over. Two folders that hold the same path keep their own names in front.
+    Hidden files and folders are passed over, and what Office leaves beside an open file. Two folders that hold the same
+    path keep their own names in front.
     """
     found: list[tuple[str, Path, str]] = []
     for path in paths:
         if path.is_dir():
             inside = [p for p in sorted(path.rglob("*")) if p.is_file() and p.suffix.lower() in PAGES]
             relative = [(p, p.relative_to(path)) for p in inside]
-            found += [(r.as_posix(), p, path.name) for p, r in relative if not any(n.startswith(".") for n in r.parts)]
+            found += [
+                (r.as_posix(), p, path.name) for p, r in relative if not any(n.startswith((".", "~$")) for n in r.parts)
+            ]
         elif path.suffix.lower() in PAGES:
             found.append((path.name, path, path.parent.name))
     ids = [key for key, _, _ in found]
     return [(f"{home}/{key}" if ids.count(key) > 1 else key, path) for key, path, home in found]
 
 
-def read_pages(pages: Sequence[tuple[str, Path]]) -> tuple[list[Document], list[Defect]]:
-    """Documents of pages, and what cannot be read; a page without text is a defect, not a document."""
+def read_pages(
+    pages: Sequence[tuple[str, Path]], office: ReadOffice = read_office
+) -> tuple[list[Document], list[Defect]]:
+    """Documents of pages, and what cannot be read; a page without text is a defect, not a document.
+
+    ``office`` gives the Markdown of PDF and Office files.
+
+    Raises
+    ------
+    MissingExtra
+        If there are such files, and what reads them is not installed.
+    """
     documents, defects = list[Document](), list[Defect]()
+    theirs = [path for _, path in pages if path.suffix.lower() in OFFICE]
+    converted = dict(zip(theirs, office(theirs), strict=True)) if theirs else {}
     for key, path in pages:
-        text, wrong = read_text(path)
+        if path in converted:
+            text, problem = converted[path].text, converted[path].problem
+            wrong = [Defect(str(path), 0, problem)] if problem else []
+        else:
+            text, wrong = read_text(path)
         defects += wrong
         if wrong:
             continue

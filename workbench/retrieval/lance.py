@@ -450,3 +450,35 @@ def index_states(table: Any) -> tuple[IndexState, ...]:
     return tuple(
         IndexState(i.name, i.index_type, tuple(i.columns), i.num_indexed_rows, i.num_unindexed_rows) for i in found
     )
+
+
+def stored_tables(folder: str) -> list[str]:
+    """Names of the tables of any LanceDB database, in order.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be opened.
+    """
+    import lancedb
+
+    with reported(f"list the tables of {folder}"):
+        return sorted(lancedb.connect(folder).list_tables().tables)
+
+
+def stored_rows(folder: str, name: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """Every row of any LanceDB table, without its columns of vectors, whose names come beside.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be read.
+    """
+    import lancedb
+    import pyarrow as pa
+
+    with reported(f"read table {name!r} of {folder}"):
+        table = lancedb.connect(folder).open_table(name)
+        vectors = [field.name for field in table.schema if pa.types.is_fixed_size_list(field.type)]
+        columns = [column for column in table.schema.names if column not in vectors]
+        return table.search().select(columns).limit(table.count_rows()).to_arrow().to_pylist(), vectors

@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from workbench.errors import Defect, EvalsetError
-from workbench.evalset.cells import Unusable, grade, id_text, parsed, shown
+from workbench.evalset.cells import Unusable, grade, id_text, name_text, parsed, shown
 from workbench.evalset.files import (
     TABLES,
     Judgement,
@@ -24,7 +25,9 @@ from workbench.evalset.files import (
 )
 from workbench.evalset.findings import judgement_defects
 from workbench.evalset.imports.folder import Tell, import_card, say_nothing, tell_left_out, write_folder
+from workbench.evalset.imports.quotes import Quotes
 from workbench.evalset.items import DOCUMENT_KEYS, QUERY_KEYS, documents_of, metadata_of, queries_of
+from workbench.records import DEFAULT_TENANT
 
 DOCUMENT_NAMES: Names = {
     "_id": ("_id", "id", "doc_id", "document_id", "corpus-id"),
@@ -35,6 +38,7 @@ QUERY_NAMES: Names = {
     "_id": ("_id", "id", "query_id", "query-id", "qid"),
     "text": ("text", "query", "question"),
     "relevant": ("relevant", "relevant_ids", "doc_ids"),
+    "quote": ("quote", "quotes"),
 }
 QRELS_NAMES: Names = {
     "query_id": ("query_id", "query-id", "qid"),
@@ -44,6 +48,7 @@ QRELS_NAMES: Names = {
 }
 _BY_HAND = "Who wrote the questions and judged the documents (people, a model), how, when, for what"
 _OTHER_KEYS = {"tenant_id": ("tenant_id", "tenant")}  # metadata that goes by another name too
+_NAMED = 10  # documents without a grade that are told one by one
 _LISTS = ("accept", "aliases")
 
 
@@ -67,7 +72,7 @@ def import_tables(
     queries : Path
         The same for questions: _id, text (or query, question), and tenant_id, feature, style, cluster,
         accept, reference; ``relevant`` names the right documents where there is no ``qrels``: an id, a list of ids,
-        ids parted by ``;``, or an object of id and grade.
+        ids parted by ``;``, or an object of id and grade; ``quote`` names them by a passage that stands in one.
     qrels : Path, optional
         A BEIR or TREC file (.tsv, .txt, .qrels), or a table with query_id, doc_id and, where there are any,
         grade (default 1; 0 and less is judged and not relevant) and split (default test).
@@ -94,17 +99,17 @@ def import_tables(
     documents, document_lines, defects = documents_of(str(corpus), document_rows)
     questions, query_lines, problems = queries_of(str(queries), query_rows)
     source = qrels or queries
-    judged, unread, rest = _judged(qrels, tables, queries, query_rows)
+    judged, unread, rest = _judged(qrels, tables, queries, query_rows, Quotes(documents))
     for rows in judged.values():
         problems += judgement_defects(str(source), rows, query_lines, document_lines)
     if found := [*wrong, *defects, *odd, *problems, *unread]:
         raise EvalsetError("the tables cannot be imported; correct these lines:", found)
     if not any(judged.values()):
-        asked = "give qrels, or a column `relevant` with the ids of the right documents"
+        asked = "give qrels, a column `relevant` with the ids of the right documents, or `quote`"
         raise EvalsetError(f"{source} says of no question which document answers it; {asked}")
     left_out = {source: rest, corpus: document_rest, queries: query_rest}
     write_folder(out, documents=documents, queries=questions, judgements=judged, card=import_card(left_out, _BY_HAND))
-    tell_left_out(left_out, (), tell)
+    tell_left_out(left_out, () if qrels else ungraded(queries, query_rows), tell)
     return out
 
 
@@ -172,24 +177,45 @@ def _listed(value: Any) -> Any:
 
 
 def _judged(
-    qrels: Path | None, tables: Mapping[Path, TableFile], queries: Path, rows: Sequence[Row]
+    qrels: Path | None, tables: Mapping[Path, TableFile], queries: Path, rows: Sequence[Row], quotes: Quotes
 ) -> tuple[dict[str, list[Judgement]], list[Defect], list[str]]:
     """Judgements by split, what cannot be read of them, and the columns of their table that nothing here needs."""
     if qrels is None:
-        found, defects = of_queries(queries, rows)
+        found, defects = of_queries(queries, rows, quotes)
         return {"test": found}, defects, []
     if qrels not in tables:
         return {"test": read_qrels(qrels)}, [], []
     return of_qrels(tables[qrels])
 
 
-def of_queries(path: Path, rows: Sequence[Row]) -> tuple[list[Judgement], list[Defect]]:
-    """Judgements that the questions carry themselves, and what cannot be read of them."""
+def ungraded(path: Path, rows: Sequence[Row]) -> list[str]:
+    """Sentences on documents that the questions name with no grade, each with its line: they are no judgements.
+
+    In Parquet an object has the keys of every other row, with nothing in them: there it means nothing.
+    """
+    found = []
+    for line, row in rows:
+        value = row["relevant"]
+        if path.suffix.lower() == ".parquet" and not isinstance(value, str):
+            continue
+        with suppress(Unusable):  # told by `of_queries`
+            value = parsed("relevant", value)
+            if isinstance(value, dict) and not any(name in value for name in QRELS_NAMES["doc_id"]):
+                found += [(line, key) for key, raw in value.items() if grade(raw) is None]
+    more = [f"{len(found) - _NAMED:,} more such documents are left out"] if len(found) > _NAMED else []
+    told = "has no grade and is left out; write 0 if it is not relevant"
+    return [f"{path}:{line}: document {key!r} {told}" for line, key in found[:_NAMED]] + more
+
+
+def of_queries(path: Path, rows: Sequence[Row], quotes: Quotes) -> tuple[list[Judgement], list[Defect]]:
+    """Judgements that the questions carry themselves, by id or by quote, and what cannot be read of them."""
     found, defects = list[Judgement](), list[Defect]()
     for line, row in rows:
         try:
             query_id = id_text("_id", row["_id"]) or ""
-            found += [Judgement(line, query_id, doc, grade) for doc, grade in relevant(row["relevant"]).items()]
+            tenant = name_text("tenant_id", metadata_of(row).get("tenant_id")) or DEFAULT_TENANT
+            judged = quoted(row["quote"], quotes, tenant) | relevant(row["relevant"])
+            found += [Judgement(line, query_id, doc, grade) for doc, grade in judged.items()]
         except Unusable as error:
             defects.append(Defect(str(path), line, str(error)))
     return found, defects
@@ -224,6 +250,21 @@ def relevant(value: Any) -> dict[str, int]:
             raise Unusable(f'"relevant" gives {twice[0]!r} two grades')
         found |= one
     return found
+
+
+def quoted(value: Any, quotes: Quotes, tenant_id: str) -> dict[str, int]:
+    """Grade by document id that a cell names by quotes: one, or a list.
+
+    Raises
+    ------
+    Unusable
+        If a quote stands in no document of the tenant, or in two.
+    """
+    value = parsed("quote", value)
+    texts = [] if value is None else value if isinstance(value, list) else [value]
+    if odd := [text for text in texts if not isinstance(text, str)]:
+        raise Unusable(f'"quote" must be a text or a list of texts, found {shown(odd[0])}')
+    return {quotes.document(text, tenant_id): 1 for text in texts}
 
 
 def _graded(item: Mapping[str, Any]) -> dict[str, int]:

@@ -104,6 +104,32 @@ def load_hub(
         raise
 
 
+def read_collection(name: str, config: str, split: str, *, settings: Settings) -> list[dict[str, Any]]:
+    """Rows of one configuration of a collection; without ``split`` those of all splits.
+
+    Parameters
+    ----------
+    name : str
+        As on the hub, ``owner/name``, which permits the network; or a folder, of which nothing is kept.
+    config : str
+        Configuration; "" where there is one.
+
+    Raises
+    ------
+    EvalsetError
+        If it cannot be loaded, or has no such split.
+    """
+    datasets, local = _datasets(), Path(name).is_dir()
+    if not local:
+        _require_network(name)
+    with _cache(settings, local=local) as cache:
+        problem = f"{name!r}{f' (configuration {config!r})' if config else ''} cannot be loaded"
+        found = _reading(problem, lambda: datasets.load_dataset(name, config or None, cache_dir=str(cache)))
+        if split and split not in found:
+            raise EvalsetError(f"{name!r} has no split {split!r}, but {', '.join(found)}")
+        return list(chain(*(_rows(found[each]) for each in ([split] if split else found))))
+
+
 def _keep(out: Path, asked: _Asked, qrels: str, fetch: Callable[[str, str], dict[str, list[Row]]], card: str) -> None:
     """Read the three configurations and write their evalset folder, in place of one that was read before."""
 

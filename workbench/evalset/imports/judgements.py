@@ -1,14 +1,15 @@
 """Documents that nobody has judged, as a sheet that people fill, and the filled sheet as judgements of the evalset.
 
 A row of the sheet: query_id, doc_id, query, title and text to read, ``grade`` to fill (0 and less: not relevant), and
-``judge``, whoever judged. It does not say which arm returned the document: who judges should not know.
+``judge``, whoever judged. ``quote`` may name the document in place of its id, by a passage that stands in it alone. The
+sheet does not say which arm returned the document: who judges should not know.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from workbench.codec import write_whole
 from workbench.config import Settings
@@ -18,6 +19,7 @@ from workbench.evalset.evalset import find_evalset
 from workbench.evalset.files import Judgement, Names, named_rows, read_table, scan_qrels
 from workbench.evalset.findings import UNJUDGED, Contents, read_contents
 from workbench.evalset.imports.folder import Tell, say_nothing, writing
+from workbench.evalset.imports.quotes import Quotes
 from workbench.evalset.items import clean_id
 from workbench.records import Document, Query
 
@@ -27,6 +29,7 @@ _SHEET_NAMES: Names = {
     "doc_id": ("doc_id", "corpus-id", "corpus_id", "document_id"),
     "grade": ("grade", "score", "relevance", "label"),
     "judge": ("judge", "annotator", "assessor"),
+    "quote": ("quote",),
     "query": ("query",),
     "text": ("text",),
 }
@@ -48,6 +51,51 @@ class Graded:
     def pair(self) -> tuple[str, str]:
         """Question and document."""
         return self.query_id, self.doc_id
+
+    @property
+    def named(self) -> str:
+        """The pair in a message."""
+        return f"query {self.query_id!r} and document {self.doc_id!r}"
+
+    @property
+    def brief(self) -> str:
+        """The pair in a list."""
+        return f"{self.query_id} {self.doc_id}"
+
+
+class Opinion(Protocol):
+    """What somebody said of one thing: ``grade`` above 0 is yes; ``pair`` is the same for the same thing."""
+
+    @property
+    def file(self) -> str:
+        """Where it stands."""
+
+    @property
+    def line(self) -> int:
+        """Line of the file."""
+
+    @property
+    def pair(self) -> Hashable:
+        """What it is about."""
+
+    @property
+    def named(self) -> str:
+        """The same in a message."""
+
+    @property
+    def brief(self) -> str:
+        """The same in a list."""
+
+    @property
+    def grade(self) -> int:
+        """What was said."""
+
+    @property
+    def judge(self) -> str:
+        """Who said it."""
+
+
+_Said = TypeVar("_Said", bound=Opinion)
 
 
 def write_sheet(
@@ -83,7 +131,7 @@ def import_judgements(
     Parameters
     ----------
     paths : sequence of Path
-        Sheets, also as CSV or Parquet: query_id, doc_id, grade, and judge where more than one person judged.
+        Sheets, also as CSV or Parquet: query_id, doc_id or quote, grade, and judge where more than one person judged.
     evalset : str or Path
         Name or folder.
     tell : callable
@@ -110,12 +158,15 @@ def import_judgements(
             tell(f"{empty:,} rows of {path} are not filled and left aside")
         rows += found
         defects += wrong
-    first, second, twice = _by_judge(rows)
+    first, second, twice = opinions(rows)
     homes, foreign = _homes(first.values(), contents)
     if defects := [*defects, *twice, *foreign]:
         raise EvalsetError(f"the judgements cannot be added to {folder}; correct these lines:", defects)
     changed = _add(folder, homes)
-    for line in [*_agreement(first, second), *(f"{len(homes[path])} judgements added to {path}" for path in changed)]:
+    for line in [
+        *agreement(first, second, "documents"),
+        *(f"{len(homes[path])} judgements added to {path}" for path in changed),
+    ]:
         tell(line)
     return changed
 
@@ -123,20 +174,34 @@ def import_judgements(
 def _read(path: Path, judge: str, contents: Contents, *, partly: bool) -> tuple[list[Graded], list[Defect], int]:
     """Filled rows, what cannot be used, and how many rows are empty and left aside."""
     texts = {d.doc_id: (d.text, d.full_text) for d in contents.documents}
-    asked = {q.query_id: q.text for q in contents.queries}
+    asked, quotes = {q.query_id: q for q in contents.queries}, Quotes(contents.documents)
     rows, defects, empty = list[Graded](), list[Defect](), 0
-    for line, row in named_rows(read_table(path), _SHEET_NAMES, ("query_id", "doc_id", "grade"))[0]:
+    table = read_table(path)
+    needed = ("query_id", "quote" if "quote" in table.columns else "doc_id", "grade")
+    for line, row in named_rows(table, _SHEET_NAMES, needed)[0]:
         if partly and row["grade"] is None:
             empty += 1
             continue
         try:
-            rows.append(_graded(path, line, row, judge))
-            told = _foreign_text(row, asked.get(rows[-1].query_id), texts.get(rows[-1].doc_id, ()))
+            rows.append(_graded(path, line, _with_document(row, asked, quotes), judge))
+            query = asked.get(rows[-1].query_id)
+            told = _foreign_text(row, query.text if query else None, texts.get(rows[-1].doc_id, ()))
             if told:
                 raise Unusable(told)
         except Unusable as error:
             defects.append(Defect(str(path), line, str(error)))
     return rows, defects, empty
+
+
+def _with_document(row: dict[str, Any], asked: Mapping[str, Query], quotes: Quotes) -> dict[str, Any]:
+    """Row with the document that its quote stands in; with both, the document must hold the quote."""
+    if row["quote"] is None:
+        return row
+    if not isinstance(row["quote"], str):
+        raise Unusable(f'"quote" must be a text, found {shown(row["quote"])}')
+    query = asked.get((id_text("query_id", row["query_id"]) or "").strip())
+    said = (id_text("doc_id", row["doc_id"]) or "").strip()
+    return row | {"doc_id": quotes.document(row["quote"], query.tenant_id, said) if query else said or "?"}
 
 
 def _graded(path: Path, line: int, row: Mapping[str, Any], judge: str) -> Graded:
@@ -159,19 +224,19 @@ def _foreign_text(row: Mapping[str, Any], asked: str | None, texts: Sequence[str
     return ""
 
 
-def _by_judge(rows: Sequence[Graded]) -> tuple[dict[Any, Graded], dict[Any, Graded], list[Defect]]:
-    """First and second opinion on each document, and the rows in which somebody judges it again."""
-    opinions: dict[tuple[str, str], list[Graded]] = {}
+def opinions(rows: Sequence[_Said]) -> tuple[dict[Any, _Said], dict[Any, _Said], list[Defect]]:
+    """First and second opinion on each document or pair, and the rows in which somebody judges it again."""
+    said: dict[Hashable, list[_Said]] = {}
     defects = []
     for row in rows:
-        before = opinions.setdefault(row.pair, [])
+        before = said.setdefault(row.pair, [])
         if same := next((other for other in before if other.judge == row.judge), None):
             where = f"line {same.line}" if same.file == row.file else f"{same.file}:{same.line}"
-            told = f"{row.judge!r} judged query {row.query_id!r} and document {row.doc_id!r} on {where} already"
+            told = f"{row.judge!r} judged {row.named} on {where} already"
             defects.append(Defect(row.file, row.line, f"{told}; a second person is named in `judge`"))
         before.append(row)
-    second = {pair: found[1] for pair, found in opinions.items() if len(found) > 1}
-    return {pair: found[0] for pair, found in opinions.items()}, second, defects
+    second = {pair: found[1] for pair, found in said.items() if len(found) > 1}
+    return {pair: found[0] for pair, found in said.items()}, second, defects
 
 
 def _homes(rows: Iterable[Graded], contents: Contents) -> tuple[dict[Path, list[Graded]], list[Defect]]:
@@ -210,7 +275,7 @@ def _problem(
         asker, owner = asks[row.query_id], owns[row.doc_id]
         return f"document {row.doc_id!r} belongs to tenant {owner!r}, query {row.query_id!r} to {asker!r}"
     if before:
-        return f"query {row.query_id!r} and document {row.doc_id!r} are judged in {before[0]}.tsv:{before[1]} already"
+        return f"{row.named} are judged in {before[0]}.tsv:{before[1]} already"
     if len(splits) != 1:
         found = f"in {' and '.join(splits)}" if splits else "in no split"
         return f"query {row.query_id!r} is judged {found}, so that its judgement has no place"
@@ -239,21 +304,20 @@ def _is_trec(path: Path) -> bool:
     return len(line.split("\t") if "\t" in line else line.split()) == 4
 
 
-def _agreement(first: Mapping[Any, Graded], second: Mapping[Any, Graded]) -> Iterator[str]:
-    """Share of the documents that two people gave the same grade, Cohen's kappa of relevant or not, and the others."""
+def agreement(first: Mapping[Any, Opinion], second: Mapping[Any, Opinion], things: str) -> Iterator[str]:
+    """Share of the ``things`` that two people gave the same grade, Cohen's kappa of yes or no, and the others."""
     if not second:
         return
     pairs = [(first[pair], other) for pair, other in second.items()]
     same = sum(a.grade == b.grade for a, b in pairs)
     kappa = cohens_kappa([(a.grade > 0, b.grade > 0) for a, b in pairs])
     told = "not defined, as both say the same of all" if kappa is None else f"{kappa:.2f}"
+    kind = " of relevant or not" if things == "documents" else ""
     yield (
-        f"two people judged {len(pairs)} of {len(first)} documents: the same grade {same} times "
-        f"({same / len(pairs):.0%}), Cohen's kappa of relevant or not {told}; the first judgement counts"
+        f"two people judged {len(pairs)} of {len(first)} {things}: the same grade {same} times "
+        f"({same / len(pairs):.0%}), Cohen's kappa{kind} {told}; the first judgement counts"
     )
-    apart = [
-        f"{a.query_id} {a.doc_id} ({a.judge} {a.grade}, {b.judge} {b.grade})" for a, b in pairs if a.grade != b.grade
-    ]
+    apart = [f"{a.brief} ({a.judge} {a.grade}, {b.judge} {b.grade})" for a, b in pairs if a.grade != b.grade]
     if apart:
         more = f"; and {len(apart) - _NAMED} more" if len(apart) > _NAMED else ""
         yield f"they differ on {'; '.join(apart[:_NAMED])}{more}"

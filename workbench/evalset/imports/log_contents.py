@@ -15,9 +15,10 @@ from workbench.errors import ConfigError, EvalsetError, unknown_name
 from workbench.evalset.files import read_jsonl
 from workbench.evalset.imports.folder import Tell, add_file, import_card, say_nothing
 from workbench.evalset.imports.logs import GATES, Repairs, checked
+from workbench.evalset.imports.requests import SAME_WORDS
 from workbench.evalset.imports.tool_log import LoggedCall, Score, ToolLog, cost_nanos, named, price_of
 from workbench.evalset.outcomes import FILE, STORED_SCHEMA, outcomes_of, schema_columns
-from workbench.evalset.traffic import stream_of
+from workbench.evalset.traffic import stream_of, words_key
 from workbench.inference.prices import NANOS_PER_USD, PriceTable, nanos
 from workbench.records import content_hash, file_hash
 from workbench.telemetry.ledger import Ledger, LedgerRow
@@ -236,8 +237,7 @@ def stream_in(log: ToolLog, notes: list[str]) -> pl.DataFrame | None:
         notes.append(f"{len(asked) - len(timed):,} requests have no time and are left out of the stream")
     rows = []
     for call in timed or asked:
-        words = " ".join(call.prompt.casefold().split())
-        row = {"query": call.prompt, "answer_key": content_hash(words)[:16], "at": call.started or None}
+        row = {"query": call.prompt, "answer_key": words_key(call.prompt), "at": call.started or None}
         row |= {"tenant_id": call.tenant_id, "feature": call.feature, "user_id": call.user_id}
         rows.append((call.line, row))
     if not rows:
@@ -245,7 +245,7 @@ def stream_in(log: ToolLog, notes: list[str]) -> pl.DataFrame | None:
     frame, defects, _ = stream_of(log.tool, rows)
     if defects:
         raise EvalsetError("the requests are no stream:", defects)
-    notes.append("stream: only the same words share an answer key; labelled pairs tell which others may")
+    notes.append(f"stream: {SAME_WORDS}")
     return frame.sort("pos")
 
 

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from workbench.errors import EvalsetError
 from workbench.evalset.files import Names, named_rows, read_table
 from workbench.evalset.imports.folder import Tell, add_file, import_card, say_nothing, tell_left_out
-from workbench.evalset.traffic import Pair, pairs_of, stream_of
+from workbench.evalset.traffic import Pair, pairs_of, stream_of, words_key
 
 PAIR_NAMES: Names = {
     "id": ("id", "_id", "pair_id"),
@@ -34,6 +34,9 @@ STREAM_NAMES: Names = {
     "user_id": ("user_id", "user"),
     "turns": ("turns", "history", "earlier_turns", "previous_turns"),
 }
+SAME_WORDS = (
+    "only the same words share an answer key; label near repeats to tell which others may: workbench evalset pairs NAME"
+)
 _BY_HAND = "Where the questions come from, and who said which of them may share an answer, how, when"
 
 
@@ -74,11 +77,12 @@ def import_stream(
 ) -> Path:
     """Write ``out/stream.parquet`` from a CSV, Parquet or JSONL file with one request a row.
 
-    Columns: ``query`` and ``answer_key`` (which requests may share an answer: an intent, a label), and where there
-    are any ``at`` (when it came), ``pos`` (its place, which then decides the order), ``tenant_id``, ``cluster``
-    (default: the answer key), ``feature`` (a cache never serves across features), ``user_id`` and ``turns`` (what was
-    said before, a text or a list: a cache serves after the same turns alone); common other names are known,
-    ``rename`` (yours -> ours) gives others. ``tell`` takes a line on the order and on what was left out.
+    Columns: ``query``, and where there are any ``answer_key`` (which requests may share an answer: an intent, a label;
+    without it the same words alone share one), ``at`` (when it came), ``pos`` (its place, which then decides the
+    order), ``tenant_id``, ``cluster`` (default: the answer key), ``feature`` (a cache never serves across features),
+    ``user_id`` and ``turns`` (what was said before, a text or a list: a cache serves after the same turns alone);
+    common other names are known, ``rename`` (yours -> ours) gives others. ``tell`` takes a line on the order and on
+    what was left out.
 
     Raises
     ------
@@ -88,7 +92,10 @@ def import_stream(
         If a column to rename is not there.
     """
     table = read_table(path, rename)
-    rows, rest = named_rows(table, STREAM_NAMES, ("query", "answer_key"))
+    rows, rest = named_rows(table, STREAM_NAMES, ("query",))
+    unlabelled = not set(STREAM_NAMES["answer_key"]) & set(table.columns)
+    for _, row in rows if unlabelled else ():
+        row["answer_key"] = words_key(row["query"]) if isinstance(row["query"], str) else None
     frame, defects, notes = stream_of(str(path), rows)
     if defects:
         times = [name for name in STREAM_NAMES["at"] if name in table.columns and name not in rest]
@@ -99,6 +106,8 @@ def import_stream(
         raise EvalsetError(f"the stream cannot be imported; correct these lines{told}:", defects)
     data = io.BytesIO()
     frame.sort("pos").write_parquet(data)
+    if unlabelled:
+        notes.append(f"no column answer_key: {SAME_WORDS} (or name yours: --rename YOURS=answer_key)")
     card = import_card({path: rest}, _BY_HAND, notes)
     done = add_file(out, "stream.parquet", data.getvalue(), card=card)
     tell_left_out({path: rest}, notes, tell)

@@ -1,0 +1,155 @@
+"""Documents and questions that lie in a LanceDB table, a PostgreSQL database or a collection of ``datasets``."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from workbench.config import Settings
+from workbench.errors import ConfigError, EvalsetError
+from workbench.evalset.cells import settled
+from workbench.evalset.files import TableFile
+
+LANCE, DATASETS = "lance:", "datasets:"
+POSTGRES = ("postgresql:", "postgres:", "postgresql+psycopg:")
+FORMS = "lance:FOLDER#TABLE, postgresql://USER@HOST/DATABASE with a query, datasets:NAME#CONFIGURATION/SPLIT"
+_URL = re.compile(r"postgres\w*(?:\+psycopg)?://(?:[^@/?#]*@)?([^@?#]*)(?:\?.*)?")
+_NO_URL = (
+    "the source is no URL of PostgreSQL; write postgresql://USER@HOST:5432/DATABASE, signs in a password as %-codes: "
+    "%40 for @"
+)
+_VECTOR = re.compile(r"\[[-+\d.eE, ]+\]")
+_LEAST_DIMENSION = 8  # a shorter list of numbers may be anything
+_LOOKED_AT = 20  # values of a column that tell whether it holds vectors
+_CONNECT_S = 10
+
+
+def is_stored(source: str) -> bool:
+    """Whether a source is one of `FORMS`, or the folder of a LanceDB table, rather than files.
+
+    >>> is_stored("lance:./db#docs"), is_stored("docs/*.md")
+    (True, False)
+    """
+    return source.startswith((LANCE, DATASETS, *POSTGRES)) or (source.endswith(".lance") and Path(source).is_dir())
+
+
+def without_secrets(source: str) -> str:
+    """Name of a source as it may be kept: of a database server host and name alone, never user, password or options.
+
+    >>> without_secrets("postgresql://ann:swordfish@db.local:5432/shop?sslpassword=x")
+    'postgresql://db.local:5432/shop'
+    """
+    if not source.startswith(POSTGRES):
+        return source
+    match = _URL.fullmatch(source)
+    return f"postgresql://{match[1]}" if match else "postgresql://"
+
+
+def read_stored(source: str, query: str, settings: Settings) -> tuple[TableFile, list[str]]:
+    """``read_stored("lance:./db#docs", "", settings)``: rows as a table, and the columns of vectors, left out.
+
+    Parameters
+    ----------
+    source : str
+        One of `FORMS`. A LanceDB database of one table needs no ``#TABLE``, a collection no ``#``: all splits are read.
+    query : str
+        SQL of a PostgreSQL source; it runs in a transaction that may only read.
+
+    Raises
+    ------
+    ConfigError
+        If the source is not written as its form asks for, or a query is missing, or given to another source.
+    EvalsetError
+        If it cannot be read, or holds no row.
+    StoreError
+        If LanceDB cannot read the table.
+    """
+    if bool(query) != source.startswith(POSTGRES):
+        told = (
+            "needs SQL that selects the rows: --query" if not query else "takes no --query, which is for postgresql://"
+        )
+        raise ConfigError(f"{without_secrets(source)} {told}")
+    if source.startswith(POSTGRES):
+        name, vectors = without_secrets(source).removeprefix("postgresql://"), list[str]()
+        rows = _of_postgres(source, query)
+    elif source.startswith(DATASETS):
+        name, rows, vectors = source, _of_datasets(source.removeprefix(DATASETS), settings), []
+    else:
+        name, rows, vectors = _of_lance(source)
+    if not rows:
+        raise EvalsetError(f"{name} holds no row{' that the query selects' if query else ''}")
+    rows = [{column: _cell(value) for column, value in row.items()} for row in rows]
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    numbers = [column for column in columns if _holds_vectors([row.get(column) for row in rows])]
+    kept = [column for column in columns if column not in numbers]
+    lines = tuple((n, {c: row[c] for c in kept if row.get(c) is not None}) for n, row in enumerate(rows, start=1))
+    return TableFile(Path(name), tuple(kept), lines), [*vectors, *numbers]
+
+
+def _of_lance(source: str) -> tuple[str, list[dict[str, Any]], list[str]]:
+    """Name, rows, and the columns of vectors of a LanceDB table."""
+    from workbench.retrieval.lance import stored_rows, stored_tables
+
+    folder, _, table = source.removeprefix(LANCE).partition("#")
+    folder = folder.removeprefix("//")
+    if not table and folder.rstrip("/").endswith(".lance"):
+        folder, table = str(Path(folder).parent), Path(folder).stem
+    if "://" not in folder and not Path(folder).is_dir():
+        raise ConfigError(f"no such folder: {folder}; a LanceDB table is named as lance:FOLDER#TABLE")
+    tables = stored_tables(folder)
+    if not table and len(tables) == 1:
+        (table,) = tables
+    if table not in tables:
+        found = f"there are {', '.join(tables)}" if tables else "it holds none"
+        raise ConfigError(f"{folder} was asked for {f'the table {table!r}' if table else 'a table'}; {found}")
+    return f"{folder}#{table}", *stored_rows(folder, table)
+
+
+def _of_postgres(source: str, query: str) -> list[dict[str, Any]]:
+    """Rows of a query, in a transaction that may only read."""
+    import psycopg
+    from psycopg.rows import dict_row
+
+    if not _URL.fullmatch(source):  # else a part of the password would be taken for the host, and shown
+        raise ConfigError(_NO_URL)
+    url = "postgresql:" + source.partition(":")[2]
+    try:
+        with psycopg.connect(url, connect_timeout=_CONNECT_S, row_factory=dict_row) as connection:
+            connection.read_only = True
+            cursor = connection.execute(query)
+            return list(cursor.fetchall()) if cursor.description else []
+    except psycopg.OperationalError as error:
+        raise EvalsetError(f"{without_secrets(source)} cannot be reached: {_first(error)}") from None
+    except psycopg.Error as error:
+        if error.sqlstate is None:  # not the server's: of a URL that cannot be read, it would show what is odd in it
+            raise ConfigError(_NO_URL) from None
+        raise EvalsetError(f"{without_secrets(source)} refuses the query: {_first(error)}") from None
+
+
+def _first(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def _of_datasets(name: str, settings: Settings) -> list[dict[str, Any]]:
+    from workbench.evalset.imports.hub import read_collection
+
+    name, _, part = name.partition("#")
+    config, slash, split = part.partition("/")
+    return read_collection(name, config if slash else "", split if slash else part, settings=settings)
+
+
+def _cell(value: Any) -> Any:
+    return str(value) if isinstance(value, UUID) else settled(value)
+
+
+def _holds_vectors(values: Sequence[Any]) -> bool:
+    """Whether a column holds vectors, also those that pgvector gives as text: nobody reads them as a document."""
+    seen = [value for value in values if value is not None][:_LOOKED_AT]
+    return bool(seen) and all(_is_vector(value) for value in seen)
+
+
+def _is_vector(value: Any) -> bool:
+    if isinstance(value, list):
+        return len(value) >= _LEAST_DIMENSION and all(isinstance(x, float) for x in value)
+    return isinstance(value, str) and bool(_VECTOR.fullmatch(value)) and value.count(",") >= _LEAST_DIMENSION - 1
