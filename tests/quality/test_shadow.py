@@ -14,7 +14,7 @@ from tests.routing.test_route import messages as configured
 from workbench.caching.cache import ResponseCache
 from workbench.cli import app
 from workbench.config import SystemClock
-from workbench.errors import ConfigError, Unavailable, UnknownPrice
+from workbench.errors import ConfigError, Rejected, Unavailable, UnknownPrice
 from workbench.inference.attempt import Books, worst_nanos
 from workbench.inference.budgets import DEFAULT_BUDGETS, Budget, Budgets
 from workbench.inference.client import Client
@@ -448,26 +448,52 @@ def test_a_database_that_is_gone_loses_pairs_and_no_answer(engine, caplog, monke
     assert "a pair was lost" in caplog.text
 
 
+def test_what_the_end_of_the_program_keeps_from_being_asked_is_no_failure_of_the_challenger(engine, monkeypatch):
+    shadow = shadow_of()
+    client = client_of(engine, shadow)
+    start = threading.Thread.start
+
+    def refuse(thread):
+        if not thread.name.startswith("shadow"):
+            raise RuntimeError("can't create new thread at interpreter shutdown")
+        start(thread)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        assert client.complete(ASK, model=LIVE).text == LIVE
+        shadow.close()
+    verdict, pairs = found_of(engine)
+    assert (pairs, verdict.counts["lost"]) == ([], 1)
+
+
 def test_answers_without_a_metric_wait_for_people_who_do_not_know_whose_they_are(any_engine, tmp_path):
-    shadow = shadow_of(metric=None, margin=0.3, confidence=0.95)
     secret = "Bearer abcdefghijklmnop"
-    client = client_of(any_engine, shadow, lambda r: Response(f"=cmd {r.model} {secret}", r.model, USAGE))
+
+    def say(request):
+        if request.model == OTHER and len(model.requests) > 22:
+            raise Rejected("no", billed="no")
+        return Response(f"=cmd {request.model} {secret}", request.model, USAGE)
+
+    shadow = shadow_of(metric=None, margin=0.3, confidence=0.95)
+    client = client_of(any_engine, shadow, say)
+    model = client.providers["local/"]
     for _ in range(12):
         client.complete(ASK, model=LIVE)
     shadow.close()
     evidence, path = ShadowEvidence(any_engine), tmp_path / "sheet.csv"
-    assert evidence.verdict("nano").counts["waiting"] == 12
+    assert evidence.verdict("nano").counts["waiting"] == 12  # the failed one too: alone it would be no fair evidence
     assert evidence.verdict("nano").claim is None
+    assert [p.score for p in evidence.pairs("nano") if p.error] == [0.0]
     assert evidence.sheet("nano", path) == 12
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 24
     assert "abcdefghijklmnop" not in path.read_text(encoding="utf-8")
-    assert all(row["answer"].startswith("'=") for row in rows)
-    first = Counter(OTHER in row["answer"] for row in rows if row["item_id"].endswith(":1"))
+    assert all(row["answer"].startswith("'=") for row in rows if row["answer"])
+    first = Counter(LIVE in row["answer"] for row in rows if row["item_id"].endswith(":1"))
     assert min(first[True], first[False]) > 0  # either may come first
     for row in rows[:-1]:  # one answer of the last pair has no label
-        row["value"] = "0" if OTHER in row["answer"] else "1"
+        row["value"] = "1" if LIVE in row["answer"] else "0"
     with path.open("w", encoding="utf-8", newline="") as file:
         out = csv.DictWriter(file, rows[0])
         out.writeheader()

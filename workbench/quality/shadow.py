@@ -44,7 +44,6 @@ Challenger = Callable[[Request], str | Request]
 _OF_LIVE = ("groundedness", "well_formed")  # metrics that need no more than the request
 _LONGEST, _LONGEST_ERROR = 20_000, 300  # characters that are kept
 _MOST_HUNG = 8  # calls that never came back: with more of them the process would fill with threads
-_NOT_ITS_FAULT = (SettlementFailed, StoreError, SQLAlchemyError)
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
@@ -57,6 +56,13 @@ class _Live(NamedTuple):
 
 class _Ended(Exception):
     """The shadow asks nothing more."""
+
+
+class _Unasked(Exception):
+    """The program ends, and starts no threads any more."""
+
+
+_NOT_ITS_FAULT = (_Ended, _Unasked, SettlementFailed, StoreError, SQLAlchemyError)  # neither answer nor failure
 
 
 @dataclass(slots=True, eq=False)
@@ -235,8 +241,11 @@ class Shadow:
         with self._lock:  # who comes back later keeps nothing
             self._closed, self._counts["dropped"] = True, self._counts["dropped"] + self._open
         last = threading.Thread(target=self._keep, daemon=True)  # the database may keep it waiting for longer
-        last.start()
-        last.join(0.2 * self.close_s)
+        try:
+            last.start()
+            last.join(0.2 * self.close_s)
+        except RuntimeError:  # the interpreter ends, and from 3.12 on starts none
+            self._keep()
         atexit.unregister(self.close)
 
     def _count(self, what: str) -> None:
@@ -295,14 +304,14 @@ class Shadow:
         with attributed(**asdict(live.who) | {"purpose": "shadow", "item_id": done.call_id}):
             try:
                 text, cost = self._in_time(lambda: self._ask(copy.deepcopy(request)), "challenger")
-            except (_Ended, *_NOT_ITS_FAULT):
+            except _NOT_ITS_FAULT:
                 raise
             except BaseException as failed:  # noqa: BLE001  whatever it is, the user would have got no answer
                 error, cost = f"{type(failed).__name__}: {failed}", getattr(failed, "cost_nanos", 0)
             took_ms = 1000 * (time.monotonic() - began)
             score = 0.0 if error else self._score(request, text)
             live_score = self._score(request, done.text)
-        waits = self.metric is None and not error
+        waits = self.metric is None
         kept = (last_text(request.messages), done.text, text) if waits else ("", "", "")
         return ShadowPair(
             self.name, done.call_id, at, done.response.model, live_score, score, "" if waits else self._now(),
@@ -347,7 +356,7 @@ class Shadow:
         try:
             score = self._in_time(lambda: self._measure(request, text), "metric")
             return float(score) if score is not None and 0 <= score <= 1 else None
-        except (_Ended, *_NOT_ITS_FAULT):
+        except _NOT_ITS_FAULT:
             raise
         except BaseException as error:  # noqa: BLE001  a score that nobody can tell is bounded, and counted
             self._tell("an answer has no score", error)
@@ -366,8 +375,10 @@ class Shadow:
 
     def _in_time(self, work: Callable[[], _T], what: str) -> _T:
         """Do it in a thread of its own, which is left behind where it takes too long."""
+        begun = threading.Event()
 
         def run(give: Callable[[_T], bool]) -> None:
+            begun.set()
             with self._lock:
                 self._inside += 1
             try:
@@ -377,7 +388,12 @@ class Shadow:
                     self._inside -= 1
 
         with closing(in_time(run, timeout_s=self.timeout_s, asked=f"{what} of shadow {self.name}")) as found:
-            return next(found)
+            try:
+                return next(found)
+            except RuntimeError as error:
+                if begun.is_set():
+                    raise
+                raise _Unasked(str(error)) from error
 
     @property
     def _bound(self) -> Client:

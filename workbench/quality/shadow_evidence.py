@@ -172,7 +172,7 @@ class ShadowEvidence:
             return [ShadowPair(**row) for row in connection.execute(query).mappings()]
 
     def plan(self, name: str) -> tuple[ShadowPlan, dict[str, int]]:
-        """ShadowPlan of a shadow and its counts.
+        """Plan of a shadow and its counts.
 
         Raises
         ------
@@ -196,7 +196,7 @@ class ShadowEvidence:
         (plan, counts), found = self.plan(name), self.pairs(name)
         pairs = [p for p in found if p.scored]
         low, high = differences(pairs)
-        watch = MarginWatch(plan.margin, _delta(plan)).add(low, high)
+        watch = MarginWatch(plan.margin, 1 - plan.confidence).add(low, high)
         models = sorted({p.live_model for p in pairs})
         rule = Rule(plan.metric, "usd_per_1k_requests", " + ".join(models) or "what is in use", plan.margin,
                     plan.confidence)  # fmt: skip
@@ -211,10 +211,10 @@ class ShadowEvidence:
         )  # fmt: skip
 
     def watch(self, name: str) -> MarginWatch:
-        """ShadowEvidence of all pairs so far, to go on with."""
+        """Evidence of all pairs so far, to go on with."""
         plan, _ = self.plan(name)
         scored = differences([p for p in self.pairs(name) if p.scored])
-        return MarginWatch(plan.margin, _delta(plan)).add(*scored)
+        return MarginWatch(plan.margin, 1 - plan.confidence).add(*scored)
 
     def _spent_usd(self, name: str) -> float:
         scope = budget_of(name, 0.0).scope(Attribution())
@@ -230,7 +230,7 @@ class ShadowEvidence:
         waiting = [p for p in self.pairs(name) if not p.scored]
         rows = []
         for pair in waiting:
-            texts = [pair.live_text, pair.text] if pair.side() == 2 else [pair.text, pair.live_text]
+            texts = (pair.live_text, pair.text)[:: 1 if pair.side() == 2 else -1]
             rows += [{"item_id": f"{pair.call_id}:{n}", "question": pair.question, "answer": text}
                      for n, text in enumerate(texts, 1)]  # fmt: skip
         write_sheet(path, rows)
@@ -238,6 +238,8 @@ class ShadowEvidence:
 
     def label(self, name: str, path: Path, *, rater: str, rubric: str, at: str) -> int:
         """Take the labels of a filled-in sheet; pairs of which one answer has none go on waiting. Returns how many.
+
+        An answer that failed has 0 whatever its label, which tells that somebody has looked at the pair.
 
         Raises
         ------
@@ -250,7 +252,7 @@ class ShadowEvidence:
         for pair in (p for p in self.pairs(name) if not p.scored):
             mine, other = (said.get(f"{pair.call_id}:{n}") for n in (pair.side(), 3 - pair.side()))
             if mine and other:
-                done.append((other.value, mine.value, at, name, pair.call_id))
+                done.append((other.value, 0.0 if pair.error else mine.value, at, name, pair.call_id))
         text = "UPDATE wb_shadow_pair SET live_score = ?, score = ?, scored = ? WHERE shadow = ? AND call_id = ?"
         group_commit(self._engine).alone(lambda connection: execute(connection, text, done))
         return len(done)
@@ -285,10 +287,6 @@ def _add(connection: sa.Connection, asked: Sequence[tuple[str, tuple[int, ...], 
 
 
 _ADD = Batch(4, _add)
-
-
-def _delta(plan: ShadowPlan) -> float:
-    return 1 - plan.confidence
 
 
 def _plan(told: str, name: str) -> ShadowPlan:
