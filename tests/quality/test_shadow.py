@@ -331,6 +331,21 @@ def test_another_process_goes_on_with_the_evidence_until_it_is_decided(any_engin
     assert len(found_of(any_engine)[1]) == len(pairs)
 
 
+def test_a_forked_process_has_threads_of_its_own(engine):
+    shadow = shadow_of()
+    client = client_of(engine, shadow)
+    client.complete(ASK, model=LIVE)
+    while shadow._open:
+        threading.Event().wait(0.001)
+    (parents,) = shadow._threads
+    shadow._pid = -1  # as a child sees it
+    client.complete(ASK, model=LIVE)
+    assert parents not in shadow._threads
+    shadow.close()
+    verdict, pairs = found_of(engine)
+    assert (len(pairs), verdict.counts["offered"]) == (2, 2)
+
+
 def test_evidence_for_another_question_is_not_gone_on_with(engine):
     client_of(engine, shadow_of())
     for changed in (
