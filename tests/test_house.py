@@ -85,5 +85,5 @@ def test_values_that_hold_arrays_compare_by_identity() -> None:
             kinds = [str(field.type) for field in fields(value) if "Callable" not in str(field.type)]
             if any(word in kind for kind in kinds for word in ("ndarray", "DataFrame")):
                 found.append((f"{name}.{value.__name__}", value.__eq__ is object.__eq__))
-    assert ("workbench.caching.replay.Shadow", True) in found
+    assert ("workbench.caching.replay.ShadowHits", True) in found
     assert [name for name, by_identity in found if not by_identity] == []

@@ -23,7 +23,9 @@ from workbench.inference.prices import project_prices
 from workbench.inference.weights import WEIGHTS
 from workbench.orchestration.flows import Flows
 from workbench.project.new import understand
+from workbench.quality.shadow_evidence import ShadowEvidence
 from workbench.routing.prompts import Prompts
+from workbench.state import open_engine
 from workbench.telemetry.context import Attribution
 from workbench.testing import ScriptedModel
 
@@ -158,6 +160,19 @@ def test_budgets_that_are_shown_are_taken(tmp_path: Path, monkeypatch: pytest.Mo
     who = Attribution(tenant_id="acme", user_id="ann", feature="answer")
     assert [b.scope(who) for b in names["budgets"]] == ["all", "tenant_id=acme", "feature=answer&user_id=ann"]
     assert isinstance(names["client"], Client)
+
+
+def test_shadow_that_is_shown_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = f"sqlite:///{tmp_path / 'state.sqlite'}"
+    monkeypatch.setenv("WORKBENCH_STATE_URL", state)
+    model = ScriptedModel(lambda request: "merge_asof")
+    monkeypatch.setattr("workbench.inference.client.LiteLLMProvider", lambda **_: model)
+    (block,) = (block for block in PYTHON if "Shadow(" in block)
+    assert len([line for line in block.splitlines() if line.strip()]) <= 15
+    exec(compile(block.replace("rate=0.05", "rate=1.0"), "docs/quality.md", "exec"), {})
+    assert [request.model for request in model.requests] == ["openai/gpt-5.4-mini", "openai/gpt-5.4-nano"]
+    verdict = ShadowEvidence(open_engine(state)).verdict("nano")
+    assert (verdict.status, verdict.claim.n_items, verdict.claim.difference) == ("inconclusive", 1, 0.0)
 
 
 @pytest.mark.parametrize("name", PROFILES)

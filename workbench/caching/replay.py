@@ -22,7 +22,7 @@ BLOCK_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Shadow:
+class ShadowHits:
     """Nearest earlier request of the same tenant and feature, for each request.
 
     Attributes
@@ -49,7 +49,7 @@ class Shadow:
         """Requests that would be served at the threshold: exact repeats, and those near enough."""
         return self.exact | (self.allowed & (self.similarity >= threshold))
 
-    def guarded(self, stream: RequestStream, guard: Allows) -> "Shadow":
+    def guarded(self, stream: RequestStream, guard: Allows) -> "ShadowHits":
         """Return the same with the objections of a guard or verifier: a nearest neighbour that it stops is a miss."""
         allowed, near = np.ones(len(stream), dtype=bool), np.flatnonzero(~self.exact & (self.similarity >= GRID[-1]))
         if isinstance(guard, Checks):
@@ -61,7 +61,7 @@ class Shadow:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Replay:
-    """What one cache did with each request; arrays as in `Shadow`, ``entries`` is what it holds in the end.
+    """What one cache did with each request; arrays as in `ShadowHits`, ``entries`` is what it holds in the end.
 
     ``nearest`` is the position of the entry that was near enough, served or not, -1 for none.
     """
@@ -75,7 +75,7 @@ class Replay:
     nearest: Ints
 
 
-def shadow(stream: RequestStream, vectors: npt.NDArray[np.float32]) -> Shadow:
+def shadow(stream: RequestStream, vectors: npt.NDArray[np.float32]) -> ShadowHits:
     """Nearest neighbour of every request among all earlier ones of its tenant and feature; memory stays at one block.
 
     Parameters
@@ -98,7 +98,7 @@ def shadow(stream: RequestStream, vectors: npt.NDArray[np.float32]) -> Shadow:
     exact = firsts >= 0
     matched[exact], similarity[exact] = firsts[exact], 1.0
     false = (matched >= 0) & (stream.answers != stream.answers[matched])
-    return Shadow(np.clip(similarity, -1, 1), matched, exact, false, np.ones(n, dtype=bool))
+    return ShadowHits(np.clip(similarity, -1, 1), matched, exact, false, np.ones(n, dtype=bool))
 
 
 def replay(

@@ -10,7 +10,7 @@ import polars as pl
 from workbench.caching.certify import GRID, Certificate, Counts, count
 from workbench.caching.claims import CacheArm, CacheResult, PairsServed, bounds_of_pairs, rate_of
 from workbench.caching.guard import GRAVE, Guard
-from workbench.caching.replay import Replay, Shadow, replay, serve_nothing
+from workbench.caching.replay import Replay, ShadowHits, replay, serve_nothing
 from workbench.caching.verifiers import Allows, Checks, VerifierUsed, check_name
 from workbench.codec import NEUTRAL
 from workbench.errors import ConfigError, unknown_name
@@ -64,7 +64,7 @@ class Semantic(Shown):
 
     table: Table
     vectors: npt.NDArray[np.float32]
-    shadows: dict[str, Shadow]
+    shadows: dict[str, ShadowHits]
     pair_similarity: npt.NDArray[np.float64]
     ways: Mapping[str, Allows | None]
 
@@ -144,7 +144,7 @@ class CacheStudy:
         """Code of each request's cluster."""
         return np.unique(np.array(self.stream.clusters), return_inverse=True)[1]
 
-    def counts(self, found: Shadow, part: slice) -> Counts:
+    def counts(self, found: ShadowHits, part: slice) -> Counts:
         """Similarity hits by cluster on the grid; exact repeats are another tier's."""
         scores = np.where(found.exact | ~found.allowed, -np.inf, found.similarity)
         return count(scores[part], found.false[part], self.clusters[part], GRID)

@@ -8,7 +8,7 @@ import polars as pl
 
 from workbench.caching.certify import Certificate, Trial, korn_graubard, sweep
 from workbench.caching.claims import METRIC, CacheResult, bounds_of_pairs, rate_of
-from workbench.caching.replay import Replay, Shadow, oracle_hits, replay, serve_nothing
+from workbench.caching.replay import Replay, ShadowHits, oracle_hits, replay, serve_nothing
 from workbench.caching.study import CacheStudy, Replayed
 from workbench.evalset.traffic import Pair, RequestStream
 from workbench.evaluation.compare import SCORES_SCHEMA
@@ -73,7 +73,7 @@ def contents_table(stream: RequestStream, pairs: Sequence[Pair], parts: Sequence
     return Table.of(names, rows, f"{what}, and {len(pairs)} labelled pairs of which {differ} must differ")
 
 
-def semantic_table(shadows: dict[str, Shadow], clusters: np.ndarray, part: slice) -> Table:
+def semantic_table(shadows: dict[str, ShadowHits], clusters: np.ndarray, part: slice) -> Table:
     """Hits and both rates at some thresholds, with every earlier request cached."""
     rows: list[tuple[Value, ...]] = []
     codes = clusters[part]
@@ -91,7 +91,7 @@ def semantic_table(shadows: dict[str, Shadow], clusters: np.ndarray, part: slice
     return Table(columns, tuple(rows), caption)
 
 
-def curve(found: Shadow, part: slice) -> list[tuple[float, float]]:
+def curve(found: ShadowHits, part: slice) -> list[tuple[float, float]]:
     """False-hit rate against hit rate over all distinct scores, thinned for drawing; empty if nothing is near."""
     near = found.allowed[part] & ~found.exact[part] & (found.matched[part] >= 0)
     if not near.any():

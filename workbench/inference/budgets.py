@@ -171,6 +171,15 @@ class Budgets:
         self._group, self._known = group_commit(engine), set[_Key]()
         create_tables(engine, _BUDGET, _HOLD, _UNSETTLED)
 
+    @property
+    def engine(self) -> sa.Engine:
+        """The state database."""
+        return self._engine
+
+    def instead(self, budget: Budget) -> "Budgets":
+        """Another budget alone, on the same database: what is spent there takes nothing from these."""
+        return Budgets(self._engine, (budget,), self._clock)
+
     def and_also(self, budget: Budget) -> "Budgets":
         """These budgets and one more, on the same database."""
         return Budgets(self._engine, (*self._budgets, budget), self._clock)

@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, Self
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -33,6 +34,8 @@ from workbench.inference.messages import (
     Response,
     Route,
     Routes,
+    Shadows,
+    last_text,
 )
 from workbench.inference.recordings import Recordings
 from workbench.inference.streams import Stream
@@ -67,6 +70,8 @@ class Client:
         Where calls are paid, queued and written; a replay needs none of it but the prices.
     routers : mapping of str to Routed
         What ``router/NAME`` stands for.
+    shadow : Shadow
+        Sends a part of the product's calls to a challenger as well, see `workbench.quality.shadow`.
     """
 
     providers: Mapping[str, Provider]
@@ -74,11 +79,14 @@ class Client:
     recordings: Recordings | None = None
     cache: Cache | None = None
     routers: Mapping[str, Routes] = field(default_factory=dict)
+    shadow: Shadows | None = None
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     cooldowns: Cooldowns = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cooldowns", Cooldowns(self.policy, self.books.clock))
+        if self.shadow:
+            self.shadow.bind(self)
 
     @classmethod
     def open(
@@ -183,12 +191,20 @@ class Client:
     def _complete(
         self, messages: Messages, model: str, question: str | None, given: Mapping[str, Any], how: _How
     ) -> Completion:
+        if self.shadow and callable(messages):
+            messages = cache(messages)  # the shadow needs what was sent, and nobody makes it twice
         with self.books.span(f"call {model}") as span:
             if model.startswith(PREFIX):
                 routed = self._router(model)
                 asked = _question(messages, question, routed)
-                return self._routed(messages, asked, routed, given, how, span)
-            return self._answer(Request(model, _fixed(messages, model), **given), Route(model), how, span)
+                done = self._routed(messages, asked, routed, given, how, span)
+            else:
+                done = self._answer(Request(model, _fixed(messages, model), **given), Route(model), how, span)
+        if self.shadow and done.source == "model":
+            self.shadow.offer(
+                done, lambda: Request(done.route.model, _made(messages, done.route.configuration), **given)
+            )
+        return done
 
     def stream(
         self,
@@ -398,18 +414,10 @@ def _question(messages: Messages, question: str | None, routed: Routes) -> str:
                 f"the router chooses between configurations of the prompt ({', '.join(configured)}): give complete() a "
                 "function that makes the messages of a configuration, not one list of messages"
             )
-        question = _last_text(messages) if question is None else question
+        question = last_text(messages) if question is None else question
     if not question:
         found = "messages that are a function of the configuration" if callable(messages) else "no text of the user"
         raise ConfigError(
             f"router {routed.name!r} looks at what the user asked, found {found}: give complete() that as question="
         )
     return question
-
-
-def _last_text(messages: Sequence[Message]) -> str:
-    """Text of the last user message, without its pictures and files."""
-    content = next((m.get("content") for m in reversed(messages) if m.get("role") == "user"), None) or ""
-    if isinstance(content, str):
-        return content
-    return "\n".join(part.get("text", "") for part in content if part.get("type") == "text")

@@ -1,7 +1,7 @@
 """What a model is asked and what it answers, and what the client asks of a cache and of a router."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Protocol, Self
 
@@ -14,6 +14,19 @@ ROLES = ("system", "user", "assistant", "tool")
 MARKERS = ("cache_control", "prompt_cache_breakpoint")  # how vendors write a breakpoint of their prompt cache
 LONG_TTL = "1h"
 _HASHED = ("model", "max_tokens", "temperature", "seed", "stop", "tools", "schema", "messages")  # always, in this order
+
+
+def text_of(message: Message) -> str:
+    """Text of a message, without its pictures and files."""
+    content = message.get("content") or ""
+    if isinstance(content, str):
+        return content
+    return "\n".join(part.get("text", "") for part in content if part.get("type") == "text")
+
+
+def last_text(messages: Sequence[Message]) -> str:
+    """Text of the last user message."""
+    return text_of(next((m for m in reversed(messages) if m.get("role") == "user"), {}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +298,16 @@ class Cache(Protocol):
         self, request: Request, response: Response, who: Attribution, use: CacheUse, *, cost_nanos: int, since: int
     ) -> None:
         """Keep an answer that was paid for, unless a document that it cites was invalidated ``since`` that moment."""
+
+
+class Shadows(Protocol):
+    """Sends a part of what was asked to a challenger as well, off the caller's path."""
+
+    def bind(self, client: Any) -> None:
+        """Get ready beside a client; what is wrong with the challenger is said here."""
+
+    def offer(self, done: "Completion", request: Callable[[], Request]) -> None:
+        """Take an answer that a model gave just now, or let it go: at once, and without any error."""
 
 
 @dataclass(frozen=True, slots=True)

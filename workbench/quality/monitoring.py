@@ -1,7 +1,8 @@
 """Does what was decided still hold? Tests that may be looked at again and again.
 
 `DriftWatch` asks whether live hits of a cache still keep what was certified, after every label, and may be stopped any
-time; `QualityWatch` whether the quality of answers has dropped, period by period.
+time; `MarginWatch` whether one of two systems lies more than a margin below the other, after every pair;
+`QualityWatch` whether the quality of answers has dropped, period by period.
 
 A certificate speaks of the traffic it was made from. Afterwards some live hits are drawn and labelled. Against "the
 false-hit rate is at most alpha" a gambler bets on every label: its capital is multiplied by 1 + lambda (y - alpha),
@@ -9,7 +10,8 @@ y = 1 for a false hit. While the claim holds, no choice of lambda in [0, 1/alpha
 that by Ville's inequality it ever reaches 1/delta with probability delta at most, however often one looks. How to bet:
 Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", JRSS B 2024, arXiv 2010.09686.
 Here the capital is split evenly over fixed bets, each the best one against one higher rate; where these win, the
-capital that is at stake next is theirs, so that the mixture learns the rate without looking ahead.
+capital that is at stake next is theirs, so that the mixture learns the rate without looking ahead. Of differences in
+[-1, 1] the fixed bets are doubled from one to the next, so that one is near the best whatever their spread.
 
 The promise needs labels whose chance of being false, given those before, is at most alpha. Draw at random over all hits
 of a period: hits in a row that one cached entry served share one fate. With runs of 10 labels of one fate a rate of
@@ -18,7 +20,7 @@ exactly alpha = .05 was called drift in 58 % of 1,000 streams of 2,000 labels, n
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -86,11 +88,119 @@ def log_capital(labelled: npt.NDArray[np.int64], false: npt.NDArray[np.int64], a
     """Logarithm of the mean over the bets of prod(1 + lambda (y - alpha)), for counts of any one shape."""
     odds = ODDS * alpha / (1 - alpha)
     rates = odds / (1 + odds)
-    bets = (rates - alpha) / (alpha * (1 - alpha))
-    won, lost = np.log1p(bets * (1 - alpha)), np.log1p(-bets * alpha)
-    each = np.multiply.outer(false, won) + np.multiply.outer(labelled - false, lost)
-    mixed: npt.NDArray[np.float64] = logsumexp(each, axis=-1) - np.log(len(ODDS))
-    return mixed
+    won, lost = growth(np.array([1.0, 0.0]), alpha, (rates - alpha) / (alpha * (1 - alpha)))
+    return mixed(np.multiply.outer(false, won) + np.multiply.outer(labelled - false, lost))
+
+
+def growth(values: npt.NDArray[np.float64], mean: float, bets: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Logarithm of what each value makes of the capital of each bet on "the mean is above this", one column a bet."""
+    grown: npt.NDArray[np.float64] = np.log1p(np.multiply.outer(values - mean, bets))
+    return grown
+
+
+def mixed(each: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Logarithm of the capital that was split evenly over bets; the last axis of ``each`` is one bet's logarithm."""
+    total: npt.NDArray[np.float64] = logsumexp(each, axis=-1) - np.log(each.shape[-1])
+    return total
+
+
+MOST_STAKED = 0.9  # of the capital, where the worst difference would take all of it
+Found = Literal["holds", "broken", "inconclusive"]
+
+
+@dataclass(frozen=True, slots=True)
+class MarginWatch:
+    """Evidence for and against "the mean difference is at least minus the margin", of differences in [-1, 1].
+
+    Two gamblers: one bets that the mean is above minus the margin, one that it is below. The first to have 1 / delta
+    decides. Only one of them can be wrong, so that a verdict is false with chance delta at most, however often one
+    looks, as long as no pair's expected difference, given those before, lies on the other side.
+
+    Attributes
+    ----------
+    margin, delta : float
+        In (0, 1): the difference that is still good enough, and the chance of a false verdict, ever.
+    pairs : int
+        Pairs so far.
+    won : two tuples of float
+        Logarithm of what each bet's capital has become: for the margin, and against it.
+    decided_at : int or None
+        Number of pairs at which the verdict came; it stays.
+
+    Examples
+    --------
+    >>> watch = MarginWatch(0.1).add(np.zeros(60))
+    >>> watch.verdict, watch.decided_at, MarginWatch(0.1).add(-np.ones(9)).verdict
+    ('holds', 44, 'broken')
+    """
+
+    margin: float
+    delta: float = 0.05
+    pairs: int = 0
+    won: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
+    verdict: Found = "inconclusive"
+    decided_at: int | None = None
+
+    def __post_init__(self) -> None:
+        if not (0 < self.margin < 1 and 0 < self.delta < 1):
+            raise ConfigError(f"margin and delta must be in (0, 1), found {self.margin} and {self.delta}")
+
+    def add(self, low: npt.NDArray[np.float64], high: npt.NDArray[np.float64] | None = None) -> Self:
+        """Go on with further pairs, looked at one by one.
+
+        Parameters
+        ----------
+        low, high : ndarray of float, shape (n,)
+            Differences; where one is only bounded, ``low`` counts for the margin and ``high`` against it.
+
+        Raises
+        ------
+        ConfigError
+            If one is not in [-1, 1].
+        """
+        high = low if high is None else high
+        if not len(low):
+            return self
+        if not (np.abs([low, high]) <= 1).all():
+            raise ConfigError("a difference lies in [-1, 1]: give scores in [0, 1], and bounds where there is none")
+        paths, reached = [], []
+        for values, mean, before in zip((low, -high), (-self.margin, self.margin), self.won, strict=True):
+            bets = stakes(mean, self.margin)
+            paths.append(growth(values, mean, bets).cumsum(axis=0) + (np.array(before) if before else 0.0))
+            over = mixed(paths[-1]) >= -np.log(self.delta)
+            reached.append(int(over.argmax()) if over.any() else len(low))
+        first, verdict, at = min(reached), self.verdict, self.decided_at
+        if at is None and first < len(low):
+            verdict, at = ("broken" if reached[1] == first else "holds"), self.pairs + first + 1
+        won = (tuple(paths[0][-1].tolist()), tuple(paths[1][-1].tolist()))
+        return replace(self, pairs=self.pairs + len(low), won=won, verdict=verdict, decided_at=at)
+
+
+def stakes(mean: float, margin: float) -> npt.NDArray[np.float64]:
+    """Bets on values in [-1, 1] against "the mean is at most this": doubled from the margin to the most that is staked.
+
+    The best against a truth one margin away is about the margin over the variance, and no variance is above 1.
+    """
+    most = MOST_STAKED / (1 + mean)
+    return np.append(margin * 2.0 ** np.arange(max(np.ceil(np.log2(most / margin)), 0)), most)
+
+
+def mean_bounds(
+    low: npt.NDArray[np.float64], high: npt.NDArray[np.float64], margin: float, delta: float, steps: int = 400
+) -> tuple[float, float]:
+    """Bounds of a mean of values in [-1, 1], each with confidence 1 - delta at all times at once.
+
+    They are the means next to those that the bets have not refuted, on a grid of 2 / steps: a confidence sequence.
+    """
+
+    def least(values: npt.NDArray[np.float64]) -> float:
+        distinct, counts = np.unique(values, return_counts=True)
+        for mean in np.linspace(-1, 1, steps + 1)[1:-1]:
+            if mixed(counts @ growth(distinct, mean, stakes(mean, margin))) < -np.log(delta):
+                return float(mean) - 2 / steps
+        return 1 - 2 / steps
+
+    return (least(low), -least(-high)) if len(low) else (-1.0, 1.0)
 
 
 PATHS = 20_000  # simulated histories without a drop, by which critical values are found

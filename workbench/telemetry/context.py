@@ -9,7 +9,7 @@ from typing import ParamSpec, TypeVar
 
 from workbench.errors import ConfigError, unknown_name
 
-PURPOSES = ("product", "eval", "judge", "ingest")
+PURPOSES = ("product", "eval", "judge", "ingest", "shadow")
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 

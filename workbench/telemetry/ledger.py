@@ -286,7 +286,7 @@ def _csv_line(values: Sequence[sa.Column[Any]]) -> "sa.Function[str]":
 
 def _insert(connection: sa.Connection, rows: Sequence[LedgerRow]) -> None:
     try:
-        execute_insert(connection, _LEDGER, [tuple(map(_storable, _VALUES(row))) for row in rows])
+        execute_insert(connection, _LEDGER, [tuple(map(storable, _VALUES(row))) for row in rows])
     except sa.exc.IntegrityError as error:
         told = ", ".join(f"{row.call_id}/{row.attempt}" for row in rows[:5])
         raise StoreError(f"the ledger has {told} already, or one of them: {error.orig}") from error
@@ -319,7 +319,7 @@ def _sum(column: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
     return sa.cast(sa.func.coalesce(sa.func.sum(column), 0), sa.BigInteger)
 
 
-def _storable(value: object) -> object:
+def storable(value: object) -> object:
     """Text without what databases refuse: a strange name of a model must not lose what it cost."""
     if not isinstance(value, str) or (value.isascii() and "\0" not in value):
         return value
