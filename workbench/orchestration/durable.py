@@ -37,7 +37,7 @@ _T = TypeVar("_T")
 NAME = "workbench"
 RECORDS = "workbench-flows-1"  # form of the records; the version of a flow's code is in the name of its queue
 ADOPT_EVERY_S = 60.0
-POLL_S = 0.2
+POLL_S, POLL_RARE_S = 0.2, 1.0  # a look into a queue takes 3 ms of a processor
 POOL = 8  # connections of dbos per process; a stock PostgreSQL has 100 for all
 TICKS = "ticks"  # queue of what schedules do, which only workers take from
 
@@ -226,7 +226,8 @@ class Durable:
         limits: dict[str, Any] = {"global_concurrency": everywhere, "worker_concurrency": here}
         if everywhere is not None and here is not None:
             limits["worker_concurrency"] = min(everywhere, here)
-        told = limits | {"polling_interval_sec": POLL_S, "on_conflict": "always_update"}
+        poll_s = POLL_S if flow else POLL_RARE_S  # for jobs somebody waits
+        told = limits | {"polling_interval_sec": poll_s, "on_conflict": "always_update"}
         self.call(lambda: DBOS.register_queue(queue, **told))
         self._made.add(queue)
 
