@@ -3,12 +3,16 @@
 import json
 import logging
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import sqlalchemy as sa
 
 from workbench.errors import FlowError
 from workbench.orchestration.durable import TICKS, Durable, job_queue, left_queue
 from workbench.orchestration.heartbeats import living
+from workbench.orchestration.outages import is_outlived
 from workbench.orchestration.rows import ENDED, STATES
 from workbench.orchestration.step_calls import progress_of
 from workbench.orchestration.steps import Asking, Flow, FlowRun
@@ -54,17 +58,22 @@ def work(durable: Durable, names: Sequence[str] = (), *, stop: threading.Event, 
     FlowError
         If a named flow cannot be imported.
     """
-    for name in names:
-        flow = durable.flow_of(name)
-        durable.serve(job_queue(flow.name, flow.version), flow)
-        durable.serve(left_queue(flow.name, flow.version))
-    durable.serve(TICKS)
+    flows = [durable.flow_of(name) for name in names]
     told = set[str]()
     while not stop.is_set():
-        if not names:
-            _look_for_work(durable, told)
-        if when_done and not _unfinished(durable):
-            return
+        began = time.monotonic()
+        try:
+            for flow in flows:
+                durable.serve(job_queue(flow.name, flow.version), flow)
+                durable.serve(left_queue(flow.name, flow.version))
+            durable.serve(TICKS)
+            if not flows:
+                _look_for_work(durable, told)
+            if when_done and not _unfinished(durable):
+                return
+        except sa.exc.DBAPIError as error:
+            if not is_outlived(error, durable.engine, began, stop):
+                raise
         stop.wait(LOOK_S)
 
 
@@ -91,8 +100,7 @@ def _look_for_work(durable: Durable, told: set[str]) -> None:
 
 
 def _unfinished(durable: Durable) -> bool:
-    queues = durable.served()
-    return bool(durable.runs(queue_name=queues, status=["ENQUEUED", "PENDING", "DELAYED"], limit=1))
+    return bool(durable.runs(queue_name=durable.served(), status=["ENQUEUED", "PENDING", "DELAYED"], limit=1))
 
 
 def jobs_table(durable: Durable, *, limit: int = 100, status: str = "") -> Table:
