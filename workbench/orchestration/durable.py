@@ -8,6 +8,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -17,7 +18,7 @@ from workbench.config import Settings
 from workbench.errors import FlowError
 from workbench.orchestration.heartbeats import Heartbeat, dead_executors, forget, living
 from workbench.orchestration.live_step import LiveStep, returned
-from workbench.orchestration.rows import from_row, run_of, step_of, to_row
+from workbench.orchestration.rows import ENDED, STATES, from_row, run_of, step_of, to_row
 from workbench.orchestration.runs_database import flows_url, runs_engine, runs_schema
 from workbench.orchestration.sources import import_module_of
 from workbench.orchestration.step_calls import create_calls
@@ -409,6 +410,20 @@ class Durable:
 
         found = self.call(lambda: DBOS.list_workflows(name="flow", sort_desc=True, **which))
         return [run_of(status) for status in found]
+
+    def ended_before(self, at: datetime, limit: int) -> list[str]:
+        """Ids of so many runs, and of what schedules did, that ended before a moment; the oldest first."""
+        from dbos import DBOS
+
+        which: dict[str, Any] = {"status": [state for state, ours in STATES.items() if ours in ENDED], "limit": limit}
+        which |= {"completed_before": at.isoformat(), "load_input": False, "load_output": False}
+        return [status.workflow_id for status in self.call(lambda: DBOS.list_workflows(**which))]
+
+    def delete(self, run_ids: list[str]) -> None:
+        """Delete runs with their steps."""
+        from dbos import DBOS
+
+        self.call(lambda: DBOS.delete_workflows(run_ids))
 
     def find(self, begin: str) -> str:
         """Id of the only run whose id begins like this.
