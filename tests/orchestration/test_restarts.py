@@ -40,7 +40,7 @@ def test_a_server_that_restarts_during_a_recovery_strands_nothing(tmp_path, monk
             time.sleep(2)
             server.start()
             if worker.poll() is not None:  # its start was cut off; whoever started it does so again
-                assert "FlowError: the database" in worker.communicate()[0]
+                assert "Error: the database" in worker.communicate()[0]
                 worker, died = child(place, "work", wait=False), died + 1
         assert worker.wait(120) == 0, worker.communicate()[0]
         worker.communicate()

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -76,9 +75,7 @@ class Searcher:
             return None
         for beside in _second(arm):
             self.prepare(beside)
-        place: Path | str = self.settings.cache / "tables"
-        if arm.store == "postgres":
-            place = pgvector_url(self.settings)
+        place = pgvector_url(self.settings) if arm.store == "postgres" else self.settings.tables
         store = open_table(place, name, dimension=self.encoder(arm).dimension)
         report = ingest(
             store,
