@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from workbench.cli import job_commands
+from workbench.errors import ConfigError
+
 OWN = """
 import workbench
 
@@ -71,6 +74,22 @@ def test_a_job_from_its_submission_to_its_replay(project):
     page = project / "replay.html"
     called(project, "replay", "--all", "--html", str(page), code=1)
     assert "own_words.py changed since the record was made" in page.read_text()
+
+
+def test_jobs_of_an_age_are_deleted_with_traces_if_asked(project):
+    called(project, "jobs", "submit", "own_words:words", "a b")
+    called(project, "jobs", "work", "--when-done")
+    runs, traces = called(project, "jobs", "prune", "--older-than", "0h", "--traces")
+    assert runs.startswith("deleted: 1 runs that ended before 20")
+    assert traces == "deleted: 1 traces with 3 spans"
+    (refused,) = called(project, "jobs", "prune", "--older-than", "30", code=3)
+    assert refused == "error: --older-than is a whole number of hours, days or weeks: 12h, 30d, 8w; found '30'"
+
+
+@pytest.mark.parametrize("age", ["", "30", "d", "-1d", "1.5d", "99999d", "\u0663d", "3 d", "3m"])
+def test_an_age_that_is_none_is_refused(age):
+    with pytest.raises(ConfigError, match="12h, 30d, 8w; found"):
+        job_commands.age_of(age)
 
 
 def test_a_schedule_is_made_listed_and_deleted(project):

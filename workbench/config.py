@@ -16,10 +16,11 @@ PROFILES = ("smoke", "ci", "full")
 # Every variable of the environment that means something here; those of tests are theirs.
 VARIABLES = (
     "WORKBENCH_ROOT", "WORKBENCH_CACHE", "WORKBENCH_RUNS", "WORKBENCH_STATE_URL", "WORKBENCH_STORE_URL",
-    "WORKBENCH_THREADS", "WORKBENCH_LLM_API_BASE", "WORKBENCH_LLM_API_KEY", "WORKBENCH_LLM_THREADS",
-    "WORKBENCH_CAPTURE_CONTENT", "WORKBENCH_PROFILE", "WORKBENCH_RUN_DIR", "WORKBENCH_SHARED_DATA",
-    "WORKBENCH_CI_BOUNDED",
+    "WORKBENCH_TABLES_URL", "WORKBENCH_THREADS", "WORKBENCH_LLM_API_BASE", "WORKBENCH_LLM_API_KEY",
+    "WORKBENCH_LLM_THREADS", "WORKBENCH_CAPTURE_CONTENT", "WORKBENCH_PROFILE", "WORKBENCH_RUN_DIR",
+    "WORKBENCH_SHARED_DATA", "WORKBENCH_CI_BOUNDED",
 )  # fmt: skip
+OBJECT_STORES = ("s3", "gs", "az")  # that LanceDB knows; its own variables (AWS_ENDPOINT ...) say where and as whom
 _OF_TESTS = "WORKBENCH_TEST_"
 DEFAULTS = "ci"  # the profile that needs no file
 
@@ -40,6 +41,8 @@ class Settings:
         SQLAlchemy URL of the state database, ``sqlite:///...`` or ``postgresql://...``.
     store_url : str
         ``postgresql://`` URL of a server with pgvector; "" for that of the package, see ``stores`` of `01_retrieval`.
+    tables_url : str
+        Where LanceDB keeps its tables: ``s3://bucket/prefix`` or a folder; "" for one in the cache, see `tables`.
     """
 
     root: Path
@@ -47,6 +50,7 @@ class Settings:
     runs: Path
     state_url: str
     store_url: str = ""
+    tables_url: str = ""
 
     @property
     def notebooks(self) -> Path:
@@ -57,6 +61,11 @@ class Settings:
     def evalsets(self) -> Path:
         """Folder of the evalsets."""
         return self.root / "evalsets"
+
+    @property
+    def tables(self) -> str:
+        """Object store or folder of LanceDB's tables."""
+        return self.tables_url or str(self.cache / "tables")
 
     def require_project(self) -> None:
         """Refuse a root that is no project.
@@ -92,7 +101,9 @@ def require_writable(folder: Path, variable: str) -> None:
 
 
 def load_settings(env: Mapping[str, str] | None = None, start: Path | None = None) -> Settings:
-    """Settings from ``WORKBENCH_ROOT``, ``_CACHE``, ``_RUNS``, ``_STATE_URL``, ``_STORE_URL``, else below the project.
+    """Settings from ``WORKBENCH_ROOT``, ``_CACHE``, ``_RUNS``, ``_STATE_URL``, ``_STORE_URL`` and ``_TABLES_URL``.
+
+    What is not set lies below the project.
 
     The project is the nearest folder at or above ``start`` (default: the working directory) with ``evalsets/``.
 
@@ -118,7 +129,19 @@ def load_settings(env: Mapping[str, str] | None = None, start: Path | None = Non
         runs=Path(env.get("WORKBENCH_RUNS", root / "runs")).resolve(),
         state_url=env.get("WORKBENCH_STATE_URL", f"sqlite:///{cache / 'state.sqlite'}"),
         store_url=env.get("WORKBENCH_STORE_URL", ""),
+        tables_url=_tables_url(env.get("WORKBENCH_TABLES_URL", "")),
     )
+
+
+def _tables_url(given: str) -> str:
+    """Object store, or folder as an absolute path: a kernel works in another folder."""
+    scheme, colon, _ = given.partition("://")
+    if colon and scheme not in OBJECT_STORES:
+        raise ConfigError(
+            f"WORKBENCH_TABLES_URL is {', '.join(f'{name}://...' for name in OBJECT_STORES)} or a folder, found "
+            f"{scheme}://...; correct it, or unset it for a folder in the cache"
+        )
+    return given if colon or not given else str(Path(given).resolve())
 
 
 def count_from(variable: str, default: int) -> int:

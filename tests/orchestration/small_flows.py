@@ -7,6 +7,7 @@ from pathlib import Path
 
 from workbench.errors import StepFailed
 from workbench.inference.client import Client
+from workbench.orchestration.live_step import progress
 from workbench.orchestration.steps import flow, outside
 
 LOG = "WORKBENCH_TEST_LOG"
@@ -93,6 +94,19 @@ def nap(n, ms):
 @flow()
 def naps(step, n, ms=0):
     return sum(step(nap, i, ms) for i in range(n))
+
+
+def watch(n, ms, *, client):
+    progress("watched", n, n + 1)
+    said = ask(f"watch {n}", client=client)
+    time.sleep(ms / 1000)
+    progress("watched", n + 1, n + 1)
+    return said
+
+
+@flow(tools={"client": Client.open}, concurrency=4)
+def watches(step, n, ms=0):
+    return [step(watch, i, ms) for i in range(n)]
 
 
 def die(point):

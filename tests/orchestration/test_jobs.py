@@ -8,11 +8,13 @@ from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
+from dbos import DBOS
+from dbos._dbos import _get_dbos_instance
 
 from tests.orchestration.small_flows import failing, naps, triage
 from workbench.errors import FlowError, StepFailed
 from workbench.orchestration import heartbeats
-from workbench.orchestration.durable import job_queue
+from workbench.orchestration.durable import RECORDS, job_queue
 from workbench.orchestration.flows import Flows
 from workbench.orchestration.heartbeats import dead_executors, living
 from workbench.orchestration.live_step import progress
@@ -226,6 +228,29 @@ def test_this_process_lives_and_one_that_ended_does_not(any_flows):
     assert dead_executors(engine) == ["gone-1"]
     any_flows.durable.adopt()
     assert set(living(engine)) == {mine}
+
+
+def test_a_run_that_was_given_out_and_never_begun_is_given_out_again(any_flows):
+    """So it is where the server goes away between the commit of a claim and its answer."""
+    durable, run_id = any_flows.durable, any_flows.submit(triage, "x")
+    name = job_queue(triage.name, triage.version)
+    (queue,) = [queue for queue in durable.call(DBOS.list_queues) if queue.name == name]
+    claim = _get_dbos_instance()._sys_db.start_queued_workflows
+    assert durable.call(lambda: claim(queue, durable.heartbeat.executor, RECORDS, None))[0] == [run_id]
+    assert rows(any_flows)[run_id][0] == "running"
+    assert durable.adopt() == []  # it may be about to begin
+    assert durable.adopt() == [run_id]
+    any_flows.work(when_done=True)
+    assert rows(any_flows)[run_id][0] == "done"
+    assert durable.adopt() == []
+
+
+def test_a_run_that_is_being_done_is_not_given_out_again(flows, settings):
+    run_id = flows.begin(naps, 3, 200)
+    while not (settings.root / "log").exists():
+        time.sleep(0.01)
+    assert [flows.durable.adopt() for _ in range(3)] == [[]] * 3
+    assert flows.wait(run_id) == 3
 
 
 def test_a_process_whose_lock_cannot_be_tried_is_known_by_its_row(flows):

@@ -1,4 +1,4 @@
-"""Both kinds of store for tests: LanceDB in a folder, and PostgreSQL with pgvector from the package of a server."""
+"""Kinds of store for tests: LanceDB in a folder or a bucket, and PostgreSQL with pgvector from a server's package."""
 
 import atexit
 import importlib.util
@@ -15,6 +15,7 @@ from workbench.retrieval.postgres_server import started
 from workbench.retrieval.store import Store, open_table
 
 KINDS = ("lance", "postgres")
+BUCKET = "corpus"
 PGVECTOR = "WORKBENCH_TEST_PGVECTOR_URL"
 
 
@@ -22,6 +23,8 @@ def open_kind(kind: str, folder: str, dimension: int) -> Store:
     """Table that belongs to the folder, in a store of the kind; skips the test if there is no such store here."""
     if kind == "lance":
         return open_table(folder, "chunks", dimension=dimension)
+    if kind == "s3":  # where tests/retrieval/bucket.py has made one
+        return open_table(f"s3://{BUCKET}/{content_hash(folder)[:12]}", "chunks", dimension=dimension)
     return open_table(pgvector_url(), table_name(folder), dimension=dimension)
 
 

@@ -3,12 +3,14 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from workbench.cli.lines import say, write_file
+from workbench.config import load_settings
 from workbench.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -126,6 +128,40 @@ def cancel(run_id: RunId) -> None:
     with _open() as flows:
         found = flows.find(run_id)
         say(f"{found} was {flows.cancel(found)}, and is cancelled")
+
+
+@jobs_app.command()
+def prune(
+    older_than: Annotated[str, typer.Option(metavar="AGE", help="Ended so long ago: 12h, 30d or 8w.")],
+    traces: Annotated[bool, typer.Option("--traces", help="Delete traces of that age too; the ledger stays.")] = False,
+) -> None:
+    """Delete runs that ended long ago, with their steps and model calls; what waits or runs stays."""
+    before = datetime.now(UTC) - age_of(older_than)
+    with _open() as flows:
+        typer.echo(f"deleted: {flows.prune(before):,} runs that ended before {before:%Y-%m-%d %H:%M} UTC")
+    if traces:
+        from workbench.state import open_engine
+        from workbench.telemetry.traces import forget_traces
+
+        gone = forget_traces(open_engine(load_settings().state_url), before)
+        typer.echo(f"deleted: {gone.traces:,} traces with {gone.spans:,} spans")
+
+
+def age_of(text: str) -> timedelta:
+    """Age that an option names.
+
+    >>> age_of("30d").days
+    30
+
+    Raises
+    ------
+    ConfigError
+        If it is none.
+    """
+    number, unit = text[:-1], {"h": "hours", "d": "days", "w": "weeks"}.get(text[-1:], "")
+    if not (unit and number.isascii() and number.isdecimal() and len(number) < 5):
+        raise ConfigError(f"--older-than is a whole number of hours, days or weeks: 12h, 30d, 8w; found {text!r}")
+    return timedelta(**{unit: int(number)})
 
 
 @jobs_app.command()

@@ -8,6 +8,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -17,15 +18,11 @@ from workbench.config import Settings
 from workbench.errors import FlowError
 from workbench.orchestration.heartbeats import Heartbeat, dead_executors, forget, living
 from workbench.orchestration.live_step import LiveStep, returned
-from workbench.orchestration.rows import from_row, run_of, step_of, to_row
+from workbench.orchestration.rows import ENDED, STATES, from_row, run_of, step_of, to_row
 from workbench.orchestration.runs_database import flows_url, runs_engine, runs_schema
 from workbench.orchestration.sources import import_module_of
 from workbench.orchestration.step_calls import create_calls
-from workbench.orchestration.steps import (
-    Asking,
-    Flow,
-    FlowRun,
-)
+from workbench.orchestration.steps import Asking, Flow, FlowRun
 from workbench.state import open_engine
 from workbench.telemetry.context import attributed
 from workbench.telemetry.spans import Tracing, here, under
@@ -37,7 +34,7 @@ _T = TypeVar("_T")
 NAME = "workbench"
 RECORDS = "workbench-flows-1"  # form of the records; the version of a flow's code is in the name of its queue
 ADOPT_EVERY_S = 60.0
-POLL_S = 0.2
+POLL_S, POLL_RARE_S = 0.2, 1.0  # a look into a queue takes 3 ms of a processor
 POOL = 8  # connections of dbos per process; a stock PostgreSQL has 100 for all
 TICKS = "ticks"  # queue of what schedules do, which only workers take from
 
@@ -66,7 +63,7 @@ class Durable:
         self.tracing = Tracing(self._state)
         self._given, self._tools = dict(tools), dict[tuple[str, str], Any]()
         self._flows, self._served, self._made = dict[str, Flow](), set[str](), set[str]()
-        self._parents = dict[str, Any]()
+        self._parents, self._missing = dict[str, Any](), set[str]()
         self._pool, self.stopped = ThreadPoolExecutor(1, thread_name_prefix="wb-flows"), threading.Event()
         self.heartbeat = Heartbeat(self.engine, settings.cache / "processes")
         try:
@@ -84,12 +81,12 @@ class Durable:
         Raises
         ------
         FlowError
-            If this process has the engine open on another database.
+            If this process has the engine open on another database, or its database goes away meanwhile.
         """
         with Durable._opening:
             found = Durable._open
             if found is None:
-                found = Durable._open = cls(settings, tools)
+                found = Durable._open = cls._opened(settings, tools)
             elif found.url != flows_url(settings.state_url):
                 raise FlowError(
                     f"this process has its flows open on {_shown(found.url)}, and is asked for "
@@ -97,6 +94,15 @@ class Durable:
                 )
             found._given.update(tools)
             return found  # type: ignore[return-value]
+
+    @classmethod
+    def _opened(cls, settings: Settings, tools: Mapping[str, Any]) -> Self:
+        try:
+            return cls(settings, tools)
+        except sa.exc.DBAPIError as error:
+            reason = str(error.orig).partition("\n")[0]
+            where = _shown(flows_url(settings.state_url))
+            raise FlowError(f"the database {where} went away: {reason}; start it, and try again") from error
 
     def close(self) -> None:
         """End: what runs is left to others, and goes on where it was."""
@@ -226,7 +232,8 @@ class Durable:
         limits: dict[str, Any] = {"global_concurrency": everywhere, "worker_concurrency": here}
         if everywhere is not None and here is not None:
             limits["worker_concurrency"] = min(everywhere, here)
-        told = limits | {"polling_interval_sec": POLL_S, "on_conflict": "always_update"}
+        poll_s = POLL_S if flow else POLL_RARE_S  # for jobs somebody waits
+        told = limits | {"polling_interval_sec": poll_s, "on_conflict": "always_update"}
         self.call(lambda: DBOS.register_queue(queue, **told))
         self._made.add(queue)
 
@@ -362,9 +369,11 @@ class Durable:
         return self._tools[key]
 
     def adopt(self) -> list[str]:
-        """Give what dead processes left running to those that live; returns the runs.
+        """Give what nobody does any more to those that live; returns the runs.
 
-        Each is given once: only a run that still stands in the dead one's name is put back.
+        That is what dead processes left, and what stands in this one's name without being done, at two looks: so it
+        is where a server went away after it gave out a run and before it said so. Each is given once: only a run
+        that still stands in the same name is put back.
         """
         from dbos import DBOS
         from dbos._dbos import _get_dbos_instance
@@ -372,10 +381,13 @@ class Durable:
         # first what runs, then who lives: whoever begins a run in between is known
         pending = self.call(lambda: DBOS.list_workflows(status="PENDING", load_output=False))
         dead, alive = dead_executors(self.engine), living(self.engine)
+        mine = {status.workflow_id for status in pending if status.executor_id == self.heartbeat.executor}
+        missing = mine - set(_get_dbos_instance()._active_workflows_set.activeList())
+        lost, self._missing = missing & self._missing, missing
         put_back, adopted = _get_dbos_instance()._sys_db.reenqueue_for_recovery, []
         for status in pending:
             executor = status.executor_id or ""
-            if executor in alive:
+            if executor in alive and status.workflow_id not in lost:
                 continue
             queue = status.queue_name or left_queue(*_flow_and_version(status.input))
             if status.queue_name is None:
@@ -398,6 +410,20 @@ class Durable:
 
         found = self.call(lambda: DBOS.list_workflows(name="flow", sort_desc=True, **which))
         return [run_of(status) for status in found]
+
+    def ended_before(self, at: datetime, limit: int) -> list[str]:
+        """Ids of so many runs, and of what schedules did, that ended before a moment; the oldest first."""
+        from dbos import DBOS
+
+        which: dict[str, Any] = {"status": [state for state, ours in STATES.items() if ours in ENDED], "limit": limit}
+        which |= {"completed_before": at.isoformat(), "load_input": False, "load_output": False}
+        return [status.workflow_id for status in self.call(lambda: DBOS.list_workflows(**which))]
+
+    def delete(self, run_ids: list[str]) -> None:
+        """Delete runs with their steps."""
+        from dbos import DBOS
+
+        self.call(lambda: DBOS.delete_workflows(run_ids))
 
     def find(self, begin: str) -> str:
         """Id of the only run whose id begins like this.

@@ -1,9 +1,11 @@
 """The one entrance to durable flows: run, submit, list, show, retry, cancel, schedule, replay, fork, compare."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Self
 
 from workbench.config import Settings, load_settings
+from workbench.errors import FlowError
 from workbench.orchestration import jobs
 from workbench.orchestration.durable import Durable
 from workbench.orchestration.replay import ReplayReport, RunReplay, diff, forked, replay, replay_all
@@ -127,6 +129,21 @@ class Flows:
             If there is none, or it has ended.
         """
         return jobs.cancel(self.durable, run_id)
+
+    def prune(self, before: datetime) -> int:
+        """``flows.prune(datetime.now(UTC) - timedelta(days=30))``: delete what ended before; returns how many runs.
+
+        What waits or runs stays. A run that is deleted can no longer be shown, replayed or forked, and is done anew
+        when it is asked again.
+
+        Raises
+        ------
+        FlowError
+            If the moment has no time zone.
+        """
+        if before.tzinfo is None:
+            raise FlowError(f"runs are deleted by a moment with a time zone, found {before}; say .replace(tzinfo=UTC)")
+        return jobs.prune(self.durable, before)
 
     def schedule(self, name: str, cron: str, flow: Flow, /, *args: Any, **kwargs: Any) -> None:
         """``flows.schedule("nightly", "0 3 * * *", ingest, "docs_qa")``: submit a run at every such moment, in UTC.

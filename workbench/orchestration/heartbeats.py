@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -43,7 +44,7 @@ class Heartbeat:
     """
 
     def __init__(self, engine: sa.Engine, folder: Path) -> None:
-        self._engine, self._stop = engine, threading.Event()
+        self._engine, self._stop, self._serves = engine, threading.Event(), ""
         self.executor = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / f"{self.executor}.lock"
@@ -62,22 +63,26 @@ class Heartbeat:
     def _beat(self) -> None:
         while not self._stop.wait(BEAT_S):
             try:
-                with self._engine.begin() as connection:
-                    mine = sa.update(_BEATS).where(_BEATS.c.executor == self.executor)
-                    connection.execute(mine.values(beat=now(connection)))
+                self._write()
             except sa.exc.DBAPIError:  # a database that is away for a moment; the lock says that we live
                 continue
 
-    def serve(self, serves: str) -> None:
-        """Say which flows this process works for."""
+    def _write(self) -> None:
         with self._engine.begin() as connection:
-            connection.execute(sa.update(_BEATS).where(_BEATS.c.executor == self.executor).values(serves=serves))
+            mine = sa.update(_BEATS).where(_BEATS.c.executor == self.executor)
+            connection.execute(mine.values(beat=now(connection), serves=self._serves))
+
+    def serve(self, serves: str) -> None:
+        """Say which flows this process works for; where it cannot be written now, the next beat says it."""
+        self._serves = serves
+        self._write()
 
     def close(self) -> None:
         """End: others may take over at once what is left running."""
         self._stop.set()
         self._thread.join()
-        forget(self._engine, [self.executor])
+        with suppress(sa.exc.DBAPIError):  # of a database that is away; the lock is free, or the row gets old
+            forget(self._engine, [self.executor])
         self._path.unlink(missing_ok=True)
         self._file.close()
 
@@ -89,16 +94,24 @@ def now(connection: sa.Connection) -> float:
     return time.time()
 
 
+def _awake_since(connection: sa.Connection) -> float:
+    """Since when beats could be written, by the clock of `now`: a server that was away for a minute heard nobody."""
+    if connection.dialect.name == "postgresql":
+        started = sa.text("select extract(epoch from pg_postmaster_start_time())")
+        return float(connection.execute(started).scalar_one())
+    return 0.0
+
+
 def dead_executors(engine: sa.Engine) -> list[str]:
     """Processes that are surely gone.
 
     On this machine those whose lock is free, however long ago they were heard of; on others, whose locks cannot be
-    tried, those that were not heard of for a minute.
+    tried, those that were not heard of for a minute in which the database could hear them.
     """
     with reader(engine).begin() as connection:
-        at = now(connection)
+        at, awake_since = now(connection), _awake_since(connection)
         rows = connection.execute(sa.select(_BEATS)).all()
-    return [row.executor for row in rows if _is_dead(row, at)]
+    return [row.executor for row in rows if _is_dead(row, at, awake_since)]
 
 
 def living(engine: sa.Engine) -> dict[str, str]:
@@ -115,7 +128,7 @@ def forget(engine: sa.Engine, executors: list[str]) -> None:
         connection.execute(sa.delete(_BEATS).where(_BEATS.c.executor.in_(executors)))
 
 
-def _is_dead(row: sa.Row[Any], at: float) -> bool:
+def _is_dead(row: sa.Row[Any], at: float, awake_since: float) -> bool:
     if row.host == socket.gethostname():
         try:
             with Path(row.lock).open("r+") as file:
@@ -125,4 +138,4 @@ def _is_dead(row: sa.Row[Any], at: float) -> bool:
             return False
         except (FileNotFoundError, PermissionError):  # of another container, or of another user: only its row can tell
             pass
-    return bool(at - row.beat > STALE_S)
+    return bool(at - max(row.beat, awake_since) > STALE_S)

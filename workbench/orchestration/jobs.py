@@ -3,19 +3,26 @@
 import json
 import logging
 import threading
+import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
+
+import sqlalchemy as sa
 
 from workbench.errors import FlowError
 from workbench.orchestration.durable import TICKS, Durable, job_queue, left_queue
 from workbench.orchestration.heartbeats import living
+from workbench.orchestration.outages import is_outlived
 from workbench.orchestration.rows import ENDED, STATES
-from workbench.orchestration.step_calls import progress_of
+from workbench.orchestration.step_calls import forget_calls, progress_of
 from workbench.orchestration.steps import Asking, Flow, FlowRun
 from workbench.rendering.table import Column, Table
 
 _LOG = logging.getLogger("workbench")
 LOOK_S = 1.0
+UNFINISHED = [state for state, ours in STATES.items() if ours not in ENDED]
+PRUNED = 500  # runs of one transaction
 
 
 def submit(durable: Durable, flow: Flow, asking: Asking) -> str:
@@ -54,17 +61,22 @@ def work(durable: Durable, names: Sequence[str] = (), *, stop: threading.Event, 
     FlowError
         If a named flow cannot be imported.
     """
-    for name in names:
-        flow = durable.flow_of(name)
-        durable.serve(job_queue(flow.name, flow.version), flow)
-        durable.serve(left_queue(flow.name, flow.version))
-    durable.serve(TICKS)
+    flows = [durable.flow_of(name) for name in names]
     told = set[str]()
     while not stop.is_set():
-        if not names:
-            _look_for_work(durable, told)
-        if when_done and not _unfinished(durable):
-            return
+        began = time.monotonic()
+        try:
+            for flow in flows:
+                durable.serve(job_queue(flow.name, flow.version), flow)
+                durable.serve(left_queue(flow.name, flow.version))
+            durable.serve(TICKS)
+            if not flows:
+                _look_for_work(durable, told)
+            if when_done and not _unfinished(durable):
+                return
+        except sa.exc.DBAPIError as error:
+            if not is_outlived(error, durable.engine, began, stop):
+                raise
         stop.wait(LOOK_S)
 
 
@@ -91,8 +103,7 @@ def _look_for_work(durable: Durable, told: set[str]) -> None:
 
 
 def _unfinished(durable: Durable) -> bool:
-    queues = durable.served()
-    return bool(durable.runs(queue_name=queues, status=["ENQUEUED", "PENDING", "DELAYED"], limit=1))
+    return bool(durable.runs(queue_name=durable.served(), status=UNFINISHED, limit=1))
 
 
 def jobs_table(durable: Durable, *, limit: int = 100, status: str = "") -> Table:
@@ -183,6 +194,21 @@ def cancel(durable: Durable, run_id: str) -> str:
         raise FlowError(f"run {run_id} is {run.status} already; nothing is left to cancel", run_id=run_id)
     durable.cancel(run_id)
     return run.status
+
+
+def prune(durable: Durable, before: datetime) -> int:
+    """Delete runs that ended before a moment, with their steps and model calls; returns how many.
+
+    What waits or runs stays, and so does what a fork that waits or runs takes its first steps from.
+    """
+    kept = {run.asking.origin["run_id"] for run in durable.runs(status=UNFINISHED) if run.asking.origin}
+    deleted = 0
+    while found := [i for i in durable.ended_before(before, PRUNED + len(kept)) if i not in kept]:
+        # calls first: were it the runs, a kill in between would leave calls that nothing leads to
+        forget_calls(durable.engine, found)
+        durable.delete(found)
+        deleted += len(found)
+    return deleted
 
 
 def schedule(durable: Durable, name: str, cron: str, flow: Flow, asking: Asking) -> None:

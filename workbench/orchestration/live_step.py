@@ -1,12 +1,14 @@
 """What a flow calls its steps through while it is run: each step is done once, recorded, and traced."""
 
 import contextvars
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import FlowError, StepFailed
 from workbench.inference.tapes import taped
+from workbench.orchestration.outages import is_outlived
 from workbench.orchestration.step_calls import LiveTape, tell_progress
 from workbench.orchestration.steps import Asking, Flow, StepCall, operation_of, plain, with_tools
 from workbench.telemetry.spans import Span
@@ -50,9 +52,18 @@ class LiveStep:
         return record["output"]
 
     def _done(self, function: Callable[..., Any], inputs: dict[str, Any], number: int) -> dict[str, Any]:
-        name, run_id, durable = function.__name__, self._run_id, self._durable
-        if (copied := self._copied(number, name)) is not None:
+        if (copied := self._copied(number, function.__name__)) is not None:
             return copied
+        while True:
+            began = time.monotonic()
+            try:
+                return self._attempted(function, inputs, number)
+            except StepFailed as failed:
+                if not is_outlived(failed.__cause__, self._durable.engine, began, self._durable.stopped):
+                    raise
+
+    def _attempted(self, function: Callable[..., Any], inputs: dict[str, Any], number: int) -> dict[str, Any]:
+        name, run_id, durable = function.__name__, self._run_id, self._durable
         tape = LiveTape(durable.engine, run_id, number)
         try:
             with self._span(function, inputs, number) as span, taped(tape), _at(durable, run_id):

@@ -218,3 +218,10 @@ def progress_of(engine: sa.Engine, run_ids: Sequence[str]) -> dict[str, tuple[st
     with reader(engine).begin() as connection:
         rows = connection.execute(sa.select(_PROGRESS).where(_PROGRESS.c.run_id.in_(run_ids))).all()
     return {row.run_id: (row.label, row.done, row.total) for row in rows}
+
+
+def forget_calls(engine: sa.Engine, run_ids: Sequence[str]) -> None:
+    """Delete the model calls and the progress of runs."""
+    with engine.begin() as connection:
+        for table in (_CALLS, _PROGRESS):
+            connection.execute(sa.delete(table).where(table.c.run_id.in_(run_ids)))

@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
@@ -78,9 +77,7 @@ class Searcher:
             return None
         for beside in _second(arm):
             self.prepare(beside)
-        place: Path | str = self.settings.cache / "tables"
-        if arm.store == "postgres":
-            place = pgvector_url(self.settings)
+        place = pgvector_url(self.settings) if arm.store == "postgres" else self.settings.tables
         store = open_table(place, name, dimension=self.encoder(arm).dimension)
         bar = Progress(f"documents for {arm.name}", len(self.documents))
         report = ingest(
