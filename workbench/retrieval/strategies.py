@@ -15,7 +15,7 @@ from workbench.records import Hit, ShortRepr
 from workbench.retrieval.chunking import Chunker, WholeDocument
 from workbench.retrieval.indexing import Exact, FullTextIndex, VectorIndex
 from workbench.retrieval.metrics import best_first
-from workbench.retrieval.tenant import ChunkHit, Filter, OneOf, TenantHandle
+from workbench.retrieval.tenant import ChunkHit, Filter, Fusion, OneOf, TenantHandle
 
 # The embedding of the question by the encoder that the arm names.
 EMBEDDED = Work("embed_question")
@@ -166,6 +166,11 @@ class RRF(ShortRepr):
 
     k: int = 60
 
+    @property
+    def setting(self) -> dict[str, int]:
+        """What a store that fuses by itself is told."""
+        return {"rank_constant": self.k}
+
     def fuse(self, text: Sequence[Hit], vector: Sequence[Hit]) -> list[Hit]:
         """Documents of both lists by their summed reciprocal ranks.
 
@@ -180,6 +185,11 @@ class Weighted(ShortRepr):
     """Weighted sum of scores scaled to [0, 1] within each list (Bruch et al. 2023); weight of the vector leg."""
 
     weight: float = 0.5
+
+    @property
+    def setting(self) -> dict[str, float]:
+        """What a store that fuses by itself is told."""
+        return {"weight": self.weight}
 
     def fuse(self, text: Sequence[Hit], vector: Sequence[Hit]) -> list[Hit]:
         """Documents of both lists by the weighted sum; what a list lacks counts 0 there."""
@@ -209,7 +219,11 @@ class Hybrid(ShortRepr):
         return text, vector
 
     def search(self, handle: TenantHandle, question: Question, k: int) -> list[Hit]:
-        """Best ``k`` documents of the fused list."""
+        """Best ``k`` documents of the fused list, which some stores make by themselves where vectors are exact."""
+        if question.vector is not None and self.where is None and replace(self.vector, where=None) == Vector():
+            settings = Fusion(question.chunks_for(self.depth), self.depth, question.itself, **self.fusion.setting)
+            if (hits := handle.fused(question.vector, question.text, k, settings)) is not None:
+                return hits
         return self.fusion.fuse(*self.legs(handle, question))[:k]
 
     def plan(self, handle: TenantHandle, question: Question) -> dict[str, str]:
