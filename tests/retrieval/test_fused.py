@@ -5,6 +5,8 @@ import pytest
 
 from tests.retrieval.tables import natural_rows, open_store, row
 from workbench.errors import StoreError
+from workbench.records import Hit
+from workbench.retrieval.indexing import Hnsw
 from workbench.retrieval.strategies import RRF, Hybrid, Question, Vector, Weighted
 from workbench.retrieval.tenant import Equals, FoundBefore, Fusion
 
@@ -42,7 +44,7 @@ def store(tmp_path_factory):
 def both_ways(store, tenant, hybrid, question, k):
     """Hits of one statement, and of two searches."""
     handle = store.for_tenant(tenant)
-    assert handle.fused(question.vector, question.text, 1, Fusion(1, 1, **hybrid.fusion.setting)) is not None
+    assert handle.fused(question.vector, question.text, 1, hybrid.in_store(question)) is not None
     return hybrid.search(handle, question, k), hybrid.fusion.fuse(*hybrid.legs(handle, question))[:k]
 
 
@@ -69,6 +71,10 @@ def test_ties_do_reach_over_the_end_of_both_legs(store):
 
 def test_filters_and_knobs_are_left_to_two_searches(store):
     handle, question = store.for_tenant("tied"), Question("join", np.ones(16))
+    graph, ours = Vector(Hnsw()), type("Ours", (RRF,), {"fuse": lambda *_: [Hit("own rule", 1.0)]})()
+    for hybrid in (Hybrid(where=Equals("doc_id", "a")), Hybrid(graph), Hybrid(Vector(ef=200)), Hybrid(fusion=ours)):
+        assert hybrid.in_store(question) is None
+    assert Hybrid(fusion=ours).search(handle, question, 5) == [Hit("own rule", 1.0)]
     narrowed = Hybrid(where=Equals("doc_id", "a"))
     assert {hit.doc_id for hit in narrowed.search(handle, question, 5)} == {"a"}
     with pytest.raises(StoreError, match="no knob 'nprobes'"):

@@ -166,11 +166,6 @@ class RRF(ShortRepr):
 
     k: int = 60
 
-    @property
-    def setting(self) -> dict[str, int]:
-        """What a store that fuses by itself is told."""
-        return {"rank_constant": self.k}
-
     def fuse(self, text: Sequence[Hit], vector: Sequence[Hit]) -> list[Hit]:
         """Documents of both lists by their summed reciprocal ranks.
 
@@ -185,11 +180,6 @@ class Weighted(ShortRepr):
     """Weighted sum of scores scaled to [0, 1] within each list (Bruch et al. 2023); weight of the vector leg."""
 
     weight: float = 0.5
-
-    @property
-    def setting(self) -> dict[str, float]:
-        """What a store that fuses by itself is told."""
-        return {"weight": self.weight}
 
     def fuse(self, text: Sequence[Hit], vector: Sequence[Hit]) -> list[Hit]:
         """Documents of both lists by the weighted sum; what a list lacks counts 0 there."""
@@ -220,11 +210,20 @@ class Hybrid(ShortRepr):
 
     def search(self, handle: TenantHandle, question: Question, k: int) -> list[Hit]:
         """Best ``k`` documents of the fused list, which some stores make by themselves where vectors are exact."""
-        if question.vector is not None and self.where is None and replace(self.vector, where=None) == Vector():
-            settings = Fusion(question.chunks_for(self.depth), self.depth, question.itself, **self.fusion.setting)
-            if (hits := handle.fused(question.vector, question.text, k, settings)) is not None:
-                return hits
-        return self.fusion.fuse(*self.legs(handle, question))[:k]
+        fusion, hits = self.in_store(question), None
+        if fusion is not None and question.vector is not None:
+            hits = handle.fused(question.vector, question.text, k, fusion)
+        return self.fusion.fuse(*self.legs(handle, question))[:k] if hits is None else hits
+
+    def in_store(self, question: Question) -> Fusion | None:
+        """What a store is told that fuses by itself; None for what none does: filters, knobs, graphs, other rules."""
+        plain = self.where is None and replace(self.vector, where=None) == Vector()
+        fusion = Fusion(question.chunks_for(self.depth), self.depth, question.itself)
+        if plain and type(self.fusion) is RRF:
+            return replace(fusion, rank_constant=self.fusion.k)
+        if plain and type(self.fusion) is Weighted:
+            return replace(fusion, weight=self.fusion.weight)
+        return None
 
     def plan(self, handle: TenantHandle, question: Question) -> dict[str, str]:
         """Plans of both legs, and what is done with them."""
