@@ -50,7 +50,7 @@ REASONS = {
     "retrieval.ask": "arms, questions, scores: what the notebook calls and the tests ask",
     "retrieval.postgres": "the store in PostgreSQL: read alone when pgvector changes",
     "retrieval.postgres_session": "roles, policies and what a server lacks: read when it is about who may see what",
-    "retrieval.scale": "a measurement that takes an hour",
+    "retrieval.scale_measure": "a measurement that takes an hour",
     "retrieval.trec": "a file format of others",
     "routing.record": "a command that asks models for hours",
     "routing.tables": "what the notebook shows",

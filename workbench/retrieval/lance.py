@@ -41,6 +41,7 @@ from workbench.retrieval.tenant import (
     ChunkHit,
     Equals,
     Filter,
+    Fusion,
     OneOf,
     TenantHandle,
     bm25_of,
@@ -225,6 +226,9 @@ class LanceRows:
     def matching(self, words: str, limit: int, where: Filter | None) -> list[ChunkHit]:
         """Up to ``limit`` chunks that hold any of the words."""
         return self._hits(self._text_query(words, limit, where), "_score", bm25_of)
+
+    def fused(self, point: npt.NDArray[np.float32], words: str, k: int, fusion: Fusion) -> None:
+        """Nothing: LanceDB's own fusion has another rule for ties."""
 
     def may_fall_short(self) -> bool:
         """Whether there is a vector index."""

@@ -1,5 +1,6 @@
 """The retrieval experiment, which asks for the cheapest strategy that is good enough on a corpus."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -43,7 +44,8 @@ from workbench.retrieval.chunking import Tokenizer
 from workbench.retrieval.fitting import LEAST_TO_FIT, FittedArm, fit_arms
 from workbench.retrieval.passages import LOST, UNANSWERABLE, calibrate, evidence_of, passages_table
 from workbench.retrieval.postgres_server import pgvector_url
-from workbench.retrieval.scale import scale_figure
+from workbench.retrieval.scale import COMMITTED, Scale, scale_figure
+from workbench.retrieval.scale_measure import measure_scale
 from workbench.retrieval.searcher import Searcher
 from workbench.retrieval.strategies import Arm, Hybrid
 from workbench.retrieval.systems import load_systems, system_inputs
@@ -259,9 +261,18 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
         return replace(scored, facts=tuple(facts))
 
     def scale(self) -> Figure:
-        """At which number of rows exact search stops meeting the limit; measured, or the committed measurement."""
-        rows, limit = self.parameters.scale_rows, self.policy.latency_p95_ms
-        return scale_figure(self.settings, rows, folder=self.folder, limit_ms=limit)
+        """Up to how many rows and requests a second each store meets the limit; measured, or as committed."""
+        p, policy, settings = self.parameters, self.policy, self.settings
+        if p.scale_rows:
+            places = {s: pgvector_url(settings) if s == "postgres" else settings.cache / "scale" for s in p.stores}
+            scale = measure_scale(p.scale_rows, places)
+            scale.save(self.folder / "scale.json")
+        else:
+            scale = Scale.load(COMMITTED)
+        rows = max(Counter(d.tenant_id for d in self.evalset.documents).values())
+        return scale_figure(
+            scale, limit_ms=policy.latency_p95_ms, rows=rows, requests_per_month=policy.requests_per_month
+        )
 
     def passages(
         self,

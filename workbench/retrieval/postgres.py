@@ -22,21 +22,22 @@ import polars as pl
 import sqlalchemy as sa
 
 from workbench.errors import StoreError, TenantError
+from workbench.records import Hit
 from workbench.retrieval.indexing import TEXT_INDEX, VECTOR_INDEX, Exact, FullTextIndex, Hnsw, IndexState, VectorIndex
 from workbench.retrieval.postgres_session import Sessions, reported, set_settings
 from workbench.retrieval.postgres_sql import (
     ALL_COUNTS,
     ALL_TERMS,
+    BM25,
     COPY,
     FORGET,
+    FUSED_RANKS,
+    FUSED_SCORES,
     MERGE,
     NEW_TERMS,
     STAGE,
-    TENANTS,
-    TERMS,
     Explain,
     VectorType,
-    bm25,
     chunks_table,
     copied_rows,
 )
@@ -47,6 +48,7 @@ from workbench.retrieval.tenant import (
     ChunkHit,
     Equals,
     Filter,
+    Fusion,
     OneOf,
     TenantHandle,
     bm25_of,
@@ -212,6 +214,13 @@ class PostgresRows:
             found = connection.execute(self._words(connection, words, limit, where)).all()
         return [ChunkHit(chunk, doc, position, bm25_of(score)) for chunk, doc, position, score in found]
 
+    def fused(self, point: npt.NDArray[np.float32], words: str, k: int, fusion: Fusion) -> list[Hit]:
+        """Best ``k`` documents of both legs, in one statement."""
+        values, fused = fusion.values, FUSED_SCORES if fusion.rank_constant is None else FUSED_RANKS
+        with self._sessions.searching("search the rows", self.tenant_id, {}) as connection:
+            asked = self._asked(connection, words) | {"point": _told(point), "k": k, **values}
+            return [Hit(doc_id, score) for doc_id, score in connection.execute(sa.text(fused), asked)]
+
     def may_fall_short(self) -> bool:
         """Whether there is a vector index."""
         with self._sessions.searching("look at the indices", self.tenant_id, {}) as connection:
@@ -270,23 +279,31 @@ class PostgresRows:
         return self._own(CHUNKS) if where is None else self._own(CHUNKS) & compile_condition(where)
 
     def _near(self, point: npt.NDArray[np.float32], limit: int, where: Filter | None, exact: bool) -> sa.Select[Any]:
-        c, given = CHUNKS.c, "[" + ",".join(map(repr, point.tolist())) + "]"
-        distance = c.vector.op("<=>", return_type=sa.Double)(sa.cast(given, VectorType(self.dimension)))
+        c = CHUNKS.c
+        distance = c.vector.op("<=>", return_type=sa.Double)(sa.cast(_told(point), VectorType(self.dimension)))
         # No index can serve a sum: this is what makes a search exact, whatever indices there are.
         order = distance + sa.literal_column("0") if exact else distance
         query = sa.select(c.chunk_id, c.doc_id, c.position, distance.label("distance"))
         return query.where(self._scope(where)).order_by(order).limit(limit)
 
     def _words(self, connection: sa.Connection, words: str, limit: int, where: Filter | None) -> sa.Select[Any]:
+        # What narrows stands in `chunks`: without it only the best need be looked up there.
+        asked = self._asked(connection, words) | {"most": None if where else limit}
+        best = sa.text(BM25).bindparams(**asked).columns(sa.column("chunk_id", sa.Text), sa.column("score", sa.Double))
+        c, found = CHUNKS.c, best.subquery("best")
+        query = sa.select(c.chunk_id, c.doc_id, c.position, found.c.score).join(found, found.c.chunk_id == c.chunk_id)
+        return query.where(self._scope(where)).order_by(found.c.score.desc()).limit(limit)
+
+    def _asked(self, connection: sa.Connection, words: str) -> dict[str, Any]:
+        """Return what the statements of full text are asked with."""
         full_text = text_index(connection)
         if full_text is None:
             raise StoreError("a full-text search needs its index and the table has none; call Store.index() first")
-        # What narrows stands in `chunks`: without it only the best need be looked up there.
-        only = None if where else limit
-        found = bm25(self._own(TERMS), self._own(TENANTS), words_of(full_text) | {"words": words}, only)
-        c = CHUNKS.c
-        query = sa.select(c.chunk_id, c.doc_id, c.position, found.c.score).join(found, found.c.chunk_id == c.chunk_id)
-        return query.where(self._scope(where)).order_by(found.c.score.desc()).limit(limit)
+        return words_of(full_text) | {"words": words, "tenant": self.tenant_id}
+
+
+def _told(point: npt.NDArray[np.float32]) -> str:
+    return "[" + ",".join(map(repr, point.tolist())) + "]"
 
 
 def rows_of(tenant_id: str, table: sa.FromClause) -> sa.ColumnElement[bool]:

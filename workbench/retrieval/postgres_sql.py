@@ -5,7 +5,7 @@ are always called the same, so no statement has a name or a value put into its t
 """
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import date
 from typing import Any
 
@@ -94,6 +94,45 @@ ALL_COUNTS = """update tenants set total = coalesce(
   (select sum(tf) from terms where terms.tenant_id = tenants.tenant_id), 0)"""
 ASKED = "select lexeme as term from (select cast(:words as text) as given) as asked, unnest(" + _WORDS + ")"
 
+# Chunks that hold any of the words asked, with their BM25, by the counts of the tenant alone.
+_MATCHED = f"""asked as materialized ({ASKED}),
+matched as (select t.chunk_id, t.tf, t.dl, count(*) over (partition by t.term) as df
+  from terms as t join asked on asked.term = t.term where t.tenant_id = :tenant),
+counts as (select sum(cast(n as float8)) as n, sum(cast(total as float8)) / sum(cast(n as float8)) as average
+  from tenants where tenant_id = :tenant),
+scored as (select chunk_id, sum(ln(1 + (n - df + 0.5) / (df + 0.5)) * tf * float8 '{K1 + 1}'
+    / (tf + float8 '{K1}' * (float8 '{1 - B}' + float8 '{B}' * dl / average))) as score
+  from matched cross join counts group by chunk_id)"""
+BM25 = f"with {_MATCHED} select chunk_id, score from scored order by score desc limit :most"
+
+# Both legs and their fusion. Scores are rounded and ties ordered as `tenant.best`, `tenant.bm25_of` and
+# `tenant.cosine_of` do it: the ranking must be that of two searches that are fused here.
+_BEST = """select doc_id, score, row_number() over (order by score desc, doc_id collate "C", position) as place"""
+_LEG = """select doc_id, max(score) as score, row_number() over (order by min(place)) as place
+  from {} where place <= :chunks and doc_id <> :itself group by doc_id"""
+_LEGS = f"""with {_MATCHED},
+best_words as (
+  select chunk_id, cast(round(cast(score as numeric), 6 - cast(floor(log(score)) as int)) as float8) as score
+  from scored where score >= float8 '0.999999' * (
+    select min(score) from (select score from scored order by score desc limit :chunks) as best)),
+words_of_chunks as ({_BEST} from best_words join chunks using (chunk_id) where tenant_id = :tenant),
+best_vectors as (
+  select doc_id, position, round(greatest(-1, least(1, 1 - (vector <=> cast(:point as vector)))) * 1e6) / 1e6 as score
+  from chunks where tenant_id = :tenant order by score desc fetch first :chunks rows with ties),
+vectors_of_chunks as ({_BEST} from best_vectors),
+words as (select * from ({_LEG.format("words_of_chunks")}) as leg where place <= :depth),
+vectors as (select * from ({_LEG.format("vectors_of_chunks")}) as leg where place <= :depth)"""
+_FUSED = """ select doc_id, coalesce(words.part, 0) + coalesce(vectors.part, 0) as score
+from ({}) as words full join ({}) as vectors using (doc_id) order by score desc, doc_id collate "C" limit :k"""
+_RECIPROCAL = "select doc_id, float8 '1' / (cast(:rank_constant as int) + place) as part from {}"
+_SCALED = """select doc_id, {} * case when high > low then (score - low) / (high - low) else 1 end as part
+from {}, (select min(score) as low, max(score) as high from {}) as range"""
+FUSED_RANKS = _LEGS + _FUSED.format(*(_RECIPROCAL.format(leg) for leg in ("words", "vectors")))
+FUSED_SCORES = _LEGS + _FUSED.format(
+    _SCALED.format("(1 - cast(:weight as float8))", "words", "words"),
+    _SCALED.format("cast(:weight as float8)", "vectors", "vectors"),
+)
+
 MERGE = (
     """update tenants set n = tenants.n - old.n from (
          select tenant_id, count(*) as n from chunks join incoming using (chunk_id, tenant_id) group by tenant_id
@@ -162,33 +201,6 @@ def chunks_table(dimension: int, schema: str | None = None) -> sa.Table:
         sa.Column("text", text, nullable=False),
         sa.Column("vector", VectorType(dimension), nullable=False),
     )
-
-
-TERMS = sa.table("terms", *(sa.column(c, t) for c, t in (
-    ("tenant_id", sa.Text), ("term", sa.Text), ("chunk_id", sa.Text), ("tf", sa.Float), ("dl", sa.Float),
-)))  # fmt: skip
-TENANTS = sa.table("tenants", sa.column("tenant_id", sa.Text), sa.column("n", sa.Float), sa.column("total", sa.Float))
-
-
-def bm25(
-    own_terms: sa.ColumnElement[bool], own_counts: sa.ColumnElement[bool], asked: Mapping[str, Any], limit: int | None
-) -> sa.Subquery:
-    """Chunks that hold any of the words asked, with their BM25, the best or all: columns ``chunk_id``, ``score``."""
-    q = sa.text(ASKED).bindparams(**asked).columns(sa.column("term", sa.Text)).cte("q")
-    df = sa.func.count().over(partition_by=TERMS.c.term).label("df")
-    p = (
-        sa.select(TERMS.c.chunk_id, TERMS.c.tf, TERMS.c.dl, df)
-        .join(q, q.c.term == TERMS.c.term)
-        .where(own_terms)
-        .cte("p")
-    )
-    n = sa.func.sum(sa.cast(TENANTS.c.n, sa.Double))
-    average = sa.func.sum(sa.cast(TENANTS.c.total, sa.Double)) / n
-    counts = sa.select(n.label("n"), average.label("average")).where(own_counts).cte("counts")
-    idf = sa.func.ln(1 + (counts.c.n - p.c.df + 0.5) / (p.c.df + 0.5))
-    score = sa.func.sum(idf * p.c.tf * (K1 + 1) / (p.c.tf + K1 * (1 - B + B * p.c.dl / counts.c.average)))
-    found = sa.select(p.c.chunk_id, score.label("score")).join_from(p, counts, sa.true()).group_by(p.c.chunk_id)
-    return (found.order_by(sa.desc("score")).limit(limit) if limit else found).subquery("best")
 
 
 class Explain(Executable, ClauseElement):

@@ -1,52 +1,70 @@
-"""At which number of rows exact search stops meeting a latency limit: measured, and shown."""
+"""Until how many rows a store meets a latency limit, told from a measurement and never beyond it.
 
-import datetime as dt
-import os
-import platform
-import tempfile
-import time
-from collections.abc import Mapping, Sequence
+`workbench.retrieval.scale_measure` makes the measurement; ``scale.json`` is the committed one.
+"""
+
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from workbench.codec import from_json, to_json, write_whole
-from workbench.config import Settings
 from workbench.errors import ConfigError
-from workbench.rendering.progress import waiting
+from workbench.rendering.table import Column, Table
 from workbench.reports.charts import lines
 from workbench.reports.figure import Figure
-from workbench.retrieval.indexing import Exact, HnswSq, IvfPq, VectorIndex
-from workbench.retrieval.store import ChunkRow, Store, open_table
 
-DIMENSION = 384
-LATENT = 32
-TENANT = "synthetic"
-QUERIES = 100
-WARM_UP = 3
-BATCH = 50_000
-STEPS = (1_000, 10_000, 100_000, 1_000_000)
-# Every index with the query knobs under which it is compared.
-MEASURED: Sequence[tuple[VectorIndex, dict[str, Any]]] = (
-    (Exact(), {}),
-    (IvfPq(), {"nprobes": 20, "refine_factor": 10}),
-    (HnswSq(), {"ef": 100}),
-)
+FULL_TEXT = "full_text"
+STORES = {"postgres": "PostgreSQL", "lance": "LanceDB"}
+NEAR_EXACT = 0.95  # recall@10 from which an index stands for exact search
+MONTH_S = 30 * 86_400
+COMMITTED = Path(__file__).with_name("scale.json")
 
 
 @dataclass(frozen=True, slots=True)
 class ScalePoint:
-    """One index at one number of rows: 50th and 95th percentile in ms, recall against exact, seconds to build."""
+    """One index of one store at one number of rows: latency in ms, recall@10 against exact search, seconds to build.
+
+    ``recall_at_10`` is None for words. ``tenant_rows`` is that of a small tenant who was asked in place of the one who
+    has nearly all ``rows``. ``per_s`` are requests a second of several clients, ``disk_mb`` is the whole table with
+    this index, ``memory_mb`` what searching the table has added to the process and to the store's server, without the
+    files that the system keeps in memory by itself; None where that was not measured.
+    """
 
     index: str
     rows: int
     p50_ms: float
     p95_ms: float
-    recall_at_10: float
+    recall_at_10: float | None
     build_s: float
+    store: str = "lance"
+    tenant_rows: int | None = None
+    per_s: float | None = None
+    disk_mb: float | None = None
+    memory_mb: float | None = None
+
+    @property
+    def name(self) -> str:
+        """Index and store, named as arms are."""
+        return self.index if self.store == "lance" else f"{self.index} · {self.store}"
+
+
+@dataclass(frozen=True, slots=True)
+class Until:
+    """Rows up to which a limit is kept: ``low`` keeps it as measured, ``high`` no longer, ``about`` lies between.
+
+    ``low`` is 0 if nothing measured keeps it; ``high`` is None if everything does, and ``about`` in both cases.
+    """
+
+    low: int
+    about: float | None
+    high: int | None
+
+    def __str__(self) -> str:
+        if self.high is None:
+            return f"with no end seen up to {self.low:,} rows" if self.low else "as long as nobody measures it"
+        if self.about is None:
+            return f"under {self.high:,} rows, the least measured"
+        return f"until about {float(f'{self.about:.1g}'):,.0f} rows ({self.low:,} to {self.high:,})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,110 +95,125 @@ class Scale:
             )
         return from_json(cls, path.read_bytes(), f"{path} is no measurement")
 
-    def crossing(self, limit_ms: float) -> int | None:
-        """Smallest measured number of rows at which exact search is over the limit, None if it never is."""
-        return min((p.rows for p in self.points if p.index == "exact" and p.p95_ms > limit_ms), default=None)
+    def until(self, store: str, kind: str, limit_ms: float) -> Until:
+        """Rows of one tenant up to which p95 keeps a limit, for ``vector``, ``full_text`` or ``hybrid`` search.
+
+        Between two numbers of rows p95 is taken to grow as a power of the rows.
+        """
+        low, high, before = 0, None, 0.0
+        for rows, p95_ms in sorted(self._best(store, kind, "p95_ms").items()):
+            if p95_ms > limit_ms:
+                high = rows
+                break
+            low, before = rows, p95_ms
+        if high is None or not low:
+            return Until(low, None, high)
+        after = self._best(store, kind, "p95_ms")[high]
+        share = math.log(limit_ms / before) / math.log(after / before)
+        return Until(low, low * (high / low) ** share, high)
+
+    def per_second(self, store: str, rows: int) -> tuple[float, float, int, int] | None:
+        """Least and most hybrid searches a second at the numbers of rows around ``rows``, and these; None beyond."""
+        rates = {n: 1 / seconds for n, seconds in self._best(store, "hybrid", "per_s").items()}
+        above, below = [n for n in rates if n >= rows], [n for n in rates if n <= rows]
+        if not above:
+            return None
+        ends = max(below, default=min(above)), min(above)
+        return min(rates[n] for n in ends), max(rates[n] for n in ends), *ends
+
+    def _best(self, store: str, kind: str, of: str) -> dict[int, float]:
+        """Least p95 in ms, or seconds of one request under load, by rows; a hybrid search is the sum of both legs.
+
+        Of vector indices those count that find nearly what exact search does.
+        """
+        if kind == "hybrid":
+            words, vectors = (self._best(store, leg, of) for leg in (FULL_TEXT, "vector"))
+            return {rows: words[rows] + vectors[rows] for rows in words.keys() & vectors.keys()}
+        found: dict[int, float] = {}
+        for p in self.points:
+            good = p.recall_at_10 is None if kind == FULL_TEXT else (p.recall_at_10 or 0.0) >= NEAR_EXACT
+            if p.store == store and p.tenant_rows is None and good:
+                value = p.p95_ms if of == "p95_ms" else 1 / p.per_s if p.per_s else math.inf
+                found[p.rows] = min(value, found.get(p.rows, math.inf))
+        return found
 
 
-def measure_scale(max_rows: int, folder: Path) -> Scale:
-    """Time every index at 1e3, 1e4, ... rows up to ``max_rows``; tables are made below ``folder`` and removed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    points: list[ScalePoint] = []
-    for rows in [n for n in STEPS if n <= max_rows]:
-        with tempfile.TemporaryDirectory(dir=folder) as where, waiting(f"indices of {rows:,} rows"):
-            points += _measure(rows, where)
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}"
-    return Scale(machine, str(dt.datetime.now(dt.UTC).date()), DIMENSION, tuple(points))
+def scale_figure(scale: Scale, *, limit_ms: float | None, rows: int, requests_per_month: int | None) -> Figure:
+    """Latency of each index of each store against the number of rows, with what follows for a corpus.
 
-
-def synthetic_vectors(n: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """Unit vectors, float32, shape (n, 384), that fill only 32 directions and gather around 200 centres.
-
-    Text embeddings do the like; independent noise in all dimensions would make every index look bad.
+    Parameters
+    ----------
+    scale : Scale
+        A measurement.
+    limit_ms : float or None
+        95th percentile to keep.
+    rows : int
+        Rows of the largest tenant of the corpus.
+    requests_per_month : int or None
+        How many there are.
     """
-    shape = np.random.default_rng(0)  # the same centres and directions for every batch
-    centres = shape.standard_normal((200, LATENT), np.float32)
-    directions = shape.standard_normal((LATENT, DIMENSION), np.float32)
-    latent = centres[rng.integers(0, len(centres), n)] + 0.7 * rng.standard_normal((n, LATENT), np.float32)
-    vectors: npt.NDArray[np.float32] = latent @ directions + 0.5 * rng.standard_normal((n, DIMENSION), np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors
-
-
-def _measure(rows: int, where: str) -> list[ScalePoint]:
-    rng = np.random.default_rng(0)
-    store = fill_store(where, rows, rng)
-    asked = synthetic_vectors(QUERIES, rng)
-    points: list[ScalePoint] = []
-    truth: list[set[str]] = []
-    for index, knobs in MEASURED:
-        if isinstance(index, IvfPq) and rows < 10_000:
-            continue  # too few vectors to train its codes on
-        started = time.perf_counter()
-        store.index(index)
-        built = time.perf_counter() - started
-        times, found = time_queries(store, index, knobs, asked)
-        truth = truth or found
-        recall = float(np.mean([len(a & b) / len(b) for a, b in zip(found, truth, strict=True)]))
-        p50, p95 = np.quantile(times, [0.5, 0.95])
-        points.append(ScalePoint(index.name, rows, float(p50), float(p95), recall, built))
-    return points
-
-
-def fill_store(where: str | Path, rows: int, rng: np.random.Generator) -> Store:
-    """Store of that many synthetic rows of one tenant below ``where``, not indexed yet."""
-    store = open_table(where, "rows", dimension=DIMENSION)
-    for start in range(0, rows, BATCH):
-        vectors = synthetic_vectors(min(BATCH, rows - start), rng)
-        store.upsert([ChunkRow(TENANT, str(start + i), "row", None, 0, 1, "", "row", v) for i, v in enumerate(vectors)])
-    return store
-
-
-def time_queries(
-    store: Store, index: VectorIndex, knobs: Mapping[str, Any], asked: npt.NDArray[np.float32]
-) -> tuple[list[float], list[set[str]]]:
-    """Milliseconds of each question's search, and the ten documents it found."""
-    handle, times, found = store.for_tenant(TENANT), [], []
-    for i, vector in enumerate([*asked[:WARM_UP], *asked]):
-        started = time.perf_counter()
-        hits = handle.vector(vector, 10, exact=isinstance(index, Exact), **knobs)
-        if i >= WARM_UP:
-            times.append((time.perf_counter() - started) * 1000)
-            found.append({h.doc_id for h in hits})
-    return times, found
-
-
-COMMITTED = Path(__file__).parents[1] / "retrieval" / "scale.json"
-
-
-def scale_figure(settings: Settings, max_rows: int, *, folder: Path, limit_ms: float | None) -> Figure:
-    """Latency of each index against the number of rows, with the limit and what each finds."""
-    if max_rows:
-        scale = measure_scale(max_rows, settings.cache / "scale")
-        scale.save(folder / "scale.json")
-    else:
-        scale = Scale.load(COMMITTED)
     series: dict[str, list[tuple[float, float]]] = {}
-    for point in scale.points:
-        series.setdefault(point.index, []).append((point.rows, point.p95_ms))
-    caption = f"{_sentence(scale, limit_ms)} Synthetic rows of {scale.dimension} dimensions, one tenant, "
-    caption += f"{scale.machine}, measured on {scale.measured_on}."
+    for p in scale.points:
+        if p.tenant_rows is None:
+            series.setdefault(p.name, []).append((p.rows, p.p95_ms))
     figure = lines(series, "rows", "p95 latency, ms", log_x=True, log_y=True, limit=limit_ms)
-    return replace(figure, caption=caption)
+    told = [*_kept(scale, limit_ms, rows, requests_per_month), _recalls(scale)]
+    told.append(f"Synthetic rows of {scale.dimension} dimensions, {scale.machine}, measured on {scale.measured_on}.")
+    return replace(figure, caption=" ".join(told), data=points_table(scale))
 
 
-def _sentence(scale: Scale, limit_ms: float | None) -> str:
-    largest = max(p.rows for p in scale.points)
-    recalls = ", ".join(f"{p.index} {p.recall_at_10:.2f}" for p in scale.points if p.rows == largest)
-    found = f"Recall@10 at {largest:,} rows: {recalls}."
+def _kept(scale: Scale, limit_ms: float | None, rows: int, requests_per_month: int | None) -> list[str]:
+    """How far each store goes within the limit, hybrid searches first: what it is to stay on PostgreSQL."""
     if limit_ms is None:
-        return f"No latency limit is set in gates.toml. {found}"
-    crossing = scale.crossing(limit_ms)
-    if crossing is None:
-        return f"Exact search keeps {limit_ms:g} ms up to {largest:,} rows. {found}"
-    faster = [p for p in scale.points if p.rows == crossing and p.p95_ms <= limit_ms]
-    best: ScalePoint | None = max(faster, key=lambda p: p.recall_at_10, default=None)
-    pays = (
-        f"{best.index} keeps it with recall@10 {best.recall_at_10:.2f}" if best else "no index measured here keeps it"
-    )
-    return f"Exact search passes {limit_ms:g} ms by {crossing:,} rows; {pays}. {found}"
+        return ["No latency limit is set in gates.toml."]
+    measured = {store: name for store, name in STORES.items() if any(p.store == store for p in scale.points)}
+    stays = [f"{name} {scale.until(s, 'hybrid', limit_ms)}{_rate(scale, s, rows)}" for s, name in measured.items()]
+    asked = f" and {requests_per_month / MONTH_S:.2g} requests a second" if requests_per_month else ""
+    told = [
+        f"Hybrid searches at a p95 of {limit_ms:g} ms: stay on {'; '.join(stays)}.",
+        f"Yours: {rows:,} rows in the largest tenant{asked}.",
+    ]
+    for leg, kind in {"Vectors": "vector", "Words": FULL_TEXT}.items():
+        each = (f"{name} {scale.until(store, kind, limit_ms)}" for store, name in measured.items())
+        told.append(f"{leg} alone: {'; '.join(each)}.")
+    return told
+
+
+def _rate(scale: Scale, store: str, rows: int) -> str:
+    """Requests a second of a store at the rows of a corpus."""
+    if (found := scale.per_second(store, rows)) is None:
+        return f" (requests a second were not measured at {rows:,} rows)"
+    least, most, low, high = found
+    at = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    return f", or {least:.0f} to {most:.0f} requests a second (at {at} rows)"
+
+
+def _recalls(scale: Scale) -> str:
+    """What each index finds in the largest table it was measured in, and the least that a small tenant found."""
+    told = []
+    for name in dict.fromkeys(p.name for p in scale.points if p.recall_at_10 is not None and p.index != "exact"):
+        mine = [p for p in scale.points if p.name == name]
+        last = max(p.rows for p in mine)
+        (large,) = (p.recall_at_10 for p in mine if p.rows == last and p.tenant_rows is None)
+        small = min((p.recall_at_10 or 0.0 for p in mine if p.tenant_rows is not None), default=None)
+        told.append(
+            f"{name} {large:.2f} at {last:,} rows" + ("" if small is None else f", {small:.2f} in small tenants")
+        )
+    return f"Recall@10: {'; '.join(told)}." if told else ""
+
+
+def points_table(scale: Scale) -> Table:
+    """Everything measured, one row for each index, number of rows and tenant."""
+    columns = (
+        Column("index"), Column("rows", "count"), Column("tenant's rows", "count"),
+        Column("p50 ms", "number", digits=1), Column("p95 ms", "number", digits=1),
+        Column("recall@10", "number", digits=3), Column("requests/s", "number", digits=0),
+        Column("build s", "number", digits=1), Column("disk MB", "number", digits=0),
+        Column("memory MB", "number", digits=0),
+    )  # fmt: skip
+    rows = tuple(
+        (p.name, p.rows, p.tenant_rows or p.rows, p.p50_ms, p.p95_ms, p.recall_at_10, p.per_s, p.build_s, p.disk_mb,
+         p.memory_mb)
+        for p in scale.points
+    )  # fmt: skip
+    return Table(columns, rows, f"Measured on {scale.measured_on}, {scale.machine}")

@@ -15,7 +15,7 @@ from workbench.records import Hit, ShortRepr
 from workbench.retrieval.chunking import Chunker, WholeDocument
 from workbench.retrieval.indexing import Exact, FullTextIndex, VectorIndex
 from workbench.retrieval.metrics import best_first
-from workbench.retrieval.tenant import ChunkHit, Filter, OneOf, TenantHandle
+from workbench.retrieval.tenant import ChunkHit, Filter, Fusion, OneOf, TenantHandle
 
 # The embedding of the question by the encoder that the arm names.
 EMBEDDED = Work("embed_question")
@@ -209,8 +209,21 @@ class Hybrid(ShortRepr):
         return text, vector
 
     def search(self, handle: TenantHandle, question: Question, k: int) -> list[Hit]:
-        """Best ``k`` documents of the fused list."""
-        return self.fusion.fuse(*self.legs(handle, question))[:k]
+        """Best ``k`` documents of the fused list, which some stores make by themselves where vectors are exact."""
+        fusion, hits = self.in_store(question), None
+        if fusion is not None and question.vector is not None:
+            hits = handle.fused(question.vector, question.text, k, fusion)
+        return self.fusion.fuse(*self.legs(handle, question))[:k] if hits is None else hits
+
+    def in_store(self, question: Question) -> Fusion | None:
+        """What a store is told that fuses by itself; None for what none does: filters, knobs, graphs, other rules."""
+        plain = self.where is None and replace(self.vector, where=None) == Vector()
+        fusion = Fusion(question.chunks_for(self.depth), self.depth, question.itself)
+        if plain and type(self.fusion) is RRF:
+            return replace(fusion, rank_constant=self.fusion.k)
+        if plain and type(self.fusion) is Weighted:
+            return replace(fusion, weight=self.fusion.weight)
+        return None
 
     def plan(self, handle: TenantHandle, question: Question) -> dict[str, str]:
         """Plans of both legs, and what is done with them."""

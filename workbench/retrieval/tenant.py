@@ -20,6 +20,7 @@ import numpy.typing as npt
 import polars as pl
 
 from workbench.errors import StoreError, TenantError, unknown_name
+from workbench.records import Hit
 from workbench.retrieval.metrics import best_first
 
 Value = str | date
@@ -125,6 +126,27 @@ class ChunkHit:
     score: float
 
 
+@dataclass(frozen=True, slots=True)
+class Fusion:
+    """How both legs of a hybrid search become one list, for a store that does it all in one statement.
+
+    ``chunks`` are fetched by each leg, of which ``depth`` documents go into the fusion, without the document
+    ``itself`` that the question is ("" for none). Either ``rank_constant`` is set, for reciprocal ranks, or ``weight``,
+    that of the vectors, for scaled scores.
+    """
+
+    chunks: int
+    depth: int
+    itself: str = ""
+    rank_constant: int | None = None
+    weight: float | None = None
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What is set, by name."""
+        return {name: value for name in self.__slots__ if (value := getattr(self, name)) is not None}
+
+
 class TenantRows(Protocol):
     """Rows of one tenant as a store reaches them: every method puts the tenant's condition first.
 
@@ -146,6 +168,9 @@ class TenantRows(Protocol):
 
     def matching(self, words: str, limit: int, where: Filter | None) -> list[ChunkHit]:
         """Up to ``limit`` chunks that hold any of the words, best by BM25."""
+
+    def fused(self, point: npt.NDArray[np.float32], words: str, k: int, fusion: Fusion) -> list[Hit] | None:
+        """Best ``k`` documents of exact vectors and words in one statement; None if the store has none."""
 
     def may_fall_short(self) -> bool:
         """Whether there is a vector index, whose walk can end before enough rows of the tenant are found."""
@@ -250,6 +275,19 @@ class TenantHandle:
         where = checked_filter(where)
         return best(k, lambda asked: self._rows.matching(words, asked, where))
 
+    def fused(self, vector: Vector, words: str, k: int, fusion: Fusion) -> list[Hit] | None:
+        """Best ``k`` documents of exact vectors and words, fused by the store; None where both have to be searched.
+
+        The ranking is that of `vector` and `full_text`, fused by `workbench.retrieval.strategies.Hybrid`.
+
+        Raises
+        ------
+        StoreError
+            As `vector` and `full_text` do.
+        """
+        _knobs(k)
+        return self._rows.fused(self._point(vector), words, k, fusion)
+
     def plan(
         self,
         *,
@@ -319,6 +357,11 @@ class FoundBefore:
     _kept: bool = False
     _found: dict[Hashable, tuple[list[ChunkHit], float]] = field(default_factory=dict)
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether searches are made once for all arms."""
+        return self._kept
+
     def once(self, key: Hashable, search: Callable[[], list[ChunkHit]]) -> list[ChunkHit]:
         """Hits of a search, made if it is the first of its key."""
         if not self._kept:
@@ -373,6 +416,10 @@ class _Remembering(TenantHandle):
         knobs = {"nprobes": nprobes, "refine_factor": refine_factor, "ef": ef}
         key = (id(self), point.tobytes(), k, where, exact, *knobs.values())
         return self._before.once(key, lambda: ask(point, k, where=where, exact=exact, **knobs))
+
+    def fused(self, vector: Vector, words: str, k: int, fusion: Fusion) -> list[Hit] | None:
+        """Leave it to both searches while they are shared: other arms ask for the same."""
+        return None if self._before.is_shared else super().fused(vector, words, k, fusion)
 
     def full_text(self, words: str, k: int, *, where: Filter | None = None) -> list[ChunkHit]:
         ask = super().full_text
