@@ -270,7 +270,7 @@ def _write(
     same = sum(pair.same_answer for pair in pairs)
     tell(f"{same:,} pairs may share an answer: {moved:,} requests of the stream have another's answer key now")
     if same < len(pairs):
-        limit = "[caching] must_differ_limit in gates.toml says how many may be served"
+        limit = "[caching] must_differ_limit in gates.toml (0 unless set) says how many a cache may serve, beside alpha"
         tell(f"{len(pairs) - same:,} pairs must not share one; {limit}")
     elif not any(not pair.same_answer for pair in known):
         lower = f"find some at a lower cosine: workbench evalset pairs {folder.name} --least 0.7"
