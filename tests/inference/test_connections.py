@@ -3,10 +3,10 @@
 import gc
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import httpx
 import pytest
-from httpcore import ConnectionInterface, ConnectionPool
 
 from tests.faults.misbehaving_server import TEXT, MisbehavingServer, misbehaving_server
 from workbench.errors import ProviderError
@@ -26,13 +26,14 @@ def server() -> Iterator[MisbehavingServer]:
 @pytest.fixture
 def collected_under_lock(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The collector runs where it hurts most: while a thread holds the lock of httpcore's pool."""
-    assign = ConnectionPool._assign_requests_to_connections
+    pools: Any = type(httpx.HTTPTransport()._pool)
+    assign = pools._assign_requests_to_connections
 
-    def assign_after(pool: ConnectionPool) -> list[ConnectionInterface]:
+    def assign_after(pool: Any) -> Any:
         gc.collect()
         return assign(pool)
 
-    monkeypatch.setattr(ConnectionPool, "_assign_requests_to_connections", assign_after)
+    monkeypatch.setattr(pools, "_assign_requests_to_connections", assign_after)
     gc.disable()
     yield
     gc.enable()

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from workbench.caching.certify import GRID, certify, count, start_hits
-from workbench.caching.replay import Shadow, shadow
+from workbench.caching.replay import ShadowHits, shadow
 from workbench.caching.study import CachingParameters
 from workbench.config import Settings
 from workbench.errors import EvalsetError
@@ -146,7 +146,7 @@ def _vectors(texts: Sequence[str], embedder: Embedder, settings: Settings) -> np
     return vectors
 
 
-def near_pairs(stream: RequestStream, found: Shadow) -> list[NearPair]:
+def near_pairs(stream: RequestStream, found: ShadowHits) -> list[NearPair]:
     """Pairs of near repeats that have different answer keys, each once, nearest first."""
     texts, cosines, served = dict[Key, tuple[str, str]](), dict[Key, float](), dict[Key, int]()
     for i in np.flatnonzero(~found.exact & (found.similarity >= BANDS[-1]) & found.false).tolist():
@@ -160,7 +160,7 @@ def near_pairs(stream: RequestStream, found: Shadow) -> list[NearPair]:
 
 
 def worth_of(
-    stream: RequestStream, found: Shadow, differ: Collection[Key], warmup: int, *, alpha: float, confidence: float
+    stream: RequestStream, found: ShadowHits, differ: Collection[Key], warmup: int, *, alpha: float, confidence: float
 ) -> Worth:
     """Try one cosine after the other, the highest first, as if every near repeat were right that is not in ``differ``.
 
