@@ -272,7 +272,7 @@ def test_a_model_without_a_price_ends_the_shadow_and_is_told(engine, caplog):
     shadow.close()
     verdict, pairs = found_of(engine)
     assert (pairs, verdict.counts["refused"]) == ([], 3)
-    assert "nothing more is asked" in caplog.text
+    assert "nothing more is asked: UnknownPrice: " in caplog.text
     assert "local/nobody" in caplog.text
 
 

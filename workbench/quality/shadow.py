@@ -260,7 +260,7 @@ class Shadow:
                     pair, came = self._compare(job), ""
             except _Ended as error:
                 self._ended = str(error)
-                self._tell("nothing more is asked", error)
+                self._tell("nothing more is asked", error.__cause__ or error)
             except BaseException as error:  # noqa: BLE001  the boundary of one call: what is not kept is counted
                 came = "lost"
                 self._tell("a pair was lost", error)
@@ -332,7 +332,7 @@ class Shadow:
     def _paid(self, request: Request) -> tuple[str, int]:
         done = ask(self._bound, Item(current().item_id, request))
         if isinstance(done, BudgetExceeded | ConfigError):
-            raise _Ended(str(done))
+            raise _Ended(str(done)) from done
         if isinstance(done, Exception):
             raise done
         return done.text, done.cost_nanos
