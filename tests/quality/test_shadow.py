@@ -30,6 +30,7 @@ from workbench.routing.route import Routed
 from workbench.state import open_engine
 from workbench.telemetry.context import attributed
 from workbench.telemetry.ledger import Ledger
+from workbench.telemetry.spans import Tracing
 from workbench.testing import ScriptedModel
 
 LIVE, OTHER = "local/qwen2.5-coder-0.5b", "local/smollm2-135m"
@@ -573,6 +574,9 @@ def test_what_does_not_fit_the_client_is_refused_with_it(engine):
         client_of(engine, shadow_of("openai/gpt-5.4-nano"))
     with pytest.raises(ConfigError, match="give the client's books budgets"):
         Client({"local/": ScriptedModel()}, Books(load_prices()), shadow=shadow_of())
+    books = Books(load_prices(), Budgets(engine), Ledger(engine), tracing=Tracing(engine, capture_content=False))
+    with pytest.raises(ConfigError, match="WORKBENCH_CAPTURE_CONTENT=0"):
+        Client({"local/": ScriptedModel()}, books, shadow=shadow_of(metric=None))
     client_of(engine, shadow_of())
     with pytest.raises(ConfigError, match="did you mean 'nano'"):
         ShadowEvidence(engine).verdict("nanno")
