@@ -508,8 +508,9 @@ def test_answers_without_a_metric_wait_for_people_who_do_not_know_whose_they_are
     assert all(row["answer"].startswith("'=") for row in rows if row["answer"])
     first = Counter(LIVE in row["answer"] for row in rows if row["item_id"].endswith(":1"))
     assert min(first[True], first[False]) > 0  # either may come first
+    rows.sort(key=lambda row: not row["answer"], reverse=True)
     for row in rows[:-1]:  # one answer of the last pair has no label
-        row["value"] = "1" if LIVE in row["answer"] else "0"
+        row["value"] = "1" if LIVE in row["answer"] or not row["answer"] else "0"  # kind to what failed
     with path.open("w", encoding="utf-8", newline="") as file:
         out = csv.DictWriter(file, rows[0])
         out.writeheader()
