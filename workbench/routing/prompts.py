@@ -101,9 +101,15 @@ def passage(text: str, question: str, characters: int) -> str:
     if not rest:
         return head
     asked, room = _stems(question), characters - len(head) - len("\n...\n")
-    windows = [_take(rest[i:], room)[0] for i in range(len(rest))]
-    best = max(windows, key=lambda w: (len(asked & _stems(w)), -len(w)))
-    return f"{head}\n...\n{best}"
+    shared = [asked & _stems(line) for line in rest]
+    windows = []
+    for i in range(len(rest)):
+        window, left = _take(rest[i:], room)
+        lines_in = len(rest) - i - len(left)
+        words = asked & _stems(window) if lines_in == 1 else set().union(*shared[i : i + lines_in])  # one may be cut
+        windows.append((len(words), -len(window), window))
+    best = max(windows, key=lambda w: w[:2])
+    return f"{head}\n...\n{best[2]}"
 
 
 def _take(lines: Sequence[str], characters: int) -> tuple[str, Sequence[str]]:
