@@ -77,8 +77,9 @@ def test_the_sheet_is_blind_and_holds_each_pair_once(mine):
     assert frozenset(("sort rows by value", "sort all rows by value")) in pairs
     assert not any(len({" ".join(text.lower().split()) for text in pair}) == 1 for pair in pairs), "the same words"
     assert [row["id"] for row in rows] == sorted(row["id"] for row in rows), "no order that tells"
-    assert any(line.startswith("cosine from 0.95: 1 pairs") for line in said)  # the same words in another order
-    assert said[-2].startswith("no pair is worth labelling yet: 3 near repeats in the calibration part do not give")
+    assert any(line.startswith("cosine from 0.95 up: 1 pairs") for line in said)  # the same words in another order
+    assert said[-3].startswith("no pair is worth labelling yet: 3 near repeats in the calibration part do not give")
+    assert said[-2].startswith("of 8 requests, 0 only fill the cache (--warmup,"), "why they are so few"
 
 
 def test_every_band_gives_as_many_pairs_and_a_limit_of_cosine_is_kept(mine):
@@ -160,8 +161,18 @@ def test_labels_that_contradict_each_other_by_way_of_others_are_told_with_the_wa
     import_pair_labels([sheet(mine, (three, one, 0, "ann"))], "mine", settings=mine)
     with pytest.raises(EvalsetError, match=r"sheet\.csv:3: pair '\w+' says that two texts must not"):
         import_pair_labels([sheet(mine, (one, two, 1, "a"), (two, three, 1, "a"))], "mine", settings=mine)
-    with pytest.raises(EvalsetError, match=r"sheet\.csv:2: .* are labelled already: pair"):
+    with pytest.raises(EvalsetError, match=r"sheet\.csv:2: .* are labelled otherwise already: pair"):
         import_pair_labels([sheet(mine, (one, three, 1, "ann"))], "mine", settings=mine)
+    said: list[str] = []
+    assert not import_pair_labels([sheet(mine, (one, three, 0, "ann"))], "mine", settings=mine, tell=said.append)
+    assert said == ["1 pairs are labelled so already, and left aside"]
+
+
+def test_a_sheet_in_which_nobody_has_filled_anything_changes_nothing(mine):
+    path, rows = drawn(mine)
+    with pytest.raises(EvalsetError, match=r"no row of .* is filled: fill `same_answer`"):
+        import_pair_labels([fill(path, rows)], "mine", settings=mine, partly=True)
+    assert not (mine.evalsets / "mine" / "pairs.jsonl").exists()
 
 
 def test_two_people_are_compared_and_given_answer_keys_are_not_changed(mine):

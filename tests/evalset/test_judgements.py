@@ -63,14 +63,14 @@ def test_a_filled_sheet_becomes_judgements_of_the_questions_own_split(mine):
 @pytest.mark.parametrize(
     ("change", "line", "says"),
     [
-        ({"grade": None}, 2, "grade is not filled (query 'q2', document 'd4'): fill it, or take the row out"),
+        ({"grade": None}, 2, "grade is not filled (query 'q2', document 'd4'): fill it, take the row out, or"),
         ({"grade": ""}, 2, "grade is not filled"),
         ({"grade": "yes"}, 2, "the grade must be a whole number, found 'yes'"),
         ({"grade": 0.5}, 2, "the grade must be a whole number, found 0.5"),
         ({"query_id": "q9"}, 2, "unknown query 'q9': the sheet is of another evalset"),
         ({"doc_id": "d9"}, 2, "unknown document 'd9': the sheet is of another evalset"),
         ({"doc_id": "d3", "text": "Join frames on a key."}, 2, "belongs to tenant 'b'"),
-        ({"doc_id": "d2", "text": "Sort rows by value."}, 2, "are judged in test.tsv:2 already"),
+        ({"doc_id": "d2", "text": "Sort rows by value."}, 2, "are judged 2 in test.tsv:2 already, and 1 here"),
         (
             {"query_id": "q1", "doc_id": "d2", "query": QUERIES[0]["text"], "text": "Sort rows by value."},
             2,
@@ -167,5 +167,29 @@ def test_the_command_takes_a_sheet_back(mine, monkeypatch):
     assert "stale now" not in done.output, "nothing is accepted yet"
     assert "next: workbench run retrieval --evalset mine" in done.output
     again = CliRunner().invoke(app, ["import", "judgements", str(fill(mine, 1, 1)), "--name", "mine"])
-    assert again.exit_code == 3
-    assert "already" in again.output
+    assert again.exit_code == 0, again.output
+    assert "2 rows stand in the judgements already, with the same grade" in again.output
+    other = CliRunner().invoke(app, ["import", "judgements", str(fill(mine, 0, 1)), "--name", "mine"])
+    assert other.exit_code == 3
+    assert "are judged 1 in dev.tsv:3 already, and 0 here" in other.output
+
+
+def test_a_sheet_that_is_filled_further_is_taken_again_and_its_new_questions_too(mine):
+    """The first judgements are of one question; those of another have a place afterwards."""
+    for path in (mine.evalsets / "mine" / "qrels").iterdir():
+        path.unlink()
+    with pytest.raises(EvalsetError, match=r"no row of .* is filled: fill `grade`"):
+        import_judgements([fill(mine, None, None)], "mine", settings=mine, partly=True)
+    assert qrels(mine) == {}
+    import_judgements([fill(mine, 1, None)], "mine", settings=mine, partly=True)
+    said: list[str] = []
+    import_judgements([fill(mine, 1, 2)], "mine", settings=mine, tell=said.append)
+    assert qrels(mine) == {"test": ["q1\td2\t1", "q2\td4\t2"]}
+    assert said[0] == "1 rows stand in the judgements already, with the same grade, and are left aside"
+
+
+def test_a_question_of_no_split_has_no_place_where_dev_was_told_from_test(mine):
+    path = mine.evalsets / "mine" / "qrels" / "test.tsv"
+    path.write_text("query-id\tcorpus-id\tscore\nq3\td3\t1\n", encoding="utf-8")
+    with pytest.raises(EvalsetError, match=r"'q2' is judged in no split, .* into qrels/dev\.tsv or qrels/test\.tsv"):
+        import_judgements([fill(mine, 1, 1)], "mine", settings=mine)

@@ -123,7 +123,8 @@ def test_a_stream_without_times_says_so_and_keeps_the_order_of_its_rows(tmp_path
     said = []
     import_stream(write(LOG, tmp_path / "log.csv"), tmp_path / "mine", tell=said.append)
     assert said[0] == "no row has a time (at): the order of the rows is taken for that of arrival"
-    assert said[1] == "of log.csv are left out: age"
+    assert said[1].startswith("columns: query = text, answer_key = intent"), "the guess is told"
+    assert said[2] == "of log.csv are left out: age"
 
 
 @pytest.mark.parametrize("odd", ["yesterday", None, "06.01.2026", "2026-01-06T12:00:00"])
@@ -141,7 +142,8 @@ def test_a_position_decides_and_times_that_contradict_it_are_told(tmp_path):
     said = []
     import_stream(write(frame, tmp_path / "log.csv"), tmp_path / "mine", tell=said.append)
     assert load_stream(tmp_path / "mine").queries == ("a", "b")
-    assert said == ["the order is that of the column pos; the times (at) contradict it"]
+    assert said[0] == "the order is that of the column pos; the times (at) contradict it"
+    assert said[1] == "columns: query = query, answer_key = answer_key, pos = pos, at = at"
 
 
 def test_a_stream_of_ones_own_without_positions_is_ordered_by_time(tmp_path):
@@ -160,6 +162,8 @@ def test_columns_of_streams_and_pairs_are_renamed(tmp_path):
     assert [p.same_answer for p in load_pairs(tmp_path / "a")[0]] == [True, False]
     with pytest.raises(ConfigError, match="no column wrong to rename"):
         import_pairs(tmp_path / "p.csv", tmp_path / "b", rename={"wrong": "query_a"})
+    with pytest.raises(ConfigError, match=r"no column query_a to rename; .*: yours comes first"):
+        import_pairs(tmp_path / "p.csv", tmp_path / "b", rename={"query_a": "left"})
 
 
 @pytest.mark.parametrize(

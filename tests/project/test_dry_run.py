@@ -40,8 +40,15 @@ def test_first_run_is_foreseen_and_nothing_is_written(project: Path) -> None:
     n_dev, n_test = (len(evalset.split(split).queries) for split in ("dev", "test"))
     assert f"{n_dev} dev questions with each of 14 arms (4 of them fitted first), then {n_test} test questions" in said
     assert "is not known: no run of this kind is here yet" in said
+    assert "no verdict" not in said
     new = [path for path in project.rglob("*") if path not in before and path.is_file()]
     assert {path.parent.name for path in new} <= {"weights"}  # the tokenizer's file, which every embedding needs
+
+
+def test_too_few_questions_for_a_verdict_are_told_before_the_run(project: Path) -> None:
+    qrels = project / "evalsets" / "sample" / "qrels" / "test.tsv"
+    qrels.write_text("".join(qrels.read_text(encoding="utf-8").splitlines(keepends=True)[:6]), encoding="utf-8")
+    assert "in dev and 5 in test, 10 and 30 are needed; label more first" in told(project)
 
 
 def test_what_is_embedded_already_and_what_the_last_run_took_is_told(project: Path) -> None:

@@ -75,6 +75,16 @@ def test_columns_are_guessed_and_told_and_ids_are_made_up(tmp_path: Path) -> Non
     assert "1 of 1 questions name a right document" in lines
 
 
+def test_files_that_are_no_pages_are_told(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    for name in ("a.md", "b.rtf", "c.rtf", ".hidden", "Makefile"):
+        (tmp_path / "docs" / name).write_text("# Text\n", encoding="utf-8")
+    (tmp_path / "q.csv").write_text("question,relevant\nwhat,a.md\n", encoding="utf-8")
+    lines: list[str] = []
+    tell(understand([str(tmp_path / "docs")], tmp_path / "q.csv"), lines.append)
+    assert any(line.startswith("not read: 2 .rtf, 1 Makefile; pages end in .md") for line in lines)
+
+
 def test_a_column_that_is_named_goes_before_every_guess(tmp_path: Path) -> None:
     pl.DataFrame({"key": [1, 2], "text": ["short", "brief"], "body": ["one two", "three"]}).write_parquet(
         tmp_path / "d.parquet"

@@ -1,6 +1,7 @@
 """Two runs side by side, and the report of a run by part of its name."""
 
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,6 +83,9 @@ def test_report_says_where_it_is(settings: Settings) -> None:
     name = run_of(settings, {"q1": 1.0}, "a")
     (settings.runs / name / "report.html").write_text("<p>", encoding="utf-8")
     assert workbench(settings, "report", name[9:]).stdout == f"{settings.runs / name / 'report.html'}\n"
+    assert workbench(settings, "report").stdout == workbench(settings, "report", name).stdout, "the newest by default"
+    shutil.rmtree(settings.runs)
+    assert "no runs in" in workbench(settings, "report").stderr
 
 
 def in_families(settings: Settings, values: list[float]) -> RunRecord:

@@ -124,7 +124,8 @@ def draw_pairs(
     policy = scan_gates(folder / "gates.toml")[0].get("caching") or default_policy("caching")
     each = 1 - (1 - policy.confidence) / WAYS
     worth = worth_of(stream, found, differ, p.warmup, alpha=policy.alpha, confidence=each)
-    for line in (*_bands_told(near, open_pairs, pairs), *_worth_told(worth, open_pairs, policy.alpha)):
+    parts = parts_told(len(stream), p.warmup)
+    for line in (*_bands_told(near, open_pairs, pairs), *_worth_told(worth, open_pairs, policy.alpha, parts)):
         tell(line)
     if (start := worth.least if least is None else least) is None:
         tell(f"nothing was drawn; pairs for another reason: workbench evalset pairs {folder.name} --least 0.9")
@@ -244,19 +245,32 @@ def _bands_told(near: Sequence[NearPair], left: Sequence[NearPair], pairs: Seque
     same = sum(pair.same_answer for pair in pairs)
     if pairs:
         yield f"labelled so far: {same:,} pairs that may share an answer, {len(pairs) - same:,} that must not"
-    for low, band, free in zip(BANDS, _by_band(near), _by_band(left), strict=True):
+    for high, low, band, free in zip((None, *BANDS), BANDS, _by_band(near), _by_band(left), strict=False):
         if band:
             served = sum(pair.requests for pair in band)
             told = f"{len(band):,} pairs of different answer keys, {len(free):,} without a label"
-            yield f"cosine from {low:g}: {told}; {served:,} requests would be served by them"
+            upper = "up" if high is None else f"to {high:g}"
+            yield f"cosine from {low:g} {upper}: {told}; {served:,} requests would be served by them"
 
 
-def _worth_told(worth: Worth, left: Sequence[NearPair], alpha: float) -> Iterator[str]:
+def parts_told(n: int, warmup: int) -> str:
+    """Say what the requests of a stream are for, and what a smaller warm-up would change.
+
+    >>> parts_told(600, 500)
+    'of 600 requests, 500 only fill the cache (--warmup, and -p warmup of 03_caching), 50 calibrate, 50 test'
+    """
+    filling, rest = min(warmup, n), max(n - warmup, 0)
+    fills = f"{filling:,} only fill the cache (--warmup, and -p warmup of 03_caching)"
+    return f"of {n:,} requests, {fills}, {rest // 2:,} calibrate, {rest - rest // 2:,} test"
+
+
+def _worth_told(worth: Worth, left: Sequence[NearPair], alpha: float, parts: str) -> Iterator[str]:
     """How many labels are worth their while, or why none is."""
     asked = f"a certificate of at most {alpha:.2%} wrong"
     if worth.least is None:
         told = f"{worth.hits:,} near repeats in the calibration part do not give {asked}, even if all were right"
         yield f"no pair is worth labelling yet: {told}; {worth.note}"
+        yield parts
     else:
         many = sum(pair.cosine >= worth.least for pair in left)
         from_there = f"from cosine {worth.least:.2f} {worth.hits:,} near repeats in {worth.clusters:,} families"

@@ -350,4 +350,5 @@ def _print_result(record: "RunRecord") -> None:
     say(f"gate: {record.gate or 'none'}")
     if record.error:
         say(f"run failed: {record.error}", err=True)
-    say(f"report: {record.report or f'none ({record.report_error})'}")
+    again = f"\nto draw it once that is mended: workbench report {record.run_dir.name}"
+    say(f"report: {record.report or f'none ({record.report_error}){again}'}")

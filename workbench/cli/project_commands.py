@@ -70,12 +70,14 @@ def new(
         say(f"next: workbench run retrieval --evalset {name}")
         return
     from workbench.evalset.imports.judgements import SHEET
+    from workbench.project.log_answers import TO_SPEAK
     from workbench.project.pool import write_pool
 
     count = write_pool(out, understood.documents, understood.queries, settings)
     sheet = out / SHEET
     say(f"no question names a right document: {sheet} holds {count:,} documents to judge, blind to what found them")
-    say("fill `grade` (0: not relevant, 1: relevant, 2: answers it) and `judge`, of as many rows as you can, then:")
+    say("fill `grade` (0: not relevant, 1: relevant, 2: answers it) and `judge`, question by question: a verdict takes")
+    say(f"at least {TO_SPEAK} questions with a right document; a sheet that is filled further is taken again")
     say(f"next: workbench import judgements {sheet} --name {name} --partly")
 
 
@@ -92,15 +94,17 @@ def compare(
 
 
 def report(
-    run: Annotated[str, typer.Argument(help="A run: its folder, or how its name begins or ends.")],
+    run: Annotated[
+        str, typer.Argument(help="A run: its folder, or how its name begins or ends; the newest by default.")
+    ] = "",
     open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
 ) -> None:
     """Say where the report of a run is, drawn again where it is missing; or open it."""
     from workbench.config import load_settings
     from workbench.errors import ConfigError
-    from workbench.project.two_runs import find_run
+    from workbench.project.two_runs import find_run, newest_run
 
-    record = find_run(load_settings(), run)
+    record = find_run(load_settings(), run) if run else newest_run(load_settings())
     if record.report is None:
         from workbench.reports.ending import draw_report
 

@@ -250,7 +250,8 @@ def require_columns(rename: Mapping[str, str], tables: Sequence[TableFile]) -> N
     known = dict.fromkeys(column for table in tables for column in table.columns)
     unknown = [name for name in rename if name not in known and _head(name) not in known]
     if unknown:
-        raise ConfigError(f"no column {', '.join(unknown)} to rename; there are {', '.join(known)}")
+        found = f"no column {', '.join(unknown)} to rename; there are {', '.join(known)}"
+        raise ConfigError(f"{found}: yours comes first, --rename YOURS=OURS")
     for table in tables:
         mine = [ours for name, ours in rename.items() if name in table.columns]
         if twice := sorted({ours for ours in mine if mine.count(ours) > 1}):

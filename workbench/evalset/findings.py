@@ -161,7 +161,10 @@ def synthetic_of(card: str) -> tuple[bool, str]:
 Severity = Literal["error", "warning"]
 Splits = Mapping[str, Mapping[str, Mapping[str, int]]]
 USED = ("dev", "test")
-UNJUDGED = "holds no <split>.tsv with judgements"
+UNJUDGED = (
+    "holds no <split>.tsv with judgements: nobody has said which documents are right; fill `grade` in a sheet "
+    "(to_judge.jsonl, which `workbench new` writes), then: workbench import judgements SHEET --name NAME --partly"
+)
 NAMED = 20  # questions or documents that a note names
 POOLED_SHARE = 0.5  # of the questions, that have a document judged not relevant where documents were pooled
 _MISTYPED = 0.8  # likeness of two keys: clustr is mistyped, type is not a mistyped style

@@ -188,7 +188,7 @@ def fetch(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WeightsError(f"the folder of weights {folder} cannot be written: {error}; set WORKBENCH_CACHE") from error
-    answers, bar = [], Progress(f"MB of {name}", round(weights.size_bytes / 1e6))
+    answers, bar = [], Progress(f"MB of {name} fetched", round(weights.size_bytes / 1e6))
     on_bytes = on_bytes or (lambda count: bar.update(round(count / 1e6)))
     for source in weights.sources:
         try:

@@ -16,6 +16,8 @@ from workbench.evalset.evalset import Evalset, load_evalset
 from workbench.evalset.outcomes import FILE as OUTCOMES
 from workbench.evalset.outcomes import load_outcomes
 from workbench.evalset.traffic import load_pairs, load_stream
+from workbench.evaluation.compare import MIN_CLUSTERS
+from workbench.evaluation.decision import MIN_DEV_CLUSTERS
 from workbench.evaluation.finalists import FEWEST, MOST
 from workbench.inference.embedding import Embedder, HostedEmbedder, load_embedder
 from workbench.inference.encoders import MiniLM
@@ -38,12 +40,16 @@ CHARACTERS = 4  # of a token, where a hosted encoder's price is told
 
 @dataclass(frozen=True, slots=True)
 class Ahead:
-    """What a run has to do: texts to embed by what they are, and searches by arm with their milliseconds."""
+    """What a run has to do: texts to embed by what they are, and searches by arm with their milliseconds.
+
+    ``lacks`` says why the run could give no verdict, where that is known.
+    """
 
     texts: Mapping[str, Sequence[str]]
     searches: str = ""
     search_ms: float = 0.0
     asked: str = "nothing is asked of a model"
+    lacks: str = ""
 
 
 def foresee(settings: Settings, job: Job) -> Iterator[str]:
@@ -69,6 +75,8 @@ def foresee(settings: Settings, job: Job) -> Iterator[str]:
             yield f"to search: {ahead.searches}; about {duration(ahead.search_ms / 1000)} at the rates of prices.toml"
         seconds += ahead.search_ms / 1000
         yield f"to ask: {ahead.asked}"
+        if ahead.lacks:
+            yield ahead.lacks
     yield from _time(settings, job, given, seconds)
 
 
@@ -133,7 +141,16 @@ def _retrieval(p: Mapping[str, Any], evalset: Evalset, settings: Settings) -> Ah
     told += f"questions with the {min(n, FEWEST)} to {most} that dev does not rule out"
     if systems := len(p.get("systems", ())):
         told += f", and {systems} of your own, whose time and cost are yours"
-    return Ahead(texts, told, each_ms * (n * n_dev + most * n_test))
+    return Ahead(texts, told, each_ms * (n * n_dev + most * n_test), lacks=_too_few(evalset))
+
+
+def _too_few(evalset: Evalset) -> str:
+    """Line that says that no arm could be judged; "" where the question families are enough."""
+    dev, test = (len({query.cluster for query in evalset.split(split).queries}) for split in ("dev", "test"))
+    if dev >= MIN_DEV_CLUSTERS and test >= MIN_CLUSTERS:
+        return ""
+    needed = f"{MIN_DEV_CLUSTERS} and {MIN_CLUSTERS} are needed"
+    return f"no verdict: there are {dev} families of questions in dev and {test} in test, {needed}; label more first"
 
 
 def _embedding(texts: Mapping[str, Sequence[str]], embedder: Embedder, settings: Settings) -> tuple[list[str], float]:

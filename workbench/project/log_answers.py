@@ -31,7 +31,7 @@ from workbench.inference.prices import NANOS_PER_USD, PriceTable
 from workbench.rendering.table import Table
 
 Can = Literal["yes", "no", "not yet"]
-_TO_SPEAK = math.ceil(max(MIN_CLUSTERS / (1 - DEV_SHARE), MIN_DEV_CLUSTERS / DEV_SHARE))
+TO_SPEAK = math.ceil(max(MIN_CLUSTERS / (1 - DEV_SHARE), MIN_DEV_CLUSTERS / DEV_SHARE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def _retrieval(log: ToolLog) -> LogAnswer:
         return LogAnswer("retrieval", "no", "no search is in the log", needs)
     documents = {doc for search in log.searches for doc, _ in search.hits[:10]}
     pairs = {(search.query, doc) for search in log.searches for doc, _ in search.hits[:10]}
-    short = max(0, _TO_SPEAK - len(questions))
+    short = max(0, TO_SPEAK - len(questions))
     more = f"{short:,} more questions, " if short else ""
     needs = f"{more}the documents themselves, and grades of {len(pairs):,} hits by people"
     return LogAnswer("retrieval", "not yet", f"{len(questions):,} questions found {len(documents):,} documents", needs)
@@ -106,11 +106,11 @@ def _routing(log: ToolLog, prices: PriceTable, score: str) -> LogAnswer:
 def _one_model(scored: list[LoggedCall], prices: PriceTable, prompts: int) -> LogAnswer:
     """The same prompts have to be asked of a second model; at most for what they cost here."""
     costs = [cost for call in scored if (cost := _usd(call, prices)) is not None]
-    ask = min(prompts, _needed(0.5)) if prompts >= _TO_SPEAK else prompts
+    ask = min(prompts, _needed(0.5)) if prompts >= TO_SPEAK else prompts
     about = (
         f"about {usd(ask * sum(costs) / len(costs))} at the cost of {scored[0].model}" if costs else "no cost is known"
     )
-    more = f", and {_TO_SPEAK - prompts:,} more prompts of both" if prompts < _TO_SPEAK else ""
+    more = f", and {TO_SPEAK - prompts:,} more prompts of both" if prompts < TO_SPEAK else ""
     because = f"one model per prompt ({prompts:,} prompts, {named(scored[0])})"
     return LogAnswer("routing", "no", because, f"ask {ask:,} of the prompts of a second model: {about}{more}")
 
@@ -122,7 +122,7 @@ def _several_models(found: Outcomes, unpriced: list[str], prompts: int) -> LogAn
     missing = []
     if dev < MIN_DEV_CLUSTERS or test < MIN_CLUSTERS:
         missing.append(
-            f"about {max(1, _TO_SPEAK - dev - test):,} more prompts: under {MIN_CLUSTERS} in test nothing is said"
+            f"about {max(1, TO_SPEAK - dev - test):,} more prompts: under {MIN_CLUSTERS} in test nothing is said"
         )
     if unpriced:
         missing.append(
@@ -161,8 +161,8 @@ def _caching(log: ToolLog) -> LogAnswer:
     )
     needed = hits_needed(default_policy("caching").alpha, 0.0)
     pairs = "labelled pairs tell which other words may share an answer"
-    if len(words) < _TO_SPEAK:
-        return LogAnswer("caching", "not yet", because, f"{_TO_SPEAK - len(words):,} more different questions")
+    if len(words) < TO_SPEAK:
+        return LogAnswer("caching", "not yet", because, f"{TO_SPEAK - len(words):,} more different questions")
     if needed and again < needed:
         return LogAnswer(
             "caching", "not yet", because, f"about {needed - again:,} more repeats to show {needed:,} hits"

@@ -2,6 +2,7 @@
 
 import glob
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from workbench.evalset.items import DOCUMENT_KEYS, QUERY_KEYS, documents_of, que
 from workbench.project.databases import FORMS, is_stored, read_stored, without_secrets
 from workbench.project.init import gates_text
 from workbench.project.office import OFFICE
-from workbench.project.pages import PAGES, find_pages, read_pages
+from workbench.project.pages import PAGES, find_pages, passed_over, read_pages
 from workbench.records import Document, Query
 
 # What else a column may be called in files that were not made for this; the first that is there is taken.
@@ -43,6 +44,7 @@ _ASKED: Mapping[str, Sequence[str]] = {
     "relevant": ("relevant_doc", "relevant_docs", "doc_id", "document_id"),
 }
 _SHOWN = 60
+_ENDINGS = 5  # of files that are not read, by name
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +162,11 @@ def _documents(
         kinds = [path.suffix.lower() for _, path in pages]
         counts = ", ".join(f"{kinds.count(kind):,} {kind}" for kind in dict.fromkeys(kinds))
         lines.append(f"{len(documents):,} documents of pages ({counts}): id = path below the folder, title = heading")
+        if other := passed_over(paths):
+            ends = Counter(path.suffix.lower() or path.name for path in other)
+            most = ", ".join(f"{count:,} {end}" for end, count in ends.most_common(_ENDINGS))
+            more = f", and {len(ends) - _ENDINGS} other kinds" if len(ends) > _ENDINGS else ""
+            lines.append(f"not read: {most}{more}; pages end in {', '.join(PAGES)}")
     for source in [*(str(path) for path in paths if path.suffix.lower() in TABLES), *stored]:
         read, dropped = tables.read(source, tables.query)
         table, told = _named(read, DOCUMENT_NAMES, _GUESSES, rename, "text", _stem(read.path))

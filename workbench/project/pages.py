@@ -35,6 +35,18 @@ def find_pages(paths: Iterable[Path]) -> list[tuple[str, Path]]:
     return [(f"{home}/{key}" if ids.count(key) > 1 else key, path) for key, path, home in found]
 
 
+def passed_over(paths: Iterable[Path]) -> list[Path]:
+    """Files below ``paths`` that are no pages by their ending, but for hidden ones."""
+    below = ((path, p) for path in paths if path.is_dir() for p in sorted(path.rglob("*")))
+    return [
+        p
+        for path, p in below
+        if p.is_file()
+        and p.suffix.lower() not in PAGES
+        and not any(n.startswith((".", "~$")) for n in p.relative_to(path).parts)
+    ]
+
+
 def read_pages(
     pages: Sequence[tuple[str, Path]], office: ReadOffice = read_office
 ) -> tuple[list[Document], list[Defect]]:

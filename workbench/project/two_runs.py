@@ -18,6 +18,7 @@ from workbench.evaluation.run_record import RunRecord
 from workbench.project.history import History
 from workbench.records import Decision
 from workbench.rendering.table import Column, Table
+from workbench.runner.runs import list_runs
 
 MOVED = 10  # items that are shown
 
@@ -48,6 +49,19 @@ def find_run(settings: Settings, name: str) -> RunRecord:
         found = f"{len(there)} runs: {', '.join(p.name for p in there[:5])}" if there else "none"
         raise ConfigError(f"{name!r} names {found} in {settings.runs}; see: workbench runs")
     return RunRecord.load(there[0])
+
+
+def newest_run(settings: Settings) -> RunRecord:
+    """Record of the run that was started last.
+
+    Raises
+    ------
+    ConfigError
+        If there is none.
+    """
+    if not (found := list_runs(settings)):
+        raise ConfigError(f"no runs in {settings.runs}; make one: workbench run retrieval")
+    return found[-1]
 
 
 def load_sides(settings: Settings, before: str, after: str) -> Sides:

@@ -34,6 +34,7 @@ _SHEET_NAMES: Names = {
     "text": ("text",),
 }
 _NAMED = 10
+FILL = "fill it, take the row out, or leave such rows aside with --partly"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +140,13 @@ def import_judgements(
     partly : bool
         Leave rows whose grade is empty aside, and count them, instead of refusing the sheet.
 
+    A sheet may be imported again when more of it is filled: what the evalset has with the same grade is left aside.
+
     Raises
     ------
     EvalsetError
-        With the line of every row that is not filled, stands twice, is judged already, or is of another evalset;
-        nothing is changed then.
+        With the line of every row that is not filled, stands twice, is judged otherwise already, or is of another
+        evalset, or if no row is filled; nothing is changed then.
     """
     folder = find_evalset(evalset, settings)
     contents = read_contents(folder, settings)
@@ -159,9 +162,14 @@ def import_judgements(
         rows += found
         defects += wrong
     first, second, twice = opinions(rows)
-    homes, foreign = _homes(first.values(), contents)
+    known = {(row.query_id, row.doc_id): row.grade for found in contents.judgements.values() for row in found}
+    if again := [row for row in first.values() if known.get(row.pair) == row.grade]:
+        tell(f"{len(again):,} rows stand in the judgements already, with the same grade, and are left aside")
+    homes, foreign = _homes([row for row in first.values() if known.get(row.pair) != row.grade], contents)
     if defects := [*defects, *twice, *foreign]:
         raise EvalsetError(f"the judgements cannot be added to {folder}; correct these lines:", defects)
+    if not rows:
+        raise EvalsetError(nothing_filled(paths, "grade"))
     changed = _add(folder, homes)
     for line in [
         *agreement(first, second, "documents"),
@@ -210,7 +218,7 @@ def _graded(path: Path, line: int, row: Mapping[str, Any], judge: str) -> Graded
         raise Unusable("query_id and doc_id are needed, as the sheet has them")
     given = grade(row["grade"])
     if given is None:
-        raise Unusable(f"grade is not filled (query {query_id!r}, document {doc_id!r}): fill it, or take the row out")
+        raise Unusable(f"grade is not filled (query {query_id!r}, document {doc_id!r}): {FILL}")
     judge = name_text("judge", row["judge"]).strip() or judge
     return Graded(str(path), line, clean_id("query_id", query_id), clean_id("doc_id", doc_id), given, judge)
 
@@ -222,6 +230,11 @@ def _foreign_text(row: Mapping[str, Any], asked: str | None, texts: Sequence[str
     if texts and isinstance(row["text"], str) and row["text"].split() not in [text.split() for text in texts]:
         return f"document {row['doc_id']!r} has another text in the evalset than the one that was judged"
     return ""
+
+
+def nothing_filled(paths: Sequence[Path], column: str) -> str:
+    """What is said of sheets in which nobody has filled ``column`` yet."""
+    return f"no row of {', '.join(map(str, paths))} is filled: fill `{column}` of as many as you can, and import again"
 
 
 def opinions(rows: Sequence[_Said]) -> tuple[dict[Any, _Said], dict[Any, _Said], list[Defect]]:
@@ -242,14 +255,18 @@ def opinions(rows: Sequence[_Said]) -> tuple[dict[Any, _Said], dict[Any, _Said],
 def _homes(rows: Iterable[Graded], contents: Contents) -> tuple[dict[Path, list[Graded]], list[Defect]]:
     """Rows by the file of qrels that judges their question, and what is wrong with those that have none."""
     judged = {split: {row.query_id for row in found} for split, found in contents.judgements.items()}
-    known = {(row.query_id, row.doc_id): (s, row.line) for s, found in contents.judgements.items() for row in found}
+    known = {
+        (row.query_id, row.doc_id): f"{row.grade} in {split}.tsv:{row.line}"
+        for split, found in contents.judgements.items()
+        for row in found
+    }
     asks = {q.query_id: q.tenant_id for q in contents.queries}
     owns = {d.doc_id: d.tenant_id for d in contents.documents}
     homes: dict[Path, list[Graded]] = {}
     defects = []
     for row in rows:
         splits = [split for split, queries in judged.items() if row.query_id in queries]
-        if not judged:  # the first judgements of an evalset; dev questions are drawn from them by family
+        if not splits and judged.keys() <= {"test"}:  # where there are no dev questions, they are drawn by family
             splits = ["test"]
         problem = _problem(row, asks, owns, splits, known.get(row.pair))
         if problem:
@@ -264,7 +281,7 @@ def _problem(
     asks: Mapping[str, str],
     owns: Mapping[str, str],
     splits: Sequence[str],
-    before: tuple[str, int] | None,
+    before: str | None,
 ) -> str:
     """Why a row cannot be added; "" where it can."""
     if row.query_id not in asks:
@@ -275,10 +292,11 @@ def _problem(
         asker, owner = asks[row.query_id], owns[row.doc_id]
         return f"document {row.doc_id!r} belongs to tenant {owner!r}, query {row.query_id!r} to {asker!r}"
     if before:
-        return f"{row.named} are judged in {before[0]}.tsv:{before[1]} already"
+        return f"{row.named} are judged {before} already, and {row.grade} here; correct one of the two"
     if len(splits) != 1:
         found = f"in {' and '.join(splits)}" if splits else "in no split"
-        return f"query {row.query_id!r} is judged {found}, so that its judgement has no place"
+        place = "" if splits else "; write a judgement of it into qrels/dev.tsv or qrels/test.tsv by hand first"
+        return f"query {row.query_id!r} is judged {found}, so that its judgement has no place{place}"
     return ""
 
 

@@ -20,7 +20,7 @@ from workbench.evalset.cells import Unusable, id_text, name_text, shown, truth
 from workbench.evalset.evalset import find_evalset
 from workbench.evalset.files import Names, named_rows, read_parquet, read_table
 from workbench.evalset.imports.folder import Tell, say_nothing, writing
-from workbench.evalset.imports.judgements import agreement, opinions
+from workbench.evalset.imports.judgements import FILL, agreement, nothing_filled, opinions
 from workbench.evalset.imports.requests import PAIR_NAMES, pair_line
 from workbench.evalset.traffic import Pair, load_pairs, load_stream, same_words, words_key
 from workbench.records import DEFAULT_TENANT, content_hash
@@ -114,7 +114,7 @@ def import_pair_labels(
     ------
     EvalsetError
         With the line of every row that is not filled, stands twice, is of no request of the stream, or contradicts
-        others; nothing is changed then.
+        others, or if no row is filled; nothing is changed then.
     """
     folder = find_evalset(evalset, settings)
     if not (folder / "stream.parquet").is_file():
@@ -130,7 +130,10 @@ def import_pair_labels(
             tell(f"{empty:,} rows of {path} are not filled and left aside")
         rows, defects = rows + found, defects + wrong
     first, second, twice = opinions(rows)
-    labels = list(first.values())
+    said = {unordered(pair.tenant_id, pair.query_a, pair.query_b): pair.same_answer for pair in known}
+    labels = [label for label in first.values() if said.get(label.pair) != bool(label.grade)]
+    if again := len(first) - len(labels):
+        tell(f"{again:,} pairs are labelled so already, and left aside")
     defects += [*twice, *_again(labels, known)]
     roots, contradictions = _joined(labels, known, keys)
     made_up = {words_key(query) for query in stream.queries}
@@ -141,6 +144,10 @@ def import_pair_labels(
         defects.append(Defect(str(folder / "stream.parquet"), 0, told))
     if defects := [*defects, *contradictions]:
         raise EvalsetError(f"the pairs cannot be added to {folder}; correct these lines:", defects)
+    if not rows:
+        raise EvalsetError(nothing_filled(paths, "same_answer"))
+    if not labels:
+        return []
     for line in agreement(first, second, "pairs"):
         tell(line)
     return _write(folder, labels, known, keys, roots, tell)
@@ -168,18 +175,18 @@ def _label(path: Path, line: int, row: Mapping[str, Any], judge: str, keys: Mapp
         if (tenant, same_words(str(row[name] or ""))) not in keys:
             raise Unusable(f'"{name}" {shown(row[name])} is no request of the stream, of tenant {tenant!r}')
     if row["same_answer"] is None:
-        raise Unusable("same_answer is not filled: write 0 or 1, or take the row out")
+        raise Unusable(f"same_answer is not filled (1: one answer serves both, 0: it does not): {FILL}")
     same, judge = truth("same_answer", row["same_answer"]), name_text("judge", row["judge"]).strip() or judge
     id_text("id", row["id"])
     return PairLabel(str(path), line, row["query_a"], row["query_b"], tenant, int(same), judge)
 
 
 def _again(labels: Iterable[PairLabel], known: Sequence[Pair]) -> list[Defect]:
-    """Rows about pairs that the evalset has."""
+    """Rows about pairs that the evalset has with the other label."""
     there = {unordered(p.tenant_id, p.query_a, p.query_b): p.pair_id for p in known}
-    found = [(label, there[label.pair]) for label in labels if label.pair in there]
+    told = "are labelled otherwise already: pair"
     return [
-        Defect(x.file, x.line, f"{x.named} are labelled already: pair {name!r} of pairs.jsonl") for x, name in found
+        Defect(x.file, x.line, f"{x.named} {told} {there[x.pair]!r} of pairs.jsonl") for x in labels if x.pair in there
     ]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from workbench.errors import EvalsetError
-from workbench.evalset.files import Names, named_rows, read_table
+from workbench.evalset.files import Names, TableFile, named_rows, read_table
 from workbench.evalset.imports.folder import Tell, add_file, import_card, say_nothing, tell_left_out
 from workbench.evalset.traffic import Pair, pairs_of, stream_of, words_key
 
@@ -72,6 +72,12 @@ def pair_line(pair: Pair) -> str:
     return json.dumps({"id": row.pop("pair_id"), **row, "same_answer": int(pair.same_answer)}, ensure_ascii=False)
 
 
+def _understood(table: TableFile, names: Names) -> str:
+    """Which column was taken for what."""
+    taken = {ours: next((name for name in theirs if name in table.columns), "") for ours, theirs in names.items()}
+    return f"columns: {', '.join(f'{ours} = {name}' for ours, name in taken.items() if name)}"
+
+
 def import_stream(
     path: Path, out: Path, *, rename: Mapping[str, str] = MappingProxyType({}), tell: Tell = say_nothing
 ) -> Path:
@@ -108,6 +114,7 @@ def import_stream(
     frame.sort("pos").write_parquet(data)
     if unlabelled:
         notes.append(f"no column answer_key: {SAME_WORDS} (or name yours: --rename YOURS=answer_key)")
+    notes.append(_understood(table, STREAM_NAMES))
     card = import_card({path: rest}, _BY_HAND, notes)
     done = add_file(out, "stream.parquet", data.getvalue(), card=card)
     tell_left_out({path: rest}, notes, tell)
