@@ -60,6 +60,18 @@ def test_run_prints_sentence_gate_and_report_and_is_listed(project: Settings) ->
     assert workbench(project, "summary", listed.split()[0]).stdout == newest
 
 
+def test_a_run_that_cannot_tell_names_the_sheet_that_would_help(project: Settings) -> None:
+    unclear = DECIDES.replace('verdict="chosen"', 'verdict="inconclusive"')
+    add_notebook(
+        project, "retrieval", f"{unclear}\n(run_dir / 'to_judge.jsonl').write_text('{{}}')", parameters=PARAMETERS
+    )
+    done = workbench(project, "run", "retrieval", "-p", "evalset=docs_qa")
+    assert done.returncode == 0, done.stderr
+    (folder,) = project.runs.iterdir()
+    last = done.stdout.splitlines()[-1]
+    assert last == f"next: workbench import judgements {folder / 'to_judge.jsonl'} --name docs_qa --partly"
+
+
 def test_accept_names_the_evalset_and_the_anchor_and_refuses_what_cannot_tell(project: Settings) -> None:
     finished(project, replace(DECISION, settings={"evalset": "docs_qa"}), parameters={"evalset": "docs_qa"})
     done = workbench(project, "accept", "retrieval", "--reason", "first")

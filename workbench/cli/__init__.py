@@ -343,12 +343,20 @@ def _evalset(given: str, settings: Settings) -> str:
 
 def _print_result(record: "RunRecord") -> None:
     from workbench.records import Decision
+    from workbench.runner.decisions import evalset_of
 
     decision = record.run_dir / "decision.json"
+    verdict = ""
     if decision.is_file():
-        say(Decision.load(decision).sentence)
+        found = Decision.load(decision)
+        verdict = found.verdict
+        say(found.sentence)
     say(f"gate: {record.gate or 'none'}")
     if record.error:
         say(f"run failed: {record.error}", err=True)
     again = f"\nto draw it once that is mended: workbench report {record.run_dir.name}"
     say(f"report: {record.report or f'none ({record.report_error}){again}'}")
+    sheet = record.run_dir / "to_judge.jsonl"
+    if verdict == "inconclusive" and sheet.is_file():
+        say(f"to judge next: fill `grade` in {sheet}, then:")
+        say(f"next: workbench import judgements {sheet} --name {evalset_of(record) or 'NAME'} --partly")

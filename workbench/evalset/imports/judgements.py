@@ -117,7 +117,7 @@ def sheet_note(count: int, run_folder: str, evalset: str) -> str:
     """Sentence of a report on what is in the sheet, and what to do with it."""
     return (
         f"{count:,} documents of the top 10 are judged by nobody. {SHEET} has their texts: fill `grade` and `judge`, "
-        f"then: workbench import judgements runs/{run_folder}/{SHEET} --name {evalset}"
+        f"then: workbench import judgements runs/{run_folder}/{SHEET} --name {evalset} --partly"
     )
 
 
