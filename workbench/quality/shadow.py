@@ -136,10 +136,12 @@ class Shadow:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"\w[\w.-]{0,99}", self.name):
             raise ConfigError(f"the name of a shadow is letters, digits, '.', '-' and '_', found {self.name!r}")
-        if not (
-            0 < self.rate <= 1 and min(self.timeout_s, self.close_s) > 0 and min(self.queue_size, self.workers) > 0
-        ):
-            raise ConfigError(f"rate must be in (0, 1], times, queue_size and workers above 0, found {self}")
+        self._require_numbers()
+        for what, part, known in (("challenger", self.challenger, str), ("metric", self.metric, str | Judge | None)):
+            if not (isinstance(part, known) or callable(part)):
+                raise ConfigError(f"{what} of shadow {self.name!r} can be neither asked nor called, found {part!r}")
+        if odd := [f"{name}={value!r}" for name, value in self.only.items() if not isinstance(value, str)]:
+            raise ConfigError(f"only of shadow {self.name!r} names texts, found {', '.join(odd)}")
         if isinstance(self.metric, str) and self.metric not in _OF_LIVE:
             raise ConfigError(
                 f"live calls have no reference, which metric {self.metric!r} may need; give one of "
@@ -151,6 +153,18 @@ class Shadow:
         Budget(self.budget_usd, "total", only=self.only)
         Budget(self.cost_usd, "total")
         self._fresh()
+
+    def _require_numbers(self) -> None:
+        times, counts = (self.timeout_s, self.close_s), (self.queue_size, self.workers)
+        fine = all(isinstance(value, int | float) for value in (self.rate, *times)) and 0 < self.rate <= 1
+        fine = fine and all(0 < value <= threading.TIMEOUT_MAX for value in times)  # of NaN neither holds
+        if not (fine and all(isinstance(count, int) and count > 0 for count in counts)):
+            names = ("rate", "timeout_s", "close_s", "queue_size", "workers")
+            found = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+            raise ConfigError(
+                "rate must be in (0, 1], timeout_s and close_s seconds above 0, queue_size and workers whole numbers "
+                f"from 1; found {found}"
+            )
 
     def _fresh(self) -> None:
         """Begin without threads; again in a process that was forked, where those of its parent are not."""
