@@ -111,8 +111,8 @@ def test_a_query_reads_alone_and_says_what_is_wrong(server, settings: Settings) 
         (f"select * from {schema}.pages where false", "holds no row that the query selects"),
         (f"commit; delete from {schema}.pages", "refuses the query: cannot insert multiple commands"),
         (f"select 1 as n; select body from {schema}.pages", "refuses the query: cannot insert multiple commands"),
-        (f"select p.body, q.body from {schema}.pages p, {schema}.pages q", "two columns of the query are called 'body'"),
-        ("select 'infinity'::timestamp as at, 'x' as text", r"gave what cannot be read; select it as text \(::text\): "),
+        (f"select body, body from {schema}.pages", "two columns of the query are called 'body'"),
+        ("select 'infinity'::timestamp as at, 'x' as text", r"cannot be read; select it as text \(::text\): "),
         ("copy (select 1) to stdout", "gave what cannot be read; select it as text"),
     ):
         with pytest.raises(EvalsetError, match=told) as caught:
