@@ -140,7 +140,8 @@ class Shadow:
         for what, part, known in (("challenger", self.challenger, str), ("metric", self.metric, str | Judge | None)):
             if not (isinstance(part, known) or callable(part)):
                 raise ConfigError(f"{what} of shadow {self.name!r} can be neither asked nor called, found {part!r}")
-        if odd := [f"{name}={value!r}" for name, value in self.only.items() if not isinstance(value, str)]:
+        only: Mapping[str, object] = self.only
+        if odd := [f"{name}={value!r}" for name, value in only.items() if not isinstance(value, str)]:
             raise ConfigError(f"only of shadow {self.name!r} names texts, found {', '.join(odd)}")
         if isinstance(self.metric, str) and self.metric not in _OF_LIVE:
             raise ConfigError(
@@ -155,12 +156,12 @@ class Shadow:
         self._fresh()
 
     def _require_numbers(self) -> None:
-        times, counts = (self.timeout_s, self.close_s), (self.queue_size, self.workers)
-        fine = all(isinstance(value, int | float) for value in (self.rate, *times)) and 0 < self.rate <= 1
-        fine = fine and all(0 < value <= threading.TIMEOUT_MAX for value in times)  # of NaN neither holds
-        if not (fine and all(isinstance(count, int) and count > 0 for count in counts)):
-            names = ("rate", "timeout_s", "close_s", "queue_size", "workers")
-            found = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        names = ("rate", "timeout_s", "close_s", "queue_size", "workers")
+        rate, *given = values = [getattr(self, name) for name in names]
+        fine = all(isinstance(value, int | float) for value in values) and 0 < rate <= 1
+        fine = fine and all(isinstance(count, int) for count in given[2:])
+        if not (fine and all(0 < value <= threading.TIMEOUT_MAX for value in given)):  # of NaN it is never true
+            found = ", ".join(f"{name}={value!r}" for name, value in zip(names, values, strict=True))
             raise ConfigError(
                 "rate must be in (0, 1], timeout_s and close_s seconds above 0, queue_size and workers whole numbers "
                 f"from 1; found {found}"
