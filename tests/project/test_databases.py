@@ -172,6 +172,16 @@ def test_a_query_and_its_database_belong_together(asked: Path) -> None:
         understand([str(asked)], asked, questions_query="select 1")
 
 
+@pytest.mark.parametrize("name", ["./none", "../none", "/none", "asked.csv", "a b/c", "a/b/c"])
+def test_what_is_no_folder_and_no_name_of_the_hub_asks_for_no_network(
+    name: str, asked: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("datasets")
+    monkeypatch.chdir(asked.parent)
+    with pytest.raises(EvalsetError, match="is no folder, and no name of the hub, which is NAME or OWNER/NAME"):
+        read_collection(name, "", "", settings=settings)
+
+
 def test_a_folder_of_datasets_is_documents(tmp_path: Path, asked: Path, settings: Settings) -> None:
     pytest.importorskip("datasets")
     folder = tmp_path / "pages"
