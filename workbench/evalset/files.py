@@ -322,7 +322,7 @@ def require_named(table: TableFile, names: Names, needed: Sequence[str]) -> None
             found = ", ".join(table.columns) or "none"
             told = f"{table.path} has no column {known}; it has {found}"
             raise EvalsetError(
-                f"{told}. Rename yours: in the file, or with --rename YOURS={ours} where the command has it"
+                f"{told}. Rename yours in the file, or by --rename YOURS={ours} where the command has it"
             )
 
 
