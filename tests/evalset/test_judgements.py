@@ -193,3 +193,11 @@ def test_a_question_of_no_split_has_no_place_where_dev_was_told_from_test(mine):
     path.write_text("query-id\tcorpus-id\tscore\nq3\td3\t1\n", encoding="utf-8")
     with pytest.raises(EvalsetError, match=r"'q2' is judged in no split, .* into qrels/dev\.tsv or qrels/test\.tsv"):
         import_judgements([fill(mine, 1, 1)], "mine", settings=mine)
+
+
+def test_a_column_of_another_name_is_told_with_a_way_that_the_command_has(mine, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_ROOT", str(mine.root))
+    (mine.root / "mine.csv").write_text("query_id,doc_id,rating\nq2,d4,1\n", encoding="utf-8")
+    done = CliRunner().invoke(app, ["import", "judgements", str(mine.root / "mine.csv"), "--name", "mine"])
+    assert done.exit_code == 3
+    assert "it has query_id, doc_id, rating. Rename yours in the file, or by --rename" in done.stderr

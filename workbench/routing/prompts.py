@@ -7,6 +7,7 @@ cache the longest prefix that they have seen, so one changing word in front woul
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,7 @@ class Prompts:
         return ({"role": "system", "content": system}, {"role": "user", "content": user})
 
 
+@lru_cache(maxsize=8192)  # models, settings and arms show the same passages
 def passage(text: str, question: str, characters: int) -> str:
     r"""What of a document bears on the question: its first lines, and the lines that share most words with it.
 
