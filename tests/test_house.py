@@ -42,7 +42,6 @@ REASONS = {
     "project.databases": "tables that are no files",
     "project.dry_run": "a command",
     "project.verify": "a command",
-    "project.log_answers": "a command",
     "project.pages": "files of pages, which are not tables",
     "project.new": "a command",
     "project.pool": "a command",

@@ -153,12 +153,12 @@ def sheet(settings, *rows):
 
 
 def test_a_sheet_that_nobody_has_filled_changes_nothing(mine):
-    path, found = drawn(mine)
-    before, said = sorted((mine.evalsets / "mine").rglob("*")), []
-    assert import_pair_labels([path], "mine", settings=mine, partly=True, tell=said.append) == []
-    assert said == [f"{len(found)} rows of {path} are not filled and left aside"]
-    assert sorted((mine.evalsets / "mine").rglob("*")) == before
-    assert load_pairs(mine.evalsets / "mine")[0] == (), "the evalset can still be read"
+    path, rows = drawn(mine)
+    stream = (mine.evalsets / "mine" / "stream.parquet").read_bytes()
+    with pytest.raises(EvalsetError, match=r"no row of .* is filled: fill `same_answer`"):
+        import_pair_labels([fill(path, rows)], "mine", settings=mine, partly=True)
+    assert not (mine.evalsets / "mine" / "pairs.jsonl").exists()
+    assert (mine.evalsets / "mine" / "stream.parquet").read_bytes() == stream
 
 
 def test_labels_that_contradict_each_other_by_way_of_others_are_told_with_the_way(mine):
@@ -175,13 +175,6 @@ def test_labels_that_contradict_each_other_by_way_of_others_are_told_with_the_wa
     said: list[str] = []
     assert not import_pair_labels([sheet(mine, (one, three, 0, "ann"))], "mine", settings=mine, tell=said.append)
     assert said == ["1 pairs are labelled so already, and left aside"]
-
-
-def test_a_sheet_in_which_nobody_has_filled_anything_changes_nothing(mine):
-    path, rows = drawn(mine)
-    with pytest.raises(EvalsetError, match=r"no row of .* is filled: fill `same_answer`"):
-        import_pair_labels([fill(path, rows)], "mine", settings=mine, partly=True)
-    assert not (mine.evalsets / "mine" / "pairs.jsonl").exists()
 
 
 def test_two_people_are_compared_and_given_answer_keys_are_not_changed(mine):
