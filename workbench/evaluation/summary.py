@@ -51,6 +51,22 @@ class SliceRow:
 
 
 @dataclass(frozen=True, slots=True)
+class WeekRow:
+    """Share of a group's production calls that was good, of the week from this Monday on.
+
+    ``n`` calls were graded, which stand for so many; mean and interval are None where they are too few.
+    """
+
+    group: str
+    week: str
+    n: int
+    stands_for: float
+    mean: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class ItemCase:
     """One question worth reading: what was expected and what each arm returned."""
 
@@ -78,7 +94,7 @@ class Summary:
 
     ``warnings`` stand below the verdict: what makes a pass mean less (missing items, low power, simulated data).
     ``metric`` names the unit of quality; ``would_change`` are sentences. ``assumed`` has a sentence for each figure of
-    money that nobody has set, by the name of its setting.
+    money that nobody has set, by the name of its setting. ``weeks`` are those of production, where calls are graded.
     """
 
     title: str
@@ -93,6 +109,7 @@ class Summary:
     sections: tuple[Section, ...] = ()
     cost_note: str = ""
     assumed: dict[str, str] = field(default_factory=dict)
+    weeks: tuple[WeekRow, ...] = ()
 
     def to_json(self) -> str:
         """Pretty JSON."""

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from datetime import date, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from workbench.evaluation.sentences import percent
-from workbench.evaluation.summary import SliceRow
+from workbench.evaluation.summary import SliceRow, WeekRow
 from workbench.records import Claim, Rule
 from workbench.rendering.table import Column, Interval, Table, number
 from workbench.reports.figure import (
@@ -223,3 +224,59 @@ def _draw_slices(rows: Sequence[SliceRow], metric: str, entries: Sequence[Legend
         y += 1
     axes.set(yticks=[], ylim=(y, 0), xlabel=label(metric))
     axes.grid(axis="x")
+
+
+WEEK_LINES = 5  # groups that one drawing can tell apart
+
+
+def weekly(rows: Sequence[WeekRow]) -> Figure:
+    """Share of good calls by week, a line a group: the first with its interval, and those of which most is known."""
+    groups: dict[str, list[WeekRow]] = {}
+    for row in rows:
+        groups.setdefault(row.group, []).append(row)
+    known = {name: [w for w in weeks if w.mean is not None] for name, weeks in groups.items()}
+    first, *others = [name for name, weeks in known.items() if weeks] or [next(iter(groups))]
+    others.sort(key=lambda name: -sum(w.n for w in known[name]))
+    names = [first, *others[: WEEK_LINES - 1]]
+    columns = (
+        Column("group"), Column("week"), Column("graded", "count"), Column("stands for", "count"),
+        Column("good", "interval"),
+    )  # fmt: skip
+    cells = tuple(
+        (r.group, r.week, r.n, round(r.stands_for), None if r.mean is None else Interval(r.mean, r.low, r.high))
+        for r in rows
+    )
+    told = [
+        f"{name} from {number(known[name][0].mean or 0, 3)} in the week of {known[name][0].week} to "
+        f"{number(known[name][-1].mean or 0, 3)} in that of {known[name][-1].week}"
+        for name in names
+        if known[name]
+    ]
+    alt = f"Line chart of the share of good production calls by week, {len(names)} of {len(groups)} groups: "
+    alt += ("; ".join(told) or "too few graded calls to say") + "."
+    caption = f"Share of good production calls by week, weighted; the bars are 95 % intervals of {first}."
+    caption += " Weeks with too few graded calls are left out."
+    caption += f" The {len(names)} groups with most graded calls." if len(names) < len(groups) else ""
+    entries = [LegendItem(arm_look(place), name) for place, name in enumerate(names)]
+    draw = partial(_draw_weeks, [known[name] for name in names], entries)
+    data = Table(columns, cells, "Good production calls by week")
+    return build(draw, 320, kind="weeks", alt=alt, caption=caption, data=data, entries=entries)
+
+
+def _draw_weeks(lines: Sequence[Sequence[WeekRow]], entries: Sequence[LegendItem], axes: "Axes") -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    days = [date.fromisoformat(w.week) for weeks in lines for w in weeks]
+    start = min(days, default=date.min)
+    for weeks, entry in reversed(list(zip(lines, entries, strict=True))):
+        at = [(date.fromisoformat(w.week) - start).days // 7 for w in weeks]
+        axes.plot(at, [w.mean or 0.0 for w in weeks], **entry.look.line)
+        for place, week in zip(at, weeks, strict=True) if entry is entries[0] else ():
+            draw_interval(axes, entry.look, place, week.mean or 0.0, (week.low, week.high), up=True)
+    ends = [v for w in lines[0] for v in (w.low, w.high)] + [w.mean for weeks in lines for w in weeks]
+    set_scale(axes, "y", [v for v in ends if v is not None])
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_formatter(lambda place, _: f"{start + timedelta(weeks=int(place)):%-d %b}")
+    axes.set_title("share of good calls", loc="left")
+    axes.set_xlabel("week from")
+    axes.grid(axis="y")

@@ -17,7 +17,7 @@ from workbench.records import Decision
 from workbench.rendering.html import sanitize
 from workbench.rendering.table import Column, Table, number
 from workbench.rendering.text import signed, tone, visible
-from workbench.reports.charts import forest, slices
+from workbench.reports.charts import forest, slices, weekly
 from workbench.reports.figure import Figure
 from workbench.reports.frontier import frontier
 from workbench.reports.run import (
@@ -236,6 +236,7 @@ def _figures(results: Results) -> dict[str, Figure | None]:
     return {
         "forest": forest(decision.claims, decision.rule) if decision and decision.claims else None,
         "frontier": _frontier(summary, decision, results.assumed) if summary and summary.frontier else None,
+        "weeks": weekly(summary.weeks) if summary and summary.weeks else None,
         "slices": slices([r for r in rows if r.arm in in_slices], metric, arms=order) if rows else None,
     }
 
