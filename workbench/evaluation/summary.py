@@ -50,11 +50,15 @@ class SliceRow:
     high: float | None
 
 
+PRODUCTION = "Production week by week"  # title of the section beside which the weeks are drawn
+
+
 @dataclass(frozen=True, slots=True)
 class WeekRow:
     """Share of a group's production calls that was good, of the week from this Monday on.
 
-    ``n`` calls were graded, which stand for so many; mean and interval are None where they are too few.
+    ``n`` calls were graded, which stand for so many; mean and interval are None where they are too few. ``drop``:
+    whether a drop that was told most likely began in this week.
     """
 
     group: str
@@ -64,6 +68,7 @@ class WeekRow:
     mean: float | None
     low: float | None
     high: float | None
+    drop: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.evaluation.decision import ArmFacts
 from workbench.evaluation.experiment import PairedExperiment
 from workbench.evaluation.provenance import BESIDE
-from workbench.evaluation.summary import ItemCase, ScoredArms, Summary, WeekRow
+from workbench.evaluation.summary import PRODUCTION, ItemCase, ScoredArms, Summary, WeekRow
 from workbench.inference.prices import DECLARED
 from workbench.quality.answers import METRICS, MeasuredAnswer, score_answers
 from workbench.quality.evidence import (
@@ -25,7 +25,7 @@ from workbench.quality.evidence import (
     judges_of,
     recorded_verdicts,
 )
-from workbench.quality.feedback import candidates_table, load_candidates
+from workbench.quality.feedback import load_candidates
 from workbench.quality.judges import Judge
 from workbench.quality.labels import Truth
 from workbench.quality.licence import (
@@ -338,10 +338,8 @@ class QualityExperiment(PairedExperiment[QualityParameters, JudgedSplit], Notebo
         """Share of good production calls, of all and by feature and tenant, and whether it has dropped."""
         if self.groups:
             return groups_table(self.groups, self.graded)
-        told = (
-            "Production week by week. Nothing is known of it: draw calls with workbench.quality.sampling, let a person "
-        )
-        told += "or a judge that may gate grade them, and give the file as production=, as docs/quality.md shows"
+        told = f"{PRODUCTION}. Nothing is known of it: draw calls with workbench.quality.sampling, let a person or a "
+        told += "judge that may gate grade them, and give the file as production=, as docs/quality.md shows."
         return Table.of(("group",), [], told)
 
     def weeks(self) -> tuple[Figure, ...]:
@@ -349,12 +347,20 @@ class QualityExperiment(PairedExperiment[QualityParameters, JudgedSplit], Notebo
         return (weekly(self._weeks()),) if self._weeks() else ()
 
     def candidates(self, most: int = 5) -> Table:
-        """Answers that users found bad and that wait for a person, the oldest of them."""
-        shown, n = candidates_table(self.waiting[:most]), len(self.waiting)
+        """Answers that users found bad and that wait for a person; text that may name somebody is kept back."""
+        n, rows = len(self.waiting), []
+        for c in self.waiting[:most]:
+            private = any(flag.startswith("personal data") for flag in c.flags)
+            texts = ("kept back", "kept back") if private else (c.question, c.comment)
+            rows.append((c.candidate_id, c.tenant_id, c.feature, *texts, "; ".join(c.flags) or None))
+        columns = (
+            Column("candidate"), Column("tenant", limit=80), Column("feature", limit=80), Column("question", limit=200),
+            Column("comment", limit=200), Column("flags"),
+        )  # fmt: skip
         told = f"What users found bad. {n:,} wait for a person"
-        told += f": workbench feedback list {self.evalset.name}, then approve or reject" if n else ""
-        told += f". The first {most} of them" if n > most else ""
-        return replace(shown, caption=told)
+        told += f": workbench feedback list {self.evalset.name}, then approve or reject." if n else "."
+        told += f" The first {most} of them." if n > most else ""
+        return Table(columns, tuple(rows), told)
 
     def summarise(
         self, decision: Decision, test: JudgedSplit, tables: Sequence[Table] = (), dev: JudgedSplit | None = None
@@ -369,7 +375,7 @@ class QualityExperiment(PairedExperiment[QualityParameters, JudgedSplit], Notebo
         graded = read_graded(path)
         by = ", ".join(filter(None, sorted(graded["grader"].unique()))) or "nobody who is named"
         stands_for = float(graded["sample_weight"].sum())
-        told = f"{len(graded):,} graded calls of {path.name}, which stand for {stands_for:,.0f}, graded by {by}"
+        told = f"{len(graded):,} graded calls of {path.name}, which stand for {stands_for:,.0f}, graded by {by}."
         return by_group(graded), told
 
     def _weeks(self) -> tuple[WeekRow, ...]:

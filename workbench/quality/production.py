@@ -19,7 +19,7 @@ from scipy.special import stdtrit
 from workbench.errors import Defect
 from workbench.evalset.cells import Unusable, id_text, name_text, number, share, times_of
 from workbench.evalset.files import Names, named_rows, read_table, refuse
-from workbench.evaluation.summary import WeekRow
+from workbench.evaluation.summary import PRODUCTION, WeekRow
 from workbench.quality.monitoring import QualityWatch, Week
 from workbench.rendering.table import Column, Interval, Table
 
@@ -147,7 +147,7 @@ def groups_table(groups: Sequence[GroupWeeks], source: str) -> Table:
     """One row a group: its first weeks, its latest, and whether a drop was told; ``source`` ends the caption."""
     columns = (
         Column("group", limit=80), Column("graded", "count"), Column("weeks", "count"),
-        Column("good at first", "interval"), Column("good in the latest week", "interval"), Column("status", "status"),
+        Column("first weeks", "interval"), Column("latest week", "interval"), Column("status", "status"),
         Column("since"), Column("told"), Column("change", "number", signed=True),
     )  # fmt: skip
     rows = []
@@ -158,13 +158,14 @@ def groups_table(groups: Sequence[GroupWeeks], source: str) -> Table:
         rows.append(
             (g.name, graded, len(g.enough), g.baseline, latest, g.status, g.since or None, g.told or None, g.change)
         )
-    return Table(columns, tuple(rows), f"Production week by week. {sentence(groups)}. {source}")
+    return Table(columns, tuple(rows), f"{PRODUCTION}. {sentence(groups)}. {source}")
 
 
 def sentence(groups: Sequence[GroupWeeks]) -> str:
     """What the watch says of all groups, in words."""
     named = {s: [g for g in groups if g.status == s] for s in ("dropped", "no drop seen", "too few", "several graders")}
-    parts = [f"{g.name} has dropped since the week of {g.since}" for g in named["dropped"]]
+    dropped = ", ".join(f"{g.name} since the week of {g.since}" for g in named["dropped"])
+    parts = [f"dropped: {dropped}"] if dropped else []
     if n := len(named["no drop seen"]):
         parts.append(f"no drop is seen in {n} of {len(groups)} groups")
     if few := ", ".join(g.name for g in named["too few"]):
@@ -248,6 +249,8 @@ def _watched(group: GroupWeeks, part: pl.DataFrame, watch: QualityWatch) -> Grou
         if alarm:
             since, told = looked[alarm.since - 1].week, looked[alarm.seen - 1].week
             change = alarm.after - alarm.before
-            group, start = replace(group, since=since, told=told, change=change), start + alarm.since - 1
+            marked = tuple(replace(w, drop=w.drop or w.week == since) for w in group.weeks)
+            group = replace(group, weeks=marked, since=since, told=told, change=change)
+            start += alarm.since - 1
         group = replace(group, status="dropped" if group.since else "no drop seen")
     return group

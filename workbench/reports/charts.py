@@ -226,18 +226,18 @@ def _draw_slices(rows: Sequence[SliceRow], metric: str, entries: Sequence[Legend
     axes.grid(axis="x")
 
 
-WEEK_LINES = 5  # groups that one drawing can tell apart
+WEEK_PANELS = 6  # groups that one figure shows
 
 
 def weekly(rows: Sequence[WeekRow]) -> Figure:
-    """Share of good calls by week, a line a group: the first with its interval, and those of which most is known."""
+    """Share of good calls by week, a panel a group: the first, those that dropped, and those of which most is known."""
     groups: dict[str, list[WeekRow]] = {}
     for row in rows:
         groups.setdefault(row.group, []).append(row)
-    known = {name: [w for w in weeks if w.mean is not None] for name, weeks in groups.items()}
-    first, *others = [name for name, weeks in known.items() if weeks] or [next(iter(groups))]
-    others.sort(key=lambda name: -sum(w.n for w in known[name]))
-    names = [first, *others[: WEEK_LINES - 1]]
+    known = {name: some for name, weeks in groups.items() if (some := [w for w in weeks if _drawable(w)])}
+    order = list(known)
+    order[1:] = sorted(order[1:], key=lambda n: (not any(w.drop for w in known[n]), -sum(w.n for w in known[n])))
+    shown = {name: known[name] for name in order[:WEEK_PANELS]}
     columns = (
         Column("group"), Column("week"), Column("graded", "count"), Column("stands for", "count"),
         Column("good", "interval"),
@@ -246,37 +246,61 @@ def weekly(rows: Sequence[WeekRow]) -> Figure:
         (r.group, r.week, r.n, round(r.stands_for), None if r.mean is None else Interval(r.mean, r.low, r.high))
         for r in rows
     )
-    told = [
-        f"{name} from {number(known[name][0].mean or 0, 3)} in the week of {known[name][0].week} to "
-        f"{number(known[name][-1].mean or 0, 3)} in that of {known[name][-1].week}"
-        for name in names
-        if known[name]
-    ]
-    alt = f"Line chart of the share of good production calls by week, {len(names)} of {len(groups)} groups: "
+    told = [_course(name, weeks) for name, weeks in shown.items()]
+    alt = f"Share of good production calls by week, a panel for each of {len(shown)} of {len(groups)} groups: "
     alt += ("; ".join(told) or "too few graded calls to say") + "."
-    caption = f"Share of good production calls by week, weighted; the bars are 95 % intervals of {first}."
-    caption += " Weeks with too few graded calls are left out."
-    caption += f" The {len(names)} groups with most graded calls." if len(names) < len(groups) else ""
-    entries = [LegendItem(arm_look(place), name) for place, name in enumerate(names)]
-    draw = partial(_draw_weeks, [known[name] for name in names], entries)
+    caption = "Share of good production calls by week, weighted, with 95 % intervals. Weeks with too few graded calls "
+    caption += "are left out. A dashed line marks where a drop most likely began."
+    draw = partial(_draw_weeks, shown)
     data = Table(columns, cells, "Good production calls by week")
-    return build(draw, 320, kind="weeks", alt=alt, caption=caption, data=data, entries=entries)
+    return build(draw, 60 + 105 * max(len(shown), 1), kind="weeks", alt=alt, caption=caption, data=data, entries=())
 
 
-def _draw_weeks(lines: Sequence[Sequence[WeekRow]], entries: Sequence[LegendItem], axes: "Axes") -> None:
+def _drawable(week: WeekRow) -> bool:
+    """Whether enough is known of a week, and its day is one: what was stored may have been written by others."""
+    try:
+        date.fromisoformat(week.week)
+    except ValueError:
+        return False
+    return week.mean is not None
+
+
+def _course(name: str, weeks: Sequence[WeekRow]) -> str:
+    ends = [f"{number(w.mean or 0.0, 3)} in the week of {_day(w.week)}" for w in (weeks[0], weeks[-1])]
+    drops = "".join(f", with a drop in that of {_day(w.week)}" for w in weeks if w.drop)
+    return f"{name} from {ends[0]} to {ends[1]}{drops}"
+
+
+def _draw_weeks(panels: Mapping[str, Sequence[WeekRow]], axes: "Axes") -> None:
+    """Draw one panel below the other on the same scales, each under its group's name."""
     from matplotlib.ticker import MaxNLocator
 
-    days = [date.fromisoformat(w.week) for weeks in lines for w in weeks]
-    start = min(days, default=date.min)
-    for weeks, entry in reversed(list(zip(lines, entries, strict=True))):
-        at = [(date.fromisoformat(w.week) - start).days // 7 for w in weeks]
-        axes.plot(at, [w.mean or 0.0 for w in weeks], **entry.look.line)
-        for place, week in zip(at, weeks, strict=True) if entry is entries[0] else ():
-            draw_interval(axes, entry.look, place, week.mean or 0.0, (week.low, week.high), up=True)
-    ends = [v for w in lines[0] for v in (w.low, w.high)] + [w.mean for weeks in lines for w in weeks]
-    set_scale(axes, "y", [v for v in ends if v is not None])
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.xaxis.set_major_formatter(lambda place, _: f"{start + timedelta(weeks=int(place)):%-d %b}")
-    axes.set_title("share of good calls", loc="left")
-    axes.set_xlabel("week from")
-    axes.grid(axis="y")
+    if not panels:
+        axes.set_axis_off()
+        axes.text(0, 0.5, "too few graded calls to say")
+        return
+    start = min(date.fromisoformat(w.week) for weeks in panels.values() for w in weeks)
+    ends = [v for weeks in panels.values() for w in weeks for v in (w.low, w.high) if v is not None]
+    figure = axes.figure.canvas.figure
+    axes.remove()
+    below = figure.subplots(len(panels), sharex=True, sharey=True, squeeze=False)[:, 0]
+    for position, (part, name, weeks) in enumerate(zip(below, panels, panels.values(), strict=True)):
+        look = arm_look(position)
+        places = [(date.fromisoformat(w.week) - start).days // 7 for w in weeks]
+        part.plot(places, [w.mean or 0.0 for w in weeks], color=look.colour, linewidth=1.2, alpha=0.6)
+        for place, week in zip(places, weeks, strict=True):
+            draw_interval(part, look, place, week.mean or 0.0, (week.low, week.high), up=True)
+            if week.drop:
+                part.axvline(place - 0.5, color=INK, **_DASHED)
+        part.set_title(label(name), loc="left")
+        part.grid(axis="y")
+    set_scale(below[-1], "y", ends)
+    below[-1].yaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
+    below[-1].xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    below[-1].xaxis.set_major_formatter(lambda place, _: _day(str(start + timedelta(weeks=int(place)))))
+    below[-1].set_xlabel("share of good calls, week from")
+
+
+def _day(iso: str) -> str:
+    day = date.fromisoformat(iso)
+    return f"{day.day} {day:%b}"
