@@ -168,25 +168,25 @@ def block(client: Client, calls: int) -> list[tuple[float, float]]:
     return took
 
 
-def unseen(kind: str, calls: int, folder: Path, *, rate: float = 0.05, in_block: int = 50) -> tuple[Floats, Floats]:
-    """What `block` says without and with a shadow, in blocks in turn; each begins when the last is quiet."""
-    ends, challenger = threading.Event(), OTHER
-    other = challenger if kind == "answers" else Bad(kind, ends)
+def unseen(kind: str, calls: int, folder: Path, *, rate: float = 0.05, in_block: int = 50) -> list[Floats]:
+    """What `block` says without a shadow, twice, and with one; blocks in turn, each begun when the last is quiet."""
+    ends = threading.Event()
+    other = OTHER if kind == "answers" else Bad(kind, ends)
     shadow = Shadow(f"bad-{kind.replace(' ', '-')}", other, lambda request, text: 1.0, margin=MARGIN, rate=rate,
                     budget_usd=1e-6 if kind == "overspends" else 10.0, confidence=1 - 1e-9, timeout_s=5.0)  # fmt: skip
-    off, on = client_of(folder, f"off {kind}"), client_of(folder, f"on {kind}", shadow)
-    rng, took = np.random.default_rng(0), ([], [])
-    for client in (off, on):
+    clients = [client_of(folder, f"{kind} {i}", (None, None, shadow)[i]) for i in range(3)]
+    rng, took = np.random.default_rng(0), ([], [], [])
+    for client in clients:
         block(client, 10)
     for _ in range(calls // in_block):
-        for which in rng.permutation(2):
-            took[which].extend(block((off, on)[which], in_block))
+        for which in rng.permutation(3):
+            took[which].extend(block(clients[which], in_block))
             until = time.monotonic() + 3
             while shadow._open and kind != "hangs" and time.monotonic() < until:
                 time.sleep(0.01)
     ends.set()
     shadow.close()
-    return np.array(took[0]), np.array(took[1])
+    return [np.array(side) for side in took]
 
 
 def p99_ratio(off: Floats, on: Floats, seed: int = 0) -> tuple[float, float, float]:
@@ -199,7 +199,9 @@ def p99_ratio(off: Floats, on: Floats, seed: int = 0) -> tuple[float, float, flo
 
 def latency(calls: int) -> None:
     print(f"(c) complete() with a provider of {1000 * PROVIDER_S:.0f} ms, calls in turn in one run")
-    print("challenger | drawn | calls a side | p50 off, on ms | p99 off, on ms | p99 ratio (95 %) | own CPU ms")
+    print(
+        "challenger | drawn | calls a side | p50 off, on ms | p99 off, on ms | p99 on / off (95 %) | off / off | CPU ms"
+    )
     with tempfile.TemporaryDirectory() as name:
         for rate in (0.05, 1.0):
             folder = Path(name) / f"{rate}"
@@ -207,14 +209,14 @@ def latency(calls: int) -> None:
             found = {
                 kind: unseen(kind, calls, folder, rate=rate) for kind in ("answers", "hangs", "raises", "overspends")
             }
-            found["these four together"] = tuple(np.concatenate(side) for side in zip(*found.values(), strict=True))
+            found["these four together"] = [np.concatenate(side) for side in zip(*found.values(), strict=True)]
             found["is busy"] = unseen("is busy", calls, folder, rate=rate)
-            for kind, (off, on) in found.items():
+            for kind, (off, again, on) in found.items():
                 (p50, p99), (q50, q99) = (1000 * np.quantile(v[:, 0], (0.5, 0.99)) for v in (off, on))
-                ratio, low, high = p99_ratio(off[:, 0], on[:, 0])
+                told = ["{:.2f} ({:.2f} to {:.2f})".format(*p99_ratio(off[:, 0], v[:, 0])) for v in (on, again)]
                 cpu, own = (1000 * np.median(v[:, 1]) for v in (off, on))
-                print(f"{kind} | {rate:.0%} | {len(on)} | {p50:.1f}, {q50:.1f} | {p99:.1f}, {q99:.1f} | {ratio:.2f} "
-                      f"({low:.2f} to {high:.2f}) | {cpu:.2f}, {own:.2f}", flush=True)  # fmt: skip
+                print(f"{kind} | {rate:.0%} | {len(on)} | {p50:.1f}, {q50:.1f} | {p99:.1f}, {q99:.1f} | {told[0]} | "
+                      f"{told[1]} | {cpu:.2f}, {own:.2f}", flush=True)  # fmt: skip
 
 
 def books(calls: int) -> None:

@@ -85,6 +85,10 @@ def test_run_that_was_killed_is_finished_by_the_next(folder, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_three_writers_at_once_write_every_chunk_once(folder, kind):
+    assert_three_writers_write_once(folder, kind)
+
+
+def assert_three_writers_write_once(folder: Path, kind: str) -> None:
     changed = [replace(d, text=f"old {d.text} old") for d in documents(30)]
     ingest_here(folder, changed, kind=kind)
     results = [finish(writer) for writer in [start(folder, kind=kind) for _ in range(3)]]

@@ -88,6 +88,9 @@ def test_only_a_connection_that_is_lost_is_waited_for(tmp_path):
     wrapped.__cause__ = ended.value
     assert "terminating connection" in cut_off(wrapped)
     assert [cut_off(error) for error in (refused.value, locked.value, ValueError(), None)] == [""] * 4
+    files = open_engine(f"sqlite:///{tmp_path / 'state.sqlite'}")  # then it was a server of the user's own
+    assert not is_outlived(wrapped, files, time.monotonic(), threading.Event())
+    files.dispose()
 
 
 def registered(url):

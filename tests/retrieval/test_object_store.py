@@ -7,7 +7,14 @@ import pytest
 
 from tests.evalset.small_evalset import settings_in
 from tests.faults.ingesting_child import DIMENSION, documents, open_parts
-from tests.faults.test_ingestion_faults import N, assert_everything_is_there_once, finish, ingest_here, start
+from tests.faults.test_ingestion_faults import (
+    N,
+    assert_everything_is_there_once,
+    assert_three_writers_write_once,
+    finish,
+    ingest_here,
+    start,
+)
 from tests.retrieval.bucket import bucket
 from tests.retrieval.stores import BUCKET
 from tests.retrieval.tiny import write_evalset
@@ -56,6 +63,11 @@ def test_an_ingestion_into_a_bucket_that_was_killed_is_finished_by_the_next(tmp_
     code, told = finish(start(tmp_path, kind="s3"))
     assert code == 0, told
     assert_everything_is_there_once(tmp_path, N, kind="s3")
+
+
+@pytest.mark.slow
+def test_three_writers_at_once_write_every_chunk_into_a_bucket_once(tmp_path, bucket):
+    assert_three_writers_write_once(tmp_path, "s3")
 
 
 @pytest.mark.slow

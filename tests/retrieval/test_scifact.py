@@ -1,5 +1,7 @@
 """Parity on a public collection: SciFact's test split through our store, arms and metrics."""
 
+from dataclasses import replace
+
 import ir_measures
 import numpy as np
 import polars as pl
@@ -7,6 +9,7 @@ import pytest
 from ir_measures import AP, RR, P, R, nDCG
 
 from tests.evalset.small_evalset import shared
+from tests.retrieval.stores import pgvector_url
 from workbench.config import load_settings
 from workbench.evalset.evalset import load_evalset
 from workbench.evaluation.compare import compare
@@ -37,14 +40,20 @@ def evalset():
 @pytest.fixture(scope="module")
 def answers(evalset):
     """Answers of each arm by its name, and the hits behind them with their own scores."""
-    settings, test = load_settings(), evalset.split("test")
-    embedder = load_embedder("minilm", settings)
+    return answers_of(evalset, load_settings(), "lance")
+
+
+def answers_of(evalset, settings, store):
+    test, embedder, found = evalset.split("test"), load_embedder("minilm", settings), {}
     searcher = Searcher(evalset.documents, evalset.inputs["corpus"], settings, {"minilm": embedder}, embedder)
-    found = {}
-    for name, arm in zip(NAMES, make_arms(["whole"], NAMES), strict=True):
+    for name, arm in zip(NAMES, make_arms(["whole"], NAMES, stores=[store]), strict=True):
         searcher.prepare(arm)
+        told = name if store == "lance" else f"{name} in {store}"
         hits = {q.query_id: searcher.search(arm, q, 100) for q in test.queries}
-        found[name] = ask(name, lambda query, hits=hits: hits[query.query_id], test.queries), hits
+        found[name] = ask(told, lambda query, hits=hits: hits[query.query_id], test.queries), hits
+        if name == "hybrid_rrf" and store == "postgres":
+            with searcher.found.shared():  # where both legs are searched, and fused here
+                assert hits == {q.query_id: searcher.search(arm, q, 100) for q in test.queries}
     return found
 
 
@@ -74,6 +83,19 @@ def test_hybrid_is_better_than_full_text_by_a_paired_interval(scores):
     ndcg = scores.filter(pl.col("metric") == "ndcg@10")
     (found,) = compare(ndcg, ["hybrid_rrf"], reference="full_text", margin=0.02, confidence=0.975)
     assert found.low > 0, "the two-sided 95 % interval must lie above 0"
+
+
+def test_the_same_arms_in_postgresql(evalset, scores):
+    """Vectors to the last hit; words by another stemmer and fused lists within a margin of 0.03, by their intervals."""
+    test = evalset.split("test")
+    settings = replace(load_settings(), store_url=pgvector_url())
+    found = answers_of(evalset, settings, "postgres")
+    theirs = [score(answer, test.queries, test.qrels, ["ndcg@10"]) for answer, _ in found.values()]
+    both = pl.concat([scores.filter(pl.col("metric") == "ndcg@10"), *theirs])
+    assert mean(both, found["vector"][0].arm) == mean(both, "vector")
+    for name in ("full_text", "hybrid_rrf"):
+        (claim,) = compare(both, [found[name][0].arm], reference=name, margin=0.03, confidence=0.975)
+        assert -0.03 < claim.low < claim.high < 0.03, name
 
 
 @pytest.mark.parametrize("arm", NAMES)

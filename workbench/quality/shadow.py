@@ -102,7 +102,8 @@ class Shadow:
     ------
     ConfigError
         If a value is out of its range, or a metric needs what live calls do not have. With the client: if it has no
-        budgets, no provider or price for the challenger, or the name belongs to the evidence for another question.
+        budgets, no provider or price for the challenger, keeps no content although there is no metric, or the name
+        belongs to the evidence for another question.
     """
 
     name: str
@@ -163,6 +164,11 @@ class Shadow:
             return
         if client.books.budgets is None:
             raise ConfigError(f"shadow {self.name!r} spends from a budget of its own; give the client's books budgets")
+        if self.metric is None and client.books.tracing and not client.books.tracing.capture_content:
+            raise ConfigError(
+                f"shadow {self.name!r} keeps answers for labelling, and WORKBENCH_CAPTURE_CONTENT=0 says that "
+                "nothing is kept of what people and models wrote; give a metric, or keep content"
+            )
         if isinstance(self.challenger, str):
             if not self.challenger.startswith(PREFIX):
                 provider_of(client.providers, self.challenger)
@@ -260,7 +266,7 @@ class Shadow:
                     pair, came = self._compare(job), ""
             except _Ended as error:
                 self._ended = str(error)
-                self._tell("nothing more is asked", error)
+                self._tell("nothing more is asked", error.__cause__ or error)
             except BaseException as error:  # noqa: BLE001  the boundary of one call: what is not kept is counted
                 came = "lost"
                 self._tell("a pair was lost", error)
@@ -332,7 +338,7 @@ class Shadow:
     def _paid(self, request: Request) -> tuple[str, int]:
         done = ask(self._bound, Item(current().item_id, request))
         if isinstance(done, BudgetExceeded | ConfigError):
-            raise _Ended(str(done))
+            raise _Ended(str(done)) from done
         if isinstance(done, Exception):
             raise done
         return done.text, done.cost_nanos

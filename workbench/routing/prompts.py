@@ -7,6 +7,7 @@ cache the longest prefix that they have seen, so one changing word in front woul
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,7 @@ class Prompts:
         return ({"role": "system", "content": system}, {"role": "user", "content": user})
 
 
+@lru_cache(maxsize=8192)  # models, settings and arms show the same passages
 def passage(text: str, question: str, characters: int) -> str:
     r"""What of a document bears on the question: its first lines, and the lines that share most words with it.
 
@@ -101,9 +103,15 @@ def passage(text: str, question: str, characters: int) -> str:
     if not rest:
         return head
     asked, room = _stems(question), characters - len(head) - len("\n...\n")
-    windows = [_take(rest[i:], room)[0] for i in range(len(rest))]
-    best = max(windows, key=lambda w: (len(asked & _stems(w)), -len(w)))
-    return f"{head}\n...\n{best}"
+    shared = [asked & _stems(line) for line in rest]
+    windows = []
+    for i in range(len(rest)):
+        window, left = _take(rest[i:], room)
+        lines_in = len(rest) - i - len(left)
+        words = asked & _stems(window) if lines_in == 1 else set().union(*shared[i : i + lines_in])  # one may be cut
+        windows.append((len(words), -len(window), window))
+    best = max(windows, key=lambda w: w[:2])
+    return f"{head}\n...\n{best[2]}"
 
 
 def _take(lines: Sequence[str], characters: int) -> tuple[str, Sequence[str]]:
