@@ -184,6 +184,8 @@ def test_production_is_shown_beside_the_decision_and_is_no_part_of_it(settings):
     assert "give the file as production=" in bare.production().caption
     with pytest.raises(EvalsetError, match=r"gone\.jsonl"):
         start(production="gone.jsonl")
+    with pytest.raises(ConfigError, match="0 traces have feedback"):
+        start(production="feedback")
 
 
 def test_candidates_wait_as_text_and_what_may_name_a_person_is_kept_back(settings):

@@ -1,6 +1,7 @@
 """Production week by week: a planted drop is told when it is there, nothing is said of few calls, texts stay texts."""
 
 import json
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -8,12 +9,16 @@ import polars as pl
 import pytest
 
 from tests.reports.hostile import evil
-from workbench.errors import EvalsetError
+from workbench.config import load_settings
+from workbench.errors import ConfigError, EvalsetError
 from workbench.evalset.workload import Plan, draw_requests, numbered_topics
 from workbench.evaluation.summary import WeekRow
-from workbench.quality.production import by_group, groups_table, read_graded, share_good
+from workbench.quality import feedback
+from workbench.quality.production import by_group, groups_table, rated_calls, read_graded, share_good
 from workbench.quality.sampling import CALLS_SCHEMA, SamplingPlan, sample_calls
 from workbench.reports.charts import weekly
+from workbench.state import open_engine
+from workbench.telemetry.ledger import Ledger, LedgerRow
 
 START, WEEKS = datetime(2026, 6, 1, tzinfo=UTC), 14
 TENANTS = {"acme": 0.6, "globex": 0.395, "tiny": 0.005}
@@ -142,6 +147,35 @@ def test_a_file_without_grades_without_dates_or_with_a_call_twice_is_refused(tmp
         read_graded(write(tmp_path / "c.jsonl", [*rows(1), *rows(1)]))
     with pytest.raises(EvalsetError, match="counts from no date"):
         read_graded(write(tmp_path / "d.jsonl", [row | {"started": 5} for row in rows(2)]))
+
+
+def test_what_users_said_grades_the_calls_of_the_ledger(tmp_path):
+    state = f"sqlite:///{tmp_path / 'state.sqlite'}"
+    settings, engine = (
+        load_settings({"WORKBENCH_STATE_URL": state, "WORKBENCH_ROOT": str(tmp_path)}),
+        open_engine(state),
+    )
+    with pytest.raises(ConfigError, match="0 traces have feedback"):
+        rated_calls(engine)
+    names = [f.name for f in fields(LedgerRow)]
+    plain = {n: "" for n in names} | {n: 0 for n in names if n.endswith(("tokens", "nanos", "ms", "attempt"))}
+    given = {"tenant_id": "acme", "feature": "answer", "purpose": "product", "status": "ok"}
+    Ledger(engine).add(
+        LedgerRow(
+            **plain | given | {"call_id": f"c{i}", "trace_id": f"t{i}", "started": f"2026-06-0{6 + i}T23:00:00+00:00"}
+        )
+        for i in range(3)
+    )
+    for user, score in (("ann", 1), ("bob", 0)):
+        feedback.record("t1", score, user_id=user, settings=settings)
+    feedback.record("t2", 1, settings=settings)
+    feedback.record("elsewhere", 0, settings=settings)
+    found = rated_calls(engine).sort("trace_id")
+    engine.dispose()
+    assert found.select("trace_id", "tenant", "grade", "grader").rows() == [
+        ("t1", "acme", 0.0, "users"), ("t2", "acme", 1.0, "users"),
+    ]  # fmt: skip
+    assert [str(week) for week in found["week"]] == ["2026-06-01", "2026-06-08"]  # Sunday and Monday
 
 
 def test_hostile_names_are_shown_as_text_in_table_and_figure(tmp_path):

@@ -37,14 +37,16 @@ from workbench.quality.licence import (
     license_judge,
 )
 from workbench.quality.ppi import PPIEstimate, labels_for, next_labels, ppi_mean
-from workbench.quality.production import GroupWeeks, by_group, groups_table, read_graded
+from workbench.quality.production import GroupWeeks, by_group, groups_table, rated_calls, read_graded
 from workbench.quality.subgroups import nobody_worse
 from workbench.records import Decision, content_hash, parameters_of
 from workbench.rendering.table import Column, Interval, Table
 from workbench.reports.charts import weekly
 from workbench.reports.ending import Notebook
 from workbench.reports.figure import Figure
+from workbench.state import open_engine
 
+FEEDBACK = "feedback"  # in place of a file of graded calls: what users said
 OVERLAP = ("chrf", "string_similarity", "token_f1")  # what a program can say of an answer beside its reference
 SHARES = (0.05, 0.1, 0.2)  # of answers that two judges see differently, for the power before any is asked
 
@@ -55,7 +57,8 @@ class QualityParameters:
 
     ``judges`` are those of ``judges.toml``, none for all; ``overlap`` metrics of answer and reference, each a judge
     at the threshold that agrees best on dev; ``labelled`` the share of test answers that have a label where it is
-    shown what a judge saves; ``production`` a file of graded calls, which is shown and decides nothing.
+    shown what a judge saves; ``production`` a file of graded calls, or ``feedback`` for what users said:
+    it is shown and decides nothing.
     """
 
     evalset: str = "docs_qa"
@@ -369,13 +372,22 @@ class QualityExperiment(PairedExperiment[QualityParameters, JudgedSplit], Notebo
         return replace(super().summarise(decision, test, tables, dev), weeks=self._weeks())
 
     def _graded(self) -> tuple[list[GroupWeeks], str]:
-        if not self.parameters.production:
+        given = self.parameters.production
+        if not given:
             return [], ""
-        path = self.settings.root / self.parameters.production
-        graded = read_graded(path)
-        by = ", ".join(filter(None, sorted(graded["grader"].unique()))) or "nobody who is named"
-        stands_for = float(graded["sample_weight"].sum())
-        told = f"{len(graded):,} graded calls of {path.name}, which stand for {stands_for:,.0f}, graded by {by}."
+        if given == FEEDBACK:
+            engine = open_engine(self.settings.state_url)
+            try:
+                graded = rated_calls(engine)
+            finally:
+                engine.dispose()
+            told = f"{len(graded):,} calls on which users said something; those who do are not all users."
+        else:
+            path = self.settings.root / given
+            graded = read_graded(path)
+            by = ", ".join(filter(None, sorted(graded["grader"].unique()))) or "nobody who is named"
+            stands_for = float(graded["sample_weight"].sum())
+            told = f"{len(graded):,} graded calls of {path.name}, which stand for {stands_for:,.0f}, graded by {by}."
         return by_group(graded), told
 
     def _weeks(self) -> tuple[WeekRow, ...]:

@@ -1,9 +1,10 @@
 """Graded production calls week by week: what share was good, and whether it has dropped, for all and for each group.
 
-Calls are those that `workbench.quality.sampling` drew, with its weights, once somebody has graded them. A week is told
-where 30 calls of it are graded. The first four such weeks are the baseline of `workbench.quality.monitoring`'s watch,
-which is asked once a week; after its last look it begins anew, with what it saw last as the baseline. A drop is told
-falsely in 5 % of half years for all groups together: each group has its part of that.
+Calls are those that `workbench.quality.sampling` drew, with its weights, once somebody has graded them; or those
+on which users said something. A week is told where 30 calls of it are graded. The first four such weeks are the
+baseline of `workbench.quality.monitoring`'s watch, which is asked once a week; after its last look it begins anew, with
+what it saw last as the baseline. A drop is told falsely in 5 % of half years for all groups together: each group has
+its part of that.
 """
 
 from collections.abc import Sequence
@@ -14,14 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import sqlalchemy as sa
 from scipy.special import stdtrit
 
-from workbench.errors import Defect
+from workbench.errors import ConfigError, Defect
 from workbench.evalset.cells import Unusable, id_text, name_text, number, share, times_of
 from workbench.evalset.files import Names, named_rows, read_table, refuse
 from workbench.evaluation.summary import PRODUCTION, WeekRow
+from workbench.quality.feedback import trace_scores
 from workbench.quality.monitoring import QualityWatch, Week
+from workbench.quality.sampling import ledger_calls
 from workbench.rendering.table import Column, Interval, Table
+from workbench.state import reader
+from workbench.telemetry.ledger import Ledger
 
 MIN_GRADED = 30  # calls of a week, below which nothing is said of it
 BASELINE_WEEKS = 4
@@ -125,6 +131,28 @@ def read_graded(path: Path) -> pl.DataFrame:
     return pl.DataFrame(out, schema=_SCHEMA, orient="row")
 
 
+def rated_calls(engine: sa.Engine) -> pl.DataFrame:
+    """Product calls of the ledger on which users said something, as `read_graded` returns them: no random draw.
+
+    Raises
+    ------
+    ConfigError
+        If users said nothing of any call.
+    """
+    with reader(engine).begin() as connection:
+        said = connection.execute(trace_scores(engine)).all()
+    scores = pl.DataFrame(said, schema={"trace_id": pl.String, "grade": pl.Float64}, orient="row")
+    calls = ledger_calls(Ledger(engine).frame()).join(scores, on="trace_id")
+    if calls.is_empty():
+        raise ConfigError(
+            f"{len(scores)} traces have feedback, none is of a product call of the ledger; keep what users say with "
+            "workbench feedback record, or give a file of graded calls"
+        )
+    day = pl.col("started").str.slice(0, 10).str.to_date()
+    told = {"tenant": pl.col("tenant_id"), "sample_weight": pl.lit(1.0), "grader": pl.lit("users")}
+    return calls.with_columns(**told, week=day.dt.truncate("1w")).select(*_SCHEMA)
+
+
 def by_group(graded: pl.DataFrame) -> list[GroupWeeks]:
     """Everything, then each feature and tenant where there are several: weeks, and what the watch says.
 
@@ -146,18 +174,16 @@ def by_group(graded: pl.DataFrame) -> list[GroupWeeks]:
 def groups_table(groups: Sequence[GroupWeeks], source: str) -> Table:
     """One row a group: its first weeks, its latest, and whether a drop was told; ``source`` ends the caption."""
     columns = (
-        Column("group", limit=80), Column("graded", "count"), Column("weeks", "count"),
-        Column("first weeks", "interval"), Column("latest week", "interval"), Column("status", "status"),
-        Column("since"), Column("told"), Column("change", "number", signed=True),
+        Column("group", limit=80), Column("status", "status"), Column("since"), Column("latest week", "interval"),
+        Column("first weeks", "interval"), Column("change", "number", signed=True), Column("told"),
+        Column("graded", "count"), Column("weeks", "count"),
     )  # fmt: skip
     rows = []
     for g in groups:
         last = g.enough[-1] if g.enough else None
         latest = Interval(last.mean, last.low, last.high) if last and last.mean is not None else None
-        graded = sum(w.n for w in g.weeks)
-        rows.append(
-            (g.name, graded, len(g.enough), g.baseline, latest, g.status, g.since or None, g.told or None, g.change)
-        )
+        seen = (g.name, g.status, g.since or None, latest, g.baseline, g.change, g.told or None)
+        rows.append((*seen, sum(w.n for w in g.weeks), len(g.enough)))
     return Table(columns, tuple(rows), f"{PRODUCTION}. {sentence(groups)}. {source}")
 
 
