@@ -69,6 +69,8 @@ def test_the_list_is_narrowed_and_only_the_list(trace_id: str) -> None:
         ["--max-score", "0.2"],
     ):
         assert listed(*fails) == "no trace is like this\n"
+    for odd in ("nan", "inf", "-1", "1e300"):
+        assert CliRunner().invoke(app, ["trace", f"--min-cost-usd={odd}"]).exit_code == 2, odd
     refused = CliRunner().invoke(app, ["trace", trace_id, "--error"])
     assert (refused.exit_code, "for the list alone" in refused.stderr) == (3, True)
 

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,6 +16,7 @@ from workbench.config import load_settings, require_writable
 from workbench.errors import ConfigError
 from workbench.evaluation.provenance import build_parameters
 from workbench.retrieval.notebook import RetrievalParameters
+from workbench.runner.headless import _kernel_env
 from workbench.runner.parameters import prepare
 from workbench.state import open_engine
 
@@ -59,6 +61,23 @@ def test_a_bad_setting_is_one_message_on_the_command_line(tmp_path, env, told):
 def test_variables_of_tests_and_of_others_are_left_alone(tmp_path):
     env = {"WORKBENCH_TEST_ANYTHING": "1", "WORKBENCHES": "2", "OTHER": "3"}
     assert load_settings(env, tmp_path).root == tmp_path
+
+
+def test_a_kernel_has_the_places_of_the_run_whichever_folder_it_works_in(tmp_path, monkeypatch):
+    relative = {"WORKBENCH_CACHE": "c", "WORKBENCH_STATE_URL": "sqlite:///state/here.sqlite?timeout=3",
+                "WORKBENCH_TABLES_URL": "tables", "WORKBENCH_STORE_URL": "postgresql://db/vectors"}  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    settings = load_settings(relative, tmp_path)
+    assert settings.state_url == f"sqlite:///{tmp_path}/state/here.sqlite?timeout=3"
+    record = SimpleNamespace(run_dir=tmp_path / "run", profile="smoke")
+    for inherited in ({}, relative):
+        monkeypatch.setattr(os, "environ", inherited)
+        given = _kernel_env(settings, record)
+        (tmp_path / "notebooks").mkdir(exist_ok=True)
+        monkeypatch.chdir(tmp_path / "notebooks")
+        assert load_settings(given) == settings
+    for url in ("sqlite://", "sqlite:///:memory:", "sqlite:////x.sqlite", "postgresql://db/state"):
+        assert load_settings({"WORKBENCH_STATE_URL": url}, tmp_path).state_url == url
 
 
 def test_every_variable_that_is_read_is_known():

@@ -127,19 +127,31 @@ def load_settings(env: Mapping[str, str] | None = None, start: Path | None = Non
         root=root,
         cache=cache,
         runs=Path(env.get("WORKBENCH_RUNS", root / "runs")).resolve(),
-        state_url=env.get("WORKBENCH_STATE_URL", f"sqlite:///{cache / 'state.sqlite'}"),
+        state_url=_state_url(env.get("WORKBENCH_STATE_URL", f"sqlite:///{cache / 'state.sqlite'}")),
         store_url=env.get("WORKBENCH_STORE_URL", ""),
         tables_url=_tables_url(env.get("WORKBENCH_TABLES_URL", "")),
     )
 
 
+def _state_url(given: str) -> str:
+    """URL of the state database; the file of SQLite is named by an absolute path."""
+    path = given.removeprefix("sqlite:///")
+    if path == given or not path or path.startswith(("/", ":memory:", "file:")):
+        return given
+    return f"sqlite:///{Path(path).resolve()}"
+
+
 def _tables_url(given: str) -> str:
-    """Object store, or folder as an absolute path: a kernel works in another folder."""
-    scheme, colon, _ = given.partition("://")
+    """Object store, or folder as an absolute path."""
+    scheme, colon, rest = given.partition("://")
+    forms = f"{', '.join(f'{name}://...' for name in OBJECT_STORES)} or a folder"
     if colon and scheme not in OBJECT_STORES:
         raise ConfigError(
-            f"WORKBENCH_TABLES_URL is {', '.join(f'{name}://...' for name in OBJECT_STORES)} or a folder, found "
-            f"{scheme}://...; correct it, or unset it for a folder in the cache"
+            f"WORKBENCH_TABLES_URL is {forms}, found {scheme}://...; correct it, or unset it for a folder in the cache"
+        )
+    if (colon and not rest.strip("/ ")) or (not colon and given.startswith(tuple(f"{n}:" for n in OBJECT_STORES))):
+        raise ConfigError(
+            f"WORKBENCH_TABLES_URL is {forms}, found {given!r}, which names no bucket: s3://bucket/prefix"
         )
     return given if colon or not given else str(Path(given).resolve())
 

@@ -151,6 +151,15 @@ def sheet(settings, *rows):
     return path
 
 
+def test_a_sheet_that_nobody_has_filled_changes_nothing(mine):
+    path, found = drawn(mine)
+    before, said = sorted((mine.evalsets / "mine").rglob("*")), []
+    assert import_pair_labels([path], "mine", settings=mine, partly=True, tell=said.append) == []
+    assert said == [f"{len(found)} rows of {path} are not filled and left aside"]
+    assert sorted((mine.evalsets / "mine").rglob("*")) == before
+    assert load_pairs(mine.evalsets / "mine")[0] == (), "the evalset can still be read"
+
+
 def test_labels_that_contradict_each_other_by_way_of_others_are_told_with_the_way(mine):
     one, two, three = ASKED[4], ASKED[5], ASKED[7]
     path = sheet(mine, (one, two, 1, "ann"), (two, three, 1, "ann"), (three, one, 0, "ann"))

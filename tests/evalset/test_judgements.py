@@ -169,3 +169,11 @@ def test_the_command_takes_a_sheet_back(mine, monkeypatch):
     again = CliRunner().invoke(app, ["import", "judgements", str(fill(mine, 1, 1)), "--name", "mine"])
     assert again.exit_code == 3
     assert "already" in again.output
+
+
+def test_a_column_of_another_name_is_told_with_a_way_that_the_command_has(mine, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_ROOT", str(mine.root))
+    (mine.root / "mine.csv").write_text("query_id,doc_id,rating\nq2,d4,1\n", encoding="utf-8")
+    done = CliRunner().invoke(app, ["import", "judgements", str(mine.root / "mine.csv"), "--name", "mine"])
+    assert done.exit_code == 3
+    assert "it has query_id, doc_id, rating. Rename yours in the file, or by --rename" in done.stderr

@@ -109,10 +109,22 @@ def test_a_query_reads_alone_and_says_what_is_wrong(server, settings: Settings) 
         (f"delete from {schema}.pages", "refuses the query: cannot execute DELETE in a read-only transaction"),
         ("select nonsense", 'refuses the query: column "nonsense" does not exist'),
         (f"select * from {schema}.pages where false", "holds no row that the query selects"),
+        (f"commit; delete from {schema}.pages", "refuses the query: cannot insert multiple commands"),
+        (f"select 1 as n; select body from {schema}.pages", "refuses the query: cannot insert multiple commands"),
+        (f"select body, body from {schema}.pages", "two columns of the query are called 'body'"),
+        ("select 'infinity'::timestamp as at, 'x' as text", r"cannot be read; select it as text \(::text\): "),
+        ("copy (select 1) to stdout", "gave what cannot be read; select it as text"),
     ):
         with pytest.raises(EvalsetError, match=told) as caught:
             read_stored(url, query, settings)
         assert "swordfish" not in str(caught.value)
+    assert len(read_stored(url, f"select body from {schema}.pages;", settings)[0].rows) == len(ROWS), "nothing is gone"
+
+
+@pytest.mark.parametrize("source", ["lance:", "lance:#docs", "lance://", "datasets:", "datasets:#train"])
+def test_a_source_without_a_name_is_no_source(source: str, settings: Settings) -> None:
+    with pytest.raises(ConfigError, match="names no folder and no collection; sources are lance:FOLDER#TABLE"):
+        read_stored(source, "", settings)
 
 
 PLACES = ("ann:pikefish@127.0.0.1:1/none", "ann:pike@fish@127.0.0.1:1/none", "ann:pike/fish@127.0.0.1/none",
@@ -158,6 +170,16 @@ def test_a_query_and_its_database_belong_together(asked: Path) -> None:
         understand([str(asked)], asked, query="select 1")
     with pytest.raises(ConfigError, match="--questions-query selects questions of a database, found "):
         understand([str(asked)], asked, questions_query="select 1")
+
+
+@pytest.mark.parametrize("name", ["./none", "../none", "/none", "asked.csv", "a b/c", "a/b/c"])
+def test_what_is_no_folder_and_no_name_of_the_hub_asks_for_no_network(
+    name: str, asked: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("datasets")
+    monkeypatch.chdir(asked.parent)
+    with pytest.raises(EvalsetError, match="is no folder, and no name of the hub, which is NAME or OWNER/NAME"):
+        read_collection(name, "", "", settings=settings)
 
 
 def test_a_folder_of_datasets_is_documents(tmp_path: Path, asked: Path, settings: Settings) -> None:

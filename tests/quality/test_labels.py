@@ -77,3 +77,10 @@ def test_a_sheet_is_inert_and_comes_back_as_a_persons_labels(tmp_path):
         out.writerows(rows)
     with pytest.raises(EvalsetError, match=r":3: could not convert"):
         read_sheet(path, "correct", rater="ann", rubric="v2", at="")
+    for text, told in (
+        ("item_id,value\nq1,1\nq1,0\n", r":3: line 2 has a value of 'q1' already"),
+        ("item_id,label\nq1,1\n", r"has no column value; it has item_id, label"),
+    ):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(EvalsetError, match=told):
+            read_sheet(path, "correct", rater="ann", rubric="v2", at="")

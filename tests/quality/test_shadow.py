@@ -1,9 +1,11 @@
 """A challenger beside the live calls: users notice nothing, its money is its own, and what it shows is kept."""
 
 import csv
+import math
 import threading
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from typer.testing import CliRunner
@@ -14,7 +16,7 @@ from tests.routing.test_route import messages as configured
 from workbench.caching.cache import ResponseCache
 from workbench.cli import app
 from workbench.config import SystemClock
-from workbench.errors import ConfigError, Rejected, Unavailable, UnknownPrice
+from workbench.errors import ConfigError, EvalsetError, Rejected, Unavailable, UnknownPrice
 from workbench.inference.attempt import Books, worst_nanos
 from workbench.inference.budgets import DEFAULT_BUDGETS, Budget, Budgets
 from workbench.inference.client import Client
@@ -336,7 +338,7 @@ def test_a_forked_process_has_threads_of_its_own(engine):
     shadow = shadow_of()
     client = client_of(engine, shadow)
     client.complete(ASK, model=LIVE)
-    while shadow._open:
+    while shadow._open or shadow._counts:  # what is counted is written after the pair has come to its end
         threading.Event().wait(0.001)
     (parents,) = shadow._threads
     shadow._pid = -1  # as a child sees it
@@ -501,6 +503,9 @@ def test_answers_without_a_metric_wait_for_people_who_do_not_know_whose_they_are
     assert evidence.verdict("nano").claim is None
     assert [p.score for p in evidence.pairs("nano") if p.error] == [0.0]
     assert evidence.sheet("nano", path) == 12
+    for name in (evidence.sheet, partial(evidence.label, rater="ann", rubric="v1", at="")):
+        with pytest.raises(ConfigError, match="did you mean 'nano'"):
+            name("nanno", path)
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 24
@@ -511,8 +516,12 @@ def test_answers_without_a_metric_wait_for_people_who_do_not_know_whose_they_are
     rows.sort(key=lambda row: not row["answer"], reverse=True)
     for row in rows[:-1]:  # one answer of the last pair has no label
         row["value"] = "1" if LIVE in row["answer"] or not row["answer"] else "0"  # kind to what failed
+    foreign = tmp_path / "foreign.csv"
+    foreign.write_text(f"item_id,value\n{rows[0]['item_id']},1\nzz:1,0\n", encoding="utf-8")
+    with pytest.raises(EvalsetError, match=r"1 rows of .* are of no pair of shadow 'nano', such as 'zz:1'"):
+        evidence.label("nano", foreign, rater="ann", rubric="v1", at="")
     with path.open("w", encoding="utf-8", newline="") as file:
-        out = csv.DictWriter(file, rows[0])
+        out = csv.DictWriter(file, rows[0], delimiter=";")  # as a spreadsheet saves it in half of Europe
         out.writeheader()
         out.writerows(rows)
     assert evidence.label("nano", path, rater="ann", rubric="v1", at="2026-11-30T12:00:00+00:00") == 11
@@ -554,6 +563,13 @@ def pairs_usd(verdict):
         ({"confidence": 1.0}, "margin and delta must be"),
         ({"rate": 0.0}, "rate must be in"),
         ({"close_s": 0.0}, "rate must be in"),
+        ({"rate": "0.5"}, "rate must be in"),
+        ({"close_s": math.nan}, "rate must be in .* found rate=1.0, timeout_s=60.0, close_s=nan"),
+        ({"timeout_s": math.inf}, "rate must be in"),
+        ({"workers": 1.5}, "rate must be in"),
+        ({"challenger": 5}, "challenger of shadow 'nano' can be neither asked nor called, found 5"),
+        ({"metric": 5}, "metric of shadow 'nano' can be neither asked nor called, found 5"),
+        ({"only": {"feature": 5}}, "only of shadow 'nano' names texts, found feature=5"),
         ({"budget_usd": -1.0}, "dollars, 0 or more"),
         ({"cost_usd": float("nan")}, "dollars, 0 or more"),
         ({"only": {"fature": "a"}}, "did you mean 'feature'"),

@@ -102,3 +102,6 @@ def test_a_bucket_is_named_as_the_store_of_tables(tmp_path):
     assert tables("") == str(tmp_path / "data" / ".cache" / "tables")
     with pytest.raises(ConfigError, match=r"s3://..., gs://..., az://... or a folder, found postgresql://"):
         tables("postgresql://me:hidden@host/db")
+    for odd in ("s3://", "s3:///", "s3:/bucket/tables", "gs:bucket"):
+        with pytest.raises(ConfigError, match=f"found '{odd}', which names no bucket: s3://bucket/prefix"):
+            tables(odd)

@@ -140,7 +140,9 @@ def trace(
     tenant: Annotated[str | None, typer.Option(help="List only the traces of this tenant.")] = None,
     feature: Annotated[str | None, typer.Option(help="List only the traces of this feature.")] = None,
     failed: Annotated[bool, typer.Option("--error", help="List only the traces that ended in an error.")] = False,
-    min_cost_usd: Annotated[float, typer.Option(help="List only the traces that cost at least so much.")] = 0.0,
+    min_cost_usd: Annotated[
+        float, typer.Option(min=0, max=1e9, help="List only the traces that cost at least so much.")
+    ] = 0.0,
     max_score: Annotated[
         float | None, typer.Option(min=0, max=1, help="List only the traces that users scored at most so: 0 is bad.")
     ] = None,

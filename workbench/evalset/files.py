@@ -321,7 +321,9 @@ def require_named(table: TableFile, names: Names, needed: Sequence[str]) -> None
             known = " or ".join(dict.fromkeys([ours, *names[ours]]))
             found = ", ".join(table.columns) or "none"
             told = f"{table.path} has no column {known}; it has {found}"
-            raise EvalsetError(f"{told}. Rename yours: --rename YOURS={ours}")
+            raise EvalsetError(
+                f"{told}. Rename yours in the file, or by --rename YOURS={ours} where the command has it"
+            )
 
 
 def has_header(path: Path, names: Names, needed: Sequence[str]) -> bool:

@@ -65,6 +65,8 @@ def read_stored(source: str, query: str, settings: Settings) -> tuple[TableFile,
     StoreError
         If LanceDB cannot read the table.
     """
+    if not source.removeprefix(LANCE).removeprefix(DATASETS).partition("#")[0].strip("/"):
+        raise ConfigError(f"the source {source!r} names no folder and no collection; sources are {FORMS}")
     if bool(query) != source.startswith(POSTGRES):
         told = (
             "needs SQL that selects the rows: --query" if not query else "takes no --query, which is for postgresql://"
@@ -113,18 +115,28 @@ def _of_postgres(source: str, query: str) -> list[dict[str, Any]]:
 
     if not _URL.fullmatch(source):  # else a part of the password would be taken for the host, and shown
         raise ConfigError(_NO_URL)
-    url = "postgresql:" + source.partition(":")[2]
+    url, name = "postgresql:" + source.partition(":")[2], without_secrets(source)
     try:
-        with psycopg.connect(url, connect_timeout=_CONNECT_S, row_factory=dict_row) as connection:
-            connection.read_only = True
-            cursor = connection.execute(query)
-            return list(cursor.fetchall()) if cursor.description else []
+        connection = psycopg.connect(url, connect_timeout=_CONNECT_S, row_factory=dict_row)
     except psycopg.OperationalError as error:
-        raise EvalsetError(f"{without_secrets(source)} cannot be reached: {_first(error)}") from None
-    except psycopg.Error as error:
-        if error.sqlstate is None:  # not the server's: of a URL that cannot be read, it would show what is odd in it
-            raise ConfigError(_NO_URL) from None
-        raise EvalsetError(f"{without_secrets(source)} refuses the query: {_first(error)}") from None
+        raise EvalsetError(f"{name} cannot be reached: {_first(error)}") from None
+    except psycopg.Error:  # of a URL that cannot be read; it would show what is odd in it
+        raise ConfigError(_NO_URL) from None
+    try:
+        with connection:
+            connection.read_only = True
+            # prepared, as one statement alone can be: a second one could end the transaction that may only read
+            cursor = connection.execute(query, prepare=True)
+            columns = [column.name for column in cursor.description or ()]
+            if twice := [column for column in columns if columns.count(column) > 1]:
+                told = f"two columns of the query are called {twice[0]!r}; give each its own name: {twice[0]} AS ..."
+                raise EvalsetError(f"{name}: {told}")
+            return list(cursor.fetchall()) if columns else []
+    except psycopg.OperationalError as error:
+        raise EvalsetError(f"{name} cannot be reached: {_first(error)}") from None
+    except psycopg.Error as error:  # without a state it is not the server's, but of a value that Python has no form for
+        refused = "refuses the query" if error.sqlstate else "gave what cannot be read; select it as text (::text)"
+        raise EvalsetError(f"{name} {refused}: {_first(error)}") from None
 
 
 def _first(error: Exception) -> str:

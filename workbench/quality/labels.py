@@ -14,7 +14,8 @@ from typing import Any, Literal, get_args
 import polars as pl
 
 from workbench.errors import Defect, EvalsetError
-from workbench.evalset.files import read_jsonl, refuse
+from workbench.evalset.cells import Unusable, id_text
+from workbench.evalset.files import read_jsonl, read_table, refuse, require_named
 from workbench.rendering.text import visible
 
 Source = Literal["human", "model", "code"]
@@ -148,18 +149,21 @@ def read_sheet(path: Path, metric: str, *, rater: str, rubric: str, at: str) -> 
     Raises
     ------
     EvalsetError
-        With every row whose value is no number in [0, 1].
+        With every row whose value is no number in [0, 1], and every one about an item that an earlier row has; if the
+        file cannot be read or has no columns item_id and value.
     """
-    out, defects = [], []
-    with path.open(encoding="utf-8", newline="") as file:
-        for number, row in enumerate(csv.DictReader(file), 2):
-            if not (said := (row.get("value") or "").strip()):
-                continue
-            try:
-                item_id = (row.get("item_id") or "").removeprefix("'")
-                out.append(Label(item_id, metric, float(said), rater, "human", rubric, at))
-            except (ValueError, EvalsetError) as error:
-                defects.append(Defect(str(path), number, str(error)))
+    table, out, defects, lines = read_table(path), list[Label](), list[Defect](), dict[str, int]()
+    require_named(table, {name: (name,) for name in SHEET}, ("item_id", "value"))
+    for number, row in table.rows:
+        if row.get("value") is None:
+            continue
+        try:
+            item_id = (id_text("item_id", row.get("item_id")) or "").removeprefix("'")
+            out.append(Label(item_id, metric, float(row["value"]), rater, "human", rubric, at))
+            if (first := lines.setdefault(item_id, number)) != number:
+                defects.append(Defect(str(path), number, f"line {first} has a value of {item_id!r} already"))
+        except (ValueError, TypeError, Unusable, EvalsetError) as error:
+            defects.append(Defect(str(path), number, str(error)))
     refuse(path, defects)
     return out
 

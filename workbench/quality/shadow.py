@@ -137,10 +137,13 @@ class Shadow:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"\w[\w.-]{0,99}", self.name):
             raise ConfigError(f"the name of a shadow is letters, digits, '.', '-' and '_', found {self.name!r}")
-        if not (
-            0 < self.rate <= 1 and min(self.timeout_s, self.close_s) > 0 and min(self.queue_size, self.workers) > 0
-        ):
-            raise ConfigError(f"rate must be in (0, 1], times, queue_size and workers above 0, found {self}")
+        self._require_numbers()
+        for what, part, known in (("challenger", self.challenger, str), ("metric", self.metric, str | Judge | None)):
+            if not (isinstance(part, known) or callable(part)):
+                raise ConfigError(f"{what} of shadow {self.name!r} can be neither asked nor called, found {part!r}")
+        only: Mapping[str, object] = self.only
+        if odd := [f"{name}={value!r}" for name, value in only.items() if not isinstance(value, str)]:
+            raise ConfigError(f"only of shadow {self.name!r} names texts, found {', '.join(odd)}")
         if isinstance(self.metric, str) and self.metric not in _OF_LIVE:
             raise ConfigError(
                 f"live calls have no reference, which metric {self.metric!r} may need; give one of "
@@ -152,6 +155,18 @@ class Shadow:
         Budget(self.budget_usd, "total", only=self.only)
         Budget(self.cost_usd, "total")
         self._fresh()
+
+    def _require_numbers(self) -> None:
+        names = ("rate", "timeout_s", "close_s", "queue_size", "workers")
+        rate, *given = values = [getattr(self, name) for name in names]
+        fine = all(isinstance(value, int | float) for value in values) and 0 < rate <= 1
+        fine = fine and all(isinstance(count, int) for count in given[2:])
+        if not (fine and all(0 < value <= threading.TIMEOUT_MAX for value in given)):  # of NaN it is never true
+            found = ", ".join(f"{name}={value!r}" for name, value in zip(names, values, strict=True))
+            raise ConfigError(
+                "rate must be in (0, 1], timeout_s and close_s seconds above 0, queue_size and workers whole numbers "
+                f"from 1; found {found}"
+            )
 
     def _fresh(self) -> None:
         """Begin without threads; again in a process that was forked, where those of its parent are not."""

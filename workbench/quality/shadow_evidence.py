@@ -10,7 +10,8 @@ import numpy.typing as npt
 import sqlalchemy as sa
 
 from workbench.codec import from_json, to_json, write_whole
-from workbench.errors import ConfigError, unknown_name
+from workbench.errors import ConfigError, EvalsetError, unknown_name
+from workbench.evalset.cells import shown
 from workbench.evaluation.sentences import percent, signed, usd
 from workbench.inference.budgets import Budget, Budgets
 from workbench.quality.labels import Label, read_sheet, write_sheet
@@ -227,6 +228,7 @@ class ShadowEvidence:
 
         Returns how many pairs it holds.
         """
+        self.plan(name)
         waiting = [p for p in self.pairs(name) if not p.scored]
         rows = []
         for pair in waiting:
@@ -243,13 +245,19 @@ class ShadowEvidence:
 
         Raises
         ------
+        ConfigError
+            If there is no such shadow.
         EvalsetError
-            With every row whose value is no number in [0, 1].
+            With every row whose value is no number in [0, 1], or if rows are of no pair of this shadow.
         """
-        labels = read_sheet(path, LABEL, rater=rater, rubric=rubric, at=at)
+        self.plan(name)
+        labels, pairs = read_sheet(path, LABEL, rater=rater, rubric=rubric, at=at), self.pairs(name)
         said: dict[str, Label] = {label.item_id: label for label in labels}
+        if foreign := sorted(said.keys() - {f"{pair.call_id}:{n}" for pair in pairs for n in (1, 2)}):
+            told = f"{len(foreign):,} rows of {path} are of no pair of shadow {name!r}, such as {shown(foreign[0])}"
+            raise EvalsetError(f"{told}; label a sheet that was written of it: workbench shadow sheet {name} PATH")
         done = []
-        for pair in (p for p in self.pairs(name) if not p.scored):
+        for pair in (p for p in pairs if not p.scored):
             mine, other = (said.get(f"{pair.call_id}:{n}") for n in (pair.side(), 3 - pair.side()))
             if mine and other:
                 done.append((other.value, 0.0 if pair.error else mine.value, at, name, pair.call_id))

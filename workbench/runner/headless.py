@@ -175,6 +175,8 @@ def _kernel_env(settings: Settings, record: RunRecord) -> dict[str, str]:
         "WORKBENCH_CACHE": str(settings.cache),
         "WORKBENCH_RUNS": str(settings.runs),
         "WORKBENCH_STATE_URL": settings.state_url,
+        "WORKBENCH_STORE_URL": settings.store_url,
+        "WORKBENCH_TABLES_URL": settings.tables_url,
         "WORKBENCH_RUN_DIR": str(record.run_dir.resolve()),
         "WORKBENCH_PROFILE": record.profile,
     }

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from workbench.evalset.imports.folder import write_folder
 from workbench.evalset.items import DOCUMENT_KEYS, QUERY_KEYS, documents_of, queries_of
 from workbench.inference.weights import why_unreachable
 
+_ON_HUB = re.compile(r"\w[\w.-]*(?:/\w[\w.-]*)?")
 QRELS_CONFIGURATIONS = ("default", "qrels")  # mteb 1 and BEIR's mirrors; mteb 2 where there are several
 
 
@@ -120,6 +122,8 @@ def read_collection(name: str, config: str, split: str, *, settings: Settings) -
         If it cannot be loaded, or has no such split.
     """
     datasets, local = _datasets(), Path(name).is_dir()
+    if not local and (Path(name).exists() or not _ON_HUB.fullmatch(name)):
+        raise EvalsetError(f"{name!r} is no folder, and no name of the hub, which is NAME or OWNER/NAME")
     if not local:
         _require_network(name)
     with _cache(settings, local=local) as cache:

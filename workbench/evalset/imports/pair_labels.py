@@ -141,6 +141,8 @@ def import_pair_labels(
         defects.append(Defect(str(folder / "stream.parquet"), 0, told))
     if defects := [*defects, *contradictions]:
         raise EvalsetError(f"the pairs cannot be added to {folder}; correct these lines:", defects)
+    if not labels:
+        return []
     for line in agreement(first, second, "pairs"):
         tell(line)
     return _write(folder, labels, known, keys, roots, tell)
