@@ -45,6 +45,7 @@ REASONS = {
     "project.pages": "files of pages, which are not tables",
     "project.new": "a command",
     "project.pool": "a command",
+    "quality.production": "graded calls: read when it is about production, and what the notebook shows of it",
     "reports.page": "made by the runner, and again by hand",
     "retrieval.ask": "arms, questions, scores: what the notebook calls and the tests ask",
     "retrieval.postgres": "the store in PostgreSQL: read alone when pgvector changes",

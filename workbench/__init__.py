@@ -101,6 +101,7 @@ if TYPE_CHECKING:
         labelled: float = ...,
         reference: str = ...,
         seed: int = ...,
+        production: str = ...,
     ) -> QualityExperiment: ...
     @overload
     def start(

@@ -1,13 +1,16 @@
 """The quality notebook on a small evalset: no judge gates by being constant, and a good one does."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 
+from tests.quality.test_production import write_production
+from tests.reports.hostile import evil
 from tests.retrieval.tiny import project
 from workbench.config import SystemClock
-from workbench.errors import ConfigError
+from workbench.errors import ConfigError, EvalsetError
 from workbench.evalset.evalset import load_evalset
 from workbench.evaluation.gate import Gate
 from workbench.inference.attempt import Books
@@ -16,6 +19,8 @@ from workbench.inference.messages import Usage
 from workbench.inference.prices import load_prices
 from workbench.inference.recordings import FOLDER, Recordings
 from workbench.quality.evidence import JudgedAnswers, answers_to_judge, judges_of, verdict_file
+from workbench.quality.feedback import FILE as CANDIDATES
+from workbench.quality.feedback import Candidate
 from workbench.quality.judges import ask_judge
 from workbench.quality.notebook import ConstantJudge, QualityExperiment
 from workbench.routing.recorded import ANSWER, asked_of, recording_file
@@ -99,7 +104,8 @@ def steps(run):
     finalists = run.finalists(dev)
     test = run.test(dev, finalists)
     decision = run.decide(test, finalists)
-    run.save(decision, test, run.licences_table(run.licences(test)), run.saved(test), run.left_worse(), dev=dev)
+    shown = (run.saved(test), run.left_worse(), run.production(), run.candidates())
+    run.save(decision, test, run.licences_table(run.licences(test)), *shown, dev=dev)
     return dev, test, decision
 
 
@@ -159,3 +165,48 @@ def test_what_a_judge_saves_is_told_with_an_interval(settings):
     truth = np.mean([right[item] for item in run.clusters("test")])
     assert rows["good"][2].low < truth < rows["good"][2].high
     assert ConstantJudge(True).name == "always yes"
+
+
+def test_production_is_shown_beside_the_decision_and_is_no_part_of_it(settings):
+    write_production(settings.root / "graded.jsonl", drop=6)
+    bare, run = start(overlap=[]), start(overlap=[], production="graded.jsonl")
+    assert run.inputs == bare.inputs
+    dev, test, decision = steps(run)
+    assert decision.settings["production"] == ""
+    assert [row[0] for row in run.production().rows][:2] == ["all", "feature answer"]
+    assert len(run.weeks()) == 1
+    run.gate(decision, test, dev)
+    page = (run.folder / "report.html").read_text(encoding="utf-8")
+    assert page.count("<h2>Production week by week</h2>") == 1
+    assert "a panel for each of 5 of 6 groups" in page
+    assert "of graded.jsonl, which stand for" in page
+    assert bare.weeks() == ()
+    assert "give the file as production=" in bare.production().caption
+    with pytest.raises(EvalsetError, match=r"gone\.jsonl"):
+        start(production="gone.jsonl")
+    with pytest.raises(ConfigError, match="0 traces have feedback"):
+        start(production="feedback")
+
+
+def test_candidates_wait_as_text_and_what_may_name_a_person_is_kept_back(settings):
+    assert "0 wait for a person" in start().candidates().caption
+
+    def candidate(number, **given):
+        told = {"question": evil("question"), "comment": evil("comment"), "tenant_id": evil("tenant")} | given
+        return asdict(Candidate(f"c{number}", f"t{number}", answer="", feature="answer", at="2026-06-01", **told))
+
+    found = [candidate(k) for k in range(7)]
+    found[1] = candidate(1, question="I am jane@example.com", flags=("personal data: e-mail address",))
+    found[2] |= {"status": "rejected"}
+    path = settings.evalsets / "tiny" / CANDIDATES
+    path.write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
+    table = start().candidates()
+    assert table.caption.startswith("What users found bad. 6 wait for a person")
+    assert [row[0] for row in table.rows] == ["c0", "c1", "c3", "c4", "c5"]
+    html = table.to_html()
+    assert "jane" not in html
+    assert "<b" not in html
+    assert html.count("kept back") == 2
+    path.write_text("{}\n", encoding="utf-8")
+    with pytest.raises(EvalsetError, match="is no candidate"):
+        start()

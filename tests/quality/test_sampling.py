@@ -76,6 +76,11 @@ def test_a_stratum_has_its_own_rate_and_the_weights_stand_for_all_calls():
     assert found["sample_weight"].sum() == pytest.approx(8000, rel=0.1)
 
 
+def test_of_no_calls_none_are_drawn():
+    found = sample_calls(pl.DataFrame(schema=CALLS_SCHEMA), SamplingPlan(0.1))
+    assert (len(found), found.schema["sample_weight"]) == (0, pl.Float64)
+
+
 @given(st.text())
 def test_any_trace_has_a_place(trace_id):
     assert 0 <= trace_fraction(trace_id) < 1

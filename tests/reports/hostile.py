@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.reports import samples
-from workbench.evaluation.summary import ItemCase, Section, Summary
+from workbench.evaluation.summary import PRODUCTION, ItemCase, Section, Summary, WeekRow
 from workbench.records import Claim, Decision, Fingerprint
 from workbench.rendering.text import visible
 from workbench.reports.run import VOLUME
@@ -144,6 +144,11 @@ def _summary() -> Summary:
         values={evil("case-arm"): 0.5},
         note=evil("case-note"),
     )
+    section = Section(
+        evil("section"), evil("section-note"), (evil("first-column"), evil("column")),
+        ((evil("row-head"), evil("cell")),),
+    )  # fmt: skip
+    weeks = [WeekRow(evil("group"), week, 40, 400.0, 0.8, 0.7, 0.9) for week in ("2026-06-01", evil("week"))]
     return replace(
         sample,
         title=evil("title"),
@@ -157,15 +162,11 @@ def _summary() -> Summary:
         regressions=(case,),
         regressions_title=evil("regressions-title"),
         would_change=(evil("would-change"),),
-        sections=(
-            Section(
-                evil("section"), evil("section-note"), (evil("first-column"), evil("column")),
-                ((evil("row-head"), evil("cell")),),
-            ),
-        ),
+        sections=(section, replace(section, title=PRODUCTION)),
         cost_note=evil("cost-note"),
         assumed={VOLUME: evil("assumed"), evil("assumed-name"): evil("assumed")},
-    )  # fmt: skip
+        weeks=tuple(weeks),
+    )
 
 
 def _notebook() -> dict[str, Any]:

@@ -7,16 +7,23 @@ from itertools import combinations
 import pytest
 
 from tests.reports import samples
-from workbench.reports.charts import forest, lines, slices
+from workbench.evaluation.summary import WeekRow
+from workbench.reports.charts import forest, lines, slices, weekly
 from workbench.reports.figure import COLOURS, GLYPHS, INK, Figure, arm_look, label, limits
 from workbench.reports.frontier import frontier
 
 SERIES = {"IVF": [(1e3, 9.0), (1e5, 14.0), (1e6, 31.0)], "exact": [(1e3, 4.0), (1e5, 60.0), (1e6, 590.0)]}
+WEEKS = [
+    WeekRow(group, f"2026-06-{day:02}", 200, 2000.0, good, good - 0.05, good + 0.05, drop=day == 15)
+    for group, good in (("all", 0.8), ("tenant acme", 0.7))
+    for day in (1, 8, 15, 22)
+]
 DRAWINGS: dict[str, Callable[[], Figure]] = {
     "forest": lambda: forest(samples.claims(), samples.RULE),
     "frontier": lambda: frontier(samples.summary().frontier, "nDCG@10"),
     "slices": lambda: slices(samples.summary().slices, "nDCG@10"),
     "lines": lambda: lines(SERIES, "rows", "p95 latency, ms", log_x=True, log_y=True, limit=150.0),
+    "weeks": lambda: weekly(WEEKS),
 }
 
 

@@ -231,7 +231,7 @@ def sources() -> dict[str, str]:
             "page": page,
             "page of rates": page_of_rates,
             "bare page": _page(bare)[0],
-            **dict(zip(("forest", "frontier", "slices"), figures, strict=False)),
+            **dict(zip(("forest", "frontier", "slices", "weeks"), figures, strict=False)),
             "forest of rates": figures_of_rates[0],
             "lines": lines({evil("line"): [(1.0, 2.0)]}, evil("across"), evil("up"), limit=1.0).to_html(),
             "markdown": markdown_summary(run),
@@ -302,11 +302,12 @@ def test_every_place_has_its_case(document: str) -> None:
     assert not any(defects), defects
 
 
-# Of the sample's values: words of which only ours are read, and the number that a note stands for.
+# Of the sample's values: words of which only ours are read, a day, and the number that a note stands for.
 STATUSES = {f"claims.{i}.{what}" for i in range(3) for what in ("status", "pairs.0.status", "pairs.1.status")}
 OURS = {
     "decision.json": {"verdict", "rule.direction", "claims.2.items_needed", *STATUSES},
     "gate.json": {"status", "claims.0.kind", "claims.0.status"},
+    "summary.json": {"sections.1.title", "weeks.0.week"},
 }
 
 
@@ -331,6 +332,7 @@ FIGURES = {
     "frontier": "metric point s",
     "slices": "metric slice slice-arm tenant",
     "lines": "line across up",
+    "weeks": "group week",
 }
 PARTS = {
     "alt text": 'aria-label="([^"]*)"',
@@ -349,6 +351,8 @@ LEFT_OUT = {
     ("lines", "caption"): "line", ("lines", "drawn text"): "line", ("lines", "list"): "across up",
     ("slices", "caption"): "slice slice-arm tenant", ("slices", "drawn text"): "slice-arm",
     ("slices", "list"): "metric slice tenant",
+    ("weeks", "alt text"): "week", ("weeks", "title"): "week", ("weeks", "drawn text"): "week",
+    ("weeks", "list"): "group week", ("weeks", "caption"): "group week",
 }  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from workbench.evaluation.flips import Axis, flip_points, flips_table
 from workbench.evaluation.gate import Gate, account, check_gate
 from workbench.evaluation.in_use import TEST_INPUTS, anchor_path, decision_path, note_test_use, with_kept
 from workbench.evaluation.power import power_table
-from workbench.evaluation.provenance import build_parameters, parameter_inputs, provenance
+from workbench.evaluation.provenance import build_parameters, deciding, parameter_inputs, provenance
 from workbench.evaluation.repeats import difference_note
 from workbench.evaluation.run_record import RunRecord, close_run, open_run
 from workbench.evaluation.summary import (
@@ -265,7 +265,7 @@ class Experiment(Generic[P, S]):
             items_needed=outcome.items_needed,
             test_uses=rule.use,
             fingerprint=self.fingerprint(),
-            settings=to_plain(self.parameters),
+            settings=to_plain(deciding(self.parameters)),
             synthetic=self.evalset.synthetic,
             notes=outcome.notes,
             evalset=self.evalset.name,

@@ -4,14 +4,14 @@ import os
 import platform
 import subprocess
 from collections.abc import Collection, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from workbench.codec import NEUTRAL, from_plain
+from workbench.codec import NEUTRAL, from_plain, to_plain
 from workbench.errors import ConfigError
 from workbench.evalset.gates import unknown_parameter
 from workbench.extras import VERSION
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Parameters = TypeVar("Parameters", bound="DataclassInstance")
 FORMERLY = "formerly"  # of a field's metadata: the parameter of one value in whose place it stands
+BESIDE = "beside"  # of a field's metadata, next to NEUTRAL: what is shown beside the decision and is no part of it
 SHOWN = ("lancedb", "onnxruntime", "numpy", "polars", "scipy", "scikit-learn", "papermill")
 PROBE = ("how do I drop rows with missing values", "join two tables on the nearest timestamp", "Überlauf? ∑ 0x7f")
 
@@ -48,13 +49,18 @@ def build_parameters(kind: type[Parameters], given: Mapping[str, Any]) -> Parame
     return from_plain(kind, dict(given), "these parameters cannot be used", noun="parameter")
 
 
+def deciding(parameters: Parameters) -> Parameters:
+    """Parameters as a decision keeps them: each that is only shown beside it (`BESIDE`) has its `NEUTRAL` value."""
+    return replace(parameters, **{f.name: f.metadata[NEUTRAL] for f in fields(parameters) if f.metadata.get(BESIDE)})
+
+
 def parameter_inputs(parameters: Any) -> dict[str, str]:
     """Each parameter as one input of the fingerprint, so that a stale decision says which one changed.
 
     A decision that was accepted before a parameter came stays valid: one that holds its `NEUTRAL` value is no input,
     and one that took the place of another (`FORMERLY`) is told as that where it has a single value.
     """
-    out = {}
+    out, parameters = {}, deciding(parameters)
     for f in fields(parameters):
         value, old = getattr(parameters, f.name), f.metadata.get(FORMERLY)
         if NEUTRAL in f.metadata and value == f.metadata[NEUTRAL]:
@@ -74,6 +80,8 @@ def declared_names(kind: Any, given: Mapping[str, Any], declared: Collection[str
     {'many': ['a']}
     >>> declared_names(kind, {"many": ["a"], "stores": ["lance"]}, ["one"])
     {'one': 'a'}
+    >>> declared_names(make_dataclass("P", [("calls", str, field(metadata={NEUTRAL: ""}))]), {"calls": ""}, [])
+    {}
     """
     out = dict(given)
     for f in fields(kind):
@@ -84,7 +92,7 @@ def declared_names(kind: Any, given: Mapping[str, Any], declared: Collection[str
             continue
         elif old in declared and len(out[f.name]) == 1:
             (out[old],) = out.pop(f.name)
-        elif NEUTRAL in f.metadata and tuple(out[f.name]) == f.metadata[NEUTRAL]:
+        elif NEUTRAL in f.metadata and to_plain(out[f.name]) == to_plain(f.metadata[NEUTRAL]):
             del out[f.name]
     return out
 

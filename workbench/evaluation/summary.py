@@ -50,6 +50,27 @@ class SliceRow:
     high: float | None
 
 
+PRODUCTION = "Production week by week"  # title of the section beside which the weeks are drawn
+
+
+@dataclass(frozen=True, slots=True)
+class WeekRow:
+    """Share of a group's production calls that was good, of the week from this Monday on.
+
+    ``n`` calls were graded, which stand for so many; mean and interval are None where they are too few. ``drop``:
+    whether a drop that was told most likely began in this week.
+    """
+
+    group: str
+    week: str
+    n: int
+    stands_for: float
+    mean: float | None
+    low: float | None
+    high: float | None
+    drop: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class ItemCase:
     """One question worth reading: what was expected and what each arm returned."""
@@ -78,7 +99,7 @@ class Summary:
 
     ``warnings`` stand below the verdict: what makes a pass mean less (missing items, low power, simulated data).
     ``metric`` names the unit of quality; ``would_change`` are sentences. ``assumed`` has a sentence for each figure of
-    money that nobody has set, by the name of its setting.
+    money that nobody has set, by the name of its setting. ``weeks`` are those of production, where calls are graded.
     """
 
     title: str
@@ -93,6 +114,7 @@ class Summary:
     sections: tuple[Section, ...] = ()
     cost_note: str = ""
     assumed: dict[str, str] = field(default_factory=dict)
+    weeks: tuple[WeekRow, ...] = ()
 
     def to_json(self) -> str:
         """Pretty JSON."""

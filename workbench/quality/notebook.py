@@ -1,18 +1,20 @@
 """The quality experiment, which asks whether any judge may gate, and what the answers that it would gate are like."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from workbench.codec import NEUTRAL
 from workbench.errors import ConfigError, unknown_name
 from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.evaluation.decision import ArmFacts
 from workbench.evaluation.experiment import PairedExperiment
-from workbench.evaluation.summary import ItemCase, ScoredArms
+from workbench.evaluation.provenance import BESIDE
+from workbench.evaluation.summary import PRODUCTION, ItemCase, ScoredArms, Summary, WeekRow
 from workbench.inference.prices import DECLARED
 from workbench.quality.answers import METRICS, MeasuredAnswer, score_answers
 from workbench.quality.evidence import (
@@ -23,6 +25,7 @@ from workbench.quality.evidence import (
     judges_of,
     recorded_verdicts,
 )
+from workbench.quality.feedback import load_candidates
 from workbench.quality.judges import Judge
 from workbench.quality.labels import Truth
 from workbench.quality.licence import (
@@ -34,11 +37,16 @@ from workbench.quality.licence import (
     license_judge,
 )
 from workbench.quality.ppi import PPIEstimate, labels_for, next_labels, ppi_mean
+from workbench.quality.production import GroupWeeks, by_group, groups_table, rated_calls, read_graded
 from workbench.quality.subgroups import nobody_worse
 from workbench.records import Decision, content_hash, parameters_of
 from workbench.rendering.table import Column, Interval, Table
+from workbench.reports.charts import weekly
 from workbench.reports.ending import Notebook
+from workbench.reports.figure import Figure
+from workbench.state import open_engine
 
+FEEDBACK = "feedback"  # in place of a file of graded calls: what users said
 OVERLAP = ("chrf", "string_similarity", "token_f1")  # what a program can say of an answer beside its reference
 SHARES = (0.05, 0.1, 0.2)  # of answers that two judges see differently, for the power before any is asked
 
@@ -49,7 +57,8 @@ class QualityParameters:
 
     ``judges`` are those of ``judges.toml``, none for all; ``overlap`` metrics of answer and reference, each a judge
     at the threshold that agrees best on dev; ``labelled`` the share of test answers that have a label where it is
-    shown what a judge saves.
+    shown what a judge saves; ``production`` a file of graded calls, or ``feedback`` for what users said:
+    it is shown and decides nothing.
     """
 
     evalset: str = "docs_qa"
@@ -58,6 +67,7 @@ class QualityParameters:
     labelled: float = 0.3
     reference: str = ""
     seed: int = 0
+    production: str = field(default="", metadata={NEUTRAL: "", BESIDE: True})
 
     def __post_init__(self) -> None:
         for name in self.overlap:
@@ -158,13 +168,17 @@ class QualityExperiment(PairedExperiment[QualityParameters, JudgedSplit], Notebo
     cost_note = "Cost is that of the recorded verdicts' tokens; a comparison of texts by a program is counted as free."
 
     def read(self) -> Mapping[str, str]:
-        """Load recorded answers, their truth, and the recorded verdicts of every judge.
+        """Load recorded answers, their truth, the recorded verdicts of every judge, and what production calls showed.
 
         Raises
         ------
         ConfigError
             If a judge is not known.
+        EvalsetError
+            If the graded calls or the candidates cannot be read.
         """
+        self.waiting = [c for c in load_candidates(self.evalset.path) if c.status == "open"]
+        self.groups, self.graded = self._graded()
         what = JudgedAnswers.load(self.evalset)
         self.what, self.answers = what, answers_to_judge(self.evalset, what, self.prices)
         known = {judge.name: judge for judge in judges_of(self.evalset, what)}
@@ -322,6 +336,62 @@ class QualityExperiment(PairedExperiment[QualityParameters, JudgedSplit], Notebo
             frame.join(known, on="query_id"), decision.arm, other, margin=decision.rule.margin,
             by=("tenant_id", "feature"), confidence=decision.rule.confidence, seed=self.parameters.seed,
         ).table  # fmt: skip
+
+    def production(self) -> Table:
+        """Share of good production calls, of all and by feature and tenant, and whether it has dropped."""
+        if self.groups:
+            return groups_table(self.groups, self.graded)
+        told = f"{PRODUCTION}. Nothing is known of it: draw calls with workbench.quality.sampling, let a person or a "
+        told += "judge that may gate grade them, and give the file as production=, as docs/quality.md shows."
+        return Table.of(("group",), [], told)
+
+    def weeks(self) -> tuple[Figure, ...]:
+        """The same as a figure; none without graded calls."""
+        return (weekly(self._weeks()),) if self._weeks() else ()
+
+    def candidates(self, most: int = 5) -> Table:
+        """Answers that users found bad and that wait for a person; text that may name somebody is kept back."""
+        n, rows = len(self.waiting), []
+        for c in self.waiting[:most]:
+            private = any(flag.startswith("personal data") for flag in c.flags)
+            texts = ("kept back", "kept back") if private else (c.question, c.comment)
+            rows.append((c.candidate_id, c.tenant_id, c.feature, *texts, "; ".join(c.flags) or None))
+        columns = (
+            Column("candidate"), Column("tenant", limit=80), Column("feature", limit=80), Column("question", limit=200),
+            Column("comment", limit=200), Column("flags"),
+        )  # fmt: skip
+        told = f"What users found bad. {n:,} wait for a person"
+        told += f": workbench feedback list {self.evalset.name}, then approve or reject." if n else "."
+        told += f" The first {most} of them." if n > most else ""
+        return Table(columns, tuple(rows), told)
+
+    def summarise(
+        self, decision: Decision, test: JudgedSplit, tables: Sequence[Table] = (), dev: JudgedSplit | None = None
+    ) -> Summary:
+        """Everything the report shows, with the weeks of production."""
+        return replace(super().summarise(decision, test, tables, dev), weeks=self._weeks())
+
+    def _graded(self) -> tuple[list[GroupWeeks], str]:
+        given = self.parameters.production
+        if not given:
+            return [], ""
+        if given == FEEDBACK:
+            engine = open_engine(self.settings.state_url)
+            try:
+                graded = rated_calls(engine)
+            finally:
+                engine.dispose()
+            told = f"{len(graded):,} calls on which users said something; those who do are not all users."
+        else:
+            path = self.settings.root / given
+            graded = read_graded(path)
+            by = ", ".join(filter(None, sorted(graded["grader"].unique()))) or "nobody who is named"
+            stands_for = float(graded["sample_weight"].sum())
+            told = f"{len(graded):,} graded calls of {path.name}, which stand for {stands_for:,.0f}, graded by {by}."
+        return by_group(graded), told
+
+    def _weeks(self) -> tuple[WeekRow, ...]:
+        return tuple(week for group in self.groups for week in group.weeks)
 
     def warnings(self, test: JudgedSplit, dev: JudgedSplit | None) -> Sequence[str]:
         """What makes a pass mean less."""

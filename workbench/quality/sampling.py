@@ -127,8 +127,9 @@ def sample_calls(calls: pl.DataFrame, plan: SamplingPlan, *, thumbs_down: Collec
             weight = 1.0
         kept.append(bool(reasons[place]))
         weights.append(weight)
-    added = calls.with_columns(sample_reason=pl.Series(reasons, dtype=pl.String), sample_weight=pl.Series(weights))
-    return added.filter(pl.Series(kept))
+    reason, weight_of = pl.Series(reasons, dtype=pl.String), pl.Series(weights, dtype=pl.Float64)
+    added = calls.with_columns(sample_reason=reason, sample_weight=weight_of)
+    return added.filter(pl.Series(kept, dtype=pl.Boolean))
 
 
 def trace_fraction(trace_id: str, salt: str = "") -> float:

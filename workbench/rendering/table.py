@@ -15,7 +15,7 @@ Kind = Literal["text", "number", "usd", "ms", "interval", "count", "share", "sta
 NONE = "\u2013"
 _MINUS = "\u2212"
 _NAME_LIMIT, _CAPTION_LIMIT = 120, 1000
-_DATE = re.compile(r"\d{4}-\d\d-\d\d")
+_WHOLE = re.compile(r"\d{4}-\d\d-\d\d|\S+ \[\S+, \S+\]")  # a date, or an interval that was made text: never broken
 _WORD = re.compile(r"(?=\S*[-/])\S{3,40}")  # a name that browsers break at its hyphens unless a style sheet forbids it
 
 
@@ -192,7 +192,7 @@ def _cell(column: Column, text: str) -> str:
     inner = escape(text)
     if column.kind == "status":
         inner = f'<span class="wb-status wb-{tone(text)}">{escape(signed(text))}</span>'
-    wraps = column.kind in ("text", "status") and not _DATE.fullmatch(text)
+    wraps = column.kind in ("text", "status") and not _WHOLE.fullmatch(text)
     numeric = "" if wraps else ' class="wb-number"'
     return f'<td data-label="{escape(column.name, _NAME_LIMIT)}"{numeric}{_align(column)}>{inner}</td>'
 

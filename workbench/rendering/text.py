@@ -58,11 +58,21 @@ SIGNS = {
     "good enough": "✓", "certified": "✓", "the same": "=", "in use": "=", "none wrong": "=",
     "too far below": "↓", "too many wrong": "✕", "cannot tell": "?", "not compared": "\u2013",
     "shown better": "↑", "shown worse": "↓", "not told apart": "?",
+    "dropped": "↓", "no drop seen": "\u2013", "too few": "\u2013", "several graders": "?",
 }  # fmt: skip
 _GOOD = ("holds", "identical", "done", "good enough", "certified", "the same", "in use", "none wrong", "shown better")
-_BAD = ("broken", "error", "failed", "interrupted", "too many wrong")
+_BAD = ("broken", "error", "failed", "interrupted", "too many wrong", "dropped")
 # An arm that is merely worse than another is no alarm, and neither is what nobody has accepted or tried yet.
-_NEUTRAL = ("new", "not tested", "too far below", "not compared", "shown worse", "not told apart")
+_NEUTRAL = (
+    "new",
+    "not tested",
+    "too far below",
+    "not compared",
+    "shown worse",
+    "not told apart",
+    "no drop seen",
+    "too few",
+)
 VERDICTS = {
     "chosen": "Use", "upgrade": "Upgrade", "keep_reference": "Keep what you have",
     "none_meets_floor": "Nothing is good enough", "inconclusive": "Cannot tell yet", "provisional": "Provisional",

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from datetime import date, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from workbench.evaluation.sentences import percent
-from workbench.evaluation.summary import SliceRow
+from workbench.evaluation.summary import SliceRow, WeekRow
 from workbench.records import Claim, Rule
 from workbench.rendering.table import Column, Interval, Table, number
 from workbench.reports.figure import (
@@ -223,3 +224,83 @@ def _draw_slices(rows: Sequence[SliceRow], metric: str, entries: Sequence[Legend
         y += 1
     axes.set(yticks=[], ylim=(y, 0), xlabel=label(metric))
     axes.grid(axis="x")
+
+
+WEEK_PANELS = 6  # groups that one figure shows
+
+
+def weekly(rows: Sequence[WeekRow]) -> Figure:
+    """Share of good calls by week, a panel a group: the first, those that dropped, and those of which most is known."""
+    groups: dict[str, list[WeekRow]] = {}
+    for row in rows:
+        groups.setdefault(row.group, []).append(row)
+    known = {name: some for name, weeks in groups.items() if (some := [w for w in weeks if _drawable(w)])}
+    order = list(known)
+    order[1:] = sorted(order[1:], key=lambda n: (not any(w.drop for w in known[n]), -sum(w.n for w in known[n])))
+    shown = {name: known[name] for name in order[:WEEK_PANELS]}
+    columns = (
+        Column("group"), Column("week"), Column("graded", "count"), Column("stands for", "count"),
+        Column("good", "interval"),
+    )  # fmt: skip
+    cells = tuple(
+        (r.group, r.week, r.n, round(r.stands_for), None if r.mean is None else Interval(r.mean, r.low, r.high))
+        for r in rows
+    )
+    told = [_course(name, weeks) for name, weeks in shown.items()]
+    alt = f"Share of good production calls by week, a panel for each of {len(shown)} of {len(groups)} groups: "
+    alt += ("; ".join(told) or "too few graded calls to say") + "."
+    caption = "Share of good production calls by week, weighted, with 95 % intervals. Weeks with too few graded calls "
+    caption += "are left out. A dashed line marks where a drop most likely began."
+    draw = partial(_draw_weeks, shown)
+    data = Table(columns, cells, "Good production calls by week")
+    return build(draw, 60 + 105 * max(len(shown), 1), kind="weeks", alt=alt, caption=caption, data=data, entries=())
+
+
+def _drawable(week: WeekRow) -> bool:
+    """Whether enough is known of a week, and its day is one: what was stored may have been written by others."""
+    try:
+        date.fromisoformat(week.week)
+    except ValueError:
+        return False
+    return week.mean is not None
+
+
+def _course(name: str, weeks: Sequence[WeekRow]) -> str:
+    ends = [f"{number(w.mean or 0.0, 3)} in the week of {_day(w.week)}" for w in (weeks[0], weeks[-1])]
+    drops = "".join(f", with a drop in that of {_day(w.week)}" for w in weeks if w.drop)
+    return f"{name} from {ends[0]} to {ends[1]}{drops}"
+
+
+def _draw_weeks(panels: Mapping[str, Sequence[WeekRow]], axes: "Axes") -> None:
+    """Draw one panel below the other on the same scales, each under its group's name."""
+    from matplotlib.ticker import MaxNLocator
+
+    if not panels:
+        axes.set_axis_off()
+        axes.text(0, 0.5, "too few graded calls to say")
+        return
+    start = min(date.fromisoformat(w.week) for weeks in panels.values() for w in weeks)
+    ends = [v for weeks in panels.values() for w in weeks for v in (w.low, w.high) if v is not None]
+    figure = axes.figure.canvas.figure
+    axes.remove()
+    below = figure.subplots(len(panels), sharex=True, sharey=True, squeeze=False)[:, 0]
+    for position, (part, name, weeks) in enumerate(zip(below, panels, panels.values(), strict=True)):
+        look = arm_look(position)
+        places = [(date.fromisoformat(w.week) - start).days // 7 for w in weeks]
+        part.plot(places, [w.mean or 0.0 for w in weeks], color=look.colour, linewidth=1.2, alpha=0.6)
+        for place, week in zip(places, weeks, strict=True):
+            draw_interval(part, look, place, week.mean or 0.0, (week.low, week.high), up=True)
+            if week.drop:
+                part.axvline(place - 0.5, color=INK, **_DASHED)
+        part.set_title(label(name), loc="left")
+        part.grid(axis="y")
+    set_scale(below[-1], "y", ends)
+    below[-1].yaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
+    below[-1].xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    below[-1].xaxis.set_major_formatter(lambda place, _: _day(str(start + timedelta(weeks=int(place)))))
+    below[-1].set_xlabel("share of good calls, week from")
+
+
+def _day(iso: str) -> str:
+    day = date.fromisoformat(iso)
+    return f"{day.day} {day:%b}"

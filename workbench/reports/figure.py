@@ -98,8 +98,8 @@ class Figure:
         lines = "".join(entry.to_html() for entry in self.entries)
         if self.numbered:
             parts = f'{self.svg}<ol class="wb-key">{lines}</ol>'
-        else:  # a list that only names colours is read first
-            parts = f'<ul class="wb-key" style="{bare}">{lines}</ul>{self.svg}'
+        else:  # a list that only names colours is read first; where panels have their names there is none
+            parts = (f'<ul class="wb-key" style="{bare}">{lines}</ul>' if lines else "") + self.svg
         return (
             f'<figure class="wb-figure"><div class="wb-drawn" style="{beside}">{parts}</div>\n'
             f"<figcaption>{escape(self.caption)}</figcaption>\n"

@@ -11,13 +11,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from workbench.evaluation.summary import ItemCase, Summary
+from workbench.evaluation.summary import PRODUCTION, ItemCase, Section, Summary
 from workbench.extras import without_iri_grammar
 from workbench.records import Decision
 from workbench.rendering.html import sanitize
 from workbench.rendering.table import Column, Table, number
 from workbench.rendering.text import signed, tone, visible
-from workbench.reports.charts import forest, slices
+from workbench.reports.charts import forest, slices, weekly
 from workbench.reports.figure import Figure
 from workbench.reports.frontier import frontier
 from workbench.reports.run import (
@@ -199,7 +199,7 @@ def _context(results: Results) -> dict[str, Any]:
         "differences": _differences(decision) if decision else "",
         "figures": _figures(results),
         "case_groups": _case_groups(results),
-        "sections": [(s, section_table(s)) for s in summary.sections] if summary else [],
+        "sections": [(s, section_table(s), _beside(s, summary)) for s in summary.sections] if summary else [],
         "settings": _settings(results),
         "slowest": slowest_cells(notebook) if notebook else Table((Column("cell"),), ()),
         "appendix": Markup(appendix(notebook)) if notebook else "",
@@ -238,6 +238,11 @@ def _figures(results: Results) -> dict[str, Figure | None]:
         "frontier": _frontier(summary, decision, results.assumed) if summary and summary.frontier else None,
         "slices": slices([r for r in rows if r.arm in in_slices], metric, arms=order) if rows else None,
     }
+
+
+def _beside(section: Section, summary: Summary) -> Figure | None:
+    """Figure that stands below the table of a section."""
+    return weekly(summary.weeks) if section.title == PRODUCTION and summary.weeks else None
 
 
 def _frontier(summary: Summary, decision: Decision | None, assumed: Sequence[str]) -> Figure:
