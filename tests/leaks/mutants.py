@@ -1,6 +1,7 @@
 """Handles and stores as they would be if somebody took out what keeps tenants apart."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,6 +29,31 @@ class UnscopedPostgresRows(PostgresRows):
     def _own(self, table: sa.FromClause) -> sa.ColumnElement[bool]:
         return sa.true()
 
+    def _statement(self, sql: str) -> sa.TextClause:
+        return sa.text(any_tenant(sql))
+
+
+class HalfFusedRows(PostgresRows):
+    """Rows whose fused statement has lost the condition in the legs ``cut``: "vector", "full_text" or both."""
+
+    cut: Collection[str] = ()
+
+    def _statement(self, sql: str) -> sa.TextClause:
+        words, between, vectors = sql.partition("best_vectors as (")
+        assert between, "what looks for words alone is another operation's"
+        return sa.text(
+            (any_tenant(words) if "full_text" in self.cut else words)
+            + between
+            + (any_tenant(vectors) if "vector" in self.cut else vectors)
+        )
+
+
+def any_tenant(sql: str) -> str:
+    """The statement with no condition on the tenant left; the parameter is still there."""
+    cut, found = re.subn(r"(?:\w+\.)?tenant_id = :tenant", r"(\g<0> or true)", sql)
+    assert found, f"no condition on the tenant is known in {sql}"
+    return cut
+
 
 def unscoped(store: Store, tenant: str) -> TenantHandle:
     """Handle whose queries have lost the tenant's condition."""
@@ -46,7 +72,13 @@ def half_unscoped(store: Store, tenant: str, *operations: str) -> TenantHandle:
 
     for operation in operations:
         setattr(Leaky, operation, lambda _self, *args, name=operation, **given: getattr(other, name)(*args, **given))
-    return Leaky(handle._rows)
+    rows, legs = handle._rows, {"vector", "full_text"} & set(operations)
+    if isinstance(store, PostgresStore) and legs:  # a hybrid search is one statement, in which each leg stands again
+        rows = HalfFusedRows(store._sessions, tenant, store.dimension)
+        rows.cut = legs
+        Leaky.fused = lambda _self, *args, rows=rows, **given: TenantHandle(rows).fused(*args, **given)
+        rows = handle._rows
+    return Leaky(rows)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from tests.leaks.mutants import half_unscoped
 from tests.retrieval.tables import EMBEDDER, row
 from workbench.retrieval.store import ChunkRow, Store
 from workbench.retrieval.strategies import Hybrid, Question
-from workbench.retrieval.tenant import Equals, OneOf, TenantHandle
+from workbench.retrieval.tenant import Equals, Fusion, OneOf, TenantHandle
 
 QUERY = np.ones(EMBEDDER.dimension, dtype=np.float32) / 4
 # Marks that end, escape or comment out a text in some dialect, alone and in every position of a name.
@@ -153,6 +153,15 @@ def check_full_text(world: World, tenant: str) -> None:
     """Hits by a word that every row holds."""
     handle = world.handle(tenant)
     _search(world, tenant, lambda k, **given: handle.full_text("common", k, **given), "full-text search")
+
+
+@checks("TenantHandle.fused")
+def check_fused(world: World, tenant: str) -> None:
+    """Both legs in one statement, in the stores that have one."""
+    fusion, own = Fusion(len(world.tenants) + 10, len(world.tenants) + 10, rank_constant=60), world.documents(tenant)
+    hits = world.handle(tenant).fused(QUERY, "common", len(world.tenants) + 10, fusion)
+    if hits is not None:
+        expect("fused search", tenant, {h.doc_id for h in hits}, set(own))
 
 
 @checks("TenantHandle.plan")

@@ -111,6 +111,8 @@ CUT = [*((name, name) for name in OF_A_HANDLE), *(("Hybrid.search", name) for na
 @pytest.mark.parametrize(("operation", "cut"), CUT)
 @pytest.mark.parametrize("tenant", ["acme", "\\acme", HOSTILE[0]])
 def test_check_turns_red_when_the_filter_of_an_operation_is_taken_out(world, operation, cut, tenant):
+    if operation == "TenantHandle.fused" and not isinstance(world.store, PostgresStore):
+        pytest.skip("only PostgreSQL fuses in one statement")
     with without_policies(world.store), pytest.raises(Leak):
         OPERATIONS[operation](leaky(world, cut.removeprefix("TenantHandle.")), tenant)
 

@@ -219,7 +219,7 @@ class PostgresRows:
         values, fused = fusion.values, FUSED_SCORES if fusion.rank_constant is None else FUSED_RANKS
         with self._sessions.searching("search the rows", self.tenant_id, {}) as connection:
             asked = self._asked(connection, words) | {"point": _told(point), "k": k, **values}
-            return [Hit(doc_id, score) for doc_id, score in connection.execute(sa.text(fused), asked)]
+            return [Hit(doc_id, score) for doc_id, score in connection.execute(self._statement(fused), asked)]
 
     def may_fall_short(self) -> bool:
         """Whether there is a vector index."""
@@ -289,10 +289,15 @@ class PostgresRows:
     def _words(self, connection: sa.Connection, words: str, limit: int, where: Filter | None) -> sa.Select[Any]:
         # What narrows stands in `chunks`: without it only the best need be looked up there.
         asked = self._asked(connection, words) | {"most": None if where else limit}
-        best = sa.text(BM25).bindparams(**asked).columns(sa.column("chunk_id", sa.Text), sa.column("score", sa.Double))
-        c, found = CHUNKS.c, best.subquery("best")
+        best = self._statement(BM25).bindparams(**asked)
+        columns = sa.column("chunk_id", sa.Text), sa.column("score", sa.Double)
+        c, found = CHUNKS.c, best.columns(*columns).subquery("best")
         query = sa.select(c.chunk_id, c.doc_id, c.position, found.c.score).join(found, found.c.chunk_id == c.chunk_id)
         return query.where(self._scope(where)).order_by(found.c.score.desc()).limit(limit)
+
+    def _statement(self, sql: str) -> sa.TextClause:
+        """Return a statement of `workbench.retrieval.postgres_sql`, which names the tenant as a parameter."""
+        return sa.text(sql)
 
     def _asked(self, connection: sa.Connection, words: str) -> dict[str, Any]:
         """Return what the statements of full text are asked with."""

@@ -5,6 +5,8 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+import sqlalchemy as sa
+
 from workbench.config import Settings
 from workbench.errors import StoreError
 from workbench.extras import DISTRIBUTION, is_installed
@@ -70,10 +72,12 @@ def disk_mb(url: str, table: str) -> float:
 
 def drop_table(url: str, table: str) -> None:
     """Remove a table of the store."""
-    import psycopg
-
-    with psycopg.connect(url) as connection:
-        connection.execute(psycopg.sql.SQL("drop schema if exists {} cascade").format(psycopg.sql.Identifier(table)))
+    engine = sa.create_engine(url)
+    try:
+        with engine.begin() as connection:
+            connection.execute(sa.schema.DropSchema(table, cascade=True, if_exists=True))
+    finally:
+        engine.dispose()
 
 
 def server_memory_mb(url: str) -> float | None:

@@ -14,6 +14,7 @@ from typing import Self
 import sqlalchemy as sa
 
 from workbench.errors import StoreError
+from workbench.extras import DISTRIBUTION
 from workbench.retrieval.indexing import VECTOR_INDEX
 from workbench.retrieval.postgres_sql import (
     BEGIN_SETTINGS,
@@ -49,7 +50,8 @@ class Sessions:
         try:
             engine = sa.create_engine(url, connect_args={"prepare_threshold": None}, pool_size=5, max_overflow=15)
         except ImportError as error:
-            raise StoreError(f"PostgreSQL needs its driver ({error}): pip install 'workbench[postgres]'") from error
+            needed = f"pip install '{DISTRIBUTION}[postgres]'"
+            raise StoreError(f"PostgreSQL needs its driver ({error}): {needed}") from error
         try:
             with reported(f"open table {name!r} in {engine.url.render_as_string()}"), engine.begin() as connection:
                 path, found = _opened(connection, name, dimension)

@@ -37,7 +37,7 @@ Edge = tuple[str, str]  # another answer key, and where it is said that both are
 def unordered(tenant_id: str, one: str, other: str) -> Key:
     """What a pair of texts is known by, whichever comes first.
 
-    >>> unordered("t", "Why?", "how") == unordered("t", "how", "why")
+    >>> unordered("t", "Why?", "how") == unordered("t", "how", "Why?")
     True
     """
     first, second = sorted((same_words(one), same_words(other)))
