@@ -47,6 +47,7 @@ REASONS = {
     "project.pages": "files of pages, which are not tables",
     "project.new": "a command",
     "project.pool": "a command",
+    "inference.fan_out": "Ray: read alone when it changes",
     "reports.page": "made by the runner, and again by hand",
     "retrieval.ask": "arms, questions, scores: what the notebook calls and the tests ask",
     "retrieval.lance": "the store in files: read alone when LanceDB changes",
