@@ -46,6 +46,7 @@ REASONS = {
     "project.new": "a command",
     "project.pool": "a command",
     "quality.production": "graded calls: read when it is about production, and what the notebook shows of it",
+    "inference.fan_out": "Ray: read alone when it changes",
     "reports.page": "made by the runner, and again by hand",
     "retrieval.ask": "arms, questions, scores: what the notebook calls and the tests ask",
     "retrieval.postgres": "the store in PostgreSQL: read alone when pgvector changes",

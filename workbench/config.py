@@ -12,11 +12,12 @@ import yaml
 
 from workbench.errors import ConfigError, unknown_name
 
+ENGINES = ("", "ray")
 PROFILES = ("smoke", "ci", "full")
 # Every variable of the environment that means something here; those of tests are theirs.
 VARIABLES = (
     "WORKBENCH_ROOT", "WORKBENCH_CACHE", "WORKBENCH_RUNS", "WORKBENCH_STATE_URL", "WORKBENCH_STORE_URL",
-    "WORKBENCH_TABLES_URL", "WORKBENCH_THREADS", "WORKBENCH_LLM_API_BASE", "WORKBENCH_LLM_API_KEY",
+    "WORKBENCH_TABLES_URL", "WORKBENCH_ENGINE", "WORKBENCH_THREADS", "WORKBENCH_LLM_API_BASE", "WORKBENCH_LLM_API_KEY",
     "WORKBENCH_LLM_THREADS", "WORKBENCH_CAPTURE_CONTENT", "WORKBENCH_PROFILE", "WORKBENCH_RUN_DIR",
     "WORKBENCH_SHARED_DATA", "WORKBENCH_CI_BOUNDED",
 )  # fmt: skip
@@ -43,6 +44,8 @@ class Settings:
         ``postgresql://`` URL of a server with pgvector; "" for that of the package, see ``stores`` of `01_retrieval`.
     tables_url : str
         Where LanceDB keeps its tables: ``s3://bucket/prefix`` or a folder; "" for one in the cache, see `tables`.
+    engine : str
+        What documents are embedded by: "ray" for several processes, "" for one.
     """
 
     root: Path
@@ -51,6 +54,7 @@ class Settings:
     state_url: str
     store_url: str = ""
     tables_url: str = ""
+    engine: str = ""
 
     @property
     def notebooks(self) -> Path:
@@ -110,7 +114,8 @@ def load_settings(env: Mapping[str, str] | None = None, start: Path | None = Non
     Raises
     ------
     ConfigError
-        If a variable begins with ``WORKBENCH_`` and is none of `VARIABLES`, or ``WORKBENCH_ROOT`` is no folder.
+        If a variable begins with ``WORKBENCH_`` and is none of `VARIABLES`, ``WORKBENCH_ROOT`` is no folder, or
+        ``WORKBENCH_ENGINE`` is none of `ENGINES`.
     """
     env = os.environ if env is None else env
     for name in sorted(env):
@@ -118,6 +123,8 @@ def load_settings(env: Mapping[str, str] | None = None, start: Path | None = Non
             raise ConfigError(f"{unknown_name('variable', name, VARIABLES)}; correct its name, or unset it")
     if "WORKBENCH_ROOT" in env and not Path(env["WORKBENCH_ROOT"]).is_dir():
         raise ConfigError(f"WORKBENCH_ROOT is {env['WORKBENCH_ROOT']!r}, which is no folder; name that of the project")
+    if (engine := env.get("WORKBENCH_ENGINE", "")) not in ENGINES:
+        raise ConfigError(f"WORKBENCH_ENGINE is {engine!r}; it is ray, to embed in several processes, or not set")
     start = (start or Path.cwd()).resolve()
     found = next((p for p in (start, *start.parents) if (p / "evalsets").is_dir()), start)
     root = Path(env["WORKBENCH_ROOT"]).resolve() if "WORKBENCH_ROOT" in env else found
@@ -130,6 +137,7 @@ def load_settings(env: Mapping[str, str] | None = None, start: Path | None = Non
         state_url=_state_url(env.get("WORKBENCH_STATE_URL", f"sqlite:///{cache / 'state.sqlite'}")),
         store_url=env.get("WORKBENCH_STORE_URL", ""),
         tables_url=_tables_url(env.get("WORKBENCH_TABLES_URL", "")),
+        engine=engine,
     )
 
 

@@ -1,5 +1,6 @@
 """The command line: parse, call, print. What it calls, a notebook or a script can call too."""
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -85,6 +86,9 @@ def run(
         typer.Option(metavar="NAME=A,B", help="One job for each of these values; repeatable, for each combination."),
     ] = None,
     wait: Annotated[bool, typer.Option(help="Do the jobs of a sweep here; else leave them to workers.")] = True,
+    engine: Annotated[
+        str | None, typer.Option(help="ray: embed documents in several processes.", envvar="WORKBENCH_ENGINE")
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Say what would be embedded and asked, how long, at what cost; start nothing."),
@@ -97,6 +101,8 @@ def run(
 
     for number in (signal.SIGINT, signal.SIGTERM):  # a cancelled CI job ends like Ctrl-C, in the background too
         signal.signal(number, signal.default_int_handler)
+    if engine:
+        os.environ["WORKBENCH_ENGINE"] = engine  # which kernels inherit
     settings = _project()
     require_writable(settings.cache, "WORKBENCH_CACHE")
     parameters = named_values(parameter or [])

@@ -31,6 +31,7 @@ _VECTORS = sa.Table(
     sa.Column("encoder_id", sa.String(200), primary_key=True),
     sa.Column("vector", sa.LargeBinary, nullable=False),
 )
+EMBEDDED_AT_ONCE, WRITTEN_AT_ONCE = 64, 256  # texts, documents
 _LOOKUP = 500
 
 
@@ -54,7 +55,7 @@ class VectorCache:
     ((3, 8), 2, 0)
     """
 
-    def __init__(self, url_or_path: str | Path, *, batch: int = 64) -> None:
+    def __init__(self, url_or_path: str | Path, *, batch: int = EMBEDDED_AT_ONCE) -> None:
         url = str(url_or_path)
         self._where = url
         self._batch = batch
@@ -169,7 +170,7 @@ def ingest(
     tokenizer: Tokenizer,
     embedder: Embedder,
     vectors: VectorCache,
-    batch: int = 256,
+    batch: int = WRITTEN_AT_ONCE,
     prune: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
     on_stale: Callable[[str, Sequence[str]], None] | None = None,

@@ -14,12 +14,13 @@ from workbench.config import Settings
 from workbench.errors import ConfigError, StoreError, unknown_name
 from workbench.evalset.texts import own_documents
 from workbench.inference.embedding import Embedder, HostedEmbedder
+from workbench.inference.fan_out import fanned_out
 from workbench.inference.prices import PriceTable, Work
 from workbench.records import Document, Hit, Query, content_hash, parameters_of
 from workbench.rendering.progress import Progress, advance, waiting
 from workbench.retrieval.chunking import Tokenizer, WholeDocument
 from workbench.retrieval.indexing import TEXT_INDEX, VECTOR_INDEX, Exact
-from workbench.retrieval.ingest import LAYOUT, IngestReport, VectorCache, ingest
+from workbench.retrieval.ingest import EMBEDDED_AT_ONCE, LAYOUT, WRITTEN_AT_ONCE, IngestReport, VectorCache, ingest
 from workbench.retrieval.passages import ContextLimits, Passages, check_arm
 from workbench.retrieval.postgres_server import pgvector_url
 from workbench.retrieval.store import Store, open_table
@@ -80,15 +81,17 @@ class Searcher:
         place = pgvector_url(self.settings) if arm.store == "postgres" else self.settings.tables
         store = open_table(place, name, dimension=self.encoder(arm).dimension)
         bar = Progress(f"documents for {arm.name}", len(self.documents))
-        report = ingest(
-            store,
-            self.documents,
-            chunker=arm.chunker,
-            tokenizer=self.tokenizer,
-            embedder=self.encoder(arm),
-            vectors=VectorCache(self.settings.cache / "vectors.sqlite"),
-            on_progress=self.on_progress or partial(advance, bar),
-        )
+        with fanned_out(arm.embedder, self.encoder(arm), self.settings) as (embedder, at_once):
+            report = ingest(
+                store,
+                self.documents,
+                chunker=arm.chunker,
+                tokenizer=self.tokenizer,
+                embedder=embedder,
+                vectors=VectorCache(self.settings.cache / "vectors.sqlite", batch=at_once or EMBEDDED_AT_ONCE),
+                on_progress=self.on_progress or partial(advance, bar),
+                batch=at_once or WRITTEN_AT_ONCE,
+            )
         if report.chunks or report.removed or not _indexed(store, arm):
             self._index(store, arm)
         self._stores[key] = store
