@@ -273,8 +273,6 @@ def _course(name: str, weeks: Sequence[WeekRow]) -> str:
 
 def _draw_weeks(panels: Mapping[str, Sequence[WeekRow]], axes: "Axes") -> None:
     """Draw one panel below the other on the same scales, each under its group's name."""
-    from matplotlib.ticker import MaxNLocator
-
     if not panels:
         axes.set_axis_off()
         axes.text(0, 0.5, "too few graded calls to say")
@@ -295,8 +293,8 @@ def _draw_weeks(panels: Mapping[str, Sequence[WeekRow]], axes: "Axes") -> None:
         part.set_title(label(name), loc="left")
         part.grid(axis="y")
     set_scale(below[-1], "y", ends)
-    below[-1].yaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
-    below[-1].xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    below[-1].locator_params(axis="y", nbins=3, steps=[1, 2, 5, 10])
+    below[-1].locator_params(axis="x", nbins=5, integer=True)
     below[-1].xaxis.set_major_formatter(lambda place, _: _day(str(start + timedelta(weeks=int(place)))))
     below[-1].set_xlabel("share of good calls, week from")
 
