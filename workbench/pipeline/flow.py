@@ -37,10 +37,11 @@ class AnswerPlan:
     evalset : str
         Whose corpus is searched, by the accepted retrieval decision, and whose ``prompts.toml`` is used.
     model, strong : str
-        Models for the first drafts and for the last one; ``router/NAME`` asks an accepted routing decision. Without a
-        strong one nothing is escalated.
+        Models for the first drafts and for the last one; ``router/NAME`` asks a routing policy, and the model that it
+        picks drafts again too. Without a strong one nothing is escalated.
     context, wide : str
-        How much of what was retrieved a draft gets, at first and when it is tried again; names in ``prompts.toml``.
+        How much of what was retrieved a draft gets, at first and when it is tried again; names in ``prompts.toml``. A
+        router that picks the first one itself gets it only where it names none.
     rewrite : bool
         Let a model make a search query of a question that names nothing of the library.
     check : bool
@@ -160,10 +161,11 @@ def draft(
     )  # fmt: skip
     configuration = done.route.configuration or context
     shown = list(found)[: shelf.prompts.contexts[configuration].documents]
-    return {
+    drafted = {
         "text": done.text.strip(), "finish": done.response.finish_reason, "model": done.route.model,
         "shown": shown, "source": done.source, "cost_nanos": done.cost_nanos, "usage": to_plain(done.usage),
     }  # fmt: skip
+    return drafted | ({"context": configuration} if model.startswith(PREFIX) else {})  # what the router picked
 
 
 def _version_of(documents: Sequence[Document]) -> str:
@@ -232,13 +234,14 @@ def answer(step: StepCall, question: str, *, tenant_id: str, plan: Mapping[str, 
     """
     query = step(find, question, tenant_id, plan) if plan["rewrite"] and is_vague(question) else question
     found = step(retrieve, query, tenant_id, plan["evalset"])
-    tries = [(plan["model"], plan["context"]), (plan["model"], plan["wide"])]
-    if plan["strong"]:
-        tries.append((plan["strong"], plan["wide"]))
-    reasons: list[list[str]] = []
-    cost = 0
-    for model, context in dict.fromkeys(tries):  # draft; once more with wider context; the stronger model
+    tries = [(plan["model"], plan["context"]), ("", plan["wide"]), (plan["strong"], plan["wide"])]
+    asked, drafted, reasons, cost = set[tuple[str, str]](), dict[str, Any](), list[list[str]](), 0
+    for model, context in tries if plan["strong"] else tries[:2]:  # draft; once more, wider; the stronger model
+        model = model or drafted["model"]
+        if (model, context) in asked:
+            continue
         drafted = step(draft, question, tenant_id, found, plan, model=model, context=context)
+        asked.add((drafted["model"], drafted.get("context", context)))
         cost += drafted["cost_nanos"]
         wrong = _wrong(step, drafted, found, tenant_id, plan) if plan["check"] else []
         if not wrong:

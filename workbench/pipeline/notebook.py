@@ -2,14 +2,15 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
 
-from workbench.codec import from_plain
+from workbench.codec import NEUTRAL, from_plain
 from workbench.errors import ConfigError, EvalsetError, unknown_name
 from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.evaluation.decision import ArmFacts
@@ -18,13 +19,15 @@ from workbench.evaluation.repeats import scores_columns
 from workbench.evaluation.summary import ItemCase, ScoredArms, item_cases, mean_by_arm
 from workbench.inference.attempt import Books
 from workbench.inference.client import Client
-from workbench.inference.messages import Completion, Usage
+from workbench.inference.messages import PREFIX, Usage
 from workbench.inference.prices import MS_PER_HOUR
 from workbench.inference.recordings import FOLDER, Recordings
-from workbench.orchestration.steps import FlowRun, rehearse
+from workbench.orchestration.replay import ShownReplay, diff, shown_replay
+from workbench.orchestration.steps import Flow, FlowRun, rehearse
 from workbench.pipeline.flow import AnswerPlan, Library, Shelf, answer
 from workbench.pipeline.losses import Losses, is_right, loss_of
-from workbench.records import Query, content_hash, parameters_of
+from workbench.pipeline.routes import check_route, refuse_unrecorded, serve_routes
+from workbench.records import Decision, Query, content_hash, parameters_of
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Column, Table
 from workbench.reports.ending import Notebook
@@ -41,17 +44,21 @@ class PipelineParameters:
     """Parameters of ``04_pipeline``; the notebook's cell has the same names and defaults.
 
     ``models`` come cheapest first: the last is what a checked flow escalates to. ``contexts`` are names in the
-    evalset's ``prompts.toml``, the narrowest first: the last is what a draft gets that is made again.
+    evalset's ``prompts.toml``, the narrowest first: the last is what a draft gets that is made again. ``routes`` stand
+    beside the models: ``accepted`` is the evalset's routing decision, any other a policy that is fitted on dev.
     """
 
     evalset: str = "docs_qa"
     models: tuple[str, ...] = ("local/smollm2-135m", "local/qwen2.5-coder-0.5b")
     contexts: tuple[str, ...] = ("bare", "top2", "top5")
     checks: tuple[str, ...] = CHECKS
+    routes: tuple[str, ...] = field(default=(), metadata={NEUTRAL: ()})
     reference: str = ""
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for route in self.routes:
+            check_route(route)
         for check in self.checks:
             if check not in CHECKS:
                 raise ConfigError(unknown_name("check", check, CHECKS))
@@ -68,9 +75,11 @@ class FlowArm:
 
     @property
     def name(self) -> str:
-        """Model, context, and what follows a check."""
-        model = self.plan.model.rpartition("/")[2]
+        """Model and context, or the route that picks both; and what follows a check."""
         checked = " · checked" if self.plan.check else ""
+        if self.plan.model.startswith(PREFIX):
+            return f"router {self.plan.model.removeprefix(PREFIX)}{checked}"
+        model = self.plan.model.rpartition("/")[2]
         return f"{model}@{self.plan.context}{checked}"
 
 
@@ -116,30 +125,27 @@ def _told(result: Mapping[str, Any]) -> str:
     return "refused: " + "; ".join(", ".join(reasons) for reasons in result["reasons"])
 
 
-class _RecordedClients:
-    """Answers of several models from their recordings, each given once; nothing is asked."""
-
-    def __init__(self, clients: Mapping[str, Client]) -> None:
-        self._clients = clients
-
-    def complete(self, messages: Any, *, model: str, **given: Any) -> Completion:
-        """Recorded answer of the model."""
-        return self._clients[model].complete(messages, model=model, **given)
-
-
 class PipelineExperiment(
     PairedExperiment[PipelineParameters, ScoredFlows], Notebook[PipelineParameters, ScoredFlows]
 ):  # fmt: skip
-    """Steps of the pipeline notebook, in the order in which it calls them."""
+    """Steps of the pipeline notebook, in the order in which it calls them.
 
+    Attributes
+    ----------
+    flow : Flow
+        What is run; a subclass may name one of your own that takes and returns what `workbench.pipeline.flow.answer`
+        does, with steps ``retrieve`` and ``draft``.
+    """
+
+    flow: ClassVar[Flow] = answer
     notebook = "pipeline"
     question = "Which configuration of the answer flow is the cheapest that is good enough, end to end?"
     title = "Pipeline: from a question to a right answer"
     parameters_class = PipelineParameters
     spreads = (0.2, 0.35, 0.5)
     cost_note = (
-        "Cost is that of every draft that was made, by its tokens at declared prices, and of retrieving once where a "
-        "draft is shown documents. Latency of local models is counted processor time."
+        "Cost is that of every draft that was made, by its tokens at declared prices, of retrieving once where a "
+        "draft is shown documents, and of routing. Latency of local models is counted processor time."
     )
 
     def read(self) -> Mapping[str, str]:
@@ -148,43 +154,68 @@ class PipelineExperiment(
         Raises
         ------
         ConfigError
-            If a model or a context is none of ``prompts.toml``.
+            If a model or a context is none of ``prompts.toml``, or a route cannot be served.
         EvalsetError
             If the recorded hits no longer fit the corpus, the questions or the accepted retrieval.
+        RecordingMiss
+            If a configuration needs answers that are not recorded, with what records them.
         """
-        if changed := changed_since(self.evalset):
+        p, evalset = self.parameters, self.evalset
+        if changed := changed_since(evalset):
             raise EvalsetError(
-                f"the recorded hits and answers of {self.evalset.name} are from before the {', '.join(changed)} "
-                f"changed; record them anew with: workbench record {self.evalset.name}"
+                f"the recorded hits and answers of {evalset.name} are from before the {', '.join(changed)} "
+                f"changed; record them anew with: workbench record {evalset.name}"
             )
-        hits = {row["query_id"]: row["doc_ids"] for row in recorded_rows(self.evalset, HITS)}
-        found = {(q.text, q.tenant_id): hits[q.query_id] for q in self.evalset.queries if q.query_id in hits}
-        self.retrieval = retrieval_amounts(self.evalset)
+        hits = {row["query_id"]: row["doc_ids"] for row in recorded_rows(evalset, HITS)}
+        found = {(q.text, q.tenant_id): hits[q.query_id] for q in evalset.queries if q.query_id in hits}
+        self.retrieval = retrieval_amounts(evalset)
         self.library = Library(self.settings, lambda query: found[query.text, query.tenant_id])
-        self.shelf: Shelf = self.library.of(self.parameters.evalset)
+        self.shelf: Shelf = self.library.of(p.evalset)
+        prompts = self.shelf.prompts
         for kind, given, known in (
-            ("model", self.parameters.models, self.shelf.prompts.models),
-            ("context", self.parameters.contexts, [*self.shelf.prompts.contexts]),
+            ("model", p.models, prompts.models),
+            ("context", p.contexts, [*prompts.contexts]),
         ):
             if strange := [name for name in given if name not in known]:
                 raise ConfigError(unknown_name(kind, strange[0], known))
-        folder = self.evalset.path
-        files = {f"recordings of {m}": recording_file(self.evalset, m) for m in self.parameters.models}
-        files |= {"prompts": folder / "prompts.toml", HITS: folder / FOLDER / HITS}
+        self._require(p.models)
+        self.routes = serve_routes(
+            p.routes, evalset, self.settings, self.prices, models=p.models, contexts=p.contexts
+        )  # fmt: skip
+        routed = [asked for route in self.routes.values() for asked in route.asked]
+        self.asked = tuple(dict.fromkeys([*p.models, *(model for model, _ in routed)]))
+        files = self._require(self.asked)
+        again = [(model, p.contexts[-1]) for model, _ in routed if "on" in p.checks]
+        needed = [*product(p.models, p.contexts), *routed, *again]
+        refuse_unrecorded(evalset, prompts, hits, needed, {m: Recordings(path) for m, path in files.items()})
+        read = {f"recordings of {model}": path for model, path in files.items()}
+        read |= {"prompts": evalset.path / "prompts.toml", HITS: evalset.path / FOLDER / HITS}
+        inputs = {name: value for route in self.routes.values() for name, value in route.inputs.items()}
+        return {**evalset.inputs, **{n: content_hash(path.read_bytes()) for n, path in read.items()}, **inputs}
+
+    def _require(self, models: Sequence[str]) -> dict[str, Path]:
+        """Files of the models' recorded answers, all of which are there."""
+        files = {model: recording_file(self.evalset, model) for model in models}
         if lost := [path for path in files.values() if not path.is_file()]:
             told = f"workbench record {self.evalset.name}"
             raise EvalsetError(f"{lost[0]} is not there, and nothing is asked here; record it with: {told}")
-        return {**self.evalset.inputs, **{name: content_hash(path.read_bytes()) for name, path in files.items()}}
+        return files
 
     def prepare(self) -> list[FlowArm]:
         """Every configuration, simplest first: unchecked ones, then those that check, widen and escalate."""
         p, arms = self.parameters, list[FlowArm]()
         for check, model, context in product(sorted(p.checks, key=CHECKS.index), p.models, p.contexts):
             checked = check == "on"
-            strong = p.models[-1] if checked and model != p.models[-1] else ""
-            plan = AnswerPlan(p.evalset, model, strong, context, p.contexts[-1], check=checked)
-            arms.append(FlowArm(plan, len(arms)))
+            arms.append(self._arm(model, context, checked, len(arms)))
+            if (model, context) == (p.models[-1], p.contexts[-1]):  # a router is less simple than any model
+                for route in p.routes:
+                    arms.append(self._arm(f"{PREFIX}{route}", context, checked, len(arms)))
         return arms
+
+    def _arm(self, model: str, context: str, checked: bool, order: int) -> FlowArm:
+        p = self.parameters
+        strong = p.models[-1] if checked and model != p.models[-1] else ""
+        return FlowArm(AnswerPlan(p.evalset, model, strong, context, p.contexts[-1], check=checked), order)
 
     def score(self, arms: Sequence[FlowArm], split: str) -> ScoredFlows:
         """Run every configuration on every question of one split, from the recordings."""
@@ -196,7 +227,7 @@ class PipelineExperiment(
             plan, runs[arm.name] = arm.plan.to_plain(), {}
             costs, used = [], Counter[str]()
             for repeat, query in product(range(repeats), part.queries):
-                run = rehearse(answer, tools, query.text, tenant_id=query.tenant_id, plan=plan)
+                run = rehearse(self.flow, tools, query.text, tenant_id=query.tenant_id, plan=plan)
                 runs[arm.name].setdefault(query.query_id, run)
                 cost = self.cost_usd(run)
                 right = float(is_right(run.result["answer"], query.accept))
@@ -213,22 +244,23 @@ class PipelineExperiment(
         scores = pl.DataFrame(rows, schema=schema, orient="row")
         return ScoredFlows(split, tuple(arms), scores, tuple(facts), part.queries, runs)
 
-    def _recordings(self) -> dict[str, Recordings]:
-        return {model: Recordings(recording_file(self.evalset, model)) for model in self.parameters.models}
-
     def _repeats(self) -> int:
         """How often every recorded request was answered, by each model."""
-        return max(min(recordings.repeats for recordings in self._recordings().values()), 1)
+        files = (Recordings(recording_file(self.evalset, model)) for model in self.asked)
+        return max(min(recordings.repeats for recordings in files), 1)
 
-    def _client(self) -> _RecordedClients:
-        books = Books(self.prices)
-        return _RecordedClients({m: Client({}, books, recordings=r) for m, r in self._recordings().items()})
+    def _client(self) -> Client:
+        """Client that gives each recorded answer once, and asks nothing."""
+        first, *rest = (recording_file(self.evalset, model) for model in self.asked)
+        routers = {name: route.routes for name, route in self.routes.items()}
+        return Client({}, Books(self.prices), recordings=Recordings(first, also=rest), routers=routers)
 
     def cost_usd(self, run: FlowRun) -> float:
-        """Dollars of one run: the tokens of all its drafts, and one retrieval where one of them is shown documents."""
+        """Dollars of one run: the tokens of all its drafts, one retrieval where one is shown documents, and routing."""
         drafts = [step.output for step in run.steps if step.name == "draft"]
         nanos = sum(self.prices.cost_nanos(d["model"], from_plain(Usage, d["usage"], "usage")) for d in drafts)
-        return nanos / 1e9 + (retrieval_usd(self.evalset) if any(d["shown"] for d in drafts) else 0.0)
+        routing = sum(self.routes[name].overhead_usd for name in _routed(run))
+        return nanos / 1e9 + routing + (retrieval_usd(self.evalset) if any(d["shown"] for d in drafts) else 0.0)
 
     def amounts(self, run: FlowRun) -> dict[str, float]:
         """What one run uses of each thing that has a price, as `cost_usd` counts it."""
@@ -237,6 +269,8 @@ class PipelineExperiment(
             out.update(self.prices.token_amounts(d["model"], from_plain(Usage, d["usage"], "usage")))
         if any(d["shown"] for d in drafts):
             out.update(self.retrieval)
+        for name in _routed(run):
+            out.update(self.routes[name].amounts)
         return dict(out)
 
     def losses(self, scored: ScoredFlows, arm: str) -> Losses:
@@ -260,6 +294,38 @@ class PipelineExperiment(
             if not is_right(scored.runs[arm][q.query_id].result["answer"], q.accept)
         ]
         return max(wrong or [*scored.runs[arm].values()], key=self.cost_usd)
+
+
+    def replay(self, scored: ScoredFlows, arm: str) -> ShownReplay:
+        """The run that `worst` shows, done again from its record with models and network refused, and compared."""
+        run = self.worst(scored, arm)
+        tools = {"library": self.library, "client": Client({}, Books(self.prices))}
+        return shown_replay(self.flow, run, tools, title=f"{self._question(scored, arm, run)}, {arm}")
+
+    def diff(self, decision: Decision, scored: ScoredFlows) -> Table:
+        """What differs between that run and the same question by the arm in use, or by the best other that was tested.
+
+        Without any other arm it says so.
+        """
+        arm = decision.arm
+        best = next((c.best for c in decision.claims if c.arm == arm), "")
+        others = (decision.rule.reference, best, *scored.names)
+        other = next((name for name in others if name != arm and name in scored.runs), "")
+        if not other:
+            return Table.of(("step", "what"), [], f"No other configuration was tested beside {arm}")
+        run = self.worst(scored, arm)
+        query_id = self._question(scored, arm, run)
+        beside = scored.runs[other][query_id]
+        return diff(beside, run, names=(other, arm), title=f"{query_id}, {run.asking.args[0]} - ")
+
+    def _question(self, scored: ScoredFlows, arm: str, run: FlowRun) -> str:
+        return next(query_id for query_id, one in scored.runs[arm].items() if one is run)
+
+
+def _routed(run: FlowRun) -> list[str]:
+    """Route that picked each draft that a route picked."""
+    asked = (step.inputs["kwargs"]["model"] for step in run.steps if step.name == "draft")
+    return [model.removeprefix(PREFIX) for model in asked if model.startswith(PREFIX)]
 
 
 def _row(arm: FlowArm, query: Query, repeat: int, right: float, cost_usd: float) -> tuple[Any, ...]:
