@@ -272,10 +272,10 @@ def test_a_run_in_memory_is_a_whole_record_that_is_repeated_without_its_model(cl
 @pytest.mark.parametrize(
     ("change", "where", "told"),
     [
-        ({"output": "no"}, "step 2, ask", "output differs: yes"),
-        ({"calls": ()}, "step 2, ask", "model calls differs: RecordingMiss"),
-        ({"name": "asked_before"}, "step 2, asked_before", "name differs: ask"),
-        ({"inputs": {"args": ["<b>"], "kwargs": {}}}, "step 2, ask", "inputs differs"),
+        ({"output": "no"}, "step 2, ask", "differs in output: yes"),
+        ({"calls": ()}, "step 2, ask", "differs in model calls: RecordingMiss"),
+        ({"name": "asked_before"}, "step 2, asked_before", "differs in name: ask"),
+        ({"inputs": {"args": ["<b>"], "kwargs": {}}}, "step 2, ask", "differs in inputs: "),
     ],
 )
 def test_of_a_run_in_memory_the_step_that_differs_is_shown_not_raised(client, change, where, told):
@@ -293,7 +293,16 @@ def test_of_a_run_in_memory_the_step_that_differs_is_shown_not_raised(client, ch
 def test_of_a_run_in_memory_another_end_is_shown_behind_its_steps(client):
     run = replace(heard(["yes"], client=client), result="no")
     rows = shown_replay(asked, run, {"client": Client({}, client.books)}).table.rows
-    assert [row[5] for row in rows] == ["equal"] * 3 + ["result differs: yes"]
+    assert [row[5] for row in rows] == ["equal"] * 3 + ["differs in result: yes"]
+
+
+def test_of_a_run_in_memory_a_further_step_is_shown_behind_its_record(client):
+    run = heard(["yes"], client=client)
+    found = shown_replay(asked, replace(run, steps=run.steps[:2]), {"client": Client({}, client.books)})
+    assert [row[:3] for row in found.table.rows[2:]] == [(3, "shorten", "not in the record"), (None, "done", None)]
+    more = [*run.steps, replace(run.steps[-1], number=4)]
+    early = shown_replay(asked, replace(run, steps=more), {"client": Client({}, client.books)})
+    assert early.table.rows[3][5] == "differs in length: the end of the flow"
 
 
 def test_a_call_that_failed_in_memory_fails_again(client):

@@ -1,4 +1,4 @@
-"""The server of the runs goes away, or connections to it are cut: what was under way goes on, nothing waits for ever."""
+"""The server of the runs goes away, or connections to it are cut: what was under way goes on, and nothing hangs."""
 
 import threading
 import time
@@ -96,7 +96,7 @@ def test_sessions_that_a_server_ends_while_it_stays_fail_no_job(tmp_path, monkey
         assert results(place, ids) == [("done", [f"answer to watch {i}" for i in range(STEPS)])] * JOBS
         asked = Counter(log(place))
         assert len(asked) == STEPS
-        assert min(asked.values()) == JOBS
+        assert min(asked.values()) >= JOBS
         assert asked.total() <= STEPS * JOBS + 4 * 3  # four at a time: what was being asked at each of three cuts
         assert len(rows(url, executors_of(url))) == 1  # nobody took anything over
 
@@ -108,7 +108,8 @@ def test_a_network_that_is_cut_for_20_s_fails_no_job_and_does_none_twice(tmp_pat
     monkeypatch.setenv(LOG, str(tmp_path / "log"))
     with database_url("postgresql", tmp_path) as url, network_to(url) as (through, network):
         place = (tmp_path, url)
-        ids = submitted(place, watches, STEPS, 200, n=JOBS)
+        n = 10 * JOBS if taken_for_dead else JOBS  # so many that the other one is not done with them meanwhile
+        ids = submitted(place, watches, STEPS, 200, n=n)
         first = child((tmp_path, through), "work", wait=False)
         workers = [first]
         until(lambda: len(log(place)) > 8)
@@ -127,20 +128,23 @@ def test_a_network_that_is_cut_for_20_s_fails_no_job_and_does_none_twice(tmp_pat
         ended = [(worker.wait(180), worker.communicate()[0]) for worker in workers]
         assert [code for code, _ in ended] == [0] * len(workers), ended
         assert network.cuts > 1
-        assert results(place, ids) == [("done", [f"answer to watch {i}" for i in range(STEPS)])] * JOBS
+        assert results(place, ids) == [("done", [f"answer to watch {i}" for i in range(STEPS)])] * n
         asked = Counter(log(place))
         assert len(asked) == STEPS
-        assert min(asked.values()) == JOBS
-        assert asked.total() <= STEPS * JOBS + 4 * (1 + taken_for_dead)  # four at a time
+        assert min(asked.values()) >= n
+        assert asked.total() <= STEPS * n + 4 * (1 + taken_for_dead)  # four at a time: what was asked at the cut
 
 
 def test_a_step_whose_connection_is_cut_each_time_fails_in_the_end(tmp_path, monkeypatch):
     monkeypatch.setattr(outages, "_LOOK_S", 0.0)
     monkeypatch.setattr(live_step, "CUTS", 2)
     monkeypatch.setenv(LOG, str(tmp_path / "log"))
-    with database_url("postgresql", tmp_path) as url, Flows.open(settings_of(str(tmp_path), url)) as flows:
-        with pytest.raises(StepFailed, match="terminating connection"):
-            flows.run(cutting, url)
+    with (
+        database_url("postgresql", tmp_path) as url,
+        Flows.open(settings_of(str(tmp_path), url)) as flows,
+        pytest.raises(StepFailed, match="terminating connection"),
+    ):
+        flows.run(cutting, url)
     assert log((tmp_path,)) == ["cut"] * 3
 
 
@@ -192,6 +196,22 @@ def test_a_process_that_was_forgotten_while_it_could_not_be_heard_says_again_tha
         beats._write()
         assert living(engine) == {beats.executor: "a queue"}
         assert dead_executors(engine) == []
+
+
+def test_a_heart_beats_on_once_connections_that_hung_are_free_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(heartbeats, "BEAT_S", 0.05)
+    url = f"sqlite:///{tmp_path / 'beats.sqlite'}"
+    engine = sa.create_engine(url, poolclass=sa.QueuePool, pool_size=1, max_overflow=0, pool_timeout=0.01)
+    beats = heartbeats.Heartbeat(engine, tmp_path)
+    try:
+        with engine.connect():
+            time.sleep(0.5)
+            assert beats._thread.is_alive()
+        before = time.time()
+        until(lambda: rows(url, "select beat from wb_heartbeats")[0].beat > before)
+    finally:
+        beats.close()
+        engine.dispose()
 
 
 def registered(url):

@@ -185,6 +185,9 @@ def record(
     questions: Annotated[int | None, typer.Option(help="Only the first so many questions: a pilot.")] = None,
     repeat: Annotated[int, typer.Option(help="Answers to every request; needs a temperature in prompts.toml.")] = 1,
     sample: Annotated[int | None, typer.Option(help="Ask so many recorded items again, and report drift.")] = None,
+    rewrites: Annotated[
+        str | None, typer.Option(help="Who makes search queries of vague questions: a model, or module:function.")
+    ] = None,
 ) -> None:
     """Record what models answer to an evalset's questions; says what it takes first, goes on where it stopped."""
     from workbench.routing.record import drift, evalset_models
@@ -192,12 +195,22 @@ def record(
 
     settings = load_settings()
     if sample is not None:
-        if sample < 1 or repeat != 1 or questions is not None:
-            raise ConfigError(f"--sample is a number from 1 on, without --repeat and --questions; found {sample}")
+        if sample < 1 or repeat != 1 or questions is not None or rewrites is not None:
+            told = "--sample is a number from 1 on, without --repeat, --questions and --rewrites"
+            raise ConfigError(f"{told}; found {sample}")
         for name in model or evalset_models(evalset, settings):
             typer.echo(
                 drift(evalset, settings=settings, model=name, sample=sample, max_cost_usd=max_cost_usd).to_text()
             )
+        return
+    if rewrites is not None:
+        from workbench.pipeline.rewrites import record_rewrites
+
+        if repeat != 1:
+            raise ConfigError("--rewrites records each answer once, without --repeat")
+        asked = {"models": model or (), "max_cost_usd": max_cost_usd, "questions": questions}
+        if record_rewrites(evalset, rewrites, settings=settings, tell=say, **asked):
+            raise typer.Exit(3)
         return
     failed = record_answers(
         evalset,

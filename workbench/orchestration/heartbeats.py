@@ -60,7 +60,7 @@ class Heartbeat:
         while not self._stop.wait(BEAT_S):
             try:
                 self._write()
-            except sa.exc.DBAPIError:  # a database that is away for a moment; the lock says that we live
+            except sa.exc.SQLAlchemyError:  # a database that is away for a moment, or all connections hang in it
                 continue
 
     def _write(self) -> None:

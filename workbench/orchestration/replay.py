@@ -97,6 +97,8 @@ class ShownReplay(Shown):
                 how, now = how if s.number in self.done else "asked otherwise", self._told()
             recorded = _text(s.output) if s.error is None else f"{s.error['kind']}: {s.error['reason']}"
             rows.append((s.number, s.name, how if s.number <= reached else "not reached", len(s.calls), recorded, now))
+        if differs is not None and reached > len(self.run.steps):
+            rows.append((reached, differs.step, "not in the record", None, None, self._told()))
         ended = "equal" if differs is None else None if differs.step else self._told()
         rows.append((None, self.run.status, None, None, self.run.error or _text(self.run.result), ended))
         columns = (Column("number", "count"), Column("step"), Column("how"), Column("model calls", "count"),
@@ -105,7 +107,7 @@ class ShownReplay(Shown):
 
     def _told(self) -> str:
         assert self.mismatch is not None
-        return f"{self.mismatch.what} differs: {_text(self.mismatch.got)}"
+        return f"differs in {self.mismatch.what}: {_text(self.mismatch.got)}"
 
     def _caption(self) -> str:
         began = f"{self.title}: repeated from its record, models and network refused"

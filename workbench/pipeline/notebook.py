@@ -1,7 +1,7 @@
 """The pipeline experiment: which configuration of the answer flow is the cheapest that is good enough, end to end."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -19,13 +19,14 @@ from workbench.evaluation.repeats import scores_columns
 from workbench.evaluation.summary import ItemCase, ScoredArms, item_cases, mean_by_arm
 from workbench.inference.attempt import Books
 from workbench.inference.client import Client
-from workbench.inference.messages import PREFIX, Usage
+from workbench.inference.messages import PREFIX, Completion, Usage
 from workbench.inference.prices import MS_PER_HOUR
 from workbench.inference.recordings import FOLDER, Recordings
 from workbench.orchestration.replay import ShownReplay, diff, shown_replay
 from workbench.orchestration.steps import Flow, FlowRun, rehearse
-from workbench.pipeline.flow import AnswerPlan, Library, Shelf, answer
+from workbench.pipeline.flow import AnswerPlan, Library, Shelf, answer, is_function
 from workbench.pipeline.losses import Losses, is_right, loss_of
+from workbench.pipeline.rewrites import OFF, Rewriting, check_rewrite, load_rewriting, rewritten_file
 from workbench.pipeline.routes import check_route, refuse_unrecorded, serve_routes
 from workbench.records import Decision, Query, content_hash, parameters_of
 from workbench.rendering.progress import Progress
@@ -46,6 +47,7 @@ class PipelineParameters:
     ``models`` come cheapest first: the last is what a checked flow escalates to. ``contexts`` are names in the
     evalset's ``prompts.toml``, the narrowest first: the last is what a draft gets that is made again. ``routes`` stand
     beside the models: ``accepted`` is the evalset's routing decision, any other a policy that is fitted on dev.
+    ``rewrites`` say who makes search queries of vague questions: ``off``, a model, or ``module:function`` of your own.
     """
 
     evalset: str = "docs_qa"
@@ -53,17 +55,20 @@ class PipelineParameters:
     contexts: tuple[str, ...] = ("bare", "top2", "top5")
     checks: tuple[str, ...] = CHECKS
     routes: tuple[str, ...] = field(default=(), metadata={NEUTRAL: ()})
+    rewrites: tuple[str, ...] = field(default=(OFF,), metadata={NEUTRAL: (OFF,)})
     reference: str = ""
     seed: int = 0
 
     def __post_init__(self) -> None:
         for route in self.routes:
             check_route(route)
+        for by in self.rewrites:
+            check_rewrite(by)
         for check in self.checks:
             if check not in CHECKS:
                 raise ConfigError(unknown_name("check", check, CHECKS))
-        if not (self.models and self.contexts and self.checks):
-            raise ConfigError("models, contexts and checks each need at least one value")
+        if not (self.models and self.contexts and self.checks and self.rewrites):
+            raise ConfigError("models, contexts, checks and rewrites each need at least one value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +80,14 @@ class FlowArm:
 
     @property
     def name(self) -> str:
-        """Model and context, or the route that picks both; and what follows a check."""
-        checked = " · checked" if self.plan.check else ""
-        if self.plan.model.startswith(PREFIX):
-            return f"router {self.plan.model.removeprefix(PREFIX)}{checked}"
-        model = self.plan.model.rpartition("/")[2]
-        return f"{model}@{self.plan.context}{checked}"
+        """Model and context, or the route that picks both; who rewrites; and what follows a check."""
+        plan = self.plan
+        if plan.model.startswith(PREFIX):
+            begin = f"router {plan.model.removeprefix(PREFIX)}"
+        else:
+            begin = f"{plan.model.rpartition('/')[2]}@{plan.context}"
+        rewritten = f" · rewritten by {str(plan.rewrite).rpartition('/')[2]}" if plan.rewrite else ""
+        return f"{begin}{rewritten}{' · checked' if plan.check else ''}"
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -144,7 +151,7 @@ class PipelineExperiment(
     parameters_class = PipelineParameters
     spreads = (0.2, 0.35, 0.5)
     cost_note = (
-        "Cost is that of every draft that was made, by its tokens at declared prices, of retrieving once where a "
+        "Cost is that of every draft and written query, by its tokens at declared prices, of retrieving once where a "
         "draft is shown documents, and of routing. Latency of local models is counted processor time."
     )
 
@@ -173,25 +180,54 @@ class PipelineExperiment(
         self.shelf: Shelf = self.library.of(p.evalset)
         prompts = self.shelf.prompts
         for kind, given, known in (
-            ("model", p.models, prompts.models),
+            ("model", [*p.models, *self._rewriters], prompts.models),
             ("context", p.contexts, [*prompts.contexts]),
         ):
             if strange := [name for name in given if name not in known]:
                 raise ConfigError(unknown_name(kind, strange[0], known))
-        self._require(p.models)
-        self.routes = serve_routes(
-            p.routes, evalset, self.settings, self.prices, models=p.models, contexts=p.contexts
-        )  # fmt: skip
+        self._require([*p.models, *self._rewriters])
+        self.routes = serve_routes(p.routes, evalset, self.settings, self.prices, models=p.models, contexts=p.contexts)
         routed = [asked for route in self.routes.values() for asked in route.asked]
-        self.asked = tuple(dict.fromkeys([*p.models, *(model for model, _ in routed)]))
+        self.asked = tuple(dict.fromkeys([*p.models, *(model for model, _ in routed), *self._rewriters]))
         files = self._require(self.asked)
         again = [(model, p.contexts[-1]) for model, _ in routed if "on" in p.checks]
         needed = [*product(p.models, p.contexts), *routed, *again]
         refuse_unrecorded(evalset, prompts, hits, needed, {m: Recordings(path) for m, path in files.items()})
-        read = {f"recordings of {model}": path for model, path in files.items()}
-        read |= {"prompts": evalset.path / "prompts.toml", HITS: evalset.path / FOLDER / HITS}
         inputs = {name: value for route in self.routes.values() for name, value in route.inputs.items()}
+        for by in p.rewrites:
+            if by != OFF:
+                rewriting = self._rewriting(by, hits)
+                found |= rewriting.searched
+                inputs |= rewriting.inputs
+        read = {f"recordings of {model}": path for model, path in files.items()}
+        read |= {path.name: path for path in self._rewritten}
+        read |= {"prompts": evalset.path / "prompts.toml", HITS: evalset.path / FOLDER / HITS}
         return {**evalset.inputs, **{n: content_hash(path.read_bytes()) for n, path in read.items()}, **inputs}
+
+    @property
+    def _rewriters(self) -> list[str]:
+        """Models among those that write search queries."""
+        return [by for by in self.parameters.rewrites if by != OFF and not is_function(by)]
+
+    @property
+    def _rewritten(self) -> list[Path]:
+        """Files of what was asked because questions are rewritten; none where they are not."""
+        if self.parameters.rewrites == (OFF,):
+            return []
+        return [path for model in self.asked if (path := rewritten_file(self.evalset, model)).is_file()]
+
+    def _rewriting(self, by: str, hits: Mapping[str, Sequence[str]]) -> Rewriting:
+        """What one rewriter makes of the questions, with every answer to it recorded."""
+        p, evalset, prompts = self.parameters, self.evalset, self.shelf.prompts
+        recordings = {
+            model: Recordings(rewritten_file(evalset, model), also=[recording_file(evalset, model)])
+            for model in self.asked
+        }
+        rewriting = load_rewriting(by, evalset, self.settings, hits, recordings.get(by))
+        needed = [(m, c) for m, c in product(p.models, p.contexts) if prompts.contexts[c].documents]
+        command = f"workbench record {evalset.name} --rewrites {by}"
+        refuse_unrecorded(evalset, prompts, rewriting.found, needed, recordings, command=command)
+        return rewriting
 
     def _require(self, models: Sequence[str]) -> dict[str, Path]:
         """Files of the models' recorded answers, all of which are there."""
@@ -203,19 +239,19 @@ class PipelineExperiment(
 
     def prepare(self) -> list[FlowArm]:
         """Every configuration, simplest first: unchecked ones, then those that check, widen and escalate."""
-        p, arms = self.parameters, list[FlowArm]()
-        for check, model, context in product(sorted(p.checks, key=CHECKS.index), p.models, p.contexts):
-            checked = check == "on"
-            arms.append(self._arm(model, context, checked, len(arms)))
-            if (model, context) == (p.models[-1], p.contexts[-1]):  # a router is less simple than any model
-                for route in p.routes:
-                    arms.append(self._arm(f"{PREFIX}{route}", context, checked, len(arms)))
-        return arms
+        p, arms = self.parameters, list[tuple[str, str, str, bool]]()
+        shown = [name for name in p.contexts if self.shelf.prompts.contexts[name].documents]
+        for check in sorted(p.checks, key=CHECKS.index):
+            for by in p.rewrites:  # without documents nothing comes of another search
+                arms += [(m, c, by, check == "on") for m, c in product(p.models, p.contexts if by == OFF else shown)]
+            arms += [(f"{PREFIX}{route}", p.contexts[-1], OFF, check == "on") for route in p.routes]
+        return [FlowArm(self._plan(*arm), order) for order, arm in enumerate(arms)]
 
-    def _arm(self, model: str, context: str, checked: bool, order: int) -> FlowArm:
+    def _plan(self, model: str, context: str, by: str, checked: bool) -> AnswerPlan:
         p = self.parameters
         strong = p.models[-1] if checked and model != p.models[-1] else ""
-        return FlowArm(AnswerPlan(p.evalset, model, strong, context, p.contexts[-1], check=checked), order)
+        rewrite = False if by == OFF else by
+        return AnswerPlan(p.evalset, model, strong, context, p.contexts[-1], rewrite, check=checked)
 
     def score(self, arms: Sequence[FlowArm], split: str) -> ScoredFlows:
         """Run every configuration on every question of one split, from the recordings."""
@@ -244,30 +280,32 @@ class PipelineExperiment(
         scores = pl.DataFrame(rows, schema=schema, orient="row")
         return ScoredFlows(split, tuple(arms), scores, tuple(facts), part.queries, runs)
 
+    def _files(self) -> list[Path]:
+        """Files of all recorded answers that the configurations may be given."""
+        return [*(recording_file(self.evalset, model) for model in self.asked), *self._rewritten]
+
     def _repeats(self) -> int:
         """How often every recorded request was answered, by each model."""
-        files = (Recordings(recording_file(self.evalset, model)) for model in self.asked)
-        return max(min(recordings.repeats for recordings in files), 1)
+        return max(min(Recordings(path).repeats for path in self._files()), 1)
 
     def _client(self) -> Client:
         """Client that gives each recorded answer once, and asks nothing."""
-        first, *rest = (recording_file(self.evalset, model) for model in self.asked)
+        first, *rest = self._files()
         routers = {name: route.routes for name, route in self.routes.items()}
         return Client({}, Books(self.prices), recordings=Recordings(first, also=rest), routers=routers)
 
     def cost_usd(self, run: FlowRun) -> float:
-        """Dollars of one run: the tokens of all its drafts, one retrieval where one is shown documents, and routing."""
-        drafts = [step.output for step in run.steps if step.name == "draft"]
-        nanos = sum(self.prices.cost_nanos(d["model"], from_plain(Usage, d["usage"], "usage")) for d in drafts)
+        """Dollars of one run: the tokens of its query and drafts, routing, and a retrieval if a draft is shown any."""
+        nanos = sum(self.prices.cost_nanos(model, usage) for model, usage in _asked(run))
         routing = sum(self.routes[name].overhead_usd for name in _routed(run))
-        return nanos / 1e9 + routing + (retrieval_usd(self.evalset) if any(d["shown"] for d in drafts) else 0.0)
+        return nanos / 1e9 + routing + (retrieval_usd(self.evalset) if _is_shown(run) else 0.0)
 
     def amounts(self, run: FlowRun) -> dict[str, float]:
         """What one run uses of each thing that has a price, as `cost_usd` counts it."""
-        drafts, out = [step.output for step in run.steps if step.name == "draft"], Counter[str]()
-        for d in drafts:
-            out.update(self.prices.token_amounts(d["model"], from_plain(Usage, d["usage"], "usage")))
-        if any(d["shown"] for d in drafts):
+        out = Counter[str]()
+        for model, usage in _asked(run):
+            out.update(self.prices.token_amounts(model, usage))
+        if _is_shown(run):
             out.update(self.retrieval)
         for name in _routed(run):
             out.update(self.routes[name].amounts)
@@ -295,7 +333,6 @@ class PipelineExperiment(
         ]
         return max(wrong or [*scored.runs[arm].values()], key=self.cost_usd)
 
-
     def replay(self, scored: ScoredFlows, arm: str) -> ShownReplay:
         """The run that `worst` shows, done again from its record with models and network refused, and compared."""
         run = self.worst(scored, arm)
@@ -320,6 +357,22 @@ class PipelineExperiment(
 
     def _question(self, scored: ScoredFlows, arm: str, run: FlowRun) -> str:
         return next(query_id for query_id, one in scored.runs[arm].items() if one is run)
+
+
+def _asked(run: FlowRun) -> Iterator[tuple[str, Usage]]:
+    """Model and tokens of the query that was written, if one was, and of each draft."""
+    for step in run.steps:
+        if step.name == "draft":
+            yield step.output["model"], from_plain(Usage, step.output["usage"], "usage")
+        elif step.name == "find":
+            for place in step.calls:
+                done = from_plain(Completion, run.calls[place].done, "the call of a query")
+                yield done.route.model, done.usage or Usage()
+
+
+def _is_shown(run: FlowRun) -> bool:
+    """Whether a draft is shown documents."""
+    return any(step.output["shown"] for step in run.steps if step.name == "draft")
 
 
 def _routed(run: FlowRun) -> list[str]:

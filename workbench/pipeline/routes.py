@@ -19,7 +19,7 @@ from workbench.inference.recordings import Recordings, record_command
 from workbench.records import Decision, Document
 from workbench.retrieval.ingest import VectorCache
 from workbench.routing.candidates import policy_arms
-from workbench.routing.policies import Router, check_policy, make_policy
+from workbench.routing.policies import POLICIES, Router, check_policy, load_router, make_policy
 from workbench.routing.prompts import Prompts
 from workbench.routing.recorded import ANSWER, recorded_outcomes
 from workbench.routing.route import HITS, load_routed
@@ -84,7 +84,7 @@ class PolicyRoutes:
 
 @dataclass(frozen=True, slots=True)
 class ServedRoute:
-    """A route that is an arm: what the client asks, the dollars and amounts of routing once, inputs of the fingerprint."""
+    """A route that is an arm: what the client asks, what routing once takes, and inputs of the fingerprint."""
 
     routes: Routes
     overhead_usd: float = 0.0
@@ -132,8 +132,9 @@ def serve_routes(
     EvalsetError
         If there are fewer than two arms to choose from, or too few families on dev to fit on.
     """
-    path = decision_path(evalset.path, "routing")
-    embedder = Decision.load(path).settings.get("embedder", EMBEDDER) if path.is_file() else EMBEDDER
+    if not names:
+        return {}
+    embedder = _embedder_of(evalset)
     fitted = [name for name in names if name != ACCEPTED]
     outcomes = _outcomes(evalset, prices, models, contexts) if fitted else None
     served = dict[str, ServedRoute]()
@@ -147,6 +148,22 @@ def serve_routes(
         else:
             served[name] = _fitted(name, outcomes, settings, prices, embedder)
     return served
+
+
+def _embedder_of(evalset: Evalset) -> str:
+    path = decision_path(evalset.path, "routing")
+    return str(Decision.load(path).settings.get("embedder", EMBEDDER) if path.is_file() else EMBEDDER)
+
+
+def embedder_read(names: Sequence[str], evalset: Evalset) -> str:
+    """Encoder that these routes read vectors of, "" where none does."""
+    if any(name in POLICIES and POLICIES[name].reads == "vectors" for name in names):
+        return _embedder_of(evalset)
+    path = decision_path(evalset.path, "routing")
+    if ACCEPTED in names and path.is_file():
+        router = load_router(path.with_suffix(".artefact"), Decision.load(path).arm)
+        return _embedder_of(evalset) if router.reads == "vectors" else ""
+    return ""
 
 
 def _fitted(name: str, outcomes: Outcomes, settings: Settings, prices: PriceTable, embedder: str) -> ServedRoute:
@@ -197,7 +214,7 @@ def _shown(
 
 def refuse_unrecorded(
     evalset: Evalset, prompts: Prompts, hits: Mapping[str, Sequence[str]], needed: Iterable[tuple[str, str]],
-    recordings: Mapping[str, Recordings],
+    recordings: Mapping[str, Recordings], *, command: str = "",
 ) -> None:  # fmt: skip
     """Refuse, before anything is run, configurations that would ask for an answer that is not recorded.
 
@@ -207,6 +224,8 @@ def refuse_unrecorded(
         Models with the contexts that they may be asked with.
     recordings : mapping of str to Recordings
         Of each of these models.
+    command : str
+        What records them, by default as for any answer.
 
     Raises
     ------
@@ -230,7 +249,7 @@ def refuse_unrecorded(
         return
     (model, _), items = next(iter(lacking.items()))
     told = "; ".join(f"{len(ids)} of {len(queries)} of {m} with {c}" for (m, c), ids in lacking.items())
-    command = record_command(recordings[model].path, model)
+    command = command or record_command(recordings[model].path, model)
     raise RecordingMiss(
         f"configurations of the flow need answers that are not recorded for {evalset.name}: {told}; first of question "
         f"{items[0]!r}. Nothing was run. Record them with: {command}",

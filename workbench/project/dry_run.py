@@ -23,6 +23,7 @@ from workbench.inference.embedding import Embedder, HostedEmbedder, load_embedde
 from workbench.inference.encoders import MiniLM
 from workbench.inference.messages import Usage
 from workbench.inference.prices import MS_PER_HOUR, project_prices
+from workbench.pipeline.routes import embedder_read
 from workbench.quality.evidence import JudgedAnswers
 from workbench.rendering.progress import duration
 from workbench.retrieval.arms import CHUNKERS, FITTED, make_arms
@@ -42,7 +43,8 @@ CHARACTERS = 4  # of a token, where a hosted encoder's price is told
 class Ahead:
     """What a run has to do: texts to embed by what they are, and searches by arm with their milliseconds.
 
-    ``lacks`` says why the run could give no verdict, where that is known.
+    ``lacks`` says why the run could give no verdict, where that is known; ``embedder`` names the encoder where no
+    parameter does.
     """
 
     texts: Mapping[str, Sequence[str]]
@@ -50,6 +52,7 @@ class Ahead:
     search_ms: float = 0.0
     asked: str = "nothing is asked of a model"
     lacks: str = ""
+    embedder: str = ""
 
 
 def foresee(settings: Settings, job: Job) -> Iterator[str]:
@@ -67,7 +70,7 @@ def foresee(settings: Settings, job: Job) -> Iterator[str]:
     seconds = 0.0
     if given:
         ahead = _ahead(job.notebook, p, load_evalset(given, settings=settings, seed=int(p.get("seed", 0))), settings)
-        for name in _embedders(p) if ahead.texts else ():
+        for name in [ahead.embedder] if ahead.embedder else _embedders(p) if ahead.texts else ():
             told, took = _embedding(ahead.texts, load_embedder(name, settings), settings)
             yield from told
             seconds += took
@@ -107,7 +110,10 @@ def _ahead(notebook: str, p: Mapping[str, Any], evalset: Evalset, settings: Sett
         JudgedAnswers.load(evalset)
     if notebook in ("pipeline", "quality", "stack"):
         _require_recorded(evalset, p["models"] if notebook == "pipeline" else ())
-    return Ahead({}, asked="nothing: answers and verdicts are recorded; workbench record tells what recording takes")
+    embedder = embedder_read(p.get("routes", ()), evalset) if notebook == "pipeline" else ""
+    texts = {"questions": [q.text for q in evalset.queries]} if embedder else {}
+    told = "nothing: answers and verdicts are recorded; workbench record tells what recording takes"
+    return Ahead(texts, asked=told, embedder=embedder)
 
 
 def _require_recorded(evalset: Evalset, models: Sequence[str]) -> None:
