@@ -208,8 +208,11 @@ def record(
 
         if repeat != 1:
             raise ConfigError("--rewrites records each answer once, without --repeat")
-        asked = {"models": model or (), "max_cost_usd": max_cost_usd, "questions": questions}
-        if record_rewrites(evalset, rewrites, settings=settings, tell=say, **asked):
+        failed = record_rewrites(
+            evalset, rewrites, settings=settings, models=model or (), max_cost_usd=max_cost_usd, questions=questions,
+            tell=say,
+        )  # fmt: skip
+        if failed:
             raise typer.Exit(3)
         return
     failed = record_answers(
