@@ -5,9 +5,11 @@ import re
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
 from tests.pipeline.test_flow import SMALL, STRONG
 from tests.pipeline.test_notebook import DEV, TEST, recorded_project, right
+from workbench.cli import app
 from workbench.errors import ConfigError, RecordingMiss
 from workbench.evalset.evalset import load_evalset
 from workbench.inference.attempt import Books
@@ -167,3 +169,17 @@ def test_what_cannot_rewrite_is_refused(project, recorded, model):
     assert model.requests == []
     assert not rewritten_file(load_evalset("flows", settings=project), SMALL).exists()
     assert not (project.evalsets / "flows" / FOLDER / "rewrites.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--rewrites", "nowhere:rewrite"], "rewriter 'nowhere:rewrite' cannot be imported"),
+        (["--rewrites", SMALL, "--repeat", "2"], "--rewrites records each answer once, without --repeat"),
+        (["--rewrites", SMALL, "--sample", "3"], "without --repeat, --questions and --rewrites; found 3"),
+        (["--rewrites", "on"], "rewrites are 'off', a model of prompts.toml"),
+    ],
+)
+def test_the_command_says_what_it_cannot_record(options, told):
+    done = CliRunner().invoke(app, ["record", "docs_qa", *options])
+    assert (done.exit_code, told in done.stderr) == (3, True), done.output
