@@ -54,7 +54,7 @@ class Christmas:
 @pytest.fixture
 def settings(tmp_path):
     made = make_settings(tmp_path)
-    (made.evalsets / "mine").mkdir()
+    (made.evalsets / "mine" / "qrels").mkdir(parents=True)
     return made
 
 
@@ -250,7 +250,7 @@ def test_an_arm_without_scores_is_no_anchor(settings):
 
 
 def test_runs_of_several_evalsets_are_not_mixed_up(settings):
-    (settings.evalsets / "ours").mkdir()
+    (settings.evalsets / "ours" / "qrels").mkdir(parents=True)
     finished(settings, parameters={"evalset": "mine"})
     finished(settings, replace(DECISION, sentence="ours"), parameters={"evalset": "ours"})
     with pytest.raises(ConfigError, match=r"runs of 'retrieval' on mine, ours; .*--evalset NAME"):

@@ -232,7 +232,7 @@ def test_a_repository_that_ignores_the_project_tells_nothing_of_it(tmp_path: Pat
     git(tmp_path, "add", "-A")
     git(tmp_path, "commit", "-q", "-m", "all")
     settings = make_settings(tmp_path / "project")
-    (settings.evalsets / "mine").mkdir()
+    (settings.evalsets / "mine" / "qrels").mkdir(parents=True)
     assert rests_on(settings, "retrieval", "ci", {"evalset": "mine"}) == ""
 
 

@@ -23,7 +23,7 @@ from workbench.inference.embedding import Embedder, HostedEmbedder, load_embedde
 from workbench.inference.encoders import MiniLM
 from workbench.inference.messages import Usage
 from workbench.inference.prices import MS_PER_HOUR, project_prices
-from workbench.rendering.progress import duration
+from workbench.rendering.progress import duration, waiting
 from workbench.retrieval.arms import CHUNKERS, FITTED, make_arms
 from workbench.retrieval.ingest import VectorCache
 from workbench.retrieval.notebook import RetrievalExperiment
@@ -63,11 +63,13 @@ def foresee(settings: Settings, job: Job) -> Iterator[str]:
     job = planned(job, settings)
     p = dict(job.parameters)
     given = str(p.get("evalset", ""))
-    found = examined(job.notebook, p, settings)
+    with waiting(f"reading what {job.notebook} reads"):
+        found = examined(job.notebook, p, settings)
     yield f"{job.notebook} on {given or 'no evalset'}, profile {job.profile}: its parameters fit; nothing is started"
     seconds = 0.0
     if given:
-        ahead = _ahead(found, p, settings)
+        with waiting("looking for what there is to do"):
+            ahead = _ahead(found, p, settings)
         for name in _embedders(p) if ahead.texts else ():
             told, took = _embedding(ahead.texts, load_embedder(name, settings), settings)
             yield from told
