@@ -66,7 +66,9 @@ def stop_half_way(settings: Settings, **changes: object) -> list[RunRecord]:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_check_that_was_stopped_goes_on_with_what_is_left(tmp_path: Path, number: int) -> None:
     go = tmp_path / "go"
-    settings = make_project(tmp_path / "project", waits=f"while not pathlib.Path({str(go)!r}).exists(): time.sleep(0.1)")
+    settings = make_project(
+        tmp_path / "project", waits=f"while not pathlib.Path({str(go)!r}).exists(): time.sleep(0.1)"
+    )
     command = [sys.executable, "-m", "workbench.cli", "check"]
     env = {name: value for name, value in os.environ.items() if not name.startswith("WORKBENCH_")}
     stopped = subprocess.Popen(command, cwd=settings.root, env=env, stderr=subprocess.PIPE, text=True)
@@ -78,7 +80,9 @@ def test_a_check_that_was_stopped_goes_on_with_what_is_left(tmp_path: Path, numb
 
     def again(*words: str) -> tuple[str, list[str]]:
         before = {r.run_dir for r in list_runs(settings)}
-        done = subprocess.run([*command, *words], cwd=settings.root, env=env, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*command, *words], cwd=settings.root, env=env, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout, sorted(r.notebook for r in list_runs(settings) if r.run_dir not in before)
 
@@ -162,7 +166,8 @@ def test_a_result_of_inputs_that_moved_while_it_was_made_is_not_taken(tmp_path: 
     add_notebook(settings, "caching", gate=gate, parameters=PARAMETERS)
     check(settings, ["caching"], clock=SystemClock())
     (record,) = list_runs(settings)
-    assert record.check and record.check.rests_on == ""
+    assert record.check is not None
+    assert record.check.rests_on == ""
     check(settings, ["caching"], clock=SystemClock())
     assert list_runs(settings)[-1].check != record.check, "the second time it wrote what was there"
     assert list_runs(settings)[-1].check.rests_on  # type: ignore[union-attr]

@@ -199,7 +199,9 @@ def negatives_told(
         return f"pairs that must differ are enough: {found}, where a threshold may lie; {needed:,} are needed"
     low, high = edges[min(short)], [*edges[1:], 1.0][max(short)]
     more = -(-sum(short.values()) * DEV_ONE_IN // (DEV_ONE_IN - 1))
-    told = f"label about {more:,} more pairs that must differ between cosine {low:.2f} and {high:.2f}: 03_caching needs "
+    told = (
+        f"label about {more:,} more pairs that must differ between cosine {low:.2f} and {high:.2f}: 03_caching needs "
+    )
     told += f"{needed:,} families of them in the test split where a threshold may lie, and has {found}"
     inside = [pair.same_answer for pair, c in zip(pairs, cosines.tolist(), strict=True) if low <= c <= high]
     unlabelled = sum(low <= pair.cosine <= high for pair in left)

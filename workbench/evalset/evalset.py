@@ -300,7 +300,10 @@ def _held(folder: Path) -> str:
     kinds = Counter("folders" if p.is_dir() else p.suffix.lower() or p.name for p in inside)
     most = kinds.most_common(NAMED)
     rest = len(inside) - sum(count for _, count in most)
-    return ", ".join([*(f"{count:,} {kind}" for kind, count in most), *([f"{rest:,} others"] if rest else [])]) or "nothing"
+    return (
+        ", ".join([*(f"{count:,} {kind}" for kind, count in most), *([f"{rest:,} others"] if rest else [])])
+        or "nothing"
+    )
 
 
 def hub_folder(name: str, settings: Settings) -> Path:

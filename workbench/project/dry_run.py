@@ -95,7 +95,10 @@ def _ahead(found: Any, p: Mapping[str, Any], settings: Settings) -> Ahead:
             return _retrieval(p, found.evalset, settings)
         case CachingExperiment():
             pairs, stream = load_pairs(found.evalset.path)[0], load_stream(found.evalset.path)
-            texts = {"requests": stream.queries, "questions of pairs": [t for x in pairs for t in (x.query_a, x.query_b)]}
+            texts = {
+                "requests": stream.queries,
+                "questions of pairs": [t for x in pairs for t in (x.query_a, x.query_b)],
+            }
             models, most = [v.removeprefix(MODEL) for v in p["verifiers"] if v.startswith(MODEL)], p["max_cost_usd"]
             asked = f"{', '.join(models)} about near pairs whose answer is not recorded, for at most ${most:g}"
             return Ahead(texts, asked=asked) if models else Ahead(texts)

@@ -391,7 +391,8 @@ class QualityExperiment(PairedExperiment[QualityParameters, JudgedSplit], Notebo
         else:
             by = ", ".join(filter(None, sorted(graded["grader"].unique()))) or "nobody who is named"
             stands_for = float(graded["sample_weight"].sum())
-            told = f"{len(graded):,} graded calls of {Path(given).name}, which stand for {stands_for:,.0f}, graded by {by}."
+            told = f"{len(graded):,} graded calls of {Path(given).name}, which stand for {stands_for:,.0f}, "
+            told += f"graded by {by}."
         return by_group(graded), told
 
     def _weeks(self) -> tuple[WeekRow, ...]:

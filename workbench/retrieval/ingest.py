@@ -294,9 +294,7 @@ class _Recipe:
         how = (LAYOUT, repr(self.chunker), type(self.tokenizer).__qualname__, self.embedder.encoder_id)
         return content_hash(document.doc_id, document.content_hash, *how)
 
-    def rows(
-        self, jobs: Sequence[_Job], on_embedded: Callable[[int, int], None] | None
-    ) -> tuple[list[ChunkRow], int]:
+    def rows(self, jobs: Sequence[_Job], on_embedded: Callable[[int, int], None] | None) -> tuple[list[ChunkRow], int]:
         """Rows of the documents, and how many texts had to be embedded for them."""
         cut = [(job, self.chunker.chunk(job.document, self.tokenizer)) for job in jobs]
         if lost := [job.document.doc_id for job, chunks in cut if not chunks]:

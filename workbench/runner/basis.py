@@ -87,9 +87,9 @@ def _named(root: Path, value: Any) -> Iterator[Path]:
             yield from _named(root, each)
     elif isinstance(value, str):
         for part in {value, *re.split("[=@]", value)}:
-            path = root / part
-            if part and "\0" not in part and path.exists():
-                yield from path.rglob("*") if path.is_dir() and path != root else [path]
+            path = (root / part).resolve() if part and os.path.exists(os.path.join(root, part)) else root
+            if not root.is_relative_to(path):  # a folder above says nothing of what is meant
+                yield from path.rglob("*") if path.is_dir() else [path]
 
 
 def _weights(folder: Path) -> Iterator[str]:

@@ -18,8 +18,8 @@ from workbench.evaluation.gate import EXIT_CODES, Gate
 from workbench.evaluation.in_use import anchor_path, decision_path, note_test_use
 from workbench.evaluation.run_record import CheckMark, RunRecord, process_token
 from workbench.records import Decision
-from workbench.runner.events import Event
 from workbench.runner.basis import rests_on
+from workbench.runner.events import Event
 from workbench.runner.headless import Job, planned, run_all
 from workbench.runner.runs import list_runs, process_gone
 
@@ -288,9 +288,9 @@ def check(
     marks = _marks(settings, found, jobs, clock)
     taken = dict[str, RunRecord]()
     if not fresh and (left := stopped_check(settings, marks[0].asked)):
-        marks = [replace(mark, began=left[0].check.began) for mark in marks if left[0].check]
+        marks = [replace(mark, began=left[0][0].began) for mark in marks]
         oldest = clock.now() - timedelta(hours=KEPT_H)
-        taken = {m.place: r for m in marks for r in left if _stands(r, m, oldest)}
+        taken = {m.place: r for m in marks for then, r in left if then == m and _stands(m, r, oldest)}
         if tell and (line := _told_of(left, taken, len(marks))):
             tell(line)
     left_over = [replace(job, check=mark) for job, mark in zip(jobs, marks, strict=True) if mark.place not in taken]
@@ -326,7 +326,7 @@ def _checks(accepted: Sequence[tuple[str, Decision | None]], records: Sequence[R
 def _marks(
     settings: Settings, accepted: Sequence[tuple[str, Decision | None]], jobs: Sequence[Job], clock: Clock
 ) -> list[CheckMark]:
-    """Mark of each job of a check that begins now; what decides nothing counts money that moves, and rests on no hash."""
+    """Mark of each job of a check that begins now; what decides nothing counts money that moves: it has no hash."""
     places = ["/".join(filter(None, (name, job.notebook))) for (name, _), job in zip(accepted, jobs, strict=True)]
     began = clock.now().isoformat()
     return [
@@ -340,16 +340,16 @@ def _marks(
     ]
 
 
-def stopped_check(settings: Settings, asked: Sequence[str]) -> list[RunRecord]:
+def stopped_check(settings: Settings, asked: Sequence[str]) -> list[tuple[CheckMark, RunRecord]]:
     """Runs of the newest check that asked for the same decisions, oldest first; none unless it was stopped half-way.
 
-    It was if one of its decisions has no run that ended by itself, and no process is at work on it.
+    It was if one of its decisions has no run that came to its own end, and no process is at work on it.
     """
-    mine = [r for r in list_runs(settings) if r.check and r.check.asked == tuple(asked)]
-    newest = max((r.check.began for r in mine if r.check), default="")
-    mine = [r for r in mine if r.check and r.check.began == newest]
-    ended = {r.check.place for r in mine if r.check and (r.status == "done" or _failed(r))}
-    at_work = any(not process_gone(r) and r.process != process_token(os.getpid()) for r in mine)
+    mine = [(r.check, r) for r in list_runs(settings) if r.check and r.check.asked == tuple(asked)]
+    newest = max((mark.began for mark, _ in mine), default="")
+    mine = [(mark, r) for mark, r in mine if mark.began == newest]
+    ended = {mark.place for mark, r in mine if r.status == "done" or _failed(r)}
+    at_work = any(not process_gone(r) and r.process != process_token(os.getpid()) for _, r in mine)
     return [] if at_work or ended == set(asked) else mine
 
 
@@ -358,10 +358,9 @@ def _failed(record: RunRecord) -> bool:
     return record.status == "failed" and record.exit_reason != "hard_timeout"
 
 
-def _stands(record: RunRecord, mark: CheckMark, oldest: datetime) -> bool:
-    """Whether the result of a run is that of a job which would begin now."""
-    same = record.check and mark.rests_on and record.check == mark
-    if not same or record.status != "done" or datetime.fromisoformat(str(record.ended)) < oldest:
+def _stands(mark: CheckMark, record: RunRecord, oldest: datetime) -> bool:
+    """Whether the result of a run is the one that a job with its mark would come to now."""
+    if not mark.rests_on or record.status != "done" or datetime.fromisoformat(str(record.ended)) < oldest:
         return False
     try:
         gate = _gate_of(record.run_dir)
@@ -370,12 +369,12 @@ def _stands(record: RunRecord, mark: CheckMark, oldest: datetime) -> bool:
     return gate is not None and gate.status == record.gate
 
 
-def _told_of(left: Sequence[RunRecord], taken: Mapping[str, RunRecord], n: int) -> str:
+def _told_of(left: Sequence[tuple[CheckMark, RunRecord]], taken: Mapping[str, RunRecord], n: int) -> str:
     """Line on what is taken of a check that was stopped; "" where it had no result yet."""
-    results = {r.check.place for r in left if r.check and r.status == "done"}
+    results = {mark.place for mark, r in left if r.status == "done"}
     if not results:
         return ""
-    at = max(datetime.fromisoformat(str(r.ended or r.started)) for r in left).strftime("%Y-%m-%d %H:%M UTC")
+    at = max(datetime.fromisoformat(str(r.ended or r.started)) for _, r in left).strftime("%Y-%m-%d %H:%M UTC")
     told = f"{len(taken)} of {n} taken from the check that was interrupted at {at}"
     if gone := len(results) - len(taken):
         told += f"; {gone} more had ended, but what they rest on has moved, or nothing tells that it has not"
