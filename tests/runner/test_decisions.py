@@ -140,7 +140,7 @@ def test_an_evalset_that_is_gone_is_named(settings):
 
 def test_a_decision_on_a_folder_from_elsewhere_is_accepted_into_that_folder(settings, tmp_path):
     folder = tmp_path / "elsewhere" / "ours"
-    folder.mkdir(parents=True)
+    (folder / "qrels").mkdir(parents=True)
     finished(settings, replace(DECISION, settings={"evalset": "ours@0a1b2c3d"}), parameters={"evalset": str(folder)})
     assert take(settings) == folder / "decisions" / "retrieval.json"
 

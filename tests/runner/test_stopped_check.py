@@ -25,6 +25,12 @@ from workbench.runner.decisions import KEPT_H
 NAMES = ("caching", "retrieval", "routing")
 
 
+@pytest.fixture(autouse=True)
+def _no_code_beside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody may be at work on this repository while its tests run."""
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+
+
 def git(root: Path, *words: str) -> None:
     who = ("-c", "user.name=T", "-c", "user.email=t@example.org")
     subprocess.run(["git", "-C", str(root), *who, *words], check=True, capture_output=True)
@@ -55,8 +61,10 @@ def run_check(settings: Settings, **given: bool) -> tuple[list[str], list[str]]:
 
 
 def stop_half_way(settings: Settings, **changes: object) -> list[RunRecord]:
-    """Leave a whole check as one whose last decision was interrupted, and the others as they are."""
-    *ended, last = list_runs(settings)
+    """Leave the last check as one whose last run was interrupted; gives its others, which stay as they are."""
+    mine = [r for r in list_runs(settings) if r.check]
+    newest = max(r.check.began for r in mine if r.check)
+    *ended, last = [r for r in mine if r.check and r.check.began == newest]
     raw = json.loads((last.run_dir / "run.json").read_text(encoding="utf-8"))
     changed = raw | {"status": "interrupted", "exit_reason": "interrupted"} | changes
     (last.run_dir / "run.json").write_text(json.dumps(changed), encoding="utf-8")
@@ -71,6 +79,7 @@ def test_a_check_that_was_stopped_goes_on_with_what_is_left(tmp_path: Path, numb
     )
     command = [sys.executable, "-m", "workbench.cli", "check"]
     env = {name: value for name, value in os.environ.items() if not name.startswith("WORKBENCH_")}
+    env |= {"PYTHONPATH": str(Path(__file__).parents[2])}
     stopped = subprocess.Popen(command, cwd=settings.root, env=env, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: len(list_runs(settings)) == 3 and "done" in {r.status for r in list_runs(settings)})
     stopped.send_signal(number)
@@ -152,7 +161,7 @@ def test_an_old_result_or_one_that_was_touched_is_not_taken(tmp_path: Path) -> N
         ran, told = run_check(settings)
         assert (ran, told[0][:10]) == (["caching", "retrieval"], "0 of 2 tak")
         assert "1 more had ended" in told[0]
-        (ended,) = stop_half_way(settings)
+        *_, ended = stop_half_way(settings)
         gate = ended.run_dir / "gate.json"
     old = (datetime.now(UTC) - timedelta(hours=KEPT_H, minutes=1)).isoformat()
     replace(ended, ended=old).save()

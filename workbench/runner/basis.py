@@ -20,6 +20,7 @@ from workbench.errors import EvalsetError
 from workbench.evalset.evalset import find_evalset
 from workbench.evaluation.in_use import note_test_use
 from workbench.evaluation.provenance import tree
+from workbench.extras import DISTRIBUTION
 from workbench.records import content_hash, file_hash
 
 _OF_A_RUN = ("WORKBENCH_RUN_DIR", "WORKBENCH_RUNS", "WORKBENCH_PROFILE")
@@ -101,11 +102,15 @@ def _weights(folder: Path) -> Iterator[str]:
 
 
 def _installed(apart: Collection[Path]) -> Iterator[str]:
-    """Versions of all that is installed, and the code of what is installed as the folder that it is written in."""
+    """Versions of all that is installed, and the code of what is installed as the folder that it is written in.
+
+    This package is not among these: `package_hash` has its own files.
+    """
     for each in sorted(metadata.distributions(), key=lambda d: (str(d.name), str(d.version))):
         yield f"{each.name}=={each.version}"
         origin = json.loads(each.read_text("direct_url.json") or "{}")
-        if origin.get("dir_info", {}).get("editable") and str(origin.get("url", "")).startswith("file://"):
+        editable = origin.get("dir_info", {}).get("editable") and str(origin.get("url", "")).startswith("file://")
+        if editable and each.name != DISTRIBUTION:
             yield tree(Path(url2pathname(origin["url"].removeprefix("file://"))), apart)
     for folder in filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)):
         yield tree(Path(folder), apart)
