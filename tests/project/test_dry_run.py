@@ -102,7 +102,7 @@ REFUSED = {
         {"systems": ["ours=json:nope@1"]},
         {"embedders": ["litellm:openai/nobody-priced-it"]},
     ],
-    "routing": [{"policies": ["nope:Router"]}, {"dev_share": 1.5}, {"embedder": "litellm:openai/nobody-priced-it"}],
+    "routing": [{"policies": ["nope:Router"]}, {"embedder": "litellm:openai/nobody-priced-it"}],
     "caching": [
         {"verifiers": ["nope:check@1"]},
         {"verifiers": ["json:nope@1"]},

@@ -1,6 +1,5 @@
 """A check that was stopped half-way goes on where it was, and takes no result of which anything has moved."""
 
-import json
 import os
 import signal
 import subprocess
@@ -10,17 +9,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.notebooks.zoo import add_notebook, make_settings
 from tests.runner.test_decisions import DECISION, PARAMETERS, SAYS_PARAMETERS
 from workbench.config import Settings, SystemClock, load_settings
+from workbench.evaluation.gate import Gate
 from workbench.evaluation.in_use import note_test_use
-from workbench.evaluation.run_record import RunRecord, process_token
-from workbench.runner import check, list_runs
+from workbench.evaluation.run_record import RunRecord, close_run, open_run, process_token
+from workbench.runner import Job, accepted_decisions, check, list_runs
 from workbench.runner.basis import rests_on
-from workbench.runner.decisions import KEPT_H
+from workbench.runner.decisions import KEPT_H, begin_check
 
 NAMES = ("caching", "retrieval", "routing")
 
@@ -52,23 +53,32 @@ def make_project(root: Path, names: tuple[str, ...] = NAMES, waits: str = "") ->
     return settings
 
 
-def run_check(settings: Settings, **given: bool) -> tuple[list[str], list[str]]:
-    """Notebooks that a check ran now, and what it told of an interrupted one."""
-    told, before = list[str](), set(settings.runs.glob("*"))
-    found = check(settings, clock=SystemClock(), tell=told.append, **given)
-    assert [c.exit_code for c in found] == [0] * len(found)
-    return sorted(c.record.notebook for c in found if c.record.run_dir not in before), told
+def begin(settings: Settings, names: tuple[str, ...] = (), **given: bool) -> tuple[list[Job], list[str], str]:
+    """Jobs of a check that begins now, the notebooks whose result it takes, and what it tells of that."""
+    accepted = accepted_decisions(settings, names)
+    jobs = [Job(d.notebook, d.profile, d.settings) for _, d in accepted]
+    jobs, taken, told = begin_check(settings, accepted, jobs, clock=SystemClock(), **given)
+    return jobs, [record.notebook for record in taken if record], told
 
 
-def stop_half_way(settings: Settings, **changes: object) -> list[RunRecord]:
-    """Leave the last check as one whose last run was interrupted; gives its others, which stay as they are."""
-    mine = [r for r in list_runs(settings) if r.check]
-    newest = max(r.check.began for r in mine if r.check)
-    *ended, last = [r for r in mine if r.check and r.check.began == newest]
-    raw = json.loads((last.run_dir / "run.json").read_text(encoding="utf-8"))
-    changed = raw | {"status": "interrupted", "exit_reason": "interrupted"} | changes
-    (last.run_dir / "run.json").write_text(json.dumps(changed), encoding="utf-8")
-    return ended
+def leave(settings: Settings, jobs: list[Job], *endings: str, **changes: Any) -> list[RunRecord]:
+    """Runs of a check as the runner leaves them: done, interrupted, or failed for a reason; the last with changes."""
+    records = []
+    for job, ending in zip(jobs, endings, strict=False):
+        record = open_run(settings, job.notebook, profile="ci", parameters={}, clock=SystemClock(), check=job.check)
+        if ending == "running":
+            records.append(record)
+            continue
+        status, _, reason = ending.partition(":")
+        gate = Gate("holds", 0, "all is well", ()) if status == "done" else None
+        if gate:
+            (record.run_dir / "gate.json").write_text(gate.to_json(), encoding="utf-8")
+        mark = job.check if gate else record.check
+        outcome = {"status": status, "exit_reason": reason, "gate": gate and gate.status, "check": mark}
+        records.append(close_run(record, SystemClock(), **outcome))
+    records[-1] = replace(records[-1], **changes)
+    records[-1].save()
+    return records
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -103,92 +113,92 @@ def test_a_check_that_was_stopped_goes_on_with_what_is_left(tmp_path: Path, numb
     assert ("taken from" in told, ran) == (False, list(NAMES)), "a finished check is none to go on with"
 
 
-def test_all_run_again_where_that_is_asked(tmp_path: Path) -> None:
-    settings = make_project(tmp_path, NAMES[:2])
-    assert run_check(settings) == (["caching", "retrieval"], [])
-    (ended,) = stop_half_way(settings)
-    assert run_check(settings, fresh=True) == (["caching", "retrieval"], [])
-    assert run_check(settings)[0] == ["caching", "retrieval"], "the newest check was whole"
-    assert ended.run_dir.is_dir()
+def test_what_ended_is_taken_unless_all_is_asked_for_and_a_finished_check_is_none_to_go_on_with(tmp_path: Path) -> None:
+    settings = make_project(tmp_path)
+    jobs, taken, told = begin(settings)
+    assert (taken, told) == ([], "")
+    leave(settings, jobs, "done:completed", "interrupted:interrupted")
+    jobs, taken, told = begin(settings)
+    assert taken == ["caching"]
+    assert told.startswith("1 of 3 taken from the check that was interrupted at ")
+    assert told.endswith(" UTC; --fresh runs all again")
+    fresh, taken, told = begin(settings, fresh=True)
+    assert (taken, told) == ([], "")
+    assert {job.check.began for job in fresh} != {job.check.began for job in jobs}  # type: ignore[union-attr]
+    leave(settings, jobs[1:], "done:gate_failed", "failed:cell_error")  # each came to its own end
+    assert begin(settings)[1:] == ([], "")
+    leave(settings, fresh, "interrupted:interrupted")
+    assert begin(settings)[1:] == ([], ""), "nothing had ended of the newest"
 
 
 def test_what_was_taken_is_taken_once_more_where_the_second_check_is_stopped_too(tmp_path: Path) -> None:
     settings = make_project(tmp_path)
-    run_check(settings)
-    *kept, _ = stop_half_way(settings)
-    (kept[-1].run_dir / "run.json").unlink()  # of three decisions, one has ended
-    first = kept[0].notebook
-    assert run_check(settings)[0] == sorted(set(NAMES) - {first})
-    stop_half_way(settings, status="running", process=kept[0].process.rpartition(":")[0] + ":gone")
-    ran, told = run_check(settings)
-    assert (len(ran), told[0][:12]) == (1, "2 of 3 taken")
+    leave(settings, begin(settings)[0], "done:completed")
+    again = begin(settings)[0]
+    gone = f"{process_token(os.getpid()).rpartition(':')[0]}:gone"
+    leave(settings, again[1:], "done:completed", "running", process=gone)
+    _, taken, told = begin(settings)
+    assert (taken, told[:12]) == (["caching", "retrieval"], "2 of 3 taken")
 
 
 def test_a_run_that_was_killed_at_its_time_out_leaves_the_others_to_take(tmp_path: Path) -> None:
-    settings = make_project(tmp_path, NAMES[:2])
-    run_check(settings)
-    (ended,) = stop_half_way(settings, status="failed", exit_reason="hard_timeout")
-    assert ended.notebook not in run_check(settings)[0]
-    run_check(settings)
-    stop_half_way(settings, status="failed", exit_reason="cell_error")
-    assert run_check(settings)[0] == ["caching", "retrieval"], "that check came to its own end"
+    settings = make_project(tmp_path)
+    leave(settings, begin(settings)[0], "done:completed", "done:completed", "failed:hard_timeout")
+    assert begin(settings)[1] == ["caching", "retrieval"]
 
 
 def test_a_check_that_another_process_is_at_work_on_is_left_alone(tmp_path: Path) -> None:
-    settings = make_project(tmp_path, NAMES[:2])
-    run_check(settings)
-    stop_half_way(settings, status="running", process=process_token(os.getppid()))
-    assert run_check(settings) == (["caching", "retrieval"], [])
+    settings = make_project(tmp_path)
+    leave(settings, begin(settings)[0], "done:completed", "running", process=process_token(os.getppid()))
+    assert begin(settings)[1:] == ([], "")
 
 
 def test_another_selection_of_decisions_is_another_check(tmp_path: Path) -> None:
-    settings = make_project(tmp_path, NAMES[:2])
-    run_check(settings)
-    stop_half_way(settings)
-    (alone,) = check(settings, ["caching"], clock=SystemClock())
-    assert alone.record.run_dir == list_runs(settings)[-1].run_dir
-    assert len(run_check(settings)[0]) == 1, "the check of all still waits to go on"
+    settings = make_project(tmp_path)
+    leave(settings, begin(settings)[0], "done:completed", "interrupted:interrupted")
+    assert begin(settings, ("caching", "routing"))[1:] == ([], "")
+    leave(settings, begin(settings, ("caching",))[0], "done:completed")
+    assert begin(settings)[1] == ["caching"], "the check of all still waits to go on"
 
 
-def test_an_old_result_or_one_that_was_touched_is_not_taken(tmp_path: Path) -> None:
-    settings = make_project(tmp_path, NAMES[:2])
-    run_check(settings)
-    (ended,) = stop_half_way(settings)
-    gate = ended.run_dir / "gate.json"
-    whole = gate.read_text(encoding="utf-8")
-    for text in (whole.replace("holds", "broken"), "{"):
-        gate.write_text(text, encoding="utf-8")
-        ran, told = run_check(settings)
-        assert (ran, told[0][:10]) == (["caching", "retrieval"], "0 of 2 tak")
-        assert "1 more had ended" in told[0]
-        *_, ended = stop_half_way(settings)
-        gate = ended.run_dir / "gate.json"
+def test_an_old_result_or_one_that_was_touched_or_of_which_something_moved_is_not_taken(tmp_path: Path) -> None:
+    settings = make_project(tmp_path)
     old = (datetime.now(UTC) - timedelta(hours=KEPT_H, minutes=1)).isoformat()
-    replace(ended, ended=old).save()
-    assert run_check(settings)[0] == ["caching", "retrieval"]
-
-
-def test_a_result_of_inputs_that_moved_while_it_was_made_is_not_taken(tmp_path: Path) -> None:
-    settings = make_project(tmp_path, NAMES[:2])
-    card = settings.evalsets / "mine" / "card.md"
-    gate = SAYS_PARAMETERS % ("holds", 0) + f"\n_ = pathlib.Path({str(card)!r}).write_text('moved')"
-    add_notebook(settings, "caching", gate=gate, parameters=PARAMETERS)
-    check(settings, ["caching"], clock=SystemClock())
-    (record,) = list_runs(settings)
-    assert record.check is not None
-    assert record.check.rests_on == ""
-    check(settings, ["caching"], clock=SystemClock())
-    assert list_runs(settings)[-1].check != record.check, "the second time it wrote what was there"
-    assert list_runs(settings)[-1].check.rests_on  # type: ignore[union-attr]
+    for changes in ({"ended": old}, {"gate": "broken"}, {"host": "another"}):
+        jobs = begin(settings, fresh=True)[0]
+        process = {"process": f"another:1:{changes['host']}"} if "host" in changes else {}
+        leave(settings, jobs, "done:completed", **{n: v for n, v in changes.items() if n != "host"}, **process)
+        assert begin(settings)[1] == []
+    (record,) = leave(settings, begin(settings, fresh=True)[0], "done:completed")
+    assert begin(settings)[1] == ["caching"]
+    gate = (record.run_dir / "gate.json").read_text(encoding="utf-8")
+    (record.run_dir / "gate.json").write_text("{", encoding="utf-8")
+    assert begin(settings)[1] == []
+    (record.run_dir / "gate.json").write_text(gate, encoding="utf-8")
+    (tmp_path / "search.py").write_text("x = 1", encoding="utf-8")
+    _, taken, told = begin(settings)
+    assert taken == []
+    assert "0 of 3 taken" in told
+    assert told.endswith("1 more had ended, but what they rest on has moved, or nothing tells that it has not")
 
 
 def test_without_a_commit_nothing_is_taken_and_that_is_told(tmp_path: Path) -> None:
-    settings = make_project(tmp_path, NAMES[:2])
+    settings = make_project(tmp_path)
     (tmp_path / ".git").rename(tmp_path / "not-git")
-    run_check(settings)
-    stop_half_way(settings)
-    ran, told = run_check(settings)
-    assert (len(ran), "nothing tells that it has not" in told[0]) == (2, True)
+    leave(settings, begin(settings)[0], "done:completed", "interrupted:interrupted")
+    _, taken, told = begin(settings)
+    assert (taken, "nothing tells that it has not" in told) == ([], True)
+
+
+def test_a_result_of_inputs_that_moved_while_it_was_made_is_not_taken(tmp_path: Path) -> None:
+    settings = make_project(tmp_path, NAMES[:1])
+    card = settings.evalsets / "mine" / "card.md"
+    gate = SAYS_PARAMETERS % ("holds", 0) + f"\n_ = pathlib.Path({str(card)!r}).write_text('moved')"
+    add_notebook(settings, "caching", gate=gate, parameters=PARAMETERS)
+    for writes in (True, False):  # the second time what is there already
+        (result,) = check(settings, clock=SystemClock())
+        assert result.record.check is not None
+        assert (result.record.check.rests_on == "") == writes
 
 
 def _append(path: str) -> Callable[[Settings, pytest.MonkeyPatch], None]:

@@ -168,7 +168,8 @@ def _cosines(pairs: Sequence[Pair], embedder: Embedder, settings: Settings) -> n
     if not pairs:
         return np.zeros(0)
     sides = [_vectors([getattr(pair, name) for pair in pairs], embedder, settings) for name in ("query_a", "query_b")]
-    return np.clip((sides[0] * sides[1]).sum(1), -1, 1).astype(float)
+    found: npt.NDArray[np.float64] = np.clip((sides[0] * sides[1]).sum(1), -1, 1).astype(float)
+    return found
 
 
 def negatives_told(

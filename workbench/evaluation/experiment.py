@@ -15,8 +15,8 @@ import polars as pl
 from workbench.codec import to_plain
 from workbench.config import Settings, SystemClock, load_settings
 from workbench.errors import ConfigError
-from workbench.evalset.evalset import HUB, load_evalset, require_dev
-from workbench.evalset.gates import ASSUMED_REQUESTS
+from workbench.evalset.evalset import HUB, Evalset, load_evalset, require_dev
+from workbench.evalset.gates import ASSUMED_REQUESTS, GatePolicy
 from workbench.evaluation.decision import ArmFacts, Outcome, decide, make_claims
 from workbench.evaluation.finalists import FINALIST, Finalists, beside, chosen_shares, screen
 from workbench.evaluation.flips import Axis, flip_points, flips_table
@@ -37,7 +37,7 @@ from workbench.evaluation.summary import (
     section_of,
     would_change,
 )
-from workbench.inference.prices import project_prices
+from workbench.inference.prices import PriceTable, project_prices
 from workbench.records import Claim, Decision, Fingerprint, Rule, content_hash
 from workbench.rendering.table import Table
 
@@ -151,9 +151,9 @@ class Experiment(Generic[P, S]):
 
     def _load(self, parameters: P, settings: Settings) -> None:
         self.settings, self.parameters = settings, parameters
-        self.evalset = load_evalset(parameters.evalset, settings=settings, seed=parameters.seed)
-        self.policy = self.evalset.policy(self.notebook)
-        self.prices = project_prices(settings.root)
+        self.evalset: Evalset = load_evalset(parameters.evalset, settings=settings, seed=parameters.seed)
+        self.policy: GatePolicy = self.evalset.policy(self.notebook)
+        self.prices: PriceTable = project_prices(settings.root)
         self.examine()
 
     @classmethod

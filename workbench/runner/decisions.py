@@ -284,23 +284,14 @@ def check(
     named = [name for name in notebooks if name not in UNDECIDED]
     found: list[tuple[str, Decision | None]] = [*accepted_decisions(settings, named)] if named or not counted else []
     found += [("", None) for _ in counted]
-    jobs = [planned(job, settings) for job in _jobs(found, counted)]
-    marks = _marks(settings, found, jobs, clock)
-    taken = dict[str, RunRecord]()
-    if not fresh and (left := stopped_check(settings, marks[0].asked)):
-        marks = [replace(mark, began=left[0][0].began) for mark in marks]
-        oldest = clock.now() - timedelta(hours=KEPT_H)
-        taken = {m.place: r for m in marks for then, r in left if then == m and _stands(m, r, oldest)}
-        if tell and (line := _told_of(left, taken, len(marks))):
-            tell(line)
-    left_over = [replace(job, check=mark) for job, mark in zip(jobs, marks, strict=True) if mark.place not in taken]
+    jobs, taken, told = begin_check(settings, found, _jobs(found, counted), clock=clock, fresh=fresh)
+    if tell and told:
+        tell(told)
+    left = [job for job, record in zip(jobs, taken, strict=True) if record is None]
     records = iter(
-        run_all(
-            left_over, settings=settings, clock=clock, on_event=on_event, workers=workers, hard_timeout_s=hard_timeout_s
-        )
+        run_all(left, settings=settings, clock=clock, on_event=on_event, workers=workers, hard_timeout_s=hard_timeout_s)
     )
-    ended = [taken.get(mark.place) or next(records) for mark in marks]
-    return _checks(found, ended)
+    return _checks(found, [record or next(records) for record in taken])
 
 
 def check_each(
@@ -338,6 +329,32 @@ def _marks(
         )
         for place, job, (_, decision) in zip(places, jobs, accepted, strict=True)
     ]
+
+
+def begin_check(
+    settings: Settings,
+    accepted: Sequence[tuple[str, Decision | None]],
+    jobs: Sequence[Job],
+    *,
+    clock: Clock,
+    fresh: bool = False,
+) -> tuple[list[Job], list[RunRecord | None], str]:
+    """Jobs of a check with its mark; for each the run that is taken of one that was stopped; and a line that says so.
+
+    Raises
+    ------
+    ConfigError
+        If a notebook no longer takes the parameters of a job.
+    """
+    jobs = [planned(job, settings) for job in jobs]
+    marks = _marks(settings, accepted, jobs, clock)
+    left = [] if fresh else stopped_check(settings, marks[0].asked)
+    if left:
+        marks = [replace(mark, began=left[0][0].began) for mark in marks]
+    oldest = clock.now() - timedelta(hours=KEPT_H)
+    taken = {m.place: r for m in marks for then, r in left if then == m and _stands(m, r, oldest)}
+    jobs = [replace(job, check=mark) for job, mark in zip(jobs, marks, strict=True)]
+    return jobs, [taken.get(mark.place) for mark in marks], _told_of(left, taken, len(marks))
 
 
 def stopped_check(settings: Settings, asked: Sequence[str]) -> list[tuple[CheckMark, RunRecord]]:
