@@ -90,7 +90,7 @@ def test_accept_names_the_evalset_and_the_anchor_and_refuses_what_cannot_tell(pr
 
 
 def test_evalset_can_be_a_folder_named_from_where_one_stands(project: Settings) -> None:
-    (project.root / "mine").mkdir()
+    (project.root / "mine" / "qrels").mkdir(parents=True)
     done = workbench(project, "run", "retrieval", "-p", "evalset=../mine")
     assert f"on {project.root / 'mine'}." in done.stdout, done.stderr
 

@@ -78,13 +78,13 @@ def import_from(
         raise ConfigError("say where to: --name EVALSET for the notebooks, --ledger for costs, or both")
     if purpose and purpose not in PURPOSES:
         raise ConfigError(f"--purpose is one of {', '.join(PURPOSES)}, found {purpose!r}")
-    settings = load_settings()
+    settings, folder = load_settings(), evalset_folder(name) if name else None
     with waiting(f"reading a log of {tool}"):
         prices, log = project_prices(settings.root), read_log(tool, paths)
-    if name:
+    if folder:
         choices = Choices(score, Repairs(costs=costs, drop_incomplete=drop_incomplete))
         with waiting(f"writing {name}"):
-            written = import_log(log, evalset_folder(name), prices, choices=choices, tell=say)
+            written = import_log(log, folder, prices, choices=choices, tell=say)
         for path in written:
             say(f"written: {path}")
     else:

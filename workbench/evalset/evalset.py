@@ -246,7 +246,7 @@ def find_evalset(source: str | Path, settings: Settings) -> Path:
             raise EvalsetError(f"{text} is not on this machine; fetch it with `workbench import hub {text[4:]}`")
         return folder
     named = settings.evalsets / text
-    if named.is_dir():
+    if named.is_dir() and ".." not in Path(text).parts:  # a path is one from where one stands
         return require_evalset(named, text, settings)
     if Path(source).is_dir():
         return require_evalset(Path(source).resolve(), text, settings)
