@@ -143,7 +143,7 @@ def test_collection_of_the_hub_is_refused_offline_with_what_to_do(project: Setti
         (["retrieval", "-p", "margin"], "-p takes NAME=VALUE, found 'margin'"),
         (["retrieval", "-p", "margin=1", "-p", "margin=2"], "-p margin is given twice"),
         (["retrieval", "--profile", "cii"], "unknown profile 'cii'; did you mean 'ci'?"),
-        (["retrieval", "--evalset", "nowhere"], "no evalset 'nowhere'"),
+        (["retrieval", "--evalset", "nowhere"], "unknown evalset 'nowhere'"),
     ],
 )
 def test_mistake_is_one_clear_message_and_exit_code_3(project: Settings, arguments: list[str], says: str) -> None:

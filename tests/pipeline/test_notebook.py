@@ -125,7 +125,7 @@ def test_what_cannot_be_used_is_refused_before_anything_is_scored(project):
     with pytest.raises(ConfigError, match="at least one value"):
         PipelineParameters("flows", models=())
     recording_file(load_evalset("flows", settings=project), SMALL).unlink()
-    with pytest.raises(EvalsetError, match="record it with: workbench record flows"):
+    with pytest.raises(ConfigError, match="record them: workbench record flows"):
         PipelineExperiment(PipelineParameters("flows"), project)
 
 
