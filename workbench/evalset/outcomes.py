@@ -172,7 +172,10 @@ def load_outcomes(folder: Path, *, seed: int = 0, dev_share: float = DEV_SHARE) 
     """
     path = folder / FILE
     if not path.is_file():
-        raise EvalsetError(f"evalset {folder.name} has no {FILE}; make one with: workbench import outcomes PATH")
+        raise EvalsetError(
+            f"evalset {folder.name} has no {FILE}; make one with: workbench import outcomes PATH --name {folder.name}, "
+            f"or name models in its prompts.toml and have them answer: workbench record {folder.name}"
+        )
     outcomes = outcomes_of(read_parquet(path), str(path), seed=seed, dev_share=dev_share)
     return replace(outcomes, sha256=file_hash(path))
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -167,7 +168,7 @@ class QualityExperiment(PairedExperiment[QualityParameters, JudgedSplit], Notebo
     spreads = tuple(share**0.5 for share in SHARES)
     cost_note = "Cost is that of the recorded verdicts' tokens; a comparison of texts by a program is counted as free."
 
-    def read(self) -> Mapping[str, str]:
+    def examine(self) -> None:
         """Load recorded answers, their truth, the recorded verdicts of every judge, and what production calls showed.
 
         Raises
@@ -178,7 +179,8 @@ class QualityExperiment(PairedExperiment[QualityParameters, JudgedSplit], Notebo
             If the graded calls or the candidates cannot be read.
         """
         self.waiting = [c for c in load_candidates(self.evalset.path) if c.status == "open"]
-        self.groups, self.graded = self._graded()
+        given = self.parameters.production
+        self._calls = read_graded(self.settings.root / given) if given not in ("", FEEDBACK) else None
         what = JudgedAnswers.load(self.evalset)
         self.what, self.answers = what, answers_to_judge(self.evalset, what, self.prices)
         known = {judge.name: judge for judge in judges_of(self.evalset, what)}
@@ -186,14 +188,18 @@ class QualityExperiment(PairedExperiment[QualityParameters, JudgedSplit], Notebo
             if name not in known:
                 raise ConfigError(unknown_name("judge", name, sorted(known)))
         self.judges = [known[name] for name in self.parameters.judges or known]
-        inputs = {FILE: content_hash((self.evalset.path / FILE).read_bytes())}
         self.said: dict[str, pl.DataFrame] = {}
+        self._read = {FILE: content_hash((self.evalset.path / FILE).read_bytes())}
         for judge in self.judges:
-            self.said[judge.name], inputs[f"verdicts of {judge.name}"] = recorded_verdicts(
+            self.said[judge.name], self._read[f"verdicts of {judge.name}"] = recorded_verdicts(
                 self.evalset, judge, self.answers.items, self.prices
             )
-        inputs[f"answers of {what.model}"] = self.answers.recordings_sha256
-        return {**self.evalset.inputs, **inputs}
+        self._read[f"answers of {what.model}"] = self.answers.recordings_sha256
+
+    def read(self) -> Mapping[str, str]:
+        """Read what users said, if that is shown."""
+        self.groups, self.graded = self._graded()
+        return {**self.evalset.inputs, **self._read}
 
     def clusters(self, split: str) -> Mapping[str, str]:
         """Question family of each judged answer of a split."""
@@ -375,7 +381,7 @@ class QualityExperiment(PairedExperiment[QualityParameters, JudgedSplit], Notebo
         given = self.parameters.production
         if not given:
             return [], ""
-        if given == FEEDBACK:
+        if (graded := self._calls) is None:
             engine = open_engine(self.settings.state_url)
             try:
                 graded = rated_calls(engine)
@@ -383,11 +389,10 @@ class QualityExperiment(PairedExperiment[QualityParameters, JudgedSplit], Notebo
                 engine.dispose()
             told = f"{len(graded):,} calls on which users said something; those who do are not all users."
         else:
-            path = self.settings.root / given
-            graded = read_graded(path)
             by = ", ".join(filter(None, sorted(graded["grader"].unique()))) or "nobody who is named"
             stands_for = float(graded["sample_weight"].sum())
-            told = f"{len(graded):,} graded calls of {path.name}, which stand for {stands_for:,.0f}, graded by {by}."
+            told = f"{len(graded):,} graded calls of {Path(given).name}, which stand for {stands_for:,.0f}, "
+            told += f"graded by {by}."
         return by_group(graded), told
 
     def _weeks(self) -> tuple[WeekRow, ...]:

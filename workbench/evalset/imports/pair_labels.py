@@ -27,7 +27,7 @@ from workbench.records import DEFAULT_TENANT, content_hash
 
 PAIR_SHEET = "pairs_to_judge.jsonl"
 KIND = "near repeat"
-_DEV = 4  # one family in four is of dev
+DEV_ONE_IN = 4  # families is of dev
 _NAMES: Names = {**{k: PAIR_NAMES[k] for k in ("id", "query_a", "query_b", "same_answer", "tenant_id")},
                  "judge": ("judge", "annotator", "assessor")}  # fmt: skip
 Key = tuple[str, str, str]  # tenant and the two texts, in order
@@ -311,7 +311,7 @@ def _pairs(
         homes.setdefault(families.get(roots.get(key, key), roots.get(key, key)), home)
     for label in labels:
         root = families.get(ends[label.pair][0], ends[label.pair][0])
-        split = "dev" if int(content_hash(root)[:8], 16) % _DEV == 0 else "test"
+        split = "dev" if int(content_hash(root)[:8], 16) % DEV_ONE_IN == 0 else "test"
         cluster, split = homes.get(root, (root, split))
         name = content_hash(*label.pair)[:12]
         tenant, same = label.tenant_id, bool(label.grade)
