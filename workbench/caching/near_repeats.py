@@ -25,8 +25,8 @@ from workbench.evalset.imports.pair_labels import PAIR_SHEET, Key, filled_pairs,
 from workbench.evalset.traffic import Pair, RequestStream, load_pairs, load_stream
 from workbench.inference.embedding import Embedder, load_embedder, unread
 from workbench.records import content_hash
-from workbench.retrieval.ingest import VectorCache
-from workbench.telemetry.context import attributed
+from workbench.rendering.progress import waiting
+from workbench.retrieval.ingest import eval_vectors
 
 WAYS = 2  # similarity alone and with the guard: the notebook certifies both at a time
 BANDS = (0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)  # lower ends, nearest first
@@ -118,7 +118,9 @@ def draw_pairs(
     if sheet.exists() and filled_pairs(sheet) - labelled.keys():
         told = f"import them (workbench import judgements {sheet} --name {folder.name} --partly), or remove it"
         raise EvalsetError(f"{sheet} holds labels that the evalset has not; {told}")
-    found = shadow(stream, _vectors(stream.queries, embedder or load_embedder(p.embedder, settings), settings))
+    vectors = _vectors(stream.queries, embedder or load_embedder(p.embedder, settings), settings)
+    with waiting(f"nearest earlier requests of {len(stream):,}"):
+        found = shadow(stream, vectors)
     near = near_pairs(stream, found)
     open_pairs = [pair for pair in near if pair.key not in labelled]
     policy = scan_gates(folder / "gates.toml")[0].get("caching") or default_policy("caching")
@@ -141,8 +143,7 @@ def draw_pairs(
 
 
 def _vectors(texts: Sequence[str], embedder: Embedder, settings: Settings) -> npt.NDArray[np.float32]:
-    with attributed(purpose="eval"):
-        vectors = VectorCache(settings.cache / "vectors.sqlite").embed(texts, embedder)[0]
+    vectors = eval_vectors(texts, embedder, settings.cache, label="requests")
     vectors[unread(embedder, texts, strict=True)] = 0  # near nothing, as in the cache
     return vectors
 

@@ -31,6 +31,7 @@ from workbench.project.init import gates_text
 from workbench.project.office import OFFICE
 from workbench.project.pages import PAGES, find_pages, passed_over, read_pages
 from workbench.records import Document, Query
+from workbench.rendering.progress import waiting
 
 # What else a column may be called in files that were not made for this; the first that is there is taken.
 _GUESSES: Mapping[str, Sequence[str]] = {
@@ -140,9 +141,10 @@ class _TableSources:
 
     def read(self, source: str, query: str) -> tuple[TableFile, list[str]]:
         """Table, and the columns that were left out when it was read."""
-        if is_stored(source):
-            return read_stored(source, query, self.settings or load_settings())
-        return read_table(Path(source)), []
+        with waiting(f"reading {without_secrets(source)}"):
+            if is_stored(source):
+                return read_stored(source, query, self.settings or load_settings())
+            return read_table(Path(source)), []
 
 
 def _documents(

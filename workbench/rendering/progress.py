@@ -129,13 +129,21 @@ def advance(bar: Progress, done: int, total: int) -> None:
     bar.update(done)
 
 
+_WITHIN: contextvars.ContextVar[bool] = contextvars.ContextVar("within", default=False)
+
+
 @contextmanager
 def waiting(label: str, *, clock: Clock | None = None) -> Iterator[None]:
     """Say how long work takes that cannot tell how far it is: from 5 seconds on, and without IPython every 10 seconds.
 
+    Work inside such work is told once, by the outer label.
+
     >>> with waiting("index of 1,000,000 rows"):
     ...     build()  # doctest: +SKIP
     """
+    if _WITHIN.get():
+        yield
+        return
     bar, over = Progress(label, 0, clock=clock), threading.Event()
 
     def look() -> None:
@@ -145,9 +153,11 @@ def waiting(label: str, *, clock: Clock | None = None) -> Iterator[None]:
     # In this context, because what a kernel shows belongs to the cell that is in it.
     looking = threading.Thread(target=contextvars.copy_context().run, args=(look,), name="waiting", daemon=True)
     looking.start()
+    within = _WITHIN.set(True)
     try:
         yield
     finally:
+        _WITHIN.reset(within)
         over.set()
         looking.join()
         bar.finish()
