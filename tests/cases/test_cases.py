@@ -60,6 +60,7 @@ def own_id(query_id: str, doc_id: str) -> bool:
     return query_id == doc_id != "1"
 
 
+@pytest.mark.slow
 def test_question_is_document(tmp_path):
     """Also with a question "1" beside an unrelated document "1", which is a hit like any other."""
     folder = brought("question_is_document", tmp_path)
@@ -128,6 +129,7 @@ def test_judged_without_positive(tmp_path):
     assert all(f"'{q}'" in bench.contents().caption for q in without | never)
 
 
+@pytest.mark.slow
 def test_chinese(tmp_path):
     brought("chinese", tmp_path)
     parameters = build_parameters(RetrievalParameters, {**DEFAULTS, "evalset": "tiny"})
@@ -140,6 +142,7 @@ def test_chinese(tmp_path):
     assert "60 of 60 questions are in a script without blanks between words" in told
 
 
+@pytest.mark.slow
 def test_part_numbers(tmp_path):
     brought("part_numbers", tmp_path)
     bench = open_bench(tmp_path, **DEFAULTS)

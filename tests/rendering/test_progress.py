@@ -134,21 +134,28 @@ def test_where_nothing_can_be_drawn_there_is_a_line_every_ten_seconds(capsys) ->
                      ((10, "16 min 30 s"), (20, "16 min 20 s"), (30, "16 min 10 s"))]  # fmt: skip
 
 
-def test_work_inside_of_work_is_told_once(capsys) -> None:
-    clock = Moving()
-    with waiting("import of tables", clock=clock), waiting("reading x.csv", clock=clock):
-        clock.s = 12.0
-        deadline = time.monotonic() + 10
+def test_work_inside_of_work_is_told_in_its_place(capsys) -> None:
+    clock, lines = Moving(), []
+
+    def line(at: float) -> None:
+        clock.s, deadline = at, time.monotonic() + 10
         while not (told := capsys.readouterr().err) and time.monotonic() < deadline:
             time.sleep(0.05)
-    assert told == "import of tables, 12 s so far\n"
+        lines.append(told)
+
+    with waiting("import of tables", clock=clock):
+        with waiting("reading x.csv", clock=clock):
+            line(12.0)
+        line(23.0)
+    assert lines == ["reading x.csv, 12 s so far\n", "import of tables, 23 s so far\n"]
 
 
 @pytest.fixture
 def all_is_long(monkeypatch) -> None:
     """What is told of work that takes 5 or 10 seconds is told of any."""
-    for name in ("LONG_S", "LINE_S", "_LOOK_S", "_MIN_INTERVAL_S"):
+    for name in ("LONG_S", "LINE_S", "_MIN_INTERVAL_S"):
         monkeypatch.setattr(progress, name, 0.0)
+    monkeypatch.setattr(progress, "_LOOK_S", 0.001)
 
 
 N = 3_000
@@ -228,7 +235,7 @@ def embed(root: Path) -> None:
 def sheet_of_pairs(root: Path) -> None:
     settings = settings_in(root)
     import_stream(Path(csv_of(root / "log.csv", "query", "ask {0}")), settings.evalsets / "mine")
-    draw_pairs(settings.evalsets / "mine", settings, least=0.5, embedder=HashEmbedder(8))
+    draw_pairs(settings.evalsets / "mine", settings, limit=5, tell=len, least=0.5, embedder=HashEmbedder(8))
 
 
 def own_documents(root: Path) -> None:

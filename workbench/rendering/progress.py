@@ -129,20 +129,24 @@ def advance(bar: Progress, done: int, total: int) -> None:
     bar.update(done)
 
 
-_WITHIN: contextvars.ContextVar[bool] = contextvars.ContextVar("within", default=False)
+_OUTER: contextvars.ContextVar[Progress | None] = contextvars.ContextVar("outer", default=None)
 
 
 @contextmanager
 def waiting(label: str, *, clock: Clock | None = None) -> Iterator[None]:
     """Say how long work takes that cannot tell how far it is: from 5 seconds on, and without IPython every 10 seconds.
 
-    Work inside such work is told once, by the outer label.
+    Work inside such work is told in its place, by its own label, while it lasts.
 
     >>> with waiting("index of 1,000,000 rows"):
     ...     build()  # doctest: +SKIP
     """
-    if _WITHIN.get():
-        yield
+    if outer := _OUTER.get():
+        before, outer.label = outer.label, label
+        try:
+            yield
+        finally:
+            outer.label = before
         return
     bar, over = Progress(label, 0, clock=clock), threading.Event()
 
@@ -153,11 +157,11 @@ def waiting(label: str, *, clock: Clock | None = None) -> Iterator[None]:
     # In this context, because what a kernel shows belongs to the cell that is in it.
     looking = threading.Thread(target=contextvars.copy_context().run, args=(look,), name="waiting", daemon=True)
     looking.start()
-    within = _WITHIN.set(True)
+    told = _OUTER.set(bar)
     try:
         yield
     finally:
-        _WITHIN.reset(within)
+        _OUTER.reset(told)
         over.set()
         looking.join()
         bar.finish()
