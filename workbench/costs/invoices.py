@@ -67,8 +67,10 @@ def read_invoice(*paths: Path) -> pl.DataFrame:
             text = path.read_text(encoding="utf-8-sig")
             lines += _pages(json.loads(text)) if text.lstrip()[:1] in ("{", "[") else _csv_lines(text)
         except (*_UNREADABLE, csv.Error) as error:
-            known = isinstance(error, OSError | ValueError | csv.Error)  # else a field is not there, or of another kind
-            told = str(error) if known else "it lacks fields"
+            worded = isinstance(
+                error, OSError | ValueError | csv.Error
+            )  # else a field is not there, or of another kind
+            told = str(error) if worded else "it lacks fields"
             raise ConfigError(
                 f"{path} is no invoice that can be read ({told}); it is a CSV with day, model, meter, tokens and "
                 "cost_usd, a FOCUS export, or a page of a vendor's usage or cost interface as JSON"
