@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from workbench.config import Clock, SystemClock
 from workbench.errors import TraceError
+from workbench.rendering.progress import waiting
 from workbench.rendering.table import Column, Table
 from workbench.state import reader
 from workbench.telemetry.export import SPANS
@@ -125,7 +126,7 @@ def latest_traces(
         whole = SPANS.outerjoin(spent, spent.c.trace_id == SPANS.c.trace_id)
         whole = whole.outerjoin(said, said.c.trace_id == SPANS.c.trace_id)
         query = query.select_from(whole).order_by(SPANS.c.started_ns.desc()).limit(limit)
-        with reader(engine).connect() as connection:
+        with waiting("reading the traces"), reader(engine).connect() as connection:
             rows = [_listed(row) for row in connection.execute(query).mappings()]
     return Table(tuple(Column(name, kinds.get(name, "text")) for name in names), tuple(rows))
 
@@ -200,6 +201,7 @@ class Forgotten(NamedTuple):
     spans: int
 
 
+@waiting("forgetting traces")
 def forget_traces(engine: sa.Engine, before: datetime, *, clock: Clock | None = None) -> Forgotten:
     """Delete the traces whose last span ended before a moment, in batches that hold up no writer.
 
