@@ -66,6 +66,14 @@ def test_bad_calls_are_always_kept_with_the_first_reason():
     assert dict(weights.rows())["drawn"] == [pytest.approx(20)]
 
 
+def test_calls_that_all_cost_the_same_are_not_all_the_dearest():
+    frame = calls().with_columns(failed=pl.lit(False), cost_nanos=pl.lit(7, pl.Int64), similarity=None)
+    found = sample_calls(frame, SamplingPlan(0.05, top_cost=0.1))
+    assert found["sample_reason"].unique().to_list() == ["drawn"]
+    one = frame.with_columns(cost_nanos=pl.when(pl.col("trace_id") == "t9").then(8).otherwise(7))
+    assert dict(sample_calls(one, SamplingPlan(0.05)).select("trace_id", "sample_reason").rows())["t9"] == "top cost"
+
+
 def test_a_stratum_has_its_own_rate_and_the_weights_stand_for_all_calls():
     found = sample_calls(calls(8000), SamplingPlan(0.05, rates={("find", "globex"): 1.0}))
     rows = {(f, t): w for f, t, r, _, w in strata_table(found) if r == "drawn"}
