@@ -159,7 +159,7 @@ def calls_of_ledger(engine: sa.Engine, since: date, until: date, *, scored: bool
         best = best_scores(engine, first, last)
         calls = calls.with_columns(retrieval_score=pl.col("trace_id").replace_strict(best, default=None))
     with reader(engine).begin() as connection:
-        bad = frozenset(trace for trace, score in connection.execute(trace_scores(engine)) if score < 0.5)
+        bad = frozenset(said.trace_id for said in connection.execute(trace_scores(engine)).all() if said.score < 0.5)
 
     def read(trace_id: str) -> Exchange:
         try:
