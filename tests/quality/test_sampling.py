@@ -177,12 +177,14 @@ def test_calls_of_the_ledger_are_traces_with_their_last_status_and_whole_cost(tm
             row("b", 0, "error", 5, "t2"),
             row("c", 0, "cached", 0, "t3", cache=hit),
             row("d", 0, "ok", 7, "t4", purpose="judge"),
+            row("e", 0, "cached", 0, "t5", cache=json.dumps({"kind": "exact", "similarity": 1.0, "threshold": 1.0})),
         ]
     )
     ledger.correct("a", 1, -3, "refund")
     found = {r["trace_id"]: r for r in ledger_calls(ledger.frame()).iter_rows(named=True)}
     engine.dispose()
-    assert found.keys() == {"t1", "t2", "t3"}
+    assert found.keys() == {"t1", "t2", "t3", "t5"}
+    assert found["t5"]["similarity"] is None  # an exact hit lies near no threshold
     assert [found[t]["failed"] for t in ("t1", "t2", "t3")] == [False, True, False]
     assert [found[t]["cost_nanos"] for t in ("t1", "t2", "t3")] == [27, 5, 0]
     assert (found["t3"]["similarity"], found["t3"]["threshold"], found["t1"]["similarity"]) == (0.93, 0.92, None)

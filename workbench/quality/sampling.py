@@ -100,6 +100,7 @@ def ledger_calls(ledger: pl.DataFrame) -> pl.DataFrame:
     )
     cost = mine.group_by("trace_id").agg(pl.col("cost_nanos").sum())
     hits = [json.loads(text) if text else {} for text in found["cache"]]
+    hits = [{} if hit.get("kind") == "exact" else hit for hit in hits]  # the same words are near no threshold
     similarity, threshold = ([hit.get(name) for hit in hits] for name in ("similarity", "threshold"))
     numbers = [
         pl.Series("similarity", similarity, dtype=pl.Float64),
