@@ -1,7 +1,6 @@
 """README and docs say what works: their commands parse, the quick ones run, their files, links and settings exist."""
 
 import io
-import json
 import os
 import re
 import shlex
