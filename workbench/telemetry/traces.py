@@ -17,7 +17,7 @@ from workbench.state import reader
 from workbench.telemetry.export import SPANS
 from workbench.telemetry.ledger import LEDGER_TABLE, trace_costs
 from workbench.telemetry.tree import SpanRow
-from workbench.telemetry.waterfall import page, waterfall, waterfall_text
+from workbench.telemetry.waterfall import DOCUMENTS, page, waterfall, waterfall_text
 
 _LISTED = 20
 _POLL_S = 0.05
@@ -189,6 +189,34 @@ def _latest_ones(engine: sa.Engine) -> str:
             "no trace is stored in this database yet: run something with Tracing on it, or look at WORKBENCH_STATE_URL"
         )
     return "the latest are:" + "".join(f"\n  {row[0]}  {row[1]}  {row[2]}" for row in rows)
+
+
+def documents_of(attributes: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Documents that a span retrieved, best first: id, score and text of each, as far as they are kept."""
+    value = attributes.get(DOCUMENTS)
+    try:
+        found = json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):  # cut, because it was long
+        return []
+    return [each for each in found if isinstance(each, Mapping)] if isinstance(found, list) else []
+
+
+def best_scores(engine: sa.Engine, since: datetime, until: datetime) -> dict[str, float]:
+    """Highest score of what each trace of a period retrieved, by trace; none where content is not kept."""
+    out: dict[str, float] = {}
+    if not sa.inspect(engine).has_table(SPANS.name):
+        return out
+    first, last = (int(moment.timestamp()) * 1_000_000_000 for moment in (since, until))
+    query = sa.select(SPANS.c.trace_id, SPANS.c.attributes).where(
+        SPANS.c.started_ns >= first, SPANS.c.started_ns < last, SPANS.c.attributes.contains(DOCUMENTS, autoescape=True)
+    )
+    with reader(engine).connect() as connection:
+        for trace_id, attributes in connection.execute(query):
+            for document in documents_of(json.loads(attributes)):
+                score = document.get("score")
+                if isinstance(score, int | float) and not isinstance(score, bool):
+                    out[trace_id] = max(out.get(trace_id, float(score)), float(score))
+    return out
 
 
 _BATCH = 200  # traces in one transaction: writers wait for milliseconds
