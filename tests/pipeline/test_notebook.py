@@ -90,6 +90,15 @@ def concluded(settings):
     return run, dev, test, decision, lost
 
 
+def test_an_evalset_of_another_folder_is_decided_as_one_of_the_project(project, monkeypatch, tmp_path):
+    monkeypatch.delenv("WORKBENCH_RUN_DIR", raising=False)
+    elsewhere = (tmp_path / "evalsets" / "flows").rename(tmp_path / "mine")
+    run = PipelineExperiment(PipelineParameters(str(elsewhere)), project)
+    scored = run.score(run.prepare()[:2], "dev")
+    assert len(scored.scores) == 2 * DEV
+    assert run.parameters.evalset.startswith("mine@"), "its path is another one on the next machine"
+
+
 def test_a_run_is_decided_explained_accepted_and_holds(project, monkeypatch):
     monkeypatch.delenv("WORKBENCH_RUN_DIR", raising=False)
     run, dev, test, decision, lost = concluded(project)
@@ -249,8 +258,9 @@ def test_what_a_router_picks_is_not_asked_twice(project):
 def test_the_accepted_routing_decision_is_an_arm(project):
     evalset = load_evalset("flows", settings=project)
     (evalset.path / "gates.toml").write_text("[pipeline]\nmargin = 0.3\n[routing]\nmargin = 0.3\n")
-    with pytest.raises(ConfigError, match="routing"):
-        routed(project, "accepted")
+    for begin in (PipelineExperiment, PipelineExperiment.examined):  # a dry run refuses it too
+        with pytest.raises(ConfigError, match="routing"):
+            begin(PipelineParameters("flows", routes=("accepted",)), project)
     routing = RoutingExperiment(RoutingParameters("flows", policies=("length",)), project)
     arms = routing.fit()
     dev = routing.score(arms, "dev")
@@ -304,7 +314,7 @@ def test_answers_that_a_configuration_needs_and_that_are_not_recorded_are_told_b
     assert f"workbench record flows --model {STRONG}" in told
     PipelineExperiment(PipelineParameters("flows", contexts=("bare", "top2")), project)  # needs none of them
     path.write_text("".join(line for line in lines if ":q20:" not in line))
-    with pytest.raises(RecordingMiss, match="are lost, first that"):  # nothing to fit on either
+    with pytest.raises(RecordingMiss, match="with bare; 1 of 48 of"):
         routed(project, "length", contexts=("bare", "top2"))
 
 
@@ -331,7 +341,7 @@ def test_what_cannot_be_used_is_refused_before_anything_is_scored(project):
     with pytest.raises(ConfigError, match="at least one value"):
         PipelineParameters("flows", models=())
     recording_file(load_evalset("flows", settings=project), SMALL).unlink()
-    with pytest.raises(EvalsetError, match="record it with: workbench record flows"):
+    with pytest.raises(ConfigError, match="record them: workbench record flows"):
         PipelineExperiment(PipelineParameters("flows"), project)
 
 

@@ -1,7 +1,7 @@
 """The pipeline experiment: which configuration of the answer flow is the cheapest that is good enough, end to end."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -27,12 +27,20 @@ from workbench.orchestration.steps import Flow, FlowRun, rehearse
 from workbench.pipeline.flow import AnswerPlan, Library, Shelf, answer, is_function
 from workbench.pipeline.losses import Losses, is_right, loss_of
 from workbench.pipeline.rewrites import OFF, Rewriting, check_rewrite, load_rewriting, rewritten_file
-from workbench.pipeline.routes import check_route, refuse_unrecorded, serve_routes
+from workbench.pipeline.routes import ACCEPTED, check_route, refuse_unrecorded, serve_routes
 from workbench.records import Decision, Query, content_hash, parameters_of
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Column, Table
 from workbench.reports.ending import Notebook
-from workbench.routing.recorded import changed_since, recorded_rows, recording_file, retrieval_amounts, retrieval_usd
+from workbench.routing.prompts import Prompts, load_prompts
+from workbench.routing.recorded import (
+    changed_since,
+    recorded_rows,
+    recording_file,
+    require_recorded,
+    retrieval_amounts,
+    retrieval_usd,
+)
 from workbench.routing.route import HITS
 
 METRIC = "correctness"
@@ -155,19 +163,26 @@ class PipelineExperiment(
         "draft is shown documents, and of routing. Latency of local models is counted processor time."
     )
 
-    def read(self) -> Mapping[str, str]:
+    def examine(self) -> None:
         """Load documents, recorded hits and recorded answers, and refuse what cannot be used.
 
         Raises
         ------
         ConfigError
-            If a model or a context is none of ``prompts.toml``, or a route cannot be served.
+            If a model or a context is none of ``prompts.toml``, or no answer of a model is recorded.
         EvalsetError
             If the recorded hits no longer fit the corpus, the questions or the accepted retrieval.
         RecordingMiss
             If a configuration needs answers that are not recorded, with what records them.
         """
-        p, evalset = self.parameters, self.evalset
+        p, evalset, prompts = self.parameters, self.evalset, load_prompts(self.evalset)
+        models = [*p.models, *self._rewriters]
+        for kind, given, known in (("model", models, prompts.models), ("context", p.contexts, [*prompts.contexts])):
+            if strange := [name for name in given if name not in known]:
+                raise ConfigError(unknown_name(kind, strange[0], known))
+        require_recorded(evalset, models)
+        if ACCEPTED in p.routes:
+            Decision.accepted(evalset.path, "routing")
         if changed := changed_since(evalset):
             raise EvalsetError(
                 f"the recorded hits and answers of {evalset.name} are from before the {', '.join(changed)} "
@@ -175,34 +190,43 @@ class PipelineExperiment(
             )
         hits = {row["query_id"]: row["doc_ids"] for row in recorded_rows(evalset, HITS)}
         found = {(q.text, q.tenant_id): hits[q.query_id] for q in evalset.queries if q.query_id in hits}
-        self.retrieval = retrieval_amounts(evalset)
+        self.retrieval, self.asked = retrieval_amounts(evalset), tuple(dict.fromkeys(models))
+        self._refuse_unrecorded(product(p.models, p.contexts), hits)
+        self.rewriting = {by: self._rewriting(by, hits, prompts) for by in p.rewrites if by != OFF}
+        for rewriting in self.rewriting.values():
+            found |= rewriting.searched
         self.library = Library(self.settings, lambda query: found[query.text, query.tenant_id])
-        self.shelf: Shelf = self.library.of(p.evalset)
-        prompts = self.shelf.prompts
-        for kind, given, known in (
-            ("model", [*p.models, *self._rewriters], prompts.models),
-            ("context", p.contexts, [*prompts.contexts]),
-        ):
-            if strange := [name for name in given if name not in known]:
-                raise ConfigError(unknown_name(kind, strange[0], known))
-        self._require([*p.models, *self._rewriters])
+        self.hits = hits
+
+    def read(self) -> Mapping[str, str]:
+        """Make the routes, some of which read vectors, and hash what was read.
+
+        Raises
+        ------
+        ConfigError
+            If a route cannot be served.
+        RecordingMiss
+            If a route may choose what is not recorded.
+        """
+        p, evalset = self.parameters, self.evalset
+        self.shelf: Shelf = self.library.add(p.evalset, evalset)
         self.routes = serve_routes(p.routes, evalset, self.settings, self.prices, models=p.models, contexts=p.contexts)
         routed = [asked for route in self.routes.values() for asked in route.asked]
-        self.asked = tuple(dict.fromkeys([*p.models, *(model for model, _ in routed), *self._rewriters]))
-        files = self._require(self.asked)
+        self.asked = tuple(dict.fromkeys([*self.asked, *(model for model, _ in routed)]))
+        require_recorded(evalset, self.asked)
         again = [(model, p.contexts[-1]) for model, _ in routed if "on" in p.checks]
-        needed = [*product(p.models, p.contexts), *routed, *again]
-        refuse_unrecorded(evalset, prompts, hits, needed, {m: Recordings(path) for m, path in files.items()})
-        inputs = {name: value for route in self.routes.values() for name, value in route.inputs.items()}
-        for by in p.rewrites:
-            if by != OFF:
-                rewriting = self._rewriting(by, hits)
-                found |= rewriting.searched
-                inputs |= rewriting.inputs
-        read = {f"recordings of {model}": path for model, path in files.items()}
-        read |= {path.name: path for path in self._rewritten}
-        read |= {"prompts": evalset.path / "prompts.toml", HITS: evalset.path / FOLDER / HITS}
-        return {**evalset.inputs, **{n: content_hash(path.read_bytes()) for n, path in read.items()}, **inputs}
+        self._refuse_unrecorded([*routed, *again], self.hits)
+        files = {f"recordings of {model}": recording_file(evalset, model) for model in self.asked}
+        files |= {path.name: path for path in self._rewritten}
+        files |= {"prompts": evalset.path / "prompts.toml", HITS: evalset.path / FOLDER / HITS}
+        inputs = {name: content_hash(path.read_bytes()) for name, path in files.items()}
+        for more in (*(one.inputs for one in self.rewriting.values()), *(one.inputs for one in self.routes.values())):
+            inputs |= more
+        return {**evalset.inputs, **inputs}
+
+    def _refuse_unrecorded(self, needed: Iterable[tuple[str, str]], hits: Mapping[str, Sequence[str]]) -> None:
+        recordings = {model: Recordings(recording_file(self.evalset, model)) for model in self.asked}
+        refuse_unrecorded(self.evalset, load_prompts(self.evalset), hits, needed, recordings)
 
     @property
     def _rewriters(self) -> list[str]:
@@ -212,13 +236,13 @@ class PipelineExperiment(
     @property
     def _rewritten(self) -> list[Path]:
         """Files of what was asked because questions are rewritten; none where they are not."""
-        if self.parameters.rewrites == (OFF,):
+        if not self.rewriting:
             return []
         return [path for model in self.asked if (path := rewritten_file(self.evalset, model)).is_file()]
 
-    def _rewriting(self, by: str, hits: Mapping[str, Sequence[str]]) -> Rewriting:
+    def _rewriting(self, by: str, hits: Mapping[str, Sequence[str]], prompts: Prompts) -> Rewriting:
         """What one rewriter makes of the questions, with every answer to it recorded."""
-        p, evalset, prompts = self.parameters, self.evalset, self.shelf.prompts
+        p, evalset = self.parameters, self.evalset
         recordings = {
             model: Recordings(rewritten_file(evalset, model), also=[recording_file(evalset, model)])
             for model in self.asked
@@ -228,14 +252,6 @@ class PipelineExperiment(
         command = f"workbench record {evalset.name} --rewrites {by}"
         refuse_unrecorded(evalset, prompts, rewriting.found, needed, recordings, command=command)
         return rewriting
-
-    def _require(self, models: Sequence[str]) -> dict[str, Path]:
-        """Files of the models' recorded answers, all of which are there."""
-        files = {model: recording_file(self.evalset, model) for model in models}
-        if lost := [path for path in files.values() if not path.is_file()]:
-            told = f"workbench record {self.evalset.name}"
-            raise EvalsetError(f"{lost[0]} is not there, and nothing is asked here; record it with: {told}")
-        return files
 
     def prepare(self) -> list[FlowArm]:
         """Every configuration, simplest first: unchecked ones, then those that check, widen and escalate."""
