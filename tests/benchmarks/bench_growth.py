@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 Measured = dict[str, float]
-LEAST = {"routing": 300, "caching": 500, "tenants": 500, "spans": 1_000, "ledger": 1_000, "retrieval": 1_000}
+LEAST = {"routing": 200, "caching": 300, "tenants": 300, "spans": 1_000, "ledger": 1_000, "retrieval": 500}
 UNITS = {"routing": "prompts", "caching": "requests", "tenants": "requests", "spans": "spans", "ledger": "rows",
          "retrieval": "rows"}  # fmt: skip
 BATCH, SEARCHES, DIMENSION = 500, 100, 384
