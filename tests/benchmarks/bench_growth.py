@@ -1,5 +1,5 @@
 # ruff: noqa: T201
-"""How seconds and memory grow with the input: ``python -m tests.benchmarks.bench_growth [KIND ...] [--sizes 1 10 100]``.
+"""How seconds and memory grow with the input: ``python -m tests.benchmarks.bench_growth [KIND ...] [--sizes N ...]``.
 
 ``routing``: all steps of the notebook on so many prompts of two models. ``caching``: the same on so many requests,
 ``tenants`` with ten times the tenants where there are ten times the requests. ``spans``: written in batches, then the
@@ -100,16 +100,16 @@ def ledger(folder: Path, n: int) -> Callable[[], object]:
     Budgets(engine)
 
     def made(i: int) -> Any:
-        started = f"2026-11-{1 + i // 50 % 28:02}T{i // 7 % 24:02}:30:00+00:00"
-        return row(f"{i:08}", 0, i, tenant_id=f"t{i // 10 % 7}", user_id=f"u{i // 10 % 5000}", started=started,
-                   feature=f"f{i % 3}", model_asked=f"local/m{i % 3}", fresh_tokens=900 + i % 97, trace_id=f"t{i // 30}")  # fmt: skip
+        who = {"tenant_id": f"t{i // 10 % 7}", "user_id": f"u{i // 10 % 5000}", "feature": f"f{i % 3}"}
+        when = {"started": f"2026-11-{1 + i // 50 % 28:02}T{i // 7 % 24:02}:30:00+00:00", "trace_id": f"t{i // 30}"}
+        return row(f"{i:08}", 0, i, **who, **when, model_asked=f"local/m{i % 3}", fresh_tokens=900 + i % 97)
 
     def steps() -> None:
         for start in range(0, n, BATCH):
             book.add([made(i) for i in range(start, start + BATCH)])
         spend = load_spend(book)
-        for table in (tables.matrix_table, tables.gaps_table, tables.unit_table, tables.token_table, tables.waste_table):
-            table(spend)
+        for name in ("matrix", "gaps", "unit", "token", "waste"):
+            getattr(tables, f"{name}_table")(spend)
         tables.spend_table(spend, "day", "model")
         tables.customers_table(margins(spend.matrix(), {}))
         spikes(spend, "user")

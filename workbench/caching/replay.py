@@ -190,9 +190,7 @@ def _exact_keys(stream: RequestStream) -> list[tuple[str, str]]:
     return list(zip(stream.scopes, (query.strip() for query in stream.queries), strict=True))
 
 
-def _blocks(
-    stream: RequestStream, vectors: npt.NDArray[np.float32] | None
-) -> Iterator[Block]:
+def _blocks(stream: RequestStream, vectors: npt.NDArray[np.float32] | None) -> Iterator[Block]:
     """Positions of a scope, and blocks of the cosines of its requests with those up to the block's end.
 
     Without vectors a block has a row for each request and no columns.

@@ -155,9 +155,9 @@ def _hull_stack(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         while left.size:
             start, many = starts[left], size[left]
             b, a = start + corners[start + many - 1], start + corners[start + np.maximum(many - 2, 0)]
-            here, last = start + j, flat_x[b]
-            turn = (flat_y[b] - flat_y[a]) * (flat_x[here] - flat_x[a]) - (flat_y[here] - flat_y[a]) * (last - flat_x[a])
-            left = left[((many > 1) & (turn <= 0)) | ((many == 1) & (last == flat_x[here]))]
+            last, first, here, low = flat_x[b], flat_x[a], flat_x[start + j], flat_y[a]
+            turn = (flat_y[b] - low) * (here - first) - (flat_y[start + j] - low) * (last - first)
+            left = left[((many > 1) & (turn <= 0)) | ((many == 1) & (last == here))]
             size[left] -= 1
         corners[starts + size] = j
         size += 1
