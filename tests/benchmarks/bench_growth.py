@@ -3,8 +3,8 @@
 
 ``routing``: all steps of the notebook on so many prompts of two models. ``caching``: the same on so many requests,
 ``tenants`` with ten times the tenants where there are ten times the requests. ``spans``: written in batches, then the
-latest traces listed and one loaded. ``ledger``: rows written, then every table of costs. ``retrieval``: documents
-ingested into LanceDB and indexed, then 100 hybrid searches.
+latest traces listed and loaded. ``ledger``: rows written, then tables of costs. ``retrieval``: documents
+ingested into LanceDB and indexed, then 100 searches of either leg.
 
 Each size is a process of its own. Seconds are of processor time; memory is the peak above what the process had when
 its inputs were there. ``grew`` is how many times as much the last size took for ten times as much of the size before:
