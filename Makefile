@@ -21,17 +21,18 @@ install: .venv/installed
 	  fetch("minilm-tokenizer", load_settings().cache / "weights")'
 	@touch $@
 
+# Threads of OpenBLAS wait for each other without rest: with two processes on two cores one each is enough.
 test: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 2
+	OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 # A test that hangs or a process that dies ends the run: where tests go in groups, pytest-xdist 3.8 waits for ever for
 # a process that it put in another's place.
 slow: install
-	$(BIN)/pytest -n 2 --dist loadgroup -m slow --timeout 1200 --timeout-method thread --max-worker-restart 0
+	OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup -m slow --timeout 1200 --timeout-method thread --max-worker-restart 0
 
 check: install
 	$(BIN)/workbench check

@@ -80,6 +80,15 @@ def test_a_kernel_has_the_places_of_the_run_whichever_folder_it_works_in(tmp_pat
         assert load_settings({"WORKBENCH_STATE_URL": url}, tmp_path).state_url == url
 
 
+def test_kernels_that_run_at_once_share_the_cores_unless_the_user_says_otherwise(tmp_path, monkeypatch):
+    settings, record = load_settings({}, tmp_path), SimpleNamespace(run_dir=tmp_path / "run", profile="ci")
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "environ", {})
+    assert [_kernel_env(settings, record, n)["OPENBLAS_NUM_THREADS"] for n in (1, 2, 8, 20)] == ["8", "4", "1", "1"]
+    monkeypatch.setattr(os, "environ", mine := {"OPENBLAS_NUM_THREADS": "3", "MALLOC_ARENA_MAX": "9"})
+    assert _kernel_env(settings, record, 2).items() >= mine.items()
+
+
 def test_every_variable_that_is_read_is_known():
     from workbench.config import VARIABLES
 

@@ -52,6 +52,19 @@ def plain_cache(stream, vectors, threshold, guard=None):
     return np.array(out)
 
 
+def test_replays_on_kept_cosines_are_the_same_and_large_ones_are_not_kept(monkeypatch):
+    stream, vectors = random_stream(n=300)
+    blocks = module.kept_blocks(stream, vectors)
+    for threshold in (0.55, 0.9, 0.7, 2.0):
+        one, other = (replay(stream, vectors, threshold=threshold, guard=Guard(), blocks=b) for b in (None, blocks))
+        for field in ("hit", "exact", "false", "matched", "similarity", "nearest"):
+            np.testing.assert_array_equal(getattr(one, field), getattr(other, field))
+        assert one.entries == other.entries
+    held = sum(block.nbytes for _, _, block in blocks)
+    monkeypatch.setattr(module, "BLOCK_BYTES", held - 1)
+    assert module.kept_blocks(stream, vectors) is None
+
+
 @pytest.mark.parametrize("guard", [None, Guard()])
 @pytest.mark.parametrize("threshold", [0.55, 0.725, 0.9, 2.0])
 def test_true_replay_equals_a_plain_cache(threshold, guard):

@@ -39,6 +39,15 @@ def test_area_of_many_rows_equals_the_plain_one_of_each():
     assert aiq(cost, quality, low, high) == pytest.approx(np.array(expected), abs=1e-12)
 
 
+def test_areas_of_many_resamples_at_once_are_those_of_each_alone_to_the_last_bit():
+    rng = np.random.default_rng(0)
+    cost, quality = rng.integers(1, 9, (200, 12)) / 8, rng.integers(0, 5, (200, 12)) / 4  # with ties of both
+    cost[0], quality[0] = np.arange(12), np.arange(12) ** 2  # every corner but the ends goes
+    low, high = cost.min(1), cost.max(1)
+    alone = [aiq(cost[[i]], quality[[i]], low[[i]], high[[i]])[0] for i in range(200)]
+    assert aiq(cost, quality, low, high).tolist() == alone
+
+
 def test_hull_leaves_out_what_is_dearer_and_worse():
     points = np.array([[1, 0.5], [2, 0.45], [2, 0.7], [3, 0.72], [4, 0.9], [5, 0.8]])
     assert upper_hull(points).tolist() == [[1, 0.5], [2, 0.7], [4, 0.9]]

@@ -130,6 +130,16 @@ def unread_vector(blob: bytes, dimension: int) -> bool:
 CALL_US = 86_400e6
 _I = INVALIDATIONS.c
 _COUNTER = sa.and_(_I.source == "", _I.tenant_id == "", _I.corpus_version == "")
+# What every call executes is made once: SQLAlchemy takes longer to make a statement than SQLite to execute it.
+_MOMENT = sa.select(_I.number).where(_COUNTER)
+_HELD_MOMENT = _MOMENT.with_for_update(read=True)
+_CHANGED = sa.select(sa.func.count()).where(
+    ~_COUNTER,
+    _I.number > sa.bindparam("since"),
+    _I.source.in_(sa.bindparam("sources", expanding=True)),
+    _I.tenant_id.in_(["", sa.bindparam("tenant")]),
+    _I.corpus_version.in_(["", sa.bindparam("corpus")]),
+)
 
 
 def begin(connection: sa.Connection) -> None:
@@ -143,7 +153,7 @@ def begin(connection: sa.Connection) -> None:
 
 def moment(connection: sa.Connection) -> int:
     """How many invalidations there were so far."""
-    return connection.scalar(sa.select(_I.number).where(_COUNTER)) or 0
+    return connection.scalar(_MOMENT) or 0
 
 
 def remember(
@@ -160,15 +170,10 @@ def remember(
 
 def changed(connection: sa.Connection, scope: Scope, sources: Iterable[str], *, since: int) -> bool:
     """Whether something that the answer rests on was invalidated; until the transaction ends nothing is."""
-    connection.execute(sa.select(_I.number).where(_COUNTER).with_for_update(read=True))
-    met = sa.select(sa.func.count()).where(
-        ~_COUNTER,
-        _I.number > since,
-        _I.source.in_(["", *map(exact, sources)]),
-        _I.tenant_id.in_(["", exact(scope.tenant_id)]),
-        _I.corpus_version.in_(["", exact(scope.corpus_version)]),
-    )
-    return bool(connection.scalar(met))
+    connection.execute(_HELD_MOMENT)
+    met = {"since": since, "sources": ["", *map(exact, sources)]}
+    met |= {"tenant": exact(scope.tenant_id), "corpus": exact(scope.corpus_version)}
+    return bool(connection.scalar(_CHANGED, met))
 
 
 def forget(connection: sa.Connection, *, now_us: int) -> None:
@@ -182,6 +187,27 @@ _PART = 500
 _EVICTED_SHARE = 64
 _PURGED_US = 3600e6
 HIGHEST = ""  # in place of a scope's key
+_C, _S = ENTRIES.c, SCOPES.c
+_OF_SCOPE, _IS_SCOPE = _C.scope == sa.bindparam("key"), _S.scope == sa.bindparam("key")
+_AT = sa.select(_S.version, _S.removed).where(_IS_SCOPE)
+_NEWER = (
+    sa.select(_C.version, _C.question, _C.vector, _C.created_us)
+    .where(_OF_SCOPE, _C.version > sa.bindparam("after"), _C.version <= sa.bindparam("last"))
+    .order_by(_C.version)
+)
+_ALIVE = sa.select(_C.version).where(_OF_SCOPE)
+_BY_VERSION = sa.select(ENTRIES).where(_OF_SCOPE, _C.version == sa.bindparam("which"))
+_BY_QUESTION = sa.select(ENTRIES).where(_OF_SCOPE, _C.question == sa.bindparam("which"))
+_SAME = sa.select(_C.version, _C.created_us).where(_OF_SCOPE, _C.question == sa.bindparam("which"))
+_INSERT = ENTRIES.insert()
+_ONE_MORE = SCOPES.update().where(_IS_SCOPE).values(entries=_S.entries + 1)
+_BUMP = SCOPES.update().where(_IS_SCOPE).values(version=_S.version + 1).returning(_S.version, _S.entries)
+_HIGHEST_VERSION = sa.select(_S.version).where(_S.scope == HIGHEST)
+_BEGIN = (
+    SCOPES.update()
+    .where(_IS_SCOPE, _S.version == 0)
+    .values(version=sa.bindparam("start"), removed=sa.bindparam("start"))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,31 +266,23 @@ class Entries:
 
     def news(self, scope: str, version: int, removed: int) -> News:
         """Rows of a scope that are newer than ``version``, and which are left if any went after ``removed``."""
-        c = ENTRIES.c
         with reader(self._engine).begin() as connection:
-            at = connection.execute(
-                sa.select(SCOPES.c.version, SCOPES.c.removed).where(SCOPES.c.scope == scope)
-            ).first()
+            at = connection.execute(_AT, {"key": scope}).first()
             if at is None:  # never written to, or purged: nothing is there
                 return News(version, (), removed, frozenset())
             if at.version == version:
                 return News(version, (), removed, None)
-            rows = connection.execute(
-                sa.select(c.version, c.question, c.vector, c.created_us)
-                .where(c.scope == scope, c.version > version, c.version <= at.version)
-                .order_by(c.version)
-            ).all()
+            rows = connection.execute(_NEWER, {"key": scope, "after": version, "last": at.version}).all()
             if at.removed <= removed:
                 return News(at.version, rows, removed, None)
-            alive = frozenset(connection.scalars(sa.select(c.version).where(c.scope == scope)))
+            alive = frozenset(connection.scalars(_ALIVE, {"key": scope}))
         return News(at.version, rows, at.removed, alive)
 
     def read(self, scope: str, *, version: int | None = None, question: str | None = None) -> Entry | None:
         """Entry by version or by question, as the database has it now; None where it is gone, too old or corrupt."""
-        c = ENTRIES.c
-        which = c.version == version if question is None else c.question == question
+        by, which = (_BY_VERSION, version) if question is None else (_BY_QUESTION, question)
         with reader(self._engine).begin() as connection:
-            row = connection.execute(sa.select(ENTRIES).where(c.scope == scope, which)).first()
+            row = connection.execute(by, {"key": scope, "which": which}).first()
         if row is None or self._expired(row.created_us):
             return None
         try:
@@ -291,7 +309,7 @@ class Entries:
         Nothing is added either where a secret is found in it, or a source was invalidated ``since`` that moment.
         Once an hour this drops what is too old, of all scopes: nobody else would in a scope that is not asked any more.
         """
-        key, now, c = scope.key, self.now_us(), ENTRIES.c
+        key, now = scope.key, self.now_us()
         if now - self._purged_us >= _PURGED_US:
             self._purged_us = now
             self.purge()
@@ -306,8 +324,7 @@ class Entries:
                 return False
             version, held = self._advance(connection, key, scope)
             self._note_used(connection, key, used or {})
-            same = sa.select(c.version, c.created_us).where(c.scope == key, c.question == question)
-            old = connection.execute(same).first()
+            old = connection.execute(_SAME, {"key": key, "which": question}).first()
             if old is not None and not self._expired(old.created_us):
                 return False
             gone = [] if old is None else [old.version]
@@ -315,11 +332,11 @@ class Entries:
             self._delete(connection, key, version, gone)
             row = {"scope": key, "version": version, "question": question, "vector": vector, "payload": payload}
             row |= {"created_us": now, "used_us": now, "sha256": checksum(key, question, vector, payload, now)}
-            connection.execute(ENTRIES.insert(), row)
+            connection.execute(_INSERT, row)
             if cited:
                 keys = [{"source": exact(s), "scope": key, "version": version} for s in cited]
                 connection.execute(SOURCES.insert(), keys)
-            connection.execute(SCOPES.update().where(SCOPES.c.scope == key).values(entries=SCOPES.c.entries + 1))
+            connection.execute(_ONE_MORE, {"key": key})
         return True
 
     def use(self, scope: str, used: Mapping[int, int]) -> None:
@@ -395,16 +412,13 @@ class Entries:
 
     def _advance(self, connection: sa.Connection, key: str, scope: Scope | None = None) -> tuple[int, int]:
         """Raise the scope's version and so hold its lock; the new version, and how many entries there are."""
-        s = SCOPES.c
-        bump = SCOPES.update().where(s.scope == key).values(version=s.version + 1).returning(s.version, s.entries)
-        row = connection.execute(bump).first()
+        row = connection.execute(_BUMP, {"key": key}).first()
         while row is None and scope is not None:  # also where another process drops it in between
             self._insert_scope(connection, key, exact(scope.tenant_id), exact(scope.corpus_version))
             # read after the insert, which has waited for whoever was dropping this scope
-            start = connection.scalar(sa.select(s.version).where(s.scope == HIGHEST)) or 0
-            new = SCOPES.update().where(s.scope == key, s.version == 0)
-            connection.execute(new.values(version=start, removed=start))
-            row = connection.execute(bump).first()
+            start = connection.scalar(_HIGHEST_VERSION) or 0
+            connection.execute(_BEGIN, {"key": key, "start": start})
+            row = connection.execute(_BUMP, {"key": key}).first()
         return (0, 0) if row is None else (row.version, row.entries)
 
     def _insert_scope(self, connection: sa.Connection, key: str, tenant_id: str = "", corpus_version: str = "") -> None:

@@ -12,7 +12,7 @@ from workbench.caching.certify import Certificate, Counts, certify, simulate
 from workbench.caching.claims import METRIC, CacheArm, make_claim, sentence_of
 from workbench.caching.fitted import FittedVerifier, fit_verifier, made_sha256
 from workbench.caching.prompt_tables import prompt_tables
-from workbench.caching.replay import Replay, replay, shadow
+from workbench.caching.replay import Replay, kept_blocks, replay, shadow
 from workbench.caching.study import CacheStudy, CachingParameters, Certified, Replayed, Semantic, make_guard
 from workbench.caching.tables import (
     added_table,
@@ -225,7 +225,8 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
             plain, ways = shadow(self.study.stream, vectors), self._ways()
             shadows = {way: plain.guarded(self.study.stream, check) if check else plain for way, check in ways.items()}
         table = semantic_table(shadows, self.study.clusters, self.study.parts["calibration"])
-        return Semantic(table, vectors, shadows, np.clip((sides[0] * sides[1]).sum(1), -1, 1).astype(float), ways)
+        near = np.clip((sides[0] * sides[1]).sum(1), -1, 1).astype(float)
+        return Semantic(table, vectors, shadows, near, ways, kept_blocks(self.study.stream, vectors))
 
     def curve(self, semantic: Semantic) -> Figure | Table:
         """False-hit rate against hit rate: the curve of precision and cache-hit ratio, seen from the error."""
@@ -260,7 +261,9 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
             guard = semantic.ways[name]
 
             def confirm(threshold: float, guard: Allows | None = guard) -> Counts:
-                walked = replay(self.study.stream, semantic.vectors, threshold=threshold, guard=guard)
+                walked = replay(
+                    self.study.stream, semantic.vectors, threshold=threshold, guard=guard, blocks=semantic.blocks
+                )
                 return self.study.served_counts(walked.hit & ~walked.exact, walked.false, part)
 
             counts, lowest = self.study.counts(found, part), self.study.lowest(guard, semantic)

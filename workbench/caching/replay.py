@@ -5,7 +5,8 @@ threshold. *True replay*: a hit serves and inserts nothing, a miss is inserted, 
 on the threshold. Shadow overstates hits by some points; the chosen threshold is confirmed by true replay.
 """
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -75,6 +76,15 @@ class Replay:
     nearest: Ints
 
 
+Block = tuple[Ints, int, npt.NDArray[np.float32]]
+
+
+def kept_blocks(stream: RequestStream, vectors: npt.NDArray[np.float32]) -> Sequence[Block] | None:
+    """Cosines of all requests for any number of replays of them, or None where they take more than `BLOCK_BYTES`."""
+    sizes = Counter(stream.scopes).values()
+    return list(_blocks(stream, vectors)) if 4 * sum(n * n for n in sizes) <= BLOCK_BYTES else None
+
+
 def shadow(stream: RequestStream, vectors: npt.NDArray[np.float32]) -> ShadowHits:
     """Nearest neighbour of every request among all earlier ones of its tenant and feature; memory stays at one block.
 
@@ -107,18 +117,21 @@ def replay(
     *,
     threshold: float = 2.0,
     guard: Allows | None = None,
+    blocks: Iterable[Block] | None = None,
 ) -> Replay:
     """Walk the stream with a cache that serves at ``threshold``; above 1, or with no vectors, exact repeats alone.
 
     The exact key is looked up first; then the nearest entry is served where it is near enough and neither guard nor
-    verifier, if any, objects.
+    verifier, if any, objects. ``blocks`` are `kept_blocks` of the same stream and vectors.
     """
     n = len(stream)
     matched, similarity, exact = np.full(n, -1), np.full(n, -1.0), np.zeros(n, dtype=bool)
     seen: dict[tuple[str, str], int] = {}
     keys, nearest = _exact_keys(stream), np.full(n, -1)
     entries, held = np.zeros(n, dtype=np.int64), 0  # places of the scope's cached requests
-    for members, start, block in _blocks(stream, vectors if threshold <= 1 else None):
+    if blocks is None or threshold > 1:
+        blocks = _blocks(stream, vectors if threshold <= 1 else None)
+    for members, start, block in blocks:
         held = held if start else 0  # the next scope's cache is empty
         for place, row in enumerate(block, start):
             i = int(members[place])
@@ -177,9 +190,7 @@ def _exact_keys(stream: RequestStream) -> list[tuple[str, str]]:
     return list(zip(stream.scopes, (query.strip() for query in stream.queries), strict=True))
 
 
-def _blocks(
-    stream: RequestStream, vectors: npt.NDArray[np.float32] | None
-) -> Iterator[tuple[Ints, int, npt.NDArray[np.float32]]]:
+def _blocks(stream: RequestStream, vectors: npt.NDArray[np.float32] | None) -> Iterator[Block]:
     """Positions of a scope, and blocks of the cosines of its requests with those up to the block's end.
 
     Without vectors a block has a row for each request and no columns.

@@ -10,7 +10,7 @@ import polars as pl
 from workbench.caching.certify import GRID, Certificate, Counts, count
 from workbench.caching.claims import CacheArm, CacheResult, PairsServed, bounds_of_pairs, rate_of
 from workbench.caching.guard import GRAVE, Guard
-from workbench.caching.replay import Replay, ShadowHits, replay, serve_nothing
+from workbench.caching.replay import Block, Replay, ShadowHits, replay, serve_nothing
 from workbench.caching.verifiers import Allows, Checks, VerifierUsed, check_name
 from workbench.codec import NEUTRAL
 from workbench.errors import ConfigError, unknown_name
@@ -59,7 +59,7 @@ class CachingParameters:
 class Semantic(Shown):
     """Every request's vector and its nearest earlier request, by way of matching; cosines of the labelled pairs.
 
-    ``ways`` are what objects in each way of matching.
+    ``ways`` are what objects in each way of matching, ``blocks`` the cosines that all replays read, if kept.
     """
 
     table: Table
@@ -67,6 +67,7 @@ class Semantic(Shown):
     shadows: dict[str, ShadowHits]
     pair_similarity: npt.NDArray[np.float64]
     ways: Mapping[str, Allows | None]
+    blocks: Sequence[Block] | None = None
 
     def arm(self, way: str, threshold: float, encoder_id: str) -> CacheArm:
         """Arm that matches in this way."""
@@ -203,7 +204,8 @@ class CacheStudy:
             walked = serve_nothing(self.stream)
         else:
             guard = semantic.ways[arm.way] if arm.kind == "semantic" else None
-            walked = replay(self.stream, semantic.vectors, threshold=arm.threshold or 2.0, guard=guard)
+            threshold = arm.threshold or 2.0
+            walked = replay(self.stream, semantic.vectors, threshold=threshold, guard=guard, blocks=semantic.blocks)
         own = walked.hit & (walked.exact if arm.kind == "exact" else ~walked.exact)
         served = self.served_counts(own, walked.false, part)
         hit, error = float(walked.hit[part].mean()), float(walked.false[part].mean())

@@ -53,6 +53,7 @@ class MiniLM:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.enable_cpu_mem_arena = False  # it would keep the memory of the longest texts for good
         self._session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         self._fed = {given.name for given in self._session.get_inputs()}
         self._tokenizer = HubTokenizer.from_file(str(tokenizer_file))

@@ -150,18 +150,17 @@ def _hull_stack(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the hull's corners and their number, for all rows at once (Andrew's monotone chain)."""
     n, k = x.shape
     top, size, rows = np.zeros((n, k), int), np.ones(n, int), np.arange(n)
+    flat_x, flat_y, corners, starts = x.ravel(), y.ravel(), top.ravel(), k * rows
     for j in range(1, k):
-        while True:
-            b, a = top[rows, size - 1], top[rows, np.maximum(size - 2, 0)]
-            turn = (y[rows, b] - y[rows, a]) * (x[:, j] - x[rows, a]) - (y[:, j] - y[rows, a]) * (
-                x[rows, b] - x[rows, a]
-            )
-            drop = (size > 1) & (turn <= 0)
-            drop |= (size == 1) & (x[rows, b] == x[:, j])
-            if not drop.any():
-                break
-            size -= drop
-        top[rows, size] = j
+        left = rows  # whose last corner may have to go: few of them lose more than one
+        while left.size:
+            start, many = starts[left], size[left]
+            b, a = start + corners[start + many - 1], start + corners[start + np.maximum(many - 2, 0)]
+            last, first, here, low = flat_x[b], flat_x[a], flat_x[start + j], flat_y[a]
+            turn = (flat_y[b] - low) * (here - first) - (flat_y[start + j] - low) * (last - first)
+            left = left[((many > 1) & (turn <= 0)) | ((many == 1) & (last == here))]
+            size[left] -= 1
+        corners[starts + size] = j
         size += 1
     return top, size
 
@@ -249,14 +248,18 @@ def resample_aiq(
     columns = {name: _by_cluster(np.hstack([c.cost_usd, c.quality]), codes, m) for name, c in curves.items()}
     single = _by_cluster(cost_usd, codes, m)
     everything = np.ones((1, m))
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in curves}
+    ends, parts = list[np.ndarray](), {name: list[np.ndarray]() for name in curves}
     for weights in (everything, *cluster_weights(m, draws, seed)):
         n = (weights @ counts)[:, None]
-        means = weights @ single / n
+        ends.append(weights @ single / n)
         for name, sums in columns.items():
-            cost, quality = np.split(weights @ sums / n, 2, axis=1)
-            parts[name].append(aiq(cost, quality, means.min(1), means.max(1)))
-    return {name: Resampled(float(p[0][0]), np.concatenate(p[1:])) for name, p in parts.items()}
+            parts[name].append(weights @ sums / n)
+    means, out = np.concatenate(ends), dict[str, Resampled]()
+    for name in curves:
+        cost, quality = np.split(np.concatenate(parts.pop(name)), 2, axis=1)
+        areas = aiq(cost, quality, means.min(1), means.max(1))  # of all resamples at once, one a row
+        out[name] = Resampled(float(areas[0]), areas[1:])
+    return out
 
 
 def _by_cluster(values: np.ndarray, codes: np.ndarray, m: int) -> np.ndarray:

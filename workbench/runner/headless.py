@@ -46,6 +46,7 @@ class _Context:
     tell: Listener
     cell_timeout_s: float
     hard_timeout_s: float
+    kernels: int
 
 
 def run_all(
@@ -83,21 +84,21 @@ def run_all(
         After Ctrl-C, when all kernels are gone and each run that had begun is recorded as interrupted.
     """
     plans = [_plan(job, settings) for job in jobs]
-    context = _Context(settings, clock, on_event or _ignore, cell_timeout_s, hard_timeout_s)
+    at_once = max(1, min(workers, len(plans)))
+    context = _Context(settings, clock, on_event or _ignore, cell_timeout_s, hard_timeout_s, at_once)
     leashes = [Watchdog() for _ in plans]
+    # by their numbers: 01_retrieval takes as long as all others where nothing is embedded yet
+    order = sorted(range(len(plans)), key=lambda place: plans[place][1].name.partition("_")[0])
     with ThreadPoolExecutor(max_workers=workers) as pool:
         try:
-            futures = [
-                pool.submit(_run, job, source, leash, context)
-                for (job, source), leash in zip(plans, leashes, strict=True)
-            ]
-            wait(futures)
+            futures = {place: pool.submit(_run, *plans[place], leashes[place], context) for place in order}
+            wait(futures.values())
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
             for leash in leashes:
                 leash.pull("interrupted")
             raise  # after the pool: each thread sees its kernel dead within a second and writes its record
-    return [future.result() for future in futures]
+    return [futures[place].result() for place in range(len(plans))]
 
 
 def find_notebook(settings: Settings, name: str) -> Path:
@@ -150,7 +151,7 @@ def _run(job: Job, source: Path, leash: Watchdog, context: _Context) -> RunRecor
         source,
         run_dir / "executed.ipynb",
         parameters=job.parameters,
-        env=_kernel_env(context.settings, record),
+        env=_kernel_env(context.settings, record, context.kernels),
         watch=Watch(leash, tell),
         cell_timeout_s=context.cell_timeout_s,
         hard_timeout_s=context.hard_timeout_s,
@@ -187,8 +188,15 @@ def _still(job: Job, record: RunRecord, settings: Settings) -> CheckMark | None:
     return job.check if now == job.check.rests_on else record.check
 
 
-def _kernel_env(settings: Settings, record: RunRecord) -> dict[str, str]:
+def _kernel_env(settings: Settings, record: RunRecord, kernels: int = 1) -> dict[str, str]:
+    """Environment of one of so many kernels that run at once.
+
+    Threads of OpenBLAS wait for each other without rest: where kernels have more of them than there are cores, numpy's
+    products take several times the processor time. With more than two arenas glibc keeps what was freed in each.
+    """
     return {
+        "OPENBLAS_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // kernels)),
+        "MALLOC_ARENA_MAX": "2",
         **os.environ,
         "WORKBENCH_ROOT": str(settings.root),
         "WORKBENCH_CACHE": str(settings.cache),
