@@ -8,7 +8,7 @@ import pytest
 from tests.evalset.small_evalset import settings_in, write
 from tests.pipeline.test_flow import PROMPTS, SMALL, STRONG
 from workbench.config import SystemClock
-from workbench.errors import ConfigError, EvalsetError
+from workbench.errors import ConfigError
 from workbench.evalset.evalset import load_evalset
 from workbench.evaluation.gate import Gate
 from workbench.inference.messages import Response, Usage

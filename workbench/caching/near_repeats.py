@@ -11,7 +11,6 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +29,8 @@ from workbench.evalset.traffic import Pair, RequestStream, load_pairs, load_stre
 from workbench.evaluation.compare import spent
 from workbench.inference.embedding import Embedder, load_embedder, unread
 from workbench.records import content_hash
-from workbench.rendering.progress import Progress, advance, waiting
-from workbench.retrieval.ingest import VectorCache
-from workbench.telemetry.context import attributed
+from workbench.rendering.progress import waiting
+from workbench.retrieval.ingest import eval_vectors
 
 WAYS = 2  # similarity alone and with the guard: the notebook certifies both at a time
 BANDS = (0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)  # lower ends, nearest first
@@ -155,10 +153,7 @@ def draw_pairs(
 
 
 def _vectors(texts: Sequence[str], embedder: Embedder, settings: Settings) -> npt.NDArray[np.float32]:
-    bar = Progress("texts embedded", len(texts))
-    with attributed(purpose="eval"):
-        cache = VectorCache(settings.cache / "vectors.sqlite")
-        vectors = cache.embed(texts, embedder, on_progress=partial(advance, bar))[0]
+    vectors = eval_vectors(texts, embedder, settings.cache, label="requests")
     vectors[unread(embedder, texts, strict=True)] = 0  # near nothing, as in the cache
     return vectors
 

@@ -60,10 +60,8 @@ from workbench.rendering.table import Table
 from workbench.reports.charts import lines
 from workbench.reports.ending import Notebook
 from workbench.reports.figure import Figure
-from workbench.retrieval.ingest import VectorCache
-from workbench.telemetry.context import attributed
+from workbench.retrieval.ingest import eval_vectors
 
-STEP = 512
 OFF = "off"
 SYNTHETIC = "The stream is made up: drawn from traffic.toml; hit rates and savings follow from its plan."
 UNREAD = (
@@ -190,8 +188,7 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
         return FittedCheck(fit.verifier, self._vectors, usd, fit, folds)
 
     def _vectors(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        with attributed(purpose="eval"):
-            return VectorCache(self.settings.cache / "vectors.sqlite").embed(texts, self.embedder)[0]
+        return eval_vectors(texts, self.embedder, self.settings.cache, label="texts of pairs")
 
     def clusters(self, split: str) -> Mapping[str, str]:
         """Cluster of each request of a part: test, or calibration as dev."""
@@ -373,15 +370,6 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
         return {"must-differ pairs served above the limit": served}
 
     def _embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        cache, bar = VectorCache(self.settings.cache / "vectors.sqlite"), Progress("questions", len(texts))
-        out, fresh = [np.zeros((0, self.embedder.dimension), np.float32)], 0
-        for start in range(0, len(texts), STEP):
-            with attributed(purpose="eval"):
-                part, new = cache.embed(texts[start : start + STEP], self.embedder)
-            out.append(part)
-            fresh += new
-            bar.update(start + len(part))
-        bar.done(f"{len(texts):,} questions, {fresh:,} embedded now")
-        vectors = np.concatenate(out)
+        vectors = eval_vectors(texts, self.embedder, self.settings.cache, label="questions")
         vectors[unread(self.embedder, texts, strict=True)] = 0  # near nothing, as in the cache
         return vectors

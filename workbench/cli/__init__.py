@@ -17,6 +17,7 @@ from workbench.cli.job_commands import diff, jobs_app, replay, run_sweep
 from workbench.cli.lines import named_values, say, say_error, write_file
 from workbench.cli.log_commands import inspect
 from workbench.cli.project_commands import compare, init, new, report, verify
+from workbench.cli.quality_commands import quality_app
 from workbench.cli.shadow_commands import shadow_app
 from workbench.config import Settings, SystemClock, load_settings, require_writable
 from workbench.errors import ConfigError, WorkbenchError
@@ -275,6 +276,7 @@ app.command(name="record")(record_command)
 app.add_typer(evalset_app, name="evalset")
 app.add_typer(import_app, name="import")
 app.add_typer(feedback_app, name="feedback")
+app.add_typer(quality_app, name="quality")
 app.add_typer(shadow_app, name="shadow")
 app.add_typer(models_app, name="models")
 app.command()(compare)

@@ -22,6 +22,7 @@ from workbench.evalset.findings import (
 from workbench.evalset.gates import GatePolicy, default_policy
 from workbench.evalset.texts import families, own_documents
 from workbench.records import Document, Query
+from workbench.rendering.progress import waiting
 
 Qrels = Mapping[str, Mapping[str, int]]  # by question, the grade of each document that was judged
 DEV_SHARE = 0.25
@@ -159,6 +160,7 @@ class Evalset:
         return tuple(sorted({d.tenant_id for d in self.documents} | {q.tenant_id for q in self.queries}))
 
 
+@waiting("reading the evalset")
 def load_evalset(source: str | Path, *, settings: Settings, seed: int = 0, build: bool = True) -> Evalset:
     """Load an evalset by name, by folder (ours, or BEIR's as it is), or one fetched from the hub before.
 

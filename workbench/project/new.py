@@ -143,9 +143,10 @@ class _TableSources:
 
     def read(self, source: str, query: str) -> tuple[TableFile, list[str]]:
         """Table, and the columns that were left out when it was read."""
-        if is_stored(source):
-            return read_stored(source, query, self.settings or load_settings())
-        return read_table(Path(source)), []
+        with waiting(f"reading {without_secrets(source)}"):
+            if is_stored(source):
+                return read_stored(source, query, self.settings or load_settings())
+            return read_table(Path(source)), []
 
 
 def _documents(

@@ -28,6 +28,7 @@ from workbench.quality.evidence import (
 )
 from workbench.quality.feedback import load_candidates
 from workbench.quality.judges import Judge
+from workbench.quality.label_view import LabelView, view_or_table
 from workbench.quality.labels import Truth
 from workbench.quality.licence import (
     Evidence,
@@ -47,6 +48,7 @@ from workbench.reports.ending import Notebook
 from workbench.reports.figure import Figure
 from workbench.state import open_engine
 
+SHEET = "production.jsonl"  # below the project, where a graded file names no other
 FEEDBACK = "feedback"  # in place of a file of graded calls: what users said
 OVERLAP = ("chrf", "string_similarity", "token_f1")  # what a program can say of an answer beside its reference
 SHARES = (0.05, 0.1, 0.2)  # of answers that two judges see differently, for the power before any is asked
@@ -347,13 +349,22 @@ class QualityExperiment(PairedExperiment[QualityParameters, JudgedSplit], Notebo
         """Share of good production calls, of all and by feature and tenant, and whether it has dropped."""
         if self.groups:
             return groups_table(self.groups, self.graded)
-        told = f"{PRODUCTION}. Nothing is known of it: draw calls with workbench.quality.sampling, let a person or a "
-        told += "judge that may gate grade them, and give the file as production=, as docs/quality.md shows."
+        told = f"{PRODUCTION}. Nothing is known of it: workbench quality draw {SHEET} --since DATE draws calls as a "
+        told += "sheet, workbench quality grade takes a person's or a judge's grades, and production= shows them."
         return Table.of(("group",), [], told)
 
     def weeks(self) -> tuple[Figure, ...]:
         """The same as a figure; none without graded calls."""
         return (weekly(self._weeks()),) if self._weeks() else ()
+
+    def label_sheet(self) -> Sequence[LabelView | Table]:
+        """``display(*run.label_sheet())``: the sheet of the graded file, to grade item by item; none of no sheet.
+
+        Headless, and without the extra ``[widgets]``, a table that says how to grade it.
+        """
+        given = self.parameters.production
+        name = given.removesuffix(".graded.jsonl") + ".jsonl" if given.endswith(".graded.jsonl") else SHEET
+        return view_or_table(self.settings.root / name, live=self.record is not None)
 
     def candidates(self, most: int = 5) -> Table:
         """Answers that users found bad and that wait for a person; text that may name somebody is kept back."""
@@ -389,7 +400,7 @@ class QualityExperiment(PairedExperiment[QualityParameters, JudgedSplit], Notebo
                 engine.dispose()
             told = f"{len(graded):,} calls on which users said something; those who do are not all users."
         else:
-            by = ", ".join(filter(None, sorted(graded["grader"].unique()))) or "nobody who is named"
+            by = ", ".join(filter(None, sorted(graded["grader"].drop_nulls().unique()))) or "nobody who is named"
             stands_for = float(graded["sample_weight"].sum())
             told = f"{len(graded):,} graded calls of {Path(given).name}, which stand for {stands_for:,.0f}, "
             told += f"graded by {by}."

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from workbench.errors import ConfigError, StoreError
 from workbench.inference.embedding import Embedder
 from workbench.records import Document, content_hash
+from workbench.rendering.progress import Progress, advance
 from workbench.retrieval.chunking import Chunker, Tokenizer
 from workbench.retrieval.store import ChunkRow, Store
 from workbench.state import insert_ignore, open_engine, reader
@@ -133,6 +134,26 @@ class VectorCache:
         except (sa.exc.DBAPIError, OSError) as error:
             reason = error.orig if isinstance(error, sa.exc.DBAPIError) else error
             raise StoreError(f"cannot {verb} the vectors in {self._where}: {reason}") from error
+
+
+def eval_vectors(
+    texts: Sequence[str], embedder: Embedder, cache: Path, *, label: str = "texts"
+) -> npt.NDArray[np.float32]:
+    """Vectors of what an evaluation compares, shape ``(len(texts), dimension)``, from the project's ``cache`` folder.
+
+    What is new may take many minutes: each batch of it is told, with ``label`` for what the texts are.
+
+    Raises
+    ------
+    StoreError
+        As in `VectorCache.embed`.
+    """
+    bar = Progress(f"{label} embedded", len(texts))
+    with attributed(purpose="eval"):
+        vectors, fresh = VectorCache(cache / "vectors.sqlite").embed(texts, embedder, on_progress=partial(advance, bar))
+    if fresh:
+        bar.done(f"{len(texts):,} {label}, {fresh:,} embedded now")
+    return vectors
 
 
 def _checked(vectors: npt.NDArray[np.float32], n: int, embedder: Embedder) -> npt.NDArray[np.float32]:

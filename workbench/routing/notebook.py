@@ -4,9 +4,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-import numpy.typing as npt
-
 from workbench.config import Settings
 from workbench.errors import EvalsetError
 from workbench.evalset.evalset import Evalset
@@ -19,11 +16,10 @@ from workbench.evaluation.summary import Summary, is_default
 from workbench.inference.embedding import Embedder, check_embedder, load_embedder
 from workbench.inference.prices import PriceTable, embed_query
 from workbench.records import Decision
-from workbench.rendering.progress import Progress
 from workbench.rendering.table import Table
 from workbench.reports.ending import Notebook
 from workbench.reports.figure import Figure
-from workbench.retrieval.ingest import VectorCache
+from workbench.retrieval.ingest import eval_vectors
 from workbench.routing.candidates import RoutedArm, ScoredRoutes, model_arms, policy_arms, route_all
 from workbench.routing.policies import Policy, Router, check_policy, load_router, make_policy
 from workbench.routing.recorded import recorded_outcomes, require_recorded
@@ -38,7 +34,6 @@ from workbench.routing.tables import (
     study_table,
     within_table,
 )
-from workbench.telemetry.context import attributed
 
 _LEFT_OUT = " is left out: "  # says that a policy of the list cannot be fed by these outcomes
 # Share of prompts that two arms answer differently well, for the power before any arm runs; its root is the spread.
@@ -133,7 +128,7 @@ class RoutingExperiment(PairedExperiment[RoutingParameters, ScoredRoutes], Noteb
             encoder = self._encoder or load_embedder(p.embedder, settings)
             inputs |= encoder_inputs(encoder) | self.prices.rate_inputs([embed_query(p.embedder)])
             requests = self.outcomes.requests
-            vectors = _embed(requests.prompts, encoder, settings)
+            vectors = eval_vectors(requests.prompts, encoder, settings.cache, label="prompts")
             self.outcomes = replace(self.outcomes, requests=replace(requests, vectors=vectors))
         return inputs
 
@@ -262,21 +257,6 @@ def _load(evalset: Evalset, parameters: RoutingParameters, prices: PriceTable) -
     outcomes = outcomes_of(frame, f"recordings of {evalset.name}", seed=seed, dev_share=share)
     outcomes = replace(outcomes, notes=(*outcomes.notes, *notes), amounts=counted_amounts(frame, outcomes))
     return outcomes, {**read, **model_inputs(outcomes.models, prices)}
-
-
-def _embed(prompts: Sequence[str], encoder: Embedder, settings: Settings) -> npt.NDArray[np.float32]:
-    """Vectors of the prompts; those that are new may take many minutes, so that each batch is told."""
-    bar = Progress("prompts embedded", len(prompts))
-
-    def tell(done: int, total: int) -> None:
-        bar.total = total
-        bar.update(done)
-
-    with attributed(purpose="eval"):
-        vectors, fresh = VectorCache(settings.cache / "vectors.sqlite").embed(prompts, encoder, on_progress=tell)
-    if fresh:
-        bar.done(f"{len(prompts):,} prompts, {fresh:,} embedded now")
-    return vectors
 
 
 def _check_splits(outcomes: Outcomes) -> None:

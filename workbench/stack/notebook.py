@@ -34,13 +34,12 @@ from workbench.records import Decision, Rule, content_hash
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Table
 from workbench.reports.ending import Notebook
-from workbench.retrieval.ingest import VectorCache
+from workbench.retrieval.ingest import eval_vectors
 from workbench.routing.candidates import policy_arms
 from workbench.routing.policies import POLICIES, Router, make_policy, one_model
 from workbench.routing.recorded import recorded_outcomes, require_recorded
 from workbench.stack.layers import StackPage, read_layers
 from workbench.stack.tables import Cell, ScoredCells, effects_table, misses_table
-from workbench.telemetry.context import attributed
 
 METRIC = "correctness"
 EVERY = "every request is served"
@@ -334,8 +333,7 @@ class StackExperiment(PairedExperiment[StackParameters, ScoredCells], Notebook[S
 
     def _vectors(self) -> npt.NDArray[np.float32]:
         texts = self.stream.queries
-        with attributed(purpose="eval"):
-            vectors, _ = VectorCache(self.settings.cache / "vectors.sqlite").embed(texts, self.embedder)
+        vectors = eval_vectors(texts, self.embedder, self.settings.cache, label="requests")
         vectors[unread(self.embedder, texts)] = 0
         return vectors
 

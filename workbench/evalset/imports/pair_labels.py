@@ -24,6 +24,7 @@ from workbench.evalset.imports.judgements import FILL, agreement, nothing_filled
 from workbench.evalset.imports.requests import PAIR_NAMES, pair_line
 from workbench.evalset.traffic import Pair, load_pairs, load_stream, same_words, words_key
 from workbench.records import DEFAULT_TENANT, content_hash
+from workbench.rendering.progress import waiting
 
 PAIR_SHEET = "pairs_to_judge.jsonl"
 KIND = "near repeat"
@@ -93,6 +94,7 @@ def filled_pairs(sheet: Path) -> set[Key]:
     }
 
 
+@waiting("import of labelled pairs")
 def import_pair_labels(
     paths: Sequence[Path], evalset: str | Path, *, settings: Settings, tell: Tell = say_nothing, partly: bool = False
 ) -> list[Path]:
