@@ -36,8 +36,6 @@ REASONS = {
     "orchestration.jobs": "what workers do, behind the one entrance",
     "orchestration.replay": "a run done again: the largest part that dbos lacks",
     "pipeline.losses": "why an answer is wrong, read from any record of the flow",
-    "quality.evidence": "recorded answers and verdicts: read alone when a recording is refused",
-    "quality.licence": "what a judge may do: public to scripts, and read alone",
     "quality.label_view": "the only part that knows widgets",
     "quality.production_sheet": "a command",
     "quality.subgroups": "a claim of its own, public to scripts",
