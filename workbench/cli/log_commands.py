@@ -69,7 +69,6 @@ def import_from(
     from workbench.evalset.imports.log_tools import read_log
     from workbench.evalset.imports.logs import Repairs
     from workbench.inference.prices import project_prices
-    from workbench.rendering.progress import waiting
     from workbench.state import open_engine
     from workbench.telemetry.context import PURPOSES
     from workbench.telemetry.ledger import Ledger
@@ -79,20 +78,16 @@ def import_from(
     if purpose and purpose not in PURPOSES:
         raise ConfigError(f"--purpose is one of {', '.join(PURPOSES)}, found {purpose!r}")
     settings, folder = load_settings(), evalset_folder(name) if name else None
-    with waiting(f"reading a log of {tool}"):
-        prices, log = project_prices(settings.root), read_log(tool, paths)
+    prices, log = project_prices(settings.root), read_log(tool, paths)
     if folder:
         choices = Choices(score, Repairs(costs=costs, drop_incomplete=drop_incomplete))
-        with waiting(f"writing {name}"):
-            written = import_log(log, folder, prices, choices=choices, tell=say)
-        for path in written:
+        for path in import_log(log, folder, prices, choices=choices, tell=say):
             say(f"written: {path}")
     else:
         for line in [*log.told(), *cost_lines(log, prices)]:
             say(line)
     if ledger:
-        with waiting("adding calls to the ledger"):
-            new, old = book(log, Ledger(open_engine(settings.state_url)), prices, purpose or TOOLS_READ[tool].purpose)
+        new, old = book(log, Ledger(open_engine(settings.state_url)), prices, purpose or TOOLS_READ[tool].purpose)
         say(f"ledger: {new:,} calls added, {old:,} were there already; see: workbench costs")
 
 
@@ -113,8 +108,8 @@ def inspect(
     if tool and tool not in TOOLS:
         raise ConfigError(unknown_name("tool", tool, sorted(TOOLS)))
     found = tool or tool_of(paths)
-    with waiting(f"reading a log of {found}"):
-        prices, log = project_prices(load_settings().root), read_log(found, paths)
+    prices, log = project_prices(load_settings().root), read_log(found, paths)
+    with waiting("looking for what the log decides"):
         answers = what_a_log_decides(log, prices, score)
     for line in [*log.told(), *cost_lines(log, prices)]:
         say(line)
