@@ -185,6 +185,9 @@ def record(
     questions: Annotated[int | None, typer.Option(help="Only the first so many questions: a pilot.")] = None,
     repeat: Annotated[int, typer.Option(help="Answers to every request; needs a temperature in prompts.toml.")] = 1,
     sample: Annotated[int | None, typer.Option(help="Ask so many recorded items again, and report drift.")] = None,
+    retrieval: Annotated[
+        str, typer.Option(metavar="ARM", help="Ask the prompts of this arm of 01_retrieval, not of the accepted one.")
+    ] = "",
 ) -> None:
     """Record what models answer to an evalset's questions; says what it takes first, goes on where it stopped."""
     from workbench.routing.record import drift, evalset_models
@@ -192,8 +195,9 @@ def record(
 
     settings = load_settings()
     if sample is not None:
-        if sample < 1 or repeat != 1 or questions is not None:
-            raise ConfigError(f"--sample is a number from 1 on, without --repeat and --questions; found {sample}")
+        if sample < 1 or repeat != 1 or questions is not None or retrieval:
+            alone = "without --repeat, --questions and --retrieval"
+            raise ConfigError(f"--sample is a number from 1 on, {alone}; found {sample}")
         for name in model or evalset_models(evalset, settings):
             typer.echo(
                 drift(evalset, settings=settings, model=name, sample=sample, max_cost_usd=max_cost_usd).to_text()
@@ -206,6 +210,7 @@ def record(
         max_cost_usd=max_cost_usd,
         questions=questions,
         repeats=repeat,
+        retrieval=retrieval,
         tell=say,
     )
     if failed:
