@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from opentelemetry import context
 
 from tests.inference.test_streams import Gate, await_streams, left_in
 from workbench.caching.cache import ResponseCache
@@ -592,6 +593,24 @@ def test_trace_shows_the_attempts_of_a_call(engine) -> None:
     assert names == [f"call {SMALL}", f"chat {SMALL}", f"chat {SMALL}"]
     assert "merge" in load_trace(engine, done.trace_id)._repr_html_()
     assert client.books.ledger.frame()["trace_id"].unique().to_list() == [done.trace_id]
+    tracing.close()
+
+
+class LosesContext(FakeClock):
+    """A pause after which the thread is without its OpenTelemetry context."""
+
+    def sleep(self, seconds: float) -> None:
+        super().sleep(seconds)
+        context.attach(context.Context())
+
+
+def test_attempts_stay_in_the_trace_of_their_call_whatever_became_of_the_context(engine) -> None:
+    tracing = Tracing(engine)
+    client = client_of(engine, [Unavailable("down"), answer()], tracing=tracing, clock=LosesContext())
+    done = client.complete(ASK, model=SMALL)
+    tracing.flush()
+    rows = load_trace(engine, done.trace_id).rows
+    assert [(row.name, row.parent_id) for row in rows[1:]] == [(f"chat {SMALL}", rows[0].span_id)] * 2
     tracing.close()
 
 

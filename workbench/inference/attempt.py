@@ -33,7 +33,7 @@ from workbench.inference.tapes import refuse_offline
 from workbench.state import open_engine, together
 from workbench.telemetry.context import Attribution
 from workbench.telemetry.ledger import Ledger, LedgerRow
-from workbench.telemetry.spans import Span, Tracing
+from workbench.telemetry.spans import Span, Tracing, here
 
 _TOLD_CHARACTERS = 200
 
@@ -152,10 +152,12 @@ def may_be_billed(error: BaseException) -> bool:
 
 
 @contextmanager
-def chat_span(tracing: Tracing | None, request: Request, told: Mapping[str, Any]) -> Iterator[Span | None]:
+def chat_span(
+    tracing: Tracing | None, request: Request, told: Mapping[str, Any], place: Any = None
+) -> Iterator[Span | None]:
     """Span of one attempt, None where nothing is traced; an exception inside is recorded and goes on.
 
-    ``told`` is what else is known of it by its name below ``wb.``, None what is not.
+    ``told`` is what else is known of it by its name below ``wb.``, None what is not; ``place`` is as in `Tracing.span`.
     """
     if tracing is None:
         yield None
@@ -167,7 +169,7 @@ def chat_span(tracing: Tracing | None, request: Request, told: Mapping[str, Any]
         **{f"wb.{name}": value for name, value in told.items()},
     }
     operation = "chat" if request.max_tokens else "embeddings"
-    with tracing.span(f"{operation} {request.model}", operation, attributes) as span:
+    with tracing.span(f"{operation} {request.model}", operation, attributes, place) as span:
         span.content("gen_ai.input.messages", request.messages)
         yield span
 
@@ -258,6 +260,9 @@ class CallAccount:
         Moment on the monotonic clock.
     answered, answer_nanos : str, int
         The model that answered, and what that attempt alone cost; 1e-9 USD, 0 where nobody knows.
+    place : object or None
+        Where the account was opened in the tree of spans: each attempt's span stands below it, whatever code in
+        between made of the thread's context.
     """
 
     call_id: str
@@ -271,6 +276,10 @@ class CallAccount:
     cost_nanos: int = 0
     answered: str = ""
     answer_nanos: int = 0
+    place: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.place = here() if self.books.tracing else None
 
     def ask(
         self, provider: Provider, request: Request, *, timeout_s: float, on_text: Callable[[str], None] | None,
@@ -302,7 +311,7 @@ class CallAccount:
             timeout_s = min(timeout_s, self._left_s(request, attempt.slot))
             waited_s = attempt.slot.waited_s if attempt.slot else 0.0
             told = {"attempt": number + 1, "waited_s": waited_s or None}
-            with chat_span(books.tracing, request, told) as span, self._charged(span, attempt):
+            with chat_span(books.tracing, request, told, self.place) as span, self._charged(span, attempt):
                 attempt.due = due = replace(due, started=books.clock.now().isoformat())
                 attempt.began = books.clock.monotonic()
                 response = provider.complete(request, timeout_s=timeout_s, on_text=shown if on_text else None)
@@ -423,7 +432,7 @@ class CallAccount:
         if self.books.ledger:
             self.books.ledger.add([row])
         told = {f"cache.{k}": v for k, v in shown.items()} | {"cache.hit": bool(hit) or None, "source": status}
-        with chat_span(self.books.tracing, request, told) as span:
+        with chat_span(self.books.tracing, request, told, self.place) as span:
             note(span, response, 0, free=True)
 
     def row(

@@ -259,7 +259,9 @@ class Tracing:
         return self._store.lost
 
     @contextmanager
-    def span(self, name: str, operation: str = "", attributes: Mapping[str, Any] = _NONE) -> Iterator[Span]:
+    def span(
+        self, name: str, operation: str = "", attributes: Mapping[str, Any] = _NONE, place: Any = None
+    ) -> Iterator[Span]:
         """Measure what is done inside; an exception that leaves it is recorded and goes on.
 
         Parameters
@@ -270,18 +272,21 @@ class Tracing:
             The convention's ``gen_ai.operation.name``: chat, embeddings, retrieval, execute_tool, invoke_workflow ...
         attributes : mapping
             As for `Span.set`.
+        place : object or None
+            Place in the tree of spans that `here` gave, to put it below; None: below the span it is called in.
         """
         from opentelemetry import trace
 
         from workbench.telemetry.export import REMOTE, SCOPE
 
-        around = getattr(trace.get_current_span(), "instrumentation_scope", None)
+        around = getattr(trace.get_current_span(place), "instrumentation_scope", None)
         own = {"wb.top": True} if around is None or around.name != SCOPE else {}
         who = current()
         known = {name: value for name, field in _WHO if (value := getattr(who, field))}
         secrets = secret_values()
         with self._tracer.start_as_current_span(
             content(name, secrets)[0],
+            context=place,
             kind=trace.SpanKind.CLIENT if operation in REMOTE else trace.SpanKind.INTERNAL,
             record_exception=False,
             set_status_on_exception=False,
