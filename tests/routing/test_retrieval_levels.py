@@ -82,8 +82,9 @@ def test_prompts_that_nobody_answered_are_counted_priced_and_told_with_the_comma
     assert f"at most ${worst_usd:.4f}" in told
     assert f"workbench record docs --retrieval '{ARM}' --max-cost-usd " in told
     assert float(told.rpartition(" ")[2]) >= worst_usd
-    (told,) = uncovered(evalset, load_prices(), [], ["structure · vector", ARM])
-    assert told.endswith("workbench record docs --retrieval 'structure · vector'")
+    unknown, fitted = uncovered(evalset, load_prices(), [], ["structure · vector", ARM, "whole · hybrid_weighted"])
+    assert unknown.endswith("workbench record docs --retrieval 'structure · vector'")
+    assert fitted.startswith("whole · hybrid_weighted can be no level of retrieval")
 
 
 def test_recording_an_arm_asks_what_is_new_alone_and_changes_nothing_else(evalset: Evalset, settings: Settings) -> None:

@@ -143,7 +143,9 @@ def test_another_retrieval_arm_is_a_level_where_every_prompt_of_it_is_answered(s
     (told,) = run.left_out
     assert 0 < new <= len(asked) == 160
     assert f"of 320 answers to its prompts {new} are not recorded ({new} with top5); they cost at most $" in told
-    assert told in run.contents().caption.replace("Whole", "whole")
+    assert told in run.warnings(None, None)
+    level = "Levels of retrieval: bare, top2, top5, top2 of whole/full_text; to have whole · full_text too takes"
+    assert f"{level} {new} calls, at most $" in run.contents().caption
     with pytest.raises(ConfigError, match="'structure · vector' fills no context"):
         StackExperiment(replace(given, retrievals=("structure · vector",)), settings)
     answer_rightly(evalset, found, settings)

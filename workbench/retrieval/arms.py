@@ -115,7 +115,7 @@ def named_arm(name: str) -> Arm:
     chunker, *rest = name.split(" · ")
     store = rest.pop() if rest and rest[-1] in STORES else "lance"
     strategy, embedder = rest[-1] if rest else "", rest[0] if len(rest) == 2 else "minilm"
-    if strategy in FITTED:
+    if is_fitted(name):
         raise ConfigError(f"arm {name!r} is fitted on dev; name one that its name alone describes, such as "
                           f"'{chunker} · full_text'")  # fmt: skip
     embedders = [embedder, *([strategy.removeprefix(RESCORED)] if strategy.startswith(RESCORED) else [])]
@@ -123,6 +123,11 @@ def named_arm(name: str) -> Arm:
     if not found:
         raise ConfigError(f"no arm of 01_retrieval is called {name!r}; they are called like 'whole · full_text'")
     return found[0]
+
+
+def is_fitted(name: str) -> bool:
+    """Whether an arm of this name is fitted on dev, so that its name does not say with which weights."""
+    return any(part in FITTED for part in name.split(" · "))
 
 
 def _stores_of(name: str, strategy: Strategy, stores: Sequence[str]) -> list[str]:

@@ -26,7 +26,7 @@ from workbench.inference.messages import LOCAL, Request
 from workbench.inference.prices import PriceTable, project_prices
 from workbench.inference.recordings import FOLDER
 from workbench.records import Decision, Query, content_hash, parameters_of
-from workbench.retrieval.arms import named_arm
+from workbench.retrieval.arms import is_fitted, named_arm
 from workbench.retrieval.searcher import Searcher
 from workbench.retrieval.strategies import Arm
 from workbench.routing.recorded import (
@@ -224,12 +224,31 @@ def uncovered(evalset: Evalset, prices: PriceTable, levels: Sequence[Level], jud
             f"{arm} is no level of retrieval here: of {total:,} answers to its prompts {len(missing):,} are not "
             f"recorded ({parts}); they cost at most ${worst.worst_usd:.4f}{took}: {_command(evalset, arm, worst)}"
         )
-    if unknown := [arm for arm in judged if arm not in arms]:
+    unknown = [arm for arm in judged if arm not in arms]
+    if named := [arm for arm in unknown if not is_fitted(arm)]:
         told.append(
-            f"what {', '.join(unknown)} found is not recorded, which takes no model; to record it and be told what "
-            f"answers to its prompts cost: {_command(evalset, unknown[0])}"
+            f"what {', '.join(named)} found is not recorded, which takes no model; to record it and be told what "
+            f"answers to its prompts cost: {_command(evalset, named[0])}"
+        )
+    if fitted := [arm for arm in unknown if is_fitted(arm)]:
+        told.append(
+            f"{', '.join(fitted)} can be no level of retrieval: its weights are kept where it is accepted alone"
         )
     return told
+
+
+def levels_sentence(prices: PriceTable, names: Sequence[str], levels: Sequence[Level]) -> str:
+    """Say which levels retrieval has, and what the arm that lacks least takes to be one."""
+    told = f"Levels of retrieval: {', '.join(names)}"
+    missing: dict[str, list[Request]] = {}
+    for level in levels:
+        if level.frame is None:
+            missing.setdefault(level.retrieved.arm, []).extend(level.missing)
+    if not missing:
+        return told
+    arm = min(missing, key=lambda name: (len(missing[name]), name))
+    worst = estimate(missing[arm], prices)
+    return f"{told}; to have {arm} too takes {worst.requests:,} calls, at most ${worst.worst_usd:.4f}"
 
 
 def judged_beside(evalset: Evalset) -> list[str]:

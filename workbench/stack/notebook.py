@@ -40,7 +40,7 @@ from workbench.retrieval.ingest import VectorCache
 from workbench.routing.candidates import policy_arms
 from workbench.routing.policies import POLICIES, Router, make_policy, one_model
 from workbench.routing.recorded import recorded_outcomes
-from workbench.routing.retrieval_levels import Level, judged_beside, read_levels, uncovered
+from workbench.routing.retrieval_levels import Level, judged_beside, levels_sentence, read_levels, uncovered
 from workbench.stack.layers import StackPage, read_layers
 from workbench.stack.tables import Cell, ScoredCells, effects_table, joint_table, marginals_table, misses_table
 from workbench.telemetry.context import attributed
@@ -180,6 +180,7 @@ class StackExperiment(PairedExperiment[StackParameters, ScoredCells], Notebook[S
                 raise ConfigError(unknown_name("route", route, [*models, *free]))
         gone = uncovered(self.evalset, self.prices, levels, judged_beside(self.evalset))
         self.left_out = (*told, *gone)
+        self._levels = levels
         found = {context: frame.filter(pl.col("config") == context) for context in p.contexts}
         self.filled_by = dict.fromkeys(found, "")
         for level in levels:
@@ -248,9 +249,10 @@ class StackExperiment(PairedExperiment[StackParameters, ScoredCells], Notebook[S
                          f"{100 * repeats[at].mean():.0f} %"))  # fmt: skip
         unknown = len(self.stream) - int((self.asked >= 0).sum())
         gone = f"{unknown:,} of {len(self.stream):,} are left out: no answer to their question is recorded"
-        caption = f"Requests after {self.parameters.warmup:,} that fill the caches. {gone}"
+        levels = levels_sentence(self.prices, list(self.outcomes), self._levels)
+        caption = f"Requests after {self.parameters.warmup:,} that fill the caches. {gone}. {levels}"
         names = ("half", "requests", "families", "questions", "repeats word for word")
-        return Table.of(names, rows, ". ".join([caption, *(f"{why[0].upper()}{why[1:]}" for why in self.left_out)]))
+        return Table.of(names, rows, caption)
 
     def prepare(self) -> list[StackArm]:
         """Every cell of the factorial, simplest first: no cache before exact, single models before policies."""
