@@ -17,7 +17,7 @@ from workbench.records import Query
 from workbench.retrieval.arms import named_arm
 from workbench.retrieval.searcher import Searcher
 from workbench.routing.record import record
-from workbench.routing.recorded import Retrieved, asked_of, recorded_outcomes, recording_file
+from workbench.routing.recorded import ArmHits, asked_of, recorded_outcomes, recording_file
 from workbench.routing.retrieval_levels import (
     found_with,
     hits_file,
@@ -42,10 +42,10 @@ def evalset(tmp_path: Path) -> Evalset:
     return answered(tmp_path)
 
 
-def retrieved(evalset: Evalset, **other: list[str]) -> Retrieved:
+def retrieved(evalset: Evalset, **other: list[str]) -> ArmHits:
     """What the accepted arm found, but for some questions."""
     hits = {q: ["merge", "sort", "speed"] for q in QUESTIONS} | other
-    found = Retrieved(ARM, {"full_text": 1.0}, found_with(evalset, ARM), hits, {("default", "?"): ["speed"]})
+    found = ArmHits(ARM, {"full_text": 1.0}, found_with(evalset, ARM), hits, {("default", "?"): ["speed"]})
     write_hits(evalset, found)
     return found
 
@@ -130,7 +130,7 @@ def test_what_an_arm_finds_is_searched_once_and_told(evalset: Evalset, settings:
 
 def test_hits_of_another_corpus_are_no_level_and_a_broken_file_is_named(evalset: Evalset) -> None:
     found = retrieved(evalset)
-    write_hits(evalset, Retrieved(ARM, found.amounts, {**found.found_with, "corpus": "other"}, found.hits, {}))
+    write_hits(evalset, ArmHits(ARM, found.amounts, {**found.found_with, "corpus": "other"}, found.hits, {}))
     assert levels(evalset) == ([], [
         "what whole · full_text found is from before the corpus changed; renew it with: "
         f"workbench record docs --retrieval '{ARM}'"

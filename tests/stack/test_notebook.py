@@ -17,7 +17,7 @@ from workbench.inference.messages import Response, Usage
 from workbench.inference.prices import load_prices
 from workbench.inference.recordings import Recordings
 from workbench.records import Decision
-from workbench.routing.recorded import Retrieved, asked_of, recording_file
+from workbench.routing.recorded import ArmHits, asked_of, recording_file
 from workbench.routing.retrieval_levels import found_with, write_hits
 from workbench.runner import Job, accept, run_all
 from workbench.stack.notebook import StackExperiment, StackParameters
@@ -132,7 +132,7 @@ def test_another_retrieval_arm_is_a_level_where_every_prompt_of_it_is_answered(s
     arm, given = "whole · full_text", replace(GIVEN, contexts=("bare", "top2", "top5"))
     evalset = load_evalset("flows", settings=settings)
     hits = {q.query_id: [f"lib.fn_{q.query_id}", "lib.fn_q01"] for q in evalset.queries}
-    found = Retrieved(arm, {"full_text": 1.0}, found_with(evalset, arm), hits, {})
+    found = ArmHits(arm, {"full_text": 1.0}, found_with(evalset, arm), hits, {})
     write_hits(evalset, found)
     run = StackExperiment(given, settings)
     # of the one document of top2 both arms find the same, of the two of top5 they do not

@@ -18,8 +18,8 @@ from workbench.rendering.table import Column, Table
 from workbench.routing.prompts import load_prompts
 from workbench.routing.recorded import (
     FIND,
+    ArmHits,
     Asked,
-    Retrieved,
     accepted_search,
     asked_of,
     keep_searches,
@@ -173,7 +173,7 @@ def evalset_models(evalset: str, settings: Settings) -> tuple[str, ...]:
     return load_prompts(load_evalset(evalset, settings=settings)).models
 
 
-def _answers(evalset: Evalset, models: Sequence[str], retrieved: Retrieved | None) -> Iterable[tuple[Asked, str]]:
+def _answers(evalset: Evalset, models: Sequence[str], retrieved: ArmHits | None) -> Iterable[tuple[Asked, str]]:
     """Every request that has a recorded answer, with its text."""
     files = {m: Recordings(recording_file(evalset, m)) for m in models}
     for asked in asked_of(evalset, models=models, retrieved=retrieved):

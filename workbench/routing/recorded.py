@@ -197,7 +197,7 @@ ANSWER, FIND = "answer", "find"
 
 
 @dataclass(frozen=True, slots=True)
-class Retrieved:
+class ArmHits:
     """What another retrieval arm than the accepted one found.
 
     Attributes
@@ -234,7 +234,7 @@ class Asked:
     feature: str
     context: str
     request: Request
-    retrieved: Retrieved | None = None
+    retrieved: ArmHits | None = None
 
     @property
     def prompt_id(self) -> str:
@@ -252,7 +252,7 @@ def recording_file(evalset: Evalset, model: str) -> Path:
     return evalset.path / FOLDER / f"{model.replace('/', '-')}.jsonl"
 
 
-def asked_of(evalset: Evalset, *, models: Sequence[str] = (), retrieved: Retrieved | None = None) -> Iterator[Asked]:
+def asked_of(evalset: Evalset, *, models: Sequence[str] = (), retrieved: ArmHits | None = None) -> Iterator[Asked]:
     """Every request to these models, by default all of ``prompts.toml``, in an order that has nothing to do with it.
 
     Each question comes first in its own feature; then those of other features as plain answers, so that whatever

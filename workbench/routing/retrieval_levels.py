@@ -30,8 +30,8 @@ from workbench.retrieval.arms import is_fitted, named_arm
 from workbench.retrieval.searcher import Searcher
 from workbench.retrieval.strategies import Arm
 from workbench.routing.recorded import (
+    ArmHits,
     Asked,
-    Retrieved,
     Search,
     asked_of,
     depends_on,
@@ -80,7 +80,7 @@ class Level:
         Hashes of what was read, for the fingerprint.
     """
 
-    retrieved: Retrieved
+    retrieved: ArmHits
     context: str
     answers: int
     missing: tuple[Request, ...]
@@ -100,7 +100,7 @@ def hits_file(evalset: Evalset, arm: str) -> Path:
 
 def retrieve_by(
     evalset: Evalset, settings: Settings, arm: str, tell: Callable[[str], None], *, searcher: Searcher | None = None
-) -> tuple[Retrieved, Search]:
+) -> tuple[ArmHits, Search]:
     """What another arm finds for every question, as it is recorded or else searched and recorded now; and its search.
 
     Parameters
@@ -132,14 +132,12 @@ def retrieve_by(
     queries = sorted(evalset.queries, key=lambda q: q.query_id)
     hits = {q.query_id: search(q) for q in queries}
     used = ready()[0].amounts(built, queries, project_prices(settings.root))
-    found = Retrieved(arm, {name: n / 1000 for name, n in used.items()}, found_with(evalset, arm), hits, {})
+    found = ArmHits(arm, {name: n / 1000 for name, n in used.items()}, found_with(evalset, arm), hits, {})
     write_hits(evalset, found)
     return found, search
 
 
-def keep_retrieved(
-    evalset: Evalset, retrieved: Retrieved, written: Iterable[tuple[str, str]], search: Search
-) -> Retrieved:
+def keep_retrieved(evalset: Evalset, retrieved: ArmHits, written: Iterable[tuple[str, str]], search: Search) -> ArmHits:
     """Record what search queries find by another arm, each a tenant and a text; what is recorded is kept."""
     known = retrieved.searches
     found = {
@@ -193,7 +191,7 @@ def read_levels(evalset: Evalset, prices: PriceTable, prompt_ids: Collection[str
 
 
 def _replayed(
-    evalset: Evalset, prices: PriceTable, retrieved: Retrieved, asked: Sequence[Asked]
+    evalset: Evalset, prices: PriceTable, retrieved: ArmHits, asked: Sequence[Asked]
 ) -> tuple[pl.DataFrame, dict[str, str]] | None:
     """Outcomes of one context, and what was read for them; None where something that a query finds is not recorded."""
     clients, level = replays_of(evalset, prices), retrieved.level(asked[0].context)
@@ -278,13 +276,13 @@ def found_with(evalset: Evalset, arm: str) -> dict[str, str]:
     return depends_on(evalset, content_hash(json.dumps(parameters_of(named_arm(arm)), sort_keys=True)))
 
 
-def _changed(evalset: Evalset, retrieved: Retrieved) -> list[str]:
+def _changed(evalset: Evalset, retrieved: ArmHits) -> list[str]:
     """What the hits of an arm depend on and is no longer as it was."""
     now = found_with(evalset, retrieved.arm)
     return [name for name, value in now.items() if retrieved.found_with.get(name) != value]
 
 
-def _read(path: Path) -> Retrieved:
+def _read(path: Path) -> ArmHits:
     """Hits of one file, which says itself of which arm."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
@@ -298,10 +296,10 @@ def _read(path: Path) -> Retrieved:
     ]
     hits = {row.query_id: row.doc_ids for row in rows if row.query_id}
     searches = {(row.tenant_id, row.query): row.doc_ids for row in rows if not row.query_id}
-    return Retrieved(head.arm, head.amounts, head.found_with, hits, searches)
+    return ArmHits(head.arm, head.amounts, head.found_with, hits, searches)
 
 
-def write_hits(evalset: Evalset, retrieved: Retrieved) -> None:
+def write_hits(evalset: Evalset, retrieved: ArmHits) -> None:
     """Write what another arm found, whole or not at all."""
     rows: list[dict[str, object]] = [
         {"arm": retrieved.arm, "amounts": dict(retrieved.amounts), "found_with": dict(retrieved.found_with)}
