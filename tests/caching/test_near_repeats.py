@@ -10,14 +10,17 @@ from typer.testing import CliRunner
 
 from tests.evalset.small_evalset import settings_in
 from workbench.caching.certify import certify, count
-from workbench.caching.near_repeats import BANDS, draw_pairs, worth_of
+from workbench.caching.claims import PairsServed, bounds_of_pairs, families_needed
+from workbench.caching.near_repeats import BANDS, NearPair, draw_pairs, negatives_told, worth_of
 from workbench.caching.replay import shadow
 from workbench.caching.study import CachingParameters
 from workbench.cli import app
 from workbench.errors import EvalsetError
+from workbench.evalset.gates import PairLimit
 from workbench.evalset.imports.pair_labels import import_pair_labels, unordered
 from workbench.evalset.imports.requests import import_stream
-from workbench.evalset.traffic import RequestStream, load_pairs, load_stream
+from workbench.evalset.traffic import Pair, RequestStream, load_pairs, load_stream
+from workbench.evaluation.compare import spent
 from workbench.testing import HashEmbedder
 
 ASKED = [
@@ -78,8 +81,8 @@ def test_the_sheet_is_blind_and_holds_each_pair_once(mine):
     assert not any(len({" ".join(text.lower().split()) for text in pair}) == 1 for pair in pairs), "the same words"
     assert [row["id"] for row in rows] == sorted(row["id"] for row in rows), "no order that tells"
     assert any(line.startswith("cosine from 0.95 up: 1 pairs") for line in said)  # the same words in another order
-    assert said[-3].startswith("no pair is worth labelling yet: 3 near repeats in the calibration part do not give")
-    assert said[-2].startswith("of 8 requests, 0 only fill the cache (--warmup,"), "why they are so few"
+    assert said[-4].startswith("no pair is worth labelling yet: 3 near repeats in the calibration part do not give")
+    assert said[-3].startswith("of 8 requests, 0 only fill the cache (--warmup,"), "why they are so few"
 
 
 def test_every_band_gives_as_many_pairs_and_a_limit_of_cosine_is_kept(mine):
@@ -217,6 +220,64 @@ def test_labels_are_worth_it_from_the_cosine_from_which_a_certificate_would_be_g
     scores, part = np.where(labelled.exact, -np.inf, labelled.similarity), slice(150, 150 + 825)
     counts = count(scores[part], labelled.false[part], codes[part])
     assert certify(counts, 0.05, 0.95).certified, "what was promised if all are right"
+
+
+def labelled(*bands, split="test", same=False):
+    """Pairs of a family each, with their cosines: a number of them and where they lie."""
+    cosines = np.array([cosine for n, cosine in bands for _ in range(n)])
+    return [Pair(f"p{i}", f"a{i}", f"b{i}", same, cluster=f"f{i}", split=split) for i in range(len(cosines))], cosines
+
+
+def test_bands_that_lack_pairs_that_must_differ_are_told_with_about_how_many():
+    left = [NearPair("t", "a", f"b{i}", cosine, 1) for i, cosine in enumerate([0.89, 0.93, 0.97])]
+    pairs, cosines = labelled((10, 0.97), (40, 0.85))
+    told = negatives_told(pairs, cosines, left, 0.88, 30)  # bands of 10 families: .88 to .90, to .95, to 1
+    assert told.startswith("label about 27 more pairs that must differ between cosine 0.88 and 0.95: "), "20 of 3 in 4"
+    assert "needs 30 families of them in the test split where a threshold may lie, and has 10 families" in told
+    assert told.endswith("; 2 pairs there have no label")
+    more, nearer = labelled((10, 0.89), (10, 0.92), same=True)
+    few, near = labelled((5, 0.89))
+    told = negatives_told([*pairs, *more, *few], np.r_[cosines, nearer, near], left, 0.88, 30)
+    assert told.startswith("label about 27 more"), (
+        "families have one name in both, and are counted where they are nearest"
+    )
+    assert told.endswith("and 20% of the labelled ones there must differ, so that it takes some 135")
+
+
+def test_pairs_that_must_differ_are_enough_where_every_band_has_its_share_and_dev_is_another_matter():
+    pairs, cosines = labelled((10, 0.97), (10, 0.92), (10, 0.89))
+    assert negatives_told(pairs, cosines, [], 0.88, 30).startswith("pairs that must differ are enough: 30 families")
+    of_dev = [replace(pair, split="dev") for pair in pairs]
+    assert "about 40 more pairs that must differ between cosine 0.88 and 1.00" in negatives_told(
+        of_dev, cosines, [], 0.88, 30
+    )
+    one = [replace(pair, cluster="the same") for pair in pairs]
+    assert "and has 1 families" in negatives_told(one, cosines, [], 0.88, 30)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1])
+def test_families_that_are_asked_for_are_those_with_which_the_claim_is_made(share):
+    limit, confidence = PairLimit(share=share), spent(0.95, 1)
+    n = families_needed(limit, confidence)
+
+    def status(n):
+        pairs, _ = labelled((n, 0.9))
+        found = bounds_of_pairs(np.zeros(n, bool), np.ones(n, bool), pairs, confidence)
+        return PairsServed(0, n, found.low, found.high).status(limit)
+
+    assert (status(n), status(n - 1)) == (None, "inconclusive")
+
+
+def test_the_sheet_says_where_pairs_that_must_differ_are_lacking(mine):
+    said = []
+    path, rows = drawn(mine, said)
+    of_each_band = -(-30 // len(BANDS))  # and three families in four are of test
+    more = -(-of_each_band * len(BANDS) * 4 // 3)
+    assert said[-1].startswith(f"label about {more} more pairs that must differ between cosine 0.50 and 1.00: ")
+    import_pair_labels([fill(path, rows, tables=0, rows=0)], "mine", settings=mine)
+    assert drawn(mine, said) == (None, [])
+    assert said[-2].endswith("there is nothing to label")
+    assert "of the labelled ones there must differ" in said[-1]
 
 
 def test_labels_are_not_worth_it_where_no_certificate_is_in_reach():

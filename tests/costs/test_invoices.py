@@ -221,6 +221,7 @@ def test_usage_pages_of_two_vendors_are_read_with_disjoint_classes(tmp_path):
         "[" * 100_000,
         "day,model,meter,tokens\n2026-11-01,m,input,many\n",
         "day,model,meter,tokens\n2026-11-01,m,input,inf\n",
+        "day,model,meter,tokens\n2026-11-01,m,input,9223372036854775808\n",
         "day,model,meter,cost_usd,currency\n2026-11-01,m,input,1,EUR\n",
         "day,model,meter\nyesterday,m,input\n",
         '{"data": [{"start_time": 1e30, "results": []}]}',

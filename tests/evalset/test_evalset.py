@@ -7,7 +7,7 @@ import pytest
 
 from tests.evalset.small_evalset import DOCUMENTS, QUERIES, settings_in, shared, write
 from workbench.errors import ConfigError, EvalsetError
-from workbench.evalset.evalset import load_evalset
+from workbench.evalset.evalset import PARTS, find_evalset, load_evalset, require_evalset
 from workbench.records import Document
 
 
@@ -31,6 +31,35 @@ def test_a_folder_loads_by_name_and_by_path(tmp_path):
         named.split("tset")
     with pytest.raises(EvalsetError, match="did you mean 'mine'"):
         load_evalset("mien", settings=settings)
+
+
+def test_a_folder_that_is_no_evalset_is_told_with_what_it_holds_and_what_to_do(tmp_path):
+    settings = settings_in(tmp_path)
+    docs = tmp_path / "docs"
+    (docs / "guide").mkdir(parents=True)
+    for name in ("a.md", "b.MD", "c.png"):
+        (docs / name).write_text("x", encoding="utf-8")
+    with pytest.raises(EvalsetError, match="'docs' is no evalset") as raised:
+        require_evalset(docs, "docs", settings)
+    told = str(raised.value)
+    assert f"{docs} holds neither questions (queries.jsonl) nor a corpus" in told
+    assert "it holds 2 .md, 1 folders, 1 .png; " in told or "it holds 2 .md, 1 .png, 1 folders; " in told
+    assert told.endswith("workbench new NAME --documents docs --questions FILE")
+    write(settings.evalsets / "mine")
+    with pytest.raises(EvalsetError, match="FILE; or name one of mine"):
+        find_evalset(docs, settings)
+    with pytest.raises(EvalsetError, match="it holds 1 folders; evalsets in it are mine: name one of them"):
+        find_evalset(settings.evalsets, settings)
+    (settings.evalsets / "empty").mkdir()
+    with pytest.raises(EvalsetError, match="it holds nothing; make one"):
+        load_evalset("empty", settings=settings)
+    assert find_evalset("mine", settings) == settings.evalsets / "mine"
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_any_part_makes_a_folder_an_evalset_that_may_lack_others(tmp_path, part):
+    (tmp_path / "mine" / part).mkdir(parents=True)
+    assert find_evalset(tmp_path / "mine", settings_in(tmp_path)) == tmp_path / "mine"
 
 
 def test_inputs_are_the_hashes_of_the_files_and_the_card_is_not_among_them(tmp_path):

@@ -14,15 +14,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.evalset.small_evalset import DOCUMENTS, QUERIES, settings_in, write
+from workbench.costs.invoices import read_invoice
 from workbench.errors import ConfigError, EvalsetError
 from workbench.evalset.files import scan_jsonl, scan_qrels
 from workbench.evalset.imports.documents import import_tables
 from workbench.evalset.imports.hub import load_hub
 from workbench.evalset.imports.judgements import import_judgements
 from workbench.evalset.imports.logs import Repairs, import_outcomes
+from workbench.evalset.imports.pair_labels import import_pair_labels
 from workbench.evalset.imports.requests import import_pairs, import_stream
 from workbench.evalset.outcomes import load_outcomes
 from workbench.evalset.traffic import load_pairs, load_stream
+from workbench.project.new import understand
+from workbench.project.new import write as write_own
 from workbench.retrieval.trec import read_run
 
 QUICK, MANY = 50, 500
@@ -49,6 +53,10 @@ COLUMNS = {
     "stream": ["query", "answer_key", "at", "pos", "tenant", "user_id"],
     "run": ["query_id", "doc_id", "score", "rank"],
     "judgements": ["query_id", "doc_id", "grade", "judge", "text"],
+    "labels": ["query_a", "query_b", "same_answer", "judge", "tenant_id"],
+    "own": ["slug", "markdown", "heading", "tenant_id"],
+    "asked": ["q", "relevant_doc", "cluster"],
+    "invoice": ["day", "model", "meter", "tokens", "cost_usd"],
 }
 
 
@@ -59,7 +67,8 @@ ALL_FORMS = ["csv", "semicolons", "tsv", "jsonl", "parquet", "trec", "bytes"]
 def files(draw: st.DrawFn, kind: str) -> tuple[str, bytes]:
     """Suffix and bytes of a table of this kind: right, right but for a cell or two, or of any content; at times cut."""
     mode = draw(st.sampled_from(["right", "right", "nearly", "nearly", "wild"]))
-    form = draw(st.sampled_from(ALL_FORMS if mode == "wild" else [f for f in ALL_FORMS if f != "bytes"][:5]))
+    forms = ["csv", "bytes"] if kind == "invoice" else ALL_FORMS
+    form = draw(st.sampled_from(forms if mode == "wild" else [f for f in forms if f != "bytes"][:5]))
     if form == "bytes":
         return draw(st.sampled_from([".csv", ".jsonl", ".parquet", ".tsv", ".run"])), draw(st.binary(max_size=60))
     columns = draw(st.permutations(COLUMNS[kind]))
@@ -87,10 +96,13 @@ def right(kind: str, name: str, i: int) -> Any:
         "small_cost": 0.1, "large|total_cost": 0.2, "query_a": f"a{i}", "query_b": "b", "same_answer": i % 2, "pos": i,
         "answer_key": "k", "metadata": '{"tenant_id": "a"}', "title": "t", "aliases": "[]",
         "score": 1.0 / (i + 1), "rank": i, "latency_ms": 3, "hard": 0.5, "accept": "x", "epoch": 0,
-        "judge": "me",
+        "judge": "me", "slug": f"d{i}", "markdown": "# words", "heading": "t", "q": f"question {i}",
+        "relevant_doc": "d1", "day": f"2026-11-0{i + 1}", "meter": "input", "tokens": 10 * i, "cluster": "c",
     }  # fmt: skip
     if kind == "judgements":  # what nobody judged of the small evalset
         fitting |= {"query_id": f"q{i % 2 + 1}", "doc_id": f"d{2 - i % 2}", "judge": f"judge {i // 2}", "text": None}
+    if kind == "labels":  # of the requests of `ASKED`
+        fitting |= {"query_a": f"request {i}", "query_b": f"request {i + 1}"}
     return fitting.get(name, "words")
 
 
@@ -216,6 +228,61 @@ def judgements(data: st.DataObject, folder: Path) -> None:
     assert all(scan_qrels(path)[1] == [] for path in (mine / "qrels").iterdir())
 
 
+ASKED = pl.DataFrame({"query": [f"request {i}" for i in range(9)], "tenant": ["a"] * 9})
+
+
+def labels(data: st.DataObject, folder: Path) -> None:
+    where = settings_in(folder)
+    mine = where.evalsets / "mine"
+    ASKED.write_csv(folder / "asked.csv")
+    import_stream(folder / "asked.csv", mine)
+    sheet = put(folder, "sheet", data.draw(files("labels")))
+    before, partly = (mine / "stream.parquet").read_bytes(), data.draw(st.booleans())
+    if attempt(lambda: import_pair_labels([sheet], "mine", settings=where, partly=partly), folder / "out"):
+        assert load_pairs(mine)[0]
+        assert len(load_stream(mine)) == len(ASKED)
+    else:
+        assert (mine / "stream.parquet").read_bytes() == before
+        assert not (mine / "pairs.jsonl").exists()
+
+
+def own(data: st.DataObject, folder: Path) -> None:
+    documents, questions = (put(folder, kind, data.draw(files(kind))) for kind in ("own", "asked"))
+    out = folder / "out"
+
+    def whole() -> None:
+        write_own(understand([str(documents)], questions, settings=settings_in(folder)), out, sources=["files"])
+
+    if attempt(whole, out):
+        assert all(scan_jsonl(out / name)[1] == [] for name in ("corpus.jsonl", "queries.jsonl"))
+        assert all(scan_qrels(path)[1] == [] for path in (out / "qrels").iterdir())
+
+
+USAGE = {"data": [{"start_time": 1767225600, "results": [
+    {"model": "m", "input_tokens": 9, "input_cached_tokens": 2, "output_tokens": 1},
+    {"amount": {"value": 0.5, "currency": "usd"}, "line_item": "m, input"},
+]}]}  # fmt: skip
+PLACES = [("data",), ("data", 0), ("data", 0, "start_time"), ("data", 0, "results"), ("data", 0, "results", 0),
+          ("data", 0, "results", 0, "input_tokens"), ("data", 0, "results", 1, "amount"),
+          ("data", 0, "results", 1, "amount", "value"), ("data", 0, "results", 1, "line_item")]  # fmt: skip
+
+
+def invoice(data: st.DataObject, folder: Path) -> None:
+    if data.draw(st.booleans()):
+        path = put(folder, "bill", data.draw(files("invoice")))
+    else:
+        page = json.loads(json.dumps(USAGE))
+        *way, last = data.draw(st.sampled_from(PLACES))
+        holder: Any = page
+        for key in way:
+            holder = holder[key]
+        holder[last] = data.draw(st.just(holder[last]) | CELLS | VALUES)
+        path = put(folder, "bill", (".json", json.dumps(page).encode()))
+    found: list[pl.DataFrame] = []
+    if attempt(lambda: found.append(read_invoice(path)), folder / "out"):
+        assert found[0].columns == ["day", "model", "meter", "tokens", "cost_nanos"]
+
+
 HUB_CARD = "---\nconfigs:\n" + "".join(
     f"- {{config_name: {config}, data_files: [{{split: test, path: {file}}}]}}\n"
     for config, file in (("corpus", "corpus.jsonl"), ("queries", "queries.jsonl"), ("default", "qrels.jsonl"))
@@ -251,7 +318,7 @@ def hub_cell(name: str, i: int, cell: Any, odd: bool) -> Any:
     return cell if odd else fitting[name]
 
 
-IMPORTERS = {f.__name__: f for f in (tables, outcomes, pairs, stream, run, judgements)}
+IMPORTERS = {f.__name__: f for f in (tables, outcomes, pairs, stream, run, judgements, labels, own, invoice)}
 ANYHOW = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large]
 
 

@@ -201,6 +201,10 @@ def test_the_column_that_rows_were_left_out_by_is_no_model(tmp_path):
     outcomes, _ = wide(tmp_path / "two", text, costs={"a": 1, "b": 2}, without={"seen": "1.0"})
     assert outcomes.models == ("a", "b")
     assert len(outcomes) == 7, "rows that do not say are kept"
+    text = "prompt,a,b,seen\n" + "".join(f"p{i},1,0,{i % 2 == 0}\n" for i in range(8))
+    (tmp_path / "three").mkdir()
+    outcomes, _ = wide(tmp_path / "three", text, costs={"a": 1, "b": 2}, without={"seen": "true"})
+    assert (outcomes.models, len(outcomes)) == (("a", "b"), 4), "what is left of it reads like right and wrong"
 
 
 @pytest.mark.parametrize("joint", ["|total_cost", "_cost", "_cost_usd", " cost", ".cost", ":total_cost", "-cost"])

@@ -101,6 +101,10 @@ def _fill(filler: Path) -> None:
         ("routing", "embedder", "minilmm", "did you mean 'minilm'"),
         ("caching", "guard", "figure", "unknown check of the guard 'figure'; did you mean 'figures'"),
         ("caching", "embedder", "litellm:", "did you mean 'litellm:MODEL'"),
+        ("pipeline", "checks", "citatoins", "unknown check 'citatoins'"),
+        ("quality", "overlap", "rogue", "unknown metric of answers 'rogue'"),
+        ("costs", "share_by", "evenly", "share_by"),
+        ("stack", "caches", "exat", "unknown cache 'exat'; did you mean 'exact'"),
     ],
 )
 def test_mistyped_name_of_a_part_is_refused_before_a_kernel_starts(

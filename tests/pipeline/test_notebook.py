@@ -8,7 +8,7 @@ import pytest
 from tests.evalset.small_evalset import settings_in, write
 from tests.pipeline.test_flow import PROMPTS, SMALL, STRONG
 from workbench.config import SystemClock
-from workbench.errors import ConfigError, EvalsetError
+from workbench.errors import ConfigError
 from workbench.evalset.evalset import load_evalset
 from workbench.evaluation.gate import Gate
 from workbench.inference.messages import Response, Usage
@@ -70,6 +70,15 @@ def concluded(settings):
     return run, dev, test, decision, lost
 
 
+def test_an_evalset_of_another_folder_is_decided_as_one_of_the_project(project, monkeypatch, tmp_path):
+    monkeypatch.delenv("WORKBENCH_RUN_DIR", raising=False)
+    elsewhere = (tmp_path / "evalsets" / "flows").rename(tmp_path / "mine")
+    run = PipelineExperiment(PipelineParameters(str(elsewhere)), project)
+    scored = run.score(run.prepare()[:2], "dev")
+    assert len(scored.scores) == 2 * DEV
+    assert run.parameters.evalset.startswith("mine@"), "its path is another one on the next machine"
+
+
 def test_a_run_is_decided_explained_accepted_and_holds(project, monkeypatch):
     monkeypatch.delenv("WORKBENCH_RUN_DIR", raising=False)
     run, dev, test, decision, lost = concluded(project)
@@ -116,7 +125,7 @@ def test_what_cannot_be_used_is_refused_before_anything_is_scored(project):
     with pytest.raises(ConfigError, match="at least one value"):
         PipelineParameters("flows", models=())
     recording_file(load_evalset("flows", settings=project), SMALL).unlink()
-    with pytest.raises(EvalsetError, match="record it with: workbench record flows"):
+    with pytest.raises(ConfigError, match="record them: workbench record flows"):
         PipelineExperiment(PipelineParameters("flows"), project)
 
 

@@ -1,6 +1,8 @@
 """What a run would take, told before anything is started."""
 
+import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from workbench.config import SystemClock, load_settings
 from workbench.errors import ConfigError, WorkbenchError
 from workbench.evalset.evalset import load_evalset
 from workbench.evaluation.run_record import close_run, open_run
+from workbench.evaluation.start import start
 from workbench.inference.encoders import MiniLM
 from workbench.project.dry_run import foresee
 from workbench.project.init import init
@@ -90,6 +93,56 @@ def test_recordings_that_are_missing_are_told_with_the_command_that_makes_them(p
     for notebook in ("routing", "pipeline"):
         with pytest.raises(ConfigError, match=r"are recorded for 'sample'.*workbench record sample"):
             list(foresee(settings, Job(notebook, parameters={"evalset": "sample"})))
+
+
+REFUSED = {
+    "retrieval": [
+        {"systems": ["ours=nope:search@1"]},
+        {"systems": ["ours=nope.trec@1"]},
+        {"systems": ["ours=json:nope@1"]},
+        {"embedders": ["litellm:openai/nobody-priced-it"]},
+    ],
+    "routing": [{"policies": ["nope:Router"]}, {"embedder": "litellm:openai/nobody-priced-it"}],
+    "caching": [
+        {"verifiers": ["nope:check@1"]},
+        {"verifiers": ["json:nope@1"]},
+        {"verifiers": ["model:nobody/priced-it"]},
+        {"warmup": 1_000_000},
+        {"embedder": "litellm:openai/nobody-priced-it"},
+    ],
+    "pipeline": [{"models": ["nope"]}, {"contexts": ["nope"]}, {"checks": ["nope"]}, {}],
+    "quality": [{"judges": ["nope"]}, {"production": "nope.jsonl"}, {"overlap": ["nope"]}],
+    "stack": [{"contexts": ["nope"]}, {"routes": ["nope"]}, {"caches": ["nope"]}, {"warmup": 1_000_000}],
+    "costs": [
+        {"since": "yesterday"},
+        {"before": "2026-02-01", "since": "2026-01-01"},
+        {"instead": ["nope"]},
+        {"revenue": "nope.csv"},
+        {"good": "nope.csv"},
+        {"invoice": ["nope.csv"]},
+    ],
+}
+
+
+@pytest.mark.parametrize(("notebook", "given"), [(name, each) for name, all_of in REFUSED.items() for each in all_of])
+def test_a_dry_run_refuses_in_the_words_of_the_run_before_a_kernel_starts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, notebook: str, given: dict[str, object]
+) -> None:
+    root, cache = Path(__file__).parents[2], load_settings(start=Path(__file__)).cache
+    if notebook == "pipeline" and not given:  # answers that are gone
+        given = {"evalset": str(tmp_path / "docs_qa")}
+        shutil.copytree(root / "evalsets" / "docs_qa", tmp_path / "docs_qa", ignore=shutil.ignore_patterns("local-*"))
+    for name in [name for name in os.environ if name.startswith("WORKBENCH_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("WORKBENCH_CACHE", str(cache))
+    monkeypatch.setenv("WORKBENCH_RUNS", str(tmp_path / "runs"))
+    monkeypatch.chdir(root)
+    with pytest.raises(WorkbenchError) as of_run:
+        start(notebook, **given)
+    with pytest.raises(WorkbenchError) as of_dry_run:
+        list(foresee(load_settings(), Job(notebook, parameters=given)))
+    assert (type(of_dry_run.value), str(of_dry_run.value)) == (type(of_run.value), str(of_run.value))
+    assert not (tmp_path / "runs").exists()
 
 
 def test_what_a_run_would_refuse_is_refused(project: Path) -> None:

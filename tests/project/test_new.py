@@ -205,8 +205,22 @@ def test_first_judgements_of_unlabelled_questions_come_back_also_where_only_some
     assert f"1 rows of {sheet} are not filled and left aside" in lines
 
 
+def test_reading_that_takes_long_says_so(
+    pages: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("LINE_S", 0.0), ("LONG_S", 0.0), ("_LOOK_S", 0.001)):  # as if it were long
+        monkeypatch.setattr(f"workbench.rendering.progress.{name}", value)
+    for n in range(500):
+        (pages / f"{n}.md").write_text(f"# Page {n}\n" + "word " * 500, encoding="utf-8")
+    (pages.parent / "q.txt").write_text("what is it\n", encoding="utf-8")
+    understand([str(pages)], pages.parent / "q.txt")
+    assert "reading documents, 0 s so far\n" in capsys.readouterr().err
+
+
 @pytest.mark.slow
-def test_sheet_is_pooled_from_several_arms_and_blind(pages: Path) -> None:
+def test_sheet_is_pooled_from_several_arms_and_blind(
+    pages: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from workbench.config import load_settings
     from workbench.project.pool import write_pool
 
@@ -217,7 +231,11 @@ def test_sheet_is_pooled_from_several_arms_and_blind(pages: Path) -> None:
     questions = pages.parent / "q.txt"
     questions.write_text("what is the tariff\nhow do I send it back\n", encoding="utf-8")
     found = understand([str(pages)], questions)
+    monkeypatch.setattr("workbench.rendering.progress.LINE_S", 0.0)  # else every 10 seconds
     assert write_pool(pages, found.documents, found.queries, settings) == 6  # three documents, two questions
+    told = capsys.readouterr().err
+    assert "documents for whole · vector" in told
+    assert "questions to whole · vector 1/2" in told
     rows = [json.loads(line) for line in (pages / "to_judge.jsonl").read_text(encoding="utf-8").splitlines()]
     assert {key for row in rows for key in row} == {"query_id", "doc_id", "grade", "judge", "query", "title", "text"}
     assert {row["grade"] for row in rows} == {None}

@@ -106,7 +106,7 @@ def ruled(rows, x: int, y: int) -> str:
     return "".join([*lines, *cells])
 
 
-def slides(path: Path) -> Path:
+def slides(path: Path, rows=ROWS) -> Path:
     from pptx import Presentation
     from pptx.util import Inches
 
@@ -115,8 +115,8 @@ def slides(path: Path) -> Path:
     first.shapes.title.text, first.placeholders[1].text = "Returns", "Within 30 days"
     second = deck.slides.add_slide(deck.slide_layouts[5])
     second.shapes.title.text = "Fees"
-    table = second.shapes.add_table(2, 2, Inches(1), Inches(2), Inches(4), Inches(1)).table
-    for i, row in enumerate(ROWS):
+    table = second.shapes.add_table(len(rows), 2, Inches(1), Inches(2), Inches(4), Inches(1)).table
+    for i, row in enumerate(rows):
         for j, cell in enumerate(row):
             table.cell(i, j).text = cell
     deck.save(path)
@@ -156,6 +156,17 @@ def test_each_format_keeps_its_headings_and_tables(tmp_path: Path) -> None:
         "## Fees\n\n| Country | Fee |  |\n| --- | --- | --- |\n| Austria | 4 euro |  |\n| Brazil | 19.5 | a\\|b c |\n"
         "| Chile | 4 |  |\n\n## Hours\n\n| Monday | 007 |\n| --- | --- |"
     )
+
+
+@readers
+def test_a_bar_in_a_cell_ends_no_cell_and_is_left_alone_outside(tmp_path: Path) -> None:
+    rows = [("Command", "Does"), ("ls | wc -l", "a &lt;b&gt; | c"), ("none", "\\| and ||")]
+    docx(tmp_path / "a.docx", paragraph("Pipe: ls | wc") + word_table(rows) + paragraph("a|b"))
+    slides(tmp_path / "b.pptx", [(one, other.replace("&lt;", "<").replace("&gt;", ">")) for one, other in rows])
+    word, deck = read_office(sorted(tmp_path.iterdir()))
+    table = "| Command | Does |\n| --- | --- |\n| ls \\| wc -l | a <b> \\| c |\n| none | \\\\| and \\|\\| |"
+    assert word.text == f"Pipe: ls | wc\n\n{table}\n\na|b"
+    assert deck.text.endswith(f"# Fees\n{table}")
 
 
 @readers

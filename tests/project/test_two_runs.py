@@ -22,7 +22,7 @@ from workbench.records import Fingerprint
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     made = make_settings(tmp_path)
-    (made.evalsets / "mine").mkdir()
+    (made.evalsets / "mine" / "qrels").mkdir(parents=True)
     return made
 
 

@@ -1,11 +1,21 @@
 """Labels: who said what; a sheet that a person fills in comes back as a person's labels, and nothing in it runs."""
 
 import csv
+import threading
 
 import pytest
 
 from workbench.errors import EvalsetError
-from workbench.quality.labels import Label, add_labels, read_labels, read_sheet, truth, write_sheet
+from workbench.quality.labels import (
+    Label,
+    add_labels,
+    fill,
+    read_labels,
+    read_sheet,
+    sheet_rows,
+    truth,
+    write_sheet,
+)
 
 GIVEN = [
     Label("q1", "correct", 1.0, "ann", "human", "v1", "2026-11-01"),
@@ -75,12 +85,55 @@ def test_a_sheet_is_inert_and_comes_back_as_a_persons_labels(tmp_path):
         out = csv.DictWriter(file, rows[0].keys())
         out.writeheader()
         out.writerows(rows)
-    with pytest.raises(EvalsetError, match=r":3: could not convert"):
+    with pytest.raises(EvalsetError, match=r":3: the grade 'good' is no number"):
         read_sheet(path, "correct", rater="ann", rubric="v2", at="")
     for text, told in (
         ("item_id,value\nq1,1\nq1,0\n", r":3: line 2 has a value of 'q1' already"),
-        ("item_id,label\nq1,1\n", r"has no column value; it has item_id, label"),
+        ("item_id,label\nq1,1\n", r"has no column value or grade; it has item_id, label"),
     ):
         path.write_text(text, encoding="utf-8")
         with pytest.raises(EvalsetError, match=told):
             read_sheet(path, "correct", rater="ann", rubric="v2", at="")
+
+
+@pytest.mark.parametrize("name", ["sheet.csv", "sheet.jsonl"])
+def test_a_grade_is_in_its_row_at_once_and_every_other_row_stays_as_it_is(tmp_path, name):
+    path = tmp_path / name
+    items = [{"item_id": f"q{i}", "question": "=1+1", "answer": "a\x1b[31m", "retrieved": "text"} for i in range(3)]
+    write_sheet(path, items)
+    before = sheet_rows(path)
+    given = Label("q1", "good", 0.5, "ann", "human", "v1", "2026-11-29T10:00:00+00:00")
+    fill(path, given, "=a comment\u202e")
+    after = sheet_rows(path)
+    assert [before[0], before[2]] == [{k: v for k, v in after[i].items() if k in before[i]} for i in (0, 2)]
+    assert "\u202e" not in path.read_text(encoding="utf-8")
+    assert read_sheet(path, "good", rater="", rubric="", at="") == [given]
+    fill(path, Label("q1", "good", 1.0, "ann", "human", "v1", "2026-11-29T11:00:00+00:00"))
+    assert [label.value for label in read_sheet(path, "good", rater="", rubric="", at="")] == [1.0]
+    with pytest.raises(EvalsetError, match="ann has graded this item meanwhile"):
+        fill(path, Label("q1", "good", 0.0, "bob", "human", "v1"))
+    with pytest.raises(EvalsetError, match="has no item 'gone' any more"):
+        fill(path, Label("gone", "good", 0.0, "bob", "human", "v1"))
+
+
+def test_two_people_who_fill_one_sheet_at_a_time_lose_nothing(tmp_path):
+    path = tmp_path / "sheet.jsonl"
+    write_sheet(path, [{"item_id": f"q{i}", "question": "q", "answer": "a"} for i in range(40)])
+
+    def person(name):
+        for i in range(name == "bob", 40, 2):
+            fill(path, Label(f"q{i}", "good", 1.0, name, "human", "v1"))
+
+    threads = [threading.Thread(target=person, args=(name,)) for name in ("ann", "bob")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [row["rater"] for row in sheet_rows(path)] == ["ann", "bob"] * 20
+
+
+def test_a_sheet_of_another_kind_or_in_no_folder_is_refused(tmp_path):
+    with pytest.raises(EvalsetError, match=r"a sheet is one of \.csv, \.jsonl, found '\.txt'"):
+        write_sheet(tmp_path / "sheet.txt", [])
+    with pytest.raises(EvalsetError, match="make its folder first"):
+        fill(tmp_path / "gone" / "sheet.jsonl", GIVEN[0])

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from tests.benchmarks.simulate_quality import simulate
+from tests.benchmarks.simulate_quality import graded, simulate, watch_alarms
 from workbench.errors import ConfigError
 from workbench.quality.monitoring import QualityWatch, Week, scan
 
+LEVEL = 0.05 + 2 * (0.05 * 0.95 / 4000) ** 0.5  # 5 % and two standard errors of 4,000 series
 BASELINE = Week(0.8, (0.8 * 0.2 / 1600) ** 0.5, 1600, "judge v1")
 
 
@@ -15,13 +16,20 @@ def weeks(*means, n=200, grader="judge v1"):
 
 
 def test_level_and_power_over_26_weeks():
-    false, mine, ceiling = simulate(baseline_weeks=26)
-    assert false <= 0.06  # of 2,000 runs: 5 % and two standard errors
+    false, mine, ceiling = simulate(baseline_weeks=26, no_drop=4000)
+    assert false <= LEVEL
     assert [round(c.within[0], 2) for c in ceiling] == pytest.approx([0.71] * 3, abs=0.03)
     for watch, known in zip(mine, ceiling, strict=True):
         assert watch.within[0] > 0.55
         assert watch.within[2] > 0.88
         assert all(w <= k + 0.02 for w, k in zip(watch.within, known.within, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("baseline_weeks", [1, 2, 4, 8])
+def test_level_with_the_rate_of_each_series_own_short_baseline(baseline_weeks):
+    alarms = watch_alarms(*graded(None, 4000, 5, baseline_weeks), baseline_weeks, QualityWatch())
+    assert np.isfinite(alarms).mean() <= LEVEL
 
 
 def test_a_drop_is_dated_and_sized():

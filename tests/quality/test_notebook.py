@@ -22,6 +22,7 @@ from workbench.quality.evidence import JudgedAnswers, answers_to_judge, judges_o
 from workbench.quality.feedback import FILE as CANDIDATES
 from workbench.quality.feedback import Candidate
 from workbench.quality.judges import ask_judge
+from workbench.quality.labels import write_sheet
 from workbench.quality.notebook import ConstantJudge, QualityExperiment
 from workbench.routing.recorded import ANSWER, asked_of, recording_file
 from workbench.runner import accept
@@ -181,7 +182,14 @@ def test_production_is_shown_beside_the_decision_and_is_no_part_of_it(settings):
     assert "a panel for each of 5 of 6 groups" in page
     assert "of graded.jsonl, which stand for" in page
     assert bare.weeks() == ()
-    assert "give the file as production=" in bare.production().caption
+    assert "workbench quality draw production.jsonl" in bare.production().caption
+    assert bare.label_sheet() == ()
+    write_sheet(settings.root / "production.jsonl", [{"item_id": "i", "question": "q", "answer": "a"}])
+    write_sheet(settings.root / "june.jsonl", [{"item_id": f"i{k}", "question": "q", "answer": "a"} for k in range(2)])
+    (settings.root / "graded.jsonl").rename(settings.root / "june.graded.jsonl")
+    for given, name, items in (("", "production.jsonl", 1), ("june.graded.jsonl", "june.jsonl", 2)):
+        (table,) = start(overlap=[], production=given).label_sheet()
+        assert table.rows == ((name, items, 0, items),)
     with pytest.raises(EvalsetError, match=r"gone\.jsonl"):
         start(production="gone.jsonl")
     with pytest.raises(ConfigError, match="0 traces have feedback"):

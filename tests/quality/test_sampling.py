@@ -66,6 +66,14 @@ def test_bad_calls_are_always_kept_with_the_first_reason():
     assert dict(weights.rows())["drawn"] == [pytest.approx(20)]
 
 
+def test_calls_that_all_cost_the_same_are_not_all_the_dearest():
+    frame = calls().with_columns(failed=pl.lit(False), cost_nanos=pl.lit(7, pl.Int64), similarity=None)
+    found = sample_calls(frame, SamplingPlan(0.05, top_cost=0.1))
+    assert found["sample_reason"].unique().to_list() == ["drawn"]
+    one = frame.with_columns(cost_nanos=pl.when(pl.col("trace_id") == "t9").then(8).otherwise(7))
+    assert dict(sample_calls(one, SamplingPlan(0.05)).select("trace_id", "sample_reason").rows())["t9"] == "top cost"
+
+
 def test_a_stratum_has_its_own_rate_and_the_weights_stand_for_all_calls():
     found = sample_calls(calls(8000), SamplingPlan(0.05, rates={("find", "globex"): 1.0}))
     rows = {(f, t): w for f, t, r, _, w in strata_table(found) if r == "drawn"}
@@ -169,12 +177,14 @@ def test_calls_of_the_ledger_are_traces_with_their_last_status_and_whole_cost(tm
             row("b", 0, "error", 5, "t2"),
             row("c", 0, "cached", 0, "t3", cache=hit),
             row("d", 0, "ok", 7, "t4", purpose="judge"),
+            row("e", 0, "cached", 0, "t5", cache=json.dumps({"kind": "exact", "similarity": 1.0, "threshold": 1.0})),
         ]
     )
     ledger.correct("a", 1, -3, "refund")
     found = {r["trace_id"]: r for r in ledger_calls(ledger.frame()).iter_rows(named=True)}
     engine.dispose()
-    assert found.keys() == {"t1", "t2", "t3"}
+    assert found.keys() == {"t1", "t2", "t3", "t5"}
+    assert found["t5"]["similarity"] is None  # an exact hit lies near no threshold
     assert [found[t]["failed"] for t in ("t1", "t2", "t3")] == [False, True, False]
     assert [found[t]["cost_nanos"] for t in ("t1", "t2", "t3")] == [27, 5, 0]
     assert (found["t3"]["similarity"], found["t3"]["threshold"], found["t1"]["similarity"]) == (0.93, 0.92, None)

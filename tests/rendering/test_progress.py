@@ -1,11 +1,32 @@
 """The progress object, without a kernel (with one: tests/notebooks/test_zoo.py)."""
 
 import time
+from collections.abc import Callable
+from pathlib import Path
 
+import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
+from typer.testing import CliRunner
 
+from tests.evalset.small_evalset import settings_in, write
+from tests.evalset.test_hub import collection
+from tests.evalset.test_log_tools import FILES, LOGS
+from tests.telemetry.rows import row
+from workbench.caching.near_repeats import draw_pairs
+from workbench.cli import app
+from workbench.cli.import_commands import import_app
+from workbench.cli.log_commands import TOOLS
+from workbench.evalset.imports.requests import import_stream
+from workbench.project.new import understand
+from workbench.rendering import progress
 from workbench.rendering.progress import MIME_TYPE, Progress, waiting
+from workbench.retrieval.ingest import eval_vectors
+from workbench.state import open_engine
+from workbench.telemetry.ledger import Ledger
+from workbench.telemetry.spans import Tracing
+from workbench.telemetry.traces import latest_traces
+from workbench.testing import HashEmbedder
 
 
 def test_silent_outside_of_ipython(capsys) -> None:
@@ -111,3 +132,129 @@ def test_where_nothing_can_be_drawn_there_is_a_line_every_ten_seconds(capsys) ->
     lines = capsys.readouterr().err.splitlines()
     assert lines == [f"questions {n}/1,000, 1 a second, {left} left" for n, left in
                      ((10, "16 min 30 s"), (20, "16 min 20 s"), (30, "16 min 10 s"))]  # fmt: skip
+
+
+def test_work_inside_of_work_is_told_in_its_place(capsys) -> None:
+    clock, lines = Moving(), []
+
+    def line(at: float) -> None:
+        clock.s, deadline = at, time.monotonic() + 10
+        while not (told := capsys.readouterr().err) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        lines.append(told)
+
+    with waiting("import of tables", clock=clock):
+        with waiting("reading x.csv", clock=clock):
+            line(12.0)
+        line(23.0)
+    assert lines == ["reading x.csv, 12 s so far\n", "import of tables, 23 s so far\n"]
+
+
+@pytest.fixture
+def all_is_long(monkeypatch) -> None:
+    """What is told of work that takes 5 or 10 seconds is told of any."""
+    for name in ("LONG_S", "LINE_S", "_MIN_INTERVAL_S"):
+        monkeypatch.setattr(progress, name, 0.0)
+    monkeypatch.setattr(progress, "_LOOK_S", 0.001)
+
+
+N = 3_000
+
+
+def csv_of(path: Path, header: str, line: str) -> str:
+    """A table large enough that somebody looks while it is read; ``{0}`` is the number of the row, ``{1}`` 0 or 1."""
+    path.write_text("\n".join([header, *(line.format(i, i % 2) for i in range(N))]) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def of_tables(root: Path) -> list[str]:
+    corpus = csv_of(root / "c.csv", "id,text", "d{0},words {0}")
+    return ["out", "--corpus", corpus, "--queries", csv_of(root / "q.csv", "id,question,relevant", "q{0},ask {0},d{0}")]
+
+
+def of_judgements(root: Path) -> list[str]:
+    documents = [{"_id": f"d{i}", "text": f"words {i}"} for i in range(N)]
+    queries = [{"_id": "q1", "text": "ask"}, {"_id": "q2", "text": "other"}]
+    write(root / "evalsets" / "mine", documents=documents, queries=queries, dev=["q1\td0\t1"], test=["q2\td0\t1"])
+    return [csv_of(root / "sheet.csv", "query_id,doc_id,grade", "q1,d{0},1"), "--name", "mine"]
+
+
+def of_labels(root: Path) -> list[str]:
+    import_stream(Path(csv_of(root / "log.csv", "query", "ask {0}")), root / "evalsets" / "mine")
+    return [csv_of(root / "sheet.csv", "query_a,query_b,same_answer", "ask 0,ask {0},0"), "--name", "mine", "--partly"]
+
+
+# What each command that imports is given; the logs of tools have one reader for all.
+IMPORTS: dict[str, Callable[[Path], list[str]]] = {
+    "tables": of_tables,
+    "outcomes": lambda root: [
+        csv_of(root / "log.csv", "prompt,small,large,small_cost,large_cost", "ask {0},{1},1,0.1,0.2"), "--name", "out",
+    ],
+    "hub": lambda root: [collection(root / "copy")],
+    "judgements": of_judgements,
+    "stream": lambda root: [csv_of(root / "log.csv", "query,intent", "ask {0},i{0}"), "--name", "out"],
+    "pairs": lambda root: [csv_of(root / "p.csv", "query_a,query_b,same_answer", "ask {0},b,{1}"), "--name", "out"],
+    "promptfoo": lambda root: [str(LOGS / FILES["promptfoo"][0]), "--name", "out"],
+}  # fmt: skip
+
+
+@pytest.mark.usefixtures("all_is_long")
+@pytest.mark.parametrize("command", IMPORTS)
+def test_an_import_that_takes_long_says_so(tmp_path, monkeypatch, command) -> None:
+    (tmp_path / "evalsets").mkdir()
+    for name in ("ROOT", "CACHE"):
+        monkeypatch.setenv(f"WORKBENCH_{name}", str(tmp_path))
+    done = CliRunner().invoke(app, ["import", command, *IMPORTS[command](tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert ", 0 s so far" in done.output or "1 s so far" in done.output
+
+
+def test_every_import_is_looked_at() -> None:
+    assert {str(command.name) for command in import_app.registered_commands} == IMPORTS.keys() | TOOLS.keys()
+
+
+def read_ledger(root: Path) -> None:
+    ledger = Ledger(open_engine(f"sqlite:///{root}/state.sqlite"))
+    ledger.add([row(f"c{i}", 0, i) for i in range(N)])
+    ledger.columns(["tenant_id", "cost_nanos"])
+
+
+def list_traces(root: Path) -> None:
+    engine = open_engine(f"sqlite:///{root}/state.sqlite")
+    tracing = Tracing(engine)
+    with tracing.span("call"):
+        pass
+    tracing.close()
+    assert latest_traces(engine).rows
+
+
+def embed(root: Path) -> None:
+    eval_vectors([f"text {i}" for i in range(100)], HashEmbedder(8), root)
+
+
+def sheet_of_pairs(root: Path) -> None:
+    settings = settings_in(root)
+    import_stream(Path(csv_of(root / "log.csv", "query", "ask {0}")), settings.evalsets / "mine")
+    draw_pairs(settings.evalsets / "mine", settings, limit=5, tell=len, least=0.5, embedder=HashEmbedder(8))
+
+
+def own_documents(root: Path) -> None:
+    (root / "q.txt").write_text("why?\n", encoding="utf-8")
+    understand([csv_of(root / "c.csv", "id,text", "d{0},words {0}")], root / "q.txt", settings=settings_in(root))
+
+
+@pytest.mark.usefixtures("all_is_long")
+@pytest.mark.parametrize(
+    ("work", "said"),
+    [
+        (read_ledger, "reading the ledger, 0 s so far"),
+        (list_traces, "reading the traces, 0 s so far"),
+        (embed, "texts embedded 64/100, "),
+        (sheet_of_pairs, "requests embedded 64/3,000, "),
+        (sheet_of_pairs, "nearest earlier requests of 3,000, "),
+        (own_documents, "c.csv, 0 s so far"),
+    ],
+)
+def test_other_work_that_takes_long_says_so(tmp_path, capsys, work, said) -> None:
+    work(tmp_path)
+    assert said in capsys.readouterr().err

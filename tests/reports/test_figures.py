@@ -165,6 +165,17 @@ def test_twenty_points_are_numbered_in_the_figure_and_listed_below_it() -> None:
     assert rows["arm 0"][4] == "$8.00", "0.04 for 1,000 requests, 200,000 a month"
 
 
+def test_of_many_arms_those_on_the_line_and_the_tested_and_the_best_are_named() -> None:
+    base = replace(samples.summary().frontier[0], on_frontier=False)
+    points = [replace(base, arm=f"arm {i}", quality=0.5 + i / 100, on_frontier=i == 0) for i in range(45)]
+    figure = frontier(points, "m", arms=["arm 3"])
+    assert [e.name for e in figure.entries] == [f"arm {i}" for i in (*range(44, 26, -1), 3, 0)]
+    assert "25 further arms" in figure.caption
+    numbers = [row[0] for row in figure.data.rows]
+    assert numbers == [*range(1, 21), *[None] * 25]
+    assert {row[1] for row in figure.data.rows} == {p.arm for p in points}
+
+
 def test_a_logarithmic_axis_refuses_zero_by_name() -> None:
     with pytest.raises(ValueError, match=r"rows has the value 0\.0 on a logarithmic axis"):
         lines({"a": [(0.0, 1.0)]}, "rows", "ms", log_x=True)

@@ -180,6 +180,21 @@ def test_progress_counts_documents_to_do(bench):
     assert seen == [(30, 70), (60, 70), (70, 70)]
 
 
+def test_how_far_embedding_is_within_one_commit_is_told_in_documents(bench, tmp_path):
+    seen = []
+    bench.ingest(
+        corpus(30), vectors=VectorCache(tmp_path / "others.sqlite", batch=8),
+        on_progress=lambda *far: seen.append(("written", *far)),
+        on_embedded=lambda *far: seen.append(("embedded", *far)),
+    )  # fmt: skip
+    *embedded, written = seen
+    assert written == ("written", 30, 30)
+    assert {(what, total) for what, _, total in embedded} == {("embedded", 30)}
+    far = [done for _, done, _ in embedded]
+    assert far == sorted(far)
+    assert far[0] < 10 < far[-1] == 30
+
+
 def test_document_given_twice_is_a_clear_error(bench):
     with pytest.raises(StoreError, match=r"tenant 'a' has 2 document ids more than once: 'd1', 'd2'"):
         bench.ingest([*corpus(4), *corpus(3)[1:]])

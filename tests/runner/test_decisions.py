@@ -54,7 +54,7 @@ class Christmas:
 @pytest.fixture
 def settings(tmp_path):
     made = make_settings(tmp_path)
-    (made.evalsets / "mine").mkdir()
+    (made.evalsets / "mine" / "qrels").mkdir(parents=True)
     return made
 
 
@@ -140,7 +140,7 @@ def test_an_evalset_that_is_gone_is_named(settings):
 
 def test_a_decision_on_a_folder_from_elsewhere_is_accepted_into_that_folder(settings, tmp_path):
     folder = tmp_path / "elsewhere" / "ours"
-    folder.mkdir(parents=True)
+    (folder / "qrels").mkdir(parents=True)
     finished(settings, replace(DECISION, settings={"evalset": "ours@0a1b2c3d"}), parameters={"evalset": str(folder)})
     assert take(settings) == folder / "decisions" / "retrieval.json"
 
@@ -250,7 +250,7 @@ def test_an_arm_without_scores_is_no_anchor(settings):
 
 
 def test_runs_of_several_evalsets_are_not_mixed_up(settings):
-    (settings.evalsets / "ours").mkdir()
+    (settings.evalsets / "ours" / "qrels").mkdir(parents=True)
     finished(settings, parameters={"evalset": "mine"})
     finished(settings, replace(DECISION, sentence="ours"), parameters={"evalset": "ours"})
     with pytest.raises(ConfigError, match=r"runs of 'retrieval' on mine, ours; .*--evalset NAME"):

@@ -17,6 +17,7 @@ How caching maps onto `Claim` and `Rule`:
   is shown not to.
 """
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -31,7 +32,7 @@ from workbench.caching.verifiers import VerifierUsed
 from workbench.codec import NEUTRAL
 from workbench.evalset.gates import PairLimit
 from workbench.evalset.traffic import Pair
-from workbench.evaluation.compare import spent
+from workbench.evaluation.compare import MIN_CLUSTERS, spent
 from workbench.evaluation.decision import Outcome
 from workbench.evaluation.sentences import cost_words, monthly, percent
 from workbench.records import Claim, GateStatus, Rule, parameters_of
@@ -127,6 +128,27 @@ def bounds_of_pairs(served: Bools, of: Bools, pairs: Sequence[Pair], confidence:
     one = np.zeros_like(of)
     one[np.flatnonzero(of)[0]] = True
     return replace(found, high=min(found.high or 1.0, rate_of(one, of, families, confidence).high or 1.0))
+
+
+def families_needed(limit: PairLimit, confidence: float = 0.95) -> int:
+    """Fewest families of must-differ test pairs, one pair each, of which none served keeps to the limit.
+
+    Where the limit is a share, its upper bound must; a count bounds nothing, and what any claim needs is asked for.
+
+    >>> families_needed(PairLimit(share=0.05)), families_needed(PairLimit(count=0))
+    (93, 30)
+    """
+    if limit.share is None:
+        return MIN_CLUSTERS
+
+    def high(m: int) -> float:
+        every, none, one = np.ones(m, bool), np.zeros(m, bool), np.arange(m) == 0
+        return min(rate_of(served, every, np.arange(m), confidence).high or 1.0 for served in (none, one))
+
+    most = MIN_CLUSTERS
+    while high(most) > limit.share:
+        most *= 2
+    return bisect_left(range(most), -limit.share, lo=MIN_CLUSTERS, key=lambda m: -high(m))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@ label were right; where there is no such cosine, labels alone cannot give one, a
 """
 
 import json
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,18 +17,20 @@ import numpy as np
 import numpy.typing as npt
 
 from workbench.caching.certify import GRID, certify, count, start_hits
+from workbench.caching.claims import families_needed
 from workbench.caching.replay import ShadowHits, shadow
 from workbench.caching.study import CachingParameters
 from workbench.config import Settings
 from workbench.errors import EvalsetError
 from workbench.evalset.gates import default_policy, scan_gates
 from workbench.evalset.imports.folder import Tell, writing
-from workbench.evalset.imports.pair_labels import PAIR_SHEET, Key, filled_pairs, unordered
+from workbench.evalset.imports.pair_labels import DEV_ONE_IN, PAIR_SHEET, Key, filled_pairs, unordered
 from workbench.evalset.traffic import Pair, RequestStream, load_pairs, load_stream
+from workbench.evaluation.compare import spent
 from workbench.inference.embedding import Embedder, load_embedder, unread
 from workbench.records import content_hash
-from workbench.retrieval.ingest import VectorCache
-from workbench.telemetry.context import attributed
+from workbench.rendering.progress import waiting
+from workbench.retrieval.ingest import eval_vectors
 
 WAYS = 2  # similarity alone and with the guard: the notebook certifies both at a time
 BANDS = (0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)  # lower ends, nearest first
@@ -118,12 +122,16 @@ def draw_pairs(
     if sheet.exists() and filled_pairs(sheet) - labelled.keys():
         told = f"import them (workbench import judgements {sheet} --name {folder.name} --partly), or remove it"
         raise EvalsetError(f"{sheet} holds labels that the evalset has not; {told}")
-    found = shadow(stream, _vectors(stream.queries, embedder or load_embedder(p.embedder, settings), settings))
+    encoder = embedder or load_embedder(p.embedder, settings)
+    vectors = _vectors(stream.queries, encoder, settings)
+    with waiting(f"nearest earlier requests of {len(stream):,}"):
+        found = shadow(stream, vectors)
     near = near_pairs(stream, found)
     open_pairs = [pair for pair in near if pair.key not in labelled]
     policy = scan_gates(folder / "gates.toml")[0].get("caching") or default_policy("caching")
     each = 1 - (1 - policy.confidence) / WAYS
-    worth = worth_of(stream, found, differ, p.warmup, alpha=policy.alpha, confidence=each)
+    with waiting("thresholds tried"):
+        worth = worth_of(stream, found, differ, p.warmup, alpha=policy.alpha, confidence=each)
     parts = parts_told(len(stream), p.warmup)
     for line in (*_bands_told(near, open_pairs, pairs), *_worth_told(worth, open_pairs, policy.alpha, parts)):
         tell(line)
@@ -131,20 +139,73 @@ def draw_pairs(
         tell(f"nothing was drawn; pairs for another reason: workbench evalset pairs {folder.name} --least 0.9")
         return None
     wanted = [pair for pair in open_pairs if pair.cosine >= start]
+    needed = families_needed(policy.pair_limit, spent(policy.confidence, 1))
+    negatives = negatives_told(pairs, _cosines(pairs, encoder, settings), wanted, start, needed)
     if not (drawn := draw(wanted, limit)):
         tell(f"no pair from cosine {start:.2f} is without a label: there is nothing to label")
+        tell(negatives)
         return None
     with writing(sheet):
         sheet.write_text("".join(f"{line}\n" for line in _sheet(drawn)), encoding="utf-8", newline="\n")
     tell(f"{sheet} holds {len(drawn):,} of {len(wanted):,} pairs from cosine {start:.2f}, blind to how near they are")
+    tell(negatives)
     return sheet
 
 
 def _vectors(texts: Sequence[str], embedder: Embedder, settings: Settings) -> npt.NDArray[np.float32]:
-    with attributed(purpose="eval"):
-        vectors = VectorCache(settings.cache / "vectors.sqlite").embed(texts, embedder)[0]
+    vectors = eval_vectors(texts, embedder, settings.cache, label="requests")
     vectors[unread(embedder, texts, strict=True)] = 0  # near nothing, as in the cache
     return vectors
+
+
+def _cosines(pairs: Sequence[Pair], embedder: Embedder, settings: Settings) -> npt.NDArray[np.float64]:
+    """Cosine of each labelled pair, as 03_caching counts it."""
+    if not pairs:
+        return np.zeros(0)
+    sides = [_vectors([getattr(pair, name) for pair in pairs], embedder, settings) for name in ("query_a", "query_b")]
+    found: npt.NDArray[np.float64] = np.clip((sides[0] * sides[1]).sum(1), -1, 1).astype(float)
+    return found
+
+
+def negatives_told(
+    pairs: Sequence[Pair], cosines: npt.NDArray[np.float64], left: Sequence[NearPair], least: float, needed: int
+) -> str:
+    """Say between which cosines pairs that must differ are still to be labelled, and about how many.
+
+    A certificate is tried on those of the test split at cosines where its threshold may lie: further down none would
+    be served at any threshold, and "none was served" says nothing of them. Families count, each where its nearest pair
+    lies, and each band from ``least`` up is to hold as many as every other of the ``needed`` ones.
+
+    Parameters
+    ----------
+    cosines : array of float, shape (pairs,)
+    left : sequence of NearPair
+        Pairs from ``least`` up that nobody has labelled.
+    """
+    edges = [least, *(low for low in reversed(BANDS) if low > least)]
+    families = dict[str, float]()
+    for pair, cosine in zip(pairs, cosines.tolist(), strict=True):
+        if not pair.same_answer and pair.split == "test" and cosine >= least:
+            families[pair.cluster] = max(families.get(pair.cluster, -1.0), cosine)
+    there = Counter(bisect_right(edges, cosine) - 1 for cosine in families.values())
+    each = -(-needed // len(edges))
+    short = {place: each - there[place] for place in range(len(edges)) if there[place] < each}
+    found = f"{len(families):,} families of the test split from cosine {least:.2f} up"
+    if not short:
+        return f"pairs that must differ are enough: {found}, where a threshold may lie; {needed:,} are needed"
+    low, high = edges[min(short)], [*edges[1:], 1.0][max(short)]
+    more = -(-sum(short.values()) * DEV_ONE_IN // (DEV_ONE_IN - 1))
+    told = (
+        f"label about {more:,} more pairs that must differ between cosine {low:.2f} and {high:.2f}: 03_caching needs "
+    )
+    told += f"{needed:,} families of them in the test split where a threshold may lie, and has {found}"
+    inside = [pair.same_answer for pair, c in zip(pairs, cosines.tolist(), strict=True) if low <= c <= high]
+    unlabelled = sum(low <= pair.cosine <= high for pair in left)
+    told += f"; {unlabelled:,} pairs there have no label"
+    if negatives := inside.count(False):
+        share = negatives / len(inside)
+        told += f", and {share:.0%} of the labelled ones there must differ, so that it takes some {more / share:,.0f}"
+    return told
 
 
 def near_pairs(stream: RequestStream, found: ShadowHits) -> list[NearPair]:

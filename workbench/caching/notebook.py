@@ -60,10 +60,8 @@ from workbench.rendering.table import Table
 from workbench.reports.charts import lines
 from workbench.reports.ending import Notebook
 from workbench.reports.figure import Figure
-from workbench.retrieval.ingest import VectorCache
-from workbench.telemetry.context import attributed
+from workbench.retrieval.ingest import eval_vectors
 
-STEP = 512
 OFF = "off"
 SYNTHETIC = "The stream is made up: drawn from traffic.toml; hit rates and savings follow from its plan."
 UNREAD = (
@@ -110,8 +108,8 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
         self.study = CacheStudy(parameters, self._stream, self._pairs, limit, self.prices, confidence)
         self.fitted: FittedVerifier | None = None
 
-    def read(self) -> Mapping[str, str]:
-        """Load stream, pairs and encoder.
+    def examine(self) -> None:
+        """Load stream and pairs, and verifiers of your own.
 
         Raises
         ------
@@ -121,7 +119,7 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
         p, evalset = self.parameters, self.evalset
         self.guard = make_guard(p.guard)
         self._callables = {x: load_callable(x, self.settings) for x in p.verifiers if "@" in x and MODEL not in x}
-        self._stream, (self._pairs, pairs_sha256) = load_stream(evalset.path), load_pairs(evalset.path)
+        self._stream, (self._pairs, self._pairs_sha256) = load_stream(evalset.path), load_pairs(evalset.path)
         if self._stream.synthetic:
             self.evalset = replace(evalset, synthetic=True, notes=(*evalset.notes, SYNTHETIC))
         if len(self._stream) - p.warmup < 2:
@@ -129,6 +127,13 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
         if self.policy.metric != METRIC or self.policy.floor is not None:
             raise ConfigError(f"[caching] in gates.toml goes by {METRIC} and alpha; leave out metric and floor")
         self.prices.cost_usd([embed_query(p.embedder)])  # refused before an encoder is paid
+        for name in p.verifiers:
+            if name.startswith(MODEL):
+                model_check_usd(name.removeprefix(MODEL), self.prices, [("", "")])  # and before anything is asked
+
+    def read(self) -> Mapping[str, str]:
+        """Load the encoder, and tell what it does not read."""
+        p = self.parameters
         self.embedder = self._encoder or load_embedder(p.embedder, self.settings)
         asked = self._stream.queries
         blind = np.flatnonzero(unread(self.embedder, asked, strict=True)).tolist()
@@ -137,7 +142,7 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
                 note = told.format(len(places), len(asked), asked[places[0]][:60])
                 self.evalset = replace(self.evalset, notes=(*self.evalset.notes, note))
         guarded = {"guard": self.guard.sha256((x.query_b, x.query_a) for x in self._pairs)} if self.guard else {}
-        read = {"stream": self._stream.sha256, "pairs": pairs_sha256}
+        read = {"stream": self._stream.sha256, "pairs": self._pairs_sha256}
         rates = self.prices.rate_inputs([embed_query(p.embedder)])
         return {**read, **encoder_inputs(self.embedder), **rates, **guarded, **self._verifier_inputs()}
 
@@ -148,7 +153,6 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
             told["verifier fitted"] = made_sha256()
         for name in self.parameters.verifiers:
             if name.startswith(MODEL):
-                model_check_usd(name.removeprefix(MODEL), self.prices, [("", "")])  # refused before anything is asked
                 file = self.evalset.path / FOLDER / RECORDED
                 told["verifier recordings"] = file_hash(file) if file.is_file() else ""
         return told
@@ -184,8 +188,7 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
         return FittedCheck(fit.verifier, self._vectors, usd, fit, folds)
 
     def _vectors(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        with attributed(purpose="eval"):
-            return VectorCache(self.settings.cache / "vectors.sqlite").embed(texts, self.embedder)[0]
+        return eval_vectors(texts, self.embedder, self.settings.cache, label="texts of pairs")
 
     def clusters(self, split: str) -> Mapping[str, str]:
         """Cluster of each request of a part: test, or calibration as dev."""
@@ -367,15 +370,6 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
         return {"must-differ pairs served above the limit": served}
 
     def _embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        cache, bar = VectorCache(self.settings.cache / "vectors.sqlite"), Progress("questions", len(texts))
-        out, fresh = [np.zeros((0, self.embedder.dimension), np.float32)], 0
-        for start in range(0, len(texts), STEP):
-            with attributed(purpose="eval"):
-                part, new = cache.embed(texts[start : start + STEP], self.embedder)
-            out.append(part)
-            fresh += new
-            bar.update(start + len(part))
-        bar.done(f"{len(texts):,} questions, {fresh:,} embedded now")
-        vectors = np.concatenate(out)
+        vectors = eval_vectors(texts, self.embedder, self.settings.cache, label="questions")
         vectors[unread(self.embedder, texts, strict=True)] = 0  # near nothing, as in the cache
         return vectors

@@ -17,6 +17,7 @@ from workbench.cli.job_commands import diff, jobs_app, replay, run_sweep
 from workbench.cli.lines import named_values, say, say_error, write_file
 from workbench.cli.log_commands import inspect
 from workbench.cli.project_commands import compare, init, new, report, verify
+from workbench.cli.quality_commands import quality_app
 from workbench.cli.shadow_commands import shadow_app
 from workbench.config import Settings, SystemClock, load_settings, require_writable
 from workbench.errors import ConfigError, WorkbenchError
@@ -95,12 +96,9 @@ def run(
     ] = False,
 ) -> None:
     """Run a notebook headless and show what it decided."""
-    import signal
-
     from workbench.runner import Job, TerminalProgress, run_all
 
-    for number in (signal.SIGINT, signal.SIGTERM):  # a cancelled CI job ends like Ctrl-C, in the background too
-        signal.signal(number, signal.default_int_handler)
+    _end_like_ctrl_c()
     if engine:
         os.environ["WORKBENCH_ENGINE"] = engine  # which kernels inherit
     settings = _project()
@@ -150,9 +148,13 @@ def check(
     aa: Annotated[
         bool, typer.Option("--aa", help="Say how large a difference from REF (HEAD) two equal versions would show.")
     ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Run all, also what a check that was interrupted came to already.")
+    ] = False,
 ) -> None:
     """Run accepted decisions again and say whether they still hold.
 
+    A check that was interrupted goes on where it was, unless something moved.
     Exit code: 0 all hold, 1 one is broken, 2 one is inconclusive or stale, 3 one could not be checked.
     """
     from workbench.project.check_report import check_json, check_markdown, sentence_of, status_of
@@ -162,13 +164,24 @@ def check(
     from workbench.runner import check as check_decisions
     from workbench.runner.decisions import worst_exit_code
 
+    _end_like_ctrl_c()
     settings = _project()
     require_writable(settings.cache, "WORKBENCH_CACHE")
     history = require_commit(settings, against or "HEAD") if against or aa else None
-    with TerminalProgress() as progress:
-        checks = check_decisions(
-            settings, names or (), clock=SystemClock(), on_event=progress, hard_timeout_s=hard_timeout_s
-        )
+    try:
+        with TerminalProgress() as progress:
+            checks = check_decisions(
+                settings,
+                names or (),
+                clock=SystemClock(),
+                on_event=progress,
+                hard_timeout_s=hard_timeout_s,
+                fresh=fresh,
+                tell=say,
+            )
+    except KeyboardInterrupt:
+        say("the same command goes on with the decisions that are left", err=True)
+        raise
     for found in checks:
         say(f"{'/'.join(found.place)}  {status_of(found)}: {sentence_of(found)}")
         say(f"  report: {found.record.report or 'none'}")
@@ -263,6 +276,7 @@ app.command(name="record")(record_command)
 app.add_typer(evalset_app, name="evalset")
 app.add_typer(import_app, name="import")
 app.add_typer(feedback_app, name="feedback")
+app.add_typer(quality_app, name="quality")
 app.add_typer(shadow_app, name="shadow")
 app.add_typer(models_app, name="models")
 app.command()(compare)
@@ -328,6 +342,14 @@ def evalset_lock(path: Annotated[str, typer.Argument(help="Name or folder of an 
     typer.echo(f"{write_lock(folder, settings):,} documents pinned in {folder / 'corpus.lock'}")
 
 
+def _end_like_ctrl_c() -> None:
+    """Let a cancelled CI job end like Ctrl-C, in the background too: with true records and no kernel left."""
+    import signal
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+
+
 def _project() -> Settings:
     """Settings of the project that a command works in."""
     settings = load_settings()
@@ -337,13 +359,11 @@ def _project() -> Settings:
 
 def _evalset(given: str, settings: Settings) -> str:
     """Name of an evalset of the project, hub:NAME, or the absolute path of another folder: kernels work elsewhere."""
-    if given.startswith("hub:"):
+    from workbench.evalset.evalset import HUB, find_evalset
+
+    if given.startswith(HUB):
         return given
-    folder = Path(given).resolve()
-    if Path(given).name == given and (settings.evalsets / given).is_dir():
-        return given
-    if not folder.is_dir():
-        raise ConfigError(f"no evalset {given!r}: neither a folder nor a name in {settings.evalsets}")
+    folder = find_evalset(given, settings)
     return folder.name if folder.parent == settings.evalsets else str(folder)
 
 

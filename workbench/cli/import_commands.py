@@ -69,18 +69,24 @@ def from_outcomes(
 
 
 def evalset_folder(out: str) -> Path:
-    """Folder of an evalset: a name is one below the project's evalsets, anything else a path.
+    """Folder of an evalset that is there, or is to be made: a name is one below the project's evalsets, else a path.
 
     Raises
     ------
     ConfigError
         If it is neither.
+    EvalsetError
+        If the folder holds something else.
     """
     from workbench.config import load_settings
+    from workbench.evalset.evalset import require_evalset
 
     if not out.strip() or "\0" in out:
         raise ConfigError(f"an evalset needs a name, found {out!r}")
-    return load_settings().evalsets / out if Path(out).name == out else Path(out)
+    settings = load_settings()
+    folder = settings.evalsets / out if Path(out).name == out else Path(out)
+    there = folder.is_dir() and any(folder.iterdir())
+    return require_evalset(folder, out, settings) if there else folder
 
 
 def dollars(model: str, usd: str) -> float:

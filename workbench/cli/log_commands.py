@@ -69,6 +69,7 @@ def import_from(
     from workbench.evalset.imports.log_tools import read_log
     from workbench.evalset.imports.logs import Repairs
     from workbench.inference.prices import project_prices
+    from workbench.rendering.progress import waiting
     from workbench.state import open_engine
     from workbench.telemetry.context import PURPOSES
     from workbench.telemetry.ledger import Ledger
@@ -77,17 +78,21 @@ def import_from(
         raise ConfigError("say where to: --name EVALSET for the notebooks, --ledger for costs, or both")
     if purpose and purpose not in PURPOSES:
         raise ConfigError(f"--purpose is one of {', '.join(PURPOSES)}, found {purpose!r}")
-    settings = load_settings()
-    prices, log = project_prices(settings.root), read_log(tool, paths)
-    if name:
+    settings, folder = load_settings(), evalset_folder(name) if name else None
+    with waiting(f"reading a log of {tool}"):
+        prices, log = project_prices(settings.root), read_log(tool, paths)
+    if folder:
         choices = Choices(score, Repairs(costs=costs, drop_incomplete=drop_incomplete))
-        for path in import_log(log, evalset_folder(name), prices, choices=choices, tell=say):
+        with waiting(f"writing {name}"):
+            written = import_log(log, folder, prices, choices=choices, tell=say)
+        for path in written:
             say(f"written: {path}")
     else:
         for line in [*log.told(), *cost_lines(log, prices)]:
             say(line)
     if ledger:
-        new, old = book(log, Ledger(open_engine(settings.state_url)), prices, purpose or TOOLS_READ[tool].purpose)
+        with waiting("adding calls to the ledger"):
+            new, old = book(log, Ledger(open_engine(settings.state_url)), prices, purpose or TOOLS_READ[tool].purpose)
         say(f"ledger: {new:,} calls added, {old:,} were there already; see: workbench costs")
 
 
@@ -103,13 +108,16 @@ def inspect(
     from workbench.evalset.imports.log_tools import read_log, tool_of
     from workbench.inference.prices import project_prices
     from workbench.project.log_answers import answers_table, what_a_log_decides
+    from workbench.rendering.progress import waiting
 
     if tool and tool not in TOOLS:
         raise ConfigError(unknown_name("tool", tool, sorted(TOOLS)))
     found = tool or tool_of(paths)
-    prices, log = project_prices(load_settings().root), read_log(found, paths)
+    with waiting(f"reading a log of {found}"):
+        prices, log = project_prices(load_settings().root), read_log(found, paths)
+        answers = what_a_log_decides(log, prices, score)
     for line in [*log.told(), *cost_lines(log, prices)]:
         say(line)
-    typer.echo(f"\n{answers_table(what_a_log_decides(log, prices, score)).to_text()}")
+    typer.echo(f"\n{answers_table(answers).to_text()}")
     typer.echo("")
     say(f"to use it: workbench import {found} {' '.join(map(str, paths))} --name EVALSET --ledger")

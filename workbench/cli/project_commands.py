@@ -135,9 +135,12 @@ def verify(
     from workbench.project.verify import decisions_named
     from workbench.project.verify import statement as in_toto
     from workbench.project.verify import verify as check
+    from workbench.rendering.progress import waiting
 
-    settings = load_settings()
-    found = [check(path, sealed=sealed) for path in decisions_named(decisions or [], settings)]
+    settings, found = load_settings(), []
+    for path in decisions_named(decisions or [], settings):
+        with waiting(f"verifying {path}"):
+            found.append(check(path, sealed=sealed))
     for each in found:
         say(each.sentence)
         for status in ("contradicted", "not verified", *(["verified"] if full else [])):

@@ -390,7 +390,8 @@ def read_revenue(path: Path) -> dict[str, int]:
                 tenant, amount = line["tenant_id"], signed_nanos(line["revenue_usd"])
                 found[tenant] = found.get(tenant, 0) + amount
     except (OSError, UnicodeDecodeError, KeyError, ValueError, csv.Error) as error:
-        raise ConfigError(f"{path} is not a CSV with tenant_id and revenue_usd: {error!r}") from error
+        told = f"no column {error}" if isinstance(error, KeyError) else error
+        raise ConfigError(f"{path} is not a CSV with tenant_id and revenue_usd: {told}") from error
     return found
 
 

@@ -28,6 +28,8 @@ SCHEMA = {"day": pl.String, "model": pl.String, "meter": pl.String, "tokens": pl
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 _NEAR = 0.02  # of what a cause would explain
 _SAME_RATE = 0.005
+_MOST_TOKENS = 2**53
+_Line = tuple[str, str, str, int | None, int | None]  # day, model, meter, tokens, nano-dollars
 # Names by which exports call a class of token, without what stands between words.
 _METER_NAMES: Mapping[str, str] = {
     "input": "input", "inputtokens": "input", "uncachedinputtokens": "input", "prompttokens": "input",
@@ -61,14 +63,19 @@ def read_invoice(*paths: Path) -> pl.DataFrame:
     ConfigError
         If a file is of none of the shapes, with what it holds.
     """
-    lines = list[tuple[str, str, str, int | None, int | None]]()
+    lines = list[_Line]()
     for path in paths:
         try:
             text = path.read_text(encoding="utf-8-sig")
-            lines += _pages(json.loads(text)) if text.lstrip()[:1] in ("{", "[") else _csv_lines(text)
+            found = _pages(json.loads(text)) if text.lstrip()[:1] in ("{", "[") else _csv_lines(text)
+            lines += map(_countable, found)
         except (*_UNREADABLE, csv.Error) as error:
+            worded = isinstance(
+                error, OSError | ValueError | csv.Error
+            )  # else a field is not there, or of another kind
+            told = str(error) if worded else "it lacks fields"
             raise ConfigError(
-                f"{path} is no invoice that can be read ({error!r}); it is a CSV with day, model, meter, tokens and "
+                f"{path} is no invoice that can be read ({told}); it is a CSV with day, model, meter, tokens and "
                 "cost_usd, a FOCUS export, or a page of a vendor's usage or cost interface as JSON"
             ) from error
     frame = pl.DataFrame(lines, SCHEMA, orient="row")
@@ -76,7 +83,14 @@ def read_invoice(*paths: Path) -> pl.DataFrame:
     return frame.group_by("day", "model", "meter").agg(known).sort("day", "model", "meter")
 
 
-def _csv_lines(text: str) -> Iterator[tuple[str, str, str, int | None, int | None]]:
+def _countable(line: _Line) -> _Line:
+    """Refuse more tokens than a whole number of 64 bits can sum."""
+    if line[3] is not None and abs(line[3]) >= _MOST_TOKENS:
+        raise ValueError(f"{line[3]} is no number of tokens")
+    return line
+
+
+def _csv_lines(text: str) -> Iterator[_Line]:
     table = csv.DictReader(io.StringIO(text, newline=""))
     names = {
         key: next((n for n in options if n in (table.fieldnames or ())), "") for key, options in _CSV_NAMES.items()
@@ -92,7 +106,7 @@ def _csv_lines(text: str) -> Iterator[tuple[str, str, str, int | None, int | Non
         )  # fmt: skip
 
 
-def _pages(found: Any) -> Iterator[tuple[str, str, str, int | None, int | None]]:
+def _pages(found: Any) -> Iterator[_Line]:
     """Lines of one page, or of a list of pages."""
     for page in found if isinstance(found, list) else [found]:
         for bucket in page["data"]:
@@ -101,7 +115,7 @@ def _pages(found: Any) -> Iterator[tuple[str, str, str, int | None, int | None]]
                 yield from _of_result(_day(start), result)
 
 
-def _of_result(day: str, result: Mapping[str, Any]) -> Iterator[tuple[str, str, str, int | None, int | None]]:
+def _of_result(day: str, result: Mapping[str, Any]) -> Iterator[_Line]:
     model = plain_model(result.get("model") or "")
     if "token_type" in result:  # Anthropic, cost: in cents
         _refuse_currency(result["currency"])

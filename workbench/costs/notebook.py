@@ -26,9 +26,10 @@ from workbench.costs.attribution import (
 from workbench.costs.bridge import cost_bridge, what_if
 from workbench.costs.invoices import read_invoice, reconcile
 from workbench.errors import ConfigError
-from workbench.evaluation.experiment import begin_run, finish_run
+from workbench.evaluation.experiment import finish_run
 from workbench.evaluation.gate import Gate, gate_of_counts
 from workbench.evaluation.provenance import build_parameters
+from workbench.evaluation.run_record import begin_run
 from workbench.evaluation.summary import Summary, captioned_section
 from workbench.inference.budgets import Budgets
 from workbench.inference.prices import project_prices
@@ -89,18 +90,30 @@ class CostsExperiment:
 
     def __init__(self, parameters: CostsParameters, settings: Settings) -> None:
         """Read the ledger and refuse what cannot be used, then make the run folder."""
+        self._load(parameters, settings)
+        self.engine = open_engine(settings.state_url)
+        self.spend = load_spend(Ledger(self.engine), since=parameters.since, until=parameters.until)
+        plain = {f.name: getattr(parameters, f.name) for f in fields(parameters)}
+        self.profile, self.record, self.folder = begin_run(settings, self.notebook, plain)
+
+    def _load(self, parameters: CostsParameters, settings: Settings) -> None:
+        """Read what lies beside the ledger, and refuse what cannot be used."""
+        for moment in filter(None, (parameters.since, parameters.until)):
+            utc_moment(moment)
         if parameters.before and not utc_moment(parameters.before) < utc_moment(parameters.since):
             raise ConfigError("before is the start of the period that ends at since: give both, in this order")
         self.parameters, self.settings = parameters, settings
         self.instead = dict(_pair(text) for text in parameters.instead)
         self.prices = project_prices(settings.root)
-        self.engine = open_engine(settings.state_url)
-        self.spend = load_spend(Ledger(self.engine), since=parameters.since, until=parameters.until)
         self.revenue = read_revenue(self._path(parameters.revenue)) if parameters.revenue else None
         self.outcomes = self._outcomes() if parameters.good else None
         self.billed = read_invoice(*map(self._path, parameters.invoice)) if parameters.invoice else None
-        plain = {f.name: getattr(parameters, f.name) for f in fields(parameters)}
-        self.profile, self.record, self.folder = begin_run(settings, self.notebook, plain)
+
+    @classmethod
+    def examined(cls, parameters: CostsParameters, settings: Settings) -> Self:
+        """What a run would refuse is refused; the ledger is not read."""
+        (found := cls.__new__(cls))._load(parameters, settings)
+        return found
 
     @classmethod
     def start(cls, **given: Any) -> Self:

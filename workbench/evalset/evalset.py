@@ -1,6 +1,7 @@
 """An evalset: questions, judgements and documents of one folder, in dev and test, with their hashes."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from workbench.evalset.findings import (
 from workbench.evalset.gates import GatePolicy, default_policy
 from workbench.evalset.texts import families, own_documents
 from workbench.records import Document, Query
+from workbench.rendering.progress import waiting
 
 Qrels = Mapping[str, Mapping[str, int]]  # by question, the grade of each document that was judged
 DEV_SHARE = 0.25
@@ -158,6 +160,7 @@ class Evalset:
         return tuple(sorted({d.tenant_id for d in self.documents} | {q.tenant_id for q in self.queries}))
 
 
+@waiting("reading the evalset")
 def load_evalset(source: str | Path, *, settings: Settings, seed: int = 0, build: bool = True) -> Evalset:
     """Load an evalset by name, by folder (ours, or BEIR's as it is), or one fetched from the hub before.
 
@@ -236,7 +239,7 @@ def find_evalset(source: str | Path, settings: Settings) -> Path:
     Raises
     ------
     EvalsetError
-        If there is none, with the nearest name.
+        If there is none, with the nearest name, or if it holds no file of an evalset, with what it holds instead.
     """
     text = str(source)
     if text.startswith(HUB):
@@ -245,10 +248,10 @@ def find_evalset(source: str | Path, settings: Settings) -> Path:
             raise EvalsetError(f"{text} is not on this machine; fetch it with `workbench import hub {text[4:]}`")
         return folder
     named = settings.evalsets / text
-    if named.is_dir():
-        return named
+    if named.is_dir() and ".." not in Path(text).parts:  # a path is one from where one stands
+        return require_evalset(named, text, settings)
     if Path(source).is_dir():
-        return Path(source).resolve()
+        return require_evalset(Path(source).resolve(), text, settings)
     if not settings.evalsets.is_dir():
         raise EvalsetError(
             f"{text!r} is no folder, and you are not in a project: {settings.root} has no evalsets/; change into the "
@@ -256,6 +259,53 @@ def find_evalset(source: str | Path, settings: Settings) -> Path:
         )
     known = sorted(p.name for p in settings.evalsets.glob("*") if p.is_dir())
     raise EvalsetError(f"{unknown_name('evalset', text, known)} (below {settings.evalsets}), and no folder either")
+
+
+# Any one of these makes a folder an evalset, if perhaps one that lacks something.
+PARTS = (
+    "queries.jsonl", "corpus.jsonl", "corpus.toml", "qrels", "outcomes.parquet", "stream.parquet", "traffic.toml",
+    "pairs.jsonl", "prompts.toml", "judges.toml", "gates.toml", "card.md", "decisions", "recordings",
+)  # fmt: skip
+
+
+def require_evalset(folder: Path, given: str, settings: Settings) -> Path:
+    """Refuse a folder that is no evalset; ``given`` is how it was named.
+
+    Raises
+    ------
+    EvalsetError
+        With what it holds, and how it could become one.
+    """
+    if _is_evalset(folder):
+        return folder
+    told = f"{given!r} is no evalset: {folder} holds neither questions (queries.jsonl) nor a corpus nor anything else "
+    told += f"of one; it holds {_held(folder)}"
+    if below := _evalsets_in(folder):
+        raise EvalsetError(f"{told}; evalsets in it are {below}: name one of them")
+    known = f"; or name one of {there}" if (there := _evalsets_in(settings.evalsets)) else ""
+    make = f"make one of documents and questions: workbench new NAME --documents {given} --questions FILE"
+    raise EvalsetError(f"{told}; {make}{known}")
+
+
+def _is_evalset(folder: Path) -> bool:
+    return any((folder / part).exists() for part in PARTS)
+
+
+def _evalsets_in(folder: Path) -> str:
+    found = sorted(p.name for p in folder.glob("*") if _is_evalset(p))
+    return ", ".join([*found[:NAMED], *([f"{len(found) - NAMED} more"] if len(found) > NAMED else [])])
+
+
+def _held(folder: Path) -> str:
+    """What a folder holds at its first level: files by their endings, the most frequent first, and folders."""
+    inside = list(folder.iterdir())
+    kinds = Counter("folders" if p.is_dir() else p.suffix.lower() or p.name for p in inside)
+    most = kinds.most_common(NAMED)
+    rest = len(inside) - sum(count for _, count in most)
+    return (
+        ", ".join([*(f"{count:,} {kind}" for kind, count in most), *([f"{rest:,} others"] if rest else [])])
+        or "nothing"
+    )
 
 
 def hub_folder(name: str, settings: Settings) -> Path:

@@ -15,6 +15,7 @@ from workbench.evalset.evalset import dev_clusters, require_dev
 from workbench.evalset.files import read_parquet
 from workbench.inference.prices import DECLARED
 from workbench.records import DEFAULT_TENANT, file_hash
+from workbench.rendering.progress import waiting
 
 FILE = "outcomes.parquet"
 OUTCOMES_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
@@ -162,6 +163,7 @@ class Outcomes:
         return tuple(sorted(set(self.requests.features)))
 
 
+@waiting("reading outcomes")
 def load_outcomes(folder: Path, *, seed: int = 0, dev_share: float = DEV_SHARE) -> Outcomes:
     """Outcomes of an evalset.
 
@@ -172,7 +174,10 @@ def load_outcomes(folder: Path, *, seed: int = 0, dev_share: float = DEV_SHARE) 
     """
     path = folder / FILE
     if not path.is_file():
-        raise EvalsetError(f"evalset {folder.name} has no {FILE}; make one with: workbench import outcomes PATH")
+        raise EvalsetError(
+            f"evalset {folder.name} has no {FILE}; make one with: workbench import outcomes PATH --name {folder.name}, "
+            f"or name models in its prompts.toml and have them answer: workbench record {folder.name}"
+        )
     outcomes = outcomes_of(read_parquet(path), str(path), seed=seed, dev_share=dev_share)
     return replace(outcomes, sha256=file_hash(path))
 

@@ -18,6 +18,7 @@ from workbench.evalset.follow_ups import needs_turns
 from workbench.evalset.items import queries_of
 from workbench.evalset.workload import draw_requests, read_plan, topics_of
 from workbench.records import DEFAULT_TENANT, content_hash, file_hash
+from workbench.rendering.progress import waiting
 
 STREAM_SCHEMA: Mapping[str, Any] = {
     "pos": pl.Int64, "query": pl.String, "answer_key": pl.String, "tenant_id": pl.String, "cluster": pl.String,
@@ -119,6 +120,7 @@ def words_key(text: str) -> str:
     return content_hash(same_words(text))[:16]
 
 
+@waiting("reading the stream")
 def load_stream(folder: Path) -> RequestStream:
     """Stream of an evalset folder: its ``stream.parquet``, else what its ``traffic.toml`` describes.
 

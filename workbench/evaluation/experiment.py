@@ -4,7 +4,6 @@
 items, picked on dev, and judged on test by their paired differences.
 """
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import Field, asdict, fields, replace
@@ -16,8 +15,8 @@ import polars as pl
 from workbench.codec import to_plain
 from workbench.config import Settings, SystemClock, load_settings
 from workbench.errors import ConfigError
-from workbench.evalset.evalset import HUB, load_evalset, require_dev
-from workbench.evalset.gates import ASSUMED_REQUESTS
+from workbench.evalset.evalset import HUB, Evalset, load_evalset, require_dev
+from workbench.evalset.gates import ASSUMED_REQUESTS, GatePolicy
 from workbench.evaluation.decision import ArmFacts, Outcome, decide, make_claims
 from workbench.evaluation.finalists import FINALIST, Finalists, beside, chosen_shares, screen
 from workbench.evaluation.flips import Axis, flip_points, flips_table
@@ -26,7 +25,7 @@ from workbench.evaluation.in_use import TEST_INPUTS, anchor_path, decision_path,
 from workbench.evaluation.power import power_table
 from workbench.evaluation.provenance import build_parameters, deciding, parameter_inputs, provenance
 from workbench.evaluation.repeats import difference_note
-from workbench.evaluation.run_record import RunRecord, close_run, open_run
+from workbench.evaluation.run_record import RunRecord, begin_run, close_run
 from workbench.evaluation.summary import (
     ScoredArms,
     Section,
@@ -38,7 +37,7 @@ from workbench.evaluation.summary import (
     section_of,
     would_change,
 )
-from workbench.inference.prices import project_prices
+from workbench.inference.prices import PriceTable, project_prices
 from workbench.records import Claim, Decision, Fingerprint, Rule, content_hash
 from workbench.rendering.table import Table
 
@@ -78,15 +77,6 @@ Q = TypeVar("Q", bound=PairedParameters)
 S = TypeVar("S", bound=ScoredArms)
 
 
-def begin_run(settings: Settings, notebook: str, parameters: dict[str, Any]) -> tuple[str, RunRecord | None, Path]:
-    """Profile, record and folder of a run: the runner's where one runs the notebook, else new ones without it."""
-    profile, runner = os.environ.get("WORKBENCH_PROFILE", "ci"), os.environ.get("WORKBENCH_RUN_DIR")
-    if runner:
-        return profile, None, Path(runner)
-    record = open_run(settings, notebook, profile=profile, parameters=parameters, clock=SystemClock())
-    return profile, record, record.run_dir
-
-
 def finish_run(folder: Path, record: RunRecord | None, gate: Gate, fingerprint: dict[str, Any] | None) -> None:
     """Write ``gate.json``, and close the record of a run that no runner closes."""
     (folder / "gate.json").write_text(gate.to_json(), encoding="utf-8")
@@ -109,7 +99,7 @@ class Experiment(Generic[P, S]):
     A notebook of its own is a subclass, together with `workbench.reports.ending.Notebook`, which draws. It says
 
     - ``notebook``, ``question``, ``title`` and its ``parameters_class``;
-    - in `read`, what it loads beside the evalset;
+    - in `examine` and `read`, what it loads beside the evalset;
     - how arms are scored: with `PairedExperiment` that is ``score``, which returns a `ScoredArms`; all further steps
       are there;
     - what else it shows: `warnings`, `assumed`, `invariants`, and any table of its own, handed to `save`.
@@ -143,9 +133,7 @@ class Experiment(Generic[P, S]):
 
         A folder from elsewhere is told by its name and what it holds: its path is another one on the next machine.
         """
-        self.settings, self.parameters = settings, parameters
-        self.evalset = load_evalset(parameters.evalset, settings=settings, seed=parameters.seed)
-        self.policy = self.evalset.policy(self.notebook)
+        self._load(parameters, settings)
         given, folder = self.evalset.path.name, self.evalset.path
         if parameters.evalset.startswith(HUB):
             given = parameters.evalset
@@ -153,7 +141,6 @@ class Experiment(Generic[P, S]):
             given = str(folder.resolve())
             told = content_hash(*(f"{name} {sha256}" for name, sha256 in sorted(self.evalset.inputs.items())))
             self.parameters = replace(parameters, evalset=f"{folder.name}@{told[:8]}")
-        self.prices = project_prices(settings.root)
         rule = {"gates": self.policy.sha256, "prices": self.prices.sha256}
         self.inputs = {**self.read(), **parameter_inputs(self.parameters), **rule}
         paths = (decision_path(folder, self.notebook), anchor_path(folder, self.notebook))
@@ -162,13 +149,29 @@ class Experiment(Generic[P, S]):
         shown = {**to_plain(self.parameters), "evalset": given}
         self.profile, self.record, self.folder = begin_run(settings, self.notebook, shown)
 
+    def _load(self, parameters: P, settings: Settings) -> None:
+        self.settings, self.parameters = settings, parameters
+        self.evalset: Evalset = load_evalset(parameters.evalset, settings=settings, seed=parameters.seed)
+        self.policy: GatePolicy = self.evalset.policy(self.notebook)
+        self.prices: PriceTable = project_prices(settings.root)
+        self.examine()
+
+    @classmethod
+    def examined(cls, parameters: P, settings: Settings) -> Self:
+        """What a run would refuse is refused; the experiment has no folder, and no model is loaded."""
+        (found := cls.__new__(cls))._load(parameters, settings)
+        return found
+
     @classmethod
     def start(cls, **given: Any) -> Self:
         """Begin with the parameters of the notebook's cell, as `workbench.start` does."""
         return cls(build_parameters(cls.parameters_class, given), load_settings())
 
+    def examine(self) -> None:
+        """Load what the notebook reads beside the evalset without a model, and refuse what cannot be used."""
+
     def read(self) -> Mapping[str, str]:
-        """Load what the notebook reads beside the evalset, and refuse what cannot be used.
+        """Load what is left, such as encoders, after `examine`.
 
         Returns
         -------

@@ -16,7 +16,7 @@ from workbench.errors import ConfigError
 from workbench.evalset.gates import unknown_parameter
 from workbench.extras import VERSION
 from workbench.inference.embedding import Embedder
-from workbench.records import content_hash
+from workbench.records import content_hash, file_hash
 from workbench.telemetry.context import attributed
 
 if TYPE_CHECKING:
@@ -129,9 +129,44 @@ def provenance(root: Path) -> dict[str, str]:
     return out
 
 
+def tree(root: Path, apart: Collection[Path] = ()) -> str:
+    """Hash of the code of a folder's repository as it stands: its commit, and each file that differs or is new.
+
+    ``apart`` are folders that do not count. "" where no commit tells: outside a repository, or where it ignores the
+    folder.
+    """
+    top, commit = Path(_git(root, "rev-parse", "--show-toplevel")), _git(root, "rev-parse", "HEAD")
+    if not commit or _git(root, "check-ignore", str(root.resolve())):
+        return ""
+    listed = [_git(top, "diff", "--name-only", "--no-renames", "-z", "HEAD")]
+    listed += [_git(top, "ls-files", "--others", "--exclude-standard", "-z")]
+    outside, parts = [folder.resolve() for folder in apart], [commit]
+    for name in sorted({name for names in listed for name in names.split("\0") if name}):
+        path = top / name
+        if "__pycache__" not in path.parts and not any(path.is_relative_to(folder) for folder in outside):
+            parts += [name, _content(path)]
+    return content_hash(*parts)
+
+
+def _content(path: Path) -> str:
+    """What a changed path holds: a file its bytes, a repository inside the repository its files."""
+    if path.is_symlink():
+        return f"link to {os.readlink(path)}"
+    if path.is_dir():
+        inside = sorted(p for p in path.rglob("*") if p.is_file() and ".git" not in p.parts)
+        return content_hash(*(part for p in inside for part in (str(p), file_hash(p))))
+    return file_hash(path) if path.is_file() else "gone"
+
+
 def _git(root: Path, *words: str) -> str:
     try:
-        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["git", "-C", str(root), *words],
+            capture_output=True,
+            encoding="utf-8",
+            errors="surrogateescape",  # a name that is no UTF-8 is a file all the same
+            check=False,
+        )
     except FileNotFoundError:
         return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+    return done.stdout.strip("\n") if done.returncode == 0 else ""

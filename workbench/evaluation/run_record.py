@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from workbench.codec import from_plain, to_plain, write_whole
-from workbench.config import Clock, Settings
+from workbench.config import Clock, Settings, SystemClock
 from workbench.errors import ConfigError, RunError
 from workbench.records import content_hash
 from workbench.telemetry.redaction import redact_all
@@ -31,6 +31,20 @@ class CellState:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckMark:
+    """Which check a run belongs to: when that began, all that it asked, and which of these the run answers.
+
+    ``rests_on`` is the hash of all that the result rests on; "" until the run has ended, and where something of it
+    moved meanwhile.
+    """
+
+    began: str
+    asked: tuple[str, ...]
+    place: str
+    rests_on: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class RunRecord:
     """One run, as it is or was.
 
@@ -48,6 +62,8 @@ class RunRecord:
         Host, id and start time of the process that runs it: tells a live run from one whose process is gone.
     report_error : str or None
         Why there is no ``report.html``.
+    check : CheckMark or None
+        The check that it was run for.
     """
 
     run_dir: Path
@@ -65,6 +81,7 @@ class RunRecord:
     cells: tuple[CellState, ...] = ()
     process: str = ""
     report_error: str | None = None
+    check: CheckMark | None = None
 
     @property
     def report(self) -> Path | None:
@@ -91,7 +108,15 @@ class RunRecord:
             return cls(run_dir, "corrupt", error=f"run.json cannot be read: {error!r}")
 
 
-def open_run(settings: Settings, notebook: str, *, profile: str, parameters: dict[str, Any], clock: Clock) -> RunRecord:
+def open_run(
+    settings: Settings,
+    notebook: str,
+    *,
+    profile: str,
+    parameters: dict[str, Any],
+    clock: Clock,
+    check: CheckMark | None = None,
+) -> RunRecord:
     """Make the folder of a run and write its first record.
 
     A little disk space is reserved, so that a run which fills the disk can still say so.
@@ -118,6 +143,7 @@ def open_run(settings: Settings, notebook: str, *, profile: str, parameters: dic
         seed=seed if isinstance(seed, int) else None,
         started=now.isoformat(),
         process=process_token(os.getpid()),
+        check=replace(check, rests_on="") if check else None,
     )
     try:
         record.save()
@@ -126,6 +152,15 @@ def open_run(settings: Settings, notebook: str, *, profile: str, parameters: dic
         shutil.rmtree(run_dir)
         raise RunError(_cannot_write(settings.runs, error)) from error
     return record
+
+
+def begin_run(settings: Settings, notebook: str, parameters: dict[str, Any]) -> tuple[str, RunRecord | None, Path]:
+    """Profile, record and folder of a run: the runner's where one runs the notebook, else new ones without it."""
+    profile, runner = os.environ.get("WORKBENCH_PROFILE", "ci"), os.environ.get("WORKBENCH_RUN_DIR")
+    if runner:
+        return profile, None, Path(runner)
+    record = open_run(settings, notebook, profile=profile, parameters=parameters, clock=SystemClock())
+    return profile, record, record.run_dir
 
 
 def close_run(record: RunRecord, clock: Clock, **outcome: Any) -> RunRecord:

@@ -5,7 +5,7 @@ from dataclasses import fields
 from importlib import import_module
 from typing import Any
 
-from workbench.config import load_settings, require_writable
+from workbench.config import Settings, load_settings, require_writable
 from workbench.errors import ConfigError, unknown_name
 from workbench.evalset.gates import NOTEBOOKS
 from workbench.extras import extras_named
@@ -30,9 +30,32 @@ def check_parameters(notebook: str, parameters: Mapping[str, Any]) -> None:
     if notebook in EXPERIMENTS:
         from workbench.evaluation.provenance import build_parameters
 
-        kind = _experiment_class(notebook).parameters_class
-        own = {name for f in fields(kind) for name in (f.name, f.metadata.get("formerly"))}
-        build_parameters(kind, {name: value for name, value in parameters.items() if name in own})
+        kind = _experiment_class(notebook)
+        build_parameters(kind.parameters_class, _own(kind, parameters))
+
+
+def examined(notebook: str, parameters: Mapping[str, Any], settings: Settings) -> Any:
+    """Experiment of a notebook that has refused, before a kernel starts, what a run would; None of one of your own.
+
+    No model is loaded or asked, and no run folder is made.
+
+    Raises
+    ------
+    ConfigError, EvalsetError
+        With the words of the run.
+    """
+    if notebook not in EXPERIMENTS:
+        return None
+    from workbench.evaluation.provenance import build_parameters
+
+    kind = _experiment_class(notebook)
+    return kind.examined(build_parameters(kind.parameters_class, _own(kind, parameters)), settings)
+
+
+def _own(kind: Any, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of an experiment, without those that you added to its notebook."""
+    own = {name for f in fields(kind.parameters_class) for name in (f.name, f.metadata.get("formerly"))}
+    return {name: value for name, value in parameters.items() if name in own}
 
 
 def as_declared(notebook: str, parameters: Mapping[str, Any], declared: Collection[str]) -> dict[str, Any]:

@@ -80,6 +80,10 @@ class Library:
             self._shelves[evalset] = Shelf(found, self._search or accepted_search(found, self._settings))
         return self._shelves[evalset]
 
+    def add(self, name: str, evalset: Evalset) -> "Shelf":
+        """Keep an evalset that is loaded already, also one of another folder, by the name that plans have for it."""
+        return self._shelves.setdefault(name, Shelf(evalset, self._search or accepted_search(evalset, self._settings)))
+
 
 class Shelf:
     """Documents, prompts and search of one evalset."""

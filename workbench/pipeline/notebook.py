@@ -28,7 +28,15 @@ from workbench.records import Query, content_hash, parameters_of
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Column, Table
 from workbench.reports.ending import Notebook
-from workbench.routing.recorded import changed_since, recorded_rows, recording_file, retrieval_amounts, retrieval_usd
+from workbench.routing.prompts import load_prompts
+from workbench.routing.recorded import (
+    changed_since,
+    recorded_rows,
+    recording_file,
+    require_recorded,
+    retrieval_amounts,
+    retrieval_usd,
+)
 from workbench.routing.route import HITS
 
 METRIC = "correctness"
@@ -142,16 +150,21 @@ class PipelineExperiment(
         "draft is shown documents. Latency of local models is counted processor time."
     )
 
-    def read(self) -> Mapping[str, str]:
+    def examine(self) -> None:
         """Load documents, recorded hits and recorded answers, and refuse what cannot be used.
 
         Raises
         ------
         ConfigError
-            If a model or a context is none of ``prompts.toml``.
+            If a model or a context is none of ``prompts.toml``, or no answer of a model is recorded.
         EvalsetError
             If the recorded hits no longer fit the corpus, the questions or the accepted retrieval.
         """
+        p, prompts = self.parameters, load_prompts(self.evalset)
+        for kind, given, known in (("model", p.models, prompts.models), ("context", p.contexts, [*prompts.contexts])):
+            if strange := [name for name in given if name not in known]:
+                raise ConfigError(unknown_name(kind, strange[0], known))
+        require_recorded(self.evalset, p.models)
         if changed := changed_since(self.evalset):
             raise EvalsetError(
                 f"the recorded hits and answers of {self.evalset.name} are from before the {', '.join(changed)} "
@@ -161,19 +174,13 @@ class PipelineExperiment(
         found = {(q.text, q.tenant_id): hits[q.query_id] for q in self.evalset.queries if q.query_id in hits}
         self.retrieval = retrieval_amounts(self.evalset)
         self.library = Library(self.settings, lambda query: found[query.text, query.tenant_id])
-        self.shelf: Shelf = self.library.of(self.parameters.evalset)
-        for kind, given, known in (
-            ("model", self.parameters.models, self.shelf.prompts.models),
-            ("context", self.parameters.contexts, [*self.shelf.prompts.contexts]),
-        ):
-            if strange := [name for name in given if name not in known]:
-                raise ConfigError(unknown_name(kind, strange[0], known))
+
+    def read(self) -> Mapping[str, str]:
+        """Hash what was read."""
+        self.shelf: Shelf = self.library.add(self.parameters.evalset, self.evalset)
         folder = self.evalset.path
         files = {f"recordings of {m}": recording_file(self.evalset, m) for m in self.parameters.models}
         files |= {"prompts": folder / "prompts.toml", HITS: folder / FOLDER / HITS}
-        if lost := [path for path in files.values() if not path.is_file()]:
-            told = f"workbench record {self.evalset.name}"
-            raise EvalsetError(f"{lost[0]} is not there, and nothing is asked here; record it with: {told}")
         return {**self.evalset.inputs, **{name: content_hash(path.read_bytes()) for name, path in files.items()}}
 
     def prepare(self) -> list[FlowArm]:

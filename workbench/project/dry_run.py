@@ -10,31 +10,31 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from workbench.caching.notebook import CachingExperiment
+from workbench.caching.verifiers import MODEL
 from workbench.config import Settings
-from workbench.errors import ConfigError
 from workbench.evalset.evalset import Evalset, load_evalset
-from workbench.evalset.outcomes import FILE as OUTCOMES
-from workbench.evalset.outcomes import load_outcomes
 from workbench.evalset.traffic import load_pairs, load_stream
 from workbench.evaluation.compare import MIN_CLUSTERS
 from workbench.evaluation.decision import MIN_DEV_CLUSTERS
 from workbench.evaluation.finalists import FEWEST, MOST
+from workbench.evaluation.start import examined
 from workbench.inference.embedding import Embedder, HostedEmbedder, load_embedder
 from workbench.inference.encoders import MiniLM
 from workbench.inference.messages import Usage
 from workbench.inference.prices import MS_PER_HOUR, project_prices
-from workbench.quality.evidence import JudgedAnswers
-from workbench.rendering.progress import duration
+from workbench.rendering.progress import duration, waiting
 from workbench.retrieval.arms import CHUNKERS, FITTED, make_arms
 from workbench.retrieval.ingest import VectorCache
-from workbench.routing.prompts import load_prompts
-from workbench.routing.recorded import recording_file
+from workbench.retrieval.notebook import RetrievalExperiment
+from workbench.routing.notebook import RoutingExperiment
 from workbench.runner.decisions import evalset_of
 from workbench.runner.headless import Job, planned
 from workbench.runner.runs import list_runs
 from workbench.telemetry.context import attributed
 
 PROBED = 16  # texts that a local encoder is timed on
+OUTCOMES_ARE_THERE = "nothing: outcomes are those of the table, or recorded"
 CHARACTERS = 4  # of a token, where a hosted encoder's price is told
 
 
@@ -63,10 +63,13 @@ def foresee(settings: Settings, job: Job) -> Iterator[str]:
     job = planned(job, settings)
     p = dict(job.parameters)
     given = str(p.get("evalset", ""))
+    with waiting(f"reading what {job.notebook} reads"):
+        found = examined(job.notebook, p, settings)
     yield f"{job.notebook} on {given or 'no evalset'}, profile {job.profile}: its parameters fit; nothing is started"
     seconds = 0.0
     if given:
-        ahead = _ahead(job.notebook, p, load_evalset(given, settings=settings, seed=int(p.get("seed", 0))), settings)
+        with waiting("looking for what there is to do"):
+            ahead = _ahead(found, p, settings)
         for name in _embedders(p) if ahead.texts else ():
             told, took = _embedding(ahead.texts, load_embedder(name, settings), settings)
             yield from told
@@ -85,45 +88,30 @@ def _embedders(p: Mapping[str, Any]) -> Sequence[str]:
     return [str(p["embedder"])] if p.get("embedder") else [str(name) for name in p["embedders"]]
 
 
-def _ahead(notebook: str, p: Mapping[str, Any], evalset: Evalset, settings: Settings) -> Ahead:
-    """Work of one notebook; of one that is not known here, nothing can be said."""
-    if notebook == "retrieval":
-        return _retrieval(p, evalset, settings)
-    if notebook == "caching":
-        pairs, stream = load_pairs(evalset.path)[0], load_stream(evalset.path)
-        sides = [text for pair in pairs for text in (pair.query_a, pair.query_b)]
-        return Ahead({"requests": stream.queries, "questions of pairs": sides})
-    if notebook == "routing":
-        recorded = "nothing: outcomes are those of the table, or recorded"
-        if (evalset.path / OUTCOMES).is_file():
-            prompts: Sequence[str] = load_outcomes(evalset.path).requests.prompts
-        else:
-            _require_recorded(evalset, ())
-            prompts = [q.text for q in evalset.queries]
-        return Ahead({"prompts": prompts}, asked=recorded)
-    if notebook == "stack":
-        load_stream(evalset.path)
-    if notebook == "quality":
-        JudgedAnswers.load(evalset)
-    if notebook in ("pipeline", "quality", "stack"):
-        _require_recorded(evalset, p["models"] if notebook == "pipeline" else ())
+def _ahead(found: Any, p: Mapping[str, Any], settings: Settings) -> Ahead:
+    """Work of one notebook; of one of your own, nothing can be said."""
+    match found:
+        case RetrievalExperiment():
+            return _retrieval(p, found.evalset, settings)
+        case CachingExperiment():
+            pairs, stream = load_pairs(found.evalset.path)[0], load_stream(found.evalset.path)
+            texts = {
+                "requests": stream.queries,
+                "questions of pairs": [t for x in pairs for t in (x.query_a, x.query_b)],
+            }
+            models, most = [v.removeprefix(MODEL) for v in p["verifiers"] if v.startswith(MODEL)], p["max_cost_usd"]
+            asked = f"{', '.join(models)} about near pairs whose answer is not recorded, for at most ${most:g}"
+            return Ahead(texts, asked=asked) if models else Ahead(texts)
+        case RoutingExperiment():
+            prompts = found.outcomes.requests.prompts if found.reads_vectors else []
+            return Ahead({"prompts": prompts} if prompts else {}, asked=OUTCOMES_ARE_THERE)
+        case None:
+            load_evalset(str(p["evalset"]), settings=settings, seed=int(p.get("seed", 0)))
+            return Ahead({}, asked="what your own notebook asks is not known here")
     return Ahead({}, asked="nothing: answers and verdicts are recorded; workbench record tells what recording takes")
 
 
-def _require_recorded(evalset: Evalset, models: Sequence[str]) -> None:
-    """Refuse an evalset that has no recorded answers, of each of these models or of any of ``prompts.toml``."""
-    known = load_prompts(evalset).models
-    files = {model: recording_file(evalset, model) for model in models or known}
-    missing = [model for model, file in files.items() if not file.is_file()]
-    if missing and (models or len(missing) == len(files)):
-        raise ConfigError(
-            f"no answers of {', '.join(missing)} are recorded for {evalset.path.name!r} ({files[missing[0]]}); "
-            f"record them: workbench record {evalset.path.name} --max-cost-usd USD"
-        )
-
-
 def _retrieval(p: Mapping[str, Any], evalset: Evalset, settings: Settings) -> Ahead:
-    evalset.require_questions()
     tokenizer, texts = MiniLM(settings.cache / "weights"), dict[str, Sequence[str]]()
     for name in p["chunkers"]:
         texts[f"chunks of {name}"] = [c.text for d in evalset.documents for c in CHUNKERS[name].chunk(d, tokenizer)]

@@ -3,7 +3,7 @@
 import glob
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -31,6 +31,7 @@ from workbench.project.init import gates_text
 from workbench.project.office import OFFICE
 from workbench.project.pages import PAGES, find_pages, passed_over, read_pages
 from workbench.records import Document, Query
+from workbench.rendering.progress import waiting
 
 # What else a column may be called in files that were not made for this; the first that is there is taken.
 _GUESSES: Mapping[str, Sequence[str]] = {
@@ -94,19 +95,21 @@ def understand(
         With the file and line of everything that cannot be used.
     """
     tables = _TableSources(query, questions_query, settings)
-    found, lines, defects = _documents(documents, rename_documents, tables)
-    queries, judged, told, wrong = _questions(str(questions), rename_questions, tables, Quotes(found))
-    known = [d.doc_id for d in found]
-    if twice := sorted({key for key in known if known.count(key) > 1} if len(set(known)) < len(known) else ()):
+    with waiting("reading documents"):
+        found, lines, defects = _documents(documents, rename_documents, tables)
+    with waiting("reading questions"):
+        queries, judged, told, wrong = _questions(str(questions), rename_questions, tables, Quotes(found))
+    known = Counter(d.doc_id for d in found)
+    if twice := sorted(key for key, count in known.items() if count > 1):
         defects.append(Defect(", ".join(map(without_secrets, documents)), 0, f"two documents have the id {twice[0]!r}"))
-    judged = [replace(j, doc_id=_below(j.doc_id, documents, set(known))) for j in judged]
-    wrong += judgement_defects(without_secrets(str(questions)), judged, {q.query_id for q in queries}, set(known))
+    judged = [replace(j, doc_id=_below(j.doc_id, documents, known)) for j in judged]
+    wrong += judgement_defects(without_secrets(str(questions)), judged, {q.query_id for q in queries}, known)
     if defects or wrong:
         raise EvalsetError("these files cannot be used; correct these places:", [*defects, *wrong])
     return Understood(tuple(found), tuple(queries), tuple(judged), (*lines, *told))
 
 
-def _below(name: str, given: Sequence[str], known: set[str]) -> str:
+def _below(name: str, given: Sequence[str], known: Container[str]) -> str:
     """Id of a page, also where it was named with the folder before it, as a shell completes it."""
     for folder in ("", *given):
         for start in (folder.strip("./"), Path(folder).name):
@@ -140,9 +143,10 @@ class _TableSources:
 
     def read(self, source: str, query: str) -> tuple[TableFile, list[str]]:
         """Table, and the columns that were left out when it was read."""
-        if is_stored(source):
-            return read_stored(source, query, self.settings or load_settings())
-        return read_table(Path(source)), []
+        with waiting(f"reading {without_secrets(source)}"):
+            if is_stored(source):
+                return read_stored(source, query, self.settings or load_settings())
+            return read_table(Path(source)), []
 
 
 def _documents(

@@ -191,9 +191,29 @@ def _markitdown(path: Path) -> str:
 
     kind = path.suffix.lower()
     converter = DocxConverter() if kind == ".docx" else PptxConverter()
+    converter._html_converter = _EscapedCells(converter._html_converter)  # both write their tables by way of HTML
     with path.open("rb") as file:
         found = converter.convert(file, StreamInfo(extension=kind), style_map=_TITLE_STYLE, table_infer_header=True)
     return re.sub(r"<!-- Slide number: \d+ -->\n?", "", found.markdown)
+
+
+class _EscapedCells:
+    """Converter of HTML that keeps a bar inside of a cell from ending the cell."""
+
+    def __init__(self, converter: Any) -> None:
+        self._converter = converter
+
+    def convert_string(self, html: str, **given: Any) -> Any:
+        """Markdown of the text, with the converter's own options."""
+        from bs4 import BeautifulSoup
+
+        if "|" in html:
+            page = BeautifulSoup(html, "html.parser")
+            for text in page.find_all(string=lambda text: "|" in text):
+                if text.find_parent(["td", "th"]):
+                    text.replace_with(text.replace("|", r"\|"))
+            html = str(page)
+        return self._converter.convert_string(html, **given)
 
 
 def _workbook(path: Path) -> str:

@@ -1,5 +1,6 @@
 """Pages as documents: Markdown, text, HTML, PDF and Office files, each with an id, a title and its text."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -31,8 +32,8 @@ def find_pages(paths: Iterable[Path]) -> list[tuple[str, Path]]:
             ]
         elif path.suffix.lower() in PAGES:
             found.append((path.name, path, path.parent.name))
-    ids = [key for key, _, _ in found]
-    return [(f"{home}/{key}" if ids.count(key) > 1 else key, path) for key, path, home in found]
+    ids = Counter(key for key, _, _ in found)
+    return [(f"{home}/{key}" if ids[key] > 1 else key, path) for key, path, home in found]
 
 
 def passed_over(paths: Iterable[Path]) -> list[Path]:

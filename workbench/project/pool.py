@@ -7,6 +7,7 @@ from workbench.config import Settings
 from workbench.evalset.imports.judgements import SHEET, write_sheet
 from workbench.inference.encoders import MiniLM
 from workbench.records import Document, Query, content_hash
+from workbench.rendering.progress import Progress
 from workbench.retrieval.arms import make_arms
 from workbench.retrieval.searcher import Searcher
 
@@ -25,8 +26,10 @@ def write_pool(folder: Path, documents: Sequence[Document], queries: Sequence[Qu
     found: dict[tuple[str, str], None] = {}
     for arm in make_arms(["whole", "structure"], ["full_text", "vector"]):
         searcher.prepare(arm)
-        for query in queries:
+        bar = Progress(f"questions to {arm.name}", len(queries))
+        for n, query in enumerate(queries, start=1):
             found |= {(query.query_id, hit.doc_id): None for hit in searcher.search(arm, query, DEPTH)}
+            bar.update(n)
     place = {query.query_id: n for n, query in enumerate(queries)}
     pairs = sorted(found, key=lambda pair: (place[pair[0]], content_hash(*pair)))
     write_sheet(folder / SHEET, pairs, queries, documents)

@@ -253,7 +253,7 @@ def personal_data(text: str) -> list[str]:
 
 
 def _candidate(said: Feedback, trace: Trace, asked: Sequence[tuple[str, str]]) -> Candidate:
-    question, answer, tenant_id, feature = _exchange(trace)
+    question, answer, tenant_id, feature = exchange(trace)
     flags = [f"personal data: {kind}" for kind in personal_data(f"{question}\n{said.comment}")]
     key = _key(question)
     flags += [f"same question as {where}" for text, where in asked if _key(text) == key][:1]
@@ -265,7 +265,7 @@ def _candidate(said: Feedback, trace: Trace, asked: Sequence[tuple[str, str]]) -
     )  # fmt: skip
 
 
-def _exchange(trace: Trace) -> tuple[str, str, str, str]:
+def exchange(trace: Trace) -> tuple[str, str, str, str]:
     """The last question and answer that a trace keeps, its tenant and feature."""
     question = answer = tenant_id = feature = ""
     for row in trace.rows:

@@ -1,21 +1,29 @@
 """Labels of answers: who said what, by which rubric, and whether a person, a model or a program did.
 
-A sheet is a JSONL file, one label a line, appended to. Only people's labels may tell whether a judge is right; a
+Labels are kept in a JSONL file, one a line, appended to. Only people's labels may tell whether a judge is right; a
 program's may where the truth can be computed, and is then shown as such; a model's never do.
+
+A sheet is what a person fills in, CSV for spreadsheets or JSONL: question, answer and what else helps to grade, and
+an empty grade. It says neither which model or arm answered nor why the row was drawn.
 """
 
 import csv
+import fcntl
+import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import polars as pl
 
+from workbench.codec import write_whole
 from workbench.errors import Defect, EvalsetError
-from workbench.evalset.cells import Unusable, id_text
-from workbench.evalset.files import read_jsonl, read_table, refuse, require_named
+from workbench.evalset.cells import Unusable, id_text, name_text, share
+from workbench.evalset.files import Names, named_rows, read_jsonl, read_table, refuse
 from workbench.rendering.text import visible
 
 Source = Literal["human", "model", "code"]
@@ -28,7 +36,14 @@ LABELS_SCHEMA: dict[str, type[pl.DataType]] = {
     "rubric": pl.String,
     "at": pl.String,
 }
-SHEET = ("item_id", "question", "answer", "value", "comment")
+SHEET = ("item_id", "question", "answer", "value", "comment")  # of a CSV sheet; a JSONL sheet may have more
+_SHEETS = (".csv", ".jsonl")
+_TO_READ = ("question", "retrieved", "answer")
+_SHEET_NAMES: Names = {
+    "item_id": ("item_id",),
+    "value": ("value", "grade"),
+    **{name: (name,) for name in ("comment", "rater", "rubric", "at")},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,39 +145,138 @@ def truth(labels: Iterable[Label], metric: str, *, rubric: str, source: Source =
 
 
 def write_sheet(path: Path, items: Sequence[Mapping[str, Any]]) -> int:
-    """Write a blank CSV sheet for a person to fill in; returns its rows.
+    """Write a blank sheet for a person to fill in, CSV or JSONL by its suffix; returns its rows.
 
-    ``items`` are mappings with item_id, question and answer. Texts lose what a terminal or a spreadsheet would run.
+    Parameters
+    ----------
+    path : Path
+        A spreadsheet's ``.csv`` has the columns of `SHEET`, a ``.jsonl`` also ``retrieved``, and ``grade`` to fill.
+    items : sequence of mappings
+        item_id, question, answer, and ``retrieved`` where there is any. Texts lose what a terminal or a spreadsheet
+        would run. Cells that are filled already, such as ``grade`` and ``rater``, stay so.
+
+    Raises
+    ------
+    EvalsetError
+        If it is neither, or cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        out = csv.writer(file)
-        out.writerow(SHEET)
-        for item in items:
-            out.writerow([_inert(str(item[name])) for name in SHEET[:3]] + ["", ""])
+    if path.suffix == ".csv":
+        rows = [{**dict.fromkeys(SHEET, ""), **item, **{n: _inert(str(item[n])) for n in SHEET[:3]}} for item in items]
+    else:
+        rows = [_to_fill(item) for item in items]
+    _write_rows(path, rows, SHEET)
     return len(items)
+
+
+def _to_fill(item: Mapping[str, Any]) -> dict[str, Any]:
+    """Row of a JSONL sheet, with what people filled in already."""
+    texts = {name: visible(str(item.get(name) or "")) for name in _TO_READ}
+    cells = {name: value for name, value in item.items() if name not in texts}
+    return {"item_id": item["item_id"], **texts, "grade": None, "comment": "", **cells}
+
+
+def sheet_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a sheet as they stand in the file, filled or not.
+
+    Raises
+    ------
+    EvalsetError
+        If it cannot be read, or has no columns item_id and value or grade.
+    """
+    table = read_table(path)
+    named_rows(table, _SHEET_NAMES, ("item_id", "value"))
+    return [row for _, row in table.rows]
+
+
+def fill(path: Path, label: Label, comment: str = "") -> None:
+    """Write what a person said of one item into its row of a sheet, at once; all other rows stay as they are.
+
+    Raises
+    ------
+    EvalsetError
+        If the sheet cannot be read or written, has no such item, or another rater has filled it meanwhile.
+    """
+    with only_writer(path):
+        table = read_table(path)
+        filled = "grade" if "grade" in table.columns else "value"
+        columns = dict.fromkeys([*table.columns, filled, "comment", "rater", "rubric", "at"])
+        rows = [dict(row) for _, row in table.rows]
+        row = next((r for r in rows if str(r.get("item_id")).removeprefix("'") == label.item_id), None)
+        if row is None:
+            raise EvalsetError(f"{path} has no item {label.item_id!r} any more; open the sheet again")
+        if row.get(filled) is not None and (before := row.get("rater") or "somebody") != label.rater:
+            raise EvalsetError(f"{before} has graded this item meanwhile: {row[filled]}; go on to the next")
+        said = {"comment": comment, "rater": label.rater, "rubric": label.rubric, "at": label.at}
+        shown = _inert if path.suffix == ".csv" else visible
+        row |= {filled: label.value, **{name: shown(text) for name, text in said.items()}}
+        _write_rows(path, rows, tuple(columns))
+
+
+@contextmanager
+def only_writer(path: Path) -> Iterator[None]:
+    """Keep other writers of the same folder waiting, so that nobody's rows are lost between reading and writing.
+
+    Raises
+    ------
+    EvalsetError
+        If there is no such folder.
+    """
+    try:
+        folder = os.open(path.parent, os.O_RDONLY)
+    except OSError as error:
+        raise EvalsetError(f"{path} cannot be written: {error.strerror}; make its folder first") from error
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    if path.suffix not in _SHEETS:
+        raise EvalsetError(f"a sheet is one of {', '.join(_SHEETS)}, found {path.suffix or 'no suffix'!r}: {path}")
+    text = io.StringIO(newline="")
+    if path.suffix == ".csv":
+        out = csv.DictWriter(text, columns, restval="", extrasaction="ignore")
+        out.writeheader()
+        out.writerows(rows)
+    else:
+        text.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, text.getvalue())
+    except OSError as error:
+        raise EvalsetError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def read_sheet(path: Path, metric: str, *, rater: str, rubric: str, at: str) -> list[Label]:
     """Labels of the rows of a filled-in sheet that have a value; they are a person's.
 
+    A row that says itself who filled it, by which rubric and when keeps that; of the others ``rater``, ``rubric`` and
+    ``at`` speak.
+
     Raises
     ------
     EvalsetError
-        With every row whose value is no number in [0, 1], and every one about an item that an earlier row has; if the
-        file cannot be read or has no columns item_id and value.
+        With every row whose value is no number in [0, 1], or of which nobody says who filled it, and every one about
+        an item that an earlier row has; if the file cannot be read or has no columns item_id and value or grade.
     """
     table, out, defects, lines = read_table(path), list[Label](), list[Defect](), dict[str, int]()
-    require_named(table, {name: (name,) for name in SHEET}, ("item_id", "value"))
-    for number, row in table.rows:
-        if row.get("value") is None:
+    for number, row in named_rows(table, _SHEET_NAMES, ("item_id", "value"))[0]:
+        if row["value"] is None:
             continue
         try:
-            item_id = (id_text("item_id", row.get("item_id")) or "").removeprefix("'")
-            out.append(Label(item_id, metric, float(row["value"]), rater, "human", rubric, at))
+            item_id = (id_text("item_id", row["item_id"]) or "").removeprefix("'")
+            said = [name_text(name, row[name]).strip() or given for name, given in
+                    (("rater", rater), ("rubric", rubric), ("at", at))]  # fmt: skip
+            if (value := share("the grade", row["value"])) is None:
+                continue
+            if not (said[0] and said[1]):
+                raise Unusable(f"{item_id!r} has a grade of nobody; say who graded (--rater) by which rules (--rubric)")
+            out.append(Label(item_id, metric, value, said[0], "human", said[1], said[2]))
             if (first := lines.setdefault(item_id, number)) != number:
                 defects.append(Defect(str(path), number, f"line {first} has a value of {item_id!r} already"))
-        except (ValueError, TypeError, Unusable, EvalsetError) as error:
+        except (Unusable, EvalsetError) as error:
             defects.append(Defect(str(path), number, str(error)))
     refuse(path, defects)
     return out

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from workbench.quality.evidence import (
 )
 from workbench.quality.feedback import load_candidates
 from workbench.quality.judges import Judge
+from workbench.quality.label_view import LabelView, view_or_table
 from workbench.quality.labels import Truth
 from workbench.quality.licence import (
     Evidence,
@@ -46,6 +48,7 @@ from workbench.reports.ending import Notebook
 from workbench.reports.figure import Figure
 from workbench.state import open_engine
 
+SHEET = "production.jsonl"  # below the project, where a graded file names no other
 FEEDBACK = "feedback"  # in place of a file of graded calls: what users said
 OVERLAP = ("chrf", "string_similarity", "token_f1")  # what a program can say of an answer beside its reference
 SHARES = (0.05, 0.1, 0.2)  # of answers that two judges see differently, for the power before any is asked
@@ -167,7 +170,7 @@ class QualityExperiment(PairedExperiment[QualityParameters, JudgedSplit], Notebo
     spreads = tuple(share**0.5 for share in SHARES)
     cost_note = "Cost is that of the recorded verdicts' tokens; a comparison of texts by a program is counted as free."
 
-    def read(self) -> Mapping[str, str]:
+    def examine(self) -> None:
         """Load recorded answers, their truth, the recorded verdicts of every judge, and what production calls showed.
 
         Raises
@@ -178,7 +181,8 @@ class QualityExperiment(PairedExperiment[QualityParameters, JudgedSplit], Notebo
             If the graded calls or the candidates cannot be read.
         """
         self.waiting = [c for c in load_candidates(self.evalset.path) if c.status == "open"]
-        self.groups, self.graded = self._graded()
+        given = self.parameters.production
+        self._calls = read_graded(self.settings.root / given) if given not in ("", FEEDBACK) else None
         what = JudgedAnswers.load(self.evalset)
         self.what, self.answers = what, answers_to_judge(self.evalset, what, self.prices)
         known = {judge.name: judge for judge in judges_of(self.evalset, what)}
@@ -186,14 +190,18 @@ class QualityExperiment(PairedExperiment[QualityParameters, JudgedSplit], Notebo
             if name not in known:
                 raise ConfigError(unknown_name("judge", name, sorted(known)))
         self.judges = [known[name] for name in self.parameters.judges or known]
-        inputs = {FILE: content_hash((self.evalset.path / FILE).read_bytes())}
         self.said: dict[str, pl.DataFrame] = {}
+        self._read = {FILE: content_hash((self.evalset.path / FILE).read_bytes())}
         for judge in self.judges:
-            self.said[judge.name], inputs[f"verdicts of {judge.name}"] = recorded_verdicts(
+            self.said[judge.name], self._read[f"verdicts of {judge.name}"] = recorded_verdicts(
                 self.evalset, judge, self.answers.items, self.prices
             )
-        inputs[f"answers of {what.model}"] = self.answers.recordings_sha256
-        return {**self.evalset.inputs, **inputs}
+        self._read[f"answers of {what.model}"] = self.answers.recordings_sha256
+
+    def read(self) -> Mapping[str, str]:
+        """Read what users said, if that is shown."""
+        self.groups, self.graded = self._graded()
+        return {**self.evalset.inputs, **self._read}
 
     def clusters(self, split: str) -> Mapping[str, str]:
         """Question family of each judged answer of a split."""
@@ -341,13 +349,22 @@ class QualityExperiment(PairedExperiment[QualityParameters, JudgedSplit], Notebo
         """Share of good production calls, of all and by feature and tenant, and whether it has dropped."""
         if self.groups:
             return groups_table(self.groups, self.graded)
-        told = f"{PRODUCTION}. Nothing is known of it: draw calls with workbench.quality.sampling, let a person or a "
-        told += "judge that may gate grade them, and give the file as production=, as docs/quality.md shows."
+        told = f"{PRODUCTION}. Nothing is known of it: workbench quality draw {SHEET} --since DATE draws calls as a "
+        told += "sheet, workbench quality grade takes a person's or a judge's grades, and production= shows them."
         return Table.of(("group",), [], told)
 
     def weeks(self) -> tuple[Figure, ...]:
         """The same as a figure; none without graded calls."""
         return (weekly(self._weeks()),) if self._weeks() else ()
+
+    def label_sheet(self) -> Sequence[LabelView | Table]:
+        """``display(*run.label_sheet())``: the sheet of the graded file, to grade item by item; none of no sheet.
+
+        Headless, and without the extra ``[widgets]``, a table that says how to grade it.
+        """
+        given = self.parameters.production
+        name = given.removesuffix(".graded.jsonl") + ".jsonl" if given.endswith(".graded.jsonl") else SHEET
+        return view_or_table(self.settings.root / name, live=self.record is not None)
 
     def candidates(self, most: int = 5) -> Table:
         """Answers that users found bad and that wait for a person; text that may name somebody is kept back."""
@@ -375,7 +392,7 @@ class QualityExperiment(PairedExperiment[QualityParameters, JudgedSplit], Notebo
         given = self.parameters.production
         if not given:
             return [], ""
-        if given == FEEDBACK:
+        if (graded := self._calls) is None:
             engine = open_engine(self.settings.state_url)
             try:
                 graded = rated_calls(engine)
@@ -383,11 +400,10 @@ class QualityExperiment(PairedExperiment[QualityParameters, JudgedSplit], Notebo
                 engine.dispose()
             told = f"{len(graded):,} calls on which users said something; those who do are not all users."
         else:
-            path = self.settings.root / given
-            graded = read_graded(path)
-            by = ", ".join(filter(None, sorted(graded["grader"].unique()))) or "nobody who is named"
+            by = ", ".join(filter(None, sorted(graded["grader"].drop_nulls().unique()))) or "nobody who is named"
             stands_for = float(graded["sample_weight"].sum())
-            told = f"{len(graded):,} graded calls of {path.name}, which stand for {stands_for:,.0f}, graded by {by}."
+            told = f"{len(graded):,} graded calls of {Path(given).name}, which stand for {stands_for:,.0f}, "
+            told += f"graded by {by}."
         return by_group(graded), told
 
     def _weeks(self) -> tuple[WeekRow, ...]:

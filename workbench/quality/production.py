@@ -40,6 +40,7 @@ _NAMES: Names = {
     "sample_weight": ("sample_weight", "weight"),
     "grade": ("grade", "score", "good"),
     "grader": ("grader", "judge", "rater"),
+    "source": ("source",),
 }
 _NEEDED = ("trace_id", "started", "grade")
 _SCHEMA: dict[str, type[pl.DataType]] = {
@@ -96,7 +97,7 @@ def read_graded(path: Path) -> pl.DataFrame:
     -------
     DataFrame
         Columns trace_id, tenant, feature, sample_weight (from 1; 1 where the file has no such column), grade in
-        [0, 1], grader, week (its Monday, UTC).
+        [0, 1], grader (null where ``source`` is "code": that a call failed needs no grader), week (its Monday, UTC).
 
     Raises
     ------
@@ -218,7 +219,7 @@ def share_good(part: pl.DataFrame) -> tuple[Week, Interval]:
     if (grades != grades[0]).any():
         mean = float(grades @ weights) / total
         se = sqrt(float((weights**2) @ (grades - mean) ** 2) * n / (n - 1)) / total
-    week = Week(mean, se, n, part["grader"][0])
+    week = Week(mean, se, n)
     plain = week.information if se else total**2 / float((weights**2).sum())
     q2 = float(stdtrit(n - 1, 0.975)) ** 2 / plain
     middle = (mean + q2 / 2) / (1 + q2)
@@ -236,7 +237,8 @@ def _graded(row: dict[str, Any], weighted: bool) -> tuple[Any, ...] | None:
     if weight is None or weight < 1:
         raise Unusable(f"sample_weight is how many calls this one stands for, from 1, found {row['sample_weight']!r}")
     names = [name_text(name, row[name]) for name in ("tenant", "feature", "grader")]
-    return trace_id, names[0] or "default", names[1] or "default", weight, grade, names[2]
+    grader = None if row["source"] == "code" else names[2]
+    return trace_id, names[0] or "default", names[1] or "default", weight, grade, grader
 
 
 def _group(by: str, value: str, part: pl.DataFrame) -> GroupWeeks:
@@ -261,7 +263,7 @@ def _watched(group: GroupWeeks, part: pl.DataFrame, watch: QualityWatch) -> Grou
     weeks, start, ends = group.enough, 0, BASELINE_WEEKS
     if len(weeks) <= BASELINE_WEEKS:
         return group
-    if _of(part, weeks)["grader"].n_unique() > 1:
+    if _of(part, weeks)["grader"].drop_nulls().n_unique() > 1:
         return replace(group, status="several graders")
     group = replace(group, status="not tested")
     while ends < len(weeks):

@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -78,10 +79,17 @@ class WeightedMean:
     stands_for: float
 
 
+# What `ledger_calls` reads of a ledger.
+LEDGER_COLUMNS = (
+    "trace_id", "purpose", "status", "started", "attempt", "tenant_id", "feature", "cache", "cost_nanos",
+)  # fmt: skip
+
+
 def ledger_calls(ledger: pl.DataFrame) -> pl.DataFrame:
     """Product calls of `workbench.telemetry.ledger.Ledger.frame`, one row a trace: columns `CALLS_SCHEMA`.
 
-    A trace failed where its last attempt did; its cost is that of all attempts and corrections.
+    A trace failed where its last attempt did; its cost is that of all attempts and corrections. `LEDGER_COLUMNS` of it
+    are enough.
     """
     mine = ledger.filter((pl.col("purpose") == "product") & (pl.col("trace_id") != ""))
     attempts = mine.filter(pl.col("status") != "correction").sort("started", "attempt")
@@ -92,6 +100,7 @@ def ledger_calls(ledger: pl.DataFrame) -> pl.DataFrame:
     )
     cost = mine.group_by("trace_id").agg(pl.col("cost_nanos").sum())
     hits = [json.loads(text) if text else {} for text in found["cache"]]
+    hits = [{} if hit.get("kind") == "exact" else hit for hit in hits]  # the same words are near no threshold
     similarity, threshold = ([hit.get(name) for hit in hits] for name in ("similarity", "threshold"))
     numbers = [
         pl.Series("similarity", similarity, dtype=pl.Float64),
@@ -100,7 +109,13 @@ def ledger_calls(ledger: pl.DataFrame) -> pl.DataFrame:
     return found.with_columns(numbers).join(cost, on="trace_id", how="left").select(*CALLS_SCHEMA)
 
 
-def sample_calls(calls: pl.DataFrame, plan: SamplingPlan, *, thumbs_down: Collection[str] = ()) -> pl.DataFrame:
+def sample_calls(
+    calls: pl.DataFrame,
+    plan: SamplingPlan,
+    *,
+    thumbs_down: Collection[str] = (),
+    kept: Mapping[str, str] = MappingProxyType({}),
+) -> pl.DataFrame:
     """``sample_calls(ledger_calls(ledger.frame()), SamplingPlan(0.1))``: rows with sample_reason and sample_weight.
 
     Parameters
@@ -109,6 +124,8 @@ def sample_calls(calls: pl.DataFrame, plan: SamplingPlan, *, thumbs_down: Collec
         Columns of `CALLS_SCHEMA`, one row a trace; imported calls may have nulls where nothing is known.
     thumbs_down : collection of str
         Traces that users found bad.
+    kept : mapping
+        Reason by trace of those that were always kept when the same calls were drawn before: they stay so.
 
     Raises
     ------
@@ -118,18 +135,49 @@ def sample_calls(calls: pl.DataFrame, plan: SamplingPlan, *, thumbs_down: Collec
     if calls["trace_id"].n_unique() < len(calls):
         raise ConfigError(f"{len(calls) - calls['trace_id'].n_unique()} traces stand twice; give one row a trace")
     reasons = _always(calls, plan, set(thumbs_down))
-    rows, kept, weights = list(calls.select("trace_id", *STRATA).iter_rows()), [], []
+    rows, inside, weights = list(calls.select("trace_id", *STRATA).iter_rows()), [], []
     for place, (trace_id, feature, tenant_id) in enumerate(rows):
         rate = plan.rates.get((feature, tenant_id), plan.rate)
+        reasons[place] = reasons[place] or kept.get(trace_id)
         if not reasons[place] and trace_fraction(trace_id, plan.salt) < rate:
             reasons[place], weight = DRAWN, 1 / rate
         else:
             weight = 1.0
-        kept.append(bool(reasons[place]))
+        inside.append(bool(reasons[place]))
         weights.append(weight)
     reason, weight_of = pl.Series(reasons, dtype=pl.String), pl.Series(weights, dtype=pl.Float64)
     added = calls.with_columns(sample_reason=reason, sample_weight=weight_of)
-    return added.filter(pl.Series(kept, dtype=pl.Boolean))
+    return added.filter(pl.Series(inside, dtype=pl.Boolean))
+
+
+def rates_for(calls: pl.DataFrame, n: int) -> dict[tuple[str, str], float]:
+    """Rate of each stratum, by (feature, tenant_id), of which about ``n`` calls are drawn together.
+
+    A stratum has its part by the square root of its calls, so that small ones are seen too and the mean of all suffers
+    little (Bankier, "Power allocations: determining sample sizes for subnational areas", 1988). What a stratum has too
+    few calls for goes to the others.
+
+    >>> calls = pl.DataFrame({"feature": ["a"] * 104, "tenant_id": ["x"] * 100 + ["y"] * 4})
+    >>> rates_for(calls, 24)
+    {('a', 'x'): 0.2, ('a', 'y'): 1.0}
+
+    Raises
+    ------
+    ConfigError
+        If nothing is to be drawn: what is never drawn has no weight.
+    """
+    if n < 1:
+        raise ConfigError(f"a number of calls to draw is 1 or more, found {n}")
+    counted = calls.group_by(*STRATA).len().sort(*STRATA).iter_rows()
+    sizes = {(str(feature), str(tenant_id)): int(size) for feature, tenant_id, size in counted}
+    rates, left = dict.fromkeys(sizes, 1.0), float(n)
+    while sizes:
+        each = left / sum(math.sqrt(size) for size in sizes.values())
+        whole = [stratum for stratum, size in sizes.items() if each >= math.sqrt(size)]
+        if not whole:
+            return rates | {stratum: each / math.sqrt(size) for stratum, size in sizes.items()}
+        left -= sum(sizes.pop(stratum) for stratum in whole)
+    return rates
 
 
 def trace_fraction(trace_id: str, salt: str = "") -> float:
@@ -177,14 +225,15 @@ def _always(calls: pl.DataFrame, plan: SamplingPlan, thumbs_down: set[str]) -> l
     """Why each call is kept whatever is drawn, None where nothing says so; the first reason counts."""
     near = (pl.col("similarity") - pl.col("threshold")).is_between(0, plan.near)
     dear = int(plan.top_cost * len(calls))
-    limit = calls["cost_nanos"].sort(descending=True)[dear - 1] if dear else None
+    # dearer than the first that is not among them: where many cost the same, none of these, not all
+    limit = calls["cost_nanos"].sort(descending=True)[dear] if dear else None
     reason = (
         pl.when(pl.col("failed")).then(pl.lit("error"))
         .when(pl.col("trace_id").is_in(sorted(thumbs_down))).then(pl.lit("thumbs down"))
         .when(near).then(pl.lit("hit near the threshold"))
     )  # fmt: skip
-    if limit:
-        reason = reason.when(pl.col("cost_nanos") >= limit).then(pl.lit("top cost"))
+    if limit is not None:
+        reason = reason.when(pl.col("cost_nanos") > limit).then(pl.lit("top cost"))
     if plan.least_score is not None and "retrieval_score" in calls.columns:
         reason = reason.when(pl.col("retrieval_score") < plan.least_score).then(pl.lit("low retrieval score"))
     return calls.select(reason.otherwise(None).alias("reason"))["reason"].to_list()

@@ -129,13 +129,25 @@ def advance(bar: Progress, done: int, total: int) -> None:
     bar.update(done)
 
 
+_OUTER: contextvars.ContextVar[Progress | None] = contextvars.ContextVar("outer", default=None)
+
+
 @contextmanager
 def waiting(label: str, *, clock: Clock | None = None) -> Iterator[None]:
     """Say how long work takes that cannot tell how far it is: from 5 seconds on, and without IPython every 10 seconds.
 
+    Work inside such work is told in its place, by its own label, while it lasts.
+
     >>> with waiting("index of 1,000,000 rows"):
     ...     build()  # doctest: +SKIP
     """
+    if outer := _OUTER.get():
+        before, outer.label = outer.label, label
+        try:
+            yield
+        finally:
+            outer.label = before
+        return
     bar, over = Progress(label, 0, clock=clock), threading.Event()
 
     def look() -> None:
@@ -145,9 +157,11 @@ def waiting(label: str, *, clock: Clock | None = None) -> Iterator[None]:
     # In this context, because what a kernel shows belongs to the cell that is in it.
     looking = threading.Thread(target=contextvars.copy_context().run, args=(look,), name="waiting", daemon=True)
     looking.start()
+    told = _OUTER.set(bar)
     try:
         yield
     finally:
+        _OUTER.reset(told)
         over.set()
         looking.join()
         bar.finish()

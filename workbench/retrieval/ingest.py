@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ import sqlalchemy as sa
 from workbench.errors import ConfigError, StoreError
 from workbench.inference.embedding import Embedder
 from workbench.records import Document, content_hash
+from workbench.rendering.progress import Progress, advance
 from workbench.retrieval.chunking import Chunker, Tokenizer
 from workbench.retrieval.store import ChunkRow, Store
 from workbench.state import insert_ignore, open_engine, reader
@@ -134,6 +136,26 @@ class VectorCache:
             raise StoreError(f"cannot {verb} the vectors in {self._where}: {reason}") from error
 
 
+def eval_vectors(
+    texts: Sequence[str], embedder: Embedder, cache: Path, *, label: str = "texts"
+) -> npt.NDArray[np.float32]:
+    """Vectors of what an evaluation compares, shape ``(len(texts), dimension)``, from the project's ``cache`` folder.
+
+    What is new may take many minutes: each batch of it is told, with ``label`` for what the texts are.
+
+    Raises
+    ------
+    StoreError
+        As in `VectorCache.embed`.
+    """
+    bar = Progress(f"{label} embedded", len(texts))
+    with attributed(purpose="eval"):
+        vectors, fresh = VectorCache(cache / "vectors.sqlite").embed(texts, embedder, on_progress=partial(advance, bar))
+    if fresh:
+        bar.done(f"{len(texts):,} {label}, {fresh:,} embedded now")
+    return vectors
+
+
 def _checked(vectors: npt.NDArray[np.float32], n: int, embedder: Embedder) -> npt.NDArray[np.float32]:
     """Return the vectors if they are as promised: a wrong one would stay in the cache for good."""
     wanted = (n, embedder.dimension)
@@ -173,6 +195,7 @@ def ingest(
     batch: int = WRITTEN_AT_ONCE,
     prune: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
+    on_embedded: Callable[[int, int], None] | None = None,
     on_stale: Callable[[str, Sequence[str]], None] | None = None,
 ) -> IngestReport:
     """Make the store hold these documents.
@@ -193,6 +216,8 @@ def ingest(
         Remove documents that are no longer in the corpus, of the tenants that are in it.
     on_progress : callable, optional
         Called with documents done and documents to do after each commit.
+    on_embedded : callable, optional
+        Called with the same two numbers while the texts of one commit are embedded, which may take a minute.
     on_stale : callable, optional
         Called with a tenant and its documents that change or go, before they do and again once they have: a run that
         is killed in between does not come back to them, and an answer may rest on the old text until the second call.
@@ -216,7 +241,8 @@ def ingest(
     jobs, gone, report = _plan(store, documents, recipe, prune)
     for i in range(0, len(jobs), batch):
         part = jobs[i : i + batch]
-        chunks, embedded = _write(store, part, recipe, on_stale)
+        far = partial(_far, on_embedded, i, len(part), len(jobs)) if on_embedded else None
+        chunks, embedded = _write(store, part, recipe, on_stale, far)
         report = replace(report, chunks=report.chunks + chunks, embedded=report.embedded + embedded)
         if on_progress:
             on_progress(i + len(part), len(jobs))
@@ -226,8 +252,17 @@ def ingest(
     return report
 
 
+def _far(tell: Callable[[int, int], None], before: int, part: int, jobs: int, done: int, total: int) -> None:
+    """Say how many documents that is, of texts that are embedded of those of a part."""
+    tell(before + part * done // total, jobs)
+
+
 def _write(
-    store: Store, part: "Sequence[_Job]", recipe: "_Recipe", on_stale: Callable[[str, Sequence[str]], None] | None
+    store: Store,
+    part: "Sequence[_Job]",
+    recipe: "_Recipe",
+    on_stale: Callable[[str, Sequence[str]], None] | None,
+    on_embedded: Callable[[int, int], None] | None,
 ) -> tuple[int, int]:
     """One commit; chunks written and texts embedded."""
     stale: dict[str, dict[str, str]] = {}
@@ -235,7 +270,7 @@ def _write(
         if job.changed:
             stale.setdefault(job.document.tenant_id, {})[job.document.doc_id] = job.digest
     with _told(on_stale, stale):
-        rows, embedded = recipe.rows(part)
+        rows, embedded = recipe.rows(part, on_embedded)
         store.upsert(rows)  # new rows first, then away with what they replace
         for tenant_id, current in stale.items():
             store.delete_stale(tenant_id, current)
@@ -280,13 +315,14 @@ class _Recipe:
         how = (LAYOUT, repr(self.chunker), type(self.tokenizer).__qualname__, self.embedder.encoder_id)
         return content_hash(document.doc_id, document.content_hash, *how)
 
-    def rows(self, jobs: Sequence[_Job]) -> tuple[list[ChunkRow], int]:
+    def rows(self, jobs: Sequence[_Job], on_embedded: Callable[[int, int], None] | None) -> tuple[list[ChunkRow], int]:
         """Rows of the documents, and how many texts had to be embedded for them."""
         cut = [(job, self.chunker.chunk(job.document, self.tokenizer)) for job in jobs]
         if lost := [job.document.doc_id for job, chunks in cut if not chunks]:
             raise StoreError(f"{self.chunker!r} made no chunk of {lost[0]!r}, which has text")
         with attributed(purpose="ingest"):
-            vectors, embedded = self.vectors.embed([c.text for _, chunks in cut for c in chunks], self.embedder)
+            texts = [c.text for _, chunks in cut for c in chunks]
+            vectors, embedded = self.vectors.embed(texts, self.embedder, on_progress=on_embedded)
         unused = iter(vectors)
         rows = [
             ChunkRow(

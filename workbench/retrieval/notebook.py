@@ -133,16 +133,20 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
         self._dropped: dict[str, str] = {}  # found by `prepare`
         super().__init__(parameters, settings)
 
-    def read(self) -> Mapping[str, str]:
-        """Load systems and encoder."""
-        p, settings, evalset = self.parameters, self.settings, self.evalset
-        evalset.require_questions()
+    def examine(self) -> None:
+        """Load systems; refuse an evalset without questions, and work that has no price."""
+        p, settings = self.parameters, self.settings
+        self.evalset.require_questions()
         legs = ["hybrid_rrf"] if set(FITTED) & set(p.strategies) else []
-        work = [w for arm in self._grid(*legs, *p.strategies) for w in arm.work(0)]
-        self.prices.cost_usd(work)  # refused before an encoder is paid
+        self._work = [w for arm in self._grid(*legs, *p.strategies) for w in arm.work(0)]
+        self.prices.cost_usd(self._work)  # refused before an encoder is paid
         if "postgres" in p.stores:
             pgvector_url(settings)
         self.systems = tuple(load_systems(p.systems, settings))
+
+    def read(self) -> Mapping[str, str]:
+        """Load encoders."""
+        p, settings, evalset = self.parameters, self.settings, self.evalset
         given, tokenizer = self._encoder
         embedders = {name: given or load_embedder(name, settings) for name in p.embedders}
         if tokenizer is None:
@@ -152,7 +156,7 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
         self.evalset = replace(evalset, notes=(*evalset.notes, *dict.fromkeys(notes)))
         manifest = evalset.inputs.get("corpus") or content_hash(evalset.name)
         self.searcher = Searcher(evalset.documents, manifest, settings, embedders, tokenizer)
-        inputs = {**evalset.inputs, **system_inputs(self.systems), **self.prices.rate_inputs(work)}
+        inputs = {**evalset.inputs, **system_inputs(self.systems), **self.prices.rate_inputs(self._work)}
         for place, (name, embedder) in enumerate(embedders.items()):
             inputs |= encoder_inputs(embedder, name if place else "")
         return inputs

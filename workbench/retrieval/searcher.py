@@ -80,7 +80,7 @@ class Searcher:
             self.prepare(beside)
         place = pgvector_url(self.settings) if arm.store == "postgres" else self.settings.tables
         store = open_table(place, name, dimension=self.encoder(arm).dimension)
-        bar = Progress(f"documents for {arm.name}", len(self.documents))
+        tell = self.on_progress or partial(advance, Progress(f"documents for {arm.name}", len(self.documents)))
         with fanned_out(arm.embedder, self.encoder(arm), self.settings) as (embedder, at_once):
             report = ingest(
                 store,
@@ -89,7 +89,8 @@ class Searcher:
                 tokenizer=self.tokenizer,
                 embedder=embedder,
                 vectors=VectorCache(self.settings.cache / "vectors.sqlite", batch=at_once or EMBEDDED_AT_ONCE),
-                on_progress=self.on_progress or partial(advance, bar),
+                on_progress=tell,
+                on_embedded=tell,
                 batch=at_once or WRITTEN_AT_ONCE,
             )
         if report.chunks or report.removed or not _indexed(store, arm):

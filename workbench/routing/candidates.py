@@ -13,7 +13,7 @@ from workbench.evaluation.decision import ArmFacts
 from workbench.evaluation.repeats import scores_columns
 from workbench.evaluation.summary import ItemCase, ScoredArms, item_cases, mean_by_arm
 from workbench.records import Query
-from workbench.rendering.progress import Progress
+from workbench.rendering.progress import Progress, waiting
 from workbench.rendering.table import Column, Table
 from workbench.routing.curves import cross_predict, fit_policy, knob_values
 from workbench.routing.policies import Policy, Router, one_model
@@ -122,11 +122,12 @@ def policy_arms(
     out = []
     for i, policy in enumerate(policies):
         bar = Progress(f"fit {policy.name}", 1)
-        held_out = cross_predict(policy, dev)
-        router = accepted.get(policy.name)
-        if router is None:
-            router = fit_policy(policy, dev)
-            router = replace(router, value_usd=choose_value(router, held_out, dev, target))
+        with waiting(f"fit {policy.name}"):
+            held_out = cross_predict(policy, dev)
+            router = accepted.get(policy.name)
+            if router is None:
+                router = fit_policy(policy, dev)
+                router = replace(router, value_usd=choose_value(router, held_out, dev, target))
         bar.done(f"{policy.name}: learned on {len(dev):,} prompts")
         out.append(RoutedArm(router, len(dev.models) + i, held_out))
     return out

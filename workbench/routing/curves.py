@@ -14,6 +14,7 @@ from workbench.errors import ConfigError, EvalsetError
 from workbench.evalset.outcomes import Outcomes
 from workbench.evaluation.compare import cluster_weights
 from workbench.records import content_hash
+from workbench.rendering.progress import waiting
 from workbench.routing.policies import Policy, Router
 
 FOLDS = 5
@@ -230,6 +231,7 @@ class Resampled:
         return Estimate(self.value, float(low), float(high))
 
 
+@waiting("resamples of areas")
 def resample_aiq(
     curves: Mapping[str, Curve], cost_usd: np.ndarray, codes: np.ndarray, *, draws: int = DRAWS, seed: int = 0
 ) -> dict[str, Resampled]:
@@ -263,6 +265,7 @@ def _by_cluster(values: np.ndarray, codes: np.ndarray, m: int) -> np.ndarray:
     return out
 
 
+@waiting("resamples of deferral curves")
 def resample_deferral(
     scores: Mapping[str, np.ndarray],
     weak: np.ndarray,

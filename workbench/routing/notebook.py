@@ -4,9 +4,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-import numpy.typing as npt
-
 from workbench.config import Settings
 from workbench.errors import EvalsetError
 from workbench.evalset.evalset import Evalset
@@ -18,17 +15,15 @@ from workbench.evaluation.provenance import encoder_inputs
 from workbench.evaluation.summary import Summary, is_default
 from workbench.inference.embedding import Embedder, check_embedder, load_embedder
 from workbench.inference.prices import PriceTable, embed_query
-from workbench.inference.recordings import FOLDER
 from workbench.records import Decision
-from workbench.rendering.progress import Progress
 from workbench.rendering.table import Table
 from workbench.reports.ending import Notebook
 from workbench.reports.figure import Figure
-from workbench.retrieval.ingest import VectorCache
+from workbench.retrieval.ingest import eval_vectors
 from workbench.routing.candidates import RoutedArm, ScoredRoutes, model_arms, policy_arms, route_all
 from workbench.routing.policies import Policy, Router, check_policy, load_router, make_policy
-from workbench.routing.recorded import recorded_outcomes
-from workbench.routing.route import model_inputs
+from workbench.routing.recorded import recorded_outcomes, require_recorded
+from workbench.routing.route import PROMPTS, model_inputs
 from workbench.routing.tables import (
     Study,
     contents_table,
@@ -39,7 +34,6 @@ from workbench.routing.tables import (
     study_table,
     within_table,
 )
-from workbench.telemetry.context import attributed
 
 _LEFT_OUT = " is left out: "  # says that a policy of the list cannot be fed by these outcomes
 # Share of prompts that two arms answer differently well, for the power before any arm runs; its root is the spread.
@@ -104,28 +98,38 @@ class RoutingExperiment(PairedExperiment[RoutingParameters, ScoredRoutes], Noteb
         self._encoder = embedder
         super().__init__(parameters, settings)
 
-    def read(self) -> Mapping[str, str]:
-        """Load outcomes and policies, and embed the prompts if a policy reads vectors.
+    def examine(self) -> None:
+        """Load outcomes and policies.
 
         Raises
         ------
         EvalsetError
             If there are no outcomes, or too few to learn or judge on.
         """
-        p, settings = self.parameters, self.settings
-        self.outcomes, read = _load(self.evalset, p, self.prices)
+        p = self.parameters
+        self.outcomes, self._read = _load(self.evalset, p, self.prices)
         _check_splits(self.outcomes)
         self.policies, left_out = _choose(p.policies, self.outcomes)
-        inputs = {**self.evalset.inputs, **read}
-        if any(policy.reads == "vectors" for policy in self.policies):
+        self.outcomes = replace(self.outcomes, notes=(*self.outcomes.notes, *left_out))
+        if self.reads_vectors:
             embed_usd = self.prices.cost_usd([embed_query(p.embedder)])  # refused before an encoder is paid
             self.policies = [replace(policy, embed_usd=embed_usd) for policy in self.policies]
+
+    @property
+    def reads_vectors(self) -> bool:
+        """Whether any policy reads vectors of the prompts."""
+        return any(policy.reads == "vectors" for policy in self.policies)
+
+    def read(self) -> Mapping[str, str]:
+        """Embed the prompts if a policy reads vectors."""
+        p, settings = self.parameters, self.settings
+        inputs = {**self.evalset.inputs, **self._read}
+        if self.reads_vectors:
             encoder = self._encoder or load_embedder(p.embedder, settings)
             inputs |= encoder_inputs(encoder) | self.prices.rate_inputs([embed_query(p.embedder)])
             requests = self.outcomes.requests
-            vectors = _embed(requests.prompts, encoder, settings)
+            vectors = eval_vectors(requests.prompts, encoder, settings.cache, label="prompts")
             self.outcomes = replace(self.outcomes, requests=replace(requests, vectors=vectors))
-        self.outcomes = replace(self.outcomes, notes=(*self.outcomes.notes, *left_out))
         return inputs
 
     def clusters(self, split: str) -> Mapping[str, str]:
@@ -245,28 +249,14 @@ class RoutingExperiment(PairedExperiment[RoutingParameters, ScoredRoutes], Noteb
 def _load(evalset: Evalset, parameters: RoutingParameters, prices: PriceTable) -> tuple[Outcomes, Mapping[str, str]]:
     """Outcomes of the evalset's table, or else of its recorded answers; with the hashes of what was read."""
     seed, share = parameters.seed, parameters.dev_share
-    if (evalset.path / OUTCOMES_FILE).is_file() or not (evalset.path / FOLDER).is_dir():
+    if (evalset.path / OUTCOMES_FILE).is_file() or not (evalset.path / PROMPTS).is_file():
         outcomes = load_outcomes(evalset.path, seed=seed, dev_share=share)
         return outcomes, {"outcomes": outcomes.sha256}
+    require_recorded(evalset)
     frame, read, notes = recorded_outcomes(evalset, prices)
     outcomes = outcomes_of(frame, f"recordings of {evalset.name}", seed=seed, dev_share=share)
     outcomes = replace(outcomes, notes=(*outcomes.notes, *notes), amounts=counted_amounts(frame, outcomes))
     return outcomes, {**read, **model_inputs(outcomes.models, prices)}
-
-
-def _embed(prompts: Sequence[str], encoder: Embedder, settings: Settings) -> npt.NDArray[np.float32]:
-    """Vectors of the prompts; those that are new may take many minutes, so that each batch is told."""
-    bar = Progress("prompts embedded", len(prompts))
-
-    def tell(done: int, total: int) -> None:
-        bar.total = total
-        bar.update(done)
-
-    with attributed(purpose="eval"):
-        vectors, fresh = VectorCache(settings.cache / "vectors.sqlite").embed(prompts, encoder, on_progress=tell)
-    if fresh:
-        bar.done(f"{len(prompts):,} prompts, {fresh:,} embedded now")
-    return vectors
 
 
 def _check_splits(outcomes: Outcomes) -> None:

@@ -70,6 +70,24 @@ HITS_KEPT = 5
 Search = Callable[[Query], list[str]]
 
 
+def require_recorded(evalset: Evalset, models: Sequence[str] = ()) -> None:
+    """Refuse an evalset that has no recorded answers, of each of these models or of any of ``prompts.toml``.
+
+    Raises
+    ------
+    ConfigError
+        With the command that records them, or if there is no ``prompts.toml``.
+    """
+    known = load_prompts(evalset).models
+    files = {model: recording_file(evalset, model) for model in models or known}
+    missing = [model for model, file in files.items() if not file.is_file()]
+    if missing and (models or len(missing) == len(files)):
+        raise ConfigError(
+            f"no answers of {', '.join(missing)} are recorded for {evalset.path.name!r} ({files[missing[0]]}); "
+            f"record them: workbench record {evalset.path.name} --max-cost-usd USD"
+        )
+
+
 def recorded_rows(evalset: Evalset, name: str) -> list[dict[str, Any]]:
     """Rows of one file of what was found.
 

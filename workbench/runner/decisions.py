@@ -1,8 +1,10 @@
 """Accept the decision of a run, and check accepted decisions again with exactly their parameters."""
 
 import json
-from collections.abc import Callable, Collection, Sequence
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -14,12 +16,14 @@ from workbench.evalset.evalset import find_evalset
 from workbench.evalset.gates import ASSUMED_REQUESTS, UNDECIDED, GatePolicy, default_policy, scan_gates
 from workbench.evaluation.gate import EXIT_CODES, Gate
 from workbench.evaluation.in_use import anchor_path, decision_path, note_test_use
-from workbench.evaluation.run_record import RunRecord
+from workbench.evaluation.run_record import CheckMark, RunRecord, process_token
 from workbench.records import Decision
+from workbench.runner.basis import rests_on
 from workbench.runner.events import Event
-from workbench.runner.headless import Job, run_all
-from workbench.runner.runs import list_runs
+from workbench.runner.headless import Job, planned, run_all
+from workbench.runner.runs import list_runs, process_gone
 
+KEPT_H = 24  # hours that the result of a stopped check is taken: the world that a run may ask moves without a hash
 EVEN_IF = ("inconclusive", "other-rule")
 
 
@@ -254,10 +258,20 @@ def check(
     on_event: Callable[[Event], None] | None = None,
     hard_timeout_s: float = 3600.0,
     workers: int = 2,
+    fresh: bool = False,
+    tell: Callable[[str], None] | None = None,
 ) -> list[Check]:
     """Run every accepted decision again, with exactly its parameters, and read what its gate says.
 
-    A notebook that decides nothing is run where it is named.
+    A notebook that decides nothing is run where it is named. The check of the same decisions that was begun last, and
+    was stopped before all had ended, goes on: a result of it is taken if nothing moved that it rests on.
+
+    Parameters
+    ----------
+    fresh : bool
+        Run everything, whatever a check that was stopped has left.
+    tell : callable, optional
+        Told in one line what is taken of such a check.
 
     Raises
     ------
@@ -270,33 +284,118 @@ def check(
     named = [name for name in notebooks if name not in UNDECIDED]
     found: list[tuple[str, Decision | None]] = [*accepted_decisions(settings, named)] if named or not counted else []
     found += [("", None) for _ in counted]
-    return check_each(
-        settings, found, clock=clock, on_event=on_event, hard_timeout_s=hard_timeout_s, workers=workers, counted=counted
+    jobs, taken, told = begin_check(settings, found, _jobs(found, counted), clock=clock, fresh=fresh)
+    if tell and told:
+        tell(told)
+    left = [job for job, record in zip(jobs, taken, strict=True) if record is None]
+    records = iter(
+        run_all(left, settings=settings, clock=clock, on_event=on_event, workers=workers, hard_timeout_s=hard_timeout_s)
     )
+    return _checks(found, [record or next(records) for record in taken])
 
 
 def check_each(
-    settings: Settings,
-    accepted: Sequence[tuple[str, Decision | None]],
-    *,
-    clock: Clock,
-    on_event: Callable[[Event], None] | None = None,
-    hard_timeout_s: float = 3600.0,
-    workers: int = 2,
-    counted: Sequence[str] = (),
+    settings: Settings, accepted: Sequence[tuple[str, Decision]], *, clock: Clock, hard_timeout_s: float = 3600.0
 ) -> list[Check]:
-    """Like `check`, of some of `accepted_decisions`: pairs of an evalset's name and its decision.
+    """Like `check`, of some of `accepted_decisions`: pairs of an evalset's name and its decision; all are run."""
+    records = run_all(_jobs(accepted), settings=settings, clock=clock, hard_timeout_s=hard_timeout_s)
+    return _checks(accepted, records)
 
-    ``counted`` are the notebooks that decide nothing, whose pairs stand last and have no decision.
-    """
-    jobs = [Job(d.notebook, d.profile, d.settings) for _, d in accepted if d] + [Job(name) for name in counted]
-    records = run_all(
-        jobs, settings=settings, clock=clock, on_event=on_event, workers=workers, hard_timeout_s=hard_timeout_s
-    )
+
+def _jobs(accepted: Sequence[tuple[str, Decision | None]], counted: Sequence[str] = ()) -> list[Job]:
+    """Jobs of decisions, and of the notebooks that decide nothing, whose pairs stand last."""
+    return [Job(d.notebook, d.profile, d.settings) for _, d in accepted if d] + [Job(name) for name in counted]
+
+
+def _checks(accepted: Sequence[tuple[str, Decision | None]], records: Sequence[RunRecord]) -> list[Check]:
     return [
         Check(name, decision, record, _gate_of(record.run_dir))
         for (name, decision), record in zip(accepted, records, strict=True)
     ]
+
+
+def _marks(
+    settings: Settings, accepted: Sequence[tuple[str, Decision | None]], jobs: Sequence[Job], clock: Clock
+) -> list[CheckMark]:
+    """Mark of each job of a check that begins now; what decides nothing counts money that moves: it has no hash."""
+    places = ["/".join(filter(None, (name, job.notebook))) for (name, _), job in zip(accepted, jobs, strict=True)]
+    began = clock.now().isoformat()
+    return [
+        CheckMark(
+            began,
+            tuple(places),
+            place,
+            rests_on(settings, job.notebook, job.profile, job.parameters) if decision else "",
+        )
+        for place, job, (_, decision) in zip(places, jobs, accepted, strict=True)
+    ]
+
+
+def begin_check(
+    settings: Settings,
+    accepted: Sequence[tuple[str, Decision | None]],
+    jobs: Sequence[Job],
+    *,
+    clock: Clock,
+    fresh: bool = False,
+) -> tuple[list[Job], list[RunRecord | None], str]:
+    """Jobs of a check with its mark; for each the run that is taken of one that was stopped; and a line that says so.
+
+    Raises
+    ------
+    ConfigError
+        If a notebook no longer takes the parameters of a job.
+    """
+    jobs = [planned(job, settings) for job in jobs]
+    marks = _marks(settings, accepted, jobs, clock)
+    left = [] if fresh else stopped_check(settings, marks[0].asked)
+    if left:
+        marks = [replace(mark, began=left[0][0].began) for mark in marks]
+    oldest = clock.now() - timedelta(hours=KEPT_H)
+    taken = {m.place: r for m in marks for then, r in left if then == m and _stands(m, r, oldest)}
+    jobs = [replace(job, check=mark) for job, mark in zip(jobs, marks, strict=True)]
+    return jobs, [taken.get(mark.place) for mark in marks], _told_of(left, taken, len(marks))
+
+
+def stopped_check(settings: Settings, asked: Sequence[str]) -> list[tuple[CheckMark, RunRecord]]:
+    """Runs of the newest check that asked for the same decisions, oldest first; none unless it was stopped half-way.
+
+    It was if one of its decisions has no run that came to its own end, and no process is at work on it.
+    """
+    mine = [(r.check, r) for r in list_runs(settings) if r.check and r.check.asked == tuple(asked)]
+    newest = max((mark.began for mark, _ in mine), default="")
+    mine = [(mark, r) for mark, r in mine if mark.began == newest]
+    ended = {mark.place for mark, r in mine if r.status == "done" or _failed(r)}
+    at_work = any(not process_gone(r) and r.process != process_token(os.getpid()) for _, r in mine)
+    return [] if at_work or ended == set(asked) else mine
+
+
+def _failed(record: RunRecord) -> bool:
+    """Whether a run came to its own end, if not to a result: one that was killed at its time-out did not."""
+    return record.status == "failed" and record.exit_reason != "hard_timeout"
+
+
+def _stands(mark: CheckMark, record: RunRecord, oldest: datetime) -> bool:
+    """Whether the result of a run is the one that a job with its mark would come to now."""
+    if not mark.rests_on or record.status != "done" or datetime.fromisoformat(str(record.ended)) < oldest:
+        return False
+    try:
+        gate = _gate_of(record.run_dir)
+    except RunError:
+        return False
+    return gate is not None and gate.status == record.gate
+
+
+def _told_of(left: Sequence[tuple[CheckMark, RunRecord]], taken: Mapping[str, RunRecord], n: int) -> str:
+    """Line on what is taken of a check that was stopped; "" where it had no result yet."""
+    results = {mark.place for mark, r in left if r.status == "done"}
+    if not results:
+        return ""
+    at = max(datetime.fromisoformat(str(r.ended or r.started)) for _, r in left).strftime("%Y-%m-%d %H:%M UTC")
+    told = f"{len(taken)} of {n} taken from the check that was interrupted at {at}"
+    if gone := len(results) - len(taken):
+        told += f"; {gone} more had ended, but what they rest on has moved, or nothing tells that it has not"
+    return f"{told}; --fresh runs all again" if taken else told
 
 
 def _gate_of(run_dir: Path) -> Gate | None:

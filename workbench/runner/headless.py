@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.config import Clock, Settings, load_profile
 from workbench.errors import ConfigError, unknown_name
-from workbench.evaluation.run_record import RunRecord, close_run, open_run
+from workbench.evaluation.run_record import CheckMark, RunRecord, close_run, open_run
 from workbench.evaluation.start import as_declared, check_parameters
 from workbench.reports.ending import draw_report
+from workbench.runner.basis import rests_on
 from workbench.runner.events import Event, EventKind, Listener
 from workbench.runner.parameters import declared_parameters, prepare
 from workbench.runner.runs import how_it_ended
@@ -25,11 +26,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A notebook to run: its name, a profile, and parameters that override the profile's."""
+    """A notebook to run: its name, a profile, and parameters that override the profile's.
+
+    ``check`` is the check that it is run for, with what its result will rest on.
+    """
 
     notebook: str
     profile: str = "ci"
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    check: CheckMark | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +138,7 @@ def _run(job: Job, source: Path, leash: Watchdog, context: _Context) -> RunRecor
         profile=job.profile,
         parameters=dict(job.parameters),
         clock=context.clock,
+        check=job.check,
     )
     run_dir = record.run_dir
 
@@ -149,23 +155,36 @@ def _run(job: Job, source: Path, leash: Watchdog, context: _Context) -> RunRecor
         cell_timeout_s=context.cell_timeout_s,
         hard_timeout_s=context.hard_timeout_s,
     )
-    record = _close(record, outcome, leash, context)
+    record = _close(record, job, outcome, leash, context)
     completed = sum(cell.status == "completed" for cell in record.cells)
     ending = {"status": record.status, "error": record.error, "gate": record.gate}
     tell("end", completed, len(record.cells), ending)
     return record
 
 
-def _close(record: RunRecord, outcome: "Execution", leash: Watchdog, context: _Context) -> RunRecord:
+def _close(record: RunRecord, job: Job, outcome: "Execution", leash: Watchdog, context: _Context) -> RunRecord:
     ending = how_it_ended(outcome, record.run_dir, leash.ended_by, context.cell_timeout_s, context.hard_timeout_s)
     record = close_run(
-        record, context.clock, **asdict(ending), cells=outcome.cells, fingerprint=_fingerprint(record.run_dir)
+        record,
+        context.clock,
+        **asdict(ending),
+        cells=outcome.cells,
+        fingerprint=_fingerprint(record.run_dir),
+        check=_still(job, record, context.settings) if ending.status == "done" else record.check,
     )
     if record.status == "done":
         (record.run_dir / "kernel.log").unlink(missing_ok=True)  # only noise when all went well
     if record.status == "interrupted":
         return record  # who pressed Ctrl-C waits for the prompt, not for a report
     return draw_report(record)
+
+
+def _still(job: Job, record: RunRecord, settings: Settings) -> CheckMark | None:
+    """Mark of the check, with what the result rests on if nothing of it moved during the run."""
+    if not (job.check and job.check.rests_on):
+        return record.check
+    now = rests_on(settings, job.notebook, job.profile, job.parameters)
+    return job.check if now == job.check.rests_on else record.check
 
 
 def _kernel_env(settings: Settings, record: RunRecord) -> dict[str, str]:

@@ -25,12 +25,17 @@ def list_runs(settings: Settings) -> list[RunRecord]:
 
 
 def _as_it_is(record: RunRecord) -> RunRecord:
-    host, _, rest = record.process.rpartition(":")[0].rpartition(":")
-    if record.status != "running" or host != platform.node():
-        return record  # a run on another host that shares the folder cannot be judged from here
-    if process_token(int(rest)) == record.process and _is_alive(int(rest)):
+    if record.status != "running" or not process_gone(record):
         return record
     return replace(record, status="interrupted", exit_reason="interrupted", error="interrupted (process gone)")
+
+
+def process_gone(record: RunRecord) -> bool:
+    """Whether the process of a run has ended; one on another host that shares the folder cannot be judged from here."""
+    host, _, pid = record.process.rpartition(":")[0].rpartition(":")
+    if host != platform.node():
+        return False
+    return process_token(int(pid)) != record.process or not _is_alive(int(pid))
 
 
 def _is_alive(pid: int) -> bool:

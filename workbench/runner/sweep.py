@@ -12,6 +12,7 @@ from workbench.orchestration.live_step import progress
 from workbench.orchestration.steps import StepCall, flow, outside
 from workbench.records import content_hash
 from workbench.rendering.table import Column, Table
+from workbench.runner.basis import package_hash
 from workbench.runner.decisions import verdict_of
 from workbench.runner.events import Event
 from workbench.runner.headless import Job, find_notebook, run_all
@@ -97,12 +98,11 @@ def submit_sweep(
 
 def _rests_on(settings: Settings, source: Path, plan: Mapping[str, Any]) -> dict[str, str]:
     """Hashes of what a run reads: the notebook, the package, and the files of its evalset but its decisions."""
-    package = Path(__file__).parents[1]
     evalset = settings.evalsets / str(plan.get("evalset", ""))
     read = [p for p in sorted(evalset.rglob("*")) if p.is_file() and "decisions" not in p.relative_to(evalset).parts]
     return {
         "notebook": content_hash(source.read_bytes()),
-        "workbench": content_hash(*(file.read_bytes() for file in sorted(package.rglob("*.py")))),
+        "workbench": package_hash(),
         "evalset": content_hash(*(part for file in read for part in (file.name, file.read_bytes()))),
     }
 

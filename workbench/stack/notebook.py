@@ -36,14 +36,13 @@ from workbench.records import Decision, Rule, content_hash
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Table
 from workbench.reports.ending import Notebook
-from workbench.retrieval.ingest import VectorCache
+from workbench.retrieval.ingest import eval_vectors
 from workbench.routing.candidates import policy_arms
 from workbench.routing.policies import POLICIES, Router, make_policy, one_model
-from workbench.routing.recorded import recorded_outcomes
+from workbench.routing.recorded import recorded_outcomes, require_recorded
 from workbench.routing.retrieval_levels import Level, judged_beside, levels_sentence, read_levels, uncovered
 from workbench.stack.layers import StackPage, read_layers
 from workbench.stack.tables import Cell, ScoredCells, effects_table, joint_table, marginals_table, misses_table
-from workbench.telemetry.context import attributed
 
 METRIC = "correctness"
 EVERY = "every request is served"
@@ -127,7 +126,7 @@ class StackExperiment(PairedExperiment[StackParameters, ScoredCells], Notebook[S
         self._uncached: dict[str, float] = {}  # dollars per 1,000 test requests of an arm, if no cache served any
         super().__init__(parameters, settings)
 
-    def read(self) -> Mapping[str, str]:
+    def examine(self) -> None:
         """Load the stream, the recorded answers and the accepted decisions, and refuse what cannot be used.
 
         Raises
@@ -143,10 +142,12 @@ class StackExperiment(PairedExperiment[StackParameters, ScoredCells], Notebook[S
             note = "The stream is made up: drawn from traffic.toml; what a cache saves follows from its plan."
             self.evalset = replace(evalset, synthetic=True, notes=(*evalset.notes, note))
         half = dev_clusters(set(self.stream.clusters), p.seed, 0.5)
+        require_recorded(evalset)
         frame, read, self.notes = recorded_outcomes(evalset, self.prices)
         split = pl.when(pl.col("cluster").is_in(sorted(half))).then(pl.lit("dev")).otherwise(pl.lit("test"))
         levels, told = read_levels(evalset, self.prices, set(frame["prompt_id"]))
         frames, level_inputs = self._frames(frame, levels, told)
+        self._read = {**read, **level_inputs}
         self.outcomes = {name: self._outcomes(rows.with_columns(split=split)) for name, rows in frames.items()}
         self.asked = self._asked(next(iter(self.outcomes.values())))
         judged = np.flatnonzero(self.asked >= 0)
@@ -159,11 +160,19 @@ class StackExperiment(PairedExperiment[StackParameters, ScoredCells], Notebook[S
         if not all(len(places) for places in self.places.values()):
             raise EvalsetError(f"of {len(self.stream)} requests {len(judged)} ask a question with a recorded answer; "
                                f"after {p.warmup} both halves of the families need some")  # fmt: skip
+        self._decided = self._cache_in_use() if "accepted" in p.caches else None
+
+    def read(self) -> Mapping[str, str]:
+        """Load the encoder of the accepted cache."""
         self.accepted_cache: CacheArm | None = None
         cache_inputs: dict[str, str] = {}
-        if "accepted" in p.caches:
-            self.accepted_cache, cache_inputs = self._cache_in_use()
-        return {**read, **level_inputs, **evalset.inputs, "stream": self.stream.sha256, **cache_inputs}
+        if (decision := self._decided) is not None:
+            given = decision.parameters
+            guard = from_kinds((Guard,), given["guard"], "the accepted guard") if given["guard"] else None
+            self.embedder = self._encoder or load_embedder(decision.settings["embedder"], self.settings)
+            self.accepted_cache = CacheArm("semantic", given["threshold"], guard, given["encoder_id"])
+            cache_inputs = {"cache": content_hash(to_json(given)), **encoder_inputs(self.embedder)}
+        return {**self._read, **self.evalset.inputs, "stream": self.stream.sha256, **cache_inputs}
 
     def _frames(
         self, frame: pl.DataFrame, levels: Sequence[Level], told: Sequence[str]
@@ -219,17 +228,13 @@ class StackExperiment(PairedExperiment[StackParameters, ScoredCells], Notebook[S
         keys = self.stream.answer_keys
         return np.array([place if place >= 0 else by_answer.get(keys[i], -1) for i, place in enumerate(found.tolist())])
 
-    def _cache_in_use(self) -> tuple[CacheArm, dict[str, str]]:
-        """Cache of the accepted caching decision, and what enters the fingerprint with it."""
+    def _cache_in_use(self) -> Decision:
+        """Accepted caching decision, which is for a semantic cache."""
         decision = Decision.accepted(self.evalset.path, "caching")
-        given = decision.parameters
-        if given.get("kind") != "semantic":
+        if decision.parameters.get("kind") != "semantic":
             raise ConfigError(f"the accepted caching decision is {decision.arm!r}, no semantic cache: leave out "
                               "'accepted' from caches")  # fmt: skip
-        guard = from_kinds((Guard,), given["guard"], "the accepted guard") if given["guard"] else None
-        self.embedder = self._encoder or load_embedder(decision.settings["embedder"], self.settings)
-        arm = CacheArm("semantic", given["threshold"], guard, given["encoder_id"])
-        return arm, {"cache": content_hash(to_json(given)), **encoder_inputs(self.embedder)}
+        return decision
 
     def layers(self) -> StackPage:
         """The five layers on one page: what is configured, what was measured, what is missing."""
@@ -344,8 +349,7 @@ class StackExperiment(PairedExperiment[StackParameters, ScoredCells], Notebook[S
 
     def _vectors(self) -> npt.NDArray[np.float32]:
         texts = self.stream.queries
-        with attributed(purpose="eval"):
-            vectors, _ = VectorCache(self.settings.cache / "vectors.sqlite").embed(texts, self.embedder)
+        vectors = eval_vectors(texts, self.embedder, self.settings.cache, label="requests")
         vectors[unread(self.embedder, texts)] = 0
         return vectors
 

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from workbench.config import Clock, SystemClock
 from workbench.errors import StoreError, unknown_name
+from workbench.rendering.progress import waiting
 from workbench.state import Batch, create_tables, execute_insert, group_commit, reader
 from workbench.telemetry.context import PURPOSES
 
@@ -256,7 +257,7 @@ class Ledger:
         import polars as pl
 
         parts = [pl.DataFrame(schema=schema)]
-        with reader(self._engine).begin() as connection:
+        with waiting("reading the ledger"), reader(self._engine).begin() as connection:
             cursor = connection.execute(query).cursor
             # the driver's own tuples: a row object for each of a million rows takes as long as reading them
             while rows := cursor.fetchmany(_READ_AT_ONCE):

@@ -11,12 +11,13 @@ import sqlalchemy as sa
 
 from workbench.config import Clock, SystemClock
 from workbench.errors import TraceError
+from workbench.rendering.progress import waiting
 from workbench.rendering.table import Column, Table
 from workbench.state import reader
 from workbench.telemetry.export import SPANS
 from workbench.telemetry.ledger import LEDGER_TABLE, trace_costs
 from workbench.telemetry.tree import SpanRow
-from workbench.telemetry.waterfall import page, waterfall, waterfall_text
+from workbench.telemetry.waterfall import DOCUMENTS, page, waterfall, waterfall_text
 
 _LISTED = 20
 _POLL_S = 0.05
@@ -125,7 +126,7 @@ def latest_traces(
         whole = SPANS.outerjoin(spent, spent.c.trace_id == SPANS.c.trace_id)
         whole = whole.outerjoin(said, said.c.trace_id == SPANS.c.trace_id)
         query = query.select_from(whole).order_by(SPANS.c.started_ns.desc()).limit(limit)
-        with reader(engine).connect() as connection:
+        with waiting("reading the traces"), reader(engine).connect() as connection:
             rows = [_listed(row) for row in connection.execute(query).mappings()]
     return Table(tuple(Column(name, kinds.get(name, "text")) for name in names), tuple(rows))
 
@@ -190,6 +191,34 @@ def _latest_ones(engine: sa.Engine) -> str:
     return "the latest are:" + "".join(f"\n  {row[0]}  {row[1]}  {row[2]}" for row in rows)
 
 
+def documents_of(attributes: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Documents that a span retrieved, best first: id, score and text of each, as far as they are kept."""
+    value = attributes.get(DOCUMENTS)
+    try:
+        found = json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):  # cut, because it was long
+        return []
+    return [each for each in found if isinstance(each, Mapping)] if isinstance(found, list) else []
+
+
+def best_scores(engine: sa.Engine, since: datetime, until: datetime) -> dict[str, float]:
+    """Highest score of what each trace of a period retrieved, by trace; none where content is not kept."""
+    out: dict[str, float] = {}
+    if not sa.inspect(engine).has_table(SPANS.name):
+        return out
+    first, last = (int(moment.timestamp()) * 1_000_000_000 for moment in (since, until))
+    query = sa.select(SPANS.c.trace_id, SPANS.c.attributes).where(
+        SPANS.c.started_ns >= first, SPANS.c.started_ns < last, SPANS.c.attributes.contains(DOCUMENTS, autoescape=True)
+    )
+    with reader(engine).connect() as connection:
+        for trace_id, attributes in connection.execute(query):
+            for document in documents_of(json.loads(attributes)):
+                score = document.get("score")
+                if isinstance(score, int | float) and not isinstance(score, bool):
+                    out[trace_id] = max(out.get(trace_id, float(score)), float(score))
+    return out
+
+
 _BATCH = 200  # traces in one transaction: writers wait for milliseconds
 
 
@@ -200,6 +229,7 @@ class Forgotten(NamedTuple):
     spans: int
 
 
+@waiting("forgetting traces")
 def forget_traces(engine: sa.Engine, before: datetime, *, clock: Clock | None = None) -> Forgotten:
     """Delete the traces whose last span ended before a moment, in batches that hold up no writer.
 

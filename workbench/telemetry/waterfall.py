@@ -71,7 +71,7 @@ _SAID = {
     "gen_ai.input.messages": "Asked",
     "gen_ai.output.messages": "Answered",
 }
-_DOCUMENTS = "gen_ai.retrieval.documents"
+DOCUMENTS = "gen_ai.retrieval.documents"
 _SHOWN_ELSEWHERE = {"gen_ai.operation.name", "error.type"}
 _DOCUMENT_TEXT = 300
 
@@ -101,8 +101,8 @@ def parts(row: SpanRow, top: SpanRow) -> list[Part]:
     for name, title in _TEXTS.items():
         if name in attributes:
             out.append(Part("text", title, ((title, _pretty(attributes.pop(name))),)))
-    if _DOCUMENTS in attributes:
-        out.append(_documents(attributes.pop(_DOCUMENTS)))
+    if DOCUMENTS in attributes:
+        out.append(_documents(attributes.pop(DOCUMENTS)))
     scores = [event["attributes"] for event in row.events if event["name"] == "gen_ai.evaluation.result"]
     out += [Part("facts", "Score", _facts(dict(score))) for score in scores]
     out.append(Part("facts", "Facts", _facts(attributes)))

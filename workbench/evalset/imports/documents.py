@@ -28,6 +28,7 @@ from workbench.evalset.imports.folder import Tell, import_card, say_nothing, tel
 from workbench.evalset.imports.quotes import Quotes
 from workbench.evalset.items import DOCUMENT_KEYS, QUERY_KEYS, documents_of, metadata_of, queries_of
 from workbench.records import DEFAULT_TENANT
+from workbench.rendering.progress import waiting
 
 DOCUMENT_NAMES: Names = {
     "_id": ("_id", "id", "doc_id", "document_id", "corpus-id"),
@@ -52,6 +53,7 @@ _NAMED = 10  # documents without a grade that are told one by one
 _LISTS = ("accept", "aliases")
 
 
+@waiting("import of tables")
 def import_tables(
     *,
     corpus: Path,

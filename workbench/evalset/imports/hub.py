@@ -22,6 +22,7 @@ from workbench.evalset.imports.documents import DOCUMENT_NAMES, QUERY_NAMES, bei
 from workbench.evalset.imports.folder import write_folder
 from workbench.evalset.items import DOCUMENT_KEYS, QUERY_KEYS, documents_of, queries_of
 from workbench.inference.weights import why_unreachable
+from workbench.rendering.progress import waiting
 
 _ON_HUB = re.compile(r"\w[\w.-]*(?:/\w[\w.-]*)?")
 QRELS_CONFIGURATIONS = ("default", "qrels")  # mteb 1 and BEIR's mirrors; mteb 2 where there are several
@@ -88,7 +89,7 @@ def load_hub(
     datasets = _datasets()
     if not local:
         _require_network(asked.name)
-    with _cache(settings, local=local) as cache:
+    with waiting(f"reading {asked.name}"), _cache(settings, local=local) as cache:
 
         def fetch(source: str, config: str) -> dict[str, list[Row]]:
             problem = f"{source!r} (configuration {config!r}) cannot be loaded"
@@ -126,7 +127,7 @@ def read_collection(name: str, config: str, split: str, *, settings: Settings) -
         raise EvalsetError(f"{name!r} is no folder, and no name of the hub, which is NAME or OWNER/NAME")
     if not local:
         _require_network(name)
-    with _cache(settings, local=local) as cache:
+    with waiting(f"reading {name}"), _cache(settings, local=local) as cache:
         problem = f"{name!r}{f' (configuration {config!r})' if config else ''} cannot be loaded"
         found = _reading(problem, lambda: datasets.load_dataset(name, config or None, cache_dir=str(cache)))
         if split and split not in found:

@@ -22,6 +22,7 @@ from workbench.evalset.imports.folder import Tell, say_nothing, writing
 from workbench.evalset.imports.quotes import Quotes
 from workbench.evalset.items import clean_id
 from workbench.records import Document, Query
+from workbench.rendering.progress import waiting
 
 SHEET = "to_judge.jsonl"
 _SHEET_NAMES: Names = {
@@ -121,6 +122,7 @@ def sheet_note(count: int, run_folder: str, evalset: str) -> str:
     )
 
 
+@waiting("import of judgements")
 def import_judgements(
     paths: Sequence[Path], evalset: str | Path, *, settings: Settings, tell: Tell = say_nothing, partly: bool = False
 ) -> list[Path]:

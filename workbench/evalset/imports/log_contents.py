@@ -21,6 +21,7 @@ from workbench.evalset.outcomes import FILE, STORED_SCHEMA, outcomes_of, schema_
 from workbench.evalset.traffic import stream_of, words_key
 from workbench.inference.prices import NANOS_PER_USD, PriceTable, nanos
 from workbench.records import content_hash, file_hash
+from workbench.rendering.progress import waiting
 from workbench.telemetry.ledger import Ledger, LedgerRow
 
 PEOPLE, VERDICTS, RUN, ASKED, STREAM = (
@@ -44,6 +45,7 @@ class Choices:
     repairs: Repairs = field(default_factory=Repairs)
 
 
+@waiting("import of the log")
 def import_log(
     log: ToolLog, out: Path, prices: PriceTable, *, choices: Choices | None = None, tell: Tell = say_nothing
 ) -> list[Path]:
@@ -342,6 +344,7 @@ def _cost_of(call: LoggedCall, prices: PriceTable, tool: str) -> tuple[int, str]
     return (0, "") if call.usd is None else (nanos(call.usd), f"as logged by {tool}")
 
 
+@waiting("calls into the ledger")
 def book(log: ToolLog, ledger: Ledger, prices: PriceTable, purpose: str) -> tuple[int, int]:
     """Add the calls of a log to the ledger; gives how many were added, and how many were there already."""
     rows = ledger_rows(log, prices, purpose)

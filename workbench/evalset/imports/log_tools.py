@@ -15,6 +15,7 @@ from workbench.evalset.imports.call_logs import read_langfuse, read_litellm, rea
 from workbench.evalset.imports.eval_logs import read_inspect, read_lm_eval, read_promptfoo
 from workbench.evalset.imports.span_logs import read_openinference, read_otlp
 from workbench.evalset.imports.tool_log import ToolLog, at
+from workbench.rendering.progress import waiting
 
 _HEAD = 200_000
 _TABLES = (".csv", ".tsv", ".parquet")
@@ -49,7 +50,8 @@ def read_log(tool: str, paths: Sequence[Path]) -> ToolLog:
     EvalsetError
         If they cannot be read, or hold no row that can be used, with what was found.
     """
-    log = TOOLS[tool].read(paths)
+    with waiting(f"reading the log of {tool}"):
+        log = TOOLS[tool].read(paths)
     if not (log.calls or log.searches or log.scores):
         some = log.aside[:20]
         told = f"{', '.join(str(p) for p in paths)}: none of {log.read:,} rows can be used as a log of {tool}"

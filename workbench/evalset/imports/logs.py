@@ -14,6 +14,7 @@ from workbench.evalset.files import Names, Row, TableFile, read_table, refuse, r
 from workbench.evalset.imports.folder import Tell, import_card, new_folder, say_nothing, tell_left_out
 from workbench.evalset.imports.wide import RULE, unfold
 from workbench.evalset.outcomes import FILE, STORED_SCHEMA, outcomes_of, schema_columns
+from workbench.rendering.progress import waiting
 
 Texts = Literal["refuse", "most_common"]
 NAMES: Names = {
@@ -74,6 +75,7 @@ class Repairs:
     texts: Texts = "refuse"
 
 
+@waiting("import of outcomes")
 def import_outcomes(path: Path, out: Path, *, repairs: Repairs | None = None, tell: Tell = say_nothing) -> Path:
     """Write the evalset folder ``out`` with outcomes.parquet, card.md and gates.toml.
 

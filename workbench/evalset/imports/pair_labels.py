@@ -24,10 +24,11 @@ from workbench.evalset.imports.judgements import FILL, agreement, nothing_filled
 from workbench.evalset.imports.requests import PAIR_NAMES, pair_line
 from workbench.evalset.traffic import Pair, load_pairs, load_stream, same_words, words_key
 from workbench.records import DEFAULT_TENANT, content_hash
+from workbench.rendering.progress import waiting
 
 PAIR_SHEET = "pairs_to_judge.jsonl"
 KIND = "near repeat"
-_DEV = 4  # one family in four is of dev
+DEV_ONE_IN = 4  # families is of dev
 _NAMES: Names = {**{k: PAIR_NAMES[k] for k in ("id", "query_a", "query_b", "same_answer", "tenant_id")},
                  "judge": ("judge", "annotator", "assessor")}  # fmt: skip
 Key = tuple[str, str, str]  # tenant and the two texts, in order
@@ -93,6 +94,7 @@ def filled_pairs(sheet: Path) -> set[Key]:
     }
 
 
+@waiting("import of labelled pairs")
 def import_pair_labels(
     paths: Sequence[Path], evalset: str | Path, *, settings: Settings, tell: Tell = say_nothing, partly: bool = False
 ) -> list[Path]:
@@ -311,7 +313,7 @@ def _pairs(
         homes.setdefault(families.get(roots.get(key, key), roots.get(key, key)), home)
     for label in labels:
         root = families.get(ends[label.pair][0], ends[label.pair][0])
-        split = "dev" if int(content_hash(root)[:8], 16) % _DEV == 0 else "test"
+        split = "dev" if int(content_hash(root)[:8], 16) % DEV_ONE_IN == 0 else "test"
         cluster, split = homes.get(root, (root, split))
         name = content_hash(*label.pair)[:12]
         tenant, same = label.tenant_id, bool(label.grade)

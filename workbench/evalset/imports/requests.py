@@ -11,6 +11,7 @@ from workbench.errors import EvalsetError
 from workbench.evalset.files import Names, TableFile, named_rows, read_table
 from workbench.evalset.imports.folder import Tell, add_file, import_card, say_nothing, tell_left_out
 from workbench.evalset.traffic import Pair, pairs_of, stream_of, words_key
+from workbench.rendering.progress import waiting
 
 PAIR_NAMES: Names = {
     "id": ("id", "_id", "pair_id"),
@@ -40,6 +41,7 @@ SAME_WORDS = (
 _BY_HAND = "Where the questions come from, and who said which of them may share an answer, how, when"
 
 
+@waiting("import of pairs")
 def import_pairs(
     path: Path, out: Path, *, rename: Mapping[str, str] = MappingProxyType({}), tell: Tell = say_nothing
 ) -> Path:
@@ -78,6 +80,7 @@ def _understood(table: TableFile, names: Names) -> str:
     return f"columns: {', '.join(f'{ours} = {name}' for ours, name in taken.items() if name)}"
 
 
+@waiting("import of a stream")
 def import_stream(
     path: Path, out: Path, *, rename: Mapping[str, str] = MappingProxyType({}), tell: Tell = say_nothing
 ) -> Path:
