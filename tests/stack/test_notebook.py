@@ -117,6 +117,13 @@ def test_what_a_part_does_on_average_over_the_others_is_the_mean_over_their_leve
     assert (choosing[0], left[0]) == ("choosing", "held out")
     assert left[2].estimate == pytest.approx(1 - usd[decision.arm] / usd[plain])
     assert left[4].estimate == pytest.approx(right[decision.arm])
+    elsewhere = replace(decision, arm="top9 · gone · off")  # accepted with other contexts
+    assert run.joint(elsewhere, dev, held_out).rows == ()
+    assert [
+        s.title
+        for s in run.save(decision, held_out, run.joint(elsewhere, dev, held_out), dev=dev).sections
+        if not s.rows
+    ] == []
 
 
 def answer_rightly(evalset, retrieved, settings):

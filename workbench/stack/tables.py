@@ -133,11 +133,15 @@ def marginals_table(dev: ScoredCells, held_out: ScoredCells, plain: Cell, *, see
 
 
 def joint_table(dev: ScoredCells, held_out: ScoredCells, plain: Cell, arm: str, *, seed: int = 0) -> Table:
-    """What a cell does on both halves: its saving, the sum of what its parts save alone, and its correctness."""
-    (cell,) = (scored.cell for scored in held_out.arms if scored.name == arm)
+    """What a cell does on both halves: its saving, the sum of what its parts save alone, and its correctness.
+
+    It has no rows if the arm is no cell of this run, such as one that was accepted with other contexts or caches.
+    """
+    cell = next((scored.cell for scored in held_out.arms if scored.name == arm), plain)
+    halves = [(dev, "choosing"), (held_out, "held out")] if arm in held_out.names else []
     parts = [replace(plain, **{name: getattr(cell, name)}) for name in _changed(cell, plain)]
     rows: list[tuple[Value, ...]] = []
-    for half, told in ((dev, "choosing"), (held_out, "held out")):
+    for half, told in halves:
         codes = item_clusters(half.scores)[1]
         alone = sum(_saving(half, {part: 1.0}, plain, seed).estimate for part in parts)
         mean = Interval(*mean_interval(half.values(arm), codes))
