@@ -77,7 +77,7 @@ def test_example_of_a_call_runs_as_it_stands(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_flow_of_a_user_and_its_handler_run_as_they_stand(tmp_path: Path, monkeypatch) -> None:
-    own, use, handler = (block for block in PYTHON if "triage" in block)
+    own, use, memory, handler = (block for block in PYTHON if "triage" in block)
     assert len([line for line in own.splitlines() if line.strip()]) <= 20
     (tmp_path / "triage.py").write_text(own, encoding="utf-8")
     client = Client({"": ScriptedModel(lambda request: "Bug.")}, Books(project_prices(tmp_path)))
@@ -88,7 +88,10 @@ def test_flow_of_a_user_and_its_handler_run_as_they_stand(tmp_path: Path, monkey
         waiting.start()
         monkeypatch.setattr(Flows, "open", lambda: flows)
         names: dict = {}
-        exec(compile(use + handler, "README.md", "exec"), names)
+        monkeypatch.setattr(Client, "open", lambda settings: client)
+        exec(compile(use + memory + handler, "README.md", "exec"), names)
+        assert names["again"].equal
+        assert names["beside"].result == "bug: Where is the manual?"
         assert names["flows"].show(names["other"]).result == "bug: Where is the manual?"
         handled = Handled(names["Handler"])
         status, run_id = handled.post("It is slow.")

@@ -25,6 +25,7 @@ from workbench.errors import ConfigError, StoreError
 _T = TypeVar("_T")
 _WAL_ATTEMPTS = 40
 CONNECT_S = 10
+_RAISED_BY = "__workbench_server__"
 _CREATING = 0x776F726B  # key of the lock under which tables are created: "work"
 
 
@@ -42,7 +43,9 @@ def open_engine(url: str) -> sa.Engine:
     address = _address(url)
     if address.get_backend_name() == "postgresql":
         connect = {"connect_timeout": CONNECT_S}
-        return _opened(sa.create_engine(address, pool_size=5, max_overflow=5, pool_pre_ping=True, connect_args=connect))
+        engine = sa.create_engine(address, pool_size=5, max_overflow=5, pool_pre_ping=True, connect_args=connect)
+        sa.event.listen(engine, "handle_error", lambda told: _mark(told.sqlalchemy_exception, address))
+        return _opened(engine)
     if (file := address.database) and file != ":memory:":
         require_writable(Path(file).parent, "WORKBENCH_STATE_URL or WORKBENCH_CACHE")
     engine = sa.create_engine(url, connect_args={"timeout": 30}, pool_size=5, max_overflow=15)
@@ -60,6 +63,21 @@ def open_engine(url: str) -> sa.Engine:
         connection.exec_driver_sql("BEGIN" if readonly else "BEGIN IMMEDIATE")
 
     return _opened(engine)
+
+
+def server_of(url: sa.URL) -> str:
+    """Server and database that an address names, whoever asks there."""
+    return f"{url.host}:{url.port}/{url.database}"
+
+
+def raised_by(error: BaseException) -> str:
+    """Server, as `server_of` names it, that an engine of `open_engine` had the error from; "" for any other error."""
+    return str(getattr(error, _RAISED_BY, ""))
+
+
+def _mark(error: BaseException | None, url: sa.URL) -> None:
+    if error is not None:
+        setattr(error, _RAISED_BY, server_of(url))
 
 
 def _address(url: str) -> sa.URL:
@@ -135,19 +153,21 @@ def execute(
         many = False
     sql, dialect = _driver_sql(text, lock, connection.dialect.name), connection.dialect
     cursor = connection.connection.cursor()
-    with _told(dialect, sql, values), closing(cursor) if dialect.name == "sqlite" else nullcontext():
+    with _told(connection, sql, values), closing(cursor) if dialect.name == "sqlite" else nullcontext():
         (cursor.executemany if many else cursor.execute)(sql, values)
         return cursor.fetchall() if _returns(text) else ()
 
 
 @contextmanager
-def _told(dialect: sa.Dialect, sql: str, values: Any) -> Iterator[None]:
+def _told(connection: sa.Connection, sql: str, values: Any) -> Iterator[None]:
     """Turn the driver's errors into those of SQLAlchemy."""
-    driver = dialect.loaded_dbapi
+    dialect, driver = connection.dialect, connection.dialect.loaded_dbapi
     try:
         yield
     except driver.Error as error:
-        raise sa.exc.DBAPIError.instance(sql, values, error, driver.Error, dialect=dialect) from error
+        told = sa.exc.DBAPIError.instance(sql, values, error, driver.Error, dialect=dialect)
+        _mark(told, connection.engine.url)
+        raise told from error
 
 
 @contextmanager
@@ -157,7 +177,7 @@ def _pipelined(connection: sa.Connection) -> Iterator[None]:
     An error then comes with a later statement, or at the end.
     """
     driver: Any = connection.connection.dbapi_connection
-    with _told(connection.dialect, "statements of a pipeline", ()), driver.pipeline():
+    with _told(connection, "statements of a pipeline", ()), driver.pipeline():
         yield
 
 

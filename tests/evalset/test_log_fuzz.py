@@ -70,7 +70,7 @@ def changed(data: st.DataObject, tool: str, name: str) -> Any:
             for key in path[:-1]:
                 holder = holder[key]
             if data.draw(st.integers(0, 3)):
-                holder[path[-1]] = data.draw(LEAVES)
+                holder[path[-1]] = copy.deepcopy(data.draw(LEAVES))  # a later change may go into it
             else:
                 del holder[path[-1]]
         except (KeyError, IndexError, TypeError):

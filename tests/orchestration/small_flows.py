@@ -5,10 +5,11 @@ import signal
 import time
 from pathlib import Path
 
-from workbench.errors import StepFailed
+from workbench.errors import CallFailed, StepFailed
 from workbench.inference.client import Client
 from workbench.orchestration.live_step import progress
-from workbench.orchestration.steps import flow, outside
+from workbench.orchestration.steps import flow, outside, rehearse
+from workbench.state import open_engine
 
 LOG = "WORKBENCH_TEST_LOG"
 
@@ -65,6 +66,27 @@ def twice(step, question):
     return step(ask_twice, question)
 
 
+def ask_bravely(question, *, client):
+    try:
+        return ask(question, client=client)
+    except CallFailed as error:
+        return type(error).__name__
+
+
+@flow(tools={"client": Client.open})
+def asked_bravely(step, question):
+    return step(ask_bravely, question)
+
+
+def rehearse_within(question, *, client):
+    return rehearse(asked_bravely, {"client": client}, question).result
+
+
+@flow(tools={"client": Client.open})
+def rehearsing(step, question):
+    return step(rehearse_within, question)
+
+
 def fail(text):
     raise ValueError(f"no {text}")
 
@@ -107,6 +129,21 @@ def watch(n, ms, *, client):
 @flow(tools={"client": Client.open}, concurrency=4)
 def watches(step, n, ms=0):
     return [step(watch, i, ms) for i in range(n)]
+
+
+def cut(url):
+    told("cut")
+    engine = open_engine(url)
+    try:
+        with engine.connect() as connection:
+            connection.exec_driver_sql("select pg_terminate_backend(pg_backend_pid())")
+    finally:
+        engine.dispose()
+
+
+@flow()
+def cutting(step, url):
+    return step(cut, url)
 
 
 def die(point):

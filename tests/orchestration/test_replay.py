@@ -5,15 +5,19 @@ import json
 import socket
 import sys
 import threading
+from dataclasses import replace
 
 import pytest
 
-from tests.orchestration.small_flows import asked, catching, failing, triage, twice
+from tests.orchestration.small_flows import asked, asked_bravely, catching, failing, rehearsing, triage, twice
 from workbench.codec import from_plain, to_plain
 from workbench.errors import FlowError, OfflineError, ProviderError, ReplayMismatch, StepFailed
+from workbench.inference.client import Client
 from workbench.inference.messages import CacheHit, Completion, Response, Route, ToolCall, Usage
 from workbench.inference.tapes import offline, refuse_offline
-from workbench.orchestration.replay import differences
+from workbench.orchestration.replay import diff, differences, shown_replay
+from workbench.orchestration.steps import rehearse
+from workbench.testing import ScriptedModel
 
 OWN = """
 import workbench
@@ -240,6 +244,93 @@ def test_runs_that_are_the_same_have_no_differences(flows):
     table = flows.diff(run_id, run_id)
     assert table.rows == ()
     assert "they are the same" in table.caption
+
+
+def heard(script, flow=asked, *args, client):
+    """A run of a user's flow in memory, with a model that says what the script has."""
+    return rehearse(flow, {"client": replace(client, providers={"": ScriptedModel(script)})}, *(args or ("why",)))
+
+
+def test_a_run_in_memory_is_a_whole_record_that_is_repeated_without_its_model(client, settings):
+    run = heard(["once", "twice"], twice, client=client)
+    assert [len(step.calls) for step in run.steps] == [2]
+    silent = Client({}, client.books)
+    repeated = shown_replay(twice, run, {"client": silent}, title="q1")
+    assert repeated.equal
+    assert repeated.table.rows == (
+        (1, "ask_twice", "done again", 2, '["once", "twice"]', "equal"),
+        (None, "done", None, None, '["once", "twice"]', "equal"),
+    )
+    assert repeated.table.caption.startswith("q1: repeated from its record, models and network refused. Equal")
+    run = heard(["yes"], client=client)
+    before = (settings.root / "log").read_text()
+    repeated = shown_replay(asked, run, {"client": silent})
+    assert [row[2] for row in repeated.table.rows] == ["read from the record", "done again", "done again", None]
+    assert (settings.root / "log").read_text() == before, "what looks at the world is not done again"
+
+
+@pytest.mark.parametrize(
+    ("change", "where", "told"),
+    [
+        ({"output": "no"}, "step 2, ask", "differs in output: yes"),
+        ({"calls": ()}, "step 2, ask", "differs in model calls: RecordingMiss"),
+        ({"name": "asked_before"}, "step 2, asked_before", "differs in name: ask"),
+        ({"inputs": {"args": ["<b>"], "kwargs": {}}}, "step 2, ask", "differs in inputs: "),
+    ],
+)
+def test_of_a_run_in_memory_the_step_that_differs_is_shown_not_raised(client, change, where, told):
+    run = heard(["yes"], client=client)
+    steps = [replace(s, **change) if s.number == 2 else s for s in run.steps]
+    found = shown_replay(asked, replace(run, steps=steps), {"client": Client({}, client.books)})
+    assert not found.equal
+    assert f"{where} differs" in found.table.caption
+    equal, differs, left, end = found.table.rows
+    assert (equal[5], left[2], left[5], end[5]) == ("equal", "not reached", None, None)
+    assert differs[5].startswith(told)
+    assert "<b>" not in found._repr_html_()
+
+
+def test_of_a_run_in_memory_another_end_is_shown_behind_its_steps(client):
+    run = replace(heard(["yes"], client=client), result="no")
+    rows = shown_replay(asked, run, {"client": Client({}, client.books)}).table.rows
+    assert [row[5] for row in rows] == ["equal"] * 3 + ["differs in result: yes"]
+
+
+def test_of_a_run_in_memory_a_further_step_is_shown_behind_its_record(client):
+    run = heard(["yes"], client=client)
+    found = shown_replay(asked, replace(run, steps=run.steps[:2]), {"client": Client({}, client.books)})
+    assert [row[:3] for row in found.table.rows[2:]] == [(3, "shorten", "not in the record"), (None, "done", None)]
+    more = [*run.steps, replace(run.steps[-1], number=4)]
+    early = shown_replay(asked, replace(run, steps=more), {"client": Client({}, client.books)})
+    assert early.table.rows[3][5] == "differs in length: the end of the flow"
+
+
+def test_a_call_that_failed_in_memory_fails_again(client):
+    run = heard([ProviderError("the provider is gone")] * 9, asked_bravely, client=client)
+    assert run.result == "CallFailed"
+    assert shown_replay(asked_bravely, run, {"client": Client({}, client.books)}).equal
+
+
+def test_a_replay_in_memory_needs_every_tool(client):
+    with pytest.raises(FlowError, match="needs the tools client too"):
+        shown_replay(asked, heard(["yes"], client=client), {})
+
+
+def test_calls_of_a_rehearsal_inside_a_durable_step_are_kept_with_that_step_too(flows, model):
+    assert flows.run(rehearsing, "why") == "why"
+    (run_id,) = recorded(flows)
+    assert [len(step.calls) for step in flows.show(run_id).steps] == [1]
+    assert flows.replay(run_id).result == "why"
+    assert len(model.requests) == 1
+
+
+def test_names_stand_above_what_differs_between_two_runs(client):
+    runs = [heard([text], client=client) for text in ("yes", "no")]
+    table = diff(*runs, names=("before <i>", "now"), title="q1 - ")
+    assert [column.name for column in table.columns][2:] == ["before <i>", "now"]
+    assert ("2 ask", "output", "yes", "no") in table.rows
+    assert table.caption == "q1 - before <i> and now"
+    assert "<i>" not in table.to_html()
 
 
 def test_differences_are_told_by_place():

@@ -35,8 +35,11 @@ def settings(monkeypatch, request):
     monkeypatch.delenv("WORKBENCH_RUN_DIR", raising=False)
     settings = request.getfixturevalue("project")
     ids = [f"q{i:02d}" for i in range(80)]
-    rows = [(q, f"How is {q} done", q) for q in np.random.default_rng(0).permutation(OFTEN * ids).tolist()]
-    rows += [("q03", "How is q03 done", "another"), ("unknown", "what else?", "unknown")]
+    rows = [
+        (q, f"How is {q} done, {pipeline.says(q)}", q)
+        for q in np.random.default_rng(0).permutation(OFTEN * ids).tolist()
+    ]
+    rows += [("q03", f"How is q03 done, {pipeline.says('q03')}", "another"), ("unknown", "what else?", "unknown")]
     columns = {
         "pos": range(len(rows)), "query": [text for _, text, _ in rows], "answer_key": [key for *_, key in rows],
         "tenant_id": ["lib"] * len(rows), "cluster": [q for q, *_ in rows],

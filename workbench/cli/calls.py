@@ -188,6 +188,9 @@ def record(
     retrieval: Annotated[
         str, typer.Option(metavar="ARM", help="Ask the prompts of this arm of 01_retrieval, not of the accepted one.")
     ] = "",
+    rewrites: Annotated[
+        str | None, typer.Option(help="Who makes search queries of vague questions: a model, or module:function.")
+    ] = None,
 ) -> None:
     """Record what models answer to an evalset's questions; says what it takes first, goes on where it stopped."""
     from workbench.routing.record import drift, evalset_models
@@ -195,13 +198,25 @@ def record(
 
     settings = load_settings()
     if sample is not None:
-        if sample < 1 or repeat != 1 or questions is not None or retrieval:
-            alone = "without --repeat, --questions and --retrieval"
-            raise ConfigError(f"--sample is a number from 1 on, {alone}; found {sample}")
+        if sample < 1 or repeat != 1 or questions is not None or retrieval or rewrites is not None:
+            told = "--sample is a number from 1 on, without --repeat, --questions, --retrieval and --rewrites"
+            raise ConfigError(f"{told}; found {sample}")
         for name in model or evalset_models(evalset, settings):
             typer.echo(
                 drift(evalset, settings=settings, model=name, sample=sample, max_cost_usd=max_cost_usd).to_text()
             )
+        return
+    if rewrites is not None:
+        from workbench.pipeline.rewrites import record_rewrites
+
+        if repeat != 1 or retrieval:
+            raise ConfigError("--rewrites records each answer once, without --repeat and --retrieval")
+        failed = record_rewrites(
+            evalset, rewrites, settings=settings, models=model or (), max_cost_usd=max_cost_usd, questions=questions,
+            tell=say,
+        )  # fmt: skip
+        if failed:
+            raise typer.Exit(3)
         return
     failed = record_answers(
         evalset,

@@ -7,6 +7,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -66,15 +67,17 @@ class Recordings:
         The file; it need not exist where answers are recorded.
     live : bool
         Whether a request without a recording may go to its model and be recorded; otherwise it is an error.
+    also : sequence of Path
+        Files that are read after it, such as those of other models that a router chooses among.
     """
 
-    def __init__(self, path: Path, *, live: bool = False) -> None:
+    def __init__(self, path: Path, *, live: bool = False, also: Sequence[Path] = ()) -> None:
         self.path, self.live = path, live
         self._found: dict[str, list[tuple[int, Recorded]]] = defaultdict(list)  # with their places in the file
         self._used: set[int] = set()  # places of answers that were given already
         self._read: set[tuple[str, int]] = set()
         self._lock = threading.Lock()
-        for place, recorded in enumerate(_lines(path)):
+        for place, recorded in enumerate(chain.from_iterable(map(_lines, (path, *also)))):
             self._found[recorded.request].append((place, recorded))
 
     def __len__(self) -> int:

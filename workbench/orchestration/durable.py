@@ -401,7 +401,7 @@ class Durable:
         while not self.stopped.wait(ADOPT_EVERY_S):
             try:
                 self.adopt()
-            except (sa.exc.DBAPIError, RuntimeError) as error:  # the database is away, or the process ends
+            except (sa.exc.SQLAlchemyError, RuntimeError) as error:  # the database is away, or the process ends
                 logging.getLogger("workbench").warning("runs of dead processes were not looked for: %s", error)
 
     def runs(self, **which: Any) -> list[FlowRun]:

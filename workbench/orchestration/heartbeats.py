@@ -51,11 +51,7 @@ class Heartbeat:
         self._file: IO[str] = self._path.open("w")
         fcntl.flock(self._file, fcntl.LOCK_EX)
         create_tables(engine, _BEATS)
-        row = {"executor": self.executor, "host": socket.gethostname(), "process": os.getpid()}
-        with engine.begin() as connection:
-            connection.execute(
-                _BEATS.insert(), [{**row, "lock": str(self._path), "serves": "", "beat": now(connection)}]
-            )
+        self._write()
         os.register_at_fork(after_in_child=self._file.close)  # a child must not keep its dead parent's lock
         self._thread = threading.Thread(target=self._beat, name="wb-heartbeat", daemon=True)
         self._thread.start()
@@ -64,13 +60,17 @@ class Heartbeat:
         while not self._stop.wait(BEAT_S):
             try:
                 self._write()
-            except sa.exc.DBAPIError:  # a database that is away for a moment; the lock says that we live
+            except sa.exc.SQLAlchemyError:  # a database that is away for a moment, or all connections hang in it
                 continue
 
     def _write(self) -> None:
+        """Renew the row, or write it: at first, and where others took us for dead while they could not hear us."""
         with self._engine.begin() as connection:
-            mine = sa.update(_BEATS).where(_BEATS.c.executor == self.executor)
-            connection.execute(mine.values(beat=now(connection), serves=self._serves))
+            told = {"beat": now(connection), "serves": self._serves}
+            mine = sa.update(_BEATS).where(_BEATS.c.executor == self.executor).values(told)
+            if not connection.execute(mine).rowcount:
+                row = {"executor": self.executor, "host": socket.gethostname(), "process": os.getpid()}
+                connection.execute(_BEATS.insert(), [{**row, "lock": str(self._path), **told}])
 
     def serve(self, serves: str) -> None:
         """Say which flows this process works for; where it cannot be written now, the next beat says it."""

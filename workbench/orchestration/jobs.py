@@ -75,7 +75,7 @@ def work(durable: Durable, names: Sequence[str] = (), *, stop: threading.Event, 
             if when_done and not _unfinished(durable):
                 return
         except sa.exc.DBAPIError as error:
-            if not is_outlived(error, durable.engine, began, stop):
+            if not is_outlived(error, durable.engine, began, stop, ours=True):
                 raise
         stop.wait(LOOK_S)
 

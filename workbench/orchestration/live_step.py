@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from workbench.orchestration.durable import Durable
 
 EXECUTE_TOOL = "execute_tool"
+CUTS = 20  # of connections within one step, each after which it is done again; a server that cuts more refuses it
 
 
 def returned(flow: Flow, step: StepCall, asking: Asking) -> Any:
@@ -54,12 +55,15 @@ class LiveStep:
     def _done(self, function: Callable[..., Any], inputs: dict[str, Any], number: int) -> dict[str, Any]:
         if (copied := self._copied(number, function.__name__)) is not None:
             return copied
+        cuts = 0
         while True:
             began = time.monotonic()
             try:
                 return self._attempted(function, inputs, number)
             except StepFailed as failed:
-                if not is_outlived(failed.__cause__, self._durable.engine, began, self._durable.stopped):
+                cuts += 1
+                lost = failed.__cause__
+                if cuts > CUTS or not is_outlived(lost, self._durable.engine, began, self._durable.stopped):
                     raise
 
     def _attempted(self, function: Callable[..., Any], inputs: dict[str, Any], number: int) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from workbench.errors import FlowError, OfflineError, RecordingMiss, ReplayMisma
 from workbench.inference.tapes import offline, taped
 from workbench.orchestration.durable import Durable
 from workbench.orchestration.live_step import returned
-from workbench.orchestration.step_calls import ModelCall, RecordedTape, calls_of
+from workbench.orchestration.step_calls import RecordedTape, calls_of
 from workbench.orchestration.steps import Asking, Flow, FlowRun, StepRecord, is_outside, plain, with_tools
-from workbench.rendering.table import Column, Table
+from workbench.rendering.table import Column, Shown, Table, Value
 from workbench.telemetry.context import attributed
 
 _LIMIT = 2000
@@ -46,8 +46,11 @@ def replay(durable: Durable, run_id: str) -> RunReplay:
     if run.status not in ("done", "failed"):
         raise FlowError(f"run {run_id} is {run.status}; a run is repeated once it has ended", run_id=run_id)
     flow = durable.flow_of(run.asking.flow)
-    step = RecordedStep(durable, flow, run, calls_of(durable.engine, run_id))
-    error = ""
+    return _repeated(RecordedStep(flow, replace(run, calls=calls_of(durable.engine, run_id)), durable.tool))
+
+
+def _repeated(step: "RecordedStep") -> RunReplay:
+    flow, run, error = step.flow, step.run, ""
     result = None
     with attributed(**run.asking.who), offline():
         try:
@@ -57,31 +60,125 @@ def replay(durable: Durable, run_id: str) -> RunReplay:
     if step.mismatch is not None:  # also where the flow caught it
         raise step.mismatch
     step.compare_end(result, error)
-    return RunReplay(run_id, flow.name, len(run.steps), step.again, result)
+    return RunReplay(run.run_id, flow.name, len(run.steps), step.again, result)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class ShownReplay(Shown):
+    """A run that was repeated from its record, step by step: equal, or the step that differs.
+
+    Attributes
+    ----------
+    done : frozenset of int
+        Numbers of the steps that were done again, their model calls answered from the record; others were read.
+    mismatch : ReplayMismatch or None
+        The first difference; None where every step and the result are equal.
+    """
+
+    run: FlowRun
+    title: str
+    done: frozenset[int]
+    mismatch: ReplayMismatch | None = None
+
+    @property
+    def equal(self) -> bool:
+        """Whether every step and the result came out as they are recorded."""
+        return self.mismatch is None
+
+    @property
+    def table(self) -> Table:
+        """Every step with what is recorded, and what came now."""
+        differs, rows = self.mismatch, list[tuple[Value, ...]]()
+        reached = len(self.run.steps) if differs is None else differs.number
+        for s in self.run.steps:
+            how = "done again" if s.number in self.done else "read from the record"
+            now = "equal" if s.number <= reached else None
+            if differs is not None and differs.step and s.number == reached:
+                how, now = how if s.number in self.done else "asked otherwise", self._told()
+            recorded = _text(s.output) if s.error is None else f"{s.error['kind']}: {s.error['reason']}"
+            rows.append((s.number, s.name, how if s.number <= reached else "not reached", len(s.calls), recorded, now))
+        if differs is not None and reached > len(self.run.steps):
+            rows.append((reached, differs.step, "not in the record", None, None, self._told()))
+        ended = "equal" if differs is None else None if differs.step else self._told()
+        rows.append((None, self.run.status, None, None, self.run.error or _text(self.run.result), ended))
+        columns = (Column("number", "count"), Column("step"), Column("how"), Column("model calls", "count"),
+                   Column("recorded"), Column("now"))  # fmt: skip
+        return Table(columns, tuple(rows), self._caption())
+
+    def _told(self) -> str:
+        assert self.mismatch is not None
+        return f"differs in {self.mismatch.what}: {_text(self.mismatch.got)}"
+
+    def _caption(self) -> str:
+        began = f"{self.title}: repeated from its record, models and network refused"
+        if self.mismatch is None:
+            return f"{began}. Equal at each of {len(self.run.steps)} steps"
+        where = f"step {self.mismatch.number}, {self.mismatch.step}" if self.mismatch.step else "the result"
+        return f"{began}. {where} differs. {self.mismatch.cause}"
+
+
+def shown_replay(flow: Flow, run: FlowRun, tools: Mapping[str, Any], *, title: str = "") -> ShownReplay:
+    """``shown_replay(answer, rehearse(answer, tools, "Why?"), tools)``: repeat a run that is held in memory.
+
+    As `replay`, but a difference is shown and not raised.
+
+    Parameters
+    ----------
+    run : FlowRun
+        With its model calls, as `workbench.orchestration.steps.rehearse` gives it.
+    tools : mapping of str to object
+        What steps need beside their arguments; a client is asked for nothing that is not in the record.
+
+    Raises
+    ------
+    FlowError
+        If the record has not ended, or a tool is missing.
+    """
+    if missing := [name for name in flow.tools if name not in tools]:
+        raise FlowError(f"flow {flow.short_name!r} needs the tools {', '.join(missing)} too; give them by name")
+    step = RecordedStep(flow, run, lambda _, name: tools[name])
+    mismatch = None
+    try:
+        _repeated(step)
+    except ReplayMismatch as differs:
+        mismatch = differs
+    return ShownReplay(run, title or run.run_id, frozenset(step.done), mismatch)
 
 
 class RecordedStep:
     """What a flow calls its steps through while it is repeated.
 
+    Parameters
+    ----------
+    run : FlowRun
+        The record, with its model calls.
+    tool : callable
+        Tool of a flow by its name.
+
     Attributes
     ----------
-    again : int
-        Steps that were done again.
+    done : list of int
+        Numbers of the steps that were done again.
     mismatch : ReplayMismatch or None
         The first difference, which the flow may have caught.
     """
 
-    def __init__(self, durable: Durable, flow: Flow, run: FlowRun, calls: Mapping[int, ModelCall]) -> None:
-        self._durable, self._flow, self._run, self._calls = durable, flow, run, calls
-        self._number = self.again = 0
+    def __init__(self, flow: Flow, run: FlowRun, tool: Callable[[Flow, str], Any]) -> None:
+        self.flow, self.run, self._tool = flow, run, tool
+        self._number, self.done = 0, list[int]()
         self.mismatch: ReplayMismatch | None = None
+
+    @property
+    def again(self) -> int:
+        """How many steps were done again."""
+        return len(self.done)
 
     def __call__(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Do one step again, or read it, and compare."""
         if self.mismatch is not None:
             raise self.mismatch
         self._number += 1
-        name, run = function.__name__, self._run
+        name, run = function.__name__, self.run
         if self._number > len(run.steps):
             raise self._differs(name, "length", f"an end after {len(run.steps)} steps", f"a further step {name!r}")
         before = run.steps[self._number - 1]
@@ -95,13 +192,13 @@ class RecordedStep:
         return self._repeat(function, before)
 
     def _repeat(self, function: Callable[..., Any], before: StepRecord) -> Any:
-        name, inputs, durable = before.name, before.inputs, self._durable
-        self.again += 1
-        tape = RecordedTape.of(self._run.run_id, self._calls, before.calls)
+        name, inputs = before.name, before.inputs
+        self.done.append(before.number)
+        tape = RecordedTape.of(self.run.run_id, self.run.calls, before.calls)
         output, error = None, None
         try:
             with taped(tape):
-                given = with_tools(function, lambda tool: durable.tool(self._flow, tool), list(self._flow.tools))
+                given = with_tools(function, lambda tool: self._tool(self.flow, tool), list(self.flow.tools))
                 output = plain(
                     function(*inputs["args"], **{**given, **inputs["kwargs"]}), f"what step {name!r} returns"
                 )
@@ -123,12 +220,12 @@ class RecordedStep:
 
     def _read(self, before: StepRecord) -> Any:
         if before.error:
-            raise StepFailed(before.name, before.error["kind"], before.error["reason"], run_id=self._run.run_id)
+            raise StepFailed(before.name, before.error["kind"], before.error["reason"], run_id=self.run.run_id)
         return before.output
 
     def _is_copy(self, before: StepRecord) -> bool:
         """Whether a step was taken over from the run that was forked, perhaps with another output."""
-        origin = self._run.asking.origin
+        origin = self.run.asking.origin
         return origin is not None and before.number < origin["from_step"]
 
     def compare_end(self, result: Any, error: str) -> None:
@@ -139,7 +236,7 @@ class RecordedStep:
         ReplayMismatch
             If it is another result, or came after fewer steps.
         """
-        run = self._run
+        run = self.run
         if self._number < len(run.steps):
             left = run.steps[self._number]
             self._number += 1
@@ -151,20 +248,20 @@ class RecordedStep:
 
     def _differs(self, step: str, what: str, expected: Any, got: Any) -> ReplayMismatch:
         self.mismatch = ReplayMismatch(
-            self._flow.name,
+            self.flow.name,
             step,
             number=self._number,
             what=what,
             expected=expected,
             got=got,
             cause=self._cause(step, what),
-            run_id=self._run.run_id,
+            run_id=self.run.run_id,
         )
         return self.mismatch
 
     def _cause(self, step: str, what: str) -> str:
         """What explains a difference most likely: which code has changed since, and where it takes effect."""
-        then, now = self._run.asking.sources, self._flow.sources
+        then, now = self.run.asking.sources, self.flow.sources
         changed = sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
         place = {
             "name": "the flow takes another way",
@@ -254,8 +351,11 @@ def _number(run: FlowRun, step: int | str) -> int:
     return found
 
 
-def diff(one: FlowRun, other: FlowRun) -> Table:
-    """What differs between two runs, step by step: a table that shows itself in a notebook and writes HTML."""
+def diff(one: FlowRun, other: FlowRun, *, names: tuple[str, str] | None = None, title: str = "") -> Table:
+    """What differs between two runs, step by step: a table that shows itself in a notebook and writes HTML.
+
+    ``names`` stand above them in place of their ids, and ``title`` before.
+    """
     rows: list[tuple[str, str, str | None, str | None]] = []
 
     def compare(where: str, what: str, a: Any, b: Any) -> None:
@@ -273,9 +373,10 @@ def diff(one: FlowRun, other: FlowRun) -> Table:
             compare(where, name, getattr(a, name), getattr(b, name))
     for name in ("status", "result", "error"):
         compare("end", name, getattr(one, name), getattr(other, name))
-    columns = (Column("step"), Column("what"), Column(one.run_id, limit=_LIMIT), Column(other.run_id, limit=_LIMIT))
+    first, second = names or (one.run_id, other.run_id)
+    columns = (Column("step"), Column("what"), Column(first, limit=_LIMIT), Column(second, limit=_LIMIT))
     same = "" if rows else ": they are the same"
-    return Table(columns, tuple(rows), f"{one.run_id} and {other.run_id}{same}")
+    return Table(columns, tuple(rows), f"{title}{first} and {second}{same}")
 
 
 _ABSENT = object()

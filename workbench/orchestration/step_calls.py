@@ -17,7 +17,7 @@ import workbench.errors
 from workbench.codec import from_plain, to_plain
 from workbench.errors import FlowError, RecordingMiss, WorkbenchError
 from workbench.inference.messages import Completion
-from workbench.inference.tapes import asked_again
+from workbench.inference.tapes import asked_again, current_tape
 from workbench.state import create_tables, reader
 
 _TABLES = sa.MetaData()
@@ -136,6 +136,34 @@ class LiveTape:
         values = {"request": request, "configuration": configuration, "answer": json.dumps(answer)}
         with self._engine.begin() as connection:
             connection.execute(sa.update(_CALLS).where(mine).values(values))
+
+
+class HeardTape:
+    """Tape of a step that is done in memory: keeps its calls among those of the run.
+
+    Around it may be the tape of a step that is durable, which is asked first.
+    """
+
+    def __init__(self, calls: dict[int, ModelCall], step: int) -> None:
+        self._calls, self._step, self._around = calls, step, current_tape()
+        self._lock = threading.Lock()
+        self.used: list[int] = []
+
+    def answer(self, request: Callable[[str], str], ask: Callable[[], Completion]) -> Completion:
+        """Answer of ``ask``, which is kept."""
+        with self._lock:
+            place = len(self._calls)
+            self._calls[place] = ModelCall(place, self._step, "", "", None, None)
+            self.used.append(place)
+        try:
+            done = self._around.answer(request, ask) if self._around else ask()
+        except WorkbenchError as error:
+            told = {"kind": type(error).__name__, "reason": str(error)}
+            self._calls[place] = ModelCall(place, self._step, "", "", None, told)
+            raise
+        asked = done.route.configuration
+        self._calls[place] = ModelCall(place, self._step, request(asked), asked, to_plain(done), None)
+        return done
 
 
 @dataclass(slots=True)

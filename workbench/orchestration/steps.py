@@ -14,7 +14,9 @@ from typing import Any, Protocol, Self
 from workbench.codec import from_plain
 from workbench.config import Settings
 from workbench.errors import FlowError
+from workbench.inference.tapes import taped
 from workbench.orchestration.sources import sources_of
+from workbench.orchestration.step_calls import HeardTape, ModelCall
 from workbench.records import content_hash
 from workbench.rendering.table import Column, Table, Value
 from workbench.telemetry.context import Attribution
@@ -268,6 +270,8 @@ class FlowRun:
         Process that has it or had it last, and queue out of which it came.
     created_ms, ended_ms : int
         Milliseconds since 1970, UTC; 0 where it has not ended.
+    calls : mapping of int to ModelCall
+        Its model calls by place, of a run that is held in memory; those of others stay in the database.
     """
 
     run_id: str
@@ -281,6 +285,7 @@ class FlowRun:
     created_ms: int = 0
     ended_ms: int = 0
     steps: Sequence[StepRecord] = ()
+    calls: Mapping[int, ModelCall] = field(default_factory=dict)
 
     def table(self) -> Table:
         """Steps with their inputs and outputs; above them what was asked, below what it came to."""
@@ -308,22 +313,25 @@ class FlowRun:
 def rehearse(flow: Flow, tools: Mapping[str, Any], *args: Any, **kwargs: Any) -> FlowRun:
     """``rehearse(answer, {"client": client}, "How do I join two frames?")``: run a flow in memory, nothing durable.
 
-    For measuring many runs and for tests; a step that raises raises here as it is.
+    For measuring many runs and for tests; a step that raises raises here as it is. The record is whole, with what
+    models answered, so that `workbench.orchestration.replay.shown_replay` repeats it.
     """
-    steps: list[StepRecord] = []
+    steps, calls = list[StepRecord](), dict[int, ModelCall]()
 
     def step(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         name = function.__name__
         inputs = plain({"args": args, "kwargs": kwargs}, f"what step {name!r} is given")
         given = {**with_tools(function, lambda tool: tools[tool], list(tools)), **inputs["kwargs"]}
-        output = plain(function(*inputs["args"], **given), f"what step {name!r} returns")
-        steps.append(StepRecord(len(steps) + 1, name, inputs, output, None, ()))
+        tape = HeardTape(calls, len(steps) + 1)
+        with taped(tape):
+            output = plain(function(*inputs["args"], **given), f"what step {name!r} returns")
+        steps.append(StepRecord(len(steps) + 1, name, inputs, output, None, tuple(tape.used)))
         return output
 
     asked = plain({"args": args, "kwargs": kwargs}, f"what flow {flow.short_name!r} is given")
     result = plain(flow.function(step, *asked["args"], **asked["kwargs"]), f"what flow {flow.short_name!r} returns")
     asking = Asking(flow.name, flow.version, dict(flow.sources), asked["args"], asked["kwargs"], {})
-    return FlowRun(flow.run_id(asking), asking, "done", result, steps=tuple(steps))
+    return FlowRun(flow.run_id(asking), asking, "done", result, steps=tuple(steps), calls=calls)
 
 
 def attribution_plain(who: Attribution) -> dict[str, str]:

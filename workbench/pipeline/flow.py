@@ -4,16 +4,19 @@ Steps are plain functions; every way that the flow can take stands in `answer`.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from workbench.codec import to_plain
 from workbench.config import Settings
+from workbench.errors import ConfigError
 from workbench.evalset.evalset import Evalset, load_evalset
 from workbench.inference.client import Client
 from workbench.inference.messages import PREFIX, CacheUse
+from workbench.orchestration.sources import files_of, import_module_of
 from workbench.orchestration.steps import StepCall, flow, outside
 from workbench.records import Document, Query, content_hash
 from workbench.routing.prompts import Prompts, load_prompts
@@ -37,12 +40,14 @@ class AnswerPlan:
     evalset : str
         Whose corpus is searched, by the accepted retrieval decision, and whose ``prompts.toml`` is used.
     model, strong : str
-        Models for the first drafts and for the last one; ``router/NAME`` asks an accepted routing decision. Without a
-        strong one nothing is escalated.
+        Models for the first drafts and for the last one; ``router/NAME`` asks a routing policy, and the model that it
+        picks drafts again too. Without a strong one nothing is escalated.
     context, wide : str
-        How much of what was retrieved a draft gets, at first and when it is tried again; names in ``prompts.toml``.
-    rewrite : bool
-        Let a model make a search query of a question that names nothing of the library.
+        How much of what was retrieved a draft gets, at first and when it is tried again; names in ``prompts.toml``. A
+        router that picks the first one itself gets it only where it names none.
+    rewrite : bool or str
+        Who makes a search query of a question that names nothing of the library: nobody (False), the drafting model
+        (True), the named model, or ``module:function`` of your own, which gets the question and the tenant.
     check : bool
         Check drafts; else the first one is the answer.
     """
@@ -52,12 +57,49 @@ class AnswerPlan:
     strong: str = ""
     context: str = "top2"
     wide: str = "top5"
-    rewrite: bool = False
+    rewrite: bool | str = False
     check: bool = True
 
     def to_plain(self) -> dict[str, Any]:
         """JSON values, as the flow takes them."""
         return asdict(self)
+
+
+Rewriter = Callable[[str, str], str]
+
+
+def is_function(name: str) -> bool:
+    """Whether a name is ``module:function``, and not that of a model.
+
+    >>> is_function("mine:rewritten"), is_function("local/smollm2-135m"), is_function("off")
+    (True, False, False)
+    """
+    module, _, function = name.partition(":")
+    return "/" not in name and all(part.isidentifier() for part in (*module.split("."), function))
+
+
+def own_rewriter(name: str, root: Path) -> Rewriter:
+    """Function of the project that makes a search query of a question, for a tenant.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be imported or called.
+    """
+    module, _, function = name.partition(":")
+    try:
+        found = getattr(import_module_of(module, root), function)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"rewriter {name!r} cannot be imported: {error}") from error
+    if not callable(found):
+        raise ConfigError(f"rewriter {name!r} cannot be called; it is {found!r}")
+    rewriter: Rewriter = found
+    return rewriter
+
+
+def rewriter_files(name: str, root: Path) -> list[Path]:
+    """Files of the project that a rewriter rests on."""
+    return files_of(import_module_of(name.partition(":")[0], root), root)
 
 
 class Library:
@@ -72,6 +114,10 @@ class Library:
     def __init__(self, settings: Settings, search: Search | None = None) -> None:
         self._settings, self._search = settings, search
         self._shelves = dict[str, Shelf]()
+
+    def rewriter(self, name: str) -> Rewriter:
+        """A project's own function that makes search queries."""
+        return own_rewriter(name, self._settings.root)
 
     def of(self, evalset: str) -> "Shelf":
         """Documents, prompts and search of one evalset."""
@@ -127,12 +173,13 @@ def _means(name: str, doc_id: str) -> bool:
 
 
 def find(question: str, tenant_id: str, plan: Mapping[str, Any], *, library: Library, client: Client) -> str:
-    """Search query for a vague question, written by the model."""
-    messages = library.of(plan["evalset"]).prompts.messages(
-        FIND, "bare", tenant_id=tenant_id, question=question, documents=()
-    )
+    """Search query for a vague question, written by a model or by a function of the project."""
+    by = plan["model"] if plan["rewrite"] is True else plan["rewrite"]
+    if is_function(by):
+        return library.rewriter(by)(question, tenant_id).strip() or question
     prompts = library.of(plan["evalset"]).prompts
-    done = client.complete(messages, model=plan["model"], max_tokens=prompts.features[FIND].max_tokens,
+    messages = prompts.messages(FIND, "bare", tenant_id=tenant_id, question=question, documents=())
+    done = client.complete(messages, model=by, max_tokens=prompts.features[FIND].max_tokens,
                            tenant_id=tenant_id, feature=FIND, question=question, **prompts.sampling)  # fmt: skip
     return done.text.strip() or question
 
@@ -164,10 +211,11 @@ def draft(
     )  # fmt: skip
     configuration = done.route.configuration or context
     shown = list(found)[: shelf.prompts.contexts[configuration].documents]
-    return {
+    drafted = {
         "text": done.text.strip(), "finish": done.response.finish_reason, "model": done.route.model,
         "shown": shown, "source": done.source, "cost_nanos": done.cost_nanos, "usage": to_plain(done.usage),
     }  # fmt: skip
+    return drafted | ({"context": configuration} if model.startswith(PREFIX) else {})  # what the router picked
 
 
 def _version_of(documents: Sequence[Document]) -> str:
@@ -236,13 +284,14 @@ def answer(step: StepCall, question: str, *, tenant_id: str, plan: Mapping[str, 
     """
     query = step(find, question, tenant_id, plan) if plan["rewrite"] and is_vague(question) else question
     found = step(retrieve, query, tenant_id, plan["evalset"])
-    tries = [(plan["model"], plan["context"]), (plan["model"], plan["wide"])]
-    if plan["strong"]:
-        tries.append((plan["strong"], plan["wide"]))
-    reasons: list[list[str]] = []
-    cost = 0
-    for model, context in dict.fromkeys(tries):  # draft; once more with wider context; the stronger model
+    tries = [(plan["model"], plan["context"]), ("", plan["wide"]), (plan["strong"], plan["wide"])]
+    asked, drafted, reasons, cost = set[tuple[str, str]](), dict[str, Any](), list[list[str]](), 0
+    for model, context in tries if plan["strong"] else tries[:2]:  # draft; once more, wider; the stronger model
+        model = model or drafted["model"]
+        if (model, context) in asked:
+            continue
         drafted = step(draft, question, tenant_id, found, plan, model=model, context=context)
+        asked.add((drafted["model"], drafted.get("context", context)))
         cost += drafted["cost_nanos"]
         wrong = _wrong(step, drafted, found, tenant_id, plan) if plan["check"] else []
         if not wrong:

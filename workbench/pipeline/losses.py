@@ -114,8 +114,9 @@ def _shows_answer(run: FlowRun, query: Query, shown: Sequence[str], shelf: Shelf
     texts = [shelf.documents[doc_id].text for doc_id in shown]
     if is_yes_no(query.accept) or not any(names_accepted(text, query.accept) for text in texts):
         return True  # nothing of it can have been cut away
-    plan = run.asking.kwargs["plan"]
-    characters = max(shelf.prompts.contexts[plan[name]].characters for name in ("context", "wide"))
+    drafts = [step for step in run.steps if step.name == "draft"]
+    contexts = {step.output.get("context", step.inputs["kwargs"]["context"]) for step in drafts}
+    characters = max(shelf.prompts.contexts[context].characters for context in contexts)
     return any(names_accepted(passage(text, query.text, characters), query.accept) for text in texts)
 
 

@@ -1,15 +1,16 @@
 """The pipeline experiment: which configuration of the answer flow is the cheapest that is good enough, end to end."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import product
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
 
-from workbench.codec import from_plain
+from workbench.codec import NEUTRAL, from_plain
 from workbench.errors import ConfigError, EvalsetError, unknown_name
 from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.evaluation.decision import ArmFacts
@@ -18,17 +19,20 @@ from workbench.evaluation.repeats import scores_columns
 from workbench.evaluation.summary import ItemCase, ScoredArms, item_cases, mean_by_arm
 from workbench.inference.attempt import Books
 from workbench.inference.client import Client
-from workbench.inference.messages import Completion, Usage
+from workbench.inference.messages import PREFIX, Completion, Usage
 from workbench.inference.prices import MS_PER_HOUR
 from workbench.inference.recordings import FOLDER, Recordings
-from workbench.orchestration.steps import FlowRun, rehearse
-from workbench.pipeline.flow import AnswerPlan, Library, Shelf, answer
+from workbench.orchestration.replay import ShownReplay, diff, shown_replay
+from workbench.orchestration.steps import Flow, FlowRun, rehearse
+from workbench.pipeline.flow import AnswerPlan, Library, Shelf, answer, is_function
 from workbench.pipeline.losses import Losses, is_right, loss_of
-from workbench.records import Query, content_hash, parameters_of
+from workbench.pipeline.rewrites import OFF, Rewriting, check_rewrite, load_rewriting, rewritten_file
+from workbench.pipeline.routes import ACCEPTED, check_route, refuse_unrecorded, serve_routes
+from workbench.records import Decision, Query, content_hash, parameters_of
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Column, Table
 from workbench.reports.ending import Notebook
-from workbench.routing.prompts import load_prompts
+from workbench.routing.prompts import Prompts, load_prompts
 from workbench.routing.recorded import (
     changed_since,
     recorded_rows,
@@ -49,22 +53,30 @@ class PipelineParameters:
     """Parameters of ``04_pipeline``; the notebook's cell has the same names and defaults.
 
     ``models`` come cheapest first: the last is what a checked flow escalates to. ``contexts`` are names in the
-    evalset's ``prompts.toml``, the narrowest first: the last is what a draft gets that is made again.
+    evalset's ``prompts.toml``, the narrowest first: the last is what a draft gets that is made again. ``routes`` stand
+    beside the models: ``accepted`` is the evalset's routing decision, any other a policy that is fitted on dev.
+    ``rewrites`` say who makes search queries of vague questions: ``off``, a model, or ``module:function`` of your own.
     """
 
     evalset: str = "docs_qa"
     models: tuple[str, ...] = ("local/smollm2-135m", "local/qwen2.5-coder-0.5b")
     contexts: tuple[str, ...] = ("bare", "top2", "top5")
     checks: tuple[str, ...] = CHECKS
+    routes: tuple[str, ...] = field(default=(), metadata={NEUTRAL: ()})
+    rewrites: tuple[str, ...] = field(default=(OFF,), metadata={NEUTRAL: (OFF,)})
     reference: str = ""
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for route in self.routes:
+            check_route(route)
+        for by in self.rewrites:
+            check_rewrite(by)
         for check in self.checks:
             if check not in CHECKS:
                 raise ConfigError(unknown_name("check", check, CHECKS))
-        if not (self.models and self.contexts and self.checks):
-            raise ConfigError("models, contexts and checks each need at least one value")
+        if not (self.models and self.contexts and self.checks and self.rewrites):
+            raise ConfigError("models, contexts, checks and rewrites each need at least one value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +88,14 @@ class FlowArm:
 
     @property
     def name(self) -> str:
-        """Model, context, and what follows a check."""
-        model = self.plan.model.rpartition("/")[2]
-        checked = " · checked" if self.plan.check else ""
-        return f"{model}@{self.plan.context}{checked}"
+        """Model and context, or the route that picks both; who rewrites; and what follows a check."""
+        plan = self.plan
+        if plan.model.startswith(PREFIX):
+            begin = f"router {plan.model.removeprefix(PREFIX)}"
+        else:
+            begin = f"{plan.model.rpartition('/')[2]}@{plan.context}"
+        rewritten = f" · rewritten by {str(plan.rewrite).rpartition('/')[2]}" if plan.rewrite else ""
+        return f"{begin}{rewritten}{' · checked' if plan.check else ''}"
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -124,30 +140,27 @@ def _told(result: Mapping[str, Any]) -> str:
     return "refused: " + "; ".join(", ".join(reasons) for reasons in result["reasons"])
 
 
-class _RecordedClients:
-    """Answers of several models from their recordings, each given once; nothing is asked."""
-
-    def __init__(self, clients: Mapping[str, Client]) -> None:
-        self._clients = clients
-
-    def complete(self, messages: Any, *, model: str, **given: Any) -> Completion:
-        """Recorded answer of the model."""
-        return self._clients[model].complete(messages, model=model, **given)
-
-
 class PipelineExperiment(
     PairedExperiment[PipelineParameters, ScoredFlows], Notebook[PipelineParameters, ScoredFlows]
 ):  # fmt: skip
-    """Steps of the pipeline notebook, in the order in which it calls them."""
+    """Steps of the pipeline notebook, in the order in which it calls them.
 
+    Attributes
+    ----------
+    flow : Flow
+        What is run; a subclass may name one of your own that takes and returns what `workbench.pipeline.flow.answer`
+        does, with steps ``retrieve`` and ``draft``.
+    """
+
+    flow: ClassVar[Flow] = answer
     notebook = "pipeline"
     question = "Which configuration of the answer flow is the cheapest that is good enough, end to end?"
     title = "Pipeline: from a question to a right answer"
     parameters_class = PipelineParameters
     spreads = (0.2, 0.35, 0.5)
     cost_note = (
-        "Cost is that of every draft that was made, by its tokens at declared prices, and of retrieving once where a "
-        "draft is shown documents. Latency of local models is counted processor time."
+        "Cost is that of every draft and written query, by its tokens at declared prices, of retrieving once where a "
+        "draft is shown documents, and of routing. Latency of local models is counted processor time."
     )
 
     def examine(self) -> None:
@@ -159,39 +172,102 @@ class PipelineExperiment(
             If a model or a context is none of ``prompts.toml``, or no answer of a model is recorded.
         EvalsetError
             If the recorded hits no longer fit the corpus, the questions or the accepted retrieval.
+        RecordingMiss
+            If a configuration needs answers that are not recorded, with what records them.
         """
-        p, prompts = self.parameters, load_prompts(self.evalset)
-        for kind, given, known in (("model", p.models, prompts.models), ("context", p.contexts, [*prompts.contexts])):
+        p, evalset, prompts = self.parameters, self.evalset, load_prompts(self.evalset)
+        models = [*p.models, *self._rewriters]
+        for kind, given, known in (("model", models, prompts.models), ("context", p.contexts, [*prompts.contexts])):
             if strange := [name for name in given if name not in known]:
                 raise ConfigError(unknown_name(kind, strange[0], known))
-        require_recorded(self.evalset, p.models)
-        if changed := changed_since(self.evalset):
+        require_recorded(evalset, models)
+        if ACCEPTED in p.routes:
+            Decision.accepted(evalset.path, "routing")
+        if changed := changed_since(evalset):
             raise EvalsetError(
-                f"the recorded hits and answers of {self.evalset.name} are from before the {', '.join(changed)} "
-                f"changed; record them anew with: workbench record {self.evalset.name}"
+                f"the recorded hits and answers of {evalset.name} are from before the {', '.join(changed)} "
+                f"changed; record them anew with: workbench record {evalset.name}"
             )
-        hits = {row["query_id"]: row["doc_ids"] for row in recorded_rows(self.evalset, HITS)}
-        found = {(q.text, q.tenant_id): hits[q.query_id] for q in self.evalset.queries if q.query_id in hits}
-        self.retrieval = retrieval_amounts(self.evalset)
+        hits = {row["query_id"]: row["doc_ids"] for row in recorded_rows(evalset, HITS)}
+        found = {(q.text, q.tenant_id): hits[q.query_id] for q in evalset.queries if q.query_id in hits}
+        self.retrieval, self.asked = retrieval_amounts(evalset), tuple(dict.fromkeys(models))
+        self._refuse_unrecorded(product(p.models, p.contexts), hits)
+        self.rewriting = {by: self._rewriting(by, hits, prompts) for by in p.rewrites if by != OFF}
+        for rewriting in self.rewriting.values():
+            found |= rewriting.searched
         self.library = Library(self.settings, lambda query: found[query.text, query.tenant_id])
+        self.hits = hits
 
     def read(self) -> Mapping[str, str]:
-        """Hash what was read."""
-        self.shelf: Shelf = self.library.add(self.parameters.evalset, self.evalset)
-        folder = self.evalset.path
-        files = {f"recordings of {m}": recording_file(self.evalset, m) for m in self.parameters.models}
-        files |= {"prompts": folder / "prompts.toml", HITS: folder / FOLDER / HITS}
-        return {**self.evalset.inputs, **{name: content_hash(path.read_bytes()) for name, path in files.items()}}
+        """Make the routes, some of which read vectors, and hash what was read.
+
+        Raises
+        ------
+        ConfigError
+            If a route cannot be served.
+        RecordingMiss
+            If a route may choose what is not recorded.
+        """
+        p, evalset = self.parameters, self.evalset
+        self.shelf: Shelf = self.library.add(p.evalset, evalset)
+        self.routes = serve_routes(p.routes, evalset, self.settings, self.prices, models=p.models, contexts=p.contexts)
+        routed = [asked for route in self.routes.values() for asked in route.asked]
+        self.asked = tuple(dict.fromkeys([*self.asked, *(model for model, _ in routed)]))
+        require_recorded(evalset, self.asked)
+        again = [(model, p.contexts[-1]) for model, _ in routed if "on" in p.checks]
+        self._refuse_unrecorded([*routed, *again], self.hits)
+        files = {f"recordings of {model}": recording_file(evalset, model) for model in self.asked}
+        files |= {path.name: path for path in self._rewritten}
+        files |= {"prompts": evalset.path / "prompts.toml", HITS: evalset.path / FOLDER / HITS}
+        inputs = {name: content_hash(path.read_bytes()) for name, path in files.items()}
+        for more in (*(one.inputs for one in self.rewriting.values()), *(one.inputs for one in self.routes.values())):
+            inputs |= more
+        return {**evalset.inputs, **inputs}
+
+    def _refuse_unrecorded(self, needed: Iterable[tuple[str, str]], hits: Mapping[str, Sequence[str]]) -> None:
+        recordings = {model: Recordings(recording_file(self.evalset, model)) for model in self.asked}
+        refuse_unrecorded(self.evalset, load_prompts(self.evalset), hits, needed, recordings)
+
+    @property
+    def _rewriters(self) -> list[str]:
+        """Models among those that write search queries."""
+        return [by for by in self.parameters.rewrites if by != OFF and not is_function(by)]
+
+    @property
+    def _rewritten(self) -> list[Path]:
+        """Files of what was asked because questions are rewritten; none where they are not."""
+        if not self.rewriting:
+            return []
+        return [path for model in self.asked if (path := rewritten_file(self.evalset, model)).is_file()]
+
+    def _rewriting(self, by: str, hits: Mapping[str, Sequence[str]], prompts: Prompts) -> Rewriting:
+        """What one rewriter makes of the questions, with every answer to it recorded."""
+        p, evalset = self.parameters, self.evalset
+        recordings = {
+            model: Recordings(rewritten_file(evalset, model), also=[recording_file(evalset, model)])
+            for model in self.asked
+        }
+        rewriting = load_rewriting(by, evalset, self.settings, hits, recordings.get(by))
+        needed = [(m, c) for m, c in product(p.models, p.contexts) if prompts.contexts[c].documents]
+        command = f"workbench record {evalset.name} --rewrites {by}"
+        refuse_unrecorded(evalset, prompts, rewriting.found, needed, recordings, command=command)
+        return rewriting
 
     def prepare(self) -> list[FlowArm]:
         """Every configuration, simplest first: unchecked ones, then those that check, widen and escalate."""
-        p, arms = self.parameters, list[FlowArm]()
-        for check, model, context in product(sorted(p.checks, key=CHECKS.index), p.models, p.contexts):
-            checked = check == "on"
-            strong = p.models[-1] if checked and model != p.models[-1] else ""
-            plan = AnswerPlan(p.evalset, model, strong, context, p.contexts[-1], check=checked)
-            arms.append(FlowArm(plan, len(arms)))
-        return arms
+        p, arms = self.parameters, list[tuple[str, str, str, bool]]()
+        shown = [name for name in p.contexts if self.shelf.prompts.contexts[name].documents]
+        for check in sorted(p.checks, key=CHECKS.index):
+            for by in p.rewrites:  # without documents nothing comes of another search
+                arms += [(m, c, by, check == "on") for m, c in product(p.models, p.contexts if by == OFF else shown)]
+            arms += [(f"{PREFIX}{route}", p.contexts[-1], OFF, check == "on") for route in p.routes]
+        return [FlowArm(self._plan(*arm), order) for order, arm in enumerate(arms)]
+
+    def _plan(self, model: str, context: str, by: str, checked: bool) -> AnswerPlan:
+        p = self.parameters
+        strong = p.models[-1] if checked and model != p.models[-1] else ""
+        rewrite = False if by == OFF else by
+        return AnswerPlan(p.evalset, model, strong, context, p.contexts[-1], rewrite, check=checked)
 
     def score(self, arms: Sequence[FlowArm], split: str) -> ScoredFlows:
         """Run every configuration on every question of one split, from the recordings."""
@@ -203,7 +279,7 @@ class PipelineExperiment(
             plan, runs[arm.name] = arm.plan.to_plain(), {}
             costs, used = [], Counter[str]()
             for repeat, query in product(range(repeats), part.queries):
-                run = rehearse(answer, tools, query.text, tenant_id=query.tenant_id, plan=plan)
+                run = rehearse(self.flow, tools, query.text, tenant_id=query.tenant_id, plan=plan)
                 runs[arm.name].setdefault(query.query_id, run)
                 cost = self.cost_usd(run)
                 right = float(is_right(run.result["answer"], query.accept))
@@ -220,30 +296,35 @@ class PipelineExperiment(
         scores = pl.DataFrame(rows, schema=schema, orient="row")
         return ScoredFlows(split, tuple(arms), scores, tuple(facts), part.queries, runs)
 
-    def _recordings(self) -> dict[str, Recordings]:
-        return {model: Recordings(recording_file(self.evalset, model)) for model in self.parameters.models}
+    def _files(self) -> list[Path]:
+        """Files of all recorded answers that the configurations may be given."""
+        return [*(recording_file(self.evalset, model) for model in self.asked), *self._rewritten]
 
     def _repeats(self) -> int:
         """How often every recorded request was answered, by each model."""
-        return max(min(recordings.repeats for recordings in self._recordings().values()), 1)
+        return max(min(Recordings(path).repeats for path in self._files()), 1)
 
-    def _client(self) -> _RecordedClients:
-        books = Books(self.prices)
-        return _RecordedClients({m: Client({}, books, recordings=r) for m, r in self._recordings().items()})
+    def _client(self) -> Client:
+        """Client that gives each recorded answer once, and asks nothing."""
+        first, *rest = self._files()
+        routers = {name: route.routes for name, route in self.routes.items()}
+        return Client({}, Books(self.prices), recordings=Recordings(first, also=rest), routers=routers)
 
     def cost_usd(self, run: FlowRun) -> float:
-        """Dollars of one run: the tokens of all its drafts, and one retrieval where one of them is shown documents."""
-        drafts = [step.output for step in run.steps if step.name == "draft"]
-        nanos = sum(self.prices.cost_nanos(d["model"], from_plain(Usage, d["usage"], "usage")) for d in drafts)
-        return nanos / 1e9 + (retrieval_usd(self.evalset) if any(d["shown"] for d in drafts) else 0.0)
+        """Dollars of one run: the tokens of its query and drafts, routing, and a retrieval if a draft is shown any."""
+        nanos = sum(self.prices.cost_nanos(model, usage) for model, usage in _asked(run))
+        routing = sum(self.routes[name].overhead_usd for name in _routed(run))
+        return nanos / 1e9 + routing + (retrieval_usd(self.evalset) if _is_shown(run) else 0.0)
 
     def amounts(self, run: FlowRun) -> dict[str, float]:
         """What one run uses of each thing that has a price, as `cost_usd` counts it."""
-        drafts, out = [step.output for step in run.steps if step.name == "draft"], Counter[str]()
-        for d in drafts:
-            out.update(self.prices.token_amounts(d["model"], from_plain(Usage, d["usage"], "usage")))
-        if any(d["shown"] for d in drafts):
+        out = Counter[str]()
+        for model, usage in _asked(run):
+            out.update(self.prices.token_amounts(model, usage))
+        if _is_shown(run):
             out.update(self.retrieval)
+        for name in _routed(run):
+            out.update(self.routes[name].amounts)
         return dict(out)
 
     def losses(self, scored: ScoredFlows, arm: str) -> Losses:
@@ -267,6 +348,53 @@ class PipelineExperiment(
             if not is_right(scored.runs[arm][q.query_id].result["answer"], q.accept)
         ]
         return max(wrong or [*scored.runs[arm].values()], key=self.cost_usd)
+
+    def replay(self, scored: ScoredFlows, arm: str) -> ShownReplay:
+        """The run that `worst` shows, done again from its record with models and network refused, and compared."""
+        run = self.worst(scored, arm)
+        tools = {"library": self.library, "client": Client({}, Books(self.prices))}
+        return shown_replay(self.flow, run, tools, title=f"{self._question(scored, arm, run)}, {arm}")
+
+    def diff(self, decision: Decision, scored: ScoredFlows) -> Table:
+        """What differs between that run and the same question by the arm in use, or by the best other that was tested.
+
+        Without any other arm it says so.
+        """
+        arm = decision.arm
+        best = next((c.best for c in decision.claims if c.arm == arm), "")
+        others = (decision.rule.reference, best, *scored.names)
+        other = next((name for name in others if name != arm and name in scored.runs), "")
+        if not other:
+            return Table.of(("step", "what"), [], f"No other configuration was tested beside {arm}")
+        run = self.worst(scored, arm)
+        query_id = self._question(scored, arm, run)
+        beside = scored.runs[other][query_id]
+        return diff(beside, run, names=(other, arm), title=f"{query_id}, {run.asking.args[0]} - ")
+
+    def _question(self, scored: ScoredFlows, arm: str, run: FlowRun) -> str:
+        return next(query_id for query_id, one in scored.runs[arm].items() if one is run)
+
+
+def _asked(run: FlowRun) -> Iterator[tuple[str, Usage]]:
+    """Model and tokens of the query that was written, if one was, and of each draft."""
+    for step in run.steps:
+        if step.name == "draft":
+            yield step.output["model"], from_plain(Usage, step.output["usage"], "usage")
+        elif step.name == "find":
+            for place in step.calls:
+                done = from_plain(Completion, run.calls[place].done, "the call of a query")
+                yield done.route.model, done.usage or Usage()
+
+
+def _is_shown(run: FlowRun) -> bool:
+    """Whether a draft is shown documents."""
+    return any(step.output["shown"] for step in run.steps if step.name == "draft")
+
+
+def _routed(run: FlowRun) -> list[str]:
+    """Route that picked each draft that a route picked."""
+    asked = (step.inputs["kwargs"]["model"] for step in run.steps if step.name == "draft")
+    return [model.removeprefix(PREFIX) for model in asked if model.startswith(PREFIX)]
 
 
 def _row(arm: FlowArm, query: Query, repeat: int, right: float, cost_usd: float) -> tuple[Any, ...]:

@@ -23,6 +23,8 @@ from workbench.inference.embedding import Embedder, HostedEmbedder, load_embedde
 from workbench.inference.encoders import MiniLM
 from workbench.inference.messages import Usage
 from workbench.inference.prices import MS_PER_HOUR, project_prices
+from workbench.pipeline.notebook import PipelineExperiment
+from workbench.pipeline.routes import embedder_read
 from workbench.rendering.progress import duration, waiting
 from workbench.retrieval.arms import CHUNKERS, FITTED, make_arms
 from workbench.retrieval.ingest import VectorCache
@@ -35,6 +37,7 @@ from workbench.telemetry.context import attributed
 
 PROBED = 16  # texts that a local encoder is timed on
 OUTCOMES_ARE_THERE = "nothing: outcomes are those of the table, or recorded"
+RECORDED = "nothing: answers and verdicts are recorded; workbench record tells what recording takes"
 CHARACTERS = 4  # of a token, where a hosted encoder's price is told
 
 
@@ -42,7 +45,8 @@ CHARACTERS = 4  # of a token, where a hosted encoder's price is told
 class Ahead:
     """What a run has to do: texts to embed by what they are, and searches by arm with their milliseconds.
 
-    ``lacks`` says why the run could give no verdict, where that is known.
+    ``lacks`` says why the run could give no verdict, where that is known; ``embedder`` names the encoder where no
+    parameter does.
     """
 
     texts: Mapping[str, Sequence[str]]
@@ -50,6 +54,7 @@ class Ahead:
     search_ms: float = 0.0
     asked: str = "nothing is asked of a model"
     lacks: str = ""
+    embedder: str = ""
 
 
 def foresee(settings: Settings, job: Job) -> Iterator[str]:
@@ -70,7 +75,7 @@ def foresee(settings: Settings, job: Job) -> Iterator[str]:
     if given:
         with waiting("looking for what there is to do"):
             ahead = _ahead(found, p, settings)
-        for name in _embedders(p) if ahead.texts else ():
+        for name in [ahead.embedder] if ahead.embedder else _embedders(p) if ahead.texts else ():
             told, took = _embedding(ahead.texts, load_embedder(name, settings), settings)
             yield from told
             seconds += took
@@ -105,10 +110,12 @@ def _ahead(found: Any, p: Mapping[str, Any], settings: Settings) -> Ahead:
         case RoutingExperiment():
             prompts = found.outcomes.requests.prompts if found.reads_vectors else []
             return Ahead({"prompts": prompts} if prompts else {}, asked=OUTCOMES_ARE_THERE)
+        case PipelineExperiment() if embedder := embedder_read(p.get("routes", ()), found.evalset):
+            return Ahead({"questions": [q.text for q in found.evalset.queries]}, asked=RECORDED, embedder=embedder)
         case None:
             load_evalset(str(p["evalset"]), settings=settings, seed=int(p.get("seed", 0)))
             return Ahead({}, asked="what your own notebook asks is not known here")
-    return Ahead({}, asked="nothing: answers and verdicts are recorded; workbench record tells what recording takes")
+    return Ahead({}, asked=RECORDED)
 
 
 def _retrieval(p: Mapping[str, Any], evalset: Evalset, settings: Settings) -> Ahead:

@@ -42,6 +42,7 @@ WRITTEN = {
 }  # fmt: skip
 # Inputs that only a run can compute.
 OF_ENCODER = ("weights", "encoder probe")
+RECORDED = "recordings of "  # of the name of an input, before that of a model
 _SHA256 = re.compile("[0-9a-fA-F]{64}")
 
 
@@ -190,14 +191,25 @@ def _found_inputs(accepted: Accepted) -> dict[str, list[str]]:
         else:
             out["outcomes"] = [file_hash(folder / OUTCOMES)]
     elif d.notebook == "pipeline":
-        for model in d.settings.get("models", ()):
-            path = folder / "recordings" / f"{model.replace('/', '-')}.jsonl"
-            out[f"recordings of {model}"] = [content_hash(path.read_bytes()) if path.is_file() else ""]
+        out |= _of_pipeline(d, folder)
     elif d.notebook == "caching":
         pairs, sha256 = load_pairs(folder)
         out |= {"stream": [load_stream(folder).sha256], "pairs": [sha256]}
         if guard := make_guard(d.settings.get("guard", ())):
             out["guard"] = [guard.sha256((x.query_b, x.query_a) for x in pairs)]
+    return out
+
+
+def _of_pipeline(d: Decision, folder: Path) -> dict[str, list[str]]:
+    """What the answer flow was run from: recorded answers, what is recorded for rewriting, the accepted router."""
+    stated = {name.removeprefix(RECORDED) for name in d.fingerprint.inputs if name.startswith(RECORDED)}
+    recordings, out = folder / "recordings", dict[str, list[str]]()
+    for model in stated | set(d.settings.get("models", ())):
+        path = recordings / f"{model.replace('/', '-')}.jsonl"
+        out[f"{RECORDED}{model}"] = [content_hash(path.read_bytes()) if path.is_file() else ""]
+    out |= {path.name: [content_hash(path.read_bytes())] for path in recordings.glob("rewr*.jsonl")}
+    if (routing := decision_path(folder, "routing")).is_file():
+        out["route accepted"] = [str(Decision.load(routing).parameters.get("sha256", ""))]
     return out
 
 

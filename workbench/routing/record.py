@@ -2,7 +2,7 @@
 
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from workbench.config import Settings
@@ -11,7 +11,6 @@ from workbench.evalset.evalset import Evalset, load_evalset
 from workbench.inference.batch import Item, complete_all, estimate
 from workbench.inference.budgets import Budget
 from workbench.inference.client import Client
-from workbench.inference.messages import Request
 from workbench.inference.recordings import Recordings
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Column, Table
@@ -90,18 +89,8 @@ def record(
     files = {model: Recordings(recording_file(found, model), live=True) for model in models or known}
     asked = list(asked_of(found, models=[*files], retrieved=retrieved))
     asked = asked if questions is None else of_first(asked, questions)
-    still = [a.request for a in asked for _ in range(files[a.request.model].count(a.request), repeats)]
-    client = client or Client.open(settings)
-    total = len(asked) * repeats
-    tell(
-        f"{found.name}: {total - len(still):,} of {total:,} answers are recorded; still to ask: "
-        f"{estimate(still, client.books.prices)}, about {core_hours(still, client.books.prices):.1f} hours on one core"
-    )
-    client, errors = _limited(client, still, max_cost_usd), 0
-    for model, recordings in files.items():
-        mine = [a for a in asked if a.request.model == model]
-        for _ in range(repeats):  # what is recorded comes first, each answer once
-            errors += _record(replace(client, recordings=recordings), model, mine, max_cost_usd, tell)
+    client = budgeted(client or Client.open(settings), max_cost_usd)
+    errors = ask_all(client, files, asked, max_cost_usd, tell, repeats=repeats)
     written = ((a.query.tenant_id, text) for a, text in _answers(found, known, retrieved) if a.feature == FIND)
     if retrieved:
         keep_retrieved(found, retrieved, written, search)
@@ -110,16 +99,42 @@ def record(
     return errors
 
 
-def _limited(client: Client, still: Sequence[Request], max_cost_usd: float | None) -> Client:
-    """The client with one budget for all that it is still to ask; refused where that may not be enough."""
-    worst_usd = estimate(still, client.books.prices).worst_usd
-    if still and (max_cost_usd is None or worst_usd > max_cost_usd):
-        given = "no max_cost_usd" if max_cost_usd is None else f"max_cost_usd={max_cost_usd:g}"
-        raise ConfigError(f"what is still to ask may cost ${worst_usd:.4f}, found {given}; set it at or above that")
+def budgeted(client: Client, max_cost_usd: float | None) -> Client:
+    """The client with one budget for all that it is still to ask."""
     if client.books.budgets is None or max_cost_usd is None:
         return client
     limit = Budget(max_cost_usd, "total", name=f"record {uuid.uuid4().hex[:12]}")
     return replace(client, books=replace(client.books, budgets=client.books.budgets.and_also(limit)))
+
+
+def ask_all(
+    client: Client, files: Mapping[str, Recordings], asked: Sequence[Asked], max_cost_usd: float | None,
+    tell: Callable[[str], None], *, repeats: int = 1,
+) -> int:  # fmt: skip
+    """Ask each model what has no recorded answer yet, saying first what that takes; returns how many failed.
+
+    Raises
+    ------
+    ConfigError
+        If ``max_cost_usd`` is missing, or may not be enough; nothing was asked then.
+    """
+    still = [a.request for a in asked for _ in range(files[a.request.model].count(a.request), repeats)]
+    prices, total = client.books.prices, len(asked) * repeats
+    name = next((recordings.path.parent.parent.name for recordings in files.values()), "")
+    tell(
+        f"{name}: {total - len(still):,} of {total:,} answers are recorded; still to ask: "
+        f"{estimate(still, prices)}, about {core_hours(still, prices):.1f} hours on one core"
+    )
+    worst_usd = estimate(still, prices).worst_usd
+    if still and (max_cost_usd is None or worst_usd > max_cost_usd):
+        given = "no max_cost_usd" if max_cost_usd is None else f"max_cost_usd={max_cost_usd:g}"
+        raise ConfigError(f"what is still to ask may cost ${worst_usd:.4f}, found {given}; set it at or above that")
+    errors = 0
+    for model, recordings in files.items():
+        mine = [a for a in asked if a.request.model == model]
+        for _ in range(repeats):  # what is recorded comes first, each answer once
+            errors += _record(replace(client, recordings=recordings), model, mine, max_cost_usd, tell)
+    return errors
 
 
 def _record(
