@@ -199,7 +199,7 @@ def record(
     settings = load_settings()
     if sample is not None:
         if sample < 1 or repeat != 1 or questions is not None or retrieval or rewrites is not None:
-            told = "--sample is a number from 1 on, without --repeat, --questions, --retrieval and --rewrites"
+            told = "--sample is a number from 1 on, without --repeat, --retrieval, --questions and --rewrites"
             raise ConfigError(f"{told}; found {sample}")
         for name in model or evalset_models(evalset, settings):
             typer.echo(
