@@ -132,6 +132,16 @@ def test_cost_of_a_good_answer_counts_what_the_bad_ones_cost():
         cost_per_good(spend_of([row("other")]), judged)
 
 
+def test_a_call_stands_for_its_trace_and_one_request_is_judged_once(tmp_path):
+    rows = [row(f"c{i}", 0, 10**7, feature="find", trace_id=f"t{i // 2}", item_id=f"q{i}") for i in range(200)]
+    of_traces = pl.DataFrame({"request": [f"t{i}" for i in range(100)], "good": [1] * 100})
+    of_calls = of_traces.with_columns(request=pl.Series([f"c{2 * i + i % 2}" for i in range(100)]))
+    assert cost_per_good(spend_of(rows), of_calls) == cost_per_good(spend_of(rows), of_traces)
+    both = pl.DataFrame({"request": ["t7", "c14"], "good": [1, 0]})
+    with pytest.raises(ConfigError, match="request t7 is judged more than once, of its trace or calls"):
+        cost_per_good(spend_of(rows), both)
+
+
 def test_margin_is_told_where_revenue_is_and_a_customer_without_cost_is_listed(tmp_path):
     file = tmp_path / "revenue.csv"
     file.write_text('tenant_id,revenue_usd\nacme,"1,000.50"\nacme,-0.50\ngone,5\n', encoding="utf-8")

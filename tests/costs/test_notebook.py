@@ -10,6 +10,7 @@ from workbench.config import load_settings
 from workbench.costs.notebook import CostsExperiment, CostsParameters
 from workbench.errors import ConfigError, GateFailed, UnknownPrice
 from workbench.evaluation.start import check_parameters
+from workbench.inference.budgets import Budget, Budgets
 from workbench.inference.prices import load_prices
 from workbench.reports.run import load_results
 from workbench.state import open_engine
@@ -50,6 +51,31 @@ def test_a_sound_ledger_passes_and_its_report_says_so_without_a_decision(project
     assert (run.folder / "report.html").is_file()
     assert json.loads((run.folder / "run.json").read_text())["status"] == "done"
     assert not (run.folder / "decision.json").exists()
+
+
+def test_the_report_begins_with_what_was_spent_and_its_numbers_stand_as_numbers(project, tmp_path):
+    rows = [
+        row(f"c{i}", 0, 10**7 + i, tenant_id="acme", feature="find", fresh_tokens=100, cache_read_tokens=300,
+            model_asked="openai/x") for i in range(50)
+    ]  # fmt: skip
+    bill = tmp_path / "bill.csv"
+    bill.write_text("day,model,meter,tokens,cost_usd\n2026-11-23,x,input,5000,0.9\n2026-11-23,x,output,4,0.000021\n")
+    run = begin(project, rows, invoice=(str(bill),))
+    budgets = Budgets(run.engine, (Budget(5.0, "total", by=("tenant_id",)),))
+    budgets.settle(budgets.reserve(row("x", 0, 10**9)), [row("x", 0, 10**9)], None)
+    everything(run)
+    run.gate()
+    found = load_results(run.folder)
+    page = (run.folder / "report.html").read_text(encoding="utf-8")
+    assert found.summary.title == "What was spent, for whom, and why? $0.50 of all time"
+    assert found.summary.title in page
+    assert "<th>arm" not in page
+    assert 'class="wb-number" style="text-align:right">75.0%</td>' in page
+    assert [r[0] for r in run.tokens().rows] == ["input", "cache read", "cache write", "output"]
+    assert run.budgets().rows[0][0] == "tenant_id=(none)"
+    _, differences = run.invoice()
+    texts = [cells[5:7] for cells in differences.cells()]
+    assert len({len(text.partition(".")[2]) for pair in texts for text in pair}) == 1
 
 
 def test_an_empty_ledger_is_not_tested_and_said_to_be_empty(project):

@@ -176,7 +176,7 @@ def test_what_cannot_rewrite_is_refused(project, recorded, model):
     [
         (["--rewrites", "nowhere:rewrite"], "rewriter 'nowhere:rewrite' cannot be imported"),
         (["--rewrites", SMALL, "--repeat", "2"], "--rewrites records each answer once, without --repeat"),
-        (["--rewrites", SMALL, "--sample", "3"], "without --repeat, --questions and --rewrites; found 3"),
+        (["--rewrites", SMALL, "--sample", "3"], "without --repeat, --retrieval, --questions and --rewrites; found 3"),
         (["--rewrites", "on"], "rewrites are 'off', a model of prompts.toml"),
     ],
 )

@@ -2,7 +2,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from workbench.rendering.table import Column, Interval, Table, number, usd_digits
+from workbench.rendering.table import NONE, Column, Interval, Table, number, usd_digits
 
 
 class Cells(HTMLParser):
@@ -105,3 +105,16 @@ def test_pandas_gets_the_values_and_not_their_text() -> None:
     assert frame.columns.to_list() == ["arm", "nDCG", "nDCG low", "nDCG high", "usd"]
     assert frame.loc[0].to_list() == ["bm25", 0.612, 0.58, 0.641, 0.000123]
     assert frame.loc[1, "nDCG":].isna().all()
+
+
+def test_numbers_that_were_made_text_stand_as_numbers_and_names_do_not() -> None:
+    columns = ("arm", "share", "difference", "took", "id", "now", "unknown")
+    rows = (
+        ("a", "52.7%", "+$0.02", "4,522 ms", "2026", "1", NONE),
+        ("b", NONE, "\u2212$1", "∞", "17", "no limit", NONE),
+    )
+    table = Table.of(columns, rows)
+    assert [c.kind for c in table.columns] == ["text", *["written"] * 3, "text", "text", "text"]
+    assert [tuple(cells) for cells in table.cells()] == list(rows)
+    assert '<td data-label="share" class="wb-number" style="text-align:right">52.7%</td>' in table.to_html()
+    assert 'data-label="id" style="text-align:left"' in table.to_html()

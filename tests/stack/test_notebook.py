@@ -11,9 +11,14 @@ from tests.pipeline import test_notebook as pipeline
 from tests.pipeline.test_notebook import SMALL, STRONG, project  # noqa: F401  a fixture
 from workbench.config import SystemClock, load_settings
 from workbench.errors import ConfigError, EvalsetError
+from workbench.evalset.evalset import load_evalset
 from workbench.evaluation.gate import Gate
+from workbench.inference.messages import Response, Usage
 from workbench.inference.prices import load_prices
+from workbench.inference.recordings import Recordings
 from workbench.records import Decision
+from workbench.routing.recorded import ArmHits, asked_of, recording_file
+from workbench.routing.retrieval_levels import found_with, write_hits
 from workbench.runner import Job, accept, run_all
 from workbench.stack.notebook import StackExperiment, StackParameters
 from workbench.stack.tables import Cell
@@ -30,8 +35,11 @@ def settings(monkeypatch, request):
     monkeypatch.delenv("WORKBENCH_RUN_DIR", raising=False)
     settings = request.getfixturevalue("project")
     ids = [f"q{i:02d}" for i in range(80)]
-    rows = [(q, f"How is {q} done", q) for q in np.random.default_rng(0).permutation(OFTEN * ids).tolist()]
-    rows += [("q03", "How is q03 done", "another"), ("unknown", "what else?", "unknown")]
+    rows = [
+        (q, f"How is {q} done, {pipeline.says(q)}", q)
+        for q in np.random.default_rng(0).permutation(OFTEN * ids).tolist()
+    ]
+    rows += [("q03", f"How is q03 done, {pipeline.says('q03')}", "another"), ("unknown", "what else?", "unknown")]
     columns = {
         "pos": range(len(rows)), "query": [text for _, text, _ in rows], "answer_key": [key for *_, key in rows],
         "tenant_id": ["lib"] * len(rows), "cluster": [q for q, *_ in rows],
@@ -49,7 +57,8 @@ def concluded(settings):
     finalists = run.finalists(dev)
     test = run.test(dev, finalists)
     decision = run.decide(test, finalists)
-    tables = (run.effects(dev, held_out), run.misses(held_out), held_out.all_cells)
+    told = (run.joint(decision, dev, held_out), run.marginals(dev, held_out), run.effects(dev, held_out))
+    tables = (*told, run.misses(held_out), held_out.all_cells)
     run.save(decision, test, *tables, dev=dev)
     return run, dev, test, decision, held_out
 
@@ -90,6 +99,80 @@ def test_a_hit_gets_what_was_answered_before_and_is_wrong_where_another_answer_i
     right = [i for i, q in enumerate(run.stream.clusters[:320]) if int(q[1:]) % 8 != 7]
     assert all(values[f"{i:05d}"] == 1.0 for i in right)
     assert sum(values.values()) == len(right)
+
+
+def test_what_a_part_does_on_average_over_the_others_is_the_mean_over_their_levels(settings):
+    run, dev, _, decision, held_out = concluded(settings)
+    plain = f"top2 · {PLAIN} · off"
+    usd = {name: float(held_out.costs(name).sum()) for name in held_out.names}
+    right = {name: float(held_out.values(name).mean()) for name in held_out.names}
+    found = {(row[0], row[1]): row for row in run.marginals(dev, held_out).rows}
+    assert found.keys() == {("retrieval", "bare"), ("routing", NARROW), ("cache", "exact")}
+    for (_, level), row in found.items():
+        instead = {"bare": "top2", NARROW: PLAIN, "exact": "off"}[level]
+        pairs = [(n, n.replace(level, instead)) for n in held_out.names if level in n.split(" · ")]
+        assert len(pairs) == row[2] == 4
+        saved = sum(usd[base] - usd[name] for name, base in pairs) / 4 / usd[plain]
+        assert row[5].estimate == pytest.approx(saved)
+        assert row[6].estimate == pytest.approx(sum(right[name] - right[base] for name, base in pairs) / 4, abs=1e-12)
+    assert found["routing", NARROW][5].estimate < found["routing", NARROW][3].estimate
+    choosing, left = run.joint(decision, dev, held_out).rows
+    assert (choosing[0], left[0]) == ("choosing", "held out")
+    assert left[2].estimate == pytest.approx(1 - usd[decision.arm] / usd[plain])
+    assert left[4].estimate == pytest.approx(right[decision.arm])
+    elsewhere = replace(decision, arm="top9 · gone · off")  # accepted with other contexts
+    assert run.joint(elsewhere, dev, held_out).rows == ()
+    assert [
+        s.title
+        for s in run.save(decision, held_out, run.joint(elsewhere, dev, held_out), dev=dev).sections
+        if not s.rows
+    ] == []
+
+
+def answer_rightly(evalset, retrieved, settings):
+    """Both models answer every prompt of another arm rightly."""
+    for asked in asked_of(evalset, retrieved=retrieved):
+        kept = Recordings(recording_file(evalset, asked.request.model), live=True)
+        if asked.feature == "answer" and not kept.count(asked.request):
+            text = f"Use `fn_{asked.query.query_id}`."
+            kept.add(asked.request, asked.item_id, Response(text, asked.request.model, Usage(100, 0, 0, 10)))
+
+
+def test_another_retrieval_arm_is_a_level_where_every_prompt_of_it_is_answered(settings):
+    arm, given = "whole · full_text", replace(GIVEN, contexts=("bare", "top2", "top5"))
+    evalset = load_evalset("flows", settings=settings)
+    hits = {q.query_id: [f"lib.fn_{q.query_id}", "lib.fn_q01"] for q in evalset.queries}
+    found = ArmHits(arm, {"full_text": 1.0}, found_with(evalset, arm), hits, {})
+    write_hits(evalset, found)
+    run = StackExperiment(given, settings)
+    # of the one document of top2 both arms find the same, of the two of top5 they do not
+    assert {a.cell.context for a in run.prepare()} == {"bare", "top2", "top5", "top2 of whole/full_text"}
+    asked = [a for a in asked_of(evalset, retrieved=found) if a.context == "top5"]
+    kept = {m: Recordings(recording_file(evalset, m)) for m in (SMALL, STRONG)}
+    new = sum(not kept[a.request.model].count(a.request) for a in asked)
+    (told,) = run.left_out
+    assert 0 < new <= len(asked) == 160
+    assert f"of 320 answers to its prompts {new} are not recorded ({new} with top5); they cost at most $" in told
+    assert told in run.warnings(None, None)
+    level = "Levels of retrieval: bare, top2, top5, top2 of whole/full_text; to have whole · full_text too takes"
+    assert f"{level} {new} calls, at most $" in run.contents().caption
+    with pytest.raises(ConfigError, match="'structure · vector' fills no context"):
+        StackExperiment(replace(given, retrievals=("structure · vector",)), settings)
+    answer_rightly(evalset, found, settings)
+    run = StackExperiment(given, settings)
+    arms = [a for a in run.prepare() if a.cache.kind == "off"]
+    assert run.left_out == ()
+    dev, held_out = run.score(arms, "dev"), run.score(arms, "test")
+    wide = f"top5 of whole/full_text · {NARROW} · off"
+    assert held_out.values(wide).mean() == 1.0  # every other one with the accepted arm
+    facts = {f.name: f for f in held_out.facts}
+    assert facts[wide].amounts["full_text"] == pytest.approx(1000)
+    assert facts[wide].parameters | {"retrieval": arm, "context": "top5"} == facts[wide].parameters
+    assert "retrieval" not in facts[f"top5 · {NARROW} · off"].parameters
+    levels = {row[1]: row for row in run.marginals(dev, held_out).rows if row[0] == "retrieval"}
+    assert levels["top5 of whole/full_text"][6].estimate > 0.2
+    assert levels["top2 of whole/full_text"][6].estimate == pytest.approx(levels["top2"][6].estimate)
+    assert f"hits of {arm}" in run.inputs
 
 
 def test_the_decision_holds_when_it_is_checked_again_and_says_until_when_it_stands(settings):

@@ -185,6 +185,9 @@ def record(
     questions: Annotated[int | None, typer.Option(help="Only the first so many questions: a pilot.")] = None,
     repeat: Annotated[int, typer.Option(help="Answers to every request; needs a temperature in prompts.toml.")] = 1,
     sample: Annotated[int | None, typer.Option(help="Ask so many recorded items again, and report drift.")] = None,
+    retrieval: Annotated[
+        str, typer.Option(metavar="ARM", help="Ask the prompts of this arm of 01_retrieval, not of the accepted one.")
+    ] = "",
     rewrites: Annotated[
         str | None, typer.Option(help="Who makes search queries of vague questions: a model, or module:function.")
     ] = None,
@@ -195,8 +198,8 @@ def record(
 
     settings = load_settings()
     if sample is not None:
-        if sample < 1 or repeat != 1 or questions is not None or rewrites is not None:
-            told = "--sample is a number from 1 on, without --repeat, --questions and --rewrites"
+        if sample < 1 or repeat != 1 or questions is not None or retrieval or rewrites is not None:
+            told = "--sample is a number from 1 on, without --repeat, --retrieval, --questions and --rewrites"
             raise ConfigError(f"{told}; found {sample}")
         for name in model or evalset_models(evalset, settings):
             typer.echo(
@@ -206,8 +209,8 @@ def record(
     if rewrites is not None:
         from workbench.pipeline.rewrites import record_rewrites
 
-        if repeat != 1:
-            raise ConfigError("--rewrites records each answer once, without --repeat")
+        if repeat != 1 or retrieval:
+            raise ConfigError("--rewrites records each answer once, without --repeat and --retrieval")
         failed = record_rewrites(
             evalset, rewrites, settings=settings, models=model or (), max_cost_usd=max_cost_usd, questions=questions,
             tell=say,
@@ -222,6 +225,7 @@ def record(
         max_cost_usd=max_cost_usd,
         questions=questions,
         repeats=repeat,
+        retrieval=retrieval,
         tell=say,
     )
     if failed:

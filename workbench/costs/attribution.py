@@ -332,8 +332,8 @@ def cost_per_good(spend: Spend, outcomes: pl.DataFrame, *, seed: int = 0) -> lis
     Parameters
     ----------
     outcomes : polars.DataFrame
-        ``request`` (a trace_id, or a call_id where there was no trace), ``good`` (0 or 1) and, where requests share
-        fate, ``cluster``: without it the item, else the user, else the request itself is the cluster.
+        ``request`` (a trace_id, or a call_id, which stands for its whole trace), ``good`` (0 or 1) and, where requests
+        share fate, ``cluster``: without it the item, else the user, else the request itself is the cluster.
 
     Raises
     ------
@@ -345,16 +345,17 @@ def cost_per_good(spend: Spend, outcomes: pl.DataFrame, *, seed: int = 0) -> lis
     good = outcomes["good"].cast(pl.Float64, strict=False)
     if good.null_count() or not good.is_in([0.0, 1.0]).all():
         raise ConfigError("good is 0 or 1 for each judged request; found other values")
-    if outcomes["request"].is_duplicated().any():
-        raise ConfigError("a request is judged more than once; give one line for each")
     own = pl.col("cluster").cast(pl.String) if "cluster" in outcomes.columns else pl.lit("")
-    told = outcomes.select(pl.col("request").cast(pl.String), good.alias("good"), own.alias("cluster")).unique(
-        "request"
-    )
+    told = outcomes.select(pl.col("request").cast(pl.String).alias("id"), good.alias("good"), own.alias("cluster"))
+    calls = spend.rows.select(pl.col("call_id").alias("id"), _REQUEST).unique("id")
+    told = told.join(calls, on="id", how="left").with_columns(pl.coalesce("request", "id").alias("request"))
+    if (twice := told.filter(pl.col("request").is_duplicated()))["request"].len():
+        first, *_ = twice["request"].to_list()
+        raise ConfigError(f"request {first} is judged more than once, of its trace or calls; give one line for each")
     judged = spend.requests().join(told, on="request").sort("request")
     if judged.is_empty():
         raise ConfigError(
-            "none of the judged requests is in the ledger of this period; request is a trace_id or call_id"
+            "none of the judged requests is in the ledger of this period; request is a trace_id or a call_id"
         )
     clusters = [
         pl.when(pl.col(n) != "").then(pl.format("{} {}", pl.lit(n), n)) for n in ("cluster", "item_id", "user_id")

@@ -4,7 +4,8 @@ One row per hour, tenant, feature, purpose, model, price and class of token. Wha
 reservations that nobody settled) is an adjustment. ``BilledCost`` sums to the ledger to the nano-dollar.
 
 Version 1.4 names who sells and who hosts a service (``ServiceProviderName``, ``HostProviderName``); up to 1.2 it was
-``ProviderName`` and ``PublisherName``.
+``ProviderName`` and ``PublisherName``. It also has the line of an invoice (``InvoiceDetailId``), which is null as the
+invoice's own id is: nobody knows them before there is one.
 """
 
 import json
@@ -26,6 +27,7 @@ PROVIDERS: Mapping[Version, tuple[str, str]] = {
     "1.2": ("ProviderName", "PublisherName"),
     "1.4": ("ServiceProviderName", "HostProviderName"),
 }
+ADDED: Mapping[Version, tuple[str, ...]] = {"1.2": (), "1.4": ("InvoiceDetailId",)}  # columns of one version alone
 COLUMNS = (
     "BilledCost", "BillingAccountId", "BillingAccountName", "BillingAccountType", "BillingCurrency",
     "BillingPeriodEnd", "BillingPeriodStart", "ChargeCategory", "ChargeClass", "ChargeDescription",
@@ -70,7 +72,8 @@ def focus_frame(spend: Spend, prices: PriceTable, account: BillingAccount, *, ve
     keys = {"hour": pl.col("started").str.slice(0, 13)}
     keys |= {name: pl.col(name) for name in ("tenant_id", "feature", "purpose", "model_asked", "price_version")}
     rows = [_row(row, account, PROVIDERS[version]) for row in spend.by_class(prices, **keys).iter_rows(named=True)]
-    return pl.DataFrame(rows, {name: pl.String for name in (*COLUMNS, *PROVIDERS[version])})
+    names = sorted((*COLUMNS, *PROVIDERS[version], *ADDED[version]))
+    return pl.DataFrame(rows, {name: pl.String for name in names})
 
 
 def _row(row: Mapping[str, str | int], account: BillingAccount, sellers: tuple[str, str]) -> dict[str, str | None]:
@@ -81,7 +84,7 @@ def _row(row: Mapping[str, str | int], account: BillingAccount, sellers: tuple[s
     vendor = model.partition("/")[0] or _UNNAMED
     tenant, used = str(row["tenant_id"]), meter != NO_TOKENS
     tags = {name: row[name] for name in ("feature", "purpose") if row[name]}
-    found: dict[str, str | None] = dict.fromkeys(COLUMNS)
+    found: dict[str, str | None] = dict.fromkeys((*COLUMNS, *ADDED["1.4"]))
     found |= dict.fromkeys(_COSTS, money)
     found |= dict.fromkeys((*sellers, "InvoiceIssuerName"), vendor)
     found |= {

@@ -1,5 +1,6 @@
 """The costs notebook: what was spent and why. It decides nothing; its gate holds what must be true of any ledger."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import date, timedelta
@@ -38,6 +39,7 @@ from workbench.state import open_engine
 from workbench.telemetry.ledger import Ledger
 
 _WEEK = 7
+_SCOPE = re.compile(r"=(?=&|,|$)")  # a budget of calls that name nobody
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,11 @@ class CostsExperiment:
         """Every budget that was drawn on: limit, spent, held."""
         money = ("limit", "spent", "held")
         rows = [
-            (r["scope"], r["window"], *(None if (n := r[f"{name}_nanos"]) is None else n / 1e9 for name in money))
+            (
+                _SCOPE.sub("=(none)", r["scope"]),
+                r["window"],
+                *(None if (n := r[f"{name}_nanos"]) is None else n / 1e9 for name in money),
+            )
             for r in Budgets(self.engine).table().head(self.parameters.shown).iter_rows(named=True)
         ]
         columns = (Column("budget"), Column("window"), *(Column(f"{name} usd", "usd") for name in money))
@@ -192,7 +198,8 @@ class CostsExperiment:
     def save(self, *shown: Table) -> Summary:
         """Write what the report shows."""
         sections = tuple(s for s in map(captioned_section, shown) if s.rows)
-        summary = Summary(title=self.title, metric="usd", warnings=tuple(self.warnings()), sections=sections)
+        title = tables.headline(self.spend)
+        summary = Summary(title=title, metric="usd", warnings=tuple(self.warnings()), sections=sections)
         (self.folder / "summary.json").write_text(summary.to_json(), encoding="utf-8")
         return summary
 

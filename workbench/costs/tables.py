@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from workbench.costs.attribution import GoodCost, ShareBy, Spend
+from workbench.costs.attribution import CLASS_OF, GoodCost, ShareBy, Spend
 from workbench.costs.bridge import Bridge
 from workbench.costs.invoices import Reconciliation, by_cause
-from workbench.rendering.table import Column, Interval, Table, Value
+from workbench.rendering.table import Column, Interval, Table, Value, number, usd_digits
 
 SHOWN = 40  # rows of a table; the rest is one row, so that every table adds up
 
@@ -42,6 +42,16 @@ def period(spend: Spend) -> str:
     if spend.since and spend.until:
         return f"from {spend.since} until before {spend.until}"
     return f"from {spend.since} on" if spend.since else f"before {spend.until}" if spend.until else "of all time"
+
+
+def headline(spend: Spend) -> str:
+    """Say what was spent, of which period.
+
+    >>> headline(Spend(pl.DataFrame({"cost_nanos": [1_250_000_000]}), since="2026-11-01"))
+    'What was spent, for whom, and why? $1.25 from 2026-11-01 on'
+    """
+    usd = spend.total_nanos / 1e9
+    return f"What was spent, for whom, and why? {number(usd, usd_digits([usd]), unit='$')} {period(spend)}"
 
 
 def _begins(sentence: str) -> str:
@@ -111,9 +121,10 @@ def good_table(costs: Sequence[GoodCost]) -> Table:
 
 
 def token_table(spend: Spend) -> Table:
-    """Tokens by class."""
+    """Tokens by class, as prices name the classes."""
     columns = (Column("tokens"), Column("count", "count"), Column("share", "share", digits=1))
-    return Table(columns, tuple(spend.token_split().iter_rows()), "Tokens by class")
+    rows = tuple((CLASS_OF[name].replace("_", " "), n, share) for name, n, share in spend.token_split().iter_rows())
+    return Table(columns, rows, "Tokens by class")
 
 
 def waste_table(spend: Spend) -> Table:
@@ -147,22 +158,18 @@ def invoice_tables(found: Reconciliation, shown: int = SHOWN) -> list[Table]:
     totals = [("the ledger", found.ledger_nanos / 1e9), *causes, ("the invoice", found.invoice_nanos / 1e9)]
     told = f"; not on this invoice: {', '.join(found.elsewhere)}" if found.elsewhere else ""
     first = Table((Column("from ledger to invoice"), Column("usd", "usd")), tuple(totals), f"Invoice and ledger{told}")
-    names = (
-        "day",
-        "model",
-        "tokens of",
-        "ledger tokens",
-        "invoice tokens",
-        "ledger usd",
-        "invoice usd",
-        "likeliest cause",
-    )
-    rows = [
-        (d.day, d.model, d.meter, d.ledger_tokens, d.invoice_tokens, *_usd((d.ledger_nanos, d.invoice_nanos)), d.cause)
-        for d in ranked[:shown]
-    ]
+    rows = tuple(
+        (d.day, d.model, d.meter.replace("_", " "), d.ledger_tokens, d.invoice_tokens,
+         *_usd((d.ledger_nanos, d.invoice_nanos)), d.cause) for d in ranked[:shown]
+    )  # fmt: skip
     caption = f"{len(ranked):,} differences by day, model and class of token, largest first"
-    return [first, Table.of(names, rows, caption)] if ranked else [first]
+    digits = usd_digits(abs(float(amount)) for r in rows for amount in r[5:7] if amount)
+    columns = (
+        Column("day"), Column("model"), Column("tokens of"), Column("ledger tokens", "count"),
+        Column("invoice tokens", "count"), Column("ledger usd", "usd", digits=digits),
+        Column("invoice usd", "usd", digits=digits), Column("likeliest cause"),
+    )  # fmt: skip
+    return [first, Table(columns, rows, caption)] if ranked else [first]
 
 
 def _usd(amounts: Sequence[int | None]) -> tuple[float | None, ...]:

@@ -140,10 +140,16 @@ def raw_outcomes(evalset: Evalset, prices: PriceTable, settings: Mapping[str, An
     frame = pl.DataFrame(rows, schema=STORED_SCHEMA, orient="row")
     asked_with = pl.struct("model", "config").n_unique().over("prompt_id")
     whole = frame.filter(asked_with == len(prompts.models) * len(prompts.contexts))
-    kept = set(whole["prompt_id"])
-    if whole.height < frame.height:  # then a part of the answers may have been read
+    kept, shown = set(whole["prompt_id"]), set(prompts.contexts)
+    strange = any(item.rpartition(":")[2] not in shown for by_item in used.values() for item in by_item)
+    if strange or whole.height < frame.height:  # then a part of the answers may have been read
         for model, by_item in used.items():
-            mine = [one for item, found in by_item.items() if item.rpartition(":")[0] in kept for one in found]
+            mine = [
+                one
+                for item, found in by_item.items()
+                if item.rpartition(":")[0] in kept and item.rpartition(":")[2] in shown
+                for one in found
+            ]
             hashes[model] += (recordings_sha256(mine),)
     return RawOutcomes(outcomes_of(whole, f"recordings of {evalset.name}", **how), hashes)
 

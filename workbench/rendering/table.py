@@ -11,11 +11,12 @@ from workbench.rendering.text import escape, signed, tone, visible
 if TYPE_CHECKING:
     import pandas as pd
 
-Kind = Literal["text", "number", "usd", "ms", "interval", "count", "share", "status"]
+Kind = Literal["text", "number", "usd", "ms", "interval", "count", "share", "status", "written"]
 NONE = "\u2013"
 _MINUS = "\u2212"
 _NAME_LIMIT, _CAPTION_LIMIT = 120, 1000
 _WHOLE = re.compile(r"\d{4}-\d\d-\d\d|\S+ \[\S+, \S+\]")  # a date, or an interval that was made text: never broken
+_WRITTEN = re.compile(r"[+\u2212]?\$?(\d[\d,]*(\.\d+)?|∞)(%| ms)?|not a number")  # as `number` writes it, and the unit
 _WORD = re.compile(r"(?=\S*[-/])\S{3,40}")  # a name that browsers break at its hyphens unless a style sheet forbids it
 
 
@@ -36,7 +37,7 @@ class Column:
     """Name and kind of a column; ``digits`` after the point (default: by the column's values).
 
     ``usd`` and ``ms`` carry their unit, ``share`` in [0, 1] is shown in per cent, ``signed`` writes a plus;
-    text is cut at ``limit`` characters.
+    ``written`` is text that is a number already, with its unit; text is cut at ``limit`` characters.
     """
 
     name: str
@@ -170,13 +171,20 @@ def _kind(name: str, values: Sequence[Value]) -> Kind:
     if known and all(isinstance(v, Interval) for v in known):
         return "interval"
     if not known or any(isinstance(v, bool | str | Interval) for v in known):
-        return "text"
+        return "written" if _written(known) else "text"
     words = name.lower().replace("_", " ").split()
     if "usd" in words:
         return "usd"
     if "ms" in words:
         return "ms"
     return "count" if all(isinstance(v, int) for v in known) else "number"
+
+
+def _written(values: Sequence[Value]) -> bool:
+    """Whether texts are numbers with a point, a sign or a unit, as sections of a report keep them; ids are none."""
+    texts = [v for v in values if isinstance(v, str) and v != NONE]
+    told = bool(texts) and all(_WRITTEN.fullmatch(text) for text in texts) and not all(t.isdigit() for t in texts)
+    return told and all(isinstance(v, str) for v in values)
 
 
 def _right(column: Column) -> bool:

@@ -334,10 +334,11 @@ def needed_words(claim: Claim) -> str:
 
 
 def gate_table(gate: Gate) -> Table:
-    """Claims of the gate, one a row."""
-    rows = tuple((c.arm, c.kind, c.status, c.sentence) for c in gate.claims)
+    """Claims of the gate, one a row; arms are a column where there are any."""
+    arms = any(c.arm for c in gate.claims)
+    rows = tuple((*([c.arm] if arms else []), c.kind, c.status, c.sentence) for c in gate.claims)
     found = Column("what was found", limit=4000)
-    return Table((Column("arm"), Column("claim"), Column("status", "status"), found), rows)
+    return Table((*([Column("arm")] if arms else []), Column("claim"), Column("status", "status"), found), rows)
 
 
 def section_table(section: Section) -> Table:

@@ -101,6 +101,35 @@ def make_arms(
     ]
 
 
+def named_arm(name: str) -> Arm:
+    """Arm of the grid by its name.
+
+    >>> named_arm("whole · full_text") == make_arms(["whole"], ["full_text"])[0]
+    True
+
+    Raises
+    ------
+    ConfigError
+        If no arm of the grid is called so, or the arm is fitted on dev: its name does not say with which weights.
+    """
+    chunker, *rest = name.split(" · ")
+    store = rest.pop() if rest and rest[-1] in STORES else "lance"
+    strategy, embedder = rest[-1] if rest else "", rest[0] if len(rest) == 2 else "minilm"
+    if is_fitted(name):
+        raise ConfigError(f"arm {name!r} is fitted on dev; name one that its name alone describes, such as "
+                          f"'{chunker} · full_text'")  # fmt: skip
+    embedders = [embedder, *([strategy.removeprefix(RESCORED)] if strategy.startswith(RESCORED) else [])]
+    found = [a for a in make_arms([chunker], [strategy], embedders=embedders, stores=[store]) if a.name == name]
+    if not found:
+        raise ConfigError(f"no arm of 01_retrieval is called {name!r}; they are called like 'whole · full_text'")
+    return found[0]
+
+
+def is_fitted(name: str) -> bool:
+    """Whether an arm of this name is fitted on dev, so that its name does not say with which weights."""
+    return any(part in FITTED for part in name.split(" · "))
+
+
 def _stores_of(name: str, strategy: Strategy, stores: Sequence[str]) -> list[str]:
     of_lance = TEXT_INDICES.get(name, FullTextIndex()).tokenizer == "ngram"
     wanted = "lance" if of_lance else _INDEXED_BY.get(strategy.index.name)

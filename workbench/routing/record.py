@@ -11,16 +11,22 @@ from workbench.evalset.evalset import Evalset, load_evalset
 from workbench.inference.batch import Item, complete_all, estimate
 from workbench.inference.budgets import Budget
 from workbench.inference.client import Client
-from workbench.inference.messages import LOCAL, Request
-from workbench.inference.prices import PriceTable
 from workbench.inference.recordings import Recordings
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Column, Table
 from workbench.routing.prompts import load_prompts
-from workbench.routing.recorded import FIND, Asked, accepted_search, asked_of, keep_searches, recording_file, renew
+from workbench.routing.recorded import (
+    FIND,
+    ArmHits,
+    Asked,
+    accepted_search,
+    asked_of,
+    keep_searches,
+    recording_file,
+    renew,
+)
+from workbench.routing.retrieval_levels import core_hours, keep_retrieved, retrieve_by
 from workbench.telemetry.context import attributed
-
-BYTES_PER_TOKEN = 4
 
 
 def record(
@@ -31,6 +37,7 @@ def record(
     max_cost_usd: float | None = None,
     questions: int | None = None,
     repeats: int = 1,
+    retrieval: str = "",
     tell: Callable[[str], None] = print,
     client: Client | None = None,
 ) -> int:
@@ -46,6 +53,9 @@ def record(
         Stop after this many, for a pilot that shows whether there is something to route.
     repeats : int
         Answers to every request; several need a ``temperature`` in ``prompts.toml``, or each would be the first again.
+    retrieval : str
+        Name of another arm of 01_retrieval whose prompts are asked: a level of retrieval in 07_stack once all of them
+        are answered. By default those of the accepted one.
     client : Client, optional
         Asks with other providers or budgets than those of the project.
 
@@ -57,8 +67,8 @@ def record(
     Raises
     ------
     ConfigError
-        If ``max_cost_usd`` is missing or too low, a model is not in ``prompts.toml``, or repeats would be copies,
-        or a number is below 1; nothing was asked then.
+        If ``max_cost_usd`` is missing or too low, a model is not in ``prompts.toml``, repeats would be copies, no arm
+        is called so, or a number is below 1; nothing was asked then.
     """
     found = load_evalset(evalset, settings=settings)
     prompts, search = load_prompts(found), accepted_search(found, settings)
@@ -71,13 +81,21 @@ def record(
         raise ConfigError(f"repeats={repeats} at temperature {prompts.temperature:g} says nothing more; {how}")
     if unknown := [m for m in models if m not in known]:
         raise ConfigError(unknown_name("model", unknown[0], known) + f"; add it to models in {found.name}/prompts.toml")
-    renew(found, search, tell)
+    retrieved = None
+    if retrieval:
+        retrieved, search = retrieve_by(found, settings, retrieval, tell)
+    else:
+        renew(found, search, tell)
     files = {model: Recordings(recording_file(found, model), live=True) for model in models or known}
-    asked = list(asked_of(found, models=[*files]))
+    asked = list(asked_of(found, models=[*files], retrieved=retrieved))
     asked = asked if questions is None else of_first(asked, questions)
     client = budgeted(client or Client.open(settings), max_cost_usd)
     errors = ask_all(client, files, asked, max_cost_usd, tell, repeats=repeats)
-    keep_searches(found, ((a.query.tenant_id, text) for a, text in _answers(found, known) if a.feature == FIND), search)
+    written = ((a.query.tenant_id, text) for a, text in _answers(found, known, retrieved) if a.feature == FIND)
+    if retrieved:
+        keep_retrieved(found, retrieved, written, search)
+    else:
+        keep_searches(found, written, search)
     return errors
 
 
@@ -105,7 +123,7 @@ def ask_all(
     name = next((recordings.path.parent.parent.name for recordings in files.values()), "")
     tell(
         f"{name}: {total - len(still):,} of {total:,} answers are recorded; still to ask: "
-        f"{estimate(still, prices)}, about {_hours(still, prices):.1f} hours on one core"
+        f"{estimate(still, prices)}, about {core_hours(still, prices):.1f} hours on one core"
     )
     worst_usd = estimate(still, prices).worst_usd
     if still and (max_cost_usd is None or worst_usd > max_cost_usd):
@@ -170,10 +188,10 @@ def evalset_models(evalset: str, settings: Settings) -> tuple[str, ...]:
     return load_prompts(load_evalset(evalset, settings=settings)).models
 
 
-def _answers(evalset: Evalset, models: Sequence[str]) -> Iterable[tuple[Asked, str]]:
+def _answers(evalset: Evalset, models: Sequence[str], retrieved: ArmHits | None) -> Iterable[tuple[Asked, str]]:
     """Every request that has a recorded answer, with its text."""
     files = {m: Recordings(recording_file(evalset, m)) for m in models}
-    for asked in asked_of(evalset, models=models):
+    for asked in asked_of(evalset, models=models, retrieved=retrieved):
         recordings = files[asked.request.model]
         for occurrence in range(recordings.count(asked.request)):
             if response := recordings.find(asked.request, occurrence):
@@ -184,13 +202,3 @@ def of_first(asked: Sequence[Asked], questions: int) -> list[Asked]:
     """Requests of the first so many questions, in their order."""
     wanted = set(list(dict.fromkeys(a.query.query_id for a in asked))[:questions])
     return [a for a in asked if a.query.query_id in wanted]
-
-
-def _hours(still: Sequence[Request], prices: PriceTable) -> float:
-    """Processor hours of what local models are still to answer; they are priced by processor time."""
-    local = [r for r in still if r.model.startswith(LOCAL)]
-    tokens = [sum(len(str(m["content"]).encode()) for m in r.messages) // BYTES_PER_TOKEN for r in local]
-    spent = sum(
-        prices.worst_nanos(r.model, input_tokens=n, max_tokens=r.max_tokens) for r, n in zip(local, tokens, strict=True)
-    )
-    return spent / 1e9 / prices.usd_per_vcpu_hour

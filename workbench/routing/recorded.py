@@ -108,7 +108,7 @@ def changed_since(evalset: Evalset) -> list[str]:
     """What hits depend on and is no longer as when they were recorded, as far as that was noted beside them."""
     path = evalset.path / FOLDER / FOUND_WITH
     before: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    now = _depends_on(evalset)
+    now = depends_on(evalset, retrieval_arm(evalset.path))
     return [name for name, value in before.items() if now.get(name) != value]
 
 
@@ -124,7 +124,7 @@ def renew(evalset: Evalset, search: Search, tell: Callable[[str], None]) -> None
     _write(evalset, HITS, ({"query_id": q.query_id, "doc_ids": search(q)} for q in queries))
     if gone or changed != ["questions"]:
         _write(evalset, SEARCHES, ())
-    text = json.dumps(_depends_on(evalset), indent=1) + "\n"
+    text = json.dumps(depends_on(evalset, retrieval_arm(evalset.path)), indent=1) + "\n"
     (evalset.path / FOLDER / FOUND_WITH).write_text(text, encoding="utf-8")
 
 
@@ -141,22 +141,32 @@ def keep_searches(evalset: Evalset, written: Iterable[tuple[str, str]], search: 
 def accepted_search(evalset: Evalset, settings: Settings) -> Search:
     """Ids of the first five documents by the accepted retrieval arm, which is made ready when it is first asked."""
 
-    @cache
-    def ready() -> tuple[Searcher, Arm]:
+    def accepted() -> Arm:
         if not (path := _decision_path(evalset)).is_file():
             raise ConfigError(f"contexts are what the accepted retrieval finds; accept a decision first ({path})")
-        arm = build_arm(Decision.load(path).parameters)
-        tokenizer = MiniLM(settings.cache / "weights")
-        embedders = {name: load_embedder(name, settings) for name in arm.embedders}
-        searcher = Searcher(evalset.documents, evalset.inputs["corpus"], settings, embedders, tokenizer)
-        searcher.prepare(arm)
-        return searcher, arm
+        return build_arm(Decision.load(path).parameters)
+
+    return search_by(lambda: ready_searcher(evalset, settings, accepted()))
+
+
+def search_by(make_ready: Callable[[], tuple[Searcher, Arm]]) -> Search:
+    """Ids of the first five documents that an arm finds; it is made ready when it is first asked."""
+    ready = cache(make_ready)
 
     def search(query: Query) -> list[str]:
         searcher, arm = ready()
         return [hit.doc_id for hit in searcher.search(arm, query, HITS_KEPT)]
 
     return search
+
+
+def ready_searcher(evalset: Evalset, settings: Settings, arm: Arm) -> tuple[Searcher, Arm]:
+    """Searcher of an evalset's corpus whose table of the arm is there, and the arm."""
+    tokenizer = MiniLM(settings.cache / "weights")
+    embedders = {name: load_embedder(name, settings) for name in arm.embedders}
+    searcher = Searcher(evalset.documents, evalset.inputs["corpus"], settings, embedders, tokenizer)
+    searcher.prepare(arm)
+    return searcher, arm
 
 
 def retrieval_usd(evalset: Evalset) -> float:
@@ -184,10 +194,11 @@ def _decision_path(evalset: Evalset) -> Path:
     return evalset.path / "decisions" / "retrieval.json"
 
 
-def _depends_on(evalset: Evalset) -> dict[str, str]:
+def depends_on(evalset: Evalset, arm: str) -> dict[str, str]:
+    """Hashes of what an arm's hits depend on; ``arm`` is that of its parameters."""
     questions = sorted(f"{q.query_id}\t{q.tenant_id}\t{q.text}" for q in evalset.queries)
     return {
-        "retrieval arm": retrieval_arm(evalset.path),
+        "retrieval arm": arm,
         "corpus": evalset.inputs.get("corpus", ""),
         "questions": content_hash(*questions),
     }
@@ -204,14 +215,44 @@ ANSWER, FIND = "answer", "find"
 
 
 @dataclass(frozen=True, slots=True)
+class ArmHits:
+    """What another retrieval arm than the accepted one found.
+
+    Attributes
+    ----------
+    arm : str
+        Its name.
+    amounts : mapping of str to float
+        What retrieving for one prompt uses of each operation, as prices name them.
+    found_with : mapping of str to str
+        Hashes of what the hits depend on.
+    hits : mapping of str to sequence of str
+        Best documents by question, best first.
+    searches : mapping of (str, str) to sequence of str
+        The same by tenant and search query that a model wrote.
+    """
+
+    arm: str
+    amounts: Mapping[str, float]
+    found_with: Mapping[str, str]
+    hits: Mapping[str, Sequence[str]]
+    searches: Mapping[tuple[str, str], Sequence[str]]
+
+    def level(self, context: str) -> str:
+        """Name of a context that is filled by this arm; that of the accepted one is the context's own."""
+        return f"{context} of {self.arm.replace(' · ', '/')}"
+
+
+@dataclass(frozen=True, slots=True)
 class Asked:
-    """One question, asked by one feature with one context of one model."""
+    """One question, asked by one feature with one context of one model; ``retrieved`` by another than the accepted."""
 
     query: Query
     split: str
     feature: str
     context: str
     request: Request
+    retrieved: ArmHits | None = None
 
     @property
     def prompt_id(self) -> str:
@@ -220,8 +261,8 @@ class Asked:
 
     @property
     def item_id(self) -> str:
-        """The question in this feature with this context."""
-        return f"{self.prompt_id}:{self.context}"
+        """The question in this feature with this context, and the arm that filled it."""
+        return f"{self.prompt_id}:{self.retrieved.level(self.context) if self.retrieved else self.context}"
 
 
 def recording_file(evalset: Evalset, model: str) -> Path:
@@ -229,11 +270,12 @@ def recording_file(evalset: Evalset, model: str) -> Path:
     return evalset.path / FOLDER / f"{model.replace('/', '-')}.jsonl"
 
 
-def asked_of(evalset: Evalset, *, models: Sequence[str] = ()) -> Iterator[Asked]:
+def asked_of(evalset: Evalset, *, models: Sequence[str] = (), retrieved: ArmHits | None = None) -> Iterator[Asked]:
     """Every request to these models, by default all of ``prompts.toml``, in an order that has nothing to do with it.
 
     Each question comes first in its own feature; then those of other features as plain answers, so that whatever
-    part has been recorded is a fair sample.
+    part has been recorded is a fair sample. With what another arm ``retrieved``, they are those that show documents:
+    the others are the same.
 
     Raises
     ------
@@ -242,7 +284,12 @@ def asked_of(evalset: Evalset, *, models: Sequence[str] = ()) -> Iterator[Asked]
     """
     prompts = load_prompts(evalset)
     models = models or prompts.models
-    hits = {row["query_id"]: row["doc_ids"] for row in recorded_rows(evalset, HITS)}
+    contexts = [name for name, context in prompts.contexts.items() if retrieved is None or context.documents > 0]
+    hits: Mapping[str, Sequence[str]]
+    if retrieved is None:
+        hits = {row["query_id"]: row["doc_ids"] for row in recorded_rows(evalset, HITS)}
+    else:
+        hits = retrieved.hits
     documents = {d.doc_id: d for d in evalset.documents}
     queries = [(s, q) for s in ("dev", "test") for q in evalset.split(s).queries]
     queries.sort(key=lambda pair: content_hash(pair[1].query_id))
@@ -253,14 +300,14 @@ def asked_of(evalset: Evalset, *, models: Sequence[str] = ()) -> Iterator[Asked]
             found = [documents[doc_id] for doc_id in hits[query.query_id]]
         except KeyError as error:
             raise EvalsetError(f"{HITS} does not fit the corpus and questions of {evalset.name}: {error}") from error
-        for context in prompts.contexts:
+        for context in contexts:
             messages = prompts.messages(
                 feature, context, tenant_id=query.tenant_id, question=query.text, documents=found
             )
             for model in models:
                 limit = prompts.features[feature].max_tokens
                 request = Request(model, messages, max_tokens=limit, **prompts.sampling)
-                yield Asked(query, split, feature, context, request)
+                yield Asked(query, split, feature, context, request, retrieved)
 
 
 def recorded_outcomes(evalset: Evalset, prices: PriceTable) -> tuple[pl.DataFrame, dict[str, str], list[str]]:
@@ -281,31 +328,12 @@ def recorded_outcomes(evalset: Evalset, prices: PriceTable) -> tuple[pl.DataFram
     RecordingMiss
         If a recorded answer is lost, and no changed input explains it.
     """
-    prompts = load_prompts(evalset)
-    replays = {m: Client({}, Books(prices), recordings=Recordings(recording_file(evalset, m))) for m in prompts.models}
+    replays = replays_of(evalset, prices)
     searches = {(r["tenant_id"], r["query"]): r["doc_ids"] for r in recorded_rows(evalset, SEARCHES)}
-    extra_usd, extra = retrieval_usd(evalset), retrieval_amounts(evalset)
-    rows, missing, copies = [], set[str](), 0
-    everything = list(asked_of(evalset))
+    extra_usd, everything = retrieval_usd(evalset), list(asked_of(evalset))
     refuse_lost(evalset, everything, {m: c.recordings for m, c in replays.items() if c.recordings is not None})
-    for asked in everything:
-        client = replays[asked.request.model]
-        recorded = client.recordings
-        if asked.prompt_id in missing or recorded is None or not recorded.count(asked.request):
-            missing.add(asked.prompt_id)
-            continue
-        answers = _answers(client, asked, prompts)
-        fresh = [response for i, response in enumerate(answers) if not is_copy(answers, i)]
-        copies += len(answers) - len(fresh)
-        usd, more = (extra_usd, extra) if prompts.contexts[asked.context].documents > 0 else (0.0, {})
-        for repeat, response in enumerate(fresh):
-            if (quality := quality_of(asked, response, evalset, searches)) is None:
-                missing.add(asked.prompt_id)
-                break
-            used = prices.token_amounts(asked.request.model, response.usage or Usage()) | more
-            rows.append((*outcome_row(asked, response, quality, prices, usd), repeat, json.dumps(used)))
-    schema = STORED_SCHEMA | {"amounts": pl.String}
-    frame = pl.DataFrame(rows, schema=schema, orient="row").filter(~pl.col("prompt_id").is_in(list(missing)))
+    retrieving = (extra_usd, retrieval_amounts(evalset))
+    frame, missing, copies = replayed(evalset, prices, everything, replays, searches, retrieving)
     inputs = {f"recordings of {m}": c.recordings.read_sha256() for m, c in replays.items() if c.recordings}
     inputs[SEARCHES] = content_hash((evalset.path / FOLDER / SEARCHES).read_bytes())
     inputs |= {"retrieval usd": f"{extra_usd:.3e}", **_prompt_inputs(evalset)}
@@ -319,10 +347,62 @@ def recorded_outcomes(evalset: Evalset, prices: PriceTable) -> tuple[pl.DataFram
     return frame, inputs, notes
 
 
+def replays_of(evalset: Evalset, prices: PriceTable) -> dict[str, Client]:
+    """For each model of ``prompts.toml`` a client that gives its recorded answers, each once."""
+    models = load_prompts(evalset).models
+    return {m: Client({}, Books(prices), recordings=Recordings(recording_file(evalset, m))) for m in models}
+
+
+def replayed(
+    evalset: Evalset,
+    prices: PriceTable,
+    asked: Iterable[Asked],
+    replays: Mapping[str, Client],
+    searches: Mapping[tuple[str, str], Sequence[str]],
+    retrieving: tuple[float, Mapping[str, float]],
+) -> tuple[pl.DataFrame, set[str], int]:
+    """Outcomes of recorded answers, as `recorded_outcomes` gives them.
+
+    Parameters
+    ----------
+    searches : mapping of (str, str) to sequence of str
+        Documents by tenant and search query that a model wrote.
+    retrieving : pair of float and mapping of str to float
+        Dollars of retrieving for one prompt, and what it uses of each operation.
+
+    Returns
+    -------
+    tuple
+        The outcomes; prompts that are left out, because something of them is not recorded; answers that are copies.
+    """
+    prompts, rows, missing, copies = load_prompts(evalset), [], set[str](), 0
+    for one in asked:
+        client = replays[one.request.model]
+        recorded = client.recordings
+        if one.prompt_id in missing or recorded is None or not recorded.count(one.request):
+            missing.add(one.prompt_id)
+            continue
+        answers = _answers(client, one, prompts)
+        fresh = [response for i, response in enumerate(answers) if not is_copy(answers, i)]
+        copies += len(answers) - len(fresh)
+        usd, more = retrieving if prompts.contexts[one.context].documents > 0 else (0.0, {})
+        for repeat, response in enumerate(fresh):
+            if (quality := quality_of(one, response, evalset, searches)) is None:
+                missing.add(one.prompt_id)
+                break
+            used = prices.token_amounts(one.request.model, response.usage or Usage()) | dict(more)
+            rows.append((*outcome_row(one, response, quality, prices, usd), repeat, json.dumps(used)))
+    schema = STORED_SCHEMA | {"amounts": pl.String}
+    frame = pl.DataFrame(rows, schema=schema, orient="row").filter(~pl.col("prompt_id").is_in(list(missing)))
+    return frame, missing, copies
+
+
 def _answers(client: Client, asked: Asked, prompts: Prompts) -> list[Response]:
     """Every recorded answer to one request, in the order in which they came."""
     request, recorded = asked.request, client.recordings
     n = recorded.count(request, asked.item_id) if recorded else 1
+    if recorded and asked.retrieved:  # the accepted arm may have found the same, and its prompt be answered
+        n = n or recorded.count(request)
     given = {"model": request.model, "max_tokens": request.max_tokens, "item_id": asked.item_id, **prompts.sampling}
     return [client.complete(request.messages, **given).response for _ in range(max(n, 1))]
 

@@ -1,12 +1,14 @@
 """The stack experiment: retrieval, routing and cache together, on one stream of requests, from what was recorded.
 
-A request that is not served from the cache gets the recorded answer to the question that it asks, by the model that
-its route picks, with the documents that its context shows. A hit gets what was answered to the request that filled the
-entry: right if that answer is right and the two need the same one. Nothing is asked.
+A level of retrieval is a context (how much of what was found is shown) filled by an arm: by the accepted one, or by
+another all of whose prompts are answered too. A request that is not served from the cache gets the recorded answer to
+the question that it asks, by the model that its route picks, with the documents that its level shows. A hit gets what
+was answered to the request that filled the entry: right if that answer is right and the two need the same one. Nothing
+is asked.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -17,7 +19,7 @@ import polars as pl
 from workbench.caching.claims import CacheArm
 from workbench.caching.guard import Guard
 from workbench.caching.replay import Replay, replay, serve_nothing
-from workbench.codec import from_kinds, to_json
+from workbench.codec import NEUTRAL, from_kinds, to_json
 from workbench.errors import ConfigError, EvalsetError, unknown_name
 from workbench.evalset.evalset import dev_clusters
 from workbench.evalset.outcomes import Outcomes, counted_amounts, outcomes_of
@@ -38,8 +40,9 @@ from workbench.retrieval.ingest import eval_vectors
 from workbench.routing.candidates import policy_arms
 from workbench.routing.policies import POLICIES, Router, make_policy, one_model
 from workbench.routing.recorded import recorded_outcomes, require_recorded
+from workbench.routing.retrieval_levels import Level, judged_beside, levels_sentence, read_levels, uncovered
 from workbench.stack.layers import StackPage, read_layers
-from workbench.stack.tables import Cell, ScoredCells, effects_table, misses_table
+from workbench.stack.tables import Cell, ScoredCells, effects_table, joint_table, marginals_table, misses_table
 
 METRIC = "correctness"
 EVERY = "every request is served"
@@ -52,9 +55,10 @@ Ints = npt.NDArray[np.int64]
 class StackParameters:
     """Parameters of ``07_stack``; the notebook's cell has the same names and defaults.
 
-    ``contexts`` are names in the evalset's ``prompts.toml``, the narrowest first; ``routes`` models or policies that
-    read nothing but the request; ``caches`` "off", "exact", and "accepted": the semantic cache of the accepted caching
-    decision. ``warmup`` requests fill the caches and are not judged.
+    ``contexts`` are names in the evalset's ``prompts.toml``, the narrowest first, filled by the accepted retrieval arm;
+    ``retrievals`` other arms that fill them too, by default every one all of whose prompts are answered. ``routes`` are
+    models or policies that read nothing but the request; ``caches`` "off", "exact", and "accepted": the semantic cache
+    of the accepted caching decision. ``warmup`` requests fill the caches and are not judged.
     """
 
     evalset: str = "docs_qa"
@@ -64,6 +68,7 @@ class StackParameters:
     warmup: int = 500
     reference: str = ""
     seed: int = 0
+    retrievals: tuple[str, ...] = field(default=(), metadata={NEUTRAL: ()})
 
     def __post_init__(self) -> None:
         for cache in self.caches:
@@ -138,9 +143,12 @@ class StackExperiment(PairedExperiment[StackParameters, ScoredCells], Notebook[S
             self.evalset = replace(evalset, synthetic=True, notes=(*evalset.notes, note))
         half = dev_clusters(set(self.stream.clusters), p.seed, 0.5)
         require_recorded(evalset)
-        frame, self._read, self.notes = recorded_outcomes(evalset, self.prices)
+        frame, read, self.notes = recorded_outcomes(evalset, self.prices)
         split = pl.when(pl.col("cluster").is_in(sorted(half))).then(pl.lit("dev")).otherwise(pl.lit("test"))
-        self.outcomes = self._outcomes(frame.with_columns(split=split))
+        levels, told = read_levels(evalset, self.prices, set(frame["prompt_id"]))
+        frames, level_inputs = self._frames(frame, levels, told)
+        self._read = {**read, **level_inputs}
+        self.outcomes = {name: self._outcomes(rows.with_columns(split=split)) for name, rows in frames.items()}
         self.asked = self._asked(next(iter(self.outcomes.values())))
         judged = np.flatnonzero(self.asked >= 0)
         self.places = {
@@ -166,22 +174,38 @@ class StackExperiment(PairedExperiment[StackParameters, ScoredCells], Notebook[S
             cache_inputs = {"cache": content_hash(to_json(given)), **encoder_inputs(self.embedder)}
         return {**self._read, **self.evalset.inputs, "stream": self.stream.sha256, **cache_inputs}
 
-    def _outcomes(self, frame: pl.DataFrame) -> dict[str, Outcomes]:
-        """Recorded answers by context, of the models that are asked; what has none is refused by name."""
-        p, out = self.parameters, dict[str, Outcomes]()
-        known = sorted(set(frame["config"]))
+    def _frames(
+        self, frame: pl.DataFrame, levels: Sequence[Level], told: Sequence[str]
+    ) -> tuple[dict[str, pl.DataFrame], dict[str, str]]:
+        """Recorded answers by level of retrieval, and what was read for them; what has none is refused by name."""
+        p, known, read = self.parameters, sorted(set(frame["config"])), dict[str, str]()
         for context in p.contexts:
             if context not in known:
                 raise ConfigError(f"{unknown_name('context', context, known)}: nothing else is recorded")
-            rows = frame.filter(pl.col("config") == context)
-            found = outcomes_of(rows, f"recordings of {self.evalset.name}", seed=p.seed)
-            out[context] = replace(found, amounts=counted_amounts(rows, found))
         models = sorted(set(frame["model"]))
         for route in p.routes:
             if route not in (*models, *POLICIES) or (route in POLICIES and POLICIES[route].reads):
                 free = [name for name, policy in POLICIES.items() if not policy.reads]
                 raise ConfigError(unknown_name("route", route, [*models, *free]))
-        return out
+        gone = uncovered(self.evalset, self.prices, levels, judged_beside(self.evalset))
+        self.left_out = (*told, *gone)
+        self._levels = levels
+        found = {context: frame.filter(pl.col("config") == context) for context in p.contexts}
+        self.filled_by = dict.fromkeys(found, "")
+        for level in levels:
+            mine = level.context in p.contexts and (not p.retrievals or level.retrieved.arm in p.retrievals)
+            if mine and level.frame is not None:
+                found[level.name] = level.frame.with_columns(config=pl.lit(level.name))
+                self.filled_by[level.name] = level.retrieved.arm
+                read |= level.inputs
+        if lacking := [arm for arm in p.retrievals if arm not in self.filled_by.values()]:
+            why = "; ".join(self.left_out) or "what it found is not recorded"
+            raise ConfigError(f"retrieval arm {lacking[0]!r} fills no context whose prompts are all answered: {why}")
+        return found, read
+
+    def _outcomes(self, rows: pl.DataFrame) -> Outcomes:
+        found = outcomes_of(rows, f"recordings of {self.evalset.name}", seed=self.parameters.seed)
+        return replace(found, amounts=counted_amounts(rows, found))
 
     def _asked(self, outcomes: Outcomes) -> Ints:
         """Position of the recorded prompt that each request asks, -1 for none.
@@ -220,17 +244,6 @@ class StackExperiment(PairedExperiment[StackParameters, ScoredCells], Notebook[S
         """Family of each judged request of one half."""
         return {f"{i:05d}": self.stream.clusters[i] for i in self.places[split]}
 
-    @property
-    def left_out(self) -> tuple[str, ...]:
-        """Cells that are not there, with the reason."""
-        path = decision_path(self.evalset.path, "retrieval")
-        if not path.is_file():
-            return ()
-        decision = Decision.load(path)
-        others = [c.arm for c in decision.claims if c.arm != decision.arm]
-        told = f"the recorded prompts hold what {decision.arm} found, so cells of other retrieval arms are left out"
-        return (f"{told}: {', '.join(others)}",) if others else ()
-
     def contents(self) -> Table:
         """Requests of both halves, by what is known of them."""
         repeats = self._walk(CacheArm("exact")).hit
@@ -241,19 +254,20 @@ class StackExperiment(PairedExperiment[StackParameters, ScoredCells], Notebook[S
                          f"{100 * repeats[at].mean():.0f} %"))  # fmt: skip
         unknown = len(self.stream) - int((self.asked >= 0).sum())
         gone = f"{unknown:,} of {len(self.stream):,} are left out: no answer to their question is recorded"
-        caption = f"Requests after {self.parameters.warmup:,} that fill the caches. {gone}"
+        levels = levels_sentence(self.prices, list(self.outcomes), self._levels)
+        caption = f"Requests after {self.parameters.warmup:,} that fill the caches. {gone}. {levels}"
         names = ("half", "requests", "families", "questions", "repeats word for word")
-        return Table.of(names, rows, ". ".join([caption, *(f"{why[0].upper()}{why[1:]}" for why in self.left_out)]))
+        return Table.of(names, rows, caption)
 
     def prepare(self) -> list[StackArm]:
         """Every cell of the factorial, simplest first: no cache before exact, single models before policies."""
         p, kinds = self.parameters, {"off": CacheArm("off"), "exact": CacheArm("exact")}
         if self.accepted_cache:
             kinds["accepted"] = self.accepted_cache
-        cells = product(sorted(p.caches, key=CACHES.index), p.routes, p.contexts)
+        cells = product(sorted(p.caches, key=CACHES.index), p.routes, self.outcomes)
         return [
-            StackArm(Cell(context, route, kinds[cache].name), kinds[cache], place)
-            for place, (cache, route, context) in enumerate(cells)
+            StackArm(Cell(level, route, kinds[cache].name), kinds[cache], place)
+            for place, (cache, route, level) in enumerate(cells)
         ]
 
     def score(self, arms: Sequence[StackArm], split: str) -> ScoredCells:
@@ -291,6 +305,8 @@ class StackExperiment(PairedExperiment[StackParameters, ScoredCells], Notebook[S
         p95 = float(np.quantile(latency, 0.95))
         amounts = {name: n for name, n in used.items() if n}
         told = {"context": arm.cell.context, "route": arm.cell.route, "cache": arm.cell.cache}
+        if filled_by := self.filled_by[arm.cell.context]:
+            told |= {"context": arm.cell.context.partition(" of ")[0], "retrieval": filled_by}
         return frame, ArmFacts(arm.name, told, 1000 * float(cost.mean()), p95, arm.order, amounts=amounts), hit
 
     @property
@@ -348,6 +364,14 @@ class StackExperiment(PairedExperiment[StackParameters, ScoredCells], Notebook[S
     def effects(self, dev: ScoredCells, held_out: ScoredCells) -> Table:
         """Savings alone and together, on the half that chose and on the other one."""
         return effects_table(dev, held_out, self.plain(dev.arms), seed=self.parameters.seed)
+
+    def marginals(self, dev: ScoredCells, held_out: ScoredCells) -> Table:
+        """What each level of each factor does on average over all levels of the others, on both halves."""
+        return marginals_table(dev, held_out, self.plain(dev.arms), seed=self.parameters.seed)
+
+    def joint(self, decision: Decision, dev: ScoredCells, held_out: ScoredCells) -> Table:
+        """What the decided cell saves and is worth on the half that chose, and on the one that did not."""
+        return joint_table(dev, held_out, self.plain(dev.arms), decision.arm, seed=self.parameters.seed)
 
     def misses(self, held_out: ScoredCells) -> Table:
         """What a route saves on the requests that miss the cache."""

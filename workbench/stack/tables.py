@@ -1,6 +1,6 @@
 """The factorial in tables: every cell, what parts of the stack save together, and what is left to a router."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
@@ -11,10 +11,15 @@ from workbench.evaluation.compare import item_clusters, item_values, mean_interv
 from workbench.evaluation.summary import ScoredArms
 from workbench.rendering.table import Column, Interval, Table, Value, usd_digits
 
+FACTORS = {"context": "retrieval", "route": "routing", "cache": "cache"}  # fields of `Cell`, and what they are called
+
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One combination of the factorial: what is shown to a model, which model answers, what serves in its place."""
+    """One combination of the factorial: what is shown to a model, which model answers, what serves in its place.
+
+    ``context`` is the level of retrieval: how much is shown of what an arm found.
+    """
 
     context: str
     route: str
@@ -97,6 +102,60 @@ def effects_table(dev: ScoredCells, held_out: ScoredCells, plain: Cell, *, seed:
     return Table(columns, tuple(rows), caption)
 
 
+def marginals_table(dev: ScoredCells, held_out: ScoredCells, plain: Cell, *, seed: int = 0) -> Table:
+    """What each level of retrieval, routing and cache does against the plain one, on average over the other factors.
+
+    Savings are shares of what the plain cell costs. A part that saves much alone and little on average is one that
+    others make needless.
+    """
+    rows: list[tuple[Value, ...]] = []
+    cells = [arm.cell for arm in held_out.arms]
+    for name, factor in FACTORS.items():
+        for level in dict.fromkeys(getattr(cell, name) for cell in cells):
+            if level == getattr(plain, name):
+                continue
+            mine = [cell for cell in cells if getattr(cell, name) == level]
+            pairs = [(cell, base) for cell in mine if (base := replace(cell, **{name: getattr(plain, name)})) in cells]
+            alone = _saving(held_out, {replace(plain, **{name: level}): 1.0}, plain, seed)
+            average = [_mean_effect(half, pairs, plain, seed) for half in (dev, held_out)]
+            (chosen, _), (saved, gained) = average
+            rows.append((factor, _level(name, level), len(pairs), alone, chosen, saved, gained))
+    columns = (
+        Column("factor"), Column("level"), Column("combinations of the others", "count"),
+        Column("saved alone", "interval"), Column("saved on average, choosing half", "interval"),
+        Column("saved on average, held out", "interval"), Column("correctness on average", "interval", signed=True),
+    )  # fmt: skip
+    caption = (
+        f"What does each part do on average over the others? Against its level in {plain.name}, as shares of the cost "
+        "of that cell."
+    )
+    return Table(columns, tuple(rows), caption)
+
+
+def joint_table(dev: ScoredCells, held_out: ScoredCells, plain: Cell, arm: str, *, seed: int = 0) -> Table:
+    """What a cell does on both halves: its saving, the sum of what its parts save alone, and its correctness.
+
+    It has no rows if the arm is no cell of this run, such as one that was accepted with other contexts or caches.
+    """
+    cell = next((scored.cell for scored in held_out.arms if scored.name == arm), plain)
+    halves = [(dev, "choosing"), (held_out, "held out")] if arm in held_out.names else []
+    parts = [replace(plain, **{name: getattr(cell, name)}) for name in _changed(cell, plain)]
+    rows: list[tuple[Value, ...]] = []
+    for half, told in halves:
+        codes = item_clusters(half.scores)[1]
+        alone = sum(_saving(half, {part: 1.0}, plain, seed).estimate for part in parts)
+        mean = Interval(*mean_interval(half.values(arm), codes))
+        rows.append((told, len(half.values(arm)), _saving(half, {cell: 1.0}, plain, seed), alone, mean,
+                     _gain(half, cell, plain, seed)))  # fmt: skip
+    columns = (
+        Column("half"), Column("requests", "count"), Column("saved together", "interval"),
+        Column("sum of what each part saves alone", "number", digits=3), Column("correctness", "interval"),
+        Column("correctness against plain", "interval", signed=True),
+    )  # fmt: skip
+    caption = f"What does {arm} do on the half that did not choose it? Savings are shares of the cost of {plain.name}."
+    return Table(columns, tuple(rows), caption)
+
+
 def misses_table(held_out: ScoredCells, plain: Cell, *, seed: int = 0) -> Table:
     """What a route saves against the plain one, of all requests without a cache and of those that miss each cache."""
     rows: list[tuple[Value, ...]] = []
@@ -129,7 +188,12 @@ def _changed(cell: Cell, plain: Cell) -> list[str]:
 def _part(cell: Cell, plain: Cell) -> str:
     """The one part in which a cell differs."""
     (name,) = _changed(cell, plain)
-    return str(getattr(cell, name)).rpartition("/")[2]
+    return _level(name, getattr(cell, name))
+
+
+def _level(name: str, level: str) -> str:
+    """Level of a factor in a table: a model without its vendor."""
+    return level.rpartition("/")[2] if name == "route" else level
 
 
 def _saving(part: ScoredCells, weights: Mapping[Cell, float], plain: Cell, seed: int) -> Interval:
@@ -137,6 +201,17 @@ def _saving(part: ScoredCells, weights: Mapping[Cell, float], plain: Cell, seed:
     codes, base = item_clusters(part.scores)[1], part.costs(plain.name)
     saved = sum(weight * (base - part.costs(cell.name)) for cell, weight in weights.items())
     return Interval(*ratio_interval(np.asarray(saved), base, codes, seed=seed))
+
+
+def _mean_effect(
+    part: ScoredCells, pairs: Sequence[tuple[Cell, Cell]], plain: Cell, seed: int
+) -> tuple[Interval, Interval]:
+    """Mean saving and gain of cells over their bases, with 95 % intervals over families; shares as in `_saving`."""
+    codes, of = item_clusters(part.scores)[1], part.costs(plain.name)
+    saved = sum(part.costs(base.name) - part.costs(cell.name) for cell, base in pairs) / len(pairs)
+    moved = sum(part.values(cell.name) - part.values(base.name) for cell, base in pairs) / len(pairs)
+    gained = Interval(*ratio_interval(np.asarray(moved), np.ones(len(of)), codes, seed=seed))
+    return Interval(*ratio_interval(np.asarray(saved), of, codes, seed=seed)), gained
 
 
 def _gain(part: ScoredCells, cell: Cell, plain: Cell, seed: int) -> Interval:
