@@ -11,6 +11,7 @@ from workbench.config import SystemClock
 from workbench.errors import ConfigError, EvalsetError, RecordingMiss
 from workbench.evalset.evalset import load_evalset
 from workbench.evaluation.gate import Gate
+from workbench.evaluation.summary import mean_by_arm
 from workbench.inference.client import Client
 from workbench.inference.messages import Response, Usage
 from workbench.inference.recordings import FOLDER, Recordings
@@ -120,6 +121,19 @@ def test_a_run_is_decided_explained_accepted_and_holds(project, monkeypatch):
     again, _, test, decision, _ = concluded(project)
     again.gate(decision, test)
     assert Gate.load(again.folder / "gate.json").status in ("holds", "identical")
+
+
+def test_where_the_arm_in_use_cannot_be_run_what_was_lost_is_told_of_the_best_that_was(project):
+    run = PipelineExperiment(PipelineParameters("flows", checks=["off"]), project)
+    scored = run.score(run.prepare(), "dev")
+    gone, means = "qwen2.5-coder-0.5b@top5 · checked", mean_by_arm(scored.scores, "correctness")
+    best = max(scored.names, key=lambda name: means[name])
+    lost = run.losses(scored, gone)
+    assert lost.quality == pytest.approx(means[best])
+    assert f"of {best}, since the arm in use was not run here" in lost.table().caption
+    assert "was not run" not in run.losses(scored, best).table().caption
+    assert run.worst(scored, gone) is run.worst(scored, best)
+    assert best in run.replay(scored, gone).table.caption
 
 
 def test_the_worst_run_is_repeated_from_its_record_and_set_beside_the_other_arm(project, monkeypatch):

@@ -122,9 +122,10 @@ def _shows_answer(run: FlowRun, query: Query, shown: Sequence[str], shelf: Shelf
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """What became of every question of a split."""
+    """What became of every question of a split; ``arm`` is named if it is another than the one that was asked for."""
 
     items: Sequence[ItemLoss]
+    arm: str = ""
 
     @property
     def quality(self) -> float:
@@ -146,6 +147,7 @@ class Losses:
             Column("USD per 1,000", "usd"), Column("meaning"),
         )  # fmt: skip
         told = f"{100 * self.quality:.1f} of 100 points; the others by the step that lost them"
+        told += f"; of {self.arm}, since the arm in use was not run here" if self.arm else ""
         return Table(columns, tuple(rows), told)
 
     def _repr_html_(self) -> str:

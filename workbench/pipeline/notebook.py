@@ -107,6 +107,11 @@ class ScoredFlows(ScoredArms):
     queries: Sequence[Query]
     runs: Mapping[str, Mapping[str, FlowRun]]
 
+    def shown(self, arm: str) -> str:
+        """The arm itself if it was run, else the one that was right most often: what stands as accepted has no runs."""
+        means = mean_by_arm(self.scores, METRIC)
+        return arm if arm in self.runs else max(self.names, key=lambda name: means[name])
+
     @property
     def table(self) -> Table:
         """Quality, cost, latency, and how each arm ended: refused, and drafts made per question."""
@@ -328,29 +333,26 @@ class PipelineExperiment(
         return dict(out)
 
     def losses(self, scored: ScoredFlows, arm: str) -> Losses:
-        """What lost each answer of one arm."""
-        grades = self.evalset.split(scored.split).qrels
+        """What lost each answer of one arm; of the best that was run, if that arm stands as accepted and was not."""
+        grades, shown = self.evalset.split(scored.split).qrels, scored.shown(arm)
+        runs = scored.runs[shown]
         return Losses(
             [
-                loss_of(
-                    scored.runs[arm][q.query_id], q, grades[q.query_id], self.shelf,
-                    cost_usd=self.cost_usd(scored.runs[arm][q.query_id]),
-                )
+                loss_of(runs[q.query_id], q, grades[q.query_id], self.shelf, cost_usd=self.cost_usd(runs[q.query_id]))
                 for q in scored.queries
-            ]
-        )  # fmt: skip
+            ],
+            shown if shown != arm else "",
+        )
 
     def worst(self, scored: ScoredFlows, arm: str) -> FlowRun:
-        """The dearest run of an arm that came to no right answer, step by step."""
-        wrong = [
-            scored.runs[arm][q.query_id]
-            for q in scored.queries
-            if not is_right(scored.runs[arm][q.query_id].result["answer"], q.accept)
-        ]
-        return max(wrong or [*scored.runs[arm].values()], key=self.cost_usd)
+        """The dearest run that came to no right answer, step by step, of the arm that `losses` tells of."""
+        runs = scored.runs[scored.shown(arm)]
+        wrong = [runs[q.query_id] for q in scored.queries if not is_right(runs[q.query_id].result["answer"], q.accept)]
+        return max(wrong or [*runs.values()], key=self.cost_usd)
 
     def replay(self, scored: ScoredFlows, arm: str) -> ShownReplay:
         """The run that `worst` shows, done again from its record with models and network refused, and compared."""
+        arm = scored.shown(arm)
         run = self.worst(scored, arm)
         tools = {"library": self.library, "client": Client({}, Books(self.prices))}
         return shown_replay(self.flow, run, tools, title=f"{self._question(scored, arm, run)}, {arm}")
@@ -360,7 +362,7 @@ class PipelineExperiment(
 
         Without any other arm it says so.
         """
-        arm = decision.arm
+        arm = scored.shown(decision.arm)
         best = next((c.best for c in decision.claims if c.arm == arm), "")
         others = (decision.rule.reference, best, *scored.names)
         other = next((name for name in others if name != arm and name in scored.runs), "")
