@@ -88,6 +88,8 @@ if TYPE_CHECKING:
         models: list[str] = ...,
         contexts: list[str] = ...,
         checks: list[str] = ...,
+        routes: list[str] = ...,
+        rewrites: list[str] = ...,
         reference: str = ...,
         seed: int = ...,
     ) -> PipelineExperiment: ...
@@ -130,6 +132,7 @@ if TYPE_CHECKING:
         warmup: int = ...,
         reference: str = ...,
         seed: int = ...,
+        retrievals: list[str] = ...,
     ) -> StackExperiment: ...
     def start(
         notebook: str, **parameters: Any

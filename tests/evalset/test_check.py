@@ -218,8 +218,11 @@ def test_missing_parts_are_findings_and_fail(tmp_path):
     findings = check_evalset(tmp_path / "none", settings_in(tmp_path))
     assert exit_code(findings) == 1
     (tmp_path / "bare").mkdir()
-    files = {f[0] for f in check(tmp_path / "bare")}
-    assert "queries.jsonl" in files
+    ((where, _, severity, told),) = check(tmp_path / "bare")
+    assert (where, severity) == ("bare", "error")
+    assert "is no evalset" in told
+    (tmp_path / "bare" / "corpus.jsonl").write_text('{"_id": "d", "text": "x"}\n')
+    assert "queries.jsonl" in {f[0] for f in check(tmp_path / "bare")}
     write(tmp_path / "unjudged")
     for file in (tmp_path / "unjudged" / "qrels").iterdir():
         file.unlink()

@@ -10,6 +10,7 @@ from functools import partial
 import pytest
 from typer.testing import CliRunner
 
+from tests.evalset.small_evalset import write
 from tests.inference.test_streams import FOREVER_S
 from tests.routing.test_route import by_feature, cascade
 from tests.routing.test_route import messages as configured
@@ -625,7 +626,7 @@ def test_the_command_line_tells_what_a_shadow_has_shown(engine, tmp_path, monkey
     assert said.startswith(f"{OTHER} is non-inferior to {LIVE}")
     assert "\x1b" not in said
     assert len(rest) == 1
-    (tmp_path / "evalsets" / "mine").mkdir(parents=True)
+    write(tmp_path / "evalsets" / "mine")
     monkeypatch.setenv("WORKBENCH_ROOT", str(tmp_path))
     path = tmp_path / "evalsets" / "mine" / "decisions" / "shadow" / "nano.json"
     assert "written: " in told(0, "verdict", "nano", "--evalset", "mine")

@@ -65,12 +65,14 @@ def _record() -> dict[str, Any]:
     parameters = {
         "evalset": evil("evalset"), evil("parameter-name"): evil("parameter"), "systems": [evil("system")],
     }  # fmt: skip
+    check = {name: evil(f"check-{name}") for name in ("began", "place", "rests_on")} | {"asked": [evil("check-asked")]}
     cell = {"number": 1, "tag": evil("cell-tag"), "status": evil("cell-status"), "seconds": 1.0}
     return samples.run_record() | {
         "status": evil("run-status"), "error": evil("error"), "exit_reason": evil("exit-reason"),
         "notebook": evil("notebook"), "profile": evil("profile"), "parameters": parameters, "gate": evil("run-gate"),
         "started": evil("started"), "ended": evil("ended"), "seed": evil("seed"), "process": evil("process"),
         "report_error": evil("report-error"), "fingerprint": {"inputs": evil("run-input")}, "cells": [cell],
+        "check": check,
     }  # fmt: skip
 
 

@@ -136,7 +136,7 @@ def families_needed(limit: PairLimit, confidence: float = 0.95) -> int:
     Where the limit is a share, its upper bound must; a count bounds nothing, and what any claim needs is asked for.
 
     >>> families_needed(PairLimit(share=0.05)), families_needed(PairLimit(count=0))
-    (93, 30)
+    (61, 30)
     """
     if limit.share is None:
         return MIN_CLUSTERS
