@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 import hypothesis
+import pytest
 
 from tests.databases import engine, state_url
 from workbench.extras import without_iri_grammar
@@ -25,6 +26,25 @@ os.environ.update(
     LITELLM_LOCAL_MODEL_COST_MAP="True",
     RAGAS_DO_NOT_TRACK="true",
 )
+
+
+# Files whose tests share what takes minutes to make, as vectors of a whole collection.
+ON_ONE_WORKER = {"tests/retrieval/test_scifact.py"}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep such files on one worker where tests go in groups: pytest-xdist 3.8's own marks do nothing in pytest 9.2."""
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadGroupScheduling
+
+    class WholeFiles(LoadGroupScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return file if file in ON_ONE_WORKER else nodeid
+
+    return WholeFiles(config, log)
 
 
 def pytest_configure() -> None:

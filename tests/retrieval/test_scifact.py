@@ -19,8 +19,8 @@ from workbench.retrieval.ask import ask, score
 from workbench.retrieval.metrics import measure_all, rank
 from workbench.retrieval.searcher import Searcher
 
-# 5,183 abstracts are embedded where no cache has them: once, by one worker
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), pytest.mark.xdist_group("scifact")]
+# 5,183 abstracts are embedded where no cache has them: once, by one worker (`tests.conftest.ON_ONE_WORKER`)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 NAMES = ("full_text", "vector", "hybrid_rrf")
 METRICS = {
     "ndcg@10": nDCG @ 10,
