@@ -234,7 +234,7 @@ def test_sheet_is_pooled_from_several_arms_and_blind(
     monkeypatch.setattr("workbench.rendering.progress.LINE_S", 0.0)  # else every 10 seconds
     assert write_pool(pages, found.documents, found.queries, settings) == 6  # three documents, two questions
     told = capsys.readouterr().err
-    assert "documents for whole · vector" in told
+    assert "documents for whole · full_text 3/3" in told, "the table that both arms search"
     assert "questions to whole · vector 1/2" in told
     rows = [json.loads(line) for line in (pages / "to_judge.jsonl").read_text(encoding="utf-8").splitlines()]
     assert {key for row in rows for key in row} == {"query_id", "doc_id", "grade", "judge", "query", "title", "text"}
