@@ -227,7 +227,10 @@ def test_sheet_is_pooled_from_several_arms_and_blind(
     real = load_settings()
     if not (real.cache / "weights").is_dir():
         pytest.skip("no weights on disk: make install fetches them")
-    settings = Settings(pages.parent, real.cache, pages.parent / "runs", "sqlite://")
+    cache = pages.parent / "cache"  # of its own: no run before this one has made the tables
+    cache.mkdir()
+    (cache / "weights").symlink_to(real.cache / "weights")
+    settings = Settings(pages.parent, cache, pages.parent / "runs", "sqlite://")
     questions = pages.parent / "q.txt"
     questions.write_text("what is the tariff\nhow do I send it back\n", encoding="utf-8")
     found = understand([str(pages)], questions)
