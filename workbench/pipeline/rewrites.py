@@ -1,7 +1,7 @@
 """Vague questions made search queries, as an axis of the answer flow: who writes them, and what must be recorded."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from workbench.inference.client import Client
 from workbench.inference.messages import Request
 from workbench.inference.recordings import FOLDER, Recordings
 from workbench.pipeline.flow import is_function, is_vague, own_rewriter, rewriter_files
-from workbench.records import Query, content_hash
+from workbench.records import Document, Query, content_hash
 from workbench.routing.prompts import Prompts, load_prompts
 from workbench.routing.record import ask_all, budgeted
 from workbench.routing.recorded import (
@@ -181,17 +181,22 @@ def record_rewrites(
     texts = {q.query_id: _written(by, q, prompts, settings.root, own) for _, q in vague}
     hits = _keep_found(found, ((text, q) for _, q in vague if (text := texts[q.query_id]) is not None), search)
     documents, wanted = {d.doc_id: d for d in found.documents}, models or prompts.models
-    asked = []
-    for split, q in vague:
-        if (text := texts[q.query_id]) is None:
-            continue
-        shown = [documents[doc_id] for doc_id in hits[text, q.tenant_id]]
-        for context in [name for name, size in prompts.contexts.items() if size.documents]:
-            messages = prompts.messages(ANSWER, context, tenant_id=q.tenant_id, question=q.text, documents=shown)
-            limit = prompts.features[ANSWER].max_tokens
-            asked += [Asked(q, split, ANSWER, context, Request(m, messages, max_tokens=limit, **prompts.sampling))
-                      for m in wanted]  # fmt: skip
+    asked = [
+        each for split, q in vague if (text := texts[q.query_id]) is not None
+        for each in _answers(prompts, q, split, [documents[i] for i in hits[text, q.tenant_id]], wanted)
+    ]  # fmt: skip
     return failed + ask_all(client, {m: _recordings(found, m, live=True) for m in wanted}, asked, max_cost_usd, tell)
+
+
+def _answers(
+    prompts: Prompts, q: Query, split: str, shown: Sequence[Document], models: Iterable[str]
+) -> Iterator[Asked]:
+    """What every model is asked with what was found, in every context that shows documents."""
+    for context in [name for name, size in prompts.contexts.items() if size.documents]:
+        messages = prompts.messages(ANSWER, context, tenant_id=q.tenant_id, question=q.text, documents=shown)
+        limit = prompts.features[ANSWER].max_tokens
+        for m in models:
+            yield Asked(q, split, ANSWER, context, Request(m, messages, max_tokens=limit, **prompts.sampling))
 
 
 def _recordings(evalset: Evalset, model: str, *, live: bool = False) -> Recordings:
