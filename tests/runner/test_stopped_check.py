@@ -90,10 +90,16 @@ def test_a_check_that_was_stopped_goes_on_with_what_is_left(tmp_path: Path, numb
     command = [sys.executable, "-m", "workbench.cli", "check"]
     env = {name: value for name, value in os.environ.items() if not name.startswith("WORKBENCH_")}
     env |= {"PYTHONPATH": str(Path(__file__).parents[2])}
-    stopped = subprocess.Popen(command, cwd=settings.root, env=env, stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: len(list_runs(settings)) == 3 and "done" in {r.status for r in list_runs(settings)})
-    stopped.send_signal(number)
-    assert ("the same command goes on" in stopped.communicate(timeout=60)[1]) == (number != signal.SIGKILL)
+    with (tmp_path / "told").open("w") as told_to:
+        stopped = subprocess.Popen(command, cwd=settings.root, env=env, stderr=told_to)
+    try:
+        wait_for(lambda: len(list_runs(settings)) == 3 and "done" in {r.status for r in list_runs(settings)})
+        stopped.send_signal(number)
+        stopped.wait(timeout=60)
+    finally:
+        stopped.kill()
+        stopped.wait()
+    assert ("the same command goes on" in (tmp_path / "told").read_text()) == (number != signal.SIGKILL)
     (first,) = (r for r in list_runs(settings) if r.status == "done")
     go.touch()
 

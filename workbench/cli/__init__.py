@@ -19,6 +19,7 @@ from workbench.cli.log_commands import inspect
 from workbench.cli.project_commands import compare, init, new, report, verify
 from workbench.cli.quality_commands import quality_app
 from workbench.cli.shadow_commands import shadow_app
+from workbench.cli.signals import end_like_ctrl_c, see_signals_at_once
 from workbench.config import Settings, SystemClock, load_settings, require_writable
 from workbench.errors import ConfigError, WorkbenchError
 from workbench.extras import DISTRIBUTION, VERSION, extras_named, is_installed
@@ -70,6 +71,7 @@ def main(
     ] = False,
 ) -> None:
     """Choose retrieval, routing and caching by evidence, and keep the choices true."""
+    see_signals_at_once()
 
 
 @app.command()
@@ -98,7 +100,7 @@ def run(
     """Run a notebook headless and show what it decided."""
     from workbench.runner import Job, TerminalProgress, run_all
 
-    _end_like_ctrl_c()
+    end_like_ctrl_c()
     if engine:
         os.environ["WORKBENCH_ENGINE"] = engine  # which kernels inherit
     settings = _project()
@@ -164,7 +166,7 @@ def check(
     from workbench.runner import check as check_decisions
     from workbench.runner.decisions import worst_exit_code
 
-    _end_like_ctrl_c()
+    end_like_ctrl_c()
     settings = _project()
     require_writable(settings.cache, "WORKBENCH_CACHE")
     history = require_commit(settings, against or "HEAD") if against or aa else None
@@ -340,14 +342,6 @@ def evalset_lock(path: Annotated[str, typer.Argument(help="Name or folder of an 
     settings = load_settings()
     folder = find_evalset(path, settings)
     typer.echo(f"{write_lock(folder, settings):,} documents pinned in {folder / 'corpus.lock'}")
-
-
-def _end_like_ctrl_c() -> None:
-    """Let a cancelled CI job end like Ctrl-C, in the background too: with true records and no kernel left."""
-    import signal
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
 
 
 def _project() -> Settings:

@@ -23,6 +23,8 @@ from workbench.runner.watchdog import Watchdog
 if TYPE_CHECKING:
     from workbench.runner.kernels import Execution
 
+_LOOK_S = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -92,7 +94,8 @@ def run_all(
     with ThreadPoolExecutor(max_workers=workers) as pool:
         try:
             futures = {place: pool.submit(_run, *plans[place], leashes[place], context) for place in order}
-            wait(futures.values())
+            while wait(futures.values(), timeout=_LOOK_S).not_done:
+                pass  # a signal that the system gave to another thread does not end this one's waiting
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
             for leash in leashes:
