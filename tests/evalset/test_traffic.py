@@ -43,14 +43,21 @@ def test_the_test_pairs_of_docs_qa_are_those_that_nothing_was_tuned_on(second, e
     assert sha256 in (folder / "card.md").read_text(encoding="utf-8")
 
 
-def test_the_third_batch_of_docs_qa_is_the_one_that_was_fixed_before_it_was_judged():
+@pytest.mark.parametrize(
+    ("batch", "expected"),
+    [
+        ("third", "13586685d67b4492a307b9ff6d6d688ed64faf803b1e1579dc9a75439346bb0f"),
+        ("fourth", "5906699141c8aa4777f095c2b808593b357dae141a2254aa4c3699f25dd6c1fc"),
+    ],
+)
+def test_a_later_batch_of_docs_qa_is_the_one_that_was_fixed_before_it_was_judged(batch, expected):
     folder = Path(__file__).parents[2] / "evalsets" / "docs_qa"
-    path = folder / "pairs.third.jsonl"
+    path = folder / f"pairs.{batch}.jsonl"
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert sha256 == "13586685d67b4492a307b9ff6d6d688ed64faf803b1e1579dc9a75439346bb0f"
+    assert sha256 == expected
     assert sha256 in (folder / "card.md").read_text(encoding="utf-8")
     old, new = (pl.read_ndjson(folder / name) for name in ("pairs.jsonl", path.name))
-    assert set(new["split"]) == {"test"}
+    assert (set(new["split"]), set(new["batch"])) == ({"test"}, {batch})
     assert not set(new["id"]) & set(old["id"])
     assert not set(new["cluster"]) & set(old.filter(split="dev")["cluster"])
 
