@@ -60,6 +60,15 @@ REASONS = {
 }
 
 
+def test_all_html_of_a_cell_s_output_is_made_fit_for_a_cell() -> None:
+    nodes = [(name, node) for name, tree in trees().items() for node in ast.walk(tree)]
+    defined = [(name, node) for name, node in nodes if isinstance(node, ast.FunctionDef)]
+    functions = [(name, node) for name, node in defined if node.name in ("_repr_html_", "_repr_mimebundle_")]
+    assert len(functions) > 8
+    bare = [name for name, node in functions if "cell_html(" not in ast.unparse(node)]
+    assert bare == [], "JupyterLab sets what stands between two dollars as a formula"
+
+
 def test_no_file_stem_stands_twice() -> None:
     stems = Counter(name.rpartition(".")[2] for name, tree in trees().items() if tree.body)
     assert {stem for stem, n in stems.items() if n > 1} <= TWICE

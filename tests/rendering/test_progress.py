@@ -21,6 +21,7 @@ from workbench.evalset.imports.requests import import_stream
 from workbench.project.new import understand
 from workbench.rendering import progress
 from workbench.rendering.progress import MIME_TYPE, Progress, waiting
+from workbench.rendering.text import cell_html
 from workbench.retrieval.ingest import eval_vectors
 from workbench.state import open_engine
 from workbench.telemetry.ledger import Ledger
@@ -41,14 +42,14 @@ def test_all_three_forms_say_the_same() -> None:
     bar.update(12)
     bundle = bar._repr_mimebundle_()
     assert bundle["text/plain"] == "a < b 12/40"
-    assert bundle["text/html"] == '<label>a &lt; b 12/40 <progress max="40" value="12"></progress></label>'
+    assert bundle["text/html"] == cell_html('<label>a &lt; b 12/40 <progress max="40" value="12"></progress></label>')
     assert bundle[MIME_TYPE] == {"label": "a < b", "done": 12, "total": 40, "sentence": "", "told": "a < b 12/40"}
 
 
 def test_what_stays_is_the_closing_sentence_without_a_bar() -> None:
     bar = Progress("fit", 1)
     bar.done("fit: learned on 40 prompts")
-    assert bar._repr_mimebundle_()["text/html"] == "<label>fit: learned on 40 prompts</label>"
+    assert bar._repr_mimebundle_()["text/html"] == cell_html("<label>fit: learned on 40 prompts</label>")
 
 
 def test_a_bar_without_a_step_is_never_shown() -> None:
@@ -94,7 +95,7 @@ def test_work_that_cannot_tell_how_far_it_is_says_how_long_it_takes(capsys) -> N
 def test_work_of_no_known_length_has_a_bar_without_an_end_and_closes_with_its_time() -> None:
     clock = Moving()
     bar = Progress("index", 0, clock=clock)
-    assert bar._repr_mimebundle_()["text/html"] == "<label>index <progress></progress></label>"
+    assert bar._repr_mimebundle_()["text/html"] == cell_html("<label>index <progress></progress></label>")
     InteractiveShell.instance()
     try:
         with capture_output() as shown:

@@ -3,6 +3,7 @@ from html.parser import HTMLParser
 import pytest
 
 from workbench.rendering.table import NONE, Column, Interval, Table, number, usd_digits
+from workbench.rendering.text import cell_html
 
 
 class Cells(HTMLParser):
@@ -71,7 +72,20 @@ def test_text_form_is_aligned_and_is_the_repr() -> None:
     lines = repr(ARMS).splitlines()
     assert lines[0] == "Arms"
     assert len({line.index("$") for line in lines[2:]}) == 1
-    assert ARMS._repr_html_() == ARMS.to_html()
+    assert ARMS._repr_html_() == cell_html(ARMS.to_html())
+
+
+def test_a_notebook_breaks_no_number_and_no_interval_and_reads_no_formula() -> None:
+    columns = (Column("what of 5 %"), Column("p95", "ms"), Column("gain", "interval"), Column("said"))
+    rows = (("from $1 to $2", 4457, Interval(0.5, 0.25, 0.75), "[1, 2] <caption>"),)
+    shown = Table(columns, rows, "A caption")._repr_html_()
+    assert shown.startswith('<div class="mathjax_ignore ')
+    assert "what of 5&nbsp;%</th>" in shown
+    assert 'style="text-align:right;white-space:nowrap">4,457 ms</td>' in shown
+    assert ">0.500 [0.250,&nbsp;0.750]</td>" in shown
+    assert ">[1, 2] &lt;caption&gt;</td>" in shown, "what is no number is left as it is"
+    assert shown.count("min-width") == 1
+    assert '<caption style="text-align:left;min-width:min(36em,80vw)">A caption</caption>' in shown
 
 
 def test_a_ragged_row_is_refused_with_its_position() -> None:

@@ -9,7 +9,16 @@ import pytest
 from tests.reports import samples
 from workbench.evaluation.summary import WeekRow
 from workbench.reports.charts import forest, lines, slices, weekly
-from workbench.reports.figure import COLOURS, GLYPHS, INK, Figure, arm_look, label, limits
+from workbench.reports.figure import (
+    COLOURS,
+    GLYPHS,
+    INK,
+    Figure,
+    arm_look,
+    axis_label,
+    label,
+    limits,
+)
 from workbench.reports.frontier import frontier
 
 SERIES = {"IVF": [(1e3, 9.0), (1e5, 14.0), (1e6, 31.0)], "exact": [(1e3, 4.0), (1e5, 60.0), (1e6, 590.0)]}
@@ -215,6 +224,16 @@ def test_a_name_in_the_drawing_is_cut_to_its_width_and_the_list_has_it_whole() -
     assert label(name).endswith("…")
     assert len(label(name)) <= 48
     assert name in forest([replace(samples.claims()[1], arm=name)], samples.RULE).to_html()
+
+
+def test_the_name_of_an_axis_takes_two_lines_before_it_is_cut() -> None:
+    name = "requests that local/qwen2.5-coder-0.5b@top2 answers, %"
+    assert axis_label("short") == "short"
+    assert axis_label(name).replace("\n", " ") == name
+    assert axis_label(name * 9).endswith("…")
+    drawing = ET.fromstring(lines({"a": [(0, 0), (1, 1)]}, name, "quality").svg)
+    drawn = [element.text for element in drawing.iter("text")]
+    assert {"requests that local/qwen2.5-coder-0.5b@top2", "answers, %"} <= set(drawn)
 
 
 def test_every_shape_has_a_letter_full_and_hollow() -> None:

@@ -27,7 +27,7 @@ from workbench.costs.bridge import cost_bridge, what_if
 from workbench.costs.invoices import read_invoice, reconcile
 from workbench.errors import ConfigError
 from workbench.evaluation.experiment import finish_run
-from workbench.evaluation.gate import Gate, gate_of_counts
+from workbench.evaluation.gate import gate_of_counts
 from workbench.evaluation.provenance import build_parameters
 from workbench.evaluation.run_record import begin_run
 from workbench.evaluation.summary import Summary, captioned_section
@@ -235,7 +235,7 @@ class CostsExperiment:
         closes = bridge.before_nanos + sum(bridge.effects.values()) == bridge.after_nanos
         return [name for name, found in sums.items() if found != total] + ([] if closes else ["bridge"])
 
-    def gate(self) -> Gate:
+    def gate(self) -> None:
         """Count what must be 0, write ``gate.json``, draw the report where no runner does, and enforce.
 
         Raises
@@ -246,7 +246,6 @@ class CostsExperiment:
         gate = gate_of_counts(self.invariants())
         finish_run(self.folder, self.record, gate, None)
         tell_gate(gate, self.record)
-        return gate
 
     @cached_property
     def _spikes(self) -> pl.DataFrame:

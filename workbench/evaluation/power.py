@@ -185,7 +185,7 @@ def power_table(spreads: Sequence[float], clusters: Mapping[str, str], rule: Rul
     )
     rows = tuple((p.sd, p.power, p.clusters_needed, p.detectable) for p in plans)
     caption = (
-        f"Power of {len(clusters)} test {items} in {families} families, margin {rule.margin:g}, at "
+        f"Power of {len(clusters):,} test {items} in {families} families, margin {rule.margin:g}, at "
         f"{percent(confidence, 2)} confidence: use {rule.use} of this test split"
     )
     return Table(columns, rows, caption)

@@ -13,6 +13,7 @@ from workbench.orchestration.live_step import returned
 from workbench.orchestration.step_calls import RecordedTape, calls_of
 from workbench.orchestration.steps import Asking, Flow, FlowRun, StepRecord, is_outside, plain, with_tools
 from workbench.rendering.table import Column, Shown, Table, Value
+from workbench.rendering.text import cell_html
 from workbench.telemetry.context import attributed
 
 _LIMIT = 2000
@@ -301,7 +302,7 @@ class ReplayReport:
         return Table(columns, tuple(rows), f"{len(self.same)} of {n} recorded runs are repeated")
 
     def _repr_html_(self) -> str:
-        return self.table().to_html()
+        return cell_html(self.table().to_html())
 
     def __repr__(self) -> str:
         return self.table().to_text()

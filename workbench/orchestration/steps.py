@@ -19,6 +19,7 @@ from workbench.orchestration.sources import sources_of
 from workbench.orchestration.step_calls import HeardTape, ModelCall
 from workbench.records import content_hash
 from workbench.rendering.table import Column, Table, Value
+from workbench.rendering.text import cell_html
 from workbench.telemetry.context import Attribution
 
 Tool = Callable[[Settings], Any]
@@ -304,7 +305,7 @@ class FlowRun:
         return self.table().to_text()
 
     def _repr_html_(self) -> str:
-        return self.table().to_html()
+        return cell_html(self.table().to_html())
 
     def __repr__(self) -> str:
         return self.text()

@@ -17,6 +17,7 @@ from workbench.orchestration.steps import FlowRun
 from workbench.pipeline.flow import AnswerPlan, Shelf, answer
 from workbench.records import Query
 from workbench.rendering.table import Column, Interval, Table
+from workbench.rendering.text import cell_html
 from workbench.routing.prompts import passage
 from workbench.routing.recorded import is_yes_no, names_accepted, says
 from workbench.telemetry.context import attributed
@@ -151,7 +152,7 @@ class Losses:
         return Table(columns, tuple(rows), told)
 
     def _repr_html_(self) -> str:
-        return self.table().to_html()
+        return cell_html(self.table().to_html())
 
     def __repr__(self) -> str:
         return self.table().to_text()

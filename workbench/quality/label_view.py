@@ -152,17 +152,18 @@ class LabelView:
         graded = sum(_grade_of(row) is not None for row in self._rows)
         skipped = sum(_grade_of(row) is None and str(row["item_id"]) in self._seen for row in self._rows)
         told = f"{graded:,} of {len(self._rows):,} items are graded"
-        told += f", {skipped:,} were skipped here" if skipped else ""
+        told += f", {skipped:,} skipped here" if skipped else ""
         self.progress.value = _told(told if self._at else f"{told}; none is left to show")
         row = self._at or {}
         for name, title in _PARTS:
             text = str(row.get(name) or "")
-            shown = f'<b>{title}</b><pre style="{_FRAME}">{escape(text, _LONGEST)}</pre>'
+            shown = f'<b>{title}</b><pre tabindex="0" style="{_FRAME}">{escape(text, _LONGEST)}</pre>'
             self.texts[name].value = shown if text else ""
         self.comment.value, self.note.value = str(row.get("comment") or ""), ""
         before = _grade_of(row)
         if before is not None:
-            self.note.value = _told(f"Graded {before} by {row.get('rater') or 'somebody'}; a click grades it again.")
+            name = next((name for name, value, _ in GRADES if str(value) == str(before)), before)
+            self.note.value = _told(f"Graded {name} by {row.get('rater') or 'somebody'}; a click grades it again.")
         for button in (*self.grades.values(), self.skip):
             button.disabled = self._at is None
         self.back.disabled = not self._seen

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from workbench.config import Clock, SystemClock
-from workbench.rendering.text import escape, visible, visible_line
+from workbench.rendering.text import cell_html, escape, visible, visible_line
 
 MIME_TYPE = "application/vnd.workbench.progress+json"
 _MIN_INTERVAL_S = 0.2  # faster updates cannot be read, and each is a message through the kernel
@@ -112,7 +112,7 @@ class Progress:
         bar = "" if self.sentence else f" <progress{far}></progress>"
         return {
             "text/plain": repr(self),
-            "text/html": f"<label>{escape(repr(self))}{bar}</label>",
+            "text/html": cell_html(f"<label>{escape(repr(self))}{bar}</label>"),
             MIME_TYPE: {
                 "label": self.label,
                 "done": self.count,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Self
 
-from workbench.rendering.text import escape, signed, tone, visible
+from workbench.rendering.text import cell_html, escape, signed, tone, visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -134,7 +134,7 @@ class Table:
         return pd.DataFrame(columns)
 
     def _repr_html_(self) -> str:
-        return self.to_html()
+        return cell_html(self.to_html())
 
     def __repr__(self) -> str:
         return self.to_text()
@@ -160,7 +160,7 @@ class Shown:
             """What is shown."""
 
     def _repr_html_(self) -> str:
-        return self.table.to_html()
+        return cell_html(self.table.to_html())
 
     def __repr__(self) -> str:
         return self.table.to_text()

@@ -6,10 +6,16 @@ direction as their code, so that no text can look like something else or break a
 
 import html
 import re
+from dataclasses import dataclass
 
 _PICTURES = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"} | {0x7F: 0x2421}
 _BIDI = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _UNUSABLE = re.compile("[\x80-\x9f\ud800-\udfff\ufffe\uffff]")
+_NO_FORMULA = "mathjax_ignore tex2jax_ignore"  # MathJax from 3 on, and before
+# Tags as our tables write them; no text that is shown has such a one: it is escaped.
+_CAPTION, _CAPTION_STYLED = "<caption>", '<caption style="text-align:left;min-width:min(36em,80vw)">'
+_NUMBER = re.compile(r' class="wb-number" style="([^"]*)">([^<]*)<')
+_PER_CENT = re.compile(r"(?<=\d) (?=%)")
 _NEWLINES = re.compile("\r\n?|\u2028|\u2029")
 
 
@@ -49,6 +55,42 @@ def escape(text: str, limit: int | None = None) -> str:
     '&lt;b title=&quot;x&quot;&gt;'
     """
     return html.escape(visible(text, limit), quote=True)
+
+
+def cell_html(inner: str) -> str:
+    """HTML of ours as a cell's output, which has no style sheet, and where dollars would begin and end a formula.
+
+    >>> cell_html("<p>$1 of $2, 5 %</p>")
+    '<div class="mathjax_ignore tex2jax_ignore"><p>$1 of $2, 5&nbsp;%</p></div>'
+    """
+    whole = _NUMBER.sub(_unbroken, _PER_CENT.sub("&nbsp;", inner.replace(_CAPTION, _CAPTION_STYLED)))
+    return f'<div class="{_NO_FORMULA}">{whole}</div>'
+
+
+def _unbroken(cell: re.Match[str]) -> str:
+    """A number on one line; an estimate may stand above its interval, which is not broken."""
+    style, text = cell.groups()
+    if "[" not in text:
+        return f' class="wb-number" style="{style};white-space:nowrap">{text}<'
+    return f' class="wb-number" style="{style}">{text.replace(", ", ",&nbsp;")}<'
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Lines:
+    """``display(Lines(("one", "two")))``: sentences as paragraphs of a notebook, which breaks printed words anywhere.
+
+    >>> Lines(("one", "two"))
+    one
+    two
+    """
+
+    lines: tuple[str, ...]
+
+    def _repr_html_(self) -> str:
+        return cell_html("".join(f"<p>{escape(line)}</p>" for line in self.lines))
+
+    def __repr__(self) -> str:
+        return "\n".join(map(visible, self.lines))
 
 
 SIGNS = {

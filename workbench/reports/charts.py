@@ -17,6 +17,7 @@ from workbench.reports.figure import (
     LegendItem,
     Look,
     arm_look,
+    axis_label,
     build,
     draw_interval,
     label,
@@ -106,7 +107,7 @@ def _draw_forest(claims: Sequence[Claim], rule: Rule, looks: Sequence[Look], axe
     axes.set_yticks(range(1, len(claims) + 1))
     axes.set_ylim(len(claims) + 0.6, 0.4)
     axes.grid(axis="y")
-    axes.set_xlabel(label(f"{rule.metric} as certified" if rate else f"difference in {rule.metric}"))
+    axes.set_xlabel(axis_label(f"{rule.metric} as certified" if rate else f"difference in {rule.metric}"))
     axes.figure.legend(loc="outside upper left", ncols=2, borderpad=0.0)
 
 
@@ -157,8 +158,8 @@ def lines(
         if limit is not None:
             axes.axhline(limit, color=INK, alpha=0.7, label=f"limit {limit:,g}", **_DASHED)
             axes.figure.legend(loc="outside upper right", borderpad=0.0)
-        axes.set_title(label(y), loc="left")
-        axes.set_xlabel(label(x))
+        axes.set_title(axis_label(y), loc="left")
+        axes.set_xlabel(axis_label(x))
         axes.grid(axis="y")
 
     return build(draw, 320, kind="lines", alt=alt, caption=caption, data=data, entries=entries)
@@ -222,7 +223,7 @@ def _draw_slices(rows: Sequence[SliceRow], metric: str, entries: Sequence[Legend
                         draw_interval(axes, entry.look, y + 0.7 + _STEP * place, row.mean, (row.low, row.high))
             y += 0 if few else _STEP * len(entries)
         y += 1
-    axes.set(yticks=[], ylim=(y, 0), xlabel=label(metric))
+    axes.set(yticks=[], ylim=(y, 0), xlabel=axis_label(metric))
     axes.grid(axis="x")
 
 
@@ -290,7 +291,7 @@ def _draw_weeks(panels: Mapping[str, Sequence[WeekRow]], axes: "Axes") -> None:
             draw_interval(part, look, place, week.mean or 0.0, (week.low, week.high), up=True)
             if week.drop:
                 part.axvline(place - 0.5, color=INK, **_DASHED)
-        part.set_title(label(name), loc="left")
+        part.set_title(axis_label(name), loc="left")
         part.grid(axis="y")
     set_scale(below[-1], "y", ends)
     below[-1].locator_params(axis="y", nbins=3, steps=[1, 2, 5, 10])

@@ -13,7 +13,7 @@ from workbench.evaluation.run_record import RunRecord
 from workbench.evaluation.summary import frontier_points
 from workbench.records import Decision
 from workbench.rendering.table import Table
-from workbench.rendering.text import escape, visible
+from workbench.rendering.text import Lines, cell_html, escape, visible
 from workbench.reports.charts import forest, slices
 from workbench.reports.figure import Figure
 from workbench.reports.frontier import frontier
@@ -50,11 +50,15 @@ class NextSteps:
         link = f'<a href="{escape(address)}" target="_blank">report.html</a> of {escape(self.record.run_dir.name)}'
         said = link if report else f"none ({escape(str(self.record.report_error))})"
         accept = f"<br>accept: <code>{escape(self.command)}</code>" if self.command else ""
-        return f"<p>report: {said}{accept}</p>"
+        return cell_html(f"<p>report: {said}{accept}</p>")
 
 
 class Notebook(Experiment[P, S]):
     """An experiment with its figures, which stand above the statistics that they draw, and with its last cell."""
+
+    def verdict(self, decision: Decision) -> Lines:
+        """What was decided and how sure it is, sentence by sentence."""
+        return Lines((decision.sentence, *decision.notes))
 
     def forest(self, decision: Decision) -> Figure:
         """Paired differences from the best other arm for the money, with the margin; of rates their bounds."""
@@ -98,7 +102,7 @@ def tell_gate(gate: Gate, record: RunRecord | None, decision: Decision | None = 
     GateFailed
         As `Gate.enforce`, after everything is told.
     """
-    print(f"gate: {gate.status} - {gate.sentence}")  # noqa: T201  the last cell of the notebook
+    _show(Lines((f"gate: {gate.status} - {gate.sentence}",)))
     if record:
         drawn = draw_report(RunRecord.load(record.run_dir))
         _show(NextSteps.of(drawn, decision, gate) if decision else NextSteps(drawn, ""))
@@ -117,11 +121,11 @@ def draw_report(record: RunRecord) -> RunRecord:
     return record
 
 
-def _show(steps: NextSteps) -> None:
-    """Show with its link where IPython takes HTML, else as text."""
+def _show(told: NextSteps | Lines) -> None:
+    """Show with its links where IPython takes HTML, else as text."""
     if "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None:
         from IPython.display import display
 
-        display(steps)
+        display(told)
     else:
-        print(steps)  # noqa: T201  a notebook's steps outside of a notebook
+        print(told)  # noqa: T201  a notebook's end outside of a notebook

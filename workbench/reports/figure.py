@@ -9,6 +9,7 @@ time, the machine, or the style that a notebook has set.
 import io
 import math
 import re
+import textwrap
 import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from workbench.records import content_hash
 from workbench.rendering.table import Table
-from workbench.rendering.text import escape, visible, visible_line
+from workbench.rendering.text import cell_html, escape, visible, visible_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -108,7 +109,7 @@ class Figure:
         )
 
     def _repr_html_(self) -> str:
-        return self.to_html()
+        return cell_html(self.to_html())
 
     def __repr__(self) -> str:
         return f"Figure({self.alt})"
@@ -144,6 +145,11 @@ def label(text: str, limit: int = 48) -> str:
     """Text for the drawing, on one line, cut to ``limit`` characters: 48 are as wide as the drawing."""
     line = visible_line(text[: 2 * limit])
     return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
+
+
+def axis_label(text: str) -> str:
+    """Name of an axis on one line, or on two."""
+    return "\n".join(textwrap.wrap(visible_line(text), 48, max_lines=2, placeholder="…", break_on_hyphens=False))
 
 
 def draw_interval(
@@ -243,7 +249,7 @@ def _svg(drawn: str, alt: str, prefix: str) -> str:
     source = ET.fromstring(drawn.encode())
     root = ET.Element("svg", {
         "viewBox": source.attrib["viewBox"], "role": "img", "aria-label": alt,
-        "style": "width: 100%; max-width: 28rem; height: auto; stroke-linejoin: round",
+        "style": "width: 100%; max-width: 28rem; height: auto; overflow: visible; stroke-linejoin: round",
     })  # fmt: skip
     ET.SubElement(root, "title").text = alt
     root.extend(_cleaned(child, prefix) for child in source if _local(child.tag) in ("defs", "g"))

@@ -16,9 +16,9 @@ from workbench.reports.figure import (
     LegendItem,
     Look,
     arm_look,
+    axis_label,
     build,
     draw_interval,
-    label,
     number_points,
     set_scale,
 )
@@ -117,7 +117,7 @@ def _draw_frontier(
     log = bool(costs) and min(costs) > 0 and max(costs) / min(costs) > 20
     set_scale(axes, "x", costs, log=log, zero=True, unit="$")
     set_scale(axes, "y", [v for p in points for v in (p.low, p.high, p.quality)] + [p.quality for p in rest])
-    axes.set_title(label(metric), loc="left")
+    axes.set_title(axis_label(metric), loc="left")
     axes.set_xlabel(f"dollars a month{', logarithmic' if log else ''}")
     axes.grid(axis="y")
     best = sorted((p.cost_usd_per_1k, p.quality) for p in points if p.on_frontier)

@@ -22,7 +22,7 @@ from workbench.inference.weights import WEIGHTS, is_there
 from workbench.orchestration.runs_database import flows_url, runs_schema
 from workbench.records import Decision
 from workbench.rendering.table import Table
-from workbench.rendering.text import escape, verdict_label
+from workbench.rendering.text import cell_html, escape, verdict_label
 from workbench.state import open_engine, reader
 from workbench.telemetry.ledger import Ledger
 
@@ -121,7 +121,7 @@ class StackPage:
         return path.relative_to(self.root).as_posix() if inside else f"{path.parent.name}/{path.name}"
 
     def _repr_html_(self) -> str:
-        return self.to_html(Path.cwd())
+        return cell_html(self.to_html(Path.cwd()))
 
     def __repr__(self) -> str:
         return f"{self.table.to_text()}\n\n{self.backlog.to_text()}"

@@ -13,6 +13,7 @@ from workbench.config import Clock, SystemClock
 from workbench.errors import TraceError
 from workbench.rendering.progress import waiting
 from workbench.rendering.table import Column, Table
+from workbench.rendering.text import cell_html
 from workbench.state import reader
 from workbench.telemetry.export import SPANS
 from workbench.telemetry.ledger import LEDGER_TABLE, trace_costs
@@ -45,7 +46,7 @@ class Trace:
         return page(self.rows)
 
     def _repr_html_(self) -> str:
-        return waterfall(self.rows)
+        return cell_html(waterfall(self.rows))
 
     def __repr__(self) -> str:
         return self.text()
