@@ -33,13 +33,13 @@ def _values(given: list[str] | None) -> tuple[list[Any], dict[str, Any]]:
     for text in given or ():
         name, equals, value = text.partition("=")
         if equals and name.isidentifier():
-            kwargs[name] = _value(value)
+            kwargs[name] = _json_or_text(value)
         else:
-            args.append(_value(text))
+            args.append(_json_or_text(text))
     return args, kwargs
 
 
-def _value(text: str) -> Any:
+def _json_or_text(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:

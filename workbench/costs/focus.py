@@ -71,12 +71,16 @@ def focus_frame(spend: Spend, prices: PriceTable, account: BillingAccount, *, ve
         raise ConfigError("FOCUS needs the id of the account that pays; give one, such as the name of the project")
     keys = {"hour": pl.col("started").str.slice(0, 13)}
     keys |= {name: pl.col(name) for name in ("tenant_id", "feature", "purpose", "model_asked", "price_version")}
-    rows = [_row(row, account, PROVIDERS[version]) for row in spend.by_class(prices, **keys).iter_rows(named=True)]
+    rows = [
+        _focus_row(row, account, PROVIDERS[version]) for row in spend.by_class(prices, **keys).iter_rows(named=True)
+    ]
     names = sorted((*COLUMNS, *PROVIDERS[version], *ADDED[version]))
     return pl.DataFrame(rows, {name: pl.String for name in names})
 
 
-def _row(row: Mapping[str, str | int], account: BillingAccount, sellers: tuple[str, str]) -> dict[str, str | None]:
+def _focus_row(
+    row: Mapping[str, str | int], account: BillingAccount, sellers: tuple[str, str]
+) -> dict[str, str | None]:
     start = datetime.fromisoformat(f"{row['hour']}:00:00")
     month = start.replace(day=1, hour=0)
     cost, tokens, model, meter = int(row["cost_nanos"]), int(row["tokens"]), str(row["model_asked"]), str(row["meter"])

@@ -285,14 +285,14 @@ def times_of(name: str, cells: Sequence[tuple[int, Any]]) -> tuple[list[tuple[fl
     wrong: list[tuple[int, str]] = []
     for line, value in cells:
         try:
-            found.append((line, _moment(name, value)))
+            found.append((line, _parsed_moment(name, value)))
         except Unusable as error:
             wrong.append((line, str(error)))
-    kinds = {_kind(moment) for _, moment in found}
+    kinds = {_moment_kind(moment) for _, moment in found}
     if len(kinds) > 1:
-        odd = min(kinds, key=lambda kind: (sum(_kind(m) == kind for _, m in found), kind))
+        odd = min(kinds, key=lambda kind: (sum(_moment_kind(m) == kind for _, m in found), kind))
         told = f'"{name}" has a {odd} where other rows have a {max(kinds - {odd})}: one form for the whole column'
-        wrong += [(line, told) for line, moment in found if _kind(moment) == odd]
+        wrong += [(line, told) for line, moment in found if _moment_kind(moment) == odd]
     if wrong:
         return [], wrong
     largest = max((abs(m) for _, m in found if isinstance(m, float)), default=0.0)
@@ -313,13 +313,13 @@ def _placed(moment: float | datetime, unit: float, largest: float) -> tuple[floa
     return at.timestamp(), at.isoformat()
 
 
-def _kind(moment: float | datetime) -> str:
+def _moment_kind(moment: float | datetime) -> str:
     if isinstance(moment, float):
         return "number"
     return "time without a zone" if moment.tzinfo is None else "time with a zone"
 
 
-def _moment(name: str, value: Any) -> float | datetime:
+def _parsed_moment(name: str, value: Any) -> float | datetime:
     if isinstance(value, datetime):
         return value
     if isinstance(value, date):

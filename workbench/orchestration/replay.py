@@ -95,19 +95,19 @@ class ShownReplay(Shown):
             now = "equal" if s.number <= reached else None
             if differs is not None and differs.step and s.number == reached:
                 how, now = how if s.number in self.done else "asked otherwise", self._told()
-            recorded = _text(s.output) if s.error is None else f"{s.error['kind']}: {s.error['reason']}"
+            recorded = _output_text(s.output) if s.error is None else f"{s.error['kind']}: {s.error['reason']}"
             rows.append((s.number, s.name, how if s.number <= reached else "not reached", len(s.calls), recorded, now))
         if differs is not None and reached > len(self.run.steps):
             rows.append((reached, differs.step, "not in the record", None, None, self._told()))
         ended = "equal" if differs is None else None if differs.step else self._told()
-        rows.append((None, self.run.status, None, None, self.run.error or _text(self.run.result), ended))
+        rows.append((None, self.run.status, None, None, self.run.error or _output_text(self.run.result), ended))
         columns = (Column("number", "count"), Column("step"), Column("how"), Column("model calls", "count"),
                    Column("recorded"), Column("now"))  # fmt: skip
         return Table(columns, tuple(rows), self._caption())
 
     def _told(self) -> str:
         assert self.mismatch is not None
-        return f"differs in {self.mismatch.what}: {_text(self.mismatch.got)}"
+        return f"differs in {self.mismatch.what}: {_output_text(self.mismatch.got)}"
 
     def _caption(self) -> str:
         began = f"{self.title}: repeated from its record, models and network refused"
@@ -359,7 +359,7 @@ def diff(one: FlowRun, other: FlowRun, *, names: tuple[str, str] | None = None, 
     rows: list[tuple[str, str, str | None, str | None]] = []
 
     def compare(where: str, what: str, a: Any, b: Any) -> None:
-        rows.extend((where, f"{what}{path}", _text(x), _text(y)) for path, x, y in differences(a, b))
+        rows.extend((where, f"{what}{path}", _output_text(x), _output_text(y)) for path, x, y in differences(a, b))
 
     for name in ("flow", "version", "args", "kwargs", "who"):
         compare("asked", name, getattr(one.asking, name), getattr(other.asking, name))
@@ -398,7 +398,7 @@ def differences(a: Any, b: Any, path: str = "") -> Iterable[tuple[str, Any, Any]
         yield path, a, b
 
 
-def _text(value: Any) -> str | None:
+def _output_text(value: Any) -> str | None:
     if value is _ABSENT:
         return None
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

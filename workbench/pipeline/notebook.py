@@ -134,12 +134,13 @@ class ScoredFlows(ScoredArms):
         """Questions with what is right, and what each arm answered or why it refused."""
         expected = {q.query_id: q.accept for q in self.queries}
         returned = {
-            arm: {query_id: [_told(run.result)] for query_id, run in self.runs[arm].items()} for arm in self.names
+            arm: {query_id: [_answer_told(run.result)] for query_id, run in self.runs[arm].items()}
+            for arm in self.names
         }
         return item_cases(self.of(metric), self.queries, expected=expected, returned=returned)
 
 
-def _told(result: Mapping[str, Any]) -> str:
+def _answer_told(result: Mapping[str, Any]) -> str:
     if result["status"] == "answered":
         return str(result["answer"])
     return "refused: " + "; ".join(", ".join(reasons) for reasons in result["reasons"])
@@ -288,7 +289,7 @@ class PipelineExperiment(
                 runs[arm.name].setdefault(query.query_id, run)
                 cost = self.cost_usd(run)
                 right = float(is_right(run.result["answer"], query.accept))
-                rows.append(_row(arm, query, repeat, right, cost))
+                rows.append(_score_row(arm, query, repeat, right, cost))
                 costs.append(cost)
                 used.update(self.amounts(run))
                 bar.update(len(rows))
@@ -399,7 +400,7 @@ def _routed(run: FlowRun) -> list[str]:
     return [model.removeprefix(PREFIX) for model in asked if model.startswith(PREFIX)]
 
 
-def _row(arm: FlowArm, query: Query, repeat: int, right: float, cost_usd: float) -> tuple[Any, ...]:
+def _score_row(arm: FlowArm, query: Query, repeat: int, right: float, cost_usd: float) -> tuple[Any, ...]:
     slices = (query.tenant_id, query.feature, query.style)
     return (arm.name, query.query_id, repeat, METRIC, right, None, query.cluster or query.query_id, query.tenant_id,
             None, cost_usd, *slices)  # fmt: skip

@@ -203,7 +203,7 @@ def _embedded(outcomes: Outcomes, embedder: str, settings: Settings) -> tuple[Ou
     return replace(outcomes, requests=replace(requests, vectors=np.asarray(vectors))), encoder_inputs(encoder)
 
 
-def _shown(
+def _shown_documents(
     query_id: str, hits: Mapping[str, Sequence[str]], documents: Mapping[str, Document], evalset: Evalset
 ) -> list[Document]:
     try:
@@ -239,7 +239,7 @@ def refuse_unrecorded(
     limit = prompts.features[ANSWER].max_tokens
     for model, context in dict.fromkeys(needed):
         for query in queries:
-            shown = _shown(query.query_id, hits, documents, evalset)
+            shown = _shown_documents(query.query_id, hits, documents, evalset)
             messages = prompts.messages(
                 ANSWER, context, tenant_id=query.tenant_id, question=query.text, documents=shown
             )

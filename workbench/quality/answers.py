@@ -74,7 +74,7 @@ def score_answers(
         elif metric == "semantic":
             found = _semantic(answers, embedder)
         else:
-            found = [_value(METRICS[metric], answer) for answer in answers]
+            found = [_metric_value(METRICS[metric], answer) for answer in answers]
         for a, value in zip(answers, found, strict=True):
             number, error = (None, value) if isinstance(value, str) else (value, None)
             rows.append((arm, a.item_id, 0, metric, number, error, a.cluster or a.item_id, a.tenant_id, None, None))
@@ -189,7 +189,7 @@ def edit_distance(mine: str, other: str) -> int:
     return int(row[-1])
 
 
-def _value(metric: Callable[[MeasuredAnswer], float], answer: MeasuredAnswer) -> float | str:
+def _metric_value(metric: Callable[[MeasuredAnswer], float], answer: MeasuredAnswer) -> float | str:
     try:
         value = metric(answer)
     except (ConfigError, re.error) as error:

@@ -271,12 +271,12 @@ def exchange(trace: Trace) -> tuple[str, str, str, str]:
     for row in trace.rows:
         kept = row.attributes
         tenant_id, feature = str(kept.get("wb.tenant_id") or tenant_id), str(kept.get("wb.feature") or feature)
-        question = _text(kept.get("gen_ai.input.messages"), "user") or question
-        answer = _text(kept.get("gen_ai.output.messages"), "assistant") or answer
+        question = _last_message(kept.get("gen_ai.input.messages"), "user") or question
+        answer = _last_message(kept.get("gen_ai.output.messages"), "assistant") or answer
     return question, answer, tenant_id, feature
 
 
-def _text(messages: object, role: str) -> str:
+def _last_message(messages: object, role: str) -> str:
     """Text of the last message of a role; what is no list of messages has none."""
     try:
         parsed = json.loads(messages) if isinstance(messages, str) else messages

@@ -201,7 +201,7 @@ class ShadowEvidence:
         models = sorted({p.live_model for p in pairs})
         rule = Rule(plan.metric, "usd_per_1k_requests", " + ".join(models) or "what is in use", plan.margin,
                     plan.confidence)  # fmt: skip
-        claim = _claim(plan, watch, pairs, low, high) if pairs else None
+        claim = _challenger_claim(plan, watch, pairs, low, high) if pairs else None
         spent = self._spent_usd(name)
         counts |= {"failed": sum(bool(p.error) for p in pairs), "waiting": len(found) - len(pairs),
                    "unscored": sum(None in (p.live_score, p.score) for p in pairs)}  # fmt: skip
@@ -301,7 +301,7 @@ def _plan(told: str, name: str) -> ShadowPlan:
     return from_json(ShadowPlan, told, f"the plan of shadow {name!r} is not one this version reads", whole=True)
 
 
-def _claim(
+def _challenger_claim(
     plan: ShadowPlan,
     watch: MarginWatch,
     pairs: Sequence[ShadowPair],

@@ -43,7 +43,7 @@ def markdown_summary(run_dir: Path) -> str:
     RunError
         If there is no such folder.
     """
-    parts = list(_parts(load_results(run_dir)))
+    parts = list(_brief_parts(load_results(run_dir)))
     out, size = [], 0
     for position, part in enumerate(parts):
         size += len(part.encode()) + 2
@@ -73,7 +73,7 @@ def terminal_text(markdown: str) -> str:
     return "\n".join(visible(html.unescape(line)) for line in _TAGS.sub("", markdown).split("\n"))
 
 
-def _parts(results: Results) -> Iterator[str]:
+def _brief_parts(results: Results) -> Iterator[str]:
     decision, gate, summary = results.decision, results.gate, results.summary
     state = gate.status if gate else results.status
     yield f"### {signed(markdown_text(state, 40))}: {markdown_text(results.title, 200)}"
@@ -86,10 +86,10 @@ def _parts(results: Results) -> Iterator[str]:
         yield f"Gate: **{signed(markdown_text(gate.status, 40))}** {markdown_text(gate.sentence)}"
     yield from _beside(results)
     if gate and gate.claims:
-        yield _table(gate_table(gate))
+        yield _markdown_table(gate_table(gate))
     if decision and decision.claims:
         tables = decision_table(decision, results.assumed), against_table(decision), needed_table(decision)
-        yield from (_table(table) for table in tables if table)
+        yield from (_markdown_table(table) for table in tables if table)
     if summary:
         yield from _summary_parts(summary)
 
@@ -122,10 +122,10 @@ def _summary_parts(summary: Summary) -> Iterator[str]:
     for section in summary.sections:
         heading = markdown_text(section.title, 200)
         note = f"{markdown_text(section.note)}\n\n" if section.note else ""
-        yield f"<details><summary>{heading}</summary>\n\n{note}{_table(section_table(section))}\n\n</details>"
+        yield f"<details><summary>{heading}</summary>\n\n{note}{_markdown_table(section_table(section))}\n\n</details>"
 
 
-def _table(table: Table) -> str:
+def _markdown_table(table: Table) -> str:
     cells = [[markdown_text(c.name) for c in table.columns]]
     ends = ["---" if c.kind in ("text", "interval", "status") else "---:" for c in table.columns]
     for texts in table.cells()[:_ROWS]:

@@ -148,7 +148,7 @@ def _environment() -> Environment:
         "signed": signed,
         "tone": tone,
         "number": lambda value: number(value, 3),
-        "table": _table,
+        "table": _scrolling_table,
         "breaks": _breaks,
         "layout": _layout,
         "figure": lambda figure: Markup(figure.to_html()),
@@ -172,7 +172,7 @@ def _text(value: object, limit: int = 2000) -> str:
     return visible(str(value), limit)
 
 
-def _table(table: Table, kind: str = "", label: str = "") -> Markup:
+def _scrolling_table(table: Table, kind: str = "", label: str = "") -> Markup:
     """Put a table into a box that scrolls on its own, so that the page never does; ``kind`` is its class."""
     return Markup('<div class="wb-scroll {}" role="region" aria-label="{}" tabindex="0">{}</div>').format(
         kind, visible(label or table.caption or "table"), Markup(table.to_html())

@@ -8,7 +8,7 @@ from workbench.config import Settings
 from workbench.errors import EvalsetError
 from workbench.evalset.evalset import Evalset
 from workbench.evalset.outcomes import FILE as OUTCOMES_FILE
-from workbench.evalset.outcomes import Outcomes, counted_amounts, load_outcomes, outcomes_of
+from workbench.evalset.outcomes import Outcomes, amount_matrices, load_outcomes, outcomes_of
 from workbench.evaluation.experiment import PairedExperiment
 from workbench.evaluation.in_use import decision_path
 from workbench.evaluation.provenance import encoder_inputs
@@ -255,7 +255,7 @@ def _load(evalset: Evalset, parameters: RoutingParameters, prices: PriceTable) -
     require_recorded(evalset)
     frame, read, notes = recorded_outcomes(evalset, prices)
     outcomes = outcomes_of(frame, f"recordings of {evalset.name}", seed=seed, dev_share=share)
-    outcomes = replace(outcomes, notes=(*outcomes.notes, *notes), amounts=counted_amounts(frame, outcomes))
+    outcomes = replace(outcomes, notes=(*outcomes.notes, *notes), amounts=amount_matrices(frame, outcomes))
     return outcomes, {**read, **model_inputs(outcomes.models, prices)}
 
 

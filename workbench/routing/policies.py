@@ -202,7 +202,7 @@ def check_policy(name: str) -> None:
         If the name is of no known form.
     """
     if name.startswith("table:"):
-        _pairs(name)
+        _models_by_feature(name)
     elif name not in POLICIES and ":" not in name:
         raise ConfigError(
             unknown_name("policy", name, sorted(POLICIES)) + ", table:FEATURE=MODEL;*=MODEL, module:Class"
@@ -221,20 +221,20 @@ def make_policy(name: str, models: Sequence[str]) -> Policy:
     if name in POLICIES:
         return POLICIES[name]
     if name.startswith("table:"):
-        return Policy(name, _table(name, models))
+        return Policy(name, _by_feature(name, models))
     kind = rm.load_class(name)
     return Policy(name, lambda requests, quality: kind().fit(requests, quality))
 
 
-def _pairs(name: str) -> dict[str, str]:
+def _models_by_feature(name: str) -> dict[str, str]:
     pairs = dict(part.split("=", 1) for part in name.removeprefix("table:").split(";") if "=" in part)
     if "*" not in pairs:
         raise ConfigError(f"policy {name!r} must end in *=MODEL, for features that it does not name")
     return pairs
 
 
-def _table(name: str, models: Sequence[str]) -> Learn:
-    pairs = _pairs(name)
+def _by_feature(name: str, models: Sequence[str]) -> Learn:
+    pairs = _models_by_feature(name)
     for model in pairs.values():
         if model not in models:
             raise ConfigError(f"policy {name!r}: {unknown_name('model', model, models)}")

@@ -127,7 +127,7 @@ def latest_traces(
         whole = whole.outerjoin(said, said.c.trace_id == SPANS.c.trace_id)
         query = query.select_from(whole).order_by(SPANS.c.started_ns.desc()).limit(limit)
         with waiting("reading the traces"), reader(engine).connect() as connection:
-            rows = [_listed(row) for row in connection.execute(query).mappings()]
+            rows = [_listed_trace(row) for row in connection.execute(query).mappings()]
     return Table(tuple(Column(name, kinds.get(name, "text")) for name in names), tuple(rows))
 
 
@@ -153,7 +153,7 @@ def _where(
         yield score <= only.most_score
 
 
-def _listed(found: Mapping[Any, Any]) -> tuple[str | float | None, ...]:
+def _listed_trace(found: Mapping[Any, Any]) -> tuple[str | float | None, ...]:
     columns = dict(found)
     cost_nanos, score = columns.pop("cost_nanos"), columns.pop("score")
     row = _span(columns)

@@ -1,4 +1,4 @@
-"""What a log of another tool holds for the notebooks: outcomes, a stream, labels, a run, and rows of the ledger."""
+"""What a log of another tool holds: outcomes, a stream, labels, a run, what its calls cost, and rows of the ledger."""
 
 import io
 import json
@@ -63,7 +63,7 @@ def import_log(
         If a score or a model that is named is not there.
     """
     notes = list[str]()
-    parts = _parts(log, out, prices, choices or Choices(), notes)
+    parts = _files_of_log(log, out, prices, choices or Choices(), notes)
     if there := [name for name in parts if (out / name).exists()]:
         raise EvalsetError(f"{out} has {', '.join(there)} already; remove it or import under another name")
     if FILE in parts and not (out / "gates.toml").exists():
@@ -76,7 +76,7 @@ def import_log(
     return done
 
 
-def _parts(log: ToolLog, out: Path, prices: PriceTable, choices: Choices, notes: list[str]) -> dict[str, bytes]:
+def _files_of_log(log: ToolLog, out: Path, prices: PriceTable, choices: Choices, notes: list[str]) -> dict[str, bytes]:
     """Files that can be made of a log, by name."""
     parts = dict[str, bytes]()
     try:

@@ -127,7 +127,9 @@ def import_pair_labels(
     rows, defects = list[PairLabel](), list[Defect]()
     stems = [path.stem for path in paths]
     for path in paths:
-        found, wrong, empty = _read(path, path.stem if stems.count(path.stem) == 1 else str(path), keys, partly=partly)
+        found, wrong, empty = _read_filled_pairs(
+            path, path.stem if stems.count(path.stem) == 1 else str(path), keys, partly=partly
+        )
         if empty:
             tell(f"{empty:,} rows of {path} are not filled and left aside")
         rows, defects = rows + found, defects + wrong
@@ -152,10 +154,10 @@ def import_pair_labels(
         return []
     for line in agreement(first, second, "pairs"):
         tell(line)
-    return _write(folder, labels, known, keys, roots, tell)
+    return _write_pairs(folder, labels, known, keys, roots, tell)
 
 
-def _read(
+def _read_filled_pairs(
     path: Path, judge: str, keys: Mapping[tuple[str, str], str], *, partly: bool
 ) -> tuple[list[PairLabel], list[Defect], int]:
     """Filled rows, what cannot be used, and how many rows are empty and left aside."""
@@ -253,7 +255,7 @@ def _roots(edges: Mapping[str, Sequence[Edge]]) -> dict[str, str]:
     return {key: root for key, root in roots.items() if key != root}
 
 
-def _write(
+def _write_pairs(
     folder: Path,
     labels: Sequence[PairLabel],
     known: Sequence[Pair],
@@ -262,7 +264,7 @@ def _write(
     tell: Tell,
 ) -> list[Path]:
     """Append the pairs, join the answer keys of the stream, and say what was done."""
-    pairs, path = _pairs(labels, known, keys, roots), folder / "pairs.jsonl"
+    pairs, path = _labelled_pairs(labels, known, keys, roots), folder / "pairs.jsonl"
     before = path.read_text(encoding="utf-8") if path.is_file() else ""
     before += "" if not before or before.endswith("\n") else "\n"
     frame, stream = read_parquet(folder / "stream.parquet"), folder / "stream.parquet"
@@ -289,7 +291,7 @@ def _write(
     return [path, stream] if moved else [path]
 
 
-def _pairs(
+def _labelled_pairs(
     labels: Sequence[PairLabel],
     known: Sequence[Pair],
     keys: Mapping[tuple[str, str], str],
