@@ -112,10 +112,10 @@ def _focus_row(
         "SubAccountType": "Tenant" if tenant else None,
         "Tags": json.dumps(tags),
     }
-    return found | (_usage(meter, model, str(row["price_version"]), cost, tokens) if used else {})
+    return found | (_quantity_and_price(meter, model, str(row["price_version"]), cost, tokens) if used else {})
 
 
-def _usage(meter: str, model: str, price: str, cost: int, tokens: int) -> dict[str, str | None]:
+def _quantity_and_price(meter: str, model: str, price: str, cost: int, tokens: int) -> dict[str, str | None]:
     """Quantity and unit price, per million tokens; the unit price is what was paid."""
     unit = _decimal(Decimal(cost) / NANOS_PER_USD * _MILLION / tokens)
     found: dict[str, str | None] = dict.fromkeys(_UNIT_PRICES, unit)

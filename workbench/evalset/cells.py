@@ -29,9 +29,9 @@ _VERDICTS = {
 }
 _TRUTH = {"0": False, "1": True, "false": False, "true": True, "0.0": False, "1.0": True}
 _WHOLE = 2.0**53  # beyond it a float skips whole numbers
-_LONGEST = 10**40
+_LARGEST_NUMBER = 10**40
 _GRADE_LIMIT = 10**6
-_SHOWN = 40
+_SHOWN_CHARACTERS = 40
 
 
 class Unusable(ValueError):
@@ -41,7 +41,7 @@ class Unusable(ValueError):
 def shown(value: Any) -> str:
     """A cell as a message shows it, cut short."""
     text = repr(value.strip() if isinstance(value, str) else value)
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 3]}..."
 
 
 def number(name: str, value: Any) -> float | None:
@@ -172,7 +172,7 @@ def id_text(name: str, value: Any) -> str | None:
         raise Unusable(f'"{name}" must be a text or a whole number, found {shown(value)}')
     if isinstance(value, float) and abs(value) >= _WHOLE:
         raise Unusable(f'"{name}" {value!r} is a float, which has lost digits of the id; write ids as text')
-    if abs(int(value)) >= _LONGEST:
+    if abs(int(value)) >= _LARGEST_NUMBER:
         raise Unusable(f'"{name}" is a number of more than 40 digits; write ids as text')
     return str(int(value))
 

@@ -229,7 +229,7 @@ def _hard_to_read(contents: Contents) -> Iterator[Finding]:
 def _echoes(contents: Contents) -> Iterator[Finding]:
     """Questions written by copying: lexical search finds them, and no user asks them."""
     pairs = list(_relevant_pairs(contents))
-    lines = [(query.text, _first_line(document)) for query, document in pairs]
+    lines = [(query.text, _document_line(document)) for query, document in pairs]
     if any(_is_plain("".join(line)) for line in lines):
         with waiting("import of ragas"):
             load_ragas()  # else its seconds would count as those of the first questions
@@ -237,7 +237,7 @@ def _echoes(contents: Contents) -> Iterator[Finding]:
     scores = echo_scores(lines, on_progress=partial(advance, bar))
     reported: set[str] = set()
     for (query, document), score in zip(pairs, scores, strict=True):
-        run = max(_longest_run(query.text, text) for text in (document.title, _first_line(document)))
+        run = max(_longest_run(query.text, text) for text in (document.title, _document_line(document)))
         if run >= ECHO_WORDS - 1e-9:  # thirds add up to whole words but for rounding
             how = f"{run:.0f} words in a row"
         elif min(score.precision, score.recall) >= ECHO_ROUGE:
@@ -261,7 +261,7 @@ def _relevant_pairs(contents: Contents) -> Iterator[tuple[Query, Document]]:
                 yield query, document
 
 
-def _first_line(document: Document) -> str:
+def _document_line(document: Document) -> str:
     """First line of the text that is not blank, at most 40 words or 120 signs of it: some texts are one line."""
     line = next((line for line in document.text.splitlines() if line.strip()), "")
     line = " ".join(line.split()[:_LINE_WORDS])

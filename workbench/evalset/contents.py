@@ -61,7 +61,7 @@ def read_contents(folder: Path, settings: Settings, *, build: bool = True) -> Co
     _read_qrels(contents)
     if (gates := folder / "gates.toml").exists():
         contents.gates, defects = scan_gates(gates)
-        _note(contents, "gates", gates, defects)
+        _note_file(contents, "gates", gates, defects)
     if (card := folder / "card.md").exists():
         contents.card, defects = read_text(card)
         contents.synthetic, problem = synthetic_of(contents.card)
@@ -76,7 +76,7 @@ def _read_queries(contents: Contents) -> None:
     rows, defects = scan_jsonl(path)
     contents.queries, contents.query_lines, problems = queries_of(str(path), rows)
     contents.foreign[str(path)] = foreign_keys(rows, QUERY_KEYS)
-    _note(contents, "queries", path, defects + problems)
+    _note_file(contents, "queries", path, defects + problems)
 
 
 def _read_corpus(contents: Contents, settings: Settings, build: bool) -> None:
@@ -95,7 +95,7 @@ def _read_corpus(contents: Contents, settings: Settings, build: bool) -> None:
         rows, defects = scan_jsonl(path)
         contents.documents, contents.document_lines, problems = documents_of(str(path), rows)
         contents.foreign[str(path)] = foreign_keys(rows, DOCUMENT_KEYS)
-        _note(contents, "corpus", path, defects + problems)
+        _note_file(contents, "corpus", path, defects + problems)
 
 
 def _read_qrels(contents: Contents) -> None:
@@ -108,7 +108,7 @@ def _read_qrels(contents: Contents) -> None:
         # a corpus of which nothing could be read is one defect, not one a judgement
         known = documents or {row.doc_id for row in rows}
         problems = judgement_defects(str(path), rows, queries, known)
-        _note(contents, f"qrels/{path.stem}", path, defects + problems)
+        _note_file(contents, f"qrels/{path.stem}", path, defects + problems)
     if contents.query_lines and not paths:
         missing = Defect(str(contents.folder / "qrels"), 0, UNJUDGED)
         contents.defects.append(missing)
@@ -132,7 +132,7 @@ def judgement_defects(
     return defects
 
 
-def _note(contents: Contents, name: str, path: Path, defects: Sequence[Defect]) -> None:
+def _note_file(contents: Contents, name: str, path: Path, defects: Sequence[Defect]) -> None:
     """Keep the defects of one file in the order of its lines, and the hash of what was read."""
     contents.defects += sorted(defects, key=lambda defect: defect.line)
     if path.is_file():

@@ -76,7 +76,7 @@ def build_corpus(folder: Path, settings: Settings) -> list[Document]:
         released = recipe.get("released", {}).get(library, {})
         with waiting(f"{folder.name}: documents of {library} {version}"):
             rows = _read_library(library, version, settings)
-        documents += [_document(library, version, raw, released) for raw in rows]
+        documents += [_docstring_document(library, version, raw, released) for raw in rows]
     return sorted(documents, key=lambda d: d.doc_id)
 
 
@@ -143,7 +143,7 @@ def _private_install(library: str, version: str, settings: Settings) -> Path:
     return target
 
 
-def _document(library: str, version: str, raw: dict[str, Any], released: dict[str, str]) -> Document:
+def _docstring_document(library: str, version: str, raw: dict[str, Any], released: dict[str, str]) -> Document:
     month = _release_month(raw["added"], released) or _release_month(version, released)
     if month is None:
         raise EvalsetError(f"corpus.toml gives no month for {library} {version} under [released.{library}]")

@@ -54,7 +54,7 @@ def _collect(
     defects: list[Defect] = []
     for line, row in rows:
         try:
-            key = _id(row)
+            key = _row_id(row)
             if key in lines:
                 raise Unusable(f"duplicate _id {key!r}: line {lines[key]} has it already")
             lines[key] = line
@@ -77,7 +77,7 @@ def _given(metadata: dict[str, Any], readers: Readers) -> dict[str, Any]:
     return {name: value for name, read in readers.items() if (value := read(metadata, name))}
 
 
-def _id(row: dict[str, Any]) -> str:
+def _row_id(row: dict[str, Any]) -> str:
     value = plain_id("_id", row.get("_id"))
     if value is None:
         raise Unusable('"_id" must be a string that is not empty')

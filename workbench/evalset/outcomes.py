@@ -38,7 +38,7 @@ STORED_SCHEMA = {**OUTCOMES_SCHEMA, "repeat": pl.Int64}  # what the file holds: 
 NEEDED = ("prompt_id", "prompt", "model", "quality", "cost_usd")
 DEV_SHARE = 0.5
 _MEASURED = ("quality", "cost_usd", "latency_ms", "confidence")
-_SHOWN = 20
+_SHOWN_DEFECTS = 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -202,7 +202,7 @@ def outcomes_of(
         With every row that cannot be used: a value out of range, a row that stands twice, a model without some
         prompt, a prompt or cluster in two splits, a prompt_id with two texts, or fewer than two models.
     """
-    rows = _typed(table, source)
+    rows = _typed_columns(table, source)
     if defects := list(_defects(rows, source)):
         raise EvalsetError(f"{source} cannot be used; correct these places:", defects)
     every, (rows, repeats) = rows, _averaged(rows)
@@ -281,7 +281,7 @@ def schema_columns(table: pl.DataFrame) -> list[pl.Expr]:
     ]
 
 
-def _typed(table: pl.DataFrame, source: str) -> pl.DataFrame:
+def _typed_columns(table: pl.DataFrame, source: str) -> pl.DataFrame:
     """All columns with their types; a configuration becomes part of the model's name."""
     if missing := [c for c in NEEDED if c not in table.columns]:
         raise EvalsetError(f"{source} has no column {', '.join(missing)}; it has {', '.join(table.columns)}")
@@ -313,7 +313,7 @@ def _defects(rows: pl.DataFrame, source: str) -> Iterator[Defect]:
     ]  # fmt: skip
     for problem, column, broken in rules:
         found = rows.filter(broken.fill_null(False))
-        for row in found.head(_SHOWN).iter_rows(named=True):
+        for row in found.head(_SHOWN_DEFECTS).iter_rows(named=True):
             value = f", found {'nothing' if row[column] is None else row[column]}" if column else ""
             more = f" ({len(found)} such rows)" if len(found) > 1 else ""
             where = f"prompt {row['prompt_id']!r}, model {row['model']!r}"

@@ -127,7 +127,7 @@ def screen(
     rest = [f for f in ranked if f.name not in always]
     n = _carried(len(fixed), len(rest), _finalists_sd(pairs, [*fixed, *rest], facts), rule, test_clusters)
     names = sorted([*fixed, *rest[:n]], key=lambda f: f.order)
-    power = _power(len(names), _finalists_sd(pairs, names, facts), rule, test_clusters)
+    power = _power_on_test(len(names), _finalists_sd(pairs, names, facts), rule, test_clusters)
     return Screen(tuple(f.name for f in names), power, tuple(f.name for f in rest[n:]))
 
 
@@ -175,12 +175,12 @@ def _finalists_sd(pairs: Pairwise, arms: Sequence[ArmFacts], facts: Sequence[Arm
 def _carried(n_fixed: int, n_rest: int, sd: float, rule: Rule, test_clusters: int) -> int:
     """How many of the further arms are tested."""
     n = min(n_rest, MOST)
-    while n > FEWEST and (_power(n_fixed + n, sd, rule, test_clusters) or 1.0) < TARGET:
+    while n > FEWEST and (_power_on_test(n_fixed + n, sd, rule, test_clusters) or 1.0) < TARGET:
         n -= 1
     return n
 
 
-def _power(n_arms: int, sd: float, rule: Rule, test_clusters: int) -> float | None:
+def _power_on_test(n_arms: int, sd: float, rule: Rule, test_clusters: int) -> float | None:
     if sd <= 0 or n_arms < 2:
         return None
     at_level = each_of(spent(rule.confidence, rule.use), n_arms - 1)

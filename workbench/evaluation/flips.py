@@ -55,7 +55,7 @@ def costs_at(decision: Decision, rates: Mapping[str, float]) -> list[float]:
 
 def flip_points(decision: Decision, further: Sequence[Axis] = ()) -> tuple[FlipPoint, ...]:
     """Until which prices, margin, volume, latency limit, repeat rate and growth of the corpus the decision stands."""
-    return tuple(_flips(decision, axis) for axis in (*_axes(decision), *further))
+    return tuple(_flips_along(decision, axis) for axis in (*_axes(decision), *further))
 
 
 def watched(decision: Decision, prices: PriceTable) -> Outcome | None:
@@ -172,7 +172,7 @@ def _repeats(decision: Decision) -> Iterator[Axis]:
     yield Axis("repeat rate", unit, now, at, 0.0, now / most, "every request is a hit")
 
 
-def _flips(decision: Decision, axis: Axis) -> FlipPoint:
+def _flips_along(decision: Decision, axis: Axis) -> FlipPoint:
     """Every interval of one figure in which the decision stands."""
     stated = _stated(decision)
 

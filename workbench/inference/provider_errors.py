@@ -165,7 +165,7 @@ def told_inside(text: str, headers: Mapping[str, str] | None = None) -> ToldInsi
     except ValueError:
         return None
     body = body[0] if isinstance(body, list) and len(body) == 1 else body
-    if failed and isinstance(body, dict) and (end := _failed_end(body, headers or {})):
+    if failed and isinstance(body, dict) and (end := _failed_end_in(body, headers or {})):
         return end
     if not isinstance(body, dict) or any(body.get(name) for name in _ANSWERS):
         return None
@@ -192,7 +192,7 @@ def ends_in_failure(text: str) -> bool:
     return _FAILED_END.search(text) is not None
 
 
-def _failed_end(body: Mapping[str, Any], headers: Mapping[str, str]) -> FailedEnd | None:
+def _failed_end_in(body: Mapping[str, Any], headers: Mapping[str, str]) -> FailedEnd | None:
     """The failure in a choice of OpenAI's protocol, or in the body or the delta of Cohere's."""
     choices = body.get("choices")
     for part in [body, body.get("delta"), *(choices if isinstance(choices, list) else ())]:

@@ -41,7 +41,9 @@ def counted(usage: Any, *, model: str, keeps_long: bool = False) -> Usage | None
         asked, said = (getattr(usage, f"{name}_tokens_details", None) for name in ("prompt", "completion"))
         classes = _cached(usage, asked, keeps_long)
         thinking = _tokens_told(said, "reasoning_tokens")
-        output, sure = _output(completion, thinking, total - prompt, _tokens_told(asked, "tool_use_tokens"), model)
+        output, sure = _output_tokens(
+            completion, thinking, total - prompt, _tokens_told(asked, "tool_use_tokens"), model
+        )
         short = prompt + completion - total if total else 0  # some totals leave out what was read from a cache
         kind = Usage if sure and (short <= 0 or short == classes["cache_read"]) else DoubtfulUsage
         if _priced_apart(usage, asked, said):
@@ -78,7 +80,7 @@ def counted_texts(usage: Any) -> Usage | None:
     return (Usage if prompt and total in (0, prompt) else DoubtfulUsage)(fresh=most) if most else None
 
 
-def _output(completion: int, thinking: int, rest: int, tools: int, model: str) -> tuple[int, bool]:
+def _output_tokens(completion: int, thinking: int, rest: int, tools: int, model: str) -> tuple[int, bool]:
     """Tokens to pay as output, and whether that is sure; ``rest`` is what the vendor's total leaves for the output.
 
     ``tools`` are prompt tokens of the vendor's own tools that litellm counts in the total alone: those of Gemini's

@@ -15,7 +15,7 @@ from workbench.orchestration.steps import Asking, Flow, FlowRun, StepRecord, is_
 from workbench.rendering.table import Column, Shown, Table, Value
 from workbench.telemetry.context import attributed
 
-_LIMIT = 2000
+_CHARACTERS_SHOWN = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +46,10 @@ def replay(durable: Durable, run_id: str) -> RunReplay:
     if run.status not in ("done", "failed"):
         raise FlowError(f"run {run_id} is {run.status}; a run is repeated once it has ended", run_id=run_id)
     flow = durable.flow_of(run.asking.flow)
-    return _repeated(RecordedStep(flow, replace(run, calls=calls_of(durable.engine, run_id)), durable.tool))
+    return _step_again(RecordedStep(flow, replace(run, calls=calls_of(durable.engine, run_id)), durable.tool))
 
 
-def _repeated(step: "RecordedStep") -> RunReplay:
+def _step_again(step: "RecordedStep") -> RunReplay:
     flow, run, error = step.flow, step.run, ""
     result = None
     with attributed(**run.asking.who), offline():
@@ -139,7 +139,7 @@ def shown_replay(flow: Flow, run: FlowRun, tools: Mapping[str, Any], *, title: s
     step = RecordedStep(flow, run, lambda _, name: tools[name])
     mismatch = None
     try:
-        _repeated(step)
+        _step_again(step)
     except ReplayMismatch as differs:
         mismatch = differs
     return ShownReplay(run, title or run.run_id, frozenset(step.done), mismatch)
@@ -329,8 +329,8 @@ def forked(
     FlowError
         If a step is not there, or is replaced that is not before the fork.
     """
-    start = _number(run, from_step)
-    replaced = {_number(run, name): plain(value, f"the output of {name!r}") for name, value in outputs.items()}
+    start = _step_number(run, from_step)
+    replaced = {_step_number(run, name): plain(value, f"the output of {name!r}") for name, value in outputs.items()}
     if late := sorted(number for number in replaced if number >= start):
         raise FlowError(
             f"a fork of {run.run_id} from step {start} does step {late[0]} itself, so its output cannot be given; give "
@@ -342,7 +342,7 @@ def forked(
     return replace(run.asking, version=flow.version, sources=dict(flow.sources), kwargs=kwargs, origin=origin)
 
 
-def _number(run: FlowRun, step: int | str) -> int:
+def _step_number(run: FlowRun, step: int | str) -> int:
     """Number of a step that is given by number or name; by name the first of that name."""
     found = next((s.number for s in run.steps if step in (s.number, s.name)), None)
     if found is None:
@@ -374,7 +374,12 @@ def diff(one: FlowRun, other: FlowRun, *, names: tuple[str, str] | None = None, 
     for name in ("status", "result", "error"):
         compare("end", name, getattr(one, name), getattr(other, name))
     first, second = names or (one.run_id, other.run_id)
-    columns = (Column("step"), Column("what"), Column(first, limit=_LIMIT), Column(second, limit=_LIMIT))
+    columns = (
+        Column("step"),
+        Column("what"),
+        Column(first, limit=_CHARACTERS_SHOWN),
+        Column(second, limit=_CHARACTERS_SHOWN),
+    )
     same = "" if rows else ": they are the same"
     return Table(columns, tuple(rows), f"{title}{first} and {second}{same}")
 

@@ -318,14 +318,14 @@ class PipelineExperiment(
 
     def cost_usd(self, run: FlowRun) -> float:
         """Dollars of one run: the tokens of its query and drafts, routing, and a retrieval if a draft is shown any."""
-        nanos = sum(self.prices.cost_nanos(model, usage) for model, usage in _asked(run))
+        nanos = sum(self.prices.cost_nanos(model, usage) for model, usage in _models_asked(run))
         routing = sum(self.routes[name].overhead_usd for name in _routed(run))
         return nanos / 1e9 + routing + (retrieval_usd(self.evalset) if _is_shown(run) else 0.0)
 
     def amounts(self, run: FlowRun) -> dict[str, float]:
         """What one run uses of each thing that has a price, as `cost_usd` counts it."""
         out = Counter[str]()
-        for model, usage in _asked(run):
+        for model, usage in _models_asked(run):
             out.update(self.prices.token_amounts(model, usage))
         if _is_shown(run):
             out.update(self.retrieval)
@@ -378,7 +378,7 @@ class PipelineExperiment(
         return next(query_id for query_id, one in scored.runs[arm].items() if one is run)
 
 
-def _asked(run: FlowRun) -> Iterator[tuple[str, Usage]]:
+def _models_asked(run: FlowRun) -> Iterator[tuple[str, Usage]]:
     """Model and tokens of the query that was written, if one was, and of each draft."""
     for step in run.steps:
         if step.name == "draft":

@@ -146,7 +146,7 @@ def serve_routes(
             inputs = {"route accepted": routed.router.sha256}
             served[name] = _served(routed, routed.router, prices, embedder, inputs)
         else:
-            served[name] = _fitted(name, outcomes, settings, prices, embedder)
+            served[name] = _fitted_policy(name, outcomes, settings, prices, embedder)
     return served
 
 
@@ -166,7 +166,7 @@ def embedder_read(names: Sequence[str], evalset: Evalset) -> str:
     return ""
 
 
-def _fitted(name: str, outcomes: Outcomes, settings: Settings, prices: PriceTable, embedder: str) -> ServedRoute:
+def _fitted_policy(name: str, outcomes: Outcomes, settings: Settings, prices: PriceTable, embedder: str) -> ServedRoute:
     """A policy fitted on dev, with its picks for the questions of both splits."""
     policy, inputs = make_policy(name, outcomes.models), dict[str, str]()
     if policy.reads == "vectors":

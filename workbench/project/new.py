@@ -44,7 +44,7 @@ _ASKED: Mapping[str, Sequence[str]] = {
     "text": ("q", "prompt", "input", "user_query", "message", "search", "title"),
     "relevant": ("relevant_doc", "relevant_docs", "doc_id", "document_id"),
 }
-_SHOWN = 60
+_SHOWN_CHARACTERS = 60
 _ENDINGS = 5  # of files that are not read, by name
 
 
@@ -96,7 +96,7 @@ def understand(
     """
     tables = _TableSources(query, questions_query, settings)
     with waiting("reading documents"):
-        found, lines, defects = _documents(documents, rename_documents, tables)
+        found, lines, defects = _read_documents(documents, rename_documents, tables)
     with waiting("reading questions"):
         queries, judged, told, wrong = _questions(str(questions), rename_questions, tables, Quotes(found))
     known = Counter(d.doc_id for d in found)
@@ -149,7 +149,7 @@ class _TableSources:
             return read_table(Path(source)), []
 
 
-def _documents(
+def _read_documents(
     given: Sequence[str], rename: Mapping[str, str], tables: _TableSources
 ) -> tuple[list[Document], list[str], list[Defect]]:
     """Documents of pages or tables, what they were taken for, and what cannot be used."""
@@ -268,8 +268,8 @@ def tell(understood: NewEvalset, say: Tell) -> None:
     for line in understood.lines:
         say(line)
     first = understood.documents[0]
-    say(f"first document: {first.doc_id}, title {shown(first.title)}, text {shown(first.text[:_SHOWN])}")
+    say(f"first document: {first.doc_id}, title {shown(first.title)}, text {shown(first.text[:_SHOWN_CHARACTERS])}")
     for query in understood.queries[:2]:
-        say(f"question {query.query_id}: {shown(query.text[:_SHOWN])}")
+        say(f"question {query.query_id}: {shown(query.text[:_SHOWN_CHARACTERS])}")
     judged = len({j.query_id for j in understood.judgements if j.grade > 0})
     say(f"{judged:,} of {len(understood.queries):,} questions name a right document")

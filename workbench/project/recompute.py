@@ -259,19 +259,19 @@ def beside_claims(accepted: Accepted) -> Iterator[Checked]:
         built = (evalset.path / "corpus.toml").is_file()
         n_documents = count_locked(evalset.path) if built else len(evalset.documents)
     yield judge("n_documents", n_documents, d.n_documents, f"the corpus of {evalset.name} holds")
-    yield _shares(d)
+    yield _resample_shares(d)
     own = {name: float(d.settings[setting]) for name, setting in _SET.items() if setting in d.settings}
     names = dict.fromkeys(name for c in d.claims for name in c.amounts)
     rates = {name: own[name] if name in own else accepted.prices.rate(name) for name in names}
     yield judge("rates", sorted(rates.items()), sorted(d.rates.items()), "prices and settings give")
-    yield from _flips(replace(d, rates=rates))
+    yield from _flips_again(replace(d, rates=rates))
 
 
 MEASURED = "repeat rate"  # a figure of the stack that its caches give
 _SET = {CALL: "call_usd", FALSE_HIT: "false_hit_usd"}  # rates that are settings of a notebook
 
 
-def _shares(d: Decision) -> Checked:
+def _resample_shares(d: Decision) -> Checked:
     """Whether shares of resamples are shares: what they are rests on dev scores."""
     known, whole = {*d.arms, ""}, math.fsum(d.chosen_share.values())
     told = ", ".join(f"{arm or 'none'} {share:.6g}" for arm, share in d.chosen_share.items()) or "none"
@@ -284,7 +284,7 @@ def _shares(d: Decision) -> Checked:
     return Checked("chosen_share", "contradicted", f"{rule}, found {told}")
 
 
-def _flips(d: Decision) -> Iterator[Checked]:
+def _flips_again(d: Decision) -> Iterator[Checked]:
     """Until when it stands, but for what is measured by the notebook itself."""
     if d.flips is None:
         yield Checked("flips", "not verified", f"it was accepted before there were any; {ASK_AGAIN.format(d.notebook)}")

@@ -79,7 +79,7 @@ def ppi_mean(
     """
     n, others = len(labels), len(unlabelled)
     _refuse_labels(labels, judged, unlabelled, clusters)
-    weight = _weight(labels, judged, unlabelled)
+    weight = _tuned_weight(labels, judged, unlabelled)
     rest = labels - weight * judged
     imputed, rectifier = weight * unlabelled.mean(), rest.mean()
     mean = float(imputed + rectifier)
@@ -223,7 +223,7 @@ def _variance_parts(values: Floats, clusters: npt.NDArray[np.int64]) -> tuple[fl
     return max((among - within) / ((n - (sizes**2).sum() / n) / (m - 1)), 0.0), within
 
 
-def _weight(labels: Floats, judged: Floats, unlabelled: Floats) -> float:
+def _tuned_weight(labels: Floats, judged: Floats, unlabelled: Floats) -> float:
     """Lambda of PPI++ for a mean (their equation 8), within [0, 1]."""
     spread = float(np.cov(np.concatenate([judged, unlabelled])))
     if not spread:

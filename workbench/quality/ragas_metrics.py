@@ -159,7 +159,7 @@ def _metric_row(job: _RagasRun, collections: Any, arm: str, answer: MeasuredAnsw
     )
     if error is None:
         try:
-            value = float(asyncio.run(_metric(job, collections, metric, judge).ascore(**given)).value)
+            value = float(asyncio.run(_ragas_metric(job, collections, metric, judge).ascore(**given)).value)
         except Exception as raised:  # noqa: BLE001  the boundary of one item: the others go on, and are paid for
             error = raised
         error = judge.failed or error  # some metrics of ragas go on after a call that failed
@@ -177,7 +177,7 @@ def _metric_row(job: _RagasRun, collections: Any, arm: str, answer: MeasuredAnsw
     )  # fmt: skip
 
 
-def _metric(job: _RagasRun, collections: Any, metric: str, judge: "_Judge") -> Any:
+def _ragas_metric(job: _RagasRun, collections: Any, metric: str, judge: "_Judge") -> Any:
     own: dict[str, Any] = {}
     if metric == "answer_relevancy":
         own = {"embeddings": _Vectors(job.embedder), "strictness": QUESTIONS if job.temperature else 1}

@@ -288,13 +288,13 @@ def shadows_table(evidence: ShadowEvidence) -> Table:
     return Table.of(names, rows, "Shadows: may be looked at at any time")
 
 
-def _add(connection: sa.Connection, asked: Sequence[tuple[str, tuple[int, ...], ShadowPair | None]]) -> list[None]:
+def _add_pair(connection: sa.Connection, asked: Sequence[tuple[str, tuple[int, ...], ShadowPair | None]]) -> list[None]:
     execute(connection, _COUNT, [(*counts, name) for name, counts, _ in asked])
     execute_insert(connection, _PAIRS, [tuple(map(storable, astuple(pair))) for _, _, pair in asked if pair], new=True)
     return [None for _ in asked]
 
 
-_ADD = Batch(4, _add)
+_ADD = Batch(4, _add_pair)
 
 
 def _plan(told: str, name: str) -> ShadowPlan:

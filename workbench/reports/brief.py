@@ -13,6 +13,7 @@ from workbench.rendering.text import signed, visible
 from workbench.reports.run import (
     Results,
     against_table,
+    close_call_label,
     decision_table,
     gate_table,
     label_of,
@@ -20,7 +21,6 @@ from workbench.reports.run import (
     needed_table,
     scope_of,
     section_table,
-    unsteady,
 )
 
 # GitHub refuses a step summary above 1 MiB as a whole, so we stop well below
@@ -79,12 +79,12 @@ def _brief_parts(results: Results) -> Iterator[str]:
     yield f"### {signed(markdown_text(state, 40))}: {markdown_text(results.title, 200)}"
     if results.problems:
         yield "> [!CAUTION]\n> " + "<br>\n> ".join(markdown_text(s, 2000) for s in results.problems)
-    yield f"**{markdown_text(_label(results) + results.sentence, 3000)}**"
+    yield f"**{markdown_text(_verdict_words(results) + results.sentence, 3000)}**"
     if decision:
         yield markdown_text(" · ".join(scope_of(decision)))
     if gate:
         yield f"Gate: **{signed(markdown_text(gate.status, 40))}** {markdown_text(gate.sentence)}"
-    yield from _beside(results)
+    yield from _beside_verdict(results)
     if gate and gate.claims:
         yield _markdown_table(gate_table(gate))
     if decision and decision.claims:
@@ -94,7 +94,7 @@ def _brief_parts(results: Results) -> Iterator[str]:
         yield from _summary_parts(summary)
 
 
-def _beside(results: Results) -> Iterator[str]:
+def _beside_verdict(results: Results) -> Iterator[str]:
     """What is told beside the verdict, and the warnings, folded."""
     if results.notes:
         yield "\n".join(f"- {markdown_text(note, 2000)}" for note in results.notes)
@@ -103,10 +103,10 @@ def _beside(results: Results) -> Iterator[str]:
         yield f"<details><summary>Warnings: {len(results.cautions)}</summary>\n\n{told}\n\n</details>"
 
 
-def _label(results: Results) -> str:
+def _verdict_words(results: Results) -> str:
     if results.decision is None:
         return ""
-    close = unsteady(results.decision)
+    close = close_call_label(results.decision)
     return f"{label_of(results.decision)}{f' ({close})' if close else ''}. "
 
 

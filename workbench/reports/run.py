@@ -101,7 +101,7 @@ def load_results(run_dir: Path) -> Results:
     gate = _load_part(run_dir / "gate.json", Gate.load, broken)
     summary = _load_part(run_dir / "summary.json", Summary.load, broken)
     notebook = _load_part(run_dir / "executed.ipynb", _object, broken)
-    problems = [*_ending(run), *broken, *_absent(run_dir, run, gate)]
+    problems = [*_ending_problems(run), *broken, *_absent(run_dir, run, gate)]
     return Results(run_dir.name, run, decision, gate, summary, notebook, tuple(problems))
 
 
@@ -131,7 +131,7 @@ def _object(path: Path) -> dict[str, Any]:
     return raw
 
 
-def _ending(run: dict[str, Any]) -> list[str]:
+def _ending_problems(run: dict[str, Any]) -> list[str]:
     status = run.get("status", "unknown")
     if status == "done":
         return []
@@ -172,7 +172,7 @@ def label_of(decision: Decision) -> str:
     return verdict_label(decision.verdict, decision.rule.reference)
 
 
-def unsteady(decision: Decision) -> str:
+def close_call_label(decision: Decision) -> str:
     """What stands beside the verdict where other questions might have led to another arm, else ""."""
     share = decision.chosen_share.get(decision.arm, 0.0)
     if not decision.chosen_share or decision.verdict not in ("chosen", "upgrade", "provisional") or share >= STEADY:
@@ -348,7 +348,7 @@ def section_table(section: Section) -> Table:
 
 def pairs_table(pairs: Mapping[str, Any], caption: str) -> Table:
     """Names and values, nested values as JSON, hashes by their first 16 digits."""
-    rows = tuple((name, _parameter_text(value)) for name, value in pairs.items())
+    rows = tuple((name, _shown_value(value)) for name, value in pairs.items())
     return Table((Column("name"), Column("value", limit=2000)), rows, caption)
 
 
@@ -427,7 +427,7 @@ def _role(decision: Decision, arm: str) -> str:
     return ", ".join(role for role in roles if role)
 
 
-def _parameter_text(value: Any) -> str:
+def _shown_value(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

@@ -179,7 +179,7 @@ class Scored(ScoredArms):
 def ask_all(candidates: Sequence[Candidate], part: Split, searcher: Searcher, *, depth: int) -> Scored:
     """Put every question of the split to every candidate, one after the other."""
     with searcher.found.shared():
-        answers = {candidate_name(c): _ask(c, part, searcher, depth) for c in candidates}
+        answers = {candidate_name(c): _ask_candidate(c, part, searcher, depth) for c in candidates}
     facts = tuple(_strategy_facts(c, i, answers[candidate_name(c)], part, searcher) for i, c in enumerate(candidates))
     frames = [
         score(answers[f.name], part.queries, part.qrels, SHOWN_METRICS, cost_usd=f.cost_usd_per_1k / 1000)
@@ -203,7 +203,7 @@ def our_arm(candidate: Candidate) -> Arm | None:
     return candidate.arm if isinstance(candidate, FittedArm) else candidate
 
 
-def _ask(candidate: Candidate, part: Split, searcher: Searcher, depth: int) -> Answers:
+def _ask_candidate(candidate: Candidate, part: Split, searcher: Searcher, depth: int) -> Answers:
     name = candidate_name(candidate)
     bar = Progress(f"{part.name} questions to {name}", len(part.queries))
     search, arm = _search_of(candidate, part, searcher, depth), our_arm(candidate)

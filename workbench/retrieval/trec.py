@@ -55,7 +55,7 @@ def read_run_with_notes(path: Path) -> tuple[pl.DataFrame, tuple[str, ...]]:
     ranks: list[float | None] = []
     for line, row in rows:
         try:
-            hits.append(_hit(row, scored))
+            hits.append(_file_hit(row, scored))
             ranks.append(_rank(row) if scored else None)
         except Unusable as error:
             defects.append(Defect(str(path), line, str(error)))
@@ -88,7 +88,7 @@ def _run_file_rows(path: Path) -> tuple[list[Row], list[Defect]]:
     return rows, defects
 
 
-def _hit(row: Mapping[str, Any], scored: bool) -> _Hit:
+def _file_hit(row: Mapping[str, Any], scored: bool) -> _Hit:
     """One hit; ``scored`` says whether any row of the file has a score."""
     query_id, doc_id = (id_text(name, row[name]) for name in ("query_id", "doc_id"))
     if query_id is None or doc_id is None:

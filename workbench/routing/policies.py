@@ -117,7 +117,7 @@ class Router:
         ConfigError
             If the predictor is a user's own class.
         """
-        saved: dict[str, Any] = to_plain(self, kinds=_KINDS, leaf=_packed)
+        saved: dict[str, Any] = to_plain(self, kinds=_KINDS, leaf=_plain_arrays)
         return saved
 
     @classmethod
@@ -131,7 +131,7 @@ class Router:
         """
         told = "not a router this version reads"
         try:
-            found = from_kinds(_KINDS, raw, told, leaf=_unpacked)
+            found = from_kinds(_KINDS, raw, told, leaf=_arrays_back)
         except (KeyError, TypeError, ValueError) as error:  # an array that is none
             raise ConfigError(f"{told}: {error!r}") from error
         if not isinstance(found, cls):
@@ -249,13 +249,13 @@ _KINDS: Sequence[type] = (
 )  # fmt: skip
 
 
-def _packed(value: Any) -> Any:
+def _plain_arrays(value: Any) -> Any:
     """Arrays and infinity as plain values."""
     if isinstance(value, np.ndarray):
         data = base64.b64encode(np.ascontiguousarray(value).tobytes()).decode()
         return {"dtype": value.dtype.str, "shape": list(value.shape), "base64": data}
     if hasattr(value, "indptr"):
-        parts = [_packed(part) for part in (value.data, value.indices, value.indptr)]
+        parts = [_plain_arrays(part) for part in (value.data, value.indices, value.indptr)]
         return {"sparse": parts, "shape": list(value.shape)}
     if isinstance(value, float) and np.isinf(value):
         return "inf"
@@ -264,7 +264,7 @@ def _packed(value: Any) -> Any:
     raise ConfigError(f"{type(value).__name__} is not a part of this package, so it cannot be stored with the router")
 
 
-def _unpacked(raw: Any) -> Any:
+def _arrays_back(raw: Any) -> Any:
     if raw == "inf":
         return float("inf")
     if not isinstance(raw, Mapping):
@@ -272,5 +272,5 @@ def _unpacked(raw: Any) -> Any:
     if "sparse" in raw:
         from scipy.sparse import csr_array
 
-        return csr_array(tuple(_unpacked(part) for part in raw["sparse"]), tuple(raw["shape"]))
+        return csr_array(tuple(_arrays_back(part) for part in raw["sparse"]), tuple(raw["shape"]))
     return np.frombuffer(base64.b64decode(raw["base64"]), raw["dtype"]).reshape(raw["shape"])

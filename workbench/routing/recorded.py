@@ -36,7 +36,7 @@ def names_accepted(text: str, accept: Sequence[str]) -> bool:
     >>> names_accepted("Use `df.merge(how='left_anti')`.", ["left_anti"]), names_accepted("premerged", ["merge"])
     (True, False)
     """
-    return any(re.search(_whole(name), text, re.IGNORECASE) for name in accept)
+    return any(re.search(_whole_name(name), text, re.IGNORECASE) for name in accept)
 
 
 def says(text: str, accept: Sequence[str]) -> bool:
@@ -59,7 +59,7 @@ def is_yes_no(accept: Collection[str]) -> bool:
     return {a.casefold() for a in accept} <= {"yes", "no"}
 
 
-def _whole(name: str) -> str:
+def _whole_name(name: str) -> str:
     before = r"(?<!\w)" if name[:1].isalnum() else ""
     after = r"(?!\w)" if name[-1:].isalnum() else ""
     return before + re.escape(name) + after

@@ -77,7 +77,7 @@ def _plain_attribute(value: Any, secrets: tuple[str, ...], depth: int) -> Any:
     if isinstance(value, Integral):
         return int(value) if -_INT64 <= int(value) < _INT64 else _safe_str(value)
     if isinstance(value, Real):
-        return _number(value)
+        return _json_number(value)
     if isinstance(value, bytes | bytearray):
         return f"({len(value):,} bytes)"
     record = is_dataclass(value) and not isinstance(value, type)
@@ -102,7 +102,7 @@ def _plain_parts(value: Any, secrets: tuple[str, ...], depth: int) -> Any:
     return [_plain_attribute(item, secrets, depth) for item in items]
 
 
-def _number(value: Real) -> float | str:
+def _json_number(value: Real) -> float | str:
     """A float; as text what JSON has no number for, and what is too large for one."""
     try:
         number = float(value)

@@ -121,7 +121,7 @@ def latest_traces(
     if sa.inspect(engine).has_table(SPANS.name):
         spent = trace_costs().subquery() if sa.inspect(engine).has_table(LEDGER_TABLE) else _nothing("cost_nanos")
         said = scores.subquery() if scores is not None else _nothing("score")
-        query = sa.select(SPANS, spent.c.cost_nanos, said.c.score).where(SPANS.c.top.is_(True), *_where(
+        query = sa.select(SPANS, spent.c.cost_nanos, said.c.score).where(SPANS.c.top.is_(True), *_trace_conditions(
             engine, only or TraceFilter(), spent.c.cost_nanos, said.c.score))  # fmt: skip
         whole = SPANS.outerjoin(spent, spent.c.trace_id == SPANS.c.trace_id)
         whole = whole.outerjoin(said, said.c.trace_id == SPANS.c.trace_id)
@@ -137,7 +137,7 @@ def _nothing(column: str) -> sa.Subquery:
     return sa.select(*nobody).where(sa.false()).subquery()
 
 
-def _where(
+def _trace_conditions(
     engine: sa.Engine, only: TraceFilter, cost_nanos: sa.ColumnElement[Any], score: sa.ColumnElement[Any]
 ) -> Iterator[sa.ColumnElement[bool]]:
     text = SPANS.c.attributes  # SQLite reads JSON out of text, PostgreSQL out of what is cast

@@ -102,7 +102,7 @@ def parts(row: SpanRow, top: SpanRow) -> list[Part]:
         if name in attributes:
             out.append(Part("text", title, ((title, _pretty(attributes.pop(name))),)))
     if DOCUMENTS in attributes:
-        out.append(_documents(attributes.pop(DOCUMENTS)))
+        out.append(_documents_part(attributes.pop(DOCUMENTS)))
     scores = [event["attributes"] for event in row.events if event["name"] == "gen_ai.evaluation.result"]
     out += [Part("facts", "Score", _facts_part(dict(score))) for score in scores]
     out.append(Part("facts", "Facts", _facts_part(attributes)))
@@ -195,7 +195,7 @@ def _piece(role: str, piece: Any, message: Mapping[str, Any]) -> tuple[str, str]
     return f"{role} ({kind})", _pretty({k: v for k, v in piece.items() if k != "type"})
 
 
-def _documents(value: Any) -> Part:
+def _documents_part(value: Any) -> Part:
     read = _parsed_json(value)
     if not isinstance(read, list) or not all(isinstance(document, Mapping) for document in read):
         return Part("text", "Documents", (("Documents", _pretty(read)),))
@@ -270,7 +270,7 @@ def page(rows: Sequence[SpanRow]) -> str:
 
 
 def _rendered(rows: Sequence[SpanRow], *, whole: bool) -> str:
-    template = _environment().get_template("waterfall.html.j2")
+    template = _waterfall_template().get_template("waterfall.html.j2")
     if not rows:
         return template.render(whole=whole, lines=[]).strip()
     total, shown = totals(rows), in_order(rows)
@@ -278,7 +278,7 @@ def _rendered(rows: Sequence[SpanRow], *, whole: bool) -> str:
     for row, depth in shown[:_SPANS]:
         held = parts(row, shown[0][0]) if room > 0 else None
         room -= sum(map(_size, held or ()))
-        lines.append(_line(row, depth, total) | {"parts": held})
+        lines.append(_span_line(row, depth, total) | {"parts": held})
     return template.render(
         whole=whole,
         lines=lines,
@@ -290,7 +290,7 @@ def _rendered(rows: Sequence[SpanRow], *, whole: bool) -> str:
 
 
 @cache
-def _environment() -> "Environment":
+def _waterfall_template() -> "Environment":
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -324,7 +324,7 @@ def _totals(total: Totals) -> list[tuple[str, str]]:
     return found + ([("failed spans", f"✕ {total.errors:,}")] if total.errors else [])
 
 
-def _line(row: SpanRow, depth: int, total: Totals) -> dict[str, Any]:
+def _span_line(row: SpanRow, depth: int, total: Totals) -> dict[str, Any]:
     """What the template says of a span in its row; the bar is drawn in thousandths of the trace."""
     after, nanos = row.started_ns - total.started_ns, row.ended_ns - row.started_ns
     thousandth = max(total.nanos, 1) / 1000

@@ -172,7 +172,7 @@ def import_judgements(
         raise EvalsetError(f"the judgements cannot be added to {folder}; correct these lines:", defects)
     if not rows:
         raise EvalsetError(nothing_filled(paths, "grade"))
-    changed = _add(folder, homes)
+    changed = _append_qrels(folder, homes)
     for line in [
         *agreement(first, second, "documents"),
         *(f"{len(homes[path])} judgements added to {path}" for path in changed),
@@ -304,7 +304,7 @@ def _problem(
     return ""
 
 
-def _add(folder: Path, homes: Mapping[Path, Sequence[Graded]]) -> list[Path]:
+def _append_qrels(folder: Path, homes: Mapping[Path, Sequence[Graded]]) -> list[Path]:
     """Append rows to files of qrels, in the form that each has."""
     new: dict[Path, bytes] = {}
     for path, rows in homes.items():

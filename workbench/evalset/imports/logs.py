@@ -228,7 +228,7 @@ def checked(
     ``columns`` are ours by the file's, as far as it has them.
     """
     _refuse_call_ids(frame, path, columns)
-    frame = _repeated(_uncached(frame, notes), path, given="repeat" in columns, notes=notes)
+    frame = _numbered_repeats(_uncached(frame, notes), path, given="repeat" in columns, notes=notes)
     frame = _common_texts(frame, notes) if repairs.texts == "most_common" else frame
     if repairs.drop_incomplete:
         frame = _complete(frame, notes)
@@ -267,7 +267,7 @@ def _uncached(frame: pl.DataFrame, notes: list[str]) -> pl.DataFrame:
     return kept
 
 
-def _repeated(frame: pl.DataFrame, path: Path, *, given: bool, notes: list[str]) -> pl.DataFrame:
+def _numbered_repeats(frame: pl.DataFrame, path: Path, *, given: bool, notes: list[str]) -> pl.DataFrame:
     """Number the repeats, where every prompt was asked several times; a row that stands twice is refused."""
     keys = ["prompt_id", "model", "config"]
     if given:

@@ -139,7 +139,7 @@ def import_pair_labels(
     if again := len(first) - len(labels):
         tell(f"{again:,} pairs are labelled so already, and left aside")
     defects += [*twice, *_again(labels, known)]
-    roots, contradictions = _joined(labels, known, keys)
+    roots, contradictions = _joined_keys(labels, known, keys)
     made_up = {words_key(query) for query in stream.queries}
     if roots and not set(stream.answer_keys) <= made_up:
         told = (
@@ -167,13 +167,15 @@ def _read_filled_pairs(
             empty += 1
             continue
         try:
-            rows.append(_label(path, line, row, judge, keys))
+            rows.append(_pair_label(path, line, row, judge, keys))
         except Unusable as error:
             defects.append(Defect(str(path), line, str(error)))
     return rows, defects, empty
 
 
-def _label(path: Path, line: int, row: Mapping[str, Any], judge: str, keys: Mapping[tuple[str, str], str]) -> PairLabel:
+def _pair_label(
+    path: Path, line: int, row: Mapping[str, Any], judge: str, keys: Mapping[tuple[str, str], str]
+) -> PairLabel:
     tenant = name_text("tenant_id", row["tenant_id"]) or DEFAULT_TENANT
     for name in ("query_a", "query_b"):
         if (tenant, same_words(str(row[name] or ""))) not in keys:
@@ -194,7 +196,7 @@ def _again(labels: Iterable[PairLabel], known: Sequence[Pair]) -> list[Defect]:
     ]
 
 
-def _joined(
+def _joined_keys(
     labels: Sequence[PairLabel], known: Sequence[Pair], keys: Mapping[tuple[str, str], str]
 ) -> tuple[dict[str, str], list[Defect]]:
     """New key of each answer key that is joined to another, and the rows that contradict what was said."""

@@ -119,12 +119,12 @@ def _read_spans(tool: str, paths: Sequence[Path]) -> ToolLog:
     log, spans, events = ToolLog(tool, tuple(files)), list[LoggedSpan](), list[Mapping[str, Any]]()
 
     for path in files:
-        log.each(path, _span_rows(path, log, events), partial(_keep, path.name, spans))
+        log.each(path, _span_rows(path, log, events), partial(_keep_span, path.name, spans))
     _sort(log, spans, events)
     return log
 
 
-def _keep(file: str, spans: list[LoggedSpan], line: int, row: dict[str, Any]) -> LoggedSpan:
+def _keep_span(file: str, spans: list[LoggedSpan], line: int, row: dict[str, Any]) -> LoggedSpan:
     spans.append(span_of(line, row, file))
     return spans[-1]
 
@@ -304,12 +304,12 @@ def _of_events(events: Iterable[Mapping[str, Any]]) -> tuple[dict[tuple[str, str
             asked[trace, span] = messages
         if name := said.get("gen_ai.evaluation.name"):
             given.append(
-                ("", trace, Score(str(name), _score_value(said.get("gen_ai.evaluation.score.value")), "model"))
+                ("", trace, Score(str(name), _evaluation_score(said.get("gen_ai.evaluation.score.value")), "model"))
             )
     return asked, given
 
 
-def _score_value(value: Any) -> float | None:
+def _evaluation_score(value: Any) -> float | None:
     try:
         return float(value) if isinstance(value, bool) else number("score", value)
     except Unusable:
@@ -323,7 +323,7 @@ def _annotations(span: LoggedSpan) -> Iterator[Score]:
         if found:
             kind = str(span.said.get(f"annotations.{found[1]}.annotator_kind", "")).upper()
             source = {"HUMAN": "human", "CODE": "code"}.get(kind, "model")
-            yield Score(found[1], _score_value(value), source)  # type: ignore[arg-type]
+            yield Score(found[1], _evaluation_score(value), source)  # type: ignore[arg-type]
 
 
 def _logged_call(span: LoggedSpan, above: Sequence[LoggedSpan], messages: Any) -> LoggedCall:
@@ -346,15 +346,15 @@ def _logged_call(span: LoggedSpan, above: Sequence[LoggedSpan], messages: Any) -
         call_id=span.span_id,
         trace_id=span.trace_id,
         prompt="" if "embedding" in span.kind else _user_question(span, above, messages),
-        output=_output(said),
+        output=_span_output(said),
         error=span.error,
-        usage=_usage(said),
-        usd=usd_of("cost", _cost(said)),
+        usage=_span_usage(said),
+        usd=usd_of("cost", _span_cost(said)),
         latency_ms=None if span.error else span.latency_ms,
         started=span.started,
-        tenant_id=_around(around, _TENANT),
-        user_id=_around(around, _USER),
-        feature=_around(around, _FEATURE),
+        tenant_id=_said_around(around, _TENANT),
+        user_id=_said_around(around, _USER),
+        feature=_said_around(around, _FEATURE),
     )
 
 
@@ -362,7 +362,7 @@ def _first(said: Mapping[str, Any], *names: str) -> str:
     return next((str(said[n]) for n in names if isinstance(said.get(n), str | int) and said[n] != ""), "")
 
 
-def _around(spans: Sequence[LoggedSpan], names: Sequence[str]) -> str:
+def _said_around(spans: Sequence[LoggedSpan], names: Sequence[str]) -> str:
     """What a span or one around it says, from the inside; then what its resource says."""
     for said in (*(span.said for span in spans), spans[0].shared):
         if found := _first(said, *names):
@@ -415,7 +415,7 @@ def _messages(said: Mapping[str, Any], prefix: str) -> list[dict[str, str]]:
     return [found[place] for place in sorted(found)]
 
 
-def _output(said: Mapping[str, Any]) -> str:
+def _span_output(said: Mapping[str, Any]) -> str:
     for prefix in ("llm.output_messages", "gen_ai.completion"):
         if rows := _messages(said, prefix):
             return text_in(rows[0])
@@ -426,7 +426,7 @@ def _output(said: Mapping[str, Any]) -> str:
     return ""
 
 
-def _usage(said: Mapping[str, Any]) -> Usage | None:
+def _span_usage(said: Mapping[str, Any]) -> Usage | None:
     if (own := json_in(said.get("langfuse.observation.usage_details"))) is not None:
         return usage_in(own)
     names = _GENAI_USAGE if any(name.startswith("gen_ai.usage.") for name in said) else _OPENINFERENCE_USAGE
@@ -434,7 +434,7 @@ def _usage(said: Mapping[str, Any]) -> Usage | None:
     return usage_of(prompt, output, cache_read=read, cache_write=written, inside=True)
 
 
-def _cost(said: Mapping[str, Any]) -> Any:
+def _span_cost(said: Mapping[str, Any]) -> Any:
     details = json_in(said.get("langfuse.observation.cost_details"))
     names = ("gen_ai.usage.cost", "llm.cost.total", "gen_ai.usage.total_cost")
     return at(details, "total") or next((said[n] for n in names if said.get(n) is not None), None)
@@ -451,7 +451,7 @@ def _search(span: LoggedSpan, above: Sequence[LoggedSpan]) -> Retrieved:
     rows = [found[place] for place in sorted(found)] or [row for row in own or () if isinstance(row, dict)]
     if not query.strip():
         raise Unusable("a search that does not say what it searched for (input.value)")
-    return Retrieved(span.line, span.file, query, hits_of(rows), _around([span, *above], _TENANT))
+    return Retrieved(span.line, span.file, query, hits_of(rows), _said_around([span, *above], _TENANT))
 
 
 def hits_of(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, float], ...]:
@@ -467,7 +467,7 @@ def hits_of(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, float], ...]:
         name = text_at(row, "id")
         if not name or name.split() != [name]:
             raise Unusable(f"a document that was found has the id {shown(name)}; an id has no blanks")
-        score = _score_value(row.get("score"))
+        score = _evaluation_score(row.get("score"))
         hits.append((name, -float(place) if score is None else score))
     scored = [row.get("score") is not None for row in rows]
     if any(scored) and not all(scored):
