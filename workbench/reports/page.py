@@ -1,4 +1,4 @@
-"""The report of a run as one page of HTML, with the executed notebook as a harmless appendix."""
+"""The report of a run as one page of HTML: tables laid out for it, and the executed notebook as a harmless appendix."""
 
 import copy
 import json

@@ -194,7 +194,7 @@ def _frame(path: Path, calls: Sequence[Row], notes: list[str]) -> pl.DataFrame:
     named = any(cells.get("prompt_id") is not None for _, cells in calls)
     for line, cells in calls:
         try:
-            row = _outcome_row(cells)
+            row = _typed_outcome(cells)
             if empty := [n for n in ("prompt", "model", "prompt_id") if row[n] is None and (named or n != "prompt_id")]:
                 raise Unusable(f"{empty[0]} is empty; a call needs its prompt and its model")
         except Unusable as error:
@@ -210,7 +210,7 @@ def _frame(path: Path, calls: Sequence[Row], notes: list[str]) -> pl.DataFrame:
     return frame.with_columns(pl.col("config").replace("", None))
 
 
-def _outcome_row(cells: Mapping[str, Any]) -> dict[str, Any]:
+def _typed_outcome(cells: Mapping[str, Any]) -> dict[str, Any]:
     """One call in the types of the contract; ``columns`` of ``cells`` names the columns of a wide table."""
     names = cells.get("columns", {})
     row = {ours: read(names.get(ours, ours), cells.get(ours)) for ours, read in _READERS.items()}
