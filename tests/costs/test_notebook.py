@@ -82,6 +82,7 @@ def test_the_report_begins_with_what_was_spent_and_its_numbers_stand_as_numbers(
 def test_an_empty_ledger_is_not_tested_and_said_to_be_empty(project):
     run = begin(project, [])
     assert everything(run).warnings == ("The ledger has no call of all time.",)
+    assert [table.caption for table in run.invoice()] == ["No invoice is given: invoice= takes the files of one."]
     run.gate()
     assert load_results(run.folder).gate.status == "not tested"
 

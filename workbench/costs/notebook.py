@@ -190,9 +190,9 @@ class CostsExperiment:
         return Table((Column("choice"), Column("usd", "usd")), rows, caption)
 
     def invoice(self) -> list[Table]:
-        """Ledger and invoice, with the likeliest cause of each difference; empty without an invoice."""
+        """Ledger and invoice, with the likeliest cause of each difference; without an invoice, how to give one."""
         if self.billed is None:
-            return []
+            return [Table.of(("invoice",), [], "No invoice is given: invoice= takes the files of one.")]
         return tables.invoice_tables(reconcile(self.spend, self.billed, self.prices), self.parameters.shown)
 
     def save(self, *shown: Table) -> Summary:
