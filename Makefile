@@ -38,10 +38,11 @@ check: install
 	$(BIN)/workbench check
 
 # JupyterLab asks whether to fetch its news unless the plugin that asks is off; as root it starts only when told to.
+# It serves the whole project, or a notebook's link to its report would lead out of what is served.
 lab: install
 	@$(BIN)/jupyter labextension disable --level=sys_prefix @jupyterlab/apputils-extension:announcements
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --LabApp.news_url= \
-	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate notebooks
+	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --preferred-dir=notebooks
 
 clean:
 	rm -rf .venv data/.cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

@@ -66,7 +66,7 @@ def server(project: Path) -> Iterator[str]:
     options = ["--no-browser", "--ip=127.0.0.1", f"--port={port}", "--allow-root", "--IdentityProvider.token=t"]
     command = [sys.executable, "-m", "jupyterlab", *options, "--ServerApp.port_retries=0", "--LabApp.news_url="]
     with (project / "server.log").open("wb") as log:
-        lab = subprocess.Popen(command, cwd=project / "notebooks", env=env | own, stdout=log, stderr=log)
+        lab = subprocess.Popen(command, cwd=project, env=env | own, stdout=log, stderr=log)
         try:
             wait_for(lambda: answers(f"http://127.0.0.1:{port}/api/status?token=t"), 60, "JupyterLab does not start")
             yield f"http://127.0.0.1:{port}"
@@ -84,7 +84,7 @@ def opened(server: str, notebook: str) -> Iterator[Any]:
     with sync_api.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1400, "height": 1000})
-        page.goto(f"{server}/lab/tree/{notebook}?token=t", timeout=60_000)
+        page.goto(f"{server}/lab/tree/notebooks/{notebook}?token=t", timeout=60_000)
         page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=60_000)
         page.get_by_text("| Idle").wait_for(timeout=60_000)  # what is asked of a kernel before that is lost
         yield page
@@ -118,6 +118,8 @@ def test_notebook_runs_top_to_bottom_in_jupyterlab_and_shows_its_decision(projec
         page.wait_for_timeout(1_000)  # formulas are set when they come into view
         assert prices.inner_text().count("$") > 1
         assert page.locator("mjx-container").count() == 0, "dollars are no formula"
+        page.get_by_role("link", name="report.html").click()
+        page.locator(".lm-TabBar-tabLabel").get_by_text("report.html").wait_for(timeout=30_000)
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
     assert not [o for cell in code for o in cell["outputs"] if o["output_type"] == "error" or o.get("name") == "stderr"]
 

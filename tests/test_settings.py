@@ -163,3 +163,6 @@ def test_jupyterlab_starts_as_root_and_does_not_ask_for_news():
     lab = (ROOT / "Makefile").read_text(encoding="utf-8").partition("lab: install")[2].partition("clean:")[0]
     assert "$(if $(filter 0,$(shell id -u)),--allow-root)" in lab
     assert "labextension disable --level=sys_prefix @jupyterlab/apputils-extension:announcements" in lab
+    assert "--preferred-dir=notebooks" in lab, (
+        "links of notebooks lead out of their folder, and not out of the server's"
+    )
