@@ -13,7 +13,7 @@ from pathlib import Path
 
 import polars as pl
 
-from workbench.caching.study import make_guard
+from workbench.caching.guard import make_guard
 from workbench.config import Settings, load_settings
 from workbench.errors import ConfigError, WorkbenchError
 from workbench.evalset.evalset import Evalset, load_evalset

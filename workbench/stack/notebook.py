@@ -231,6 +231,9 @@ class StackExperiment(PairedExperiment[StackParameters, ScoredCells], Notebook[S
     def _cache_in_use(self) -> Decision:
         """Accepted caching decision, which is for a semantic cache."""
         decision = Decision.accepted(self.evalset.path, "caching")
+        if used := decision.parameters.get("verifier"):
+            raise ConfigError(f"the accepted caching decision goes with verifier {used['name']}, which is not asked "
+                              "here: leave out 'accepted' from caches")  # fmt: skip
         if decision.parameters.get("kind") != "semantic":
             raise ConfigError(f"the accepted caching decision is {decision.arm!r}, no semantic cache: leave out "
                               "'accepted' from caches")  # fmt: skip
