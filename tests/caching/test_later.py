@@ -249,6 +249,25 @@ def test_nothing_is_answered_by_an_entry_that_was_replaced_dropped_or_is_too_old
     assert found(cache, GREY) is None
 
 
+def test_an_invalidation_drops_what_is_promoted_after_it_looked_and_before_it_dropped(engine):
+    if engine.dialect.name == "sqlite":
+        pytest.skip("SQLite has one writer: nothing comes in between")
+    first, second = later_cache(engine), later_cache(engine)
+    keep(first, ROOT, use=replace(USE, sources=("doc",)))
+    assert found(second, GREY) is None
+    advance = first._entries._advance
+
+    def late(*args):
+        first._entries._advance = advance
+        assert second.verify_pending() == 1
+        return advance(*args)
+
+    first._entries._advance = late
+    assert first.invalidate(source="doc") == 2
+    assert count(engine) == 0
+    assert found(second, GREY) is None
+
+
 def test_an_entry_that_serves_promoted_texts_counts_as_used(engine):
     cache = later_cache(engine, max_entries=3)
     keep(cache, ROOT)
