@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -103,7 +104,7 @@ def run(
     end_like_ctrl_c()
     if engine:
         os.environ["WORKBENCH_ENGINE"] = engine  # which kernels inherit
-    settings = _project()
+    settings = _project([name])
     require_writable(settings.cache, "WORKBENCH_CACHE")
     parameters = named_values(parameter or [])
     if evalset is not None:
@@ -167,7 +168,7 @@ def check(
     from workbench.runner.decisions import worst_exit_code
 
     end_like_ctrl_c()
-    settings = _project()
+    settings = _project(names)
     require_writable(settings.cache, "WORKBENCH_CACHE")
     history = require_commit(settings, against or "HEAD") if against or aa else None
     try:
@@ -344,10 +345,12 @@ def evalset_lock(path: Annotated[str, typer.Argument(help="Name or folder of an 
     typer.echo(f"{write_lock(folder, settings):,} documents pinned in {folder / 'corpus.lock'}")
 
 
-def _project() -> Settings:
-    """Settings of the project that a command works in."""
+def _project(notebooks: Sequence[str] | None = None) -> Settings:
+    """Settings of the project that a command works in; some notebooks read no evalset."""
+    from workbench.evalset.gates import UNDECIDED
+
     settings = load_settings()
-    settings.require_project()
+    settings.require_project(reads_evalset=not notebooks or not set(notebooks) <= set(UNDECIDED))
     return settings
 
 
