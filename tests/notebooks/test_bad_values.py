@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
+from typer.testing import CliRunner
 
+from workbench.cli import app
 from workbench.codec import RANGE
-from workbench.config import Settings, load_settings
-from workbench.errors import ConfigError
+from workbench.config import Settings, SystemClock, load_settings
+from workbench.errors import ConfigError, EvalsetError
 from workbench.evalset.gates import NOTEBOOKS
 from workbench.evaluation.start import _experiment_class, check_parameters, examined
-from workbench.runner.headless import Job, find_notebook, planned
+from workbench.runner.headless import Job, find_notebook, planned, run_all
 from workbench.runner.parameters import declared_parameters
 
 ROOT = Path(__file__).parents[2]
@@ -76,6 +78,30 @@ def test_what_is_refused_says_what_was_asked_and_what_is_expected(
     with pytest.raises(ConfigError) as refused:
         check_parameters(notebook, {name: value})
     assert says in str(refused.value)
+
+
+@pytest.mark.parametrize("notebook", [name for name in NOTEBOOKS if name != "costs"])
+@pytest.mark.parametrize("evalset", ["docs", "../docs_qa", "", " "])
+def test_an_evalset_that_is_not_there_is_refused_before_a_kernel_starts(
+    tmp_path: Path, notebook: str, evalset: str
+) -> None:
+    settings = project(tmp_path / "runs")
+    with pytest.raises(EvalsetError) as refused:
+        run_all([Job(notebook, "ci", {"evalset": evalset})], settings=settings, clock=SystemClock())
+    assert repr(evalset) in str(refused.value)
+    assert "docs_qa" in str(refused.value)
+    assert not settings.runs.exists()
+
+
+def test_an_evalset_that_lacks_what_a_notebook_reads_is_refused_before_a_kernel_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORKBENCH_ROOT", str(ROOT))
+    monkeypatch.setenv("WORKBENCH_RUNS", str(tmp_path / "runs"))
+    done = CliRunner().invoke(app, ["run", "routing", "--evalset", "caching_demo"])
+    assert done.exit_code == 3
+    assert "evalset caching_demo has no outcomes.parquet; make one with: workbench import outcomes" in done.output
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS)

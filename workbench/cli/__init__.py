@@ -99,7 +99,10 @@ def run(
     ] = False,
 ) -> None:
     """Run a notebook headless and show what it decided."""
+    from workbench.evaluation.start import examined
+    from workbench.rendering.progress import waiting
     from workbench.runner import Job, TerminalProgress, run_all
+    from workbench.runner.headless import planned
 
     end_like_ctrl_c()
     if engine:
@@ -122,6 +125,8 @@ def run(
     if sweep:
         swept = {n: values.split(",") for n, values in named_values(sweep, "--sweep").items()}
         return run_sweep(name, swept, profile=profile, parameters=parameters, here=wait)
+    with waiting(f"reading what {name} reads"):
+        examined(name, planned(Job(name, profile, parameters), settings).parameters, settings)
     with TerminalProgress() as progress:
         (record,) = run_all(
             [Job(name, profile, parameters)],

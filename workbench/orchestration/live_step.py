@@ -137,10 +137,10 @@ def found_documents(output: Any) -> list[dict[str, Any]] | None:
         match row:
             case str(name) | [str(name)]:
                 found.append({"id": name})
-            case {"doc_id": str(name)} | {"id": str(name)} if "score" not in row:
-                found.append({"id": name})
             case {"doc_id": str(name), "score": score} | {"id": str(name), "score": score} | [str(name), score]:
                 found.append({"id": name, "score": score})
+            case {"doc_id": str(name)} | {"id": str(name)}:
+                found.append({"id": name})
             case _:
                 return None
     return found

@@ -209,7 +209,7 @@ def _chart(as_told: Callable[[Any], str], chart: Any) -> str:
         return told
     names, values = zip(*((series.name, list(series.values)) for series in chart.series), strict=True)
     rows = zip_longest((category.label for category in chart.plots[0].categories), *values)
-    return f"{heading}\n\n{_table([['Category', *names], *(map(_cell, row) for row in rows)])}"
+    return f"{heading}\n\n{_table([['Category', *names], *([*map(_cell, row)] for row in rows)])}"
 
 
 class _EscapedCells:
