@@ -381,12 +381,11 @@ class PairedExperiment(Experiment[Q, S], ABC):
 
     spreads: ClassVar[tuple[float, ...]]  # assumed per cluster of a paired difference, before any arm has run
 
-    def _load(self, parameters: Q, settings: Settings) -> None:
-        super()._load(parameters, settings)
-        require_arm(parameters.reference, self.arm_names() or [parameters.reference])
-
     def arm_names(self) -> Collection[str]:
-        """All arms that a reference may name, as far as they are known after `examine`; none where they are not."""
+        """All arms that a reference may name, as far as they are known after `examine`; none where they are not.
+
+        A run from the command line refuses another reference; in a notebook you may add arms by hand.
+        """
         return ()
 
     @abstractmethod
