@@ -106,7 +106,7 @@ class CostsExperiment:
         if parameters.before and not utc_moment(parameters.before) < utc_moment(parameters.since):
             raise ConfigError("before is the start of the period that ends at since: give both, in this order")
         self.parameters, self.settings = parameters, settings
-        self.instead = dict(map(_pair, parameters.instead))
+        self.instead = dict(map(_model_instead, parameters.instead))
         if len(self.instead) < len(parameters.instead):
             raise ConfigError(f"instead asks another in the place of each model once, found {list(parameters.instead)}")
         self.prices = project_prices(settings.root)
@@ -287,7 +287,7 @@ class CostsExperiment:
             raise ConfigError(f"{path} is not a CSV with request and good: {error}") from error
 
 
-def _pair(text: str) -> tuple[str, str]:
+def _model_instead(text: str) -> tuple[str, str]:
     model, equals, other = text.partition("=")
     if not (model and equals and other):
         raise ConfigError(f"instead takes MODEL=OTHER, found {text!r}")
