@@ -59,6 +59,7 @@ REASONS = {
     "runner.sweep": "notebooks as jobs: the part of the runner that knows flows",
     "runner.terminal": "the only part of the runner that knows a terminal",
     "stack.tables": "what the notebook shows",
+    "telemetry.export": "the SDK, which a light install lacks; loaded when the first span is made",
     "telemetry.waterfall": "a trace as a page",
 }
 

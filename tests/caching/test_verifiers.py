@@ -31,6 +31,7 @@ from workbench.codec import to_plain
 from workbench.errors import ConfigError, ProviderError
 from workbench.evalset.gates import PairLimit
 from workbench.evalset.traffic import Pair
+from workbench.evaluation.provenance import build_parameters
 from workbench.inference.attempt import Books
 from workbench.inference.budgets import Budget, Budgets
 from workbench.inference.client import Client
@@ -165,7 +166,7 @@ def test_a_name_that_is_no_verifier_is_refused(name):
 
 def test_a_verifier_that_is_named_twice_is_refused():
     with pytest.raises(ConfigError, match="verifiers must be all different"):
-        CachingParameters(verifiers=("fitted", "fitted"))
+        build_parameters(CachingParameters, {"verifiers": ["fitted", "fitted"]})
 
 
 def test_verdicts_of_numbers():

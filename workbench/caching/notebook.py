@@ -44,6 +44,7 @@ from workbench.caching.verifiers import (
     asked_of,
     load_callable,
     model_check_usd,
+    question_of,
 )
 from workbench.config import Settings
 from workbench.errors import ConfigError
@@ -54,6 +55,7 @@ from workbench.evaluation.experiment import MONEY_SHOWN
 from workbench.evaluation.flips import CALL, FALSE_HIT
 from workbench.evaluation.provenance import encoder_inputs
 from workbench.evaluation.summary import Summary, is_default
+from workbench.inference.batch import estimate
 from workbench.inference.client import Client
 from workbench.inference.embedding import Embedder, load_embedder, unread
 from workbench.inference.prices import embed_query
@@ -137,7 +139,22 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
         self.prices.cost_usd([embed_query(p.embedder)])  # refused before an encoder is paid
         for name in self._asked:
             if name.startswith(MODEL):
-                model_check_usd(name.removeprefix(MODEL), self.prices, [("", "")])  # and before anything is asked
+                self._refuse_unasked(name)
+
+    def _refuse_unasked(self, name: str) -> None:
+        """Refuse a model whose verdicts on the labelled pairs are neither recorded nor paid for."""
+        path, most = self.evalset.path / FOLDER / RECORDED, self.parameters.max_cost_usd
+        asked = [(x.query_b, x.query_a) for x in self._pairs]
+        pairs = [pair for pair in dict.fromkeys(asked) if self.guard is None or self.guard.allows(*pair)]
+        requests, recordings = [question_of(name.removeprefix(MODEL), pair) for pair in pairs], Recordings(path)
+        lacking = [request for request in requests if not recordings.count(request)]
+        ahead = estimate(lacking or requests[:1], self.prices)  # an unknown price is refused in any case
+        if lacking and (most == 0 or ahead.worst_usd > most):
+            raise ConfigError(
+                f"verifier {name!r} lacks recorded verdicts on {len(lacking):,} of {len(pairs):,} labelled pairs "
+                f"({path}); asking for them costs at most ${ahead.worst_usd:.4g}, found max_cost_usd={most:g}. Give "
+                "at least that, and more for near requests of the stream, or leave the verifier out"
+            )
 
     def read(self) -> Mapping[str, str]:
         """Load the encoder, and tell what it does not read."""

@@ -12,12 +12,12 @@ from workbench.caching.claims import CacheArm, CacheResult, PairsServed, bounds_
 from workbench.caching.guard import GRAVE, Guard, make_guard
 from workbench.caching.replay import Block, Replay, ShadowHits, replay, serve_nothing
 from workbench.caching.verifiers import Allows, Checks, Later, LaterChecks, VerifierUsed, check_name
-from workbench.codec import NEUTRAL
-from workbench.errors import ConfigError
+from workbench.codec import NEUTRAL, RANGE, Range
 from workbench.evalset.evalset import require_dev
 from workbench.evalset.gates import PairLimit
 from workbench.evalset.traffic import Pair, RequestStream
 from workbench.evaluation.flips import CALL, FALSE_HIT
+from workbench.evaluation.provenance import SEED
 from workbench.evaluation.summary import MAX_CASES, ItemCase, Regressions, ScoredArms, SliceRow, slice_rows
 from workbench.inference.embedding import check_embedder
 from workbench.inference.prices import PriceTable, embed_query
@@ -39,23 +39,21 @@ class CachingParameters:
     """
 
     evalset: str = "docs_qa"
-    warmup: int = 500
+    warmup: int = field(default=500, metadata={RANGE: Range(0)})
     embedder: str = "minilm"
     guard: tuple[str, ...] = ("figures", "names", "code", "opposites", "direction", "wording", "signs")
     verifiers: tuple[str, ...] = field(default=(), metadata={NEUTRAL: ()})
-    max_cost_usd: float = field(default=0.0, metadata={NEUTRAL: 0.0})
-    call_usd: float = 0.002
-    false_hit_usd: float = 0.0
-    draws: int = 200
-    seed: int = 0
+    max_cost_usd: float = field(default=0.0, metadata={NEUTRAL: 0.0, RANGE: Range(0)})
+    call_usd: float = field(default=0.002, metadata={RANGE: Range(0)})
+    false_hit_usd: float = field(default=0.0, metadata={RANGE: Range(0)})
+    draws: int = field(default=200, metadata={RANGE: Range(2, 100_000)})
+    seed: int = field(default=0, metadata=SEED)
 
     def __post_init__(self) -> None:
         make_guard(self.guard)
         check_embedder(self.embedder)
         for name in self.verifiers:
             check_name(name)
-        if len(set(self.verifiers)) < len(self.verifiers):
-            raise ConfigError(f"verifiers must be all different, found {list(self.verifiers)}")
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
