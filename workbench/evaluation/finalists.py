@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 from scipy.special import ndtri
 
+from workbench.errors import ConfigError
 from workbench.evaluation.compare import Pairwise, pairwise, spent
 from workbench.evaluation.decision import (
     ArmFacts,
@@ -31,6 +32,18 @@ RESAMPLES = 200
 # Under this share of resamples the choice is one of several that the questions would have supported.
 STEADY = 0.8
 FINALIST = "dev does not rule it out"
+
+
+def require_arm(asked: str, known: Collection[str]) -> None:
+    """Refuse a reference that is no arm of a run; "" names none.
+
+    Raises
+    ------
+    ConfigError
+        With the arms that there are.
+    """
+    if asked and asked not in known:
+        raise ConfigError(f"reference {asked!r} is not an arm of this run; there are {', '.join(known)}")
 
 
 @dataclass(frozen=True, slots=True)

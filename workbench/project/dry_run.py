@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from workbench.caching.notebook import CachingExperiment
-from workbench.caching.verifiers import MODEL
+from workbench.caching.verifiers import MODEL, asked_of
 from workbench.config import Settings
 from workbench.evalset.evalset import Evalset, load_evalset
 from workbench.evalset.traffic import load_pairs, load_stream
@@ -104,7 +104,8 @@ def _ahead(found: Any, p: Mapping[str, Any], settings: Settings) -> Ahead:
                 "requests": stream.queries,
                 "questions of pairs": [t for x in pairs for t in (x.query_a, x.query_b)],
             }
-            models, most = [v.removeprefix(MODEL) for v in p["verifiers"] if v.startswith(MODEL)], p["max_cost_usd"]
+            verifiers, most = dict.fromkeys(map(asked_of, p["verifiers"])), p["max_cost_usd"]
+            models = [v.removeprefix(MODEL) for v in verifiers if v.startswith(MODEL)]
             asked = f"{', '.join(models)} about near pairs whose answer is not recorded, for at most ${most:g}"
             return Ahead(texts, asked=asked) if models else Ahead(texts)
         case RoutingExperiment():

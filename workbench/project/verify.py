@@ -13,9 +13,9 @@ from pathlib import Path
 
 import polars as pl
 
-from workbench.caching.study import make_guard
+from workbench.caching.guard import make_guard
 from workbench.config import Settings, load_settings
-from workbench.errors import ConfigError, WorkbenchError
+from workbench.errors import ConfigError, MissingExtra, WorkbenchError
 from workbench.evalset.evalset import Evalset, load_evalset
 from workbench.evalset.files import read_parquet
 from workbench.evalset.outcomes import FILE as OUTCOMES
@@ -131,6 +131,8 @@ def verify(path: Path, *, sealed: str = "") -> Verification:
         checks += _uses(accepted)
         checks += recompute(accepted)
         checks += beside_claims(accepted)
+    except MissingExtra as error:  # of this install it says something, of the decision nothing
+        checks.append(Checked("files", "not verified", str(error)))
     except (WorkbenchError, pl.exceptions.PolarsError, KeyError, TypeError, ValueError, ArithmeticError) as error:
         checks.append(Checked("files", "contradicted", f"what it rests on cannot be read: {error}"))
     checks += look_back(decision, path, sealed=sealed)

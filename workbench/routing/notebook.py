@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from workbench.codec import RANGE, Range
 from workbench.config import Settings
 from workbench.errors import EvalsetError
 from workbench.evalset.evalset import Evalset
@@ -11,7 +12,7 @@ from workbench.evalset.outcomes import FILE as OUTCOMES_FILE
 from workbench.evalset.outcomes import Outcomes, amount_matrices, load_outcomes, outcomes_of
 from workbench.evaluation.experiment import PairedExperiment
 from workbench.evaluation.in_use import decision_path
-from workbench.evaluation.provenance import encoder_inputs
+from workbench.evaluation.provenance import SEED, encoder_inputs
 from workbench.evaluation.summary import Summary, is_default
 from workbench.inference.embedding import Embedder, check_embedder, load_embedder
 from workbench.inference.prices import PriceTable, embed_query
@@ -65,11 +66,11 @@ class RoutingParameters:
     )
     embedder: str = "minilm"
     reference: str = ""
-    dev_share: float = 0.5
-    give_up: float = 0.0
-    min_saving: float = 0.05
-    draws: int = 2000
-    seed: int = 0
+    dev_share: float = field(default=0.5, metadata={RANGE: Range(0, 1, ends=False)})
+    give_up: float = field(default=0.0, metadata={RANGE: Range(0, 1)})
+    min_saving: float = field(default=0.05, metadata={RANGE: Range(0, 1)})
+    draws: int = field(default=2000, metadata={RANGE: Range(2, 100_000)})
+    seed: int = field(default=0, metadata=SEED)
 
     def __post_init__(self) -> None:
         for name in self.policies:
@@ -114,6 +115,10 @@ class RoutingExperiment(PairedExperiment[RoutingParameters, ScoredRoutes], Noteb
         if self.reads_vectors:
             embed_usd = self.prices.cost_usd([embed_query(p.embedder)])  # refused before an encoder is paid
             self.policies = [replace(policy, embed_usd=embed_usd) for policy in self.policies]
+
+    def arm_names(self) -> Sequence[str]:
+        """Single models, and policies that the outcomes can feed."""
+        return [*self.outcomes.models, *(policy.name for policy in self.policies)]
 
     @property
     def reads_vectors(self) -> bool:
