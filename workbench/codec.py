@@ -132,7 +132,7 @@ unknown field 'scor'; did you mean 'score'? Known: doc_id, score
     try:
         built: tuple[T] = _validator(asked, whole).validate_python((raw,))
     except ValidationError as found:
-        told = list(_problems(kind, found, noun))
+        told = list(_pydantic_problems(kind, found, noun))
         more = [f"and {len(told) - PROBLEMS_SHOWN} more"] if len(told) > PROBLEMS_SHOWN else []
         raise error(f"{source}: {'; '.join(told[:PROBLEMS_SHOWN] + more)}") from None
     except WorkbenchError as found:  # a value that says itself what it cannot be
@@ -234,7 +234,7 @@ def _strict(schema: Any, whole: bool) -> Any:
     return found | {"strict": True} if schema.get("type") in _STRICT else found
 
 
-def _problems(kind: Any, found: Any, noun: str) -> Iterator[str]:
+def _pydantic_problems(kind: Any, found: Any, noun: str) -> Iterator[str]:
     """Everything that pydantic found, in our words."""
     for problem in found.errors(include_url=False):
         steps: Sequence[str | int] = problem["loc"][1:]
@@ -244,7 +244,7 @@ def _problems(kind: Any, found: Any, noun: str) -> Iterator[str]:
             yield f"{place} is missing"
         elif what == "unexpected_keyword_argument":
             inside = _place(steps[:-1])
-            yield (inside and f"{inside}: ") + unknown_name(noun, str(steps[-1]), _known(kind, steps[:-1]))
+            yield (inside and f"{inside}: ") + unknown_name(noun, str(steps[-1]), _known_fields(kind, steps[:-1]))
         elif what == "value_error":
             yield f"{place}: {problem['ctx']['error']}".removeprefix(": ")
         else:
@@ -266,7 +266,7 @@ def shown(value: Any) -> str:
         return "(a huge number)"
 
 
-def _known(kind: Any, steps: Sequence[str | int]) -> list[str]:
+def _known_fields(kind: Any, steps: Sequence[str | int]) -> list[str]:
     """Fields of the class that stands at a place."""
     inside = _dataclass_in(kind)
     for step in steps:

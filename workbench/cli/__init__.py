@@ -240,7 +240,7 @@ def runs(
     """List the runs on disk, oldest first: evalset, verdict and arm, gate."""
     from workbench.rendering.text import verdict_label
     from workbench.runner import list_runs
-    from workbench.runner.decisions import evalset_of, verdict_of
+    from workbench.runner.decisions import evalset_of, run_verdict
 
     settings = load_settings()
     wanted = _evalset(evalset, settings) if evalset else ""
@@ -248,7 +248,7 @@ def runs(
     if not records:
         say(f"no runs{f' on {evalset}' if evalset else ''} in {settings.runs}")
     for record in records:
-        found = verdict_of(record)
+        found = run_verdict(record)
         said = f"{verdict_label(found['verdict'], found['reference'])}: {found['arm']}  " if found else ""
         outcome = record.error or f"gate: {record.gate or 'none'}"
         on = evalset_of(record) or "-"

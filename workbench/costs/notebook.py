@@ -103,7 +103,7 @@ class CostsExperiment:
         if parameters.before and not utc_moment(parameters.before) < utc_moment(parameters.since):
             raise ConfigError("before is the start of the period that ends at since: give both, in this order")
         self.parameters, self.settings = parameters, settings
-        self.instead = dict(_pair(text) for text in parameters.instead)
+        self.instead = dict(_model_instead(text) for text in parameters.instead)
         self.prices = project_prices(settings.root)
         self.revenue = read_revenue(self._path(parameters.revenue)) if parameters.revenue else None
         self.outcomes = self._outcomes() if parameters.good else None
@@ -280,7 +280,7 @@ class CostsExperiment:
             raise ConfigError(f"{path} is not a CSV with request and good: {error}") from error
 
 
-def _pair(text: str) -> tuple[str, str]:
+def _model_instead(text: str) -> tuple[str, str]:
     model, equals, other = text.partition("=")
     if not (model and equals and other):
         raise ConfigError(f"instead takes MODEL=OTHER, found {text!r}")

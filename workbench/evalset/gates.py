@@ -184,14 +184,14 @@ def scan_gates(path: Path) -> tuple[dict[str, GatePolicy], list[Defect]]:
         return {}, [Defect(str(path), int(at[1]) if at else 0, f"not TOML: {error}")]
     policies: dict[str, GatePolicy] = {}
     for notebook, table in raw.items():
-        problems = _problems(notebook, table)
+        problems = _section_problems(notebook, table)
         defects += [Defect(str(path), _line_of(text, notebook, key), why) for key, why in problems.items()]
         if not problems:
             policies[notebook] = replace(default_policy(notebook), **table)
     return policies, defects
 
 
-def _problems(notebook: str, table: Any) -> dict[str, str]:
+def _section_problems(notebook: str, table: Any) -> dict[str, str]:
     """Everything wrong with one section, by key; the key "" means the section itself."""
     if notebook not in NOTEBOOKS:
         return {"": unknown_name("notebook", notebook, NOTEBOOKS)}

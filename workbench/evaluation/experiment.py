@@ -187,11 +187,14 @@ class Experiment(Generic[P, S]):
     @property
     def config(self) -> Table:
         """Parameters and rule of this run."""
-        rows = [(f.name, _plain(getattr(self.parameters, f.name))) for f in fields(self.parameters)]
+        rows = [(f.name, _parameter_text(getattr(self.parameters, f.name))) for f in fields(self.parameters)]
         assumed = (
             {"requests_per_month": f"{ASSUMED_REQUESTS:,} (assumed)"} if not self.policy.requests_per_month else {}
         )
-        rows += [(f"gate: {name}", assumed.get(name) or _plain(getattr(self.policy, name))) for name in self.rule_shown]
+        rows += [
+            (f"gate: {name}", assumed.get(name) or _parameter_text(getattr(self.policy, name)))
+            for name in self.rule_shown
+        ]
         rows += [("profile", self.profile), ("accepted decision", self.accepted.arm if self.accepted else "none yet")]
         return Table.of(("setting", "value"), rows, "Parameters and rule of this run")
 
@@ -488,7 +491,7 @@ class PairedExperiment(Experiment[Q, S], ABC):
         return [replace(f, latency_p95_ms=before.get(f.name)) for f in facts]
 
 
-def _plain(value: Any) -> str:
+def _parameter_text(value: Any) -> str:
     if isinstance(value, tuple):
         return ", ".join(map(str, value)) or "none"
     return "none" if value in (None, "") else str(value)

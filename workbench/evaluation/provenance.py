@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Parameters = TypeVar("Parameters", bound="DataclassInstance")
 FORMERLY = "formerly"  # of a field's metadata: the parameter of one value in whose place it stands
 BESIDE = "beside"  # of a field's metadata, next to NEUTRAL: what is shown beside the decision and is no part of it
-SHOWN = ("lancedb", "onnxruntime", "numpy", "polars", "scipy", "scikit-learn", "papermill")
+SHOWN_PACKAGES = ("lancedb", "onnxruntime", "numpy", "polars", "scipy", "scikit-learn", "papermill")
 PROBE = ("how do I drop rows with missing values", "join two tables on the nearest timestamp", "Überlauf? ∑ 0x7f")
 
 
@@ -119,7 +119,7 @@ def encoder_inputs(embedder: Embedder, name: str = "") -> dict[str, str]:
 
 def provenance(root: Path) -> dict[str, str]:
     """Versions, commit, dirty flag and machine; shown, never decides."""
-    out = {"version workbench": VERSION} | {f"version {name}": metadata.version(name) for name in SHOWN}
+    out = {"version workbench": VERSION} | {f"version {name}": metadata.version(name) for name in SHOWN_PACKAGES}
     out["python"] = platform.python_version()
     out["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}"
     commit = _git(root, "rev-parse", "--short=12", "HEAD")

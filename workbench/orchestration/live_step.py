@@ -70,7 +70,7 @@ class LiveStep:
         name, run_id, durable = function.__name__, self._run_id, self._durable
         tape = LiveTape(durable.engine, run_id, number)
         try:
-            with self._span(function, inputs, number) as span, taped(tape), _at(durable, run_id):
+            with self._span(function, inputs, number) as span, taped(tape), _at_step(durable, run_id):
                 given = with_tools(function, lambda tool: durable.tool(self._flow, tool), list(self._flow.tools))
                 output = plain(
                     function(*inputs["args"], **{**given, **inputs["kwargs"]}), f"what step {name!r} returns"
@@ -117,7 +117,7 @@ _AT: contextvars.ContextVar["tuple[Durable, str] | None"] = contextvars.ContextV
 
 
 @contextmanager
-def _at(durable: "Durable", run_id: str) -> Iterator[None]:
+def _at_step(durable: "Durable", run_id: str) -> Iterator[None]:
     token = _AT.set((durable, run_id))
     try:
         yield

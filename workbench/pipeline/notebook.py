@@ -134,12 +134,13 @@ class ScoredFlows(ScoredArms):
         """Questions with what is right, and what each arm answered or why it refused."""
         expected = {q.query_id: q.accept for q in self.queries}
         returned = {
-            arm: {query_id: [_told(run.result)] for query_id, run in self.runs[arm].items()} for arm in self.names
+            arm: {query_id: [_answer_told(run.result)] for query_id, run in self.runs[arm].items()}
+            for arm in self.names
         }
         return item_cases(self.of(metric), self.queries, expected=expected, returned=returned)
 
 
-def _told(result: Mapping[str, Any]) -> str:
+def _answer_told(result: Mapping[str, Any]) -> str:
     if result["status"] == "answered":
         return str(result["answer"])
     return "refused: " + "; ".join(", ".join(reasons) for reasons in result["reasons"])
@@ -288,7 +289,7 @@ class PipelineExperiment(
                 runs[arm.name].setdefault(query.query_id, run)
                 cost = self.cost_usd(run)
                 right = float(is_right(run.result["answer"], query.accept))
-                rows.append(_row(arm, query, repeat, right, cost))
+                rows.append(_score_row(arm, query, repeat, right, cost))
                 costs.append(cost)
                 used.update(self.amounts(run))
                 bar.update(len(rows))
@@ -317,14 +318,14 @@ class PipelineExperiment(
 
     def cost_usd(self, run: FlowRun) -> float:
         """Dollars of one run: the tokens of its query and drafts, routing, and a retrieval if a draft is shown any."""
-        nanos = sum(self.prices.cost_nanos(model, usage) for model, usage in _asked(run))
+        nanos = sum(self.prices.cost_nanos(model, usage) for model, usage in _models_asked(run))
         routing = sum(self.routes[name].overhead_usd for name in _routed(run))
         return nanos / 1e9 + routing + (retrieval_usd(self.evalset) if _is_shown(run) else 0.0)
 
     def amounts(self, run: FlowRun) -> dict[str, float]:
         """What one run uses of each thing that has a price, as `cost_usd` counts it."""
         out = Counter[str]()
-        for model, usage in _asked(run):
+        for model, usage in _models_asked(run):
             out.update(self.prices.token_amounts(model, usage))
         if _is_shown(run):
             out.update(self.retrieval)
@@ -377,7 +378,7 @@ class PipelineExperiment(
         return next(query_id for query_id, one in scored.runs[arm].items() if one is run)
 
 
-def _asked(run: FlowRun) -> Iterator[tuple[str, Usage]]:
+def _models_asked(run: FlowRun) -> Iterator[tuple[str, Usage]]:
     """Model and tokens of the query that was written, if one was, and of each draft."""
     for step in run.steps:
         if step.name == "draft":
@@ -399,7 +400,7 @@ def _routed(run: FlowRun) -> list[str]:
     return [model.removeprefix(PREFIX) for model in asked if model.startswith(PREFIX)]
 
 
-def _row(arm: FlowArm, query: Query, repeat: int, right: float, cost_usd: float) -> tuple[Any, ...]:
+def _score_row(arm: FlowArm, query: Query, repeat: int, right: float, cost_usd: float) -> tuple[Any, ...]:
     slices = (query.tenant_id, query.feature, query.style)
     return (arm.name, query.query_id, repeat, METRIC, right, None, query.cluster or query.query_id, query.tenant_id,
             None, cost_usd, *slices)  # fmt: skip

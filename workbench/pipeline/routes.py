@@ -146,7 +146,7 @@ def serve_routes(
             inputs = {"route accepted": routed.router.sha256}
             served[name] = _served(routed, routed.router, prices, embedder, inputs)
         else:
-            served[name] = _fitted(name, outcomes, settings, prices, embedder)
+            served[name] = _fitted_policy(name, outcomes, settings, prices, embedder)
     return served
 
 
@@ -166,7 +166,7 @@ def embedder_read(names: Sequence[str], evalset: Evalset) -> str:
     return ""
 
 
-def _fitted(name: str, outcomes: Outcomes, settings: Settings, prices: PriceTable, embedder: str) -> ServedRoute:
+def _fitted_policy(name: str, outcomes: Outcomes, settings: Settings, prices: PriceTable, embedder: str) -> ServedRoute:
     """A policy fitted on dev, with its picks for the questions of both splits."""
     policy, inputs = make_policy(name, outcomes.models), dict[str, str]()
     if policy.reads == "vectors":
@@ -203,7 +203,7 @@ def _embedded(outcomes: Outcomes, embedder: str, settings: Settings) -> tuple[Ou
     return replace(outcomes, requests=replace(requests, vectors=np.asarray(vectors))), encoder_inputs(encoder)
 
 
-def _shown(
+def _shown_documents(
     query_id: str, hits: Mapping[str, Sequence[str]], documents: Mapping[str, Document], evalset: Evalset
 ) -> list[Document]:
     try:
@@ -239,7 +239,7 @@ def refuse_unrecorded(
     limit = prompts.features[ANSWER].max_tokens
     for model, context in dict.fromkeys(needed):
         for query in queries:
-            shown = _shown(query.query_id, hits, documents, evalset)
+            shown = _shown_documents(query.query_id, hits, documents, evalset)
             messages = prompts.messages(
                 ANSWER, context, tenant_id=query.tenant_id, question=query.text, documents=shown
             )

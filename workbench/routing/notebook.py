@@ -8,7 +8,7 @@ from workbench.config import Settings
 from workbench.errors import EvalsetError
 from workbench.evalset.evalset import Evalset
 from workbench.evalset.outcomes import FILE as OUTCOMES_FILE
-from workbench.evalset.outcomes import Outcomes, counted_amounts, load_outcomes, outcomes_of
+from workbench.evalset.outcomes import Outcomes, amount_matrices, load_outcomes, outcomes_of
 from workbench.evaluation.experiment import PairedExperiment
 from workbench.evaluation.in_use import decision_path
 from workbench.evaluation.provenance import encoder_inputs
@@ -107,7 +107,7 @@ class RoutingExperiment(PairedExperiment[RoutingParameters, ScoredRoutes], Noteb
             If there are no outcomes, or too few to learn or judge on.
         """
         p = self.parameters
-        self.outcomes, self._read = _load(self.evalset, p, self.prices)
+        self.outcomes, self._read = _load_outcomes(self.evalset, p, self.prices)
         _check_splits(self.outcomes)
         self.policies, left_out = _choose(p.policies, self.outcomes)
         self.outcomes = replace(self.outcomes, notes=(*self.outcomes.notes, *left_out))
@@ -246,7 +246,9 @@ class RoutingExperiment(PairedExperiment[RoutingParameters, ScoredRoutes], Noteb
         return {name: load_router(path, name) for name in json.loads(path.read_text(encoding="utf-8"))}
 
 
-def _load(evalset: Evalset, parameters: RoutingParameters, prices: PriceTable) -> tuple[Outcomes, Mapping[str, str]]:
+def _load_outcomes(
+    evalset: Evalset, parameters: RoutingParameters, prices: PriceTable
+) -> tuple[Outcomes, Mapping[str, str]]:
     """Outcomes of the evalset's table, or else of its recorded answers; with the hashes of what was read."""
     seed, share = parameters.seed, parameters.dev_share
     if (evalset.path / OUTCOMES_FILE).is_file() or not (evalset.path / PROMPTS).is_file():
@@ -255,7 +257,7 @@ def _load(evalset: Evalset, parameters: RoutingParameters, prices: PriceTable) -
     require_recorded(evalset)
     frame, read, notes = recorded_outcomes(evalset, prices)
     outcomes = outcomes_of(frame, f"recordings of {evalset.name}", seed=seed, dev_share=share)
-    outcomes = replace(outcomes, notes=(*outcomes.notes, *notes), amounts=counted_amounts(frame, outcomes))
+    outcomes = replace(outcomes, notes=(*outcomes.notes, *notes), amounts=amount_matrices(frame, outcomes))
     return outcomes, {**read, **model_inputs(outcomes.models, prices)}
 
 

@@ -107,7 +107,7 @@ def load_routed(
     now = _inputs_now(settings, folder, decision, router, embedder)
     if missing := [name for name in now if name not in decision.fingerprint.inputs]:
         wrong = f"does not say with which {', '.join(missing)} it was tested"
-    elif changed := _changed(folder, decision, router, now):
+    elif changed := _changed_inputs(folder, decision, router, now):
         wrong = f"was tested with another {', '.join(changed)}"
     else:
         return Routed(evalset, router, embedder)
@@ -144,7 +144,7 @@ def _inputs_now(
     return now | hashes | model_inputs(router.models, prices)
 
 
-def _changed(folder: Path, decision: Decision, router: Router, now: dict[str, str]) -> list[str]:
+def _changed_inputs(folder: Path, decision: Decision, router: Router, now: dict[str, str]) -> list[str]:
     before, noted = decision.fingerprint.inputs, folder / FOLDER / FOUND_WITH
     changed = [name for name, value in now.items() if before[name] != value]
     changed += [n for n in before if n.startswith(("price of ", "weights of ")) and n not in now]

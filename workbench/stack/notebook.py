@@ -22,7 +22,7 @@ from workbench.caching.replay import Replay, replay, serve_nothing
 from workbench.codec import NEUTRAL, from_kinds, to_json
 from workbench.errors import ConfigError, EvalsetError, unknown_name
 from workbench.evalset.evalset import dev_clusters
-from workbench.evalset.outcomes import Outcomes, counted_amounts, outcomes_of
+from workbench.evalset.outcomes import Outcomes, amount_matrices, outcomes_of
 from workbench.evalset.traffic import load_stream
 from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.evaluation.decision import ArmFacts
@@ -205,7 +205,7 @@ class StackExperiment(PairedExperiment[StackParameters, ScoredCells], Notebook[S
 
     def _outcomes(self, rows: pl.DataFrame) -> Outcomes:
         found = outcomes_of(rows, f"recordings of {self.evalset.name}", seed=self.parameters.seed)
-        return replace(found, amounts=counted_amounts(rows, found))
+        return replace(found, amounts=amount_matrices(rows, found))
 
     def _asked(self, outcomes: Outcomes) -> Ints:
         """Position of the recorded prompt that each request asks, -1 for none.
@@ -231,6 +231,9 @@ class StackExperiment(PairedExperiment[StackParameters, ScoredCells], Notebook[S
     def _cache_in_use(self) -> Decision:
         """Accepted caching decision, which is for a semantic cache."""
         decision = Decision.accepted(self.evalset.path, "caching")
+        if used := decision.parameters.get("verifier"):
+            raise ConfigError(f"the accepted caching decision goes with verifier {used['name']}, which is not asked "
+                              "here: leave out 'accepted' from caches")  # fmt: skip
         if decision.parameters.get("kind") != "semantic":
             raise ConfigError(f"the accepted caching decision is {decision.arm!r}, no semantic cache: leave out "
                               "'accepted' from caches")  # fmt: skip

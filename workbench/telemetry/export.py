@@ -59,7 +59,7 @@ class SpanStore(SpanExporter):
             if not self._ready:
                 create_tables(self._engine, SPANS)
                 self._ready = True
-            self._write([_row(span) for span in spans])
+            self._write([_span_row(span) for span in spans])
         except (sa.exc.SQLAlchemyError, OSError, ValueError) as error:
             self.lose(len(spans), f"{type(error).__name__}: {error.__cause__ or error}")
             return SpanExportResult.FAILURE
@@ -159,7 +159,7 @@ def resource() -> Resource:
     return Resource.create({} if named else {SERVICE_NAME: SCOPE})
 
 
-def _row(span: ReadableSpan) -> tuple[Any, ...]:
+def _span_row(span: ReadableSpan) -> tuple[Any, ...]:
     """Values in the order of the columns."""
     attributes = dict(span.attributes or {})
     top = bool(attributes.pop("wb.top", False))
