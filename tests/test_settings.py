@@ -85,7 +85,9 @@ def test_kernels_that_run_at_once_share_the_cores_unless_the_user_says_otherwise
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     monkeypatch.setattr(os, "environ", {})
     assert [_kernel_env(settings, record, n)["OPENBLAS_NUM_THREADS"] for n in (1, 2, 8, 20)] == ["8", "4", "1", "1"]
-    monkeypatch.setattr(os, "environ", mine := {"OPENBLAS_NUM_THREADS": "3", "MALLOC_ARENA_MAX": "9"})
+    monkeypatch.setattr(
+        os, "environ", mine := {"OPENBLAS_NUM_THREADS": "3", "MALLOC_ARENA_MAX": "9", "_RJEM_MALLOC_CONF": "narenas:4"}
+    )
     assert _kernel_env(settings, record, 2).items() >= mine.items()
 
 

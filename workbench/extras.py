@@ -6,7 +6,8 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec
+from threading import RLock
 
 from workbench.errors import MissingExtra
 
@@ -89,3 +90,27 @@ def without_iri_grammar() -> Iterator[None]:
     finally:
         if missing:
             sys.modules.pop("rfc3987_syntax", None)
+
+
+def put_off(name: str) -> None:
+    """Let a package that is not loaded yet be imported without being read: that is done when something of it is asked.
+
+    What imports it for what is hardly ever used loads neither its code nor its data meanwhile. Modules inside it can
+    be imported as ever. A package that is not installed stays an error of whoever imports it.
+    """
+    if name in sys.modules or (spec := find_spec(name)) is None or spec.loader is None:
+        return
+    module, loader, lock, read = module_from_spec(spec), spec.loader, RLock(), list[bool]()
+
+    def first_asked(attribute: str) -> object:
+        with lock:
+            if not read:
+                read.append(True)  # it may ask itself while it is read
+                loader.exec_module(module)
+        try:
+            return vars(module)[attribute]
+        except KeyError:
+            raise AttributeError(f"module {name!r} has no attribute {attribute!r}") from None
+
+    module.__getattr__ = first_asked  # type: ignore[method-assign]
+    sys.modules[name] = module

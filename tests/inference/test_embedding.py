@@ -5,7 +5,7 @@ import pytest
 
 from workbench.config import load_settings
 from workbench.errors import ConfigError, WeightsError
-from workbench.inference.embedding import load_embedder
+from workbench.inference.embedding import load_embedder, rest
 from workbench.inference.encoders import MINILM_MAX_TOKENS, MiniLM, WordLlama, mean_pooled, unit
 from workbench.inference.weights import WEIGHTS
 
@@ -96,6 +96,24 @@ def test_minilm_gives_vectors_of_length_one(minilm):
     vectors = minilm.embed(["short", "a somewhat longer sentence about joining frames", "word " * 300])
     assert vectors.dtype == np.float32
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+def test_an_encoder_that_rests_holds_no_layers_and_gives_the_same_vectors_afterwards(minilm):
+    before = minilm.embed(["short", "a somewhat longer sentence"])
+    rest(minilm)
+    assert minilm._session is None
+    assert minilm.unread_share(["short"]) == [0]  # what needs no layer loads none
+    assert minilm._session is None
+    assert np.array_equal(minilm.embed(["short", "a somewhat longer sentence"]), before)
+
+
+def test_plain_english_is_known_to_be_read_without_cutting_it(minilm):
+    characters = [chr(i) for i in range(128)]
+    texts = [*characters, *(f"a{c}b {c} {c}{c}" for c in characters), "x" * 100, "x" * 101, "x\x00" * 60]
+    cut = [minilm._whole.encode(text, add_special_tokens=False) for text in texts]
+    unknown = [e.ids.count(minilm._whole.token_to_id("[UNK]")) / max(len(e.ids), 1) for e in cut]
+    assert minilm.unknown_share(texts).tolist() == unknown
+    assert sum(map(bool, unknown)) == 1  # the word of 101 letters
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 
 from tests.retrieval.tiny import CODES, HYBRID, TEXT, Furthest, open_bench
 from workbench.evaluation.gate import MIN_REBUILDS, rebuild_reach
-from workbench.retrieval.arms import make_arm
+from workbench.retrieval.arms import STRATEGIES, make_arm
 from workbench.retrieval.ask import (
     arms_table,
     ask_all,
@@ -21,7 +21,7 @@ from workbench.retrieval.indexing import FullTextIndex, HnswSq
 from workbench.retrieval.searcher import Searcher
 from workbench.retrieval.strategies import Arm, Hybrid, Vector
 from workbench.retrieval.systems import SystemArm
-from workbench.retrieval.tenant import OneOf
+from workbench.retrieval.tenant import FoundBefore, OneOf
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,24 @@ def test_every_candidate_is_asked_every_question_in_its_order(bench, dev, arms):
         assert set(answers.latency_ms) == {q.query_id for q in dev.queries}
     assert scored.of("mrr@10").height == 2 * len(dev.queries)
     assert scored.foreign == 0
+
+
+def test_hits_of_one_table_are_let_go_before_the_next_one_is_asked(bench, dev, arms, monkeypatch):
+    """In whatever order the arms come; their facts and answers stay in it."""
+    other = make_arm("structure", "full_text", STRATEGIES["full_text"], embedder="minilm")
+    candidates, held = [arms[HYBRID], other, arms[TEXT]], []
+    forget = FoundBefore.forget
+
+    def counted(self):
+        held.append({key[0] for key in self._found})
+        forget(self)
+
+    monkeypatch.setattr(FoundBefore, "forget", counted)
+    scored = ask(bench, dev, *candidates)
+    tables = {bench.searcher.table_name(arm): arm for arm in candidates}.values()
+    tenants = {query.tenant_id for query in dev.queries}
+    assert held == [{id(bench.searcher.handle(arm, tenant)) for tenant in tenants} for arm in tables]
+    assert list(scored.answers) == [f.name for f in scored.facts] == [c.name for c in candidates]
 
 
 class SlowToName(Searcher):

@@ -1,5 +1,8 @@
 """Failures of LanceDB: repeated where it says so, told as ours otherwise."""
 
+import subprocess
+import sys
+
 import pytest
 
 from tests.retrieval.tables import open_store, row
@@ -76,3 +79,29 @@ def test_write_that_fails_for_another_reason_is_told_at_once() -> None:
     with pytest.raises(StoreError, match="cannot index it: no space left"), reported("index it"):
         committed(write)
     assert len(tries) == 1
+
+
+LIGHT = """
+import sys
+from workbench.retrieval.lance import load_lancedb
+table = load_lancedb().connect("memory://").create_table("t", [{"a": 1, "vector": [1.0, 0.0]}])
+assert table.search([1.0, 0.0]).to_list()[0]["a"] == 1
+clients = "lance_namespace_urllib3_client"
+assert f"{clients}.api" not in sys.modules, "the clients were read"
+import lance_namespace
+import lance_namespace_urllib3_client as package
+from lance_namespace_urllib3_client import TableApi
+assert package.models.CreateTableRequest is lance_namespace.CreateTableRequest
+assert TableApi.__module__ == f"{clients}.api.table_api"
+try:
+    package.NoSuchThing
+except AttributeError as error:
+    assert "NoSuchThing" in str(error)
+else:
+    raise SystemExit("a name that is not there was found")
+"""
+
+
+def test_lancedb_comes_without_clients_of_namespace_services_until_somebody_asks_for_them() -> None:
+    done = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

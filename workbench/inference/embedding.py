@@ -86,6 +86,16 @@ def unread_share(embedder: Embedder, texts: Sequence[str]) -> np.ndarray:
     return found
 
 
+def rest(embedder: object) -> None:
+    """Let an encoder give back the memory of its layers until the next text, where it can: one of ours that has layers.
+
+    >>> from workbench.testing import HashEmbedder
+    >>> rest(HashEmbedder())
+    """
+    if callable(give := getattr(embedder, "rest", None)):
+        give()
+
+
 class SentenceTransformerEmbedder:
     """A sentence-transformers model, where that package is installed and its weights are at hand."""
 

@@ -3,10 +3,13 @@
 Each rests on files that are pinned by sha256, with the licence that `workbench.inference.weights` says.
 """
 
+import ctypes
 import json
 import os
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar
@@ -45,23 +48,31 @@ class MiniLM:
     _hidden: ClassVar[str | None] = None  # output with the vectors of the tokens; None: the first one
 
     def __init__(self, weights: Path, *, threads: int = 0) -> None:
-        threads = threads or count_from("WORKBENCH_THREADS", os.cpu_count() or 1)
-        import onnxruntime
+        self._threads = threads or count_from("WORKBENCH_THREADS", os.cpu_count() or 1)
         from tokenizers import Tokenizer as HubTokenizer
 
-        tokenizer_file, model = fetch("minilm-tokenizer", weights), self._model_file(weights)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.enable_cpu_mem_arena = False  # it would keep the memory of the longest texts for good
-        self._session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-        self._fed = {given.name for given in self._session.get_inputs()}
+        tokenizer_file, self._model = fetch("minilm-tokenizer", weights), self._model_file(weights)
+        self._session: Any = self._opened()
         self._tokenizer = HubTokenizer.from_file(str(tokenizer_file))
         self._tokenizer.enable_truncation(MINILM_MAX_TOKENS + 2)
         self._tokenizer.no_padding()
         self._whole = HubTokenizer.from_file(str(tokenizer_file))
         self._whole.no_truncation()
         self._whole.no_padding()
+
+    def _opened(self) -> Any:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.enable_cpu_mem_arena = False  # it would keep the memory of the longest texts for good
+        return onnxruntime.InferenceSession(str(self._model), options, providers=["CPUExecutionProvider"])
+
+    def rest(self) -> None:
+        """Give back the memory of the layers (130 MB); the next text that is embedded loads them again (0.3 s)."""
+        self._session = None
+        give_back()
 
     def _model_file(self, weights: Path) -> Path:
         del weights  # it comes with a package
@@ -76,6 +87,8 @@ class MiniLM:
         longest of eight made a third of the work.
         """
         refuse_offline(f"embedding by {type(self).__name__}")
+        session = self._session = self._session or self._opened()
+        fed = {given.name for given in session.get_inputs()}
         out = np.zeros((len(texts), self.dimension), np.float32)
         for start in range(0, len(texts), _TOKENIZED):
             encoded = self._tokenizer.encode_batch(list(texts[start : start + _TOKENIZED]))
@@ -83,8 +96,8 @@ class MiniLM:
                 ids = np.array([encoded[i].ids for i in rows], np.int64)
                 mask = np.ones_like(ids)
                 feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
-                asked = {name: value for name, value in feed.items() if name in self._fed}
-                hidden = self._session.run(self._hidden and [self._hidden], asked)[0]
+                asked = {name: value for name, value in feed.items() if name in fed}
+                hidden = session.run(self._hidden and [self._hidden], asked)[0]
                 out[[start + i for i in rows]] = mean_pooled(hidden, mask)
         return out
 
@@ -93,9 +106,15 @@ class MiniLM:
 
         All such pieces have one vector: texts made of them look alike, whatever they say.
         """
-        unknown = self._whole.token_to_id("[UNK]") or -1
-        pieces = self._whole.encode_batch(list(texts), add_special_tokens=False)
-        return np.array([e.ids.count(unknown) / max(len(e.ids), 1) for e in pieces], float)
+        unknown, out = self._whole.token_to_id("[UNK]") or -1, np.zeros(len(texts))
+        for i, encoded in self._odd(texts):
+            out[i] = encoded.ids.count(unknown) / max(len(encoded.ids), 1)
+        return out
+
+    def _odd(self, texts: Sequence[str]) -> Iterator[tuple[int, Any]]:
+        """Positions and pieces of texts that may hold an unknown one; of plain English most are cut for nothing."""
+        odd = [i for i, text in enumerate(texts) if not text.isascii() or _LONG_WORD.search(text)]
+        return zip(odd, _in_pieces(self._whole, [texts[i] for i in odd]), strict=True)
 
     def unread_share(self, texts: Sequence[str]) -> np.ndarray:
         """Share of the characters of each text that say nothing to an encoder of English, shape (texts,).
@@ -104,12 +123,26 @@ class MiniLM:
         and letters that are a piece each: a word of Russian or Arabic is spelled, and near to all that are spelled
         alike. Blanks do not count, and accents are characters of their own.
         """
-        pieces = self._whole.encode_batch(list(texts), add_special_tokens=False)
-        return np.array([_unread_share(self._whole, text, e) for text, e in zip(texts, pieces, strict=True)], float)
+        out = np.zeros(len(texts))
+        for i, encoded in self._odd(texts):
+            out[i] = _unread_share(self._whole, texts[i], encoded)
+        return out
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
         """Character spans of all tokens, also of those past the 256 that are embedded."""
         return list(self._whole.encode(text, add_special_tokens=False).offsets)
+
+
+def give_back() -> None:
+    """Give memory that was freed back to the system, where the C library can: it would keep most of it."""
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _in_pieces(tokenizer: Any, texts: Sequence[str]) -> Iterator[Any]:
+    """Pieces of each text, without marks of its beginning and end."""
+    for start in range(0, len(texts), _CUT):
+        yield from tokenizer.encode_batch(list(texts[start : start + _CUT]), add_special_tokens=False)
 
 
 def _unread_share(tokenizer: Any, text: str, encoded: Any) -> float:
@@ -164,36 +197,39 @@ class WordLlama:
     def __init__(self, weights: Path) -> None:
         from tokenizers import Tokenizer as HubTokenizer
 
-        raw = fetch("wordllama", weights).read_bytes()  # safetensors: length of the header, header, numbers
-        start = 8 + int.from_bytes(raw[:8], "little")
-        shape = json.loads(raw[8:start])["embedding.weight"]["shape"]
-        self._table = np.frombuffer(raw, "<f2", offset=start).reshape(shape).astype(np.float32)
+        path = fetch("wordllama", weights)
+        with path.open("rb") as file:  # safetensors: length of the header, header, numbers
+            start = 8 + int.from_bytes(file.read(8), "little")
+            shape = json.loads(file.read(start - 8))["embedding.weight"]["shape"]
+        self._table = np.asarray(np.memmap(path, "<f2", "r", start, tuple(shape)))  # read where it lies, as it is
         self._tokenizer: Any = HubTokenizer.from_file(str(fetch("wordllama-tokenizer", weights)))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         # A character that has no piece is cut into its bytes, whose vectors say nothing of it.
-        self._bytes = [i for i in map(self._tokenizer.token_to_id, (f"<0x{b:02X}>" for b in range(256))) if i]
+        bytes_ = map(self._tokenizer.token_to_id, (f"<0x{b:02X}>" for b in range(256)))
+        self._is_byte = np.isin(range(self._tokenizer.get_vocab_size()), [i for i in bytes_ if i])
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors, float32, shape (texts, 256); a blank text has one that is near to none."""
         out = np.full((len(texts), self.dimension), self.dimension**-0.5, np.float32)
         for row, ids in enumerate(self._pieces(texts)):
             if len(ids):
-                out[row] = self._table[ids].mean(0)
+                out[row] = self._table[ids].astype(np.float32).mean(0)
         return unit(out)
 
     def unknown_share(self, texts: Sequence[str]) -> np.ndarray:
         """Share of the pieces of each text that are bytes of a character that the table lacks, shape (texts,)."""
-        return np.array([np.isin(ids, self._bytes).mean() if len(ids) else 0.0 for ids in self._pieces(texts)], float)
+        return np.array([self._is_byte[ids].mean() if len(ids) else 0.0 for ids in self._pieces(texts)], float)
 
     def _pieces(self, texts: Sequence[str]) -> Iterator[np.ndarray]:
-        for start in range(0, len(texts), _TOKENIZED):
-            part = [text if text.strip() else "" for text in texts[start : start + _TOKENIZED]]
-            for encoded in self._tokenizer.encode_batch(part, add_special_tokens=False):
-                yield np.array(encoded.ids, np.int64)
+        for encoded in _in_pieces(self._tokenizer, [text if text.strip() else "" for text in texts]):
+            yield np.array(encoded.ids, np.int64)
 
 
 _TOKENIZED = 4096  # texts at once: their tokens are kept until all are encoded
+_CUT = 256  # texts at once where each is looked at by itself
+# MiniLM's vocabulary has every character of ASCII, so that a word of them is unknown only past 100 characters.
+_LONG_WORD = re.compile(r"[^ \t\n\r]{101}")
 # Of one run: a short text alone would read all weights for little work, and more tokens than these gain nothing.
 _RUN_TOKENS = 256
 

@@ -177,9 +177,16 @@ class Scored(ScoredArms):
 
 
 def ask_all(candidates: Sequence[Candidate], part: Split, searcher: Searcher, *, depth: int) -> Scored:
-    """Put every question of the split to every candidate, one after the other."""
-    with searcher.found.shared():
-        answers = {candidate_name(c): _ask_candidate(c, part, searcher, depth) for c in candidates}
+    """Put every question of the split to every candidate, table by table: what arms find there is kept no longer."""
+    by_table: dict[tuple[str, str], list[Candidate]] = {}
+    for candidate in candidates:
+        arm = our_arm(candidate)
+        by_table.setdefault((arm.store, searcher.table_name(arm)) if arm else ("", ""), []).append(candidate)
+    asked: dict[str, Answers] = {}
+    for group in by_table.values():
+        with searcher.found.shared():
+            asked |= {candidate_name(c): _ask_candidate(c, part, searcher, depth) for c in group}
+    answers = {name: asked[name] for name in map(candidate_name, candidates)}
     facts = tuple(_strategy_facts(c, i, answers[candidate_name(c)], part, searcher) for i, c in enumerate(candidates))
     frames = [
         score(answers[f.name], part.queries, part.qrels, SHOWN_METRICS, cost_usd=f.cost_usd_per_1k / 1000)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import sqlalchemy as sa
 
 from workbench.errors import ConfigError, StoreError
-from workbench.inference.embedding import Embedder
+from workbench.inference.embedding import Embedder, rest
 from workbench.records import Document, content_hash
 from workbench.rendering.progress import Progress, advance
 from workbench.retrieval.chunking import Chunker, Tokenizer
@@ -141,7 +141,8 @@ def eval_vectors(
 ) -> npt.NDArray[np.float32]:
     """Vectors of what an evaluation compares, shape ``(len(texts), dimension)``, from the project's ``cache`` folder.
 
-    What is new may take many minutes: each batch of it is told, with ``label`` for what the texts are.
+    What is new may take many minutes: each batch of it is told, with ``label`` for what the texts are. The encoder
+    rests afterwards.
 
     Raises
     ------
@@ -151,6 +152,7 @@ def eval_vectors(
     bar = Progress(f"{label} embedded", len(texts))
     with attributed(purpose="eval"):
         vectors, fresh = VectorCache(cache / "vectors.sqlite").embed(texts, embedder, on_progress=partial(advance, bar))
+    rest(embedder)
     if fresh:
         bar.done(f"{len(texts):,} {label}, {fresh:,} embedded now")
     return vectors

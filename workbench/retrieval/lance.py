@@ -22,6 +22,7 @@ import numpy.typing as npt
 import polars as pl
 
 from workbench.errors import StoreError
+from workbench.extras import put_off
 from workbench.retrieval.indexing import (
     NGRAM,
     TEXT_INDEX,
@@ -95,6 +96,18 @@ def reported(asked: str) -> Iterator[None]:
         raise StoreError(f"cannot {asked}: {reason}") from error
 
 
+def load_lancedb() -> Any:
+    """LanceDB, without the clients of Lance's namespace services: most of its import, and no table in files asks them.
+
+    They are loaded as soon as somebody asks for one.
+    """
+    os.environ.setdefault("LANCE_LOG", "error")  # read on import; it warns of every table it makes
+    put_off("lance_namespace_urllib3_client")
+    import lancedb
+
+    return lancedb
+
+
 class LanceStore:
     """A table in files, of a folder, an object store or memory; see `workbench.retrieval.store.Store`."""
 
@@ -114,9 +127,7 @@ class LanceStore:
         StoreError
             If the folder cannot be used, or the table there has other columns or another dimension.
         """
-        os.environ.setdefault("LANCE_LOG", "error")  # read on import; it warns of every table it makes
-        import lancedb
-
+        lancedb = load_lancedb()
         with reported(f"open table {name!r} in {uri}"):
             database = lancedb.connect(str(uri), read_consistency_interval=timedelta(0))
             try:
@@ -464,10 +475,8 @@ def stored_tables(folder: str) -> list[str]:
     StoreError
         If it cannot be opened.
     """
-    import lancedb
-
     with reported(f"list the tables of {folder}"):
-        return sorted(lancedb.connect(folder).list_tables().tables)
+        return sorted(load_lancedb().connect(folder).list_tables().tables)
 
 
 def stored_rows(folder: str, name: str) -> tuple[list[dict[str, Any]], list[str]]:
@@ -478,11 +487,10 @@ def stored_rows(folder: str, name: str) -> tuple[list[dict[str, Any]], list[str]
     StoreError
         If it cannot be read.
     """
-    import lancedb
     import pyarrow as pa
 
     with reported(f"read table {name!r} of {folder}"):
-        table = lancedb.connect(folder).open_table(name)
+        table = load_lancedb().connect(folder).open_table(name)
         vectors = [field.name for field in table.schema if pa.types.is_fixed_size_list(field.type)]
         columns = [column for column in table.schema.names if column not in vectors]
         return table.search().select(columns).limit(table.count_rows()).to_arrow().to_pylist(), vectors

@@ -136,8 +136,7 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
         """Load systems; refuse an evalset without questions, and work that has no price."""
         p, settings = self.parameters, self.settings
         self.evalset.require_questions()
-        legs = ["hybrid_rrf"] if set(FITTED) & set(p.strategies) else []
-        self._work = [w for arm in self._grid(*legs, *p.strategies) for w in arm.work(0)]
+        self._work = [w for arm in self._searched() for w in arm.work(0)]
         self.prices.cost_usd(self._work)  # refused before an encoder is paid
         if "postgres" in p.stores:
             pgvector_url(settings)
@@ -170,6 +169,12 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
             inputs |= encoder_inputs(embedder, name if place else "")
         return inputs
 
+    def _searched(self) -> list[Arm]:
+        """Arms that are asked, with those whose legs the fitted ones fuse."""
+        p = self.parameters
+        legs = ["hybrid_rrf"] if set(FITTED) & set(p.strategies) else []
+        return self._grid(*legs, *p.strategies)
+
     def _grid(self, *strategies: str) -> list[Arm]:
         p = self.parameters
         return make_arms(p.chunkers, [*dict.fromkeys(strategies)], embedders=p.embedders, stores=p.stores)
@@ -189,6 +194,7 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
         Arms that are accepted, the anchor, or named as the reference, stay in any case: they are judged by their names.
         """
         p, dev = self.parameters, self.evalset.split("dev")
+        self.searcher.embed(self._searched(), [*dev.queries, *self.evalset.split("test").queries])
         arms = []
         for arm in self._grid(*p.strategies):
             bar = Progress(f"chunks of {arm.name}", 1)
@@ -207,6 +213,7 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
         accepted = self.accepted
         keep = {p.reference, self.rule().anchor, *(accepted.arms if accepted else ())}
         candidates, twins = drop_twins(candidates, dev, self.searcher, depth=p.depth, keep=keep)
+        self.searcher.rest()  # documents may have been embedded
         self._dropped.clear()
         self._dropped.update(unfitted | twins)
         for name, why in self._dropped.items():

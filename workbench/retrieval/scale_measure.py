@@ -1,6 +1,5 @@
 """Stores timed on synthetic rows: searches, builds, disk and memory, at numbers of rows that grow."""
 
-import ctypes
 import datetime as dt
 import gc
 import math
@@ -10,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from itertools import islice
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from workbench.inference.encoders import give_back
 from workbench.rendering.progress import waiting
 from workbench.retrieval.indexing import Exact, Hnsw, HnswSq, IvfPq, VectorIndex
 from workbench.retrieval.postgres_server import disk_mb, drop_table, process_mb, server_memory_mb
@@ -153,8 +153,7 @@ class _Measured:
     def memory_mb(self) -> float | None:
         """Megabytes of this process, and of the store's server if it has one here; None where none can tell."""
         gc.collect()
-        with suppress(OSError, AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)  # what was freed before must not hide what comes
+        give_back()  # what was freed before must not hide what comes
         ours = process_mb(os.getpid())
         theirs = server_memory_mb(self.place) if self.kind == "postgres" else 0.0
         return None if ours is None or theirs is None else ours + theirs

@@ -13,7 +13,7 @@ from workbench.codec import write_whole
 from workbench.config import Settings
 from workbench.errors import ConfigError, StoreError, unknown_name
 from workbench.evalset.texts import own_documents
-from workbench.inference.embedding import Embedder, HostedEmbedder
+from workbench.inference.embedding import Embedder, HostedEmbedder, rest
 from workbench.inference.fan_out import fanned_out
 from workbench.inference.prices import PriceTable, Work
 from workbench.records import Document, Hit, Query, content_hash, parameters_of
@@ -30,6 +30,7 @@ from workbench.telemetry.context import attributed
 
 CHUNKS_PER_DOCUMENT = 3
 LEG_DEPTH = Hybrid().depth
+PROBE = "plan"  # the question whose plan is asked
 
 
 @dataclass(slots=True, eq=False)
@@ -70,6 +71,22 @@ class Searcher:
         values = [parameters_of(v) for v in (arm.chunker, arm.strategy.index, arm.text_index)]
         parts = (self.manifest, self.encoder(arm).encoder_id, json.dumps(values, sort_keys=True))
         return f"{arm.strategy.index.name}-{content_hash(*parts)[:12]}"
+
+    def embed(self, arms: Sequence[Arm], queries: Sequence[Query]) -> None:
+        """Embed and time the questions for encoders that can rest, and let these rest: no arm needs them again.
+
+        An encoder that is paid for, or has nothing to give back, embeds a question when an arm first asks it.
+        """
+        first = {name: arm for arm in reversed(arms) if arm.strategy.uses_vectors for name in arm.embedders}
+        for name in first.keys() & {name for name, embedder in self.embedders.items() if hasattr(embedder, "rest")}:
+            for query in (Query("", PROBE, self.documents[0].tenant_id), *queries):
+                self._embedded(replace(first[name], embedder=name), query)
+        self.rest()
+
+    def rest(self) -> None:
+        """Let the encoders, and what counts tokens, give back what they can do without until the next text."""
+        for each in (*self.embedders.values(), self.tokenizer):
+            rest(each)
 
     def prepare(self, arm: Arm) -> IngestReport | None:
         """Ingest and index the table of an arm; None where another arm has done so in this run."""
@@ -194,7 +211,7 @@ class Searcher:
 
         The name of the table is left out: plans of arms with tables of their own compare too.
         """
-        probe = Query("", "plan", self.documents[0].tenant_id)
+        probe = Query("", PROBE, self.documents[0].tenant_id)
         vector = self._embedded(arm, probe)[0] if arm.strategy.uses_vectors else None
         plan = arm.strategy.plan(self.handle(arm, probe.tenant_id), Question(probe.text, vector))
         return {leg: told.replace(self.table_name(arm), "table") for leg, told in plan.items()}

@@ -200,11 +200,13 @@ def _kernel_env(settings: Settings, record: RunRecord, kernels: int = 1) -> dict
     """Environment of one of so many kernels that run at once.
 
     Threads of OpenBLAS wait for each other without rest: where kernels have more of them than there are cores, numpy's
-    products take several times the processor time. With more than two arenas glibc keeps what was freed in each.
+    products take several times the processor time. With more than two arenas glibc keeps what was freed in each, and
+    so does polars' allocator, which gives it back at once here.
     """
     return {
         "OPENBLAS_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // kernels)),
         "MALLOC_ARENA_MAX": "2",
+        "_RJEM_MALLOC_CONF": "dirty_decay_ms:0,muzzy_decay_ms:0,narenas:1",
         **os.environ,
         "WORKBENCH_ROOT": str(settings.root),
         "WORKBENCH_CACHE": str(settings.cache),
