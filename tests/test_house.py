@@ -23,7 +23,6 @@ TWICE = {"notebook", "tables", "evalset", "replay"}
 REASONS = {
     "caching.canaries": "what is sent through real caches, by scope: read when a scope gains a field",
     "caching.index": "vectors in memory: the one part of a cache that is measured alone",
-    "caching.made_pairs": "what a fitted verifier is shown that nobody asked: drawn, and tested alone",
     "caching.near_repeats": "a command",
     "caching.prompt_cache": "vendors' rules, dated, and their simulation",
     "caching.prompt_tables": "tables of the vendors' caches, beside those of our own",

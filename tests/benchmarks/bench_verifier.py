@@ -3,7 +3,7 @@
 
 ``python -m tests.benchmarks.bench_verifier RUN_FOLDER [--own]``: the folder of a run of ``03_caching`` with
 ``verifiers=["fitted"]``. First come the test pairs of the evalset by batch, and ``pairs.fourth.jsonl`` before the rest:
-it was fixed before anything was judged on it, so that its lines are the claim; nothing may be tuned after them. Then,
+it was fixed before anything was judged on it, and nothing that is judged here was tuned after it was read. Then,
 without ``--own``, the pairs of fow-cache 0.1.0 (CC BY 4.0), downloaded into a folder that is deleted; nothing is tuned
 on them. What the encoder does not read is near nothing, as in the cache. A cosine without a guard is shown at the
 threshold of each arm, because none was certified.
@@ -81,8 +81,8 @@ def show(
 
 
 def batches(folder: Path) -> dict[str, list[Labelled]]:
-    """Test pairs of an evalset by batch; ``pairs.fourth.jsonl``, which no decision rests on, is one of them."""
-    files = [p for p in (folder / "pairs.jsonl", folder / f"pairs.{FRESH}.jsonl") if p.exists()]
+    """Test pairs of an evalset by batch; those of ``pairs.NAME.jsonl``, which no decision rests on, are among them."""
+    files = sorted(folder.glob("pairs*.jsonl"))
     found: dict[str, list[Labelled]] = {}
     for row in map(json.loads, chain.from_iterable(p.read_text(encoding="utf-8").splitlines() for p in files)):
         if row["split"] == "test":
@@ -106,7 +106,7 @@ def main(folder: Path, *, own: bool) -> None:
         arms[f"cosine @{p['threshold']:g}"] = (p["threshold"], None)
         arms[f"{claim.arm} ({claim.status})"] = (p["threshold"], check)
     for batch, labelled in sorted(batches(settings.evalsets / decision.evalset).items(), key=lambda b: b[0] != FRESH):
-        told = "fresh: the claim" if batch == FRESH else "looked at before"
+        told = "the claim" if batch == FRESH else "looked at before"
         show(f"{decision.evalset}, test pairs, {batch} batch ({told})", labelled, arms, embedder)
     if own:
         return

@@ -11,10 +11,8 @@ from tests.benchmarks import bench_model_verifier
 from tests.caching.caches import USE, WHO, angle_cache, answer, ask, found, keep
 from tests.evalset.small_evalset import settings_in
 from workbench.caching.cache import load_verifier
-from workbench.caching.fitted import FittedVerifier, fit_verifier
+from workbench.caching.fitted import FEATURES, FittedVerifier, features_of, fit_verifier, made_pairs
 from workbench.caching.guard import Guard
-from workbench.caching.made_pairs import made_pairs, retyped, trapped
-from workbench.caching.pair_features import FEATURES, features_of
 from workbench.caching.study import CachingParameters
 from workbench.caching.verifiers import (
     MODEL_LEAST,
@@ -54,14 +52,10 @@ def labelled(i, *, same):
     return Pair(f"{i}{same}", asked, cached, same, "", f"f{i}", split="dev")
 
 
-def learnt(n_made=700):
-    pairs = [labelled(i, same=same) for i in range(12) for same in (True, False)]
-    return fit_verifier(pairs, LIMIT, "hash", VECTORS, n_made=n_made)
-
-
 @pytest.fixture(scope="module")
 def fit():
-    return learnt()
+    pairs = [labelled(i, same=same) for i in range(12) for same in (True, False)]
+    return fit_verifier(pairs, LIMIT, "hash", VECTORS, n_made=700)
 
 
 @pytest.mark.slow
@@ -85,12 +79,6 @@ def test_it_tells_made_up_pairs_apart_that_it_has_not_seen_and_keeps_its_share_o
 
 
 @pytest.mark.slow
-def test_the_same_pairs_teach_the_same_verifier(fit):
-    assert learnt().verifier.sha256 == fit.verifier.sha256
-    assert learnt(n_made=701).verifier.sha256 != fit.verifier.sha256
-
-
-@pytest.mark.slow
 def test_what_it_has_seen_is_judged_by_what_was_learnt_without_it(fit):
     text = "sort rows by price in table t3"
     pair, fold = (f"please {text}", text), fit.fold_of[text]
@@ -106,46 +94,6 @@ def test_features_are_the_same_both_ways_round_and_finite():
     assert there.shape == (42, len(FEATURES))
     assert np.isfinite(there).all()
     assert np.abs(there - back).max() <= 1e-4
-
-
-def test_each_text_and_word_is_embedded_once_however_many_pairs_hold_it():
-    asked = []
-
-    def vectors(texts):
-        asked.append(list(texts))
-        return VECTORS(texts)
-
-    pairs = [(f"sort rows by column {i}", "sort rows by price") for i in range(30)]
-    features_of(pairs, vectors)
-    (once,) = asked
-    assert len(once) == len(set(once))
-    assert sum("sort rows" in text for text in once) == 31
-
-
-SMALL = [
-    ("rows where a and b are set", "rows where a or b is set", "critical"),
-    ("take 10 rows", "take 10 % of rows", "symbols"),
-    ("fill gaps", "fill gaps if the file is missing", "surplus"),
-    ("copy table orders to table stock", "copy table stock to table orders", "moved"),
-]
-
-
-@pytest.mark.parametrize(("one", "other", "feature"), SMALL)
-def test_small_words_signs_clauses_and_order_that_change_a_question_are_seen(one, other, feature):
-    column = FEATURES.index(feature)
-    seen, unseen = features_of([(one, other), (one, f"please, {one}")], VECTORS)[:, column]
-    assert seen > 0
-    assert unseen == 0
-
-
-def test_what_is_retyped_and_what_is_trapped_differ_from_the_text_and_come_the_same_again():
-    texts = [(f"how do I sort the rows of table {i}, without the header", f"f{i}") for i in range(20)]
-    for draw, same in ((retyped, True), (trapped, False)):
-        found = draw(texts)
-        assert found == draw(texts)
-        assert {f[3] for f in found} == {same}
-        assert all(other != text for other, text, *_ in found)
-        assert {f[2] for f in found} <= {family for _, family in texts}
 
 
 @pytest.mark.parametrize(

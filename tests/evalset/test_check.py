@@ -195,7 +195,6 @@ def test_what_one_notebook_alone_reads_is_checked_by_its_own_reader(tmp_path):
         ("card.md", b"# Card\ncaf\xe9\n", 2, "0xe9 at offset 10"),
         ("pairs.jsonl", b"{\n", 1, "not JSON"),
         ("pairs.jsonl", b"{}\n", 1, '"query_a" and "query_b" must be texts'),
-        ("pairs.learning.jsonl", b"{}\n", 1, '"query_a" and "query_b" must be texts'),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named_with_the_line(tmp_path, name, content, line, problem):

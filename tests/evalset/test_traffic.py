@@ -1,14 +1,13 @@
 """Streams and pairs are read whole, or refused with every line that is wrong."""
 
 import hashlib
-import json
 from pathlib import Path
 
 import polars as pl
 import pytest
 
 from workbench.errors import EvalsetError
-from workbench.evalset.traffic import load_learning_pairs, load_pairs, load_stream, pairs_of, stream_of
+from workbench.evalset.traffic import load_pairs, load_stream, pairs_of, stream_of
 
 
 def test_a_stream_is_read_in_the_order_of_its_positions(tmp_path):
@@ -45,38 +44,22 @@ def test_the_test_pairs_of_docs_qa_are_those_that_nothing_was_tuned_on(second, e
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"),
+    ("batch", "expected"),
     [
-        ("learning", "13586685d67b4492a307b9ff6d6d688ed64faf803b1e1579dc9a75439346bb0f"),
+        ("third", "13586685d67b4492a307b9ff6d6d688ed64faf803b1e1579dc9a75439346bb0f"),
         ("fourth", "5906699141c8aa4777f095c2b808593b357dae141a2254aa4c3699f25dd6c1fc"),
     ],
 )
-def test_a_later_batch_of_docs_qa_is_the_one_that_was_fixed_before_it_was_judged(name, expected):
+def test_a_later_batch_of_docs_qa_is_the_one_that_was_fixed_before_it_was_judged(batch, expected):
     folder = Path(__file__).parents[2] / "evalsets" / "docs_qa"
-    path = folder / f"pairs.{name}.jsonl"
+    path = folder / f"pairs.{batch}.jsonl"
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     assert sha256 == expected
     assert sha256 in (folder / "card.md").read_text(encoding="utf-8")
     old, new = (pl.read_ndjson(folder / name) for name in ("pairs.jsonl", path.name))
-    assert (set(new["split"]), set(new["batch"])) == ({"test"}, {{"learning": "third"}.get(name, name)})
+    assert (set(new["split"]), set(new["batch"])) == ({"test"}, {batch})
     assert not set(new["id"]) & set(old["id"])
     assert not set(new["cluster"]) & set(old.filter(split="dev")["cluster"])
-
-
-def test_learning_pairs_are_of_dev_and_of_no_family_that_is_tested(tmp_path):
-    def write(name, *families):
-        rows = [
-            {"query_a": f"{name} {f}", "query_b": "b", "same_answer": 0, "cluster": f, "split": "test"}
-            for f in families
-        ]
-        (tmp_path / name).write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
-
-    assert load_learning_pairs(tmp_path) == ((), "")
-    write("pairs.jsonl", "tested")
-    write("pairs.learning.jsonl", "tested", "other")
-    (pair,), sha256 = load_learning_pairs(tmp_path)
-    assert (pair.cluster, pair.split, len(sha256)) == ("other", "dev", 64)
-    assert [p.cluster for p in load_pairs(tmp_path)[0]] == ["tested"]
 
 
 def test_a_file_that_is_no_parquet_is_refused(tmp_path):

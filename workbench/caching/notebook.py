@@ -43,7 +43,7 @@ from workbench.caching.verifiers import (
 )
 from workbench.config import Settings
 from workbench.errors import ConfigError
-from workbench.evalset.traffic import Pair, load_learning_pairs, load_pairs, load_stream
+from workbench.evalset.traffic import load_pairs, load_stream
 from workbench.evaluation.compare import spent
 from workbench.evaluation.decision import decide
 from workbench.evaluation.experiment import MONEY_SHOWN
@@ -151,8 +151,6 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
         told = {f"verifier {name}": each.sha256 for name, each in self._callables.items()}
         if FITTED in self.parameters.verifiers:
             told["verifier fitted"] = made_sha256()
-            if sha256 := load_learning_pairs(self.evalset.path)[1]:
-                told["verifier fitted learning pairs"] = sha256
         for name in self.parameters.verifiers:
             if name.startswith(MODEL):
                 file = self.evalset.path / FOLDER / RECORDED
@@ -181,20 +179,13 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
             return ModelVerifier(client, model, usd_per_check=usd, max_cost_usd=p.max_cost_usd)
         guard = replace(self.guard, wording=False) if self.guard else None
         limit, encoder_id = self.policy.pair_limit, self.embedder.encoder_id
-        fit = fit_verifier([*self._pairs, *self._learning()], limit, encoder_id, self._vectors, guard=guard)
+        fit = fit_verifier(self._pairs, limit, encoder_id, self._vectors, guard=guard)
         self.fitted = fit.verifier
         families = {x.cluster: fit.fold_of[x.query_a] for x in self._pairs if x.split == "dev"}
         asked = zip(self._stream.queries, self._stream.clusters, strict=True)
         folds = {text: families[cluster] for text, cluster in asked if cluster in families}
         usd = self.prices.cost_usd([embed_query(p.embedder)])  # the words of a question are embedded as one text is
         return FittedCheck(fit.verifier, self._vectors, usd, fit, folds)
-
-    def _learning(self) -> list[Pair]:
-        """Further pairs that the fitted verifier learns on; what the encoder does not read is never served."""
-        pairs, _ = load_learning_pairs(self.evalset.path)
-        sides = ([p.query_a for p in pairs], [p.query_b for p in pairs])
-        blind = unread(self.embedder, sides[0], strict=True) | unread(self.embedder, sides[1], strict=True)
-        return [p for p, unknown in zip(pairs, blind, strict=True) if not unknown]
 
     def _vectors(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         return eval_vectors(texts, self.embedder, self.settings.cache, label="texts of pairs")

@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from workbench.caching.fitted import Fit, FittedVerifier
+from workbench.caching.fitted import Fit, FittedVerifier, TextPair, Vectors
 from workbench.caching.guard import Guard
-from workbench.caching.pair_features import TextPair, Vectors
 from workbench.config import Settings
 from workbench.errors import ConfigError, WorkbenchError
 from workbench.inference.batch import Item, complete_all, estimate

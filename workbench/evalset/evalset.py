@@ -264,8 +264,7 @@ def find_evalset(source: str | Path, settings: Settings) -> Path:
 # Any one of these makes a folder an evalset, if perhaps one that lacks something.
 PARTS = (
     "queries.jsonl", "corpus.jsonl", "corpus.toml", "qrels", "outcomes.parquet", "stream.parquet", "traffic.toml",
-    "pairs.jsonl", "pairs.learning.jsonl", "prompts.toml", "judges.toml", "gates.toml", "card.md", "decisions",
-    "recordings",
+    "pairs.jsonl", "prompts.toml", "judges.toml", "gates.toml", "card.md", "decisions", "recordings",
 )  # fmt: skip
 
 

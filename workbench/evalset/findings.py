@@ -19,7 +19,7 @@ from workbench.evalset.files import Judgement, read_text, scan_jsonl, scan_qrels
 from workbench.evalset.gates import GatePolicy, scan_gates
 from workbench.evalset.items import DOCUMENT_KEYS, QUERY_KEYS, documents_of, fits, foreign_keys, queries_of
 from workbench.evalset.texts import own_documents, words
-from workbench.evalset.traffic import LEARNING_PAIRS, PAIRS, pairs_of
+from workbench.evalset.traffic import pairs_of
 from workbench.records import Document, Query, file_hash
 
 OTHER_INPUTS = ("outcomes.parquet", "pairs.jsonl", "stream.parquet")
@@ -258,12 +258,11 @@ def of_query(contents: Contents, query_id: str, problem: str, severity: Severity
 
 
 def _pair_defects(contents: Contents) -> list[Defect]:
-    out = list[Defect]()
-    for path in (contents.folder / PAIRS, contents.folder / LEARNING_PAIRS):
-        if path.exists():
-            rows, defects = scan_jsonl(path)
-            out += [*defects, *pairs_of(str(path), rows)[1]]
-    return out
+    path = contents.folder / "pairs.jsonl"
+    if not path.exists():
+        return []
+    rows, defects = scan_jsonl(path)
+    return [*defects, *pairs_of(str(path), rows)[1]]
 
 
 def _foreign_keys(contents: Contents) -> Iterator[Finding]:

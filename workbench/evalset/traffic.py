@@ -1,7 +1,7 @@
 """Query streams and labelled pairs: what a cache would see, and which questions may share an answer."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +20,6 @@ from workbench.evalset.workload import draw_requests, read_plan, topics_of
 from workbench.records import DEFAULT_TENANT, content_hash, file_hash
 from workbench.rendering.progress import waiting
 
-PAIRS, LEARNING_PAIRS = "pairs.jsonl", "pairs.learning.jsonl"
 STREAM_SCHEMA: Mapping[str, Any] = {
     "pos": pl.Int64, "query": pl.String, "answer_key": pl.String, "tenant_id": pl.String, "cluster": pl.String,
     "at": pl.String, "feature": pl.String, "user_id": pl.String, "turns": pl.String,
@@ -175,26 +174,7 @@ def load_pairs(folder: Path) -> tuple[tuple[Pair, ...], str]:
     EvalsetError
         With every line that cannot be used.
     """
-    return _pairs_in(folder / PAIRS)
-
-
-def load_learning_pairs(folder: Path) -> tuple[tuple[Pair, ...], str]:
-    """Further pairs of dev, and the hash of their file: a fitted verifier alone learns on them, and nothing is tested.
-
-    They stand in ``pairs.learning.jsonl``, whatever split they had before. Those of a family that test pairs are of
-    are left out.
-
-    Raises
-    ------
-    EvalsetError
-        With every line that cannot be used.
-    """
-    found, sha256 = _pairs_in(folder / LEARNING_PAIRS)
-    tested = {pair.cluster for pair in load_pairs(folder)[0] if pair.split == "test"} if found else set[str]()
-    return tuple(replace(pair, split="dev") for pair in found if pair.cluster not in tested), sha256
-
-
-def _pairs_in(path: Path) -> tuple[tuple[Pair, ...], str]:
+    path = folder / "pairs.jsonl"
     if not path.is_file():
         return (), ""
     pairs, defects = pairs_of(str(path), read_jsonl(path))
