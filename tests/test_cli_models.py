@@ -4,9 +4,8 @@ from pathlib import Path
 
 from tests.notebooks.zoo import make_settings
 from tests.test_cli import workbench
-from workbench.cli.calls import models_table
 from workbench.inference.prices import load_prices
-from workbench.inference.weights import WEIGHTS
+from workbench.inference.weights import WEIGHTS, models_table
 
 
 def test_models_lists_every_file_with_licence_hash_price_and_source(tmp_path: Path) -> None:

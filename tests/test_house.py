@@ -23,8 +23,11 @@ TWICE = {"notebook", "tables", "evalset", "replay"}
 REASONS = {
     "caching.canaries": "what is sent through real caches, by scope: read when a scope gains a field",
     "caching.index": "vectors in memory: the one part of a cache that is measured alone",
+    "caching.invalidations": "what keeps an answer out that comes too late: read when it is about order and clocks",
+    "caching.later": "what waits for a verifier: read alone when it is about threads and what is lost",
     "caching.near_repeats": "a command",
     "caching.prompt_cache": "vendors' rules, dated, and their simulation",
+    "caching.serve": "a decision at work: what is refused when inputs moved",
     "caching.prompt_tables": "tables of the vendors' caches, beside those of our own",
     "costs.focus": "a file format of others",
     "evalset.docstrings": "a script that another Python runs",
@@ -56,6 +59,7 @@ REASONS = {
     "runner.sweep": "notebooks as jobs: the part of the runner that knows flows",
     "runner.terminal": "the only part of the runner that knows a terminal",
     "stack.tables": "what the notebook shows",
+    "telemetry.export": "the SDK, which a light install lacks; loaded when the first span is made",
     "telemetry.waterfall": "a trace as a page",
 }
 

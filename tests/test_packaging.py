@@ -108,6 +108,7 @@ LIGHT = {
     "import pairs pairs.jsonl --name own": "written: ",
     "runs": "retrieval",
     f"verify {ROOT}/evalsets/routing_demo/decisions/routing.json": "this install: it is a light one",
+    f"verify {ROOT}/evalsets/docs_qa/decisions/quality.json": "docs_qa/quality: nothing contradicts it",
     "summary": "### ",
     "budgets": "no call has been charged",
     "run retrieval": "this needs nbformat, which a light install leaves out; pip install 'evals-workbench[notebooks]'",

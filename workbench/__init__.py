@@ -13,8 +13,9 @@ __version__ = VERSION
 if TYPE_CHECKING:
     from typing import Literal, overload
 
-    from workbench.caching.cache import ResponseCache, SemanticCache, load_semantic
+    from workbench.caching.cache import ResponseCache, SemanticCache
     from workbench.caching.notebook import CachingExperiment
+    from workbench.caching.serve import load_semantic
     from workbench.config import load_settings
     from workbench.costs.notebook import CostsExperiment
     from workbench.evalset.evalset import load_evalset
@@ -174,7 +175,7 @@ _HOMES = {
     "flow": "workbench.orchestration.steps",
     "load_evalset": "workbench.evalset.evalset",
     "load_routed": "workbench.routing.route",
-    "load_semantic": "workbench.caching.cache",
+    "load_semantic": "workbench.caching.serve",
     "load_settings": "workbench.config",
     "load_trace": "workbench.telemetry.traces",
     "outside": "workbench.orchestration.steps",

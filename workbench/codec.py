@@ -6,7 +6,7 @@ import os
 import threading
 import tomllib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import Field, fields, is_dataclass
+from dataclasses import Field, dataclass, fields, is_dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
@@ -34,6 +34,31 @@ _EXPECTED = {
 
 # Of a field's metadata: the value that says nothing. What was written or hashed before the field came has it.
 NEUTRAL = "neutral"
+RANGE = "range"  # of a field's metadata: the `Range` of a number
+NEEDED = "needed"  # of a field's metadata: a list that may not be empty
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Numbers that a setting may be; ``ends`` says whether ``low`` and ``high`` are among them, ``or_zero`` that 0 is.
+
+    >>> Range(0, 1, ends=False).problem(1.5), Range(8, 1000, or_zero=True).problem(2), Range(0, 1).problem(1)
+    ('a number above 0 and below 1 is expected', 'a number from 8 to 1,000, or 0, is expected', '')
+    """
+
+    low: float
+    high: float = 10**12
+    ends: bool = True
+    or_zero: bool = False
+
+    def problem(self, value: float) -> str:
+        """What is expected in place of a value, "" where it fits; what is no finite number fits nowhere."""
+        inside = self.low < value < self.high or (self.ends and value in (self.low, self.high))
+        if inside or (self.or_zero and value == 0):
+            return ""
+        low, high = f"{self.low:,}", f"{self.high:,}"
+        told = f"from {low} to {high}" if self.ends else f"above {low} and below {high}"
+        return f"a number {told}{', or 0,' if self.or_zero else ''} is expected"
 
 
 def _says_nothing(told: Field[Any], value: Any) -> bool:
@@ -132,7 +157,7 @@ unknown field 'scor'; did you mean 'score'? Known: doc_id, score
     try:
         built: tuple[T] = _validator(asked, whole).validate_python((raw,))
     except ValidationError as found:
-        told = list(_problems(kind, found, noun))
+        told = list(_pydantic_problems(kind, found, noun))
         more = [f"and {len(told) - PROBLEMS_SHOWN} more"] if len(told) > PROBLEMS_SHOWN else []
         raise error(f"{source}: {'; '.join(told[:PROBLEMS_SHOWN] + more)}") from None
     except WorkbenchError as found:  # a value that says itself what it cannot be
@@ -234,7 +259,7 @@ def _strict(schema: Any, whole: bool) -> Any:
     return found | {"strict": True} if schema.get("type") in _STRICT else found
 
 
-def _problems(kind: Any, found: Any, noun: str) -> Iterator[str]:
+def _pydantic_problems(kind: Any, found: Any, noun: str) -> Iterator[str]:
     """Everything that pydantic found, in our words."""
     for problem in found.errors(include_url=False):
         steps: Sequence[str | int] = problem["loc"][1:]
@@ -244,7 +269,7 @@ def _problems(kind: Any, found: Any, noun: str) -> Iterator[str]:
             yield f"{place} is missing"
         elif what == "unexpected_keyword_argument":
             inside = _place(steps[:-1])
-            yield (inside and f"{inside}: ") + unknown_name(noun, str(steps[-1]), _known(kind, steps[:-1]))
+            yield (inside and f"{inside}: ") + unknown_name(noun, str(steps[-1]), _known_fields(kind, steps[:-1]))
         elif what == "value_error":
             yield f"{place}: {problem['ctx']['error']}".removeprefix(": ")
         else:
@@ -266,7 +291,7 @@ def shown(value: Any) -> str:
         return "(a huge number)"
 
 
-def _known(kind: Any, steps: Sequence[str | int]) -> list[str]:
+def _known_fields(kind: Any, steps: Sequence[str | int]) -> list[str]:
     """Fields of the class that stands at a place."""
     inside = _dataclass_in(kind)
     for step in steps:

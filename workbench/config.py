@@ -71,15 +71,16 @@ class Settings:
         """Object store or folder of LanceDB's tables."""
         return self.tables_url or str(self.cache / "tables")
 
-    def require_project(self) -> None:
-        """Refuse a root that is no project.
+    def require_project(self, *, reads_evalset: bool = True) -> None:
+        """Refuse a root that is no project; ``reads_evalset`` is false for what works on the state database alone.
 
         Raises
         ------
         ConfigError
-            If it has no ``evalsets/`` or no ``notebooks/``.
+            If it lacks a folder that is read: ``notebooks/``, or ``evalsets/``.
         """
-        if missing := [folder.name for folder in (self.evalsets, self.notebooks) if not folder.is_dir()]:
+        needed = (self.evalsets, self.notebooks) if reads_evalset else (self.notebooks,)
+        if missing := [folder.name for folder in needed if not folder.is_dir()]:
             raise ConfigError(
                 f"you are not in a project: {self.root} has no {' and no '.join(f'{name}/' for name in missing)}; "
                 "change into the folder that holds evalsets/ and notebooks/, name it with WORKBENCH_ROOT, or "

@@ -45,7 +45,7 @@ def open_engine(url: str) -> sa.Engine:
         connect = {"connect_timeout": CONNECT_S}
         engine = sa.create_engine(address, pool_size=5, max_overflow=5, pool_pre_ping=True, connect_args=connect)
         sa.event.listen(engine, "handle_error", lambda told: _mark(told.sqlalchemy_exception, address))
-        return _opened(engine)
+        return _opened_engine(engine)
     if (file := address.database) and file != ":memory:":
         require_writable(Path(file).parent, "WORKBENCH_STATE_URL or WORKBENCH_CACHE")
     engine = sa.create_engine(url, connect_args={"timeout": 30}, pool_size=5, max_overflow=15)
@@ -62,7 +62,7 @@ def open_engine(url: str) -> sa.Engine:
         readonly = connection.get_execution_options().get("readonly")
         connection.exec_driver_sql("BEGIN" if readonly else "BEGIN IMMEDIATE")
 
-    return _opened(engine)
+    return _opened_engine(engine)
 
 
 def server_of(url: sa.URL) -> str:
@@ -94,7 +94,7 @@ def _address(url: str) -> sa.URL:
     return address
 
 
-def _opened(engine: sa.Engine) -> sa.Engine:
+def _opened_engine(engine: sa.Engine) -> sa.Engine:
     """The engine, of which one connection was made."""
     try:
         with engine.connect():
@@ -153,13 +153,13 @@ def execute(
         many = False
     sql, dialect = _driver_sql(text, lock, connection.dialect.name), connection.dialect
     cursor = connection.connection.cursor()
-    with _told(connection, sql, values), closing(cursor) if dialect.name == "sqlite" else nullcontext():
+    with _driver_errors(connection, sql, values), closing(cursor) if dialect.name == "sqlite" else nullcontext():
         (cursor.executemany if many else cursor.execute)(sql, values)
         return cursor.fetchall() if _returns(text) else ()
 
 
 @contextmanager
-def _told(connection: sa.Connection, sql: str, values: Any) -> Iterator[None]:
+def _driver_errors(connection: sa.Connection, sql: str, values: Any) -> Iterator[None]:
     """Turn the driver's errors into those of SQLAlchemy."""
     dialect, driver = connection.dialect, connection.dialect.loaded_dbapi
     try:
@@ -177,7 +177,7 @@ def _pipelined(connection: sa.Connection) -> Iterator[None]:
     An error then comes with a later statement, or at the end.
     """
     driver: Any = connection.connection.dbapi_connection
-    with _told(connection, "statements of a pipeline", ()), driver.pipeline():
+    with _driver_errors(connection, "statements of a pipeline", ()), driver.pipeline():
         yield
 
 

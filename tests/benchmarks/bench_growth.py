@@ -70,8 +70,9 @@ def caching(folder: Path, n: int, *, tenants: int = 4) -> Callable[[], object]:
 def spans(folder: Path, n: int) -> Callable[[], object]:
     from tests.benchmarks.bench_spans import ended_spans
     from workbench.state import create_tables, open_engine
-    from workbench.telemetry.export import SPANS, SpanStore
+    from workbench.telemetry.export import SpanStore
     from workbench.telemetry.traces import latest_traces, load_trace
+    from workbench.telemetry.tree import SPANS
 
     engine, batch = open_engine(f"sqlite:///{folder / 'state.sqlite'}"), ended_spans(BATCH)
     create_tables(engine, SPANS)

@@ -99,7 +99,7 @@ def main(folder: Path, *, own: bool) -> None:
     arms: dict[str, tuple[float, Allows | None]] = {}
     for claim in decision.claims:
         p = claim.parameters
-        if p["kind"] != "semantic":
+        if p["kind"] != "semantic" or p.get("later"):  # of what is promoted a pair alone tells nothing
             continue
         guard = Guard(**{k: v for k, v in p["guard"].items() if k != "kind"}) if p["guard"] else None
         check: Allows | None = Checks(guard, FittedCheck(fitted, embedder.embed)) if p.get("verifier") else guard

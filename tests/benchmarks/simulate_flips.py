@@ -27,7 +27,7 @@ from workbench.evaluation.flips import flip_points, watched
 from workbench.inference.prices import PriceTable, load_prices, project_prices
 from workbench.records import Claim, Decision, Fingerprint, FlipPoint, Rule
 from workbench.routing.candidates import RoutedArm, route_all
-from workbench.routing.notebook import RoutingParameters, _load
+from workbench.routing.notebook import RoutingParameters, _load_outcomes
 from workbench.routing.policies import one_model
 from workbench.routing.recorded import load_prompts
 
@@ -201,7 +201,7 @@ def recorded_changes(n: int, seed: int = 0) -> Iterator[Change]:
     accepted = Decision.accepted(evalset.path, "routing")
 
     def decision(prices: PriceTable) -> Decision:
-        outcomes = _load(evalset, RoutingParameters(), prices)[0].part("test")
+        outcomes = _load_outcomes(evalset, RoutingParameters(), prices)[0].part("test")
         one = [one_model(outcomes.models.index(a), outcomes.models, outcomes.cost_usd.mean(0)) for a in accepted.arms]
         scored = route_all([RoutedArm(router, i) for i, router in enumerate(one)], outcomes, "test")
         claims = make_claims(scored.of("correctness"), scored.facts, accepted.rule)

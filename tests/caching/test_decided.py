@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.caching.caches import Angles, found, keep
-from workbench.caching.cache import load_semantic
-from workbench.caching.study import CachingParameters, make_guard
+from workbench.caching.guard import make_guard
+from workbench.caching.serve import load_semantic
+from workbench.caching.study import CachingParameters
+from workbench.caching.verifiers import Later, load_callable
 from workbench.config import Settings
 from workbench.errors import ConfigError
 from workbench.records import Decision, Fingerprint
@@ -41,6 +43,54 @@ GUARD = make_guard(CachingParameters().guard)
 
 def with_inputs(**inputs):
     return {"verdict": "chosen", "fingerprint": Fingerprint({**DECISION.fingerprint.inputs, **inputs})}
+
+
+OWN = "def same(asked, cached):\n    return True\n"
+BEFORE = {**DECISION.parameters["guard"], "wording": False}
+
+
+def with_verifier(folder, **parameters):
+    """A project whose decision goes with a verifier, behind a guard that has fewer checks than the tested one."""
+    (folder / "its_own_check.py").write_text(OWN, encoding="utf-8")
+    settings = project(folder)
+    sha256 = load_callable("its_own_check:same@0", settings).sha256
+    used = {"name": "its_own_check:same", "least": 0.5, "sha256": sha256, "usd_per_check": 0.0}
+    changed = {**DECISION.parameters, "verifier": used, **parameters}
+    path = settings.evalsets / "demo" / "decisions" / "caching.json"
+    path.write_text(replace(DECISION, verdict="chosen", parameters=changed).to_json(), encoding="utf-8")
+    return settings
+
+
+def test_a_decision_with_a_verifier_in_line_serves_behind_the_guard_of_its_arm(tmp_path):
+    cache = load(with_verifier(tmp_path, guard=BEFORE))
+    keep(cache, "turn wifi on at angle 0")
+    assert found(cache, "turn the lights on at angle 0") == "answer to turn wifi on at angle 0"
+
+
+def test_a_decision_with_a_verifier_later_serves_what_was_promoted(tmp_path):
+    cache = load(with_verifier(tmp_path, later={"kind": "Later", "floor": 0.1, "guard": BEFORE}))
+    assert (cache.guard, cache._later) == (GUARD, Later(0.1, replace(GUARD, wording=False)))
+    keep(cache, "turn wifi on at angle 0")
+    for text in ("turn the lights on at angle 0", "80 pictures of the house and 0 of the wifi"):
+        assert found(cache, text) is None
+        assert cache.verify_pending() == 1
+        assert found(cache, text) == "answer to turn wifi on at angle 0"
+    assert found(cache, "turn wifi off at angle 0") is None
+    assert cache.verify_pending() == 0
+
+
+@pytest.mark.parametrize("later", [None, {"kind": "Later", "floor": 0.1, "guard": BEFORE}])
+def test_a_decision_with_a_verifier_is_refused_where_that_or_the_guard_moved(tmp_path, later):
+    settings = with_verifier(tmp_path, guard=BEFORE, later=later)
+    path = settings.evalsets / "demo" / "decisions" / "caching.json"
+    kept = Decision.load(path)
+    path.write_text(replace(kept, **with_inputs(guard="other")).to_json(), encoding="utf-8")
+    with pytest.raises(ConfigError, match=f"another guard; {AGAIN}"):
+        load(settings)
+    path.write_text(replace(kept, parameters={**kept.parameters, "verifier": {**kept.parameters["verifier"],
+                    "sha256": "other"}}).to_json(), encoding="utf-8")  # fmt: skip
+    with pytest.raises(ConfigError, match="tested with another verifier its_own_check:same"):
+        load(settings)
 
 
 def test_an_accepted_decision_serves_at_its_threshold_behind_its_guard(tmp_path):

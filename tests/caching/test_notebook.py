@@ -275,6 +275,6 @@ def test_a_verifier_of_the_users_is_an_arm_with_its_price_and_fails_closed(tmp_p
     assert not bad.served.hits.any()
     assert same.arm.verifier.usd_per_check == pytest.approx(0.0005)
     (row, _) = bench.verifiers(replayed).rows
-    assert row[4] == pytest.approx(1000 * same.check_rate * 0.0005)
+    assert row[5] == pytest.approx(1000 * same.check_rate * 0.0005)
     assert "verifier my_check_of_pairs:same@0.5" in decision.fingerprint.inputs
     assert "parameter verifiers" not in open_bench(tmp_path).inputs

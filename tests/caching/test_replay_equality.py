@@ -9,9 +9,10 @@ import pytest
 
 from tests.caching.caches import answer, ask
 from tests.caching.test_replay import random_stream
-from workbench.caching.cache import SemanticCache, load_semantic
+from workbench.caching.cache import SemanticCache
 from workbench.caching.guard import Guard
 from workbench.caching.replay import replay
+from workbench.caching.serve import load_semantic
 from workbench.config import load_settings
 from workbench.evalset.traffic import RequestStream, load_stream
 from workbench.inference.embedding import load_embedder

@@ -11,9 +11,9 @@ from tests.caching.script_pairs import READABLE, SCRIPTS
 from tests.evalset.small_evalset import settings_in, write
 from tests.inference.test_client import SMALL, client_of
 from workbench.caching.cache import SemanticCache
-from workbench.caching.guard import Guard
+from workbench.caching.guard import Guard, make_guard
 from workbench.caching.replay import oracle_hits, replay
-from workbench.caching.study import CachingParameters, make_guard
+from workbench.caching.study import CachingParameters
 from workbench.config import load_settings
 from workbench.evalset.check import check_evalset
 from workbench.evalset.imports.requests import import_stream

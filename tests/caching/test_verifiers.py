@@ -10,9 +10,9 @@ import pytest
 from tests.benchmarks import bench_model_verifier
 from tests.caching.caches import USE, WHO, angle_cache, answer, ask, found, keep
 from tests.evalset.small_evalset import settings_in
-from workbench.caching.cache import load_verifier
 from workbench.caching.fitted import FEATURES, FittedVerifier, features_of, fit_verifier, made_pairs
 from workbench.caching.guard import Guard
+from workbench.caching.serve import load_verifier
 from workbench.caching.study import CachingParameters
 from workbench.caching.verifiers import (
     MODEL_LEAST,
@@ -31,6 +31,7 @@ from workbench.codec import to_plain
 from workbench.errors import ConfigError, ProviderError
 from workbench.evalset.gates import PairLimit
 from workbench.evalset.traffic import Pair
+from workbench.evaluation.provenance import build_parameters
 from workbench.inference.attempt import Books
 from workbench.inference.budgets import Budget, Budgets
 from workbench.inference.client import Client
@@ -154,7 +155,10 @@ def test_checks_ask_only_what_the_guard_lets_pass_and_each_pair_once():
     assert asked == [("pay 5", "pay 5 now")]
 
 
-@pytest.mark.parametrize("name", ["", "fit", "model:", "mine:call", "mine:call@x", "call@1", "mine:call@-1"])
+@pytest.mark.parametrize("name", [
+    "", "fit", "model:", "mine:call", "mine:call@x", "call@1", "mine:call@-1", "later:", "later:fit", "later:model:",
+    "later:later:fitted",
+])  # fmt: skip
 def test_a_name_that_is_no_verifier_is_refused(name):
     with pytest.raises(ConfigError, match="is not fitted, model:NAME or module:function@USD"):
         check_name(name)
@@ -162,7 +166,7 @@ def test_a_name_that_is_no_verifier_is_refused(name):
 
 def test_a_verifier_that_is_named_twice_is_refused():
     with pytest.raises(ConfigError, match="verifiers must be all different"):
-        CachingParameters(verifiers=("fitted", "fitted"))
+        build_parameters(CachingParameters, {"verifiers": ["fitted", "fitted"]})
 
 
 def test_verdicts_of_numbers():
@@ -209,17 +213,6 @@ def test_the_cache_asks_a_verifier_and_tells_why_it_missed(engine):
     assert cache.miss_reason == ""
     assert found(cache, "at 90 degrees") is None
     assert cache.miss_reason == ""
-
-
-def test_off_the_path_a_near_question_is_a_miss_until_the_verifier_agreed(engine):
-    cache = angle_cache(engine, verifier=Saying(Verdict(True, 0.9)), later=True)
-    keep(cache, "at 10 degrees")
-    assert found(cache, "at 12 degrees") is None
-    assert cache.miss_reason == "verifier not asked yet"
-    assert cache.verify_pending() == 1
-    assert found(cache, "at 12 degrees") == "answer to at 10 degrees"
-    assert found(cache, "at 13 degrees") is None
-    assert found(cache, "at 12 degrees", who=replace(WHO, tenant_id="other")) is None
 
 
 @pytest.fixture

@@ -174,6 +174,22 @@ def test_the_command_takes_a_sheet_back(mine, monkeypatch):
     assert "are judged 1 in dev.tsv:3 already, and 0 here" in other.output
 
 
+def test_a_sheet_in_the_folder_of_an_evalset_needs_no_name_and_one_elsewhere_does(mine, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_ROOT", str(mine.root))
+    sheet = fill(mine, 1, 1)
+    within = mine.evalsets / "mine" / SHEET
+    within.write_bytes(sheet.read_bytes())
+    elsewhere = mine.root / "aside" / SHEET
+    elsewhere.parent.mkdir()
+    elsewhere.write_bytes(sheet.read_bytes())
+    refused = CliRunner().invoke(app, ["import", "judgements", str(elsewhere)])
+    assert refused.exit_code == 3
+    assert f"say with --name whose questions were judged: {elsewhere} lies in no evalset" in refused.output
+    done = CliRunner().invoke(app, ["import", "judgements", str(within)])
+    assert done.exit_code == 0, done.output
+    assert "next: workbench run retrieval --evalset mine" in done.output
+
+
 def test_a_sheet_that_is_filled_further_is_taken_again_and_its_new_questions_too(mine):
     """The first judgements are of one question; those of another have a place afterwards."""
     for path in (mine.evalsets / "mine" / "qrels").iterdir():

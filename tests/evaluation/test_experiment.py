@@ -53,8 +53,8 @@ def test_an_unknown_notebook_is_refused_with_the_nearest():
     [
         ({"evalset": "tiyn"}, EvalsetError, "unknown evalset 'tiyn'; did you mean 'tiny'?"),
         ({"systems": ["mine"]}, ConfigError, "a cost that is not known cannot be compared"),
-        ({"rebuilds": 5}, ConfigError, "needs at least 8 rebuilds, found rebuilds=5; give 8 or more, or 0 for none"),
-        ({"rebuilds": -1}, ConfigError, "found rebuilds=-1"),
+        ({"rebuilds": 5}, ConfigError, "rebuilds = 5: a number from 8 to 1,000, or 0, is expected"),
+        ({"rebuilds": -1}, ConfigError, "rebuilds = -1: "),
     ],
 )
 def test_what_can_be_refused_is_refused_before_a_run_folder_is_made(tmp_path, given, error, says):

@@ -22,9 +22,9 @@ from workbench.inference.hosted import LiteLLMProvider
 from workbench.inference.messages import Request, Usage
 from workbench.inference.prices import load_prices
 from workbench.state import open_engine
-from workbench.telemetry.export import SPANS
 from workbench.telemetry.ledger import Ledger
 from workbench.telemetry.spans import Tracing
+from workbench.telemetry.tree import SPANS
 
 MIX = {
     "good": 60, "thinking_beside": 3, "no_usage": 1, "429_seconds": 3, "429_date": 2, "429": 3, "500": 4, "503": 4,

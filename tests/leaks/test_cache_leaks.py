@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tests.caching.caches import answer
 from workbench.caching.cache import ResponseCache, SemanticCache
 from workbench.caching.scope import Scope
+from workbench.caching.verifiers import Later
 from workbench.inference.messages import CacheUse, Request
 from workbench.state import open_engine
 from workbench.telemetry.context import Attribution
@@ -160,8 +161,48 @@ def test_a_cache_without_one_of_the_fields_leaks_across_it(left_out, tmp_path, m
     assert left_out in leaking(tmp_path)
 
 
+PROMOTED = [field for field in CHANGES if field != "tools"]  # with tools at hand nothing is near anything
+
+
+@pytest.mark.parametrize("left_out", PROMOTED)
+def test_promotions_of_a_cache_without_one_of_the_fields_leak_across_it(left_out, tmp_path, monkeypatch):
+    of = Scope.of.__func__
+
+    def without(cls, *args, **kwargs):
+        scope = of(cls, *args, **kwargs)
+        return scope and replace(scope, **{left_out: ""})
+
+    monkeypatch.setattr(Scope, "of", classmethod(without))
+    assert left_out in leaking_by_promotion(tmp_path)
+
+
 def test_no_cache_serves_across_any_field(tmp_path):
     assert leaking(tmp_path) == []
+
+
+def test_nothing_is_promoted_across_any_field(tmp_path):
+    assert leaking_by_promotion(tmp_path) == []
+
+
+def leaking_by_promotion(folder) -> list[str]:
+    """Fields of the scope across which a text is answered that a verifier promoted later."""
+    out = []
+    for field in PROMOTED:
+        engine, change = open_engine(f"sqlite:///{folder}/{field}.sqlite"), CHANGES[field]
+        asked, other = Asked(), replace(Asked(), **dict([change]))
+        cache, its_own = _later(engine, asked), _later(engine, other)
+        cache.keep(asked.request(), answer("secret"), asked.who, asked.use, cost_nanos=1, since=cache.moment())
+        assert cache.find(asked.request(NEAR), asked.who, asked.about(NEAR)) is None
+        assert cache.verify_pending() == 1
+        assert cache.find(asked.request(NEAR), asked.who, asked.about(NEAR)), "what promotes nothing leaks nothing"
+        served = []
+        for _ in range(2):
+            served += [its_own.find(other.request(q), other.who, other.about(q)) for q in (QUESTION, NEAR)]
+            its_own.verify_pending()
+        if any(served):
+            out.append(field)
+        engine.dispose()
+    return out
 
 
 def leaking(folder) -> list[str]:
@@ -190,6 +231,12 @@ def _exact(engine, _asked: Asked) -> ResponseCache:
 
 def _near(engine, asked: Asked) -> SemanticCache:
     return SemanticCache(engine, embedder=Named(asked.encoder), threshold=0.5)
+
+
+def _later(engine, asked: Asked) -> SemanticCache:
+    return SemanticCache(
+        engine, embedder=Named(asked.encoder), threshold=0.999, verifier=lambda *_: True, later=Later(0.5)
+    )
 
 
 class Named(HashEmbedder):

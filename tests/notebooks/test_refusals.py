@@ -95,7 +95,7 @@ def _fill(filler: Path) -> None:
         ("retrieval", "strategies", "vectr", "did you mean 'vector'"),
         ("retrieval", "chunkers", "hole", "unknown chunker 'hole'; did you mean 'whole'"),
         ("retrieval", "embedder", "bge", "unknown embedder 'bge'. Known: .*sentence-transformers:MODEL"),
-        ("retrieval", "rebuilds", 2, "at least 8 rebuilds, found rebuilds=2"),
+        ("retrieval", "rebuilds", 2, "rebuilds = 2: a number from 8 to 1,000, or 0, is expected"),
         ("routing", "policies", "boostin", "unknown policy 'boostin'; did you mean 'boosting'"),
         ("routing", "policies", "table:find=a", r"must end in \*=MODEL"),
         ("routing", "embedder", "minilmm", "did you mean 'minilm'"),

@@ -1,15 +1,21 @@
 """The answer flow takes the way that its drafts deserve, and its records replay without models."""
 
+import base64
 import json
 from dataclasses import dataclass, replace
 
 import pytest
+from google.protobuf.json_format import MessageToDict
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tests.evalset.small_evalset import settings_in, write
+from tests.telemetry.collector import collector
 from workbench.caching.cache import ResponseCache
 from workbench.config import load_settings
 from workbench.errors import FlowError, StepFailed
 from workbench.evalset.evalset import load_evalset
+from workbench.evalset.imports.log_contents import RUN, import_log
+from workbench.evalset.imports.log_tools import read_log
 from workbench.inference.attempt import Books
 from workbench.inference.budgets import Budget, Budgets
 from workbench.inference.client import Client
@@ -18,6 +24,7 @@ from workbench.inference.prices import project_prices
 from workbench.inference.recordings import Recordings
 from workbench.orchestration.flows import Flows
 from workbench.pipeline.flow import AnswerPlan, Library, answer, check, is_vague, names_in
+from workbench.retrieval.trec import read_run
 from workbench.routing.recorded import recorded_rows, recording_file
 from workbench.state import open_engine
 from workbench.telemetry.context import attributed
@@ -182,6 +189,52 @@ def test_the_tool_stands_in_the_trace_with_its_input_and_output(project):
     assert json.loads(tool.attributes["gen_ai.tool.call.arguments"])["args"] == [["merge"], "lib", evalset]
     assert json.loads(tool.attributes["gen_ai.tool.call.result"]) == {"merge": ["lib.Frame.merge"]}
     assert {row.operation for row in trace.rows} >= {"invoke_workflow", "retrieval", "execute_tool"}
+
+
+def exported(project, monkeypatch, question="join"):
+    """Spans of one flow as an OTLP back end gets them, as the lines of a file of it."""
+    evalset, settings = project
+    client = Client({"": ScriptedModel([GOOD])}, Books(project_prices(settings.root)))
+    library = Library(settings, lambda query: ["lib.Frame.merge", "lib.concat"])
+    with collector() as live:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", live.url)
+        with Flows.open(settings, tools={"client": client, "library": library}) as flows:
+            flows.run(answer, question, tenant_id="lib", plan=AnswerPlan(evalset, SMALL).to_plain())
+    request = ExportTraceServiceRequest()
+    request.resource_spans.add().scope_spans.add().spans.extend(live.spans)
+    told = MessageToDict(request)
+    for span in told["resourceSpans"][0]["scopeSpans"][0]["spans"]:  # in JSON, OTLP has ids as hexadecimal digits
+        span |= {k: base64.b64decode(span[k]).hex() for k in ("traceId", "spanId", "parentSpanId") if k in span}
+    return told
+
+
+def test_what_our_own_spans_say_of_a_search_is_imported_as_a_run_with_the_same_documents(
+    project, monkeypatch, tmp_path
+):
+    path = tmp_path / "otlp.jsonl"
+    path.write_text(json.dumps(exported(project, monkeypatch)) + "\n")
+    log = read_log("otlp", [path])
+    assert [(s.query, [doc for doc, _ in s.hits]) for s in log.searches] == [
+        ("join", ["lib.Frame.merge", "lib.concat"])
+    ]
+    import_log(log, tmp_path / "out", project_prices(tmp_path))
+    run = read_run(tmp_path / "out" / RUN)
+    assert run["doc_id"].to_list() == ["lib.Frame.merge", "lib.concat"]
+
+
+@pytest.mark.parametrize("kept", ["1", "0"])
+def test_what_was_searched_and_found_is_kept_where_content_is_and_without_secrets(project, monkeypatch, kept):
+    monkeypatch.setenv("WORKBENCH_CAPTURE_CONTENT", kept)
+    monkeypatch.setenv("ACME_API_KEY", "swordfish-42")
+    told = exported(project, monkeypatch, "join swordfish-42")
+    (span,) = (s for s in told["resourceSpans"][0]["scopeSpans"][0]["spans"] if s["name"] == "retrieval retrieve")
+    found = {a["key"]: a["value"]["stringValue"] for a in span["attributes"] if a["key"].startswith("gen_ai.retrieval")}
+    assert "swordfish" not in json.dumps(told)
+    if kept == "0":
+        assert found == {}
+    else:
+        assert json.loads(found["gen_ai.retrieval.documents"]) == [{"id": "lib.Frame.merge"}, {"id": "lib.concat"}]
+        assert found["gen_ai.retrieval.query.text"].startswith("join ")
 
 
 def test_budgets_hold_and_the_ledger_says_for_whom(project):

@@ -11,6 +11,7 @@ from workbench.config import SystemClock
 from workbench.errors import ConfigError, EvalsetError, RecordingMiss
 from workbench.evalset.evalset import load_evalset
 from workbench.evaluation.gate import Gate
+from workbench.evaluation.provenance import build_parameters
 from workbench.evaluation.summary import mean_by_arm
 from workbench.inference.client import Client
 from workbench.inference.messages import Response, Usage
@@ -353,7 +354,7 @@ def test_what_cannot_be_used_is_refused_before_anything_is_scored(project):
     with pytest.raises(ConfigError, match="unknown check 'maybe'"):
         PipelineParameters("flows", checks=("maybe",))
     with pytest.raises(ConfigError, match="at least one value"):
-        PipelineParameters("flows", models=())
+        build_parameters(PipelineParameters, {"models": []})
     recording_file(load_evalset("flows", settings=project), SMALL).unlink()
     with pytest.raises(ConfigError, match="record them: workbench record flows"):
         PipelineExperiment(PipelineParameters("flows"), project)

@@ -12,6 +12,7 @@ from tests.pipeline.test_notebook import DEV, TEST, recorded_project, right
 from workbench.cli import app
 from workbench.errors import ConfigError, RecordingMiss
 from workbench.evalset.evalset import load_evalset
+from workbench.evaluation.provenance import build_parameters
 from workbench.inference.attempt import Books
 from workbench.inference.client import Client
 from workbench.inference.messages import Response, Usage
@@ -154,8 +155,8 @@ def test_what_cannot_rewrite_is_refused(project, recorded, model):
     for name in ("on", "", "a b:c"):
         with pytest.raises(ConfigError, match="rewrites are 'off', a model"):
             PipelineParameters("flows", rewrites=(name,))
-    with pytest.raises(ConfigError, match="rewrites each need at least one value"):
-        PipelineParameters("flows", rewrites=())
+    with pytest.raises(ConfigError, match="rewrites needs at least one value"):
+        build_parameters(PipelineParameters, {"rewrites": []})
     with pytest.raises(ConfigError, match="unknown model 'local/other'"):
         recorded("local/other")
     with pytest.raises(ConfigError, match="unknown model 'local/other'"):

@@ -107,6 +107,8 @@ REFUSED = {
         {"verifiers": ["nope:check@1"]},
         {"verifiers": ["json:nope@1"]},
         {"verifiers": ["model:nobody/priced-it"]},
+        {"verifiers": ["later:model:nobody/priced-it"]},
+        {"verifiers": ["later:nope:check@1"]},
         {"warmup": 1_000_000},
         {"embedder": "litellm:openai/nobody-priced-it"},
     ],

@@ -170,6 +170,31 @@ def test_a_bar_in_a_cell_ends_no_cell_and_is_left_alone_outside(tmp_path: Path) 
 
 
 @readers
+def test_bars_and_line_ends_in_the_data_of_a_chart_end_no_cell_and_no_row(tmp_path: Path) -> None:
+    from pptx import Presentation
+    from pptx.chart.data import CategoryChartData
+    from pptx.enum.chart import XL_CHART_TYPE
+    from pptx.util import Inches
+
+    deck, data = Presentation(), CategoryChartData()
+    data.categories = ["ls | wc", "two\nlines", "plain"]
+    data.add_series("Mean | ms", (1.5, 2, None))
+    data.add_series("Calls", (10, 20, 30))
+    slide = deck.slides.add_slide(deck.slide_layouts[5])
+    slide.shapes.title.text = "Load | by command"
+    place = (Inches(1), Inches(2), Inches(6), Inches(4))
+    chart = slide.shapes.add_chart(XL_CHART_TYPE.COLUMN_CLUSTERED, *place, data).chart
+    chart.has_title, chart.chart_title.text_frame.text = True, "Time | load"
+    deck.save(tmp_path / "a.pptx")
+    (read,) = read_office([tmp_path / "a.pptx"])
+    assert read.text.endswith(
+        "# Load | by command\n\n\n### Chart: Time | load\n\n"
+        "| Category | Mean \\| ms | Calls |\n| --- | --- | --- |\n"
+        "| ls \\| wc | 1.5 | 10 |\n| two lines | 2 | 20 |\n| plain |  | 30 |"
+    )
+
+
+@readers
 def test_two_columns_of_a_page_are_read_one_after_the_other(tmp_path: Path) -> None:
     left = [said(10, 50, 700 - 12 * i, f"left {i} of the column that comes first") for i in range(8)]
     right = [said(10, 320, 700 - 12 * i, f"right {i} of the column that follows") for i in range(8)]

@@ -147,7 +147,7 @@ def test_judges_that_are_not_there_and_shares_that_are_none_are_refused(settings
         start(judges=["god"])
     with pytest.raises(ConfigError, match="did you mean 'token_f1'"):
         start(overlap=["token_f"])
-    with pytest.raises(ConfigError, match="labelled is a share"):
+    with pytest.raises(ConfigError, match=r"labelled = 1\.0: a number above 0 and below 1"):
         start(labelled=1.0)
 
 

@@ -41,8 +41,8 @@ from workbench.quality.production_sheet import (
 from workbench.quality.sampling import SamplingPlan, rates_for
 from workbench.runner import accept
 from workbench.state import create_tables, open_engine
-from workbench.telemetry.export import SPANS
 from workbench.telemetry.ledger import Ledger, LedgerRow
+from workbench.telemetry.tree import SPANS
 from workbench.testing import FakeClock, ScriptedModel
 
 START, WEEKS = datetime(2026, 6, 1, tzinfo=UTC), 3

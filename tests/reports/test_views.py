@@ -16,6 +16,7 @@ from workbench.reports.run import (
     DIFFERENCE,
     against_table,
     change_words,
+    close_call_label,
     decision_table,
     key_facts,
     label_of,
@@ -25,7 +26,6 @@ from workbench.reports.run import (
     rule_pairs,
     scope_of,
     status_words,
-    unsteady,
 )
 
 NAMES = ("plain", "cheap", "rich", "other", "more")  # no digits: every number of a sentence is a finding
@@ -222,9 +222,9 @@ def test_a_change_of_cost_says_whether_it_counts(before: float, now: float, told
 
 def test_a_share_under_80_percent_is_a_close_call_only_where_something_was_chosen() -> None:
     decided = samples.decision()
-    assert unsteady(decided) == "a close call: chosen in 64 % of 200 resamples"
-    assert unsteady(replace(decided, verdict="keep_reference")) == ""
-    assert unsteady(replace(decided, chosen_share={})) == ""
+    assert close_call_label(decided) == "a close call: chosen in 64 % of 200 resamples"
+    assert close_call_label(replace(decided, verdict="keep_reference")) == ""
+    assert close_call_label(replace(decided, chosen_share={})) == ""
 
 
 def test_the_head_says_on_what_it_was_decided_as_far_as_it_is_known() -> None:

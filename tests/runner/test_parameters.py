@@ -9,6 +9,7 @@ import pytest
 from tests.notebooks.zoo import add_notebook, make_settings
 from workbench.errors import ConfigError
 from workbench.runner import prepare
+from workbench.runner.parameters import declared_parameters
 
 DECLARED = '''"""What can be set."""
 limit: int = 5  # questions, 0 = all
@@ -117,3 +118,11 @@ def test_file_that_is_no_notebook_is_refused(tmp_path: Path, content: str) -> No
     path.write_text(content)
     with pytest.raises(ConfigError, match="cannot be read as a notebook"):
         prepare(path, {})
+
+
+@pytest.mark.parametrize(
+    "source", sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem
+)
+def test_papermill_reads_every_parameter_of_our_notebooks_too_and_complains_of_none(source: Path) -> None:
+    papermill = pytest.importorskip("papermill")
+    assert set(papermill.inspect_notebook(str(source))) == set(declared_parameters(source))

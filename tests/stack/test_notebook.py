@@ -190,6 +190,16 @@ def test_the_decision_holds_when_it_is_checked_again_and_says_until_when_it_stan
     assert Gate.load(run.folder / "gate.json").status in ("holds", "identical")
 
 
+def test_a_cache_whose_verifier_is_not_asked_here_is_refused(settings):
+    arm = {"kind": "semantic", "threshold": 0.9, "guard": None, "encoder_id": "e", "verifier": {"name": "fitted"}}
+    accepted = Decision.load(Path(__file__).parents[2] / "evalsets" / "caching_demo" / "decisions" / "caching.json")
+    folder = settings.evalsets / "flows" / "decisions"
+    folder.mkdir(exist_ok=True)
+    (folder / "caching.json").write_text(replace(accepted, parameters=arm).to_json())
+    with pytest.raises(ConfigError, match="goes with verifier fitted, which is not asked here"):
+        StackExperiment(replace(GIVEN, caches=("off", "accepted")), settings)
+
+
 def test_what_is_not_recorded_or_not_accepted_is_refused_by_name(settings):
     for given, match in (
         ({"contexts": ("top9",)}, "context.*top9"), ({"routes": ("gpt-9",)}, "route.*gpt-9"),

@@ -1,32 +1,28 @@
 """Answers to questions that mean the same, inside one scope and only as a decision allows it."""
 
-import hashlib
-import json
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import lru_cache
-from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
-from workbench.caching.entries import Entries, Entry, unit_vector
-from workbench.caching.fitted import FittedVerifier
+from workbench.caching.entries import Entries, Entry, Promotion, unit_vector
 from workbench.caching.guard import Guard
 from workbench.caching.index import ScopeIndex
+from workbench.caching.later import MOST_WAITING, PutOff, WaitingChecks
 from workbench.caching.scope import Scope, exact, intent_of, lacks_turns, text_of
-from workbench.caching.verifiers import FITTED, MODEL, FittedCheck, ModelVerifier, Verdict, Verifier, load_callable
+from workbench.caching.verifiers import FAILED, Later, Verdict, Verifier
 from workbench.config import Clock, Settings, SystemClock
 from workbench.errors import ConfigError, ProviderError, WorkbenchError
-from workbench.inference.client import Client
-from workbench.inference.embedding import Embedder, load_embedder, unread, unread_share
+from workbench.inference.embedding import Embedder, unread, unread_share
 from workbench.inference.messages import CacheHit, CacheUse, Request, Response
-from workbench.inference.prices import project_prices
-from workbench.records import Decision, content_hash
+from workbench.records import content_hash
 from workbench.state import open_engine
 from workbench.telemetry.context import Attribution
 
@@ -35,8 +31,7 @@ POLL_S = 0.5
 # How long the database may not know what was used last; it is told with every new entry too.
 _TELL_S = 5.0
 _SCOPES_IN_MEMORY = 1_000
-_MOST_PENDING = 1_000
-_Pair = tuple[str, str, int]  # scope, what was asked, version of the entry
+_END_S = 5.0  # that a check under way is waited for
 WEEK_S = 7 * 86_400.0
 UNREAD = "text that the encoder does not read"
 
@@ -104,9 +99,10 @@ class SemanticCache(_Kept):
     verifier : Verifier or callable, optional
         One of `workbench.caching.verifiers`, or ``verifier(asked, cached, answer)``, asked last. Whatever it does but
         agree, or return True, is a miss, an error too; `miss_reason` tells which.
-    later : bool
-        Whether the verifier is kept off the path: what it would be asked is a miss now, and `verify_pending` asks it
-        afterwards. A pair that it agrees to is served from then on.
+    later : Later, optional
+        What the verifier is asked off the path, by `verify_pending` or meanwhile by `verifying`; ``guard`` alone
+        decides then what is served at once. Where it agrees, the text that was asked is *promoted*: it, and what is
+        near to it, is answered by the earlier answer from then on, in all processes. At most 1,000 pairs wait.
     ttl_s : float
         Age in seconds from which an entry is no longer served; infinity for none.
     max_entries : int
@@ -115,7 +111,7 @@ class SemanticCache(_Kept):
     Raises
     ------
     ConfigError
-        If threshold, age or number cannot be used.
+        If threshold, age or number cannot be used, or there is no verifier to be asked later.
     """
 
     def __init__(
@@ -126,19 +122,24 @@ class SemanticCache(_Kept):
         threshold: float,
         guard: Guard | None = None,
         verifier: Verifier | OwnVerifier | None = None,
-        later: bool = False,
+        later: Later | None = None,
         clock: Clock | None = None,
         ttl_s: float = WEEK_S,
         max_entries: int = 10_000,
     ) -> None:
         if not 0 < threshold <= 1:
             raise ConfigError(f"the least cosine of a hit must lie in (0, 1], found {threshold}")
+        if later and (verifier is None or not 0 < later.floor <= 1):
+            raise ConfigError(
+                f"what is asked later needs a verifier, and a least cosine in (0, 1], found {later.floor}"
+            )
         self.threshold, self.guard, self._verifier, self._later = threshold, guard, verifier, later
-        self._pending, self._agreed_to = OrderedDict[_Pair, Entry](), set[_Pair]()
+        self._by = _identity(verifier, later) if later else ""
         self._told = threading.local()
         self._clock, self._embedder = clock or SystemClock(), embedder
         self._entries = Entries(engine, clock=self._clock, ttl_s=ttl_s, max_entries=max_entries)
         self._indices, self._lock = OrderedDict[str, ScopeIndex](), threading.Lock()
+        self._waiting = WaitingChecks(self._entries, self._verdict)
         self._embed = lru_cache(maxsize=1024)(self._embed_anew)  # a miss is looked up and then kept
 
     def find(self, request: Request, who: Attribution, use: CacheUse) -> CacheHit | None:
@@ -152,13 +153,17 @@ class SemanticCache(_Kept):
         self._refresh(key, index)
         same = index.version_of(_question(intent))
         if same is not None and (entry := self._read(key, index, same)):
-            return self._hit(key, index, entry, 1.0, "exact")
+            kind, similarity = ("promoted", entry.promoted.cosine) if entry.promoted else ("exact", 1.0)
+            return self._hit(key, index, entry, similarity, kind)
         if not len(index) or (vector := self._vector(intent)) is None:
             return None
-        while (near := index.nearest(vector)) and near[1] >= self.threshold:
+        least = min(self.threshold, self._later.floor) if self._later else self.threshold
+        while (near := index.nearest(vector)) and near[1] >= least:
             if entry := self._read(key, index, near[0]):
-                if self._agreed(key, intent, entry):
+                if near[1] >= self.threshold and self._agreed(intent, entry):
                     return self._hit(key, index, entry, min(float(near[1]), 1.0), "semantic")
+                if self._later and near[1] >= self._later.floor:
+                    self._put_off(key, intent, vector, entry, min(float(near[1]), 1.0), who)
                 return None  # as in the replay, the second nearest is not asked
         return None
 
@@ -227,6 +232,9 @@ class SemanticCache(_Kept):
 
     def _read(self, scope: str, index: ScopeIndex, version: int) -> Entry | None:
         entry = self._entries.read(scope, version=version)
+        if entry and entry.promoted and entry.promoted.by != self._by:
+            self._entries.discard(scope, [version], "promotion under another setting")
+            entry = None
         if entry is None:  # gone, and others may be: learn of all at once instead of reading one by one
             index.forget(version)
             self._refresh(scope, index, now=True)
@@ -238,34 +246,54 @@ class SemanticCache(_Kept):
         return getattr(self._told, "reason", "")
 
     def verify_pending(self, most: int = 100) -> int:
-        """Ask the verifier about pairs that were put off, oldest first; returns how many it agreed to."""
-        agreed = 0
-        for _ in range(most):
-            try:
-                pair, entry = self._pending.popitem(last=False)
-            except KeyError:
-                break
-            if self._verdict(pair[1], entry).agrees:
-                self._agreed_to.add(pair)
-                agreed += 1
-        return agreed
+        """Ask the verifier about pairs that were put off, oldest first; returns how many texts were promoted."""
+        return self._verify(most)
 
-    def _agreed(self, scope: str, asked: str, entry: Entry) -> bool:
-        if self.guard is not None and not self.guard.allows(asked, entry.intent):
+    @contextmanager
+    def verifying(self, every_s: float = 1.0) -> Iterator[None]:
+        """Ask it in a thread of its own meanwhile; what still waits in the end is not asked."""
+        ended = threading.Event()
+
+        def work() -> None:
+            while not ended.wait(every_s):
+                with suppress(sa.exc.SQLAlchemyError):  # the rest waits for the next time
+                    self._verify(MOST_WAITING, ended)
+
+        thread = threading.Thread(target=work, name="cache verifier", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join(_END_S)
+
+    def _verify(self, most: int, ended: threading.Event | None = None) -> int:
+        promoted = 0
+        for scope in self._waiting.settle(most, ended):
+            promoted += 1
+            self._refresh(scope, self._index(scope), now=True)
+        return promoted
+
+    def _agreed(self, asked: str, entry: Entry) -> bool:
+        """Whether it may be served at once."""
+        allowed = self.guard is None or self.guard.allows(asked, entry.intent)
+        if not allowed or (self._later and entry.promoted and not self._later.allows(asked, entry.answers)):
             self._told.reason = "guard"
             return False
-        pair = (scope, asked, entry.version)
-        if self._verifier is None or pair in self._agreed_to:
+        if self._verifier is None or self._later:
             return True
-        if self._later:
-            self._pending[pair] = entry
-            while len(self._pending) > _MOST_PENDING:
-                self._pending.popitem(last=False)
-            self._told.reason = "verifier not asked yet"
-            return False
         verdict = self._verdict(asked, entry)
         self._told.reason = verdict.reason
         return verdict.agrees
+
+    def _put_off(self, scope: str, asked: str, vector: Vector, entry: Entry, cosine: float, who: Attribution) -> None:
+        """Leave it to the verifier whether the text shall have the entry's answer from then on."""
+        if self._later is None or not self._later.allows(asked, entry.answers):
+            self._told.reason = "guard"
+            return
+        why = Promotion(entry.answers, entry.root, cosine, self._by)
+        blob = vector.astype("<f4").tobytes()
+        self._told.reason = self._waiting.put(PutOff(scope, asked, _question(asked), blob, why, who))
 
     def _verdict(self, asked: str, entry: Entry) -> Verdict:
         verifier = self._verifier
@@ -276,9 +304,11 @@ class SemanticCache(_Kept):
                 return Verdict(agrees, None, "" if agrees else "verifier did not agree")
             assert verifier is not None
             found = verifier.check([(asked, entry.intent)])[0]
+            if not isinstance(found, Verdict):
+                raise TypeError(f"a verifier says a Verdict, not {found!r}")
         except Exception as error:  # noqa: BLE001  # the user's own code: whatever goes wrong there, nothing is served
-            found = Verdict(False, None, f"verifier failed: {type(error).__name__}")
-        if found.reason.startswith("verifier failed"):
+            found = Verdict(False, None, f"{FAILED}: {type(error).__name__}")
+        if found.reason.startswith(FAILED):
             self._entries.problems["verifier that failed"] += 1
         return found
 
@@ -301,7 +331,8 @@ class SemanticCache(_Kept):
         return vector
 
     def _hit(self, scope: str, index: ScopeIndex, entry: Entry, similarity: float, kind: str) -> CacheHit:
-        index.note_used(entry.version, self._entries.now_us())
+        for version in {entry.root, entry.version}:
+            index.note_used(version, self._entries.now_us())
         return CacheHit(
             response=entry.response,
             kind=kind,
@@ -315,6 +346,15 @@ class SemanticCache(_Kept):
 
 def _question(intent: str) -> str:
     return content_hash(exact(intent))
+
+
+def _identity(verifier: Verifier | OwnVerifier | None, later: Later) -> str:
+    """Hash of what promotes: what another verifier, or another guard before it, let through is not served."""
+    if verifier is None or callable(verifier):
+        told = [getattr(verifier, "__module__", ""), getattr(verifier, "__qualname__", "")]
+    else:
+        told = [verifier.used.name, str(verifier.used.least), verifier.used.sha256]
+    return content_hash(*told, repr(later))
 
 
 class ResponseCache(_Kept):
@@ -379,116 +419,3 @@ def _scope(request: Request, who: Attribution, use: CacheUse) -> Scope | None:
 
 def _question_of(request: Request) -> str:
     return content_hash(exact(request.messages))
-
-
-def load_semantic(
-    settings: Settings,
-    evalset: str,
-    *,
-    engine: sa.Engine | None = None,
-    embedder: Embedder | None = None,
-    accept_provisional: bool = False,
-    client: Client | None = None,
-    **options: Any,
-) -> SemanticCache:
-    """Cache with threshold, guard and verifier of an evalset's accepted caching decision.
-
-    Parameters
-    ----------
-    engine, embedder : optional
-        By default the project's state database, and the encoder that the decision names.
-    accept_provisional : bool
-        Whether a decision may be used that rests on synthetic traffic or pairs.
-    client : Client, optional
-        Asks a verifier that is a model; it needs no cache of its own.
-    **options
-        Those of `SemanticCache`.
-
-    Raises
-    ------
-    ConfigError
-        If there is no such decision, it turns no semantic cache on, or it no longer fits: another encoder, other
-        prices, pairs or words of the guard than those it was tested with, or a guard that judges these pairs otherwise.
-    """
-    folder = settings.evalsets / evalset
-    decision = Decision.accepted(folder, "caching")
-    if why := _refusal(decision, accept_provisional):
-        raise ConfigError(f"the caching decision of {evalset!r} does not turn a semantic cache on: {why}")
-    chosen = decision.parameters
-    guard = None if chosen["guard"] is None else _guard(**chosen["guard"])
-    embedder = embedder or load_embedder(decision.settings["embedder"], settings)
-    now = {"weights": embedder.encoder_id, "prices": project_prices(settings.root).sha256}
-    if changed := _changed(decision, now, folder / "pairs.jsonl", guard):
-        raise ConfigError(
-            f"the caching decision of {evalset!r} was tested with another {', '.join(changed)}; check it again with: "
-            "workbench check caching"
-        )
-    engine = engine or open_engine(settings.state_url)
-    if used := chosen.get("verifier"):
-        options = {"verifier": load_verifier(used, settings, folder, embedder, client)} | options
-    return SemanticCache(engine, embedder=embedder, threshold=chosen["threshold"], guard=guard, **options)
-
-
-def load_verifier(
-    used: Mapping[str, Any], settings: Settings, folder: Path, embedder: Embedder, client: Client | None
-) -> Verifier:
-    """Verifier of a decision.
-
-    Raises
-    ------
-    ConfigError
-        If it is not the one that was tested, or a model without a client to ask it with.
-    """
-    name = used["name"]
-    found: Verifier | None = None
-    if name == FITTED:
-        path = folder / "decisions" / "caching.artefact"
-        saved = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        if FITTED in saved:
-            found = FittedCheck(FittedVerifier.load(saved[FITTED]), embedder.embed)
-    elif name.startswith(MODEL):
-        if client is None:
-            raise ConfigError(f"the caching decision goes with {name}: give load_semantic a client= to ask it with")
-        found = ModelVerifier(client, name.removeprefix(MODEL), least=used["least"])
-    else:
-        found = load_callable(f"{name}@0", settings)
-    if found is None or found.used.sha256 != used["sha256"]:
-        raise ConfigError(
-            f"the caching decision was tested with another verifier {name}; check it again: workbench check caching"
-        )
-    return found
-
-
-def _guard(*, kind: str = "Guard", **checks: bool) -> Guard:
-    try:
-        if kind == "Guard" and checks:
-            return Guard(**checks)
-    except TypeError as error:
-        raise ConfigError(f"the decision's guard is not one this version knows: {error}") from error
-    raise ConfigError(f"the decision's guard is of kind {kind!r} with {len(checks)} checks; this version knows 'Guard'")
-
-
-def _refusal(decision: Decision, accept_provisional: bool) -> str:
-    if decision.verdict == "provisional" and not accept_provisional:
-        return (
-            f"its verdict on {decision.arm!r} is provisional, because it rests on synthetic traffic or pairs; "
-            "decide again on your own, or pass accept_provisional=True"
-        )
-    if decision.verdict not in ("chosen", "provisional"):
-        return f"its verdict is {decision.verdict!r} ({decision.sentence}); label more or lower the target, then decide"
-    if decision.parameters.get("kind") != "semantic":
-        return f"it chose {decision.arm!r}, which has no threshold; for exact repeats use workbench.ResponseCache"
-    return ""
-
-
-def _changed(decision: Decision, now: dict[str, str], file: Path, guard: Guard | None) -> list[str]:
-    """Inputs of the decision that are no longer what they were, as far as a running system can know them."""
-    written = file.read_bytes() if file.is_file() else b""
-    now = now | {"pairs": hashlib.sha256(written).hexdigest() if written else ""}
-    before = decision.fingerprint.inputs
-    changed = [name for name, value in now.items() if before.get(name) != value]
-    if guard and "pairs" not in changed:
-        rows = [json.loads(line) for line in written.split(b"\n") if line.strip()]
-        if guard.sha256((row["query_b"], row["query_a"]) for row in rows) != before.get("guard"):
-            changed.append("guard")
-    return changed

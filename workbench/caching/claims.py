@@ -9,7 +9,8 @@ How caching maps onto `Claim` and `Rule`:
   cluster-robust bounds. ``estimate`` with its two-sided 95 % interval is the true replay of that one threshold on the
   later part, which the threshold was not chosen on.
 - The rate of a semantic arm is that of the hits which *similarity* decided: exact repeats are served with it, but
-  would dilute the rate of what it adds.
+  would dilute the rate of what it adds. A text that a verifier promoted later is answered with another text's answer:
+  its repeats are no exact ones, and count.
 - ``exact`` makes no statement about unseen pairs of texts. As long as no repeat had another answer it is ``identical``
   to asking again; otherwise its bound decides.
 - Must-differ pairs served above their limit break an arm, whatever its rate. Where the limit is a share, the upper
@@ -28,7 +29,7 @@ import numpy.typing as npt
 
 from workbench.caching.certify import Certificate, Counts, korn_graubard
 from workbench.caching.guard import Guard
-from workbench.caching.verifiers import VerifierUsed
+from workbench.caching.verifiers import LATER, Later, VerifierUsed
 from workbench.codec import NEUTRAL
 from workbench.evalset.gates import PairLimit
 from workbench.evalset.traffic import Pair
@@ -44,13 +45,17 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class CacheArm:
-    """A cache as a value; ``threshold`` is the cosine from which it serves, ``encoder_id`` what that rests on."""
+    """A cache as a value; ``threshold`` is the cosine from which it serves, ``encoder_id`` what that rests on.
+
+    With ``later`` the verifier is asked off the path, and ``guard`` alone decides what is served at once.
+    """
 
     kind: Literal["off", "exact", "semantic"]
     threshold: float | None = None
     guard: Guard | None = None
     encoder_id: str = ""
     verifier: VerifierUsed | None = field(default=None, metadata={NEUTRAL: None})
+    later: Later | None = field(default=None, metadata={NEUTRAL: None})
 
     @property
     def name(self) -> str:
@@ -60,12 +65,17 @@ class CacheArm:
         'semantic@0.89+guard'
         """
         at = "" if self.threshold is None else f"@{self.threshold:g}"
-        return f"{self.kind}{at}{'+guard' if self.guard else ''}{f'+{self.verifier.name}' if self.verifier else ''}"
+        return f"{self.kind}{at}{'+guard' if self.guard else ''}{f'+{self.asked}' if self.verifier else ''}"
+
+    @property
+    def asked(self) -> str:
+        """Verifier, and whether it is asked later; "" for none."""
+        return f"{LATER if self.later else ''}{self.verifier.name}" if self.verifier else ""
 
     @property
     def way(self) -> str:
         """How a semantic cache matches, whatever its threshold."""
-        verified = f" + {self.verifier.name}" if self.verifier else ""
+        verified = f" + {self.asked}" if self.verifier else ""
         return f"similarity{' + guard' if self.guard else ''}{verified}"
 
 
@@ -161,8 +171,8 @@ class CacheResult:
         None for ``off``.
     served : Counts
         The hits that the arm's own claim is about, at its one threshold, by cluster.
-    hit_rate, error_rate, check_rate : float
-        All hits, all false hits, and what a verifier was asked, by requests.
+    hit_rate, error_rate, check_rate, others_rate : float
+        All hits, all false hits, what a verifier was asked, and hits with the answer to another text, by requests.
     pairs : PairsServed
         What it does with the labelled test pairs.
     """
@@ -175,6 +185,7 @@ class CacheResult:
     cost_usd_per_1k: float
     pairs: PairsServed = PairsServed()
     check_rate: float = 0.0
+    others_rate: float = 0.0
 
     @property
     def rate(self) -> float:
@@ -263,9 +274,10 @@ def sentence_of(outcome: Outcome, results: Sequence[CacheResult], claims: Sequen
     start = "Provisionally use" if outcome.verdict == "provisional" else "Use"
     if best.arm.kind == "semantic":
         low, high = best.interval
+        which = "similarity hits, promoted texts included," if best.arm.later else "similarity hits"
         return (
             f"{start} {outcome.arm}: shown at {percent(rule.confidence)} confidence that at most "
-            f"{percent(rule.margin)} of its similarity hits are false; replayed on later traffic "
+            f"{percent(rule.margin)} of its {which} are false; replayed on later traffic "
             f"{percent(best.rate, 1)} were [{percent(low, 1)}, {percent(high, 1)}]. {best.pairs.sentence()}{prices}."
         )
     refused = [c for c in claims if c.status in ("inconclusive", "broken")]

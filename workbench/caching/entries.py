@@ -8,8 +8,8 @@ A scope that is empty loses its row when the cache is purged. Versions are never
 of another process would take a new entry for an old one: the row `HIGHEST` keeps the highest version of all scopes
 that are gone, and a scope that comes back goes on from there.
 
-Invalidations are counted, not timed: the clocks of two machines differ. Whoever keeps an answer holds the counter's
-row until it commits, and an invalidation raises it first: either it is seen, or it finds the entry and drops it.
+An entry that was promoted holds a copy of the answer to another question, its *root*; whatever drops the root drops it
+too, under the same lock. `workbench.caching.invalidations` keeps out answers that come after what they rest on changed.
 """
 
 import threading
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
+from workbench.caching.invalidations import METADATA, begin, changed, forget, moment, remember
 from workbench.caching.scope import Scope, exact
 from workbench.codec import from_json, from_plain
 from workbench.config import Clock
@@ -30,7 +31,6 @@ from workbench.records import content_hash
 from workbench.state import insert_ignore, reader
 from workbench.telemetry.redaction import redact
 
-METADATA = sa.MetaData()
 SCOPES = sa.Table(
     "wb_cache_scope",
     METADATA,
@@ -63,27 +63,38 @@ SOURCES = sa.Table(
     sa.Column("version", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Index("wb_cache_source_entry", "scope", "version"),
 )
-# What was invalidated last when: rows with "" stand for any, and the one of "" alone counts them all.
-INVALIDATIONS = sa.Table(
-    "wb_cache_invalidation",
-    METADATA,
-    sa.Column("source", sa.Text, primary_key=True),
-    sa.Column("tenant_id", sa.Text, primary_key=True),
-    sa.Column("corpus_version", sa.Text, primary_key=True),
-    sa.Column("number", sa.BigInteger, nullable=False),
-    sa.Column("at_us", sa.BigInteger, nullable=False),
-)
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """Why an entry holds the answer to another question: that one, its entry, their cosine, and what agreed to it."""
+
+    question: str
+    root: int
+    cosine: float
+    by: str
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One cached answer; ``intent`` is the question it was given to, times are microseconds since 1970."""
+    """One cached answer; ``intent`` is the question it is found by, times are microseconds since 1970."""
 
     version: int
     intent: str
     response: Response
     cost_nanos: int
     created_us: int
+    promoted: Promotion | None = None
+
+    @property
+    def answers(self) -> str:
+        """Question that the answer was given to."""
+        return self.promoted.question if self.promoted else self.intent
+
+    @property
+    def root(self) -> int:
+        """Version of the entry that the answer was given in."""
+        return self.promoted.root if self.promoted else self.version
 
 
 class CorruptError(Exception):
@@ -126,61 +137,6 @@ def unread_vector(blob: bytes, dimension: int) -> bool:
     return len(blob) == 4 * dimension and not any(blob)
 
 
-# No call takes longer than a day.
-CALL_US = 86_400e6
-_I = INVALIDATIONS.c
-_COUNTER = sa.and_(_I.source == "", _I.tenant_id == "", _I.corpus_version == "")
-# What every call executes is made once: SQLAlchemy takes longer to make a statement than SQLite to execute it.
-_MOMENT = sa.select(_I.number).where(_COUNTER)
-_HELD_MOMENT = _MOMENT.with_for_update(read=True)
-_CHANGED = sa.select(sa.func.count()).where(
-    ~_COUNTER,
-    _I.number > sa.bindparam("since"),
-    _I.source.in_(sa.bindparam("sources", expanding=True)),
-    _I.tenant_id.in_(["", sa.bindparam("tenant")]),
-    _I.corpus_version.in_(["", sa.bindparam("corpus")]),
-)
-
-
-def begin(connection: sa.Connection) -> None:
-    """Add the row that counts; nobody could hold it if it were not there."""
-    insert_ignore(
-        connection,
-        INVALIDATIONS,
-        [{"source": "", "tenant_id": "", "corpus_version": "", "number": 0, "at_us": 0}],
-    )
-
-
-def moment(connection: sa.Connection) -> int:
-    """How many invalidations there were so far."""
-    return connection.scalar(_MOMENT) or 0
-
-
-def remember(
-    connection: sa.Connection, *, source: str | None, tenant_id: str | None, corpus_version: str | None, at_us: int
-) -> None:
-    """Note an invalidation of what meets all conditions; None is any."""
-    raised = INVALIDATIONS.update().where(_COUNTER).values(number=_I.number + 1).returning(_I.number)
-    number = connection.scalar(raised)
-    what = {"source": source, "tenant_id": tenant_id, "corpus_version": corpus_version}
-    row = {name: "" if value is None else exact(value) for name, value in what.items()}
-    connection.execute(INVALIDATIONS.delete().where(*(_I[name] == value for name, value in row.items())))
-    connection.execute(INVALIDATIONS.insert(), {**row, "number": number, "at_us": at_us})
-
-
-def changed(connection: sa.Connection, scope: Scope, sources: Iterable[str], *, since: int) -> bool:
-    """Whether something that the answer rests on was invalidated; until the transaction ends nothing is."""
-    connection.execute(_HELD_MOMENT)
-    met = {"since": since, "sources": ["", *map(exact, sources)]}
-    met |= {"tenant": exact(scope.tenant_id), "corpus": exact(scope.corpus_version)}
-    return bool(connection.scalar(_CHANGED, met))
-
-
-def forget(connection: sa.Connection, *, now_us: int) -> None:
-    """Drop what is older than any call that may still be on its way."""
-    connection.execute(INVALIDATIONS.delete().where(~_COUNTER, _I.at_us < now_us - CALL_US))
-
-
 _TABLES_LOCK = 0x77625F6361636865  # "wb_cache"
 _PART = 500
 # At the limit this share of a scope goes at once, so that removals, which other processes must follow, are rare.
@@ -200,6 +156,12 @@ _BY_VERSION = sa.select(ENTRIES).where(_OF_SCOPE, _C.version == sa.bindparam("wh
 _BY_QUESTION = sa.select(ENTRIES).where(_OF_SCOPE, _C.question == sa.bindparam("which"))
 _SAME = sa.select(_C.version, _C.created_us).where(_OF_SCOPE, _C.question == sa.bindparam("which"))
 _INSERT = ENTRIES.insert()
+_CITED = sa.select(SOURCES.c.source).where(
+    SOURCES.c.scope == sa.bindparam("key"), SOURCES.c.version == sa.bindparam("which")
+)
+_COPIES = sa.select(SOURCES.c.version).where(
+    SOURCES.c.scope == sa.bindparam("key"), SOURCES.c.source.in_(sa.bindparam("roots", expanding=True))
+)
 _ONE_MORE = SCOPES.update().where(_IS_SCOPE).values(entries=_S.entries + 1)
 _BUMP = SCOPES.update().where(_IS_SCOPE).values(version=_S.version + 1).returning(_S.version, _S.entries)
 _HIGHEST_VERSION = sa.select(_S.version).where(_S.scope == HIGHEST)
@@ -328,16 +290,51 @@ class Entries:
             if old is not None and not self._expired(old.created_us):
                 return False
             gone = [] if old is None else [old.version]
-            gone += self._surplus(connection, key, gone, held - len(gone) + 1)
-            self._delete(connection, key, version, gone)
+            self._delete(connection, key, version, [*gone, *self._surplus(connection, key, gone, held - len(gone) + 1)])
             row = {"scope": key, "version": version, "question": question, "vector": vector, "payload": payload}
-            row |= {"created_us": now, "used_us": now, "sha256": checksum(key, question, vector, payload, now)}
-            connection.execute(_INSERT, row)
-            if cited:
-                keys = [{"source": exact(s), "scope": key, "version": version} for s in cited]
-                connection.execute(SOURCES.insert(), keys)
-            connection.execute(_ONE_MORE, {"key": key})
+            self._insert(connection, row, [exact(source) for source in cited], created_us=now)
         return True
+
+    def promote(self, scope: str, intent: str, *, question: str, vector: bytes, why: Promotion) -> bool:
+        """Answer a question with what its root holds from now on, in place of an answer of its own, if any.
+
+        False where the root is gone, too old, corrupt or promoted itself, or would have to go for it, where a secret is
+        found in the question, and where it is promoted already: nothing changes then.
+        """
+        with self._writing, self._engine.begin() as connection:
+            version, held = self._advance(connection, scope)
+            row = connection.execute(_BY_VERSION, {"key": scope, "which": why.root}).first()
+            root = None if row is None or self._expired(row.created_us) else _entry_or_none(row)
+            if row is None or root is None or root.promoted or _holds_secret(intent, root.response):
+                return False
+            old = connection.execute(_BY_QUESTION, {"key": scope, "which": question}).first()
+            mine = None if old is None else _entry_or_none(old)
+            if mine and mine.promoted and mine.promoted.by == why.by:
+                return False
+            gone = [] if old is None else [old.version]
+            gone += self._surplus(connection, scope, gone, held - len(gone) + 1)
+            if why.root in gone:
+                return False
+            self._delete(connection, scope, version, gone)
+            kept = {"intent": intent, "response": asdict(root.response), "cost_nanos": root.cost_nanos}
+            payload = exact(kept | {"promoted": asdict(why)})
+            cited = connection.scalars(_CITED, {"key": scope, "which": why.root}).all()
+            new = {"scope": scope, "version": version, "question": question, "vector": vector, "payload": payload}
+            self._insert(connection, new, [*cited, _copy_of(why.root)], created_us=row.created_us)
+        return True
+
+    def _insert(
+        self, connection: sa.Connection, row: Mapping[str, Any], cited: Sequence[str], *, created_us: int
+    ) -> None:
+        """Insert an entry, by keys of `SOURCES` that it goes with, as part of the change to its version."""
+        key, version = row["scope"], row["version"]
+        sha256 = checksum(key, row["question"], row["vector"], row["payload"], created_us)
+        times = {"created_us": created_us, "used_us": self.now_us()}
+        connection.execute(_INSERT, {**row, **times, "sha256": sha256})
+        if cited:
+            keys = [{"source": source, "scope": key, "version": version} for source in cited]
+            connection.execute(SOURCES.insert(), keys)
+        connection.execute(_ONE_MORE, {"key": key})
 
     def use(self, scope: str, used: Mapping[int, int]) -> None:
         """Note when entries were used last, microseconds by version."""
@@ -426,8 +423,13 @@ class Entries:
         insert_ignore(connection, SCOPES, [{**row, "version": 0, "removed": 0, "entries": 0}])
 
     def _delete(self, connection: sa.Connection, scope: str, version: int, versions: Sequence[int]) -> int:
-        """Delete entries as part of the change to ``version``; returns how many were there."""
+        """Delete entries and what was promoted from them, as part of the change to ``version``; returns how many."""
         gone = 0
+        whole = {*versions}
+        for start in range(0, len(versions), _PART):
+            roots = [_copy_of(each) for each in versions[start : start + _PART]]
+            whole |= {*connection.scalars(_COPIES, {"key": scope, "roots": roots})}
+        versions = sorted(whole)
         for start in range(0, len(versions), _PART):
             part = versions[start : start + _PART]
             connection.execute(SOURCES.delete().where(SOURCES.c.scope == scope, SOURCES.c.version.in_(part)))
@@ -453,6 +455,18 @@ class Entries:
             later = ENTRIES.update().where(c.scope == scope, c.version == sa.bindparam("which"), newer)
             rows = [{"at": used[version], "which": version} for version in sorted(used)]
             connection.execute(later.values(used_us=sa.bindparam("at")), rows)
+
+
+def _copy_of(root: int) -> str:
+    """Key in `SOURCES` of what was promoted from an entry; those of documents are JSON, in quotes."""
+    return f"promoted from {root}"
+
+
+def _entry_or_none(row: Any) -> Entry | None:
+    try:
+        return entry_of(row)
+    except CorruptError:
+        return None
 
 
 def _holds_secret(intent: str, response: Response) -> bool:

@@ -10,11 +10,12 @@ import json
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import cache, lru_cache
 from pathlib import Path
 
+from workbench.errors import ConfigError, unknown_name
 from workbench.evalset.texts import is_latin, units
 from workbench.records import content_hash
 
@@ -250,6 +251,21 @@ class Guard:
             yield f"direction: {_listed(frozenset(turned))}"
         if self.wording:
             yield from _rewording(a, b)
+
+
+def make_guard(checks: Sequence[str]) -> Guard | None:
+    """Guard with these checks alone, None for none.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such check.
+    """
+    known = [f.name for f in fields(Guard)]
+    for name in checks:
+        if name not in known:
+            raise ConfigError(unknown_name("check of the guard", name, known))
+    return Guard(**{name: name in checks for name in known}) if checks else None
 
 
 @lru_cache(maxsize=20_000)  # replays at other thresholds meet the same pairs again

@@ -11,9 +11,10 @@ from workbench.caching.canaries import CANARY_TEXTS, KnownVectors, Scopes, try_s
 from workbench.caching.certify import Certificate, Counts, certify, simulate
 from workbench.caching.claims import METRIC, CacheArm, make_claim, sentence_of
 from workbench.caching.fitted import FittedVerifier, fit_verifier, made_sha256
+from workbench.caching.guard import make_guard
 from workbench.caching.prompt_tables import prompt_tables
 from workbench.caching.replay import Replay, kept_blocks, replay, shadow
-from workbench.caching.study import CacheStudy, CachingParameters, Certified, Replayed, Semantic, make_guard
+from workbench.caching.study import CacheStudy, CachingParameters, Certified, Replayed, Semantic
 from workbench.caching.tables import (
     added_table,
     break_even_table,
@@ -32,14 +33,18 @@ from workbench.caching.tables import (
 )
 from workbench.caching.verifiers import (
     FITTED,
+    LATER,
     MODEL,
     Allows,
     Checks,
     FittedCheck,
+    LaterChecks,
     ModelVerifier,
     Verifier,
+    asked_of,
     load_callable,
     model_check_usd,
+    question_of,
 )
 from workbench.config import Settings
 from workbench.errors import ConfigError
@@ -50,6 +55,7 @@ from workbench.evaluation.experiment import MONEY_SHOWN
 from workbench.evaluation.flips import CALL, FALSE_HIT
 from workbench.evaluation.provenance import encoder_inputs
 from workbench.evaluation.summary import Summary, is_default
+from workbench.inference.batch import estimate
 from workbench.inference.client import Client
 from workbench.inference.embedding import Embedder, load_embedder, unread
 from workbench.inference.prices import embed_query
@@ -107,6 +113,7 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
         confidence, limit = spent(self.policy.confidence, self.use), self.policy.pair_limit
         self.study = CacheStudy(parameters, self._stream, self._pairs, limit, self.prices, confidence)
         self.fitted: FittedVerifier | None = None
+        self._checks = dict[str, Checks]()
 
     def examine(self) -> None:
         """Load stream and pairs, and verifiers of your own.
@@ -118,7 +125,10 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
         """
         p, evalset = self.parameters, self.evalset
         self.guard = make_guard(p.guard)
-        self._callables = {x: load_callable(x, self.settings) for x in p.verifiers if "@" in x and MODEL not in x}
+        self._asked = tuple(dict.fromkeys(map(asked_of, p.verifiers)))
+        self._callables = {
+            x: load_callable(x, self.settings) for x in self._asked if "@" in x and not x.startswith(MODEL)
+        }
         self._stream, (self._pairs, self._pairs_sha256) = load_stream(evalset.path), load_pairs(evalset.path)
         if self._stream.synthetic:
             self.evalset = replace(evalset, synthetic=True, notes=(*evalset.notes, SYNTHETIC))
@@ -127,9 +137,24 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
         if self.policy.metric != METRIC or self.policy.floor is not None:
             raise ConfigError(f"[caching] in gates.toml goes by {METRIC} and alpha; leave out metric and floor")
         self.prices.cost_usd([embed_query(p.embedder)])  # refused before an encoder is paid
-        for name in p.verifiers:
+        for name in self._asked:
             if name.startswith(MODEL):
-                model_check_usd(name.removeprefix(MODEL), self.prices, [("", "")])  # and before anything is asked
+                self._refuse_unasked(name)
+
+    def _refuse_unasked(self, name: str) -> None:
+        """Refuse a model whose verdicts on the labelled pairs are neither recorded nor paid for."""
+        path, most = self.evalset.path / FOLDER / RECORDED, self.parameters.max_cost_usd
+        asked = [(x.query_b, x.query_a) for x in self._pairs]
+        pairs = [pair for pair in dict.fromkeys(asked) if self.guard is None or self.guard.allows(*pair)]
+        requests, recordings = [question_of(name.removeprefix(MODEL), pair) for pair in pairs], Recordings(path)
+        lacking = [request for request in requests if not recordings.count(request)]
+        ahead = estimate(lacking or requests[:1], self.prices)  # an unknown price is refused in any case
+        if lacking and (most == 0 or ahead.worst_usd > most):
+            raise ConfigError(
+                f"verifier {name!r} lacks recorded verdicts on {len(lacking):,} of {len(pairs):,} labelled pairs "
+                f"({path}); asking for them costs at most ${ahead.worst_usd:.4g}, found max_cost_usd={most:g}. Give "
+                "at least that, and more for near requests of the stream, or leave the verifier out"
+            )
 
     def read(self) -> Mapping[str, str]:
         """Load the encoder, and tell what it does not read."""
@@ -149,9 +174,9 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
     def _verifier_inputs(self) -> Mapping[str, str]:
         """What the verifiers rest on beside pairs and prices."""
         told = {f"verifier {name}": each.sha256 for name, each in self._callables.items()}
-        if FITTED in self.parameters.verifiers:
+        if FITTED in self._asked:
             told["verifier fitted"] = made_sha256()
-        for name in self.parameters.verifiers:
+        for name in self._asked:
             if name.startswith(MODEL):
                 file = self.evalset.path / FOLDER / RECORDED
                 told["verifier recordings"] = file_hash(file) if file.is_file() else ""
@@ -162,10 +187,24 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
         ways: dict[str, Allows | None] = {"similarity": None}
         if self.guard:
             ways["similarity + guard"] = self.guard
-        for name in self.parameters.verifiers:
+        for name in self._asked:
             guard = replace(self.guard, wording=False) if self.guard and name == FITTED else self.guard
-            verifier = self._verifier(name)
-            ways[CacheArm("semantic", 1.0, guard, verifier=verifier.used).way] = Checks(guard, verifier)
+            self._checks[name] = Checks(guard, self._verifier(name))
+            if name in self.parameters.verifiers:
+                used = self._checks[name].verifier.used
+                ways[CacheArm("semantic", 1.0, guard, verifier=used).way] = self._checks[name]
+        return ways
+
+    def _later(self, semantic: Semantic) -> dict[str, Allows | None]:
+        """Ways whose verifier is asked off the path, from the cosine on at which pairs of dev keep their limit."""
+        ways: dict[str, Allows | None] = {}
+        for name in self.parameters.verifiers:
+            if name.startswith(LATER):
+                checks = self._checks[asked_of(name)]
+                semantic.shadows["similarity"].guarded(self.study.stream, checks)  # most of what replays ask, at once
+                way = LaterChecks(self.guard, checks, min(self.study.lowest(checks, semantic), 1.0))
+                arm = CacheArm("semantic", 1.0, self.guard, verifier=checks.verifier.used, later=way.later)
+                ways[arm.way] = way
         return ways
 
     def _verifier(self, name: str) -> Verifier:
@@ -226,7 +265,8 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
             shadows = {way: plain.guarded(self.study.stream, check) if check else plain for way, check in ways.items()}
         table = semantic_table(shadows, self.study.clusters, self.study.parts["calibration"])
         near = np.clip((sides[0] * sides[1]).sum(1), -1, 1).astype(float)
-        return Semantic(table, vectors, shadows, near, ways, kept_blocks(self.study.stream, vectors))
+        found = Semantic(table, vectors, shadows, near, ways, kept_blocks(self.study.stream, vectors))
+        return replace(found, ways={**ways, **self._later(found)})
 
     def curve(self, semantic: Semantic) -> Figure | Table:
         """False-hit rate against hit rate: the curve of precision and cache-hit ratio, seen from the error."""
@@ -253,7 +293,8 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
         ways = dict(semantic.shadows)
         if self.parameters.verifiers and self.guard:
             del ways["similarity"]  # few arms: each costs the others confidence
-        confidence = 1 - (1 - self.study.confidence) / len(ways)
+        put_off = {name: way for name, way in semantic.ways.items() if isinstance(way, LaterChecks)}
+        confidence = 1 - (1 - self.study.confidence) / (len(ways) + len(put_off))
         every = semantic.shadows["similarity"]
         exact = certify(self.study.served_counts(every.exact, every.false, part), rule.margin, self.study.confidence)
         arms: list[tuple[CacheArm, Certificate | None]] = [(CacheArm("off"), None), (CacheArm("exact"), exact)]
@@ -269,15 +310,24 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
             counts, lowest = self.study.counts(found, part), self.study.lowest(guard, semantic)
             certificate = certify(counts, rule.margin, confidence, lowest=lowest, confirm=confirm)
             arms.append((semantic.arm(name, certificate.threshold, self.embedder.encoder_id), certificate))
+        for name, way in put_off.items():
+            certificate = self._certify_later(way, semantic, part, confidence)
+            arms.append((semantic.arm(name, certificate.threshold, self.embedder.encoder_id), certificate))
         shown = [(arm.name, certificate) for arm, certificate in arms if arm.kind == "semantic" and certificate]
         return Certified(certificate_table(shown, rule.margin), tuple(arms), part)
+
+    def _certify_later(self, way: LaterChecks, semantic: Semantic, part: slice, confidence: float) -> Certificate:
+        """Certify by true replays alone; not where dev pairs that must differ would be promoted at every cosine."""
+        lowest = max(self.study.lowest(way, semantic), way.floor) if way.floor < 1 else np.inf
+        counts = self.study.replayed_counts(way, semantic, part, lowest)
+        return certify(counts, self.rule().margin, confidence, lowest=lowest)
 
     def must_differ(self, certified: Certified, semantic: Semantic) -> Table:
         """Test pairs that the certified arms would serve, by kind: which wordings are not told apart."""
         arms = [(a, c) for a, c in certified.arms if a.kind == "semantic" and c]
         shown = [a for a, c in arms if c.certified] or [a for a, _ in arms]
-        near = [semantic.pair_similarity >= (a.threshold or 0.0) for a in shown]
-        cases = [(a.name, n, self.study.passes(semantic.ways[a.way])) for a, n in zip(shown, near, strict=True)]
+        let = [next(self.study.pairs_let(semantic.ways[a.way], semantic, [a.threshold or 0.0])) for a in shown]
+        cases = [(a.name, *found) for a, found in zip(shown, let, strict=True)]
         return pairs_table(self.study.pairs, cases, confidence=self.study.confidence)
 
     def replay(self, certified: Certified, semantic: Semantic) -> Replayed:

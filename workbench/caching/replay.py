@@ -2,7 +2,9 @@
 
 *Shadow*: every earlier request is in the cache, so that one pass of nearest neighbours tells the outcome at every
 threshold. *True replay*: a hit serves and inserts nothing, a miss is inserted, so that what the cache holds depends
-on the threshold. Shadow overstates hits by some points; the chosen threshold is confirmed by true replay.
+on the threshold. Shadow overstates hits by some points; the chosen threshold is confirmed by true replay. A verifier
+that is asked later promotes the text that it was asked about: that holds the earlier answer from then on. What it says
+is known here before the next request comes.
 """
 
 from collections import Counter
@@ -13,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from workbench.caching.certify import GRID
-from workbench.caching.verifiers import Allows, Checks
+from workbench.caching.verifiers import Allows, Checks, LaterChecks
 from workbench.evalset.traffic import RequestStream
 
 Bools = npt.NDArray[np.bool_]
@@ -64,7 +66,16 @@ class ShadowHits:
 class Replay:
     """What one cache did with each request; arrays as in `ShadowHits`, ``entries`` is what it holds in the end.
 
-    ``nearest`` is the position of the entry that was near enough, served or not, -1 for none.
+    Attributes
+    ----------
+    matched : ndarray of int
+        Position of the request that the served answer was given to, -1 for a miss.
+    exact : ndarray of bool
+        Whether that was to the same text. A text that was promoted has the answer of another one.
+    checked : ndarray of bool
+        Whether a verifier was asked, in line or later.
+    promoted : int
+        Entries that hold the answer of another text.
     """
 
     hit: Bools
@@ -73,7 +84,8 @@ class Replay:
     matched: Ints
     similarity: Floats
     entries: int
-    nearest: Ints
+    checked: Bools
+    promoted: int = 0
 
 
 Block = tuple[Ints, int, npt.NDArray[np.float32]]
@@ -118,51 +130,92 @@ def replay(
     threshold: float = 2.0,
     guard: Allows | None = None,
     blocks: Iterable[Block] | None = None,
+    fills: int | None = None,
 ) -> Replay:
     """Walk the stream with a cache that serves at ``threshold``; above 1, or with no vectors, exact repeats alone.
 
     The exact key is looked up first; then the nearest entry is served where it is near enough and neither guard nor
-    verifier, if any, objects. ``blocks`` are `kept_blocks` of the same stream and vectors.
+    verifier, if any, objects. Of `LaterChecks` the guard decides, and what its verifier is asked about is a miss.
+    ``blocks`` are `kept_blocks` of the same stream and vectors. ``fills`` are the first requests whose answers are
+    kept, by default all: those of a tier of curated answers, beside which nothing is kept but what is promoted.
     """
-    n = len(stream)
-    matched, similarity, exact = np.full(n, -1), np.full(n, -1.0), np.zeros(n, dtype=bool)
-    seen: dict[tuple[str, str], int] = {}
-    keys, nearest = _exact_keys(stream), np.full(n, -1)
-    entries, held = np.zeros(n, dtype=np.int64), 0  # places of the scope's cached requests
-    if blocks is None or threshold > 1:
-        blocks = _blocks(stream, vectors if threshold <= 1 else None)
+    walk = _Walk(stream, threshold, guard)
+    fills, keys = len(stream) if fills is None else fills, _exact_keys(stream)
+    seen = dict[tuple[str, str], int]()
+    entries, held = np.zeros(len(stream), dtype=np.int64), 0  # places of the scope's cached requests
+    if blocks is None or walk.least > 1:
+        blocks = _blocks(stream, vectors if walk.least <= 1 else None)
     for members, start, block in blocks:
         held = held if start else 0  # the next scope's cache is empty
         for place, row in enumerate(block, start):
             i = int(members[place])
-            key = keys[i]
-            if key in seen:
-                matched[i], similarity[i], exact[i] = seen[key], 1.0, True
+            if (first := seen.get(keys[i])) is not None:
+                walk.repeats(i, first)
                 continue
-            if threshold <= 1 and held:
+            if walk.least <= 1 and held:
                 near = row[entries[:held]]
                 best = int(near.argmax())
-                candidate = int(members[entries[best]])
-                nearest[i] = candidate if near[best] >= threshold else -1
-                if near[best] >= threshold and _passes(stream, guard, i, candidate):
-                    matched[i], similarity[i] = candidate, min(float(near[best]), 1.0)
+                if walk.serves(i, int(members[entries[best]]), near[best]):
                     continue
-            seen[key], entries[held] = i, place
-            held += 1
-    hit = matched >= 0
-    false = hit & (stream.answers != stream.answers[matched])
-    return Replay(hit, exact, false, matched, similarity, int((~hit).sum()), nearest)
+            if i < fills or walk.roots[i] != i:
+                seen[keys[i]], entries[held] = i, place
+                held += 1
+    return walk.done(len(seen))
+
+
+class _Walk:
+    """What a replay has found so far; ``roots`` say whose answer a cached request holds, ``links`` their cosines."""
+
+    def __init__(self, stream: RequestStream, threshold: float, guard: Allows | None) -> None:
+        n = len(stream)
+        self.stream, self.threshold, self.guard = stream, threshold, guard
+        self.later = guard if isinstance(guard, LaterChecks) else None
+        self.least = min(threshold, self.later.floor) if self.later else threshold
+        self.matched, self.similarity, self.exact = np.full(n, -1), np.full(n, -1.0), np.zeros(n, dtype=bool)
+        self.checked, self.roots, self.links = np.zeros(n, dtype=bool), np.arange(n), np.ones(n)
+        self._judged = set[tuple[str, str, int]]()
+
+    def repeats(self, i: int, first: int) -> None:
+        """Serve a request whose text is cached."""
+        root = int(self.roots[first])
+        self.matched[i], self.similarity[i], self.exact[i] = root, self.links[first], root == first
+
+    def serves(self, i: int, cached: int, cosine: np.float32) -> bool:
+        """Whether the nearest entry is served; else the verifier may be asked later about the answer it holds."""
+        q, root = self.stream.queries, int(self.roots[cached])
+        if cosine >= self.threshold:
+            self.checked[i] = isinstance(self.guard, Checks) and self.guard.asks(q[i], q[cached])
+            if self._passes(q[i], q[cached], q[root]):
+                self.matched[i], self.similarity[i] = root, min(float(cosine), 1.0)
+                return True
+        asked = self.stream.scopes[i], q[i].strip(), root
+        if self.later and cosine >= self.later.floor and asked not in self._judged:
+            self._judged.add(asked)
+            self.checked[i] = self.later.checks.asks(q[i], q[root])
+            if self.later.checks.allows(q[i], q[root]):
+                self.roots[i], self.links[i] = root, min(float(cosine), 1.0)
+        return False
+
+    def _passes(self, asked: str, cached: str, answered: str) -> bool:
+        """Whether it is served at once; where a promoted text is near, the guard of the verifier has a say too."""
+        if self.guard is None:
+            return True
+        if not self.guard.allows(asked, cached):
+            return False
+        return answered == cached or self.later is None or self.later.checks.asks(asked, answered)
+
+    def done(self, entries: int) -> Replay:
+        """All of it."""
+        hit, promoted = self.matched >= 0, int((self.roots != np.arange(len(self.roots))).sum())
+        false = hit & (self.stream.answers != self.stream.answers[self.matched])
+        return Replay(hit, self.exact, false, self.matched, self.similarity, entries, self.checked, promoted)
 
 
 def serve_nothing(stream: RequestStream) -> Replay:
     """What no cache does."""
     n = len(stream)
     never, nobody = np.zeros(n, dtype=bool), np.full(n, -1)
-    return Replay(never, never, never, nobody, nobody.astype(float), 0, nobody)
-
-
-def _passes(stream: RequestStream, guard: Allows | None, asked: int, cached: int) -> bool:
-    return guard is None or guard.allows(stream.queries[asked], stream.queries[cached])
+    return Replay(never, never, never, nobody, nobody.astype(float), 0, never)
 
 
 def first_of(stream: RequestStream) -> Ints:

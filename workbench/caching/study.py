@@ -1,28 +1,31 @@
 """One stream, its pairs and its prices: caches are counted, replayed and priced here; and what the steps hand on."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from workbench.caching.certify import GRID, Certificate, Counts, count
+from workbench.caching.certify import CONFIRM_STEP, GRID, Certificate, Counts, count
 from workbench.caching.claims import CacheArm, CacheResult, PairsServed, bounds_of_pairs, rate_of
-from workbench.caching.guard import GRAVE, Guard
+from workbench.caching.guard import GRAVE, Guard, make_guard
 from workbench.caching.replay import Block, Replay, ShadowHits, replay, serve_nothing
-from workbench.caching.verifiers import Allows, Checks, VerifierUsed, check_name
-from workbench.codec import NEUTRAL
-from workbench.errors import ConfigError, unknown_name
+from workbench.caching.verifiers import Allows, Checks, Later, LaterChecks, VerifierUsed, check_name
+from workbench.codec import NEUTRAL, RANGE, Range
 from workbench.evalset.evalset import require_dev
 from workbench.evalset.gates import PairLimit
 from workbench.evalset.traffic import Pair, RequestStream
 from workbench.evaluation.flips import CALL, FALSE_HIT
+from workbench.evaluation.provenance import SEED
 from workbench.evaluation.summary import MAX_CASES, ItemCase, Regressions, ScoredArms, SliceRow, slice_rows
 from workbench.inference.embedding import check_embedder
 from workbench.inference.prices import PriceTable, embed_query
 from workbench.records import Decision
 from workbench.rendering.table import Shown, Table
+
+# .01 apart, because each is a replay of the whole stream.
+REPLAYED = GRID[::CONFIRM_STEP]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,35 +34,34 @@ class CachingParameters:
 
     ``warmup`` requests fill the cache and are not judged; the rest is halved in time into calibration and test.
     ``call_usd`` is what one uncached request costs, ``false_hit_usd`` what one false hit does (0: not known).
-    ``verifiers`` are arms beside the guard: ``fitted``, ``model:NAME``, ``module:function@USD``; ``max_cost_usd`` is
-    what asking models may cost, 0 where their answers are recorded.
+    ``verifiers`` are arms beside the guard: ``fitted``, ``model:NAME``, ``module:function@USD``, and each of them off
+    the path with ``later:`` before it; ``max_cost_usd`` is what asking models may cost, 0 where answers are recorded.
     """
 
     evalset: str = "docs_qa"
-    warmup: int = 500
+    warmup: int = field(default=500, metadata={RANGE: Range(0)})
     embedder: str = "minilm"
     guard: tuple[str, ...] = ("figures", "names", "code", "opposites", "direction", "wording", "signs")
     verifiers: tuple[str, ...] = field(default=(), metadata={NEUTRAL: ()})
-    max_cost_usd: float = field(default=0.0, metadata={NEUTRAL: 0.0})
-    call_usd: float = 0.002
-    false_hit_usd: float = 0.0
-    draws: int = 200
-    seed: int = 0
+    max_cost_usd: float = field(default=0.0, metadata={NEUTRAL: 0.0, RANGE: Range(0)})
+    call_usd: float = field(default=0.002, metadata={RANGE: Range(0)})
+    false_hit_usd: float = field(default=0.0, metadata={RANGE: Range(0)})
+    draws: int = field(default=200, metadata={RANGE: Range(2, 100_000)})
+    seed: int = field(default=0, metadata=SEED)
 
     def __post_init__(self) -> None:
         make_guard(self.guard)
         check_embedder(self.embedder)
         for name in self.verifiers:
             check_name(name)
-        if len(set(self.verifiers)) < len(self.verifiers):
-            raise ConfigError(f"verifiers must be all different, found {list(self.verifiers)}")
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Semantic(Shown):
     """Every request's vector and its nearest earlier request, by way of matching; cosines of the labelled pairs.
 
-    ``ways`` are what objects in each way of matching, ``blocks`` the cosines that all replays read, if kept.
+    ``ways`` are what objects in each way of matching, ``blocks`` the cosines that all replays read, if kept. A way
+    whose verifier is asked later has no shadow.
     """
 
     table: Table
@@ -73,10 +75,13 @@ class Semantic(Shown):
         """Arm that matches in this way."""
         found = self.ways[way]
         verified: VerifierUsed | None = None
-        if isinstance(found, Checks):
+        later: Later | None = None
+        if isinstance(found, LaterChecks):
+            verified, later, found = found.checks.verifier.used, found.later, found.guard
+        elif isinstance(found, Checks):
             verified, found = found.verifier.used, found.guard
         guard = found if isinstance(found, Guard) else None
-        return CacheArm("semantic", threshold, guard, encoder_id, verified)
+        return CacheArm("semantic", threshold, guard, encoder_id, verified, later)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -161,6 +166,32 @@ class CacheStudy:
             guard.ask((p.query_b, p.query_a) for p in self.pairs)
         return np.array([guard is None or guard.allows(p.query_b, p.query_a) for p in self.pairs], dtype=bool)
 
+    def pairs_let(
+        self, way: Allows | None, semantic: Semantic, thresholds: Sequence[float]
+    ) -> Iterator[tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]]:
+        """Which pairs are near enough at each threshold, and which of them are served: also those promoted later."""
+        sure, near = self.passes(way), semantic.pair_similarity
+        agreed = np.zeros(len(self.pairs), dtype=bool)
+        floor = np.inf
+        if isinstance(way, LaterChecks):
+            floor, agreed = way.floor, self.passes(way.checks)
+        for threshold in thresholds:
+            yield near >= min(threshold, floor), (sure & (near >= threshold)) | (agreed & (near >= floor))
+
+    def replayed_counts(self, way: Allows | None, semantic: Semantic, part: slice, lowest: float) -> Counts:
+        """Counts of true replays down to the lowest threshold: of what is promoted the shadow knows nothing."""
+        thresholds = np.unique(np.r_[REPLAYED[lowest <= REPLAYED], min(lowest, 1.0)])[::-1]
+        each = []
+        for threshold in thresholds.tolist():
+            walked = self.walk(way, threshold, semantic)
+            each.append(self.served_counts(walked.hit & ~walked.exact, walked.false, part))
+        hits, false = (np.hstack([getattr(c, name) for c in each]) for name in ("hits", "false"))
+        return Counts(thresholds, hits, false, each[0].requests)
+
+    def walk(self, way: Allows | None, threshold: float, semantic: Semantic) -> Replay:
+        """True replay of one way of matching at one threshold."""
+        return replay(self.stream, semantic.vectors, threshold=threshold, guard=way, blocks=semantic.blocks)
+
     def must_differ(self, split: str) -> npt.NDArray[np.bool_]:
         """Which pairs of a split need different answers."""
         return np.array([not p.same_answer and p.split == split for p in self.pairs], dtype=bool)
@@ -178,11 +209,10 @@ class CacheStudy:
         limit, chosen = self.must_differ_limit, self.must_differ("dev")
         labelled = (p.pair_id for p, used in zip(self.pairs, chosen, strict=True) if used)
         require_dev(labelled, {p.pair_id for p in self.pairs if p.split == "dev"}, "limiting a threshold by pairs")
-        differ = chosen & self.passes(guard)
-        grave = differ & np.array([p.kind in GRAVE and limit.share is not None for p in self.pairs], dtype=bool)
+        grave = chosen & np.array([p.kind in GRAVE and limit.share is not None for p in self.pairs], dtype=bool)
         most = limit.most(int(chosen.sum()))
-        near = semantic.pair_similarity
-        fits = [t for t in GRID if (differ & (near >= t)).sum() <= most and not (grave & (near >= t)).any()]
+        let = zip(GRID, self.pairs_let(guard, semantic, GRID.tolist()), strict=True)
+        fits = [t for t, (_, served) in let if (chosen & served).sum() <= most and not (grave & served).any()]
         return float(min(fits, default=np.inf))
 
     def require_dev(self, certified: Certified) -> None:
@@ -204,29 +234,21 @@ class CacheStudy:
             walked = serve_nothing(self.stream)
         else:
             guard = semantic.ways[arm.way] if arm.kind == "semantic" else None
-            threshold = arm.threshold or 2.0
-            walked = replay(self.stream, semantic.vectors, threshold=threshold, guard=guard, blocks=semantic.blocks)
+            walked = self.walk(guard, arm.threshold or 2.0, semantic)
         own = walked.hit & (walked.exact if arm.kind == "exact" else ~walked.exact)
         served = self.served_counts(own, walked.false, part)
         hit, error = float(walked.hit[part].mean()), float(walked.false[part].mean())
-        pairs, checks = self.pairs_served(arm, semantic), self.check_rate(arm, walked)
+        pairs, checks = self.pairs_served(arm, semantic), float(walked.checked[part].mean())
+        others = float((walked.hit & ~walked.exact)[part].mean())
         cost = self.cost(hit, error, arm, checks)
-        return CacheResult(arm, certificate, served, hit, error, cost, pairs, checks), walked
-
-    def check_rate(self, arm: CacheArm, walked: Replay) -> float:
-        """Share of the requests of the test part about which the verifier is asked: near enough, and past the guard."""
-        if arm.verifier is None:
-            return 0.0
-        part, q = range(len(self.stream))[self.parts["test"]], self.stream.queries
-        near = [(q[i], q[walked.nearest[i]]) for i in part if walked.nearest[i] >= 0]
-        return sum(arm.guard is None or arm.guard.allows(*pair) for pair in near) / max(len(part), 1)
+        return CacheResult(arm, certificate, served, hit, error, cost, pairs, checks, others), walked
 
     def pairs_served(self, arm: CacheArm, semantic: Semantic) -> PairsServed:
         """What an arm does with the labelled pairs of test."""
         test, differ = np.array([p.split == "test" for p in self.pairs], dtype=bool), self.must_differ("test")
         may = test & ~differ
         way = semantic.ways[arm.way] if arm.kind == "semantic" else None
-        served = (semantic.pair_similarity >= (arm.threshold or 2.0)) & self.passes(way)
+        ((_, served),) = self.pairs_let(way, semantic, [arm.threshold or 2.0])
         share = bounds_of_pairs(served, differ, self.pairs, self.confidence)
         return PairsServed(
             must_differ=int((served & differ).sum()),
@@ -239,7 +261,7 @@ class CacheStudy:
 
     def shadow_rate(self, arm: CacheArm, semantic: Semantic) -> float | None:
         """False-hit rate of the same threshold on the test part, with every earlier request cached."""
-        if arm.threshold is None:
+        if arm.threshold is None or arm.way not in semantic.shadows:
             return None
         found, part = semantic.shadows[arm.way], self.parts["test"]
         near = (found.hits(arm.threshold) & ~found.exact)[part]
@@ -260,18 +282,3 @@ class CacheStudy:
         embedding = self.prices.amounts([embed_query(self.parameters.embedder)])
         done = {name: 1000 * n for name, n in embedding.items()} if result.arm.kind == "semantic" else {}
         return {CALL: 1000 * (1 - result.hit_rate), FALSE_HIT: 1000 * result.error_rate} | done
-
-
-def make_guard(checks: Sequence[str]) -> Guard | None:
-    """Guard with these checks alone, None for none.
-
-    Raises
-    ------
-    ConfigError
-        If there is no such check.
-    """
-    known = [f.name for f in fields(Guard)]
-    for name in checks:
-        if name not in known:
-            raise ConfigError(unknown_name("check of the guard", name, known))
-    return Guard(**{name: name in checks for name in known}) if checks else None

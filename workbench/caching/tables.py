@@ -158,19 +158,24 @@ def replay_table(results: Sequence[tuple[str, CacheResult, int, float | None]]) 
 
 
 def added_table(results: Sequence[CacheResult]) -> Table:
-    """What each verifier costs, beside the hits that it adds to the best cache without one that is certified."""
+    """What each verifier costs, beside the hits that it adds to the best cache without one that is certified.
+
+    One that is asked later adds no hit where answers to misses are kept, but answers from entries of earlier texts.
+    """
     plain = max((r.hit_rate for r in results if not r.arm.verifier and _serves(r)), default=0.0)
     columns = (
-        Column("cache"), Column("certified"), Column("least probability", "number", digits=3),
+        Column("cache"), Column("asked"), Column("certified"), Column("least probability", "number", digits=3),
         Column("checks per 1,000 requests", "number", digits=0), Column("USD of checks per 1,000 requests", "usd"),
         Column("hit rate", "share"), Column("added to the best without a verifier", "share"),
+        Column("answered from another text's entry", "share"),
     )  # fmt: skip
     rows: list[tuple[Value, ...]] = []
     for r in results:
         if used := r.arm.verifier:
             added = r.hit_rate - plain if _serves(r) else None
             usd = 1000 * r.check_rate * used.usd_per_check
-            rows.append((r.arm.name, _serves(r), used.least, 1000 * r.check_rate, usd, r.hit_rate, added))
+            when, each = "later" if r.arm.later else "in line", 1000 * r.check_rate
+            rows.append((r.arm.name, when, _serves(r), used.least, each, usd, r.hit_rate, added, r.others_rate))
     return Table(columns, tuple(rows), "Verifiers. What a check costs, beside the hits it adds on the test part")
 
 

@@ -3,6 +3,10 @@
 ``fitted`` is learnt on dev pairs (`workbench.caching.fitted`), ``model:NAME`` asks a model through the client, and
 ``module:function`` is a callable of the user's, ``function(asked, cached)``. All fail closed: an error, an answer that
 is no verdict, or a verdict without a probability is a miss, with that reason.
+
+With ``later:`` before its name a verifier is kept off the path, as in Krites (Singh et al. 2026, arXiv 2602.13165):
+what it would be asked about is a miss now, and what it agrees to afterwards is answered by the cached answer from then
+on.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,9 +25,13 @@ from workbench.orchestration.sources import files_of, import_module_of
 from workbench.records import content_hash
 from workbench.telemetry.context import attributed
 
-FITTED, MODEL = "fitted", "model:"
-FORM = f"{FITTED}, {MODEL}NAME or module:function@USD, USD being its dollars per 1,000 checks"
+FITTED, MODEL, LATER = "fitted", "model:", "later:"
+FORM = (
+    f"{FITTED}, {MODEL}NAME or module:function@USD, USD being its dollars per 1,000 checks; with {LATER} before it, "
+    "it is asked off the path"
+)
 LEAST = 0.5
+FAILED = "verifier failed"
 MODEL_LEAST = 0.9
 PROMPT = (
     "Two users ask a support system.\nFirst: <question>{cached}</question>\nSecond: <question>{asked}</question>\n"
@@ -108,7 +116,7 @@ class FittedCheck:
                 folds = [known.get(asked, known.get(cached)) for asked, cached in pairs]
                 found = self.fit.probabilities(pairs, self.vectors, folds)
         except WorkbenchError as error:  # an encoder that fails, or a budget that is spent
-            return [Verdict(False, None, f"verifier failed: {type(error).__name__}")] * len(pairs)
+            return [Verdict(False, None, f"{FAILED}: {type(error).__name__}")] * len(pairs)
         return [verdict_of(float(each), self.verifier.least) for each in found]
 
 
@@ -166,12 +174,12 @@ class ModelVerifier:
                 request.messages, model=request.model, max_tokens=request.max_tokens, purpose="judge"
             )
         except WorkbenchError as error:
-            return Verdict(False, None, f"verifier failed: {type(error).__name__}")
+            return Verdict(False, None, f"{FAILED}: {type(error).__name__}")
         return self._verdict(done)
 
     def _verdict(self, done: Completion | Exception) -> Verdict:
         if isinstance(done, Exception):
-            return Verdict(False, None, f"verifier failed: {type(done).__name__}")
+            return Verdict(False, None, f"{FAILED}: {type(done).__name__}")
         return verdict_of_answer(done.response, self.least)
 
 
@@ -226,7 +234,7 @@ class CallableVerifier:
         try:
             return verdict_of(self.call(asked, cached), self.least)
         except Exception as error:  # noqa: BLE001  # the user's own code: whatever goes wrong there, nothing is served
-            return Verdict(False, None, f"verifier failed: {type(error).__name__}")
+            return Verdict(False, None, f"{FAILED}: {type(error).__name__}")
 
 
 @dataclass(slots=True, eq=False)
@@ -237,9 +245,13 @@ class Checks:
     verifier: Verifier
     verdicts: dict[TextPair, Verdict] = field(default_factory=dict)
 
+    def asks(self, asked: str, cached: str) -> bool:
+        """Whether the guard lets the pair come before the verifier."""
+        return self.guard is None or self.guard.allows(asked, cached)
+
     def allows(self, asked: str, cached: str) -> bool:
         """Whether the cached answer may be served."""
-        if self.guard is not None and not self.guard.allows(asked, cached):
+        if not self.asks(asked, cached):
             return False
         if (asked, cached) not in self.verdicts:
             self.ask([(asked, cached)])
@@ -247,9 +259,57 @@ class Checks:
 
     def ask(self, pairs: Iterable[TextPair]) -> None:
         """Learn what the verifier says of all that the guard lets pass, at once."""
-        new = [p for p in dict.fromkeys(pairs) if p not in self.verdicts and (not self.guard or self.guard.allows(*p))]
+        new = [p for p in dict.fromkeys(pairs) if p not in self.verdicts and self.asks(*p)]
         if new:
             self.verdicts |= dict(zip(new, self.verifier.check(new), strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """What a verifier is asked off the path: pairs from this cosine on, not served at once, that this guard lets pass.
+
+    Attributes
+    ----------
+    floor : float
+        Least cosine, in (0, 1]; a pair at the threshold or above it is put off too where the guard that decides at once
+        stops it and this one does not.
+    guard : Guard or None
+        It also has a say where a promoted text is near: between what is asked and what the answer was given to.
+    """
+
+    floor: float
+    guard: Guard | None = None
+
+    def allows(self, asked: str, answered: str) -> bool:
+        """Whether the verifier may be asked."""
+        return self.guard is None or self.guard.allows(asked, answered)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LaterChecks:
+    """A guard that decides at once, and checks that are made off the path; ``allows`` is what is served at once."""
+
+    guard: Guard | None
+    checks: Checks
+    floor: float
+
+    @property
+    def later(self) -> Later:
+        """What is put off, as a plain value."""
+        return Later(self.floor, self.checks.guard)
+
+    def allows(self, asked: str, cached: str) -> bool:
+        """Whether the cached answer may be served at once."""
+        return self.guard is None or self.guard.allows(asked, cached)
+
+
+def asked_of(entry: str) -> str:
+    """Verifier of an entry, whether it is asked in line or later.
+
+    >>> asked_of("later:fitted"), asked_of("fitted")
+    ('fitted', 'fitted')
+    """
+    return entry.removeprefix(LATER)
 
 
 def check_name(entry: str) -> None:
@@ -260,8 +320,9 @@ def check_name(entry: str) -> None:
     ConfigError
         If it is not of the form.
     """
-    source, at, usd = entry.rpartition("@")
-    known = entry == FITTED or (entry.startswith(MODEL) and len(entry) > len(MODEL))
+    name = asked_of(entry)
+    source, at, usd = name.rpartition("@")
+    known = name == FITTED or (name.startswith(MODEL) and len(name) > len(MODEL))
     if not known and not (at and all(source.partition(":")[::2]) and _is_usd(usd)):
         raise ConfigError(f"verifier {entry!r} is not {FORM}")
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -98,12 +99,15 @@ def run(
     ] = False,
 ) -> None:
     """Run a notebook headless and show what it decided."""
+    from workbench.evaluation.start import examined
+    from workbench.rendering.progress import waiting
     from workbench.runner import Job, TerminalProgress, run_all
+    from workbench.runner.headless import planned
 
     end_like_ctrl_c()
     if engine:
         os.environ["WORKBENCH_ENGINE"] = engine  # which kernels inherit
-    settings = _project()
+    settings = _project([name])
     require_writable(settings.cache, "WORKBENCH_CACHE")
     parameters = named_values(parameter or [])
     if evalset is not None:
@@ -121,6 +125,8 @@ def run(
     if sweep:
         swept = {n: values.split(",") for n, values in named_values(sweep, "--sweep").items()}
         return run_sweep(name, swept, profile=profile, parameters=parameters, here=wait)
+    with waiting(f"reading what {name} reads"):
+        examined(name, planned(Job(name, profile, parameters), settings).parameters, settings)
     with TerminalProgress() as progress:
         (record,) = run_all(
             [Job(name, profile, parameters)],
@@ -167,7 +173,7 @@ def check(
     from workbench.runner.decisions import worst_exit_code
 
     end_like_ctrl_c()
-    settings = _project()
+    settings = _project(names)
     require_writable(settings.cache, "WORKBENCH_CACHE")
     history = require_commit(settings, against or "HEAD") if against or aa else None
     try:
@@ -240,7 +246,7 @@ def runs(
     """List the runs on disk, oldest first: evalset, verdict and arm, gate."""
     from workbench.rendering.text import verdict_label
     from workbench.runner import list_runs
-    from workbench.runner.decisions import evalset_of, verdict_of
+    from workbench.runner.decisions import evalset_of, run_verdict
 
     settings = load_settings()
     wanted = _evalset(evalset, settings) if evalset else ""
@@ -248,7 +254,7 @@ def runs(
     if not records:
         say(f"no runs{f' on {evalset}' if evalset else ''} in {settings.runs}")
     for record in records:
-        found = verdict_of(record)
+        found = run_verdict(record)
         said = f"{verdict_label(found['verdict'], found['reference'])}: {found['arm']}  " if found else ""
         outcome = record.error or f"gate: {record.gate or 'none'}"
         on = evalset_of(record) or "-"
@@ -344,10 +350,12 @@ def evalset_lock(path: Annotated[str, typer.Argument(help="Name or folder of an 
     typer.echo(f"{write_lock(folder, settings):,} documents pinned in {folder / 'corpus.lock'}")
 
 
-def _project() -> Settings:
-    """Settings of the project that a command works in."""
+def _project(notebooks: Sequence[str] | None = None) -> Settings:
+    """Settings of the project that a command works in; some notebooks read no evalset."""
+    from workbench.evalset.gates import UNDECIDED
+
     settings = load_settings()
-    settings.require_project()
+    settings.require_project(reads_evalset=not notebooks or not set(notebooks) <= set(UNDECIDED))
     return settings
 
 

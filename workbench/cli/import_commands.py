@@ -1,12 +1,16 @@
 """``workbench import``: evalsets from tables, logs and collections that exist already."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from workbench.cli.lines import named_values, say
 from workbench.errors import ConfigError
+
+if TYPE_CHECKING:
+    from workbench.config import Settings
 
 import_app = typer.Typer(no_args_is_help=True, help="Make an evalset of what you have.")
 _Table = Annotated[Path, typer.Argument(help="CSV, Parquet or JSONL, one row each.")]
@@ -138,7 +142,9 @@ def from_judgements(
     paths: Annotated[
         list[Path], typer.Argument(help="Filled sheets: to_judge.jsonl, pairs_to_judge.jsonl, or a table like it.")
     ],
-    name: Annotated[str, typer.Option(help="Evalset whose questions were judged: its name, or its folder.")],
+    name: Annotated[
+        str, typer.Option(help="Evalset whose questions were judged, or its folder; by default where the sheet lies.")
+    ] = "",
     partly: Annotated[bool, typer.Option("--partly", help="Leave rows that are not filled aside.")] = False,
 ) -> None:
     """Add what people judged: query_id, doc_id, grade; or query_a, query_b, same_answer; and judge.
@@ -151,11 +157,26 @@ def from_judgements(
     from workbench.evalset.imports.pair_labels import import_pair_labels, is_pair_sheet
 
     settings, pairs = load_settings(), is_pair_sheet(paths[0])
+    name = name or _evalset_of(paths, settings)
     add = import_pair_labels if pairs else import_judgements
     for path in add(paths, name, settings=settings, tell=say, partly=partly):
         accepted = any((find_evalset(name, settings) / "decisions").glob("*.json"))
         typer.echo(f"written: {path}{'; the decisions that rest on it are stale now' if accepted else ''}")
     typer.echo(f"next: workbench run {'caching' if pairs else 'retrieval'} --evalset {name}")
+
+
+def _evalset_of(sheets: Sequence[Path], settings: "Settings") -> str:
+    """Name of the evalset of the project in whose folder all sheets lie.
+
+    Raises
+    ------
+    ConfigError
+        If they lie in none, or in several.
+    """
+    folders = {sheet.resolve().parent for sheet in sheets}
+    if len(folders) == 1 and (folder := folders.pop()).parent == settings.evalsets.resolve():
+        return folder.name
+    raise ConfigError(f"say with --name whose questions were judged: {sheets[0]} lies in no evalset of {settings.root}")
 
 
 @import_app.command("stream")

@@ -21,7 +21,7 @@ RunId = Annotated[str, typer.Argument(help="Id of a run, or how it begins.")]
 EXIT_FAILED, EXIT_DIFFERENT, EXIT_INTERRUPTED = 3, 1, 130
 
 
-def _open() -> "Flows":
+def _open_flows() -> "Flows":
     from workbench.orchestration.flows import Flows
 
     return Flows.open()
@@ -33,13 +33,13 @@ def _values(given: list[str] | None) -> tuple[list[Any], dict[str, Any]]:
     for text in given or ():
         name, equals, value = text.partition("=")
         if equals and name.isidentifier():
-            kwargs[name] = _value(value)
+            kwargs[name] = _json_or_text(value)
         else:
-            args.append(_value(text))
+            args.append(_json_or_text(text))
     return args, kwargs
 
 
-def _value(text: str) -> Any:
+def _json_or_text(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
@@ -54,7 +54,7 @@ def submit(
 ) -> None:
     """Put a run into the queue of its flow and print its id."""
     args, kwargs = _values(arguments)
-    with _open() as flows:
+    with _open_flows() as flows:
         say(flows.submit(flows.durable.flow_of(flow), *args, key=key, **kwargs))
 
 
@@ -64,7 +64,7 @@ def work(
     when_done: Annotated[bool, typer.Option("--when-done", help="End when nothing is left to do.")] = False,
 ) -> None:
     """Do jobs until interrupted; any number of workers share them."""
-    with _open() as flows:
+    with _open_flows() as flows:
         say(f"working as {flows.durable.heartbeat.executor}; end with Ctrl-C", err=True)
         _work(flows, names or (), when_done=when_done)
 
@@ -85,7 +85,7 @@ def run_sweep(
     """Run a notebook once for each combination, as jobs; what is done already is not done again."""
     from workbench.runner.sweep import submit_sweep, sweep_table
 
-    with _open() as flows:
+    with _open_flows() as flows:
         submitted = submit_sweep(flows, notebook, sweep, profile=profile, parameters=parameters)
         for run_id, changed in submitted:
             say(f"{run_id}  {', '.join(f'{name}={value}' for name, value in changed.items())}")
@@ -104,28 +104,28 @@ def list_jobs(
     limit: Annotated[int, typer.Option(help="The newest so many.")] = 100,
 ) -> None:
     """List runs, newest first: how far they are, and what keeps those that wait."""
-    with _open() as flows:
+    with _open_flows() as flows:
         typer.echo(flows.jobs(status=status, limit=limit).to_text())
 
 
 @jobs_app.command()
 def show(run_id: RunId) -> None:
     """Show a run: what it was asked, its steps, what it came to."""
-    with _open() as flows:
+    with _open_flows() as flows:
         typer.echo(flows.show(flows.find(run_id)).text())
 
 
 @jobs_app.command()
 def retry(run_id: RunId) -> None:
     """Do a failed or cancelled run again from the step that failed."""
-    with _open() as flows:
+    with _open_flows() as flows:
         say(flows.retry(flows.find(run_id)))
 
 
 @jobs_app.command()
 def cancel(run_id: RunId) -> None:
     """End a run before its next step."""
-    with _open() as flows:
+    with _open_flows() as flows:
         found = flows.find(run_id)
         say(f"{found} was {flows.cancel(found)}, and is cancelled")
 
@@ -137,7 +137,7 @@ def prune(
 ) -> None:
     """Delete runs that ended long ago, with their steps and model calls; what waits or runs stays."""
     before = datetime.now(UTC) - age_of(older_than)
-    with _open() as flows:
+    with _open_flows() as flows:
         typer.echo(f"deleted: {flows.prune(before):,} runs that ended before {before:%Y-%m-%d %H:%M} UTC")
     if traces:
         from workbench.state import open_engine
@@ -176,7 +176,7 @@ def schedule(
     if name and not delete and not (cron and flow):
         raise ConfigError(f"schedule {name!r} needs a cron expression and a flow, or --delete")
     args, kwargs = _values(arguments)
-    with _open() as flows:
+    with _open_flows() as flows:
         if name and delete:
             flows.unschedule(name)
         elif name:
@@ -195,7 +195,7 @@ def replay(
     """
     if bool(run_id) == everything:
         raise ConfigError("replay takes the id of a run, or --all")
-    with _open() as flows:
+    with _open_flows() as flows:
         report = flows.replay_all([] if everything else [flows.find(run_id)])
     typer.echo(report.table().to_text())
     if html:
@@ -212,7 +212,7 @@ def diff(
     html: Annotated[Path | None, typer.Option(metavar="PATH", help="Write a page there instead.")] = None,
 ) -> None:
     """Say what differs between two runs, step by step."""
-    with _open() as flows:
+    with _open_flows() as flows:
         table = flows.diff(flows.find(one), flows.find(other))
     if html is None:
         typer.echo(table.to_text())

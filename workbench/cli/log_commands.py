@@ -25,7 +25,7 @@ TOOLS = {
 _Paths = Annotated[list[Path], typer.Argument(help="Files, or folders of files.")]
 
 
-def _command(tool: str) -> Callable[..., None]:
+def _import_command(tool: str) -> Callable[..., None]:
     def from_log(
         paths: _Paths,
         name: Annotated[str, typer.Option(help="Evalset to add to; made where there is none.")] = "",
@@ -48,7 +48,7 @@ def _command(tool: str) -> Callable[..., None]:
 
 
 for _tool in TOOLS:
-    import_app.command(_tool)(_command(_tool))
+    import_app.command(_tool)(_import_command(_tool))
 
 
 def import_from(

@@ -77,7 +77,7 @@ def new(
     sheet = out / SHEET
     say(f"no question names a right document: {sheet} holds {count:,} documents to judge, blind to what found them")
     say("fill `grade` (0: not relevant, 1: relevant, 2: answers it) and `judge`, question by question: a verdict takes")
-    say(f"at least {TO_SPEAK} questions with a right document; a sheet that is filled further is taken again")
+    say(f"about {TO_SPEAK} questions with a right document; a sheet that is filled further is taken again")
     say(f"next: workbench import judgements {sheet} --name {name} --partly")
 
 

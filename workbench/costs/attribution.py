@@ -85,7 +85,7 @@ class Spend:
         ConfigError
             If a name is not one of `GROUPS`.
         """
-        keys = [_group(name).alias(name) for name in names]
+        keys = [_group_column(name).alias(name) for name in names]
         sums = self.rows.group_by(keys) if keys else self.rows.group_by(pl.lit("").alias("all"))
         calls = pl.col("call_id").n_unique().cast(pl.Int64).alias("calls")
         frame = sums.agg(calls, pl.col("cost_nanos", "saved_nanos").sum())
@@ -263,7 +263,7 @@ def load_spend(ledger: Ledger, *, since: str = "", until: str = "") -> Spend:
     return Spend(ledger.columns(READ, since=utc_moment(since), until=utc_moment(until)), since, until)
 
 
-def _group(name: str) -> pl.Expr:
+def _group_column(name: str) -> pl.Expr:
     if name not in GROUPS:
         raise ConfigError(unknown_name("column to sum by", name, tuple(GROUPS)))
     return GROUPS[name]
@@ -449,7 +449,7 @@ def spikes(spend: Spend, name: str = "tenant", *, times: float = 10.0, least_usd
     polars.DataFrame
         The group, hour (ISO), crossed (when the running hour passed the limit), cost_nanos, limit_nanos; oldest first.
     """
-    group = (_group(name) if name else pl.lit("all")).alias(name or "of")
+    group = (_group_column(name) if name else pl.lit("all")).alias(name or "of")
     key, cost = group.meta.output_name(), pl.col("cost_nanos")
     rows = spend.rows.select(group, "started", "cost_nanos", GROUPS["hour"].alias("hour"))
     at = (

@@ -89,7 +89,7 @@ def cost_bridge(before: Spend, after: Spend, prices: PriceTable) -> Bridge:
     worth = {frozenset[str](): Fraction(first), frozenset(CAUSES): Fraction(last)}
     for size in range(1, len(CAUSES)):
         for changed in map(frozenset, combinations(CAUSES, size)):
-            worth[changed] = _worth(changed, one, two, known, reference)
+            worth[changed] = _period_cost(changed, one, two, known, reference)
     exact, effects, given = Fraction(0), dict[str, int](), 0
     for cause in CAUSES:
         exact += _shapley(cause, worth)
@@ -140,7 +140,7 @@ def _model(row: Mapping[str, int], reference: Mapping[str, Fraction]) -> _Model:
     )
 
 
-def _worth(
+def _period_cost(
     changed: frozenset[str],
     one: _Period,
     two: _Period,

@@ -71,12 +71,16 @@ def focus_frame(spend: Spend, prices: PriceTable, account: BillingAccount, *, ve
         raise ConfigError("FOCUS needs the id of the account that pays; give one, such as the name of the project")
     keys = {"hour": pl.col("started").str.slice(0, 13)}
     keys |= {name: pl.col(name) for name in ("tenant_id", "feature", "purpose", "model_asked", "price_version")}
-    rows = [_row(row, account, PROVIDERS[version]) for row in spend.by_class(prices, **keys).iter_rows(named=True)]
+    rows = [
+        _focus_row(row, account, PROVIDERS[version]) for row in spend.by_class(prices, **keys).iter_rows(named=True)
+    ]
     names = sorted((*COLUMNS, *PROVIDERS[version], *ADDED[version]))
     return pl.DataFrame(rows, {name: pl.String for name in names})
 
 
-def _row(row: Mapping[str, str | int], account: BillingAccount, sellers: tuple[str, str]) -> dict[str, str | None]:
+def _focus_row(
+    row: Mapping[str, str | int], account: BillingAccount, sellers: tuple[str, str]
+) -> dict[str, str | None]:
     start = datetime.fromisoformat(f"{row['hour']}:00:00")
     month = start.replace(day=1, hour=0)
     cost, tokens, model, meter = int(row["cost_nanos"]), int(row["tokens"]), str(row["model_asked"]), str(row["meter"])
@@ -108,10 +112,10 @@ def _row(row: Mapping[str, str | int], account: BillingAccount, sellers: tuple[s
         "SubAccountType": "Tenant" if tenant else None,
         "Tags": json.dumps(tags),
     }
-    return found | (_usage(meter, model, str(row["price_version"]), cost, tokens) if used else {})
+    return found | (_quantity_and_price(meter, model, str(row["price_version"]), cost, tokens) if used else {})
 
 
-def _usage(meter: str, model: str, price: str, cost: int, tokens: int) -> dict[str, str | None]:
+def _quantity_and_price(meter: str, model: str, price: str, cost: int, tokens: int) -> dict[str, str | None]:
     """Quantity and unit price, per million tokens; the unit price is what was paid."""
     unit = _decimal(Decimal(cost) / NANOS_PER_USD * _MILLION / tokens)
     found: dict[str, str | None] = dict.fromkeys(_UNIT_PRICES, unit)

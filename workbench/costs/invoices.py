@@ -102,7 +102,7 @@ def _csv_lines(text: str) -> Iterator[_Line]:
         tokens, cost = row.get(names["tokens"]), row.get(names["cost"])
         yield (
             _day(row[names["day"]]), plain_model(row[names["model"]]), _meter(row[names["meter"]]),
-            _count(tokens) if tokens else None, signed_nanos(cost) if cost else None,
+            _token_count(tokens) if tokens else None, signed_nanos(cost) if cost else None,
         )  # fmt: skip
 
 
@@ -142,7 +142,7 @@ def _refuse_currency(name: str) -> None:
         raise ValueError(f"amounts are in {name}, and the ledger is in USD: convert them first")
 
 
-def _count(text: str) -> int:
+def _token_count(text: str) -> int:
     try:
         return int(Decimal(text))
     except (InvalidOperation, OverflowError):

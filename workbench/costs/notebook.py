@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import date, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 
 import polars as pl
 
+from workbench.codec import RANGE, Range
 from workbench.config import Settings, load_settings
 from workbench.costs import tables
 from workbench.costs.attribution import (
@@ -28,10 +29,11 @@ from workbench.costs.invoices import read_invoice, reconcile
 from workbench.errors import ConfigError
 from workbench.evaluation.experiment import finish_run
 from workbench.evaluation.gate import Gate, gate_of_counts
-from workbench.evaluation.provenance import build_parameters
+from workbench.evaluation.provenance import SEED, build_parameters
 from workbench.evaluation.run_record import begin_run
 from workbench.evaluation.summary import Summary, captioned_section
 from workbench.inference.budgets import Budgets
+from workbench.inference.messages import Usage
 from workbench.inference.prices import project_prices
 from workbench.rendering.table import Column, Table
 from workbench.reports.ending import tell_gate
@@ -73,9 +75,9 @@ class CostsParameters:
     revenue: str = ""
     good: str = ""
     invoice: tuple[str, ...] = ()
-    nameless_limit: float = 0.05
-    shown: int = 40
-    seed: int = 0
+    nameless_limit: float = field(default=0.05, metadata={RANGE: Range(0, 1)})
+    shown: int = field(default=40, metadata={RANGE: Range(1, 1_000_000)})
+    seed: int = field(default=0, metadata=SEED)
 
 
 class CostsExperiment:
@@ -98,13 +100,18 @@ class CostsExperiment:
 
     def _load(self, parameters: CostsParameters, settings: Settings) -> None:
         """Read what lies beside the ledger, and refuse what cannot be used."""
-        for moment in filter(None, (parameters.since, parameters.until)):
-            utc_moment(moment)
+        since, until = map(utc_moment, (parameters.since, parameters.until))
+        if since and until and not since < until:
+            raise ConfigError(f"since {parameters.since} is not before until {parameters.until}: the period is empty")
         if parameters.before and not utc_moment(parameters.before) < utc_moment(parameters.since):
             raise ConfigError("before is the start of the period that ends at since: give both, in this order")
         self.parameters, self.settings = parameters, settings
-        self.instead = dict(_pair(text) for text in parameters.instead)
+        self.instead = dict(map(_model_instead, parameters.instead))
+        if len(self.instead) < len(parameters.instead):
+            raise ConfigError(f"instead asks another in the place of each model once, found {list(parameters.instead)}")
         self.prices = project_prices(settings.root)
+        for other in self.instead.values():
+            self.prices.cost_nanos(other, Usage(fresh=1))  # an unknown price is refused
         self.revenue = read_revenue(self._path(parameters.revenue)) if parameters.revenue else None
         self.outcomes = self._outcomes() if parameters.good else None
         self.billed = read_invoice(*map(self._path, parameters.invoice)) if parameters.invoice else None
@@ -280,7 +287,7 @@ class CostsExperiment:
             raise ConfigError(f"{path} is not a CSV with request and good: {error}") from error
 
 
-def _pair(text: str) -> tuple[str, str]:
+def _model_instead(text: str) -> tuple[str, str]:
     model, equals, other = text.partition("=")
     if not (model and equals and other):
         raise ConfigError(f"instead takes MODEL=OTHER, found {text!r}")

@@ -29,9 +29,9 @@ _VERDICTS = {
 }
 _TRUTH = {"0": False, "1": True, "false": False, "true": True, "0.0": False, "1.0": True}
 _WHOLE = 2.0**53  # beyond it a float skips whole numbers
-_LONGEST = 10**40
+_LARGEST_NUMBER = 10**40
 _GRADE_LIMIT = 10**6
-_SHOWN = 40
+_SHOWN_CHARACTERS = 40
 
 
 class Unusable(ValueError):
@@ -41,7 +41,7 @@ class Unusable(ValueError):
 def shown(value: Any) -> str:
     """A cell as a message shows it, cut short."""
     text = repr(value.strip() if isinstance(value, str) else value)
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 3]}..."
 
 
 def number(name: str, value: Any) -> float | None:
@@ -172,7 +172,7 @@ def id_text(name: str, value: Any) -> str | None:
         raise Unusable(f'"{name}" must be a text or a whole number, found {shown(value)}')
     if isinstance(value, float) and abs(value) >= _WHOLE:
         raise Unusable(f'"{name}" {value!r} is a float, which has lost digits of the id; write ids as text')
-    if abs(int(value)) >= _LONGEST:
+    if abs(int(value)) >= _LARGEST_NUMBER:
         raise Unusable(f'"{name}" is a number of more than 40 digits; write ids as text')
     return str(int(value))
 
@@ -285,14 +285,14 @@ def times_of(name: str, cells: Sequence[tuple[int, Any]]) -> tuple[list[tuple[fl
     wrong: list[tuple[int, str]] = []
     for line, value in cells:
         try:
-            found.append((line, _moment(name, value)))
+            found.append((line, _parsed_moment(name, value)))
         except Unusable as error:
             wrong.append((line, str(error)))
-    kinds = {_kind(moment) for _, moment in found}
+    kinds = {_moment_kind(moment) for _, moment in found}
     if len(kinds) > 1:
-        odd = min(kinds, key=lambda kind: (sum(_kind(m) == kind for _, m in found), kind))
+        odd = min(kinds, key=lambda kind: (sum(_moment_kind(m) == kind for _, m in found), kind))
         told = f'"{name}" has a {odd} where other rows have a {max(kinds - {odd})}: one form for the whole column'
-        wrong += [(line, told) for line, moment in found if _kind(moment) == odd]
+        wrong += [(line, told) for line, moment in found if _moment_kind(moment) == odd]
     if wrong:
         return [], wrong
     largest = max((abs(m) for _, m in found if isinstance(m, float)), default=0.0)
@@ -313,13 +313,13 @@ def _placed(moment: float | datetime, unit: float, largest: float) -> tuple[floa
     return at.timestamp(), at.isoformat()
 
 
-def _kind(moment: float | datetime) -> str:
+def _moment_kind(moment: float | datetime) -> str:
     if isinstance(moment, float):
         return "number"
     return "time without a zone" if moment.tzinfo is None else "time with a zone"
 
 
-def _moment(name: str, value: Any) -> float | datetime:
+def _parsed_moment(name: str, value: Any) -> float | datetime:
     if isinstance(value, datetime):
         return value
     if isinstance(value, date):

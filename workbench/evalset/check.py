@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 from workbench.config import Settings
 from workbench.errors import Defect, EvalsetError
+from workbench.evalset.contents import Contents, read_contents
 from workbench.evalset.evalset import find_evalset, split_qrels
-from workbench.evalset.findings import Contents, Finding, find, of_query, read_contents
+from workbench.evalset.findings import Finding, find, of_query
 from workbench.evalset.follow_ups import needs_turns
 from workbench.evalset.outcomes import FILE, load_outcomes
 from workbench.evalset.texts import foreign_share, is_latin, spaceless, words
@@ -162,7 +163,7 @@ def summarise(findings: Sequence[Finding], *, every: bool = False) -> str:
         kinds.setdefault((place,) if every else kind, []).append(finding)
     errors = sum(f.severity == "error" for f in findings)
     count = f"{errors} errors, {len(findings) - errors} warnings" if findings else "no defect found"
-    return "\n".join([*(_told(first, others) for first, *others in kinds.values()), count])
+    return "\n".join([*(_findings_line(first, others) for first, *others in kinds.values()), count])
 
 
 # What findings of one kind differ in: what they quote, and numbers.
@@ -170,7 +171,7 @@ _VARYING = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\d[\d.,]*""")
 _LINES_TOLD = 5
 
 
-def _told(first: Finding, others: Sequence[Finding]) -> str:
+def _findings_line(first: Finding, others: Sequence[Finding]) -> str:
     if not others:
         return str(first)
     lines = [str(f.line) for f in others[:_LINES_TOLD]]
@@ -228,7 +229,7 @@ def _hard_to_read(contents: Contents) -> Iterator[Finding]:
 def _echoes(contents: Contents) -> Iterator[Finding]:
     """Questions written by copying: lexical search finds them, and no user asks them."""
     pairs = list(_relevant_pairs(contents))
-    lines = [(query.text, _first_line(document)) for query, document in pairs]
+    lines = [(query.text, _document_line(document)) for query, document in pairs]
     if any(_is_plain("".join(line)) for line in lines):
         with waiting("import of ragas"):
             load_ragas()  # else its seconds would count as those of the first questions
@@ -236,7 +237,7 @@ def _echoes(contents: Contents) -> Iterator[Finding]:
     scores = echo_scores(lines, on_progress=partial(advance, bar))
     reported: set[str] = set()
     for (query, document), score in zip(pairs, scores, strict=True):
-        run = max(_longest_run(query.text, text) for text in (document.title, _first_line(document)))
+        run = max(_longest_run(query.text, text) for text in (document.title, _document_line(document)))
         if run >= ECHO_WORDS - 1e-9:  # thirds add up to whole words but for rounding
             how = f"{run:.0f} words in a row"
         elif min(score.precision, score.recall) >= ECHO_ROUGE:
@@ -260,7 +261,7 @@ def _relevant_pairs(contents: Contents) -> Iterator[tuple[Query, Document]]:
                 yield query, document
 
 
-def _first_line(document: Document) -> str:
+def _document_line(document: Document) -> str:
     """First line of the text that is not blank, at most 40 words or 120 signs of it: some texts are one line."""
     line = next((line for line in document.text.splitlines() if line.strip()), "")
     line = " ".join(line.split()[:_LINE_WORDS])

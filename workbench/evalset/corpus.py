@@ -41,13 +41,13 @@ def load_corpus(folder: Path, settings: Settings) -> tuple[list[Document], str]:
         raise EvalsetError(f"{lock} is missing; write it with: workbench evalset lock {folder}")
     pinned, manifest = _read_lock(lock), lock_hash(folder)
     built = settings.cache / "corpora" / f"{folder.name}-{manifest[:HASH_CHARS]}.jsonl"
-    documents = _read(built) if built.is_file() else build_corpus(folder, settings)
+    documents = _read_built(built) if built.is_file() else build_corpus(folder, settings)
     found = {d.doc_id: d.content_hash[:HASH_CHARS] for d in documents}
     if found != pinned:
         built.unlink(missing_ok=True)
         raise EvalsetError(_difference(lock, pinned, found))
     if not built.is_file():
-        _write(documents, built)
+        _write_built(documents, built)
     return documents, manifest
 
 
@@ -76,7 +76,7 @@ def build_corpus(folder: Path, settings: Settings) -> list[Document]:
         released = recipe.get("released", {}).get(library, {})
         with waiting(f"{folder.name}: documents of {library} {version}"):
             rows = _read_library(library, version, settings)
-        documents += [_document(library, version, raw, released) for raw in rows]
+        documents += [_docstring_document(library, version, raw, released) for raw in rows]
     return sorted(documents, key=lambda d: d.doc_id)
 
 
@@ -143,7 +143,7 @@ def _private_install(library: str, version: str, settings: Settings) -> Path:
     return target
 
 
-def _document(library: str, version: str, raw: dict[str, Any], released: dict[str, str]) -> Document:
+def _docstring_document(library: str, version: str, raw: dict[str, Any], released: dict[str, str]) -> Document:
     month = _release_month(raw["added"], released) or _release_month(version, released)
     if month is None:
         raise EvalsetError(f"corpus.toml gives no month for {library} {version} under [released.{library}]")
@@ -165,13 +165,13 @@ def _release_month(version: str | None, released: dict[str, str]) -> str | None:
     return released.get(version) or released.get(version.removesuffix(".0"))
 
 
-def _write(documents: list[Document], path: Path) -> None:
+def _write_built(documents: list[Document], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = ([d.doc_id, d.text, d.title, d.tenant_id, d.document_type, str(d.date), list(d.aliases)] for d in documents)
     write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def _read(path: Path) -> list[Document]:
+def _read_built(path: Path) -> list[Document]:
     documents = []
     for line in path.read_text(encoding="utf-8").splitlines():
         doc_id, text, title, tenant_id, kind, date, aliases = json.loads(line)

@@ -8,17 +8,9 @@ from pathlib import Path
 
 from workbench.config import Settings
 from workbench.errors import Defect, EvalsetError, SplitError, unknown_name
+from workbench.evalset.contents import Contents, read_contents
 from workbench.evalset.files import Judgement
-from workbench.evalset.findings import (
-    NAMED,
-    POOLED_SHARE,
-    USED,
-    Contents,
-    find,
-    left_out,
-    notes_of,
-    read_contents,
-)
+from workbench.evalset.findings import NAMED, POOLED_SHARE, USED, find, left_out, notes_of
 from workbench.evalset.gates import GatePolicy, default_policy
 from workbench.evalset.texts import families, own_documents
 from workbench.records import Document, Query

@@ -121,7 +121,7 @@ def read_lines(path: Path) -> tuple[list[tuple[int, str]], list[Defect]]:
         return [], [Defect(str(path), 1, _IS_UTF16)]
     lines: list[tuple[int, str]] = []
     defects: list[Defect] = []
-    for number, offset, raw in _split(data):
+    for number, offset, raw in _raw_lines(data):
         try:
             lines.append((number, raw.decode()))
         except UnicodeDecodeError as error:
@@ -149,7 +149,7 @@ def _not_utf8(byte: int, offset: int) -> str:
     return f"not UTF-8: byte 0x{byte:02x} at offset {offset} of the file; save it as UTF-8"
 
 
-def _split(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+def _raw_lines(data: bytes) -> Iterator[tuple[int, int, bytes]]:
     """Line number, offset in the file and bytes of each line that is not blank; a line feed ends a line."""
     offset = len(_BOM) if data.startswith(_BOM) else 0
     for number, raw in enumerate(data[offset:].split(b"\n"), start=1):
@@ -377,10 +377,10 @@ def _separated(text: str) -> tuple[str, str, int]:
         return rest, told[-1], 1
     if first.rstrip("\r") in ("sep=\t", '"sep=\t"'):
         return rest, "\t", 1
-    return text, max(_SEPARATORS, key=lambda separator: _fit(text[:_SAMPLE_CHARACTERS], separator)), 0
+    return text, max(_SEPARATORS, key=lambda separator: _separator_fit(text[:_SAMPLE_CHARACTERS], separator)), 0
 
 
-def _fit(sample: str, separator: str) -> tuple[bool, int, int]:
+def _separator_fit(sample: str, separator: str) -> tuple[bool, int, int]:
     """How well a separator parts the first rows: more than one column, rows as wide as the header, columns."""
     rows: list[list[str]] = []
     try:

@@ -1,6 +1,5 @@
 """``gates.toml``: per notebook the metric, margin and limits, and what an open question does to CI."""
 
-import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -8,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from workbench.codec import from_plain, shown
+from workbench.codec import Range, from_plain, shown
 from workbench.errors import ConfigError, Defect, unknown_name
 from workbench.evalset.files import read_text
 from workbench.records import GateStatus, content_hash
@@ -22,19 +21,18 @@ _METRICS = {"retrieval": "ndcg@10", "caching": "false_hit_rate", "quality": "agr
 # cheapest judge would be that one.
 _FLOORS = {"quality": 0.9}
 _HUGE = 1e12
-# name -> (lowest, highest, whether the ends are allowed)
-_RANGES: Mapping[str, tuple[float, float, bool]] = {
-    "margin": (0.0, 1.0, False),
-    "confidence": (0.5, 1.0, False),
-    "floor": (0.0, 1.0, True),
-    "alpha": (0.0, 1.0, False),
-    "latency_p95_ms": (0.0, math.inf, False),
-    "least_saving_usd": (0.0, math.inf, True),
-    "least_saving_share": (0.0, 1.0, True),
-    "point_usd": (0.0, math.inf, False),
-    "max_usd_per_1k": (0.0, math.inf, False),
-    "requests_per_month": (0.0, math.inf, False),
-    "min_coverage": (0.0, 1.0, True),
+_RANGES: Mapping[str, Range] = {
+    "margin": Range(0, 1, ends=False),
+    "confidence": Range(0.5, 1, ends=False),
+    "floor": Range(0, 1),
+    "alpha": Range(0, 1, ends=False),
+    "latency_p95_ms": Range(0, ends=False),
+    "least_saving_usd": Range(0),
+    "least_saving_share": Range(0, 1),
+    "point_usd": Range(0, ends=False),
+    "max_usd_per_1k": Range(0, ends=False),
+    "requests_per_month": Range(0, ends=False),
+    "min_coverage": Range(0, 1),
 }
 ASSUMED_REQUESTS = 100_000
 
@@ -184,14 +182,14 @@ def scan_gates(path: Path) -> tuple[dict[str, GatePolicy], list[Defect]]:
         return {}, [Defect(str(path), int(at[1]) if at else 0, f"not TOML: {error}")]
     policies: dict[str, GatePolicy] = {}
     for notebook, table in raw.items():
-        problems = _problems(notebook, table)
+        problems = _section_problems(notebook, table)
         defects += [Defect(str(path), _line_of(text, notebook, key), why) for key, why in problems.items()]
         if not problems:
             policies[notebook] = replace(default_policy(notebook), **table)
     return policies, defects
 
 
-def _problems(notebook: str, table: Any) -> dict[str, str]:
+def _section_problems(notebook: str, table: Any) -> dict[str, str]:
     """Everything wrong with one section, by key; the key "" means the section itself."""
     if notebook not in NOTEBOOKS:
         return {"": unknown_name("notebook", notebook, NOTEBOOKS)}
@@ -212,14 +210,8 @@ def _value_problem(notebook: str, key: str, value: Any) -> str:
     if key == "must_differ_limit":
         fits = 0 < value < 1 or (0 <= value < _HUGE and value == int(value))
         return "" if fits else asked + "a whole number from 0, or a share above 0 and below 1, is expected"
-    if key not in _RANGES:
-        return ""
-    low, high, closed = _RANGES[key]
-    if not abs(value) < _HUGE:
-        return asked + "a number is expected"
-    if low < value < high or (closed and value in (low, high)):
-        return ""
-    return asked + f"a number {'from' if closed else 'above'} {low:g} {'to' if closed else 'and below'} {high:g}"
+    problem = _RANGES[key].problem(value) if key in _RANGES else ""
+    return problem and asked + problem
 
 
 def _line_of(text: str, section: str, key: str) -> int:

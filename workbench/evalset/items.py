@@ -54,7 +54,7 @@ def _collect(
     defects: list[Defect] = []
     for line, row in rows:
         try:
-            key = _id(row)
+            key = _row_id(row)
             if key in lines:
                 raise Unusable(f"duplicate _id {key!r}: line {lines[key]} has it already")
             lines[key] = line
@@ -65,11 +65,11 @@ def _collect(
 
 
 def _query(key: str, row: dict[str, Any], metadata: dict[str, Any]) -> Query:
-    return Query(key, _text(row), **{"cluster": key, **_given(metadata, _QUERY_FIELDS)})
+    return Query(key, _row_text(row), **{"cluster": key, **_given(metadata, _QUERY_FIELDS)})
 
 
 def _document(key: str, row: dict[str, Any], metadata: dict[str, Any]) -> Document:
-    return Document(key, _text(row), _string(row, "title"), **_given(metadata, _DOCUMENT_FIELDS))
+    return Document(key, _row_text(row), _string(row, "title"), **_given(metadata, _DOCUMENT_FIELDS))
 
 
 def _given(metadata: dict[str, Any], readers: Readers) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def _given(metadata: dict[str, Any], readers: Readers) -> dict[str, Any]:
     return {name: value for name, read in readers.items() if (value := read(metadata, name))}
 
 
-def _id(row: dict[str, Any]) -> str:
+def _row_id(row: dict[str, Any]) -> str:
     value = plain_id("_id", row.get("_id"))
     if value is None:
         raise Unusable('"_id" must be a string that is not empty')
@@ -114,7 +114,7 @@ def metadata_of(row: Mapping[str, Any]) -> dict[str, Any]:
     return value
 
 
-def _text(row: dict[str, Any]) -> str:
+def _row_text(row: dict[str, Any]) -> str:
     if row.get("text") is None:
         raise Unusable(f'"text" must be a string, found {"NoneType" if "text" in row else "nothing"}')
     return _string(row, "text")

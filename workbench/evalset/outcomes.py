@@ -38,7 +38,7 @@ STORED_SCHEMA = {**OUTCOMES_SCHEMA, "repeat": pl.Int64}  # what the file holds: 
 NEEDED = ("prompt_id", "prompt", "model", "quality", "cost_usd")
 DEV_SHARE = 0.5
 _MEASURED = ("quality", "cost_usd", "latency_ms", "confidence")
-_SHOWN = 20
+_SHOWN_DEFECTS = 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -202,12 +202,12 @@ def outcomes_of(
         With every row that cannot be used: a value out of range, a row that stands twice, a model without some
         prompt, a prompt or cluster in two splits, a prompt_id with two texts, or fewer than two models.
     """
-    rows = _typed(table, source)
+    rows = _typed_columns(table, source)
     if defects := list(_defects(rows, source)):
         raise EvalsetError(f"{source} cannot be used; correct these places:", defects)
     every, (rows, repeats) = rows, _averaged(rows)
     prompts = rows.unique("prompt_id", keep="first", maintain_order=True).sort("prompt_id")
-    clusters, splits, notes = _split(prompts, seed, dev_share)
+    clusters, splits, notes = _clusters_and_splits(prompts, seed, dev_share)
     on_dev = pl.col("prompt_id").is_in(prompts["prompt_id"].filter(pl.Series(splits == "dev")).implode())
     costs = rows.group_by("model").agg(pl.col("cost_usd").filter(on_dev).mean()).sort("cost_usd", "model")
     models = tuple(costs["model"])
@@ -229,12 +229,12 @@ def outcomes_of(
         splits=splits,
         tenants=prompts["tenant_id"].fill_null(DEFAULT_TENANT).to_numpy(),
         notes=(*repeats, *notes),
-        answers=_answers(every, tuple(prompts["prompt_id"]), models) if repeats else None,
+        answers=_repeated_answers(every, tuple(prompts["prompt_id"]), models) if repeats else None,
         amounts={f"{model}{DECLARED}": cost_usd * only[i] for i, model in enumerate(models)},
     )
 
 
-def counted_amounts(frame: pl.DataFrame, outcomes: Outcomes) -> dict[str, npt.NDArray[np.float64]]:
+def amount_matrices(frame: pl.DataFrame, outcomes: Outcomes) -> dict[str, npt.NDArray[np.float64]]:
     """What each recorded call uses of each thing that has a price, shape (prompts, models); the mean of its repeats."""
     found: dict[str, npt.NDArray[np.float64]] = {}
     answers = np.zeros((len(outcomes.prompt_ids), len(outcomes.models)))
@@ -260,7 +260,7 @@ def _averaged(rows: pl.DataFrame) -> tuple[pl.DataFrame, tuple[str, ...]]:
     return rows.group_by("prompt_id", "model", maintain_order=True).agg(*means, *rest), (note,)
 
 
-def _answers(rows: pl.DataFrame, prompts: tuple[str, ...], models: tuple[str, ...]) -> np.ndarray:
+def _repeated_answers(rows: pl.DataFrame, prompts: tuple[str, ...], models: tuple[str, ...]) -> np.ndarray:
     """Every answer, shape (repeats, measures, prompts, models): repeats are numbered within their prompt and model."""
     place = pl.col("repeat").rank("ordinal").over("prompt_id", "model").cast(pl.Int64) - 1
     prompt, model = (
@@ -281,7 +281,7 @@ def schema_columns(table: pl.DataFrame) -> list[pl.Expr]:
     ]
 
 
-def _typed(table: pl.DataFrame, source: str) -> pl.DataFrame:
+def _typed_columns(table: pl.DataFrame, source: str) -> pl.DataFrame:
     """All columns with their types; a configuration becomes part of the model's name."""
     if missing := [c for c in NEEDED if c not in table.columns]:
         raise EvalsetError(f"{source} has no column {', '.join(missing)}; it has {', '.join(table.columns)}")
@@ -313,7 +313,7 @@ def _defects(rows: pl.DataFrame, source: str) -> Iterator[Defect]:
     ]  # fmt: skip
     for problem, column, broken in rules:
         found = rows.filter(broken.fill_null(False))
-        for row in found.head(_SHOWN).iter_rows(named=True):
+        for row in found.head(_SHOWN_DEFECTS).iter_rows(named=True):
             value = f", found {'nothing' if row[column] is None else row[column]}" if column else ""
             more = f" ({len(found)} such rows)" if len(found) > 1 else ""
             where = f"prompt {row['prompt_id']!r}, model {row['model']!r}"
@@ -347,7 +347,9 @@ def _in_two(rows: pl.DataFrame, key: str, column: str) -> pl.Series:
     return rows.group_by(key).agg(pl.col(column).n_unique()).filter(pl.col(column) > 1)[key].sort()
 
 
-def _split(prompts: pl.DataFrame, seed: int, dev_share: float) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+def _clusters_and_splits(
+    prompts: pl.DataFrame, seed: int, dev_share: float
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Clusters and splits; without clusters, prompts of the same text are one."""
     clusters = prompts["cluster"].fill_null(prompts["prompt"]).to_numpy()
     if prompts["split"].null_count() == 0:

@@ -253,7 +253,7 @@ def pairs_of(file: str, rows: Sequence[Row]) -> tuple[list[Pair], list[Defect]]:
     pairs, defects, seen = list[Pair](), list[Defect](), dict[str, int]()
     for line, row in rows:
         try:
-            pair = _pair(row)
+            pair = _query_pair(row)
             if (first := seen.setdefault(pair.pair_id, line)) != line:
                 raise Unusable(f"pair {pair.pair_id!r} stands on line {first} already")
         except Unusable as error:
@@ -263,7 +263,7 @@ def pairs_of(file: str, rows: Sequence[Row]) -> tuple[list[Pair], list[Defect]]:
     return pairs, defects
 
 
-def _pair(row: Mapping[str, Any]) -> Pair:
+def _query_pair(row: Mapping[str, Any]) -> Pair:
     a, b = row.get("query_a"), row.get("query_b")
     if not (isinstance(a, str) and isinstance(b, str) and a.strip() and b.strip()):
         raise Unusable('"query_a" and "query_b" must be texts that are not empty')

@@ -145,7 +145,7 @@ def topics_of(queries: Iterable[Query], pairs: Iterable[Any], plan: Plan) -> lis
     queries = list(queries)
     shared = _same_words(queries, plan)
     pairs = [*(pair for pair in pairs if not pair.batch), *shared]
-    groups, places = _answer_groups(queries, pairs)
+    groups, places = _paraphrase_groups(queries, pairs)
     wanted = {groups[one.tenant_id, one.query_b] for one in shared}
     scopes: dict[tuple[str, str, str], list[frozenset[Node]]] = defaultdict(list)
     for group in set(groups.values()):
@@ -196,19 +196,19 @@ def _same_words(queries: Sequence[Query], plan: Plan) -> list[_SameWords]:
             asked = by_id.get(name)
             if asked is None or asked.tenant_id != tenant:
                 raise EvalsetError(f"traffic.toml: {row.text!r} names {name!r}, which is no question of {tenant}")
-            references.add(_answer_of(asked))
+            references.add(_answer_needed(asked))
             out.append(_SameWords(f"same-words-{place}-{tenant}", asked.text, row.text, asked.cluster, tenant))
         if len(references) < 2 or len(references) < len(row.answered_as):
             raise EvalsetError(f"traffic.toml: {row.text!r} must need another answer of each of several tenants")
     return out
 
 
-def _answer_of(query: Query) -> tuple[str, str]:
+def _answer_needed(query: Query) -> tuple[str, str]:
     """The answer that a question needs: its reference, and without one an answer of its own."""
     return (query.reference, "") if query.reference else ("", query.query_id)
 
 
-def _answer_groups(
+def _paraphrase_groups(
     queries: Iterable[Query], pairs: Sequence[Any]
 ) -> tuple[dict[Node, frozenset[Node]], dict[Node, set[tuple[str, str]]]]:
     """Texts that share an answer, by text, and of each text its family with its feature ("" where not said)."""
@@ -217,7 +217,7 @@ def _answer_groups(
     for query in queries:
         node = query.tenant_id, query.text
         places[node].add((query.cluster, query.feature))
-        same["query", query.tenant_id, query.cluster, query.feature, _answer_of(query)].add(node)
+        same["query", query.tenant_id, query.cluster, query.feature, _answer_needed(query)].add(node)
     for pair in pairs:
         both = [(pair.tenant_id, text) for text in (pair.query_a, pair.query_b)]
         for node in both:
@@ -248,7 +248,7 @@ def draw_requests(topics: Sequence[Topic], plan: Plan) -> list[dict[str, Any]]:
         topic = topics_by[tenant].pick(rng)
         text, key = topic.texts[int(rng.random() * len(topic.texts))]
         opening, closing = openings.pick(rng), closings.pick(rng)
-        text = _typo(text, rng) if rng.random() < plan.typos else text
+        text = _with_typo(text, rng) if rng.random() < plan.typos else text
         user = f"{tenant}-{int(rng.random() * plan.users[tenant]):03d}"
         row = (pos, f"{opening}{text}{closing}", key, tenant, topic.cluster, at, topic.feature, user)
         names = ("pos", "query", "answer_key", "tenant_id", "cluster", "at", "feature", "user_id")
@@ -288,7 +288,7 @@ def _utc(at: datetime) -> str:
     return at.astimezone(UTC).isoformat(timespec="seconds")
 
 
-def _typo(text: str, rng: Random) -> str:
+def _with_typo(text: str, rng: Random) -> str:
     """Text in which one long word lacks a letter, or has two swapped."""
     words = text.split(" ")
     long = [i for i, word in enumerate(words) if len(word) >= TYPO_LETTERS and word.isalpha()]

@@ -169,7 +169,7 @@ def claims_of(
     intervals = _intervals(values, seed, resampled=resampled)
     out = []
     for i, f in enumerate(facts):
-        mine = tuple(_pair(pairs, i, j, other.name, rule) for j, other in enumerate(facts) if i != j)
+        mine = tuple(_paired_bounds(pairs, i, j, other.name, rule) for j, other in enumerate(facts) if i != j)
         rivals, against = _against_rivals(f, facts, mine, rule)
         mean, low, high = (float(part[i]) for part in intervals)
         claim = Claim(
@@ -241,7 +241,7 @@ def _recertified(c: Claim, rule: Rule, cost_usd_per_1k: float) -> Claim:
     return replace(c, cost_usd_per_1k=cost_usd_per_1k, status=c.status if kept else "inconclusive")
 
 
-def _pair(pairs: Pairwise, a: int, b: int, other: str, rule: Rule) -> PairedBounds:
+def _paired_bounds(pairs: Pairwise, a: int, b: int, other: str, rule: Rule) -> PairedBounds:
     low, high = max(float(pairs.low[a, b]), -1.0), min(float(pairs.high[a, b]), 1.0)  # of values in [0, 1]
     mean, differ = float(pairs.mean[a, b]), int(pairs.differ[a, b])
     return PairedBounds(other, mean, low, high, differ, pairs.status(a, b, rule.margin))
@@ -428,7 +428,7 @@ def decide(
         return Outcome("inconclusive", fallback.arm, open_sentence(unsettled, nearest, rule, in_use), _need(nearest))
     choice = choose(fit, rule, order)
     better = upgrades(claims, choice, rule)
-    if worth := _worth(better, choice, rule):
+    if worth := _worthiest_upgrade(better, choice, rule):
         choice, better = worth, upgrades(claims, worth, rule)
     notes = [upgrade_note(u, choice, rule) for u in better]
     cheaper = [c for c in unsettled if rule.counts(c.cost_usd_per_1k, choice.cost_usd_per_1k)]
@@ -451,7 +451,7 @@ def choose(fit: Sequence[Claim], rule: Rule, order: Mapping[str, int]) -> Claim:
     same = [c for c in fit if not rule.counts(cheapest, c.cost_usd_per_1k)]
     if rule.direction == "higher":  # rates of different hits are not of the same items
         top = _best(same, rule)
-        same = [c for c in same if c is top or not any(_better(other, c) for other in same)]
+        same = [c for c in same if c is top or not any(_more_gain(other, c) for other in same)]
         same = [c for c in same if top.estimate - c.estimate <= rule.margin * SAME_QUALITY]
     return min(same, key=lambda c: (c.arm != rule.reference, order[c.arm]))
 
@@ -461,12 +461,12 @@ def upgrades(claims: Sequence[Claim], choice: Claim, rule: Rule) -> list[Claim]:
     found = [
         c
         for c in claims
-        if rule.counts(choice.cost_usd_per_1k, c.cost_usd_per_1k) and _better(c, choice) and good_enough(c, rule)
+        if rule.counts(choice.cost_usd_per_1k, c.cost_usd_per_1k) and _more_gain(c, choice) and good_enough(c, rule)
     ]
     return sorted(found, key=lambda c: -c.estimate)
 
 
-def _worth(better: Sequence[Claim], choice: Claim, rule: Rule) -> Claim | None:
+def _worthiest_upgrade(better: Sequence[Claim], choice: Claim, rule: Rule) -> Claim | None:
     """The upgrade that is worth most beyond its price, by what it is shown to gain at least; None where none is."""
     if rule.point_usd is None:
         return None
@@ -480,7 +480,7 @@ def _worth(better: Sequence[Claim], choice: Claim, rule: Rule) -> Claim | None:
     return best if best is not None and surplus(best) >= 0 else None
 
 
-def _better(c: Claim, other: Claim) -> bool:
+def _more_gain(c: Claim, other: Claim) -> bool:
     pair = c.against(other.arm)
     return pair is not None and pair.better
 

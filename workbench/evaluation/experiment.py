@@ -18,7 +18,7 @@ from workbench.errors import ConfigError
 from workbench.evalset.evalset import HUB, Evalset, load_evalset, require_dev
 from workbench.evalset.gates import ASSUMED_REQUESTS, GatePolicy
 from workbench.evaluation.decision import ArmFacts, Outcome, decide, make_claims
-from workbench.evaluation.finalists import FINALIST, Finalists, beside, chosen_shares, screen
+from workbench.evaluation.finalists import FINALIST, Finalists, beside, chosen_shares, require_arm, screen
 from workbench.evaluation.flips import Axis, flip_points, flips_table
 from workbench.evaluation.gate import Gate, account, check_gate
 from workbench.evaluation.in_use import TEST_INPUTS, anchor_path, decision_path, note_test_use, with_kept
@@ -187,11 +187,14 @@ class Experiment(Generic[P, S]):
     @property
     def config(self) -> Table:
         """Parameters and rule of this run."""
-        rows = [(f.name, _plain(getattr(self.parameters, f.name))) for f in fields(self.parameters)]
+        rows = [(f.name, _parameter_text(getattr(self.parameters, f.name))) for f in fields(self.parameters)]
         assumed = (
             {"requests_per_month": f"{ASSUMED_REQUESTS:,} (assumed)"} if not self.policy.requests_per_month else {}
         )
-        rows += [(f"gate: {name}", assumed.get(name) or _plain(getattr(self.policy, name))) for name in self.rule_shown]
+        rows += [
+            (f"gate: {name}", assumed.get(name) or _parameter_text(getattr(self.policy, name)))
+            for name in self.rule_shown
+        ]
         rows += [("profile", self.profile), ("accepted decision", self.accepted.arm if self.accepted else "none yet")]
         return Table.of(("setting", "value"), rows, "Parameters and rule of this run")
 
@@ -381,6 +384,13 @@ class PairedExperiment(Experiment[Q, S], ABC):
 
     spreads: ClassVar[tuple[float, ...]]  # assumed per cluster of a paired difference, before any arm has run
 
+    def arm_names(self) -> Collection[str]:
+        """All arms that a reference may name, as far as they are known after `examine`; none where they are not.
+
+        A run from the command line refuses another reference; in a notebook you may add arms by hand.
+        """
+        return ()
+
     @abstractmethod
     def score(self, arms: Sequence[Any], split: str) -> S:
         """Score every arm on every item of one split."""
@@ -416,8 +426,7 @@ class PairedExperiment(Experiment[Q, S], ABC):
             stored = (accepted.rule.anchor, accepted.rule.reference)  # their scores are kept
             kept = {n: roles[n] for n in accepted.arms if n in names or n not in stored}
             return Finalists(accepted.rule, kept, scores)
-        if asked and asked not in names:
-            raise ConfigError(f"reference {asked!r} is not an arm of this run; there are {', '.join(names)}")
+        require_arm(asked, names)
         rule = self.rule(asked or (accepted.arm if accepted else ""))
         roles, n = self._roles(rule.reference, names), len(set(self.clusters("test").values()))
         found = screen(scores, dev.facts, rule, always=roles, test_clusters=n, seed=self.parameters.seed)
@@ -457,8 +466,7 @@ class PairedExperiment(Experiment[Q, S], ABC):
         facts = self._as_timed_before(test.facts)
         places = ((self.accepted, decision_path), (self.anchor, anchor_path))
         before = {d.arm: (d, place(self.evalset.path, self.notebook)) for d, place in places if d is not None}
-        named = (rule.reference, rule.anchor)
-        gone = {arm: found for arm, found in before.items() if arm in named and arm not in test.names}
+        gone = {a: found for a, found in before.items() if a in (rule.reference, rule.anchor) and a not in test.names}
         scores, kept, note = with_kept(test.of(rule.metric), gone)
         against = with_kept(test.against(rule.metric), gone)[0]
         facts = [*facts, *kept]
@@ -488,7 +496,7 @@ class PairedExperiment(Experiment[Q, S], ABC):
         return [replace(f, latency_p95_ms=before.get(f.name)) for f in facts]
 
 
-def _plain(value: Any) -> str:
+def _parameter_text(value: Any) -> str:
     if isinstance(value, tuple):
         return ", ".join(map(str, value)) or "none"
     return "none" if value in (None, "") else str(value)

@@ -1,4 +1,4 @@
-"""Which arms go to the test split, chosen on dev alone; and what stands beside a verdict: how steady it is."""
+"""Which arms go to the test split, by their spread on dev alone; and what stands beside a verdict: how steady it is."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 from scipy.special import ndtri
 
+from workbench.errors import ConfigError
 from workbench.evaluation.compare import Pairwise, pairwise, spent
 from workbench.evaluation.decision import (
     ArmFacts,
@@ -31,6 +32,18 @@ RESAMPLES = 200
 # Under this share of resamples the choice is one of several that the questions would have supported.
 STEADY = 0.8
 FINALIST = "dev does not rule it out"
+
+
+def require_arm(asked: str, known: Collection[str]) -> None:
+    """Refuse a reference that is no arm of a run; "" names none.
+
+    Raises
+    ------
+    ConfigError
+        With the arms that there are.
+    """
+    if asked and asked not in known:
+        raise ConfigError(f"reference {asked!r} is not an arm of this run; there are {', '.join(known)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +138,9 @@ def screen(
     ranked = sorted(alive, key=lambda f: (f.name in beaten, -mean[f.name], f.order))
     fixed = [f for f in facts if f.name in always]
     rest = [f for f in ranked if f.name not in always]
-    n = _carried(len(fixed), len(rest), _typical_sd(pairs, [*fixed, *rest], facts), rule, test_clusters)
+    n = _carried(len(fixed), len(rest), _finalists_sd(pairs, [*fixed, *rest], facts), rule, test_clusters)
     names = sorted([*fixed, *rest[:n]], key=lambda f: f.order)
-    power = _power(len(names), _typical_sd(pairs, names, facts), rule, test_clusters)
+    power = _power_on_test(len(names), _finalists_sd(pairs, names, facts), rule, test_clusters)
     return Screen(tuple(f.name for f in names), power, tuple(f.name for f in rest[n:]))
 
 
@@ -164,7 +177,7 @@ def _beats(one: ArmFacts, other: ArmFacts, mean: Mapping[str, float], rule: Rule
     return mean[one.name] > mean[other.name] and not rule.counts(other.cost_usd_per_1k, one.cost_usd_per_1k)
 
 
-def _typical_sd(pairs: Pairwise, arms: Sequence[ArmFacts], facts: Sequence[ArmFacts]) -> float:
+def _finalists_sd(pairs: Pairwise, arms: Sequence[ArmFacts], facts: Sequence[ArmFacts]) -> float:
     """Median over the pairs of arms of the standard deviation of their difference per family, 0 where none differ."""
     at = {f.name: i for i, f in enumerate(facts)}
     found = [pairs.se[at[a.name], at[b.name]] for a in arms for b in arms if a is not b]
@@ -175,12 +188,12 @@ def _typical_sd(pairs: Pairwise, arms: Sequence[ArmFacts], facts: Sequence[ArmFa
 def _carried(n_fixed: int, n_rest: int, sd: float, rule: Rule, test_clusters: int) -> int:
     """How many of the further arms are tested."""
     n = min(n_rest, MOST)
-    while n > FEWEST and (_power(n_fixed + n, sd, rule, test_clusters) or 1.0) < TARGET:
+    while n > FEWEST and (_power_on_test(n_fixed + n, sd, rule, test_clusters) or 1.0) < TARGET:
         n -= 1
     return n
 
 
-def _power(n_arms: int, sd: float, rule: Rule, test_clusters: int) -> float | None:
+def _power_on_test(n_arms: int, sd: float, rule: Rule, test_clusters: int) -> float | None:
     if sd <= 0 or n_arms < 2:
         return None
     at_level = each_of(spent(rule.confidence, rule.use), n_arms - 1)

@@ -1,4 +1,4 @@
-"""Until when a decision stands: at which values of one figure the rule gives another answer on the same estimates.
+"""Until when a decision stands, and the table of it: at which values of one figure the rule gives another answer.
 
 Everything that the rule compares is linear in one figure at a time (costs in a price, limits in a margin), so the
 roots of those comparisons cut the line into pieces inside which nothing changes. The rule itself is asked once in each
@@ -55,7 +55,7 @@ def costs_at(decision: Decision, rates: Mapping[str, float]) -> list[float]:
 
 def flip_points(decision: Decision, further: Sequence[Axis] = ()) -> tuple[FlipPoint, ...]:
     """Until which prices, margin, volume, latency limit, repeat rate and growth of the corpus the decision stands."""
-    return tuple(_flips(decision, axis) for axis in (*_axes(decision), *further))
+    return tuple(_flips_along(decision, axis) for axis in (*_axes(decision), *further))
 
 
 def watched(decision: Decision, prices: PriceTable) -> Outcome | None:
@@ -77,8 +77,8 @@ def flips_table(decision: Decision) -> Table:
     rows = []
     for f in decision.flips or ():
         low, high = f.around
-        now = _end(f.now, "no limit")
-        rows.append((f"{f.figure}, {f.unit}", now, _end(low, "any"), f.below, _end(high, "any"), f.above))
+        now = _flip_end(f.now, "no limit")
+        rows.append((f"{f.figure}, {f.unit}", now, _flip_end(low, "any"), f.below, _flip_end(high, "any"), f.above))
     told = "From the estimates of this run and its rule, one figure at a time; arms stay as they were fitted"
     told += "; beyond an end, the verdict and its arm"
     if any(f.figure == "latency limit" for f in decision.flips or ()):
@@ -91,7 +91,7 @@ def flips_table(decision: Decision) -> Table:
     return Table(columns, tuple(rows), f"Until when does this decision stand? {told}.")
 
 
-def _end(value: float | None, without: str) -> str:
+def _flip_end(value: float | None, without: str) -> str:
     if value is None:
         return without
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
@@ -172,7 +172,7 @@ def _repeats(decision: Decision) -> Iterator[Axis]:
     yield Axis("repeat rate", unit, now, at, 0.0, now / most, "every request is a hit")
 
 
-def _flips(decision: Decision, axis: Axis) -> FlipPoint:
+def _flips_along(decision: Decision, axis: Axis) -> FlipPoint:
     """Every interval of one figure in which the decision stands."""
     stated = _stated(decision)
 

@@ -13,7 +13,7 @@ from workbench.evaluation.sentences import percent
 from workbench.records import Rule
 from workbench.rendering.table import Column, Table
 
-_MOST = 10**15
+_MOST_CLUSTERS = 10**15
 TARGET = 0.8
 
 
@@ -81,9 +81,9 @@ def clusters_needed(
         return bool(bdtrc(MIN_DIFFERING - 1, m, differing) >= power and told >= power)
 
     sizes, further = [MIN_CLUSTERS], 1  # half a percent apart, of which few are tried: more clusters never show less
-    while sizes[-1] < _MOST and not enough(sizes[-1]):
+    while sizes[-1] < _MOST_CLUSTERS and not enough(sizes[-1]):
         for _ in range(further):
-            sizes.append(min(sizes[-1] + max(1, sizes[-1] // 200), _MOST))
+            sizes.append(min(sizes[-1] + max(1, sizes[-1] // 200), _MOST_CLUSTERS))
         further *= 2
     return sizes[min(bisect_left(sizes, True, key=enough), len(sizes) - 1)]
 

@@ -4,14 +4,14 @@ import os
 import platform
 import subprocess
 from collections.abc import Collection, Mapping
-from dataclasses import fields, replace
+from dataclasses import Field, fields, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from workbench.codec import NEUTRAL, from_plain, to_plain
+from workbench.codec import NEEDED, NEUTRAL, RANGE, Range, from_plain, shown, to_plain
 from workbench.errors import ConfigError
 from workbench.evalset.gates import unknown_parameter
 from workbench.extras import VERSION
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 Parameters = TypeVar("Parameters", bound="DataclassInstance")
 FORMERLY = "formerly"  # of a field's metadata: the parameter of one value in whose place it stands
 BESIDE = "beside"  # of a field's metadata, next to NEUTRAL: what is shown beside the decision and is no part of it
-SHOWN = ("lancedb", "onnxruntime", "numpy", "polars", "scipy", "scikit-learn", "papermill")
+SHOWN_PACKAGES = ("lancedb", "onnxruntime", "numpy", "polars", "scipy", "scikit-learn", "papermill")
+SEED = {RANGE: Range(0, 2**32 - 1)}  # of a field's metadata: what numpy and scikit-learn both take
 PROBE = ("how do I drop rows with missing values", "join two tables on the nearest timestamp", "Überlauf? ∑ 0x7f")
 
 
@@ -35,7 +36,8 @@ def build_parameters(kind: type[Parameters], given: Mapping[str, Any]) -> Parame
     Raises
     ------
     ConfigError
-        If names are no fields of ``kind`` (the nearest are named) or values have another type.
+        If names are no fields of ``kind`` (the nearest are named), values have another type or lie outside the
+        `RANGE` of their field, or a list names something twice, has an empty entry, or is empty and `NEEDED`.
     """
     known, given = [f.name for f in fields(kind)], dict(given)
     for f in fields(kind):
@@ -46,7 +48,29 @@ def build_parameters(kind: type[Parameters], given: Mapping[str, Any]) -> Parame
     for name in given:
         if name not in known:
             raise ConfigError(unknown_parameter(name, known))
-    return from_plain(kind, dict(given), "these parameters cannot be used", noun="parameter")
+    told = "these parameters cannot be used"
+    built = from_plain(kind, dict(given), told, noun="parameter")
+    values = ((f, getattr(built, f.name)) for f in fields(kind))
+    if problems := [problem for f, value in values if (problem := _value_problem(f, value))]:
+        raise ConfigError(f"{told}: {'; '.join(problems)}")
+    return built
+
+
+def _value_problem(field: Field[Any], value: Any) -> str:
+    """What a parameter cannot be, with what is expected; "" where it fits."""
+    asked = f"{field.name} = {shown(value)}: "
+    if RANGE in field.metadata:
+        problem: str = field.metadata[RANGE].problem(value)
+        return problem and asked + problem
+    if not isinstance(value, tuple):
+        return ""
+    if field.metadata.get(NEEDED) and not value:
+        return f"{field.name} needs at least one value"
+    if blank := [entry for entry in value if not str(entry).strip()]:
+        return f"{field.name} has an entry without a name, {blank[0]!r}: leave it out"
+    if twice := [entry for entry in dict.fromkeys(value) if value.count(entry) > 1]:
+        return f"{field.name} must be all different, and names {twice[0]!r} twice"
+    return ""
 
 
 def deciding(parameters: Parameters) -> Parameters:
@@ -119,7 +143,7 @@ def encoder_inputs(embedder: Embedder, name: str = "") -> dict[str, str]:
 
 def provenance(root: Path) -> dict[str, str]:
     """Versions, commit, dirty flag and machine; shown, never decides."""
-    out = {"version workbench": VERSION} | {f"version {name}": metadata.version(name) for name in SHOWN}
+    out = {"version workbench": VERSION} | {f"version {name}": metadata.version(name) for name in SHOWN_PACKAGES}
     out["python"] = platform.python_version()
     out["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}"
     commit = _git(root, "rev-parse", "--short=12", "HEAD")

@@ -84,10 +84,10 @@ def chosen_sentence(choice: Claim, in_use: Claim | None, rule: Rule, verdict: Ve
             f"shown at {percent(rule.confidence)} confidence to lie at most {rule.margin:g} {rule.metric} below the "
             f"best of {n_arms} arms tested for the money ({distance(choice)})"
         )
-    return f"{start} {choice.arm}: {shown}. {cost_words(choice, in_use, rule)}.{_gain(choice, in_use)}"
+    return f"{start} {choice.arm}: {shown}. {cost_words(choice, in_use, rule)}.{_gain_words(choice, in_use)}"
 
 
-def _gain(choice: Claim, in_use: Claim | None) -> str:
+def _gain_words(choice: Claim, in_use: Claim | None) -> str:
     """The difference from the arm in use, whichever way it goes."""
     pair = choice.against(in_use.arm) if in_use else None
     if pair is None:

@@ -46,10 +46,14 @@ def examined(notebook: str, parameters: Mapping[str, Any], settings: Settings) -
     """
     if notebook not in EXPERIMENTS:
         return None
+    from workbench.evaluation.finalists import require_arm
     from workbench.evaluation.provenance import build_parameters
 
     kind = _experiment_class(notebook)
-    return kind.examined(build_parameters(kind.parameters_class, _own(kind, parameters)), settings)
+    found = kind.examined(build_parameters(kind.parameters_class, _own(kind, parameters)), settings)
+    if (asked := parameters.get("reference")) and (known := found.arm_names()):
+        require_arm(asked, known)
+    return found
 
 
 def _own(kind: Any, parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a run leaves for its report beside the decision: plain values, stored as ``summary.json``.
+"""Scored arms, and what a run leaves for its report beside the decision: plain values, stored as ``summary.json``.
 
 A report is drawn from stored results alone, so it can be made again without running anything.
 """

@@ -327,7 +327,7 @@ def _book(connection: sa.Connection, asked: Sequence[_Reserve | _Settle]) -> lis
     """Settle, then reserve what fits; the rows that all calls share are locked last, and for as short as can be."""
     changes: dict[_Key, list[int]] = {}
     settled = _settle([ask for ask in asked if isinstance(ask, _Settle)], connection, changes)
-    reserved = _reserve([ask for ask in asked if isinstance(ask, _Reserve)], connection, changes)
+    reserved = _reserve_all([ask for ask in asked if isinstance(ask, _Reserve)], connection, changes)
     return [next(settled if isinstance(ask, _Settle) else reserved) for ask in asked]
 
 
@@ -367,7 +367,7 @@ def _settle(
     return iter(outcomes)
 
 
-def _reserve(
+def _reserve_all(
     asked: Sequence[_Reserve], connection: sa.Connection, changes: dict[_Key, list[int]]
 ) -> Iterator[BudgetExceeded | None]:
     """Hold what fits, in the order of coming, and write all ``changes``."""
@@ -380,7 +380,7 @@ def _reserve(
     for key, (held, spent) in changes.items():
         states[key].held += held
         states[key].spent += spent
-    outcomes = [_take(states, ask) for ask in asked]
+    outcomes = [_hold_amount(states, ask) for ask in asked]
     taken = [ask for ask, refused in zip(asked, outcomes, strict=True) if refused is None]
     used = {key for ask in taken for key in ask.limits}
     for scope, window in _in_order(new - used):
@@ -418,7 +418,7 @@ def _locked(connection: sa.Connection, keys: Sequence[_Key]) -> dict[_Key, _Draw
     return {key: found[key] for key in keys}
 
 
-def _take(states: Mapping[_Key, _Drawn], ask: _Reserve) -> BudgetExceeded | None:
+def _hold_amount(states: Mapping[_Key, _Drawn], ask: _Reserve) -> BudgetExceeded | None:
     """Hold an amount in every budget that applies; an error where it does not fit one."""
     amount = ask.worst.cost_nanos
     for key in _in_order(ask.limits):

@@ -196,7 +196,7 @@ class Client:
         with self.books.span(f"call {model}") as span:
             if model.startswith(PREFIX):
                 routed = self._router(model)
-                asked = _question(messages, question, routed)
+                asked = _routed_question(messages, question, routed)
                 done = self._routed(messages, asked, routed, given, how, span)
             else:
                 done = self._answer(Request(model, _fixed(messages, model), **given), Route(model), how, span)
@@ -406,7 +406,7 @@ def _fixed(messages: Messages, model: str) -> tuple[Message, ...]:
     return tuple(messages)
 
 
-def _question(messages: Messages, question: str | None, routed: Routes) -> str:
+def _routed_question(messages: Messages, question: str | None, routed: Routes) -> str:
     """What the router looks at; refused before anything is asked where nobody said it."""
     if not callable(messages):
         if configured := [arm for arm in routed.models if "@" in arm]:

@@ -304,7 +304,7 @@ class _Encoding:
         del on_text
         load_litellm()  # seconds, once, which are not the provider's
         started = time.monotonic()
-        ask = partial(_ask, request, timeout_s)
+        ask = partial(_ask_vectors, request, timeout_s)
         with closing(in_time(ask, timeout_s=timeout_s, asked=request.model)) as came:
             self.vectors, model, usage = next(came)
         if self.dimension and self.vectors.shape[1] != self.dimension:
@@ -323,7 +323,7 @@ class _NoRetries(int):
         return True
 
 
-def _ask(request: Request, timeout_s: float, give: Callable[[_Answer], bool]) -> None:
+def _ask_vectors(request: Request, timeout_s: float, give: Callable[[_Answer], bool]) -> None:
     texts = [message["content"] for message in request.messages]
     options = {"num_retries": 0, "max_retries": _NoRetries(0), "timeout": max(1, math.ceil(timeout_s))}
     try:

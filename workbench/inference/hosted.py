@@ -1,4 +1,4 @@
-"""Hosted models, through litellm: what is asked, what comes back, and which request it belongs to."""
+"""Hosted models, through litellm: what is asked, what comes back, whole or as a stream, and which request it is of."""
 
 import math
 import os
@@ -151,17 +151,17 @@ def read_whole(came: Any, answer: Answer) -> None:
     """
     if not came.choices:
         raise MalformedAnswer(f"{answer.asked}: the answer has no choices", billed="unknown")
-    _read(came, came.choices[0].message, answer)
+    _read_message(came, came.choices[0].message, answer)
     answer.count(getattr(came, "usage", None))
 
 
 def read_part(chunk: Any, answer: Answer) -> None:
     """Read one chunk of a stream of litellm's."""
     if chunk.choices:
-        _read(chunk, chunk.choices[0].delta, answer)
+        _read_message(chunk, chunk.choices[0].delta, answer)
 
 
-def read_end(stream: Any, answer: Answer, *, finished: bool) -> None:
+def read_stream_end(stream: Any, answer: Answer, *, finished: bool) -> None:
     """Close a stream of litellm's that was read to its end.
 
     litellm makes up a reason to finish and a count of tokens where the provider sent none; ``finished`` is whether it
@@ -180,7 +180,7 @@ def read_end(stream: Any, answer: Answer, *, finished: bool) -> None:
     answer.count(*told)
 
 
-def _read(came: Any, said: Any, answer: Answer) -> None:
+def _read_message(came: Any, said: Any, answer: Answer) -> None:
     answer.identify(getattr(came, "id", None))
     choice = came.choices[0]
     answer.model = came.model or answer.model
@@ -264,7 +264,7 @@ class LiteLLMProvider:
                     finished = finished or bool(came.received_finish_reason or came.intermittent_finish_reason)
                     if give((read_part, chunk)):
                         return
-                give((partial(read_end, finished=finished), came))
+                give((partial(read_stream_end, finished=finished), came))
         except Exception as error:  # litellm raises its own errors, openai's, httpx's and plain ones
             raise typed(error, request.model) from error
 

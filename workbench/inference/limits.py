@@ -179,7 +179,7 @@ def _give_turns(connection: sa.Connection, asked: Sequence[_Ask]) -> list[float 
         if isinstance(ask, _Wait):
             queues.setdefault((ask.model, ask.window_us), []).append(ask)
     for (model, window_us), queue in queues.items():
-        now, last = _moment(connection, model, queue[0].clock)
+        now, last = _now_and_last_start(connection, model, queue[0].clock)
         execute(connection, _FORGET, (model, now - 2 * window_us))
         window, slots = _Window(connection, model, window_us, max(now, last)), []
         for ask in queue:
@@ -240,7 +240,7 @@ class _Window:
         (self._added if self._slots is None else self._slots).append((start, tokens))
 
 
-def _moment(connection: sa.Connection, model: str, clock: Clock) -> tuple[int, int]:
+def _now_and_last_start(connection: sa.Connection, model: str, clock: Clock) -> tuple[int, int]:
     """Now, in microseconds, and the last start that was given."""
     if connection.dialect.name == "postgresql" and isinstance(clock, SystemClock):
         ((now, last),) = execute(connection, _SERVER_MOMENT, (model,))

@@ -87,8 +87,8 @@ class LocalModels:
                 _its_turn(chunks, request.model)
                 answer.started = time.monotonic()
                 for chunk in chunks:
-                    _read(chunk, answer)
-            return _whole(answer, request)
+                    _read_chunk(chunk, answer)
+            return _whole_answer(answer, request)
         except WeightsError as error:
             raise ModelMissing(str(error)) from error
         except ProviderError as error:
@@ -106,7 +106,7 @@ class LocalModels:
         return start_server(name, fetch(name, self.weights), threads=self.threads, parallel=self.parallel)
 
     def _engine(self, model: str) -> "_Engine":
-        name = _known(model)
+        name = _known_model(model)
         with self._lock:
             if engine := self._engines.get(name):
                 return engine
@@ -153,11 +153,11 @@ def served_name(model: str) -> str:
     >>> served_name("local/smollm2-135m")
     'local/smollm2-135m@b179c952'
     """
-    name = _known(model)
+    name = _known_model(model)
     return f"{LOCAL}{name}@{WEIGHTS[name].sha256[:8]}"
 
 
-def _known(model: str) -> str:
+def _known_model(model: str) -> str:
     if (name := model.removeprefix(LOCAL)) not in CHAT_MODELS:
         raise ConfigError(unknown_name("local model", name, CHAT_MODELS))
     return name
@@ -220,7 +220,7 @@ def _generate(engine: Any, body: dict[str, Any], model: str, give: Callable[[Map
         raise Rejected(f"{model}: the engine refuses the request: {str(error)[:300]}", status=400) from error
 
 
-def _read(chunk: Mapping[str, Any], answer: Answer) -> None:
+def _read_chunk(chunk: Mapping[str, Any], answer: Answer) -> None:
     if "error" in chunk:
         error = chunk["error"]
         said = f"{answer.asked}: {str(error.get('message', error))[:300]}"
@@ -239,7 +239,7 @@ def _read(chunk: Mapping[str, Any], answer: Answer) -> None:
         answer.say(delta.get("content") or "")
 
 
-def _whole(answer: Answer, request: Request) -> Response:
+def _whole_answer(answer: Answer, request: Request) -> Response:
     if not answer.finish:
         raise MalformedAnswer(f"{request.model}: the engine ended without an answer", billed="unknown")
     output = answer.usage.output if answer.usage else 0

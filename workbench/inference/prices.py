@@ -1,4 +1,4 @@
-"""Counted work times a declared rate: cost that does not depend on the machine it is counted on."""
+"""The price table, read and checked: counted work and tokens times a declared rate, on any machine the same cost."""
 
 import logging
 import math
@@ -230,10 +230,10 @@ def load_prices(path: Path | None = None, models: Path | None = None) -> PriceTa
     here = Path(__file__)
     files = [path or here.with_name("prices.toml"), here.with_name("rates.toml"), here.with_name("models.toml")]
     files += [models] if models else []
-    return _read(tuple((file, _text(file)) for file in files))
+    return _price_table(tuple((file, _price_file_text(file)) for file in files))
 
 
-def _text(file: Path) -> str:
+def _price_file_text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except OSError as error:
@@ -260,11 +260,11 @@ def lacking(row: Mapping[str, Fraction]) -> str:
 
 
 @lru_cache(maxsize=8)
-def _read(files: tuple[tuple[Path, str], ...]) -> PriceTable:
+def _price_table(files: tuple[tuple[Path, str], ...]) -> PriceTable:
     """Price table of the operations' file and those of models, each with what it holds: an edited one is another."""
     (file, text), (_, added), *tables = files
     later = {name: Rate(**row) for name, row in tomllib.loads(added)["operations"].items()}
-    with _refused_by_name(file):
+    with _price_table_errors(file):
         raw = tomllib.loads(text)
         operations = {name: _rate(name, row) for name, row in raw["operations"].items()}
         later = {name: rate for name, rate in later.items() if name not in operations}
@@ -272,7 +272,7 @@ def _read(files: tuple[tuple[Path, str], ...]) -> PriceTable:
         versions = [str(raw["version"])]
     prices: dict[str, Mapping[str, Fraction]] = {}
     for table, part in tables:
-        with _refused_by_name(table):
+        with _price_table_errors(table):
             rows = tomllib.loads(part, parse_float=Decimal)
             prices |= {name: _nanos_per_token(row, usd_per_vcpu_hour) for name, row in rows["models"].items()}
             versions.append(str(rows["version"]))
@@ -286,7 +286,7 @@ def _read(files: tuple[tuple[Path, str], ...]) -> PriceTable:
 
 
 @contextmanager
-def _refused_by_name(file: Path) -> Iterator[None]:
+def _price_table_errors(file: Path) -> Iterator[None]:
     try:
         yield
     except KeyError as error:

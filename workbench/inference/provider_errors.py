@@ -92,7 +92,7 @@ def typed(error: Exception, model: str) -> ProviderError:
         if isinstance(cause, ToldInside):
             return cause.typed(model)
         if isinstance(cause, httpx.HTTPStatusError):
-            whole, told = " ".join(map(str, chain)), told_inside(_text(cause.response)) is not None
+            whole, told = " ".join(map(str, chain)), told_inside(_response_body(cause.response)) is not None
             return of_status(cause.response.status_code, cause.response.headers, said, whole, model=model, told=told)
     for cause in chain:
         if isinstance(cause, httpx.TransportError):
@@ -165,7 +165,7 @@ def told_inside(text: str, headers: Mapping[str, str] | None = None) -> ToldInsi
     except ValueError:
         return None
     body = body[0] if isinstance(body, list) and len(body) == 1 else body
-    if failed and isinstance(body, dict) and (end := _failed_end(body, headers or {})):
+    if failed and isinstance(body, dict) and (end := _failed_end_in(body, headers or {})):
         return end
     if not isinstance(body, dict) or any(body.get(name) for name in _ANSWERS):
         return None
@@ -192,7 +192,7 @@ def ends_in_failure(text: str) -> bool:
     return _FAILED_END.search(text) is not None
 
 
-def _failed_end(body: Mapping[str, Any], headers: Mapping[str, str]) -> FailedEnd | None:
+def _failed_end_in(body: Mapping[str, Any], headers: Mapping[str, str]) -> FailedEnd | None:
     """The failure in a choice of OpenAI's protocol, or in the body or the delta of Cohere's."""
     choices = body.get("choices")
     for part in [body, body.get("delta"), *(choices if isinstance(choices, list) else ())]:
@@ -218,7 +218,7 @@ def _status_told(error: object, body: Mapping[str, Any]) -> int | None:
     return 503 if _OVERLOAD.search(str(error)) else None
 
 
-def _text(response: Any) -> str:
+def _response_body(response: Any) -> str:
     """Body of a response; empty if it was not read, or could not be."""
     import httpx
 

@@ -33,13 +33,17 @@ def counted(usage: Any, *, model: str, keeps_long: bool = False) -> Usage | None
     if usage is None:
         return None
     try:
-        prompt, completion, total = (_count(usage, f"{name}_tokens") for name in ("prompt", "completion", "total"))
+        prompt, completion, total = (
+            _tokens_told(usage, f"{name}_tokens") for name in ("prompt", "completion", "total")
+        )
         if not prompt:
             return None
         asked, said = (getattr(usage, f"{name}_tokens_details", None) for name in ("prompt", "completion"))
         classes = _cached(usage, asked, keeps_long)
-        thinking = _count(said, "reasoning_tokens")
-        output, sure = _output(completion, thinking, total - prompt, _count(asked, "tool_use_tokens"), model)
+        thinking = _tokens_told(said, "reasoning_tokens")
+        output, sure = _output_tokens(
+            completion, thinking, total - prompt, _tokens_told(asked, "tool_use_tokens"), model
+        )
         short = prompt + completion - total if total else 0  # some totals leave out what was read from a cache
         kind = Usage if sure and (short <= 0 or short == classes["cache_read"]) else DoubtfulUsage
         if _priced_apart(usage, asked, said):
@@ -69,14 +73,14 @@ def counted_texts(usage: Any) -> Usage | None:
     if usage is None:
         return None
     try:
-        prompt, total = _count(usage, "prompt_tokens"), _count(usage, "total_tokens")
+        prompt, total = _tokens_told(usage, "prompt_tokens"), _tokens_told(usage, "total_tokens")
     except ValueError:
         return None
     most = max(prompt, total)
     return (Usage if prompt and total in (0, prompt) else DoubtfulUsage)(fresh=most) if most else None
 
 
-def _output(completion: int, thinking: int, rest: int, tools: int, model: str) -> tuple[int, bool]:
+def _output_tokens(completion: int, thinking: int, rest: int, tools: int, model: str) -> tuple[int, bool]:
     """Tokens to pay as output, and whether that is sure; ``rest`` is what the vendor's total leaves for the output.
 
     ``tools`` are prompt tokens of the vendor's own tools that litellm counts in the total alone: those of Gemini's
@@ -94,13 +98,13 @@ def _output(completion: int, thinking: int, rest: int, tools: int, model: str) -
 
 
 def _cached(usage: Any, details: Any, keeps_long: bool) -> dict[str, int]:
-    write = _count(details, "cache_creation_tokens") or _count(usage, "cache_creation_input_tokens")
+    write = _tokens_told(details, "cache_creation_tokens") or _tokens_told(usage, "cache_creation_input_tokens")
     told = getattr(details, "cache_creation_token_details", None)
     if getattr(told, "ephemeral_1h_input_tokens", None) is None:
         long = write if keeps_long else 0
     else:
-        long = _count(told, "ephemeral_1h_input_tokens")
-    return {"cache_read": _count(details, "cached_tokens"), "cache_write": write, "cache_write_long": long}
+        long = _tokens_told(told, "ephemeral_1h_input_tokens")
+    return {"cache_read": _tokens_told(details, "cached_tokens"), "cache_write": write, "cache_write_long": long}
 
 
 def _priced_apart(usage: Any, asked: Any, said: Any) -> bool:
@@ -109,10 +113,10 @@ def _priced_apart(usage: Any, asked: Any, said: Any) -> bool:
     apart = [(asked, "audio_tokens"), (asked, "web_search_requests"), (said, "audio_tokens"), (said, "image_tokens"),
              (said, "video_tokens"), (tools, "web_search_requests"), (usage, "num_search_queries"),
              (usage, "citation_tokens")]  # fmt: skip
-    return any(_count(part, name) for part, name in apart)
+    return any(_tokens_told(part, name) for part, name in apart)
 
 
-def _count(part: Any, name: str) -> int:
+def _tokens_told(part: Any, name: str) -> int:
     """Tokens of one kind, 0 where they are not told.
 
     Raises

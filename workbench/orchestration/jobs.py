@@ -14,14 +14,13 @@ from workbench.errors import FlowError
 from workbench.orchestration.durable import TICKS, Durable, job_queue, left_queue
 from workbench.orchestration.heartbeats import living
 from workbench.orchestration.outages import is_outlived
-from workbench.orchestration.rows import ENDED, STATES
+from workbench.orchestration.rows import ENDED, STATES, UNFINISHED
 from workbench.orchestration.step_calls import forget_calls, progress_of
 from workbench.orchestration.steps import Asking, Flow, FlowRun
 from workbench.rendering.table import Column, Table
 
 _LOG = logging.getLogger("workbench")
 LOOK_S = 1.0
-UNFINISHED = [state for state, ours in STATES.items() if ours not in ENDED]
 PRUNED = 500  # runs of one transaction
 
 
@@ -116,7 +115,7 @@ def jobs_table(durable: Durable, *, limit: int = 100, status: str = "") -> Table
         label, done, total = progress.get(run.run_id, ("", 0, 0))
         shown = f"{label} {done:,}/{total:,}" if total else ""
         took = (run.ended_ms - run.created_ms) / 1000 if run.ended_ms else None
-        rows.append((run.run_id, run.status, shown, took, _note(run, alive)))
+        rows.append((run.run_id, run.status, shown, took, _run_note(run, alive)))
     columns = (
         Column("run"),
         Column("status"),
@@ -134,7 +133,7 @@ def _states(status: str) -> list[str]:
     return found
 
 
-def _note(run: FlowRun, alive: Mapping[str, str]) -> str:
+def _run_note(run: FlowRun, alive: Mapping[str, str]) -> str:
     if run.status == "failed":
         return run.error
     if run.status == "running" and run.executor not in alive:

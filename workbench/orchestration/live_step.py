@@ -2,7 +2,7 @@
 
 import contextvars
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from workbench.telemetry.spans import Span
 if TYPE_CHECKING:
     from workbench.orchestration.durable import Durable
 
-EXECUTE_TOOL = "execute_tool"
+EXECUTE_TOOL, RETRIEVAL = "execute_tool", "retrieval"
 CUTS = 20  # of connections within one step, each after which it is done again; a server that cuts more refuses it
 
 
@@ -70,7 +70,7 @@ class LiveStep:
         name, run_id, durable = function.__name__, self._run_id, self._durable
         tape = LiveTape(durable.engine, run_id, number)
         try:
-            with self._span(function, inputs, number) as span, taped(tape), _at(durable, run_id):
+            with self._span(function, inputs, number) as span, taped(tape), _at_step(durable, run_id):
                 given = with_tools(function, lambda tool: durable.tool(self._flow, tool), list(self._flow.tools))
                 output = plain(
                     function(*inputs["args"], **{**given, **inputs["kwargs"]}), f"what step {name!r} returns"
@@ -90,6 +90,8 @@ class LiveStep:
             told |= {"gen_ai.tool.name": name, "gen_ai.tool.call.id": f"{self._run_id}/{number}"}
         with self._durable.tracing.span(f"{operation or 'step'} {name}", operation, told) as span:
             span.content("gen_ai.tool.call.arguments" if operation == EXECUTE_TOOL else "input.value", inputs)
+            if operation == RETRIEVAL:
+                span.content("gen_ai.retrieval.query.text", _first_text(inputs))
             yield span
 
     def _copied(self, number: int, name: str) -> dict[str, Any] | None:
@@ -110,14 +112,45 @@ class LiveStep:
 
 
 def _tell_output(span: Span, function: Callable[..., Any], output: Any) -> None:
-    span.content("gen_ai.tool.call.result" if operation_of(function) == EXECUTE_TOOL else "output.value", output)
+    operation = operation_of(function)
+    span.content("gen_ai.tool.call.result" if operation == EXECUTE_TOOL else "output.value", output)
+    if operation == RETRIEVAL:
+        span.content("gen_ai.retrieval.documents", found_documents(output))
+
+
+def _first_text(inputs: Mapping[str, Any]) -> str | None:
+    """What a step was asked: the first text that it was given."""
+    given = (*inputs["args"], *inputs["kwargs"].values())
+    return next((value for value in given if isinstance(value, str)), None)
+
+
+def found_documents(output: Any) -> list[dict[str, Any]] | None:
+    """Documents that a step found, as OpenTelemetry's retrieval spans hold them; None of an output of another form.
+
+    >>> found_documents(["a", "b"]), found_documents([{"doc_id": "a", "score": 0.5}]), found_documents([["a", 1]])
+    ([{'id': 'a'}, {'id': 'b'}], [{'id': 'a', 'score': 0.5}], [{'id': 'a', 'score': 1}])
+    >>> found_documents({"answer": "a"}), found_documents([1])
+    (None, None)
+    """
+    found = list[dict[str, Any]]()
+    for row in output if isinstance(output, list) else [None]:
+        match row:
+            case str(name) | [str(name)]:
+                found.append({"id": name})
+            case {"doc_id": str(name), "score": score} | {"id": str(name), "score": score} | [str(name), score]:
+                found.append({"id": name, "score": score})
+            case {"doc_id": str(name)} | {"id": str(name)}:
+                found.append({"id": name})
+            case _:
+                return None
+    return found
 
 
 _AT: contextvars.ContextVar["tuple[Durable, str] | None"] = contextvars.ContextVar("wb_run", default=None)
 
 
 @contextmanager
-def _at(durable: "Durable", run_id: str) -> Iterator[None]:
+def _at_step(durable: "Durable", run_id: str) -> Iterator[None]:
     token = _AT.set((durable, run_id))
     try:
         yield

@@ -15,7 +15,7 @@ from workbench.orchestration.steps import Asking, Flow, FlowRun, StepRecord, is_
 from workbench.rendering.table import Column, Shown, Table, Value
 from workbench.telemetry.context import attributed
 
-_LIMIT = 2000
+_CHARACTERS_SHOWN = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +46,10 @@ def replay(durable: Durable, run_id: str) -> RunReplay:
     if run.status not in ("done", "failed"):
         raise FlowError(f"run {run_id} is {run.status}; a run is repeated once it has ended", run_id=run_id)
     flow = durable.flow_of(run.asking.flow)
-    return _repeated(RecordedStep(flow, replace(run, calls=calls_of(durable.engine, run_id)), durable.tool))
+    return _step_again(RecordedStep(flow, replace(run, calls=calls_of(durable.engine, run_id)), durable.tool))
 
 
-def _repeated(step: "RecordedStep") -> RunReplay:
+def _step_again(step: "RecordedStep") -> RunReplay:
     flow, run, error = step.flow, step.run, ""
     result = None
     with attributed(**run.asking.who), offline():
@@ -95,19 +95,19 @@ class ShownReplay(Shown):
             now = "equal" if s.number <= reached else None
             if differs is not None and differs.step and s.number == reached:
                 how, now = how if s.number in self.done else "asked otherwise", self._told()
-            recorded = _text(s.output) if s.error is None else f"{s.error['kind']}: {s.error['reason']}"
+            recorded = _output_text(s.output) if s.error is None else f"{s.error['kind']}: {s.error['reason']}"
             rows.append((s.number, s.name, how if s.number <= reached else "not reached", len(s.calls), recorded, now))
         if differs is not None and reached > len(self.run.steps):
             rows.append((reached, differs.step, "not in the record", None, None, self._told()))
         ended = "equal" if differs is None else None if differs.step else self._told()
-        rows.append((None, self.run.status, None, None, self.run.error or _text(self.run.result), ended))
+        rows.append((None, self.run.status, None, None, self.run.error or _output_text(self.run.result), ended))
         columns = (Column("number", "count"), Column("step"), Column("how"), Column("model calls", "count"),
                    Column("recorded"), Column("now"))  # fmt: skip
         return Table(columns, tuple(rows), self._caption())
 
     def _told(self) -> str:
         assert self.mismatch is not None
-        return f"differs in {self.mismatch.what}: {_text(self.mismatch.got)}"
+        return f"differs in {self.mismatch.what}: {_output_text(self.mismatch.got)}"
 
     def _caption(self) -> str:
         began = f"{self.title}: repeated from its record, models and network refused"
@@ -139,7 +139,7 @@ def shown_replay(flow: Flow, run: FlowRun, tools: Mapping[str, Any], *, title: s
     step = RecordedStep(flow, run, lambda _, name: tools[name])
     mismatch = None
     try:
-        _repeated(step)
+        _step_again(step)
     except ReplayMismatch as differs:
         mismatch = differs
     return ShownReplay(run, title or run.run_id, frozenset(step.done), mismatch)
@@ -329,8 +329,8 @@ def forked(
     FlowError
         If a step is not there, or is replaced that is not before the fork.
     """
-    start = _number(run, from_step)
-    replaced = {_number(run, name): plain(value, f"the output of {name!r}") for name, value in outputs.items()}
+    start = _step_number(run, from_step)
+    replaced = {_step_number(run, name): plain(value, f"the output of {name!r}") for name, value in outputs.items()}
     if late := sorted(number for number in replaced if number >= start):
         raise FlowError(
             f"a fork of {run.run_id} from step {start} does step {late[0]} itself, so its output cannot be given; give "
@@ -342,7 +342,7 @@ def forked(
     return replace(run.asking, version=flow.version, sources=dict(flow.sources), kwargs=kwargs, origin=origin)
 
 
-def _number(run: FlowRun, step: int | str) -> int:
+def _step_number(run: FlowRun, step: int | str) -> int:
     """Number of a step that is given by number or name; by name the first of that name."""
     found = next((s.number for s in run.steps if step in (s.number, s.name)), None)
     if found is None:
@@ -359,7 +359,7 @@ def diff(one: FlowRun, other: FlowRun, *, names: tuple[str, str] | None = None, 
     rows: list[tuple[str, str, str | None, str | None]] = []
 
     def compare(where: str, what: str, a: Any, b: Any) -> None:
-        rows.extend((where, f"{what}{path}", _text(x), _text(y)) for path, x, y in differences(a, b))
+        rows.extend((where, f"{what}{path}", _output_text(x), _output_text(y)) for path, x, y in differences(a, b))
 
     for name in ("flow", "version", "args", "kwargs", "who"):
         compare("asked", name, getattr(one.asking, name), getattr(other.asking, name))
@@ -374,7 +374,12 @@ def diff(one: FlowRun, other: FlowRun, *, names: tuple[str, str] | None = None, 
     for name in ("status", "result", "error"):
         compare("end", name, getattr(one, name), getattr(other, name))
     first, second = names or (one.run_id, other.run_id)
-    columns = (Column("step"), Column("what"), Column(first, limit=_LIMIT), Column(second, limit=_LIMIT))
+    columns = (
+        Column("step"),
+        Column("what"),
+        Column(first, limit=_CHARACTERS_SHOWN),
+        Column(second, limit=_CHARACTERS_SHOWN),
+    )
     same = "" if rows else ": they are the same"
     return Table(columns, tuple(rows), f"{title}{first} and {second}{same}")
 
@@ -398,7 +403,7 @@ def differences(a: Any, b: Any, path: str = "") -> Iterable[tuple[str, Any, Any]
         yield path, a, b
 
 
-def _text(value: Any) -> str | None:
+def _output_text(value: Any) -> str | None:
     if value is _ABSENT:
         return None
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

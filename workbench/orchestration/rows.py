@@ -18,20 +18,21 @@ STATES = {
     "CANCELLED": "cancelled",
     "MAX_RECOVERY_ATTEMPTS_EXCEEDED": "failed",
 }
+UNFINISHED = [state for state, ours in STATES.items() if ours not in ENDED]
 
 
 def to_row(value: Any) -> str:
     """What dbos writes: JSON that people and other programs can read, and that runs no code when it is read."""
-    return json.dumps(value, default=_told)
+    return json.dumps(value, default=_plain_error)
 
 
 def from_row(text: str) -> Any:
     """Read back what `to_row` wrote; an error comes back as an error."""
     value = json.loads(text)
-    return _error(value["$error"]) if isinstance(value, dict) and "$error" in value else value
+    return _step_error(value["$error"]) if isinstance(value, dict) and "$error" in value else value
 
 
-def _told(value: Any) -> Any:
+def _plain_error(value: Any) -> Any:
     if isinstance(value, StepFailed):
         told = {"step": value.step, "kind": value.kind, "reason": value.reason, "run_id": value.run_id}
         return {"$error": told | {"record": value.record}}
@@ -42,7 +43,7 @@ def _told(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is no JSON value")
 
 
-def _error(told: Mapping[str, Any]) -> Exception:
+def _step_error(told: Mapping[str, Any]) -> Exception:
     if "step" in told:
         return StepFailed(**told)
     if told["kind"] == FlowError.__name__:

@@ -60,7 +60,7 @@ def sources_of(function: Callable[..., object]) -> dict[str, str]:
     """
     module = sys.modules[function.__module__]
     if getattr(module, "__file__", None) is None:
-        return {name: content_hash(text) for name, text in sorted(_typed(function).items())}
+        return {name: content_hash(text) for name, text in sorted(_function_sources(function).items())}
     # by where the module lies, whatever a process says of its project: all must come to the same version
     root = load_settings({}, start=Path(str(module.__file__)).parent).root
     return {_told(file, root): content_hash(file.read_bytes()) for file in files_of(module, root)}
@@ -70,7 +70,7 @@ def _told(file: Path, root: Path) -> str:
     return str(file.relative_to(root)) if file.is_relative_to(root) else file.name
 
 
-def _typed(function: Callable[..., object]) -> dict[str, str]:
+def _function_sources(function: Callable[..., object]) -> dict[str, str]:
     """Source of a function without a file, and of the functions of its module that it names, and they name."""
     found: dict[str, str] = {}
     left = [inspect.unwrap(function)]

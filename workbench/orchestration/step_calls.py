@@ -1,4 +1,4 @@
-"""Model calls of steps, each written down as it ends, and how far a step has come: what a kill leaves behind.
+"""Model calls of steps on tapes, each written down as it ends, and how far a step has come: what a kill leaves behind.
 
 A step that is cut off is done again from its beginning, but what models had answered in it is paid: the second time
 these answers come from here.
@@ -63,10 +63,10 @@ def calls_of(engine: sa.Engine, run_id: str) -> dict[int, ModelCall]:
     """Model calls of a run, by place."""
     with reader(engine).begin() as connection:
         rows = connection.execute(sa.select(_CALLS).where(_CALLS.c.run_id == run_id).order_by(_CALLS.c.place)).all()
-    return {row.place: _call(row) for row in rows}
+    return {row.place: _model_call(row) for row in rows}
 
 
-def _call(row: sa.Row[Any]) -> ModelCall:
+def _model_call(row: sa.Row[Any]) -> ModelCall:
     answer = json.loads(row.answer) if row.answer else {}
     return ModelCall(row.place, row.step, row.request, row.configuration, answer.get("done"), answer.get("error"))
 
@@ -201,7 +201,7 @@ class RecordedTape:
             self.left.remove(found)
         if found.done is not None:
             return _completion(found)
-        raise _error(found.error or {"kind": "WorkbenchError", "reason": "the call was cut off"})
+        raise _recorded_error(found.error or {"kind": "WorkbenchError", "reason": "the call was cut off"})
 
     def _miss(self, request: Callable[[str], str]) -> str:
         if not self.left:
@@ -224,7 +224,7 @@ def _fits(call: ModelCall, request: Callable[[str], str]) -> bool:
     return call.done is None or request(call.configuration) == call.request
 
 
-def _error(told: Mapping[str, str]) -> WorkbenchError:
+def _recorded_error(told: Mapping[str, str]) -> WorkbenchError:
     """Error as the record tells it: of the same class, without what its attributes were."""
     kind = getattr(workbench.errors, told["kind"], WorkbenchError)
     error: WorkbenchError = kind.__new__(kind)

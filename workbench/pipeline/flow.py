@@ -22,7 +22,7 @@ from workbench.records import Document, Query, content_hash
 from workbench.routing.prompts import Prompts, load_prompts
 from workbench.routing.recorded import ANSWER, FIND, Search, accepted_search
 
-MAX_CHARACTERS = 600
+DRAFT_CHARACTERS = 600
 NAMES_LOOKED_UP = 8
 PROMPT_VERSION = "1"  # of what `Prompts.messages` writes around the question
 # A name of the library as people write it: `name`, a.b, name(...) or snake_case.
@@ -254,8 +254,8 @@ def check(drafted: Mapping[str, Any], found: Sequence[str], known: Mapping[str, 
         wrong.append("it is empty")
     if drafted["finish"] == "length" and not _SENTENCE.search(text):
         wrong.append("it was cut off in its first sentence")
-    if len(text) > MAX_CHARACTERS:
-        wrong.append(f"it has more than {MAX_CHARACTERS} characters")
+    if len(text) > DRAFT_CHARACTERS:
+        wrong.append(f"it has more than {DRAFT_CHARACTERS} characters")
     if not any(known.values()):
         wrong.append("it names nothing that exists")
     wrong += [f"it cites {cited}, which was not retrieved" for cited in dict.fromkeys(_CITED.findall(text))

@@ -10,11 +10,12 @@ from typing import Any, ClassVar
 import numpy as np
 import polars as pl
 
-from workbench.codec import NEUTRAL, from_plain
+from workbench.codec import NEEDED, NEUTRAL, from_plain
 from workbench.errors import ConfigError, EvalsetError, unknown_name
 from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.evaluation.decision import ArmFacts
 from workbench.evaluation.experiment import PairedExperiment
+from workbench.evaluation.provenance import SEED
 from workbench.evaluation.repeats import scores_columns
 from workbench.evaluation.summary import ItemCase, ScoredArms, item_cases, mean_by_arm
 from workbench.inference.attempt import Books
@@ -27,7 +28,7 @@ from workbench.orchestration.steps import Flow, FlowRun, rehearse
 from workbench.pipeline.flow import AnswerPlan, Library, Shelf, answer, is_function
 from workbench.pipeline.losses import Losses, is_right, loss_of
 from workbench.pipeline.rewrites import OFF, Rewriting, check_rewrite, load_rewriting, rewritten_file
-from workbench.pipeline.routes import ACCEPTED, check_route, refuse_unrecorded, serve_routes
+from workbench.pipeline.routes import check_route, refuse_unrecorded, routes_asked, serve_routes
 from workbench.records import Decision, Query, content_hash, parameters_of
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Column, Table
@@ -59,13 +60,13 @@ class PipelineParameters:
     """
 
     evalset: str = "docs_qa"
-    models: tuple[str, ...] = ("local/smollm2-135m", "local/qwen2.5-coder-0.5b")
-    contexts: tuple[str, ...] = ("bare", "top2", "top5")
-    checks: tuple[str, ...] = CHECKS
+    models: tuple[str, ...] = field(default=("local/smollm2-135m", "local/qwen2.5-coder-0.5b"), metadata={NEEDED: True})
+    contexts: tuple[str, ...] = field(default=("bare", "top2", "top5"), metadata={NEEDED: True})
+    checks: tuple[str, ...] = field(default=CHECKS, metadata={NEEDED: True})
     routes: tuple[str, ...] = field(default=(), metadata={NEUTRAL: ()})
-    rewrites: tuple[str, ...] = field(default=(OFF,), metadata={NEUTRAL: (OFF,)})
+    rewrites: tuple[str, ...] = field(default=(OFF,), metadata={NEUTRAL: (OFF,), NEEDED: True})
     reference: str = ""
-    seed: int = 0
+    seed: int = field(default=0, metadata=SEED)
 
     def __post_init__(self) -> None:
         for route in self.routes:
@@ -75,8 +76,6 @@ class PipelineParameters:
         for check in self.checks:
             if check not in CHECKS:
                 raise ConfigError(unknown_name("check", check, CHECKS))
-        if not (self.models and self.contexts and self.checks and self.rewrites):
-            raise ConfigError("models, contexts, checks and rewrites each need at least one value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +133,13 @@ class ScoredFlows(ScoredArms):
         """Questions with what is right, and what each arm answered or why it refused."""
         expected = {q.query_id: q.accept for q in self.queries}
         returned = {
-            arm: {query_id: [_told(run.result)] for query_id, run in self.runs[arm].items()} for arm in self.names
+            arm: {query_id: [_answer_told(run.result)] for query_id, run in self.runs[arm].items()}
+            for arm in self.names
         }
         return item_cases(self.of(metric), self.queries, expected=expected, returned=returned)
 
 
-def _told(result: Mapping[str, Any]) -> str:
+def _answer_told(result: Mapping[str, Any]) -> str:
     if result["status"] == "answered":
         return str(result["answer"])
     return "refused: " + "; ".join(", ".join(reasons) for reasons in result["reasons"])
@@ -174,11 +174,12 @@ class PipelineExperiment(
         Raises
         ------
         ConfigError
-            If a model or a context is none of ``prompts.toml``, or no answer of a model is recorded.
+            If a model or a context is none of ``prompts.toml``, no answer of a model is recorded, or a route cannot
+            be served.
         EvalsetError
             If the recorded hits no longer fit the corpus, the questions or the accepted retrieval.
         RecordingMiss
-            If a configuration needs answers that are not recorded, with what records them.
+            If a configuration needs answers that are not recorded, or a route may choose such, with what records them.
         """
         p, evalset, prompts = self.parameters, self.evalset, load_prompts(self.evalset)
         models = [*p.models, *self._rewriters]
@@ -186,8 +187,6 @@ class PipelineExperiment(
             if strange := [name for name in given if name not in known]:
                 raise ConfigError(unknown_name(kind, strange[0], known))
         require_recorded(evalset, models)
-        if ACCEPTED in p.routes:
-            Decision.accepted(evalset.path, "routing")
         if changed := changed_since(evalset):
             raise EvalsetError(
                 f"the recorded hits and answers of {evalset.name} are from before the {', '.join(changed)} "
@@ -201,26 +200,21 @@ class PipelineExperiment(
         for rewriting in self.rewriting.values():
             found |= rewriting.searched
         self.library = Library(self.settings, lambda query: found[query.text, query.tenant_id])
-        self.hits = hits
-
-    def read(self) -> Mapping[str, str]:
-        """Make the routes, some of which read vectors, and hash what was read.
-
-        Raises
-        ------
-        ConfigError
-            If a route cannot be served.
-        RecordingMiss
-            If a route may choose what is not recorded.
-        """
-        p, evalset = self.parameters, self.evalset
-        self.shelf: Shelf = self.library.add(p.evalset, evalset)
-        self.routes = serve_routes(p.routes, evalset, self.settings, self.prices, models=p.models, contexts=p.contexts)
-        routed = [asked for route in self.routes.values() for asked in route.asked]
+        routed = routes_asked(p.routes, evalset, self.settings, self.prices, models=p.models, contexts=p.contexts)
         self.asked = tuple(dict.fromkeys([*self.asked, *(model for model, _ in routed)]))
         require_recorded(evalset, self.asked)
         again = [(model, p.contexts[-1]) for model, _ in routed if "on" in p.checks]
-        self._refuse_unrecorded([*routed, *again], self.hits)
+        self._refuse_unrecorded([*routed, *again], hits)
+
+    def arm_names(self) -> Sequence[str]:
+        """Every configuration."""
+        return [arm.name for arm in self.prepare()]
+
+    def read(self) -> Mapping[str, str]:
+        """Make the routes, some of which read vectors, and hash what was read."""
+        p, evalset = self.parameters, self.evalset
+        self.shelf: Shelf = self.library.add(p.evalset, evalset)
+        self.routes = serve_routes(p.routes, evalset, self.settings, self.prices, models=p.models, contexts=p.contexts)
         files = {f"recordings of {model}": recording_file(evalset, model) for model in self.asked}
         files |= {path.name: path for path in self._rewritten}
         files |= {"prompts": evalset.path / "prompts.toml", HITS: evalset.path / FOLDER / HITS}
@@ -261,7 +255,7 @@ class PipelineExperiment(
     def prepare(self) -> list[FlowArm]:
         """Every configuration, simplest first: unchecked ones, then those that check, widen and escalate."""
         p, arms = self.parameters, list[tuple[str, str, str, bool]]()
-        shown = [name for name in p.contexts if self.shelf.prompts.contexts[name].documents]
+        shown = [name for name in p.contexts if load_prompts(self.evalset).contexts[name].documents]
         for check in sorted(p.checks, key=CHECKS.index):
             for by in p.rewrites:  # without documents nothing comes of another search
                 arms += [(m, c, by, check == "on") for m, c in product(p.models, p.contexts if by == OFF else shown)]
@@ -288,7 +282,7 @@ class PipelineExperiment(
                 runs[arm.name].setdefault(query.query_id, run)
                 cost = self.cost_usd(run)
                 right = float(is_right(run.result["answer"], query.accept))
-                rows.append(_row(arm, query, repeat, right, cost))
+                rows.append(_score_row(arm, query, repeat, right, cost))
                 costs.append(cost)
                 used.update(self.amounts(run))
                 bar.update(len(rows))
@@ -317,14 +311,14 @@ class PipelineExperiment(
 
     def cost_usd(self, run: FlowRun) -> float:
         """Dollars of one run: the tokens of its query and drafts, routing, and a retrieval if a draft is shown any."""
-        nanos = sum(self.prices.cost_nanos(model, usage) for model, usage in _asked(run))
+        nanos = sum(self.prices.cost_nanos(model, usage) for model, usage in _models_asked(run))
         routing = sum(self.routes[name].overhead_usd for name in _routed(run))
         return nanos / 1e9 + routing + (retrieval_usd(self.evalset) if _is_shown(run) else 0.0)
 
     def amounts(self, run: FlowRun) -> dict[str, float]:
         """What one run uses of each thing that has a price, as `cost_usd` counts it."""
         out = Counter[str]()
-        for model, usage in _asked(run):
+        for model, usage in _models_asked(run):
             out.update(self.prices.token_amounts(model, usage))
         if _is_shown(run):
             out.update(self.retrieval)
@@ -377,7 +371,7 @@ class PipelineExperiment(
         return next(query_id for query_id, one in scored.runs[arm].items() if one is run)
 
 
-def _asked(run: FlowRun) -> Iterator[tuple[str, Usage]]:
+def _models_asked(run: FlowRun) -> Iterator[tuple[str, Usage]]:
     """Model and tokens of the query that was written, if one was, and of each draft."""
     for step in run.steps:
         if step.name == "draft":
@@ -399,7 +393,7 @@ def _routed(run: FlowRun) -> list[str]:
     return [model.removeprefix(PREFIX) for model in asked if model.startswith(PREFIX)]
 
 
-def _row(arm: FlowArm, query: Query, repeat: int, right: float, cost_usd: float) -> tuple[Any, ...]:
+def _score_row(arm: FlowArm, query: Query, repeat: int, right: float, cost_usd: float) -> tuple[Any, ...]:
     slices = (query.tenant_id, query.feature, query.style)
     return (arm.name, query.query_id, repeat, METRIC, right, None, query.cluster or query.query_id, query.tenant_id,
             None, cost_usd, *slices)  # fmt: skip

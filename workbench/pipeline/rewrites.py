@@ -84,7 +84,7 @@ def _asked_query(prompts: Prompts, query: Query, by: str) -> Request:
     return Request(by, messages, max_tokens=prompts.features[FIND].max_tokens, **prompts.sampling)
 
 
-def _written(by: str, query: Query, prompts: Prompts, root: Path, recordings: Recordings | None) -> str | None:
+def _rewritten_query(by: str, query: Query, prompts: Prompts, root: Path, recordings: Recordings | None) -> str | None:
     """Search query of a question; None where the model's is not recorded."""
     if is_function(by):
         return own_rewriter(by, root)(query.text, query.tenant_id).strip() or query.text
@@ -110,7 +110,7 @@ def load_rewriting(
     found, searched, missing = dict(hits), dict[tuple[str, str], Sequence[str]](), list[str]()
     vague = vague_of(evalset)
     for _, query in vague:
-        text = _written(by, query, prompts, settings.root, recordings)
+        text = _rewritten_query(by, query, prompts, settings.root, recordings)
         if text is None or (text, query.tenant_id) not in known:
             missing.append(query.query_id)
             continue
@@ -178,17 +178,17 @@ def record_rewrites(
         asked = [Asked(q, split, FIND, BARE, _asked_query(prompts, q, by)) for split, q in vague]
         failed += ask_all(client, {by: _recordings(found, by, live=True)}, asked, max_cost_usd, tell)
     own = None if is_function(by) else _recordings(found, by)
-    texts = {q.query_id: _written(by, q, prompts, settings.root, own) for _, q in vague}
+    texts = {q.query_id: _rewritten_query(by, q, prompts, settings.root, own) for _, q in vague}
     hits = _keep_found(found, ((text, q) for _, q in vague if (text := texts[q.query_id]) is not None), search)
     documents, wanted = {d.doc_id: d for d in found.documents}, models or prompts.models
     asked = [
         each for split, q in vague if (text := texts[q.query_id]) is not None
-        for each in _answers(prompts, q, split, [documents[i] for i in hits[text, q.tenant_id]], wanted)
+        for each in _answer_requests(prompts, q, split, [documents[i] for i in hits[text, q.tenant_id]], wanted)
     ]  # fmt: skip
     return failed + ask_all(client, {m: _recordings(found, m, live=True) for m in wanted}, asked, max_cost_usd, tell)
 
 
-def _answers(
+def _answer_requests(
     prompts: Prompts, q: Query, split: str, shown: Sequence[Document], models: Iterable[str]
 ) -> Iterator[Asked]:
     """What every model is asked with what was found, in every context that shows documents."""

@@ -22,7 +22,7 @@ from workbench.routing.candidates import policy_arms
 from workbench.routing.policies import POLICIES, Router, check_policy, load_router, make_policy
 from workbench.routing.prompts import Prompts
 from workbench.routing.recorded import ANSWER, recorded_outcomes
-from workbench.routing.route import HITS, load_routed
+from workbench.routing.route import HITS, accepted_router, load_routed
 from workbench.telemetry.context import attributed
 
 ACCEPTED = "accepted"
@@ -91,12 +91,6 @@ class ServedRoute:
     amounts: Mapping[str, float] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def asked(self) -> list[tuple[str, str]]:
-        """Models with the contexts that it may choose."""
-        parts = (arm.partition("@") for arm in self.routes.models)
-        return [(model, context) for model, _, context in parts]
-
 
 def check_route(name: str) -> None:
     """Refuse a name that is no route, and a policy that asks two models for one answer.
@@ -119,6 +113,34 @@ _CASCADE = (
 )
 
 
+def routes_asked(
+    names: Sequence[str], evalset: Evalset, settings: Settings, prices: PriceTable, *,
+    models: Sequence[str], contexts: Sequence[str],
+) -> list[tuple[str, str]]:  # fmt: skip
+    """Models with the contexts that routes may choose; what could not be served is refused, without an encoder.
+
+    Raises
+    ------
+    ConfigError
+        If there is no accepted routing decision, it no longer fits or names nothing to use, or a route is a cascade.
+    EvalsetError
+        If there are fewer than two arms to choose from.
+    """
+    arms = list[str]()
+    if ACCEPTED in names:
+        router = accepted_router(settings, str(evalset.path))
+        if router.cascade:
+            raise ConfigError(_CASCADE.format(ACCEPTED))
+        arms += router.models
+    if fitted := [name for name in names if name != ACCEPTED]:
+        outcomes = _outcomes(evalset, prices, models, contexts)
+        for name in fitted:
+            make_policy(name, outcomes.models)
+        arms += outcomes.models
+    parts = (arm.partition("@") for arm in dict.fromkeys(arms))
+    return [(model, context) for model, _, context in parts]
+
+
 def serve_routes(
     names: Sequence[str], evalset: Evalset, settings: Settings, prices: PriceTable, *,
     models: Sequence[str], contexts: Sequence[str],
@@ -128,9 +150,9 @@ def serve_routes(
     Raises
     ------
     ConfigError
-        If there is no accepted routing decision, it no longer fits or names nothing to use, or a route is a cascade.
+        If the accepted routing decision was tested with other weights of its encoder; the rest `routes_asked` refuses.
     EvalsetError
-        If there are fewer than two arms to choose from, or too few families on dev to fit on.
+        If there are too few families on dev to fit on.
     """
     if not names:
         return {}
@@ -141,12 +163,10 @@ def serve_routes(
     for name in names:
         if outcomes is None or name == ACCEPTED:
             routed = load_routed(settings, str(evalset.path))
-            if routed.cascade:
-                raise ConfigError(_CASCADE.format(name))
             inputs = {"route accepted": routed.router.sha256}
             served[name] = _served(routed, routed.router, prices, embedder, inputs)
         else:
-            served[name] = _fitted(name, outcomes, settings, prices, embedder)
+            served[name] = _fitted_policy(name, outcomes, settings, prices, embedder)
     return served
 
 
@@ -166,7 +186,7 @@ def embedder_read(names: Sequence[str], evalset: Evalset) -> str:
     return ""
 
 
-def _fitted(name: str, outcomes: Outcomes, settings: Settings, prices: PriceTable, embedder: str) -> ServedRoute:
+def _fitted_policy(name: str, outcomes: Outcomes, settings: Settings, prices: PriceTable, embedder: str) -> ServedRoute:
     """A policy fitted on dev, with its picks for the questions of both splits."""
     policy, inputs = make_policy(name, outcomes.models), dict[str, str]()
     if policy.reads == "vectors":
@@ -203,7 +223,7 @@ def _embedded(outcomes: Outcomes, embedder: str, settings: Settings) -> tuple[Ou
     return replace(outcomes, requests=replace(requests, vectors=np.asarray(vectors))), encoder_inputs(encoder)
 
 
-def _shown(
+def _shown_documents(
     query_id: str, hits: Mapping[str, Sequence[str]], documents: Mapping[str, Document], evalset: Evalset
 ) -> list[Document]:
     try:
@@ -239,7 +259,7 @@ def refuse_unrecorded(
     limit = prompts.features[ANSWER].max_tokens
     for model, context in dict.fromkeys(needed):
         for query in queries:
-            shown = _shown(query.query_id, hits, documents, evalset)
+            shown = _shown_documents(query.query_id, hits, documents, evalset)
             messages = prompts.messages(
                 ANSWER, context, tenant_id=query.tenant_id, question=query.text, documents=shown
             )

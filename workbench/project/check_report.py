@@ -27,7 +27,7 @@ def check_json(checks: Sequence[Check]) -> str:
         "schema": SCHEMA,
         "version": VERSION,
         "exit_code": worst_exit_code(checks),
-        "decisions": [_plain(found) for found in checks],
+        "decisions": [_decision_entry(found) for found in checks],
     }
     return json.dumps(plain, indent=1, ensure_ascii=False) + "\n"
 
@@ -49,7 +49,7 @@ def check_markdown(checks: Sequence[Check]) -> str:
             f"| {signed(status_of(found))} | {markdown_text(where, 200)} | {markdown_text(sentence_of(found))} |"
         )
     for found in order:
-        lines += _changed(found)
+        lines += _change_lines(found)
     text = "\n".join(lines) + "\n"
     return text if len(text) <= _COMMENT_LIMIT else text[:_COMMENT_LIMIT].rpartition("\n")[0] + "\n\n_cut off here_\n"
 
@@ -66,7 +66,7 @@ def sentence_of(found: Check) -> str:
     return found.record.error or f"the run is {found.record.status} and left no gate"
 
 
-def _plain(found: Check) -> dict[str, Any]:
+def _decision_entry(found: Check) -> dict[str, Any]:
     claims = found.gate.claims if found.gate else ()
     return {
         "evalset": found.evalset,
@@ -89,7 +89,7 @@ def _severity(found: Check) -> int:
     return {3: 3, 1: 2, 2: 1}.get(found.exit_code, 0)
 
 
-def _changed(found: Check) -> list[str]:
+def _change_lines(found: Check) -> list[str]:
     lines = []
     for claim in found.gate.claims if found.gate else ():
         if claim.changed:

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from workbench.caching.notebook import CachingExperiment
-from workbench.caching.verifiers import MODEL
+from workbench.caching.verifiers import MODEL, asked_of
 from workbench.config import Settings
 from workbench.evalset.evalset import Evalset, load_evalset
 from workbench.evalset.traffic import load_pairs, load_stream
@@ -76,7 +76,7 @@ def foresee(settings: Settings, job: Job) -> Iterator[str]:
         with waiting("looking for what there is to do"):
             ahead = _ahead(found, p, settings)
         for name in [ahead.embedder] if ahead.embedder else _embedders(p) if ahead.texts else ():
-            told, took = _embedding(ahead.texts, load_embedder(name, settings), settings)
+            told, took = _embedding_told(ahead.texts, load_embedder(name, settings), settings)
             yield from told
             seconds += took
         if ahead.searches:
@@ -97,14 +97,15 @@ def _ahead(found: Any, p: Mapping[str, Any], settings: Settings) -> Ahead:
     """Work of one notebook; of one of your own, nothing can be said."""
     match found:
         case RetrievalExperiment():
-            return _retrieval(p, found.evalset, settings)
+            return _ahead_of_retrieval(p, found.evalset, settings)
         case CachingExperiment():
             pairs, stream = load_pairs(found.evalset.path)[0], load_stream(found.evalset.path)
             texts = {
                 "requests": stream.queries,
                 "questions of pairs": [t for x in pairs for t in (x.query_a, x.query_b)],
             }
-            models, most = [v.removeprefix(MODEL) for v in p["verifiers"] if v.startswith(MODEL)], p["max_cost_usd"]
+            verifiers, most = dict.fromkeys(map(asked_of, p["verifiers"])), p["max_cost_usd"]
+            models = [v.removeprefix(MODEL) for v in verifiers if v.startswith(MODEL)]
             asked = f"{', '.join(models)} about near pairs whose answer is not recorded, for at most ${most:g}"
             return Ahead(texts, asked=asked) if models else Ahead(texts)
         case RoutingExperiment():
@@ -118,7 +119,7 @@ def _ahead(found: Any, p: Mapping[str, Any], settings: Settings) -> Ahead:
     return Ahead({}, asked=RECORDED)
 
 
-def _retrieval(p: Mapping[str, Any], evalset: Evalset, settings: Settings) -> Ahead:
+def _ahead_of_retrieval(p: Mapping[str, Any], evalset: Evalset, settings: Settings) -> Ahead:
     tokenizer, texts = MiniLM(settings.cache / "weights"), dict[str, Sequence[str]]()
     for name in p["chunkers"]:
         texts[f"chunks of {name}"] = [c.text for d in evalset.documents for c in CHUNKERS[name].chunk(d, tokenizer)]
@@ -148,7 +149,9 @@ def _too_few(evalset: Evalset) -> str:
     return f"no verdict: there are {dev} families of questions in dev and {test} in test, {needed}; label more first"
 
 
-def _embedding(texts: Mapping[str, Sequence[str]], embedder: Embedder, settings: Settings) -> tuple[list[str], float]:
+def _embedding_told(
+    texts: Mapping[str, Sequence[str]], embedder: Embedder, settings: Settings
+) -> tuple[list[str], float]:
     """What is to be embedded of it, and the seconds; a hosted encoder is not asked."""
     path, told, missing = settings.cache / "vectors.sqlite", list[str](), dict[str, None]()
     for what, each in texts.items():

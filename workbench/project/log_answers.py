@@ -56,8 +56,14 @@ def what_a_log_decides(log: ToolLog, prices: PriceTable, score: str = "") -> tup
     """
     if score:
         primary_score(log, score)
-    parts = (_retrieval(log), _routing(log, prices, score), _caching(log), _pipeline(log), _quality(log))
-    return (*parts, _costs(log, prices))
+    parts = (
+        _retrieval_answer(log),
+        _routing_answer(log, prices, score),
+        _caching_answer(log),
+        _pipeline_answer(log),
+        _quality_answer(log),
+    )
+    return (*parts, _costs_answer(log, prices))
 
 
 def answers_table(answers: tuple[LogAnswer, ...]) -> Table:
@@ -66,7 +72,7 @@ def answers_table(answers: tuple[LogAnswer, ...]) -> Table:
     return Table.of(("notebook", "decides", "because", "what is missing"), rows, "What this log can decide")
 
 
-def _retrieval(log: ToolLog) -> LogAnswer:
+def _retrieval_answer(log: ToolLog) -> LogAnswer:
     questions = {search.query for search in log.searches}
     if not questions:
         needs = "spans of searches with the ids of documents; or documents and questions: workbench new"
@@ -79,7 +85,7 @@ def _retrieval(log: ToolLog) -> LogAnswer:
     return LogAnswer("retrieval", "not yet", f"{len(questions):,} questions found {len(documents):,} documents", needs)
 
 
-def _routing(log: ToolLog, prices: PriceTable, score: str) -> LogAnswer:
+def _routing_answer(log: ToolLog, prices: PriceTable, score: str) -> LogAnswer:
     known = scores_of(log)
     if not known:
         return LogAnswer("routing", "no", "no score says which answers are good", "a score of each answer")
@@ -147,7 +153,7 @@ def _usd(call: LoggedCall, prices: PriceTable) -> float | None:
     return call.usd if nanos is None else nanos / NANOS_PER_USD
 
 
-def _caching(log: ToolLog) -> LogAnswer:
+def _caching_answer(log: ToolLog) -> LogAnswer:
     if log.tool in NO_TRAFFIC:
         return LogAnswer("caching", "no", "prompts of a test or a batch are no traffic", "a log of production")
     asked = requests_in(log)
@@ -170,13 +176,13 @@ def _caching(log: ToolLog) -> LogAnswer:
     return LogAnswer("caching", "yes", because, f"for more than the same words: {pairs}")
 
 
-def _pipeline(log: ToolLog) -> LogAnswer:
+def _pipeline_answer(log: ToolLog) -> LogAnswer:
     features = {call.feature for call in log.calls if call.feature}
     because = f"{len(features):,} features, each in one configuration" if features else "one configuration of the flow"
     return LogAnswer("pipeline", "no", because, "answers of other configurations: workbench record")
 
 
-def _quality(log: ToolLog) -> LogAnswer:
+def _quality_answer(log: ToolLog) -> LogAnswer:
     people, judges = Counter[str](), Counter[str]()
     both: dict[tuple[str, str], set[str]] = {}
     for item, _, score in given_scores(log):
@@ -194,7 +200,7 @@ def _quality(log: ToolLog) -> LogAnswer:
     return LogAnswer("quality", "no" if not best else "not yet", because, missing)
 
 
-def _costs(log: ToolLog, prices: PriceTable) -> LogAnswer:
+def _costs_answer(log: ToolLog, prices: PriceTable) -> LogAnswer:
     if not log.calls:
         return LogAnswer("costs", "no", "no call of a model is in the log", "calls with their tokens")
     costs = [_usd(call, prices) for call in log.calls]

@@ -1,4 +1,4 @@
-"""``workbench new``: an evalset of your own documents and questions, told before it is written."""
+"""``workbench new``: an evalset of your own documents and questions, as they were understood, then written."""
 
 import glob
 import re
@@ -11,6 +11,7 @@ from types import MappingProxyType
 from workbench.config import Settings, load_settings
 from workbench.errors import ConfigError, Defect, EvalsetError
 from workbench.evalset.cells import shown
+from workbench.evalset.contents import judgement_defects
 from workbench.evalset.files import (
     TABLES,
     Judgement,
@@ -21,7 +22,6 @@ from workbench.evalset.files import (
     renamed,
     require_columns,
 )
-from workbench.evalset.findings import judgement_defects
 from workbench.evalset.imports.documents import DOCUMENT_NAMES, QUERY_NAMES, beir_rows, of_queries, ungraded
 from workbench.evalset.imports.folder import Tell, write_folder
 from workbench.evalset.imports.quotes import Quotes
@@ -44,12 +44,12 @@ _ASKED: Mapping[str, Sequence[str]] = {
     "text": ("q", "prompt", "input", "user_query", "message", "search", "title"),
     "relevant": ("relevant_doc", "relevant_docs", "doc_id", "document_id"),
 }
-_SHOWN = 60
+_SHOWN_CHARACTERS = 60
 _ENDINGS = 5  # of files that are not read, by name
 
 
 @dataclass(frozen=True, slots=True)
-class Understood:
+class NewEvalset:
     """What was found in the files, before anything is written.
 
     ``lines`` tell it: which column was taken for what, what was made up, what was left out.
@@ -70,7 +70,7 @@ def understand(
     query: str = "",
     questions_query: str = "",
     settings: Settings | None = None,
-) -> Understood:
+) -> NewEvalset:
     """Read documents and questions, and say what they were taken for.
 
     Parameters
@@ -96,7 +96,7 @@ def understand(
     """
     tables = _TableSources(query, questions_query, settings)
     with waiting("reading documents"):
-        found, lines, defects = _documents(documents, rename_documents, tables)
+        found, lines, defects = _read_documents(documents, rename_documents, tables)
     with waiting("reading questions"):
         queries, judged, told, wrong = _questions(str(questions), rename_questions, tables, Quotes(found))
     known = Counter(d.doc_id for d in found)
@@ -106,7 +106,7 @@ def understand(
     wrong += judgement_defects(without_secrets(str(questions)), judged, {q.query_id for q in queries}, known)
     if defects or wrong:
         raise EvalsetError("these files cannot be used; correct these places:", [*defects, *wrong])
-    return Understood(tuple(found), tuple(queries), tuple(judged), (*lines, *told))
+    return NewEvalset(tuple(found), tuple(queries), tuple(judged), (*lines, *told))
 
 
 def _below(name: str, given: Sequence[str], known: Container[str]) -> str:
@@ -119,7 +119,7 @@ def _below(name: str, given: Sequence[str], known: Container[str]) -> str:
     return name
 
 
-def write(understood: Understood, out: Path, *, sources: Sequence[str]) -> Path:
+def write(understood: NewEvalset, out: Path, *, sources: Sequence[str]) -> Path:
     """Write the evalset folder, with gates to fill in and a card to complete; user and password are not kept."""
     card = (
         "---\nsynthetic: false\n---\n# Made from own files\n## Made from\n"
@@ -149,7 +149,7 @@ class _TableSources:
             return read_table(Path(source)), []
 
 
-def _documents(
+def _read_documents(
     given: Sequence[str], rename: Mapping[str, str], tables: _TableSources
 ) -> tuple[list[Document], list[str], list[Defect]]:
     """Documents of pages or tables, what they were taken for, and what cannot be used."""
@@ -173,7 +173,7 @@ def _documents(
             lines.append(f"not read: {most}{more}; pages end in {', '.join(PAGES)}")
     for source in [*(str(path) for path in paths if path.suffix.lower() in TABLES), *stored]:
         read, dropped = tables.read(source, tables.query)
-        table, told = _named(read, DOCUMENT_NAMES, _GUESSES, rename, "text", _stem(read.path))
+        table, told = _named_table(read, DOCUMENT_NAMES, _GUESSES, rename, "text", _stem(read.path))
         rows, rest, wrong = beir_rows(table, DOCUMENT_NAMES, DOCUMENT_KEYS)
         found, _, odd = documents_of(str(read.path), rows)
         documents, defects = documents + found, defects + _shared_ids(read.path, told, odd) + wrong + odd
@@ -213,7 +213,7 @@ def _questions(
         queries = [Query(f"q{number}", line.strip(), cluster=f"q{number}") for number, line in lines]
         return queries, [], [f"{len(queries):,} questions of {path}: one per line, ids made up"], defects
     read, dropped = tables.read(source, tables.questions_query)
-    table, told = _named(read, QUERY_NAMES, _ASKED, rename, "text", "q")
+    table, told = _named_table(read, QUERY_NAMES, _ASKED, rename, "text", "q")
     rows, rest, defects = beir_rows(table, QUERY_NAMES, QUERY_KEYS)
     queries, _, wrong = queries_of(str(read.path), rows)
     judged, unread = of_queries(read.path, rows, quotes)
@@ -221,7 +221,7 @@ def _questions(
     return queries, judged, [said, *ungraded(read.path, rows)], [*defects, *wrong, *unread]
 
 
-def _named(
+def _named_table(
     table: TableFile, names: Names, guesses: Names, rename: Mapping[str, str], needed: str, prefix: str
 ) -> tuple[TableFile, dict[str, str]]:
     """Table under our names, and by our name the column that was taken, or how it was made up."""
@@ -263,13 +263,13 @@ def _said(taken: Mapping[str, str], rest: Sequence[str]) -> str:
     return told + (f"; left out: {', '.join(rest)}" if rest else "")
 
 
-def tell(understood: Understood, say: Tell) -> None:
+def tell(understood: NewEvalset, say: Tell) -> None:
     """Say what was understood, with the first document and the first questions as they were read."""
     for line in understood.lines:
         say(line)
     first = understood.documents[0]
-    say(f"first document: {first.doc_id}, title {shown(first.title)}, text {shown(first.text[:_SHOWN])}")
+    say(f"first document: {first.doc_id}, title {shown(first.title)}, text {shown(first.text[:_SHOWN_CHARACTERS])}")
     for query in understood.queries[:2]:
-        say(f"question {query.query_id}: {shown(query.text[:_SHOWN])}")
+        say(f"question {query.query_id}: {shown(query.text[:_SHOWN_CHARACTERS])}")
     judged = len({j.query_id for j in understood.judgements if j.grade > 0})
     say(f"{judged:,} of {len(understood.queries):,} questions name a right document")

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Self
 
@@ -192,9 +194,22 @@ def _markitdown(path: Path) -> str:
     kind = path.suffix.lower()
     converter = DocxConverter() if kind == ".docx" else PptxConverter()
     converter._html_converter = _EscapedCells(converter._html_converter)  # both write their tables by way of HTML
+    if kind == ".pptx":  # but not those of charts
+        converter._convert_chart_to_markdown = partial(_chart, converter._convert_chart_to_markdown)
     with path.open("rb") as file:
         found = converter.convert(file, StreamInfo(extension=kind), style_map=_TITLE_STYLE, table_infer_header=True)
     return re.sub(r"<!-- Slide number: \d+ -->\n?", "", found.markdown)
+
+
+def _chart(as_told: Callable[[Any], str], chart: Any) -> str:
+    """Heading and data of a chart; what the library has no table for stays as it tells it."""
+    told = as_told(chart)
+    heading, table, _ = told.partition("\n\n| Category")
+    if not table:
+        return told
+    names, values = zip(*((series.name, list(series.values)) for series in chart.series), strict=True)
+    rows = zip_longest((category.label for category in chart.plots[0].categories), *values)
+    return f"{heading}\n\n{_table([['Category', *names], *([*map(_cell, row)] for row in rows)])}"
 
 
 class _EscapedCells:

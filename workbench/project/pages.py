@@ -72,7 +72,7 @@ def read_pages(
         defects += wrong
         if wrong:
             continue
-        title, body = _html(text) if path.suffix.lower() in HTML else _plain(text)
+        title, body = _html(text) if path.suffix.lower() in HTML else _plain_page(text)
         if body.strip():
             documents.append(Document(key, body.strip(), title or path.stem))
         else:
@@ -80,7 +80,7 @@ def read_pages(
     return documents, defects
 
 
-def _plain(text: str) -> tuple[str, str]:
+def _plain_page(text: str) -> tuple[str, str]:
     """Title and text of a Markdown or plain page; front matter is taken off, its title kept."""
     text, title = text.removeprefix("\ufeff"), ""
     head, matter, rest = text.partition("\n---\n")

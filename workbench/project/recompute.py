@@ -160,7 +160,7 @@ def recompute(accepted: Accepted) -> Iterator[Checked]:
     yield from _arms(accepted)
     yield from _priced(d)
     if d.notebook == "caching":
-        yield from _caching(accepted)
+        yield from _cache_rates(accepted)
         return
     if accepted.raw is not None:
         yield from _from_outcomes(accepted, accepted.raw)
@@ -213,7 +213,7 @@ def _paired(accepted: Accepted, clusters: Mapping[str, Mapping[str, str]]) -> It
         return
     families = {item: str(cluster) for item, cluster in of_item.items()}
     whole = d.notebook not in OF_A_PART and families.keys() & clusters["test"].keys()
-    yield from _rows(accepted, clusters["test"] if whole else families)
+    yield from _rows_complete(accepted, clusters["test"] if whole else families)
     kept = [c.arm for c in d.claims if c.note == KEPT]
     before = _as_accepted(accepted, kept)
     if gone := sorted(set(kept) - set(before["arm"])):
@@ -230,7 +230,7 @@ def _paired(accepted: Accepted, clusters: Mapping[str, Mapping[str, str]]) -> It
     told = f"the scores, with the families of {name}, give"
     claims = make_claims(scores, facts, d.rule, against=against, seed=int(d.settings.get("seed", 0)))
     for found in claims:
-        yield from _claim(found, d.claim(found.arm), told)
+        yield from _claim_fields(found, d.claim(found.arm), told)
     n_dev, order = len(set(clusters["dev"].values())), {f.name: f.order for f in facts}
     if d.notebook in OF_A_PART:
         n_dev = d.n_dev_clusters or 0
@@ -259,19 +259,19 @@ def beside_claims(accepted: Accepted) -> Iterator[Checked]:
         built = (evalset.path / "corpus.toml").is_file()
         n_documents = count_locked(evalset.path) if built else len(evalset.documents)
     yield judge("n_documents", n_documents, d.n_documents, f"the corpus of {evalset.name} holds")
-    yield _shares(d)
+    yield _resample_shares(d)
     own = {name: float(d.settings[setting]) for name, setting in _SET.items() if setting in d.settings}
     names = dict.fromkeys(name for c in d.claims for name in c.amounts)
     rates = {name: own[name] if name in own else accepted.prices.rate(name) for name in names}
     yield judge("rates", sorted(rates.items()), sorted(d.rates.items()), "prices and settings give")
-    yield from _flips(replace(d, rates=rates))
+    yield from _flips_again(replace(d, rates=rates))
 
 
 MEASURED = "repeat rate"  # a figure of the stack that its caches give
 _SET = {CALL: "call_usd", FALSE_HIT: "false_hit_usd"}  # rates that are settings of a notebook
 
 
-def _shares(d: Decision) -> Checked:
+def _resample_shares(d: Decision) -> Checked:
     """Whether shares of resamples are shares: what they are rests on dev scores."""
     known, whole = {*d.arms, ""}, math.fsum(d.chosen_share.values())
     told = ", ".join(f"{arm or 'none'} {share:.6g}" for arm, share in d.chosen_share.items()) or "none"
@@ -284,7 +284,7 @@ def _shares(d: Decision) -> Checked:
     return Checked("chosen_share", "contradicted", f"{rule}, found {told}")
 
 
-def _flips(d: Decision) -> Iterator[Checked]:
+def _flips_again(d: Decision) -> Iterator[Checked]:
     """Until when it stands, but for what is measured by the notebook itself."""
     if d.flips is None:
         yield Checked("flips", "not verified", f"it was accepted before there were any; {ASK_AGAIN.format(d.notebook)}")
@@ -298,7 +298,7 @@ def _flips(d: Decision) -> Iterator[Checked]:
         yield Checked("flips", "not verified", f"{told}; {ASK_AGAIN.format(d.notebook)}")
 
 
-def _rows(accepted: Accepted, items: Mapping[str, str]) -> Iterator[Checked]:
+def _rows_complete(accepted: Accepted, items: Mapping[str, str]) -> Iterator[Checked]:
     """Whether every arm has one row for each item, of those that this run asked."""
     d = accepted.decision
     asked = replace(d, claims=tuple(c for c in d.claims if c.note != KEPT))
@@ -315,7 +315,7 @@ def _as_accepted(accepted: Accepted, kept: Sequence[str]) -> pl.DataFrame:
     return pl.read_parquet(path).filter(pl.col("arm").is_in(kept))
 
 
-def _claim(found: Claim, stated: Claim, told: str) -> Iterator[Checked]:
+def _claim_fields(found: Claim, stated: Claim, told: str) -> Iterator[Checked]:
     """One claim, field by field; what was put in is not compared with itself."""
     given = ("arm", "parameters", "cost_usd_per_1k", "latency_p95_ms", "spread", "pairs", "amounts")
     named = [f.name for f in fields(Claim) if f.name not in given and not (f.name == "note" and stated.note == KEPT)]
@@ -382,7 +382,7 @@ def _same_scores(accepted: Accepted, claim: Claim, found: Mapping[str, float], w
     yield Checked(f"scores of {claim.arm}", "contradicted" if moved else "verified", told or done)
 
 
-def _caching(accepted: Accepted) -> Iterator[Checked]:
+def _cache_rates(accepted: Accepted) -> Iterator[Checked]:
     """Rates and counts of caches from the committed hits; the exact one from the stream itself."""
     d, evalset = accepted.decision, accepted.evalset
     parameters = from_plain(CachingParameters, d.settings, "settings of the decision")

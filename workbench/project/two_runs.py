@@ -90,10 +90,10 @@ def told(sides: Sides) -> Iterator[str]:
     """Lines that say how the second run differs from the first, verdicts first."""
     for record, decision in zip(sides.runs, sides.decisions, strict=True):
         yield f"{record.run_dir.name}: {decision.sentence}"
-    yield from _differences(sides)
+    yield from _decision_differences(sides)
 
 
-def _differences(sides: Sides) -> Iterator[str]:
+def _decision_differences(sides: Sides) -> Iterator[str]:
     one, other = sides.decisions
     changed = one.fingerprint.changed(other.fingerprint)
     yield f"inputs that differ: {', '.join(changed) or 'none'}"
@@ -175,7 +175,7 @@ def since(
     before, now = Decision.from_json(raw, f"{path.name} of {ref}"), Decision.load(record.run_dir / "decision.json")
     sides = Sides((record, record), (before, now), (pl.read_parquet(io.BytesIO(scores)), _test_scores(record, now)))
     yield f"{ref}: {before.sentence}"
-    yield from _differences(sides)
+    yield from _decision_differences(sides)
     if noise:
         yield _noise(sides)
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import polars as pl
 
-from workbench.caching.study import make_guard
+from workbench.caching.guard import make_guard
 from workbench.config import Settings, load_settings
-from workbench.errors import ConfigError, WorkbenchError
+from workbench.errors import ConfigError, MissingExtra, WorkbenchError
 from workbench.evalset.evalset import Evalset, load_evalset
 from workbench.evalset.files import read_parquet
 from workbench.evalset.outcomes import FILE as OUTCOMES
@@ -131,6 +131,8 @@ def verify(path: Path, *, sealed: str = "") -> Verification:
         checks += _uses(accepted)
         checks += recompute(accepted)
         checks += beside_claims(accepted)
+    except MissingExtra as error:  # of this install it says something, of the decision nothing
+        checks.append(Checked("files", "not verified", str(error)))
     except (WorkbenchError, pl.exceptions.PolarsError, KeyError, TypeError, ValueError, ArithmeticError) as error:
         checks.append(Checked("files", "contradicted", f"what it rests on cannot be read: {error}"))
     checks += look_back(decision, path, sealed=sealed)
@@ -294,7 +296,10 @@ def statement(found: Sequence[Verification], *, now: datetime, root: Path) -> st
     history = History.of(root)
     commit = history.commits(root)[:1] if history else []
     named = [(v.name, c) for v in found for c in v.checks]
-    lists = {key: [f"{name}: {c.name}" for name, c in named if c.status == status] for key, status in _LISTS.items()}
+    lists = {
+        key: [f"{name}: {c.name}" for name, c in named if c.status == status]
+        for key, status in _STATEMENT_LISTS.items()
+    }
     result = "FAILED" if lists["failedTests"] else "WARNED" if lists["warnedTests"] else "PASSED"
     subjects = {path: sha256 for v in found for path, sha256 in v.files.items()}
     plain = {
@@ -312,4 +317,4 @@ def statement(found: Sequence[Verification], *, now: datetime, root: Path) -> st
     return json.dumps(plain, indent=1, ensure_ascii=False) + "\n"
 
 
-_LISTS = {"passedTests": "verified", "warnedTests": "not verified", "failedTests": "contradicted"}
+_STATEMENT_LISTS = {"passedTests": "verified", "warnedTests": "not verified", "failedTests": "contradicted"}

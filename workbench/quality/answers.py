@@ -23,7 +23,7 @@ from workbench.routing.recorded import is_yes_no, names_accepted, says
 
 CHRF_ORDER, CHRF_BETA = 6, 2.0  # chrF2 (Popovic 2016)
 _T = TypeVar("_T")
-_LONGEST = 20_000  # characters: edit distance is quadratic
+_LONGEST_EDIT = 20_000  # characters: edit distance is quadratic
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def score_answers(
         elif metric == "semantic":
             found = _semantic(answers, embedder)
         else:
-            found = [_value(METRICS[metric], answer) for answer in answers]
+            found = [_metric_value(METRICS[metric], answer) for answer in answers]
         for a, value in zip(answers, found, strict=True):
             number, error = (None, value) if isinstance(value, str) else (value, None)
             rows.append((arm, a.item_id, 0, metric, number, error, a.cluster or a.item_id, a.tenant_id, None, None))
@@ -83,26 +83,26 @@ def score_answers(
 
 def accepted_name(answer: MeasuredAnswer) -> float:
     """1 where the answer gives an accepted name, or begins with the accepted yes or no."""
-    _need(answer.accept, "accepted name")
+    _need_truth(answer.accept, "accepted name")
     return float((says if is_yes_no(answer.accept) else names_accepted)(answer.text, answer.accept))
 
 
 def exact(answer: MeasuredAnswer) -> float:
     """1 where answer and reference are the same but for case, punctuation at the ends and spaces."""
-    _need(answer.reference, "reference")
+    _need_truth(answer.reference, "reference")
     mine, other = (" ".join(text.casefold().split()).strip(" .,;:!?\"'`") for text in (answer.text, answer.reference))
     return float(mine == other)
 
 
 def token_f1(answer: MeasuredAnswer) -> float:
     """Harmonic mean of precision and recall of words, each counted as often as it stands (SQuAD)."""
-    mine, other = Counter(_words(answer.text)), Counter(_words(_need(answer.reference, "reference")))
+    mine, other = Counter(_words(answer.text)), Counter(_words(_need_truth(answer.reference, "reference")))
     return _f(sum((mine & other).values()), mine.total(), other.total())
 
 
 def chrf(answer: MeasuredAnswer) -> float:
     """Return chrF2: F of character n-grams up to 6, recall twice as important (Popovic 2015), without spaces."""
-    mine, other = ("".join(text.split()) for text in (answer.text, _need(answer.reference, "reference")))
+    mine, other = ("".join(text.split()) for text in (answer.text, _need_truth(answer.reference, "reference")))
     precision, recall = [], []
     for n in range(1, CHRF_ORDER + 1):
         a, b = (Counter(text[i : i + n] for i in range(len(text) - n + 1)) for text in (mine, other))
@@ -119,23 +119,23 @@ def chrf(answer: MeasuredAnswer) -> float:
 
 def string_similarity(answer: MeasuredAnswer) -> float:
     """1 less the edit distance over the longer text (Levenshtein 1966)."""
-    mine, other = answer.text, _need(answer.reference, "reference")
+    mine, other = answer.text, _need_truth(answer.reference, "reference")
     longest = max(len(mine), len(other))
-    if longest > _LONGEST:
-        raise ConfigError(f"edit distance is for texts of at most {_LONGEST:,} characters, found {longest:,}")
+    if longest > _LONGEST_EDIT:
+        raise ConfigError(f"edit distance is for texts of at most {_LONGEST_EDIT:,} characters, found {longest:,}")
     return 1 - edit_distance(mine, other) / longest
 
 
 def citation_precision(answer: MeasuredAnswer) -> float:
     """Share of the documents that the answer cites, as [id], that are relevant."""
-    _need(answer.relevant, "relevant document")
+    _need_truth(answer.relevant, "relevant document")
     cited = _cited(answer)
-    return len(cited & set(answer.relevant)) / len(_need(cited, "citation"))
+    return len(cited & set(answer.relevant)) / len(_need_truth(cited, "citation"))
 
 
 def citation_recall(answer: MeasuredAnswer) -> float:
     """Share of the relevant documents that the answer cites, as [id]."""
-    relevant = set(_need(answer.relevant, "relevant document"))
+    relevant = set(_need_truth(answer.relevant, "relevant document"))
     return len(_cited(answer) & relevant) / len(relevant)
 
 
@@ -144,14 +144,14 @@ def groundedness(answer: MeasuredAnswer) -> float:
 
     Overlap shows words without a source; it cannot show a sentence that turns its source around.
     """
-    shown = {w for text in _need(answer.retrieved, "retrieved text").values() for w in _words(text)}
+    shown = {w for text in _need_truth(answer.retrieved, "retrieved text").values() for w in _words(text)}
     mine = set(_words(answer.text)) - set(_words(answer.question))
-    return len(mine & shown) / len(_need(mine, "word beside the question's"))
+    return len(mine & shown) / len(_need_truth(mine, "word beside the question's"))
 
 
 def well_formed(answer: MeasuredAnswer) -> float:
     """1 where the answer has its form: JSON, or a regular expression fulfilled from end to end."""
-    if _need(answer.form, "form") != "json":
+    if _need_truth(answer.form, "form") != "json":
         return float(re.fullmatch(answer.form, answer.text, re.DOTALL) is not None)
     try:
         json.loads(answer.text)
@@ -189,7 +189,7 @@ def edit_distance(mine: str, other: str) -> int:
     return int(row[-1])
 
 
-def _value(metric: Callable[[MeasuredAnswer], float], answer: MeasuredAnswer) -> float | str:
+def _metric_value(metric: Callable[[MeasuredAnswer], float], answer: MeasuredAnswer) -> float | str:
     try:
         value = metric(answer)
     except (ConfigError, re.error) as error:
@@ -225,7 +225,7 @@ def _semantic(answers: Sequence[MeasuredAnswer], embedder: Embedder | None) -> l
     ]
 
 
-def _need(value: _T | None, what: str) -> _T:
+def _need_truth(value: _T | None, what: str) -> _T:
     if not value:
         raise ConfigError(f"item has no {what}")
     return value

@@ -26,7 +26,7 @@ from workbench.telemetry.redaction import redact
 from workbench.telemetry.traces import Trace, load_trace
 
 FILE = "candidates.jsonl"
-_LONGEST = 4000  # characters of a comment, a question and an answer that are kept
+_MOST_KEPT = 4000  # characters of a comment, a question and an answer that are kept
 Status = Literal["open", "approved", "rejected"]
 _TABLE = sa.Table(
     "wb_feedback",
@@ -108,7 +108,7 @@ def record(
     if not 0 <= score <= 1 or not trace_id:
         raise ConfigError(f"feedback is a score in [0, 1] on a trace, found {score!r} on {trace_id!r}")
     at = (clock or SystemClock()).now().isoformat(timespec="seconds")
-    said = redact(comment.replace("\0", ""))[:_LONGEST].encode("utf-8", "replace").decode()
+    said = redact(comment.replace("\0", ""))[:_MOST_KEPT].encode("utf-8", "replace").decode()
     found = Feedback(content_hash(trace_id, user_id)[:32], trace_id, float(score), said, user_id, at)
     engine = open_engine((settings or load_settings()).state_url)
     try:
@@ -204,7 +204,7 @@ def approve(
         If nobody's name is given, the candidate is not open, or it is flagged and was not edited.
     """
     folder = find_evalset(evalset, settings)
-    found = _open(folder, candidate_id, by)
+    found = _open_candidate(folder, candidate_id, by)
     if found.flags and not question:
         raise ConfigError(
             f"candidate {candidate_id} is flagged: {'; '.join(found.flags)}. Give the question as it should stand, or "
@@ -232,7 +232,7 @@ def approve(
 def reject(evalset: str | Path, candidate_id: str, settings: Settings, *, by: str, reason: str) -> Candidate:
     """Close an open candidate; it is not proposed again."""
     folder = find_evalset(evalset, settings)
-    return _decide(folder, _open(folder, candidate_id, by), "rejected", by, reason)
+    return _decide(folder, _open_candidate(folder, candidate_id, by), "rejected", by, reason)
 
 
 def candidates_table(candidates: Sequence[Candidate]) -> Table:
@@ -260,7 +260,7 @@ def _candidate(said: Feedback, trace: Trace, asked: Sequence[tuple[str, str]]) -
     if not question:
         flags.append("the trace keeps no content")
     return Candidate(
-        content_hash(said.trace_id)[:12], said.trace_id, question[:_LONGEST], answer[:_LONGEST], tenant_id, feature,
+        content_hash(said.trace_id)[:12], said.trace_id, question[:_MOST_KEPT], answer[:_MOST_KEPT], tenant_id, feature,
         said.comment, said.at, tuple(flags),
     )  # fmt: skip
 
@@ -271,12 +271,12 @@ def exchange(trace: Trace) -> tuple[str, str, str, str]:
     for row in trace.rows:
         kept = row.attributes
         tenant_id, feature = str(kept.get("wb.tenant_id") or tenant_id), str(kept.get("wb.feature") or feature)
-        question = _text(kept.get("gen_ai.input.messages"), "user") or question
-        answer = _text(kept.get("gen_ai.output.messages"), "assistant") or answer
+        question = _last_message(kept.get("gen_ai.input.messages"), "user") or question
+        answer = _last_message(kept.get("gen_ai.output.messages"), "assistant") or answer
     return question, answer, tenant_id, feature
 
 
-def _text(messages: object, role: str) -> str:
+def _last_message(messages: object, role: str) -> str:
     """Text of the last message of a role; what is no list of messages has none."""
     try:
         parsed = json.loads(messages) if isinstance(messages, str) else messages
@@ -300,7 +300,7 @@ def _queries(folder: Path) -> list[tuple[int, dict[str, Any]]]:
     return read_jsonl(path) if path.is_file() else []
 
 
-def _open(folder: Path, candidate_id: str, by: str) -> Candidate:
+def _open_candidate(folder: Path, candidate_id: str, by: str) -> Candidate:
     if not by.strip():
         raise ConfigError("a person approves or rejects; say who with by=")
     known = {c.candidate_id: c for c in load_candidates(folder)}

@@ -160,7 +160,7 @@ def ask_judge(
     with attributed(purpose="judge"):
         done = complete_all(client, _batch(judge, items), max_cost_usd=max_cost_usd, threads=threads, tell=tell)
     rows = [
-        _row(judge, item, sample, order, done[_id(judge, item, sample, order)])
+        _verdict_row(judge, item, sample, order, done[_id(judge, item, sample, order)])
         for item in items
         for sample, order in _asked(judge)
     ]
@@ -199,7 +199,9 @@ def _batch(judge: Judge, items: Sequence[Judged]) -> list[Item]:
     ]
 
 
-def _row(judge: Judge, item: Judged, sample: int, order: str, done: Completion | Exception) -> tuple[object, ...]:
+def _verdict_row(
+    judge: Judge, item: Judged, sample: int, order: str, done: Completion | Exception
+) -> tuple[object, ...]:
     value: float | None = None
     error: str | None = None
     said: Mapping[str, object] = {}

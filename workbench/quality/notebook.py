@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from workbench.codec import NEUTRAL
+from workbench.codec import NEUTRAL, RANGE, Range
 from workbench.errors import ConfigError, unknown_name
 from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.evaluation.decision import ArmFacts
 from workbench.evaluation.experiment import PairedExperiment
-from workbench.evaluation.provenance import BESIDE
+from workbench.evaluation.provenance import BESIDE, SEED
 from workbench.evaluation.summary import PRODUCTION, ItemCase, ScoredArms, Summary, WeekRow
 from workbench.inference.prices import DECLARED
 from workbench.quality.answers import METRICS, MeasuredAnswer, score_answers
@@ -67,17 +67,15 @@ class QualityParameters:
     evalset: str = "docs_qa"
     judges: tuple[str, ...] = ()
     overlap: tuple[str, ...] = OVERLAP
-    labelled: float = 0.3
+    labelled: float = field(default=0.3, metadata={RANGE: Range(0, 1, ends=False)})
     reference: str = ""
-    seed: int = 0
+    seed: int = field(default=0, metadata=SEED)
     production: str = field(default="", metadata={NEUTRAL: "", BESIDE: True})
 
     def __post_init__(self) -> None:
         for name in self.overlap:
             if name not in METRICS:
                 raise ConfigError(unknown_name("metric of answers", name, sorted(METRICS)))
-        if not 0 < self.labelled < 1:
-            raise ConfigError(f"labelled is a share of the test answers in (0, 1), found {self.labelled}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +195,12 @@ class QualityExperiment(PairedExperiment[QualityParameters, JudgedSplit], Notebo
                 self.evalset, judge, self.answers.items, self.prices
             )
         self._read[f"answers of {what.model}"] = self.answers.recordings_sha256
+
+    def arm_names(self) -> Sequence[str]:
+        """Judges and the constant ones; a comparison with the reference at any threshold, which dev sets."""
+        asked = self.parameters.reference
+        compared = [asked] if asked.rpartition(" from ")[0] in self.parameters.overlap else []
+        return [*(ConstantJudge(said).name for said in (True, False)), *(j.name for j in self.judges), *compared]
 
     def read(self) -> Mapping[str, str]:
         """Read what users said, if that is shown."""

@@ -78,8 +78,8 @@ def ppi_mean(
     (0.522, 0.75)
     """
     n, others = len(labels), len(unlabelled)
-    _refuse(labels, judged, unlabelled, clusters)
-    weight = _weight(labels, judged, unlabelled)
+    _refuse_labels(labels, judged, unlabelled, clusters)
+    weight = _tuned_weight(labels, judged, unlabelled)
     rest = labels - weight * judged
     imputed, rectifier = weight * unlabelled.mean(), rest.mean()
     mean = float(imputed + rectifier)
@@ -184,8 +184,8 @@ def next_labels(
         Cluster of each labelled item, then of each other one.
     """
     n = len(rest)
-    parts, counts = _parts(rest, clusters[:n]), Counter(clusters[:n].tolist())
-    fixed = estimate.weight**2 * _of_mean(_parts(unlabelled, clusters[n:]), Counter(clusters[n:].tolist()))
+    parts, counts = _variance_parts(rest, clusters[:n]), Counter(clusters[:n].tolist())
+    fixed = estimate.weight**2 * _of_mean(_variance_parts(unlabelled, clusters[n:]), Counter(clusters[n:].tolist()))
     waiting = dict(enumerate(clusters[n:].tolist()))
     out: list[NextLabel] = []
 
@@ -210,7 +210,7 @@ def _of_mean(parts: tuple[float, float], counts: Counter[int]) -> float:
     return parts[0] * sum(k * k for k in counts.values()) / n**2 + parts[1] / n
 
 
-def _parts(values: Floats, clusters: npt.NDArray[np.int64]) -> tuple[float, float]:
+def _variance_parts(values: Floats, clusters: npt.NDArray[np.int64]) -> tuple[float, float]:
     """Variance between clusters and within them (one-way analysis of variance, unequal sizes)."""
     codes = np.unique(clusters, return_inverse=True)[1]
     sizes = np.bincount(codes)
@@ -223,7 +223,7 @@ def _parts(values: Floats, clusters: npt.NDArray[np.int64]) -> tuple[float, floa
     return max((among - within) / ((n - (sizes**2).sum() / n) / (m - 1)), 0.0), within
 
 
-def _weight(labels: Floats, judged: Floats, unlabelled: Floats) -> float:
+def _tuned_weight(labels: Floats, judged: Floats, unlabelled: Floats) -> float:
     """Lambda of PPI++ for a mean (their equation 8), within [0, 1]."""
     spread = float(np.cov(np.concatenate([judged, unlabelled])))
     if not spread:
@@ -232,7 +232,7 @@ def _weight(labels: Floats, judged: Floats, unlabelled: Floats) -> float:
     return float(np.clip(together / ((1 + len(labels) / len(unlabelled)) * spread), 0, 1))
 
 
-def _refuse(labels: Floats, judged: Floats, unlabelled: Floats, clusters: npt.NDArray[np.int64] | None) -> None:
+def _refuse_labels(labels: Floats, judged: Floats, unlabelled: Floats, clusters: npt.NDArray[np.int64] | None) -> None:
     if len(labels) < 2 or len(labels) != len(judged) or not len(unlabelled):
         raise ConfigError(
             f"2 labels or more are needed, each with the judge's score, and items without one; found {len(labels)} "

@@ -112,7 +112,7 @@ def read_graded(path: Path) -> pl.DataFrame:
     seen: dict[str, int] = {}
     for line, row in rows:
         try:
-            cells = _graded(row, weighted)
+            cells = _graded_call(row, weighted)
             if cells and (first := seen.setdefault(cells[0], line)) != line:
                 raise Unusable(f"trace {cells[0]!r} stands twice, first on line {first}; give each call one grade")
         except Unusable as error:
@@ -166,7 +166,7 @@ def by_group(graded: pl.DataFrame) -> list[GroupWeeks]:
     for column in ("feature", "tenant"):
         of = {str(value): part for (value,), part in graded.group_by(column)}
         parts += [(column, value, of[value]) for value in sorted(of)] if len(of) > 1 else []
-    groups = [(_group(by, value, part), part) for by, value, part in parts]
+    groups = [(_graded_group(by, value, part), part) for by, value, part in parts]
     testable = sum(len(group.enough) > BASELINE_WEEKS for group, _ in groups)
     watch = QualityWatch(QualityWatch().alpha / max(testable, 1))
     return [_watched(group, part, watch) for group, part in groups]
@@ -227,7 +227,7 @@ def share_good(part: pl.DataFrame) -> tuple[Week, Interval]:
     return week, Interval(mean, max(middle - reach, 0.0), min(middle + reach, 1.0))
 
 
-def _graded(row: dict[str, Any], weighted: bool) -> tuple[Any, ...] | None:
+def _graded_call(row: dict[str, Any], weighted: bool) -> tuple[Any, ...] | None:
     """Cells of `_SCHEMA` without the week; None where nobody has graded the call."""
     if (grade := share("grade", row["grade"])) is None:
         return None
@@ -241,7 +241,7 @@ def _graded(row: dict[str, Any], weighted: bool) -> tuple[Any, ...] | None:
     return trace_id, names[0] or "default", names[1] or "default", weight, grade, grader
 
 
-def _group(by: str, value: str, part: pl.DataFrame) -> GroupWeeks:
+def _graded_group(by: str, value: str, part: pl.DataFrame) -> GroupWeeks:
     weeks = []
     for monday in sorted(part["week"].unique()):
         of = part.filter(pl.col("week") == monday)

@@ -52,7 +52,7 @@ from workbench.telemetry.traces import best_scores, documents_of, load_trace
 
 METRIC = "good"
 _OF_CALL = ("trace_id", "started", "tenant_id", "feature", "sample_reason", "sample_weight")
-_LONGEST = 20_000  # characters of a text on the sheet
+_LONGEST_ON_SHEET = 20_000  # characters of a text on the sheet
 _SPANS_WEEKS = timedelta(days=2)  # no call takes longer: its attempts may lie on both sides of a Monday
 _MAY_GRADE = ("chosen", "upgrade", "keep_reference")
 
@@ -256,7 +256,7 @@ def draw_sheet(sheet: Path, calls: ProductionCalls, *, n: int, plan: SamplingPla
     with only_writer(sheet):
         rows = sheet_rows(sheet) if sheet.is_file() else []
         before = read_weights(sheet) if rows else {}
-        drawn = _drawn(calls, before, n, plan)
+        drawn = _drawn_weekly(calls, before, n, plan)
         found, new = _with_texts(drawn, {str(row["item_id"]) for row in rows}, calls.read)
         items, lost = before | found, len(drawn) - len(found)
         if not (rows or new):
@@ -280,7 +280,7 @@ def _with_texts(
     for item_id in sorted(drawn):
         call = drawn[item_id]
         if item_id not in on_sheet:
-            said = Exchange(*(visible(redact(text), _LONGEST) for text in read(call.trace_id)))
+            said = Exchange(*(visible(redact(text), _LONGEST_ON_SHEET) for text in read(call.trace_id)))
             if said.answer.strip():
                 rows.append({"item_id": item_id, **said._asdict()})
             elif call.sample_reason == "error":
@@ -291,7 +291,9 @@ def _with_texts(
     return items, rows
 
 
-def _drawn(calls: ProductionCalls, before: Mapping[str, DrawnCall], n: int, plan: SamplingPlan) -> dict[str, DrawnCall]:
+def _drawn_weekly(
+    calls: ProductionCalls, before: Mapping[str, DrawnCall], n: int, plan: SamplingPlan
+) -> dict[str, DrawnCall]:
     """Items of every week, by their id."""
     out = dict[str, DrawnCall]()
     weeks = calls.frame.with_columns(pl.col("tenant_id", "feature").fill_null(""))

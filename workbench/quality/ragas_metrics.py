@@ -101,7 +101,7 @@ def score_with_ragas(
     BudgetExceeded, RecordingMiss, SettlementFailed
         From the first call that could not be made; what was answered before is recorded.
     """
-    _refuse(answers, metrics, client, max_cost_usd, embedder, rubric)
+    _refuse_metrics(answers, metrics, client, max_cost_usd, embedder, rubric)
     with extras_named():
         ragas = load_ragas()
     ragas.judge.register(_Judge)
@@ -114,7 +114,9 @@ def score_with_ragas(
         with attributed(purpose="judge"):
             for answer in answers:
                 for metric in metrics:
-                    rows[metric, answer.item_id] = pool.submit(carried(_row), job, collections, arm, answer, metric)
+                    rows[metric, answer.item_id] = pool.submit(
+                        carried(_metric_row), job, collections, arm, answer, metric
+                    )
         for row in as_completed(rows.values()):
             row.result()  # what stops the run stops it at once
         done = [rows[metric, answer.item_id].result() for metric in metrics for answer in answers]
@@ -125,7 +127,7 @@ def score_with_ragas(
     return scores
 
 
-def _refuse(
+def _refuse_metrics(
     answers: Sequence[MeasuredAnswer], metrics: Sequence[str], client: Client, max_cost_usd: float | None,
     embedder: Embedder | None, rubric: Mapping[str, str] | None,
 ) -> None:  # fmt: skip
@@ -146,7 +148,7 @@ def _refuse(
                           "with a client of Client.open")  # fmt: skip
 
 
-def _row(job: _RagasRun, collections: Any, arm: str, answer: MeasuredAnswer, metric: str) -> tuple[object, ...]:
+def _metric_row(job: _RagasRun, collections: Any, arm: str, answer: MeasuredAnswer, metric: str) -> tuple[object, ...]:
     value: float | None = None
     judge = _Judge(job, f"ragas:{metric}:{answer.item_id}", answer.tenant_id, (0, 2, 4) if "accur" in metric else ())
     texts = {_ASKED: answer.question, _SAID: answer.text, _SHOWN: list((answer.retrieved or {}).values()),
@@ -157,7 +159,7 @@ def _row(job: _RagasRun, collections: Any, arm: str, answer: MeasuredAnswer, met
     )
     if error is None:
         try:
-            value = float(asyncio.run(_metric(job, collections, metric, judge).ascore(**given)).value)
+            value = float(asyncio.run(_ragas_metric(job, collections, metric, judge).ascore(**given)).value)
         except Exception as raised:  # noqa: BLE001  the boundary of one item: the others go on, and are paid for
             error = raised
         error = judge.failed or error  # some metrics of ragas go on after a call that failed
@@ -175,7 +177,7 @@ def _row(job: _RagasRun, collections: Any, arm: str, answer: MeasuredAnswer, met
     )  # fmt: skip
 
 
-def _metric(job: _RagasRun, collections: Any, metric: str, judge: "_Judge") -> Any:
+def _ragas_metric(job: _RagasRun, collections: Any, metric: str, judge: "_Judge") -> Any:
     own: dict[str, Any] = {}
     if metric == "answer_relevancy":
         own = {"embeddings": _Vectors(job.embedder), "strictness": QUESTIONS if job.temperature else 1}

@@ -201,7 +201,7 @@ class ShadowEvidence:
         models = sorted({p.live_model for p in pairs})
         rule = Rule(plan.metric, "usd_per_1k_requests", " + ".join(models) or "what is in use", plan.margin,
                     plan.confidence)  # fmt: skip
-        claim = _claim(plan, watch, pairs, low, high) if pairs else None
+        claim = _challenger_claim(plan, watch, pairs, low, high) if pairs else None
         spent = self._spent_usd(name)
         counts |= {"failed": sum(bool(p.error) for p in pairs), "waiting": len(found) - len(pairs),
                    "unscored": sum(None in (p.live_score, p.score) for p in pairs)}  # fmt: skip
@@ -288,20 +288,20 @@ def shadows_table(evidence: ShadowEvidence) -> Table:
     return Table.of(names, rows, "Shadows: may be looked at at any time")
 
 
-def _add(connection: sa.Connection, asked: Sequence[tuple[str, tuple[int, ...], ShadowPair | None]]) -> list[None]:
+def _add_pair(connection: sa.Connection, asked: Sequence[tuple[str, tuple[int, ...], ShadowPair | None]]) -> list[None]:
     execute(connection, _COUNT, [(*counts, name) for name, counts, _ in asked])
     execute_insert(connection, _PAIRS, [tuple(map(storable, astuple(pair))) for _, _, pair in asked if pair], new=True)
     return [None for _ in asked]
 
 
-_ADD = Batch(4, _add)
+_ADD = Batch(4, _add_pair)
 
 
 def _plan(told: str, name: str) -> ShadowPlan:
     return from_json(ShadowPlan, told, f"the plan of shadow {name!r} is not one this version reads", whole=True)
 
 
-def _claim(
+def _challenger_claim(
     plan: ShadowPlan,
     watch: MarginWatch,
     pairs: Sequence[ShadowPair],

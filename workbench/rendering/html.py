@@ -70,7 +70,7 @@ def sanitize(foreign: str, *, prefix: str, heading_shift: int = 0) -> str:
         tags=set(TAGS),
         clean_content_tags=set(_DROPPED_WHOLE.split()),
         attributes=ATTRIBUTES,
-        attribute_filter=lambda tag, name, value: _value(tag, name, value, prefix),
+        attribute_filter=lambda tag, name, value: _attribute_value(tag, name, value, prefix),
         filter_style_properties=set(_KEPT_PROPERTIES.split()),
         url_schemes={"data", "http", "https", "mailto", "ftp", "file"},
         link_rel=None,
@@ -95,7 +95,7 @@ def _depth(foreign: str) -> int:
     return deepest
 
 
-def _value(tag: str, name: str, value: str, prefix: str) -> str | None:
+def _attribute_value(tag: str, name: str, value: str, prefix: str) -> str | None:
     """What an attribute may say, None if it goes. It must not raise: nh3 then keeps the value as it came."""
     if name == "id":
         return prefix + value

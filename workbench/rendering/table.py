@@ -78,7 +78,7 @@ class Table:
     def of(cls, names: Sequence[str], rows: Iterable[Sequence[Value]], caption: str = "") -> Self:
         """Table whose kinds are read from its values and, for dollars and milliseconds, from the names."""
         cells = tuple(tuple(row) for row in rows)
-        columns = tuple(Column(n, _kind(n, [row[i] for row in cells])) for i, n in enumerate(names))
+        columns = tuple(Column(n, _column_kind(n, [row[i] for row in cells])) for i, n in enumerate(names))
         return cls(columns, cells, caption)
 
     def cells(self) -> list[list[str]]:
@@ -97,7 +97,7 @@ class Table:
         word = ' class="wb-word"' if _WORD.fullmatch(texts[0]) else ""
         head = f'<th scope="row"{word}{_align(self.columns[0])}>{escape(texts[0])}</th>'
         marked = ' class="wb-marked"' if position == self.mark else ""
-        return f"<tr{marked}>{head}{''.join(map(_cell, self.columns[1:], texts[1:]))}</tr>\n"
+        return f"<tr{marked}>{head}{''.join(map(_html_cell, self.columns[1:], texts[1:]))}</tr>\n"
 
     def to_text(self) -> str:
         """Aligned plain text, caption first."""
@@ -166,12 +166,12 @@ class Shown:
         return self.table.to_text()
 
 
-def _kind(name: str, values: Sequence[Value]) -> Kind:
+def _column_kind(name: str, values: Sequence[Value]) -> Kind:
     known = [v for v in values if v is not None]
     if known and all(isinstance(v, Interval) for v in known):
         return "interval"
     if not known or any(isinstance(v, bool | str | Interval) for v in known):
-        return "written" if _written(known) else "text"
+        return "written" if _written_numbers(known) else "text"
     words = name.lower().replace("_", " ").split()
     if "usd" in words:
         return "usd"
@@ -180,7 +180,7 @@ def _kind(name: str, values: Sequence[Value]) -> Kind:
     return "count" if all(isinstance(v, int) for v in known) else "number"
 
 
-def _written(values: Sequence[Value]) -> bool:
+def _written_numbers(values: Sequence[Value]) -> bool:
     """Whether texts are numbers with a point, a sign or a unit, as sections of a report keep them; ids are none."""
     texts = [v for v in values if isinstance(v, str) and v != NONE]
     told = bool(texts) and all(_WRITTEN.fullmatch(text) for text in texts) and not all(t.isdigit() for t in texts)
@@ -196,7 +196,7 @@ def _align(column: Column) -> str:
     return f' style="text-align:{"right" if _right(column) else "left"}"'
 
 
-def _cell(column: Column, text: str) -> str:
+def _html_cell(column: Column, text: str) -> str:
     inner = escape(text)
     if column.kind == "status":
         inner = f'<span class="wb-status wb-{tone(text)}">{escape(signed(text))}</span>'
@@ -207,10 +207,10 @@ def _cell(column: Column, text: str) -> str:
 
 def _shown(column: Column, values: Sequence[Value]) -> list[str]:
     digits = _digits(column, values) if column.digits is None else column.digits
-    return [_text(column, value, digits) for value in values]
+    return [_cell_text(column, value, digits) for value in values]
 
 
-def _text(column: Column, value: Value, digits: int) -> str:
+def _cell_text(column: Column, value: Value, digits: int) -> str:
     if value is None:
         return NONE
     if isinstance(value, str):

@@ -13,6 +13,7 @@ from workbench.rendering.text import signed, visible
 from workbench.reports.run import (
     Results,
     against_table,
+    close_call_label,
     decision_table,
     gate_table,
     label_of,
@@ -20,7 +21,6 @@ from workbench.reports.run import (
     needed_table,
     scope_of,
     section_table,
-    unsteady,
 )
 
 # GitHub refuses a step summary above 1 MiB as a whole, so we stop well below
@@ -43,7 +43,7 @@ def markdown_summary(run_dir: Path) -> str:
     RunError
         If there is no such folder.
     """
-    parts = list(_parts(load_results(run_dir)))
+    parts = list(_brief_parts(load_results(run_dir)))
     out, size = [], 0
     for position, part in enumerate(parts):
         size += len(part.encode()) + 2
@@ -73,28 +73,28 @@ def terminal_text(markdown: str) -> str:
     return "\n".join(visible(html.unescape(line)) for line in _TAGS.sub("", markdown).split("\n"))
 
 
-def _parts(results: Results) -> Iterator[str]:
+def _brief_parts(results: Results) -> Iterator[str]:
     decision, gate, summary = results.decision, results.gate, results.summary
     state = gate.status if gate else results.status
     yield f"### {signed(markdown_text(state, 40))}: {markdown_text(results.title, 200)}"
     if results.problems:
         yield "> [!CAUTION]\n> " + "<br>\n> ".join(markdown_text(s, 2000) for s in results.problems)
-    yield f"**{markdown_text(_label(results) + results.sentence, 3000)}**"
+    yield f"**{markdown_text(_verdict_words(results) + results.sentence, 3000)}**"
     if decision:
         yield markdown_text(" · ".join(scope_of(decision)))
     if gate:
         yield f"Gate: **{signed(markdown_text(gate.status, 40))}** {markdown_text(gate.sentence)}"
-    yield from _beside(results)
+    yield from _beside_verdict(results)
     if gate and gate.claims:
-        yield _table(gate_table(gate))
+        yield _markdown_table(gate_table(gate))
     if decision and decision.claims:
         tables = decision_table(decision, results.assumed), against_table(decision), needed_table(decision)
-        yield from (_table(table) for table in tables if table)
+        yield from (_markdown_table(table) for table in tables if table)
     if summary:
         yield from _summary_parts(summary)
 
 
-def _beside(results: Results) -> Iterator[str]:
+def _beside_verdict(results: Results) -> Iterator[str]:
     """What is told beside the verdict, and the warnings, folded."""
     if results.notes:
         yield "\n".join(f"- {markdown_text(note, 2000)}" for note in results.notes)
@@ -103,10 +103,10 @@ def _beside(results: Results) -> Iterator[str]:
         yield f"<details><summary>Warnings: {len(results.cautions)}</summary>\n\n{told}\n\n</details>"
 
 
-def _label(results: Results) -> str:
+def _verdict_words(results: Results) -> str:
     if results.decision is None:
         return ""
-    close = unsteady(results.decision)
+    close = close_call_label(results.decision)
     return f"{label_of(results.decision)}{f' ({close})' if close else ''}. "
 
 
@@ -122,10 +122,10 @@ def _summary_parts(summary: Summary) -> Iterator[str]:
     for section in summary.sections:
         heading = markdown_text(section.title, 200)
         note = f"{markdown_text(section.note)}\n\n" if section.note else ""
-        yield f"<details><summary>{heading}</summary>\n\n{note}{_table(section_table(section))}\n\n</details>"
+        yield f"<details><summary>{heading}</summary>\n\n{note}{_markdown_table(section_table(section))}\n\n</details>"
 
 
-def _table(table: Table) -> str:
+def _markdown_table(table: Table) -> str:
     cells = [[markdown_text(c.name) for c in table.columns]]
     ends = ["---" if c.kind in ("text", "interval", "status") else "---:" for c in table.columns]
     for texts in table.cells()[:_ROWS]:

@@ -1,4 +1,4 @@
-"""The report of a run as one page of HTML, with the executed notebook as a harmless appendix."""
+"""The report of a run as one page of HTML: tables laid out for it, and the executed notebook as a harmless appendix."""
 
 import copy
 import json
@@ -24,6 +24,7 @@ from workbench.reports.run import (
     VOLUME,
     Results,
     against_table,
+    close_call_label,
     decision_table,
     gate_table,
     key_facts,
@@ -34,7 +35,6 @@ from workbench.reports.run import (
     rule_pairs,
     scope_of,
     section_table,
-    unsteady,
 )
 
 _TEXT_LIMIT = 20_000
@@ -134,13 +134,13 @@ def write_report(run_dir: Path) -> Path:
         If there is no such folder. A run that failed has a report too: it says so first.
     """
     path = run_dir / "report.html"
-    text = _environment().get_template("report.html.j2").render(_context(load_results(run_dir)))
+    text = _report_templates().get_template("report.html.j2").render(_context(load_results(run_dir)))
     path.write_text(text, encoding="utf-8")
     return path
 
 
 @cache
-def _environment() -> Environment:
+def _report_templates() -> Environment:
     loader = PackageLoader("workbench.reports")
     env = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     env.filters |= {
@@ -148,7 +148,7 @@ def _environment() -> Environment:
         "signed": signed,
         "tone": tone,
         "number": lambda value: number(value, 3),
-        "table": _table,
+        "table": _scrolling_table,
         "breaks": _breaks,
         "layout": _layout,
         "figure": lambda figure: Markup(figure.to_html()),
@@ -172,7 +172,7 @@ def _text(value: object, limit: int = 2000) -> str:
     return visible(str(value), limit)
 
 
-def _table(table: Table, kind: str = "", label: str = "") -> Markup:
+def _scrolling_table(table: Table, kind: str = "", label: str = "") -> Markup:
     """Put a table into a box that scrolls on its own, so that the page never does; ``kind`` is its class."""
     return Markup('<div class="wb-scroll {}" role="region" aria-label="{}" tabindex="0">{}</div>').format(
         kind, visible(label or table.caption or "table"), Markup(table.to_html())
@@ -186,7 +186,7 @@ def _context(results: Results) -> dict[str, Any]:
     return {
         "results": results,
         "verdict": label_of(decision) if decision else "No decision",
-        "unsteady": unsteady(decision) if decision else "",
+        "unsteady": close_call_label(decision) if decision else "",
         "scope": scope_of(decision) if decision else [],
         "headline": headline(results.sentence),
         "tone": "bad" if results.problems else tone(results.gate.status) if results.gate else "open",
@@ -196,17 +196,17 @@ def _context(results: Results) -> dict[str, Any]:
         "against_table": against_table(decision) if claims and decision else None,
         "needed_table": needed_table(decision) if decision else None,
         "arm_notes": [(c.arm, c.note) for c in claims if c.note],
-        "differences": _differences(decision) if decision else "",
+        "differences": _differences_title(decision) if decision else "",
         "figures": _figures(results),
         "case_groups": _case_groups(results),
         "sections": [(s, section_table(s), _beside(s, summary)) for s in summary.sections] if summary else [],
-        "settings": _settings(results),
+        "settings": _run_settings(results),
         "slowest": slowest_cells(notebook) if notebook else Table((Column("cell"),), ()),
         "appendix": Markup(appendix(notebook)) if notebook else "",
     }
 
 
-def _differences(decision: Decision) -> str:
+def _differences_title(decision: Decision) -> str:
     if decision.rule.direction == "lower":
         return "Certificates against alpha"
     return "Differences from the best other arm for the money"
@@ -261,7 +261,7 @@ def _case_groups(results: Results) -> list[tuple[str, str, str, tuple[ItemCase, 
     return [(key, title, note, cases[:CASES_SHOWN], len(cases)) for key, title, note, cases in groups if cases]
 
 
-def _settings(results: Results) -> list[Table]:
+def _run_settings(results: Results) -> list[Table]:
     decision, run = results.decision, results.run
     parameters = run.get("parameters") or {}
     # the rest of the record is shown elsewhere on the page, or is for the runner alone

@@ -1,4 +1,4 @@
-"""What a run folder holds, read for its report, and the tables that HTML and Markdown show of it."""
+"""What a run folder holds, read for its report, and the tables of a decision that HTML and Markdown show."""
 
 import json
 import re
@@ -47,13 +47,13 @@ class Results:
     @property
     def started(self) -> str:
         """When the run began, for people, in UTC."""
-        began = _moment(self.run.get("started"))
+        began = _iso_moment(self.run.get("started"))
         return f"{began:%Y-%m-%d %H:%M} UTC" if began else ""
 
     @property
     def seconds(self) -> float | None:
         """How long the run took; a run that was killed has no end, and then no duration."""
-        began, ended = _moment(self.run.get("started")), _moment(self.run.get("ended"))
+        began, ended = _iso_moment(self.run.get("started")), _iso_moment(self.run.get("ended"))
         return (ended - began).total_seconds() if began and ended else None
 
     @property
@@ -96,16 +96,16 @@ def load_results(run_dir: Path) -> Results:
     if not run_dir.is_dir():
         raise RunError(f"no run folder {run_dir}; a run writes one below the runs folder", str(run_dir))
     broken: list[str] = []
-    run = _read(run_dir / "run.json", _object, broken) or {}
-    decision = _read(run_dir / "decision.json", Decision.load, broken)
-    gate = _read(run_dir / "gate.json", Gate.load, broken)
-    summary = _read(run_dir / "summary.json", Summary.load, broken)
-    notebook = _read(run_dir / "executed.ipynb", _object, broken)
-    problems = [*_ending(run), *broken, *_absent(run_dir, run, gate)]
+    run = _load_part(run_dir / "run.json", _object, broken) or {}
+    decision = _load_part(run_dir / "decision.json", Decision.load, broken)
+    gate = _load_part(run_dir / "gate.json", Gate.load, broken)
+    summary = _load_part(run_dir / "summary.json", Summary.load, broken)
+    notebook = _load_part(run_dir / "executed.ipynb", _object, broken)
+    problems = [*_ending_problems(run), *broken, *_absent(run_dir, run, gate)]
     return Results(run_dir.name, run, decision, gate, summary, notebook, tuple(problems))
 
 
-def _read(path: Path, load: Callable[[Path], T], broken: list[str]) -> T | None:
+def _load_part(path: Path, load: Callable[[Path], T], broken: list[str]) -> T | None:
     if not path.exists():
         return None
     try:
@@ -116,7 +116,7 @@ def _read(path: Path, load: Callable[[Path], T], broken: list[str]) -> T | None:
         return None
 
 
-def _moment(value: object) -> datetime | None:
+def _iso_moment(value: object) -> datetime | None:
     try:
         found = datetime.fromisoformat(str(value))
     except ValueError:
@@ -131,7 +131,7 @@ def _object(path: Path) -> dict[str, Any]:
     return raw
 
 
-def _ending(run: dict[str, Any]) -> list[str]:
+def _ending_problems(run: dict[str, Any]) -> list[str]:
     status = run.get("status", "unknown")
     if status == "done":
         return []
@@ -172,7 +172,7 @@ def label_of(decision: Decision) -> str:
     return verdict_label(decision.verdict, decision.rule.reference)
 
 
-def unsteady(decision: Decision) -> str:
+def close_call_label(decision: Decision) -> str:
     """What stands beside the verdict where other questions might have led to another arm, else ""."""
     share = decision.chosen_share.get(decision.arm, 0.0)
     if not decision.chosen_share or decision.verdict not in ("chosen", "upgrade", "provisional") or share >= STEADY:
@@ -348,7 +348,7 @@ def section_table(section: Section) -> Table:
 
 def pairs_table(pairs: Mapping[str, Any], caption: str) -> Table:
     """Names and values, nested values as JSON, hashes by their first 16 digits."""
-    rows = tuple((name, _plain(value)) for name, value in pairs.items())
+    rows = tuple((name, _shown_value(value)) for name, value in pairs.items())
     return Table((Column("name"), Column("value", limit=2000)), rows, caption)
 
 
@@ -427,7 +427,7 @@ def _role(decision: Decision, arm: str) -> str:
     return ", ".join(role for role in roles if role)
 
 
-def _plain(value: Any) -> str:
+def _shown_value(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

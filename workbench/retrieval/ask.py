@@ -179,8 +179,8 @@ class Scored(ScoredArms):
 def ask_all(candidates: Sequence[Candidate], part: Split, searcher: Searcher, *, depth: int) -> Scored:
     """Put every question of the split to every candidate, one after the other."""
     with searcher.found.shared():
-        answers = {candidate_name(c): _ask(c, part, searcher, depth) for c in candidates}
-    facts = tuple(_facts(c, i, answers[candidate_name(c)], part, searcher) for i, c in enumerate(candidates))
+        answers = {candidate_name(c): _ask_candidate(c, part, searcher, depth) for c in candidates}
+    facts = tuple(_strategy_facts(c, i, answers[candidate_name(c)], part, searcher) for i, c in enumerate(candidates))
     frames = [
         score(answers[f.name], part.queries, part.qrels, SHOWN_METRICS, cost_usd=f.cost_usd_per_1k / 1000)
         for f in facts
@@ -203,7 +203,7 @@ def our_arm(candidate: Candidate) -> Arm | None:
     return candidate.arm if isinstance(candidate, FittedArm) else candidate
 
 
-def _ask(candidate: Candidate, part: Split, searcher: Searcher, depth: int) -> Answers:
+def _ask_candidate(candidate: Candidate, part: Split, searcher: Searcher, depth: int) -> Answers:
     name = candidate_name(candidate)
     bar = Progress(f"{part.name} questions to {name}", len(part.queries))
     search, arm = _search_of(candidate, part, searcher, depth), our_arm(candidate)
@@ -226,12 +226,12 @@ def _search_of(candidate: Candidate, part: Split, searcher: Searcher, depth: int
         call = candidate.search or _lookup(candidate.run, depth + 1)
         return lambda query: [hit for hit in call(query) if hit.doc_id != searcher.document_of(query)][:depth]
     if isinstance(candidate, FittedArm) and part.name == "dev":
-        return _opened(candidate.arm, part, searcher, depth, lambda query: candidate.held_out[query.cluster])
+        return _opened_search(candidate.arm, part, searcher, depth, lambda query: candidate.held_out[query.cluster])
     arm = candidate.arm if isinstance(candidate, FittedArm) else candidate
-    return _opened(arm, part, searcher, depth, lambda _: arm.strategy)
+    return _opened_search(arm, part, searcher, depth, lambda _: arm.strategy)
 
 
-def _opened(
+def _opened_search(
     arm: Arm, part: Split, searcher: Searcher, depth: int, strategy_for: Callable[[Query], Strategy]
 ) -> Callable[[Query], Sequence[Hit]]:
     """Search of an arm whose handles are open, so that the time of a question holds nothing but its search."""
@@ -243,7 +243,7 @@ def _opened(
     return search
 
 
-def _facts(candidate: Candidate, order: int, answers: Answers, part: Split, searcher: Searcher) -> ArmFacts:
+def _strategy_facts(candidate: Candidate, order: int, answers: Answers, part: Split, searcher: Searcher) -> ArmFacts:
     name, p95 = candidate_name(candidate), answers.latency_p95_ms
     if isinstance(candidate, SystemArm):
         cost = candidate.cost_usd_per_1k
@@ -294,7 +294,7 @@ def spread_over_rebuilds(
 def _rebuilt(arm: Arm, part: Split, searcher: Searcher, depth: int) -> pl.DataFrame:
     """Run of an arm whose index was built again."""
     searcher.rebuild_index(arm)
-    return ask(arm.name, _opened(arm, part, searcher, depth, lambda _: arm.strategy), part.queries).run
+    return ask(arm.name, _opened_search(arm, part, searcher, depth, lambda _: arm.strategy), part.queries).run
 
 
 def check_names(candidates: Sequence[Candidate]) -> None:

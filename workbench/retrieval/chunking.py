@@ -129,7 +129,7 @@ class ByStructure:
         tokens = _token_starts(text, tokenizer)
         prefix, rest = _prefix(document, tokenizer, self.max_tokens)
         sections, paragraphs, lines = _boundaries(text)
-        units = _fit((0, len(text)), [sections, paragraphs, lines, tokens], tokens, rest)
+        units = _spans_that_fit((0, len(text)), [sections, paragraphs, lines, tokens], tokens, rest)
         spans: list[Span] = []
         for unit in units:
             room = self.max_tokens if len(spans) <= 1 else rest
@@ -169,7 +169,7 @@ def _count(tokens: Sequence[int], span: Span) -> int:
     return bisect_left(tokens, span[1]) - bisect_left(tokens, span[0])
 
 
-def _fit(span: Span, levels: Sequence[Sequence[int]], tokens: Sequence[int], room: int) -> Iterator[Span]:
+def _spans_that_fit(span: Span, levels: Sequence[Sequence[int]], tokens: Sequence[int], room: int) -> Iterator[Span]:
     """Span itself if it has room, else its parts at the first of the levels, each fitted in turn."""
     if not levels or _count(tokens, span) <= room:
         yield span
@@ -177,7 +177,7 @@ def _fit(span: Span, levels: Sequence[Sequence[int]], tokens: Sequence[int], roo
     starts = levels[0]
     inner = starts[bisect_left(starts, span[0]) : bisect_left(starts, span[1])]
     for part in pairwise(sorted({*span, *inner})):
-        yield from _fit(part, levels[1:], tokens, room)
+        yield from _spans_that_fit(part, levels[1:], tokens, room)
 
 
 def _boundaries(text: str) -> tuple[list[int], list[int], list[int]]:

@@ -67,13 +67,13 @@ def fit_arms(
         bar.done(f"{base.name}: asked {len(dev.queries):,} dev questions to fit {', '.join(names)}")
         for name in names:
             try:
-                out.append(_fit(name, base, chunker, legs, dev))
+                out.append(_fit_candidate(name, base, chunker, legs, dev))
             except NothingToFit as error:
                 unfit[make_arm(chunker, name, hybrid, embedder=embedder, store=store).name] = str(error)
     return out, unfit
 
 
-def _fit(name: str, base: Arm, chunker: str, legs: Legs, dev: Split) -> FittedArm:
+def _fit_candidate(name: str, base: Arm, chunker: str, legs: Legs, dev: Split) -> FittedArm:
     fit = FITTERS[name]
     clusters = sorted({q.cluster for q in dev.queries}, key=content_hash)
     fold = {c: i % FOLDS for i, c in enumerate(clusters)}

@@ -238,15 +238,15 @@ def ingest(
             f"{embedder.dimension}; open a table of that dimension"
         )
     recipe = _Recipe(chunker, tokenizer, embedder, vectors)
-    jobs, gone, report = _plan(store, documents, recipe, prune)
+    jobs, gone, report = _ingest_plan(store, documents, recipe, prune)
     for i in range(0, len(jobs), batch):
         part = jobs[i : i + batch]
         far = partial(_far, on_embedded, i, len(part), len(jobs)) if on_embedded else None
-        chunks, embedded = _write(store, part, recipe, on_stale, far)
+        chunks, embedded = _write_chunks(store, part, recipe, on_stale, far)
         report = replace(report, chunks=report.chunks + chunks, embedded=report.embedded + embedded)
         if on_progress:
             on_progress(i + len(part), len(jobs))
-    with _told(on_stale, gone):
+    with _stale_told(on_stale, gone):
         for tenant_id, doc_ids in gone.items():
             store.delete_documents(tenant_id, doc_ids)
     return report
@@ -257,7 +257,7 @@ def _far(tell: Callable[[int, int], None], before: int, part: int, jobs: int, do
     tell(before + part * done // total, jobs)
 
 
-def _write(
+def _write_chunks(
     store: Store,
     part: "Sequence[_Job]",
     recipe: "_Recipe",
@@ -269,7 +269,7 @@ def _write(
     for job in part:
         if job.changed:
             stale.setdefault(job.document.tenant_id, {})[job.document.doc_id] = job.digest
-    with _told(on_stale, stale):
+    with _stale_told(on_stale, stale):
         rows, embedded = recipe.rows(part, on_embedded)
         store.upsert(rows)  # new rows first, then away with what they replace
         for tenant_id, current in stale.items():
@@ -278,7 +278,7 @@ def _write(
 
 
 @contextmanager
-def _told(
+def _stale_told(
     on_stale: Callable[[str, Sequence[str]], None] | None, stale: Mapping[str, Collection[str]]
 ) -> Iterator[None]:
     """Tell what changes before and after it does."""
@@ -342,7 +342,7 @@ class _Recipe:
         return rows, embedded
 
 
-def _plan(
+def _ingest_plan(
     store: Store, documents: Iterable[Document], recipe: _Recipe, prune: bool
 ) -> tuple[list[_Job], dict[str, list[str]], IngestReport]:
     """What has to be written, which documents of which tenant removed, and what that makes of the corpus."""

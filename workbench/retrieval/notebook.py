@@ -9,7 +9,7 @@ from statistics import median
 
 import polars as pl
 
-from workbench.codec import NEUTRAL
+from workbench.codec import NEUTRAL, RANGE, Range
 from workbench.config import Settings
 from workbench.errors import ConfigError
 from workbench.evalset.evalset import Split
@@ -18,7 +18,7 @@ from workbench.evalset.imports.judgements import SHEET, sheet_note, write_sheet
 from workbench.evaluation.experiment import PairedExperiment
 from workbench.evaluation.finalists import Finalists
 from workbench.evaluation.gate import MIN_REBUILDS
-from workbench.evaluation.provenance import FORMERLY, encoder_inputs
+from workbench.evaluation.provenance import FORMERLY, SEED, encoder_inputs
 from workbench.evaluation.summary import Summary, is_default
 from workbench.inference.embedding import Embedder, load_embedder
 from workbench.inference.encoders import MiniLM
@@ -45,7 +45,7 @@ from workbench.retrieval.fitting import LEAST_TO_FIT, FittedArm, fit_arms
 from workbench.retrieval.passages import LOST, UNANSWERABLE, calibrate, evidence_of, passages_table
 from workbench.retrieval.postgres_server import pgvector_url
 from workbench.retrieval.scale import COMMITTED, Scale, scale_figure
-from workbench.retrieval.scale_measure import measure_scale
+from workbench.retrieval.scale_measure import STEPS, measure_scale
 from workbench.retrieval.searcher import Searcher
 from workbench.retrieval.strategies import Arm, Hybrid
 from workbench.retrieval.systems import load_systems, system_inputs
@@ -95,14 +95,13 @@ class RetrievalParameters:
     stores: tuple[str, ...] = field(default=("lance",), metadata={NEUTRAL: ("lance",)})
     systems: tuple[str, ...] = ()
     reference: str = ""
-    depth: int = 100
-    rebuilds: int = MIN_REBUILDS
-    scale_rows: int = 0
-    seed: int = 0
+    depth: int = field(default=100, metadata={RANGE: Range(10, 10_000)})
+    rebuilds: int = field(default=MIN_REBUILDS, metadata={RANGE: Range(MIN_REBUILDS, 1000, or_zero=True)})
+    scale_rows: int = field(default=0, metadata={RANGE: Range(STEPS[0], STEPS[-1], or_zero=True)})
+    seed: int = field(default=0, metadata=SEED)
 
     def __post_init__(self) -> None:
         make_arms(self.chunkers, self.strategies, embedders=self.embedders, stores=self.stores)
-        _check_rebuilds(self.rebuilds)
 
 
 class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Notebook[RetrievalParameters, Scored]):
@@ -143,6 +142,16 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
         if "postgres" in p.stores:
             pgvector_url(settings)
         self.systems = tuple(load_systems(p.systems, settings))
+
+    def arm_names(self) -> Sequence[str]:
+        """Arms of the grid, those that are fitted on dev, and your own systems."""
+        return [*(arm.name for arm in self._grid(*self.parameters.strategies)), *self._fitted_names, *self.own_systems]
+
+    @property
+    def _fitted_names(self) -> list[str]:
+        p = self.parameters
+        grid = product(p.chunkers, [name for name in p.strategies if name in FITTED], p.embedders, p.stores)
+        return [make_arm(c, name, Hybrid(), embedder=e, store=s).name for c, name, e, s in grid]
 
     def read(self) -> Mapping[str, str]:
         """Load encoders."""
@@ -210,8 +219,7 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
         fitted = [name for name in p.strategies if name in FITTED]
         if families < LEAST_TO_FIT:
             why = f"fitting needs at least {LEAST_TO_FIT} question families on dev, found {families}"
-            grid = product(p.chunkers, fitted, p.embedders, p.stores)
-            return [], {make_arm(c, name, Hybrid(), embedder=e, store=s).name: why for c, name, e, s in grid}
+            return [], dict.fromkeys(self._fitted_names, why)
         learned, unfitted = list[FittedArm](), dict[str, str]()
         for store, embedder in product(p.stores, p.embedders):
             more, why_not = fit_arms(self.searcher, p.chunkers, fitted, dev, embedder=embedder, store=store)
@@ -347,11 +355,3 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
             rule = decision.rule
             tables += (stores_table(dev.scores, dev.facts, rule.metric, rule.requests_per_month),)
         return super().save(decision, test, *tables, dev=dev)
-
-
-def _check_rebuilds(rebuilds: int) -> None:
-    if rebuilds and rebuilds < MIN_REBUILDS:
-        raise ConfigError(
-            f"the spread of an index that is built at random needs at least {MIN_REBUILDS} rebuilds, found "
-            f"rebuilds={rebuilds}; give {MIN_REBUILDS} or more, or 0 for none"
-        )

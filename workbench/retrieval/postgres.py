@@ -204,7 +204,9 @@ class PostgresRows:
         self, point: npt.NDArray[np.float32], limit: int, where: Filter | None, *, exact: bool, knobs: Mapping[str, int]
     ) -> list[ChunkHit]:
         """Up to ``limit`` chunks nearest by cosine."""
-        with self._sessions.searching("search the rows", self.tenant_id, _settings(exact, limit, knobs)) as connection:
+        with self._sessions.searching(
+            "search the rows", self.tenant_id, _search_settings(exact, limit, knobs)
+        ) as connection:
             found = connection.execute(self._near(point, limit, where, exact)).all()
         return [ChunkHit(chunk, doc, position, cosine_of(distance)) for chunk, doc, position, distance in found]
 
@@ -237,7 +239,7 @@ class PostgresRows:
         knobs: Mapping[str, int],
     ) -> dict[str, str]:
         """PostgreSQL's own account of each leg, and the settings under which it is searched."""
-        settings, legs = _settings(exact, limit, knobs), dict[str, str]()
+        settings, legs = _search_settings(exact, limit, knobs), dict[str, str]()
         with self._sessions.searching("explain a search", self.tenant_id, settings) as connection:
             if point is not None:
                 lines = connection.execute(Explain(self._near(point, limit, where, exact))).scalars().all()
@@ -374,7 +376,7 @@ def _make_terms(connection: sa.Connection, full_text: FullTextIndex, words: Mapp
     connection.execute(sa.text("update settings set text_index = cast(:told as jsonb)"), told)
 
 
-def _settings(exact: bool, limit: int, knobs: Mapping[str, int]) -> dict[str, str]:
+def _search_settings(exact: bool, limit: int, knobs: Mapping[str, int]) -> dict[str, str]:
     """Return the settings of one search by vector; the planner may still take the tenant's rows one by one."""
     if unknown := sorted(knobs.keys() - {"ef"}):
         raise StoreError(f"PostgreSQL has no knob {unknown[0]!r}: its index is HNSW, whose knob is ef")

@@ -54,7 +54,7 @@ class Sessions:
             raise StoreError(f"PostgreSQL needs its driver ({error}): {needed}") from error
         try:
             with reported(f"open table {name!r} in {engine.url.render_as_string()}"), engine.begin() as connection:
-                path, found = _opened(connection, name, dimension)
+                path, found = _opened_table(connection, name, dimension)
         except StoreError:
             engine.dispose()
             raise
@@ -110,7 +110,7 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _opened(connection: sa.Connection, name: str, dimension: int) -> tuple[str, int]:
+def _opened_table(connection: sa.Connection, name: str, dimension: int) -> tuple[str, int]:
     """Search path of the table, which is made if it is not there, and length of its vectors."""
     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
     path = ", ".join(map(quoted, (name, _extension(connection))))

@@ -236,17 +236,17 @@ def _copied(row: ChunkRow, vector: npt.NDArray[np.float32]) -> bytes:
     """One row: number of fields, then each with its length."""
     day = None if row.date is None else struct.pack(">i", (row.date - _EPOCH).days)
     fields = [
-        *(_text(row, name) for name in ("chunk_id", "tenant_id", "doc_id", "document_type")),
+        *(_chunk_cell(row, name) for name in ("chunk_id", "tenant_id", "doc_id", "document_type")),
         day,
         *(struct.pack(">i", number) for number in (row.position, row.n_chunks)),
-        *(_text(row, name) for name in ("content_hash", "text")),
+        *(_chunk_cell(row, name) for name in ("content_hash", "text")),
         struct.pack(">HH", len(vector), 0) + vector.astype(">f4").tobytes(),
     ]
     told = (struct.pack(">i", -1) if f is None else struct.pack(">i", len(f)) + f for f in fields)
     return struct.pack(">h", len(fields)) + b"".join(told)
 
 
-def _text(row: ChunkRow, name: str) -> bytes:
+def _chunk_cell(row: ChunkRow, name: str) -> bytes:
     value: object = getattr(row, name)
     if not isinstance(value, str) or "\x00" in value:
         why = "holds NUL, which text in PostgreSQL cannot" if isinstance(value, str) else f"is {value!r}, no text"

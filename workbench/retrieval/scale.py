@@ -167,7 +167,7 @@ def _kept(scale: Scale, limit_ms: float | None, rows: int, requests_per_month: i
     if limit_ms is None:
         return ["No latency limit is set in gates.toml."]
     measured = {store: name for store, name in STORES.items() if any(p.store == store for p in scale.points)}
-    stays = [f"{name} {scale.until(s, 'hybrid', limit_ms)}{_rate(scale, s, rows)}" for s, name in measured.items()]
+    stays = [f"{name} {scale.until(s, 'hybrid', limit_ms)}{_rate_told(scale, s, rows)}" for s, name in measured.items()]
     asked = f" and {requests_per_month / MONTH_S:.2g} requests a second" if requests_per_month else ""
     told = [
         f"Hybrid searches at a p95 of {limit_ms:g} ms: stay on {'; '.join(stays)}.",
@@ -179,7 +179,7 @@ def _kept(scale: Scale, limit_ms: float | None, rows: int, requests_per_month: i
     return told
 
 
-def _rate(scale: Scale, store: str, rows: int) -> str:
+def _rate_told(scale: Scale, store: str, rows: int) -> str:
     """Requests a second of a store at the rows of a corpus."""
     if (found := scale.per_second(store, rows)) is None:
         return f" (requests a second were not measured at {rows:,} rows)"

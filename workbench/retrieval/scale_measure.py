@@ -77,7 +77,7 @@ def measure_step(kind: str, place: str | Path, rows: int) -> list[ScalePoint]:
     """One store at one number of rows: full text, then each index, by each tenant."""
     rng = np.random.default_rng(0)
     points: list[ScalePoint] = []
-    with _table(kind, place) as table:
+    with _measured_table(kind, place) as table:
         fill_store(table.store, rows, rng)
         table.idle_mb = table.memory_mb()
         vectors, words = synthetic_vectors(QUERIES, rng), synthetic_texts(QUERIES, ASKED_WORDS, rng)
@@ -161,7 +161,7 @@ class _Measured:
 
 
 @contextmanager
-def _table(kind: str, place: str | Path) -> Iterator[_Measured]:
+def _measured_table(kind: str, place: str | Path) -> Iterator[_Measured]:
     """An empty table at a place, which is removed in the end."""
     if kind == "postgres":
         name = f"scale_{os.getpid()}"

@@ -44,10 +44,10 @@ def load_systems(entries: Iterable[str], settings: Settings) -> list[SystemArm]:
     ConfigError
         If an entry is not of the form, its cost is missing or negative, or its source is not found.
     """
-    return [_load(entry, settings) for entry in entries]
+    return [_load_system(entry, settings) for entry in entries]
 
 
-def _load(entry: str, settings: Settings) -> SystemArm:
+def _load_system(entry: str, settings: Settings) -> SystemArm:
     name, equals, rest = entry.partition("=")
     source, at, cost = rest.rpartition("@")
     if not (name and equals and source and at):
@@ -82,14 +82,14 @@ def _guarded(name: str, call: Callable[[Query], Any]) -> Callable[[Query], list[
 
     def search(query: Query) -> list[Hit]:
         try:
-            return [_hit(item, place) for place, item in enumerate(call(query))]
+            return [_callable_hit(item, place) for place, item in enumerate(call(query))]
         except Exception as error:  # the boundary to code that is not ours
             raise ProviderError(f"system {name!r} failed on {query.query_id}: {error!r}") from error
 
     return search
 
 
-def _hit(item: Any, place: int) -> Hit:
+def _callable_hit(item: Any, place: int) -> Hit:
     if isinstance(item, Hit):
         return item
     if isinstance(item, str):

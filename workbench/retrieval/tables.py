@@ -31,7 +31,7 @@ def contents_table(evalset: Evalset) -> Table:
 
 NGRAM_STRATEGY = "full_text_ngram"
 MANY = 0.1  # of the documents
-HEAD = 200  # characters of a document that say which script it is in
+SCRIPT_SAMPLE = 200  # characters of a document that say which script it is in
 
 
 def script_notes(evalset: Evalset, embedder: Embedder, strategies: Sequence[str] = ()) -> list[str]:
@@ -41,7 +41,7 @@ def script_notes(evalset: Evalset, embedder: Embedder, strategies: Sequence[str]
     """
     out = []
     asked = [q.text for q in evalset.queries]
-    for what, texts in (("questions", asked), ("documents", [d.full_text[:HEAD] for d in evalset.documents])):
+    for what, texts in (("questions", asked), ("documents", [d.full_text[:SCRIPT_SAMPLE] for d in evalset.documents])):
         if (blind := int(unread(embedder, texts).sum())) and (what == "questions" or blind > MANY * len(texts)):
             out.append(
                 f"{blind:,} of {len(texts):,} {what} have more than a third of characters that the encoder "

@@ -1,4 +1,4 @@
-"""The one way to search a table: a handle that is bound to its tenant when it is made.
+"""The one way to search a table: a handle bound to its tenant when it is made, its filters, and what it found before.
 
 The handle checks what is asked, orders what is found and never lets an index starve it; the rows of its tenant it
 reaches through `TenantRows`, which each store makes for one tenant and which puts the tenant's condition before

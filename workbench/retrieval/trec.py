@@ -49,13 +49,13 @@ def read_run_with_notes(path: Path) -> tuple[pl.DataFrame, tuple[str, ...]]:
     EvalsetError
         With every line that cannot be used.
     """
-    rows, defects = _rows(path)
+    rows, defects = _hit_rows(path)
     scored = any(row["score"] is not None for _, row in rows)
     hits: list[_Hit] = []
     ranks: list[float | None] = []
     for line, row in rows:
         try:
-            hits.append(_hit(row, scored))
+            hits.append(_file_hit(row, scored))
             ranks.append(_rank(row) if scored else None)
         except Unusable as error:
             defects.append(Defect(str(path), line, str(error)))
@@ -65,14 +65,14 @@ def read_run_with_notes(path: Path) -> tuple[pl.DataFrame, tuple[str, ...]]:
     return rank(pl.DataFrame(hits, schema=_SCHEMA, orient="row")), _contradictions(path.name, hits, ranks)
 
 
-def _rows(path: Path) -> tuple[list[Row], list[Defect]]:
+def _hit_rows(path: Path) -> tuple[list[Row], list[Defect]]:
     suffix = path.suffix.lower()
     if suffix in TABLES and (suffix != ".tsv" or has_header(path, RUN_NAMES, ("query_id", "doc_id"))):
         return named_rows(read_table(path), RUN_NAMES, ("query_id", "doc_id"))[0], []
-    return _trec_rows(path)
+    return _run_file_rows(path)
 
 
-def _trec_rows(path: Path) -> tuple[list[Row], list[Defect]]:
+def _run_file_rows(path: Path) -> tuple[list[Row], list[Defect]]:
     lines, defects = read_lines(path)
     rows: list[Row] = []
     for line_number, line in lines:
@@ -88,7 +88,7 @@ def _trec_rows(path: Path) -> tuple[list[Row], list[Defect]]:
     return rows, defects
 
 
-def _hit(row: Mapping[str, Any], scored: bool) -> _Hit:
+def _file_hit(row: Mapping[str, Any], scored: bool) -> _Hit:
     """One hit; ``scored`` says whether any row of the file has a score."""
     query_id, doc_id = (id_text(name, row[name]) for name in ("query_id", "doc_id"))
     if query_id is None or doc_id is None:

@@ -156,7 +156,7 @@ def route_all(arms: Sequence[RoutedArm], part: Outcomes, split: str) -> ScoredRo
         rows = [_score(arm, c, one, r) for r, (c, one) in enumerate(zip(chosen, part.repeats, strict=True))]
         picked[arm.name] = np.stack(chosen)
         frames += rows
-        facts.append(_facts(arm, pl.concat(rows), picked[arm.name], part))
+        facts.append(_route_facts(arm, pl.concat(rows), picked[arm.name], part))
     return ScoredRoutes(split, tuple(arms), pl.concat(frames), tuple(facts), part, picked)
 
 
@@ -182,7 +182,7 @@ def _score(arm: RoutedArm, picked: np.ndarray, part: Outcomes, repeat: int) -> p
     )
 
 
-def _facts(arm: RoutedArm, rows: pl.DataFrame, picked: np.ndarray, part: Outcomes) -> ArmFacts:
+def _route_facts(arm: RoutedArm, rows: pl.DataFrame, picked: np.ndarray, part: Outcomes) -> ArmFacts:
     latency, router = rows["latency_ms"].to_numpy(), arm.router
     p95 = None if np.isnan(latency).any() else float(np.quantile(latency, 0.95))
     used = {name: 1000 * float(np.mean([router.spend(c, n) for c in picked])) for name, n in part.amounts.items()}

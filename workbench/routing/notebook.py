@@ -2,16 +2,17 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from workbench.codec import RANGE, Range
 from workbench.config import Settings
 from workbench.errors import EvalsetError
 from workbench.evalset.evalset import Evalset
 from workbench.evalset.outcomes import FILE as OUTCOMES_FILE
-from workbench.evalset.outcomes import Outcomes, counted_amounts, load_outcomes, outcomes_of
+from workbench.evalset.outcomes import Outcomes, amount_matrices, load_outcomes, outcomes_of
 from workbench.evaluation.experiment import PairedExperiment
 from workbench.evaluation.in_use import decision_path
-from workbench.evaluation.provenance import encoder_inputs
+from workbench.evaluation.provenance import SEED, encoder_inputs
 from workbench.evaluation.summary import Summary, is_default
 from workbench.inference.embedding import Embedder, check_embedder, load_embedder
 from workbench.inference.prices import PriceTable, embed_query
@@ -65,11 +66,11 @@ class RoutingParameters:
     )
     embedder: str = "minilm"
     reference: str = ""
-    dev_share: float = 0.5
-    give_up: float = 0.0
-    min_saving: float = 0.05
-    draws: int = 2000
-    seed: int = 0
+    dev_share: float = field(default=0.5, metadata={RANGE: Range(0, 1, ends=False)})
+    give_up: float = field(default=0.0, metadata={RANGE: Range(0, 1)})
+    min_saving: float = field(default=0.05, metadata={RANGE: Range(0, 1)})
+    draws: int = field(default=2000, metadata={RANGE: Range(2, 100_000)})
+    seed: int = field(default=0, metadata=SEED)
 
     def __post_init__(self) -> None:
         for name in self.policies:
@@ -107,13 +108,17 @@ class RoutingExperiment(PairedExperiment[RoutingParameters, ScoredRoutes], Noteb
             If there are no outcomes, or too few to learn or judge on.
         """
         p = self.parameters
-        self.outcomes, self._read = _load(self.evalset, p, self.prices)
+        self.outcomes, self._read = _load_outcomes(self.evalset, p, self.prices)
         _check_splits(self.outcomes)
         self.policies, left_out = _choose(p.policies, self.outcomes)
         self.outcomes = replace(self.outcomes, notes=(*self.outcomes.notes, *left_out))
         if self.reads_vectors:
             embed_usd = self.prices.cost_usd([embed_query(p.embedder)])  # refused before an encoder is paid
             self.policies = [replace(policy, embed_usd=embed_usd) for policy in self.policies]
+
+    def arm_names(self) -> Sequence[str]:
+        """Single models, and policies that the outcomes can feed."""
+        return [*self.outcomes.models, *(policy.name for policy in self.policies)]
 
     @property
     def reads_vectors(self) -> bool:
@@ -246,7 +251,9 @@ class RoutingExperiment(PairedExperiment[RoutingParameters, ScoredRoutes], Noteb
         return {name: load_router(path, name) for name in json.loads(path.read_text(encoding="utf-8"))}
 
 
-def _load(evalset: Evalset, parameters: RoutingParameters, prices: PriceTable) -> tuple[Outcomes, Mapping[str, str]]:
+def _load_outcomes(
+    evalset: Evalset, parameters: RoutingParameters, prices: PriceTable
+) -> tuple[Outcomes, Mapping[str, str]]:
     """Outcomes of the evalset's table, or else of its recorded answers; with the hashes of what was read."""
     seed, share = parameters.seed, parameters.dev_share
     if (evalset.path / OUTCOMES_FILE).is_file() or not (evalset.path / PROMPTS).is_file():
@@ -255,7 +262,7 @@ def _load(evalset: Evalset, parameters: RoutingParameters, prices: PriceTable) -
     require_recorded(evalset)
     frame, read, notes = recorded_outcomes(evalset, prices)
     outcomes = outcomes_of(frame, f"recordings of {evalset.name}", seed=seed, dev_share=share)
-    outcomes = replace(outcomes, notes=(*outcomes.notes, *notes), amounts=counted_amounts(frame, outcomes))
+    outcomes = replace(outcomes, notes=(*outcomes.notes, *notes), amounts=amount_matrices(frame, outcomes))
     return outcomes, {**read, **model_inputs(outcomes.models, prices)}
 
 

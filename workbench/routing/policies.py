@@ -117,7 +117,7 @@ class Router:
         ConfigError
             If the predictor is a user's own class.
         """
-        saved: dict[str, Any] = to_plain(self, kinds=_KINDS, leaf=_packed)
+        saved: dict[str, Any] = to_plain(self, kinds=_KINDS, leaf=_plain_arrays)
         return saved
 
     @classmethod
@@ -131,7 +131,7 @@ class Router:
         """
         told = "not a router this version reads"
         try:
-            found = from_kinds(_KINDS, raw, told, leaf=_unpacked)
+            found = from_kinds(_KINDS, raw, told, leaf=_arrays_back)
         except (KeyError, TypeError, ValueError) as error:  # an array that is none
             raise ConfigError(f"{told}: {error!r}") from error
         if not isinstance(found, cls):
@@ -202,7 +202,7 @@ def check_policy(name: str) -> None:
         If the name is of no known form.
     """
     if name.startswith("table:"):
-        _pairs(name)
+        _models_by_feature(name)
     elif name not in POLICIES and ":" not in name:
         raise ConfigError(
             unknown_name("policy", name, sorted(POLICIES)) + ", table:FEATURE=MODEL;*=MODEL, module:Class"
@@ -221,20 +221,20 @@ def make_policy(name: str, models: Sequence[str]) -> Policy:
     if name in POLICIES:
         return POLICIES[name]
     if name.startswith("table:"):
-        return Policy(name, _table(name, models))
+        return Policy(name, _by_feature(name, models))
     kind = rm.load_class(name)
     return Policy(name, lambda requests, quality: kind().fit(requests, quality))
 
 
-def _pairs(name: str) -> dict[str, str]:
+def _models_by_feature(name: str) -> dict[str, str]:
     pairs = dict(part.split("=", 1) for part in name.removeprefix("table:").split(";") if "=" in part)
     if "*" not in pairs:
         raise ConfigError(f"policy {name!r} must end in *=MODEL, for features that it does not name")
     return pairs
 
 
-def _table(name: str, models: Sequence[str]) -> Learn:
-    pairs = _pairs(name)
+def _by_feature(name: str, models: Sequence[str]) -> Learn:
+    pairs = _models_by_feature(name)
     for model in pairs.values():
         if model not in models:
             raise ConfigError(f"policy {name!r}: {unknown_name('model', model, models)}")
@@ -249,13 +249,13 @@ _KINDS: Sequence[type] = (
 )  # fmt: skip
 
 
-def _packed(value: Any) -> Any:
+def _plain_arrays(value: Any) -> Any:
     """Arrays and infinity as plain values."""
     if isinstance(value, np.ndarray):
         data = base64.b64encode(np.ascontiguousarray(value).tobytes()).decode()
         return {"dtype": value.dtype.str, "shape": list(value.shape), "base64": data}
     if hasattr(value, "indptr"):
-        parts = [_packed(part) for part in (value.data, value.indices, value.indptr)]
+        parts = [_plain_arrays(part) for part in (value.data, value.indices, value.indptr)]
         return {"sparse": parts, "shape": list(value.shape)}
     if isinstance(value, float) and np.isinf(value):
         return "inf"
@@ -264,7 +264,7 @@ def _packed(value: Any) -> Any:
     raise ConfigError(f"{type(value).__name__} is not a part of this package, so it cannot be stored with the router")
 
 
-def _unpacked(raw: Any) -> Any:
+def _arrays_back(raw: Any) -> Any:
     if raw == "inf":
         return float("inf")
     if not isinstance(raw, Mapping):
@@ -272,5 +272,5 @@ def _unpacked(raw: Any) -> Any:
     if "sparse" in raw:
         from scipy.sparse import csr_array
 
-        return csr_array(tuple(_unpacked(part) for part in raw["sparse"]), tuple(raw["shape"]))
+        return csr_array(tuple(_arrays_back(part) for part in raw["sparse"]), tuple(raw["shape"]))
     return np.frombuffer(base64.b64decode(raw["base64"]), raw["dtype"]).reshape(raw["shape"])

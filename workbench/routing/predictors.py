@@ -1,4 +1,4 @@
-"""What a router may look at, and how it becomes numbers: length, surface, words, embeddings, confidence."""
+"""Predictors of quality: what a router may look at, and the models on it (logistic, neighbours, boosted, cascade)."""
 
 import importlib
 import re

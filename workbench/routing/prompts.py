@@ -99,14 +99,14 @@ def passage(text: str, question: str, characters: int) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if sum(len(line) + 1 for line in lines) <= characters:
         return "\n".join(lines)
-    head, rest = _take(lines, int(SUMMARY_SHARE * characters))
+    head, rest = _lines_that_fit(lines, int(SUMMARY_SHARE * characters))
     if not rest:
         return head
     asked, room = _stems(question), characters - len(head) - len("\n...\n")
     shared = [asked & _stems(line) for line in rest]
     windows = []
     for i in range(len(rest)):
-        window, left = _take(rest[i:], room)
+        window, left = _lines_that_fit(rest[i:], room)
         lines_in = len(rest) - i - len(left)
         words = asked & _stems(window) if lines_in == 1 else set().union(*shared[i : i + lines_in])  # one may be cut
         windows.append((len(words), -len(window), window))
@@ -114,7 +114,7 @@ def passage(text: str, question: str, characters: int) -> str:
     return f"{head}\n...\n{best[2]}"
 
 
-def _take(lines: Sequence[str], characters: int) -> tuple[str, Sequence[str]]:
+def _lines_that_fit(lines: Sequence[str], characters: int) -> tuple[str, Sequence[str]]:
     """Whole lines that fit, at least a part of the first, and what is left."""
     taken: list[str] = []
     size = 0

@@ -91,7 +91,9 @@ def record(
     asked = asked if questions is None else of_first(asked, questions)
     client = budgeted(client or Client.open(settings), max_cost_usd)
     errors = ask_all(client, files, asked, max_cost_usd, tell, repeats=repeats)
-    written = ((a.query.tenant_id, text) for a, text in _answers(found, known, retrieved) if a.feature == FIND)
+    written = (
+        (a.query.tenant_id, text) for a, text in _answered_requests(found, known, retrieved) if a.feature == FIND
+    )
     if retrieved:
         keep_retrieved(found, retrieved, written, search)
     else:
@@ -188,7 +190,9 @@ def evalset_models(evalset: str, settings: Settings) -> tuple[str, ...]:
     return load_prompts(load_evalset(evalset, settings=settings)).models
 
 
-def _answers(evalset: Evalset, models: Sequence[str], retrieved: ArmHits | None) -> Iterable[tuple[Asked, str]]:
+def _answered_requests(
+    evalset: Evalset, models: Sequence[str], retrieved: ArmHits | None
+) -> Iterable[tuple[Asked, str]]:
     """Every request that has a recorded answer, with its text."""
     files = {m: Recordings(recording_file(evalset, m)) for m in models}
     for asked in asked_of(evalset, models=models, retrieved=retrieved):

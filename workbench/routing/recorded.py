@@ -36,7 +36,7 @@ def names_accepted(text: str, accept: Sequence[str]) -> bool:
     >>> names_accepted("Use `df.merge(how='left_anti')`.", ["left_anti"]), names_accepted("premerged", ["merge"])
     (True, False)
     """
-    return any(re.search(_whole(name), text, re.IGNORECASE) for name in accept)
+    return any(re.search(_whole_name(name), text, re.IGNORECASE) for name in accept)
 
 
 def says(text: str, accept: Sequence[str]) -> bool:
@@ -59,7 +59,7 @@ def is_yes_no(accept: Collection[str]) -> bool:
     return {a.casefold() for a in accept} <= {"yes", "no"}
 
 
-def _whole(name: str) -> str:
+def _whole_name(name: str) -> str:
     before = r"(?<!\w)" if name[:1].isalnum() else ""
     after = r"(?!\w)" if name[-1:].isalnum() else ""
     return before + re.escape(name) + after
@@ -121,9 +121,9 @@ def renew(evalset: Evalset, search: Search, tell: Callable[[str], None]) -> None
     why = [f"the {name} changed" for name in changed] + [f"there is no {name}" for name in gone]
     tell(f"{HITS} of {evalset.name} is recorded anew: {', '.join(why)}; prompts that change with it are asked again")
     queries = sorted(evalset.queries, key=lambda q: q.query_id)
-    _write(evalset, HITS, ({"query_id": q.query_id, "doc_ids": search(q)} for q in queries))
+    _write_recorded(evalset, HITS, ({"query_id": q.query_id, "doc_ids": search(q)} for q in queries))
     if gone or changed != ["questions"]:
-        _write(evalset, SEARCHES, ())
+        _write_recorded(evalset, SEARCHES, ())
     text = json.dumps(depends_on(evalset, retrieval_arm(evalset.path)), indent=1) + "\n"
     (evalset.path / FOLDER / FOUND_WITH).write_text(text, encoding="utf-8")
 
@@ -135,7 +135,7 @@ def keep_searches(evalset: Evalset, written: Iterable[tuple[str, str]], search: 
         {"tenant_id": t, "query": text, "doc_ids": known[t, text] if (t, text) in known else search(Query("", text, t))}
         for t, text in sorted(set(written))
     )
-    _write(evalset, SEARCHES, found)
+    _write_recorded(evalset, SEARCHES, found)
 
 
 def accepted_search(evalset: Evalset, settings: Settings) -> Search:
@@ -204,7 +204,7 @@ def depends_on(evalset: Evalset, arm: str) -> dict[str, str]:
     }
 
 
-def _write(evalset: Evalset, name: str, rows: Iterable[dict[str, object]]) -> None:
+def _write_recorded(evalset: Evalset, name: str, rows: Iterable[dict[str, object]]) -> None:
     """Write one file, whole or not at all."""
     path = evalset.path / FOLDER / name
     path.parent.mkdir(exist_ok=True)
@@ -382,7 +382,7 @@ def replayed(
         if one.prompt_id in missing or recorded is None or not recorded.count(one.request):
             missing.add(one.prompt_id)
             continue
-        answers = _answers(client, one, prompts)
+        answers = _recorded_answers(client, one, prompts)
         fresh = [response for i, response in enumerate(answers) if not is_copy(answers, i)]
         copies += len(answers) - len(fresh)
         usd, more = retrieving if prompts.contexts[one.context].documents > 0 else (0.0, {})
@@ -397,7 +397,7 @@ def replayed(
     return frame, missing, copies
 
 
-def _answers(client: Client, asked: Asked, prompts: Prompts) -> list[Response]:
+def _recorded_answers(client: Client, asked: Asked, prompts: Prompts) -> list[Response]:
     """Every recorded answer to one request, in the order in which they came."""
     request, recorded = asked.request, client.recordings
     n = recorded.count(request, asked.item_id) if recorded else 1

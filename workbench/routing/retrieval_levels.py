@@ -126,7 +126,7 @@ def retrieve_by(
 
     search = search_by(ready)
     path = hits_file(evalset, arm)
-    if path.is_file() and not _changed(evalset, before := _read(path)):
+    if path.is_file() and not _stale_hits(evalset, before := _read_hits(path)):
         return before, search
     tell(f"{path.name} of {evalset.name} is recorded: what {arm} finds for {len(evalset.queries):,} questions")
     queries = sorted(evalset.queries, key=lambda q: q.query_id)
@@ -173,8 +173,8 @@ def read_levels(evalset: Evalset, prices: PriceTable, prompt_ids: Collection[str
     levels, notes, clients = list[Level](), list[str](), replays_of(evalset, prices)
     recorded = {model: client.recordings for model, client in clients.items() if client.recordings is not None}
     for path in sorted((evalset.path / FOLDER).glob(_ANY)):
-        retrieved = _read(path)
-        if changed := _changed(evalset, retrieved):
+        retrieved = _read_hits(path)
+        if changed := _stale_hits(evalset, retrieved):
             again = _command(evalset, retrieved.arm)
             notes.append(f"what {retrieved.arm} found is from before the {' and the '.join(changed)} changed; renew "
                          f"it with: {again}")  # fmt: skip
@@ -276,13 +276,13 @@ def found_with(evalset: Evalset, arm: str) -> dict[str, str]:
     return depends_on(evalset, content_hash(json.dumps(parameters_of(named_arm(arm)), sort_keys=True)))
 
 
-def _changed(evalset: Evalset, retrieved: ArmHits) -> list[str]:
+def _stale_hits(evalset: Evalset, retrieved: ArmHits) -> list[str]:
     """What the hits of an arm depend on and is no longer as it was."""
     now = found_with(evalset, retrieved.arm)
     return [name for name, value in now.items() if retrieved.found_with.get(name) != value]
 
 
-def _read(path: Path) -> ArmHits:
+def _read_hits(path: Path) -> ArmHits:
     """Hits of one file, which says itself of which arm."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")

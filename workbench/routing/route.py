@@ -93,6 +93,26 @@ def load_routed(
         it, other prices, prompts, hits, accepted retrieval, encoder or weights than those it was tested with, or
         nothing written about one of them.
     """
+    decision, router = _in_use(settings, evalset, accept_provisional)
+    embedder = load_embedder(decision.settings["embedder"], settings, books) if router.reads == "vectors" else None
+    _require_fit(settings, evalset, decision, router, embedder)
+    return Routed(evalset, router, embedder)
+
+
+def accepted_router(settings: Settings, evalset: str) -> Router:
+    """Router of an evalset's accepted routing decision, checked as `load_routed` does but for an encoder's weights.
+
+    Raises
+    ------
+    ConfigError
+        If there is none, its verdict names no arm to use, or it no longer fits.
+    """
+    decision, router = _in_use(settings, evalset, accept_provisional=False)
+    _require_fit(settings, evalset, decision, router, None)
+    return router
+
+
+def _in_use(settings: Settings, evalset: str, accept_provisional: bool) -> tuple[Decision, Router]:
     folder = settings.evalsets / evalset
     decision = Decision.accepted(folder, "routing")
     if decision.verdict not in ("chosen", "upgrade", "keep_reference", "provisional"):
@@ -102,15 +122,20 @@ def load_routed(
             f"the routing decision of {evalset!r} is provisional, on synthetic data; pass accept_provisional=True to "
             "use it all the same"
         )
-    router = load_router(folder / "decisions" / "routing.artefact", decision.arm)
-    embedder = load_embedder(decision.settings["embedder"], settings, books) if router.reads == "vectors" else None
+    return decision, load_router(folder / "decisions" / "routing.artefact", decision.arm)
+
+
+def _require_fit(
+    settings: Settings, evalset: str, decision: Decision, router: Router, embedder: Embedder | None
+) -> None:
+    folder = settings.evalsets / evalset
     now = _inputs_now(settings, folder, decision, router, embedder)
     if missing := [name for name in now if name not in decision.fingerprint.inputs]:
         wrong = f"does not say with which {', '.join(missing)} it was tested"
-    elif changed := _changed(folder, decision, router, now):
+    elif changed := _changed_inputs(folder, decision, router, now):
         wrong = f"was tested with another {', '.join(changed)}"
     else:
-        return Routed(evalset, router, embedder)
+        return
     raise ConfigError(f"the routing decision of {evalset!r} {wrong}; check it again with: workbench check routing")
 
 
@@ -144,7 +169,7 @@ def _inputs_now(
     return now | hashes | model_inputs(router.models, prices)
 
 
-def _changed(folder: Path, decision: Decision, router: Router, now: dict[str, str]) -> list[str]:
+def _changed_inputs(folder: Path, decision: Decision, router: Router, now: dict[str, str]) -> list[str]:
     before, noted = decision.fingerprint.inputs, folder / FOLDER / FOUND_WITH
     changed = [name for name, value in now.items() if before[name] != value]
     changed += [n for n in before if n.startswith(("price of ", "weights of ")) and n not in now]

@@ -1,4 +1,4 @@
-"""What the routing notebook shows, and what its run leaves for the report."""
+"""What the routing notebook shows, tables and figures of curves, and what its run leaves for the report."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -56,7 +56,7 @@ def rests_on(settings: Settings, notebook: str, profile: str, parameters: Mappin
         asked,
         files_hash(settings.root, sources),
         files_hash(evalset, evalset.rglob("*")) if evalset else "",
-        files_hash(settings.root, _named(settings.root, parameters)),
+        files_hash(settings.root, _named_files(settings.root, parameters)),
         package_hash(),
         *(str(use) for use in uses),
         *_weights(settings.cache / "weights"),
@@ -79,13 +79,13 @@ def files_hash(root: Path, paths: Iterable[Path]) -> str:
     return content_hash(*(part for p in files for part in (os.path.relpath(p, root), file_hash(p))))
 
 
-def _named(root: Path, value: Any) -> Iterator[Path]:
+def _named_files(root: Path, value: Any) -> Iterator[Path]:
     """Files that parameters name, alone or as in ``NAME=FILE@USD``; of a folder, all that it holds."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list | tuple):
         for each in value:
-            yield from _named(root, each)
+            yield from _named_files(root, each)
     elif isinstance(value, str):
         for part in {value, *re.split("[=@]", value)}:
             path = (root / part).resolve() if part and os.path.exists(os.path.join(root, part)) else root

@@ -1,4 +1,4 @@
-"""Accept the decision of a run, and check accepted decisions again with exactly their parameters."""
+"""The decision of a run: read, accepted, and as an accepted one checked again with exactly its parameters."""
 
 import json
 import os
@@ -88,7 +88,7 @@ def accept(
         raise ConfigError("accepting a decision needs a reason, for whoever reads the history: --reason TEXT")
     if unknown := sorted(set(even_if) - set(EVEN_IF)):
         raise ConfigError(unknown_name("value of --even-if", unknown[0], EVEN_IF))
-    record = _newest(settings, notebook, run, evalset)
+    record = _run_to_accept(settings, notebook, run, evalset)
     decision = Decision.load(record.run_dir / "decision.json")
     decision = replace(decision, accepted_because=reason.strip(), accepted_on=str(clock.now().date()))
     folder = find_evalset(evalset_of(record), settings)
@@ -107,10 +107,10 @@ def accept(
 
 def evalset_of(record: RunRecord) -> str:
     """Evalset of a run as it was given: a name, a folder or hub:NAME."""
-    return str(record.parameters.get("evalset") or verdict_of(record).get("evalset", ""))
+    return str(record.parameters.get("evalset") or run_verdict(record).get("evalset", ""))
 
 
-def verdict_of(record: RunRecord) -> dict[str, str]:
+def run_verdict(record: RunRecord) -> dict[str, str]:
     """Evalset, verdict, arm and the arm in use of a run's decision as they stand on disk; empty where it made none."""
     try:
         raw = json.loads((record.run_dir / "decision.json").read_text(encoding="utf-8"))
@@ -120,7 +120,7 @@ def verdict_of(record: RunRecord) -> dict[str, str]:
         return {}
 
 
-def _newest(settings: Settings, notebook: str, run: str, evalset: str) -> RunRecord:
+def _run_to_accept(settings: Settings, notebook: str, run: str, evalset: str) -> RunRecord:
     done = [r for r in list_runs(settings) if r.status == "done" and (r.run_dir / "decision.json").is_file()]
     mine = [r for r in done if r.notebook == notebook and evalset in ("", evalset_of(r))]
     found = [r for r in mine if run in ("", r.run_dir.name)]

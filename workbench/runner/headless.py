@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.config import Clock, Settings, load_profile
 from workbench.errors import ConfigError, unknown_name
+from workbench.evalset.evalset import find_evalset
 from workbench.evaluation.run_record import CheckMark, RunRecord, close_run, open_run
-from workbench.evaluation.start import as_declared, check_parameters
+from workbench.evaluation.start import EXPERIMENTS, as_declared, check_parameters
 from workbench.reports.ending import draw_report
 from workbench.runner.basis import rests_on
 from workbench.runner.events import Event, EventKind, Listener
@@ -80,6 +81,8 @@ def run_all(
     ------
     ConfigError
         If a notebook, profile, parameter name or value cannot be used.
+    EvalsetError
+        If an evalset is not there.
     RunError
         If the folder or record of a run cannot be written.
     KeyboardInterrupt
@@ -130,6 +133,8 @@ def _plan(job: Job, settings: Settings) -> tuple[Job, Path]:
     given = {**load_profile(settings, job.notebook, job.profile), **job.parameters}
     parameters = prepare(source, as_declared(job.notebook, given, declared_parameters(source)))
     check_parameters(job.notebook, parameters)
+    if job.notebook in EXPERIMENTS and "evalset" in parameters:
+        find_evalset(parameters["evalset"], settings)
     return replace(job, parameters=parameters), source
 
 

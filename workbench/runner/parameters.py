@@ -47,7 +47,9 @@ def prepare(notebook_path: Path, parameters: Mapping[str, Any]) -> dict[str, Any
     for name in parameters:
         if name not in declared:
             raise ConfigError(f"{notebook_path.name}: {unknown_parameter(name, list(declared))}")
-    return {name: _fit(parameters.get(name, p.default), p, notebook_path.name) for name, p in declared.items()}
+    return {
+        name: _typed_parameter(parameters.get(name, p.default), p, notebook_path.name) for name, p in declared.items()
+    }
 
 
 def declared_parameters(notebook_path: Path) -> dict[str, Parameter]:
@@ -106,7 +108,7 @@ def _declaration(statement: ast.stmt, notebook: str) -> Parameter:
         known = ", ".join(_CONVERTERS)
         raise ConfigError(f"{notebook}: parameter {name!r} is declared {kind!r}; use one of {known}")
     parameter = Parameter(name, kind, default)
-    _fit(default, parameter, notebook)
+    _typed_parameter(default, parameter, notebook)
     return parameter
 
 
@@ -114,7 +116,7 @@ def _type_of(default: Any) -> str:
     return "list[str]" if isinstance(default, list) else type(default).__name__
 
 
-def _fit(value: Any, parameter: Parameter, notebook: str) -> Any:
+def _typed_parameter(value: Any, parameter: Parameter, notebook: str) -> Any:
     try:
         return _CONVERTERS[parameter.type](value)
     except ValueError:

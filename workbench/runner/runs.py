@@ -21,10 +21,10 @@ def list_runs(settings: Settings) -> list[RunRecord]:
     if not settings.runs.is_dir():
         return []
     folders = sorted(path for path in settings.runs.iterdir() if path.is_dir())
-    return [_as_it_is(RunRecord.load(folder)) for folder in folders]
+    return [_as_it_ended(RunRecord.load(folder)) for folder in folders]
 
 
-def _as_it_is(record: RunRecord) -> RunRecord:
+def _as_it_ended(record: RunRecord) -> RunRecord:
     if record.status != "running" or not process_gone(record):
         return record
     return replace(record, status="interrupted", exit_reason="interrupted", error="interrupted (process gone)")
@@ -73,9 +73,9 @@ def how_it_ended(
     if gate and _is_gate_failure(outcome):
         return Ending("done", "gate_failed", None, gate)
     if ended_by == "interrupted":
-        return Ending("interrupted", "interrupted", f"interrupted{_where(outcome.cells)}", gate)
+        return Ending("interrupted", "interrupted", f"interrupted{_stopped_cell(outcome.cells)}", gate)
     if ended_by == "hard_timeout":
-        sentence = f"killed at the hard time-out of {hard_timeout_s:g} s{_where(outcome.cells)}"
+        sentence = f"killed at the hard time-out of {hard_timeout_s:g} s{_stopped_cell(outcome.cells)}"
         return Ending("failed", "hard_timeout", sentence, gate)
     reason, sentence = _fault(outcome, cell_timeout_s) or ("no_result", gate_problem)
     return Ending("failed", reason, redact(sentence), gate)
@@ -83,7 +83,7 @@ def how_it_ended(
 
 def _fault(outcome: "Execution", cell_timeout_s: float) -> tuple[str, str] | None:
     """Reason and sentence for a run that nobody stopped; None if all cells ran without one."""
-    kind, where = type(outcome.error).__name__, _where(outcome.cells)
+    kind, where = type(outcome.error).__name__, _stopped_cell(outcome.cells)
     failed = next((cell for cell in outcome.cells if cell.status == "failed"), None)
     if not outcome.cells or outcome.cells[0].status == "pending":
         return "kernel_not_started", f"no cell was executed: {kind}: {outcome.error}; see kernel.log"
@@ -111,7 +111,7 @@ def _raised(outcome: "Execution") -> tuple[str, str]:
     return getattr(outcome.error, "ename", ""), getattr(outcome.error, "evalue", "")
 
 
-def _where(cells: tuple[CellState, ...]) -> str:
+def _stopped_cell(cells: tuple[CellState, ...]) -> str:
     stopped = next((cell for cell in cells if cell.status in ("failed", "running")), None)
     if stopped:
         return f" in cell [{stopped.number}] of {len(cells)}"

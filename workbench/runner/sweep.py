@@ -13,7 +13,7 @@ from workbench.orchestration.steps import StepCall, flow, outside
 from workbench.records import content_hash
 from workbench.rendering.table import Column, Table
 from workbench.runner.basis import package_hash
-from workbench.runner.decisions import verdict_of
+from workbench.runner.decisions import run_verdict
 from workbench.runner.events import Event
 from workbench.runner.headless import Job, find_notebook, run_all
 from workbench.runner.parameters import prepare
@@ -39,7 +39,7 @@ def run_one(notebook: str, profile: str, parameters: Mapping[str, Any], *, proje
     )
     if record.status != "done":
         raise RunError(record.error or record.status, str(record.run_dir))
-    return {"run": record.run_dir.name, "gate": record.gate or "", **verdict_of(record)}
+    return {"run": record.run_dir.name, "gate": record.gate or "", **run_verdict(record)}
 
 
 def _project(settings: Settings) -> Settings:

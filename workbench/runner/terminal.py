@@ -59,7 +59,7 @@ class TerminalProgress:
         now = self._clock.monotonic()
         line = _plain_line(event)
         if not line and now - self._line_at.get(event.run_dir, now) >= LINE_S:
-            line = _inside(event)
+            line = _cell_event_line(event)
         if line or event.run_dir not in self._line_at:
             self._line_at[event.run_dir] = now
         return line
@@ -81,7 +81,7 @@ class TerminalProgress:
             completed=event.cell - 1,
             cell=event.cell,
             cells=event.cells,
-            description=escape(visible_line(_inside(event))),
+            description=escape(visible_line(_cell_event_line(event))),
         )
 
 
@@ -96,7 +96,7 @@ def _plain_line(event: Event) -> str:
     return str(event.data.get("sentence") or "")
 
 
-def _inside(event: Event) -> str:
+def _cell_event_line(event: Event) -> str:
     if event.kind == "cell":
         return ""
     data = event.data

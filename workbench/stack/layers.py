@@ -139,7 +139,7 @@ def read_layers(settings: Settings) -> StackPage:
         *_inference(settings, spend),
         *_orchestration(tables),
         *_evaluation(settings, tables),
-        *_caching(spend),
+        *_caching_layer(spend),
         *(_of_decision(path, decision) for path, decision in decisions if decision.notebook in _LAYER_OF),
     ]
     for layer in LAYERS:
@@ -223,7 +223,7 @@ def _evaluation(settings: Settings, tables: dict[str, int]) -> Iterator[LayerFac
         yield LayerFact(layer, "traces", "spans are stored", f"{tables['wb_span']:,} spans")
 
 
-def _caching(spend: Spend | None) -> Iterator[LayerFact]:
+def _caching_layer(spend: Spend | None) -> Iterator[LayerFact]:
     if spend is None:
         return
     for row in (r for r in spend.by("status").iter_rows(named=True) if r["status"] == "cached"):

@@ -19,17 +19,17 @@ import polars as pl
 from workbench.caching.claims import CacheArm
 from workbench.caching.guard import Guard
 from workbench.caching.replay import Replay, replay, serve_nothing
-from workbench.codec import NEUTRAL, from_kinds, to_json
+from workbench.codec import NEEDED, NEUTRAL, RANGE, Range, from_kinds, to_json
 from workbench.errors import ConfigError, EvalsetError, unknown_name
 from workbench.evalset.evalset import dev_clusters
-from workbench.evalset.outcomes import Outcomes, counted_amounts, outcomes_of
+from workbench.evalset.outcomes import Outcomes, amount_matrices, outcomes_of
 from workbench.evalset.traffic import load_stream
 from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.evaluation.decision import ArmFacts
 from workbench.evaluation.experiment import PairedExperiment
 from workbench.evaluation.flips import Axis
 from workbench.evaluation.in_use import decision_path
-from workbench.evaluation.provenance import encoder_inputs
+from workbench.evaluation.provenance import SEED, encoder_inputs
 from workbench.inference.embedding import Embedder, load_embedder, unread
 from workbench.inference.prices import embed_query
 from workbench.records import Decision, Rule, content_hash
@@ -62,20 +62,20 @@ class StackParameters:
     """
 
     evalset: str = "docs_qa"
-    contexts: tuple[str, ...] = ("bare", "top2", "top5")
-    routes: tuple[str, ...] = ("local/smollm2-135m", "local/qwen2.5-coder-0.5b", "by_feature")
-    caches: tuple[str, ...] = CACHES
-    warmup: int = 500
+    contexts: tuple[str, ...] = field(default=("bare", "top2", "top5"), metadata={NEEDED: True})
+    routes: tuple[str, ...] = field(
+        default=("local/smollm2-135m", "local/qwen2.5-coder-0.5b", "by_feature"), metadata={NEEDED: True}
+    )
+    caches: tuple[str, ...] = field(default=CACHES, metadata={NEEDED: True})
+    warmup: int = field(default=500, metadata={RANGE: Range(0)})
     reference: str = ""
-    seed: int = 0
+    seed: int = field(default=0, metadata=SEED)
     retrievals: tuple[str, ...] = field(default=(), metadata={NEUTRAL: ()})
 
     def __post_init__(self) -> None:
         for cache in self.caches:
             if cache not in CACHES:
                 raise ConfigError(unknown_name("cache", cache, CACHES))
-        if not (self.contexts and self.routes and self.caches) or self.warmup < 0:
-            raise ConfigError("contexts, routes and caches each need at least one value, and warmup none below 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,17 +161,22 @@ class StackExperiment(PairedExperiment[StackParameters, ScoredCells], Notebook[S
             raise EvalsetError(f"of {len(self.stream)} requests {len(judged)} ask a question with a recorded answer; "
                                f"after {p.warmup} both halves of the families need some")  # fmt: skip
         self._decided = self._cache_in_use() if "accepted" in p.caches else None
+        self.accepted_cache: CacheArm | None = None
+        if self._decided is not None:
+            given = self._decided.parameters
+            guard = from_kinds((Guard,), given["guard"], "the accepted guard") if given["guard"] else None
+            self.accepted_cache = CacheArm("semantic", given["threshold"], guard, given["encoder_id"])
+
+    def arm_names(self) -> Sequence[str]:
+        """Every cell of the factorial."""
+        return [arm.name for arm in self.prepare()]
 
     def read(self) -> Mapping[str, str]:
         """Load the encoder of the accepted cache."""
-        self.accepted_cache: CacheArm | None = None
         cache_inputs: dict[str, str] = {}
         if (decision := self._decided) is not None:
-            given = decision.parameters
-            guard = from_kinds((Guard,), given["guard"], "the accepted guard") if given["guard"] else None
             self.embedder = self._encoder or load_embedder(decision.settings["embedder"], self.settings)
-            self.accepted_cache = CacheArm("semantic", given["threshold"], guard, given["encoder_id"])
-            cache_inputs = {"cache": content_hash(to_json(given)), **encoder_inputs(self.embedder)}
+            cache_inputs = {"cache": content_hash(to_json(decision.parameters)), **encoder_inputs(self.embedder)}
         return {**self._read, **self.evalset.inputs, "stream": self.stream.sha256, **cache_inputs}
 
     def _frames(
@@ -205,7 +210,7 @@ class StackExperiment(PairedExperiment[StackParameters, ScoredCells], Notebook[S
 
     def _outcomes(self, rows: pl.DataFrame) -> Outcomes:
         found = outcomes_of(rows, f"recordings of {self.evalset.name}", seed=self.parameters.seed)
-        return replace(found, amounts=counted_amounts(rows, found))
+        return replace(found, amounts=amount_matrices(rows, found))
 
     def _asked(self, outcomes: Outcomes) -> Ints:
         """Position of the recorded prompt that each request asks, -1 for none.
@@ -231,6 +236,9 @@ class StackExperiment(PairedExperiment[StackParameters, ScoredCells], Notebook[S
     def _cache_in_use(self) -> Decision:
         """Accepted caching decision, which is for a semantic cache."""
         decision = Decision.accepted(self.evalset.path, "caching")
+        if used := decision.parameters.get("verifier"):
+            raise ConfigError(f"the accepted caching decision goes with verifier {used['name']}, which is not asked "
+                              "here: leave out 'accepted' from caches")  # fmt: skip
         if decision.parameters.get("kind") != "semantic":
             raise ConfigError(f"the accepted caching decision is {decision.arm!r}, no semantic cache: leave out "
                               "'accepted' from caches")  # fmt: skip

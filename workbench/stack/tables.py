@@ -88,7 +88,7 @@ def effects_table(dev: ScoredCells, held_out: ScoredCells, plain: Cell, *, seed:
         weights = {**dict.fromkeys(parts, 1.0), cell: -1.0}
         overlap = [_saving(half, weights, plain, seed) for half in (dev, held_out)] if len(parts) > 1 else [None, None]
         name = " + ".join(_part(part, plain) for part in parts)
-        saved, gained = _saving(held_out, {cell: 1.0}, plain, seed), _gain(held_out, cell, plain, seed)
+        saved, gained = _saving(held_out, {cell: 1.0}, plain, seed), _cell_gain(held_out, cell, plain, seed)
         rows.append((name, len(parts), sum(alone), saved, *overlap, gained))
     columns = (
         Column("parts"), Column("parts changed", "count"), Column("sum of what each saves alone", "number", digits=3),
@@ -146,7 +146,7 @@ def joint_table(dev: ScoredCells, held_out: ScoredCells, plain: Cell, arm: str, 
         alone = sum(_saving(half, {part: 1.0}, plain, seed).estimate for part in parts)
         mean = Interval(*mean_interval(half.values(arm), codes))
         rows.append((told, len(half.values(arm)), _saving(half, {cell: 1.0}, plain, seed), alone, mean,
-                     _gain(half, cell, plain, seed)))  # fmt: skip
+                     _cell_gain(half, cell, plain, seed)))  # fmt: skip
     columns = (
         Column("half"), Column("requests", "count"), Column("saved together", "interval"),
         Column("sum of what each part saves alone", "number", digits=3), Column("correctness", "interval"),
@@ -170,8 +170,8 @@ def misses_table(held_out: ScoredCells, plain: Cell, *, seed: int = 0) -> Table:
             continue
         left = np.unique(codes[missed], return_inverse=True)[1]
         routed, usual, of = (held_out.costs(cell.name) for cell in (arm.cell, base, plain))
-        on_misses = _shares(routed[missed], usual[missed], left, seed)
-        of_all = _shares(of - (usual - routed), of, codes, seed)
+        on_misses = _stack_shares(routed[missed], usual[missed], left, seed)
+        of_all = _stack_shares(of - (usual - routed), of, codes, seed)
         rows.append((arm.cell.route, arm.cell.cache, float(missed.mean()), on_misses, of_all))
     columns = (
         Column("route"), Column("cache"), Column("requests that miss", "share"),
@@ -214,11 +214,13 @@ def _mean_effect(
     return Interval(*ratio_interval(np.asarray(saved), of, codes, seed=seed)), gained
 
 
-def _gain(part: ScoredCells, cell: Cell, plain: Cell, seed: int) -> Interval:
+def _cell_gain(part: ScoredCells, cell: Cell, plain: Cell, seed: int) -> Interval:
     codes = item_clusters(part.scores)[1]
     moved = part.values(cell.name) - part.values(plain.name)
     return Interval(*ratio_interval(moved, np.ones(len(moved)), codes, seed=seed))
 
 
-def _shares(routed: npt.NDArray[np.float64], usual: npt.NDArray[np.float64], codes: np.ndarray, seed: int) -> Interval:
+def _stack_shares(
+    routed: npt.NDArray[np.float64], usual: npt.NDArray[np.float64], codes: np.ndarray, seed: int
+) -> Interval:
     return Interval(*ratio_interval(usual - routed, usual, codes, seed=seed))

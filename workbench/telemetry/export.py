@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from workbench.state import create_tables, execute_insert, group_commit
+from workbench.telemetry.tree import SPANS
 
 SCOPE = "workbench"
 REMOTE = ("chat", "text_completion", "generate_content", "embeddings")
@@ -24,25 +25,6 @@ _QUEUE, _BATCH, _DELAY_MS = 16_384, 512, 300.0
 _GRACE_S = 3.0
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _LOG = logging.getLogger(__name__)
-
-SPANS = sa.Table(
-    "wb_span",
-    sa.MetaData(),
-    sa.Column("trace_id", sa.String(32), primary_key=True),
-    sa.Column("span_id", sa.String(16), primary_key=True),
-    sa.Column("parent_id", sa.String(16), nullable=False),
-    sa.Column("top", sa.Boolean, nullable=False),  # has no parent here, whatever stands around it elsewhere
-    sa.Column("name", sa.Text, nullable=False),
-    sa.Column("operation", sa.Text, nullable=False),
-    sa.Column("status", sa.String(5), nullable=False),
-    sa.Column("message", sa.Text, nullable=False),
-    sa.Column("started_ns", sa.BigInteger, nullable=False),
-    sa.Column("ended_ns", sa.BigInteger, nullable=False),
-    sa.Column("attributes", sa.Text, nullable=False),
-    sa.Column("events", sa.Text, nullable=False),
-    # of the outermost spans alone, for the list of the latest traces
-    sa.Index("wb_span_top", "started_ns", sqlite_where=sa.text("top IS 1"), postgresql_where=sa.text("top IS TRUE")),
-)
 
 
 class SpanStore(SpanExporter):
@@ -59,7 +41,7 @@ class SpanStore(SpanExporter):
             if not self._ready:
                 create_tables(self._engine, SPANS)
                 self._ready = True
-            self._write([_row(span) for span in spans])
+            self._write([_span_row(span) for span in spans])
         except (sa.exc.SQLAlchemyError, OSError, ValueError) as error:
             self.lose(len(spans), f"{type(error).__name__}: {error.__cause__ or error}")
             return SpanExportResult.FAILURE
@@ -159,7 +141,7 @@ def resource() -> Resource:
     return Resource.create({} if named else {SERVICE_NAME: SCOPE})
 
 
-def _row(span: ReadableSpan) -> tuple[Any, ...]:
+def _span_row(span: ReadableSpan) -> tuple[Any, ...]:
     """Values in the order of the columns."""
     attributes = dict(span.attributes or {})
     top = bool(attributes.pop("wb.top", False))

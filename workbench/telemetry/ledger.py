@@ -233,7 +233,7 @@ class Ledger:
 
         if by not in _GROUPS:
             raise StoreError(unknown_name("column of the ledger", by, _GROUPS))
-        sums = _sums(_LEDGER.c[by])
+        sums = _ledger_sums(_LEDGER.c[by])
         cost = _sum(sums.c.cost).label("cost")
         query = sa.select(sums.c.name, _sum(sums.c.calls), cost, _sum(sums.c.saved)).group_by(sums.c.name)
         query = query.order_by(cost.desc(), sums.c.name)
@@ -301,7 +301,7 @@ def _insert_all(connection: sa.Connection, asked: Sequence[Sequence[LedgerRow]])
 _ROWS = Batch(2, _insert_all)
 
 
-def _sums(name: sa.Column[str]) -> sa.Subquery:
+def _ledger_sums(name: sa.Column[str]) -> sa.Subquery:
     """Parts of the sums by one column: a distinct count over all rows would sort the ids of all calls.
 
     First attempts count as their calls; calls whose first attempt is not in the same group follow in rows of their own.

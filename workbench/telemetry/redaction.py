@@ -122,7 +122,7 @@ _seen: tuple[Mapping[Any, Any], tuple[str, ...]] = {}, ()
 
 def _secret_values(env: Mapping[str, str]) -> tuple[str, ...]:
     values = tuple(value for name in env if _looks_secret(name) and len(value := env[name].strip()) >= _SHORTEST)
-    return _written(values)
+    return _secret_forms(values)
 
 
 @lru_cache(maxsize=4096)
@@ -141,7 +141,7 @@ def _looks_secret(name: str) -> bool:
 
 
 @lru_cache(maxsize=8)
-def _written(values: tuple[str, ...]) -> tuple[str, ...]:
+def _secret_forms(values: tuple[str, ...]) -> tuple[str, ...]:
     forms = {
         form
         for v in values

@@ -37,7 +37,7 @@ def attribute(name: str, value: Any, secrets: tuple[str, ...]) -> Scalar | list[
     """Value of an attribute: a scalar or a list of strings as it is, everything else as JSON text."""
     if secret_field(name):
         return REDACTED
-    plain = _plain(value, secrets, 0)
+    plain = _plain_attribute(value, secrets, 0)
     if isinstance(plain, list) and all(isinstance(item, str) for item in plain) and sum(map(len, plain)) < LIMIT_BYTES:
         return plain
     return bounded(plain)[0] if isinstance(plain, str | dict | list) or plain is None else plain
@@ -48,7 +48,7 @@ def content(value: Any, secrets: tuple[str, ...]) -> tuple[str, str]:
 
     Text stays text; anything else becomes JSON that stays valid when it is cut, because its longest texts are cut.
     """
-    return bounded(_plain(value, secrets, 0))
+    return bounded(_plain_attribute(value, secrets, 0))
 
 
 def bounded(plain: Any) -> tuple[str, str]:
@@ -68,55 +68,57 @@ def _dumped(plain: Any) -> str:
     return plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False)
 
 
-def _plain(value: Any, secrets: tuple[str, ...], depth: int) -> Any:
+def _plain_attribute(value: Any, secrets: tuple[str, ...], depth: int) -> Any:
     """The value made of dicts, lists and scalars, without secrets."""
     if value is None or isinstance(value, bool):
         return value
     if type(value) is str:  # the commonest first: a check against an abstract class is dear
-        return _text(value, secrets)
+        return _clean_text(value, secrets)
     if isinstance(value, Integral):
-        return int(value) if -_INT64 <= int(value) < _INT64 else _said(value)
+        return int(value) if -_INT64 <= int(value) < _INT64 else _safe_str(value)
     if isinstance(value, Real):
-        return _number(value)
+        return _json_number(value)
     if isinstance(value, bytes | bytearray):
         return f"({len(value):,} bytes)"
     record = is_dataclass(value) and not isinstance(value, type)
     if depth < _DEEPEST and (record or isinstance(value, Mapping | list | tuple | set | frozenset)):
-        return _parts(value, secrets, depth + 1)
-    return _text(_said(value), secrets) if depth < _DEEPEST or isinstance(value, str) else "…"
+        return _plain_parts(value, secrets, depth + 1)
+    return _clean_text(_safe_str(value), secrets) if depth < _DEEPEST or isinstance(value, str) else "…"
 
 
-def _parts(value: Any, secrets: tuple[str, ...], depth: int) -> Any:
+def _plain_parts(value: Any, secrets: tuple[str, ...], depth: int) -> Any:
     if is_dataclass(value):
         value = {field.name: getattr(value, field.name) for field in fields(value)}
     if isinstance(value, Mapping):
         return {
-            _text(str(k), secrets): REDACTED if secret_field(str(k)) and v else _plain(v, secrets, depth)
+            _clean_text(str(k), secrets): REDACTED
+            if secret_field(str(k)) and v
+            else _plain_attribute(v, secrets, depth)
             for k, v in value.items()
         }
     items = list(value)
     if len(items) == 2 and isinstance(items[0], str) and secret_field(items[0]):
         items[1] = REDACTED  # a header as a pair
-    return [_plain(item, secrets, depth) for item in items]
+    return [_plain_attribute(item, secrets, depth) for item in items]
 
 
-def _number(value: Real) -> float | str:
+def _json_number(value: Real) -> float | str:
     """A float; as text what JSON has no number for, and what is too large for one."""
     try:
         number = float(value)
     except OverflowError:
-        return _said(value)
+        return _safe_str(value)
     return number if math.isfinite(number) else str(number)
 
 
-def _said(value: object) -> str:
+def _safe_str(value: object) -> str:
     try:
         return str(value)
     except Exception:  # noqa: BLE001 - the object is the caller's, and a span must not break the call
         return f"({type(value).__name__})"
 
 
-def _text(text: str, secrets: tuple[str, ...]) -> str:
+def _clean_text(text: str, secrets: tuple[str, ...]) -> str:
     """Without secrets, NUL (PostgreSQL takes none) and lone surrogates (no encoding takes them)."""
     if not text.isascii():
         text = text.encode("utf-8", "replace").decode()

@@ -14,9 +14,8 @@ from workbench.errors import TraceError
 from workbench.rendering.progress import waiting
 from workbench.rendering.table import Column, Table
 from workbench.state import reader
-from workbench.telemetry.export import SPANS
 from workbench.telemetry.ledger import LEDGER_TABLE, trace_costs
-from workbench.telemetry.tree import SpanRow
+from workbench.telemetry.tree import SPANS, SpanRow
 from workbench.telemetry.waterfall import DOCUMENTS, page, waterfall, waterfall_text
 
 _LISTED = 20
@@ -121,13 +120,13 @@ def latest_traces(
     if sa.inspect(engine).has_table(SPANS.name):
         spent = trace_costs().subquery() if sa.inspect(engine).has_table(LEDGER_TABLE) else _nothing("cost_nanos")
         said = scores.subquery() if scores is not None else _nothing("score")
-        query = sa.select(SPANS, spent.c.cost_nanos, said.c.score).where(SPANS.c.top.is_(True), *_where(
+        query = sa.select(SPANS, spent.c.cost_nanos, said.c.score).where(SPANS.c.top.is_(True), *_trace_conditions(
             engine, only or TraceFilter(), spent.c.cost_nanos, said.c.score))  # fmt: skip
         whole = SPANS.outerjoin(spent, spent.c.trace_id == SPANS.c.trace_id)
         whole = whole.outerjoin(said, said.c.trace_id == SPANS.c.trace_id)
         query = query.select_from(whole).order_by(SPANS.c.started_ns.desc()).limit(limit)
         with waiting("reading the traces"), reader(engine).connect() as connection:
-            rows = [_listed(row) for row in connection.execute(query).mappings()]
+            rows = [_listed_trace(row) for row in connection.execute(query).mappings()]
     return Table(tuple(Column(name, kinds.get(name, "text")) for name in names), tuple(rows))
 
 
@@ -137,7 +136,7 @@ def _nothing(column: str) -> sa.Subquery:
     return sa.select(*nobody).where(sa.false()).subquery()
 
 
-def _where(
+def _trace_conditions(
     engine: sa.Engine, only: TraceFilter, cost_nanos: sa.ColumnElement[Any], score: sa.ColumnElement[Any]
 ) -> Iterator[sa.ColumnElement[bool]]:
     text = SPANS.c.attributes  # SQLite reads JSON out of text, PostgreSQL out of what is cast
@@ -153,7 +152,7 @@ def _where(
         yield score <= only.most_score
 
 
-def _listed(found: Mapping[Any, Any]) -> tuple[str | float | None, ...]:
+def _listed_trace(found: Mapping[Any, Any]) -> tuple[str | float | None, ...]:
     columns = dict(found)
     cost_nanos, score = columns.pop("cost_nanos"), columns.pop("score")
     row = _span(columns)

@@ -1,10 +1,31 @@
-"""A stored span as a plain value, and the tree that spans of one trace form."""
+"""Stored spans: their table, one as a plain value, and the tree that those of one trace form."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import sqlalchemy as sa
+
 _ASKS, _FREE = ("chat", "text_completion", "generate_content"), ("cached", "replayed")
+
+SPANS = sa.Table(
+    "wb_span",
+    sa.MetaData(),
+    sa.Column("trace_id", sa.String(32), primary_key=True),
+    sa.Column("span_id", sa.String(16), primary_key=True),
+    sa.Column("parent_id", sa.String(16), nullable=False),
+    sa.Column("top", sa.Boolean, nullable=False),  # has no parent here, whatever stands around it elsewhere
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("operation", sa.Text, nullable=False),
+    sa.Column("status", sa.String(5), nullable=False),
+    sa.Column("message", sa.Text, nullable=False),
+    sa.Column("started_ns", sa.BigInteger, nullable=False),
+    sa.Column("ended_ns", sa.BigInteger, nullable=False),
+    sa.Column("attributes", sa.Text, nullable=False),
+    sa.Column("events", sa.Text, nullable=False),
+    # of the outermost spans alone, for the list of the latest traces
+    sa.Index("wb_span_top", "started_ns", sqlite_where=sa.text("top IS 1"), postgresql_where=sa.text("top IS TRUE")),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

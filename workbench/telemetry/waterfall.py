@@ -94,20 +94,22 @@ def parts(row: SpanRow, top: SpanRow) -> list[Part]:
     """Everything that a span holds, each attribute once; its tenant and feature only if ``top`` has others."""
     same = {name for name in WHO if row.attributes.get(name) == top.attributes.get(name)}
     attributes = {name: value for name, value in row.attributes.items() if name not in same}
-    out = [_error(row)] if row.status == "error" else []
+    out = [_error_part(row)] if row.status == "error" else []
     for name, title in _SAID.items():
         if name in attributes:
-            out.append(Part("said", title, tuple(_said(attributes.pop(name)))))
+            out.append(Part("said", title, tuple(_chat_messages(attributes.pop(name)))))
     for name, title in _TEXTS.items():
         if name in attributes:
             out.append(Part("text", title, ((title, _pretty(attributes.pop(name))),)))
     if DOCUMENTS in attributes:
-        out.append(_documents(attributes.pop(DOCUMENTS)))
+        out.append(_documents_part(attributes.pop(DOCUMENTS)))
     scores = [event["attributes"] for event in row.events if event["name"] == "gen_ai.evaluation.result"]
-    out += [Part("facts", "Score", _facts(dict(score))) for score in scores]
-    out.append(Part("facts", "Facts", _facts(attributes)))
+    out += [Part("facts", "Score", _facts_part(dict(score))) for score in scores]
+    out.append(Part("facts", "Facts", _facts_part(attributes)))
     rest = {name: value for name, value in attributes.items() if name not in _SHOWN_ELSEWHERE}
-    out.append(Part("other", "Other attributes", tuple((name, _plain(value)) for name, value in sorted(rest.items()))))
+    out.append(
+        Part("other", "Other attributes", tuple((name, _attribute_text(value)) for name, value in sorted(rest.items())))
+    )
     return [part for part in out if part.pairs or part.table]
 
 
@@ -145,7 +147,7 @@ def duration(nanos: int) -> str:
     return f"{number(ms / 1000, 2 if abs(ms) < 100_000 else 1)} s"
 
 
-def _error(row: SpanRow) -> Part:
+def _error_part(row: SpanRow) -> Part:
     pairs = [("what", error_of(row))]
     for event in row.events:
         if event["name"] == "exception":
@@ -158,15 +160,15 @@ def _error(row: SpanRow) -> Part:
     return Part("error", "Error", tuple(pairs))
 
 
-def _said(value: Any) -> list[tuple[str, str]]:
+def _chat_messages(value: Any) -> list[tuple[str, str]]:
     """Role and text of each message; the convention's form and that of chat providers are both read."""
-    read = _read(value)
+    read = _parsed_json(value)
     if not isinstance(read, list):
-        return [("", _plain(read))]
+        return [("", _attribute_text(read))]
     out: list[tuple[str, str]] = []
     for message in read:
         if not isinstance(message, Mapping):
-            out.append(("", _plain(message)))
+            out.append(("", _attribute_text(message)))
             continue
         role = str(message.get("role", message.get("type", "")))
         pieces = message.get("parts", message.get("content"))
@@ -193,8 +195,8 @@ def _piece(role: str, piece: Any, message: Mapping[str, Any]) -> tuple[str, str]
     return f"{role} ({kind})", _pretty({k: v for k, v in piece.items() if k != "type"})
 
 
-def _documents(value: Any) -> Part:
-    read = _read(value)
+def _documents_part(value: Any) -> Part:
+    read = _parsed_json(value)
     if not isinstance(read, list) or not all(isinstance(document, Mapping) for document in read):
         return Part("text", "Documents", (("Documents", _pretty(read)),))
     rows = []
@@ -202,14 +204,14 @@ def _documents(value: Any) -> Part:
         score = document.get("score")
         text = document.get("text", document.get("content", document.get("title", "")))
         scored = score if isinstance(score, int | float) and not isinstance(score, bool) else None
-        rows.append((rank, _plain(document.get("id", "")), scored, _plain(text)))
+        rows.append((rank, _attribute_text(document.get("id", "")), scored, _attribute_text(text)))
     columns = [Column("", "count"), Column("document"), Column("score", "number"), Column("text", limit=_DOCUMENT_TEXT)]
     wide = 4 if any(row[3] for row in rows) else 3
     table = Table(tuple(columns[:wide]), tuple(row[:wide] for row in rows))
     return Part("table", f"Documents ({len(rows)})", table=table)
 
 
-def _facts(attributes: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+def _facts_part(attributes: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     """Take the known facts out of the attributes."""
     known = _FACTS | WHO
     return tuple((label, _fact(name, attributes.pop(name))) for name, label in known.items() if name in attributes)
@@ -222,10 +224,10 @@ def _fact(name: str, value: Any) -> str:
         if name in ("gen_ai.response.time_to_first_chunk", "wb.waited_s"):
             return duration(int(value * 1e9)) if abs(value) < 1e9 else str(value)
         return f"{value:,}" if isinstance(value, int) else number(value, 3)
-    return _plain(value)
+    return _attribute_text(value)
 
 
-def _read(value: Any) -> Any:
+def _parsed_json(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
@@ -236,14 +238,14 @@ def _read(value: Any) -> Any:
 
 def _pretty(value: Any) -> str:
     """JSON laid out for reading, anything else as it is."""
-    read = _read(value)
+    read = _parsed_json(value)
     if not isinstance(read, dict | list):
-        return _plain(value)
+        return _attribute_text(value)
     line = json.dumps(read, ensure_ascii=False)
     return line if len(line) <= 80 else json.dumps(read, ensure_ascii=False, indent=2)
 
 
-def _plain(value: Any) -> str:
+def _attribute_text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(v, str) for v in value):
@@ -268,7 +270,7 @@ def page(rows: Sequence[SpanRow]) -> str:
 
 
 def _rendered(rows: Sequence[SpanRow], *, whole: bool) -> str:
-    template = _environment().get_template("waterfall.html.j2")
+    template = _waterfall_template().get_template("waterfall.html.j2")
     if not rows:
         return template.render(whole=whole, lines=[]).strip()
     total, shown = totals(rows), in_order(rows)
@@ -276,7 +278,7 @@ def _rendered(rows: Sequence[SpanRow], *, whole: bool) -> str:
     for row, depth in shown[:_SPANS]:
         held = parts(row, shown[0][0]) if room > 0 else None
         room -= sum(map(_size, held or ()))
-        lines.append(_line(row, depth, total) | {"parts": held})
+        lines.append(_span_line(row, depth, total) | {"parts": held})
     return template.render(
         whole=whole,
         lines=lines,
@@ -288,7 +290,7 @@ def _rendered(rows: Sequence[SpanRow], *, whole: bool) -> str:
 
 
 @cache
-def _environment() -> "Environment":
+def _waterfall_template() -> "Environment":
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -322,7 +324,7 @@ def _totals(total: Totals) -> list[tuple[str, str]]:
     return found + ([("failed spans", f"✕ {total.errors:,}")] if total.errors else [])
 
 
-def _line(row: SpanRow, depth: int, total: Totals) -> dict[str, Any]:
+def _span_line(row: SpanRow, depth: int, total: Totals) -> dict[str, Any]:
     """What the template says of a span in its row; the bar is drawn in thousandths of the trace."""
     after, nanos = row.started_ns - total.started_ns, row.ended_ns - row.started_ns
     thousandth = max(total.nanos, 1) / 1000

@@ -10,6 +10,7 @@ from typing import Any
 
 from workbench.errors import Defect, EvalsetError
 from workbench.evalset.cells import Unusable, grade, id_text, name_text, parsed, shown
+from workbench.evalset.contents import judgement_defects
 from workbench.evalset.files import (
     TABLES,
     Judgement,
@@ -23,7 +24,6 @@ from workbench.evalset.files import (
     renamed,
     require_columns,
 )
-from workbench.evalset.findings import judgement_defects
 from workbench.evalset.imports.folder import Tell, import_card, say_nothing, tell_left_out, write_folder
 from workbench.evalset.imports.quotes import Quotes
 from workbench.evalset.items import DOCUMENT_KEYS, QUERY_KEYS, documents_of, metadata_of, queries_of
@@ -142,7 +142,7 @@ def beir_rows(table: TableFile, names: Names, metadata: Sequence[str]) -> tuple[
     for line, row in rows:
         told: dict[str, Any] = {name: _plain(row[name]) for name in names}
         told["metadata"] = {
-            k: _listed(row[k]) if k in _LISTS else _plain(row[k]) for k in metadata if row[k] is not None
+            k: _as_list(row[k]) if k in _LISTS else _plain(row[k]) for k in metadata if row[k] is not None
         }
         out.append((line, told))
     return out, rest, defects
@@ -167,7 +167,7 @@ def _plain(value: Any) -> Any:
     return value.isoformat()[:10] if isinstance(value, date) else value
 
 
-def _listed(value: Any) -> Any:
+def _as_list(value: Any) -> Any:
     """A list, also from ``["a", "b"]`` or ``a; b``."""
     if not isinstance(value, str):
         return value
@@ -239,12 +239,12 @@ def relevant(value: Any) -> dict[str, int]:
         return {part.strip(): 1 for part in value.split(";") if part.strip()}
     if isinstance(value, dict):
         if any(name in value for name in QRELS_NAMES["doc_id"]):
-            return _graded(value)
+            return _graded_document(value)
         return {key.strip(): given for key, raw in value.items() if (given := grade(raw)) is not None}
     found: dict[str, int] = {}
     for item in value if isinstance(value, list) else [value]:
         if isinstance(item, dict):
-            one = _graded(item)
+            one = _graded_document(item)
         else:
             key = id_text("relevant", item)
             one = {} if key is None else {key.strip(): 1}
@@ -269,7 +269,7 @@ def quoted(value: Any, quotes: Quotes, tenant_id: str) -> dict[str, int]:
     return {quotes.document(text, tenant_id): 1 for text in texts}
 
 
-def _graded(item: Mapping[str, Any]) -> dict[str, int]:
+def _graded_document(item: Mapping[str, Any]) -> dict[str, int]:
     """One judgement as an object, ``{"doc_id": "7", "grade": 2}``."""
     taken = {
         ours: next((item[name] for name in (*QRELS_NAMES[ours], *more) if item.get(name) is not None), None)

@@ -297,14 +297,14 @@ def _member(path: Path, info: zipfile.ZipInfo) -> Any:
             name, extra = struct.unpack("<26xHH", file.read(_LOCAL_HEADER))
             file.seek(info.header_offset + _LOCAL_HEADER + name + extra)
             raw = file.read(info.compress_size)
-        return parse_json(_unpacked(raw, info).decode())
+        return parse_json(_unzipped(raw, info).decode())
     except (ValueError, RecursionError, struct.error, zlib.error, OSError) as error:
         told = error if isinstance(error, Unusable) else "the archive is damaged"
         what = f"{path}: the member {shown(info.filename)} cannot be read: {told}"
         raise EvalsetError(f"{what}. inspect log convert writes the log anew") from None
 
 
-def _unpacked(raw: bytes, info: zipfile.ZipInfo) -> bytes:
+def _unzipped(raw: bytes, info: zipfile.ZipInfo) -> bytes:
     if info.compress_type == zipfile.ZIP_STORED:
         return raw
     if info.compress_type == zipfile.ZIP_DEFLATED:
@@ -394,11 +394,11 @@ def _lm_eval_call(line: int, row: dict[str, Any], model: str, task: str) -> Logg
         prompt=asked or text_at(row, "doc.question", "doc.query", "doc.text"),
         output=output if isinstance(output, str) else text_in(output) or json.dumps(output),
         feature=task,
-        scores=tuple(Score(f"{name},{kind}", _metric(row.get(name))) for name in names),
+        scores=tuple(Score(f"{name},{kind}", _lm_eval_score(row.get(name))) for name in names),
     )
 
 
-def _metric(value: Any) -> float | None:
+def _lm_eval_score(value: Any) -> float | None:
     if isinstance(value, bool):
         return float(value)
     try:

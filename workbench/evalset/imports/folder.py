@@ -130,15 +130,15 @@ def _write_lines(path: Path, lines: Iterable[str]) -> None:
 
 def _document_line(document: Document) -> str:
     row = {"_id": document.doc_id, "title": document.title, "text": document.text}
-    return _line(row, document, DOCUMENT_KEYS)
+    return _beir_line(row, document, DOCUMENT_KEYS)
 
 
 def _query_line(query: Query) -> str:
     told = replace(query, cluster="") if query.cluster == query.query_id else query
-    return _line({"_id": query.query_id, "text": query.text}, told, QUERY_KEYS)
+    return _beir_line({"_id": query.query_id, "text": query.text}, told, QUERY_KEYS)
 
 
-def _line(row: dict[str, Any], value: Document | Query, keys: Sequence[str]) -> str:
+def _beir_line(row: dict[str, Any], value: Document | Query, keys: Sequence[str]) -> str:
     """One line of JSON; metadata that says no more than the default is left out."""
     default = {f.name: f.default for f in fields(value)}
     metadata = {key: item for key in keys if (item := getattr(value, key)) != default[key]}

@@ -15,9 +15,9 @@ from typing import Any
 from workbench.config import Settings
 from workbench.errors import EvalsetError
 from workbench.evalset.cells import settled
+from workbench.evalset.contents import judgement_defects
 from workbench.evalset.evalset import Evalset, hub_folder, load_evalset
 from workbench.evalset.files import Judgement, Names, Row, TableFile
-from workbench.evalset.findings import judgement_defects
 from workbench.evalset.imports.documents import DOCUMENT_NAMES, QUERY_NAMES, beir_rows, of_qrels
 from workbench.evalset.imports.folder import write_folder
 from workbench.evalset.items import DOCUMENT_KEYS, QUERY_KEYS, documents_of, queries_of
@@ -99,7 +99,7 @@ def load_hub(
             return {split: list(enumerate(_rows(table), start=1)) for split, table in found.items()}
 
         judged_in = qrels or _judgements_of(datasets, qrels_name or asked.name, revision)
-        _keep(out, asked, judged_in, fetch, f"# {asked.name}\n{told}\n")
+        _keep_folder(out, asked, judged_in, fetch, f"# {asked.name}\n{told}\n")
     try:
         return load_evalset(out, settings=settings)
     except EvalsetError:
@@ -135,7 +135,9 @@ def read_collection(name: str, config: str, split: str, *, settings: Settings) -
         return list(chain(*(_rows(found[each]) for each in ([split] if split else found))))
 
 
-def _keep(out: Path, asked: _Asked, qrels: str, fetch: Callable[[str, str], dict[str, list[Row]]], card: str) -> None:
+def _keep_folder(
+    out: Path, asked: _Asked, qrels: str, fetch: Callable[[str, str], dict[str, list[Row]]], card: str
+) -> None:
     """Read the three configurations and write their evalset folder, in place of one that was read before."""
 
     def rows_of(config: str, names: Names, keys: tuple[str, ...]) -> tuple[str, list[Row], list[Any]]:

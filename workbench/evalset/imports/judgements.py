@@ -15,9 +15,9 @@ from workbench.codec import write_whole
 from workbench.config import Settings
 from workbench.errors import Defect, EvalsetError
 from workbench.evalset.cells import Unusable, grade, id_text, name_text, shown
+from workbench.evalset.contents import UNJUDGED, Contents, read_contents
 from workbench.evalset.evalset import find_evalset
 from workbench.evalset.files import Judgement, Names, named_rows, read_table, scan_qrels
-from workbench.evalset.findings import UNJUDGED, Contents, read_contents
 from workbench.evalset.imports.folder import Tell, say_nothing, writing
 from workbench.evalset.imports.quotes import Quotes
 from workbench.evalset.items import clean_id
@@ -158,7 +158,7 @@ def import_judgements(
     stems = [path.stem for path in paths]
     for path in paths:
         judge = path.stem if stems.count(path.stem) == 1 else str(path)
-        found, wrong, empty = _read(path, judge, contents, partly=partly)
+        found, wrong, empty = _read_filled_sheet(path, judge, contents, partly=partly)
         if empty:
             tell(f"{empty:,} rows of {path} are not filled and left aside")
         rows += found
@@ -172,7 +172,7 @@ def import_judgements(
         raise EvalsetError(f"the judgements cannot be added to {folder}; correct these lines:", defects)
     if not rows:
         raise EvalsetError(nothing_filled(paths, "grade"))
-    changed = _add(folder, homes)
+    changed = _append_qrels(folder, homes)
     for line in [
         *agreement(first, second, "documents"),
         *(f"{len(homes[path])} judgements added to {path}" for path in changed),
@@ -181,7 +181,9 @@ def import_judgements(
     return changed
 
 
-def _read(path: Path, judge: str, contents: Contents, *, partly: bool) -> tuple[list[Graded], list[Defect], int]:
+def _read_filled_sheet(
+    path: Path, judge: str, contents: Contents, *, partly: bool
+) -> tuple[list[Graded], list[Defect], int]:
     """Filled rows, what cannot be used, and how many rows are empty and left aside."""
     texts = {d.doc_id: (d.text, d.full_text) for d in contents.documents}
     asked, quotes = {q.query_id: q for q in contents.queries}, Quotes(contents.documents)
@@ -193,7 +195,7 @@ def _read(path: Path, judge: str, contents: Contents, *, partly: bool) -> tuple[
             empty += 1
             continue
         try:
-            rows.append(_graded(path, line, _with_document(row, asked, quotes), judge))
+            rows.append(_filled_judgement(path, line, _with_document(row, asked, quotes), judge))
             query = asked.get(rows[-1].query_id)
             told = _foreign_text(row, query.text if query else None, texts.get(rows[-1].doc_id, ()))
             if told:
@@ -214,7 +216,7 @@ def _with_document(row: dict[str, Any], asked: Mapping[str, Query], quotes: Quot
     return row | {"doc_id": quotes.document(row["quote"], query.tenant_id, said) if query else said or "?"}
 
 
-def _graded(path: Path, line: int, row: Mapping[str, Any], judge: str) -> Graded:
+def _filled_judgement(path: Path, line: int, row: Mapping[str, Any], judge: str) -> Graded:
     query_id, doc_id = (id_text(name, row[name]) for name in ("query_id", "doc_id"))
     if query_id is None or doc_id is None:
         raise Unusable("query_id and doc_id are needed, as the sheet has them")
@@ -302,7 +304,7 @@ def _problem(
     return ""
 
 
-def _add(folder: Path, homes: Mapping[Path, Sequence[Graded]]) -> list[Path]:
+def _append_qrels(folder: Path, homes: Mapping[Path, Sequence[Graded]]) -> list[Path]:
     """Append rows to files of qrels, in the form that each has."""
     new: dict[Path, bytes] = {}
     for path, rows in homes.items():

@@ -1,4 +1,4 @@
-"""What a log of another tool holds for the notebooks: outcomes, a stream, labels, a run, and rows of the ledger."""
+"""What a log of another tool holds: outcomes, a stream, labels, a run, what its calls cost, and rows of the ledger."""
 
 import io
 import json
@@ -63,7 +63,7 @@ def import_log(
         If a score or a model that is named is not there.
     """
     notes = list[str]()
-    parts = _parts(log, out, prices, choices or Choices(), notes)
+    parts = _files_of_log(log, out, prices, choices or Choices(), notes)
     if there := [name for name in parts if (out / name).exists()]:
         raise EvalsetError(f"{out} has {', '.join(there)} already; remove it or import under another name")
     if FILE in parts and not (out / "gates.toml").exists():
@@ -76,7 +76,7 @@ def import_log(
     return done
 
 
-def _parts(log: ToolLog, out: Path, prices: PriceTable, choices: Choices, notes: list[str]) -> dict[str, bytes]:
+def _files_of_log(log: ToolLog, out: Path, prices: PriceTable, choices: Choices, notes: list[str]) -> dict[str, bytes]:
     """Files that can be made of a log, by name."""
     parts = dict[str, bytes]()
     try:
@@ -163,7 +163,7 @@ def outcomes_in(log: ToolLog, prices: PriceTable, choices: Choices, notes: list[
             dropped["are repeats that a cache answered, which are none"] += 1
         else:
             judged |= {score.source} if score and not call.error else set()
-            rows.append(_outcome(call, score, key[0], seen[key], prices))
+            rows.append(_outcome_row(call, score, key[0], seen[key], prices))
             seen[key] += 1
     notes += [f"{n:,} calls {why} and are no outcomes" for why, n in dropped.items()]
     if not rows:
@@ -185,7 +185,9 @@ def outcomes_in(log: ToolLog, prices: PriceTable, choices: Choices, notes: list[
 _OUTCOME_SCHEMA: Mapping[str, Any] = {**STORED_SCHEMA, "cached": pl.Float64, "line": pl.Int64}
 
 
-def _outcome(call: LoggedCall, score: Score | None, prompt_id: str, repeat: int, prices: PriceTable) -> tuple[Any, ...]:
+def _outcome_row(
+    call: LoggedCall, score: Score | None, prompt_id: str, repeat: int, prices: PriceTable
+) -> tuple[Any, ...]:
     by_tokens, use = cost_nanos(call, prices), call.usage
     cost = call.usd if by_tokens is None else by_tokens / NANOS_PER_USD
     values = {
@@ -273,7 +275,7 @@ def answers_in(log: ToolLog, prices: PriceTable) -> str:
     for call in log.calls:
         if call.prompt.strip() and (call.output or call.error):
             key = (call.prompt_id or content_hash(call.prompt)[:16], named(call))
-            values = dict(zip(_OUTCOME_SCHEMA, _outcome(call, None, key[0], seen[key], prices), strict=False))
+            values = dict(zip(_OUTCOME_SCHEMA, _outcome_row(call, None, key[0], seen[key], prices), strict=False))
             row = {name: value for name, value in values.items() if value is not None and name != "line"}
             graded = {"answer": call.output, "quality": 0.0 if call.error else None}
             lines.append(json.dumps(row | graded, ensure_ascii=False) + "\n")

@@ -99,7 +99,7 @@ def import_outcomes(path: Path, out: Path, *, repairs: Repairs | None = None, te
         If a column or a model that is named in ``repairs`` is not there.
     """
     repairs, notes = repairs or Repairs(), list[str]()
-    table = _without(_read(path, repairs.rename), repairs.without, notes)
+    table = _without(_read_outcomes(path, repairs.rename), repairs.without, notes)
     columns = {ours: found for ours, theirs in NAMES.items() if (found := _first(theirs, table.columns))}
     if "model" in columns:
         if repairs.models:
@@ -123,7 +123,7 @@ def import_outcomes(path: Path, out: Path, *, repairs: Repairs | None = None, te
     return out
 
 
-def _read(path: Path, rename: Mapping[str, str]) -> TableFile:
+def _read_outcomes(path: Path, rename: Mapping[str, str]) -> TableFile:
     if path.suffix.lower() in _PICKLES:
         raise EvalsetError(
             f"{path} is a pickle: reading one runs whatever code it holds. Where you trust it, write it again once: "
@@ -194,7 +194,7 @@ def _frame(path: Path, calls: Sequence[Row], notes: list[str]) -> pl.DataFrame:
     named = any(cells.get("prompt_id") is not None for _, cells in calls)
     for line, cells in calls:
         try:
-            row = _call(cells)
+            row = _typed_outcome(cells)
             if empty := [n for n in ("prompt", "model", "prompt_id") if row[n] is None and (named or n != "prompt_id")]:
                 raise Unusable(f"{empty[0]} is empty; a call needs its prompt and its model")
         except Unusable as error:
@@ -210,7 +210,7 @@ def _frame(path: Path, calls: Sequence[Row], notes: list[str]) -> pl.DataFrame:
     return frame.with_columns(pl.col("config").replace("", None))
 
 
-def _call(cells: Mapping[str, Any]) -> dict[str, Any]:
+def _typed_outcome(cells: Mapping[str, Any]) -> dict[str, Any]:
     """One call in the types of the contract; ``columns`` of ``cells`` names the columns of a wide table."""
     names = cells.get("columns", {})
     row = {ours: read(names.get(ours, ours), cells.get(ours)) for ours, read in _READERS.items()}
@@ -228,7 +228,7 @@ def checked(
     ``columns`` are ours by the file's, as far as it has them.
     """
     _refuse_call_ids(frame, path, columns)
-    frame = _repeated(_uncached(frame, notes), path, given="repeat" in columns, notes=notes)
+    frame = _numbered_repeats(_uncached(frame, notes), path, given="repeat" in columns, notes=notes)
     frame = _common_texts(frame, notes) if repairs.texts == "most_common" else frame
     if repairs.drop_incomplete:
         frame = _complete(frame, notes)
@@ -267,7 +267,7 @@ def _uncached(frame: pl.DataFrame, notes: list[str]) -> pl.DataFrame:
     return kept
 
 
-def _repeated(frame: pl.DataFrame, path: Path, *, given: bool, notes: list[str]) -> pl.DataFrame:
+def _numbered_repeats(frame: pl.DataFrame, path: Path, *, given: bool, notes: list[str]) -> pl.DataFrame:
     """Number the repeats, where every prompt was asked several times; a row that stands twice is refused."""
     keys = ["prompt_id", "model", "config"]
     if given:

@@ -127,7 +127,9 @@ def import_pair_labels(
     rows, defects = list[PairLabel](), list[Defect]()
     stems = [path.stem for path in paths]
     for path in paths:
-        found, wrong, empty = _read(path, path.stem if stems.count(path.stem) == 1 else str(path), keys, partly=partly)
+        found, wrong, empty = _read_filled_pairs(
+            path, path.stem if stems.count(path.stem) == 1 else str(path), keys, partly=partly
+        )
         if empty:
             tell(f"{empty:,} rows of {path} are not filled and left aside")
         rows, defects = rows + found, defects + wrong
@@ -137,7 +139,7 @@ def import_pair_labels(
     if again := len(first) - len(labels):
         tell(f"{again:,} pairs are labelled so already, and left aside")
     defects += [*twice, *_again(labels, known)]
-    roots, contradictions = _joined(labels, known, keys)
+    roots, contradictions = _joined_keys(labels, known, keys)
     made_up = {words_key(query) for query in stream.queries}
     if roots and not set(stream.answer_keys) <= made_up:
         told = (
@@ -152,10 +154,10 @@ def import_pair_labels(
         return []
     for line in agreement(first, second, "pairs"):
         tell(line)
-    return _write(folder, labels, known, keys, roots, tell)
+    return _write_pairs(folder, labels, known, keys, roots, tell)
 
 
-def _read(
+def _read_filled_pairs(
     path: Path, judge: str, keys: Mapping[tuple[str, str], str], *, partly: bool
 ) -> tuple[list[PairLabel], list[Defect], int]:
     """Filled rows, what cannot be used, and how many rows are empty and left aside."""
@@ -165,13 +167,15 @@ def _read(
             empty += 1
             continue
         try:
-            rows.append(_label(path, line, row, judge, keys))
+            rows.append(_pair_label(path, line, row, judge, keys))
         except Unusable as error:
             defects.append(Defect(str(path), line, str(error)))
     return rows, defects, empty
 
 
-def _label(path: Path, line: int, row: Mapping[str, Any], judge: str, keys: Mapping[tuple[str, str], str]) -> PairLabel:
+def _pair_label(
+    path: Path, line: int, row: Mapping[str, Any], judge: str, keys: Mapping[tuple[str, str], str]
+) -> PairLabel:
     tenant = name_text("tenant_id", row["tenant_id"]) or DEFAULT_TENANT
     for name in ("query_a", "query_b"):
         if (tenant, same_words(str(row[name] or ""))) not in keys:
@@ -192,7 +196,7 @@ def _again(labels: Iterable[PairLabel], known: Sequence[Pair]) -> list[Defect]:
     ]
 
 
-def _joined(
+def _joined_keys(
     labels: Sequence[PairLabel], known: Sequence[Pair], keys: Mapping[tuple[str, str], str]
 ) -> tuple[dict[str, str], list[Defect]]:
     """New key of each answer key that is joined to another, and the rows that contradict what was said."""
@@ -253,7 +257,7 @@ def _roots(edges: Mapping[str, Sequence[Edge]]) -> dict[str, str]:
     return {key: root for key, root in roots.items() if key != root}
 
 
-def _write(
+def _write_pairs(
     folder: Path,
     labels: Sequence[PairLabel],
     known: Sequence[Pair],
@@ -262,7 +266,7 @@ def _write(
     tell: Tell,
 ) -> list[Path]:
     """Append the pairs, join the answer keys of the stream, and say what was done."""
-    pairs, path = _pairs(labels, known, keys, roots), folder / "pairs.jsonl"
+    pairs, path = _labelled_pairs(labels, known, keys, roots), folder / "pairs.jsonl"
     before = path.read_text(encoding="utf-8") if path.is_file() else ""
     before += "" if not before or before.endswith("\n") else "\n"
     frame, stream = read_parquet(folder / "stream.parquet"), folder / "stream.parquet"
@@ -289,7 +293,7 @@ def _write(
     return [path, stream] if moved else [path]
 
 
-def _pairs(
+def _labelled_pairs(
     labels: Sequence[PairLabel],
     known: Sequence[Pair],
     keys: Mapping[tuple[str, str], str],

@@ -100,7 +100,7 @@ def read_otlp(paths: Sequence[Path]) -> ToolLog:
     EvalsetError
         If a file is none of these.
     """
-    return _read("otlp", paths)
+    return _read_spans("otlp", paths)
 
 
 def read_openinference(paths: Sequence[Path]) -> ToolLog:
@@ -111,25 +111,25 @@ def read_openinference(paths: Sequence[Path]) -> ToolLog:
     EvalsetError
         If a file is none of these.
     """
-    return _read("openinference", paths)
+    return _read_spans("openinference", paths)
 
 
-def _read(tool: str, paths: Sequence[Path]) -> ToolLog:
+def _read_spans(tool: str, paths: Sequence[Path]) -> ToolLog:
     files = files_in(paths, (".json", ".jsonl", ".parquet"), "spans")
     log, spans, events = ToolLog(tool, tuple(files)), list[LoggedSpan](), list[Mapping[str, Any]]()
 
     for path in files:
-        log.each(path, _rows(path, log, events), partial(_keep, path.name, spans))
+        log.each(path, _span_rows(path, log, events), partial(_keep_span, path.name, spans))
     _sort(log, spans, events)
     return log
 
 
-def _keep(file: str, spans: list[LoggedSpan], line: int, row: dict[str, Any]) -> LoggedSpan:
+def _keep_span(file: str, spans: list[LoggedSpan], line: int, row: dict[str, Any]) -> LoggedSpan:
     spans.append(span_of(line, row, file))
     return spans[-1]
 
 
-def _rows(path: Path, log: ToolLog, events: list[Mapping[str, Any]]) -> Iterator[Row]:
+def _span_rows(path: Path, log: ToolLog, events: list[Mapping[str, Any]]) -> Iterator[Row]:
     """Spans of a file, each with its resource's attributes; log records go to ``events``."""
     whole = document_of(path) if path.suffix.lower() == ".json" else None
     objects = whole if isinstance(whole, list) else [whole]
@@ -171,13 +171,13 @@ def attributes_of(pairs: Any) -> dict[str, Any]:
     """
     rows = pairs if isinstance(pairs, list) else []
     return {
-        row["key"]: _plain(row.get("value"))
+        row["key"]: _otlp_value(row.get("value"))
         for row in rows
         if isinstance(row, dict) and isinstance(row.get("key"), str)
     }
 
 
-def _plain(value: Any, depth: int = 0) -> Any:
+def _otlp_value(value: Any, depth: int = 0) -> Any:
     if not isinstance(value, dict) or not value or depth > 50:
         return None
     kind, held = next(iter(value.items()))
@@ -191,10 +191,12 @@ def _plain(value: Any, depth: int = 0) -> Any:
             return None
         return None if math.isnan(found) else found
     if kind == "arrayValue":
-        return [_plain(item, depth + 1) for item in _list(held, "values")]
+        return [_otlp_value(item, depth + 1) for item in _list(held, "values")]
     if kind == "kvlistValue":
         return {
-            r["key"]: _plain(r.get("value"), depth + 1) for r in _list(held, "values") if isinstance(r.get("key"), str)
+            r["key"]: _otlp_value(r.get("value"), depth + 1)
+            for r in _list(held, "values")
+            if isinstance(r.get("key"), str)
         }
     return held
 
@@ -270,7 +272,7 @@ def _sort(log: ToolLog, spans: Sequence[LoggedSpan], events: Sequence[Mapping[st
             if span.of_model and key in outer:
                 log.set_aside(paths[span.file], span.line, "it holds another call of a model, which is counted")
             elif span.of_model:
-                log.calls.append(_call(span, list(_above(span, by_id)), asked.get(key)))
+                log.calls.append(_logged_call(span, list(_above(span, by_id)), asked.get(key)))
             elif span.kind in ("retriever", "retrieval"):
                 log.searches.append(_search(span, list(_above(span, by_id))))
             else:
@@ -301,11 +303,13 @@ def _of_events(events: Iterable[Mapping[str, Any]]) -> tuple[dict[tuple[str, str
         if (messages := said.get("gen_ai.input.messages")) is not None:
             asked[trace, span] = messages
         if name := said.get("gen_ai.evaluation.name"):
-            given.append(("", trace, Score(str(name), _value(said.get("gen_ai.evaluation.score.value")), "model")))
+            given.append(
+                ("", trace, Score(str(name), _evaluation_score(said.get("gen_ai.evaluation.score.value")), "model"))
+            )
     return asked, given
 
 
-def _value(value: Any) -> float | None:
+def _evaluation_score(value: Any) -> float | None:
     try:
         return float(value) if isinstance(value, bool) else number("score", value)
     except Unusable:
@@ -319,10 +323,10 @@ def _annotations(span: LoggedSpan) -> Iterator[Score]:
         if found:
             kind = str(span.said.get(f"annotations.{found[1]}.annotator_kind", "")).upper()
             source = {"HUMAN": "human", "CODE": "code"}.get(kind, "model")
-            yield Score(found[1], _value(value), source)  # type: ignore[arg-type]
+            yield Score(found[1], _evaluation_score(value), source)  # type: ignore[arg-type]
 
 
-def _call(span: LoggedSpan, above: Sequence[LoggedSpan], messages: Any) -> LoggedCall:
+def _logged_call(span: LoggedSpan, above: Sequence[LoggedSpan], messages: Any) -> LoggedCall:
     said = span.said
     vendor = _first(said, "gen_ai.provider.name", "gen_ai.system", "llm.provider", "llm.system")
     parameters = json_in(said.get("llm.invocation_parameters"))
@@ -341,16 +345,16 @@ def _call(span: LoggedSpan, above: Sequence[LoggedSpan], messages: Any) -> Logge
         served=served,
         call_id=span.span_id,
         trace_id=span.trace_id,
-        prompt="" if "embedding" in span.kind else _question(span, above, messages),
-        output=_output(said),
+        prompt="" if "embedding" in span.kind else _user_question(span, above, messages),
+        output=_span_output(said),
         error=span.error,
-        usage=_usage(said),
-        usd=usd_of("cost", _cost(said)),
+        usage=_span_usage(said),
+        usd=usd_of("cost", _span_cost(said)),
         latency_ms=None if span.error else span.latency_ms,
         started=span.started,
-        tenant_id=_around(around, _TENANT),
-        user_id=_around(around, _USER),
-        feature=_around(around, _FEATURE),
+        tenant_id=_said_around(around, _TENANT),
+        user_id=_said_around(around, _USER),
+        feature=_said_around(around, _FEATURE),
     )
 
 
@@ -358,7 +362,7 @@ def _first(said: Mapping[str, Any], *names: str) -> str:
     return next((str(said[n]) for n in names if isinstance(said.get(n), str | int) and said[n] != ""), "")
 
 
-def _around(spans: Sequence[LoggedSpan], names: Sequence[str]) -> str:
+def _said_around(spans: Sequence[LoggedSpan], names: Sequence[str]) -> str:
     """What a span or one around it says, from the inside; then what its resource says."""
     for said in (*(span.said for span in spans), spans[0].shared):
         if found := _first(said, *names):
@@ -366,7 +370,7 @@ def _around(spans: Sequence[LoggedSpan], names: Sequence[str]) -> str:
     return ""
 
 
-def _question(span: LoggedSpan, above: Sequence[LoggedSpan], messages: Any) -> str:
+def _user_question(span: LoggedSpan, above: Sequence[LoggedSpan], messages: Any) -> str:
     """What the user asked: the input of the outermost span that has one, else the last message of the user."""
     for outer in reversed(above):
         for name in ("input.value", "langfuse.observation.input", "gen_ai.input.messages"):
@@ -411,7 +415,7 @@ def _messages(said: Mapping[str, Any], prefix: str) -> list[dict[str, str]]:
     return [found[place] for place in sorted(found)]
 
 
-def _output(said: Mapping[str, Any]) -> str:
+def _span_output(said: Mapping[str, Any]) -> str:
     for prefix in ("llm.output_messages", "gen_ai.completion"):
         if rows := _messages(said, prefix):
             return text_in(rows[0])
@@ -422,7 +426,7 @@ def _output(said: Mapping[str, Any]) -> str:
     return ""
 
 
-def _usage(said: Mapping[str, Any]) -> Usage | None:
+def _span_usage(said: Mapping[str, Any]) -> Usage | None:
     if (own := json_in(said.get("langfuse.observation.usage_details"))) is not None:
         return usage_in(own)
     names = _GENAI_USAGE if any(name.startswith("gen_ai.usage.") for name in said) else _OPENINFERENCE_USAGE
@@ -430,7 +434,7 @@ def _usage(said: Mapping[str, Any]) -> Usage | None:
     return usage_of(prompt, output, cache_read=read, cache_write=written, inside=True)
 
 
-def _cost(said: Mapping[str, Any]) -> Any:
+def _span_cost(said: Mapping[str, Any]) -> Any:
     details = json_in(said.get("langfuse.observation.cost_details"))
     names = ("gen_ai.usage.cost", "llm.cost.total", "gen_ai.usage.total_cost")
     return at(details, "total") or next((said[n] for n in names if said.get(n) is not None), None)
@@ -447,7 +451,7 @@ def _search(span: LoggedSpan, above: Sequence[LoggedSpan]) -> Retrieved:
     rows = [found[place] for place in sorted(found)] or [row for row in own or () if isinstance(row, dict)]
     if not query.strip():
         raise Unusable("a search that does not say what it searched for (input.value)")
-    return Retrieved(span.line, span.file, query, hits_of(rows), _around([span, *above], _TENANT))
+    return Retrieved(span.line, span.file, query, hits_of(rows), _said_around([span, *above], _TENANT))
 
 
 def hits_of(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, float], ...]:
@@ -463,7 +467,7 @@ def hits_of(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, float], ...]:
         name = text_at(row, "id")
         if not name or name.split() != [name]:
             raise Unusable(f"a document that was found has the id {shown(name)}; an id has no blanks")
-        score = _value(row.get("score"))
+        score = _evaluation_score(row.get("score"))
         hits.append((name, -float(place) if score is None else score))
     scored = [row.get("score") is not None for row in rows]
     if any(scored) and not all(scored):

@@ -60,7 +60,7 @@ def unfold(
     named = models or why == _PRICED or any(name in others for name in costs)
     if not found or ("quality" in columns and not named):  # a log of calls whose column of models has another name
         raise EvalsetError(_no_model(table, columns))
-    parts = {model: dict(_parts(model, others)) for model in found}
+    parts = {model: dict(_columns_of_model(model, others)) for model in found}
     calls: list[Row] = []
     for line, row in table.rows:
         prompt = {ours: row.get(theirs) for ours, theirs in shared.items()}
@@ -88,9 +88,9 @@ def _models(
     if priced:
         more = [model for model in costs if model in others and model not in priced]
         return [*priced, *more], _PRICED
-    parts = {column for model in others for ours, column in _parts(model, others) if column != model}
+    parts = {column for model in others for ours, column in _columns_of_model(model, others) if column != model}
     alike = [c for c in others if c in costs or (c not in parts and _holds_quality(table, c))]
-    split = [model for model in qualities if any(column in parts for _, column in _parts(model, others))]
+    split = [model for model in qualities if any(column in parts for _, column in _columns_of_model(model, others))]
     named = [model for model in qualities if model in costs]
     return list(dict.fromkeys([*alike, *(named or split)])), "they hold true, false or numbers in [0, 1]"
 
@@ -103,7 +103,7 @@ def _owners(column: str, part: str) -> Iterator[str]:
                 yield column[: -len(suffix) - 1]
 
 
-def _parts(model: str, columns: Sequence[str]) -> Iterator[tuple[str, str]]:
+def _columns_of_model(model: str, columns: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Columns of one model by our names; its quality stands in its own column, or in ``MODEL_quality``."""
     by_name = {column.lower(): column for column in columns}
     for ours, suffixes in _PARTS.items():
