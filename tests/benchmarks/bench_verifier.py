@@ -2,15 +2,17 @@
 """Cosine, guard, and guard with a verifier on pairs that nobody here wrote, each at the setting that a run certified.
 
 ``python -m tests.benchmarks.bench_verifier RUN_FOLDER [--own]``: the folder of a run of ``03_caching`` with
-``verifiers=["fitted"]``. First come the test pairs of the evalset by batch, and ``pairs.third.jsonl`` before the rest:
-it was fixed before anything was judged on it, so that its lines are the claim; nothing may be tuned after them. Then,
+``verifiers=["fitted"]``. First come the test pairs of the evalset by batch, and ``pairs.fourth.jsonl`` before the rest:
+it was fixed before anything was judged on it, and nothing that is judged here was tuned after it was read. Then,
 without ``--own``, the pairs of fow-cache 0.1.0 (CC BY 4.0), downloaded into a folder that is deleted; nothing is tuned
-on them. A cosine without a guard is shown at the threshold of each arm, because none was certified.
+on them. What the encoder does not read is near nothing, as in the cache. A cosine without a guard is shown at the
+threshold of each arm, because none was certified.
 """
 
 import json
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -28,7 +30,7 @@ from workbench.inference.embedding import Embedder, load_embedder, unread
 from workbench.records import Decision
 
 PACKAGE = "fow-cache==0.1.0"
-FRESH = "third"
+FRESH = "fourth"
 Labelled = tuple[str, str, bool, str]  # asked, cached, whether they may share an answer, kind
 
 
@@ -59,12 +61,16 @@ def show(
 ) -> None:
     """One line an arm: shares served of pairs that may share, and of those that must differ with a 95 % bound."""
     one, other = (embedder.embed([p[k] for p in pairs]) for k in (0, 1))
-    blind = unread(embedder, [p[0] for p in pairs]) | unread(embedder, [p[1] for p in pairs])
+    blind = unread(embedder, [p[0] for p in pairs], strict=True) | unread(embedder, [p[1] for p in pairs], strict=True)
     near, same = np.where(blind, -1.0, (one * other).sum(1)), np.array([p[2] for p in pairs])
     print(f"\n{title}: {same.sum()} may share, {(~same).sum()} must differ")
     for name, (threshold, check) in arms.items():
         if isinstance(check, Checks):
+            known = len(check.verdicts)
+            started = time.perf_counter()
             check.ask((p[0], p[1]) for p in pairs)
+            each = (time.perf_counter() - started) / max(len(check.verdicts) - known, 1)
+            print(f"    {each * 1000:.1f} ms a check, its words embedded, of {len(check.verdicts) - known}")
         served = (near >= threshold) & np.array([check is None or check.allows(p[0], p[1]) for p in pairs])
         wrong, of = int((served & ~same).sum()), int((~same).sum())
         high = clopper_pearson(np.array([float(wrong)]), np.array([float(of)]))[1][0]
@@ -75,8 +81,8 @@ def show(
 
 
 def batches(folder: Path) -> dict[str, list[Labelled]]:
-    """Test pairs of an evalset by batch; ``pairs.third.jsonl``, which no decision rests on, is one of them."""
-    files = [p for p in (folder / "pairs.jsonl", folder / f"pairs.{FRESH}.jsonl") if p.exists()]
+    """Test pairs of an evalset by batch; those of ``pairs.NAME.jsonl``, which no decision rests on, are among them."""
+    files = sorted(folder.glob("pairs*.jsonl"))
     found: dict[str, list[Labelled]] = {}
     for row in map(json.loads, chain.from_iterable(p.read_text(encoding="utf-8").splitlines() for p in files)):
         if row["split"] == "test":
@@ -100,7 +106,7 @@ def main(folder: Path, *, own: bool) -> None:
         arms[f"cosine @{p['threshold']:g}"] = (p["threshold"], None)
         arms[f"{claim.arm} ({claim.status})"] = (p["threshold"], check)
     for batch, labelled in sorted(batches(settings.evalsets / decision.evalset).items(), key=lambda b: b[0] != FRESH):
-        told = "fresh: the claim" if batch == FRESH else "looked at before"
+        told = "the claim" if batch == FRESH else "looked at before"
         show(f"{decision.evalset}, test pairs, {batch} batch ({told})", labelled, arms, embedder)
     if own:
         return
