@@ -129,6 +129,10 @@ def test_an_arm_looks_the_same_in_every_figure_that_is_given_the_same_order() ->
     assert len({arm_look(i) for i in range(42)}) == 42
 
 
+def test_a_million_is_written_out_in_what_stands_for_a_figure() -> None:
+    assert "from 2.5 at 1,000 to 3,081.7 at 1,000,000" in lines({"a": [(1e3, 2.5), (1e6, 3081.6966)]}, "x", "y").svg
+
+
 def test_figures_of_nothing_and_of_one_value_are_drawn() -> None:
     assert forest([], samples.RULE).svg
     assert frontier([], "m").svg

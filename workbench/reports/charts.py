@@ -141,12 +141,12 @@ def lines(
     data = Table.of(("line", x, y), [(name, *point) for name, line in series.items() for point in line], f"{y} by {x}")
     over = [n for n, line in series.items() if limit is not None and any(v > limit for _, v in line)]
     alt = f"Line chart of {y} against {x}, {len(series)} lines: " + "; ".join(
-        f"{name} from {line[0][1]:,.6g} at {line[0][0]:,.6g} to {line[-1][1]:,.6g} at {line[-1][0]:,.6g}"
+        f"{name} from " + " to ".join(f"{_figure_text(b)} at {_figure_text(a)}" for a, b in (line[0], line[-1]))
         for name, line in series.items()
         if line
     )
-    alt += "." if limit is None else f". Over the limit of {limit:,g}: {', '.join(over) or 'none'}."
-    caption = f"{y} against {x}" + (f"; dashed: the limit of {limit:,g}." if limit is not None else ".")
+    alt += "." if limit is None else f". Over the limit of {_figure_text(limit)}: {', '.join(over) or 'none'}."
+    caption = f"{y} against {x}" + (f"; dashed: the limit of {_figure_text(limit)}." if limit is not None else ".")
     entries = [LegendItem(arm_look(i), name) for i, (name, line) in enumerate(series.items()) if line]
 
     def draw(axes: "Axes") -> None:
@@ -156,7 +156,7 @@ def lines(
         for entry in entries:
             axes.plot(*zip(*sorted(series[entry.name]), strict=True), **entry.look.line)
         if limit is not None:
-            axes.axhline(limit, color=INK, alpha=0.7, label=f"limit {limit:,g}", **_DASHED)
+            axes.axhline(limit, color=INK, alpha=0.7, label=f"limit {_figure_text(limit)}", **_DASHED)
             axes.figure.legend(loc="outside upper right", borderpad=0.0)
         axes.set_title(axis_label(y), loc="left")
         axes.set_xlabel(axis_label(x))
@@ -166,6 +166,18 @@ def lines(
 
 
 _ROW, _STEP = 22.0, 0.6  # height of a name in pixels, and of an arm in such rows
+
+
+def _figure_text(value: float) -> str:
+    """Write six significant digits, never with an exponent.
+
+    >>> _figure_text(1e6), _figure_text(3081.6966), _figure_text(0.05), _figure_text(0)
+    ('1,000,000', '3,081.7', '0.05', '0')
+    """
+    if not value or not math.isfinite(value):
+        return f"{value:g}"
+    text = f"{value:,.{max(0, 5 - math.floor(math.log10(abs(value))))}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def slices(rows: Sequence[SliceRow], metric: str = "mean", *, arms: Sequence[str] = ()) -> Figure:
