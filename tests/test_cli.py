@@ -28,6 +28,7 @@ def project(tmp_path: Path) -> Settings:
     (settings.evalsets / "docs_qa").mkdir()
     (settings.evalsets / "docs_qa" / "card.md").write_text("# docs_qa", encoding="utf-8")
     add_notebook(settings, "retrieval", DECIDES, parameters=PARAMETERS)
+    add_notebook(settings, "texts", DECIDES, parameters=PARAMETERS)  # one of your own, of which nothing else is known
     return settings
 
 
@@ -45,13 +46,13 @@ def workbench(settings: Settings, *arguments: str) -> subprocess.CompletedProces
 def test_run_prints_sentence_gate_and_report_and_is_listed(project: Settings) -> None:
     mine = project.root / "mine"
     (mine / "qrels").mkdir(parents=True)
-    done = workbench(project, "run", "retrieval", "-p", "margin=0.5", "--evalset", "../mine")
+    done = workbench(project, "run", "texts", "-p", "margin=0.5", "--evalset", "../mine")
     assert done.returncode == 0, done.stderr
     sentence, gate, report = done.stdout.splitlines()
     assert sentence == f"text is good enough at margin 0.5 on {mine}."
     assert gate == "gate: holds"
     assert report.startswith("report: ")
-    assert "retrieval  cell 2/5" in done.stderr
+    assert "texts  cell 2/5" in done.stderr
     (listed,) = workbench(project, "runs").stdout.splitlines()
     assert listed.split()[1:] == ["done", "ci", str(mine), "Use:", "text", "gate:", "holds"]
     assert workbench(project, "runs", "--evalset", "../mine").stdout.splitlines() == [listed]
@@ -63,10 +64,8 @@ def test_run_prints_sentence_gate_and_report_and_is_listed(project: Settings) ->
 
 def test_a_run_that_cannot_tell_names_the_sheet_that_would_help(project: Settings) -> None:
     unclear = DECIDES.replace('verdict="chosen"', 'verdict="inconclusive"')
-    add_notebook(
-        project, "retrieval", f"{unclear}\n(run_dir / 'to_judge.jsonl').write_text('{{}}')", parameters=PARAMETERS
-    )
-    done = workbench(project, "run", "retrieval", "-p", "evalset=docs_qa")
+    add_notebook(project, "texts", f"{unclear}\n(run_dir / 'to_judge.jsonl').write_text('{{}}')", parameters=PARAMETERS)
+    done = workbench(project, "run", "texts", "-p", "evalset=docs_qa")
     assert done.returncode == 0, done.stderr
     (folder,) = project.runs.iterdir()
     last = done.stdout.splitlines()[-1]
@@ -91,7 +90,7 @@ def test_accept_names_the_evalset_and_the_anchor_and_refuses_what_cannot_tell(pr
 
 def test_evalset_can_be_a_folder_named_from_where_one_stands(project: Settings) -> None:
     (project.root / "mine" / "qrels").mkdir(parents=True)
-    done = workbench(project, "run", "retrieval", "-p", "evalset=../mine")
+    done = workbench(project, "run", "texts", "-p", "evalset=../mine")
     assert f"on {project.root / 'mine'}." in done.stdout, done.stderr
 
 
@@ -175,8 +174,8 @@ def test_check_says_what_holds_and_writes_it_for_the_build_server(project: Setti
 
 
 def test_failed_run_exits_3_and_says_why(project: Settings) -> None:
-    add_notebook(project, "caching", gate="pass")
-    done = workbench(project, "run", "caching")
+    add_notebook(project, "sums", gate="pass")
+    done = workbench(project, "run", "sums")
     assert done.returncode == 3
     assert "run failed: all cells ran, but the last one left no gate.json" in done.stderr
 

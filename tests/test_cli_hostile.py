@@ -78,11 +78,11 @@ def test_a_run_shows_its_sentence_and_why_it_failed(project: Settings) -> None:
     decided = replace(DECISION, sentence=steers("sentence"))
     (project.root / "decides.json").write_text(decided.to_json(), encoding="utf-8")
     raises = f"raise ValueError({steers('error')!r})"
-    add_notebook(project, "retrieval", DECIDES, raises, parameters='evalset: str = "mine"')
-    lines = lines_of(workbench(project, "run", "retrieval"))
+    add_notebook(project, "texts", DECIDES, raises, parameters='evalset: str = "mine"')
+    lines = lines_of(workbench(project, "run", "texts"))
     assert shown("sentence") in lines
     assert [line for line in lines if line.startswith("run failed: ") and shown("error") in line]
-    assert [line for line in lines if line.startswith("retrieval  failed: ") and shown("error") in line]
+    assert [line for line in lines if line.startswith("texts  failed: ") and shown("error") in line]
 
 
 @pytest.mark.slow

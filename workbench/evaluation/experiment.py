@@ -385,10 +385,7 @@ class PairedExperiment(Experiment[Q, S], ABC):
     spreads: ClassVar[tuple[float, ...]]  # assumed per cluster of a paired difference, before any arm has run
 
     def arm_names(self) -> Collection[str]:
-        """All arms that a reference may name, as far as they are known after `examine`; none where they are not.
-
-        A run from the command line refuses another reference; in a notebook you may add arms by hand.
-        """
+        """Arms that a headless run's reference may name, as far as `examine` knows them; none where it does not."""
         return ()
 
     @abstractmethod
