@@ -27,7 +27,7 @@ from workbench.extras import DISTRIBUTION, VERSION, extras_named, is_installed
 from workbench.rendering.text import visible
 
 if TYPE_CHECKING:
-    from workbench.runner import RunRecord
+    from workbench.runner import Job, RunRecord
 
 EXIT_FAILED, EXIT_INTERRUPTED = 3, 130
 
@@ -99,10 +99,7 @@ def run(
     ] = False,
 ) -> None:
     """Run a notebook headless and show what it decided."""
-    from workbench.evaluation.start import examined
-    from workbench.rendering.progress import waiting
     from workbench.runner import Job, TerminalProgress, run_all
-    from workbench.runner.headless import planned
 
     end_like_ctrl_c()
     if engine:
@@ -114,26 +111,22 @@ def run(
         parameters["evalset"] = evalset
     if "evalset" in parameters:
         parameters["evalset"] = _evalset(parameters["evalset"], settings)
+    job = Job(name, profile, parameters)
     if dry_run:
         from workbench.project.dry_run import foresee
 
         if sweep:
             raise ConfigError("--dry-run looks at one job; name one value of each parameter, without --sweep")
-        for line in foresee(settings, Job(name, profile, parameters)):
+        for line in foresee(settings, job):
             say(line)
         return None
     if sweep:
         swept = {n: values.split(",") for n, values in named_values(sweep, "--sweep").items()}
         return run_sweep(name, swept, profile=profile, parameters=parameters, here=wait)
-    with waiting(f"reading what {name} reads"):
-        examined(name, planned(Job(name, profile, parameters), settings).parameters, settings)
+    _refuse_early(job, settings)
     with TerminalProgress() as progress:
         (record,) = run_all(
-            [Job(name, profile, parameters)],
-            settings=settings,
-            clock=SystemClock(),
-            on_event=progress,
-            hard_timeout_s=hard_timeout_s,
+            [job], settings=settings, clock=SystemClock(), on_event=progress, hard_timeout_s=hard_timeout_s
         )
     _print_result(record)
     if record.status != "done":
@@ -357,6 +350,16 @@ def _project(notebooks: Sequence[str] | None = None) -> Settings:
     settings = load_settings()
     settings.require_project(reads_evalset=not notebooks or not set(notebooks) <= set(UNDECIDED))
     return settings
+
+
+def _refuse_early(job: "Job", settings: Settings) -> None:
+    """Refuse what the notebook would refuse, before its kernel starts."""
+    from workbench.evaluation.start import examined
+    from workbench.rendering.progress import waiting
+    from workbench.runner.headless import planned
+
+    with waiting(f"reading what {job.notebook} reads"):
+        examined(job.notebook, planned(job, settings).parameters, settings)
 
 
 def _evalset(given: str, settings: Settings) -> str:
