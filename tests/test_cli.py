@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.notebooks.zoo import add_notebook, make_settings
-from tests.runner.test_decisions import DECISION, finished
+from tests.runner.test_accept_and_check import DECISION, finished
 from workbench.config import Settings
 
 DECIDES = """from workbench.records import Decision, Fingerprint, Rule

@@ -9,7 +9,7 @@ import pytest
 
 from tests.notebooks.zoo import add_notebook, make_settings
 from tests.reports.hostile import evil
-from tests.runner.test_decisions import DECISION, finished
+from tests.runner.test_accept_and_check import DECISION, finished
 from tests.test_cli import workbench
 from workbench.cli.lines import write_file
 from workbench.config import Settings

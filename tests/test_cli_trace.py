@@ -13,7 +13,7 @@ from workbench.cli import app
 from workbench.config import load_settings
 from workbench.quality import feedback
 from workbench.state import open_engine
-from workbench.telemetry.context import attributed
+from workbench.telemetry.attribution import attributed
 from workbench.telemetry.spans import Tracing
 
 HOSTILE = "<script>alert(1)</script>\u202e"

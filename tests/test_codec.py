@@ -19,7 +19,7 @@ from workbench.codec import from_json, from_plain, from_toml, to_json, to_plain,
 from workbench.errors import ConfigError, EvalsetError, WorkbenchError
 from workbench.evalset.workload import Plan
 from workbench.evaluation.gate import Gate
-from workbench.evaluation.summary import Summary
+from workbench.evaluation.run_summary import Summary
 from workbench.inference.messages import Usage
 from workbench.records import Claim, Decision, Fingerprint, PairedBounds, Rule, content_hash, file_hash
 from workbench.retrieval.arms import build_arm

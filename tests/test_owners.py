@@ -16,7 +16,7 @@ OWNERS = {
     "datasets": {"evalset/imports/hub.py"},
     "dbos": {"orchestration/durable.py"},
     "lancedb": {"retrieval/lance.py"},
-    "litellm": {"inference/connections.py", "inference/hosted.py", "inference/provider_errors.py"},
+    "litellm": {"inference/hosted_connections.py", "inference/hosted_models.py", "inference/provider_errors.py"},
     "matplotlib": {"reports/figure.py"},
     "pandas": {"rendering/table.py"},
     "papermill": {"runner/kernels.py"},

@@ -17,17 +17,17 @@ from typer.main import get_command
 from workbench.cli import app
 from workbench.config import PROFILES, Settings, load_settings
 from workbench.evalset.gates import scan_gates
-from workbench.inference.attempt import Books
+from workbench.inference.call_attempt import Books
 from workbench.inference.client import Client
 from workbench.inference.prices import project_prices
 from workbench.inference.weights import WEIGHTS
 from workbench.orchestration.flows import Flows
-from workbench.project.new import understand
+from workbench.project.new_evalset import understand
 from workbench.quality.production import read_graded
-from workbench.quality.shadow_evidence import ShadowEvidence
+from workbench.quality.shadow_pairs import ShadowEvidence
 from workbench.routing.prompts import Prompts
 from workbench.state import open_engine
-from workbench.telemetry.context import Attribution
+from workbench.telemetry.attribution import Attribution
 from workbench.testing import ScriptedModel
 
 ROOT = Path(__file__).parents[1]

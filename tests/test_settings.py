@@ -14,7 +14,7 @@ from tests.evalset.small_evalset import settings_in
 from tests.reports import samples
 from workbench.config import load_settings, require_writable
 from workbench.errors import ConfigError
-from workbench.evaluation.provenance import build_parameters
+from workbench.evaluation.fingerprint import build_parameters
 from workbench.retrieval.notebook import RetrievalParameters
 from workbench.runner.headless import _kernel_env
 from workbench.runner.parameters import prepare

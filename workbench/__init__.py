@@ -13,9 +13,9 @@ __version__ = VERSION
 if TYPE_CHECKING:
     from typing import Literal, overload
 
+    from workbench.caching.accepted_cache import load_semantic
     from workbench.caching.cache import ResponseCache, SemanticCache
     from workbench.caching.notebook import CachingExperiment
-    from workbench.caching.serve import load_semantic
     from workbench.config import load_settings
     from workbench.costs.notebook import CostsExperiment
     from workbench.evalset.evalset import load_evalset
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from workbench.quality.notebook import QualityExperiment
     from workbench.records import Decision, Document, Hit, Query
     from workbench.retrieval.notebook import RetrievalExperiment
+    from workbench.routing.accepted_router import load_routed
     from workbench.routing.notebook import RoutingExperiment
-    from workbench.routing.route import load_routed
     from workbench.stack.notebook import StackExperiment
-    from workbench.telemetry.context import attributed
+    from workbench.telemetry.attribution import attributed
     from workbench.telemetry.traces import load_trace
 
     # `workbench.evaluation.start.start`, as a type checker and an editor see it: each name with its parameters.
@@ -171,11 +171,11 @@ _HOMES = {
     "Query": "workbench.records",
     "ResponseCache": "workbench.caching.cache",
     "SemanticCache": "workbench.caching.cache",
-    "attributed": "workbench.telemetry.context",
+    "attributed": "workbench.telemetry.attribution",
     "flow": "workbench.orchestration.steps",
     "load_evalset": "workbench.evalset.evalset",
-    "load_routed": "workbench.routing.route",
-    "load_semantic": "workbench.caching.serve",
+    "load_routed": "workbench.routing.accepted_router",
+    "load_semantic": "workbench.caching.accepted_cache",
     "load_settings": "workbench.config",
     "load_trace": "workbench.telemetry.traces",
     "outside": "workbench.orchestration.steps",

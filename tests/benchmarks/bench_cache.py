@@ -17,7 +17,7 @@ import pytest
 
 from tests.caching.caches import USE, WHO, answer, ask
 from workbench.caching.cache import SemanticCache
-from workbench.caching.entries import ENTRIES, SCOPES, checksum
+from workbench.caching.cache_entries import ENTRIES, SCOPES, checksum
 from workbench.caching.scope import Scope, exact
 from workbench.records import content_hash
 from workbench.state import open_engine

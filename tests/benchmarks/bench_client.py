@@ -24,12 +24,12 @@ from time import perf_counter
 import numpy as np
 import sqlalchemy as sa
 
-from workbench.inference.attempt import Books
 from workbench.inference.budgets import DEFAULT_BUDGETS, Budgets
+from workbench.inference.call_attempt import Books
 from workbench.inference.client import Client
-from workbench.inference.limits import Limit, RateLimiter
 from workbench.inference.messages import Response, Usage
 from workbench.inference.prices import load_prices
+from workbench.inference.rate_limits import Limit, RateLimiter
 from workbench.state import open_engine
 from workbench.telemetry.ledger import Ledger
 from workbench.telemetry.spans import Tracing

@@ -19,7 +19,7 @@ from time import perf_counter
 import httpx
 import numpy as np
 
-from workbench.inference.connections import one_request_each
+from workbench.inference.hosted_connections import one_request_each
 
 ANSWER = b'{"choices": [{"message": {"role": "assistant", "content": "merge_asof"}}]}'
 ASKED = {"messages": [{"role": "user", "content": "How do I join two frames by their nearest key?" * 20}]}

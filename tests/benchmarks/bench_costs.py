@@ -38,9 +38,9 @@ VARIED = {
 def measure(url: str) -> None:
     """Print processor seconds of each table and the peak of memory, in a process of its own."""
     from workbench.costs import tables
-    from workbench.costs.attribution import Spend, load_spend, margins, spikes
-    from workbench.costs.bridge import cost_bridge
+    from workbench.costs.cost_bridge import cost_bridge
     from workbench.costs.focus import BillingAccount, focus_frame
+    from workbench.costs.spend import Spend, load_spend, margins, spikes
 
     prices, ledger = load_prices(), Ledger(open_engine(url))
     started = time.process_time()

@@ -19,7 +19,7 @@ from workbench.evaluation.compare import compare
 from workbench.inference.embedding import LOCAL_EMBEDDERS, Embedder, load_embedder
 from workbench.inference.prices import project_prices
 from workbench.retrieval.arms import make_arms
-from workbench.retrieval.ask import ask, score
+from workbench.retrieval.ask_arms import ask, score
 from workbench.retrieval.searcher import Searcher
 
 STRATEGIES = ("full_text", "vector", "hybrid_rrf", "rescored:minilm")

@@ -21,7 +21,7 @@ def child(texts: int) -> None:
     import pandas as pd
 
     from workbench.config import load_settings
-    from workbench.evaluation.provenance import encoder_probe
+    from workbench.evaluation.fingerprint import encoder_probe
     from workbench.inference.encoders import MiniLM
 
     minilm = MiniLM(load_settings().cache / "weights")

@@ -71,8 +71,8 @@ def spans(folder: Path, n: int) -> Callable[[], object]:
     from tests.benchmarks.bench_spans import ended_spans
     from workbench.state import create_tables, open_engine
     from workbench.telemetry.export import SpanStore
+    from workbench.telemetry.span_tree import SPANS
     from workbench.telemetry.traces import latest_traces, load_trace
-    from workbench.telemetry.tree import SPANS
 
     engine, batch = open_engine(f"sqlite:///{folder / 'state.sqlite'}"), ended_spans(BATCH)
     create_tables(engine, SPANS)
@@ -91,7 +91,7 @@ def spans(folder: Path, n: int) -> Callable[[], object]:
 def ledger(folder: Path, n: int) -> Callable[[], object]:
     from tests.telemetry.rows import row
     from workbench.costs import tables
-    from workbench.costs.attribution import load_spend, margins, spikes
+    from workbench.costs.spend import load_spend, margins, spikes
     from workbench.inference.budgets import Budgets
     from workbench.state import open_engine
     from workbench.telemetry.ledger import Ledger

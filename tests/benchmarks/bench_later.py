@@ -17,9 +17,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from workbench.caching.cache_study import CachingParameters, Semantic
 from workbench.caching.notebook import CachingExperiment
-from workbench.caching.replay import Replay, replay
-from workbench.caching.study import CachingParameters, Semantic
+from workbench.caching.stream_replay import Replay, replay
 from workbench.caching.verifiers import Allows, Checks, LaterChecks, Verdict, VerifierUsed
 from workbench.config import load_settings
 from workbench.inference.embedding import load_embedder

@@ -22,12 +22,12 @@ import sqlalchemy as sa
 
 from workbench.caching.cache import ResponseCache
 from workbench.evalset.workload import Burst, Plan, draw_requests, numbered_topics
-from workbench.inference.attempt import Books
 from workbench.inference.budgets import Budget, Budgets
+from workbench.inference.call_attempt import Books
 from workbench.inference.client import Client
-from workbench.inference.limits import Limit, RateLimiter
 from workbench.inference.messages import Response, Usage
 from workbench.inference.prices import load_prices
+from workbench.inference.rate_limits import Limit, RateLimiter
 from workbench.stack.load import LoadReport, send_load
 from workbench.state import open_engine
 from workbench.telemetry.ledger import Ledger

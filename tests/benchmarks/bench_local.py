@@ -10,8 +10,8 @@ import sys
 import time
 
 from workbench.config import load_settings
-from workbench.inference.hosted import Provider
-from workbench.inference.local import CHAT_MODELS, LocalModels
+from workbench.inference.hosted_models import Provider
+from workbench.inference.local_models import CHAT_MODELS, LocalModels
 from workbench.inference.messages import LOCAL, Request, Response
 from workbench.rendering.table import Table
 

@@ -17,9 +17,9 @@ from typing import Any
 
 from tests.evalset.test_log_fuzz import CONTENTS
 from tests.evalset.test_log_tools import PRICES
-from workbench.evalset.imports.log_contents import EVALS, Choices, import_log, ledger_rows
+from workbench.evalset.imports.log_import import EVALS, Choices, import_log, ledger_rows
 from workbench.evalset.imports.log_tools import TOOLS, read_log
-from workbench.evalset.imports.logs import Repairs
+from workbench.evalset.imports.outcome_tables import Repairs
 
 
 def many(tool: str, rows: int, folder: Path) -> None:

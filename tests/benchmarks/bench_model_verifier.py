@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from workbench.caching.certify import clopper_pearson
-from workbench.caching.fitted import TextPair
+from workbench.caching.fitted_verifier import TextPair
+from workbench.caching.threshold_certificate import clopper_pearson
 from workbench.caching.verifiers import MODEL_LEAST, ModelVerifier, Verdict
 from workbench.config import load_settings
 from workbench.inference.client import Client

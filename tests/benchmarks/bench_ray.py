@@ -19,7 +19,7 @@ import numpy as np
 from workbench.config import load_settings
 from workbench.inference.embedding import LOCAL_EMBEDDERS, Embedder, load_embedder
 from workbench.inference.encoders import MiniLM
-from workbench.inference.fan_out import TASK, RayEmbedder
+from workbench.inference.ray_embedding import TASK, RayEmbedder
 from workbench.records import Document
 from workbench.retrieval.chunking import WholeDocument
 from workbench.retrieval.ingest import VectorCache, ingest

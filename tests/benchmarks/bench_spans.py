@@ -21,9 +21,9 @@ import sqlalchemy as sa
 
 from workbench.state import create_tables, open_engine
 from workbench.telemetry.export import SpanStore
+from workbench.telemetry.span_tree import SPANS
 from workbench.telemetry.spans import Tracing
 from workbench.telemetry.traces import latest_traces, load_trace
-from workbench.telemetry.tree import SPANS
 
 ASKED = {"gen_ai.request.model": "steady/chat-medium", "gen_ai.usage.input_tokens": 812, "wb.cost_usd": 0.00042}
 MESSAGES = [{"role": "user", "parts": [{"type": "text", "content": "how do i join two frames? " * 40}]}]

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from workbench.caching.certify import sweep
+from workbench.caching.threshold_certificate import sweep
 
 PAIRS, GRID = 1_000_000, np.linspace(0.2, 0.99, 60)
 GOAL = 100

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from workbench.config import load_settings
-from workbench.evaluation.provenance import build_parameters
+from workbench.evaluation.fingerprint import build_parameters
 from workbench.inference.encoders import MiniLM
 from workbench.records import Decision
 from workbench.retrieval.notebook import RetrievalExperiment, RetrievalParameters

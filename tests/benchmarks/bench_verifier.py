@@ -21,9 +21,9 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from workbench.caching.certify import clopper_pearson
-from workbench.caching.fitted import FittedVerifier
+from workbench.caching.fitted_verifier import FittedVerifier
 from workbench.caching.guard import Guard
+from workbench.caching.threshold_certificate import clopper_pearson
 from workbench.caching.verifiers import Allows, Checks, FittedCheck
 from workbench.config import load_settings
 from workbench.inference.embedding import Embedder, load_embedder, unread

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from workbench.caching.certify import GRID, Counts, count, effective_clusters, simulate
+from workbench.caching.cache_study import CachingParameters
 from workbench.caching.notebook import CachingExperiment
-from workbench.caching.replay import shadow
-from workbench.caching.study import CachingParameters
+from workbench.caching.stream_replay import shadow
+from workbench.caching.threshold_certificate import GRID, Counts, count, effective_clusters, simulate
 from workbench.config import load_settings
 from workbench.evalset.traffic import RequestStream
 from workbench.inference.embedding import load_embedder

@@ -16,20 +16,20 @@ from fractions import Fraction
 import numpy as np
 import polars as pl
 
-from workbench.caching.certify import Certificate, Counts
-from workbench.caching.claims import CacheArm, CacheResult, make_claim
-from workbench.caching.study import CacheStudy, CachingParameters
+from workbench.caching.cache_claims import CacheArm, CacheResult, make_claim
+from workbench.caching.cache_study import CacheStudy, CachingParameters
+from workbench.caching.threshold_certificate import Certificate, Counts
 from workbench.config import load_settings
 from workbench.evalset.evalset import load_evalset
 from workbench.evalset.gates import PairLimit
 from workbench.evaluation.decision import ArmFacts, decide, make_claims
-from workbench.evaluation.flips import flip_points, watched
+from workbench.evaluation.flip_points import flip_points, watched
 from workbench.inference.prices import PriceTable, load_prices, project_prices
 from workbench.records import Claim, Decision, Fingerprint, FlipPoint, Rule
-from workbench.routing.candidates import RoutedArm, route_all
 from workbench.routing.notebook import RoutingParameters, _load_outcomes
 from workbench.routing.policies import one_model
-from workbench.routing.recorded import load_prompts
+from workbench.routing.recorded_outcomes import load_prompts
+from workbench.routing.routed_arms import RoutedArm, route_all
 
 RATES = {"small input": 2e-7, "small output": 1e-6, "large input": 3e-6, "large output": 1.5e-5, "search": 1e-7,
          "search rows": 2e-8, "own as declared": 1.0}  # fmt: skip

@@ -15,7 +15,7 @@ from workbench.evalset.evalset import load_evalset
 from workbench.inference.encoders import MiniLM
 from workbench.records import Decision
 from workbench.retrieval.arms import build_arm
-from workbench.retrieval.ask import ask
+from workbench.retrieval.ask_arms import ask
 from workbench.retrieval.passages import LOST, WIDEST, PassageEvidence, calibrate, evidence_of, passages_table
 from workbench.retrieval.searcher import Searcher
 

@@ -17,14 +17,14 @@ import numpy.typing as npt
 from scipy.special import ndtri
 
 from workbench.config import SystemClock
-from workbench.inference.attempt import Books
 from workbench.inference.budgets import DEFAULT_BUDGETS, Budgets
+from workbench.inference.call_attempt import Books
 from workbench.inference.client import Client
 from workbench.inference.messages import Request, Response, Usage
 from workbench.inference.prices import load_prices
 from workbench.quality.monitoring import growth, mixed, stakes
 from workbench.quality.shadow import Shadow
-from workbench.quality.shadow_evidence import ShadowEvidence
+from workbench.quality.shadow_pairs import ShadowEvidence
 from workbench.state import open_engine
 from workbench.telemetry.ledger import Ledger
 from workbench.telemetry.spans import Tracing

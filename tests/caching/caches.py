@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from workbench.caching.cache import SemanticCache
 from workbench.inference.messages import CacheUse, Request, Response, Usage
-from workbench.telemetry.context import Attribution
+from workbench.telemetry.attribution import Attribution
 
 WHO = Attribution(tenant_id="acme", user_id="ann", feature="answer")
 USE = CacheUse(visibility="tenant", corpus_version="v1")

@@ -15,7 +15,7 @@ from tests.caching.caches import answer, ask
 from workbench.caching.cache import SemanticCache
 from workbench.inference.messages import CacheUse
 from workbench.state import open_engine
-from workbench.telemetry.context import Attribution
+from workbench.telemetry.attribution import Attribution
 from workbench.testing import HashEmbedder
 
 TENANTS = ("acme", "birch", "dune")

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from workbench.caching.certify import (
+from workbench.caching.threshold_certificate import (
     GRID,
     Counts,
     clopper_pearson,

@@ -5,18 +5,18 @@ from dataclasses import replace
 import pytest
 
 from tests.caching.scripted_vendor import Part, ScriptedVendor
-from tests.caching.test_prompt_tables import cells
+from tests.caching.test_prompt_cache_tables import cells
 from workbench.caching.prompt_cache import load_vendors
+from workbench.caching.prompt_cache_tables import billed_table, prompt_tables
 from workbench.caching.prompt_calls import CALLS, CallLog, read_calls
-from workbench.caching.prompt_tables import billed_table, prompt_tables
 from workbench.errors import AttemptTimeout, CallFailed, ConfigError
 from workbench.evalset.evalset import Evalset
-from workbench.inference.attempt import Books
+from workbench.inference.call_attempt import Books
 from workbench.inference.client import Client
 from workbench.inference.failover import RetryPolicy
 from workbench.inference.messages import Response, Usage
 from workbench.inference.prices import load_prices
-from workbench.telemetry.context import attributed
+from workbench.telemetry.attribution import attributed
 from workbench.testing import FakeClock, ScriptedModel
 
 SONNET = "claude-sonnet-4-6"

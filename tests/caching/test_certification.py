@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workbench.caching.certify import (
+from workbench.caching.threshold_certificate import (
     GRID,
     NO_NUMBER,
     Counts,

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.caching.caches import Angles, found, keep
+from workbench.caching.accepted_cache import load_semantic
+from workbench.caching.cache_study import CachingParameters
 from workbench.caching.guard import make_guard
-from workbench.caching.serve import load_semantic
-from workbench.caching.study import CachingParameters
 from workbench.caching.verifiers import Later, load_callable
 from workbench.config import Settings
 from workbench.errors import ConfigError

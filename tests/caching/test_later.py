@@ -14,8 +14,8 @@ from workbench.caching.guard import Guard
 from workbench.caching.later import NO_PLACE, NOT_YET, REFUSED
 from workbench.caching.verifiers import Later, ModelVerifier, Verdict, VerifierUsed
 from workbench.errors import ConfigError, ProviderError
-from workbench.inference.attempt import Books
 from workbench.inference.budgets import Budget, Budgets
+from workbench.inference.call_attempt import Books
 from workbench.inference.client import Client
 from workbench.inference.messages import Response, Usage
 from workbench.inference.prices import load_prices

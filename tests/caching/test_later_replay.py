@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.caching.test_notebook import DIFFER, judge, open_bench, word, write_stream
-from tests.caching.test_replay import random_stream
 from tests.caching.test_replay_equality import Known, served
+from tests.caching.test_stream_replay import random_stream
 from tests.evalset.small_evalset import settings_in
 from workbench.caching.cache import SemanticCache
 from workbench.caching.guard import Guard
-from workbench.caching.replay import kept_blocks, replay
+from workbench.caching.stream_replay import kept_blocks, replay
 from workbench.caching.verifiers import CallableVerifier, Checks, Later, LaterChecks
 from workbench.state import open_engine
 

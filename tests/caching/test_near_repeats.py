@@ -9,15 +9,15 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.evalset.small_evalset import settings_in
-from workbench.caching.certify import certify, count
-from workbench.caching.claims import PairsServed, bounds_of_pairs, families_needed
+from workbench.caching.cache_claims import PairsServed, bounds_of_pairs, families_needed
+from workbench.caching.cache_study import CachingParameters
 from workbench.caching.near_repeats import BANDS, NearPair, draw_pairs, negatives_told, worth_of
-from workbench.caching.replay import shadow
-from workbench.caching.study import CachingParameters
+from workbench.caching.stream_replay import shadow
+from workbench.caching.threshold_certificate import certify, count
 from workbench.cli import app
 from workbench.errors import EvalsetError
 from workbench.evalset.gates import PairLimit
-from workbench.evalset.imports.pair_labels import import_pair_labels, unordered
+from workbench.evalset.imports.pairs_and_streams import import_pair_labels, unordered
 from workbench.evalset.imports.requests import import_stream
 from workbench.evalset.traffic import Pair, RequestStream, load_pairs, load_stream
 from workbench.evaluation.compare import spent

@@ -10,18 +10,18 @@ import polars as pl
 import pytest
 
 from tests.evalset.small_evalset import settings_in, write
-from workbench.caching.claims import bounds_of_pairs
+from workbench.caching.cache_claims import bounds_of_pairs
+from workbench.caching.cache_study import CachingParameters
 from workbench.caching.notebook import CachingExperiment
-from workbench.caching.study import CachingParameters
 from workbench.caching.tables import pairs_table
 from workbench.config import SystemClock
 from workbench.errors import ConfigError, EvalsetError, GateFailed
 from workbench.evalset.gates import PairLimit
 from workbench.evalset.imports.requests import pair_line
 from workbench.evalset.traffic import Pair, load_stream
+from workbench.evaluation.fingerprint import build_parameters
 from workbench.evaluation.gate import Gate
-from workbench.evaluation.provenance import build_parameters
-from workbench.evaluation.summary import Summary
+from workbench.evaluation.run_summary import Summary
 from workbench.reports.page import write_report
 from workbench.runner import accept
 from workbench.testing import HashEmbedder

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from tests.caching.caches import answer, ask, count
 from tests.caching.caching_child import USE, open_cache
 from workbench.state import open_engine
-from workbench.telemetry.context import Attribution
+from workbench.telemetry.attribution import Attribution
 
 
 class Child:

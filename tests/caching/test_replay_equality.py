@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 
 from tests.caching.caches import answer, ask
-from tests.caching.test_replay import random_stream
+from tests.caching.test_stream_replay import random_stream
+from workbench.caching.accepted_cache import load_semantic
 from workbench.caching.cache import SemanticCache
 from workbench.caching.guard import Guard
-from workbench.caching.replay import replay
-from workbench.caching.serve import load_semantic
+from workbench.caching.stream_replay import replay
 from workbench.config import load_settings
 from workbench.evalset.traffic import RequestStream, load_stream
 from workbench.inference.embedding import load_embedder
 from workbench.inference.messages import CacheUse
 from workbench.state import open_engine
-from workbench.telemetry.context import Attribution
+from workbench.telemetry.attribution import Attribution
 
 EVALSETS = Path("evalsets")
 

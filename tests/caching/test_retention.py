@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from tests.caching.caches import USE, WHO, StillClock, angle_cache, answer, ask, count, found, keep
 from workbench.caching.cache import ResponseCache
-from workbench.caching.entries import HIGHEST, SCOPES
+from workbench.caching.cache_entries import HIGHEST, SCOPES
 
 AGE_S = 300
 DUNE = replace(WHO, tenant_id="dune")

@@ -11,9 +11,9 @@ from tests.caching.script_pairs import READABLE, SCRIPTS
 from tests.evalset.small_evalset import settings_in, write
 from tests.inference.test_client import SMALL, client_of
 from workbench.caching.cache import SemanticCache
+from workbench.caching.cache_study import CachingParameters
 from workbench.caching.guard import Guard, make_guard
-from workbench.caching.replay import oracle_hits, replay
-from workbench.caching.study import CachingParameters
+from workbench.caching.stream_replay import oracle_hits, replay
 from workbench.config import load_settings
 from workbench.evalset.check import check_evalset
 from workbench.evalset.imports.requests import import_stream
@@ -21,7 +21,7 @@ from workbench.evalset.traffic import RequestStream, load_stream, stream_of
 from workbench.inference.embedding import MiniLM
 from workbench.inference.messages import CacheUse
 from workbench.state import open_engine
-from workbench.telemetry.context import attributed
+from workbench.telemetry.attribution import attributed
 from workbench.telemetry.spans import Tracing
 from workbench.telemetry.traces import load_trace
 

@@ -9,11 +9,11 @@ import pytest
 from tests.caching.caches import Angles, angle_cache, found, keep
 from tests.evalset.small_evalset import settings_in, write
 from tests.retrieval.test_twins import chinese, part_numbers
+from workbench.caching.cache_study import CachingParameters
 from workbench.caching.notebook import CachingExperiment
-from workbench.caching.study import CachingParameters
 from workbench.config import load_settings
 from workbench.evalset.evalset import load_evalset
-from workbench.evaluation.provenance import build_parameters
+from workbench.evaluation.fingerprint import build_parameters
 from workbench.inference.embedding import unread
 from workbench.inference.encoders import MiniLM
 from workbench.retrieval.tables import script_notes

@@ -10,10 +10,10 @@ import pytest
 from tests.benchmarks import bench_model_verifier
 from tests.caching.caches import USE, WHO, angle_cache, answer, ask, found, keep
 from tests.evalset.small_evalset import settings_in
-from workbench.caching.fitted import FEATURES, FittedVerifier, features_of, fit_verifier, made_pairs
+from workbench.caching.accepted_cache import load_verifier
+from workbench.caching.cache_study import CachingParameters
+from workbench.caching.fitted_verifier import FEATURES, FittedVerifier, features_of, fit_verifier, made_pairs
 from workbench.caching.guard import Guard
-from workbench.caching.serve import load_verifier
-from workbench.caching.study import CachingParameters
 from workbench.caching.verifiers import (
     MODEL_LEAST,
     CallableVerifier,
@@ -31,9 +31,9 @@ from workbench.codec import to_plain
 from workbench.errors import ConfigError, ProviderError
 from workbench.evalset.gates import PairLimit
 from workbench.evalset.traffic import Pair
-from workbench.evaluation.provenance import build_parameters
-from workbench.inference.attempt import Books
+from workbench.evaluation.fingerprint import build_parameters
 from workbench.inference.budgets import Budget, Budgets
+from workbench.inference.call_attempt import Books
 from workbench.inference.client import Client
 from workbench.inference.messages import Response, Usage
 from workbench.inference.prices import load_prices

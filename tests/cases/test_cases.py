@@ -15,18 +15,18 @@ from tests.evalset.small_evalset import settings_in
 from tests.notebooks.cells import run_cells
 from tests.retrieval.test_twins import DEFAULTS, EXACT, check_told
 from tests.retrieval.tiny import STRATEGIES, TEXT, judge, open_bench
+from workbench.caching.cache_study import CachingParameters
 from workbench.caching.notebook import CachingExperiment
-from workbench.caching.study import CachingParameters
 from workbench.config import load_settings
 from workbench.errors import EvalsetError
 from workbench.evalset.check import check_evalset
 from workbench.evalset.evalset import Evalset, load_evalset
-from workbench.evalset.imports.documents import import_tables
-from workbench.evalset.imports.logs import Repairs, import_outcomes
+from workbench.evalset.imports.document_tables import import_tables
+from workbench.evalset.imports.outcome_tables import Repairs, import_outcomes
 from workbench.evalset.imports.requests import import_pairs, import_stream
 from workbench.evalset.outcomes import load_outcomes
 from workbench.evalset.traffic import load_stream
-from workbench.evaluation.provenance import build_parameters
+from workbench.evaluation.fingerprint import build_parameters
 from workbench.inference.encoders import MiniLM
 from workbench.records import Decision
 from workbench.retrieval.metrics import measure_all

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import polars as pl
 
 from tests.telemetry.rows import row
-from workbench.costs.attribution import READ, Spend
+from workbench.costs.spend import READ, Spend
 from workbench.telemetry.ledger import LedgerRow
 
 

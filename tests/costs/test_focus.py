@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.costs.rows import random_rows, spend_of
-from tests.costs.test_bridge import prices
+from tests.costs.test_cost_bridge import prices
 from tests.telemetry.rows import row
 from workbench.costs.focus import COLUMNS, BillingAccount, focus_frame
 from workbench.errors import ConfigError

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from tests.costs.rows import spend_of
-from tests.costs.test_bridge import prices
+from tests.costs.test_cost_bridge import prices
 from tests.telemetry.rows import row
 from workbench.costs.focus import BillingAccount, focus_frame
 from workbench.costs.invoices import METERS, by_cause, plain_model, read_invoice, reconcile

@@ -17,16 +17,16 @@ from tests.evalset.small_evalset import DOCUMENTS, QUERIES, settings_in, write
 from workbench.costs.invoices import read_invoice
 from workbench.errors import ConfigError, EvalsetError
 from workbench.evalset.files import scan_jsonl, scan_qrels
-from workbench.evalset.imports.documents import import_tables
+from workbench.evalset.imports.document_tables import import_tables
 from workbench.evalset.imports.hub import load_hub
-from workbench.evalset.imports.judgements import import_judgements
-from workbench.evalset.imports.logs import Repairs, import_outcomes
-from workbench.evalset.imports.pair_labels import import_pair_labels
+from workbench.evalset.imports.judgement_sheets import import_judgements
+from workbench.evalset.imports.outcome_tables import Repairs, import_outcomes
+from workbench.evalset.imports.pairs_and_streams import import_pair_labels
 from workbench.evalset.imports.requests import import_pairs, import_stream
 from workbench.evalset.outcomes import load_outcomes
 from workbench.evalset.traffic import load_pairs, load_stream
-from workbench.project.new import understand
-from workbench.project.new import write as write_own
+from workbench.project.new_evalset import understand
+from workbench.project.new_evalset import write as write_own
 from workbench.retrieval.trec import read_run
 
 QUICK, MANY = 50, 500

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 from workbench.errors import ConfigError, EvalsetError
-from workbench.evalset.imports.log_contents import (
+from workbench.evalset.imports.log_import import (
     ASKED,
     PEOPLE,
     RUN,
@@ -26,8 +26,8 @@ from workbench.evalset.imports.log_contents import (
     ledger_rows,
 )
 from workbench.evalset.imports.log_tools import TOOLS, read_log, tool_of
-from workbench.evalset.imports.logs import Repairs, import_outcomes
-from workbench.evalset.imports.tool_log import ToolLog, cost_nanos, priced_as
+from workbench.evalset.imports.logged_calls import ToolLog, cost_nanos, priced_as
+from workbench.evalset.imports.outcome_tables import Repairs, import_outcomes
 from workbench.evalset.outcomes import load_outcomes
 from workbench.evalset.traffic import load_stream
 from workbench.inference.messages import Usage

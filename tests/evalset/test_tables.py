@@ -8,8 +8,8 @@ import pytest
 
 from workbench.errors import ConfigError, EvalsetError
 from workbench.evalset.files import named_rows, read_table
-from workbench.evalset.imports.documents import import_tables
-from workbench.evalset.imports.logs import import_outcomes
+from workbench.evalset.imports.document_tables import import_tables
+from workbench.evalset.imports.outcome_tables import import_outcomes
 from workbench.evalset.imports.requests import import_pairs, import_stream
 from workbench.retrieval.trec import read_run
 

@@ -15,7 +15,7 @@ from tests.routing.test_notebook import open_bench as open_routing
 from tests.routing.test_notebook import project
 from workbench.errors import GateFailed
 from workbench.evaluation.gate import Gate
-from workbench.retrieval.ask import ask_all
+from workbench.retrieval.ask_arms import ask_all
 
 
 def refused(bench, gate):

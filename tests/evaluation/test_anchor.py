@@ -9,7 +9,7 @@ import pytest
 from tests.retrieval.tiny import HYBRID, TEXT, change_query, judge, open_bench, project
 from workbench.config import SystemClock
 from workbench.errors import ConfigError
-from workbench.evaluation.in_use import anchor_path
+from workbench.evaluation.accepted_decision import anchor_path
 from workbench.evaluation.run_record import close_run
 from workbench.records import Decision
 from workbench.runner import RunRecord, accept

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.caching.test_certification import traffic
-from workbench.caching.certify import Counts, certify, design_effect, korn_graubard
-from workbench.caching.claims import CacheArm, CacheResult, bounds_of_pairs, make_claim, rate_of
+from workbench.caching.cache_claims import CacheArm, CacheResult, bounds_of_pairs, make_claim, rate_of
+from workbench.caching.threshold_certificate import Counts, certify, design_effect, korn_graubard
 from workbench.evalset.gates import PairLimit
 from workbench.evalset.traffic import Pair
 from workbench.evaluation.compare import compare
 from workbench.evaluation.decision import ArmFacts, make_claims
-from workbench.evaluation.summary import frontier_points, slice_rows
+from workbench.evaluation.run_summary import frontier_points, slice_rows
 from workbench.records import Rule
 from workbench.routing.curves import Curve, resample_aiq, resample_deferral
 

@@ -9,7 +9,7 @@ import pytest
 import workbench
 from tests.retrieval.tiny import change_query, open_bench, project, write_evalset
 from workbench.errors import ConfigError, EvalsetError, RunError
-from workbench.evaluation.provenance import build_parameters, encoder_probe, parameter_inputs
+from workbench.evaluation.fingerprint import build_parameters, encoder_probe, parameter_inputs
 from workbench.evaluation.start import as_declared
 from workbench.records import Decision
 from workbench.retrieval.notebook import RetrievalParameters

@@ -13,7 +13,7 @@ from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.evaluation.decision import ArmFacts
 from workbench.evaluation.experiment import Experiment, PairedExperiment
 from workbench.evaluation.gate import Gate
-from workbench.evaluation.summary import ItemCase, ScoredArms, Summary, item_cases
+from workbench.evaluation.run_summary import ItemCase, ScoredArms, Summary, item_cases
 from workbench.records import Query, content_hash, parameters_of
 from workbench.rendering.table import Table
 from workbench.reports.ending import Notebook

@@ -6,7 +6,7 @@ import pytest
 
 from tests.evalset.small_evalset import settings_in
 from tests.routing.routing_tables import planted
-from workbench.evalset.imports.logs import import_outcomes
+from workbench.evalset.imports.outcome_tables import import_outcomes
 from workbench.evalset.outcomes import load_outcomes, outcomes_of
 from workbench.evaluation.compare import bootstrap_t
 from workbench.evaluation.decision import ArmFacts, make_claims

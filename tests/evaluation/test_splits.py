@@ -14,15 +14,15 @@ from tests.retrieval import tiny
 from tests.routing.routing_tables import planted
 from tests.routing.test_notebook import open_bench as open_routing
 from tests.routing.test_notebook import project
+from workbench.caching.cache_study import CachingParameters
 from workbench.caching.notebook import CachingExperiment
-from workbench.caching.study import CachingParameters
 from workbench.errors import EvalsetError, SplitError
 from workbench.evalset.imports.requests import pair_line
 from workbench.evalset.outcomes import FILE
-from workbench.retrieval.fitting import fit_arms
+from workbench.retrieval.fitted_arms import fit_arms
 from workbench.retrieval.notebook import RetrievalExperiment, RetrievalParameters
-from workbench.routing.candidates import policy_arms
 from workbench.routing.notebook import RoutingExperiment, RoutingParameters
+from workbench.routing.routed_arms import policy_arms
 from workbench.routing.tables import study
 from workbench.testing import HashEmbedder, WordTokenizer
 

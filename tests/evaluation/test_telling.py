@@ -6,11 +6,11 @@ import pytest
 
 from tests.reports import samples
 from tests.reports.drawn import drawn
-from workbench.caching.study import CachingParameters
+from workbench.caching.cache_study import CachingParameters
 from workbench.evalset.gates import GatePolicy
 from workbench.evaluation.decision import Outcome
 from workbench.evaluation.finalists import as_now, beside
-from workbench.evaluation.summary import Regressions, assumed_money, is_default, would_change
+from workbench.evaluation.run_summary import Regressions, assumed_money, is_default, would_change
 from workbench.records import Rule
 from workbench.retrieval.notebook import RetrievalParameters
 

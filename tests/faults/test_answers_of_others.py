@@ -14,17 +14,17 @@ import pytest
 
 from tests.faults.misbehaving_server import FAULTS, MisbehavingServer, misbehaving_server, signature, vector
 from workbench.errors import AnswerMismatch, CallFailed, ProviderError
-from workbench.inference.attempt import Books
 from workbench.inference.budgets import Budget, Budgets
+from workbench.inference.call_attempt import Books
 from workbench.inference.client import Client
-from workbench.inference.connections import ANSWER_IDS, REQUEST_ID
 from workbench.inference.embedding import HostedEmbedder
 from workbench.inference.failover import RetryPolicy
-from workbench.inference.hosted import AnswerIds, LiteLLMProvider
+from workbench.inference.hosted_connections import ANSWER_IDS, REQUEST_ID
+from workbench.inference.hosted_models import AnswerIds, LiteLLMProvider
 from workbench.inference.messages import Request, Response
 from workbench.inference.prices import PriceTable, load_prices
 from workbench.state import open_engine
-from workbench.telemetry.context import attributed
+from workbench.telemetry.attribution import attributed
 from workbench.telemetry.ledger import Ledger
 from workbench.testing import FakeClock
 

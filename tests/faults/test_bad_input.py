@@ -11,7 +11,7 @@ from tests.reports.reading import Page
 from tests.retrieval.tiny import change_query, judge, open_bench, write_evalset
 from workbench.config import SystemClock
 from workbench.errors import EvalsetError, RunError, StoreError
-from workbench.evalset.imports.documents import import_tables
+from workbench.evalset.imports.document_tables import import_tables
 from workbench.evaluation.run_record import close_run
 from workbench.records import Query
 from workbench.reports.page import write_report

@@ -14,17 +14,17 @@ import sqlalchemy as sa
 from tests.faults.misbehaving_server import Seen, misbehaving_server
 from workbench.config import SystemClock
 from workbench.errors import CallFailed
-from workbench.inference.attempt import Books, worst_nanos
 from workbench.inference.budgets import Budget, Budgets
+from workbench.inference.call_attempt import Books, worst_nanos
 from workbench.inference.client import Client
 from workbench.inference.failover import RetryPolicy
-from workbench.inference.hosted import LiteLLMProvider
+from workbench.inference.hosted_models import LiteLLMProvider
 from workbench.inference.messages import Request, Usage
 from workbench.inference.prices import load_prices
 from workbench.state import open_engine
 from workbench.telemetry.ledger import Ledger
+from workbench.telemetry.span_tree import SPANS
 from workbench.telemetry.spans import Tracing
-from workbench.telemetry.tree import SPANS
 
 MIX = {
     "good": 60, "thinking_beside": 3, "no_usage": 1, "429_seconds": 3, "429_date": 2, "429": 3, "500": 4, "503": 4,

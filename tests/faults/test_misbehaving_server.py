@@ -21,10 +21,10 @@ from workbench.errors import (
     Throttled,
     Unavailable,
 )
-from workbench.inference.attempt import Books
+from workbench.inference.call_attempt import Books
 from workbench.inference.client import Client
 from workbench.inference.failover import RetryPolicy
-from workbench.inference.hosted import LiteLLMProvider
+from workbench.inference.hosted_models import LiteLLMProvider
 from workbench.inference.messages import Request, Usage
 from workbench.inference.prices import load_prices
 

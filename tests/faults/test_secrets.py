@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from workbench.errors import CallFailed, Unavailable
-from workbench.inference.attempt import Books
 from workbench.inference.budgets import Budget, Budgets
+from workbench.inference.call_attempt import Books
 from workbench.inference.client import Client
 from workbench.inference.failover import RetryPolicy
 from workbench.inference.messages import Response, ToolCall, Usage

@@ -11,7 +11,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from workbench.errors import RateLimited
-from workbench.inference.limits import Limit, RateLimiter
+from workbench.inference.rate_limits import Limit, RateLimiter
 from workbench.state import open_engine
 
 ROOT = Path(__file__).parents[2]

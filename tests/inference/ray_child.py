@@ -8,7 +8,7 @@ import time
 from functools import partial
 
 from tests.benchmarks.bench_ray import kill_one, table_of
-from workbench.inference.fan_out import RayEmbedder
+from workbench.inference.ray_embedding import RayEmbedder
 from workbench.records import Document
 from workbench.testing import HashEmbedder, WordTokenizer
 

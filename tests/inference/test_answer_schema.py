@@ -3,8 +3,8 @@
 import pytest
 
 from workbench.errors import CallFailed, ConfigError, MalformedAnswer
-from workbench.inference.attempt import Books, misfit, validator_of
 from workbench.inference.budgets import Budget, Budgets
+from workbench.inference.call_attempt import Books, misfit, validator_of
 from workbench.inference.client import Client
 from workbench.inference.messages import Request, Response, ToolCall, Usage
 from workbench.inference.prices import load_prices

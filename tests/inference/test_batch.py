@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 
 from tests.inference.test_client import SMALL, STRONG, answer, client_of
-from tests.routing.test_route import by_feature, cascade
+from tests.routing.test_accepted_router import by_feature, cascade
 from workbench.errors import ConfigError, RateLimited, UnknownPrice
-from workbench.inference.attempt import worst_nanos
 from workbench.inference.batch import Item, complete_all, estimate
+from workbench.inference.call_attempt import worst_nanos
 from workbench.inference.failover import RetryPolicy
-from workbench.inference.limits import Limit, Slot
 from workbench.inference.messages import Request
 from workbench.inference.prices import load_prices
-from workbench.routing.route import Routed
+from workbench.inference.rate_limits import Limit, Slot
+from workbench.routing.accepted_router import Routed
 from workbench.state import open_engine
 
 PRICES = load_prices()

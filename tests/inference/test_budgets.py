@@ -10,7 +10,7 @@ from tests.telemetry.rows import row
 from workbench.errors import BudgetExceeded, ConfigError, StoreError
 from workbench.inference.budgets import Budget, Budgets
 from workbench.state import open_engine
-from workbench.telemetry.context import Attribution
+from workbench.telemetry.attribution import Attribution
 from workbench.telemetry.ledger import Ledger
 from workbench.testing import FakeClock
 

@@ -27,22 +27,22 @@ from workbench.errors import (
     Throttled,
     Unavailable,
 )
-from workbench.inference.attempt import PATIENCE_S, Books, worst_input_tokens
 from workbench.inference.batch import Item, complete_all
 from workbench.inference.budgets import Budget, Budgets
+from workbench.inference.call_attempt import PATIENCE_S, Books, worst_input_tokens
 from workbench.inference.client import Client
 from workbench.inference.failover import RetryPolicy
-from workbench.inference.limits import Limit, RateLimiter
 from workbench.inference.messages import CacheHit, CacheUse, Request, Response, Usage
 from workbench.inference.prices import load_prices
+from workbench.inference.rate_limits import Limit, RateLimiter
 from workbench.inference.recordings import Recordings
 from workbench.inference.streams import Abandoned
 from workbench.state import open_engine
-from workbench.telemetry.context import Attribution, attributed, carried
+from workbench.telemetry.attribution import Attribution, attributed, carried
 from workbench.telemetry.ledger import Ledger
+from workbench.telemetry.span_tree import totals
 from workbench.telemetry.spans import Tracing
 from workbench.telemetry.traces import load_trace
-from workbench.telemetry.tree import totals
 from workbench.testing import FakeClock, ScriptedModel
 
 SMALL, STRONG = "local/smollm2-135m", "local/qwen2.5-coder-0.5b"

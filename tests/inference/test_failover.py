@@ -26,12 +26,12 @@ from workbench.errors import (
     Unavailable,
     WorkbenchError,
 )
-from workbench.inference.attempt import Books, CallAccount
+from workbench.inference.call_attempt import Books, CallAccount
 from workbench.inference.failover import Cooldowns, RetryPolicy, call_models
-from workbench.inference.limits import Slot
 from workbench.inference.messages import Request
 from workbench.inference.prices import PriceTable
-from workbench.telemetry.context import Attribution
+from workbench.inference.rate_limits import Slot
+from workbench.telemetry.attribution import Attribution
 from workbench.testing import FakeClock, ScriptedModel
 
 POLICY = RetryPolicy(attempts_per_model=3, base_s=0.5, cap_s=8.0, deadline_s=60.0, attempt_timeout_s=20.0)

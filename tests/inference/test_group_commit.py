@@ -12,14 +12,14 @@ import sqlalchemy as sa
 from tests.databases import database_url
 from tests.telemetry.rows import row
 from workbench.errors import BudgetExceeded, RateLimited
-from workbench.inference.attempt import Books
 from workbench.inference.budgets import Budget, Budgets
+from workbench.inference.call_attempt import Books
 from workbench.inference.client import Client
-from workbench.inference.limits import Limit, RateLimiter
 from workbench.inference.messages import Response, Usage
 from workbench.inference.prices import load_prices
+from workbench.inference.rate_limits import Limit, RateLimiter
 from workbench.state import group_commit, open_engine
-from workbench.telemetry.context import Attribution
+from workbench.telemetry.attribution import Attribution
 from workbench.telemetry.ledger import Ledger
 from workbench.testing import FakeClock, ScriptedModel
 

@@ -13,33 +13,33 @@ from tests.evalset.small_evalset import settings_in
 from tests.inference.embeddings_server import DIMENSION, SEEN, serving
 from tests.retrieval.tiny import HYBRID, project
 from tests.routing.routing_tables import planted
+from tests.routing.test_accepted_router import accept
 from tests.routing.test_notebook import project as drawn
-from tests.routing.test_route import accept
 from workbench.caching.cache import SemanticCache
-from workbench.caching.claims import CacheArm
+from workbench.caching.cache_claims import CacheArm
+from workbench.caching.cache_study import CachingParameters
 from workbench.caching.notebook import CachingExperiment
-from workbench.caching.study import CachingParameters
 from workbench.config import Settings
 from workbench.errors import BudgetExceeded, CallFailed, ConfigError, RateLimited, UnknownPrice
 from workbench.evalset.outcomes import Requests
-from workbench.evaluation.provenance import build_parameters
+from workbench.evaluation.fingerprint import build_parameters
 from workbench.inference import prices
-from workbench.inference.attempt import Books
 from workbench.inference.budgets import Budget
+from workbench.inference.call_attempt import Books
 from workbench.inference.client import Client
 from workbench.inference.embedding import HostedEmbedder, load_embedder
 from workbench.inference.failover import RetryPolicy
-from workbench.inference.limits import Limit
 from workbench.inference.messages import CacheUse, Response, Usage
+from workbench.inference.rate_limits import Limit
 from workbench.records import Document
 from workbench.retrieval.arms import make_arms
 from workbench.retrieval.notebook import RetrievalExperiment, RetrievalParameters
 from workbench.retrieval.searcher import Searcher
+from workbench.routing.accepted_router import load_routed
 from workbench.routing.notebook import RoutingExperiment, RoutingParameters
 from workbench.routing.policies import POLICIES
-from workbench.routing.route import load_routed
 from workbench.state import open_engine
-from workbench.telemetry.context import attributed
+from workbench.telemetry.attribution import attributed
 from workbench.telemetry.ledger import Ledger
 from workbench.telemetry.traces import load_trace
 from workbench.testing import FakeClock, HashEmbedder, ScriptedModel, WordTokenizer

@@ -6,7 +6,7 @@ import pytest
 
 from tests.inference.test_providers import CLAUDE, MESSAGES, TOOL, answering, ask, chunk, openai
 from workbench.errors import Throttled, Unavailable
-from workbench.inference.hosted import LiteLLMProvider
+from workbench.inference.hosted_models import LiteLLMProvider
 from workbench.inference.messages import Request, ToolCall, Usage
 
 USAGE = {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}

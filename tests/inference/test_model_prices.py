@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from workbench.errors import ConfigError, UnknownPrice
 from workbench.inference import prices as module
-from workbench.inference.local import CHAT_MODELS
+from workbench.inference.local_models import CHAT_MODELS
 from workbench.inference.messages import LOCAL, Usage
 from workbench.inference.prices import TOKEN_CLASSES, load_prices, project_prices
 

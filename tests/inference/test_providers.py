@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from workbench.errors import AccountRefused, MalformedAnswer, ProviderError, Rejected
-from workbench.inference.hosted import LiteLLMProvider, load_litellm
+from workbench.inference.hosted_models import LiteLLMProvider, load_litellm
 from workbench.inference.messages import Request, ToolCall, Usage
 from workbench.inference.prices import load_prices
 
@@ -253,8 +253,8 @@ def test_litellm_is_loaded_by_the_first_call_and_not_before():
 import sys
 import workbench.inference.client, workbench.inference.failover, workbench.inference.recordings, workbench.testing
 from workbench.inference.messages import Request
-from workbench.inference.hosted import LiteLLMProvider
-from workbench.inference.local import local_provider
+from workbench.inference.hosted_models import LiteLLMProvider
+from workbench.inference.local_models import local_provider
 provider = LiteLLMProvider("http://127.0.0.1:9/v1")
 heavy = {"litellm", "openai", "httpx", "xllamacpp", "huggingface_hub"}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
@@ -280,13 +280,13 @@ def test_a_replay_loads_neither_litellm_nor_the_engine(tmp_path):
     code = """
 import sys
 from pathlib import Path
-from workbench.inference.attempt import Books
+from workbench.inference.call_attempt import Books
 from workbench.inference.client import Client
 from workbench.inference.messages import Request, Response, Usage
 from workbench.inference.prices import load_prices
-from workbench.inference.hosted import LiteLLMProvider
+from workbench.inference.hosted_models import LiteLLMProvider
 from workbench.inference.recordings import Recordings
-from workbench.inference.local import local_provider
+from workbench.inference.local_models import local_provider
 folder = Path(sys.argv[1])
 asked = Request("local/smollm2-135m", ({"role": "user", "content": "Hi"},))
 Recordings(folder / "r.jsonl", live=True).add(asked, "q1", Response("Hello", asked.model, Usage(fresh=9, output=1)))

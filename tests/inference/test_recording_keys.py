@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from tests.faults.misbehaving_server import misbehaving_server
 from workbench.caching.scope import Scope
 from workbench.errors import RecordingMiss
-from workbench.inference.attempt import Books
 from workbench.inference.batch import Item, complete_all
+from workbench.inference.call_attempt import Books
 from workbench.inference.client import Client
 from workbench.inference.messages import ROLES, CacheUse, Request, Response, Usage
 from workbench.inference.prices import load_prices
 from workbench.inference.recordings import Recordings
-from workbench.telemetry.context import Attribution
+from workbench.telemetry.attribution import Attribution
 from workbench.testing import ScriptedModel
 
 ROOT = Path(__file__).parents[2]
@@ -148,12 +148,12 @@ from pathlib import Path
 reached = []
 sys.addaudithook(lambda event, given: reached.append(event) if event in ("socket.connect", "socket.getaddrinfo") else 0)
 from workbench.errors import RecordingMiss
-from workbench.inference.attempt import Books
+from workbench.inference.call_attempt import Books
 from workbench.inference.client import Client
 from workbench.inference.prices import load_prices
-from workbench.inference.hosted import LiteLLMProvider
+from workbench.inference.hosted_models import LiteLLMProvider
 from workbench.inference.recordings import Recordings
-from workbench.inference.local import local_provider
+from workbench.inference.local_models import local_provider
 folder = Path(sys.argv[1])
 providers = {"local/": local_provider(folder), "": LiteLLMProvider()}
 client = Client(providers, Books(load_prices()), recordings=Recordings(folder / "r.jsonl"))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from workbench.errors import RecordingMiss, Unavailable, WorkbenchError
-from workbench.inference.attempt import Books
+from workbench.inference.call_attempt import Books
 from workbench.inference.client import Client
 from workbench.inference.failover import RetryPolicy
 from workbench.inference.messages import Request, Response, Usage

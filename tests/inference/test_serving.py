@@ -9,8 +9,8 @@ import pytest
 
 from workbench.config import load_settings
 from workbench.errors import ContextTooLong
-from workbench.inference.hosted import LiteLLMProvider
-from workbench.inference.local import CONTEXT_TOKENS, LocalModels, local_provider, served_name, start_server
+from workbench.inference.hosted_models import LiteLLMProvider
+from workbench.inference.local_models import CONTEXT_TOKENS, LocalModels, local_provider, served_name, start_server
 from workbench.inference.messages import LOCAL, Request
 from workbench.inference.weights import WEIGHTS, fetch
 

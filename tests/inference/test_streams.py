@@ -4,7 +4,7 @@ import threading
 
 import sqlalchemy as sa
 
-from workbench.inference.limits import Limit, RateLimiter
+from workbench.inference.rate_limits import Limit, RateLimiter
 from workbench.inference.streams import Abandoned, Stream, pause, still_read
 from workbench.testing import FakeClock
 

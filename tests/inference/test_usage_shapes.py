@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.inference.test_providers import MESSAGES, answering, chunk, openai
-from workbench.inference.attempt import Books, worst_nanos
+from workbench.inference.call_attempt import Books, worst_nanos
 from workbench.inference.client import Client
-from workbench.inference.hosted import LiteLLMProvider
+from workbench.inference.hosted_models import LiteLLMProvider
 from workbench.inference.messages import DoubtfulUsage, Request, Usage
 from workbench.inference.prices import load_prices
-from workbench.inference.usage import counted, counted_texts
+from workbench.inference.token_usage import counted, counted_texts
 from workbench.state import open_engine
 from workbench.telemetry.ledger import Ledger
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from workbench.records import Hit
-from workbench.retrieval.indexing import VectorIndex
+from workbench.retrieval.index_kinds import VectorIndex
 from workbench.retrieval.lance import LanceRows
 from workbench.retrieval.postgres import PostgresRows
 from workbench.retrieval.store import ChunkRow

@@ -12,7 +12,7 @@ from workbench.caching.scope import Scope
 from workbench.caching.verifiers import Later
 from workbench.inference.messages import CacheUse, Request
 from workbench.state import open_engine
-from workbench.telemetry.context import Attribution
+from workbench.telemetry.attribution import Attribution
 from workbench.testing import HashEmbedder
 
 QUESTION = "how do I reset my password"

@@ -11,7 +11,7 @@ from tests.leaks.operations import HOSTILE, HOSTILE_TO, QUERY
 from tests.retrieval.stores import KINDS
 from tests.retrieval.tables import open_store, random_rows, row
 from workbench.errors import TenantError
-from workbench.retrieval.indexing import Exact, Hnsw, HnswSq, IvfPq
+from workbench.retrieval.index_kinds import Exact, Hnsw, HnswSq, IvfPq
 from workbench.retrieval.postgres import PostgresStore
 from workbench.retrieval.strategies import Hybrid, Question
 

@@ -8,7 +8,7 @@ import pytest
 from tests.telemetry.rows import row
 from workbench.config import SystemClock, load_settings
 from workbench.runner import Job, run_all
-from workbench.runner.decisions import check, worst_exit_code
+from workbench.runner.accept_and_check import check, worst_exit_code
 from workbench.state import open_engine
 from workbench.telemetry.ledger import Ledger
 

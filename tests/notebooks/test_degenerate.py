@@ -10,12 +10,12 @@ import pytest
 
 from tests.evalset.small_evalset import settings_in, write
 from tests.notebooks.cells import run_cells
+from workbench.caching.cache_study import CachingParameters
 from workbench.caching.notebook import CachingExperiment
-from workbench.caching.study import CachingParameters
 from workbench.errors import EvalsetError, GateFailed
 from workbench.evalset.imports.requests import pair_line
 from workbench.evalset.traffic import Pair
-from workbench.evaluation.provenance import build_parameters
+from workbench.evaluation.fingerprint import build_parameters
 from workbench.records import Decision
 from workbench.reports.page import write_report
 from workbench.retrieval.notebook import RetrievalExperiment, RetrievalParameters

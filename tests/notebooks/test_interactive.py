@@ -26,7 +26,7 @@ from workbench.records import Decision
 from workbench.reports.brief import markdown_summary
 from workbench.reports.ending import NextSteps
 from workbench.runner import accept, list_runs
-from workbench.runner.decisions import evalset_of
+from workbench.runner.accept_and_check import evalset_of
 
 ROOT = Path(__file__).parents[2]
 

@@ -5,7 +5,7 @@ import pytest
 from tests.databases import database_url
 from tests.orchestration.small_flows import LOG
 from workbench.config import Settings
-from workbench.inference.attempt import Books
+from workbench.inference.call_attempt import Books
 from workbench.inference.client import Client
 from workbench.inference.prices import project_prices
 from workbench.orchestration.flows import Flows

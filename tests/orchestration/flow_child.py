@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.orchestration import small_flows
 from workbench.config import Settings
-from workbench.inference.attempt import Books
+from workbench.inference.call_attempt import Books
 from workbench.inference.client import Client
 from workbench.inference.messages import Request
 from workbench.inference.prices import project_prices

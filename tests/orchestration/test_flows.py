@@ -12,9 +12,9 @@ from tests.orchestration.small_flows import asked, catching, failing, naps, tria
 from workbench.errors import FlowError, StepFailed, UnknownPrice
 from workbench.orchestration.flows import Flows
 from workbench.orchestration.runs_database import flows_url
-from workbench.orchestration.sources import sources_of
 from workbench.orchestration.steps import flow, plain
-from workbench.telemetry.context import attributed
+from workbench.orchestration.user_modules import sources_of
+from workbench.telemetry.attribution import attributed
 from workbench.telemetry.traces import load_trace
 
 LOCAL = "local/smollm2-135m"

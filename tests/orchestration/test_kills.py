@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from tests.databases import KINDS, database_url
 from tests.orchestration.flow_child import open_flows, settings_of
 from tests.orchestration.small_flows import LOG, mortal, mortal_calls, naps
-from workbench.inference.tapes import ASKED_AGAIN
+from workbench.inference.call_tapes import ASKED_AGAIN
 from workbench.state import open_engine
 
 ROOT = Path(__file__).parents[2]

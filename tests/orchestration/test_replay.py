@@ -12,9 +12,9 @@ import pytest
 from tests.orchestration.small_flows import asked, asked_bravely, catching, failing, rehearsing, triage, twice
 from workbench.codec import from_plain, to_plain
 from workbench.errors import FlowError, OfflineError, ProviderError, ReplayMismatch, StepFailed
+from workbench.inference.call_tapes import offline, refuse_offline
 from workbench.inference.client import Client
 from workbench.inference.messages import CacheHit, Completion, Response, Route, ToolCall, Usage
-from workbench.inference.tapes import offline, refuse_offline
 from workbench.orchestration.replay import diff, differences, shown_replay
 from workbench.orchestration.steps import rehearse
 from workbench.testing import ScriptedModel

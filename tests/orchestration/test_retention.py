@@ -8,7 +8,7 @@ import pytest
 from tests.orchestration.small_flows import asked, failing, naps, triage, watches
 from workbench.errors import FlowError, StepFailed
 from workbench.orchestration.replay import forked
-from workbench.orchestration.step_calls import calls_of, progress_of
+from workbench.orchestration.step_tapes import calls_of, progress_of
 
 AGES = timedelta(days=1)
 

@@ -14,10 +14,10 @@ from workbench.caching.cache import ResponseCache
 from workbench.config import load_settings
 from workbench.errors import FlowError, StepFailed
 from workbench.evalset.evalset import load_evalset
-from workbench.evalset.imports.log_contents import RUN, import_log
+from workbench.evalset.imports.log_import import RUN, import_log
 from workbench.evalset.imports.log_tools import read_log
-from workbench.inference.attempt import Books
 from workbench.inference.budgets import Budget, Budgets
+from workbench.inference.call_attempt import Books
 from workbench.inference.client import Client
 from workbench.inference.messages import Route
 from workbench.inference.prices import project_prices
@@ -25,9 +25,9 @@ from workbench.inference.recordings import Recordings
 from workbench.orchestration.flows import Flows
 from workbench.pipeline.flow import AnswerPlan, Library, answer, check, is_vague, names_in
 from workbench.retrieval.trec import read_run
-from workbench.routing.recorded import recorded_rows, recording_file
+from workbench.routing.recorded_outcomes import recorded_rows, recording_file
 from workbench.state import open_engine
-from workbench.telemetry.context import attributed
+from workbench.telemetry.attribution import attributed
 from workbench.telemetry.ledger import Ledger
 from workbench.telemetry.traces import load_trace
 from workbench.testing import ScriptedModel

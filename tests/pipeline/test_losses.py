@@ -10,7 +10,7 @@ from tests.evalset.small_evalset import settings_in, write
 from tests.pipeline.test_flow import PROMPTS, SMALL
 from workbench.errors import EvalsetError
 from workbench.evalset.evalset import load_evalset
-from workbench.inference.attempt import Books
+from workbench.inference.call_attempt import Books
 from workbench.inference.client import Client
 from workbench.inference.prices import project_prices
 from workbench.orchestration.flows import Flows

@@ -10,9 +10,9 @@ from tests.pipeline.test_flow import PROMPTS, SMALL, STRONG
 from workbench.config import SystemClock
 from workbench.errors import ConfigError, EvalsetError, RecordingMiss
 from workbench.evalset.evalset import load_evalset
+from workbench.evaluation.fingerprint import build_parameters
 from workbench.evaluation.gate import Gate
-from workbench.evaluation.provenance import build_parameters
-from workbench.evaluation.summary import mean_by_arm
+from workbench.evaluation.run_summary import mean_by_arm
 from workbench.inference.client import Client
 from workbench.inference.messages import Response, Usage
 from workbench.inference.recordings import FOLDER, Recordings
@@ -21,11 +21,11 @@ from workbench.pipeline import routes
 from workbench.pipeline.flow import Library, draft, retrieve
 from workbench.pipeline.notebook import PipelineExperiment, PipelineParameters
 from workbench.records import Decision
+from workbench.routing.accepted_router import load_routed
 from workbench.routing.curves import cross_predict
 from workbench.routing.notebook import RoutingExperiment, RoutingParameters
 from workbench.routing.policies import POLICIES
-from workbench.routing.recorded import asked_of, recording_file
-from workbench.routing.route import load_routed
+from workbench.routing.recorded_outcomes import asked_of, recording_file
 from workbench.runner import accept
 
 DEV, TEST = 12, 36

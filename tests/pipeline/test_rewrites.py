@@ -12,8 +12,8 @@ from tests.pipeline.test_notebook import DEV, TEST, recorded_project, right
 from workbench.cli import app
 from workbench.errors import ConfigError, RecordingMiss
 from workbench.evalset.evalset import load_evalset
-from workbench.evaluation.provenance import build_parameters
-from workbench.inference.attempt import Books
+from workbench.evaluation.fingerprint import build_parameters
+from workbench.inference.call_attempt import Books
 from workbench.inference.client import Client
 from workbench.inference.messages import Response, Usage
 from workbench.inference.prices import project_prices

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.notebooks.zoo import add_notebook, make_settings
-from tests.runner.test_decisions import DECISION
+from tests.runner.test_accept_and_check import DECISION
 from workbench.config import Settings
 from workbench.evaluation.gate import Gate, GateClaim
 from workbench.evaluation.run_record import RunRecord

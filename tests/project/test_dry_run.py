@@ -15,7 +15,7 @@ from workbench.evaluation.run_record import close_run, open_run
 from workbench.evaluation.start import start
 from workbench.inference.encoders import MiniLM
 from workbench.project.dry_run import foresee
-from workbench.project.init import init
+from workbench.project.init_project import init
 from workbench.retrieval.arms import CHUNKERS
 from workbench.retrieval.ingest import VectorCache
 from workbench.runner import Job

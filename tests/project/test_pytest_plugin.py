@@ -10,7 +10,7 @@ import pytest
 
 from tests.notebooks.zoo import add_notebook, make_settings
 from tests.project.test_check_report import SAYS
-from tests.runner.test_decisions import DECISION
+from tests.runner.test_accept_and_check import DECISION
 from workbench.config import Settings
 
 ROOT = Path(__file__).parents[2]

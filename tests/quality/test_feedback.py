@@ -9,7 +9,7 @@ from tests.retrieval.tiny import project
 from workbench.cli import app
 from workbench.errors import ConfigError, EvalsetError
 from workbench.evalset.evalset import load_evalset
-from workbench.inference.attempt import Books
+from workbench.inference.call_attempt import Books
 from workbench.inference.client import Client
 from workbench.inference.prices import load_prices
 from workbench.quality import feedback

@@ -4,8 +4,8 @@ import polars as pl
 import pytest
 
 from workbench.errors import BudgetExceeded, ConfigError, RecordingMiss, Unavailable
-from workbench.inference.attempt import Books
 from workbench.inference.budgets import Budget, Budgets
+from workbench.inference.call_attempt import Books
 from workbench.inference.client import Client
 from workbench.inference.failover import RetryPolicy
 from workbench.inference.messages import Response, Usage

@@ -13,7 +13,7 @@ from workbench.config import SystemClock
 from workbench.errors import ConfigError, EvalsetError
 from workbench.evalset.evalset import load_evalset
 from workbench.evaluation.gate import Gate
-from workbench.inference.attempt import Books
+from workbench.inference.call_attempt import Books
 from workbench.inference.client import Client
 from workbench.inference.messages import Usage
 from workbench.inference.prices import load_prices
@@ -24,7 +24,7 @@ from workbench.quality.feedback import Candidate
 from workbench.quality.judges import ask_judge
 from workbench.quality.labels import write_sheet
 from workbench.quality.notebook import ConstantJudge, QualityExperiment
-from workbench.routing.recorded import ANSWER, asked_of, recording_file
+from workbench.routing.recorded_outcomes import ANSWER, asked_of, recording_file
 from workbench.runner import accept
 from workbench.testing import ScriptedModel
 

@@ -12,7 +12,7 @@ from tests.reports.hostile import evil
 from workbench.config import load_settings
 from workbench.errors import ConfigError, EvalsetError
 from workbench.evalset.workload import Plan, draw_requests, numbered_topics
-from workbench.evaluation.summary import WeekRow
+from workbench.evaluation.run_summary import WeekRow
 from workbench.quality import feedback
 from workbench.quality.production import by_group, groups_table, rated_calls, read_graded, share_good
 from workbench.quality.sampling import CALLS_SCHEMA, SamplingPlan, sample_calls

@@ -18,8 +18,8 @@ from workbench.config import SystemClock, load_settings
 from workbench.errors import ConfigError, EvalsetError
 from workbench.evalset.evalset import load_evalset
 from workbench.evalset.imports.log_tools import read_log
-from workbench.inference.attempt import Books
 from workbench.inference.budgets import DEFAULT_BUDGETS, Budgets
+from workbench.inference.call_attempt import Books
 from workbench.inference.client import Client
 from workbench.inference.messages import Response, Usage
 from workbench.inference.prices import load_prices
@@ -42,7 +42,7 @@ from workbench.quality.sampling import SamplingPlan, rates_for
 from workbench.runner import accept
 from workbench.state import create_tables, open_engine
 from workbench.telemetry.ledger import Ledger, LedgerRow
-from workbench.telemetry.tree import SPANS
+from workbench.telemetry.span_tree import SPANS
 from workbench.testing import FakeClock, ScriptedModel
 
 START, WEEKS = datetime(2026, 6, 1, tzinfo=UTC), 3

@@ -8,13 +8,13 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from workbench.errors import BudgetExceeded, ConfigError, Unavailable
-from workbench.inference.attempt import Books
 from workbench.inference.budgets import Budget, Budgets
+from workbench.inference.call_attempt import Books
 from workbench.inference.client import Client
 from workbench.inference.failover import RetryPolicy
 from workbench.inference.prices import load_prices
 from workbench.inference.recordings import Recordings
-from workbench.quality.answers import MeasuredAnswer
+from workbench.quality.answer_metrics import MeasuredAnswer
 from workbench.quality.ragas_metrics import RAGAS_METRICS, score_with_ragas
 from workbench.state import open_engine
 from workbench.telemetry.ledger import Ledger

@@ -12,26 +12,26 @@ from typer.testing import CliRunner
 
 from tests.evalset.small_evalset import write
 from tests.inference.test_streams import FOREVER_S
-from tests.routing.test_route import by_feature, cascade
-from tests.routing.test_route import messages as configured
+from tests.routing.test_accepted_router import by_feature, cascade
+from tests.routing.test_accepted_router import messages as configured
 from workbench.caching.cache import ResponseCache
 from workbench.cli import app
 from workbench.config import SystemClock
 from workbench.errors import ConfigError, EvalsetError, Rejected, Unavailable, UnknownPrice
-from workbench.inference.attempt import Books, worst_nanos
 from workbench.inference.budgets import DEFAULT_BUDGETS, Budget, Budgets
+from workbench.inference.call_attempt import Books, worst_nanos
 from workbench.inference.client import Client
-from workbench.inference.limits import Limit, RateLimiter
 from workbench.inference.messages import CacheUse, Request, Response, ToolCall, Usage
 from workbench.inference.prices import load_prices
+from workbench.inference.rate_limits import Limit, RateLimiter
 from workbench.inference.recordings import Recordings
 from workbench.quality.judges import Judge
 from workbench.quality.sampling import trace_fraction
 from workbench.quality.shadow import Shadow
-from workbench.quality.shadow_evidence import EXIT_CODES, ShadowEvidence, ShadowVerdict
-from workbench.routing.route import Routed
+from workbench.quality.shadow_pairs import EXIT_CODES, ShadowEvidence, ShadowVerdict
+from workbench.routing.accepted_router import Routed
 from workbench.state import open_engine
-from workbench.telemetry.context import attributed
+from workbench.telemetry.attribution import attributed
 from workbench.telemetry.ledger import Ledger
 from workbench.telemetry.spans import Tracing
 from workbench.testing import ScriptedModel

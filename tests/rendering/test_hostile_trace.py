@@ -6,7 +6,7 @@ from functools import cache
 import pytest
 
 from tests.reports.hostile import defect_of, evil, hostile_spans
-from workbench.telemetry.tree import SpanRow
+from workbench.telemetry.span_tree import SpanRow
 from workbench.telemetry.waterfall import page, waterfall_text
 
 TOOL = "gen_ai.tool.call."

@@ -18,7 +18,7 @@ from workbench.cli import app
 from workbench.cli.import_commands import import_app
 from workbench.cli.log_commands import TOOLS
 from workbench.evalset.imports.requests import import_stream
-from workbench.project.new import understand
+from workbench.project.new_evalset import understand
 from workbench.rendering import progress
 from workbench.rendering.progress import MIME_TYPE, Progress, waiting
 from workbench.rendering.text import cell_html

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.reports import samples
-from workbench.evaluation.summary import PRODUCTION, ItemCase, Section, Summary, WeekRow
+from workbench.evaluation.run_summary import PRODUCTION, ItemCase, Section, Summary, WeekRow
 from workbench.records import Claim, Decision, Fingerprint
 from workbench.rendering.text import visible
 from workbench.reports.run import VOLUME

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from workbench.evaluation.summary import FrontierPoint, ItemCase, Section, SliceRow, Summary
+from workbench.evaluation.run_summary import FrontierPoint, ItemCase, Section, SliceRow, Summary
 from workbench.records import Claim, Decision, Fingerprint, PairedBounds, Rule
 from workbench.rendering.table import Column, Interval, Table
 from workbench.reports.charts import lines

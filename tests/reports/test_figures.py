@@ -7,7 +7,7 @@ from itertools import combinations
 import pytest
 
 from tests.reports import samples
-from workbench.evaluation.summary import WeekRow
+from workbench.evaluation.run_summary import WeekRow
 from workbench.reports.charts import forest, lines, slices, weekly
 from workbench.reports.figure import (
     COLOURS,

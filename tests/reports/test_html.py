@@ -15,7 +15,7 @@ from tests.reports.drawn import drawn
 from tests.reports.reading import Page
 from workbench.errors import RunError
 from workbench.evaluation.gate import check_gate
-from workbench.evaluation.summary import Summary
+from workbench.evaluation.run_summary import Summary
 from workbench.records import Decision, Fingerprint, Rule
 from workbench.rendering.table import Column, Table
 from workbench.reports.brief import markdown_summary

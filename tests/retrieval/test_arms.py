@@ -6,7 +6,8 @@ import pytest
 from workbench.errors import ConfigError
 from workbench.inference.prices import load_prices
 from workbench.records import parameters_of
-from workbench.retrieval import chunking, indexing, strategies
+from workbench.retrieval import chunking, strategies
+from workbench.retrieval import index_kinds as indexing
 from workbench.retrieval import rerank as reranking
 from workbench.retrieval import tenant as filters
 from workbench.retrieval.arms import CHUNKERS, FITTED, STRATEGIES, build_arm, make_arm, make_arms

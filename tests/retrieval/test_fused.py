@@ -6,7 +6,7 @@ import pytest
 from tests.retrieval.tables import natural_rows, open_store, row
 from workbench.errors import StoreError
 from workbench.records import Hit
-from workbench.retrieval.indexing import Hnsw
+from workbench.retrieval.index_kinds import Hnsw
 from workbench.retrieval.strategies import RRF, Hybrid, Question, Vector, Weighted
 from workbench.retrieval.tenant import Equals, FoundBefore, Fusion
 

@@ -8,9 +8,9 @@ from tests.evalset.small_evalset import settings_in, write
 from tests.retrieval.tiny import judge, open_bench
 from workbench.evalset.check import check_evalset
 from workbench.evalset.evalset import load_evalset
-from workbench.evaluation.summary import Summary
+from workbench.evaluation.run_summary import Summary
 from workbench.records import Query
-from workbench.retrieval.ask import candidate_name
+from workbench.retrieval.ask_arms import candidate_name
 from workbench.retrieval.notebook import to_judge
 
 TOPICS = 48

@@ -7,10 +7,10 @@ from tests.evalset.small_evalset import write
 from tests.retrieval.test_twins import chinese
 from tests.retrieval.tiny import judge, open_bench
 from workbench.errors import StoreError
-from workbench.evaluation.summary import mean_by_arm
+from workbench.evaluation.run_summary import mean_by_arm
 from workbench.inference.prices import load_prices
 from workbench.retrieval.arms import TEXT_INDICES, make_arms
-from workbench.retrieval.indexing import FullTextIndex
+from workbench.retrieval.index_kinds import FullTextIndex
 from workbench.retrieval.notebook import RetrievalParameters
 from workbench.retrieval.postgres import words_of
 from workbench.retrieval.store import ChunkRow, open_table

@@ -26,9 +26,9 @@ from workbench.config import SystemClock
 from workbench.errors import ConfigError, GateFailed
 from workbench.evaluation.gate import Gate, rebuild_reach
 from workbench.evaluation.run_record import close_run
-from workbench.evaluation.summary import Summary, mean_by_arm
+from workbench.evaluation.run_summary import Summary, mean_by_arm
 from workbench.records import Decision, Hit
-from workbench.retrieval.ask import candidate_name
+from workbench.retrieval.ask_arms import candidate_name
 from workbench.retrieval.strategies import Arm, FullText
 from workbench.runner import RunRecord, accept
 
@@ -323,7 +323,8 @@ def test_a_new_build_of_an_accepted_random_index_holds_and_a_worse_one_is_broken
 
 
 def _names():
-    from workbench.retrieval import chunking, indexing, strategies
+    from workbench.retrieval import chunking, strategies
+    from workbench.retrieval import index_kinds as indexing
     from workbench.retrieval import tenant as filters
 
     return {name: getattr(m, name) for m in (chunking, filters, indexing, strategies) for name in vars(m)} | {

@@ -8,7 +8,7 @@ import pytest
 
 from tests.retrieval.tiny import TEXT, judge, open_bench
 from workbench.errors import ConfigError, SplitError
-from workbench.retrieval.ask import our_arm
+from workbench.retrieval.ask_arms import our_arm
 from workbench.retrieval.passages import (
     ARTEFACT,
     WIDEST,

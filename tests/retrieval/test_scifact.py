@@ -15,7 +15,7 @@ from workbench.evalset.evalset import load_evalset
 from workbench.evaluation.compare import compare
 from workbench.inference.embedding import load_embedder
 from workbench.retrieval.arms import make_arms
-from workbench.retrieval.ask import ask, score
+from workbench.retrieval.ask_arms import ask, score
 from workbench.retrieval.metrics import measure_all, rank
 from workbench.retrieval.searcher import Searcher
 

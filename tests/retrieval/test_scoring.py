@@ -8,7 +8,7 @@ from workbench.errors import ProviderError
 from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.evaluation.decision import ArmFacts, make_claims
 from workbench.records import Hit, Query, Rule
-from workbench.retrieval.ask import ask, score
+from workbench.retrieval.ask_arms import ask, score
 from workbench.retrieval.metrics import RUN_SCHEMA, rank
 from workbench.retrieval.tables import SHOWN_METRICS, score_table
 from workbench.retrieval.tenant import ChunkHit, FoundBefore

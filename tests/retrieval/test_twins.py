@@ -9,8 +9,8 @@ from tests.retrieval.tiny import HYBRID, TEXT, judge, open_bench
 from workbench.config import SystemClock
 from workbench.evaluation.gate import Gate
 from workbench.evaluation.run_record import close_run
-from workbench.evaluation.summary import Summary
-from workbench.retrieval.ask import our_arm
+from workbench.evaluation.run_summary import Summary
+from workbench.retrieval.ask_arms import our_arm
 from workbench.retrieval.notebook import RetrievalParameters
 from workbench.retrieval.strategies import FullText
 from workbench.runner import RunRecord, accept

@@ -10,10 +10,10 @@ import numpy as np
 from tests.evalset.small_evalset import settings_in, write
 from workbench.config import Settings
 from workbench.evaluation.finalists import Finalists
-from workbench.evaluation.provenance import build_parameters
+from workbench.evaluation.fingerprint import build_parameters
 from workbench.records import Decision
-from workbench.retrieval.ask import Scored
-from workbench.retrieval.indexing import IvfPq
+from workbench.retrieval.ask_arms import Scored
+from workbench.retrieval.index_kinds import IvfPq
 from workbench.retrieval.notebook import RetrievalExperiment, RetrievalParameters
 from workbench.retrieval.strategies import Vector
 from workbench.testing import HashEmbedder, WordTokenizer

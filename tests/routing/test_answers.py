@@ -10,8 +10,8 @@ from workbench.evalset.evalset import Evalset
 from workbench.inference.messages import Response, Usage
 from workbench.inference.prices import load_prices
 from workbench.inference.recordings import FOLDER, Recordings
-from workbench.routing.recorded import asked_of, recorded_outcomes, recording_file
-from workbench.routing.route import HITS
+from workbench.routing.accepted_router import HITS
+from workbench.routing.recorded_outcomes import asked_of, recorded_outcomes, recording_file
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from workbench.errors import RecordingMiss
 from workbench.evalset.evalset import Evalset
 from workbench.inference.prices import load_prices
 from workbench.records import Decision, Fingerprint
-from workbench.routing.recorded import recorded_outcomes, recording_file
+from workbench.routing.recorded_outcomes import recorded_outcomes, recording_file
 from workbench.runner import check
 
 ROOT = Path(__file__).parents[2]

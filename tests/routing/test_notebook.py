@@ -15,8 +15,8 @@ from tests.routing.routing_tables import dominated, planted
 from workbench.config import Settings, SystemClock
 from workbench.errors import ConfigError, EvalsetError, GateFailed
 from workbench.evalset.outcomes import FILE
+from workbench.evaluation.fingerprint import build_parameters
 from workbench.evaluation.gate import Gate
-from workbench.evaluation.provenance import build_parameters
 from workbench.evaluation.run_record import close_run
 from workbench.records import Decision
 from workbench.routing.notebook import RoutingExperiment, RoutingParameters

@@ -9,7 +9,7 @@ import pytest
 from tests.evalset.small_evalset import shared
 from workbench.config import load_settings
 from workbench.errors import EvalsetError
-from workbench.evalset.imports.logs import Repairs, import_outcomes
+from workbench.evalset.imports.outcome_tables import Repairs, import_outcomes
 from workbench.evalset.outcomes import Outcomes, load_outcomes
 from workbench.inference.embedding import load_embedder
 from workbench.retrieval.ingest import VectorCache

@@ -5,19 +5,19 @@ from pathlib import Path
 import pytest
 
 from tests.routing.answered import MODELS, QUESTIONS, answered
-from tests.routing.test_record import client_of, says
+from tests.routing.test_record_answers import client_of, says
 from workbench.config import Settings
 from workbench.errors import ConfigError, EvalsetError
 from workbench.evalset.evalset import Evalset
 from workbench.inference.batch import estimate
 from workbench.inference.prices import load_prices
 from workbench.inference.recordings import Recordings
-from workbench.project.recompute import raw_outcomes
+from workbench.project.recompute_decision import raw_outcomes
 from workbench.records import Query
 from workbench.retrieval.arms import named_arm
 from workbench.retrieval.searcher import Searcher
-from workbench.routing.record import record
-from workbench.routing.recorded import ArmHits, asked_of, recorded_outcomes, recording_file
+from workbench.routing.record_answers import record
+from workbench.routing.recorded_outcomes import ArmHits, asked_of, recorded_outcomes, recording_file
 from workbench.routing.retrieval_levels import (
     found_with,
     hits_file,

@@ -14,8 +14,9 @@ from workbench.inference.messages import Response, Usage
 from workbench.inference.prices import load_prices
 from workbench.inference.recordings import FOLDER, Recordings
 from workbench.records import Query
-from workbench.routing.record import record
-from workbench.routing.recorded import (
+from workbench.routing.accepted_router import FOUND_WITH, HITS
+from workbench.routing.record_answers import record
+from workbench.routing.recorded_outcomes import (
     SEARCHES,
     asked_of,
     keep_searches,
@@ -24,7 +25,6 @@ from workbench.routing.recorded import (
     recording_file,
     renew,
 )
-from workbench.routing.route import FOUND_WITH, HITS
 
 
 class Search:

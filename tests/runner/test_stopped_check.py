@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 
 from tests.notebooks.zoo import add_notebook, make_settings
-from tests.runner.test_decisions import DECISION, PARAMETERS, SAYS_PARAMETERS
+from tests.runner.test_accept_and_check import DECISION, PARAMETERS, SAYS_PARAMETERS
 from workbench.config import Settings, SystemClock, load_settings
+from workbench.evaluation.accepted_decision import note_test_use
 from workbench.evaluation.gate import Gate
-from workbench.evaluation.in_use import note_test_use
 from workbench.evaluation.run_record import RunRecord, close_run, open_run, process_token
 from workbench.runner import Job, accepted_decisions, check, list_runs
-from workbench.runner.basis import rests_on
-from workbench.runner.decisions import KEPT_H, begin_check
+from workbench.runner.accept_and_check import KEPT_H, begin_check
+from workbench.runner.result_reuse import rests_on
 
 NAMES = ("caching", "retrieval", "routing")
 

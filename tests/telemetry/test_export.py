@@ -17,11 +17,11 @@ from tests.telemetry.collector import collector
 from tests.telemetry.rows import row
 from workbench.errors import TraceError
 from workbench.state import open_engine
-from workbench.telemetry.context import attributed
+from workbench.telemetry.attribution import attributed
 from workbench.telemetry.ledger import Ledger
+from workbench.telemetry.span_tree import SPANS
 from workbench.telemetry.spans import Tracing
 from workbench.telemetry.traces import TraceFilter, latest_traces, load_trace
-from workbench.telemetry.tree import SPANS
 
 CHILD = """
 import sys

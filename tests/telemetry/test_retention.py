@@ -13,9 +13,9 @@ from tests.telemetry.rows import row
 from workbench.errors import TraceError
 from workbench.state import create_tables, open_engine
 from workbench.telemetry.ledger import Ledger
+from workbench.telemetry.span_tree import SPANS
 from workbench.telemetry.spans import Tracing
 from workbench.telemetry.traces import forget_traces, latest_traces, load_trace
-from workbench.telemetry.tree import SPANS
 
 BEFORE = datetime(2026, 10, 1, tzinfo=UTC)
 BEFORE_NS = int(BEFORE.timestamp()) * 1_000_000_000

@@ -15,10 +15,10 @@ import sqlalchemy as sa
 from tests.databases import file_bytes
 from workbench.errors import ConfigError
 from workbench.state import open_engine
-from workbench.telemetry.context import attributed, carried
+from workbench.telemetry.attribution import attributed, carried
+from workbench.telemetry.span_tree import SpanRow
 from workbench.telemetry.spans import LIMIT_BYTES, Span, Tracing
 from workbench.telemetry.traces import load_trace
-from workbench.telemetry.tree import SpanRow
 
 MESSAGES = "gen_ai.input.messages"
 

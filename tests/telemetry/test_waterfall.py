@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.telemetry.trace_samples import ANSWER, QUESTION, SIGNATURE, SYSTEM, cached, sample, span
 from workbench.rendering.html import sanitize
 from workbench.telemetry import waterfall as span_parts
-from workbench.telemetry.tree import SpanRow, in_order, totals
+from workbench.telemetry.span_tree import SpanRow, in_order, totals
 from workbench.telemetry.waterfall import page, waterfall, waterfall_text
 
 TAGS = {

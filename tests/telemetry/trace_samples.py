@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from workbench.telemetry.tree import SpanRow
+from workbench.telemetry.span_tree import SpanRow
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 START = 1_795_468_500_000_000_000

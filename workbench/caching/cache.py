@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
-from workbench.caching.entries import Entries, Entry, Promotion, unit_vector
+from workbench.caching.cache_entries import Entries, Entry, Promotion, unit_vector
 from workbench.caching.guard import Guard
-from workbench.caching.index import ScopeIndex
 from workbench.caching.later import MOST_WAITING, PutOff, WaitingChecks
 from workbench.caching.scope import Scope, exact, intent_of, lacks_turns, text_of
+from workbench.caching.scope_index import ScopeIndex
 from workbench.caching.verifiers import FAILED, Later, Verdict, Verifier
 from workbench.config import Clock, Settings, SystemClock
 from workbench.errors import ConfigError, ProviderError, WorkbenchError
@@ -24,7 +24,7 @@ from workbench.inference.embedding import Embedder, unread, unread_share
 from workbench.inference.messages import CacheHit, CacheUse, Request, Response
 from workbench.records import content_hash
 from workbench.state import open_engine
-from workbench.telemetry.context import Attribution
+from workbench.telemetry.attribution import Attribution
 
 # Within this time an entry of another process may be missed; one that was removed there is never served.
 POLL_S = 0.5
@@ -84,7 +84,7 @@ class _Kept:
 class SemanticCache(_Kept):
     """Serves the answer to the nearest earlier question of the scope; nothing is served where anything is doubtful.
 
-    As in `workbench.caching.replay.replay`: the same text is served; otherwise the nearest question, where
+    As in `workbench.caching.stream_replay.replay`: the same text is served; otherwise the nearest question, where
     its cosine is at least ``threshold`` and neither guard nor verifier objects. Another case or other blanks can change
     a meaning (``%M`` and ``%m``) and are another text. A hit inserts nothing, and `keep` inserts after a miss.
     A text of which the encoder cannot read a piece, or a third (`workbench.inference.embedding.unread`), is near no

@@ -19,13 +19,13 @@ import numpy.typing as npt
 import sqlalchemy as sa
 
 from workbench.caching.cache import ResponseCache, SemanticCache
-from workbench.caching.certify import GRID
+from workbench.caching.threshold_certificate import GRID
 from workbench.evalset.traffic import RequestStream
 from workbench.inference.embedding import Embedder
 from workbench.inference.messages import Cache, CacheUse, Request, Response, Usage
 from workbench.rendering.table import Column, Shown, Table
 from workbench.state import open_engine
-from workbench.telemetry.context import Attribution
+from workbench.telemetry.attribution import Attribution
 
 QUESTION, NEAR = "how do I reset my password", "how do I reset my password, please"
 AUDIENCES = ("user", "tenant", "analysts")  # the user alone, everyone of the tenant, a named permission set

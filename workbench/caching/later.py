@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from workbench.caching.entries import Entries, Entry, Promotion
+from workbench.caching.cache_entries import Entries, Entry, Promotion
 from workbench.caching.verifiers import FAILED, Verdict
 from workbench.errors import WorkbenchError
-from workbench.telemetry.context import Attribution, attributed
+from workbench.telemetry.attribution import Attribution, attributed
 
 MOST_WAITING, MOST_REFUSED = 1_000, 10_000
 NOT_YET, NO_PLACE, REFUSED = "verifier not asked yet", "verifier not asked: too many wait", "verifier did not agree"

@@ -16,15 +16,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from workbench.caching.certify import GRID, certify, count, start_hits
-from workbench.caching.claims import families_needed
-from workbench.caching.replay import ShadowHits, shadow
-from workbench.caching.study import CachingParameters
+from workbench.caching.cache_claims import families_needed
+from workbench.caching.cache_study import CachingParameters
+from workbench.caching.stream_replay import ShadowHits, shadow
+from workbench.caching.threshold_certificate import GRID, certify, count, start_hits
 from workbench.config import Settings
 from workbench.errors import EvalsetError
 from workbench.evalset.gates import default_policy, scan_gates
 from workbench.evalset.imports.folder import Tell, writing
-from workbench.evalset.imports.pair_labels import DEV_ONE_IN, PAIR_SHEET, Key, filled_pairs, unordered
+from workbench.evalset.imports.pairs_and_streams import DEV_ONE_IN, PAIR_SHEET, Key, filled_pairs, unordered
 from workbench.evalset.traffic import Pair, RequestStream, load_pairs, load_stream
 from workbench.evaluation.compare import spent
 from workbench.inference.embedding import Embedder, load_embedder, unread

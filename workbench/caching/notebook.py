@@ -7,14 +7,13 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from workbench.caching.cache_claims import METRIC, CacheArm, make_claim, sentence_of
+from workbench.caching.cache_study import CacheStudy, CachingParameters, Certified, Replayed, Semantic
 from workbench.caching.canaries import CANARY_TEXTS, KnownVectors, Scopes, try_scopes
-from workbench.caching.certify import Certificate, Counts, certify, simulate
-from workbench.caching.claims import METRIC, CacheArm, make_claim, sentence_of
-from workbench.caching.fitted import FittedVerifier, fit_verifier, made_sha256
+from workbench.caching.fitted_verifier import FittedVerifier, fit_verifier, made_sha256
 from workbench.caching.guard import make_guard
-from workbench.caching.prompt_tables import prompt_tables
-from workbench.caching.replay import Replay, kept_blocks, replay, shadow
-from workbench.caching.study import CacheStudy, CachingParameters, Certified, Replayed, Semantic
+from workbench.caching.prompt_cache_tables import prompt_tables
+from workbench.caching.stream_replay import Replay, kept_blocks, replay, shadow
 from workbench.caching.tables import (
     added_table,
     break_even_table,
@@ -31,6 +30,7 @@ from workbench.caching.tables import (
     trials_table,
     would_change_rates,
 )
+from workbench.caching.threshold_certificate import Certificate, Counts, certify, simulate
 from workbench.caching.verifiers import (
     FITTED,
     LATER,
@@ -52,9 +52,9 @@ from workbench.evalset.traffic import load_pairs, load_stream
 from workbench.evaluation.compare import spent
 from workbench.evaluation.decision import decide
 from workbench.evaluation.experiment import MONEY_SHOWN
-from workbench.evaluation.flips import CALL, FALSE_HIT
-from workbench.evaluation.provenance import encoder_inputs
-from workbench.evaluation.summary import Summary, is_default
+from workbench.evaluation.fingerprint import encoder_inputs
+from workbench.evaluation.flip_points import CALL, FALSE_HIT
+from workbench.evaluation.run_summary import Summary, is_default
 from workbench.inference.batch import estimate
 from workbench.inference.client import Client
 from workbench.inference.embedding import Embedder, load_embedder, unread

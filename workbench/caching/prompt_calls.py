@@ -12,10 +12,10 @@ from typing import Any, Literal
 from workbench.codec import from_json, to_plain
 from workbench.config import Clock, SystemClock
 from workbench.errors import ConfigError
-from workbench.inference.hosted import Provider
+from workbench.inference.hosted_models import Provider
 from workbench.inference.messages import LONG_TTL, MARKERS, Message, Request, Response, Usage
 from workbench.records import content_hash
-from workbench.telemetry.context import current
+from workbench.telemetry.attribution import current
 
 Kind = Literal["tools", "system", "message"]
 LONG_TTL_S = 3600

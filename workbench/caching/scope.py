@@ -13,7 +13,7 @@ from workbench.evalset.follow_ups import needs_turns
 from workbench.inference.embedding import Embedder
 from workbench.inference.messages import CacheUse, Message, Request
 from workbench.records import content_hash
-from workbench.telemetry.context import Attribution
+from workbench.telemetry.attribution import Attribution
 
 # Of an encoder that does not count tokens: the shortest limit in use is 128 tokens of about four bytes.
 UNCOUNTED_BYTES = 512

@@ -6,15 +6,15 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from workbench.caching.certify import Certificate, Trial, korn_graubard, sweep
-from workbench.caching.claims import METRIC, CacheResult, bounds_of_pairs, rate_of
-from workbench.caching.replay import Replay, ShadowHits, oracle_hits, replay, serve_nothing
-from workbench.caching.study import CacheStudy, Replayed
+from workbench.caching.cache_claims import METRIC, CacheResult, bounds_of_pairs, rate_of
+from workbench.caching.cache_study import CacheStudy, Replayed
+from workbench.caching.stream_replay import Replay, ShadowHits, oracle_hits, replay, serve_nothing
+from workbench.caching.threshold_certificate import Certificate, Trial, korn_graubard, sweep
 from workbench.evalset.traffic import Pair, RequestStream
 from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.evaluation.decision import ArmFacts
-from workbench.evaluation.sentences import percent
-from workbench.evaluation.summary import ItemCase
+from workbench.evaluation.decision_sentences import percent
+from workbench.evaluation.run_summary import ItemCase
 from workbench.records import Decision, parameters_of
 from workbench.rendering.table import Column, Interval, Table, Value
 from workbench.reports.run import needed_words

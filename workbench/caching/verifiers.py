@@ -1,8 +1,8 @@
 """Verifiers: asked last whether two near questions may share an answer, and what they say in words.
 
-``fitted`` is learnt on dev pairs (`workbench.caching.fitted`), ``model:NAME`` asks a model through the client, and
-``module:function`` is a callable of the user's, ``function(asked, cached)``. All fail closed: an error, an answer that
-is no verdict, or a verdict without a probability is a miss, with that reason.
+``fitted`` is learnt on dev pairs (`workbench.caching.fitted_verifier`), ``model:NAME`` asks a model through the client,
+and ``module:function`` is a callable of the user's, ``function(asked, cached)``. All fail closed: an error, an answer
+that is no verdict, or a verdict without a probability is a miss, with that reason.
 
 With ``later:`` before its name a verifier is kept off the path, as in Krites (Singh et al. 2026, arXiv 2602.13165):
 what it would be asked about is a miss now, and what it agrees to afterwards is answered by the cached answer from then
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from workbench.caching.fitted import Fit, FittedVerifier, TextPair, Vectors
+from workbench.caching.fitted_verifier import Fit, FittedVerifier, TextPair, Vectors
 from workbench.caching.guard import Guard
 from workbench.config import Settings
 from workbench.errors import ConfigError, WorkbenchError
@@ -21,9 +21,9 @@ from workbench.inference.batch import Item, complete_all, estimate
 from workbench.inference.client import Client
 from workbench.inference.messages import Completion, Request, Response
 from workbench.inference.prices import PriceTable
-from workbench.orchestration.sources import files_of, import_module_of
+from workbench.orchestration.user_modules import files_of, import_module_of
 from workbench.records import content_hash
-from workbench.telemetry.context import attributed
+from workbench.telemetry.attribution import attributed
 
 FITTED, MODEL, LATER = "fitted", "model:", "later:"
 FORM = (

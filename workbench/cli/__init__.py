@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from workbench.cli.calls import budgets, models_app, trace
-from workbench.cli.calls import record as record_command
+from workbench.cli.call_commands import budgets, models_app, trace
+from workbench.cli.call_commands import record as record_command
 from workbench.cli.cost_commands import costs, layers, watch
 from workbench.cli.feedback_commands import feedback_app
 from workbench.cli.import_commands import import_app
@@ -159,11 +159,11 @@ def check(
     Exit code: 0 all hold, 1 one is broken, 2 one is inconclusive or stale, 3 one could not be checked.
     """
     from workbench.project.check_report import check_json, check_markdown, sentence_of, status_of
-    from workbench.project.two_runs import require_commit, since
+    from workbench.project.run_differences import require_commit, since
     from workbench.reports.brief import junit_xml
     from workbench.runner import TerminalProgress
     from workbench.runner import check as check_decisions
-    from workbench.runner.decisions import worst_exit_code
+    from workbench.runner.accept_and_check import worst_exit_code
 
     end_like_ctrl_c()
     settings = _project(names)
@@ -210,7 +210,7 @@ def accept(
     ] = None,
 ) -> None:
     """Accept the decision of a run, so that CI keeps checking it."""
-    from workbench.evaluation.in_use import anchor_path
+    from workbench.evaluation.accepted_decision import anchor_path
     from workbench.records import Decision
     from workbench.runner import accept as accept_run
 
@@ -239,7 +239,7 @@ def runs(
     """List the runs on disk, oldest first: evalset, verdict and arm, gate."""
     from workbench.rendering.text import verdict_label
     from workbench.runner import list_runs
-    from workbench.runner.decisions import evalset_of, run_verdict
+    from workbench.runner.accept_and_check import evalset_of, run_verdict
 
     settings = load_settings()
     wanted = _evalset(evalset, settings) if evalset else ""
@@ -321,8 +321,8 @@ def evalset_pairs(
     warmup: Annotated[int, typer.Option(min=0, help="As in 03_caching: requests that only fill the cache.")] = 500,
 ) -> None:
     """Draw near repeats of a stream as a sheet of pairs to label, and say how many are worth it."""
+    from workbench.caching.cache_study import CachingParameters
     from workbench.caching.near_repeats import draw_pairs
-    from workbench.caching.study import CachingParameters
     from workbench.evalset.evalset import find_evalset
 
     settings, parameters = load_settings(), CachingParameters(embedder=embedder, warmup=warmup)
@@ -374,7 +374,7 @@ def _evalset(given: str, settings: Settings) -> str:
 
 def _print_result(record: "RunRecord") -> None:
     from workbench.records import Decision
-    from workbench.runner.decisions import evalset_of
+    from workbench.runner.accept_and_check import evalset_of
 
     decision = record.run_dir / "decision.json"
     verdict = ""

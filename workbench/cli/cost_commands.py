@@ -13,7 +13,7 @@ from workbench.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from workbench.costs.attribution import Spend
+    from workbench.costs.spend import Spend
     from workbench.rendering.table import Table
 
 
@@ -41,10 +41,10 @@ def costs(
     account: Annotated[str, typer.Option(help="Who pays, for --focus.")] = "",
 ) -> None:
     """Show what was spent: by feature and customer, for a request and a good answer, and what was wasted."""
-    from workbench.costs.attribution import load_spend, utc_moment
-    from workbench.costs.bridge import cost_bridge
+    from workbench.costs.cost_bridge import cost_bridge
     from workbench.costs.focus import BillingAccount, focus_frame
     from workbench.costs.invoices import read_invoice, reconcile
+    from workbench.costs.spend import load_spend, utc_moment
     from workbench.costs.tables import bridge_table, invoice_tables, period
     from workbench.inference.prices import project_prices
     from workbench.state import open_engine
@@ -98,7 +98,7 @@ def watch(
     Each is decided again on its own estimates, by its own rule; routers and thresholds stay as they were fitted, and
     prices that are parameters of a notebook (call_usd) as they were given.
     """
-    from workbench.evaluation.flips import watched
+    from workbench.evaluation.flip_points import watched
     from workbench.inference.prices import load_prices
     from workbench.rendering.text import verdict_label
     from workbench.runner import accepted_decisions
@@ -151,7 +151,7 @@ def _tables(spend: "Spend", names: list[str], revenue: Path | None, good: Path |
     import polars as pl
 
     from workbench.costs import tables
-    from workbench.costs.attribution import cost_per_good, margins, read_revenue, spikes
+    from workbench.costs.spend import cost_per_good, margins, read_revenue, spikes
 
     first = tables.matrix_table(spend) if names == ["feature", "tenant"] else tables.spend_table(spend, *names)
     shown = [

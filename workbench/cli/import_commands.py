@@ -27,7 +27,7 @@ def from_tables(
     rename: _Rename = None,
 ) -> None:
     """Write an evalset folder from tables of documents, questions and judgements."""
-    from workbench.evalset.imports.documents import import_tables
+    from workbench.evalset.imports.document_tables import import_tables
 
     renamed = named_values(rename or [], "--rename")
     done = import_tables(corpus=corpus, queries=queries, qrels=qrels, out=evalset_folder(out), rename=renamed, tell=say)
@@ -58,7 +58,7 @@ def from_outcomes(
     ] = False,
 ) -> None:
     """Write an evalset from what models answered to prompts, how good it was and what it cost."""
-    from workbench.evalset.imports.logs import Repairs, import_outcomes
+    from workbench.evalset.imports.outcome_tables import Repairs, import_outcomes
 
     repairs = Repairs(
         rename=named_values(rename or [], "--rename"),
@@ -153,8 +153,8 @@ def from_judgements(
     """
     from workbench.config import load_settings
     from workbench.evalset.evalset import find_evalset
-    from workbench.evalset.imports.judgements import import_judgements
-    from workbench.evalset.imports.pair_labels import import_pair_labels, is_pair_sheet
+    from workbench.evalset.imports.judgement_sheets import import_judgements
+    from workbench.evalset.imports.pairs_and_streams import import_pair_labels, is_pair_sheet
 
     settings, pairs = load_settings(), is_pair_sheet(paths[0])
     name = name or _evalset_of(paths, settings)

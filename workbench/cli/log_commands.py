@@ -64,13 +64,13 @@ def import_from(
 ) -> None:
     """Read a log, write what the notebooks need of it into an evalset, and add its calls to the ledger."""
     from workbench.config import load_settings
-    from workbench.evalset.imports.log_contents import Choices, book, cost_lines, import_log
+    from workbench.evalset.imports.log_import import Choices, book, cost_lines, import_log
     from workbench.evalset.imports.log_tools import TOOLS as TOOLS_READ
     from workbench.evalset.imports.log_tools import read_log
-    from workbench.evalset.imports.logs import Repairs
+    from workbench.evalset.imports.outcome_tables import Repairs
     from workbench.inference.prices import project_prices
     from workbench.state import open_engine
-    from workbench.telemetry.context import PURPOSES
+    from workbench.telemetry.attribution import PURPOSES
     from workbench.telemetry.ledger import Ledger
 
     if not (name or ledger):
@@ -99,10 +99,10 @@ def inspect(
     """Say what a log can decide: per notebook yes, no, or what is missing and what it costs. Writes nothing."""
     from workbench.config import load_settings
     from workbench.errors import unknown_name
-    from workbench.evalset.imports.log_contents import cost_lines
+    from workbench.evalset.imports.log_import import cost_lines
     from workbench.evalset.imports.log_tools import read_log, tool_of
     from workbench.inference.prices import project_prices
-    from workbench.project.log_answers import answers_table, what_a_log_decides
+    from workbench.project.inspect_log import answers_table, what_a_log_decides
     from workbench.rendering.progress import waiting
 
     if tool and tool not in TOOLS:

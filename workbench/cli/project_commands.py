@@ -14,8 +14,8 @@ def init(
     ci: Annotated[str, typer.Option(help="Whose workflow to write: github, gitlab or none.")] = "github",
 ) -> None:
     """Begin a project: notebooks, a sample evalset, gates, what CI runs. Overwrites nothing."""
-    from workbench.project.init import init as begin
-    from workbench.project.init import tell
+    from workbench.project.init_project import init as begin
+    from workbench.project.init_project import tell
 
     tell(begin(folder, ci=ci), say)
 
@@ -45,7 +45,7 @@ def new(
     import sys
 
     from workbench.config import load_settings
-    from workbench.project import new as own
+    from workbench.project import new_evalset as own
 
     settings = load_settings()
     settings.require_project()
@@ -69,8 +69,8 @@ def new(
     if understood.judgements:
         say(f"next: workbench run retrieval --evalset {name}")
         return
-    from workbench.evalset.imports.judgements import SHEET
-    from workbench.project.log_answers import TO_SPEAK
+    from workbench.evalset.imports.judgement_sheets import SHEET
+    from workbench.project.inspect_log import TO_SPEAK
     from workbench.project.pool import write_pool
 
     count = write_pool(out, understood.documents, understood.queries, settings)
@@ -87,7 +87,7 @@ def compare(
 ) -> None:
     """Compare two runs: verdicts, inputs that differ, means by arm, and the items that moved most."""
     from workbench.config import load_settings
-    from workbench.project.two_runs import load_sides, told
+    from workbench.project.run_differences import load_sides, told
 
     for text in told(load_sides(load_settings(), before, after)):
         typer.echo(visible(text))
@@ -102,7 +102,7 @@ def report(
     """Say where the report of a run is, drawn again where it is missing; or open it."""
     from workbench.config import load_settings
     from workbench.errors import ConfigError
-    from workbench.project.two_runs import find_run, newest_run
+    from workbench.project.run_differences import find_run, newest_run
 
     record = find_run(load_settings(), run) if run else newest_run(load_settings())
     if record.report is None:
@@ -132,9 +132,9 @@ def verify(
     """
     from workbench.cli.lines import write_file
     from workbench.config import SystemClock, load_settings
-    from workbench.project.verify import decisions_named
-    from workbench.project.verify import statement as in_toto
-    from workbench.project.verify import verify as check
+    from workbench.project.verify_decision import decisions_named
+    from workbench.project.verify_decision import statement as in_toto
+    from workbench.project.verify_decision import verify as check
     from workbench.rendering.progress import waiting
 
     settings, found = load_settings(), []

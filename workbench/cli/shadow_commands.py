@@ -8,7 +8,7 @@ import typer
 from workbench.cli.lines import say
 
 if TYPE_CHECKING:
-    from workbench.quality.shadow_evidence import ShadowEvidence
+    from workbench.quality.shadow_pairs import ShadowEvidence
 
 shadow_app = typer.Typer(no_args_is_help=True, help="Say what challengers beside the live calls have shown so far.")
 _Name = Annotated[str, typer.Argument(help="Name of a shadow, as `list` shows it.")]
@@ -17,7 +17,7 @@ _Sheet = Annotated[Path, typer.Argument(help="Sheet, a CSV file.")]
 
 def _evidence() -> "ShadowEvidence":
     from workbench.config import load_settings
-    from workbench.quality.shadow_evidence import ShadowEvidence
+    from workbench.quality.shadow_pairs import ShadowEvidence
     from workbench.state import open_engine
 
     return ShadowEvidence(open_engine(load_settings().state_url))
@@ -26,7 +26,7 @@ def _evidence() -> "ShadowEvidence":
 @shadow_app.command("list")
 def list_shadows() -> None:
     """Show every shadow: its verdict so far, pairs, bounds, money."""
-    from workbench.quality.shadow_evidence import shadows_table
+    from workbench.quality.shadow_pairs import shadows_table
 
     found = shadows_table(_evidence())
     typer.echo(found.to_text() if found.rows else "no shadow has begun")
@@ -43,7 +43,7 @@ def show_verdict(
     """
     from workbench.config import load_settings
     from workbench.evalset.evalset import find_evalset
-    from workbench.quality.shadow_evidence import EXIT_CODES
+    from workbench.quality.shadow_pairs import EXIT_CODES
 
     found = _evidence().verdict(name)
     say(found.sentence)

@@ -17,7 +17,7 @@ from typing import Literal, get_args
 
 import polars as pl
 
-from workbench.costs.attribution import NO_TOKENS, Spend
+from workbench.costs.spend import NO_TOKENS, Spend
 from workbench.errors import ConfigError, unknown_name
 from workbench.inference.messages import LOCAL
 from workbench.inference.prices import NANOS_PER_USD, PriceTable

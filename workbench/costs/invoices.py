@@ -17,7 +17,7 @@ from typing import Any
 
 import polars as pl
 
-from workbench.costs.attribution import CLASS_OF, NO_TOKENS, Spend, signed_nanos
+from workbench.costs.spend import CLASS_OF, NO_TOKENS, Spend, signed_nanos
 from workbench.errors import ConfigError
 from workbench.inference.messages import LOCAL
 from workbench.inference.prices import NANOS_PER_USD, PriceTable

@@ -13,7 +13,9 @@ import polars as pl
 from workbench.codec import RANGE, Range
 from workbench.config import Settings, load_settings
 from workbench.costs import tables
-from workbench.costs.attribution import (
+from workbench.costs.cost_bridge import cost_bridge, what_if
+from workbench.costs.invoices import read_invoice, reconcile
+from workbench.costs.spend import (
     GROUPS,
     ShareBy,
     Spend,
@@ -24,14 +26,12 @@ from workbench.costs.attribution import (
     spikes,
     utc_moment,
 )
-from workbench.costs.bridge import cost_bridge, what_if
-from workbench.costs.invoices import read_invoice, reconcile
 from workbench.errors import ConfigError
 from workbench.evaluation.experiment import finish_run
+from workbench.evaluation.fingerprint import SEED, build_parameters
 from workbench.evaluation.gate import gate_of_counts
-from workbench.evaluation.provenance import SEED, build_parameters
 from workbench.evaluation.run_record import begin_run
-from workbench.evaluation.summary import Summary, captioned_section
+from workbench.evaluation.run_summary import Summary, captioned_section
 from workbench.inference.budgets import Budgets
 from workbench.inference.messages import Usage
 from workbench.inference.prices import project_prices

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from workbench.costs.attribution import CLASS_OF, GoodCost, ShareBy, Spend
-from workbench.costs.bridge import Bridge
+from workbench.costs.cost_bridge import Bridge
 from workbench.costs.invoices import Reconciliation, by_cause
+from workbench.costs.spend import CLASS_OF, GoodCost, ShareBy, Spend
 from workbench.rendering.table import Column, Interval, Table, Value, number, usd_digits
 
 SHOWN = 40  # rows of a table; the rest is one row, so that every table adds up
@@ -98,7 +98,7 @@ def unit_table(spend: Spend) -> Table:
 
 
 def customers_table(margin: pl.DataFrame, shown: int = SHOWN) -> Table:
-    """Margin by customer, from `workbench.costs.attribution.margins`; the least margin first."""
+    """Margin by customer, from `workbench.costs.spend.margins`; the least margin first."""
     rows = []
     for tenant, revenue, direct, shared, left in margin.head(shown).iter_rows():
         share = left / revenue if revenue and revenue > 0 and left is not None else None
@@ -135,7 +135,7 @@ def waste_table(spend: Spend) -> Table:
 
 
 def spikes_table(found: pl.DataFrame) -> Table:
-    """Hours far above the usual, from `workbench.costs.attribution.spikes`."""
+    """Hours far above the usual, from `workbench.costs.spend.spikes`."""
     rows = tuple((who, hour, at, cost / 1e9, limit / 1e9) for who, hour, at, cost, limit in found.iter_rows())
     columns = (Column(found.columns[0]), Column("hour"), Column("flagged at"), Column("cost usd", "usd"))
     return Table((*columns, Column("limit usd", "usd")), rows, "Hours far above those of the week before")

@@ -28,8 +28,7 @@ from workbench.evaluation.compare import (
     pairwise,
     spent,
 )
-from workbench.evaluation.power import TARGET, clusters_needed, each_of
-from workbench.evaluation.sentences import (
+from workbench.evaluation.decision_sentences import (
     chosen_sentence,
     few_sentence,
     keep_sentence,
@@ -38,6 +37,7 @@ from workbench.evaluation.sentences import (
     tied_note,
     upgrade_note,
 )
+from workbench.evaluation.power import TARGET, clusters_needed, each_of
 from workbench.records import Claim, GateStatus, PairedBounds, Rule, Verdict
 
 # Measured latency is noisy, so that an arm breaks its limit only when it is beyond it by this share.

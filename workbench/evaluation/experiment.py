@@ -17,16 +17,16 @@ from workbench.config import Settings, SystemClock, load_settings
 from workbench.errors import ConfigError
 from workbench.evalset.evalset import HUB, Evalset, load_evalset, require_dev
 from workbench.evalset.gates import ASSUMED_REQUESTS, GatePolicy
+from workbench.evaluation.accepted_decision import TEST_INPUTS, anchor_path, decision_path, note_test_use, with_kept
 from workbench.evaluation.decision import ArmFacts, Outcome, decide, make_claims
 from workbench.evaluation.finalists import FINALIST, Finalists, beside, chosen_shares, require_arm, screen
-from workbench.evaluation.flips import Axis, flip_points, flips_table
+from workbench.evaluation.fingerprint import build_parameters, deciding, parameter_inputs, provenance
+from workbench.evaluation.flip_points import Axis, flip_points, flips_table
 from workbench.evaluation.gate import Gate, account, check_gate
-from workbench.evaluation.in_use import TEST_INPUTS, anchor_path, decision_path, note_test_use, with_kept
 from workbench.evaluation.power import power_table
-from workbench.evaluation.provenance import build_parameters, deciding, parameter_inputs, provenance
 from workbench.evaluation.repeats import difference_note
 from workbench.evaluation.run_record import RunRecord, begin_run, close_run
-from workbench.evaluation.summary import (
+from workbench.evaluation.run_summary import (
     ScoredArms,
     Section,
     Summary,

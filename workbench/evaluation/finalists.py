@@ -20,9 +20,9 @@ from workbench.evaluation.decision import (
     fast_enough,
     pairwise_of,
 )
+from workbench.evaluation.decision_sentences import percent, signed
 from workbench.evaluation.power import TARGET, all_of, chance_of_holding, clusters_needed, each_of
 from workbench.evaluation.repeats import difference_note
-from workbench.evaluation.sentences import percent, signed
 from workbench.records import Claim, Rule
 from workbench.rendering.table import Shown, Table
 

@@ -12,7 +12,7 @@ import polars as pl
 from workbench.codec import from_json, to_json
 from workbench.errors import GateFailed
 from workbench.evaluation.decision import good_enough
-from workbench.evaluation.sentences import signed
+from workbench.evaluation.decision_sentences import signed
 from workbench.records import Decision, GateStatus
 
 SAME = 1e-9

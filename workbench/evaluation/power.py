@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import bdtrc, nctdtr, ndtr, ndtri, stdtrit
 
 from workbench.evaluation.compare import MIN_CLUSTERS, MIN_DIFFERING, sharper, spent
-from workbench.evaluation.sentences import percent
+from workbench.evaluation.decision_sentences import percent
 from workbench.records import Rule
 from workbench.rendering.table import Column, Table
 

@@ -28,7 +28,7 @@ def check_parameters(notebook: str, parameters: Mapping[str, Any]) -> None:
         If a value is not one that the experiment knows; the nearest is named.
     """
     if notebook in EXPERIMENTS:
-        from workbench.evaluation.provenance import build_parameters
+        from workbench.evaluation.fingerprint import build_parameters
 
         kind = _experiment_class(notebook)
         build_parameters(kind.parameters_class, _own(kind, parameters))
@@ -47,7 +47,7 @@ def examined(notebook: str, parameters: Mapping[str, Any], settings: Settings) -
     if notebook not in EXPERIMENTS:
         return None
     from workbench.evaluation.finalists import require_arm
-    from workbench.evaluation.provenance import build_parameters
+    from workbench.evaluation.fingerprint import build_parameters
 
     kind = _experiment_class(notebook)
     found = kind.examined(build_parameters(kind.parameters_class, _own(kind, parameters)), settings)
@@ -66,7 +66,7 @@ def as_declared(notebook: str, parameters: Mapping[str, Any], declared: Collecti
     """Parameters that were kept with a decision, under the names that the cell of a notebook has for them."""
     if notebook not in EXPERIMENTS:
         return dict(parameters)
-    from workbench.evaluation.provenance import declared_names
+    from workbench.evaluation.fingerprint import declared_names
 
     return declared_names(_experiment_class(notebook).parameters_class, parameters, declared)
 
@@ -81,7 +81,7 @@ def inputs_of(notebook: str, settings: Mapping[str, Any]) -> dict[str, str]:
     """
     if notebook not in EXPERIMENTS:
         return {f"parameter {name}": repr(_tuples(value)) for name, value in settings.items()}
-    from workbench.evaluation.provenance import FORMERLY, build_parameters, declared_names, parameter_inputs
+    from workbench.evaluation.fingerprint import FORMERLY, build_parameters, declared_names, parameter_inputs
 
     kind = _experiment_class(notebook).parameters_class
     told = parameter_inputs(build_parameters(kind, declared_names(kind, settings, [f.name for f in fields(kind)])))

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from workbench.errors import ConfigError, RateLimited
-from workbench.inference.attempt import worst_input_tokens, worst_nanos
 from workbench.inference.budgets import Budget
+from workbench.inference.call_attempt import worst_input_tokens, worst_nanos
 from workbench.inference.client import Client
 from workbench.inference.messages import PREFIX, Completion, Request, Routes
 from workbench.inference.prices import PriceTable
-from workbench.telemetry.context import carried
+from workbench.telemetry.attribution import carried
 
 
 @dataclass(frozen=True, slots=True)

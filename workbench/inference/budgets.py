@@ -20,7 +20,7 @@ from workbench.config import Clock, SystemClock
 from workbench.errors import BudgetExceeded, ConfigError, StoreError, unknown_name
 from workbench.inference.prices import nanos
 from workbench.state import Batch, create_tables, execute, execute_insert, group_commit, marks, reader
-from workbench.telemetry.context import Attribution
+from workbench.telemetry.attribution import Attribution
 from workbench.telemetry.ledger import TOKENS, Ledger, LedgerRow
 
 if TYPE_CHECKING:

@@ -17,11 +17,11 @@ from workbench.errors import (
     RecordingMiss,
     WorkbenchError,
 )
-from workbench.inference.attempt import Books, CallAccount, provider_of, tell_route
 from workbench.inference.budgets import DEFAULT_BUDGETS, Budget
+from workbench.inference.call_attempt import Books, CallAccount, provider_of, tell_route
+from workbench.inference.call_tapes import current_tape, why_again
 from workbench.inference.failover import Cooldowns, RetryPolicy, call_models
-from workbench.inference.hosted import LiteLLMProvider, Provider
-from workbench.inference.limits import Limit
+from workbench.inference.hosted_models import LiteLLMProvider, Provider
 from workbench.inference.messages import (
     LOCAL,
     PREFIX,
@@ -37,10 +37,10 @@ from workbench.inference.messages import (
     Shadows,
     last_text,
 )
+from workbench.inference.rate_limits import Limit
 from workbench.inference.recordings import Recordings
 from workbench.inference.streams import Stream
-from workbench.inference.tapes import current_tape, why_again
-from workbench.telemetry.context import attributed, current
+from workbench.telemetry.attribution import attributed, current
 from workbench.telemetry.spans import Span
 
 Messages = Sequence[Message] | Callable[[str], Sequence[Message]]
@@ -102,7 +102,7 @@ class Client:
 
         Where one of its ``routers`` is a cascade, hosted models are asked for the probabilities of their tokens too.
         """
-        from workbench.inference.local import local_provider
+        from workbench.inference.local_models import local_provider
 
         books = Books.open(settings, budgets=budgets, limits=limits, clock=clock)
         hosted = LiteLLMProvider(logprobs=any(routed.cascade for routed in parts.get("routers", {}).values()))

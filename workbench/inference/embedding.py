@@ -21,17 +21,17 @@ from workbench.errors import (
     Throttled,
     unknown_name,
 )
-from workbench.inference.attempt import Books, CallAccount, worst_input_tokens
+from workbench.inference.call_attempt import Books, CallAccount, worst_input_tokens
+from workbench.inference.call_tapes import refuse_offline
 from workbench.inference.encoders import MiniLM, MiniLML3, WordLlama, unit
 from workbench.inference.failover import Cooldowns, RetryPolicy, call_models
-from workbench.inference.hosted import load_litellm
+from workbench.inference.hosted_models import load_litellm
 from workbench.inference.messages import Request, Response, Usage
 from workbench.inference.provider_errors import typed
 from workbench.inference.streams import in_time
-from workbench.inference.tapes import refuse_offline
-from workbench.inference.usage import counted_texts
+from workbench.inference.token_usage import counted_texts
 from workbench.inference.vendors import OVERLOADED, vendor_of
-from workbench.telemetry.context import current
+from workbench.telemetry.attribution import current
 
 LOCAL_EMBEDDERS: Mapping[str, type[MiniLM | WordLlama]] = {
     "minilm": MiniLM, "wordllama": WordLlama, "minilm-l3": MiniLML3,

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from workbench.config import count_from
-from workbench.inference.tapes import refuse_offline
+from workbench.inference.call_tapes import refuse_offline
 from workbench.inference.weights import MINILM_SHA256, WEIGHTS, fetch, verify
 
 # 256 positions, of which two mark the beginning and the end.

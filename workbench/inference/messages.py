@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Protocol, Self
 
 from workbench.errors import ConfigError
 from workbench.records import content_hash
-from workbench.telemetry.context import Attribution
+from workbench.telemetry.attribution import Attribution
 
 Message = Mapping[str, Any]
 ROLES = ("system", "user", "assistant", "tool")

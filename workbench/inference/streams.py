@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 from workbench.config import Clock
 from workbench.errors import AttemptTimeout
-from workbench.telemetry.context import carried
+from workbench.telemetry.attribution import carried
 
 _T = TypeVar("_T")
 

@@ -20,11 +20,11 @@ from workbench.orchestration.heartbeats import Heartbeat, dead_executors, forget
 from workbench.orchestration.live_step import LiveStep, returned
 from workbench.orchestration.rows import ENDED, STATES, from_row, run_of, step_of, to_row
 from workbench.orchestration.runs_database import flows_url, runs_engine, runs_schema
-from workbench.orchestration.sources import import_module_of
-from workbench.orchestration.step_calls import create_calls
+from workbench.orchestration.step_tapes import create_calls
 from workbench.orchestration.steps import Asking, Flow, FlowRun
+from workbench.orchestration.user_modules import import_module_of
 from workbench.state import open_engine
-from workbench.telemetry.context import attributed
+from workbench.telemetry.attribution import attributed
 from workbench.telemetry.spans import Tracing, here, under
 
 if TYPE_CHECKING:

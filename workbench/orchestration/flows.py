@@ -11,7 +11,7 @@ from workbench.orchestration.durable import Durable
 from workbench.orchestration.replay import ReplayReport, RunReplay, diff, forked, replay, replay_all
 from workbench.orchestration.steps import Asking, Flow, FlowRun, attribution_plain, plain
 from workbench.rendering.table import Table
-from workbench.telemetry.context import current
+from workbench.telemetry.attribution import current
 
 
 class Flows:

@@ -15,7 +15,7 @@ from workbench.orchestration.durable import TICKS, Durable, job_queue, left_queu
 from workbench.orchestration.heartbeats import living
 from workbench.orchestration.outages import is_outlived
 from workbench.orchestration.rows import ENDED, STATES, UNFINISHED
-from workbench.orchestration.step_calls import forget_calls, progress_of
+from workbench.orchestration.step_tapes import forget_calls, progress_of
 from workbench.orchestration.steps import Asking, Flow, FlowRun
 from workbench.rendering.table import Column, Table
 

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import FlowError, StepFailed
-from workbench.inference.tapes import taped
+from workbench.inference.call_tapes import taped
 from workbench.orchestration.outages import is_outlived
-from workbench.orchestration.step_calls import LiveTape, tell_progress
+from workbench.orchestration.step_tapes import LiveTape, tell_progress
 from workbench.orchestration.steps import Asking, Flow, StepCall, operation_of, plain, with_tools
 from workbench.telemetry.spans import Span
 

@@ -7,14 +7,14 @@ from itertools import zip_longest
 from typing import Any
 
 from workbench.errors import FlowError, OfflineError, RecordingMiss, ReplayMismatch, StepFailed
-from workbench.inference.tapes import offline, taped
+from workbench.inference.call_tapes import offline, taped
 from workbench.orchestration.durable import Durable
 from workbench.orchestration.live_step import returned
-from workbench.orchestration.step_calls import RecordedTape, calls_of
+from workbench.orchestration.step_tapes import RecordedTape, calls_of
 from workbench.orchestration.steps import Asking, Flow, FlowRun, StepRecord, is_outside, plain, with_tools
 from workbench.rendering.table import Column, Shown, Table, Value
 from workbench.rendering.text import cell_html
-from workbench.telemetry.context import attributed
+from workbench.telemetry.attribution import attributed
 
 _CHARACTERS_SHOWN = 2000
 

@@ -14,13 +14,13 @@ from typing import Any, Protocol, Self
 from workbench.codec import from_plain
 from workbench.config import Settings
 from workbench.errors import FlowError
-from workbench.inference.tapes import taped
-from workbench.orchestration.sources import sources_of
-from workbench.orchestration.step_calls import HeardTape, ModelCall
+from workbench.inference.call_tapes import taped
+from workbench.orchestration.step_tapes import HeardTape, ModelCall
+from workbench.orchestration.user_modules import sources_of
 from workbench.records import content_hash
 from workbench.rendering.table import Column, Table, Value
 from workbench.rendering.text import cell_html
-from workbench.telemetry.context import Attribution
+from workbench.telemetry.attribution import Attribution
 
 Tool = Callable[[Settings], Any]
 PER_WORKER = 4

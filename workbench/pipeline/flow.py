@@ -16,11 +16,11 @@ from workbench.errors import ConfigError
 from workbench.evalset.evalset import Evalset, load_evalset
 from workbench.inference.client import Client
 from workbench.inference.messages import PREFIX, CacheUse
-from workbench.orchestration.sources import files_of, import_module_of
 from workbench.orchestration.steps import StepCall, flow, outside
+from workbench.orchestration.user_modules import files_of, import_module_of
 from workbench.records import Document, Query, content_hash
 from workbench.routing.prompts import Prompts, load_prompts
-from workbench.routing.recorded import ANSWER, FIND, Search, accepted_search
+from workbench.routing.recorded_outcomes import ANSWER, FIND, Search, accepted_search
 
 DRAFT_CHARACTERS = 600
 NAMES_LOOKED_UP = 8

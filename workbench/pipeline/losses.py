@@ -19,8 +19,8 @@ from workbench.records import Query
 from workbench.rendering.table import Column, Interval, Table
 from workbench.rendering.text import cell_html
 from workbench.routing.prompts import passage
-from workbench.routing.recorded import is_yes_no, names_accepted, says
-from workbench.telemetry.context import attributed
+from workbench.routing.recorded_outcomes import is_yes_no, names_accepted, says
+from workbench.telemetry.attribution import attributed
 
 RIGHT = "right"
 KINDS = (

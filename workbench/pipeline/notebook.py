@@ -15,10 +15,10 @@ from workbench.errors import ConfigError, EvalsetError, unknown_name
 from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.evaluation.decision import ArmFacts
 from workbench.evaluation.experiment import PairedExperiment
-from workbench.evaluation.provenance import SEED
+from workbench.evaluation.fingerprint import SEED
 from workbench.evaluation.repeats import scores_columns
-from workbench.evaluation.summary import ItemCase, ScoredArms, item_cases, mean_by_arm
-from workbench.inference.attempt import Books
+from workbench.evaluation.run_summary import ItemCase, ScoredArms, item_cases, mean_by_arm
+from workbench.inference.call_attempt import Books
 from workbench.inference.client import Client
 from workbench.inference.messages import PREFIX, Completion, Usage
 from workbench.inference.prices import MS_PER_HOUR
@@ -33,8 +33,9 @@ from workbench.records import Decision, Query, content_hash, parameters_of
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Column, Table
 from workbench.reports.ending import Notebook
+from workbench.routing.accepted_router import HITS
 from workbench.routing.prompts import Prompts, load_prompts
-from workbench.routing.recorded import (
+from workbench.routing.recorded_outcomes import (
     changed_since,
     recorded_rows,
     recording_file,
@@ -42,7 +43,6 @@ from workbench.routing.recorded import (
     retrieval_amounts,
     retrieval_usd,
 )
-from workbench.routing.route import HITS
 
 METRIC = "correctness"
 CHECKS = ("off", "on")

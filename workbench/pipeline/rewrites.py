@@ -15,8 +15,8 @@ from workbench.inference.recordings import FOLDER, Recordings
 from workbench.pipeline.flow import is_function, is_vague, own_rewriter, rewriter_files
 from workbench.records import Document, Query, content_hash
 from workbench.routing.prompts import Prompts, load_prompts
-from workbench.routing.record import ask_all, budgeted
-from workbench.routing.recorded import (
+from workbench.routing.record_answers import ask_all, budgeted
+from workbench.routing.recorded_outcomes import (
     ANSWER,
     FIND,
     Asked,
@@ -145,7 +145,7 @@ def record_rewrites(
     models : sequence of str, optional
         Those whose answers are recorded; by default all of ``prompts.toml``.
     max_cost_usd : float, optional
-        As for `workbench.routing.record.record`, of both parts together.
+        As for `workbench.routing.record_answers.record`, of both parts together.
     questions : int, optional
         Only the first so many vague questions: a pilot.
     search : callable, optional
@@ -159,7 +159,7 @@ def record_rewrites(
     Raises
     ------
     ConfigError
-        As for `workbench.routing.record.record`, or if there is no such rewriter.
+        As for `workbench.routing.record_answers.record`, or if there is no such rewriter.
     """
     check_rewrite(by)
     if is_function(by):

@@ -10,20 +10,20 @@ from workbench.config import Settings
 from workbench.errors import ConfigError, EvalsetError, RecordingMiss
 from workbench.evalset.evalset import Evalset
 from workbench.evalset.outcomes import Outcomes, outcomes_of
-from workbench.evaluation.in_use import decision_path
-from workbench.evaluation.provenance import encoder_inputs
+from workbench.evaluation.accepted_decision import decision_path
+from workbench.evaluation.fingerprint import encoder_inputs
 from workbench.inference.embedding import load_embedder
 from workbench.inference.messages import Request, Route, Routes
 from workbench.inference.prices import PriceTable, embed_query
 from workbench.inference.recordings import Recordings, record_command
 from workbench.records import Decision, Document
 from workbench.retrieval.ingest import VectorCache
-from workbench.routing.candidates import policy_arms
+from workbench.routing.accepted_router import HITS, accepted_router, load_routed
 from workbench.routing.policies import POLICIES, Router, check_policy, load_router, make_policy
 from workbench.routing.prompts import Prompts
-from workbench.routing.recorded import ANSWER, recorded_outcomes
-from workbench.routing.route import HITS, accepted_router, load_routed
-from workbench.telemetry.context import attributed
+from workbench.routing.recorded_outcomes import ANSWER, recorded_outcomes
+from workbench.routing.routed_arms import policy_arms
+from workbench.telemetry.attribution import attributed
 
 ACCEPTED = "accepted"
 EMBEDDER = "minilm"  # of policies that read vectors, where no routing decision names another

@@ -7,7 +7,7 @@ from typing import Any
 from workbench.extras import VERSION
 from workbench.rendering.text import signed
 from workbench.reports.brief import markdown_text
-from workbench.runner.decisions import Check, worst_exit_code
+from workbench.runner.accept_and_check import Check, worst_exit_code
 
 SCHEMA = 1
 MARKER = "<!-- workbench check -->"  # by which a job finds its earlier comment

@@ -30,10 +30,10 @@ from workbench.retrieval.arms import CHUNKERS, FITTED, make_arms
 from workbench.retrieval.ingest import VectorCache
 from workbench.retrieval.notebook import RetrievalExperiment
 from workbench.routing.notebook import RoutingExperiment
-from workbench.runner.decisions import evalset_of
+from workbench.runner.accept_and_check import evalset_of
 from workbench.runner.headless import Job, planned
 from workbench.runner.runs import list_runs
-from workbench.telemetry.context import attributed
+from workbench.telemetry.attribution import attributed
 
 PROBED = 16  # texts that a local encoder is timed on
 OUTCOMES_ARE_THERE = "nothing: outcomes are those of the table, or recorded"

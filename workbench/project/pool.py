@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from workbench.config import Settings
-from workbench.evalset.imports.judgements import SHEET, write_sheet
+from workbench.evalset.imports.judgement_sheets import SHEET, write_sheet
 from workbench.inference.encoders import MiniLM
 from workbench.records import Document, Query, content_hash
 from workbench.rendering.progress import Progress

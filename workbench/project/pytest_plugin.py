@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
         return
     from workbench.config import load_settings
     from workbench.errors import WorkbenchError
-    from workbench.runner.decisions import accepted_decisions
+    from workbench.runner.accept_and_check import accepted_decisions
 
     try:
         accepted = accepted_decisions(load_settings(start=config.rootpath))
@@ -61,7 +61,7 @@ class AcceptedDecision(pytest.Item):
         """Run the notebook and read its gate."""
         from workbench.config import SystemClock, load_settings
         from workbench.project.check_report import sentence_of, status_of
-        from workbench.runner.decisions import check_each
+        from workbench.runner.accept_and_check import check_each
 
         settings = load_settings(start=self.config.rootpath)
         (found,) = check_each(settings, [(self.evalset, self.decision)], clock=SystemClock())

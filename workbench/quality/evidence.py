@@ -10,13 +10,13 @@ import polars as pl
 from workbench.config import Settings
 from workbench.errors import ConfigError
 from workbench.evalset.evalset import Evalset
-from workbench.inference.attempt import Books
+from workbench.inference.call_attempt import Books
 from workbench.inference.client import Client
 from workbench.inference.prices import PriceTable
 from workbench.inference.recordings import FOLDER, Recordings
 from workbench.quality.judges import Judge, Judged, ask_judge, load_judges
 from workbench.quality.labels import Label, Truth, truth
-from workbench.routing.recorded import asked_of, is_yes_no, names_accepted, recording_file, says
+from workbench.routing.recorded_outcomes import asked_of, is_yes_no, names_accepted, recording_file, says
 
 FILE = "judges.toml"
 

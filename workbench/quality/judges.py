@@ -21,7 +21,7 @@ from workbench.inference.client import Client
 from workbench.inference.messages import Completion, Request
 from workbench.inference.prices import PriceTable
 from workbench.records import content_hash
-from workbench.telemetry.context import attributed
+from workbench.telemetry.attribution import attributed
 
 VERDICTS_SCHEMA = SCORES_SCHEMA | {"order": pl.String, "rationale": pl.String, "model_served": pl.String}
 _SINGLE = {"yes": 1.0, "no": 0.0}

@@ -14,10 +14,10 @@ from workbench.errors import ConfigError, unknown_name
 from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.evaluation.decision import ArmFacts
 from workbench.evaluation.experiment import PairedExperiment
-from workbench.evaluation.provenance import BESIDE, SEED
-from workbench.evaluation.summary import PRODUCTION, ItemCase, ScoredArms, Summary, WeekRow
+from workbench.evaluation.fingerprint import BESIDE, SEED
+from workbench.evaluation.run_summary import PRODUCTION, ItemCase, ScoredArms, Summary, WeekRow
 from workbench.inference.prices import DECLARED
-from workbench.quality.answers import METRICS, MeasuredAnswer, score_answers
+from workbench.quality.answer_metrics import METRICS, MeasuredAnswer, score_answers
 from workbench.quality.evidence import (
     FILE,
     AnswersToJudge,

@@ -21,7 +21,7 @@ from scipy.special import stdtrit
 from workbench.errors import ConfigError, Defect
 from workbench.evalset.cells import Unusable, id_text, name_text, number, share, times_of
 from workbench.evalset.files import Names, named_rows, read_table, refuse
-from workbench.evaluation.summary import PRODUCTION, WeekRow
+from workbench.evaluation.run_summary import PRODUCTION, WeekRow
 from workbench.quality.feedback import trace_scores
 from workbench.quality.monitoring import QualityWatch, Week
 from workbench.quality.sampling import ledger_calls

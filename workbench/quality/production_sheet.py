@@ -24,9 +24,9 @@ from workbench.errors import ConfigError, EvalsetError, TraceError, unknown_name
 from workbench.evalset.cells import shown
 from workbench.evalset.evalset import Evalset
 from workbench.evalset.files import read_jsonl
-from workbench.evalset.imports.judgements import cohens_kappa, nothing_filled
+from workbench.evalset.imports.judgement_sheets import cohens_kappa, nothing_filled
 from workbench.evalset.imports.log_tools import TOOLS
-from workbench.evalset.imports.tool_log import LoggedCall, ToolLog, cost_nanos
+from workbench.evalset.imports.logged_calls import LoggedCall, ToolLog, cost_nanos
 from workbench.inference.client import Client
 from workbench.inference.prices import PriceTable, nanos
 from workbench.quality.evidence import JudgedAnswers, judges_of

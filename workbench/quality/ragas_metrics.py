@@ -23,8 +23,8 @@ from workbench.inference.batch import Item, ask, capped
 from workbench.inference.client import Client
 from workbench.inference.embedding import Embedder
 from workbench.inference.messages import Request
-from workbench.quality.answers import MeasuredAnswer
-from workbench.telemetry.context import attributed, carried
+from workbench.quality.answer_metrics import MeasuredAnswer
+from workbench.telemetry.attribution import attributed, carried
 
 QUESTIONS = 3  # that answer_relevancy makes of an answer, where a temperature lets them differ
 _ASKED, _SAID, _SHOWN, _RIGHT = "user_input", "response", "retrieved_contexts", "reference"

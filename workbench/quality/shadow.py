@@ -24,19 +24,19 @@ from typing import NamedTuple, TypeVar
 from sqlalchemy.exc import SQLAlchemyError
 
 from workbench.errors import BudgetExceeded, ConfigError, SettlementFailed, StoreError
-from workbench.inference.attempt import CallAccount, provider_of
 from workbench.inference.batch import Item, ask, estimate
 from workbench.inference.budgets import Budget
+from workbench.inference.call_attempt import CallAccount, provider_of
 from workbench.inference.client import Client
 from workbench.inference.messages import PREFIX, Completion, Request, Routes, last_text, text_of
 from workbench.inference.prices import nanos
 from workbench.inference.streams import in_time
-from workbench.quality.answers import METRICS, MeasuredAnswer
+from workbench.quality.answer_metrics import METRICS, MeasuredAnswer
 from workbench.quality.judges import Judge, Judged, parse_verdict
 from workbench.quality.monitoring import MarginWatch
 from workbench.quality.sampling import trace_fraction
-from workbench.quality.shadow_evidence import LABEL, ShadowEvidence, ShadowPair, ShadowPlan, budget_of, differences
-from workbench.telemetry.context import Attribution, attributed, current
+from workbench.quality.shadow_pairs import LABEL, ShadowEvidence, ShadowPair, ShadowPlan, budget_of, differences
+from workbench.telemetry.attribution import Attribution, attributed, current
 from workbench.telemetry.redaction import redact
 
 Metric = Callable[[Request, str], float]

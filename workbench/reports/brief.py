@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from workbench.evaluation.gate import GateClaim
-from workbench.evaluation.summary import ItemCase, Summary
+from workbench.evaluation.run_summary import ItemCase, Summary
 from workbench.rendering.table import Table
 from workbench.rendering.text import signed, visible
 from workbench.reports.run import (

@@ -6,8 +6,8 @@ from datetime import date, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from workbench.evaluation.sentences import percent
-from workbench.evaluation.summary import SliceRow, WeekRow
+from workbench.evaluation.decision_sentences import percent
+from workbench.evaluation.run_summary import SliceRow, WeekRow
 from workbench.records import Claim, Rule
 from workbench.rendering.table import Column, Interval, Table, number
 from workbench.reports.figure import (

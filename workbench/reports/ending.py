@@ -10,7 +10,7 @@ from workbench.evaluation.experiment import Counted, Experiment, P, S
 from workbench.evaluation.finalists import Finalists
 from workbench.evaluation.gate import Gate
 from workbench.evaluation.run_record import RunRecord
-from workbench.evaluation.summary import frontier_points
+from workbench.evaluation.run_summary import frontier_points
 from workbench.records import Decision
 from workbench.rendering.table import Table
 from workbench.rendering.text import Lines, cell_html, escape, visible

@@ -7,8 +7,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from workbench.evalset.gates import ASSUMED_REQUESTS
-from workbench.evaluation.sentences import monthly
-from workbench.evaluation.summary import FrontierPoint
+from workbench.evaluation.decision_sentences import monthly
+from workbench.evaluation.run_summary import FrontierPoint
 from workbench.rendering.table import Column, Interval, Table, number
 from workbench.reports.figure import (
     INK,

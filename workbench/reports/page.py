@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from workbench.evaluation.summary import PRODUCTION, ItemCase, Section, Summary
+from workbench.evaluation.run_summary import PRODUCTION, ItemCase, Section, Summary
 from workbench.extras import without_iri_grammar
 from workbench.records import Decision
 from workbench.rendering.html import sanitize

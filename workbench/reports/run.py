@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 from workbench.errors import ConfigError, RunError
 from workbench.evaluation.compare import MIN_CLUSTERS
 from workbench.evaluation.decision import MIN_DEV_CLUSTERS
+from workbench.evaluation.decision_sentences import monthly, percent, usd
 from workbench.evaluation.finalists import RESAMPLES, STEADY
 from workbench.evaluation.gate import Gate
-from workbench.evaluation.sentences import monthly, percent, usd
-from workbench.evaluation.summary import Section, Summary
+from workbench.evaluation.run_summary import Section, Summary
 from workbench.records import Claim, Decision, PairedBounds, Rule
 from workbench.rendering.table import Column, Interval, Table, Value, number
 from workbench.rendering.text import verdict_label

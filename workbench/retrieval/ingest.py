@@ -23,7 +23,7 @@ from workbench.rendering.progress import Progress, advance
 from workbench.retrieval.chunking import Chunker, Tokenizer
 from workbench.retrieval.store import ChunkRow, Store
 from workbench.state import insert_ignore, open_engine, reader
-from workbench.telemetry.context import attributed
+from workbench.telemetry.attribution import attributed
 
 _METADATA = sa.MetaData()
 _VECTORS = sa.Table(

@@ -23,7 +23,7 @@ import polars as pl
 
 from workbench.errors import StoreError
 from workbench.extras import put_off
-from workbench.retrieval.indexing import (
+from workbench.retrieval.index_kinds import (
     NGRAM,
     TEXT_INDEX,
     VECTOR_INDEX,

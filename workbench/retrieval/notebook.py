@@ -14,12 +14,12 @@ from workbench.config import Settings
 from workbench.errors import ConfigError
 from workbench.evalset.evalset import Split
 from workbench.evalset.findings import known_answers
-from workbench.evalset.imports.judgements import SHEET, sheet_note, write_sheet
+from workbench.evalset.imports.judgement_sheets import SHEET, sheet_note, write_sheet
 from workbench.evaluation.experiment import PairedExperiment
 from workbench.evaluation.finalists import Finalists
+from workbench.evaluation.fingerprint import FORMERLY, SEED, encoder_inputs
 from workbench.evaluation.gate import MIN_REBUILDS
-from workbench.evaluation.provenance import FORMERLY, SEED, encoder_inputs
-from workbench.evaluation.summary import Summary, is_default
+from workbench.evaluation.run_summary import Summary, is_default
 from workbench.inference.embedding import Embedder, load_embedder
 from workbench.inference.encoders import MiniLM
 from workbench.inference.prices import embed_query
@@ -29,7 +29,7 @@ from workbench.rendering.table import Table
 from workbench.reports.ending import Notebook
 from workbench.reports.figure import Figure
 from workbench.retrieval.arms import FITTED, make_arm, make_arms
-from workbench.retrieval.ask import (
+from workbench.retrieval.ask_arms import (
     WELL_JUDGED,
     Candidate,
     Scored,
@@ -41,7 +41,7 @@ from workbench.retrieval.ask import (
     spread_over_rebuilds,
 )
 from workbench.retrieval.chunking import Tokenizer
-from workbench.retrieval.fitting import LEAST_TO_FIT, FittedArm, fit_arms
+from workbench.retrieval.fitted_arms import LEAST_TO_FIT, FittedArm, fit_arms
 from workbench.retrieval.passages import LOST, UNANSWERABLE, calibrate, evidence_of, passages_table
 from workbench.retrieval.postgres_server import pgvector_url
 from workbench.retrieval.scale import COMMITTED, Scale, scale_figure

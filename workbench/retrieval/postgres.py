@@ -23,7 +23,15 @@ import sqlalchemy as sa
 
 from workbench.errors import StoreError, TenantError
 from workbench.records import Hit
-from workbench.retrieval.indexing import TEXT_INDEX, VECTOR_INDEX, Exact, FullTextIndex, Hnsw, IndexState, VectorIndex
+from workbench.retrieval.index_kinds import (
+    TEXT_INDEX,
+    VECTOR_INDEX,
+    Exact,
+    FullTextIndex,
+    Hnsw,
+    IndexState,
+    VectorIndex,
+)
 from workbench.retrieval.postgres_session import Sessions, reported, set_settings
 from workbench.retrieval.postgres_sql import (
     ALL_COUNTS,

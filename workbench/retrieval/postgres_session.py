@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from workbench.errors import StoreError
 from workbench.extras import DISTRIBUTION
-from workbench.retrieval.indexing import VECTOR_INDEX
+from workbench.retrieval.index_kinds import VECTOR_INDEX
 from workbench.retrieval.postgres_sql import (
     BEGIN_SETTINGS,
     CREATE,

@@ -11,7 +11,7 @@ import numpy as np
 from workbench.errors import ConfigError, NothingToFit
 from workbench.inference.prices import Work
 from workbench.records import Hit, ShortRepr
-from workbench.retrieval.indexing import VectorIndex
+from workbench.retrieval.index_kinds import VectorIndex
 from workbench.retrieval.strategies import Hybrid, Question, ordered, scaled
 from workbench.retrieval.tenant import TenantHandle
 

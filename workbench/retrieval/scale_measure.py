@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from workbench.inference.encoders import give_back
 from workbench.rendering.progress import waiting
-from workbench.retrieval.indexing import Exact, Hnsw, HnswSq, IvfPq, VectorIndex
+from workbench.retrieval.index_kinds import Exact, Hnsw, HnswSq, IvfPq, VectorIndex
 from workbench.retrieval.postgres_server import disk_mb, drop_table, process_mb, server_memory_mb
 from workbench.retrieval.scale import FULL_TEXT, Scale, ScalePoint
 from workbench.retrieval.store import ChunkRow, Store, open_table

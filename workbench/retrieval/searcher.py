@@ -14,19 +14,19 @@ from workbench.config import Settings
 from workbench.errors import ConfigError, StoreError, unknown_name
 from workbench.evalset.texts import own_documents
 from workbench.inference.embedding import Embedder, HostedEmbedder, rest
-from workbench.inference.fan_out import fanned_out
 from workbench.inference.prices import PriceTable, Work
+from workbench.inference.ray_embedding import fanned_out
 from workbench.records import Document, Hit, Query, content_hash, parameters_of
 from workbench.rendering.progress import Progress, advance, waiting
 from workbench.retrieval.chunking import Tokenizer, WholeDocument
-from workbench.retrieval.indexing import TEXT_INDEX, VECTOR_INDEX, Exact
+from workbench.retrieval.index_kinds import TEXT_INDEX, VECTOR_INDEX, Exact
 from workbench.retrieval.ingest import EMBEDDED_AT_ONCE, LAYOUT, WRITTEN_AT_ONCE, IngestReport, VectorCache, ingest
 from workbench.retrieval.passages import ContextLimits, Passages, check_arm
 from workbench.retrieval.postgres_server import pgvector_url
 from workbench.retrieval.store import Store, open_table
 from workbench.retrieval.strategies import Arm, FullText, Hybrid, Question, Vector
 from workbench.retrieval.tenant import FoundBefore, TenantHandle
-from workbench.telemetry.context import attributed
+from workbench.telemetry.attribution import attributed
 
 CHUNKS_PER_DOCUMENT = 3
 LEG_DEPTH = Hybrid().depth

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from workbench.errors import StoreError
 from workbench.records import content_hash
-from workbench.retrieval.indexing import FullTextIndex, IndexState, VectorIndex
+from workbench.retrieval.index_kinds import FullTextIndex, IndexState, VectorIndex
 from workbench.retrieval.tenant import TenantHandle, checked_tenant
 
 SLICE = 500  # documents named in one condition

@@ -13,7 +13,7 @@ from workbench.codec import NEUTRAL
 from workbench.inference.prices import Work, embed_query
 from workbench.records import Hit, ShortRepr
 from workbench.retrieval.chunking import Chunker, WholeDocument
-from workbench.retrieval.indexing import Exact, FullTextIndex, VectorIndex
+from workbench.retrieval.index_kinds import Exact, FullTextIndex, VectorIndex
 from workbench.retrieval.metrics import best_first
 from workbench.retrieval.tenant import ChunkHit, Filter, Fusion, OneOf, TenantHandle
 

@@ -9,7 +9,7 @@ import polars as pl
 
 from workbench.config import Settings
 from workbench.errors import ConfigError, ProviderError
-from workbench.orchestration.sources import files_of, import_module_of
+from workbench.orchestration.user_modules import files_of, import_module_of
 from workbench.records import Hit, Query, content_hash
 from workbench.retrieval.trec import read_run_with_notes
 

@@ -7,7 +7,7 @@ import polars as pl
 from workbench.evalset.evalset import Evalset
 from workbench.evalset.texts import spaceless
 from workbench.evaluation.decision import ArmFacts
-from workbench.evaluation.summary import mean_by_arm
+from workbench.evaluation.run_summary import mean_by_arm
 from workbench.inference.embedding import Embedder, unread, unread_share
 from workbench.records import Query
 from workbench.rendering.table import Column, Table

@@ -10,10 +10,10 @@ from workbench.errors import EvalsetError
 from workbench.evalset.evalset import Evalset
 from workbench.evalset.outcomes import FILE as OUTCOMES_FILE
 from workbench.evalset.outcomes import Outcomes, amount_matrices, load_outcomes, outcomes_of
+from workbench.evaluation.accepted_decision import decision_path
 from workbench.evaluation.experiment import PairedExperiment
-from workbench.evaluation.in_use import decision_path
-from workbench.evaluation.provenance import SEED, encoder_inputs
-from workbench.evaluation.summary import Summary, is_default
+from workbench.evaluation.fingerprint import SEED, encoder_inputs
+from workbench.evaluation.run_summary import Summary, is_default
 from workbench.inference.embedding import Embedder, check_embedder, load_embedder
 from workbench.inference.prices import PriceTable, embed_query
 from workbench.records import Decision
@@ -21,10 +21,10 @@ from workbench.rendering.table import Table
 from workbench.reports.ending import Notebook
 from workbench.reports.figure import Figure
 from workbench.retrieval.ingest import eval_vectors
-from workbench.routing.candidates import RoutedArm, ScoredRoutes, model_arms, policy_arms, route_all
+from workbench.routing.accepted_router import PROMPTS, model_inputs
 from workbench.routing.policies import Policy, Router, check_policy, load_router, make_policy
-from workbench.routing.recorded import recorded_outcomes, require_recorded
-from workbench.routing.route import PROMPTS, model_inputs
+from workbench.routing.recorded_outcomes import recorded_outcomes, require_recorded
+from workbench.routing.routed_arms import RoutedArm, ScoredRoutes, model_arms, policy_arms, route_all
 from workbench.routing.tables import (
     Study,
     contents_table,

@@ -29,7 +29,7 @@ from workbench.records import Decision, Query, content_hash, parameters_of
 from workbench.retrieval.arms import is_fitted, named_arm
 from workbench.retrieval.searcher import Searcher
 from workbench.retrieval.strategies import Arm
-from workbench.routing.recorded import (
+from workbench.routing.recorded_outcomes import (
     ArmHits,
     Asked,
     Search,
@@ -75,7 +75,8 @@ class Level:
     missing : tuple of Request
         Those without a recorded answer.
     frame : DataFrame or None
-        Outcomes as `workbench.routing.recorded.recorded_outcomes` gives them; None unless everything is recorded.
+        Outcomes as `workbench.routing.recorded_outcomes.recorded_outcomes` gives them; None unless everything is
+        recorded.
     inputs : mapping of str to str
         Hashes of what was read, for the fingerprint.
     """

@@ -11,7 +11,6 @@ from workbench.evaluation.repeats import repeat_columns
 from workbench.rendering.table import Column, Interval, Table, Value
 from workbench.reports.charts import lines
 from workbench.reports.figure import Figure
-from workbench.routing.candidates import RoutedArm
 from workbench.routing.curves import (
     Curve,
     Estimate,
@@ -24,6 +23,7 @@ from workbench.routing.curves import (
     upper_hull,
 )
 from workbench.routing.predictors import Ints
+from workbench.routing.routed_arms import RoutedArm
 
 HULL, ORACLE = "hull of the single models", "oracle"
 _CURVE_POINTS = 12

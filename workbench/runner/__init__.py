@@ -5,7 +5,7 @@
 """
 
 from workbench.evaluation.run_record import RunRecord
-from workbench.runner.decisions import Check, accept, accepted_decisions, check
+from workbench.runner.accept_and_check import Check, accept, accepted_decisions, check
 from workbench.runner.events import Event
 from workbench.runner.headless import Job, run_all
 from workbench.runner.parameters import prepare

@@ -15,9 +15,9 @@ from workbench.evalset.evalset import find_evalset
 from workbench.evaluation.run_record import CheckMark, RunRecord, close_run, open_run
 from workbench.evaluation.start import EXPERIMENTS, as_declared, check_parameters
 from workbench.reports.ending import draw_report
-from workbench.runner.basis import rests_on
 from workbench.runner.events import Event, EventKind, Listener
 from workbench.runner.parameters import declared_parameters, prepare
+from workbench.runner.result_reuse import rests_on
 from workbench.runner.runs import how_it_ended
 from workbench.runner.watchdog import Watchdog
 

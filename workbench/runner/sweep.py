@@ -12,12 +12,12 @@ from workbench.orchestration.live_step import progress
 from workbench.orchestration.steps import StepCall, flow, outside
 from workbench.records import content_hash
 from workbench.rendering.table import Column, Table
-from workbench.runner.basis import package_hash
-from workbench.runner.decisions import run_verdict
+from workbench.runner.accept_and_check import run_verdict
 from workbench.runner.events import Event
 from workbench.runner.headless import Job, find_notebook, run_all
 from workbench.runner.parameters import prepare
-from workbench.telemetry.context import carried
+from workbench.runner.result_reuse import package_hash
+from workbench.telemetry.attribution import carried
 
 
 @outside()

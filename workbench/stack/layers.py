@@ -14,9 +14,9 @@ from urllib.parse import quote
 import sqlalchemy as sa
 
 from workbench.config import Settings
-from workbench.costs.attribution import Spend, load_spend
+from workbench.costs.spend import Spend, load_spend
+from workbench.evaluation.decision_sentences import usd
 from workbench.evaluation.run_record import RunRecord
-from workbench.evaluation.sentences import usd
 from workbench.inference.prices import project_prices
 from workbench.inference.weights import WEIGHTS, is_there
 from workbench.orchestration.runs_database import flows_url, runs_schema

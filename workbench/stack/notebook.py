@@ -16,20 +16,20 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from workbench.caching.claims import CacheArm
+from workbench.caching.cache_claims import CacheArm
 from workbench.caching.guard import Guard
-from workbench.caching.replay import Replay, replay, serve_nothing
+from workbench.caching.stream_replay import Replay, replay, serve_nothing
 from workbench.codec import NEEDED, NEUTRAL, RANGE, Range, from_kinds, to_json
 from workbench.errors import ConfigError, EvalsetError, unknown_name
 from workbench.evalset.evalset import dev_clusters
 from workbench.evalset.outcomes import Outcomes, amount_matrices, outcomes_of
 from workbench.evalset.traffic import load_stream
+from workbench.evaluation.accepted_decision import decision_path
 from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.evaluation.decision import ArmFacts
 from workbench.evaluation.experiment import PairedExperiment
-from workbench.evaluation.flips import Axis
-from workbench.evaluation.in_use import decision_path
-from workbench.evaluation.provenance import SEED, encoder_inputs
+from workbench.evaluation.fingerprint import SEED, encoder_inputs
+from workbench.evaluation.flip_points import Axis
 from workbench.inference.embedding import Embedder, load_embedder, unread
 from workbench.inference.prices import embed_query
 from workbench.records import Decision, Rule, content_hash
@@ -37,10 +37,10 @@ from workbench.rendering.progress import Progress
 from workbench.rendering.table import Table
 from workbench.reports.ending import Notebook
 from workbench.retrieval.ingest import eval_vectors
-from workbench.routing.candidates import policy_arms
 from workbench.routing.policies import POLICIES, Router, make_policy, one_model
-from workbench.routing.recorded import recorded_outcomes, require_recorded
+from workbench.routing.recorded_outcomes import recorded_outcomes, require_recorded
 from workbench.routing.retrieval_levels import Level, judged_beside, levels_sentence, read_levels, uncovered
+from workbench.routing.routed_arms import policy_arms
 from workbench.stack.layers import StackPage, read_layers
 from workbench.stack.tables import Cell, ScoredCells, effects_table, joint_table, marginals_table, misses_table
 

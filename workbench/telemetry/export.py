@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from workbench.state import create_tables, execute_insert, group_commit
-from workbench.telemetry.tree import SPANS
+from workbench.telemetry.span_tree import SPANS
 
 SCOPE = "workbench"
 REMOTE = ("chat", "text_completion", "generate_content", "embeddings")

@@ -13,7 +13,7 @@ from workbench.config import Clock, SystemClock
 from workbench.errors import StoreError, unknown_name
 from workbench.rendering.progress import waiting
 from workbench.state import Batch, create_tables, execute_insert, group_commit, reader
-from workbench.telemetry.context import PURPOSES
+from workbench.telemetry.attribution import PURPOSES
 
 if TYPE_CHECKING:
     import polars as pl
@@ -35,7 +35,7 @@ class LedgerRow:
     started : str
         ISO time in UTC.
     purpose : str
-        One of `workbench.telemetry.context.PURPOSES`; tenant, user and feature are empty if the caller
+        One of `workbench.telemetry.attribution.PURPOSES`; tenant, user and feature are empty if the caller
         names none.
     fresh_tokens, cache_read_tokens, cache_write_tokens : int
         Disjoint: their sum is the prompt.

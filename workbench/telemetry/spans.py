@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import ConfigError
-from workbench.telemetry.context import Attribution, current
+from workbench.telemetry.attribution import Attribution, current
 from workbench.telemetry.redaction import REDACTED, redact, secret_field, secret_values
 
 if TYPE_CHECKING:

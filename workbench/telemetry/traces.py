@@ -16,7 +16,7 @@ from workbench.rendering.table import Column, Table
 from workbench.rendering.text import cell_html
 from workbench.state import reader
 from workbench.telemetry.ledger import LEDGER_TABLE, trace_costs
-from workbench.telemetry.tree import SPANS, SpanRow
+from workbench.telemetry.span_tree import SPANS, SpanRow
 from workbench.telemetry.waterfall import DOCUMENTS, page, waterfall, waterfall_text
 
 _LISTED = 20

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from workbench.rendering.table import Column, Table, number, usd_digits
 from workbench.rendering.text import visible
-from workbench.telemetry.tree import SpanRow, Totals, in_order, totals
+from workbench.telemetry.span_tree import SpanRow, Totals, in_order, totals
 
 if TYPE_CHECKING:
     from jinja2 import Environment

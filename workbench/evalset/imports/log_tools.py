@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 from workbench.errors import ConfigError, EvalsetError
 from workbench.evalset.files import read_parquet, read_table
-from workbench.evalset.imports.call_logs import read_langfuse, read_litellm, read_mlflow, read_openai_batch
-from workbench.evalset.imports.eval_logs import read_inspect, read_lm_eval, read_promptfoo
+from workbench.evalset.imports.eval_tool_logs import read_inspect, read_lm_eval, read_promptfoo
+from workbench.evalset.imports.logged_calls import ToolLog, at
+from workbench.evalset.imports.production_tool_logs import read_langfuse, read_litellm, read_mlflow, read_openai_batch
 from workbench.evalset.imports.span_logs import read_openinference, read_otlp
-from workbench.evalset.imports.tool_log import ToolLog, at
 from workbench.rendering.progress import waiting
 
 _HEAD = 200_000

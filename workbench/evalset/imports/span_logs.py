@@ -15,7 +15,7 @@ from typing import Any
 from workbench.errors import EvalsetError
 from workbench.evalset.cells import Unusable, number, shown
 from workbench.evalset.files import Row
-from workbench.evalset.imports.tool_log import (
+from workbench.evalset.imports.logged_calls import (
     LoggedCall,
     Retrieved,
     Score,
