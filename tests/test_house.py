@@ -17,14 +17,13 @@ def trees() -> dict[str, ast.Module]:
     return modules(Path(__file__).parents[1])
 
 
-# A folder a question has its notebook; evalset is the main module of its own; caches replay traffic, flows their runs.
-TWICE = {"notebook", "tables", "evalset", "replay"}
+# A folder a question has its notebook; evalset is the main module of its own.
+TWICE = {"notebook", "tables", "evalset"}
 # Modules that exactly one other imports, with the reason for a room of their own.
 REASONS = {
     "caching.canaries": "what is sent through real caches, by scope: read when a scope gains a field",
     "caching.scope_index": "vectors in memory: the one part of a cache that is measured alone",
     "caching.invalidations": "what keeps an answer out that comes too late: read when it is about order and clocks",
-    "caching.later": "what waits for a verifier: read alone when it is about threads and what is lost",
     "caching.near_repeats": "a command",
     "caching.prompt_cache": "vendors' rules, dated, and their simulation",
     "caching.accepted_cache": "a decision at work: what is refused when inputs moved",
@@ -33,7 +32,6 @@ REASONS = {
     "evalset.docstrings": "a script that another Python runs",
     "evalset.imports.production_tool_logs": "formats of others: logs of production",
     "evalset.imports.eval_tool_logs": "formats of others: logs of tests",
-    "evalset.imports.wide": "by which rule a column is a model: read alone when a table of another shape comes",
     "inference.hosted_connections": "who may answer whom: read alone when litellm changes",
     "inference.local_models": "the engine that runs models here: read alone when llama.cpp changes",
     "orchestration.jobs": "what workers do, behind the one entrance",
@@ -46,15 +44,13 @@ REASONS = {
     "project.verify_decision": "a command",
     "project.document_pages": "files of pages, which are not tables",
     "project.new_evalset": "a command",
-    "project.pool": "a command",
     "quality.production": "graded calls: read when it is about production, and what the notebook shows of it",
     "inference.ray_embedding": "Ray: read alone when it changes",
     "reports.page": "made by the runner, and again by hand",
     "retrieval.ask_arms": "arms, questions, scores: what the notebook calls and the tests ask",
     "retrieval.postgres": "the store in PostgreSQL: read alone when pgvector changes",
     "retrieval.postgres_session": "roles, policies and what a server lacks: read when it is about who may see what",
-    "retrieval.scale_measure": "a measurement that takes an hour",
-    "retrieval.trec": "a file format of others",
+    "retrieval.scale": "a measurement that takes an hour",
     "routing.tables": "what the notebook shows",
     "runner.sweep": "notebooks as jobs: the part of the runner that knows flows",
     "runner.terminal": "the only part of the runner that knows a terminal",

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from workbench.config import load_settings
 from workbench.retrieval.postgres_server import drop_table, pgvector_url
-from workbench.retrieval.scale_measure import DIMENSION, synthetic_texts, synthetic_vectors
+from workbench.retrieval.scale import DIMENSION, synthetic_texts, synthetic_vectors
 from workbench.retrieval.store import ChunkRow, open_table
 from workbench.retrieval.strategies import RRF, Hybrid, Question, Weighted
 

@@ -122,7 +122,7 @@ def retrieval(folder: Path, n: int) -> Callable[[], object]:
     from workbench.records import Document
     from workbench.retrieval.chunking import WholeDocument
     from workbench.retrieval.ingest import VectorCache, ingest
-    from workbench.retrieval.scale_measure import ASKED_WORDS, WORDS, synthetic_texts
+    from workbench.retrieval.scale import ASKED_WORDS, WORDS, synthetic_texts
     from workbench.retrieval.store import open_table
     from workbench.testing import HashEmbedder, WordTokenizer
 

@@ -17,8 +17,7 @@ from typing import Any
 
 from tests.evalset.test_log_fuzz import CONTENTS
 from tests.evalset.test_log_tools import PRICES
-from workbench.evalset.imports.log_import import EVALS, Choices, import_log, ledger_rows
-from workbench.evalset.imports.log_tools import TOOLS, read_log
+from workbench.evalset.imports.log_import import EVALS, TOOLS, Choices, import_log, ledger_rows, read_log
 from workbench.evalset.imports.outcome_tables import Repairs
 
 

@@ -23,7 +23,7 @@ from workbench.inference.ray_embedding import TASK, RayEmbedder
 from workbench.records import Document
 from workbench.retrieval.chunking import WholeDocument
 from workbench.retrieval.ingest import VectorCache, ingest
-from workbench.retrieval.scale_measure import synthetic_texts
+from workbench.retrieval.scale import synthetic_texts
 from workbench.retrieval.store import open_table
 
 WORKERS, BLOCKS = 2, 5

@@ -13,8 +13,7 @@ from pathlib import Path
 
 from workbench.config import load_settings
 from workbench.retrieval.postgres_server import pgvector_url
-from workbench.retrieval.scale import Scale
-from workbench.retrieval.scale_measure import DIMENSION, STEPS, machine, measure_step, today
+from workbench.retrieval.scale import DIMENSION, STEPS, Scale, machine, measure_step, today
 
 
 def main(out: Path, max_rows: int) -> None:

@@ -11,8 +11,7 @@ import sqlalchemy as sa
 
 from tests.caching.caches import USE, WHO, StillClock, angle_cache, answer, ask, count, found, keep
 from workbench.caching.guard import Guard
-from workbench.caching.later import NO_PLACE, NOT_YET, REFUSED
-from workbench.caching.verifiers import Later, ModelVerifier, Verdict, VerifierUsed
+from workbench.caching.verifiers import NO_PLACE, NOT_YET, REFUSED, Later, ModelVerifier, Verdict, VerifierUsed
 from workbench.errors import ConfigError, ProviderError
 from workbench.inference.budgets import Budget, Budgets
 from workbench.inference.call_attempt import Books

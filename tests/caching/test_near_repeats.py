@@ -17,8 +17,7 @@ from workbench.caching.threshold_certificate import certify, count
 from workbench.cli import app
 from workbench.errors import EvalsetError
 from workbench.evalset.gates import PairLimit
-from workbench.evalset.imports.pairs_and_streams import import_pair_labels, unordered
-from workbench.evalset.imports.requests import import_stream
+from workbench.evalset.imports.pairs_and_streams import import_pair_labels, import_stream, unordered
 from workbench.evalset.traffic import Pair, RequestStream, load_pairs, load_stream
 from workbench.evaluation.compare import spent
 from workbench.testing import HashEmbedder

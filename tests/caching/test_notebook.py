@@ -17,7 +17,7 @@ from workbench.caching.tables import pairs_table
 from workbench.config import SystemClock
 from workbench.errors import ConfigError, EvalsetError, GateFailed
 from workbench.evalset.gates import PairLimit
-from workbench.evalset.imports.requests import pair_line
+from workbench.evalset.imports.pairs_and_streams import pair_line
 from workbench.evalset.traffic import Pair, load_stream
 from workbench.evaluation.fingerprint import build_parameters
 from workbench.evaluation.gate import Gate

@@ -7,7 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.caching.scripted_vendor import Part, ScriptedVendor
-from workbench.caching.prompt_cache import billed_error, breaks, load_vendors, savings, simulate
+from workbench.caching.prompt_cache import breaks, load_vendors, savings, simulate
+from workbench.caching.prompt_cache_tables import billed_error
 from workbench.caching.prompt_calls import CallRecord, Segment, call_of, mark_stable, volatile_last, with_ttl
 from workbench.errors import ConfigError
 from workbench.inference.messages import Request, Usage

@@ -16,7 +16,7 @@ from workbench.caching.guard import Guard, make_guard
 from workbench.caching.stream_replay import oracle_hits, replay
 from workbench.config import load_settings
 from workbench.evalset.check import check_evalset
-from workbench.evalset.imports.requests import import_stream
+from workbench.evalset.imports.pairs_and_streams import import_stream
 from workbench.evalset.traffic import RequestStream, load_stream, stream_of
 from workbench.inference.embedding import MiniLM
 from workbench.inference.messages import CacheUse

@@ -23,7 +23,7 @@ from workbench.evalset.check import check_evalset
 from workbench.evalset.evalset import Evalset, load_evalset
 from workbench.evalset.imports.document_tables import import_tables
 from workbench.evalset.imports.outcome_tables import Repairs, import_outcomes
-from workbench.evalset.imports.requests import import_pairs, import_stream
+from workbench.evalset.imports.pairs_and_streams import import_pairs, import_stream
 from workbench.evalset.outcomes import load_outcomes
 from workbench.evalset.traffic import load_stream
 from workbench.evaluation.fingerprint import build_parameters
@@ -31,7 +31,7 @@ from workbench.inference.encoders import MiniLM
 from workbench.records import Decision
 from workbench.retrieval.metrics import measure_all
 from workbench.retrieval.notebook import RetrievalExperiment, RetrievalParameters, to_judge
-from workbench.retrieval.trec import read_run
+from workbench.retrieval.systems import read_run
 from workbench.testing import HashEmbedder, WordTokenizer
 
 HERE = Path(__file__).parent

@@ -10,7 +10,7 @@ import pytest
 
 from workbench.errors import EvalsetError
 from workbench.evalset.files import read_jsonl
-from workbench.evalset.items import queries_of
+from workbench.evalset.folder import queries_of
 from workbench.evalset.traffic import Pair, generate_stream, load_pairs, load_stream
 from workbench.evalset.workload import SharedText, draw_requests, read_plan, topics_of
 from workbench.records import DEFAULT_TENANT, Query, content_hash

@@ -21,13 +21,12 @@ from workbench.evalset.imports.document_tables import import_tables
 from workbench.evalset.imports.hub import load_hub
 from workbench.evalset.imports.judgement_sheets import import_judgements
 from workbench.evalset.imports.outcome_tables import Repairs, import_outcomes
-from workbench.evalset.imports.pairs_and_streams import import_pair_labels
-from workbench.evalset.imports.requests import import_pairs, import_stream
+from workbench.evalset.imports.pairs_and_streams import import_pair_labels, import_pairs, import_stream
 from workbench.evalset.outcomes import load_outcomes
 from workbench.evalset.traffic import load_pairs, load_stream
 from workbench.project.new_evalset import understand
 from workbench.project.new_evalset import write as write_own
-from workbench.retrieval.trec import read_run
+from workbench.retrieval.systems import read_run
 
 QUICK, MANY = 50, 500
 # What practitioners' cells hold, each beside values that are right.

@@ -11,13 +11,12 @@ from hypothesis import strategies as st
 
 from tests.evalset.test_importers import ANYHOW, MANY, ODD, QUICK, VALUES, attempt, folder_of
 from tests.evalset.test_log_tools import FILES, GIVEN, LANGFUSE, LOGS, PRICES, batch
-from workbench.evalset.imports.log_import import Choices, import_log, ledger_rows
-from workbench.evalset.imports.log_tools import TOOLS, read_log
+from workbench.evalset.imports.log_import import TOOLS, Choices, import_log, ledger_rows, read_log
 from workbench.evalset.imports.outcome_tables import Repairs
 from workbench.evalset.outcomes import load_outcomes
 from workbench.evalset.traffic import load_stream
 from workbench.project.inspect_log import what_a_log_decides
-from workbench.retrieval.trec import read_run
+from workbench.retrieval.systems import read_run
 
 LEAVES = ODD.filter(lambda text: len(text) < 100) | VALUES | st.just([[]]) | st.just({"role": []}) | st.just(10**30)
 

@@ -19,13 +19,15 @@ from workbench.evalset.imports.log_import import (
     PEOPLE,
     RUN,
     STREAM,
+    TOOLS,
     VERDICTS,
     Choices,
     book,
     import_log,
     ledger_rows,
+    read_log,
+    tool_of,
 )
-from workbench.evalset.imports.log_tools import TOOLS, read_log, tool_of
 from workbench.evalset.imports.logged_calls import ToolLog, cost_nanos, priced_as
 from workbench.evalset.imports.outcome_tables import Repairs, import_outcomes
 from workbench.evalset.outcomes import load_outcomes
@@ -33,7 +35,7 @@ from workbench.evalset.traffic import load_stream
 from workbench.inference.messages import Usage
 from workbench.inference.prices import load_prices
 from workbench.quality.labels import read_labels
-from workbench.retrieval.trec import read_run
+from workbench.retrieval.systems import read_run
 from workbench.telemetry.ledger import Ledger
 
 LOGS = Path(__file__).parent / "logs"

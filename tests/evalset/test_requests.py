@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from workbench.cli import app
 from workbench.errors import ConfigError, EvalsetError
-from workbench.evalset.imports.requests import import_pairs, import_stream
+from workbench.evalset.imports.pairs_and_streams import import_pairs, import_stream
 from workbench.evalset.traffic import load_pairs, load_stream
 
 LOG = pl.DataFrame(

@@ -10,8 +10,8 @@ from workbench.errors import ConfigError, EvalsetError
 from workbench.evalset.files import named_rows, read_table
 from workbench.evalset.imports.document_tables import import_tables
 from workbench.evalset.imports.outcome_tables import import_outcomes
-from workbench.evalset.imports.requests import import_pairs, import_stream
-from workbench.retrieval.trec import read_run
+from workbench.evalset.imports.pairs_and_streams import import_pairs, import_stream
+from workbench.retrieval.systems import read_run
 
 # Each importer, and the columns that it needs.
 IMPORTERS = {

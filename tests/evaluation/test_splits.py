@@ -17,7 +17,7 @@ from tests.routing.test_notebook import project
 from workbench.caching.cache_study import CachingParameters
 from workbench.caching.notebook import CachingExperiment
 from workbench.errors import EvalsetError, SplitError
-from workbench.evalset.imports.requests import pair_line
+from workbench.evalset.imports.pairs_and_streams import pair_line
 from workbench.evalset.outcomes import FILE
 from workbench.retrieval.fitted_arms import fit_arms
 from workbench.retrieval.notebook import RetrievalExperiment, RetrievalParameters

@@ -13,7 +13,7 @@ from tests.notebooks.cells import run_cells
 from workbench.caching.cache_study import CachingParameters
 from workbench.caching.notebook import CachingExperiment
 from workbench.errors import EvalsetError, GateFailed
-from workbench.evalset.imports.requests import pair_line
+from workbench.evalset.imports.pairs_and_streams import pair_line
 from workbench.evalset.traffic import Pair
 from workbench.evaluation.fingerprint import build_parameters
 from workbench.records import Decision

@@ -13,10 +13,11 @@ from tests.orchestration.own_server import network_to, own_server
 from tests.orchestration.small_flows import LOG, cutting, watches
 from tests.orchestration.test_kills import child, log, results, submitted, until
 from workbench.errors import StepFailed, StoreError
-from workbench.orchestration import heartbeats, live_step, outages
+from workbench.orchestration import heartbeats, live_step
+from workbench.orchestration import runs_database as outages
 from workbench.orchestration.flows import Flows
 from workbench.orchestration.heartbeats import STALE_S, dead_executors, living
-from workbench.orchestration.outages import cut_off, is_outlived
+from workbench.orchestration.runs_database import cut_off, is_outlived
 from workbench.state import execute, open_engine
 
 NOBODY = "postgresql://127.0.0.1:1/nothing"

@@ -14,8 +14,7 @@ from workbench.caching.cache import ResponseCache
 from workbench.config import load_settings
 from workbench.errors import FlowError, StepFailed
 from workbench.evalset.evalset import load_evalset
-from workbench.evalset.imports.log_import import RUN, import_log
-from workbench.evalset.imports.log_tools import read_log
+from workbench.evalset.imports.log_import import RUN, import_log, read_log
 from workbench.inference.budgets import Budget, Budgets
 from workbench.inference.call_attempt import Books
 from workbench.inference.client import Client
@@ -24,7 +23,7 @@ from workbench.inference.prices import project_prices
 from workbench.inference.recordings import Recordings
 from workbench.orchestration.flows import Flows
 from workbench.pipeline.flow import AnswerPlan, Library, answer, check, is_vague, names_in
-from workbench.retrieval.trec import read_run
+from workbench.retrieval.systems import read_run
 from workbench.routing.recorded_outcomes import recorded_rows, recording_file
 from workbench.state import open_engine
 from workbench.telemetry.attribution import attributed

@@ -14,8 +14,8 @@ from workbench.inference.call_attempt import Books
 from workbench.inference.client import Client
 from workbench.inference.prices import project_prices
 from workbench.orchestration.flows import Flows
-from workbench.pipeline.flow import AnswerPlan, Library
-from workbench.pipeline.losses import KINDS, RIGHT, ItemLoss, Losses, loss_of, losses, run_items
+from workbench.pipeline.flow import AnswerPlan, Library, run_items
+from workbench.pipeline.losses import KINDS, RIGHT, ItemLoss, Losses, loss_of, losses
 from workbench.records import Query
 from workbench.testing import ScriptedModel
 

@@ -14,7 +14,7 @@ import yaml
 from workbench.config import load_settings
 from workbench.errors import ConfigError
 from workbench.evalset.check import check_evalset
-from workbench.evalset.contents import read_contents
+from workbench.evalset.folder import read_contents
 from workbench.evalset.gates import NOTEBOOKS, GatePolicy, default_policy, scan_gates
 from workbench.extras import VERSION
 from workbench.project.init_project import CI, FILES, SAMPLE, init, tell

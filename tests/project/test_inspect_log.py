@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.evalset.test_log_tools import FILES, LOGS, PRICES, lines
-from workbench.evalset.imports.log_tools import TOOLS, read_log
+from workbench.evalset.imports.log_import import TOOLS, read_log
 from workbench.evalset.imports.logged_calls import LoggedCall, Retrieved, Score, ToolLog
 from workbench.inference.messages import Usage
 from workbench.project.inspect_log import answers_table, what_a_log_decides
@@ -115,7 +115,7 @@ def test_the_command_says_what_the_log_can_decide_and_import_does_it(tmp_path, m
     from typer.testing import CliRunner
 
     from workbench.cli import app
-    from workbench.cli.log_commands import TOOLS as COMMANDS
+    from workbench.cli.import_commands import TOOLS as COMMANDS
 
     assert COMMANDS.keys() == TOOLS.keys()
     (tmp_path / "evalsets").mkdir()

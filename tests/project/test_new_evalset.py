@@ -222,7 +222,7 @@ def test_sheet_is_pooled_from_several_arms_and_blind(
     pages: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from workbench.config import load_settings
-    from workbench.project.pool import write_pool
+    from workbench.project.new_evalset import write_pool
 
     real = load_settings()
     if not (real.cache / "weights").is_dir():

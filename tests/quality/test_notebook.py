@@ -18,10 +18,9 @@ from workbench.inference.client import Client
 from workbench.inference.messages import Usage
 from workbench.inference.prices import load_prices
 from workbench.inference.recordings import FOLDER, Recordings
-from workbench.quality.evidence import JudgedAnswers, answers_to_judge, judges_of, verdict_file
 from workbench.quality.feedback import FILE as CANDIDATES
 from workbench.quality.feedback import Candidate
-from workbench.quality.judges import ask_judge
+from workbench.quality.judges import JudgedAnswers, answers_to_judge, ask_judge, judges_of, verdict_file
 from workbench.quality.labels import write_sheet
 from workbench.quality.notebook import ConstantJudge, QualityExperiment
 from workbench.routing.recorded_outcomes import ANSWER, asked_of, recording_file

@@ -15,9 +15,8 @@ from tests.evalset.test_log_tools import FILES, LOGS
 from tests.telemetry.rows import row
 from workbench.caching.near_repeats import draw_pairs
 from workbench.cli import app
-from workbench.cli.import_commands import import_app
-from workbench.cli.log_commands import TOOLS
-from workbench.evalset.imports.requests import import_stream
+from workbench.cli.import_commands import TOOLS, import_app
+from workbench.evalset.imports.pairs_and_streams import import_stream
 from workbench.project.new_evalset import understand
 from workbench.rendering import progress
 from workbench.rendering.progress import MIME_TYPE, Progress, waiting

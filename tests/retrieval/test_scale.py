@@ -3,10 +3,20 @@ import pytest
 
 from tests.retrieval.stores import KINDS, open_kind, pgvector_url
 from workbench.errors import ConfigError
-from workbench.retrieval import scale_measure
+from workbench.retrieval import scale as scale_measure
 from workbench.retrieval.postgres_server import server_memory_mb
-from workbench.retrieval.scale import COMMITTED, FULL_TEXT, Scale, ScalePoint, Until, scale_figure
-from workbench.retrieval.scale_measure import DIMENSION, measure_scale, synthetic_texts, synthetic_vectors
+from workbench.retrieval.scale import (
+    COMMITTED,
+    DIMENSION,
+    FULL_TEXT,
+    Scale,
+    ScalePoint,
+    Until,
+    measure_scale,
+    scale_figure,
+    synthetic_texts,
+    synthetic_vectors,
+)
 
 
 def scale(*exact_p95: float, store: str = "postgres", words_ms: float = 0.5, recall: float = 0.9) -> Scale:

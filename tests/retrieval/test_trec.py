@@ -11,7 +11,7 @@ from ir_measures import RR, nDCG
 
 from workbench.errors import EvalsetError
 from workbench.retrieval.metrics import measure_all, rank
-from workbench.retrieval.trec import read_run, read_run_with_notes
+from workbench.retrieval.systems import read_run, read_run_with_notes
 
 HITS = [("q1", "b", 1.0), ("q1", "a", 1.0 + 4e-7), ("q1", "c", 2.0), ("q1", "b", 0.5), ("q2", "a", -1.0)]
 RANKED = [("q1", "c", 1), ("q1", "a", 2), ("q1", "b", 3), ("q2", "a", 1)]

@@ -14,10 +14,9 @@ import sqlalchemy as sa
 
 from workbench.caching.cache_entries import Entries, Entry, Promotion, unit_vector
 from workbench.caching.guard import Guard
-from workbench.caching.later import MOST_WAITING, PutOff, WaitingChecks
 from workbench.caching.scope import Scope, exact, intent_of, lacks_turns, text_of
 from workbench.caching.scope_index import ScopeIndex
-from workbench.caching.verifiers import FAILED, Later, Verdict, Verifier
+from workbench.caching.verifiers import FAILED, MOST_WAITING, Later, PutOff, Verdict, Verifier, WaitingChecks
 from workbench.config import Clock, Settings, SystemClock
 from workbench.errors import ConfigError, ProviderError, WorkbenchError
 from workbench.inference.embedding import Embedder, unread, unread_share

@@ -22,8 +22,8 @@ from workbench.caching.stream_replay import ShadowHits, shadow
 from workbench.caching.threshold_certificate import GRID, certify, count, start_hits
 from workbench.config import Settings
 from workbench.errors import EvalsetError
+from workbench.evalset.folder import Tell, writing
 from workbench.evalset.gates import default_policy, scan_gates
-from workbench.evalset.imports.folder import Tell, writing
 from workbench.evalset.imports.pairs_and_streams import DEV_ONE_IN, PAIR_SHEET, Key, filled_pairs, unordered
 from workbench.evalset.traffic import Pair, RequestStream, load_pairs, load_stream
 from workbench.evaluation.compare import spent

@@ -303,15 +303,3 @@ def breaks(frame: pl.DataFrame) -> pl.DataFrame:
         )
         .sort("feature", "calls", "broken_by", descending=[False, True, False])
     )
-
-
-def billed_error(frame: pl.DataFrame) -> pl.DataFrame:
-    """Tokens of `simulate`'s rows beside those billed, by model, over the calls of which that is known.
-
-    ``error`` is the mean over calls of the error of what the call cost, relative to its bill.
-    """
-    off = (pl.col("usd") - pl.col("billed_usd")).abs() / pl.col("billed_usd")
-    sums = pl.col("read", "billed_read", "write", "billed_write").sum()
-    known = frame.filter(pl.col("billed_read").is_not_null())
-    error = off.fill_nan(0.0).mean().alias("error")
-    return known.group_by("model").agg(pl.len().alias("calls"), sums, error).sort("model")

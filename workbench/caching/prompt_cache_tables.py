@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 
-from workbench.caching.prompt_cache import VendorRules, billed_error, breaks, load_vendors, savings, simulate
+from workbench.caching.prompt_cache import VendorRules, breaks, load_vendors, savings, simulate
 from workbench.caching.prompt_calls import (
     CALLS,
     CallRecord,
@@ -192,3 +192,15 @@ def prompt_what_if_table(
 
 def _per_1k(frame: pl.DataFrame, column: str) -> float:
     return 1000 * float(frame[column].sum()) / frame.height
+
+
+def billed_error(frame: pl.DataFrame) -> pl.DataFrame:
+    """Tokens of `simulate`'s rows beside those billed, by model, over the calls of which that is known.
+
+    ``error`` is the mean over calls of the error of what the call cost, relative to its bill.
+    """
+    off = (pl.col("usd") - pl.col("billed_usd")).abs() / pl.col("billed_usd")
+    sums = pl.col("read", "billed_read", "write", "billed_write").sum()
+    known = frame.filter(pl.col("billed_read").is_not_null())
+    error = off.fill_nan(0.0).mean().alias("error")
+    return known.group_by("model").agg(pl.len().alias("calls"), sums, error).sort("model")

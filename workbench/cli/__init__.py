@@ -12,14 +12,11 @@ from typer.core import TyperGroup
 from workbench.cli.call_commands import budgets, models_app, trace
 from workbench.cli.call_commands import record as record_command
 from workbench.cli.cost_commands import costs, layers, watch
-from workbench.cli.feedback_commands import feedback_app
-from workbench.cli.import_commands import import_app
+from workbench.cli.import_commands import import_app, inspect
 from workbench.cli.job_commands import diff, jobs_app, replay, run_sweep
 from workbench.cli.lines import named_values, say, say_error, write_file
-from workbench.cli.log_commands import inspect
 from workbench.cli.project_commands import compare, init, new, report, verify
-from workbench.cli.quality_commands import quality_app
-from workbench.cli.shadow_commands import shadow_app
+from workbench.cli.quality_commands import feedback_app, quality_app, shadow_app
 from workbench.cli.signals import end_like_ctrl_c, see_signals_at_once
 from workbench.config import Settings, SystemClock, load_settings, require_writable
 from workbench.errors import ConfigError, WorkbenchError

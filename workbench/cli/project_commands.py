@@ -71,7 +71,7 @@ def new(
         return
     from workbench.evalset.imports.judgement_sheets import SHEET
     from workbench.project.inspect_log import TO_SPEAK
-    from workbench.project.pool import write_pool
+    from workbench.project.new_evalset import write_pool
 
     count = write_pool(out, understood.documents, understood.queries, settings)
     sheet = out / SHEET

@@ -1,14 +1,17 @@
-"""``workbench quality``: production calls drawn to be graded, and graded, for 05_quality."""
+"""``workbench quality``, ``feedback`` and ``shadow``: graded calls, what users said, and challengers of live calls."""
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from workbench.cli.import_commands import TOOLS
 from workbench.cli.lines import say
-from workbench.cli.log_commands import TOOLS
 from workbench.errors import ConfigError, unknown_name
+
+if TYPE_CHECKING:
+    from workbench.quality.shadow_pairs import ShadowEvidence
 
 quality_app = typer.Typer(no_args_is_help=True, help="Draw production calls, and have them graded for 05_quality.")
 _Sheet = Annotated[Path, typer.Argument(help="Sheet, a JSONL file; what is not for raters stands in files beside it.")]
@@ -35,7 +38,7 @@ def draw_calls(
     Always kept: errors, thumbs-down, cache hits near their threshold, the dearest, and low retrieval scores.
     """
     from workbench.config import SystemClock, load_settings
-    from workbench.evalset.imports.log_tools import read_log, tool_of
+    from workbench.evalset.imports.log_import import read_log, tool_of
     from workbench.inference.prices import project_prices
     from workbench.quality.production_sheet import calls_of_ledger, calls_of_log, draw_sheet, whole_weeks
     from workbench.quality.sampling import SamplingPlan
@@ -104,3 +107,152 @@ def grade_calls(
     path = done.path.resolve()
     named = path.relative_to(settings.root) if path.is_relative_to(settings.root) else path
     say(f"written: {done.path}; next: workbench run quality -p production={named}")
+
+
+feedback_app = typer.Typer(no_args_is_help=True, help="Turn users' feedback into questions: a person decides.")
+
+
+_Evalset = Annotated[str, typer.Argument(help="Name of the evalset, or its folder.")]
+
+
+_Candidate = Annotated[str, typer.Argument(help="Id of a candidate, as `list` shows it.")]
+
+
+_By = Annotated[str, typer.Option(help="Who decides: a person's name.")]
+
+
+@feedback_app.command("record")
+def record_feedback(
+    trace_id: Annotated[str, typer.Argument(help="Trace of the answer.")],
+    score: Annotated[float, typer.Argument(help="From 0, a thumbs-down, to 1.")],
+    comment: Annotated[str, typer.Option(help="What the user said.")] = "",
+    user_id: Annotated[str, typer.Option(help="Who the user is, as your product names them.")] = "",
+) -> None:
+    """Keep what a user said of an answer."""
+    from workbench.quality.feedback import record
+
+    said = record(trace_id, score, comment, user_id=user_id)
+    typer.echo(f"kept: {'thumbs down' if said.thumbs_down else 'thumbs up'} on {said.trace_id}")
+
+
+@feedback_app.command("collect")
+def collect_candidates(evalset: _Evalset) -> None:
+    """Make a candidate of every thumbs-down that is none yet."""
+    from workbench.config import load_settings
+    from workbench.quality.feedback import collect
+
+    new, lost = collect(evalset, load_settings())
+    typer.echo(f"{new} new candidates" + (f"; {len(lost)} traces are not stored any more" if lost else ""))
+
+
+@feedback_app.command("list")
+def list_candidates(
+    evalset: _Evalset, everything: Annotated[bool, typer.Option("--all", help="Also those decided.")] = False
+) -> None:
+    """Show the candidates that wait for a person."""
+    from workbench.config import load_settings
+    from workbench.evalset.evalset import find_evalset
+    from workbench.quality.feedback import candidates_table, load_candidates
+
+    found = [c for c in load_candidates(find_evalset(evalset, load_settings())) if everything or c.status == "open"]
+    typer.echo(candidates_table(found).to_text() if found else "no candidate waits")
+
+
+@feedback_app.command("approve")
+def approve_candidate(
+    evalset: _Evalset,
+    candidate: _Candidate,
+    by: _By,
+    relevant: Annotated[list[str] | None, typer.Option(help="Document that answers it; repeatable.")] = None,
+    accept: Annotated[list[str] | None, typer.Option(help="Name that a right answer gives; repeatable.")] = None,
+    reference: Annotated[str, typer.Option(help="A right answer.")] = "",
+    question: Annotated[str, typer.Option(help="The question as it should stand, where it is edited.")] = "",
+    cluster: Annotated[str, typer.Option(help="Family of the question; its own by default.")] = "",
+) -> None:
+    """Add a candidate to the questions of dev, with who approved it and its trace."""
+    from workbench.config import load_settings
+    from workbench.quality.feedback import approve
+
+    done = approve(
+        evalset, candidate, load_settings(), by=by, relevant=relevant or (), accept=accept or (), reference=reference,
+        question=question, cluster=cluster,
+    )  # fmt: skip
+    typer.echo(f"approved: feedback-{done.candidate_id} joins {Path(evalset).name}; it is a new version of the evalset")
+
+
+@feedback_app.command("reject")
+def reject_candidate(
+    evalset: _Evalset, candidate: _Candidate, by: _By, reason: Annotated[str, typer.Option(help="Why.")]
+) -> None:
+    """Close a candidate for good."""
+    from workbench.config import load_settings
+    from workbench.quality.feedback import reject
+
+    typer.echo(f"rejected: {reject(evalset, candidate, load_settings(), by=by, reason=reason).candidate_id}")
+
+
+shadow_app = typer.Typer(no_args_is_help=True, help="Say what challengers beside the live calls have shown so far.")
+
+
+_Name = Annotated[str, typer.Argument(help="Name of a shadow, as `list` shows it.")]
+
+
+_LabelSheet = Annotated[Path, typer.Argument(help="Sheet, a CSV file.")]
+
+
+def _evidence() -> "ShadowEvidence":
+    from workbench.config import load_settings
+    from workbench.quality.shadow_pairs import ShadowEvidence
+    from workbench.state import open_engine
+
+    return ShadowEvidence(open_engine(load_settings().state_url))
+
+
+@shadow_app.command("list")
+def list_shadows() -> None:
+    """Show every shadow: its verdict so far, pairs, bounds, money."""
+    from workbench.quality.shadow_pairs import shadows_table
+
+    found = shadows_table(_evidence())
+    typer.echo(found.to_text() if found.rows else "no shadow has begun")
+
+
+@shadow_app.command("verdict")
+def show_verdict(
+    name: _Name,
+    evalset: Annotated[str, typer.Option(help="Write it beside the decisions of this evalset too.")] = "",
+) -> None:
+    """Say whether a challenger will do; asked as often as one likes.
+
+    Exit code: 0 it is shown to be good enough, 1 it is shown to be worse, 2 nobody can tell yet.
+    """
+    from workbench.config import load_settings
+    from workbench.evalset.evalset import find_evalset
+    from workbench.quality.shadow_pairs import EXIT_CODES
+
+    found = _evidence().verdict(name)
+    say(found.sentence)
+    say(", ".join(f"{count} {what}" for what, count in found.counts.items()))
+    if evalset:
+        say(f"written: {found.write(find_evalset(evalset, load_settings()))}")
+    raise typer.Exit(EXIT_CODES[found.status])
+
+
+@shadow_app.command("sheet")
+def write_label_sheet(name: _Name, path: _LabelSheet) -> None:
+    """Write the pairs that wait for labels as a sheet, which does not say whose answer is whose."""
+    say(f"{_evidence().sheet(name, path)} pairs wait for labels: fill in value, from 0 to 1, in {path}")
+
+
+@shadow_app.command("label")
+def take_labels(
+    name: _Name,
+    path: _LabelSheet,
+    rater: Annotated[str, typer.Option(help="Who labelled: a person's name.")],
+    rubric: Annotated[str, typer.Option(help="Version of the instructions that were followed.")],
+) -> None:
+    """Take the labels of a filled-in sheet; pairs without both go on waiting."""
+    from workbench.config import SystemClock
+
+    at = SystemClock().now().isoformat(timespec="microseconds")
+    say(f"{_evidence().label(name, path, rater=rater, rubric=rubric, at=at)} pairs are labelled")

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from workbench.config import Settings
 from workbench.errors import Defect, EvalsetError
-from workbench.evalset.contents import Contents, read_contents
 from workbench.evalset.evalset import find_evalset, split_qrels
 from workbench.evalset.findings import Finding, find, of_query
+from workbench.evalset.folder import Contents, read_contents
 from workbench.evalset.follow_ups import needs_turns
 from workbench.evalset.outcomes import FILE, load_outcomes
 from workbench.evalset.texts import foreign_share, is_latin, spaceless, words

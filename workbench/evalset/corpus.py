@@ -2,6 +2,9 @@
 
 ``corpus.toml`` says what to build, ``corpus.lock`` holds a hash for each document. A machine whose installed
 versions differ gets the pinned ones in a private folder, read by a child process; other texts are refused.
+
+Documents are ranked, not chunks, so a quote says which document of a corpus is relevant. Whoever keeps quotes beside
+the questions need not judge again when documents are parsed, named or cut in another way.
 """
 
 import datetime as dt
@@ -10,6 +13,8 @@ import os
 import subprocess
 import sys
 import tomllib
+from collections import defaultdict
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,8 +22,10 @@ from typing import Any
 from workbench.codec import write_whole
 from workbench.config import Settings
 from workbench.errors import Defect, EvalsetError, unknown_name
+from workbench.evalset.cells import Unusable, shown
 from workbench.evalset.docstrings import NAMESPACES
-from workbench.records import Document, content_hash
+from workbench.evalset.texts import text_key
+from workbench.records import Document, Query, content_hash
 from workbench.rendering.progress import waiting
 
 READER = Path(__file__).with_name("docstrings.py")
@@ -189,3 +196,70 @@ def _difference(lock: Path, pinned: dict[str, str], found: dict[str, str]) -> st
         f"{len(changed)} with another text (first: {shown}). Judgements hold only for the pinned texts; another "
         "corpus needs an evalset of its own."
     )
+
+
+_NAMED, _BEGINNING = 3, 4
+
+
+class Quotes:
+    r"""Finds the document that a quote stands in, by its exact words; blanks and line ends count as one blank.
+
+    >>> quotes = Quotes([Document("a.md", "Send it back\nwithin a week."), Document("b.md", "Fees apply.")])
+    >>> quotes.document("back  within a week", "default")
+    'a.md'
+    """
+
+    def __init__(self, documents: Iterable[Document]) -> None:
+        self._texts: dict[str, dict[str, str]] = defaultdict(dict)
+        for document in documents:
+            self._texts[document.tenant_id][document.doc_id] = _one_line(document.full_text)
+
+    def document(self, quote: str, tenant_id: str, doc_id: str = "") -> str:
+        """Id of the one document of a tenant that holds the quote; ``doc_id`` is the one that is said to.
+
+        Raises
+        ------
+        Unusable
+            If none holds it, two do, or another than the one that is said to; with what of it is there.
+        """
+        words, texts = _one_line(quote), self._texts.get(tenant_id, {})
+        if not words:
+            raise Unusable("the quote is empty")
+        found = [key for key, text in texts.items() if words in text]
+        if doc_id and (doc_id in found or doc_id not in texts):  # an unknown id is told with the others
+            return doc_id
+        if doc_id or not found:
+            told = f"document {doc_id!r} does not hold" if doc_id else "no document holds"
+            raise Unusable(f"{told} the quote {shown(words)}{_beginning(words, texts)}")
+        if len(found) > 1:
+            more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+            where = f"{len(found)} documents ({', '.join(found[:_NAMED])}{more})"
+            raise Unusable(f"the quote {shown(words)} stands in {where}; quote more, or name them by id")
+        return found[0]
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _beginning(words: str, texts: dict[str, str]) -> str:
+    """Where the first words of a quote stand, if the whole does not."""
+    first = " ".join(words.split()[:_BEGINNING])
+    found = [key for key, text in texts.items() if first in text]
+    return f"; {found[0]} has its first words, {first!r}" if found and first != words else ""
+
+
+def own_documents(queries: Iterable[Query], documents: Iterable[Document]) -> frozenset[str]:
+    """Ids of the questions that are documents too: same id *and* same text, be it with the title or without.
+
+    Such a document is no hit for its own question. The id alone would drop what merely shares a number, as BEIR does;
+    keeping it counts the question among its answers.
+
+    >>> from workbench.records import Document, Query
+    >>> notes = [Document("1", "Taxes are too high."), Document("2", "Lower them.")]
+    >>> sorted(own_documents([Query("1", "taxes are too  high"), Query("2", "Who pays?")], notes))
+    ['1']
+    """
+    asked = {q.query_id: q.text for q in queries}
+    both = ((asked[d.doc_id], d) for d in documents if d.doc_id in asked)
+    return frozenset(d.doc_id for text, d in both if text_key(text) in {text_key(d.text), text_key(d.full_text)})

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from workbench.config import Settings
 from workbench.errors import Defect, EvalsetError, SplitError, unknown_name
-from workbench.evalset.contents import Contents, read_contents
+from workbench.evalset.corpus import own_documents
 from workbench.evalset.files import Judgement
 from workbench.evalset.findings import NAMED, POOLED_SHARE, USED, find, left_out, notes_of
+from workbench.evalset.folder import Contents, read_contents
 from workbench.evalset.gates import GatePolicy, default_policy
-from workbench.evalset.texts import families, own_documents
+from workbench.evalset.texts import text_key
 from workbench.records import Document, Query
 from workbench.rendering.progress import waiting
 
@@ -351,3 +352,27 @@ def dev_clusters(clusters: set[str], seed: int, share: float = DEV_SHARE) -> set
 def _fraction(cluster: str, seed: int) -> float:
     """Hash of a cluster as a number in [0, 1)."""
     return int(hashlib.sha256(f"{seed}:{cluster}".encode()).hexdigest()[:13], 16) / 16**13
+
+
+def families(queries: Iterable[Query]) -> dict[str, str]:
+    """Family of each question: its cluster, and one family for clusters that share a question's text.
+
+    Two questions of one text stand and fall together, whatever clusters they were given; tuned on one of them, an arm
+    has seen the other.
+
+    >>> from workbench.records import Query
+    >>> families([Query("1", "Why?", cluster="a"), Query("2", "why", cluster="b"), Query("3", "How?", cluster="c")])
+    {'1': 'a', '2': 'a', '3': 'c'}
+    """
+    queries, home = list(queries), dict[str, str]()
+
+    def root(node: str) -> str:
+        while home.setdefault(node, node) != node:
+            node = home[node]
+        return node
+
+    for query in queries:
+        cluster, text = root(f"cluster {query.cluster}"), root(f"text {text_key(query.text)}")
+        first, second = sorted((cluster, text))  # clusters stand before texts, so that a family has a cluster's name
+        home[second] = first
+    return {q.query_id: root(f"cluster {q.cluster}").removeprefix("cluster ") for q in queries}

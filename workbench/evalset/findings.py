@@ -11,10 +11,10 @@ from difflib import get_close_matches
 from typing import Literal
 
 from workbench.errors import Defect, unknown_name
-from workbench.evalset.contents import Contents
+from workbench.evalset.corpus import own_documents
 from workbench.evalset.files import scan_jsonl
-from workbench.evalset.items import DOCUMENT_KEYS, QUERY_KEYS, fits
-from workbench.evalset.texts import own_documents, words
+from workbench.evalset.folder import DOCUMENT_KEYS, QUERY_KEYS, Contents, fits
+from workbench.evalset.texts import words
 from workbench.evalset.traffic import pairs_of
 
 Severity = Literal["error", "warning"]

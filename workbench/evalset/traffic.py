@@ -14,8 +14,8 @@ import polars as pl
 from workbench.errors import Defect, EvalsetError
 from workbench.evalset.cells import Unusable, id_text, name_text, shown, times_of, truth, turns_text, whole
 from workbench.evalset.files import Row, read_jsonl, read_table, refuse
+from workbench.evalset.folder import queries_of
 from workbench.evalset.follow_ups import needs_turns
-from workbench.evalset.items import queries_of
 from workbench.evalset.workload import draw_requests, read_plan, topics_of
 from workbench.records import DEFAULT_TENANT, content_hash, file_hash
 from workbench.rendering.progress import waiting

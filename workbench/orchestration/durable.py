@@ -18,8 +18,17 @@ from workbench.config import Settings
 from workbench.errors import FlowError
 from workbench.orchestration.heartbeats import Heartbeat, dead_executors, forget, living
 from workbench.orchestration.live_step import LiveStep, returned
-from workbench.orchestration.rows import ENDED, STATES, from_row, run_of, step_of, to_row
-from workbench.orchestration.runs_database import flows_url, runs_engine, runs_schema
+from workbench.orchestration.runs_database import (
+    ENDED,
+    STATES,
+    flows_url,
+    from_row,
+    run_of,
+    runs_engine,
+    runs_schema,
+    step_of,
+    to_row,
+)
 from workbench.orchestration.step_tapes import create_calls
 from workbench.orchestration.steps import Asking, Flow, FlowRun
 from workbench.orchestration.user_modules import import_module_of

@@ -13,8 +13,7 @@ import sqlalchemy as sa
 from workbench.errors import FlowError
 from workbench.orchestration.durable import TICKS, Durable, job_queue, left_queue
 from workbench.orchestration.heartbeats import living
-from workbench.orchestration.outages import is_outlived
-from workbench.orchestration.rows import ENDED, STATES, UNFINISHED
+from workbench.orchestration.runs_database import ENDED, STATES, UNFINISHED, is_outlived
 from workbench.orchestration.step_tapes import forget_calls, progress_of
 from workbench.orchestration.steps import Asking, Flow, FlowRun
 from workbench.rendering.table import Column, Table

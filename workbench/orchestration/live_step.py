@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.errors import FlowError, StepFailed
 from workbench.inference.call_tapes import taped
-from workbench.orchestration.outages import is_outlived
+from workbench.orchestration.runs_database import is_outlived
 from workbench.orchestration.step_tapes import LiveTape, tell_progress
 from workbench.orchestration.steps import Asking, Flow, StepCall, operation_of, plain, with_tools
 from workbench.telemetry.spans import Span

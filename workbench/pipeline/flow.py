@@ -13,14 +13,16 @@ from typing import Any
 from workbench.codec import to_plain
 from workbench.config import Settings
 from workbench.errors import ConfigError
-from workbench.evalset.evalset import Evalset, load_evalset
+from workbench.evalset.evalset import Evalset, Split, load_evalset
 from workbench.inference.client import Client
 from workbench.inference.messages import PREFIX, CacheUse
-from workbench.orchestration.steps import StepCall, flow, outside
+from workbench.orchestration.flows import Flows
+from workbench.orchestration.steps import FlowRun, StepCall, flow, outside
 from workbench.orchestration.user_modules import files_of, import_module_of
 from workbench.records import Document, Query, content_hash
 from workbench.routing.prompts import Prompts, load_prompts
 from workbench.routing.recorded_outcomes import ANSWER, FIND, Search, accepted_search
+from workbench.telemetry.attribution import attributed
 
 DRAFT_CHARACTERS = 600
 NAMES_LOOKED_UP = 8
@@ -314,3 +316,18 @@ def _ended(status: str, drafted: Mapping[str, Any], reasons: list[list[str]], co
         "status": status, "answer": drafted["text"], "reasons": reasons, "documents": drafted["shown"],
         "model": drafted["model"], "drafts": drafts, "cost_nanos": cost_nanos,
     }  # fmt: skip
+
+
+def run_items(flows: Flows, part: Split, plan: AnswerPlan, *, key: str = "") -> dict[str, FlowRun]:
+    """Run the answer flow for every question of a split, and return the runs by question.
+
+    A question that was run before, by the same code and plan, is not run again.
+    """
+    runs = {}
+    for query in part.queries:
+        with attributed(tenant_id=query.tenant_id, item_id=query.query_id, purpose="eval"):
+            given: dict[str, Any] = {"tenant_id": query.tenant_id, "plan": plan.to_plain()}
+            run_id = flows.begin(answer, query.text, key=key, **given)
+            flows.wait(run_id)
+        runs[query.query_id] = flows.show(run_id)
+    return runs

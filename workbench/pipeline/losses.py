@@ -5,22 +5,19 @@ Each run is read as it was recorded; what another outcome of one step would have
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from workbench.errors import EvalsetError
 from workbench.evalset.evalset import Split
 from workbench.evaluation.compare import mean_interval
-from workbench.orchestration.flows import Flows
 from workbench.orchestration.steps import FlowRun
-from workbench.pipeline.flow import AnswerPlan, Shelf, answer
+from workbench.pipeline.flow import Shelf
 from workbench.records import Query
 from workbench.rendering.table import Column, Interval, Table
 from workbench.rendering.text import cell_html
 from workbench.routing.prompts import passage
 from workbench.routing.recorded_outcomes import is_yes_no, names_accepted, says
-from workbench.telemetry.attribution import attributed
 
 RIGHT = "right"
 KINDS = (
@@ -45,21 +42,6 @@ class ItemLoss:
     kind: str
     cluster: str
     cost_usd: float
-
-
-def run_items(flows: Flows, part: Split, plan: AnswerPlan, *, key: str = "") -> dict[str, FlowRun]:
-    """Run the answer flow for every question of a split, and return the runs by question.
-
-    A question that was run before, by the same code and plan, is not run again.
-    """
-    runs = {}
-    for query in part.queries:
-        with attributed(tenant_id=query.tenant_id, item_id=query.query_id, purpose="eval"):
-            given: dict[str, Any] = {"tenant_id": query.tenant_id, "plan": plan.to_plain()}
-            run_id = flows.begin(answer, query.text, key=key, **given)
-            flows.wait(run_id)
-        runs[query.query_id] = flows.show(run_id)
-    return runs
 
 
 def is_right(text: str, accept: Sequence[str]) -> bool:

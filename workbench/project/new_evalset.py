@@ -1,4 +1,7 @@
-"""``workbench new``: an evalset of your own documents and questions, as they were understood, then written."""
+"""``workbench new``: an evalset of your own documents and questions, as they were understood, then written.
+
+Questions without labels get a judging sheet: what diverse arms find first, blind to the arm.
+"""
 
 import glob
 import re
@@ -11,7 +14,7 @@ from types import MappingProxyType
 from workbench.config import Settings, load_settings
 from workbench.errors import ConfigError, Defect, EvalsetError
 from workbench.evalset.cells import shown
-from workbench.evalset.contents import judgement_defects
+from workbench.evalset.corpus import Quotes
 from workbench.evalset.files import (
     TABLES,
     Judgement,
@@ -22,16 +25,26 @@ from workbench.evalset.files import (
     renamed,
     require_columns,
 )
+from workbench.evalset.folder import (
+    DOCUMENT_KEYS,
+    QUERY_KEYS,
+    Tell,
+    documents_of,
+    judgement_defects,
+    queries_of,
+    write_folder,
+)
 from workbench.evalset.imports.document_tables import DOCUMENT_NAMES, QUERY_NAMES, beir_rows, of_queries, ungraded
-from workbench.evalset.imports.folder import Tell, write_folder
-from workbench.evalset.imports.quotes import Quotes
-from workbench.evalset.items import DOCUMENT_KEYS, QUERY_KEYS, documents_of, queries_of
+from workbench.evalset.imports.judgement_sheets import SHEET, write_sheet
+from workbench.inference.encoders import MiniLM
 from workbench.project.document_databases import FORMS, is_stored, read_stored, without_secrets
 from workbench.project.document_pages import PAGES, find_pages, passed_over, read_pages
 from workbench.project.init_project import gates_text
 from workbench.project.office_files import OFFICE
-from workbench.records import Document, Query
-from workbench.rendering.progress import waiting
+from workbench.records import Document, Query, content_hash
+from workbench.rendering.progress import Progress, waiting
+from workbench.retrieval.arms import make_arms
+from workbench.retrieval.searcher import Searcher
 
 # What else a column may be called in files that were not made for this; the first that is there is taken.
 _GUESSES: Mapping[str, Sequence[str]] = {
@@ -273,3 +286,28 @@ def tell(understood: NewEvalset, say: Tell) -> None:
         say(f"question {query.query_id}: {shown(query.text[:_SHOWN_CHARACTERS])}")
     judged = len({j.query_id for j in understood.judgements if j.grade > 0})
     say(f"{judged:,} of {len(understood.queries):,} questions name a right document")
+
+
+DEPTH = 5  # of each arm; four arms that agree on half leave some ten documents per question
+
+
+def write_pool(folder: Path, documents: Sequence[Document], queries: Sequence[Query], settings: Settings) -> int:
+    """Write ``to_judge.jsonl`` into an evalset; gives how many documents are to be judged.
+
+    The top `DEPTH` of full text and of vectors, over whole documents and over parts by structure, in an order that
+    tells neither rank nor arm.
+    """
+    embedder = MiniLM(settings.cache / "weights")
+    manifest = content_hash(*(f"{d.doc_id}\0{d.full_text}" for d in documents))
+    searcher = Searcher(documents, manifest, settings, {"minilm": embedder}, embedder)
+    found: dict[tuple[str, str], None] = {}
+    for arm in make_arms(["whole", "structure"], ["full_text", "vector"]):
+        searcher.prepare(arm)
+        bar = Progress(f"questions to {arm.name}", len(queries))
+        for n, query in enumerate(queries, start=1):
+            found |= {(query.query_id, hit.doc_id): None for hit in searcher.search(arm, query, DEPTH)}
+            bar.update(n)
+    place = {query.query_id: n for n, query in enumerate(queries)}
+    pairs = sorted(found, key=lambda pair: (place[pair[0]], content_hash(*pair)))
+    write_sheet(folder / SHEET, pairs, queries, documents)
+    return len(pairs)

@@ -18,16 +18,16 @@ from workbench.evaluation.fingerprint import BESIDE, SEED
 from workbench.evaluation.run_summary import PRODUCTION, ItemCase, ScoredArms, Summary, WeekRow
 from workbench.inference.prices import DECLARED
 from workbench.quality.answer_metrics import METRICS, MeasuredAnswer, score_answers
-from workbench.quality.evidence import (
+from workbench.quality.feedback import load_candidates
+from workbench.quality.judges import (
     FILE,
     AnswersToJudge,
+    Judge,
     JudgedAnswers,
     answers_to_judge,
     judges_of,
     recorded_verdicts,
 )
-from workbench.quality.feedback import load_candidates
-from workbench.quality.judges import Judge
 from workbench.quality.label_view import LabelView, view_or_table
 from workbench.quality.labels import Truth
 from workbench.quality.licence import (

@@ -25,13 +25,12 @@ from workbench.evalset.cells import shown
 from workbench.evalset.evalset import Evalset
 from workbench.evalset.files import read_jsonl
 from workbench.evalset.imports.judgement_sheets import cohens_kappa, nothing_filled
-from workbench.evalset.imports.log_tools import TOOLS
+from workbench.evalset.imports.log_import import TOOLS
 from workbench.evalset.imports.logged_calls import LoggedCall, ToolLog, cost_nanos
 from workbench.inference.client import Client
 from workbench.inference.prices import PriceTable, nanos
-from workbench.quality.evidence import JudgedAnswers, judges_of
 from workbench.quality.feedback import exchange, trace_scores
-from workbench.quality.judges import Judge, Judged, ask_judge
+from workbench.quality.judges import Judge, Judged, JudgedAnswers, ask_judge, judges_of
 from workbench.quality.labels import Label, only_writer, read_sheet, sheet_rows, write_sheet
 from workbench.quality.licence import PARTS
 from workbench.quality.sampling import (

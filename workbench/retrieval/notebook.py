@@ -44,8 +44,7 @@ from workbench.retrieval.chunking import Tokenizer
 from workbench.retrieval.fitted_arms import LEAST_TO_FIT, FittedArm, fit_arms
 from workbench.retrieval.passages import LOST, UNANSWERABLE, calibrate, evidence_of, passages_table
 from workbench.retrieval.postgres_server import pgvector_url
-from workbench.retrieval.scale import COMMITTED, Scale, scale_figure
-from workbench.retrieval.scale_measure import STEPS, measure_scale
+from workbench.retrieval.scale import COMMITTED, STEPS, Scale, measure_scale, scale_figure
 from workbench.retrieval.searcher import Searcher
 from workbench.retrieval.strategies import Arm, Hybrid
 from workbench.retrieval.systems import load_systems, system_inputs

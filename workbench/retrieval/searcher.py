@@ -12,7 +12,7 @@ import numpy as np
 from workbench.codec import write_whole
 from workbench.config import Settings
 from workbench.errors import ConfigError, StoreError, unknown_name
-from workbench.evalset.texts import own_documents
+from workbench.evalset.corpus import own_documents
 from workbench.inference.embedding import Embedder, HostedEmbedder, rest
 from workbench.inference.prices import PriceTable, Work
 from workbench.inference.ray_embedding import fanned_out

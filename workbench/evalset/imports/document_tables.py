@@ -10,7 +10,7 @@ from typing import Any
 
 from workbench.errors import Defect, EvalsetError
 from workbench.evalset.cells import Unusable, grade, id_text, name_text, parsed, shown
-from workbench.evalset.contents import judgement_defects
+from workbench.evalset.corpus import Quotes
 from workbench.evalset.files import (
     TABLES,
     Judgement,
@@ -24,9 +24,19 @@ from workbench.evalset.files import (
     renamed,
     require_columns,
 )
-from workbench.evalset.imports.folder import Tell, import_card, say_nothing, tell_left_out, write_folder
-from workbench.evalset.imports.quotes import Quotes
-from workbench.evalset.items import DOCUMENT_KEYS, QUERY_KEYS, documents_of, metadata_of, queries_of
+from workbench.evalset.folder import (
+    DOCUMENT_KEYS,
+    QUERY_KEYS,
+    Tell,
+    documents_of,
+    import_card,
+    judgement_defects,
+    metadata_of,
+    queries_of,
+    say_nothing,
+    tell_left_out,
+    write_folder,
+)
 from workbench.records import DEFAULT_TENANT
 from workbench.rendering.progress import waiting
 

@@ -15,12 +15,17 @@ from typing import Any
 from workbench.config import Settings
 from workbench.errors import EvalsetError
 from workbench.evalset.cells import settled
-from workbench.evalset.contents import judgement_defects
 from workbench.evalset.evalset import Evalset, hub_folder, load_evalset
 from workbench.evalset.files import Judgement, Names, Row, TableFile
+from workbench.evalset.folder import (
+    DOCUMENT_KEYS,
+    QUERY_KEYS,
+    documents_of,
+    judgement_defects,
+    queries_of,
+    write_folder,
+)
 from workbench.evalset.imports.document_tables import DOCUMENT_NAMES, QUERY_NAMES, beir_rows, of_qrels
-from workbench.evalset.imports.folder import write_folder
-from workbench.evalset.items import DOCUMENT_KEYS, QUERY_KEYS, documents_of, queries_of
 from workbench.inference.weights import why_unreachable
 from workbench.rendering.progress import waiting
 

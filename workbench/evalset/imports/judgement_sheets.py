@@ -15,12 +15,10 @@ from workbench.codec import write_whole
 from workbench.config import Settings
 from workbench.errors import Defect, EvalsetError
 from workbench.evalset.cells import Unusable, grade, id_text, name_text, shown
-from workbench.evalset.contents import UNJUDGED, Contents, read_contents
+from workbench.evalset.corpus import Quotes
 from workbench.evalset.evalset import find_evalset
 from workbench.evalset.files import Judgement, Names, named_rows, read_table, scan_qrels
-from workbench.evalset.imports.folder import Tell, say_nothing, writing
-from workbench.evalset.imports.quotes import Quotes
-from workbench.evalset.items import clean_id
+from workbench.evalset.folder import UNJUDGED, Contents, Tell, clean_id, read_contents, say_nothing, writing
 from workbench.records import Document, Query
 from workbench.rendering.progress import waiting
 

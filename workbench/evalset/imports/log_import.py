@@ -1,22 +1,31 @@
-"""What a log of another tool holds: outcomes, a stream, labels, a run, what its calls cost, and rows of the ledger."""
+"""Logs of other tools: which one wrote a file, and all that a log gives an evalset, or the ledger.
+
+That is outcomes, a stream, labels, a run, what its calls cost, and rows of the ledger.
+"""
 
 import io
 import json
+import os
+import zipfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Literal
 
 import polars as pl
 
 from workbench.errors import ConfigError, EvalsetError, unknown_name
-from workbench.evalset.files import read_jsonl
-from workbench.evalset.imports.folder import Tell, add_file, import_card, say_nothing
-from workbench.evalset.imports.logged_calls import LoggedCall, Score, ToolLog, cost_nanos, named, price_of
+from workbench.evalset.files import read_jsonl, read_parquet, read_table
+from workbench.evalset.folder import Tell, add_file, import_card, say_nothing
+from workbench.evalset.imports.eval_tool_logs import read_inspect, read_lm_eval, read_promptfoo
+from workbench.evalset.imports.logged_calls import LoggedCall, Score, ToolLog, at, cost_nanos, named, price_of
 from workbench.evalset.imports.outcome_tables import GATES, Repairs, checked
-from workbench.evalset.imports.requests import SAME_WORDS
+from workbench.evalset.imports.pairs_and_streams import SAME_WORDS
+from workbench.evalset.imports.production_tool_logs import read_langfuse, read_litellm, read_mlflow, read_openai_batch
+from workbench.evalset.imports.span_logs import read_openinference, read_otlp
 from workbench.evalset.outcomes import FILE, STORED_SCHEMA, outcomes_of, schema_columns
 from workbench.evalset.traffic import stream_of, words_key
 from workbench.inference.prices import NANOS_PER_USD, PriceTable, nanos
@@ -295,14 +304,14 @@ def label_files(log: ToolLog, notes: list[str]) -> dict[str, str]:
     """Lines of `PEOPLE` and `VERDICTS`, in the form of ``workbench.quality.labels``."""
     lines: dict[str, list[str]] = {PEOPLE: [], VERDICTS: []}
     outside = 0
-    for item, at, score in given_scores(log):
+    for item, when, score in given_scores(log):
         if score.source == "code" or score.value is None:
             continue
         if not 0 <= score.value <= 1:
             outside += 1
             continue
         row = {"item_id": item, "metric": score.name, "value": score.value, "rater": score.rater or "not told",
-               "source": score.source, "rubric": f"as logged by {log.tool}", "at": at}  # fmt: skip
+               "source": score.source, "rubric": f"as logged by {log.tool}", "at": when}  # fmt: skip
         lines[PEOPLE if score.source == "human" else VERDICTS].append(json.dumps(row, ensure_ascii=False) + "\n")
     if outside:
         notes.append(f"{outside:,} scores of people or models are not in [0, 1] and are no labels")
@@ -355,3 +364,116 @@ def book(log: ToolLog, ledger: Ledger, prices: PriceTable, purpose: str) -> tupl
     for start in range(0, len(new), 5_000):
         ledger.add(new[start : start + 5_000])
     return len(new), len(rows) - len(new)
+
+
+_HEAD = 200_000
+
+
+_TABLES = (".csv", ".tsv", ".parquet")
+
+
+@dataclass(frozen=True, slots=True)
+class LogTool:
+    """One tool: its reader, and what its calls were for if nobody says."""
+
+    read: Callable[[Sequence[Path]], ToolLog]
+    purpose: Literal["product", "eval"]
+
+
+TOOLS: Mapping[str, LogTool] = MappingProxyType({
+    "promptfoo": LogTool(read_promptfoo, "eval"),
+    "inspect": LogTool(read_inspect, "eval"),
+    "lm-eval": LogTool(read_lm_eval, "eval"),
+    "openai-batch": LogTool(read_openai_batch, "eval"),
+    "litellm": LogTool(read_litellm, "product"),
+    "otlp": LogTool(read_otlp, "product"),
+    "langfuse": LogTool(read_langfuse, "product"),
+    "openinference": LogTool(read_openinference, "product"),
+    "mlflow": LogTool(read_mlflow, "product"),
+})  # fmt: skip
+
+
+def read_log(tool: str, paths: Sequence[Path]) -> ToolLog:
+    """Read the files of one tool.
+
+    Raises
+    ------
+    EvalsetError
+        If they cannot be read, or hold no row that can be used, with what was found.
+    """
+    with waiting(f"reading the log of {tool}"):
+        log = TOOLS[tool].read(paths)
+    if not (log.calls or log.searches or log.scores):
+        some = log.aside[:20]
+        told = f"{', '.join(str(p) for p in paths)}: none of {log.read:,} rows can be used as a log of {tool}"
+        raise EvalsetError(f"{told}{'; the first' if some else ''}", some) if some else EvalsetError(told)
+    return log
+
+
+def tool_of(paths: Sequence[Path]) -> str:
+    """Name of the tool that wrote the files, by what the first that tells holds.
+
+    Raises
+    ------
+    EvalsetError
+        If no file is there.
+    ConfigError
+        If no tool is known by what they hold.
+    """
+    for path in paths:
+        if not os.path.exists(path):  # of a name that is too long too
+            raise EvalsetError(f"{path} is not there")
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file() and (found := _tool_of(file)):
+                return found
+    names = ", ".join(TOOLS)
+    raise ConfigError(f"no tool is known that wrote {', '.join(map(str, paths))}; say which with --tool: {names}")
+
+
+def _tool_of(path: Path) -> str:
+    if zipfile.is_zipfile(path):
+        return "inspect" if path.suffix == ".eval" else ""
+    if path.suffix.lower() in _TABLES:
+        try:
+            names = read_parquet(path).columns if path.suffix.lower() == ".parquet" else list(read_table(path).columns)
+        except EvalsetError:
+            return ""
+        return _by_keys(dict.fromkeys(names, ""))
+    if path.suffix.lower() not in (".json", ".jsonl", ".ndjson"):
+        return ""
+    with path.open("rb") as file:
+        head = file.read(_HEAD).decode(errors="replace").removeprefix("\ufeff").lstrip()
+    try:
+        row = json.loads(head.partition("\n")[0])
+    except (ValueError, RecursionError):
+        row = _begun(path)
+    row = row[0] if isinstance(row, list) and row else row
+    return _by_keys(row) if isinstance(row, dict) else ""
+
+
+def _begun(path: Path) -> Any:
+    """A document of many lines, whole."""
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError, OSError):
+        return None
+
+
+def _by_keys(row: Mapping[str, Any]) -> str:
+    """Tool that writes objects, or tables, with these keys."""
+    keys, inner = set(row), set(row.get("data") or ()) if isinstance(row.get("data"), dict) else set()
+    page = at(row.get("data"), "0") if isinstance(row.get("data"), list) else None
+    rules = (
+        ("otlp", bool({"resourceSpans", "resourceLogs"} & keys)),
+        ("openinference", "context.span_id" in keys or isinstance(at(dict(row), "context.span_id"), str)),
+        ("promptfoo", "promptIdx" in keys or at(dict(row), "results.results") is not None),
+        ("inspect", "samples" in keys and "eval" in keys),
+        ("lm-eval", {"doc_id", "resps", "filter"} <= keys),
+        ("openai-batch", "custom_id" in keys),
+        ("mlflow", "spans" in inner or "assessments" in keys or {"trace_id", "spans"} <= keys),
+        ("langfuse", bool({"usage_details", "usageDetails", "provided_model_name", "providedModelName"} & keys)),
+        ("langfuse", "author_user_id" in keys or "authorUserId" in keys),
+        ("litellm", "call_type" in keys and bool({"spend", "response_cost"} & keys)),
+    )
+    found = next((tool for tool, holds in rules if holds), "")
+    return found or (_by_keys(page) if isinstance(page, dict) else "")
