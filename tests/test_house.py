@@ -29,6 +29,7 @@ REASONS = {
     "caching.accepted_cache": "a decision at work: what is refused when inputs moved",
     "caching.prompt_cache_tables": "tables of the vendors' caches, beside those of our own",
     "costs.focus": "a file format of others",
+    "evalset.check": "a command",
     "evalset.docstrings": "a script that another Python runs",
     "evalset.imports.production_tool_logs": "formats of others: logs of production",
     "evalset.imports.eval_tool_logs": "formats of others: logs of tests",

@@ -21,7 +21,7 @@ OWNERS = {
     "pandas": {"rendering/table.py"},
     "papermill": {"runner/kernels.py"},
     "pydantic": {"codec.py"},
-    "ragas": {"evalset/check.py"},
+    "ragas": {"evalset/echoes.py"},
 }
 USES = {
     "datasets": """

@@ -40,7 +40,8 @@ def measure(url: str) -> None:
     from workbench.costs import tables
     from workbench.costs.cost_bridge import cost_bridge
     from workbench.costs.focus import BillingAccount, focus_frame
-    from workbench.costs.spend import Spend, load_spend, margins, spikes
+    from workbench.costs.spend import Spend, load_spend, spikes
+    from workbench.costs.unit_economics import margins
 
     prices, ledger = load_prices(), Ledger(open_engine(url))
     started = time.process_time()

@@ -91,7 +91,8 @@ def spans(folder: Path, n: int) -> Callable[[], object]:
 def ledger(folder: Path, n: int) -> Callable[[], object]:
     from tests.telemetry.rows import row
     from workbench.costs import tables
-    from workbench.costs.spend import load_spend, margins, spikes
+    from workbench.costs.spend import load_spend, spikes
+    from workbench.costs.unit_economics import margins
     from workbench.inference.budgets import Budgets
     from workbench.state import open_engine
     from workbench.telemetry.ledger import Ledger

@@ -10,16 +10,8 @@ from hypothesis import strategies as st
 
 from tests.costs.rows import random_rows, spend_of
 from tests.telemetry.rows import row
-from workbench.costs.spend import (
-    GROUPS,
-    cost_per_good,
-    load_spend,
-    margins,
-    read_revenue,
-    signed_nanos,
-    spikes,
-    split,
-)  # fmt: skip
+from workbench.costs.spend import GROUPS, load_spend, signed_nanos, spikes, split
+from workbench.costs.unit_economics import cost_per_good, margins, read_revenue  # fmt: skip
 from workbench.errors import ConfigError
 from workbench.telemetry.ledger import Ledger
 

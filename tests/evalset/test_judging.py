@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from workbench.evalset.check import echo_scores
+from workbench.evalset.echoes import echo_scores
 
 PAIRS = [("how to join two frames", "Join two frames by key."), ("unrelated words here", "Sort rows.")]
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from workbench.records import Hit
+from workbench.retrieval.filters import Equals, Filter
 from workbench.retrieval.index_kinds import VectorIndex
 from workbench.retrieval.lance import LanceRows
 from workbench.retrieval.postgres import PostgresRows
 from workbench.retrieval.store import ChunkRow
 from workbench.retrieval.strategies import FullText, Hybrid, Question, Strategy, Vector
-from workbench.retrieval.tenant import Equals, Filter, TenantHandle
+from workbench.retrieval.tenant import TenantHandle
 
 K = 10
 CLASSES = Equals("document_type", "class")

@@ -12,9 +12,10 @@ import numpy as np
 from tests.leaks.isolation import Leak, is_narrowed
 from tests.leaks.mutants import half_unscoped
 from tests.retrieval.tables import EMBEDDER, row
+from workbench.retrieval.filters import Equals, OneOf
 from workbench.retrieval.store import ChunkRow, Store
 from workbench.retrieval.strategies import Hybrid, Question
-from workbench.retrieval.tenant import Equals, Fusion, OneOf, TenantHandle
+from workbench.retrieval.tenant import Fusion, TenantHandle
 
 QUERY = np.ones(EMBEDDER.dimension, dtype=np.float32) / 4
 # Marks that end, escape or comment out a text in some dialect, alone and in every position of a name.

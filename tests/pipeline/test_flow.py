@@ -24,7 +24,8 @@ from workbench.inference.recordings import Recordings
 from workbench.orchestration.flows import Flows
 from workbench.pipeline.flow import AnswerPlan, Library, answer, check, is_vague, names_in
 from workbench.retrieval.systems import read_run
-from workbench.routing.recorded_outcomes import recorded_rows, recording_file
+from workbench.routing.recorded_hits import recorded_rows
+from workbench.routing.recorded_outcomes import recording_file
 from workbench.state import open_engine
 from workbench.telemetry.attribution import attributed
 from workbench.telemetry.ledger import Ledger

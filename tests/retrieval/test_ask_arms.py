@@ -16,12 +16,13 @@ from workbench.retrieval.ask_arms import (
     spread_over_rebuilds,
 )
 from workbench.retrieval.chunking import ByStructure
+from workbench.retrieval.filters import OneOf
 from workbench.retrieval.fitted_arms import fit_arms
 from workbench.retrieval.index_kinds import FullTextIndex, HnswSq
 from workbench.retrieval.searcher import Searcher
 from workbench.retrieval.strategies import Arm, Hybrid, Vector
 from workbench.retrieval.systems import SystemArm
-from workbench.retrieval.tenant import FoundBefore, OneOf
+from workbench.retrieval.tenant import FoundBefore
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workbench.errors import StoreError
+from workbench.retrieval.filters import AllOf, Between, Equals, Filter, OneOf
 from workbench.retrieval.lance import compile_filter
-from workbench.retrieval.tenant import AllOf, Between, Equals, Filter, OneOf
 
 seeded = settings(derandomize=True, deadline=None)
 TYPE = st.text(max_size=8)

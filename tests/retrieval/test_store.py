@@ -7,9 +7,10 @@ import pytest
 from tests.retrieval.stores import KINDS
 from tests.retrieval.tables import EMBEDDER, natural_rows, open_store, random_rows, row
 from workbench.errors import StoreError, TenantError
+from workbench.retrieval.filters import Between, Equals, OneOf
 from workbench.retrieval.index_kinds import Exact, FullTextIndex, HnswSq, IvfPq
 from workbench.retrieval.store import open_table
-from workbench.retrieval.tenant import Between, ChunkHit, Equals, OneOf, bm25_of, cosine_of
+from workbench.retrieval.tenant import ChunkHit, bm25_of, cosine_of
 
 
 @pytest.fixture(scope="module", params=KINDS)

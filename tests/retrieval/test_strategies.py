@@ -9,8 +9,8 @@ from tests.retrieval.tables import EMBEDDER, natural_rows, open_store, row
 from workbench.inference.prices import load_prices
 from workbench.records import Hit
 from workbench.retrieval.arms import make_arm
+from workbench.retrieval.filters import Equals
 from workbench.retrieval.strategies import RRF, FullText, Hybrid, Question, Vector, Weighted, best_chunks, ordered
-from workbench.retrieval.tenant import Equals
 
 # Ties, negative cosines and BM25 scores far from 1 all occur.
 SCORES = st.sampled_from([-0.5, 0.0, 0.1, 0.1, 0.25, 0.5, 0.9, 1.0, 3.0, 17.5])

@@ -8,7 +8,8 @@ from workbench.evalset.evalset import Evalset, load_evalset
 from workbench.inference.messages import Response, Usage
 from workbench.inference.recordings import FOLDER, Recordings
 from workbench.routing.accepted_router import HITS
-from workbench.routing.recorded_outcomes import SEARCHES, asked_of, recording_file
+from workbench.routing.recorded_hits import SEARCHES
+from workbench.routing.recorded_outcomes import asked_of, recording_file
 
 MODELS = ("local/smollm2-135m", "local/qwen2.5-coder-0.5b")
 PROMPTS = """

@@ -17,7 +17,8 @@ from workbench.inference.messages import Request, Response, Usage
 from workbench.inference.prices import load_prices
 from workbench.inference.recordings import Recordings
 from workbench.routing.record_answers import of_first, record
-from workbench.routing.recorded_outcomes import asked_of, keep_searches, recorded_outcomes, recording_file, renew
+from workbench.routing.recorded_hits import keep_searches, renew
+from workbench.routing.recorded_outcomes import asked_of, recorded_outcomes, recording_file
 from workbench.testing import FakeClock, ScriptedModel
 
 

@@ -17,7 +17,8 @@ from workbench.records import Query
 from workbench.retrieval.arms import named_arm
 from workbench.retrieval.searcher import Searcher
 from workbench.routing.record_answers import record
-from workbench.routing.recorded_outcomes import ArmHits, asked_of, recorded_outcomes, recording_file
+from workbench.routing.recorded_hits import ArmHits
+from workbench.routing.recorded_outcomes import asked_of, recorded_outcomes, recording_file
 from workbench.routing.retrieval_levels import (
     found_with,
     hits_file,

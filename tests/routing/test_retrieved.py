@@ -16,15 +16,8 @@ from workbench.inference.recordings import FOLDER, Recordings
 from workbench.records import Query
 from workbench.routing.accepted_router import FOUND_WITH, HITS
 from workbench.routing.record_answers import record
-from workbench.routing.recorded_outcomes import (
-    SEARCHES,
-    asked_of,
-    keep_searches,
-    recorded_outcomes,
-    recorded_rows,
-    recording_file,
-    renew,
-)
+from workbench.routing.recorded_hits import SEARCHES, keep_searches, recorded_rows, renew
+from workbench.routing.recorded_outcomes import asked_of, recorded_outcomes, recording_file
 
 
 class Search:

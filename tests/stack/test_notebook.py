@@ -17,7 +17,8 @@ from workbench.inference.messages import Response, Usage
 from workbench.inference.prices import load_prices
 from workbench.inference.recordings import Recordings
 from workbench.records import Decision
-from workbench.routing.recorded_outcomes import ArmHits, asked_of, recording_file
+from workbench.routing.recorded_hits import ArmHits
+from workbench.routing.recorded_outcomes import asked_of, recording_file
 from workbench.routing.retrieval_levels import found_with, write_hits
 from workbench.runner import Job, accept, run_all
 from workbench.stack.notebook import StackExperiment, StackParameters

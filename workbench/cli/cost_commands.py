@@ -151,7 +151,8 @@ def _tables(spend: "Spend", names: list[str], revenue: Path | None, good: Path |
     import polars as pl
 
     from workbench.costs import tables
-    from workbench.costs.spend import cost_per_good, margins, read_revenue, spikes
+    from workbench.costs.spend import spikes
+    from workbench.costs.unit_economics import cost_per_good, margins, read_revenue
 
     first = tables.matrix_table(spend) if names == ["feature", "tenant"] else tables.spend_table(spend, *names)
     shown = [

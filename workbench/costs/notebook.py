@@ -15,17 +15,8 @@ from workbench.config import Settings, load_settings
 from workbench.costs import tables
 from workbench.costs.cost_bridge import cost_bridge, what_if
 from workbench.costs.invoices import read_invoice, reconcile
-from workbench.costs.spend import (
-    GROUPS,
-    ShareBy,
-    Spend,
-    cost_per_good,
-    load_spend,
-    margins,
-    read_revenue,
-    spikes,
-    utc_moment,
-)
+from workbench.costs.spend import GROUPS, ShareBy, Spend, load_spend, spikes, utc_moment
+from workbench.costs.unit_economics import cost_per_good, margins, read_revenue
 from workbench.errors import ConfigError
 from workbench.evaluation.experiment import finish_run
 from workbench.evaluation.fingerprint import SEED, build_parameters

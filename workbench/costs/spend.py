@@ -5,22 +5,18 @@ is what serves all of them (evals, judges, an index for everybody): it is alloca
 A product call that names nobody is neither: allocating it would hide that it names nobody.
 """
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
 from fractions import Fraction
-from pathlib import Path
 from typing import Literal, get_args
 
-import numpy as np
 import polars as pl
 
 from workbench.errors import ConfigError, unknown_name
-from workbench.evaluation.compare import ratio_interval
 from workbench.inference.prices import NANOS_PER_USD, PriceTable
-from workbench.telemetry.ledger import TOKENS, Ledger, shown_name, shown_names
+from workbench.telemetry.ledger import TOKENS, Ledger, shown_names
 
 ShareBy = Literal["cost", "calls", "tokens", "even"]
 # What a person calls the columns that money is summed by.
@@ -50,7 +46,7 @@ _FREE = ("cached", "replayed")
 _FAILED = ("error", "unknown")
 _TOKENS = pl.sum_horizontal(TOKENS)
 _DIRECT = (pl.col("purpose") == "product") | ((pl.col("purpose") == "ingest") & (pl.col("tenant_id") != ""))
-_REQUEST = pl.when(pl.col("trace_id") != "").then("trace_id").otherwise("call_id").alias("request")
+REQUEST = pl.when(pl.col("trace_id") != "").then("trace_id").otherwise("call_id").alias("request")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -148,7 +144,7 @@ class Spend:
 
     def requests(self) -> pl.DataFrame:
         """Product requests: request, feature, tenant_id, cost_nanos; all calls of one trace are one request."""
-        product = self.rows.filter(pl.col("purpose") == "product").with_columns(_REQUEST)
+        product = self.rows.filter(pl.col("purpose") == "product").with_columns(REQUEST)
         return product.group_by("request").agg(
             pl.col("feature", "tenant_id", "item_id", "user_id").max(), pl.col("cost_nanos").sum()
         )
@@ -314,87 +310,6 @@ def split(amount: int, weights: Sequence[int]) -> list[int]:
     return parts
 
 
-@dataclass(frozen=True, slots=True)
-class GoodCost:
-    """Dollars for one good answer; no bounds where too few requests were judged, and no cost where none was good."""
-
-    feature: str
-    judged: int
-    good: int
-    usd: float | None
-    low: float | None
-    high: float | None
-
-
-def cost_per_good(spend: Spend, outcomes: pl.DataFrame, *, seed: int = 0) -> list[GoodCost]:
-    """Cost of a good answer of all judged requests, then by feature, with 95 % intervals by cluster.
-
-    Parameters
-    ----------
-    outcomes : polars.DataFrame
-        ``request`` (a trace_id, or a call_id, which stands for its whole trace), ``good`` (0 or 1) and, where requests
-        share fate, ``cluster``: without it the item, else the user, else the request itself is the cluster.
-
-    Raises
-    ------
-    ConfigError
-        If a column is missing, ``good`` holds something else, or no judged request is in the ledger.
-    """
-    if lacking := [name for name in ("request", "good") if name not in outcomes.columns]:
-        raise ConfigError(f"outcomes of requests lack {', '.join(lacking)}; found {', '.join(outcomes.columns)}")
-    good = outcomes["good"].cast(pl.Float64, strict=False)
-    if good.null_count() or not good.is_in([0.0, 1.0]).all():
-        raise ConfigError("good is 0 or 1 for each judged request; found other values")
-    own = pl.col("cluster").cast(pl.String) if "cluster" in outcomes.columns else pl.lit("")
-    told = outcomes.select(pl.col("request").cast(pl.String).alias("id"), good.alias("good"), own.alias("cluster"))
-    calls = spend.rows.select(pl.col("call_id").alias("id"), _REQUEST).unique("id")
-    told = told.join(calls, on="id", how="left").with_columns(pl.coalesce("request", "id").alias("request"))
-    if (twice := told.filter(pl.col("request").is_duplicated()))["request"].len():
-        first, *_ = twice["request"].to_list()
-        raise ConfigError(f"request {first} is judged more than once, of its trace or calls; give one line for each")
-    judged = spend.requests().join(told, on="request").sort("request")
-    if judged.is_empty():
-        raise ConfigError(
-            "none of the judged requests is in the ledger of this period; request is a trace_id or a call_id"
-        )
-    clusters = [
-        pl.when(pl.col(n) != "").then(pl.format("{} {}", pl.lit(n), n)) for n in ("cluster", "item_id", "user_id")
-    ]
-    judged = judged.with_columns(pl.coalesce(*clusters, "request").alias("cluster"))
-    features = judged["feature"].unique().sort()
-    parts = [("all", judged), *((shown_name(f), judged.filter(pl.col("feature") == f)) for f in features)]
-    return [_good_cost(name, part, seed) for name, part in parts]
-
-
-def _good_cost(feature: str, judged: pl.DataFrame, seed: int) -> GoodCost:
-    good = judged["good"].to_numpy()
-    if not good.any():
-        return GoodCost(feature, len(judged), 0, None, None, None)
-    codes = np.unique(judged["cluster"].to_numpy(), return_inverse=True)[1]
-    usd, low, high = ratio_interval(judged["cost_nanos"].to_numpy() / 1e9, good, codes, seed=seed)
-    return GoodCost(feature, len(judged), int(good.sum()), usd, None if low is None else max(low, 0.0), high)
-
-
-def read_revenue(path: Path) -> dict[str, int]:
-    """Nano-dollars of revenue by tenant, from a CSV with ``tenant_id`` and ``revenue_usd``; lines of a tenant add up.
-
-    Raises
-    ------
-    ConfigError
-        If it is no such file, with the line.
-    """
-    found = dict[str, int]()
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            for line in csv.DictReader(file):
-                tenant, amount = line["tenant_id"], signed_nanos(line["revenue_usd"])
-                found[tenant] = found.get(tenant, 0) + amount
-    except (OSError, UnicodeDecodeError, KeyError, ValueError, csv.Error) as error:
-        told = f"no column {error}" if isinstance(error, KeyError) else error
-        raise ConfigError(f"{path} is not a CSV with tenant_id and revenue_usd: {told}") from error
-    return found
-
-
 def signed_nanos(text: str | None) -> int:
     """Nano-dollars of an amount as a file writes it, rounded to the nearest; a credit is negative.
 
@@ -414,20 +329,6 @@ def signed_nanos(text: str | None) -> int:
     if not amount.is_finite() or abs(amount) >= _MOST_USD:
         raise ValueError(f"{text!r} is no amount of dollars")
     return int((amount * NANOS_PER_USD).to_integral_value(ROUND_HALF_EVEN))
-
-
-def margins(matrix: pl.DataFrame, revenue: Mapping[str, int]) -> pl.DataFrame:
-    """Margin of each tenant: tenant, revenue_nanos (null: not told), direct_nanos, allocated_nanos, margin_nanos.
-
-    ``matrix`` is that of `Spend.matrix`; the least margin comes first.
-    """
-    costs = matrix.group_by("tenant").agg(pl.col("direct_nanos", "allocated_nanos").sum())
-    told = pl.DataFrame({"tenant": [shown_name(tenant) for tenant in revenue], "revenue_nanos": list(revenue.values())},
-                        schema={"tenant": pl.String, "revenue_nanos": pl.Int64})  # fmt: skip
-    whole = told.join(costs, on="tenant", how="full", coalesce=True)
-    whole = whole.with_columns(pl.col("direct_nanos", "allocated_nanos").fill_null(0))
-    margin = pl.col("revenue_nanos") - pl.col("direct_nanos") - pl.col("allocated_nanos")
-    return whole.with_columns(margin.alias("margin_nanos")).sort("margin_nanos", "tenant", nulls_last=True)
 
 
 def spikes(spend: Spend, name: str = "tenant", *, times: float = 10.0, least_usd: float = 1.0) -> pl.DataFrame:

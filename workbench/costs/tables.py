@@ -6,7 +6,8 @@ import polars as pl
 
 from workbench.costs.cost_bridge import Bridge
 from workbench.costs.invoices import Reconciliation, by_cause
-from workbench.costs.spend import CLASS_OF, GoodCost, ShareBy, Spend
+from workbench.costs.spend import CLASS_OF, ShareBy, Spend
+from workbench.costs.unit_economics import GoodCost
 from workbench.rendering.table import Column, Interval, Table, Value, number, usd_digits
 
 SHOWN = 40  # rows of a table; the rest is one row, so that every table adds up
@@ -98,7 +99,7 @@ def unit_table(spend: Spend) -> Table:
 
 
 def customers_table(margin: pl.DataFrame, shown: int = SHOWN) -> Table:
-    """Margin by customer, from `workbench.costs.spend.margins`; the least margin first."""
+    """Margin by customer, from `workbench.costs.unit_economics.margins`; the least margin first."""
     rows = []
     for tenant, revenue, direct, shared, left in margin.head(shown).iter_rows():
         share = left / revenue if revenue and revenue > 0 and left is not None else None

@@ -21,7 +21,8 @@ from workbench.orchestration.steps import FlowRun, StepCall, flow, outside
 from workbench.orchestration.user_modules import files_of, import_module_of
 from workbench.records import Document, Query, content_hash
 from workbench.routing.prompts import Prompts, load_prompts
-from workbench.routing.recorded_outcomes import ANSWER, FIND, Search, accepted_search
+from workbench.routing.recorded_hits import Search, accepted_search
+from workbench.routing.recorded_outcomes import ANSWER, FIND
 from workbench.telemetry.attribution import attributed
 
 DRAFT_CHARACTERS = 600

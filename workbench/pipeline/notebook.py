@@ -35,14 +35,8 @@ from workbench.rendering.table import Column, Table
 from workbench.reports.ending import Notebook
 from workbench.routing.accepted_router import HITS
 from workbench.routing.prompts import Prompts, load_prompts
-from workbench.routing.recorded_outcomes import (
-    changed_since,
-    recorded_rows,
-    recording_file,
-    require_recorded,
-    retrieval_amounts,
-    retrieval_usd,
-)
+from workbench.routing.recorded_hits import changed_since, recorded_rows, retrieval_amounts, retrieval_usd
+from workbench.routing.recorded_outcomes import recording_file, require_recorded
 
 METRIC = "correctness"
 CHECKS = ("off", "on")

@@ -16,15 +16,8 @@ from workbench.pipeline.flow import is_function, is_vague, own_rewriter, rewrite
 from workbench.records import Document, Query, content_hash
 from workbench.routing.prompts import Prompts, load_prompts
 from workbench.routing.record_answers import ask_all, budgeted
-from workbench.routing.recorded_outcomes import (
-    ANSWER,
-    FIND,
-    Asked,
-    Search,
-    accepted_search,
-    recorded_rows,
-    recording_file,
-)
+from workbench.routing.recorded_hits import Search, accepted_search, recorded_rows
+from workbench.routing.recorded_outcomes import ANSWER, FIND, Asked, recording_file
 
 OFF = "off"
 REWRITES = "rewrites.jsonl"  # what the written queries find

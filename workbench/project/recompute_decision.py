@@ -37,15 +37,8 @@ from workbench.inference.recordings import FOLDER, Recorded, Recordings, is_copy
 from workbench.records import Claim, Decision
 from workbench.routing.policies import load_router
 from workbench.routing.prompts import load_prompts
-from workbench.routing.recorded_outcomes import (
-    SEARCHES,
-    Asked,
-    outcome_row,
-    quality_of,
-    recorded_rows,
-    recording_file,
-    retrieval_usd,
-)
+from workbench.routing.recorded_hits import SEARCHES, recorded_rows, retrieval_usd
+from workbench.routing.recorded_outcomes import Asked, outcome_row, quality_of, recording_file
 from workbench.routing.routed_arms import RoutedArm, model_arms, route_all
 
 Status = Literal["verified", "contradicted", "not verified"]

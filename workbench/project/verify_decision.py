@@ -37,7 +37,7 @@ from workbench.project.recompute_decision import (
 )
 from workbench.records import Decision, content_hash, file_hash
 from workbench.routing.accepted_router import HITS, PROMPTS, model_inputs
-from workbench.routing.recorded_outcomes import retrieval_usd
+from workbench.routing.recorded_hits import retrieval_usd
 from workbench.runner.accept_and_check import other_rule, policy_of
 
 STATEMENT = "https://in-toto.io/Statement/v1"

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from workbench.errors import ConfigError, unknown_name
-from workbench.evalset.check import echo_scores
+from workbench.evalset.echoes import echo_scores
 from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.inference.embedding import Embedder
 from workbench.routing.recorded_outcomes import is_yes_no, names_accepted, says

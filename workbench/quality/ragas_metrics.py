@@ -16,7 +16,7 @@ from typing import Any
 import polars as pl
 
 from workbench.errors import ConfigError, MalformedAnswer, ProviderError, RateLimited, WorkbenchError, unknown_name
-from workbench.evalset.check import load_ragas
+from workbench.evalset.echoes import load_ragas
 from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.extras import extras_named
 from workbench.inference.batch import Item, ask, capped

@@ -8,10 +8,10 @@ from workbench.errors import ConfigError, unknown_name
 from workbench.inference.embedding import check_embedder
 from workbench.inference.encoders import MINILM_MAX_TOKENS
 from workbench.retrieval.chunking import ByStructure, Chunker, FixedTokens, WholeDocument
+from workbench.retrieval.filters import OneOf
 from workbench.retrieval.index_kinds import Exact, FullTextIndex, Hnsw, HnswSq, IvfPq
 from workbench.retrieval.rerank import CrossEncoderRanker, LearnedRanker
 from workbench.retrieval.strategies import RRF, Arm, FullText, Hybrid, Rescored, Strategy, Vector, Weighted
-from workbench.retrieval.tenant import OneOf
 
 CHUNKERS: Mapping[str, Chunker] = {
     "whole": WholeDocument(),

@@ -23,6 +23,7 @@ import polars as pl
 
 from workbench.errors import StoreError
 from workbench.extras import put_off
+from workbench.retrieval.filters import AllOf, Between, Equals, Filter, OneOf
 from workbench.retrieval.index_kinds import (
     NGRAM,
     TEXT_INDEX,
@@ -36,20 +37,7 @@ from workbench.retrieval.index_kinds import (
     VectorIndex,
 )
 from workbench.retrieval.store import SLICE, ChunkRow, StoreState, checked_vectors
-from workbench.retrieval.tenant import (
-    AllOf,
-    Between,
-    ChunkHit,
-    Equals,
-    Filter,
-    Fusion,
-    OneOf,
-    TenantHandle,
-    bm25_of,
-    checked_tenant,
-    cosine_of,
-    shown_tenant,
-)
+from workbench.retrieval.tenant import ChunkHit, Fusion, TenantHandle, bm25_of, checked_tenant, cosine_of, shown_tenant
 
 if TYPE_CHECKING:
     import pyarrow as pa

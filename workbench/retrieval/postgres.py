@@ -23,6 +23,7 @@ import sqlalchemy as sa
 
 from workbench.errors import StoreError, TenantError
 from workbench.records import Hit
+from workbench.retrieval.filters import AllOf, Between, Equals, Filter, OneOf
 from workbench.retrieval.index_kinds import (
     TEXT_INDEX,
     VECTOR_INDEX,
@@ -50,20 +51,7 @@ from workbench.retrieval.postgres_sql import (
     copied_rows,
 )
 from workbench.retrieval.store import SLICE, ChunkRow, StoreState, checked_vectors
-from workbench.retrieval.tenant import (
-    AllOf,
-    Between,
-    ChunkHit,
-    Equals,
-    Filter,
-    Fusion,
-    OneOf,
-    TenantHandle,
-    bm25_of,
-    checked_tenant,
-    cosine_of,
-    shown_tenant,
-)
+from workbench.retrieval.tenant import ChunkHit, Fusion, TenantHandle, bm25_of, checked_tenant, cosine_of, shown_tenant
 
 EF_SEARCH, MAX_EF_SEARCH = 100, 1000
 CHUNKS = chunks_table(0)

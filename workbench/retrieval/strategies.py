@@ -13,9 +13,10 @@ from workbench.codec import NEUTRAL
 from workbench.inference.prices import Work, embed_query
 from workbench.records import Hit, ShortRepr
 from workbench.retrieval.chunking import Chunker, WholeDocument
+from workbench.retrieval.filters import Filter, OneOf
 from workbench.retrieval.index_kinds import Exact, FullTextIndex, VectorIndex
 from workbench.retrieval.metrics import best_first
-from workbench.retrieval.tenant import ChunkHit, Filter, Fusion, OneOf, TenantHandle
+from workbench.retrieval.tenant import ChunkHit, Fusion, TenantHandle
 
 # The embedding of the question by the encoder that the arm names.
 EMBEDDED = Work("embed_question")

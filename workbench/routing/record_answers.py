@@ -15,16 +15,8 @@ from workbench.inference.recordings import Recordings
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Column, Table
 from workbench.routing.prompts import load_prompts
-from workbench.routing.recorded_outcomes import (
-    FIND,
-    ArmHits,
-    Asked,
-    accepted_search,
-    asked_of,
-    keep_searches,
-    recording_file,
-    renew,
-)
+from workbench.routing.recorded_hits import ArmHits, accepted_search, keep_searches, renew
+from workbench.routing.recorded_outcomes import FIND, Asked, asked_of, recording_file
 from workbench.routing.retrieval_levels import core_hours, keep_retrieved, retrieve_by
 from workbench.telemetry.attribution import attributed
 

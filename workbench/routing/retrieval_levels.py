@@ -29,17 +29,8 @@ from workbench.records import Decision, Query, content_hash, parameters_of
 from workbench.retrieval.arms import is_fitted, named_arm
 from workbench.retrieval.searcher import Searcher
 from workbench.retrieval.strategies import Arm
-from workbench.routing.recorded_outcomes import (
-    ArmHits,
-    Asked,
-    Search,
-    asked_of,
-    depends_on,
-    ready_searcher,
-    replayed,
-    replays_of,
-    search_by,
-)
+from workbench.routing.recorded_hits import ArmHits, Search, depends_on, ready_searcher, search_by
+from workbench.routing.recorded_outcomes import Asked, asked_of, replayed, replays_of
 
 BYTES_PER_TOKEN = 4
 _ANY = "hits-*.jsonl"

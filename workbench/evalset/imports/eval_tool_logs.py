@@ -12,11 +12,7 @@ from typing import Any
 from workbench.errors import EvalsetError
 from workbench.evalset.cells import Unusable, id_text, number, parse_json, shown
 from workbench.evalset.files import Row, read_jsonl, scan_jsonl
-from workbench.evalset.imports.logged_calls import (
-    LoggedCall,
-    Score,
-    Source,
-    ToolLog,
+from workbench.evalset.imports.log_fields import (
     amount_at,
     at,
     document_of,
@@ -30,6 +26,7 @@ from workbench.evalset.imports.logged_calls import (
     usage_of,
     usd_of,
 )
+from workbench.evalset.imports.logged_calls import LoggedCall, Score, Source, ToolLog
 from workbench.extras import extras_named
 from workbench.records import content_hash
 

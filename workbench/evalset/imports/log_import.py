@@ -21,7 +21,8 @@ from workbench.errors import ConfigError, EvalsetError, unknown_name
 from workbench.evalset.files import read_jsonl, read_parquet, read_table
 from workbench.evalset.folder import Tell, add_file, import_card, say_nothing
 from workbench.evalset.imports.eval_tool_logs import read_inspect, read_lm_eval, read_promptfoo
-from workbench.evalset.imports.logged_calls import LoggedCall, Score, ToolLog, at, cost_nanos, named, price_of
+from workbench.evalset.imports.log_fields import at
+from workbench.evalset.imports.logged_calls import LoggedCall, Score, ToolLog, cost_nanos, named, price_of
 from workbench.evalset.imports.outcome_tables import GATES, Repairs, checked
 from workbench.evalset.imports.pairs_and_streams import SAME_WORDS
 from workbench.evalset.imports.production_tool_logs import read_langfuse, read_litellm, read_mlflow, read_openai_batch

@@ -8,15 +8,9 @@ from typing import Any
 from workbench.errors import EvalsetError
 from workbench.evalset.cells import Unusable, number, shown
 from workbench.evalset.files import Row
-from workbench.evalset.imports.logged_calls import (
-    LoggedCall,
-    Retrieved,
-    Score,
-    Source,
-    ToolLog,
+from workbench.evalset.imports.log_fields import (
     amount_of,
     at,
-    attach,
     document_of,
     files_in,
     first,
@@ -30,6 +24,7 @@ from workbench.evalset.imports.logged_calls import (
     usage_of,
     usd_of,
 )
+from workbench.evalset.imports.logged_calls import LoggedCall, Retrieved, Score, Source, ToolLog, attach
 from workbench.evalset.imports.span_logs import asked_in, hits_of, latency_between
 from workbench.inference.messages import Usage
 

@@ -15,14 +15,9 @@ from typing import Any
 from workbench.errors import EvalsetError
 from workbench.evalset.cells import Unusable, number, shown
 from workbench.evalset.files import Row
-from workbench.evalset.imports.logged_calls import (
-    LoggedCall,
-    Retrieved,
-    Score,
-    ToolLog,
+from workbench.evalset.imports.log_fields import (
     amount_of,
     at,
-    attach,
     document_of,
     files_in,
     json_in,
@@ -35,6 +30,7 @@ from workbench.evalset.imports.logged_calls import (
     usage_of,
     usd_of,
 )
+from workbench.evalset.imports.logged_calls import LoggedCall, Retrieved, Score, ToolLog, attach
 from workbench.inference.messages import Usage
 
 _HEX = re.compile(r"[0-9a-fA-F]{16}|[0-9a-fA-F]{32}")
