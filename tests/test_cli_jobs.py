@@ -89,7 +89,7 @@ def test_jobs_of_an_age_are_deleted_with_traces_if_asked(project):
 @pytest.mark.parametrize("age", ["", "30", "d", "-1d", "1.5d", "99999d", "\u0663d", "3 d", "3m"])
 def test_an_age_that_is_none_is_refused(age):
     with pytest.raises(ConfigError, match="12h, 30d, 8w; found"):
-        job_commands.age_of(age)
+        job_commands.age_option(age)
 
 
 def test_a_schedule_is_made_listed_and_deleted(project):

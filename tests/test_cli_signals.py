@@ -10,7 +10,7 @@ import pytest
 
 from tests.notebooks.zoo import add_notebook, make_settings
 from workbench.config import SystemClock
-from workbench.runner import Event, Job, list_runs, run_all
+from workbench.runner import Event, Job, list_runs, run_headless
 
 WAITING = """
 import signal, threading
@@ -48,5 +48,5 @@ def test_runs_are_interrupted_from_the_thread_of_one_of_them(tmp_path: Path) -> 
             signal.pthread_kill(threading.get_ident(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        run_all([Job("sleeping")], settings=settings, clock=SystemClock(), on_event=interrupt)
+        run_headless([Job("sleeping")], settings=settings, clock=SystemClock(), on_event=interrupt)
     assert [r.status for r in list_runs(settings)] == ["interrupted"]

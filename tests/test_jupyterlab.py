@@ -19,7 +19,7 @@ import pytest
 
 from tests.evalset.small_evalset import write
 from workbench.config import load_settings
-from workbench.quality.labels import sheet_rows, write_sheet
+from workbench.quality.labels import label_sheet_rows, write_label_sheet
 
 ROOT = Path(__file__).parents[1]
 TENANTS, TOPICS = ("acme", "globex"), 160
@@ -131,7 +131,7 @@ HOSTILE = "<script>window.ran = 1</script><img src=x onerror='window.ran = 2'> [
 def test_what_is_clicked_in_jupyterlab_is_in_the_sheet_and_a_new_kernel_goes_on(project: Path, server: str) -> None:
     sheet, book = project / "production.jsonl", project / "notebooks" / "grade.ipynb"
     texts = ("plain", HOSTILE, "W" * 600, "שלום \u202e gnp.exe")
-    write_sheet(sheet, [{"item_id": f"q{i}", "question": text, "answer": text} for i, text in enumerate(texts)])
+    write_label_sheet(sheet, [{"item_id": f"q{i}", "question": text, "answer": text} for i, text in enumerate(texts)])
     source = "from workbench.quality.label_view import LabelView\nLabelView('../production.jsonl', rubric='v1')"
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}  # without it JupyterLab asks for one
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)], metadata=kernel), book)
@@ -153,7 +153,7 @@ def test_what_is_clicked_in_jupyterlab_is_in_the_sheet_and_a_new_kernel_goes_on(
         page.get_by_text("2 of 4 items are graded", exact=True).wait_for(timeout=60_000)
         page.get_by_placeholder("your name").fill("bob")
         click(page, "bad", "3 of 4 items are graded")
-    rows = [(r["item_id"], r["question"], r["grade"], r.get("rater"), r["comment"]) for r in sheet_rows(sheet)]
+    rows = [(r["item_id"], r["question"], r["grade"], r.get("rater"), r["comment"]) for r in label_sheet_rows(sheet)]
     assert rows == [
         ("q0", texts[0], 1.0, "ann", "well said"), ("q1", texts[1], 0.5, "ann", ""), ("q2", texts[2], 0.0, "bob", ""),
         ("q3", texts[3].replace("\u202e", "[U+202E]"), None, None, ""),

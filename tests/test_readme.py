@@ -22,7 +22,7 @@ from workbench.inference.client import Client
 from workbench.inference.prices import project_prices
 from workbench.inference.weights import WEIGHTS
 from workbench.orchestration.flows import Flows
-from workbench.project.new_evalset import understand
+from workbench.project.new_evalset import understand_evalset
 from workbench.quality.production import read_graded
 from workbench.quality.shadow_pairs import ShadowEvidence
 from workbench.routing.prompts import Prompts
@@ -217,5 +217,5 @@ def test_sample_files_that_are_shown_are_read_as_they_stand(tmp_path: Path) -> N
         path = tmp_path / "docs" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("# A page\n\nIt says what was asked.\n", encoding="utf-8")
-    understood = understand([str(tmp_path / "docs")], tmp_path / "asked.csv")
+    understood = understand_evalset([str(tmp_path / "docs")], tmp_path / "asked.csv")
     assert [len(part) for part in (understood.documents, understood.queries, understood.judgements)] == [3, 2, 3]

@@ -16,8 +16,8 @@ from workbench.config import load_settings, require_writable
 from workbench.errors import ConfigError
 from workbench.evaluation.fingerprint import build_parameters
 from workbench.retrieval.notebook import RetrievalParameters
-from workbench.runner.headless import _kernel_env
-from workbench.runner.parameters import prepare
+from workbench.runner.headless import _headless_kernel_env
+from workbench.runner.parameters import prepare_parameters
 from workbench.state import open_engine
 
 ROOT = Path(__file__).parents[1]
@@ -72,7 +72,7 @@ def test_a_kernel_has_the_places_of_the_run_whichever_folder_it_works_in(tmp_pat
     record = SimpleNamespace(run_dir=tmp_path / "run", profile="smoke")
     for inherited in ({}, relative):
         monkeypatch.setattr(os, "environ", inherited)
-        given = _kernel_env(settings, record)
+        given = _headless_kernel_env(settings, record)
         (tmp_path / "notebooks").mkdir(exist_ok=True)
         monkeypatch.chdir(tmp_path / "notebooks")
         assert load_settings(given) == settings
@@ -84,11 +84,16 @@ def test_kernels_that_run_at_once_share_the_cores_unless_the_user_says_otherwise
     settings, record = load_settings({}, tmp_path), SimpleNamespace(run_dir=tmp_path / "run", profile="ci")
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     monkeypatch.setattr(os, "environ", {})
-    assert [_kernel_env(settings, record, n)["OPENBLAS_NUM_THREADS"] for n in (1, 2, 8, 20)] == ["8", "4", "1", "1"]
+    assert [_headless_kernel_env(settings, record, n)["OPENBLAS_NUM_THREADS"] for n in (1, 2, 8, 20)] == [
+        "8",
+        "4",
+        "1",
+        "1",
+    ]
     monkeypatch.setattr(
         os, "environ", mine := {"OPENBLAS_NUM_THREADS": "3", "MALLOC_ARENA_MAX": "9", "_RJEM_MALLOC_CONF": "narenas:4"}
     )
-    assert _kernel_env(settings, record, 2).items() >= mine.items()
+    assert _headless_kernel_env(settings, record, 2).items() >= mine.items()
 
 
 def test_every_variable_that_is_read_is_known():
@@ -114,7 +119,7 @@ def test_a_name_of_an_evalset_outside_of_a_project_is_said_to_be_that(tmp_path):
 
 def test_what_gates_toml_sets_is_told_to_be_there():
     for refuse in (
-        lambda: prepare(ROOT / "notebooks" / "01_retrieval.ipynb", {"margin": "0.1"}),
+        lambda: prepare_parameters(ROOT / "notebooks" / "01_retrieval.ipynb", {"margin": "0.1"}),
         lambda: build_parameters(RetrievalParameters, {"margin": 0.1}),
     ):
         with pytest.raises(ConfigError, match=r"'margin' is no parameter: it is in gates.toml"):

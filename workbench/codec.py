@@ -155,7 +155,7 @@ unknown field 'scor'; did you mean 'score'? Known: doc_id, score
 
     asked: Any = kind
     try:
-        built: tuple[T] = _validator(asked, whole).validate_python((raw,))
+        built: tuple[T] = _class_validator(asked, whole).validate_python((raw,))
     except ValidationError as found:
         told = list(_pydantic_problems(kind, found, noun))
         more = [f"and {len(told) - PROBLEMS_SHOWN} more"] if len(told) > PROBLEMS_SHOWN else []
@@ -236,26 +236,28 @@ def write_whole(path: Path, data: str | bytes) -> None:
 
 
 @cache
-def _validator(kind: Any, whole: bool) -> "SchemaValidator":
+def _class_validator(kind: Any, whole: bool) -> "SchemaValidator":
     """What pydantic knows of the class, with plain values strict."""
     from pydantic import ConfigDict, TypeAdapter
     from pydantic_core import SchemaValidator
 
     # a tuple, because pydantic takes no settings for a dataclass alone
     adapter = TypeAdapter(tuple[kind], config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
-    return SchemaValidator(_strict(adapter.core_schema, whole))
+    return SchemaValidator(_strict_schema(adapter.core_schema, whole))
 
 
-def _strict(schema: Any, whole: bool) -> Any:
+def _strict_schema(schema: Any, whole: bool) -> Any:
     if isinstance(schema, list):
-        return [_strict(part, whole) for part in schema]
+        return [_strict_schema(part, whole) for part in schema]
     if not isinstance(schema, dict):
         return schema
     if whole and schema.get("type") == "default":
-        return _strict(schema["schema"], whole)
+        return _strict_schema(schema["schema"], whole)
     if schema.get("type") == "float":
         return _NUMBER
-    found = {name: part if name in ("default", "metadata") else _strict(part, whole) for name, part in schema.items()}
+    found = {
+        name: part if name in ("default", "metadata") else _strict_schema(part, whole) for name, part in schema.items()
+    }
     return found | {"strict": True} if schema.get("type") in _STRICT else found
 
 
@@ -263,12 +265,12 @@ def _pydantic_problems(kind: Any, found: Any, noun: str) -> Iterator[str]:
     """Everything that pydantic found, in our words."""
     for problem in found.errors(include_url=False):
         steps: Sequence[str | int] = problem["loc"][1:]
-        place = _place(steps)
+        place = _value_place(steps)
         value, what = shown(problem["input"]), problem["type"]
         if what == "missing":
             yield f"{place} is missing"
         elif what == "unexpected_keyword_argument":
-            inside = _place(steps[:-1])
+            inside = _value_place(steps[:-1])
             yield (inside and f"{inside}: ") + unknown_name(noun, str(steps[-1]), _known_fields(kind, steps[:-1]))
         elif what == "value_error":
             yield f"{place}: {problem['ctx']['error']}".removeprefix(": ")
@@ -278,7 +280,7 @@ def _pydantic_problems(kind: Any, found: Any, noun: str) -> Iterator[str]:
             yield f"{place or 'it'} must be {expected}, found {value}"
 
 
-def _place(steps: Sequence[str | int]) -> str:
+def _value_place(steps: Sequence[str | int]) -> str:
     """Where a value stands, as in ``claims[0].status``."""
     return "".join(f".{step}" if str(step).isidentifier() else f"[{step!r}]" for step in steps).removeprefix(".")
 

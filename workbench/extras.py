@@ -92,7 +92,7 @@ def without_iri_grammar() -> Iterator[None]:
             sys.modules.pop("rfc3987_syntax", None)
 
 
-def put_off(name: str) -> None:
+def put_off_import(name: str) -> None:
     """Let a package that is not loaded yet be imported without being read: that is done when something of it is asked.
 
     What imports it for what is hardly ever used loads neither its code nor its data meanwhile. Modules inside it can

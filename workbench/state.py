@@ -32,15 +32,15 @@ _CREATING = 0x776F726B  # key of the lock under which tables are created: "work"
 def open_engine(url: str) -> sa.Engine:
     """Engine on the state database; on SQLite with WAL and one writer at a time that waits for its turn.
 
-    Reads go through `reader`: a transaction that writes must take the write lock when it begins, and a read that
-    did the same would queue behind every writer.
+    Reads go through `reading_engine`: a transaction that writes must take the write lock when it begins, and a read
+    that did the same would queue behind every writer.
 
     Raises
     ------
     ConfigError
         If the address cannot be read, is of another kind of database, or the database cannot be opened now.
     """
-    address = _address(url)
+    address = _database_address(url)
     if address.get_backend_name() == "postgresql":
         connect = {"connect_timeout": CONNECT_S}
         engine = sa.create_engine(address, pool_size=5, max_overflow=5, pool_pre_ping=True, connect_args=connect)
@@ -80,7 +80,7 @@ def _mark(error: BaseException | None, url: sa.URL) -> None:
         setattr(error, _RAISED_BY, server_of(url))
 
 
-def _address(url: str) -> sa.URL:
+def _database_address(url: str) -> sa.URL:
     try:
         address = sa.make_url(url)
     except (sa.exc.ArgumentError, ValueError):
@@ -121,7 +121,7 @@ def _to_wal(dbapi: Any) -> None:
         time.sleep(0.01 * attempt)
 
 
-def reader(engine: sa.Engine) -> sa.Engine:
+def reading_engine(engine: sa.Engine) -> sa.Engine:
     """Return the same engine for SELECTs only: on SQLite it takes no write lock."""
     return engine.execution_options(readonly=True)
 
@@ -203,14 +203,14 @@ def _driver_sql(text: str, lock: str, dialect: str) -> str:
 @cache
 def _insert_text(table: sa.Table) -> str:
     names = ", ".join(f'"{column.name}"' for column in table.columns)
-    return f"INSERT INTO {table.name} ({names}) VALUES ({marks(len(table.columns))})"
+    return f"INSERT INTO {table.name} ({names}) VALUES ({sql_marks(len(table.columns))})"
 
 
 @cache
-def marks(count: int) -> str:
+def sql_marks(count: int) -> str:
     """So many marks for values.
 
-    >>> marks(3)
+    >>> sql_marks(3)
     '?, ?, ?'
     """
     return ", ".join("?" * count)

@@ -17,8 +17,8 @@ import pytest
 
 from tests.caching.caches import USE, WHO, answer, ask
 from workbench.caching.cache import SemanticCache
-from workbench.caching.cache_entries import ENTRIES, SCOPES, checksum
-from workbench.caching.scope import Scope, exact
+from workbench.caching.cache_entries import ENTRIES, SCOPES, entry_checksum
+from workbench.caching.scope import Scope, exact_scope_json
 from workbench.records import content_hash
 from workbench.state import open_engine
 
@@ -54,10 +54,12 @@ def filled(folder, n: int) -> tuple[SemanticCache, Ready]:
     now, said = cache._entries.now_us(), {"text": "answer", "model": "m", "usage": None, "tool_calls": []}
     rows = []
     for i in range(n):
-        payload = exact({"intent": f"q {i}", "response": said, "cost_nanos": 1})
-        question, vector = content_hash(exact(f"q {i}")), ready.vectors[i].tobytes()
+        payload = exact_scope_json({"intent": f"q {i}", "response": said, "cost_nanos": 1})
+        question, vector = content_hash(exact_scope_json(f"q {i}")), ready.vectors[i].tobytes()
         row = {"scope": key, "version": i + 1, "question": question, "vector": vector, "payload": payload}
-        rows.append(row | {"created_us": now, "used_us": now, "sha256": checksum(key, question, vector, payload, now)})
+        rows.append(
+            row | {"created_us": now, "used_us": now, "sha256": entry_checksum(key, question, vector, payload, now)}
+        )
     facts = {"tenant_id": '"acme"', "corpus_version": '"v1"', "version": n, "removed": 0, "entries": n}
     with engine.begin() as connection:
         connection.execute(ENTRIES.insert(), rows)

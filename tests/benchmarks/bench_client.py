@@ -29,7 +29,7 @@ from workbench.inference.call_attempt import Books
 from workbench.inference.client import Client
 from workbench.inference.messages import Response, Usage
 from workbench.inference.prices import load_prices
-from workbench.inference.rate_limits import Limit, RateLimiter
+from workbench.inference.rate_limits import RateLimit, RateLimiter
 from workbench.state import open_engine
 from workbench.telemetry.ledger import Ledger
 from workbench.telemetry.spans import Tracing
@@ -45,7 +45,7 @@ WARM = 20
 
 def books_of(engine: sa.Engine, parts: str) -> Books:
     books, ledger = Budgets(engine, DEFAULT_BUDGETS), Ledger(engine)
-    limiter = RateLimiter(engine, {MODEL: Limit(requests_per_minute=10**9)})
+    limiter = RateLimiter(engine, {MODEL: RateLimit(requests_per_minute=10**9)})
     match PARTS.index(parts):
         case 0:
             return Books(load_prices())

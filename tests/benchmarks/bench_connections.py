@@ -19,7 +19,7 @@ from time import perf_counter
 import httpx
 import numpy as np
 
-from workbench.inference.hosted_connections import one_request_each
+from workbench.inference.hosted_connections import one_connection_per_request
 
 ANSWER = b'{"choices": [{"message": {"role": "assistant", "content": "merge_asof"}}]}'
 ASKED = {"messages": [{"role": "user", "content": "How do I join two frames by their nearest key?" * 20}]}
@@ -80,7 +80,7 @@ def measure(client: httpx.Client, url: str, requests: int, threads: int) -> tupl
 def compare(name: str, url: str, verify: ssl.SSLContext | bool, requests: int) -> None:
     for threads in (1, 8):
         kept = measure(httpx.Client(verify=verify), url, requests, threads)
-        each = measure(one_request_each(httpx.Client(verify=verify)), url, requests, threads)
+        each = measure(one_connection_per_request(httpx.Client(verify=verify)), url, requests, threads)
         sys.stdout.write(LINE.format(name, threads, "kept", f"{kept[0]:.2f}", f"{kept[1]:.2f}", ""))
         added = f"+{each[0] - kept[0]:.2f}"
         sys.stdout.write(LINE.format(name, threads, "one for each request", f"{each[0]:.2f}", f"{each[1]:.2f}", added))

@@ -40,8 +40,8 @@ def measure(url: str) -> None:
     from workbench.costs import tables
     from workbench.costs.cost_bridge import cost_bridge
     from workbench.costs.focus import BillingAccount, focus_frame
-    from workbench.costs.spend import Spend, load_spend, spikes
-    from workbench.costs.unit_economics import margins
+    from workbench.costs.spend import Spend, load_spend, spend_spikes
+    from workbench.costs.unit_economics import customer_margins
 
     prices, ledger = load_prices(), Ledger(open_engine(url))
     started = time.process_time()
@@ -52,13 +52,13 @@ def measure(url: str) -> None:
     steps: dict[str, Callable[[], object]] = {
         "by user": lambda: tables.spend_table(spend, "user"),
         "by day, model": lambda: tables.spend_table(spend, "day", "model"),
-        "matrix": lambda: tables.matrix_table(spend),
-        "gaps": lambda: tables.gaps_table(spend),
-        "requests": lambda: tables.unit_table(spend),
-        "margins": lambda: tables.customers_table(margins(spend.matrix(), {})),
-        "tokens": lambda: tables.token_table(spend),
-        "waste": lambda: tables.waste_table(spend),
-        "spikes": lambda: spikes(spend, "user"),
+        "matrix": lambda: tables.spend_matrix_table(spend),
+        "gaps": lambda: tables.spend_gaps_table(spend),
+        "requests": lambda: tables.unit_cost_table(spend),
+        "margins": lambda: tables.customer_margins_table(customer_margins(spend.matrix(), {})),
+        "tokens": lambda: tables.token_cost_table(spend),
+        "waste": lambda: tables.spend_waste_table(spend),
+        "spikes": lambda: spend_spikes(spend, "user"),
         "bridge": lambda: cost_bridge(before, after, prices),
         "focus": lambda: focus_frame(spend, prices, BillingAccount("a")),
     }

@@ -19,7 +19,7 @@ from workbench.evaluation.compare import compare
 from workbench.inference.embedding import LOCAL_EMBEDDERS, Embedder, load_embedder
 from workbench.inference.prices import project_prices
 from workbench.retrieval.arms import make_arms
-from workbench.retrieval.ask_arms import ask, score
+from workbench.retrieval.ask_arms import ask_arm, score_arm
 from workbench.retrieval.searcher import Searcher
 
 STRATEGIES = ("full_text", "vector", "hybrid_rrf", "rescored:minilm")
@@ -46,14 +46,14 @@ def main(name: str, stores: Sequence[str], settings: Settings) -> None:
     print("| arm | nDCG@10 | USD per 1,000 | p50 ms | p95 ms |\n|---|---|---|---|---|")
     for arm in make_arms(["whole"], STRATEGIES, embedders=[*embedders], stores=stores):
         searcher.prepare(arm)
-        found = ask(
+        found = ask_arm(
             arm.name,
             lambda q: searcher.search(arm, q, 100),  # noqa: B023
             test.queries,
             shared_ms=lambda q: searcher.embedding_ms(arm, q),  # noqa: B023
             found=searcher.found,
         )
-        frames.append(score(found, test.queries, test.qrels, ["ndcg@10"]))
+        frames.append(score_arm(found, test.queries, test.qrels, ["ndcg@10"]))
         p50, p95 = np.quantile(list(found.latency_ms.values()), [0.5, 0.95])
         cost = searcher.cost_usd_per_1k(arm, test.queries, prices)
         print(f"| {arm.name} | {frames[-1]['value'].mean():.4f} | {cost:.6f} | {p50:.0f} | {p95:.0f} |", flush=True)

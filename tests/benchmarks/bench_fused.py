@@ -16,7 +16,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from workbench.config import load_settings
-from workbench.retrieval.postgres_server import drop_table, pgvector_url
+from workbench.retrieval.postgres_server import drop_server_table, pgvector_url
 from workbench.retrieval.scale import DIMENSION, synthetic_texts, synthetic_vectors
 from workbench.retrieval.store import ChunkRow, open_table
 from workbench.retrieval.strategies import RRF, Hybrid, Question, Weighted
@@ -71,7 +71,7 @@ def main() -> None:
                 kind = "ranks" if isinstance(hybrid.fusion, RRF) else "scores"
                 print(f"| {n:,} | {kind} | {two[0]:.1f} | {one[0]:.1f} | {ratio:.2f} |", flush=True)
     finally:
-        drop_table(url, name)
+        drop_server_table(url, name)
 
 
 if __name__ == "__main__":

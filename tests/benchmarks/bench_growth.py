@@ -91,8 +91,8 @@ def spans(folder: Path, n: int) -> Callable[[], object]:
 def ledger(folder: Path, n: int) -> Callable[[], object]:
     from tests.telemetry.rows import row
     from workbench.costs import tables
-    from workbench.costs.spend import load_spend, spikes
-    from workbench.costs.unit_economics import margins
+    from workbench.costs.spend import load_spend, spend_spikes
+    from workbench.costs.unit_economics import customer_margins
     from workbench.inference.budgets import Budgets
     from workbench.state import open_engine
     from workbench.telemetry.ledger import Ledger
@@ -113,8 +113,8 @@ def ledger(folder: Path, n: int) -> Callable[[], object]:
         for name in ("matrix", "gaps", "unit", "token", "waste"):
             getattr(tables, f"{name}_table")(spend)
         tables.spend_table(spend, "day", "model")
-        tables.customers_table(margins(spend.matrix(), {}))
-        spikes(spend, "user")
+        tables.customer_margins_table(customer_margins(spend.matrix(), {}))
+        spend_spikes(spend, "user")
 
     return steps
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from workbench.caching.cache_study import CachingParameters, Semantic
 from workbench.caching.notebook import CachingExperiment
-from workbench.caching.stream_replay import Replay, replay
+from workbench.caching.stream_replay import StreamReplay, replay_stream
 from workbench.caching.verifiers import Allows, Checks, LaterChecks, Verdict, VerifierUsed
 from workbench.config import load_settings
 from workbench.inference.embedding import load_embedder
@@ -62,7 +62,7 @@ def arms(run: CachingExperiment, semantic: Semantic) -> Iterator[tuple[str, floa
         yield f"guard @{accepted:g}, {name} later from {later.floor:g}", accepted, replace(later, checks=checks), price
 
 
-def row(name: str, found: Replay, run: CachingExperiment, usd: float) -> tuple[str, ...]:
+def row(name: str, found: StreamReplay, run: CachingExperiment, usd: float) -> tuple[str, ...]:
     """What one cache did on the test part."""
     part = run.study.parts["test"]
     own, checks = (found.hit & ~found.exact)[part], 1000 * found.checked[part].mean()
@@ -75,7 +75,7 @@ def row(name: str, found: Replay, run: CachingExperiment, usd: float) -> tuple[s
 def rows(run: CachingExperiment, semantic: Semantic, fills: int | None) -> Iterator[tuple[str, ...]]:
     """A row for each arm."""
     for name, threshold, way, usd in arms(run, semantic):
-        found = replay(run.study.stream, semantic.vectors, threshold=threshold, guard=way, fills=fills,
+        found = replay_stream(run.study.stream, semantic.vectors, threshold=threshold, guard=way, fills=fills,
                        blocks=semantic.blocks)  # fmt: skip
         yield row(name, found, run, usd)
 

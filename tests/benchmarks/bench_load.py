@@ -21,13 +21,13 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from workbench.caching.cache import ResponseCache
-from workbench.evalset.workload import Burst, Plan, draw_requests, numbered_topics
+from workbench.evalset.workload import TrafficBurst, TrafficPlan, draw_traffic, numbered_topics
 from workbench.inference.budgets import Budget, Budgets
 from workbench.inference.call_attempt import Books
 from workbench.inference.client import Client
 from workbench.inference.messages import Response, Usage
 from workbench.inference.prices import load_prices
-from workbench.inference.rate_limits import Limit, RateLimiter
+from workbench.inference.rate_limits import RateLimit, RateLimiter
 from workbench.stack.load import LoadReport, send_load
 from workbench.state import open_engine
 from workbench.telemetry.ledger import Ledger
@@ -52,14 +52,14 @@ class Load:
     limit_nanos: int
 
 
-def made_plan(requests: int) -> Plan:
+def made_plan(requests: int) -> TrafficPlan:
     """Two weeks of weekdays and nights, a burst of everybody and one of the largest tenant."""
     hours = [1, 1, 1, 1, 1, 2, 4, 8, 14, 18, 18, 16, 12, 15, 18, 18, 16, 12, 8, 6, 5, 4, 3, 2]
     bursts = (
-        Burst(datetime(2026, 11, 5, 10, tzinfo=UTC), 20, 0.05),
-        Burst(datetime(2026, 11, 11, 15, tzinfo=UTC), 5, 0.02, "tenant-0"),
+        TrafficBurst(datetime(2026, 11, 5, 10, tzinfo=UTC), 20, 0.05),
+        TrafficBurst(datetime(2026, 11, 11, 15, tzinfo=UTC), 5, 0.02, "tenant-0"),
     )
-    return Plan(seed=1, requests=requests, start=START, days=DAYS, zipf=1.0, typos=0.0, must_differ=0.0,
+    return TrafficPlan(seed=1, requests=requests, start=START, days=DAYS, zipf=1.0, typos=0.0, must_differ=0.0,
                 tenants=TENANTS, users={t: 40 for t in TENANTS}, openings={"": 1.0}, closings={"": 1.0},
                 hours=hours, weekdays=[10, 11, 11, 10, 8, 2, 2], bursts=bursts)  # fmt: skip
 
@@ -70,12 +70,12 @@ def made_load(url: str, requests: int) -> Load:
     each = prices.cost_nanos(MODEL, USED)
     limit = each * max(6 * requests // 1000, 5)
     budgets = Budgets(engine, (Budget(limit / 1e9, "day", by=("tenant_id",)), Budget(100.0, "total")), clock)
-    limiter = RateLimiter(engine, {MODEL: Limit(requests_per_minute=max(requests // 3000, 1))}, clock)
+    limiter = RateLimiter(engine, {MODEL: RateLimit(requests_per_minute=max(requests // 3000, 1))}, clock)
     books = Books(prices, budgets, Ledger(engine, clock), limiter, clock=clock)
     model = ScriptedModel(lambda request: Response("merge_asof", MODEL, USED), clock=clock)
     client = Client({"": model}, books, cache=ResponseCache(engine, clock=clock))
     topics = numbered_topics(TENANTS, max(requests // 20, 50))
-    return Load(engine, client, draw_requests(topics, made_plan(requests)), limit)
+    return Load(engine, client, draw_traffic(topics, made_plan(requests)), limit)
 
 
 def check_books(load: Load, report: LoadReport) -> None:

@@ -17,8 +17,8 @@ from typing import Any
 
 from tests.evalset.test_log_fuzz import CONTENTS
 from tests.evalset.test_log_tools import PRICES
-from workbench.evalset.imports.log_import import EVALS, TOOLS, Choices, import_log, ledger_rows, read_log
-from workbench.evalset.imports.outcome_tables import Repairs
+from workbench.evalset.imports.log_import import EVALS, TOOLS, LogChoices, import_log, ledger_rows_of_log, read_log
+from workbench.evalset.imports.outcome_tables import OutcomeRepairs
 
 
 def many(tool: str, rows: int, folder: Path) -> None:
@@ -69,12 +69,12 @@ def measured(tool: str, rows: int) -> str:
         read = time.process_time() - started
         score = {"inspect": "match", "lm-eval": "acc,none"}.get(tool, "")
         costs = {call.model: 1.0 for call in log.calls if score and call.usd is None}
-        choices = Choices(score, Repairs(costs=costs, drop_incomplete=tool in EVALS))
+        choices = LogChoices(score, OutcomeRepairs(costs=costs, drop_incomplete=tool in EVALS))
         started = time.process_time()
         import_log(log, Path(place) / "out", PRICES, choices=choices)
         written = time.process_time() - started
         started = time.process_time()
-        count = len(ledger_rows(log, PRICES, "eval"))
+        count = len(ledger_rows_of_log(log, PRICES, "eval"))
         booked = time.process_time() - started
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         return (

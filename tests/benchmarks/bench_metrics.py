@@ -46,7 +46,7 @@ def ours(folder: Path) -> list[float]:
     import polars as pl
 
     from workbench.evaluation.compare import compare
-    from workbench.retrieval.metrics import measure_all, rank
+    from workbench.retrieval.metrics import measure_all, rank_hits
 
     table = pl.read_parquet(folder / "qrels.parquet")
     qrels: dict[str, dict[str, int]] = {}
@@ -55,7 +55,7 @@ def ours(folder: Path) -> list[float]:
     items = pl.DataFrame({"item_id": list(qrels), "cluster": [f"c{i // 3}" for i in range(len(qrels))]})
     frames, first = [], []
     for path in sorted(folder.glob("arm*.parquet")):
-        values = measure_all(rank(pl.read_parquet(path)), qrels, METRICS)
+        values = measure_all(rank_hits(pl.read_parquet(path)), qrels, METRICS)
         frames += [items.with_columns(arm=pl.lit(path.stem), metric=pl.lit(m), value=v) for m, v in values.items()]
         first.append(float(values[METRICS[0]].mean()))
     scores = pl.concat(frames)

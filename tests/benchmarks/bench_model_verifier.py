@@ -19,7 +19,7 @@ from workbench.caching.verifiers import MODEL_LEAST, ModelVerifier, Verdict
 from workbench.config import load_settings
 from workbench.inference.client import Client
 from workbench.inference.recordings import FOLDER, Recordings
-from workbench.quality.licence import Agreement, LicenceRule, measure_agreement
+from workbench.quality.licence import JudgeAgreement, LicenceRule, measure_agreement
 
 NAME = "local/smollm2-135m"
 RECORDED = "verifier-smollm2-135m.jsonl"
@@ -43,7 +43,7 @@ def verdicts(client: Client, folder: Path, *, usd: float | None) -> list[Verdict
     return ModelVerifier(client, NAME, least=0.0, max_cost_usd=usd).check([pair for pair, *_ in drawn(folder)])
 
 
-def agreement(found: Sequence[Verdict], folder: Path) -> Agreement:
+def agreement(found: Sequence[Verdict], folder: Path) -> JudgeAgreement:
     """Agreement of its words with the labels, where it said one."""
     said = [(v.agrees, same, cluster) for v, (_, same, cluster) in zip(found, drawn(folder), strict=True)
             if v.probability is not None]  # fmt: skip

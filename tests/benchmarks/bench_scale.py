@@ -13,21 +13,21 @@ from pathlib import Path
 
 from workbench.config import load_settings
 from workbench.retrieval.postgres_server import pgvector_url
-from workbench.retrieval.scale import DIMENSION, STEPS, Scale, machine, measure_step, today
+from workbench.retrieval.scale import DIMENSION, STEPS, Scale, measure_scale_step, scale_day, scale_machine
 
 
 def main(out: Path, max_rows: int) -> None:
     settings = load_settings()
     places = {"lance": settings.cache / "scale", "postgres": pgvector_url(settings)}
-    scale = Scale.load(out) if out.is_file() else Scale(machine(), today(), DIMENSION, ())
+    scale = Scale.load(out) if out.is_file() else Scale(scale_machine(), scale_day(), DIMENSION, ())
     for rows in [n for n in STEPS if n <= max_rows]:
         for kind, place in places.items():
             if any(p.store == kind and p.rows == rows for p in scale.points):
                 continue
             started = time.perf_counter()
-            scale = replace(scale, points=(*scale.points, *measure_step(kind, place, rows)))
+            scale = replace(scale, points=(*scale.points, *measure_scale_step(kind, place, rows)))
             scale.save(out)
-            print(f"{kind}, {rows:,} rows: {time.perf_counter() - started:.0f} s, {machine()}", flush=True)
+            print(f"{kind}, {rows:,} rows: {time.perf_counter() - started:.0f} s, {scale_machine()}", flush=True)
 
 
 if __name__ == "__main__":

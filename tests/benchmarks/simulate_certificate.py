@@ -19,8 +19,14 @@ import polars as pl
 
 from workbench.caching.cache_study import CachingParameters
 from workbench.caching.notebook import CachingExperiment
-from workbench.caching.stream_replay import shadow
-from workbench.caching.threshold_certificate import GRID, Counts, count, effective_clusters, simulate
+from workbench.caching.stream_replay import shadow_hits
+from workbench.caching.threshold_certificate import (
+    GRID,
+    HitCounts,
+    count_hits,
+    effective_hit_clusters,
+    simulate_certificates,
+)
 from workbench.config import load_settings
 from workbench.evalset.traffic import RequestStream
 from workbench.inference.embedding import load_embedder
@@ -34,7 +40,7 @@ SHARED = Path(os.environ.get("WORKBENCH_SHARED_DATA", ROOT.parent / "shared" / "
 COARSE = GRID[::4]
 
 
-def made_up(seed: int = 0, m: int = 80, n: int = 8000, *, verified: bool = False) -> Counts:
+def made_up(seed: int = 0, m: int = 80, n: int = 8000, *, verified: bool = False) -> HitCounts:
     """Traffic of unequal clusters, and one further cluster, all false, that makes a tenth of all false hits."""
     rng = np.random.default_rng(seed)
     weights = (np.arange(m) + 1.0) ** -0.6
@@ -45,12 +51,12 @@ def made_up(seed: int = 0, m: int = 80, n: int = 8000, *, verified: bool = False
         kept = rng.random(n) < np.where(false, 0.1, 0.5)
         cluster, scores, false = cluster[kept], scores[kept], false[kept]
     heavy = rng.choice(scores[false], int(false.sum() / 9))
-    return count(
+    return count_hits(
         np.r_[scores, heavy], np.r_[false, np.ones(heavy.size, bool)], np.r_[cluster, np.full(heavy.size, m)], COARSE
     )
 
 
-def banking() -> Counts | None:
+def banking() -> HitCounts | None:
     """Nearest earlier questions of BANKING77; those of one intent may share an answer."""
     file = SHARED / "caching" / "banking77" / "stream.jsonl"
     if not file.is_file():
@@ -63,11 +69,11 @@ def banking() -> Counts | None:
     )  # fmt: skip
     stream, settings = RequestStream.of(frame), load_settings()
     vectors, _ = VectorCache(settings.cache / "vectors.sqlite").embed(stream.queries, load_embedder("minilm", settings))
-    found, codes = shadow(stream, vectors), np.unique(np.array(stream.clusters), return_inverse=True)[1]
-    return count(np.where(found.exact, -np.inf, found.similarity)[1000:], found.false[1000:], codes[1000:], COARSE)
+    found, codes = shadow_hits(stream, vectors), np.unique(np.array(stream.clusters), return_inverse=True)[1]
+    return count_hits(np.where(found.exact, -np.inf, found.similarity)[1000:], found.false[1000:], codes[1000:], COARSE)
 
 
-def populations(*, verified: bool) -> Iterator[tuple[str, Counts]]:
+def populations(*, verified: bool) -> Iterator[tuple[str, HitCounts]]:
     """Whole populations by name."""
     yield "one cluster of a tenth of false hits", made_up(verified=verified)
     if not verified and (found := banking()):
@@ -76,16 +82,16 @@ def populations(*, verified: bool) -> Iterator[tuple[str, Counts]]:
     semantic = bench.semantic()
     way = list(semantic.shadows)[-1] if verified else "similarity"
     found = bench.study.counts(semantic.shadows[way], slice(bench.parameters.warmup, None))
-    yield f"docs_qa, {way}", Counts(COARSE, found.hits[:, ::4], found.false[:, ::4], found.requests)
+    yield f"docs_qa, {way}", HitCounts(COARSE, found.hits[:, ::4], found.false[:, ::4], found.requests)
 
 
 def main(draws: int, *, verified: bool) -> None:
     kept = True
     for name, counts in populations(verified=verified):
-        hits, effective = counts.hits.sum(0)[-1], effective_clusters(counts)[-1]
+        hits, effective = counts.hits.sum(0)[-1], effective_hit_clusters(counts)[-1]
         print(f"\n{name}: {hits:.0f} hits, {len(counts.hits)} clusters that count as {effective:.0f}")
         for alpha in ALPHAS:
-            for trial in simulate(counts, alpha, 0.95, draws=draws, methods=(METHOD,)):
+            for trial in simulate_certificates(counts, alpha, 0.95, draws=draws, methods=(METHOD,)):
                 allowed = ALLOWED[trial.design]
                 good = trial.broken <= allowed
                 kept &= good

@@ -16,20 +16,20 @@ from fractions import Fraction
 import numpy as np
 import polars as pl
 
-from workbench.caching.cache_claims import CacheArm, CacheResult, make_claim
+from workbench.caching.cache_claims import CacheArm, CacheResult, make_cache_claim
 from workbench.caching.cache_study import CacheStudy, CachingParameters
-from workbench.caching.threshold_certificate import Certificate, Counts
+from workbench.caching.threshold_certificate import HitCounts, ThresholdCertificate
 from workbench.config import load_settings
 from workbench.evalset.evalset import load_evalset
 from workbench.evalset.gates import PairLimit
 from workbench.evaluation.decision import ArmFacts, decide, make_claims
-from workbench.evaluation.flip_points import flip_points, watched
+from workbench.evaluation.flip_points import decided_at_prices, flip_points
 from workbench.inference.prices import PriceTable, load_prices, project_prices
 from workbench.records import Claim, Decision, Fingerprint, FlipPoint, Rule
 from workbench.routing.notebook import RoutingParameters, _load_outcomes
 from workbench.routing.policies import one_model
 from workbench.routing.recorded_outcomes import load_prompts
-from workbench.routing.routed_arms import RoutedArm, route_all
+from workbench.routing.routed_arms import RoutedArm, route_all_prompts
 
 RATES = {"small input": 2e-7, "small output": 1e-6, "large input": 3e-6, "large output": 1.5e-5, "search": 1e-7,
          "search rows": 2e-8, "own as declared": 1.0}  # fmt: skip
@@ -127,13 +127,13 @@ class DrawnCaches:
         results = [CacheResult(CacheArm("off"), None, counts(0, 0), 0.0, 0.0, study.cost(0, 0, CacheArm("off")))]
         arms = (CacheArm("exact"), CacheArm("semantic", 0.9), CacheArm("semantic", 0.8))
         for arm, hit, wrong, high in zip(arms, self.hits, self.wrong, self.high, strict=True):
-            told = Certificate(bool(high <= rule.margin), arm.threshold or 1, 1000, round(1000 * wrong), 60, wrong / 2,
-                               high, high, 1.0, (10, 20), "")  # fmt: skip
+            told = ThresholdCertificate(bool(high <= rule.margin), arm.threshold or 1, 1000, round(1000 * wrong), 60,
+                                        wrong / 2, high, high, 1.0, (10, 20), "")  # fmt: skip
             served = counts(1000, round(1000 * wrong))
             cost = study.cost(hit * scale, hit * wrong * scale, arm)
             results.append(CacheResult(arm, told, served, hit * scale, hit * wrong * scale, cost))
         limit = PairLimit.of(0)
-        claims = tuple(make_claim(r, rule, must_differ_limit=limit, amounts=study.amounts(r)) for r in results)
+        claims = tuple(make_cache_claim(r, rule, must_differ_limit=limit, amounts=study.amounts(r)) for r in results)
         order = {c.arm: i for i, c in enumerate(claims)}
         rates = rates | {"embed_query": study.prices.rate("embed_query")}
         return written(claims, rule, decide(claims, rule, order=order), rates)
@@ -152,10 +152,10 @@ class DrawnCaches:
         return self.decision(self.rule, {k: usd * (value if k == thing else 1.0) for k, usd in self.rates.items()})
 
 
-def counts(hits: int, false: int) -> Counts:
+def counts(hits: int, false: int) -> HitCounts:
     """So many hits, spread over 50 clusters."""
     each = [np.full((50, 1), n / 50) for n in (hits, false)]
-    return Counts(np.array([1.0]), *each, np.full(50, 60.0))
+    return HitCounts(np.array([1.0]), *each, np.full(50, 60.0))
 
 
 def written(claims: tuple[Claim, ...], rule: Rule, found: object, rates: dict[str, float], **more: int) -> Decision:
@@ -203,7 +203,7 @@ def recorded_changes(n: int, seed: int = 0) -> Iterator[Change]:
     def decision(prices: PriceTable) -> Decision:
         outcomes = _load_outcomes(evalset, RoutingParameters(), prices)[0].part("test")
         one = [one_model(outcomes.models.index(a), outcomes.models, outcomes.cost_usd.mean(0)) for a in accepted.arms]
-        scored = route_all([RoutedArm(router, i) for i, router in enumerate(one)], outcomes, "test")
+        scored = route_all_prompts([RoutedArm(router, i) for i, router in enumerate(one)], outcomes, "test")
         claims = make_claims(scored.of("correctness"), scored.facts, accepted.rule)
         found = decide(claims, accepted.rule, order={f.name: f.order for f in scored.facts}, n_dev_clusters=40)
         rates = {name: prices.rate(name) for c in claims for name in c.amounts}
@@ -215,7 +215,7 @@ def recorded_changes(n: int, seed: int = 0) -> Iterator[Change]:
         factors = {m: Fraction(10 ** float(rng.normal(2, 1.5))) for m in load_prompts(evalset).models}
         models = {m: {k: v * factors.get(m, 1) for k, v in row.items()} for m, row in prices.models.items()}
         other = replace(prices, models=models)
-        again, foretold = decision(other), watched(first, other)
+        again, foretold = decision(other), decided_at_prices(first, other)
         same = (again.verdict, again.arm) == (first.verdict, first.arm)
         right = (
             foretold is None if same else foretold and (foretold.verdict, foretold.arm) == (again.verdict, again.arm)

@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
-from workbench.evaluation.compare import bootstrap_t, classify
+from workbench.evaluation.compare import bootstrap_t, classify_difference
 from workbench.evaluation.decision import ArmFacts, make_claims
 from workbench.evaluation.power import clusters_needed
 from workbench.records import Claim, Rule
@@ -104,7 +104,7 @@ def gets(
         values = effect + (values - effect + (draw(rng, clusters, effect) - effect)) / np.sqrt(2)
     bounds = bootstrap_t(values, clusters, confidence=1 - ALPHA, draws=resamples, seed=int(rng.integers(2**31)))
     found = zip(values, bounds.low, bounds.high, strict=True)
-    return any(classify(d, clusters, low=lo, high=hi, margin=margin)[0] == status for d, lo, hi in found)
+    return any(classify_difference(d, clusters, low=lo, high=hi, margin=margin)[0] == status for d, lo, hi in found)
 
 
 def covers(rng: np.random.Generator, *, draw: Draw, m: int, truth: float) -> bool:
@@ -159,7 +159,7 @@ def few_differ(rng: np.random.Generator, status: str, *, m: int, differing: int)
     values = np.where(np.isin(clusters, touched), rng.choice([-1.0, 1.0]), 0.0)
     margin = rng.choice([0.001, 0.02, 0.5])
     bounds = bootstrap_t(values[None], clusters, draws=RESAMPLES, seed=int(rng.integers(2**31)))
-    return classify(values, clusters, low=bounds.low[0], high=bounds.high[0], margin=margin)[0] == status
+    return classify_difference(values, clusters, low=bounds.low[0], high=bounds.high[0], margin=margin)[0] == status
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,15 @@ from workbench.evalset.evalset import load_evalset
 from workbench.inference.encoders import MiniLM
 from workbench.records import Decision
 from workbench.retrieval.arms import build_arm
-from workbench.retrieval.ask_arms import ask
-from workbench.retrieval.passages import LOST, WIDEST, PassageEvidence, calibrate, evidence_of, passages_table
+from workbench.retrieval.ask_arms import ask_arm
+from workbench.retrieval.passages import (
+    LOST,
+    WIDEST,
+    PassageEvidence,
+    calibrate_passages,
+    passage_evidence_of,
+    passages_table,
+)
 from workbench.retrieval.searcher import Searcher
 
 
@@ -31,8 +38,8 @@ def evidence(evalset: str = "docs_qa") -> tuple[PassageEvidence, PassageEvidence
     parts = []
     for split in ("dev", "test"):
         part = found.split(split)
-        run = ask(arm.name, lambda query: searcher.search(arm, query, WIDEST), part.queries).run
-        parts.append(evidence_of(run, part, partial(searcher.nearest, arm), cache(searcher.tokens)))
+        run = ask_arm(arm.name, lambda query: searcher.search(arm, query, WIDEST), part.queries).run
+        parts.append(passage_evidence_of(run, part, partial(searcher.nearest, arm), cache(searcher.tokens)))
     return parts[0], parts[1], arm.name
 
 
@@ -47,12 +54,12 @@ def main() -> None:
     """Print the table and the losses."""
     draws = int(sys.argv[1]) if len(sys.argv) > 1 else 500
     dev, test, arm = evidence()
-    print(passages_table(dev, test, calibrate(dev, arm)))
+    print(passages_table(dev, test, calibrate_passages(dev, arm)))
     every, rng, n_dev = joined(dev, test), np.random.default_rng(0), int(dev.families.max()) + 1
     lost, passages = [], []
     for _ in range(draws):
         order = rng.permutation(int(every.families.max()) + 1)
-        limits, rest = calibrate(every.take(order[:n_dev]), arm), every.take(order[n_dev:])
+        limits, rest = calibrate_passages(every.take(order[:n_dev]), arm), every.take(order[n_dev:])
         asked = rest.first > 0
         refused = rest.nearest < (limits.closeness or -np.inf)
         lost.append([rest.by_family(v, asked).mean() for v in (rest.first > limits.passages, refused)])

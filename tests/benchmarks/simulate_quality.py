@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from workbench.quality.monitoring import QualityWatch, scan
+from workbench.quality.monitoring import QualityWatch, scan_quality_weeks
 
 WEEKLY, WEEKS, BASELINE_WEEKS, RUNS, NO_DROP = 200, 26, 26, 2000, 20_000
 STEP, AT_ONCE = 0.005, 1000  # between the rates that critical values are found at; series that are scanned at a time
@@ -47,7 +47,9 @@ def watch_alarms(baseline: Floats, weeks: Floats, baseline_weeks: int, watch: Qu
     limits = np.array([watch.critical(information, float(rate)) for rate in rates])[which]
     out = []
     for part in np.array_split(np.arange(len(weeks)), max(len(weeks) // AT_ONCE, 1)):
-        over = scan(np.column_stack([baseline[part], weeks[part]]), information).max(axis=2) > limits[part]
+        over = (
+            scan_quality_weeks(np.column_stack([baseline[part], weeks[part]]), information).max(axis=2) > limits[part]
+        )
         out.append(np.where(over.any(1), over.argmax(1) + 1.0, np.inf))
     return np.concatenate(out)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from workbench.evaluation.compare import bootstrap_t
-from workbench.evaluation.repeats import MORE_QUESTIONS, MORE_REPEATS, Components, components
+from workbench.evaluation.repeats import MORE_QUESTIONS, MORE_REPEATS, Components, repeat_components
 
 CONFIDENCE = 0.975  # one side of 95 %
 EQUAL = 0.05
@@ -72,7 +72,7 @@ def parts_ratio(nest: Nest, draws: int) -> np.ndarray:
     found = []
     for seed in range(draws):
         values, clusters = nest.draw(np.random.default_rng(seed))
-        told, true = components(values, clusters), true_parts(nest, clusters)
+        told, true = repeat_components(values, clusters), true_parts(nest, clusters)
         found.append([told.families / true.families, told.items / true.items, told.repeats / true.repeats])
     return np.mean(found, axis=0)
 
@@ -91,7 +91,7 @@ def advice_right(draws: int) -> tuple[float, float, dict[str, int]]:
         sd = tuple(np.sqrt(rng.dirichlet((1, 1, 1))))
         nest = Nest("", int(rng.integers(30, 200)), int(rng.integers(1, 6)), int(rng.integers(2, 6)), sd, binary=False)
         values, clusters = nest.draw(np.random.default_rng(seed))
-        advice, true = components(values, clusters).better(), true_parts(nest, clusters)
+        advice, true = repeat_components(values, clusters).better(), true_parts(nest, clusters)
         questions, repeats = true.after(questions=MORE_QUESTIONS) ** 0.5, true.after(repeats=MORE_REPEATS) ** 0.5
         ratio = repeats / questions  # above 1: questions narrow the interval more
         right.append(abs(ratio - 1) <= EQUAL if advice == "either" else (ratio >= 1) == (advice == "questions"))

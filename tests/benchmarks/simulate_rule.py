@@ -19,11 +19,11 @@ import polars as pl
 from scipy import stats
 
 from tests.benchmarks.simulate_gate import ALPHA, SIZES, Check, clusters_of, normal, quality, right
-from workbench.evaluation.compare import compare, pairwise, spent
-from workbench.evaluation.decision import ArmFacts, Outcome, Values, claims_of, decide, make_claims, pairwise_of
-from workbench.evaluation.finalists import screen
+from workbench.evaluation.compare import compare, pairwise, spent_confidence
+from workbench.evaluation.decision import ArmFacts, ArmValues, Outcome, claims_of, decide, make_claims, pairwise_of
+from workbench.evaluation.finalists import screen_arms
 from workbench.evaluation.gate import check_gate
-from workbench.evaluation.power import TARGET, clusters_needed, each_of
+from workbench.evaluation.power import TARGET, chance_of_each, clusters_needed
 from workbench.records import Claim, Decision, Fingerprint, Rule
 
 KINDS = {"0/1": (right, 0.8), "graded": (quality, 0.55)}  # and the mean of an arm that loses nothing
@@ -53,10 +53,10 @@ class Split:
             return values
         return np.where(normal(self.rng, self.clusters, 0.0) < stats.norm.ppf(-effect / self.mean), 0.0, values)
 
-    def values(self, arms: Sequence[np.ndarray]) -> Values:
+    def values(self, arms: Sequence[np.ndarray]) -> ArmValues:
         """The arms as the engine reads them."""
         rows = np.stack(arms).astype(float)
-        return Values(rows, rows, rows, self.clusters, np.ones(len(rows)))
+        return ArmValues(rows, rows, rows, self.clusters, np.ones(len(rows)))
 
     def frame(self, arms: Sequence[np.ndarray]) -> pl.DataFrame:
         """The arms as a frame of scores."""
@@ -104,7 +104,7 @@ def seed_of(rng: np.random.Generator) -> int:
 
 
 def judge(
-    values: Values, facts: Sequence[ArmFacts], rule: Rule, *, seed: int, n_dev: int = DEV
+    values: ArmValues, facts: Sequence[ArmFacts], rule: Rule, *, seed: int, n_dev: int = DEV
 ) -> tuple[tuple[Claim, ...], Outcome]:
     """Claims and decision by the rule."""
     claims = claims_of(values, facts, rule, pairwise_of(values, rule, seed=seed, draws=RESAMPLES), resampled=True)
@@ -141,7 +141,7 @@ def from_dev_on(rng: np.random.Generator, *, world: World, m: int) -> dict[str, 
     """The same with the arms picked on dev, on the same scores by both rules."""
     (few, on_dev), (split, arms) = world.split(rng, DEV), world.split(rng, m)
     dev, test, rule, seed = few.frame(on_dev), split.frame(arms), world.rule(), seed_of(rng)
-    found = screen(dev, world.facts, rule, test_clusters=m, seed=seed)
+    found = screen_arms(dev, world.facts, rule, test_clusters=m, seed=seed)
     at = [i for i, f in enumerate(world.facts) if f.name in found.names]
     _, said = judge(split.values([arms[i] for i in at]), [world.facts[i] for i in at], rule, seed=seed)
     old, sure = earlier_rule(dev, test, world, seed=seed)
@@ -217,8 +217,8 @@ def asked_for(world: World) -> int:
     return clusters_needed(
         float(one.se[0, 1] * n**0.5),
         world.margin,
-        confidence=each_of(spent(1 - ALPHA, 1), others),
-        power=each_of(TARGET, others),
+        confidence=chance_of_each(spent_confidence(1 - ALPHA, 1), others),
+        power=chance_of_each(TARGET, others),
         differing=float(one.differ[0, 1]) / n,
     )
 
@@ -241,7 +241,7 @@ def as_asked(rng: np.random.Generator, *, world: World) -> dict[str, float]:
 def as_screened(rng: np.random.Generator, *, world: World, m: int) -> dict[str, float]:
     """The chance that the screen tells beside the arms that it lets through, and whether it comes true."""
     (few, on_dev), (split, arms) = world.split(rng, DEV), world.split(rng, m)
-    found = screen(few.frame(on_dev), world.facts, world.rule(), test_clusters=m, seed=seed_of(rng))
+    found = screen_arms(few.frame(on_dev), world.facts, world.rule(), test_clusters=m, seed=seed_of(rng))
     at = [i for i, f in enumerate(world.facts) if f.name in found.names]
     facts = [world.facts[i] for i in at]
     claims, _ = judge(split.values([arms[i] for i in at]), facts, world.rule(), seed=seed_of(rng))

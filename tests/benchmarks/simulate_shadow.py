@@ -22,7 +22,7 @@ from workbench.inference.call_attempt import Books
 from workbench.inference.client import Client
 from workbench.inference.messages import Request, Response, Usage
 from workbench.inference.prices import load_prices
-from workbench.quality.monitoring import growth, mixed, stakes
+from workbench.quality.monitoring import bet_stakes, capital_growth, mixed_capital
 from workbench.quality.shadow import Shadow
 from workbench.quality.shadow_pairs import ShadowEvidence
 from workbench.state import open_engine
@@ -72,8 +72,8 @@ def first_looks(x: Floats, margin: float = MARGIN, delta: float = DELTA) -> tupl
     """Look at which each path would first be said to hold, and to be broken; infinite for never."""
     out = []
     for values, mean in ((x, -margin), (-x, margin)):
-        bets = stakes(mean, margin)
-        over = mixed(growth(values, mean, bets).cumsum(axis=1)) >= -np.log(delta)
+        bets = bet_stakes(mean, margin)
+        over = mixed_capital(capital_growth(values, mean, bets).cumsum(axis=1)) >= -np.log(delta)
         out.append(np.where(over.any(1), over.argmax(1) + 1.0, np.inf))
     return out[0], out[1]
 

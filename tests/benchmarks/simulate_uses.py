@@ -22,7 +22,7 @@ from tests.benchmarks.simulate_rule import (
     prices,
     seed_of,
 )
-from workbench.evaluation.compare import bootstrap_t, compare, pairwise, spent
+from workbench.evaluation.compare import bootstrap_t, compare, pairwise, spent_confidence
 from workbench.evaluation.decision import ArmFacts
 from workbench.records import Rule
 
@@ -32,7 +32,7 @@ Next = Callable[[Split, list[np.ndarray], float], np.ndarray]
 
 # Share of alpha that a use gets, by its number.
 SCHEDULES: dict[str, Callable[[int], float]] = {
-    "3/5, then half of the rest": lambda use: (1 - spent(1 - ALPHA, use)) / ALPHA,
+    "3/5, then half of the rest": lambda use: (1 - spent_confidence(1 - ALPHA, use)) / ALPHA,
     "6 / (pi k)^2": lambda use: 6 / (np.pi * use) ** 2,
     "1 / (k (k + 1))": lambda use: 1 / (use * (use + 1)),
     "uniform over 20": lambda use: 1 / 20 if use <= 20 else 1e-9,

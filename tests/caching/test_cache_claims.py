@@ -5,15 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from workbench.caching.cache_claims import CacheArm, CacheResult, PairsServed, make_claim, sentence_of
+from workbench.caching.cache_claims import CacheArm, CacheResult, PairsServed, cache_sentence, make_cache_claim
 from workbench.caching.guard import Guard
-from workbench.caching.threshold_certificate import Certificate, Counts
+from workbench.caching.threshold_certificate import HitCounts, ThresholdCertificate
 from workbench.evalset.gates import PairLimit
 from workbench.evaluation.decision import decide
 from workbench.records import Decision, Fingerprint, Rule
 
 RULE = Rule("false_hit_rate", "usd_per_1k_requests", "off", 0.05, 0.95, direction="lower")
-CERTIFIED = Certificate(True, 0.9, 1000, 20, 60, 0.012, 0.03, 0.029, 1.2, None, "walk")
+CERTIFIED = ThresholdCertificate(True, 0.9, 1000, 20, 60, 0.012, 0.03, 0.029, 1.2, None, "walk")
 REFUSED = replace(
     CERTIFIED, certified=False, high=0.07, labels_needed=(400, 900), note="between 400 and 900 more labelled hits"
 )
@@ -23,7 +23,7 @@ HOPELESS = replace(CERTIFIED, certified=False, low=0.06, high=0.1, note="no numb
 def served(false, hits=1000, clusters=50):
     each = np.full((clusters, 1), hits / clusters)
     wrong = np.full((clusters, 1), false / clusters)
-    return Counts(np.array([1.0]), each, wrong, np.full(clusters, 60.0))
+    return HitCounts(np.array([1.0]), each, wrong, np.full(clusters, 60.0))
 
 
 def off():
@@ -39,10 +39,10 @@ def exact(certificate, *, false=0, cost=1.8):
 
 
 def outcome(*results, synthetic=False):
-    claims = tuple(make_claim(r, RULE, must_differ_limit=PairLimit.of(0)) for r in results)
+    claims = tuple(make_cache_claim(r, RULE, must_differ_limit=PairLimit.of(0)) for r in results)
     order = {r.arm.name: i for i, r in enumerate(results)}
     found = decide(claims, RULE, order=order, synthetic=synthetic)
-    return found, claims, sentence_of(found, results, claims, RULE)
+    return found, claims, cache_sentence(found, results, claims, RULE)
 
 
 def test_a_certified_cache_that_keeps_its_promise_later_is_chosen():
@@ -75,14 +75,15 @@ def test_where_no_labels_would_help_the_cache_stays_off():
 
 @pytest.mark.parametrize(("false", "status"), [(49, "holds"), (55, "inconclusive"), (120, "broken")])
 def test_later_traffic_can_take_a_certificate_back(false, status):
-    assert make_claim(semantic(CERTIFIED, false=false), RULE, must_differ_limit=PairLimit.of(0)).status == status
+    assert make_cache_claim(semantic(CERTIFIED, false=false), RULE, must_differ_limit=PairLimit.of(0)).status == status
 
 
 def test_one_must_differ_pair_too_many_breaks_the_arm():
     assert (
-        make_claim(semantic(CERTIFIED, pairs=PairsServed(1)), RULE, must_differ_limit=PairLimit.of(1)).status == "holds"
+        make_cache_claim(semantic(CERTIFIED, pairs=PairsServed(1)), RULE, must_differ_limit=PairLimit.of(1)).status
+        == "holds"
     )
-    claim = make_claim(semantic(CERTIFIED, pairs=PairsServed(2)), RULE, must_differ_limit=PairLimit.of(1.0))
+    claim = make_cache_claim(semantic(CERTIFIED, pairs=PairsServed(2)), RULE, must_differ_limit=PairLimit.of(1.0))
     assert claim.status == "broken"
     assert claim.note.endswith("serves 2 must-differ pairs (limit 1)")
 
@@ -92,7 +93,7 @@ def test_one_must_differ_pair_too_many_breaks_the_arm():
 )
 def test_a_limit_that_is_a_share_goes_by_the_bounds_of_the_share(low, high, status):
     pairs = PairsServed(4, 400, low, high, 30, 100)
-    claim = make_claim(semantic(CERTIFIED, pairs=pairs), RULE, must_differ_limit=PairLimit.of(0.02))
+    claim = make_cache_claim(semantic(CERTIFIED, pairs=pairs), RULE, must_differ_limit=PairLimit.of(0.02))
     assert claim.status == status
     assert (f"at most {100 * high:.1f} % of such (limit 0.02)" in claim.note) == (status != "holds")
     assert "4 of 400" in pairs.sentence()
@@ -101,14 +102,14 @@ def test_a_limit_that_is_a_share_goes_by_the_bounds_of_the_share(low, high, stat
 
 def test_exact_repeats_serve_no_pair_and_need_no_proof_of_it():
     clean = replace(exact(replace(CERTIFIED, false=0)), pairs=PairsServed(0, 10, 0.0, 0.3))
-    assert make_claim(clean, RULE, must_differ_limit=PairLimit.of(0.02)).status == "identical"
+    assert make_cache_claim(clean, RULE, must_differ_limit=PairLimit.of(0.02)).status == "identical"
 
 
 def test_exact_repeats_need_no_certificate_until_one_got_another_answer():
     clean = replace(REFUSED, false=0)
-    assert make_claim(exact(clean), RULE, must_differ_limit=PairLimit.of(0)).status == "identical"
-    assert make_claim(exact(REFUSED), RULE, must_differ_limit=PairLimit.of(0)).status == "inconclusive"
-    assert make_claim(exact(CERTIFIED, false=10), RULE, must_differ_limit=PairLimit.of(0)).status == "holds"
+    assert make_cache_claim(exact(clean), RULE, must_differ_limit=PairLimit.of(0)).status == "identical"
+    assert make_cache_claim(exact(REFUSED), RULE, must_differ_limit=PairLimit.of(0)).status == "inconclusive"
+    assert make_cache_claim(exact(CERTIFIED, false=10), RULE, must_differ_limit=PairLimit.of(0)).status == "holds"
     assert outcome(off(), exact(clean), semantic(HOPELESS))[0].arm == "exact"
 
 

@@ -6,9 +6,9 @@ import pytest
 
 from tests.caching.scripted_vendor import Part, ScriptedVendor
 from tests.caching.test_prompt_cache_tables import cells
-from workbench.caching.prompt_cache import load_vendors
-from workbench.caching.prompt_cache_tables import billed_table, prompt_tables
-from workbench.caching.prompt_calls import CALLS, CallLog, read_calls
+from workbench.caching.prompt_cache import load_prompt_cache_rules
+from workbench.caching.prompt_cache_tables import billed_prompts_table, prompt_tables
+from workbench.caching.prompt_calls import CALLS, CallLog, read_prompt_calls
 from workbench.errors import AttemptTimeout, CallFailed, ConfigError
 from workbench.evalset.evalset import Evalset
 from workbench.inference.call_attempt import Books
@@ -54,7 +54,7 @@ def log_of(path, questions, *, gap_s=60.0, script=None):
         with attributed(tenant_id="acme", feature="answer"):
             client.complete(messages(question), model=MODEL, max_tokens=9)
         clock.sleep(gap_s)
-    return read_calls(path)
+    return read_prompt_calls(path)
 
 
 def test_calls_of_a_client_are_logged_with_who_asked_and_what_was_billed(tmp_path):
@@ -72,7 +72,7 @@ def test_calls_of_a_client_are_logged_with_who_asked_and_what_was_billed(tmp_pat
 
 def test_the_simulation_of_a_log_stands_beside_its_bill(tmp_path):
     calls = log_of(tmp_path / CALLS, [f"question {i}" for i in range(8)])
-    table = billed_table(calls, load_vendors())
+    table = billed_prompts_table(calls, load_prompt_cache_rules())
     assert cells(table, "model") == [SONNET]
     assert cells(table, "billed calls") == [8]
     assert cells(table, "read, billed") == [7 * 2400]
@@ -89,7 +89,7 @@ def test_the_notebook_goes_by_the_log_where_there_is_one(tmp_path):
 
 
 def test_without_a_bill_the_table_says_so():
-    (row,) = billed_table((), load_vendors()).rows
+    (row,) = billed_prompts_table((), load_prompt_cache_rules()).rows
     assert "none of these calls was billed" in row[0]
 
 
@@ -97,7 +97,7 @@ def test_an_attempt_that_fails_is_not_logged_and_a_count_that_lacks_is_no_bill(t
     path = tmp_path / CALLS
     with pytest.raises(CallFailed):
         log_of(path, ["a"], script=[AttemptTimeout("slow", billed="unknown")])
-    assert read_calls(path) == ()
+    assert read_prompt_calls(path) == ()
     (call,) = log_of(path, ["a"], script=[Response("yes", MODEL, None)])
     assert (call.billed_read, call.output_tokens) == (None, 0)
 
@@ -114,4 +114,4 @@ def test_a_line_that_is_no_call_is_named(tmp_path):
     with (tmp_path / CALLS).open("a", encoding="utf-8") as file:
         file.write('{"at": 1}\n')
     with pytest.raises(ConfigError, match=r"calls.jsonl:2 is no logged call"):
-        read_calls(tmp_path / CALLS)
+        read_prompt_calls(tmp_path / CALLS)

@@ -12,7 +12,7 @@ from tests.caching.caches import Angles, found, keep
 from workbench.caching.accepted_cache import load_semantic
 from workbench.caching.cache_study import CachingParameters
 from workbench.caching.guard import make_guard
-from workbench.caching.verifiers import Later, load_callable
+from workbench.caching.verifiers import Later, load_callable_verifier
 from workbench.config import Settings
 from workbench.errors import ConfigError
 from workbench.records import Decision, Fingerprint
@@ -53,7 +53,7 @@ def with_verifier(folder, **parameters):
     """A project whose decision goes with a verifier, behind a guard that has fewer checks than the tested one."""
     (folder / "its_own_check.py").write_text(OWN, encoding="utf-8")
     settings = project(folder)
-    sha256 = load_callable("its_own_check:same@0", settings).sha256
+    sha256 = load_callable_verifier("its_own_check:same@0", settings).sha256
     used = {"name": "its_own_check:same", "least": 0.5, "sha256": sha256, "usd_per_check": 0.0}
     changed = {**DECISION.parameters, "verifier": used, **parameters}
     path = settings.evalsets / "demo" / "decisions" / "caching.json"

@@ -5,7 +5,7 @@ import pytest
 
 from tests.caching.caches import USE, WHO, answer, count
 from workbench.caching.cache import SemanticCache
-from workbench.caching.scope import intent_of
+from workbench.caching.scope import scope_intent
 from workbench.inference.messages import Request
 from workbench.state import open_engine
 
@@ -70,7 +70,7 @@ def test_a_text_that_the_encoder_would_cut_off_is_a_miss_and_is_not_kept(minilm,
     cache = SemanticCache(engine, embedder=minilm, threshold=0.6)
     for tokens, kept in ((254, 1), (255, 0)):
         request = Request("m", ({"role": "user", "content": prompt(minilm, tokens)},))
-        assert (intent_of(request, USE, minilm) is not None) == bool(kept)
+        assert (scope_intent(request, USE, minilm) is not None) == bool(kept)
         cache.keep(request, answer("x"), WHO, USE, cost_nanos=1, since=cache.moment())
         assert (cache.find(request, WHO, USE) is not None) == bool(kept)
     assert count(engine) == 1

@@ -14,7 +14,7 @@ from tests.caching.test_stream_replay import random_stream
 from tests.evalset.small_evalset import settings_in
 from workbench.caching.cache import SemanticCache
 from workbench.caching.guard import Guard
-from workbench.caching.stream_replay import kept_blocks, replay
+from workbench.caching.stream_replay import kept_stream_blocks, replay_stream
 from workbench.caching.verifiers import CallableVerifier, Checks, Later, LaterChecks
 from workbench.state import open_engine
 
@@ -71,7 +71,7 @@ def test_replay_equals_a_plain_cache_that_promotes(seed, threshold, floor, guard
     stream, vectors = random_stream(120, seed)
     vectors = noisy(stream, vectors)
     way = later_checks(floor, *guards)
-    found = replay(stream, vectors, threshold=threshold, guard=way, fills=fills)
+    found = replay_stream(stream, vectors, threshold=threshold, guard=way, fills=fills)
     matched, checked = plain_later(stream, vectors, threshold, way, fills)
     assert found.matched.tolist() == matched
     assert found.checked.tolist() == checked
@@ -89,7 +89,8 @@ def noisy(stream, vectors):
 def test_replays_on_kept_cosines_are_the_same_with_a_verifier(way):
     stream, vectors = random_stream(300)
     one, other = (
-        replay(stream, vectors, threshold=0.7, guard=way, blocks=b) for b in (None, kept_blocks(stream, vectors))
+        replay_stream(stream, vectors, threshold=0.7, guard=way, blocks=b)
+        for b in (None, kept_stream_blocks(stream, vectors))
     )
     assert one.checked.any()
     for name in ("hit", "exact", "matched", "similarity", "checked"):
@@ -115,7 +116,7 @@ def test_the_cache_serves_as_replayed_where_the_verifier_answers_before_the_next
         cache.verify_pending()
 
     cache.keep = keep_and_verify
-    expected = replay(stream, vectors, threshold=threshold, guard=way)
+    expected = replay_stream(stream, vectors, threshold=threshold, guard=way)
     matched, exact = served(stream, cache)
     assert (expected.promoted > 0) == (threshold > floor or guard is not None)
     assert (matched != expected.matched).sum() == 0
@@ -127,12 +128,12 @@ def test_the_cache_serves_as_replayed_where_the_verifier_answers_before_the_next
 def test_where_misses_are_kept_it_adds_no_hit_and_where_nothing_is_promoted_it_changes_nothing(say):
     stream, vectors = random_stream(400)
     vectors = noisy(stream, vectors)
-    plain = replay(stream, vectors, threshold=0.8)
-    later = replay(stream, vectors, threshold=0.8, guard=later_checks(0.3, say=say))
+    plain = replay_stream(stream, vectors, threshold=0.8)
+    later = replay_stream(stream, vectors, threshold=0.8, guard=later_checks(0.3, say=say))
     assert (plain.hit == later.hit).all()
     assert (later.promoted > 0) == (say is shares_a_word)
     assert (plain.matched == later.matched).all() == (say is never)
-    curated = [replay(stream, vectors, threshold=0.8, guard=way, fills=100).hit.sum()
+    curated = [replay_stream(stream, vectors, threshold=0.8, guard=way, fills=100).hit.sum()
                for way in (None, later_checks(0.3, say=say))]  # fmt: skip
     assert (curated[1] > curated[0]) == (say is shares_a_word)
 
@@ -143,7 +144,7 @@ def test_repeats_of_a_promoted_text_are_no_exact_ones_and_carry_the_cosine_of_th
     made = replace(stream, queries=texts, tenants=("t0",) * 3, clusters=("c",) * 3, answer_keys=("1", "1", "2"),
                    answers=np.array([1, 1, 2]), features=(), turns=())  # fmt: skip
     near = np.array([[1, 0], [0.6, 0.8], [0.6, 0.8]], np.float32)
-    found = replay(made, near, threshold=0.9, guard=later_checks(0.5, say=lambda asked, cached: True))
+    found = replay_stream(made, near, threshold=0.9, guard=later_checks(0.5, say=lambda asked, cached: True))
     assert found.hit.tolist() == [False, False, True]
     assert found.matched.tolist() == [-1, -1, 0]
     assert found.similarity[2] == pytest.approx(0.6)
@@ -216,7 +217,7 @@ def test_the_claim_counts_what_was_promoted(bench):
     walked = run.study.walk(way, arm.threshold, semantic)
     part = run.study.parts["test"]
     own = walked.hit[part] & ~walked.exact[part]
-    repeats = replay(run.study.stream, None).hit[part]
+    repeats = replay_stream(run.study.stream, None).hit[part]
     assert (own & repeats).any(), "repeats of a promoted text"
     scored = replayed.scores.filter(pl.col("arm") == arm.name)
     assert scored.height == own.sum()

@@ -9,17 +9,17 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.evalset.small_evalset import settings_in
-from workbench.caching.cache_claims import PairsServed, bounds_of_pairs, families_needed
+from workbench.caching.cache_claims import PairsServed, pair_families_needed, pairs_served_bounds
 from workbench.caching.cache_study import CachingParameters
-from workbench.caching.near_repeats import BANDS, NearPair, draw_pairs, negatives_told, worth_of
-from workbench.caching.stream_replay import shadow
-from workbench.caching.threshold_certificate import certify, count
+from workbench.caching.near_repeats import BANDS, NearPair, draw_near_repeats, labelling_worth, near_negatives_told
+from workbench.caching.stream_replay import shadow_hits
+from workbench.caching.threshold_certificate import certify_threshold, count_hits
 from workbench.cli import app
 from workbench.errors import EvalsetError
 from workbench.evalset.gates import PairLimit
-from workbench.evalset.imports.pairs_and_streams import import_pair_labels, import_stream, unordered
+from workbench.evalset.imports.pairs_and_streams import import_pair_labels, import_stream, unordered_pair
 from workbench.evalset.traffic import Pair, RequestStream, load_pairs, load_stream
-from workbench.evaluation.compare import spent
+from workbench.evaluation.compare import spent_confidence
 from workbench.testing import HashEmbedder
 
 ASKED = [
@@ -40,7 +40,7 @@ def mine(tmp_path):
 def drawn(settings, said=None, **given):
     tell = (said if said is not None else []).append
     parameters = CachingParameters(warmup=0)
-    path = draw_pairs(
+    path = draw_near_repeats(
         settings.evalsets / "mine", settings, limit=given.pop("limit", 50), tell=tell, embedder=HashEmbedder(),
         parameters=parameters, **{"least": BANDS[-1], **given},
     )  # fmt: skip
@@ -208,17 +208,17 @@ def rephrased(families, each):
 
 def test_labels_are_worth_it_from_the_cosine_from_which_a_certificate_would_be_given():
     stream, vectors = rephrased(150, 12)
-    found = shadow(stream, vectors)
-    worth = worth_of(stream, found, (), 150, alpha=0.05, confidence=0.95)
+    found = shadow_hits(stream, vectors)
+    worth = labelling_worth(stream, found, (), 150, alpha=0.05, confidence=0.95)
     assert worth.least is not None
     assert 0.95 <= worth.least <= 0.99
     families = tuple(text.partition(" in ")[0] for text in stream.queries)
     codes = np.unique(families, return_inverse=True)[1]
     right = replace(stream, answers=codes.astype(np.int64), answer_keys=families, clusters=families)
-    labelled = shadow(right, vectors)
+    labelled = shadow_hits(right, vectors)
     scores, part = np.where(labelled.exact, -np.inf, labelled.similarity), slice(150, 150 + 825)
-    counts = count(scores[part], labelled.false[part], codes[part])
-    assert certify(counts, 0.05, 0.95).certified, "what was promised if all are right"
+    counts = count_hits(scores[part], labelled.false[part], codes[part])
+    assert certify_threshold(counts, 0.05, 0.95).certified, "what was promised if all are right"
 
 
 def labelled(*bands, split="test", same=False):
@@ -230,13 +230,13 @@ def labelled(*bands, split="test", same=False):
 def test_bands_that_lack_pairs_that_must_differ_are_told_with_about_how_many():
     left = [NearPair("t", "a", f"b{i}", cosine, 1) for i, cosine in enumerate([0.89, 0.93, 0.97])]
     pairs, cosines = labelled((10, 0.97), (40, 0.85))
-    told = negatives_told(pairs, cosines, left, 0.88, 30)  # bands of 10 families: .88 to .90, to .95, to 1
+    told = near_negatives_told(pairs, cosines, left, 0.88, 30)  # bands of 10 families: .88 to .90, to .95, to 1
     assert told.startswith("label about 27 more pairs that must differ between cosine 0.88 and 0.95: "), "20 of 3 in 4"
     assert "needs 30 families of them in the test split where a threshold may lie, and has 10 families" in told
     assert told.endswith("; 2 pairs there have no label")
     more, nearer = labelled((10, 0.89), (10, 0.92), same=True)
     few, near = labelled((5, 0.89))
-    told = negatives_told([*pairs, *more, *few], np.r_[cosines, nearer, near], left, 0.88, 30)
+    told = near_negatives_told([*pairs, *more, *few], np.r_[cosines, nearer, near], left, 0.88, 30)
     assert told.startswith("label about 27 more"), (
         "families have one name in both, and are counted where they are nearest"
     )
@@ -245,23 +245,25 @@ def test_bands_that_lack_pairs_that_must_differ_are_told_with_about_how_many():
 
 def test_pairs_that_must_differ_are_enough_where_every_band_has_its_share_and_dev_is_another_matter():
     pairs, cosines = labelled((10, 0.97), (10, 0.92), (10, 0.89))
-    assert negatives_told(pairs, cosines, [], 0.88, 30).startswith("pairs that must differ are enough: 30 families")
+    assert near_negatives_told(pairs, cosines, [], 0.88, 30).startswith(
+        "pairs that must differ are enough: 30 families"
+    )
     of_dev = [replace(pair, split="dev") for pair in pairs]
-    assert "about 40 more pairs that must differ between cosine 0.88 and 1.00" in negatives_told(
+    assert "about 40 more pairs that must differ between cosine 0.88 and 1.00" in near_negatives_told(
         of_dev, cosines, [], 0.88, 30
     )
     one = [replace(pair, cluster="the same") for pair in pairs]
-    assert "and has 1 families" in negatives_told(one, cosines, [], 0.88, 30)
+    assert "and has 1 families" in near_negatives_told(one, cosines, [], 0.88, 30)
 
 
 @pytest.mark.parametrize("share", [0.02, 0.1])
 def test_families_that_are_asked_for_are_those_with_which_the_claim_is_made(share):
-    limit, confidence = PairLimit(share=share), spent(0.95, 1)
-    n = families_needed(limit, confidence)
+    limit, confidence = PairLimit(share=share), spent_confidence(0.95, 1)
+    n = pair_families_needed(limit, confidence)
 
     def status(n):
         pairs, _ = labelled((n, 0.9))
-        found = bounds_of_pairs(np.zeros(n, bool), np.ones(n, bool), pairs, confidence)
+        found = pairs_served_bounds(np.zeros(n, bool), np.ones(n, bool), pairs, confidence)
         return PairsServed(0, n, found.low, found.high).status(limit)
 
     assert (status(n), status(n - 1)) == (None, "inconclusive")
@@ -281,14 +283,20 @@ def test_the_sheet_says_where_pairs_that_must_differ_are_lacking(mine):
 
 def test_labels_are_not_worth_it_where_no_certificate_is_in_reach():
     stream, vectors = rephrased(20, 12)
-    few = worth_of(stream, shadow(stream, vectors), (), 20, alpha=0.05, confidence=0.95)
+    few = labelling_worth(stream, shadow_hits(stream, vectors), (), 20, alpha=0.05, confidence=0.95)
     assert few.least is None
     assert "20 clusters with a hit, a claim needs at least 30" in few.note
     stream, vectors = rephrased(150, 12)
-    found = shadow(stream, vectors)
-    differ = {unordered("t", stream.queries[m], text) for text, m in zip(stream.queries, found.matched, strict=True)}
-    assert worth_of(stream, found, differ, 150, alpha=0.05, confidence=0.95).least is None, "all are known to be wrong"
-    assert worth_of(stream, found, (), 5000, alpha=0.05, confidence=0.95).least is None, "nothing after the warm-up"
+    found = shadow_hits(stream, vectors)
+    differ = {
+        unordered_pair("t", stream.queries[m], text) for text, m in zip(stream.queries, found.matched, strict=True)
+    }
+    assert labelling_worth(stream, found, differ, 150, alpha=0.05, confidence=0.95).least is None, (
+        "all are known to be wrong"
+    )
+    assert labelling_worth(stream, found, (), 5000, alpha=0.05, confidence=0.95).least is None, (
+        "nothing after the warm-up"
+    )
 
 
 def test_without_a_certificate_in_reach_nothing_is_drawn_unless_it_is_asked_for(mine):

@@ -10,10 +10,10 @@ import polars as pl
 import pytest
 
 from tests.evalset.small_evalset import settings_in, write
-from workbench.caching.cache_claims import bounds_of_pairs
+from workbench.caching.cache_claims import pairs_served_bounds
 from workbench.caching.cache_study import CachingParameters
 from workbench.caching.notebook import CachingExperiment
-from workbench.caching.tables import pairs_table
+from workbench.caching.tables import cache_pairs_table
 from workbench.config import SystemClock
 from workbench.errors import ConfigError, EvalsetError, GateFailed
 from workbench.evalset.gates import PairLimit
@@ -23,7 +23,7 @@ from workbench.evaluation.fingerprint import build_parameters
 from workbench.evaluation.gate import Gate
 from workbench.evaluation.run_summary import Summary
 from workbench.reports.page import write_report
-from workbench.runner import accept
+from workbench.runner import accept_decision
 from workbench.testing import HashEmbedder
 
 ROOT = Path(__file__).parents[2]
@@ -87,7 +87,7 @@ def first(tmp_path_factory):
     bench = open_bench(root)
     decision, replayed, semantic = judge(bench)
     bench.gate(decision, replayed, bench.scopes(semantic))
-    accept(bench.settings, "caching", reason="first", clock=SystemClock())
+    accept_decision(bench.settings, "caching", reason="first", clock=SystemClock())
     return root, bench, decision, replayed, semantic
 
 
@@ -131,17 +131,19 @@ def test_pairs_are_counted_by_kind_on_test_alone_with_the_bound_of_their_share()
              for i in range(80) for k in ("number", "order", "same") for split in ("dev", "test")]  # fmt: skip
     near = np.array([p.cluster != "f0" for p in pairs])
     passed = np.array([p.same_answer or (p.kind == "number" and p.cluster == "f1") for p in pairs])
-    rows = {(r[0], r[1]): r[2:] for r in pairs_table(pairs, [("x", near, passed)]).rows}
+    rows = {(r[0], r[1]): r[2:] for r in cache_pairs_table(pairs, [("x", near, passed)]).rows}
     assert rows["number", "must differ"][:4] == (80, 79, 1 - 1 / 79, 1)
     assert rows["order", "must differ"][:4] == (80, 79, 1.0, 0)
     assert rows["same", "may share"] == (80, 79, 0.0, 79, None)
     assert rows["all", "must differ"][3] == 1
     assert 1 / 160 < rows["all", "must differ"][4] < rows["order", "must differ"][4] < 0.04
-    told = pairs_table(pairs, [("x", near, passed)], confidence=0.9995)
+    told = cache_pairs_table(pairs, [("x", near, passed)], confidence=0.9995)
     assert "99.95 % bound" in told.caption, "of the confidence that is left for this use of the test part"
     strict = {(r[0], r[1]): r[2:] for r in told.rows}
     assert strict["all", "must differ"][4] > rows["all", "must differ"][4]
-    parted = pairs_table([replace(p, batch="second" * (p.cluster < "f2")) for p in pairs], [("x", near, passed)]).rows
+    parted = cache_pairs_table(
+        [replace(p, batch="second" * (p.cluster < "f2")) for p in pairs], [("x", near, passed)]
+    ).rows
     counts = {(r[0], r[1]): r[2] for r in parted if str(r[0]).startswith("batch")}
     assert counts["batch second", "must differ"] == 2 * counts["batch second", "may share"] == 24
     assert counts["batch first", "must differ"] == 160 - 24
@@ -150,8 +152,8 @@ def test_pairs_are_counted_by_kind_on_test_alone_with_the_bound_of_their_share()
 def test_nothing_served_never_shows_less_than_one_pair_served():
     pairs = [Pair(str(i), "a", f"b{i}", False, "k", f"f{i // 4}") for i in range(400)]
     of, one = np.ones(400, dtype=bool), np.arange(400) == 7
-    none = bounds_of_pairs(~of, of, pairs)
-    assert 0.0074 < none.high <= bounds_of_pairs(one, of, pairs).high < 0.015
+    none = pairs_served_bounds(~of, of, pairs)
+    assert 0.0074 < none.high <= pairs_served_bounds(one, of, pairs).high < 0.015
 
 
 def test_made_up_traffic_is_at_most_provisional_and_says_so(tmp_path):

@@ -7,13 +7,25 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.caching.scripted_vendor import Part, ScriptedVendor
-from workbench.caching.prompt_cache import breaks, load_vendors, savings, simulate
-from workbench.caching.prompt_cache_tables import billed_error
-from workbench.caching.prompt_calls import CallRecord, Segment, call_of, mark_stable, volatile_last, with_ttl
+from workbench.caching.prompt_cache import (
+    load_prompt_cache_rules,
+    prefix_breaks,
+    prompt_cache_savings,
+    simulate_prompt_cache,
+)
+from workbench.caching.prompt_cache_tables import prompt_cache_billed_error
+from workbench.caching.prompt_calls import (
+    PromptCallRecord,
+    Segment,
+    mark_stable_prefix,
+    prompt_call_of,
+    prompt_calls_with_ttl,
+    volatile_segments_last,
+)
 from workbench.errors import ConfigError
 from workbench.inference.messages import Request, Usage
 
-VENDORS = load_vendors()
+VENDORS = load_prompt_cache_rules()
 SONNET, OLD, NEW, GEMINI = "claude-sonnet-4-6", "gpt-4o", "gpt-5.6", "gemini-3.8-flash"
 FAMILIES = {SONNET: "anthropic", OLD: "openai-old", NEW: "openai-new", GEMINI: "gemini"}
 
@@ -28,11 +40,11 @@ def message(name, tokens=50, **more):
 
 def call(at, *segments, model=SONNET, scope="acme", **more):
     more = {"tenant_id": scope, "feature": "answer", **more}
-    return CallRecord(at=at, scope=scope, model=model, segments=segments, **more)
+    return PromptCallRecord(at=at, scope=scope, model=model, segments=segments, **more)
 
 
 def run(*calls):
-    return simulate(calls, VENDORS)
+    return simulate_prompt_cache(calls, VENDORS)
 
 
 MARKED = system("stable", 2000, breakpoint=True)
@@ -53,7 +65,7 @@ def test_a_timestamp_in_front_leaves_nothing_to_read(model):
     assert found["read"].sum() == 0
     assert found["broken_by"].to_list() == [None] + ["system 1"] * 4
     assert found["stable_tokens"].to_list() == [None, 0, 0, 0, 0]
-    later = run(*volatile_last(calls))
+    later = run(*volatile_segments_last(calls))
     assert later["read"].to_list()[1:] == [later["read"][1]] * 4
     assert later["read"][1] >= 9000 - 128
     assert set(later["broken_by"].to_list()[1:]) == {"message 2"}
@@ -76,7 +88,7 @@ def test_a_prefix_is_kept_five_minutes_after_its_last_use():
 
 def test_an_hour_costs_more_to_write_and_pays_when_calls_are_rare():
     calls = [call(600 * i, MARKED, message(str(i))) for i in range(6)]
-    short, long = run(*calls), run(*with_ttl(calls, 3600))
+    short, long = run(*calls), run(*prompt_calls_with_ttl(calls, 3600))
     assert short["read"].sum() == 0
     assert long["read"].to_list() == [0] + [2000] * 5
     assert long["usd"][0] - long["uncached_usd"][0] == pytest.approx(2000 * 3e-6)
@@ -93,7 +105,7 @@ def test_one_tenant_never_reads_what_another_one_wrote():
     found = run(call(0, MARKED, scope="acme"), call(1, MARKED, scope="birch"), call(2, MARKED, scope="birch"))
     assert found["read"].to_list() == [0, 0, 2000]
     request = Request(SONNET, ({"role": "user", "content": "hello"},))
-    records = [call_of(request, len, at=0, tenant_id=t, feature="f") for t in ("acme", "birch")]
+    records = [prompt_call_of(request, len, at=0, tenant_id=t, feature="f") for t in ("acme", "birch")]
     assert [r.scope for r in records] == ["acme", "birch"]
 
 
@@ -109,7 +121,7 @@ def test_openai_reads_in_steps_of_128_and_its_newer_models_only_at_breakpoints()
     new = run(*(call(i, *p, model=NEW) for i, p in enumerate(prompts)))
     assert new.select("read", "write").rows() == [(0, 1550), (0, 1550)]
     assert new["saved_usd_high"].sum() == pytest.approx(-2 * 1550 * 0.25 * 4e-6)
-    marked = run(*mark_stable([call(i, *p, model=NEW) for i, p in enumerate(prompts)]))
+    marked = run(*mark_stable_prefix([call(i, *p, model=NEW) for i, p in enumerate(prompts)]))
     assert marked.select("read", "write").rows() == [(0, 1550), (1500, 50)]
 
 
@@ -150,11 +162,11 @@ def test_what_the_vendor_would_refuse_is_an_error():
 def test_savings_add_up_and_breaks_are_named_without_text():
     calls = [call(i, MARKED, message(f"q{i}"), feature="find" if i % 2 else "answer") for i in range(6)]
     found = run(*calls)
-    by = savings(found)
+    by = prompt_cache_savings(found)
     assert by["calls"].to_list() == [3, 3]
     for name in ("read", "usd", "saved_usd_high"):
         assert by[name].sum() == pytest.approx(found[name].sum())
-    assert breaks(found).rows() == [("answer", "message 1", 2, 2, 2000.0), ("find", "message 1", 2, 2, 2000.0)]
+    assert prefix_breaks(found).rows() == [("answer", "message 1", 2, 2, 2000.0), ("find", "message 1", 2, 2, 2000.0)]
 
 
 SAID = {
@@ -168,7 +180,7 @@ SAID = {
 
 
 def test_a_request_becomes_a_record_of_hashes():
-    record = call_of(
+    record = prompt_call_of(
         Request(SONNET, **SAID), len, at=3, tenant_id="acme", feature="answer", billed=Usage(1, 2, 3, 4, 2)
     )
     assert [s.kind for s in record.segments] == ["tools", "tools", "system", "message", "message"]
@@ -190,7 +202,8 @@ def test_a_request_becomes_a_record_of_hashes():
 )
 def test_whatever_changes_in_a_request_changes_the_hash_of_its_segment(place, changed):
     one, other = (
-        call_of(Request(SONNET, **said), len, at=0, tenant_id="t", feature="f") for said in (SAID, {**SAID, **changed})
+        prompt_call_of(Request(SONNET, **said), len, at=0, tenant_id="t", feature="f")
+        for said in (SAID, {**SAID, **changed})
     )
     assert one.segments[place].sha256 != other.segments[place].sha256
     assert [s.sha256 for s in one.segments[:place]] == [s.sha256 for s in other.segments[:place]]
@@ -200,7 +213,7 @@ def test_a_marker_is_no_part_of_what_is_said():
     plain = {"role": "system", "content": [{"type": "text", "text": "Be brief."}]}
     hour = {"role": "system", "content": [{**plain["content"][0], "cache_control": {"type": "ephemeral", "ttl": "1h"}}]}
     one, other = (
-        call_of(Request(SONNET, (m,)), len, at=0, tenant_id="t", feature="f").segments[0] for m in (plain, hour)
+        prompt_call_of(Request(SONNET, (m,)), len, at=0, tenant_id="t", feature="f").segments[0] for m in (plain, hour)
     )
     assert one.sha256 == other.sha256
     assert (one.breakpoint, other.breakpoint, other.ttl_s) == (False, True, 3600)
@@ -241,7 +254,7 @@ def billed_log(model, calls, **vendor):
         bill = scripted.serve(scope, at, parts, answered=at + started / 1000, output=7)
         fresh = sum(len(p.text) for p in parts) - bill.read - bill.write
         usage = Usage(fresh, bill.read, bill.write, 7, bill.write_1h)
-        record = call_of(
+        record = prompt_call_of(
             request_of(model, parts), len, at=at, tenant_id="t", scope=scope, feature="f", output_tokens=7,
             started_ms=started, billed=usage,
         )  # fmt: skip
@@ -255,13 +268,13 @@ def billed_log(model, calls, **vendor):
 @given(data=st.data())
 def test_the_simulation_is_the_bill_of_a_vendor_that_keeps_its_rules(model, data):
     records, dollars = billed_log(model, data.draw(traffic(model)))
-    found = simulate(records, VENDORS)
+    found = simulate_prompt_cache(records, VENDORS)
     assert (found["read"] + found["write"] + found["fresh"]).to_list() == [r.input_tokens for r in records]
     assert min(found["read"].min(), found["write"].min(), found["fresh"].min()) >= 0
     assert found["read"].to_list() == [r.billed_read for r in records]
     assert found["write"].to_list() == [r.billed_write for r in records]
     assert found["usd"].to_list() == pytest.approx(dollars)
-    assert billed_error(found)["error"].to_list() == [pytest.approx(0, abs=1e-12)]
+    assert prompt_cache_billed_error(found)["error"].to_list() == [pytest.approx(0, abs=1e-12)]
     most = found["input"] * (1 - VENDORS[model].read_ratio) * VENDORS[model].input_usd_per_mtok / 1e6
     assert (found["saved_usd_high"] <= most + 1e-12).all()
     assert (found["saved_usd_low"] <= found["saved_usd_high"]).all()
@@ -270,11 +283,15 @@ def test_the_simulation_is_the_bill_of_a_vendor_that_keeps_its_rules(model, data
 def test_a_vendor_that_forgets_early_is_an_error_above_0():
     parts = [Part("system", "s" * 3000, "5m"), Part("user", "hello")]
     calls = [(100 * i, "a", parts, 0) for i in range(10)]
-    assert billed_error(simulate(billed_log(SONNET, calls)[0], VENDORS))["error"].to_list() == [0]
-    (worse,) = billed_error(simulate(billed_log(SONNET, calls, forgets_after=60)[0], VENDORS)).rows(named=True)
+    assert prompt_cache_billed_error(simulate_prompt_cache(billed_log(SONNET, calls)[0], VENDORS))[
+        "error"
+    ].to_list() == [0]
+    (worse,) = prompt_cache_billed_error(
+        simulate_prompt_cache(billed_log(SONNET, calls, forgets_after=60)[0], VENDORS)
+    ).rows(named=True)
     assert (worse["read"], worse["billed_read"], worse["calls"]) == (27_000, 0, 10)
     assert worse["error"] > 0.8
-    assert billed_error(run(call(0, MARKED))).is_empty()
+    assert prompt_cache_billed_error(run(call(0, MARKED))).is_empty()
 
 
 def test_rules_name_their_source_and_refuse_what_cannot_be(tmp_path):
@@ -282,7 +299,7 @@ def test_rules_name_their_source_and_refuse_what_cannot_be(tmp_path):
     text = "[models.x]\nvendor = 'v'\n"
     (tmp_path / "v.toml").write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match="no table of prompt-cache rules"):
-        load_vendors(tmp_path / "v.toml")
+        load_prompt_cache_rules(tmp_path / "v.toml")
     with pytest.raises(ConfigError, match="read_ratio"):
         replace(VENDORS[SONNET], read_ratio=1.5)
     with pytest.raises(ConfigError, match="no segments"):

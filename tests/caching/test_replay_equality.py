@@ -12,7 +12,7 @@ from tests.caching.test_stream_replay import random_stream
 from workbench.caching.accepted_cache import load_semantic
 from workbench.caching.cache import SemanticCache
 from workbench.caching.guard import Guard
-from workbench.caching.stream_replay import replay
+from workbench.caching.stream_replay import replay_stream
 from workbench.config import load_settings
 from workbench.evalset.traffic import RequestStream, load_stream
 from workbench.inference.embedding import load_embedder
@@ -51,7 +51,7 @@ def served(stream: RequestStream, cache: SemanticCache) -> tuple[np.ndarray, np.
 
 
 def assert_as_replayed(stream: RequestStream, vectors: np.ndarray, cache: SemanticCache) -> None:
-    expected = replay(stream, vectors, threshold=cache.threshold, guard=cache.guard)
+    expected = replay_stream(stream, vectors, threshold=cache.threshold, guard=cache.guard)
     matched, exact = served(stream, cache)
     assert expected.hit.any()
     assert not expected.hit.all()

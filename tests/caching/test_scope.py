@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from tests.caching.caches import USE, WHO, ask
-from workbench.caching.scope import Scope, intent_of
+from workbench.caching.scope import Scope, scope_intent
 from workbench.inference.messages import CacheUse, Request
 from workbench.testing import HashEmbedder, WordTokenizer
 
@@ -23,11 +23,11 @@ class Counting(HashEmbedder):
 
 
 def said(*messages, use=USE, **other):
-    return intent_of(Request("m", messages, **other), use, Counting())
+    return scope_intent(Request("m", messages, **other), use, Counting())
 
 
 def test_the_only_user_message_is_the_intent_and_the_system_prompt_is_not():
-    assert intent_of(ask("  reset my password "), USE) == "reset my password"
+    assert scope_intent(ask("  reset my password "), USE) == "reset my password"
     assert said({"role": "user", "content": PARTS}) == "what is\nthis"
 
 
@@ -68,8 +68,8 @@ def test_the_longest_text_that_the_encoder_takes_is_taken():
 
 
 def test_an_encoder_that_counts_no_tokens_is_trusted_with_short_texts_only():
-    assert intent_of(ask("é" * 256), USE, HashEmbedder())
-    assert intent_of(ask("é" * 257), USE, HashEmbedder()) is None
+    assert scope_intent(ask("é" * 256), USE, HashEmbedder())
+    assert scope_intent(ask("é" * 257), USE, HashEmbedder()) is None
 
 
 @pytest.mark.parametrize(

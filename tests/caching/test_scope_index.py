@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workbench.caching.cache_entries import News
+from workbench.caching.cache_entries import EntryNews
 from workbench.caching.scope_index import ScopeIndex
 
 DIMENSION = 8
@@ -30,7 +30,7 @@ def test_the_nearest_entry_is_that_of_a_plain_list(rounds, seed):
         gone = rng.permutation(list(plain))[:removed].tolist()
         for v in gone:
             del plain[v]
-        assert index.take(News(version, fresh, 0, frozenset(plain) if gone else None)) == []
+        assert index.take(EntryNews(version, fresh, 0, frozenset(plain) if gone else None)) == []
         asked = rng.standard_normal(DIMENSION).astype(np.float32)
         best = max(plain, key=lambda v: plain[v] @ asked, default=None)
         near = index.nearest(asked)
@@ -47,15 +47,15 @@ def test_the_nearest_entry_is_that_of_a_plain_list(rounds, seed):
 
 def test_memory_is_given_back_when_most_entries_are_gone():
     index = ScopeIndex(DIMENSION)
-    index.take(News(1000, [row(v, v) for v in range(1, 1001)], 0, None))
-    index.take(News(1001, [], 1001, frozenset(range(1, 11))))
+    index.take(EntryNews(1000, [row(v, v) for v in range(1, 1001)], 0, None))
+    index.take(EntryNews(1001, [], 1001, frozenset(range(1, 11))))
     assert (len(index), len(index._matrix) < 100) == (10, True)
 
 
 def test_what_is_too_old_goes_with_the_next_news():
     index = ScopeIndex(DIMENSION)
-    index.take(News(100, [row(v, v) for v in range(1, 101)], 0, None))
-    index.take(News(100, [], 0, None), oldest_us=40)
+    index.take(EntryNews(100, [row(v, v) for v in range(1, 101)], 0, None))
+    index.take(EntryNews(100, [], 0, None), oldest_us=40)
     assert [index.version_of(f"{v:064x}") for v in (40, 41)] == [None, 41]
     assert len(index) == 60
 
@@ -64,5 +64,5 @@ def test_vectors_of_another_length_are_named_and_left_out():
     index = ScopeIndex(DIMENSION)
     broken = row(2, 2)
     broken.vector = broken.vector[:-1]
-    assert index.take(News(3, [row(1, 1), broken, row(3, 3)], 0, None)) == [2]
+    assert index.take(EntryNews(3, [row(1, 1), broken, row(3, 3)], 0, None)) == [2]
     assert len(index) == 2

@@ -8,7 +8,13 @@ import pytest
 
 from tests.caching.test_canaries import leave_out
 from tests.caching.test_notebook import first  # noqa: F401  the fixture
-from workbench.caching.canaries import CANARY_TEXTS, KnownVectors, foreign_hits, shared_requests, try_scopes
+from workbench.caching.canaries import (
+    CANARY_TEXTS,
+    KnownVectors,
+    foreign_cache_hits,
+    requests_shared_by_tenants,
+    try_cache_scopes,
+)
 from workbench.caching.scope import Scope
 from workbench.errors import GateFailed
 from workbench.evalset.traffic import RequestStream
@@ -37,13 +43,13 @@ def known(stream):
 
 
 def test_requests_in_words_that_another_tenant_uses_are_found_up_to_blanks():
-    assert shared_requests(stream_of(ASKED)) == [0, 1, 3]
-    assert shared_requests(stream_of([row for row in ASKED if row[1] == "pandas"])) == []
+    assert requests_shared_by_tenants(stream_of(ASKED)) == [0, 1, 3]
+    assert requests_shared_by_tenants(stream_of([row for row in ASKED if row[1] == "pandas"])) == []
 
 
 def test_no_tenant_gets_what_was_kept_for_another_in_the_same_words():
     stream = stream_of(ASKED)
-    found = try_scopes(stream, known(stream))
+    found = try_cache_scopes(stream, known(stream))
     assert (found.shared, found.foreign) == (3, 0)
     assert set(found.invariants.values()) == {0}
     assert next(iter(found.invariants)) == "hits across scopes"
@@ -52,8 +58,10 @@ def test_no_tenant_gets_what_was_kept_for_another_in_the_same_words():
 def test_a_cache_that_forgets_the_tenant_is_counted_on_the_stream(monkeypatch):
     leave_out(monkeypatch, "tenant_id")
     stream = stream_of(ASKED)
-    assert foreign_hits(stream, shared_requests(stream), known(stream)) == 2  # one request, in either cache
-    found = try_scopes(stream, known(stream))
+    assert (
+        foreign_cache_hits(stream, requests_shared_by_tenants(stream), known(stream)) == 2
+    )  # one request, in either cache
+    found = try_cache_scopes(stream, known(stream))
     assert found.invariants["hits of another tenant"] == 2
     assert found.invariants["hits across scopes (tenant_id)"] > 0
     assert found.table.rows[-1] == ("words that another tenant uses too", "tenant_id", 6, 2, 0)
@@ -62,9 +70,9 @@ def test_a_cache_that_forgets_the_tenant_is_counted_on_the_stream(monkeypatch):
 def test_features_of_the_stream_are_kept_apart_too(monkeypatch):
     rows = [("same", "pandas", "a"), ("same", "polars", "b"), ("same", "pandas", "c")]
     stream = stream_of(rows, feature=["answer", "answer", "find"])
-    assert foreign_hits(stream, [0, 1, 2], known(stream)) == 0
+    assert foreign_cache_hits(stream, [0, 1, 2], known(stream)) == 0
     leave_out(monkeypatch, "tenant_id")
-    assert foreign_hits(stream, [0, 1, 2], known(stream)) == 2
+    assert foreign_cache_hits(stream, [0, 1, 2], known(stream)) == 2
 
 
 @pytest.mark.parametrize("left_out", [f.name for f in fields(Scope)])

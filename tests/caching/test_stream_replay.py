@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from workbench.caching import stream_replay as module
 from workbench.caching.guard import Guard
-from workbench.caching.stream_replay import oracle_hits, replay, shadow
+from workbench.caching.stream_replay import oracle_stream_hits, replay_stream, shadow_hits
 from workbench.evalset.traffic import RequestStream
 from workbench.testing import HashEmbedder
 
@@ -54,15 +54,17 @@ def plain_cache(stream, vectors, threshold, guard=None):
 
 def test_replays_on_kept_cosines_are_the_same_and_large_ones_are_not_kept(monkeypatch):
     stream, vectors = random_stream(n=300)
-    blocks = module.kept_blocks(stream, vectors)
+    blocks = module.kept_stream_blocks(stream, vectors)
     for threshold in (0.55, 0.9, 0.7, 2.0):
-        one, other = (replay(stream, vectors, threshold=threshold, guard=Guard(), blocks=b) for b in (None, blocks))
+        one, other = (
+            replay_stream(stream, vectors, threshold=threshold, guard=Guard(), blocks=b) for b in (None, blocks)
+        )
         for field in ("hit", "exact", "false", "matched", "similarity"):
             np.testing.assert_array_equal(getattr(one, field), getattr(other, field))
         assert one.entries == other.entries
     held = sum(block.nbytes for _, _, block in blocks)
     monkeypatch.setattr(module, "BLOCK_BYTES", held - 1)
-    assert module.kept_blocks(stream, vectors) is None
+    assert module.kept_stream_blocks(stream, vectors) is None
 
 
 @pytest.mark.parametrize("guard", [None, Guard()])
@@ -70,7 +72,7 @@ def test_replays_on_kept_cosines_are_the_same_and_large_ones_are_not_kept(monkey
 def test_true_replay_equals_a_plain_cache(threshold, guard):
     stream, vectors = random_stream()
     found, plain = (
-        replay(stream, vectors, threshold=threshold, guard=guard),
+        replay_stream(stream, vectors, threshold=threshold, guard=guard),
         plain_cache(stream, vectors, threshold, guard),
     )
     assert ((found.matched >= 0) == (plain >= 0)).all()
@@ -85,16 +87,16 @@ def test_an_answer_of_one_feature_is_never_served_in_another():
     features = tuple("find" if i % 3 else "answer" for i in range(len(made)))
     stream = replace(made, features=features)
     scopes = np.array([f"{t} {f}" for t, f in zip(stream.tenants, features, strict=True)])
-    for found in (shadow(stream, vectors), replay(stream, vectors, threshold=0.5)):
+    for found in (shadow_hits(stream, vectors), replay_stream(stream, vectors, threshold=0.5)):
         served = found.matched >= 0
         assert served.any()
         assert (scopes[served] == scopes[found.matched[served]]).all()
-    assert oracle_hits(stream).sum() < oracle_hits(made).sum()
+    assert oracle_stream_hits(stream).sum() < oracle_stream_hits(made).sum()
 
 
 def test_above_one_only_exact_repeats_are_served():
     stream, vectors = random_stream()
-    without, above = replay(stream, None), replay(stream, vectors, threshold=1.01)
+    without, above = replay_stream(stream, None), replay_stream(stream, vectors, threshold=1.01)
     assert (without.hit == above.hit).all()
     assert (without.hit == without.exact).all()
     assert without.hit.any()
@@ -102,7 +104,7 @@ def test_above_one_only_exact_repeats_are_served():
 
 def test_an_exact_repeat_is_the_same_text_and_is_false_when_its_answer_changed():
     stream = stream_of(["reset password", "Reset password", "reset  password", " reset password\n"], [1, 1, 1, 2])
-    found = replay(stream, None)
+    found = replay_stream(stream, None)
     assert found.hit.tolist() == [False, False, False, True]
     assert found.false.tolist() == [False, False, False, True]
 
@@ -112,26 +114,26 @@ def test_another_case_or_other_blanks_pass_only_where_the_guard_allows_them():
     vectors = np.ones((3, 1), np.float32)
     guard = Guard(signs=True)
     for found, hits in (
-        (replay(stream, vectors, threshold=0.9), [False, True, True]),
-        (replay(stream, vectors, threshold=0.9, guard=guard), [False, False, True]),
+        (replay_stream(stream, vectors, threshold=0.9), [False, True, True]),
+        (replay_stream(stream, vectors, threshold=0.9, guard=guard), [False, False, True]),
     ):
         assert (found.hit.tolist(), found.exact.any()) == (hits, False)
-    assert shadow(stream, vectors).guarded(stream, guard).hits(0.9).tolist()[:2] == [False, False]
+    assert shadow_hits(stream, vectors).guarded(stream, guard).hits(0.9).tolist()[:2] == [False, False]
 
 
 def test_no_tenant_is_served_what_another_asked():
     stream = stream_of(["same words here"] * 4, [1] * 4, ["a", "b", "a", "b"])
     vectors = HashEmbedder(8).embed(stream.queries)
-    assert replay(stream, vectors, threshold=0.5).matched.tolist() == [-1, -1, 0, 1]
-    assert shadow(stream, vectors).matched.tolist() == [-1, -1, 0, 1]
-    assert oracle_hits(stream).tolist() == [False, False, True, True]
+    assert replay_stream(stream, vectors, threshold=0.5).matched.tolist() == [-1, -1, 0, 1]
+    assert shadow_hits(stream, vectors).matched.tolist() == [-1, -1, 0, 1]
+    assert oracle_stream_hits(stream).tolist() == [False, False, True, True]
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 1000))
 def test_shadow_hits_only_grow_as_the_threshold_falls(seed):
     stream, vectors = random_stream(60, seed)
-    found = shadow(stream, vectors)
+    found = shadow_hits(stream, vectors)
     hits = [found.hits(t) for t in (1.01, 0.9, 0.7, 0.5)]
     assert all((a <= b).all() for a, b in pairwise(hits))
     assert (hits[0] == found.exact).all()
@@ -139,11 +141,11 @@ def test_shadow_hits_only_grow_as_the_threshold_falls(seed):
 
 def test_the_shadow_finds_the_nearest_earlier_request_in_blocks_of_any_size(monkeypatch):
     stream, vectors = random_stream()
-    whole = shadow(stream, vectors)
+    whole = shadow_hits(stream, vectors)
     monkeypatch.setattr(module, "BLOCK_BYTES", 4 * 40 * 3)
-    small = shadow(stream, vectors)
+    small = shadow_hits(stream, vectors)
     assert np.allclose(whole.similarity, small.similarity, atol=1e-6)
-    assert (replay(stream, vectors, threshold=0.7).hit == plain_cache_hits(stream, vectors)).all()
+    assert (replay_stream(stream, vectors, threshold=0.7).hit == plain_cache_hits(stream, vectors)).all()
     for i in np.flatnonzero(~whole.exact & (whole.matched >= 0)):
         earlier = [j for j in range(i) if stream.tenants[j] == stream.tenants[i]]
         assert whole.similarity[i] == pytest.approx(max(vectors[i] @ vectors[j] for j in earlier), abs=1e-5)
@@ -155,7 +157,7 @@ def plain_cache_hits(stream, vectors):
 
 def test_a_guard_turns_hits_into_misses_but_never_an_exact_repeat():
     stream = stream_of(["turn wifi on", "turn wifi off", "turn wifi off"], [1, 2, 2])
-    found = shadow(stream, HashEmbedder(64).embed(stream.queries))
+    found = shadow_hits(stream, HashEmbedder(64).embed(stream.queries))
     guarded = found.guarded(stream, Guard())
     assert found.hits(0.5).tolist() == [False, True, True]
     assert guarded.hits(0.5).tolist() == [False, False, True]

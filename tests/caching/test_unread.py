@@ -14,9 +14,9 @@ from workbench.caching.notebook import CachingExperiment
 from workbench.config import load_settings
 from workbench.evalset.evalset import load_evalset
 from workbench.evaluation.fingerprint import build_parameters
-from workbench.inference.embedding import unread
+from workbench.inference.embedding import unread_texts
 from workbench.inference.encoders import MiniLM
-from workbench.retrieval.tables import script_notes
+from workbench.retrieval.tables import retrieval_script_notes
 from workbench.state import open_engine
 
 READ = (
@@ -37,14 +37,14 @@ def minilm():
 
 
 def test_a_text_is_unread_where_pieces_are_unknown_or_a_third_is_dropped_or_spelled(minilm):
-    assert not unread(minilm, READ, strict=True).any()
-    assert unread(minilm, UNREAD, strict=True).all()
-    assert unread(minilm, []).shape == (0,)
+    assert not unread_texts(minilm, READ, strict=True).any()
+    assert unread_texts(minilm, UNREAD, strict=True).all()
+    assert unread_texts(minilm, []).shape == (0,)
     emoji = ["what does the ✅ beside an order mean", "what does the ❌ beside an order mean"]
     one, other = minilm.embed(emoji)
     assert np.allclose(one, other), "the encoder does not tell them apart"
-    assert not unread(minilm, emoji).any()
-    assert unread(minilm, emoji, strict=True).all(), "so that a cache serves neither for the other"
+    assert not unread_texts(minilm, emoji).any()
+    assert unread_texts(minilm, emoji, strict=True).all(), "so that a cache serves neither for the other"
 
 
 class Blind(Angles):
@@ -103,7 +103,7 @@ def test_retrieval_says_what_encoder_and_index_do_not_read(tmp_path, minilm):
         folder = write(
             tmp_path / name, documents=documents, queries=queries, test=[f"q{i}\td{i}\t1" for i in range(60)]
         )
-        told[name] = script_notes(load_evalset(folder, settings=settings_in(tmp_path)), minilm)
+        told[name] = retrieval_script_notes(load_evalset(folder, settings=settings_in(tmp_path)), minilm)
     assert told["part numbers"] == []
     questions, texts, blanks = told["chinese"]
     assert questions.startswith("60 of 60 questions have more than a third of characters that the encoder minilm")
@@ -114,4 +114,4 @@ def test_retrieval_says_what_encoder_and_index_do_not_read(tmp_path, minilm):
 def test_russian_is_no_script_without_blanks(tmp_path, minilm):
     evalset = load_evalset(write(tmp_path), settings=settings_in(tmp_path))
     other = replace(evalset, queries=tuple(replace(q, text="Как включить тёмную тему?") for q in evalset.queries))
-    assert [note.split(" have ")[0] for note in script_notes(other, minilm)] == ["3 of 3 questions"]
+    assert [note.split(" have ")[0] for note in retrieval_script_notes(other, minilm)] == ["3 of 3 questions"]

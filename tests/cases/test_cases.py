@@ -22,7 +22,7 @@ from workbench.errors import EvalsetError
 from workbench.evalset.check import check_evalset
 from workbench.evalset.evalset import Evalset, load_evalset
 from workbench.evalset.imports.document_tables import import_tables
-from workbench.evalset.imports.outcome_tables import Repairs, import_outcomes
+from workbench.evalset.imports.outcome_tables import OutcomeRepairs, import_outcomes
 from workbench.evalset.imports.pairs_and_streams import import_pairs, import_stream
 from workbench.evalset.outcomes import load_outcomes
 from workbench.evalset.traffic import load_stream
@@ -31,7 +31,7 @@ from workbench.inference.encoders import MiniLM
 from workbench.records import Decision
 from workbench.retrieval.metrics import measure_all
 from workbench.retrieval.notebook import RetrievalExperiment, RetrievalParameters, to_judge
-from workbench.retrieval.systems import read_run
+from workbench.retrieval.systems import read_system_run
 from workbench.testing import HashEmbedder, WordTokenizer
 
 HERE = Path(__file__).parent
@@ -100,7 +100,7 @@ def test_negative_grades(tmp_path):
     worst_first = [(q, d, -float(g)) for q, grades in qrels.items() for d, g in grades.items()]
     run = tmp_path / "worst.run"
     run.write_text("".join(f"{q} Q0 {d} 1 {s} mine\n" for q, d, s in worst_first))
-    ours = measure_all(read_run(run), qrels, ["ndcg@10", "judged@10", "mrr@10"])
+    ours = measure_all(read_system_run(run), qrels, ["ndcg@10", "judged@10", "mrr@10"])
     theirs = ir_measures.calc_aggregate(
         [ir_measures.nDCG @ 10],
         [ir_measures.Qrel(q, d, g) for q, grades in qrels.items() for d, g in grades.items()],
@@ -152,7 +152,7 @@ def test_part_numbers(tmp_path):
 
 @pytest.mark.parametrize("name", ["run_sigmoid.tsv", "run_small.tsv"])
 def test_runs_of_close_scores(name):
-    found = measure_all(read_run(FILES / name), {"q1": {"z-right": 1}}, ["mrr@10", "ndcg@10"])
+    found = measure_all(read_system_run(FILES / name), {"q1": {"z-right": 1}}, ["mrr@10", "ndcg@10"])
     assert [float(values[0]) for values in found.values()] == [1.0, 1.0]
     rows = [line.split() for line in (FILES / name).read_text().splitlines()]
     hits = [ir_measures.ScoredDoc(row[0], row[2], float(row[4])) for row in rows]
@@ -164,21 +164,21 @@ def test_runs_of_close_scores(name):
 def test_rl_null(tmp_path):
     path, out = FILES / "rl_null.csv", tmp_path / "out"
     (empty,) = [n for n, line in enumerate(path.read_text().splitlines(), start=1) if re.search(r",$", line)]
-    error = refused(lambda: import_outcomes(path, out, repairs=Repairs(costs=COSTS)), out)
+    error = refused(lambda: import_outcomes(path, out, repairs=OutcomeRepairs(costs=COSTS)), out)
     assert [defect.line for defect in error.defects] == [empty]
     assert "medium" in str(error)
-    outcomes = load_outcomes(import_outcomes(path, out, repairs=Repairs(costs=COSTS, drop_incomplete=True)))
+    outcomes = load_outcomes(import_outcomes(path, out, repairs=OutcomeRepairs(costs=COSTS, drop_incomplete=True)))
     assert set(outcomes.models) == set(COSTS)
     assert len(outcomes) == 79
 
 
 def test_rl_flags(tmp_path):
     path, out, costs = FILES / "rl_flags.csv", tmp_path / "out", {n: COSTS[n] for n in ("strong", "weak")}
-    error = refused(lambda: import_outcomes(path, out, repairs=Repairs(costs=costs)), out)
+    error = refused(lambda: import_outcomes(path, out, repairs=OutcomeRepairs(costs=costs)), out)
     assert "difficulty, is_multiturn" in str(error)
     assert "--models A,B" in str(error)
     said: list[str] = []
-    done = import_outcomes(path, out, repairs=Repairs(costs=costs, models=("strong", "weak")), tell=said.append)
+    done = import_outcomes(path, out, repairs=OutcomeRepairs(costs=costs, models=("strong", "weak")), tell=said.append)
     assert load_outcomes(done).models == ("weak", "strong")
     assert "left out: is_multiturn, difficulty" in " ".join(said)
 
@@ -195,7 +195,7 @@ def test_l_callid(tmp_path):
     path, out = FILES / "l_callid.csv", tmp_path / "out"
     error = refused(lambda: import_outcomes(path, out), out)
     assert re.search(r"column 'id' are all different.*--rename id=call_id", str(error))
-    assert len(load_outcomes(import_outcomes(path, out, repairs=Repairs({"id": "call_id"})))) == 80
+    assert len(load_outcomes(import_outcomes(path, out, repairs=OutcomeRepairs({"id": "call_id"})))) == 80
 
 
 def test_l_epochs(tmp_path):
@@ -256,7 +256,7 @@ def test_docs_dupcol(tmp_path, by):
         "outcomes": lambda: import_outcomes(path, out),
         "pairs": lambda: import_pairs(path, out),
         "stream": lambda: import_stream(path, out),
-        "run": lambda: read_run(path),
+        "run": lambda: read_system_run(path),
     }[by]
     assert "two columns are called 'text' (columns 3, 4)" in str(refused(load, out))
 

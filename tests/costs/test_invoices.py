@@ -12,7 +12,13 @@ from tests.costs.rows import spend_of
 from tests.costs.test_cost_bridge import prices
 from tests.telemetry.rows import row
 from workbench.costs.focus import BillingAccount, focus_frame
-from workbench.costs.invoices import METERS, by_cause, plain_model, read_invoice, reconcile
+from workbench.costs.invoices import (
+    METERS,
+    invoice_differences_by_cause,
+    invoice_model,
+    read_invoice,
+    reconcile_invoice,
+)
 from workbench.errors import ConfigError
 from workbench.inference.messages import Usage
 
@@ -151,7 +157,7 @@ def test_an_invoice_that_agrees_has_no_difference(prices, shape, tmp_path):
     rows = [*ledger(prices), row("x", 0, 10**9, model_asked="local/y", fresh_tokens=1),
             row("z", 0, 10**9, model_asked="other/z", fresh_tokens=1)]  # fmt: skip
     lines = honest([r for r in rows if r.model_asked in ("cheap", "dear")], prices)
-    found = reconcile(spend_of(rows), read_invoice(*SHAPES[shape](lines, tmp_path)), prices)
+    found = reconcile_invoice(spend_of(rows), read_invoice(*SHAPES[shape](lines, tmp_path)), prices)
     assert found.differences == ()
     assert found.elsewhere == ("other/z",)
     assert abs(found.ledger_nanos - found.invoice_nanos) < 1000
@@ -162,8 +168,8 @@ def test_an_invoice_that_agrees_has_no_difference(prices, shape, tmp_path):
 def test_a_planted_cause_is_named_in_each_shape_and_no_other(prices, shape, cause, tmp_path):
     rows = ledger(prices)
     lines = PLANTED[cause](honest(rows, prices), rows, prices)
-    found = reconcile(spend_of(rows), read_invoice(*SHAPES[shape](lines, tmp_path)), prices)
-    assert set(by_cause(found.differences)) == {cause}
+    found = reconcile_invoice(spend_of(rows), read_invoice(*SHAPES[shape](lines, tmp_path)), prices)
+    assert set(invoice_differences_by_cause(found.differences)) == {cause}
     assert abs(sum(d.by_nanos for d in found.differences) - (found.invoice_nanos - found.ledger_nanos)) < 1000
 
 
@@ -171,7 +177,7 @@ def test_a_day_that_the_ledger_has_not_is_told_from_one_that_the_invoice_has_not
     rows = ledger(prices)
     lines = honest(rows, prices)
     kept = [r for r in rows if not r.started.startswith(DAYS[2])]
-    found = reconcile(spend_of(kept), read_invoice(*as_csv(lines, tmp_path)), prices)
+    found = reconcile_invoice(spend_of(kept), read_invoice(*as_csv(lines, tmp_path)), prices)
     assert {d.cause for d in found.differences} == {"missing day: not in the ledger"}
 
 
@@ -179,7 +185,7 @@ def test_what_nothing_explains_is_called_so(prices, tmp_path):
     rows = ledger(prices)
     lines = [with_tokens(x, 777, prices) if (x.day, x.model, x.meter) == (DAYS[1], "dear", "output") else x
              for x in honest(rows, prices)]  # fmt: skip
-    (found,) = reconcile(spend_of(rows), read_invoice(*as_csv(lines, tmp_path)), prices).differences
+    (found,) = reconcile_invoice(spend_of(rows), read_invoice(*as_csv(lines, tmp_path)), prices).differences
     assert (found.cause, found.invoice_tokens - found.ledger_tokens) == ("not explained", 777)
 
 
@@ -187,7 +193,7 @@ def test_our_own_focus_export_reconciles_with_the_ledger(prices, tmp_path):
     rows = ledger(prices)
     file = tmp_path / "own.csv"
     focus_frame(spend_of(rows), prices, BillingAccount("a")).write_csv(file)
-    assert reconcile(spend_of(rows), read_invoice(file), prices).differences == ()
+    assert reconcile_invoice(spend_of(rows), read_invoice(file), prices).differences == ()
 
 
 def test_usage_pages_of_two_vendors_are_read_with_disjoint_classes(tmp_path):
@@ -237,5 +243,5 @@ def test_a_file_of_another_shape_is_refused_by_name(tmp_path, text):
 
 
 def test_names_of_models_are_compared_without_vendor_and_date():
-    assert plain_model("vertex_ai/gemini-x@20260101") == "gemini-x@20260101"
-    assert plain_model("a/b/c-20260131") == "c"
+    assert invoice_model("vertex_ai/gemini-x@20260101") == "gemini-x@20260101"
+    assert invoice_model("a/b/c-20260131") == "c"

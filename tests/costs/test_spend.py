@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from tests.costs.rows import random_rows, spend_of
 from tests.telemetry.rows import row
-from workbench.costs.spend import GROUPS, load_spend, signed_nanos, spikes, split
-from workbench.costs.unit_economics import cost_per_good, margins, read_revenue  # fmt: skip
+from workbench.costs.spend import GROUPS, load_spend, signed_nanos, spend_spikes, split_amount
+from workbench.costs.unit_economics import cost_per_good_answer, customer_margins, read_revenue  # fmt: skip
 from workbench.errors import ConfigError
 from workbench.telemetry.ledger import Ledger
 
@@ -46,7 +46,7 @@ def test_matrix_sums_to_the_total_by_feature_and_by_all(size, share_by):
 
 @given(st.integers(-(10**15), 10**15), st.lists(st.integers(0, 10**9), min_size=1).filter(any))
 def test_parts_sum_to_the_whole_and_each_is_right_to_one(amount, weights):
-    parts = split(amount, weights)
+    parts = split_amount(amount, weights)
     assert sum(parts) == amount
     assert all(abs(p * sum(weights) - amount * w) <= sum(weights) for p, w in zip(parts, weights, strict=True))
 
@@ -106,39 +106,39 @@ def test_waste_tells_a_retry_from_a_failover_and_from_an_error():
 def test_cost_of_a_good_answer_counts_what_the_bad_ones_cost():
     rows = [row(f"c{i}", 0, 10_000_000 * (1 + i % 3), feature="find", item_id=f"q{i % 60}") for i in range(300)]
     judged = pl.DataFrame({"request": [f"c{i}" for i in range(300)], "good": [int(i % 4 > 0) for i in range(300)]})
-    whole, find = cost_per_good(spend_of(rows), judged)
+    whole, find = cost_per_good_answer(spend_of(rows), judged)
     usd = sum(r.cost_nanos for r in rows) / 1e9 / 225
     assert (whole.judged, whole.good, find.feature) == (300, 225, "find")
     assert whole.usd == pytest.approx(usd)
     assert whole.low < usd < whole.high < 1.3 * usd
-    few = cost_per_good(spend_of(rows[:20]), judged)[0]
+    few = cost_per_good_answer(spend_of(rows[:20]), judged)[0]
     assert (few.low, few.high) == (None, None)
-    assert cost_per_good(spend_of(rows), judged.with_columns(good=pl.lit(0)))[0].usd is None
+    assert cost_per_good_answer(spend_of(rows), judged.with_columns(good=pl.lit(0)))[0].usd is None
     with pytest.raises(ConfigError, match="0 or 1"):
-        cost_per_good(spend_of(rows), judged.with_columns(good=pl.lit(0.5)))
+        cost_per_good_answer(spend_of(rows), judged.with_columns(good=pl.lit(0.5)))
     with pytest.raises(ConfigError, match="0 or 1"):
-        cost_per_good(spend_of(rows), judged.with_columns(good=pl.lit(None)))
+        cost_per_good_answer(spend_of(rows), judged.with_columns(good=pl.lit(None)))
     with pytest.raises(ConfigError, match="more than once"):
-        cost_per_good(spend_of(rows), pl.concat([judged, judged]))
+        cost_per_good_answer(spend_of(rows), pl.concat([judged, judged]))
     with pytest.raises(ConfigError, match="none of the judged requests"):
-        cost_per_good(spend_of([row("other")]), judged)
+        cost_per_good_answer(spend_of([row("other")]), judged)
 
 
 def test_a_call_stands_for_its_trace_and_one_request_is_judged_once(tmp_path):
     rows = [row(f"c{i}", 0, 10**7, feature="find", trace_id=f"t{i // 2}", item_id=f"q{i}") for i in range(200)]
     of_traces = pl.DataFrame({"request": [f"t{i}" for i in range(100)], "good": [1] * 100})
     of_calls = of_traces.with_columns(request=pl.Series([f"c{2 * i + i % 2}" for i in range(100)]))
-    assert cost_per_good(spend_of(rows), of_calls) == cost_per_good(spend_of(rows), of_traces)
+    assert cost_per_good_answer(spend_of(rows), of_calls) == cost_per_good_answer(spend_of(rows), of_traces)
     both = pl.DataFrame({"request": ["t7", "c14"], "good": [1, 0]})
     with pytest.raises(ConfigError, match="request t7 is judged more than once, of its trace or calls"):
-        cost_per_good(spend_of(rows), both)
+        cost_per_good_answer(spend_of(rows), both)
 
 
 def test_margin_is_told_where_revenue_is_and_a_customer_without_cost_is_listed(tmp_path):
     file = tmp_path / "revenue.csv"
     file.write_text('tenant_id,revenue_usd\nacme,"1,000.50"\nacme,-0.50\ngone,5\n', encoding="utf-8")
     matrix = spend_of([row("a", 0, 10**9, tenant_id="acme"), row("b", 0, 7, tenant_id="bolt")]).matrix()
-    found = {r["tenant"]: r["margin_nanos"] for r in margins(matrix, read_revenue(file)).rows(named=True)}
+    found = {r["tenant"]: r["margin_nanos"] for r in customer_margins(matrix, read_revenue(file)).rows(named=True)}
     assert found == {"acme": 999 * 10**9, "gone": 5 * 10**9, "bolt": None}
     file.write_text("tenant_id,revenue_usd\nacme,lots\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="'lots' is no amount"):
@@ -166,7 +166,7 @@ def usual(day, hour):
 
 def test_a_day_of_a_hundred_times_is_flagged_while_its_first_hour_runs():
     big = hours(lambda day, hour: usual(day, hour) * (100 if day == 9 else 1))
-    found = spikes(spend_of(big + hours(usual, tenant="calm"))).rows(named=True)
+    found = spend_spikes(spend_of(big + hours(usual, tenant="calm"))).rows(named=True)
     assert {f["tenant"] for f in found} == {"acme"}
     assert found[0]["hour"] == "2026-11-10T00"
     assert found[0]["crossed"] < "2026-11-10T01"
@@ -177,9 +177,9 @@ def test_a_day_of_a_hundred_times_is_flagged_while_its_first_hour_runs():
 def test_usual_days_new_customers_and_small_change_are_no_spike():
     new = hours(lambda day, _: 10**9 if day == 9 else 0, tenant="new")[-240:]
     small = hours(lambda day, _: 100 if day == 9 else 1, tenant="small")
-    assert spikes(spend_of(hours(usual) + new + small)).is_empty()
-    assert spikes(spend_of([])).is_empty()
-    assert spikes(spend_of(hours(usual)), "").is_empty()
+    assert spend_spikes(spend_of(hours(usual) + new + small)).is_empty()
+    assert spend_spikes(spend_of([])).is_empty()
+    assert spend_spikes(spend_of(hours(usual)), "").is_empty()
 
 
 def test_a_column_that_is_none_is_named():
@@ -218,8 +218,8 @@ def stream(seed, tenants=8, days=21, spiked=-1):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_bursts_nights_and_weekends_are_no_spike_and_a_hundredfold_day_is(seed):
-    assert spikes(stream(seed)).is_empty()
-    found = spikes(stream(seed, spiked=seed)).rows(named=True)
+    assert spend_spikes(stream(seed)).is_empty()
+    found = spend_spikes(stream(seed, spiked=seed)).rows(named=True)
     assert {f["tenant"] for f in found} == {f"t{seed}"}
     assert {f["hour"][:10] for f in found} == {"2026-11-21"}
     assert found[0]["hour"] <= "2026-11-21T02"
@@ -229,6 +229,6 @@ def test_a_customer_who_is_called_none_is_not_nobody_and_has_its_own_revenue():
     named, nobody = row("a", 0, 5, tenant_id="(none)"), row("b", 0, 7)
     spend = spend_of([named, nobody])
     assert dict(spend.by("tenant").select("tenant", "cost_nanos").rows()) == {"(none)": 7, '"(none)"': 5}
-    found = margins(spend.matrix(), {"(none)": 9})
+    found = customer_margins(spend.matrix(), {"(none)": 9})
     left = {tenant: margin for tenant, _, _, _, margin in found.iter_rows()}
     assert left == {'"(none)"': 4, "(none)": None}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.evalset.small_evalset import DEV, DOCUMENTS, QUERIES, TEST, settings_in, shared, write
 from workbench.errors import EvalsetError
-from workbench.evalset.check import check_evalset, exit_code, summarise
+from workbench.evalset.check import check_evalset, check_exit_code, summarise_findings
 from workbench.evalset.evalset import load_evalset
 from workbench.evalset.findings import Finding
 from workbench.evalset.texts import spaceless, words
@@ -26,7 +26,7 @@ def query(key, text, **metadata):
 
 def test_a_set_without_defects_has_no_findings(tmp_path):
     findings = check_evalset(write(tmp_path), settings_in(tmp_path))
-    assert (findings, summarise(findings), exit_code(findings)) == ([], "no defect found", 0)
+    assert (findings, summarise_findings(findings), check_exit_code(findings)) == ([], "no defect found", 0)
 
 
 MORE = query("q4", "fourth thing")
@@ -216,7 +216,7 @@ def test_questions_that_are_all_one_family_cannot_be_split_by_hash(tmp_path):
 
 def test_missing_parts_are_findings_and_fail(tmp_path):
     findings = check_evalset(tmp_path / "none", settings_in(tmp_path))
-    assert exit_code(findings) == 1
+    assert check_exit_code(findings) == 1
     (tmp_path / "bare").mkdir()
     ((where, _, severity, told),) = check(tmp_path / "bare")
     assert (where, severity) == ("bare", "error")
@@ -236,8 +236,8 @@ def test_a_corpus_that_is_not_there_is_one_finding_and_not_one_a_judgement(tmp_p
 
 def test_warnings_alone_do_not_fail(tmp_path):
     findings = check_evalset(write(tmp_path, queries=[*QUERIES, MORE]), settings_in(tmp_path))
-    assert exit_code(findings) == 0
-    assert summarise(findings).endswith("0 errors, 1 warnings")
+    assert check_exit_code(findings) == 0
+    assert summarise_findings(findings).endswith("0 errors, 1 warnings")
 
 
 def test_findings_of_one_kind_are_one_line_with_a_count_and_some_lines(tmp_path):
@@ -247,21 +247,21 @@ def test_findings_of_one_kind_are_one_line_with_a_count_and_some_lines(tmp_path)
     folder = write(tmp_path, documents=documents, queries=queries, test=[f"it's {i}\td{i}\t1" for i in range(9)])
     findings = check_evalset(folder, settings_in(tmp_path))
     assert sum("repeats the first line" in f.problem for f in findings) == 9
-    told = [line for line in summarise(findings).splitlines() if "repeats the first line" in line]
+    told = [line for line in summarise_findings(findings).splitlines() if "repeats the first line" in line]
     assert len(told) == 1
     assert told[0].endswith("; and 8 more of this kind, lines 2, 3, 4, 5, 6 ...")
     assert ":1: warning: query \"it's 0\" repeats the first line of 'd0' (" in told[0]
-    assert summarise(findings).endswith(f"0 errors, {len(findings)} warnings")
-    assert summarise(findings, every=True).splitlines()[:-1] == [str(finding) for finding in findings]
+    assert summarise_findings(findings).endswith(f"0 errors, {len(findings)} warnings")
+    assert summarise_findings(findings, every=True).splitlines()[:-1] == [str(finding) for finding in findings]
 
 
 def test_findings_of_other_kinds_files_or_weights_keep_their_lines():
     one = Finding("a.jsonl", 1, "query 'x' has an empty text")
     others = [Finding("b.jsonl", 1, one.problem), Finding("a.jsonl", 2, one.problem, "warning"),
               Finding("a.jsonl", 3, "query 'x' has no text")]  # fmt: skip
-    assert summarise([one, *others]).splitlines() == [*map(str, [one, *others]), "3 errors, 1 warnings"]
+    assert summarise_findings([one, *others]).splitlines() == [*map(str, [one, *others]), "3 errors, 1 warnings"]
     nowhere = [Finding("qrels", 0, f"{n} are left out") for n in (1, 2)]
-    assert summarise(nowhere).splitlines()[0] == "qrels: error: 1 are left out; and 1 more of this kind"
+    assert summarise_findings(nowhere).splitlines()[0] == "qrels: error: 1 are left out; and 1 more of this kind"
 
 
 NAMES = ("queries.jsonl", "corpus.jsonl", "qrels/test.tsv", "qrels/dev.tsv", "gates.toml", "card.md", "pairs.jsonl")
@@ -308,7 +308,7 @@ def test_checking_reports_any_bytes_in_any_file_and_never_raises(tmp_path, name,
 
 def test_scifact_has_two_questions_of_train_again_in_test_and_they_are_left_out_of_dev(tmp_path):
     findings = check_evalset(shared("scifact"), settings_in(tmp_path))
-    assert exit_code(findings) == 0
+    assert check_exit_code(findings) == 0
     assert [f.problem.split(":")[0] for f in findings if "has the text of" in f.problem] == [
         "query '871' is left out of dev", "query '1291' is left out of dev"
     ]  # fmt: skip

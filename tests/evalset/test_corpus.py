@@ -13,7 +13,7 @@ import pytest
 
 from tests.evalset.small_evalset import settings_in
 from workbench.errors import EvalsetError
-from workbench.evalset.corpus import build_corpus, load_corpus, write_lock
+from workbench.evalset.corpus import build_corpus, load_corpus, write_corpus_lock
 from workbench.evalset.docstrings import NAMESPACES
 
 RECIPE = Path(__file__).parents[2] / "evalsets" / "docs_qa" / "corpus.toml"
@@ -32,7 +32,7 @@ def built(tmp_path_factory):
     folder = root / "evalsets" / "numpy_only"
     folder.mkdir(parents=True)
     (folder / "corpus.toml").write_text(recipe(metadata.version("numpy")), encoding="utf-8")
-    write_lock(folder, settings_in(root))
+    write_corpus_lock(folder, settings_in(root))
     return root
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from tests.evalset.small_evalset import settings_in, write
 from workbench.errors import EvalsetError
-from workbench.evalset.check import check_evalset, exit_code
+from workbench.evalset.check import check_evalset, check_exit_code
 from workbench.evalset.evalset import load_evalset
 
 N = 60
@@ -44,7 +44,7 @@ def test_two_questions_of_one_text_are_drawn_into_one_split_and_are_one_family(t
     for split in asked:
         assert len(set(evalset.split(split).clusters.values())) == len(asked[split]) // 2
     assert not [said for said in told(tmp_path) if "has the text of" in said]
-    assert exit_code(check_evalset(tmp_path, settings_in(tmp_path))) == 0
+    assert check_exit_code(check_evalset(tmp_path, settings_in(tmp_path))) == 0
     assert any("questions of one text are one family" in note for note in evalset.notes)
 
 

@@ -20,13 +20,13 @@ from workbench.evalset.files import scan_jsonl, scan_qrels
 from workbench.evalset.imports.document_tables import import_tables
 from workbench.evalset.imports.hub import load_hub
 from workbench.evalset.imports.judgement_sheets import import_judgements
-from workbench.evalset.imports.outcome_tables import Repairs, import_outcomes
+from workbench.evalset.imports.outcome_tables import OutcomeRepairs, import_outcomes
 from workbench.evalset.imports.pairs_and_streams import import_pair_labels, import_pairs, import_stream
 from workbench.evalset.outcomes import load_outcomes
 from workbench.evalset.traffic import load_pairs, load_stream
-from workbench.project.new_evalset import understand
-from workbench.project.new_evalset import write as write_own
-from workbench.retrieval.systems import read_run
+from workbench.project.new_evalset import understand_evalset
+from workbench.project.new_evalset import write_new_evalset as write_own
+from workbench.retrieval.systems import read_system_run
 
 QUICK, MANY = 50, 500
 # What practitioners' cells hold, each beside values that are right.
@@ -186,7 +186,7 @@ def tables(data: st.DataObject, folder: Path) -> None:
 
 def outcomes(data: st.DataObject, folder: Path) -> None:
     path = put(folder, "log", data.draw(files(data.draw(st.sampled_from(["outcomes", "wide"])))))
-    repairs = Repairs(
+    repairs = OutcomeRepairs(
         drop_incomplete=data.draw(st.booleans()),
         costs={"small": 1.0} if data.draw(st.booleans()) else {},
         models=("small", "large") if data.draw(st.integers(0, 3)) == 0 else (),
@@ -211,7 +211,7 @@ def stream(data: st.DataObject, folder: Path) -> None:
 def run(data: st.DataObject, folder: Path) -> None:
     path = put(folder, "hits", data.draw(files("run")))
     found = []
-    if attempt(lambda: found.append(read_run(path)), folder / "out"):
+    if attempt(lambda: found.append(read_system_run(path)), folder / "out"):
         assert found[0].columns == ["query_id", "doc_id", "rank", "score"]
         assert len(found[0])
 
@@ -250,7 +250,7 @@ def own(data: st.DataObject, folder: Path) -> None:
     out = folder / "out"
 
     def whole() -> None:
-        write_own(understand([str(documents)], questions, settings=settings_in(folder)), out, sources=["files"])
+        write_own(understand_evalset([str(documents)], questions, settings=settings_in(folder)), out, sources=["files"])
 
     if attempt(whole, out):
         assert all(scan_jsonl(out / name)[1] == [] for name in ("corpus.jsonl", "queries.jsonl"))

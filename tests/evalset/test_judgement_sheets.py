@@ -9,7 +9,13 @@ from tests.evalset.small_evalset import DOCUMENTS, QUERIES, settings_in, write
 from workbench.cli import app
 from workbench.errors import EvalsetError
 from workbench.evalset.evalset import load_evalset
-from workbench.evalset.imports.judgement_sheets import SHEET, cohens_kappa, import_judgements, sheet_note, write_sheet
+from workbench.evalset.imports.judgement_sheets import (
+    SHEET,
+    cohens_kappa,
+    import_judgements,
+    judgement_sheet_note,
+    write_judgement_sheet,
+)
 
 MORE = [*DOCUMENTS, {"_id": "d4", "title": "pandas.concat", "text": "Stack frames.", "metadata": {"tenant_id": "a"}}]
 
@@ -20,7 +26,9 @@ def mine(tmp_path):
     settings = settings_in(tmp_path)
     write(settings.evalsets / "mine", documents=MORE, queries=QUERIES)
     evalset = load_evalset("mine", settings=settings)
-    write_sheet(tmp_path / SHEET, [("q1", "d2"), ("q2", "d4"), ("q2", "gone")], evalset.queries, evalset.documents)
+    write_judgement_sheet(
+        tmp_path / SHEET, [("q1", "d2"), ("q2", "d4"), ("q2", "gone")], evalset.queries, evalset.documents
+    )
     return settings
 
 
@@ -48,7 +56,7 @@ def test_the_sheet_has_the_texts_and_a_field_to_fill_and_no_arm(mine):
         "title": "pandas.sort", "text": "Sort rows by value.",
     }  # fmt: skip
     assert second["doc_id"] == "d4"
-    assert "workbench import judgements runs/r/to_judge.jsonl --name mine" in sheet_note(2, "r", "mine")
+    assert "workbench import judgements runs/r/to_judge.jsonl --name mine" in judgement_sheet_note(2, "r", "mine")
 
 
 def test_a_filled_sheet_becomes_judgements_of_the_questions_own_split(mine):

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from tests.evalset.test_importers import ANYHOW, MANY, ODD, QUICK, VALUES, attempt, folder_of
 from tests.evalset.test_log_tools import FILES, GIVEN, LANGFUSE, LOGS, PRICES, batch
-from workbench.evalset.imports.log_import import TOOLS, Choices, import_log, ledger_rows, read_log
-from workbench.evalset.imports.outcome_tables import Repairs
+from workbench.evalset.imports.log_import import TOOLS, LogChoices, import_log, ledger_rows_of_log, read_log
+from workbench.evalset.imports.outcome_tables import OutcomeRepairs
 from workbench.evalset.outcomes import load_outcomes
 from workbench.evalset.traffic import load_stream
 from workbench.project.inspect_log import what_a_log_decides
-from workbench.retrieval.systems import read_run
+from workbench.retrieval.systems import read_system_run
 
 LEAVES = ODD.filter(lambda text: len(text) < 100) | VALUES | st.just([[]]) | st.just({"role": []}) | st.just(10**30)
 
@@ -107,13 +107,13 @@ def load(data: st.DataObject, tool: str, base: Path) -> None:
     score = data.draw(st.sampled_from([fits, fits, fits, "", "correct"]))
     costs = {"inspect": {"mockllm/small": 1.0, "mockllm/large": 2.0}, "lm-eval": {"a": 1.0, "b": 2.0}}.get(tool, {})
     dropped = bool(costs) and data.draw(st.integers(0, 3)) > 0  # a choice that cannot be kept is an error
-    choices = Choices(score, Repairs(costs=costs, drop_incomplete=dropped))
+    choices = LogChoices(score, OutcomeRepairs(costs=costs, drop_incomplete=dropped))
     logs = []
 
     def whole() -> None:
         logs.append(read_log(tool, [inside]))
         what_a_log_decides(logs[0], PRICES)
-        assert len(ledger_rows(logs[0], PRICES, "eval")) == len(logs[0].calls)
+        assert len(ledger_rows_of_log(logs[0], PRICES, "eval")) == len(logs[0].calls)
         import_log(logs[0], out, PRICES, choices=choices)
 
     if attempt(whole, out):
@@ -123,7 +123,7 @@ def load(data: st.DataObject, tool: str, base: Path) -> None:
         if (out / "stream.parquet").exists():
             assert len(load_stream(out))
         if (out / "retrieved.run").exists() and (out / "retrieved.run").stat().st_size:
-            assert len(read_run(out / "retrieved.run"))
+            assert len(read_system_run(out / "retrieved.run"))
 
 
 def try_out(tool: str, base: Path, examples: int) -> None:

@@ -21,21 +21,21 @@ from workbench.evalset.imports.log_import import (
     STREAM,
     TOOLS,
     VERDICTS,
-    Choices,
-    book,
+    LogChoices,
+    book_log,
     import_log,
-    ledger_rows,
+    ledger_rows_of_log,
     read_log,
-    tool_of,
+    tool_of_log,
 )
-from workbench.evalset.imports.logged_calls import ToolLog, cost_nanos, priced_as
-from workbench.evalset.imports.outcome_tables import Repairs, import_outcomes
+from workbench.evalset.imports.logged_calls import ToolLog, logged_cost_nanos, logged_model_price
+from workbench.evalset.imports.outcome_tables import OutcomeRepairs, import_outcomes
 from workbench.evalset.outcomes import load_outcomes
 from workbench.evalset.traffic import load_stream
 from workbench.inference.messages import Usage
 from workbench.inference.prices import load_prices
 from workbench.quality.labels import read_labels
-from workbench.retrieval.systems import read_run
+from workbench.retrieval.systems import read_system_run
 from workbench.telemetry.ledger import Ledger
 
 LOGS = Path(__file__).parent / "logs"
@@ -87,15 +87,15 @@ def test_inspect_s_means_and_tokens_are_its_own_and_what_failed_is_a_failed_outc
     for score in said["results"]["scores"]:
         assert mean(log, "mockllm/small", score["scorer"]) == score["metrics"]["accuracy"]["value"]
     assert {c.usage for c in log.calls if c.model == "mockllm/large"} == {Usage(6, 10, 0, 3)}
-    costs = Repairs(costs={"mockllm/small": 0.1, "mockllm/large": 1.0}, drop_incomplete=True)
-    import_log(log, tmp_path / "out", PRICES, choices=Choices("match", costs))
+    costs = OutcomeRepairs(costs={"mockllm/small": 0.1, "mockllm/large": 1.0}, drop_incomplete=True)
+    import_log(log, tmp_path / "out", PRICES, choices=LogChoices("match", costs))
     found = load_outcomes(tmp_path / "out")
     assert found.quality.mean(axis=0).tolist() == [0.5, 1.0]  # sample c was asked of one model alone
     assert "its repeats are averaged" in " ".join(found.notes)
 
 
 def test_a_prompt_whose_calls_failed_has_quality_0_and_their_model_s_mean_cost(tmp_path):
-    import_log(read("promptfoo"), tmp_path / "out", PRICES, choices=Choices("score"))
+    import_log(read("promptfoo"), tmp_path / "out", PRICES, choices=LogChoices("score"))
     rows = pl.read_parquet(tmp_path / "out" / "outcomes.parquet").filter(pl.col("model") == "scripted:small")
     assert rows["quality"].to_list() == [1.0, 1.0, 0.0, 0.0]
     assert rows["cost_usd"].to_list() == pytest.approx([6.55e-6] * 4)
@@ -127,11 +127,11 @@ def test_calls_of_one_server_cost_the_same_through_every_tracer(tool):
     assert {c.usage.input for c in paid} <= {108, 110, 116, 118}
     for call in paid:
         by_hand = call.usage.fresh * MINI["input"] + 64 * MINI["cache_read"] + 7 * MINI["output"]
-        assert cost_nanos(call, PRICES) == by_hand
+        assert logged_cost_nanos(call, PRICES) == by_hand
     failed = [c for c in log.calls if c.error]
     assert [(c.usage, c.latency_ms) for c in failed] == [(None, None)]
     assert {c.tenant_id for c in paid} == {"acme"}
-    assert {priced_as(c.model, PRICES) for c in log.calls} == {"openai/gpt-5.4-mini"}
+    assert {logged_model_price(c.model, PRICES) for c in log.calls} == {"openai/gpt-5.4-mini"}
 
 
 def test_litellm_s_own_costs_equal_those_by_tokens_in_both_of_its_forms():
@@ -139,7 +139,7 @@ def test_litellm_s_own_costs_equal_those_by_tokens_in_both_of_its_forms():
         log = read_log("litellm", [LOGS / name])
         paid = [c for c in log.calls if not c.error]
         assert len(paid) == 2
-        assert [cost_nanos(c, PRICES) / 1e9 for c in paid] == pytest.approx([c.usd for c in paid])
+        assert [logged_cost_nanos(c, PRICES) / 1e9 for c in paid] == pytest.approx([c.usd for c in paid])
 
 
 def test_a_trace_s_question_is_what_the_user_asked_and_its_search_is_a_run(tmp_path):
@@ -149,7 +149,7 @@ def test_a_trace_s_question_is_what_the_user_asked_and_its_search_is_a_run(tmp_p
     stream = load_stream(tmp_path / "out")
     assert stream.queries == ("How do I join frames?", "This fails?")  # not the prompt, which holds documents too
     assert (stream.tenants, stream.features) == (("acme", "acme"), ("answer", "answer"))
-    run = read_run(tmp_path / "out" / RUN)
+    run = read_system_run(tmp_path / "out" / RUN)
     asked = [json.loads(line) for line in (tmp_path / "out" / ASKED).read_text().splitlines()]
     assert run["doc_id"].to_list() == ["d1", "d2"] * 2
     assert set(run["query_id"]) == {row["_id"] for row in asked}
@@ -158,7 +158,7 @@ def test_a_trace_s_question_is_what_the_user_asked_and_its_search_is_a_run(tmp_p
 def test_a_question_of_the_evalset_keeps_its_id_in_the_run(tmp_path):
     lines(tmp_path / "queries.jsonl", [{"_id": "q7", "text": "How do I join frames?"}])
     import_log(read("openinference"), tmp_path, PRICES)
-    assert "q7" in set(read_run(tmp_path / RUN)["query_id"])
+    assert "q7" in set(read_system_run(tmp_path / RUN)["query_id"])
 
 
 def test_answers_that_nobody_scored_are_graded_and_become_outcomes(tmp_path):
@@ -187,15 +187,17 @@ def test_calls_are_booked_once_and_sum_to_what_their_tokens_cost(engine):
     ledger = Ledger(engine)
     for tool in ("litellm", "mlflow", "openinference", "promptfoo"):
         log = read(tool)
-        assert book(log, ledger, PRICES, TOOLS[tool].purpose) == (len(log.calls), 0)
-        assert book(log, ledger, PRICES, TOOLS[tool].purpose) == (0, len(log.calls))
+        assert book_log(log, ledger, PRICES, TOOLS[tool].purpose) == (len(log.calls), 0)
+        assert book_log(log, ledger, PRICES, TOOLS[tool].purpose) == (0, len(log.calls))
     rows = ledger.frame()
     by_hand = sum(round(c.usd * 1e9) for c in read("promptfoo").calls if c.usd)
-    by_hand += sum(cost_nanos(c, PRICES) or 0 for t in ("litellm", "mlflow", "openinference") for c in read(t).calls)
+    by_hand += sum(
+        logged_cost_nanos(c, PRICES) or 0 for t in ("litellm", "mlflow", "openinference") for c in read(t).calls
+    )
     assert rows["cost_nanos"].sum() == pytest.approx(by_hand, abs=len(rows))
     assert set(rows.filter(pl.col("status") == "error")["cost_nanos"]) == {0}
     assert set(rows["price_version"]) == {PRICES.version, "as logged by promptfoo", ""}
-    assert {row.purpose for row in ledger_rows(read("mlflow"), PRICES, "product")} == {"product"}
+    assert {row.purpose for row in ledger_rows_of_log(read("mlflow"), PRICES, "product")} == {"product"}
 
 
 def test_a_cached_repeat_is_none_and_a_cached_row_has_no_latency(tmp_path):
@@ -207,7 +209,7 @@ def test_a_cached_repeat_is_none_and_a_cached_row_has_no_latency(tmp_path):
     log = read_log("promptfoo", [lines(tmp_path / "out.jsonl", rows)])
     assert [c.latency_ms for c in log.calls] == [5, None, None, None]
     assert [c.usd for c in log.calls] == [None] * 4  # 0 is not known there
-    import_log(log, tmp_path / "o", PRICES, choices=Choices("score", Repairs(costs={"a": 1, "b": 1})))
+    import_log(log, tmp_path / "o", PRICES, choices=LogChoices("score", OutcomeRepairs(costs={"a": 1, "b": 1})))
     found = pl.read_parquet(tmp_path / "o" / "outcomes.parquet")
     assert found["model"].to_list() == ["a", "b"]
     assert "2 calls are repeats that a cache answered" in (tmp_path / "o" / "card.md").read_text()
@@ -234,8 +236,8 @@ def test_batch_files_are_joined_by_custom_id_at_half_the_price(tmp_path):
         "one": ("one?", "4", ""), "two": ("two?", "4", ""), "three": ("three?", "", "no"),
     }  # fmt: skip
     full = 60 * MINI["input"] + 40 * MINI["cache_read"] + 10 * MINI["output"]
-    assert cost_nanos(calls["one"], PRICES) == full / 2
-    assert {row.price_version for row in ledger_rows(log, PRICES, "eval")} == {"", f"{PRICES.version}+batch"}
+    assert logged_cost_nanos(calls["one"], PRICES) == full / 2
+    assert {row.price_version for row in ledger_rows_of_log(log, PRICES, "eval")} == {"", f"{PRICES.version}+batch"}
     usage = {"input_tokens": 10, "cache_read_input_tokens": 100, "cache_creation_input_tokens": 50, "output_tokens": 5}
     message = {"model": "claude-sonnet-4-5", "content": [{"type": "text", "text": "4"}], "usage": usage}
     anthropic = {"custom_id": "x", "result": {"type": "succeeded", "message": message}}
@@ -350,10 +352,10 @@ def test_what_was_meant_is_refused_with_what_to_do(tmp_path):
     with pytest.raises(ConfigError, match=r"2 scores \(includes, match\); say which is the quality: --score NAME"):
         import_log(read("inspect"), tmp_path / "out", PRICES)
     with pytest.raises(ConfigError, match=r"--score: .*matsch"):
-        import_log(read("inspect"), tmp_path / "out", PRICES, choices=Choices("matsch"))
+        import_log(read("inspect"), tmp_path / "out", PRICES, choices=LogChoices("matsch"))
     with pytest.raises(EvalsetError, match="no cost is recorded for mockllm/large, mockllm/small"):
         import_log(read("inspect"), tmp_path / "out", PRICES,
-                   choices=Choices("match", Repairs(drop_incomplete=True)))  # fmt: skip
+                   choices=LogChoices("match", OutcomeRepairs(drop_incomplete=True)))  # fmt: skip
     assert not (tmp_path / "out").exists()
     import_log(read("mlflow"), tmp_path / "out", PRICES)
     with pytest.raises(EvalsetError, match=r"has stream.parquet, retrieved.run, .* already; remove it"):
@@ -371,13 +373,13 @@ def test_what_was_meant_is_refused_with_what_to_do(tmp_path):
 
 @pytest.mark.parametrize("tool", FILES)
 def test_each_file_tells_which_tool_wrote_it(tool):
-    found = tool_of([LOGS / FILES[tool][0]])
+    found = tool_of_log([LOGS / FILES[tool][0]])
     assert found == ("otlp" if tool == "openinference" else tool)
 
 
 def test_a_file_of_no_tool_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="no tool is known that wrote"):
-        tool_of([lines(tmp_path / "x.jsonl", [{"a": 1}])])
+        tool_of_log([lines(tmp_path / "x.jsonl", [{"a": 1}])])
 
 
 def test_stream_is_written_only_for_traffic(tmp_path):
@@ -387,7 +389,7 @@ def test_stream_is_written_only_for_traffic(tmp_path):
 
 @pytest.mark.parametrize("name", ["gone.json", "x" * 300 + ".json"])
 def test_a_file_that_cannot_be_there_is_not_there(tmp_path: Path, name: str) -> None:
-    for read in (lambda: tool_of([tmp_path / name]), lambda: read_log("promptfoo", [tmp_path / name])):
+    for read in (lambda: tool_of_log([tmp_path / name]), lambda: read_log("promptfoo", [tmp_path / name])):
         with pytest.raises(EvalsetError, match="is not there"):
             read()
 
@@ -397,4 +399,4 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     with pytest.raises(EvalsetError, match="is a pipe or a device"):
         read_log("promptfoo", [pipe])
     with pytest.raises(ConfigError, match="no tool is known"):
-        tool_of([pipe])
+        tool_of_log([pipe])

@@ -9,7 +9,7 @@ import pytest
 from tests.routing.routing_tables import planted
 from workbench.errors import ConfigError, EvalsetError
 from workbench.evalset.evalset import load_evalset
-from workbench.evalset.imports.outcome_tables import Repairs, import_outcomes
+from workbench.evalset.imports.outcome_tables import OutcomeRepairs, import_outcomes
 from workbench.evalset.outcomes import load_outcomes
 
 LONG = planted(40)
@@ -54,7 +54,7 @@ def test_routellm_s_wide_shape_needs_its_costs_declared(tmp_path):
     with pytest.raises(EvalsetError, match=says):
         import_outcomes(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    folder = import_outcomes(path, tmp_path / "out", repairs=Repairs(costs={"gpt-4": 10, "weak/model": 0.2}))
+    folder = import_outcomes(path, tmp_path / "out", repairs=OutcomeRepairs(costs={"gpt-4": 10, "weak/model": 0.2}))
     outcomes = load_outcomes(folder)
     assert outcomes.models == ("weak/model", "gpt-4")
     assert outcomes.cost_usd[0].tolist() == [0.0002, 0.01]
@@ -76,7 +76,7 @@ def test_prompts_that_a_model_missed_are_refused_or_dropped_and_counted(tmp_path
     LONG.head(79).write_parquet(tmp_path / "x.parquet")
     with pytest.raises(EvalsetError, match="--drop-incomplete"):
         import_outcomes(tmp_path / "x.parquet", tmp_path / "out")
-    folder = import_outcomes(tmp_path / "x.parquet", tmp_path / "out", repairs=Repairs(drop_incomplete=True))
+    folder = import_outcomes(tmp_path / "x.parquet", tmp_path / "out", repairs=OutcomeRepairs(drop_incomplete=True))
     assert len(load_outcomes(folder)) == 39
     assert "1 prompts that some model did not answer were left out" in card(folder)
 
@@ -87,7 +87,7 @@ def test_two_texts_of_one_prompt_are_refused_or_the_common_one_is_taken(tmp_path
     three.with_columns(prompt=pl.when(odd).then(pl.lit("other")).otherwise("prompt")).write_csv(tmp_path / "x.csv")
     with pytest.raises(EvalsetError, match="--most-common-text"):
         import_outcomes(tmp_path / "x.csv", tmp_path / "out")
-    folder = import_outcomes(tmp_path / "x.csv", tmp_path / "out", repairs=Repairs(texts="most_common"))
+    folder = import_outcomes(tmp_path / "x.csv", tmp_path / "out", repairs=OutcomeRepairs(texts="most_common"))
     assert "other" not in load_outcomes(folder).requests.prompts
     assert "1 prompt ids had a second text" in card(folder)
 
@@ -95,12 +95,12 @@ def test_two_texts_of_one_prompt_are_refused_or_the_common_one_is_taken(tmp_path
 def test_rows_are_left_out_and_columns_renamed_as_asked(tmp_path):
     flagged = LONG.with_columns(seen=pl.col("prompt_id") < "p00010").rename({"quality": "mark"})
     flagged.write_parquet(tmp_path / "x.parquet")
-    repairs = Repairs(rename={"mark": "quality"}, without={"seen": "true"})
+    repairs = OutcomeRepairs(rename={"mark": "quality"}, without={"seen": "true"})
     folder = import_outcomes(tmp_path / "x.parquet", tmp_path / "out", repairs=repairs)
     assert len(load_outcomes(folder)) == 30
     assert "20 rows with seen = true were left out" in card(folder)
     with pytest.raises(ConfigError, match="no column nothing"):
-        import_outcomes(tmp_path / "x.parquet", tmp_path / "two", repairs=Repairs(rename={"nothing": "x"}))
+        import_outcomes(tmp_path / "x.parquet", tmp_path / "two", repairs=OutcomeRepairs(rename={"nothing": "x"}))
 
 
 def test_imported_folder_is_an_evalset_with_its_gate(tmp_path):
@@ -120,14 +120,14 @@ def wide(folder, text, name="wide.csv", **repairs):
     """Import a wide CSV of this text; gives the outcomes and what was said."""
     (folder / name).write_text(text, encoding="utf-8")
     said = []
-    out = import_outcomes(folder / name, folder / "out", repairs=Repairs(**repairs), tell=said.append)
+    out = import_outcomes(folder / name, folder / "out", repairs=OutcomeRepairs(**repairs), tell=said.append)
     return load_outcomes(out), "\n".join(said)
 
 
 def refused(folder, text, kind=EvalsetError, name="wide.csv", **repairs):
     (folder / name).write_text(text, encoding="utf-8")
     with pytest.raises(kind) as caught:
-        import_outcomes(folder / name, folder / "out", repairs=Repairs(**repairs))
+        import_outcomes(folder / name, folder / "out", repairs=OutcomeRepairs(**repairs))
     assert not (folder / "out").exists()
     return str(caught.value)
 
@@ -282,10 +282,10 @@ def test_nan_is_missing_for_quality_and_cost_in_every_format(tmp_path, suffix):
     else:
         {".csv": frame.write_csv, ".parquet": frame.write_parquet}[suffix](path)
     with pytest.raises(EvalsetError, match=rf"x\{suffix}:{4 if suffix == '.csv' else 3}: quality is missing"):
-        import_outcomes(path, tmp_path / "out", repairs=Repairs(costs={"small": 1}))
+        import_outcomes(path, tmp_path / "out", repairs=OutcomeRepairs(costs={"small": 1}))
     with pytest.raises(EvalsetError, match=r"no cost is recorded for small \(of 3 calls"):
-        import_outcomes(path, tmp_path / "out", repairs=Repairs(drop_incomplete=True))
-    done = import_outcomes(path, tmp_path / "out", repairs=Repairs(drop_incomplete=True, costs={"small": 1}))
+        import_outcomes(path, tmp_path / "out", repairs=OutcomeRepairs(drop_incomplete=True))
+    done = import_outcomes(path, tmp_path / "out", repairs=OutcomeRepairs(drop_incomplete=True, costs={"small": 1}))
     outcomes = load_outcomes(done)
     assert len(outcomes) == 3
     assert outcomes.cost_usd[0].tolist() == [0.001, 0.02]
@@ -296,7 +296,9 @@ def test_ids_of_calls_are_told_from_ids_of_prompts(tmp_path):
     frame.write_csv(tmp_path / "x.csv")
     with pytest.raises(EvalsetError, match=r"column 'id' are all different.*--rename id=call_id"):
         import_outcomes(tmp_path / "x.csv", tmp_path / "out")
-    outcomes = load_outcomes(import_outcomes(tmp_path / "x.csv", tmp_path / "out", repairs=Repairs({"id": "call_id"})))
+    outcomes = load_outcomes(
+        import_outcomes(tmp_path / "x.csv", tmp_path / "out", repairs=OutcomeRepairs({"id": "call_id"}))
+    )
     assert len(outcomes) == 4
     frame.rename({"id": "prompt_id"}).write_csv(tmp_path / "y.csv")
     with pytest.raises(EvalsetError, match=r"column 'prompt_id' are all different"):
@@ -360,7 +362,9 @@ def test_lines_of_promptfoo_say_what_they_lack_and_can_be_named(tmp_path):
     assert 'out.jsonl:1: "prompt" must be a text, found an object that has the fields raw' in said
     (tmp_path / "out.jsonl").write_text(text)
     rename = {"provider.id": "model", "prompt.raw": "prompt"}
-    outcomes = load_outcomes(import_outcomes(tmp_path / "out.jsonl", tmp_path / "ok", repairs=Repairs(rename=rename)))
+    outcomes = load_outcomes(
+        import_outcomes(tmp_path / "out.jsonl", tmp_path / "ok", repairs=OutcomeRepairs(rename=rename))
+    )
     assert (outcomes.models, len(outcomes)) == (("a", "b"), 3)
     assert outcomes.latency_ms[0].tolist() == [12.0, 12.0]
 
@@ -368,5 +372,5 @@ def test_lines_of_promptfoo_say_what_they_lack_and_can_be_named(tmp_path):
 def test_a_price_that_was_not_needed_is_told(tmp_path):
     long().write_csv(tmp_path / "x.csv")
     said = []
-    import_outcomes(tmp_path / "x.csv", tmp_path / "out", repairs=Repairs(costs={"small": 1}), tell=said.append)
+    import_outcomes(tmp_path / "x.csv", tmp_path / "out", repairs=OutcomeRepairs(costs={"small": 1}), tell=said.append)
     assert "--cost of small was not needed: each of its calls has a recorded cost" in said

@@ -7,7 +7,7 @@ import pytest
 from tests.routing.routing_tables import planted
 from workbench.errors import EvalsetError
 from workbench.evalset.outcomes import load_outcomes, outcomes_of
-from workbench.routing.curves import fold_of
+from workbench.routing.curves import curve_folds
 
 SMALL = planted(40)
 
@@ -83,7 +83,7 @@ def test_no_cluster_is_in_dev_and_test_nor_in_two_folds():
     assert len(test)
     assert not set(dev.clusters) & set(test.clusters)
     clusters = np.array([f"c{i // 4}" for i in range(40)])
-    folds = fold_of(clusters)
+    folds = curve_folds(clusters)
     assert all(len(set(folds[clusters == c])) == 1 for c in set(clusters))
     assert set(folds) == set(range(5))
 

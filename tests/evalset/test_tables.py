@@ -7,11 +7,11 @@ import polars as pl
 import pytest
 
 from workbench.errors import ConfigError, EvalsetError
-from workbench.evalset.files import named_rows, read_table
+from workbench.evalset.files import named_table_rows, read_table
 from workbench.evalset.imports.document_tables import import_tables
 from workbench.evalset.imports.outcome_tables import import_outcomes
 from workbench.evalset.imports.pairs_and_streams import import_pairs, import_stream
-from workbench.retrieval.systems import read_run
+from workbench.retrieval.systems import read_system_run
 
 # Each importer, and the columns that it needs.
 IMPORTERS = {
@@ -19,7 +19,7 @@ IMPORTERS = {
     "outcomes": (["prompt", "model", "quality", "cost_usd"], import_outcomes),
     "stream": (["query", "answer_key"], import_stream),
     "pairs": (["query_a", "query_b", "same_answer"], import_pairs),
-    "run": (["query_id", "doc_id", "score"], lambda path, out: read_run(path)),
+    "run": (["query_id", "doc_id", "score"], lambda path, out: read_system_run(path)),
 }
 
 
@@ -93,7 +93,7 @@ def test_a_column_without_a_name_is_told_by_its_place(tmp_path):
     """As pandas writes its index."""
     path = tmp_path / "t.csv"
     path.write_text(",query_id,doc_id\n0,q,d\n1,q,e\n", encoding="utf-8")
-    rows, rest = named_rows(read_table(path), {"query_id": ("query_id",), "doc_id": ("doc_id",)})
+    rows, rest = named_table_rows(read_table(path), {"query_id": ("query_id",), "doc_id": ("doc_id",)})
     assert rows[0] == (2, {"query_id": "q", "doc_id": "d"})
     assert rest == ["column 1"]
 

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from workbench.errors import EvalsetError
-from workbench.evalset.traffic import load_pairs, load_stream, pairs_of, stream_of
+from workbench.evalset.traffic import load_pairs, load_stream, pairs_of_rows, stream_of_rows
 
 
 def test_a_stream_is_read_in_the_order_of_its_positions(tmp_path):
@@ -79,7 +79,7 @@ def test_a_file_that_is_no_parquet_is_refused(tmp_path):
 )
 def test_each_defect_of_a_stream_has_its_line(row, says):
     good = {"query": "q", "answer_key": "k", "pos": 0}
-    _, defects, _ = stream_of("f", [(1, good), (7, row)])
+    _, defects, _ = stream_of_rows("f", [(1, good), (7, row)])
     assert [(d.line, says in d.problem) for d in defects] == [(7, True)]
 
 
@@ -95,5 +95,5 @@ def test_each_defect_of_a_stream_has_its_line(row, says):
 )
 def test_each_defect_of_a_pair_has_its_line(row, says):
     good = {"id": "p", "query_a": "x", "query_b": "y", "same_answer": "1"}
-    _, defects = pairs_of("f", [(1, good), (3, row)])
+    _, defects = pairs_of_rows("f", [(1, good), (3, row)])
     assert [(d.line, says in d.problem) for d in defects] == [(3, True)]

@@ -15,7 +15,7 @@ from tests.routing.test_notebook import open_bench as open_routing
 from tests.routing.test_notebook import project
 from workbench.errors import GateFailed
 from workbench.evaluation.gate import Gate
-from workbench.retrieval.ask_arms import ask_all
+from workbench.retrieval.ask_arms import ask_all_arms
 
 
 def refused(bench, gate):
@@ -32,7 +32,7 @@ def test_retrieval_questions_that_were_not_asked_are_an_error_and_so_are_too_man
     dev, _, test, decision = tiny.judge(bench, bench.prepare())
     bench.gate(decision, test, dev)
     part = replace(test.part, queries=test.part.queries[8:])
-    lost = replace(ask_all(test.arms, part, bench.searcher, depth=100), facts=test.facts)
+    lost = replace(ask_all_arms(test.arms, part, bench.searcher, depth=100), facts=test.facts)
     said = refused(bench, lambda: bench.gate(bench.decide(lost, bench.finalists(dev)), lost, dev))
     metrics = test.scores["metric"].n_unique()
     told = f"{tiny.HYBRID}: {46 * metrics} rows, {54 * metrics} are expected (54 items x 1 repeats x {metrics} metrics"

@@ -12,7 +12,7 @@ from workbench.errors import ConfigError
 from workbench.evaluation.accepted_decision import anchor_path
 from workbench.evaluation.run_record import close_run
 from workbench.records import Decision
-from workbench.runner import RunRecord, accept
+from workbench.runner import RunRecord, accept_decision
 
 
 def run(root, **given):
@@ -27,7 +27,9 @@ def run(root, **given):
 
 def accepted(root, bench, **how):
     name = bench.folder.name
-    return Decision.load(accept(project(root), "retrieval", reason="why", clock=SystemClock(), run=name, **how))
+    return Decision.load(
+        accept_decision(project(root), "retrieval", reason="why", clock=SystemClock(), run=name, **how)
+    )
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from workbench.errors import ConfigError
-from workbench.evaluation.compare import bootstrap_t, classify, compare, mean_interval, pairwise, sharper, spent
+from workbench.evaluation.compare import (
+    bootstrap_t,
+    classify_difference,
+    compare,
+    mean_interval,
+    pairwise,
+    sharper_confidence,
+    spent_confidence,
+)
 
 
 def scores_of(**arms):
@@ -29,7 +37,7 @@ def test_bounds_without_clusters_are_close_to_the_t_interval_on_normal_data():
 
 
 def test_few_clusters_keep_back_part_of_alpha_and_many_hardly_any():
-    aimed = [sharper(0.95, m) for m in (5, 30, 120, 10_000)]
+    aimed = [sharper_confidence(0.95, m) for m in (5, 30, 120, 10_000)]
     assert aimed == sorted(aimed, reverse=True)
     assert aimed[1] == pytest.approx(1 - 0.05 * 22 / 30)
     assert aimed[-1] == pytest.approx(0.95, abs=1e-4)
@@ -117,9 +125,9 @@ def test_the_mirror_image_of_a_comparison_mirrors_its_bounds(seed):
 def test_classification_by_bounds():
     d = np.random.default_rng(6).normal(0, 0.1, 100)
     clusters = np.arange(100)
-    assert classify(d, clusters, low=-0.01, high=0.03, margin=0.02)[0] == "holds"
-    assert classify(d, clusters, low=-0.03, high=0.01, margin=0.02)[0] == "inconclusive"
-    assert classify(d, clusters, low=-0.09, high=-0.03, margin=0.02)[0] == "broken"
+    assert classify_difference(d, clusters, low=-0.01, high=0.03, margin=0.02)[0] == "holds"
+    assert classify_difference(d, clusters, low=-0.03, high=0.01, margin=0.02)[0] == "inconclusive"
+    assert classify_difference(d, clusters, low=-0.09, high=-0.03, margin=0.02)[0] == "broken"
 
 
 def test_an_interval_covers_its_mean():
@@ -159,13 +167,16 @@ def test_a_twin_has_its_mean_as_bound_beside_an_arm_whose_bounds_have_no_end():
 
 def test_a_later_use_is_judged_more_strictly_than_the_largest_resample():
     rows = np.random.default_rng(11).random((2, 120))
-    found = [pairwise(rows, rows, np.arange(120) // 2, confidence=spent(0.95, use)).critical[0] for use in (9, 12, 20)]
+    found = [
+        pairwise(rows, rows, np.arange(120) // 2, confidence=spent_confidence(0.95, use)).critical[0]
+        for use in (9, 12, 20)
+    ]
     assert found[0] + 0.1 < found[1] < found[2] - 0.1
 
 
 def test_all_uses_of_a_split_together_spend_alpha_and_no_more():
-    shares = [(1 - spent(0.95, use)) / 0.05 for use in range(1, 1001)]
+    shares = [(1 - spent_confidence(0.95, use)) / 0.05 for use in range(1, 1001)]
     assert shares == sorted(shares, reverse=True)
     assert sum(shares) <= 1 + 1e-5
     assert shares[0] > 0.5
-    assert spent(0.95, 1000) < 1.0
+    assert spent_confidence(0.95, 1000) < 1.0

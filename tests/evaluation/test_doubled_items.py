@@ -9,15 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.caching.test_certification import traffic
-from workbench.caching.cache_claims import CacheArm, CacheResult, bounds_of_pairs, make_claim, rate_of
-from workbench.caching.threshold_certificate import Counts, certify, design_effect, korn_graubard
+from workbench.caching.cache_claims import CacheArm, CacheResult, false_hit_rate, make_cache_claim, pairs_served_bounds
+from workbench.caching.threshold_certificate import HitCounts, certify_threshold, hit_design_effect, korn_graubard
 from workbench.evalset.gates import PairLimit
 from workbench.evalset.traffic import Pair
 from workbench.evaluation.compare import compare
 from workbench.evaluation.decision import ArmFacts, make_claims
 from workbench.evaluation.run_summary import frontier_points, slice_rows
 from workbench.records import Rule
-from workbench.routing.curves import Curve, resample_aiq, resample_deferral
+from workbench.routing.curves import RouterCurve, resample_aiq, resample_deferral
 
 RULE = Rule("ndcg@10", "usd_per_1k_requests", "ref", 0.05, 0.95)
 CACHE_RULE = Rule("false_hit_rate", "usd_per_1k_requests", "off", 0.1, 0.95, direction="lower")
@@ -97,8 +97,10 @@ def test_areas_and_recovered_gaps_of_routers_have_the_same_intervals(seed):
         codes, hard, weak, strong, cost = (np.repeat(array, times, axis=0) for array in routing(seed))
         quality, rows = np.column_stack([weak, strong]), np.arange(codes.size)
         picked = [(hard > limit).astype(int) for limit in (0.2, 0.4, 0.6, 0.8)]
-        curve = Curve(np.stack([quality[rows, p] for p in picked], 1), np.stack([cost[rows, p] for p in picked], 1))
-        curves = {"router": curve, "hull": Curve(quality, cost)}
+        curve = RouterCurve(
+            np.stack([quality[rows, p] for p in picked], 1), np.stack([cost[rows, p] for p in picked], 1)
+        )
+        curves = {"router": curve, "hull": RouterCurve(quality, cost)}
         areas = resample_aiq(curves, cost, codes, draws=200, seed=seed)
         apgr = resample_deferral({"x": hard}, weak, strong, codes, draws=200, seed=seed)["x"][0]
         each = (areas["router"].estimate, areas["router"].minus(areas["hull"]), apgr.estimate)
@@ -108,14 +110,14 @@ def test_areas_and_recovered_gaps_of_routers_have_the_same_intervals(seed):
 
 def twice(counts):
     """Every request doubled: counts of each cluster are twice what they were."""
-    return Counts(counts.thresholds, 2 * counts.hits, 2 * counts.false, 2 * counts.requests)
+    return HitCounts(counts.thresholds, 2 * counts.hits, 2 * counts.false, 2 * counts.requests)
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("confidence", [0.95, 0.975])
 def test_certified_rates_have_the_same_bounds_wherever_clusters_share_fate(seed, confidence):
     counts = traffic(seed=seed, spread=1.0)
-    fate = design_effect(counts) > 1
+    fate = hit_design_effect(counts) > 1
     assert fate.mean() > 0.5
     for one, two in zip(korn_graubard(counts, confidence), korn_graubard(twice(counts), confidence), strict=True):
         assert two[fate] == pytest.approx(one[fate], **SAME)
@@ -130,11 +132,11 @@ def test_without_a_false_hit_the_bounds_are_the_same_too():
 def test_a_certificate_and_the_claim_on_it_are_the_same():
     found = []
     for counts in (traffic(spread=1.0), twice(traffic(spread=1.0))):
-        certificate = certify(counts, 0.1, 0.95)
+        certificate = certify_threshold(counts, 0.1, 0.95)
         place = counts.thresholds.tolist().index(certificate.threshold)
-        served = Counts(np.array([1.0]), counts.hits[:, [place]], counts.false[:, [place]], counts.requests)
+        served = HitCounts(np.array([1.0]), counts.hits[:, [place]], counts.false[:, [place]], counts.requests)
         result = CacheResult(CacheArm("semantic", certificate.threshold), certificate, served, 0.4, 0.01, 1.0)
-        claim = make_claim(result, CACHE_RULE, must_differ_limit=PairLimit(count=0))
+        claim = make_cache_claim(result, CACHE_RULE, must_differ_limit=PairLimit(count=0))
         found.append((claim.estimate, claim.estimate_low, claim.estimate_high, claim.difference, claim.low, claim.high,
                       certificate.threshold, float(certificate.certified)))  # fmt: skip
     assert found[0][-1]
@@ -147,8 +149,8 @@ def test_shares_of_labelled_pairs_have_the_same_bounds(share):
     pairs = [Pair(f"{f}-{i}", f"a {f} {i}", f"b {f} {i}", False, cluster=f"f{f}") for f in range(60) for i in range(4)]
     served = np.repeat(rng.random(60) < share, 4)
     again = [*pairs, *(replace(p, pair_id=f"{p.pair_id} again") for p in pairs)]
-    one = bounds_of_pairs(served, np.ones(240, dtype=bool), pairs)
-    two = bounds_of_pairs(np.tile(served, 2), np.ones(480, dtype=bool), again)
+    one = pairs_served_bounds(served, np.ones(240, dtype=bool), pairs)
+    two = pairs_served_bounds(np.tile(served, 2), np.ones(480, dtype=bool), again)
     assert (two.estimate, two.low, two.high) == pytest.approx((one.estimate, one.low, one.high), **SAME)
 
 
@@ -159,6 +161,6 @@ def test_doubling_never_tells_more_than_hits_that_do_not_share_fate_could(seed):
     rng = np.random.default_rng(seed)
     codes = np.repeat(np.arange(40), 10)
     false = rng.random(400) < 0.1
-    one, two = (rate_of(np.repeat(false, t), np.ones(400 * t, dtype=bool), np.repeat(codes, t)) for t in (1, 2))
-    many = rate_of(np.repeat(false, 50), np.ones(400 * 50, dtype=bool), np.repeat(codes, 50))
+    one, two = (false_hit_rate(np.repeat(false, t), np.ones(400 * t, dtype=bool), np.repeat(codes, t)) for t in (1, 2))
+    many = false_hit_rate(np.repeat(false, 50), np.ones(400 * 50, dtype=bool), np.repeat(codes, 50))
     assert one.high + 1e-9 >= two.high >= many.high - 1e-9

@@ -10,7 +10,7 @@ import workbench
 from tests.retrieval.tiny import change_query, open_bench, project, write_evalset
 from workbench.errors import ConfigError, EvalsetError, RunError
 from workbench.evaluation.fingerprint import build_parameters, encoder_probe, parameter_inputs
-from workbench.evaluation.start import as_declared
+from workbench.evaluation.start import parameters_as_declared
 from workbench.records import Decision
 from workbench.retrieval.notebook import RetrievalParameters
 from workbench.testing import HashEmbedder
@@ -174,9 +174,9 @@ def test_the_old_name_of_a_parameter_is_its_one_value_and_not_both():
 def test_settings_of_a_decision_run_in_an_older_and_a_newer_notebook():
     older, newer = {"evalset", "embedder"}, {"evalset", "embedders", "stores"}
     kept = {"evalset": "mine", "embedders": ["minilm"], "stores": ["lance"]}
-    assert as_declared("retrieval", kept, older) == {"evalset": "mine", "embedder": "minilm"}
-    assert as_declared("retrieval", {"embedder": "minilm"}, newer) == {"embedders": ["minilm"]}
-    assert as_declared("retrieval", kept, newer) == kept
+    assert parameters_as_declared("retrieval", kept, older) == {"evalset": "mine", "embedder": "minilm"}
+    assert parameters_as_declared("retrieval", {"embedder": "minilm"}, newer) == {"embedders": ["minilm"]}
+    assert parameters_as_declared("retrieval", kept, newer) == kept
     two = {"embedders": ["minilm", "wordllama"], "stores": ["postgres"]}
-    assert as_declared("retrieval", two, older) == two, "an older cell cannot hold them, and says so"
-    assert as_declared("mine", {"embedder": "x"}, newer) == {"embedder": "x"}
+    assert parameters_as_declared("retrieval", two, older) == two, "an older cell cannot hold them, and says so"
+    assert parameters_as_declared("mine", {"embedder": "x"}, newer) == {"embedder": "x"}

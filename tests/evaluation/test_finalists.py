@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.evaluation.test_decision import FIRST, RULE, facts, frame, near
-from workbench.evaluation.finalists import MOST, chosen_shares, screen
+from workbench.evaluation.finalists import MOST, chosen_shares, screen_arms
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def base():
 
 
 def names(dev, known, *, rule=FIRST, always=(), test_clusters=400):
-    return screen(dev, known, rule, always=always, test_clusters=test_clusters).names
+    return screen_arms(dev, known, rule, always=always, test_clusters=test_clusters).names
 
 
 def test_an_arm_that_dev_cannot_tell_from_the_best_goes_on_however_far_below_its_mean_is(base):
@@ -49,7 +49,7 @@ def test_of_arms_that_answer_alike_at_the_same_cost_the_simplest_goes_on(base):
 def test_few_test_questions_carry_few_arms_and_what_stays_behind_is_named(base):
     arms = {f"a{i}": near(base, 0, seed=i, sd=0.2) for i in range(10)}
     known = facts(**dict.fromkeys(arms, 1.0))
-    found = {n: screen(frame(**arms), known, FIRST, test_clusters=n) for n in (30, 4000)}
+    found = {n: screen_arms(frame(**arms), known, FIRST, test_clusters=n) for n in (30, 4000)}
     assert len(found[4000].names) == MOST
     assert len(found[30].names) == 3
     assert len(found[30].left_behind) + 3 >= len(found[4000].names)

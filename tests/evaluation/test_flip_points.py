@@ -12,7 +12,7 @@ from tests.benchmarks.simulate_flips import changes
 from tests.evaluation.test_decision import frame, near
 from workbench.errors import ConfigError
 from workbench.evaluation.decision import ArmFacts, decide, make_claims
-from workbench.evaluation.flip_points import decided, flip_points, flips_table, watched
+from workbench.evaluation.flip_points import decided_at_prices, decided_by_rule, flip_points, flips_table
 from workbench.inference.prices import load_prices
 from workbench.records import Decision, Fingerprint, FlipPoint, Rule
 
@@ -59,8 +59,8 @@ def test_the_ends_are_the_last_values_at_which_the_rule_gives_the_same(decision)
     low, high = flips["margin"].around
     costs = [c.cost_usd_per_1k for c in decision.claims]
     assert low == pytest.approx(-decision.claim("cheap").low)
-    assert decided(decision, replace(decision.rule, margin=low), costs).arm == "cheap"
-    assert decided(decision, replace(decision.rule, margin=low * (1 - 1e-15)), costs).verdict == "inconclusive"
+    assert decided_by_rule(decision, replace(decision.rule, margin=low), costs).arm == "cheap"
+    assert decided_by_rule(decision, replace(decision.rule, margin=low * (1 - 1e-15)), costs).verdict == "inconclusive"
     assert flips["margin"].below == "Cannot tell yet: best"
     assert high is None
     dearest = flips["price of local/smollm2-135m"]
@@ -73,13 +73,13 @@ def test_the_ends_are_the_last_values_at_which_the_rule_gives_the_same(decision)
 
 
 def test_a_price_list_flips_it_without_a_model_call(decision, tmp_path):
-    assert watched(decision, load_prices()) is None
+    assert decided_at_prices(decision, load_prices()) is None
     path = tmp_path / "models.toml"
     path.write_text(MODELS.format(usd=200), encoding="utf-8")
-    found = watched(decision, load_prices(models=path))
+    found = decided_at_prices(decision, load_prices(models=path))
     assert (found.verdict, found.arm) == ("keep_reference", "best")
     with pytest.raises(ConfigError, match="no price"):
-        watched(replace(decision, rates=decision.rates | {"local/gone input": 1.0}), load_prices())
+        decided_at_prices(replace(decision, rates=decision.rates | {"local/gone input": 1.0}), load_prices())
 
 
 def test_a_file_from_before_flip_points_is_read_and_says_so(decision):

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from workbench.evaluation.compare import spent
-from workbench.evaluation.decision import ArmFacts, Values, claims_of, pairwise_of
-from workbench.evaluation.power import clusters_needed, each_of
+from workbench.evaluation.compare import spent_confidence
+from workbench.evaluation.decision import ArmFacts, ArmValues, claims_of, pairwise_of
+from workbench.evaluation.power import chance_of_each, clusters_needed
 from workbench.records import Rule
 
 RULE = Rule("score", "usd_per_1k_requests", "used", 0.05, 0.95)
@@ -15,7 +15,7 @@ USED = ("used", 5.0)
 def claim_of(arm, values, costs, rule=RULE):
     rows = np.stack(values)
     facts = [ArmFacts(name, {}, cost, None, i) for i, (name, cost) in enumerate(costs)]
-    scored = Values(rows, rows, rows, np.arange(rows.shape[1]) // 2, np.ones(len(rows)))
+    scored = ArmValues(rows, rows, rows, np.arange(rows.shape[1]) // 2, np.ones(len(rows)))
     return next(c for c in claims_of(scored, facts, rule, pairwise_of(scored, rule)) if c.arm == arm)
 
 
@@ -59,6 +59,6 @@ def test_the_more_arms_have_to_be_shown_near_the_more_questions_are_asked_for(rn
     one, four = (claim_of("a0", arms[:k], costs[:k]) for k in (2, 5))
     assert {p.status for p in four.pairs} == {"inconclusive"}
     # at once over four, and all four of them: otherwise the chance of 80 % is each one's, and 61 % for all
-    sd, together = 0.3, {"confidence": each_of(spent(0.95, 1), 4), "power": each_of(0.8, 4)}
-    grows = clusters_needed(sd, 0.05, **together) / clusters_needed(sd, 0.05, confidence=spent(0.95, 1))
+    sd, together = 0.3, {"confidence": chance_of_each(spent_confidence(0.95, 1), 4), "power": chance_of_each(0.8, 4)}
+    grows = clusters_needed(sd, 0.05, **together) / clusters_needed(sd, 0.05, confidence=spent_confidence(0.95, 1))
     assert (four.items_needed[1] + 120) / (one.items_needed[1] + 120) > 0.98 * grows

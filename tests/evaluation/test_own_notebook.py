@@ -17,7 +17,7 @@ from workbench.evaluation.run_summary import ItemCase, ScoredArms, Summary, item
 from workbench.records import Query, content_hash, parameters_of
 from workbench.rendering.table import Table
 from workbench.reports.ending import Notebook
-from workbench.runner import accept, list_runs
+from workbench.runner import accept_decision, list_runs
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def test_a_whole_run_is_decided_saved_gated_reported_and_holds_when_it_is_checke
     (record,) = list_runs(settings)
     assert (record.status, record.notebook, record.parameters["evalset"]) == ("done", "pipeline", "tiny")
     assert "Who was asked?" in record.report.read_text(encoding="utf-8")
-    accept(settings, "pipeline", reason="the first", clock=SystemClock())
+    accept_decision(settings, "pipeline", reason="the first", clock=SystemClock())
     again = AnswerExperiment.start()
     _, _, test, decision = steps(again)
     again.gate(decision, test)
@@ -145,7 +145,7 @@ def test_an_arm_that_answers_worse_under_its_name_breaks_the_accepted_decision(s
     run = AnswerExperiment.start()
     dev, _, test, decision = steps(run)
     run.gate(decision, test, dev)
-    accept(settings, "pipeline", reason="the first", clock=SystemClock())
+    accept_decision(settings, "pipeline", reason="the first", clock=SystemClock())
     again = AnswerExperiment.start()
     dev = again.score(again.prepare(), "dev")
     finalists = again.finalists(dev)

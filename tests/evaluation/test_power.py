@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 
-from workbench.evaluation.compare import sharper
-from workbench.evaluation.power import all_of, chance_of_holding, clusters_needed, each_of, plan
+from workbench.evaluation.compare import sharper_confidence
+from workbench.evaluation.power import chance_of_all, chance_of_each, chance_of_holding, clusters_needed, plan_power
 
 
 @pytest.mark.parametrize(("sd", "margin"), [(0.133, 0.02), (0.25, 0.05), (0.4, 0.05)])
 def test_the_clusters_needed_agree_with_an_independent_implementation(sd, margin):
     ours = clusters_needed(sd, margin)
-    alpha = 1 - sharper(0.95, ours)
+    alpha = 1 - sharper_confidence(0.95, ours)
     theirs = TTestPower().solve_power(effect_size=margin / sd, alpha=alpha, power=0.8, alternative="larger")
     assert ours == pytest.approx(np.ceil(theirs), abs=max(2, 0.01 * theirs))
 
@@ -39,7 +39,7 @@ def test_fewer_clusters_than_are_needed_show_it_less_often(sd, margin, confidenc
 @settings(max_examples=40, deadline=None)
 @given(st.floats(0.05, 0.5), st.floats(0.02, 0.2), st.integers(30, 400))
 def test_the_detectable_margin_is_the_one_shown_with_the_stated_power(sd, margin, n):
-    p = plan(sd, margin, n)
+    p = plan_power(sd, margin, n)
     assert chance_of_holding(sd, p.detectable, n) == pytest.approx(0.8, abs=0.01) or p.detectable >= 3.9
     assert (p.power >= 0.8) == (p.clusters_needed <= n)
 
@@ -59,8 +59,8 @@ def test_comparisons_with_one_arm_come_true_together_as_often_as_is_said(n):
     rng = np.random.default_rng(n)
     shared, own = rng.standard_normal((200_000, 1)), rng.standard_normal((200_000, n))
     below = ((own + shared) / np.sqrt(2) < stats.norm.ppf(0.8)).all(1).mean()
-    assert all_of(0.8, n) == pytest.approx(below, abs=0.005)
-    assert all_of(each_of(0.95, n), n) == pytest.approx(0.95, abs=1e-6)
+    assert chance_of_all(0.8, n) == pytest.approx(below, abs=0.005)
+    assert chance_of_all(chance_of_each(0.95, n), n) == pytest.approx(0.95, abs=1e-6)
 
 
 def test_as_many_clusters_are_asked_for_as_ten_that_differ_take():

@@ -10,7 +10,13 @@ from workbench.evalset.imports.outcome_tables import import_outcomes
 from workbench.evalset.outcomes import load_outcomes, outcomes_of
 from workbench.evaluation.compare import bootstrap_t
 from workbench.evaluation.decision import ArmFacts, make_claims
-from workbench.evaluation.repeats import Components, components, difference_note, flip_rate, pass_all
+from workbench.evaluation.repeats import (
+    Components,
+    pass_all,
+    repeat_components,
+    repeat_flip_rate,
+    repeats_difference_note,
+)
 from workbench.records import Rule
 from workbench.routing.notebook import RoutingExperiment, RoutingParameters
 
@@ -25,7 +31,7 @@ def nested(families=200, items=3, repeats=4, *, sd=(1.0, 0.7, 0.5), seed=0):
 
 def test_parts_of_the_variance_add_up_to_the_square_of_the_standard_error():
     values, clusters = nested()
-    parts = components(values, clusters)
+    parts = repeat_components(values, clusters)
     se = bootstrap_t(values.mean(1)[None], clusters, draws=1).se[0]
     assert parts.total == pytest.approx(se**2, rel=0.1)
     n, sizes = len(values), np.bincount(clusters)
@@ -36,10 +42,10 @@ def test_parts_of_the_variance_add_up_to_the_square_of_the_standard_error():
 
 def test_answers_that_are_missing_leave_the_parts_as_they_are():
     values, clusters = nested(families=400)
-    whole = components(values, clusters)
+    whole = repeat_components(values, clusters)
     values[np.random.default_rng(1).random(values.shape) < 0.2] = np.nan
     kept = ~np.isnan(values).all(1)
-    ragged = components(values[kept], np.unique(clusters[kept], return_inverse=True)[1])
+    ragged = repeat_components(values[kept], np.unique(clusters[kept], return_inverse=True)[1])
     assert ragged.n_repeats < whole.n_repeats
     assert ragged.repeats * ragged.n_repeats == pytest.approx(whole.repeats * whole.n_repeats, rel=0.1)
     assert ragged.families == pytest.approx(whole.families, rel=0.1)
@@ -59,9 +65,9 @@ def test_pass_k_and_flip_rate_are_those_of_all_pairs_of_answers():
     rng = np.random.default_rng(0)
     values = (rng.random((50, 4)) < rng.random((50, 1))).astype(float)
     pairs = [(a, b) for a in range(4) for b in range(4) if a != b]
-    assert flip_rate(values) == pytest.approx(np.mean([np.mean(values[:, a] != values[:, b]) for a, b in pairs]))
+    assert repeat_flip_rate(values) == pytest.approx(np.mean([np.mean(values[:, a] != values[:, b]) for a, b in pairs]))
     assert pass_all(values) == np.mean(values.min(1) == 1)
-    assert flip_rate(values[:, :1]) is None
+    assert repeat_flip_rate(values[:, :1]) is None
 
 
 def scores_of(values, clusters, arm):
@@ -88,8 +94,8 @@ def test_a_claim_from_repeats_is_that_of_the_items_means_and_repeats_are_no_item
     for told, meant in zip(make_claims(every, facts, rule), make_claims(means, facts, rule), strict=True):
         assert (told.n_items, told.n_clusters, told.coverage) == (meant.n_items, 40, 1.0)
         assert (told.estimate, told.low, told.high) == pytest.approx((meant.estimate, meant.low, meant.high))
-    assert "repeats" in difference_note(every, "a", "b")
-    assert difference_note(means, "a", "b") == ""
+    assert "repeats" in repeats_difference_note(every, "a", "b")
+    assert repeats_difference_note(means, "a", "b") == ""
     mixed = pl.concat([scores_of(one, clusters, "a"), scores_of(other[:, :1], clusters, "b")])
     assert [c.coverage for c in make_claims(mixed, facts, rule)] == [1.0, 1.0]  # each of its own repeats
 

@@ -9,8 +9,8 @@ from workbench.evaluation.run_summary import (
     frontier_points,
     item_cases,
     mean_by_arm,
-    section_of,
     slice_rows,
+    summary_section,
     worst_regressions,
 )
 from workbench.records import Query
@@ -154,4 +154,4 @@ def test_a_mean_counts_what_failed_as_0_as_the_decision_does():
 
 def test_a_section_keeps_the_digits_signs_and_units_of_its_columns():
     columns = (Column("p95", "ms"), Column("gain", "number", digits=1, signed=True), Column("hits", "count"))
-    assert section_of(Table(columns, ((4521.8, 0.25, 7),)), "").rows == (("4,522 ms", "+0.2", 7),)
+    assert summary_section(Table(columns, ((4521.8, 0.25, 7),)), "").rows == (("4,522 ms", "+0.2", 7),)

@@ -23,7 +23,7 @@ from workbench.retrieval.fitted_arms import fit_arms
 from workbench.retrieval.notebook import RetrievalExperiment, RetrievalParameters
 from workbench.routing.notebook import RoutingExperiment, RoutingParameters
 from workbench.routing.routed_arms import policy_arms
-from workbench.routing.tables import study
+from workbench.routing.tables import study_routers
 from workbench.testing import HashEmbedder, WordTokenizer
 
 FITTED = ["hybrid_weighted", "reranked"]
@@ -169,7 +169,7 @@ def test_nothing_is_fitted_compared_or_picked_on_test_prompts(tmp_path):
     with pytest.raises(SplitError, match="fitting a router and its threshold may see dev alone, found 200 items"):
         policy_arms(bench.policies, bench.outcomes, reference=1, give_up=0.0, accepted={})
     with pytest.raises(SplitError, match="comparing policies with the hull may see dev alone"):
-        study(bench.outcomes.part("test"), arms[:2], draws=2, seed=0)
+        study_routers(bench.outcomes.part("test"), arms[:2], draws=2, seed=0)
     test = bench.score(arms, "test")
     with pytest.raises(SplitError, match="picking candidates may see dev alone"):
         bench.candidates(test, bench.study(arms))

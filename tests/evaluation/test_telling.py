@@ -9,7 +9,7 @@ from tests.reports.drawn import drawn
 from workbench.caching.cache_study import CachingParameters
 from workbench.evalset.gates import GatePolicy
 from workbench.evaluation.decision import Outcome
-from workbench.evaluation.finalists import as_now, beside
+from workbench.evaluation.finalists import beside_verdict, verdict_note_now
 from workbench.evaluation.run_summary import Regressions, assumed_money, is_default, would_change
 from workbench.records import Rule
 from workbench.retrieval.notebook import RetrievalParameters
@@ -91,11 +91,11 @@ def test_what_several_looks_at_a_test_split_take_is_told_as_the_chance_of_error_
         "New test questions would renew it."
     )
     alone = [replace(decision.claim("plain"), pairs=())]
-    assert beside(alone, seventh, outcome, {"plain": 1.0}) == [now]
-    assert beside(alone, RULE, outcome, {"plain": 1.0}) == []
+    assert beside_verdict(alone, seventh, outcome, {"plain": 1.0}) == [now]
+    assert beside_verdict(alone, RULE, outcome, {"plain": 1.0}) == []
     before = (
         "7 different sets of arms have been judged on this test split, so bounds are at 99.97 % instead of 97.00 % "
         "confidence. New test questions would renew it."
     )
-    assert as_now(before, seventh) == now
-    assert as_now(before, RULE) == before, "of another use: it is no note of this rule"
+    assert verdict_note_now(before, seventh) == now
+    assert verdict_note_now(before, RULE) == before, "of another use: it is no note of this rule"

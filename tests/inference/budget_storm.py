@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from tests.telemetry.rows import row
 from workbench.errors import BudgetExceeded
 from workbench.inference.budgets import Budget, Budgets
-from workbench.state import open_engine, reader
+from workbench.state import open_engine, reading_engine
 from workbench.telemetry.ledger import Ledger
 
 ROOT = Path(__file__).parents[2]
@@ -77,7 +77,7 @@ def storm(url: str, *, processes: int, threads: int, calls: int) -> Outcome:
     polls, highest, killed, started = 0, 0.0, False, time.monotonic()
     query = sa.text("SELECT spent_nanos + held_nanos, spent_nanos FROM wb_budget")
     while any(thread.is_alive() for thread in readers):
-        with reader(engine).begin() as connection:
+        with reading_engine(engine).begin() as connection:
             used, spent = connection.execute(query).one_or_none() or (0, 0)
         assert used <= limit, f"{used:,} used of {limit:,}"
         if not used:  # the children are being started

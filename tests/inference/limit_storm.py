@@ -11,7 +11,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from workbench.errors import RateLimited
-from workbench.inference.rate_limits import Limit, RateLimiter
+from workbench.inference.rate_limits import RateLimit, RateLimiter
 from workbench.state import open_engine
 
 ROOT = Path(__file__).parents[2]
@@ -98,7 +98,7 @@ def most_in_any_window(moments: list[float], window_s: float) -> int:
 
 
 def make_limiter(engine: sa.Engine, limit: int, window_s: float) -> RateLimiter:
-    return RateLimiter(engine, {MODEL: Limit(requests_per_minute=limit)}, window_s=window_s)
+    return RateLimiter(engine, {MODEL: RateLimit(requests_per_minute=limit)}, window_s=window_s)
 
 
 def child(url: str, limit: int, window_s: float, threads: int, begin: float, end: float) -> None:

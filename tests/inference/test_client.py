@@ -27,20 +27,20 @@ from workbench.errors import (
     Throttled,
     Unavailable,
 )
-from workbench.inference.batch import Item, complete_all
+from workbench.inference.batch import BatchItem, complete_batch
 from workbench.inference.budgets import Budget, Budgets
 from workbench.inference.call_attempt import PATIENCE_S, Books, worst_input_tokens
 from workbench.inference.client import Client
 from workbench.inference.failover import RetryPolicy
 from workbench.inference.messages import CacheHit, CacheUse, Request, Response, Usage
 from workbench.inference.prices import load_prices
-from workbench.inference.rate_limits import Limit, RateLimiter
+from workbench.inference.rate_limits import RateLimit, RateLimiter
 from workbench.inference.recordings import Recordings
 from workbench.inference.streams import Abandoned
 from workbench.state import open_engine
-from workbench.telemetry.attribution import Attribution, attributed, carried
+from workbench.telemetry.attribution import Attribution, attributed, carry_attribution
 from workbench.telemetry.ledger import Ledger
-from workbench.telemetry.span_tree import totals
+from workbench.telemetry.span_tree import span_totals
 from workbench.telemetry.spans import Tracing
 from workbench.telemetry.traces import load_trace
 from workbench.testing import FakeClock, ScriptedModel
@@ -103,7 +103,7 @@ def test_call_is_priced_settled_and_attributed(engine) -> None:
 def test_attribution_reaches_other_threads_only_when_carried(engine) -> None:
     client = client_of(engine, None)
     with attributed(tenant_id="acme"), ThreadPoolExecutor(2) as pool:
-        pool.submit(carried(lambda: client.complete(ASK, model=SMALL, item_id="carried"))).result()
+        pool.submit(carry_attribution(lambda: client.complete(ASK, model=SMALL, item_id="carried"))).result()
         pool.submit(lambda: client.complete(ASK, model=SMALL, item_id="bare")).result()
     rows = {r["item_id"]: r["tenant_id"] for r in client.books.ledger.frame().to_dicts()}
     assert rows == {"carried": "acme", "bare": ""}
@@ -162,7 +162,7 @@ def test_cost_of_a_trace_is_that_of_the_ledger_also_of_attempts_that_failed(engi
     spans = [s for s in load_trace(engine, rows[0]["trace_id"]).rows if s.operation == "chat"]
     assert len(spans) == len(rows)
     assert sum(round(s.attributes["wb.cost_usd"] * 1e9) for s in spans) == sum(r["cost_nanos"] for r in rows)
-    assert totals(spans).cost_usd == pytest.approx(sum(r["cost_nanos"] for r in rows) / 1e9)
+    assert span_totals(spans).cost_usd == pytest.approx(sum(r["cost_nanos"] for r in rows) / 1e9)
 
 
 def test_every_parameter_is_named_in_the_signature_with_the_default_of_a_request() -> None:
@@ -260,7 +260,7 @@ def test_terminal_error_ends_the_call_and_the_next_model_is_asked_only_after_a_r
 
 
 def test_rate_limit_waits_on_the_clock_and_refuses_what_cannot_come_in_time(engine) -> None:
-    client = client_of(engine, None, limits={SMALL: Limit(requests_per_minute=1)})
+    client = client_of(engine, None, limits={SMALL: RateLimit(requests_per_minute=1)})
     client.complete(ASK, model=SMALL)
     client.complete(ASK, model=SMALL, deadline_s=120)
     assert client.books.clock.monotonic() >= 59
@@ -275,7 +275,9 @@ def test_rate_limit_waits_on_the_clock_and_refuses_what_cannot_come_in_time(engi
 
 
 def test_a_call_whose_turn_is_far_off_is_answered_by_a_fallback_at_once(engine) -> None:
-    client = client_of(engine, None, limits={SMALL: Limit(requests_per_minute=1)}, policy=RetryPolicy(deadline_s=30))
+    client = client_of(
+        engine, None, limits={SMALL: RateLimit(requests_per_minute=1)}, policy=RetryPolicy(deadline_s=30)
+    )
     client.complete(ASK, model=SMALL)
     client.complete(ASK, model=SMALL, fallbacks=[STRONG])
     assert [r.model for r in client.providers["local/"].requests] == [SMALL, STRONG]
@@ -285,7 +287,7 @@ def test_a_call_whose_turn_is_far_off_is_answered_by_a_fallback_at_once(engine) 
 
 def test_a_turn_shortly_before_the_deadline_is_not_paid_for_and_the_model_stays_in_use(engine) -> None:
     policy = RetryPolicy(cooldown_failures=1)
-    client = client_of(engine, None, limits={SMALL: Limit(requests_per_minute=1)}, policy=policy)
+    client = client_of(engine, None, limits={SMALL: RateLimit(requests_per_minute=1)}, policy=policy)
     client.complete(ASK, model=SMALL)
     spent = books_of(client)
     with pytest.raises(RateLimited):
@@ -300,7 +302,7 @@ def test_a_wait_that_took_longer_than_it_should_is_not_followed_by_a_request_wit
         def sleep(self, seconds: float) -> None:
             super().sleep(seconds + 9.5)
 
-    client = client_of(engine, None, limits={SMALL: Limit(requests_per_minute=1)}, clock=Late())
+    client = client_of(engine, None, limits={SMALL: RateLimit(requests_per_minute=1)}, clock=Late())
     client.complete(ASK, model=SMALL)
     spent = books_of(client)
     with pytest.raises(RateLimited, match="too late for an answer"):
@@ -310,7 +312,7 @@ def test_a_wait_that_took_longer_than_it_should_is_not_followed_by_a_request_wit
 
 
 def test_tokens_that_were_not_used_are_there_for_the_next_call(engine) -> None:
-    client = client_of(engine, [answer(), answer()], limits={SMALL: Limit(tokens_per_minute=1000)})
+    client = client_of(engine, [answer(), answer()], limits={SMALL: RateLimit(tokens_per_minute=1000)})
     for _ in range(2):  # each may take more than 500
         client.complete(ASK, model=SMALL)
     assert client.books.clock.monotonic() == 0
@@ -481,18 +483,18 @@ def test_recording_cut_short_by_a_kill_is_asked_again_and_the_others_stay(engine
 
 def test_batch_tells_its_estimate_needs_a_limit_and_goes_on_where_it_stopped(engine, tmp_path: Path) -> None:
     path, told = tmp_path / "recordings.jsonl", []
-    items = [Item(f"q{i}", Request(SMALL, ({"role": "user", "content": f"q{i}"},)), "acme") for i in range(6)]
+    items = [BatchItem(f"q{i}", Request(SMALL, ({"role": "user", "content": f"q{i}"},)), "acme") for i in range(6)]
     script = [answer(str(i)) for i in range(3)] + [Rejected("no")] + [answer(str(i)) for i in range(4, 6)]
     client = client_of(engine, script, recordings=Recordings(path, live=True))
     with pytest.raises(ConfigError, match="no max_cost_usd"):
-        complete_all(client, items, max_cost_usd=None, tell=told.append)
+        complete_batch(client, items, max_cost_usd=None, tell=told.append)
     assert client.providers["local/"].requests == []
     assert "6 requests, at most $" in told[0]
-    first = complete_all(client, items, max_cost_usd=1.0, tell=told.append)
+    first = complete_batch(client, items, max_cost_usd=1.0, tell=told.append)
     assert isinstance(first["q3"], CallFailed)
     assert first["q5"].text == "5"
     client = client_of(engine, [answer("3")], recordings=Recordings(path, live=True))
-    second = complete_all(client, items, max_cost_usd=1.0, tell=told.append)
+    second = complete_batch(client, items, max_cost_usd=1.0, tell=told.append)
     assert [second[i.item_id].text for i in items] == list("012345")
     assert [second[i.item_id].source for i in items].count("model") == 1
     assert "5 of 6" in told[-1]
@@ -545,7 +547,7 @@ def test_hit_of_the_cache_costs_nothing_and_says_what_it_saved(engine) -> None:
 
 def test_trace_shows_why_a_call_took_its_time(engine) -> None:
     tracing = Tracing(engine)
-    parts = {"tracing": tracing, "limits": {SMALL: Limit(requests_per_minute=1)}, "cache": Kept()}
+    parts = {"tracing": tracing, "limits": {SMALL: RateLimit(requests_per_minute=1)}, "cache": Kept()}
     client = client_of(engine, [Unavailable("down"), answer(), answer()], **parts)
     missed, hit, alone = [
         client.complete(ASK, model=SMALL, use=use, tenant_id="acme") for use in (CacheUse(), CacheUse(), None)
@@ -669,25 +671,25 @@ def test_stream_is_of_who_asked_for_it_and_is_read_once(engine) -> None:
 
 
 def test_batch_never_spends_more_than_its_limit_even_where_attempts_fail(engine) -> None:
-    items = [Item(f"q{i}", Request(SMALL, ({"role": "user", "content": "q"},), max_tokens=9)) for i in range(20)]
+    items = [BatchItem(f"q{i}", Request(SMALL, ({"role": "user", "content": "q"},), max_tokens=9)) for i in range(20)]
     worst = load_prices().worst_nanos(SMALL, input_tokens=worst_input_tokens(items[0].request), max_tokens=9)
     patient = RetryPolicy(cooldown_failures=1000)
     client = client_of(engine, lambda request: Unavailable("down", billed="unknown"), policy=patient)
     limit = 20 * worst
-    done = complete_all(client, items, max_cost_usd=limit / 1e9, tell=lambda told: None)
+    done = complete_batch(client, items, max_cost_usd=limit / 1e9, tell=lambda told: None)
     assert {type(e).__name__ for e in done.values()} == {"CallFailed", "BudgetExceeded"}
     assert limit - worst < client.books.ledger.frame()["cost_nanos"].sum() <= limit
 
 
 def test_batch_survives_an_error_nobody_expected_and_stops_when_it_is_interrupted(engine) -> None:
-    items = [Item(f"q{i}", Request(SMALL, ({"role": "user", "content": f"q{i}"},))) for i in range(30)]
+    items = [BatchItem(f"q{i}", Request(SMALL, ({"role": "user", "content": f"q{i}"},))) for i in range(30)]
 
     def odd(request: Request) -> Response:
         if request.messages[0]["content"] == "q3":
             raise ZeroDivisionError
         return answer()
 
-    done = complete_all(client_of(engine, odd), items, max_cost_usd=1.0, tell=lambda told: None)
+    done = complete_batch(client_of(engine, odd), items, max_cost_usd=1.0, tell=lambda told: None)
     assert isinstance(done["q3"], ZeroDivisionError)
     assert sum(not isinstance(d, Exception) for d in done.values()) == 29
     client = client_of(engine, lambda request: answer())
@@ -696,7 +698,7 @@ def test_batch_survives_an_error_nobody_expected_and_stops_when_it_is_interrupte
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        complete_all(client, items, max_cost_usd=1.0, tell=lambda told: None, on_done=interrupt)
+        complete_batch(client, items, max_cost_usd=1.0, tell=lambda told: None, on_done=interrupt)
     assert len(client.providers["local/"].requests) < 30
 
 

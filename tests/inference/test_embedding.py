@@ -5,8 +5,8 @@ import pytest
 
 from workbench.config import load_settings
 from workbench.errors import ConfigError, WeightsError
-from workbench.inference.embedding import load_embedder, rest
-from workbench.inference.encoders import MINILM_MAX_TOKENS, MiniLM, WordLlama, mean_pooled, unit
+from workbench.inference.embedding import load_embedder, rest_embedder
+from workbench.inference.encoders import MINILM_MAX_TOKENS, MiniLM, WordLlama, mean_pooled_vectors, unit_vectors
 from workbench.inference.weights import WEIGHTS
 
 STAND_IN = """import numpy as np
@@ -62,16 +62,16 @@ def test_an_unknown_embedder_is_refused_with_the_forms_there_are(name):
 
 def test_a_pooled_vector_is_the_mean_of_its_tokens_at_length_one_and_padding_is_none():
     hidden = np.array([[[3.0, 0.0], [3.0, 8.0], [90.0, -7.0]], [[0.0, 5.0], [1.0, 1.0], [1.0, 1.0]]])
-    vectors = mean_pooled(hidden, np.array([[1, 1, 0], [1, 0, 0]]))
+    vectors = mean_pooled_vectors(hidden, np.array([[1, 1, 0], [1, 0, 0]]))
     assert np.allclose(vectors, [[0.6, 0.8], [0.0, 1.0]])
 
 
 def test_any_vector_is_scaled_to_length_one_and_keeps_its_direction():
     vectors = np.random.default_rng(0).standard_normal((50, 8)) * np.logspace(-6, 6, 50)[:, None]
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    assert np.allclose(np.linalg.norm(unit(vectors), axis=1), 1, atol=1e-12)
-    assert np.allclose(unit(vectors) * lengths, vectors)
-    assert (unit(np.zeros((1, 8))) == 0).all(), "one of length 0 has no direction"
+    assert np.allclose(np.linalg.norm(unit_vectors(vectors), axis=1), 1, atol=1e-12)
+    assert np.allclose(unit_vectors(vectors) * lengths, vectors)
+    assert (unit_vectors(np.zeros((1, 8))) == 0).all(), "one of length 0 has no direction"
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_minilm_gives_vectors_of_length_one(minilm):
 
 def test_an_encoder_that_rests_holds_no_layers_and_gives_the_same_vectors_afterwards(minilm):
     before = minilm.embed(["short", "a somewhat longer sentence"])
-    rest(minilm)
+    rest_embedder(minilm)
     assert minilm._session is None
     assert minilm.unread_share(["short"]) == [0]  # what needs no layer loads none
     assert minilm._session is None

@@ -27,10 +27,10 @@ from workbench.errors import (
     WorkbenchError,
 )
 from workbench.inference.call_attempt import Books, CallAccount
-from workbench.inference.failover import Cooldowns, RetryPolicy, call_models
+from workbench.inference.failover import Cooldowns, RetryPolicy, call_with_failover
 from workbench.inference.messages import Request
 from workbench.inference.prices import PriceTable
-from workbench.inference.rate_limits import Slot
+from workbench.inference.rate_limits import RateSlot
 from workbench.telemetry.attribution import Attribution
 from workbench.testing import FakeClock, ScriptedModel
 
@@ -55,7 +55,7 @@ class Turns:
         if wait_s > deadline_s:
             raise RateLimited("not yet", model=model, retry_after_s=None if wait_s == NEVER else wait_s)
         self.clock.sleep(wait_s)
-        return Slot(model, "", wait_s)
+        return RateSlot(model, "", wait_s)
 
     def settle(self, slot, tokens):
         """What was used changes nothing here."""
@@ -94,7 +94,7 @@ class Bench:
 
     def call(self, *models, seed=0, patient=True):
         self.deadline = self.clock.monotonic() + self.policy.deadline_s
-        return call_models(
+        return call_with_failover(
             models or tuple(self.models),
             self.ask,
             policy=self.policy,

@@ -17,7 +17,7 @@ from workbench.inference.call_attempt import Books
 from workbench.inference.client import Client
 from workbench.inference.messages import Response, Usage
 from workbench.inference.prices import load_prices
-from workbench.inference.rate_limits import Limit, RateLimiter
+from workbench.inference.rate_limits import RateLimit, RateLimiter
 from workbench.state import group_commit, open_engine
 from workbench.telemetry.attribution import Attribution
 from workbench.telemetry.ledger import Ledger
@@ -28,7 +28,7 @@ TABLES = ("wb_budget", "wb_hold", "wb_hold_row", "wb_ledger", "wb_slot")
 
 
 def client_of(engine, answer, limit=None, budget_usd=1.0):
-    limiter = RateLimiter(engine, {MODEL: limit or Limit(requests_per_minute=1000, tokens_per_minute=10**7)})
+    limiter = RateLimiter(engine, {MODEL: limit or RateLimit(requests_per_minute=1000, tokens_per_minute=10**7)})
     books = Books(load_prices(), Budgets(engine, [Budget(budget_usd, "day")]), Ledger(engine), limiter)
     return Client({"": ScriptedModel(answer)}, books)
 
@@ -82,7 +82,7 @@ def test_what_a_call_may_cost_is_on_disk_before_its_model_is_asked(state_url):
 
 
 def test_a_call_without_a_turn_holds_nothing_and_one_without_money_takes_no_turn(engine):
-    client = client_of(engine, said, Limit(requests_per_minute=1))
+    client = client_of(engine, said, RateLimit(requests_per_minute=1))
     client.complete(ASK, model=MODEL)
     before = contents(engine, ("wb_budget", "wb_ledger", "wb_slot"))
     with pytest.raises(RateLimited):
@@ -138,7 +138,7 @@ def test_turns_that_are_given_together_are_those_that_would_be_given_one_after_t
 def turns(url, asked, size):
     """Seconds until each may start, None where that is too late; so many in one transaction."""
     engine = open_engine(url)
-    limiter = RateLimiter(engine, {"m": Limit(6, 100)}, FakeClock(datetime(2026, 11, 30, tzinfo=UTC)))
+    limiter = RateLimiter(engine, {"m": RateLimit(6, 100)}, FakeClock(datetime(2026, 11, 30, tzinfo=UTC)))
     slept = {}
     limiter_group = group_commit(engine)
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.faults.misbehaving_server import TEXT, MisbehavingServer, misbehaving_server
 from workbench.errors import ProviderError
-from workbench.inference.hosted_connections import one_request_each
+from workbench.inference.hosted_connections import one_connection_per_request
 from workbench.inference.hosted_models import LiteLLMProvider
 from workbench.inference.messages import Request
 
@@ -50,7 +50,7 @@ def answered_in_time(ask: Callable[[], None]) -> bool:
 # the library that gave the stream up is not ours: its connection ends when it is collected
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 def test_requests_go_on_while_a_stream_that_was_given_up_is_collected(server: MisbehavingServer) -> None:
-    client, url = one_request_each(httpx.Client()), f"{server.address}/chat/completions"
+    client, url = one_connection_per_request(httpx.Client()), f"{server.address}/chat/completions"
 
     def ask() -> None:
         response = client.send(client.build_request("POST", url, json=ASKED), stream=True)
@@ -89,10 +89,12 @@ def test_an_attempt_closes_the_stream_that_broke(model: str, monkeypatch: pytest
 
 def test_each_request_keeps_the_settings_of_its_client(server: MisbehavingServer) -> None:
     plain = httpx.HTTPTransport(local_address="127.0.0.3", retries=2)
-    client = one_request_each(httpx.Client(transport=plain, mounts={"https://": plain, "all://nobody.test": None}))
+    client = one_connection_per_request(
+        httpx.Client(transport=plain, mounts={"https://": plain, "all://nobody.test": None})
+    )
     assert client.post(f"{server.address}/chat/completions", json=ASKED).status_code == 200
     assert server.seen[0].connection[0] == "127.0.0.3"
     assert plain._pool.connections == []  # nothing of one request is left for the next
-    again = one_request_each(client)
+    again = one_connection_per_request(client)
     assert again.post(f"{server.address}/chat/completions", json=ASKED).status_code == 200
     client.close()

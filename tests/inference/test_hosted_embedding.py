@@ -30,7 +30,7 @@ from workbench.inference.client import Client
 from workbench.inference.embedding import HostedEmbedder, load_embedder
 from workbench.inference.failover import RetryPolicy
 from workbench.inference.messages import CacheUse, Response, Usage
-from workbench.inference.rate_limits import Limit
+from workbench.inference.rate_limits import RateLimit
 from workbench.records import Document
 from workbench.retrieval.arms import make_arms
 from workbench.retrieval.notebook import RetrievalExperiment, RetrievalParameters
@@ -153,7 +153,7 @@ def test_what_does_not_fit_the_budget_has_no_price_or_passes_the_limit_is_refuse
     with pytest.raises(UnknownPrice, match="openai/unheard-of"):
         load_embedder("litellm:openai/unheard-of", settings).embed(["join frames"])
     with pytest.raises(RateLimited):
-        hosted(settings, limits={MODEL: Limit(tokens_per_minute=1)}).embed(["join frames"])
+        hosted(settings, limits={MODEL: RateLimit(tokens_per_minute=1)}).embed(["join frames"])
     assert server.asked == rows_of(settings) == []
 
 
@@ -298,7 +298,7 @@ def test_a_model_without_a_price_is_refused_when_it_is_loaded(server, settings):
 def test_three_thousand_texts_wait_for_their_turn_and_none_is_lost(server, settings, fault):
     server.fault = fault
     clock = FakeClock()
-    limits = {MODEL: Limit(requests_per_minute=3, tokens_per_minute=9_000)}
+    limits = {MODEL: RateLimit(requests_per_minute=3, tokens_per_minute=9_000)}
     books = Books.open(settings, budgets=[Budget(1.0, "total")], clock=clock, limits=limits)
     embedder = load_embedder(NAME, settings, books)
     texts = [f"text number {i}" for i in range(3000)]
@@ -314,7 +314,7 @@ def test_three_thousand_texts_wait_for_their_turn_and_none_is_lost(server, setti
 
 def test_a_product_s_question_does_not_wait_for_longer_than_its_policy(server, settings):
     clock = FakeClock()
-    books = Books.open(settings, clock=clock, limits={MODEL: Limit(requests_per_minute=1)})
+    books = Books.open(settings, clock=clock, limits={MODEL: RateLimit(requests_per_minute=1)})
     embedder = HostedEmbedder(MODEL, books, policy=RetryPolicy(deadline_s=5.0))
     embedder.embed(["one"])
     with pytest.raises(RateLimited):

@@ -18,7 +18,13 @@ from workbench.errors import (
     Unavailable,
     WeightsError,
 )
-from workbench.inference.local_models import CHAT_MODELS, CONTEXT_TOKENS, LocalModels, served_name, start_server
+from workbench.inference.local_models import (
+    CHAT_MODELS,
+    CONTEXT_TOKENS,
+    LocalModels,
+    served_local_name,
+    start_llama_server,
+)
 from workbench.inference.messages import Request
 from workbench.inference.weights import WEIGHTS
 
@@ -201,14 +207,14 @@ def test_threads_that_are_no_number_are_refused(monkeypatch, tmp_path, said):
 
 def test_what_served_names_the_weights():
     for name in CHAT_MODELS:
-        assert served_name(f"local/{name}") == f"local/{name}@{WEIGHTS[name].sha256[:8]}"
+        assert served_local_name(f"local/{name}") == f"local/{name}@{WEIGHTS[name].sha256[:8]}"
 
 
 @pytest.mark.slow
 def test_a_file_that_is_no_model_is_a_typed_error(tmp_path):
     (tmp_path / "model.gguf").write_bytes(b"GGUF" + b"\0" * 1000)
     with pytest.raises(Unavailable, match=r"cannot load model\.gguf") as raised:
-        start_server("smollm2-135m", tmp_path / "model.gguf", threads=1, parallel=1)
+        start_llama_server("smollm2-135m", tmp_path / "model.gguf", threads=1, parallel=1)
     assert raised.value.billed == "no"
 
 
@@ -220,7 +226,7 @@ def test_the_same_question_has_the_same_answer_and_its_tokens_are_counted(local)
     assert (usage.output, answers[0].finish_reason) == (16, "length")
     assert usage.cache_read == 0 < usage.fresh < 60, "a cost does not depend on what was asked before"
     assert 0 < answers[0].confidence <= 1
-    assert answers[0].model == served_name(MODEL)
+    assert answers[0].model == served_local_name(MODEL)
     longer = local.complete(asked("Name three cities of France, and nothing else."), timeout_s=PATIENT_S)
     assert longer.usage.fresh > usage.fresh
 

@@ -9,8 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workbench.errors import AccountRefused, ModelMissing, Rejected, Throttled, Unavailable
-from workbench.inference.provider_errors import of_status, told_inside, typed, wait_asked
-from workbench.inference.vendors import DEFAULT, FAILED_ENDS, VENDORS, billed
+from workbench.inference.provider_errors import (
+    error_of_status,
+    error_told_inside,
+    retry_wait_asked,
+    typed_provider_error,
+)
+from workbench.inference.vendors import DEFAULT, FAILED_ENDS, VENDORS, vendor_bills
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 dates = st.builds(
@@ -22,7 +27,7 @@ SECRET = "Zq9abcdefghijklmnopqrstuvwxyz0123456789ABCD"
 @pytest.mark.parametrize(("away_s", "wait_s"), [(90, 90.0), (0, 0.0), (-90, 0.0)])
 def test_a_date_is_waited_for_and_one_in_the_past_is_no_wait(away_s, wait_s):
     date = format_datetime(NOW + timedelta(seconds=away_s), usegmt=True)
-    assert wait_asked({"retry-after": date}, NOW) == wait_s
+    assert retry_wait_asked({"retry-after": date}, NOW) == wait_s
 
 
 @pytest.mark.parametrize(
@@ -35,13 +40,13 @@ def test_a_date_is_waited_for_and_one_in_the_past_is_no_wait(away_s, wait_s):
     ],
 )  # fmt: skip
 def test_a_header_that_says_no_time_is_not_waited_for(value):
-    assert wait_asked({"retry-after": value}, NOW) is None or "9999 23" in value
+    assert retry_wait_asked({"retry-after": value}, NOW) is None or "9999 23" in value
 
 
 @pytest.mark.parametrize("before", range(240, 310, 7))
 def test_a_secret_is_taken_out_before_the_message_is_cut(monkeypatch, before):
     monkeypatch.setenv("MY_VENDOR_TOKEN", SECRET)
-    told = str(typed(ValueError("p" * before + " bad key " + SECRET), "openai/m"))
+    told = str(typed_provider_error(ValueError("p" * before + " bad key " + SECRET), "openai/m"))
     assert SECRET[:4] not in told
     assert len(told) < 350
 
@@ -71,7 +76,7 @@ def test_a_secret_is_taken_out_before_the_message_is_cut(monkeypatch, before):
 def test_what_concerns_the_account_or_the_model_goes_elsewhere_and_what_concerns_the_request_does_not(
     kind, status, said
 ):
-    found = of_status(status, {}, said, said, model="openai/m", told=True)
+    found = error_of_status(status, {}, said, said, model="openai/m", told=True)
     assert (type(found), found.billed, found.elsewhere) == (kind, "no", kind in (AccountRefused, ModelMissing))
 
 
@@ -91,7 +96,7 @@ BELIEFS = [
 
 @pytest.mark.parametrize(("vendor", "status", "told", "bill"), BELIEFS)
 def test_what_a_vendor_bills_of_a_failure_is_what_it_is_believed_to(vendor, status, told, bill):
-    assert billed(f"{vendor}/m", status, told=told) == bill
+    assert vendor_bills(f"{vendor}/m", status, told=told) == bill
 
 
 def test_every_belief_has_its_source():
@@ -121,18 +126,18 @@ ENDS = [
 def test_an_answer_that_ends_in_a_failure_of_the_vendors_is_unavailable_and_free_where_the_vendor_says(
     vendor, body, status, bill
 ):
-    error = told_inside(body).typed(f"{vendor}/m")
+    error = error_told_inside(body).typed(f"{vendor}/m")
     assert (type(error), error.status, error.billed) == (Unavailable, status, bill)
 
 
 @pytest.mark.parametrize("reason", ["stop", "length", "tool_calls", "content_filter", "COMPLETE", "errors", None])
 def test_other_ends_are_no_failures(reason):
-    assert told_inside(ended(reason)) is None
+    assert error_told_inside(ended(reason)) is None
 
 
 def test_a_failed_end_that_a_model_writes_about_is_none():
     said = json.dumps({"choices": [{"finish_reason": "stop", "message": {"content": ended("error")}}]})
-    assert told_inside(said) is None
+    assert error_told_inside(said) is None
 
 
 @pytest.mark.parametrize(
@@ -151,7 +156,7 @@ def test_a_failed_end_that_a_model_writes_about_is_none():
     ],
 )
 def test_an_error_in_a_body_has_the_status_of_its_code_its_type_or_its_words(body, status):
-    assert told_inside(body).status == status
+    assert error_told_inside(body).status == status
 
 
 @pytest.mark.parametrize(
@@ -166,18 +171,18 @@ def test_an_error_in_a_body_has_the_status_of_its_code_its_type_or_its_words(bod
     ],
 )  # fmt: skip
 def test_what_holds_an_answer_counts_tokens_or_cannot_be_read_is_no_refusal(body):
-    assert told_inside(body) is None
+    assert error_told_inside(body) is None
 
 
 @given(st.text() | st.recursive(st.none() | st.text() | st.integers(), lambda part: st.lists(part) | st.dictionaries(
     st.sampled_from(["error", "errors", "message", "code", "type", "status", "usage", "detail", "object"]), part
 )).map(json.dumps))  # fmt: skip
 def test_no_body_is_an_error_of_our_own(body):
-    found = told_inside(body)
+    found = error_told_inside(body)
     assert found is None or found.typed("openai/m").billed in ("no", "unknown")
 
 
 @given(st.text() | dates)
 def test_what_is_neither_is_no_wait_and_never_an_error(said):
-    found = wait_asked({"retry-after": said}, NOW)
+    found = retry_wait_asked({"retry-after": said}, NOW)
     assert found is None or found >= 0

@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from workbench.errors import ConfigError, RateLimited
-from workbench.inference.rate_limits import MARGIN_S, Limit, RateLimiter, Slot
+from workbench.inference.rate_limits import MARGIN_S, RateLimit, RateLimiter, RateSlot
 from workbench.testing import FakeClock
 
 WINDOW_S = 60.0 + MARGIN_S
@@ -38,7 +38,7 @@ def most_in_any_window(moments, window_s):
 
 def test_requests_within_the_limit_start_at_once_and_the_next_when_the_first_has_left(engine):
     clock = Stopped()
-    limiter = RateLimiter(engine, {"m": Limit(requests_per_minute=3)}, clock)
+    limiter = RateLimiter(engine, {"m": RateLimit(requests_per_minute=3)}, clock)
     slots = [limiter.wait("m", 1, deadline_s=300) for _ in range(7)]
     waits = [0, 0, 0, WINDOW_S, WINDOW_S, WINDOW_S, 2 * WINDOW_S]
     assert [slot.waited_s for slot in slots] == pytest.approx(waits)
@@ -47,7 +47,7 @@ def test_requests_within_the_limit_start_at_once_and_the_next_when_the_first_has
 
 
 def test_tokens_are_limited_by_their_sum(engine):
-    limiter = RateLimiter(engine, {"m": Limit(tokens_per_minute=100)}, clock := FakeClock())
+    limiter = RateLimiter(engine, {"m": RateLimit(tokens_per_minute=100)}, clock := FakeClock())
     waits = []
     for tokens in (60, 40, 10, 90, 100):
         waits.append(limiter.wait("m", tokens, deadline_s=300).waited_s)
@@ -57,13 +57,13 @@ def test_tokens_are_limited_by_their_sum(engine):
 
 
 def test_the_first_to_come_is_the_first_to_go_though_a_later_one_would_fit(engine):
-    limiter = RateLimiter(engine, {"m": Limit(tokens_per_minute=100)}, Stopped())
+    limiter = RateLimiter(engine, {"m": RateLimit(tokens_per_minute=100)}, Stopped())
     waits = [limiter.wait("m", tokens, deadline_s=300).waited_s for tokens in (60, 90, 10)]
     assert waits == pytest.approx([0, WINDOW_S, WINDOW_S])
 
 
 def test_both_limits_hold_together(engine):
-    limiter = RateLimiter(engine, {"m": Limit(2, 100)}, Stopped())
+    limiter = RateLimiter(engine, {"m": RateLimit(2, 100)}, Stopped())
     waits = [limiter.wait("m", tokens, deadline_s=300).waited_s for tokens in (1, 1, 100, 1)]
     assert waits == pytest.approx([0, 0, WINDOW_S, 2 * WINDOW_S])
 
@@ -71,7 +71,7 @@ def test_both_limits_hold_together(engine):
 @pytest.mark.parametrize("deadline_s", [0.0, 30.0, 60.0])
 def test_a_turn_after_the_deadline_is_refused_and_nothing_is_written(engine, deadline_s):
     clock = Stopped()
-    limiter = RateLimiter(engine, {"m": Limit(requests_per_minute=1)}, clock)
+    limiter = RateLimiter(engine, {"m": RateLimit(requests_per_minute=1)}, clock)
     limiter.wait("m", 5, deadline_s=0)
     before = starts(engine)
     with pytest.raises(RateLimited, match=r"lets this request start in 60\.\d s, which is later") as found:
@@ -83,30 +83,30 @@ def test_a_turn_after_the_deadline_is_refused_and_nothing_is_written(engine, dea
 
 
 def test_what_can_never_fit_is_refused_without_a_time_to_retry(engine):
-    limiter = RateLimiter(engine, {"m": Limit(tokens_per_minute=100)}, Stopped())
+    limiter = RateLimiter(engine, {"m": RateLimit(tokens_per_minute=100)}, Stopped())
     with pytest.raises(RateLimited, match="101 tokens to m can never start: 100 are allowed") as found:
         limiter.wait("m", 101, deadline_s=1e9)
     assert found.value.retry_after_s is None
     assert starts(engine) == []
 
 
-@pytest.mark.parametrize("limits", [{}, {"m": Limit()}])
+@pytest.mark.parametrize("limits", [{}, {"m": RateLimit()}])
 def test_a_model_without_a_limit_never_waits_and_writes_nothing(engine, limits):
     limiter = RateLimiter(engine, limits, Stopped())
     slots = [limiter.wait("m", 10**9, deadline_s=0) for _ in range(20)]
-    assert set(slots) == {Slot("m")}
+    assert set(slots) == {RateSlot("m")}
     limiter.settle(slots[0], 5)
     limiter.cancel(slots[0])
     assert starts(engine) == []
 
 
 def test_a_limit_of_one_model_is_not_that_of_another(engine):
-    limiter = RateLimiter(engine, {"m": Limit(1), "n": Limit(1)}, Stopped())
+    limiter = RateLimiter(engine, {"m": RateLimit(1), "n": RateLimit(1)}, Stopped())
     assert [limiter.wait(model, 1, deadline_s=0).waited_s for model in "mn"] == [0, 0]
 
 
 def test_tokens_that_were_not_used_are_there_for_who_comes_next(engine):
-    limiter = RateLimiter(engine, {"m": Limit(tokens_per_minute=100)}, Stopped())
+    limiter = RateLimiter(engine, {"m": RateLimit(tokens_per_minute=100)}, Stopped())
     limiter.settle(limiter.wait("m", 90, deadline_s=0), 20)
     assert limiter.wait("m", 80, deadline_s=0).waited_s == 0
     with pytest.raises(RateLimited):
@@ -114,7 +114,7 @@ def test_tokens_that_were_not_used_are_there_for_who_comes_next(engine):
 
 
 def test_a_turn_that_is_given_back_is_there_for_who_comes_next(engine):
-    limiter = RateLimiter(engine, {"m": Limit(1)}, Stopped())
+    limiter = RateLimiter(engine, {"m": RateLimit(1)}, Stopped())
     limiter.cancel(limiter.wait("m", 1, deadline_s=0))
     assert limiter.wait("m", 1, deadline_s=0).waited_s == 0
 
@@ -124,7 +124,7 @@ def test_who_stops_waiting_gives_the_turn_back(engine):
         def sleep(self, seconds):
             raise KeyboardInterrupt
 
-    limiter = RateLimiter(engine, {"m": Limit(1)}, Interrupted())
+    limiter = RateLimiter(engine, {"m": RateLimit(1)}, Interrupted())
     limiter.wait("m", 1, deadline_s=0)
     with pytest.raises(KeyboardInterrupt):
         limiter.wait("m", 1, deadline_s=300)
@@ -133,7 +133,7 @@ def test_who_stops_waiting_gives_the_turn_back(engine):
 
 def test_what_has_left_the_window_is_forgotten(engine):
     clock = FakeClock()
-    limiter = RateLimiter(engine, {"m": Limit(requests_per_minute=5)}, clock)
+    limiter = RateLimiter(engine, {"m": RateLimit(requests_per_minute=5)}, clock)
     for _ in range(60):
         limiter.wait("m", 1, deadline_s=300)
         clock.sleep(7)
@@ -144,7 +144,7 @@ def test_what_has_left_the_window_is_forgotten(engine):
 
 
 def test_threads_together_stay_within_the_limit_and_all_get_their_turn(engine):
-    limiter = RateLimiter(engine, {"m": Limit(requests_per_minute=5)}, window_s=0.5)
+    limiter = RateLimiter(engine, {"m": RateLimit(requests_per_minute=5)}, window_s=0.5)
     admitted, lock = [], threading.Lock()
 
     def call(_):
@@ -162,4 +162,4 @@ def test_threads_together_stay_within_the_limit_and_all_get_their_turn(engine):
 @pytest.mark.parametrize("limit", [{"requests_per_minute": 0}, {"tokens_per_minute": -1}])
 def test_a_limit_that_lets_nothing_through_is_refused(limit):
     with pytest.raises(ConfigError, match="must be 1 or more"):
-        Limit(**limit)
+        RateLimit(**limit)

@@ -16,7 +16,7 @@ import pytest
 from workbench.config import load_settings
 from workbench.errors import ConfigError, MissingExtra, ProviderError, WeightsError
 from workbench.inference import ray_embedding as fan_out
-from workbench.inference.ray_embedding import TASK, RayEmbedder, fanned_out
+from workbench.inference.ray_embedding import TASK, RayEmbedder, fanned_out_embedder
 from workbench.testing import HashEmbedder
 
 ROOT = Path(__file__).parents[2]
@@ -125,15 +125,15 @@ def test_the_engine_is_a_setting_for_encoders_that_run_here(monkeypatch, tmp_pat
     monkeypatch.setattr(fan_out, "is_installed", lambda _: True)
     embedder = MAKE()
     for name, settings in (("minilm", plain), ("litellm:some/model", by_ray)):
-        with fanned_out(name, embedder, settings) as found:
+        with fanned_out_embedder(name, embedder, settings) as found:
             assert found == (embedder, 0)
-    with fanned_out("minilm", embedder, by_ray) as (fanned, at_once):
+    with fanned_out_embedder("minilm", embedder, by_ray) as (fanned, at_once):
         assert isinstance(fanned, RayEmbedder)
         assert at_once == fan_out.TASKS_PER_WORKER * TASK * os.cpu_count()
     monkeypatch.setattr(fan_out, "is_installed", lambda _: False)
     with (
         pytest.raises(MissingExtra, match=r"pip install 'evals-workbench\[ray\]'"),
-        fanned_out("minilm", embedder, by_ray),
+        fanned_out_embedder("minilm", embedder, by_ray),
     ):
         pass
     with pytest.raises(ConfigError, match="WORKBENCH_ENGINE is 'dask'; it is ray"):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.faults.misbehaving_server import misbehaving_server
 from workbench.caching.scope import Scope
 from workbench.errors import RecordingMiss
-from workbench.inference.batch import Item, complete_all
+from workbench.inference.batch import BatchItem, complete_batch
 from workbench.inference.call_attempt import Books
 from workbench.inference.client import Client
 from workbench.inference.messages import ROLES, CacheUse, Request, Response, Usage
@@ -122,7 +122,7 @@ def test_every_field_reaches_the_model_by_the_client_and_by_a_batch(name):
     client = Client({"": model}, Books(load_prices()))
     given = {f.name: getattr(asked, f.name) for f in fields(asked)}
     client.complete(given.pop("messages"), **given)
-    complete_all(client, [Item("i", asked)], max_cost_usd=1.0, tell=lambda _: None)
+    complete_batch(client, [BatchItem("i", asked)], max_cost_usd=1.0, tell=lambda _: None)
     assert model.requests == [asked, asked]
 
 

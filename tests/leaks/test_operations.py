@@ -124,8 +124,8 @@ def test_check_turns_red_when_the_filter_of_a_delete_is_taken_out(tmp_path, monk
 
     small = World.of(open_store(tmp_path, kind=kind), ["acme", "acme'", "\\"])
     OPERATIONS[operation](small, "acme")
-    monkeypatch.setattr(lance, "rows_of", lambda _tenant: col("position") >= lit(0))
-    monkeypatch.setattr(postgres, "rows_of", lambda _tenant, _table: sa.true())
+    monkeypatch.setattr(lance, "lance_rows_of", lambda _tenant: col("position") >= lit(0))
+    monkeypatch.setattr(postgres, "postgres_rows_of", lambda _tenant, _table: sa.true())
     if kind == "postgres":
         OPERATIONS[operation](small, "acme")  # the policy shows the writer the rows of this tenant alone
     with without_policies(small.store), pytest.raises(Leak, match="rows told by a write"):

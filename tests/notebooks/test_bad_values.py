@@ -13,8 +13,8 @@ from workbench.codec import RANGE
 from workbench.config import Settings, SystemClock, load_settings
 from workbench.errors import ConfigError, EvalsetError
 from workbench.evalset.gates import NOTEBOOKS
-from workbench.evaluation.start import _experiment_class, check_parameters, examined
-from workbench.runner.headless import Job, find_notebook, planned, run_all
+from workbench.evaluation.start import _experiment_class, check_parameters, examined_experiment
+from workbench.runner.headless import Job, find_notebook, planned_headless_job, run_headless
 from workbench.runner.parameters import declared_parameters
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +46,7 @@ def test_a_number_out_of_range_and_a_list_with_nothing_or_twins_are_refused_by_t
 ) -> None:
     settings = project(tmp_path / "runs")
     with pytest.raises(ConfigError) as refused:
-        planned(Job(notebook, "ci", {name: value}), settings)
+        planned_headless_job(Job(notebook, "ci", {name: value}), settings)
     told = str(refused.value)
     wrong = value[-1] if isinstance(value, list) else value
     assert repr(wrong)[:20] in told or "at least one and all different" in told
@@ -87,7 +87,7 @@ def test_an_evalset_that_is_not_there_is_refused_before_a_kernel_starts(
 ) -> None:
     settings = project(tmp_path / "runs")
     with pytest.raises(EvalsetError) as refused:
-        run_all([Job(notebook, "ci", {"evalset": evalset})], settings=settings, clock=SystemClock())
+        run_headless([Job(notebook, "ci", {"evalset": evalset})], settings=settings, clock=SystemClock())
     assert repr(evalset) in str(refused.value)
     assert "docs_qa" in str(refused.value)
     assert not settings.runs.exists()
@@ -127,15 +127,15 @@ def test_every_number_that_a_notebook_takes_has_a_range_that_its_default_fits(no
 def test_the_ends_of_a_range_and_empty_lists_that_mean_none_are_taken(
     tmp_path: Path, notebook: str, given: dict[str, Any]
 ) -> None:
-    used = planned(Job(notebook, "ci", given), project(tmp_path / "runs")).parameters
+    used = planned_headless_job(Job(notebook, "ci", given), project(tmp_path / "runs")).parameters
     assert {name: used[name] for name in given} == given
 
 
 def refused_on_docs_qa(tmp_path: Path, notebook: str, **given: Any) -> str:
     settings = project(tmp_path / "runs")
-    job = planned(Job(notebook, "ci", given), settings)
+    job = planned_headless_job(Job(notebook, "ci", given), settings)
     with pytest.raises(ConfigError) as refused:
-        examined(notebook, job.parameters, settings)
+        examined_experiment(notebook, job.parameters, settings)
     assert not settings.runs.exists()
     return str(refused.value)
 
@@ -158,7 +158,9 @@ def test_a_reference_that_is_no_arm_is_refused_before_anything_is_embedded(
     assert told.startswith("reference 'no such arm' is not an arm of this run; there are ")
     assert known in told
     settings = project(tmp_path / "runs")
-    assert examined(notebook, planned(Job(notebook, "ci", {"reference": known}), settings).parameters, settings)
+    assert examined_experiment(
+        notebook, planned_headless_job(Job(notebook, "ci", {"reference": known}), settings).parameters, settings
+    )
 
 
 @pytest.mark.slow
@@ -173,8 +175,8 @@ def test_a_model_whose_verdicts_are_neither_recorded_nor_paid_for_is_refused_bef
         tmp_path, "caching", verifiers=verifiers, max_cost_usd=0.000001
     )
     settings = project(tmp_path / "runs")
-    paid = planned(Job("caching", "ci", {"verifiers": verifiers, "max_cost_usd": 1.0}), settings)
-    assert examined("caching", paid.parameters, settings)
+    paid = planned_headless_job(Job("caching", "ci", {"verifiers": verifiers, "max_cost_usd": 1.0}), settings)
+    assert examined_experiment("caching", paid.parameters, settings)
 
 
 @pytest.mark.parametrize(

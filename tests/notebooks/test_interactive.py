@@ -25,7 +25,7 @@ from workbench.evaluation.run_record import RunRecord
 from workbench.records import Decision
 from workbench.reports.brief import markdown_summary
 from workbench.reports.ending import NextSteps
-from workbench.runner import accept, list_runs
+from workbench.runner import accept_decision, list_runs
 from workbench.runner.accept_and_check import evalset_of
 
 ROOT = Path(__file__).parents[2]
@@ -85,7 +85,7 @@ def test_a_run_on_a_folder_from_elsewhere_is_accepted_into_that_folder(tmp_path,
     monkeypatch.chdir(ROOT)
     (record,) = list_runs(bench.settings)
     assert evalset_of(record) == str(folder)
-    path = accept(bench.settings, "retrieval", reason="mine", clock=SystemClock())
+    path = accept_decision(bench.settings, "retrieval", reason="mine", clock=SystemClock())
     assert path == folder / "decisions" / "retrieval.json"
 
 

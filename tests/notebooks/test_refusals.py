@@ -13,7 +13,7 @@ from workbench.config import SystemClock, load_settings
 from workbench.errors import ConfigError, RunError
 from workbench.evalset.gates import NOTEBOOKS
 from workbench.evaluation.start import check_parameters
-from workbench.runner import Event, Job, RunRecord, list_runs, run_all
+from workbench.runner import Event, Job, RunRecord, list_runs, run_headless
 
 
 @pytest.mark.slow
@@ -22,13 +22,13 @@ def test_full_disk_is_a_failed_run_with_a_record(tmp_path: Path) -> None:
     _mount(settings.runs, "size=1m")
     try:
         add_notebook(settings, "fills", """(run_dir / "big").write_bytes(bytes(2_000_000))""")
-        (record,) = run_all([Job("fills")], settings=settings, clock=SystemClock())
+        (record,) = run_headless([Job("fills")], settings=settings, clock=SystemClock())
         assert record.status == "failed"
         assert "No space left on device" in str(record.error)
         assert [r.status for r in list_runs(settings)] == ["failed"]
         _fill(record.run_dir / "big")
         with pytest.raises(RunError, match="No space left on device"):
-            run_all([Job("fills")], settings=settings, clock=SystemClock())
+            run_headless([Job("fills")], settings=settings, clock=SystemClock())
         assert len(list_runs(settings)) == 1
     finally:
         subprocess.run(["umount", settings.runs], check=True)
@@ -40,7 +40,7 @@ def test_runs_folder_that_cannot_be_written_is_refused_before_a_kernel_starts(tm
     settings.runs.write_text("a file, not a folder")
     events: list[Event] = []
     with pytest.raises(RunError, match=r"cannot write a run below .*; set WORKBENCH_RUNS"):
-        run_all([Job("good")], settings=settings, clock=SystemClock(), on_event=events.append)
+        run_headless([Job("good")], settings=settings, clock=SystemClock(), on_event=events.append)
     assert events == []
 
 
@@ -50,7 +50,7 @@ def test_readonly_runs_folder_is_refused_before_a_kernel_starts(tmp_path: Path) 
     _mount(settings.runs, "ro")
     try:
         with pytest.raises(RunError, match="Read-only file system"):
-            run_all([Job("good")], settings=settings, clock=SystemClock())
+            run_headless([Job("good")], settings=settings, clock=SystemClock())
     finally:
         subprocess.run(["umount", settings.runs], check=True)
 
@@ -60,14 +60,14 @@ def test_one_bad_job_stops_all_before_a_kernel_starts(tmp_path: Path) -> None:
     add_notebook(settings, "good")
     jobs = [Job("good"), Job("good", "ci", {"limti": 3})]
     with pytest.raises(ConfigError, match="did you mean 'limit'"):
-        run_all(jobs, settings=settings, clock=SystemClock())
+        run_headless(jobs, settings=settings, clock=SystemClock())
     assert not settings.runs.exists()
 
 
 def test_report_that_cannot_be_drawn_is_recorded_and_hides_no_result(tmp_path: Path) -> None:
     settings = make_settings(tmp_path)
     add_notebook(settings, "blocks", """(run_dir / "report.html").mkdir()\n(run_dir / "summary.json").mkdir()""")
-    (record,) = run_all([Job("blocks")], settings=settings, clock=SystemClock())
+    (record,) = run_headless([Job("blocks")], settings=settings, clock=SystemClock())
     assert record.status == "done"
     assert record.report is None
     assert record.report_error
@@ -113,7 +113,7 @@ def test_mistyped_name_of_a_part_is_refused_before_a_kernel_starts(
     root = Path(__file__).parents[2]
     settings = replace(load_settings({}, root), runs=tmp_path / "runs")
     with pytest.raises(ConfigError, match=says):
-        run_all([Job(notebook, "ci", {name: value})], settings=settings, clock=SystemClock())
+        run_headless([Job(notebook, "ci", {name: value})], settings=settings, clock=SystemClock())
     assert not settings.runs.exists()
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.notebooks.zoo import CHILD, NATIVE, add_notebook, is_running, kernels_of, make_settings
 from workbench.config import Settings, SystemClock
-from workbench.runner import Job, list_runs, run_all
+from workbench.runner import Job, list_runs, run_headless
 
 # Far below the 300 s that the cells would take, far above what a busy machine needs: minutes are the failure.
 AT_ONCE_S = 30
@@ -23,7 +23,7 @@ def test_native_code_past_the_hard_timeout_is_killed_with_its_children(tmp_path:
     settings = make_settings(tmp_path)
     add_notebook(settings, "native", CHILD, NATIVE)
     began = time.monotonic()
-    (record,) = run_all([Job("native")], settings=settings, clock=SystemClock(), hard_timeout_s=10)
+    (record,) = run_headless([Job("native")], settings=settings, clock=SystemClock(), hard_timeout_s=10)
     assert (record.status, record.exit_reason) == ("failed", "hard_timeout")
     assert record.error == "killed at the hard time-out of 10 s in cell [5] of 6"
     assert time.monotonic() - began < 10 + AT_ONCE_S

@@ -12,7 +12,7 @@ from tests.notebooks.structure import structure_problems
 from tests.notebooks.zoo import PARAMETERS, add_notebook, make_settings, notebook_of
 from workbench.config import PROFILES, load_profile, load_settings
 from workbench.errors import ConfigError
-from workbench.runner import prepare
+from workbench.runner import prepare_parameters
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -34,18 +34,18 @@ def test_a_notebook_that_decides_shows_until_when_its_decision_stands(path: Path
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_profile_fits_its_notebook(path: Path, profile: str) -> None:
-    prepare(path, load_profile(load_settings({}, ROOT), path.stem[3:], profile))
+    prepare_parameters(path, load_profile(load_settings({}, ROOT), path.stem[3:], profile))
 
 
 def test_only_the_profile_ci_needs_no_file_and_is_then_the_notebook_s_own_defaults(tmp_path: Path) -> None:
     settings = make_settings(tmp_path)
     path = add_notebook(settings, "x")
-    assert prepare(path, load_profile(settings, "x", "ci")) == prepare(path, {})
+    assert prepare_parameters(path, load_profile(settings, "x", "ci")) == prepare_parameters(path, {})
     with pytest.raises(ConfigError, match=r"x\.full\.yaml; it does not exist. Write it, or take 'ci'"):
         load_profile(settings, "x", "full")
     written = settings.notebooks / "profiles" / "x.ci.yaml"
     written.write_text("limit: 3\n", encoding="utf-8")
-    assert prepare(path, load_profile(settings, "x", "ci"))["limit"] == 3
+    assert prepare_parameters(path, load_profile(settings, "x", "ci"))["limit"] == 3
 
 
 def test_a_committed_profile_sets_something() -> None:

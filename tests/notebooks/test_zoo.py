@@ -17,7 +17,7 @@ from tests.notebooks.zoo import (
     make_settings,
 )
 from workbench.config import SystemClock
-from workbench.runner import Event, Job, RunRecord, list_runs, run_all
+from workbench.runner import Event, Job, RunRecord, list_runs, run_headless
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for orphans in /proc")
 
@@ -67,7 +67,7 @@ class Zoo:
         jobs.append(Job("good", "smoke", {"limit": "12", "margin": "0.5", "label": "{x} 'y'", "seed": 3}))
         jobs.append(Job("leaks", "smoke", {"label": SECRET}))
         self.events: list[Event] = []
-        records = run_all(
+        records = run_headless(
             jobs,
             settings=self.settings,
             clock=SystemClock(),

@@ -12,8 +12,8 @@ from tests.orchestration.small_flows import asked, catching, failing, naps, tria
 from workbench.errors import FlowError, StepFailed, UnknownPrice
 from workbench.orchestration.flows import Flows
 from workbench.orchestration.runs_database import flows_url
-from workbench.orchestration.steps import flow, plain
-from workbench.orchestration.user_modules import sources_of
+from workbench.orchestration.steps import flow, plain_json
+from workbench.orchestration.user_modules import sources_of_function
 from workbench.telemetry.attribution import attributed
 from workbench.telemetry.traces import load_trace
 
@@ -120,7 +120,7 @@ def test_what_json_cannot_hold_is_refused_with_what_it_is(flows):
     with pytest.raises(FlowError, match="what flow 'triage' is given must be JSON values"):
         flows.run(triage, {1, 2})
     with pytest.raises(FlowError, match="must be JSON values"):
-        plain(float("nan"), "a number")
+        plain_json(float("nan"), "a number")
 
 
 def test_spans_of_steps_and_calls_lie_below_the_flow(flows, settings):
@@ -204,10 +204,10 @@ def give_nothing():
 
 def test_every_process_comes_to_the_same_version_of_the_same_code(tmp_path, monkeypatch):
     """Else a worker whose environment names its project in another way would leave jobs lying."""
-    here = sources_of(triage.function)
+    here = sources_of_function(triage.function)
     monkeypatch.setenv("WORKBENCH_ROOT", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    assert sources_of(triage.function) == here
+    assert sources_of_function(triage.function) == here
     assert "tests/orchestration/small_flows.py" in here
 
 

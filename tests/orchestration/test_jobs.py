@@ -16,7 +16,7 @@ from workbench.errors import FlowError, StepFailed
 from workbench.orchestration import heartbeats
 from workbench.orchestration.durable import RECORDS, job_queue
 from workbench.orchestration.flows import Flows
-from workbench.orchestration.heartbeats import dead_executors, living
+from workbench.orchestration.heartbeats import dead_executors, living_processes
 from workbench.orchestration.live_step import progress
 from workbench.orchestration.steps import Flow, flow
 
@@ -126,9 +126,9 @@ def test_a_job_of_another_version_waits_for_a_worker_that_has_it(flows, caplog):
 def test_a_run_that_was_begun_by_other_code_does_not_go_on_with_its_steps(flows):
     """What makes version part of the queue: an edited step would else go on with outputs of the old one."""
     asking = flows.durable.know(triage) and triage
-    from workbench.orchestration.flows import asked_of
+    from workbench.orchestration.flows import asked_of_flow
 
-    old = replace(asked_of(asking, ("x",), {}), version="000000000000")
+    old = replace(asked_of_flow(asking, ("x",), {}), version="000000000000")
     with pytest.raises(FlowError, match="was begun by version 000000000000"):
         flows.durable.result(flows.durable.begin(triage, old))
 
@@ -220,14 +220,14 @@ def test_the_queue_of_a_flow_names_its_version():
 
 def test_this_process_lives_and_one_that_ended_does_not(any_flows):
     engine, mine = any_flows.durable.engine, any_flows.durable.heartbeat.executor
-    assert mine in living(engine)
+    assert mine in living_processes(engine)
     assert dead_executors(engine) == []
     gone = {"executor": "gone-1", "host": "elsewhere", "process": 1, "lock": "/nowhere", "serves": "", "beat": 0.0}
     with engine.begin() as connection:
         connection.execute(heartbeats._BEATS.insert(), [gone])
     assert dead_executors(engine) == ["gone-1"]
     any_flows.durable.adopt()
-    assert set(living(engine)) == {mine}
+    assert set(living_processes(engine)) == {mine}
 
 
 def test_a_run_that_was_given_out_and_never_begun_is_given_out_again(any_flows):
@@ -257,7 +257,7 @@ def test_a_process_whose_lock_cannot_be_tried_is_known_by_its_row(flows):
     engine = flows.durable.engine
     with engine.begin() as connection:
         row = dict(connection.execute(sa.select(heartbeats._BEATS)).mappings().one())
-        at = heartbeats.now(connection)
+        at = heartbeats.heartbeat_now(connection)
         for name, age in (("heard", 5.0), ("silent", 600.0)):
             other = row | {"executor": name, "lock": "/nowhere/x.lock", "beat": at - age}
             connection.execute(heartbeats._BEATS.insert(), [other])
@@ -275,10 +275,10 @@ def test_a_process_of_this_machine_is_known_dead_at_once_and_alive_however_long_
     other.stdout.readline()
     with engine.begin() as connection:
         row = connection.execute(sa.select(heartbeats._BEATS)).mappings().one()
-        beat = heartbeats.now(connection)
+        beat = heartbeats.heartbeat_now(connection)
         connection.execute(heartbeats._BEATS.insert(), [dict(row) | {"executor": "o", "lock": str(lock), "beat": beat}])
     assert dead_executors(engine) == []
     other.kill()
     other.communicate()
     assert dead_executors(engine) == ["o"]
-    assert mine in living(engine)
+    assert mine in living_processes(engine)

@@ -16,8 +16,8 @@ from workbench.errors import StepFailed, StoreError
 from workbench.orchestration import heartbeats, live_step
 from workbench.orchestration import runs_database as outages
 from workbench.orchestration.flows import Flows
-from workbench.orchestration.heartbeats import STALE_S, dead_executors, living
-from workbench.orchestration.runs_database import cut_off, is_outlived
+from workbench.orchestration.heartbeats import STALE_S, dead_executors, living_processes
+from workbench.orchestration.runs_database import database_cut_off, is_outage_outlived
 from workbench.state import execute, open_engine
 
 NOBODY = "postgresql://127.0.0.1:1/nothing"
@@ -64,18 +64,22 @@ def test_a_server_that_was_away_for_a_minute_makes_nobody_dead(tmp_path):
             silent = row | {"executor": "far", "host": "elsewhere", "beat": row["beat"] - heartbeats.STALE_S - 1}
             connection.execute(heartbeats._BEATS.insert(), [silent])
         assert dead_executors(engine) == []  # the server has been there for some seconds only
-        assert "far" in living(engine)
+        assert "far" in living_processes(engine)
         server.stop("fast")
         began, later = time.monotonic(), threading.Timer(1, server.start)
         with pytest.raises(sa.exc.OperationalError) as failed, engine.connect():
             pass
         later.start()
-        assert is_outlived(failed.value, engine, began, threading.Event())
+        assert is_outage_outlived(failed.value, engine, began, threading.Event())
         later.join()
         with pytest.raises(sa.exc.OperationalError) as elsewhere, sa.create_engine(NOBODY).connect():
             pass
-        assert is_outlived(elsewhere.value, engine, began, threading.Event())  # ours was restarted since it began
-        assert not is_outlived(elsewhere.value, engine, time.monotonic(), threading.Event())  # no longer since then
+        assert is_outage_outlived(
+            elsewhere.value, engine, began, threading.Event()
+        )  # ours was restarted since it began
+        assert not is_outage_outlived(
+            elsewhere.value, engine, time.monotonic(), threading.Event()
+        )  # no longer since then
         assert dead_executors(engine) == []
 
 
@@ -161,10 +165,10 @@ def test_only_a_connection_that_is_lost_is_waited_for(tmp_path):
         pass
     wrapped = StoreError("cannot be written")
     wrapped.__cause__ = ended.value
-    assert "terminating connection" in cut_off(wrapped)
-    assert [cut_off(error) for error in (refused.value, locked.value, ValueError(), None)] == [""] * 4
+    assert "terminating connection" in database_cut_off(wrapped)
+    assert [database_cut_off(error) for error in (refused.value, locked.value, ValueError(), None)] == [""] * 4
     files = open_engine(f"sqlite:///{tmp_path / 'state.sqlite'}")  # then it was a server of the user's own
-    assert not is_outlived(wrapped, files, time.monotonic(), threading.Event())
+    assert not is_outage_outlived(wrapped, files, time.monotonic(), threading.Event())
     files.dispose()
 
 
@@ -178,11 +182,11 @@ def test_a_connection_of_ours_that_is_cut_is_ours_though_the_server_stays(tmp_pa
         with pytest.raises(sa.exc.DBAPIError) as unknown, stranger.connect() as connection:
             connection.exec_driver_sql(ended)
         now, stop = time.monotonic(), threading.Event()
-        assert is_outlived(ours.value, engine, now, stop)
-        assert not is_outlived(unknown.value, engine, now, stop)
-        assert is_outlived(unknown.value, engine, now, stop, ours=True)
+        assert is_outage_outlived(ours.value, engine, now, stop)
+        assert not is_outage_outlived(unknown.value, engine, now, stop)
+        assert is_outage_outlived(unknown.value, engine, now, stop, ours=True)
         stop.set()
-        assert not is_outlived(ours.value, engine, now, stop)
+        assert not is_outage_outlived(ours.value, engine, now, stop)
         engine.dispose()
         stranger.dispose()
 
@@ -192,10 +196,10 @@ def test_a_process_that_was_forgotten_while_it_could_not_be_heard_says_again_tha
     with Flows.open(settings) as flows:
         engine, beats = flows.durable.engine, flows.durable.heartbeat
         beats.serve("a queue")
-        heartbeats.forget(engine, [beats.executor])
-        assert living(engine) == {}
+        heartbeats.forget_processes(engine, [beats.executor])
+        assert living_processes(engine) == {}
         beats._write()
-        assert living(engine) == {beats.executor: "a queue"}
+        assert living_processes(engine) == {beats.executor: "a queue"}
         assert dead_executors(engine) == []
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from tests.orchestration.small_flows import asked, failing, naps, triage, watches
 from workbench.errors import FlowError, StepFailed
-from workbench.orchestration.replay import forked
-from workbench.orchestration.step_tapes import calls_of, progress_of
+from workbench.orchestration.replay import forked_asking
+from workbench.orchestration.step_tapes import step_calls_of, step_progress_of
 
 AGES = timedelta(days=1)
 
@@ -48,18 +48,18 @@ def test_model_calls_and_progress_go_with_their_run(flows):
     flows.run(watches, 1)
     flows.run(asked, "why")
     engine, ids = flows.durable.engine, left(flows)
-    assert len(progress_of(engine, list(ids))) == 1
-    assert all(calls_of(engine, run_id) for run_id in ids)
+    assert len(step_progress_of(engine, list(ids))) == 1
+    assert all(step_calls_of(engine, run_id) for run_id in ids)
     assert flows.prune(soon()) == 2
-    assert progress_of(engine, list(ids)) == {}
-    assert not any(calls_of(engine, run_id) for run_id in ids)
+    assert step_progress_of(engine, list(ids)) == {}
+    assert not any(step_calls_of(engine, run_id) for run_id in ids)
 
 
 def test_what_a_waiting_fork_begins_with_stays_until_it_ended(flows):
     flows.run(triage, "it crashes")
     flows.run(triage, "another")
     origin = next(run for run in flows.durable.runs() if run.asking.args == ["it crashes"])
-    asking = forked(flows.show(origin.run_id), triage, "handle", {}, {})
+    asking = forked_asking(flows.show(origin.run_id), triage, "handle", {}, {})
     flows.durable.make_queue("later")
     flows.durable.begin(triage, asking, queue="later")
     assert flows.prune(soon()) == 1

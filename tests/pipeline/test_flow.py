@@ -23,8 +23,8 @@ from workbench.inference.prices import project_prices
 from workbench.inference.recordings import Recordings
 from workbench.orchestration.flows import Flows
 from workbench.pipeline.flow import AnswerPlan, Library, answer, check, is_vague, names_in
-from workbench.retrieval.systems import read_run
-from workbench.routing.recorded_hits import recorded_rows
+from workbench.retrieval.systems import read_system_run
+from workbench.routing.recorded_hits import recorded_hit_rows
 from workbench.routing.recorded_outcomes import recording_file
 from workbench.state import open_engine
 from workbench.telemetry.attribution import attributed
@@ -218,7 +218,7 @@ def test_what_our_own_spans_say_of_a_search_is_imported_as_a_run_with_the_same_d
         ("join", ["lib.Frame.merge", "lib.concat"])
     ]
     import_log(log, tmp_path / "out", project_prices(tmp_path))
-    run = read_run(tmp_path / "out" / RUN)
+    run = read_system_run(tmp_path / "out" / RUN)
     assert run["doc_id"].to_list() == ["lib.Frame.merge", "lib.concat"]
 
 
@@ -279,7 +279,7 @@ def test_recorded_answers_of_docs_qa_replay_through_the_flow(tmp_path):
     """The flow asks what was recorded: no model is there, and nothing may be asked live."""
     settings = replace(load_settings(), state_url=f"sqlite:///{tmp_path / 'state.sqlite'}")
     evalset = load_evalset("docs_qa", settings=settings)
-    hits = {row["query_id"]: row["doc_ids"] for row in recorded_rows(evalset, "hits.jsonl")}
+    hits = {row["query_id"]: row["doc_ids"] for row in recorded_hit_rows(evalset, "hits.jsonl")}
     by_text = {(q.text, q.tenant_id): hits[q.query_id] for q in evalset.queries}
     client = Client({}, Books(project_prices(settings.root)), recordings=Recordings(recording_file(evalset, SMALL)))
     library = Library(settings, lambda query: by_text[query.text, query.tenant_id])

@@ -25,8 +25,8 @@ from workbench.routing.accepted_router import load_routed
 from workbench.routing.curves import cross_predict
 from workbench.routing.notebook import RoutingExperiment, RoutingParameters
 from workbench.routing.policies import POLICIES
-from workbench.routing.recorded_outcomes import asked_of, recording_file
-from workbench.runner import accept
+from workbench.routing.recorded_outcomes import recorded_requests_of, recording_file
+from workbench.runner import accept_decision
 
 DEV, TEST = 12, 36
 
@@ -73,7 +73,7 @@ def recorded_project(tmp_path):
     settings = replace(settings_in(tmp_path), state_url=f"sqlite:///{tmp_path / 'state.sqlite'}")
     evalset = load_evalset("flows", settings=settings)
     kept = {model: Recordings(recording_file(evalset, model), live=True) for model in (SMALL, STRONG)}
-    for asked in asked_of(evalset):
+    for asked in recorded_requests_of(evalset):
         if asked.feature == "answer":
             q, model = asked.query.query_id, asked.request.model
             text = f"Use `fn_{q}`." if right(q, model, asked.context) else "Use `no_such_thing`."
@@ -118,7 +118,7 @@ def test_a_run_is_decided_explained_accepted_and_holds(project, monkeypatch):
     assert Gate.load(run.folder / "gate.json").status == "new"
     page = (run.folder / "report.html").read_text(encoding="utf-8")
     assert "wrong draft" in page
-    accept(project, "pipeline", reason="the first", clock=SystemClock(), even_if=("inconclusive",))
+    accept_decision(project, "pipeline", reason="the first", clock=SystemClock(), even_if=("inconclusive",))
     again, _, test, decision, _ = concluded(project)
     again.gate(decision, test)
     assert Gate.load(again.folder / "gate.json").status in ("holds", "identical")
@@ -237,7 +237,9 @@ def test_on_dev_a_policy_picks_by_routers_that_had_not_seen_the_question(project
     run, _ = routed(project, "knn_words", checks=("off",))
     served = run.routes["knn_words"].routes
     dev = run.evalset.split("dev").queries
-    outcomes = routes._outcomes(run.evalset, run.prices, run.parameters.models, run.parameters.contexts).part("dev")
+    outcomes = routes._route_outcomes(run.evalset, run.prices, run.parameters.models, run.parameters.contexts).part(
+        "dev"
+    )
     held_out = served.router.pick(cross_predict(POLICIES["knn_words"], outcomes))
     assert {q.text: served.picks[q.text] for q in dev} == dict(
         zip(outcomes.requests.prompts, held_out.tolist(), strict=True)
@@ -284,7 +286,7 @@ def test_the_accepted_routing_decision_is_an_arm(project):
     decision = routing.decide(test, finalists)
     routing.save(decision, test, dev=dev)
     routing.gate(decision, test)
-    accept(project, "routing", reason="the first", clock=SystemClock(), even_if=("inconclusive",))
+    accept_decision(project, "routing", reason="the first", clock=SystemClock(), even_if=("inconclusive",))
     path = evalset.path / "decisions" / "routing.json"
     if decision.verdict == "inconclusive":
         with pytest.raises(ConfigError, match="names nothing to use"):
@@ -367,7 +369,7 @@ def test_answers_that_were_recorded_twice_are_repeats_of_the_same_questions(proj
     evalset = load_evalset("flows", settings=project)
     for model in (SMALL, STRONG):
         kept = Recordings(recording_file(evalset, model), live=True)
-        for asked in [a for a in asked_of(evalset, models=[model]) if kept.count(a.request)]:
+        for asked in [a for a in recorded_requests_of(evalset, models=[model]) if kept.count(a.request)]:
             name = f"fn_{asked.query.query_id}" if asked.context == "bare" else "no_such_thing"
             kept.add(asked.request, asked.item_id, Response(f"Use `{name}`.", model, Usage(100, output=10)))
     run = PipelineExperiment(PipelineParameters("flows"), project)

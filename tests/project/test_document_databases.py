@@ -12,9 +12,9 @@ from tests.notebooks.zoo import make_settings
 from tests.test_cli import workbench
 from workbench.config import Settings
 from workbench.errors import ConfigError, EvalsetError, StoreError
-from workbench.evalset.imports.hub import read_collection
-from workbench.project.document_databases import read_stored, without_secrets
-from workbench.project.new_evalset import understand, write
+from workbench.evalset.imports.hub import read_hub_collection
+from workbench.project.document_databases import database_without_secrets, read_document_database
+from workbench.project.new_evalset import understand_evalset, write_new_evalset
 
 ROWS = [{"slug": "returns", "content": "Send it back within a week."}, {"slug": "fees", "content": "4 euro."}]
 
@@ -43,7 +43,7 @@ def lance(folder: Path, **tables: list[dict]) -> Path:
 @pytest.mark.parametrize("form", ["lance:{}", "lance:{}#docs", "lance://{}#docs", "{}/docs.lance"])
 def test_a_lancedb_table_is_documents_without_its_vectors(tmp_path: Path, asked: Path, form: str) -> None:
     folder = lance(tmp_path / "db", docs=ROWS)
-    found = understand([form.format(folder)], asked)
+    found = understand_evalset([form.format(folder)], asked)
     assert [(d.doc_id, d.text) for d in found.documents] == [tuple(row.values()) for row in ROWS]
     assert [j.doc_id for j in found.judgements] == ["returns"]
     assert found.lines[0] == f"2 documents of {folder}#docs: _id = slug, text = content; left out: vector"
@@ -58,10 +58,10 @@ def test_a_lancedb_table_that_is_not_there_is_told_with_those_that_are(tmp_path:
         (str(folder), "its LanceDB tables are named as "),
     ):
         with pytest.raises(ConfigError, match=told):
-            understand([source], asked)
+            understand_evalset([source], asked)
     (next((folder / "docs.lance" / "data").iterdir())).write_bytes(b"torn")
     with pytest.raises(StoreError, match="cannot read table 'docs' of "):
-        understand([f"lance:{folder}#docs"], asked)
+        understand_evalset([f"lance:{folder}#docs"], asked)
 
 
 @pytest.fixture
@@ -116,15 +116,17 @@ def test_a_query_reads_alone_and_says_what_is_wrong(server, settings: Settings) 
         ("copy (select 1) to stdout", "gave what cannot be read; select it as text"),
     ):
         with pytest.raises(EvalsetError, match=told) as caught:
-            read_stored(url, query, settings)
+            read_document_database(url, query, settings)
         assert "swordfish" not in str(caught.value)
-    assert len(read_stored(url, f"select body from {schema}.pages;", settings)[0].rows) == len(ROWS), "nothing is gone"
+    assert len(read_document_database(url, f"select body from {schema}.pages;", settings)[0].rows) == len(ROWS), (
+        "nothing is gone"
+    )
 
 
 @pytest.mark.parametrize("source", ["lance:", "lance:#docs", "lance://", "datasets:", "datasets:#train"])
 def test_a_source_without_a_name_is_no_source(source: str, settings: Settings) -> None:
     with pytest.raises(ConfigError, match="names no folder and no collection; sources are lance:FOLDER#TABLE"):
-        read_stored(source, "", settings)
+        read_document_database(source, "", settings)
 
 
 PLACES = ("ann:pikefish@127.0.0.1:1/none", "ann:pike@fish@127.0.0.1:1/none", "ann:pike/fish@127.0.0.1/none",
@@ -136,8 +138,8 @@ def test_a_server_that_does_not_answer_is_told_without_the_password(place: str, 
     pytest.importorskip("psycopg")
     url = f"postgresql://{place}"
     with pytest.raises((EvalsetError, ConfigError), match=r"127\.0\.0\.1:1/none cannot be reached|no URL of") as caught:
-        read_stored(url, "select 1", settings)
-    said = f"{caught.value} {without_secrets(url)}"
+        read_document_database(url, "select 1", settings)
+    said = f"{caught.value} {database_without_secrets(url)}"
     assert "pike" not in said
     assert "fish" not in said
 
@@ -146,7 +148,7 @@ def test_a_short_list_of_numbers_is_no_vector(tmp_path: Path, settings: Settings
     pytest.importorskip("datasets")
     (tmp_path / "asked").mkdir()
     pl.DataFrame({"q": ["how?"], "relevant": [[7.0]]}).write_parquet(tmp_path / "asked" / "train.parquet")
-    table, vectors = read_stored(f"datasets:{tmp_path}/asked", "", settings)
+    table, vectors = read_document_database(f"datasets:{tmp_path}/asked", "", settings)
     assert (table.columns, vectors) == (("q", "relevant"), [])
 
 
@@ -155,21 +157,21 @@ def test_rows_that_share_an_id_are_parts_and_that_is_told(tmp_path: Path, asked:
     with pytest.raises(
         EvalsetError, match=r"docs: rows share an _id, taken from doc_id; if they are parts .*YOURS=_id"
     ):
-        understand([f"lance:{folder}"], asked)
+        understand_evalset([f"lance:{folder}"], asked)
     (tmp_path / "q.txt").write_text("what?\n", encoding="utf-8")
-    found = understand([f"lance:{folder}"], tmp_path / "q.txt", rename_documents={"n": "_id"})
+    found = understand_evalset([f"lance:{folder}"], tmp_path / "q.txt", rename_documents={"n": "_id"})
     assert [d.doc_id for d in found.documents] == ["0", "1", "2"]
 
 
 def test_a_query_and_its_database_belong_together(asked: Path) -> None:
     with pytest.raises(ConfigError, match="postgresql://db/shop needs SQL that selects the rows: --query"):
-        understand(["postgresql://ann@db/shop"], asked)
+        understand_evalset(["postgresql://ann@db/shop"], asked)
     with pytest.raises(ConfigError, match="lance:x#y takes no --query"):
-        understand(["lance:x#y"], asked, query="select 1")
+        understand_evalset(["lance:x#y"], asked, query="select 1")
     with pytest.raises(ConfigError, match="--query selects documents of a database, none is named"):
-        understand([str(asked)], asked, query="select 1")
+        understand_evalset([str(asked)], asked, query="select 1")
     with pytest.raises(ConfigError, match="--questions-query selects questions of a database, found "):
-        understand([str(asked)], asked, questions_query="select 1")
+        understand_evalset([str(asked)], asked, questions_query="select 1")
 
 
 @pytest.mark.parametrize("name", ["./none", "../none", "/none", "asked.csv", "a b/c", "a/b/c"])
@@ -179,7 +181,7 @@ def test_what_is_no_folder_and_no_name_of_the_hub_asks_for_no_network(
     pytest.importorskip("datasets")
     monkeypatch.chdir(asked.parent)
     with pytest.raises(EvalsetError, match="is no folder, and no name of the hub, which is NAME or OWNER/NAME"):
-        read_collection(name, "", "", settings=settings)
+        read_hub_collection(name, "", "", settings=settings)
 
 
 def test_a_folder_of_datasets_is_documents(tmp_path: Path, asked: Path, settings: Settings) -> None:
@@ -188,13 +190,13 @@ def test_a_folder_of_datasets_is_documents(tmp_path: Path, asked: Path, settings
     folder.mkdir()
     for split, row in zip(("train", "test"), ROWS, strict=True):
         pl.DataFrame([row | {"embedding": [0.5] * 8}]).write_parquet(folder / f"{split}.parquet")
-    found = understand([f"datasets:{folder}"], asked, settings=settings)
+    found = understand_evalset([f"datasets:{folder}"], asked, settings=settings)
     assert sorted((d.doc_id, d.text) for d in found.documents) == sorted(tuple(row.values()) for row in ROWS)
     assert found.lines[0].endswith("_id = slug, text = content; left out: embedding")
-    assert [d.doc_id for d in understand([f"datasets:{folder}#train"], asked, settings=settings).documents] == [
+    assert [d.doc_id for d in understand_evalset([f"datasets:{folder}#train"], asked, settings=settings).documents] == [
         "returns"
     ]
     with pytest.raises(EvalsetError, match="has no split 'dev', but train, test"):
-        read_collection(str(folder), "", "dev", settings=settings)
-    out = write(found, tmp_path / "out", sources=[f"datasets:{folder}"])
+        read_hub_collection(str(folder), "", "dev", settings=settings)
+    out = write_new_evalset(found, tmp_path / "out", sources=[f"datasets:{folder}"])
     assert f"- datasets:{folder}" in (out / "card.md").read_text(encoding="utf-8")

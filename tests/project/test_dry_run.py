@@ -14,8 +14,8 @@ from workbench.evalset.evalset import load_evalset
 from workbench.evaluation.run_record import close_run, open_run
 from workbench.evaluation.start import start
 from workbench.inference.encoders import MiniLM
-from workbench.project.dry_run import foresee
-from workbench.project.init_project import init
+from workbench.project.dry_run import foresee_run
+from workbench.project.init_project import init_project
 from workbench.retrieval.arms import CHUNKERS
 from workbench.retrieval.ingest import VectorCache
 from workbench.runner import Job
@@ -25,13 +25,13 @@ HOSTED = "litellm:openai/text-embedding-3-small"
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    init(tmp_path, ci="none")
+    init_project(tmp_path, ci="none")
     return tmp_path
 
 
 def told(project: Path, **parameters: object) -> str:
     settings = load_settings({}, start=project)
-    return "\n".join(foresee(settings, Job("retrieval", parameters={"chunkers": "whole"} | parameters)))
+    return "\n".join(foresee_run(settings, Job("retrieval", parameters={"chunkers": "whole"} | parameters)))
 
 
 def test_first_run_is_foreseen_and_nothing_is_written(project: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_hosted_encoder_is_priced_and_not_asked(project: Path) -> None:
 def test_answers_that_nobody_recorded_are_not_said_to_be_there(project: Path, notebook: str, lacks: str) -> None:
     settings = load_settings({}, start=project)
     with pytest.raises(WorkbenchError, match=re.escape(lacks)):
-        list(foresee(settings, Job(notebook, parameters={"evalset": "sample"})))
+        list(foresee_run(settings, Job(notebook, parameters={"evalset": "sample"})))
 
 
 def test_recordings_that_are_missing_are_told_with_the_command_that_makes_them(project: Path) -> None:
@@ -92,7 +92,7 @@ def test_recordings_that_are_missing_are_told_with_the_command_that_makes_them(p
     settings = load_settings({}, start=project)
     for notebook in ("routing", "pipeline"):
         with pytest.raises(ConfigError, match=r"are recorded for 'sample'.*workbench record sample"):
-            list(foresee(settings, Job(notebook, parameters={"evalset": "sample"})))
+            list(foresee_run(settings, Job(notebook, parameters={"evalset": "sample"})))
 
 
 REFUSED = {
@@ -142,7 +142,7 @@ def test_a_dry_run_refuses_in_the_words_of_the_run_before_a_kernel_starts(
     with pytest.raises(WorkbenchError) as of_run:
         start(notebook, **given)
     with pytest.raises(WorkbenchError) as of_dry_run:
-        list(foresee(load_settings(), Job(notebook, parameters=given)))
+        list(foresee_run(load_settings(), Job(notebook, parameters=given)))
     assert (type(of_dry_run.value), str(of_dry_run.value)) == (type(of_run.value), str(of_run.value))
     assert not (tmp_path / "runs").exists()
 

@@ -14,34 +14,34 @@ import yaml
 from workbench.config import load_settings
 from workbench.errors import ConfigError
 from workbench.evalset.check import check_evalset
-from workbench.evalset.folder import read_contents
-from workbench.evalset.gates import NOTEBOOKS, GatePolicy, default_policy, scan_gates
+from workbench.evalset.folder import read_evalset_folder
+from workbench.evalset.gates import NOTEBOOKS, GatePolicy, default_gate_policy, scan_gates
 from workbench.extras import VERSION
-from workbench.project.init_project import CI, FILES, SAMPLE, init, tell
+from workbench.project.init_project import CI, FILES, SAMPLE, init_project, tell_project_written
 from workbench.runner.headless import find_notebook
-from workbench.runner.parameters import prepare
+from workbench.runner.parameters import prepare_parameters
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_notebooks_of_a_project_begin_on_the_sample_and_are_else_those_of_the_repository(tmp_path: Path) -> None:
-    init(tmp_path)
+    init_project(tmp_path)
     settings = load_settings({"WORKBENCH_ROOT": str(tmp_path)})
     for name in NOTEBOOKS:
         ours = find_notebook(load_settings({"WORKBENCH_ROOT": str(ROOT)}), name)
         theirs = find_notebook(settings, name)
-        asked = prepare(ours, {})
+        asked = prepare_parameters(ours, {})
         on_sample = "evalset" in asked  # costs are those of the ledger
-        assert prepare(theirs, {}) == asked | ({"evalset": SAMPLE} if on_sample else {})
+        assert prepare_parameters(theirs, {}) == asked | ({"evalset": SAMPLE} if on_sample else {})
         lines = [path.read_text(encoding="utf-8").splitlines() for path in (ours, theirs)]
         assert sum(a != b for a, b in zip(*lines, strict=True)) == on_sample
 
 
 def test_sample_is_sound_and_large_enough_for_a_verdict(tmp_path: Path) -> None:
-    init(tmp_path)
+    init_project(tmp_path)
     settings = load_settings({"WORKBENCH_ROOT": str(tmp_path)})
     assert check_evalset(SAMPLE, settings) == []
-    contents = read_contents(settings.evalsets / SAMPLE, settings)
+    contents = read_evalset_folder(settings.evalsets / SAMPLE, settings)
     families = {s: {r.query_id for r in rows if r.grade > 0} for s, rows in contents.judgements.items()}
     assert len(contents.documents) == 20
     assert {s: len(found) for s, found in families.items()} == {"dev": 13, "test": 47}  # 10 and 30 are needed
@@ -51,14 +51,14 @@ def test_nothing_is_overwritten_and_what_was_there_is_named(tmp_path: Path, caps
     (tmp_path / ".gitignore").write_text("runs/\n", encoding="utf-8")
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "notebooks" / "01_retrieval.ipynb").write_text("mine", encoding="utf-8")
-    done = init(tmp_path)
+    done = init_project(tmp_path)
     assert {path.name for path in done.kept} == {".gitignore", "01_retrieval.ipynb"}
     assert (tmp_path / "notebooks" / "01_retrieval.ipynb").read_text(encoding="utf-8") == "mine"
     lines: list[str] = []
-    tell(done, lines.append)
+    tell_project_written(done, lines.append)
     assert f"left as it is, because it was there: {tmp_path / '.gitignore'}" in lines
     assert "add to .gitignore: data/.cache/  .ipynb_checkpoints/" in lines
-    again = init(tmp_path)
+    again = init_project(tmp_path)
     assert again.new == ()
     assert again.kept == done.kept
 
@@ -66,16 +66,16 @@ def test_nothing_is_overwritten_and_what_was_there_is_named(tmp_path: Path, caps
 def test_a_folder_where_a_file_is_to_be_is_an_error_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "notebooks").write_text("a file", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"notebooks.01_retrieval\.ipynb cannot be written"):
-        init(tmp_path)
+        init_project(tmp_path)
     with pytest.raises(ConfigError, match="github, gitlab, none"):
-        init(tmp_path, ci="githob")
+        init_project(tmp_path, ci="githob")
 
 
 def test_gates_show_every_setting_with_its_default(tmp_path: Path) -> None:
     text = (FILES / "gates.toml").read_text(encoding="utf-8")
     policies, defects = scan_gates(FILES / "gates.toml")
     assert not defects
-    assert {name: policies[name] == default_policy(name) for name in policies} == dict.fromkeys(policies, True)
+    assert {name: policies[name] == default_gate_policy(name) for name in policies} == dict.fromkeys(policies, True)
     full = re.sub(r"(?m)^# (?=\w+ = )", "", text)
     assert set(tomllib.loads(full)["retrieval"]) == {f.name for f in fields(GatePolicy)} - {
         "alpha",
@@ -83,14 +83,14 @@ def test_gates_show_every_setting_with_its_default(tmp_path: Path) -> None:
     }
     for line in re.findall(r"(?m)^# (\w+ = .*)$", text):
         ((name, value),) = tomllib.loads(line).items()
-        default = getattr(default_policy("retrieval"), name)
+        default = getattr(default_gate_policy("retrieval"), name)
         assumed = name == "requests_per_month"
         assert default == value or (default is None and ("; off" in line or assumed)), line
 
 
 @pytest.mark.parametrize("ci", ["github", "gitlab"])
 def test_ci_installs_this_version_and_checks(tmp_path: Path, ci: str) -> None:
-    init(tmp_path, ci=ci)
+    init_project(tmp_path, ci=ci)
     text = (tmp_path / CI[ci][1]).read_text(encoding="utf-8")
     assert yaml.safe_load(text)
     assert f'pip install "evals-workbench[notebooks]=={VERSION}"' in text
@@ -120,7 +120,7 @@ from workbench.project.init_project import init; init(pathlib.Path('p'))"""
     made = subprocess.run([sys.executable, "-c", begin], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
     assert made.stdout.startswith(str(tmp_path))
-    init(tmp_path / "q")
+    init_project(tmp_path / "q")
     assert _contents(tmp_path / "p") == _contents(tmp_path / "q")
 
 

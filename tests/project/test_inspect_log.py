@@ -7,12 +7,12 @@ import pytest
 
 from tests.evalset.test_log_tools import FILES, LOGS, PRICES, lines
 from workbench.evalset.imports.log_import import TOOLS, read_log
-from workbench.evalset.imports.logged_calls import LoggedCall, Retrieved, Score, ToolLog
+from workbench.evalset.imports.logged_calls import LoggedCall, LoggedScore, LoggedSearch, ToolLog
 from workbench.inference.messages import Usage
-from workbench.project.inspect_log import answers_table, what_a_log_decides
+from workbench.project.inspect_log import log_answers_table, what_a_log_decides
 
 MODEL = "openai/gpt-5.4-mini"
-RIGHT = Score("correct", 1.0)
+RIGHT = LoggedScore("correct", 1.0)
 
 
 def log(calls: list[LoggedCall], tool: str = "langfuse", **more: object) -> ToolLog:
@@ -28,14 +28,20 @@ def call(i: int, **more: object) -> LoggedCall:
 def asked_of(prompts: int, *models: str, noise: int = 7) -> list[LoggedCall]:
     """Each model answers each prompt; the first is wrong on every ``noise``-th."""
     return [
-        call(i, model=model, prompt_id=f"p{i}", trace_id="", scores=(Score("correct", float(m > 0 or i % noise != 0)),))
+        call(
+            i,
+            model=model,
+            prompt_id=f"p{i}",
+            trace_id="",
+            scores=(LoggedScore("correct", float(m > 0 or i % noise != 0)),),
+        )
         for m, model in enumerate(models)
         for i in range(prompts)
     ]
 
 
-def twice(score: Score, i: int) -> LoggedCall:
-    return call(i, scores=(score, Score("correct", 1.0, "human", "ann")))
+def twice(score: LoggedScore, i: int) -> LoggedCall:
+    return call(i, scores=(score, LoggedScore("correct", 1.0, "human", "ann")))
 
 
 CASES: dict[str, tuple[ToolLog, dict[str, tuple[str, str]]]] = {
@@ -62,7 +68,7 @@ CASES: dict[str, tuple[ToolLog, dict[str, tuple[str, str]]]] = {
         {"routing": ("no", "ask 380 of the prompts of a second model: about $0.456 at the cost of")},
     ),
     "two scores": (
-        log([call(i, scores=(RIGHT, Score("short", 1.0))) for i in range(80)]),
+        log([call(i, scores=(RIGHT, LoggedScore("short", 1.0))) for i in range(80)]),
         {"routing": ("not yet", "--score NAME")},
     ),
     "traffic with repeats": (
@@ -78,16 +84,17 @@ CASES: dict[str, tuple[ToolLog, dict[str, tuple[str, str]]]] = {
         {"caching": ("no", "let your tracing keep what is asked"), "costs": ("yes", "50 calls name no tenant")},
     ),
     "searches": (
-        log([], "openinference", searches=[Retrieved(i, "f", f"q{i}", (("d1", 1.0), ("d2", 0.5))) for i in range(40)]),
+        log([], "openinference",
+            searches=[LoggedSearch(i, "f", f"q{i}", (("d1", 1.0), ("d2", 0.5))) for i in range(40)]),
         {"retrieval": ("not yet", "20 more questions, the documents themselves, and grades of 80 hits by people"),
          "costs": ("no", "calls with their tokens"), "caching": ("no", "")},
     ),
     "verdicts of a model alone": (
-        log([call(i, scores=(Score("correct", 1.0, "model"),)) for i in range(90)]),
+        log([call(i, scores=(LoggedScore("correct", 1.0, "model"),)) for i in range(90)]),
         {"quality": ("no", "labels by people of 60 answers that a model judged")},
     ),
     "verdicts and labels": (
-        log([twice(Score("correct", 0.0, "model"), i) for i in range(90)]),
+        log([twice(LoggedScore("correct", 0.0, "model"), i) for i in range(90)]),
         {"quality": ("yes", ""), "pipeline": ("no", "workbench record")},
     ),
 }  # fmt: skip
@@ -108,7 +115,7 @@ def test_recorded_logs_are_too_small_to_decide_by(tool):
     answers = what_a_log_decides(read_log(tool, [LOGS / name for name in FILES[tool]]), PRICES)
     assert {a.can for a in answers if a.notebook != "costs"} <= {"no", "not yet"}
     assert all(a.needs for a in answers if a.notebook != "costs")
-    assert "What this log can decide" in answers_table(answers).to_text()
+    assert "What this log can decide" in log_answers_table(answers).to_text()
 
 
 def test_the_command_says_what_the_log_can_decide_and_import_does_it(tmp_path, monkeypatch):

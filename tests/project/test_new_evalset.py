@@ -11,9 +11,9 @@ from tests.test_cli import workbench
 from workbench.config import Settings
 from workbench.errors import ConfigError, EvalsetError
 from workbench.evalset.check import check_evalset
-from workbench.evalset.imports.judgement_sheets import import_judgements, write_sheet
+from workbench.evalset.imports.judgement_sheets import import_judgements, write_judgement_sheet
 from workbench.project.document_pages import find_pages, read_pages
-from workbench.project.new_evalset import tell, understand, write
+from workbench.project.new_evalset import tell_understood, understand_evalset, write_new_evalset
 
 
 @pytest.fixture
@@ -49,25 +49,25 @@ def test_a_page_that_cannot_be_read_is_named(pages: Path) -> None:
     questions = pages.parent / "asked.txt"
     questions.write_text("what does it cost\n", encoding="utf-8")
     with pytest.raises(EvalsetError, match=r"(?s)empty\.md: has no text.*latin\.md:1: not UTF-8"):
-        understand([str(pages)], questions)
+        understand_evalset([str(pages)], questions)
 
 
 @pytest.mark.parametrize("name", ["one.md", "docs/one.md", "./docs/one.md", "./one.md"])
 def test_a_page_may_be_named_with_the_folder_before_it(pages: Path, name: str) -> None:
     (pages.parent / "q.csv").write_text(f"question,relevant\nhow do I return it?,{name}\n", encoding="utf-8")
-    assert [j.doc_id for j in understand([str(pages)], pages.parent / "q.csv").judgements] == ["one.md"]
+    assert [j.doc_id for j in understand_evalset([str(pages)], pages.parent / "q.csv").judgements] == ["one.md"]
 
 
 def test_columns_are_guessed_and_told_and_ids_are_made_up(tmp_path: Path) -> None:
     (tmp_path / "d.csv").write_text("heading,words,team\nReturns,Send it back within a week.,shop\n", encoding="utf-8")
     (tmp_path / "q.csv").write_text("prompt;relevant\nhow do I return it;d-1\n", encoding="utf-8")
-    understood = understand([str(tmp_path / "d.csv")], tmp_path / "q.csv")
+    understood = understand_evalset([str(tmp_path / "d.csv")], tmp_path / "q.csv")
     (document,), (query,) = understood.documents, understood.queries
     assert (document.doc_id, document.title, document.text) == ("d-1", "Returns", "Send it back within a week.")
     assert query.text == "how do I return it"
     assert [j.doc_id for j in understood.judgements] == ["d-1"]
     lines: list[str] = []
-    tell(understood, lines.append)
+    tell_understood(understood, lines.append)
     assert (
         f"1 documents of {tmp_path / 'd.csv'}: title = heading, text = words, _id = made up (d-1, ...); left out: team"
         in lines
@@ -81,7 +81,7 @@ def test_files_that_are_no_pages_are_told(tmp_path: Path) -> None:
         (tmp_path / "docs" / name).write_text("# Text\n", encoding="utf-8")
     (tmp_path / "q.csv").write_text("question,relevant\nwhat,a.md\n", encoding="utf-8")
     lines: list[str] = []
-    tell(understand([str(tmp_path / "docs")], tmp_path / "q.csv"), lines.append)
+    tell_understood(understand_evalset([str(tmp_path / "docs")], tmp_path / "q.csv"), lines.append)
     assert any(line.startswith("not read: 2 .rtf, 1 Makefile; pages end in .md") for line in lines)
 
 
@@ -90,20 +90,20 @@ def test_a_column_that_is_named_goes_before_every_guess(tmp_path: Path) -> None:
         tmp_path / "d.parquet"
     )
     (tmp_path / "q.txt").write_text("one\n\ntwo\n", encoding="utf-8")
-    found = understand([str(tmp_path / "d.parquet")], tmp_path / "q.txt", rename_documents={"body": "text"})
+    found = understand_evalset([str(tmp_path / "d.parquet")], tmp_path / "q.txt", rename_documents={"body": "text"})
     assert [(d.doc_id, d.text) for d in found.documents] == [("1", "one two"), ("2", "three")]
     assert [q.text for q in found.queries] == ["one", "two"]
     with pytest.raises(ConfigError, match="no column words to rename; there are key, text, body"):
-        understand([str(tmp_path / "d.parquet")], tmp_path / "q.txt", rename_documents={"words": "text"})
+        understand_evalset([str(tmp_path / "d.parquet")], tmp_path / "q.txt", rename_documents={"words": "text"})
 
 
 def test_a_question_that_names_an_unknown_document_is_told_with_its_line(pages: Path) -> None:
     questions = pages.parent / "q.csv"
     questions.write_text("question,relevant\nwhat,one.md\nwhere,four.md\n", encoding="utf-8")
     with pytest.raises(EvalsetError, match=r"q\.csv:3: unknown document 'four\.md'"):
-        understand([str(pages)], questions)
+        understand_evalset([str(pages)], questions)
     with pytest.raises(ConfigError, match="no such file or folder: nowhere"):
-        understand(["nowhere"], questions)
+        understand_evalset(["nowhere"], questions)
 
 
 @pytest.mark.parametrize("cell", ["true", "[[7]]", '{"one.md": 2.5}', '{"one.md": "high"}', "7.5"])
@@ -113,7 +113,7 @@ def test_a_cell_that_names_no_document_is_told_with_its_line(pages: Path, cell: 
         f'{{"question": "a?", "relevant": "one.md"}}\n{{"question": "b?", "relevant": {cell}}}\n', encoding="utf-8"
     )
     with pytest.raises(EvalsetError, match=r"q\.jsonl:2: "):
-        understand([str(pages)], asked)
+        understand_evalset([str(pages)], asked)
 
 
 def quoting(pages: Path, *rows: dict) -> Path:
@@ -125,13 +125,13 @@ def quoting(pages: Path, *rows: dict) -> Path:
 def test_a_quote_names_its_document_also_after_the_documents_were_parsed_and_named_anew(pages: Path) -> None:
     asked = quoting(pages, {"quote": "send  it"}, {"quote": ["One euro.", "No heading\there."]}, {"relevant": "one.md"})
     asked.write_text(asked.read_text(encoding="utf-8").replace("send  it", "Send  it"), encoding="utf-8")
-    found = understand([str(pages)], asked)
+    found = understand_evalset([str(pages)], asked)
     assert [(j.line, j.doc_id, j.grade) for j in found.judgements] == [
         (1, "one.md", 1), (2, "deep/two.html", 1), (2, "three.txt", 1), (3, "one.md", 1),
     ]  # fmt: skip
     (pages / "one.md").unlink()
     (pages / "returns.html").write_text("<p>Please:</p><p>Send it\n back.</p>", encoding="utf-8")
-    again = understand([str(pages)], quoting(pages, {"quote": "Send it back"}))
+    again = understand_evalset([str(pages)], quoting(pages, {"quote": "Send it back"}))
     assert [j.doc_id for j in again.judgements] == ["returns.html"]
 
 
@@ -149,7 +149,7 @@ def test_a_quote_names_its_document_also_after_the_documents_were_parsed_and_nam
 def test_a_quote_that_names_no_document_is_told_with_its_line(pages: Path, quote: object, told: str) -> None:
     (pages / "deep" / "two.html").write_text("<p>One euro. And two for the rest.</p>", encoding="utf-8")
     with pytest.raises(EvalsetError, match=rf"q\.jsonl:2: .*{told}"):
-        understand([str(pages)], quoting(pages, {"relevant": "one.md"}, {"quote": quote}))
+        understand_evalset([str(pages)], quoting(pages, {"relevant": "one.md"}, {"quote": quote}))
 
 
 @pytest.mark.parametrize("cell", ['{"one.md": 2, "three.txt": null}', '"{\\"one.md\\": 2, \\"three.txt\\": null}"'])
@@ -158,14 +158,14 @@ def test_a_document_without_a_grade_is_told_with_its_line(pages: Path, cell: str
     asked.write_text(
         f'{{"question": "a?", "relevant": "one.md"}}\n{{"question": "b?", "relevant": {cell}}}\n', encoding="utf-8"
     )
-    found = understand([str(pages)], asked)
+    found = understand_evalset([str(pages)], asked)
     assert [(j.doc_id, j.grade) for j in found.judgements] == [("one.md", 1), ("one.md", 2)]
     told = "document 'three.txt' has no grade and is left out; write 0 if it is not relevant"
     assert f"{asked}:2: {told}" in found.lines
     pl.DataFrame({"question": ["a?", "b?"], "relevant": [{"one.md": 2}, {"three.txt": 1}]}).write_parquet(
         pages.parent / "q.parquet"
     )
-    assert not any("no grade" in line for line in understand([str(pages)], pages.parent / "q.parquet").lines)
+    assert not any("no grade" in line for line in understand_evalset([str(pages)], pages.parent / "q.parquet").lines)
 
 
 def test_what_is_written_is_sound_and_a_dry_run_writes_nothing(pages: Path) -> None:
@@ -189,10 +189,12 @@ def test_first_judgements_of_unlabelled_questions_come_back_also_where_only_some
     settings = make_settings(pages.parent / "project")
     questions = pages.parent / "q.txt"
     questions.write_text("what is the tariff\nhow do I send it back\n", encoding="utf-8")
-    found = understand([str(pages)], questions)
-    out = write(found, settings.evalsets / "mine", sources=["docs"])
+    found = understand_evalset([str(pages)], questions)
+    out = write_new_evalset(found, settings.evalsets / "mine", sources=["docs"])
     sheet = out / "to_judge.jsonl"
-    write_sheet(sheet, [("q1", "deep/two.html"), ("q1", "one.md"), ("q2", "one.md")], found.queries, found.documents)
+    write_judgement_sheet(
+        sheet, [("q1", "deep/two.html"), ("q1", "one.md"), ("q2", "one.md")], found.queries, found.documents
+    )
     rows = [json.loads(line) for line in sheet.read_text(encoding="utf-8").splitlines()]
     rows[0] |= {"grade": 2, "judge": "ann"}
     rows[2] |= {"grade": 1, "judge": "ann"}
@@ -213,7 +215,7 @@ def test_reading_that_takes_long_says_so(
     for n in range(500):
         (pages / f"{n}.md").write_text(f"# Page {n}\n" + "word " * 500, encoding="utf-8")
     (pages.parent / "q.txt").write_text("what is it\n", encoding="utf-8")
-    understand([str(pages)], pages.parent / "q.txt")
+    understand_evalset([str(pages)], pages.parent / "q.txt")
     assert "reading documents, 0 s so far\n" in capsys.readouterr().err
 
 
@@ -222,7 +224,7 @@ def test_sheet_is_pooled_from_several_arms_and_blind(
     pages: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from workbench.config import load_settings
-    from workbench.project.new_evalset import write_pool
+    from workbench.project.new_evalset import write_judging_pool
 
     real = load_settings()
     if not (real.cache / "weights").is_dir():
@@ -233,9 +235,9 @@ def test_sheet_is_pooled_from_several_arms_and_blind(
     settings = Settings(pages.parent, cache, pages.parent / "runs", "sqlite://")
     questions = pages.parent / "q.txt"
     questions.write_text("what is the tariff\nhow do I send it back\n", encoding="utf-8")
-    found = understand([str(pages)], questions)
+    found = understand_evalset([str(pages)], questions)
     monkeypatch.setattr("workbench.rendering.progress.LINE_S", 0.0)  # else every 10 seconds
-    assert write_pool(pages, found.documents, found.queries, settings) == 6  # three documents, two questions
+    assert write_judging_pool(pages, found.documents, found.queries, settings) == 6  # three documents, two questions
     told = capsys.readouterr().err
     assert "documents for whole · full_text 3/3" in told, "the table that both arms search"
     assert "questions to whole · vector 1/2" in told

@@ -11,8 +11,8 @@ from workbench.errors import ConfigError, MissingExtra
 from workbench.extras import is_installed
 from workbench.project import office_files as office
 from workbench.project.document_pages import find_pages, read_pages
-from workbench.project.new_evalset import understand
-from workbench.project.office_files import Converted, OfficeProcess, convert, read_office
+from workbench.project.new_evalset import understand_evalset
+from workbench.project.office_files import Converted, OfficeProcess, convert_office_file, read_office
 
 NEEDED = ("markitdown", "openpyxl", "pdfplumber")
 readers = pytest.mark.skipif(
@@ -199,7 +199,7 @@ def test_two_columns_of_a_page_are_read_one_after_the_other(tmp_path: Path) -> N
     left = [said(10, 50, 700 - 12 * i, f"left {i} of the column that comes first") for i in range(8)]
     right = [said(10, 320, 700 - 12 * i, f"right {i} of the column that follows") for i in range(8)]
     mixed = "".join(a + b for a, b in zip(left, right, strict=True))
-    text = convert(pdf(tmp_path / "a.pdf", mixed)).text
+    text = convert_office_file(pdf(tmp_path / "a.pdf", mixed)).text
     assert text.index("left 7") < text.index("right 0")
 
 
@@ -210,7 +210,7 @@ def test_a_page_of_office_has_the_title_of_its_first_heading(tmp_path: Path) -> 
     (tmp_path / "docs" / "~$one.docx").write_bytes(b"held open by ann")
     workbook(tmp_path / "docs" / "two.xlsx")
     (tmp_path / "q.csv").write_text("question,relevant\nwhat is the fee?,two.xlsx\n", encoding="utf-8")
-    found = understand([str(tmp_path / "docs")], tmp_path / "q.csv")
+    found = understand_evalset([str(tmp_path / "docs")], tmp_path / "q.csv")
     assert [(d.doc_id, d.title) for d in found.documents] == [("one.docx", "Handbook"), ("two.xlsx", "two")]
     assert found.lines[0].startswith("2 documents of pages (1 .docx, 1 .xlsx): ")
 
@@ -252,7 +252,9 @@ def hostile(folder: Path) -> dict[str, str]:
 def test_every_file_that_cannot_be_read_is_named_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(office, "UNPACKED_BYTES", 50 << 20)
     wanted = hostile(tmp_path)
-    documents, defects = read_pages(find_pages([tmp_path]), office=lambda paths: [convert(path) for path in paths])
+    documents, defects = read_pages(
+        find_pages([tmp_path]), office=lambda paths: [convert_office_file(path) for path in paths]
+    )
     assert [(d.doc_id, d.text) for d in documents] == [("good.pdf", "A word.")]
     assert [Path(d.file).name for d in defects] == list(wanted)
     for defect in defects:
@@ -261,7 +263,7 @@ def test_every_file_that_cannot_be_read_is_named_at_once(tmp_path: Path, monkeyp
 
 @readers
 def test_entities_that_would_fill_the_memory_are_told(tmp_path: Path) -> None:
-    found = convert(docx(tmp_path / "a.docx", paragraph("&j;"), before=LAUGHS))
+    found = convert_office_file(docx(tmp_path / "a.docx", paragraph("&j;"), before=LAUGHS))
     assert found.problem.startswith("cannot be read as .docx")
 
 
@@ -307,13 +309,13 @@ def test_a_light_install_is_told_what_to_install(tmp_path: Path, monkeypatch: py
         (tmp_path / "docs" / name).write_bytes(b"")
     (tmp_path / "q.txt").write_text("what?\n", encoding="utf-8")
     with pytest.raises(MissingExtra, match=r"a\.pdf and 1 more: .*; pip install 'evals-workbench\[documents\]'; or"):
-        understand([str(tmp_path / "docs")], tmp_path / "q.txt")
+        understand_evalset([str(tmp_path / "docs")], tmp_path / "q.txt")
     (tmp_path / "docs" / "c.md").write_text("words", encoding="utf-8")
-    assert len(understand([str(tmp_path / "docs" / "*.md")], tmp_path / "q.txt").documents) == 1
+    assert len(understand_evalset([str(tmp_path / "docs" / "*.md")], tmp_path / "q.txt").documents) == 1
 
 
 def test_questions_in_a_workbook_are_asked_for_as_a_table(tmp_path: Path) -> None:
     (tmp_path / "a.md").write_text("words", encoding="utf-8")
     (tmp_path / "q.xlsx").write_bytes(b"PK")
     with pytest.raises(ConfigError, match=r"q\.xlsx: questions are a table .* save them as CSV"):
-        understand([str(tmp_path / "a.md")], tmp_path / "q.xlsx")
+        understand_evalset([str(tmp_path / "a.md")], tmp_path / "q.xlsx")

@@ -15,7 +15,15 @@ from tests.test_cli import workbench
 from workbench.config import Settings
 from workbench.errors import ConfigError
 from workbench.evaluation.run_record import RunRecord
-from workbench.project.run_differences import arms_table, find_run, load_sides, moved_table, require_commit, since, told
+from workbench.project.run_differences import (
+    find_run,
+    load_run_sides,
+    moved_items_table,
+    require_commit,
+    run_arms_table,
+    run_differences_since,
+    run_differences_told,
+)
 from workbench.records import Fingerprint
 
 
@@ -39,16 +47,16 @@ def run_of(settings: Settings, values: dict[str, float], fingerprint: str) -> st
 def test_runs_differ_in_inputs_means_and_items(settings: Settings) -> None:
     before = run_of(settings, {"q1": 1.0, "q2": 0.5, "q3": 0.2}, "old")
     after = run_of(settings, {"q1": 0.4, "q2": 0.5, "q3": 0.3}, "new")
-    sides = load_sides(settings, before, after)
-    ((arm, old, new, difference),) = arms_table(sides).rows
+    sides = load_run_sides(settings, before, after)
+    ((arm, old, new, difference),) = run_arms_table(sides).rows
     assert (arm, old, new, difference) == (
         "vector",
         pytest.approx(1.7 / 3),
         pytest.approx(0.4),
         pytest.approx(-0.5 / 3),
     )
-    assert [(row[0], round(row[3], 9)) for row in moved_table(sides).rows] == [("q1", -0.6), ("q3", 0.1)]
-    lines = list(told(sides))
+    assert [(row[0], round(row[3], 9)) for row in moved_items_table(sides).rows] == [("q1", -0.6), ("q3", 0.1)]
+    lines = list(run_differences_told(sides))
     assert lines[0] == f"{before}: Keep vector."
     assert "inputs that differ: corpus" in lines
     done = workbench(settings, "compare", before, after)
@@ -70,13 +78,13 @@ def test_runs_without_a_decision_or_of_another_metric_do_not_compare(settings: S
     one = run_of(settings, {"q1": 1.0}, "a")
     other = finished(settings, replace(DECISION, rule=replace(DECISION.rule, metric="mrr@10")))
     with pytest.raises(ConfigError, match=r"ndcg@10 and retrieval by mrr@10"):
-        load_sides(settings, one, str(other))
+        load_run_sides(settings, one, str(other))
     elsewhere = finished(settings, replace(DECISION, settings={"evalset": "theirs"}))
     with pytest.raises(ConfigError, match="those of mine and theirs"):
-        load_sides(settings, one, str(elsewhere))
+        load_run_sides(settings, one, str(elsewhere))
     (other / "decision.json").unlink()
     with pytest.raises(ConfigError, match="made no decision"):
-        load_sides(settings, one, str(other))
+        load_run_sides(settings, one, str(other))
 
 
 def test_report_says_where_it_is(settings: Settings) -> None:
@@ -109,11 +117,11 @@ def committed(settings: Settings) -> Settings:
 def test_a_run_is_compared_with_what_another_commit_accepted(committed: Settings) -> None:
     history = require_commit(committed, "HEAD")
     moved = in_families(committed, [0.5] * 37 + [0.4, 0.9, 0.1])
-    said = "\n".join(since(committed, history, "mine", moved, "HEAD"))
+    said = "\n".join(run_differences_since(committed, history, "mine", moved, "HEAD"))
     assert "HEAD: Keep vector." in said
     assert "3 items moved for vector; those that moved most:" in said
     assert "q39" in said
-    assert list(since(committed, history, "other", moved, "HEAD")) == [
+    assert list(run_differences_since(committed, history, "other", moved, "HEAD")) == [
         "  HEAD has no accepted decision of other/retrieval"
     ]
     with pytest.raises(ConfigError, match="the repository has no commit 'nowhere'"):
@@ -132,5 +140,5 @@ def test_a_run_is_compared_with_what_another_commit_accepted(committed: Settings
 )
 def test_noise_is_told_from_a_difference(committed: Settings, values: list[float], says: str) -> None:
     run = in_families(committed, values)
-    *_, last = since(committed, require_commit(committed, "HEAD"), "mine", run, "HEAD", noise=True)
+    *_, last = run_differences_since(committed, require_commit(committed, "HEAD"), "mine", run, "HEAD", noise=True)
     assert re.search(says, last), last

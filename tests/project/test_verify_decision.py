@@ -18,14 +18,20 @@ from workbench.errors import ConfigError, WorkbenchError
 from workbench.evalset.evalset import load_evalset
 from workbench.evaluation.accepted_decision import note_test_use
 from workbench.evaluation.decision import ArmFacts, decide, make_claims
-from workbench.evaluation.finalists import beside
+from workbench.evaluation.finalists import beside_verdict
 from workbench.evaluation.fingerprint import provenance
 from workbench.evaluation.flip_points import flip_points
 from workbench.evaluation.run_record import close_run, open_run
 from workbench.inference.prices import project_prices
-from workbench.project.verify_decision import WRITTEN, Verification, decisions_named, statement, verify
+from workbench.project.verify_decision import (
+    WRITTEN,
+    Verification,
+    decisions_to_verify,
+    verification_statement,
+    verify_decision,
+)
 from workbench.records import Claim, Decision, Fingerprint, Rule, content_hash, file_hash
-from workbench.runner import accept
+from workbench.runner import accept_decision
 
 ROOT = Path(__file__).parents[2]
 ARMS = {"full_text": 0.55, "vector": 0.5, "hybrid": 0.6}
@@ -90,7 +96,7 @@ def decided(settings: Settings, scores: pl.DataFrame, *, margin: float = 0.1) ->
     found = Decision(
         "retrieval", "?", "ci", rule, outcome.verdict, outcome.arm, {}, outcome.sentence, claims, 80, 80,
         outcome.items_needed, 1, Fingerprint(inputs, provenance(settings.root)), asked, False,
-        (*outcome.notes, *beside(claims, rule, outcome, shares)), shares, "own", 92, 12,
+        (*outcome.notes, *beside_verdict(claims, rule, outcome, shares)), shares, "own", 92, 12,
     )  # fmt: skip
     return replace(found, flips=flip_points(found))
 
@@ -102,7 +108,7 @@ def accepted(settings: Settings, decision: Decision, scores: pl.DataFrame) -> Pa
     (record.run_dir / "decision.json").write_text(decision.to_json(), encoding="utf-8")
     close_run(record, SystemClock(), status="done", gate="new")
     note_test_use(settings, settings.evalsets / "own", "retrieval", use_of(decision))
-    return accept(settings, "retrieval", reason="first", clock=SystemClock())
+    return accept_decision(settings, "retrieval", reason="first", clock=SystemClock())
 
 
 def use_of(decision: Decision) -> str:
@@ -131,7 +137,7 @@ def project(original: Path, tmp_path: Path) -> Path:
 
 
 def look(root: Path, **given: str) -> Verification:
-    return verify(root / "evalsets/own/decisions/retrieval.json", **given)
+    return verify_decision(root / "evalsets/own/decisions/retrieval.json", **given)
 
 
 def test_what_nobody_touched_stands_and_what_cannot_be_told_is_named(project: Path) -> None:
@@ -464,15 +470,15 @@ def test_values_that_are_only_bounded_are_kept_with_the_scores(original: Path, t
     settings = load_settings({}, start=tmp_path / "p")
     bounded = drawn_scores().with_columns(against=pl.when(pl.col("arm") == "vector").then(pl.col("value") + 0.01))
     path = accepted(settings, decided(settings, bounded), bounded)
-    assert verify(path).holds
+    assert verify_decision(path).holds
     kept = pl.read_parquet(path.with_suffix(".scores.parquet"))
     kept.drop("against").write_parquet(path.with_suffix(".scores.parquet"))
-    assert not verify(path).holds
+    assert not verify_decision(path).holds
 
 
 def test_statement_is_in_toto_with_every_check_and_the_hashes_of_what_it_is_about(project: Path) -> None:
     a_better_score(project)
-    told = json.loads(statement([look(project)], now=datetime(2026, 12, 24, tzinfo=UTC), root=project))
+    told = json.loads(verification_statement([look(project)], now=datetime(2026, 12, 24, tzinfo=UTC), root=project))
     assert told["_type"] == "https://in-toto.io/Statement/v1"
     path = "evalsets/own/decisions/retrieval.scores.parquet"
     assert {"name": path, "digest": {"sha256": file_hash(project / path)}} in told["subject"]
@@ -487,9 +493,9 @@ def test_statement_is_in_toto_with_every_check_and_the_hashes_of_what_it_is_abou
 def test_a_decision_is_named_by_file_or_by_evalset_and_notebook(project: Path) -> None:
     settings = load_settings({}, start=project)
     path = settings.evalsets / "own/decisions/retrieval.json"
-    assert decisions_named(["own/retrieval"], settings) == decisions_named([], settings) == [path]
+    assert decisions_to_verify(["own/retrieval"], settings) == decisions_to_verify([], settings) == [path]
     with pytest.raises(ConfigError, match=r"there is no decision .*routing\.json; name a file, or EVALSET/NOTEBOOK"):
-        decisions_named(["own/routing"], settings)
+        decisions_to_verify(["own/routing"], settings)
 
 
 def test_files_that_are_gone_contradict_a_decision(project: Path) -> None:
@@ -540,8 +546,8 @@ SLOW = [
     "name", ["docs_qa/routing", "docs_qa/retrieval", "docs_qa/quality", "docs_qa/stack", "caching_demo/caching", *SLOW]
 )
 def test_decisions_of_this_repository_stand(name: str) -> None:
-    (path,) = decisions_named([name], load_settings({}, start=ROOT))
-    contradicted = verify(path).of("contradicted")
+    (path,) = decisions_to_verify([name], load_settings({}, start=ROOT))
+    contradicted = verify_decision(path).of("contradicted")
     if stale := [c.name for c in contradicted if c.name.startswith("input ")]:
         pytest.skip(f"stale, to be accepted anew: {', '.join(stale)}")
     assert contradicted == []
@@ -560,7 +566,7 @@ def test_a_swapped_recording_is_named_and_so_are_the_scores_that_it_changes(docs
         if line["item_id"].startswith("answer:") and line["item_id"].endswith(":top2"):
             line["text"] = "I do not know."
     path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-    found = {c.name for c in verify(docs_qa / "evalsets/docs_qa/decisions/routing.json").of("contradicted")}
+    found = {c.name for c in verify_decision(docs_qa / "evalsets/docs_qa/decisions/routing.json").of("contradicted")}
     assert {"input recordings of local/qwen2.5-coder-0.5b", "scores of local/qwen2.5-coder-0.5b@top2"} <= found
 
 
@@ -569,7 +575,7 @@ def test_another_price_of_a_model_is_named_and_so_are_the_costs_that_it_changes(
     text = 'version = "2026-12-01"\n[models."local/qwen2.5-coder-0.5b"]\nusd_per_mtok = { input = 1, output = 2 }\n'
     text += 'source = "mine"\ndate = 2026-12-01\n'
     (docs_qa / "models.toml").write_text(text, encoding="utf-8")
-    found = {c.name for c in verify(docs_qa / "evalsets/docs_qa/decisions/routing.json").of("contradicted")}
+    found = {c.name for c in verify_decision(docs_qa / "evalsets/docs_qa/decisions/routing.json").of("contradicted")}
     assert {"input price of local/qwen2.5-coder-0.5b", "cost of local/qwen2.5-coder-0.5b@top2"} <= found
 
 
@@ -580,5 +586,5 @@ def test_a_router_that_is_not_the_tested_one_is_named(docs_qa: Path) -> None:
     arm = next(iter(routers))
     routers[arm]["overhead_usd"] = 0.5
     path.write_text(json.dumps(routers), encoding="utf-8")
-    found = {c.name for c in verify(docs_qa / "evalsets/docs_qa/decisions/routing.json").of("contradicted")}
+    found = {c.name for c in verify_decision(docs_qa / "evalsets/docs_qa/decisions/routing.json").of("contradicted")}
     assert {f"router {arm}", f"cost of {arm}"} <= found

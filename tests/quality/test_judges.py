@@ -11,7 +11,7 @@ from workbench.inference.failover import RetryPolicy
 from workbench.inference.messages import Response, Usage
 from workbench.inference.prices import load_prices
 from workbench.inference.recordings import Recordings
-from workbench.quality.judges import Judge, Judged, ask_judge, judge_cost, order_flips, repeat_noise
+from workbench.quality.judges import Judge, Judged, ask_judge, judge_cost, judge_order_flips, judge_repeat_noise
 from workbench.state import open_engine
 from workbench.telemetry.ledger import Ledger
 from workbench.testing import FakeClock, ScriptedModel
@@ -124,7 +124,7 @@ def test_repeats_are_other_requests_and_their_noise_is_counted(make_client):
     judge = Judge("nano", MODEL, PROMPT, "v1", temperature=0.7, samples=3, seed=7)
     found = ask_judge(judge, ITEMS, client, max_cost_usd=1.0, tell=quiet)
     assert len({r.sha256 for r in model.requests}) == 18
-    assert repeat_noise(found) == (6, 12)
+    assert judge_repeat_noise(found) == (6, 12)
     with pytest.raises(ConfigError, match="repeats are copies"):
         Judge("nano", MODEL, PROMPT, "v1", samples=3)
 
@@ -139,7 +139,7 @@ def test_a_pair_is_judged_in_both_orders_and_a_flip_is_a_tie(make_client):
 
     client, _ = make_client(script)
     found = ask_judge(Judge("nano", MODEL, PAIR, "v1"), pairs, client, max_cost_usd=1.0, tell=quiet)
-    assert order_flips(found) == (1, 2)
+    assert judge_order_flips(found) == (1, 2)
     means = dict(found.group_by("item_id").agg(pl.col("value").mean()).rows())
     assert means == {"same": 1.0, "first": 0.5}
     with pytest.raises(ConfigError, match="judges pairs of answers"):

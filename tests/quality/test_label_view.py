@@ -11,7 +11,7 @@ import pytest
 from tests.reports.hostile import evil
 from workbench.errors import EvalsetError, MissingExtra
 from workbench.quality.label_view import LabelView, can_be_shown, sheet_table, view_or_table
-from workbench.quality.labels import Label, fill, read_sheet, sheet_rows, write_sheet
+from workbench.quality.labels import Label, fill_label_sheet, label_sheet_rows, read_label_sheet, write_label_sheet
 from workbench.testing import FakeClock
 
 needs_widgets = pytest.mark.skipif(find_spec("ipywidgets") is None, reason="ipywidgets, of [widgets], is not installed")
@@ -23,7 +23,7 @@ def sheet(tmp_path):
     path = tmp_path / "production.jsonl"
     items = [{"item_id": f"q{i}", "question": f"question {i}", "answer": f"answer {i}"} for i in range(3)]
     items[2] = {"item_id": "q2", **{n: f"{evil(n)} {HOSTILE}" for n in ("question", "answer", "retrieved")}}
-    write_sheet(path, items)
+    write_label_sheet(path, items)
     return path
 
 
@@ -33,7 +33,7 @@ def view(sheet):
 
 
 def grades(sheet):
-    return {row["item_id"]: row["grade"] for row in sheet_rows(sheet)}
+    return {row["item_id"]: row["grade"] for row in label_sheet_rows(sheet)}
 
 
 @needs_widgets
@@ -46,10 +46,10 @@ def test_each_click_is_in_the_sheet_at_once_and_the_next_item_is_shown(view, she
     assert (view.item_id, view.comment.value) == ("q1", "")
     view.grades["partly good"].click()
     view.grades["bad"].click()
-    labels = read_sheet(sheet, "good", rater="", rubric="", at="")
+    labels = read_label_sheet(sheet, "good", rater="", rubric="", at="")
     assert labels == [Label(f"q{i}", "good", v, "ann", "human", "v1", "2026-01-01T00:00:00+00:00")
                       for i, v in enumerate((1.0, 0.5, 0.0))]  # fmt: skip
-    assert sheet_rows(sheet)[0]["comment"] == "well said"
+    assert label_sheet_rows(sheet)[0]["comment"] == "well said"
     assert (view.item_id, view.skip.disabled, view.grades["good"].disabled) == ("", True, True)
     assert "3 of 3 items are graded; none is left to show" in view.progress.value
     view.grades["good"].click()
@@ -88,11 +88,11 @@ def test_nobody_grades_without_a_name_and_a_rubric(view, sheet):
 
 @needs_widgets
 def test_what_another_person_graded_meanwhile_is_not_overwritten(view, sheet):
-    fill(sheet, Label("q0", "good", 0.0, "bob", "human", "v1"))
+    fill_label_sheet(sheet, Label("q0", "good", 0.0, "bob", "human", "v1"))
     view.grades["good"].click()
     assert "bob has graded this item meanwhile" in view.note.value
     assert grades(sheet)["q0"] == 0.0
-    fill(sheet, Label("q1", "good", 0.0, "bob", "human", "v1"))
+    fill_label_sheet(sheet, Label("q1", "good", 0.0, "bob", "human", "v1"))
     view.skip.click()
     assert view.item_id == "q2"
     sheet.unlink()
@@ -113,8 +113,8 @@ def test_hostile_text_is_inert(view, sheet):
         assert "<img" not in widget.value
         assert not {"\x1b", "\u202e"} & set(widget.value)
     assert not {"\x1b", "\u202e"} & set(sheet.read_text(encoding="utf-8"))
-    rows = sheet_rows(sheet)
-    write_sheet(sheet, [{"item_id": "long", "question": "x" * 10**6, "answer": ""}])
+    rows = label_sheet_rows(sheet)
+    write_label_sheet(sheet, [{"item_id": "long", "question": "x" * 10**6, "answer": ""}])
     assert len(LabelView(sheet).texts["question"].value) < 25_000
     assert rows[1]["comment"].startswith("<script>")  # as text, which nothing shows but through escape
 
@@ -122,10 +122,10 @@ def test_hostile_text_is_inert(view, sheet):
 @needs_widgets
 def test_a_spreadsheet_can_be_graded_too(tmp_path):
     path = tmp_path / "sheet.csv"
-    write_sheet(path, [{"item_id": "=call:1", "question": "q", "answer": "a"}])
+    write_label_sheet(path, [{"item_id": "=call:1", "question": "q", "answer": "a"}])
     view = LabelView(path, rater="ann", rubric="v1")
     view.grades["good"].click()
-    (label,) = read_sheet(path, "label", rater="", rubric="", at="")
+    (label,) = read_label_sheet(path, "label", rater="", rubric="", at="")
     assert (label.item_id, label.value, label.rater) == ("=call:1", 1.0, "ann")
 
 
@@ -150,7 +150,7 @@ def test_a_view_without_widgets_names_the_extra(sheet, monkeypatch):
 
 
 def test_without_widgets_a_table_says_what_is_open_and_how_to_go_on(sheet):
-    fill(sheet, Label("q1", "good", 1.0, "ann", "human", "v1"))
+    fill_label_sheet(sheet, Label("q1", "good", 1.0, "ann", "human", "v1"))
     table = sheet_table(sheet, live=True)
     assert table.rows == (("production.jsonl", 3, 1, 2),)
     assert "workbench quality grade production.jsonl --rater NAME --rubric VERSION" in table.caption

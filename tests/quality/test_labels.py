@@ -9,12 +9,12 @@ from workbench.errors import EvalsetError
 from workbench.quality.labels import (
     Label,
     add_labels,
-    fill,
+    fill_label_sheet,
+    label_sheet_rows,
+    read_label_sheet,
     read_labels,
-    read_sheet,
-    sheet_rows,
     truth,
-    write_sheet,
+    write_label_sheet,
 )
 
 GIVEN = [
@@ -67,7 +67,7 @@ def test_a_sheet_is_inert_and_comes_back_as_a_persons_labels(tmp_path):
         {"item_id": "q1", "question": "=cmd|'/c calc'!A1", "answer": "\x1b[31mred\u202e"},
         {"item_id": "q2", "question": "plain", "answer": "yes"},
     ]
-    assert write_sheet(path, items) == 2
+    assert write_label_sheet(path, items) == 2
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert rows[0]["question"].startswith("'=")
@@ -78,7 +78,7 @@ def test_a_sheet_is_inert_and_comes_back_as_a_persons_labels(tmp_path):
         out = csv.DictWriter(file, rows[0].keys())
         out.writeheader()
         out.writerows(rows)
-    found = read_sheet(path, "correct", rater="ann", rubric="v2", at="2026-11-29T10:00:00Z")
+    found = read_label_sheet(path, "correct", rater="ann", rubric="v2", at="2026-11-29T10:00:00Z")
     assert found == [Label("q1", "correct", 0.5, "ann", "human", "v2", "2026-11-29T10:00:00Z")]
     rows[1]["value"] = "good"
     with path.open("w", encoding="utf-8", newline="") as file:
@@ -86,54 +86,54 @@ def test_a_sheet_is_inert_and_comes_back_as_a_persons_labels(tmp_path):
         out.writeheader()
         out.writerows(rows)
     with pytest.raises(EvalsetError, match=r":3: the grade 'good' is no number"):
-        read_sheet(path, "correct", rater="ann", rubric="v2", at="")
+        read_label_sheet(path, "correct", rater="ann", rubric="v2", at="")
     for text, told in (
         ("item_id,value\nq1,1\nq1,0\n", r":3: line 2 has a value of 'q1' already"),
         ("item_id,label\nq1,1\n", r"has no column value or grade; it has item_id, label"),
     ):
         path.write_text(text, encoding="utf-8")
         with pytest.raises(EvalsetError, match=told):
-            read_sheet(path, "correct", rater="ann", rubric="v2", at="")
+            read_label_sheet(path, "correct", rater="ann", rubric="v2", at="")
 
 
 @pytest.mark.parametrize("name", ["sheet.csv", "sheet.jsonl"])
 def test_a_grade_is_in_its_row_at_once_and_every_other_row_stays_as_it_is(tmp_path, name):
     path = tmp_path / name
     items = [{"item_id": f"q{i}", "question": "=1+1", "answer": "a\x1b[31m", "retrieved": "text"} for i in range(3)]
-    write_sheet(path, items)
-    before = sheet_rows(path)
+    write_label_sheet(path, items)
+    before = label_sheet_rows(path)
     given = Label("q1", "good", 0.5, "ann", "human", "v1", "2026-11-29T10:00:00+00:00")
-    fill(path, given, "=a comment\u202e")
-    after = sheet_rows(path)
+    fill_label_sheet(path, given, "=a comment\u202e")
+    after = label_sheet_rows(path)
     assert [before[0], before[2]] == [{k: v for k, v in after[i].items() if k in before[i]} for i in (0, 2)]
     assert "\u202e" not in path.read_text(encoding="utf-8")
-    assert read_sheet(path, "good", rater="", rubric="", at="") == [given]
-    fill(path, Label("q1", "good", 1.0, "ann", "human", "v1", "2026-11-29T11:00:00+00:00"))
-    assert [label.value for label in read_sheet(path, "good", rater="", rubric="", at="")] == [1.0]
+    assert read_label_sheet(path, "good", rater="", rubric="", at="") == [given]
+    fill_label_sheet(path, Label("q1", "good", 1.0, "ann", "human", "v1", "2026-11-29T11:00:00+00:00"))
+    assert [label.value for label in read_label_sheet(path, "good", rater="", rubric="", at="")] == [1.0]
     with pytest.raises(EvalsetError, match="ann has graded this item meanwhile"):
-        fill(path, Label("q1", "good", 0.0, "bob", "human", "v1"))
+        fill_label_sheet(path, Label("q1", "good", 0.0, "bob", "human", "v1"))
     with pytest.raises(EvalsetError, match="has no item 'gone' any more"):
-        fill(path, Label("gone", "good", 0.0, "bob", "human", "v1"))
+        fill_label_sheet(path, Label("gone", "good", 0.0, "bob", "human", "v1"))
 
 
 def test_two_people_who_fill_one_sheet_at_a_time_lose_nothing(tmp_path):
     path = tmp_path / "sheet.jsonl"
-    write_sheet(path, [{"item_id": f"q{i}", "question": "q", "answer": "a"} for i in range(40)])
+    write_label_sheet(path, [{"item_id": f"q{i}", "question": "q", "answer": "a"} for i in range(40)])
 
     def person(name):
         for i in range(name == "bob", 40, 2):
-            fill(path, Label(f"q{i}", "good", 1.0, name, "human", "v1"))
+            fill_label_sheet(path, Label(f"q{i}", "good", 1.0, name, "human", "v1"))
 
     threads = [threading.Thread(target=person, args=(name,)) for name in ("ann", "bob")]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [row["rater"] for row in sheet_rows(path)] == ["ann", "bob"] * 20
+    assert [row["rater"] for row in label_sheet_rows(path)] == ["ann", "bob"] * 20
 
 
 def test_a_sheet_of_another_kind_or_in_no_folder_is_refused(tmp_path):
     with pytest.raises(EvalsetError, match=r"a sheet is one of \.csv, \.jsonl, found '\.txt'"):
-        write_sheet(tmp_path / "sheet.txt", [])
+        write_label_sheet(tmp_path / "sheet.txt", [])
     with pytest.raises(EvalsetError, match="make its folder first"):
-        fill(tmp_path / "gone" / "sheet.jsonl", GIVEN[0])
+        fill_label_sheet(tmp_path / "gone" / "sheet.jsonl", GIVEN[0])

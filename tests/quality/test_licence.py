@@ -9,10 +9,10 @@ from workbench.errors import ConfigError, EvalsetError
 from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.quality.labels import Label, truth
 from workbench.quality.licence import (
-    Anchors,
-    Evidence,
+    LicenceAnchors,
+    LicenceEvidence,
     LicenceRule,
-    agreement_table,
+    judge_agreement_table,
     licences_table,
     license_judge,
     measure_agreement,
@@ -43,7 +43,7 @@ def agreeing(share: float) -> np.ndarray:
 
 def one(values, evidence=None, *, against=None, clusters=None):
     against = against or truth(labels(), "correct", rubric="v1")
-    return license_judge(verdicts(values, clusters=clusters), against, evidence or Evidence(RESTS))[0]
+    return license_judge(verdicts(values, clusters=clusters), against, evidence or LicenceEvidence(RESTS))[0]
 
 
 def kinds(licence) -> list[str]:
@@ -64,7 +64,7 @@ def test_a_judge_that_is_hardly_ever_wrong_is_no_chance():
         found = one(values)
         assert found.status == "may gate"
         assert least < found.agreement.kappa_low < found.agreement.kappa
-    small = license_judge(verdicts(judged)[:40], truth(labels(), "correct", rubric="v1"), Evidence(RESTS))[0]
+    small = license_judge(verdicts(judged)[:40], truth(labels(), "correct", rubric="v1"), LicenceEvidence(RESTS))[0]
     assert small.status == "may gate"
     assert 0.7 < small.agreement.kappa_low < 0.9
 
@@ -80,13 +80,13 @@ def test_a_judge_that_knows_a_little_may_inform():
 @pytest.mark.parametrize(
     ("values", "evidence", "kind"),
     [
-        (np.random.default_rng(5).integers(0, 2, N).astype(float), Evidence(RESTS), "chance"),
-        (np.ones(N), Evidence(RESTS), "constant"),
-        (agreeing(0.1), Evidence(RESTS), "wrong way"),
-        (agreeing(0.93), Evidence(RESTS, flips=(31, 100)), "order"),
-        (agreeing(0.93), Evidence(RESTS, measured=RESTS | {"model": "m 2026-05"}), "moved"),
-        (agreeing(0.93), Evidence(RESTS, measured=RESTS | {"anchors": "b"}), "moved"),
-        (np.where(np.arange(N) % 5 == 0, np.nan, agreeing(0.93)), Evidence(RESTS), "unparseable"),
+        (np.random.default_rng(5).integers(0, 2, N).astype(float), LicenceEvidence(RESTS), "chance"),
+        (np.ones(N), LicenceEvidence(RESTS), "constant"),
+        (agreeing(0.1), LicenceEvidence(RESTS), "wrong way"),
+        (agreeing(0.93), LicenceEvidence(RESTS, flips=(31, 100)), "order"),
+        (agreeing(0.93), LicenceEvidence(RESTS, measured=RESTS | {"model": "m 2026-05"}), "moved"),
+        (agreeing(0.93), LicenceEvidence(RESTS, measured=RESTS | {"anchors": "b"}), "moved"),
+        (np.where(np.arange(N) % 5 == 0, np.nan, agreeing(0.93)), LicenceEvidence(RESTS), "unparseable"),
     ],
 )  # fmt: skip
 def test_each_bad_judge_is_refused_for_its_own_reason(values, evidence, kind):
@@ -97,16 +97,16 @@ def test_each_bad_judge_is_refused_for_its_own_reason(values, evidence, kind):
 
 def test_a_judge_that_changed_behind_its_name_is_told_by_its_anchors():
     before = {f"a{i}": float(i % 2) for i in range(40)}
-    same = Anchors(before, before, noise=(0, 200))
-    few = Anchors(before, before | {"a0": 1.0}, noise=(6, 200))
-    changed = Anchors(before, before | {f"a{i}": 1.0 for i in range(0, 20, 2)}, noise=(0, 200))
-    assert one(agreeing(0.93), Evidence(RESTS, anchors=same)).status == "may gate"
-    assert one(agreeing(0.93), Evidence(RESTS, anchors=few)).status == "may gate"
-    found = one(agreeing(0.93), Evidence(RESTS, anchors=changed))
+    same = LicenceAnchors(before, before, noise=(0, 200))
+    few = LicenceAnchors(before, before | {"a0": 1.0}, noise=(6, 200))
+    changed = LicenceAnchors(before, before | {f"a{i}": 1.0 for i in range(0, 20, 2)}, noise=(0, 200))
+    assert one(agreeing(0.93), LicenceEvidence(RESTS, anchors=same)).status == "may gate"
+    assert one(agreeing(0.93), LicenceEvidence(RESTS, anchors=few)).status == "may gate"
+    found = one(agreeing(0.93), LicenceEvidence(RESTS, anchors=changed))
     assert kinds(found) == ["changed"]
     assert "10 of 40 anchors" in found.reasons[0][1]
     with pytest.raises(ConfigError, match="none both times"):
-        Anchors({"a": 1.0}, {"b": 1.0}).changed(0.5, 0.95)
+        LicenceAnchors({"a": 1.0}, {"b": 1.0}).changed(0.5, 0.95)
 
 
 def test_anchors_of_a_judge_that_stayed_the_same_are_rarely_called_changed():
@@ -116,7 +116,7 @@ def test_anchors_of_a_judge_that_stayed_the_same_are_rarely_called_changed():
         noise = int(rng.binomial(300, 0.04))
         now = np.where(rng.random(60) < 0.04, 1 - base, base)
         before = {str(i): v for i, v in enumerate(base)}
-        wrong += bool(Anchors(before, {str(i): v for i, v in enumerate(now)}, (noise, 300)).changed(0.5, 0.95))
+        wrong += bool(LicenceAnchors(before, {str(i): v for i, v in enumerate(now)}, (noise, 300)).changed(0.5, 0.95))
     assert wrong / 500 <= 0.05
 
 
@@ -130,21 +130,21 @@ def test_labels_of_a_model_or_of_another_rubric_are_no_truth():
         truth(labels("model"), "correct", rubric="v1", source="model")
     for others in (labels("model"), labels(rubric="v0")):
         against = truth(others, "correct", rubric="v1")
-        found = license_judge(verdicts(agreeing(0.93)), against, Evidence(RESTS))[0]
+        found = license_judge(verdicts(agreeing(0.93)), against, LicenceEvidence(RESTS))[0]
         assert kinds(found) == ["no labels"]
         assert f"{N} labels" in found.warnings[0]
 
 
 def test_the_truth_of_a_program_is_shown_as_such():
     found = license_judge(
-        verdicts(agreeing(0.93)), truth(labels("code"), "correct", rubric="v1", source="code"), Evidence(RESTS)
+        verdicts(agreeing(0.93)), truth(labels("code"), "correct", rubric="v1", source="code"), LicenceEvidence(RESTS)
     )[0]
     assert (found.status, found.truth) == ("may gate", "code")
     assert "a program's check" in found.warnings[0]
 
 
 def test_a_judge_of_its_own_family_is_warned_of():
-    evidence = Evidence(
+    evidence = LicenceEvidence(
         RESTS, model="openai/gpt-5.4-nano", judged_models=["openai/gpt-5.4", "local/qwen2.5-coder-0.5b"]
     )
     assert one(agreeing(0.93), evidence).warnings == ("the judge judges its own family: openai/gpt-5.4",)
@@ -153,7 +153,9 @@ def test_a_judge_of_its_own_family_is_warned_of():
 def test_each_slice_has_its_own_licence_and_too_few_labels_are_refused_there():
     tenants = ["big" if i < 280 else "small" for i in range(N)]
     against = truth(labels(), "correct", rubric="v1")
-    found = license_judge(verdicts(agreeing(0.93), tenants=tenants), against, Evidence(RESTS), slice_by="tenant_id")
+    found = license_judge(
+        verdicts(agreeing(0.93), tenants=tenants), against, LicenceEvidence(RESTS), slice_by="tenant_id"
+    )
     assert [(f.slice, f.status) for f in found] == [("all", "may gate"), ("big", "may gate"), ("small", "refused")]
     assert kinds(found[2]) == ["few labels"]
     assert "20 in 20 clusters, 30 clusters" in found[2].reasons[0][1]
@@ -196,11 +198,11 @@ def test_a_chance_level_judge_is_licensed_in_at_most_alpha():
 
 def test_the_table_shows_every_number_and_runs_nothing():
     hostile = verdicts(agreeing(0.93)).with_columns(arm=pl.lit("<script>alert(1)</script>\x1b[31m"))
-    found = license_judge(hostile, truth(labels(), "correct", rubric="v1"), Evidence(RESTS, flips=(2, 50)))
-    page = licences_table(found).to_html() + agreement_table(found).to_html()
+    found = license_judge(hostile, truth(labels(), "correct", rubric="v1"), LicenceEvidence(RESTS, flips=(2, 50)))
+    page = licences_table(found).to_html() + judge_agreement_table(found).to_html()
     assert "<script" not in page
     assert "&lt;script&gt;" in page
-    assert "\x1b" not in licences_table(found).to_text() + agreement_table(found).to_text()
+    assert "\x1b" not in licences_table(found).to_text() + judge_agreement_table(found).to_text()
     assert ">4%<" in page or ">4.0%<" in page
     assert "may gate" in page
 
@@ -208,4 +210,4 @@ def test_the_table_shows_every_number_and_runs_nothing():
 def test_several_judges_at_a_time_are_refused():
     both = pl.concat([verdicts(agreeing(0.9)), verdicts(agreeing(0.9)).with_columns(arm=pl.lit("other"))])
     with pytest.raises(ConfigError, match="one judge and one metric"):
-        license_judge(both, truth(labels(), "correct", rubric="v1"), Evidence(RESTS))
+        license_judge(both, truth(labels(), "correct", rubric="v1"), LicenceEvidence(RESTS))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.benchmarks.simulate_shadow import DELTA, MARGIN, POPULATIONS, first_looks, fixed_n, naive_looks, simulate
 from workbench.errors import ConfigError
-from workbench.quality.monitoring import MarginWatch, growth, mean_bounds, mixed, stakes
+from workbench.quality.monitoring import MarginWatch, bet_stakes, capital_growth, mean_bounds, mixed_capital
 
 DIFFERENCES = st.lists(st.floats(-1, 1, width=16), min_size=1, max_size=60)
 
@@ -27,9 +27,9 @@ def test_verdicts_at_the_margin_are_false_in_delta_of_paths_at_most(name):
 def test_capital_grows_on_average_only_where_the_truth_lies_beyond_the_margin():
     values = np.array([-1.0, 0.0, 1.0])
     for side, mean in ((1, -MARGIN), (-1, MARGIN)):
-        bets = stakes(mean, MARGIN)
+        bets = bet_stakes(mean, MARGIN)
         assert ((1 + np.multiply.outer(values - mean, bets)) > 0).all()  # nobody can lose more than there is
-        won = np.exp(growth(side * values, mean, bets))
+        won = np.exp(capital_growth(side * values, mean, bets))
         for truth, grows in ((-MARGIN, 0), (0.0, side), (-2 * MARGIN, -side)):
             chances = np.array([(0.3 - truth) / 2, 0.7, (0.3 + truth) / 2])
             assert (np.sign((chances @ won - 1).round(9)) == grows).all()
@@ -81,7 +81,7 @@ def test_a_verdict_stays_whatever_comes_later():
     found = MarginWatch(0.1).add(-np.ones(20)).add(np.ones(500))
     assert (found.verdict, found.pairs) == ("broken", 520)
     assert found.decided_at < 20
-    assert mixed(np.array(found.won[0])) > np.log(20)  # although the other gambler has more than enough by now
+    assert mixed_capital(np.array(found.won[0])) > np.log(20)  # although the other gambler has more than enough by now
 
 
 def test_bounds_hold_at_all_looks_at_once_and_close_in():

@@ -5,7 +5,7 @@ import pytest
 
 from tests.benchmarks.simulate_quality import graded, simulate, watch_alarms
 from workbench.errors import ConfigError
-from workbench.quality.monitoring import QualityWatch, Week, scan
+from workbench.quality.monitoring import QualityWatch, Week, scan_quality_weeks
 
 LEVEL = 0.05 + 2 * (0.05 * 0.95 / 4000) ** 0.5  # 5 % and two standard errors of 4,000 series
 BASELINE = Week(0.8, (0.8 * 0.2 / 1600) ** 0.5, 1600, "judge v1")
@@ -75,7 +75,7 @@ def test_a_week_without_a_fault_is_one_of_its_number_of_calls():
 
 
 def test_the_scan_is_the_difference_of_two_means():
-    found = scan(np.array([[0.8, 0.6, 0.7]]), np.array([100.0, 50, 50]))
+    found = scan_quality_weeks(np.array([[0.8, 0.6, 0.7]]), np.array([100.0, 50, 50]))
     assert found[0, 0, 0] == pytest.approx(0.2 / (0.4 * (1 / 100 + 1 / 50) ** 0.5))
     assert found[0, 1, 1] == pytest.approx((110 / 150 - 0.7) / (0.4 * (1 / 150 + 1 / 50) ** 0.5))
     assert found[0, 0, 1] == -np.inf

@@ -21,10 +21,10 @@ from workbench.inference.recordings import FOLDER, Recordings
 from workbench.quality.feedback import FILE as CANDIDATES
 from workbench.quality.feedback import Candidate
 from workbench.quality.judges import JudgedAnswers, answers_to_judge, ask_judge, judges_of, verdict_file
-from workbench.quality.labels import write_sheet
+from workbench.quality.labels import write_label_sheet
 from workbench.quality.notebook import ConstantJudge, QualityExperiment
-from workbench.routing.recorded_outcomes import ANSWER, asked_of, recording_file
-from workbench.runner import accept
+from workbench.routing.recorded_outcomes import ANSWER, recorded_requests_of, recording_file
+from workbench.runner import accept_decision
 from workbench.testing import ScriptedModel
 
 MODEL = "openai/gpt-5.4-nano"
@@ -72,7 +72,7 @@ def judged_project(root):
         return Client({"": model}, Books(load_prices()), recordings=Recordings(path, live=True))
 
     answers = client(recording_file(evalset, MODEL), lambda _: "Use merge." if rng.random() < 0.5 else "Use concat.")
-    for asked in asked_of(evalset, models=[MODEL]):
+    for asked in recorded_requests_of(evalset, models=[MODEL]):
         answers.complete(asked.request.messages, model=MODEL, max_tokens=20, item_id=asked.item_id)
     what = JudgedAnswers.load(evalset)
     items = answers_to_judge(evalset, what, load_prices()).items
@@ -125,7 +125,7 @@ def test_the_good_judge_is_chosen_and_its_decision_holds_when_checked_again(sett
     page = (run.folder / "report.html").read_text(encoding="utf-8")
     assert "What each judge may do" in page
     assert "no person labelled the answers" in page
-    accept(settings, "quality", reason="the first", clock=SystemClock())
+    accept_decision(settings, "quality", reason="the first", clock=SystemClock())
     again = start(overlap=[])
     dev, test, decision = steps(again)
     again.gate(decision, test, dev)
@@ -183,8 +183,10 @@ def test_production_is_shown_beside_the_decision_and_is_no_part_of_it(settings):
     assert bare.weeks() == ()
     assert "workbench quality draw production.jsonl" in bare.production().caption
     assert bare.label_sheet() == ()
-    write_sheet(settings.root / "production.jsonl", [{"item_id": "i", "question": "q", "answer": "a"}])
-    write_sheet(settings.root / "june.jsonl", [{"item_id": f"i{k}", "question": "q", "answer": "a"} for k in range(2)])
+    write_label_sheet(settings.root / "production.jsonl", [{"item_id": "i", "question": "q", "answer": "a"}])
+    write_label_sheet(
+        settings.root / "june.jsonl", [{"item_id": f"i{k}", "question": "q", "answer": "a"} for k in range(2)]
+    )
     (settings.root / "graded.jsonl").rename(settings.root / "june.graded.jsonl")
     for given, name, items in (("", "production.jsonl", 1), ("june.graded.jsonl", "june.jsonl", 2)):
         (table,) = start(overlap=[], production=given).label_sheet()

@@ -11,10 +11,16 @@ import pytest
 from tests.reports.hostile import evil
 from workbench.config import load_settings
 from workbench.errors import ConfigError, EvalsetError
-from workbench.evalset.workload import Plan, draw_requests, numbered_topics
+from workbench.evalset.workload import TrafficPlan, draw_traffic, numbered_topics
 from workbench.evaluation.run_summary import WeekRow
 from workbench.quality import feedback
-from workbench.quality.production import by_group, groups_table, rated_calls, read_graded, share_good
+from workbench.quality.production import (
+    production_by_group,
+    production_groups_table,
+    production_share_good,
+    rated_calls,
+    read_graded,
+)
 from workbench.quality.sampling import CALLS_SCHEMA, SamplingPlan, sample_calls
 from workbench.reports.charts import weekly
 from workbench.state import open_engine
@@ -26,13 +32,13 @@ TENANTS = {"acme": 0.6, "globex": 0.395, "tiny": 0.005}
 
 def write_production(path, *, drop=None, requests=20_000, seed=0):
     """File of graded calls: the sampler's draw of a made-up stream whose answers are good in 80 %, then in 75 %."""
-    plan = Plan(
+    plan = TrafficPlan(
         seed=seed, requests=requests, start=START, days=7 * WEEKS, zipf=1.0, typos=0.0, must_differ=0.0,
         tenants=TENANTS, users=dict.fromkeys(TENANTS, 5), openings={"": 1}, closings={"": 1}, hours=[1] * 24,
         weekdays=[3, 3, 3, 3, 3, 1, 1],
     )  # fmt: skip
     topics = [t for feature in ("answer", "find") for t in numbered_topics(TENANTS, 5, feature)]
-    asked = pl.DataFrame(draw_requests(topics, plan)).with_columns(
+    asked = pl.DataFrame(draw_traffic(topics, plan)).with_columns(
         trace_id=pl.format("t{}", "pos"), started=pl.col("at"), cost_nanos=1, similarity=None, threshold=None
     )
     weeks = np.array([(datetime.fromisoformat(at) - START) // timedelta(weeks=1) for at in asked["at"]])
@@ -47,7 +53,7 @@ def write_production(path, *, drop=None, requests=20_000, seed=0):
 
 
 def told(path):
-    return {group.name: group for group in by_group(read_graded(path))}
+    return {group.name: group for group in production_by_group(read_graded(path))}
 
 
 def test_a_drop_from_80_to_75_percent_is_told_in_its_week_or_later(tmp_path):
@@ -60,7 +66,7 @@ def test_a_drop_from_80_to_75_percent_is_told_in_its_week_or_later(tmp_path):
     assert alone.change == pytest.approx(-0.05, abs=0.025)
     assert [w.week for w in alone.weeks if w.drop] == [alone.since]
     assert alone.baseline.low < 0.8 < alone.baseline.high
-    table = groups_table(list(found.values()), "Of a test.")
+    table = production_groups_table(list(found.values()), "Of a test.")
     assert f"Dropped: all since the week of {alone.since}" in table.caption
 
 
@@ -75,7 +81,7 @@ def test_no_drop_is_told_where_there_is_none_and_few_calls_are_too_few(tmp_path)
     assert sum(w.n for w in found["tenant tiny"].weeks) > 0
     inside = [w.low < 0.8 < w.high for group in found.values() for w in group.enough]
     assert np.mean(inside) > 0.9
-    caption = groups_table(list(found.values()), "").caption
+    caption = production_groups_table(list(found.values()), "").caption
     assert "No drop is seen in 5 of 6 groups; too few graded calls of tenant tiny" in caption
 
 
@@ -94,10 +100,10 @@ def write(path, found):
 def test_weights_undo_what_the_sampler_did(tmp_path):
     bad = [row | {"grade": 0, "sample_weight": 1} for row in rows(40)]
     good = [row | {"trace_id": f"g{i}", "grade": 1, "sample_weight": 4} for i, row in enumerate(rows(40))]
-    week, interval = share_good(read_graded(write(tmp_path / "graded.jsonl", bad + good)))
+    week, interval = production_share_good(read_graded(write(tmp_path / "graded.jsonl", bad + good)))
     assert week.mean == interval.estimate == pytest.approx(0.8)
     assert (week.n, interval.low < 0.8 < interval.high) == (80, True)
-    alike = share_good(read_graded(write(tmp_path / "same.jsonl", good)))[1]
+    alike = production_share_good(read_graded(write(tmp_path / "same.jsonl", good)))[1]
     assert (alike.estimate, alike.high) == (1.0, 1.0)
     assert alike.low < 0.95  # 40 good ones show no 100 %
 
@@ -181,8 +187,8 @@ def test_what_users_said_grades_the_calls_of_the_ledger(tmp_path):
 def test_hostile_names_are_shown_as_text_in_table_and_figure(tmp_path):
     names = [evil("tenant-a"), evil("tenant-b")]
     found = [r | {"trace_id": f"{t}{r['trace_id']}", "tenant_id": t} for t in names for r in rows(40)]
-    groups = by_group(read_graded(write(tmp_path / "graded.jsonl", found)))
-    pages = (groups_table(groups, "").to_html(), weekly([w for g in groups for w in g.weeks]).to_html())
+    groups = production_by_group(read_graded(write(tmp_path / "graded.jsonl", found)))
+    pages = (production_groups_table(groups, "").to_html(), weekly([w for g in groups for w in g.weeks]).to_html())
     for html in pages:
         assert "tenant-a" in html
         assert "<b" not in html.replace("<body", "")

@@ -25,21 +25,21 @@ from workbench.inference.messages import Response, Usage
 from workbench.inference.prices import load_prices
 from workbench.inference.recordings import Recordings
 from workbench.quality import feedback
-from workbench.quality.production import by_group, read_graded
+from workbench.quality.production import production_by_group, read_graded
 from workbench.quality.production_sheet import (
-    calls_of_ledger,
-    calls_of_log,
-    draw_sheet,
-    grade_sheet,
-    graded_path,
-    judge_sheet,
+    draw_production_sheet,
+    grade_production_sheet,
+    graded_sheet_path,
+    judge_production_sheet,
     licensed_judge,
-    read_weights,
-    weights_path,
-    whole_weeks,
+    production_calls_of_ledger,
+    production_calls_of_log,
+    read_sheet_weights,
+    sheet_weeks,
+    sheet_weights_path,
 )
-from workbench.quality.sampling import SamplingPlan, rates_for
-from workbench.runner import accept
+from workbench.quality.sampling import SamplingPlan, sampling_rates
+from workbench.runner import accept_decision
 from workbench.state import create_tables, open_engine
 from workbench.telemetry.ledger import Ledger, LedgerRow
 from workbench.telemetry.span_tree import SPANS
@@ -124,14 +124,14 @@ def filled(sheet, value=lambda found: float(found["answer"].startswith("right"))
 
 
 def drawn(engine, sheet, n=40, plan=NO_TOP, **given):
-    return draw_sheet(sheet, calls_of_ledger(engine, *PERIOD, **given), n=n, plan=plan)
+    return draw_production_sheet(sheet, production_calls_of_ledger(engine, *PERIOD, **given), n=n, plan=plan)
 
 
 def test_a_sheet_is_blind_and_the_same_weeks_give_the_same_items(engine, tmp_path):
     sheet = tmp_path / "production.jsonl"
     found = drawn(engine, sheet)
     assert (found.calls, found.failed, found.graded, found.lost) == (900, 30, 0, 0)
-    rows, items = lines(sheet), read_weights(sheet)
+    rows, items = lines(sheet), read_sheet_weights(sheet)
     assert found.new == len(rows) == len(items) - 30
     assert {tuple(r) for r in rows} == {("item_id", "question", "retrieved", "answer", "grade", "comment")}
     assert {(r["grade"], r["comment"]) for r in rows} == {(None, "")}
@@ -141,9 +141,9 @@ def test_a_sheet_is_blind_and_the_same_weeks_give_the_same_items(engine, tmp_pat
     for r in rows:
         assert r["question"].removeprefix("question ") == r["answer"].split()[1]
         assert r["retrieved"].split() == [f"doc{r['answer'].split()[1]}", "passage", r["answer"].split()[1]]
-    before = sheet.read_bytes(), weights_path(sheet).read_bytes()
+    before = sheet.read_bytes(), sheet_weights_path(sheet).read_bytes()
     assert drawn(engine, sheet).new == 0
-    assert (sheet.read_bytes(), weights_path(sheet).read_bytes()) == before
+    assert (sheet.read_bytes(), sheet_weights_path(sheet).read_bytes()) == before
     drawn(engine, tmp_path / "other.jsonl")
     assert (tmp_path / "other.jsonl").read_bytes() == before[0]
 
@@ -151,8 +151,8 @@ def test_a_sheet_is_blind_and_the_same_weeks_give_the_same_items(engine, tmp_pat
 def test_every_week_and_stratum_is_drawn_and_the_weights_stand_for_all_calls(engine, tmp_path):
     sheet = tmp_path / "production.jsonl"
     drawn(engine, sheet, n=90)
-    items = list(read_weights(sheet).values())
-    calls = calls_of_ledger(engine, *PERIOD).frame
+    items = list(read_sheet_weights(sheet).values())
+    calls = production_calls_of_ledger(engine, *PERIOD).frame
     for week in {i.week for i in items}:
         mine = [i for i in items if i.week == week]
         assert sum(i.sample_weight for i in mine) == pytest.approx(300, rel=0.15)
@@ -175,13 +175,13 @@ def test_what_is_likely_bad_is_always_kept_and_stays_so(engine, settings, tmp_pa
     found = drawn(engine, sheet, n=10, plan=plan, scored=True)
     assert found.reasons["error"] == 30
     assert found.reasons["low retrieval score"] == 9
-    reasons = {i.trace_id: i.sample_reason for i in read_weights(sheet).values()}
+    reasons = {i.trace_id: i.sample_reason for i in read_sheet_weights(sheet).values()}
     assert (reasons["f" * 32], reasons["e" * 32], reasons[trace_of(5)]) == (
         "hit near the threshold", "top cost", "thumbs down",
     )  # fmt: skip
     feedback.record(trace_of(5), 1, settings=settings)  # the same user thinks again
     drawn(engine, sheet, n=10, plan=plan, scored=True)
-    item = next(i for i in read_weights(sheet).values() if i.trace_id == trace_of(5))
+    item = next(i for i in read_sheet_weights(sheet).values() if i.trace_id == trace_of(5))
     assert (item.sample_reason, item.sample_weight) == ("thumbs down", 1)
 
 
@@ -189,17 +189,17 @@ def test_what_is_graded_stays_when_more_is_drawn_and_a_smaller_number_takes_noth
     sheet = tmp_path / "production.jsonl"
     drawn(engine, sheet, n=20)
     done = filled(sheet, comment="seen")
-    few = read_weights(sheet)
+    few = read_sheet_weights(sheet)
     more = drawn(engine, sheet, n=60)
     assert more.graded == len(done)
     assert lines(sheet)[: len(done)] == done
-    many = read_weights(sheet)
+    many = read_sheet_weights(sheet)
     assert few.keys() < many.keys()
     weights = {i: (few[i].sample_weight, many[i].sample_weight) for i in few if few[i].sample_reason == "drawn"}
     assert all(before > after for before, after in weights.values())
     assert sum(i.sample_weight for i in many.values()) == pytest.approx(900, rel=0.15)
     assert drawn(engine, sheet, n=5).new == 0
-    assert read_weights(sheet) == many
+    assert read_sheet_weights(sheet) == many
 
 
 def test_a_call_over_a_monday_is_of_the_week_in_which_it_began(engine, tmp_path):
@@ -208,7 +208,7 @@ def test_a_call_over_a_monday_is_of_the_week_in_which_it_began(engine, tmp_path)
         row("d" * 32, monday - timedelta(seconds=5), status="error"),
         row("d" * 32, monday + timedelta(seconds=5), attempt=1, call_id="second"),
     ])  # fmt: skip
-    first, second = (calls_of_ledger(engine, *weeks).frame for weeks in
+    first, second = (production_calls_of_ledger(engine, *weeks).frame for weeks in
                      ((PERIOD[0], monday.date()), (monday.date(), PERIOD[1])))  # fmt: skip
     (found,) = first.filter(pl.col("trace_id") == "d" * 32).to_dicts()
     assert (found["failed"], found["cost_nanos"]) == (False, 10)
@@ -219,7 +219,7 @@ def test_the_graded_file_is_what_the_notebook_reads_and_failures_count_as_bad(en
     sheet = tmp_path / "production.jsonl"
     drawn(engine, sheet, n=300)
     filled(sheet)
-    done = grade_sheet(sheet, rater="ann", rubric="v1", at="2026-06-22T10:00:00+00:00")
+    done = grade_production_sheet(sheet, rater="ann", rubric="v1", at="2026-06-22T10:00:00+00:00")
     assert (done.path, done.open) == (tmp_path / "production.graded.jsonl", 0)
     assert done.graders == {"ann, v1 (human)": 870, "no answer, a call that failed (code)": 30}
     rows = lines(done.path)
@@ -229,21 +229,21 @@ def test_the_graded_file_is_what_the_notebook_reads_and_failures_count_as_bad(en
     truth = np.mean([r["grade"] for r in rows])  # all were drawn
     assert 0.7 < truth < 0.8
     assert graded["grade"].mean() == pytest.approx(truth)
-    groups = {g.name: g for g in by_group(graded)}
+    groups = {g.name: g for g in production_by_group(graded)}
     assert [w.n for w in groups["all"].weeks] == [300] * 3
     assert groups["all"].status == "too few"  # three weeks; failures, which nobody graded, are no second grader
 
 
 def test_weighted_grades_are_those_of_all_calls(engine, tmp_path):
-    answers = [s for s in calls_of_ledger(engine, *PERIOD).frame["trace_id"]]
-    read = calls_of_ledger(engine, *PERIOD).read
+    answers = [s for s in production_calls_of_ledger(engine, *PERIOD).frame["trace_id"]]
+    read = production_calls_of_ledger(engine, *PERIOD).read
     good = {t: float(read(t).answer.startswith("right")) for t in answers}
     whole, means, plain = np.mean(list(good.values())), [], []
-    calls = calls_of_ledger(engine, *PERIOD)
+    calls = production_calls_of_ledger(engine, *PERIOD)
     for salt in range(60):
         sheet = tmp_path / f"s{salt}.jsonl"
-        draw_sheet(sheet, calls, n=50, plan=SamplingPlan(top_cost=0.0, salt=str(salt)))
-        items = read_weights(sheet).values()
+        draw_production_sheet(sheet, calls, n=50, plan=SamplingPlan(top_cost=0.0, salt=str(salt)))
+        items = read_sheet_weights(sheet).values()
         values, weights = [good[i.trace_id] for i in items], [i.sample_weight for i in items]
         means.append(np.average(values, weights=weights))
         plain.append(np.mean(values))
@@ -255,10 +255,10 @@ def test_weighted_grades_are_those_of_all_calls(engine, tmp_path):
 def test_grades_that_say_nothing_of_the_draw_are_refused(engine, tmp_path):
     sheet = tmp_path / "production.jsonl"
     with pytest.raises(EvalsetError, match="workbench quality draw"):
-        grade_sheet(sheet, rater="ann", rubric="v1")
+        grade_production_sheet(sheet, rater="ann", rubric="v1")
     drawn(engine, sheet)
     with pytest.raises(EvalsetError, match=r"no row of .* is filled: fill `grade`"):
-        grade_sheet(sheet, rater="ann", rubric="v1")
+        grade_production_sheet(sheet, rater="ann", rubric="v1")
     first, *rest = lines(sheet)
     for change, told in (
         ({"grade": 7}, r"the grade must be in \[0, 1\]"),
@@ -267,8 +267,8 @@ def test_grades_that_say_nothing_of_the_draw_are_refused(engine, tmp_path):
     ):
         sheet.write_text("".join(json.dumps(r) + "\n" for r in [first | change, *rest]), encoding="utf-8")
         with pytest.raises(EvalsetError, match=told):
-            grade_sheet(sheet)
-    assert not graded_path(sheet).exists()
+            grade_production_sheet(sheet)
+    assert not graded_sheet_path(sheet).exists()
 
 
 def test_several_people_may_fill_one_sheet_each_by_name(engine, tmp_path):
@@ -277,19 +277,19 @@ def test_several_people_may_fill_one_sheet_each_by_name(engine, tmp_path):
     found = lines(sheet)
     who = [{"grade": 1, "rater": "bob", "rubric": "v2"}, {"grade": 0.5}]
     sheet.write_text("".join(json.dumps(r | (who[i] if i < 2 else {})) + "\n" for i, r in enumerate(found)))
-    done = grade_sheet(sheet, rater="ann", rubric="v1")
+    done = grade_production_sheet(sheet, rater="ann", rubric="v1")
     assert done.graders == {"ann, v1 (human)": 1, "bob, v2 (human)": 1, "no answer, a call that failed (code)": 30}
     assert done.open == len(found) - 2
 
 
 def test_only_weeks_that_are_over_are_drawn_whole():
     now = datetime(2026, 6, 24, 12, tzinfo=UTC)  # a Wednesday
-    assert whole_weeks(date(2026, 6, 3), None, now) == (date(2026, 6, 1), date(2026, 6, 22))
-    assert whole_weeks(date(2026, 6, 3), date(2026, 6, 8), now) == (date(2026, 6, 1), date(2026, 6, 8))
+    assert sheet_weeks(date(2026, 6, 3), None, now) == (date(2026, 6, 1), date(2026, 6, 22))
+    assert sheet_weeks(date(2026, 6, 3), date(2026, 6, 8), now) == (date(2026, 6, 1), date(2026, 6, 8))
     with pytest.raises(ConfigError, match="can be drawn from 2026-06-29 on"):
-        whole_weeks(date(2026, 6, 23), None, now)
+        sheet_weeks(date(2026, 6, 23), None, now)
     with pytest.raises(ConfigError, match="they end before 2026-06-22"):
-        whole_weeks(date(2026, 6, 3), date(2026, 6, 30), now)
+        sheet_weeks(date(2026, 6, 3), date(2026, 6, 30), now)
 
 
 def test_calls_of_which_nothing_is_kept_are_counted_and_refused_when_there_are_no_others(engine, tmp_path):
@@ -304,7 +304,9 @@ def test_calls_of_which_nothing_is_kept_are_counted_and_refused_when_there_are_n
     with pytest.raises(EvalsetError, match="none of the 900 calls drawn can be graded: 870 keep no answer"):
         drawn(engine, tmp_path / "other.jsonl", n=1000)
     with pytest.raises(EvalsetError, match="the ledger has no product call with a trace in these weeks"):
-        draw_sheet(sheet, calls_of_ledger(engine, date(2025, 6, 2), date(2025, 6, 9)), n=5, plan=NO_TOP)
+        draw_production_sheet(
+            sheet, production_calls_of_ledger(engine, date(2025, 6, 2), date(2025, 6, 9)), n=5, plan=NO_TOP
+        )
     with pytest.raises(EvalsetError, match=r"is a \.jsonl file"):
         drawn(engine, tmp_path / "sheet.csv")
 
@@ -335,7 +337,7 @@ def licensed(engine, settings, tmp_path):
     dev, test, decision = steps(steps_run)
     steps_run.gate(decision, test, dev)
     assert decision.arm == "good"
-    accept(settings, "quality", reason="the first", clock=SystemClock())
+    accept_decision(settings, "quality", reason="the first", clock=SystemClock())
     return load_evalset("tiny", settings=settings)
 
 
@@ -360,27 +362,27 @@ def test_a_licensed_judge_grades_what_nobody_has_by_the_budgeted_and_recorded_cl
     client, model = client_of(engine, kept)
     told = []
     with pytest.raises(ConfigError, match="max_cost_usd"):
-        judge_sheet(sheet, judge, rests, client, max_cost_usd=None, tell=told.append)
+        judge_production_sheet(sheet, judge, rests, client, max_cost_usd=None, tell=told.append)
     before = Ledger(engine).frame()
-    verdicts = judge_sheet(sheet, judge, rests, client, max_cost_usd=1.0, tell=told.append)
+    verdicts = judge_production_sheet(sheet, judge, rests, client, max_cost_usd=1.0, tell=told.append)
     unclear = sum(r["answer"].startswith("wrong 9") for r in rows[1:])
     assert len(verdicts) == len(rows) - 1 - unclear
     asked = Ledger(engine).frame().filter(pl.col("purpose") == "judge")
     assert (len(asked), asked["cost_nanos"].min() > 0) == (len(rows) - 1, True)
-    assert set(asked["tenant_id"]) == {i.tenant_id for i in read_weights(sheet).values() if i.answered}
-    done = grade_sheet(sheet, verdicts=verdicts)
+    assert set(asked["tenant_id"]) == {i.tenant_id for i in read_sheet_weights(sheet).values() if i.answered}
+    done = grade_production_sheet(sheet, verdicts=verdicts)
     by_source = {r["trace_id"]: r["source"] for r in lines(done.path)}
     people = [t for t, source in by_source.items() if source == "human"]
-    assert people == [read_weights(sheet)[rows[0]["item_id"]].trace_id]
+    assert people == [read_sheet_weights(sheet)[rows[0]["item_id"]].trace_id]
     assert done.open == unclear
-    right = {i.trace_id for i in read_weights(sheet).values() if i.answered}
+    right = {i.trace_id for i in read_sheet_weights(sheet).values() if i.answered}
     for r in lines(done.path):
         if r["source"] == "model":
             assert r["trace_id"] in right
             assert (r["grader"], r["graded_at"][:4]) == (f"good, {judge.rubric}", "2026")
     n = len(model.requests)
     again, silent = client_of(engine, kept)
-    assert judge_sheet(sheet, judge, rests, again, max_cost_usd=0.0, tell=told.append)
+    assert judge_production_sheet(sheet, judge, rests, again, max_cost_usd=0.0, tell=told.append)
     assert (len(silent.requests), n) == (0, len(rows) - 1)
     assert len(before.filter(pl.col("purpose") == "judge")) == 0
 
@@ -391,9 +393,9 @@ def test_a_judge_alone_makes_one_series_and_says_how_far_it_agrees_with_people(l
     filled(sheet, rater="ann", rubric="v1")
     judge, rests = licensed_judge(licensed, "good")
     client, _ = client_of(engine, tmp_path / "verdicts.jsonl")
-    assert judge_sheet(sheet, judge, rests, client, max_cost_usd=1.0, tell=lambda _: None) == []
-    verdicts = judge_sheet(sheet, judge, rests, client, max_cost_usd=1.0, tell=lambda _: None, alone=True)
-    done = grade_sheet(sheet, verdicts=verdicts, alone=True)
+    assert judge_production_sheet(sheet, judge, rests, client, max_cost_usd=1.0, tell=lambda _: None) == []
+    verdicts = judge_production_sheet(sheet, judge, rests, client, max_cost_usd=1.0, tell=lambda _: None, alone=True)
+    done = grade_production_sheet(sheet, verdicts=verdicts, alone=True)
     assert {r["source"] for r in lines(done.path)} == {"model", "code"}
     assert done.agreement.startswith(f"judge and people say the same of {len(verdicts)} of the {len(verdicts)} items")
     assert "kappa 1.00" in done.agreement
@@ -409,7 +411,7 @@ def test_a_judge_without_its_licence_grades_nothing(licensed, engine, tmp_path):
     judge, rests = licensed_judge(licensed, "good")
     client, _ = client_of(engine, tmp_path / "verdicts.jsonl", served="openai/another-behind-the-name")
     with pytest.raises(ConfigError, match=r"not the judge that was measured \(model was"):
-        judge_sheet(sheet, judge, rests, client, max_cost_usd=1.0, tell=lambda _: None)
+        judge_production_sheet(sheet, judge, rests, client, max_cost_usd=1.0, tell=lambda _: None)
     toml = licensed.path / "judges.toml"
     text = toml.read_text(encoding="utf-8")
     toml.write_text(text.replace("Good judge:", "Better judge:"), encoding="utf-8")
@@ -428,27 +430,27 @@ def test_calls_of_a_log_are_drawn_as_those_of_the_ledger_are(tmp_path):
     log = read_log("openinference", [LOGS / "openinference.jsonl"])
     days = sorted(c.started[:10] for c in log.calls)
     since, until = (date.fromisoformat(day) for day in (days[0], days[-1]))
-    calls = calls_of_log(log, load_prices(), since, until + timedelta(days=1))
+    calls = production_calls_of_log(log, load_prices(), since, until + timedelta(days=1))
     assert len(calls.frame) == len({c.trace_id for c in log.calls})
     sheet = tmp_path / "production.jsonl"
-    draw_sheet(sheet, calls, n=100, plan=NO_TOP)
+    draw_production_sheet(sheet, calls, n=100, plan=NO_TOP)
     rows = {r["question"]: r for r in lines(sheet)}
     assert rows["How do I join frames?"]["retrieved"] == "d1\nd2"
     assert rows["How do I join frames?"]["answer"]
     models = {c.model for c in log.calls}
     assert not [m for m in models if m in sheet.read_text(encoding="utf-8")]
     with pytest.raises(ConfigError, match="made to measure"):
-        calls_of_log(read_log("promptfoo", [LOGS / "promptfoo.json"]), load_prices(), since, until)
+        production_calls_of_log(read_log("promptfoo", [LOGS / "promptfoo.json"]), load_prices(), since, until)
 
 
 def test_rates_are_whole_where_a_stratum_has_too_few():
     calls = pl.DataFrame({"feature": ["a"] * 104, "tenant_id": ["x"] * 100 + ["y"] * 4})
-    assert rates_for(calls, 1000) == {("a", "x"): 1.0, ("a", "y"): 1.0}
-    rates = rates_for(calls, 6)
+    assert sampling_rates(calls, 1000) == {("a", "x"): 1.0, ("a", "y"): 1.0}
+    rates = sampling_rates(calls, 6)
     assert sum(rates["a", t] * n for t, n in (("x", 100), ("y", 4))) == pytest.approx(6)
     assert rates["a", "y"] / rates["a", "x"] == pytest.approx(5)
     with pytest.raises(ConfigError, match="1 or more, found 0"):
-        rates_for(calls, 0)
+        sampling_rates(calls, 0)
 
 
 def test_the_commands_draw_and_grade_and_name_what_comes_next(engine, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from workbench.quality.sampling import (
     SamplingPlan,
     ledger_calls,
     sample_calls,
-    strata_table,
+    sampling_strata_table,
     trace_fraction,
     weighted_mean,
 )
@@ -76,7 +76,7 @@ def test_calls_that_all_cost_the_same_are_not_all_the_dearest():
 
 def test_a_stratum_has_its_own_rate_and_the_weights_stand_for_all_calls():
     found = sample_calls(calls(8000), SamplingPlan(0.05, rates={("find", "globex"): 1.0}))
-    rows = {(f, t): w for f, t, r, _, w in strata_table(found) if r == "drawn"}
+    rows = {(f, t): w for f, t, r, _, w in sampling_strata_table(found) if r == "drawn"}
     assert found.filter((pl.col("feature") == "find") & (pl.col("tenant_id") == "globex")).height == pytest.approx(
         calls(8000).filter((pl.col("feature") == "find") & (pl.col("tenant_id") == "globex")).height
     )

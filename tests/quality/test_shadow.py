@@ -23,7 +23,7 @@ from workbench.inference.call_attempt import Books, worst_nanos
 from workbench.inference.client import Client
 from workbench.inference.messages import CacheUse, Request, Response, ToolCall, Usage
 from workbench.inference.prices import load_prices
-from workbench.inference.rate_limits import Limit, RateLimiter
+from workbench.inference.rate_limits import RateLimit, RateLimiter
 from workbench.inference.recordings import Recordings
 from workbench.quality.judges import Judge
 from workbench.quality.sampling import trace_fraction
@@ -302,7 +302,9 @@ def test_a_full_queue_drops_and_counts_and_close_waits_no_longer_than_it_says(en
 
 def test_the_rate_limit_of_the_product_gives_the_shadow_no_turn(engine):
     shadow = shadow_of()
-    client = client_of(engine, shadow, limits={LIVE: Limit(requests_per_minute=4), OTHER: Limit(requests_per_minute=1)})
+    client = client_of(
+        engine, shadow, limits={LIVE: RateLimit(requests_per_minute=4), OTHER: RateLimit(requests_per_minute=1)}
+    )
     for _ in range(4):
         client.complete(ASK, model=LIVE, deadline_s=5.0)
     shadow.close()

@@ -7,7 +7,7 @@ import pytest
 
 from tests.reports.hostile import defect_of, evil, hostile_spans
 from workbench.telemetry.span_tree import SpanRow
-from workbench.telemetry.waterfall import page, waterfall_text
+from workbench.telemetry.waterfall import waterfall_page, waterfall_text
 
 TOOL = "gen_ai.tool.call."
 
@@ -109,7 +109,7 @@ UNSAFE = {"page": "<>\"'", "text": ""}
 @cache
 def sources() -> dict[str, str]:
     """Both forms of the trace."""
-    return {"page": page(rows()), "text": waterfall_text(rows())}
+    return {"page": waterfall_page(rows()), "text": waterfall_text(rows())}
 
 
 @pytest.mark.parametrize(("document", "place"), PLACES, ids=[": ".join(place) for place in PLACES])

@@ -13,11 +13,11 @@ from tests.evalset.small_evalset import settings_in, write
 from tests.evalset.test_hub import collection
 from tests.evalset.test_log_tools import FILES, LOGS
 from tests.telemetry.rows import row
-from workbench.caching.near_repeats import draw_pairs
+from workbench.caching.near_repeats import draw_near_repeats
 from workbench.cli import app
 from workbench.cli.import_commands import TOOLS, import_app
 from workbench.evalset.imports.pairs_and_streams import import_stream
-from workbench.project.new_evalset import understand
+from workbench.project.new_evalset import understand_evalset
 from workbench.rendering import progress
 from workbench.rendering.progress import MIME_TYPE, Progress, waiting
 from workbench.rendering.text import cell_html
@@ -235,12 +235,14 @@ def embed(root: Path) -> None:
 def sheet_of_pairs(root: Path) -> None:
     settings = settings_in(root)
     import_stream(Path(csv_of(root / "log.csv", "query", "ask {0}")), settings.evalsets / "mine")
-    draw_pairs(settings.evalsets / "mine", settings, limit=5, tell=len, least=0.5, embedder=HashEmbedder(8))
+    draw_near_repeats(settings.evalsets / "mine", settings, limit=5, tell=len, least=0.5, embedder=HashEmbedder(8))
 
 
 def own_documents(root: Path) -> None:
     (root / "q.txt").write_text("why?\n", encoding="utf-8")
-    understand([csv_of(root / "c.csv", "id,text", "d{0},words {0}")], root / "q.txt", settings=settings_in(root))
+    understand_evalset(
+        [csv_of(root / "c.csv", "id,text", "d{0},words {0}")], root / "q.txt", settings=settings_in(root)
+    )
 
 
 @pytest.mark.usefixtures("all_is_long")

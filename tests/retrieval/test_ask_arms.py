@@ -8,13 +8,7 @@ import pytest
 from tests.retrieval.tiny import CODES, HYBRID, TEXT, Furthest, open_bench
 from workbench.evaluation.gate import MIN_REBUILDS, rebuild_reach
 from workbench.retrieval.arms import STRATEGIES, make_arm
-from workbench.retrieval.ask_arms import (
-    arms_table,
-    ask_all,
-    candidate_name,
-    drop_twins,
-    spread_over_rebuilds,
-)
+from workbench.retrieval.ask_arms import arms_table, ask_all_arms, candidate_name, drop_twin_arms, spread_over_rebuilds
 from workbench.retrieval.chunking import ByStructure
 from workbench.retrieval.filters import OneOf
 from workbench.retrieval.fitted_arms import fit_arms
@@ -43,7 +37,7 @@ def dev(bench):
 def ask(bench, dev, *candidates):
     for arm in candidates:
         bench.searcher.prepare(arm)
-    return ask_all(candidates, dev, bench.searcher, depth=40)
+    return ask_all_arms(candidates, dev, bench.searcher, depth=40)
 
 
 def test_every_candidate_is_asked_every_question_in_its_order(bench, dev, arms):
@@ -93,7 +87,7 @@ def test_the_time_of_a_question_holds_no_work_of_the_harness(bench, dev, arms):
     (fitted,), _ = fit_arms(bench.searcher, ["whole"], ["hybrid_weighted"], dev, embedder="minilm")
     searcher = searcher_of(SlowToName, bench)
     searcher.prepare(arms[TEXT])
-    scored = ask_all([arms[TEXT], fitted], dev, searcher, depth=5)
+    scored = ask_all_arms([arms[TEXT], fitted], dev, searcher, depth=5)
     for answers in scored.answers.values():
         assert len(answers.latency_ms) == len(dev.queries)
         assert min(answers.latency_ms.values()) < 100
@@ -102,7 +96,7 @@ def test_the_time_of_a_question_holds_no_work_of_the_harness(bench, dev, arms):
 def without_twins(bench, dev, *candidates, keep=()):
     for arm in candidates:
         bench.searcher.prepare(arm)
-    kept, why = drop_twins(candidates, dev, bench.searcher, depth=40, keep=keep)
+    kept, why = drop_twin_arms(candidates, dev, bench.searcher, depth=40, keep=keep)
     return [candidate_name(c) for c in kept], why
 
 
@@ -162,7 +156,7 @@ def test_two_indices_built_at_random_are_no_twins_by_their_hits(bench, dev):
 def test_the_users_own_systems_are_never_left_out(bench, dev, arms):
     bench.searcher.prepare(text := arms[TEXT])
     mine = [SystemArm(n, n, 0.0, n, search=lambda q: bench.searcher.search(text, q, 40)) for n in ("mine", "yours")]
-    kept, why = drop_twins([text, *mine], dev, bench.searcher, depth=40)
+    kept, why = drop_twin_arms([text, *mine], dev, bench.searcher, depth=40)
     assert (kept, why) == ([text, *mine], {})
 
 
@@ -183,7 +177,7 @@ def rebuilt(bench, dev):
 
     def measured(arm, rebuilds=MIN_REBUILDS):
         searcher.prepare(arm)
-        answered = ask_all([arm], dev, searcher, depth=40).answers[arm.name]
+        answered = ask_all_arms([arm], dev, searcher, depth=40).answers[arm.name]
         before = Counting.built
         options = {"answered": answered, "metric": "ndcg@10", "depth": 40, "rebuilds": rebuilds}
         return spread_over_rebuilds(arm, dev, searcher, **options), Counting.built - before, searcher
@@ -194,7 +188,7 @@ def rebuilt(bench, dev):
 def mean_of_a_new_build(arm, dev, searcher):
     searcher.prepare(arm)
     searcher.rebuild_index(arm)
-    return ask_all([arm], dev, searcher, depth=40).of("ndcg@10")["value"].mean()
+    return ask_all_arms([arm], dev, searcher, depth=40).of("ndcg@10")["value"].mean()
 
 
 @pytest.mark.parametrize(
@@ -227,7 +221,7 @@ def test_a_build_that_answers_otherwise_than_the_first_is_no_probe_that_settles_
     """Two rebuilds may agree by chance: what the arm answered before counts as a third build."""
     searcher = searcher_of(Counting, bench)
     searcher.prepare(graph := Arm("arm", Vector(HnswSq())))
-    answered = ask_all([graph], dev, searcher, depth=39).answers["arm"]
+    answered = ask_all_arms([graph], dev, searcher, depth=39).answers["arm"]
     options = {"answered": answered, "metric": "ndcg@10", "depth": 40, "rebuilds": MIN_REBUILDS}
     mean, deviation = spread_over_rebuilds(graph, dev, searcher, **options)
     assert mean == pytest.approx(mean_of_a_new_build(graph, dev, searcher))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from workbench.errors import StoreError
 from workbench.retrieval.filters import AllOf, Between, Equals, Filter, OneOf
-from workbench.retrieval.lance import compile_filter
+from workbench.retrieval.lance import compile_lance_filter
 
 seeded = settings(derandomize=True, deadline=None)
 TYPE = st.text(max_size=8)
@@ -31,7 +31,7 @@ def test_repr_builds_the_filter_again(condition: Filter):
 @seeded
 @given(FILTERS)
 def test_every_filter_compiles(condition: Filter):
-    assert compile_filter(condition).to_sql()
+    assert compile_lance_filter(condition).to_sql()
 
 
 def test_joined_filters_are_flat():
@@ -81,9 +81,9 @@ def test_filter_that_means_nothing_is_refused(build, said):
 
 def test_quotes_stay_inside_the_value():
     hostile = "x' OR '1'='1"
-    assert compile_filter(Equals("doc_id", hostile)).to_sql() == "(doc_id = 'x'' OR ''1''=''1')"
+    assert compile_lance_filter(Equals("doc_id", hostile)).to_sql() == "(doc_id = 'x'' OR ''1''=''1')"
 
 
 def test_open_ranges_compile_to_one_side():
-    assert "<=" in compile_filter(Between("date", None, date(2024, 1, 1))).to_sql()
-    assert ">=" in compile_filter(Between("date", date(2024, 1, 1), None)).to_sql()
+    assert "<=" in compile_lance_filter(Between("date", None, date(2024, 1, 1))).to_sql()
+    assert ">=" in compile_lance_filter(Between("date", date(2024, 1, 1), None)).to_sql()

@@ -7,8 +7,8 @@ import pytest
 
 from tests.retrieval.tiny import open_bench
 from workbench.records import Hit
-from workbench.retrieval.fitted_arms import FOLDS, FittedArm, fit_arms, fit_weight
-from workbench.retrieval.metrics import measure, rank, with_grades
+from workbench.retrieval.fitted_arms import FOLDS, FittedArm, fit_arm_weight, fit_arms
+from workbench.retrieval.metrics import measure, rank_hits, with_grades
 from workbench.retrieval.rerank import LearnedRanker
 from workbench.retrieval.strategies import Hybrid, Question, Weighted
 
@@ -103,9 +103,9 @@ def test_the_fitted_weight_has_the_best_mean_ndcg_of_all_weights():
 
         rows = [(q, h.doc_id, h.score) for q, (_, t, v) in legs.items() for h in Weighted(weight).fuse(t, v)]
         frame = pl.DataFrame(rows, schema={"query_id": str, "doc_id": str, "score": float}, orient="row")
-        return measure(with_grades(rank(frame), qrels), "ndcg@10").mean()
+        return measure(with_grades(rank_hits(frame), qrels), "ndcg@10").mean()
 
-    found = fit_weight(legs, qrels)
+    found = fit_arm_weight(legs, qrels)
     assert isinstance(found, Hybrid)
     assert ndcg(found.fusion.weight) == pytest.approx(max(ndcg(round(0.05 * i, 2)) for i in range(21)))
 
@@ -114,7 +114,7 @@ def test_weights_are_compared_in_the_order_of_the_fused_list():
     """Right documents lead by the eighth decimal on the vector leg alone: only its whole weight puts them first."""
     vector = [Hit("z", 1.0), Hit("a", 1 - 1e-8), Hit("low", 0.0)]
     text = [Hit("a", 1.0), Hit("z", 1 - 1e-12), Hit("low", 0.0)]
-    found = fit_weight({"q": (Question("x"), text, vector)}, {"q": {"z": 1}})
+    found = fit_arm_weight({"q": (Question("x"), text, vector)}, {"q": {"z": 1}})
     assert found.fusion.fuse(text, vector)[0].doc_id == "z"
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.retrieval.tables import open_store, row
 from workbench.errors import StoreError
-from workbench.retrieval.lance import LanceStore, committed, reported
+from workbench.retrieval.lance import LanceStore, lance_committed, lance_reported
 
 LOST = (
     "lance error: Retryable commit conflict for version 10: preempted. Please retry.",
@@ -25,7 +25,7 @@ def test_write_that_lost_a_race_is_done_again(said) -> None:
             raise RuntimeError(said)
         return len(tries)
 
-    assert committed(write) == 3
+    assert lance_committed(write) == 3
 
 
 class Crowded:
@@ -76,8 +76,8 @@ def test_write_that_fails_for_another_reason_is_told_at_once() -> None:
         tries.append(1)
         raise RuntimeError("no space left")
 
-    with pytest.raises(StoreError, match="cannot index it: no space left"), reported("index it"):
-        committed(write)
+    with pytest.raises(StoreError, match="cannot index it: no space left"), lance_reported("index it"):
+        lance_committed(write)
     assert len(tries) == 1
 
 

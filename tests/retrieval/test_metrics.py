@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ir_measures import AP, RR, P, R, nDCG
 
 from workbench.errors import ConfigError
-from workbench.retrieval.metrics import measure, measure_all, ndcg_bounds, parse_metric, rank, with_grades
+from workbench.retrieval.metrics import measure, measure_all, ndcg_bounds, parse_metric, rank_hits, with_grades
 
 OURS = ("ndcg@10", "ndcg@3", "recall@10", "precision@5", "mrr@10", "map@20")
 THEIRS = (nDCG @ 10, nDCG @ 3, R @ 10, P @ 5, RR @ 10, AP @ 20)
@@ -41,7 +41,7 @@ def theirs(qrels, run):
 @given(st.integers(0, 10**6), st.booleans())
 def test_every_metric_equals_ir_measures_on_random_runs(seed, ties):
     qrels, hits = random_case(seed, ties=ties)
-    run = rank(hits)
+    run = rank_hits(hits)
     ours = measure_all(run, qrels, OURS)
     for metric, values in theirs(qrels, run).items():
         assert np.abs(ours[metric] - values).max() < 1e-9, metric
@@ -49,24 +49,24 @@ def test_every_metric_equals_ir_measures_on_random_runs(seed, ties):
 
 def test_a_query_without_hits_counts_zero_and_is_not_skipped():
     qrels = {"a": {"x": 1}, "b": {"x": 1}}
-    run = rank(pl.DataFrame({"query_id": ["a"], "doc_id": ["x"], "score": [1.0]}))
+    run = rank_hits(pl.DataFrame({"query_id": ["a"], "doc_id": ["x"], "score": [1.0]}))
     assert measure_all(run, qrels, ["ndcg@10"])["ndcg@10"].tolist() == [1.0, 0.0]
 
 
 def test_the_score_as_given_comes_first_then_the_document_id():
     hits = pl.DataFrame({"query_id": ["q"] * 4, "doc_id": ["b", "c", "d", "a"], "score": [0.5, 0.5 + 1e-9, 0.5, 0.4]})
-    assert rank(hits)["doc_id"].to_list() == ["c", "b", "d", "a"]
+    assert rank_hits(hits)["doc_id"].to_list() == ["c", "b", "d", "a"]
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10**6))
 def test_the_order_of_the_rows_of_a_run_does_not_matter(seed):
     _, hits = random_case(seed)
-    assert rank(hits).equals(rank(hits.sample(fraction=1.0, shuffle=True, seed=seed)))
+    assert rank_hits(hits).equals(rank_hits(hits.sample(fraction=1.0, shuffle=True, seed=seed)))
 
 
 def test_bounds_meet_where_everything_is_judged_and_part_where_not():
-    run = rank(pl.DataFrame({"query_id": ["q", "q"], "doc_id": ["x", "y"], "score": [2.0, 1.0]}))
+    run = rank_hits(pl.DataFrame({"query_id": ["q", "q"], "doc_id": ["x", "y"], "score": [2.0, 1.0]}))
     low, high = ndcg_bounds(with_grades(run, {"q": {"x": 0, "y": 1}}))
     assert low[0] == high[0] == pytest.approx(1 / np.log2(3))
     low, high = ndcg_bounds(with_grades(run, {"q": {"y": 1}}))
@@ -75,7 +75,7 @@ def test_bounds_meet_where_everything_is_judged_and_part_where_not():
 
 
 def test_judged_share_counts_what_was_found():
-    run = rank(pl.DataFrame({"query_id": ["q", "q"], "doc_id": ["x", "y"], "score": [2.0, 1.0]}))
+    run = rank_hits(pl.DataFrame({"query_id": ["q", "q"], "doc_id": ["x", "y"], "score": [2.0, 1.0]}))
     assert measure(with_grades(run, {"q": {"y": 1}}), "judged@10").tolist() == [0.5]
 
 
@@ -88,4 +88,4 @@ def test_an_unknown_metric_is_refused_by_name(name):
 def test_a_cutoff_beyond_the_judged_depth_is_refused():
     qrels, hits = random_case(1)
     with pytest.raises(ConfigError, match="needs hits to rank 100"):
-        measure(with_grades(rank(hits), qrels, depth=10), "ndcg@100")
+        measure(with_grades(rank_hits(hits), qrels, depth=10), "ndcg@100")

@@ -12,10 +12,10 @@ from workbench.inference.prices import load_prices
 from workbench.retrieval.arms import TEXT_INDICES, make_arms
 from workbench.retrieval.index_kinds import FullTextIndex
 from workbench.retrieval.notebook import RetrievalParameters
-from workbench.retrieval.postgres import words_of
+from workbench.retrieval.postgres import postgres_words_of
 from workbench.retrieval.store import ChunkRow, open_table
 from workbench.retrieval.strategies import NGRAM_SEARCHES
-from workbench.retrieval.tables import script_notes
+from workbench.retrieval.tables import retrieval_script_notes
 from workbench.testing import HashEmbedder
 
 NGRAM = TEXT_INDICES["full_text_ngram"]
@@ -61,7 +61,7 @@ def test_the_arm_has_a_table_of_its_own_and_is_no_default():
 
 def test_postgresql_refuses_n_grams_before_anything_is_written():
     with pytest.raises(StoreError, match="PostgreSQL has no FullTextIndex"):
-        words_of(NGRAM)
+        postgres_words_of(NGRAM)
 
 
 def test_a_run_says_of_each_question_what_is_not_read_and_by_which_arm_it_is_found(tmp_path):
@@ -71,7 +71,9 @@ def test_a_run_says_of_each_question_what_is_not_read_and_by_which_arm_it_is_fou
     strategies = ["full_text", "full_text_ngram"]
     bench = open_bench(tmp_path, chunkers=["whole"], strategies=strategies, reference="")
     assert not any("add full_text_ngram" in note for note in bench.evalset.notes), "it is there already"
-    assert any("add full_text_ngram" in note for note in script_notes(bench.evalset, HashEmbedder(), strategies[:1]))
+    assert any(
+        "add full_text_ngram" in note for note in retrieval_script_notes(bench.evalset, HashEmbedder(), strategies[:1])
+    )
     dev, _, test, _ = judge(bench, bench.prepare())
     means = mean_by_arm(dev.scores, "ndcg@10")
     assert means["whole · full_text_ngram"] > 0.9

@@ -30,7 +30,7 @@ from workbench.evaluation.run_summary import Summary, mean_by_arm
 from workbench.records import Decision, Hit
 from workbench.retrieval.ask_arms import candidate_name
 from workbench.retrieval.strategies import Arm, FullText
-from workbench.runner import RunRecord, accept
+from workbench.runner import RunRecord, accept_decision
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def first(tmp_path_factory):
     bench = open_bench(root)
     dev, _, test, decision = judge(bench, bench.prepare())
     bench.gate(decision, test, dev)
-    accept(project(root), "retrieval", reason="first of its kind", clock=SystemClock())
+    accept_decision(project(root), "retrieval", reason="first of its kind", clock=SystemClock())
     return root, bench, decision, dev, test
 
 
@@ -315,7 +315,7 @@ def test_a_new_build_of_an_accepted_random_index_holds_and_a_worse_one_is_broken
     assert claim.spread[1] > 0
     assert abs(claim.estimate - claim.spread[0]) <= rebuild_reach(claim.spread, 0.2)
     close_run(RunRecord(folder, "running", "retrieval", "ci"), SystemClock(), status="done", gate="new")
-    accept(project(tmp_path), "retrieval", reason="first of its kind", clock=SystemClock())
+    accept_decision(project(tmp_path), "retrieval", reason="first of its kind", clock=SystemClock())
     again, new = run(good)
     assert new.estimate != claim.estimate, "another build"
     assert (sameness(again).status, sameness(again).changed) == ("holds", ())

@@ -14,8 +14,8 @@ from workbench.retrieval.passages import (
     WIDEST,
     ContextLimits,
     PassageEvidence,
-    calibrate,
-    outcome_rows,
+    calibrate_passages,
+    passage_outcome_rows,
     passages_table,
 )
 from workbench.retrieval.searcher import Searcher
@@ -47,7 +47,9 @@ def resampled(population: PassageEvidence, n_dev: int, draws: int = 200) -> np.n
     out = []
     for _ in range(draws):
         order = rng.permutation(families)
-        out.append(lost_by(population.take(order[n_dev:]), calibrate(population.take(order[:n_dev]), "a", lost=LOST)))
+        out.append(
+            lost_by(population.take(order[n_dev:]), calibrate_passages(population.take(order[:n_dev]), "a", lost=LOST))
+        )
     return np.array(out)
 
 
@@ -63,32 +65,34 @@ def test_over_many_dev_sets_families_to_come_lose_no_more_than_was_promised(n_de
 
 def test_families_of_another_kind_break_the_promise() -> None:
     """The assumption is needed: harder families than those of dev lose more."""
-    harder = [lost_by(drawn(200, seed=s, shift=0.7), calibrate(drawn(40, seed=s + 99), "a")) for s in range(20)]
+    harder = [
+        lost_by(drawn(200, seed=s, shift=0.7), calibrate_passages(drawn(40, seed=s + 99), "a")) for s in range(20)
+    ]
     assert (np.mean(harder, axis=0) > 1.5 * LOST).all()
 
 
 def test_limits_are_set_on_dev_alone() -> None:
     with pytest.raises(SplitError, match="set on dev alone, found the split 'test'"):
-        calibrate(drawn(40, seed=0, split="test"), "a")
+        calibrate_passages(drawn(40, seed=0, split="test"), "a")
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.5, float("nan"), float("inf")])
 @pytest.mark.parametrize("name", ["lost", "unanswerable"])
 def test_what_is_no_share_is_refused(name: str, share: float) -> None:
     with pytest.raises(ConfigError, match=f"{name} is a share of questions, from 0 to 1, found {share}"):
-        calibrate(drawn(40, seed=0), "a", **{name: share})
+        calibrate_passages(drawn(40, seed=0), "a", **{name: share})
 
 
 def test_too_few_families_send_everything_and_refuse_nothing() -> None:
-    limits = calibrate(drawn(8, seed=0), "a")
+    limits = calibrate_passages(drawn(8, seed=0), "a")
     assert (limits.passages, limits.closeness, limits.refuses, limits.n_families) == (WIDEST, None, False, 8)
     assert limits.answers(-1.0)
 
 
 def test_refusing_pays_only_where_enough_questions_have_no_answer() -> None:
     same = drawn(60, seed=0)
-    blind = calibrate(replace(same, without=same.nearest), "a", unanswerable=0.4)
-    limits = [calibrate(same, "a", unanswerable=share) for share in (0.05, 0.4)]
+    blind = calibrate_passages(replace(same, without=same.nearest), "a", unanswerable=0.4)
+    limits = [calibrate_passages(same, "a", unanswerable=share) for share in (0.05, 0.4)]
     assert [one.refuses for one in (blind, *limits)] == [False, False, True]
     assert len({one.closeness for one in (blind, *limits)}) == 1
     assert [one.answers(-1.0) for one in (blind, *limits)] == [True, True, False]
@@ -103,10 +107,10 @@ def test_what_is_kept_saved_and_caught_is_counted_family_by_family() -> None:
         np.array([0, 0, 1, 2]),
     )  # fmt: skip
     limits = ContextLimits("a", 2, 0.5, True, LOST, 40)
-    shown = {name: value.estimate for name, value in outcome_rows(found, limits)}
+    shown = {name: value.estimate for name, value in passage_outcome_rows(found, limits)}
     assert list(shown.values()) == pytest.approx([2 / 3, 0.75, 0.8, 0.75, 0.75, 0.5, 1.0 / 1.5])
     unlimited = replace(limits, closeness=None)
-    assert len(outcome_rows(found, unlimited)) == 3
+    assert len(passage_outcome_rows(found, unlimited)) == 3
     assert "refuse nothing" in passages_table(found, found, unlimited).caption
 
 

@@ -6,7 +6,7 @@ import pytest
 from tests.retrieval.tables import EMBEDDER, natural_rows, open_store
 from workbench.errors import ConfigError
 from workbench.records import Hit
-from workbench.retrieval.rerank import FEATURES, CrossEncoderRanker, LearnedRanker, features, fit_ranker
+from workbench.retrieval.rerank import FEATURES, CrossEncoderRanker, LearnedRanker, fit_ranker, rerank_features
 from workbench.retrieval.strategies import Hybrid, Question
 
 # Counts how often the question's words stand in the text: what a cross-encoder would do better.
@@ -39,7 +39,7 @@ def first_relevant(ranker, legs, qrels):
     """Mean rank of the first relevant document among the candidates of each question, by the ranker's weights."""
     ranks = []
     for query_id, (question, text, vector) in legs.items():
-        names, rows = features(question, text, vector)
+        names, rows = rerank_features(question, text, vector)
         order = np.argsort(-(rows @ np.array(ranker.weights)), kind="stable")
         relevant = [qrels[query_id].get(names[i], 0) > 0 for i in order]
         ranks.append(relevant.index(True) if True in relevant else len(relevant))
@@ -48,7 +48,7 @@ def first_relevant(ranker, legs, qrels):
 
 def test_features_are_scaled_within_the_question_and_named_in_order():
     text, vector = [Hit("pkg.read_csv", 9.0), Hit("pkg.b", 5.0)], [Hit("pkg.b", 0.8), Hit("pkg.c", 0.2)]
-    names, rows = features(Question("how to read a csv file"), text, vector)
+    names, rows = rerank_features(Question("how to read a csv file"), text, vector)
     assert names == ["pkg.b", "pkg.c", "pkg.read_csv"]
     table = {n: dict(zip(FEATURES, row, strict=True)) for n, row in zip(names, rows.tolist(), strict=True)}
     assert table["pkg.read_csv"] == {
@@ -66,7 +66,7 @@ def test_features_are_scaled_within_the_question_and_named_in_order():
 
 
 def test_no_candidates_make_no_rows():
-    names, rows = features(Question("x"), [], [])
+    names, rows = rerank_features(Question("x"), [], [])
     assert (names, rows.shape) == ([], (0, len(FEATURES)))
 
 

@@ -15,8 +15,8 @@ from workbench.evalset.evalset import load_evalset
 from workbench.evaluation.compare import compare
 from workbench.inference.embedding import load_embedder
 from workbench.retrieval.arms import make_arms
-from workbench.retrieval.ask_arms import ask, score
-from workbench.retrieval.metrics import measure_all, rank
+from workbench.retrieval.ask_arms import ask_arm, score_arm
+from workbench.retrieval.metrics import measure_all, rank_hits
 from workbench.retrieval.searcher import Searcher
 
 # 5,183 abstracts are embedded where no cache has them: once, by one worker (`tests.conftest.ON_ONE_WORKER`)
@@ -50,7 +50,7 @@ def answers_of(evalset, settings, store):
         searcher.prepare(arm)
         told = name if store == "lance" else f"{name} in {store}"
         hits = {q.query_id: searcher.search(arm, q, 100) for q in test.queries}
-        found[name] = ask(told, lambda query, hits=hits: hits[query.query_id], test.queries), hits
+        found[name] = ask_arm(told, lambda query, hits=hits: hits[query.query_id], test.queries), hits
         if name == "hybrid_rrf" and store == "postgres":
             with searcher.found.shared():  # where both legs are searched, and fused here
                 assert hits == {q.query_id: searcher.search(arm, q, 100) for q in test.queries}
@@ -60,7 +60,7 @@ def answers_of(evalset, settings, store):
 @pytest.fixture(scope="module")
 def scores(evalset, answers):
     test = evalset.split("test")
-    return pl.concat([score(a, test.queries, test.qrels, list(METRICS)) for a, _ in answers.values()])
+    return pl.concat([score_arm(a, test.queries, test.qrels, list(METRICS)) for a, _ in answers.values()])
 
 
 def mean(scores, arm, metric="ndcg@10"):
@@ -90,7 +90,7 @@ def test_the_same_arms_in_postgresql(evalset, scores):
     test = evalset.split("test")
     settings = replace(load_settings(), store_url=pgvector_url())
     found = answers_of(evalset, settings, "postgres")
-    theirs = [score(answer, test.queries, test.qrels, ["ndcg@10"]) for answer, _ in found.values()]
+    theirs = [score_arm(answer, test.queries, test.qrels, ["ndcg@10"]) for answer, _ in found.values()]
     both = pl.concat([scores.filter(pl.col("metric") == "ndcg@10"), *theirs])
     assert mean(both, found["vector"][0].arm) == mean(both, "vector")
     for name in ("full_text", "hybrid_rrf"):
@@ -123,7 +123,7 @@ def test_an_arm_returns_its_hits_in_the_order_of_the_one_tie_rule(answers, arm):
     rows = [(q, h.doc_id, h.score) for q, found in hits.items() for h in found]
     frame = pl.DataFrame(rows, schema={"query_id": str, "doc_id": str, "score": float}, orient="row")
     columns = ["query_id", "doc_id", "rank"]
-    assert rank(frame).select(columns).equals(answer.run.select(columns))
+    assert rank_hits(frame).select(columns).equals(answer.run.select(columns))
 
 
 def _theirs(qrels, scored):

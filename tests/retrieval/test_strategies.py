@@ -10,7 +10,7 @@ from workbench.inference.prices import load_prices
 from workbench.records import Hit
 from workbench.retrieval.arms import make_arm
 from workbench.retrieval.filters import Equals
-from workbench.retrieval.strategies import RRF, FullText, Hybrid, Question, Vector, Weighted, best_chunks, ordered
+from workbench.retrieval.strategies import RRF, FullText, Hybrid, Question, Vector, Weighted, best_chunks, ordered_hits
 
 # Ties, negative cosines and BM25 scores far from 1 all occur.
 SCORES = st.sampled_from([-0.5, 0.0, 0.1, 0.1, 0.25, 0.5, 0.9, 1.0, 3.0, 17.5])
@@ -23,7 +23,7 @@ def legs(draw):
     made = []
     for _ in range(2):
         found = draw(st.lists(st.sampled_from(documents), unique=True))
-        made.append(ordered(Hit(d, draw(SCORES)) for d in found))
+        made.append(ordered_hits(Hit(d, draw(SCORES)) for d in found))
     return made
 
 
@@ -86,8 +86,8 @@ def test_a_weight_of_zero_or_one_keeps_the_order_of_that_leg(lists):
 
 @pytest.mark.parametrize(("high", "low"), [(1 + 1e-8, 1.0), (0.99999992, 0.99999981), (4e-7, 3e-7), (-1e-9, -2e-9)])
 def test_scores_count_as_given_and_ids_where_they_are_equal(high, low):
-    assert [h.doc_id for h in ordered([Hit("a", low), Hit("z", high)])] == ["z", "a"]
-    assert [h.doc_id for h in ordered([Hit("z", high), Hit("a", high)])] == ["a", "z"]
+    assert [h.doc_id for h in ordered_hits([Hit("a", low), Hit("z", high)])] == ["z", "a"]
+    assert [h.doc_id for h in ordered_hits([Hit("z", high), Hit("a", high)])] == ["a", "z"]
 
 
 def test_fusion_keeps_a_difference_far_behind_the_point():

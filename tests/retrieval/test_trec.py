@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from ir_measures import RR, nDCG
 
 from workbench.errors import EvalsetError
-from workbench.retrieval.metrics import measure_all, rank
-from workbench.retrieval.systems import read_run, read_run_with_notes
+from workbench.retrieval.metrics import measure_all, rank_hits
+from workbench.retrieval.systems import read_system_run, read_system_run_with_notes
 
 HITS = [("q1", "b", 1.0), ("q1", "a", 1.0 + 4e-7), ("q1", "c", 2.0), ("q1", "b", 0.5), ("q2", "a", -1.0)]
 RANKED = [("q1", "c", 1), ("q1", "a", 2), ("q1", "b", 3), ("q2", "a", 1)]
@@ -32,7 +32,7 @@ def rows(frame):
 def test_a_trec_run_is_ranked_by_score_with_one_tie_rule(tmp_path):
     path = tmp_path / "mine.run"
     path.write_text("".join(f"{q} Q0 {d} 99 {s} mine\n" for q, d, s in HITS))
-    run = read_run(path)
+    run = read_system_run(path)
     assert rows(run) == RANKED
     assert run.columns == ["query_id", "doc_id", "rank", "score"]
     assert run["score"].to_list() == [2.0, 1.0 + 4e-7, 1.0, -1.0]
@@ -45,7 +45,7 @@ def test_a_run_is_measured_in_the_order_of_its_scores_however_close_they_are(tmp
         "".join(f"q Q0 {d} {i} {s!r} ce\n" for i, (d, s) in enumerate(zip("zmkca", scores, strict=True), 1))
     )
     qrels = {"q": {"z": 1}}
-    ours = measure_all(read_run(path), qrels, ["ndcg@10", "mrr@10"])
+    ours = measure_all(read_system_run(path), qrels, ["ndcg@10", "mrr@10"])
     hits = [ir_measures.ScoredDoc("q", d, s) for d, s in zip("zmkca", scores, strict=True)]
     theirs = ir_measures.calc_aggregate([nDCG @ 10, RR @ 10], [ir_measures.Qrel("q", "z", 1)], hits)
     assert [float(v[0]) for v in ours.values()] == [theirs[nDCG @ 10], theirs[RR @ 10]] == [1.0, 1.0]
@@ -56,12 +56,12 @@ def test_a_table_of_hits_gives_the_same_run(tmp_path, suffix):
     frame = pl.DataFrame(HITS, schema=["query_id", "doc_id", "score"], orient="row")
     path = tmp_path / f"hits{suffix}"
     {".csv": frame.write_csv, ".parquet": frame.write_parquet, ".jsonl": frame.write_ndjson}[suffix](path)
-    assert rows(read_run(path)) == RANKED
+    assert rows(read_system_run(path)) == RANKED
 
 
 def test_ranks_alone_keep_their_order(tmp_path):
     (tmp_path / "hits.csv").write_text("qid,docno,rank\nq1,z,1\nq1,a,2\nq1,b,2\n")
-    assert rows(read_run(tmp_path / "hits.csv")) == [("q1", "z", 1), ("q1", "a", 2), ("q1", "b", 3)]
+    assert rows(read_system_run(tmp_path / "hits.csv")) == [("q1", "z", 1), ("q1", "a", 2), ("q1", "b", 3)]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_ranks_alone_keep_their_order(tmp_path):
 def test_every_bad_line_of_a_run_is_named(tmp_path, name, text, lines):
     (tmp_path / name).write_text(text)
     with pytest.raises(EvalsetError) as caught:
-        read_run(tmp_path / name)
+        read_system_run(tmp_path / name)
     assert [d.line for d in caught.value.defects] == lines
 
 
@@ -88,7 +88,7 @@ def test_every_bad_line_of_a_run_is_named(tmp_path, name, text, lines):
 )
 def test_the_order_of_the_file_never_matters(hits):
     def run(order):
-        frame = rank(
+        frame = rank_hits(
             pl.DataFrame(order, schema={"query_id": pl.String, "doc_id": pl.String, "score": pl.Float64}, orient="row")
         )
         return rows(frame)
@@ -104,12 +104,12 @@ def test_the_order_of_the_file_never_matters(hits):
 def test_a_row_without_a_score_among_rows_with_one_says_what_to_do(tmp_path):
     (tmp_path / "x.csv").write_text("query_id,doc_id,score,rank\nq1,z,0.5,1\nq1,a,,2\n")
     with pytest.raises(EvalsetError, match="score is empty, other rows have one: give every row its score"):
-        read_run(tmp_path / "x.csv")
+        read_system_run(tmp_path / "x.csv")
 
 
 def run_of(folder, text, name="mine.run"):
     (folder / name).write_text(text, encoding="utf-8")
-    return read_run_with_notes(folder / name)
+    return read_system_run_with_notes(folder / name)
 
 
 def test_lines_of_trec_may_be_comments_lack_a_name_or_have_a_long_one(tmp_path):
@@ -157,7 +157,7 @@ def test_a_score_that_is_none_is_told_with_what_to_write(tmp_path, score, says, 
 def test_ids_that_are_numbers_are_the_ids_of_the_evalset(tmp_path):
     frame = pl.DataFrame({"query_id": [1.0], "doc_id": [Decimal("7")], "score": [0.5]})
     frame.write_parquet(tmp_path / "x.parquet")
-    assert rows(read_run(tmp_path / "x.parquet")) == [("1", "7", 1)]
+    assert rows(read_system_run(tmp_path / "x.parquet")) == [("1", "7", 1)]
 
 
 @pytest.mark.parametrize("text", ["# nothing\n", "\n", ""])
@@ -167,7 +167,7 @@ def test_a_run_without_a_hit_is_refused(tmp_path, text):
 
 
 def test_a_grade_below_0_has_no_gain_and_is_judged():
-    run = rank(pl.DataFrame({"query_id": ["q"] * 2, "doc_id": ["bad", "good"], "score": [2.0, 1.0]}))
+    run = rank_hits(pl.DataFrame({"query_id": ["q"] * 2, "doc_id": ["bad", "good"], "score": [2.0, 1.0]}))
     found = measure_all(run, {"q": {"bad": -1, "good": 2}}, ["ndcg@10", "judged@10", "recall@10", "mrr@10"])
     hits = [ir_measures.ScoredDoc("q", "bad", 2.0), ir_measures.ScoredDoc("q", "good", 1.0)]
     qrels = [ir_measures.Qrel("q", "bad", -1), ir_measures.Qrel("q", "good", 2)]

@@ -13,7 +13,7 @@ from workbench.evaluation.run_summary import Summary
 from workbench.retrieval.ask_arms import our_arm
 from workbench.retrieval.notebook import RetrievalParameters
 from workbench.retrieval.strategies import FullText
-from workbench.runner import RunRecord, accept
+from workbench.runner import RunRecord, accept_decision
 
 _GIVEN = RetrievalParameters()
 DEFAULTS = {"chunkers": list(_GIVEN.chunkers), "strategies": list(_GIVEN.strategies), "reference": ""}
@@ -87,7 +87,7 @@ def accepted(bench, dev, test, decision):
     """Accept the decision as its runner would have left it."""
     bench.gate(decision, test, dev)
     close_run(RunRecord(bench.folder, "running", "retrieval", "ci"), SystemClock(), status="done", gate="stale")
-    accept(bench.settings, "retrieval", reason="first of its kind", clock=SystemClock())
+    accept_decision(bench.settings, "retrieval", reason="first of its kind", clock=SystemClock())
 
 
 def test_an_arm_that_is_accepted_or_named_is_not_left_out_and_is_judged_again_by_its_name(tmp_path):

@@ -9,7 +9,7 @@ from workbench.inference.messages import Response, Usage
 from workbench.inference.recordings import FOLDER, Recordings
 from workbench.routing.accepted_router import HITS
 from workbench.routing.recorded_hits import SEARCHES
-from workbench.routing.recorded_outcomes import asked_of, recording_file
+from workbench.routing.recorded_outcomes import recorded_requests_of, recording_file
 
 MODELS = ("local/smollm2-135m", "local/qwen2.5-coder-0.5b")
 PROMPTS = """
@@ -57,7 +57,7 @@ def answered(tmp_path: Path) -> Evalset:
     write(folder / FOLDER / SEARCHES, [{"tenant_id": "default", "query": q, "doc_ids": d} for q, d in found])
     settings = Settings(tmp_path, tmp_path / "cache", tmp_path / "runs", "sqlite://")
     evalset = load_evalset("docs", settings=settings)
-    for asked in asked_of(evalset):
+    for asked in recorded_requests_of(evalset):
         text = SAID.get((asked.feature, asked.request.model), "?")
         response = Response(text, asked.request.model, Usage(50, output=5), latency_ms=9000.0, confidence=0.5)
         file = Recordings(recording_file(evalset, asked.request.model), live=True)

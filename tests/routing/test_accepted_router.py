@@ -27,10 +27,10 @@ from workbench.inference.call_attempt import Books
 from workbench.inference.client import Client
 from workbench.inference.messages import CacheUse, Request, Response, Usage
 from workbench.inference.prices import load_prices
-from workbench.inference.rate_limits import Limit, RateLimiter
+from workbench.inference.rate_limits import RateLimit, RateLimiter
 from workbench.inference.recordings import Recordings
 from workbench.records import Claim, Decision, Fingerprint, Rule, content_hash
-from workbench.routing.accepted_router import Routed, load_routed, model_inputs, retrieval_arm
+from workbench.routing.accepted_router import Routed, load_routed, retrieval_arm, router_model_inputs
 from workbench.routing.policies import POLICIES, Router
 from workbench.state import open_engine
 from workbench.telemetry.ledger import Ledger
@@ -191,7 +191,7 @@ def test_a_session_in_which_the_first_arm_of_a_cascade_failed_is_replayed_as_it_
 
 def test_a_cascade_whose_first_arm_waits_for_our_own_limit_asks_its_strong_arm(engine) -> None:
     clock = FakeClock()
-    limiter = RateLimiter(engine, {CHEAP: Limit(requests_per_minute=1)}, clock)
+    limiter = RateLimiter(engine, {CHEAP: RateLimit(requests_per_minute=1)}, clock)
     provider = failing(clock, Unavailable("down"))
     client = cascade_client(Books(load_prices(), limiter=limiter, clock=clock), provider)
     assert [client.complete(messages, **ASKED).text for _ in range(2)] == [CHEAP, STRONG]
@@ -297,7 +297,7 @@ def accept(folder: Path, router: Router, **changed) -> Settings:
     inputs = {
         "prices": load_prices().sha256,
         "weights": "minilm-int8:8199be6f699a:254",
-        **model_inputs(ARMS, load_prices()),
+        **router_model_inputs(ARMS, load_prices()),
         **{name: content_hash(name) for name in files},
     } | dict(changed.pop("inputs", {}))
     inputs = {name: value for name, value in inputs.items() if value is not None}

@@ -11,7 +11,7 @@ from workbench.inference.messages import Response, Usage
 from workbench.inference.prices import load_prices
 from workbench.inference.recordings import FOLDER, Recordings
 from workbench.routing.accepted_router import HITS
-from workbench.routing.recorded_outcomes import asked_of, recorded_outcomes, recording_file
+from workbench.routing.recorded_outcomes import recorded_outcomes, recorded_requests_of, recording_file
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_prompt_that_not_every_model_answered_is_left_out_and_told(evalset: Eval
 
 def test_recordings_that_were_read_are_inputs_and_others_are_not(evalset: Evalset) -> None:
     _, before, _ = recorded_outcomes(evalset, load_prices())
-    extra = next(iter(asked_of(evalset))).request.to("other/model")
+    extra = next(iter(recorded_requests_of(evalset))).request.to("other/model")
     file = Recordings(recording_file(evalset, MODELS[0]), live=True)
     file.add(extra, "elsewhere", Response("?", "other", Usage(1)))
     assert recorded_outcomes(evalset, load_prices())[1] == before
@@ -60,7 +60,7 @@ def test_recordings_that_were_read_are_inputs_and_others_are_not(evalset: Evalse
 def test_hits_that_do_not_fit_the_corpus_are_refused(evalset: Evalset) -> None:
     write(evalset.path / FOLDER / HITS, [{"query_id": q, "doc_ids": ["gone"]} for q in QUESTIONS])
     with pytest.raises(EvalsetError, match="does not fit the corpus"):
-        list(asked_of(evalset))
+        list(recorded_requests_of(evalset))
     (evalset.path / FOLDER / HITS).unlink()
     with pytest.raises(EvalsetError, match="workbench record docs"):
-        list(asked_of(evalset))
+        list(recorded_requests_of(evalset))

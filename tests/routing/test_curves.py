@@ -8,7 +8,7 @@ from tests.routing.routing_tables import planted
 from workbench.errors import ConfigError
 from workbench.evalset.outcomes import outcomes_of
 from workbench.routing.curves import (
-    Curve,
+    RouterCurve,
     aiq,
     cross_predict,
     deferral,
@@ -20,7 +20,7 @@ from workbench.routing.curves import (
     upper_hull,
 )
 from workbench.routing.policies import POLICIES
-from workbench.routing.tables import corners_of, opportunity_table
+from workbench.routing.tables import hull_corner_models, routing_opportunity_table
 
 
 def plain_aiq(points, low, high):
@@ -96,7 +96,7 @@ def test_a_router_that_knows_nothing_does_not_beat_the_hull_beyond_noise():
         predicted = cross_predict(POLICIES["length"], outcomes)
         router = fit_policy(POLICIES["length"], outcomes)
         quality, cost = outcomes.quality, outcomes.cost_usd
-        curves = {"router": router_curve(router, predicted, quality, cost), "hull": Curve(quality, cost)}
+        curves = {"router": router_curve(router, predicted, quality, cost), "hull": RouterCurve(quality, cost)}
         areas = resample_aiq(curves, cost, outcomes.codes, draws=300, seed=seed)
         false_wins += areas["router"].minus(areas["hull"]).above_zero
     assert false_wins <= 3  # 2.5 % one-sided of 40, with two Monte-Carlo errors
@@ -110,7 +110,7 @@ def test_oracle_is_above_every_router_and_the_hull():
     curves = {
         "oracle": oracle_curve(quality, cost),
         "router": router_curve(router, predicted, quality, cost),
-        "hull": Curve(quality, cost),
+        "hull": RouterCurve(quality, cost),
     }
     areas = resample_aiq(curves, cost, outcomes.codes, draws=50)
     assert areas["oracle"].value > areas["router"].value > areas["hull"].value
@@ -128,10 +128,10 @@ def of_means(**points):
 
 def test_corners_of_the_hull_are_the_models_that_no_mixture_reaches():
     found = of_means(a=(1.0, 0.5), b=(2.0, 0.5), c=(3.0, 0.9), d=(3.0, 0.6), e=(4.0, 0.9), f=(2.0, 0.6))
-    assert corners_of(found) == ["a", "c"]
-    table = opportunity_table(found, draws=20, seed=0)
+    assert hull_corner_models(found) == ["a", "c"]
+    table = routing_opportunity_table(found, draws=20, seed=0)
     assert [row[-1] for row in table.rows if row[0] == "AIQ, hull of the single models"] == ["a + c"]
 
 
 def test_the_only_corner_is_the_model_that_is_cheapest_and_best():
-    assert corners_of(of_means(a=(1.0, 0.9), b=(2.0, 0.9), c=(3.0, 0.1))) == ["a"]
+    assert hull_corner_models(of_means(a=(1.0, 0.9), b=(2.0, 0.9), c=(3.0, 0.1))) == ["a"]

@@ -19,7 +19,7 @@ from workbench.evalset.evalset import Evalset
 from workbench.inference.prices import load_prices
 from workbench.records import Decision, Fingerprint
 from workbench.routing.recorded_outcomes import recorded_outcomes, recording_file
-from workbench.runner import check
+from workbench.runner import check_decisions
 
 ROOT = Path(__file__).parents[2]
 ITEM = "answer:q1:bare"
@@ -119,7 +119,7 @@ def test_the_check_of_a_decision_whose_recording_is_lost_is_an_error_and_asks_no
             monkeypatch.setenv(name, "sk-0123456789")
         for name in ("OPENAI_BASE_URL", "ANTHROPIC_BASE_URL", "WORKBENCH_LLM_API_BASE"):
             monkeypatch.setenv(name, server.address)
-        (found,) = check(settings, clock=SystemClock())
+        (found,) = check_decisions(settings, clock=SystemClock())
         command = f"workbench record docs --model {MODELS[0]}"
         assert (found.exit_code, found.gate, found.record.status) == (3, None, "failed")
         assert f"item '{first}'" in str(found.record.error)

@@ -21,7 +21,7 @@ from workbench.evaluation.run_record import close_run
 from workbench.records import Decision
 from workbench.routing.notebook import RoutingExperiment, RoutingParameters
 from workbench.routing.policies import load_router
-from workbench.runner import RunRecord, accept
+from workbench.runner import RunRecord, accept_decision
 from workbench.testing import HashEmbedder
 
 POLICIES = ["random", "length", "logistic_words", "knn_embedding"]
@@ -111,7 +111,7 @@ def first(tmp_path_factory):
     bench = open_bench(settings)
     decision = run_all(bench, shown := {})
     close_run(RunRecord(bench.folder, "running", "routing", "ci"), SystemClock(), status="done", gate="stale")
-    accept(settings, "routing", reason="first of its kind", clock=SystemClock())
+    accept_decision(settings, "routing", reason="first of its kind", clock=SystemClock())
     return root, bench, decision, shown
 
 

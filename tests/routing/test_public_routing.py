@@ -9,7 +9,7 @@ import pytest
 from tests.evalset.small_evalset import shared
 from workbench.config import load_settings
 from workbench.errors import EvalsetError
-from workbench.evalset.imports.outcome_tables import Repairs, import_outcomes
+from workbench.evalset.imports.outcome_tables import OutcomeRepairs, import_outcomes
 from workbench.evalset.outcomes import Outcomes, load_outcomes
 from workbench.inference.embedding import load_embedder
 from workbench.retrieval.ingest import VectorCache
@@ -30,7 +30,7 @@ WEAK, STRONG = "mistralai/Mixtral-8x7B-Instruct-v0.1", "gpt-4-1106-preview"
 @pytest.fixture(scope="module")
 def gsm8k(tmp_path_factory) -> Outcomes:
     path = shared("routellm_gsm8k", "routing") / "outcomes.parquet"
-    repairs = Repairs(without={"contaminated": "true"}, costs={WEAK: 0.2, STRONG: 10})
+    repairs = OutcomeRepairs(without={"contaminated": "true"}, costs={WEAK: 0.2, STRONG: 10})
     return load_outcomes(import_outcomes(path, tmp_path_factory.mktemp("gsm8k") / "out", repairs=repairs))
 
 
@@ -38,7 +38,7 @@ def gsm8k(tmp_path_factory) -> Outcomes:
 def routerbench(tmp_path_factory) -> Outcomes:
     path = shared("routerbench_3tasks", "routing") / "outcomes.parquet"
     out = tmp_path_factory.mktemp("routerbench") / "out"
-    return load_outcomes(import_outcomes(path, out, repairs=Repairs(texts="most_common")))
+    return load_outcomes(import_outcomes(path, out, repairs=OutcomeRepairs(texts="most_common")))
 
 
 def embedded(outcomes: Outcomes) -> Outcomes:

@@ -11,14 +11,14 @@ from tests.routing.test_retrieved import Search, accept
 from workbench.config import Settings
 from workbench.errors import ConfigError, Unavailable
 from workbench.evalset.evalset import Evalset
-from workbench.inference.batch import estimate
+from workbench.inference.batch import estimate_batch
 from workbench.inference.client import Client
 from workbench.inference.messages import Request, Response, Usage
 from workbench.inference.prices import load_prices
 from workbench.inference.recordings import Recordings
-from workbench.routing.record_answers import of_first, record
-from workbench.routing.recorded_hits import keep_searches, renew
-from workbench.routing.recorded_outcomes import asked_of, recorded_outcomes, recording_file
+from workbench.routing.record_answers import record_answers, requests_of_first
+from workbench.routing.recorded_hits import keep_search_hits, renew_hits
+from workbench.routing.recorded_outcomes import recorded_outcomes, recorded_requests_of, recording_file
 from workbench.testing import FakeClock, ScriptedModel
 
 
@@ -32,15 +32,15 @@ def unanswered(tmp_path: Path) -> Evalset:
     """Evalset with what its accepted retrieval found, and no answer."""
     evalset = answered(tmp_path)
     accept(evalset, margin=1)
-    renew(evalset, Search("merge"), lambda _: None)
-    keep_searches(evalset, [("default", "?")], Search("merge"))
+    renew_hits(evalset, Search("merge"), lambda _: None)
+    keep_search_hits(evalset, [("default", "?")], Search("merge"))
     for model in MODELS:
         recording_file(evalset, model).unlink()
     return evalset
 
 
 def worst_usd(evalset: Evalset, model: str) -> float:
-    return estimate([a.request for a in asked_of(evalset, models=[model])], load_prices()).worst_usd
+    return estimate_batch([a.request for a in recorded_requests_of(evalset, models=[model])], load_prices()).worst_usd
 
 
 def client_of(settings: Settings, script: Callable[[Request], Response]) -> tuple[Client, ScriptedModel]:
@@ -59,7 +59,7 @@ def test_one_estimate_over_all_models_is_refused_before_any_is_asked(settings: S
     for limit in (None, sum(each.values()) * 0.999):
         assert limit is None or limit > max(each.values())
         with pytest.raises(ConfigError, match=f"may cost \\${sum(each.values()):.4f}"):
-            record("docs", settings=settings, max_cost_usd=limit, tell=told.append, client=client)
+            record_answers("docs", settings=settings, max_cost_usd=limit, tell=told.append, client=client)
     assert model.requests == []
     assert not [m for m in MODELS if recording_file(unanswered, m).exists()]
     assert f"still to ask: 20 requests, at most ${sum(each.values()):.4f}" in told[0]
@@ -75,7 +75,7 @@ def test_all_models_together_spend_no_more_than_was_allowed(settings: Settings, 
 
     client, _ = client_of(settings, fails_often)
     client = replace(client, policy=replace(client.policy, attempts_per_model=4, cooldown_failures=1000))
-    failed = record("docs", settings=settings, max_cost_usd=limit, tell=lambda _: None, client=client)
+    failed = record_answers("docs", settings=settings, max_cost_usd=limit, tell=lambda _: None, client=client)
     spent = client.books.ledger.frame()["cost_nanos"].sum() / 1e9
     assert failed > 10
     assert 2 * worst_usd(unanswered, MODELS[0]) < spent <= limit
@@ -85,17 +85,19 @@ def test_it_says_what_came_of_each_model_and_goes_on_where_it_stopped(settings: 
     client, model = client_of(settings, says)
     told: list[str] = []
     common = {"settings": settings, "tell": told.append, "client": client}
-    assert record("docs", models=MODELS[:1], max_cost_usd=1.0, **common) == 0
+    assert record_answers("docs", models=MODELS[:1], max_cost_usd=1.0, **common) == 0
     assert len(model.requests) == 10
     assert told[-1].startswith(f"{MODELS[0]}: 10 answers (10 asked now for $0.0000")
     del told[:]
-    assert record("docs", max_cost_usd=1.0, **common) == 0
+    assert record_answers("docs", max_cost_usd=1.0, **common) == 0
     assert len(model.requests) == 20
     assert "docs: 10 of 20 answers are recorded; still to ask: 10 requests" in told[0]
     assert told[1] == f"{MODELS[0]}: 10 answers (0 asked now for $0.000000), 0 errors"
     assert told[-1].startswith(f"{MODELS[1]}: 10 answers (10 asked now for $0.000")
     del told[:]
-    assert record("docs", settings=settings, tell=told.append, client=client) == 0  # nothing to pay, no limit needed
+    assert (
+        record_answers("docs", settings=settings, tell=told.append, client=client) == 0
+    )  # nothing to pay, no limit needed
     assert len(model.requests) == 20
     assert [line.startswith(("docs", *MODELS)) for line in told] == [True] * 3
 
@@ -107,22 +109,22 @@ def test_repeats_need_a_temperature_and_are_told_from_what_a_cache_gave(
     common = {"settings": settings, "max_cost_usd": 1.0, "tell": lambda _: None, "client": client}
     for wrong in ({"repeats": 0}, {"repeats": -1}, {"questions": 0}, {"questions": -5}):
         with pytest.raises(ConfigError, match="is a number from 1 on"):
-            record("docs", **wrong, **common)
+            record_answers("docs", **wrong, **common)
     with pytest.raises(ConfigError, match=r"repeats=2 at temperature 0 says nothing more; .* set temperature"):
-        record("docs", repeats=2, **common)
+        record_answers("docs", repeats=2, **common)
     assert model.requests == []
     prompts = unanswered.path / "prompts.toml"
     prompts.write_text("temperature = 0.7\n" + prompts.read_text())
-    record("docs", models=MODELS[:1], **common)
-    record("docs", repeats=2, **common)  # goes on where it stopped: the first answers are not asked for again
+    record_answers("docs", models=MODELS[:1], **common)
+    record_answers("docs", repeats=2, **common)  # goes on where it stopped: the first answers are not asked for again
     assert len(model.requests) == 40
     assert {(r.temperature, r.seed) for r in model.requests} == {(0.7, None)}
-    record("docs", repeats=2, **common)
+    record_answers("docs", repeats=2, **common)
     assert len(model.requests) == 40
     frame, _, notes = recorded_outcomes(unanswered, load_prices())
     assert frame.group_by("prompt_id", "model", "config").len()["len"].unique().to_list() == [2]
     recordings = Recordings(recording_file(unanswered, MODELS[0]), live=True)
-    asked = next(a for a in asked_of(unanswered, models=MODELS[:1]))
+    asked = next(a for a in recorded_requests_of(unanswered, models=MODELS[:1]))
     timed = replace(says(asked.request), latency_ms=812.5)
     for _ in range(2):  # a cache gives the answer again, with its time
         recordings.add(asked.request, asked.item_id, timed)
@@ -139,11 +141,11 @@ def test_the_first_questions_are_found_without_going_through_all_requests_for_ea
             Counted.passes += 1
             return super().__iter__()
 
-    asked = Counted(list(asked_of(unanswered, models=MODELS)) * 3)
+    asked = Counted(list(recorded_requests_of(unanswered, models=MODELS)) * 3)
     questions = list(dict.fromkeys(a.query.query_id for a in tuple(asked)))
     Counted.passes = 0
-    found = of_first(asked, 2)
+    found = requests_of_first(asked, 2)
     assert Counted.passes <= 2
     assert list(dict.fromkeys(a.query.query_id for a in found)) == questions[:2]
     assert len(found) == sum(a.query.query_id in questions[:2] for a in asked)
-    assert of_first(asked, len(questions) + 1) == list(asked)
+    assert requests_of_first(asked, len(questions) + 1) == list(asked)

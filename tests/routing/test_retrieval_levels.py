@@ -9,24 +9,24 @@ from tests.routing.test_record_answers import client_of, says
 from workbench.config import Settings
 from workbench.errors import ConfigError, EvalsetError
 from workbench.evalset.evalset import Evalset
-from workbench.inference.batch import estimate
+from workbench.inference.batch import estimate_batch
 from workbench.inference.prices import load_prices
 from workbench.inference.recordings import Recordings
 from workbench.project.recompute_decision import raw_outcomes
 from workbench.records import Query
 from workbench.retrieval.arms import named_arm
 from workbench.retrieval.searcher import Searcher
-from workbench.routing.record_answers import record
+from workbench.routing.record_answers import record_answers
 from workbench.routing.recorded_hits import ArmHits
-from workbench.routing.recorded_outcomes import asked_of, recorded_outcomes, recording_file
+from workbench.routing.recorded_outcomes import recorded_outcomes, recorded_requests_of, recording_file
 from workbench.routing.retrieval_levels import (
-    found_with,
-    hits_file,
-    keep_retrieved,
+    keep_level_hits,
+    level_found_with,
+    level_hits_file,
     read_levels,
-    retrieve_by,
-    uncovered,
-    write_hits,
+    retrieve_level,
+    uncovered_levels,
+    write_level_hits,
 )
 from workbench.testing import HashEmbedder, WordTokenizer
 
@@ -46,8 +46,8 @@ def evalset(tmp_path: Path) -> Evalset:
 def retrieved(evalset: Evalset, **other: list[str]) -> ArmHits:
     """What the accepted arm found, but for some questions."""
     hits = {q: ["merge", "sort", "speed"] for q in QUESTIONS} | other
-    found = ArmHits(ARM, {"full_text": 1.0}, found_with(evalset, ARM), hits, {("default", "?"): ["speed"]})
-    write_hits(evalset, found)
+    found = ArmHits(ARM, {"full_text": 1.0}, level_found_with(evalset, ARM), hits, {("default", "?"): ["speed"]})
+    write_level_hits(evalset, found)
     return found
 
 
@@ -58,7 +58,7 @@ def levels(evalset: Evalset):
 
 def test_an_arm_that_finds_the_same_is_covered_by_what_is_recorded(evalset: Evalset) -> None:
     found = retrieved(evalset, q1=["merge", "sort"])  # two are shown
-    keep_retrieved(evalset, found, [("default", "?"), ("default", "sort rows")], lambda _: ["sort"])
+    keep_level_hits(evalset, found, [("default", "?"), ("default", "sort rows")], lambda _: ["sort"])
     (level,), notes = levels(evalset)
     assert (level.name, level.missing, notes) == ("top2 of whole/full_text", (), [])
     accepted, read, _ = recorded_outcomes(evalset, load_prices())
@@ -75,15 +75,17 @@ def test_prompts_that_nobody_answered_are_counted_priced_and_told_with_the_comma
     found = retrieved(evalset, q1=["sort", "merge"])
     (level,), _ = levels(evalset)
     assert level.frame is None
-    ours = [a for a in asked_of(evalset, retrieved=found) if a.query.query_id == "q1"]
+    ours = [a for a in recorded_requests_of(evalset, retrieved=found) if a.query.query_id == "q1"]
     assert [r.sha256 for r in level.missing] == [a.request.sha256 for a in ours]
-    worst_usd = estimate(level.missing, load_prices()).worst_usd
-    (told,) = uncovered(evalset, load_prices(), [level], [])
+    worst_usd = estimate_batch(level.missing, load_prices()).worst_usd
+    (told,) = uncovered_levels(evalset, load_prices(), [level], [])
     assert "of 10 answers to its prompts 2 are not recorded (2 with top2)" in told
     assert f"at most ${worst_usd:.4f}" in told
     assert f"workbench record docs --retrieval '{ARM}' --max-cost-usd " in told
     assert float(told.rpartition(" ")[2]) >= worst_usd
-    unknown, fitted = uncovered(evalset, load_prices(), [], ["structure · vector", ARM, "whole · hybrid_weighted"])
+    unknown, fitted = uncovered_levels(
+        evalset, load_prices(), [], ["structure · vector", ARM, "whole · hybrid_weighted"]
+    )
     assert unknown.endswith("workbench record docs --retrieval 'structure · vector'")
     assert fitted.startswith("whole · hybrid_weighted can be no level of retrieval")
 
@@ -96,12 +98,12 @@ def test_recording_an_arm_asks_what_is_new_alone_and_changes_nothing_else(evalse
     told: list[str] = []
     common = {"settings": settings, "retrieval": ARM, "tell": told.append, "client": client}
     with pytest.raises(ConfigError, match="no max_cost_usd"):
-        record("docs", **common)
+        record_answers("docs", **common)
     assert "docs: 8 of 10 answers are recorded; still to ask: 2 requests" in told[0]
     # what `find` wrote is searched by this arm too: these two texts were not
     found = retrieved(evalset, q1=["sort", "merge"])
-    keep_retrieved(evalset, found, [("default", "?"), ("default", "sort rows")], lambda _: ["sort"])
-    assert record("docs", max_cost_usd=1.0, **common) == 0
+    keep_level_hits(evalset, found, [("default", "?"), ("default", "sort rows")], lambda _: ["sort"])
+    assert record_answers("docs", max_cost_usd=1.0, **common) == 0
     assert len(model.requests) == 2
     (level,), _ = levels(evalset)
     assert level.frame is not None
@@ -119,24 +121,24 @@ def test_recording_an_arm_asks_what_is_new_alone_and_changes_nothing_else(evalse
 def test_what_an_arm_finds_is_searched_once_and_told(evalset: Evalset, settings: Settings) -> None:
     searcher = Searcher(evalset.documents, "m", settings, {"minilm": HashEmbedder(16)}, WordTokenizer())
     told: list[str] = []
-    found, search = retrieve_by(evalset, settings, ARM, told.append, searcher=searcher)
+    found, search = retrieve_level(evalset, settings, ARM, told.append, searcher=searcher)
     assert told == ["hits-whole-full_text.jsonl of docs is recorded: what whole · full_text finds for 3 questions"]
     assert found.hits.keys() == QUESTIONS.keys()
     assert "merge" in search(Query("", "the way of merge", "default"))
     assert found.amounts["full_text"] == 1.0
-    again, _ = retrieve_by(evalset, settings, ARM, told.append, searcher=searcher)
+    again, _ = retrieve_level(evalset, settings, ARM, told.append, searcher=searcher)
     assert len(told) == 1
     assert {q: tuple(ids) for q, ids in again.hits.items()} == {q: tuple(ids) for q, ids in found.hits.items()}
 
 
 def test_hits_of_another_corpus_are_no_level_and_a_broken_file_is_named(evalset: Evalset) -> None:
     found = retrieved(evalset)
-    write_hits(evalset, ArmHits(ARM, found.amounts, {**found.found_with, "corpus": "other"}, found.hits, {}))
+    write_level_hits(evalset, ArmHits(ARM, found.amounts, {**found.found_with, "corpus": "other"}, found.hits, {}))
     assert levels(evalset) == ([], [
         "what whole · full_text found is from before the corpus changed; renew it with: "
         f"workbench record docs --retrieval '{ARM}'"
     ])  # fmt: skip
-    path = hits_file(evalset, ARM)
+    path = level_hits_file(evalset, ARM)
     path.write_text(path.read_text().splitlines()[0] + '\n{"doc_ids": 7}\n')
     with pytest.raises(EvalsetError, match=r"hits-whole-full_text.jsonl:2 is no hits: doc_ids"):
         levels(evalset)
@@ -148,6 +150,6 @@ def test_arms_are_built_by_their_names_or_refused(evalset: Evalset, settings: Se
                         ("whole · minilm · vector", "no arm of 01_retrieval"),
                         ("whole · a · b · vector", "no arm of 01_retrieval")):  # fmt: skip
         with pytest.raises(ConfigError, match=says_):
-            record("docs", settings=settings, retrieval=name, tell=lambda _: None)
+            record_answers("docs", settings=settings, retrieval=name, tell=lambda _: None)
     assert not list(recording_file(evalset, "x").parent.glob("hits-*"))
     assert len(Recordings(recording_file(evalset, MODELS[0]))) == 10

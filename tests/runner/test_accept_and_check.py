@@ -15,7 +15,7 @@ from workbench.evaluation.accepted_decision import anchor_path
 from workbench.evaluation.gate import EXIT_CODES, Gate, GateClaim
 from workbench.evaluation.run_record import close_run, open_run
 from workbench.records import Claim, Decision, Fingerprint, GateStatus, PairedBounds, Rule
-from workbench.runner import Check, RunRecord, accept, accepted_decisions, check
+from workbench.runner import Check, RunRecord, accept_decision, accepted_decisions, check_decisions
 from workbench.runner.accept_and_check import worst_exit_code
 
 RULE = Rule("ndcg@10", "usd_per_1k_requests", "vector", 0.02, 0.95)
@@ -84,7 +84,7 @@ def later(arm="text", low=-0.01, **changes):
 
 
 def take(settings, **given):
-    return accept(settings, "retrieval", **{"reason": "it pays", "clock": Christmas(), **given})
+    return accept_decision(settings, "retrieval", **{"reason": "it pays", "clock": Christmas(), **given})
 
 
 def test_a_decision_is_accepted_into_its_evalset_with_reason_and_day(settings):
@@ -189,7 +189,7 @@ def test_of_a_rate_alpha_is_the_margin_and_there_is_no_anchor(settings):
     (settings.evalsets / "mine" / "gates.toml").write_text("[caching]\nalpha = 0.05\n", encoding="utf-8")
     rate = replace(RULE, metric="false_hit_rate", direction="lower", margin=0.05)
     finished(settings, replace(DECISION, notebook="caching", rule=rate))
-    path = accept(settings, "caching", reason="it pays", clock=Christmas())
+    path = accept_decision(settings, "caching", reason="it pays", clock=Christmas())
     assert path.is_file()
     assert not anchor_path(settings.evalsets / "mine", "caching").exists()
 
@@ -267,7 +267,7 @@ def test_what_is_not_accepted_cannot_be_checked(settings):
     finished(settings)
     take(settings)
     with pytest.raises(ConfigError, match="no accepted decision for caching"):
-        check(settings, ["retrieval", "caching"], clock=SystemClock())
+        check_decisions(settings, ["retrieval", "caching"], clock=SystemClock())
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"rule": 3}'])
@@ -312,7 +312,7 @@ def test_a_check_runs_the_notebook_with_exactly_the_accepted_parameters(settings
     (settings.notebooks / "profiles" / "retrieval.ci.yaml").write_text("limit: 3\n", encoding="utf-8")
     finished(settings)
     take(settings)
-    (result,) = check(settings, clock=SystemClock())
+    (result,) = check_decisions(settings, clock=SystemClock())
     assert (result.evalset, result.gate.sentence) == ("mine", "limit is 7")
     assert result.record.parameters == DECISION.settings
     assert (result.gate.status, result.exit_code) == (status, code)
@@ -324,7 +324,7 @@ def test_a_gate_that_cannot_be_read_is_an_error_of_the_run(settings):
     finished(settings)
     take(settings)
     with pytest.raises(RunError, match=r"gate\.json is not a gate this version reads"):
-        check(settings, clock=SystemClock())
+        check_decisions(settings, clock=SystemClock())
 
 
 def test_parameters_that_the_notebook_no_longer_takes_are_refused_before_anything_runs(settings):
@@ -333,7 +333,7 @@ def test_parameters_that_the_notebook_no_longer_takes_are_refused_before_anythin
     take(settings)
     before = len(list(settings.runs.iterdir()))
     with pytest.raises(ConfigError, match="unknown parameter 'limit'"):
-        check(settings, clock=SystemClock())
+        check_decisions(settings, clock=SystemClock())
     assert len(list(settings.runs.iterdir())) == before
 
 

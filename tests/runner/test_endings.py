@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from workbench.evaluation.run_record import CellState, CellStatus
-from workbench.runner.kernels import Execution
+from workbench.runner.kernels import KernelExecution
 from workbench.runner.runs import Ending, how_it_ended
 
 
@@ -30,7 +30,7 @@ def ending(
     if gate is not None:
         (run_dir / "gate.json").write_text(gate)
     cells = tuple(CellState(n + 1, "", status, 1.0) for n, status in enumerate(statuses))
-    return how_it_ended(Execution(error, flagged, cells), run_dir, "", 60, 60)
+    return how_it_ended(KernelExecution(error, flagged, cells), run_dir, "", 60, 60)
 
 
 def test_all_four_together_are_done(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_failed_gate_without_its_file_is_failed(tmp_path: Path) -> None:
 
 def test_run_that_finished_before_it_was_stopped_is_done(tmp_path: Path) -> None:
     (tmp_path / "gate.json").write_text('{"status": "holds"}')
-    outcome = Execution(None, False, (CellState(1, "gate", "completed", 1.0),))
+    outcome = KernelExecution(None, False, (CellState(1, "gate", "completed", 1.0),))
     assert how_it_ended(outcome, tmp_path, "interrupted", 60, 60).status == "done"
 
 

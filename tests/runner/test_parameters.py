@@ -8,7 +8,7 @@ import pytest
 
 from tests.notebooks.zoo import add_notebook, make_settings
 from workbench.errors import ConfigError
-from workbench.runner import prepare
+from workbench.runner import prepare_parameters
 from workbench.runner.parameters import declared_parameters
 
 DECLARED = '''"""What can be set."""
@@ -29,7 +29,7 @@ def notebook(tmp_path: Path, parameters: str | None = DECLARED) -> Path:
 
 
 def test_defaults_come_back_in_their_declared_types(tmp_path: Path) -> None:
-    assert prepare(notebook(tmp_path), {}) == {
+    assert prepare_parameters(notebook(tmp_path), {}) == {
         "limit": 5,
         "margin": 1.0,
         "label": "#fff",
@@ -56,7 +56,7 @@ def test_defaults_come_back_in_their_declared_types(tmp_path: Path) -> None:
     ],
 )
 def test_text_of_a_command_line_becomes_the_declared_type(tmp_path: Path, name: str, given: Any, value: Any) -> None:
-    got = prepare(notebook(tmp_path), {name: given})[name]
+    got = prepare_parameters(notebook(tmp_path), {name: given})[name]
     assert got == value
     assert type(got) is type(value)
 
@@ -82,17 +82,17 @@ def test_text_of_a_command_line_becomes_the_declared_type(tmp_path: Path, name: 
 )
 def test_value_that_does_not_fit_is_refused_with_name_type_and_value(tmp_path: Path, name: str, given: Any) -> None:
     with pytest.raises(ConfigError, match=rf"'{name}' must be .*; found {re.escape(repr(given))}$"):
-        prepare(notebook(tmp_path), {name: given})
+        prepare_parameters(notebook(tmp_path), {name: given})
 
 
 def test_typo_is_refused_with_the_near_match(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="unknown parameter 'margn'; did you mean 'margin'"):
-        prepare(notebook(tmp_path), {"margn": 0.1})
+        prepare_parameters(notebook(tmp_path), {"margn": 0.1})
 
 
 def test_notebook_without_a_parameters_cell_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="exactly one cell tagged 'parameters', found 0"):
-        prepare(notebook(tmp_path, None), {})
+        prepare_parameters(notebook(tmp_path, None), {})
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_notebook_without_a_parameters_cell_is_refused(tmp_path: Path) -> None:
 )
 def test_parameters_cell_that_cannot_be_checked_is_refused(tmp_path: Path, cell: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        prepare(notebook(tmp_path, cell), {})
+        prepare_parameters(notebook(tmp_path, cell), {})
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"cells": [1]}'])
@@ -117,7 +117,7 @@ def test_file_that_is_no_notebook_is_refused(tmp_path: Path, content: str) -> No
     path = tmp_path / "01_x.ipynb"
     path.write_text(content)
     with pytest.raises(ConfigError, match="cannot be read as a notebook"):
-        prepare(path, {})
+        prepare_parameters(path, {})
 
 
 @pytest.mark.parametrize(

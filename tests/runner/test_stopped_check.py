@@ -19,9 +19,9 @@ from workbench.config import Settings, SystemClock, load_settings
 from workbench.evaluation.accepted_decision import note_test_use
 from workbench.evaluation.gate import Gate
 from workbench.evaluation.run_record import RunRecord, close_run, open_run, process_token
-from workbench.runner import Job, accepted_decisions, check, list_runs
+from workbench.runner import Job, accepted_decisions, check_decisions, list_runs
 from workbench.runner.accept_and_check import KEPT_H, begin_check
-from workbench.runner.result_reuse import rests_on
+from workbench.runner.result_reuse import result_rests_on
 
 NAMES = ("caching", "retrieval", "routing")
 
@@ -202,7 +202,7 @@ def test_a_result_of_inputs_that_moved_while_it_was_made_is_not_taken(tmp_path: 
     gate = SAYS_PARAMETERS % ("holds", 0) + f"\n_ = pathlib.Path({str(card)!r}).write_text('moved')"
     add_notebook(settings, "caching", gate=gate, parameters=PARAMETERS)
     for writes in (True, False):  # the second time what is there already
-        (result,) = check(settings, clock=SystemClock())
+        (result,) = check_decisions(settings, clock=SystemClock())
         assert result.record.check is not None
         assert (result.record.check.rests_on == "") == writes
 
@@ -245,7 +245,7 @@ def test_whatever_moves_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     parameters = {"evalset": "mine", "systems": ["ours=data/run.trec@0.5"]}
 
     def now() -> str:
-        return rests_on(settings, "retrieval", "ci", parameters)
+        return result_rests_on(settings, "retrieval", "ci", parameters)
 
     before = now()
     (settings.runs / "another").mkdir(parents=True)
@@ -253,7 +253,7 @@ def test_whatever_moves_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     assert before == now() != ""
     MOVES[what](settings, monkeypatch)
     assert now() not in (before, "")
-    assert rests_on(settings, "retrieval", "ci", parameters | {"depth": 10}) != now()
+    assert result_rests_on(settings, "retrieval", "ci", parameters | {"depth": 10}) != now()
 
 
 def test_a_repository_that_ignores_the_project_tells_nothing_of_it(tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_a_repository_that_ignores_the_project_tells_nothing_of_it(tmp_path: Pat
     git(tmp_path, "commit", "-q", "-m", "all")
     settings = make_settings(tmp_path / "project")
     (settings.evalsets / "mine" / "qrels").mkdir(parents=True)
-    assert rests_on(settings, "retrieval", "ci", {"evalset": "mine"}) == ""
+    assert result_rests_on(settings, "retrieval", "ci", {"evalset": "mine"}) == ""
 
 
 def wait_for(condition: Callable[[], object], timeout_s: float = 90) -> None:

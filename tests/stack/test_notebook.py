@@ -18,11 +18,11 @@ from workbench.inference.prices import load_prices
 from workbench.inference.recordings import Recordings
 from workbench.records import Decision
 from workbench.routing.recorded_hits import ArmHits
-from workbench.routing.recorded_outcomes import asked_of, recording_file
-from workbench.routing.retrieval_levels import found_with, write_hits
-from workbench.runner import Job, accept, run_all
+from workbench.routing.recorded_outcomes import recorded_requests_of, recording_file
+from workbench.routing.retrieval_levels import level_found_with, write_level_hits
+from workbench.runner import Job, accept_decision, run_headless
 from workbench.stack.notebook import StackExperiment, StackParameters
-from workbench.stack.tables import Cell
+from workbench.stack.tables import StackCell
 
 GIVEN = StackParameters("flows", ("bare", "top2"), (SMALL, STRONG), ("off", "exact"), warmup=0)
 OFTEN = 4  # times that each question is asked, in the same words
@@ -93,7 +93,7 @@ def test_savings_do_not_add_up_by_exactly_what_the_cache_leaves_the_router(setti
 
 def test_a_hit_gets_what_was_answered_before_and_is_wrong_where_another_answer_is_needed(settings):
     run = StackExperiment(GIVEN, settings)
-    arms = [a for a in run.prepare() if a.cell == Cell("top2", STRONG, "exact")]
+    arms = [a for a in run.prepare() if a.cell == StackCell("top2", STRONG, "exact")]
     found = pl.concat(run.score(arms, split).scores for split in ("dev", "test"))
     values = dict(found.select("item_id", "value").iter_rows())
     assert values["00320"] == 0.0  # q03 is answered rightly, but this request needs another answer
@@ -132,7 +132,7 @@ def test_what_a_part_does_on_average_over_the_others_is_the_mean_over_their_leve
 
 def answer_rightly(evalset, retrieved, settings):
     """Both models answer every prompt of another arm rightly."""
-    for asked in asked_of(evalset, retrieved=retrieved):
+    for asked in recorded_requests_of(evalset, retrieved=retrieved):
         kept = Recordings(recording_file(evalset, asked.request.model), live=True)
         if asked.feature == "answer" and not kept.count(asked.request):
             text = f"Use `fn_{asked.query.query_id}`."
@@ -143,12 +143,12 @@ def test_another_retrieval_arm_is_a_level_where_every_prompt_of_it_is_answered(s
     arm, given = "whole · full_text", replace(GIVEN, contexts=("bare", "top2", "top5"))
     evalset = load_evalset("flows", settings=settings)
     hits = {q.query_id: [f"lib.fn_{q.query_id}", "lib.fn_q01"] for q in evalset.queries}
-    found = ArmHits(arm, {"full_text": 1.0}, found_with(evalset, arm), hits, {})
-    write_hits(evalset, found)
+    found = ArmHits(arm, {"full_text": 1.0}, level_found_with(evalset, arm), hits, {})
+    write_level_hits(evalset, found)
     run = StackExperiment(given, settings)
     # of the one document of top2 both arms find the same, of the two of top5 they do not
     assert {a.cell.context for a in run.prepare()} == {"bare", "top2", "top5", "top2 of whole/full_text"}
-    asked = [a for a in asked_of(evalset, retrieved=found) if a.context == "top5"]
+    asked = [a for a in recorded_requests_of(evalset, retrieved=found) if a.context == "top5"]
     kept = {m: Recordings(recording_file(evalset, m)) for m in (SMALL, STRONG)}
     new = sum(not kept[a.request.model].count(a.request) for a in asked)
     (told,) = run.left_out
@@ -185,7 +185,7 @@ def test_the_decision_holds_when_it_is_checked_again_and_says_until_when_it_stan
     assert {"repeat rate", "margin", f"price of {SMALL}"} <= flips.keys()
     assert flips["repeat rate"].now == pytest.approx(1 - 1 / OFTEN, abs=0.01)
     assert flips["repeat rate"].holds_at(flips["repeat rate"].now)
-    accept(settings, "stack", reason="first", clock=SystemClock())
+    accept_decision(settings, "stack", reason="first", clock=SystemClock())
     run, dev, test, decision, _ = concluded(settings)
     run.gate(decision, test, dev)
     assert Gate.load(run.folder / "gate.json").status in ("holds", "identical")
@@ -218,7 +218,7 @@ def test_what_is_not_recorded_or_not_accepted_is_refused_by_name(settings):
 def test_the_notebook_runs_headless_on_the_recordings_of_this_repository(tmp_path):
     settings = load_settings({}, Path(__file__).parents[2])
     settings = replace(settings, runs=tmp_path / "runs", state_url=f"sqlite:///{tmp_path / 'state.sqlite'}")
-    (record,) = run_all([Job("stack", "smoke")], settings=settings, clock=SystemClock())
+    (record,) = run_headless([Job("stack", "smoke")], settings=settings, clock=SystemClock())
     assert (record.status, record.report_error) == ("done", None)
     decision = Decision.load(record.run_dir / "decision.json")
     assert {"price of local/smollm2-135m", "requests", "repeat rate"} <= {f.figure for f in decision.flips}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.telemetry.rows import row
 from workbench.errors import StoreError
 from workbench.state import open_engine
-from workbench.telemetry.ledger import Ledger, shown_name, storable
+from workbench.telemetry.ledger import Ledger, shown_name, storable_text
 
 ROWS = [
     row("a", 0, 700, tenant_id="acme", feature="find", model_asked="small", status="error", error_class="Throttled"),
@@ -78,7 +78,7 @@ def test_any_text_and_number_comes_back_as_it_was_written(tmp_path_factory, text
     ledger.add(rows)
     for names in (["tenant_id"], ["cost_nanos"], ["tenant_id", "latency_ms", "cost_nanos", "feature"]):
         found = ledger.columns(names)
-        assert found.rows() == [tuple(storable(getattr(r, name)) for name in names) for r in rows]
+        assert found.rows() == [tuple(storable_text(getattr(r, name)) for name in names) for r in rows]
         assert found.schema == ledger.frame().select(names).schema
     engine.dispose()
 

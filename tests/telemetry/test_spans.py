@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from tests.databases import file_bytes
 from workbench.errors import ConfigError
 from workbench.state import open_engine
-from workbench.telemetry.attribution import attributed, carried
+from workbench.telemetry.attribution import attributed, carry_attribution
 from workbench.telemetry.span_tree import SpanRow
 from workbench.telemetry.spans import LIMIT_BYTES, Span, Tracing
 from workbench.telemetry.traces import load_trace
@@ -66,7 +66,7 @@ def test_span_is_a_child_of_the_one_around_it_also_in_carried_threads(engine: sa
                 return outer.trace_id
 
         with tracing.span("root") as root, ThreadPoolExecutor(8) as pool:
-            ids = {future.result() for future in [pool.submit(carried(work), i) for i in range(24)]}
+            ids = {future.result() for future in [pool.submit(carry_attribution(work), i) for i in range(24)]}
             left_alone = pool.submit(work, 99).result()
     assert ids == {root.trace_id}
     assert left_alone != root.trace_id

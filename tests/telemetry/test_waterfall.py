@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tests.telemetry.trace_samples import ANSWER, QUESTION, SIGNATURE, SYSTEM, cached, sample, span
 from workbench.rendering.html import sanitize
 from workbench.telemetry import waterfall as span_parts
-from workbench.telemetry.span_tree import SpanRow, in_order, totals
-from workbench.telemetry.waterfall import page, waterfall, waterfall_text
+from workbench.telemetry.span_tree import SpanRow, span_totals, spans_in_order
+from workbench.telemetry.waterfall import waterfall, waterfall_page, waterfall_text
 
 TAGS = {
     "section", "style", "header", "h2", "p", "dl", "dt", "dd", "div", "span", "ol", "li", "details", "summary", "svg",
@@ -108,12 +108,12 @@ def test_whatever_the_attributes_hold_a_page_and_a_text_are_made(given_: dict[st
         k: json.dumps(v) if as_text or not isinstance(v, str | bool | int | float) else v for k, v in given_.items()
     }
     row = SpanRow(trace_id="t", span_id="a", name="a", attributes=attributes, operation="chat", status="error")
-    assert set(Read(page([row])).tags) <= TAGS | {"html", "head", "meta", "title", "body", "main"}
+    assert set(Read(waterfall_page([row])).tags) <= TAGS | {"html", "head", "meta", "title", "body", "main"}
     assert waterfall_text([row])
 
 
 def test_page_shows_what_was_asked_answered_found_called_and_scored() -> None:
-    text = Read(page(sample())).text
+    text = Read(waterfall_page(sample())).text
     call = '{"function": "pandas.DataFrame.merge"}'
     for shown in (
         QUESTION, ANSWER, SYSTEM, SIGNATURE, call, "pandas.DataFrame.join", "0.794", "assistant calls signature",
@@ -128,7 +128,7 @@ def test_page_shows_what_was_asked_answered_found_called_and_scored() -> None:
 def test_totals_count_each_amount_once() -> None:
     outer = [replace(row, attributes=dict(row.attributes) | {"wb.cost_usd": 9.0, "gen_ai.usage.input_tokens": 9**9})
              if row.name.startswith("invoke") else row for row in sample()]  # fmt: skip
-    found = totals(outer)
+    found = span_totals(outer)
     assert found.cost_usd == pytest.approx(0.00110004)
     assert (found.input_tokens, found.output_tokens, found.model_calls, found.errors) == (1740, 117, 3, 1)
     assert found.nanos == 2_391_000_000
@@ -152,7 +152,7 @@ def test_cache_hit_is_seen_without_opening_anything() -> None:
     served = [span(1, 0, "chat m", 0, 1, attributes=told)]
     assert "[✓ response cache hit 1.000]" in waterfall_text(served)
     assert "saved $0.00000042" in waterfall_text(served)
-    assert totals(served).model_calls == 0
+    assert span_totals(served).model_calls == 0
     assert "[replayed]" in waterfall_text([span(1, 0, "chat m", 0, 1, attributes={"wb.source": "replayed"})])
 
 
@@ -172,13 +172,13 @@ def test_bars_tell_their_times_to_a_screen_reader_and_depth_is_spoken() -> None:
 def test_whom_a_span_worked_for_is_shown_only_where_it_differs() -> None:
     judge = span(9, 1, "chat judge", 1, 1, attributes={"wb.purpose": "judge"})
     top = sample()[-1]
-    facts = [pair for part in span_parts.parts(judge, top) if part.kind == "facts" for pair in part.pairs]
+    facts = [pair for part in span_parts.span_parts(judge, top) if part.kind == "facts" for pair in part.pairs]
     assert facts == [("purpose", "judge")]
 
 
 def test_every_span_is_shown_once_with_its_parent_missing_or_in_a_circle() -> None:
     orphan, one, two = span(2, 77, "orphan", 5, 1), span(3, 4, "one", 6, 1), span(4, 3, "two", 7, 1)
-    order = in_order([two, one, orphan])
+    order = spans_in_order([two, one, orphan])
     assert [(row.name, depth) for row, depth in order] == [("orphan", 0), ("one", 0), ("two", 1)]
 
 
@@ -204,7 +204,9 @@ def test_a_browser_shows_it_without_error_request_or_sideways_scroll(tmp_path: P
     if (chromium := shutil.which("chromium")) is None:
         pytest.skip("no chromium on the path")
     path = tmp_path / "trace.html"
-    path.write_text(page([*sample(), replace(hostile_row(HOSTILE[1] + "x" * 5000), trace_id="t")]), encoding="utf-8")
+    path.write_text(
+        waterfall_page([*sample(), replace(hostile_row(HOSTILE[1] + "x" * 5000), trace_id="t")]), encoding="utf-8"
+    )
     with sync_api.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         shown = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 800}).new_page()

@@ -11,7 +11,15 @@ import sqlalchemy as sa
 from workbench.caching.cache import SemanticCache
 from workbench.caching.fitted_verifier import FittedVerifier
 from workbench.caching.guard import Guard, make_guard
-from workbench.caching.verifiers import FITTED, MODEL, FittedCheck, Later, ModelVerifier, Verifier, load_callable
+from workbench.caching.verifiers import (
+    FITTED,
+    MODEL,
+    FittedCheck,
+    Later,
+    ModelVerifier,
+    Verifier,
+    load_callable_verifier,
+)
 from workbench.config import Settings
 from workbench.errors import ConfigError
 from workbench.inference.client import Client
@@ -52,28 +60,28 @@ def load_semantic(
     """
     folder = settings.evalsets / evalset
     decision = Decision.accepted(folder, "caching")
-    if why := _refusal(decision, accept_provisional):
+    if why := _cache_refusal(decision, accept_provisional):
         raise ConfigError(f"the caching decision of {evalset!r} does not turn a semantic cache on: {why}")
     chosen = decision.parameters
-    guard = None if chosen["guard"] is None else _guard(**chosen["guard"])
+    guard = None if chosen["guard"] is None else _accepted_guard(**chosen["guard"])
     embedder = embedder or load_embedder(decision.settings["embedder"], settings)
     now = {"weights": embedder.encoder_id, "prices": project_prices(settings.root).sha256}
     tested = make_guard(decision.settings["guard"]) if guard else None  # an arm's own may have fewer checks
-    if changed := _changed(decision, now, folder / "pairs.jsonl", tested):
+    if changed := _changed_cache_inputs(decision, now, folder / "pairs.jsonl", tested):
         raise ConfigError(
             f"the caching decision of {evalset!r} was tested with another {', '.join(changed)}; check it again with: "
             "workbench check caching"
         )
     engine = engine or open_engine(settings.state_url)
     if used := chosen.get("verifier"):
-        options = {"verifier": load_verifier(used, settings, folder, embedder, client)} | options
+        options = {"verifier": load_accepted_verifier(used, settings, folder, embedder, client)} | options
     if later := chosen.get("later"):
-        before = None if later["guard"] is None else _guard(**later["guard"])
+        before = None if later["guard"] is None else _accepted_guard(**later["guard"])
         options = {"later": Later(later["floor"], before)} | options
     return SemanticCache(engine, embedder=embedder, threshold=chosen["threshold"], guard=guard, **options)
 
 
-def load_verifier(
+def load_accepted_verifier(
     used: Mapping[str, Any], settings: Settings, folder: Path, embedder: Embedder, client: Client | None
 ) -> Verifier:
     """Verifier of a decision.
@@ -95,7 +103,7 @@ def load_verifier(
             raise ConfigError(f"the caching decision goes with {name}: give load_semantic a client= to ask it with")
         found = ModelVerifier(client, name.removeprefix(MODEL), least=used["least"])
     else:
-        found = load_callable(f"{name}@0", settings)
+        found = load_callable_verifier(f"{name}@0", settings)
     if found is None or found.used.sha256 != used["sha256"]:
         raise ConfigError(
             f"the caching decision was tested with another verifier {name}; check it again: workbench check caching"
@@ -103,7 +111,7 @@ def load_verifier(
     return found
 
 
-def _guard(*, kind: str = "Guard", **checks: bool) -> Guard:
+def _accepted_guard(*, kind: str = "Guard", **checks: bool) -> Guard:
     try:
         if kind == "Guard" and checks:
             return Guard(**checks)
@@ -112,7 +120,7 @@ def _guard(*, kind: str = "Guard", **checks: bool) -> Guard:
     raise ConfigError(f"the decision's guard is of kind {kind!r} with {len(checks)} checks; this version knows 'Guard'")
 
 
-def _refusal(decision: Decision, accept_provisional: bool) -> str:
+def _cache_refusal(decision: Decision, accept_provisional: bool) -> str:
     if decision.verdict == "provisional" and not accept_provisional:
         return (
             f"its verdict on {decision.arm!r} is provisional, because it rests on synthetic traffic or pairs; "
@@ -125,7 +133,7 @@ def _refusal(decision: Decision, accept_provisional: bool) -> str:
     return ""
 
 
-def _changed(decision: Decision, now: dict[str, str], file: Path, guard: Guard | None) -> list[str]:
+def _changed_cache_inputs(decision: Decision, now: dict[str, str], file: Path, guard: Guard | None) -> list[str]:
     """Inputs of the decision that are no longer what they were, as far as a running system can know them."""
     written = file.read_bytes() if file.is_file() else b""
     now = now | {"pairs": hashlib.sha256(written).hexdigest() if written else ""}

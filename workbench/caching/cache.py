@@ -12,14 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
-from workbench.caching.cache_entries import Entries, Entry, Promotion, unit_vector
+from workbench.caching.cache_entries import Entries, Entry, Promotion, is_stored_unit_vector
 from workbench.caching.guard import Guard
-from workbench.caching.scope import Scope, exact, intent_of, lacks_turns, text_of
+from workbench.caching.scope import Scope, exact_scope_json, intent_lacks_turns, scope_intent, scope_text
 from workbench.caching.scope_index import ScopeIndex
-from workbench.caching.verifiers import FAILED, MOST_WAITING, Later, PutOff, Verdict, Verifier, WaitingChecks
+from workbench.caching.verifiers import FAILED, MOST_WAITING, Later, PutOffCheck, Verdict, Verifier, WaitingChecks
 from workbench.config import Clock, Settings, SystemClock
 from workbench.errors import ConfigError, ProviderError, WorkbenchError
-from workbench.inference.embedding import Embedder, unread, unread_share
+from workbench.inference.embedding import Embedder, unread_text_share, unread_texts
 from workbench.inference.messages import CacheHit, CacheUse, Request, Response
 from workbench.records import content_hash
 from workbench.state import open_engine
@@ -38,7 +38,7 @@ OwnVerifier = Callable[[str, str, Response], bool]
 Vector = npt.NDArray[np.float32]
 
 
-class _Kept:
+class _KeptCache:
     """What every cache lets its owner do with the entries that it keeps."""
 
     _entries: Entries
@@ -80,14 +80,15 @@ class _Kept:
         return Counter(self._entries.problems)
 
 
-class SemanticCache(_Kept):
+class SemanticCache(_KeptCache):
     """Serves the answer to the nearest earlier question of the scope; nothing is served where anything is doubtful.
 
-    As in `workbench.caching.stream_replay.replay`: the same text is served; otherwise the nearest question, where
-    its cosine is at least ``threshold`` and neither guard nor verifier objects. Another case or other blanks can change
-    a meaning (``%M`` and ``%m``) and are another text. A hit inserts nothing, and `keep` inserts after a miss.
-    A text of which the encoder cannot read a piece, or a third (`workbench.inference.embedding.unread`), is near no
-    other: of such texts repeats alone are served. A follow-up ("and in pyarrow?") is served after the same turns alone.
+    As in `workbench.caching.stream_replay.replay_stream`: the same text is served; otherwise the nearest question,
+    where its cosine is at least ``threshold`` and neither guard nor verifier objects. Another case or other blanks can
+    change a meaning (``%M`` and ``%m``) and are another text. A hit inserts nothing, and `keep` inserts after a miss.
+    A text of which the encoder cannot read a piece, or a third (`workbench.inference.embedding.unread_texts`), is near
+    no other: of such texts repeats alone are served. A follow-up ("and in pyarrow?") is served after the same turns
+    alone.
 
     Parameters
     ----------
@@ -133,7 +134,7 @@ class SemanticCache(_Kept):
                 f"what is asked later needs a verifier, and a least cosine in (0, 1], found {later.floor}"
             )
         self.threshold, self.guard, self._verifier, self._later = threshold, guard, verifier, later
-        self._by = _identity(verifier, later) if later else ""
+        self._by = _promoter_identity(verifier, later) if later else ""
         self._told = threading.local()
         self._clock, self._embedder = clock or SystemClock(), embedder
         self._entries = Entries(engine, clock=self._clock, ttl_s=ttl_s, max_entries=max_entries)
@@ -150,7 +151,7 @@ class SemanticCache(_Kept):
         key = scope.key
         index = self._index(key)
         self._refresh(key, index)
-        same = index.version_of(_question(intent))
+        same = index.version_of(_semantic_question(intent))
         if same is not None and (entry := self._read(key, index, same)):
             kind, similarity = ("promoted", entry.promoted.cosine) if entry.promoted else ("exact", 1.0)
             return self._hit(key, index, entry, similarity, kind)
@@ -179,7 +180,7 @@ class SemanticCache(_Kept):
             scope,
             intent,
             response,
-            question=_question(intent),
+            question=_semantic_question(intent),
             vector=vector.astype("<f4").tobytes(),
             cost_nanos=cost_nanos,
             since=since,
@@ -190,18 +191,18 @@ class SemanticCache(_Kept):
 
     def why_missed(self, request: Request, use: CacheUse) -> str:
         """Whether the question needs turns that are not part of the key, or says too little to the encoder."""
-        intent = intent_of(request, replace(use, turns=(*use.turns, "any")), self._embedder)
+        intent = scope_intent(request, replace(use, turns=(*use.turns, "any")), self._embedder)
         if intent is None:
             return ""
-        if lacks_turns(request, use, intent):
+        if intent_lacks_turns(request, use, intent):
             return "a question that needs earlier turns, which are not part of the key"
-        if unread(self._embedder, [intent], strict=True)[0]:
-            share = unread_share(self._embedder, [intent])[0]
+        if unread_texts(self._embedder, [intent], strict=True)[0]:
+            share = unread_text_share(self._embedder, [intent])[0]
             return f"{UNREAD}: {share:.0%} of its characters"
         return ""
 
     def _asked(self, request: Request, who: Attribution, use: CacheUse) -> tuple[Scope | None, str | None]:
-        intent = intent_of(request, use, self._embedder)
+        intent = scope_intent(request, use, self._embedder)
         return (None if intent is None else Scope.of(request, who, use, encoder=self._embedder.encoder_id)), intent
 
     def _index(self, scope: str) -> ScopeIndex:
@@ -292,7 +293,7 @@ class SemanticCache(_Kept):
             return
         why = Promotion(entry.answers, entry.root, cosine, self._by)
         blob = vector.astype("<f4").tobytes()
-        self._told.reason = self._waiting.put(PutOff(scope, asked, _question(asked), blob, why, who))
+        self._told.reason = self._waiting.put(PutOffCheck(scope, asked, _semantic_question(asked), blob, why, who))
 
     def _verdict(self, asked: str, entry: Entry) -> Verdict:
         verifier = self._verifier
@@ -322,10 +323,10 @@ class SemanticCache(_Kept):
         return vector
 
     def _embed_anew(self, intent: str) -> Vector:
-        if unread(self._embedder, [intent], strict=True)[0]:
+        if unread_texts(self._embedder, [intent], strict=True)[0]:
             return np.zeros(self._embedder.dimension, np.float32)
         vector: Vector = self._embedder.embed([intent])[0].astype(np.float32)
-        if not unit_vector(vector.tobytes(), self._embedder.dimension):
+        if not is_stored_unit_vector(vector.tobytes(), self._embedder.dimension):
             raise ProviderError(f"{self._embedder.encoder_id!r} made no unit vector of {self._embedder.dimension}")
         return vector
 
@@ -343,11 +344,11 @@ class SemanticCache(_Kept):
         )
 
 
-def _question(intent: str) -> str:
-    return content_hash(exact(intent))
+def _semantic_question(intent: str) -> str:
+    return content_hash(exact_scope_json(intent))
 
 
-def _identity(verifier: Verifier | OwnVerifier | None, later: Later) -> str:
+def _promoter_identity(verifier: Verifier | OwnVerifier | None, later: Later) -> str:
     """Hash of what promotes: what another verifier, or another guard before it, let through is not served."""
     if verifier is None or callable(verifier):
         told = [getattr(verifier, "__module__", ""), getattr(verifier, "__qualname__", "")]
@@ -356,7 +357,7 @@ def _identity(verifier: Verifier | OwnVerifier | None, later: Later) -> str:
     return content_hash(*told, repr(later))
 
 
-class ResponseCache(_Kept):
+class ResponseCache(_KeptCache):
     """``Client.open(settings, cache=ResponseCache.open(settings))``: the same answer to exactly the same request.
 
     It needs no decision, encoder or threshold. The request must be the same to the last character, of the same tenant
@@ -384,11 +385,11 @@ class ResponseCache(_Kept):
 
     def find(self, request: Request, who: Attribution, use: CacheUse) -> CacheHit | None:
         """Cached answer for this request of this caller, None where anything is doubtful."""
-        scope = _scope(request, who, use)
+        scope = _response_scope(request, who, use)
         if scope is None:
             return None
         key = scope.key
-        entry = self._entries.read(key, question=_question_of(request))
+        entry = self._entries.read(key, question=_response_question(request))
         if entry is None:
             return None
         return CacheHit(entry.response, "exact", 1.0, 1.0, f"{key[:16]}.{entry.version}", key, entry.cost_nanos)
@@ -397,24 +398,24 @@ class ResponseCache(_Kept):
         self, request: Request, response: Response, who: Attribution, use: CacheUse, *, cost_nanos: int, since: int
     ) -> None:
         """Keep an answer that was paid for; one that was cut off or is empty is not kept."""
-        scope = _scope(request, who, use)
+        scope = _response_scope(request, who, use)
         whole = response.finish_reason in ("stop", "tool_calls") and (response.text.strip() or response.tool_calls)
         if scope is None or not whole:
             return
         self._entries.add(
             scope,
-            text_of(request.messages[-1]) or "",
+            scope_text(request.messages[-1]) or "",
             response,
-            question=_question_of(request),
+            question=_response_question(request),
             cost_nanos=cost_nanos,
             since=since,
             sources=use.sources,
         )
 
 
-def _scope(request: Request, who: Attribution, use: CacheUse) -> Scope | None:
+def _response_scope(request: Request, who: Attribution, use: CacheUse) -> Scope | None:
     return None if request.temperature > 0 else Scope.of(request, who, use, encoder="exact")
 
 
-def _question_of(request: Request) -> str:
-    return content_hash(exact(request.messages))
+def _response_question(request: Request) -> str:
+    return content_hash(exact_scope_json(request.messages))

@@ -28,12 +28,12 @@ import numpy as np
 import numpy.typing as npt
 
 from workbench.caching.guard import Guard
-from workbench.caching.threshold_certificate import Certificate, Counts, korn_graubard
+from workbench.caching.threshold_certificate import HitCounts, ThresholdCertificate, korn_graubard
 from workbench.caching.verifiers import LATER, Later, VerifierUsed
 from workbench.codec import NEUTRAL
 from workbench.evalset.gates import PairLimit
 from workbench.evalset.traffic import Pair
-from workbench.evaluation.compare import MIN_CLUSTERS, spent
+from workbench.evaluation.compare import MIN_CLUSTERS, spent_confidence
 from workbench.evaluation.decision import Outcome
 from workbench.evaluation.decision_sentences import cost_words, monthly, percent
 from workbench.records import Claim, GateStatus, Rule, parameters_of
@@ -110,16 +110,16 @@ class PairsServed:
         return f"It serves {must} (at most {percent(self.high, 1)}){may}. "
 
 
-def rate_of(false: np.ndarray, of: np.ndarray, clusters: np.ndarray, confidence: float = 0.975) -> Interval:
+def false_hit_rate(false: np.ndarray, of: np.ndarray, clusters: np.ndarray, confidence: float = 0.975) -> Interval:
     """Rate of ``false`` among ``of`` with cluster-robust bounds, by default those of the two-sided 95 % interval."""
     m = int(clusters.max()) + 1
     sums = [np.bincount(clusters[mask], minlength=m)[:, None].astype(float) for mask in (of, false & of)]
-    counts = Counts(np.array([0.0]), sums[0], sums[1], sums[0][:, 0])
+    counts = HitCounts(np.array([0.0]), sums[0], sums[1], sums[0][:, 0])
     low, high = korn_graubard(counts, confidence)
     return Interval(float(counts.rate[0]), float(low[0]), float(high[0]))
 
 
-def bounds_of_pairs(served: Bools, of: Bools, pairs: Sequence[Pair], confidence: float = 0.95) -> Interval:
+def pairs_served_bounds(served: Bools, of: Bools, pairs: Sequence[Pair], confidence: float = 0.95) -> Interval:
     """Share of pairs that are served with its one-sided bounds; pairs of one question family share fate.
 
     Where none is served, every family counts as one pair; but none served never shows less than one served would. A
@@ -132,20 +132,20 @@ def bounds_of_pairs(served: Bools, of: Bools, pairs: Sequence[Pair], confidence:
         first.setdefault((pairs[i].tenant_id, pairs[i].cluster, pairs[i].query_a, pairs[i].query_b), i)
     of = np.isin(np.arange(len(of)), list(first.values()))
     families = np.unique([p.cluster for p in pairs], return_inverse=True)[1]
-    found = rate_of(served & of, of, families, confidence)
+    found = false_hit_rate(served & of, of, families, confidence)
     if (served & of).any():
         return found
     one = np.zeros_like(of)
     one[np.flatnonzero(of)[0]] = True
-    return replace(found, high=min(found.high or 1.0, rate_of(one, of, families, confidence).high or 1.0))
+    return replace(found, high=min(found.high or 1.0, false_hit_rate(one, of, families, confidence).high or 1.0))
 
 
-def families_needed(limit: PairLimit, confidence: float = 0.95) -> int:
+def pair_families_needed(limit: PairLimit, confidence: float = 0.95) -> int:
     """Fewest families of must-differ test pairs, one pair each, of which none served keeps to the limit.
 
     Where the limit is a share, its upper bound must; a count bounds nothing, and what any claim needs is asked for.
 
-    >>> families_needed(PairLimit(share=0.05)), families_needed(PairLimit(count=0))
+    >>> pair_families_needed(PairLimit(share=0.05)), pair_families_needed(PairLimit(count=0))
     (61, 30)
     """
     if limit.share is None:
@@ -153,7 +153,7 @@ def families_needed(limit: PairLimit, confidence: float = 0.95) -> int:
 
     def high(m: int) -> float:
         every, none, one = np.ones(m, bool), np.zeros(m, bool), np.arange(m) == 0
-        return min(rate_of(served, every, np.arange(m), confidence).high or 1.0 for served in (none, one))
+        return min(false_hit_rate(served, every, np.arange(m), confidence).high or 1.0 for served in (none, one))
 
     most = MIN_CLUSTERS
     while high(most) > limit.share:
@@ -178,8 +178,8 @@ class CacheResult:
     """
 
     arm: CacheArm
-    certificate: Certificate | None
-    served: Counts
+    certificate: ThresholdCertificate | None
+    served: HitCounts
     hit_rate: float
     error_rate: float
     cost_usd_per_1k: float
@@ -199,7 +199,7 @@ class CacheResult:
         return float(low[0]), float(high[0])
 
 
-def make_claim(
+def make_cache_claim(
     result: CacheResult,
     rule: Rule,
     *,
@@ -208,7 +208,7 @@ def make_claim(
 ) -> Claim:
     """Claim of one arm; how the fields are to be read stands at the top of this module."""
     certificate, served = result.certificate, result.served
-    status, note = _status(result, rule, must_differ_limit)
+    status, note = _cache_claim_status(result, rule, must_differ_limit)
     # identical says nothing of a population: no bounds
     bounds = (certificate.low, certificate.high) if certificate and status != "identical" else (0.0, 0.0)
     low, high = result.interval if served.hits.any() else (0.0, 0.0 if result.arm.kind == "off" else 1.0)
@@ -234,7 +234,7 @@ def make_claim(
     )
 
 
-def _status(result: CacheResult, rule: Rule, must_differ_limit: PairLimit) -> tuple[GateStatus, str]:
+def _cache_claim_status(result: CacheResult, rule: Rule, must_differ_limit: PairLimit) -> tuple[GateStatus, str]:
     certificate = result.certificate
     if certificate is None or not (certificate.hits or result.served.hits.any()):
         return "identical", "nothing was served" + (f": {certificate.note}" if certificate else "")
@@ -244,18 +244,18 @@ def _status(result: CacheResult, rule: Rule, must_differ_limit: PairLimit) -> tu
         limit = f"limit {must_differ_limit}"
         return against, f"{found}, but it serves {result.pairs.must_differ} must-differ pairs{share} ({limit})"
     if result.arm.kind == "exact":
-        return _exact_status(result, certificate, rule.margin), found
+        return _exact_cache_status(result, certificate, rule.margin), found
     if not certificate.certified:
         hopeless = certificate.labels_needed is None and certificate.low > rule.margin
         return ("broken" if hopeless else "inconclusive"), f"{found}: {certificate.note}"
-    low = korn_graubard(result.served, spent(rule.confidence, rule.use))[0][0]
+    low = korn_graubard(result.served, spent_confidence(rule.confidence, rule.use))[0][0]
     if result.rate > rule.margin:
         worse: GateStatus = "broken" if low > rule.margin else "inconclusive"
         return worse, f"{found}: certified, but {percent(result.rate, 2)} of later hits are false"
     return "holds", f"certified on {found}, design effect {certificate.design_effect:.1f}"
 
 
-def _exact_status(result: CacheResult, certificate: Certificate, alpha: float) -> GateStatus:
+def _exact_cache_status(result: CacheResult, certificate: ThresholdCertificate, alpha: float) -> GateStatus:
     if not certificate.false and not result.served.false.any():
         return "identical"
     if certificate.high <= alpha and result.rate <= alpha:
@@ -263,7 +263,7 @@ def _exact_status(result: CacheResult, certificate: Certificate, alpha: float) -
     return "broken" if certificate.low > alpha else "inconclusive"
 
 
-def sentence_of(outcome: Outcome, results: Sequence[CacheResult], claims: Sequence[Claim], rule: Rule) -> str:
+def cache_sentence(outcome: Outcome, results: Sequence[CacheResult], claims: Sequence[Claim], rule: Rule) -> str:
     """What a reader is told, in the words of caching."""
     if outcome.verdict == "inconclusive" and outcome.sentence.startswith("Cannot tell: too few"):
         return outcome.sentence
@@ -292,14 +292,14 @@ def sentence_of(outcome: Outcome, results: Sequence[CacheResult], claims: Sequen
     served = [r for r in results if r.hit_rate > 0]
     if not served:
         return "Keep the cache off: there was nothing to serve."
-    most = max(served, key=lambda r: off_usd(by_name) - r.cost_usd_per_1k)
-    saved = rule.monthly_usd(off_usd(by_name) - most.cost_usd_per_1k)
+    most = max(served, key=lambda r: usd_without_cache(by_name) - r.cost_usd_per_1k)
+    saved = rule.monthly_usd(usd_without_cache(by_name) - most.cost_usd_per_1k)
     return (
         f"Keep the cache off: {most.arm.name} would serve {percent(most.hit_rate, 1)} of requests and save "
         f"{monthly(saved)} at {rule.requests_per_month:,} requests, which does not count."
     )
 
 
-def off_usd(results: Mapping[str, CacheResult]) -> float:
+def usd_without_cache(results: Mapping[str, CacheResult]) -> float:
     """What 1,000 requests cost without a cache."""
     return results["off"].cost_usd_per_1k

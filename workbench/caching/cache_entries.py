@@ -21,14 +21,21 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from workbench.caching.invalidations import METADATA, begin, changed, forget, moment, remember
-from workbench.caching.scope import Scope, exact
+from workbench.caching.invalidations import (
+    METADATA,
+    begin_invalidations,
+    forget_invalidations,
+    invalidated_since,
+    invalidation_moment,
+    remember_invalidation,
+)
+from workbench.caching.scope import Scope, exact_scope_json
 from workbench.codec import from_json, from_plain
 from workbench.config import Clock
 from workbench.errors import ConfigError
 from workbench.inference.messages import Response
 from workbench.records import content_hash
-from workbench.state import insert_ignore, reader
+from workbench.state import insert_ignore, reading_engine
 from workbench.telemetry.redaction import redact
 
 SCOPES = sa.Table(
@@ -101,12 +108,12 @@ class CorruptError(Exception):
     """A row that is not as it was written."""
 
 
-def checksum(scope: str, question: str, vector: bytes, payload: str, created_us: int) -> str:
+def entry_checksum(scope: str, question: str, vector: bytes, payload: str, created_us: int) -> str:
     """Hash of all of a row that is ever served or decides whether it is."""
     return content_hash(scope, question, vector, payload, str(created_us))
 
 
-def entry_of(row: Any) -> Entry:
+def entry_of_row(row: Any) -> Entry:
     """Entry of a row.
 
     Raises
@@ -119,12 +126,12 @@ def entry_of(row: Any) -> Entry:
         entry = from_plain(Entry, kept | {"version": row.version, "created_us": row.created_us}, "payload")
     except ConfigError as error:
         raise CorruptError("answer that cannot be read") from error
-    if row.sha256 != checksum(row.scope, row.question, row.vector, row.payload, row.created_us):
+    if row.sha256 != entry_checksum(row.scope, row.question, row.vector, row.payload, row.created_us):
         raise CorruptError("hash that does not fit")
     return entry
 
 
-def unit_vector(blob: bytes, dimension: int) -> bool:
+def is_stored_unit_vector(blob: bytes, dimension: int) -> bool:
     """Whether the bytes are a float32 vector of that dimension and of length 1."""
     if len(blob) != 4 * dimension:
         return False
@@ -132,7 +139,7 @@ def unit_vector(blob: bytes, dimension: int) -> bool:
     return bool(abs(vector @ vector - 1) <= 2e-3)  # False for NaN too
 
 
-def unread_vector(blob: bytes, dimension: int) -> bool:
+def is_stored_unread_vector(blob: bytes, dimension: int) -> bool:
     """Whether the bytes are the vector of a text that the encoder cannot read: all zero, so that nothing is near it."""
     return len(blob) == 4 * dimension and not any(blob)
 
@@ -173,7 +180,7 @@ _BEGIN = (
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class EntryNews:
     """What happened in a scope since a version; ``alive`` are all versions there, None where none was removed."""
 
     version: int
@@ -210,7 +217,7 @@ class Entries:
             if connection.dialect.name == "postgresql":  # its "if not exists" fails where two processes start at once
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_TABLES_LOCK)))
             METADATA.create_all(connection)
-            begin(connection)
+            begin_invalidations(connection)
 
     def now_us(self) -> int:
         """Microseconds since 1970 by the cache's clock."""
@@ -223,32 +230,32 @@ class Entries:
 
     def moment(self) -> int:
         """Count of the invalidations so far, of all scopes."""
-        with reader(self._engine).begin() as connection:
-            return moment(connection)
+        with reading_engine(self._engine).begin() as connection:
+            return invalidation_moment(connection)
 
-    def news(self, scope: str, version: int, removed: int) -> News:
+    def news(self, scope: str, version: int, removed: int) -> EntryNews:
         """Rows of a scope that are newer than ``version``, and which are left if any went after ``removed``."""
-        with reader(self._engine).begin() as connection:
+        with reading_engine(self._engine).begin() as connection:
             at = connection.execute(_AT, {"key": scope}).first()
             if at is None:  # never written to, or purged: nothing is there
-                return News(version, (), removed, frozenset())
+                return EntryNews(version, (), removed, frozenset())
             if at.version == version:
-                return News(version, (), removed, None)
+                return EntryNews(version, (), removed, None)
             rows = connection.execute(_NEWER, {"key": scope, "after": version, "last": at.version}).all()
             if at.removed <= removed:
-                return News(at.version, rows, removed, None)
+                return EntryNews(at.version, rows, removed, None)
             alive = frozenset(connection.scalars(_ALIVE, {"key": scope}))
-        return News(at.version, rows, at.removed, alive)
+        return EntryNews(at.version, rows, at.removed, alive)
 
     def read(self, scope: str, *, version: int | None = None, question: str | None = None) -> Entry | None:
         """Entry by version or by question, as the database has it now; None where it is gone, too old or corrupt."""
         by, which = (_BY_VERSION, version) if question is None else (_BY_QUESTION, question)
-        with reader(self._engine).begin() as connection:
+        with reading_engine(self._engine).begin() as connection:
             row = connection.execute(by, {"key": scope, "which": which}).first()
         if row is None or self._expired(row.created_us):
             return None
         try:
-            return entry_of(row)
+            return entry_of_row(row)
         except CorruptError as error:
             self.discard(scope, [row.version], str(error))
             return None
@@ -276,12 +283,12 @@ class Entries:
             self._purged_us = now
             self.purge()
         cited = sorted(set(sources))
-        if _holds_secret(intent, response):
+        if _entry_holds_secret(intent, response):
             self.problems["answer or question with a secret"] += 1
             return False
-        payload = exact({"intent": intent, "response": asdict(response), "cost_nanos": cost_nanos})
+        payload = exact_scope_json({"intent": intent, "response": asdict(response), "cost_nanos": cost_nanos})
         with self._writing, self._engine.begin() as connection:
-            if changed(connection, scope, cited, since=since):
+            if invalidated_since(connection, scope, cited, since=since):
                 self.problems["answer that rests on what was invalidated meanwhile"] += 1
                 return False
             version, held = self._advance(connection, key, scope)
@@ -292,7 +299,7 @@ class Entries:
             gone = [] if old is None else [old.version]
             self._delete(connection, key, version, [*gone, *self._surplus(connection, key, gone, held - len(gone) + 1)])
             row = {"scope": key, "version": version, "question": question, "vector": vector, "payload": payload}
-            self._insert(connection, row, [exact(source) for source in cited], created_us=now)
+            self._insert(connection, row, [exact_scope_json(source) for source in cited], created_us=now)
         return True
 
     def promote(self, scope: str, intent: str, *, question: str, vector: bytes, why: Promotion) -> bool:
@@ -305,7 +312,7 @@ class Entries:
             version, held = self._advance(connection, scope)
             row = connection.execute(_BY_VERSION, {"key": scope, "which": why.root}).first()
             root = None if row is None or self._expired(row.created_us) else _entry_or_none(row)
-            if row is None or root is None or root.promoted or _holds_secret(intent, root.response):
+            if row is None or root is None or root.promoted or _entry_holds_secret(intent, root.response):
                 return False
             old = connection.execute(_BY_QUESTION, {"key": scope, "which": question}).first()
             mine = None if old is None else _entry_or_none(old)
@@ -317,10 +324,10 @@ class Entries:
                 return False
             self._delete(connection, scope, version, gone)
             kept = {"intent": intent, "response": asdict(root.response), "cost_nanos": root.cost_nanos}
-            payload = exact(kept | {"promoted": asdict(why)})
+            payload = exact_scope_json(kept | {"promoted": asdict(why)})
             cited = connection.scalars(_CITED, {"key": scope, "which": why.root}).all()
             new = {"scope": scope, "version": version, "question": question, "vector": vector, "payload": payload}
-            self._insert(connection, new, [*cited, _copy_of(why.root)], created_us=row.created_us)
+            self._insert(connection, new, [*cited, _copied_entry_key(why.root)], created_us=row.created_us)
         return True
 
     def _insert(
@@ -328,7 +335,7 @@ class Entries:
     ) -> None:
         """Insert an entry, by keys of `SOURCES` that it goes with, as part of the change to its version."""
         key, version = row["scope"], row["version"]
-        sha256 = checksum(key, row["question"], row["vector"], row["payload"], created_us)
+        sha256 = entry_checksum(key, row["question"], row["vector"], row["payload"], created_us)
         times = {"created_us": created_us, "used_us": self.now_us()}
         connection.execute(_INSERT, {**row, **times, "sha256": sha256})
         if cited:
@@ -359,14 +366,14 @@ class Entries:
         ConfigError
             If no condition is given.
         """
-        where = [SOURCES.c.source == exact(source)] if source is not None else []
-        where += [SCOPES.c.tenant_id == exact(tenant_id)] if tenant_id is not None else []
-        where += [SCOPES.c.corpus_version == exact(corpus_version)] if corpus_version is not None else []
+        where = [SOURCES.c.source == exact_scope_json(source)] if source is not None else []
+        where += [SCOPES.c.tenant_id == exact_scope_json(tenant_id)] if tenant_id is not None else []
+        where += [SCOPES.c.corpus_version == exact_scope_json(corpus_version)] if corpus_version is not None else []
         if not where:
             raise ConfigError("invalidate() was asked without a source, tenant_id or corpus_version; name one")
         what = {"source": source, "tenant_id": tenant_id, "corpus_version": corpus_version}
         with self._writing, self._engine.begin() as connection:  # committed first: who keeps next must see it
-            remember(connection, **what, at_us=self.now_us())
+            remember_invalidation(connection, **what, at_us=self.now_us())
         return self._drop_where(sa.and_(*where))
 
     def purge(self) -> int:
@@ -374,7 +381,7 @@ class Entries:
         gone = self._drop_where(ENTRIES.c.created_us <= self.oldest_us)
         s = SCOPES.c
         with self._writing, self._engine.begin() as connection:
-            forget(connection, now_us=self.now_us())
+            forget_invalidations(connection, now_us=self.now_us())
             empty = sa.select(s.scope, s.version).where(s.entries == 0, s.scope != HIGHEST)
             # a locked one is being written to; and to wait for it, with others in hand, could end in a deadlock
             found = connection.execute(empty.with_for_update(skip_locked=True)).all()
@@ -411,7 +418,9 @@ class Entries:
         """Raise the scope's version and so hold its lock; the new version, and how many entries there are."""
         row = connection.execute(_BUMP, {"key": key}).first()
         while row is None and scope is not None:  # also where another process drops it in between
-            self._insert_scope(connection, key, exact(scope.tenant_id), exact(scope.corpus_version))
+            self._insert_scope(
+                connection, key, exact_scope_json(scope.tenant_id), exact_scope_json(scope.corpus_version)
+            )
             # read after the insert, which has waited for whoever was dropping this scope
             start = connection.scalar(_HIGHEST_VERSION) or 0
             connection.execute(_BEGIN, {"key": key, "start": start})
@@ -427,7 +436,7 @@ class Entries:
         gone = 0
         whole = {*versions}
         for start in range(0, len(versions), _PART):
-            roots = [_copy_of(each) for each in versions[start : start + _PART]]
+            roots = [_copied_entry_key(each) for each in versions[start : start + _PART]]
             whole |= {*connection.scalars(_COPIES, {"key": scope, "roots": roots})}
         versions = sorted(whole)
         for start in range(0, len(versions), _PART):
@@ -457,18 +466,18 @@ class Entries:
             connection.execute(later.values(used_us=sa.bindparam("at")), rows)
 
 
-def _copy_of(root: int) -> str:
+def _copied_entry_key(root: int) -> str:
     """Key in `SOURCES` of what was promoted from an entry; those of documents are JSON, in quotes."""
     return f"promoted from {root}"
 
 
 def _entry_or_none(row: Any) -> Entry | None:
     try:
-        return entry_of(row)
+        return entry_of_row(row)
     except CorruptError:
         return None
 
 
-def _holds_secret(intent: str, response: Response) -> bool:
+def _entry_holds_secret(intent: str, response: Response) -> bool:
     said = (intent, response.text, *(call.arguments for call in response.tool_calls))
     return any(redact(text) != text for text in said)

@@ -7,11 +7,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from workbench.caching.cache_claims import CacheArm, CacheResult, PairsServed, bounds_of_pairs, rate_of
+from workbench.caching.cache_claims import CacheArm, CacheResult, PairsServed, false_hit_rate, pairs_served_bounds
 from workbench.caching.guard import GRAVE, Guard, make_guard
-from workbench.caching.stream_replay import Block, Replay, ShadowHits, replay, serve_nothing
-from workbench.caching.threshold_certificate import CONFIRM_STEP, GRID, Certificate, Counts, count
-from workbench.caching.verifiers import Allows, Checks, Later, LaterChecks, VerifierUsed, check_name
+from workbench.caching.stream_replay import Block, ShadowHits, StreamReplay, replay_stream, replay_without_cache
+from workbench.caching.threshold_certificate import CONFIRM_STEP, GRID, HitCounts, ThresholdCertificate, count_hits
+from workbench.caching.verifiers import Allows, Checks, Later, LaterChecks, VerifierUsed, check_verifier_name
 from workbench.codec import NEUTRAL, RANGE, Range
 from workbench.evalset.evalset import require_dev
 from workbench.evalset.gates import PairLimit
@@ -53,7 +53,7 @@ class CachingParameters:
         make_guard(self.guard)
         check_embedder(self.embedder)
         for name in self.verifiers:
-            check_name(name)
+            check_verifier_name(name)
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
@@ -89,7 +89,7 @@ class Certified(Shown):
     """Arms with their certificates, simplest first; ``requests`` are those of the stream that certify them."""
 
     table: Table
-    arms: tuple[tuple[CacheArm, Certificate | None], ...]
+    arms: tuple[tuple[CacheArm, ThresholdCertificate | None], ...]
     requests: slice
 
 
@@ -150,15 +150,15 @@ class CacheStudy:
         """Code of each request's cluster."""
         return np.unique(np.array(self.stream.clusters), return_inverse=True)[1]
 
-    def counts(self, found: ShadowHits, part: slice) -> Counts:
+    def counts(self, found: ShadowHits, part: slice) -> HitCounts:
         """Similarity hits by cluster on the grid; exact repeats are another tier's."""
         scores = np.where(found.exact | ~found.allowed, -np.inf, found.similarity)
-        return count(scores[part], found.false[part], self.clusters[part], GRID)
+        return count_hits(scores[part], found.false[part], self.clusters[part], GRID)
 
-    def served_counts(self, own: npt.NDArray[np.bool_], false: npt.NDArray[np.bool_], part: slice) -> Counts:
+    def served_counts(self, own: npt.NDArray[np.bool_], false: npt.NDArray[np.bool_], part: slice) -> HitCounts:
         """Count what one cache served, which is at one threshold only."""
         scores = np.where(own, 1.0, -np.inf)
-        return count(scores[part], (false & own)[part], self.clusters[part], np.array([1.0]))
+        return count_hits(scores[part], (false & own)[part], self.clusters[part], np.array([1.0]))
 
     def passes(self, guard: Allows | None) -> npt.NDArray[np.bool_]:
         """Which pairs a guard, or a verifier behind it, lets pass."""
@@ -178,7 +178,7 @@ class CacheStudy:
         for threshold in thresholds:
             yield near >= min(threshold, floor), (sure & (near >= threshold)) | (agreed & (near >= floor))
 
-    def replayed_counts(self, way: Allows | None, semantic: Semantic, part: slice, lowest: float) -> Counts:
+    def replayed_counts(self, way: Allows | None, semantic: Semantic, part: slice, lowest: float) -> HitCounts:
         """Counts of true replays down to the lowest threshold: of what is promoted the shadow knows nothing."""
         thresholds = np.unique(np.r_[REPLAYED[lowest <= REPLAYED], min(lowest, 1.0)])[::-1]
         each = []
@@ -186,11 +186,11 @@ class CacheStudy:
             walked = self.walk(way, threshold, semantic)
             each.append(self.served_counts(walked.hit & ~walked.exact, walked.false, part))
         hits, false = (np.hstack([getattr(c, name) for c in each]) for name in ("hits", "false"))
-        return Counts(thresholds, hits, false, each[0].requests)
+        return HitCounts(thresholds, hits, false, each[0].requests)
 
-    def walk(self, way: Allows | None, threshold: float, semantic: Semantic) -> Replay:
+    def walk(self, way: Allows | None, threshold: float, semantic: Semantic) -> StreamReplay:
         """True replay of one way of matching at one threshold."""
-        return replay(self.stream, semantic.vectors, threshold=threshold, guard=way, blocks=semantic.blocks)
+        return replay_stream(self.stream, semantic.vectors, threshold=threshold, guard=way, blocks=semantic.blocks)
 
     def must_differ(self, split: str) -> npt.NDArray[np.bool_]:
         """Which pairs of a split need different answers."""
@@ -227,11 +227,13 @@ class CacheStudy:
         used, before = positions[certified.requests], positions[: self.parts["test"].start]
         require_dev(map(str, used), set(map(str, before)), "certifying a threshold")
 
-    def replay(self, arm: CacheArm, certificate: Certificate | None, semantic: Semantic) -> tuple[CacheResult, Replay]:
+    def replay(
+        self, arm: CacheArm, certificate: ThresholdCertificate | None, semantic: Semantic
+    ) -> tuple[CacheResult, StreamReplay]:
         """Walk the whole stream with one cache, and judge it on the test part."""
         part = self.parts["test"]
         if arm.kind == "off":
-            walked = serve_nothing(self.stream)
+            walked = replay_without_cache(self.stream)
         else:
             guard = semantic.ways[arm.way] if arm.kind == "semantic" else None
             walked = self.walk(guard, arm.threshold or 2.0, semantic)
@@ -249,7 +251,7 @@ class CacheStudy:
         may = test & ~differ
         way = semantic.ways[arm.way] if arm.kind == "semantic" else None
         ((_, served),) = self.pairs_let(way, semantic, [arm.threshold or 2.0])
-        share = bounds_of_pairs(served, differ, self.pairs, self.confidence)
+        share = pairs_served_bounds(served, differ, self.pairs, self.confidence)
         return PairsServed(
             must_differ=int((served & differ).sum()),
             of_must_differ=int(differ.sum()),
@@ -265,7 +267,7 @@ class CacheStudy:
             return None
         found, part = semantic.shadows[arm.way], self.parts["test"]
         near = (found.hits(arm.threshold) & ~found.exact)[part]
-        return rate_of(found.false[part], near, self.clusters[part]).estimate if near.any() else None
+        return false_hit_rate(found.false[part], near, self.clusters[part]).estimate if near.any() else None
 
     def cost(self, hit_rate: float, error_rate: float, arm: CacheArm, check_rate: float = 0.0) -> float:
         """USD per 1,000 requests: calls still made, the embedding of each question, checks, priced false hits.

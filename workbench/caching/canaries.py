@@ -90,7 +90,7 @@ class CanaryRequest:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Change:
+class CanaryChange:
     """One thing that differs, in words, and the field of the scope that keeps the answers apart."""
 
     name: str
@@ -98,31 +98,31 @@ class Change:
     given: Mapping[str, Any]
 
 
-ANOTHER_USER = Change("another user", "visibility", {"user_id": "ben"})
+ANOTHER_USER = CanaryChange("another user", "visibility", {"user_id": "ben"})
 CHANGES = (
-    Change("another tenant", "tenant_id", {"tenant_id": "dune"}),
+    CanaryChange("another tenant", "tenant_id", {"tenant_id": "dune"}),
     ANOTHER_USER,
-    Change("another permission set", "visibility", {"visibility": "auditors"}),
-    Change("another feature", "feature", {"feature": "search"}),
-    Change("another model", "model", {"model": "local/two"}),
-    Change("another length of answers", "parameters", {"max_tokens": 101}),
-    Change("another seed", "parameters", {"seed": 1}),
-    Change("another end of answers", "parameters", {"stop": "---"}),
-    Change("another schema of answers", "parameters", {"schema": "reply"}),
-    Change("another system prompt", "prompt", {"system": "You help pirates."}),
-    Change("an earlier turn", "prompt", {"earlier": "You are locked out."}),
-    Change("an earlier turn that the prompt tells", "prompt", {"turns": ("You are locked out.",)}),
-    Change("a tool", "tools", {"tools": "delete_account"}),
-    Change("another version of corpus or index", "corpus_version", {"corpus_version": "corpus 2"}),
-    Change("another version of the prompt", "prompt_version", {"prompt_version": "prompt 2"}),
-    Change("another configuration of the prompt", "configuration", {"configuration": "top5"}),
-    Change("another encoder", "encoder", {"encoder": "another encoder"}),
-    Change("another language", "locale", {"locale": "de"}),
+    CanaryChange("another permission set", "visibility", {"visibility": "auditors"}),
+    CanaryChange("another feature", "feature", {"feature": "search"}),
+    CanaryChange("another model", "model", {"model": "local/two"}),
+    CanaryChange("another length of answers", "parameters", {"max_tokens": 101}),
+    CanaryChange("another seed", "parameters", {"seed": 1}),
+    CanaryChange("another end of answers", "parameters", {"stop": "---"}),
+    CanaryChange("another schema of answers", "parameters", {"schema": "reply"}),
+    CanaryChange("another system prompt", "prompt", {"system": "You help pirates."}),
+    CanaryChange("an earlier turn", "prompt", {"earlier": "You are locked out."}),
+    CanaryChange("an earlier turn that the prompt tells", "prompt", {"turns": ("You are locked out.",)}),
+    CanaryChange("a tool", "tools", {"tools": "delete_account"}),
+    CanaryChange("another version of corpus or index", "corpus_version", {"corpus_version": "corpus 2"}),
+    CanaryChange("another version of the prompt", "prompt_version", {"prompt_version": "prompt 2"}),
+    CanaryChange("another configuration of the prompt", "configuration", {"configuration": "top5"}),
+    CanaryChange("another encoder", "encoder", {"encoder": "another encoder"}),
+    CanaryChange("another language", "locale", {"locale": "de"}),
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Crossing:
+class CanaryCrossing:
     """What came of one change in one cache, over all audiences.
 
     Attributes
@@ -133,14 +133,14 @@ class Crossing:
         Own answers that were kept and not served again; must be 0, since a cache that serves nobody shows nothing.
     """
 
-    change: Change
+    change: CanaryChange
     kind: Kind
     asked: int
     crossed: int
     unserved: int
 
 
-def send_canaries(embedder: Embedder, *, threshold: float) -> tuple[Crossing, ...]:
+def send_canaries(embedder: Embedder, *, threshold: float) -> tuple[CanaryCrossing, ...]:
     """Send every change through a response cache and a semantic one, in a database of their own that is then deleted.
 
     Whoever differs asks, keeps an answer where none is served, and asks again when all have asked. Only where an answer
@@ -154,19 +154,22 @@ def send_canaries(embedder: Embedder, *, threshold: float) -> tuple[Crossing, ..
         Least cosine of a semantic hit; a low one leaves nothing but the scope between the answers. There is no guard.
     """
     found = [
-        crossing for audience in AUDIENCES for kind in KINDS for crossing in _walk(kind, audience, embedder, threshold)
+        crossing
+        for audience in AUDIENCES
+        for kind in KINDS
+        for crossing in _walk_canaries(kind, audience, embedder, threshold)
     ]
     out = []
     for kind in KINDS:
         for change in CHANGES:
             mine = [c for c in found if c.kind == kind and c.change == change]
             counts = (sum(getattr(c, name) for c in mine) for name in ("asked", "crossed", "unserved"))
-            out.append(Crossing(change, kind, *counts))
+            out.append(CanaryCrossing(change, kind, *counts))
     return tuple(out)
 
 
 @contextmanager
-def temporary_engine() -> Iterator[sa.Engine]:
+def canary_engine() -> Iterator[sa.Engine]:
     """State database that is deleted afterwards, so that nothing is read from the project's or left in it."""
     with TemporaryDirectory(prefix="workbench-canaries-") as folder:
         engine = open_engine(f"sqlite:///{Path(folder) / 'state.sqlite'}")
@@ -181,22 +184,22 @@ def temporary_engine() -> Iterator[sa.Engine]:
             engine.dispose()
 
 
-def kept(text: str) -> Response:
+def canary_answer(text: str) -> Response:
     """An answer as a model would have given it."""
     return Response(text, "local/one", Usage(10, 0, 0, 5))
 
 
-def ask(cache: Cache, request: Request, who: Attribution, use: CacheUse, own: str) -> str | None:
+def ask_canary(cache: Cache, request: Request, who: Attribution, use: CacheUse, own: str) -> str | None:
     """Text that the cache serves; where it serves none, the answer ``own`` is kept, as the client does after a call."""
     since = cache.moment()
     hit = cache.find(request, who, use)
     if hit is None:
-        cache.keep(request, kept(own), who, use, cost_nanos=1, since=since)
+        cache.keep(request, canary_answer(own), who, use, cost_nanos=1, since=since)
     return None if hit is None else hit.response.text
 
 
 @dataclass(frozen=True, slots=True)
-class _Renamed:
+class _RenamedEncoder:
     """The same vectors under another name, so that nothing but the name keeps entries apart."""
 
     embedder: Embedder
@@ -214,38 +217,38 @@ class _Renamed:
         return self.embedder.embed(texts)
 
 
-def _walk(kind: Kind, audience: str, embedder: Embedder, threshold: float) -> list[Crossing]:
+def _walk_canaries(kind: Kind, audience: str, embedder: Embedder, threshold: float) -> list[CanaryCrossing]:
     first = CanaryRequest(audience)
     others = {c: replace(first, **c.given) for c in CHANGES if kind == "semantic" or c.field != "encoder"}
-    with temporary_engine() as engine:
+    with canary_engine() as engine:
         caches = {
             name: ResponseCache(engine)
             if kind == "exact"
-            else SemanticCache(engine, embedder=_Renamed(embedder, name), threshold=threshold)
+            else SemanticCache(engine, embedder=_RenamedEncoder(embedder, name), threshold=threshold)
             for name in sorted({asked.encoder for asked in others.values()})
         }
-        _answers(caches[first.encoder], first, "of the first")
-        early = {c: _answers(caches[asked.encoder], asked, f"of {c.name}") for c, asked in others.items()}
-        late = {c: _answers(caches[asked.encoder], asked, "too late") for c, asked in others.items()}
-    return [_judge(change, kind, audience, early[change], late[change]) for change in others]
+        _canary_answers(caches[first.encoder], first, "of the first")
+        early = {c: _canary_answers(caches[asked.encoder], asked, f"of {c.name}") for c, asked in others.items()}
+        late = {c: _canary_answers(caches[asked.encoder], asked, "too late") for c, asked in others.items()}
+    return [_judge_crossing(change, kind, audience, early[change], late[change]) for change in others]
 
 
-def _answers(cache: Cache, asked: CanaryRequest, own: str) -> list[str | None]:
+def _canary_answers(cache: Cache, asked: CanaryRequest, own: str) -> list[str | None]:
     """Answers to the near question, which only a semantic cache is asked and which is not kept, and to the question."""
     out: list[str | None] = []
     if isinstance(cache, SemanticCache):
         near = cache.find(asked.request(NEAR), asked.who, asked.use(NEAR))
         out.append(None if near is None else near.response.text)
-    return [*out, ask(cache, asked.request(QUESTION), asked.who, asked.use(QUESTION), own)]
+    return [*out, ask_canary(cache, asked.request(QUESTION), asked.who, asked.use(QUESTION), own)]
 
 
-def _judge(
-    change: Change, kind: Kind, audience: str, early: Sequence[str | None], late: Sequence[str | None]
-) -> Crossing:
+def _judge_crossing(
+    change: CanaryChange, kind: Kind, audience: str, early: Sequence[str | None], late: Sequence[str | None]
+) -> CanaryCrossing:
     own = "of the first" if change is ANOTHER_USER and audience != "user" else f"of {change.name}"
     crossed = sum(text not in (None, own) for text in (*early, *late))
     serves = kind == "exact" or change.field != "tools"  # a semantic cache serves nothing where tools are in play
-    return Crossing(change, kind, len(early) + len(late), crossed, late.count(None) if serves else 0)
+    return CanaryCrossing(change, kind, len(early) + len(late), crossed, late.count(None) if serves else 0)
 
 
 LEAST_THRESHOLD = float(GRID[-1])  # of all that a decision can choose: the most is near enough
@@ -266,7 +269,7 @@ class Scopes(Shown):
     """
 
     table: Table
-    crossings: tuple[Crossing, ...]
+    crossings: tuple[CanaryCrossing, ...]
     shared: int
     foreign: int
 
@@ -304,7 +307,7 @@ class KnownVectors:
         return np.array([self.vectors[text.strip()] for text in texts], np.float32)
 
 
-def shared_requests(stream: RequestStream) -> list[int]:
+def requests_shared_by_tenants(stream: RequestStream) -> list[int]:
     """Positions of the requests whose text another tenant asks too, up to blanks at its ends; the first 1,000."""
     tenants = defaultdict(set)
     for text, tenant in zip(stream.queries, stream.tenants, strict=True):
@@ -312,28 +315,28 @@ def shared_requests(stream: RequestStream) -> list[int]:
     return [i for i, text in enumerate(stream.queries) if len(tenants[text.strip()]) > 1][:MOST_REQUESTS]
 
 
-def foreign_hits(stream: RequestStream, positions: Sequence[int], embedder: Embedder) -> int:
+def foreign_cache_hits(stream: RequestStream, positions: Sequence[int], embedder: Embedder) -> int:
     """Requests that either cache answers with what was kept for another tenant; answers are for the whole tenant."""
     use, out = CacheUse(visibility="tenant"), 0
-    with temporary_engine() as engine:
+    with canary_engine() as engine:
         for cache in (ResponseCache(engine), SemanticCache(engine, embedder=embedder, threshold=LEAST_THRESHOLD)):
             for i in positions:
                 request = Request("local/one", ({"role": "user", "content": stream.queries[i]},))
                 who = Attribution(stream.tenants[i], feature=stream.features[i] if stream.features else "")
-                answer = ask(cache, request, who, use, str(i))
+                answer = ask_canary(cache, request, who, use, str(i))
                 out += answer is not None and stream.tenants[int(answer)] != stream.tenants[i]
     return out
 
 
-def try_scopes(stream: RequestStream, embedder: Embedder) -> Scopes:
+def try_cache_scopes(stream: RequestStream, embedder: Embedder) -> Scopes:
     """Send everything through both caches, each in a database of its own; ``embedder`` knows all texts."""
     crossings = send_canaries(embedder, threshold=LEAST_THRESHOLD)
-    positions = shared_requests(stream)
-    foreign = foreign_hits(stream, positions, embedder)
-    return Scopes(_table(crossings, len(positions), foreign), crossings, len(positions), foreign)
+    positions = requests_shared_by_tenants(stream)
+    foreign = foreign_cache_hits(stream, positions, embedder)
+    return Scopes(_crossings_table(crossings, len(positions), foreign), crossings, len(positions), foreign)
 
 
-def _table(crossings: Sequence[Crossing], shared: int, foreign: int) -> Table:
+def _crossings_table(crossings: Sequence[CanaryCrossing], shared: int, foreign: int) -> Table:
     rows: list[tuple[str | int, ...]] = []
     for change in CHANGES:
         mine = [c for c in crossings if c.change is change]

@@ -45,7 +45,7 @@ _WORD = re.compile(r"[^\W_]+(?:[.,:_/-][^\W_]+)*")
 
 
 @dataclass(frozen=True, slots=True)
-class _Text:
+class _VerifierText:
     """One text as the features see it: content words without endings, all words, and those that name or scope."""
 
     roots: tuple[str, ...]
@@ -62,12 +62,12 @@ def _parts() -> dict[str, Any]:
     return tomllib.loads(Path(__file__).with_name("made_pairs.toml").read_text(encoding="utf-8"))
 
 
-def made_sha256() -> str:
+def made_pairs_sha256() -> str:
     """Hash of the made-up pairs and of the names of the features: what a fitted verifier rests on beside dev pairs."""
     return content_hash(json.dumps(_parts(), sort_keys=True), *FEATURES)
 
 
-def _read(text: str) -> _Text:
+def _read_pair_text(text: str) -> _VerifierText:
     roots, counts = content_of(text)
     lower = text.lower().replace("\u2019", "'").replace("n't", " not").replace("'s", "")
     words, filler = tuple(_WORD.findall(lower)), load_words().filler
@@ -79,31 +79,33 @@ def _read(text: str) -> _Text:
     said = [w.strip(".,?!()") for w in text.split()[1:]]
     names = {root_of(w.lower()) for w in said if w != "I" and any(c.isupper() or c.isdigit() for c in w)}
     spaced = f" {' '.join(words)} "
-    return _Text(
+    return _VerifierText(
         roots, counts, words, frozenset(map(root_of, words)), frozenset(phrases), frozenset(names),
         frozenset(spaced[i : i + 3] for i in range(len(spaced) - 2)),
     )  # fmt: skip
 
 
-def features_of(pairs: Sequence[TextPair], vectors: Vectors) -> Array:
+def verifier_features(pairs: Sequence[TextPair], vectors: Vectors) -> Array:
     """Features of pairs (asked, cached), shape (pairs, features), the same both ways; words are embedded one by one."""
-    read = {text: _read(text) for pair in pairs for text in pair}
+    read = {text: _read_pair_text(text) for pair in pairs for text in pair}
     wanted = list(dict.fromkeys([*read, *(w for t in read.values() for w in (*t.words, *t.roots))]))
     known = dict(zip(wanted, vectors(wanted), strict=True)) if wanted else {}
-    rows = [_row(a, b, read[a], read[b], known) for a, b in pairs]
+    rows = [_verifier_feature_row(a, b, read[a], read[b], known) for a, b in pairs]
     return np.round(np.array(rows, float).reshape(len(pairs), len(FEATURES)), 4)
 
 
-def _row(asked: str, cached: str, a: _Text, b: _Text, known: Mapping[str, npt.NDArray[np.float32]]) -> list[float]:
+def _verifier_feature_row(
+    asked: str, cached: str, a: _VerifierText, b: _VerifierText, known: Mapping[str, npt.NDArray[np.float32]]
+) -> list[float]:
     mine, theirs = without_typos(a.counts - b.counts, b.counts - a.counts)
     rest_a, rest_b = [w for w in a.roots if w in mine], [w for w in b.roots if w in theirs]
     raw_a = [w for w in a.words if root_of(w) not in b.stems]
     raw_b = [w for w in b.words if root_of(w) not in a.stems]
     cosine = float(known[asked] @ known[cached])
     size, (fewer, more) = max(len(a.roots), len(b.roots), 1), sorted((len(rest_a), len(rest_b)))
-    in_rest = _near(rest_a, rest_b, known) + _near(rest_b, rest_a, known)
-    near = _near(rest_a, b.roots, known) + _near(rest_b, a.roots, known)
-    raw = _near(raw_a, b.words, known) + _near(raw_b, a.words, known)
+    in_rest = _nearest_word_cosines(rest_a, rest_b, known) + _nearest_word_cosines(rest_b, rest_a, known)
+    near = _nearest_word_cosines(rest_a, b.roots, known) + _nearest_word_cosines(rest_b, a.roots, known)
+    raw = _nearest_word_cosines(raw_a, b.words, known) + _nearest_word_cosines(raw_b, a.words, known)
     lost, share_raw = sum(1 - x for x in near) / 2, max(len(raw_a), len(raw_b)) / max(len(a.words), len(b.words), 1)
     listed = _parts()
     sets = [(frozenset(t.words), t) for t in (a, b)]
@@ -117,12 +119,13 @@ def _row(asked: str, cached: str, a: _Text, b: _Text, known: Mapping[str, npt.ND
     told = {objection.partition(":")[0] for objection in EVERY_CHECK.explain(asked, cached)}
     return [
         cosine, more / size, fewer / size, min(fewer, 4), min(more, 6),
-        _mean_cosine(rest_a, rest_b, known), _mean_cosine(raw_a, raw_b, known), _mean_cosine(a.roots, b.roots, known),
+        _mean_word_cosine(rest_a, rest_b, known), _mean_word_cosine(raw_a, raw_b, known),
+        _mean_word_cosine(a.roots, b.roots, known),
         share_raw, min(in_rest, default=1.0), min(near, default=1.0), sum(near) / len(near) if near else 1.0,
         lost, lost / size, sum(1 - x for x in raw) / 2,
         len(a.trigrams & b.trigrams) / max(len(a.trigrams | b.trigrams), 1),
         min((1 - cosine) / (share_raw + 0.05), 3.0),
-        _turned(a, b), abs(np.log((len(a.roots) + 1) / (len(b.roots) + 1))), np.log(size),
+        _turned_word_pairs(a, b), abs(np.log((len(a.roots) + 1) / (len(b.roots) + 1))), np.log(size),
         min(len(scope[0]) + len(scope[1]), 5), bool(scope[0]) != bool(scope[1]),
         min(len(named[0]) + len(named[1]), 4), bool(named[0] and named[1]), numbers[0] != numbers[1],
         asks[0] != asks[1], bool(asks[0] - asks[1] and asks[1] - asks[0]), len((all_a ^ all_b) & prepositions),
@@ -130,7 +133,9 @@ def _row(asked: str, cached: str, a: _Text, b: _Text, known: Mapping[str, npt.ND
     ]  # fmt: skip
 
 
-def _near(words: Sequence[str], others: Sequence[str], known: Mapping[str, npt.NDArray[np.float32]]) -> list[float]:
+def _nearest_word_cosines(
+    words: Sequence[str], others: Sequence[str], known: Mapping[str, npt.NDArray[np.float32]]
+) -> list[float]:
     """Cosine of each word to the nearest of the others, 0 where there is none."""
     if not words:
         return []
@@ -140,7 +145,7 @@ def _near(words: Sequence[str], others: Sequence[str], known: Mapping[str, npt.N
     return [float(x) for x in found.max(1)]
 
 
-def _mean_cosine(a: Sequence[str], b: Sequence[str], known: Mapping[str, npt.NDArray[np.float32]]) -> float:
+def _mean_word_cosine(a: Sequence[str], b: Sequence[str], known: Mapping[str, npt.NDArray[np.float32]]) -> float:
     if not a or not b:
         return 0.0 if a or b else 1.0
     one, other = (np.sum([known[w] for w in words], axis=0) for words in (a, b))
@@ -148,7 +153,7 @@ def _mean_cosine(a: Sequence[str], b: Sequence[str], known: Mapping[str, npt.NDA
     return float(one @ other) / length if length else 0.0
 
 
-def _turned(a: _Text, b: _Text) -> float:
+def _turned_word_pairs(a: _VerifierText, b: _VerifierText) -> float:
     """Share of pairs of shared words that stand in another order."""
     place = {root: i for i, root in reversed(list(enumerate(b.roots)))}
     shared = [root for root in dict.fromkeys(a.roots) if root in place]
@@ -224,7 +229,7 @@ class FittedVerifier:
 
     def probabilities(self, pairs: Sequence[TextPair], vectors: Vectors) -> Array:
         """Chance that each pair (asked, cached) may share an answer."""
-        return self.trees.probabilities(features_of(pairs, vectors))
+        return self.trees.probabilities(verifier_features(pairs, vectors))
 
     def save(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -296,18 +301,20 @@ def made_pairs(n: int = MADE, seed: int = 0) -> list[MadePair]:
         if not fits.get(kind, True):
             continue
         other: dict[str, Any] = {"stem": stem, "thing": thing, "x": x, "y": y, "scope": scope}
-        other |= _changed(kind, other, rng, mine, topics, topic, names, parts["scopes"])
+        other |= _changed_question(kind, other, rng, mine, topics, topic, names, parts["scopes"])
         wording = (rng.randrange(12), rng.randrange(8))
         second = tuple(w if rng.random() < 0.5 else rng.randrange(12) for w in wording)
         front = rng.random() < 0.2
-        one = _dressed(_said(stem, thing, x, y, scope, wording, front), rng, parts["around"])
-        two = _dressed(_said(**other, wording=second, front=front ^ (rng.random() < 0.2)), rng, parts["around"])
+        one = _dressed_question(_made_sentence(stem, thing, x, y, scope, wording, front), rng, parts["around"])
+        two = _dressed_question(
+            _made_sentence(**other, wording=second, front=front ^ (rng.random() < 0.2)), rng, parts["around"]
+        )
         if one.strip("? ").lower() != two.strip("? ").lower():
             out.append(MadePair(*((two, one) if rng.random() < 0.5 else (one, two)), kind == "same", topic))
     return out
 
 
-def _changed(
+def _changed_question(
     kind: str, now: Mapping[str, Any], rng: Random, stems: Any, topics: Any, topic: str, names: Any, scopes: Any
 ) -> dict[str, Any]:
     """What the second question has instead."""
@@ -332,7 +339,7 @@ def _split(line: str) -> list[str]:
     return [part.strip() for part in line.split(" / ")]
 
 
-def _said(
+def _made_sentence(
     stem: Sequence[str], thing: Sequence[str], x: str, y: str, scope: str, wording: Sequence[int], front: bool
 ) -> str:
     asked = thing[wording[1] % len(thing)].replace("{x}", x).replace("{y}", y)
@@ -340,7 +347,7 @@ def _said(
     return text if not scope else f"{scope}, {text}" if front else f"{text} {scope}"
 
 
-def _dressed(text: str, rng: Random, around: Sequence[str]) -> str:
+def _dressed_question(text: str, rng: Random, around: Sequence[str]) -> str:
     """Greeting, capital, question mark or none of them: of no matter."""
     text = rng.choice(around).replace("{}", text) if rng.random() < 0.25 else text
     text = text[0].upper() + text[1:] if rng.random() < 0.5 else text
@@ -348,7 +355,7 @@ def _dressed(text: str, rng: Random, around: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Fit:
+class VerifierFit:
     """A verifier with those that were learnt without one fold each, for what it has seen; ``fold_of`` a text of dev."""
 
     verifier: FittedVerifier
@@ -357,7 +364,7 @@ class Fit:
 
     def probabilities(self, pairs: Sequence[TextPair], vectors: Vectors, folds: Sequence[int | None]) -> Array:
         """As the verifier's, of pairs in a fold by the one that was learnt without it."""
-        x, out = features_of(pairs, vectors), np.zeros(len(pairs))
+        x, out = verifier_features(pairs, vectors), np.zeros(len(pairs))
         for fold in set(folds):
             rows = [i for i, mine in enumerate(folds) if mine == fold]
             chosen = self.verifier if fold is None else self.held_out[fold]
@@ -373,7 +380,7 @@ def fit_verifier(
     *,
     guard: Guard | None = None,
     n_made: int = MADE,
-) -> Fit:
+) -> VerifierFit:
     """Learn on dev pairs and made-up ones; the least probability is chosen on what was held out.
 
     It is the lowest at which pairs of dev that must differ, and that the guard does not stop, keep the limit, with none
@@ -381,7 +388,7 @@ def fit_verifier(
     all that must differ are served, made-up ones too: what just keeps the limit here is hardly shown to on test.
     """
     dev, made = [p for p in pairs if p.split == "dev"], made_pairs(n_made)
-    further = [*_nearest_of_other_families(dev, vectors), *_in_other_dress(dev)]
+    further = [*_nearest_pairs_of_other_families(dev, vectors), *_pairs_in_other_dress(dev)]
     texts: list[TextPair] = [(p.query_b, p.query_a) for p in dev]
     texts += [(a, b) for a, b, *_ in further] + [(m.asked, m.cached) for m in made]
     same = np.array([*(p.same_answer for p in dev), *(f[3] for f in further), *(m.same for m in made)], float)
@@ -391,41 +398,43 @@ def fit_verifier(
     fold = np.array([*(order[f] for f in families), *(topics[m.topic] for m in made)])
     weight = np.ones(len(same))
     weight[: len(dev)] = WEIGHT_OF_DEV
-    x, scores = features_of(texts, vectors), np.zeros(len(same))
+    x, scores = verifier_features(texts, vectors), np.zeros(len(same))
     held_out = []
     for k in range(FOLDS):
         trees = Trees.fit(x[fold != k], same[fold != k], weight[fold != k])
         scores[fold == k] = trees.scores(x[fold == k])
         held_out.append(trees)
-    slope, offset = _curve(scores, same)
+    slope, offset = _fit_probability_curve(scores, same)
     chance = 1 / (1 + np.exp(-(slope * scores + offset)))
     labelled = np.array([True] * len(dev) + [False] * len(further) + [True] * len(made))
     traps = [(p, c) for p, c in zip(dev, chance, strict=False) if not p.same_answer]
     open_to = [(p, c) for p, c in traps if guard is None or guard.allows(p.query_b, p.query_a)]
     of_dev = np.array([c for _, c in open_to])
     grave = max((c for p, c in open_to if p.kind in GRAVE and limit.share is not None), default=0.0)
-    least = _least(chance[(same == 0) & labelled], of_dev, limit.most(len(traps)), (limit.share or DEFAULT_SHARE) / 2)
+    least = _least_probability(
+        chance[(same == 0) & labelled], of_dev, limit.most(len(traps)), (limit.share or DEFAULT_SHARE) / 2
+    )
     least = max(least, round(grave + 0.001, 3))
-    every = [_behind_curve(trees, slope, offset) for trees in (Trees.fit(x, same, weight), *held_out)]
+    every = [_trees_behind_curve(trees, slope, offset) for trees in (Trees.fit(x, same, weight), *held_out)]
     final, *rest = (FittedVerifier(encoder_id, least, trees) for trees in every)
     fold_of = {text: order[p.cluster] for p in dev for text in (p.query_a, p.query_b)}
-    return Fit(final, tuple(rest), fold_of)
+    return VerifierFit(final, tuple(rest), fold_of)
 
 
-def _behind_curve(trees: Trees, slope: float, offset: float) -> Trees:
+def _trees_behind_curve(trees: Trees, slope: float, offset: float) -> Trees:
     """The same trees behind another logistic curve."""
     parts = {f.name: getattr(trees, f.name) for f in fields(Trees) if f.init}
     return Trees(**(parts | {"slope": round(slope, 5), "offset": round(offset, 5)}))
 
 
-def _curve(scores: Array, same: Array) -> tuple[float, float]:
+def _fit_probability_curve(scores: Array, same: Array) -> tuple[float, float]:
     from sklearn.linear_model import LogisticRegression
 
     found = LogisticRegression().fit(scores[:, None], same)
     return float(found.coef_[0, 0]), float(found.intercept_[0])
 
 
-def _least(wrong: Array, of_dev: Array, most: int, share: float) -> float:
+def _least_probability(wrong: Array, of_dev: Array, most: int, share: float) -> float:
     """Lowest probability at which at most ``share`` of the wrong ones, and at most so many of dev, are served."""
     for step in range(50, 1000):
         least = step / 1000
@@ -437,14 +446,17 @@ def _least(wrong: Array, of_dev: Array, most: int, share: float) -> float:
 Further = tuple[str, str, str, bool]  # two texts, their family, and whether they may share an answer
 
 
-def _in_other_dress(dev: Sequence[Pair]) -> list[Further]:
+def _pairs_in_other_dress(dev: Sequence[Pair]) -> list[Further]:
     """Each dev text with itself in another dress, and half of the time with a typing error."""
     rng, around = Random(1), _parts()["around"]
     texts = sorted({(t, p.cluster) for p in dev for t in (p.query_a, p.query_b)})
-    return [(_mistyped(_dressed(t, rng, around), rng), _dressed(t, rng, around), family, True) for t, family in texts]
+    return [
+        (_mistyped_text(_dressed_question(t, rng, around), rng), _dressed_question(t, rng, around), family, True)
+        for t, family in texts
+    ]
 
 
-def _mistyped(text: str, rng: Random) -> str:
+def _mistyped_text(text: str, rng: Random) -> str:
     """Text in which one long word lacks a letter, half of the time."""
     words = text.split(" ")
     long = [i for i, word in enumerate(words) if len(word) > 5 and word.isalpha()]
@@ -455,7 +467,7 @@ def _mistyped(text: str, rng: Random) -> str:
     return " ".join(words)
 
 
-def _nearest_of_other_families(dev: Sequence[Pair], vectors: Vectors, k: int = 2) -> list[Further]:
+def _nearest_pairs_of_other_families(dev: Sequence[Pair], vectors: Vectors, k: int = 2) -> list[Further]:
     """Each dev text with the nearest of its tenant in other families, which need other answers."""
     out = []
     for tenant in sorted({p.tenant_id for p in dev}):

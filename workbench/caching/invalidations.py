@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import sqlalchemy as sa
 
-from workbench.caching.scope import Scope, exact
+from workbench.caching.scope import Scope, exact_scope_json
 from workbench.state import insert_ignore
 
 METADATA = sa.MetaData()
@@ -39,7 +39,7 @@ _CHANGED = sa.select(sa.func.count()).where(
 )
 
 
-def begin(connection: sa.Connection) -> None:
+def begin_invalidations(connection: sa.Connection) -> None:
     """Add the row that counts; nobody could hold it if it were not there."""
     insert_ignore(
         connection,
@@ -48,31 +48,31 @@ def begin(connection: sa.Connection) -> None:
     )
 
 
-def moment(connection: sa.Connection) -> int:
+def invalidation_moment(connection: sa.Connection) -> int:
     """How many invalidations there were so far."""
     return connection.scalar(_MOMENT) or 0
 
 
-def remember(
+def remember_invalidation(
     connection: sa.Connection, *, source: str | None, tenant_id: str | None, corpus_version: str | None, at_us: int
 ) -> None:
     """Note an invalidation of what meets all conditions; None is any."""
     raised = INVALIDATIONS.update().where(_COUNTER).values(number=_I.number + 1).returning(_I.number)
     number = connection.scalar(raised)
     what = {"source": source, "tenant_id": tenant_id, "corpus_version": corpus_version}
-    row = {name: "" if value is None else exact(value) for name, value in what.items()}
+    row = {name: "" if value is None else exact_scope_json(value) for name, value in what.items()}
     connection.execute(INVALIDATIONS.delete().where(*(_I[name] == value for name, value in row.items())))
     connection.execute(INVALIDATIONS.insert(), {**row, "number": number, "at_us": at_us})
 
 
-def changed(connection: sa.Connection, scope: Scope, sources: Iterable[str], *, since: int) -> bool:
+def invalidated_since(connection: sa.Connection, scope: Scope, sources: Iterable[str], *, since: int) -> bool:
     """Whether something that the answer rests on was invalidated; until the transaction ends nothing is."""
     connection.execute(_HELD_MOMENT)
-    met = {"since": since, "sources": ["", *map(exact, sources)]}
-    met |= {"tenant": exact(scope.tenant_id), "corpus": exact(scope.corpus_version)}
+    met = {"since": since, "sources": ["", *map(exact_scope_json, sources)]}
+    met |= {"tenant": exact_scope_json(scope.tenant_id), "corpus": exact_scope_json(scope.corpus_version)}
     return bool(connection.scalar(_CHANGED, met))
 
 
-def forget(connection: sa.Connection, *, now_us: int) -> None:
+def forget_invalidations(connection: sa.Connection, *, now_us: int) -> None:
     """Drop what is older than any call that may still be on its way."""
     connection.execute(INVALIDATIONS.delete().where(~_COUNTER, _I.at_us < now_us - CALL_US))

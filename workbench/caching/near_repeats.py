@@ -16,18 +16,18 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from workbench.caching.cache_claims import families_needed
+from workbench.caching.cache_claims import pair_families_needed
 from workbench.caching.cache_study import CachingParameters
-from workbench.caching.stream_replay import ShadowHits, shadow
-from workbench.caching.threshold_certificate import GRID, certify, count, start_hits
+from workbench.caching.stream_replay import ShadowHits, shadow_hits
+from workbench.caching.threshold_certificate import GRID, certify_threshold, count_hits, hits_to_start
 from workbench.config import Settings
 from workbench.errors import EvalsetError
-from workbench.evalset.folder import Tell, writing
-from workbench.evalset.gates import default_policy, scan_gates
-from workbench.evalset.imports.pairs_and_streams import DEV_ONE_IN, PAIR_SHEET, Key, filled_pairs, unordered
+from workbench.evalset.folder import Tell, writing_evalset_files
+from workbench.evalset.gates import default_gate_policy, scan_gates
+from workbench.evalset.imports.pairs_and_streams import DEV_ONE_IN, PAIR_SHEET, Key, filled_pairs, unordered_pair
 from workbench.evalset.traffic import Pair, RequestStream, load_pairs, load_stream
-from workbench.evaluation.compare import spent
-from workbench.inference.embedding import Embedder, load_embedder, unread
+from workbench.evaluation.compare import spent_confidence
+from workbench.inference.embedding import Embedder, load_embedder, unread_texts
 from workbench.records import content_hash
 from workbench.rendering.progress import waiting
 from workbench.retrieval.ingest import eval_vectors
@@ -52,7 +52,7 @@ class NearPair:
     @property
     def key(self) -> Key:
         """The same for both orders of the texts."""
-        return unordered(self.tenant_id, self.query_a, self.query_b)
+        return unordered_pair(self.tenant_id, self.query_a, self.query_b)
 
     @property
     def pair_id(self) -> str:
@@ -61,7 +61,7 @@ class NearPair:
 
 
 @dataclass(frozen=True, slots=True)
-class Worth:
+class LabellingWorth:
     """From which cosine labels are worth their while.
 
     Attributes
@@ -81,7 +81,7 @@ class Worth:
     note: str
 
 
-def draw_pairs(
+def draw_near_repeats(
     folder: Path,
     settings: Settings,
     *,
@@ -102,7 +102,8 @@ def draw_pairs(
     tell : callable
         Takes lines: near repeats by band, and how many pairs are worth a label.
     least : float, optional
-        Cosine from which pairs are drawn; by default that of `Worth`, and none where no certificate is in reach.
+        Cosine from which pairs are drawn; by default that of `LabellingWorth`, and none where no certificate is in
+        reach.
     parameters : CachingParameters, optional
         Whose embedder and warm-up count; those of the notebook by default.
     embedder : Embedder, optional
@@ -117,57 +118,63 @@ def draw_pairs(
     stream, (pairs, _) = load_stream(folder), load_pairs(folder)
     if stream.synthetic:
         raise EvalsetError(f"{folder} has made-up traffic, which knows its answers; labels are for a stream.parquet")
-    labelled = {unordered(pair.tenant_id, pair.query_a, pair.query_b): pair.same_answer for pair in pairs}
+    labelled = {unordered_pair(pair.tenant_id, pair.query_a, pair.query_b): pair.same_answer for pair in pairs}
     differ = {key for key, same in labelled.items() if not same}
     if sheet.exists() and filled_pairs(sheet) - labelled.keys():
         told = f"import them (workbench import judgements {sheet} --name {folder.name} --partly), or remove it"
         raise EvalsetError(f"{sheet} holds labels that the evalset has not; {told}")
     encoder = embedder or load_embedder(p.embedder, settings)
-    vectors = _vectors(stream.queries, encoder, settings)
+    vectors = _near_repeat_vectors(stream.queries, encoder, settings)
     with waiting(f"nearest earlier requests of {len(stream):,}"):
-        found = shadow(stream, vectors)
+        found = shadow_hits(stream, vectors)
     near = near_pairs(stream, found)
     open_pairs = [pair for pair in near if pair.key not in labelled]
-    policy = scan_gates(folder / "gates.toml")[0].get("caching") or default_policy("caching")
+    policy = scan_gates(folder / "gates.toml")[0].get("caching") or default_gate_policy("caching")
     each = 1 - (1 - policy.confidence) / WAYS
     with waiting("thresholds tried"):
-        worth = worth_of(stream, found, differ, p.warmup, alpha=policy.alpha, confidence=each)
-    parts = parts_told(len(stream), p.warmup)
-    for line in (*_bands_told(near, open_pairs, pairs), *_worth_told(worth, open_pairs, policy.alpha, parts)):
+        worth = labelling_worth(stream, found, differ, p.warmup, alpha=policy.alpha, confidence=each)
+    parts = stream_parts_told(len(stream), p.warmup)
+    for line in (
+        *_near_bands_told(near, open_pairs, pairs),
+        *_labelling_worth_told(worth, open_pairs, policy.alpha, parts),
+    ):
         tell(line)
     if (start := worth.least if least is None else least) is None:
         tell(f"nothing was drawn; pairs for another reason: workbench evalset pairs {folder.name} --least 0.9")
         return None
     wanted = [pair for pair in open_pairs if pair.cosine >= start]
-    needed = families_needed(policy.pair_limit, spent(policy.confidence, 1))
-    negatives = negatives_told(pairs, _cosines(pairs, encoder, settings), wanted, start, needed)
-    if not (drawn := draw(wanted, limit)):
+    needed = pair_families_needed(policy.pair_limit, spent_confidence(policy.confidence, 1))
+    negatives = near_negatives_told(pairs, _labelled_cosines(pairs, encoder, settings), wanted, start, needed)
+    if not (drawn := draw_near_pairs(wanted, limit)):
         tell(f"no pair from cosine {start:.2f} is without a label: there is nothing to label")
         tell(negatives)
         return None
-    with writing(sheet):
-        sheet.write_text("".join(f"{line}\n" for line in _sheet(drawn)), encoding="utf-8", newline="\n")
+    with writing_evalset_files(sheet):
+        sheet.write_text("".join(f"{line}\n" for line in _near_pair_sheet(drawn)), encoding="utf-8", newline="\n")
     tell(f"{sheet} holds {len(drawn):,} of {len(wanted):,} pairs from cosine {start:.2f}, blind to how near they are")
     tell(negatives)
     return sheet
 
 
-def _vectors(texts: Sequence[str], embedder: Embedder, settings: Settings) -> npt.NDArray[np.float32]:
+def _near_repeat_vectors(texts: Sequence[str], embedder: Embedder, settings: Settings) -> npt.NDArray[np.float32]:
     vectors = eval_vectors(texts, embedder, settings.cache, label="requests")
-    vectors[unread(embedder, texts, strict=True)] = 0  # near nothing, as in the cache
+    vectors[unread_texts(embedder, texts, strict=True)] = 0  # near nothing, as in the cache
     return vectors
 
 
-def _cosines(pairs: Sequence[Pair], embedder: Embedder, settings: Settings) -> npt.NDArray[np.float64]:
+def _labelled_cosines(pairs: Sequence[Pair], embedder: Embedder, settings: Settings) -> npt.NDArray[np.float64]:
     """Cosine of each labelled pair, as 03_caching counts it."""
     if not pairs:
         return np.zeros(0)
-    sides = [_vectors([getattr(pair, name) for pair in pairs], embedder, settings) for name in ("query_a", "query_b")]
+    sides = [
+        _near_repeat_vectors([getattr(pair, name) for pair in pairs], embedder, settings)
+        for name in ("query_a", "query_b")
+    ]
     found: npt.NDArray[np.float64] = np.clip((sides[0] * sides[1]).sum(1), -1, 1).astype(float)
     return found
 
 
-def negatives_told(
+def near_negatives_told(
     pairs: Sequence[Pair], cosines: npt.NDArray[np.float64], left: Sequence[NearPair], least: float, needed: int
 ) -> str:
     """Say between which cosines pairs that must differ are still to be labelled, and about how many.
@@ -213,7 +220,7 @@ def near_pairs(stream: RequestStream, found: ShadowHits) -> list[NearPair]:
     texts, cosines, served = dict[Key, tuple[str, str]](), dict[Key, float](), dict[Key, int]()
     for i in np.flatnonzero(~found.exact & (found.similarity >= BANDS[-1]) & found.false).tolist():
         one, other = stream.queries[found.matched[i]], stream.queries[i]
-        key = unordered(stream.tenants[i], one, other)
+        key = unordered_pair(stream.tenants[i], one, other)
         texts.setdefault(key, (one, other))
         cosines[key] = max(cosines.get(key, -1.0), float(found.similarity[i]))
         served[key] = served.get(key, 0) + 1
@@ -221,9 +228,9 @@ def near_pairs(stream: RequestStream, found: ShadowHits) -> list[NearPair]:
     return sorted(out, key=lambda pair: (-pair.cosine, pair.key))
 
 
-def worth_of(
+def labelling_worth(
     stream: RequestStream, found: ShadowHits, differ: Collection[Key], warmup: int, *, alpha: float, confidence: float
-) -> Worth:
+) -> LabellingWorth:
     """Try one cosine after the other, the highest first, as if every near repeat were right that is not in ``differ``.
 
     What would share an answer would be one family too, as in a stream that is labelled.
@@ -232,8 +239,10 @@ def worth_of(
     part = slice(min(warmup, n), warmup + max(n - warmup, 0) // 2)
     near = np.where(found.exact | (found.similarity < BANDS[-1]), -np.inf, found.similarity)
     pairs = zip(stream.tenants, stream.queries, found.matched.tolist(), strict=True)
-    wrong = np.array([m >= 0 and unordered(tenant, stream.queries[m], text) in differ for tenant, text, m in pairs])
-    families = Families(stream.clusters)
+    wrong = np.array(
+        [m >= 0 and unordered_pair(tenant, stream.queries[m], text) in differ for tenant, text, m in pairs]
+    )
+    families = NearFamilies(stream.clusters)
     order = [int(i) for i in np.argsort(-near, kind="stable") if np.isfinite(near[i])]
     best, at = None, 0
     for least in np.arange(0.99, BANDS[-1] - 1e-9, -0.01).round(2):
@@ -241,17 +250,19 @@ def worth_of(
             if not wrong[order[at]]:
                 families.join(stream.clusters[order[at]], stream.clusters[found.matched[order[at]]])
             at += 1
-        if (near[part] >= least).sum() >= start_hits(alpha, confidence) or least in BANDS:
+        if (near[part] >= least).sum() >= hits_to_start(alpha, confidence) or least in BANDS:
             grid = GRID[least <= GRID]
-            certificate = certify(count(near[part], wrong[part], families.codes()[part], grid), alpha, confidence)
+            certificate = certify_threshold(
+                count_hits(near[part], wrong[part], families.codes()[part], grid), alpha, confidence
+            )
             if certificate.certified:
-                return Worth(float(least), certificate.hits, certificate.clusters, "")
+                return LabellingWorth(float(least), certificate.hits, certificate.clusters, "")
             best = max(best or certificate, certificate, key=lambda each: each.effective_clusters)
     hits = int(np.isfinite(near[part]).sum())
-    return Worth(None, hits, best.clusters, best.note) if best else Worth(None, hits, 0, "")
+    return LabellingWorth(None, hits, best.clusters, best.note) if best else LabellingWorth(None, hits, 0, "")
 
 
-class Families:
+class NearFamilies:
     """Clusters of requests, of which more and more are joined."""
 
     def __init__(self, clusters: Sequence[str]) -> None:
@@ -272,28 +283,28 @@ class Families:
         return np.unique([self._root(name) for name in self._clusters], return_inverse=True)[1]
 
 
-def draw(pairs: Sequence[NearPair], limit: int) -> list[NearPair]:
+def draw_near_pairs(pairs: Sequence[NearPair], limit: int) -> list[NearPair]:
     """As many pairs of each band as of every other, while it has them, in an order that tells nothing.
 
     >>> pairs = [NearPair("t", "a", f"b{i}", 0.96 if i < 9 else 0.7, 1) for i in range(12)]
-    >>> sorted(pair.cosine for pair in draw(pairs, 6))
+    >>> sorted(pair.cosine for pair in draw_near_pairs(pairs, 6))
     [0.7, 0.7, 0.7, 0.96, 0.96, 0.96]
     """
     turns = dict[str, tuple[int, int]]()
-    for place, band in enumerate(_by_band(pairs)):
+    for place, band in enumerate(_near_pairs_by_band(pairs)):
         turns |= {pair.pair_id: (turn, place) for turn, pair in enumerate(sorted(band, key=lambda pair: pair.pair_id))}
     first = sorted(pairs, key=lambda pair: turns[pair.pair_id])[:limit]
     return sorted(first, key=lambda pair: pair.pair_id)
 
 
-def _by_band(pairs: Iterable[NearPair]) -> list[list[NearPair]]:
+def _near_pairs_by_band(pairs: Iterable[NearPair]) -> list[list[NearPair]]:
     out: list[list[NearPair]] = [[] for _ in BANDS]
     for pair in pairs:
         out[next((i for i, low in enumerate(BANDS) if pair.cosine >= low), len(BANDS) - 1)].append(pair)
     return out
 
 
-def _sheet(pairs: Iterable[NearPair]) -> Iterator[str]:
+def _near_pair_sheet(pairs: Iterable[NearPair]) -> Iterator[str]:
     """Rows to fill; which text comes first, and which pair, tells neither time nor cosine."""
     for pair in pairs:
         one, other = sorted((pair.query_a, pair.query_b), key=lambda text: content_hash(pair.pair_id, text))
@@ -301,12 +312,14 @@ def _sheet(pairs: Iterable[NearPair]) -> Iterator[str]:
         yield json.dumps(row | {"tenant_id": pair.tenant_id}, ensure_ascii=False)
 
 
-def _bands_told(near: Sequence[NearPair], left: Sequence[NearPair], pairs: Sequence[Pair]) -> Iterator[str]:
+def _near_bands_told(near: Sequence[NearPair], left: Sequence[NearPair], pairs: Sequence[Pair]) -> Iterator[str]:
     """Near repeats by band: how many pairs, how many requests, how many have no label."""
     same = sum(pair.same_answer for pair in pairs)
     if pairs:
         yield f"labelled so far: {same:,} pairs that may share an answer, {len(pairs) - same:,} that must not"
-    for high, low, band, free in zip((None, *BANDS), BANDS, _by_band(near), _by_band(left), strict=False):
+    for high, low, band, free in zip(
+        (None, *BANDS), BANDS, _near_pairs_by_band(near), _near_pairs_by_band(left), strict=False
+    ):
         if band:
             served = sum(pair.requests for pair in band)
             told = f"{len(band):,} pairs of different answer keys, {len(free):,} without a label"
@@ -314,10 +327,10 @@ def _bands_told(near: Sequence[NearPair], left: Sequence[NearPair], pairs: Seque
             yield f"cosine from {low:g} {upper}: {told}; {served:,} requests would be served by them"
 
 
-def parts_told(n: int, warmup: int) -> str:
+def stream_parts_told(n: int, warmup: int) -> str:
     """Say what the requests of a stream are for, and what a smaller warm-up would change.
 
-    >>> parts_told(600, 500)
+    >>> stream_parts_told(600, 500)
     'of 600 requests, 500 only fill the cache (--warmup, and -p warmup of 03_caching), 50 calibrate, 50 test'
     """
     filling, rest = min(warmup, n), max(n - warmup, 0)
@@ -325,7 +338,7 @@ def parts_told(n: int, warmup: int) -> str:
     return f"of {n:,} requests, {fills}, {rest // 2:,} calibrate, {rest - rest // 2:,} test"
 
 
-def _worth_told(worth: Worth, left: Sequence[NearPair], alpha: float, parts: str) -> Iterator[str]:
+def _labelling_worth_told(worth: LabellingWorth, left: Sequence[NearPair], alpha: float, parts: str) -> Iterator[str]:
     """How many labels are worth their while, or why none is."""
     asked = f"a certificate of at most {alpha:.2%} wrong"
     if worth.least is None:

@@ -7,30 +7,35 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from workbench.caching.cache_claims import METRIC, CacheArm, make_claim, sentence_of
+from workbench.caching.cache_claims import METRIC, CacheArm, cache_sentence, make_cache_claim
 from workbench.caching.cache_study import CacheStudy, CachingParameters, Certified, Replayed, Semantic
-from workbench.caching.canaries import CANARY_TEXTS, KnownVectors, Scopes, try_scopes
-from workbench.caching.fitted_verifier import FittedVerifier, fit_verifier, made_sha256
+from workbench.caching.canaries import CANARY_TEXTS, KnownVectors, Scopes, try_cache_scopes
+from workbench.caching.fitted_verifier import FittedVerifier, fit_verifier, made_pairs_sha256
 from workbench.caching.guard import make_guard
 from workbench.caching.prompt_cache_tables import prompt_tables
-from workbench.caching.stream_replay import Replay, kept_blocks, replay, shadow
+from workbench.caching.stream_replay import StreamReplay, kept_stream_blocks, replay_stream, shadow_hits
 from workbench.caching.tables import (
-    added_table,
-    break_even_table,
+    cache_item_id,
+    cache_pairs_table,
+    cache_replay_table,
     certificate_table,
-    contents_table,
-    curve,
-    exact_table,
-    item_id,
-    pairs_table,
-    prospects_table,
-    replay_table,
-    score_replays,
-    semantic_table,
-    trials_table,
-    would_change_rates,
+    certificate_trials_table,
+    exact_repeats_table,
+    false_hit_break_even_table,
+    false_hit_curve,
+    repeat_prospects_table,
+    score_cache_replays,
+    semantic_cache_table,
+    stream_contents_table,
+    verifier_gain_table,
+    would_change_cache_rates,
 )
-from workbench.caching.threshold_certificate import Certificate, Counts, certify, simulate
+from workbench.caching.threshold_certificate import (
+    HitCounts,
+    ThresholdCertificate,
+    certify_threshold,
+    simulate_certificates,
+)
 from workbench.caching.verifiers import (
     FITTED,
     LATER,
@@ -41,23 +46,23 @@ from workbench.caching.verifiers import (
     LaterChecks,
     ModelVerifier,
     Verifier,
-    asked_of,
-    load_callable,
+    load_callable_verifier,
     model_check_usd,
-    question_of,
+    verifier_asked,
+    verifier_question,
 )
 from workbench.config import Settings
 from workbench.errors import ConfigError
 from workbench.evalset.traffic import load_pairs, load_stream
-from workbench.evaluation.compare import spent
+from workbench.evaluation.compare import spent_confidence
 from workbench.evaluation.decision import decide
 from workbench.evaluation.experiment import MONEY_SHOWN
 from workbench.evaluation.fingerprint import encoder_inputs
 from workbench.evaluation.flip_points import CALL, FALSE_HIT
 from workbench.evaluation.run_summary import Summary, is_default
-from workbench.inference.batch import estimate
+from workbench.inference.batch import estimate_batch
 from workbench.inference.client import Client
-from workbench.inference.embedding import Embedder, load_embedder, unread
+from workbench.inference.embedding import Embedder, load_embedder, unread_texts
 from workbench.inference.prices import embed_query
 from workbench.inference.recordings import FOLDER, Recordings
 from workbench.records import Decision, Rule, file_hash
@@ -110,7 +115,7 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
         # known before anything is certified: the confidence that is left depends on it
         arms = [OFF, "exact", "semantic", repr(self.guard), self.embedder.encoder_id, *parameters.verifiers]
         self.use = self.count_test_use(arms)
-        confidence, limit = spent(self.policy.confidence, self.use), self.policy.pair_limit
+        confidence, limit = spent_confidence(self.policy.confidence, self.use), self.policy.pair_limit
         self.study = CacheStudy(parameters, self._stream, self._pairs, limit, self.prices, confidence)
         self.fitted: FittedVerifier | None = None
         self._checks = dict[str, Checks]()
@@ -125,9 +130,9 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
         """
         p, evalset = self.parameters, self.evalset
         self.guard = make_guard(p.guard)
-        self._asked = tuple(dict.fromkeys(map(asked_of, p.verifiers)))
+        self._asked = tuple(dict.fromkeys(map(verifier_asked, p.verifiers)))
         self._callables = {
-            x: load_callable(x, self.settings) for x in self._asked if "@" in x and not x.startswith(MODEL)
+            x: load_callable_verifier(x, self.settings) for x in self._asked if "@" in x and not x.startswith(MODEL)
         }
         self._stream, (self._pairs, self._pairs_sha256) = load_stream(evalset.path), load_pairs(evalset.path)
         if self._stream.synthetic:
@@ -146,9 +151,9 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
         path, most = self.evalset.path / FOLDER / RECORDED, self.parameters.max_cost_usd
         asked = [(x.query_b, x.query_a) for x in self._pairs]
         pairs = [pair for pair in dict.fromkeys(asked) if self.guard is None or self.guard.allows(*pair)]
-        requests, recordings = [question_of(name.removeprefix(MODEL), pair) for pair in pairs], Recordings(path)
+        requests, recordings = [verifier_question(name.removeprefix(MODEL), pair) for pair in pairs], Recordings(path)
         lacking = [request for request in requests if not recordings.count(request)]
-        ahead = estimate(lacking or requests[:1], self.prices)  # an unknown price is refused in any case
+        ahead = estimate_batch(lacking or requests[:1], self.prices)  # an unknown price is refused in any case
         if lacking and (most == 0 or ahead.worst_usd > most):
             raise ConfigError(
                 f"verifier {name!r} lacks recorded verdicts on {len(lacking):,} of {len(pairs):,} labelled pairs "
@@ -161,7 +166,7 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
         p = self.parameters
         self.embedder = self._encoder or load_embedder(p.embedder, self.settings)
         asked = self._stream.queries
-        blind = np.flatnonzero(unread(self.embedder, asked, strict=True)).tolist()
+        blind = np.flatnonzero(unread_texts(self.embedder, asked, strict=True)).tolist()
         for told, places in ((UNREAD, blind), (FOLLOW_UPS, sorted(self._stream.follow_ups))):
             if places:
                 note = told.format(len(places), len(asked), asked[places[0]][:60])
@@ -175,7 +180,7 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
         """What the verifiers rest on beside pairs and prices."""
         told = {f"verifier {name}": each.sha256 for name, each in self._callables.items()}
         if FITTED in self._asked:
-            told["verifier fitted"] = made_sha256()
+            told["verifier fitted"] = made_pairs_sha256()
         for name in self._asked:
             if name.startswith(MODEL):
                 file = self.evalset.path / FOLDER / RECORDED
@@ -200,7 +205,7 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
         ways: dict[str, Allows | None] = {}
         for name in self.parameters.verifiers:
             if name.startswith(LATER):
-                checks = self._checks[asked_of(name)]
+                checks = self._checks[verifier_asked(name)]
                 semantic.shadows["similarity"].guarded(self.study.stream, checks)  # most of what replays ask, at once
                 way = LaterChecks(self.guard, checks, min(self.study.lowest(checks, semantic), 1.0))
                 arm = CacheArm("semantic", 1.0, self.guard, verifier=checks.verifier.used, later=way.later)
@@ -233,7 +238,7 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
         """Cluster of each request of a part: test, or calibration as dev."""
         part = self.study.parts[{"dev": "calibration"}.get(split, split)]
         places = range(len(self._stream))[part]
-        return {item_id(i): self._stream.clusters[i] for i in places}
+        return {cache_item_id(i): self._stream.clusters[i] for i in places}
 
     def rule(self, reference: str = OFF) -> Rule:
         """False-hit rate at most alpha, lower is better, against no cache."""
@@ -244,16 +249,16 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
 
     def contents(self) -> Table:
         """What the stream and the pairs hold."""
-        table = contents_table(self.study.stream, self.study.pairs, list(self.study.parts.items()))
+        table = stream_contents_table(self.study.stream, self.study.pairs, list(self.study.parts.items()))
         return replace(table, caption=". ".join([table.caption, *self.evalset.notes]))
 
     def prospects(self) -> Table:
         """Is there anything to cache? Exact repeats, what no cache can exceed, and the dollars of both."""
-        return prospects_table(self.study.stream, self.study.parameters.warmup, self.study.parameters.call_usd)
+        return repeat_prospects_table(self.study.stream, self.study.parameters.warmup, self.study.parameters.call_usd)
 
     def exact(self) -> Table:
         """What exact repeats alone would serve, tenant by tenant, and how often a repeat has another answer."""
-        return exact_table(self.study.stream, self.study.parameters.warmup)
+        return exact_repeats_table(self.study.stream, self.study.parameters.warmup)
 
     def semantic(self) -> Semantic:
         """Embed the questions once, and find the nearest earlier one of the same tenant for each."""
@@ -261,17 +266,17 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
         texts = [*self.study.stream.queries, *(p.query_a for p in pairs), *(p.query_b for p in pairs)]
         vectors, *sides = np.split(self._embed(texts), [n, n + len(pairs)])
         with waiting(f"nearest earlier requests of {n:,}"):
-            plain, ways = shadow(self.study.stream, vectors), self._ways()
+            plain, ways = shadow_hits(self.study.stream, vectors), self._ways()
             shadows = {way: plain.guarded(self.study.stream, check) if check else plain for way, check in ways.items()}
-        table = semantic_table(shadows, self.study.clusters, self.study.parts["calibration"])
+        table = semantic_cache_table(shadows, self.study.clusters, self.study.parts["calibration"])
         near = np.clip((sides[0] * sides[1]).sum(1), -1, 1).astype(float)
-        found = Semantic(table, vectors, shadows, near, ways, kept_blocks(self.study.stream, vectors))
+        found = Semantic(table, vectors, shadows, near, ways, kept_stream_blocks(self.study.stream, vectors))
         return replace(found, ways={**ways, **self._later(found)})
 
     def curve(self, semantic: Semantic) -> Figure | Table:
         """False-hit rate against hit rate: the curve of precision and cache-hit ratio, seen from the error."""
         part = self.study.parts["calibration"]
-        series = {name: curve(found, part) for name, found in semantic.shadows.items()}
+        series = {name: false_hit_curve(found, part) for name, found in semantic.shadows.items()}
         if not any(series.values()):
             told = "none: of the calibration part, no request but exact repeats has an earlier one to be near to"
             return Table.of(("curve",), [(told,)])
@@ -282,8 +287,8 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
         """What the usual rule and the certificates promise and keep, on draws from this very traffic."""
         counts = self.study.counts(semantic.shadows["similarity"], slice(self.study.parameters.warmup, None))
         rule, p = self.rule(), self.study.parameters
-        return trials_table(
-            simulate(counts, rule.margin, self.study.confidence, draws=p.draws, seed=p.seed), rule.margin
+        return certificate_trials_table(
+            simulate_certificates(counts, rule.margin, self.study.confidence, draws=p.draws, seed=p.seed), rule.margin
         )
 
     @waiting("thresholds certified")
@@ -296,19 +301,21 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
         put_off = {name: way for name, way in semantic.ways.items() if isinstance(way, LaterChecks)}
         confidence = 1 - (1 - self.study.confidence) / (len(ways) + len(put_off))
         every = semantic.shadows["similarity"]
-        exact = certify(self.study.served_counts(every.exact, every.false, part), rule.margin, self.study.confidence)
-        arms: list[tuple[CacheArm, Certificate | None]] = [(CacheArm("off"), None), (CacheArm("exact"), exact)]
+        exact = certify_threshold(
+            self.study.served_counts(every.exact, every.false, part), rule.margin, self.study.confidence
+        )
+        arms: list[tuple[CacheArm, ThresholdCertificate | None]] = [(CacheArm("off"), None), (CacheArm("exact"), exact)]
         for name, found in ways.items():
             guard = semantic.ways[name]
 
-            def confirm(threshold: float, guard: Allows | None = guard) -> Counts:
-                walked = replay(
+            def confirm(threshold: float, guard: Allows | None = guard) -> HitCounts:
+                walked = replay_stream(
                     self.study.stream, semantic.vectors, threshold=threshold, guard=guard, blocks=semantic.blocks
                 )
                 return self.study.served_counts(walked.hit & ~walked.exact, walked.false, part)
 
             counts, lowest = self.study.counts(found, part), self.study.lowest(guard, semantic)
-            certificate = certify(counts, rule.margin, confidence, lowest=lowest, confirm=confirm)
+            certificate = certify_threshold(counts, rule.margin, confidence, lowest=lowest, confirm=confirm)
             arms.append((semantic.arm(name, certificate.threshold, self.embedder.encoder_id), certificate))
         for name, way in put_off.items():
             certificate = self._certify_later(way, semantic, part, confidence)
@@ -316,11 +323,13 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
         shown = [(arm.name, certificate) for arm, certificate in arms if arm.kind == "semantic" and certificate]
         return Certified(certificate_table(shown, rule.margin), tuple(arms), part)
 
-    def _certify_later(self, way: LaterChecks, semantic: Semantic, part: slice, confidence: float) -> Certificate:
+    def _certify_later(
+        self, way: LaterChecks, semantic: Semantic, part: slice, confidence: float
+    ) -> ThresholdCertificate:
         """Certify by true replays alone; not where dev pairs that must differ would be promoted at every cosine."""
         lowest = max(self.study.lowest(way, semantic), way.floor) if way.floor < 1 else np.inf
         counts = self.study.replayed_counts(way, semantic, part, lowest)
-        return certify(counts, self.rule().margin, confidence, lowest=lowest)
+        return certify_threshold(counts, self.rule().margin, confidence, lowest=lowest)
 
     def must_differ(self, certified: Certified, semantic: Semantic) -> Table:
         """Test pairs that the certified arms would serve, by kind: which wordings are not told apart."""
@@ -328,7 +337,7 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
         shown = [a for a, c in arms if c.certified] or [a for a, _ in arms]
         let = [next(self.study.pairs_let(semantic.ways[a.way], semantic, [a.threshold or 0.0])) for a in shown]
         cases = [(a.name, *found) for a, found in zip(shown, let, strict=True)]
-        return pairs_table(self.study.pairs, cases, confidence=self.study.confidence)
+        return cache_pairs_table(self.study.pairs, cases, confidence=self.study.confidence)
 
     def replay(self, certified: Certified, semantic: Semantic) -> Replayed:
         """Walk the whole stream with each cache as it would fill, and judge it on the test part.
@@ -339,7 +348,7 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
             If a threshold was certified on a request of the test part.
         """
         self.study.require_dev(certified)
-        results, replays, shown = [], dict[str, Replay](), []
+        results, replays, shown = [], dict[str, StreamReplay](), []
         bar = Progress("caches replayed", len(certified.arms))
         for place, (arm, certificate) in enumerate(certified.arms, start=1):
             result, walked = self.study.replay(arm, certificate, semantic)
@@ -353,13 +362,13 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
                 neighbour, walked = self.study.replay(near, certificate, semantic)
                 shown.append(("neighbour", neighbour, walked.entries, self.study.shadow_rate(near, semantic)))
         bar.done(f"{len(certified.arms)} caches replayed over {len(self.study.stream):,} requests")
-        return score_replays(self.study, results, replays, replay_table(shown))
+        return score_cache_replays(self.study, results, replays, cache_replay_table(shown))
 
     def scopes(self, semantic: Semantic) -> Scopes:
         """Send canaries, and requests in words that several tenants use, through the caches themselves."""
         texts = [*self.study.stream.queries, *CANARY_TEXTS]
         vectors = np.concatenate([semantic.vectors, self._embed(CANARY_TEXTS)])
-        return try_scopes(self.study.stream, KnownVectors.of(self.embedder, texts, vectors))
+        return try_cache_scopes(self.study.stream, KnownVectors.of(self.embedder, texts, vectors))
 
     def decide(self, replayed: Replayed) -> Decision:
         """Choose the cheapest cache that is shown to be good enough and saves what counts.
@@ -368,23 +377,25 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
         """
         rule, results = self.rule(), list(replayed.results)
         limit = self.policy.pair_limit
-        claims = tuple(make_claim(r, rule, must_differ_limit=limit, amounts=self.study.amounts(r)) for r in results)
+        claims = tuple(
+            make_cache_claim(r, rule, must_differ_limit=limit, amounts=self.study.amounts(r)) for r in results
+        )
         order = {f.name: f.order for f in replayed.facts}
         outcome = decide(claims, rule, order=order, synthetic=self.evalset.synthetic)
         chosen = next(r for r in results if r.arm.name == outcome.arm)
         if outcome.verdict == "chosen" and chosen.arm.kind == "semantic" and not chosen.pairs.of_must_differ:
             untried = "No test pair that must not share an answer was tried: label some (workbench import pairs)."
             outcome = replace(outcome, verdict="provisional", notes=(*outcome.notes, untried))
-        sentence = sentence_of(outcome, results, claims, rule)
+        sentence = cache_sentence(outcome, results, claims, rule)
         return self.conclude(claims, rule, replace(outcome, sentence=sentence))
 
     def break_even(self, replayed: Replayed) -> Table:
         """What a false hit may cost before a tier loses money."""
-        return break_even_table(replayed.results, self.study.parameters.call_usd)
+        return false_hit_break_even_table(replayed.results, self.study.parameters.call_usd)
 
     def verifiers(self, replayed: Replayed) -> Table:
         """What each verifier costs per 1,000 requests, beside the hits it adds."""
-        return added_table(replayed.results)
+        return verifier_gain_table(replayed.results)
 
     def save(self, decision: Decision, test: Replayed, *tables: Table, dev: Replayed | None = None) -> Summary:
         """Write what the report and the gate need, and the verifier that was fitted."""
@@ -408,7 +419,7 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
 
     def would_change(self, decision: Decision) -> Sequence[str]:
         """Sentences on what would make the decision another."""
-        return would_change_rates(decision)
+        return would_change_cache_rates(decision)
 
     def rate(self, name: str) -> float:
         """Dollars of one unit: of a call and of a false hit those of the parameters."""
@@ -424,5 +435,5 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
 
     def _embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         vectors = eval_vectors(texts, self.embedder, self.settings.cache, label="questions")
-        vectors[unread(self.embedder, texts, strict=True)] = 0  # near nothing, as in the cache
+        vectors[unread_texts(self.embedder, texts, strict=True)] = 0  # near nothing, as in the cache
         return vectors

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from workbench.caching.prompt_calls import CallRecord, Segment
+from workbench.caching.prompt_calls import PromptCallRecord, Segment
 from workbench.codec import from_plain, from_toml
 from workbench.errors import ConfigError, unknown_name
 from workbench.records import content_hash
@@ -25,7 +25,7 @@ Matching = Literal["breakpoints", "newest", "prefix"]
 
 
 @dataclass(frozen=True, slots=True)
-class TokenSplit:
+class PromptTokenSplit:
     """Input tokens of one call by what is paid for them; ``write_long`` is the part of ``write`` kept longer."""
 
     read: int
@@ -35,7 +35,7 @@ class TokenSplit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VendorRules:
+class PromptCacheRules:
     """How one model's prompt cache works.
 
     Attributes
@@ -114,10 +114,10 @@ class VendorRules:
         steps = (tokens - self.min_tokens) // self.step_tokens
         return self.min_tokens + steps * self.step_tokens if steps >= 0 else 0
 
-    def cost_usd(self, split: TokenSplit, output_tokens: int) -> float:
+    def cost_usd(self, split: PromptTokenSplit, output_tokens: int) -> float:
         """Dollars of one call.
 
-        >>> round(load_vendors()["claude-sonnet-4-6"].cost_usd(TokenSplit(600, 300, 100), 10), 9)
+        >>> round(load_prompt_cache_rules()["claude-sonnet-4-6"].cost_usd(PromptTokenSplit(600, 300, 100), 10), 9)
         0.001755
         """
         write = split.write * (1.0 if self.write_ratio is None else self.write_ratio)
@@ -128,14 +128,14 @@ class VendorRules:
 
 
 @dataclass(frozen=True, slots=True)
-class _Vendors:
+class _PromptCacheVendors:
     """What a table of rules holds."""
 
     models: Mapping[str, dict[str, Any]]
     version: str = ""
 
 
-def load_vendors(path: Path | None = None) -> Mapping[str, VendorRules]:
+def load_prompt_cache_rules(path: Path | None = None) -> Mapping[str, PromptCacheRules]:
     """Rules by model, of the package or of a file of the same form.
 
     Raises
@@ -144,12 +144,12 @@ def load_vendors(path: Path | None = None) -> Mapping[str, VendorRules]:
         If the file is no table of rules.
     """
     file, what = path or Path(__file__).with_name("vendors.toml"), "is no table of prompt-cache rules"
-    rows = from_toml(_Vendors, file, what).models
-    return from_plain(dict[str, VendorRules], {m: {"model": m} | row for m, row in rows.items()}, f"{file} {what}")
+    rows = from_toml(_PromptCacheVendors, file, what).models
+    return from_plain(dict[str, PromptCacheRules], {m: {"model": m} | row for m, row in rows.items()}, f"{file} {what}")
 
 
 @dataclass(slots=True)
-class _Copy:
+class _PromptCopy:
     """One written prefix."""
 
     readable_at: float
@@ -158,21 +158,21 @@ class _Copy:
     ttl_s: int
 
 
-class _Cache:
+class _PromptCache:
     """What one vendor keeps for one scope and model."""
 
-    def __init__(self, rules: VendorRules) -> None:
+    def __init__(self, rules: PromptCacheRules) -> None:
         self.rules = rules
-        self._copies: dict[str, list[_Copy]] = defaultdict(list)
+        self._copies: dict[str, list[_PromptCopy]] = defaultdict(list)
 
-    def take(self, call: CallRecord) -> TokenSplit:
+    def take(self, call: PromptCallRecord) -> PromptTokenSplit:
         """Bill one call; calls come in the order of time."""
         rules, segments = self.rules, call.segments
         kept = rules.kept(segments)
         sizes = list(accumulate(s.tokens for s in segments))
         keys = list(accumulate((s.kind + s.sha256 for s in segments), content_hash, initial=""))[1:]
         live = [self._live(key, call.at) for key in keys]
-        found = max((i for i in _reachable(rules, kept) if live[i]), default=-1)
+        found = max((i for i in _reachable_breakpoints(rules, kept) if live[i]), default=-1)
         for copies in live[: found + 1]:
             for copy in copies:
                 copy.used_at = call.at
@@ -180,15 +180,15 @@ class _Cache:
         for i, ttl_s in ends.items():
             if not live[i]:
                 started = call.at + call.started_ms / 1000
-                self._copies[keys[i]].append(_Copy(started, call.at, call.at, ttl_s))
+                self._copies[keys[i]].append(_PromptCopy(started, call.at, call.at, ttl_s))
         read = rules.readable(sizes[found]) if found >= 0 else 0
         if rules.write_ratio is None:
-            return TokenSplit(read, 0, sizes[-1] - read)
+            return PromptTokenSplit(read, 0, sizes[-1] - read)
         write = max(max((sizes[i] for i in ends), default=0) - read, 0)
         long = [sizes[i] for i, ttl_s in ends.items() if ttl_s == rules.long_ttl_s]
-        return TokenSplit(read, write, sizes[-1] - read - write, max(max(long, default=0) - read, 0))
+        return PromptTokenSplit(read, write, sizes[-1] - read - write, max(max(long, default=0) - read, 0))
 
-    def _live(self, key: str, now: float) -> list[_Copy]:
+    def _live(self, key: str, now: float) -> list[_PromptCopy]:
         """Copies that can be read now; those whose time is over are forgotten."""
         if key not in self._copies:
             return []
@@ -198,14 +198,14 @@ class _Cache:
         return [c for c in copies if c.readable_at <= now]
 
 
-def _reachable(rules: VendorRules, kept: Mapping[int, int]) -> set[int]:
+def _reachable_breakpoints(rules: PromptCacheRules, kept: Mapping[int, int]) -> set[int]:
     """Places at whose end an earlier write can be found."""
     if rules.lookback is None:
         return set(range(max(kept, default=-1) + 1))
     return {i for place in kept for i in range(max(0, place - rules.lookback + 1), place + 1)}
 
 
-def simulate(calls: Sequence[CallRecord], rules: Mapping[str, VendorRules]) -> pl.DataFrame:
+def simulate_prompt_cache(calls: Sequence[PromptCallRecord], rules: Mapping[str, PromptCacheRules]) -> pl.DataFrame:
     """One row per call, in the order of time: tokens read, written and fresh, dollars, and what broke the prefix.
 
     Parameters
@@ -227,15 +227,15 @@ def simulate(calls: Sequence[CallRecord], rules: Mapping[str, VendorRules]) -> p
     ConfigError
         If a model has no rules: never taken for free. If the vendor would refuse a call.
     """
-    caches: dict[tuple[str, str], _Cache] = {}
+    caches: dict[tuple[str, str], _PromptCache] = {}
     before: dict[tuple[str, str, str], tuple[Segment, ...]] = {}
     rows = []
     for call in sorted(calls, key=lambda c: c.at):
         if (of_model := rules.get(call.model)) is None:
             raise ConfigError(f"{unknown_name('model', call.model, list(rules))}. Add its prompt-cache rules")
-        split = caches.setdefault((call.scope, call.model), _Cache(of_model)).take(call)
+        split = caches.setdefault((call.scope, call.model), _PromptCache(of_model)).take(call)
         group = (call.scope, call.model, call.feature)
-        rows.append(_row(call, of_model, split, before.get(group)))
+        rows.append(_prompt_cache_row(call, of_model, split, before.get(group)))
         before[group] = call.segments
     return pl.DataFrame(rows, schema=_SCHEMA, orient="row")
 
@@ -249,19 +249,19 @@ _SCHEMA = {
 }  # fmt: skip
 
 
-def _row(
-    call: CallRecord, rules: VendorRules, split: TokenSplit, before: tuple[Segment, ...] | None
+def _prompt_cache_row(
+    call: PromptCallRecord, rules: PromptCacheRules, split: PromptTokenSplit, before: tuple[Segment, ...] | None
 ) -> tuple[str | float | int | None, ...]:
     size, out = call.input_tokens, call.output_tokens
-    uncached, usd = rules.cost_usd(TokenSplit(0, 0, size), out), rules.cost_usd(split, out)
+    uncached, usd = rules.cost_usd(PromptTokenSplit(0, 0, size), out), rules.cost_usd(split, out)
     low = uncached - usd if rules.promised else min(0.0, uncached - usd)
-    broken = None if before is None else _first_break(before, call.segments)
-    stable = None if before is None else sum(s.tokens for s, _ in _common(before, call.segments))
+    broken = None if before is None else _first_prefix_break(before, call.segments)
+    stable = None if before is None else sum(s.tokens for s, _ in _common_segments(before, call.segments))
     billed = None
     if call.billed_read is not None:
         written = call.billed_write or 0
         rest = size - call.billed_read - written
-        billed = rules.cost_usd(TokenSplit(call.billed_read, written, rest, call.billed_write_long), out)
+        billed = rules.cost_usd(PromptTokenSplit(call.billed_read, written, rest, call.billed_write_long), out)
     return (
         call.at, call.scope, call.tenant_id, call.feature, call.model, size, split.read, split.write, split.fresh, out,
         uncached, usd, low, uncached - usd, stable, *(broken or (None, None)), call.billed_read, call.billed_write,
@@ -269,29 +269,29 @@ def _row(
     )  # fmt: skip
 
 
-def _common(before: Sequence[Segment], after: Sequence[Segment]) -> Iterator[tuple[Segment, Segment]]:
+def _common_segments(before: Sequence[Segment], after: Sequence[Segment]) -> Iterator[tuple[Segment, Segment]]:
     for pair in zip(before, after, strict=False):
         if (pair[0].kind, pair[0].sha256) != (pair[1].kind, pair[1].sha256):
             return
         yield pair
 
 
-def _first_break(before: Sequence[Segment], after: Sequence[Segment]) -> tuple[str, str] | None:
+def _first_prefix_break(before: Sequence[Segment], after: Sequence[Segment]) -> tuple[str, str] | None:
     """Name and hash of the first segment that differs; None where one prompt continues the other."""
-    place = len(list(_common(before, after)))
+    place = len(list(_common_segments(before, after)))
     if place in (len(before), len(after)):
         return None
     number = sum(s.kind == after[place].kind for s in after[: place + 1])
     return f"{after[place].kind} {number}", after[place].sha256
 
 
-def savings(frame: pl.DataFrame) -> pl.DataFrame:
-    """Tokens and dollars of `simulate`'s rows by feature."""
+def prompt_cache_savings(frame: pl.DataFrame) -> pl.DataFrame:
+    """Tokens and dollars of `simulate_prompt_cache`'s rows by feature."""
     sums = ("input", "read", "write", "fresh", "uncached_usd", "usd", "saved_usd_low", "saved_usd_high")
     return frame.group_by("feature").agg(pl.len().alias("calls"), pl.col(*sums).sum()).sort("feature")
 
 
-def breaks(frame: pl.DataFrame) -> pl.DataFrame:
+def prefix_breaks(frame: pl.DataFrame) -> pl.DataFrame:
     """Which segment broke the prefix how often between consecutive calls, and how many tokens stood before it."""
     return (
         frame.filter(pl.col("broken_by").is_not_null())

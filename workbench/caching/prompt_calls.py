@@ -15,7 +15,7 @@ from workbench.errors import ConfigError
 from workbench.inference.hosted_models import Provider
 from workbench.inference.messages import LONG_TTL, MARKERS, Message, Request, Response, Usage
 from workbench.records import content_hash
-from workbench.telemetry.attribution import current
+from workbench.telemetry.attribution import current_attribution
 
 Kind = Literal["tools", "system", "message"]
 LONG_TTL_S = 3600
@@ -42,7 +42,7 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CallRecord:
+class PromptCallRecord:
     """One call of a log.
 
     Attributes
@@ -83,12 +83,12 @@ class CallRecord:
         return sum(s.tokens for s in self.segments)
 
 
-def approximate_tokens(text: str) -> int:
+def approximate_prompt_tokens(text: str) -> int:
     """Tokens at four bytes each: about right for English, where a vendor's own tokenizer is not at hand."""
     return -(-len(text.encode(errors="replace")) // BYTES_PER_TOKEN)
 
 
-def call_of(
+def prompt_call_of(
     request: Request,
     count_tokens: Callable[[str], int],
     *,
@@ -99,7 +99,7 @@ def call_of(
     output_tokens: int = 0,
     started_ms: float = 0.0,
     billed: Usage | None = None,
-) -> CallRecord:
+) -> PromptCallRecord:
     """Log record of a request; what it says is hashed and counted, and not kept.
 
     Parameters
@@ -107,30 +107,30 @@ def call_of(
     count_tokens : callable
         Tokens of a text, by the vendor's tokenizer where it is at hand.
     scope : str, optional
-        As in `CallRecord`; by default each tenant has its own.
+        As in `PromptCallRecord`; by default each tenant has its own.
     billed : Usage, optional
         What the vendor counted.
     """
-    return CallRecord(
+    return PromptCallRecord(
         at=at, scope=tenant_id if scope is None else scope, tenant_id=tenant_id, feature=feature, model=request.model,
-        segments=tuple(_segments(request, count_tokens)), output_tokens=output_tokens, started_ms=started_ms,
+        segments=tuple(_prompt_segments(request, count_tokens)), output_tokens=output_tokens, started_ms=started_ms,
         billed_read=billed.cache_read if billed else None, billed_write=billed.cache_write if billed else None,
         billed_write_long=billed.cache_write_long if billed else 0,
     )  # fmt: skip
 
 
-def _segments(request: Request, count_tokens: Callable[[str], int]) -> Iterator[Segment]:
+def _prompt_segments(request: Request, count_tokens: Callable[[str], int]) -> Iterator[Segment]:
     """Tools, the answer's schema, then the messages: the order in which vendors read a prompt."""
     schema = [request.schema] if request.schema is not None else []
     for part in (*request.tools, *schema):
-        yield _segment("tools", "", part, count_tokens)
+        yield _prompt_segment("tools", "", part, count_tokens)
     for message in request.messages:
         kind: Kind = "system" if message["role"] == "system" else "message"
-        for part in _parts(message):
-            yield _segment(kind, message["role"], part, count_tokens)
+        for part in _segment_parts(message):
+            yield _prompt_segment(kind, message["role"], part, count_tokens)
 
 
-def _parts(message: Message) -> Iterator[Mapping[str, Any]]:
+def _segment_parts(message: Message) -> Iterator[Mapping[str, Any]]:
     """Parts of the content, with what else the message holds beside the last: tool calls, names, markers."""
     content = message.get("content")
     beside = {key: value for key, value in message.items() if key not in ("role", "content")}
@@ -139,7 +139,7 @@ def _parts(message: Message) -> Iterator[Mapping[str, Any]]:
     yield {**parts[-1], **beside}
 
 
-def _segment(kind: Kind, role: str, part: Mapping[str, Any], count_tokens: Callable[[str], int]) -> Segment:
+def _prompt_segment(kind: Kind, role: str, part: Mapping[str, Any], count_tokens: Callable[[str], int]) -> Segment:
     said = {key: value for key, value in part.items() if key not in MARKERS}
     # keys stay in their order: another order is another prompt, and breaks the prefix
     text = json.dumps(said, ensure_ascii=False, default=dict)
@@ -149,7 +149,7 @@ def _segment(kind: Kind, role: str, part: Mapping[str, Any], count_tokens: Calla
     return Segment(kind, content_hash(role, text), count_tokens(shown), bool(marker), LONG_TTL_S if long else None)
 
 
-def mark_stable(calls: Sequence[CallRecord]) -> tuple[CallRecord, ...]:
+def mark_stable_prefix(calls: Sequence[PromptCallRecord]) -> tuple[PromptCallRecord, ...]:
     """Return the calls with one breakpoint, behind the last of tools and system prompt: what one would mark first."""
     out = []
     for call in calls:
@@ -159,14 +159,14 @@ def mark_stable(calls: Sequence[CallRecord]) -> tuple[CallRecord, ...]:
     return tuple(out)
 
 
-def with_ttl(calls: Sequence[CallRecord], ttl_s: int) -> tuple[CallRecord, ...]:
+def prompt_calls_with_ttl(calls: Sequence[PromptCallRecord], ttl_s: int) -> tuple[PromptCallRecord, ...]:
     """What if every breakpoint were kept for ``ttl_s`` seconds."""
     return tuple(
         replace(c, segments=tuple(replace(s, ttl_s=ttl_s) if s.breakpoint else s for s in c.segments)) for c in calls
     )
 
 
-def volatile_last(calls: Sequence[CallRecord]) -> tuple[CallRecord, ...]:
+def volatile_segments_last(calls: Sequence[PromptCallRecord]) -> tuple[PromptCallRecord, ...]:
     """What if tools and system prompts that change from call to call stood behind the messages.
 
     One changes where under half of the tenant's calls of the feature to that model hold it. Its breakpoint goes to
@@ -174,11 +174,11 @@ def volatile_last(calls: Sequence[CallRecord]) -> tuple[CallRecord, ...]:
     """
     held, sizes = Counter[tuple[str, ...]](), Counter[tuple[str, ...]]()
     for call in calls:
-        sizes[_group(call)] += 1
-        held.update((*_group(call), sha256) for sha256 in {s.sha256 for s in call.segments})
+        sizes[_segment_group(call)] += 1
+        held.update((*_segment_group(call), sha256) for sha256 in {s.sha256 for s in call.segments})
     out = []
     for call in calls:
-        group = _group(call)
+        group = _segment_group(call)
         moving = [s.kind != "message" and held[(*group, s.sha256)] < STABLE_SHARE * sizes[group] for s in call.segments]
         stay = [s for s, moves in zip(call.segments, moving, strict=True) if not moves]
         moved = [s for s, moves in zip(call.segments, moving, strict=True) if moves]
@@ -191,7 +191,7 @@ def volatile_last(calls: Sequence[CallRecord]) -> tuple[CallRecord, ...]:
     return tuple(out)
 
 
-def _group(call: CallRecord) -> tuple[str, ...]:
+def _segment_group(call: PromptCallRecord) -> tuple[str, ...]:
     return call.scope, call.model, call.feature, call.tenant_id
 
 
@@ -207,40 +207,40 @@ class CallLog:
     Attributes
     ----------
     scope : str
-        As in `CallRecord`: the one account at the vendor that all these calls are made with.
+        As in `PromptCallRecord`: the one account at the vendor that all these calls are made with.
     """
 
     provider: Provider
     path: Path
     scope: str = "account"
-    count_tokens: Callable[[str], int] = approximate_tokens
+    count_tokens: Callable[[str], int] = approximate_prompt_tokens
     clock: Clock = field(default_factory=SystemClock)
 
     def complete(self, request: Request, *, timeout_s: float, on_text: Callable[[str], None] | None = None) -> Response:
         """Answer as the other provider does; an attempt that fails is not noted."""
-        who, at = current(), self.clock.now().timestamp()
+        who, at = current_attribution(), self.clock.now().timestamp()
         with self.path.open("a", encoding="utf-8") as file:  # whatever cannot be logged is told before anything is paid
-            asked = call_of(
+            asked = prompt_call_of(
                 request, self.count_tokens, at=at, tenant_id=who.tenant_id, feature=who.feature, scope=self.scope
             )
             response = self.provider.complete(request, timeout_s=timeout_s, on_text=on_text)
             # one write a line: threads and processes mix nothing up
-            file.write(json.dumps(to_plain(_answered(asked, response))) + "\n")
+            file.write(json.dumps(to_plain(_answered_prompt_call(asked, response))) + "\n")
         return response
 
 
-def _answered(call: CallRecord, response: Response) -> CallRecord:
+def _answered_prompt_call(call: PromptCallRecord, response: Response) -> PromptCallRecord:
     usage, first = response.usage, response.first_token_ms
     call = replace(call, started_ms=response.latency_ms if first is None else first)
     if usage is None:
         return call
     return replace(
         call, output_tokens=usage.output, billed_read=usage.cache_read, billed_write=usage.cache_write,
-        segments=tuple(_fitted(call, usage.input)),
+        segments=tuple(_fitted_segments(call, usage.input)),
     )  # fmt: skip
 
 
-def _fitted(call: CallRecord, tokens: int) -> Iterable[Segment]:
+def _fitted_segments(call: PromptCallRecord, tokens: int) -> Iterable[Segment]:
     """Segments whose sizes add up to the tokens that the vendor counted."""
     ends = accumulate((s.tokens for s in call.segments), initial=0)
     whole = max(call.input_tokens, 1)
@@ -248,7 +248,7 @@ def _fitted(call: CallRecord, tokens: int) -> Iterable[Segment]:
         yield replace(segment, tokens=end - start)
 
 
-def read_calls(path: Path) -> tuple[CallRecord, ...]:
+def read_prompt_calls(path: Path) -> tuple[PromptCallRecord, ...]:
     """Calls of a log.
 
     Raises
@@ -258,4 +258,4 @@ def read_calls(path: Path) -> tuple[CallRecord, ...]:
     """
     lines = enumerate(path.read_bytes().split(b"\n"), start=1)
     told = "is no logged call (drop the line, or log anew)"
-    return tuple(from_json(CallRecord, line, f"{path}:{number} {told}") for number, line in lines if line)
+    return tuple(from_json(PromptCallRecord, line, f"{path}:{number} {told}") for number, line in lines if line)

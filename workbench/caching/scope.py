@@ -30,7 +30,7 @@ class Scope:
     parameters : str
         All of the request but model, messages and tools: also what a later version adds to it.
     prompt : str
-        System prompt, earlier turns, and what stands around the intent in the last message, see `intent_of`.
+        System prompt, earlier turns, and what stands around the intent in the last message, see `scope_intent`.
     encoder : str
         What the vectors depend on; the name of the cache where there are none.
     """
@@ -51,7 +51,7 @@ class Scope:
     @property
     def key(self) -> str:
         """sha256 (hex) of all fields."""
-        return content_hash(exact(asdict(self)))
+        return content_hash(exact_scope_json(asdict(self)))
 
     @classmethod
     def of(cls, request: Request, who: Attribution, use: CacheUse, *, encoder: str) -> Self | None:
@@ -65,14 +65,14 @@ class Scope:
             parameters["key_order"] = request.key_order
         return cls(
             tenant_id=who.tenant_id,
-            visibility=exact(audience),
+            visibility=exact_scope_json(audience),
             feature=who.feature,
             model=request.model,
-            parameters=exact(parameters),
-            prompt=exact(
-                [request.messages[:-1], _around(request.messages[-1], use), *([use.turns] if use.turns else ())]
+            parameters=exact_scope_json(parameters),
+            prompt=exact_scope_json(
+                [request.messages[:-1], _scope_around(request.messages[-1], use), *([use.turns] if use.turns else ())]
             ),
-            tools=exact(request.tools),
+            tools=exact_scope_json(request.tools),
             corpus_version=use.corpus_version,
             prompt_version=use.prompt_version,
             configuration=use.configuration,
@@ -81,7 +81,7 @@ class Scope:
         )
 
 
-def intent_of(request: Request, use: CacheUse, embedder: Embedder | None = None) -> str | None:
+def scope_intent(request: Request, use: CacheUse, embedder: Embedder | None = None) -> str | None:
     """Text to embed: the only user message, or the intent that the caller gives; None where anything is doubtful.
 
     Doubtful are sampled answers, tools in play, a last message that is not the user's or not all text, earlier turns
@@ -95,26 +95,26 @@ def intent_of(request: Request, use: CacheUse, embedder: Embedder | None = None)
     """
     *earlier, last = request.messages
     sampled = request.temperature > 0
-    if sampled or request.tools or last["role"] != "user" or any(_uses_tools(m) for m in request.messages):
+    if sampled or request.tools or last["role"] != "user" or any(_scope_uses_tools(m) for m in request.messages):
         return None
-    written = text_of(last)
+    written = scope_text(last)
     if written is None or (use.intent is None and any(m["role"] != "system" for m in earlier)):
         return None
     written = written.strip()
     intent = written if use.intent is None else use.intent.strip()
     if intent not in written or (intent != written and not use.prompt_version):
         return None
-    if not intent or lacks_turns(request, use, intent):
+    if not intent or intent_lacks_turns(request, use, intent):
         return None
-    return intent if embedder is None or _fits(intent, embedder) else None
+    return intent if embedder is None or _intent_fits_encoder(intent, embedder) else None
 
 
-def lacks_turns(request: Request, use: CacheUse, intent: str) -> bool:
+def intent_lacks_turns(request: Request, use: CacheUse, intent: str) -> bool:
     """Whether an intent needs earlier turns, and none are part of the scope."""
     return not use.turns and all(m["role"] == "system" for m in request.messages[:-1]) and needs_turns(intent)
 
 
-def text_of(message: Message) -> str | None:
+def scope_text(message: Message) -> str | None:
     """Text of a message, also of one in parts; None where a part is no text."""
     content = message.get("content")
     if isinstance(content, str):
@@ -125,14 +125,14 @@ def text_of(message: Message) -> str | None:
     return "\n".join(texts) if len(texts) == len(content) and all(isinstance(t, str) for t in texts) else None
 
 
-def exact(value: Any) -> str:
+def exact_scope_json(value: Any) -> str:
     """JSON in one spelling and in ASCII, so that no character of a hostile text is lost or refused."""
     return json.dumps(value, sort_keys=True, ensure_ascii=True, default=dict)
 
 
-def _around(last: Message, use: CacheUse) -> list[Any]:
+def _scope_around(last: Message, use: CacheUse) -> list[Any]:
     rest = {name: value for name, value in last.items() if name != "content"}
-    written = text_of(last)
+    written = scope_text(last)
     if written is None:
         return [rest, last.get("content")]
     if use.intent is None or (use.corpus_version and use.prompt_version):
@@ -142,11 +142,11 @@ def _around(last: Message, use: CacheUse) -> list[Any]:
     return [rest, before.strip(), bool(found), after.strip()]
 
 
-def _uses_tools(message: Message) -> bool:
+def _scope_uses_tools(message: Message) -> bool:
     return message["role"] == "tool" or bool(message.get("tool_calls"))
 
 
-def _fits(text: str, embedder: Embedder) -> bool:
+def _intent_fits_encoder(text: str, embedder: Embedder) -> bool:
     """Whether the encoder sees all of the text."""
     try:
         size = len(text.encode())

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from workbench.caching.cache_entries import News, unit_vector, unread_vector
+from workbench.caching.cache_entries import EntryNews, is_stored_unit_vector, is_stored_unread_vector
 
 Vector = npt.NDArray[np.float32]
 _SMALLEST = 16
@@ -43,10 +43,12 @@ class ScopeIndex:
     def __len__(self) -> int:
         return len(self._places)
 
-    def take(self, news: News, *, oldest_us: float = -np.inf) -> list[int]:
+    def take(self, news: EntryNews, *, oldest_us: float = -np.inf) -> list[int]:
         """Bring the index up to date, without what is too old; returns the versions whose vectors are of no use."""
         n = self._dimension
-        good = [row for row in news.rows if unit_vector(row.vector, n) or unread_vector(row.vector, n)]
+        good = [
+            row for row in news.rows if is_stored_unit_vector(row.vector, n) or is_stored_unread_vector(row.vector, n)
+        ]
         with self.lock:
             self._append(good)
             size = self._size

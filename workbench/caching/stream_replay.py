@@ -63,7 +63,7 @@ class ShadowHits:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Replay:
+class StreamReplay:
     """What one cache did with each request; arrays as in `ShadowHits`, ``entries`` is what it holds in the end.
 
     Attributes
@@ -91,13 +91,13 @@ class Replay:
 Block = tuple[Ints, int, npt.NDArray[np.float32]]
 
 
-def kept_blocks(stream: RequestStream, vectors: npt.NDArray[np.float32]) -> Sequence[Block] | None:
+def kept_stream_blocks(stream: RequestStream, vectors: npt.NDArray[np.float32]) -> Sequence[Block] | None:
     """Cosines of all requests for any number of replays of them, or None where they take more than `BLOCK_BYTES`."""
     sizes = Counter(stream.scopes).values()
-    return list(_blocks(stream, vectors)) if 4 * sum(n * n for n in sizes) <= BLOCK_BYTES else None
+    return list(_stream_blocks(stream, vectors)) if 4 * sum(n * n for n in sizes) <= BLOCK_BYTES else None
 
 
-def shadow(stream: RequestStream, vectors: npt.NDArray[np.float32]) -> ShadowHits:
+def shadow_hits(stream: RequestStream, vectors: npt.NDArray[np.float32]) -> ShadowHits:
     """Nearest neighbour of every request among all earlier ones of its tenant and feature; memory stays at one block.
 
     Parameters
@@ -107,7 +107,7 @@ def shadow(stream: RequestStream, vectors: npt.NDArray[np.float32]) -> ShadowHit
     """
     n = len(stream)
     similarity, matched = np.full(n, -1.0), np.full(n, -1)
-    for members, start, block in _blocks(stream, vectors):
+    for members, start, block in _stream_blocks(stream, vectors):
         later = np.triu_indices(len(block))
         block[:, start:][later] = -np.inf
         best = block.argmax(axis=1)
@@ -116,14 +116,14 @@ def shadow(stream: RequestStream, vectors: npt.NDArray[np.float32]) -> ShadowHit
         matched[rows] = members[best]
     none = np.isneginf(similarity)
     similarity[none], matched[none] = -1.0, -1
-    firsts = first_of(stream)
+    firsts = first_in_stream(stream)
     exact = firsts >= 0
     matched[exact], similarity[exact] = firsts[exact], 1.0
     false = (matched >= 0) & (stream.answers != stream.answers[matched])
     return ShadowHits(np.clip(similarity, -1, 1), matched, exact, false, np.ones(n, dtype=bool))
 
 
-def replay(
+def replay_stream(
     stream: RequestStream,
     vectors: npt.NDArray[np.float32] | None,
     *,
@@ -131,20 +131,20 @@ def replay(
     guard: Allows | None = None,
     blocks: Iterable[Block] | None = None,
     fills: int | None = None,
-) -> Replay:
+) -> StreamReplay:
     """Walk the stream with a cache that serves at ``threshold``; above 1, or with no vectors, exact repeats alone.
 
     The exact key is looked up first; then the nearest entry is served where it is near enough and neither guard nor
     verifier, if any, objects. Of `LaterChecks` the guard decides, and what its verifier is asked about is a miss.
-    ``blocks`` are `kept_blocks` of the same stream and vectors. ``fills`` are the first requests whose answers are
-    kept, by default all: those of a tier of curated answers, beside which nothing is kept but what is promoted.
+    ``blocks`` are `kept_stream_blocks` of the same stream and vectors. ``fills`` are the first requests whose answers
+    are kept, by default all: those of a tier of curated answers, beside which nothing is kept but what is promoted.
     """
-    walk = _Walk(stream, threshold, guard)
-    fills, keys = len(stream) if fills is None else fills, _exact_keys(stream)
+    walk = _StreamWalk(stream, threshold, guard)
+    fills, keys = len(stream) if fills is None else fills, _exact_stream_keys(stream)
     seen = dict[tuple[str, str], int]()
     entries, held = np.zeros(len(stream), dtype=np.int64), 0  # places of the scope's cached requests
     if blocks is None or walk.least > 1:
-        blocks = _blocks(stream, vectors if walk.least <= 1 else None)
+        blocks = _stream_blocks(stream, vectors if walk.least <= 1 else None)
     for members, start, block in blocks:
         held = held if start else 0  # the next scope's cache is empty
         for place, row in enumerate(block, start):
@@ -163,7 +163,7 @@ def replay(
     return walk.done(len(seen))
 
 
-class _Walk:
+class _StreamWalk:
     """What a replay has found so far; ``roots`` say whose answer a cached request holds, ``links`` their cosines."""
 
     def __init__(self, stream: RequestStream, threshold: float, guard: Allows | None) -> None:
@@ -204,32 +204,32 @@ class _Walk:
             return False
         return answered == cached or self.later is None or self.later.checks.asks(asked, answered)
 
-    def done(self, entries: int) -> Replay:
+    def done(self, entries: int) -> StreamReplay:
         """All of it."""
         hit, promoted = self.matched >= 0, int((self.roots != np.arange(len(self.roots))).sum())
         false = hit & (self.stream.answers != self.stream.answers[self.matched])
-        return Replay(hit, self.exact, false, self.matched, self.similarity, entries, self.checked, promoted)
+        return StreamReplay(hit, self.exact, false, self.matched, self.similarity, entries, self.checked, promoted)
 
 
-def serve_nothing(stream: RequestStream) -> Replay:
+def replay_without_cache(stream: RequestStream) -> StreamReplay:
     """What no cache does."""
     n = len(stream)
     never, nobody = np.zeros(n, dtype=bool), np.full(n, -1)
-    return Replay(never, never, never, nobody, nobody.astype(float), 0, never)
+    return StreamReplay(never, never, never, nobody, nobody.astype(float), 0, never)
 
 
-def first_of(stream: RequestStream) -> Ints:
+def first_in_stream(stream: RequestStream) -> Ints:
     """Position of the first request of the same scope with the same text, -1 where the request is that one."""
     seen: dict[tuple[str, str], int] = {}
     out = np.full(len(stream), -1)
-    for i, key in enumerate(_exact_keys(stream)):
+    for i, key in enumerate(_exact_stream_keys(stream)):
         first = seen.setdefault(key, i)
         if first != i:
             out[i] = first
     return out
 
 
-def oracle_hits(stream: RequestStream) -> Bools:
+def oracle_stream_hits(stream: RequestStream) -> Bools:
     """Requests whose answer was given before to the same tenant and feature: what no cache can exceed."""
     seen: set[tuple[str, int]] = set()
     out = np.zeros(len(stream), dtype=bool)
@@ -239,11 +239,11 @@ def oracle_hits(stream: RequestStream) -> Bools:
     return out
 
 
-def _exact_keys(stream: RequestStream) -> list[tuple[str, str]]:
+def _exact_stream_keys(stream: RequestStream) -> list[tuple[str, str]]:
     return list(zip(stream.scopes, (query.strip() for query in stream.queries), strict=True))
 
 
-def _blocks(stream: RequestStream, vectors: npt.NDArray[np.float32] | None) -> Iterator[Block]:
+def _stream_blocks(stream: RequestStream, vectors: npt.NDArray[np.float32] | None) -> Iterator[Block]:
     """Positions of a scope, and blocks of the cosines of its requests with those up to the block's end.
 
     Without vectors a block has a row for each request and no columns.

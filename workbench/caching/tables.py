@@ -6,10 +6,21 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from workbench.caching.cache_claims import METRIC, CacheResult, bounds_of_pairs, rate_of
+from workbench.caching.cache_claims import METRIC, CacheResult, false_hit_rate, pairs_served_bounds
 from workbench.caching.cache_study import CacheStudy, Replayed
-from workbench.caching.stream_replay import Replay, ShadowHits, oracle_hits, replay, serve_nothing
-from workbench.caching.threshold_certificate import Certificate, Trial, korn_graubard, sweep
+from workbench.caching.stream_replay import (
+    ShadowHits,
+    StreamReplay,
+    oracle_stream_hits,
+    replay_stream,
+    replay_without_cache,
+)
+from workbench.caching.threshold_certificate import (
+    CertificateTrial,
+    ThresholdCertificate,
+    korn_graubard,
+    sweep_thresholds,
+)
 from workbench.evalset.traffic import Pair, RequestStream
 from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.evaluation.decision import ArmFacts
@@ -24,7 +35,9 @@ SHOWN_THRESHOLDS = (0.98, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 CURVE_POINTS = 40
 
 
-def pairs_table(pairs: Sequence[Pair], arms: Sequence[tuple[str, Bools, Bools]], *, confidence: float = 0.95) -> Table:
+def cache_pairs_table(
+    pairs: Sequence[Pair], arms: Sequence[tuple[str, Bools, Bools]], *, confidence: float = 0.95
+) -> Table:
     """Test pairs by kind, and by batch if there are several: those near enough for each arm, and those that it serves.
 
     Parameters
@@ -51,7 +64,9 @@ def pairs_table(pairs: Sequence[Pair], arms: Sequence[tuple[str, Bools, Bools]],
             row: list[Value] = [kind, label, int(of.sum())]
             for _, near, passed in arms:
                 close, served = int((near & of).sum()), int((near & passed & of).sum())
-                high = bounds_of_pairs(near & passed, of, pairs, confidence).high if label == "must differ" else None
+                high = (
+                    pairs_served_bounds(near & passed, of, pairs, confidence).high if label == "must differ" else None
+                )
                 row += [close, 1 - served / close if close else None, served, high]
             rows.append(tuple(row))
     bound = percent(confidence, 0 if round(100 * confidence, 6).is_integer() else 2)
@@ -59,7 +74,7 @@ def pairs_table(pairs: Sequence[Pair], arms: Sequence[tuple[str, Bools, Bools]],
     return Table(tuple(columns), tuple(rows), caption if pairs else "No pairs.jsonl, so that no wording was tried")
 
 
-def contents_table(stream: RequestStream, pairs: Sequence[Pair], parts: Sequence[tuple[str, slice]]) -> Table:
+def stream_contents_table(stream: RequestStream, pairs: Sequence[Pair], parts: Sequence[tuple[str, slice]]) -> Table:
     """Requests, texts, tenants and clusters of each part of the stream, and the pairs."""
     rows: list[tuple[Value, ...]] = []
     for name, part in (*parts, ("all", slice(None))):
@@ -73,7 +88,7 @@ def contents_table(stream: RequestStream, pairs: Sequence[Pair], parts: Sequence
     return Table.of(names, rows, f"{what}, and {len(pairs)} labelled pairs of which {differ} must differ")
 
 
-def semantic_table(shadows: dict[str, ShadowHits], clusters: np.ndarray, part: slice) -> Table:
+def semantic_cache_table(shadows: dict[str, ShadowHits], clusters: np.ndarray, part: slice) -> Table:
     """Hits and both rates at some thresholds, with every earlier request cached."""
     rows: list[tuple[Value, ...]] = []
     codes = clusters[part]
@@ -81,8 +96,8 @@ def semantic_table(shadows: dict[str, ShadowHits], clusters: np.ndarray, part: s
         for threshold in SHOWN_THRESHOLDS:
             hit, exact, false = found.hits(threshold)[part], found.exact[part], found.false[part]
             near, everything = hit & ~exact, np.ones(len(hit), dtype=bool)
-            error = rate_of(false & hit, everything, codes)
-            rows.append((name, threshold, hit.mean(), near.mean(), rate_of(false, near, codes), error))
+            error = false_hit_rate(false & hit, everything, codes)
+            rows.append((name, threshold, hit.mean(), near.mean(), false_hit_rate(false, near, codes), error))
     columns = (
         Column("matching"), Column("threshold", "number", digits=2), Column("hit rate", "share"),
         Column("of it by similarity", "share"), Column("false-hit rate", "interval"), Column("error rate", "interval"),
@@ -91,18 +106,18 @@ def semantic_table(shadows: dict[str, ShadowHits], clusters: np.ndarray, part: s
     return Table(columns, tuple(rows), caption)
 
 
-def curve(found: ShadowHits, part: slice) -> list[tuple[float, float]]:
+def false_hit_curve(found: ShadowHits, part: slice) -> list[tuple[float, float]]:
     """False-hit rate against hit rate over all distinct scores, thinned for drawing; empty if nothing is near."""
     near = found.allowed[part] & ~found.exact[part] & (found.matched[part] >= 0)
     if not near.any():
         return []
-    swept = sweep(found.similarity[part][near], found.false[part][near])
+    swept = sweep_thresholds(found.similarity[part][near], found.false[part][near])
     keep = np.unique(np.linspace(min(50, len(swept.hits) - 1), len(swept.hits) - 1, CURVE_POINTS).astype(int))
     share = (swept.hits[keep] + found.exact[part].sum()) / len(near)
     return [(float(x), float(y)) for x, y in zip(share, swept.false[keep] / swept.hits[keep], strict=True)]
 
 
-def trials_table(trials: Sequence[Trial], alpha: float) -> Table:
+def certificate_trials_table(trials: Sequence[CertificateTrial], alpha: float) -> Table:
     """How often each rule's promise is broken."""
     columns = (
         Column("rule"), Column("drawn by"), Column("broken", "share"), Column("certifies", "share"),
@@ -114,7 +129,7 @@ def trials_table(trials: Sequence[Trial], alpha: float) -> Table:
     return Table(columns, rows, caption)
 
 
-def certificate_table(found: Sequence[tuple[str, Certificate]], alpha: float) -> Table:
+def certificate_table(found: Sequence[tuple[str, ThresholdCertificate]], alpha: float) -> Table:
     """Thresholds that are certified, and what the others lack."""
     columns = (
         Column("arm"), Column("certified"), Column("hits", "count"), Column("false", "count"),
@@ -139,7 +154,7 @@ def certificate_table(found: Sequence[tuple[str, Certificate]], alpha: float) ->
     return Table(columns, rows, f"Certificates. {asked} Effective: clusters of equal size that would tell as much.")
 
 
-def replay_table(results: Sequence[tuple[str, CacheResult, int, float | None]]) -> Table:
+def cache_replay_table(results: Sequence[tuple[str, CacheResult, int, float | None]]) -> Table:
     """True replay on the test part: role, result, entries in the end, and the shadow's rate of each cache."""
     columns = (
         Column("cache"), Column("role"), Column("hit rate", "share"), Column("hits judged", "count"),
@@ -157,12 +172,12 @@ def replay_table(results: Sequence[tuple[str, CacheResult, int, float | None]]) 
     return Table(columns, tuple(rows), caption)
 
 
-def added_table(results: Sequence[CacheResult]) -> Table:
+def verifier_gain_table(results: Sequence[CacheResult]) -> Table:
     """What each verifier costs, beside the hits that it adds to the best cache without one that is certified.
 
     One that is asked later adds no hit where answers to misses are kept, but answers from entries of earlier texts.
     """
-    plain = max((r.hit_rate for r in results if not r.arm.verifier and _serves(r)), default=0.0)
+    plain = max((r.hit_rate for r in results if not r.arm.verifier and _cache_arm_serves(r)), default=0.0)
     columns = (
         Column("cache"), Column("asked"), Column("certified"), Column("least probability", "number", digits=3),
         Column("checks per 1,000 requests", "number", digits=0), Column("USD of checks per 1,000 requests", "usd"),
@@ -172,18 +187,20 @@ def added_table(results: Sequence[CacheResult]) -> Table:
     rows: list[tuple[Value, ...]] = []
     for r in results:
         if used := r.arm.verifier:
-            added = r.hit_rate - plain if _serves(r) else None
+            added = r.hit_rate - plain if _cache_arm_serves(r) else None
             usd = 1000 * r.check_rate * used.usd_per_check
             when, each = "later" if r.arm.later else "in line", 1000 * r.check_rate
-            rows.append((r.arm.name, when, _serves(r), used.least, each, usd, r.hit_rate, added, r.others_rate))
+            rows.append(
+                (r.arm.name, when, _cache_arm_serves(r), used.least, each, usd, r.hit_rate, added, r.others_rate)
+            )
     return Table(columns, tuple(rows), "Verifiers. What a check costs, beside the hits it adds on the test part")
 
 
-def _serves(result: CacheResult) -> bool:
+def _cache_arm_serves(result: CacheResult) -> bool:
     return result.arm.kind == "exact" or bool(result.certificate and result.certificate.certified)
 
 
-def break_even_table(results: Sequence[CacheResult], call_usd: float) -> Table:
+def false_hit_break_even_table(results: Sequence[CacheResult], call_usd: float) -> Table:
     """What a false hit may cost at most before the tier loses money: saving of a hit by false-hit rate."""
     columns = (
         Column("cache"), Column("USD saved per hit", "usd"), Column("false-hit rate", "number", digits=4),
@@ -203,10 +220,10 @@ def break_even_table(results: Sequence[CacheResult], call_usd: float) -> Table:
     )
 
 
-def prospects_table(stream: RequestStream, warmup: int, call_usd: float) -> Table:
+def repeat_prospects_table(stream: RequestStream, warmup: int, call_usd: float) -> Table:
     """Shares of the judged requests that repeat a text, and that any cache could serve, with what that saves."""
-    exact = replay(stream, None).hit[warmup:].mean()
-    most = oracle_hits(stream)[warmup:].mean()
+    exact = replay_stream(stream, None).hit[warmup:].mean()
+    most = oracle_stream_hits(stream)[warmup:].mean()
     shares = {
         "repeat a text exactly": exact,
         "need an answer given before (no cache can exceed this)": most,
@@ -217,9 +234,9 @@ def prospects_table(stream: RequestStream, warmup: int, call_usd: float) -> Tabl
     return Table(columns, rows, f"What there is to save, at ${call_usd:g} a call")
 
 
-def exact_table(stream: RequestStream, warmup: int) -> Table:
+def exact_repeats_table(stream: RequestStream, warmup: int) -> Table:
     """Exact repeats among the judged requests, tenant by tenant, and how often a repeat has another answer."""
-    found, tenants, rows = replay(stream, None), np.array(stream.tenants)[warmup:], list[tuple[Value, ...]]()
+    found, tenants, rows = replay_stream(stream, None), np.array(stream.tenants)[warmup:], list[tuple[Value, ...]]()
     for tenant in [*sorted(set(tenants)), "all"]:
         mine = (tenants == tenant) | (tenant == "all")
         hit, false = found.hit[warmup:] & mine, found.false[warmup:] & mine
@@ -234,7 +251,7 @@ def exact_table(stream: RequestStream, warmup: int) -> Table:
 QUARTERS = 4
 
 
-def score_rows(stream: RequestStream, replays: Mapping[str, Replay], part: slice) -> pl.DataFrame:
+def cache_score_rows(stream: RequestStream, replays: Mapping[str, StreamReplay], part: slice) -> pl.DataFrame:
     """One row per arm and test request it served: 1 where the answer was another one, else 0.
 
     Of a semantic arm these are the hits that similarity decided.
@@ -245,47 +262,49 @@ def score_rows(stream: RequestStream, replays: Mapping[str, Replay], part: slice
     for arm, found in replays.items():
         own = found.hit & (found.exact if arm == "exact" else ~found.exact)
         rows += [
-            (arm, item_id(i), 0, METRIC, float(found.false[i]), None, stream.clusters[i], stream.tenants[i], None, None,
-             stream.tenants[i], f"quarter {quarter[i]}")
+            (arm, cache_item_id(i), 0, METRIC, float(found.false[i]), None, stream.clusters[i], stream.tenants[i], None,
+             None, stream.tenants[i], f"quarter {quarter[i]}")
             for i in places[own[places]].tolist()
         ]  # fmt: skip
     schema = SCORES_SCHEMA | {"slice_tenant_id": pl.String, "slice_age of the cache": pl.String}
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
-def request_rows(stream: RequestStream, replays: Mapping[str, Replay], part: slice) -> pl.DataFrame:
+def cache_request_rows(stream: RequestStream, replays: Mapping[str, StreamReplay], part: slice) -> pl.DataFrame:
     """One row per arm and test request, served or not: the error rate, 1 where a false hit was served.
 
     With them it is told that every request was replayed; the scores of the deciding rate hold hits alone.
     """
     frames = []
-    for arm, found in {"off": serve_nothing(stream), **replays}.items():
+    for arm, found in {"off": replay_without_cache(stream), **replays}.items():
         places = np.arange(len(found.hit))[part]
-        values = {"item_id": [item_id(i) for i in places.tolist()], "value": found.false[places].astype(float)}
+        values = {"item_id": [cache_item_id(i) for i in places.tolist()], "value": found.false[places].astype(float)}
         told = {"arm": arm, "repeat": 0, "metric": "error_rate"}
         frames.append(pl.DataFrame(values).with_columns(**{name: pl.lit(value) for name, value in told.items()}))
     return pl.concat(frames)
 
 
-def item_id(position: int) -> str:
+def cache_item_id(position: int) -> str:
     """Name of a request."""
     return f"request-{position:06d}"
 
 
-def regression_cases(stream: RequestStream, replays: Mapping[str, Replay], part: slice) -> dict[str, list[ItemCase]]:
+def cache_regression_cases(
+    stream: RequestStream, replays: Mapping[str, StreamReplay], part: slice
+) -> dict[str, list[ItemCase]]:
     """Test requests that each arm served wrongly, nearest first."""
     out = {}
     places = np.arange(len(stream))[part]
     for arm, found in replays.items():
         wrong = sorted(places[found.false[places]].tolist(), key=lambda i: (-found.similarity[i], i))
-        out[arm] = [_case(stream, arm, found, i) for i in wrong]
+        out[arm] = [_cache_regression_case(stream, arm, found, i) for i in wrong]
     return out
 
 
-def _case(stream: RequestStream, arm: str, found: Replay, i: int) -> ItemCase:
+def _cache_regression_case(stream: RequestStream, arm: str, found: StreamReplay, i: int) -> ItemCase:
     match = int(found.matched[i])
     return ItemCase(
-        item_id=item_id(i),
+        item_id=cache_item_id(i),
         question=stream.queries[i],
         expected=(stream.answer_keys[i],),
         returned={arm: (stream.answer_keys[match],)},
@@ -294,8 +313,8 @@ def _case(stream: RequestStream, arm: str, found: Replay, i: int) -> ItemCase:
     )
 
 
-def score_replays(
-    study: CacheStudy, results: Sequence[CacheResult], replays: Mapping[str, Replay], table: Table
+def score_cache_replays(
+    study: CacheStudy, results: Sequence[CacheResult], replays: Mapping[str, StreamReplay], table: Table
 ) -> Replayed:
     """Score what was replayed on the test part, in the order of the results; ``replays`` has all that serve."""
     part = study.parts["test"]
@@ -303,16 +322,16 @@ def score_replays(
     return Replayed(
         split="test",
         arms=tuple(r.arm for r in results),
-        scores=score_rows(study.stream, replays, part),
+        scores=cache_score_rows(study.stream, replays, part),
         facts=facts,
         table=table,
         results=tuple(results),
-        requests=request_rows(study.stream, replays, part),
-        false_hits=regression_cases(study.stream, replays, part),
+        requests=cache_request_rows(study.stream, replays, part),
+        false_hits=cache_regression_cases(study.stream, replays, part),
     )
 
 
-def would_change_rates(decision: Decision) -> tuple[str, ...]:
+def would_change_cache_rates(decision: Decision) -> tuple[str, ...]:
     """Sentences on the alpha, or the labelled hits, at which the decision would be another."""
     out = []
     for claim in decision.claims:

@@ -19,15 +19,15 @@ from typing import Any, Protocol
 from sqlalchemy.exc import SQLAlchemyError
 
 from workbench.caching.cache_entries import Entries, Entry, Promotion
-from workbench.caching.fitted_verifier import Fit, FittedVerifier, TextPair, Vectors
+from workbench.caching.fitted_verifier import FittedVerifier, TextPair, Vectors, VerifierFit
 from workbench.caching.guard import Guard
 from workbench.config import Settings
 from workbench.errors import ConfigError, WorkbenchError
-from workbench.inference.batch import Item, complete_all, estimate
+from workbench.inference.batch import BatchItem, complete_batch, estimate_batch
 from workbench.inference.client import Client
 from workbench.inference.messages import Completion, Request, Response
 from workbench.inference.prices import PriceTable
-from workbench.orchestration.user_modules import files_of, import_module_of
+from workbench.orchestration.user_modules import files_of_module, import_module_of
 from workbench.records import content_hash
 from workbench.telemetry.attribution import Attribution, attributed
 
@@ -82,11 +82,13 @@ class Verifier(Protocol):
         """A verdict for each pair, in their order; what goes wrong is in it."""
 
 
-def verdict_of(probability: object, least: float) -> Verdict:
+def verdict_of_probability(probability: object, least: float) -> Verdict:
     """Verdict of a probability; whatever is none is a miss.
 
-    >>> verdict_of(0.8, 0.5).agrees, verdict_of(None, 0.5).reason, verdict_of(True, 0.5).agrees
-    (True, 'no probability', True)
+    >>> verdict_of_probability(0.8, 0.5).agrees, verdict_of_probability(None, 0.5).reason
+    (True, 'no probability')
+    >>> verdict_of_probability(True, 0.5).agrees
+    True
     """
     if probability is None or not isinstance(probability, int | float) or not 0 <= probability <= 1:
         return Verdict(False, None, "no probability")
@@ -104,7 +106,7 @@ class FittedCheck:
     verifier: FittedVerifier
     vectors: Vectors = field(repr=False)
     usd_per_check: float = 0.0
-    fit: Fit | None = field(default=None, repr=False)
+    fit: VerifierFit | None = field(default=None, repr=False)
     fold_of: Mapping[str, int] = field(default_factory=dict, repr=False)
 
     @property
@@ -123,7 +125,7 @@ class FittedCheck:
                 found = self.fit.probabilities(pairs, self.vectors, folds)
         except WorkbenchError as error:  # an encoder that fails, or a budget that is spent
             return [Verdict(False, None, f"{FAILED}: {type(error).__name__}")] * len(pairs)
-        return [verdict_of(float(each), self.verifier.least) for each in found]
+        return [verdict_of_probability(float(each), self.verifier.least) for each in found]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -165,13 +167,13 @@ class ModelVerifier:
         RecordingMiss, BudgetExceeded, SettlementFailed
             From a batch whose calls could not be made.
         """
-        requests = [question_of(self.model, pair, self.prompt) for pair in pairs]
+        requests = [verifier_question(self.model, pair, self.prompt) for pair in pairs]
         if len(pairs) == 1:
             return [self._alone(requests[0])]
-        items = {content_hash(*pair): Item(f"verify:{content_hash(*pair)}", request)
+        items = {content_hash(*pair): BatchItem(f"verify:{content_hash(*pair)}", request)
                  for pair, request in zip(pairs, requests, strict=True)}  # fmt: skip
         with attributed(purpose="judge"):
-            done = complete_all(self.client, list(items.values()), max_cost_usd=self.max_cost_usd)
+            done = complete_batch(self.client, list(items.values()), max_cost_usd=self.max_cost_usd)
         return [self._verdict(done[f"verify:{content_hash(*pair)}"]) for pair in pairs]
 
     def _alone(self, request: Request) -> Verdict:
@@ -189,7 +191,7 @@ class ModelVerifier:
         return verdict_of_answer(done.response, self.least)
 
 
-def question_of(model: str, pair: TextPair, prompt: str = PROMPT) -> Request:
+def verifier_question(model: str, pair: TextPair, prompt: str = PROMPT) -> Request:
     """Request for one word; what a user wrote cannot end the fence around it."""
     asked, cached = (text.replace("<", "\u2039").replace(">", "\u203a") for text in pair)
     text = prompt.replace("{cached}", "\0").replace("{asked}", asked).replace("\0", cached)
@@ -204,17 +206,17 @@ def verdict_of_answer(response: Response, least: float) -> Verdict:
     """
     word, sure = response.text.strip().strip(".,!*\"'").lower(), response.confidence
     if word == "yes":
-        return verdict_of(sure, least)
+        return verdict_of_probability(sure, least)
     if word != "no":
         return Verdict(False, None, "answer that is neither yes nor no")
-    found = verdict_of(sure if sure is None else min(sure, 1 - sure), least)
+    found = verdict_of_probability(sure if sure is None else min(sure, 1 - sure), least)
     return replace(found, agrees=False, reason=found.reason or "answer no")
 
 
 def model_check_usd(model: str, prices: PriceTable, pairs: Sequence[TextPair]) -> float:
     """USD that asking a model about one of these pairs costs at most, by the mean; an unknown price raises."""
-    sample = [question_of(model, pair) for pair in pairs]
-    return estimate(sample, prices).worst_usd / max(len(sample), 1)
+    sample = [verifier_question(model, pair) for pair in pairs]
+    return estimate_batch(sample, prices).worst_usd / max(len(sample), 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -238,7 +240,7 @@ class CallableVerifier:
 
     def _one(self, asked: str, cached: str) -> Verdict:
         try:
-            return verdict_of(self.call(asked, cached), self.least)
+            return verdict_of_probability(self.call(asked, cached), self.least)
         except Exception as error:  # noqa: BLE001  # the user's own code: whatever goes wrong there, nothing is served
             return Verdict(False, None, f"{FAILED}: {type(error).__name__}")
 
@@ -309,16 +311,16 @@ class LaterChecks:
         return self.guard is None or self.guard.allows(asked, cached)
 
 
-def asked_of(entry: str) -> str:
+def verifier_asked(entry: str) -> str:
     """Verifier of an entry, whether it is asked in line or later.
 
-    >>> asked_of("later:fitted"), asked_of("fitted")
+    >>> verifier_asked("later:fitted"), verifier_asked("fitted")
     ('fitted', 'fitted')
     """
     return entry.removeprefix(LATER)
 
 
-def check_name(entry: str) -> None:
+def check_verifier_name(entry: str) -> None:
     """Refuse an entry that names no verifier, without loading anything.
 
     Raises
@@ -326,21 +328,21 @@ def check_name(entry: str) -> None:
     ConfigError
         If it is not of the form.
     """
-    name = asked_of(entry)
+    name = verifier_asked(entry)
     source, at, usd = name.rpartition("@")
     known = name == FITTED or (name.startswith(MODEL) and len(name) > len(MODEL))
-    if not known and not (at and all(source.partition(":")[::2]) and _is_usd(usd)):
+    if not known and not (at and all(source.partition(":")[::2]) and _is_verifier_usd(usd)):
         raise ConfigError(f"verifier {entry!r} is not {FORM}")
 
 
-def _is_usd(text: str) -> bool:
+def _is_verifier_usd(text: str) -> bool:
     try:
         return 0 <= float(text) < float("inf")
     except ValueError:
         return False
 
 
-def load_callable(entry: str, settings: Settings) -> CallableVerifier:
+def load_callable_verifier(entry: str, settings: Settings) -> CallableVerifier:
     """Verifier of ``module:function@USD``; its hash is that of its file and of what it imports from the project.
 
     Raises
@@ -357,7 +359,7 @@ def load_callable(entry: str, settings: Settings) -> CallableVerifier:
         raise ConfigError(f"verifier {source!r} cannot be imported: {error}") from error
     if not callable(call):
         raise ConfigError(f"verifier {source!r} cannot be called; it is {call!r}")
-    sha256 = content_hash(*(file.read_bytes() for file in files_of(loaded, settings.root)))
+    sha256 = content_hash(*(file.read_bytes() for file in files_of_module(loaded, settings.root)))
     return CallableVerifier(source, call, sha256, float(usd) / 1000)
 
 
@@ -368,7 +370,7 @@ NOT_YET, NO_PLACE, REFUSED = "verifier not asked yet", "verifier not asked: too 
 
 
 @dataclass(frozen=True, slots=True)
-class PutOff:
+class PutOffCheck:
     """A question that was a miss, and the entry whose answer it may get; ``who`` asked pays for the check."""
 
     scope: str
@@ -393,10 +395,10 @@ class WaitingChecks:
     def __init__(self, entries: Entries, judge: Callable[[str, Entry], Verdict], most: int = MOST_WAITING) -> None:
         self._entries, self._judge, self._most = entries, judge, most
         self._lock = threading.Lock()
-        self._waiting = OrderedDict[tuple[str, str, int], PutOff]()
+        self._waiting = OrderedDict[tuple[str, str, int], PutOffCheck]()
         self._refused = OrderedDict[tuple[str, str, int], None]()
 
-    def put(self, pair: PutOff) -> str:
+    def put(self, pair: PutOffCheck) -> str:
         """Take a pair, or leave it; returns why the request is a miss, in words."""
         key = pair.scope, pair.question, pair.why.root
         with self._lock:
@@ -428,7 +430,7 @@ class WaitingChecks:
                     if len(self._refused) > MOST_REFUSED:
                         self._refused.popitem(last=False)
 
-    def _settle(self, pair: PutOff) -> tuple[bool, bool]:
+    def _settle(self, pair: PutOffCheck) -> tuple[bool, bool]:
         """Whether it is promoted, and whether that may be tried again."""
         root = self._entries.read(pair.scope, version=pair.why.root)
         if root is None:

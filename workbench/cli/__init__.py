@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from workbench.cli.call_commands import budgets, models_app, trace
-from workbench.cli.call_commands import record as record_command
-from workbench.cli.cost_commands import costs, layers, watch
-from workbench.cli.import_commands import import_app, inspect
-from workbench.cli.job_commands import diff, jobs_app, replay, run_sweep
+from workbench.cli.call_commands import budgets_command, models_app, record_command, trace_command
+from workbench.cli.cost_commands import costs_command, layers_command, watch_command
+from workbench.cli.import_commands import import_app, inspect_command
+from workbench.cli.job_commands import diff_command, jobs_app, replay_command, sweep_command
 from workbench.cli.lines import named_values, say, say_error, write_file
-from workbench.cli.project_commands import compare, init, new, report, verify
+from workbench.cli.project_commands import compare_command, init_command, new_command, report_command, verify_command
 from workbench.cli.quality_commands import feedback_app, quality_app, shadow_app
 from workbench.cli.signals import end_like_ctrl_c, see_signals_at_once
 from workbench.config import Settings, SystemClock, load_settings, require_writable
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 EXIT_FAILED, EXIT_INTERRUPTED = 3, 130
 
 
-class _Group(TyperGroup):
+class _CommandGroup(TyperGroup):
     """Shows the package's own errors as one message, without a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -45,15 +44,15 @@ class _Group(TyperGroup):
 
 
 app = typer.Typer(
-    cls=_Group,
+    cls=_CommandGroup,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
 
-app.command()(init)
-app.command()(new)
+app.command("init")(init_command)
+app.command("new")(new_command)
 
 
 def _show_version(asked: bool) -> None:
@@ -72,8 +71,8 @@ def main(
     see_signals_at_once()
 
 
-@app.command()
-def run(
+@app.command("run")
+def run_command(
     name: Annotated[str, typer.Argument(help="Notebook, for example: retrieval")],
     parameter: Annotated[
         list[str] | None,
@@ -96,43 +95,43 @@ def run(
     ] = False,
 ) -> None:
     """Run a notebook headless and show what it decided."""
-    from workbench.runner import Job, TerminalProgress, run_all
+    from workbench.runner import Job, TerminalProgress, run_headless
 
     end_like_ctrl_c()
     if engine:
         os.environ["WORKBENCH_ENGINE"] = engine  # which kernels inherit
-    settings = _project([name])
+    settings = _command_project([name])
     require_writable(settings.cache, "WORKBENCH_CACHE")
     parameters = named_values(parameter or [])
     if evalset is not None:
         parameters["evalset"] = evalset
     if "evalset" in parameters:
-        parameters["evalset"] = _evalset(parameters["evalset"], settings)
+        parameters["evalset"] = _evalset_option(parameters["evalset"], settings)
     job = Job(name, profile, parameters)
     if dry_run:
-        from workbench.project.dry_run import foresee
+        from workbench.project.dry_run import foresee_run
 
         if sweep:
             raise ConfigError("--dry-run looks at one job; name one value of each parameter, without --sweep")
-        for line in foresee(settings, job):
+        for line in foresee_run(settings, job):
             say(line)
         return None
     if sweep:
         swept = {n: values.split(",") for n, values in named_values(sweep, "--sweep").items()}
-        return run_sweep(name, swept, profile=profile, parameters=parameters, here=wait)
-    _refuse_early(job, settings)
+        return sweep_command(name, swept, profile=profile, parameters=parameters, here=wait)
+    _refuse_run_early(job, settings)
     with TerminalProgress() as progress:
-        (record,) = run_all(
+        (record,) = run_headless(
             [job], settings=settings, clock=SystemClock(), on_event=progress, hard_timeout_s=hard_timeout_s
         )
-    _print_result(record)
+    _print_run_result(record)
     if record.status != "done":
         raise typer.Exit(EXIT_FAILED)
     return None
 
 
-@app.command()
-def check(
+@app.command("check")
+def check_command(
     names: Annotated[list[str] | None, typer.Argument(help="Notebooks; all accepted decisions by default.")] = None,
     junit: Annotated[Path | None, typer.Option(metavar="PATH", help="Write the gates as JUnit XML too.")] = None,
     json: Annotated[Path | None, typer.Option(metavar="PATH", help="Write every decision with its gate too.")] = None,
@@ -155,15 +154,15 @@ def check(
     A check that was interrupted goes on where it was, unless something moved.
     Exit code: 0 all hold, 1 one is broken, 2 one is inconclusive or stale, 3 one could not be checked.
     """
-    from workbench.project.check_report import check_json, check_markdown, sentence_of, status_of
-    from workbench.project.run_differences import require_commit, since
+    from workbench.project.check_report import check_json, check_markdown, check_sentence, check_status
+    from workbench.project.run_differences import require_commit, run_differences_since
     from workbench.reports.brief import junit_xml
     from workbench.runner import TerminalProgress
-    from workbench.runner import check as check_decisions
+    from workbench.runner import check_decisions as check_decisions
     from workbench.runner.accept_and_check import worst_exit_code
 
     end_like_ctrl_c()
-    settings = _project(names)
+    settings = _command_project(names)
     require_writable(settings.cache, "WORKBENCH_CACHE")
     history = require_commit(settings, against or "HEAD") if against or aa else None
     try:
@@ -181,10 +180,12 @@ def check(
         say("the same command goes on with the decisions that are left", err=True)
         raise
     for found in checks:
-        say(f"{'/'.join(found.place)}  {status_of(found)}: {sentence_of(found)}")
+        say(f"{'/'.join(found.place)}  {check_status(found)}: {check_sentence(found)}")
         say(f"  report: {found.record.report or 'none'}")
         if history and found.decision:
-            for line in since(settings, history, found.evalset, found.record, against or "HEAD", noise=aa):
+            for line in run_differences_since(
+                settings, history, found.evalset, found.record, against or "HEAD", noise=aa
+            ):
                 typer.echo(visible(line))
     if junit:
         write_file(junit, junit_xml({".".join(c.place): c.record.run_dir for c in checks}))
@@ -194,8 +195,8 @@ def check(
     raise typer.Exit(worst_exit_code(checks))
 
 
-@app.command()
-def accept(
+@app.command("accept")
+def accept_command(
     name: Annotated[str, typer.Argument(help="Notebook, for example: retrieval")],
     reason: Annotated[str, typer.Option(help="Why, for whoever reads the history later.")],
     run: Annotated[str, typer.Option(help="Folder name of the run; the newest finished one by default.")] = "",
@@ -209,16 +210,16 @@ def accept(
     """Accept the decision of a run, so that CI keeps checking it."""
     from workbench.evaluation.accepted_decision import anchor_path
     from workbench.records import Decision
-    from workbench.runner import accept as accept_run
+    from workbench.runner import accept_decision as accept_run
 
-    settings = _project()
+    settings = _command_project()
     path = accept_run(
         settings,
         name,
         reason=reason,
         clock=SystemClock(),
         run=run,
-        evalset=_evalset(evalset, settings) if evalset else "",
+        evalset=_evalset_option(evalset, settings) if evalset else "",
         anchor=anchor,
         even_if=even_if or (),
     )
@@ -229,8 +230,8 @@ def accept(
         say(f"it is the anchor, which later arms are measured against: {measure}; commit it too")
 
 
-@app.command()
-def runs(
+@app.command("runs")
+def runs_command(
     evalset: Annotated[str, typer.Option(help="Only the runs on this evalset.")] = "",
 ) -> None:
     """List the runs on disk, oldest first: evalset, verdict and arm, gate."""
@@ -239,7 +240,7 @@ def runs(
     from workbench.runner.accept_and_check import evalset_of, run_verdict
 
     settings = load_settings()
-    wanted = _evalset(evalset, settings) if evalset else ""
+    wanted = _evalset_option(evalset, settings) if evalset else ""
     records = [r for r in list_runs(settings) if wanted in ("", evalset_of(r))]
     if not records:
         say(f"no runs{f' on {evalset}' if evalset else ''} in {settings.runs}")
@@ -251,8 +252,8 @@ def runs(
         say(f"{record.run_dir.name}  {record.status:<11}  {record.profile:<5}  {on}  {said}{outcome}")
 
 
-@app.command()
-def summary(
+@app.command("summary")
+def summary_command(
     run: Annotated[str, typer.Argument(help="Folder of a run, or its name below runs/; the newest by default.")] = "",
 ) -> None:
     """Print a run as Markdown, for a build's summary page or a comment."""
@@ -270,45 +271,45 @@ def summary(
 
 
 evalset_app = typer.Typer(no_args_is_help=True, help="Check and pin evalsets.")
-app.command(name="record")(record_command)
+app.command("record")(record_command)
 app.add_typer(evalset_app, name="evalset")
 app.add_typer(import_app, name="import")
 app.add_typer(feedback_app, name="feedback")
 app.add_typer(quality_app, name="quality")
 app.add_typer(shadow_app, name="shadow")
 app.add_typer(models_app, name="models")
-app.command()(compare)
-app.command()(report)
-app.command()(verify)
-app.command()(budgets)
-app.command()(costs)
-app.command()(layers)
-app.command()(inspect)
-app.command()(watch)
-app.command()(trace)
+app.command("compare")(compare_command)
+app.command("report")(report_command)
+app.command("verify")(verify_command)
+app.command("budgets")(budgets_command)
+app.command("costs")(costs_command)
+app.command("layers")(layers_command)
+app.command("inspect")(inspect_command)
+app.command("watch")(watch_command)
+app.command("trace")(trace_command)
 app.add_typer(jobs_app, name="jobs")
-app.command()(replay)
-app.command()(diff)
+app.command("replay")(replay_command)
+app.command("diff")(diff_command)
 
 
 @evalset_app.command("check")
-def evalset_check(
+def evalset_check_command(
     path: Annotated[str, typer.Argument(help="Name or folder of an evalset.")],
     every: Annotated[bool, typer.Option("--all", help="Print every finding, also of one kind.")] = False,
 ) -> None:
     """Report every defect with its file and line, one line a kind; exit code 1 where there is an error."""
-    from workbench.evalset.check import check_evalset, exit_code, summarise
+    from workbench.evalset.check import check_evalset, check_exit_code, summarise_findings
 
     compares = is_installed("ragas")
     findings = check_evalset(path, load_settings(), echoes=compares)
-    typer.echo(visible(summarise(findings, every=every)))
+    typer.echo(visible(summarise_findings(findings, every=every)))
     if not compares:
         say(f"not looked for: questions in the words of their documents; that needs {DISTRIBUTION}[data]")
-    raise typer.Exit(exit_code(findings))
+    raise typer.Exit(check_exit_code(findings))
 
 
 @evalset_app.command("pairs")
-def evalset_pairs(
+def evalset_pairs_command(
     path: Annotated[str, typer.Argument(help="Name or folder of an evalset with a stream.parquet.")],
     limit: Annotated[int, typer.Option(min=1, help="Pairs in the sheet at most.")] = 200,
     least: Annotated[
@@ -319,28 +320,30 @@ def evalset_pairs(
 ) -> None:
     """Draw near repeats of a stream as a sheet of pairs to label, and say how many are worth it."""
     from workbench.caching.cache_study import CachingParameters
-    from workbench.caching.near_repeats import draw_pairs
+    from workbench.caching.near_repeats import draw_near_repeats
     from workbench.evalset.evalset import find_evalset
 
     settings, parameters = load_settings(), CachingParameters(embedder=embedder, warmup=warmup)
     folder = find_evalset(path, settings)
-    if sheet := draw_pairs(folder, settings, limit=limit, least=least, parameters=parameters, tell=say):
+    if sheet := draw_near_repeats(folder, settings, limit=limit, least=least, parameters=parameters, tell=say):
         say("fill `same_answer` (1: one answer serves both, 0: it does not) and `judge`, of as many as you can, then:")
         say(f"next: workbench import judgements {sheet} --name {path} --partly")
 
 
 @evalset_app.command("lock")
-def evalset_lock(path: Annotated[str, typer.Argument(help="Name or folder of an evalset with a corpus.toml.")]) -> None:
+def evalset_lock_command(
+    path: Annotated[str, typer.Argument(help="Name or folder of an evalset with a corpus.toml.")],
+) -> None:
     """Pin the corpus as it is built here; judgements made for another one no longer hold."""
-    from workbench.evalset.corpus import write_lock
+    from workbench.evalset.corpus import write_corpus_lock
     from workbench.evalset.evalset import find_evalset
 
     settings = load_settings()
     folder = find_evalset(path, settings)
-    typer.echo(f"{write_lock(folder, settings):,} documents pinned in {folder / 'corpus.lock'}")
+    typer.echo(f"{write_corpus_lock(folder, settings):,} documents pinned in {folder / 'corpus.lock'}")
 
 
-def _project(notebooks: Sequence[str] | None = None) -> Settings:
+def _command_project(notebooks: Sequence[str] | None = None) -> Settings:
     """Settings of the project that a command works in; some notebooks read no evalset."""
     from workbench.evalset.gates import UNDECIDED
 
@@ -349,17 +352,17 @@ def _project(notebooks: Sequence[str] | None = None) -> Settings:
     return settings
 
 
-def _refuse_early(job: "Job", settings: Settings) -> None:
+def _refuse_run_early(job: "Job", settings: Settings) -> None:
     """Refuse what the notebook would refuse, before its kernel starts."""
-    from workbench.evaluation.start import examined
+    from workbench.evaluation.start import examined_experiment
     from workbench.rendering.progress import waiting
-    from workbench.runner.headless import planned
+    from workbench.runner.headless import planned_headless_job
 
     with waiting(f"reading what {job.notebook} reads"):
-        examined(job.notebook, planned(job, settings).parameters, settings)
+        examined_experiment(job.notebook, planned_headless_job(job, settings).parameters, settings)
 
 
-def _evalset(given: str, settings: Settings) -> str:
+def _evalset_option(given: str, settings: Settings) -> str:
     """Name of an evalset of the project, hub:NAME, or the absolute path of another folder: kernels work elsewhere."""
     from workbench.evalset.evalset import HUB, find_evalset
 
@@ -369,7 +372,7 @@ def _evalset(given: str, settings: Settings) -> str:
     return folder.name if folder.parent == settings.evalsets else str(folder)
 
 
-def _print_result(record: "RunRecord") -> None:
+def _print_run_result(record: "RunRecord") -> None:
     from workbench.records import Decision
     from workbench.runner.accept_and_check import evalset_of
 

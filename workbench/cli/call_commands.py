@@ -18,7 +18,7 @@ models_app = typer.Typer(help="List the local models, and fetch their weights.")
 
 
 @models_app.callback(invoke_without_command=True)
-def models(context: typer.Context) -> None:
+def models_command(context: typer.Context) -> None:
     """List the local models: what they cost, under which licence, from where, and whether they are on disk."""
     if context.invoked_subcommand is None:
         from workbench.inference.prices import project_prices
@@ -29,7 +29,7 @@ def models(context: typer.Context) -> None:
 
 
 @models_app.command("fetch")
-def fetch_models(
+def fetch_models_command(
     names: Annotated[list[str] | None, typer.Argument(help="Models; all by default.")] = None,
 ) -> None:
     """Fetch weights that are not on disk, and check their hashes."""
@@ -60,7 +60,7 @@ def fetch_models(
             typer.echo(path)
 
 
-def budgets(
+def budgets_command(
     close_holds_before: Annotated[
         datetime | None,
         typer.Option(help="First charge in full what calls of dead processes reserved before this moment, in UTC."),
@@ -101,7 +101,7 @@ def budgets_text(drawn: "pl.DataFrame") -> str:
     return Table((*columns, Column("starts anew")), tuple(rows)).to_text()
 
 
-def trace(
+def trace_command(
     trace_id: Annotated[str, typer.Argument(help="Id of a trace, or how it begins; none: list the latest.")] = "",
     html: Annotated[Path | None, typer.Option(metavar="PATH", help="Write a page there instead.")] = None,
     forget_before: Annotated[
@@ -134,9 +134,9 @@ def trace(
         typer.echo(f"forgotten: {gone.traces:,} traces with {gone.spans:,} spans, ended before {forget_before} UTC")
         return
     if not trace_id:
-        from workbench.quality.feedback import trace_scores
+        from workbench.quality.feedback import feedback_trace_scores
 
-        found = latest_traces(engine, limit, only=only, scores=trace_scores(engine))
+        found = latest_traces(engine, limit, only=only, scores=feedback_trace_scores(engine))
         none = "no trace is stored yet" if only == TraceFilter() else "no trace is like this"
         typer.echo(found.to_text() if found.rows else none)
         return
@@ -147,7 +147,7 @@ def trace(
         write_file(html, loaded.html())
 
 
-def record(
+def record_command(
     evalset: Annotated[str, typer.Argument(help="Name of an evalset with prompts.toml.")],
     model: Annotated[
         list[str] | None, typer.Option(help="Model of prompts.toml to ask; repeatable. Default: all.")
@@ -164,8 +164,8 @@ def record(
     ] = None,
 ) -> None:
     """Record what models answer to an evalset's questions; says what it takes first, goes on where it stopped."""
-    from workbench.routing.record_answers import drift, evalset_models
-    from workbench.routing.record_answers import record as record_answers
+    from workbench.routing.record_answers import evalset_models, recorded_answer_drift
+    from workbench.routing.record_answers import record_answers as record_answers
 
     settings = load_settings()
     if sample is not None:
@@ -174,7 +174,9 @@ def record(
             raise ConfigError(f"{told}; found {sample}")
         for name in model or evalset_models(evalset, settings):
             typer.echo(
-                drift(evalset, settings=settings, model=name, sample=sample, max_cost_usd=max_cost_usd).to_text()
+                recorded_answer_drift(
+                    evalset, settings=settings, model=name, sample=sample, max_cost_usd=max_cost_usd
+                ).to_text()
             )
         return
     if rewrites is not None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from workbench.rendering.table import Table
 
 
-def costs(
+def costs_command(
     by: Annotated[
         str, typer.Option(metavar="COLUMNS", help="Sum by these, such as day or feature,model.")
     ] = "feature,tenant",
@@ -30,7 +30,8 @@ def costs(
         Path | None, typer.Option(metavar="CSV", help="tenant_id and revenue_usd of the period: show margins.")
     ] = None,
     good: Annotated[
-        Path | None, typer.Option(metavar="CSV", help="request and good (0 or 1): show what a good answer costs.")
+        Path | None,
+        typer.Option(metavar="CSV", help="request and good (0 or 1): show what a good answer costs."),
     ] = None,
     invoice: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="Compare an invoice of the period: CSV, FOCUS or JSON.")
@@ -43,14 +44,14 @@ def costs(
     """Show what was spent: by feature and customer, for a request and a good answer, and what was wasted."""
     from workbench.costs.cost_bridge import cost_bridge
     from workbench.costs.focus import BillingAccount, focus_frame
-    from workbench.costs.invoices import read_invoice, reconcile
-    from workbench.costs.spend import load_spend, utc_moment
-    from workbench.costs.tables import bridge_table, invoice_tables, period
+    from workbench.costs.invoices import read_invoice, reconcile_invoice
+    from workbench.costs.spend import load_spend, spend_moment
+    from workbench.costs.tables import cost_bridge_table, invoice_tables, spend_period
     from workbench.inference.prices import project_prices
     from workbench.state import open_engine
     from workbench.telemetry.ledger import Ledger
 
-    if before and not utc_moment(before) < utc_moment(since):
+    if before and not spend_moment(before) < spend_moment(since):
         raise ConfigError("--before is the start of the period that ends at --since: give both, in this order")
     if focus and not account:
         raise ConfigError("--focus needs --account: the id of the account that pays")
@@ -58,21 +59,21 @@ def costs(
     ledger = Ledger(open_engine(settings.state_url))
     spend = load_spend(ledger, since=since, until=until)
     if spend.rows.is_empty():
-        say(f"the ledger has no call {period(spend)}")
+        say(f"the ledger has no call {spend_period(spend)}")
         return
     prices = project_prices(settings.root)
     if invoice:
-        tables = invoice_tables(reconcile(spend, read_invoice(*invoice), prices))
+        tables = invoice_tables(reconcile_invoice(spend, read_invoice(*invoice), prices))
     else:
-        tables = _tables(spend, [name.strip() for name in by.split(",") if name.strip()], revenue, good)
+        tables = _costs_command_tables(spend, [name.strip() for name in by.split(",") if name.strip()], revenue, good)
     if before:
-        tables.append(bridge_table(cost_bridge(load_spend(ledger, since=before, until=since), spend, prices)))
+        tables.append(cost_bridge_table(cost_bridge(load_spend(ledger, since=before, until=since), spend, prices)))
     typer.echo("\n\n".join(table.to_text() for table in tables))
     if focus:
         write_file(focus, focus_frame(spend, prices, BillingAccount(account)).write_csv())
 
 
-def layers(
+def layers_command(
     html: Annotated[Path | None, typer.Option(metavar="PATH", help="Write a page there instead.")] = None,
 ) -> None:
     """Show what is configured and measured of each layer, with what is missing in order."""
@@ -85,7 +86,7 @@ def layers(
         write_file(html, page.page(html.resolve().parent))
 
 
-def watch(
+def watch_command(
     lists: Annotated[
         list[Path] | None,
         typer.Argument(metavar="[PRICES]", help="models.toml or prices.toml to try; the project's by default."),
@@ -98,13 +99,15 @@ def watch(
     Each is decided again on its own estimates, by its own rule; routers and thresholds stay as they were fitted, and
     prices that are parameters of a notebook (call_usd) as they were given.
     """
-    from workbench.evaluation.flip_points import watched
+    from workbench.evaluation.flip_points import decided_at_prices
     from workbench.inference.prices import load_prices
     from workbench.rendering.text import verdict_label
     from workbench.runner import accepted_decisions
 
     settings, flipped, unknown = load_settings(), 0, 0
-    operations, models = (_price_file(name, settings.root, lists or ()) for name in ("prices.toml", "models.toml"))
+    operations, models = (
+        _watch_price_file(name, settings.root, lists or ()) for name in ("prices.toml", "models.toml")
+    )
     prices = load_prices(operations, models)
     for evalset, decision in accepted_decisions(settings):
         place, stated = f"{evalset}/{decision.notebook}", verdict_label(decision.verdict, decision.rule.reference)
@@ -112,7 +115,7 @@ def watch(
             say(f"{place}  not known: accepted before decisions told what their arms use; run and accept it anew")
             continue
         try:
-            found = watched(decision, prices)
+            found = decided_at_prices(decision, prices)
         except ConfigError as error:  # an unknown price is told of its decision, and those of others are looked at
             unknown += 1
             say(f"{place}  not known: {error}")
@@ -128,7 +131,7 @@ def watch(
     raise typer.Exit(3 if unknown else 1 if flipped else 0)
 
 
-def _price_file(name: str, root: Path, given: "Sequence[Path]") -> Path | None:
+def _watch_price_file(name: str, root: Path, given: "Sequence[Path]") -> Path | None:
     """The file of this form that is named, else the project's own, if it has one."""
     parts = {"prices.toml": "operations", "models.toml": "models"}
     found = list[Path]()
@@ -147,28 +150,28 @@ def _price_file(name: str, root: Path, given: "Sequence[Path]") -> Path | None:
     return found[0] if found else own if (own := root / name).is_file() else None
 
 
-def _tables(spend: "Spend", names: list[str], revenue: Path | None, good: Path | None) -> "list[Table]":
+def _costs_command_tables(spend: "Spend", names: list[str], revenue: Path | None, good: Path | None) -> "list[Table]":
     import polars as pl
 
     from workbench.costs import tables
-    from workbench.costs.spend import spikes
-    from workbench.costs.unit_economics import cost_per_good, margins, read_revenue
+    from workbench.costs.spend import spend_spikes
+    from workbench.costs.unit_economics import cost_per_good_answer, customer_margins, read_revenue
 
-    first = tables.matrix_table(spend) if names == ["feature", "tenant"] else tables.spend_table(spend, *names)
+    first = tables.spend_matrix_table(spend) if names == ["feature", "tenant"] else tables.spend_table(spend, *names)
     shown = [
         first,
-        tables.gaps_table(spend),
-        tables.unit_table(spend),
-        tables.token_table(spend),
-        tables.waste_table(spend),
+        tables.spend_gaps_table(spend),
+        tables.unit_cost_table(spend),
+        tables.token_cost_table(spend),
+        tables.spend_waste_table(spend),
     ]
     if revenue:
-        shown.append(tables.customers_table(margins(spend.matrix(), read_revenue(revenue))))
+        shown.append(tables.customer_margins_table(customer_margins(spend.matrix(), read_revenue(revenue))))
     if good:
         try:
             judged = pl.read_csv(good, infer_schema_length=None)
         except (OSError, pl.exceptions.PolarsError) as error:
             raise ConfigError(f"{good} is not a CSV with request and good: {error}") from error
-        shown.append(tables.good_table(cost_per_good(spend, judged)))
-    found = spikes(spend)
-    return [*shown, tables.spikes_table(found)] if len(found) else shown
+        shown.append(tables.good_answer_cost_table(cost_per_good_answer(spend, judged)))
+    found = spend_spikes(spend)
+    return [*shown, tables.spend_spikes_table(found)] if len(found) else shown

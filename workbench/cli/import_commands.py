@@ -20,7 +20,7 @@ _Rename = Annotated[list[str] | None, typer.Option(metavar="YOURS=OURS", help="A
 
 
 @import_app.command("tables")
-def from_tables(
+def import_tables_command(
     out: Annotated[str, typer.Argument(help="Name of the new evalset, or its folder.")],
     corpus: Annotated[Path, typer.Option(help="Documents: .jsonl, .csv or .parquet.")],
     queries: Annotated[Path, typer.Option(help="Questions, with a column `relevant` where there are no qrels.")],
@@ -31,12 +31,14 @@ def from_tables(
     from workbench.evalset.imports.document_tables import import_tables
 
     renamed = named_values(rename or [], "--rename")
-    done = import_tables(corpus=corpus, queries=queries, qrels=qrels, out=evalset_folder(out), rename=renamed, tell=say)
+    done = import_tables(
+        corpus=corpus, queries=queries, qrels=qrels, out=imported_evalset_folder(out), rename=renamed, tell=say
+    )
     typer.echo(f"written: {done}; complete its card.md, then: workbench evalset check {out}")
 
 
 @import_app.command("outcomes")
-def from_outcomes(
+def import_outcomes_command(
     path: Annotated[Path, typer.Argument(help="Outcomes, long or wide: .csv, .jsonl or .parquet.")],
     name: Annotated[str, typer.Option(help="Name of the new evalset, or its folder.")],
     rename: _Rename = None,
@@ -59,21 +61,21 @@ def from_outcomes(
     ] = False,
 ) -> None:
     """Write an evalset from what models answered to prompts, how good it was and what it cost."""
-    from workbench.evalset.imports.outcome_tables import Repairs, import_outcomes
+    from workbench.evalset.imports.outcome_tables import OutcomeRepairs, import_outcomes
 
-    repairs = Repairs(
+    repairs = OutcomeRepairs(
         rename=named_values(rename or [], "--rename"),
         models=[name.strip() for name in (models or "").split(",") if name.strip()],
         without=named_values(without or [], "--without"),
-        costs={model: dollars(model, usd) for model, usd in named_values(cost or [], "--cost").items()},
+        costs={model: import_cost_option(model, usd) for model, usd in named_values(cost or [], "--cost").items()},
         drop_incomplete=drop_incomplete,
         texts="most_common" if most_common_text else "refuse",
     )
-    done = import_outcomes(path, evalset_folder(name), repairs=repairs, tell=say)
+    done = import_outcomes(path, imported_evalset_folder(name), repairs=repairs, tell=say)
     typer.echo(f"written: {done}; complete its card.md, then: workbench run routing --evalset {name}")
 
 
-def evalset_folder(out: str) -> Path:
+def imported_evalset_folder(out: str) -> Path:
     """Folder of an evalset that is there, or is to be made: a name is one below the project's evalsets, else a path.
 
     Raises
@@ -94,7 +96,7 @@ def evalset_folder(out: str) -> Path:
     return require_evalset(folder, out, settings) if there else folder
 
 
-def dollars(model: str, usd: str) -> float:
+def import_cost_option(model: str, usd: str) -> float:
     """Read dollars per 1,000 requests of ``--cost MODEL=USD``.
 
     Raises
@@ -102,10 +104,10 @@ def dollars(model: str, usd: str) -> float:
     ConfigError
         If they are none.
     """
-    from workbench.evalset.cells import Unusable, amount
+    from workbench.evalset.cells import Unusable, amount_cell
 
     try:
-        found = amount(f"--cost {model}", usd)
+        found = amount_cell(f"--cost {model}", usd)
     except Unusable as error:
         raise ConfigError(f"{error}; it is in dollars per 1,000 requests") from None
     if found is None:
@@ -114,7 +116,7 @@ def dollars(model: str, usd: str) -> float:
 
 
 @import_app.command("hub")
-def from_hub(
+def import_hub_command(
     name: Annotated[str, typer.Argument(help="Collection of the hub, owner/name; naming it permits the network.")],
     corpus: Annotated[str, typer.Option(help="Its configuration of documents.")] = "corpus",
     queries: Annotated[str, typer.Option(help="Its configuration of questions.")] = "queries",
@@ -139,7 +141,7 @@ def from_hub(
 
 
 @import_app.command("judgements")
-def from_judgements(
+def import_judgements_command(
     paths: Annotated[
         list[Path], typer.Argument(help="Filled sheets: to_judge.jsonl, pairs_to_judge.jsonl, or a table like it.")
     ],
@@ -158,7 +160,7 @@ def from_judgements(
     from workbench.evalset.imports.pairs_and_streams import import_pair_labels, is_pair_sheet
 
     settings, pairs = load_settings(), is_pair_sheet(paths[0])
-    name = name or _evalset_of(paths, settings)
+    name = name or _evalset_of_import(paths, settings)
     add = import_pair_labels if pairs else import_judgements
     for path in add(paths, name, settings=settings, tell=say, partly=partly):
         accepted = any((find_evalset(name, settings) / "decisions").glob("*.json"))
@@ -166,7 +168,7 @@ def from_judgements(
     typer.echo(f"next: workbench run {'caching' if pairs else 'retrieval'} --evalset {name}")
 
 
-def _evalset_of(sheets: Sequence[Path], settings: "Settings") -> str:
+def _evalset_of_import(sheets: Sequence[Path], settings: "Settings") -> str:
     """Name of the evalset of the project in whose folder all sheets lie.
 
     Raises
@@ -181,20 +183,20 @@ def _evalset_of(sheets: Sequence[Path], settings: "Settings") -> str:
 
 
 @import_app.command("stream")
-def from_stream(path: _Table, name: _Name, rename: _Rename = None) -> None:
+def import_stream_command(path: _Table, name: _Name, rename: _Rename = None) -> None:
     """Add requests, ordered by time: query, answer_key, at, and where known tenant_id, cluster, user_id, turns."""
     from workbench.evalset.imports.pairs_and_streams import import_stream
 
-    done = import_stream(path, evalset_folder(name), rename=named_values(rename or [], "--rename"), tell=say)
+    done = import_stream(path, imported_evalset_folder(name), rename=named_values(rename or [], "--rename"), tell=say)
     typer.echo(f"written: {done}; complete the card.md beside it")
 
 
 @import_app.command("pairs")
-def from_pairs(path: _Table, name: _Name, rename: _Rename = None) -> None:
+def import_pairs_command(path: _Table, name: _Name, rename: _Rename = None) -> None:
     """Add pairs of questions with same_answer 0 or 1, and where known kind, cluster, tenant_id, split."""
     from workbench.evalset.imports.pairs_and_streams import import_pairs
 
-    done = import_pairs(path, evalset_folder(name), rename=named_values(rename or [], "--rename"), tell=say)
+    done = import_pairs(path, imported_evalset_folder(name), rename=named_values(rename or [], "--rename"), tell=say)
     typer.echo(f"written: {done}; complete the card.md beside it")
 
 
@@ -215,7 +217,7 @@ TOOLS = {
 _Paths = Annotated[list[Path], typer.Argument(help="Files, or folders of files.")]
 
 
-def _import_command(tool: str) -> Callable[..., None]:
+def _import_log_command(tool: str) -> Callable[..., None]:
     def from_log(
         paths: _Paths,
         name: Annotated[str, typer.Option(help="Evalset to add to; made where there is none.")] = "",
@@ -230,18 +232,20 @@ def _import_command(tool: str) -> Callable[..., None]:
         ledger: Annotated[bool, typer.Option("--ledger", help="Add the calls to the ledger, for costs.")] = False,
         purpose: Annotated[str, typer.Option(help="What the calls were for: product, eval, judge or ingest.")] = "",
     ) -> None:
-        costs = {model: dollars(model, usd) for model, usd in named_values(cost or [], "--cost").items()}
-        import_from(tool, paths, name, score, costs, drop_incomplete=drop_incomplete, ledger=ledger, purpose=purpose)
+        costs = {model: import_cost_option(model, usd) for model, usd in named_values(cost or [], "--cost").items()}
+        import_log_for_command(
+            tool, paths, name, score, costs, drop_incomplete=drop_incomplete, ledger=ledger, purpose=purpose
+        )
 
     from_log.__doc__ = f"Add what a log holds for the notebooks. Reads {TOOLS[tool]}."
     return from_log
 
 
 for _tool in TOOLS:
-    import_app.command(_tool)(_import_command(_tool))
+    import_app.command(_tool)(_import_log_command(_tool))
 
 
-def import_from(
+def import_log_for_command(
     tool: str,
     paths: list[Path],
     name: str,
@@ -255,8 +259,8 @@ def import_from(
     """Read a log, write what the notebooks need of it into an evalset, and add its calls to the ledger."""
     from workbench.config import load_settings
     from workbench.evalset.imports.log_import import TOOLS as TOOLS_READ
-    from workbench.evalset.imports.log_import import Choices, book, cost_lines, import_log, read_log
-    from workbench.evalset.imports.outcome_tables import Repairs
+    from workbench.evalset.imports.log_import import LogChoices, book_log, import_log, log_cost_lines, read_log
+    from workbench.evalset.imports.outcome_tables import OutcomeRepairs
     from workbench.inference.prices import project_prices
     from workbench.state import open_engine
     from workbench.telemetry.attribution import PURPOSES
@@ -266,21 +270,21 @@ def import_from(
         raise ConfigError("say where to: --name EVALSET for the notebooks, --ledger for costs, or both")
     if purpose and purpose not in PURPOSES:
         raise ConfigError(f"--purpose is one of {', '.join(PURPOSES)}, found {purpose!r}")
-    settings, folder = load_settings(), evalset_folder(name) if name else None
+    settings, folder = load_settings(), imported_evalset_folder(name) if name else None
     prices, log = project_prices(settings.root), read_log(tool, paths)
     if folder:
-        choices = Choices(score, Repairs(costs=costs, drop_incomplete=drop_incomplete))
+        choices = LogChoices(score, OutcomeRepairs(costs=costs, drop_incomplete=drop_incomplete))
         for path in import_log(log, folder, prices, choices=choices, tell=say):
             say(f"written: {path}")
     else:
-        for line in [*log.told(), *cost_lines(log, prices)]:
+        for line in [*log.told(), *log_cost_lines(log, prices)]:
             say(line)
     if ledger:
-        new, old = book(log, Ledger(open_engine(settings.state_url)), prices, purpose or TOOLS_READ[tool].purpose)
+        new, old = book_log(log, Ledger(open_engine(settings.state_url)), prices, purpose or TOOLS_READ[tool].purpose)
         say(f"ledger: {new:,} calls added, {old:,} were there already; see: workbench costs")
 
 
-def inspect(
+def inspect_command(
     paths: _Paths,
     tool: Annotated[str, typer.Option(help="Which tool wrote it, where the file does not tell.")] = "",
     score: Annotated[str, typer.Option(help="Which score is the quality, where the log has several.")] = "",
@@ -288,19 +292,19 @@ def inspect(
     """Say what a log can decide: per notebook yes, no, or what is missing and what it costs. Writes nothing."""
     from workbench.config import load_settings
     from workbench.errors import unknown_name
-    from workbench.evalset.imports.log_import import cost_lines, read_log, tool_of
+    from workbench.evalset.imports.log_import import log_cost_lines, read_log, tool_of_log
     from workbench.inference.prices import project_prices
-    from workbench.project.inspect_log import answers_table, what_a_log_decides
+    from workbench.project.inspect_log import log_answers_table, what_a_log_decides
     from workbench.rendering.progress import waiting
 
     if tool and tool not in TOOLS:
         raise ConfigError(unknown_name("tool", tool, sorted(TOOLS)))
-    found = tool or tool_of(paths)
+    found = tool or tool_of_log(paths)
     prices, log = project_prices(load_settings().root), read_log(found, paths)
     with waiting("looking for what the log decides"):
         answers = what_a_log_decides(log, prices, score)
-    for line in [*log.told(), *cost_lines(log, prices)]:
+    for line in [*log.told(), *log_cost_lines(log, prices)]:
         say(line)
-    typer.echo(f"\n{answers_table(answers).to_text()}")
+    typer.echo(f"\n{log_answers_table(answers).to_text()}")
     typer.echo("")
     say(f"to use it: workbench import {found} {' '.join(map(str, paths))} --name EVALSET --ledger")

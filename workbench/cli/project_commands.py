@@ -9,18 +9,18 @@ from workbench.cli.lines import named_values, say
 from workbench.rendering.text import visible
 
 
-def init(
+def init_command(
     folder: Annotated[Path, typer.Argument(help="Folder of the project; made where there is none.")] = Path("."),
     ci: Annotated[str, typer.Option(help="Whose workflow to write: github, gitlab or none.")] = "github",
 ) -> None:
     """Begin a project: notebooks, a sample evalset, gates, what CI runs. Overwrites nothing."""
-    from workbench.project.init_project import init as begin
-    from workbench.project.init_project import tell
+    from workbench.project.init_project import init_project as begin
+    from workbench.project.init_project import tell_project_written
 
-    tell(begin(folder, ci=ci), say)
+    tell_project_written(begin(folder, ci=ci), say)
 
 
-def new(
+def new_command(
     name: Annotated[str, typer.Argument(help="Name of the new evalset.")],
     documents: Annotated[
         list[str],
@@ -49,7 +49,7 @@ def new(
 
     settings = load_settings()
     settings.require_project()
-    understood = own.understand(
+    understood = own.understand_evalset(
         documents,
         questions,
         rename_documents=named_values(rename_documents or [], "--rename-documents"),
@@ -58,22 +58,22 @@ def new(
         questions_query=questions_query,
         settings=settings,
     )
-    own.tell(understood, say)
+    own.tell_understood(understood, say)
     out = settings.evalsets / name
     if dry_run or (not yes and sys.stdin.isatty() and not typer.confirm(f"Write {out}?", default=True)):
         say("nothing was written")
         return
     asked = [f"selected by: {' '.join(sql.split())}" for sql in (query, questions_query) if sql]
-    own.write(understood, out, sources=[*documents, questions, *asked])
+    own.write_new_evalset(understood, out, sources=[*documents, questions, *asked])
     say(f"written: {out}; complete its card.md")
     if understood.judgements:
         say(f"next: workbench run retrieval --evalset {name}")
         return
     from workbench.evalset.imports.judgement_sheets import SHEET
     from workbench.project.inspect_log import TO_SPEAK
-    from workbench.project.new_evalset import write_pool
+    from workbench.project.new_evalset import write_judging_pool
 
-    count = write_pool(out, understood.documents, understood.queries, settings)
+    count = write_judging_pool(out, understood.documents, understood.queries, settings)
     sheet = out / SHEET
     say(f"no question names a right document: {sheet} holds {count:,} documents to judge, blind to what found them")
     say("fill `grade` (0: not relevant, 1: relevant, 2: answers it) and `judge`, question by question: a verdict takes")
@@ -81,19 +81,19 @@ def new(
     say(f"next: workbench import judgements {sheet} --name {name} --partly")
 
 
-def compare(
+def compare_command(
     before: Annotated[str, typer.Argument(help="A run: its folder, or how its name begins or ends.")],
     after: Annotated[str, typer.Argument(help="Another run of the same notebook.")],
 ) -> None:
     """Compare two runs: verdicts, inputs that differ, means by arm, and the items that moved most."""
     from workbench.config import load_settings
-    from workbench.project.run_differences import load_sides, told
+    from workbench.project.run_differences import load_run_sides, run_differences_told
 
-    for text in told(load_sides(load_settings(), before, after)):
+    for text in run_differences_told(load_run_sides(load_settings(), before, after)):
         typer.echo(visible(text))
 
 
-def report(
+def report_command(
     run: Annotated[
         str, typer.Argument(help="A run: its folder, or how its name begins or ends; the newest by default.")
     ] = "",
@@ -116,7 +116,7 @@ def report(
         raise ConfigError("no browser could be opened here; open the file above")
 
 
-def verify(
+def verify_command(
     decisions: Annotated[
         list[str] | None, typer.Argument(help="Files, or EVALSET/NOTEBOOK; all accepted decisions by default.")
     ] = None,
@@ -132,13 +132,13 @@ def verify(
     """
     from workbench.cli.lines import write_file
     from workbench.config import SystemClock, load_settings
-    from workbench.project.verify_decision import decisions_named
-    from workbench.project.verify_decision import statement as in_toto
-    from workbench.project.verify_decision import verify as check
+    from workbench.project.verify_decision import decisions_to_verify
+    from workbench.project.verify_decision import verification_statement as in_toto
+    from workbench.project.verify_decision import verify_decision as check
     from workbench.rendering.progress import waiting
 
     settings, found = load_settings(), []
-    for path in decisions_named(decisions or [], settings):
+    for path in decisions_to_verify(decisions or [], settings):
         with waiting(f"verifying {path}"):
             found.append(check(path, sealed=sealed))
     for each in found:

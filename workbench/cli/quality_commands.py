@@ -18,7 +18,7 @@ _Sheet = Annotated[Path, typer.Argument(help="Sheet, a JSONL file; what is not f
 
 
 @quality_app.command("draw")
-def draw_calls(
+def draw_calls_command(
     sheet: _Sheet,
     since: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="From the week of this day on, in UTC.")],
     until: Annotated[
@@ -38,22 +38,27 @@ def draw_calls(
     Always kept: errors, thumbs-down, cache hits near their threshold, the dearest, and low retrieval scores.
     """
     from workbench.config import SystemClock, load_settings
-    from workbench.evalset.imports.log_import import read_log, tool_of
+    from workbench.evalset.imports.log_import import read_log, tool_of_log
     from workbench.inference.prices import project_prices
-    from workbench.quality.production_sheet import calls_of_ledger, calls_of_log, draw_sheet, whole_weeks
+    from workbench.quality.production_sheet import (
+        draw_production_sheet,
+        production_calls_of_ledger,
+        production_calls_of_log,
+        sheet_weeks,
+    )
     from workbench.quality.sampling import SamplingPlan
     from workbench.state import open_engine
 
     if tool and tool not in TOOLS:
         raise ConfigError(unknown_name("tool", tool, sorted(TOOLS)))
     settings, plan = load_settings(), SamplingPlan(near=near, top_cost=top_cost, least_score=least_score)
-    first, last = whole_weeks(since.date(), until.date() if until else None, SystemClock().now())
+    first, last = sheet_weeks(since.date(), until.date() if until else None, SystemClock().now())
     if log:
-        read = read_log(tool or tool_of(log), log)
-        calls = calls_of_log(read, project_prices(settings.root), first, last)
+        read = read_log(tool or tool_of_log(log), log)
+        calls = production_calls_of_log(read, project_prices(settings.root), first, last)
     else:
-        calls = calls_of_ledger(open_engine(settings.state_url), first, last, scored=least_score is not None)
-    found = draw_sheet(sheet, calls, n=n, plan=plan)
+        calls = production_calls_of_ledger(open_engine(settings.state_url), first, last, scored=least_score is not None)
+    found = draw_production_sheet(sheet, calls, n=n, plan=plan)
     by_reason = ", ".join(f"{count:,} {reason}" for reason, count in sorted(found.reasons.items()))
     say(f"{calls.source}, weeks from {first} up to {last}: {found.calls:,} calls, of which are kept: {by_reason}")
     if found.failed:
@@ -66,7 +71,7 @@ def draw_calls(
 
 
 @quality_app.command("grade")
-def grade_calls(
+def grade_calls_command(
     sheet: _Sheet,
     rater: Annotated[str, typer.Option(help="Who graded the rows that do not say it: a person's name.")] = "",
     rubric: Annotated[str, typer.Option(help="Version of the instructions that were followed.")] = "",
@@ -82,7 +87,7 @@ def grade_calls(
     from workbench.evalset.evalset import load_evalset
     from workbench.inference.client import Client
     from workbench.inference.recordings import Recordings
-    from workbench.quality.production_sheet import grade_sheet, judge_sheet, licensed_judge
+    from workbench.quality.production_sheet import grade_production_sheet, judge_production_sheet, licensed_judge
 
     verdicts, settings = [], load_settings()
     if judge:
@@ -91,11 +96,13 @@ def grade_calls(
         licensed, rests = licensed_judge(load_evalset(evalset, settings=settings), judge)
         recorded = Recordings(sheet.with_name(f"{sheet.stem}.judge-{judge}.jsonl"), live=True)
         client = Client.open(settings, recordings=recorded)
-        verdicts = judge_sheet(sheet, licensed, rests, client, max_cost_usd=max_cost_usd, tell=say, alone=alone)
+        verdicts = judge_production_sheet(
+            sheet, licensed, rests, client, max_cost_usd=max_cost_usd, tell=say, alone=alone
+        )
     elif alone:
         raise ConfigError("--alone says what of a judge counts; name it: --judge NAME")
     at = SystemClock().now().isoformat(timespec="seconds")
-    done = grade_sheet(sheet, rater=rater, rubric=rubric, at=at, verdicts=verdicts, alone=alone)
+    done = grade_production_sheet(sheet, rater=rater, rubric=rubric, at=at, verdicts=verdicts, alone=alone)
     for grader, count in sorted(done.graders.items()):
         say(f"{count:,} graded by {grader}")
     if done.agreement:
@@ -122,7 +129,7 @@ _By = Annotated[str, typer.Option(help="Who decides: a person's name.")]
 
 
 @feedback_app.command("record")
-def record_feedback(
+def record_feedback_command(
     trace_id: Annotated[str, typer.Argument(help="Trace of the answer.")],
     score: Annotated[float, typer.Argument(help="From 0, a thumbs-down, to 1.")],
     comment: Annotated[str, typer.Option(help="What the user said.")] = "",
@@ -136,17 +143,17 @@ def record_feedback(
 
 
 @feedback_app.command("collect")
-def collect_candidates(evalset: _Evalset) -> None:
+def collect_candidates_command(evalset: _Evalset) -> None:
     """Make a candidate of every thumbs-down that is none yet."""
     from workbench.config import load_settings
-    from workbench.quality.feedback import collect
+    from workbench.quality.feedback import collect_candidates
 
-    new, lost = collect(evalset, load_settings())
+    new, lost = collect_candidates(evalset, load_settings())
     typer.echo(f"{new} new candidates" + (f"; {len(lost)} traces are not stored any more" if lost else ""))
 
 
 @feedback_app.command("list")
-def list_candidates(
+def list_candidates_command(
     evalset: _Evalset, everything: Annotated[bool, typer.Option("--all", help="Also those decided.")] = False
 ) -> None:
     """Show the candidates that wait for a person."""
@@ -159,7 +166,7 @@ def list_candidates(
 
 
 @feedback_app.command("approve")
-def approve_candidate(
+def approve_candidate_command(
     evalset: _Evalset,
     candidate: _Candidate,
     by: _By,
@@ -171,9 +178,9 @@ def approve_candidate(
 ) -> None:
     """Add a candidate to the questions of dev, with who approved it and its trace."""
     from workbench.config import load_settings
-    from workbench.quality.feedback import approve
+    from workbench.quality.feedback import approve_candidate
 
-    done = approve(
+    done = approve_candidate(
         evalset, candidate, load_settings(), by=by, relevant=relevant or (), accept=accept or (), reference=reference,
         question=question, cluster=cluster,
     )  # fmt: skip
@@ -181,14 +188,14 @@ def approve_candidate(
 
 
 @feedback_app.command("reject")
-def reject_candidate(
+def reject_candidate_command(
     evalset: _Evalset, candidate: _Candidate, by: _By, reason: Annotated[str, typer.Option(help="Why.")]
 ) -> None:
     """Close a candidate for good."""
     from workbench.config import load_settings
-    from workbench.quality.feedback import reject
+    from workbench.quality.feedback import reject_candidate
 
-    typer.echo(f"rejected: {reject(evalset, candidate, load_settings(), by=by, reason=reason).candidate_id}")
+    typer.echo(f"rejected: {reject_candidate(evalset, candidate, load_settings(), by=by, reason=reason).candidate_id}")
 
 
 shadow_app = typer.Typer(no_args_is_help=True, help="Say what challengers beside the live calls have shown so far.")
@@ -200,7 +207,7 @@ _Name = Annotated[str, typer.Argument(help="Name of a shadow, as `list` shows it
 _LabelSheet = Annotated[Path, typer.Argument(help="Sheet, a CSV file.")]
 
 
-def _evidence() -> "ShadowEvidence":
+def _shadow_command_evidence() -> "ShadowEvidence":
     from workbench.config import load_settings
     from workbench.quality.shadow_pairs import ShadowEvidence
     from workbench.state import open_engine
@@ -209,16 +216,16 @@ def _evidence() -> "ShadowEvidence":
 
 
 @shadow_app.command("list")
-def list_shadows() -> None:
+def list_shadows_command() -> None:
     """Show every shadow: its verdict so far, pairs, bounds, money."""
     from workbench.quality.shadow_pairs import shadows_table
 
-    found = shadows_table(_evidence())
+    found = shadows_table(_shadow_command_evidence())
     typer.echo(found.to_text() if found.rows else "no shadow has begun")
 
 
 @shadow_app.command("verdict")
-def show_verdict(
+def shadow_verdict_command(
     name: _Name,
     evalset: Annotated[str, typer.Option(help="Write it beside the decisions of this evalset too.")] = "",
 ) -> None:
@@ -230,7 +237,7 @@ def show_verdict(
     from workbench.evalset.evalset import find_evalset
     from workbench.quality.shadow_pairs import EXIT_CODES
 
-    found = _evidence().verdict(name)
+    found = _shadow_command_evidence().verdict(name)
     say(found.sentence)
     say(", ".join(f"{count} {what}" for what, count in found.counts.items()))
     if evalset:
@@ -239,13 +246,13 @@ def show_verdict(
 
 
 @shadow_app.command("sheet")
-def write_label_sheet(name: _Name, path: _LabelSheet) -> None:
+def shadow_sheet_command(name: _Name, path: _LabelSheet) -> None:
     """Write the pairs that wait for labels as a sheet, which does not say whose answer is whose."""
-    say(f"{_evidence().sheet(name, path)} pairs wait for labels: fill in value, from 0 to 1, in {path}")
+    say(f"{_shadow_command_evidence().sheet(name, path)} pairs wait for labels: fill in value, from 0 to 1, in {path}")
 
 
 @shadow_app.command("label")
-def take_labels(
+def shadow_label_command(
     name: _Name,
     path: _LabelSheet,
     rater: Annotated[str, typer.Option(help="Who labelled: a person's name.")],
@@ -255,4 +262,4 @@ def take_labels(
     from workbench.config import SystemClock
 
     at = SystemClock().now().isoformat(timespec="microseconds")
-    say(f"{_evidence().label(name, path, rater=rater, rubric=rubric, at=at)} pairs are labelled")
+    say(f"{_shadow_command_evidence().label(name, path, rater=rater, rubric=rubric, at=at)} pairs are labelled")

@@ -28,10 +28,10 @@ def see_signals_at_once() -> None:
     writer.setblocking(False)
     signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     signal.signal(_NUDGE, lambda number, frame: None)
-    threading.Thread(target=_nudge, args=(reader, writer), name="signals", daemon=True).start()
+    threading.Thread(target=_nudge_main_thread, args=(reader, writer), name="signals", daemon=True).start()
 
 
-def _nudge(reader: socket.socket, _writer: socket.socket) -> None:
+def _nudge_main_thread(reader: socket.socket, _writer: socket.socket) -> None:
     main = threading.main_thread().ident
     assert main is not None
     while came := reader.recv(64):

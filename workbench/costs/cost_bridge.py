@@ -48,7 +48,7 @@ class Bridge:
 
 
 @dataclass(frozen=True, slots=True)
-class _Model:
+class _BridgeModel:
     """One model in one period: attempts, tokens of each by class, what they cost and what they cost at list price."""
 
     attempts: int
@@ -60,11 +60,11 @@ class _Model:
 
 
 @dataclass(frozen=True, slots=True)
-class _Period:
+class _BridgePeriod:
     calls: int
     asked: Fraction  # share of the calls that went to a model
     repeats: Fraction  # attempts with tokens for each of those
-    models: Mapping[str, _Model]
+    models: Mapping[str, _BridgeModel]
     bare_nanos: int
     total_nanos: int
 
@@ -81,18 +81,18 @@ def cost_bridge(before: Spend, after: Spend, prices: PriceTable) -> Bridge:
         Tells how much dearer one class of tokens is than another; a constant factor in it changes nothing.
     """
     models = sorted({*before.rows["model_asked"].unique(), *after.rows["model_asked"].unique()})
-    reference = {model: _reference(model, prices) for model in models}
-    one, two = _period(before, reference), _period(after, reference)
+    reference = {model: _bridge_list_price(model, prices) for model in models}
+    one, two = _bridge_period(before, reference), _bridge_period(after, reference)
     known = {model: (one.models.get(model) or two.models[model], two.models.get(model) or one.models[model])
              for model in models if model in one.models or model in two.models}  # fmt: skip
     first, last = one.total_nanos - one.bare_nanos, two.total_nanos - two.bare_nanos
     worth = {frozenset[str](): Fraction(first), frozenset(CAUSES): Fraction(last)}
     for size in range(1, len(CAUSES)):
         for changed in map(frozenset, combinations(CAUSES, size)):
-            worth[changed] = _period_cost(changed, one, two, known, reference)
+            worth[changed] = _bridge_period_cost(changed, one, two, known, reference)
     exact, effects, given = Fraction(0), dict[str, int](), 0
     for cause in CAUSES:
-        exact += _shapley(cause, worth)
+        exact += _bridge_shapley(cause, worth)
         effects[cause] = round(exact) - given
         given += effects[cause]
     effects[WITHOUT_TOKENS] = two.bare_nanos - one.bare_nanos
@@ -100,7 +100,7 @@ def cost_bridge(before: Spend, after: Spend, prices: PriceTable) -> Bridge:
     return Bridge(one.total_nanos, effects, two.total_nanos, unlisted)
 
 
-def _reference(model: str, prices: PriceTable) -> dict[str, Fraction]:
+def _bridge_list_price(model: str, prices: PriceTable) -> dict[str, Fraction]:
     """List price of a token of each class; what has none is priced as input, a model without any as 1 for each."""
     listed = prices.models.get(model, {})
     plain = listed.get("input", Fraction(0))
@@ -108,16 +108,18 @@ def _reference(model: str, prices: PriceTable) -> dict[str, Fraction]:
     return found if any(found.values()) else dict.fromkeys(TOKEN_CLASSES, Fraction(1))
 
 
-def _period(spend: Spend, reference: Mapping[str, Mapping[str, Fraction]]) -> _Period:
+def _bridge_period(spend: Spend, reference: Mapping[str, Mapping[str, Fraction]]) -> _BridgePeriod:
     tokens = pl.sum_horizontal(TOKENS)
     used = spend.rows.filter(tokens > 0)
     sums = used.group_by("model_asked").agg(pl.len(), pl.col(*TOKENS, "cost_nanos").sum()).sort("model_asked")
-    models = {row["model_asked"]: _model(row, reference[row["model_asked"]]) for row in sums.iter_rows(named=True)}
+    models = {
+        row["model_asked"]: _bridge_model(row, reference[row["model_asked"]]) for row in sums.iter_rows(named=True)
+    }
     bare = int(spend.rows.filter(tokens == 0)["cost_nanos"].sum()) + sum(
         row["cost_nanos"] for row in sums.iter_rows(named=True) if not models[row["model_asked"]].level
     )
     calls, asked = spend.rows["call_id"].n_unique(), used["call_id"].n_unique()
-    return _Period(
+    return _BridgePeriod(
         calls=calls,
         asked=Fraction(asked, calls or 1),
         repeats=Fraction(len(used), asked or 1),
@@ -127,10 +129,10 @@ def _period(spend: Spend, reference: Mapping[str, Mapping[str, Fraction]]) -> _P
     )
 
 
-def _model(row: Mapping[str, int], reference: Mapping[str, Fraction]) -> _Model:
+def _bridge_model(row: Mapping[str, int], reference: Mapping[str, Fraction]) -> _BridgeModel:
     n, prompt = row["len"], row["fresh_tokens"] + row["cache_read_tokens"] + row["cache_write_tokens"]
     listed = sum((row[name] * reference[kind] for name, kind in CLASS_OF.items()), Fraction(0))
-    return _Model(
+    return _BridgeModel(
         attempts=n,
         prompt=Fraction(prompt, n),
         output=Fraction(row["output_tokens"], n),
@@ -140,11 +142,11 @@ def _model(row: Mapping[str, int], reference: Mapping[str, Fraction]) -> _Model:
     )
 
 
-def _period_cost(
+def _bridge_period_cost(
     changed: frozenset[str],
-    one: _Period,
-    two: _Period,
-    known: Mapping[str, tuple[_Model, _Model]],
+    one: _BridgePeriod,
+    two: _BridgePeriod,
+    known: Mapping[str, tuple[_BridgeModel, _BridgeModel]],
     reference: Mapping[str, Mapping[str, Fraction]],
 ) -> Fraction:
     """What a period would have cost in which some causes are those of the later one, and the rest those of the first.
@@ -152,7 +154,7 @@ def _period_cost(
     What a period without any call cannot tell (its mix, its tokens) is taken from the other.
     """
 
-    def from_(cause: str) -> _Period:
+    def from_(cause: str) -> _BridgePeriod:
         wanted, other = (two, one) if cause in changed else (one, two)
         return wanted if cause == "volume" or wanted.models or not other.models else other
 
@@ -174,7 +176,7 @@ def _period_cost(
     return total
 
 
-def _shapley(cause: str, worth: Mapping[frozenset[str], Fraction]) -> Fraction:
+def _bridge_shapley(cause: str, worth: Mapping[frozenset[str], Fraction]) -> Fraction:
     """Effect of a cause, averaged over all orders in which the causes can change."""
     others, n = [c for c in CAUSES if c != cause], len(CAUSES)
     total = Fraction(0)
@@ -185,7 +187,7 @@ def _shapley(cause: str, worth: Mapping[frozenset[str], Fraction]) -> Fraction:
     return total
 
 
-def what_if(spend: Spend, prices: PriceTable, instead: Mapping[str, str]) -> dict[str, int]:
+def cost_what_if(spend: Spend, prices: PriceTable, instead: Mapping[str, str]) -> dict[str, int]:
     """Nano-dollars of the same tokens under other choices: as booked, at today's prices, asked elsewhere, uncached.
 
     What has no tokens, and what a model without a list price cost, stays as it was booked. A model that is asked in the
@@ -209,9 +211,9 @@ def what_if(spend: Spend, prices: PriceTable, instead: Mapping[str, str]) -> dic
     today = elsewhere = Fraction(kept)
     for row in used.iter_rows(named=True):
         model, booked = row["model_asked"], Fraction(row["cost_nanos"])
-        today += _at_list(row, model, prices) if model in prices.models else booked
+        today += _cost_at_list(row, model, prices) if model in prices.models else booked
         other = instead.get(model, model)
-        elsewhere += _at_list(row, other, prices) if other in prices.models else booked
+        elsewhere += _cost_at_list(row, other, prices) if other in prices.models else booked
     found = {"as booked": spend.total_nanos, "at today's prices": round(today)}
     if instead:
         found["with " + ", ".join(f"{b} for {a}" for a, b in instead.items())] = round(elsewhere)
@@ -219,8 +221,10 @@ def what_if(spend: Spend, prices: PriceTable, instead: Mapping[str, str]) -> dic
     return found | ({"without our own cache": spend.total_nanos + saved} if saved else {})
 
 
-def _at_list(row: Mapping[str, int], model: str, prices: PriceTable) -> Fraction:
+def _cost_at_list(row: Mapping[str, int], model: str, prices: PriceTable) -> Fraction:
     price = (
-        _reference(model, prices) if any(prices.models[model].values()) else dict.fromkeys(TOKEN_CLASSES, Fraction(0))
+        _bridge_list_price(model, prices)
+        if any(prices.models[model].values())
+        else dict.fromkeys(TOKEN_CLASSES, Fraction(0))
     )
     return sum((row[name] * price[kind] for name, kind in CLASS_OF.items()), Fraction(0))

@@ -84,7 +84,7 @@ def _focus_row(
     start = datetime.fromisoformat(f"{row['hour']}:00:00")
     month = start.replace(day=1, hour=0)
     cost, tokens, model, meter = int(row["cost_nanos"]), int(row["tokens"]), str(row["model_asked"]), str(row["meter"])
-    money = _decimal(Decimal(cost) / NANOS_PER_USD)
+    money = _focus_decimal(Decimal(cost) / NANOS_PER_USD)
     vendor = model.partition("/")[0] or _UNNAMED
     tenant, used = str(row["tenant_id"]), meter != NO_TOKENS
     tags = {name: row[name] for name in ("feature", "purpose") if row[name]}
@@ -97,13 +97,13 @@ def _focus_row(
         "BillingAccountType": "Project",
         "BillingCurrency": "USD",
         "PricingCurrency": "USD",
-        "BillingPeriodStart": _utc(month),
-        "BillingPeriodEnd": _utc((month + timedelta(days=32)).replace(day=1)),
+        "BillingPeriodStart": _focus_utc(month),
+        "BillingPeriodEnd": _focus_utc((month + timedelta(days=32)).replace(day=1)),
         "ChargeCategory": "Usage" if used else "Adjustment",
         "ChargeDescription": f"{meter} tokens of {model}" if used else f"adjustment of {model}",
         "ChargeFrequency": "Usage-Based" if used else "One-Time",
-        "ChargePeriodStart": _utc(start),
-        "ChargePeriodEnd": _utc(start + timedelta(hours=1)),
+        "ChargePeriodStart": _focus_utc(start),
+        "ChargePeriodEnd": _focus_utc(start + timedelta(hours=1)),
         "ServiceCategory": "AI and Machine Learning",
         "ServiceSubcategory": "Generative AI",
         "ServiceName": "local inference" if model.startswith(LOCAL) else "model inference",
@@ -112,18 +112,18 @@ def _focus_row(
         "SubAccountType": "Tenant" if tenant else None,
         "Tags": json.dumps(tags),
     }
-    return found | (_quantity_and_price(meter, model, str(row["price_version"]), cost, tokens) if used else {})
+    return found | (_focus_quantity_and_price(meter, model, str(row["price_version"]), cost, tokens) if used else {})
 
 
-def _quantity_and_price(meter: str, model: str, price: str, cost: int, tokens: int) -> dict[str, str | None]:
+def _focus_quantity_and_price(meter: str, model: str, price: str, cost: int, tokens: int) -> dict[str, str | None]:
     """Quantity and unit price, per million tokens; the unit price is what was paid."""
-    unit = _decimal(Decimal(cost) / NANOS_PER_USD * _MILLION / tokens)
+    unit = _focus_decimal(Decimal(cost) / NANOS_PER_USD * _MILLION / tokens)
     found: dict[str, str | None] = dict.fromkeys(_UNIT_PRICES, unit)
     return found | {
-        "ConsumedQuantity": _decimal(Decimal(tokens)),
+        "ConsumedQuantity": _focus_decimal(Decimal(tokens)),
         "ConsumedUnit": "Tokens",
         "PricingCategory": "Standard",
-        "PricingQuantity": _decimal(Decimal(tokens) / _MILLION),
+        "PricingQuantity": _focus_decimal(Decimal(tokens) / _MILLION),
         "PricingUnit": "1000000 Tokens",
         "SkuId": model or _UNNAMED,
         "SkuMeter": meter,
@@ -135,11 +135,11 @@ def _quantity_and_price(meter: str, model: str, price: str, cost: int, tokens: i
     }
 
 
-def _decimal(value: Decimal) -> str:
+def _focus_decimal(value: Decimal) -> str:
     """Plain decimal text, without an exponent and with a point: readers take a column of whole numbers for integers."""
     whole, _, part = f"{value:f}".partition(".")
     return f"{whole}.{part.rstrip('0') or '0'}"
 
 
-def _utc(moment: datetime) -> str:
+def _focus_utc(moment: datetime) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%SZ}"

@@ -67,8 +67,8 @@ def read_invoice(*paths: Path) -> pl.DataFrame:
     for path in paths:
         try:
             text = path.read_text(encoding="utf-8-sig")
-            found = _pages(json.loads(text)) if text.lstrip()[:1] in ("{", "[") else _csv_lines(text)
-            lines += map(_countable, found)
+            found = _invoice_pages(json.loads(text)) if text.lstrip()[:1] in ("{", "[") else _invoice_csv_lines(text)
+            lines += map(_countable_invoice_tokens, found)
         except (*_UNREADABLE, csv.Error) as error:
             worded = isinstance(
                 error, OSError | ValueError | csv.Error
@@ -83,14 +83,14 @@ def read_invoice(*paths: Path) -> pl.DataFrame:
     return frame.group_by("day", "model", "meter").agg(known).sort("day", "model", "meter")
 
 
-def _countable(line: _Line) -> _Line:
+def _countable_invoice_tokens(line: _Line) -> _Line:
     """Refuse more tokens than a whole number of 64 bits can sum."""
     if line[3] is not None and abs(line[3]) >= _MOST_TOKENS:
         raise ValueError(f"{line[3]} is no number of tokens")
     return line
 
 
-def _csv_lines(text: str) -> Iterator[_Line]:
+def _invoice_csv_lines(text: str) -> Iterator[_Line]:
     table = csv.DictReader(io.StringIO(text, newline=""))
     names = {
         key: next((n for n in options if n in (table.fieldnames or ())), "") for key, options in _CSV_NAMES.items()
@@ -98,29 +98,29 @@ def _csv_lines(text: str) -> Iterator[_Line]:
     if lacking := [key for key in ("day", "model", "meter") if not names[key]]:
         raise ValueError(f"no column for {', '.join(lacking)} among {', '.join(table.fieldnames or ())}")
     for row in table:
-        _refuse_currency(row.get("BillingCurrency") or row.get("currency") or "USD")
+        _refuse_invoice_currency(row.get("BillingCurrency") or row.get("currency") or "USD")
         tokens, cost = row.get(names["tokens"]), row.get(names["cost"])
         yield (
-            _day(row[names["day"]]), plain_model(row[names["model"]]), _meter(row[names["meter"]]),
-            _token_count(tokens) if tokens else None, signed_nanos(cost) if cost else None,
+            _invoice_day(row[names["day"]]), invoice_model(row[names["model"]]), _invoice_meter(row[names["meter"]]),
+            _invoice_token_count(tokens) if tokens else None, signed_nanos(cost) if cost else None,
         )  # fmt: skip
 
 
-def _pages(found: Any) -> Iterator[_Line]:
+def _invoice_pages(found: Any) -> Iterator[_Line]:
     """Lines of one page, or of a list of pages."""
     for page in found if isinstance(found, list) else [found]:
         for bucket in page["data"]:
             start = bucket.get("starting_at") or datetime.fromtimestamp(bucket["start_time"], UTC).isoformat()
             for result in bucket["results"]:
-                yield from _of_result(_day(start), result)
+                yield from _invoice_line_of_result(_invoice_day(start), result)
 
 
-def _of_result(day: str, result: Mapping[str, Any]) -> Iterator[_Line]:
-    model = plain_model(result.get("model") or "")
+def _invoice_line_of_result(day: str, result: Mapping[str, Any]) -> Iterator[_Line]:
+    model = invoice_model(result.get("model") or "")
     if "token_type" in result:  # Anthropic, cost: in cents
-        _refuse_currency(result["currency"])
+        _refuse_invoice_currency(result["currency"])
         cents = signed_nanos(result["amount"])
-        yield day, model, _meter(result["token_type"] or ""), None, cents // 100
+        yield day, model, _invoice_meter(result["token_type"] or ""), None, cents // 100
     elif "uncached_input_tokens" in result:  # Anthropic, usage
         written = result.get("cache_creation") or {}
         counts = (result["uncached_input_tokens"], result["cache_read_input_tokens"], sum(written.values()))
@@ -132,46 +132,46 @@ def _of_result(day: str, result: Mapping[str, Any]) -> Iterator[_Line]:
         for meter, n in zip(METERS, (*counts, result["output_tokens"]), strict=False):
             yield day, model, meter, int(n), None
     else:  # OpenAI, cost: "model, class"
-        _refuse_currency(result["amount"]["currency"])
+        _refuse_invoice_currency(result["amount"]["currency"])
         name, _, meter = (result["line_item"] or "").rpartition(", ")
-        yield day, plain_model(name), _meter(meter), None, signed_nanos(str(result["amount"]["value"]))
+        yield day, invoice_model(name), _invoice_meter(meter), None, signed_nanos(str(result["amount"]["value"]))
 
 
-def _refuse_currency(name: str) -> None:
+def _refuse_invoice_currency(name: str) -> None:
     if name.upper() != "USD":
         raise ValueError(f"amounts are in {name}, and the ledger is in USD: convert them first")
 
 
-def _token_count(text: str) -> int:
+def _invoice_token_count(text: str) -> int:
     try:
         return int(Decimal(text))
     except (InvalidOperation, OverflowError):
         raise ValueError(f"{text!r} is no number of tokens") from None
 
 
-def _day(text: str) -> str:
+def _invoice_day(text: str) -> str:
     moment = datetime.fromisoformat(text.strip())
     return f"{moment.astimezone(UTC) if moment.tzinfo else moment:%Y-%m-%d}"
 
 
-def _meter(text: str) -> str:
+def _invoice_meter(text: str) -> str:
     name = re.sub(r"[^a-z0-9]", "", text.lower())
     if name not in _METER_NAMES:
         raise ValueError(f"{text!r} is no class of tokens; known are {', '.join(METERS)}")
     return _METER_NAMES[name]
 
 
-def plain_model(name: str) -> str:
+def invoice_model(name: str) -> str:
     """Name of a model without its vendor and its date, as invoices and requests write them differently.
 
-    >>> plain_model("openai/gpt-4o-2024-08-06"), plain_model("claude-sonnet-4-5-20250929")
+    >>> invoice_model("openai/gpt-4o-2024-08-06"), invoice_model("claude-sonnet-4-5-20250929")
     ('gpt-4o', 'claude-sonnet-4-5')
     """
     return re.sub(r"-(\d{4}-\d{2}-\d{2}|\d{8})$", "", name.rpartition("/")[2].strip())
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class InvoiceDifference:
     """One day, model and class of token of which invoice and ledger say different things, with the likeliest cause.
 
     ``by_nanos`` is what the invoice asks more; tokens and amounts are None where the invoice does not tell them.
@@ -199,13 +199,13 @@ class Reconciliation:
     ``elsewhere`` are models of the ledger that the invoice does not have: another vendor bills them.
     """
 
-    differences: tuple[Difference, ...]
+    differences: tuple[InvoiceDifference, ...]
     ledger_nanos: int
     invoice_nanos: int
     elsewhere: tuple[str, ...]
 
 
-def reconcile(
+def reconcile_invoice(
     spend: Spend, invoice: pl.DataFrame, prices: PriceTable, *, rounding_usd: float = 0.005
 ) -> Reconciliation:
     """Compare an invoice with the ledger of the same period.
@@ -218,7 +218,7 @@ def reconcile(
         Amounts of one day, model and class that differ by less are the same: many invoices are told in cents.
     """
     hosted = spend.rows.filter(~pl.col("model_asked").str.starts_with(LOCAL))
-    names = {model: plain_model(model) for model in hosted["model_asked"].unique()}
+    names = {model: invoice_model(model) for model in hosted["model_asked"].unique()}
     billed = set(invoice["model"].unique())
     hosted = hosted.with_columns(pl.col("model_asked").replace(names).alias("model"))
     mine = Spend(hosted.filter(pl.col("model").is_in(list(billed))), spend.since, spend.until)
@@ -226,7 +226,7 @@ def reconcile(
     ledger = mine.by_class(prices, day=day, model=pl.col("model"))
     cells = ledger.join(invoice, on=["day", "model", "meter"], how="full", coalesce=True, suffix="_billed")
     cells = cells.with_columns(pl.col("tokens", "cost_nanos").fill_null(0)).sort("day", "model", "meter")
-    told = _Invoice(cells, _retried(mine.rows), invoice, ledger, round(rounding_usd * NANOS_PER_USD))
+    told = _Invoice(cells, _retried_invoice_tokens(mine.rows), invoice, ledger, round(rounding_usd * NANOS_PER_USD))
     return Reconciliation(
         tuple(told.differences()),
         mine.total_nanos,
@@ -235,7 +235,7 @@ def reconcile(
     )
 
 
-def _retried(rows: pl.DataFrame) -> dict[tuple[str, str, str], int]:
+def _retried_invoice_tokens(rows: pl.DataFrame) -> dict[tuple[str, str, str], int]:
     """Tokens of the answers of calls that had failed before at the same model: what their failed attempts may bill."""
     failed = rows.filter(pl.col("status").is_in(["error", "unknown"])).select("call_id", "model")
     tries = failed.group_by("call_id", "model").len("tries")
@@ -259,7 +259,7 @@ class _Invoice:
         self.billed_days, self.own_days = set(invoice["day"]), set(ledger["day"])
         self.has_cost, self.has_tokens = (bool(invoice[n].is_not_null().any()) for n in ("cost_nanos", "tokens"))
 
-    def differences(self) -> Iterator[Difference]:
+    def differences(self) -> Iterator[InvoiceDifference]:
         for (day, model, meter), cell in self.cells.items():
             tokens = (cell["tokens_billed"] or 0) if self.has_tokens else None
             cost = (cell["cost_nanos_billed"] or 0) if self.has_cost else None
@@ -267,7 +267,7 @@ class _Invoice:
             if same_cost and (tokens is None or tokens == cell["tokens"]):
                 continue
             cause = self._cause(day, model, meter)
-            yield Difference(day, model, meter, cell["tokens"], tokens, cell["cost_nanos"], cost, cause)
+            yield InvoiceDifference(day, model, meter, cell["tokens"], tokens, cell["cost_nanos"], cost, cause)
 
     def _cause(self, day: str, model: str, meter: str) -> str:
         if day not in self.billed_days:
@@ -278,7 +278,7 @@ class _Invoice:
             return "booked without tokens, which is not on the invoice"
         found = self._cache_cause(day, model, meter) or self._price_cause(day, model, meter)
         more, again = self._more_tokens(day, model, meter), self.retried.get((day, model, meter), 0)
-        if found is None and more is not None and again and _near(more, again):
+        if found is None and more is not None and again and _near_invoice_amount(more, again):
             found = "retry billed"
         return found or "not explained"
 
@@ -296,7 +296,12 @@ class _Invoice:
         if meter not in ("input", "cache_read") or not cached["tokens"]:
             return None
         full, paid = self._unit(day, model, "input"), cached["cost_nanos_billed"]
-        at_full = full and paid and _near(paid, full * cached["tokens"]) and not _near(paid, cached["cost_nanos"])
+        at_full = (
+            full
+            and paid
+            and _near_invoice_amount(paid, full * cached["tokens"])
+            and not _near_invoice_amount(paid, cached["cost_nanos"])
+        )
         if meter == "cache_read" and at_full and (not self.has_tokens or cached["tokens_billed"] == cached["tokens"]):
             return "cache read at full price"
         here = self._more_tokens(day, model, meter)
@@ -304,9 +309,9 @@ class _Invoice:
         if here is None or there is None:
             return None
         gained, lost = (here, there) if meter == "input" else (there, here)
-        if _near(gained, cached["tokens"]) and _near(lost, -cached["tokens"]):
+        if _near_invoice_amount(gained, cached["tokens"]) and _near_invoice_amount(lost, -cached["tokens"]):
             return "cache read at full price"
-        if _near(here, cached["tokens"]) and abs(there) <= _NEAR * cached["tokens"]:
+        if _near_invoice_amount(here, cached["tokens"]) and abs(there) <= _NEAR * cached["tokens"]:
             return "cache read billed twice"
         return None
 
@@ -338,14 +343,14 @@ class _Invoice:
         return self.cells.get((day, model, meter), nothing)
 
 
-def _near(found: float, wanted: float) -> bool:
+def _near_invoice_amount(found: float, wanted: float) -> bool:
     return bool(wanted) and abs(found - wanted) <= _NEAR * abs(wanted)
 
 
-def by_cause(differences: Iterable[Difference]) -> dict[str, int]:
+def invoice_differences_by_cause(differences: Iterable[InvoiceDifference]) -> dict[str, int]:
     """Nano-dollars of the differences of each cause; a price change of any size is one cause.
 
-    >>> by_cause([])
+    >>> invoice_differences_by_cause([])
     {}
     """
     sums = dict[str, int]()

@@ -13,10 +13,10 @@ import polars as pl
 from workbench.codec import RANGE, Range
 from workbench.config import Settings, load_settings
 from workbench.costs import tables
-from workbench.costs.cost_bridge import cost_bridge, what_if
-from workbench.costs.invoices import read_invoice, reconcile
-from workbench.costs.spend import GROUPS, ShareBy, Spend, load_spend, spikes, utc_moment
-from workbench.costs.unit_economics import cost_per_good, margins, read_revenue
+from workbench.costs.cost_bridge import cost_bridge, cost_what_if
+from workbench.costs.invoices import read_invoice, reconcile_invoice
+from workbench.costs.spend import GROUPS, ShareBy, Spend, load_spend, spend_moment, spend_spikes
+from workbench.costs.unit_economics import cost_per_good_answer, customer_margins, read_revenue
 from workbench.errors import ConfigError
 from workbench.evaluation.experiment import finish_run
 from workbench.evaluation.fingerprint import SEED, build_parameters
@@ -91,10 +91,10 @@ class CostsExperiment:
 
     def _load(self, parameters: CostsParameters, settings: Settings) -> None:
         """Read what lies beside the ledger, and refuse what cannot be used."""
-        since, until = map(utc_moment, (parameters.since, parameters.until))
+        since, until = map(spend_moment, (parameters.since, parameters.until))
         if since and until and not since < until:
             raise ConfigError(f"since {parameters.since} is not before until {parameters.until}: the period is empty")
-        if parameters.before and not utc_moment(parameters.before) < utc_moment(parameters.since):
+        if parameters.before and not spend_moment(parameters.before) < spend_moment(parameters.since):
             raise ConfigError("before is the start of the period that ends at since: give both, in this order")
         self.parameters, self.settings = parameters, settings
         self.instead = dict(map(_model_instead, parameters.instead))
@@ -141,11 +141,11 @@ class CostsExperiment:
 
     def matrix(self) -> Table:
         """Feature x tenant, direct and allocated."""
-        return tables.matrix_table(self.spend, self.parameters.share_by, self.parameters.shown)
+        return tables.spend_matrix_table(self.spend, self.parameters.share_by, self.parameters.shown)
 
     def gaps(self) -> Table:
         """What names nobody, and what nobody priced."""
-        return tables.gaps_table(self.spend)
+        return tables.spend_gaps_table(self.spend)
 
     def by(self, *names: str) -> Table:
         """Sums by some columns: feature, tenant, user, purpose, model, route, status, price, day, hour."""
@@ -153,36 +153,36 @@ class CostsExperiment:
 
     def units(self) -> list[Table]:
         """Cost of a request, and of a good answer where outcomes are given."""
-        found = [tables.unit_table(self.spend)]
+        found = [tables.unit_cost_table(self.spend)]
         if self.outcomes is not None:
-            costs = cost_per_good(self.spend, self.outcomes, seed=self.parameters.seed)
-            found.append(tables.good_table(costs))
+            costs = cost_per_good_answer(self.spend, self.outcomes, seed=self.parameters.seed)
+            found.append(tables.good_answer_cost_table(costs))
         return found
 
     def customers(self) -> Table:
         """Cost of each active customer, with its margin where revenue is given."""
-        found = margins(self.spend.matrix(self.parameters.share_by), self.revenue or {})
-        return tables.customers_table(found, self.parameters.shown)
+        found = customer_margins(self.spend.matrix(self.parameters.share_by), self.revenue or {})
+        return tables.customer_margins_table(found, self.parameters.shown)
 
     def tokens(self) -> Table:
         """Tokens by class."""
-        return tables.token_table(self.spend)
+        return tables.token_cost_table(self.spend)
 
     def bridge(self) -> Table:
         """Why the period cost more or less than the one before."""
-        return tables.bridge_table(cost_bridge(*self._periods, self.prices))
+        return tables.cost_bridge_table(cost_bridge(*self._periods, self.prices))
 
     def waste(self) -> Table:
         """Retries, failovers, errors, evals and judges."""
-        return tables.waste_table(self.spend)
+        return tables.spend_waste_table(self.spend)
 
     def spikes(self) -> Table:
         """Hours far above the usual, by tenant."""
-        return tables.spikes_table(self._spikes.head(self.parameters.shown))
+        return tables.spend_spikes_table(self._spikes.head(self.parameters.shown))
 
     def what_if(self) -> Table:
         """The period under other prices, models, and without our cache."""
-        found = what_if(self.spend, self.prices, self.instead)
+        found = cost_what_if(self.spend, self.prices, self.instead)
         rows = tuple((choice, nanos / 1e9) for choice, nanos in found.items())
         caption = "The same tokens under other choices. Whether answers stay as good is not asked here"
         return Table((Column("choice"), Column("usd", "usd")), rows, caption)
@@ -191,12 +191,12 @@ class CostsExperiment:
         """Ledger and invoice, with the likeliest cause of each difference; without an invoice, how to give one."""
         if self.billed is None:
             return [Table.of(("invoice",), [], "No invoice is given: invoice= takes the files of one.")]
-        return tables.invoice_tables(reconcile(self.spend, self.billed, self.prices), self.parameters.shown)
+        return tables.invoice_tables(reconcile_invoice(self.spend, self.billed, self.prices), self.parameters.shown)
 
     def save(self, *shown: Table) -> Summary:
         """Write what the report shows."""
         sections = tuple(s for s in map(captioned_section, shown) if s.rows)
-        title = tables.headline(self.spend)
+        title = tables.spend_headline(self.spend)
         summary = Summary(title=title, metric="usd", warnings=tuple(self.warnings()), sections=sections)
         (self.folder / "summary.json").write_text(summary.to_json(), encoding="utf-8")
         return summary
@@ -204,7 +204,7 @@ class CostsExperiment:
     def warnings(self) -> Sequence[str]:
         """What a reader should see first: hours far above the usual, and a ledger without rows."""
         if self.spend.rows.is_empty():
-            return [f"The ledger has no call {tables.period(self.spend)}."]
+            return [f"The ledger has no call {tables.spend_period(self.spend)}."]
         told = [f"{tenant} spent ${cost / 1e9:,.2f} in the hour {hour}, flagged at {at}"
                 for tenant, hour, at, cost, _ in self._spikes.head(3).iter_rows()]  # fmt: skip
         return told
@@ -247,7 +247,7 @@ class CostsExperiment:
 
     @cached_property
     def _spikes(self) -> pl.DataFrame:
-        return spikes(self.spend)
+        return spend_spikes(self.spend)
 
     @cached_property
     def _periods(self) -> tuple[Spend, Spend]:

@@ -81,7 +81,7 @@ class Spend:
         ConfigError
             If a name is not one of `GROUPS`.
         """
-        keys = [_group_column(name).alias(name) for name in names]
+        keys = [_spend_group_column(name).alias(name) for name in names]
         sums = self.rows.group_by(keys) if keys else self.rows.group_by(pl.lit("").alias("all"))
         calls = pl.col("call_id").n_unique().cast(pl.Int64).alias("calls")
         frame = sums.agg(calls, pl.col("cost_nanos", "saved_nanos").sum())
@@ -110,7 +110,7 @@ class Spend:
             _TOKENS.sum().alias("tokens"),
         )  # fmt: skip
         shared = self.rows.filter(~_DIRECT).group_by("feature").agg(pl.col("cost_nanos").sum())
-        parts = _allocate(cells, dict(shared.sort("feature").iter_rows()), share_by)
+        parts = _allocate_shared_spend(cells, dict(shared.sort("feature").iter_rows()), share_by)
         allocated = pl.DataFrame(
             [(*key, n) for key, n in parts.items()],
             {"feature": pl.String, "tenant_id": pl.String, "allocated_nanos": pl.Int64},
@@ -172,7 +172,7 @@ class Spend:
         used = (_TOKENS > 0).alias("used")
         groups = [*(e.alias(name) for name, e in keys.items()), pl.col("model_asked").alias("_model"), used]
         sums = self.rows.group_by(groups).agg(pl.col(*TOKENS, "cost_nanos").sum())
-        sums = sums.join(_list_prices(sums["_model"].unique().to_list(), prices), on="_model", how="left")
+        sums = sums.join(_token_list_prices(sums["_model"].unique().to_list(), prices), on="_model", how="left")
         priced = pl.sum_horizontal([pl.col(n) * pl.col(f"list_{n}") for n in TOKENS]) > 0
         weights = [pl.when(priced).then(pl.col(n) * pl.col(f"list_{n}")).otherwise(pl.col(n)) for n in TOKENS]
         whole, upto, given, parts = pl.sum_horizontal(weights), pl.lit(0.0), pl.lit(0), []
@@ -228,10 +228,10 @@ class Spend:
         return sums.sort(pl.col("kind") == "answers", -pl.col("cost_nanos"), "kind")
 
 
-def utc_moment(text: str) -> str:
+def spend_moment(text: str) -> str:
     """ISO date or time as the ledger writes it, so that text compares as time does; empty stays empty.
 
-    >>> utc_moment("2026-11-01"), utc_moment("2026-11-01T01:00:00+02:00")
+    >>> spend_moment("2026-11-01"), spend_moment("2026-11-01T01:00:00+02:00")
     ('2026-11-01T00:00:00', '2026-10-31T23:00:00')
 
     Raises
@@ -256,16 +256,16 @@ def load_spend(ledger: Ledger, *, since: str = "", until: str = "") -> Spend:
     ConfigError
         If one of the ends is no ISO date.
     """
-    return Spend(ledger.columns(READ, since=utc_moment(since), until=utc_moment(until)), since, until)
+    return Spend(ledger.columns(READ, since=spend_moment(since), until=spend_moment(until)), since, until)
 
 
-def _group_column(name: str) -> pl.Expr:
+def _spend_group_column(name: str) -> pl.Expr:
     if name not in GROUPS:
         raise ConfigError(unknown_name("column to sum by", name, tuple(GROUPS)))
     return GROUPS[name]
 
 
-def _list_prices(models: Sequence[str], prices: PriceTable) -> pl.DataFrame:
+def _token_list_prices(models: Sequence[str], prices: PriceTable) -> pl.DataFrame:
     """Nano-dollars of a token of each column of the ledger, by model: 0 for all of a model without a list price."""
     schema = {"_model": pl.String} | {f"list_{name}": pl.Float64 for name in TOKENS}
     rows = []
@@ -275,7 +275,9 @@ def _list_prices(models: Sequence[str], prices: PriceTable) -> pl.DataFrame:
     return pl.DataFrame(rows, schema, orient="row")
 
 
-def _allocate(cells: pl.DataFrame, shared: Mapping[str, int], share_by: ShareBy) -> dict[tuple[str, str], int]:
+def _allocate_shared_spend(
+    cells: pl.DataFrame, shared: Mapping[str, int], share_by: ShareBy
+) -> dict[tuple[str, str], int]:
     """Nano-dollars of what is shared, by feature and tenant; to nobody where no tenant is named at all."""
     column = {"cost": "direct_nanos", "calls": "calls", "tokens": "tokens"}.get(share_by)
     named = cells.filter(pl.col("tenant_id") != "").sort("feature", "tenant_id")
@@ -290,15 +292,15 @@ def _allocate(cells: pl.DataFrame, shared: Mapping[str, int], share_by: ShareBy)
         weights = next(
             (w for w in (used.get(feature, {}), whole) if any(w.values())), dict.fromkeys(whole, 1) or {"": 1}
         )
-        for tenant, part in zip(weights, split(amount, list(weights.values())), strict=True):
+        for tenant, part in zip(weights, split_amount(amount, list(weights.values())), strict=True):
             out[feature, tenant] = part
     return out
 
 
-def split(amount: int, weights: Sequence[int]) -> list[int]:
+def split_amount(amount: int, weights: Sequence[int]) -> list[int]:
     """Whole parts of an amount in proportion to weights of 0 or more; they sum to it, and each is right to one.
 
-    >>> split(10, [1, 1, 1]), split(-10, [0, 3, 1])
+    >>> split_amount(10, [1, 1, 1]), split_amount(-10, [0, 3, 1])
     ([3, 4, 3], [0, -8, -2])
     """
     whole, seen, parts, given = sum(weights), 0, list[int](), 0
@@ -331,14 +333,14 @@ def signed_nanos(text: str | None) -> int:
     return int((amount * NANOS_PER_USD).to_integral_value(ROUND_HALF_EVEN))
 
 
-def spikes(spend: Spend, name: str = "tenant", *, times: float = 10.0, least_usd: float = 1.0) -> pl.DataFrame:
+def spend_spikes(spend: Spend, name: str = "tenant", *, times: float = 10.0, least_usd: float = 1.0) -> pl.DataFrame:
     """Hours in which one group spent far more than in the seven days before, flagged while the hour runs.
 
     A spike is dearer than ``times`` the same hour of any of those days, and than twice their dearest hour: a daily
     shape and bursts are in both. What costs less than ``least_usd`` is none, nor is what a group spends on its first
     day, or after a week without any: nothing is usual then.
 
-    >>> spikes(load_spend(ledger), "feature")  # doctest: +SKIP
+    >>> spend_spikes(load_spend(ledger), "feature")  # doctest: +SKIP
 
     Parameters
     ----------
@@ -350,7 +352,7 @@ def spikes(spend: Spend, name: str = "tenant", *, times: float = 10.0, least_usd
     polars.DataFrame
         The group, hour (ISO), crossed (when the running hour passed the limit), cost_nanos, limit_nanos; oldest first.
     """
-    group = (_group_column(name) if name else pl.lit("all")).alias(name or "of")
+    group = (_spend_group_column(name) if name else pl.lit("all")).alias(name or "of")
     key, cost = group.meta.output_name(), pl.col("cost_nanos")
     rows = spend.rows.select(group, "started", "cost_nanos", GROUPS["hour"].alias("hour"))
     at = (

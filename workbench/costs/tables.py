@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from workbench.costs.cost_bridge import Bridge
-from workbench.costs.invoices import Reconciliation, by_cause
+from workbench.costs.invoices import Reconciliation, invoice_differences_by_cause
 from workbench.costs.spend import CLASS_OF, ShareBy, Spend
 from workbench.costs.unit_economics import GoodCost
 from workbench.rendering.table import Column, Interval, Table, Value, number, usd_digits
@@ -17,27 +17,27 @@ def spend_table(spend: Spend, *names: str, shown: int = SHOWN) -> Table:
     """Sums by some columns, dearest first; what is left off is one row, and the last row is the total."""
     frame = spend.by(*names)
     keys, sums = frame.columns[:-3], frame.columns[-3:]
-    rows: list[tuple[Value, ...]] = [(*r[:-3], r[-3], *_usd(r[-2:])) for r in frame.head(shown).iter_rows()]
+    rows: list[tuple[Value, ...]] = [(*r[:-3], r[-3], *_cost_usd(r[-2:])) for r in frame.head(shown).iter_rows()]
     blank = ("",) * (len(keys) - 1)
     if len(rest := frame.slice(shown)):
         _, cost, saved = (int(rest[name].sum()) for name in sums)
-        rows.append((f"({len(rest):,} others)", *blank, None, *_usd((cost, saved))))
+        rows.append((f"({len(rest):,} others)", *blank, None, *_cost_usd((cost, saved))))
     saved = int(spend.rows["saved_nanos"].sum())
-    rows.append(("total", *blank, spend.rows["call_id"].n_unique(), *_usd((spend.total_nanos, saved))))
+    rows.append(("total", *blank, spend.rows["call_id"].n_unique(), *_cost_usd((spend.total_nanos, saved))))
     share = [
         None if r[-2] is None or not spend.total_nanos else 1e9 * float(str(r[-2])) / spend.total_nanos for r in rows
     ]
     columns = (*map(Column, keys), Column("calls", "count"), Column("cost usd", "usd"), Column("saved usd", "usd"))
     whole = tuple((*r, part) for r, part in zip(rows, share, strict=True))
-    caption = f"Spending by {', '.join(names) or 'everything'}. {_begins(period(spend))}; "
+    caption = f"Spending by {', '.join(names) or 'everything'}. {_spend_begins(spend_period(spend))}; "
     caption += "a call counts in each group in which it has an attempt"
     return Table((*columns, Column("share", "share", digits=1)), whole, caption)
 
 
-def period(spend: Spend) -> str:
+def spend_period(spend: Spend) -> str:
     """Say which period the rows are of.
 
-    >>> period(Spend(pl.DataFrame(), since="2026-11-01"))
+    >>> spend_period(Spend(pl.DataFrame(), since="2026-11-01"))
     'from 2026-11-01 on'
     """
     if spend.since and spend.until:
@@ -45,21 +45,21 @@ def period(spend: Spend) -> str:
     return f"from {spend.since} on" if spend.since else f"before {spend.until}" if spend.until else "of all time"
 
 
-def headline(spend: Spend) -> str:
+def spend_headline(spend: Spend) -> str:
     """Say what was spent, of which period.
 
-    >>> headline(Spend(pl.DataFrame({"cost_nanos": [1_250_000_000]}), since="2026-11-01"))
+    >>> spend_headline(Spend(pl.DataFrame({"cost_nanos": [1_250_000_000]}), since="2026-11-01"))
     'What was spent, for whom, and why? $1.25 from 2026-11-01 on'
     """
     usd = spend.total_nanos / 1e9
-    return f"What was spent, for whom, and why? {number(usd, usd_digits([usd]), unit='$')} {period(spend)}"
+    return f"What was spent, for whom, and why? {number(usd, usd_digits([usd]), unit='$')} {spend_period(spend)}"
 
 
-def _begins(sentence: str) -> str:
+def _spend_begins(sentence: str) -> str:
     return sentence[:1].upper() + sentence[1:]
 
 
-def matrix_table(spend: Spend, share_by: ShareBy = "cost", shown: int = SHOWN) -> Table:
+def spend_matrix_table(spend: Spend, share_by: ShareBy = "cost", shown: int = SHOWN) -> Table:
     """Feature x tenant, direct and allocated; then what names nobody or has no price, as shares of all."""
     frame = spend.matrix(share_by)
     rows: list[tuple[Value, ...]] = [
@@ -68,16 +68,16 @@ def matrix_table(spend: Spend, share_by: ShareBy = "cost", shown: int = SHOWN) -
     ]
     if len(rest := frame.slice(shown)):
         direct, shared = int(rest["direct_nanos"].sum()), int(rest["allocated_nanos"].sum())
-        rows.append((f"({len(rest):,} others)", "", None, *_usd((direct, shared, direct + shared))))
+        rows.append((f"({len(rest):,} others)", "", None, *_cost_usd((direct, shared, direct + shared))))
     direct, shared = int(frame["direct_nanos"].sum()), int(frame["allocated_nanos"].sum())
-    rows.append(("total", "", None, *_usd((direct, shared, direct + shared))))
+    rows.append(("total", "", None, *_cost_usd((direct, shared, direct + shared))))
     columns = (Column("feature"), Column("tenant"), Column("calls", "count"))
     money = (Column("direct usd", "usd"), Column("allocated usd", "usd"), Column("cost usd", "usd"))
-    caption = f"Cost by feature and tenant. {_begins(period(spend))}; shared cost is split by {share_by}"
+    caption = f"Cost by feature and tenant. {_spend_begins(spend_period(spend))}; shared cost is split by {share_by}"
     return Table((*columns, *money), tuple(rows), caption)
 
 
-def gaps_table(spend: Spend) -> Table:
+def spend_gaps_table(spend: Spend) -> Table:
     """Calls that name no tenant or no feature, and those whose price nobody told."""
     rows = tuple((gap, n, share, cost / 1e9, part) for gap, n, share, cost, part in spend.gaps().iter_rows())
     columns = (Column("what is not known"), Column("calls", "count"), Column("of calls", "share", digits=1))
@@ -88,7 +88,7 @@ def gaps_table(spend: Spend) -> Table:
     )
 
 
-def unit_table(spend: Spend) -> Table:
+def unit_cost_table(spend: Spend) -> Table:
     """Cost of a product request by feature: mean, p50, p95, p99."""
     names = ("mean", "p50", "p95", "p99")
     rows = []
@@ -98,12 +98,12 @@ def unit_table(spend: Spend) -> Table:
     return Table(columns, tuple(rows), "Cost of a product request. An answer from our own cache costs nothing")
 
 
-def customers_table(margin: pl.DataFrame, shown: int = SHOWN) -> Table:
-    """Margin by customer, from `workbench.costs.unit_economics.margins`; the least margin first."""
+def customer_margins_table(margin: pl.DataFrame, shown: int = SHOWN) -> Table:
+    """Margin by customer, from `workbench.costs.unit_economics.customer_margins`; the least margin first."""
     rows = []
     for tenant, revenue, direct, shared, left in margin.head(shown).iter_rows():
         share = left / revenue if revenue and revenue > 0 and left is not None else None
-        rows.append((tenant, *_usd((revenue, direct, shared, left)), share))
+        rows.append((tenant, *_cost_usd((revenue, direct, shared, left)), share))
     known = not margin["revenue_nanos"].is_null().all()
     caption = "Margin by customer. The least first" if known else "Cost by customer. No revenue is told"
     caption += f"; {shown} of {len(margin):,} are shown" if len(margin) > shown else f"; {len(margin):,} customers"
@@ -111,7 +111,7 @@ def customers_table(margin: pl.DataFrame, shown: int = SHOWN) -> Table:
     return Table((Column("tenant"), *money, Column("of revenue", "share", digits=1)), tuple(rows), caption)
 
 
-def good_table(costs: Sequence[GoodCost]) -> Table:
+def good_answer_cost_table(costs: Sequence[GoodCost]) -> Table:
     """Cost of a good answer with its interval."""
     rows = tuple(
         (c.feature, c.judged, c.good, None if c.usd is None else Interval(c.usd, c.low, c.high)) for c in costs
@@ -121,28 +121,28 @@ def good_table(costs: Sequence[GoodCost]) -> Table:
     return Table((*columns, Column("usd per good answer", "interval", digits=6)), rows, caption)
 
 
-def token_table(spend: Spend) -> Table:
+def token_cost_table(spend: Spend) -> Table:
     """Tokens by class, as prices name the classes."""
     columns = (Column("tokens"), Column("count", "count"), Column("share", "share", digits=1))
     rows = tuple((CLASS_OF[name].replace("_", " "), n, share) for name, n, share in spend.token_split().iter_rows())
     return Table(columns, rows, "Tokens by class")
 
 
-def waste_table(spend: Spend) -> Table:
+def spend_waste_table(spend: Spend) -> Table:
     """What bought no answer for a user."""
     rows = tuple((kind, n, cost / 1e9) for kind, n, cost in spend.waste().iter_rows())
     columns = (Column("paid for"), Column("attempts", "count"), Column("cost usd", "usd"))
     return Table(columns, rows, "What bought an answer, and what did not")
 
 
-def spikes_table(found: pl.DataFrame) -> Table:
-    """Hours far above the usual, from `workbench.costs.spend.spikes`."""
+def spend_spikes_table(found: pl.DataFrame) -> Table:
+    """Hours far above the usual, from `workbench.costs.spend.spend_spikes`."""
     rows = tuple((who, hour, at, cost / 1e9, limit / 1e9) for who, hour, at, cost, limit in found.iter_rows())
     columns = (Column(found.columns[0]), Column("hour"), Column("flagged at"), Column("cost usd", "usd"))
     return Table((*columns, Column("limit usd", "usd")), rows, "Hours far above those of the week before")
 
 
-def bridge_table(bridge: Bridge) -> Table:
+def cost_bridge_table(bridge: Bridge) -> Table:
     """From one period's cost to the next one's, cause by cause."""
     rows = [("before", bridge.before_nanos / 1e9)]
     rows += [(cause, effect / 1e9) for cause, effect in bridge.effects.items()]
@@ -155,13 +155,13 @@ def bridge_table(bridge: Bridge) -> Table:
 def invoice_tables(found: Reconciliation, shown: int = SHOWN) -> list[Table]:
     """Differences between invoice and ledger: by cause, then one by one, the largest first."""
     ranked = sorted(found.differences, key=lambda d: (-abs(d.by_nanos), d.day, d.model, d.meter))
-    causes = [(cause, by / 1e9) for cause, by in by_cause(ranked).items()] or [("none", 0.0)]
+    causes = [(cause, by / 1e9) for cause, by in invoice_differences_by_cause(ranked).items()] or [("none", 0.0)]
     totals = [("the ledger", found.ledger_nanos / 1e9), *causes, ("the invoice", found.invoice_nanos / 1e9)]
     told = f"; not on this invoice: {', '.join(found.elsewhere)}" if found.elsewhere else ""
     first = Table((Column("from ledger to invoice"), Column("usd", "usd")), tuple(totals), f"Invoice and ledger{told}")
     rows = tuple(
         (d.day, d.model, d.meter.replace("_", " "), d.ledger_tokens, d.invoice_tokens,
-         *_usd((d.ledger_nanos, d.invoice_nanos)), d.cause) for d in ranked[:shown]
+         *_cost_usd((d.ledger_nanos, d.invoice_nanos)), d.cause) for d in ranked[:shown]
     )  # fmt: skip
     caption = f"{len(ranked):,} differences by day, model and class of token, largest first"
     digits = usd_digits(abs(float(amount)) for r in rows for amount in r[5:7] if amount)
@@ -173,5 +173,5 @@ def invoice_tables(found: Reconciliation, shown: int = SHOWN) -> list[Table]:
     return [first, Table(columns, rows, caption)] if ranked else [first]
 
 
-def _usd(amounts: Sequence[int | None]) -> tuple[float | None, ...]:
+def _cost_usd(amounts: Sequence[int | None]) -> tuple[float | None, ...]:
     return tuple(None if amount is None else amount / 1e9 for amount in amounts)

@@ -26,7 +26,7 @@ class GoodCost:
     high: float | None
 
 
-def cost_per_good(spend: Spend, outcomes: pl.DataFrame, *, seed: int = 0) -> list[GoodCost]:
+def cost_per_good_answer(spend: Spend, outcomes: pl.DataFrame, *, seed: int = 0) -> list[GoodCost]:
     """Cost of a good answer of all judged requests, then by feature, with 95 % intervals by cluster.
 
     Parameters
@@ -63,10 +63,10 @@ def cost_per_good(spend: Spend, outcomes: pl.DataFrame, *, seed: int = 0) -> lis
     judged = judged.with_columns(pl.coalesce(*clusters, "request").alias("cluster"))
     features = judged["feature"].unique().sort()
     parts = [("all", judged), *((shown_name(f), judged.filter(pl.col("feature") == f)) for f in features)]
-    return [_good_cost(name, part, seed) for name, part in parts]
+    return [_good_answer_cost(name, part, seed) for name, part in parts]
 
 
-def _good_cost(feature: str, judged: pl.DataFrame, seed: int) -> GoodCost:
+def _good_answer_cost(feature: str, judged: pl.DataFrame, seed: int) -> GoodCost:
     good = judged["good"].to_numpy()
     if not good.any():
         return GoodCost(feature, len(judged), 0, None, None, None)
@@ -95,7 +95,7 @@ def read_revenue(path: Path) -> dict[str, int]:
     return found
 
 
-def margins(matrix: pl.DataFrame, revenue: Mapping[str, int]) -> pl.DataFrame:
+def customer_margins(matrix: pl.DataFrame, revenue: Mapping[str, int]) -> pl.DataFrame:
     """Margin of each tenant: tenant, revenue_nanos (null: not told), direct_nanos, allocated_nanos, margin_nanos.
 
     ``matrix`` is that of `Spend.matrix`; the least margin comes first.

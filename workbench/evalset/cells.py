@@ -38,16 +38,16 @@ class Unusable(ValueError):
     """A cell that is not what its column must hold; the message tells what was found and what to write."""
 
 
-def shown(value: Any) -> str:
+def shown_cell(value: Any) -> str:
     """A cell as a message shows it, cut short."""
     text = repr(value.strip() if isinstance(value, str) else value)
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 3]}..."
 
 
-def number(name: str, value: Any) -> float | None:
+def number_cell(name: str, value: Any) -> float | None:
     """Finite number of the column ``name``; None where it is missing.
 
-    >>> number("cost_usd", "1e-3"), number("cost_usd", "n/a")
+    >>> number_cell("cost_usd", "1e-3"), number_cell("cost_usd", "n/a")
     (0.001, None)
 
     Raises
@@ -59,7 +59,7 @@ def number(name: str, value: Any) -> float | None:
         return None
     usable = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
     if not usable and not (isinstance(value, str) and _NUMBER.fullmatch(value.strip())):
-        raise Unusable(f"{name} {shown(value)} is no number; {_advice(value)}")
+        raise Unusable(f"{name} {shown_cell(value)} is no number; {_cell_advice(value)}")
     try:
         found = float(value)
     except OverflowError:
@@ -67,11 +67,11 @@ def number(name: str, value: Any) -> float | None:
     if math.isnan(found):
         return None
     if math.isinf(found):
-        raise Unusable(f"{name} {shown(value)} is no finite number")
+        raise Unusable(f"{name} {shown_cell(value)} is no finite number")
     return found
 
 
-def share(name: str, value: Any) -> float | None:
+def share_cell(name: str, value: Any) -> float | None:
     """Number in [0, 1] of the column ``name``, true and false being 1 and 0; None where it is missing.
 
     Raises
@@ -80,13 +80,13 @@ def share(name: str, value: Any) -> float | None:
         If it is another number, or none.
     """
     truth = {"true": 1.0, "false": 0.0}.get(str(value).strip().lower())
-    found = number(name, value) if truth is None else truth
+    found = number_cell(name, value) if truth is None else truth
     if found is not None and not 0 <= found <= 1:
-        raise Unusable(f"{name} must be in [0, 1], found {shown(value)}")
+        raise Unusable(f"{name} must be in [0, 1], found {shown_cell(value)}")
     return found
 
 
-def amount(name: str, value: Any) -> float | None:
+def amount_cell(name: str, value: Any) -> float | None:
     """Number from 0; None where it is missing.
 
     Raises
@@ -94,13 +94,13 @@ def amount(name: str, value: Any) -> float | None:
     Unusable
         If it is below 0, or no number.
     """
-    found = number(name, value)
+    found = number_cell(name, value)
     if found is not None and found < 0:
-        raise Unusable(f"{name} must be 0 or more, found {shown(value)}")
+        raise Unusable(f"{name} must be 0 or more, found {shown_cell(value)}")
     return found
 
 
-def whole(name: str, value: Any) -> int | None:
+def whole_cell(name: str, value: Any) -> int | None:
     """Whole number from 0; None where it is missing.
 
     Raises
@@ -108,16 +108,16 @@ def whole(name: str, value: Any) -> int | None:
     Unusable
         If it is below 0, has a fraction, or is no number.
     """
-    found = number(name, value)
+    found = number_cell(name, value)
     if found is not None and not (found.is_integer() and 0 <= found < _WHOLE):
-        raise Unusable(f'"{name}" must be a whole number from 0, found {shown(value)}')
+        raise Unusable(f'"{name}" must be a whole number from 0, found {shown_cell(value)}')
     return None if found is None else int(found)
 
 
-def grade(value: Any) -> int | None:
+def grade_cell(value: Any) -> int | None:
     """Grade of a judgement; 0 and less is judged and not relevant; None where it is missing.
 
-    >>> grade("2.0"), grade(-1)
+    >>> grade_cell("2.0"), grade_cell(-1)
     (2, -1)
 
     Raises
@@ -126,17 +126,17 @@ def grade(value: Any) -> int | None:
         If it has a fraction, or is no number.
     """
     try:
-        found = number("grade", value)
+        found = number_cell("grade", value)
     except Unusable:
         found = math.nan
     if found is None:
         return None
     if not (found.is_integer() and abs(found) < _GRADE_LIMIT):
-        raise Unusable(f"the grade must be a whole number, found {shown(value)}")
+        raise Unusable(f"the grade must be a whole number, found {shown_cell(value)}")
     return int(found)
 
 
-def truth(name: str, value: Any) -> bool:
+def truth_cell(name: str, value: Any) -> bool:
     """0 or 1 of the column ``name``, also as true and false.
 
     Raises
@@ -147,14 +147,16 @@ def truth(name: str, value: Any) -> bool:
     found = _TRUTH.get(str(value).strip().lower())
     if found is None:
         known = isinstance(value, str) and value.strip().lower() in _VERDICTS
-        raise Unusable(f'"{name}" must be 0 or 1, found {shown(value)}{f"; {_advice(value)}" if known else ""}')
+        raise Unusable(
+            f'"{name}" must be 0 or 1, found {shown_cell(value)}{f"; {_cell_advice(value)}" if known else ""}'
+        )
     return found
 
 
-def id_text(name: str, value: Any) -> str | None:
+def id_cell(name: str, value: Any) -> str | None:
     """Id as text: 7, 7.0 and Decimal 7 are "7", a text is left as it is; None where it is missing.
 
-    >>> id_text("_id", 7.0), id_text("_id", "007")
+    >>> id_cell("_id", 7.0), id_cell("_id", "007")
     ('7', '007')
 
     Raises
@@ -169,7 +171,7 @@ def id_text(name: str, value: Any) -> str | None:
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         raise Unusable(f'"{name}" must be a text or a whole number, found {type(value).__name__}')
     if not isinstance(value, int) and (not math.isfinite(value) or value != int(value)):
-        raise Unusable(f'"{name}" must be a text or a whole number, found {shown(value)}')
+        raise Unusable(f'"{name}" must be a text or a whole number, found {shown_cell(value)}')
     if isinstance(value, float) and abs(value) >= _WHOLE:
         raise Unusable(f'"{name}" {value!r} is a float, which has lost digits of the id; write ids as text')
     if abs(int(value)) >= _LARGEST_NUMBER:
@@ -177,18 +179,18 @@ def id_text(name: str, value: Any) -> str | None:
     return str(int(value))
 
 
-def name_text(name: str, value: Any) -> str:
+def name_cell(name: str, value: Any) -> str:
     """Name of a tenant, a cluster or the like, as an id is read; "" where it is missing.
 
     Raises
     ------
     Unusable
-        As `id_text`.
+        As `id_cell`.
     """
-    return id_text(name, value) or ""
+    return id_cell(name, value) or ""
 
 
-def parsed(name: str, value: Any) -> Any:
+def parsed_cell(name: str, value: Any) -> Any:
     """A cell that may be JSON as text, such as ``{"tenant_id": "a"}``: objects and lists are read, the rest is left.
 
     Raises
@@ -199,13 +201,13 @@ def parsed(name: str, value: Any) -> Any:
     if not (isinstance(value, str) and value.lstrip()[:1] in ("{", "[")):
         return value
     try:
-        return parse_json(value)
+        return parse_json_cell(value)
     except (ValueError, RecursionError) as error:
         told = error if isinstance(error, Unusable) else "no JSON; write it as json.dumps does"
-        raise Unusable(f'"{name}" {shown(value)} is {told}') from None
+        raise Unusable(f'"{name}" {shown_cell(value)} is {told}') from None
 
 
-def parse_json(text: str) -> Any:
+def parse_json_cell(text: str) -> Any:
     """JSON of one cell or line: NaN is null, and a key that stands twice is refused, whatever a library would keep.
 
     Raises
@@ -216,7 +218,7 @@ def parse_json(text: str) -> Any:
     return _DECODER.decode(text)
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _cell_keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
@@ -224,19 +226,21 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_constant=lambda name: None if name == "NaN" else float(name))
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_cell_keys_once, parse_constant=lambda name: None if name == "NaN" else float(name)
+)
 
 
-def settled(value: Any) -> Any:
+def settled_cell(value: Any) -> Any:
     """A cell of Parquet as JSON would hold it: NaN is null, also inside lists and objects."""
     if isinstance(value, float | Decimal) and value != value:
         return None
     if isinstance(value, dict):
-        return {key: settled(item) for key, item in value.items()}
-    return [settled(item) for item in value] if isinstance(value, list) else value
+        return {key: settled_cell(item) for key, item in value.items()}
+    return [settled_cell(item) for item in value] if isinstance(value, list) else value
 
 
-def _advice(value: Any) -> str:
+def _cell_advice(value: Any) -> str:
     """What to write in place of a cell that is no number."""
     if not isinstance(value, str):
         return "give one number"
@@ -248,13 +252,13 @@ def _advice(value: Any) -> str:
     before, after = match[1].strip().lower(), match[3].lower()
     if before not in _CURRENCY or after not in _AFTER:
         return "write the number alone, in the unit of the column"
-    readings = _readings(match[2])
+    readings = _cell_readings(match[2])
     if after == "%":
         return f"write {float(readings[0]) / 100:g}" if _NUMBER.fullmatch(readings[0]) else "write it as a share"
     return f"write {', or '.join(readings)}"
 
 
-def _readings(digits: str) -> list[str]:
+def _cell_readings(digits: str) -> list[str]:
     """Numbers that digits with commas, points and gaps may mean: 1,234 is two."""
     digits = re.sub("[' _\u00a0\u202f]", "", digits)
     comma, point = digits.rfind(","), digits.rfind(".")
@@ -270,7 +274,9 @@ def _readings(digits: str) -> list[str]:
     return both if ambiguous else both[:1]
 
 
-def times_of(name: str, cells: Sequence[tuple[int, Any]]) -> tuple[list[tuple[float, str]], list[tuple[int, str]]]:
+def times_of_cells(
+    name: str, cells: Sequence[tuple[int, Any]]
+) -> tuple[list[tuple[float, str]], list[tuple[int, str]]]:
     """Times of a column: of each cell its place in time and how it is written (ISO 8601 in UTC); or what is wrong.
 
     Read are ISO 8601 in any zone (without one: UTC) and seconds, milliseconds, micro- or nanoseconds since 1970, told
@@ -285,26 +291,26 @@ def times_of(name: str, cells: Sequence[tuple[int, Any]]) -> tuple[list[tuple[fl
     wrong: list[tuple[int, str]] = []
     for line, value in cells:
         try:
-            found.append((line, _parsed_moment(name, value)))
+            found.append((line, _parsed_cell_moment(name, value)))
         except Unusable as error:
             wrong.append((line, str(error)))
-    kinds = {_moment_kind(moment) for _, moment in found}
+    kinds = {_cell_moment_kind(moment) for _, moment in found}
     if len(kinds) > 1:
-        odd = min(kinds, key=lambda kind: (sum(_moment_kind(m) == kind for _, m in found), kind))
+        odd = min(kinds, key=lambda kind: (sum(_cell_moment_kind(m) == kind for _, m in found), kind))
         told = f'"{name}" has a {odd} where other rows have a {max(kinds - {odd})}: one form for the whole column'
-        wrong += [(line, told) for line, moment in found if _moment_kind(moment) == odd]
+        wrong += [(line, told) for line, moment in found if _cell_moment_kind(moment) == odd]
     if wrong:
         return [], wrong
     largest = max((abs(m) for _, m in found if isinstance(m, float)), default=0.0)
     unit = next((size for limit, size in _UNITS if largest < limit), 1e9)
-    return [_placed(moment, unit, largest) for _, moment in found], []
+    return [_placed_cell_time(moment, unit, largest) for _, moment in found], []
 
 
 _UNITS = ((1e11, 1.0), (1e14, 1e3), (1e17, 1e6))
 _EPOCH = 1e8  # March 1973
 
 
-def _placed(moment: float | datetime, unit: float, largest: float) -> tuple[float, str]:
+def _placed_cell_time(moment: float | datetime, unit: float, largest: float) -> tuple[float, str]:
     if isinstance(moment, float):
         if largest < _EPOCH:
             return moment, f"{moment:g}"
@@ -313,31 +319,31 @@ def _placed(moment: float | datetime, unit: float, largest: float) -> tuple[floa
     return at.timestamp(), at.isoformat()
 
 
-def _moment_kind(moment: float | datetime) -> str:
+def _cell_moment_kind(moment: float | datetime) -> str:
     if isinstance(moment, float):
         return "number"
     return "time without a zone" if moment.tzinfo is None else "time with a zone"
 
 
-def _parsed_moment(name: str, value: Any) -> float | datetime:
+def _parsed_cell_moment(name: str, value: Any) -> float | datetime:
     if isinstance(value, datetime):
         return value
     if isinstance(value, date):
         return datetime(value.year, value.month, value.day)  # noqa: DTZ001 - the column says whether it has zones
     text = value.strip() if isinstance(value, str) else value
     try:
-        seconds = number(name, text)
+        seconds = number_cell(name, text)
     except Unusable:
         seconds = None
     if seconds is not None and 0 <= seconds < 1e20:
         return seconds
-    if isinstance(text, str) and (found := _iso(text)):
+    if isinstance(text, str) and (found := _cell_iso(text)):
         return found
-    told = "is missing where other rows have one" if value is None else f"{shown(value)} is no time"
+    told = "is missing where other rows have one" if value is None else f"{shown_cell(value)} is no time"
     raise Unusable(f'"{name}" {told}; write 2026-01-31T12:00:00Z')
 
 
-def _iso(text: str) -> datetime | None:
+def _cell_iso(text: str) -> datetime | None:
     text = re.sub(r"\s*(UTC|GMT|[zZ])$", "+00:00", re.sub(r"^(\d{4})/(\d\d)/(\d\d)", r"\1-\2-\3", text))
     text = re.sub(r"\s+([+-]\d\d:?\d\d)$", r"\1", text)
     try:
@@ -348,10 +354,10 @@ def _iso(text: str) -> datetime | None:
     return moment if re.match(r"\d{4}-", text) else None
 
 
-def turns_text(value: Any) -> str | None:
+def turns_cell(value: Any) -> str | None:
     """Earlier turns as one text, spelled the same for the same turns, also where a list is written as JSON; or None."""
     if not isinstance(value, str | list | None):
-        raise Unusable(f'"turns" must be a text or a list of what was said before, found {shown(value)}')
+        raise Unusable(f'"turns" must be a text or a list of what was said before, found {shown_cell(value)}')
     if isinstance(value, str) and value.lstrip().startswith("["):
         with suppress(ValueError, RecursionError):
             value = json.loads(value)

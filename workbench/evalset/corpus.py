@@ -22,7 +22,7 @@ from typing import Any
 from workbench.codec import write_whole
 from workbench.config import Settings
 from workbench.errors import Defect, EvalsetError, unknown_name
-from workbench.evalset.cells import Unusable, shown
+from workbench.evalset.cells import Unusable, shown_cell
 from workbench.evalset.docstrings import NAMESPACES
 from workbench.evalset.texts import text_key
 from workbench.records import Document, Query, content_hash
@@ -46,25 +46,25 @@ def load_corpus(folder: Path, settings: Settings) -> tuple[list[Document], str]:
     lock = folder / "corpus.lock"
     if not lock.is_file():
         raise EvalsetError(f"{lock} is missing; write it with: workbench evalset lock {folder}")
-    pinned, manifest = _read_lock(lock), lock_hash(folder)
+    pinned, manifest = _read_corpus_lock(lock), corpus_lock_hash(folder)
     built = settings.cache / "corpora" / f"{folder.name}-{manifest[:HASH_CHARS]}.jsonl"
-    documents = _read_built(built) if built.is_file() else build_corpus(folder, settings)
+    documents = _read_built_corpus(built) if built.is_file() else build_corpus(folder, settings)
     found = {d.doc_id: d.content_hash[:HASH_CHARS] for d in documents}
     if found != pinned:
         built.unlink(missing_ok=True)
-        raise EvalsetError(_difference(lock, pinned, found))
+        raise EvalsetError(_corpus_difference(lock, pinned, found))
     if not built.is_file():
-        _write_built(documents, built)
+        _write_built_corpus(documents, built)
     return documents, manifest
 
 
-def lock_hash(folder: Path) -> str:
+def corpus_lock_hash(folder: Path) -> str:
     """Hash of ``corpus.lock``, which is that of the whole corpus; "" if there is no lock."""
     lock = folder / "corpus.lock"
     return content_hash(lock.read_bytes()) if lock.is_file() else ""
 
 
-def count_locked(folder: Path) -> int:
+def count_locked_documents(folder: Path) -> int:
     """How many documents ``corpus.lock`` pins.
 
     Raises
@@ -72,22 +72,22 @@ def count_locked(folder: Path) -> int:
     EvalsetError
         If the lock is missing or cannot be read.
     """
-    return len(_read_lock(folder / "corpus.lock"))
+    return len(_read_corpus_lock(folder / "corpus.lock"))
 
 
 def build_corpus(folder: Path, settings: Settings) -> list[Document]:
     """Build every document afresh, sorted by id; the lock is not looked at."""
-    recipe = _read_recipe(folder / "corpus.toml")
+    recipe = _read_corpus_recipe(folder / "corpus.toml")
     documents = []
     for library, version in recipe["libraries"].items():
         released = recipe.get("released", {}).get(library, {})
         with waiting(f"{folder.name}: documents of {library} {version}"):
-            rows = _read_library(library, version, settings)
+            rows = _read_corpus_library(library, version, settings)
         documents += [_docstring_document(library, version, raw, released) for raw in rows]
     return sorted(documents, key=lambda d: d.doc_id)
 
 
-def write_lock(folder: Path, settings: Settings) -> int:
+def write_corpus_lock(folder: Path, settings: Settings) -> int:
     """Pin the corpus as it is built now; returns how many documents it has."""
     documents = build_corpus(folder, settings)
     lines = [f"{d.doc_id}\t{d.content_hash[:HASH_CHARS]}\n" for d in documents]
@@ -95,7 +95,7 @@ def write_lock(folder: Path, settings: Settings) -> int:
     return len(lines)
 
 
-def _read_lock(lock: Path) -> dict[str, str]:
+def _read_corpus_lock(lock: Path) -> dict[str, str]:
     rows = [line.split("\t") for line in lock.read_text(encoding="utf-8").splitlines()]
     if bad := [number for number, row in enumerate(rows, 1) if len(row) != 2]:
         problem = Defect(str(lock), bad[0], "an id and a hash parted by a tab are expected")
@@ -103,7 +103,7 @@ def _read_lock(lock: Path) -> dict[str, str]:
     return {doc_id: digest for doc_id, digest in rows}
 
 
-def _read_recipe(path: Path) -> dict[str, Any]:
+def _read_corpus_recipe(path: Path) -> dict[str, Any]:
     try:
         recipe = tomllib.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -119,11 +119,11 @@ def _read_recipe(path: Path) -> dict[str, Any]:
     return recipe
 
 
-def _read_library(library: str, version: str, settings: Settings) -> list[dict[str, Any]]:
+def _read_corpus_library(library: str, version: str, settings: Settings) -> list[dict[str, Any]]:
     """Run the docstring reader on exactly this version; the first line it prints names the version it saw."""
     env = dict(os.environ)
     if metadata.version(library) != version:
-        env["PYTHONPATH"] = str(_private_install(library, version, settings))
+        env["PYTHONPATH"] = str(_install_corpus_library(library, version, settings))
     command = [sys.executable, str(READER), library]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -134,7 +134,7 @@ def _read_library(library: str, version: str, settings: Settings) -> list[dict[s
     return rows
 
 
-def _private_install(library: str, version: str, settings: Settings) -> Path:
+def _install_corpus_library(library: str, version: str, settings: Settings) -> Path:
     """Install one pinned library away from the environment, once."""
     target = settings.cache / "libraries" / f"{library}-{version}"
     if not target.is_dir():
@@ -151,7 +151,7 @@ def _private_install(library: str, version: str, settings: Settings) -> Path:
 
 
 def _docstring_document(library: str, version: str, raw: dict[str, Any], released: dict[str, str]) -> Document:
-    month = _release_month(raw["added"], released) or _release_month(version, released)
+    month = _library_release_month(raw["added"], released) or _library_release_month(version, released)
     if month is None:
         raise EvalsetError(f"corpus.toml gives no month for {library} {version} under [released.{library}]")
     return Document(
@@ -165,20 +165,20 @@ def _docstring_document(library: str, version: str, raw: dict[str, Any], release
     )
 
 
-def _release_month(version: str | None, released: dict[str, str]) -> str | None:
+def _library_release_month(version: str | None, released: dict[str, str]) -> str | None:
     """Month of a release; 2.2.0 is found under "2.2"."""
     if version is None:
         return None
     return released.get(version) or released.get(version.removesuffix(".0"))
 
 
-def _write_built(documents: list[Document], path: Path) -> None:
+def _write_built_corpus(documents: list[Document], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = ([d.doc_id, d.text, d.title, d.tenant_id, d.document_type, str(d.date), list(d.aliases)] for d in documents)
     write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def _read_built(path: Path) -> list[Document]:
+def _read_built_corpus(path: Path) -> list[Document]:
     documents = []
     for line in path.read_text(encoding="utf-8").splitlines():
         doc_id, text, title, tenant_id, kind, date, aliases = json.loads(line)
@@ -187,7 +187,7 @@ def _read_built(path: Path) -> list[Document]:
     return documents
 
 
-def _difference(lock: Path, pinned: dict[str, str], found: dict[str, str]) -> str:
+def _corpus_difference(lock: Path, pinned: dict[str, str], found: dict[str, str]) -> str:
     missing, new = sorted(pinned.keys() - found.keys()), sorted(found.keys() - pinned.keys())
     changed = sorted(k for k in pinned.keys() & found.keys() if pinned[k] != found[k])
     shown = ", ".join((missing + new + changed)[:5])
@@ -212,7 +212,7 @@ class Quotes:
     def __init__(self, documents: Iterable[Document]) -> None:
         self._texts: dict[str, dict[str, str]] = defaultdict(dict)
         for document in documents:
-            self._texts[document.tenant_id][document.doc_id] = _one_line(document.full_text)
+            self._texts[document.tenant_id][document.doc_id] = _quote_on_one_line(document.full_text)
 
     def document(self, quote: str, tenant_id: str, doc_id: str = "") -> str:
         """Id of the one document of a tenant that holds the quote; ``doc_id`` is the one that is said to.
@@ -222,7 +222,7 @@ class Quotes:
         Unusable
             If none holds it, two do, or another than the one that is said to; with what of it is there.
         """
-        words, texts = _one_line(quote), self._texts.get(tenant_id, {})
+        words, texts = _quote_on_one_line(quote), self._texts.get(tenant_id, {})
         if not words:
             raise Unusable("the quote is empty")
         found = [key for key, text in texts.items() if words in text]
@@ -230,26 +230,26 @@ class Quotes:
             return doc_id
         if doc_id or not found:
             told = f"document {doc_id!r} does not hold" if doc_id else "no document holds"
-            raise Unusable(f"{told} the quote {shown(words)}{_beginning(words, texts)}")
+            raise Unusable(f"{told} the quote {shown_cell(words)}{_quote_beginning(words, texts)}")
         if len(found) > 1:
             more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
             where = f"{len(found)} documents ({', '.join(found[:_NAMED])}{more})"
-            raise Unusable(f"the quote {shown(words)} stands in {where}; quote more, or name them by id")
+            raise Unusable(f"the quote {shown_cell(words)} stands in {where}; quote more, or name them by id")
         return found[0]
 
 
-def _one_line(text: str) -> str:
+def _quote_on_one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _beginning(words: str, texts: dict[str, str]) -> str:
+def _quote_beginning(words: str, texts: dict[str, str]) -> str:
     """Where the first words of a quote stand, if the whole does not."""
     first = " ".join(words.split()[:_BEGINNING])
     found = [key for key, text in texts.items() if first in text]
     return f"; {found[0]} has its first words, {first!r}" if found and first != words else ""
 
 
-def own_documents(queries: Iterable[Query], documents: Iterable[Document]) -> frozenset[str]:
+def questions_in_corpus(queries: Iterable[Query], documents: Iterable[Document]) -> frozenset[str]:
     """Ids of the questions that are documents too: same id *and* same text, be it with the title or without.
 
     Such a document is no hit for its own question. The id alone would drop what merely shares a number, as BEIR does;
@@ -257,7 +257,7 @@ def own_documents(queries: Iterable[Query], documents: Iterable[Document]) -> fr
 
     >>> from workbench.records import Document, Query
     >>> notes = [Document("1", "Taxes are too high."), Document("2", "Lower them.")]
-    >>> sorted(own_documents([Query("1", "taxes are too  high"), Query("2", "Who pays?")], notes))
+    >>> sorted(questions_in_corpus([Query("1", "taxes are too  high"), Query("2", "Who pays?")], notes))
     ['1']
     """
     asked = {q.query_id: q.text for q in queries}

@@ -42,13 +42,13 @@ MIN_CHARS = 60
 VERSION_ADDED = re.compile(r"versionadded::\s*v?(\d+(?:\.\d+)*)")
 
 
-def public_names(owner: Any) -> list[str]:
+def docstring_names(owner: Any) -> list[str]:
     """Names a user may rely on: ``__all__`` and what does not start with an underscore."""
     names = getattr(owner, "__all__", None) if isinstance(owner, ModuleType) else None
     return sorted(n for n in (names or dir(owner)) if not n.startswith("_"))
 
 
-def describe(name: str, thing: Any, kind: str) -> dict[str, Any] | None:
+def describe_docstring(name: str, thing: Any, kind: str) -> dict[str, Any] | None:
     """One document, or None where there is no docstring worth the name."""
     text = inspect.getdoc(thing)
     if not isinstance(text, str) or len(text.strip()) < MIN_CHARS:
@@ -57,20 +57,20 @@ def describe(name: str, thing: Any, kind: str) -> dict[str, Any] | None:
     return {"id": name, "kind": kind, "text": text.strip(), "added": added.group(1) if added else None}
 
 
-def members(library: str, owner: Any, name: str, depth: int) -> Iterator[dict[str, Any]]:
+def docstring_members(library: str, owner: Any, name: str, depth: int) -> Iterator[dict[str, Any]]:
     """Documents of the methods and properties of a class, its accessors included."""
-    for attribute in public_names(owner):
+    for attribute in docstring_names(owner):
         if (thing := inspect.getattr_static(owner, attribute, None)) is None:
             continue
         if attribute in ACCESSORS.get(library, []) and depth == 0:
             namespace = accessor_class(owner, attribute, thing)
             if namespace is not None:
-                yield from filter(None, [describe(f"{name}.{attribute}", namespace, "class")])
-                yield from members(library, namespace, f"{name}.{attribute}", 1)
+                yield from filter(None, [describe_docstring(f"{name}.{attribute}", namespace, "class")])
+                yield from docstring_members(library, namespace, f"{name}.{attribute}", 1)
                 continue
         if inspect.isclass(thing) or isinstance(thing, ModuleType):
             continue
-        if doc := describe(f"{name}.{attribute}", getattr(owner, attribute, thing), "method"):
+        if doc := describe_docstring(f"{name}.{attribute}", getattr(owner, attribute, thing), "method"):
             yield doc
 
 
@@ -84,14 +84,14 @@ def accessor_class(owner: type, attribute: str, thing: Any) -> type | None:
     return getattr(module, hint, None) if isinstance(hint, str) else hint if inspect.isclass(hint) else None
 
 
-def documents(library: str) -> Iterator[dict[str, Any]]:
+def docstring_documents(library: str) -> Iterator[dict[str, Any]]:
     """Every public documented object of the library, namespace by namespace."""
     for entry in NAMESPACES[library]:
         space, _, only = entry.partition(":")
         module = importlib.import_module(space)
-        if not only and (doc := describe(space, module, "module")):
+        if not only and (doc := describe_docstring(space, module, "module")):
             yield doc
-        for attribute in [only] if only else public_names(module):
+        for attribute in [only] if only else docstring_names(module):
             thing = getattr(module, attribute, None)
             if isinstance(thing, ModuleType) or not (inspect.isclass(thing) or callable(thing)):
                 continue
@@ -99,10 +99,10 @@ def documents(library: str) -> Iterator[dict[str, Any]]:
             if home.split(".")[0] not in ("", library, "builtins"):
                 continue
             name, is_class = f"{space}.{attribute}", inspect.isclass(thing)
-            if doc := describe(name, thing, "class" if is_class else "function"):
+            if doc := describe_docstring(name, thing, "class" if is_class else "function"):
                 yield doc
             if is_class:
-                yield from members(library, thing, name, 0)
+                yield from docstring_members(library, thing, name, 0)
 
 
 def main(library: str) -> None:
@@ -114,7 +114,7 @@ def main(library: str) -> None:
     warnings.simplefilter("ignore")
     by_text: dict[str, dict[str, dict[str, Any]]] = {}
     taken: set[str] = set()
-    for doc in documents(library):
+    for doc in docstring_documents(library):
         if doc["id"] not in taken:
             taken.add(doc["id"])
             by_text.setdefault(doc["text"], {})[doc["id"]] = doc

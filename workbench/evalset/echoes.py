@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-from workbench.evalset.findings import Finding, of_query
-from workbench.evalset.folder import Contents
+from workbench.evalset.findings import Finding, finding_of_query
+from workbench.evalset.folder import EvalsetContents
 from workbench.evalset.texts import spaceless, words
 from workbench.records import Document, Query
 from workbench.rendering.progress import Progress, advance, waiting
@@ -40,13 +40,13 @@ def echo_scores(
     >>> echo_scores([("如何开启深色模式", "如何开启深色模式吗")])
     [EchoScore(precision=1.0, recall=0.8888888888888888)]
     """
-    latin = [i for i, pair in enumerate(pairs) if _is_plain("".join(pair))]
+    latin = [i for i, pair in enumerate(pairs) if _is_plain_echo("".join(pair))]
     found: dict[int, EchoScore] = {}
     if latin:
         with ThreadPoolExecutor(max_workers=1) as pool:
             for start in range(0, len(latin), _AT_ONCE):
                 part = latin[start : start + _AT_ONCE]
-                scored = pool.submit(asyncio.run, _rouge([pairs[i] for i in part])).result()
+                scored = pool.submit(asyncio.run, _rouge_by_ragas([pairs[i] for i in part])).result()
                 found |= zip(part, scored, strict=True)
                 if on_progress:
                     on_progress(start + len(part), len(latin))
@@ -56,7 +56,7 @@ def echo_scores(
 _AT_ONCE = 200  # pairs between two words on how far it is
 
 
-def _is_plain(text: str) -> bool:
+def _is_plain_echo(text: str) -> bool:
     return all(c.isascii() or not c.isalnum() for c in text)
 
 
@@ -93,7 +93,7 @@ def load_ragas() -> Ragas:
     return Ragas(collections, InstructorBaseRagasLLM, BaseRagasEmbedding, __version__)
 
 
-async def _rouge(pairs: Sequence[tuple[str, str]]) -> list[EchoScore]:
+async def _rouge_by_ragas(pairs: Sequence[tuple[str, str]]) -> list[EchoScore]:
     collections = load_ragas().metrics
     precision, recall = collections.RougeScore(mode="precision"), collections.RougeScore(mode="recall")
     return [
@@ -117,18 +117,18 @@ _LINE_WORDS = 40
 SIGNS_PER_WORD = 3  # of a script without blanks: two or three make a word of Chinese, Japanese or Thai
 
 
-def find_echoes(contents: Contents) -> Iterator[Finding]:
+def find_echoes(contents: EvalsetContents) -> Iterator[Finding]:
     """Questions written by copying: lexical search finds them, and no user asks them."""
-    pairs = list(_relevant_pairs(contents))
-    lines = [(query.text, _document_line(document)) for query, document in pairs]
-    if any(_is_plain("".join(line)) for line in lines):
+    pairs = list(_echo_pairs(contents))
+    lines = [(query.text, _first_document_line(document)) for query, document in pairs]
+    if any(_is_plain_echo("".join(line)) for line in lines):
         with waiting("import of ragas"):
             load_ragas()  # else its seconds would count as those of the first questions
     bar = Progress("questions compared with their documents", len(pairs))
     scores = echo_scores(lines, on_progress=partial(advance, bar))
     reported: set[str] = set()
     for (query, document), score in zip(pairs, scores, strict=True):
-        run = max(_longest_run(query.text, text) for text in (document.title, _document_line(document)))
+        run = max(_longest_echo(query.text, text) for text in (document.title, _first_document_line(document)))
         if run >= ECHO_WORDS - 1e-9:  # thirds add up to whole words but for rounding
             how = f"{run:.0f} words in a row"
         elif min(score.precision, score.recall) >= ECHO_ROUGE:
@@ -137,12 +137,12 @@ def find_echoes(contents: Contents) -> Iterator[Finding]:
             continue
         if query.query_id not in reported:
             reported.add(query.query_id)
-            yield of_query(
+            yield finding_of_query(
                 contents, query.query_id, f"repeats the first line of {document.doc_id!r} ({how})", "warning"
             )
 
 
-def _relevant_pairs(contents: Contents) -> Iterator[tuple[Query, Document]]:
+def _echo_pairs(contents: EvalsetContents) -> Iterator[tuple[Query, Document]]:
     queries = {q.query_id: q for q in contents.queries}
     documents = {d.doc_id: d for d in contents.documents}
     for rows in contents.judgements.values():
@@ -152,14 +152,14 @@ def _relevant_pairs(contents: Contents) -> Iterator[tuple[Query, Document]]:
                 yield query, document
 
 
-def _document_line(document: Document) -> str:
+def _first_document_line(document: Document) -> str:
     """First line of the text that is not blank, at most 40 words or 120 signs of it: some texts are one line."""
     line = next((line for line in document.text.splitlines() if line.strip()), "")
     line = " ".join(line.split()[:_LINE_WORDS])
     return line[: SIGNS_PER_WORD * _LINE_WORDS] if spaceless(line) else line
 
 
-def _longest_run(question: str, line: str) -> float:
+def _longest_echo(question: str, line: str) -> float:
     """Words of the longest passage that stands in both; a sign of a script without blanks is part of a word."""
     asked, there = words(question), words(line)
     longest, runs = 0.0, [0.0] * (len(there) + 1)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from workbench.config import Settings
 from workbench.errors import Defect, EvalsetError, SplitError, unknown_name
-from workbench.evalset.corpus import own_documents
+from workbench.evalset.corpus import questions_in_corpus
 from workbench.evalset.files import Judgement
-from workbench.evalset.findings import NAMED, POOLED_SHARE, USED, find, left_out, notes_of
-from workbench.evalset.folder import Contents, read_contents
-from workbench.evalset.gates import GatePolicy, default_policy
+from workbench.evalset.findings import NAMED, POOLED_SHARE, USED, find_defects, left_out_questions, notes_of_findings
+from workbench.evalset.folder import EvalsetContents, read_evalset_folder
+from workbench.evalset.gates import GatePolicy, default_gate_policy
 from workbench.evalset.texts import text_key
 from workbench.records import Document, Query
 from workbench.rendering.progress import waiting
@@ -145,7 +145,7 @@ class Evalset:
 
     def policy(self, notebook: str) -> GatePolicy:
         """Give what ``gates.toml`` asks of a notebook, or the defaults."""
-        return self.gates.get(notebook) or default_policy(notebook)
+        return self.gates.get(notebook) or default_gate_policy(notebook)
 
     @property
     def tenants(self) -> tuple[str, ...]:
@@ -176,12 +176,12 @@ def load_evalset(source: str | Path, *, settings: Settings, seed: int = 0, build
         line. What it calls a warning loads; questions that are left out are named in ``notes``.
     """
     folder = find_evalset(source, settings)
-    contents = read_contents(folder, settings, build=build)
+    contents = read_evalset_folder(folder, settings, build=build)
     splits, notes = split_qrels(contents, seed=seed)
-    errors = [Defect(f.file, f.line, f.problem) for f in find(contents, splits) if f.severity == "error"]
+    errors = [Defect(f.file, f.line, f.problem) for f in find_defects(contents, splits) if f.severity == "error"]
     if errors:
         raise EvalsetError(f"evalset {folder} cannot be used; {len(errors)} places to correct:", errors)
-    qrels, unasked = _leave_out(contents, splits)
+    qrels, unasked = _leave_out_questions(contents, splits)
     queries, joined = _join_families(contents.queries, qrels)
     return Evalset(
         name=folder.name,
@@ -193,7 +193,7 @@ def load_evalset(source: str | Path, *, settings: Settings, seed: int = 0, build
         card=contents.card,
         gates=contents.gates,
         synthetic=contents.synthetic,
-        notes=(*notes, *unasked, *joined, *notes_of(contents, splits)),
+        notes=(*notes, *unasked, *joined, *notes_of_findings(contents, splits)),
     )
 
 
@@ -201,7 +201,7 @@ def _join_families(queries: Sequence[Query], qrels: Mapping[str, Qrels]) -> tupl
     """Questions with the families that they are resampled by, and a note where texts joined some clusters."""
     family: dict[str, str] = {}
     for split in USED:
-        family |= families(q for q in queries if q.query_id in qrels.get(split, {}))
+        family |= question_families(q for q in queries if q.query_id in qrels.get(split, {}))
     moved = [q for q in queries if family.get(q.query_id, q.cluster) != q.cluster]
     if not moved:
         return tuple(queries), []
@@ -210,9 +210,9 @@ def _join_families(queries: Sequence[Query], qrels: Mapping[str, Qrels]) -> tupl
     return tuple(replace(q, cluster=family.get(q.query_id, q.cluster)) for q in queries), [note]
 
 
-def _leave_out(contents: Contents, splits: dict[str, Qrels]) -> tuple[dict[str, Qrels], list[str]]:
+def _leave_out_questions(contents: EvalsetContents, splits: dict[str, Qrels]) -> tuple[dict[str, Qrels], list[str]]:
     """Judgements of the questions that are asked, and for each split a sentence that names the others."""
-    gone = left_out(contents, splits)
+    gone = left_out_questions(contents, splits)
     without = {(each.split, each.query_id) for each in gone}
     asked: dict[str, Qrels] = {}
     for name, qrels in splits.items():
@@ -272,7 +272,7 @@ def require_evalset(folder: Path, given: str, settings: Settings) -> Path:
     if _is_evalset(folder):
         return folder
     told = f"{given!r} is no evalset: {folder} holds neither questions (queries.jsonl) nor a corpus nor anything else "
-    told += f"of one; it holds {_held(folder)}"
+    told += f"of one; it holds {_held_in_evalset(folder)}"
     if below := _evalsets_in(folder):
         raise EvalsetError(f"{told}; evalsets in it are {below}: name one of them")
     known = f"; or name one of {there}" if (there := _evalsets_in(settings.evalsets)) else ""
@@ -289,7 +289,7 @@ def _evalsets_in(folder: Path) -> str:
     return ", ".join([*found[:NAMED], *([f"{len(found) - NAMED} more"] if len(found) > NAMED else [])])
 
 
-def _held(folder: Path) -> str:
+def _held_in_evalset(folder: Path) -> str:
     """What a folder holds at its first level: files by their endings, the most frequent first, and folders."""
     inside = list(folder.iterdir())
     kinds = Counter("folders" if p.is_dir() else p.suffix.lower() or p.name for p in inside)
@@ -306,13 +306,13 @@ def hub_folder(name: str, settings: Settings) -> Path:
     return settings.cache / "hub" / name.replace("/", "--")
 
 
-def split_qrels(contents: Contents, *, seed: int) -> tuple[dict[str, Qrels], tuple[str, ...]]:
+def split_qrels(contents: EvalsetContents, *, seed: int) -> tuple[dict[str, Qrels], tuple[str, ...]]:
     """Judgements by split, with dev and test wherever there are any, and a sentence on how they were made.
 
     A question that is itself a document is not judged by it. Questions of one text come into one split.
     """
-    own = own_documents(contents.queries, contents.documents)
-    splits = {name: _qrels(rows, own) for name, rows in contents.judgements.items()}
+    own = questions_in_corpus(contents.queries, contents.documents)
+    splits = {name: _qrels_of_split(rows, own) for name, rows in contents.judgements.items()}
     if not splits or {"dev", "test"} <= splits.keys():
         return splits, ()
     if {"train", "test"} <= splits.keys():
@@ -320,8 +320,8 @@ def split_qrels(contents: Contents, *, seed: int) -> tuple[dict[str, Qrels], tup
         return splits, (f"no dev split: the {len(splits['dev'])} questions of train serve as dev",)
     pool = next((name for name in ("test", "dev", "train") if name in splits), min(splits))
     judged = splits.pop(pool)
-    family = families(q for q in contents.queries if q.query_id in judged)
-    without = {each.query_id for each in left_out(contents, {pool: judged})}
+    family = question_families(q for q in contents.queries if q.query_id in judged)
+    without = {each.query_id for each in left_out_questions(contents, {pool: judged})}
     dev = dev_clusters({family[q] for q in judged if q in family and q not in without}, seed)
     splits["dev"] = {q: grades for q, grades in judged.items() if family.get(q) in dev}
     splits["test"] = {q: grades for q, grades in judged.items() if family.get(q) not in dev}
@@ -329,7 +329,7 @@ def split_qrels(contents: Contents, *, seed: int) -> tuple[dict[str, Qrels], tup
     return splits, (f"only {pool} is judged: split 1:3 by cluster, by hash with seed {seed} ({sizes})",)
 
 
-def _qrels(rows: Iterable[Judgement], own: Collection[str]) -> Qrels:
+def _qrels_of_split(rows: Iterable[Judgement], own: Collection[str]) -> Qrels:
     """Grades by question and document; ``own`` are the questions that are documents themselves."""
     qrels: dict[str, dict[str, int]] = {}
     for row in rows:
@@ -344,24 +344,25 @@ def dev_clusters(clusters: set[str], seed: int, share: float = DEV_SHARE) -> set
 
     At least one is in dev, and where there are two or more, at least one in test.
     """
-    ranked = sorted((_fraction(cluster, seed), cluster) for cluster in clusters)
+    ranked = sorted((_cluster_fraction(cluster, seed), cluster) for cluster in clusters)
     count = sum(fraction < share for fraction, _ in ranked)
     return {cluster for _, cluster in ranked[: max(1, min(count, len(ranked) - 1))]}
 
 
-def _fraction(cluster: str, seed: int) -> float:
+def _cluster_fraction(cluster: str, seed: int) -> float:
     """Hash of a cluster as a number in [0, 1)."""
     return int(hashlib.sha256(f"{seed}:{cluster}".encode()).hexdigest()[:13], 16) / 16**13
 
 
-def families(queries: Iterable[Query]) -> dict[str, str]:
+def question_families(queries: Iterable[Query]) -> dict[str, str]:
     """Family of each question: its cluster, and one family for clusters that share a question's text.
 
     Two questions of one text stand and fall together, whatever clusters they were given; tuned on one of them, an arm
     has seen the other.
 
     >>> from workbench.records import Query
-    >>> families([Query("1", "Why?", cluster="a"), Query("2", "why", cluster="b"), Query("3", "How?", cluster="c")])
+    >>> asked = Query("1", "Why?", cluster="a"), Query("2", "why", cluster="b"), Query("3", "How?", cluster="c")
+    >>> question_families(asked)
     {'1': 'a', '2': 'a', '3': 'c'}
     """
     queries, home = list(queries), dict[str, str]()

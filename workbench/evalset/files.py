@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from workbench.errors import ConfigError, Defect, EvalsetError
-from workbench.evalset.cells import Unusable, grade, parse_json, settled
+from workbench.evalset.cells import Unusable, grade_cell, parse_json_cell, settled_cell
 
 Row = tuple[int, dict[str, Any]]
 _BOM = b"\xef\xbb\xbf"
@@ -48,7 +48,7 @@ def read_jsonl(path: Path) -> list[Row]:
         With every defect: no such file, no content, not UTF-8, not JSON, not an object.
     """
     rows, defects = scan_jsonl(path)
-    refuse(path, defects)
+    refuse_file(path, defects)
     return rows
 
 
@@ -62,11 +62,11 @@ def read_qrels(path: Path) -> list[Judgement]:
         whole number.
     """
     rows, defects = scan_qrels(path)
-    refuse(path, defects)
+    refuse_file(path, defects)
     return rows
 
 
-def refuse(path: Path, defects: Iterable[Defect]) -> None:
+def refuse_file(path: Path, defects: Iterable[Defect]) -> None:
     """Raise an EvalsetError with the defects of a file in the order of its lines, if there are any."""
     if in_order := sorted(defects, key=lambda defect: defect.line):
         raise EvalsetError(f"{path} cannot be read; correct these lines:", in_order)
@@ -78,11 +78,11 @@ def scan_jsonl(path: Path) -> tuple[list[Row], list[Defect]]:
     lines, defects = read_lines(path)
     for number, line in lines:
         try:
-            value = parse_json(line)
+            value = parse_json_cell(line)
             if "\\u" in line:
                 json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair cannot be written again
         except (ValueError, RecursionError) as error:
-            defects.append(Defect(str(path), number, _json_problem(error, line)))
+            defects.append(Defect(str(path), number, _jsonl_problem(error, line)))
             continue
         if isinstance(value, dict):
             rows.append((number, value))
@@ -103,7 +103,7 @@ def scan_qrels(path: Path) -> tuple[list[Judgement], list[Defect]]:
             continue
         width = width or len(cells)
         try:
-            rows.append(_judgement(number, cells, width))
+            rows.append(_qrels_judgement(number, cells, width))
         except Unusable as error:
             defects.append(Defect(str(path), number, str(error)))
     if not rows and not defects:
@@ -121,7 +121,7 @@ def read_lines(path: Path) -> tuple[list[tuple[int, str]], list[Defect]]:
         return [], [Defect(str(path), 1, _IS_UTF16)]
     lines: list[tuple[int, str]] = []
     defects: list[Defect] = []
-    for number, offset, raw in _raw_lines(data):
+    for number, offset, raw in _raw_file_lines(data):
         try:
             lines.append((number, raw.decode()))
         except UnicodeDecodeError as error:
@@ -149,7 +149,7 @@ def _not_utf8(byte: int, offset: int) -> str:
     return f"not UTF-8: byte 0x{byte:02x} at offset {offset} of the file; save it as UTF-8"
 
 
-def _raw_lines(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+def _raw_file_lines(data: bytes) -> Iterator[tuple[int, int, bytes]]:
     """Line number, offset in the file and bytes of each line that is not blank; a line feed ends a line."""
     offset = len(_BOM) if data.startswith(_BOM) else 0
     for number, raw in enumerate(data[offset:].split(b"\n"), start=1):
@@ -158,7 +158,7 @@ def _raw_lines(data: bytes) -> Iterator[tuple[int, int, bytes]]:
         offset += len(raw) + 1
 
 
-def _json_problem(error: ValueError | RecursionError, line: str) -> str:
+def _jsonl_problem(error: ValueError | RecursionError, line: str) -> str:
     if isinstance(error, Unusable):
         return f"is {error}"
     if not isinstance(error, json.JSONDecodeError):
@@ -167,14 +167,14 @@ def _json_problem(error: ValueError | RecursionError, line: str) -> str:
     return f"not JSON: {error.msg} at column {error.colno}" + ("; the line is cut short" if cut else "")
 
 
-def _judgement(line: int, cells: list[str], width: int) -> Judgement:
+def _qrels_judgement(line: int, cells: list[str], width: int) -> Judgement:
     if len(cells) not in (3, 4):
         raise Unusable(f"3 columns (query-id, corpus-id, score) or TREC's 4 are expected, found {len(cells)}")
     if len(cells) != width:
         raise Unusable(f"{width} columns are expected as in the first row, found {len(cells)}")
     if not (cells[0] and cells[-2]):
         raise Unusable("the query-id or the corpus-id is empty")
-    if (found := grade(cells[-1])) is None:
+    if (found := grade_cell(cells[-1])) is None:
         raise Unusable(f"the grade must be a whole number, found {cells[-1]!r}")
     return Judgement(line, cells[0], cells[-2], found)
 
@@ -192,7 +192,7 @@ class TableFile:
 
 
 def read_table(path: Path, rename: Mapping[str, str] | None = None) -> TableFile:
-    """Read a JSONL, CSV, TSV or Parquet file; ``rename`` gives columns of another name ours (`renamed`).
+    """Read a JSONL, CSV, TSV or Parquet file; ``rename`` gives columns of another name ours (`renamed_columns`).
 
     CSV may be parted by commas, semicolons, tabs or bars, as its header shows or a first line ``sep=;`` says; types are
     not guessed, so that the id 007 stays 007. Rows without any content are skipped.
@@ -208,7 +208,7 @@ def read_table(path: Path, rename: Mapping[str, str] | None = None) -> TableFile
         raise EvalsetError(f"{path}: a table is one of {', '.join(TABLES)}, found {suffix or 'no suffix'!r}")
     if suffix == ".parquet":
         frame = read_parquet(path)
-        rows = tuple(enumerate((settled(row) for row in frame.to_dicts()), start=1))
+        rows = tuple(enumerate((settled_cell(row) for row in frame.to_dicts()), start=1))
         table = TableFile(path, tuple(frame.columns), rows)
     elif suffix in (".csv", ".tsv"):
         table = _read_delimited(path)
@@ -219,7 +219,7 @@ def read_table(path: Path, rename: Mapping[str, str] | None = None) -> TableFile
         raise EvalsetError(f"{path} is empty; a header and one row a line are expected")
     if rename:
         require_columns(rename, [table])
-    return renamed(table, rename or {})
+    return renamed_columns(table, rename or {})
 
 
 def read_parquet(path: Path) -> pl.DataFrame:
@@ -248,7 +248,7 @@ def require_columns(rename: Mapping[str, str], tables: Sequence[TableFile]) -> N
         With the columns that there are.
     """
     known = dict.fromkeys(column for table in tables for column in table.columns)
-    unknown = [name for name in rename if name not in known and _head(name) not in known]
+    unknown = [name for name in rename if name not in known and _table_head(name) not in known]
     if unknown:
         found = f"no column {', '.join(unknown)} to rename; there are {', '.join(known)}"
         raise ConfigError(f"{found}: yours comes first, --rename YOURS=OURS")
@@ -258,38 +258,38 @@ def require_columns(rename: Mapping[str, str], tables: Sequence[TableFile]) -> N
             raise ConfigError(f"--rename gives two columns of {table.path} the name {', '.join(twice)}")
 
 
-def renamed(table: TableFile, rename: Mapping[str, str]) -> TableFile:
+def renamed_columns(table: TableFile, rename: Mapping[str, str]) -> TableFile:
     """Columns under the names that ``rename`` gives them; ``a.b`` is the field b of the objects in column a.
 
     A column that has the new name already gives way, and stands under ``NAME (of the file)``.
     """
     if not rename:
         return table
-    given = {ours for name, ours in rename.items() if name in table.columns or _head(name) in table.columns}
+    given = {ours for name, ours in rename.items() if name in table.columns or _table_head(name) in table.columns}
     moves = {name: f"{name} (of the file)" for name in table.columns if name in given and name not in rename}
     moves |= {name: ours for name, ours in rename.items() if name in table.columns}
     inner = {name: ours for name, ours in rename.items() if name not in table.columns}
     rows: list[Row] = []
     for line, row in table.rows:
         cells = {moves.get(name, name): value for name, value in row.items()}
-        cells |= {ours: value for name, ours in inner.items() if (value := _inner(row, name)) is not None}
+        cells |= {ours: value for name, ours in inner.items() if (value := _inner_cell(row, name)) is not None}
         rows.append((line, cells))
     columns = dict.fromkeys([*(moves.get(name, name) for name in table.columns), *inner.values()])
     return replace(table, columns=tuple(columns), rows=tuple(rows))
 
 
-def _head(name: str) -> str:
+def _table_head(name: str) -> str:
     return name.partition(".")[0]
 
 
-def _inner(row: Any, name: str) -> Any:
+def _inner_cell(row: Any, name: str) -> Any:
     """Value at a path such as ``provider.id`` inside the objects of a row."""
     for part in name.split("."):
         row = row.get(part) if isinstance(row, dict) else None
     return row
 
 
-def named_rows(table: TableFile, names: Names, needed: Sequence[str] = ()) -> tuple[list[Row], list[str]]:
+def named_table_rows(table: TableFile, names: Names, needed: Sequence[str] = ()) -> tuple[list[Row], list[str]]:
     """Rows under our names, each from the first of its known columns that says anything, and the columns left out.
 
     Raises
@@ -297,7 +297,7 @@ def named_rows(table: TableFile, names: Names, needed: Sequence[str] = ()) -> tu
     EvalsetError
         If a column that is ``needed`` is not there under any of its names.
     """
-    require_named(table, names, needed)
+    require_named_column(table, names, needed)
     rows: list[Row] = []
     used: set[str] = set()
     for line, row in table.rows:
@@ -309,7 +309,7 @@ def named_rows(table: TableFile, names: Names, needed: Sequence[str] = ()) -> tu
     return rows, [name for name in table.columns if name not in used and (name in said or name not in ours)]
 
 
-def require_named(table: TableFile, names: Names, needed: Sequence[str]) -> None:
+def require_named_column(table: TableFile, names: Names, needed: Sequence[str]) -> None:
     """Refuse a table that has a column under none of its names.
 
     Raises
@@ -338,22 +338,24 @@ def has_header(path: Path, names: Names, needed: Sequence[str]) -> bool:
 
 def _read_delimited(path: Path) -> TableFile:
     text, defects = read_text(path)
-    refuse(path, defects)
-    text, separator, offset = _separated(text.removeprefix("\ufeff"))
+    refuse_file(path, defects)
+    text, separator, offset = _separated_file_text(text.removeprefix("\ufeff"))
     limit = csv.field_size_limit(_LARGEST_CELL)
     try:
-        records, problem = _records(text, separator, offset)
+        records, problem = _delimited_records(text, separator, offset)
     finally:
         csv.field_size_limit(limit)
     defects = [Defect(str(path), problem[0], f"not CSV: {problem[1]}")] if problem else []
     if not records:
-        refuse(path, defects or [Defect(str(path), 0, "is empty; a header and one row a line are expected")])
+        refuse_file(path, defects or [Defect(str(path), 0, "is empty; a header and one row a line are expected")])
     (line, header), *records = records
     header = [cell.strip() or f"column {place}" for place, cell in enumerate(header, start=1)]
     if twice := [name for name in dict.fromkeys(header) if header.count(name) > 1]:
         places = [", ".join(str(i) for i, other in enumerate(header, 1) if other == name) for name in twice]
         told = [f"two columns are called {n!r} (columns {where})" for n, where in zip(twice, places, strict=True)]
-        refuse(path, [Defect(str(path), line, f"{problem}; give each its own name, or remove one") for problem in told])
+        refuse_file(
+            path, [Defect(str(path), line, f"{problem}; give each its own name, or remove one") for problem in told]
+        )
     rows: list[Row] = []
     for line, cells in records:
         cells = cells[: len(header)] + [cell for cell in cells[len(header) :] if cell.strip()]
@@ -364,12 +366,12 @@ def _read_delimited(path: Path) -> TableFile:
             defects.append(Defect(str(path), line, f"{found} (parted by {separator!r})"))
     if not rows and not defects:
         defects.append(Defect(str(path), 0, "is empty; a header and one row a line are expected"))
-    refuse(path, defects)
+    refuse_file(path, defects)
     filled = {name for _, row in rows for name in row}
     return TableFile(path, tuple(n for n in header if n in filled or not n.startswith("column ")), tuple(rows))
 
 
-def _separated(text: str) -> tuple[str, str, int]:
+def _separated_file_text(text: str) -> tuple[str, str, int]:
     """Text without Excel's line ``sep=;``, the separator of its cells, and how many lines were taken off."""
     first, _, rest = text.partition("\n")
     told = first.strip().strip('"')
@@ -394,7 +396,7 @@ def _separator_fit(sample: str, separator: str) -> tuple[bool, int, int]:
     return width > 1, sum(len(row) == width for row in rows), width
 
 
-def _records(
+def _delimited_records(
     text: str, separator: str, offset: int
 ) -> tuple[list[tuple[int, list[str]]], tuple[int, csv.Error] | None]:
     """Records that hold anything, each with the line on which it begins; and the first that is not CSV."""

@@ -11,11 +11,11 @@ from difflib import get_close_matches
 from typing import Literal
 
 from workbench.errors import Defect, unknown_name
-from workbench.evalset.corpus import own_documents
+from workbench.evalset.corpus import questions_in_corpus
 from workbench.evalset.files import scan_jsonl
-from workbench.evalset.folder import DOCUMENT_KEYS, QUERY_KEYS, Contents, fits
+from workbench.evalset.folder import DOCUMENT_KEYS, QUERY_KEYS, EvalsetContents, fits_metadata_key
 from workbench.evalset.texts import words
-from workbench.evalset.traffic import pairs_of
+from workbench.evalset.traffic import pairs_of_rows
 
 Severity = Literal["error", "warning"]
 Splits = Mapping[str, Mapping[str, Mapping[str, int]]]
@@ -45,32 +45,39 @@ class LeftOut:
     why: str
 
 
-def find(contents: Contents, splits: Splits) -> list[Finding]:
+def find_defects(contents: EvalsetContents, splits: Splits) -> list[Finding]:
     """Everything that can be told without measuring texts; ``splits`` as `workbench.evalset.evalset.split_qrels`.
 
     Errors: a line that cannot be read or used, an id that is unknown or stands twice, an empty question, a judged
     document of another tenant, a mistyped metadata key, a cluster or a question that is in dev and in test, and a split
-    of which no question is left. Warnings: questions that are left out (`left_out`), never asked, or documents
-    themselves, documents with no text, judgements that are no pool, metadata that means nothing here, and what a split
-    that is not used shares with another one.
+    of which no question is left. Warnings: questions that are left out (`left_out_questions`), never asked, or
+    documents themselves, documents with no text, judgements that are no pool, metadata that means nothing here, and
+    what a split that is not used shares with another one.
     """
-    defects = [*contents.defects, *_pair_defects(contents)]
+    defects = [*contents.defects, *_pair_findings(contents)]
     findings = [Finding(d.file, d.line, d.problem) for d in defects]
-    for look in (_foreign_keys, _empty_queries, _empty_documents, _never_asked, _other_tenants, _themselves):
+    for look in (
+        _foreign_key_findings,
+        _empty_query_findings,
+        _empty_document_findings,
+        _never_asked_findings,
+        _other_tenant_findings,
+        _own_document_findings,
+    ):
         findings += look(contents)
-    for compare in (_left_out, _shared_queries, _shared_families, _mostly_known_answers):
+    for compare in (_left_out_findings, _shared_query_findings, _shared_family_findings, _known_answer_findings):
         findings += compare(contents, splits)
     return findings
 
 
-def left_out(contents: Contents, splits: Splits) -> list[LeftOut]:
+def left_out_questions(contents: EvalsetContents, splits: Splits) -> list[LeftOut]:
     """Questions that are judged and not asked.
 
     Those without a relevant document that can be found, and those of dev whose text stands in test again: tuned on,
     they would show there as they would in no new question.
     """
     texts = {q.query_id: " ".join(words(q.text)) for q in contents.queries}
-    empty, itself = set(_empty_ids(contents)), _judged_itself(contents)
+    empty, itself = set(_empty_id_findings(contents)), _question_judged_itself(contents)
     out, asked = [], dict[str, dict[str, str]]()
     for split, qrels in splits.items():
         asked[split] = {}
@@ -81,7 +88,7 @@ def left_out(contents: Contents, splits: Splits) -> list[LeftOut]:
             if relevant - empty:
                 asked[split].setdefault(texts.get(query_id, ""), query_id)
             else:
-                out.append(LeftOut(split, query_id, _nothing_to_find(split, relevant, query_id in itself)))
+                out.append(LeftOut(split, query_id, _no_answer_to_find(split, relevant, query_id in itself)))
     without = {o.query_id for o in out if o.split == "dev"}
     for query_id in splits.get("dev", {}):
         text = texts.get(query_id)
@@ -91,7 +98,7 @@ def left_out(contents: Contents, splits: Splits) -> list[LeftOut]:
     return out
 
 
-def _nothing_to_find(split: str, relevant: Collection[str], judged_itself: bool) -> str:
+def _no_answer_to_find(split: str, relevant: Collection[str], judged_itself: bool) -> str:
     """Why no arm can find an answer to a question; ``relevant`` are the documents that are, all of them empty."""
     if relevant:
         return f"has no relevant document with a text in {split}: {min(relevant)!r} is empty"
@@ -100,27 +107,27 @@ def _nothing_to_find(split: str, relevant: Collection[str], judged_itself: bool)
     return f"has no relevant document (grade above 0) in {split}"
 
 
-def _judged_itself(contents: Contents) -> set[str]:
-    own = own_documents(contents.queries, contents.documents)
+def _question_judged_itself(contents: EvalsetContents) -> set[str]:
+    own = questions_in_corpus(contents.queries, contents.documents)
     judged = (row for rows in contents.judgements.values() for row in rows)
     return {row.query_id for row in judged if row.grade > 0 and row.query_id == row.doc_id and row.doc_id in own}
 
 
-def of_query(contents: Contents, query_id: str, problem: str, severity: Severity = "error") -> Finding:
+def finding_of_query(contents: EvalsetContents, query_id: str, problem: str, severity: Severity = "error") -> Finding:
     """Finding at the line of a query."""
     file = str(contents.folder / "queries.jsonl")
     return Finding(file, contents.query_lines[query_id], f"query {query_id!r} {problem}", severity)
 
 
-def _pair_defects(contents: Contents) -> list[Defect]:
+def _pair_findings(contents: EvalsetContents) -> list[Defect]:
     path = contents.folder / "pairs.jsonl"
     if not path.exists():
         return []
     rows, defects = scan_jsonl(path)
-    return [*defects, *pairs_of(str(path), rows)[1]]
+    return [*defects, *pairs_of_rows(str(path), rows)[1]]
 
 
-def _foreign_keys(contents: Contents) -> Iterator[Finding]:
+def _foreign_key_findings(contents: EvalsetContents) -> Iterator[Finding]:
     """Keys near to ours that hold what ours would are mistyped: errors. BEIR collections carry others: one warning."""
     for file, lines in contents.foreign.items():
         known = QUERY_KEYS if file.endswith("queries.jsonl") else DOCUMENT_KEYS
@@ -128,7 +135,7 @@ def _foreign_keys(contents: Contents) -> Iterator[Finding]:
         for line, keys in lines.items():
             for key, value in keys.items():
                 near = get_close_matches(key, known, n=1, cutoff=_MISTYPED)
-                if near and fits(near[0], value):
+                if near and fits_metadata_key(near[0], value):
                     yield Finding(file, line, unknown_name("metadata key", key, known))
                 else:
                     strange.append((line, key))
@@ -139,23 +146,23 @@ def _foreign_keys(contents: Contents) -> Iterator[Finding]:
             yield Finding(file, line, f"{problem}. Known: {', '.join(known)}", "warning")
 
 
-def _empty_queries(contents: Contents) -> Iterator[Finding]:
+def _empty_query_findings(contents: EvalsetContents) -> Iterator[Finding]:
     for query in contents.queries:
         if not query.text.strip():
-            yield of_query(contents, query.query_id, "has an empty text")
+            yield finding_of_query(contents, query.query_id, "has an empty text")
 
 
-def _empty_ids(contents: Contents) -> list[str]:
+def _empty_id_findings(contents: EvalsetContents) -> list[str]:
     return [d.doc_id for d in contents.documents if not d.full_text.strip()]
 
 
-def _empty_documents(contents: Contents) -> Iterator[Finding]:
+def _empty_document_findings(contents: EvalsetContents) -> Iterator[Finding]:
     """Nothing can find an empty document; one that answers a question lowers every arm alike."""
     wanted: dict[str, str] = {}
     for row in (row for rows in contents.judgements.values() for row in rows if row.grade > 0):
         wanted.setdefault(row.doc_id, row.query_id)
     file = str(contents.folder / ("corpus.jsonl" if contents.document_lines else "corpus.toml"))
-    for doc_id in (empty := _empty_ids(contents)):
+    for doc_id in (empty := _empty_id_findings(contents)):
         if doc_id in wanted:
             problem = f"document {doc_id!r} has an empty text and no title, so that {wanted[doc_id]!r}, to which it is "
             problem += "judged relevant, cannot find it"
@@ -165,27 +172,27 @@ def _empty_documents(contents: Contents) -> Iterator[Finding]:
         yield Finding(file, contents.document_lines.get(others[0], 0), problem, "warning")
 
 
-def _themselves(contents: Contents) -> Iterator[Finding]:
-    if own := own_documents(contents.queries, contents.documents):
+def _own_document_findings(contents: EvalsetContents) -> Iterator[Finding]:
+    if own := questions_in_corpus(contents.queries, contents.documents):
         first = next(q.query_id for q in contents.queries if q.query_id in own)
         others = f", and so are {len(own) - 1} others" if len(own) > 1 else ""
         problem = f"is itself a document (same id and same text){others}: no question is a hit of its own"
-        yield of_query(contents, first, problem, "warning")
+        yield finding_of_query(contents, first, problem, "warning")
 
 
-def _mostly_known_answers(contents: Contents, splits: Splits) -> Iterator[Finding]:
+def _known_answer_findings(contents: EvalsetContents, splits: Splits) -> Iterator[Finding]:
     """A few documents judged not relevant make no pool."""
-    out = {(each.split, each.query_id) for each in left_out(contents, splits)}
+    out = {(each.split, each.query_id) for each in left_out_questions(contents, splits)}
     for split, qrels in splits.items():
         asked = {query_id: grades for query_id, grades in qrels.items() if (split, query_id) not in out}
         if said := known_answers(asked, split):
             yield Finding(str(contents.folder / "qrels"), 0, said, "warning")
 
 
-def notes_of(contents: Contents, splits: Splits) -> list[str]:
-    """What `find` warns of that readers of a result should know too, beside the questions that are left out."""
-    looks = (_never_asked(contents), _themselves(contents), _empty_documents(contents))
-    found = [list(look) for look in (*looks, _mostly_known_answers(contents, splits))]
+def notes_of_findings(contents: EvalsetContents, splits: Splits) -> list[str]:
+    """What `find_defects` warns of that readers of a result should know too, beside the questions that are left out."""
+    looks = (_never_asked_findings(contents), _own_document_findings(contents), _empty_document_findings(contents))
+    found = [list(look) for look in (*looks, _known_answer_findings(contents, splits))]
     notes = []
     for each in found:
         notes += [finding.problem for finding in each[:NAMED]]
@@ -207,17 +214,17 @@ def known_answers(qrels: Mapping[str, Mapping[str, int]], split: str) -> str:
     )
 
 
-def _never_asked(contents: Contents) -> Iterator[Finding]:
+def _never_asked_findings(contents: EvalsetContents) -> Iterator[Finding]:
     judged = {row.query_id for rows in contents.judgements.values() for row in rows}
     if unasked := [query_id for query_id in contents.query_lines if query_id not in judged]:
         are = f"and {len(unasked) - 1} others are" if len(unasked) > 1 else "is"
-        yield of_query(contents, unasked[0], f"{are} judged in no split and never asked", "warning")
+        yield finding_of_query(contents, unasked[0], f"{are} judged in no split and never asked", "warning")
 
 
-def _left_out(contents: Contents, splits: Splits) -> Iterator[Finding]:
-    gone = left_out(contents, splits)
+def _left_out_findings(contents: EvalsetContents, splits: Splits) -> Iterator[Finding]:
+    gone = left_out_questions(contents, splits)
     for each in gone:
-        yield of_query(contents, each.query_id, f"is left out of {each.split}: it {each.why}", "warning")
+        yield finding_of_query(contents, each.query_id, f"is left out of {each.split}: it {each.why}", "warning")
     for split, qrels in splits.items():
         out = {each.query_id for each in gone if each.split == split}
         if out and not qrels.keys() & contents.query_lines.keys() - out:
@@ -228,7 +235,7 @@ def _left_out(contents: Contents, splits: Splits) -> Iterator[Finding]:
             yield Finding(str(contents.folder / "qrels"), 0, problem, "warning")
 
 
-def _other_tenants(contents: Contents) -> Iterator[Finding]:
+def _other_tenant_findings(contents: EvalsetContents) -> Iterator[Finding]:
     owner = {d.doc_id: d.tenant_id for d in contents.documents}
     asker = {q.query_id: q.tenant_id for q in contents.queries}
     for split, rows in contents.judgements.items():
@@ -240,9 +247,9 @@ def _other_tenants(contents: Contents) -> Iterator[Finding]:
                 yield Finding(file, row.line, problem)
 
 
-def _shared_queries(contents: Contents, splits: Splits) -> Iterator[Finding]:
+def _shared_query_findings(contents: EvalsetContents, splits: Splits) -> Iterator[Finding]:
     home: dict[str, str] = {}
-    for split in _used_first(contents.judgements):
+    for split in _used_splits_first(contents.judgements):
         reported: set[str] = set()
         for row in contents.judgements[split]:
             first = home.setdefault(row.query_id, split)
@@ -252,28 +259,28 @@ def _shared_queries(contents: Contents, splits: Splits) -> Iterator[Finding]:
                 problem = f"query {row.query_id!r} is judged in {first} and in {split}"
                 # train serves as dev where there is none
                 roles = {name if name in splits else "dev" for name in (first, split)}
-                yield Finding(file, row.line, problem, _weight(roles))
+                yield Finding(file, row.line, problem, _shared_split_weight(roles))
 
 
-def _shared_families(contents: Contents, splits: Splits) -> Iterator[Finding]:
-    """Clusters, and texts of a split that is not used, in two splits; `left_out` has the texts of dev and test."""
+def _shared_family_findings(contents: EvalsetContents, splits: Splits) -> Iterator[Finding]:
+    """Clusters, and texts of a split that is not used, in two splits; `left_out_questions` has those of dev, test."""
     home: dict[tuple[str, str], tuple[str, str]] = {}
-    for split in _used_first(splits):
+    for split in _used_splits_first(splits):
         for query in (q for q in contents.queries if q.query_id in splits[split]):
             for kind, value in (("cluster", query.cluster), ("text", " ".join(words(query.text)))):
                 first, twin = home.setdefault((kind, value), (split, query.query_id))
-                severity = _weight({first, split})
+                severity = _shared_split_weight({first, split})
                 told = kind == "cluster" or severity == "warning"
                 if value and first != split and twin != query.query_id and told:
                     problem = f"in {split} has the {kind} of {twin!r} in {first}: {value[:60]!r}"
-                    yield of_query(contents, query.query_id, problem, severity)
+                    yield finding_of_query(contents, query.query_id, problem, severity)
 
 
-def _used_first(splits: Iterable[str]) -> list[str]:
+def _used_splits_first(splits: Iterable[str]) -> list[str]:
     """Dev and test before splits that are not used, so that what they share is told as theirs."""
     return sorted(splits, key=lambda split: (split not in USED, split))
 
 
-def _weight(splits: set[str]) -> Severity:
+def _shared_split_weight(splits: set[str]) -> Severity:
     """Weight of what two splits share: tuning on dev would show in test as it would in no new question."""
     return "error" if splits == set(USED) else "warning"

@@ -18,8 +18,8 @@ import yaml
 from workbench.codec import write_whole
 from workbench.config import Settings
 from workbench.errors import Defect, EvalsetError, WorkbenchError
-from workbench.evalset.cells import Unusable, name_text, parsed, shown
-from workbench.evalset.cells import id_text as plain_id
+from workbench.evalset.cells import Unusable, name_cell, parsed_cell, shown_cell
+from workbench.evalset.cells import id_cell as plain_id
 from workbench.evalset.files import Judgement, Row, read_text, scan_jsonl, scan_qrels
 from workbench.evalset.gates import GatePolicy, scan_gates
 from workbench.records import Document, Query, file_hash
@@ -31,22 +31,22 @@ Readers = dict[str, Callable[[dict[str, Any], str], Any]]
 _Value = TypeVar("_Value", Query, Document)
 
 
-def queries_of(file: str, rows: Sequence[Row]) -> tuple[list[Query], dict[str, int], list[Defect]]:
+def queries_of_rows(file: str, rows: Sequence[Row]) -> tuple[list[Query], dict[str, int], list[Defect]]:
     """Make queries of BEIR rows: values, the line of each id, and what cannot be used (of ``file``)."""
-    return _collect(file, rows, _query)
+    return _collect_rows(file, rows, _query_of_row)
 
 
-def documents_of(file: str, rows: Sequence[Row]) -> tuple[list[Document], dict[str, int], list[Defect]]:
+def documents_of_rows(file: str, rows: Sequence[Row]) -> tuple[list[Document], dict[str, int], list[Defect]]:
     """Make documents of BEIR rows: values, the line of each id, and what cannot be used (of ``file``)."""
-    return _collect(file, rows, _document)
+    return _collect_rows(file, rows, _document_of_row)
 
 
-def foreign_keys(rows: Sequence[Row], known: Sequence[str]) -> dict[int, dict[str, Any]]:
+def foreign_metadata_keys(rows: Sequence[Row], known: Sequence[str]) -> dict[int, dict[str, Any]]:
     """Metadata that means nothing here, by line and key."""
     found = {}
     for line, row in rows:
         try:
-            metadata = metadata_of(row)
+            metadata = row_metadata(row)
         except Unusable:  # told by whoever reads the rows
             continue
         if foreign := {k: v for k, v in metadata.items() if k not in known}:
@@ -54,7 +54,7 @@ def foreign_keys(rows: Sequence[Row], known: Sequence[str]) -> dict[int, dict[st
     return found
 
 
-def fits(name: str, value: Any) -> bool:
+def fits_metadata_key(name: str, value: Any) -> bool:
     """Whether a key of our metadata could hold the value: the list of works that a paper cites is no ``reference``."""
     try:
         return bool((_QUERY_FIELDS | _DOCUMENT_FIELDS)[name]({name: value}, name))
@@ -62,7 +62,7 @@ def fits(name: str, value: Any) -> bool:
         return False
 
 
-def _collect(
+def _collect_rows(
     file: str, rows: Sequence[Row], build: Callable[[str, dict[str, Any], dict[str, Any]], _Value]
 ) -> tuple[list[_Value], dict[str, int], list[Defect]]:
     values: list[_Value] = []
@@ -74,21 +74,21 @@ def _collect(
             if key in lines:
                 raise Unusable(f"duplicate _id {key!r}: line {lines[key]} has it already")
             lines[key] = line
-            values.append(build(key, row, metadata_of(row)))
+            values.append(build(key, row, row_metadata(row)))
         except Unusable as error:
             defects.append(Defect(file, line, str(error)))
     return values, lines, defects
 
 
-def _query(key: str, row: dict[str, Any], metadata: dict[str, Any]) -> Query:
-    return Query(key, _row_text(row), **{"cluster": key, **_given(metadata, _QUERY_FIELDS)})
+def _query_of_row(key: str, row: dict[str, Any], metadata: dict[str, Any]) -> Query:
+    return Query(key, _row_text(row), **{"cluster": key, **_given_row_fields(metadata, _QUERY_FIELDS)})
 
 
-def _document(key: str, row: dict[str, Any], metadata: dict[str, Any]) -> Document:
-    return Document(key, _row_text(row), _string(row, "title"), **_given(metadata, _DOCUMENT_FIELDS))
+def _document_of_row(key: str, row: dict[str, Any], metadata: dict[str, Any]) -> Document:
+    return Document(key, _row_text(row), _row_string(row, "title"), **_given_row_fields(metadata, _DOCUMENT_FIELDS))
 
 
-def _given(metadata: dict[str, Any], readers: Readers) -> dict[str, Any]:
+def _given_row_fields(metadata: dict[str, Any], readers: Readers) -> dict[str, Any]:
     """Fields that say something; the others keep their defaults."""
     return {name: value for name, read in readers.items() if (value := read(metadata, name))}
 
@@ -97,10 +97,10 @@ def _row_id(row: dict[str, Any]) -> str:
     value = plain_id("_id", row.get("_id"))
     if value is None:
         raise Unusable('"_id" must be a string that is not empty')
-    return clean_id("_id", value)
+    return clean_row_id("_id", value)
 
 
-def clean_id(name: str, value: str) -> str:
+def clean_row_id(name: str, value: str) -> str:
     """Id that a line of qrels can hold.
 
     Raises
@@ -113,7 +113,7 @@ def clean_id(name: str, value: str) -> str:
     return value
 
 
-def metadata_of(row: Mapping[str, Any]) -> dict[str, Any]:
+def row_metadata(row: Mapping[str, Any]) -> dict[str, Any]:
     """Metadata of a row, also where it arrives as JSON text, as `datasets` and CSV store objects of differing keys.
 
     Raises
@@ -121,11 +121,11 @@ def metadata_of(row: Mapping[str, Any]) -> dict[str, Any]:
     Unusable
         If it is no object.
     """
-    value = parsed("metadata", row.get("metadata"))
+    value = parsed_cell("metadata", row.get("metadata"))
     if value is None or (isinstance(value, str) and value.strip().lower() in ("", "null", "nan", "none")):
         return {}
     if not isinstance(value, dict):
-        found = f"the text {shown(value)}" if isinstance(value, str) else type(value).__name__
+        found = f"the text {shown_cell(value)}" if isinstance(value, str) else type(value).__name__
         raise Unusable(f'"metadata" must be an object, found {found}')
     return value
 
@@ -133,24 +133,24 @@ def metadata_of(row: Mapping[str, Any]) -> dict[str, Any]:
 def _row_text(row: dict[str, Any]) -> str:
     if row.get("text") is None:
         raise Unusable(f'"text" must be a string, found {"NoneType" if "text" in row else "nothing"}')
-    return _string(row, "text")
+    return _row_string(row, "text")
 
 
-def _string(row: dict[str, Any], name: str) -> str:
+def _row_string(row: dict[str, Any], name: str) -> str:
     value = row.get(name)
     if value is not None and not isinstance(value, str):
         raise Unusable(f'"{name}" must be a string, found {type(value).__name__}')
     return value or ""
 
 
-def _strings(row: dict[str, Any], name: str) -> tuple[str, ...]:
+def _row_strings(row: dict[str, Any], name: str) -> tuple[str, ...]:
     value = row.get(name)
     if value is not None and not (isinstance(value, list) and all(isinstance(v, str) for v in value)):
         raise Unusable(f'"{name}" must be a list of strings')
     return tuple(value or ())
 
 
-def _date(row: dict[str, Any], name: str) -> date | None:
+def _row_date(row: dict[str, Any], name: str) -> date | None:
     value = row.get(name)
     try:
         return None if value is None else date.fromisoformat(value)
@@ -158,17 +158,22 @@ def _date(row: dict[str, Any], name: str) -> date | None:
         raise Unusable(f'"{name}" must read like 2026-01-31, found {str(value)[:40]!r}') from None
 
 
-def _name(row: dict[str, Any], name: str) -> str:
-    return name_text(name, row.get(name))
+def _row_name(row: dict[str, Any], name: str) -> str:
+    return name_cell(name, row.get(name))
 
 
 _QUERY_FIELDS: Readers = {
-    "tenant_id": _name, "feature": _string, "style": _string, "cluster": _name, "accept": _strings,
-    "reference": _string,
+    "tenant_id": _row_name, "feature": _row_string, "style": _row_string, "cluster": _row_name, "accept": _row_strings,
+    "reference": _row_string,
 }  # fmt: skip
 
 
-_DOCUMENT_FIELDS: Readers = {"tenant_id": _name, "document_type": _string, "date": _date, "aliases": _strings}
+_DOCUMENT_FIELDS: Readers = {
+    "tenant_id": _row_name,
+    "document_type": _row_string,
+    "date": _row_date,
+    "aliases": _row_strings,
+}
 
 
 QUERY_KEYS, DOCUMENT_KEYS = tuple(_QUERY_FIELDS), tuple(_DOCUMENT_FIELDS)
@@ -182,7 +187,7 @@ UNJUDGED = (
 
 
 @dataclass(slots=True)
-class Contents:
+class EvalsetContents:
     """What the folder holds.
 
     ``query_lines`` and ``document_lines`` map ids to lines; ``foreign`` holds, by file, line and key, the
@@ -203,7 +208,7 @@ class Contents:
     defects: list[Defect] = field(default_factory=list)
 
 
-def read_contents(folder: Path, settings: Settings, *, build: bool = True) -> Contents:
+def read_evalset_folder(folder: Path, settings: Settings, *, build: bool = True) -> EvalsetContents:
     """Read all files of the folder once; what cannot be used is in ``defects``, nothing is raised for it.
 
     ``build=False`` leaves out the documents of a corpus that is built: its hash is that of its lock.
@@ -215,37 +220,37 @@ def read_contents(folder: Path, settings: Settings, *, build: bool = True) -> Co
     """
     if not folder.is_dir():
         raise EvalsetError(f"no evalset folder at {folder}; it must hold queries.jsonl, qrels/ and a corpus")
-    contents = Contents(folder)
-    _read_queries(contents)
-    _read_corpus(contents, settings, build)
-    _read_qrels(contents)
+    contents = EvalsetContents(folder)
+    _read_folder_queries(contents)
+    _read_folder_corpus(contents, settings, build)
+    _read_folder_qrels(contents)
     if (gates := folder / "gates.toml").exists():
         contents.gates, defects = scan_gates(gates)
-        _note_file(contents, "gates", gates, defects)
+        _note_folder_file(contents, "gates", gates, defects)
     if (card := folder / "card.md").exists():
         contents.card, defects = read_text(card)
-        contents.synthetic, problem = synthetic_of(contents.card)
+        contents.synthetic, problem = synthetic_of_card(contents.card)
         contents.defects += [*defects, *([Defect(str(card), 1, problem)] if problem else [])]
     return contents
 
 
-def _read_queries(contents: Contents) -> None:
+def _read_folder_queries(contents: EvalsetContents) -> None:
     path = contents.folder / "queries.jsonl"
     if not path.exists() and any((contents.folder / name).exists() for name in OTHER_INPUTS):
         return  # an evalset of outcomes, pairs or a stream alone
     rows, defects = scan_jsonl(path)
-    contents.queries, contents.query_lines, problems = queries_of(str(path), rows)
-    contents.foreign[str(path)] = foreign_keys(rows, QUERY_KEYS)
-    _note_file(contents, "queries", path, defects + problems)
+    contents.queries, contents.query_lines, problems = queries_of_rows(str(path), rows)
+    contents.foreign[str(path)] = foreign_metadata_keys(rows, QUERY_KEYS)
+    _note_folder_file(contents, "queries", path, defects + problems)
 
 
-def _read_corpus(contents: Contents, settings: Settings, build: bool) -> None:
+def _read_folder_corpus(contents: EvalsetContents, settings: Settings, build: bool) -> None:
     built, path = contents.folder / "corpus.toml", contents.folder / "corpus.jsonl"
     if built.exists():
-        from workbench.evalset.corpus import load_corpus, lock_hash
+        from workbench.evalset.corpus import corpus_lock_hash, load_corpus
 
         if not build:
-            contents.inputs["corpus"] = lock_hash(contents.folder)
+            contents.inputs["corpus"] = corpus_lock_hash(contents.folder)
             return
         try:
             contents.documents, contents.inputs["corpus"] = load_corpus(contents.folder, settings)
@@ -253,12 +258,12 @@ def _read_corpus(contents: Contents, settings: Settings, build: bool) -> None:
             contents.defects += getattr(error, "defects", ()) or [Defect(str(built), 0, str(error))]
     elif path.exists() or contents.query_lines:
         rows, defects = scan_jsonl(path)
-        contents.documents, contents.document_lines, problems = documents_of(str(path), rows)
-        contents.foreign[str(path)] = foreign_keys(rows, DOCUMENT_KEYS)
-        _note_file(contents, "corpus", path, defects + problems)
+        contents.documents, contents.document_lines, problems = documents_of_rows(str(path), rows)
+        contents.foreign[str(path)] = foreign_metadata_keys(rows, DOCUMENT_KEYS)
+        _note_folder_file(contents, "corpus", path, defects + problems)
 
 
-def _read_qrels(contents: Contents) -> None:
+def _read_folder_qrels(contents: EvalsetContents) -> None:
     queries = set(contents.query_lines)
     documents = set(contents.document_lines) or {d.doc_id for d in contents.documents}
     paths = sorted((contents.folder / "qrels").glob("*.tsv"))
@@ -268,7 +273,7 @@ def _read_qrels(contents: Contents) -> None:
         # a corpus of which nothing could be read is one defect, not one a judgement
         known = documents or {row.doc_id for row in rows}
         problems = judgement_defects(str(path), rows, queries, known)
-        _note_file(contents, f"qrels/{path.stem}", path, defects + problems)
+        _note_folder_file(contents, f"qrels/{path.stem}", path, defects + problems)
     if contents.query_lines and not paths:
         missing = Defect(str(contents.folder / "qrels"), 0, UNJUDGED)
         contents.defects.append(missing)
@@ -292,14 +297,14 @@ def judgement_defects(
     return defects
 
 
-def _note_file(contents: Contents, name: str, path: Path, defects: Sequence[Defect]) -> None:
+def _note_folder_file(contents: EvalsetContents, name: str, path: Path, defects: Sequence[Defect]) -> None:
     """Keep the defects of one file in the order of its lines, and the hash of what was read."""
     contents.defects += sorted(defects, key=lambda defect: defect.line)
     if path.is_file():
         contents.inputs[name] = file_hash(path)
 
 
-def synthetic_of(card: str) -> tuple[bool, str]:
+def synthetic_of_card(card: str) -> tuple[bool, str]:
     """``synthetic: true`` from the front matter of a card (YAML between two lines of ``---``), or what is wrong."""
     head, matter, _ = card.partition("\n---")
     if not (card.startswith("---\n") and matter):
@@ -317,11 +322,11 @@ def synthetic_of(card: str) -> tuple[bool, str]:
 Tell = Callable[[str], object]  # what an import says beside its result: what it left out, and what it took it for
 
 
-def say_nothing(line: str) -> None:
+def tell_nothing(line: str) -> None:
     """Take what an import tells without showing it."""
 
 
-def write_folder(
+def write_evalset_folder(
     out: Path,
     *,
     documents: Sequence[Document],
@@ -336,18 +341,18 @@ def write_folder(
     EvalsetError
         If there is something at ``out`` already: an import never replaces judgements.
     """
-    with new_folder(out) as folder:
+    with new_evalset_folder(out) as folder:
         (folder / "qrels").mkdir()
-        _write_lines(folder / "corpus.jsonl", map(_document_line, documents))
-        _write_lines(folder / "queries.jsonl", map(_query_line, queries))
+        _write_folder_lines(folder / "corpus.jsonl", map(_document_row_line, documents))
+        _write_folder_lines(folder / "queries.jsonl", map(_query_row_line, queries))
         for split, rows in judgements.items():
             lines = (f"{row.query_id}\t{row.doc_id}\t{row.grade}" for row in rows)
-            _write_lines(folder / "qrels" / f"{split}.tsv", ["query-id\tcorpus-id\tscore", *lines])
+            _write_folder_lines(folder / "qrels" / f"{split}.tsv", ["query-id\tcorpus-id\tscore", *lines])
         (folder / "card.md").write_text(card, encoding="utf-8")
 
 
 @contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
+def new_evalset_folder(out: Path) -> Iterator[Path]:
     """Give a folder to write into, which becomes ``out`` when the block ends without an error.
 
     Raises
@@ -357,7 +362,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     """
     if out.exists():
         raise EvalsetError(f"{out} exists already; remove it or import into another folder")
-    with writing(out):
+    with writing_evalset_files(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".import-") as scratch:
             folder = Path(scratch) / "new"
@@ -367,7 +372,7 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def writing(out: Path) -> Iterator[None]:
+def writing_evalset_files(out: Path) -> Iterator[None]:
     """Turn what the disk refuses into an error that names what was to be written.
 
     Raises
@@ -381,7 +386,7 @@ def writing(out: Path) -> Iterator[None]:
         raise EvalsetError(f"{out} cannot be written: {error.strerror or error}; import under another name") from error
 
 
-def add_file(out: Path, name: str, data: bytes, *, card: str) -> Path:
+def add_evalset_file(out: Path, name: str, data: bytes, *, card: str) -> Path:
     """Add one file to an evalset folder, which is made where there is none; returns the file.
 
     The card is written where there is none; one that people wrote is left as it is.
@@ -395,18 +400,18 @@ def add_file(out: Path, name: str, data: bytes, *, card: str) -> Path:
     if target.exists():
         raise EvalsetError(f"{target} exists already; remove it or import under another name")
     if not out.exists():
-        with new_folder(out) as folder:
+        with new_evalset_folder(out) as folder:
             (folder / "card.md").write_text(card, encoding="utf-8")
             (folder / name).write_bytes(data)
         return target
-    with writing(target):
+    with writing_evalset_files(target):
         write_whole(target, data)
         if not (out / "card.md").exists():
             (out / "card.md").write_text(card, encoding="utf-8")
     return target
 
 
-def tell_left_out(left_out: Mapping[Path, Sequence[str]], notes: Sequence[str], tell: Tell) -> None:
+def tell_rows_left_out(left_out: Mapping[Path, Sequence[str]], notes: Sequence[str], tell: Tell) -> None:
     """Say what an import did that its files do not: notes, and by file the columns that mean nothing here."""
     for line in [*notes, *(f"of {path.name} are left out: {', '.join(n)}" for path, n in left_out.items() if n)]:
         tell(line)
@@ -424,16 +429,16 @@ def import_card(left_out: Mapping[Path, Sequence[str]], by_hand: str, notes: Seq
     )
 
 
-def _write_lines(path: Path, lines: Iterable[str]) -> None:
+def _write_folder_lines(path: Path, lines: Iterable[str]) -> None:
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
 
 
-def _document_line(document: Document) -> str:
+def _document_row_line(document: Document) -> str:
     row = {"_id": document.doc_id, "title": document.title, "text": document.text}
     return _beir_line(row, document, DOCUMENT_KEYS)
 
 
-def _query_line(query: Query) -> str:
+def _query_row_line(query: Query) -> str:
     told = replace(query, cluster="") if query.cluster == query.query_id else query
     return _beir_line({"_id": query.query_id, "text": query.text}, told, QUERY_KEYS)
 

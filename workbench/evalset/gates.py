@@ -163,10 +163,10 @@ def unknown_parameter(name: str, known: Sequence[str]) -> str:
     return unknown_name("parameter", name, known)
 
 
-def default_policy(notebook: str) -> GatePolicy:
+def default_gate_policy(notebook: str) -> GatePolicy:
     """Policy of a notebook that ``gates.toml`` does not mention: the defaults, with its own metric.
 
-    >>> default_policy("retrieval").metric, default_policy("routing").metric
+    >>> default_gate_policy("retrieval").metric, default_gate_policy("routing").metric
     ('ndcg@10', 'correctness')
     """
     return GatePolicy(metric=_METRICS.get(notebook, "correctness"), floor=_FLOORS.get(notebook))
@@ -182,24 +182,24 @@ def scan_gates(path: Path) -> tuple[dict[str, GatePolicy], list[Defect]]:
         return {}, [Defect(str(path), int(at[1]) if at else 0, f"not TOML: {error}")]
     policies: dict[str, GatePolicy] = {}
     for notebook, table in raw.items():
-        problems = _section_problems(notebook, table)
-        defects += [Defect(str(path), _line_of(text, notebook, key), why) for key, why in problems.items()]
+        problems = _gate_section_problems(notebook, table)
+        defects += [Defect(str(path), _gate_line_of(text, notebook, key), why) for key, why in problems.items()]
         if not problems:
-            policies[notebook] = replace(default_policy(notebook), **table)
+            policies[notebook] = replace(default_gate_policy(notebook), **table)
     return policies, defects
 
 
-def _section_problems(notebook: str, table: Any) -> dict[str, str]:
+def _gate_section_problems(notebook: str, table: Any) -> dict[str, str]:
     """Everything wrong with one section, by key; the key "" means the section itself."""
     if notebook not in NOTEBOOKS:
         return {"": unknown_name("notebook", notebook, NOTEBOOKS)}
     if not isinstance(table, dict):
         return {"": f"[{notebook}] must be a section, found {type(table).__name__}"}
-    found = {key: _value_problem(notebook, key, value) for key, value in table.items()}
+    found = {key: _gate_value_problem(notebook, key, value) for key, value in table.items()}
     return {key: why for key, why in found.items() if why}
 
 
-def _value_problem(notebook: str, key: str, value: Any) -> str:
+def _gate_value_problem(notebook: str, key: str, value: Any) -> str:
     try:
         from_plain(GatePolicy, {key: value}, f"[{notebook}]", noun="gate setting")
     except ConfigError as error:
@@ -214,7 +214,7 @@ def _value_problem(notebook: str, key: str, value: Any) -> str:
     return problem and asked + problem
 
 
-def _line_of(text: str, section: str, key: str) -> int:
+def _gate_line_of(text: str, section: str, key: str) -> int:
     """Line of a key inside a section, or of the section's head; 0 where it is written in another way."""
     inside, head = False, 0
     for number, line in enumerate(text.splitlines(), start=1):

@@ -202,12 +202,12 @@ def outcomes_of(
         With every row that cannot be used: a value out of range, a row that stands twice, a model without some
         prompt, a prompt or cluster in two splits, a prompt_id with two texts, or fewer than two models.
     """
-    rows = _typed_columns(table, source)
-    if defects := list(_defects(rows, source)):
+    rows = _typed_outcome_columns(table, source)
+    if defects := list(_outcome_defects(rows, source)):
         raise EvalsetError(f"{source} cannot be used; correct these places:", defects)
-    every, (rows, repeats) = rows, _averaged(rows)
+    every, (rows, repeats) = rows, _averaged_outcomes(rows)
     prompts = rows.unique("prompt_id", keep="first", maintain_order=True).sort("prompt_id")
-    clusters, splits, notes = _clusters_and_splits(prompts, seed, dev_share)
+    clusters, splits, notes = _outcome_clusters_and_splits(prompts, seed, dev_share)
     on_dev = pl.col("prompt_id").is_in(prompts["prompt_id"].filter(pl.Series(splits == "dev")).implode())
     costs = rows.group_by("model").agg(pl.col("cost_usd").filter(on_dev).mean()).sort("cost_usd", "model")
     models = tuple(costs["model"])
@@ -229,12 +229,12 @@ def outcomes_of(
         splits=splits,
         tenants=prompts["tenant_id"].fill_null(DEFAULT_TENANT).to_numpy(),
         notes=(*repeats, *notes),
-        answers=_repeated_answers(every, tuple(prompts["prompt_id"]), models) if repeats else None,
+        answers=_repeated_outcomes(every, tuple(prompts["prompt_id"]), models) if repeats else None,
         amounts={f"{model}{DECLARED}": cost_usd * only[i] for i, model in enumerate(models)},
     )
 
 
-def amount_matrices(frame: pl.DataFrame, outcomes: Outcomes) -> dict[str, npt.NDArray[np.float64]]:
+def outcome_amount_matrices(frame: pl.DataFrame, outcomes: Outcomes) -> dict[str, npt.NDArray[np.float64]]:
     """What each recorded call uses of each thing that has a price, shape (prompts, models); the mean of its repeats."""
     found: dict[str, npt.NDArray[np.float64]] = {}
     answers = np.zeros((len(outcomes.prompt_ids), len(outcomes.models)))
@@ -248,7 +248,7 @@ def amount_matrices(frame: pl.DataFrame, outcomes: Outcomes) -> dict[str, npt.ND
     return {name: total / np.maximum(answers, 1) for name, total in found.items()}
 
 
-def _averaged(rows: pl.DataFrame) -> tuple[pl.DataFrame, tuple[str, ...]]:
+def _averaged_outcomes(rows: pl.DataFrame) -> tuple[pl.DataFrame, tuple[str, ...]]:
     """One row a prompt and model: the mean of its repeats, which are no items of their own."""
     counts = rows.group_by("prompt_id", "model").len()["len"]
     if counts.max() == 1:
@@ -260,7 +260,7 @@ def _averaged(rows: pl.DataFrame) -> tuple[pl.DataFrame, tuple[str, ...]]:
     return rows.group_by("prompt_id", "model", maintain_order=True).agg(*means, *rest), (note,)
 
 
-def _repeated_answers(rows: pl.DataFrame, prompts: tuple[str, ...], models: tuple[str, ...]) -> np.ndarray:
+def _repeated_outcomes(rows: pl.DataFrame, prompts: tuple[str, ...], models: tuple[str, ...]) -> np.ndarray:
     """Every answer, shape (repeats, measures, prompts, models): repeats are numbered within their prompt and model."""
     place = pl.col("repeat").rank("ordinal").over("prompt_id", "model").cast(pl.Int64) - 1
     prompt, model = (
@@ -273,7 +273,7 @@ def _repeated_answers(rows: pl.DataFrame, prompts: tuple[str, ...], models: tupl
     return out
 
 
-def schema_columns(table: pl.DataFrame) -> list[pl.Expr]:
+def outcome_columns(table: pl.DataFrame) -> list[pl.Expr]:
     """Every column of `STORED_SCHEMA` in its type, null where the table has none."""
     return [
         (pl.col(name) if name in table.columns else pl.lit(None)).cast(kind).alias(name)
@@ -281,7 +281,7 @@ def schema_columns(table: pl.DataFrame) -> list[pl.Expr]:
     ]
 
 
-def _typed_columns(table: pl.DataFrame, source: str) -> pl.DataFrame:
+def _typed_outcome_columns(table: pl.DataFrame, source: str) -> pl.DataFrame:
     """All columns with their types; a configuration becomes part of the model's name."""
     if missing := [c for c in NEEDED if c not in table.columns]:
         raise EvalsetError(f"{source} has no column {', '.join(missing)}; it has {', '.join(table.columns)}")
@@ -289,7 +289,7 @@ def _typed_columns(table: pl.DataFrame, source: str) -> pl.DataFrame:
         raise EvalsetError(f"{source} has no rows")
     try:
         lines = pl.col("line") if "line" in table.columns else pl.int_range(1, pl.len() + 1)
-        typed = table.select(lines.cast(pl.Int64).alias("row"), *schema_columns(table))
+        typed = table.select(lines.cast(pl.Int64).alias("row"), *outcome_columns(table))
     except pl.exceptions.PolarsError as error:
         raise EvalsetError(f"{source} has a value of another type than its column's: {error}") from error
     named = pl.when(pl.col("config").fill_null("") != "").then(pl.format("{}@{}", "model", "config"))
@@ -297,7 +297,7 @@ def _typed_columns(table: pl.DataFrame, source: str) -> pl.DataFrame:
     return typed.with_columns(named.otherwise("model").alias("model"), split, pl.col("repeat").fill_null(0))
 
 
-def _defects(rows: pl.DataFrame, source: str) -> Iterator[Defect]:
+def _outcome_defects(rows: pl.DataFrame, source: str) -> Iterator[Defect]:
     empty = pl.any_horizontal(pl.col(c).is_null() | (pl.col(c) == "") for c in ("prompt_id", "prompt", "model"))
     cost = (pl.col("cost_usd") >= 0) & pl.col("cost_usd").is_finite()
     keys = ["prompt_id", "model", "repeat"]
@@ -318,10 +318,10 @@ def _defects(rows: pl.DataFrame, source: str) -> Iterator[Defect]:
             more = f" ({len(found)} such rows)" if len(found) > 1 else ""
             where = f"prompt {row['prompt_id']!r}, model {row['model']!r}"
             yield Defect(source, row["row"], f"{problem}{value}: {where}{more}")
-    yield from _of_whole(rows, source)
+    yield from _defects_of_outcomes(rows, source)
 
 
-def _of_whole(rows: pl.DataFrame, source: str) -> Iterator[Defect]:
+def _defects_of_outcomes(rows: pl.DataFrame, source: str) -> Iterator[Defect]:
     n_models = rows["model"].n_unique()
     if n_models < 2:
         yield Defect(source, 0, f"{n_models} model; routing needs at least two to choose from")
@@ -331,23 +331,23 @@ def _of_whole(rows: pl.DataFrame, source: str) -> Iterator[Defect]:
         told = f"{n} prompts are not answered by every model ({', '.join(sorted(short['model'])[:5])}); ask them"
         yield Defect(source, 0, f"{told}, or import with --drop-incomplete")
     for column, what in (("prompt", "texts"), ("split", "splits"), ("cluster", "clusters"), ("feature", "features")):
-        if len(several := _in_two(rows, "prompt_id", column)):
+        if len(several := _outcomes_in_two(rows, "prompt_id", column)):
             choice = "; import with --most-common-text to take that of most rows" if column == "prompt" else ""
             yield Defect(source, 0, f"{len(several)} prompts have two {what}, first {several[0]!r}{choice}")
-    if len(torn := _in_two(rows.drop_nulls("cluster"), "prompt", "cluster")):
+    if len(torn := _outcomes_in_two(rows.drop_nulls("cluster"), "prompt", "cluster")):
         yield Defect(source, 0, f"{len(torn)} prompt texts are in two clusters, first {torn[0]!r:.60}")
     for column, what in (("cluster", "cluster"), ("prompt", "prompt text")):
-        if len(shared := _in_two(rows.drop_nulls(["split", column]), column, "split")):
+        if len(shared := _outcomes_in_two(rows.drop_nulls(["split", column]), column, "split")):
             told = f"{len(shared)} {what}s are in dev and in test, first {shared[0][:60]!r}"
             yield Defect(source, 0, f"{told}: what was learned there would show here")
 
 
-def _in_two(rows: pl.DataFrame, key: str, column: str) -> pl.Series:
+def _outcomes_in_two(rows: pl.DataFrame, key: str, column: str) -> pl.Series:
     """Values of ``key`` that stand beside more than one value of ``column``, sorted."""
     return rows.group_by(key).agg(pl.col(column).n_unique()).filter(pl.col(column) > 1)[key].sort()
 
 
-def _clusters_and_splits(
+def _outcome_clusters_and_splits(
     prompts: pl.DataFrame, seed: int, dev_share: float
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Clusters and splits; without clusters, prompts of the same text are one."""

@@ -22,28 +22,28 @@ def words(text: str) -> list[str]:
     >>> words("Œuvre von É"), words("深色 mode"), words("डार्क मोड")
     (['œuvre', 'von', 'é'], ['深', '色', 'mode'], ['डार्क', 'मोड'])
     """
-    found = re.compile(r"\w+") if text.isascii() else _pattern(f"[^\\W{_SIGNS}]")
+    found = re.compile(r"\w+") if text.isascii() else _word_pattern(f"[^\\W{_SIGNS}]")
     return found.findall(unicodedata.normalize("NFC", text.casefold()))
 
 
 @cache
-def _pattern(letter: str, number: str = "") -> re.Pattern[str]:
+def _word_pattern(letter: str, number: str = "") -> re.Pattern[str]:
     """Signs one by one, and runs of letters with their marks: Python's own classes have no marks."""
     blocks = range(0x300, 0x20000), range(0xE0100, 0xE01F0)
     marks = "".join(c for block in blocks for c in map(chr, block) if unicodedata.category(c)[0] == "M")
     return re.compile(f"[{_SIGNS}]|{letter}+(?:[{_SIGN.sub('', marks)}]{letter}*)*{number}")
 
 
-def units(text: str) -> list[str]:
+def text_units(text: str) -> list[str]:
     """What of a text is compared one by one: words without digits or underscores, signs, emoji, numbers.
 
     Of a text that has none of them all that is no blank.
 
-    >>> units("open 深色 in v2.5 🌙"), units("? !")
+    >>> text_units("open 深色 in v2.5 🌙"), text_units("? !")
     (['open', '深', '色', 'in', 'v', '2.5', '🌙'], ['?', '!'])
     """
     letter, rest = f"[^\\W\\d_{_SIGNS}]", f"{_NUMBER}|[{_EMOJI}]"
-    found = re.compile(rf"[A-Za-z]+{_NUMBER}") if text.isascii() else _pattern(letter, rest)
+    found = re.compile(rf"[A-Za-z]+{_NUMBER}") if text.isascii() else _word_pattern(letter, rest)
     return found.findall(unicodedata.normalize("NFC", text)) or [c for c in text if not c.isspace()]
 
 
@@ -57,13 +57,15 @@ def is_latin(text: str) -> bool:
     return bool(letters) and (text.isascii() or all("LATIN" in unicodedata.name(c, "") for c in letters))
 
 
-def foreign_share(text: str) -> float:
+def foreign_letter_share(text: str) -> float:
     """Share of the characters of a text that are letters of another script than Latin, marks, or emoji.
 
     An encoder of English knows next to none of them; of accents every one is a mark of its own. Blanks do not count.
 
-    >>> foreign_share("dark mode"), foreign_share("тёмная"), foreign_share("für große Dateien") < 0.1
-    (0.0, 1.0, True)
+    >>> foreign_letter_share("dark mode"), foreign_letter_share("тёмная")
+    (0.0, 1.0)
+    >>> foreign_letter_share("für große Dateien") < 0.1
+    True
     """
     if text.isascii():
         return 0.0

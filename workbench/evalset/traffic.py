@@ -12,11 +12,20 @@ import numpy.typing as npt
 import polars as pl
 
 from workbench.errors import Defect, EvalsetError
-from workbench.evalset.cells import Unusable, id_text, name_text, shown, times_of, truth, turns_text, whole
-from workbench.evalset.files import Row, read_jsonl, read_table, refuse
-from workbench.evalset.folder import queries_of
+from workbench.evalset.cells import (
+    Unusable,
+    id_cell,
+    name_cell,
+    shown_cell,
+    times_of_cells,
+    truth_cell,
+    turns_cell,
+    whole_cell,
+)
+from workbench.evalset.files import Row, read_jsonl, read_table, refuse_file
+from workbench.evalset.folder import queries_of_rows
 from workbench.evalset.follow_ups import needs_turns
-from workbench.evalset.workload import draw_requests, read_plan, topics_of
+from workbench.evalset.workload import draw_traffic, read_traffic_plan, traffic_topics
 from workbench.records import DEFAULT_TENANT, content_hash, file_hash
 from workbench.rendering.progress import waiting
 
@@ -115,7 +124,7 @@ def same_words(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def words_key(text: str) -> str:
+def words_answer_key(text: str) -> str:
     """Answer key of a request where nothing says which requests may share an answer: that of its words."""
     return content_hash(same_words(text))[:16]
 
@@ -138,7 +147,7 @@ def load_stream(folder: Path) -> RequestStream:
             "alone do not show; "
             "import one with: workbench import stream PATH --name NAME"
         )
-    rows, defects, _ = stream_of(str(path), read_table(path).rows)
+    rows, defects, _ = stream_of_rows(str(path), read_table(path).rows)
     if defects:
         raise EvalsetError(f"{path} cannot be used; correct these rows:", defects)
     return RequestStream.of(rows, file_hash(path))
@@ -155,12 +164,12 @@ def generate_stream(folder: Path) -> RequestStream:
     EvalsetError
         If one of the files cannot be used, with every question that cannot, or if a customer of the plan asks none.
     """
-    plan = read_plan(folder / "traffic.toml")
+    plan = read_traffic_plan(folder / "traffic.toml")
     path = folder / "queries.jsonl"
-    queries, _, defects = queries_of(str(path), read_jsonl(path))
-    refuse(path, defects)
+    queries, _, defects = queries_of_rows(str(path), read_jsonl(path))
+    refuse_file(path, defects)
     pairs, _ = load_pairs(folder)
-    rows = draw_requests(topics_of(queries, pairs, plan), plan)
+    rows = draw_traffic(traffic_topics(queries, pairs, plan), plan)
     found = [folder / name for name in ("traffic.toml", "queries.jsonl", "pairs.jsonl")]
     sha256 = content_hash(*(file_hash(path) for path in found if path.is_file()))
     return RequestStream.of(pl.DataFrame(rows, schema=dict(STREAM_SCHEMA)), sha256, synthetic=True)
@@ -177,24 +186,24 @@ def load_pairs(folder: Path) -> tuple[tuple[Pair, ...], str]:
     path = folder / "pairs.jsonl"
     if not path.is_file():
         return (), ""
-    pairs, defects = pairs_of(str(path), read_jsonl(path))
+    pairs, defects = pairs_of_rows(str(path), read_jsonl(path))
     if defects:
         raise EvalsetError(f"{path} cannot be used; correct these lines:", defects)
     return tuple(pairs), file_hash(path)
 
 
-def stream_of(file: str, rows: Sequence[Row]) -> tuple[pl.DataFrame, list[Defect], list[str]]:
+def stream_of_rows(file: str, rows: Sequence[Row]) -> tuple[pl.DataFrame, list[Defect], list[str]]:
     """Rows as a frame of `STREAM_SCHEMA`, what is wrong by line, and a sentence on where the order is from.
 
     ``query`` and ``answer_key`` are needed; ``tenant_id`` defaults to one tenant, ``cluster`` to the answer key:
     requests that need one answer share fate; ``feature``, ``user_id`` and ``turns`` (text or list) may lack. The order
     is that of ``pos``; of the times ``at`` where there is no ``pos``, in any zone; else that of the rows.
     """
-    places, times, defects, notes = _order(file, rows)
+    places, times, defects, notes = _stream_order(file, rows)
     out, seen = [], dict[int, int]()
     for (line, row), pos, at in zip(rows, places, times, strict=True):
         try:
-            query, answer = row.get("query"), id_text("answer_key", row.get("answer_key"))
+            query, answer = row.get("query"), id_cell("answer_key", row.get("answer_key"))
             if not isinstance(query, str) or not query.strip():
                 raise Unusable('"query" must be a text that is not empty')
             if answer is None:
@@ -202,9 +211,9 @@ def stream_of(file: str, rows: Sequence[Row]) -> tuple[pl.DataFrame, list[Defect
             if (first := seen.setdefault(pos, line)) != line:
                 raise Unusable(f"position {pos} stands on line {first} already")
             tenant, cluster, *who = (
-                name_text(name, row.get(name)) for name in ("tenant_id", "cluster", "feature", "user_id")
+                name_cell(name, row.get(name)) for name in ("tenant_id", "cluster", "feature", "user_id")
             )
-            turns = turns_text(row.get("turns"))
+            turns = turns_cell(row.get("turns"))
         except Unusable as error:
             defects.append(Defect(file, line, str(error)))
         else:
@@ -213,18 +222,18 @@ def stream_of(file: str, rows: Sequence[Row]) -> tuple[pl.DataFrame, list[Defect
     return pl.DataFrame(out, schema=dict(STREAM_SCHEMA), orient="row"), defects, notes
 
 
-def _order(file: str, rows: Sequence[Row]) -> tuple[list[int], list[str | None], list[Defect], list[str]]:
+def _stream_order(file: str, rows: Sequence[Row]) -> tuple[list[int], list[str | None], list[Defect], list[str]]:
     """Position and time of each row, what is wrong with them, and how the order was told."""
     in_order, none = list(range(len(rows))), list[str | None]([None] * len(rows))
     times, wrong = list[tuple[float, str]](), list[tuple[int, str]]()
     if any(row.get("at") is not None for _, row in rows):
-        times, wrong = times_of("at", [(line, row.get("at")) for line, row in rows])
+        times, wrong = times_of_cells("at", [(line, row.get("at")) for line, row in rows])
     texts: list[str | None] = [text for _, text in times] or none
     if any(row.get("pos") is not None for _, row in rows):
         places, defects = list[int](), list[Defect]()
         for place, (line, row) in enumerate(rows):
             try:
-                pos = whole("pos", row.get("pos"))
+                pos = whole_cell("pos", row.get("pos"))
                 places.append(place if pos is None else pos)
             except Unusable as error:
                 places.append(-place - 1)
@@ -248,7 +257,7 @@ def _order(file: str, rows: Sequence[Row]) -> tuple[list[int], list[str | None],
     return places, texts, [], [f"the requests are ordered by time (at); the file had them {how}"]
 
 
-def pairs_of(file: str, rows: Sequence[Row]) -> tuple[list[Pair], list[Defect]]:
+def pairs_of_rows(file: str, rows: Sequence[Row]) -> tuple[list[Pair], list[Defect]]:
     """Rows as pairs, and what is wrong by line; an id is made from the texts where none is given."""
     pairs, defects, seen = list[Pair](), list[Defect](), dict[str, int]()
     for line, row in rows:
@@ -267,11 +276,11 @@ def _query_pair(row: Mapping[str, Any]) -> Pair:
     a, b = row.get("query_a"), row.get("query_b")
     if not (isinstance(a, str) and isinstance(b, str) and a.strip() and b.strip()):
         raise Unusable('"query_a" and "query_b" must be texts that are not empty')
-    same, split = truth("same_answer", row.get("same_answer")), row.get("split") or "test"
+    same, split = truth_cell("same_answer", row.get("same_answer")), row.get("split") or "test"
     if split not in ("dev", "test"):
-        raise Unusable(f'"split" must be dev or test, found {shown(split)}')
-    key = id_text("id", row.get("id")) or content_hash(a, b)[:12]
+        raise Unusable(f'"split" must be dev or test, found {shown_cell(split)}')
+    key = id_cell("id", row.get("id")) or content_hash(a, b)[:12]
     kind, cluster, tenant, batch = (
-        name_text(name, row.get(name)) for name in ("kind", "cluster", "tenant_id", "batch")
+        name_cell(name, row.get(name)) for name in ("kind", "cluster", "tenant_id", "batch")
     )
     return Pair(key, a, b, same, kind, cluster or key, tenant or DEFAULT_TENANT, str(split), batch)

@@ -31,12 +31,12 @@ SCORES_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
 MIN_CLUSTERS = 30
 MIN_DIFFERING = 10
 DRAWS = 4000
-# Clusters' worth of alpha that is kept back: `sharper`.
+# Clusters' worth of alpha that is kept back: `sharper_confidence`.
 KEPT_BACK = 8
 # Less than this is rounding, not a difference.
 NO_SPREAD = 1e-12
 _BLOCK = 250
-# Resamples beyond a quantile, below which it is no longer read off but carried on: `_quantile`.
+# Resamples beyond a quantile, below which it is no longer read off but carried on: `_deviation_quantile`.
 _BEYOND = 10
 # Beyond it alpha is too small to be told from 0 in floating point.
 _LAST_USE = 30
@@ -87,7 +87,7 @@ def bootstrap_t(
     clusters : ndarray of int, shape (items,)
         Cluster code of each item, 0 .. m - 1.
     confidence : float
-        Of each one-sided bound, over all arms together; its quantile is taken at the `sharper` one.
+        Of each one-sided bound, over all arms together; its quantile is taken at the `sharper_confidence` one.
     draws, seed : int
         Resamples and their seed.
 
@@ -95,7 +95,7 @@ def bootstrap_t(
     -------
     Bounds
         Arrays of shape (arms,). An arm without spread has ``low == mean == high``: no statement about a
-        population, which is why `classify` never lets it hold.
+        population, which is why `classify_difference` never lets it hold.
     """
     mean, se, t = _studentised(values, clusters, draws, seed)
     spread = se > NO_SPREAD
@@ -103,8 +103,8 @@ def bootstrap_t(
         return Bounds(mean, se, mean.copy(), mean.copy())
     m = int(clusters.max()) + 1
     low, high = mean.copy(), mean.copy()
-    low[spread] -= _quantile(t[:, spread].max(1), sharper(confidence, m), m) * se[spread]
-    high[spread] += _quantile(-t[:, spread].min(1), sharper(confidence, m), m) * se[spread]
+    low[spread] -= _deviation_quantile(t[:, spread].max(1), sharper_confidence(confidence, m), m) * se[spread]
+    high[spread] += _deviation_quantile(-t[:, spread].min(1), sharper_confidence(confidence, m), m) * se[spread]
     return Bounds(mean, se, low, high)
 
 
@@ -193,9 +193,9 @@ def pairwise(
     mean, se, t = _studentised(values, clusters, draws if critical is None else 0, seed)
     plain = few | (se <= NO_SPREAD)  # nothing for the bootstrap
     if critical is None:
-        critical = _quantiles(np.where(plain, 0.0, t), second, few, confidence, m)
+        critical = _deviation_quantiles(np.where(plain, 0.0, t), second, few, confidence, m)
     low = mean - np.where(plain, 0.0, critical[second]) * se
-    exact = -most_worse(lost, m, 1 - (1 - confidence) / max(k - 1, 1)) * ratio
+    exact = -most_worse_clusters(lost, m, 1 - (1 - confidence) / max(k - 1, 1)) * ratio
     low = np.where(few, np.where(differ == 0, 0.0, exact), low)
 
     def square(found: np.ndarray) -> np.ndarray:
@@ -206,17 +206,17 @@ def pairwise(
     return Pairwise(square(mean), square(se), square(low), square(differ), square(lost), critical, m, ratio)
 
 
-def most_worse(worse: np.ndarray, n_clusters: int, confidence: float) -> np.ndarray:
+def most_worse_clusters(worse: np.ndarray, n_clusters: int, confidence: float) -> np.ndarray:
     """Exact one-sided upper bound of the share of clusters that are worse (Clopper and Pearson 1934).
 
-    >>> most_worse(np.array([0, 3]), 100, 0.95).round(4).tolist()
+    >>> most_worse_clusters(np.array([0, 3]), 100, 0.95).round(4).tolist()
     [0.0295, 0.0757]
     """
     share: np.ndarray = betaincinv(worse + 1, np.maximum(n_clusters - worse, 1e-9), confidence)
     return share
 
 
-def _quantiles(t: np.ndarray, second: np.ndarray, few: np.ndarray, confidence: float, m: int) -> np.ndarray:
+def _deviation_quantiles(t: np.ndarray, second: np.ndarray, few: np.ndarray, confidence: float, m: int) -> np.ndarray:
     """Quantile of the largest deviation from each second arm, over the pairs that the bootstrap is good for.
 
     Those that it is not have their own bounds, which spend their part of alpha.
@@ -225,12 +225,12 @@ def _quantiles(t: np.ndarray, second: np.ndarray, few: np.ndarray, confidence: f
     for b in np.unique(second):
         mine = second == b
         share = float(np.mean(~few[mine]))
-        level = sharper(1 - (1 - confidence) * share, m) if share else confidence
-        out.append(_quantile(t[:, mine].max(1), level, m))
+        level = sharper_confidence(1 - (1 - confidence) * share, m) if share else confidence
+        out.append(_deviation_quantile(t[:, mine].max(1), level, m))
     return np.array(out)
 
 
-def _quantile(deviations: np.ndarray, confidence: float, m: int) -> float:
+def _deviation_quantile(deviations: np.ndarray, confidence: float, m: int) -> float:
     """Quantile of resampled deviations over m clusters, also where hardly a resample lies beyond it.
 
     The largest of 4,000 deviations is no quantile of 99.999 %: with it every later use of a split would be judged at
@@ -280,7 +280,7 @@ def cluster_weights(m: int, draws: int, seed: int) -> Iterator[np.ndarray]:
         yield np.bincount(drawn.ravel(), minlength=n * m).reshape(n, m).astype(float)
 
 
-def spent(confidence: float, use: int) -> float:
+def spent_confidence(confidence: float, use: int) -> float:
     """Confidence at which the ``use``-th set of arms is judged on one test split, so that all together keep the stated.
 
     Alpha is spent (over a sequence of tests: Foster and Stine 2008): the first use gets three fifths of it, each later
@@ -290,21 +290,21 @@ def spent(confidence: float, use: int) -> float:
     built from the best before it, pass falsely in about alpha; with 6 / (pi k)^2, which costs more power up to the
     fifth use and less from the eighth on, in several times that. From the 30th use on nothing is left to be halved.
 
-    >>> [round(spent(0.95, use), 4) for use in (1, 2, 3, 10)]
+    >>> [round(spent_confidence(0.95, use), 4) for use in (1, 2, 3, 10)]
     [0.97, 0.99, 0.995, 1.0]
     """
     share = 0.6 if use <= 1 else 0.4 * 0.5 ** (min(use, _LAST_USE) - 1)
     return 1 - (1 - confidence) * share
 
 
-def sharper(confidence: float, n_clusters: int) -> float:
+def sharper_confidence(confidence: float, n_clusters: int) -> float:
     """Confidence to aim at so that bounds from few clusters keep the stated one.
 
     The level of a bootstrap-t is off by a term of order 1 / clusters (Hall 1988): from 30 clusters it gave 93 to 94 %
     for 95 % intervals, and "holds" in 6.7 % for 5 % where losses are rare and large. Keeping back 8 / clusters of
     alpha mends both in the simulation (``tests/benchmarks/simulate_gate.py``), and fades as clusters are added.
 
-    >>> round(sharper(0.95, 30), 4), round(sharper(0.95, 300), 4)
+    >>> round(sharper_confidence(0.95, 30), 4), round(sharper_confidence(0.95, 300), 4)
     (0.9633, 0.9513)
     """
     return 1 - (1 - confidence) * (1 - KEPT_BACK / max(n_clusters, 2 * KEPT_BACK))
@@ -321,7 +321,7 @@ def _ratio_mean(weights: np.ndarray, sums: np.ndarray, counts: np.ndarray) -> tu
     return mean, se
 
 
-def classify(
+def classify_difference(
     difference: np.ndarray, clusters: np.ndarray, *, low: float, high: float, margin: float
 ) -> tuple[GateStatus, int]:
     """Gate status of "worse by less than the margin", and how many clusters differ.
@@ -387,7 +387,7 @@ def compare(
     out = []
     for i, arm in enumerate(candidates):
         low, high = max(float(bounds.low[i]), -1.0), min(float(bounds.high[i]), 1.0)  # of values in [0, 1]
-        status, differ = classify(values[i], codes, low=low, high=high, margin=margin)
+        status, differ = classify_difference(values[i], codes, low=low, high=high, margin=margin)
         mean, se = float(bounds.mean[i]), float(bounds.se[i])
         out.append(PairedDifference(arm, mean, se, low, high, status, len(items), int(codes.max()) + 1, differ))
     return out
@@ -434,9 +434,9 @@ def ratio_interval(
     _, se, t = _studentised_ratio(np.bincount(clusters, amounts, minlength=m)[None], by_cluster, DRAWS, seed)
     if se[0] <= NO_SPREAD * max(abs(ratio), 1.0):
         return ratio, None, None
-    reach = sharper(0.975, m)
+    reach = sharper_confidence(0.975, m)
     return (
         ratio,
-        ratio - _quantile(t[:, 0], reach, m) * float(se[0]),
-        ratio + _quantile(-t[:, 0], reach, m) * float(se[0]),
+        ratio - _deviation_quantile(t[:, 0], reach, m) * float(se[0]),
+        ratio + _deviation_quantile(-t[:, 0], reach, m) * float(se[0]),
     )

@@ -24,9 +24,9 @@ from workbench.evaluation.compare import (
     item_clusters,
     item_values,
     margin_status,
-    most_worse,
+    most_worse_clusters,
     pairwise,
-    spent,
+    spent_confidence,
 )
 from workbench.evaluation.decision_sentences import (
     chosen_sentence,
@@ -37,7 +37,7 @@ from workbench.evaluation.decision_sentences import (
     tied_note,
     upgrade_note,
 )
-from workbench.evaluation.power import TARGET, clusters_needed, each_of
+from workbench.evaluation.power import TARGET, chance_of_each, clusters_needed
 from workbench.records import Claim, GateStatus, PairedBounds, Rule, Verdict
 
 # Measured latency is noisy, so that an arm breaks its limit only when it is beyond it by this share.
@@ -66,7 +66,7 @@ class ArmFacts:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Values:
+class ArmValues:
     """Scores of the arms on the same items, in the order of their facts.
 
     Attributes
@@ -86,7 +86,7 @@ class Values:
     coverage: np.ndarray
 
     @classmethod
-    def of(cls, scores: pl.DataFrame, names: Sequence[str], *, against: pl.DataFrame | None = None) -> "Values":
+    def of(cls, scores: pl.DataFrame, names: Sequence[str], *, against: pl.DataFrame | None = None) -> "ArmValues":
         """Read rows of one metric and one split; ``against`` replaces them where they count against other arms."""
         items, codes = item_clusters(scores)
         low = np.stack([item_values(scores, name, items, missing=0.0) for name in names])
@@ -95,16 +95,16 @@ class Values:
         found = dict(scores.group_by("arm").agg(share).iter_rows())
         return cls(low, low, high, codes, np.array([found.get(name, 0.0) for name in names]))
 
-    def take(self, clusters: np.ndarray) -> "Values":
+    def take(self, clusters: np.ndarray) -> "ArmValues":
         """Items of these clusters, each cluster as often as it is named; a repeat is a cluster of its own."""
         order = np.argsort(self.clusters, kind="stable")
         starts = np.searchsorted(self.clusters[order], np.arange(int(self.clusters.max()) + 2))
         places = [order[starts[c] : starts[c + 1]] for c in clusters]
         at, codes = np.concatenate(places), np.repeat(np.arange(len(places)), [len(p) for p in places])
-        return Values(self.own[:, at], self.worst[:, at], self.best[:, at], codes, self.coverage)
+        return ArmValues(self.own[:, at], self.worst[:, at], self.best[:, at], codes, self.coverage)
 
 
-def fast_enough(latency_p95_ms: float | None, rule: Rule) -> bool:
+def is_fast_enough(latency_p95_ms: float | None, rule: Rule) -> bool:
     """Whether a measured latency keeps the limit, with the tolerance; what was not timed does."""
     limit = rule.latency_limit_ms
     return limit is None or latency_p95_ms is None or latency_p95_ms <= limit * (1 + LATENCY_TOLERANCE)
@@ -131,7 +131,7 @@ def rivals_of(arm: ArmFacts, facts: Sequence[ArmFacts], rule: Rule) -> list[str]
             return True
         usd = f.cost_usd_per_1k
         had = affordable(usd, in_use, rule) if within else not rule.counts(arm.cost_usd_per_1k, usd)
-        return had and fast_enough(f.latency_p95_ms, rule)
+        return had and is_fast_enough(f.latency_p95_ms, rule)
 
     return [f.name for f in facts if f.name != arm.name and rivals(f)]
 
@@ -151,22 +151,22 @@ def make_claims(
         good as it may be there, and as bad as it may be in its own claim.
     """
     ordered = sorted(facts, key=lambda f: (f.name != rule.reference, f.order))
-    values = Values.of(test, [f.name for f in ordered], against=against)
+    values = ArmValues.of(test, [f.name for f in ordered], against=against)
     return claims_of(values, ordered, rule, pairwise_of(values, rule, seed=seed), seed=seed)
 
 
-def pairwise_of(values: Values, rule: Rule, *, seed: int = 0, draws: int = DRAWS) -> Pairwise:
+def pairwise_of(values: ArmValues, rule: Rule, *, seed: int = 0, draws: int = DRAWS) -> Pairwise:
     """Every arm against every other, at the confidence that is left for this use of the split."""
-    confidence = spent(rule.confidence, rule.use)
+    confidence = spent_confidence(rule.confidence, rule.use)
     return pairwise(values.worst, values.best, values.clusters, confidence=confidence, seed=seed, draws=draws)
 
 
 def claims_of(
-    values: Values, facts: Sequence[ArmFacts], rule: Rule, pairs: Pairwise, *, seed: int = 0, resampled: bool = False
+    values: ArmValues, facts: Sequence[ArmFacts], rule: Rule, pairs: Pairwise, *, seed: int = 0, resampled: bool = False
 ) -> tuple[Claim, ...]:
     """Claims from bounds that are known; ``resampled`` takes a normal interval, where thousands are made at once."""
     at = {f.name: i for i, f in enumerate(facts)}
-    intervals = _intervals(values, seed, resampled=resampled)
+    intervals = _arm_intervals(values, seed, resampled=resampled)
     out = []
     for i, f in enumerate(facts):
         mine = tuple(_paired_bounds(pairs, i, j, other.name, rule) for j, other in enumerate(facts) if i != j)
@@ -211,32 +211,32 @@ def _against_rivals(
     }
 
 
-def restated(claims: Sequence[Claim], rule: Rule, costs: Sequence[float]) -> tuple[Claim, ...]:
+def restated_claims(claims: Sequence[Claim], rule: Rule, costs: Sequence[float]) -> tuple[Claim, ...]:
     """The same claims at other costs (dollars per 1,000 requests), or by a rule with another margin or limit.
 
     The bounds stay, since neither enters them; which arms are rivals, and what the bounds say, is judged anew.
     Certificates of caches stand as long as they lie under alpha: what a larger alpha would certify is not in them.
     """
     if rule.direction == "lower":
-        return tuple(_recertified(c, rule, cost) for c, cost in zip(claims, costs, strict=True))
+        return tuple(_recertified_claim(c, rule, cost) for c, cost in zip(claims, costs, strict=True))
     facts = [
         ArmFacts(c.arm, c.parameters, cost, c.latency_p95_ms, place)
         for place, (c, cost) in enumerate(zip(claims, costs, strict=True))
     ]
     out = []
     for c, f in zip(claims, facts, strict=True):
-        mine = tuple(_at_margin(p, c.n_clusters, rule.margin) for p in c.pairs)
+        mine = tuple(_claim_at_margin(p, c.n_clusters, rule.margin) for p in c.pairs)
         against = _against_rivals(f, facts, mine, rule)[1]
         out.append(replace(c, cost_usd_per_1k=f.cost_usd_per_1k, pairs=mine, items_needed=None, **against))
     return tuple(out)
 
 
-def _at_margin(pair: PairedBounds, n_clusters: int, margin: float) -> PairedBounds:
+def _claim_at_margin(pair: PairedBounds, n_clusters: int, margin: float) -> PairedBounds:
     stays = not pair.n_clusters_differ or n_clusters < MIN_CLUSTERS or pair.difference - pair.low <= NO_SPREAD
     return pair if stays else replace(pair, status=margin_status(pair.low, pair.high, margin))
 
 
-def _recertified(c: Claim, rule: Rule, cost_usd_per_1k: float) -> Claim:
+def _recertified_claim(c: Claim, rule: Rule, cost_usd_per_1k: float) -> Claim:
     kept = c.status != "holds" or max(c.high, c.estimate) <= rule.margin
     return replace(c, cost_usd_per_1k=cost_usd_per_1k, status=c.status if kept else "inconclusive")
 
@@ -247,7 +247,7 @@ def _paired_bounds(pairs: Pairwise, a: int, b: int, other: str, rule: Rule) -> P
     return PairedBounds(other, mean, low, high, differ, pairs.status(a, b, rule.margin))
 
 
-def _intervals(values: Values, seed: int, *, resampled: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _arm_intervals(values: ArmValues, seed: int, *, resampled: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean of each arm with its two-sided 95 % interval, inside [0, 1]: of its own, so not simultaneous."""
     ends = []
     for row in values.own:
@@ -262,49 +262,49 @@ def _intervals(values: Values, seed: int, *, resampled: bool) -> tuple[np.ndarra
 def good_enough(c: Claim, rule: Rule) -> bool:
     """Whether the claim holds, the lower end of the arm's own interval meets the floor, and it keeps the latency."""
     meets = rule.floor is None or c.estimate_low >= rule.floor
-    return meets and c.status in ("holds", "identical") and fast_enough(c.latency_p95_ms, rule)
+    return meets and c.status in ("holds", "identical") and is_fast_enough(c.latency_p95_ms, rule)
 
 
-def is_open(c: Claim, rule: Rule) -> bool:
+def is_open_claim(c: Claim, rule: Rule) -> bool:
     """Whether more questions could still make the arm good enough: not where its own estimate says that it is not."""
-    if c.status == "broken" or not fast_enough(c.latency_p95_ms, rule) or c.difference <= -rule.margin:
+    if c.status == "broken" or not is_fast_enough(c.latency_p95_ms, rule) or c.difference <= -rule.margin:
         return False
     if rule.floor is not None and c.estimate_low < rule.floor:
         return c.estimate_high >= rule.floor
     return c.status == "inconclusive"
 
 
-def _contested(claims: Sequence[Claim], rule: Rule) -> list[Claim]:
+def _contested_claims(claims: Sequence[Claim], rule: Rule) -> list[Claim]:
     """Arms that lie below others only by what failed or is not judged, which lie below them in turn."""
     far = {(c.arm, p.other) for c in claims for p in c.pairs if p.difference < 0}
     mutual = [c for c in claims if all((p.other, c.arm) in far for p in c.pairs if p.difference <= -rule.margin)]
     told = [replace(c, difference=0.0, note="what failed or is not judged decides") for c in mutual]
-    return [c for c in told if rule.direction == "higher" and is_open(c, rule)]
+    return [c for c in told if rule.direction == "higher" and is_open_claim(c, rule)]
 
 
 def _with_need(
     c: Claim, rule: Rule, rivals: Sequence[PairedBounds], pairs: Pairwise, i: int, at: Mapping[str, int]
 ) -> Claim:
     """Claim with the further items for 80 % power, or with the reason why no number of them helps."""
-    if not is_open(c, rule) or c.n_clusters < 2:
+    if not is_open_claim(c, rule) or c.n_clusters < 2:
         return c
     ranges: list[tuple[int, int | None]] = []
     # at once for all arms against one, and all that are open have to hold
-    level = each_of(spent(rule.confidence, rule.use), max(len(c.pairs), 1))
+    level = chance_of_each(spent_confidence(rule.confidence, rule.use), max(len(c.pairs), 1))
     still = [p for p in rivals if p.status == "inconclusive" and p.difference > -rule.margin]
     for p in still:
         j, se, distance = at[p.other], float(pairs.se[i, at[p.other]]), rule.margin + min(p.difference, 0.0)
-        share, chance, ways = p.n_clusters_differ / c.n_clusters, each_of(TARGET, len(still)), []
+        share, chance, ways = p.n_clusters_differ / c.n_clusters, chance_of_each(TARGET, len(still)), []
         if se > 0:
-            ways.append(_range(se, distance, c.n_clusters, level, chance, share))
+            ways.append(_clusters_range(se, distance, c.n_clusters, level, chance, share))
         if p.n_clusters_differ < MIN_DIFFERING:
             worse = int(pairs.worse[i, j])
             ways.append(_few_needed(worse, c.n_clusters, rule.margin / pairs.size_ratio, level))
         if ways:
-            ranges.append(_soonest(ways))
+            ranges.append(_soonest_clusters(ways))
     if rule.floor is not None and c.estimate_low < rule.floor != c.estimate:
         own = float((c.estimate_high - c.estimate_low) / 2 / ndtri(0.975))
-        ranges.append(_range(own, abs(c.estimate - rule.floor), c.n_clusters, 0.975, TARGET, 1.0))
+        ranges.append(_clusters_range(own, abs(c.estimate - rule.floor), c.n_clusters, 0.975, TARGET, 1.0))
     if not ranges:
         return replace(c, note="the differences have no spread to plan with")
     items = c.n_items / c.n_clusters
@@ -315,7 +315,7 @@ def _with_need(
     return replace(c, items_needed=(few, many))
 
 
-def _range(
+def _clusters_range(
     se: float, distance: float, m: int, confidence: float, power: float, differing: float
 ) -> tuple[int, int | None]:
     """Clusters that are needed at both ends of the interval of the spread, which m clusters have shown."""
@@ -325,7 +325,7 @@ def _range(
     return few, many
 
 
-def _soonest(ways: Sequence[tuple[int, int | None]]) -> tuple[int, int | None]:
+def _soonest_clusters(ways: Sequence[tuple[int, int | None]]) -> tuple[int, int | None]:
     """The smallest of several numbers of clusters, each of which is enough, at both ends; None has no end."""
     return min(few for few, _ in ways), min((many for _, many in ways if many is not None), default=None)
 
@@ -336,7 +336,7 @@ def _few_needed(worse: int, m: int, margin: float, confidence: float) -> tuple[i
     def needed(share: float) -> int | None:
         n = m
         while share < margin and n < 10**6:
-            if most_worse(np.array([np.ceil(share * n)]), n, confidence)[0] < margin:
+            if most_worse_clusters(np.array([np.ceil(share * n)]), n, confidence)[0] < margin:
                 return n
             n += max(1, n // 50)
         return None
@@ -345,7 +345,7 @@ def _few_needed(worse: int, m: int, margin: float, confidence: float) -> tuple[i
     return needed(worse / m) or 10**6, needed(float(ends))
 
 
-def too_few(n_clusters: int, n_dev_clusters: int | None) -> str:
+def too_few_families(n_clusters: int, n_dev_clusters: int | None) -> str:
     """Why so few question families allow no verdict, "" where they are enough."""
     if n_clusters < MIN_CLUSTERS:
         return f"too few questions: {n_clusters} families in test, {MIN_CLUSTERS} are needed"
@@ -414,26 +414,26 @@ def decide(
     if rule.direction == "lower" and in_use:  # what errs must save
         usd = in_use.cost_usd_per_1k
         claims = [c for c in claims if c is in_use or rule.counts(c.cost_usd_per_1k, usd)]
-    fallback = in_use or _best(claims, rule)
-    if why := too_few(claims[0].n_clusters, n_dev_clusters):
+    fallback = in_use or _best_claim(claims, rule)
+    if why := too_few_families(claims[0].n_clusters, n_dev_clusters):
         return Outcome("inconclusive", fallback.arm, few_sentence(why, in_use), None)
     reference_usd = in_use.cost_usd_per_1k if in_use else None
     within = [c for c in claims if affordable(c.cost_usd_per_1k, reference_usd, rule)]
     fit = [c for c in within if good_enough(c, rule)] or [c for c in claims if good_enough(c, rule)]
-    unsettled = [c for c in within if is_open(c, rule)] or ([] if fit else _contested(within, rule))
+    unsettled = [c for c in within if is_open_claim(c, rule)] or ([] if fit else _contested_claims(within, rule))
     if not fit and not unsettled:
         return Outcome("none_meets_floor", fallback.arm, none_sentence(claims, rule), None)
     if not fit:
-        nearest = _nearest(unsettled)
+        nearest = _nearest_claim(unsettled)
         return Outcome("inconclusive", fallback.arm, open_sentence(unsettled, nearest, rule, in_use), _need(nearest))
-    choice = choose(fit, rule, order)
-    better = upgrades(claims, choice, rule)
+    choice = choose_arm(fit, rule, order)
+    better = claim_upgrades(claims, choice, rule)
     if worth := _worthiest_upgrade(better, choice, rule):
-        choice, better = worth, upgrades(claims, worth, rule)
+        choice, better = worth, claim_upgrades(claims, worth, rule)
     notes = [upgrade_note(u, choice, rule) for u in better]
     cheaper = [c for c in unsettled if rule.counts(c.cost_usd_per_1k, choice.cost_usd_per_1k)]
     if in_use and choice.arm == in_use.arm and cheaper:
-        nearest = _nearest(cheaper)
+        nearest = _nearest_claim(cheaper)
         sentence = open_sentence(cheaper, nearest, rule, in_use)
         return Outcome("inconclusive", in_use.arm, sentence, _need(nearest), tuple(notes))
     notes += tied_note([c for c in fit if c.arm != choice.arm], choice, rule)
@@ -442,21 +442,21 @@ def decide(
     dearer = in_use is not None and rule.counts(in_use.cost_usd_per_1k, choice.cost_usd_per_1k)
     verdict: Verdict = "upgrade" if worth or dearer else "provisional" if synthetic else "chosen"
     sentence = chosen_sentence(choice, in_use, rule, verdict, n_arms=len(claims))
-    return Outcome(verdict, choice.arm, sentence, _need(_nearest(cheaper)), tuple(notes))
+    return Outcome(verdict, choice.arm, sentence, _need(_nearest_claim(cheaper)), tuple(notes))
 
 
-def choose(fit: Sequence[Claim], rule: Rule, order: Mapping[str, int]) -> Claim:
+def choose_arm(fit: Sequence[Claim], rule: Rule, order: Mapping[str, int]) -> Claim:
     """Of arms that are good enough, one of the cheapest group: the better, then the one in use, then the simpler."""
     cheapest = min(c.cost_usd_per_1k for c in fit)
     same = [c for c in fit if not rule.counts(cheapest, c.cost_usd_per_1k)]
     if rule.direction == "higher":  # rates of different hits are not of the same items
-        top = _best(same, rule)
+        top = _best_claim(same, rule)
         same = [c for c in same if c is top or not any(_more_gain(other, c) for other in same)]
         same = [c for c in same if top.estimate - c.estimate <= rule.margin * SAME_QUALITY]
     return min(same, key=lambda c: (c.arm != rule.reference, order[c.arm]))
 
 
-def upgrades(claims: Sequence[Claim], choice: Claim, rule: Rule) -> list[Claim]:
+def claim_upgrades(claims: Sequence[Claim], choice: Claim, rule: Rule) -> list[Claim]:
     """Arms that cost more than the choice by a counting amount and are shown better, the best first."""
     found = [
         c
@@ -485,13 +485,13 @@ def _more_gain(c: Claim, other: Claim) -> bool:
     return pair is not None and pair.better
 
 
-def _best(claims: Sequence[Claim], rule: Rule) -> Claim:
+def _best_claim(claims: Sequence[Claim], rule: Rule) -> Claim:
     """Best estimate among those that are fast enough; of equals the one that stands first."""
     sign = -1.0 if rule.direction == "lower" else 1.0
-    return max(claims, key=lambda c: (fast_enough(c.latency_p95_ms, rule), sign * c.estimate))
+    return max(claims, key=lambda c: (is_fast_enough(c.latency_p95_ms, rule), sign * c.estimate))
 
 
-def _nearest(unsettled: Sequence[Claim]) -> Claim | None:
+def _nearest_claim(unsettled: Sequence[Claim]) -> Claim | None:
     """Of open claims the one that the fewest further items may settle; of equals the best estimate."""
     return min(unsettled, key=lambda c: (c.items_needed[0] if c.items_needed else 10**9, -c.estimate), default=None)
 

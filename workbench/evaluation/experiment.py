@@ -19,12 +19,12 @@ from workbench.evalset.evalset import HUB, Evalset, load_evalset, require_dev
 from workbench.evalset.gates import ASSUMED_REQUESTS, GatePolicy
 from workbench.evaluation.accepted_decision import TEST_INPUTS, anchor_path, decision_path, note_test_use, with_kept
 from workbench.evaluation.decision import ArmFacts, Outcome, decide, make_claims
-from workbench.evaluation.finalists import FINALIST, Finalists, beside, chosen_shares, require_arm, screen
-from workbench.evaluation.fingerprint import build_parameters, deciding, parameter_inputs, provenance
-from workbench.evaluation.flip_points import Axis, flip_points, flips_table
+from workbench.evaluation.finalists import FINALIST, Finalists, beside_verdict, chosen_shares, require_arm, screen_arms
+from workbench.evaluation.fingerprint import build_parameters, deciding_parameters, parameter_inputs, provenance
+from workbench.evaluation.flip_points import FlipAxis, flip_points, flips_table
 from workbench.evaluation.gate import Gate, account, check_gate
 from workbench.evaluation.power import power_table
-from workbench.evaluation.repeats import difference_note
+from workbench.evaluation.repeats import repeats_difference_note
 from workbench.evaluation.run_record import RunRecord, begin_run, close_run
 from workbench.evaluation.run_summary import (
     ScoredArms,
@@ -34,7 +34,7 @@ from workbench.evaluation.run_summary import (
     captioned_section,
     changed_cases,
     frontier_points,
-    section_of,
+    summary_section,
     would_change,
 )
 from workbench.inference.prices import PriceTable, project_prices
@@ -271,7 +271,7 @@ class Experiment(Generic[P, S]):
             items_needed=outcome.items_needed,
             test_uses=rule.use,
             fingerprint=self.fingerprint(),
-            settings=to_plain(deciding(self.parameters)),
+            settings=to_plain(deciding_parameters(self.parameters)),
             synthetic=self.evalset.synthetic,
             notes=outcome.notes,
             evalset=self.evalset.name,
@@ -284,7 +284,7 @@ class Experiment(Generic[P, S]):
         """Until which prices, limits and rates the decision stands."""
         return flips_table(decision)
 
-    def axes(self, decision: Decision) -> Sequence[Axis]:
+    def axes(self, decision: Decision) -> Sequence[FlipAxis]:
         """Figures of this notebook alone that may change, beside prices and limits."""
         return ()
 
@@ -320,7 +320,7 @@ class Experiment(Generic[P, S]):
         if dev is not None:
             points = frontier_points(dev.of(metric), dev.facts, split=dev.split)
             told = f"Finalists, on {self.items} nobody tuned on."
-            scored = [section_of(dev.table, self.dev_note), section_of(test.table, told)]
+            scored = [summary_section(dev.table, self.dev_note), summary_section(test.table, told)]
         return Summary(
             title=self.title,
             metric=metric,
@@ -426,7 +426,7 @@ class PairedExperiment(Experiment[Q, S], ABC):
         require_arm(asked, names)
         rule = self.rule(asked or (accepted.arm if accepted else ""))
         roles, n = self._roles(rule.reference, names), len(set(self.clusters("test").values()))
-        found = screen(scores, dev.facts, rule, always=roles, test_clusters=n, seed=self.parameters.seed)
+        found = screen_arms(scores, dev.facts, rule, always=roles, test_clusters=n, seed=self.parameters.seed)
         tested = {name: roles.get(name, FINALIST) for name in found.names}
         return Finalists(rule, tested, scores, found.power, found.left_behind)
 
@@ -479,8 +479,8 @@ class PairedExperiment(Experiment[Q, S], ABC):
         dev = finalists.dev.filter(pl.col("arm").is_in([f.name for f in on_dev]))
         shares = chosen_shares(dev, scores, on_dev, rule, always=finalists.always, seed=seed)
         best = next(c.best for c in claims if c.arm == outcome.arm)
-        repeats = [difference_note(scores, outcome.arm, best, self.items)]
-        notes = [*outcome.notes, *note, *beside(claims, rule, outcome, shares), *filter(None, repeats)]
+        repeats = [repeats_difference_note(scores, outcome.arm, best, self.items)]
+        notes = [*outcome.notes, *note, *beside_verdict(claims, rule, outcome, shares), *filter(None, repeats)]
         outcome = replace(outcome, notes=tuple(notes))
         decision = self.conclude(claims, rule, outcome, n_dev_clusters=finalists.n_dev_clusters)
         return replace(decision, chosen_share=shares, n_documents=len(self.evalset.documents))

@@ -9,20 +9,20 @@ import polars as pl
 from scipy.special import ndtri
 
 from workbench.errors import ConfigError
-from workbench.evaluation.compare import Pairwise, pairwise, spent
+from workbench.evaluation.compare import Pairwise, pairwise, spent_confidence
 from workbench.evaluation.decision import (
     ArmFacts,
+    ArmValues,
     Outcome,
-    Values,
     affordable,
     claims_of,
     decide,
-    fast_enough,
+    is_fast_enough,
     pairwise_of,
 )
 from workbench.evaluation.decision_sentences import percent, signed
-from workbench.evaluation.power import TARGET, all_of, chance_of_holding, clusters_needed, each_of
-from workbench.evaluation.repeats import difference_note
+from workbench.evaluation.power import TARGET, chance_of_all, chance_of_each, chance_of_holding, clusters_needed
+from workbench.evaluation.repeats import repeats_difference_note
 from workbench.records import Claim, Rule
 from workbench.rendering.table import Shown, Table
 
@@ -100,12 +100,12 @@ class Finalists(Shown):
         if self.left_behind:
             why += f"; not ruled out by dev, but more than the test can carry: {', '.join(self.left_behind)}"
         best = sorted(self.roles, key=lambda name: -float(np.nansum(self.dev.filter(arm=name)["value"].to_numpy())))
-        if len(best) > 1 and (told := difference_note(self.dev, best[0], best[1])):
+        if len(best) > 1 and (told := repeats_difference_note(self.dev, best[0], best[1])):
             why += f". {told}"
         return Table.of(("arm", "why it is tested"), list(self.roles.items()), why)
 
 
-def screen(
+def screen_arms(
     dev: pl.DataFrame,
     facts: Sequence[ArmFacts],
     rule: Rule,
@@ -130,21 +130,23 @@ def screen(
     test_clusters : int
         Question families in test.
     """
-    values = Values.of(dev, [f.name for f in facts])
+    values = ArmValues.of(dev, [f.name for f in facts])
     pairs = pairwise(values.worst, values.best, values.clusters, confidence=rule.confidence, seed=seed)
     mean = dict(zip((f.name for f in facts), values.own.mean(1).tolist(), strict=True))
-    alive = [f for f in _not_twins(facts, values, always) if _may_be_best(f, facts, pairs, mean, rule)]
-    beaten = {f.name for f in alive if any(_beats(g, f, mean, rule) for g in alive)}
+    alive = [
+        f for f in _finalists_without_twins(facts, values, always) if _may_be_finalist(f, facts, pairs, mean, rule)
+    ]
+    beaten = {f.name for f in alive if any(_finalist_beats(g, f, mean, rule) for g in alive)}
     ranked = sorted(alive, key=lambda f: (f.name in beaten, -mean[f.name], f.order))
     fixed = [f for f in facts if f.name in always]
     rest = [f for f in ranked if f.name not in always]
-    n = _carried(len(fixed), len(rest), _finalists_sd(pairs, [*fixed, *rest], facts), rule, test_clusters)
+    n = _finalists_carried(len(fixed), len(rest), _finalists_sd(pairs, [*fixed, *rest], facts), rule, test_clusters)
     names = sorted([*fixed, *rest[:n]], key=lambda f: f.order)
-    power = _power_on_test(len(names), _finalists_sd(pairs, names, facts), rule, test_clusters)
+    power = _finalists_power(len(names), _finalists_sd(pairs, names, facts), rule, test_clusters)
     return Screen(tuple(f.name for f in names), power, tuple(f.name for f in rest[n:]))
 
 
-def _not_twins(facts: Sequence[ArmFacts], values: Values, always: Collection[str]) -> list[ArmFacts]:
+def _finalists_without_twins(facts: Sequence[ArmFacts], values: ArmValues, always: Collection[str]) -> list[ArmFacts]:
     """Arms without those that score the same as a simpler one on every question, at the same cost."""
     out, seen = [], set()
     for i, f in sorted(enumerate(facts), key=lambda pair: pair[1].order):
@@ -155,15 +157,17 @@ def _not_twins(facts: Sequence[ArmFacts], values: Values, always: Collection[str
     return out
 
 
-def _may_be_best(
+def _may_be_finalist(
     arm: ArmFacts, facts: Sequence[ArmFacts], pairs: Pairwise, mean: Mapping[str, float], rule: Rule
 ) -> bool:
     """Whether dev leaves it open that this arm is chosen, or an upgrade."""
-    if not fast_enough(arm.latency_p95_ms, rule):
+    if not is_fast_enough(arm.latency_p95_ms, rule):
         return False
     at = {f.name: i for i, f in enumerate(facts)}
     in_use = next((f.cost_usd_per_1k for f in facts if f.name == rule.reference), None)
-    within = [f for f in facts if affordable(f.cost_usd_per_1k, in_use, rule) and fast_enough(f.latency_p95_ms, rule)]
+    within = [
+        f for f in facts if affordable(f.cost_usd_per_1k, in_use, rule) and is_fast_enough(f.latency_p95_ms, rule)
+    ]
     others = [f for f in within or facts if f.name != arm.name]
     best = max(others, key=lambda f: mean[f.name], default=None)
     if best is None:
@@ -172,7 +176,7 @@ def _may_be_best(
     return bool(pairs.high[at[arm.name], at[best.name]] >= (-rule.margin if saves else 0.0))
 
 
-def _beats(one: ArmFacts, other: ArmFacts, mean: Mapping[str, float], rule: Rule) -> bool:
+def _finalist_beats(one: ArmFacts, other: ArmFacts, mean: Mapping[str, float], rule: Rule) -> bool:
     """Whether an arm costs no more than another, and is better on dev."""
     return mean[one.name] > mean[other.name] and not rule.counts(other.cost_usd_per_1k, one.cost_usd_per_1k)
 
@@ -185,19 +189,19 @@ def _finalists_sd(pairs: Pairwise, arms: Sequence[ArmFacts], facts: Sequence[Arm
     return float(np.median(spread) * np.sqrt(pairs.n_clusters)) if spread else 0.0
 
 
-def _carried(n_fixed: int, n_rest: int, sd: float, rule: Rule, test_clusters: int) -> int:
+def _finalists_carried(n_fixed: int, n_rest: int, sd: float, rule: Rule, test_clusters: int) -> int:
     """How many of the further arms are tested."""
     n = min(n_rest, MOST)
-    while n > FEWEST and (_power_on_test(n_fixed + n, sd, rule, test_clusters) or 1.0) < TARGET:
+    while n > FEWEST and (_finalists_power(n_fixed + n, sd, rule, test_clusters) or 1.0) < TARGET:
         n -= 1
     return n
 
 
-def _power_on_test(n_arms: int, sd: float, rule: Rule, test_clusters: int) -> float | None:
+def _finalists_power(n_arms: int, sd: float, rule: Rule, test_clusters: int) -> float | None:
     if sd <= 0 or n_arms < 2:
         return None
-    at_level = each_of(spent(rule.confidence, rule.use), n_arms - 1)
-    return all_of(chance_of_holding(sd, rule.margin, test_clusters, confidence=at_level), n_arms - 1)
+    at_level = chance_of_each(spent_confidence(rule.confidence, rule.use), n_arms - 1)
+    return chance_of_all(chance_of_holding(sd, rule.margin, test_clusters, confidence=at_level), n_arms - 1)
 
 
 def chosen_shares(
@@ -217,7 +221,7 @@ def chosen_shares(
     no confidence.
     """
     names, order = [f.name for f in facts], {f.name: f.order for f in facts}
-    on_dev, on_test = Values.of(dev, names), Values.of(test, names)
+    on_dev, on_test = ArmValues.of(dev, names), ArmValues.of(test, names)
     critical_dev = pairwise_of(on_dev, rule, seed=seed).critical
     critical_test = pairwise_of(on_test, rule, seed=seed).critical
     rng = np.random.default_rng(seed)
@@ -229,9 +233,15 @@ def chosen_shares(
             for v, c in zip(drawn, (critical_dev, critical_test), strict=True)
         )
         mean = dict(zip(names, drawn[0].own.mean(1).tolist(), strict=True))
-        kept = [i for i, f in enumerate(facts) if f.name in always or _may_be_best(f, facts, first, mean, rule)]
+        kept = [i for i, f in enumerate(facts) if f.name in always or _may_be_finalist(f, facts, first, mean, rule)]
         outcome = decide(
-            claims_of(_only(drawn[1], kept), [facts[i] for i in kept], rule, _only_pairs(second, kept), resampled=True),
+            claims_of(
+                _only_finalists(drawn[1], kept),
+                [facts[i] for i in kept],
+                rule,
+                _only_finalist_pairs(second, kept),
+                resampled=True,
+            ),
             rule,
             order=order,
             n_dev_clusters=first.n_clusters,
@@ -241,18 +251,18 @@ def chosen_shares(
     return {arm: n / draws for arm, n in found.most_common()}
 
 
-def _only(values: Values, at: Sequence[int]) -> Values:
-    return Values(values.own[at], values.worst[at], values.best[at], values.clusters, values.coverage[at])
+def _only_finalists(values: ArmValues, at: Sequence[int]) -> ArmValues:
+    return ArmValues(values.own[at], values.worst[at], values.best[at], values.clusters, values.coverage[at])
 
 
-def _only_pairs(pairs: Pairwise, at: Sequence[int]) -> Pairwise:
+def _only_finalist_pairs(pairs: Pairwise, at: Sequence[int]) -> Pairwise:
     grid = np.ix_(at, at)
     parts = (pairs.mean, pairs.se, pairs.low, pairs.differ, pairs.worse)
     mean, se, low, differ, worse = (part[grid] for part in parts)
     return Pairwise(mean, se, low, differ, worse, pairs.critical[at], pairs.n_clusters, pairs.size_ratio)
 
 
-def beside(claims: Sequence[Claim], rule: Rule, outcome: Outcome, shares: Mapping[str, float]) -> list[str]:
+def beside_verdict(claims: Sequence[Claim], rule: Rule, outcome: Outcome, shares: Mapping[str, float]) -> list[str]:
     """What stands beside a verdict: how steady it is, the distance from the anchor, how worn the test split is."""
     out = []
     share = shares.get(outcome.arm, 0.0)
@@ -267,13 +277,13 @@ def beside(claims: Sequence[Claim], rule: Rule, outcome: Outcome, shares: Mappin
         )
     if rule.use > 1:
         looks = f"{rule.use} different sets of arms have been judged on this test split"
-        out.append(f"{looks}{_worn(rule)} {_renewal(claims, rule)}")
+        out.append(f"{looks}{_worn_test_split(rule)} {_test_split_renewal(claims, rule)}")
     return out
 
 
-def _worn(rule: Rule) -> str:
+def _worn_test_split(rule: Rule) -> str:
     """What several looks at one test split take from this one."""
-    kept = spent(rule.confidence, rule.use), spent(rule.confidence, 1), rule.confidence
+    kept = spent_confidence(rule.confidence, rule.use), spent_confidence(rule.confidence, 1), rule.confidence
     now, fresh, whole = (f"{100 * (1 - confidence):.2g} %" for confidence in kept)
     return (
         f". All looks at it together may be wrong in {whole} of cases: {now} are left for this look, of {fresh} for a "
@@ -281,13 +291,13 @@ def _worn(rule: Rule) -> str:
     )
 
 
-def as_now(note: str, rule: Rule) -> str:
+def verdict_note_now(note: str, rule: Rule) -> str:
     """A note of a decision that was accepted earlier, in the words of today."""
-    now, fresh = (percent(spent(rule.confidence, use), 2) for use in (rule.use, 1))
-    return note.replace(f", so bounds are at {now} instead of {fresh} confidence.", _worn(rule))
+    now, fresh = (percent(spent_confidence(rule.confidence, use), 2) for use in (rule.use, 1))
+    return note.replace(f", so bounds are at {now} instead of {fresh} confidence.", _worn_test_split(rule))
 
 
-def _renewal(claims: Sequence[Claim], rule: Rule) -> str:
+def _test_split_renewal(claims: Sequence[Claim], rule: Rule) -> str:
     """How many new test questions would do as well as a split that nobody has used."""
     spreads = [
         (p.difference - p.low, c) for c in claims for p in c.pairs if p.n_clusters_differ and p.difference > p.low
@@ -295,8 +305,8 @@ def _renewal(claims: Sequence[Claim], rule: Rule) -> str:
     if not spreads:
         return "New test questions would renew it."
     wide, claim = sorted(spreads, key=lambda pair: pair[0])[len(spreads) // 2]
-    critical = ndtri(spent(rule.confidence, rule.use))
+    critical = ndtri(spent_confidence(rule.confidence, rule.use))
     sd = wide / critical * claim.n_clusters**0.5
-    families = clusters_needed(float(sd), rule.margin, confidence=spent(rule.confidence, 1))
+    families = clusters_needed(float(sd), rule.margin, confidence=spent_confidence(rule.confidence, 1))
     items = -(-families * claim.n_items // claim.n_clusters)
     return f"About {items:,} new test questions would renew it."

@@ -51,12 +51,12 @@ def build_parameters(kind: type[Parameters], given: Mapping[str, Any]) -> Parame
     told = "these parameters cannot be used"
     built = from_plain(kind, dict(given), told, noun="parameter")
     values = ((f, getattr(built, f.name)) for f in fields(kind))
-    if problems := [problem for f, value in values if (problem := _value_problem(f, value))]:
+    if problems := [problem for f, value in values if (problem := _parameter_problem(f, value))]:
         raise ConfigError(f"{told}: {'; '.join(problems)}")
     return built
 
 
-def _value_problem(field: Field[Any], value: Any) -> str:
+def _parameter_problem(field: Field[Any], value: Any) -> str:
     """What a parameter cannot be, with what is expected; "" where it fits."""
     asked = f"{field.name} = {shown(value)}: "
     if RANGE in field.metadata:
@@ -73,7 +73,7 @@ def _value_problem(field: Field[Any], value: Any) -> str:
     return ""
 
 
-def deciding(parameters: Parameters) -> Parameters:
+def deciding_parameters(parameters: Parameters) -> Parameters:
     """Parameters as a decision keeps them: each that is only shown beside it (`BESIDE`) has its `NEUTRAL` value."""
     return replace(parameters, **{f.name: f.metadata[NEUTRAL] for f in fields(parameters) if f.metadata.get(BESIDE)})
 
@@ -84,7 +84,7 @@ def parameter_inputs(parameters: Any) -> dict[str, str]:
     A decision that was accepted before a parameter came stays valid: one that holds its `NEUTRAL` value is no input,
     and one that took the place of another (`FORMERLY`) is told as that where it has a single value.
     """
-    out, parameters = {}, deciding(parameters)
+    out, parameters = {}, deciding_parameters(parameters)
     for f in fields(parameters):
         value, old = getattr(parameters, f.name), f.metadata.get(FORMERLY)
         if NEUTRAL in f.metadata and value == f.metadata[NEUTRAL]:
@@ -94,17 +94,18 @@ def parameter_inputs(parameters: Any) -> dict[str, str]:
     return out
 
 
-def declared_names(kind: Any, given: Mapping[str, Any], declared: Collection[str]) -> dict[str, Any]:
+def declared_parameter_names(kind: Any, given: Mapping[str, Any], declared: Collection[str]) -> dict[str, Any]:
     """Parameters under the names that a notebook's cell has, which may be older or newer than those that were kept.
 
     >>> from dataclasses import field, make_dataclass
     >>> later = field(default=("lance",), metadata={NEUTRAL: ("lance",)})
     >>> kind = make_dataclass("P", [("many", tuple, field(metadata={FORMERLY: "one"})), ("stores", tuple, later)])
-    >>> declared_names(kind, {"one": "a"}, ["many"])
+    >>> declared_parameter_names(kind, {"one": "a"}, ["many"])
     {'many': ['a']}
-    >>> declared_names(kind, {"many": ["a"], "stores": ["lance"]}, ["one"])
+    >>> declared_parameter_names(kind, {"many": ["a"], "stores": ["lance"]}, ["one"])
     {'one': 'a'}
-    >>> declared_names(make_dataclass("P", [("calls", str, field(metadata={NEUTRAL: ""}))]), {"calls": ""}, [])
+    >>> neutral = make_dataclass("P", [("calls", str, field(metadata={NEUTRAL: ""}))])
+    >>> declared_parameter_names(neutral, {"calls": ""}, [])
     {}
     """
     out = dict(given)
@@ -146,33 +147,33 @@ def provenance(root: Path) -> dict[str, str]:
     out = {"version workbench": VERSION} | {f"version {name}": metadata.version(name) for name in SHOWN_PACKAGES}
     out["python"] = platform.python_version()
     out["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}"
-    commit = _git(root, "rev-parse", "--short=12", "HEAD")
+    commit = _git_of_code(root, "rev-parse", "--short=12", "HEAD")
     if commit:
         out["commit"] = commit
-        out["dirty"] = "yes" if _git(root, "status", "--porcelain", "--untracked-files=no") else "no"
+        out["dirty"] = "yes" if _git_of_code(root, "status", "--porcelain", "--untracked-files=no") else "no"
     return out
 
 
-def tree(root: Path, apart: Collection[Path] = ()) -> str:
+def code_tree_hash(root: Path, apart: Collection[Path] = ()) -> str:
     """Hash of the code of a folder's repository as it stands: its commit, and each file that differs or is new.
 
     ``apart`` are folders that do not count. "" where no commit tells: outside a repository, or where it ignores the
     folder.
     """
-    top, commit = Path(_git(root, "rev-parse", "--show-toplevel")), _git(root, "rev-parse", "HEAD")
-    if not commit or _git(root, "check-ignore", str(root.resolve())):
+    top, commit = Path(_git_of_code(root, "rev-parse", "--show-toplevel")), _git_of_code(root, "rev-parse", "HEAD")
+    if not commit or _git_of_code(root, "check-ignore", str(root.resolve())):
         return ""
-    listed = [_git(top, "diff", "--name-only", "--no-renames", "-z", "HEAD")]
-    listed += [_git(top, "ls-files", "--others", "--exclude-standard", "-z")]
+    listed = [_git_of_code(top, "diff", "--name-only", "--no-renames", "-z", "HEAD")]
+    listed += [_git_of_code(top, "ls-files", "--others", "--exclude-standard", "-z")]
     outside, parts = [folder.resolve() for folder in apart], [commit]
     for name in sorted({name for names in listed for name in names.split("\0") if name}):
         path = top / name
         if "__pycache__" not in path.parts and not any(path.is_relative_to(folder) for folder in outside):
-            parts += [name, _content(path)]
+            parts += [name, _changed_content(path)]
     return content_hash(*parts)
 
 
-def _content(path: Path) -> str:
+def _changed_content(path: Path) -> str:
     """What a changed path holds: a file its bytes, a repository inside the repository its files."""
     if path.is_symlink():
         return f"link to {os.readlink(path)}"
@@ -182,7 +183,7 @@ def _content(path: Path) -> str:
     return file_hash(path) if path.is_file() else "gone"
 
 
-def _git(root: Path, *words: str) -> str:
+def _git_of_code(root: Path, *words: str) -> str:
     try:
         done = subprocess.run(
             ["git", "-C", str(root), *words],

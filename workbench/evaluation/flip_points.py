@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from workbench.evaluation.decision import LATENCY_TOLERANCE, SAME_QUALITY, Outcome, decide, restated
+from workbench.evaluation.decision import LATENCY_TOLERANCE, SAME_QUALITY, Outcome, decide, restated_claims
 from workbench.evaluation.decision_sentences import percent
 from workbench.inference.prices import DECLARED, ROWS, TOKEN_CLASSES, PriceTable
 from workbench.records import Claim, Decision, FlipPoint, Rule
@@ -25,7 +25,7 @@ _TWICE = 1e-12  # roots of one piece that differ by less, relative to their size
 
 
 @dataclass(frozen=True, slots=True)
-class Axis:
+class FlipAxis:
     """A figure that may change: what it is now, where it may lie, and the rule and costs at another value of it."""
 
     figure: str
@@ -37,15 +37,15 @@ class Axis:
     beyond: str = ""  # why nothing is known above the highest
 
 
-def decided(decision: Decision, rule: Rule, costs: Sequence[float]) -> Outcome:
+def decided_by_rule(decision: Decision, rule: Rule, costs: Sequence[float]) -> Outcome:
     """What the rule gives on the decision's own estimates with these costs (dollars per 1,000 requests, by claim)."""
-    claims = restated(decision.claims, rule, costs)
+    claims = restated_claims(decision.claims, rule, costs)
     order = {c.arm: place for place, c in enumerate(claims)}
     n_dev = decision.n_dev_clusters or None
     return decide(claims, rule, order=order, synthetic=decision.synthetic, n_dev_clusters=n_dev)
 
 
-def costs_at(decision: Decision, rates: Mapping[str, float]) -> list[float]:
+def flip_costs_at(decision: Decision, rates: Mapping[str, float]) -> list[float]:
     """Dollars per 1,000 requests of each claim at other prices of what its amounts count."""
     return [
         c.cost_usd_per_1k + sum(n * (rates[name] - decision.rates[name]) for name, n in c.amounts.items())
@@ -53,12 +53,12 @@ def costs_at(decision: Decision, rates: Mapping[str, float]) -> list[float]:
     ]
 
 
-def flip_points(decision: Decision, further: Sequence[Axis] = ()) -> tuple[FlipPoint, ...]:
+def flip_points(decision: Decision, further: Sequence[FlipAxis] = ()) -> tuple[FlipPoint, ...]:
     """Until which prices, margin, volume, latency limit, repeat rate and growth of the corpus the decision stands."""
-    return tuple(_flips_along(decision, axis) for axis in (*_axes(decision), *further))
+    return tuple(_flips_along(decision, axis) for axis in (*_flip_axes(decision), *further))
 
 
-def watched(decision: Decision, prices: PriceTable) -> Outcome | None:
+def decided_at_prices(decision: Decision, prices: PriceTable) -> Outcome | None:
     """What is decided at the prices of another list; None where it is what was decided.
 
     Raises
@@ -68,8 +68,8 @@ def watched(decision: Decision, prices: PriceTable) -> Outcome | None:
     """
     fixed = (CALL, FALSE_HIT)
     rates = {name: usd if name in fixed else prices.rate(name) for name, usd in decision.rates.items()}
-    found = decided(decision, decision.rule, costs_at(decision, rates))
-    return None if _said(found) == _stated(decision) else found
+    found = decided_by_rule(decision, decision.rule, flip_costs_at(decision, rates))
+    return None if _flip_said(found) == _stated_verdict(decision) else found
 
 
 def flips_table(decision: Decision) -> Table:
@@ -97,39 +97,39 @@ def _flip_end(value: float | None, without: str) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def _said(outcome: Outcome) -> tuple[str, str]:
+def _flip_said(outcome: Outcome) -> tuple[str, str]:
     return outcome.verdict, outcome.arm
 
 
-def _stated(decision: Decision) -> tuple[str, str]:
+def _stated_verdict(decision: Decision) -> tuple[str, str]:
     """Verdict and arm as the rule gives them; a notebook may only make a choice provisional."""
-    return _said(decided(decision, decision.rule, [c.cost_usd_per_1k for c in decision.claims]))
+    return _flip_said(decided_by_rule(decision, decision.rule, [c.cost_usd_per_1k for c in decision.claims]))
 
 
-def _axes(decision: Decision) -> Iterator[Axis]:
+def _flip_axes(decision: Decision) -> Iterator[FlipAxis]:
     rule, costs = decision.rule, [c.cost_usd_per_1k for c in decision.claims]
 
     def priced(names: Sequence[str], factor: float) -> tuple[Rule, Sequence[float]]:
         changed = {n: usd * (factor if n in names else 1.0) for n, usd in decision.rates.items()}
-        return rule, costs_at(decision, changed)
+        return rule, flip_costs_at(decision, changed)
 
-    for thing, names in _things(decision).items():
-        usd = ", ".join(_price_words(name, decision.rates[name]) for name in names)
-        yield Axis(f"price of {thing}", f"{TODAY} {usd}", 1.0, lambda x, names=names: priced(names, x))  # type: ignore[misc]
+    for thing, names in _priced_things(decision).items():
+        usd = ", ".join(_flip_price_words(name, decision.rates[name]) for name in names)
+        yield FlipAxis(f"price of {thing}", f"{TODAY} {usd}", 1.0, lambda x, names=names: priced(names, x))  # type: ignore[misc]
     if rows := [name for name in decision.rates if name.endswith(ROWS)]:
-        yield Axis("rows of the corpus", TODAY, 1.0, lambda x: priced(rows, x))
-    yield from _repeats(decision)
+        yield FlipAxis("rows of the corpus", TODAY, 1.0, lambda x: priced(rows, x))
+    yield from _flip_repeat_rate(decision)
     highest, beyond = (1.0, "") if rule.direction == "higher" else (rule.margin, "not known: other thresholds")
-    yield Axis(rule.limit_name, rule.metric, rule.margin, lambda x: (replace(rule, margin=x), costs), 0.0, highest,
+    yield FlipAxis(rule.limit_name, rule.metric, rule.margin, lambda x: (replace(rule, margin=x), costs), 0.0, highest,
                beyond)  # fmt: skip
     volume = rule.requests_per_month
-    yield Axis("requests", "a month", volume, lambda x: (replace(rule, requests_per_month=x), costs))  # type: ignore[arg-type]
+    yield FlipAxis("requests", "a month", volume, lambda x: (replace(rule, requests_per_month=x), costs))  # type: ignore[arg-type]
     if any(c.latency_p95_ms is not None for c in decision.claims):
         limit = math.inf if rule.latency_limit_ms is None else rule.latency_limit_ms
-        yield Axis("latency limit", "ms", limit, lambda x: (replace(rule, latency_limit_ms=x), costs))
+        yield FlipAxis("latency limit", "ms", limit, lambda x: (replace(rule, latency_limit_ms=x), costs))
 
 
-def _things(decision: Decision) -> dict[str, list[str]]:
+def _priced_things(decision: Decision) -> dict[str, list[str]]:
     """What has a price, with the names of its amounts: a model with its classes of tokens, an operation with rows."""
     out: dict[str, list[str]] = {}
     for name in decision.rates:
@@ -139,7 +139,7 @@ def _things(decision: Decision) -> dict[str, list[str]]:
     return out
 
 
-def _price_words(name: str, usd: float) -> str:
+def _flip_price_words(name: str, usd: float) -> str:
     part = name.rpartition(" ")[2]
     if name.endswith(DECLARED):
         return "declared price"
@@ -148,7 +148,7 @@ def _price_words(name: str, usd: float) -> str:
     return f"${usd:.4g} per {'1,000 rows' if name.endswith(ROWS) else 'one'}"
 
 
-def _repeats(decision: Decision) -> Iterator[Axis]:
+def _flip_repeat_rate(decision: Decision) -> Iterator[FlipAxis]:
     """Repeat rate of caches: hits of every arm in proportion to the requests that repeat an earlier one.
 
     These are repeats word for word; where there are none, those that the cache with most hits serves.
@@ -169,17 +169,17 @@ def _repeats(decision: Decision) -> Iterator[Axis]:
             costs.append(c.cost_usd_per_1k + (1 - scale) * saved)
         return decision.rule, costs
 
-    yield Axis("repeat rate", unit, now, at, 0.0, now / most, "every request is a hit")
+    yield FlipAxis("repeat rate", unit, now, at, 0.0, now / most, "every request is a hit")
 
 
-def _flips_along(decision: Decision, axis: Axis) -> FlipPoint:
+def _flips_along(decision: Decision, axis: FlipAxis) -> FlipPoint:
     """Every interval of one figure in which the decision stands."""
-    stated = _stated(decision)
+    stated = _stated_verdict(decision)
 
     def outcome(value: float) -> tuple[str, str]:
-        return _said(decided(decision, *axis.at(value)))
+        return _flip_said(decided_by_rule(decision, *axis.at(value)))
 
-    cells = _cells(decision, axis)
+    cells = _flip_cells(decision, axis)
     said = [outcome(value) for value in cells]
     stands, edges = list[tuple[float | None, float | None]](), list[tuple[tuple[str, str], ...]]()
     start: float | None = None
@@ -188,35 +188,35 @@ def _flips_along(decision: Decision, axis: Axis) -> FlipPoint:
         if said[i] != stated:
             continue
         if i and said[i - 1] != stated:
-            start, before = _last(value, cells[i - 1], lambda x: outcome(x) == stated), said[i - 1]
+            start, before = _last_before_flip(value, cells[i - 1], lambda x: outcome(x) == stated), said[i - 1]
         if i + 1 == len(cells):
             stands.append((start, None if math.isinf(axis.highest) or not axis.beyond else axis.highest))
             edges.append((before, stated))
         elif said[i + 1] != stated:
-            stands.append((start, _last(value, cells[i + 1], lambda x: outcome(x) == stated)))
+            stands.append((start, _last_before_flip(value, cells[i + 1], lambda x: outcome(x) == stated)))
             edges.append((before, said[i + 1]))
     now = None if math.isinf(axis.now) else float(axis.now)
     point = FlipPoint(axis.figure, axis.unit, now, tuple(stands))
     mine = next((e for s, e in zip(stands, edges, strict=True) if s == point.around), (stated, stated))
-    below, above = ("" if said == stated else _words(said, decision.rule) for said in mine)
+    below, above = ("" if said == stated else _flip_words(said, decision.rule) for said in mine)
     return replace(point, below=below, above=above or (axis.beyond if point.around[1] == axis.highest else ""))
 
 
-def _words(said: tuple[str, str], rule: Rule) -> str:
+def _flip_words(said: tuple[str, str], rule: Rule) -> str:
     return f"{verdict_label(said[0], rule.reference)}: {said[1]}"
 
 
-def _last(inside: float, outside: float, stands: Callable[[float], bool]) -> float:
+def _last_before_flip(inside: float, outside: float, stands: Callable[[float], bool]) -> float:
     """The last number towards ``outside`` at which the decision stands, by halving: there is one change between."""
     while (middle := (inside + outside) / 2) not in (inside, outside):
         inside, outside = (middle, outside) if stands(middle) else (inside, middle)
     return inside
 
 
-def _cells(decision: Decision, axis: Axis) -> list[float]:
+def _flip_cells(decision: Decision, axis: FlipAxis) -> list[float]:
     """One value inside each piece of the range in which no comparison of the rule changes, ascending."""
     base = 1.0 if math.isinf(axis.now) else axis.now or 1.0
-    first, second = (_compared(decision, *axis.at(x)) for x in (base, 2 * base))
+    first, second = (_flip_comparisons(decision, *axis.at(x)) for x in (base, 2 * base))
     slope = (second - first) / base
     with np.errstate(divide="ignore", invalid="ignore"):
         roots = base - first / slope
@@ -228,7 +228,7 @@ def _cells(decision: Decision, axis: Axis) -> list[float]:
     return [(a + b) / 2 for a, b in pairwise(ends)]
 
 
-def _compared(decision: Decision, rule: Rule, costs: Sequence[float]) -> np.ndarray:
+def _flip_comparisons(decision: Decision, rule: Rule, costs: Sequence[float]) -> np.ndarray:
     """Left sides of all that the rule compares with 0, as they stand at these costs and limits."""
     claims, usd = decision.claims, np.array(costs)
     more = usd[None, :] - usd[:, None]
@@ -244,14 +244,14 @@ def _compared(decision: Decision, rule: Rule, costs: Sequence[float]) -> np.ndar
         slow = [c.latency_p95_ms for c in claims if c.latency_p95_ms is not None]
         parts.append(rule.latency_limit_ms * (1 + LATENCY_TOLERANCE) - np.array(slow))
     if rule.point_usd is not None:
-        parts += _worths(claims, rule, usd)
+        parts += _flip_worths(claims, rule, usd)
     return np.concatenate([np.ravel(part) for part in parts])
 
 
 _BOUNDS = ("low", "high", "difference")
 
 
-def _worths(claims: Sequence[Claim], rule: Rule, usd: np.ndarray) -> Iterator[np.ndarray]:
+def _flip_worths(claims: Sequence[Claim], rule: Rule, usd: np.ndarray) -> Iterator[np.ndarray]:
     """What each arm is worth beyond its price against each other one, and how far these lie apart."""
     for choice, cost in zip(claims, usd, strict=True):
         pairs = [(c.against(choice.arm), own) for c, own in zip(claims, usd, strict=True)]

@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 from scipy.special import bdtrc, nctdtr, ndtr, ndtri, stdtrit
 
-from workbench.evaluation.compare import MIN_CLUSTERS, MIN_DIFFERING, sharper, spent
+from workbench.evaluation.compare import MIN_CLUSTERS, MIN_DIFFERING, sharper_confidence, spent_confidence
 from workbench.evaluation.decision_sentences import percent
 from workbench.records import Rule
 from workbench.rendering.table import Column, Table
@@ -88,12 +88,12 @@ def clusters_needed(
     return sizes[min(bisect_left(sizes, True, key=enough), len(sizes) - 1)]
 
 
-def all_of(each: float, n: int) -> float:
+def chance_of_all(each: float, n: int) -> float:
     """Chance that n comparisons with one arm all come true, if each does with chance ``each``.
 
     Differences from one arm share it, so that their correlation is one half if all arms vary alike (Dunnett 1955).
 
-    >>> round(all_of(0.8, 1), 2), round(all_of(0.8, 3), 2), round(all_of(0.8, 7), 2)
+    >>> round(chance_of_all(0.8, 1), 2), round(chance_of_all(0.8, 3), 2), round(chance_of_all(0.8, 7), 2)
     (0.8, 0.61, 0.45)
     """
     if n < 2:
@@ -103,17 +103,17 @@ def all_of(each: float, n: int) -> float:
 
 
 @cache
-def each_of(joint: float, n: int) -> float:
+def chance_of_each(joint: float, n: int) -> float:
     """Chance of each of n comparisons with one arm at which they all come true with chance ``joint``.
 
-    >>> round(each_of(0.95, 1), 3), round(each_of(0.95, 3), 3)
+    >>> round(chance_of_each(0.95, 1), 3), round(chance_of_each(0.95, 3), 3)
     (0.95, 0.98)
     """
     if n < 2:
         return joint
     from scipy.optimize import brentq
 
-    found = brentq(lambda z: all_of(float(ndtr(z)), n) - joint, -8, 8)
+    found = brentq(lambda z: chance_of_all(float(ndtr(z)), n) - joint, -8, 8)
     return float(ndtr(found))
 
 
@@ -122,15 +122,15 @@ def chance_of_holding(
 ) -> float:
     """Power of the one-sided t test with ``n_clusters`` clusters for a true distance ``shift`` from the margin.
 
-    At the confidence that the bounds aim at, see `workbench.evaluation.compare.sharper`. Where losses are rare and
-    large the power is lower: the simulation finds 0.7 where this says 0.8, for exponential losses.
+    At the confidence that the bounds aim at, see `workbench.evaluation.compare.sharper_confidence`. Where losses are
+    rare and large the power is lower: the simulation finds 0.7 where this says 0.8, for exponential losses.
     """
     if n_clusters < 2:
         return 0.0
     df = max(n_clusters * differing - 1, 1)
     if sd <= 0:
         return float(shift > 0)
-    critical = stdtrit(df, sharper(confidence, n_clusters))
+    critical = stdtrit(df, sharper_confidence(confidence, n_clusters))
     noncentrality = shift / sd * n_clusters**0.5
     power = 1 - float(nctdtr(df, noncentrality, critical))
     if np.isnan(power):  # so far from the critical value it cannot be computed this way
@@ -140,7 +140,7 @@ def chance_of_holding(
     return power
 
 
-def plan(sd: float, margin: float, n_clusters: int, *, confidence: float = 0.95) -> Power:
+def plan_power(sd: float, margin: float, n_clusters: int, *, confidence: float = 0.95) -> Power:
     """Power of a split at a margin, the clusters it would need, and the margin it can show."""
     low, high = 1e-6, 4.0
     for _ in range(60):
@@ -175,8 +175,8 @@ def power_table(spreads: Sequence[float], clusters: Mapping[str, str], rule: Rul
     >>> power_table([0.133], {f"q{i}": f"family {i}" for i in range(300)}, rule, items="questions").caption
     'Power of 300 test questions in 300 families, margin 0.02, at 99.00 % confidence: use 2 of this test split'
     """
-    families, confidence = len(set(clusters.values())), spent(rule.confidence, rule.use)
-    plans = [plan(sd, rule.margin, families, confidence=confidence) for sd in spreads]
+    families, confidence = len(set(clusters.values())), spent_confidence(rule.confidence, rule.use)
+    plans = [plan_power(sd, rule.margin, families, confidence=confidence) for sd in spreads]
     columns = (
         Column("spread per family (sd)", "number", digits=2),
         Column("chance that an equal arm is shown to be one", "share"),

@@ -80,7 +80,7 @@ class Components:
         return f"{head}; {told}"
 
 
-def components(values: np.ndarray, clusters: np.ndarray) -> Components:
+def repeat_components(values: np.ndarray, clusters: np.ndarray) -> Components:
     """Parts of the variance of the mean of item means.
 
     Parameters
@@ -106,7 +106,7 @@ def components(values: np.ndarray, clusters: np.ndarray) -> Components:
     return Components(family * float((sizes**2).sum()) / n**2, item / n, within * noise / n, n, 1 / noise)
 
 
-def answers_of(scores: pl.DataFrame, arm: str, items: Sequence[str], *, missing: float = 0.0) -> np.ndarray:
+def repeated_values(scores: pl.DataFrame, arm: str, items: Sequence[str], *, missing: float = 0.0) -> np.ndarray:
     """Values of one arm, shape (items, repeats); what failed counts ``missing``, what was not asked is NaN."""
     mine = scores.filter(pl.col("arm") == arm).with_columns(pl.col("value").fill_null(missing))
     at = {item: i for i, item in enumerate(items)}
@@ -118,7 +118,7 @@ def answers_of(scores: pl.DataFrame, arm: str, items: Sequence[str], *, missing:
 
 
 def pass_all(values: np.ndarray) -> float:
-    """pass^k: share of the items of which all k repeats are right (Yao et al. 2024); values as in `components`.
+    """pass^k: share of the items of which all k repeats are right (Yao et al. 2024); values as in `repeat_components`.
 
     >>> pass_all(np.array([[1, 1, 1], [1, 0, 1], [0, 0, 0]]))
     0.3333333333333333
@@ -126,10 +126,10 @@ def pass_all(values: np.ndarray) -> float:
     return float(((values >= RIGHT) | np.isnan(values)).all(1).mean())
 
 
-def flip_rate(values: np.ndarray) -> float | None:
+def repeat_flip_rate(values: np.ndarray) -> float | None:
     """Chance that two answers to one item differ in being right, without bias; None where nothing was asked twice.
 
-    >>> flip_rate(np.array([[1, 1, 1], [1, 0, 1], [0, 0, 0]]))
+    >>> repeat_flip_rate(np.array([[1, 1, 1], [1, 0, 1], [0, 0, 0]]))
     0.2222222222222222
     """
     n = (~np.isnan(values)).sum(1)
@@ -152,19 +152,19 @@ def repeat_columns(
     ]
     cells: dict[str, list[Value]] = {}
     for name, row in values.items():
-        parts = components(row, clusters)
+        parts = repeat_components(row, clusters)
         told = " + ".join(percent(share) for share in parts.shares()) if parts.total else "none"
-        cells[name] = [pass_all(row), flip_rate(row), told]
+        cells[name] = [pass_all(row), repeat_flip_rate(row), told]
     return columns, cells
 
 
-def scores_columns(scores: pl.DataFrame, arms: Sequence[str]) -> tuple[list[Column], dict[str, list[Value]]]:
+def repeat_score_columns(scores: pl.DataFrame, arms: Sequence[str]) -> tuple[list[Column], dict[str, list[Value]]]:
     """`repeat_columns` of rows of one metric."""
     items, codes = item_clusters(scores)
-    return repeat_columns({arm: answers_of(scores, arm, items) for arm in arms}, codes)
+    return repeat_columns({arm: repeated_values(scores, arm, items) for arm in arms}, codes)
 
 
-def difference_note(scores: pl.DataFrame, arm: str, other: str, items: str = "questions") -> str:
+def repeats_difference_note(scores: pl.DataFrame, arm: str, other: str, items: str = "questions") -> str:
     """What the interval of a paired difference is made of, in a sentence; "" where nothing was asked twice.
 
     Parameters
@@ -176,11 +176,11 @@ def difference_note(scores: pl.DataFrame, arm: str, other: str, items: str = "qu
     if both["arm"].n_unique() < 2 or both["repeat"].n_unique() < 2:
         return ""
     names, codes = item_clusters(both)
-    first, second = (answers_of(both, name, names) for name in (arm, other))
+    first, second = (repeated_values(both, name, names) for name in (arm, other))
     alone = [~np.isnan(one[:, 1:]).all() for one in (first, second)]
     if not all(alone):  # one of them was asked once, and has no repeats to be paired
         first, second = (one if more else one[:, :1] for one, more in zip((first, second), alone, strict=True))
     difference = first - second
-    if np.isnan(difference).all(1).any() or not (told := components(difference, codes).sentence(items)):
+    if np.isnan(difference).all(1).any() or not (told := repeat_components(difference, codes).sentence(items)):
         return ""
     return f"Of the difference between {arm} and {other}, {told}."

@@ -130,9 +130,9 @@ def open_run(
     digest = content_hash(notebook, profile, json.dumps(parameters, sort_keys=True))[:8]
     try:
         settings.runs.mkdir(parents=True, exist_ok=True)
-        run_dir = _new_folder(settings.runs, f"{now:%Y%m%dT%H%M%S}-{notebook}-{digest}")
+        run_dir = _new_run_folder(settings.runs, f"{now:%Y%m%dT%H%M%S}-{notebook}-{digest}")
     except OSError as error:
-        raise RunError(_cannot_write(settings.runs, error)) from error
+        raise RunError(_cannot_write_run(settings.runs, error)) from error
     seed = parameters.get("seed")
     record = RunRecord(
         run_dir=run_dir,
@@ -147,10 +147,10 @@ def open_run(
     )
     try:
         record.save()
-        _reserve(run_dir).write_bytes(bytes(_RESERVE_BYTES))
+        _reserve_run_record(run_dir).write_bytes(bytes(_RESERVE_BYTES))
     except OSError as error:
         shutil.rmtree(run_dir)
-        raise RunError(_cannot_write(settings.runs, error)) from error
+        raise RunError(_cannot_write_run(settings.runs, error)) from error
     return record
 
 
@@ -166,7 +166,7 @@ def begin_run(settings: Settings, notebook: str, parameters: dict[str, Any]) -> 
 def close_run(record: RunRecord, clock: Clock, **outcome: Any) -> RunRecord:
     """Write how the run ended, in the space that was reserved for it."""
     record = replace(record, ended=clock.now().isoformat(), **outcome)
-    _reserve(record.run_dir).unlink(missing_ok=True)
+    _reserve_run_record(record.run_dir).unlink(missing_ok=True)
     record.save()
     return record
 
@@ -181,7 +181,7 @@ def process_token(pid: int) -> str:
     return f"{platform.node()}:{pid}:{started}"
 
 
-def _new_folder(runs: Path, name: str) -> Path:
+def _new_run_folder(runs: Path, name: str) -> Path:
     for n in count(1):
         folder = runs / (name if n == 1 else f"{name}-{n}")
         try:
@@ -192,9 +192,9 @@ def _new_folder(runs: Path, name: str) -> Path:
     raise AssertionError("unreachable")
 
 
-def _reserve(run_dir: Path) -> Path:
+def _reserve_run_record(run_dir: Path) -> Path:
     return run_dir / ".reserve"
 
 
-def _cannot_write(runs: Path, error: OSError) -> str:
+def _cannot_write_run(runs: Path, error: OSError) -> str:
     return f"cannot write a run below {runs}: {error.strerror or error}; set WORKBENCH_RUNS to a writable folder"

@@ -269,7 +269,7 @@ def is_default(parameters: Any, name: str) -> bool:
     return found.default is not MISSING and getattr(parameters, name) == found.default
 
 
-def section_of(table: Table, note: str, *, title: str = "") -> Section:
+def summary_section(table: Table, note: str, *, title: str = "") -> Section:
     """Table of the notebook as a section of the report; its caption is the title where none is given."""
     # values whose form only the column knows, such as its digits, which a section does not keep
     as_text = [c.kind in ("interval", "share", "ms") or c.digits is not None or c.signed for c in table.columns]
@@ -287,7 +287,7 @@ def captioned_section(table: Table) -> Section:
     Section(title='Who pays?', note='All do.', columns=('who',), rows=(('all',),))
     """
     title, _, note = re.sub(r"(?<=\?) |(?<=\.) ", "\n", table.caption, count=1).partition("\n")
-    return section_of(table, note, title=title.removesuffix("."))
+    return summary_section(table, note, title=title.removesuffix("."))
 
 
 @dataclass(frozen=True, slots=True)

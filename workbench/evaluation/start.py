@@ -31,10 +31,10 @@ def check_parameters(notebook: str, parameters: Mapping[str, Any]) -> None:
         from workbench.evaluation.fingerprint import build_parameters
 
         kind = _experiment_class(notebook)
-        build_parameters(kind.parameters_class, _own(kind, parameters))
+        build_parameters(kind.parameters_class, _own_parameters(kind, parameters))
 
 
-def examined(notebook: str, parameters: Mapping[str, Any], settings: Settings) -> Any:
+def examined_experiment(notebook: str, parameters: Mapping[str, Any], settings: Settings) -> Any:
     """Experiment of a notebook that has refused, before a kernel starts, what a run would; None of one of your own.
 
     No model is loaded or asked, and no run folder is made.
@@ -50,28 +50,28 @@ def examined(notebook: str, parameters: Mapping[str, Any], settings: Settings) -
     from workbench.evaluation.fingerprint import build_parameters
 
     kind = _experiment_class(notebook)
-    found = kind.examined(build_parameters(kind.parameters_class, _own(kind, parameters)), settings)
+    found = kind.examined(build_parameters(kind.parameters_class, _own_parameters(kind, parameters)), settings)
     if (asked := parameters.get("reference")) and (known := found.arm_names()):
         require_arm(asked, known)
     return found
 
 
-def _own(kind: Any, parameters: Mapping[str, Any]) -> dict[str, Any]:
+def _own_parameters(kind: Any, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters of an experiment, without those that you added to its notebook."""
     own = {name for f in fields(kind.parameters_class) for name in (f.name, f.metadata.get("formerly"))}
     return {name: value for name, value in parameters.items() if name in own}
 
 
-def as_declared(notebook: str, parameters: Mapping[str, Any], declared: Collection[str]) -> dict[str, Any]:
+def parameters_as_declared(notebook: str, parameters: Mapping[str, Any], declared: Collection[str]) -> dict[str, Any]:
     """Parameters that were kept with a decision, under the names that the cell of a notebook has for them."""
     if notebook not in EXPERIMENTS:
         return dict(parameters)
-    from workbench.evaluation.fingerprint import declared_names
+    from workbench.evaluation.fingerprint import declared_parameter_names
 
-    return declared_names(_experiment_class(notebook).parameters_class, parameters, declared)
+    return declared_parameter_names(_experiment_class(notebook).parameters_class, parameters, declared)
 
 
-def inputs_of(notebook: str, settings: Mapping[str, Any]) -> dict[str, str]:
+def inputs_of_settings(notebook: str, settings: Mapping[str, Any]) -> dict[str, str]:
     """Inputs of the fingerprint that the settings of a decision make, as a run of the notebook would name them.
 
     Raises
@@ -81,10 +81,12 @@ def inputs_of(notebook: str, settings: Mapping[str, Any]) -> dict[str, str]:
     """
     if notebook not in EXPERIMENTS:
         return {f"parameter {name}": repr(_tuples(value)) for name, value in settings.items()}
-    from workbench.evaluation.fingerprint import FORMERLY, build_parameters, declared_names, parameter_inputs
+    from workbench.evaluation.fingerprint import FORMERLY, build_parameters, declared_parameter_names, parameter_inputs
 
     kind = _experiment_class(notebook).parameters_class
-    told = parameter_inputs(build_parameters(kind, declared_names(kind, settings, [f.name for f in fields(kind)])))
+    told = parameter_inputs(
+        build_parameters(kind, declared_parameter_names(kind, settings, [f.name for f in fields(kind)]))
+    )
     names = [{f.name, f.metadata.get(FORMERLY, f.name)} for f in fields(kind)]
     missing = set().union(*(each for each in names if not each & settings.keys()))
     return {name: value for name, value in told.items() if name.removeprefix("parameter ") not in missing}

@@ -13,11 +13,11 @@ from workbench.inference.call_attempt import worst_input_tokens, worst_nanos
 from workbench.inference.client import Client
 from workbench.inference.messages import PREFIX, Completion, Request, Routes
 from workbench.inference.prices import PriceTable
-from workbench.telemetry.attribution import carried
+from workbench.telemetry.attribution import carry_attribution
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class BatchItem:
     """One request of a batch with the attribution that differs from item to item."""
 
     item_id: str
@@ -37,7 +37,7 @@ class CostEstimate:
         return f"{self.requests:,} requests, at most ${self.worst_usd:.4f}"
 
 
-def estimate(
+def estimate_batch(
     requests: Sequence[Request], prices: PriceTable, *, routers: Mapping[str, Routes] | None = None
 ) -> CostEstimate:
     """Upper bound of what the requests cost; those to ``router/NAME`` at its dearest arm.
@@ -47,11 +47,11 @@ def estimate(
     UnknownPrice
         If a model has no price.
     """
-    worst = sum(_worst_nanos(request, prices, routers or {}) for request in requests)
+    worst = sum(_worst_batch_nanos(request, prices, routers or {}) for request in requests)
     return CostEstimate(len(requests), worst / 1e9)
 
 
-def _worst_nanos(request: Request, prices: PriceTable, routers: Mapping[str, Routes]) -> int:
+def _worst_batch_nanos(request: Request, prices: PriceTable, routers: Mapping[str, Routes]) -> int:
     if (routed := routers.get(request.model.removeprefix(PREFIX))) is None or not request.model.startswith(PREFIX):
         return worst_nanos(prices, request)
     tokens = worst_input_tokens(request)
@@ -59,9 +59,9 @@ def _worst_nanos(request: Request, prices: PriceTable, routers: Mapping[str, Rou
     return max(arms[1:], default=0) + arms[0] if routed.cascade else max(arms)
 
 
-def complete_all(
+def complete_batch(
     client: Client,
-    items: Sequence[Item],
+    items: Sequence[BatchItem],
     *,
     max_cost_usd: float | None,
     threads: int = 1,
@@ -81,18 +81,18 @@ def complete_all(
     """
     if twice := [item_id for item_id, n in Counter(i.item_id for i in items).items() if n > 1]:
         raise ConfigError(f"answers are told apart by item_id, found several items {', '.join(map(repr, twice[:5]))}")
-    open_items = _open_items(client, items)
-    ahead = estimate([i.request for i in open_items], client.books.prices, routers=client.routers)
+    open_items = _open_batch_items(client, items)
+    ahead = estimate_batch([i.request for i in open_items], client.books.prices, routers=client.routers)
     if open_items:
         tell(f"{len(items) - len(open_items):,} of {len(items):,} answers are recorded; still to ask: {ahead}")
     if open_items and (max_cost_usd is None or ahead.worst_usd > max_cost_usd):
         given = "no max_cost_usd" if max_cost_usd is None else f"max_cost_usd={max_cost_usd:g}"
         raise ConfigError(f"this batch may cost ${ahead.worst_usd:.4f}, found {given}; set it at or above that")
-    client = capped(client, max_cost_usd)  # attempts that fail may be billed too
+    client = capped_client(client, max_cost_usd)  # attempts that fail may be billed too
     out: dict[str, Completion | Exception] = {}
     pool = ThreadPoolExecutor(threads)
     try:
-        futures = {pool.submit(carried(ask), client, item): item for item in items}
+        futures = {pool.submit(carry_attribution(ask_batch_item), client, item): item for item in items}
         for done, future in enumerate(as_completed(futures), 1):
             out[futures[future].item_id] = future.result()
             if on_done:
@@ -102,7 +102,7 @@ def complete_all(
     return out
 
 
-def capped(client: Client, max_cost_usd: float | None) -> Client:
+def capped_client(client: Client, max_cost_usd: float | None) -> Client:
     """Return the client with one more budget, for what is asked through it; without budgets, or None, the client."""
     if not client.books.budgets or max_cost_usd is None:
         return client
@@ -110,7 +110,7 @@ def capped(client: Client, max_cost_usd: float | None) -> Client:
     return replace(client, books=replace(client.books, budgets=client.books.budgets.and_also(limit)))
 
 
-def _open_items(client: Client, items: Sequence[Item]) -> list[Item]:
+def _open_batch_items(client: Client, items: Sequence[BatchItem]) -> list[BatchItem]:
     """Items without a recorded answer; equal requests need one each."""
     if client.recordings is None:
         return list(items)
@@ -122,7 +122,7 @@ def _open_items(client: Client, items: Sequence[Item]) -> list[Item]:
     return out
 
 
-def ask(client: Client, item: Item) -> Completion | Exception:
+def ask_batch_item(client: Client, item: BatchItem) -> Completion | Exception:
     """Answer to one item, or why there is none; one that a rate limit gives no turn waits and asks again."""
     request = item.request
     who: dict[str, Any] = {k: v for k, v in (("tenant_id", item.tenant_id), ("feature", item.feature)) if v}

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from workbench.config import Clock, SystemClock
 from workbench.errors import BudgetExceeded, ConfigError, StoreError, unknown_name
 from workbench.inference.prices import nanos
-from workbench.state import Batch, create_tables, execute, execute_insert, group_commit, marks, reader
+from workbench.state import Batch, create_tables, execute, execute_insert, group_commit, reading_engine, sql_marks
 from workbench.telemetry.attribution import Attribution
 from workbench.telemetry.ledger import TOKENS, Ledger, LedgerRow
 
@@ -84,16 +84,16 @@ class Budget:
 DEFAULT_BUDGETS = (Budget(10.0, "day"), Budget(100.0, "month"))
 
 
-def window_at(window: Window, now: datetime) -> str:
+def budget_window_at(window: Window, now: datetime) -> str:
     """Name of the window that a moment lies in, such as "2026-11" of a month.
 
-    >>> window_at("month", datetime(2026, 11, 30))
+    >>> budget_window_at("month", datetime(2026, 11, 30))
     '2026-11'
     """
     return {"day": f"{now:%Y-%m-%d}", "month": f"{now:%Y-%m}", "total": "total"}[window]
 
 
-def resets_at(window: str) -> str:
+def budget_resets_at(window: str) -> str:
     """ISO time at which a window of this name ends, empty where it never does."""
     if window == "total":
         return ""
@@ -203,7 +203,7 @@ class Budgets:
         who = Attribution(**{name: getattr(worst, name) for name in FIELDS})
         hold_id, limits = hold_id or uuid.uuid4().hex, self._limits(who, now)
         # who settles a hold has its id already: inside `together` nobody needs to wait for it
-        self._group.later(_BOOKS, _Reserve(hold_id, worst, now.isoformat(), limits, self._known))
+        self._group.later(_BOOKS, _BudgetReserve(hold_id, worst, now.isoformat(), limits, self._known))
         return hold_id
 
     def settle(self, hold_id: str, rows: Sequence[LedgerRow], ledger: Ledger | None) -> bool:
@@ -217,7 +217,7 @@ class Budgets:
         StoreError
             If there is no such hold, or the ledger has a row already; then nothing is settled.
         """
-        settled: bool = self._group.run(_BOOKS, _Settle(hold_id, rows, ledger))
+        settled: bool = self._group.run(_BOOKS, _BudgetSettle(hold_id, rows, ledger))
         return settled
 
     def close_holds(self, before: datetime, ledger: Ledger) -> list[LedgerRow]:
@@ -243,8 +243,10 @@ class Budgets:
             )
         held = sa.select(_HOLD, _UNSETTLED.c.row).outerjoin(_UNSETTLED, _UNSETTLED.c.hold_id == _HOLD.c.hold_id)
         held = held.where(_HOLD.c.state == "open", _HOLD.c.reserved < before.astimezone(UTC).isoformat())
-        with reader(self._engine).begin() as connection:
-            rows = {hold.hold_id: _unsettled(hold) for hold in connection.execute(held.order_by(_HOLD.c.reserved))}
+        with reading_engine(self._engine).begin() as connection:
+            rows = {
+                hold.hold_id: _unsettled_hold_row(hold) for hold in connection.execute(held.order_by(_HOLD.c.reserved))
+            }
         return [row for hold_id, row in rows.items() if self.settle(hold_id, [row], ledger)]
 
     def correct(self, call_id: str, attempt: int, difference_nanos: int, reason: str, *, ledger: Ledger) -> LedgerRow:
@@ -266,7 +268,7 @@ class Budgets:
             if last:
                 bill = sa.update(_HOLD).where(_HOLD.c.hold_id == last[0].hold_id)
                 connection.execute(bill.values(spent_nanos=_HOLD.c.spent_nanos + difference_nanos))
-            _charge(connection, {(h.scope, h.window): [0, difference_nanos] for h in last})
+            _charge_budgets(connection, {(h.scope, h.window): [0, difference_nanos] for h in last})
             return row
 
         return self._group.alone(book)
@@ -279,11 +281,11 @@ class Budgets:
         """
         import polars as pl
 
-        with reader(self._engine).begin() as connection:
+        with reading_engine(self._engine).begin() as connection:
             found = connection.execute(sa.select(_BUDGET)).all()
         names = ("scope", "window", "limit_nanos", "spent_nanos", "held_nanos", "resets")
         schema = dict(zip(names, (pl.String, pl.String, *[pl.Int64] * 3, pl.String), strict=True))
-        frame = pl.DataFrame([(*row, resets_at(row.window)) for row in found], schema, orient="row")
+        frame = pl.DataFrame([(*row, budget_resets_at(row.window)) for row in found], schema, orient="row")
         return frame.sort("window", "scope", descending=[True, False])
 
     def _limits(self, who: Attribution, now: datetime) -> dict[_Key, int | None]:
@@ -291,12 +293,12 @@ class Budgets:
         limits: dict[_Key, int | None] = {}
         for budget in self._budgets:
             if (scope := budget.scope(who)) is not None:
-                key, limit = (scope, window_at(budget.window, now)), nanos(budget.limit_usd)
+                key, limit = (scope, budget_window_at(budget.window, now)), nanos(budget.limit_usd)
                 limits[key] = limit if (other := limits.get(key)) is None else min(limit, other)
         return limits or {(EVERYTHING, "total"): None}
 
 
-def _unsettled(hold: sa.Row[Any]) -> LedgerRow:
+def _unsettled_hold_row(hold: sa.Row[Any]) -> LedgerRow:
     """Ledger row of a hold that nobody settled; one made by an earlier version does not say whose call it was."""
     if hold.row:
         return LedgerRow(**json.loads(hold.row))
@@ -308,7 +310,7 @@ def _unsettled(hold: sa.Row[Any]) -> LedgerRow:
 
 
 @dataclass(frozen=True, slots=True)
-class _Reserve:
+class _BudgetReserve:
     hold_id: str
     worst: LedgerRow
     reserved: str
@@ -317,35 +319,35 @@ class _Reserve:
 
 
 @dataclass(frozen=True, slots=True)
-class _Settle:
+class _BudgetSettle:
     hold_id: str
     rows: Sequence[LedgerRow]
     ledger: Ledger | None
 
 
-def _book(connection: sa.Connection, asked: Sequence[_Reserve | _Settle]) -> list[object]:
+def _book_budgets(connection: sa.Connection, asked: Sequence[_BudgetReserve | _BudgetSettle]) -> list[object]:
     """Settle, then reserve what fits; the rows that all calls share are locked last, and for as short as can be."""
     changes: dict[_Key, list[int]] = {}
-    settled = _settle([ask for ask in asked if isinstance(ask, _Settle)], connection, changes)
-    reserved = _reserve_all([ask for ask in asked if isinstance(ask, _Reserve)], connection, changes)
-    return [next(settled if isinstance(ask, _Settle) else reserved) for ask in asked]
+    settled = _settle_holds([ask for ask in asked if isinstance(ask, _BudgetSettle)], connection, changes)
+    reserved = _reserve_budgets([ask for ask in asked if isinstance(ask, _BudgetReserve)], connection, changes)
+    return [next(settled if isinstance(ask, _BudgetSettle) else reserved) for ask in asked]
 
 
-_BOOKS = Batch(0, _book)
+_BOOKS = Batch(0, _book_budgets)
 
 
-def _settle(
-    asked: Sequence[_Settle], connection: sa.Connection, changes: dict[_Key, list[int]]
+def _settle_holds(
+    asked: Sequence[_BudgetSettle], connection: sa.Connection, changes: dict[_Key, list[int]]
 ) -> Iterator[bool | StoreError]:
     """Close the holds that are open, with their rows; what becomes of budgets is added to ``changes``."""
     if not asked:
         return iter(())
     ids = tuple(dict.fromkeys(ask.hold_id for ask in asked))
     holds = defaultdict(list)
-    for hold_id, *hold in execute(connection, _THESE.format(marks(len(ids))), ids, lock='hold_id, scope, "window"'):
+    for hold_id, *hold in execute(connection, _THESE.format(sql_marks(len(ids))), ids, lock='hold_id, scope, "window"'):
         holds[hold_id].append(hold)
     outcomes: list[bool | StoreError] = []
-    closed: dict[str, _Settle] = {}
+    closed: dict[str, _BudgetSettle] = {}
     for ask in asked:
         if ask.hold_id not in holds:
             outcomes.append(StoreError(f"there is no hold {ask.hold_id!r} to settle; reserve before a call is made"))
@@ -358,7 +360,7 @@ def _settle(
         ledger.add([row for ask in closed.values() if ask.ledger for row in ask.rows], connection)
     if closed:
         execute(connection, _CLOSE, [(spent[hold_id], hold_id) for hold_id in closed])
-        execute(connection, _FORGET.format(marks(len(closed))), tuple(closed))
+        execute(connection, _FORGET.format(sql_marks(len(closed))), tuple(closed))
     for hold_id in closed:
         for scope, window, _, amount in holds[hold_id]:
             change = changes.setdefault((scope, window), [0, 0])
@@ -367,23 +369,25 @@ def _settle(
     return iter(outcomes)
 
 
-def _reserve_all(
-    asked: Sequence[_Reserve], connection: sa.Connection, changes: dict[_Key, list[int]]
+def _reserve_budgets(
+    asked: Sequence[_BudgetReserve], connection: sa.Connection, changes: dict[_Key, list[int]]
 ) -> Iterator[BudgetExceeded | None]:
     """Hold what fits, in the order of coming, and write all ``changes``."""
     if not asked:
-        _charge(connection, changes)
+        _charge_budgets(connection, changes)
         return iter(())
-    fresh = _in_order({key for ask in asked for key in ask.limits if key not in ask.known})
+    fresh = _budgets_in_order({key for ask in asked for key in ask.limits if key not in ask.known})
     new = {key for key in fresh if execute(connection, _UNUSED, key)}
-    states = _locked(connection, _in_order({key for ask in asked for key in ask.limits} | changes.keys()))
+    states = _locked_budgets(
+        connection, _budgets_in_order({key for ask in asked for key in ask.limits} | changes.keys())
+    )
     for key, (held, spent) in changes.items():
         states[key].held += held
         states[key].spent += spent
-    outcomes = [_hold_amount(states, ask) for ask in asked]
+    outcomes = [_hold_in_budgets(states, ask) for ask in asked]
     taken = [ask for ask, refused in zip(asked, outcomes, strict=True) if refused is None]
     used = {key for ask in taken for key in ask.limits}
-    for scope, window in _in_order(new - used):
+    for scope, window in _budgets_in_order(new - used):
         execute(connection, 'DELETE FROM wb_budget WHERE scope = ? AND "window" = ?', (scope, window))
     written = [(s.held, s.spent, s.limit, *key) for key, s in states.items() if key in used or key in changes]
     execute(connection, _STATE, written)
@@ -398,7 +402,7 @@ def _reserve_all(
 
 
 @dataclass(slots=True)
-class _Drawn:
+class _DrawnBudget:
     """One row of the budgets, locked by this transaction."""
 
     limit: int | None
@@ -406,22 +410,22 @@ class _Drawn:
     held: int
 
 
-def _locked(connection: sa.Connection, keys: Sequence[_Key]) -> dict[_Key, _Drawn]:
+def _locked_budgets(connection: sa.Connection, keys: Sequence[_Key]) -> dict[_Key, _DrawnBudget]:
     """Rows of the budgets, locked in the order of the keys until the transaction ends."""
     values, texts = ", ".join(["(?, ?)"] * len(keys)), tuple(text for key in keys for text in key)
     rows = execute(connection, _BUDGETS.format(values), texts, lock=_ORDER)
-    found = {(scope, window): _Drawn(*state) for scope, window, *state in rows}
+    found = {(scope, window): _DrawnBudget(*state) for scope, window, *state in rows}
     for key in keys:
         if key not in found:  # somebody deleted it from the database
             execute(connection, _UNUSED, key)
-            found[key] = _Drawn(None, 0, 0)
+            found[key] = _DrawnBudget(None, 0, 0)
     return {key: found[key] for key in keys}
 
 
-def _hold_amount(states: Mapping[_Key, _Drawn], ask: _Reserve) -> BudgetExceeded | None:
+def _hold_in_budgets(states: Mapping[_Key, _DrawnBudget], ask: _BudgetReserve) -> BudgetExceeded | None:
     """Hold an amount in every budget that applies; an error where it does not fit one."""
     amount = ask.worst.cost_nanos
-    for key in _in_order(ask.limits):
+    for key in _budgets_in_order(ask.limits):
         limit, state = ask.limits[key], states[key]
         # What is free always fits: spent may be above the limit, after a call that cost more than was reserved or a
         # limit that was lowered.
@@ -433,7 +437,7 @@ def _hold_amount(states: Mapping[_Key, _Drawn], ask: _Reserve) -> BudgetExceeded
                 spent_nanos=state.spent,
                 reserved_nanos=state.held,
                 amount_nanos=amount,
-                resets=resets_at(key[1]),
+                resets=budget_resets_at(key[1]),
             )
     for key, limit in ask.limits.items():
         states[key].held += amount
@@ -441,11 +445,11 @@ def _hold_amount(states: Mapping[_Key, _Drawn], ask: _Reserve) -> BudgetExceeded
     return None
 
 
-def _charge(connection: sa.Connection, changes: Mapping[_Key, Sequence[int]]) -> None:
+def _charge_budgets(connection: sa.Connection, changes: Mapping[_Key, Sequence[int]]) -> None:
     """Add what is held and what is spent to the budgets."""
-    execute(connection, _CHANGE, [(*changes[key], *key) for key in _in_order(changes)])
+    execute(connection, _CHANGE, [(*changes[key], *key) for key in _budgets_in_order(changes)])
 
 
-def _in_order(keys: Iterable[_Key]) -> list[_Key]:
+def _budgets_in_order(keys: Iterable[_Key]) -> list[_Key]:
     """Return the one order in which rows are locked: none waits in a circle; what all calls share is locked last."""
     return sorted(keys, key=lambda key: (key[0] == EVERYTHING, -key[0].count("="), key))

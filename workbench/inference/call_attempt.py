@@ -28,17 +28,17 @@ from workbench.inference.call_tapes import refuse_offline
 from workbench.inference.hosted_models import Provider
 from workbench.inference.messages import CacheHit, Request, Response, Route, UnpricedUsage, Usage
 from workbench.inference.prices import PriceTable, project_prices
-from workbench.inference.rate_limits import Limit, RateLimiter, Slot
-from workbench.inference.streams import still_read
+from workbench.inference.rate_limits import RateLimit, RateLimiter, RateSlot
+from workbench.inference.streams import stream_still_read
 from workbench.state import open_engine, together
 from workbench.telemetry.attribution import Attribution
 from workbench.telemetry.ledger import Ledger, LedgerRow
-from workbench.telemetry.spans import Span, Tracing, here
+from workbench.telemetry.spans import Span, Tracing, span_here
 
 _TOLD_CHARACTERS = 200
 
 
-def validator_of(request: Request) -> Any:
+def answer_validator(request: Request) -> Any:
     """Validator of jsonschema's for the answers to a request; None where it asks for no schema.
 
     Raises
@@ -60,7 +60,7 @@ def validator_of(request: Request) -> Any:
     return kind(request.schema, registry=Registry())  # else it would fetch schemas that are referred to
 
 
-def misfit(validator: Any, response: Response) -> str:
+def answer_misfit(validator: Any, response: Response) -> str:
     """What is wrong with an answer; empty where nothing is, or where it only calls tools."""
     if validator is None or (response.tool_calls and not response.text):
         return ""
@@ -110,7 +110,7 @@ PATIENCE_S = 60.0  # on SQLite each of the tries waits 30 s by itself
 BUSY = (sa.exc.OperationalError, sa.exc.TimeoutError)
 
 
-def settle(
+def settle_attempt(
     hold_id: str,
     rows: Sequence[LedgerRow],
     *,
@@ -180,7 +180,7 @@ def tell_route(span: Span | None, route: Route) -> None:
         span.set({"wb.route": route.arm, "wb.reason": route.reason})
 
 
-def note(span: Span | None, response: Response, cost_nanos: int, *, free: bool = False) -> None:
+def note_attempt(span: Span | None, response: Response, cost_nanos: int, *, free: bool = False) -> None:
     """Answer, tokens and cost; tokens only where they were asked for now."""
     if span is None:
         return
@@ -231,7 +231,7 @@ class Books:
         settings: Settings,
         *,
         budgets: Sequence[Budget] = DEFAULT_BUDGETS,
-        limits: Mapping[str, Limit] | None = None,
+        limits: Mapping[str, RateLimit] | None = None,
         clock: Clock | None = None,
     ) -> Self:
         """Books of a project with everything in them: its prices, and the rest in its state database."""
@@ -279,7 +279,7 @@ class CallAccount:
     place: Any = field(init=False)
 
     def __post_init__(self) -> None:
-        self.place = here() if self.books.tracing else None
+        self.place = span_here() if self.books.tracing else None
 
     def ask(
         self, provider: Provider, request: Request, *, timeout_s: float, on_text: Callable[[str], None] | None,
@@ -300,13 +300,13 @@ class CallAccount:
         """
         refuse_offline(f"asking {request.model}")
         books, tokens, whole_s = self.books, worst_input_tokens(request), timeout_s
-        worst, validator = worst_nanos(books.prices, request, tokens), validator_of(request)
+        worst, validator = worst_nanos(books.prices, request, tokens), answer_validator(request)
         number, self.attempts = self.attempts, self.attempts + 1
         due = self.row(request, number, books.clock.now().isoformat(), cost_nanos=worst, status="unknown",
                        error_class="NeverSettled")  # fmt: skip
-        shown, attempt = _Shown(on_text), _Open(due)
+        shown, attempt = _Shown(on_text), _OpenAttempt(due)
         try:  # wherever an interruption falls, it leaves no hold
-            still_read()
+            stream_still_read()
             self._enter(request, tokens, attempt, due, patience_s)
             timeout_s = min(timeout_s, self._left_s(request, attempt.slot))
             waited_s = attempt.slot.waited_s if attempt.slot else 0.0
@@ -316,7 +316,7 @@ class CallAccount:
                 attempt.began = books.clock.monotonic()
                 response = provider.complete(request, timeout_s=timeout_s, on_text=shown if on_text else None)
                 cost, doubt = self._cost(request, response, worst)
-                if wrong := misfit(validator, response):
+                if wrong := answer_misfit(validator, response):
                     doubt = MalformedAnswer.__name__
                 attempt.due = self.row(request, number, due.started, response=response, cost_nanos=cost,
                                        latency_ms=response.latency_ms, error_class=doubt)  # fmt: skip
@@ -324,7 +324,7 @@ class CallAccount:
                 with together():
                     self._return_tokens(attempt.slot, response)
                     self._settle(attempt)
-                note(span, response, cost)
+                note_attempt(span, response, cost)
                 if wrong:
                     raise MalformedAnswer(f"{request.model}: {wrong}", billed="unknown")
         except BaseException as error:
@@ -349,7 +349,9 @@ class CallAccount:
             cost = max(cost, worst)
         return cost, response.usage.doubt
 
-    def _enter(self, request: Request, tokens: int, attempt: "_Open", worst: LedgerRow, patience_s: float) -> None:
+    def _enter(
+        self, request: Request, tokens: int, attempt: "_OpenAttempt", worst: LedgerRow, patience_s: float
+    ) -> None:
         """Reserve and wait for a slot; both are written in one transaction."""
         if self.books.budgets:
             attempt.hold = uuid.uuid4().hex
@@ -362,13 +364,13 @@ class CallAccount:
             attempt.hold = ""
             raise
 
-    def _slot(self, request: Request, tokens: int, patience_s: float) -> Slot | None:
+    def _slot(self, request: Request, tokens: int, patience_s: float) -> RateSlot | None:
         if self.books.limiter is None:
             return None
         useful_s = self.deadline - self.books.clock.monotonic() - LEAST_USEFUL_S
         return self.books.limiter.wait(request.model, tokens, deadline_s=max(min(patience_s, useful_s), 0.0))
 
-    def _left_s(self, request: Request, slot: Slot | None) -> float:
+    def _left_s(self, request: Request, slot: RateSlot | None) -> float:
         """Seconds that are left for the answer; after a wait for the slot they must be enough for one."""
         left_s = self.deadline - self.books.clock.monotonic()
         if slot and slot.waited_s and left_s < LEAST_USEFUL_S:
@@ -382,12 +384,12 @@ class CallAccount:
             raise AttemptTimeout(f"{request.model}: the deadline passed before the request could be sent")
         return left_s
 
-    def _return_tokens(self, slot: Slot | None, response: Response) -> None:
+    def _return_tokens(self, slot: RateSlot | None, response: Response) -> None:
         if slot and self.books.limiter and response.usage:
             with suppress(*BUSY):  # the answer is paid for; those behind then wait for tokens that were not used
                 self.books.limiter.settle(slot, response.usage.input + response.usage.output)
 
-    def _broken_off(self, attempt: "_Open", error: BaseException) -> None:
+    def _broken_off(self, attempt: "_OpenAttempt", error: BaseException) -> None:
         """Take back an attempt that was never made, settle one that was."""
         if attempt.began is None:
             self.attempts, attempt.due = self.attempts - 1, None
@@ -405,7 +407,7 @@ class CallAccount:
             self._settle(attempt)
 
     @contextmanager
-    def _charged(self, span: Span | None, attempt: "_Open") -> Iterator[None]:
+    def _charged(self, span: Span | None, attempt: "_OpenAttempt") -> Iterator[None]:
         """Settle what fails before its span ends, so that the span has the cost that the ledger has."""
         try:
             yield
@@ -415,9 +417,9 @@ class CallAccount:
                 span.set({"wb.cost_usd": attempt.charged_nanos / 1e9})
             raise
 
-    def _settle(self, attempt: "_Open") -> None:
+    def _settle(self, attempt: "_OpenAttempt") -> None:
         books, rows = self.books, [attempt.due] if attempt.due else []
-        settle(attempt.hold, rows, budgets=books.budgets, ledger=books.ledger, clock=books.clock,
+        settle_attempt(attempt.hold, rows, budgets=books.budgets, ledger=books.ledger, clock=books.clock,
                response=attempt.response)  # fmt: skip
         attempt.charged_nanos = sum(row.cost_nanos for row in rows)
         self.cost_nanos += attempt.charged_nanos
@@ -433,7 +435,7 @@ class CallAccount:
             self.books.ledger.add([row])
         told = {f"cache.{k}": v for k, v in shown.items()} | {"cache.hit": bool(hit) or None, "source": status}
         with chat_span(self.books.tracing, request, told, self.place) as span:
-            note(span, response, 0, free=True)
+            note_attempt(span, response, 0, free=True)
 
     def row(
         self, request: Request, attempt: int, started: str, *, response: Response | None = None, status: str = "ok",
@@ -451,12 +453,12 @@ class CallAccount:
 
 
 @dataclass(slots=True)
-class _Open:
+class _OpenAttempt:
     """An attempt that is not settled: ``due`` is its row as things stand, ``began`` when it was sent."""
 
     due: LedgerRow | None
     hold: str = ""
-    slot: Slot | None = None
+    slot: RateSlot | None = None
     began: float | None = None
     response: Response | None = None
     charged_nanos: int = 0

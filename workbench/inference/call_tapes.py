@@ -40,7 +40,7 @@ def current_tape() -> Tape | None:
 
 
 @contextmanager
-def taped(tape: Tape) -> Iterator[None]:
+def taped_calls(tape: Tape) -> Iterator[None]:
     """Answer every call of a client inside from the tape, or onto it; also in threads that `carried` starts."""
     token = _TAPE.set(tape)
     try:

@@ -20,7 +20,7 @@ from workbench.errors import (
 from workbench.inference.budgets import DEFAULT_BUDGETS, Budget
 from workbench.inference.call_attempt import Books, CallAccount, provider_of, tell_route
 from workbench.inference.call_tapes import current_tape, why_again
-from workbench.inference.failover import Cooldowns, RetryPolicy, call_models
+from workbench.inference.failover import Cooldowns, RetryPolicy, call_with_failover
 from workbench.inference.hosted_models import LiteLLMProvider, Provider
 from workbench.inference.messages import (
     LOCAL,
@@ -35,12 +35,12 @@ from workbench.inference.messages import (
     Route,
     Routes,
     Shadows,
-    last_text,
+    last_user_text,
 )
-from workbench.inference.rate_limits import Limit
+from workbench.inference.rate_limits import RateLimit
 from workbench.inference.recordings import Recordings
 from workbench.inference.streams import Stream
-from workbench.telemetry.attribution import attributed, current
+from workbench.telemetry.attribution import attributed, current_attribution
 from workbench.telemetry.spans import Span
 
 Messages = Sequence[Message] | Callable[[str], Sequence[Message]]
@@ -94,7 +94,7 @@ class Client:
         settings: Settings,
         *,
         budgets: Sequence[Budget] = DEFAULT_BUDGETS,
-        limits: Mapping[str, Limit] | None = None,
+        limits: Mapping[str, RateLimit] | None = None,
         clock: Clock | None = None,
         **parts: Any,
     ) -> Self:
@@ -196,7 +196,7 @@ class Client:
         with self.books.span(f"call {model}") as span:
             if model.startswith(PREFIX):
                 routed = self._router(model)
-                asked = _routed_question(messages, question, routed)
+                asked = _router_question(messages, question, routed)
                 done = self._routed(messages, asked, routed, given, how, span)
             else:
                 done = self._answer(Request(model, _fixed(messages, model), **given), Route(model), how, span)
@@ -260,7 +260,7 @@ class Client:
             made = _made(messages, route.configuration)
             return self._answer(Request(route.model, made, **given), route, how, span)
 
-        feature = current().feature
+        feature = current_attribution().feature
         if not routed.cascade:
             return ask(routed.pick(question, feature), how)
         try:
@@ -268,8 +268,8 @@ class Client:
         except (CallFailed, RateLimited, RecordingMiss) as error:
             if not _may_be_answered(error):
                 raise
-            return _after(error, routed.instead(question, feature), lambda route: ask(route, how))
-        route = _sure(routed, question, feature, first)
+            return _ask_next_arm(error, routed.instead(question, feature), lambda route: ask(route, how))
+        route = _cascade_is_sure(routed, question, feature, first)
         if route.arm == routed.first.arm:
             tell_route(span, route)
             if how.on_text:
@@ -283,7 +283,9 @@ class Client:
         """Answer from a recording, the cache, or a model: in this order, since the first two cost nothing."""
         trace_id = span.trace_id if span else ""
         reason = "; ".join(filter(None, (route.reason, why_again())))
-        account = CallAccount(uuid.uuid4().hex, trace_id, current(), self.books, how.deadline, route.arm, reason)
+        account = CallAccount(
+            uuid.uuid4().hex, trace_id, current_attribution(), self.books, how.deadline, route.arm, reason
+        )
         tell_route(span, route)
         others = [request.to(model) for model in how.fallbacks]
         if self.recordings is not None and (
@@ -307,7 +309,7 @@ class Client:
     def _asked(self, request: Request, account: CallAccount, how: _How) -> Response:
         """Ask the models; an error says what was charged all the same."""
         try:
-            return call_models(
+            return call_with_failover(
                 (request.model, *how.fallbacks),
                 lambda model, **limits: account.ask(
                     provider_of(self.providers, model), request.to(model), on_text=how.on_text, **limits
@@ -366,7 +368,7 @@ class Client:
         return Completion(response, account.call_id, account.trace_id, source, route, hit=hit)
 
 
-def _sure(routed: Routes, question: str, feature: str, first: Completion) -> Route:
+def _cascade_is_sure(routed: Routes, question: str, feature: str, first: Completion) -> Route:
     """What a cascade does after its first answer; without token probabilities nobody knows whether that will do."""
     sure = first.response.confidence
     route = routed.pick(question, feature, confidence=sure or 0.0)
@@ -381,7 +383,7 @@ def _may_be_answered(error: Exception) -> bool:
     return not isinstance(cause, ProviderError) or cause.retryable or cause.elsewhere
 
 
-def _after(error: Exception, route: Route, ask: Callable[[Route], Completion]) -> Completion:
+def _ask_next_arm(error: Exception, route: Route, ask: Callable[[Route], Completion]) -> Completion:
     """Ask another arm after the first gave no answer; what that had cost is in the sum."""
     failure = error if isinstance(error, CallFailed) else CallFailed("")
     why = type(error.__cause__ or error).__name__
@@ -406,7 +408,7 @@ def _fixed(messages: Messages, model: str) -> tuple[Message, ...]:
     return tuple(messages)
 
 
-def _routed_question(messages: Messages, question: str | None, routed: Routes) -> str:
+def _router_question(messages: Messages, question: str | None, routed: Routes) -> str:
     """What the router looks at; refused before anything is asked where nobody said it."""
     if not callable(messages):
         if configured := [arm for arm in routed.models if "@" in arm]:
@@ -414,7 +416,7 @@ def _routed_question(messages: Messages, question: str | None, routed: Routes) -
                 f"the router chooses between configurations of the prompt ({', '.join(configured)}): give complete() a "
                 "function that makes the messages of a configuration, not one list of messages"
             )
-        question = last_text(messages) if question is None else question
+        question = last_user_text(messages) if question is None else question
     if not question:
         found = "messages that are a function of the configuration" if callable(messages) else "no text of the user"
         raise ConfigError(

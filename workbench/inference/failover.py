@@ -72,7 +72,7 @@ class Cooldowns:
     def __init__(self, policy: RetryPolicy, clock: Clock) -> None:
         self._policy, self._clock = policy, clock
         self._lock = threading.Lock()
-        self._models: dict[str, _State] = defaultdict(_State)
+        self._models: dict[str, _CooldownState] = defaultdict(_CooldownState)
 
     def admits(self, model: str) -> bool:
         """Whether a call may be made now; of a half-open model the caller is then the one probe."""
@@ -93,7 +93,7 @@ class Cooldowns:
     def succeeded(self, model: str) -> None:
         """Close: the model answers."""
         with self._lock:
-            self._models[model] = _State()
+            self._models[model] = _CooldownState()
 
     def failed(self, model: str) -> None:
         """Count a failure; the last of a row, or that of a probe, opens."""
@@ -112,7 +112,7 @@ class Cooldowns:
 
 
 @dataclass(slots=True)
-class _State:
+class _CooldownState:
     failures: int = 0
     open_until: float = float("-inf")
     prober: int = 0  # the thread of the probe
@@ -125,7 +125,7 @@ class Ask(Protocol):
         """Answer within a time, or raise a `ProviderError`; or `RateLimited`, if its turn is further off."""
 
 
-def call_models(
+def call_with_failover(
     models: Sequence[str],
     ask: Ask,
     *,
@@ -152,8 +152,8 @@ def call_models(
     CallFailed
         If no attempt gave an answer.
     """
-    call = _Call(policy, clock, deadline, cooldowns, rng or random.Random())
-    turns = [_Turn(model) for model in models]
+    call = _FailoverCall(policy, clock, deadline, cooldowns, rng or random.Random())
+    turns = [_FailoverTurn(model) for model in models]
     while turns and call.left_s() > 0:
         turn = call.next_of(turns)
         if not patient and turn.at - clock.monotonic() > policy.patience_s:
@@ -178,7 +178,7 @@ def call_models(
 
 
 @dataclass(slots=True, eq=False)
-class _Turn:
+class _FailoverTurn:
     """When a model is asked next: not before ``at``, or where it is in the line of our own limit, probably then."""
 
     model: str
@@ -188,7 +188,7 @@ class _Turn:
 
 
 @dataclass(slots=True)
-class _Call:
+class _FailoverCall:
     policy: RetryPolicy
     clock: Clock
     deadline: float
@@ -201,7 +201,7 @@ class _Call:
     def left_s(self) -> float:
         return self.deadline - self.clock.monotonic()
 
-    def next_of(self, turns: Sequence[_Turn]) -> _Turn:
+    def next_of(self, turns: Sequence[_FailoverTurn]) -> _FailoverTurn:
         """The first that need not be waited for long, else the one whose time comes first."""
         patient_until = self.clock.monotonic() + self.policy.patience_s
         return next((turn for turn in turns if turn.at <= patient_until), min(turns, key=lambda turn: turn.at))
@@ -234,7 +234,7 @@ class _Call:
             return sent and not error.cut and timeout_s >= self.policy.attempt_timeout_s
         return error.retryable or isinstance(error, ModelMissing | AccountRefused)
 
-    def again(self, turn: _Turn, outcome: ProviderError | RateLimited) -> bool:
+    def again(self, turn: _FailoverTurn, outcome: ProviderError | RateLimited) -> bool:
         """Whether the model may be asked again, and then when."""
         if isinstance(outcome, RateLimited):
             wait_s = math.inf if turn.in_line or outcome.retry_after_s is None else outcome.retry_after_s
@@ -246,7 +246,7 @@ class _Call:
         turn.at, turn.in_line = self.clock.monotonic() + wait_s, isinstance(outcome, RateLimited)
         return wait_s < self.left_s()
 
-    def ended_by(self, error: ProviderError, turns: Sequence[_Turn]) -> bool:
+    def ended_by(self, error: ProviderError, turns: Sequence[_FailoverTurn]) -> bool:
         """Whether nothing may be asked after this error, as the turns that are left stand."""
         put_off = any(turn.at > float("-inf") for turn in turns)
         return error.streamed or not (error.retryable or error.elsewhere or put_off)

@@ -22,8 +22,8 @@ from typing import Any
 import httpx
 
 from workbench.errors import AnswerMismatch, MalformedAnswer
-from workbench.inference.hosted_models import answer_ids
-from workbench.inference.provider_errors import ends_in_failure, told_inside
+from workbench.inference.hosted_models import hosted_answer_ids
+from workbench.inference.provider_errors import ends_in_failure, error_told_inside
 from workbench.records import content_hash
 
 # OpenAI logs it, and some gateways send it back: https://platform.openai.com/docs/api-reference/debugging-requests
@@ -34,10 +34,11 @@ _OPENED: ContextVar[list[httpx.Response] | None] = ContextVar("_OPENED", default
 ANSWER_IDS = ("x-request-id", "request-id")  # how OpenAI's and Anthropic's servers name an answer of theirs
 
 
-def one_request_each(client: httpx.Client) -> httpx.Client:
+def one_connection_per_request(client: httpx.Client) -> httpx.Client:
     """Make a client open a connection for each request, and refuse an answer that names another request.
 
-    >>> client = one_request_each(httpx.Client(transport=httpx.MockTransport(lambda asked: httpx.Response(200))))
+    >>> transport = httpx.MockTransport(lambda asked: httpx.Response(200))
+    >>> client = one_connection_per_request(httpx.Client(transport=transport))
     >>> client.get("http://host/").request.headers["Connection"]
     'close'
 
@@ -54,14 +55,20 @@ def one_request_each(client: httpx.Client) -> httpx.Client:
     if _last_request not in hooks["request"]:
         client.event_hooks = {
             "request": [*hooks["request"], _last_request],
-            "response": [_note, _check_whose, _check_told, _check_streamed, *hooks["response"]],
+            "response": [
+                _note_response,
+                _check_whose_response,
+                _check_told_error,
+                _check_streamed_response,
+                *hooks["response"],
+            ],
         }
-        client._transport = _PoolEach.of(client._transport)
-        client._mounts = {at: mounted and _PoolEach.of(mounted) for at, mounted in client._mounts.items()}
+        client._transport = _PoolPerRequest.of(client._transport)
+        client._mounts = {at: mounted and _PoolPerRequest.of(mounted) for at, mounted in client._mounts.items()}
     return client
 
 
-def guard(litellm: Any) -> None:
+def guard_connections(litellm: Any) -> None:
     """Let litellm ask by no other clients than these; done once, and again without effect.
 
     It has two kinds: its own handler, from which most vendors' clients are made, and one session for the libraries of
@@ -74,7 +81,7 @@ def guard(litellm: Any) -> None:
         return
 
     def create_client(handler: Any) -> httpx.Client:
-        return one_request_each(create(handler))
+        return one_connection_per_request(create(handler))
 
     create_client.one_request_each = True  # type: ignore[attr-defined]
     session = litellm.client_session or httpx.Client(
@@ -83,10 +90,10 @@ def guard(litellm: Any) -> None:
         follow_redirects=True,
         limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
     )
-    litellm.client_session = one_request_each(session)
+    litellm.client_session = one_connection_per_request(session)
     HTTPHandler.create_client = create_client
     if handler := vars(litellm).get("module_level_client"):
-        one_request_each(handler.client)
+        one_connection_per_request(handler.client)
     litellm.in_memory_llm_clients_cache.flush_cache()
 
 
@@ -103,12 +110,12 @@ def responses_closed() -> Iterator[None]:
             response.close()
 
 
-def _note(response: httpx.Response) -> None:
+def _note_response(response: httpx.Response) -> None:
     if (opened := _OPENED.get()) is not None:
         opened.append(response)
 
 
-class _PoolEach(httpx.BaseTransport):
+class _PoolPerRequest(httpx.BaseTransport):
     """Transport that sends each request through an empty copy of its pool, with the same settings and proxies."""
 
     def __init__(self, transport: httpx.HTTPTransport) -> None:
@@ -134,7 +141,7 @@ def _last_request(request: httpx.Request) -> None:
     request.headers.setdefault(REQUEST_ID, str(uuid.uuid4()))
 
 
-def _check_whose(response: httpx.Response) -> None:
+def _check_whose_response(response: httpx.Response) -> None:
     request, came = response.request, response.headers
     sent = request.headers.get(REQUEST_ID)
     if came.get(REQUEST_ID, sent) != sent:
@@ -144,14 +151,14 @@ def _check_whose(response: httpx.Response) -> None:
         )
     asked = content_hash(str(request.url), request.read())
     for name in ANSWER_IDS:
-        if not answer_ids("header").belongs(came.get(name, ""), asked):
+        if not hosted_answer_ids("header").belongs(came.get(name, ""), asked):
             raise AnswerMismatch(
                 f"request {sent} was answered with {name} {came[name]}, which was the answer to another request",
                 billed="unknown",
             )
 
 
-def _check_told(response: httpx.Response) -> None:
+def _check_told_error(response: httpx.Response) -> None:
     """Raise the error that an answer tells although its status is that of success: litellm reads each in its own way.
 
     Of a stream of events the first one is looked at, before which nothing was said, and each that ends in a failure;
@@ -162,14 +169,14 @@ def _check_told(response: httpx.Response) -> None:
     if not response.is_success:
         return
     if kind == "text/event-stream":
-        _watch_events(response)
+        _watch_stream_events(response)
     elif kind.endswith(("/json", "+json")):
         short = 0 < int(came.get("content-length") or 0) <= _SHORT_BYTES
         if short or not _STREAM.search(response.request.read()):
-            _raise_told(response.read(), came)
+            _raise_told_error(response.read(), came)
 
 
-def _watch_events(response: httpx.Response) -> None:
+def _watch_stream_events(response: httpx.Response) -> None:
     plain = response.iter_bytes
 
     def iter_bytes(chunk_size: int | None = None) -> Iterator[bytes]:
@@ -180,19 +187,19 @@ def _watch_events(response: httpx.Response) -> None:
                 if line.startswith(b"data:"):
                     data = line.removeprefix(b"data:").strip()
                     if first or ends_in_failure(data.decode(errors="replace")):
-                        _raise_told(data, response.headers)
+                        _raise_told_error(data, response.headers)
                     first = False
             yield piece
 
     response.iter_bytes = iter_bytes  # type: ignore[method-assign]  # what lines and texts are made of too
 
 
-def _raise_told(body: bytes, headers: Mapping[str, str]) -> None:
-    if told := told_inside(body.decode(errors="replace"), headers):
+def _raise_told_error(body: bytes, headers: Mapping[str, str]) -> None:
+    if told := error_told_inside(body.decode(errors="replace"), headers):
         raise told
 
 
-def _check_streamed(response: httpx.Response) -> None:
+def _check_streamed_response(response: httpx.Response) -> None:
     """Refuse a whole answer in the place of a stream, of which litellm makes a good answer without any text.
 
     An error in such a body is left to its reader. If a server calls its stream JSON, it is read as a stream.

@@ -20,9 +20,9 @@ from workbench.errors import (
     ProviderError,
 )
 from workbench.inference.messages import LOCAL, Request, Response, ToolCall, Usage
-from workbench.inference.provider_errors import typed
-from workbench.inference.streams import in_time
-from workbench.inference.token_usage import counted_last
+from workbench.inference.provider_errors import typed_provider_error
+from workbench.inference.streams import stream_in_time
+from workbench.inference.token_usage import counted_last_tokens
 
 IDS_KEPT = 20_000
 # Shorter ids, and those of digits alone, come again by chance: Ollama draws one of 999, others take the time.
@@ -56,7 +56,7 @@ class AnswerIds:
 
 
 @cache
-def answer_ids(place: str) -> AnswerIds:
+def hosted_answer_ids(place: str) -> AnswerIds:
     """Ids of this process in one place, the "body" or a "header" of an answer.
 
     All clients share them: what one tenant's client was given must not reach another tenant's.
@@ -65,7 +65,7 @@ def answer_ids(place: str) -> AnswerIds:
 
 
 @dataclass(slots=True)
-class Answer:
+class HostedAnswer:
     """Parts of one answer; each text is shown to ``on_text`` as it comes."""
 
     asked: str
@@ -119,7 +119,7 @@ class Answer:
 
     def count(self, *usages: Any) -> None:
         """Take what litellm says of the tokens, the last in the end; an answer of which none are counted was not."""
-        found = counted_last(usages, model=self.asked, keeps_long=self.keeps_long)
+        found = counted_last_tokens(usages, model=self.asked, keeps_long=self.keeps_long)
         self.usage = None if found and not found.output and (self.texts or self.calls) else found
 
     def response(self) -> Response:
@@ -132,16 +132,16 @@ class Answer:
             tuple(ToolCall(*call) for call in self.calls),
             round(1000 * (time.monotonic() - self.started), 1),
             self.first_ms if self.on_text is not None else None,
-            confidence(self.logprobs),
+            answer_confidence(self.logprobs),
         )
 
 
-def confidence(logprobs: list[float]) -> float | None:
+def answer_confidence(logprobs: list[float]) -> float | None:
     """Geometric mean probability of tokens, in [0, 1]; None without any."""
     return round(min(math.exp(sum(logprobs) / len(logprobs)), 1.0), 4) if logprobs else None
 
 
-def read_whole(came: Any, answer: Answer) -> None:
+def read_whole_answer(came: Any, answer: HostedAnswer) -> None:
     """Read an answer of litellm's that came at once.
 
     Raises
@@ -151,17 +151,17 @@ def read_whole(came: Any, answer: Answer) -> None:
     """
     if not came.choices:
         raise MalformedAnswer(f"{answer.asked}: the answer has no choices", billed="unknown")
-    _read_message(came, came.choices[0].message, answer)
+    _read_hosted_message(came, came.choices[0].message, answer)
     answer.count(getattr(came, "usage", None))
 
 
-def read_part(chunk: Any, answer: Answer) -> None:
+def read_answer_part(chunk: Any, answer: HostedAnswer) -> None:
     """Read one chunk of a stream of litellm's."""
     if chunk.choices:
-        _read_message(chunk, chunk.choices[0].delta, answer)
+        _read_hosted_message(chunk, chunk.choices[0].delta, answer)
 
 
-def read_stream_end(stream: Any, answer: Answer, *, finished: bool) -> None:
+def read_stream_end(stream: Any, answer: HostedAnswer, *, finished: bool) -> None:
     """Close a stream of litellm's that was read to its end.
 
     litellm makes up a reason to finish and a count of tokens where the provider sent none; ``finished`` is whether it
@@ -180,7 +180,7 @@ def read_stream_end(stream: Any, answer: Answer, *, finished: bool) -> None:
     answer.count(*told)
 
 
-def _read_message(came: Any, said: Any, answer: Answer) -> None:
+def _read_hosted_message(came: Any, said: Any, answer: HostedAnswer) -> None:
     answer.identify(getattr(came, "id", None))
     choice = came.choices[0]
     answer.model = came.model or answer.model
@@ -193,7 +193,7 @@ def _read_message(came: Any, said: Any, answer: Answer) -> None:
     answer.say(said.content or "")
 
 
-_Part = tuple[Callable[[Any, Answer], None], Any]
+_Part = tuple[Callable[[Any, HostedAnswer], None], Any]
 
 
 class Provider(Protocol):
@@ -235,12 +235,12 @@ class LiteLLMProvider:
             One of its subclasses, by what went wrong; ``streamed`` says whether text had been shown.
         """
         load_litellm()  # seconds, once, which are not the provider's
-        answer = Answer(
-            request.model, on_text, keeps_long=request.keeps_long, request=request.sha256, ids=answer_ids("body")
+        answer = HostedAnswer(
+            request.model, on_text, keeps_long=request.keeps_long, request=request.sha256, ids=hosted_answer_ids("body")
         )
         ask = partial(self._ask, request, timeout_s, on_text is not None)
         try:
-            with closing(in_time(ask, timeout_s=timeout_s, asked=request.model)) as parts:
+            with closing(stream_in_time(ask, timeout_s=timeout_s, asked=request.model)) as parts:
                 for read, part in parts:
                     read(part, answer)
         except ProviderError as error:
@@ -257,16 +257,16 @@ class LiteLLMProvider:
             with responses_closed():  # not every vendor's stream in litellm can be closed
                 came = load_litellm().completion(**self._arguments(request, timeout_s, stream=stream))
                 if not stream:
-                    give((read_whole, came))
+                    give((read_whole_answer, came))
                     return
                 finished = False
                 for chunk in came:
                     finished = finished or bool(came.received_finish_reason or came.intermittent_finish_reason)
-                    if give((read_part, chunk)):
+                    if give((read_answer_part, chunk)):
                         return
                 give((partial(read_stream_end, finished=finished), came))
         except Exception as error:  # litellm raises its own errors, openai's, httpx's and plain ones
-            raise typed(error, request.model) from error
+            raise typed_provider_error(error, request.model) from error
 
     def _arguments(self, request: Request, timeout_s: float, *, stream: bool) -> dict[str, Any]:
         model = request.model
@@ -296,10 +296,10 @@ class LiteLLMProvider:
         if request.schema:
             schema = {"name": "answer", "schema": dict(request.schema), "strict": True}
             given["response_format"] = {"type": "json_schema", "json_schema": schema}
-        return given | _sampling(request, model, logprobs=self.logprobs)
+        return given | _sampling_arguments(request, model, logprobs=self.logprobs)
 
 
-def _sampling(request: Request, model: str, *, logprobs: bool) -> dict[str, Any]:
+def _sampling_arguments(request: Request, model: str, *, logprobs: bool) -> dict[str, Any]:
     """Temperature, seed and whether to give probabilities, each only where litellm knows that the model takes it."""
     litellm, given = load_litellm(), {"temperature": request.temperature}
     takes = litellm.get_supported_openai_params(model=model) or ()
@@ -321,9 +321,9 @@ def load_litellm() -> Any:
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else its import asks the network for prices
     import litellm
 
-    from workbench.inference.hosted_connections import guard
+    from workbench.inference.hosted_connections import guard_connections
 
-    guard(litellm)
+    guard_connections(litellm)
     # Its types are built when first used, and pydantic then warns of each.
     warnings.filterwarnings("ignore", message=".*using the `ReadOnly` qualifier", category=UserWarning)
     warnings.filterwarnings("ignore", module=r"litellm\.", category=DeprecationWarning)

@@ -24,17 +24,17 @@ from workbench.errors import (
     WeightsError,
     unknown_name,
 )
-from workbench.inference.hosted_models import Answer, LiteLLMProvider, Provider
+from workbench.inference.hosted_models import HostedAnswer, LiteLLMProvider, Provider
 from workbench.inference.messages import LOCAL, Request, Response, Usage
-from workbench.inference.provider_errors import of_status
-from workbench.inference.streams import in_time
+from workbench.inference.provider_errors import error_of_status
+from workbench.inference.streams import stream_in_time
 from workbench.inference.weights import WEIGHTS, fetch
 
 CHAT_MODELS = ("smollm2-135m", "qwen2.5-coder-0.5b")
 CONTEXT_TOKENS = 4096
 
 
-def threads_wanted() -> int:
+def local_threads() -> int:
     """Threads of one answer: 1, or what ``WORKBENCH_LLM_THREADS`` says, which `count_from` reads."""
     return count_from("WORKBENCH_LLM_THREADS", 1)
 
@@ -58,9 +58,9 @@ class LocalModels:
     """
 
     weights: Path
-    threads: int = field(default_factory=threads_wanted)
+    threads: int = field(default_factory=local_threads)
     parallel: int = 1
-    _engines: dict[str, "_Engine"] = field(default_factory=dict)
+    _engines: dict[str, "_LocalEngine"] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def complete(self, request: Request, *, timeout_s: float, on_text: Callable[[str], None] | None = None) -> Response:
@@ -80,15 +80,15 @@ class LocalModels:
             fails, or says nothing.
         """
         asked = time.monotonic()
-        answer = Answer(request.model, on_text, model=served_name(request.model))
+        answer = HostedAnswer(request.model, on_text, model=served_local_name(request.model))
         ask = partial(self._ask, request, asked + timeout_s / 2)
         try:
-            with closing(in_time(ask, timeout_s=timeout_s, asked=request.model)) as chunks:
-                _its_turn(chunks, request.model)
+            with closing(stream_in_time(ask, timeout_s=timeout_s, asked=request.model)) as chunks:
+                _local_turn(chunks, request.model)
                 answer.started = time.monotonic()
                 for chunk in chunks:
-                    _read_chunk(chunk, answer)
-            return _whole_answer(answer, request)
+                    _read_llama_chunk(chunk, answer)
+            return _whole_llama_answer(answer, request)
         except WeightsError as error:
             raise ModelMissing(str(error)) from error
         except ProviderError as error:
@@ -103,14 +103,14 @@ class LocalModels:
 
     def load(self, name: str) -> Any:
         """Load a model; called once for each."""
-        return start_server(name, fetch(name, self.weights), threads=self.threads, parallel=self.parallel)
+        return start_llama_server(name, fetch(name, self.weights), threads=self.threads, parallel=self.parallel)
 
-    def _engine(self, model: str) -> "_Engine":
-        name = _known_model(model)
+    def _engine(self, model: str) -> "_LocalEngine":
+        name = _known_local_model(model)
         with self._lock:
             if engine := self._engines.get(name):
                 return engine
-            engine = self._engines[name] = _Engine(threading.Semaphore(self.parallel))
+            engine = self._engines[name] = _LocalEngine(threading.Semaphore(self.parallel))
         try:
             engine.loaded.set_result(self.load(name))
         except BaseException as error:  # noqa: BLE001  raised again for each who waits, of which this is one
@@ -121,24 +121,24 @@ class LocalModels:
 
     def _ask(self, request: Request, turn_by: float, give: Callable[[Mapping[str, Any]], bool]) -> None:
         """Give an empty chunk when the turn has come, then those of the engine."""
-        engine, body = self._engine(request.model), _body(request)
+        engine, body = self._engine(request.model), _llama_body(request)
         server, left_s = engine.loaded.result(), turn_by - time.monotonic()
         if left_s <= 0 or not engine.turns.acquire(timeout=left_s):
             raise AttemptTimeout(f"{request.model}: its turn did not come in half of the attempt's time", billed="no")
         try:
             if not give({}):
-                _generate(server, body, request.model, give)
+                _llama_generate(server, body, request.model, give)
         finally:
             engine.turns.release()
 
 
 @dataclass(slots=True)
-class _Engine:
+class _LocalEngine:
     turns: threading.Semaphore
     loaded: Future[Any] = field(default_factory=Future)
 
 
-def _its_turn(chunks: Iterator[Mapping[str, Any]], model: str) -> None:
+def _local_turn(chunks: Iterator[Mapping[str, Any]], model: str) -> None:
     try:
         next(chunks)
     except AttemptTimeout as error:
@@ -147,23 +147,23 @@ def _its_turn(chunks: Iterator[Mapping[str, Any]], model: str) -> None:
         raise AttemptTimeout(f"{model}: still being loaded at the end of the attempt's time", billed="no") from None
 
 
-def served_name(model: str) -> str:
+def served_local_name(model: str) -> str:
     """Name of a local model with the beginning of its weights' hash: what served an answer, exactly.
 
-    >>> served_name("local/smollm2-135m")
+    >>> served_local_name("local/smollm2-135m")
     'local/smollm2-135m@b179c952'
     """
-    name = _known_model(model)
+    name = _known_local_model(model)
     return f"{LOCAL}{name}@{WEIGHTS[name].sha256[:8]}"
 
 
-def _known_model(model: str) -> str:
+def _known_local_model(model: str) -> str:
     if (name := model.removeprefix(LOCAL)) not in CHAT_MODELS:
         raise ConfigError(unknown_name("local model", name, CHAT_MODELS))
     return name
 
 
-def start_server(model: str, path: Path, *, threads: int, parallel: int, api_key: str = "") -> Any:
+def start_llama_server(model: str, path: Path, *, threads: int, parallel: int, api_key: str = "") -> Any:
     """Load a GGUF file into a llama.cpp server, which also listens on a port of the loopback interface.
 
     Raises
@@ -178,7 +178,7 @@ def start_server(model: str, path: Path, *, threads: int, parallel: int, api_key
     p.n_parallel, p.n_ctx = parallel, CONTEXT_TOKENS * parallel  # the engine divides n_ctx over its slots
     p.cpuparams.n_threads = p.cpuparams_batch.n_threads = threads
     p.n_batch = p.n_ubatch  # a prompt can be left after each batch; the computation is the same
-    p.model_alias = {served_name(model)}
+    p.model_alias = {served_local_name(model)}
     p.cache_prompt = False  # a cost must not depend on what was asked before
     p.warmup, p.verbosity, p.cache_ram_mib = False, -1, 0
     p.api_keys = [api_key or os.urandom(16).hex()]  # what listens is nobody else's business
@@ -188,7 +188,7 @@ def start_server(model: str, path: Path, *, threads: int, parallel: int, api_key
         raise Unavailable(f"llama.cpp cannot load {path.name}: {error}; is there memory left?") from error
 
 
-def _body(request: Request) -> dict[str, Any]:
+def _llama_body(request: Request) -> dict[str, Any]:
     body: dict[str, Any] = {
         "messages": [dict(m) for m in request.messages],
         "max_tokens": request.max_tokens,
@@ -210,7 +210,7 @@ def _body(request: Request) -> dict[str, Any]:
     return body
 
 
-def _generate(engine: Any, body: dict[str, Any], model: str, give: Callable[[Mapping[str, Any]], bool]) -> None:
+def _llama_generate(engine: Any, body: dict[str, Any], model: str, give: Callable[[Mapping[str, Any]], bool]) -> None:
     def take(chunk: Any) -> bool:  # True stops the generation
         return any([give(part) for part in (chunk if isinstance(chunk, list) else [chunk])])
 
@@ -220,13 +220,13 @@ def _generate(engine: Any, body: dict[str, Any], model: str, give: Callable[[Map
         raise Rejected(f"{model}: the engine refuses the request: {str(error)[:300]}", status=400) from error
 
 
-def _read_chunk(chunk: Mapping[str, Any], answer: Answer) -> None:
+def _read_llama_chunk(chunk: Mapping[str, Any], answer: HostedAnswer) -> None:
     if "error" in chunk:
         error = chunk["error"]
         said = f"{answer.asked}: {str(error.get('message', error))[:300]}"
         if error.get("type") == "exceed_context_size_error":
             raise ContextTooLong(said, status=400)
-        raise of_status(int(error.get("code") or 500), {}, said)
+        raise error_of_status(int(error.get("code") or 500), {}, said)
     if usage := chunk.get("usage"):
         answer.usage = Usage.of_prompt(usage["prompt_tokens"], usage["completion_tokens"])
     for choice in chunk.get("choices") or ():
@@ -239,7 +239,7 @@ def _read_chunk(chunk: Mapping[str, Any], answer: Answer) -> None:
         answer.say(delta.get("content") or "")
 
 
-def _whole_answer(answer: Answer, request: Request) -> Response:
+def _whole_llama_answer(answer: HostedAnswer, request: Request) -> Response:
     if not answer.finish:
         raise MalformedAnswer(f"{request.model}: the engine ended without an answer", billed="unknown")
     output = answer.usage.output if answer.usage else 0

@@ -16,7 +16,7 @@ LONG_TTL = "1h"
 _HASHED = ("model", "max_tokens", "temperature", "seed", "stop", "tools", "schema", "messages")  # always, in this order
 
 
-def text_of(message: Message) -> str:
+def message_text(message: Message) -> str:
     """Text of a message, without its pictures and files."""
     content = message.get("content") or ""
     if isinstance(content, str):
@@ -24,9 +24,9 @@ def text_of(message: Message) -> str:
     return "\n".join(part.get("text", "") for part in content if part.get("type") == "text")
 
 
-def last_text(messages: Sequence[Message]) -> str:
+def last_user_text(messages: Sequence[Message]) -> str:
     """Text of the last user message."""
-    return text_of(next((m for m in reversed(messages) if m.get("role") == "user"), {}))
+    return message_text(next((m for m in reversed(messages) if m.get("role") == "user"), {}))
 
 
 @dataclass(frozen=True, slots=True)

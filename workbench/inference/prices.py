@@ -242,10 +242,10 @@ def _price_file_text(file: Path) -> str:
         raise ConfigError(f"{file} is not a price table: not UTF-8 at byte {error.start}; save it as UTF-8") from error
 
 
-def lacking(row: Mapping[str, Fraction]) -> str:
+def lacking_prices(row: Mapping[str, Fraction]) -> str:
     """What a row of prices says nothing of, and what that means; empty if it has all.
 
-    >>> lacking({"input": Fraction(20)})
+    >>> lacking_prices({"input": Fraction(20)})
     'has no price for output: it can embed, and answers nothing'
     """
     if "output" not in row:
@@ -266,9 +266,9 @@ def _price_table(files: tuple[tuple[Path, str], ...]) -> PriceTable:
     later = {name: Rate(**row) for name, row in tomllib.loads(added)["operations"].items()}
     with _price_table_errors(file):
         raw = tomllib.loads(text)
-        operations = {name: _rate(name, row) for name, row in raw["operations"].items()}
+        operations = {name: _price_rate(name, row) for name, row in raw["operations"].items()}
         later = {name: rate for name, rate in later.items() if name not in operations}
-        machine, usd_per_vcpu_hour = raw["machine"], _amount("usd_per_vcpu_hour", raw["usd_per_vcpu_hour"])
+        machine, usd_per_vcpu_hour = raw["machine"], _rate_amount("usd_per_vcpu_hour", raw["usd_per_vcpu_hour"])
         versions = [str(raw["version"])]
     prices: dict[str, Mapping[str, Fraction]] = {}
     for table, part in tables:
@@ -277,7 +277,7 @@ def _price_table(files: tuple[tuple[Path, str], ...]) -> PriceTable:
             prices |= {name: _nanos_per_token(row, usd_per_vcpu_hour) for name, row in rows["models"].items()}
             versions.append(str(rows["version"]))
         for name in rows["models"] if table.parent != Path(__file__).parent else ():
-            if said := lacking(prices[name]):
+            if said := lacking_prices(prices[name]):
                 _LOG.warning("%s: %s %s", table.name, visible_line(name), said)
     texts = [part for _, part in tables]
     version = f"{max(versions)}+{content_hash(text, added, *texts)[:8]}"
@@ -297,11 +297,11 @@ def _price_table_errors(file: Path) -> Iterator[None]:
         raise ConfigError(f"{file} is not a price table: {str(error) or type(error).__name__}") from error
 
 
-def _rate(name: str, row: Mapping[str, Any]) -> Rate:
-    return Rate(**{part: _amount(f"{part} of {name}", value) for part, value in row.items()})
+def _price_rate(name: str, row: Mapping[str, Any]) -> Rate:
+    return Rate(**{part: _rate_amount(f"{part} of {name}", value) for part, value in row.items()})
 
 
-def _amount(what: str, value: Any) -> Any:
+def _rate_amount(what: str, value: Any) -> Any:
     """A number that can be a rate: from 0 to `_MOST`, and no exponent that fills the memory when made exact."""
     number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
     finite = number and (isinstance(value, int) or math.isfinite(value))
@@ -323,7 +323,7 @@ def _nanos_per_token(row: Mapping[str, Any], usd_per_vcpu_hour: float) -> Mappin
     if not isinstance(declared, dict) or "input" not in declared or not declared.keys() <= set(TOKEN_CLASSES):
         found = ", ".join(map(str, declared)) if isinstance(declared, dict) else type(declared).__name__
         raise ValueError(f"prices are those of input, and of {TOKEN_CLASSES[1:]} where known; found {found}")
-    return {name: Fraction(_amount(f"the price of {name}", value)) * each for name, value in declared.items()}
+    return {name: Fraction(_rate_amount(f"the price of {name}", value)) * each for name, value in declared.items()}
 
 
 def project_prices(root: Path) -> PriceTable:

@@ -24,7 +24,7 @@ from workbench.errors import (
     Throttled,
     Unavailable,
 )
-from workbench.inference.vendors import FAILED_ENDS, OVERLOADED, billed, vendor_of
+from workbench.inference.vendors import FAILED_ENDS, OVERLOADED, vendor_bills, vendor_of
 from workbench.telemetry.redaction import redact
 
 _TOLD_CHARACTERS = 300
@@ -71,48 +71,50 @@ _NO_MODEL = re.compile(
 )
 
 
-def typed(error: Exception, model: str) -> ProviderError:
+def typed_provider_error(error: Exception, model: str) -> ProviderError:
     """The package's error for one of litellm's, with its cause chain down to the HTTP library."""
     import httpx
     import litellm
 
-    chain = list(_chain(error))
-    said = f"{model}: {_told(error)}"
+    chain = list(_error_chain(error))
+    said = f"{model}: {_error_words(error)}"
     for cause in chain:
         if isinstance(cause, AnswerMismatch | MalformedAnswer):  # of our own check of each answer
             return type(cause)(f"{model}: {cause}", billed=cause.billed)
-    if isinstance(error, litellm.ContextWindowExceededError) or _code(
+    if isinstance(error, litellm.ContextWindowExceededError) or _error_code(
         chain, "context_length_exceeded", "exceed_context_size_error"
     ):
-        return ContextTooLong(said, status=400, billed=billed(model, 400, told=True))
-    refused = _code(chain, "content_filter", "content_policy_violation")
+        return ContextTooLong(said, status=400, billed=vendor_bills(model, 400, told=True))
+    refused = _error_code(chain, "content_filter", "content_policy_violation")
     if isinstance(error, litellm.ContentPolicyViolationError) or refused:
-        return ContentRefused(said, status=400, billed=billed(model, 400, told=True))
+        return ContentRefused(said, status=400, billed=vendor_bills(model, 400, told=True))
     for cause in chain:
         if isinstance(cause, ToldInside):
             return cause.typed(model)
         if isinstance(cause, httpx.HTTPStatusError):
-            whole, told = " ".join(map(str, chain)), told_inside(_response_body(cause.response)) is not None
-            return of_status(cause.response.status_code, cause.response.headers, said, whole, model=model, told=told)
+            whole, told = " ".join(map(str, chain)), error_told_inside(_error_response_body(cause.response)) is not None
+            return error_of_status(
+                cause.response.status_code, cause.response.headers, said, whole, model=model, told=told
+            )
     for cause in chain:
         if isinstance(cause, httpx.TransportError):
-            return _of_transport(cause, said)
-    return _of_library(error, chain, said, model)
+            return _error_of_transport(cause, said)
+    return _error_of_library(error, chain, said, model)
 
 
-def of_status(
+def error_of_status(
     status: int, headers: Mapping[str, str], said: str, whole: str = "", *, model: str = "", told: bool = False
 ) -> ProviderError:
     """The error for an HTTP status, which is billed as `billed` believes of the model's vendor.
 
     ``whole`` is all that the vendor says, of which ``said`` is a part; ``told`` is whether it says so in words.
     """
-    retry_after_s, bill = wait_asked(headers), billed(model, status, told=told)
+    retry_after_s, bill = retry_wait_asked(headers), vendor_bills(model, status, told=told)
     if status >= 500 or status == 408:
         if told and _OVERLOAD.search(whole):
-            bill = billed(model, min(OVERLOADED), told=told)
+            bill = vendor_bills(model, min(OVERLOADED), told=told)
         return Unavailable(said, status=status, retry_after_s=retry_after_s, billed=bill)
-    refused = refusal(status, said, whole) or Throttled(said, status=status, retry_after_s=retry_after_s)
+    refused = provider_refusal(status, said, whole) or Throttled(said, status=status, retry_after_s=retry_after_s)
     refused.billed = bill
     return refused
 
@@ -128,8 +130,8 @@ class ToldInside(Exception):
         """The error as if its status had been that of HTTP; one without any may be told again."""
         said = f"{model}: the answer tells an error: {redact(self.said)[:_TOLD_CHARACTERS]}"
         if self.status is None:
-            return Unavailable(said, billed=billed(model, None, told=True))
-        return of_status(self.status, self.headers, said, self.said, model=model, told=True)
+            return Unavailable(said, billed=vendor_bills(model, None, told=True))
+        return error_of_status(self.status, self.headers, said, self.said, model=model, told=True)
 
 
 class FailedEnd(ToldInside):
@@ -146,17 +148,17 @@ class FailedEnd(ToldInside):
         return error
 
 
-def told_inside(text: str, headers: Mapping[str, str] | None = None) -> ToldInside | None:
+def error_told_inside(text: str, headers: Mapping[str, str] | None = None) -> ToldInside | None:
     """The error that a body tells, None if it tells none, holds an answer, or counts tokens.
 
     A body whose ``finish_reason`` is a failure holds no answer, however much text it has: it is a `FailedEnd`.
     It stands below ``error`` (OpenAI, Anthropic, Google), ``detail`` (FastAPI), or is the body itself (Cohere, vLLM).
 
-    >>> told_inside('{"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}').status
+    >>> error_told_inside('{"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}').status
     529
-    >>> told_inside('{"error": {"message": "?", "code": 503}, "usage": {"prompt_tokens": 9}}') is None
+    >>> error_told_inside('{"error": {"message": "?", "code": 503}, "usage": {"prompt_tokens": 9}}') is None
     True
-    >>> told_inside('{"choices": [{"finish_reason": "error", "error": {"code": 502}}]}').status
+    >>> error_told_inside('{"choices": [{"finish_reason": "error", "error": {"code": 502}}]}').status
     502
     """
     failed = ends_in_failure(text)
@@ -180,7 +182,7 @@ def told_inside(text: str, headers: Mapping[str, str] | None = None) -> ToldInsi
     error = body.get("error") or body.get("errors") or body.get("detail") or (body if plain else None)
     if not error or (isinstance(error, dict) and any(error.get(name) for name in _ANSWERS)):
         return None
-    return ToldInside(str(error), _status_told(error, body), headers or {})
+    return ToldInside(str(error), _error_status_told(error, body), headers or {})
 
 
 def ends_in_failure(text: str) -> bool:
@@ -202,11 +204,11 @@ def _failed_end_in(body: Mapping[str, Any], headers: Mapping[str, str]) -> Faile
             usage = body.get("usage")
             worked = not isinstance(usage, Mapping) or usage.get("completion_tokens") != 0
             said = f"finish_reason {reason}" + (f", {error}" if error else "")
-            return FailedEnd(said, _status_told(error or reason, {}), headers, worked=worked)
+            return FailedEnd(said, _error_status_told(error or reason, {}), headers, worked=worked)
     return None
 
 
-def _status_told(error: object, body: Mapping[str, Any]) -> int | None:
+def _error_status_told(error: object, body: Mapping[str, Any]) -> int | None:
     """Status that an error has in its code, its type or its words; None if in none."""
     parts = [part for part in (error, body) if isinstance(part, Mapping)]
     for value in [part.get(name) for part in parts for name in ("code", "status", "type")]:
@@ -218,7 +220,7 @@ def _status_told(error: object, body: Mapping[str, Any]) -> int | None:
     return 503 if _OVERLOAD.search(str(error)) else None
 
 
-def _response_body(response: Any) -> str:
+def _error_response_body(response: Any) -> str:
     """Body of a response; empty if it was not read, or could not be."""
     import httpx
 
@@ -228,7 +230,7 @@ def _response_body(response: Any) -> str:
         return ""
 
 
-def refusal(status: int | None, said: str, whole: str) -> ProviderError | None:
+def provider_refusal(status: int | None, said: str, whole: str) -> ProviderError | None:
     """What is refused: the account, the model, the prompt's length, or the request; None if only its moment (429)."""
     if status in (400, 429, None) and _ACCOUNT.search(whole):
         return AccountRefused(said, status=status)
@@ -239,7 +241,7 @@ def refusal(status: int | None, said: str, whole: str) -> ProviderError | None:
     return _REFUSALS.get(status or 400, Rejected)(said, status=status)
 
 
-def wait_asked(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
+def retry_wait_asked(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
     """Seconds of a Retry-After header, given as a number or as a date (RFC 9110, 10.2.3); None without a usable one."""
     value = headers.get("retry-after", "")
     try:
@@ -254,10 +256,10 @@ def wait_asked(headers: Mapping[str, str], now: datetime | None = None) -> float
     return seconds if math.isfinite(seconds) and seconds >= 0 else None
 
 
-def _of_transport(cause: Any, said: str) -> ProviderError:
+def _error_of_transport(cause: Any, said: str) -> ProviderError:
     import httpx
 
-    said = f"{said} ({type(cause).__name__}: {_told(cause)})"
+    said = f"{said} ({type(cause).__name__}: {_error_words(cause)})"
     never_sent = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.WriteError, httpx.WriteTimeout)
     if isinstance(cause, never_sent):
         return Unavailable(said)
@@ -270,7 +272,7 @@ def _of_transport(cause: Any, said: str) -> ProviderError:
     return Unavailable(said, billed="unknown")
 
 
-def _of_library(error: Exception, chain: list[BaseException], said: str, model: str) -> ProviderError:
+def _error_of_library(error: Exception, chain: list[BaseException], said: str, model: str) -> ProviderError:
     """No HTTP error lies below: an answer that cannot be read, or a request that never left."""
     import litellm
     import openai
@@ -283,11 +285,11 @@ def _of_library(error: Exception, chain: list[BaseException], said: str, model: 
         return Rejected(said)
     for cause in chain:
         if type(cause) is openai.APIError:  # an error told inside a stream
-            inside = told_inside(json.dumps({"error": cause.body}, default=str))
+            inside = error_told_inside(json.dumps({"error": cause.body}, default=str))
             return inside.typed(model) if inside else Unavailable(said, billed="unknown")
     status = getattr(error, "status_code", None)
     if isinstance(error, litellm.RateLimitError):
-        return of_status(429, {}, said, str(error))
+        return error_of_status(429, {}, said, str(error))
     refused = (
         litellm.BadRequestError,
         litellm.AuthenticationError,
@@ -295,7 +297,7 @@ def _of_library(error: Exception, chain: list[BaseException], said: str, model: 
         openai.PermissionDeniedError,
     )
     if isinstance(error, refused) and status != 422:  # 422 is litellm's word for an answer that it cannot read
-        return refusal(status, said, str(error)) or Rejected(said, status=status)
+        return provider_refusal(status, said, str(error)) or Rejected(said, status=status)
     if isinstance(error, litellm.Timeout):
         return AttemptTimeout(said, billed="unknown")
     if isinstance(error, litellm.ServiceUnavailableError | litellm.BadGatewayError | litellm.APIConnectionError):
@@ -303,17 +305,17 @@ def _of_library(error: Exception, chain: list[BaseException], said: str, model: 
     return MalformedAnswer(said, billed="unknown")
 
 
-def _told(error: BaseException) -> str:
+def _error_words(error: BaseException) -> str:
     """What an error says, cut after its secrets are out: half a secret could not be told any more."""
     return redact(str(error))[:_TOLD_CHARACTERS]
 
 
-def _code(chain: list[BaseException], *codes: str) -> bool:
+def _error_code(chain: list[BaseException], *codes: str) -> bool:
     """Whether a body of the provider's, which openai's errors quote as a dict, holds one of these codes."""
     return any(f"'{code}'" in str(cause) for cause in chain for code in codes)
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def _error_chain(error: BaseException) -> Iterator[BaseException]:
     cause: BaseException | None = error
     while cause is not None:
         yield cause

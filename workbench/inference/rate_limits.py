@@ -24,7 +24,7 @@ _US = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
+class RateLimit:
     """What a provider allows for one model in any minute; None is no limit."""
 
     requests_per_minute: int | None = None
@@ -37,7 +37,7 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
+class RateSlot:
     """A moment at which a call may start; ``waited_s`` is how long that took. Without an id there was no limit."""
 
     model: str
@@ -77,7 +77,7 @@ class RateLimiter:
     """
 
     def __init__(
-        self, engine: sa.Engine, limits: Mapping[str, Limit], clock: Clock | None = None, window_s: float = 60.0
+        self, engine: sa.Engine, limits: Mapping[str, RateLimit], clock: Clock | None = None, window_s: float = 60.0
     ) -> None:
         self._engine, self._limits, self._clock = engine, dict(limits), clock or SystemClock()
         self._window_us = round((window_s + MARGIN_S) * _US)
@@ -89,7 +89,7 @@ class RateLimiter:
         limit = self._limits.get(model)
         return limit.tokens_per_minute if limit else None
 
-    def wait(self, model: str, tokens: int, *, deadline_s: float) -> Slot:
+    def wait(self, model: str, tokens: int, *, deadline_s: float) -> RateSlot:
         """Sleep until the call may start.
 
         Parameters
@@ -105,8 +105,8 @@ class RateLimiter:
             At once, if the turn would come later than that or can never come; then no turn is used up.
         """
         limit = self._limits.get(model)
-        if limit is None or limit == Limit():
-            return Slot(model)
+        if limit is None or limit == RateLimit():
+            return RateSlot(model)
         if limit.tokens_per_minute is not None and tokens > limit.tokens_per_minute:
             raise RateLimited(
                 f"a request of up to {tokens:,} tokens to {model} can never start: {limit.tokens_per_minute:,} are "
@@ -115,9 +115,9 @@ class RateLimiter:
                 retry_after_s=None,
             )
         slot_id = uuid.uuid4().hex
-        ask = _Wait(slot_id, model, limit, tokens, deadline_s, self._window_us, self._clock)
+        ask = _RateWait(slot_id, model, limit, tokens, deadline_s, self._window_us, self._clock)
         wait_s: float = self._group.run(_TURNS, ask)
-        slot = Slot(model, slot_id, wait_s)
+        slot = RateSlot(model, slot_id, wait_s)
         try:
             if wait_s > 0:
                 pause(self._clock, wait_s)
@@ -126,25 +126,25 @@ class RateLimiter:
             raise
         return slot
 
-    def settle(self, slot: Slot, tokens: int) -> None:
+    def settle(self, slot: RateSlot, tokens: int) -> None:
         """Count the tokens that were used, so that those behind need not wait for what was not.
 
         What was more than announced can overfill the window by the difference: announce the worst case.
         """
         if slot.slot_id:
-            self._group.later(_TURNS, _Used(slot.slot_id, slot.model, tokens))
+            self._group.later(_TURNS, _RateUsed(slot.slot_id, slot.model, tokens))
 
-    def cancel(self, slot: Slot) -> None:
+    def cancel(self, slot: RateSlot) -> None:
         """Give back the turn of a call that was not made."""
         if slot.slot_id:
-            self._group.run(_TURNS, _Cancel(slot.slot_id, slot.model))
+            self._group.run(_TURNS, _RateCancel(slot.slot_id, slot.model))
 
 
 @dataclass(frozen=True, slots=True)
-class _Wait:
+class _RateWait:
     slot_id: str
     model: str
-    limit: Limit
+    limit: RateLimit
     tokens: int
     deadline_s: float
     window_us: int
@@ -152,53 +152,53 @@ class _Wait:
 
 
 @dataclass(frozen=True, slots=True)
-class _Used:
+class _RateUsed:
     slot_id: str
     model: str
     tokens: int
 
 
 @dataclass(frozen=True, slots=True)
-class _Cancel:
+class _RateCancel:
     slot_id: str
     model: str
 
 
-_Ask = _Wait | _Used | _Cancel
+_Ask = _RateWait | _RateUsed | _RateCancel
 
 
-def _give_turns(connection: sa.Connection, asked: Sequence[_Ask]) -> list[float | RateLimited | None]:
+def _give_rate_turns(connection: sa.Connection, asked: Sequence[_Ask]) -> list[float | RateLimited | None]:
     """Count what was used, give back what was not, then give turns in the order of coming."""
     for model in sorted({ask.model for ask in asked}):
-        _enter(connection, model)
-    execute(connection, _USED, [(ask.tokens, ask.slot_id) for ask in asked if isinstance(ask, _Used)])
-    execute(connection, _CANCEL, [(ask.slot_id,) for ask in asked if isinstance(ask, _Cancel)])
+        _enter_rate_gate(connection, model)
+    execute(connection, _USED, [(ask.tokens, ask.slot_id) for ask in asked if isinstance(ask, _RateUsed)])
+    execute(connection, _CANCEL, [(ask.slot_id,) for ask in asked if isinstance(ask, _RateCancel)])
     outcomes: dict[str, float | RateLimited] = {}
-    queues: dict[tuple[str, int], list[_Wait]] = {}
+    queues: dict[tuple[str, int], list[_RateWait]] = {}
     for ask in asked:
-        if isinstance(ask, _Wait):
+        if isinstance(ask, _RateWait):
             queues.setdefault((ask.model, ask.window_us), []).append(ask)
     for (model, window_us), queue in queues.items():
         now, last = _now_and_last_start(connection, model, queue[0].clock)
         execute(connection, _FORGET, (model, now - 2 * window_us))
-        window, slots = _Window(connection, model, window_us, max(now, last)), []
+        window, slots = _RateWindow(connection, model, window_us, max(now, last)), []
         for ask in queue:
             start = window.earliest(ask.limit, ask.tokens)
             wait_s = (start - now) / _US
             if wait_s > ask.deadline_s:
-                outcomes[ask.slot_id] = _too_late(ask, wait_s)
+                outcomes[ask.slot_id] = _too_late_for_slot(ask, wait_s)
                 continue
             outcomes[ask.slot_id] = wait_s
             window.add(start, ask.tokens)
             slots.append((ask.slot_id, model, start, ask.tokens))
         execute_insert(connection, _SLOT, slots)
-    return [outcomes[ask.slot_id] if isinstance(ask, _Wait) else None for ask in asked]
+    return [outcomes[ask.slot_id] if isinstance(ask, _RateWait) else None for ask in asked]
 
 
-_TURNS = Batch(1, _give_turns)
+_TURNS = Batch(1, _give_rate_turns)
 
 
-def _too_late(ask: _Wait, wait_s: float) -> RateLimited:
+def _too_late_for_slot(ask: _RateWait, wait_s: float) -> RateLimited:
     return RateLimited(
         f"the limit of {ask.model} lets this request start in {wait_s:.1f} s, which is later than the "
         f"{ask.deadline_s:.1f} s that it can wait; try again later or raise the limit",
@@ -207,7 +207,7 @@ def _too_late(ask: _Wait, wait_s: float) -> RateLimited:
     )
 
 
-class _Window:
+class _RateWindow:
     """Slots of the last window before the next start, their moments read only where they matter."""
 
     def __init__(self, connection: sa.Connection, model: str, window_us: int, start: int) -> None:
@@ -216,7 +216,7 @@ class _Window:
         self._added: list[tuple[int, int]] = []
         self._slots: list[tuple[int, int]] | None = None
 
-    def earliest(self, limit: Limit, tokens: int) -> int:
+    def earliest(self, limit: RateLimit, tokens: int) -> int:
         """First moment, after all requests that came earlier, at which request and tokens fit."""
         most, room = limit.requests_per_minute or math.inf, limit.tokens_per_minute or math.inf
         if self._slots is None and self._requests < most and self._tokens + tokens <= room:
@@ -262,7 +262,7 @@ _CANCEL = "DELETE FROM wb_slot WHERE slot_id = ?"
 _FORGET = "DELETE FROM wb_slot WHERE model = ? AND start_us < ?"
 
 
-def _enter(connection: sa.Connection, model: str) -> None:
+def _enter_rate_gate(connection: sa.Connection, model: str) -> None:
     """Hold the model's gate until the transaction ends; the threads that wait are served in the order of coming."""
     while not execute(connection, _PASS, (model,)):
         execute(connection, _NEW_GATE, (model,))

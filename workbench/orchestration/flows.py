@@ -8,10 +8,10 @@ from workbench.config import Settings, load_settings
 from workbench.errors import FlowError
 from workbench.orchestration import jobs
 from workbench.orchestration.durable import Durable
-from workbench.orchestration.replay import ReplayReport, RunReplay, diff, forked, replay, replay_all
-from workbench.orchestration.steps import Asking, Flow, FlowRun, attribution_plain, plain
+from workbench.orchestration.replay import ReplayReport, RunReplay, diff, forked_asking, replay, replay_all
+from workbench.orchestration.steps import Asking, Flow, FlowRun, attribution_plain, plain_json
 from workbench.rendering.table import Table
-from workbench.telemetry.attribution import current
+from workbench.telemetry.attribution import current_attribution
 
 
 class Flows:
@@ -60,7 +60,7 @@ class Flows:
         StepFailed, FlowError
             If it fails, or failed before.
         """
-        asking = asked_of(self.durable.know(flow), args, kwargs, key)
+        asking = asked_of_flow(self.durable.know(flow), args, kwargs, key)
         handle = self.durable.begin(flow, asking)
         try:
             return self.durable.result(handle)
@@ -70,7 +70,7 @@ class Flows:
 
     def begin(self, flow: Flow, /, *args: Any, key: str = "", **kwargs: Any) -> str:
         """Begin a run in this process and return its id at once: for a request that is polled with `show`."""
-        asking = asked_of(self.durable.know(flow), args, kwargs, key)
+        asking = asked_of_flow(self.durable.know(flow), args, kwargs, key)
         self.durable.begin(flow, asking)
         return flow.run_id(asking)
 
@@ -82,7 +82,7 @@ class Flows:
         FlowError
             If no worker could import the flow.
         """
-        return jobs.submit(self.durable, flow, asked_of(flow, args, kwargs, key))
+        return jobs.submit_job(self.durable, flow, asked_of_flow(flow, args, kwargs, key))
 
     def wait(self, run_id: str) -> Any:
         """Result of a run, once it is there.
@@ -102,7 +102,7 @@ class Flows:
         flows : sequence of str, optional
             Flows to work for, ``module:function``; by default all whose jobs wait and that can be imported here.
         """
-        jobs.work(self.durable, flows, stop=self.durable.stopped, when_done=when_done)
+        jobs.work_on_jobs(self.durable, flows, stop=self.durable.stopped, when_done=when_done)
 
     def jobs(self, *, limit: int = 100, status: str = "") -> Table:
         """Runs, newest first: how far they are, and what keeps those that wait."""
@@ -118,7 +118,7 @@ class Flows:
         FlowError
             If it has not failed, or its flow is not there.
         """
-        return jobs.retry(self.durable, run_id, here=here)
+        return jobs.retry_job(self.durable, run_id, here=here)
 
     def cancel(self, run_id: str) -> str:
         """End a run before its next step, and return what it was.
@@ -128,7 +128,7 @@ class Flows:
         FlowError
             If there is none, or it has ended.
         """
-        return jobs.cancel(self.durable, run_id)
+        return jobs.cancel_job(self.durable, run_id)
 
     def prune(self, before: datetime) -> int:
         """``flows.prune(datetime.now(UTC) - timedelta(days=30))``: delete what ended before; returns how many runs.
@@ -143,7 +143,7 @@ class Flows:
         """
         if before.tzinfo is None:
             raise FlowError(f"runs are deleted by a moment with a time zone, found {before}; say .replace(tzinfo=UTC)")
-        return jobs.prune(self.durable, before)
+        return jobs.prune_jobs(self.durable, before)
 
     def schedule(self, name: str, cron: str, flow: Flow, /, *args: Any, **kwargs: Any) -> None:
         """``flows.schedule("nightly", "0 3 * * *", ingest, "docs_qa")``: submit a run at every such moment, in UTC.
@@ -155,7 +155,7 @@ class Flows:
         FlowError
             If the expression is none, or no worker could import the flow.
         """
-        jobs.schedule(self.durable, name, cron, flow, asked_of(flow, args, kwargs))
+        jobs.schedule_job(self.durable, name, cron, flow, asked_of_flow(flow, args, kwargs))
 
     def unschedule(self, name: str) -> None:
         """Delete a schedule."""
@@ -215,7 +215,7 @@ class Flows:
         """
         run = self.durable.run(run_id)
         flow = self.durable.flow_of(run.asking.flow)
-        asking = forked(run, flow, from_step, outputs or {}, arguments or {})
+        asking = forked_asking(run, flow, from_step, outputs or {}, arguments or {})
         self.durable.result(self.durable.begin(flow, asking))
         return flow.run_id(asking)
 
@@ -244,8 +244,8 @@ class Flows:
         return self.durable.run(run_id)
 
 
-def asked_of(flow: Flow, args: tuple[Any, ...], kwargs: Mapping[str, Any], key: str = "") -> Asking:
+def asked_of_flow(flow: Flow, args: tuple[Any, ...], kwargs: Mapping[str, Any], key: str = "") -> Asking:
     """What a run is asked, by the calling code's attribution."""
-    given = plain({"args": args, "kwargs": kwargs}, f"what flow {flow.short_name!r} is given")
-    who = attribution_plain(current())
+    given = plain_json({"args": args, "kwargs": kwargs}, f"what flow {flow.short_name!r} is given")
+    who = attribution_plain(current_attribution())
     return Asking(flow.name, flow.version, dict(flow.sources), given["args"], given["kwargs"], who, key)

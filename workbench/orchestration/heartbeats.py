@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import sqlalchemy as sa
 
-from workbench.state import create_tables, reader
+from workbench.state import create_tables, reading_engine
 
 BEAT_S = 10.0
 STALE_S = 60.0
@@ -66,7 +66,7 @@ class Heartbeat:
     def _write(self) -> None:
         """Renew the row, or write it: at first, and where others took us for dead while they could not hear us."""
         with self._engine.begin() as connection:
-            told = {"beat": now(connection), "serves": self._serves}
+            told = {"beat": heartbeat_now(connection), "serves": self._serves}
             mine = sa.update(_BEATS).where(_BEATS.c.executor == self.executor).values(told)
             if not connection.execute(mine).rowcount:
                 row = {"executor": self.executor, "host": socket.gethostname(), "process": os.getpid()}
@@ -82,12 +82,12 @@ class Heartbeat:
         self._stop.set()
         self._thread.join()
         with suppress(sa.exc.DBAPIError):  # of a database that is away; the lock is free, or the row gets old
-            forget(self._engine, [self.executor])
+            forget_processes(self._engine, [self.executor])
         self._path.unlink(missing_ok=True)
         self._file.close()
 
 
-def now(connection: sa.Connection) -> float:
+def heartbeat_now(connection: sa.Connection) -> float:
     """Seconds since 1970 by the clock that all processes share."""
     if connection.dialect.name == "postgresql":
         return float(connection.execute(sa.text("select extract(epoch from clock_timestamp())")).scalar_one())
@@ -95,7 +95,7 @@ def now(connection: sa.Connection) -> float:
 
 
 def _awake_since(connection: sa.Connection) -> float:
-    """Since when beats could be written, by the clock of `now`: a server that was away for a minute heard nobody."""
+    """Since when beats could be written, by the clock of `heartbeat_now`: a server that was away heard nobody."""
     if connection.dialect.name == "postgresql":
         started = sa.text("select extract(epoch from pg_postmaster_start_time())")
         return float(connection.execute(started).scalar_one())
@@ -108,27 +108,27 @@ def dead_executors(engine: sa.Engine) -> list[str]:
     On this machine those whose lock is free, however long ago they were heard of; on others, whose locks cannot be
     tried, those that were not heard of for a minute in which the database could hear them.
     """
-    with reader(engine).begin() as connection:
-        at, awake_since = now(connection), _awake_since(connection)
+    with reading_engine(engine).begin() as connection:
+        at, awake_since = heartbeat_now(connection), _awake_since(connection)
         rows = connection.execute(sa.select(_BEATS)).all()
-    return [row.executor for row in rows if _is_dead(row, at, awake_since)]
+    return [row.executor for row in rows if _is_dead_process(row, at, awake_since)]
 
 
-def living(engine: sa.Engine) -> dict[str, str]:
+def living_processes(engine: sa.Engine) -> dict[str, str]:
     """What each living process works for."""
     dead = set(dead_executors(engine))
-    with reader(engine).begin() as connection:
+    with reading_engine(engine).begin() as connection:
         rows = connection.execute(sa.select(_BEATS.c.executor, _BEATS.c.serves)).all()
     return {row.executor: row.serves for row in rows if row.executor not in dead}
 
 
-def forget(engine: sa.Engine, executors: list[str]) -> None:
+def forget_processes(engine: sa.Engine, executors: list[str]) -> None:
     """Delete the rows of processes whose runs were given to others."""
     with engine.begin() as connection:
         connection.execute(sa.delete(_BEATS).where(_BEATS.c.executor.in_(executors)))
 
 
-def _is_dead(row: sa.Row[Any], at: float, awake_since: float) -> bool:
+def _is_dead_process(row: sa.Row[Any], at: float, awake_since: float) -> bool:
     if row.host == socket.gethostname():
         try:
             with Path(row.lock).open("r+") as file:

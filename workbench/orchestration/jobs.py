@@ -12,9 +12,9 @@ import sqlalchemy as sa
 
 from workbench.errors import FlowError
 from workbench.orchestration.durable import TICKS, Durable, job_queue, left_queue
-from workbench.orchestration.heartbeats import living
-from workbench.orchestration.runs_database import ENDED, STATES, UNFINISHED, is_outlived
-from workbench.orchestration.step_tapes import forget_calls, progress_of
+from workbench.orchestration.heartbeats import living_processes
+from workbench.orchestration.runs_database import ENDED, STATES, UNFINISHED, is_outage_outlived
+from workbench.orchestration.step_tapes import forget_step_calls, step_progress_of
 from workbench.orchestration.steps import Asking, Flow, FlowRun
 from workbench.rendering.table import Column, Table
 
@@ -23,7 +23,7 @@ LOOK_S = 1.0
 PRUNED = 500  # runs of one transaction
 
 
-def submit(durable: Durable, flow: Flow, asking: Asking) -> str:
+def submit_job(durable: Durable, flow: Flow, asking: Asking) -> str:
     """Put a run into the queue of its flow, and return its id; the same run is not put there twice.
 
     Raises
@@ -42,7 +42,9 @@ def submit(durable: Durable, flow: Flow, asking: Asking) -> str:
     return flow.run_id(asking)
 
 
-def work(durable: Durable, names: Sequence[str] = (), *, stop: threading.Event, when_done: bool = False) -> None:
+def work_on_jobs(
+    durable: Durable, names: Sequence[str] = (), *, stop: threading.Event, when_done: bool = False
+) -> None:
     """Do jobs until told to stop.
 
     Parameters
@@ -70,10 +72,10 @@ def work(durable: Durable, names: Sequence[str] = (), *, stop: threading.Event, 
             durable.serve(TICKS)
             if not flows:
                 _look_for_work(durable, told)
-            if when_done and not _unfinished(durable):
+            if when_done and not _unfinished_jobs(durable):
                 return
         except sa.exc.DBAPIError as error:
-            if not is_outlived(error, durable.engine, began, stop, ours=True):
+            if not is_outage_outlived(error, durable.engine, began, stop, ours=True):
                 raise
         stop.wait(LOOK_S)
 
@@ -100,21 +102,21 @@ def _look_for_work(durable: Durable, told: set[str]) -> None:
         durable.serve(queue, None if queue.startswith("left ") else flow)
 
 
-def _unfinished(durable: Durable) -> bool:
+def _unfinished_jobs(durable: Durable) -> bool:
     return bool(durable.runs(queue_name=durable.served(), status=UNFINISHED, limit=1))
 
 
 def jobs_table(durable: Durable, *, limit: int = 100, status: str = "") -> Table:
     """Runs, newest first: how far they are, and what keeps those that wait."""
-    runs = durable.runs(limit=limit, **({"status": _states(status)} if status else {}))
-    progress = progress_of(durable.engine, [run.run_id for run in runs])
-    alive = living(durable.engine)
+    runs = durable.runs(limit=limit, **({"status": _job_states(status)} if status else {}))
+    progress = step_progress_of(durable.engine, [run.run_id for run in runs])
+    alive = living_processes(durable.engine)
     rows = []
     for run in runs:
         label, done, total = progress.get(run.run_id, ("", 0, 0))
         shown = f"{label} {done:,}/{total:,}" if total else ""
         took = (run.ended_ms - run.created_ms) / 1000 if run.ended_ms else None
-        rows.append((run.run_id, run.status, shown, took, _run_note(run, alive)))
+        rows.append((run.run_id, run.status, shown, took, _job_note(run, alive)))
     columns = (
         Column("run"),
         Column("status"),
@@ -125,14 +127,14 @@ def jobs_table(durable: Durable, *, limit: int = 100, status: str = "") -> Table
     return Table(columns, tuple(rows), f"{len(rows)} runs, newest first")
 
 
-def _states(status: str) -> list[str]:
+def _job_states(status: str) -> list[str]:
     found = [state for state, ours in STATES.items() if ours == status]
     if not found:
         raise FlowError(f"no status {status!r}; known: {', '.join(dict.fromkeys(STATES.values()))}")
     return found
 
 
-def _run_note(run: FlowRun, alive: Mapping[str, str]) -> str:
+def _job_note(run: FlowRun, alive: Mapping[str, str]) -> str:
     if run.status == "failed":
         return run.error
     if run.status == "running" and run.executor not in alive:
@@ -142,7 +144,7 @@ def _run_note(run: FlowRun, alive: Mapping[str, str]) -> str:
     return ""
 
 
-def retry(durable: Durable, run_id: str, *, here: bool = False) -> str:
+def retry_job(durable: Durable, run_id: str, *, here: bool = False) -> str:
     """Do a failed or cancelled run again from the step that failed, and return its id.
 
     Where the code of its flow has changed since, it is another run, which begins anew.
@@ -166,7 +168,7 @@ def retry(durable: Durable, run_id: str, *, here: bool = False) -> str:
     if run.asking.version != flow.version:
         anew = Asking(**run.asking.to_plain() | {"version": flow.version, "sources": dict(flow.sources)})
         if not here:
-            return submit(durable, flow, anew)
+            return submit_job(durable, flow, anew)
         durable.begin(flow, anew)
         return flow.run_id(anew)
     queue = (left_queue if here else job_queue)(flow.name, flow.version)
@@ -179,7 +181,7 @@ def retry(durable: Durable, run_id: str, *, here: bool = False) -> str:
     return run_id
 
 
-def cancel(durable: Durable, run_id: str) -> str:
+def cancel_job(durable: Durable, run_id: str) -> str:
     """End a run before its next step, and return what it was.
 
     Raises
@@ -194,7 +196,7 @@ def cancel(durable: Durable, run_id: str) -> str:
     return run.status
 
 
-def prune(durable: Durable, before: datetime) -> int:
+def prune_jobs(durable: Durable, before: datetime) -> int:
     """Delete runs that ended before a moment, with their steps and model calls; returns how many.
 
     What waits or runs stays, and so does what a fork that waits or runs takes its first steps from.
@@ -203,13 +205,13 @@ def prune(durable: Durable, before: datetime) -> int:
     deleted = 0
     while found := [i for i in durable.ended_before(before, PRUNED + len(kept)) if i not in kept]:
         # calls first: were it the runs, a kill in between would leave calls that nothing leads to
-        forget_calls(durable.engine, found)
+        forget_step_calls(durable.engine, found)
         durable.delete(found)
         deleted += len(found)
     return deleted
 
 
-def schedule(durable: Durable, name: str, cron: str, flow: Flow, asking: Asking) -> None:
+def schedule_job(durable: Durable, name: str, cron: str, flow: Flow, asking: Asking) -> None:
     """Submit a run at every moment of a cron expression, while a worker is there.
 
     Raises
@@ -225,11 +227,12 @@ def schedule(durable: Durable, name: str, cron: str, flow: Flow, asking: Asking)
 def schedules_table(durable: Durable) -> Table:
     """Schedules of this project."""
     rows = [
-        (s["schedule_name"], s["schedule"], s["context"]["flow"], json_text(s["context"])) for s in durable.schedules()
+        (s["schedule_name"], s["schedule"], s["context"]["flow"], job_arguments_text(s["context"]))
+        for s in durable.schedules()
     ]
     return Table((Column("schedule"), Column("cron"), Column("flow"), Column("arguments")), tuple(rows))
 
 
-def json_text(asked: Mapping[str, Any]) -> str:
+def job_arguments_text(asked: Mapping[str, Any]) -> str:
     """Arguments of a run as text."""
     return json.dumps({"args": asked["args"], "kwargs": asked["kwargs"]}, ensure_ascii=False)

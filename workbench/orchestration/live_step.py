@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import FlowError, StepFailed
-from workbench.inference.call_tapes import taped
-from workbench.orchestration.runs_database import is_outlived
-from workbench.orchestration.step_tapes import LiveTape, tell_progress
-from workbench.orchestration.steps import Asking, Flow, StepCall, operation_of, plain, with_tools
+from workbench.inference.call_tapes import taped_calls
+from workbench.orchestration.runs_database import is_outage_outlived
+from workbench.orchestration.step_tapes import LiveTape, tell_step_progress
+from workbench.orchestration.steps import Asking, Flow, StepCall, operation_of, plain_json, step_with_tools
 from workbench.telemetry.spans import Span
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ EXECUTE_TOOL, RETRIEVAL = "execute_tool", "retrieval"
 CUTS = 20  # of connections within one step, each after which it is done again; a server that cuts more refuses it
 
 
-def returned(flow: Flow, step: StepCall, asking: Asking) -> Any:
+def flow_result_as_json(flow: Flow, step: StepCall, asking: Asking) -> Any:
     """Result of a flow as JSON has it.
 
     Raises
@@ -30,7 +30,7 @@ def returned(flow: Flow, step: StepCall, asking: Asking) -> Any:
     """
     try:
         found = flow.function(step, *asking.args, **asking.kwargs)
-        return plain(found, f"what flow {flow.short_name!r} returns")
+        return plain_json(found, f"what flow {flow.short_name!r} returns")
     except FlowError:
         raise
     except Exception as error:
@@ -48,7 +48,7 @@ class LiveStep:
         """Do one step, or hand out what came of it before."""
         self._number += 1
         name, number = function.__name__, self._number
-        inputs = plain({"args": args, "kwargs": kwargs}, f"what step {name!r} is given")
+        inputs = plain_json({"args": args, "kwargs": kwargs}, f"what step {name!r} is given")
         record = self._durable.once(name, lambda: self._done(function, inputs, number))
         return record["output"]
 
@@ -63,19 +63,19 @@ class LiveStep:
             except StepFailed as failed:
                 cuts += 1
                 lost = failed.__cause__
-                if cuts > CUTS or not is_outlived(lost, self._durable.engine, began, self._durable.stopped):
+                if cuts > CUTS or not is_outage_outlived(lost, self._durable.engine, began, self._durable.stopped):
                     raise
 
     def _attempted(self, function: Callable[..., Any], inputs: dict[str, Any], number: int) -> dict[str, Any]:
         name, run_id, durable = function.__name__, self._run_id, self._durable
         tape = LiveTape(durable.engine, run_id, number)
         try:
-            with self._span(function, inputs, number) as span, taped(tape), _at_step(durable, run_id):
-                given = with_tools(function, lambda tool: durable.tool(self._flow, tool), list(self._flow.tools))
-                output = plain(
+            with self._span(function, inputs, number) as span, taped_calls(tape), _at_step(durable, run_id):
+                given = step_with_tools(function, lambda tool: durable.tool(self._flow, tool), list(self._flow.tools))
+                output = plain_json(
                     function(*inputs["args"], **{**given, **inputs["kwargs"]}), f"what step {name!r} returns"
                 )
-                _tell_output(span, function, output)
+                _tell_step_output(span, function, output)
         except Exception as error:
             record = {"inputs": inputs, "calls": tape.used}
             raise StepFailed(name, type(error).__name__, str(error), run_id=run_id, record=record) from error
@@ -91,7 +91,7 @@ class LiveStep:
         with self._durable.tracing.span(f"{operation or 'step'} {name}", operation, told) as span:
             span.content("gen_ai.tool.call.arguments" if operation == EXECUTE_TOOL else "input.value", inputs)
             if operation == RETRIEVAL:
-                span.content("gen_ai.retrieval.query.text", _first_text(inputs))
+                span.content("gen_ai.retrieval.query.text", _step_question(inputs))
             yield span
 
     def _copied(self, number: int, name: str) -> dict[str, Any] | None:
@@ -111,25 +111,27 @@ class LiveStep:
         return {"inputs": dict(before.inputs), "output": output, "calls": [], "copied": True}
 
 
-def _tell_output(span: Span, function: Callable[..., Any], output: Any) -> None:
+def _tell_step_output(span: Span, function: Callable[..., Any], output: Any) -> None:
     operation = operation_of(function)
     span.content("gen_ai.tool.call.result" if operation == EXECUTE_TOOL else "output.value", output)
     if operation == RETRIEVAL:
-        span.content("gen_ai.retrieval.documents", found_documents(output))
+        span.content("gen_ai.retrieval.documents", found_documents_span(output))
 
 
-def _first_text(inputs: Mapping[str, Any]) -> str | None:
+def _step_question(inputs: Mapping[str, Any]) -> str | None:
     """What a step was asked: the first text that it was given."""
     given = (*inputs["args"], *inputs["kwargs"].values())
     return next((value for value in given if isinstance(value, str)), None)
 
 
-def found_documents(output: Any) -> list[dict[str, Any]] | None:
+def found_documents_span(output: Any) -> list[dict[str, Any]] | None:
     """Documents that a step found, as OpenTelemetry's retrieval spans hold them; None of an output of another form.
 
-    >>> found_documents(["a", "b"]), found_documents([{"doc_id": "a", "score": 0.5}]), found_documents([["a", 1]])
-    ([{'id': 'a'}, {'id': 'b'}], [{'id': 'a', 'score': 0.5}], [{'id': 'a', 'score': 1}])
-    >>> found_documents({"answer": "a"}), found_documents([1])
+    >>> found_documents_span(["a", "b"]), found_documents_span([["a", 1]])
+    ([{'id': 'a'}, {'id': 'b'}], [{'id': 'a', 'score': 1}])
+    >>> found_documents_span([{"doc_id": "a", "score": 0.5}])
+    [{'id': 'a', 'score': 0.5}]
+    >>> found_documents_span({"answer": "a"}), found_documents_span([1])
     (None, None)
     """
     found = list[dict[str, Any]]()
@@ -164,4 +166,4 @@ def progress(label: str, done: int, total: int) -> None:
     Outside of a run it says nothing to nobody.
     """
     if (at := _AT.get()) is not None:
-        tell_progress(at[0].engine, at[1], label, done, total)
+        tell_step_progress(at[0].engine, at[1], label, done, total)

@@ -7,11 +7,11 @@ from itertools import zip_longest
 from typing import Any
 
 from workbench.errors import FlowError, OfflineError, RecordingMiss, ReplayMismatch, StepFailed
-from workbench.inference.call_tapes import offline, taped
+from workbench.inference.call_tapes import offline, taped_calls
 from workbench.orchestration.durable import Durable
-from workbench.orchestration.live_step import returned
-from workbench.orchestration.step_tapes import RecordedTape, calls_of
-from workbench.orchestration.steps import Asking, Flow, FlowRun, StepRecord, is_outside, plain, with_tools
+from workbench.orchestration.live_step import flow_result_as_json
+from workbench.orchestration.step_tapes import RecordedTape, step_calls_of
+from workbench.orchestration.steps import Asking, Flow, FlowRun, StepRecord, is_outside, plain_json, step_with_tools
 from workbench.rendering.table import Column, Shown, Table, Value
 from workbench.rendering.text import cell_html
 from workbench.telemetry.attribution import attributed
@@ -47,15 +47,15 @@ def replay(durable: Durable, run_id: str) -> RunReplay:
     if run.status not in ("done", "failed"):
         raise FlowError(f"run {run_id} is {run.status}; a run is repeated once it has ended", run_id=run_id)
     flow = durable.flow_of(run.asking.flow)
-    return _step_again(RecordedStep(flow, replace(run, calls=calls_of(durable.engine, run_id)), durable.tool))
+    return _replay_step(RecordedStep(flow, replace(run, calls=step_calls_of(durable.engine, run_id)), durable.tool))
 
 
-def _step_again(step: "RecordedStep") -> RunReplay:
+def _replay_step(step: "RecordedStep") -> RunReplay:
     flow, run, error = step.flow, step.run, ""
     result = None
     with attributed(**run.asking.who), offline():
         try:
-            result = returned(flow, step, run.asking)
+            result = flow_result_as_json(flow, step, run.asking)
         except FlowError as raised:  # a mismatch too
             error = str(raised)
     if step.mismatch is not None:  # also where the flow caught it
@@ -96,19 +96,19 @@ class ShownReplay(Shown):
             now = "equal" if s.number <= reached else None
             if differs is not None and differs.step and s.number == reached:
                 how, now = how if s.number in self.done else "asked otherwise", self._told()
-            recorded = _output_text(s.output) if s.error is None else f"{s.error['kind']}: {s.error['reason']}"
+            recorded = _step_output_text(s.output) if s.error is None else f"{s.error['kind']}: {s.error['reason']}"
             rows.append((s.number, s.name, how if s.number <= reached else "not reached", len(s.calls), recorded, now))
         if differs is not None and reached > len(self.run.steps):
             rows.append((reached, differs.step, "not in the record", None, None, self._told()))
         ended = "equal" if differs is None else None if differs.step else self._told()
-        rows.append((None, self.run.status, None, None, self.run.error or _output_text(self.run.result), ended))
+        rows.append((None, self.run.status, None, None, self.run.error or _step_output_text(self.run.result), ended))
         columns = (Column("number", "count"), Column("step"), Column("how"), Column("model calls", "count"),
                    Column("recorded"), Column("now"))  # fmt: skip
         return Table(columns, tuple(rows), self._caption())
 
     def _told(self) -> str:
         assert self.mismatch is not None
-        return f"differs in {self.mismatch.what}: {_output_text(self.mismatch.got)}"
+        return f"differs in {self.mismatch.what}: {_step_output_text(self.mismatch.got)}"
 
     def _caption(self) -> str:
         began = f"{self.title}: repeated from its record, models and network refused"
@@ -140,7 +140,7 @@ def shown_replay(flow: Flow, run: FlowRun, tools: Mapping[str, Any], *, title: s
     step = RecordedStep(flow, run, lambda _, name: tools[name])
     mismatch = None
     try:
-        _step_again(step)
+        _replay_step(step)
     except ReplayMismatch as differs:
         mismatch = differs
     return ShownReplay(run, title or run.run_id, frozenset(step.done), mismatch)
@@ -185,7 +185,7 @@ class RecordedStep:
         before = run.steps[self._number - 1]
         if before.name != name:
             raise self._differs(before.name, "name", before.name, name)
-        inputs = plain({"args": args, "kwargs": kwargs}, f"what step {name!r} is given")
+        inputs = plain_json({"args": args, "kwargs": kwargs}, f"what step {name!r} is given")
         if inputs != before.inputs:
             raise self._differs(name, "inputs", before.inputs, inputs)
         if is_outside(function) or self._is_copy(before):
@@ -198,9 +198,9 @@ class RecordedStep:
         tape = RecordedTape.of(self.run.run_id, self.run.calls, before.calls)
         output, error = None, None
         try:
-            with taped(tape):
-                given = with_tools(function, lambda tool: self._tool(self.flow, tool), list(self.flow.tools))
-                output = plain(
+            with taped_calls(tape):
+                given = step_with_tools(function, lambda tool: self._tool(self.flow, tool), list(self.flow.tools))
+                output = plain_json(
                     function(*inputs["args"], **{**given, **inputs["kwargs"]}), f"what step {name!r} returns"
                 )
         except (RecordingMiss, OfflineError) as refused:
@@ -320,7 +320,7 @@ def replay_all(durable: Durable, run_ids: Iterable[str] = ()) -> ReplayReport:
     return ReplayReport(same, different)
 
 
-def forked(
+def forked_asking(
     run: FlowRun, flow: Flow, from_step: int | str, outputs: Mapping[int | str, Any], arguments: Mapping[str, Any]
 ) -> Asking:
     """What a fork is asked: the same as its origin, but for what is replaced.
@@ -330,8 +330,10 @@ def forked(
     FlowError
         If a step is not there, or is replaced that is not before the fork.
     """
-    start = _step_number(run, from_step)
-    replaced = {_step_number(run, name): plain(value, f"the output of {name!r}") for name, value in outputs.items()}
+    start = _forked_step_number(run, from_step)
+    replaced = {
+        _forked_step_number(run, name): plain_json(value, f"the output of {name!r}") for name, value in outputs.items()
+    }
     if late := sorted(number for number in replaced if number >= start):
         raise FlowError(
             f"a fork of {run.run_id} from step {start} does step {late[0]} itself, so its output cannot be given; give "
@@ -339,11 +341,11 @@ def forked(
             run_id=run.run_id,
         )
     origin = {"run_id": run.run_id, "from_step": start, "outputs": {str(n): v for n, v in replaced.items()}}
-    kwargs = {**run.asking.kwargs, **plain(dict(arguments), "the arguments of a fork")}
+    kwargs = {**run.asking.kwargs, **plain_json(dict(arguments), "the arguments of a fork")}
     return replace(run.asking, version=flow.version, sources=dict(flow.sources), kwargs=kwargs, origin=origin)
 
 
-def _step_number(run: FlowRun, step: int | str) -> int:
+def _forked_step_number(run: FlowRun, step: int | str) -> int:
     """Number of a step that is given by number or name; by name the first of that name."""
     found = next((s.number for s in run.steps if step in (s.number, s.name)), None)
     if found is None:
@@ -360,7 +362,10 @@ def diff(one: FlowRun, other: FlowRun, *, names: tuple[str, str] | None = None, 
     rows: list[tuple[str, str, str | None, str | None]] = []
 
     def compare(where: str, what: str, a: Any, b: Any) -> None:
-        rows.extend((where, f"{what}{path}", _output_text(x), _output_text(y)) for path, x, y in differences(a, b))
+        rows.extend(
+            (where, f"{what}{path}", _step_output_text(x), _step_output_text(y))
+            for path, x, y in output_differences(a, b)
+        )
 
     for name in ("flow", "version", "args", "kwargs", "who"):
         compare("asked", name, getattr(one.asking, name), getattr(other.asking, name))
@@ -388,23 +393,23 @@ def diff(one: FlowRun, other: FlowRun, *, names: tuple[str, str] | None = None, 
 _ABSENT = object()
 
 
-def differences(a: Any, b: Any, path: str = "") -> Iterable[tuple[str, Any, Any]]:
+def output_differences(a: Any, b: Any, path: str = "") -> Iterable[tuple[str, Any, Any]]:
     """Places at which two JSON values differ, with what stands there.
 
-    >>> list(differences({"x": [1, 2], "y": 3}, {"x": [1, 5], "y": 3}))
+    >>> list(output_differences({"x": [1, 2], "y": 3}, {"x": [1, 5], "y": 3}))
     [('.x[1]', 2, 5)]
     """
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         for key in [*a, *(k for k in b if k not in a)]:
-            yield from differences(a.get(key, _ABSENT), b.get(key, _ABSENT), f"{path}.{key}")
+            yield from output_differences(a.get(key, _ABSENT), b.get(key, _ABSENT), f"{path}.{key}")
     elif isinstance(a, list) and isinstance(b, list):
         for place, (x, y) in enumerate(zip_longest(a, b, fillvalue=_ABSENT)):
-            yield from differences(x, y, f"{path}[{place}]")
+            yield from output_differences(x, y, f"{path}[{place}]")
     elif a != b:
         yield path, a, b
 
 
-def _output_text(value: Any) -> str | None:
+def _step_output_text(value: Any) -> str | None:
     if value is _ABSENT:
         return None
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from workbench.errors import FlowError, StepFailed
 from workbench.orchestration.steps import Asking, FlowRun, StepRecord
-from workbench.state import raised_by, reader, server_of
+from workbench.state import raised_by, reading_engine, server_of
 
 
 def flows_url(state_url: str) -> str:
@@ -91,18 +91,18 @@ STATES = {
 UNFINISHED = [state for state, ours in STATES.items() if ours not in ENDED]
 
 
-def to_row(value: Any) -> str:
+def run_to_row(value: Any) -> str:
     """What dbos writes: JSON that people and other programs can read, and that runs no code when it is read."""
-    return json.dumps(value, default=_plain_error)
+    return json.dumps(value, default=_plain_run_error)
 
 
-def from_row(text: str) -> Any:
-    """Read back what `to_row` wrote; an error comes back as an error."""
+def run_from_row(text: str) -> Any:
+    """Read back what `run_to_row` wrote; an error comes back as an error."""
     value = json.loads(text)
-    return _step_error(value["$error"]) if isinstance(value, dict) and "$error" in value else value
+    return _run_step_error(value["$error"]) if isinstance(value, dict) and "$error" in value else value
 
 
-def _plain_error(value: Any) -> Any:
+def _plain_run_error(value: Any) -> Any:
     if isinstance(value, StepFailed):
         told = {"step": value.step, "kind": value.kind, "reason": value.reason, "run_id": value.run_id}
         return {"$error": told | {"record": value.record}}
@@ -113,7 +113,7 @@ def _plain_error(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is no JSON value")
 
 
-def _step_error(told: Mapping[str, Any]) -> Exception:
+def _run_step_error(told: Mapping[str, Any]) -> Exception:
     if "step" in told:
         return StepFailed(**told)
     if told["kind"] == FlowError.__name__:
@@ -121,7 +121,7 @@ def _step_error(told: Mapping[str, Any]) -> Exception:
     return FlowError(f"{told['kind']}: {told['reason']}")
 
 
-def run_of(status: Any) -> FlowRun:
+def run_of_row(status: Any) -> FlowRun:
     """Run, without its steps, of what dbos tells of a workflow."""
     output, ended = status.output or {}, STATES[status.status] in ENDED
     return FlowRun(
@@ -138,7 +138,7 @@ def run_of(status: Any) -> FlowRun:
     )
 
 
-def step_of(row: Mapping[str, Any]) -> StepRecord:
+def step_of_row(row: Mapping[str, Any]) -> StepRecord:
     """Step of what dbos tells of one."""
     error, output = row["error"], row["output"] or {}
     record = error.record if isinstance(error, StepFailed) else output
@@ -169,9 +169,9 @@ _CUT_OFF = ("08", "57P")  # classes of PostgreSQL: connection exceptions, and a 
 _UPTIME = "select extract(epoch from clock_timestamp() - pg_postmaster_start_time())"
 
 
-def cut_off(error: BaseException | None) -> str:
+def database_cut_off(error: BaseException | None) -> str:
     """What a server that went away says in an error or in what it came of; "" for one that refuses a statement."""
-    found = _of_database(error)
+    found = _error_of_database(error)
     if found is None:
         return ""
     state = getattr(found.orig, "sqlstate", "none")
@@ -179,13 +179,13 @@ def cut_off(error: BaseException | None) -> str:
     return str(found.orig).partition("\n")[0] if found.connection_invalidated or lost else ""
 
 
-def _of_database(error: BaseException | None) -> sa.exc.DBAPIError | None:
+def _error_of_database(error: BaseException | None) -> sa.exc.DBAPIError | None:
     while error is not None and not isinstance(error, sa.exc.DBAPIError):
         error = error.__cause__
     return error
 
 
-def is_outlived(
+def is_outage_outlived(
     error: BaseException | None, engine: sa.Engine, began: float, stop: threading.Event, *, ours: bool = False
 ) -> bool:
     """Whether what failed did so because the database of ``engine`` could not be reached, and is to be done again.
@@ -200,13 +200,13 @@ def is_outlived(
     ours : bool
         Whether it can have asked no other server.
     """
-    reason = cut_off(error) if engine.dialect.name == "postgresql" else ""  # a file is never away
+    reason = database_cut_off(error) if engine.dialect.name == "postgresql" else ""  # a file is never away
     if not reason or stop.is_set():
         return False
-    found = _of_database(error)
+    found = _error_of_database(error)
     ours = ours or (found is not None and raised_by(found) == server_of(engine.url))
     was_away = False
-    while (uptime_s := _uptime_s(engine)) is None:
+    while (uptime_s := _database_uptime_s(engine)) is None:
         if not was_away:
             _LOG.warning("the database of the runs is away; what was under way waits for it: %s", reason)
         was_away = True
@@ -219,10 +219,10 @@ def is_outlived(
     return ours or was_away or uptime_s < time.monotonic() - began
 
 
-def _uptime_s(engine: sa.Engine) -> float | None:
+def _database_uptime_s(engine: sa.Engine) -> float | None:
     """Seconds since the server was started; None while it does not answer."""
     try:
-        with reader(engine).connect() as connection:
+        with reading_engine(engine).connect() as connection:
             return float(connection.execute(sa.text(_UPTIME)).scalar_one())
     except sa.exc.DBAPIError:
         return None

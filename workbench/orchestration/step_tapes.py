@@ -18,7 +18,7 @@ from workbench.codec import from_plain, to_plain
 from workbench.errors import FlowError, RecordingMiss, WorkbenchError
 from workbench.inference.call_tapes import asked_again, current_tape
 from workbench.inference.messages import Completion
-from workbench.state import create_tables, reader
+from workbench.state import create_tables, reading_engine
 
 _TABLES = sa.MetaData()
 _CALLS = sa.Table(
@@ -54,19 +54,19 @@ class ModelCall:
     error: Mapping[str, str] | None
 
 
-def create_calls(engine: sa.Engine) -> None:
+def create_step_calls(engine: sa.Engine) -> None:
     """Create the tables that are not there yet."""
     create_tables(engine, _CALLS, _PROGRESS)
 
 
-def calls_of(engine: sa.Engine, run_id: str) -> dict[int, ModelCall]:
+def step_calls_of(engine: sa.Engine, run_id: str) -> dict[int, ModelCall]:
     """Model calls of a run, by place."""
-    with reader(engine).begin() as connection:
+    with reading_engine(engine).begin() as connection:
         rows = connection.execute(sa.select(_CALLS).where(_CALLS.c.run_id == run_id).order_by(_CALLS.c.place)).all()
-    return {row.place: _model_call(row) for row in rows}
+    return {row.place: _step_model_call(row) for row in rows}
 
 
-def _model_call(row: sa.Row[Any]) -> ModelCall:
+def _step_model_call(row: sa.Row[Any]) -> ModelCall:
     answer = json.loads(row.answer) if row.answer else {}
     return ModelCall(row.place, row.step, row.request, row.configuration, answer.get("done"), answer.get("error"))
 
@@ -96,7 +96,7 @@ class LiveTape:
                 self._load()
             if (kept := self._take(request)) is not None and kept.done is not None:
                 self.used.append(kept.place)
-                return _completion(kept)
+                return _taped_completion(kept)
             place, self._next = self._next, self._next + 1
             again, self._cut_off = self._cut_off > 0, max(0, self._cut_off - 1)
             self.used.append(place)
@@ -112,7 +112,7 @@ class LiveTape:
         return done
 
     def _load(self) -> None:
-        before = calls_of(self._engine, self._run_id)
+        before = step_calls_of(self._engine, self._run_id)
         mine = [call for call in before.values() if call.step == self._step]
         self._kept = [call for call in mine if call.done is not None]
         self._cut_off = sum(call.done is None and call.error is None for call in mine)
@@ -195,13 +195,13 @@ class RecordedTape:
         """
         del ask
         with self._lock:
-            found = next((c for c in self.left if _fits(c, request)), None)
+            found = next((c for c in self.left if _taped_call_fits(c, request)), None)
             if found is None:
                 raise RecordingMiss(self._miss(request))
             self.left.remove(found)
         if found.done is not None:
-            return _completion(found)
-        raise _recorded_error(found.error or {"kind": "WorkbenchError", "reason": "the call was cut off"})
+            return _taped_completion(found)
+        raise _taped_error(found.error or {"kind": "WorkbenchError", "reason": "the call was cut off"})
 
     def _miss(self, request: Callable[[str], str]) -> str:
         if not self.left:
@@ -213,18 +213,18 @@ class RecordedTape:
         )
 
 
-def _completion(call: ModelCall) -> Completion:
+def _taped_completion(call: ModelCall) -> Completion:
     return from_plain(
         Completion, call.done, f"model call {call.place} is no completion of this version", error=FlowError
     )
 
 
-def _fits(call: ModelCall, request: Callable[[str], str]) -> bool:
+def _taped_call_fits(call: ModelCall, request: Callable[[str], str]) -> bool:
     """Whether a call is this request's; of one that failed nobody knows what it was asked, so it stands in turn."""
     return call.done is None or request(call.configuration) == call.request
 
 
-def _recorded_error(told: Mapping[str, str]) -> WorkbenchError:
+def _taped_error(told: Mapping[str, str]) -> WorkbenchError:
     """Error as the record tells it: of the same class, without what its attributes were."""
     kind = getattr(workbench.errors, told["kind"], WorkbenchError)
     error: WorkbenchError = kind.__new__(kind)
@@ -232,7 +232,7 @@ def _recorded_error(told: Mapping[str, str]) -> WorkbenchError:
     return error
 
 
-def tell_progress(engine: sa.Engine, run_id: str, label: str, done: int, total: int) -> None:
+def tell_step_progress(engine: sa.Engine, run_id: str, label: str, done: int, total: int) -> None:
     """Write down how far a run has come."""
     row = {"label": label, "done": done, "total": total, "at": time.time()}
     with engine.begin() as connection:
@@ -241,14 +241,14 @@ def tell_progress(engine: sa.Engine, run_id: str, label: str, done: int, total: 
             connection.execute(_PROGRESS.insert(), [{"run_id": run_id, **row}])
 
 
-def progress_of(engine: sa.Engine, run_ids: Sequence[str]) -> dict[str, tuple[str, int, int]]:
+def step_progress_of(engine: sa.Engine, run_ids: Sequence[str]) -> dict[str, tuple[str, int, int]]:
     """Label, steps done and steps in all of those runs that told."""
-    with reader(engine).begin() as connection:
+    with reading_engine(engine).begin() as connection:
         rows = connection.execute(sa.select(_PROGRESS).where(_PROGRESS.c.run_id.in_(run_ids))).all()
     return {row.run_id: (row.label, row.done, row.total) for row in rows}
 
 
-def forget_calls(engine: sa.Engine, run_ids: Sequence[str]) -> None:
+def forget_step_calls(engine: sa.Engine, run_ids: Sequence[str]) -> None:
     """Delete the model calls and the progress of runs."""
     with engine.begin() as connection:
         for table in (_CALLS, _PROGRESS):

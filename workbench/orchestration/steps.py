@@ -14,9 +14,9 @@ from typing import Any, Protocol, Self
 from workbench.codec import from_plain
 from workbench.config import Settings
 from workbench.errors import FlowError
-from workbench.inference.call_tapes import taped
+from workbench.inference.call_tapes import taped_calls
 from workbench.orchestration.step_tapes import HeardTape, ModelCall
-from workbench.orchestration.user_modules import sources_of
+from workbench.orchestration.user_modules import sources_of_function
 from workbench.records import content_hash
 from workbench.rendering.table import Column, Table, Value
 from workbench.rendering.text import cell_html
@@ -77,12 +77,12 @@ class Flow:
     @property
     def sources(self) -> Mapping[str, str]:
         """Hashes of the code that it rests on, by file; as it was when it was imported."""
-        return self._read or sources_of(self.function)
+        return self._read or sources_of_function(self.function)
 
     @property
     def version(self) -> str:
         """Hash of the code that it rests on, 12 hexadecimal digits."""
-        return version_of(self.sources)
+        return flow_version(self.sources)
 
     def run_id(self, asked: "Asking") -> str:
         """Id of a run: a hash of all that it rests on, so that the same id always means the same run."""
@@ -91,7 +91,7 @@ class Flow:
         return f"{who}{self.short_name}:{content_hash(parts)[:20]}"
 
 
-def version_of(sources: Mapping[str, str]) -> str:
+def flow_version(sources: Mapping[str, str]) -> str:
     """Version of the code with these hashes."""
     return content_hash(json.dumps(dict(sources), sort_keys=True))[:12]
 
@@ -125,7 +125,7 @@ def flow(
             raise FlowError(
                 f"flow {function.__qualname__!r} takes no argument; its first one is the step: f(step, ...)"
             )
-        read = {} if function.__module__ == "__main__" else sources_of(function)
+        read = {} if function.__module__ == "__main__" else sources_of_function(function)
         return Flow(function, dict(tools or {}), concurrency, per_worker, read)
 
     return made
@@ -163,7 +163,7 @@ def operation_of(function: Callable[..., Any]) -> str:
     return str(getattr(function, _OUTSIDE, ""))
 
 
-def plain(value: Any, what: str) -> Any:
+def plain_json(value: Any, what: str) -> Any:
     """The value as JSON has it: tuples are lists, keys are text.
 
     Raises
@@ -180,7 +180,7 @@ def plain(value: Any, what: str) -> Any:
         ) from error
 
 
-def with_tools(function: Callable[..., Any], tool: Callable[[str], Any], names: Sequence[str]) -> dict[str, Any]:
+def step_with_tools(function: Callable[..., Any], tool: Callable[[str], Any], names: Sequence[str]) -> dict[str, Any]:
     """Tools for those keyword-only parameters of a step that are named like one."""
     found = inspect.signature(function).parameters.values()
     return {p.name: tool(p.name) for p in found if p.kind is p.KEYWORD_ONLY and p.name in names}
@@ -290,11 +290,11 @@ class FlowRun:
 
     def table(self) -> Table:
         """Steps with their inputs and outputs; above them what was asked, below what it came to."""
-        rows: list[tuple[Value, ...]] = [(None, "asked", None, _text(self.asking.args, self.asking.kwargs), None)]
+        rows: list[tuple[Value, ...]] = [(None, "asked", None, _flow_text(self.asking.args, self.asking.kwargs), None)]
         for s in self.steps:
-            came = f"{s.error['kind']}: {s.error['reason']}" if s.error else _text([s.output], {})
-            rows.append((s.number, s.name, s.took_ms, _text(s.inputs["args"], s.inputs["kwargs"]), came))
-        rows.append((None, self.status, None, None, self.error or _text([self.result], {})))
+            came = f"{s.error['kind']}: {s.error['reason']}" if s.error else _flow_text([s.output], {})
+            rows.append((s.number, s.name, s.took_ms, _flow_text(s.inputs["args"], s.inputs["kwargs"]), came))
+        rows.append((None, self.status, None, None, self.error or _flow_text([self.result], {})))
         columns = (
             Column("number", "count"), Column("step"), Column("ms", "ms"), Column("given"), Column("came to"),
         )  # fmt: skip
@@ -321,16 +321,18 @@ def rehearse(flow: Flow, tools: Mapping[str, Any], *args: Any, **kwargs: Any) ->
 
     def step(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         name = function.__name__
-        inputs = plain({"args": args, "kwargs": kwargs}, f"what step {name!r} is given")
-        given = {**with_tools(function, lambda tool: tools[tool], list(tools)), **inputs["kwargs"]}
+        inputs = plain_json({"args": args, "kwargs": kwargs}, f"what step {name!r} is given")
+        given = {**step_with_tools(function, lambda tool: tools[tool], list(tools)), **inputs["kwargs"]}
         tape = HeardTape(calls, len(steps) + 1)
-        with taped(tape):
-            output = plain(function(*inputs["args"], **given), f"what step {name!r} returns")
+        with taped_calls(tape):
+            output = plain_json(function(*inputs["args"], **given), f"what step {name!r} returns")
         steps.append(StepRecord(len(steps) + 1, name, inputs, output, None, tuple(tape.used)))
         return output
 
-    asked = plain({"args": args, "kwargs": kwargs}, f"what flow {flow.short_name!r} is given")
-    result = plain(flow.function(step, *asked["args"], **asked["kwargs"]), f"what flow {flow.short_name!r} returns")
+    asked = plain_json({"args": args, "kwargs": kwargs}, f"what flow {flow.short_name!r} is given")
+    result = plain_json(
+        flow.function(step, *asked["args"], **asked["kwargs"]), f"what flow {flow.short_name!r} returns"
+    )
     asking = Asking(flow.name, flow.version, dict(flow.sources), asked["args"], asked["kwargs"], {})
     return FlowRun(flow.run_id(asking), asking, "done", result, steps=tuple(steps), calls=calls)
 
@@ -341,6 +343,6 @@ def attribution_plain(who: Attribution) -> dict[str, str]:
     return {name: value for name in names if (value := getattr(who, name))}
 
 
-def _text(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+def _flow_text(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     shown = [json.dumps(value, ensure_ascii=False) for value in args]
     return ", ".join([*shown, *(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in kwargs.items())])

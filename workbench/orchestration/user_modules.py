@@ -36,7 +36,7 @@ def import_module_of(name: str, root: Path) -> ModuleType:
         raise ImportError(f"{type(error).__name__}: {error}") from error
 
 
-def files_of(loaded: ModuleType, root: Path) -> list[Path]:
+def files_of_module(loaded: ModuleType, root: Path) -> list[Path]:
     """File of a module, and then those files of the project that it imports, and they import, in their order."""
     first = getattr(loaded, "__file__", None)
     if first is None:
@@ -45,7 +45,7 @@ def files_of(loaded: ModuleType, root: Path) -> list[Path]:
     left = [(Path(first), loaded.__name__)]
     while left:
         file, name = left.pop()
-        for other in _imported(file, name):
+        for other in _imported_modules(file, name):
             path = _project_file(other, root)
             if path and path not in found:
                 found[path] = None
@@ -53,7 +53,7 @@ def files_of(loaded: ModuleType, root: Path) -> list[Path]:
     return [Path(first), *sorted(path for path in found if path != Path(first))]
 
 
-def sources_of(function: Callable[..., object]) -> dict[str, str]:
+def sources_of_function(function: Callable[..., object]) -> dict[str, str]:
     """Hash of everything of the project's own code that a function rests on, by the name of its file.
 
     Of a function that was typed into a notebook: hash of its source and of those that it uses, by their names.
@@ -63,10 +63,10 @@ def sources_of(function: Callable[..., object]) -> dict[str, str]:
         return {name: content_hash(text) for name, text in sorted(_function_sources(function).items())}
     # by where the module lies, whatever a process says of its project: all must come to the same version
     root = load_settings({}, start=Path(str(module.__file__)).parent).root
-    return {_told(file, root): content_hash(file.read_bytes()) for file in files_of(module, root)}
+    return {_project_path(file, root): content_hash(file.read_bytes()) for file in files_of_module(module, root)}
 
 
-def _told(file: Path, root: Path) -> str:
+def _project_path(file: Path, root: Path) -> str:
     return str(file.relative_to(root)) if file.is_relative_to(root) else file.name
 
 
@@ -79,16 +79,16 @@ def _function_sources(function: Callable[..., object]) -> dict[str, str]:
         if one.__qualname__ in found or not inspect.isfunction(one) or one.__module__ != function.__module__:
             continue
         found[one.__qualname__] = inspect.getsource(one)
-        named = {name for code in _codes(one.__code__) for name in code.co_names}
+        named = {name for code in _function_codes(one.__code__) for name in code.co_names}
         left += [inspect.unwrap(value) for name in named if callable(value := one.__globals__.get(name))]
     return found
 
 
-def _codes(code: CodeType) -> Iterator[CodeType]:
+def _function_codes(code: CodeType) -> Iterator[CodeType]:
     yield code
     for inner in code.co_consts:
         if isinstance(inner, CodeType):
-            yield from _codes(inner)
+            yield from _function_codes(inner)
 
 
 def _project_file(name: str, root: Path) -> Path | None:
@@ -100,7 +100,7 @@ def _project_file(name: str, root: Path) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-def _imported(file: Path, name: str) -> Iterator[str]:
+def _imported_modules(file: Path, name: str) -> Iterator[str]:
     """Names of what a module may import, its packages too; ``from a import b`` is ``a`` and perhaps ``a.b``."""
     package = name if file.name == "__init__.py" else name.rpartition(".")[0]
     parts = package.split(".") if package else []

@@ -18,7 +18,7 @@ from workbench.inference.client import Client
 from workbench.inference.messages import PREFIX, CacheUse
 from workbench.orchestration.flows import Flows
 from workbench.orchestration.steps import FlowRun, StepCall, flow, outside
-from workbench.orchestration.user_modules import files_of, import_module_of
+from workbench.orchestration.user_modules import files_of_module, import_module_of
 from workbench.records import Document, Query, content_hash
 from workbench.routing.prompts import Prompts, load_prompts
 from workbench.routing.recorded_hits import Search, accepted_search
@@ -102,7 +102,7 @@ def own_rewriter(name: str, root: Path) -> Rewriter:
 
 def rewriter_files(name: str, root: Path) -> list[Path]:
     """Files of the project that a rewriter rests on."""
-    return files_of(import_module_of(name.partition(":")[0], root), root)
+    return files_of_module(import_module_of(name.partition(":")[0], root), root)
 
 
 class Library:

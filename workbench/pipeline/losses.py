@@ -17,7 +17,7 @@ from workbench.records import Query
 from workbench.rendering.table import Column, Interval, Table
 from workbench.rendering.text import cell_html
 from workbench.routing.prompts import passage
-from workbench.routing.recorded_outcomes import is_yes_no, names_accepted, says
+from workbench.routing.recorded_outcomes import answer_names_accepted, answer_says, is_yes_no
 
 RIGHT = "right"
 KINDS = (
@@ -44,9 +44,9 @@ class ItemLoss:
     cost_usd: float
 
 
-def is_right(text: str, accept: Sequence[str]) -> bool:
+def is_right_answer(text: str, accept: Sequence[str]) -> bool:
     """Whether an answer names one of the accepted names, or says the accepted yes or no."""
-    return (says if is_yes_no(accept) else names_accepted)(text, accept)
+    return (answer_says if is_yes_no(accept) else answer_names_accepted)(text, accept)
 
 
 def loss_of(
@@ -74,9 +74,9 @@ def loss_of(
     found = next(step.output for step in run.steps if step.name == "retrieve")
     relevant = [doc_id for doc_id, grade in grades.items() if grade > 0]
     shown = {doc_id for drafted in drafts for doc_id in drafted["shown"]}
-    if is_right(run.result["answer"], query.accept):
+    if is_right_answer(run.result["answer"], query.accept):
         kind = RIGHT
-    elif any(is_right(drafted["text"], query.accept) for drafted in drafts):
+    elif any(is_right_answer(drafted["text"], query.accept) for drafted in drafts):
         kind = "check too strict"
     elif run.result["status"] == "answered" and drafts[-1]["source"] == "cache":
         kind = "stale cache"
@@ -95,12 +95,12 @@ def loss_of(
 def _shows_answer(run: FlowRun, query: Query, shown: Sequence[str], shelf: Shelf) -> bool:
     """Whether what drafts were shown of the relevant documents names what is accepted, where the documents do."""
     texts = [shelf.documents[doc_id].text for doc_id in shown]
-    if is_yes_no(query.accept) or not any(names_accepted(text, query.accept) for text in texts):
+    if is_yes_no(query.accept) or not any(answer_names_accepted(text, query.accept) for text in texts):
         return True  # nothing of it can have been cut away
     drafts = [step for step in run.steps if step.name == "draft"]
     contexts = {step.output.get("context", step.inputs["kwargs"]["context"]) for step in drafts}
     characters = max(shelf.prompts.contexts[context].characters for context in contexts)
-    return any(names_accepted(passage(text, query.text, characters), query.accept) for text in texts)
+    return any(answer_names_accepted(passage(text, query.text, characters), query.accept) for text in texts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.evaluation.decision import ArmFacts
 from workbench.evaluation.experiment import PairedExperiment
 from workbench.evaluation.fingerprint import SEED
-from workbench.evaluation.repeats import scores_columns
+from workbench.evaluation.repeats import repeat_score_columns
 from workbench.evaluation.run_summary import ItemCase, ScoredArms, item_cases, mean_by_arm
 from workbench.inference.call_attempt import Books
 from workbench.inference.client import Client
@@ -26,16 +26,16 @@ from workbench.inference.recordings import FOLDER, Recordings
 from workbench.orchestration.replay import ShownReplay, diff, shown_replay
 from workbench.orchestration.steps import Flow, FlowRun, rehearse
 from workbench.pipeline.flow import AnswerPlan, Library, Shelf, answer, is_function
-from workbench.pipeline.losses import Losses, is_right, loss_of
+from workbench.pipeline.losses import Losses, is_right_answer, loss_of
 from workbench.pipeline.rewrites import OFF, Rewriting, check_rewrite, load_rewriting, rewritten_file
-from workbench.pipeline.routes import check_route, refuse_unrecorded, routes_asked, serve_routes
+from workbench.pipeline.routes import check_route, refuse_unrecorded_routes, routes_asked, serve_routes
 from workbench.records import Decision, Query, content_hash, parameters_of
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Column, Table
 from workbench.reports.ending import Notebook
 from workbench.routing.accepted_router import HITS
 from workbench.routing.prompts import Prompts, load_prompts
-from workbench.routing.recorded_hits import changed_since, recorded_rows, retrieval_amounts, retrieval_usd
+from workbench.routing.recorded_hits import hits_changed_since, recorded_hit_rows, retrieval_amounts, retrieval_usd
 from workbench.routing.recorded_outcomes import recording_file, require_recorded
 
 METRIC = "correctness"
@@ -119,7 +119,7 @@ class ScoredFlows(ScoredArms):
             Column("arm"), Column("correctness", "number"), Column("USD per 1,000", "usd"),
             Column("p95", "ms"), Column("refused", "share"), Column("drafts per question", "number", digits=2),
         )  # fmt: skip
-        more, cells = scores_columns(self.scores, self.names)
+        more, cells = repeat_score_columns(self.scores, self.names)
         told = tuple((*row, *cells[row[0]]) for row in rows)
         return Table((*columns, *more), told, f"Configurations of the flow, on {self.split}")
 
@@ -127,13 +127,13 @@ class ScoredFlows(ScoredArms):
         """Questions with what is right, and what each arm answered or why it refused."""
         expected = {q.query_id: q.accept for q in self.queries}
         returned = {
-            arm: {query_id: [_answer_told(run.result)] for query_id, run in self.runs[arm].items()}
+            arm: {query_id: [_flow_answer_told(run.result)] for query_id, run in self.runs[arm].items()}
             for arm in self.names
         }
         return item_cases(self.of(metric), self.queries, expected=expected, returned=returned)
 
 
-def _answer_told(result: Mapping[str, Any]) -> str:
+def _flow_answer_told(result: Mapping[str, Any]) -> str:
     if result["status"] == "answered":
         return str(result["answer"])
     return "refused: " + "; ".join(", ".join(reasons) for reasons in result["reasons"])
@@ -181,12 +181,12 @@ class PipelineExperiment(
             if strange := [name for name in given if name not in known]:
                 raise ConfigError(unknown_name(kind, strange[0], known))
         require_recorded(evalset, models)
-        if changed := changed_since(evalset):
+        if changed := hits_changed_since(evalset):
             raise EvalsetError(
                 f"the recorded hits and answers of {evalset.name} are from before the {', '.join(changed)} "
                 f"changed; record them anew with: workbench record {evalset.name}"
             )
-        hits = {row["query_id"]: row["doc_ids"] for row in recorded_rows(evalset, HITS)}
+        hits = {row["query_id"]: row["doc_ids"] for row in recorded_hit_rows(evalset, HITS)}
         found = {(q.text, q.tenant_id): hits[q.query_id] for q in evalset.queries if q.query_id in hits}
         self.retrieval, self.asked = retrieval_amounts(evalset), tuple(dict.fromkeys(models))
         self._refuse_unrecorded(product(p.models, p.contexts), hits)
@@ -219,7 +219,7 @@ class PipelineExperiment(
 
     def _refuse_unrecorded(self, needed: Iterable[tuple[str, str]], hits: Mapping[str, Sequence[str]]) -> None:
         recordings = {model: Recordings(recording_file(self.evalset, model)) for model in self.asked}
-        refuse_unrecorded(self.evalset, load_prompts(self.evalset), hits, needed, recordings)
+        refuse_unrecorded_routes(self.evalset, load_prompts(self.evalset), hits, needed, recordings)
 
     @property
     def _rewriters(self) -> list[str]:
@@ -243,7 +243,7 @@ class PipelineExperiment(
         rewriting = load_rewriting(by, evalset, self.settings, hits, recordings.get(by))
         needed = [(m, c) for m, c in product(p.models, p.contexts) if prompts.contexts[c].documents]
         command = f"workbench record {evalset.name} --rewrites {by}"
-        refuse_unrecorded(evalset, prompts, rewriting.found, needed, recordings, command=command)
+        refuse_unrecorded_routes(evalset, prompts, rewriting.found, needed, recordings, command=command)
         return rewriting
 
     def prepare(self) -> list[FlowArm]:
@@ -275,8 +275,8 @@ class PipelineExperiment(
                 run = rehearse(self.flow, tools, query.text, tenant_id=query.tenant_id, plan=plan)
                 runs[arm.name].setdefault(query.query_id, run)
                 cost = self.cost_usd(run)
-                right = float(is_right(run.result["answer"], query.accept))
-                rows.append(_score_row(arm, query, repeat, right, cost))
+                right = float(is_right_answer(run.result["answer"], query.accept))
+                rows.append(_flow_score_row(arm, query, repeat, right, cost))
                 costs.append(cost)
                 used.update(self.amounts(run))
                 bar.update(len(rows))
@@ -305,18 +305,18 @@ class PipelineExperiment(
 
     def cost_usd(self, run: FlowRun) -> float:
         """Dollars of one run: the tokens of its query and drafts, routing, and a retrieval if a draft is shown any."""
-        nanos = sum(self.prices.cost_nanos(model, usage) for model, usage in _models_asked(run))
-        routing = sum(self.routes[name].overhead_usd for name in _routed(run))
-        return nanos / 1e9 + routing + (retrieval_usd(self.evalset) if _is_shown(run) else 0.0)
+        nanos = sum(self.prices.cost_nanos(model, usage) for model, usage in _flow_models_asked(run))
+        routing = sum(self.routes[name].overhead_usd for name in _flow_routes_picked(run))
+        return nanos / 1e9 + routing + (retrieval_usd(self.evalset) if _flow_shows_documents(run) else 0.0)
 
     def amounts(self, run: FlowRun) -> dict[str, float]:
         """What one run uses of each thing that has a price, as `cost_usd` counts it."""
         out = Counter[str]()
-        for model, usage in _models_asked(run):
+        for model, usage in _flow_models_asked(run):
             out.update(self.prices.token_amounts(model, usage))
-        if _is_shown(run):
+        if _flow_shows_documents(run):
             out.update(self.retrieval)
-        for name in _routed(run):
+        for name in _flow_routes_picked(run):
             out.update(self.routes[name].amounts)
         return dict(out)
 
@@ -335,7 +335,9 @@ class PipelineExperiment(
     def worst(self, scored: ScoredFlows, arm: str) -> FlowRun:
         """The dearest run that came to no right answer, step by step, of the arm that `losses` tells of."""
         runs = scored.runs[scored.shown(arm)]
-        wrong = [runs[q.query_id] for q in scored.queries if not is_right(runs[q.query_id].result["answer"], q.accept)]
+        wrong = [
+            runs[q.query_id] for q in scored.queries if not is_right_answer(runs[q.query_id].result["answer"], q.accept)
+        ]
         return max(wrong or [*runs.values()], key=self.cost_usd)
 
     def replay(self, scored: ScoredFlows, arm: str) -> ShownReplay:
@@ -365,7 +367,7 @@ class PipelineExperiment(
         return next(query_id for query_id, one in scored.runs[arm].items() if one is run)
 
 
-def _models_asked(run: FlowRun) -> Iterator[tuple[str, Usage]]:
+def _flow_models_asked(run: FlowRun) -> Iterator[tuple[str, Usage]]:
     """Model and tokens of the query that was written, if one was, and of each draft."""
     for step in run.steps:
         if step.name == "draft":
@@ -376,18 +378,18 @@ def _models_asked(run: FlowRun) -> Iterator[tuple[str, Usage]]:
                 yield done.route.model, done.usage or Usage()
 
 
-def _is_shown(run: FlowRun) -> bool:
+def _flow_shows_documents(run: FlowRun) -> bool:
     """Whether a draft is shown documents."""
     return any(step.output["shown"] for step in run.steps if step.name == "draft")
 
 
-def _routed(run: FlowRun) -> list[str]:
+def _flow_routes_picked(run: FlowRun) -> list[str]:
     """Route that picked each draft that a route picked."""
     asked = (step.inputs["kwargs"]["model"] for step in run.steps if step.name == "draft")
     return [model.removeprefix(PREFIX) for model in asked if model.startswith(PREFIX)]
 
 
-def _score_row(arm: FlowArm, query: Query, repeat: int, right: float, cost_usd: float) -> tuple[Any, ...]:
+def _flow_score_row(arm: FlowArm, query: Query, repeat: int, right: float, cost_usd: float) -> tuple[Any, ...]:
     slices = (query.tenant_id, query.feature, query.style)
     return (arm.name, query.query_id, repeat, METRIC, right, None, query.cluster or query.query_id, query.tenant_id,
             None, cost_usd, *slices)  # fmt: skip

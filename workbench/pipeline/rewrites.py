@@ -15,9 +15,9 @@ from workbench.inference.recordings import FOLDER, Recordings
 from workbench.pipeline.flow import is_function, is_vague, own_rewriter, rewriter_files
 from workbench.records import Document, Query, content_hash
 from workbench.routing.prompts import Prompts, load_prompts
-from workbench.routing.record_answers import ask_all, budgeted
-from workbench.routing.recorded_hits import Search, accepted_search, recorded_rows
-from workbench.routing.recorded_outcomes import ANSWER, FIND, Asked, recording_file
+from workbench.routing.record_answers import budgeted_client, record_all_answers
+from workbench.routing.recorded_hits import Search, accepted_search, recorded_hit_rows
+from workbench.routing.recorded_outcomes import ANSWER, FIND, RecordedRequest, recording_file
 
 OFF = "off"
 REWRITES = "rewrites.jsonl"  # what the written queries find
@@ -65,7 +65,7 @@ class Rewriting:
     inputs: Mapping[str, str] = field(default_factory=dict)
 
 
-def vague_of(evalset: Evalset) -> list[tuple[str, Query]]:
+def vague_questions(evalset: Evalset) -> list[tuple[str, Query]]:
     """Questions that are rewritten, each with its split, in an order that has nothing to do with them."""
     queries = [(split, q) for split in ("dev", "test") for q in evalset.split(split).queries if is_vague(q.text)]
     return sorted(queries, key=lambda pair: content_hash(pair[1].query_id))
@@ -98,10 +98,10 @@ def load_rewriting(
         If a query, or what one finds, is not recorded, with what records it.
     """
     path, prompts = evalset.path / FOLDER / REWRITES, load_prompts(evalset)
-    rows = recorded_rows(evalset, REWRITES) if path.is_file() else []
+    rows = recorded_hit_rows(evalset, REWRITES) if path.is_file() else []
     known = {(row["query"], row["tenant_id"]): row["doc_ids"] for row in rows}
     found, searched, missing = dict(hits), dict[tuple[str, str], Sequence[str]](), list[str]()
-    vague = vague_of(evalset)
+    vague = vague_questions(evalset)
     for _, query in vague:
         text = _rewritten_query(by, query, prompts, settings.root, recordings)
         if text is None or (text, query.tenant_id) not in known:
@@ -138,7 +138,7 @@ def record_rewrites(
     models : sequence of str, optional
         Those whose answers are recorded; by default all of ``prompts.toml``.
     max_cost_usd : float, optional
-        As for `workbench.routing.record_answers.record`, of both parts together.
+        As for `workbench.routing.record_answers.record_answers`, of both parts together.
     questions : int, optional
         Only the first so many vague questions: a pilot.
     search : callable, optional
@@ -152,7 +152,7 @@ def record_rewrites(
     Raises
     ------
     ConfigError
-        As for `workbench.routing.record_answers.record`, or if there is no such rewriter.
+        As for `workbench.routing.record_answers.record_answers`, or if there is no such rewriter.
     """
     check_rewrite(by)
     if is_function(by):
@@ -164,45 +164,48 @@ def record_rewrites(
     asks = [*models, *([] if is_function(by) else [by])]
     if unknown := [m for m in asks if m not in prompts.models]:
         raise ConfigError(unknown_name("model", unknown[0], prompts.models))
-    vague = vague_of(found)[:questions]
-    client = budgeted(client or Client.open(settings), max_cost_usd)
+    vague = vague_questions(found)[:questions]
+    client = budgeted_client(client or Client.open(settings), max_cost_usd)
     failed = 0
     if not is_function(by):
-        asked = [Asked(q, split, FIND, BARE, _asked_query(prompts, q, by)) for split, q in vague]
-        failed += ask_all(client, {by: _recordings(found, by, live=True)}, asked, max_cost_usd, tell)
-    own = None if is_function(by) else _recordings(found, by)
+        asked = [RecordedRequest(q, split, FIND, BARE, _asked_query(prompts, q, by)) for split, q in vague]
+        failed += record_all_answers(client, {by: _rewrite_recordings(found, by, live=True)}, asked, max_cost_usd, tell)
+    own = None if is_function(by) else _rewrite_recordings(found, by)
     texts = {q.query_id: _rewritten_query(by, q, prompts, settings.root, own) for _, q in vague}
-    hits = _keep_found(found, ((text, q) for _, q in vague if (text := texts[q.query_id]) is not None), search)
+    hits = _keep_rewritten_hits(found, ((text, q) for _, q in vague if (text := texts[q.query_id]) is not None), search)
     documents, wanted = {d.doc_id: d for d in found.documents}, models or prompts.models
     asked = [
         each for split, q in vague if (text := texts[q.query_id]) is not None
-        for each in _answer_requests(prompts, q, split, [documents[i] for i in hits[text, q.tenant_id]], wanted)
+        for each in _rewritten_answer_requests(
+            prompts, q, split, [documents[i] for i in hits[text, q.tenant_id]], wanted)
     ]  # fmt: skip
-    return failed + ask_all(client, {m: _recordings(found, m, live=True) for m in wanted}, asked, max_cost_usd, tell)
+    return failed + record_all_answers(
+        client, {m: _rewrite_recordings(found, m, live=True) for m in wanted}, asked, max_cost_usd, tell
+    )
 
 
-def _answer_requests(
+def _rewritten_answer_requests(
     prompts: Prompts, q: Query, split: str, shown: Sequence[Document], models: Iterable[str]
-) -> Iterator[Asked]:
+) -> Iterator[RecordedRequest]:
     """What every model is asked with what was found, in every context that shows documents."""
     for context in [name for name, size in prompts.contexts.items() if size.documents]:
         messages = prompts.messages(ANSWER, context, tenant_id=q.tenant_id, question=q.text, documents=shown)
         limit = prompts.features[ANSWER].max_tokens
         for m in models:
-            yield Asked(q, split, ANSWER, context, Request(m, messages, max_tokens=limit, **prompts.sampling))
+            yield RecordedRequest(q, split, ANSWER, context, Request(m, messages, max_tokens=limit, **prompts.sampling))
 
 
-def _recordings(evalset: Evalset, model: str, *, live: bool = False) -> Recordings:
+def _rewrite_recordings(evalset: Evalset, model: str, *, live: bool = False) -> Recordings:
     """What a model was asked because of rewriting, and what it was asked anyway: the same answer is not asked twice."""
     return Recordings(rewritten_file(evalset, model), live=live, also=[recording_file(evalset, model)])
 
 
-def _keep_found(
+def _keep_rewritten_hits(
     evalset: Evalset, written: Iterable[tuple[str, Query]], search: Search
 ) -> dict[tuple[str, str], list[str]]:
     """Search for what was not searched for before, and keep what it finds."""
     path = evalset.path / FOLDER / REWRITES
-    rows = recorded_rows(evalset, REWRITES) if path.is_file() else []
+    rows = recorded_hit_rows(evalset, REWRITES) if path.is_file() else []
     known = {(row["query"], row["tenant_id"]): row["doc_ids"] for row in rows}
     for text, query in written:
         if (text, query.tenant_id) not in known:

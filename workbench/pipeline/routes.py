@@ -133,7 +133,7 @@ def routes_asked(
             raise ConfigError(_CASCADE.format(ACCEPTED))
         arms += router.models
     if fitted := [name for name in names if name != ACCEPTED]:
-        outcomes = _outcomes(evalset, prices, models, contexts)
+        outcomes = _route_outcomes(evalset, prices, models, contexts)
         for name in fitted:
             make_policy(name, outcomes.models)
         arms += outcomes.models
@@ -156,52 +156,54 @@ def serve_routes(
     """
     if not names:
         return {}
-    embedder = _embedder_of(evalset)
+    embedder = _route_embedder(evalset)
     fitted = [name for name in names if name != ACCEPTED]
-    outcomes = _outcomes(evalset, prices, models, contexts) if fitted else None
+    outcomes = _route_outcomes(evalset, prices, models, contexts) if fitted else None
     served = dict[str, ServedRoute]()
     for name in names:
         if outcomes is None or name == ACCEPTED:
             routed = load_routed(settings, str(evalset.path))
             inputs = {"route accepted": routed.router.sha256}
-            served[name] = _served(routed, routed.router, prices, embedder, inputs)
+            served[name] = _served_route(routed, routed.router, prices, embedder, inputs)
         else:
-            served[name] = _fitted_policy(name, outcomes, settings, prices, embedder)
+            served[name] = _fitted_route_policy(name, outcomes, settings, prices, embedder)
     return served
 
 
-def _embedder_of(evalset: Evalset) -> str:
+def _route_embedder(evalset: Evalset) -> str:
     path = decision_path(evalset.path, "routing")
     return str(Decision.load(path).settings.get("embedder", EMBEDDER) if path.is_file() else EMBEDDER)
 
 
-def embedder_read(names: Sequence[str], evalset: Evalset) -> str:
+def embedder_of_routes(names: Sequence[str], evalset: Evalset) -> str:
     """Encoder that these routes read vectors of, "" where none does."""
     if any(name in POLICIES and POLICIES[name].reads == "vectors" for name in names):
-        return _embedder_of(evalset)
+        return _route_embedder(evalset)
     path = decision_path(evalset.path, "routing")
     if ACCEPTED in names and path.is_file():
         router = load_router(path.with_suffix(".artefact"), Decision.load(path).arm)
-        return _embedder_of(evalset) if router.reads == "vectors" else ""
+        return _route_embedder(evalset) if router.reads == "vectors" else ""
     return ""
 
 
-def _fitted_policy(name: str, outcomes: Outcomes, settings: Settings, prices: PriceTable, embedder: str) -> ServedRoute:
+def _fitted_route_policy(
+    name: str, outcomes: Outcomes, settings: Settings, prices: PriceTable, embedder: str
+) -> ServedRoute:
     """A policy fitted on dev, with its picks for the questions of both splits."""
     policy, inputs = make_policy(name, outcomes.models), dict[str, str]()
     if policy.reads == "vectors":
         policy = replace(policy, embed_usd=prices.cost_usd([embed_query(embedder)]))
-        outcomes, inputs = _embedded(outcomes, embedder, settings)
+        outcomes, inputs = _route_vectors(outcomes, embedder, settings)
     dev, test = outcomes.part("dev"), outcomes.part("test")
     best = int(dev.quality.mean(0).argmax())
     (arm,) = policy_arms([policy], dev, reference=best, give_up=0.0, accepted={})
     assert arm.held_out is not None  # a fitted policy has them
     picks = dict(zip(dev.requests.prompts, arm.router.pick(arm.held_out).tolist(), strict=True))
     picks |= dict(zip(test.requests.prompts, arm.router.route(test.requests).tolist(), strict=True))
-    return _served(PolicyRoutes(arm.router, picks), arm.router, prices, embedder, inputs)
+    return _served_route(PolicyRoutes(arm.router, picks), arm.router, prices, embedder, inputs)
 
 
-def _served(
+def _served_route(
     routes: Routes, router: Router, prices: PriceTable, embedder: str, inputs: Mapping[str, str]
 ) -> ServedRoute:
     reads = router.reads == "vectors"
@@ -209,21 +211,21 @@ def _served(
     return ServedRoute(routes, router.overhead_usd, amounts, inputs)
 
 
-def _outcomes(evalset: Evalset, prices: PriceTable, models: Sequence[str], contexts: Sequence[str]) -> Outcomes:
+def _route_outcomes(evalset: Evalset, prices: PriceTable, models: Sequence[str], contexts: Sequence[str]) -> Outcomes:
     """Recorded answers to every question as the flow asks it."""
     frame, _, _ = recorded_outcomes(evalset, prices)
     mine = pl.col("feature").eq(ANSWER) & pl.col("model").is_in(list(models)) & pl.col("config").is_in(list(contexts))
     return outcomes_of(frame.filter(mine), f"recordings of {evalset.name}")
 
 
-def _embedded(outcomes: Outcomes, embedder: str, settings: Settings) -> tuple[Outcomes, dict[str, str]]:
+def _route_vectors(outcomes: Outcomes, embedder: str, settings: Settings) -> tuple[Outcomes, dict[str, str]]:
     encoder, requests = load_embedder(embedder, settings), outcomes.requests
     with attributed(purpose="eval"):
         vectors, _ = VectorCache(settings.cache / "vectors.sqlite").embed(requests.prompts, encoder)
     return replace(outcomes, requests=replace(requests, vectors=np.asarray(vectors))), encoder_inputs(encoder)
 
 
-def _shown_documents(
+def _route_documents(
     query_id: str, hits: Mapping[str, Sequence[str]], documents: Mapping[str, Document], evalset: Evalset
 ) -> list[Document]:
     try:
@@ -232,7 +234,7 @@ def _shown_documents(
         raise EvalsetError(f"{HITS} does not fit the corpus and questions of {evalset.name}: {error}") from error
 
 
-def refuse_unrecorded(
+def refuse_unrecorded_routes(
     evalset: Evalset, prompts: Prompts, hits: Mapping[str, Sequence[str]], needed: Iterable[tuple[str, str]],
     recordings: Mapping[str, Recordings], *, command: str = "",
 ) -> None:  # fmt: skip
@@ -259,7 +261,7 @@ def refuse_unrecorded(
     limit = prompts.features[ANSWER].max_tokens
     for model, context in dict.fromkeys(needed):
         for query in queries:
-            shown = _shown_documents(query.query_id, hits, documents, evalset)
+            shown = _route_documents(query.query_id, hits, documents, evalset)
             messages = prompts.messages(
                 ANSWER, context, tenant_id=query.tenant_id, question=query.text, documents=shown
             )

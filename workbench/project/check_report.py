@@ -27,14 +27,14 @@ def check_json(checks: Sequence[Check]) -> str:
         "schema": SCHEMA,
         "version": VERSION,
         "exit_code": worst_exit_code(checks),
-        "decisions": [_decision_entry(found) for found in checks],
+        "decisions": [_check_entry(found) for found in checks],
     }
     return json.dumps(plain, indent=1, ensure_ascii=False) + "\n"
 
 
 def check_markdown(checks: Sequence[Check]) -> str:
     """A comment: one row per decision, the worst first, then the items that changed."""
-    order = sorted(checks, key=lambda found: -_severity(found))
+    order = sorted(checks, key=lambda found: -_check_severity(found))
     fine = sum(found.exit_code == 0 for found in checks)
     lines = [
         MARKER,
@@ -46,36 +46,36 @@ def check_markdown(checks: Sequence[Check]) -> str:
     for found in order:
         where = " / ".join(found.place) + (f": {found.decision.arm}" if found.decision else "")
         lines.append(
-            f"| {signed(status_of(found))} | {markdown_text(where, 200)} | {markdown_text(sentence_of(found))} |"
+            f"| {signed(check_status(found))} | {markdown_text(where, 200)} | {markdown_text(check_sentence(found))} |"
         )
     for found in order:
-        lines += _change_lines(found)
+        lines += _check_change_lines(found)
     text = "\n".join(lines) + "\n"
     return text if len(text) <= _COMMENT_LIMIT else text[:_COMMENT_LIMIT].rpartition("\n")[0] + "\n\n_cut off here_\n"
 
 
-def status_of(found: Check) -> str:
+def check_status(found: Check) -> str:
     """Status of the gate; ``error`` where the run failed or left none."""
     return found.gate.status if found.gate and found.record.status == "done" else "error"
 
 
-def sentence_of(found: Check) -> str:
+def check_sentence(found: Check) -> str:
     """What the gate says, or why there is none."""
     if found.gate and found.record.status == "done":
         return found.gate.sentence
     return found.record.error or f"the run is {found.record.status} and left no gate"
 
 
-def _decision_entry(found: Check) -> dict[str, Any]:
+def _check_entry(found: Check) -> dict[str, Any]:
     claims = found.gate.claims if found.gate else ()
     return {
         "evalset": found.evalset,
         "notebook": found.record.notebook,
         "arm": found.decision.arm if found.decision else None,
         "verdict": found.decision.verdict if found.decision else None,
-        "status": status_of(found),
+        "status": check_status(found),
         "exit_code": found.exit_code,
-        "sentence": sentence_of(found),
+        "sentence": check_sentence(found),
         "claims": [
             {"kind": c.kind, "arm": c.arm, "status": c.status, "sentence": c.sentence, "changed": list(c.changed)}
             for c in claims
@@ -85,11 +85,11 @@ def _decision_entry(found: Check) -> dict[str, Any]:
     }
 
 
-def _severity(found: Check) -> int:
+def _check_severity(found: Check) -> int:
     return {3: 3, 1: 2, 2: 1}.get(found.exit_code, 0)
 
 
-def _change_lines(found: Check) -> list[str]:
+def _check_change_lines(found: Check) -> list[str]:
     lines = []
     for claim in found.gate.claims if found.gate else ():
         if claim.changed:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from workbench.evalset.gates import default_policy, scan_gates
-from workbench.project.recompute_decision import Checked
+from workbench.evalset.gates import default_gate_policy, scan_gates
+from workbench.project.recompute_decision import RecomputedPart
 from workbench.records import Decision, file_hash
 
 FIXED, COMMITTED = "gates fixed before", "committed"
@@ -21,15 +21,15 @@ OF_RULE = ("metric", "margin", "confidence", "floor", "latency_limit_ms", "max_u
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class GitHistory:
     """Commits of the repository that holds a decision; None of `of` where there is none, or no git."""
 
     root: Path
 
     @classmethod
-    def of(cls, folder: Path) -> "History | None":
+    def of(cls, folder: Path) -> "GitHistory | None":
         """History of the repository of a folder."""
-        found = _git(folder, "rev-parse", "--show-toplevel")
+        found = _git_history(folder, "rev-parse", "--show-toplevel")
         return cls(Path(found.decode().strip())) if found else None
 
     def name(self, path: Path) -> str:
@@ -38,24 +38,28 @@ class History:
 
     def content(self, commit: str, path: Path) -> bytes | None:
         """Bytes of a file in a commit, None where it is not in it."""
-        return None if commit.startswith("-") else _git(self.root, "show", f"{commit}:{self.name(path)}")
+        return None if commit.startswith("-") else _git_history(self.root, "show", f"{commit}:{self.name(path)}")
 
     def knows(self, commit: str) -> bool:
         """Whether a commit is here; what git would take for an option is none."""
-        return not commit.startswith("-") and _git(self.root, "cat-file", "-e", f"{commit}^{{commit}}") is not None
+        return (
+            not commit.startswith("-") and _git_history(self.root, "cat-file", "-e", f"{commit}^{{commit}}") is not None
+        )
 
     def commits(self, path: Path) -> list[str]:
         """Commits that changed a file, the newest first."""
-        return (_git(self.root, "log", "--format=%H", "--", self.name(path)) or b"").decode().split()
+        return (_git_history(self.root, "log", "--format=%H", "--", self.name(path)) or b"").decode().split()
 
     def changed(self, paths: list[Path]) -> list[str]:
         """Of these files those that are not committed as they lie here."""
         names = [self.name(path) for path in paths]
-        lines = (_git(self.root, "status", "--porcelain", "--ignored", "--", *names) or b"").decode().splitlines()
+        lines = (
+            (_git_history(self.root, "status", "--porcelain", "--ignored", "--", *names) or b"").decode().splitlines()
+        )
         return [line[3:] for line in lines]
 
 
-def _git(folder: Path, *words: str) -> bytes | None:
+def _git_history(folder: Path, *words: str) -> bytes | None:
     try:
         done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, check=False)
     except OSError:
@@ -63,7 +67,7 @@ def _git(folder: Path, *words: str) -> bytes | None:
     return done.stdout if done.returncode == 0 else None
 
 
-def look_back(decision: Decision, path: Path, *, sealed: str = "") -> Iterator[Checked]:
+def look_back_at_decision(decision: Decision, path: Path, *, sealed: str = "") -> Iterator[RecomputedPart]:
     """Check an accepted decision against the history of its repository.
 
     Parameters
@@ -77,26 +81,26 @@ def look_back(decision: Decision, path: Path, *, sealed: str = "") -> Iterator[C
     if sealed:
         now = file_hash(gates) if gates.is_file() else "that of no file"
         told = f"the sealed hash is {sealed[:12]}, that of {gates.name} {now[:12]}"
-        yield Checked(FIXED, "verified" if sealed == now else "contradicted", told)
-    history = History.of(path.parent)
+        yield RecomputedPart(FIXED, "verified" if sealed == now else "contradicted", told)
+    history = GitHistory.of(path.parent)
     if history is None:
         if not sealed:
             told = "there is no git history here, and no sealed hash was given (--sealed)"
-            yield Checked(FIXED, "not verified", told)
-        yield Checked("nothing taken back", "not verified", "there is no git history here")
+            yield RecomputedPart(FIXED, "not verified", told)
+        yield RecomputedPart("nothing taken back", "not verified", "there is no git history here")
         return
     files = [path, path.with_suffix(".scores.parquet"), path.with_suffix(".uses"), gates]
     files = [file for file in files if file.is_file()]
     changed = history.changed(files)
     told = f"not as they lie here: {', '.join(changed)}" if changed else f"{len(files)} files, as they lie here"
-    yield Checked(COMMITTED, "not verified" if changed else "verified", told)
+    yield RecomputedPart(COMMITTED, "not verified" if changed else "verified", told)
     if not sealed:
-        yield _gates_before(decision, path, gates, history)
-    yield from _same_rule(decision, path, history)
-    yield from _uses_kept(path, history)
+        yield _gates_before_decision(decision, path, gates, history)
+    yield from _same_rule_in_history(decision, path, history)
+    yield from _uses_kept_in_history(path, history)
 
 
-def _gates_before(decision: Decision, path: Path, gates: Path, history: History) -> Checked:
+def _gates_before_decision(decision: Decision, path: Path, gates: Path, history: GitHistory) -> RecomputedPart:
     """Whether the gates of the decision were committed before its run began, or at least before it was accepted."""
     begun, want = decision.fingerprint.provenance.get("commit", ""), decision.fingerprint.inputs.get("gates", "")
 
@@ -105,29 +109,31 @@ def _gates_before(decision: Decision, path: Path, gates: Path, history: History)
 
     known = bool(begun) and history.knows(begun)
     if known and asks_it(begun):
-        return Checked(FIXED, "verified", f"the run began at commit {begun}, which asks the same")
+        return RecomputedPart(FIXED, "verified", f"the run began at commit {begun}, which asks the same")
     if known and decision.fingerprint.provenance.get("dirty") == "no":
         told = f"the run began at commit {begun} with nothing changed, and that has other gates"
-        return Checked(FIXED, "contradicted", told)
+        return RecomputedPart(FIXED, "contradicted", told)
     accepted = history.commits(path)[:1]
     if accepted and history.knows(f"{accepted[0]}^") and asks_it(f"{accepted[0]}^"):
-        return Checked(FIXED, "verified", f"they were committed before {accepted[0][:12]}, which has the decision")
+        return RecomputedPart(
+            FIXED, "verified", f"they were committed before {accepted[0][:12]}, which has the decision"
+        )
     told = "the gates came with the decision, in one commit" if accepted else "the decision is in no commit"
     missing = "" if known else f"; commit {begun or '?'} of its run is not here (git fetch --unshallow)"
-    return Checked(FIXED, "not verified", f"{told}, so that nothing shows which was first{missing}")
+    return RecomputedPart(FIXED, "not verified", f"{told}, so that nothing shows which was first{missing}")
 
 
 def gates_hashes(data: bytes | None, notebook: str) -> set[str]:
     """Hashes by which a decision may name these gates: of what they ask of its notebook, or of the file as it is."""
     if data is None:
-        return {default_policy(notebook).sha256, ""}
+        return {default_gate_policy(notebook).sha256, ""}
     with TemporaryDirectory() as folder:
         (file := Path(folder) / "gates.toml").write_bytes(data)
-        asked = scan_gates(file)[0].get(notebook) or default_policy(notebook)
+        asked = scan_gates(file)[0].get(notebook) or default_gate_policy(notebook)
     return {asked.sha256, hashlib.sha256(data).hexdigest()}
 
 
-def _same_rule(decision: Decision, path: Path, history: History) -> Iterator[Checked]:
+def _same_rule_in_history(decision: Decision, path: Path, history: GitHistory) -> Iterator[RecomputedPart]:
     """Whether the same scores once stood under another rule: one that was changed after they were seen."""
     scores, name = path.with_suffix(".scores.parquet"), "rule kept once scores were seen"
     if not scores.is_file():
@@ -144,13 +150,15 @@ def _same_rule(decision: Decision, path: Path, history: History) -> Iterator[Che
             continue
         pairs = {n: (then[n], getattr(decision.rule, n)) for n in OF_RULE if n in then}
         if other := [f"{n} was {a}, is {b}" for n, (a, b) in pairs.items() if a != b]:
-            yield Checked(name, "contradicted", f"commit {commit[:12]} has the same scores by another rule: {other[0]}")
+            yield RecomputedPart(
+                name, "contradicted", f"commit {commit[:12]} has the same scores by another rule: {other[0]}"
+            )
             return
     if looked:
-        yield Checked(name, "verified", f"in {looked} commits that have these scores")
+        yield RecomputedPart(name, "verified", f"in {looked} commits that have these scores")
 
 
-def _uses_kept(path: Path, history: History) -> Iterator[Checked]:
+def _uses_kept_in_history(path: Path, history: GitHistory) -> Iterator[RecomputedPart]:
     """Whether every use of the present test split that was ever committed is still in the list."""
     uses = path.with_suffix(".uses")
     now = uses.read_text(encoding="utf-8").split() if uses.is_file() else []
@@ -160,6 +168,6 @@ def _uses_kept(path: Path, history: History) -> Iterator[Checked]:
     lost = sorted(use for use in ever - set(now) if use[:8] in splits or not now)
     if lost:
         told = f"{len(lost)} uses of this test split were committed and are gone: {', '.join(lost[:5])}"
-        yield Checked("uses kept", "contradicted", told)
+        yield RecomputedPart("uses kept", "contradicted", told)
     elif ever:
-        yield Checked("uses kept", "verified", f"all {len(now)} that were ever committed of this test split")
+        yield RecomputedPart("uses kept", "verified", f"all {len(now)} that were ever committed of this test split")

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from workbench.config import Settings
 from workbench.errors import ConfigError, EvalsetError
-from workbench.evalset.cells import settled
+from workbench.evalset.cells import settled_cell
 from workbench.evalset.files import TableFile
 
 LANCE, DATASETS = "lance:", "datasets:"
@@ -25,19 +25,19 @@ _LOOKED_AT = 20  # values of a column that tell whether it holds vectors
 _CONNECT_S = 10
 
 
-def is_stored(source: str) -> bool:
+def is_document_database(source: str) -> bool:
     """Whether a source is one of `FORMS`, or the folder of a LanceDB table, rather than files.
 
-    >>> is_stored("lance:./db#docs"), is_stored("docs/*.md")
+    >>> is_document_database("lance:./db#docs"), is_document_database("docs/*.md")
     (True, False)
     """
     return source.startswith((LANCE, DATASETS, *POSTGRES)) or (source.endswith(".lance") and Path(source).is_dir())
 
 
-def without_secrets(source: str) -> str:
+def database_without_secrets(source: str) -> str:
     """Name of a source as it may be kept: of a database server host and name alone, never user, password or options.
 
-    >>> without_secrets("postgresql://ann:swordfish@db.local:5432/shop?sslpassword=x")
+    >>> database_without_secrets("postgresql://ann:swordfish@db.local:5432/shop?sslpassword=x")
     'postgresql://db.local:5432/shop'
     """
     if not source.startswith(POSTGRES):
@@ -46,8 +46,8 @@ def without_secrets(source: str) -> str:
     return f"postgresql://{match[1]}" if match else "postgresql://"
 
 
-def read_stored(source: str, query: str, settings: Settings) -> tuple[TableFile, list[str]]:
-    """``read_stored("lance:./db#docs", "", settings)``: rows as a table, and the columns of vectors, left out.
+def read_document_database(source: str, query: str, settings: Settings) -> tuple[TableFile, list[str]]:
+    """``read_document_database("lance:./db#docs", "", settings)``: rows as a table, and columns of vectors, left out.
 
     Parameters
     ----------
@@ -71,17 +71,17 @@ def read_stored(source: str, query: str, settings: Settings) -> tuple[TableFile,
         told = (
             "needs SQL that selects the rows: --query" if not query else "takes no --query, which is for postgresql://"
         )
-        raise ConfigError(f"{without_secrets(source)} {told}")
+        raise ConfigError(f"{database_without_secrets(source)} {told}")
     if source.startswith(POSTGRES):
-        name, vectors = without_secrets(source).removeprefix("postgresql://"), list[str]()
-        rows = _of_postgres(source, query)
+        name, vectors = database_without_secrets(source).removeprefix("postgresql://"), list[str]()
+        rows = _documents_of_postgres(source, query)
     elif source.startswith(DATASETS):
-        name, rows, vectors = source, _of_datasets(source.removeprefix(DATASETS), settings), []
+        name, rows, vectors = source, _documents_of_datasets(source.removeprefix(DATASETS), settings), []
     else:
-        name, rows, vectors = _of_lance(source)
+        name, rows, vectors = _documents_of_lance(source)
     if not rows:
         raise EvalsetError(f"{name} holds no row{' that the query selects' if query else ''}")
-    rows = [{column: _cell(value) for column, value in row.items()} for row in rows]
+    rows = [{column: _database_cell(value) for column, value in row.items()} for row in rows]
     columns = list(dict.fromkeys(column for row in rows for column in row))
     numbers = [column for column in columns if _holds_vectors([row.get(column) for row in rows])]
     kept = [column for column in columns if column not in numbers]
@@ -89,9 +89,9 @@ def read_stored(source: str, query: str, settings: Settings) -> tuple[TableFile,
     return TableFile(Path(name), tuple(kept), lines), [*vectors, *numbers]
 
 
-def _of_lance(source: str) -> tuple[str, list[dict[str, Any]], list[str]]:
+def _documents_of_lance(source: str) -> tuple[str, list[dict[str, Any]], list[str]]:
     """Name, rows, and the columns of vectors of a LanceDB table."""
-    from workbench.retrieval.lance import stored_rows, stored_tables
+    from workbench.retrieval.lance import lance_stored_rows, lance_stored_tables
 
     folder, _, table = source.removeprefix(LANCE).partition("#")
     folder = folder.removeprefix("//")
@@ -99,23 +99,23 @@ def _of_lance(source: str) -> tuple[str, list[dict[str, Any]], list[str]]:
         folder, table = str(Path(folder).parent), Path(folder).stem
     if "://" not in folder and not Path(folder).is_dir():
         raise ConfigError(f"no such folder: {folder}; a LanceDB table is named as lance:FOLDER#TABLE")
-    tables = stored_tables(folder)
+    tables = lance_stored_tables(folder)
     if not table and len(tables) == 1:
         (table,) = tables
     if table not in tables:
         found = f"there are {', '.join(tables)}" if tables else "it holds none"
         raise ConfigError(f"{folder} was asked for {f'the table {table!r}' if table else 'a table'}; {found}")
-    return f"{folder}#{table}", *stored_rows(folder, table)
+    return f"{folder}#{table}", *lance_stored_rows(folder, table)
 
 
-def _of_postgres(source: str, query: str) -> list[dict[str, Any]]:
+def _documents_of_postgres(source: str, query: str) -> list[dict[str, Any]]:
     """Rows of a query, in a transaction that may only read."""
     import psycopg
     from psycopg.rows import dict_row
 
     if not _URL.fullmatch(source):  # else a part of the password would be taken for the host, and shown
         raise ConfigError(_NO_URL)
-    url, name = "postgresql:" + source.partition(":")[2], without_secrets(source)
+    url, name = "postgresql:" + source.partition(":")[2], database_without_secrets(source)
     try:
         connection = psycopg.connect(url, connect_timeout=_CONNECT_S, row_factory=dict_row)
     except psycopg.OperationalError as error:
@@ -143,16 +143,16 @@ def _first(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def _of_datasets(name: str, settings: Settings) -> list[dict[str, Any]]:
-    from workbench.evalset.imports.hub import read_collection
+def _documents_of_datasets(name: str, settings: Settings) -> list[dict[str, Any]]:
+    from workbench.evalset.imports.hub import read_hub_collection
 
     name, _, part = name.partition("#")
     config, slash, split = part.partition("/")
-    return read_collection(name, config if slash else "", split if slash else part, settings=settings)
+    return read_hub_collection(name, config if slash else "", split if slash else part, settings=settings)
 
 
-def _cell(value: Any) -> Any:
-    return str(value) if isinstance(value, UUID) else settled(value)
+def _database_cell(value: Any) -> Any:
+    return str(value) if isinstance(value, UUID) else settled_cell(value)
 
 
 def _holds_vectors(values: Sequence[Any]) -> bool:

@@ -36,7 +36,7 @@ def find_pages(paths: Iterable[Path]) -> list[tuple[str, Path]]:
     return [(f"{home}/{key}" if ids[key] > 1 else key, path) for key, path, home in found]
 
 
-def passed_over(paths: Iterable[Path]) -> list[Path]:
+def pages_passed_over(paths: Iterable[Path]) -> list[Path]:
     """Files below ``paths`` that are no pages by their ending, but for hidden ones."""
     below = ((path, p) for path in paths if path.is_dir() for p in sorted(path.rglob("*")))
     return [
@@ -72,7 +72,7 @@ def read_pages(
         defects += wrong
         if wrong:
             continue
-        title, body = _html(text) if path.suffix.lower() in HTML else _plain_page(text)
+        title, body = _html_page(text) if path.suffix.lower() in HTML else _plain_page(text)
         if body.strip():
             documents.append(Document(key, body.strip(), title or path.stem))
         else:
@@ -91,16 +91,16 @@ def _plain_page(text: str) -> tuple[str, str]:
     return title or heading.removeprefix("# ").strip(), text
 
 
-def _html(text: str) -> tuple[str, str]:
+def _html_page(text: str) -> tuple[str, str]:
     """Title and visible text of an HTML page."""
-    reader = _Reader()
+    reader = _HtmlPageReader()
     reader.feed(text)
     reader.close()
     lines = (" ".join(line.split()) for line in "".join(reader.parts).split("\n"))
     return " ".join("".join(reader.title).split()), "\n".join(line for line in lines if line)
 
 
-class _Reader(HTMLParser):
+class _HtmlPageReader(HTMLParser):
     """Collects what a reader of a page sees."""
 
     def __init__(self) -> None:

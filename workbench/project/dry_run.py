@@ -11,27 +11,27 @@ from datetime import datetime
 from typing import Any
 
 from workbench.caching.notebook import CachingExperiment
-from workbench.caching.verifiers import MODEL, asked_of
+from workbench.caching.verifiers import MODEL, verifier_asked
 from workbench.config import Settings
 from workbench.evalset.evalset import Evalset, load_evalset
 from workbench.evalset.traffic import load_pairs, load_stream
 from workbench.evaluation.compare import MIN_CLUSTERS
 from workbench.evaluation.decision import MIN_DEV_CLUSTERS
 from workbench.evaluation.finalists import FEWEST, MOST
-from workbench.evaluation.start import examined
+from workbench.evaluation.start import examined_experiment
 from workbench.inference.embedding import Embedder, HostedEmbedder, load_embedder
 from workbench.inference.encoders import MiniLM
 from workbench.inference.messages import Usage
 from workbench.inference.prices import MS_PER_HOUR, project_prices
 from workbench.pipeline.notebook import PipelineExperiment
-from workbench.pipeline.routes import embedder_read
+from workbench.pipeline.routes import embedder_of_routes
 from workbench.rendering.progress import duration, waiting
 from workbench.retrieval.arms import CHUNKERS, FITTED, make_arms
 from workbench.retrieval.ingest import VectorCache
 from workbench.retrieval.notebook import RetrievalExperiment
 from workbench.routing.notebook import RoutingExperiment
 from workbench.runner.accept_and_check import evalset_of
-from workbench.runner.headless import Job, planned
+from workbench.runner.headless import Job, planned_headless_job
 from workbench.runner.runs import list_runs
 from workbench.telemetry.attribution import attributed
 
@@ -42,7 +42,7 @@ CHARACTERS = 4  # of a token, where a hosted encoder's price is told
 
 
 @dataclass(frozen=True, slots=True)
-class Ahead:
+class DryRun:
     """What a run has to do: texts to embed by what they are, and searches by arm with their milliseconds.
 
     ``lacks`` says why the run could give no verdict, where that is known; ``embedder`` names the encoder where no
@@ -57,7 +57,7 @@ class Ahead:
     embedder: str = ""
 
 
-def foresee(settings: Settings, job: Job) -> Iterator[str]:
+def foresee_run(settings: Settings, job: Job) -> Iterator[str]:
     """Lines that say what the run of a job would take.
 
     Raises
@@ -65,18 +65,18 @@ def foresee(settings: Settings, job: Job) -> Iterator[str]:
     ConfigError, EvalsetError
         If the run would be refused: parameters and data are checked as a run checks them.
     """
-    job = planned(job, settings)
+    job = planned_headless_job(job, settings)
     p = dict(job.parameters)
     given = str(p.get("evalset", ""))
     with waiting(f"reading what {job.notebook} reads"):
-        found = examined(job.notebook, p, settings)
+        found = examined_experiment(job.notebook, p, settings)
     yield f"{job.notebook} on {given or 'no evalset'}, profile {job.profile}: its parameters fit; nothing is started"
     seconds = 0.0
     if given:
         with waiting("looking for what there is to do"):
-            ahead = _ahead(found, p, settings)
-        for name in [ahead.embedder] if ahead.embedder else _embedders(p) if ahead.texts else ():
-            told, took = _embedding_told(ahead.texts, load_embedder(name, settings), settings)
+            ahead = _dry_run(found, p, settings)
+        for name in [ahead.embedder] if ahead.embedder else _dry_run_embedders(p) if ahead.texts else ():
+            told, took = _dry_run_embedding(ahead.texts, load_embedder(name, settings), settings)
             yield from told
             seconds += took
         if ahead.searches:
@@ -85,47 +85,51 @@ def foresee(settings: Settings, job: Job) -> Iterator[str]:
         yield f"to ask: {ahead.asked}"
         if ahead.lacks:
             yield ahead.lacks
-    yield from _time(settings, job, given, seconds)
+    yield from _dry_run_time(settings, job, given, seconds)
 
 
-def _embedders(p: Mapping[str, Any]) -> Sequence[str]:
+def _dry_run_embedders(p: Mapping[str, Any]) -> Sequence[str]:
     """Encoders that a notebook is given: several of retrieval's, one of the others'."""
     return [str(p["embedder"])] if p.get("embedder") else [str(name) for name in p["embedders"]]
 
 
-def _ahead(found: Any, p: Mapping[str, Any], settings: Settings) -> Ahead:
+def _dry_run(found: Any, p: Mapping[str, Any], settings: Settings) -> DryRun:
     """Work of one notebook; of one of your own, nothing can be said."""
     match found:
         case RetrievalExperiment():
-            return _ahead_of_retrieval(p, found.evalset, settings)
+            return _dry_run_of_retrieval(p, found.evalset, settings)
         case CachingExperiment():
             pairs, stream = load_pairs(found.evalset.path)[0], load_stream(found.evalset.path)
             texts = {
                 "requests": stream.queries,
                 "questions of pairs": [t for x in pairs for t in (x.query_a, x.query_b)],
             }
-            verifiers, most = dict.fromkeys(map(asked_of, p["verifiers"])), p["max_cost_usd"]
+            verifiers, most = dict.fromkeys(map(verifier_asked, p["verifiers"])), p["max_cost_usd"]
             models = [v.removeprefix(MODEL) for v in verifiers if v.startswith(MODEL)]
             asked = f"{', '.join(models)} about near pairs whose answer is not recorded, for at most ${most:g}"
-            return Ahead(texts, asked=asked) if models else Ahead(texts)
+            return DryRun(texts, asked=asked) if models else DryRun(texts)
         case RoutingExperiment():
             prompts = found.outcomes.requests.prompts if found.reads_vectors else []
-            return Ahead({"prompts": prompts} if prompts else {}, asked=OUTCOMES_ARE_THERE)
-        case PipelineExperiment() if embedder := embedder_read(p.get("routes", ()), found.evalset):
-            return Ahead({"questions": [q.text for q in found.evalset.queries]}, asked=RECORDED, embedder=embedder)
+            return DryRun({"prompts": prompts} if prompts else {}, asked=OUTCOMES_ARE_THERE)
+        case PipelineExperiment() if embedder := embedder_of_routes(p.get("routes", ()), found.evalset):
+            return DryRun({"questions": [q.text for q in found.evalset.queries]}, asked=RECORDED, embedder=embedder)
         case None:
             load_evalset(str(p["evalset"]), settings=settings, seed=int(p.get("seed", 0)))
-            return Ahead({}, asked="what your own notebook asks is not known here")
-    return Ahead({}, asked=RECORDED)
+            return DryRun({}, asked="what your own notebook asks is not known here")
+    return DryRun({}, asked=RECORDED)
 
 
-def _ahead_of_retrieval(p: Mapping[str, Any], evalset: Evalset, settings: Settings) -> Ahead:
+def _dry_run_of_retrieval(p: Mapping[str, Any], evalset: Evalset, settings: Settings) -> DryRun:
     tokenizer, texts = MiniLM(settings.cache / "weights"), dict[str, Sequence[str]]()
     for name in p["chunkers"]:
         texts[f"chunks of {name}"] = [c.text for d in evalset.documents for c in CHUNKERS[name].chunk(d, tokenizer)]
     plain = [name for name in p["strategies"] if name not in FITTED]
-    arms = make_arms(p["chunkers"], plain, embedders=_embedders(p), stores=p.get("stores", ("lance",))) if plain else []
-    each = len(_embedders(p)) * len(p.get("stores", ("lance",)))
+    arms = (
+        make_arms(p["chunkers"], plain, embedders=_dry_run_embedders(p), stores=p.get("stores", ("lance",)))
+        if plain
+        else []
+    )
+    each = len(_dry_run_embedders(p)) * len(p.get("stores", ("lance",)))
     fitted = len(p["chunkers"]) * (len(p["strategies"]) - len(plain)) * each
     n_dev, n_test = (len(evalset.split(split).queries) for split in ("dev", "test"))
     prices, tenants = project_prices(settings.root), len(evalset.tenants)
@@ -137,10 +141,10 @@ def _ahead_of_retrieval(p: Mapping[str, Any], evalset: Evalset, settings: Settin
     told += f"questions with the {min(n, FEWEST)} to {most} that dev does not rule out"
     if systems := len(p.get("systems", ())):
         told += f", and {systems} of your own, whose time and cost are yours"
-    return Ahead(texts, told, each_ms * (n * n_dev + most * n_test), lacks=_too_few(evalset))
+    return DryRun(texts, told, each_ms * (n * n_dev + most * n_test), lacks=_dry_run_too_few(evalset))
 
 
-def _too_few(evalset: Evalset) -> str:
+def _dry_run_too_few(evalset: Evalset) -> str:
     """Line that says that no arm could be judged; "" where the question families are enough."""
     dev, test = (len({query.cluster for query in evalset.split(split).queries}) for split in ("dev", "test"))
     if dev >= MIN_DEV_CLUSTERS and test >= MIN_CLUSTERS:
@@ -149,7 +153,7 @@ def _too_few(evalset: Evalset) -> str:
     return f"no verdict: there are {dev} families of questions in dev and {test} in test, {needed}; label more first"
 
 
-def _embedding_told(
+def _dry_run_embedding(
     texts: Mapping[str, Sequence[str]], embedder: Embedder, settings: Settings
 ) -> tuple[list[str], float]:
     """What is to be embedded of it, and the seconds; a hosted encoder is not asked."""
@@ -174,7 +178,7 @@ def _embedding_told(
     return [*told, "cost: no dollars; the encoder runs on this machine"], seconds
 
 
-def _time(settings: Settings, job: Job, evalset: str, seconds: float) -> Iterator[str]:
+def _dry_run_time(settings: Settings, job: Job, evalset: str, seconds: float) -> Iterator[str]:
     """How long the run takes: what the last one of its kind took, or what can be told before the first."""
     for record in reversed(list_runs(settings)):
         kind = (record.notebook, record.profile, evalset_of(record) if evalset else "")

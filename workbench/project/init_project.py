@@ -19,8 +19,8 @@ _DEFAULT_EVALSET = re.compile(r'(evalset: str = \\")[^"\\]*(\\")')
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """What `init` did: files that are new, and those that were there and are as they were."""
+class WrittenProject:
+    """What `init_project` did: files that are new, and those that were there and are as they were."""
 
     root: Path
     new: tuple[Path, ...]
@@ -28,11 +28,11 @@ class Written:
     missing_ignores: tuple[str, ...]
 
 
-def init(root: Path, *, ci: str = "github") -> Written:
+def init_project(root: Path, *, ci: str = "github") -> WrittenProject:
     """Write notebooks, profiles, the sample evalset with its gates, ``.gitignore`` and what CI runs.
 
     >>> import tempfile
-    >>> done = init(Path(tempfile.mkdtemp()), ci="none")
+    >>> done = init_project(Path(tempfile.mkdtemp()), ci="none")
     >>> [path.name for path in done.new if path.parent == done.root / "notebooks"][0], done.kept
     ('01_retrieval.ipynb', ())
 
@@ -51,7 +51,7 @@ def init(root: Path, *, ci: str = "github") -> Written:
     if ci not in CI:
         raise ConfigError(unknown_name("CI", ci, list(CI)))
     new, kept = list[Path](), list[Path]()
-    for name, text in _contents(ci):
+    for name, text in _project_contents(ci):
         path = root / name
         try:
             if path.exists():
@@ -62,7 +62,7 @@ def init(root: Path, *, ci: str = "github") -> Written:
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} cannot be written or read: {error}; is something else in its place?") from error
         new.append(path)
-    return Written(root, tuple(new), tuple(kept), _missing_ignores(root))
+    return WrittenProject(root, tuple(new), tuple(kept), _missing_gitignores(root))
 
 
 def gates_text() -> str:
@@ -70,11 +70,11 @@ def gates_text() -> str:
     return (FILES / "gates.toml").read_text(encoding="utf-8")
 
 
-def _contents(ci: str) -> Iterator[tuple[str, str]]:
-    """Path below the project and text of every file that `init` writes."""
-    notebooks = _notebooks()
+def _project_contents(ci: str) -> Iterator[tuple[str, str]]:
+    """Path below the project and text of every file that `init_project` writes."""
+    notebooks = _project_notebooks()
     for path in sorted(notebooks.glob("[0-9]*_*.ipynb")):
-        yield f"notebooks/{path.name}", _with_sample(path.read_text(encoding="utf-8"))
+        yield f"notebooks/{path.name}", _notebook_with_sample(path.read_text(encoding="utf-8"))
     for path in sorted(notebooks.glob("profiles/*.yaml")):
         yield f"notebooks/profiles/{path.name}", path.read_text(encoding="utf-8")
     sample = FILES / "evalsets" / SAMPLE
@@ -89,24 +89,24 @@ def _contents(ci: str) -> Iterator[tuple[str, str]]:
         yield target, text.replace("DISTRIBUTION", DISTRIBUTION).replace("VERSION", VERSION)
 
 
-def _notebooks() -> Path:
+def _project_notebooks() -> Path:
     """Folder of the notebooks: in an installed package beside the other files, in a checkout at its root."""
     packed, checkout = FILES / "notebooks", FILES.parents[2] / "notebooks"
     return packed if packed.is_dir() else checkout
 
 
-def _with_sample(notebook: str) -> str:
+def _notebook_with_sample(notebook: str) -> str:
     """Text of a notebook whose default evalset is the sample."""
     return _DEFAULT_EVALSET.sub(rf"\g<1>{SAMPLE}\g<2>", notebook, count=1)
 
 
-def _missing_ignores(root: Path) -> tuple[str, ...]:
+def _missing_gitignores(root: Path) -> tuple[str, ...]:
     wanted = (FILES / "gitignore").read_text(encoding="utf-8").split()
     there = (root / ".gitignore").read_text(encoding="utf-8").split()
     return tuple(line for line in wanted if line not in there)
 
 
-def tell(done: Written, say: Callable[[str], object]) -> None:
+def tell_project_written(done: WrittenProject, say: Callable[[str], object]) -> None:
     """Say what was written, what was left as it is, and what to do next."""
     folders: dict[Path, int] = {}
     for path in done.new:

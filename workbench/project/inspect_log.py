@@ -8,20 +8,20 @@ from typing import Literal
 
 import numpy as np
 
-from workbench.caching.threshold_certificate import hits_needed
+from workbench.caching.threshold_certificate import hits_needed_to_certify
 from workbench.errors import ConfigError, EvalsetError
-from workbench.evalset.gates import default_policy
+from workbench.evalset.gates import default_gate_policy
 from workbench.evalset.imports.log_import import (
     NO_TRAFFIC,
-    Choices,
-    given_scores,
-    outcomes_in,
-    primary_score,
-    requests_in,
-    scores_of,
+    LogChoices,
+    log_score_counts,
+    outcomes_in_log,
+    primary_log_score,
+    requests_in_log,
+    scores_in_log,
 )
-from workbench.evalset.imports.logged_calls import LoggedCall, ToolLog, cost_nanos, named
-from workbench.evalset.imports.outcome_tables import Repairs
+from workbench.evalset.imports.logged_calls import LoggedCall, ToolLog, logged_arm_name, logged_cost_nanos
+from workbench.evalset.imports.outcome_tables import OutcomeRepairs
 from workbench.evalset.outcomes import DEV_SHARE, Outcomes, outcomes_of
 from workbench.evaluation.compare import MIN_CLUSTERS
 from workbench.evaluation.decision import MIN_DEV_CLUSTERS
@@ -55,24 +55,24 @@ def what_a_log_decides(log: ToolLog, prices: PriceTable, score: str = "") -> tup
         If the score that is named is not there.
     """
     if score:
-        primary_score(log, score)
+        primary_log_score(log, score)
     parts = (
-        _retrieval_answer(log),
-        _routing_answer(log, prices, score),
-        _caching_answer(log),
-        _pipeline_answer(log),
-        _quality_answer(log),
+        _log_answer_on_retrieval(log),
+        _log_answer_on_routing(log, prices, score),
+        _log_answer_on_caching(log),
+        _log_answer_on_pipeline(log),
+        _log_answer_on_quality(log),
     )
-    return (*parts, _costs_answer(log, prices))
+    return (*parts, _log_answer_on_costs(log, prices))
 
 
-def answers_table(answers: tuple[LogAnswer, ...]) -> Table:
+def log_answers_table(answers: tuple[LogAnswer, ...]) -> Table:
     """One row per notebook."""
     rows = [(a.notebook, a.can, a.because, a.needs) for a in answers]
     return Table.of(("notebook", "decides", "because", "what is missing"), rows, "What this log can decide")
 
 
-def _retrieval_answer(log: ToolLog) -> LogAnswer:
+def _log_answer_on_retrieval(log: ToolLog) -> LogAnswer:
     questions = {search.query for search in log.searches}
     if not questions:
         needs = "spans of searches with the ids of documents; or documents and questions: workbench new"
@@ -85,43 +85,45 @@ def _retrieval_answer(log: ToolLog) -> LogAnswer:
     return LogAnswer("retrieval", "not yet", f"{len(questions):,} questions found {len(documents):,} documents", needs)
 
 
-def _routing_answer(log: ToolLog, prices: PriceTable, score: str) -> LogAnswer:
-    known = scores_of(log)
+def _log_answer_on_routing(log: ToolLog, prices: PriceTable, score: str) -> LogAnswer:
+    known = log_score_counts(log)
     if not known:
         return LogAnswer("routing", "no", "no score says which answers are good", "a score of each answer")
     try:
-        name = primary_score(log, score)
+        name = primary_log_score(log, score)
     except ConfigError:
         return LogAnswer("routing", "not yet", f"{len(known)} scores: {', '.join(sorted(known))}", "--score NAME")
     scored = [call for call in log.calls if call.error or any(s.name == name for s in call.scores)]
-    arms = Counter(named(call) for call in scored)
+    arms = Counter(logged_arm_name(call) for call in scored)
     prompts = {call.prompt_id or call.prompt for call in scored}
     if len(arms) == 1:
-        return _one_model(scored, prices, len(prompts))
-    unpriced = sorted({named(c) for c in scored if not c.error and cost_nanos(c, prices) is None and c.usd is None})
+        return _log_of_one_model(scored, prices, len(prompts))
+    unpriced = sorted(
+        {logged_arm_name(c) for c in scored if not c.error and logged_cost_nanos(c, prices) is None and c.usd is None}
+    )
     try:
         # a price of nothing stands in for those that are not known: whether outcomes can be made does not rest on them
-        free = Repairs(costs=dict.fromkeys(unpriced, 0.0), drop_incomplete=True)
-        found = outcomes_of(outcomes_in(log, prices, Choices(name, free), []))
+        free = OutcomeRepairs(costs=dict.fromkeys(unpriced, 0.0), drop_incomplete=True)
+        found = outcomes_of(outcomes_in_log(log, prices, LogChoices(name, free), []))
     except (EvalsetError, ConfigError) as error:
         told = str(error).partition("\n")[0]
         return LogAnswer("routing", "not yet", f"{len(arms)} models, but no prompt that each answered", told)
-    return _several_models(found, unpriced, len(prompts))
+    return _log_of_several_models(found, unpriced, len(prompts))
 
 
-def _one_model(scored: list[LoggedCall], prices: PriceTable, prompts: int) -> LogAnswer:
+def _log_of_one_model(scored: list[LoggedCall], prices: PriceTable, prompts: int) -> LogAnswer:
     """The same prompts have to be asked of a second model; at most for what they cost here."""
-    costs = [cost for call in scored if (cost := _usd(call, prices)) is not None]
-    ask = min(prompts, _needed(0.5)) if prompts >= TO_SPEAK else prompts
+    costs = [cost for call in scored if (cost := _log_usd(call, prices)) is not None]
+    ask = min(prompts, _log_prompts_needed(0.5)) if prompts >= TO_SPEAK else prompts
     about = (
         f"about {usd(ask * sum(costs) / len(costs))} at the cost of {scored[0].model}" if costs else "no cost is known"
     )
     more = f", and {TO_SPEAK - prompts:,} more prompts of both" if prompts < TO_SPEAK else ""
-    because = f"one model per prompt ({prompts:,} prompts, {named(scored[0])})"
+    because = f"one model per prompt ({prompts:,} prompts, {logged_arm_name(scored[0])})"
     return LogAnswer("routing", "no", because, f"ask {ask:,} of the prompts of a second model: {about}{more}")
 
 
-def _several_models(found: Outcomes, unpriced: list[str], prompts: int) -> LogAnswer:
+def _log_of_several_models(found: Outcomes, unpriced: list[str], prompts: int) -> LogAnswer:
     dev, test = (len(np.unique(found.part(split).clusters)) for split in ("dev", "test"))
     partly = f" ({prompts - len(found):,} prompts not answered by all)" if prompts > len(found) else ""
     because = f"{len(found.models)} models answered {len(found):,} prompts{partly}"
@@ -138,25 +140,25 @@ def _several_models(found: Outcomes, unpriced: list[str], prompts: int) -> LogAn
         return LogAnswer("routing", "not yet", because, "; ".join(missing))
     best = int(found.quality.mean(axis=0).argmax())
     spread = max(float(np.std(found.quality[:, i] - found.quality[:, best])) for i in range(len(found.models)))
-    margin, wanted = default_policy("routing").margin, _needed(spread)
+    margin, wanted = default_gate_policy("routing").margin, _log_prompts_needed(spread)
     more = f"a margin of {margin:g} takes about {wanted:,} prompts" if wanted > len(found) else ""
     return LogAnswer("routing", "yes", because, more)
 
 
-def _needed(sd: float) -> int:
+def _log_prompts_needed(sd: float) -> int:
     """Prompts with which the usual margin is likely to be shown, dev and test together."""
-    return math.ceil(clusters_needed(max(sd, 0.05), default_policy("routing").margin) / (1 - DEV_SHARE))
+    return math.ceil(clusters_needed(max(sd, 0.05), default_gate_policy("routing").margin) / (1 - DEV_SHARE))
 
 
-def _usd(call: LoggedCall, prices: PriceTable) -> float | None:
-    nanos = cost_nanos(call, prices)
+def _log_usd(call: LoggedCall, prices: PriceTable) -> float | None:
+    nanos = logged_cost_nanos(call, prices)
     return call.usd if nanos is None else nanos / NANOS_PER_USD
 
 
-def _caching_answer(log: ToolLog) -> LogAnswer:
+def _log_answer_on_caching(log: ToolLog) -> LogAnswer:
     if log.tool in NO_TRAFFIC:
         return LogAnswer("caching", "no", "prompts of a test or a batch are no traffic", "a log of production")
-    asked = requests_in(log)
+    asked = requests_in_log(log)
     if not asked:
         needs = "the texts of requests: let your tracing keep what is asked"
         return LogAnswer("caching", "no", f"none of {len(log.calls):,} calls tells what was asked", needs)
@@ -165,7 +167,7 @@ def _caching_answer(log: ToolLog) -> LogAnswer:
     because = (
         f"{len(asked):,} requests, {len(words):,} different, {again / len(asked):.0%} asked before in the same words"
     )
-    needed = hits_needed(default_policy("caching").alpha, 0.0)
+    needed = hits_needed_to_certify(default_gate_policy("caching").alpha, 0.0)
     pairs = "labelled pairs tell which other words may share an answer"
     if len(words) < TO_SPEAK:
         return LogAnswer("caching", "not yet", because, f"{TO_SPEAK - len(words):,} more different questions")
@@ -176,16 +178,16 @@ def _caching_answer(log: ToolLog) -> LogAnswer:
     return LogAnswer("caching", "yes", because, f"for more than the same words: {pairs}")
 
 
-def _pipeline_answer(log: ToolLog) -> LogAnswer:
+def _log_answer_on_pipeline(log: ToolLog) -> LogAnswer:
     features = {call.feature for call in log.calls if call.feature}
     because = f"{len(features):,} features, each in one configuration" if features else "one configuration of the flow"
     return LogAnswer("pipeline", "no", because, "answers of other configurations: workbench record")
 
 
-def _quality_answer(log: ToolLog) -> LogAnswer:
+def _log_answer_on_quality(log: ToolLog) -> LogAnswer:
     people, judges = Counter[str](), Counter[str]()
     both: dict[tuple[str, str], set[str]] = {}
-    for item, _, score in given_scores(log):
+    for item, _, score in scores_in_log(log):
         if score.source != "code" and score.value is not None:
             (people if score.source == "human" else judges)[score.name] += 1
             both.setdefault((item, score.name), set()).add(score.source)
@@ -200,10 +202,10 @@ def _quality_answer(log: ToolLog) -> LogAnswer:
     return LogAnswer("quality", "no" if not best else "not yet", because, missing)
 
 
-def _costs_answer(log: ToolLog, prices: PriceTable) -> LogAnswer:
+def _log_answer_on_costs(log: ToolLog, prices: PriceTable) -> LogAnswer:
     if not log.calls:
         return LogAnswer("costs", "no", "no call of a model is in the log", "calls with their tokens")
-    costs = [_usd(call, prices) for call in log.calls]
+    costs = [_log_usd(call, prices) for call in log.calls]
     known = [cost for cost in costs if cost is not None]
     paid = sum(1 for call in log.calls if not (call.cached or call.error))
     if not known:
@@ -211,10 +213,10 @@ def _costs_answer(log: ToolLog, prices: PriceTable) -> LogAnswer:
         needs = f"tokens, and a price in models.toml of {models}"
         return LogAnswer("costs", "no", f"{len(log.calls):,} calls, none with a cost", needs)
     because = f"{usd(sum(known))} in {len(log.calls):,} calls"
-    return LogAnswer("costs", "yes", because, "; ".join(_gaps(log, paid - min(len(known), paid))))
+    return LogAnswer("costs", "yes", because, "; ".join(_log_gaps(log, paid - min(len(known), paid))))
 
 
-def _gaps(log: ToolLog, unpriced: int) -> Iterator[str]:
+def _log_gaps(log: ToolLog, unpriced: int) -> Iterator[str]:
     if unpriced:
         yield f"{unpriced:,} calls have no cost"
     for what, lack in (

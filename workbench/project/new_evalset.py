@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from workbench.config import Settings, load_settings
 from workbench.errors import ConfigError, Defect, EvalsetError
-from workbench.evalset.cells import shown
+from workbench.evalset.cells import shown_cell
 from workbench.evalset.corpus import Quotes
 from workbench.evalset.files import (
     TABLES,
@@ -22,23 +22,34 @@ from workbench.evalset.files import (
     TableFile,
     read_lines,
     read_table,
-    renamed,
+    renamed_columns,
     require_columns,
 )
 from workbench.evalset.folder import (
     DOCUMENT_KEYS,
     QUERY_KEYS,
     Tell,
-    documents_of,
+    documents_of_rows,
     judgement_defects,
-    queries_of,
-    write_folder,
+    queries_of_rows,
+    write_evalset_folder,
 )
-from workbench.evalset.imports.document_tables import DOCUMENT_NAMES, QUERY_NAMES, beir_rows, of_queries, ungraded
-from workbench.evalset.imports.judgement_sheets import SHEET, write_sheet
+from workbench.evalset.imports.document_tables import (
+    DOCUMENT_NAMES,
+    QUERY_NAMES,
+    beir_rows_of_table,
+    judgements_of_queries,
+    ungraded_documents,
+)
+from workbench.evalset.imports.judgement_sheets import SHEET, write_judgement_sheet
 from workbench.inference.encoders import MiniLM
-from workbench.project.document_databases import FORMS, is_stored, read_stored, without_secrets
-from workbench.project.document_pages import PAGES, find_pages, passed_over, read_pages
+from workbench.project.document_databases import (
+    FORMS,
+    database_without_secrets,
+    is_document_database,
+    read_document_database,
+)
+from workbench.project.document_pages import PAGES, find_pages, pages_passed_over, read_pages
 from workbench.project.init_project import gates_text
 from workbench.project.office_files import OFFICE
 from workbench.records import Document, Query, content_hash
@@ -74,7 +85,7 @@ class NewEvalset:
     lines: tuple[str, ...]
 
 
-def understand(
+def understand_evalset(
     documents: Sequence[str],
     questions: str | Path,
     *,
@@ -111,18 +122,20 @@ def understand(
     with waiting("reading documents"):
         found, lines, defects = _read_documents(documents, rename_documents, tables)
     with waiting("reading questions"):
-        queries, judged, told, wrong = _questions(str(questions), rename_questions, tables, Quotes(found))
+        queries, judged, told, wrong = _read_questions(str(questions), rename_questions, tables, Quotes(found))
     known = Counter(d.doc_id for d in found)
     if twice := sorted(key for key, count in known.items() if count > 1):
-        defects.append(Defect(", ".join(map(without_secrets, documents)), 0, f"two documents have the id {twice[0]!r}"))
-    judged = [replace(j, doc_id=_below(j.doc_id, documents, known)) for j in judged]
-    wrong += judgement_defects(without_secrets(str(questions)), judged, {q.query_id for q in queries}, known)
+        defects.append(
+            Defect(", ".join(map(database_without_secrets, documents)), 0, f"two documents have the id {twice[0]!r}")
+        )
+    judged = [replace(j, doc_id=_page_id_below(j.doc_id, documents, known)) for j in judged]
+    wrong += judgement_defects(database_without_secrets(str(questions)), judged, {q.query_id for q in queries}, known)
     if defects or wrong:
         raise EvalsetError("these files cannot be used; correct these places:", [*defects, *wrong])
     return NewEvalset(tuple(found), tuple(queries), tuple(judged), (*lines, *told))
 
 
-def _below(name: str, given: Sequence[str], known: Container[str]) -> str:
+def _page_id_below(name: str, given: Sequence[str], known: Container[str]) -> str:
     """Id of a page, also where it was named with the folder before it, as a shell completes it."""
     for folder in ("", *given):
         for start in (folder.strip("./"), Path(folder).name):
@@ -132,16 +145,16 @@ def _below(name: str, given: Sequence[str], known: Container[str]) -> str:
     return name
 
 
-def write(understood: NewEvalset, out: Path, *, sources: Sequence[str]) -> Path:
+def write_new_evalset(understood: NewEvalset, out: Path, *, sources: Sequence[str]) -> Path:
     """Write the evalset folder, with gates to fill in and a card to complete; user and password are not kept."""
     card = (
         "---\nsynthetic: false\n---\n# Made from own files\n## Made from\n"
-        + "".join(f"- {line}\n" for line in [*map(without_secrets, sources), *understood.lines])
+        + "".join(f"- {line}\n" for line in [*map(database_without_secrets, sources), *understood.lines])
         + "\n## To be written by hand\nWho wrote the questions and judged the documents (people, a model), how, when, "
         "for what;\nand what this set cannot show. If questions are made up, set `synthetic: true` above.\n"
     )
     splits = {"test": understood.judgements} if understood.judgements else {}
-    write_folder(out, documents=understood.documents, queries=understood.queries, judgements=splits, card=card)
+    write_evalset_folder(out, documents=understood.documents, queries=understood.queries, judgements=splits, card=card)
     (out / "gates.toml").write_text(gates_text(), encoding="utf-8")
     return out
 
@@ -156,9 +169,9 @@ class _TableSources:
 
     def read(self, source: str, query: str) -> tuple[TableFile, list[str]]:
         """Table, and the columns that were left out when it was read."""
-        with waiting(f"reading {without_secrets(source)}"):
-            if is_stored(source):
-                return read_stored(source, query, self.settings or load_settings())
+        with waiting(f"reading {database_without_secrets(source)}"):
+            if is_document_database(source):
+                return read_document_database(source, query, self.settings or load_settings())
             return read_table(Path(source)), []
 
 
@@ -166,7 +179,7 @@ def _read_documents(
     given: Sequence[str], rename: Mapping[str, str], tables: _TableSources
 ) -> tuple[list[Document], list[str], list[Defect]]:
     """Documents of pages or tables, what they were taken for, and what cannot be used."""
-    stored = [text for text in given if is_stored(text)]
+    stored = [text for text in given if is_document_database(text)]
     if tables.query and not stored:
         raise ConfigError(f"--query selects documents of a database, none is named; sources are {FORMS}")
     files = [text for text in given if text not in stored]
@@ -179,16 +192,16 @@ def _read_documents(
         kinds = [path.suffix.lower() for _, path in pages]
         counts = ", ".join(f"{kinds.count(kind):,} {kind}" for kind in dict.fromkeys(kinds))
         lines.append(f"{len(documents):,} documents of pages ({counts}): id = path below the folder, title = heading")
-        if other := passed_over(paths):
+        if other := pages_passed_over(paths):
             ends = Counter(path.suffix.lower() or path.name for path in other)
             most = ", ".join(f"{count:,} {end}" for end, count in ends.most_common(_ENDINGS))
             more = f", and {len(ends) - _ENDINGS} other kinds" if len(ends) > _ENDINGS else ""
             lines.append(f"not read: {most}{more}; pages end in {', '.join(PAGES)}")
     for source in [*(str(path) for path in paths if path.suffix.lower() in TABLES), *stored]:
         read, dropped = tables.read(source, tables.query)
-        table, told = _named_table(read, DOCUMENT_NAMES, _GUESSES, rename, "text", _stem(read.path))
-        rows, rest, wrong = beir_rows(table, DOCUMENT_NAMES, DOCUMENT_KEYS)
-        found, _, odd = documents_of(str(read.path), rows)
+        table, told = _named_table(read, DOCUMENT_NAMES, _GUESSES, rename, "text", _made_id_stem(read.path))
+        rows, rest, wrong = beir_rows_of_table(table, DOCUMENT_NAMES, DOCUMENT_KEYS)
+        found, _, odd = documents_of_rows(str(read.path), rows)
         documents, defects = documents + found, defects + _shared_ids(read.path, told, odd) + wrong + odd
         lines.append(f"{len(found):,} documents of {read.path}: {_said(told, [*rest, *dropped])}")
     if not documents and not defects:
@@ -207,16 +220,16 @@ def _shared_ids(path: Path, taken: Mapping[str, str], defects: Sequence[Defect])
     return [Defect(str(path), 0, f"rows share an _id, taken from {taken['_id']}; {told}")]
 
 
-def _stem(path: Path) -> str:
+def _made_id_stem(path: Path) -> str:
     """What made-up ids begin with: the name of the file, or of the table."""
     return re.sub(r"[^\w.-]+", "-", path.name.rpartition("#")[2] if "#" in path.name else path.stem)
 
 
-def _questions(
+def _read_questions(
     source: str, rename: Mapping[str, str], tables: _TableSources, quotes: Quotes
 ) -> tuple[list[Query], list[Judgement], list[str], list[Defect]]:
     """Questions, the judgements that they carry, what they were taken for, and what cannot be used."""
-    path, stored = Path(source), is_stored(source)
+    path, stored = Path(source), is_document_database(source)
     if tables.questions_query and not stored:
         raise ConfigError(f"--questions-query selects questions of a database, found {source}")
     if path.suffix.lower() in OFFICE:
@@ -227,11 +240,11 @@ def _questions(
         return queries, [], [f"{len(queries):,} questions of {path}: one per line, ids made up"], defects
     read, dropped = tables.read(source, tables.questions_query)
     table, told = _named_table(read, QUERY_NAMES, _ASKED, rename, "text", "q")
-    rows, rest, defects = beir_rows(table, QUERY_NAMES, QUERY_KEYS)
-    queries, _, wrong = queries_of(str(read.path), rows)
-    judged, unread = of_queries(read.path, rows, quotes)
+    rows, rest, defects = beir_rows_of_table(table, QUERY_NAMES, QUERY_KEYS)
+    queries, _, wrong = queries_of_rows(str(read.path), rows)
+    judged, unread = judgements_of_queries(read.path, rows, quotes)
     said = f"{len(queries):,} questions of {read.path}: {_said(told, [*rest, *dropped])}"
-    return queries, judged, [said, *ungraded(read.path, rows)], [*defects, *wrong, *unread]
+    return queries, judged, [said, *ungraded_documents(read.path, rows)], [*defects, *wrong, *unread]
 
 
 def _named_table(
@@ -240,15 +253,15 @@ def _named_table(
     """Table under our names, and by our name the column that was taken, or how it was made up."""
     require_columns(rename, [table])
     taken = {ours: theirs for theirs, ours in rename.items()}
-    table = renamed(table, rename)
+    table = renamed_columns(table, rename)
     for ours, known in names.items():
         options = [*known, *guesses.get(ours, ())]
         if ours not in taken and (column := next((c for c in options if c in table.columns), None)):
             taken[ours] = column
     if needed not in taken:
-        taken[needed] = _longest(table, set(taken.values()))
+        taken[needed] = _longest_text_column(table, set(taken.values()))
     moves = {theirs: ours for ours, theirs in taken.items() if theirs != ours and ours not in rename.values()}
-    table = renamed(table, moves)
+    table = renamed_columns(table, moves)
     if "_id" not in taken:
         rows = tuple((line, {"_id": f"{prefix}-{n}", **row}) for n, (line, row) in enumerate(table.rows, start=1))
         table = replace(table, columns=("_id", *table.columns), rows=rows)
@@ -256,7 +269,7 @@ def _named_table(
     return table, taken
 
 
-def _longest(table: TableFile, taken: set[str]) -> str:
+def _longest_text_column(table: TableFile, taken: set[str]) -> str:
     """Column with the longest texts: what a document says, where no column is called so."""
     lengths = {
         column: sum(len(value) for _, row in table.rows if isinstance(value := row.get(column), str))
@@ -276,14 +289,15 @@ def _said(taken: Mapping[str, str], rest: Sequence[str]) -> str:
     return told + (f"; left out: {', '.join(rest)}" if rest else "")
 
 
-def tell(understood: NewEvalset, say: Tell) -> None:
+def tell_understood(understood: NewEvalset, say: Tell) -> None:
     """Say what was understood, with the first document and the first questions as they were read."""
     for line in understood.lines:
         say(line)
     first = understood.documents[0]
-    say(f"first document: {first.doc_id}, title {shown(first.title)}, text {shown(first.text[:_SHOWN_CHARACTERS])}")
+    text = shown_cell(first.text[:_SHOWN_CHARACTERS])
+    say(f"first document: {first.doc_id}, title {shown_cell(first.title)}, text {text}")
     for query in understood.queries[:2]:
-        say(f"question {query.query_id}: {shown(query.text[:_SHOWN_CHARACTERS])}")
+        say(f"question {query.query_id}: {shown_cell(query.text[:_SHOWN_CHARACTERS])}")
     judged = len({j.query_id for j in understood.judgements if j.grade > 0})
     say(f"{judged:,} of {len(understood.queries):,} questions name a right document")
 
@@ -291,7 +305,9 @@ def tell(understood: NewEvalset, say: Tell) -> None:
 DEPTH = 5  # of each arm; four arms that agree on half leave some ten documents per question
 
 
-def write_pool(folder: Path, documents: Sequence[Document], queries: Sequence[Query], settings: Settings) -> int:
+def write_judging_pool(
+    folder: Path, documents: Sequence[Document], queries: Sequence[Query], settings: Settings
+) -> int:
     """Write ``to_judge.jsonl`` into an evalset; gives how many documents are to be judged.
 
     The top `DEPTH` of full text and of vectors, over whole documents and over parts by structure, in an order that
@@ -309,5 +325,5 @@ def write_pool(folder: Path, documents: Sequence[Document], queries: Sequence[Qu
             bar.update(n)
     place = {query.query_id: n for n, query in enumerate(queries)}
     pairs = sorted(found, key=lambda pair: (place[pair[0]], content_hash(*pair)))
-    write_sheet(folder / SHEET, pairs, queries, documents)
+    write_judgement_sheet(folder / SHEET, pairs, queries, documents)
     return len(pairs)

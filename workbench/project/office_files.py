@@ -146,17 +146,17 @@ def main() -> None:
 
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
     for line in sys.stdin:
-        out.write(json.dumps(asdict(convert(Path(json.loads(line))))) + "\n")
+        out.write(json.dumps(asdict(convert_office_file(Path(json.loads(line))))) + "\n")
         out.flush()
 
 
-def convert(path: Path) -> Converted:
+def convert_office_file(path: Path) -> Converted:
     """Read one file here, in this process; a file that no library can read is told, whatever it raises."""
     kind = path.suffix.lower()
     try:
-        if problem := _unfit(path, kind):
+        if problem := _unfit_office_file(path, kind):
             return Converted(problem=problem)
-        text = {".pdf": _pdf, ".xlsx": _workbook}.get(kind, _markitdown)(path)
+        text = {".pdf": _pdf_text, ".xlsx": _office_workbook}.get(kind, _office_by_markitdown)(path)
     except MemoryError:
         return Converted(problem=f"needs more than {MEMORY_BYTES >> 30} GiB to be read; split it, or leave it out")
     except Exception as error:  # noqa: BLE001 - the boundary: libraries raise anything on a broken file
@@ -172,7 +172,7 @@ def convert(path: Path) -> Converted:
     return Converted(text)
 
 
-def _unfit(path: Path, kind: str) -> str:
+def _unfit_office_file(path: Path, kind: str) -> str:
     """Why a file is not what its name says, or would not fit into memory; "" if it is fit."""
     with path.open("rb") as file:
         head = file.read(1024)
@@ -186,22 +186,22 @@ def _unfit(path: Path, kind: str) -> str:
     return ""
 
 
-def _markitdown(path: Path) -> str:
+def _office_by_markitdown(path: Path) -> str:
     """Word and PowerPoint; the converter is chosen by the name alone, never by what a file claims to be."""
     from markitdown import StreamInfo
     from markitdown.converters import DocxConverter, PptxConverter
 
     kind = path.suffix.lower()
     converter = DocxConverter() if kind == ".docx" else PptxConverter()
-    converter._html_converter = _EscapedCells(converter._html_converter)  # both write their tables by way of HTML
+    converter._html_converter = _EscapedOfficeCells(converter._html_converter)  # both write their tables by way of HTML
     if kind == ".pptx":  # but not those of charts
-        converter._convert_chart_to_markdown = partial(_chart, converter._convert_chart_to_markdown)
+        converter._convert_chart_to_markdown = partial(_office_chart, converter._convert_chart_to_markdown)
     with path.open("rb") as file:
         found = converter.convert(file, StreamInfo(extension=kind), style_map=_TITLE_STYLE, table_infer_header=True)
     return re.sub(r"<!-- Slide number: \d+ -->\n?", "", found.markdown)
 
 
-def _chart(as_told: Callable[[Any], str], chart: Any) -> str:
+def _office_chart(as_told: Callable[[Any], str], chart: Any) -> str:
     """Heading and data of a chart; what the library has no table for stays as it tells it."""
     told = as_told(chart)
     heading, table, _ = told.partition("\n\n| Category")
@@ -209,10 +209,10 @@ def _chart(as_told: Callable[[Any], str], chart: Any) -> str:
         return told
     names, values = zip(*((series.name, list(series.values)) for series in chart.series), strict=True)
     rows = zip_longest((category.label for category in chart.plots[0].categories), *values)
-    return f"{heading}\n\n{_table([['Category', *names], *([*map(_cell, row)] for row in rows)])}"
+    return f"{heading}\n\n{_office_table([['Category', *names], *([*map(_office_cell, row)] for row in rows)])}"
 
 
-class _EscapedCells:
+class _EscapedOfficeCells:
     """Converter of HTML that keeps a bar inside of a cell from ending the cell."""
 
     def __init__(self, converter: Any) -> None:
@@ -231,21 +231,21 @@ class _EscapedCells:
         return self._converter.convert_string(html, **given)
 
 
-def _workbook(path: Path) -> str:
+def _office_workbook(path: Path) -> str:
     """Every sheet as a heading and a table; rows and columns without a value are left out."""
     import openpyxl
 
     parts, book = [], openpyxl.load_workbook(path, read_only=True, data_only=True)
     for sheet in book.worksheets:
         sheet.reset_dimensions()  # it may claim a million rows
-        rows = [[_cell(value) for value in row] for row in sheet.iter_rows(values_only=True)]
-        if table := _table(rows):
+        rows = [[_office_cell(value) for value in row] for row in sheet.iter_rows(values_only=True)]
+        if table := _office_table(rows):
             parts.append(f"## {sheet.title}\n\n{table}")
     book.close()
     return "\n\n".join(parts)
 
 
-def _cell(value: Any) -> str:
+def _office_cell(value: Any) -> str:
     """What a sheet shows, about."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         value = int(value)
@@ -254,7 +254,7 @@ def _cell(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _table(rows: Iterable[Sequence[str | None]]) -> str:
+def _office_table(rows: Iterable[Sequence[str | None]]) -> str:
     """Rows as a table of Markdown, the first as its header; "" where there is no value."""
     cells = [[" ".join((cell or "").replace("|", r"\|").split()) for cell in row] for row in rows]
     cells = [row for row in cells if any(row)]
@@ -266,7 +266,7 @@ def _table(rows: Iterable[Sequence[str | None]]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Line:
+class _PdfLine:
     """A line of a page with the size of its letters, or a ruled table; ``block`` numbers the boxes of a page."""
 
     text: str
@@ -274,14 +274,14 @@ class _Line:
     block: tuple[int, int]
 
 
-def _pdf(path: Path) -> str:
+def _pdf_text(path: Path) -> str:
     """Text in reading order; what is set larger than most of the text is a heading, what stands in rules a table."""
     import pdfplumber
 
-    lines = list[_Line]()
+    lines = list[_PdfLine]()
     with pdfplumber.open(path, laparams={}) as pdf:
         for number, page in enumerate(pdf.pages):
-            lines += _lines_of(page, number)
+            lines += _pdf_lines(page, number)
             page.close()
     sizes = Counter[float]()
     for line in lines:
@@ -305,11 +305,11 @@ def _pdf(path: Path) -> str:
     return "\n\n".join(parts)
 
 
-def _lines_of(page: Any, number: int) -> Iterator[_Line]:
+def _pdf_lines(page: Any, number: int) -> Iterator[_PdfLine]:
     """Lines of a page; a table stands where its first line would."""
     from pdfminer.layout import LTChar, LTTextBox, LTTextLine
 
-    tables = [(table.bbox, _table(table.extract())) for table in page.find_tables()]
+    tables = [(table.bbox, _office_table(table.extract())) for table in page.find_tables()]
     tables = [(box, text) for box, text in tables if text.count("|") > text.count("\n") * 2 + 2]  # of two columns
     told = set[int]()
     for place, box in enumerate(thing for thing in page.layout if isinstance(thing, LTTextBox)):
@@ -318,10 +318,10 @@ def _lines_of(page: Any, number: int) -> Iterator[_Line]:
             inside = [i for i, ((x0, top, x1, bottom), _) in enumerate(tables) if x0 <= x <= x1 and top <= y <= bottom]
             if not inside and line.get_text().strip():
                 letters = Counter(round(2 * char.size) / 2 for char in line if isinstance(char, LTChar))
-                yield _Line(" ".join(line.get_text().split()), letters.most_common(1)[0][0], (number, place))
+                yield _PdfLine(" ".join(line.get_text().split()), letters.most_common(1)[0][0], (number, place))
             for i in set(inside) - told:
                 told.add(i)
-                yield _Line(tables[i][1], 0.0, (number, -i - 1))
+                yield _PdfLine(tables[i][1], 0.0, (number, -i - 1))
 
 
 if __name__ == "__main__":

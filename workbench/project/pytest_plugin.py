@@ -60,15 +60,15 @@ class AcceptedDecision(pytest.Item):
     def runtest(self) -> None:
         """Run the notebook and read its gate."""
         from workbench.config import SystemClock, load_settings
-        from workbench.project.check_report import sentence_of, status_of
+        from workbench.project.check_report import check_sentence, check_status
         from workbench.runner.accept_and_check import check_each
 
         settings = load_settings(start=self.config.rootpath)
         (found,) = check_each(settings, [(self.evalset, self.decision)], clock=SystemClock())
-        told = f"{status_of(found)}: {sentence_of(found)}\nreport: {found.record.report or 'none'}"
+        told = f"{check_status(found)}: {check_sentence(found)}\nreport: {found.record.report or 'none'}"
         if found.exit_code:
             raise DecisionFailed(told)
-        if status_of(found) not in ("holds", "identical"):
+        if check_status(found) not in ("holds", "identical"):
             pytest.skip(told)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:

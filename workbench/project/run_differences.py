@@ -15,7 +15,7 @@ from workbench.config import Settings
 from workbench.errors import ConfigError
 from workbench.evaluation.accepted_decision import decision_path
 from workbench.evaluation.run_record import RunRecord
-from workbench.project.decision_history import History
+from workbench.project.decision_history import GitHistory
 from workbench.records import Decision
 from workbench.rendering.table import Column, Table
 from workbench.runner.runs import list_runs
@@ -24,7 +24,7 @@ MOVED = 10  # items that are shown
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sides:
+class RunSides:
     """Two finished runs of one notebook: each with its decision and its test scores of the deciding metric."""
 
     runs: tuple[RunRecord, RunRecord]
@@ -64,7 +64,7 @@ def newest_run(settings: Settings) -> RunRecord:
     return found[-1]
 
 
-def load_sides(settings: Settings, before: str, after: str) -> Sides:
+def load_run_sides(settings: Settings, before: str, after: str) -> RunSides:
     """Read two runs.
 
     Raises
@@ -83,27 +83,27 @@ def load_sides(settings: Settings, before: str, after: str) -> Sides:
     if len({d.settings.get("evalset") for d in (one, other)}) > 1:
         told = " and ".join(str(d.settings.get("evalset")) for d in (one, other))
         raise ConfigError(f"these runs do not compare: they asked other questions, those of {told}")
-    return Sides((first, second), (one, other), (_test_scores(first, one), _test_scores(second, other)))
+    return RunSides((first, second), (one, other), (_run_test_scores(first, one), _run_test_scores(second, other)))
 
 
-def told(sides: Sides) -> Iterator[str]:
+def run_differences_told(sides: RunSides) -> Iterator[str]:
     """Lines that say how the second run differs from the first, verdicts first."""
     for record, decision in zip(sides.runs, sides.decisions, strict=True):
         yield f"{record.run_dir.name}: {decision.sentence}"
     yield from _decision_differences(sides)
 
 
-def _decision_differences(sides: Sides) -> Iterator[str]:
+def _decision_differences(sides: RunSides) -> Iterator[str]:
     one, other = sides.decisions
     changed = one.fingerprint.changed(other.fingerprint)
     yield f"inputs that differ: {', '.join(changed) or 'none'}"
-    if (table := arms_table(sides)).rows:
+    if (table := run_arms_table(sides)).rows:
         yield table.to_text()
-    if (table := moved_table(sides)).rows:
+    if (table := moved_items_table(sides)).rows:
         yield table.to_text()
 
 
-def arms_table(sides: Sides) -> Table:
+def run_arms_table(sides: RunSides) -> Table:
     """Mean of the deciding metric on test by arm, in both runs; failed items count in neither mean."""
     means = [dict(frame.group_by("arm").agg(pl.col("value").mean()).iter_rows()) for frame in sides.scores]
     arms = dict.fromkeys([*means[0], *means[1]])
@@ -116,7 +116,7 @@ def arms_table(sides: Sides) -> Table:
     return Table(columns, tuple(rows))
 
 
-def moved_table(sides: Sides) -> Table:
+def moved_items_table(sides: RunSides) -> Table:
     """Items whose score moved most, of the arm that the second run decided for, the losses first."""
     arm = sides.decisions[1].arm
     frames = [f.filter(pl.col("arm") == arm).group_by("item_id").agg(pl.col("value").mean()) for f in sides.scores]
@@ -128,7 +128,7 @@ def moved_table(sides: Sides) -> Table:
     return Table(columns, rows, caption=caption)
 
 
-def _test_scores(record: RunRecord, decision: Decision) -> pl.DataFrame:
+def _run_test_scores(record: RunRecord, decision: Decision) -> pl.DataFrame:
     path = record.run_dir / "scores.parquet"
     if not path.is_file():
         raise ConfigError(f"{record.run_dir.name} has no scores.parquet")
@@ -139,7 +139,7 @@ def _test_scores(record: RunRecord, decision: Decision) -> pl.DataFrame:
 FLIPS = 4000
 
 
-def require_commit(settings: Settings, ref: str) -> History:
+def require_commit(settings: Settings, ref: str) -> GitHistory:
     """History of the project's repository, with a commit of that name.
 
     Raises
@@ -147,7 +147,7 @@ def require_commit(settings: Settings, ref: str) -> History:
     ConfigError
         If the project is in no repository, or that has no such commit.
     """
-    history = History.of(settings.root)
+    history = GitHistory.of(settings.root)
     if history is None:
         raise ConfigError(f"{settings.root} is in no git repository, so that there is no {ref} to compare with")
     if not history.knows(ref):
@@ -157,8 +157,8 @@ def require_commit(settings: Settings, ref: str) -> History:
     return history
 
 
-def since(
-    settings: Settings, history: History, evalset: str, record: RunRecord, ref: str, *, noise: bool = False
+def run_differences_since(
+    settings: Settings, history: GitHistory, evalset: str, record: RunRecord, ref: str, *, noise: bool = False
 ) -> Iterator[str]:
     """Lines that say how a run differs from the decision that another commit accepted.
 
@@ -173,14 +173,16 @@ def since(
         yield "  this run made no decision, so that nothing is compared"
         return
     before, now = Decision.from_json(raw, f"{path.name} of {ref}"), Decision.load(record.run_dir / "decision.json")
-    sides = Sides((record, record), (before, now), (pl.read_parquet(io.BytesIO(scores)), _test_scores(record, now)))
+    sides = RunSides(
+        (record, record), (before, now), (pl.read_parquet(io.BytesIO(scores)), _run_test_scores(record, now))
+    )
     yield f"{ref}: {before.sentence}"
     yield from _decision_differences(sides)
     if noise:
-        yield _noise(sides)
+        yield _run_noise(sides)
 
 
-def _noise(sides: Sides) -> str:
+def _run_noise(sides: RunSides) -> str:
     """Difference that two equal versions show in 95 of 100 cases, by swapping the two inside whole families.
 
     A randomization test of no difference at all (Fisher 1935), by families as everywhere: it says what chance does on

@@ -21,22 +21,22 @@ from workbench.evalset.files import read_parquet
 from workbench.evalset.outcomes import FILE as OUTCOMES
 from workbench.evalset.traffic import load_pairs, load_stream
 from workbench.evaluation.accepted_decision import TEST_INPUTS, anchor_path, decision_path
-from workbench.evaluation.start import inputs_of
+from workbench.evaluation.start import inputs_of_settings
 from workbench.extras import DISTRIBUTION, VERSION, is_installed
 from workbench.inference.encoders import MiniLM
 from workbench.inference.prices import project_prices
-from workbench.project.decision_history import History, gates_hashes, look_back
+from workbench.project.decision_history import GitHistory, gates_hashes, look_back_at_decision
 from workbench.project.recompute_decision import (
     ASK_AGAIN,
-    Accepted,
-    Checked,
-    beside_claims,
-    judge,
+    AcceptedEvidence,
+    RecomputedPart,
+    judge_recomputed,
     raw_outcomes,
-    recompute,
+    recompute_beside_claims,
+    recompute_decision,
 )
 from workbench.records import Decision, content_hash, file_hash
-from workbench.routing.accepted_router import HITS, PROMPTS, model_inputs
+from workbench.routing.accepted_router import HITS, PROMPTS, router_model_inputs
 from workbench.routing.recorded_hits import retrieval_usd
 from workbench.runner.accept_and_check import other_rule, policy_of
 
@@ -59,10 +59,10 @@ class Verification:
     """What was found of one decision; ``files`` are those that it consists of, with their sha256."""
 
     name: str
-    checks: tuple[Checked, ...]
+    checks: tuple[RecomputedPart, ...]
     files: Mapping[str, str] = field(default_factory=dict)
 
-    def of(self, status: str) -> list[Checked]:
+    def of(self, status: str) -> list[RecomputedPart]:
         """Checks of one status."""
         return [c for c in self.checks if c.status == status]
 
@@ -80,7 +80,7 @@ class Verification:
         return f"{self.name}: {'nothing contradicts it' if self.holds else 'CONTRADICTED'} ({counts}){why}"
 
 
-def decisions_named(names: Sequence[str], settings: Settings) -> list[Path]:
+def decisions_to_verify(names: Sequence[str], settings: Settings) -> list[Path]:
     """Files of decisions: by path, or as EVALSET/NOTEBOOK; all accepted ones where none is named.
 
     Raises
@@ -88,7 +88,7 @@ def decisions_named(names: Sequence[str], settings: Settings) -> list[Path]:
     ConfigError
         If there is no such file.
     """
-    found = [Path(name) if name.endswith(".json") else _accepted(name, settings) for name in names]
+    found = [Path(name) if name.endswith(".json") else _accepted_to_verify(name, settings) for name in names]
     found = found or sorted(settings.evalsets.glob("*/decisions/*.json"))
     if missing := [path for path in found if not path.is_file()]:
         raise ConfigError(f"there is no decision {missing[0]}; name a file, or EVALSET/NOTEBOOK as in docs_qa/routing")
@@ -97,12 +97,12 @@ def decisions_named(names: Sequence[str], settings: Settings) -> list[Path]:
     return found
 
 
-def _accepted(name: str, settings: Settings) -> Path:
+def _accepted_to_verify(name: str, settings: Settings) -> Path:
     evalset, _, notebook = name.rpartition("/")
     return decision_path(settings.evalsets / evalset, notebook)
 
 
-def verify(path: Path, *, sealed: str = "") -> Verification:
+def verify_decision(path: Path, *, sealed: str = "") -> Verification:
     """Check everything that can be checked of an accepted decision without a model, an encoder or a store.
 
     Parameters
@@ -127,59 +127,63 @@ def verify(path: Path, *, sealed: str = "") -> Verification:
         raise ConfigError(
             f"{path} says that it is a decision of {decision.notebook!r}; its file has that name, or it is none"
         )
-    settings, checks = load_settings({}, start=folder), list[Checked]()
+    settings, checks = load_settings({}, start=folder), list[RecomputedPart]()
     name = f"{folder.name}/{decision.notebook}"
     try:
         seed = int(decision.settings.get("seed", 0))
         evalset, prices = load_evalset(folder, settings=settings, seed=seed, build=False), project_prices(settings.root)
         raw = raw_outcomes(evalset, prices, decision.settings) if decision.notebook == "routing" else None
-        accepted = Accepted(decision, path, evalset, read_parquet(path.with_suffix(".scores.parquet")), prices, raw)
-        checks += _inputs(accepted)
-        checks += _rule(accepted)
-        checks += _uses(accepted)
-        checks += recompute(accepted)
-        checks += beside_claims(accepted)
+        accepted = AcceptedEvidence(
+            decision, path, evalset, read_parquet(path.with_suffix(".scores.parquet")), prices, raw
+        )
+        checks += _verify_inputs(accepted)
+        checks += _verify_rule(accepted)
+        checks += _verify_uses(accepted)
+        checks += recompute_decision(accepted)
+        checks += recompute_beside_claims(accepted)
     except MissingExtra as error:  # of this install it says something, of the decision nothing
-        checks.append(Checked("files", "not verified", str(error)))
+        checks.append(RecomputedPart("files", "not verified", str(error)))
     except (WorkbenchError, pl.exceptions.PolarsError, KeyError, TypeError, ValueError, ArithmeticError) as error:
-        checks.append(Checked("files", "contradicted", f"what it rests on cannot be read: {error}"))
-    checks += look_back(decision, path, sealed=sealed)
-    checks += _not_here(decision)
-    return Verification(name, tuple(checks), _files(path, settings.root))
+        checks.append(RecomputedPart("files", "contradicted", f"what it rests on cannot be read: {error}"))
+    checks += look_back_at_decision(decision, path, sealed=sealed)
+    checks += _not_verifiable_here(decision)
+    return Verification(name, tuple(checks), _verify_files(path, settings.root))
 
 
-def _files(path: Path, root: Path) -> dict[str, str]:
+def _verify_files(path: Path, root: Path) -> dict[str, str]:
     beside = [path.with_suffix(f".{kind}") for kind in ("json", "scores.parquet", "uses", "artefact")]
     there = [*beside, path.parents[1] / "gates.toml"]
     return {p.relative_to(root).as_posix(): file_hash(p) for p in there if p.is_file() and p.is_relative_to(root)}
 
 
-def _inputs(accepted: Accepted) -> Iterator[Checked]:
+def _verify_inputs(accepted: AcceptedEvidence) -> Iterator[RecomputedPart]:
     """Each input of the fingerprint against the file that it names; and inputs that are missing in it."""
-    d, found = accepted.decision, _found_inputs(accepted)
+    d, found = accepted.decision, _verify_found_inputs(accepted)
     stated = d.fingerprint.inputs
     for name, value in stated.items():
         possible = found.get(name)
         if possible is None and name.startswith("parameter "):
-            yield Checked(f"input {name}", "contradicted", "the settings of the decision lack it: taken out?")
+            yield RecomputedPart(f"input {name}", "contradicted", "the settings of the decision lack it: taken out?")
         elif possible is None:
             why = "an encoder computes it" if name in OF_ENCODER else "no file here tells it"
-            yield Checked(f"input {name}", "not verified", f"{why}; {ASK_AGAIN.format(d.notebook)}")
+            yield RecomputedPart(f"input {name}", "not verified", f"{why}; {ASK_AGAIN.format(d.notebook)}")
         elif value in possible:
-            yield Checked(f"input {name}", "verified", value[:80])
+            yield RecomputedPart(f"input {name}", "verified", value[:80])
         elif len(possible) > 1 and name != "gates":  # recordings of which a part was read
             told = "the file holds other answers than those that were read, or more"
-            yield Checked(f"input {name}", "not verified", f"{told}; {ASK_AGAIN.format(d.notebook)}")
+            yield RecomputedPart(f"input {name}", "not verified", f"{told}; {ASK_AGAIN.format(d.notebook)}")
         else:
             told = f"the decision rests on {value[:80]}, here is {possible[0][:80]}"
-            yield Checked(f"input {name}", "contradicted", told)
-    needed = inputs_of(d.notebook, d.settings).keys() | {"prices"}
+            yield RecomputedPart(f"input {name}", "contradicted", told)
+    needed = inputs_of_settings(d.notebook, d.settings).keys() | {"prices"}
     needed |= {"stream", "pairs"} if d.notebook == "caching" else accepted.evalset.inputs.keys()
     for name in sorted(needed - stated.keys()):
-        yield Checked(f"input {name}", "contradicted", "the decision does not say which one it rests on: taken out?")
+        yield RecomputedPart(
+            f"input {name}", "contradicted", "the decision does not say which one it rests on: taken out?"
+        )
 
 
-def _found_inputs(accepted: Accepted) -> dict[str, list[str]]:
+def _verify_found_inputs(accepted: AcceptedEvidence) -> dict[str, list[str]]:
     """What each input may be by the files that lie here, by name."""
     d, evalset, prices = accepted.decision, accepted.evalset, accepted.prices
     folder, out = evalset.path, {name: [value] for name, value in evalset.inputs.items()}
@@ -188,7 +192,7 @@ def _found_inputs(accepted: Accepted) -> dict[str, list[str]]:
     out["prices"] = [prices.sha256]
     if d.settings.get("embedder") == "minilm":
         out["weights"] = [MiniLM.encoder_id]
-    out |= {name: [value] for name, value in inputs_of(d.notebook, d.settings).items()}
+    out |= {name: [value] for name, value in inputs_of_settings(d.notebook, d.settings).items()}
     for name in (PROMPTS, HITS, "searches.jsonl"):
         path = folder / name if name == PROMPTS else folder / "recordings" / name
         if path.is_file():
@@ -196,12 +200,12 @@ def _found_inputs(accepted: Accepted) -> dict[str, list[str]]:
     if (raw := accepted.raw) is not None:
         out |= {f"recordings of {m}": list(hashes) for m, hashes in raw.hashes.items()}
         if raw.hashes:
-            out |= {name: [value] for name, value in model_inputs(raw.outcomes.models, prices).items()}
+            out |= {name: [value] for name, value in router_model_inputs(raw.outcomes.models, prices).items()}
             out["retrieval usd"] = [f"{retrieval_usd(evalset):.3e}"]
         else:
             out["outcomes"] = [file_hash(folder / OUTCOMES)]
     elif d.notebook == "pipeline":
-        out |= _of_pipeline(d, folder)
+        out |= _verify_pipeline_inputs(d, folder)
     elif d.notebook == "caching":
         pairs, sha256 = load_pairs(folder)
         out |= {"stream": [load_stream(folder).sha256], "pairs": [sha256]}
@@ -210,7 +214,7 @@ def _found_inputs(accepted: Accepted) -> dict[str, list[str]]:
     return out
 
 
-def _of_pipeline(d: Decision, folder: Path) -> dict[str, list[str]]:
+def _verify_pipeline_inputs(d: Decision, folder: Path) -> dict[str, list[str]]:
     """What the answer flow was run from: recorded answers, what is recorded for rewriting, the accepted router."""
     stated = {name.removeprefix(RECORDED) for name in d.fingerprint.inputs if name.startswith(RECORDED)}
     recordings, out = folder / "recordings", dict[str, list[str]]()
@@ -223,42 +227,44 @@ def _of_pipeline(d: Decision, folder: Path) -> dict[str, list[str]]:
     return out
 
 
-def _rule(accepted: Accepted) -> Iterator[Checked]:
+def _verify_rule(accepted: AcceptedEvidence) -> Iterator[RecomputedPart]:
     """The rule against ``gates.toml``, the anchor, and how the decision names its evalset."""
     d, folder = accepted.decision, accepted.evalset.path
     other = other_rule(d, policy_of(folder, d.notebook))
     told = "; ".join(other) or "as gates.toml of the evalset states it"
-    yield Checked("rule", "contradicted" if other else "verified", told)
+    yield RecomputedPart("rule", "contradicted" if other else "verified", told)
     if d.arm in d.arms:
-        yield judge("parameters", d.claim(d.arm).parameters, d.parameters, f"the claim of {d.arm} has")
-    yield judge("use of the rule", d.rule.use, d.test_uses, "the rule counts")
-    yield judge("evalset", folder.name, d.evalset, "it lies in")
-    yield judge("synthetic", _synthetic(accepted), d.synthetic, "card and traffic say")
+        yield judge_recomputed("parameters", d.claim(d.arm).parameters, d.parameters, f"the claim of {d.arm} has")
+    yield judge_recomputed("use of the rule", d.rule.use, d.test_uses, "the rule counts")
+    yield judge_recomputed("evalset", folder.name, d.evalset, "it lies in")
+    yield judge_recomputed("synthetic", _verify_synthetic(accepted), d.synthetic, "card and traffic say")
     place = anchor_path(folder, d.notebook)
     if not place.is_file():
         if d.rule.direction == "higher" or d.rule.anchor:
-            yield Checked("anchor", "contradicted", f"anchor/{place.name} is missing; the first decision is always one")
+            yield RecomputedPart(
+                "anchor", "contradicted", f"anchor/{place.name} is missing; the first decision is always one"
+            )
         return
     anchor = Decision.load(place)
     if anchor.to_json() != d.to_json():
         stated = anchor.arm if d.rule.anchor == anchor.arm and anchor.arm in d.arms else f"not {anchor.arm}"
-        yield judge("anchor", anchor.arm, stated, "the anchor lies beside it, and its arm was tested:")
+        yield judge_recomputed("anchor", anchor.arm, stated, "the anchor lies beside it, and its arm was tested:")
     scores = read_parquet(place.with_suffix(".scores.parquet"))
     mean = float(scores["value"].fill_null(0.0).mean() or 0.0)  # type: ignore[arg-type]
-    yield judge("scores of the anchor", mean, anchor.claim(anchor.arm).estimate, "their mean is")
+    yield judge_recomputed("scores of the anchor", mean, anchor.claim(anchor.arm).estimate, "their mean is")
 
 
-def _synthetic(accepted: Accepted) -> bool:
+def _verify_synthetic(accepted: AcceptedEvidence) -> bool:
     evalset: Evalset = accepted.evalset
     made_up = accepted.decision.notebook in ("caching", "stack") and load_stream(evalset.path).synthetic
     return evalset.synthetic or made_up
 
 
-def _uses(accepted: Accepted) -> Iterator[Checked]:
+def _verify_uses(accepted: AcceptedEvidence) -> Iterator[RecomputedPart]:
     """Whether the list of uses holds this set of arms, at the place that the rule counts with."""
     d, path = accepted.decision, accepted.path.with_suffix(".uses")
     if not path.is_file():
-        yield Checked("uses of the test split", "contradicted", f"{path.name} is missing beside the decision")
+        yield RecomputedPart("uses of the test split", "contradicted", f"{path.name} is missing beside the decision")
         return
     inputs = d.fingerprint.inputs
     split = content_hash(next((inputs[name] for name in TEST_INPUTS if inputs.get(name)), ""))[:8]
@@ -272,36 +278,38 @@ def _uses(accepted: Accepted) -> Iterator[Checked]:
         told = (
             f"{len(uses)} sets of arms are listed, and this one ({mine}) is none: was an arm or a use dropped or added?"
         )
-        yield Checked("uses of the test split", "contradicted", told)
+        yield RecomputedPart("uses of the test split", "contradicted", told)
         return
-    yield judge("uses of the test split", uses.index(mine) + 1, d.rule.use, "this set of arms is listed as use")
+    yield judge_recomputed(
+        "uses of the test split", uses.index(mine) + 1, d.rule.use, "this set of arms is listed as use"
+    )
 
 
-def _not_here(d: Decision) -> Iterator[Checked]:
+def _not_verifiable_here(d: Decision) -> Iterator[RecomputedPart]:
     """What no file that is committed can show."""
     again = ASK_AGAIN.format(d.notebook)
     if d.notebook != "caching":
         what = "which arms dev let through, and how often each would be chosen, rest on dev scores, which are not kept"
-        yield Checked("choice on dev", "not verified", f"{what}; {again}")
+        yield RecomputedPart("choice on dev", "not verified", f"{what}; {again}")
     if d.claims:
         what = "of what each arm is made, its parameters, only those of the decided arm stand twice"
-        yield Checked("parameters of the other arms", "not verified", f"{what}; {again}")
+        yield RecomputedPart("parameters of the other arms", "not verified", f"{what}; {again}")
     if d.notebook not in ("routing", "caching"):
         what = "scores, costs, latencies and spread over rebuilds of the arms themselves are those of the run, whose "
         what += "answers are not kept"
-        yield Checked("scores of the arms", "not verified", f"{what}; {again}")
-    yield Checked("what was written", "not verified", f"nothing can compute again {', '.join(WRITTEN.values())}")
+        yield RecomputedPart("scores of the arms", "not verified", f"{what}; {again}")
+    yield RecomputedPart("what was written", "not verified", f"nothing can compute again {', '.join(WRITTEN.values())}")
     if not is_installed("lancedb"):
         need = f"pip install '{DISTRIBUTION}[notebooks]'"
-        yield Checked("this install", "not verified", f"it is a light one and runs no notebook; {need}")
+        yield RecomputedPart("this install", "not verified", f"it is a light one and runs no notebook; {need}")
 
 
-def statement(found: Sequence[Verification], *, now: datetime, root: Path) -> str:
+def verification_statement(found: Sequence[Verification], *, now: datetime, root: Path) -> str:
     """in-toto Statement (v1) on decisions: subjects with their sha256, and a test result of what was checked.
 
     ``predicate.checks`` holds every check with its values, beside the fields of the predicate type.
     """
-    history = History.of(root)
+    history = GitHistory.of(root)
     commit = history.commits(root)[:1] if history else []
     named = [(v.name, c) for v in found for c in v.checks]
     lists = {

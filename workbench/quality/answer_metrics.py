@@ -19,7 +19,7 @@ from workbench.errors import ConfigError, unknown_name
 from workbench.evalset.echoes import echo_scores
 from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.inference.embedding import Embedder
-from workbench.routing.recorded_outcomes import is_yes_no, names_accepted, says
+from workbench.routing.recorded_outcomes import answer_names_accepted, answer_says, is_yes_no
 
 CHRF_ORDER, CHRF_BETA = 6, 2.0  # chrF2 (Popovic 2016)
 _T = TypeVar("_T")
@@ -70,11 +70,11 @@ def score_answers(
         if metric not in known:
             raise ConfigError(unknown_name("metric of answers", metric, known))
         if metric == "rouge_l":
-            found: list[float | str] = _rouge_l(answers)
+            found: list[float | str] = _rouge_answer_metric(answers)
         elif metric == "semantic":
-            found = _semantic(answers, embedder)
+            found = _semantic_answer_metric(answers, embedder)
         else:
-            found = [_metric_value(METRICS[metric], answer) for answer in answers]
+            found = [_answer_metric_value(METRICS[metric], answer) for answer in answers]
         for a, value in zip(answers, found, strict=True):
             number, error = (None, value) if isinstance(value, str) else (value, None)
             rows.append((arm, a.item_id, 0, metric, number, error, a.cluster or a.item_id, a.tenant_id, None, None))
@@ -83,26 +83,29 @@ def score_answers(
 
 def accepted_name(answer: MeasuredAnswer) -> float:
     """1 where the answer gives an accepted name, or begins with the accepted yes or no."""
-    _need_truth(answer.accept, "accepted name")
-    return float((says if is_yes_no(answer.accept) else names_accepted)(answer.text, answer.accept))
+    _answer_needs_truth(answer.accept, "accepted name")
+    return float((answer_says if is_yes_no(answer.accept) else answer_names_accepted)(answer.text, answer.accept))
 
 
 def exact(answer: MeasuredAnswer) -> float:
     """1 where answer and reference are the same but for case, punctuation at the ends and spaces."""
-    _need_truth(answer.reference, "reference")
+    _answer_needs_truth(answer.reference, "reference")
     mine, other = (" ".join(text.casefold().split()).strip(" .,;:!?\"'`") for text in (answer.text, answer.reference))
     return float(mine == other)
 
 
 def token_f1(answer: MeasuredAnswer) -> float:
     """Harmonic mean of precision and recall of words, each counted as often as it stands (SQuAD)."""
-    mine, other = Counter(_words(answer.text)), Counter(_words(_need_truth(answer.reference, "reference")))
+    mine, other = (
+        Counter(_answer_words(answer.text)),
+        Counter(_answer_words(_answer_needs_truth(answer.reference, "reference"))),
+    )
     return _f(sum((mine & other).values()), mine.total(), other.total())
 
 
 def chrf(answer: MeasuredAnswer) -> float:
     """Return chrF2: F of character n-grams up to 6, recall twice as important (Popovic 2015), without spaces."""
-    mine, other = ("".join(text.split()) for text in (answer.text, _need_truth(answer.reference, "reference")))
+    mine, other = ("".join(text.split()) for text in (answer.text, _answer_needs_truth(answer.reference, "reference")))
     precision, recall = [], []
     for n in range(1, CHRF_ORDER + 1):
         a, b = (Counter(text[i : i + n] for i in range(len(text) - n + 1)) for text in (mine, other))
@@ -119,7 +122,7 @@ def chrf(answer: MeasuredAnswer) -> float:
 
 def string_similarity(answer: MeasuredAnswer) -> float:
     """1 less the edit distance over the longer text (Levenshtein 1966)."""
-    mine, other = answer.text, _need_truth(answer.reference, "reference")
+    mine, other = answer.text, _answer_needs_truth(answer.reference, "reference")
     longest = max(len(mine), len(other))
     if longest > _LONGEST_EDIT:
         raise ConfigError(f"edit distance is for texts of at most {_LONGEST_EDIT:,} characters, found {longest:,}")
@@ -128,15 +131,15 @@ def string_similarity(answer: MeasuredAnswer) -> float:
 
 def citation_precision(answer: MeasuredAnswer) -> float:
     """Share of the documents that the answer cites, as [id], that are relevant."""
-    _need_truth(answer.relevant, "relevant document")
-    cited = _cited(answer)
-    return len(cited & set(answer.relevant)) / len(_need_truth(cited, "citation"))
+    _answer_needs_truth(answer.relevant, "relevant document")
+    cited = _cited_in_answer(answer)
+    return len(cited & set(answer.relevant)) / len(_answer_needs_truth(cited, "citation"))
 
 
 def citation_recall(answer: MeasuredAnswer) -> float:
     """Share of the relevant documents that the answer cites, as [id]."""
-    relevant = set(_need_truth(answer.relevant, "relevant document"))
-    return len(_cited(answer) & relevant) / len(relevant)
+    relevant = set(_answer_needs_truth(answer.relevant, "relevant document"))
+    return len(_cited_in_answer(answer) & relevant) / len(relevant)
 
 
 def groundedness(answer: MeasuredAnswer) -> float:
@@ -144,14 +147,16 @@ def groundedness(answer: MeasuredAnswer) -> float:
 
     Overlap shows words without a source; it cannot show a sentence that turns its source around.
     """
-    shown = {w for text in _need_truth(answer.retrieved, "retrieved text").values() for w in _words(text)}
-    mine = set(_words(answer.text)) - set(_words(answer.question))
-    return len(mine & shown) / len(_need_truth(mine, "word beside the question's"))
+    shown = {
+        w for text in _answer_needs_truth(answer.retrieved, "retrieved text").values() for w in _answer_words(text)
+    }
+    mine = set(_answer_words(answer.text)) - set(_answer_words(answer.question))
+    return len(mine & shown) / len(_answer_needs_truth(mine, "word beside the question's"))
 
 
 def well_formed(answer: MeasuredAnswer) -> float:
     """1 where the answer has its form: JSON, or a regular expression fulfilled from end to end."""
-    if _need_truth(answer.form, "form") != "json":
+    if _answer_needs_truth(answer.form, "form") != "json":
         return float(re.fullmatch(answer.form, answer.text, re.DOTALL) is not None)
     try:
         json.loads(answer.text)
@@ -189,7 +194,7 @@ def edit_distance(mine: str, other: str) -> int:
     return int(row[-1])
 
 
-def _metric_value(metric: Callable[[MeasuredAnswer], float], answer: MeasuredAnswer) -> float | str:
+def _answer_metric_value(metric: Callable[[MeasuredAnswer], float], answer: MeasuredAnswer) -> float | str:
     try:
         value = metric(answer)
     except (ConfigError, re.error) as error:
@@ -197,7 +202,7 @@ def _metric_value(metric: Callable[[MeasuredAnswer], float], answer: MeasuredAns
     return value if math.isfinite(value) else f"the value is {value}"
 
 
-def _rouge_l(answers: Sequence[MeasuredAnswer]) -> list[float | str]:
+def _rouge_answer_metric(answers: Sequence[MeasuredAnswer]) -> list[float | str]:
     """F1 of ROUGE-L, by ragas as the evalset's check has it."""
     there = [a for a in answers if a.reference.strip()]
     scores = iter(echo_scores([(a.text, a.reference) for a in there]))
@@ -212,7 +217,7 @@ def _rouge_l(answers: Sequence[MeasuredAnswer]) -> list[float | str]:
     return out
 
 
-def _semantic(answers: Sequence[MeasuredAnswer], embedder: Embedder | None) -> list[float | str]:
+def _semantic_answer_metric(answers: Sequence[MeasuredAnswer], embedder: Embedder | None) -> list[float | str]:
     """Cosine of answer and reference, below 0 counted as 0."""
     if embedder is None:
         raise ConfigError("the metric 'semantic' compares vectors; give score_answers an embedder")
@@ -225,17 +230,17 @@ def _semantic(answers: Sequence[MeasuredAnswer], embedder: Embedder | None) -> l
     ]
 
 
-def _need_truth(value: _T | None, what: str) -> _T:
+def _answer_needs_truth(value: _T | None, what: str) -> _T:
     if not value:
         raise ConfigError(f"item has no {what}")
     return value
 
 
-def _words(text: str) -> list[str]:
+def _answer_words(text: str) -> list[str]:
     return re.findall(r"\w+", text.casefold())
 
 
-def _cited(answer: MeasuredAnswer) -> set[str]:
+def _cited_in_answer(answer: MeasuredAnswer) -> set[str]:
     return set(re.findall(r"\[([^\[\]\s]+)\]", answer.text))
 
 

@@ -21,7 +21,7 @@ from workbench.evalset.evalset import find_evalset
 from workbench.evalset.files import read_jsonl
 from workbench.records import content_hash
 from workbench.rendering.table import Table
-from workbench.state import create_tables, open_engine, reader
+from workbench.state import create_tables, open_engine, reading_engine
 from workbench.telemetry.redaction import redact
 from workbench.telemetry.traces import Trace, load_trace
 
@@ -70,7 +70,7 @@ class Candidate:
     flags : tuple of str
         What a person has to look at: duplicates, personal data.
     status : {"open", "approved", "rejected"}
-        Only `approve` and `reject` change it, each with the name of who decided.
+        Only `approve_candidate` and `reject_candidate` change it, each with the name of who decided.
     """
 
     candidate_id: str
@@ -124,18 +124,18 @@ def record(
 def all_feedback(engine: sa.Engine) -> list[Feedback]:
     """Everything that users said, oldest first."""
     create_tables(engine, _TABLE)
-    with reader(engine).begin() as connection:
+    with reading_engine(engine).begin() as connection:
         rows = connection.execute(sa.select(_TABLE).order_by(_TABLE.c.at, _TABLE.c.feedback_id)).mappings()
         return [Feedback(**row) for row in rows]
 
 
-def trace_scores(engine: sa.Engine) -> sa.Select[tuple[str, float]]:
+def feedback_trace_scores(engine: sa.Engine) -> sa.Select[tuple[str, float]]:
     """Query for ``trace_id`` and ``score`` of every trace on which users said something; of several the lowest."""
     create_tables(engine, _TABLE)
     return sa.select(_TABLE.c.trace_id, sa.func.min(_TABLE.c.score).label("score")).group_by(_TABLE.c.trace_id)
 
 
-def collect(evalset: str | Path, settings: Settings) -> tuple[int, tuple[str, ...]]:
+def collect_candidates(evalset: str | Path, settings: Settings) -> tuple[int, tuple[str, ...]]:
     """Make a candidate of every thumbs-down that is none yet; returns how many, and traces that are not stored."""
     folder = find_evalset(evalset, settings)
     engine = open_engine(settings.state_url)
@@ -144,7 +144,7 @@ def collect(evalset: str | Path, settings: Settings) -> tuple[int, tuple[str, ..
         known = load_candidates(folder)
         seen = {c.trace_id for c in known}
         asked = [(c.question, f"candidate {c.candidate_id}") for c in known if c.status != "rejected"]
-        asked += [(str(row.get("text", "")), f"question {row.get('_id')}") for _, row in _queries(folder)]
+        asked += [(str(row.get("text", "")), f"question {row.get('_id')}") for _, row in _feedback_queries(folder)]
         for said in all_feedback(engine):
             if not said.thumbs_down or said.trace_id in seen:
                 continue
@@ -159,7 +159,7 @@ def collect(evalset: str | Path, settings: Settings) -> tuple[int, tuple[str, ..
             new.append(found)
     finally:
         engine.dispose()
-    _append(folder / FILE, [asdict(c) for c in new])
+    _append_feedback(folder / FILE, [asdict(c) for c in new])
     return len(new), tuple(lost)
 
 
@@ -180,7 +180,7 @@ def load_candidates(folder: Path) -> list[Candidate]:
     return list(out.values())
 
 
-def approve(
+def approve_candidate(
     evalset: str | Path,
     candidate_id: str,
     settings: Settings,
@@ -221,18 +221,20 @@ def approve(
         "cluster": cluster or query_id, "accept": list(accept), "reference": reference,
         "provenance": {"trace_id": found.trace_id, "approved_by": by, "approved_on": day},
     }  # fmt: skip
-    _append(folder / "queries.jsonl", [{"_id": query_id, "text": question or found.question, "metadata": metadata}])
+    _append_feedback(
+        folder / "queries.jsonl", [{"_id": query_id, "text": question or found.question, "metadata": metadata}]
+    )
     if relevant:
         path = folder / "qrels" / "dev.tsv"
         lines = [] if path.is_file() else ["query-id\tcorpus-id\tscore"]
-        _append_lines(path, [*lines, *(f"{query_id}\t{doc_id}\t1" for doc_id in relevant)])
-    return _decide(folder, found, "approved", by, "")
+        _append_feedback_lines(path, [*lines, *(f"{query_id}\t{doc_id}\t1" for doc_id in relevant)])
+    return _decide_candidate(folder, found, "approved", by, "")
 
 
-def reject(evalset: str | Path, candidate_id: str, settings: Settings, *, by: str, reason: str) -> Candidate:
+def reject_candidate(evalset: str | Path, candidate_id: str, settings: Settings, *, by: str, reason: str) -> Candidate:
     """Close an open candidate; it is not proposed again."""
     folder = find_evalset(evalset, settings)
-    return _decide(folder, _open_candidate(folder, candidate_id, by), "rejected", by, reason)
+    return _decide_candidate(folder, _open_candidate(folder, candidate_id, by), "rejected", by, reason)
 
 
 def candidates_table(candidates: Sequence[Candidate]) -> Table:
@@ -253,7 +255,7 @@ def personal_data(text: str) -> list[str]:
 
 
 def _candidate(said: Feedback, trace: Trace, asked: Sequence[tuple[str, str]]) -> Candidate:
-    question, answer, tenant_id, feature = exchange(trace)
+    question, answer, tenant_id, feature = candidate_exchange(trace)
     flags = [f"personal data: {kind}" for kind in personal_data(f"{question}\n{said.comment}")]
     key = _key(question)
     flags += [f"same question as {where}" for text, where in asked if _key(text) == key][:1]
@@ -265,18 +267,18 @@ def _candidate(said: Feedback, trace: Trace, asked: Sequence[tuple[str, str]]) -
     )  # fmt: skip
 
 
-def exchange(trace: Trace) -> tuple[str, str, str, str]:
+def candidate_exchange(trace: Trace) -> tuple[str, str, str, str]:
     """The last question and answer that a trace keeps, its tenant and feature."""
     question = answer = tenant_id = feature = ""
     for row in trace.rows:
         kept = row.attributes
         tenant_id, feature = str(kept.get("wb.tenant_id") or tenant_id), str(kept.get("wb.feature") or feature)
-        question = _last_message(kept.get("gen_ai.input.messages"), "user") or question
-        answer = _last_message(kept.get("gen_ai.output.messages"), "assistant") or answer
+        question = _last_feedback_message(kept.get("gen_ai.input.messages"), "user") or question
+        answer = _last_feedback_message(kept.get("gen_ai.output.messages"), "assistant") or answer
     return question, answer, tenant_id, feature
 
 
-def _last_message(messages: object, role: str) -> str:
+def _last_feedback_message(messages: object, role: str) -> str:
     """Text of the last message of a role; what is no list of messages has none."""
     try:
         parsed = json.loads(messages) if isinstance(messages, str) else messages
@@ -295,7 +297,7 @@ def _key(question: str) -> str:
     return " ".join(re.findall(r"\w+", question.casefold()))
 
 
-def _queries(folder: Path) -> list[tuple[int, dict[str, Any]]]:
+def _feedback_queries(folder: Path) -> list[tuple[int, dict[str, Any]]]:
     path = folder / "queries.jsonl"
     return read_jsonl(path) if path.is_file() else []
 
@@ -311,17 +313,17 @@ def _open_candidate(folder: Path, candidate_id: str, by: str) -> Candidate:
     return found
 
 
-def _decide(folder: Path, candidate: Candidate, status: Status, by: str, reason: str) -> Candidate:
+def _decide_candidate(folder: Path, candidate: Candidate, status: Status, by: str, reason: str) -> Candidate:
     decided = replace(candidate, status=status, by=by, reason=reason)
-    _append(folder / FILE, [asdict(decided)])
+    _append_feedback(folder / FILE, [asdict(decided)])
     return decided
 
 
-def _append(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    _append_lines(path, [json.dumps(row, ensure_ascii=True) for row in rows])
+def _append_feedback(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    _append_feedback_lines(path, [json.dumps(row, ensure_ascii=True) for row in rows])
 
 
-def _append_lines(path: Path, lines: Sequence[str]) -> None:
+def _append_feedback_lines(path: Path, lines: Sequence[str]) -> None:
     """Append whole lines, one writer at a time, also behind a last line without an end."""
     if not lines:
         return

@@ -20,7 +20,7 @@ from workbench.config import Settings
 from workbench.errors import ConfigError, ProviderError, RateLimited
 from workbench.evalset.evalset import Evalset
 from workbench.evaluation.compare import SCORES_SCHEMA
-from workbench.inference.batch import CostEstimate, Item, complete_all, estimate
+from workbench.inference.batch import BatchItem, CostEstimate, complete_batch, estimate_batch
 from workbench.inference.call_attempt import Books
 from workbench.inference.client import Client
 from workbench.inference.messages import Completion, Request
@@ -28,7 +28,13 @@ from workbench.inference.prices import PriceTable
 from workbench.inference.recordings import FOLDER, Recordings
 from workbench.quality.labels import Label, Truth, truth
 from workbench.records import content_hash
-from workbench.routing.recorded_outcomes import asked_of, is_yes_no, names_accepted, recording_file, says
+from workbench.routing.recorded_outcomes import (
+    answer_names_accepted,
+    answer_says,
+    is_yes_no,
+    recorded_requests_of,
+    recording_file,
+)
 from workbench.telemetry.attribution import attributed
 
 VERDICTS_SCHEMA = SCORES_SCHEMA | {"order": pl.String, "rationale": pl.String, "model_served": pl.String}
@@ -138,7 +144,7 @@ def parse_verdict(text: str, *, pairwise: bool = False) -> float | None:
 
 def judge_cost(judge: Judge, items: Sequence[Judged], prices: PriceTable) -> CostEstimate:
     """What judging them costs at most; recorded verdicts are not subtracted."""
-    return estimate([item.request for item in _batch(judge, items)], prices)
+    return estimate_batch([item.request for item in _judge_batch(judge, items)], prices)
 
 
 def ask_judge(
@@ -166,23 +172,23 @@ def ask_judge(
             kind = "pairs of answers" if judge.pairwise else "single answers"
             raise ConfigError(f"judge {judge.name!r} judges {kind}, and item {item.item_id!r} is none")
     with attributed(purpose="judge"):
-        done = complete_all(client, _batch(judge, items), max_cost_usd=max_cost_usd, threads=threads, tell=tell)
+        done = complete_batch(client, _judge_batch(judge, items), max_cost_usd=max_cost_usd, threads=threads, tell=tell)
     rows = [
-        _verdict_row(judge, item, sample, order, done[_id(judge, item, sample, order)])
+        _judge_verdict_row(judge, item, sample, order, done[_judge_item_id(judge, item, sample, order)])
         for item in items
-        for sample, order in _asked(judge)
+        for sample, order in _asked_of_judge(judge)
     ]
     return pl.DataFrame(rows, schema=VERDICTS_SCHEMA, orient="row")
 
 
-def order_flips(verdicts: pl.DataFrame) -> tuple[int, int]:
+def judge_order_flips(verdicts: pl.DataFrame) -> tuple[int, int]:
     """Pairs whose verdict turned with the order, and pairs that were judged in both orders; ties turn nothing."""
     means = verdicts.drop_nulls("value").group_by("item_id", "order").agg(pl.col("value").mean())
     both = means.filter(pl.col("order") == "ab").join(means.filter(pl.col("order") == "ba"), on="item_id")
     return int(((both["value"] - 0.5) * (both["value_right"] - 0.5) < 0).sum()), len(both)
 
 
-def repeat_noise(verdicts: pl.DataFrame) -> tuple[int, int]:
+def judge_repeat_noise(verdicts: pl.DataFrame) -> tuple[int, int]:
     """Repeats of the same item and order that differ from its first, and how many there were."""
     first = verdicts.filter(pl.col("repeat") == 0).select("item_id", "order", first="value")
     rest = verdicts.filter(pl.col("repeat") > 0).join(first, on=["item_id", "order"], nulls_equal=True)
@@ -190,24 +196,26 @@ def repeat_noise(verdicts: pl.DataFrame) -> tuple[int, int]:
     return int((rest["value"] != rest["first"]).sum()), len(rest)
 
 
-def _asked(judge: Judge) -> list[tuple[int, str]]:
+def _asked_of_judge(judge: Judge) -> list[tuple[int, str]]:
     orders = ("ab", "ba") if judge.pairwise else ("",)
     return [(sample, order) for sample in range(judge.samples) for order in orders]
 
 
-def _id(judge: Judge, item: Judged, sample: int, order: str) -> str:
+def _judge_item_id(judge: Judge, item: Judged, sample: int, order: str) -> str:
     return ":".join(["judge", judge.name, item.item_id, *filter(None, [order, str(sample or "")])])
 
 
-def _batch(judge: Judge, items: Sequence[Judged]) -> list[Item]:
+def _judge_batch(judge: Judge, items: Sequence[Judged]) -> list[BatchItem]:
     return [
-        Item(_id(judge, i, sample, order), judge.request(i, sample=sample, swapped=order == "ba"), i.tenant_id)
+        BatchItem(
+            _judge_item_id(judge, i, sample, order), judge.request(i, sample=sample, swapped=order == "ba"), i.tenant_id
+        )
         for i in items
-        for sample, order in _asked(judge)
+        for sample, order in _asked_of_judge(judge)
     ]
 
 
-def _verdict_row(
+def _judge_verdict_row(
     judge: Judge, item: Judged, sample: int, order: str, done: Completion | Exception
 ) -> tuple[object, ...]:
     value: float | None = None
@@ -306,7 +314,7 @@ def answers_to_judge(evalset: Evalset, what: JudgedAnswers, prices: PriceTable) 
     items: list[Judged] = []
     labels: list[Label] = []
     splits: dict[str, str] = {}
-    for asked in asked_of(evalset, models=[what.model]):
+    for asked in recorded_requests_of(evalset, models=[what.model]):
         own = asked.feature == what.feature == asked.query.feature and asked.context == what.context
         if not own or not recordings.count(asked.request) or len(items) == (what.most or -1):
             continue
@@ -314,7 +322,7 @@ def answers_to_judge(evalset: Evalset, what: JudgedAnswers, prices: PriceTable) 
         done = client.complete(
             request.messages, model=request.model, max_tokens=request.max_tokens, item_id=asked.item_id
         )
-        right = (says if is_yes_no(query.accept) else names_accepted)(done.text, query.accept)
+        right = (answer_says if is_yes_no(query.accept) else answer_names_accepted)(done.text, query.accept)
         items.append(
             Judged(
                 query.query_id, query.text, done.text, query.reference, cluster=query.cluster, tenant_id=query.tenant_id
@@ -350,7 +358,7 @@ def recorded_verdicts(
     """
     recordings = Recordings(verdict_file(evalset, judge))
     client = Client({}, Books(prices), recordings=recordings)
-    found = ask_judge(judge, items, client, max_cost_usd=float("inf"), tell=_nothing)
+    found = ask_judge(judge, items, client, max_cost_usd=float("inf"), tell=_nothing_of_replay)
     usd = [
         (prices.cost_nanos(judge.model, said.usage) / 1e9 if said is not None and said.usage else None)
         for said in (recordings.find(judge.request(item)) for item in items)
@@ -378,5 +386,5 @@ def record_verdicts(
         ask_judge(judge, answers.items, mine, max_cost_usd=max_cost_usd, tell=tell)
 
 
-def _nothing(_: str) -> None:
+def _nothing_of_replay(_: str) -> None:
     """Say nothing of what a replay costs, which is nothing."""

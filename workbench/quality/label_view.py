@@ -11,7 +11,7 @@ from typing import Any
 from workbench.config import Clock, SystemClock
 from workbench.errors import EvalsetError, MissingExtra
 from workbench.extras import DISTRIBUTION, is_installed
-from workbench.quality.labels import Label, fill, sheet_rows
+from workbench.quality.labels import Label, fill_label_sheet, label_sheet_rows
 from workbench.rendering.table import Column, Table
 from workbench.rendering.text import escape
 
@@ -32,8 +32,8 @@ def can_be_shown() -> bool:
 
 def sheet_table(sheet: Path, *, live: bool) -> Table:
     """What a sheet holds and how to grade it without widgets; ``live`` tells of the extra that brings them."""
-    rows = sheet_rows(sheet)
-    graded = sum(_grade_of(row) is not None for row in rows)
+    rows = label_sheet_rows(sheet)
+    graded = sum(_label_grade_of(row) is not None for row in rows)
     told = f"To grade: fill grade in {sheet.name}, then: workbench quality grade {sheet.name} --rater NAME --rubric "
     told += "VERSION."
     if live:
@@ -75,7 +75,7 @@ class LabelView:
         self.sheet, self._clock = Path(sheet), clock or SystemClock()
         self._seen: list[str] = []  # that were graded or skipped here, in this order
         self._rows = self._read()
-        self._at = next((row for row in self._rows if _grade_of(row) is None), None)
+        self._at = next((row for row in self._rows if _label_grade_of(row) is None), None)
         self.rater = ipywidgets.Text(value=rater, description="rater", placeholder="your name")
         self.rubric = ipywidgets.Text(value=rubric, description="rubric", placeholder="version of the instructions")
         self.progress, self.note = ipywidgets.HTML(), ipywidgets.HTML()
@@ -105,22 +105,22 @@ class LabelView:
         display(self.widget)
 
     def _read(self) -> list[dict[str, Any]]:
-        return sheet_rows(self.sheet)
+        return label_sheet_rows(self.sheet)
 
     def _grade(self, value: float) -> None:
         """Write a grade into the sheet and go on; what cannot be written is said, and the item stays."""
         if not self._at:
             return
         if not (self.rater.value.strip() and self.rubric.value.strip()):
-            self.note.value = _told("Say first who grades, and by which rubric.")
+            self.note.value = _label_told("Say first who grades, and by which rubric.")
             return
         at = self._clock.now().isoformat(timespec="seconds")
         try:
             label = Label(self.item_id.removeprefix("'"), "good", value, self.rater.value.strip(), "human",
                           self.rubric.value.strip(), at)  # fmt: skip
-            fill(self.sheet, label, self.comment.value)
+            fill_label_sheet(self.sheet, label, self.comment.value)
         except EvalsetError as error:
-            self.note.value = _told(str(error))
+            self.note.value = _label_told(str(error))
             return
         self._go_on()
 
@@ -132,12 +132,12 @@ class LabelView:
         try:
             self._rows = self._read()
         except EvalsetError as error:
-            self.note.value = _told(str(error))
+            self.note.value = _label_told(str(error))
             return
         places = {str(row["item_id"]): place for place, row in enumerate(self._rows)}
         after = places.get(self.item_id, -1) + 1
         later = [*self._rows[after:], *self._rows[:after]]
-        self._at = next((r for r in later if _grade_of(r) is None and str(r["item_id"]) not in self._seen), None)
+        self._at = next((r for r in later if _label_grade_of(r) is None and str(r["item_id"]) not in self._seen), None)
         self._show()
 
     def _go_back(self) -> None:
@@ -149,31 +149,33 @@ class LabelView:
         self._show()
 
     def _show(self) -> None:
-        graded = sum(_grade_of(row) is not None for row in self._rows)
-        skipped = sum(_grade_of(row) is None and str(row["item_id"]) in self._seen for row in self._rows)
+        graded = sum(_label_grade_of(row) is not None for row in self._rows)
+        skipped = sum(_label_grade_of(row) is None and str(row["item_id"]) in self._seen for row in self._rows)
         told = f"{graded:,} of {len(self._rows):,} items are graded"
         told += f", {skipped:,} skipped here" if skipped else ""
-        self.progress.value = _told(told if self._at else f"{told}; none is left to show")
+        self.progress.value = _label_told(told if self._at else f"{told}; none is left to show")
         row = self._at or {}
         for name, title in _PARTS:
             text = str(row.get(name) or "")
             shown = f'<b>{title}</b><pre tabindex="0" style="{_FRAME}">{escape(text, _LONGEST)}</pre>'
             self.texts[name].value = shown if text else ""
         self.comment.value, self.note.value = str(row.get("comment") or ""), ""
-        before = _grade_of(row)
+        before = _label_grade_of(row)
         if before is not None:
             name = next((name for name, value, _ in GRADES if str(value) == str(before)), before)
-            self.note.value = _told(f"Graded {name} by {row.get('rater') or 'somebody'}; a click grades it again.")
+            self.note.value = _label_told(
+                f"Graded {name} by {row.get('rater') or 'somebody'}; a click grades it again."
+            )
         for button in (*self.grades.values(), self.skip):
             button.disabled = self._at is None
         self.back.disabled = not self._seen
 
 
-def _grade_of(row: dict[str, Any]) -> Any:
+def _label_grade_of(row: dict[str, Any]) -> Any:
     return row.get("grade", row.get("value"))
 
 
-def _told(text: str) -> str:
+def _label_told(text: str) -> str:
     return f"<p>{escape(text)}</p>"
 
 

@@ -22,8 +22,8 @@ import polars as pl
 
 from workbench.codec import write_whole
 from workbench.errors import Defect, EvalsetError
-from workbench.evalset.cells import Unusable, id_text, name_text, share
-from workbench.evalset.files import Names, named_rows, read_jsonl, read_table, refuse
+from workbench.evalset.cells import Unusable, id_cell, name_cell, share_cell
+from workbench.evalset.files import Names, named_table_rows, read_jsonl, read_table, refuse_file
 from workbench.rendering.text import visible
 
 Source = Literal["human", "model", "code"]
@@ -96,7 +96,7 @@ def read_labels(path: Path) -> list[Label]:
             out.append(Label(**row))
         except (EvalsetError, TypeError) as error:
             defects.append(Defect(str(path), number, str(error)))
-    refuse(path, defects)
+    refuse_file(path, defects)
     return out
 
 
@@ -144,7 +144,7 @@ def truth(labels: Iterable[Label], metric: str, *, rubric: str, source: Source =
     return Truth(means, source, rubric, len(frame) - len(mine))
 
 
-def write_sheet(path: Path, items: Sequence[Mapping[str, Any]]) -> int:
+def write_label_sheet(path: Path, items: Sequence[Mapping[str, Any]]) -> int:
     """Write a blank sheet for a person to fill in, CSV or JSONL by its suffix; returns its rows.
 
     Parameters
@@ -161,21 +161,24 @@ def write_sheet(path: Path, items: Sequence[Mapping[str, Any]]) -> int:
         If it is neither, or cannot be written.
     """
     if path.suffix == ".csv":
-        rows = [{**dict.fromkeys(SHEET, ""), **item, **{n: _inert(str(item[n])) for n in SHEET[:3]}} for item in items]
+        rows = [
+            {**dict.fromkeys(SHEET, ""), **item, **{n: _inert_label_text(str(item[n])) for n in SHEET[:3]}}
+            for item in items
+        ]
     else:
-        rows = [_to_fill(item) for item in items]
-    _write_rows(path, rows, SHEET)
+        rows = [_label_row_to_fill(item) for item in items]
+    _write_label_rows(path, rows, SHEET)
     return len(items)
 
 
-def _to_fill(item: Mapping[str, Any]) -> dict[str, Any]:
+def _label_row_to_fill(item: Mapping[str, Any]) -> dict[str, Any]:
     """Row of a JSONL sheet, with what people filled in already."""
     texts = {name: visible(str(item.get(name) or "")) for name in _TO_READ}
     cells = {name: value for name, value in item.items() if name not in texts}
     return {"item_id": item["item_id"], **texts, "grade": None, "comment": "", **cells}
 
 
-def sheet_rows(path: Path) -> list[dict[str, Any]]:
+def label_sheet_rows(path: Path) -> list[dict[str, Any]]:
     """Rows of a sheet as they stand in the file, filled or not.
 
     Raises
@@ -184,11 +187,11 @@ def sheet_rows(path: Path) -> list[dict[str, Any]]:
         If it cannot be read, or has no columns item_id and value or grade.
     """
     table = read_table(path)
-    named_rows(table, _SHEET_NAMES, ("item_id", "value"))
+    named_table_rows(table, _SHEET_NAMES, ("item_id", "value"))
     return [row for _, row in table.rows]
 
 
-def fill(path: Path, label: Label, comment: str = "") -> None:
+def fill_label_sheet(path: Path, label: Label, comment: str = "") -> None:
     """Write what a person said of one item into its row of a sheet, at once; all other rows stay as they are.
 
     Raises
@@ -196,7 +199,7 @@ def fill(path: Path, label: Label, comment: str = "") -> None:
     EvalsetError
         If the sheet cannot be read or written, has no such item, or another rater has filled it meanwhile.
     """
-    with only_writer(path):
+    with only_sheet_writer(path):
         table = read_table(path)
         filled = "grade" if "grade" in table.columns else "value"
         columns = dict.fromkeys([*table.columns, filled, "comment", "rater", "rubric", "at"])
@@ -207,13 +210,13 @@ def fill(path: Path, label: Label, comment: str = "") -> None:
         if row.get(filled) is not None and (before := row.get("rater") or "somebody") != label.rater:
             raise EvalsetError(f"{before} has graded this item meanwhile: {row[filled]}; go on to the next")
         said = {"comment": comment, "rater": label.rater, "rubric": label.rubric, "at": label.at}
-        shown = _inert if path.suffix == ".csv" else visible
+        shown = _inert_label_text if path.suffix == ".csv" else visible
         row |= {filled: label.value, **{name: shown(text) for name, text in said.items()}}
-        _write_rows(path, rows, tuple(columns))
+        _write_label_rows(path, rows, tuple(columns))
 
 
 @contextmanager
-def only_writer(path: Path) -> Iterator[None]:
+def only_sheet_writer(path: Path) -> Iterator[None]:
     """Keep other writers of the same folder waiting, so that nobody's rows are lost between reading and writing.
 
     Raises
@@ -232,7 +235,7 @@ def only_writer(path: Path) -> Iterator[None]:
         os.close(folder)
 
 
-def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+def _write_label_rows(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
     if path.suffix not in _SHEETS:
         raise EvalsetError(f"a sheet is one of {', '.join(_SHEETS)}, found {path.suffix or 'no suffix'!r}: {path}")
     text = io.StringIO(newline="")
@@ -249,7 +252,7 @@ def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence
         raise EvalsetError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def read_sheet(path: Path, metric: str, *, rater: str, rubric: str, at: str) -> list[Label]:
+def read_label_sheet(path: Path, metric: str, *, rater: str, rubric: str, at: str) -> list[Label]:
     """Labels of the rows of a filled-in sheet that have a value; they are a person's.
 
     A row that says itself who filled it, by which rubric and when keeps that; of the others ``rater``, ``rubric`` and
@@ -262,14 +265,14 @@ def read_sheet(path: Path, metric: str, *, rater: str, rubric: str, at: str) -> 
         an item that an earlier row has; if the file cannot be read or has no columns item_id and value or grade.
     """
     table, out, defects, lines = read_table(path), list[Label](), list[Defect](), dict[str, int]()
-    for number, row in named_rows(table, _SHEET_NAMES, ("item_id", "value"))[0]:
+    for number, row in named_table_rows(table, _SHEET_NAMES, ("item_id", "value"))[0]:
         if row["value"] is None:
             continue
         try:
-            item_id = (id_text("item_id", row["item_id"]) or "").removeprefix("'")
-            said = [name_text(name, row[name]).strip() or given for name, given in
+            item_id = (id_cell("item_id", row["item_id"]) or "").removeprefix("'")
+            said = [name_cell(name, row[name]).strip() or given for name, given in
                     (("rater", rater), ("rubric", rubric), ("at", at))]  # fmt: skip
-            if (value := share("the grade", row["value"])) is None:
+            if (value := share_cell("the grade", row["value"])) is None:
                 continue
             if not (said[0] and said[1]):
                 raise Unusable(f"{item_id!r} has a grade of nobody; say who graded (--rater) by which rules (--rubric)")
@@ -278,11 +281,11 @@ def read_sheet(path: Path, metric: str, *, rater: str, rubric: str, at: str) -> 
                 defects.append(Defect(str(path), number, f"line {first} has a value of {item_id!r} already"))
         except (Unusable, EvalsetError) as error:
             defects.append(Defect(str(path), number, str(error)))
-    refuse(path, defects)
+    refuse_file(path, defects)
     return out
 
 
-def _inert(text: str) -> str:
+def _inert_label_text(text: str) -> str:
     """Text as it is seen, without what a spreadsheet takes for a formula (CSV injection: OWASP)."""
     shown = visible(text)
     return f"'{shown}" if shown[:1] in tuple("=+-@\t\r") else shown

@@ -16,7 +16,7 @@ import polars as pl
 from scipy.special import bdtrc
 
 from workbench.errors import ConfigError
-from workbench.evaluation.compare import MIN_CLUSTERS, MIN_DIFFERING, bootstrap_t, most_worse, pairwise
+from workbench.evaluation.compare import MIN_CLUSTERS, MIN_DIFFERING, bootstrap_t, most_worse_clusters, pairwise
 from workbench.quality.labels import Truth
 from workbench.quality.ppi import label_factor
 from workbench.rendering.table import Column, Table
@@ -66,7 +66,7 @@ class LicenceRule:
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
+class JudgeAgreement:
     """How far a judge and the labels agree on one slice; shares in [0, 1], None where there is nothing to divide by.
 
     ``base_rate`` is the share that the labels call good, ``judge_rate`` what the judge does; ``constant`` is the
@@ -113,7 +113,7 @@ class Licence:
     status: Status
     truth: str
     rests_on: Mapping[str, str]
-    agreement: Agreement | None
+    agreement: JudgeAgreement | None
     flip_rate: float | None
     unknown_rate: float
     reasons: tuple[tuple[str, str], ...] = ()
@@ -125,7 +125,7 @@ class Licence:
 
 
 @dataclass(frozen=True, slots=True)
-class Anchors:
+class LicenceAnchors:
     """Verdicts on fixed items, before and now, by which a judge that changed behind its name is told.
 
     ``before`` and ``now`` are by item; ``noise`` is (differing, compared) among repeats of one and the same judge.
@@ -145,7 +145,7 @@ class Anchors:
             raise ConfigError("the anchors were judged before or now, none both times; judge the same items again")
         k = sum((self.before[i] >= threshold) != (self.now[i] >= threshold) for i in both)
         differing, compared = self.noise
-        level = float(most_worse(np.array(differing), compared, confidence)) if compared else 0.0
+        level = float(most_worse_clusters(np.array(differing), compared, confidence)) if compared else 0.0
         tail = float(bdtrc(k - 1, len(both), level))
         if k and tail < 1 - confidence:
             return f"{k} of {len(both)} anchors got another verdict, where repeats differ in at most {level:.1%}"
@@ -153,7 +153,7 @@ class Anchors:
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class LicenceEvidence:
     """What is known of one judge beside its scores.
 
     ``flips`` is (pairs whose verdict turned with the order, pairs asked both ways), None for a judge of single answers.
@@ -161,7 +161,7 @@ class Evidence:
 
     rests_on: Mapping[str, str]
     flips: tuple[int, int] | None = None
-    anchors: Anchors | None = None
+    anchors: LicenceAnchors | None = None
     measured: Mapping[str, str] | None = None
     judged_models: Sequence[str] = field(default=())
     model: str = ""
@@ -174,7 +174,7 @@ def measure_agreement(
     rule: LicenceRule,
     *,
     seed: int = 0,
-) -> Agreement:
+) -> JudgeAgreement:
     """``measure_agreement(labels, judged, codes, LicenceRule()).kappa``: agreement of shape (n,) arrays in [0, 1]."""
     y, f = (np.asarray(v >= rule.threshold, float) for v in (labels, judged))
     p, q, agree = float(y.mean()), float(f.mean()), np.asarray(y == f, float)
@@ -184,9 +184,9 @@ def measure_agreement(
     linear = kappa + ((agree - po) * (1 - pe) - (1 - po) * moved_pe) / (1 - pe) ** 2 if pe < 1 else np.zeros(len(y))
     both = np.stack([agree, np.asarray(y == float(p >= 0.5), float)])
     better = pairwise(both, both, clusters, confidence=rule.confidence, seed=seed)
-    above, below = _chances((labels - labels.mean()) * (judged - judged.mean()), clusters, seed)
+    above, below = _licence_chances((labels - labels.mean()) * (judged - judged.mean()), clusters, seed)
     factor, factor_high = label_factor(labels, judged, clusters, confidence=rule.confidence)
-    return Agreement(
+    return JudgeAgreement(
         n=len(y),
         n_clusters=int(clusters.max()) + 1,
         agreement=po,
@@ -221,11 +221,11 @@ def _kappa_low(
     if lost >= MIN_DIFFERING:
         return float(bootstrap_t(linear[None], clusters, confidence=confidence, seed=seed).low[0])
     sizes = np.bincount(clusters)
-    share = float(most_worse(np.array(lost), m, confidence)) * float(sizes.max() / sizes.mean())
+    share = float(most_worse_clusters(np.array(lost), m, confidence)) * float(sizes.max() / sizes.mean())
     return (max(1 - share, 0.0) - pe) / (1 - pe)
 
 
-def _chances(
+def _licence_chances(
     products: npt.NDArray[np.float64], clusters: npt.NDArray[np.int64], seed: int, draws: int = 4000
 ) -> tuple[float, float]:
     """Chance of a covariance as high, and as low, if labels and verdicts had nothing to do with each other.
@@ -241,7 +241,12 @@ def _chances(
 
 
 def license_judge(
-    verdicts: pl.DataFrame, truth: Truth, evidence: Evidence, *, rule: LicenceRule | None = None, slice_by: str = ""
+    verdicts: pl.DataFrame,
+    truth: Truth,
+    evidence: LicenceEvidence,
+    *,
+    rule: LicenceRule | None = None,
+    slice_by: str = "",
 ) -> list[Licence]:
     """``license_judge(verdicts, truth, evidence)[0].status``: licence of one judge for one metric, by slice.
 
@@ -270,7 +275,9 @@ def license_judge(
     return [_license(part, name, truth, evidence, rule) for name, part in parts]
 
 
-def _license(verdicts: pl.DataFrame, slice_: str, truth: Truth, evidence: Evidence, rule: LicenceRule) -> Licence:
+def _license(
+    verdicts: pl.DataFrame, slice_: str, truth: Truth, evidence: LicenceEvidence, rule: LicenceRule
+) -> Licence:
     judge, metric = verdicts.select("arm", "metric").row(0)
     unknown = float(verdicts["value"].null_count() / len(verdicts))
     means = verdicts.group_by("item_id").agg(pl.col("value").mean(), pl.col("cluster").first()).drop_nulls("value")
@@ -281,19 +288,19 @@ def _license(verdicts: pl.DataFrame, slice_: str, truth: Truth, evidence: Eviden
         found = measure_agreement(both["label"].to_numpy(), both["value"].to_numpy(), codes, rule)
     flips = evidence.flips
     flip_rate = flips[0] / flips[1] if flips and flips[1] else None
-    reasons = tuple(_refusals(found, evidence, unknown, flip_rate, means["value"].to_numpy(), rule))
+    reasons = tuple(_licence_refusals(found, evidence, unknown, flip_rate, means["value"].to_numpy(), rule))
     status: Status = "refused"
     if not reasons and found is not None:
-        reasons = tuple(("inform only", text) for text in _doubts(found, rule))
+        reasons = tuple(("inform only", text) for text in _licence_doubts(found, rule))
         status = "may inform" if reasons else "may gate"
     return Licence(
         judge, metric, slice_, status, truth.source, dict(evidence.rests_on), found, flip_rate, unknown, reasons,
-        tuple(_warnings(evidence, truth)),
+        tuple(_licence_warnings(evidence, truth)),
     )  # fmt: skip
 
 
-def _refusals(
-    found: Agreement | None, evidence: Evidence, unknown: float, flip_rate: float | None,
+def _licence_refusals(
+    found: JudgeAgreement | None, evidence: LicenceEvidence, unknown: float, flip_rate: float | None,
     judged: npt.NDArray[np.float64], rule: LicenceRule,
 ) -> list[tuple[str, str]]:  # fmt: skip
     """Every reason that refuses the judge; of those that follow from one another the first alone."""
@@ -308,11 +315,13 @@ def _refusals(
     if flip_rate is not None and flip_rate > rule.flip_limit:
         why["order"] = f"{flip_rate:.1%} of pairs, at most {rule.flip_limit:.0%} may"
     if "unparseable" not in why:  # what is left of its verdicts tells of those that were none
-        why |= _knows_nothing(found, judged, rule)
+        why |= _judge_knows_nothing(found, judged, rule)
     return [(kind, text.format(why[kind])) for kind, text in REFUSALS.items() if kind in why]
 
 
-def _knows_nothing(found: Agreement | None, judged: npt.NDArray[np.float64], rule: LicenceRule) -> dict[str, str]:
+def _judge_knows_nothing(
+    found: JudgeAgreement | None, judged: npt.NDArray[np.float64], rule: LicenceRule
+) -> dict[str, str]:
     """Why its verdicts tell nothing of the labels: one reason, the first that holds."""
     why: dict[str, str] = {}
     if len(judged) > 1 and float(np.ptp(judged)) == 0:
@@ -328,7 +337,7 @@ def _knows_nothing(found: Agreement | None, judged: npt.NDArray[np.float64], rul
     return why
 
 
-def _doubts(found: Agreement, rule: LicenceRule) -> list[str]:
+def _licence_doubts(found: JudgeAgreement, rule: LicenceRule) -> list[str]:
     """Why a judge that knows something may still not gate."""
     doubts = []
     if found.kappa_low < rule.kappa_floor:
@@ -343,23 +352,23 @@ def _doubts(found: Agreement, rule: LicenceRule) -> list[str]:
     return doubts
 
 
-def _warnings(evidence: Evidence, truth: Truth) -> list[str]:
+def _licence_warnings(evidence: LicenceEvidence, truth: Truth) -> list[str]:
     out = []
     if truth.source == "code":
         out.append("the truth is a program's check, no person's label")
     if truth.left_out:
         out.append(f"{truth.left_out} labels of models, programs or other rubrics are left out")
-    mine = model_family(evidence.model)
-    if kin := sorted({m for m in evidence.judged_models if mine and model_family(m) == mine}):
+    mine = judge_model_family(evidence.model)
+    if kin := sorted({m for m in evidence.judged_models if mine and judge_model_family(m) == mine}):
         out.append(f"the judge judges its own family: {', '.join(kin)}")
     return out
 
 
-def model_family(model: str) -> str:
+def judge_model_family(model: str) -> str:
     """Family of a model by its name, "" where it names none.
 
-    >>> model_family("openai/gpt-5.4-nano"), model_family("local/qwen2.5-coder-0.5b@1d96"), model_family("qwen3-4b")
-    ('gpt', 'qwen', 'qwen')
+    >>> [judge_model_family(name) for name in ("openai/gpt-5.4-nano", "local/qwen2.5-coder-0.5b@1d96", "qwen3-4b")]
+    ['gpt', 'qwen', 'qwen']
     """
     found = re.match(r"[a-z]+", model.rpartition("/")[2].lower())
     return found[0] if found else ""
@@ -380,7 +389,7 @@ def licences_table(licences: Sequence[Licence]) -> Table:
     return Table(columns, tuple(rows), "What each judge may do")
 
 
-def agreement_table(licences: Sequence[Licence]) -> Table:
+def judge_agreement_table(licences: Sequence[Licence]) -> Table:
     """How far each judge and the labels agree, one row a licence."""
     columns = (
         Column("judge"), Column("slice"), Column("agreement", "share"), Column("always the same", "share"),

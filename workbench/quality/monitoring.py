@@ -88,17 +88,19 @@ def log_capital(labelled: npt.NDArray[np.int64], false: npt.NDArray[np.int64], a
     """Logarithm of the mean over the bets of prod(1 + lambda (y - alpha)), for counts of any one shape."""
     odds = ODDS * alpha / (1 - alpha)
     rates = odds / (1 + odds)
-    won, lost = growth(np.array([1.0, 0.0]), alpha, (rates - alpha) / (alpha * (1 - alpha)))
-    return mixed(np.multiply.outer(false, won) + np.multiply.outer(labelled - false, lost))
+    won, lost = capital_growth(np.array([1.0, 0.0]), alpha, (rates - alpha) / (alpha * (1 - alpha)))
+    return mixed_capital(np.multiply.outer(false, won) + np.multiply.outer(labelled - false, lost))
 
 
-def growth(values: npt.NDArray[np.float64], mean: float, bets: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def capital_growth(
+    values: npt.NDArray[np.float64], mean: float, bets: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
     """Logarithm of what each value makes of the capital of each bet on "the mean is above this", one column a bet."""
     grown: npt.NDArray[np.float64] = np.log1p(np.multiply.outer(values - mean, bets))
     return grown
 
 
-def mixed(each: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def mixed_capital(each: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Logarithm of the capital that was split evenly over bets; the last axis of ``each`` is one bet's logarithm."""
     total: npt.NDArray[np.float64] = logsumexp(each, axis=-1) - np.log(each.shape[-1])
     return total
@@ -165,9 +167,9 @@ class MarginWatch:
             raise ConfigError("a difference lies in [-1, 1]: give scores in [0, 1], and bounds where there is none")
         paths, reached = [], []
         for values, mean, before in zip((low, -high), (-self.margin, self.margin), self.won, strict=True):
-            bets = stakes(mean, self.margin)
-            paths.append(growth(values, mean, bets).cumsum(axis=0) + (np.array(before) if before else 0.0))
-            over = mixed(paths[-1]) >= -np.log(self.delta)
+            bets = bet_stakes(mean, self.margin)
+            paths.append(capital_growth(values, mean, bets).cumsum(axis=0) + (np.array(before) if before else 0.0))
+            over = mixed_capital(paths[-1]) >= -np.log(self.delta)
             reached.append(int(over.argmax()) if over.any() else len(low))
         first, verdict, at = min(reached), self.verdict, self.decided_at
         if at is None and first < len(low):
@@ -176,7 +178,7 @@ class MarginWatch:
         return replace(self, pairs=self.pairs + len(low), won=won, verdict=verdict, decided_at=at)
 
 
-def stakes(mean: float, margin: float) -> npt.NDArray[np.float64]:
+def bet_stakes(mean: float, margin: float) -> npt.NDArray[np.float64]:
     """Bets on values in [-1, 1] against "the mean is at most this": doubled from the margin to the most that is staked.
 
     The best against a truth one margin away is about the margin over the variance, and no variance is above 1.
@@ -196,7 +198,7 @@ def mean_bounds(
     def least(values: npt.NDArray[np.float64]) -> float:
         distinct, counts = np.unique(values, return_counts=True)
         for mean in np.linspace(-1, 1, steps + 1)[1:-1]:
-            if mixed(counts @ growth(distinct, mean, stakes(mean, margin))) < -np.log(delta):
+            if mixed_capital(counts @ capital_growth(distinct, mean, bet_stakes(mean, margin))) < -np.log(delta):
                 return float(mean) - 2 / steps
         return 1 - 2 / steps
 
@@ -283,7 +285,7 @@ class QualityWatch:
         if not weeks:
             return None
         n, means = np.array([w.information for w in series]), np.array([w.mean for w in series])
-        found, limits = scan(means[None], n)[0], self.critical(n, baseline.mean)
+        found, limits = scan_quality_weeks(means[None], n)[0], self.critical(n, baseline.mean)
         over = found.max(axis=1) > limits
         if not over.any():
             return None
@@ -307,7 +309,7 @@ class QualityWatch:
         calls = np.maximum(np.rint(information), 1).astype(np.int64)
         # each period has its own draws, so that one more moves none of the earlier limits
         drawn = [np.random.default_rng([self.seed, i]).binomial(n, rate, PATHS) / n for i, n in enumerate(calls)]
-        largest = scan(np.column_stack(drawn), information).max(axis=2)
+        largest = scan_quality_weeks(np.column_stack(drawn), information).max(axis=2)
         alive, limits = np.ones(PATHS, bool), []
         # less two standard errors of the simulation, so that its luck is not the watch's
         alpha = max(self.alpha - 2 * (self.alpha * (1 - self.alpha) / PATHS) ** 0.5, self.alpha / 2)
@@ -319,7 +321,7 @@ class QualityWatch:
         return np.array(limits)
 
 
-def scan(means: npt.NDArray[np.float64], information: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def scan_quality_weeks(means: npt.NDArray[np.float64], information: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Drop in standard errors for every look and every week in which it may have begun, shape (paths, weeks, weeks).
 
     ``means`` (paths, 1 + weeks) begin with the baseline, whose spread is that of one call. Weeks after the look are

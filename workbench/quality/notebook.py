@@ -31,15 +31,21 @@ from workbench.quality.judges import (
 from workbench.quality.label_view import LabelView, view_or_table
 from workbench.quality.labels import Truth
 from workbench.quality.licence import (
-    Evidence,
     Licence,
+    LicenceEvidence,
     LicenceRule,
-    agreement_table,
+    judge_agreement_table,
     licences_table,
     license_judge,
 )
 from workbench.quality.ppi import PPIEstimate, labels_for, next_labels, ppi_mean
-from workbench.quality.production import GroupWeeks, by_group, groups_table, rated_calls, read_graded
+from workbench.quality.production import (
+    GroupWeeks,
+    production_by_group,
+    production_groups_table,
+    rated_calls,
+    read_graded,
+)
 from workbench.quality.subgroups import nobody_worse
 from workbench.records import Decision, content_hash, parameters_of
 from workbench.rendering.table import Column, Interval, Table
@@ -266,7 +272,7 @@ class QualityExperiment(PairedExperiment[QualityParameters, JudgedSplit], Notebo
             said = test.verdicts.filter(pl.col("arm") == arm.name)
             rests = arm.rests_on(said) if isinstance(arm, Judge) else {"model": "", "prompt": "", **_rests(arm)}
             model = arm.model if isinstance(arm, Judge) else ""
-            evidence = Evidence(rests, judged_models=[self.what.model], model=model)
+            evidence = LicenceEvidence(rests, judged_models=[self.what.model], model=model)
             out += license_judge(said, self._truth(test.split), evidence, rule=LicenceRule(), slice_by="tenant_id")
         return out
 
@@ -276,7 +282,7 @@ class QualityExperiment(PairedExperiment[QualityParameters, JudgedSplit], Notebo
 
     def agreement_table(self, found: Sequence[Licence]) -> Table:
         """How far judges and labels agree, by tenant."""
-        return agreement_table(found)
+        return judge_agreement_table(found)
 
     def saved(self, test: JudgedSplit) -> Table:
         """What each judge saves of the labels, if only a share of the test answers had one: PPI++, by family."""
@@ -352,7 +358,7 @@ class QualityExperiment(PairedExperiment[QualityParameters, JudgedSplit], Notebo
     def production(self) -> Table:
         """Share of good production calls, of all and by feature and tenant, and whether it has dropped."""
         if self.groups:
-            return groups_table(self.groups, self.graded)
+            return production_groups_table(self.groups, self.graded)
         told = f"{PRODUCTION}. Nothing is known of it: workbench quality draw {SHEET} --since DATE draws calls as a "
         told += "sheet, workbench quality grade takes a person's or a judge's grades, and production= shows them."
         return Table.of(("group",), [], told)
@@ -408,7 +414,7 @@ class QualityExperiment(PairedExperiment[QualityParameters, JudgedSplit], Notebo
             stands_for = float(graded["sample_weight"].sum())
             told = f"{len(graded):,} graded calls of {Path(given).name}, which stand for {stands_for:,.0f}, "
             told += f"graded by {by}."
-        return by_group(graded), told
+        return production_by_group(graded), told
 
     def _weeks(self) -> tuple[WeekRow, ...]:
         return tuple(week for group in self.groups for week in group.weeks)

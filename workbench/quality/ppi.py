@@ -78,8 +78,8 @@ def ppi_mean(
     (0.522, 0.75)
     """
     n, others = len(labels), len(unlabelled)
-    _refuse_labels(labels, judged, unlabelled, clusters)
-    weight = _tuned_weight(labels, judged, unlabelled)
+    _refuse_ppi_labels(labels, judged, unlabelled, clusters)
+    weight = _ppi_tuned_weight(labels, judged, unlabelled)
     rest = labels - weight * judged
     imputed, rectifier = weight * unlabelled.mean(), rest.mean()
     mean = float(imputed + rectifier)
@@ -184,13 +184,15 @@ def next_labels(
         Cluster of each labelled item, then of each other one.
     """
     n = len(rest)
-    parts, counts = _variance_parts(rest, clusters[:n]), Counter(clusters[:n].tolist())
-    fixed = estimate.weight**2 * _of_mean(_variance_parts(unlabelled, clusters[n:]), Counter(clusters[n:].tolist()))
+    parts, counts = _ppi_variance_parts(rest, clusters[:n]), Counter(clusters[:n].tolist())
+    fixed = estimate.weight**2 * _ppi_variance_of_mean(
+        _ppi_variance_parts(unlabelled, clusters[n:]), Counter(clusters[n:].tolist())
+    )
     waiting = dict(enumerate(clusters[n:].tolist()))
     out: list[NextLabel] = []
 
     def spread() -> float:
-        return float(np.sqrt(_of_mean(parts, counts) + fixed))
+        return float(np.sqrt(_ppi_variance_of_mean(parts, counts) + fixed))
 
     before = reach = (estimate.high - estimate.low) / 2
     unit = before / spread() if spread() else 0.0
@@ -204,13 +206,13 @@ def next_labels(
     return out
 
 
-def _of_mean(parts: tuple[float, float], counts: Counter[int]) -> float:
+def _ppi_variance_of_mean(parts: tuple[float, float], counts: Counter[int]) -> float:
     """Variance of the mean of so many values per cluster."""
     n = counts.total()
     return parts[0] * sum(k * k for k in counts.values()) / n**2 + parts[1] / n
 
 
-def _variance_parts(values: Floats, clusters: npt.NDArray[np.int64]) -> tuple[float, float]:
+def _ppi_variance_parts(values: Floats, clusters: npt.NDArray[np.int64]) -> tuple[float, float]:
     """Variance between clusters and within them (one-way analysis of variance, unequal sizes)."""
     codes = np.unique(clusters, return_inverse=True)[1]
     sizes = np.bincount(codes)
@@ -223,7 +225,7 @@ def _variance_parts(values: Floats, clusters: npt.NDArray[np.int64]) -> tuple[fl
     return max((among - within) / ((n - (sizes**2).sum() / n) / (m - 1)), 0.0), within
 
 
-def _tuned_weight(labels: Floats, judged: Floats, unlabelled: Floats) -> float:
+def _ppi_tuned_weight(labels: Floats, judged: Floats, unlabelled: Floats) -> float:
     """Lambda of PPI++ for a mean (their equation 8), within [0, 1]."""
     spread = float(np.cov(np.concatenate([judged, unlabelled])))
     if not spread:
@@ -232,7 +234,9 @@ def _tuned_weight(labels: Floats, judged: Floats, unlabelled: Floats) -> float:
     return float(np.clip(together / ((1 + len(labels) / len(unlabelled)) * spread), 0, 1))
 
 
-def _refuse_labels(labels: Floats, judged: Floats, unlabelled: Floats, clusters: npt.NDArray[np.int64] | None) -> None:
+def _refuse_ppi_labels(
+    labels: Floats, judged: Floats, unlabelled: Floats, clusters: npt.NDArray[np.int64] | None
+) -> None:
     if len(labels) < 2 or len(labels) != len(judged) or not len(unlabelled):
         raise ConfigError(
             f"2 labels or more are needed, each with the judge's score, and items without one; found {len(labels)} "

@@ -19,14 +19,14 @@ import sqlalchemy as sa
 from scipy.special import stdtrit
 
 from workbench.errors import ConfigError, Defect
-from workbench.evalset.cells import Unusable, id_text, name_text, number, share, times_of
-from workbench.evalset.files import Names, named_rows, read_table, refuse
+from workbench.evalset.cells import Unusable, id_cell, name_cell, number_cell, share_cell, times_of_cells
+from workbench.evalset.files import Names, named_table_rows, read_table, refuse_file
 from workbench.evaluation.run_summary import PRODUCTION, WeekRow
-from workbench.quality.feedback import trace_scores
+from workbench.quality.feedback import feedback_trace_scores
 from workbench.quality.monitoring import QualityWatch, Week
 from workbench.quality.sampling import ledger_calls
 from workbench.rendering.table import Column, Interval, Table
-from workbench.state import reader
+from workbench.state import reading_engine
 from workbench.telemetry.ledger import Ledger
 
 MIN_GRADED = 30  # calls of a week, below which nothing is said of it
@@ -104,7 +104,7 @@ def read_graded(path: Path) -> pl.DataFrame:
     EvalsetError
         With the line of everything that is wrong: a column, grade, time or weight, or a trace that stands twice.
     """
-    rows, _ = named_rows(read_table(path), _NAMES, _NEEDED)
+    rows, _ = named_table_rows(read_table(path), _NAMES, _NEEDED)
     weighted = any(row["sample_weight"] is not None for _, row in rows)
     found: list[tuple[Any, ...]] = []
     times: list[tuple[int, Any]] = []
@@ -112,7 +112,7 @@ def read_graded(path: Path) -> pl.DataFrame:
     seen: dict[str, int] = {}
     for line, row in rows:
         try:
-            cells = _graded_call(row, weighted)
+            cells = _graded_production_call(row, weighted)
             if cells and (first := seen.setdefault(cells[0], line)) != line:
                 raise Unusable(f"trace {cells[0]!r} stands twice, first on line {first}; give each call one grade")
         except Unusable as error:
@@ -121,12 +121,12 @@ def read_graded(path: Path) -> pl.DataFrame:
         if cells:
             found.append(cells)
             times.append((line, row["started"]))
-    placed, wrong = times_of("started", times)
+    placed, wrong = times_of_cells("started", times)
     if any(len(at) < len("2026-01-31T00:00") for _, at in placed):
         wrong = [(times[0][0], '"started" counts from no date; write 2026-01-31T12:00:00Z')]
-    refuse(path, [*defects, *(Defect(str(path), line, told) for line, told in wrong)])
+    refuse_file(path, [*defects, *(Defect(str(path), line, told) for line, told in wrong)])
     if not found:
-        refuse(path, [Defect(str(path), 0, "has no call with a grade; write a number in [0, 1] as grade")])
+        refuse_file(path, [Defect(str(path), 0, "has no call with a grade; write a number in [0, 1] as grade")])
     days = [date.fromisoformat(at[:10]) for _, at in placed]
     out = [(*cells, day - timedelta(days=day.weekday())) for cells, day in zip(found, days, strict=True)]
     return pl.DataFrame(out, schema=_SCHEMA, orient="row")
@@ -140,8 +140,8 @@ def rated_calls(engine: sa.Engine) -> pl.DataFrame:
     ConfigError
         If users said nothing of any call.
     """
-    with reader(engine).begin() as connection:
-        said = connection.execute(trace_scores(engine)).all()
+    with reading_engine(engine).begin() as connection:
+        said = connection.execute(feedback_trace_scores(engine)).all()
     scores = pl.DataFrame(said, schema={"trace_id": pl.String, "grade": pl.Float64}, orient="row")
     calls = ledger_calls(Ledger(engine).frame()).join(scores, on="trace_id")
     if calls.is_empty():
@@ -154,7 +154,7 @@ def rated_calls(engine: sa.Engine) -> pl.DataFrame:
     return calls.with_columns(**told, week=day.dt.truncate("1w")).select(*_SCHEMA)
 
 
-def by_group(graded: pl.DataFrame) -> list[GroupWeeks]:
+def production_by_group(graded: pl.DataFrame) -> list[GroupWeeks]:
     """Everything, then each feature and tenant where there are several: weeks, and what the watch says.
 
     Parameters
@@ -166,13 +166,13 @@ def by_group(graded: pl.DataFrame) -> list[GroupWeeks]:
     for column in ("feature", "tenant"):
         of = {str(value): part for (value,), part in graded.group_by(column)}
         parts += [(column, value, of[value]) for value in sorted(of)] if len(of) > 1 else []
-    groups = [(_graded_group(by, value, part), part) for by, value, part in parts]
+    groups = [(_graded_production_group(by, value, part), part) for by, value, part in parts]
     testable = sum(len(group.enough) > BASELINE_WEEKS for group, _ in groups)
     watch = QualityWatch(QualityWatch().alpha / max(testable, 1))
-    return [_watched(group, part, watch) for group, part in groups]
+    return [_watched_production(group, part, watch) for group, part in groups]
 
 
-def groups_table(groups: Sequence[GroupWeeks], source: str) -> Table:
+def production_groups_table(groups: Sequence[GroupWeeks], source: str) -> Table:
     """One row a group: its first weeks, its latest, and whether a drop was told; ``source`` ends the caption."""
     columns = (
         Column("group", limit=80), Column("status", "status"), Column("since"), Column("latest week", "interval"),
@@ -185,10 +185,10 @@ def groups_table(groups: Sequence[GroupWeeks], source: str) -> Table:
         latest = Interval(last.mean, last.low, last.high) if last and last.mean is not None else None
         seen = (g.name, g.status, g.since or None, latest, g.baseline, g.change, g.told or None)
         rows.append((*seen, sum(w.n for w in g.weeks), len(g.enough)))
-    return Table(columns, tuple(rows), f"{PRODUCTION}. {sentence(groups)}. {source}")
+    return Table(columns, tuple(rows), f"{PRODUCTION}. {production_sentence(groups)}. {source}")
 
 
-def sentence(groups: Sequence[GroupWeeks]) -> str:
+def production_sentence(groups: Sequence[GroupWeeks]) -> str:
     """What the watch says of all groups, in words."""
     named = {s: [g for g in groups if g.status == s] for s in ("dropped", "no drop seen", "too few", "several graders")}
     dropped = ", ".join(f"{g.name} since the week of {g.since}" for g in named["dropped"])
@@ -206,7 +206,7 @@ def sentence(groups: Sequence[GroupWeeks]) -> str:
     return told[0].upper() + told[1:]
 
 
-def share_good(part: pl.DataFrame) -> tuple[Week, Interval]:
+def production_share_good(part: pl.DataFrame) -> tuple[Week, Interval]:
     """Weighted share of good calls, as the watch takes it, and its two-sided 95 % interval.
 
     It speaks of what calls are like, not of those of the week alone, so that calls that are always kept add to the
@@ -227,52 +227,52 @@ def share_good(part: pl.DataFrame) -> tuple[Week, Interval]:
     return week, Interval(mean, max(middle - reach, 0.0), min(middle + reach, 1.0))
 
 
-def _graded_call(row: dict[str, Any], weighted: bool) -> tuple[Any, ...] | None:
+def _graded_production_call(row: dict[str, Any], weighted: bool) -> tuple[Any, ...] | None:
     """Cells of `_SCHEMA` without the week; None where nobody has graded the call."""
-    if (grade := share("grade", row["grade"])) is None:
+    if (grade := share_cell("grade", row["grade"])) is None:
         return None
-    if not (trace_id := id_text("trace_id", row["trace_id"])):
+    if not (trace_id := id_cell("trace_id", row["trace_id"])):
         raise Unusable('"trace_id" is missing; say which call was graded')
-    weight = number("sample_weight", row["sample_weight"]) if weighted else 1.0
+    weight = number_cell("sample_weight", row["sample_weight"]) if weighted else 1.0
     if weight is None or weight < 1:
         raise Unusable(f"sample_weight is how many calls this one stands for, from 1, found {row['sample_weight']!r}")
-    names = [name_text(name, row[name]) for name in ("tenant", "feature", "grader")]
+    names = [name_cell(name, row[name]) for name in ("tenant", "feature", "grader")]
     grader = None if row["source"] == "code" else names[2]
     return trace_id, names[0] or "default", names[1] or "default", weight, grade, grader
 
 
-def _graded_group(by: str, value: str, part: pl.DataFrame) -> GroupWeeks:
+def _graded_production_group(by: str, value: str, part: pl.DataFrame) -> GroupWeeks:
     weeks = []
     for monday in sorted(part["week"].unique()):
         of = part.filter(pl.col("week") == monday)
-        found = share_good(of)[1] if len(of) >= MIN_GRADED else Interval(0.0, None, None)
+        found = production_share_good(of)[1] if len(of) >= MIN_GRADED else Interval(0.0, None, None)
         mean = found.estimate if found.low is not None else None
         weeks.append(WeekRow("", str(monday), len(of), float(of["sample_weight"].sum()), mean, found.low, found.high))
     group = GroupWeeks(by, value, tuple(weeks), None)
     first = group.enough[:BASELINE_WEEKS]
     named = replace(group, weeks=tuple(replace(w, group=group.name) for w in weeks))
-    return replace(named, baseline=share_good(_of(part, first))[1] if first else None)
+    return replace(named, baseline=production_share_good(_production_of_group(part, first))[1] if first else None)
 
 
-def _of(part: pl.DataFrame, weeks: Sequence[WeekRow]) -> pl.DataFrame:
+def _production_of_group(part: pl.DataFrame, weeks: Sequence[WeekRow]) -> pl.DataFrame:
     return part.filter(pl.col("week").is_in([date.fromisoformat(w.week) for w in weeks]))
 
 
-def _watched(group: GroupWeeks, part: pl.DataFrame, watch: QualityWatch) -> GroupWeeks:
+def _watched_production(group: GroupWeeks, part: pl.DataFrame, watch: QualityWatch) -> GroupWeeks:
     """The group with what is said of it; each watch has the weeks before it, from the last drop on, as its baseline."""
     weeks, start, ends = group.enough, 0, BASELINE_WEEKS
     if len(weeks) <= BASELINE_WEEKS:
         return group
-    if _of(part, weeks)["grader"].drop_nulls().n_unique() > 1:
+    if _production_of_group(part, weeks)["grader"].drop_nulls().n_unique() > 1:
         return replace(group, status="several graders")
     group = replace(group, status="not tested")
     while ends < len(weeks):
-        baseline = share_good(_of(part, weeks[start:ends]))[0]
+        baseline = production_share_good(_production_of_group(part, weeks[start:ends]))[0]
         if not 0 < baseline.mean < 1:  # it has no spread to tell a drop by: a longer one
             ends += 1
             continue
         looked = weeks[ends : ends + watch.looks]
-        alarm = watch.alarm(baseline, [share_good(_of(part, [week]))[0] for week in looked])
+        alarm = watch.alarm(baseline, [production_share_good(_production_of_group(part, [week]))[0] for week in looked])
         start, ends = ends, ends + len(looked)
         if alarm:
             since, told = looked[alarm.since - 1].week, looked[alarm.seen - 1].week

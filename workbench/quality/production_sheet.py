@@ -21,17 +21,17 @@ import sqlalchemy as sa
 
 from workbench.codec import from_plain, write_whole
 from workbench.errors import ConfigError, EvalsetError, TraceError, unknown_name
-from workbench.evalset.cells import shown
+from workbench.evalset.cells import shown_cell
 from workbench.evalset.evalset import Evalset
 from workbench.evalset.files import read_jsonl
-from workbench.evalset.imports.judgement_sheets import cohens_kappa, nothing_filled
+from workbench.evalset.imports.judgement_sheets import cohens_kappa, nothing_filled_in_sheets
 from workbench.evalset.imports.log_import import TOOLS
-from workbench.evalset.imports.logged_calls import LoggedCall, ToolLog, cost_nanos
+from workbench.evalset.imports.logged_calls import LoggedCall, ToolLog, logged_cost_nanos
 from workbench.inference.client import Client
 from workbench.inference.prices import PriceTable, nanos
-from workbench.quality.feedback import exchange, trace_scores
+from workbench.quality.feedback import candidate_exchange, feedback_trace_scores
 from workbench.quality.judges import Judge, Judged, JudgedAnswers, ask_judge, judges_of
-from workbench.quality.labels import Label, only_writer, read_sheet, sheet_rows, write_sheet
+from workbench.quality.labels import Label, label_sheet_rows, only_sheet_writer, read_label_sheet, write_label_sheet
 from workbench.quality.licence import PARTS
 from workbench.quality.sampling import (
     CALLS_SCHEMA,
@@ -39,15 +39,15 @@ from workbench.quality.sampling import (
     LEDGER_COLUMNS,
     SamplingPlan,
     ledger_calls,
-    rates_for,
     sample_calls,
+    sampling_rates,
 )
 from workbench.records import Decision, content_hash
 from workbench.rendering.text import visible
-from workbench.state import reader
+from workbench.state import reading_engine
 from workbench.telemetry.ledger import Ledger
 from workbench.telemetry.redaction import redact
-from workbench.telemetry.traces import best_scores, documents_of, load_trace
+from workbench.telemetry.traces import documents_of_span, load_trace, trace_best_scores
 
 METRIC = "good"
 _OF_CALL = ("trace_id", "started", "tenant_id", "feature", "sample_reason", "sample_weight")
@@ -56,7 +56,7 @@ _SPANS_WEEKS = timedelta(days=2)  # no call takes longer: its attempts may lie o
 _MAY_GRADE = ("chosen", "upgrade", "keep_reference")
 
 
-class Exchange(NamedTuple):
+class SheetExchange(NamedTuple):
     """What a call was asked, what it answered, and what it had retrieved; empty where nothing is kept."""
 
     question: str
@@ -73,12 +73,12 @@ class ProductionCalls:
     frame : DataFrame
         Columns of `CALLS_SCHEMA`, one row a trace, and retrieval_score where it is known.
     read : callable
-        `Exchange` of a trace.
+        `SheetExchange` of a trace.
     """
 
     frame: pl.DataFrame
     thumbs_down: frozenset[str]
-    read: Callable[[str], Exchange]
+    read: Callable[[str], SheetExchange]
     source: str
 
 
@@ -109,7 +109,7 @@ class DrawnCall:
     @property
     def week(self) -> date:
         """Its Monday."""
-        return _monday(date.fromisoformat(self.started[:10]))
+        return _sheet_monday(date.fromisoformat(self.started[:10]))
 
 
 class DrawCounts(NamedTuple):
@@ -123,10 +123,10 @@ class DrawCounts(NamedTuple):
     lost: int
 
 
-def whole_weeks(since: date, until: date | None, now: datetime) -> tuple[date, date]:
+def sheet_weeks(since: date, until: date | None, now: datetime) -> tuple[date, date]:
     """Monday of the first week, and the Monday after the last one that is over.
 
-    >>> whole_weeks(date(2026, 11, 4), None, datetime(2026, 11, 26, tzinfo=UTC))
+    >>> sheet_weeks(date(2026, 11, 4), None, datetime(2026, 11, 26, tzinfo=UTC))
     (datetime.date(2026, 11, 2), datetime.date(2026, 11, 23))
 
     Raises
@@ -134,8 +134,8 @@ def whole_weeks(since: date, until: date | None, now: datetime) -> tuple[date, d
     ConfigError
         If no whole week lies between, or the last one is not over.
     """
-    this = _monday(now.date())
-    first, last = _monday(since), this if until is None else _monday(until)
+    this = _sheet_monday(now.date())
+    first, last = _sheet_monday(since), this if until is None else _sheet_monday(until)
     if last > this:
         raise ConfigError(f"--until {until} lies beyond the weeks that are over: they end before {this}")
     if first >= last:
@@ -146,33 +146,35 @@ def whole_weeks(since: date, until: date | None, now: datetime) -> tuple[date, d
     return first, last
 
 
-def calls_of_ledger(engine: sa.Engine, since: date, until: date, *, scored: bool = False) -> ProductionCalls:
+def production_calls_of_ledger(engine: sa.Engine, since: date, until: date, *, scored: bool = False) -> ProductionCalls:
     """Product calls of the ledger that began in these weeks, with what their traces keep.
 
     ``scored`` looks up the best retrieval score of each trace, for `SamplingPlan.least_score`.
     """
-    first, last = (_moment(day) for day in (since, until))
+    first, last = (_sheet_moment(day) for day in (since, until))
     of_time = {"since": (first - _SPANS_WEEKS).isoformat(), "until": (last + _SPANS_WEEKS).isoformat()}
-    calls = _inside(ledger_calls(Ledger(engine).columns(LEDGER_COLUMNS, **of_time)), since, until)
+    calls = _inside_sheet_weeks(ledger_calls(Ledger(engine).columns(LEDGER_COLUMNS, **of_time)), since, until)
     if scored:
-        best = best_scores(engine, first, last)
+        best = trace_best_scores(engine, first, last)
         calls = calls.with_columns(retrieval_score=pl.col("trace_id").replace_strict(best, default=None))
-    with reader(engine).begin() as connection:
-        bad = frozenset(said.trace_id for said in connection.execute(trace_scores(engine)).all() if said.score < 0.5)
+    with reading_engine(engine).begin() as connection:
+        bad = frozenset(
+            said.trace_id for said in connection.execute(feedback_trace_scores(engine)).all() if said.score < 0.5
+        )
 
-    def read(trace_id: str) -> Exchange:
+    def read(trace_id: str) -> SheetExchange:
         try:
             trace = load_trace(engine, trace_id, wait_s=0.0)
         except TraceError:
-            return Exchange("", "")
-        found = [document for row in trace.rows for document in documents_of(row.attributes)]
+            return SheetExchange("", "")
+        found = [document for row in trace.rows for document in documents_of_span(row.attributes)]
         texts = (f"{d.get('id', '')}\n{d.get('text') or d.get('content') or d.get('title') or ''}" for d in found)
-        return Exchange(*exchange(trace)[:2], "\n\n".join(text.strip() for text in texts))
+        return SheetExchange(*candidate_exchange(trace)[:2], "\n\n".join(text.strip() for text in texts))
 
     return ProductionCalls(calls, bad, read, "the ledger")
 
 
-def calls_of_log(log: ToolLog, prices: PriceTable, since: date, until: date) -> ProductionCalls:
+def production_calls_of_log(log: ToolLog, prices: PriceTable, since: date, until: date) -> ProductionCalls:
     """Calls of another tool's log that began in these weeks, one row a trace.
 
     Raises
@@ -188,13 +190,13 @@ def calls_of_log(log: ToolLog, prices: PriceTable, since: date, until: date) -> 
         if call.started:
             traces.setdefault(key, []).append(call)
     searched = {search.query: search.hits for search in log.searches}
-    said, rows = dict[str, Exchange](), []
+    said, rows = dict[str, SheetExchange](), []
     for key, calls in traces.items():
         asked = next((c for c in calls if c.prompt.strip()), calls[0])
         answer = next((c.output for c in reversed(calls) if c.output), "")
         hits = searched.get(asked.prompt, ())
-        said[key] = Exchange(asked.prompt, answer, "\n".join(doc for doc, _ in hits))
-        by_tokens = [(cost_nanos(c, prices), c.usd or 0) for c in calls]
+        said[key] = SheetExchange(asked.prompt, answer, "\n".join(doc for doc, _ in hits))
+        by_tokens = [(logged_cost_nanos(c, prices), c.usd or 0) for c in calls]
         cost = sum(nanos(usd) if found is None else found for found, usd in by_tokens)
         best = hits[0][1] if hits else None
         who = (asked.tenant_id, asked.feature, calls[0].started)
@@ -202,20 +204,20 @@ def calls_of_log(log: ToolLog, prices: PriceTable, since: date, until: date) -> 
     frame = pl.DataFrame(rows, schema={**CALLS_SCHEMA, "retrieval_score": pl.Float64}, orient="row")
     scores = [s for c in log.calls for s in ((c.trace_id or c.call_id, s) for s in c.scores)] + log.scores
     bad = frozenset(key for key, s in scores if s.source == "human" and s.value is not None and s.value < 0.5)
-    return ProductionCalls(_inside(frame, since, until), bad, lambda key: said[key], f"a log of {log.tool}")
+    return ProductionCalls(_inside_sheet_weeks(frame, since, until), bad, lambda key: said[key], f"a log of {log.tool}")
 
 
-def weights_path(sheet: Path) -> Path:
+def sheet_weights_path(sheet: Path) -> Path:
     """File beside a sheet that says which calls its items are."""
     return sheet.with_name(f"{sheet.stem}.weights.jsonl")
 
 
-def graded_path(sheet: Path) -> Path:
+def graded_sheet_path(sheet: Path) -> Path:
     """File beside a sheet that `05_quality` reads."""
     return sheet.with_name(f"{sheet.stem}.graded.jsonl")
 
 
-def read_weights(sheet: Path) -> dict[str, DrawnCall]:
+def read_sheet_weights(sheet: Path) -> dict[str, DrawnCall]:
     """Items of a sheet by their id.
 
     Raises
@@ -223,7 +225,7 @@ def read_weights(sheet: Path) -> dict[str, DrawnCall]:
     EvalsetError
         If the file beside the sheet is not there, or a line is no item.
     """
-    path = weights_path(sheet)
+    path = sheet_weights_path(sheet)
     if not path.is_file():
         raise EvalsetError(
             f"{path} is not there, without which nobody knows which calls {sheet} holds; put it back, or draw another "
@@ -236,7 +238,7 @@ def read_weights(sheet: Path) -> dict[str, DrawnCall]:
     return out
 
 
-def draw_sheet(sheet: Path, calls: ProductionCalls, *, n: int, plan: SamplingPlan) -> DrawCounts:
+def draw_production_sheet(sheet: Path, calls: ProductionCalls, *, n: int, plan: SamplingPlan) -> DrawCounts:
     """Draw about ``n`` calls of each week beside those that are always kept, and add them to a sheet.
 
     The same calls give the same items. What stands on the sheet stays, with its grades; a week that was drawn with a
@@ -252,34 +254,34 @@ def draw_sheet(sheet: Path, calls: ProductionCalls, *, n: int, plan: SamplingPla
     if calls.frame.is_empty():
         raise EvalsetError(f"{calls.source} has no product call with a trace in these weeks; look at another period")
     sheet.parent.mkdir(parents=True, exist_ok=True)
-    with only_writer(sheet):
-        rows = sheet_rows(sheet) if sheet.is_file() else []
-        before = read_weights(sheet) if rows else {}
-        drawn = _drawn_weekly(calls, before, n, plan)
-        found, new = _with_texts(drawn, {str(row["item_id"]) for row in rows}, calls.read)
+    with only_sheet_writer(sheet):
+        rows = label_sheet_rows(sheet) if sheet.is_file() else []
+        before = read_sheet_weights(sheet) if rows else {}
+        drawn = _sheet_items_drawn(calls, before, n, plan)
+        found, new = _sheet_items_with_texts(drawn, {str(row["item_id"]) for row in rows}, calls.read)
         items, lost = before | found, len(drawn) - len(found)
         if not (rows or new):
             raise EvalsetError(
                 f"none of the {len(drawn):,} calls drawn can be graded: {lost:,} keep no answer, as traces that were "
                 "forgotten or made with WORKBENCH_CAPTURE_CONTENT=0, and the others failed"
             )
-        write_whole(weights_path(sheet), "".join(json.dumps(asdict(call)) + "\n" for call in items.values()))
-        write_sheet(sheet, [*rows, *new])
+        write_whole(sheet_weights_path(sheet), "".join(json.dumps(asdict(call)) + "\n" for call in items.values()))
+        write_label_sheet(sheet, [*rows, *new])
     reasons = Counter(call.sample_reason for call in found.values())
     graded = sum(row.get("grade") is not None for row in rows)
     failed = sum(not call.answered for call in items.values())
     return DrawCounts(len(calls.frame), reasons, len(new), graded, failed, lost)
 
 
-def _with_texts(
-    drawn: Mapping[str, DrawnCall], on_sheet: Collection[str], read: Callable[[str], Exchange]
+def _sheet_items_with_texts(
+    drawn: Mapping[str, DrawnCall], on_sheet: Collection[str], read: Callable[[str], SheetExchange]
 ) -> tuple[dict[str, DrawnCall], list[dict[str, str]]]:
     """Items without those of which no answer is kept, and the rows of new ones; a failure needs neither."""
     items, rows = dict[str, DrawnCall](), list[dict[str, str]]()
     for item_id in sorted(drawn):
         call = drawn[item_id]
         if item_id not in on_sheet:
-            said = Exchange(*(visible(redact(text), _LONGEST_ON_SHEET) for text in read(call.trace_id)))
+            said = SheetExchange(*(visible(redact(text), _LONGEST_ON_SHEET) for text in read(call.trace_id)))
             if said.answer.strip():
                 rows.append({"item_id": item_id, **said._asdict()})
             elif call.sample_reason == "error":
@@ -290,7 +292,7 @@ def _with_texts(
     return items, rows
 
 
-def _drawn_weekly(
+def _sheet_items_drawn(
     calls: ProductionCalls, before: Mapping[str, DrawnCall], n: int, plan: SamplingPlan
 ) -> dict[str, DrawnCall]:
     """Items of every week, by their id."""
@@ -302,7 +304,7 @@ def _drawn_weekly(
         mine = [call for call in before.values() if call.week == week and call.trace_id in there]
         most = max([n, *(call.per_week for call in mine)])
         kept = {call.trace_id: call.sample_reason for call in mine if call.sample_reason != DRAWN}
-        rated = replace(plan, rates=rates_for(part, most))
+        rated = replace(plan, rates=sampling_rates(part, most))
         sample = sample_calls(part, rated, thumbs_down=calls.thumbs_down, kept=kept)
         for row in sample.iter_rows(named=True):
             item_id = content_hash("item", row["trace_id"])[:16]
@@ -319,7 +321,7 @@ class GradeCounts(NamedTuple):
     agreement: str
 
 
-def grade_sheet(
+def grade_production_sheet(
     sheet: Path, *, rater: str = "", rubric: str = "", at: str = "", verdicts: Sequence[Label] = (), alone: bool = False
 ) -> GradeCounts:
     """Write the graded calls of a sheet: what people filled in, and for the rest the verdicts of a judge.
@@ -329,7 +331,7 @@ def grade_sheet(
     rater, rubric, at : str
         Of rows that do not say it themselves.
     verdicts : sequence of Label
-        Of a judge, from `judge_sheet`. A person's grade goes before it.
+        Of a judge, from `judge_production_sheet`. A person's grade goes before it.
     alone : bool
         Take the judge's verdict also where a person graded: one series by one grader, which the notebook can test.
 
@@ -338,37 +340,37 @@ def grade_sheet(
     EvalsetError
         If nothing is graded, a row is of no item that was drawn, or a grade or its rater is missing or wrong.
     """
-    items, said = read_weights(sheet), dict[str, Label]()
-    people = {label.item_id: label for label in read_sheet(sheet, METRIC, rater=rater, rubric=rubric, at=at)}
+    items, said = read_sheet_weights(sheet), dict[str, Label]()
+    people = {label.item_id: label for label in read_label_sheet(sheet, METRIC, rater=rater, rubric=rubric, at=at)}
     if foreign := sorted(people.keys() - items.keys()):
-        told = f"{len(foreign):,} graded rows of {sheet} are no items that were drawn, such as {shown(foreign[0])}"
+        told = f"{len(foreign):,} graded rows of {sheet} are no items that were drawn, such as {shown_cell(foreign[0])}"
         raise EvalsetError(f"{told}; grade the sheet that workbench quality draw wrote")
     judged = {label.item_id: label for label in verdicts}
     said = judged if alone else judged | people
     if not said:
-        raise EvalsetError(nothing_filled([sheet], "grade"))
-    comments = {str(row["item_id"]): row.get("comment") or "" for row in sheet_rows(sheet)}
+        raise EvalsetError(nothing_filled_in_sheets([sheet], "grade"))
+    comments = {str(row["item_id"]): row.get("comment") or "" for row in label_sheet_rows(sheet)}
     rows = []
     for item_id, call in sorted(items.items(), key=lambda found: (found[1].started, found[0])):
         label = said.get(item_id)
         if not call.answered:
             label = Label(item_id, METRIC, 0.0, "no answer", "code", "a call that failed")
         if label:
-            rows.append(_graded_row(call, label, comments.get(item_id, "") if label.source == "human" else ""))
-    write_whole(graded_path(sheet), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+            rows.append(_graded_sheet_row(call, label, comments.get(item_id, "") if label.source == "human" else ""))
+    write_whole(graded_sheet_path(sheet), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     both = [(people[i].value >= 0.5, judged[i].value >= 0.5) for i in people if i in judged]
     graders = Counter(f"{row['grader']} ({row['source']})" for row in rows)
-    return GradeCounts(graded_path(sheet), graders, len(items) - len(rows), _agreement(both))
+    return GradeCounts(graded_sheet_path(sheet), graders, len(items) - len(rows), _sheet_judge_agreement(both))
 
 
-def _graded_row(call: DrawnCall, label: Label, comment: str) -> dict[str, object]:
+def _graded_sheet_row(call: DrawnCall, label: Label, comment: str) -> dict[str, object]:
     kept = {name: getattr(call, name) for name in _OF_CALL}
     grader = f"{label.rater}, {label.rubric}"
     return kept | {"week": call.week.isoformat(), "grade": label.value, "grader": grader, "source": label.source,
                    "rubric": label.rubric, "graded_at": label.at, "comment": comment}  # fmt: skip
 
 
-def _agreement(both: Sequence[tuple[bool, bool]]) -> str:
+def _sheet_judge_agreement(both: Sequence[tuple[bool, bool]]) -> str:
     if not both:
         return ""
     kappa = cohens_kappa(both)
@@ -400,13 +402,13 @@ def licensed_judge(evalset: Evalset, name: str) -> tuple[Judge, Mapping[str, str
         raise ConfigError(f"judge {name!r} has no licence to grade; accepted is: {decision.sentence}")
     rests = {part: str(decision.parameters.get(part, "")) for part in PARTS}
     now = judge.rests_on(pl.DataFrame(schema={"model_served": pl.String}))
-    _require_same(name, {**rests, "model": rests["model"].partition(" ")[0]}, now)
+    _require_same_sheet(name, {**rests, "model": rests["model"].partition(" ")[0]}, now)
     if judge.pairwise or "{reference}" in judge.prompt:
         raise ConfigError(f"judge {name!r} is asked with a reference or a second answer, which no live call has")
     return judge, rests
 
 
-def judge_sheet(
+def judge_production_sheet(
     sheet: Path,
     judge: Judge,
     rests: Mapping[str, str],
@@ -423,18 +425,18 @@ def judge_sheet(
     ConfigError
         If the money is missing or too low, or another model answers than the one that was measured.
     """
-    items = read_weights(sheet)
+    items = read_sheet_weights(sheet)
     asked = [
         Judged(
             name, row["question"], row["answer"], context=row.get("retrieved") or "", tenant_id=items[name].tenant_id
         )
-        for row in sheet_rows(sheet)
+        for row in label_sheet_rows(sheet)
         if (alone or row.get("grade") is None) and (name := str(row["item_id"])) in items
     ]
     if not asked:
         return []
     said = ask_judge(judge, asked, client, max_cost_usd=max_cost_usd, tell=tell)
-    _require_same(judge.name, rests, judge.rests_on(said, rests["anchors"]))
+    _require_same_sheet(judge.name, rests, judge.rests_on(said, rests["anchors"]))
     means = said.drop_nulls("value").group_by("item_id").agg(pl.col("value").mean()).sort("item_id")
     if none := len(asked) - len(means):
         tell(f"{none:,} answers of judge {judge.name} are no verdict; their items stay without a grade")
@@ -442,20 +444,20 @@ def judge_sheet(
     return [Label(item, METRIC, value, judge.name, "model", judge.rubric, at) for item, value in means.iter_rows()]
 
 
-def _require_same(name: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
+def _require_same_sheet(name: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
     if moved := [part for part in PARTS if before[part] != now[part]]:
-        was = "; ".join(f"{part} was {shown(before[part])}, is {shown(now[part])}" for part in moved)
+        was = "; ".join(f"{part} was {shown_cell(before[part])}, is {shown_cell(now[part])}" for part in moved)
         raise ConfigError(f"judge {name!r} is not the judge that was measured ({was}); measure it anew in 05_quality")
 
 
-def _inside(calls: pl.DataFrame, since: date, until: date) -> pl.DataFrame:
+def _inside_sheet_weeks(calls: pl.DataFrame, since: date, until: date) -> pl.DataFrame:
     day = pl.col("started").str.slice(0, 10).str.to_date()
     return calls.filter((day >= since) & (day < until))
 
 
-def _monday(day: date) -> date:
+def _sheet_monday(day: date) -> date:
     return day - timedelta(days=day.weekday())
 
 
-def _moment(day: date) -> datetime:
+def _sheet_moment(day: date) -> datetime:
     return datetime.combine(day, time(), UTC)

@@ -19,12 +19,12 @@ from workbench.errors import ConfigError, MalformedAnswer, ProviderError, RateLi
 from workbench.evalset.echoes import load_ragas
 from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.extras import extras_named
-from workbench.inference.batch import Item, ask, capped
+from workbench.inference.batch import BatchItem, ask_batch_item, capped_client
 from workbench.inference.client import Client
 from workbench.inference.embedding import Embedder
 from workbench.inference.messages import Request
 from workbench.quality.answer_metrics import MeasuredAnswer
-from workbench.telemetry.attribution import attributed, carried
+from workbench.telemetry.attribution import attributed, carry_attribution
 
 QUESTIONS = 3  # that answer_relevancy makes of an answer, where a temperature lets them differ
 _ASKED, _SAID, _SHOWN, _RIGHT = "user_input", "response", "retrieved_contexts", "reference"
@@ -101,13 +101,13 @@ def score_with_ragas(
     BudgetExceeded, RecordingMiss, SettlementFailed
         From the first call that could not be made; what was answered before is recorded.
     """
-    _refuse_metrics(answers, metrics, client, max_cost_usd, embedder, rubric)
+    _refuse_ragas_metrics(answers, metrics, client, max_cost_usd, embedder, rubric)
     with extras_named():
         ragas = load_ragas()
-    ragas.judge.register(_Judge)
-    ragas.vectors.register(_Vectors)
+    ragas.judge.register(_RagasJudge)
+    ragas.vectors.register(_RagasVectors)
     tell(f"{len(answers):,} answers by {', '.join(metrics)} of ragas {ragas.version}, asked of {model}")
-    job = _RagasRun(capped(client, max_cost_usd), model, max_tokens, temperature, embedder, rubric or {})
+    job = _RagasRun(capped_client(client, max_cost_usd), model, max_tokens, temperature, embedder, rubric or {})
     collections, rows = ragas.metrics, dict[tuple[str, str], Future[tuple[object, ...]]]()
     pool = ThreadPoolExecutor(threads)  # ragas is asynchronous: in a notebook it needs a thread without a loop
     try:
@@ -115,7 +115,7 @@ def score_with_ragas(
             for answer in answers:
                 for metric in metrics:
                     rows[metric, answer.item_id] = pool.submit(
-                        carried(_metric_row), job, collections, arm, answer, metric
+                        carry_attribution(_ragas_metric_row), job, collections, arm, answer, metric
                     )
         for row in as_completed(rows.values()):
             row.result()  # what stops the run stops it at once
@@ -127,7 +127,7 @@ def score_with_ragas(
     return scores
 
 
-def _refuse_metrics(
+def _refuse_ragas_metrics(
     answers: Sequence[MeasuredAnswer], metrics: Sequence[str], client: Client, max_cost_usd: float | None,
     embedder: Embedder | None, rubric: Mapping[str, str] | None,
 ) -> None:  # fmt: skip
@@ -148,9 +148,13 @@ def _refuse_metrics(
                           "with a client of Client.open")  # fmt: skip
 
 
-def _metric_row(job: _RagasRun, collections: Any, arm: str, answer: MeasuredAnswer, metric: str) -> tuple[object, ...]:
+def _ragas_metric_row(
+    job: _RagasRun, collections: Any, arm: str, answer: MeasuredAnswer, metric: str
+) -> tuple[object, ...]:
     value: float | None = None
-    judge = _Judge(job, f"ragas:{metric}:{answer.item_id}", answer.tenant_id, (0, 2, 4) if "accur" in metric else ())
+    judge = _RagasJudge(
+        job, f"ragas:{metric}:{answer.item_id}", answer.tenant_id, (0, 2, 4) if "accur" in metric else ()
+    )
     texts = {_ASKED: answer.question, _SAID: answer.text, _SHOWN: list((answer.retrieved or {}).values()),
              _RIGHT: answer.reference}  # fmt: skip
     given = {name: texts[name] for name in RAGAS_METRICS[metric][1]}
@@ -177,17 +181,17 @@ def _metric_row(job: _RagasRun, collections: Any, arm: str, answer: MeasuredAnsw
     )  # fmt: skip
 
 
-def _ragas_metric(job: _RagasRun, collections: Any, metric: str, judge: "_Judge") -> Any:
+def _ragas_metric(job: _RagasRun, collections: Any, metric: str, judge: "_RagasJudge") -> Any:
     own: dict[str, Any] = {}
     if metric == "answer_relevancy":
-        own = {"embeddings": _Vectors(job.embedder), "strictness": QUESTIONS if job.temperature else 1}
+        own = {"embeddings": _RagasVectors(job.embedder), "strictness": QUESTIONS if job.temperature else 1}
     elif metric == "rubric":
         own = {"rubrics": dict(job.rubric)}
     return getattr(collections, RAGAS_METRICS[metric][0])(llm=judge, **own)
 
 
 @dataclass(slots=True)
-class _Judge:
+class _RagasJudge:
     """What ragas asks, for one item and metric: an ``InstructorBaseRagasLLM`` on the workbench client.
 
     After a call that failed it asks no more, whatever ragas tries.
@@ -216,14 +220,14 @@ class _Judge:
         raise self.failed
 
     def _ask(self, prompt: str, response_model: Any) -> Any:
-        schema = _closed(response_model.model_json_schema())
+        schema = _closed_ragas_schema(response_model.model_json_schema())
         request = Request(
             self.job.model, ({"role": "user", "content": prompt},), max_tokens=self.job.max_tokens,
             temperature=self.job.temperature, seed=self._seen[prompt], schema=schema,
         )  # fmt: skip
         self._seen[prompt] += 1  # asked again, it is another sample
         self.calls += 1
-        done = ask(self.job.client, Item(self.item_id, request, self.tenant_id))
+        done = ask_batch_item(self.job.client, BatchItem(self.item_id, request, self.tenant_id))
         self.cost_nanos += getattr(done, "cost_nanos", 0)
         if isinstance(done, Exception):
             raise done
@@ -257,7 +261,7 @@ class _Judge:
 
 
 @dataclass(frozen=True, slots=True)
-class _Vectors:
+class _RagasVectors:
     """An ``Embedder`` as ragas asks it."""
 
     embedder: Embedder | None
@@ -272,11 +276,11 @@ class _Vectors:
         return vectors
 
 
-def _closed(schema: Any) -> Any:
+def _closed_ragas_schema(schema: Any) -> Any:
     """Schema whose objects have no further keys, as vendors ask of a schema that an answer must fulfil."""
     if isinstance(schema, list):
-        return [_closed(part) for part in schema]
+        return [_closed_ragas_schema(part) for part in schema]
     if not isinstance(schema, dict):
         return schema
-    closed = {key: _closed(part) for key, part in schema.items()}
+    closed = {key: _closed_ragas_schema(part) for key, part in schema.items()}
     return closed | {"additionalProperties": False} if closed.get("type") == "object" else closed

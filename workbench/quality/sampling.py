@@ -134,7 +134,7 @@ def sample_calls(
     """
     if calls["trace_id"].n_unique() < len(calls):
         raise ConfigError(f"{len(calls) - calls['trace_id'].n_unique()} traces stand twice; give one row a trace")
-    reasons = _always(calls, plan, set(thumbs_down))
+    reasons = _always_sampled(calls, plan, set(thumbs_down))
     rows, inside, weights = list(calls.select("trace_id", *STRATA).iter_rows()), [], []
     for place, (trace_id, feature, tenant_id) in enumerate(rows):
         rate = plan.rates.get((feature, tenant_id), plan.rate)
@@ -150,7 +150,7 @@ def sample_calls(
     return added.filter(pl.Series(inside, dtype=pl.Boolean))
 
 
-def rates_for(calls: pl.DataFrame, n: int) -> dict[tuple[str, str], float]:
+def sampling_rates(calls: pl.DataFrame, n: int) -> dict[tuple[str, str], float]:
     """Rate of each stratum, by (feature, tenant_id), of which about ``n`` calls are drawn together.
 
     A stratum has its part by the square root of its calls, so that small ones are seen too and the mean of all suffers
@@ -158,7 +158,7 @@ def rates_for(calls: pl.DataFrame, n: int) -> dict[tuple[str, str], float]:
     few calls for goes to the others.
 
     >>> calls = pl.DataFrame({"feature": ["a"] * 104, "tenant_id": ["x"] * 100 + ["y"] * 4})
-    >>> rates_for(calls, 24)
+    >>> sampling_rates(calls, 24)
     {('a', 'x'): 0.2, ('a', 'y'): 1.0}
 
     Raises
@@ -221,7 +221,7 @@ def weighted_mean(
     return WeightedMean(mean, se, mean - reach, mean + reach, len(values), total)
 
 
-def _always(calls: pl.DataFrame, plan: SamplingPlan, thumbs_down: set[str]) -> list[str | None]:
+def _always_sampled(calls: pl.DataFrame, plan: SamplingPlan, thumbs_down: set[str]) -> list[str | None]:
     """Why each call is kept whatever is drawn, None where nothing says so; the first reason counts."""
     near = (pl.col("similarity") - pl.col("threshold")).is_between(0, plan.near)
     dear = int(plan.top_cost * len(calls))
@@ -239,7 +239,7 @@ def _always(calls: pl.DataFrame, plan: SamplingPlan, thumbs_down: set[str]) -> l
     return calls.select(reason.otherwise(None).alias("reason"))["reason"].to_list()
 
 
-def strata_table(sample: pl.DataFrame) -> Sequence[tuple[str, str, str, int, float]]:
+def sampling_strata_table(sample: pl.DataFrame) -> Sequence[tuple[str, str, str, int, float]]:
     """Rows of feature, tenant, reason, calls in the sample, and calls that they stand for."""
     found = sample.group_by("feature", "tenant_id", "sample_reason").agg(pl.len(), pl.col("sample_weight").sum())
     return found.sort("feature", "tenant_id", "sample_reason").rows()

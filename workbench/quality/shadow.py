@@ -24,19 +24,26 @@ from typing import NamedTuple, TypeVar
 from sqlalchemy.exc import SQLAlchemyError
 
 from workbench.errors import BudgetExceeded, ConfigError, SettlementFailed, StoreError
-from workbench.inference.batch import Item, ask, estimate
+from workbench.inference.batch import BatchItem, ask_batch_item, estimate_batch
 from workbench.inference.budgets import Budget
 from workbench.inference.call_attempt import CallAccount, provider_of
 from workbench.inference.client import Client
-from workbench.inference.messages import PREFIX, Completion, Request, Routes, last_text, text_of
+from workbench.inference.messages import PREFIX, Completion, Request, Routes, last_user_text, message_text
 from workbench.inference.prices import nanos
-from workbench.inference.streams import in_time
+from workbench.inference.streams import stream_in_time
 from workbench.quality.answer_metrics import METRICS, MeasuredAnswer
 from workbench.quality.judges import Judge, Judged, parse_verdict
 from workbench.quality.monitoring import MarginWatch
 from workbench.quality.sampling import trace_fraction
-from workbench.quality.shadow_pairs import LABEL, ShadowEvidence, ShadowPair, ShadowPlan, budget_of, differences
-from workbench.telemetry.attribution import Attribution, attributed, current
+from workbench.quality.shadow_pairs import (
+    LABEL,
+    ShadowEvidence,
+    ShadowPair,
+    ShadowPlan,
+    shadow_budget,
+    shadow_differences,
+)
+from workbench.telemetry.attribution import Attribution, attributed, current_attribution
 from workbench.telemetry.redaction import redact
 
 Metric = Callable[[Request, str], float]
@@ -48,21 +55,27 @@ _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
-class _Live(NamedTuple):
+class _LiveCall(NamedTuple):
     done: Completion
     request: Request
     who: Attribution
 
 
-class _Ended(Exception):
+class _EndedShadow(Exception):
     """The shadow asks nothing more."""
 
 
-class _Unasked(Exception):
+class _UnaskedShadow(Exception):
     """The program ends, and starts no threads any more."""
 
 
-_NOT_ITS_FAULT = (_Ended, _Unasked, SettlementFailed, StoreError, SQLAlchemyError)  # neither answer nor failure
+_NOT_ITS_FAULT = (
+    _EndedShadow,
+    _UnaskedShadow,
+    SettlementFailed,
+    StoreError,
+    SQLAlchemyError,
+)  # neither answer nor failure
 
 
 @dataclass(slots=True, eq=False)
@@ -126,7 +139,7 @@ class Shadow:
     _ended: str = field(default="", init=False, repr=False)  # why nothing more is asked
     _pid: int = field(default=0, init=False, repr=False)
     _lock: threading.Lock = field(init=False, repr=False)
-    _jobs: "queue.Queue[_Live | None]" = field(init=False, repr=False)
+    _jobs: "queue.Queue[_LiveCall | None]" = field(init=False, repr=False)
     _threads: list[threading.Thread] = field(init=False, repr=False)
     _counts: Counter[str] = field(init=False, repr=False)
     _open: int = field(init=False, repr=False)  # calls that were taken and came to no end yet
@@ -187,14 +200,16 @@ class Shadow:
         if isinstance(self.challenger, str):
             if not self.challenger.startswith(PREFIX):
                 provider_of(client.providers, self.challenger)
-            elif not (routed := client.routers.get(router := self.challenger[len(PREFIX) :])) or _configured(routed):
+            elif not (routed := client.routers.get(router := self.challenger[len(PREFIX) :])) or _shadow_configured(
+                routed
+            ):
                 raise ConfigError(
                     f"shadow {self.name!r} asks router {router!r}, which its client does not have or which chooses "
                     "between prompts, of which a live call has one; then give a function that makes the request"
                 )
             example = Request(self.challenger, ({"role": "user", "content": "?"},))
-            estimate([example], client.books.prices, routers=client.routers)
-        budgets = client.books.budgets.instead(budget_of(self.name, self.budget_usd))
+            estimate_batch([example], client.books.prices, routers=client.routers)
+        budgets = client.books.budgets.instead(shadow_budget(self.name, self.budget_usd))
         self._evidence = ShadowEvidence(budgets.engine)
         self._evidence.begin(self.name, self._plan())
         self._watch = self._evidence.watch(self.name)
@@ -206,9 +221,9 @@ class Shadow:
         atexit.register(self.close)
 
     def _plan(self) -> ShadowPlan:
-        metric = f"judge {self.metric.name}" if isinstance(self.metric, Judge) else _named(self.metric or LABEL)
+        metric = f"judge {self.metric.name}" if isinstance(self.metric, Judge) else _shadow_named(self.metric or LABEL)
         return ShadowPlan(
-            _named(self.challenger), metric, self.margin, self.confidence, dict(self.only), self.budget_usd
+            _shadow_named(self.challenger), metric, self.margin, self.confidence, dict(self.only), self.budget_usd
         )
 
     def offer(self, done: Completion, request: Callable[[], Request]) -> None:
@@ -216,7 +231,7 @@ class Shadow:
         try:
             if os.getpid() != self._pid:
                 self._fresh()
-            who = current()
+            who = current_attribution()
             if who.purpose != "product" or not done.text or any(getattr(who, n) != v for n, v in self.only.items()):
                 return
             self._count("offered")
@@ -225,14 +240,14 @@ class Shadow:
             self._count("drawn")
             if self._ended or self._inside >= self.workers + _MOST_HUNG:
                 return self._count("refused")
-            self._take(_Live(done, copy.deepcopy(request()), who))
+            self._take(_LiveCall(done, copy.deepcopy(request()), who))
         except queue.Full:
             self._count("dropped")
         except Exception as error:  # noqa: BLE001  the user has the answer, and gets it
             self._count("lost")
             self._tell("a call was lost", error)
 
-    def _take(self, live: _Live) -> None:
+    def _take(self, live: _LiveCall) -> None:
         with self._lock:
             if self._ended:
                 self._counts["refused"] += 1
@@ -279,7 +294,7 @@ class Shadow:
             try:
                 if self._ended in ("", "closed"):
                     pair, came = self._compare(job), ""
-            except _Ended as error:
+            except _EndedShadow as error:
                 self._ended = str(error)
                 self._tell("nothing more is asked", error.__cause__ or error)
             except BaseException as error:  # noqa: BLE001  the boundary of one call: what is not kept is counted
@@ -295,7 +310,7 @@ class Shadow:
             if came:
                 self._counts[came] += 1
             if pair and pair.scored:
-                self._watch = self._watch.add(*differences([pair]))
+                self._watch = self._watch.add(*shadow_differences([pair]))
                 self._ended = self._ended or ("decided" if self._watch.decided_at else "")
         self._keep(pair)
 
@@ -318,7 +333,7 @@ class Shadow:
             self._told.add(what)
             _LOG.warning("shadow %s: %s: %s: %s", self.name, what, type(error).__name__, redact(str(error)))
 
-    def _compare(self, live: _Live) -> ShadowPair:
+    def _compare(self, live: _LiveCall) -> ShadowPair:
         """Ask the challenger and score both answers; what fails is its worst score, what cannot be scored has none."""
         done, request, at = live.done, live.request, self._now()
         began, text, error, cost = time.monotonic(), "", "", 0
@@ -333,7 +348,7 @@ class Shadow:
             score = 0.0 if error else self._score(request, text)
             live_score = self._score(request, done.text)
         waits = self.metric is None
-        kept = (last_text(request.messages), done.text, text) if waits else ("", "", "")
+        kept = (last_user_text(request.messages), done.text, text) if waits else ("", "", "")
         return ShadowPair(
             self.name, done.call_id, at, done.response.model, live_score, score, "" if waits else self._now(),
             done.cost_nanos, cost, took_ms, redact(error)[:_LONGEST_ERROR], *(redact(part)[:_LONGEST] for part in kept),
@@ -351,9 +366,9 @@ class Shadow:
         return text, cost + more
 
     def _paid(self, request: Request) -> tuple[str, int]:
-        done = ask(self._bound, Item(current().item_id, request))
+        done = ask_batch_item(self._bound, BatchItem(current_attribution().item_id, request))
         if isinstance(done, BudgetExceeded | ConfigError):
-            raise _Ended(str(done)) from done
+            raise _EndedShadow(str(done)) from done
         if isinstance(done, Exception):
             raise done
         return done.text, done.cost_nanos
@@ -361,13 +376,13 @@ class Shadow:
     def _charge(self, request: Request) -> int:
         """Charge what a challenger of the user's own costs, before it is asked."""
         books, cost = self._bound.books, nanos(self.cost_usd)
-        account = CallAccount(uuid.uuid4().hex, "", current(), books, 0.0)
-        row = account.row(request.to(_named(self.challenger)), 0, self._now(), cost_nanos=cost)
+        account = CallAccount(uuid.uuid4().hex, "", current_attribution(), books, 0.0)
+        row = account.row(request.to(_shadow_named(self.challenger)), 0, self._now(), cost_nanos=cost)
         if books.budgets and books.ledger:
             try:
                 books.budgets.settle(books.budgets.reserve(row), [row], books.ledger)
             except BudgetExceeded as error:
-                raise _Ended(str(error)) from error
+                raise _EndedShadow(str(error)) from error
         return cost
 
     def _score(self, request: Request, text: str) -> float | None:
@@ -385,11 +400,11 @@ class Shadow:
 
     def _measure(self, request: Request, text: str) -> float | None:
         if isinstance(self.metric, Judge):
-            judged = Judged(current().item_id, last_text(request.messages), text)
+            judged = Judged(current_attribution().item_id, last_user_text(request.messages), text)
             with attributed(purpose="judge"):
                 return parse_verdict(self._paid(self.metric.request(judged))[0])
         if isinstance(self.metric, str):
-            prompt = "\n".join(map(text_of, request.messages))
+            prompt = "\n".join(map(message_text, request.messages))
             form = "json" if request.schema else ""
             return METRICS[self.metric](MeasuredAnswer("", text, retrieved={"prompt": prompt}, form=form))
         return self.metric(request, text) if self.metric else None
@@ -408,13 +423,13 @@ class Shadow:
                 with self._lock:
                     self._inside -= 1
 
-        with closing(in_time(run, timeout_s=self.timeout_s, asked=f"{what} of shadow {self.name}")) as found:
+        with closing(stream_in_time(run, timeout_s=self.timeout_s, asked=f"{what} of shadow {self.name}")) as found:
             try:
                 return next(found)
             except RuntimeError as error:
                 if begun.is_set():
                     raise
-                raise _Unasked(str(error)) from error
+                raise _UnaskedShadow(str(error)) from error
 
     @property
     def _bound(self) -> Client:
@@ -426,10 +441,10 @@ class Shadow:
         return self._bound.books.clock.now().isoformat(timespec="microseconds")
 
 
-def _configured(routed: Routes) -> bool:
+def _shadow_configured(routed: Routes) -> bool:
     return any("@" in arm for arm in routed.models)
 
 
-def _named(part: object) -> str:
+def _shadow_named(part: object) -> str:
     """Name of a model, or of a function."""
     return part if isinstance(part, str) else f"{getattr(part, '__module__', '')}:{getattr(part, '__qualname__', part)}"

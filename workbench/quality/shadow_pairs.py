@@ -11,17 +11,17 @@ import sqlalchemy as sa
 
 from workbench.codec import from_json, to_json, write_whole
 from workbench.errors import ConfigError, EvalsetError, unknown_name
-from workbench.evalset.cells import shown
+from workbench.evalset.cells import shown_cell
 from workbench.evaluation.decision_sentences import percent, signed, usd
 from workbench.inference.budgets import Budget, Budgets
-from workbench.quality.labels import Label, read_sheet, write_sheet
+from workbench.quality.labels import Label, read_label_sheet, write_label_sheet
 from workbench.quality.monitoring import Found, MarginWatch, mean_bounds
 from workbench.quality.sampling import trace_fraction
 from workbench.records import Claim, Fingerprint, Rule, content_hash
 from workbench.rendering.table import Table
-from workbench.state import Batch, create_tables, execute, execute_insert, group_commit, reader
+from workbench.state import Batch, create_tables, execute, execute_insert, group_commit, reading_engine
 from workbench.telemetry.attribution import Attribution
-from workbench.telemetry.ledger import storable
+from workbench.telemetry.ledger import storable_text
 
 COUNTS = ("offered", "drawn", "dropped", "refused", "lost")
 LABEL = "label"  # the metric of pairs that people score
@@ -146,7 +146,7 @@ class ShadowEvidence:
 
         def keep(connection: sa.Connection) -> None:
             told = connection.execute(sa.select(_PLANS.c.plan).where(_PLANS.c.name == name)).scalar()
-            before = _plan(told, name) if told else plan
+            before = _shadow_plan(told, name) if told else plan
             if changed := [f.name for f in fields(ShadowPlan)[:-1] if getattr(before, f.name) != getattr(plan, f.name)]:
                 was = ", ".join(f"{n}={getattr(before, n)!r}, now {getattr(plan, n)!r}" for n in changed)
                 raise ConfigError(f"shadow {name!r} collected its pairs for another question ({was}); give a new name")
@@ -163,13 +163,13 @@ class ShadowEvidence:
 
     def names(self) -> list[str]:
         """Names of the shadows."""
-        with reader(self._engine).begin() as connection:
+        with reading_engine(self._engine).begin() as connection:
             return list(connection.execute(sa.select(_PLANS.c.name).order_by(_PLANS.c.name)).scalars())
 
     def pairs(self, name: str) -> list[ShadowPair]:
         """Pairs of a shadow, in the order in which they became evidence; those that wait for a label come first."""
         query = sa.select(_PAIRS).where(_PAIRS.c.shadow == name).order_by(_PAIRS.c.scored, _PAIRS.c.call_id)
-        with reader(self._engine).begin() as connection:
+        with reading_engine(self._engine).begin() as connection:
             return [ShadowPair(**row) for row in connection.execute(query).mappings()]
 
     def plan(self, name: str) -> tuple[ShadowPlan, dict[str, int]]:
@@ -180,11 +180,11 @@ class ShadowEvidence:
         ConfigError
             If there is no such shadow.
         """
-        with reader(self._engine).begin() as connection:
+        with reading_engine(self._engine).begin() as connection:
             row = connection.execute(sa.select(_PLANS).where(_PLANS.c.name == name)).mappings().one_or_none()
         if row is None:
             raise ConfigError(unknown_name("shadow", name, self.names()))
-        return _plan(row["plan"], name), {n: row[n] for n in COUNTS}
+        return _shadow_plan(row["plan"], name), {n: row[n] for n in COUNTS}
 
     def verdict(self, name: str) -> ShadowVerdict:
         """``ShadowEvidence(open_engine(settings.state_url)).verdict("nano")``: may be asked as often as one likes.
@@ -196,29 +196,30 @@ class ShadowEvidence:
         """
         (plan, counts), found = self.plan(name), self.pairs(name)
         pairs = [p for p in found if p.scored]
-        low, high = differences(pairs)
+        low, high = shadow_differences(pairs)
         watch = MarginWatch(plan.margin, 1 - plan.confidence).add(low, high)
         models = sorted({p.live_model for p in pairs})
         rule = Rule(plan.metric, "usd_per_1k_requests", " + ".join(models) or "what is in use", plan.margin,
                     plan.confidence)  # fmt: skip
-        claim = _challenger_claim(plan, watch, pairs, low, high) if pairs else None
+        claim = _shadow_claim(plan, watch, pairs, low, high) if pairs else None
         spent = self._spent_usd(name)
         counts |= {"failed": sum(bool(p.error) for p in pairs), "waiting": len(found) - len(pairs),
                    "unscored": sum(None in (p.live_score, p.score) for p in pairs)}  # fmt: skip
         inputs = {"plan": content_hash(to_json(plan)), "pairs": content_hash(*(str(astuple(p)) for p in pairs))}
         return ShadowVerdict(
-            name, watch.verdict, _sentence(plan, rule, watch, claim, spent), rule, claim, watch.decided_at, counts,
-            spent, plan.budget_usd, pairs[0].at if pairs else "", pairs[-1].at if pairs else "", Fingerprint(inputs),
+            name, watch.verdict, _shadow_sentence(plan, rule, watch, claim, spent), rule, claim, watch.decided_at,
+            counts, spent, plan.budget_usd, pairs[0].at if pairs else "", pairs[-1].at if pairs else "",
+            Fingerprint(inputs),
         )  # fmt: skip
 
     def watch(self, name: str) -> MarginWatch:
         """Evidence of all pairs so far, to go on with."""
         plan, _ = self.plan(name)
-        scored = differences([p for p in self.pairs(name) if p.scored])
+        scored = shadow_differences([p for p in self.pairs(name) if p.scored])
         return MarginWatch(plan.margin, 1 - plan.confidence).add(*scored)
 
     def _spent_usd(self, name: str) -> float:
-        scope = budget_of(name, 0.0).scope(Attribution())
+        scope = shadow_budget(name, 0.0).scope(Attribution())
         rows = Budgets(self._engine, ()).table().to_dicts()
         spent: int = sum(row["spent_nanos"] for row in rows if row["scope"] == scope)
         return spent / 1e9
@@ -235,7 +236,7 @@ class ShadowEvidence:
             texts = (pair.live_text, pair.text)[:: 1 if pair.side() == 2 else -1]
             rows += [{"item_id": f"{pair.call_id}:{n}", "question": pair.question, "answer": text}
                      for n, text in enumerate(texts, 1)]  # fmt: skip
-        write_sheet(path, rows)
+        write_label_sheet(path, rows)
         return len(waiting)
 
     def label(self, name: str, path: Path, *, rater: str, rubric: str, at: str) -> int:
@@ -251,10 +252,12 @@ class ShadowEvidence:
             With every row whose value is no number in [0, 1], or if rows are of no pair of this shadow.
         """
         self.plan(name)
-        labels, pairs = read_sheet(path, LABEL, rater=rater, rubric=rubric, at=at), self.pairs(name)
+        labels, pairs = read_label_sheet(path, LABEL, rater=rater, rubric=rubric, at=at), self.pairs(name)
         said: dict[str, Label] = {label.item_id: label for label in labels}
         if foreign := sorted(said.keys() - {f"{pair.call_id}:{n}" for pair in pairs for n in (1, 2)}):
-            told = f"{len(foreign):,} rows of {path} are of no pair of shadow {name!r}, such as {shown(foreign[0])}"
+            told = (
+                f"{len(foreign):,} rows of {path} are of no pair of shadow {name!r}, such as {shown_cell(foreign[0])}"
+            )
             raise EvalsetError(f"{told}; label a sheet that was written of it: workbench shadow sheet {name} PATH")
         done = []
         for pair in (p for p in pairs if not p.scored):
@@ -266,14 +269,14 @@ class ShadowEvidence:
         return len(done)
 
 
-def differences(pairs: Sequence[ShadowPair]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def shadow_differences(pairs: Sequence[ShadowPair]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Challenger less live, at least and at most: a score that nobody could tell may be anything in [0, 1]."""
     scores = np.array([(p.score, p.live_score) for p in pairs], dtype=np.float64).reshape(-1, 2)
     least, most = np.nan_to_num(scores, nan=0.0), np.nan_to_num(scores, nan=1.0)
     return least[:, 0] - most[:, 1], most[:, 0] - least[:, 1]
 
 
-def budget_of(name: str, limit_usd: float) -> Budget:
+def shadow_budget(name: str, limit_usd: float) -> Budget:
     """The one budget of a shadow: for ever, so that it outlives the process."""
     return Budget(limit_usd, "total", name=f"shadow {name}")
 
@@ -288,20 +291,24 @@ def shadows_table(evidence: ShadowEvidence) -> Table:
     return Table.of(names, rows, "Shadows: may be looked at at any time")
 
 
-def _add_pair(connection: sa.Connection, asked: Sequence[tuple[str, tuple[int, ...], ShadowPair | None]]) -> list[None]:
+def _add_shadow_pair(
+    connection: sa.Connection, asked: Sequence[tuple[str, tuple[int, ...], ShadowPair | None]]
+) -> list[None]:
     execute(connection, _COUNT, [(*counts, name) for name, counts, _ in asked])
-    execute_insert(connection, _PAIRS, [tuple(map(storable, astuple(pair))) for _, _, pair in asked if pair], new=True)
+    execute_insert(
+        connection, _PAIRS, [tuple(map(storable_text, astuple(pair))) for _, _, pair in asked if pair], new=True
+    )
     return [None for _ in asked]
 
 
-_ADD = Batch(4, _add_pair)
+_ADD = Batch(4, _add_shadow_pair)
 
 
-def _plan(told: str, name: str) -> ShadowPlan:
+def _shadow_plan(told: str, name: str) -> ShadowPlan:
     return from_json(ShadowPlan, told, f"the plan of shadow {name!r} is not one this version reads", whole=True)
 
 
-def _challenger_claim(
+def _shadow_claim(
     plan: ShadowPlan,
     watch: MarginWatch,
     pairs: Sequence[ShadowPair],
@@ -327,7 +334,7 @@ def _challenger_claim(
     )  # fmt: skip
 
 
-def _sentence(plan: ShadowPlan, rule: Rule, watch: MarginWatch, claim: Claim | None, spent_usd: float) -> str:
+def _shadow_sentence(plan: ShadowPlan, rule: Rule, watch: MarginWatch, claim: Claim | None, spent_usd: float) -> str:
     by = f"the margin of {plan.margin:g} of {plan.metric}"
     said = {
         "holds": f"{plan.challenger} is non-inferior to {rule.reference} by {by}",

@@ -134,13 +134,13 @@ def nobody_worse(
     testable = sum(size >= MIN_CLUSTERS for size in sizes)
     level = 1 - (1 - confidence) / max(testable, 1)
     claims = [
-        _group_claim(column, value, part, (arm, reference), margin, level, draws, seed)
+        _subgroup_claim(column, value, part, (arm, reference), margin, level, draws, seed)
         for column, value, part in groups
     ]
     return NobodyWorse(arm, reference, margin, tuple(claims))
 
 
-def _group_claim(
+def _subgroup_claim(
     by: str, group: str, part: pl.DataFrame, arms: tuple[str, str], margin: float, level: float, draws: int, seed: int
 ) -> GroupClaim:
     items, codes = item_clusters(part)

@@ -81,7 +81,7 @@ def make_arms(
                 raise ConfigError(unknown_name(kind, name, allowed))
         if not names or len(set(names)) < len(names):
             raise ConfigError(f"{kind} names must be at least one and all different, found {list(names)}")
-    if without := [name for name in strategies if name in ready and not _stores_of(name, ready[name], stores)]:
+    if without := [name for name in strategies if name in ready and not _arm_stores(name, ready[name], stores)]:
         told = f"strategy {without[0]!r} needs an index that none of the stores {list(stores)} has"
         left = [name for name in strategies if name not in without]
         ask = (
@@ -94,9 +94,9 @@ def make_arms(
         make_arm(chunker, name, ready[name], embedder=embedder, store=store)
         for name in strategies
         if name not in FITTED
-        for store in _stores_of(name, ready[name], stores)
+        for store in _arm_stores(name, ready[name], stores)
         for chunker in chunkers
-        for embedder in (embedders if _is_per_embedder(ready[name]) else embedders[:1])
+        for embedder in (embedders if _is_arm_per_embedder(ready[name]) else embedders[:1])
         if name != f"{RESCORED}{embedder}"
     ]
 
@@ -130,13 +130,13 @@ def is_fitted(name: str) -> bool:
     return any(part in FITTED for part in name.split(" · "))
 
 
-def _stores_of(name: str, strategy: Strategy, stores: Sequence[str]) -> list[str]:
+def _arm_stores(name: str, strategy: Strategy, stores: Sequence[str]) -> list[str]:
     of_lance = TEXT_INDICES.get(name, FullTextIndex()).tokenizer == "ngram"
     wanted = "lance" if of_lance else _INDEXED_BY.get(strategy.index.name)
     return [store for store in stores if wanted in (None, store)]
 
 
-def _is_per_embedder(strategy: Strategy) -> bool:
+def _is_arm_per_embedder(strategy: Strategy) -> bool:
     return strategy.uses_vectors and isinstance(strategy.index, Exact)
 
 

@@ -20,11 +20,11 @@ from workbench.records import Document, Hit, Query, parameters_of
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Column, Table, Value
 from workbench.retrieval.fitted_arms import FittedArm
-from workbench.retrieval.metrics import RUN_SCHEMA, measure, measure_all, ndcg_bounds, rank, with_grades
+from workbench.retrieval.metrics import RUN_SCHEMA, measure, measure_all, ndcg_bounds, rank_hits, with_grades
 from workbench.retrieval.searcher import Searcher
 from workbench.retrieval.strategies import Arm, Strategy
 from workbench.retrieval.systems import SystemArm
-from workbench.retrieval.tables import SHOWN_METRICS, reading_notes, score_table
+from workbench.retrieval.tables import SHOWN_METRICS, retrieval_reading_notes, retrieval_score_table
 from workbench.retrieval.tenant import FoundBefore
 
 SLICES = ("tenant_id", "feature", "style")
@@ -32,7 +32,7 @@ SHOWN_HITS = 5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Answers:
+class ArmAnswers:
     """What one arm returned: a ranked run, and for each question its time or its error."""
 
     arm: str
@@ -46,7 +46,7 @@ class Answers:
         return float(np.quantile(list(self.latency_ms.values()), 0.95)) if self.latency_ms else None
 
 
-def ask(
+def ask_arm(
     arm: str,
     search: Callable[[Query], Iterable[Hit]],
     queries: Sequence[Query],
@@ -54,7 +54,7 @@ def ask(
     shared_ms: Callable[[Query], float] | None = None,
     found: FoundBefore | None = None,
     on_progress: Callable[[int, int], None] | None = None,
-) -> Answers:
+) -> ArmAnswers:
     """Put every question to an arm, one after the other, timed; an error is kept and the next question asked.
 
     ``shared_ms`` does what several arms need done once for a question, such as its embedding, and returns the
@@ -78,12 +78,17 @@ def ask(
         if on_progress:
             on_progress(i, len(queries))
     columns = {"query_id": pl.String, "doc_id": pl.String, "score": pl.Float64}
-    run = rank(pl.DataFrame(rows, schema=columns, orient="row")).cast(RUN_SCHEMA)  # type: ignore[arg-type]
-    return Answers(arm, run, latency, errors)
+    run = rank_hits(pl.DataFrame(rows, schema=columns, orient="row")).cast(RUN_SCHEMA)  # type: ignore[arg-type]
+    return ArmAnswers(arm, run, latency, errors)
 
 
-def score(
-    answers: Answers, queries: Sequence[Query], qrels: Qrels, metrics: Sequence[str], *, cost_usd: float | None = None
+def score_arm(
+    answers: ArmAnswers,
+    queries: Sequence[Query],
+    qrels: Qrels,
+    metrics: Sequence[str],
+    *,
+    cost_usd: float | None = None,
 ) -> pl.DataFrame:
     """Rows of `SCORES_SCHEMA` and one ``slice_*`` column for each of `SLICES`.
 
@@ -123,7 +128,7 @@ class Scored(ScoredArms):
 
     arms: tuple[Candidate, ...]
     part: Split
-    answers: Mapping[str, Answers]
+    answers: Mapping[str, ArmAnswers]
     foreign: int = 0
     notes: tuple[str, ...] = ()
     unread: Mapping[str, str] = field(default_factory=dict)
@@ -131,7 +136,7 @@ class Scored(ScoredArms):
     @property
     def table(self) -> Table:
         """Means of every arm; bounds instead where its top 10 is not judged well enough."""
-        table = score_table(self.scores, self.facts, self.split, self.bounds())
+        table = retrieval_score_table(self.scores, self.facts, self.split, self.bounds())
         return replace(table, caption=". ".join([table.caption, *self.notes]))
 
     @property
@@ -176,25 +181,25 @@ class Scored(ScoredArms):
         return {name: replace(case, note=self.unread.get(name, "")) for name, case in cases.items()}
 
 
-def ask_all(candidates: Sequence[Candidate], part: Split, searcher: Searcher, *, depth: int) -> Scored:
+def ask_all_arms(candidates: Sequence[Candidate], part: Split, searcher: Searcher, *, depth: int) -> Scored:
     """Put every question of the split to every candidate, table by table: what arms find there is kept no longer."""
     by_table: dict[tuple[str, str], list[Candidate]] = {}
     for candidate in candidates:
         arm = our_arm(candidate)
         by_table.setdefault((arm.store, searcher.table_name(arm)) if arm else ("", ""), []).append(candidate)
-    asked: dict[str, Answers] = {}
+    asked: dict[str, ArmAnswers] = {}
     for group in by_table.values():
         with searcher.found.shared():
             asked |= {candidate_name(c): _ask_candidate(c, part, searcher, depth) for c in group}
     answers = {name: asked[name] for name in map(candidate_name, candidates)}
-    facts = tuple(_strategy_facts(c, i, answers[candidate_name(c)], part, searcher) for i, c in enumerate(candidates))
+    facts = tuple(_candidate_facts(c, i, answers[candidate_name(c)], part, searcher) for i, c in enumerate(candidates))
     frames = [
-        score(answers[f.name], part.queries, part.qrels, SHOWN_METRICS, cost_usd=f.cost_usd_per_1k / 1000)
+        score_arm(answers[f.name], part.queries, part.qrels, SHOWN_METRICS, cost_usd=f.cost_usd_per_1k / 1000)
         for f in facts
     ]
-    notes = tuple(_agreeing(candidates, answers, part.name, searcher))
-    foreign = foreign_hits(answers, part.queries, searcher.documents)
-    read_by = [reading_notes(part.queries, embedder) for embedder in searcher.embedders.values()]
+    notes = tuple(_agreeing_arms(candidates, answers, part.name, searcher))
+    foreign = foreign_tenant_hits(answers, part.queries, searcher.documents)
+    read_by = [retrieval_reading_notes(part.queries, embedder) for embedder in searcher.embedders.values()]
     unread = {name: why for notes in reversed(read_by) for name, why in notes.items()}
     scores = pl.concat(frames)
     if unread:
@@ -210,12 +215,12 @@ def our_arm(candidate: Candidate) -> Arm | None:
     return candidate.arm if isinstance(candidate, FittedArm) else candidate
 
 
-def _ask_candidate(candidate: Candidate, part: Split, searcher: Searcher, depth: int) -> Answers:
+def _ask_candidate(candidate: Candidate, part: Split, searcher: Searcher, depth: int) -> ArmAnswers:
     name = candidate_name(candidate)
     bar = Progress(f"{part.name} questions to {name}", len(part.queries))
-    search, arm = _search_of(candidate, part, searcher, depth), our_arm(candidate)
+    search, arm = _candidate_search(candidate, part, searcher, depth), our_arm(candidate)
     shared = (lambda query: searcher.embedding_ms(arm, query)) if arm else None
-    answers = ask(
+    answers = ask_arm(
         name,
         search,
         part.queries,
@@ -228,17 +233,21 @@ def _ask_candidate(candidate: Candidate, part: Split, searcher: Searcher, depth:
     return replace(answers, latency_ms={}) if stored else answers
 
 
-def _search_of(candidate: Candidate, part: Split, searcher: Searcher, depth: int) -> Callable[[Query], Sequence[Hit]]:
+def _candidate_search(
+    candidate: Candidate, part: Split, searcher: Searcher, depth: int
+) -> Callable[[Query], Sequence[Hit]]:
     if isinstance(candidate, SystemArm):
         call = candidate.search or _lookup(candidate.run, depth + 1)
         return lambda query: [hit for hit in call(query) if hit.doc_id != searcher.document_of(query)][:depth]
     if isinstance(candidate, FittedArm) and part.name == "dev":
-        return _opened_search(candidate.arm, part, searcher, depth, lambda query: candidate.held_out[query.cluster])
+        return _opened_candidate_search(
+            candidate.arm, part, searcher, depth, lambda query: candidate.held_out[query.cluster]
+        )
     arm = candidate.arm if isinstance(candidate, FittedArm) else candidate
-    return _opened_search(arm, part, searcher, depth, lambda _: arm.strategy)
+    return _opened_candidate_search(arm, part, searcher, depth, lambda _: arm.strategy)
 
 
-def _opened_search(
+def _opened_candidate_search(
     arm: Arm, part: Split, searcher: Searcher, depth: int, strategy_for: Callable[[Query], Strategy]
 ) -> Callable[[Query], Sequence[Hit]]:
     """Search of an arm whose handles are open, so that the time of a question holds nothing but its search."""
@@ -250,7 +259,9 @@ def _opened_search(
     return search
 
 
-def _strategy_facts(candidate: Candidate, order: int, answers: Answers, part: Split, searcher: Searcher) -> ArmFacts:
+def _candidate_facts(
+    candidate: Candidate, order: int, answers: ArmAnswers, part: Split, searcher: Searcher
+) -> ArmFacts:
     name, p95 = candidate_name(candidate), answers.latency_p95_ms
     if isinstance(candidate, SystemArm):
         cost = candidate.cost_usd_per_1k
@@ -266,7 +277,14 @@ PROBES = 2
 
 
 def spread_over_rebuilds(
-    candidate: Candidate, part: Split, searcher: Searcher, *, answered: Answers, metric: str, depth: int, rebuilds: int
+    candidate: Candidate,
+    part: Split,
+    searcher: Searcher,
+    *,
+    answered: ArmAnswers,
+    metric: str,
+    depth: int,
+    rebuilds: int,
 ) -> tuple[float, float] | None:
     """Mean and standard deviation of an arm's score over rebuilds of its index, None where rebuilds do not differ.
 
@@ -287,24 +305,26 @@ def spread_over_rebuilds(
     arm = our_arm(candidate)
     if arm is None or arm.strategy.index.deterministic or not rebuilds:
         return None
-    runs = [_rebuilt(arm, part, searcher, depth) for _ in range(PROBES)]
+    runs = [_ask_rebuilt_arm(arm, part, searcher, depth) for _ in range(PROBES)]
     if all(run.equals(answered.run) for run in runs):
         return None
     bar = Progress(f"rebuilds of {arm.name}", rebuilds)
     for done in range(PROBES, rebuilds):
         bar.update(done)
-        runs.append(_rebuilt(arm, part, searcher, depth))
+        runs.append(_ask_rebuilt_arm(arm, part, searcher, depth))
     bar.done(f"{arm.name}: built {rebuilds} times to see how far builds differ")
     return rebuild_spread([float(measure(with_grades(run, part.qrels, depth=depth), metric).mean()) for run in runs])
 
 
-def _rebuilt(arm: Arm, part: Split, searcher: Searcher, depth: int) -> pl.DataFrame:
+def _ask_rebuilt_arm(arm: Arm, part: Split, searcher: Searcher, depth: int) -> pl.DataFrame:
     """Run of an arm whose index was built again."""
     searcher.rebuild_index(arm)
-    return ask(arm.name, _opened_search(arm, part, searcher, depth, lambda _: arm.strategy), part.queries).run
+    return ask_arm(
+        arm.name, _opened_candidate_search(arm, part, searcher, depth, lambda _: arm.strategy), part.queries
+    ).run
 
 
-def check_names(candidates: Sequence[Candidate]) -> None:
+def check_candidate_names(candidates: Sequence[Candidate]) -> None:
     """Refuse candidates of one name: their answers could not be told apart.
 
     Raises
@@ -317,7 +337,9 @@ def check_names(candidates: Sequence[Candidate]) -> None:
         raise ConfigError(f"two arms are called {twice[0]!r}; give your system a name of its own")
 
 
-def foreign_hits(answers: Mapping[str, Answers], queries: Sequence[Query], documents: Iterable[Document]) -> int:
+def foreign_tenant_hits(
+    answers: Mapping[str, ArmAnswers], queries: Sequence[Query], documents: Iterable[Document]
+) -> int:
     """Count hits that belong to another tenant than the question's."""
     owner = {d.doc_id: d.tenant_id for d in documents}
     asked = {q.query_id: q.tenant_id for q in queries}
@@ -328,7 +350,7 @@ def foreign_hits(answers: Mapping[str, Answers], queries: Sequence[Query], docum
     )
 
 
-def drop_twins(
+def drop_twin_arms(
     candidates: Sequence[Candidate], dev: Split, searcher: Searcher, *, depth: int, keep: Collection[str] = ()
 ) -> tuple[list[Candidate], dict[str, str]]:
     """Leave out each of our arms that does what a simpler one does: what makes it differ has no effect here.
@@ -345,7 +367,7 @@ def drop_twins(
     list of Arm, FittedArm or SystemArm, and dict
         Candidates that stay, and by name why each of the others does not.
     """
-    probe, kept, why = _Probe(dev, searcher, depth), list[Candidate](), dict[str, str]()
+    probe, kept, why = _TwinProbe(dev, searcher, depth), list[Candidate](), dict[str, str]()
     for candidate in candidates:
         name = candidate_name(candidate)
         twin = None if name in keep else next((k for k in kept if probe.twins(k, candidate)), None)
@@ -357,7 +379,7 @@ def drop_twins(
 
 
 @dataclass(frozen=True, slots=True)
-class _Probe:
+class _TwinProbe:
     """Asks two arms the dev questions one by one, as long as they answer alike: most differ at the first."""
 
     dev: Split
@@ -389,15 +411,15 @@ class _Probe:
     def _answer(self, candidate: Candidate, query: Query) -> tuple[Any, ...]:
         key = (candidate_name(candidate), query.query_id)
         if key[0] not in self._searches:
-            self._searches[key[0]] = _search_of(candidate, self.dev, self.searcher, self.depth)
+            self._searches[key[0]] = _candidate_search(candidate, self.dev, self.searcher, self.depth)
         if key not in self._known:
-            answers = ask(key[0], self._searches[key[0]], [query])
+            answers = ask_arm(key[0], self._searches[key[0]], [query])
             self._known[key] = (answers.run.rows(), tuple(answers.errors))
         return self._known[key]
 
 
-def _agreeing(
-    candidates: Sequence[Candidate], answers: Mapping[str, Answers], split: str, searcher: Searcher
+def _agreeing_arms(
+    candidates: Sequence[Candidate], answers: Mapping[str, ArmAnswers], split: str, searcher: Searcher
 ) -> Iterator[str]:
     """Tell which of our arms that were asked are twins on this split."""
     ours = [arm for arm in map(our_arm, candidates) if arm is not None]

@@ -58,7 +58,7 @@ class WholeDocument:
 
     def chunk(self, document: Document, tokenizer: Tokenizer) -> list[Chunk]:
         """Return the document as one chunk; nothing if it is blank."""
-        return _chunks(document, "", [(0, len(document.full_text))])
+        return _chunks_of_spans(document, "", [(0, len(document.full_text))])
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +88,13 @@ class FixedTokens:
         """Cut between tokens; characters between two tokens go with the first of them."""
         text = document.full_text
         starts = _token_starts(text, tokenizer)
-        prefix, rest = _prefix(document, tokenizer, self.size)
+        prefix, rest = _chunk_prefix(document, tokenizer, self.size)
         spans, first, room = list[Span](), 0, self.size
         while not spans or first + self.overlap < len(starts):
             end = starts[first + room] if first + room < len(starts) else len(text)
             spans.append((starts[first], end))
             first, room = first + room - self.overlap, rest
-        return _chunks(document, prefix, spans)
+        return _chunks_of_spans(document, prefix, spans)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,20 +127,20 @@ class ByStructure:
         """Cut at the coarsest boundary that keeps every chunk within the size."""
         text = document.full_text
         tokens = _token_starts(text, tokenizer)
-        prefix, rest = _prefix(document, tokenizer, self.max_tokens)
-        sections, paragraphs, lines = _boundaries(text)
-        units = _spans_that_fit((0, len(text)), [sections, paragraphs, lines, tokens], tokens, rest)
+        prefix, rest = _chunk_prefix(document, tokenizer, self.max_tokens)
+        sections, paragraphs, lines = _chunk_boundaries(text)
+        units = _chunk_spans_that_fit((0, len(text)), [sections, paragraphs, lines, tokens], tokens, rest)
         spans: list[Span] = []
         for unit in units:
             room = self.max_tokens if len(spans) <= 1 else rest
-            if spans and _count(tokens, (spans[-1][0], unit[1])) <= room:
+            if spans and _chunk_token_count(tokens, (spans[-1][0], unit[1])) <= room:
                 spans[-1] = (spans[-1][0], unit[1])
             else:
                 spans.append(unit)
-        return _chunks(document, prefix, spans)
+        return _chunks_of_spans(document, prefix, spans)
 
 
-def _chunks(document: Document, prefix: str, spans: Sequence[Span]) -> list[Chunk]:
+def _chunks_of_spans(document: Document, prefix: str, spans: Sequence[Span]) -> list[Chunk]:
     """Chunks of the spans, without blank ends; blank spans are left out."""
     text, out = document.full_text, list[Chunk]()
     for start, end in spans:
@@ -159,33 +159,35 @@ def _token_starts(text: str, tokenizer: Tokenizer) -> list[int]:
     return [0, *(start for start, _ in tokenizer.offsets(text)[1:])]
 
 
-def _prefix(document: Document, tokenizer: Tokenizer, size: int) -> tuple[str, int]:
+def _chunk_prefix(document: Document, tokenizer: Tokenizer, size: int) -> tuple[str, int]:
     """Title that stands before later chunks, at most half of their size, and the tokens left for the text."""
     kept = tokenizer.offsets(document.title)[: size // 2]
     return (f"{document.title[: kept[-1][1]]}\n", size - len(kept)) if kept else ("", size)
 
 
-def _count(tokens: Sequence[int], span: Span) -> int:
+def _chunk_token_count(tokens: Sequence[int], span: Span) -> int:
     return bisect_left(tokens, span[1]) - bisect_left(tokens, span[0])
 
 
-def _spans_that_fit(span: Span, levels: Sequence[Sequence[int]], tokens: Sequence[int], room: int) -> Iterator[Span]:
+def _chunk_spans_that_fit(
+    span: Span, levels: Sequence[Sequence[int]], tokens: Sequence[int], room: int
+) -> Iterator[Span]:
     """Span itself if it has room, else its parts at the first of the levels, each fitted in turn."""
-    if not levels or _count(tokens, span) <= room:
+    if not levels or _chunk_token_count(tokens, span) <= room:
         yield span
         return
     starts = levels[0]
     inner = starts[bisect_left(starts, span[0]) : bisect_left(starts, span[1])]
     for part in pairwise(sorted({*span, *inner})):
-        yield from _spans_that_fit(part, levels[1:], tokens, room)
+        yield from _chunk_spans_that_fit(part, levels[1:], tokens, room)
 
 
-def _boundaries(text: str) -> tuple[list[int], list[int], list[int]]:
+def _chunk_boundaries(text: str) -> tuple[list[int], list[int], list[int]]:
     """Characters at which sections, paragraphs and lines start; what follows a title stays with it."""
     sections, paragraphs, starts = list[int](), list[int](), list[int]()
     lines = text.splitlines(keepends=True)
     at, before, titled = 0, "blank", False
-    for line, kind in zip(lines, _kinds(lines), strict=True):
+    for line, kind in zip(lines, _chunk_line_kinds(lines), strict=True):
         starts.append(at)
         if kind == "title":
             sections.append(at)
@@ -196,7 +198,7 @@ def _boundaries(text: str) -> tuple[list[int], list[int], list[int]]:
     return sections, paragraphs, starts
 
 
-def _kinds(lines: Sequence[str]) -> Iterator[str]:
+def _chunk_line_kinds(lines: Sequence[str]) -> Iterator[str]:
     """Say what each line is: title, underline, block (first of a fence or doctest), inside, blank or text."""
     fence, doctest, kind = "", False, "blank"
     for line, after in pairwise([*lines, ""]):

@@ -36,7 +36,7 @@ class Equals(Filter):
     value: Value
 
     def __post_init__(self) -> None:
-        _check(self.field, self.value)
+        _check_filter_value(self.field, self.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class OneOf(Filter):
         object.__setattr__(self, "values", tuple(self.values))
         if not self.values:
             raise StoreError(f"OneOf({self.field!r}, ...) has no values: it would find nothing")
-        _check(self.field, *self.values)
+        _check_filter_value(self.field, *self.values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Between(Filter):
         ends = [end for end in (self.low, self.high) if end is not None]
         if not ends:
             raise StoreError(f"{self!r} has no end: give low, high or both, or no filter")
-        _check(self.field, *ends)
+        _check_filter_value(self.field, *ends)
 
 
 @dataclass(frozen=True, slots=True, init=False, repr=False)
@@ -91,7 +91,7 @@ class AllOf(Filter):
         return f"AllOf({', '.join(map(repr, self.parts))})"
 
 
-def _check(field: str, *values: Any) -> None:
+def _check_filter_value(field: str, *values: Any) -> None:
     if field == "tenant_id":
         raise StoreError("a filter on tenant_id is refused: the handle of a tenant sees that tenant alone")
     if field not in FIELDS:

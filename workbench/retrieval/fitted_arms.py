@@ -13,7 +13,7 @@ from workbench.retrieval.arms import make_arm
 from workbench.retrieval.metrics import best_first, dcg
 from workbench.retrieval.rerank import fit_ranker
 from workbench.retrieval.searcher import Searcher
-from workbench.retrieval.strategies import Arm, Hybrid, Question, Strategy, Weighted, scaled
+from workbench.retrieval.strategies import Arm, Hybrid, Question, Strategy, Weighted, scaled_hits
 
 FOLDS = 5
 LEAST_TO_FIT = 2  # question families: one to learn on, one to be judged by
@@ -67,13 +67,13 @@ def fit_arms(
         bar.done(f"{base.name}: asked {len(dev.queries):,} dev questions to fit {', '.join(names)}")
         for name in names:
             try:
-                out.append(_fit_candidate(name, base, chunker, legs, dev))
+                out.append(_fit_arm(name, base, chunker, legs, dev))
             except NothingToFit as error:
                 unfit[make_arm(chunker, name, hybrid, embedder=embedder, store=store).name] = str(error)
     return out, unfit
 
 
-def _fit_candidate(name: str, base: Arm, chunker: str, legs: Legs, dev: Split) -> FittedArm:
+def _fit_arm(name: str, base: Arm, chunker: str, legs: Legs, dev: Split) -> FittedArm:
     fit = FITTERS[name]
     clusters = sorted({q.cluster for q in dev.queries}, key=content_hash)
     fold = {c: i % FOLDS for i, c in enumerate(clusters)}
@@ -87,12 +87,12 @@ def _fit_candidate(name: str, base: Arm, chunker: str, legs: Legs, dev: Split) -
     return FittedArm(arm, {c: by_fold[fold[c]] for c in clusters})
 
 
-def fit_weight(legs: Legs, qrels: Qrels) -> Hybrid:
+def fit_arm_weight(legs: Legs, qrels: Qrels) -> Hybrid:
     """Weight of the vector leg with the highest mean nDCG@10 on the given questions."""
     weights, total = np.array(WEIGHTS)[:, None], np.zeros(len(WEIGHTS))
     for query_id in sorted(legs):
         _, *both = legs[query_id]
-        text, vector = map(scaled, both)
+        text, vector = map(scaled_hits, both)
         found = sorted(text.keys() | vector.keys())
         fused = (1 - weights) * [text.get(d, 0.0) for d in found] + weights * [vector.get(d, 0.0) for d in found]
         # What `Weighted.fuse` does, for all weights at once. `found` stands by id, so a place stands for its id.
@@ -104,6 +104,6 @@ def fit_weight(legs: Legs, qrels: Qrels) -> Hybrid:
 
 
 FITTERS: Mapping[str, Callable[[Legs, Qrels], Strategy]] = {
-    "hybrid_weighted": fit_weight,
+    "hybrid_weighted": fit_arm_weight,
     "reranked": lambda legs, qrels: fit_ranker(legs, qrels, first=Hybrid()),
 }

@@ -17,12 +17,12 @@ import numpy.typing as npt
 import sqlalchemy as sa
 
 from workbench.errors import ConfigError, StoreError
-from workbench.inference.embedding import Embedder, rest
+from workbench.inference.embedding import Embedder, rest_embedder
 from workbench.records import Document, content_hash
 from workbench.rendering.progress import Progress, advance
 from workbench.retrieval.chunking import Chunker, Tokenizer
 from workbench.retrieval.store import ChunkRow, Store
-from workbench.state import insert_ignore, open_engine, reader
+from workbench.state import insert_ignore, open_engine, reading_engine
 from workbench.telemetry.attribution import attributed
 
 _METADATA = sa.MetaData()
@@ -87,7 +87,7 @@ class VectorCache:
         missing = [key for key in text_of if key not in found]
         for i in range(0, len(missing), self._batch):
             part = missing[i : i + self._batch]
-            fresh = _checked(embedder.embed([text_of[key] for key in part]), len(part), embedder)
+            fresh = _checked_vectors(embedder.embed([text_of[key] for key in part]), len(part), embedder)
             self._save(part, fresh, embedder)
             found |= dict(zip(part, fresh, strict=True))
             if on_progress:
@@ -103,7 +103,7 @@ class VectorCache:
 
     def _load(self, keys: Sequence[str], embedder: Embedder) -> dict[str, npt.NDArray[np.float32]]:
         found: dict[str, npt.NDArray[np.float32]] = {}
-        with self._reported("read"), reader(self._engine).begin() as connection:
+        with self._reported("read"), reading_engine(self._engine).begin() as connection:
             for i in range(0, len(keys), _LOOKUP):
                 rows = connection.execute(
                     sa.select(_VECTORS.c.text_hash, _VECTORS.c.vector).where(
@@ -152,13 +152,13 @@ def eval_vectors(
     bar = Progress(f"{label} embedded", len(texts))
     with attributed(purpose="eval"):
         vectors, fresh = VectorCache(cache / "vectors.sqlite").embed(texts, embedder, on_progress=partial(advance, bar))
-    rest(embedder)
+    rest_embedder(embedder)
     if fresh:
         bar.done(f"{len(texts):,} {label}, {fresh:,} embedded now")
     return vectors
 
 
-def _checked(vectors: npt.NDArray[np.float32], n: int, embedder: Embedder) -> npt.NDArray[np.float32]:
+def _checked_vectors(vectors: npt.NDArray[np.float32], n: int, embedder: Embedder) -> npt.NDArray[np.float32]:
     """Return the vectors if they are as promised: a wrong one would stay in the cache for good."""
     wanted = (n, embedder.dimension)
     if vectors.shape != wanted or not np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3):
@@ -239,30 +239,30 @@ def ingest(
             f"the store takes vectors of {store.dimension}, encoder {embedder.encoder_id!r} makes "
             f"{embedder.dimension}; open a table of that dimension"
         )
-    recipe = _Recipe(chunker, tokenizer, embedder, vectors)
+    recipe = _IngestRecipe(chunker, tokenizer, embedder, vectors)
     jobs, gone, report = _ingest_plan(store, documents, recipe, prune)
     for i in range(0, len(jobs), batch):
         part = jobs[i : i + batch]
-        far = partial(_far, on_embedded, i, len(part), len(jobs)) if on_embedded else None
+        far = partial(_ingest_told, on_embedded, i, len(part), len(jobs)) if on_embedded else None
         chunks, embedded = _write_chunks(store, part, recipe, on_stale, far)
         report = replace(report, chunks=report.chunks + chunks, embedded=report.embedded + embedded)
         if on_progress:
             on_progress(i + len(part), len(jobs))
-    with _stale_told(on_stale, gone):
+    with _ingest_stale_told(on_stale, gone):
         for tenant_id, doc_ids in gone.items():
             store.delete_documents(tenant_id, doc_ids)
     return report
 
 
-def _far(tell: Callable[[int, int], None], before: int, part: int, jobs: int, done: int, total: int) -> None:
+def _ingest_told(tell: Callable[[int, int], None], before: int, part: int, jobs: int, done: int, total: int) -> None:
     """Say how many documents that is, of texts that are embedded of those of a part."""
     tell(before + part * done // total, jobs)
 
 
 def _write_chunks(
     store: Store,
-    part: "Sequence[_Job]",
-    recipe: "_Recipe",
+    part: "Sequence[_IngestJob]",
+    recipe: "_IngestRecipe",
     on_stale: Callable[[str, Sequence[str]], None] | None,
     on_embedded: Callable[[int, int], None] | None,
 ) -> tuple[int, int]:
@@ -271,7 +271,7 @@ def _write_chunks(
     for job in part:
         if job.changed:
             stale.setdefault(job.document.tenant_id, {})[job.document.doc_id] = job.digest
-    with _stale_told(on_stale, stale):
+    with _ingest_stale_told(on_stale, stale):
         rows, embedded = recipe.rows(part, on_embedded)
         store.upsert(rows)  # new rows first, then away with what they replace
         for tenant_id, current in stale.items():
@@ -280,7 +280,7 @@ def _write_chunks(
 
 
 @contextmanager
-def _stale_told(
+def _ingest_stale_told(
     on_stale: Callable[[str, Sequence[str]], None] | None, stale: Mapping[str, Collection[str]]
 ) -> Iterator[None]:
     """Tell what changes before and after it does."""
@@ -296,7 +296,7 @@ def _stale_told(
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
+class _IngestJob:
     """A document to write; ``changed`` if it has rows already, which its new ones may not cover."""
 
     document: Document
@@ -305,7 +305,7 @@ class _Job:
 
 
 @dataclass(frozen=True, slots=True)
-class _Recipe:
+class _IngestRecipe:
     """How a document becomes rows."""
 
     chunker: Chunker
@@ -317,7 +317,9 @@ class _Recipe:
         how = (LAYOUT, repr(self.chunker), type(self.tokenizer).__qualname__, self.embedder.encoder_id)
         return content_hash(document.doc_id, document.content_hash, *how)
 
-    def rows(self, jobs: Sequence[_Job], on_embedded: Callable[[int, int], None] | None) -> tuple[list[ChunkRow], int]:
+    def rows(
+        self, jobs: Sequence[_IngestJob], on_embedded: Callable[[int, int], None] | None
+    ) -> tuple[list[ChunkRow], int]:
         """Rows of the documents, and how many texts had to be embedded for them."""
         cut = [(job, self.chunker.chunk(job.document, self.tokenizer)) for job in jobs]
         if lost := [job.document.doc_id for job, chunks in cut if not chunks]:
@@ -345,20 +347,20 @@ class _Recipe:
 
 
 def _ingest_plan(
-    store: Store, documents: Iterable[Document], recipe: _Recipe, prune: bool
-) -> tuple[list[_Job], dict[str, list[str]], IngestReport]:
+    store: Store, documents: Iterable[Document], recipe: _IngestRecipe, prune: bool
+) -> tuple[list[_IngestJob], dict[str, list[str]], IngestReport]:
     """What has to be written, which documents of which tenant removed, and what that makes of the corpus."""
     corpus: dict[str, list[Document]] = {}
     for document in documents:
         corpus.setdefault(document.tenant_id, []).append(document)
     if not corpus:
         raise StoreError("the corpus has no documents: nothing to ingest, and nothing is removed either")
-    jobs, gone, unchanged, blank = list[_Job](), dict[str, list[str]](), 0, 0
+    jobs, gone, unchanged, blank = list[_IngestJob](), dict[str, list[str]](), 0, 0
     for tenant_id, group in corpus.items():
-        _check_unique(tenant_id, group)
+        _check_unique_documents(tenant_id, group)
         known = store.for_tenant(tenant_id).document_hashes()
         with_text = [d for d in group if d.full_text.strip()]
-        due = [_Job(d, recipe.digest(d), d.doc_id in known) for d in with_text]
+        due = [_IngestJob(d, recipe.digest(d), d.doc_id in known) for d in with_text]
         jobs += (new := [job for job in due if known.get(job.document.doc_id) != job.digest])
         unchanged, blank = unchanged + len(due) - len(new), blank + len(group) - len(due)
         keep = {d.doc_id for d in with_text}
@@ -368,7 +370,7 @@ def _ingest_plan(
     return jobs, gone, IngestReport(len(jobs) - changed, changed, unchanged, removed, blank)
 
 
-def _check_unique(tenant_id: str, documents: Sequence[Document]) -> None:
+def _check_unique_documents(tenant_id: str, documents: Sequence[Document]) -> None:
     counts = Counter(d.doc_id for d in documents)
     if twice := sorted(doc_id for doc_id, n in counts.items() if n > 1):
         raise StoreError(

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import polars as pl
 
 from workbench.errors import StoreError
-from workbench.extras import put_off
+from workbench.extras import put_off_import
 from workbench.retrieval.filters import AllOf, Between, Equals, Filter, OneOf
 from workbench.retrieval.index_kinds import (
     NGRAM,
@@ -56,7 +56,7 @@ _LOST_RACE, _ATTEMPTS, _PAUSE_S = ("Retryable commit conflict", "Too many concur
 Result = TypeVar("Result")
 
 
-def committed(write: Callable[[], Result]) -> Result:
+def lance_committed(write: Callable[[], Result]) -> Result:
     """Do a write again where other processes' commits came first; of 16 writers one in 160 upserts needs it.
 
     Pauses grow and are drawn at random: writers that lost together must not come back together.
@@ -72,7 +72,7 @@ def committed(write: Callable[[], Result]) -> Result:
 
 
 @contextmanager
-def reported(asked: str) -> Iterator[None]:
+def lance_reported(asked: str) -> Iterator[None]:
     """Raise what LanceDB raises as a StoreError that says what was asked for.
 
     A write that failed has changed nothing that readers see: LanceDB commits a new version last.
@@ -90,7 +90,7 @@ def load_lancedb() -> Any:
     They are loaded as soon as somebody asks for one.
     """
     os.environ.setdefault("LANCE_LOG", "error")  # read on import; it warns of every table it makes
-    put_off("lance_namespace_urllib3_client")
+    put_off_import("lance_namespace_urllib3_client")
     import lancedb
 
     return lancedb
@@ -116,13 +116,13 @@ class LanceStore:
             If the folder cannot be used, or the table there has other columns or another dimension.
         """
         lancedb = load_lancedb()
-        with reported(f"open table {name!r} in {uri}"):
+        with lance_reported(f"open table {name!r} in {uri}"):
             database = lancedb.connect(str(uri), read_consistency_interval=timedelta(0))
             try:
                 table = database.open_table(name)
             except ValueError:  # no such table; another process may make it meanwhile
-                table = database.create_table(name, schema=_schema(dimension), exist_ok=True)
-        _check_schema(table.schema, name, dimension)
+                table = database.create_table(name, schema=_lance_schema(dimension), exist_ok=True)
+        _check_lance_schema(table.schema, name, dimension)
         return cls(table, str(uri), dimension)
 
     def for_tenant(self, tenant_id: str) -> TenantHandle:
@@ -145,22 +145,22 @@ class LanceStore:
         """
         if not rows:
             return 0
-        data = _arrow(rows, self.dimension)
-        with reported(f"write {len(rows)} chunks to {self._uri}"):
+        data = _lance_arrow(rows, self.dimension)
+        with lance_reported(f"write {len(rows)} chunks to {self._uri}"):
             merge = self._table.merge_insert("chunk_id").when_matched_update_all().when_not_matched_insert_all()
-            committed(lambda: merge.execute(data))
+            lance_committed(lambda: merge.execute(data))
         return len(rows)
 
     def delete_documents(self, tenant_id: str, doc_ids: Sequence[str]) -> int:
         """Delete every chunk of the documents of one tenant; returns how many chunks went."""
-        return sum(self._delete(tenant_id, part) for part in _slices(doc_ids))
+        return sum(self._delete(tenant_id, part) for part in _lance_slices(doc_ids))
 
     def delete_stale(self, tenant_id: str, current: Mapping[str, str]) -> int:
         """Delete what earlier texts of the documents left; ``current`` is content hash by ``doc_id``."""
         from lancedb.expr import col
 
         deleted = 0
-        for part in _slices(list(current)):
+        for part in _lance_slices(list(current)):
             old = ~col("content_hash").isin([current[d] for d in part]) | (col("position") >= col("n_chunks"))
             deleted += self._delete(tenant_id, part, old)
         return deleted
@@ -183,26 +183,26 @@ class LanceStore:
         vector, full_text = vector or Exact(), full_text or FullTextIndex()
         if not self._table.count_rows():
             raise StoreError("an empty table cannot be indexed: ingest documents first")
-        with reported(f"index {self._uri} as {vector!r}, {full_text!r}"):
-            committed(lambda: build_indices(self._table, vector, full_text))
+        with lance_reported(f"index {self._uri} as {vector!r}, {full_text!r}"):
+            lance_committed(lambda: build_lance_indices(self._table, vector, full_text))
 
     def optimize(self, *, keep: timedelta = timedelta(days=7)) -> None:
         """Take new rows into the indices, join small files, drop versions older than ``keep``."""
-        with reported(f"optimize {self._uri}"):
+        with lance_reported(f"optimize {self._uri}"):
             self._table.optimize(cleanup_older_than=keep)
 
     def describe(self) -> StoreState:
         """Rows, version, and how far each index has fallen behind."""
-        with reported(f"describe {self._uri}"):
-            return StoreState(self._table.count_rows(), self._table.version, index_states(self._table))
+        with lance_reported(f"describe {self._uri}"):
+            return StoreState(self._table.count_rows(), self._table.version, lance_index_states(self._table))
 
     def _delete(self, tenant_id: str, doc_ids: Sequence[str], condition: "Expr | None" = None) -> int:
         from lancedb.expr import col
 
-        rows = rows_of(tenant_id) & col("doc_id").isin(list(doc_ids))
+        rows = lance_rows_of(tenant_id) & col("doc_id").isin(list(doc_ids))
         condition = rows if condition is None else rows & condition
-        with reported(f"delete chunks from {self._uri}"):
-            return int(committed(lambda: self._table.delete(condition).num_deleted_rows))
+        with lance_reported(f"delete chunks from {self._uri}"):
+            return int(lance_committed(lambda: self._table.delete(condition).num_deleted_rows))
 
 
 class LanceRows:
@@ -212,7 +212,7 @@ class LanceRows:
         self.tenant_id = tenant_id
         self.dimension = dimension
         self._table = table
-        self._own = rows_of(tenant_id)
+        self._own = lance_rows_of(tenant_id)
         self._has_text_index = False
 
     def nearest(
@@ -249,33 +249,33 @@ class LanceRows:
             legs["vector"] = self._vector_query(point, limit, where, exact, knobs)
         if words is not None:
             legs["full_text"] = self._text_query(words, limit, where)
-        with reported(f"explain a search of tenant {shown_tenant(self.tenant_id)}"):
+        with lance_reported(f"explain a search of tenant {shown_tenant(self.tenant_id)}"):
             return {leg: query.explain_plan(True) for leg, query in legs.items()}
 
     def texts(self, doc_ids: Sequence[str]) -> pl.DataFrame:
         """Chunks of the documents."""
         from lancedb.expr import col
 
-        with reported(f"read texts of tenant {shown_tenant(self.tenant_id)}"):
+        with lance_reported(f"read texts of tenant {shown_tenant(self.tenant_id)}"):
             query = self._table.search().where(self._scope(None) & col("doc_id").isin(list(doc_ids)))
             return pl.DataFrame(query.select(["doc_id", "position", "text"]).to_arrow())
 
     def states(self) -> pl.DataFrame:
         """Every chunk of the tenant."""
-        with reported(f"read the documents of tenant {shown_tenant(self.tenant_id)}"):
+        with lance_reported(f"read the documents of tenant {shown_tenant(self.tenant_id)}"):
             query = self._table.search().where(self._scope(None))
             return pl.DataFrame(query.select(["doc_id", "position", "n_chunks", "content_hash"]).to_arrow())
 
     def count(self, where: Filter | None) -> int:
         """Chunks that match."""
-        with reported(f"count the chunks of tenant {shown_tenant(self.tenant_id)}"):
+        with lance_reported(f"count the chunks of tenant {shown_tenant(self.tenant_id)}"):
             # `count_rows` takes SQL text alone, in which a name of quotes or backslashes means another one.
             query = self._table.search().where(self._scope(where))
             return int(query.select(["position"]).to_arrow().num_rows)
 
     def _scope(self, where: Filter | None) -> "Expr":
         """Condition of every query: the tenant, and what the caller narrows it to."""
-        return self._own if where is None else self._own & compile_filter(where)
+        return self._own if where is None else self._own & compile_lance_filter(where)
 
     def _vector_query(
         self,
@@ -309,17 +309,17 @@ class LanceRows:
         return query.limit(limit).select([*_HIT_COLUMNS, "_score"])
 
     def _has_index(self, name: str) -> bool:
-        with reported("list the indices"):
+        with lance_reported("list the indices"):
             return any(index.name == name for index in self._table.list_indices())
 
     def _hits(self, query: Any, score: str, scored: Callable[[float], float]) -> list[ChunkHit]:
-        with reported(f"search tenant {shown_tenant(self.tenant_id)}"):
+        with lance_reported(f"search tenant {shown_tenant(self.tenant_id)}"):
             found = query.to_arrow()
         columns = (found[name].to_pylist() for name in _HIT_COLUMNS)
         return [ChunkHit(*row) for row in zip(*columns, map(scored, found[score].to_pylist()), strict=True)]
 
 
-def compile_filter(where: Filter) -> "Expr":
+def compile_lance_filter(where: Filter) -> "Expr":
     """Compile a filter to LanceDB's typed expression: values, never SQL text with a value in it."""
     from lancedb.expr import col
 
@@ -335,11 +335,11 @@ def compile_filter(where: Filter) -> "Expr":
         case Between(field, low, high):
             return (col(field) >= low) & (col(field) <= high)
         case AllOf(parts):
-            return reduce(and_, map(compile_filter, parts))
+            return reduce(and_, map(compile_lance_filter, parts))
     raise NotImplementedError(type(where).__name__)
 
 
-def rows_of(tenant_id: str) -> "Expr":
+def lance_rows_of(tenant_id: str) -> "Expr":
     """Return the condition that holds for the rows of one tenant, as a value: never SQL text with a name in it.
 
     Raises
@@ -352,11 +352,11 @@ def rows_of(tenant_id: str) -> "Expr":
     return col("tenant_id") == lit(checked_tenant(tenant_id))
 
 
-def _slices(doc_ids: Sequence[str]) -> Iterator[Sequence[str]]:
+def _lance_slices(doc_ids: Sequence[str]) -> Iterator[Sequence[str]]:
     return (doc_ids[i : i + SLICE] for i in range(0, len(doc_ids), SLICE))
 
 
-def _schema(dimension: int) -> "pa.Schema":
+def _lance_schema(dimension: int) -> "pa.Schema":
     import pyarrow as pa
 
     return pa.schema(
@@ -375,8 +375,8 @@ def _schema(dimension: int) -> "pa.Schema":
     )
 
 
-def _check_schema(found: "pa.Schema", name: str, dimension: int) -> None:
-    wanted = _schema(dimension)
+def _check_lance_schema(found: "pa.Schema", name: str, dimension: int) -> None:
+    wanted = _lance_schema(dimension)
     if found.names != wanted.names or found.types != wanted.types:
         width = getattr(found.field("vector").type, "list_size", None) if "vector" in found.names else None
         raise StoreError(
@@ -387,20 +387,20 @@ def _check_schema(found: "pa.Schema", name: str, dimension: int) -> None:
         raise StoreError(f"table {name!r} has no declared key, so writers could make duplicates; make it anew")
 
 
-def _arrow(rows: Sequence[ChunkRow], dimension: int) -> "pa.Table":
+def _lance_arrow(rows: Sequence[ChunkRow], dimension: int) -> "pa.Table":
     import pyarrow as pa
 
     vectors = checked_vectors(rows, dimension)
-    schema = _schema(dimension)
+    schema = _lance_schema(dimension)
     names = [f.name for f in fields(ChunkRow) if f.name != "vector"]
-    with reported("turn rows into columns"):
+    with lance_reported("turn rows into columns"):
         columns = {name: [getattr(row, name) for row in rows] for name in ["chunk_id", *names]}
         arrays = {name: pa.array(values, schema.field(name).type) for name, values in columns.items()}
         arrays["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), dimension)
         return pa.table(arrays, schema=schema)
 
 
-def build_indices(table: Any, vector: VectorIndex, full_text: FullTextIndex) -> None:
+def build_lance_indices(table: Any, vector: VectorIndex, full_text: FullTextIndex) -> None:
     """Build every index anew under its own name; a vector index of another type is dropped first.
 
     LanceDB keeps an index of another type beside the new one, and may go on using it.
@@ -415,7 +415,7 @@ def build_indices(table: Any, vector: VectorIndex, full_text: FullTextIndex) -> 
         ("text", TEXT_INDEX, FTS(base_tokenizer=options.pop("tokenizer"), **options)),
     ]
     if not isinstance(vector, Exact):
-        wanted.append(("vector", VECTOR_INDEX, _vector_config(vector, table.count_rows())))
+        wanted.append(("vector", VECTOR_INDEX, _lance_vector_config(vector, table.count_rows())))
     columns = {name: column for column, name, _ in wanted}
     for index in table.list_indices():
         if columns.get(index.name) is None or index.name == VECTOR_INDEX:
@@ -424,7 +424,7 @@ def build_indices(table: Any, vector: VectorIndex, full_text: FullTextIndex) -> 
         table.create_index(column, config=config, name=name, replace=True)
 
 
-def _vector_config(vector: IvfPq | HnswSq | Hnsw, rows: int) -> Any:
+def _lance_vector_config(vector: IvfPq | HnswSq | Hnsw, rows: int) -> Any:
     from lancedb import index
 
     if isinstance(vector, Hnsw):
@@ -447,7 +447,7 @@ def _vector_config(vector: IvfPq | HnswSq | Hnsw, rows: int) -> Any:
     )
 
 
-def index_states(table: Any) -> tuple[IndexState, ...]:
+def lance_index_states(table: Any) -> tuple[IndexState, ...]:
     """Every index of the table, by name."""
     found: Sequence[Any] = sorted(table.list_indices(), key=lambda index: index.name)
     return tuple(
@@ -455,7 +455,7 @@ def index_states(table: Any) -> tuple[IndexState, ...]:
     )
 
 
-def stored_tables(folder: str) -> list[str]:
+def lance_stored_tables(folder: str) -> list[str]:
     """Names of the tables of any LanceDB database, in order.
 
     Raises
@@ -463,11 +463,11 @@ def stored_tables(folder: str) -> list[str]:
     StoreError
         If it cannot be opened.
     """
-    with reported(f"list the tables of {folder}"):
+    with lance_reported(f"list the tables of {folder}"):
         return sorted(load_lancedb().connect(folder).list_tables().tables)
 
 
-def stored_rows(folder: str, name: str) -> tuple[list[dict[str, Any]], list[str]]:
+def lance_stored_rows(folder: str, name: str) -> tuple[list[dict[str, Any]], list[str]]:
     """Every row of any LanceDB table, without its columns of vectors, whose names come beside.
 
     Raises
@@ -477,7 +477,7 @@ def stored_rows(folder: str, name: str) -> tuple[list[dict[str, Any]], list[str]
     """
     import pyarrow as pa
 
-    with reported(f"read table {name!r} of {folder}"):
+    with lance_reported(f"read table {name!r} of {folder}"):
         table = load_lancedb().connect(folder).open_table(name)
         vectors = [field.name for field in table.schema if pa.types.is_fixed_size_list(field.type)]
         columns = [column for column in table.schema.names if column not in vectors]

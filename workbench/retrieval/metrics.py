@@ -31,10 +31,10 @@ def best_first(score: Any, doc_id: Any) -> tuple[Any, Any]:
     return -score, doc_id
 
 
-def rank(hits: pl.DataFrame) -> pl.DataFrame:
+def rank_hits(hits: pl.DataFrame) -> pl.DataFrame:
     """Order hits (query_id, doc_id, score) by the tie rule; a document keeps its best place only.
 
-    >>> rank(pl.DataFrame({"query_id": ["q"] * 3, "doc_id": ["b", "a", "a"], "score": [1.0, 1.0, 0.5]})).rows()
+    >>> rank_hits(pl.DataFrame({"query_id": ["q"] * 3, "doc_id": ["b", "a", "a"], "score": [1.0, 1.0, 0.5]})).rows()
     [('q', 'a', 1, 1.0), ('q', 'b', 2, 1.0)]
     """
     order = [pl.col("query_id"), *best_first(pl.col("score"), pl.col("doc_id"))]

@@ -14,7 +14,7 @@ from workbench.config import Settings
 from workbench.errors import ConfigError
 from workbench.evalset.evalset import Split
 from workbench.evalset.findings import known_answers
-from workbench.evalset.imports.judgement_sheets import SHEET, sheet_note, write_sheet
+from workbench.evalset.imports.judgement_sheets import SHEET, judgement_sheet_note, write_judgement_sheet
 from workbench.evaluation.experiment import PairedExperiment
 from workbench.evaluation.finalists import Finalists
 from workbench.evaluation.fingerprint import FORMERLY, SEED, encoder_inputs
@@ -34,21 +34,21 @@ from workbench.retrieval.ask_arms import (
     Candidate,
     Scored,
     arms_table,
-    ask_all,
-    check_names,
-    drop_twins,
+    ask_all_arms,
+    check_candidate_names,
+    drop_twin_arms,
     our_arm,
     spread_over_rebuilds,
 )
 from workbench.retrieval.chunking import Tokenizer
 from workbench.retrieval.fitted_arms import LEAST_TO_FIT, FittedArm, fit_arms
-from workbench.retrieval.passages import LOST, UNANSWERABLE, calibrate, evidence_of, passages_table
+from workbench.retrieval.passages import LOST, UNANSWERABLE, calibrate_passages, passage_evidence_of, passages_table
 from workbench.retrieval.postgres_server import pgvector_url
 from workbench.retrieval.scale import COMMITTED, STEPS, Scale, measure_scale, scale_figure
 from workbench.retrieval.searcher import Searcher
 from workbench.retrieval.strategies import Arm, Hybrid
 from workbench.retrieval.systems import load_systems, system_inputs
-from workbench.retrieval.tables import contents_table, script_notes, stores_table
+from workbench.retrieval.tables import evalset_contents_table, retrieval_script_notes, retrieval_stores_table
 
 
 def to_judge(scored: Scored, k: int = 10) -> pl.DataFrame:
@@ -159,7 +159,9 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
         if tokenizer is None:
             found = embedders.get("minilm")
             tokenizer = found if isinstance(found, MiniLM) else MiniLM(settings.cache / "weights")
-        notes = [note for embedder in embedders.values() for note in script_notes(evalset, embedder, p.strategies)]
+        notes = [
+            note for embedder in embedders.values() for note in retrieval_script_notes(evalset, embedder, p.strategies)
+        ]
         self.evalset = replace(evalset, notes=(*evalset.notes, *dict.fromkeys(notes)))
         manifest = evalset.inputs.get("corpus") or content_hash(evalset.name)
         self.searcher = Searcher(evalset.documents, manifest, settings, embedders, tokenizer)
@@ -185,7 +187,7 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
 
     def contents(self) -> Table:
         """What the evalset holds, tenant by tenant."""
-        return contents_table(self.evalset)
+        return evalset_contents_table(self.evalset)
 
     def prepare(self) -> list[Candidate]:
         """Ingest, index and fit every arm, simplest first; of arms that do the same the simplest stays.
@@ -208,10 +210,10 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
         candidates: list[Candidate] = [*arms, *learned, *self.systems]
         if not candidates:
             raise ConfigError(f"no arm can be asked on this corpus: {'; '.join(self.left_out)}")
-        check_names(candidates)
+        check_candidate_names(candidates)
         accepted = self.accepted
         keep = {p.reference, self.rule().anchor, *(accepted.arms if accepted else ())}
-        candidates, twins = drop_twins(candidates, dev, self.searcher, depth=p.depth, keep=keep)
+        candidates, twins = drop_twin_arms(candidates, dev, self.searcher, depth=p.depth, keep=keep)
         self.searcher.rest()  # documents may have been embedded
         self._dropped.clear()
         self._dropped.update(unfitted | twins)
@@ -258,7 +260,7 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
 
     def score(self, arms: Sequence[Candidate], split: str) -> Scored:
         """Ask every question of one split, arm by arm, and score what comes back."""
-        return ask_all(arms, self.evalset.split(split), self.searcher, depth=self.parameters.depth)
+        return ask_all_arms(arms, self.evalset.split(split), self.searcher, depth=self.parameters.depth)
 
     def test(self, dev: Scored, finalists: Finalists) -> Scored:
         """Judge the finalists on the test questions, and measure the spread of indices built at random."""
@@ -318,10 +320,10 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
         arm = our_arm(arms[decision.arm])
         nearest = partial(self.searcher.nearest, arm) if arm else None
         on_dev, on_test = (
-            evidence_of(scored.answers[decision.arm].run, scored.part, nearest, cache(self.searcher.tokens))
+            passage_evidence_of(scored.answers[decision.arm].run, scored.part, nearest, cache(self.searcher.tokens))
             for scored in (dev, test)
         )
-        limits = calibrate(on_dev, decision.arm, lost=lost, unanswerable=unanswerable)
+        limits = calibrate_passages(on_dev, decision.arm, lost=lost, unanswerable=unanswerable)
         limits.save(self.folder)
         return passages_table(on_dev, on_test, limits, unanswerable=unanswerable)
 
@@ -345,7 +347,7 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
                 f"{high:.3f}."
             )
         if unjudged := len(to_judge(test)):
-            out.append(sheet_note(unjudged, self.folder.name, self.evalset.name))
+            out.append(judgement_sheet_note(unjudged, self.folder.name, self.evalset.name))
         out += [note for system in self.systems for note in system.notes]
         asked = not (all(is_default(p, name) for name in ("strategies", "chunkers", "embedders", "stores")))
         told = [*(self.left_out if asked else ()), *(dev.notes if dev else ()), *test.notes]
@@ -356,8 +358,8 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
         unjudged = to_judge(test)
         if len(unjudged):
             pairs = unjudged.select("query_id", "doc_id").rows()
-            write_sheet(self.folder / SHEET, pairs, self.evalset.queries, self.evalset.documents)
+            write_judgement_sheet(self.folder / SHEET, pairs, self.evalset.queries, self.evalset.documents)
         if dev is not None and len(self.parameters.stores) > 1:
             rule = decision.rule
-            tables += (stores_table(dev.scores, dev.facts, rule.metric, rule.requests_per_month),)
+            tables += (retrieval_stores_table(dev.scores, dev.facts, rule.metric, rule.requests_per_month),)
         return super().save(decision, test, *tables, dev=dev)

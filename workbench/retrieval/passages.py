@@ -22,7 +22,7 @@ import polars as pl
 from workbench.codec import from_json, to_json
 from workbench.errors import ConfigError, SplitError
 from workbench.evalset.evalset import Split
-from workbench.evaluation.compare import MIN_DIFFERING, mean_interval, most_worse
+from workbench.evaluation.compare import MIN_DIFFERING, mean_interval, most_worse_clusters
 from workbench.evaluation.decision_sentences import percent
 from workbench.records import Hit, Query
 from workbench.rendering.table import Column, Interval, Table
@@ -133,7 +133,7 @@ class PassageEvidence:
         return sums / counts.reshape(-1, *[1] * (values.ndim - 1))
 
 
-def evidence_of(
+def passage_evidence_of(
     run: pl.DataFrame, part: Split, nearest: Nearest | None, tokens: Callable[[str], int]
 ) -> PassageEvidence:
     """Lay what an arm found beside the judgements.
@@ -149,7 +149,7 @@ def evidence_of(
         Takes the id of a document, returns its tokens.
     """
     relevant = with_grades(run, part.qrels, depth=WIDEST)
-    rank = dict(zip(relevant.query_ids, _first(relevant.gains > 0), strict=True))
+    rank = dict(zip(relevant.query_ids, _first_passage_rank(relevant.gains > 0), strict=True))
     counts = {q.query_id: np.zeros(WIDEST, int) for q in part.queries}
     for query_id, doc_id, place in (
         run.filter(pl.col("rank") <= WIDEST).select("query_id", "doc_id", "rank").iter_rows()
@@ -163,12 +163,12 @@ def evidence_of(
     return PassageEvidence(part.name, first, np.stack([*counts.values()]), near[:, 0], near[:, 1], families)
 
 
-def _first(relevant: np.ndarray) -> np.ndarray:
+def _first_passage_rank(relevant: np.ndarray) -> np.ndarray:
     """Rank of the first true of each row, 0 where there is none."""
     return np.where(relevant.any(1), relevant.argmax(1) + 1, 0)
 
 
-def conformal_choice(losses: np.ndarray, lost: float) -> int | None:
+def conformal_passage_choice(losses: np.ndarray, lost: float) -> int | None:
     """Place of the last setting that keeps the promise; None where none does.
 
     Parameters
@@ -180,9 +180,9 @@ def conformal_choice(losses: np.ndarray, lost: float) -> int | None:
 
     Examples
     --------
-    >>> conformal_choice(np.array([[0.0, 0.0, 1.0]] * 19), 0.1)
+    >>> conformal_passage_choice(np.array([[0.0, 0.0, 1.0]] * 19), 0.1)
     1
-    >>> conformal_choice(np.zeros((8, 3)), 0.1) is None  # a ninth family, lost whole, would be more than a tenth
+    >>> conformal_passage_choice(np.zeros((8, 3)), 0.1) is None  # a ninth family, lost whole, is more than a tenth
     True
     """
     m = len(losses)
@@ -190,7 +190,7 @@ def conformal_choice(losses: np.ndarray, lost: float) -> int | None:
     return int(kept[-1]) if kept.size else None
 
 
-def calibrate(
+def calibrate_passages(
     dev: PassageEvidence, arm: str, *, lost: float = LOST, unanswerable: float = UNANSWERABLE
 ) -> ContextLimits:
     """Set both limits on dev.
@@ -216,22 +216,24 @@ def calibrate(
     if not asked.any():
         return ContextLimits(arm, WIDEST, None, False, lost, 0)
     fewer = np.arange(WIDEST, 0, -1)  # loses more from setting to setting
-    choice = conformal_choice(dev.by_family(dev.first[:, None] > fewer, asked), lost)
+    choice = conformal_passage_choice(dev.by_family(dev.first[:, None] > fewer, asked), lost)
     passages = WIDEST if choice is None else int(fewer[choice])
-    limits = ContextLimits(arm, passages, _closeness(dev, asked, lost), True, lost, len(np.unique(dev.families[asked])))
+    limits = ContextLimits(
+        arm, passages, _passage_closeness(dev, asked, lost), True, lost, len(np.unique(dev.families[asked]))
+    )
     precision = abstention_precision(dev, limits)
     return replace(limits, refuses=precision is not None and 1 - (precision.low or 0.0) <= unanswerable)
 
 
-def _closeness(dev: PassageEvidence, asked: np.ndarray, lost: float) -> float | None:
+def _passage_closeness(dev: PassageEvidence, asked: np.ndarray, lost: float) -> float | None:
     if np.isnan(dev.nearest).any():
         return None
     grid = np.unique(dev.nearest[asked])
-    choice = conformal_choice(dev.by_family(dev.nearest[:, None] < grid, asked), lost)
+    choice = conformal_passage_choice(dev.by_family(dev.nearest[:, None] < grid, asked), lost)
     return None if choice is None else float(grid[choice])
 
 
-def outcome_rows(found: PassageEvidence, limits: ContextLimits) -> list[tuple[str, Interval | None]]:
+def passage_outcome_rows(found: PassageEvidence, limits: ContextLimits) -> list[tuple[str, Interval | None]]:
     """What the limits keep, save and catch, family by family, each with its two-sided 95 % interval."""
     asked = found.first > 0
     kept = found.first <= limits.passages
@@ -249,13 +251,13 @@ def outcome_rows(found: PassageEvidence, limits: ContextLimits) -> list[tuple[st
             ("not refused, and a relevant document sent", ~refused & kept, asked),
             ("unanswerable ones that are refused", caught, asked),
         ]
-    out: list[tuple[str, Interval | None]] = [(name, _interval(found.by_family(v, of))) for name, v, of in rows]
+    out: list[tuple[str, Interval | None]] = [(name, _passage_interval(found.by_family(v, of))) for name, v, of in rows]
     if limits.closeness is not None:
         out.append((f"{PRECISION}, as many unanswerable as answerable", abstention_precision(found, limits)))
     return out
 
 
-def _interval(families: np.ndarray) -> Interval | None:
+def _passage_interval(families: np.ndarray) -> Interval | None:
     """Mean of families in [0, 1]; where few of them differ from 0 or 1, bounds that take each for a whole one."""
     m = len(families)
     if not m:
@@ -263,7 +265,10 @@ def _interval(families: np.ndarray) -> Interval | None:
     mean, low, high = mean_interval(families, np.arange(m))
     under, over = int((families < 1).sum()), int((families > 0).sum())
     if min(under, over) < MIN_DIFFERING:
-        low, high = 1 - float(most_worse(np.array(under), m, 0.975)), float(most_worse(np.array(over), m, 0.975))
+        low, high = (
+            1 - float(most_worse_clusters(np.array(under), m, 0.975)),
+            float(most_worse_clusters(np.array(over), m, 0.975)),
+        )
     return Interval(mean, low, high)
 
 
@@ -289,7 +294,7 @@ def passages_table(
     dev: PassageEvidence, test: PassageEvidence, limits: ContextLimits, *, unanswerable: float = UNANSWERABLE
 ) -> Table:
     """What the limits do on both splits, with the assumptions they rest on."""
-    shown = [outcome_rows(part, limits) for part in (dev, test)]
+    shown = [passage_outcome_rows(part, limits) for part in (dev, test)]
     rows = tuple((name, on_dev, on_test) for (name, on_dev), (_, on_test) in zip(*shown, strict=True))
     refusing = "refuse nothing: too few families for a promise, or passages without a score"
     if limits.closeness is not None:
@@ -313,7 +318,7 @@ def passages_table(
     return Table(columns, rows, caption)
 
 
-def check_arm(limits: ContextLimits, arm: str) -> None:
+def check_passages_arm(limits: ContextLimits, arm: str) -> None:
     """Refuse limits of another arm: its scores mean something else.
 
     Raises

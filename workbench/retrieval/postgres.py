@@ -33,7 +33,7 @@ from workbench.retrieval.index_kinds import (
     IndexState,
     VectorIndex,
 )
-from workbench.retrieval.postgres_session import Sessions, reported, set_settings
+from workbench.retrieval.postgres_session import Sessions, session_reported, set_session_settings
 from workbench.retrieval.postgres_sql import (
     ALL_COUNTS,
     ALL_TERMS,
@@ -48,7 +48,7 @@ from workbench.retrieval.postgres_sql import (
     Explain,
     VectorType,
     chunks_table,
-    copied_rows,
+    copied_sql_rows,
 )
 from workbench.retrieval.store import SLICE, ChunkRow, StoreState, checked_vectors
 from workbench.retrieval.tenant import ChunkHit, Fusion, TenantHandle, bm25_of, checked_tenant, cosine_of, shown_tenant
@@ -99,8 +99,8 @@ class PostgresStore:
         if not rows:
             return 0
         vectors = checked_vectors(rows, self.dimension)
-        with reported("turn rows into columns"):
-            copied = copied_rows(rows, vectors)
+        with session_reported("turn rows into columns"):
+            copied = copied_sql_rows(rows, vectors)
         with self._sessions.writing(f"write {len(rows)} chunks to", {row.tenant_id for row in rows}) as connection:
             for statement in STAGE:
                 connection.execute(sa.text(statement))
@@ -108,8 +108,8 @@ class PostgresStore:
             with driver.cursor() as cursor, cursor.copy(COPY) as copy:
                 copy.write(copied)
             connection.execute(sa.text("analyze incoming"))
-            if (full_text := text_index(connection)) is not None:
-                connection.execute(sa.text(NEW_TERMS), words_of(full_text))
+            if (full_text := postgres_text_index(connection)) is not None:
+                connection.execute(sa.text(NEW_TERMS), postgres_words_of(full_text))
             for statement in MERGE:
                 connection.execute(sa.text(statement))
         return len(rows)
@@ -145,22 +145,24 @@ class PostgresStore:
         vector, full_text = vector or Exact(), full_text or FullTextIndex()
         if not isinstance(vector, Exact | Hnsw):
             raise StoreError(f"{vector!r} is an index of LanceDB; PostgreSQL has Exact() and Hnsw()")
-        words = words_of(full_text)
+        words = postgres_words_of(full_text)
         with self._sessions.writing(f"index as {vector!r}, {full_text!r}", None) as connection:
             tenants = connection.execute(sa.text("select tenant_id from tenants where n > 0")).scalars().all()
             if not tenants:
                 raise StoreError("an empty table cannot be indexed: ingest documents first")
-            if text_index(connection) != full_text:
-                set_settings(connection, {"workbench.tenants": json.dumps(list(tenants))})
-                _make_terms(connection, full_text, words)
+            if postgres_text_index(connection) != full_text:
+                set_session_settings(connection, {"workbench.tenants": json.dumps(list(tenants))})
+                _make_postgres_terms(connection, full_text, words)
             rows = int(connection.execute(sa.text("select sum(n) from tenants")).scalar_one())
-            set_settings(connection, {"role": "none"})  # indices belong to the owner
-            graph = _hnsw(Hnsw() if isinstance(vector, Exact) else vector, self.dimension, self._sessions.schema)
+            set_session_settings(connection, {"role": "none"})  # indices belong to the owner
+            graph = _postgres_hnsw(
+                Hnsw() if isinstance(vector, Exact) else vector, self.dimension, self._sessions.schema
+            )
             connection.execute(sa.schema.DropIndex(graph, if_exists=True))
             if isinstance(vector, Hnsw):
                 # A graph that does not fit is built on disk: vectors and links, and as much again.
                 needed = 2 * rows * (4 * self.dimension + 16 * vector.m)
-                set_settings(connection, {"maintenance_work_mem": f"{min(2048, 64 + (needed >> 20))}MB"})
+                set_session_settings(connection, {"maintenance_work_mem": f"{min(2048, 64 + (needed >> 20))}MB"})
                 connection.execute(sa.schema.CreateIndex(graph))
             connection.execute(sa.text("analyze chunks, terms, tenants"))
 
@@ -173,13 +175,16 @@ class PostgresStore:
         with self._sessions.writing("describe", None, lock=False) as connection:
             rows = int(connection.execute(sa.text("select coalesce(sum(n), 0) from tenants")).scalar_one())
             version = connection.execute(sa.text("select version from settings")).scalar_one()
-            has_words, has_graph = text_index(connection) is not None, self._sessions.has_vector_index(connection)
+            has_words, has_graph = (
+                postgres_text_index(connection) is not None,
+                self._sessions.has_vector_index(connection),
+            )
         found = [IndexState(TEXT_INDEX, "BM25 in SQL", ("text",), rows, 0)] if has_words else []
         found += [IndexState(VECTOR_INDEX, "HNSW", ("vector",), rows, 0)] if has_graph else []
         return StoreState(rows, int(version), tuple(found))
 
     def _delete(self, tenant_id: str, doc_ids: Sequence[str], old: sa.ColumnElement[bool]) -> int:
-        condition = rows_of(tenant_id, CHUNKS) & CHUNKS.c.doc_id.in_(doc_ids) & old
+        condition = postgres_rows_of(tenant_id, CHUNKS) & CHUNKS.c.doc_id.in_(doc_ids) & old
         with self._sessions.writing("delete chunks from", {tenant_id}) as connection:
             ids = connection.execute(sa.delete(CHUNKS).where(condition).returning(CHUNKS.c.chunk_id)).scalars().all()
             if ids:
@@ -191,7 +196,7 @@ class PostgresRows:
     """Rows of one tenant in PostgreSQL; see `workbench.retrieval.tenant.TenantRows`."""
 
     def __init__(self, sessions: Sessions, tenant_id: str, dimension: int) -> None:
-        rows_of(tenant_id, CHUNKS)
+        postgres_rows_of(tenant_id, CHUNKS)
         self.tenant_id = tenant_id
         self.dimension = dimension
         self._sessions = sessions
@@ -201,7 +206,7 @@ class PostgresRows:
     ) -> list[ChunkHit]:
         """Up to ``limit`` chunks nearest by cosine."""
         with self._sessions.searching(
-            "search the rows", self.tenant_id, _search_settings(exact, limit, knobs)
+            "search the rows", self.tenant_id, _postgres_search_settings(exact, limit, knobs)
         ) as connection:
             found = connection.execute(self._near(point, limit, where, exact)).all()
         return [ChunkHit(chunk, doc, position, cosine_of(distance)) for chunk, doc, position, distance in found]
@@ -216,7 +221,7 @@ class PostgresRows:
         """Best ``k`` documents of both legs, in one statement."""
         values, fused = fusion.values, FUSED_SCORES if fusion.rank_constant is None else FUSED_RANKS
         with self._sessions.searching("search the rows", self.tenant_id, {}) as connection:
-            asked = self._asked(connection, words) | {"point": _told(point), "k": k, **values}
+            asked = self._asked(connection, words) | {"point": _postgres_told(point), "k": k, **values}
             return [Hit(doc_id, score) for doc_id, score in connection.execute(self._statement(fused), asked)]
 
     def may_fall_short(self) -> bool:
@@ -235,7 +240,7 @@ class PostgresRows:
         knobs: Mapping[str, int],
     ) -> dict[str, str]:
         """PostgreSQL's own account of each leg, and the settings under which it is searched."""
-        settings, legs = _search_settings(exact, limit, knobs), dict[str, str]()
+        settings, legs = _postgres_search_settings(exact, limit, knobs), dict[str, str]()
         with self._sessions.searching("explain a search", self.tenant_id, settings) as connection:
             if point is not None:
                 lines = connection.execute(Explain(self._near(point, limit, where, exact))).scalars().all()
@@ -271,14 +276,14 @@ class PostgresRows:
 
     def _own(self, table: sa.FromClause) -> sa.ColumnElement[bool]:
         """Condition that the policies hold too; the planner needs it to know how many rows there are."""
-        return rows_of(self.tenant_id, table)
+        return postgres_rows_of(self.tenant_id, table)
 
     def _scope(self, where: Filter | None) -> sa.ColumnElement[bool]:
-        return self._own(CHUNKS) if where is None else self._own(CHUNKS) & compile_condition(where)
+        return self._own(CHUNKS) if where is None else self._own(CHUNKS) & compile_postgres_condition(where)
 
     def _near(self, point: npt.NDArray[np.float32], limit: int, where: Filter | None, exact: bool) -> sa.Select[Any]:
         c = CHUNKS.c
-        distance = c.vector.op("<=>", return_type=sa.Double)(sa.cast(_told(point), VectorType(self.dimension)))
+        distance = c.vector.op("<=>", return_type=sa.Double)(sa.cast(_postgres_told(point), VectorType(self.dimension)))
         # No index can serve a sum: this is what makes a search exact, whatever indices there are.
         order = distance + sa.literal_column("0") if exact else distance
         query = sa.select(c.chunk_id, c.doc_id, c.position, distance.label("distance"))
@@ -299,17 +304,17 @@ class PostgresRows:
 
     def _asked(self, connection: sa.Connection, words: str) -> dict[str, Any]:
         """Return what the statements of full text are asked with."""
-        full_text = text_index(connection)
+        full_text = postgres_text_index(connection)
         if full_text is None:
             raise StoreError("a full-text search needs its index and the table has none; call Store.index() first")
-        return words_of(full_text) | {"words": words, "tenant": self.tenant_id}
+        return postgres_words_of(full_text) | {"words": words, "tenant": self.tenant_id}
 
 
-def _told(point: npt.NDArray[np.float32]) -> str:
+def _postgres_told(point: npt.NDArray[np.float32]) -> str:
     return "[" + ",".join(map(repr, point.tolist())) + "]"
 
 
-def rows_of(tenant_id: str, table: sa.FromClause) -> sa.ColumnElement[bool]:
+def postgres_rows_of(tenant_id: str, table: sa.FromClause) -> sa.ColumnElement[bool]:
     """Return the condition that holds for the rows of one tenant, as a value: never SQL text with a name in it.
 
     Raises
@@ -323,7 +328,7 @@ def rows_of(tenant_id: str, table: sa.FromClause) -> sa.ColumnElement[bool]:
     return condition
 
 
-def compile_condition(where: Filter) -> sa.ColumnElement[bool]:
+def compile_postgres_condition(where: Filter) -> sa.ColumnElement[bool]:
     """Compile a filter to SQLAlchemy's expression: values, never SQL text with a value in it."""
     match where:
         case Equals(field, value):
@@ -337,11 +342,11 @@ def compile_condition(where: Filter) -> sa.ColumnElement[bool]:
         case Between(field, low, high):
             return CHUNKS.c[field].between(low, high)
         case AllOf(parts):
-            return sa.and_(*map(compile_condition, parts))
+            return sa.and_(*map(compile_postgres_condition, parts))
     raise NotImplementedError(type(where).__name__)
 
 
-def words_of(full_text: FullTextIndex) -> dict[str, Any]:
+def postgres_words_of(full_text: FullTextIndex) -> dict[str, Any]:
     """Return the configuration of PostgreSQL that makes terms like this index, and whether accents go.
 
     Raises
@@ -358,13 +363,13 @@ def words_of(full_text: FullTextIndex) -> dict[str, Any]:
     return {"config": full_text.language.lower() if stem else "simple", "fold": full_text.ascii_folding}
 
 
-def text_index(connection: sa.Connection) -> FullTextIndex | None:
+def postgres_text_index(connection: sa.Connection) -> FullTextIndex | None:
     """Return how the text of this table became terms, None if it has not yet."""
     told = connection.execute(sa.text("select text_index from settings")).scalar_one()
     return None if told is None else FullTextIndex(**told)
 
 
-def _make_terms(connection: sa.Connection, full_text: FullTextIndex, words: Mapping[str, Any]) -> None:
+def _make_postgres_terms(connection: sa.Connection, full_text: FullTextIndex, words: Mapping[str, Any]) -> None:
     connection.execute(sa.text("truncate terms"))
     connection.execute(sa.text(ALL_TERMS), words)
     connection.execute(sa.text(ALL_COUNTS))
@@ -372,7 +377,7 @@ def _make_terms(connection: sa.Connection, full_text: FullTextIndex, words: Mapp
     connection.execute(sa.text("update settings set text_index = cast(:told as jsonb)"), told)
 
 
-def _search_settings(exact: bool, limit: int, knobs: Mapping[str, int]) -> dict[str, str]:
+def _postgres_search_settings(exact: bool, limit: int, knobs: Mapping[str, int]) -> dict[str, str]:
     """Return the settings of one search by vector; the planner may still take the tenant's rows one by one."""
     if unknown := sorted(knobs.keys() - {"ef"}):
         raise StoreError(f"PostgreSQL has no knob {unknown[0]!r}: its index is HNSW, whose knob is ef")
@@ -382,7 +387,7 @@ def _search_settings(exact: bool, limit: int, knobs: Mapping[str, int]) -> dict[
     return {"hnsw.iterative_scan": "relaxed_order", "hnsw.ef_search": str(ef), "random_page_cost": "1.1"}
 
 
-def _hnsw(index: Hnsw, dimension: int, schema: str) -> sa.Index:
+def _postgres_hnsw(index: Hnsw, dimension: int, schema: str) -> sa.Index:
     return sa.Index(
         VECTOR_INDEX,
         chunks_table(dimension, schema).c.vector,

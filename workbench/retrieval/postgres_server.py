@@ -33,7 +33,7 @@ def pgvector_url(settings: Settings) -> str:
         )
     import psycopg
 
-    url = settings.store_url or started(settings.cache / "postgres")
+    url = settings.store_url or started_server(settings.cache / "postgres")
     try:
         with psycopg.connect(url, connect_timeout=CONNECT_S) as connection:
             (found,) = connection.execute(_READY).fetchone() or (0,)
@@ -50,7 +50,7 @@ def pgvector_url(settings: Settings) -> str:
 
 
 @cache
-def started(folder: Path) -> str:
+def started_server(folder: Path) -> str:
     """URL of the package's server on the data in a folder; it is stopped when the last process that uses it ends."""
     for part in ("lock", "data"):
         (folder / part).mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def started(folder: Path) -> str:
     return str(get_server(folder / "data").get_uri())
 
 
-def disk_mb(url: str, table: str) -> float:
+def table_disk_mb(url: str, table: str) -> float:
     """Megabytes on disk of a table of the store, with its terms and indices."""
     import psycopg
 
@@ -70,7 +70,7 @@ def disk_mb(url: str, table: str) -> float:
     return float(size) / 1e6
 
 
-def drop_table(url: str, table: str) -> None:
+def drop_server_table(url: str, table: str) -> None:
     """Remove a table of the store."""
     engine = sa.create_engine(url)
     try:
@@ -89,14 +89,14 @@ def server_memory_mb(url: str) -> float | None:
         try:
             if Path(f"/proc/{session}/comm").read_text(encoding="utf-8").strip() != "postgres":
                 return None
-            server = _parents()[session]
-            found = [process_mb(pid) for pid, parent in _parents().items() if server in (pid, parent)]
+            server = _server_parents()[session]
+            found = [server_process_mb(pid) for pid, parent in _server_parents().items() if server in (pid, parent)]
         except (OSError, KeyError):
             return None
     return None if None in found else sum(mb or 0.0 for mb in found)
 
 
-def process_mb(pid: int) -> float | None:
+def server_process_mb(pid: int) -> float | None:
     """Megabytes of a process, each page that others share by its share (PSS); None where the system does not tell."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()
@@ -105,7 +105,7 @@ def process_mb(pid: int) -> float | None:
         return None
 
 
-def _parents() -> dict[int, int]:
+def _server_parents() -> dict[int, int]:
     found = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):  # it ended meanwhile

@@ -53,8 +53,11 @@ class Sessions:
             needed = f"pip install '{DISTRIBUTION}[postgres]'"
             raise StoreError(f"PostgreSQL needs its driver ({error}): {needed}") from error
         try:
-            with reported(f"open table {name!r} in {engine.url.render_as_string()}"), engine.begin() as connection:
-                path, found = _opened_table(connection, name, dimension)
+            with (
+                session_reported(f"open table {name!r} in {engine.url.render_as_string()}"),
+                engine.begin() as connection,
+            ):
+                path, found = _opened_session_table(connection, name, dimension)
         except StoreError:
             engine.dispose()
             raise
@@ -69,22 +72,22 @@ class Sessions:
     @contextmanager
     def searching(self, asked: str, tenant_id: str, knobs: Mapping[str, str]) -> Iterator[sa.Connection]:
         """Transaction as the role that searches, which the policies show the rows of this tenant alone."""
-        with reported(f"{asked} of tenant {shown_tenant(tenant_id)}"), self._engine.begin() as connection:
+        with session_reported(f"{asked} of tenant {shown_tenant(tenant_id)}"), self._engine.begin() as connection:
             settings = {"search_path": self._path, "jit": "off", "role": SEARCHER, "workbench.tenant": tenant_id}
-            set_settings(connection, {**settings, **knobs})
+            set_session_settings(connection, {**settings, **knobs})
             yield connection
 
     def has_vector_index(self, connection: sa.Connection) -> bool:
         """Whether a vector index is there and whole."""
-        asked = {"name": VECTOR_INDEX, "schema": quoted(self.schema)}
+        asked = {"name": VECTOR_INDEX, "schema": quoted_identifier(self.schema)}
         return bool(connection.execute(sa.text(VECTOR_INDEX_READY), asked).scalar_one())
 
     @contextmanager
     def writing(self, asked: str, tenants: Collection[str] | None, *, lock: bool = True) -> Iterator[sa.Connection]:
         """Transaction as the role that writes, which sees the rows of these tenants; one writer at a time."""
-        with reported(f"{asked} table {self.schema!r}"), self._engine.begin() as connection:
+        with session_reported(f"{asked} table {self.schema!r}"), self._engine.begin() as connection:
             settings = {"search_path": self._path, "jit": "off", "role": WRITER}
-            set_settings(connection, settings | {"workbench.tenants": json.dumps(sorted(tenants or ()))})
+            set_session_settings(connection, settings | {"workbench.tenants": json.dumps(sorted(tenants or ()))})
             if lock:  # counts of a tenant are sums that two writers must not take at once
                 key = {"key": _LOCK, "schema": self.schema}
                 connection.execute(sa.text("select pg_advisory_xact_lock(:key, hashtext(:schema))"), key)
@@ -93,41 +96,41 @@ class Sessions:
 
     def vacuum(self) -> None:
         """Clear away what was replaced and renew the planner's statistics."""
-        with reported(f"optimize table {self.schema!r}"), self._engine.connect() as connection:
+        with session_reported(f"optimize table {self.schema!r}"), self._engine.connect() as connection:
             connection.execution_options(isolation_level="AUTOCOMMIT")
             connection.detach()  # its search path outlives the statement
             connection.execute(sa.text("select set_config('search_path', :path, false)"), {"path": self._path})
             connection.execute(sa.text("vacuum (analyze) chunks, terms, tenants"))
 
 
-def set_settings(connection: sa.Connection, settings: Mapping[str, str]) -> None:
+def set_session_settings(connection: sa.Connection, settings: Mapping[str, str]) -> None:
     """Set what holds until the transaction ends: a pooled connection keeps nothing of it."""
     connection.execute(sa.text(SET), {"names": list(settings), "values": list(settings.values())})
 
 
-def quoted(name: str) -> str:
+def quoted_identifier(name: str) -> str:
     """Return a name as an identifier, for settings and functions that read identifiers."""
     return '"' + name.replace('"', '""') + '"'
 
 
-def _opened_table(connection: sa.Connection, name: str, dimension: int) -> tuple[str, int]:
+def _opened_session_table(connection: sa.Connection, name: str, dimension: int) -> tuple[str, int]:
     """Search path of the table, which is made if it is not there, and length of its vectors."""
     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
-    path = ", ".join(map(quoted, (name, _extension(connection))))
-    _make_roles(connection)
+    path = ", ".join(map(quoted_identifier, (name, _session_extension(connection))))
+    _make_session_roles(connection)
     there = sa.text("select to_regclass(:settings) is not null")
-    if not connection.execute(there, {"settings": f"{quoted(name)}.settings"}).scalar_one():
+    if not connection.execute(there, {"settings": f"{quoted_identifier(name)}.settings"}).scalar_one():
         connection.execute(sa.schema.CreateSchema(name, if_not_exists=True))
         connection.execute(sa.schema.CreateTable(chunks_table(dimension, name)))
-        set_settings(connection, {"search_path": path})
+        set_session_settings(connection, {"search_path": path})
         for statement in CREATE:
             connection.execute(sa.text(statement))
         connection.execute(sa.text(BEGIN_SETTINGS), {"dimension": dimension})
-    set_settings(connection, {"search_path": path})
+    set_session_settings(connection, {"search_path": path})
     return path, int(connection.execute(sa.text("select dimension from settings")).scalar_one())
 
 
-def _extension(connection: sa.Connection) -> str:
+def _session_extension(connection: sa.Connection) -> str:
     """Return the schema that pgvector is in; made if the server has it."""
     found = connection.execute(sa.text(EXTENSION)).one_or_none()
     if found is None:
@@ -149,7 +152,7 @@ def _extension(connection: sa.Connection) -> str:
     return str(found.nspname)
 
 
-def _make_roles(connection: sa.Connection) -> None:
+def _make_session_roles(connection: sa.Connection) -> None:
     with _by_an_administrator(
         connection, f"CREATE ROLE {SEARCHER}; CREATE ROLE {WRITER}; GRANT {SEARCHER}, {WRITER} TO the user of this URL;"
     ):
@@ -168,7 +171,7 @@ def _by_an_administrator(connection: sa.Connection, command: str) -> Iterator[No
 
 
 @contextmanager
-def reported(asked: str) -> Iterator[None]:
+def session_reported(asked: str) -> Iterator[None]:
     """Raise what the database raises as a StoreError that says what was asked for; the transaction is undone."""
     import psycopg
 

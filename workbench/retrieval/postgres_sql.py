@@ -213,14 +213,14 @@ class Explain(Executable, ClauseElement):
 
 
 @compiles(Explain)
-def _explain(explain: Explain, compiler: Any, **given: Any) -> str:
+def _explain_sql(explain: Explain, compiler: Any, **given: Any) -> str:
     return f"EXPLAIN (COSTS OFF) {compiler.process(explain.statement, **given)}"
 
 
 _COPY_HEAD, _COPY_END = b"PGCOPY\n\xff\r\n\x00" + bytes(8), b"\xff\xff"
 
 
-def copied_rows(rows: Sequence[ChunkRow], vectors: npt.NDArray[np.float32]) -> bytes:
+def copied_sql_rows(rows: Sequence[ChunkRow], vectors: npt.NDArray[np.float32]) -> bytes:
     """Return rows as COPY reads them in its binary format.
 
     Raises
@@ -228,25 +228,25 @@ def copied_rows(rows: Sequence[ChunkRow], vectors: npt.NDArray[np.float32]) -> b
     StoreError
         If a text is none, or holds NUL.
     """
-    told = b"".join(_copied(row, vector) for row, vector in zip(rows, vectors, strict=True))
+    told = b"".join(_copied_sql_row(row, vector) for row, vector in zip(rows, vectors, strict=True))
     return _COPY_HEAD + told + _COPY_END
 
 
-def _copied(row: ChunkRow, vector: npt.NDArray[np.float32]) -> bytes:
+def _copied_sql_row(row: ChunkRow, vector: npt.NDArray[np.float32]) -> bytes:
     """One row: number of fields, then each with its length."""
     day = None if row.date is None else struct.pack(">i", (row.date - _EPOCH).days)
     fields = [
-        *(_chunk_cell(row, name) for name in ("chunk_id", "tenant_id", "doc_id", "document_type")),
+        *(_copied_sql_cell(row, name) for name in ("chunk_id", "tenant_id", "doc_id", "document_type")),
         day,
         *(struct.pack(">i", number) for number in (row.position, row.n_chunks)),
-        *(_chunk_cell(row, name) for name in ("content_hash", "text")),
+        *(_copied_sql_cell(row, name) for name in ("content_hash", "text")),
         struct.pack(">HH", len(vector), 0) + vector.astype(">f4").tobytes(),
     ]
     told = (struct.pack(">i", -1) if f is None else struct.pack(">i", len(f)) + f for f in fields)
     return struct.pack(">h", len(fields)) + b"".join(told)
 
 
-def _chunk_cell(row: ChunkRow, name: str) -> bytes:
+def _copied_sql_cell(row: ChunkRow, name: str) -> bytes:
     value: object = getattr(row, name)
     if not isinstance(value, str) or "\x00" in value:
         why = "holds NUL, which text in PostgreSQL cannot" if isinstance(value, str) else f"is {value!r}, no text"

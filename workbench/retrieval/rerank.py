@@ -12,29 +12,29 @@ from workbench.errors import ConfigError, NothingToFit
 from workbench.inference.prices import Work
 from workbench.records import Hit, ShortRepr
 from workbench.retrieval.index_kinds import VectorIndex
-from workbench.retrieval.strategies import Hybrid, Question, ordered, scaled
+from workbench.retrieval.strategies import Hybrid, Question, ordered_hits, scaled_hits
 from workbench.retrieval.tenant import TenantHandle
 
 _WORD = re.compile(r"[^\W_]+")
 FEATURES = ("text score", "vector score", "cosine", "text rank", "vector rank", "in both", "id overlap", "id length")
 
 
-def features(question: Question, text: Sequence[Hit], vector: Sequence[Hit]) -> tuple[list[str], np.ndarray]:
+def rerank_features(question: Question, text: Sequence[Hit], vector: Sequence[Hit]) -> tuple[list[str], np.ndarray]:
     """Candidates of both legs and their features, shape (candidates, 8), in the order of `FEATURES`.
 
     Scores are scaled within the question, ranks are reciprocal (1 / (10 + rank)), and the overlap is the share
     of the words of the document id that the question names: what a user half remembers.
     """
-    text_scaled, vector_scaled = scaled(text), scaled(vector)
+    text_scaled, vector_scaled = scaled_hits(text), scaled_hits(vector)
     cosine = {h.doc_id: h.score for h in vector}
     floor = min(cosine.values(), default=0.0)
     text_rank = {h.doc_id: 1 / (10 + i) for i, h in enumerate(text, 1)}
     vector_rank = {h.doc_id: 1 / (10 + i) for i, h in enumerate(vector, 1)}
     candidates = sorted(text_rank.keys() | vector_rank.keys())
-    asked = set(_words(question.text))
+    asked = set(_rerank_words(question.text))
     rows = []
     for doc_id in candidates:
-        name = _words(doc_id.rsplit(".", 1)[-1])
+        name = _rerank_words(doc_id.rsplit(".", 1)[-1])
         rows.append(
             (
                 text_scaled.get(doc_id, 0.0),
@@ -76,9 +76,9 @@ class LearnedRanker(_Reranker):
 
     def search(self, handle: TenantHandle, question: Question, k: int) -> list[Hit]:
         """Candidates of both legs by the learned score."""
-        candidates, rows = features(question, *self.first.legs(handle, question))
+        candidates, rows = rerank_features(question, *self.first.legs(handle, question))
         scores = rows @ np.array(self.weights)
-        return ordered(map(Hit, candidates, scores.tolist()))[:k]
+        return ordered_hits(map(Hit, candidates, scores.tolist()))[:k]
 
     def work(self, rows: int) -> list[Work]:
         """The hybrid search and one pass over its candidates."""
@@ -109,7 +109,7 @@ def fit_ranker(
 
     pairs, weights = [], []
     for query_id, (question, text, vector) in legs.items():
-        candidates, rows = features(question, text, vector)
+        candidates, rows = rerank_features(question, text, vector)
         grades = np.array([qrels[query_id].get(c, 0) for c in candidates])
         mine = [rows[i] - rows[j] for i in np.flatnonzero(grades > 0) for j in np.flatnonzero(grades < grades[i])]
         pairs += mine
@@ -138,7 +138,7 @@ class CrossEncoderRanker(_Reranker):
         texts = handle.documents([h.doc_id for h in hits])
         pairs = [(question.text, "\n".join(texts[h.doc_id])) for h in hits]
         scores = _cross_encoder(self.model).predict(pairs)
-        return ordered(Hit(h.doc_id, float(s)) for h, s in zip(hits, scores, strict=True))[:k]
+        return ordered_hits(Hit(h.doc_id, float(s)) for h, s in zip(hits, scores, strict=True))[:k]
 
     def work(self, rows: int) -> list[Work]:
         """The hybrid search and one forward pass for each candidate."""
@@ -154,5 +154,5 @@ def _cross_encoder(model: str) -> Any:
     return CrossEncoder(model)
 
 
-def _words(text: str) -> list[str]:
+def _rerank_words(text: str) -> list[str]:
     return _WORD.findall(text.lower())

@@ -25,13 +25,13 @@ import numpy.typing as npt
 
 from workbench.codec import from_json, to_json, write_whole
 from workbench.errors import ConfigError
-from workbench.inference.encoders import give_back
+from workbench.inference.encoders import give_back_memory
 from workbench.rendering.progress import waiting
 from workbench.rendering.table import Column, Table
 from workbench.reports.charts import lines
 from workbench.reports.figure import Figure
 from workbench.retrieval.index_kinds import Exact, Hnsw, HnswSq, IvfPq, VectorIndex
-from workbench.retrieval.postgres_server import disk_mb, drop_table, process_mb, server_memory_mb
+from workbench.retrieval.postgres_server import drop_server_table, server_memory_mb, server_process_mb, table_disk_mb
 from workbench.retrieval.store import ChunkRow, Store, open_table
 from workbench.retrieval.tenant import ChunkHit, TenantHandle
 
@@ -179,17 +179,19 @@ def scale_figure(scale: Scale, *, limit_ms: float | None, rows: int, requests_pe
         if p.tenant_rows is None:
             series.setdefault(p.name, []).append((p.rows, p.p95_ms))
     figure = lines(series, "rows", "p95 latency, ms", log_x=True, log_y=True, limit=limit_ms)
-    told = [*_kept(scale, limit_ms, rows, requests_per_month), _recalls(scale)]
+    told = [*_scale_kept(scale, limit_ms, rows, requests_per_month), _scale_recalls(scale)]
     told.append(f"Synthetic rows of {scale.dimension} dimensions, {scale.machine}, measured on {scale.measured_on}.")
-    return replace(figure, caption=" ".join(told), data=points_table(scale))
+    return replace(figure, caption=" ".join(told), data=scale_points_table(scale))
 
 
-def _kept(scale: Scale, limit_ms: float | None, rows: int, requests_per_month: int | None) -> list[str]:
+def _scale_kept(scale: Scale, limit_ms: float | None, rows: int, requests_per_month: int | None) -> list[str]:
     """How far each store goes within the limit, hybrid searches first: what it is to stay on PostgreSQL."""
     if limit_ms is None:
         return ["No latency limit is set in gates.toml."]
     measured = {store: name for store, name in STORES.items() if any(p.store == store for p in scale.points)}
-    stays = [f"{name} {scale.until(s, 'hybrid', limit_ms)}{_rate_told(scale, s, rows)}" for s, name in measured.items()]
+    stays = [
+        f"{name} {scale.until(s, 'hybrid', limit_ms)}{_scale_rate_told(scale, s, rows)}" for s, name in measured.items()
+    ]
     asked = f" and {requests_per_month / MONTH_S:.2g} requests a second" if requests_per_month else ""
     told = [
         f"Hybrid searches at a p95 of {limit_ms:g} ms: stay on {'; '.join(stays)}.",
@@ -201,7 +203,7 @@ def _kept(scale: Scale, limit_ms: float | None, rows: int, requests_per_month: i
     return told
 
 
-def _rate_told(scale: Scale, store: str, rows: int) -> str:
+def _scale_rate_told(scale: Scale, store: str, rows: int) -> str:
     """Requests a second of a store at the rows of a corpus."""
     if (found := scale.per_second(store, rows)) is None:
         return f" (requests a second were not measured at {rows:,} rows)"
@@ -210,7 +212,7 @@ def _rate_told(scale: Scale, store: str, rows: int) -> str:
     return f", or {least:.0f} to {most:.0f} requests a second (at {at} rows)"
 
 
-def _recalls(scale: Scale) -> str:
+def _scale_recalls(scale: Scale) -> str:
     """What each index finds in the largest table it was measured in, and the least that a small tenant found."""
     told = []
     for name in dict.fromkeys(p.name for p in scale.points if p.recall_at_10 is not None and p.index != "exact"):
@@ -224,7 +226,7 @@ def _recalls(scale: Scale) -> str:
     return f"Recall@10: {'; '.join(told)}." if told else ""
 
 
-def points_table(scale: Scale) -> Table:
+def scale_points_table(scale: Scale) -> Table:
     """Everything measured, one row for each index, number of rows and tenant."""
     columns = (
         Column("index"), Column("rows", "count"), Column("tenant's rows", "count"),
@@ -297,27 +299,27 @@ def measure_scale(max_rows: int, places: Mapping[str, str | Path]) -> Scale:
     for rows in [n for n in STEPS if n <= max_rows]:
         for kind, place in places.items():
             with waiting(f"indices of {rows:,} rows in {kind}"):
-                points += measure_step(kind, place, rows)
-    return Scale(machine(), today(), DIMENSION, tuple(points))
+                points += measure_scale_step(kind, place, rows)
+    return Scale(scale_machine(), scale_day(), DIMENSION, tuple(points))
 
 
-def today() -> str:
+def scale_day() -> str:
     """Day of a measurement."""
     return str(dt.datetime.now(dt.UTC).date())
 
 
-def machine() -> str:
+def scale_machine() -> str:
     """Return what figures depend on: processor, cores, system, and how busy it is."""
     busy = f", load {os.getloadavg()[0]:.0f}" if hasattr(os, "getloadavg") else ""
     return f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}{busy}"
 
 
-def measure_step(kind: str, place: str | Path, rows: int) -> list[ScalePoint]:
+def measure_scale_step(kind: str, place: str | Path, rows: int) -> list[ScalePoint]:
     """One store at one number of rows: full text, then each index, by each tenant."""
     rng = np.random.default_rng(0)
     points: list[ScalePoint] = []
-    with _measured_table(kind, place) as table:
-        fill_store(table.store, rows, rng)
+    with _measured_scale_table(kind, place) as table:
+        fill_scale_store(table.store, rows, rng)
         table.idle_mb = table.memory_mb()
         vectors, words = synthetic_vectors(QUERIES, rng), synthetic_texts(QUERIES, ASKED_WORDS, rng)
         for index, knobs in MEASURED[kind]:
@@ -326,16 +328,16 @@ def measure_step(kind: str, place: str | Path, rows: int) -> list[ScalePoint]:
             table.build(index)
             if isinstance(index, Exact):
                 points += table.timed(FULL_TEXT, rows, lambda handle, i: handle.full_text(words[i], 10))
-            points += table.timed(index.name, rows, _vector_search(vectors, index, knobs))
+            points += table.timed(index.name, rows, _scale_vector_search(vectors, index, knobs))
     return points
 
 
-def _vector_search(vectors: npt.NDArray[np.float32], index: VectorIndex, knobs: Mapping[str, Any]) -> Search:
+def _scale_vector_search(vectors: npt.NDArray[np.float32], index: VectorIndex, knobs: Mapping[str, Any]) -> Search:
     return lambda handle, i: handle.vector(vectors[i], 10, exact=isinstance(index, Exact), **knobs)
 
 
 @dataclass(slots=True)
-class _Measured:
+class _MeasuredScale:
     """A table that is measured: ``idle_mb`` before any search, ``truth`` what exact search found for each tenant."""
 
     kind: str
@@ -357,8 +359,8 @@ class _Measured:
         """Ask for every tenant, then by several clients at once for the large one; memory is what searches added."""
         points: list[ScalePoint] = []
         for n in (rows, *(small for small in SMALL_TENANTS if small < rows)):
-            handle = self.store.for_tenant(_tenant(n))
-            times, found = time_queries(lambda i: search(handle, i))  # noqa: B023
+            handle = self.store.for_tenant(_scale_tenant(n))
+            times, found = time_scale_queries(lambda i: search(handle, i))  # noqa: B023
             truth = self.truth.setdefault(handle.tenant_id, found) if name != FULL_TEXT else []
             recall = float(np.mean([len(a & b) / len(b) for a, b in zip(found, truth, strict=True)])) if truth else None
             p50, p95 = (float(q) for q in np.quantile(times, [0.5, 0.95]))
@@ -372,7 +374,7 @@ class _Measured:
         """Searches a second of `CLIENTS` that each ask again as soon as they are answered."""
 
         def client(first: int) -> int:
-            handle, done = self.store.for_tenant(_tenant(rows)), 0
+            handle, done = self.store.for_tenant(_scale_tenant(rows)), 0
             while time.perf_counter() < end:
                 search(handle, (first + done) % QUERIES)
                 done += 1
@@ -386,31 +388,31 @@ class _Measured:
 
     def _disk_mb(self) -> float:
         if self.kind == "postgres":
-            return disk_mb(self.place, self.name)
+            return table_disk_mb(self.place, self.name)
         return sum(f.stat().st_size for f in Path(self.place).rglob("*") if f.is_file()) / 1e6
 
     def memory_mb(self) -> float | None:
         """Megabytes of this process, and of the store's server if it has one here; None where none can tell."""
         gc.collect()
-        give_back()  # what was freed before must not hide what comes
-        ours = process_mb(os.getpid())
+        give_back_memory()  # what was freed before must not hide what comes
+        ours = server_process_mb(os.getpid())
         theirs = server_memory_mb(self.place) if self.kind == "postgres" else 0.0
         return None if ours is None or theirs is None else ours + theirs
 
 
 @contextmanager
-def _measured_table(kind: str, place: str | Path) -> Iterator[_Measured]:
+def _measured_scale_table(kind: str, place: str | Path) -> Iterator[_MeasuredScale]:
     """An empty table at a place, which is removed in the end."""
     if kind == "postgres":
         name = f"scale_{os.getpid()}"
         try:
-            yield _Measured(kind, str(place), open_table(place, name, dimension=DIMENSION), name)
+            yield _MeasuredScale(kind, str(place), open_table(place, name, dimension=DIMENSION), name)
         finally:
-            drop_table(str(place), name)
+            drop_server_table(str(place), name)
         return
     Path(place).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place) as folder:
-        yield _Measured(kind, folder, open_table(folder, "rows", dimension=DIMENSION), "rows")
+        yield _MeasuredScale(kind, folder, open_table(folder, "rows", dimension=DIMENSION), "rows")
 
 
 def synthetic_vectors(n: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
@@ -435,10 +437,10 @@ def synthetic_texts(n: int, words: int, rng: np.random.Generator) -> list[str]:
     return [" ".join(f"w{word}" for word in islice(drawn, length)) for length in lengths.tolist()]
 
 
-def fill_store(store: Store, rows: int, rng: np.random.Generator) -> None:
+def fill_scale_store(store: Store, rows: int, rng: np.random.Generator) -> None:
     """Write so many rows of one tenant, with those of the small tenants among them."""
     smaller = [n for n in SMALL_TENANTS if n < rows]
-    owners = rng.permutation(np.repeat([_tenant(n) for n in (rows, *smaller)], [rows, *smaller]))
+    owners = rng.permutation(np.repeat([_scale_tenant(n) for n in (rows, *smaller)], [rows, *smaller]))
     for start in range(0, len(owners), BATCH):
         own = owners[start : start + BATCH].tolist()
         vectors, texts = synthetic_vectors(len(own), rng), synthetic_texts(len(own), WORDS, rng)
@@ -448,11 +450,11 @@ def fill_store(store: Store, rows: int, rng: np.random.Generator) -> None:
         ])  # fmt: skip
 
 
-def _tenant(rows: int) -> str:
+def _scale_tenant(rows: int) -> str:
     return f"tenant of {rows}"
 
 
-def time_queries(search: Callable[[int], list[ChunkHit]]) -> tuple[list[float], list[set[str]]]:
+def time_scale_queries(search: Callable[[int], list[ChunkHit]]) -> tuple[list[float], list[set[str]]]:
     """Milliseconds of each question's search in the quickest of a few passes, and the documents it found."""
     for i in range(WARM_UP):
         search(i)

@@ -12,16 +12,16 @@ import numpy as np
 from workbench.codec import write_whole
 from workbench.config import Settings
 from workbench.errors import ConfigError, StoreError, unknown_name
-from workbench.evalset.corpus import own_documents
-from workbench.inference.embedding import Embedder, HostedEmbedder, rest
+from workbench.evalset.corpus import questions_in_corpus
+from workbench.inference.embedding import Embedder, HostedEmbedder, rest_embedder
 from workbench.inference.prices import PriceTable, Work
-from workbench.inference.ray_embedding import fanned_out
+from workbench.inference.ray_embedding import fanned_out_embedder
 from workbench.records import Document, Hit, Query, content_hash, parameters_of
 from workbench.rendering.progress import Progress, advance, waiting
 from workbench.retrieval.chunking import Tokenizer, WholeDocument
 from workbench.retrieval.index_kinds import TEXT_INDEX, VECTOR_INDEX, Exact
 from workbench.retrieval.ingest import EMBEDDED_AT_ONCE, LAYOUT, WRITTEN_AT_ONCE, IngestReport, VectorCache, ingest
-from workbench.retrieval.passages import ContextLimits, Passages, check_arm
+from workbench.retrieval.passages import ContextLimits, Passages, check_passages_arm
 from workbench.retrieval.postgres_server import pgvector_url
 from workbench.retrieval.store import Store, open_table
 from workbench.retrieval.strategies import Arm, FullText, Hybrid, Question, Vector
@@ -86,19 +86,19 @@ class Searcher:
     def rest(self) -> None:
         """Let the encoders, and what counts tokens, give back what they can do without until the next text."""
         for each in (*self.embedders.values(), self.tokenizer):
-            rest(each)
+            rest_embedder(each)
 
     def prepare(self, arm: Arm) -> IngestReport | None:
         """Ingest and index the table of an arm; None where another arm has done so in this run."""
         key = _, name = arm.store, self.table_name(arm)
         if key in self._stores:
             return None
-        for beside in _second(arm):
+        for beside in _second_arm(arm):
             self.prepare(beside)
         place = pgvector_url(self.settings) if arm.store == "postgres" else self.settings.tables
         store = open_table(place, name, dimension=self.encoder(arm).dimension)
         tell = self.on_progress or partial(advance, Progress(f"documents for {arm.name}", len(self.documents)))
-        with fanned_out(arm.embedder, self.encoder(arm), self.settings) as (embedder, at_once):
+        with fanned_out_embedder(arm.embedder, self.encoder(arm), self.settings) as (embedder, at_once):
             report = ingest(
                 store,
                 self.documents,
@@ -110,7 +110,7 @@ class Searcher:
                 on_embedded=tell,
                 batch=at_once or WRITTEN_AT_ONCE,
             )
-        if report.chunks or report.removed or not _indexed(store, arm):
+        if report.chunks or report.removed or not _arm_is_indexed(store, arm):
             self._index(store, arm)
         self._stores[key] = store
         return report
@@ -135,13 +135,13 @@ class Searcher:
         """Query as the arm's strategy needs it; every text is embedded once, whichever arm asks first."""
         vector = self._embedded(arm, query)[0] if arm.strategy.uses_vectors else None
         fan_out = 1 if isinstance(arm.chunker, WholeDocument) else CHUNKS_PER_DOCUMENT
-        second = [(self.handle(one, query.tenant_id), self._embedded(one, query)[0]) for one in _second(arm)]
+        second = [(self.handle(one, query.tenant_id), self._embedded(one, query)[0]) for one in _second_arm(arm)]
         return Question(query.text, vector, fan_out, self.document_of(query), *second)
 
     def document_of(self, query: Query) -> str:
         """Id of the document that the query is, which is no hit for it; "" where it is none."""
         document = self._documents().get(query.query_id)
-        return query.query_id if document is not None and own_documents([query], [document]) else ""
+        return query.query_id if document is not None and questions_in_corpus([query], [document]) else ""
 
     def _documents(self) -> dict[str, Document]:
         if self._by_id is None:
@@ -150,7 +150,7 @@ class Searcher:
 
     def embedding_ms(self, arm: Arm, query: Query) -> float:
         """Milliseconds that embedding the query took; 0 for an arm that needs no vector."""
-        return sum(self._embedded(one, query)[1] for one in (arm, *_second(arm)) if arm.strategy.uses_vectors)
+        return sum(self._embedded(one, query)[1] for one in (arm, *_second_arm(arm)) if arm.strategy.uses_vectors)
 
     def search(self, arm: Arm, query: Query, k: int) -> list[Hit]:
         """Best ``k`` documents for one query, asked inside the query's own tenant."""
@@ -169,7 +169,7 @@ class Searcher:
         ConfigError
             If the limits were set for another arm.
         """
-        check_arm(limits, arm.name)
+        check_passages_arm(limits, arm.name)
         hits = self.search(arm, query, limits.passages)
         return Passages(tuple(hits), bool(hits) and limits.answers(self.nearest(arm, query)[0]))
 
@@ -288,12 +288,12 @@ class Searcher:
         return self._stores[key]
 
 
-def _second(arm: Arm) -> list[Arm]:
+def _second_arm(arm: Arm) -> list[Arm]:
     """Arm on the table of the second encoder, where a strategy has one."""
     return [replace(arm, embedder=name, strategy=Vector()) for name in arm.embedders[1:]]
 
 
-def _indexed(store: Store, arm: Arm) -> bool:
+def _arm_is_indexed(store: Store, arm: Arm) -> bool:
     """Whether every index of the arm is there and up to date."""
     wanted = {TEXT_INDEX} if isinstance(arm.strategy.index, Exact) else {TEXT_INDEX, VECTOR_INDEX}
     states = store.describe().indices

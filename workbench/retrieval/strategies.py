@@ -173,7 +173,7 @@ class RRF(ShortRepr):
         >>> [h.doc_id for h in RRF().fuse([Hit("a", 9), Hit("b", 8)], [Hit("b", 0.9), Hit("c", 0.8)])]
         ['b', 'a', 'c']
         """
-        return fused(*({hit.doc_id: 1 / (self.k + i) for i, hit in enumerate(leg, 1)} for leg in (text, vector)))
+        return fused_hits(*({hit.doc_id: 1 / (self.k + i) for i, hit in enumerate(leg, 1)} for leg in (text, vector)))
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -185,7 +185,7 @@ class Weighted(ShortRepr):
     def fuse(self, text: Sequence[Hit], vector: Sequence[Hit]) -> list[Hit]:
         """Documents of both lists by the weighted sum; what a list lacks counts 0 there."""
         weighted = ((text, 1 - self.weight), (vector, self.weight))
-        return fused(*({doc_id: weight * s for doc_id, s in scaled(leg).items()} for leg, weight in weighted))
+        return fused_hits(*({doc_id: weight * s for doc_id, s in scaled_hits(leg).items()} for leg, weight in weighted))
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -278,17 +278,17 @@ def best_chunks(hits: Iterable[ChunkHit]) -> list[Hit]:
     return [Hit(doc_id, score) for doc_id, score in best.items()]
 
 
-def fused(text: Mapping[str, float], vector: Mapping[str, float]) -> list[Hit]:
+def fused_hits(text: Mapping[str, float], vector: Mapping[str, float]) -> list[Hit]:
     """Documents of both legs by the sum of their scores; what a leg lacks counts 0 there."""
-    return ordered(Hit(doc_id, text.get(doc_id, 0.0) + vector.get(doc_id, 0.0)) for doc_id in {**text, **vector})
+    return ordered_hits(Hit(doc_id, text.get(doc_id, 0.0) + vector.get(doc_id, 0.0)) for doc_id in {**text, **vector})
 
 
-def ordered(hits: Iterable[Hit]) -> list[Hit]:
+def ordered_hits(hits: Iterable[Hit]) -> list[Hit]:
     """Hits by the one tie rule, `workbench.retrieval.metrics.best_first`."""
     return sorted(hits, key=lambda hit: best_first(hit.score, hit.doc_id))
 
 
-def scaled(hits: Sequence[Hit]) -> dict[str, float]:
+def scaled_hits(hits: Sequence[Hit]) -> dict[str, float]:
     """Scores scaled to [0, 1] by the highest and lowest of the list; a list of equals is all 1."""
     if not hits:
         return {}

@@ -11,11 +11,20 @@ import polars as pl
 
 from workbench.config import Settings
 from workbench.errors import ConfigError, Defect, EvalsetError, ProviderError
-from workbench.evalset.cells import Unusable, id_text, number
-from workbench.evalset.files import TABLES, Names, Row, has_header, named_rows, read_lines, read_table, refuse
-from workbench.orchestration.user_modules import files_of, import_module_of
+from workbench.evalset.cells import Unusable, id_cell, number_cell
+from workbench.evalset.files import (
+    TABLES,
+    Names,
+    Row,
+    has_header,
+    named_table_rows,
+    read_lines,
+    read_table,
+    refuse_file,
+)
+from workbench.orchestration.user_modules import files_of_module, import_module_of
 from workbench.records import Hit, Query, content_hash
-from workbench.retrieval.metrics import rank
+from workbench.retrieval.metrics import rank_hits
 
 RUN_NAMES: Names = {
     "query_id": ("query_id", "query-id", "qid"),
@@ -34,56 +43,58 @@ _CELLS = 5
 _Hit = tuple[str, str, float]
 
 
-def read_run(path: Path) -> pl.DataFrame:
+def read_system_run(path: Path) -> pl.DataFrame:
     """Hits of a run: ``query_id, doc_id, rank, score`` in rank order, ranks from 1.
 
     A file of lines parted by blanks is TREC's (query, Q0, document, rank, score, and a name that may lack or have
     blanks); as trec_eval 10 reads them, lines that begin with # are comments. ``.csv``, ``.parquet``, ``.jsonl``, and a
     ``.tsv`` with a header, hold query_id, doc_id and score or rank (with rank alone, score = -rank).
-    As in TREC the score decides, never the rank beside it (`read_run_with_notes` tells where they differ); ties are
-    broken by `workbench.retrieval.metrics.rank`. Where one row has a score every row needs one: a rank put among
-    scores would mean nothing.
+    As in TREC the score decides, never the rank beside it (`read_system_run_with_notes` tells where they differ); ties
+    are broken by `workbench.retrieval.metrics.rank_hits`. Where one row has a score every row needs one: a rank put
+    among scores would mean nothing.
 
     Raises
     ------
     EvalsetError
         With every line that cannot be used.
     """
-    return read_run_with_notes(path)[0]
+    return read_system_run_with_notes(path)[0]
 
 
-def read_run_with_notes(path: Path) -> tuple[pl.DataFrame, tuple[str, ...]]:
-    """`read_run`, and sentences on what its rows say against each other.
+def read_system_run_with_notes(path: Path) -> tuple[pl.DataFrame, tuple[str, ...]]:
+    """`read_system_run`, and sentences on what its rows say against each other.
 
     Raises
     ------
     EvalsetError
         With every line that cannot be used.
     """
-    rows, defects = _hit_rows(path)
+    rows, defects = _system_hit_rows(path)
     scored = any(row["score"] is not None for _, row in rows)
     hits: list[_Hit] = []
     ranks: list[float | None] = []
     for line, row in rows:
         try:
-            hits.append(_file_hit(row, scored))
-            ranks.append(_rank(row) if scored else None)
+            hits.append(_system_run_hit(row, scored))
+            ranks.append(_system_rank(row) if scored else None)
         except Unusable as error:
             defects.append(Defect(str(path), line, str(error)))
-    refuse(path, defects)
+    refuse_file(path, defects)
     if not hits:
         raise EvalsetError(f"{path} holds no hit")
-    return rank(pl.DataFrame(hits, schema=_SCHEMA, orient="row")), _contradictions(path.name, hits, ranks)
+    return rank_hits(pl.DataFrame(hits, schema=_SCHEMA, orient="row")), _system_rank_contradictions(
+        path.name, hits, ranks
+    )
 
 
-def _hit_rows(path: Path) -> tuple[list[Row], list[Defect]]:
+def _system_hit_rows(path: Path) -> tuple[list[Row], list[Defect]]:
     suffix = path.suffix.lower()
     if suffix in TABLES and (suffix != ".tsv" or has_header(path, RUN_NAMES, ("query_id", "doc_id"))):
-        return named_rows(read_table(path), RUN_NAMES, ("query_id", "doc_id"))[0], []
-    return _run_file_rows(path)
+        return named_table_rows(read_table(path), RUN_NAMES, ("query_id", "doc_id"))[0], []
+    return _system_run_rows(path)
 
 
-def _run_file_rows(path: Path) -> tuple[list[Row], list[Defect]]:
+def _system_run_rows(path: Path) -> tuple[list[Row], list[Defect]]:
     lines, defects = read_lines(path)
     rows: list[Row] = []
     for line_number, line in lines:
@@ -99,14 +110,14 @@ def _run_file_rows(path: Path) -> tuple[list[Row], list[Defect]]:
     return rows, defects
 
 
-def _file_hit(row: Mapping[str, Any], scored: bool) -> _Hit:
+def _system_run_hit(row: Mapping[str, Any], scored: bool) -> _Hit:
     """One hit; ``scored`` says whether any row of the file has a score."""
-    query_id, doc_id = (id_text(name, row[name]) for name in ("query_id", "doc_id"))
+    query_id, doc_id = (id_cell(name, row[name]) for name in ("query_id", "doc_id"))
     if query_id is None or doc_id is None:
         found = ", ".join(name for name, value in row.items() if value is not None)
         raise Unusable(f"query_id and doc_id are needed, found {found or 'nothing'}")
     name = "score" if scored else "rank"
-    value = number(name, row[name])
+    value = number_cell(name, row[name])
     if value is None and scored:
         told = "give every row its score, or leave the column out and give ranks"
         raise Unusable(f"score is empty, other rows have one: {told}")
@@ -115,15 +126,15 @@ def _file_hit(row: Mapping[str, Any], scored: bool) -> _Hit:
     return query_id.strip(), doc_id.strip(), value if scored else -value
 
 
-def _rank(row: Mapping[str, Any]) -> float | None:
+def _system_rank(row: Mapping[str, Any]) -> float | None:
     """Rank beside a score, where it is a number: nothing rests on it."""
     try:
-        return number("rank", row["rank"])
+        return number_cell("rank", row["rank"])
     except Unusable:
         return None
 
 
-def _contradictions(file: str, hits: Sequence[_Hit], ranks: Sequence[float | None]) -> tuple[str, ...]:
+def _system_rank_contradictions(file: str, hits: Sequence[_Hit], ranks: Sequence[float | None]) -> tuple[str, ...]:
     """Say of how many questions a better rank stands beside a lower score."""
     lists: dict[str, list[tuple[float, float]]] = {}
     for (query_id, _, score), place in zip(hits, ranks, strict=True):
@@ -188,7 +199,7 @@ def _load_system(entry: str, settings: Settings) -> SystemArm:
         raise ConfigError(f"system {name!r} costs {cost!r}; say its dollars per 1,000 requests, 0 or more")
     path = settings.root / source
     if path.is_file():
-        run, notes = read_run_with_notes(path)
+        run, notes = read_system_run_with_notes(path)
         return SystemArm(name, source, usd, content_hash(path.read_bytes()), run=run, notes=notes)
     module, colon, function = source.partition(":")
     if not colon:
@@ -200,24 +211,24 @@ def _load_system(entry: str, settings: Settings) -> SystemArm:
         raise ConfigError(f"system {name!r}: {source!r} cannot be imported: {error}") from error
     if not callable(call):
         raise ConfigError(f"system {name!r}: {source!r} cannot be called; it is {call!r}")
-    files = files_of(loaded, settings.root)
+    files = files_of_module(loaded, settings.root)
     sha256 = content_hash(*(file.read_bytes() for file in files)) if files else ""
-    return SystemArm(name, source, usd, sha256, search=_guarded(name, call))
+    return SystemArm(name, source, usd, sha256, search=_guarded_system(name, call))
 
 
-def _guarded(name: str, call: Callable[[Query], Any]) -> Callable[[Query], list[Hit]]:
+def _guarded_system(name: str, call: Callable[[Query], Any]) -> Callable[[Query], list[Hit]]:
     """Make foreign code an arm: whatever it raises becomes that item's error, not the end of the run."""
 
     def search(query: Query) -> list[Hit]:
         try:
-            return [_callable_hit(item, place) for place, item in enumerate(call(query))]
+            return [_callable_system_hit(item, place) for place, item in enumerate(call(query))]
         except Exception as error:  # the boundary to code that is not ours
             raise ProviderError(f"system {name!r} failed on {query.query_id}: {error!r}") from error
 
     return search
 
 
-def _callable_hit(item: Any, place: int) -> Hit:
+def _callable_system_hit(item: Any, place: int) -> Hit:
     if isinstance(item, Hit):
         return item
     if isinstance(item, str):

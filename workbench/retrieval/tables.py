@@ -8,14 +8,14 @@ from workbench.evalset.evalset import Evalset
 from workbench.evalset.texts import spaceless
 from workbench.evaluation.decision import ArmFacts
 from workbench.evaluation.run_summary import mean_by_arm
-from workbench.inference.embedding import Embedder, unread, unread_share
+from workbench.inference.embedding import Embedder, unread_text_share, unread_texts
 from workbench.records import Query
 from workbench.rendering.table import Column, Table
 
 SHOWN_METRICS = ("ndcg@10", "recall@10", "recall@100", "precision@10", "mrr@10", "map@100", "judged@10")
 
 
-def contents_table(evalset: Evalset) -> Table:
+def evalset_contents_table(evalset: Evalset) -> Table:
     """Documents, questions and families of each tenant."""
     dev, test = evalset.split("dev"), evalset.split("test")
     rows: list[tuple[str, int, int, int, int, int]] = []
@@ -34,7 +34,7 @@ MANY = 0.1  # of the documents
 SCRIPT_SAMPLE = 200  # characters of a document that say which script it is in
 
 
-def script_notes(evalset: Evalset, embedder: Embedder, strategies: Sequence[str] = ()) -> list[str]:
+def retrieval_script_notes(evalset: Evalset, embedder: Embedder, strategies: Sequence[str] = ()) -> list[str]:
     """What the encoder and the full-text index cannot read of these questions and documents, in sentences.
 
     ``strategies`` are those that are compared: the one for such questions is named where it is not among them.
@@ -42,7 +42,7 @@ def script_notes(evalset: Evalset, embedder: Embedder, strategies: Sequence[str]
     out = []
     asked = [q.text for q in evalset.queries]
     for what, texts in (("questions", asked), ("documents", [d.full_text[:SCRIPT_SAMPLE] for d in evalset.documents])):
-        if (blind := int(unread(embedder, texts).sum())) and (what == "questions" or blind > MANY * len(texts)):
+        if (blind := int(unread_texts(embedder, texts).sum())) and (what == "questions" or blind > MANY * len(texts)):
             out.append(
                 f"{blind:,} of {len(texts):,} {what} have more than a third of characters that the encoder "
                 f"{embedder.encoder_id} does not know, drops or spells: vectors tell them apart badly, or not at all"
@@ -56,15 +56,15 @@ def script_notes(evalset: Evalset, embedder: Embedder, strategies: Sequence[str]
     return out
 
 
-def reading_notes(queries: Sequence[Query], embedder: Embedder) -> dict[str, str]:
+def retrieval_reading_notes(queries: Sequence[Query], embedder: Embedder) -> dict[str, str]:
     """What keeps arms from finding an answer to a question in words of its own, by id; questions without are left out.
 
     >>> from workbench.testing import HashEmbedder
-    >>> reading_notes([Query("1", "如何开启深色模式"), Query("2", "dark mode")], HashEmbedder())
+    >>> retrieval_reading_notes([Query("1", "如何开启深色模式"), Query("2", "dark mode")], HashEmbedder())
     {'1': 'no blanks between words, full text finds whole phrases alone'}
     """
     texts, out = [q.text for q in queries], dict[str, str]()
-    told = zip(queries, unread(embedder, texts), unread_share(embedder, texts), strict=True)
+    told = zip(queries, unread_texts(embedder, texts), unread_text_share(embedder, texts), strict=True)
     for query, blind, share in told:
         why = [f"{embedder.encoder_id} does not read {share:.0%} of it"] if blind else []
         why += ["no blanks between words, full text finds whole phrases alone"] if spaceless(query.text) else []
@@ -72,7 +72,7 @@ def reading_notes(queries: Sequence[Query], embedder: Embedder) -> dict[str, str
     return out
 
 
-def score_table(
+def retrieval_score_table(
     scores: pl.DataFrame, facts: Sequence[ArmFacts], split: str, bounds: Mapping[str, tuple[float, float]]
 ) -> Table:
     """Means of every metric, arm by arm, with coverage, cost and latency; a question that failed counts 0 in each.
@@ -108,7 +108,7 @@ def score_table(
     return Table(columns, rows, f"Scores on {split}, best first{failed}")
 
 
-def stores_table(dev: pl.DataFrame, facts: Sequence[ArmFacts], metric: str, requests: int) -> Table:
+def retrieval_stores_table(dev: pl.DataFrame, facts: Sequence[ArmFacts], metric: str, requests: int) -> Table:
     """Each arm that two stores have, side by side: the mean on dev, dollars a month, and latency."""
     means, by_name = mean_by_arm(dev, metric), {f.name: f for f in facts}
     rows = []

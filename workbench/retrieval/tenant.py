@@ -163,9 +163,9 @@ class TenantHandle:
             If the vector has another dimension, is zero or not finite, a number is out of range, or the store has no
             such knob.
         """
-        knobs = _knobs(k, nprobes=nprobes, refine_factor=refine_factor, ef=ef)
+        knobs = _tenant_search_knobs(k, nprobes=nprobes, refine_factor=refine_factor, ef=ef)
         point, where = self._point(vector), checked_filter(where)
-        hits = best(k, lambda asked: self._rows.nearest(point, asked, where, exact=exact, knobs=knobs))
+        hits = best_tenant_hits(k, lambda asked: self._rows.nearest(point, asked, where, exact=exact, knobs=knobs))
         if len(hits) < k and not exact and self._rows.may_fall_short():
             # A graph whose walk ends among rows of other tenants comes back short, even empty.
             return self.vector(vector, k, where=where, exact=True)
@@ -181,9 +181,9 @@ class TenantHandle:
         StoreError
             If there is no full-text index yet.
         """
-        _knobs(k)
+        _tenant_search_knobs(k)
         where = checked_filter(where)
-        return best(k, lambda asked: self._rows.matching(words, asked, where))
+        return best_tenant_hits(k, lambda asked: self._rows.matching(words, asked, where))
 
     def fused(self, vector: Vector, words: str, k: int, fusion: Fusion) -> list[Hit] | None:
         """Best ``k`` documents of exact vectors and words, fused by the store; None where both have to be searched.
@@ -195,7 +195,7 @@ class TenantHandle:
         StoreError
             As `vector` and `full_text` do.
         """
-        _knobs(k)
+        _tenant_search_knobs(k)
         return self._rows.fused(self._point(vector), words, k, fusion)
 
     def plan(
@@ -210,7 +210,9 @@ class TenantHandle:
     ) -> dict[str, str]:
         """The store's own account of each leg, ``vector`` and ``full_text``: filter, index, knobs in effect."""
         point = None if vector is None else self._point(vector)
-        return self._rows.explain(point, words, k, checked_filter(where), exact=exact, knobs=_knobs(k, **knobs))
+        return self._rows.explain(
+            point, words, k, checked_filter(where), exact=exact, knobs=_tenant_search_knobs(k, **knobs)
+        )
 
     def documents(self, doc_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """Texts of the chunks of each document, in order; ids that are not the tenant's are left out."""
@@ -242,7 +244,7 @@ class TenantHandle:
 
     def remembering(self, found: "FoundBefore") -> "TenantHandle":
         """Return this handle as one that searches once for what it is asked again."""
-        return _Remembering(self._rows, found)
+        return _RememberingHandle(self._rows, found)
 
     def _point(self, vector: Vector) -> npt.NDArray[np.float32]:
         point, dimension = np.asarray(vector, dtype=np.float32), self._rows.dimension
@@ -304,7 +306,7 @@ class FoundBefore:
         self._found.clear()
 
 
-class _Remembering(TenantHandle):
+class _RememberingHandle(TenantHandle):
     """A handle that does not search again for what it found before."""
 
     def __init__(self, rows: TenantRows, found: FoundBefore) -> None:
@@ -336,7 +338,7 @@ class _Remembering(TenantHandle):
         return self._before.once((id(self), words, k, where), lambda: ask(words, k, where=where))
 
 
-def best(k: int, search: Callable[[int], list[ChunkHit]]) -> list[ChunkHit]:
+def best_tenant_hits(k: int, search: Callable[[int], list[ChunkHit]]) -> list[ChunkHit]:
     """Best ``k`` by the tie rule; asks for more as long as a tie reaches over the end of what came."""
     asked = k + 1
     while True:
@@ -382,7 +384,7 @@ def checked_tenant(tenant_id: object) -> str:
     return tenant_id
 
 
-def _knobs(k: int, **knobs: int | None) -> dict[str, int]:
+def _tenant_search_knobs(k: int, **knobs: int | None) -> dict[str, int]:
     """Return the knobs that are set; every number must be at least 1, and ``ef`` at least ``k``."""
     found = {name: value for name, value in knobs.items() if value is not None}
     for name, value in {"k": k, **found}.items():

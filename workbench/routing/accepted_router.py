@@ -93,9 +93,9 @@ def load_routed(
         it, other prices, prompts, hits, accepted retrieval, encoder or weights than those it was tested with, or
         nothing written about one of them.
     """
-    decision, router = _in_use(settings, evalset, accept_provisional)
+    decision, router = _router_in_use(settings, evalset, accept_provisional)
     embedder = load_embedder(decision.settings["embedder"], settings, books) if router.reads == "vectors" else None
-    _require_fit(settings, evalset, decision, router, embedder)
+    _require_fit_router(settings, evalset, decision, router, embedder)
     return Routed(evalset, router, embedder)
 
 
@@ -107,12 +107,12 @@ def accepted_router(settings: Settings, evalset: str) -> Router:
     ConfigError
         If there is none, its verdict names no arm to use, or it no longer fits.
     """
-    decision, router = _in_use(settings, evalset, accept_provisional=False)
-    _require_fit(settings, evalset, decision, router, None)
+    decision, router = _router_in_use(settings, evalset, accept_provisional=False)
+    _require_fit_router(settings, evalset, decision, router, None)
     return router
 
 
-def _in_use(settings: Settings, evalset: str, accept_provisional: bool) -> tuple[Decision, Router]:
+def _router_in_use(settings: Settings, evalset: str, accept_provisional: bool) -> tuple[Decision, Router]:
     folder = settings.evalsets / evalset
     decision = Decision.accepted(folder, "routing")
     if decision.verdict not in ("chosen", "upgrade", "keep_reference", "provisional"):
@@ -125,21 +125,21 @@ def _in_use(settings: Settings, evalset: str, accept_provisional: bool) -> tuple
     return decision, load_router(folder / "decisions" / "routing.artefact", decision.arm)
 
 
-def _require_fit(
+def _require_fit_router(
     settings: Settings, evalset: str, decision: Decision, router: Router, embedder: Embedder | None
 ) -> None:
     folder = settings.evalsets / evalset
-    now = _inputs_now(settings, folder, decision, router, embedder)
+    now = _router_inputs_now(settings, folder, decision, router, embedder)
     if missing := [name for name in now if name not in decision.fingerprint.inputs]:
         wrong = f"does not say with which {', '.join(missing)} it was tested"
-    elif changed := _changed_inputs(folder, decision, router, now):
+    elif changed := _changed_router_inputs(folder, decision, router, now):
         wrong = f"was tested with another {', '.join(changed)}"
     else:
         return
     raise ConfigError(f"the routing decision of {evalset!r} {wrong}; check it again with: workbench check routing")
 
 
-def model_inputs(models: tuple[str, ...], prices: PriceTable) -> dict[str, str]:
+def router_model_inputs(models: tuple[str, ...], prices: PriceTable) -> dict[str, str]:
     """Prices of the models, and hashes of the weights of local ones: what a decision about them rests on."""
     out = {}
     for name in sorted({m.partition("@")[0] for m in models}):
@@ -156,7 +156,7 @@ def retrieval_arm(folder: Path) -> str:
     return content_hash(json.dumps(Decision.load(path).parameters, sort_keys=True) if path.is_file() else "")
 
 
-def _inputs_now(
+def _router_inputs_now(
     settings: Settings, folder: Path, decision: Decision, router: Router, embedder: Embedder | None
 ) -> dict[str, str]:
     """What a decision must have been tested with, as it is now, by the names of its fingerprint."""
@@ -166,10 +166,10 @@ def _inputs_now(
         return now
     files = {"prompts": folder / PROMPTS, HITS: folder / FOLDER / HITS}
     hashes = {name: content_hash(path.read_bytes()) if path.is_file() else "" for name, path in files.items()}
-    return now | hashes | model_inputs(router.models, prices)
+    return now | hashes | router_model_inputs(router.models, prices)
 
 
-def _changed_inputs(folder: Path, decision: Decision, router: Router, now: dict[str, str]) -> list[str]:
+def _changed_router_inputs(folder: Path, decision: Decision, router: Router, now: dict[str, str]) -> list[str]:
     before, noted = decision.fingerprint.inputs, folder / FOLDER / FOUND_WITH
     changed = [name for name, value in now.items() if before[name] != value]
     changed += [n for n in before if n.startswith(("price of ", "weights of ")) and n not in now]

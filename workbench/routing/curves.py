@@ -33,7 +33,7 @@ def cross_predict(policy: Policy, outcomes: Outcomes) -> np.ndarray:
     EvalsetError
         If there are fewer clusters than folds.
     """
-    fold = fold_of(outcomes.clusters)
+    fold = curve_folds(outcomes.clusters)
     predicted = np.full(outcomes.quality.shape, np.nan)
     for i in range(FOLDS):
         held, rest = np.flatnonzero(fold == i), np.flatnonzero(fold != i)
@@ -42,7 +42,7 @@ def cross_predict(policy: Policy, outcomes: Outcomes) -> np.ndarray:
     return predicted
 
 
-def fold_of(clusters: np.ndarray, folds: int = FOLDS) -> np.ndarray:
+def curve_folds(clusters: np.ndarray, folds: int = FOLDS) -> np.ndarray:
     """Fold of each prompt: clusters in the order of their hash, dealt out one by one, so that none is in two."""
     names = sorted(set(clusters), key=content_hash)
     if len(names) < folds:
@@ -57,7 +57,7 @@ _STEPS = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class CurveEstimate:
     """A value with its two-sided 95 % interval over resampled clusters."""
 
     value: float
@@ -71,7 +71,7 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Curve:
+class RouterCurve:
     """A router over its knob: mean cost and quality of each prompt's choice, shape (prompts, knobs)."""
 
     quality: np.ndarray
@@ -83,27 +83,29 @@ class Curve:
         return np.stack([self.cost_usd.mean(0), self.quality.mean(0)], axis=1)
 
 
-def knob_values(cost_usd: np.ndarray) -> np.ndarray:
+def curve_knob_values(cost_usd: np.ndarray) -> np.ndarray:
     """Values of a unit of quality to try, in dollars: 0, sixty on a logarithmic scale about the costs, infinity."""
     means = cost_usd.mean(0)
     scale = float(means.max() - means.min()) or 1.0
     return np.concatenate([[0.0], scale * np.geomspace(1e-3, 1e4, _STEPS), [np.inf]])
 
 
-def router_curve(router: Router, predicted: np.ndarray, quality: np.ndarray, cost_usd: np.ndarray) -> Curve:
+def router_curve(router: Router, predicted: np.ndarray, quality: np.ndarray, cost_usd: np.ndarray) -> RouterCurve:
     """Outcome of every choice that the knob can make; all arrays have the shape (prompts, models)."""
-    values, rows = knob_values(cost_usd), np.arange(len(predicted))
+    values, rows = curve_knob_values(cost_usd), np.arange(len(predicted))
     picked = [router.pick(predicted, value) for value in values]
     spent = [router.spend(p, cost_usd) + router.overhead_usd for p in picked]
-    return Curve(np.stack([quality[rows, p] for p in picked], 1), np.stack(spent, 1))
+    return RouterCurve(np.stack([quality[rows, p] for p in picked], 1), np.stack(spent, 1))
 
 
-def oracle_curve(quality: np.ndarray, cost_usd: np.ndarray) -> Curve:
+def oracle_curve(quality: np.ndarray, cost_usd: np.ndarray) -> RouterCurve:
     """The ceiling: a router that knew the outcomes, for every value of quality."""
-    values, rows = knob_values(cost_usd), np.arange(len(quality))
+    values, rows = curve_knob_values(cost_usd), np.arange(len(quality))
     finite = np.where(np.isinf(values), 1e9, values)
     picked = [(value * quality - cost_usd).argmax(1) for value in finite]
-    return Curve(np.stack([quality[rows, p] for p in picked], 1), np.stack([cost_usd[rows, p] for p in picked], 1))
+    return RouterCurve(
+        np.stack([quality[rows, p] for p in picked], 1), np.stack([cost_usd[rows, p] for p in picked], 1)
+    )
 
 
 def upper_hull(points: np.ndarray) -> np.ndarray:
@@ -209,31 +211,31 @@ def deferral(score: np.ndarray, weak: np.ndarray, strong: np.ndarray) -> Deferra
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Resampled:
+class ResampledCurves:
     """Draws of one thing beside its value: paired differences subtract draw by draw."""
 
     value: float
     draws: np.ndarray
 
-    def minus(self, other: "Resampled") -> Estimate:
+    def minus(self, other: "ResampledCurves") -> CurveEstimate:
         """Paired difference; both must come from the same seed and prompts."""
-        return Resampled(self.value - other.value, self.draws - other.draws).estimate
+        return ResampledCurves(self.value - other.value, self.draws - other.draws).estimate
 
     @property
-    def estimate(self) -> Estimate:
+    def estimate(self) -> CurveEstimate:
         """Value with its basic bootstrap interval, ``2 value - quantile``.
 
         A hull takes the best of many noisy points, so that its area is too large, and that of a resample is too
         large once more: a percentile interval doubles that bias, the basic one takes it out.
         """
         high, low = 2 * self.value - np.nanquantile(self.draws, [0.025, 0.975])
-        return Estimate(self.value, float(low), float(high))
+        return CurveEstimate(self.value, float(low), float(high))
 
 
 @waiting("resamples of areas")
 def resample_aiq(
-    curves: Mapping[str, Curve], cost_usd: np.ndarray, codes: np.ndarray, *, draws: int = DRAWS, seed: int = 0
-) -> dict[str, Resampled]:
+    curves: Mapping[str, RouterCurve], cost_usd: np.ndarray, codes: np.ndarray, *, draws: int = DRAWS, seed: int = 0
+) -> dict[str, ResampledCurves]:
     """AIQ of every curve over the same resampled clusters.
 
     Parameters
@@ -245,8 +247,8 @@ def resample_aiq(
     """
     m = int(codes.max()) + 1
     counts = np.bincount(codes, minlength=m).astype(float)
-    columns = {name: _by_cluster(np.hstack([c.cost_usd, c.quality]), codes, m) for name, c in curves.items()}
-    single = _by_cluster(cost_usd, codes, m)
+    columns = {name: _curve_by_cluster(np.hstack([c.cost_usd, c.quality]), codes, m) for name, c in curves.items()}
+    single = _curve_by_cluster(cost_usd, codes, m)
     everything = np.ones((1, m))
     ends, parts = list[np.ndarray](), {name: list[np.ndarray]() for name in curves}
     for weights in (everything, *cluster_weights(m, draws, seed)):
@@ -254,15 +256,15 @@ def resample_aiq(
         ends.append(weights @ single / n)
         for name, sums in columns.items():
             parts[name].append(weights @ sums / n)
-    means, out = np.concatenate(ends), dict[str, Resampled]()
+    means, out = np.concatenate(ends), dict[str, ResampledCurves]()
     for name in curves:
         cost, quality = np.split(np.concatenate(parts.pop(name)), 2, axis=1)
         areas = aiq(cost, quality, means.min(1), means.max(1))  # of all resamples at once, one a row
-        out[name] = Resampled(float(areas[0]), areas[1:])
+        out[name] = ResampledCurves(float(areas[0]), areas[1:])
     return out
 
 
-def _by_cluster(values: np.ndarray, codes: np.ndarray, m: int) -> np.ndarray:
+def _curve_by_cluster(values: np.ndarray, codes: np.ndarray, m: int) -> np.ndarray:
     out = np.zeros((m, values.shape[1]))
     np.add.at(out, codes, values)
     return out
@@ -278,7 +280,7 @@ def resample_deferral(
     draws: int = DRAWS,
     seed: int = 0,
     targets: Sequence[float] = TARGETS,
-) -> dict[str, tuple[Resampled, ...]]:
+) -> dict[str, tuple[ResampledCurves, ...]]:
     """APGR and then CPT at each target, for every score over the same resampled clusters."""
     m = int(codes.max()) + 1
     orders = {name: np.argsort(-score, kind="stable") for name, score in scores.items()}
@@ -290,7 +292,7 @@ def resample_deferral(
     for name, score in scores.items():
         curve, found = deferral(score, weak, strong), np.concatenate(parts[name])
         values = (curve.apgr, *(curve.cpt(t) for t in targets))
-        out[name] = tuple(Resampled(v, found[:, i]) for i, v in enumerate(values))
+        out[name] = tuple(ResampledCurves(v, found[:, i]) for i, v in enumerate(values))
     return out
 
 

@@ -9,7 +9,7 @@ from workbench.config import Settings
 from workbench.errors import EvalsetError
 from workbench.evalset.evalset import Evalset
 from workbench.evalset.outcomes import FILE as OUTCOMES_FILE
-from workbench.evalset.outcomes import Outcomes, amount_matrices, load_outcomes, outcomes_of
+from workbench.evalset.outcomes import Outcomes, load_outcomes, outcome_amount_matrices, outcomes_of
 from workbench.evaluation.accepted_decision import decision_path
 from workbench.evaluation.experiment import PairedExperiment
 from workbench.evaluation.fingerprint import SEED, encoder_inputs
@@ -21,19 +21,19 @@ from workbench.rendering.table import Table
 from workbench.reports.ending import Notebook
 from workbench.reports.figure import Figure
 from workbench.retrieval.ingest import eval_vectors
-from workbench.routing.accepted_router import PROMPTS, model_inputs
+from workbench.routing.accepted_router import PROMPTS, router_model_inputs
 from workbench.routing.policies import Policy, Router, check_policy, load_router, make_policy
 from workbench.routing.recorded_outcomes import recorded_outcomes, require_recorded
-from workbench.routing.routed_arms import RoutedArm, ScoredRoutes, model_arms, policy_arms, route_all
+from workbench.routing.routed_arms import RoutedArm, ScoredRoutes, model_arms, policy_arms, route_all_prompts
 from workbench.routing.tables import (
-    Study,
-    contents_table,
+    RouterStudy,
     curve_figure,
     deferral_figure,
-    opportunity_table,
-    study,
-    study_table,
-    within_table,
+    routers_study_table,
+    routers_within_table,
+    routing_contents_table,
+    routing_opportunity_table,
+    study_routers,
 )
 
 _LEFT_OUT = " is left out: "  # says that a policy of the list cannot be fed by these outcomes
@@ -144,11 +144,13 @@ class RoutingExperiment(PairedExperiment[RoutingParameters, ScoredRoutes], Noteb
 
     def contents(self) -> Table:
         """Models on dev, cheapest first."""
-        return contents_table(self.outcomes)
+        return routing_contents_table(self.outcomes)
 
     def opportunity(self) -> Table:
         """Whether there is anything to route: the oracle against the hull of the single models, on dev."""
-        return opportunity_table(self.outcomes.part("dev"), draws=self.parameters.draws, seed=self.parameters.seed)
+        return routing_opportunity_table(
+            self.outcomes.part("dev"), draws=self.parameters.draws, seed=self.parameters.seed
+        )
 
     def fit(self) -> list[RoutedArm]:
         """Every single model, and every policy fitted on dev at the threshold that matches the reference there."""
@@ -159,33 +161,33 @@ class RoutingExperiment(PairedExperiment[RoutingParameters, ScoredRoutes], Noteb
         learned = policy_arms(self.policies, dev, reference=reference, give_up=give_up, accepted=self.accepted_routers)
         return [*models, *learned]
 
-    def study(self, arms: Sequence[RoutedArm]) -> Study:
+    def study(self, arms: Sequence[RoutedArm]) -> RouterStudy:
         """Curves and areas of every policy on dev, cross-fitted."""
         learned = [a for a in arms if not a.is_model]
-        return study(self.outcomes.part("dev"), learned, draws=self.parameters.draws, seed=self.parameters.seed)
+        return study_routers(self.outcomes.part("dev"), learned, draws=self.parameters.draws, seed=self.parameters.seed)
 
-    def policies_table(self, found: Study) -> Table:
+    def policies_table(self, found: RouterStudy) -> Table:
         """Which policies beat the hull of the single models beyond noise."""
-        return study_table(found)
+        return routers_study_table(found)
 
-    def within(self, found: Study) -> Table:
+    def within(self, found: RouterStudy) -> Table:
         """Whether the gain survives inside a feature."""
-        return within_table(found, draws=self.parameters.draws, seed=self.parameters.seed)
+        return routers_within_table(found, draws=self.parameters.draws, seed=self.parameters.seed)
 
-    def curves(self, found: Study) -> Figure:
+    def curves(self, found: RouterStudy) -> Figure:
         """Quality against cost of the best policies, the hull and the oracle."""
         return curve_figure(found, self._best(found))
 
-    def deferral(self, found: Study) -> Figure | Table:
+    def deferral(self, found: RouterStudy) -> Figure | Table:
         """Quality against the share of requests that the strongest model answers."""
         return deferral_figure(found, self._best(found))
 
-    def _best(self, found: Study) -> list[str]:
+    def _best(self, found: RouterStudy) -> list[str]:
         return sorted(found.names, key=lambda n: -found.areas[n].value)[:CURVES_SHOWN]
 
     def score(self, arms: Sequence[RoutedArm], split: str) -> ScoredRoutes:
         """Route every prompt of one split, and look up what came of it."""
-        scored = route_all(arms, self.outcomes.part(split), split)
+        scored = route_all_prompts(arms, self.outcomes.part(split), split)
         embed = {name: 1000 * n for name, n in self.prices.amounts([embed_query(self.parameters.embedder)]).items()}
         facts = (
             replace(f, amounts=f.amounts | (embed if arm.router.overhead_usd else {}))
@@ -193,7 +195,7 @@ class RoutingExperiment(PairedExperiment[RoutingParameters, ScoredRoutes], Noteb
         )
         return replace(scored, facts=tuple(facts))
 
-    def candidates(self, dev: ScoredRoutes, found: Study) -> ScoredRoutes:
+    def candidates(self, dev: ScoredRoutes, found: RouterStudy) -> ScoredRoutes:
         """What may go to the test: models, and policies that beat the hull on dev and save enough for their upkeep.
 
         The accepted arms, the anchor, and one that you name as reference are always among them.
@@ -262,8 +264,8 @@ def _load_outcomes(
     require_recorded(evalset)
     frame, read, notes = recorded_outcomes(evalset, prices)
     outcomes = outcomes_of(frame, f"recordings of {evalset.name}", seed=seed, dev_share=share)
-    outcomes = replace(outcomes, notes=(*outcomes.notes, *notes), amounts=amount_matrices(frame, outcomes))
-    return outcomes, {**read, **model_inputs(outcomes.models, prices)}
+    outcomes = replace(outcomes, notes=(*outcomes.notes, *notes), amounts=outcome_amount_matrices(frame, outcomes))
+    return outcomes, {**read, **router_model_inputs(outcomes.models, prices)}
 
 
 def _check_splits(outcomes: Outcomes) -> None:

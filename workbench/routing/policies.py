@@ -221,8 +221,8 @@ def make_policy(name: str, models: Sequence[str]) -> Policy:
     if name in POLICIES:
         return POLICIES[name]
     if name.startswith("table:"):
-        return Policy(name, _by_feature(name, models))
-    kind = rm.load_class(name)
+        return Policy(name, _policy_by_feature(name, models))
+    kind = rm.load_predictor_class(name)
     return Policy(name, lambda requests, quality: kind().fit(requests, quality))
 
 
@@ -233,7 +233,7 @@ def _models_by_feature(name: str) -> dict[str, str]:
     return pairs
 
 
-def _by_feature(name: str, models: Sequence[str]) -> Learn:
+def _policy_by_feature(name: str, models: Sequence[str]) -> Learn:
     pairs = _models_by_feature(name)
     for model in pairs.values():
         if model not in models:

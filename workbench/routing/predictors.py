@@ -327,7 +327,7 @@ class Boosted:
             column[t, :n], threshold[t, :n] = nodes.feature, nodes.threshold
             left[t, :n], right[t, :n] = nodes.children_left, nodes.children_right
             value[t, :n] = rate * nodes.value[:, :, 0]
-            left_over = left_over - value[t][_leaf(x, column[t], threshold[t], left[t], right[t])]
+            left_over = left_over - value[t][_boosted_leaf(x, column[t], threshold[t], left[t], right[t])]
         return cls(features, base, column, threshold, left, right, value)
 
     def predict(self, requests: Requests) -> Floats:
@@ -335,11 +335,11 @@ class Boosted:
         x = np.asarray(self.features.rows(requests), np.float32)
         out = np.tile(self.base, (len(requests), 1))
         for t, value in enumerate(self.value):
-            out += value[_leaf(x, self.column[t], self.threshold[t], self.left[t], self.right[t])]
+            out += value[_boosted_leaf(x, self.column[t], self.threshold[t], self.left[t], self.right[t])]
         return np.clip(out, 0, 1)
 
 
-def _leaf(
+def _boosted_leaf(
     x: npt.NDArray[np.float32], column: Ints, threshold: npt.NDArray[np.float32], left: Ints, right: Ints
 ) -> Ints:
     node, rows = np.zeros(len(x), int), np.arange(len(x))
@@ -366,7 +366,7 @@ class Cascade:
         return out
 
 
-def load_class(source: str) -> Callable[..., Any]:
+def load_predictor_class(source: str) -> Callable[..., Any]:
     """Class of ``module:Class``, a user's own predictor: ``fit(requests, quality)``, then ``predict(requests)``.
 
     Raises

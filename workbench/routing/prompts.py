@@ -37,7 +37,7 @@ class Context:
 
 
 @dataclass(frozen=True, slots=True)
-class _Table:
+class _PromptTable:
     """``prompts.toml`` as it is written."""
 
     models: tuple[str, ...]
@@ -69,7 +69,7 @@ class Prompts:
         ConfigError
             If it is absent or not of the form.
         """
-        found = from_toml(_Table, path, "is no table of prompts")
+        found = from_toml(_PromptTable, path, "is no table of prompts")
         if not found.models:
             raise ConfigError(f"{path}: models must name at least one")
         return cls(found.models, found.feature, found.context, found.temperature)

@@ -8,20 +8,20 @@ from dataclasses import replace
 from workbench.config import Settings
 from workbench.errors import ConfigError, unknown_name
 from workbench.evalset.evalset import Evalset, load_evalset
-from workbench.inference.batch import Item, complete_all, estimate
+from workbench.inference.batch import BatchItem, complete_batch, estimate_batch
 from workbench.inference.budgets import Budget
 from workbench.inference.client import Client
 from workbench.inference.recordings import Recordings
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Column, Table
 from workbench.routing.prompts import load_prompts
-from workbench.routing.recorded_hits import ArmHits, accepted_search, keep_searches, renew
-from workbench.routing.recorded_outcomes import FIND, Asked, asked_of, recording_file
-from workbench.routing.retrieval_levels import core_hours, keep_retrieved, retrieve_by
+from workbench.routing.recorded_hits import ArmHits, accepted_search, keep_search_hits, renew_hits
+from workbench.routing.recorded_outcomes import FIND, RecordedRequest, recorded_requests_of, recording_file
+from workbench.routing.retrieval_levels import core_hours, keep_level_hits, retrieve_level
 from workbench.telemetry.attribution import attributed
 
 
-def record(
+def record_answers(
     evalset: str,
     *,
     settings: Settings,
@@ -75,25 +75,25 @@ def record(
         raise ConfigError(unknown_name("model", unknown[0], known) + f"; add it to models in {found.name}/prompts.toml")
     retrieved = None
     if retrieval:
-        retrieved, search = retrieve_by(found, settings, retrieval, tell)
+        retrieved, search = retrieve_level(found, settings, retrieval, tell)
     else:
-        renew(found, search, tell)
+        renew_hits(found, search, tell)
     files = {model: Recordings(recording_file(found, model), live=True) for model in models or known}
-    asked = list(asked_of(found, models=[*files], retrieved=retrieved))
-    asked = asked if questions is None else of_first(asked, questions)
-    client = budgeted(client or Client.open(settings), max_cost_usd)
-    errors = ask_all(client, files, asked, max_cost_usd, tell, repeats=repeats)
+    asked = list(recorded_requests_of(found, models=[*files], retrieved=retrieved))
+    asked = asked if questions is None else requests_of_first(asked, questions)
+    client = budgeted_client(client or Client.open(settings), max_cost_usd)
+    errors = record_all_answers(client, files, asked, max_cost_usd, tell, repeats=repeats)
     written = (
         (a.query.tenant_id, text) for a, text in _answered_requests(found, known, retrieved) if a.feature == FIND
     )
     if retrieved:
-        keep_retrieved(found, retrieved, written, search)
+        keep_level_hits(found, retrieved, written, search)
     else:
-        keep_searches(found, written, search)
+        keep_search_hits(found, written, search)
     return errors
 
 
-def budgeted(client: Client, max_cost_usd: float | None) -> Client:
+def budgeted_client(client: Client, max_cost_usd: float | None) -> Client:
     """The client with one budget for all that it is still to ask."""
     if client.books.budgets is None or max_cost_usd is None:
         return client
@@ -101,8 +101,8 @@ def budgeted(client: Client, max_cost_usd: float | None) -> Client:
     return replace(client, books=replace(client.books, budgets=client.books.budgets.and_also(limit)))
 
 
-def ask_all(
-    client: Client, files: Mapping[str, Recordings], asked: Sequence[Asked], max_cost_usd: float | None,
+def record_all_answers(
+    client: Client, files: Mapping[str, Recordings], asked: Sequence[RecordedRequest], max_cost_usd: float | None,
     tell: Callable[[str], None], *, repeats: int = 1,
 ) -> int:  # fmt: skip
     """Ask each model what has no recorded answer yet, saying first what that takes; returns how many failed.
@@ -117,9 +117,9 @@ def ask_all(
     name = next((recordings.path.parent.parent.name for recordings in files.values()), "")
     tell(
         f"{name}: {total - len(still):,} of {total:,} answers are recorded; still to ask: "
-        f"{estimate(still, prices)}, about {core_hours(still, prices):.1f} hours on one core"
+        f"{estimate_batch(still, prices)}, about {core_hours(still, prices):.1f} hours on one core"
     )
-    worst_usd = estimate(still, prices).worst_usd
+    worst_usd = estimate_batch(still, prices).worst_usd
     if still and (max_cost_usd is None or worst_usd > max_cost_usd):
         given = "no max_cost_usd" if max_cost_usd is None else f"max_cost_usd={max_cost_usd:g}"
         raise ConfigError(f"what is still to ask may cost ${worst_usd:.4f}, found {given}; set it at or above that")
@@ -127,18 +127,22 @@ def ask_all(
     for model, recordings in files.items():
         mine = [a for a in asked if a.request.model == model]
         for _ in range(repeats):  # what is recorded comes first, each answer once
-            errors += _record(replace(client, recordings=recordings), model, mine, max_cost_usd, tell)
+            errors += _record_model_answers(replace(client, recordings=recordings), model, mine, max_cost_usd, tell)
     return errors
 
 
-def _record(
-    client: Client, model: str, asked: Sequence[Asked], max_cost_usd: float | None, tell: Callable[[str], None]
+def _record_model_answers(
+    client: Client,
+    model: str,
+    asked: Sequence[RecordedRequest],
+    max_cost_usd: float | None,
+    tell: Callable[[str], None],
 ) -> int:
     """Ask one model, say what came of it, and return how many requests failed."""
     bar = Progress(model, len(asked))
-    items = [Item(a.item_id, a.request, a.query.tenant_id, a.feature) for a in asked]
+    items = [BatchItem(a.item_id, a.request, a.query.tenant_id, a.feature) for a in asked]
     with attributed(purpose="eval"):
-        done = complete_all(
+        done = complete_batch(
             client, items, max_cost_usd=max_cost_usd, tell=lambda told: tell(f"{model}: {told}"), on_done=bar.update
         )
     failed = [str(answer) for answer in done.values() if isinstance(answer, Exception)]
@@ -153,18 +157,18 @@ def _record(
     return len(failed)
 
 
-def drift(
+def recorded_answer_drift(
     evalset: str, *, settings: Settings, model: str, sample: int = 20, max_cost_usd: float | None = None
 ) -> Table:
     """Ask a sample again, live, and say how many answers are no longer those that were recorded."""
     found = load_evalset(evalset, settings=settings)
     recordings = Recordings(recording_file(found, model))
-    asked = [a for a in asked_of(found, models=[model]) if recordings.count(a.request)][:sample]
+    asked = [a for a in recorded_requests_of(found, models=[model]) if recordings.count(a.request)][:sample]
     if not asked:
         raise ConfigError(f"nothing is recorded of {model} for {evalset!r}; record it with: workbench record {evalset}")
-    items = [Item(a.item_id, a.request, a.query.tenant_id, a.feature) for a in asked]
+    items = [BatchItem(a.item_id, a.request, a.query.tenant_id, a.feature) for a in asked]
     with attributed(purpose="eval"):
-        live = complete_all(Client.open(settings), items, max_cost_usd=max_cost_usd)
+        live = complete_batch(Client.open(settings), items, max_cost_usd=max_cost_usd)
     rows: Counter[str] = Counter()
     for a in asked:
         answer, before = live[a.item_id], recordings.find(a.request)
@@ -184,17 +188,17 @@ def evalset_models(evalset: str, settings: Settings) -> tuple[str, ...]:
 
 def _answered_requests(
     evalset: Evalset, models: Sequence[str], retrieved: ArmHits | None
-) -> Iterable[tuple[Asked, str]]:
+) -> Iterable[tuple[RecordedRequest, str]]:
     """Every request that has a recorded answer, with its text."""
     files = {m: Recordings(recording_file(evalset, m)) for m in models}
-    for asked in asked_of(evalset, models=models, retrieved=retrieved):
+    for asked in recorded_requests_of(evalset, models=models, retrieved=retrieved):
         recordings = files[asked.request.model]
         for occurrence in range(recordings.count(asked.request)):
             if response := recordings.find(asked.request, occurrence):
                 yield asked, response.text.strip()
 
 
-def of_first(asked: Sequence[Asked], questions: int) -> list[Asked]:
+def requests_of_first(asked: Sequence[RecordedRequest], questions: int) -> list[RecordedRequest]:
     """Requests of the first so many questions, in their order."""
     wanted = set(list(dict.fromkeys(a.query.query_id for a in asked))[:questions])
     return [a for a in asked if a.query.query_id in wanted]

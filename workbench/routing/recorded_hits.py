@@ -30,7 +30,7 @@ HITS_KEPT = 5
 Search = Callable[[Query], list[str]]
 
 
-def recorded_rows(evalset: Evalset, name: str) -> list[dict[str, Any]]:
+def recorded_hit_rows(evalset: Evalset, name: str) -> list[dict[str, Any]]:
     """Rows of one file of what was found.
 
     Raises
@@ -46,52 +46,52 @@ def recorded_rows(evalset: Evalset, name: str) -> list[dict[str, Any]]:
         raise EvalsetError(f"{path} cannot be read: {error!r}; record it with: {told}") from error
 
 
-def changed_since(evalset: Evalset) -> list[str]:
+def hits_changed_since(evalset: Evalset) -> list[str]:
     """What hits depend on and is no longer as when they were recorded, as far as that was noted beside them."""
     path = evalset.path / FOLDER / FOUND_WITH
     before: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    now = depends_on(evalset, retrieval_arm(evalset.path))
+    now = hits_depend_on(evalset, retrieval_arm(evalset.path))
     return [name for name, value in before.items() if now.get(name) != value]
 
 
-def renew(evalset: Evalset, search: Search, tell: Callable[[str], None]) -> None:
+def renew_hits(evalset: Evalset, search: Search, tell: Callable[[str], None]) -> None:
     """Search for every question anew where the recorded hits no longer fit, and say why."""
-    changed = changed_since(evalset)
+    changed = hits_changed_since(evalset)
     gone = [name for name in (HITS, SEARCHES, FOUND_WITH) if not (evalset.path / FOLDER / name).is_file()]
     if not changed and not gone:
         return
     why = [f"the {name} changed" for name in changed] + [f"there is no {name}" for name in gone]
     tell(f"{HITS} of {evalset.name} is recorded anew: {', '.join(why)}; prompts that change with it are asked again")
     queries = sorted(evalset.queries, key=lambda q: q.query_id)
-    _write_recorded(evalset, HITS, ({"query_id": q.query_id, "doc_ids": search(q)} for q in queries))
+    _write_recorded_hits(evalset, HITS, ({"query_id": q.query_id, "doc_ids": search(q)} for q in queries))
     if gone or changed != ["questions"]:
-        _write_recorded(evalset, SEARCHES, ())
-    text = json.dumps(depends_on(evalset, retrieval_arm(evalset.path)), indent=1) + "\n"
+        _write_recorded_hits(evalset, SEARCHES, ())
+    text = json.dumps(hits_depend_on(evalset, retrieval_arm(evalset.path)), indent=1) + "\n"
     (evalset.path / FOLDER / FOUND_WITH).write_text(text, encoding="utf-8")
 
 
-def keep_searches(evalset: Evalset, written: Iterable[tuple[str, str]], search: Search) -> None:
+def keep_search_hits(evalset: Evalset, written: Iterable[tuple[str, str]], search: Search) -> None:
     """Record what search queries find, each a tenant and a text that a model wrote; what is recorded is kept."""
-    known = {(row["tenant_id"], row["query"]): row["doc_ids"] for row in recorded_rows(evalset, SEARCHES)}
+    known = {(row["tenant_id"], row["query"]): row["doc_ids"] for row in recorded_hit_rows(evalset, SEARCHES)}
     found = (
         {"tenant_id": t, "query": text, "doc_ids": known[t, text] if (t, text) in known else search(Query("", text, t))}
         for t, text in sorted(set(written))
     )
-    _write_recorded(evalset, SEARCHES, found)
+    _write_recorded_hits(evalset, SEARCHES, found)
 
 
 def accepted_search(evalset: Evalset, settings: Settings) -> Search:
     """Ids of the first five documents by the accepted retrieval arm, which is made ready when it is first asked."""
 
     def accepted() -> Arm:
-        if not (path := _decision_path(evalset)).is_file():
+        if not (path := _retrieval_decision_path(evalset)).is_file():
             raise ConfigError(f"contexts are what the accepted retrieval finds; accept a decision first ({path})")
         return build_arm(Decision.load(path).parameters)
 
-    return search_by(lambda: ready_searcher(evalset, settings, accepted()))
+    return search_hits_by(lambda: ready_searcher(evalset, settings, accepted()))
 
 
-def search_by(make_ready: Callable[[], tuple[Searcher, Arm]]) -> Search:
+def search_hits_by(make_ready: Callable[[], tuple[Searcher, Arm]]) -> Search:
     """Ids of the first five documents that an arm finds; it is made ready when it is first asked."""
     ready = cache(make_ready)
 
@@ -113,7 +113,7 @@ def ready_searcher(evalset: Evalset, settings: Settings, arm: Arm) -> tuple[Sear
 
 def retrieval_usd(evalset: Evalset) -> float:
     """Dollars of retrieving for one prompt, by the accepted retrieval decision; 0 without one."""
-    path = _decision_path(evalset)
+    path = _retrieval_decision_path(evalset)
     if not path.is_file():
         return 0.0
     decision = Decision.load(path)
@@ -127,16 +127,16 @@ def retrieval_amounts(evalset: Evalset) -> dict[str, float]:
     """What retrieving for one prompt uses of each operation; its dollars where the decision does not say."""
     if not (usd := retrieval_usd(evalset)):
         return {}
-    decision = Decision.load(_decision_path(evalset))
+    decision = Decision.load(_retrieval_decision_path(evalset))
     counted = decision.claim(decision.arm).amounts
     return {name: n / 1000 for name, n in counted.items()} or {f"retrieval{DECLARED}": usd}
 
 
-def _decision_path(evalset: Evalset) -> Path:
+def _retrieval_decision_path(evalset: Evalset) -> Path:
     return evalset.path / "decisions" / "retrieval.json"
 
 
-def depends_on(evalset: Evalset, arm: str) -> dict[str, str]:
+def hits_depend_on(evalset: Evalset, arm: str) -> dict[str, str]:
     """Hashes of what an arm's hits depend on; ``arm`` is that of its parameters."""
     questions = sorted(f"{q.query_id}\t{q.tenant_id}\t{q.text}" for q in evalset.queries)
     return {
@@ -146,7 +146,7 @@ def depends_on(evalset: Evalset, arm: str) -> dict[str, str]:
     }
 
 
-def _write_recorded(evalset: Evalset, name: str, rows: Iterable[dict[str, object]]) -> None:
+def _write_recorded_hits(evalset: Evalset, name: str, rows: Iterable[dict[str, object]]) -> None:
     """Write one file, whole or not at all."""
     path = evalset.path / FOLDER / name
     path.parent.mkdir(exist_ok=True)

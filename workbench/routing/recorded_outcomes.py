@@ -15,33 +15,35 @@ from workbench.inference.call_attempt import Books
 from workbench.inference.client import Client
 from workbench.inference.messages import LOCAL, Request, Response, Usage
 from workbench.inference.prices import MS_PER_HOUR, PriceTable
-from workbench.inference.recordings import FOLDER, Recordings, is_copy, record_command
+from workbench.inference.recordings import FOLDER, Recordings, is_recorded_copy, record_command
 from workbench.records import Decision, Query, content_hash
 from workbench.routing.accepted_router import HITS
 from workbench.routing.prompts import Prompts, load_prompts
 from workbench.routing.recorded_hits import (
     SEARCHES,
     ArmHits,
-    changed_since,
-    recorded_rows,
+    hits_changed_since,
+    recorded_hit_rows,
     retrieval_amounts,
     retrieval_usd,
 )
 
 
-def names_accepted(text: str, accept: Sequence[str]) -> bool:
+def answer_names_accepted(text: str, accept: Sequence[str]) -> bool:
     """Whether the text names one of the accepted names as a whole word.
 
-    >>> names_accepted("Use `df.merge(how='left_anti')`.", ["left_anti"]), names_accepted("premerged", ["merge"])
-    (True, False)
+    >>> answer_names_accepted("Use `df.merge(how='left_anti')`.", ["left_anti"])
+    True
+    >>> answer_names_accepted("premerged", ["merge"])
+    False
     """
     return any(re.search(_whole_name(name), text, re.IGNORECASE) for name in accept)
 
 
-def says(text: str, accept: Sequence[str]) -> bool:
+def answer_says(text: str, accept: Sequence[str]) -> bool:
     """Whether the first word of the text is the accepted one, yes or no.
 
-    >>> says("No, it does not.", ["no"]), says("Nobody knows", ["no"])
+    >>> answer_says("No, it does not.", ["no"]), answer_says("Nobody knows", ["no"])
     (True, False)
     """
     first = re.match(r"\W*(\w+)", text)
@@ -86,7 +88,7 @@ ANSWER, FIND = "answer", "find"
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RecordedRequest:
     """One question, asked by one feature with one context of one model; ``retrieved`` by another than the accepted."""
 
     query: Query
@@ -112,7 +114,9 @@ def recording_file(evalset: Evalset, model: str) -> Path:
     return evalset.path / FOLDER / f"{model.replace('/', '-')}.jsonl"
 
 
-def asked_of(evalset: Evalset, *, models: Sequence[str] = (), retrieved: ArmHits | None = None) -> Iterator[Asked]:
+def recorded_requests_of(
+    evalset: Evalset, *, models: Sequence[str] = (), retrieved: ArmHits | None = None
+) -> Iterator[RecordedRequest]:
     """Every request to these models, by default all of ``prompts.toml``, in an order that has nothing to do with it.
 
     Each question comes first in its own feature; then those of other features as plain answers, so that whatever
@@ -129,7 +133,7 @@ def asked_of(evalset: Evalset, *, models: Sequence[str] = (), retrieved: ArmHits
     contexts = [name for name, context in prompts.contexts.items() if retrieved is None or context.documents > 0]
     hits: Mapping[str, Sequence[str]]
     if retrieved is None:
-        hits = {row["query_id"]: row["doc_ids"] for row in recorded_rows(evalset, HITS)}
+        hits = {row["query_id"]: row["doc_ids"] for row in recorded_hit_rows(evalset, HITS)}
     else:
         hits = retrieved.hits
     documents = {d.doc_id: d for d in evalset.documents}
@@ -149,7 +153,7 @@ def asked_of(evalset: Evalset, *, models: Sequence[str] = (), retrieved: ArmHits
             for model in models:
                 limit = prompts.features[feature].max_tokens
                 request = Request(model, messages, max_tokens=limit, **prompts.sampling)
-                yield Asked(query, split, feature, context, request, retrieved)
+                yield RecordedRequest(query, split, feature, context, request, retrieved)
 
 
 def recorded_outcomes(evalset: Evalset, prices: PriceTable) -> tuple[pl.DataFrame, dict[str, str], list[str]]:
@@ -171,11 +175,13 @@ def recorded_outcomes(evalset: Evalset, prices: PriceTable) -> tuple[pl.DataFram
         If a recorded answer is lost, and no changed input explains it.
     """
     replays = replays_of(evalset, prices)
-    searches = {(r["tenant_id"], r["query"]): r["doc_ids"] for r in recorded_rows(evalset, SEARCHES)}
-    extra_usd, everything = retrieval_usd(evalset), list(asked_of(evalset))
-    refuse_lost(evalset, everything, {m: c.recordings for m, c in replays.items() if c.recordings is not None})
+    searches = {(r["tenant_id"], r["query"]): r["doc_ids"] for r in recorded_hit_rows(evalset, SEARCHES)}
+    extra_usd, everything = retrieval_usd(evalset), list(recorded_requests_of(evalset))
+    refuse_lost_recordings(
+        evalset, everything, {m: c.recordings for m, c in replays.items() if c.recordings is not None}
+    )
     retrieving = (extra_usd, retrieval_amounts(evalset))
-    frame, missing, copies = replayed(evalset, prices, everything, replays, searches, retrieving)
+    frame, missing, copies = replayed_outcomes(evalset, prices, everything, replays, searches, retrieving)
     inputs = {f"recordings of {m}": c.recordings.read_sha256() for m, c in replays.items() if c.recordings}
     inputs[SEARCHES] = content_hash((evalset.path / FOLDER / SEARCHES).read_bytes())
     inputs |= {"retrieval usd": f"{extra_usd:.3e}", **_prompt_inputs(evalset)}
@@ -183,7 +189,7 @@ def recorded_outcomes(evalset: Evalset, prices: PriceTable) -> tuple[pl.DataFram
     notes = [f"{len(missing)} of {total} prompts are left out: not all answers to them are recorded"] if missing else []
     if copies:
         notes.append(f"{copies} recorded repeats are copies of an earlier answer, as of a cache: they are none")
-    if changed := changed_since(evalset):
+    if changed := hits_changed_since(evalset):
         told = f"renew them with: workbench record {evalset.name}"
         notes.append(f"The prompts hold what was found before the {' and the '.join(changed)} changed; {told}")
     return frame, inputs, notes
@@ -195,10 +201,10 @@ def replays_of(evalset: Evalset, prices: PriceTable) -> dict[str, Client]:
     return {m: Client({}, Books(prices), recordings=Recordings(recording_file(evalset, m))) for m in models}
 
 
-def replayed(
+def replayed_outcomes(
     evalset: Evalset,
     prices: PriceTable,
-    asked: Iterable[Asked],
+    asked: Iterable[RecordedRequest],
     replays: Mapping[str, Client],
     searches: Mapping[tuple[str, str], Sequence[str]],
     retrieving: tuple[float, Mapping[str, float]],
@@ -225,21 +231,21 @@ def replayed(
             missing.add(one.prompt_id)
             continue
         answers = _recorded_answers(client, one, prompts)
-        fresh = [response for i, response in enumerate(answers) if not is_copy(answers, i)]
+        fresh = [response for i, response in enumerate(answers) if not is_recorded_copy(answers, i)]
         copies += len(answers) - len(fresh)
         usd, more = retrieving if prompts.contexts[one.context].documents > 0 else (0.0, {})
         for repeat, response in enumerate(fresh):
-            if (quality := quality_of(one, response, evalset, searches)) is None:
+            if (quality := recorded_quality(one, response, evalset, searches)) is None:
                 missing.add(one.prompt_id)
                 break
             used = prices.token_amounts(one.request.model, response.usage or Usage()) | dict(more)
-            rows.append((*outcome_row(one, response, quality, prices, usd), repeat, json.dumps(used)))
+            rows.append((*recorded_outcome_row(one, response, quality, prices, usd), repeat, json.dumps(used)))
     schema = STORED_SCHEMA | {"amounts": pl.String}
     frame = pl.DataFrame(rows, schema=schema, orient="row").filter(~pl.col("prompt_id").is_in(list(missing)))
     return frame, missing, copies
 
 
-def _recorded_answers(client: Client, asked: Asked, prompts: Prompts) -> list[Response]:
+def _recorded_answers(client: Client, asked: RecordedRequest, prompts: Prompts) -> list[Response]:
     """Every recorded answer to one request, in the order in which they came."""
     request, recorded = asked.request, client.recordings
     n = recorded.count(request, asked.item_id) if recorded else 1
@@ -249,12 +255,14 @@ def _recorded_answers(client: Client, asked: Asked, prompts: Prompts) -> list[Re
     return [client.complete(request.messages, **given).response for _ in range(max(n, 1))]
 
 
-def refuse_lost(evalset: Evalset, asked: Sequence[Asked], recordings: Mapping[str, Recordings]) -> None:
+def refuse_lost_recordings(
+    evalset: Evalset, asked: Sequence[RecordedRequest], recordings: Mapping[str, Recordings]
+) -> None:
     """Refuse recordings in which something is lost; what was never recorded is none.
 
-    Each model is asked in the order of `asked_of`, so that a pilot or a session that was cut off leaves the first
-    requests of each kind answered. Lost is therefore what has no answer although a later request of its kind has one,
-    what is the only model's without any, and what the accepted decision judged.
+    Each model is asked in the order of `recorded_requests_of`, so that a pilot or a session that was cut off leaves the
+    first requests of each kind answered. Lost is therefore what has no answer although a later request of its kind has
+    one, what is the only model's without any, and what the accepted decision judged.
 
     Raises
     ------
@@ -262,14 +270,18 @@ def refuse_lost(evalset: Evalset, asked: Sequence[Asked], recordings: Mapping[st
         If there is such a request, unless what prompts are made from has changed since: then they are others.
     """
     answered = [bool(recordings[a.request.model].count(a.request)) for a in asked]
-    last = {_kind(a): place for place, a in enumerate(asked) if answered[place]}
+    last = {_recorded_request_kind(a): place for place, a in enumerate(asked) if answered[place]}
     models = {model for model, *_ in last}
-    decided, explained = _decided(evalset)
+    decided, explained = _decided_prompts(evalset)
     lost = [
         a
         for place, a in enumerate(asked)
         if not answered[place]
-        and (place < last.get(_kind(a), -1) or (models and a.request.model not in models) or a.prompt_id in decided)
+        and (
+            place < last.get(_recorded_request_kind(a), -1)
+            or (models and a.request.model not in models)
+            or a.prompt_id in decided
+        )
     ]
     if not lost or explained:
         return
@@ -284,14 +296,14 @@ def refuse_lost(evalset: Evalset, asked: Sequence[Asked], recordings: Mapping[st
     )
 
 
-def _kind(asked: Asked) -> tuple[str, str, str, bool]:
+def _recorded_request_kind(asked: RecordedRequest) -> tuple[str, str, str, bool]:
     """Requests that are asked in one order, and are changed by the same line of ``prompts.toml``."""
     return asked.request.model, asked.feature, asked.context, asked.feature == asked.query.feature
 
 
-def _decided(evalset: Evalset) -> tuple[set[str], list[str]]:
+def _decided_prompts(evalset: Evalset) -> tuple[set[str], list[str]]:
     """Prompts that the accepted routing decision judged; and which inputs of prompts have changed, since it or hits."""
-    path, changed = evalset.path / "decisions" / "routing.json", changed_since(evalset)
+    path, changed = evalset.path / "decisions" / "routing.json", hits_changed_since(evalset)
     scores = path.with_suffix(".scores.parquet")
     if not (path.is_file() and scores.is_file()):
         return set(), changed
@@ -307,8 +319,8 @@ def _prompt_inputs(evalset: Evalset) -> dict[str, str]:
     return {name: content_hash(path.read_bytes()) for name, path in files.items()}
 
 
-def outcome_row(
-    asked: Asked, response: Response, quality: float, prices: PriceTable, extra_usd: float
+def recorded_outcome_row(
+    asked: RecordedRequest, response: Response, quality: float, prices: PriceTable, extra_usd: float
 ) -> tuple[object, ...]:
     """Row of `OUTCOMES_SCHEMA` of one answer; ``extra_usd`` is what retrieving for it cost."""
     usage = response.usage
@@ -324,8 +336,8 @@ def outcome_row(
             asked.split)  # fmt: skip
 
 
-def quality_of(
-    asked: Asked, response: Response, evalset: Evalset, searches: Mapping[tuple[str, str], Sequence[str]]
+def recorded_quality(
+    asked: RecordedRequest, response: Response, evalset: Evalset, searches: Mapping[tuple[str, str], Sequence[str]]
 ) -> float | None:
     """1 for a right answer, None where it cannot be told yet.
 
@@ -337,4 +349,4 @@ def quality_of(
         grades = evalset.split(asked.split).qrels.get(query.query_id, {})
         found = searches.get((query.tenant_id, text))
         return None if found is None else float(found_relevant(found, grades))
-    return float((says if is_yes_no(query.accept) else names_accepted)(response.text, query.accept))
+    return float((answer_says if is_yes_no(query.accept) else answer_names_accepted)(response.text, query.accept))

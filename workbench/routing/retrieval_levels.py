@@ -21,7 +21,7 @@ from workbench.codec import from_json, write_whole
 from workbench.config import Settings
 from workbench.errors import EvalsetError
 from workbench.evalset.evalset import Evalset
-from workbench.inference.batch import CostEstimate, estimate
+from workbench.inference.batch import CostEstimate, estimate_batch
 from workbench.inference.messages import LOCAL, Request
 from workbench.inference.prices import PriceTable, project_prices
 from workbench.inference.recordings import FOLDER
@@ -29,15 +29,15 @@ from workbench.records import Decision, Query, content_hash, parameters_of
 from workbench.retrieval.arms import is_fitted, named_arm
 from workbench.retrieval.searcher import Searcher
 from workbench.retrieval.strategies import Arm
-from workbench.routing.recorded_hits import ArmHits, Search, depends_on, ready_searcher, search_by
-from workbench.routing.recorded_outcomes import Asked, asked_of, replayed, replays_of
+from workbench.routing.recorded_hits import ArmHits, Search, hits_depend_on, ready_searcher, search_hits_by
+from workbench.routing.recorded_outcomes import RecordedRequest, recorded_requests_of, replayed_outcomes, replays_of
 
 BYTES_PER_TOKEN = 4
 _ANY = "hits-*.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
-class _Head:
+class _LevelHead:
     """First line of a file of hits: the arm, what it uses for one prompt, and what the hits depend on."""
 
     arm: str
@@ -46,7 +46,7 @@ class _Head:
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _LevelHits:
     """Any other line: documents for a question, or for a search query of a tenant."""
 
     doc_ids: tuple[str, ...]
@@ -85,12 +85,12 @@ class Level:
         return self.retrieved.level(self.context)
 
 
-def hits_file(evalset: Evalset, arm: str) -> Path:
+def level_hits_file(evalset: Evalset, arm: str) -> Path:
     """File of what another arm found."""
     return evalset.path / FOLDER / f"hits-{re.sub(r'[^A-Za-z0-9_]+', '-', arm).strip('-')}.jsonl"
 
 
-def retrieve_by(
+def retrieve_level(
     evalset: Evalset, settings: Settings, arm: str, tell: Callable[[str], None], *, searcher: Searcher | None = None
 ) -> tuple[ArmHits, Search]:
     """What another arm finds for every question, as it is recorded or else searched and recorded now; and its search.
@@ -116,20 +116,22 @@ def retrieve_by(
         searcher.prepare(built)
         return searcher, built
 
-    search = search_by(ready)
-    path = hits_file(evalset, arm)
-    if path.is_file() and not _stale_hits(evalset, before := _read_hits(path)):
+    search = search_hits_by(ready)
+    path = level_hits_file(evalset, arm)
+    if path.is_file() and not _stale_level_hits(evalset, before := _read_level_hits(path)):
         return before, search
     tell(f"{path.name} of {evalset.name} is recorded: what {arm} finds for {len(evalset.queries):,} questions")
     queries = sorted(evalset.queries, key=lambda q: q.query_id)
     hits = {q.query_id: search(q) for q in queries}
     used = ready()[0].amounts(built, queries, project_prices(settings.root))
-    found = ArmHits(arm, {name: n / 1000 for name, n in used.items()}, found_with(evalset, arm), hits, {})
-    write_hits(evalset, found)
+    found = ArmHits(arm, {name: n / 1000 for name, n in used.items()}, level_found_with(evalset, arm), hits, {})
+    write_level_hits(evalset, found)
     return found, search
 
 
-def keep_retrieved(evalset: Evalset, retrieved: ArmHits, written: Iterable[tuple[str, str]], search: Search) -> ArmHits:
+def keep_level_hits(
+    evalset: Evalset, retrieved: ArmHits, written: Iterable[tuple[str, str]], search: Search
+) -> ArmHits:
     """Record what search queries find by another arm, each a tenant and a text; what is recorded is kept."""
     known = retrieved.searches
     found = {
@@ -138,7 +140,7 @@ def keep_retrieved(evalset: Evalset, retrieved: ArmHits, written: Iterable[tuple
     }
     if found != known:
         retrieved = replace(retrieved, searches=found)
-        write_hits(evalset, retrieved)
+        write_level_hits(evalset, retrieved)
     return retrieved
 
 
@@ -165,36 +167,38 @@ def read_levels(evalset: Evalset, prices: PriceTable, prompt_ids: Collection[str
     levels, notes, clients = list[Level](), list[str](), replays_of(evalset, prices)
     recorded = {model: client.recordings for model, client in clients.items() if client.recordings is not None}
     for path in sorted((evalset.path / FOLDER).glob(_ANY)):
-        retrieved = _read_hits(path)
-        if changed := _stale_hits(evalset, retrieved):
-            again = _command(evalset, retrieved.arm)
+        retrieved = _read_level_hits(path)
+        if changed := _stale_level_hits(evalset, retrieved):
+            again = _level_command(evalset, retrieved.arm)
             notes.append(f"what {retrieved.arm} found is from before the {' and the '.join(changed)} changed; renew "
                          f"it with: {again}")  # fmt: skip
             continue
-        asked: dict[str, list[Asked]] = {}
-        for one in asked_of(evalset, retrieved=retrieved):
+        asked: dict[str, list[RecordedRequest]] = {}
+        for one in recorded_requests_of(evalset, retrieved=retrieved):
             if one.prompt_id in prompt_ids:
                 asked.setdefault(one.context, []).append(one)
         for context, mine in asked.items():
             missing = tuple(a.request for a in mine if not recorded[a.request.model].count(a.request))
-            whole = None if missing else _replayed(evalset, prices, retrieved, mine)
+            whole = None if missing else _replayed_level(evalset, prices, retrieved, mine)
             levels.append(Level(retrieved, context, len(mine), missing, *(whole or (None, {}))))
     return levels, notes
 
 
-def _replayed(
-    evalset: Evalset, prices: PriceTable, retrieved: ArmHits, asked: Sequence[Asked]
+def _replayed_level(
+    evalset: Evalset, prices: PriceTable, retrieved: ArmHits, asked: Sequence[RecordedRequest]
 ) -> tuple[pl.DataFrame, dict[str, str]] | None:
     """Outcomes of one context, and what was read for them; None where something that a query finds is not recorded."""
     clients, level = replays_of(evalset, prices), retrieved.level(asked[0].context)
     usd = sum(n * prices.rate(name) for name, n in retrieved.amounts.items())
-    frame, left, _ = replayed(evalset, prices, asked, clients, retrieved.searches, (usd, retrieved.amounts))
+    frame, left, _ = replayed_outcomes(evalset, prices, asked, clients, retrieved.searches, (usd, retrieved.amounts))
     read = {f"recordings of {m} with {level}": c.recordings.read_sha256() for m, c in clients.items() if c.recordings}
-    read[f"hits of {retrieved.arm}"] = content_hash(hits_file(evalset, retrieved.arm).read_bytes())
+    read[f"hits of {retrieved.arm}"] = content_hash(level_hits_file(evalset, retrieved.arm).read_bytes())
     return None if left else (frame, read)
 
 
-def uncovered(evalset: Evalset, prices: PriceTable, levels: Sequence[Level], judged: Collection[str]) -> list[str]:
+def uncovered_levels(
+    evalset: Evalset, prices: PriceTable, levels: Sequence[Level], judged: Collection[str]
+) -> list[str]:
     """Sentences about arms that are no level: how many answers are not recorded, what they cost, how to get them.
 
     ``judged`` are the arms of the accepted retrieval decision but its own: those without recorded hits are named.
@@ -205,20 +209,20 @@ def uncovered(evalset: Evalset, prices: PriceTable, levels: Sequence[Level], jud
         if all(level.frame is not None for level in mine):
             continue
         missing = [request for level in mine for request in level.missing]
-        worst = estimate(missing, prices)
+        worst = estimate_batch(missing, prices)
         total = sum(level.answers for level in mine)
         parts = ", ".join(f"{len(level.missing):,} with {level.context}" for level in mine if level.frame is None)
         hours = core_hours(missing, prices)
         took = f", about {hours:.1f} hours on one core" if hours else ""
         told.append(
             f"{arm} is no level of retrieval here: of {total:,} answers to its prompts {len(missing):,} are not "
-            f"recorded ({parts}); they cost at most ${worst.worst_usd:.4f}{took}: {_command(evalset, arm, worst)}"
+            f"recorded ({parts}); they cost at most ${worst.worst_usd:.4f}{took}: {_level_command(evalset, arm, worst)}"
         )
     unknown = [arm for arm in judged if arm not in arms]
     if named := [arm for arm in unknown if not is_fitted(arm)]:
         told.append(
             f"what {', '.join(named)} found is not recorded, which takes no model; to record it and be told what "
-            f"answers to its prompts cost: {_command(evalset, named[0])}"
+            f"answers to its prompts cost: {_level_command(evalset, named[0])}"
         )
     if fitted := [arm for arm in unknown if is_fitted(arm)]:
         told.append(
@@ -237,7 +241,7 @@ def levels_sentence(prices: PriceTable, names: Sequence[str], levels: Sequence[L
     if not missing:
         return told
     arm = min(missing, key=lambda name: (len(missing[name]), name))
-    worst = estimate(missing[arm], prices)
+    worst = estimate_batch(missing[arm], prices)
     return f"{told}; to have {arm} too takes {worst.requests:,} calls, at most ${worst.worst_usd:.4f}"
 
 
@@ -258,31 +262,31 @@ def core_hours(still: Sequence[Request], prices: PriceTable) -> float:
     return spent / 1e9 / prices.usd_per_vcpu_hour
 
 
-def _command(evalset: Evalset, arm: str, worst: CostEstimate | None = None) -> str:
+def _level_command(evalset: Evalset, arm: str, worst: CostEstimate | None = None) -> str:
     paid = f" --max-cost-usd {math.ceil(worst.worst_usd * 1e4) / 1e4:g}" if worst and worst.requests else ""
     return f"workbench record {shlex.quote(evalset.name)} --retrieval {shlex.quote(arm)}{paid}"
 
 
-def found_with(evalset: Evalset, arm: str) -> dict[str, str]:
+def level_found_with(evalset: Evalset, arm: str) -> dict[str, str]:
     """Hashes of what the hits of an arm depend on, as it is now."""
-    return depends_on(evalset, content_hash(json.dumps(parameters_of(named_arm(arm)), sort_keys=True)))
+    return hits_depend_on(evalset, content_hash(json.dumps(parameters_of(named_arm(arm)), sort_keys=True)))
 
 
-def _stale_hits(evalset: Evalset, retrieved: ArmHits) -> list[str]:
+def _stale_level_hits(evalset: Evalset, retrieved: ArmHits) -> list[str]:
     """What the hits of an arm depend on and is no longer as it was."""
-    now = found_with(evalset, retrieved.arm)
+    now = level_found_with(evalset, retrieved.arm)
     return [name for name, value in now.items() if retrieved.found_with.get(name) != value]
 
 
-def _read_hits(path: Path) -> ArmHits:
+def _read_level_hits(path: Path) -> ArmHits:
     """Hits of one file, which says itself of which arm."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError) as error:
         raise EvalsetError(f"{path} cannot be read: {error!r}") from error
-    head = from_json(_Head, lines[0], f"{path}:1 is no head of hits", error=EvalsetError)
+    head = from_json(_LevelHead, lines[0], f"{path}:1 is no head of hits", error=EvalsetError)
     rows = [
-        from_json(_Found, line, f"{path}:{number} is no hits", error=EvalsetError)
+        from_json(_LevelHits, line, f"{path}:{number} is no hits", error=EvalsetError)
         for number, line in enumerate(lines[1:], start=2)
         if line
     ]
@@ -291,7 +295,7 @@ def _read_hits(path: Path) -> ArmHits:
     return ArmHits(head.arm, head.amounts, head.found_with, hits, searches)
 
 
-def write_hits(evalset: Evalset, retrieved: ArmHits) -> None:
+def write_level_hits(evalset: Evalset, retrieved: ArmHits) -> None:
     """Write what another arm found, whole or not at all."""
     rows: list[dict[str, object]] = [
         {"arm": retrieved.arm, "amounts": dict(retrieved.amounts), "found_with": dict(retrieved.found_with)}
@@ -300,6 +304,6 @@ def write_hits(evalset: Evalset, retrieved: ArmHits) -> None:
     rows += [
         {"tenant_id": tenant, "query": text, "doc_ids": list(ids)} for (tenant, text), ids in retrieved.searches.items()
     ]
-    path = hits_file(evalset, retrieved.arm)
+    path = level_hits_file(evalset, retrieved.arm)
     path.parent.mkdir(exist_ok=True)
     write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -10,12 +10,12 @@ import polars as pl
 from workbench.evalset.outcomes import Outcomes
 from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.evaluation.decision import ArmFacts
-from workbench.evaluation.repeats import scores_columns
+from workbench.evaluation.repeats import repeat_score_columns
 from workbench.evaluation.run_summary import ItemCase, ScoredArms, item_cases, mean_by_arm
 from workbench.records import Query
 from workbench.rendering.progress import Progress, waiting
 from workbench.rendering.table import Column, Table
-from workbench.routing.curves import cross_predict, fit_policy, knob_values
+from workbench.routing.curves import cross_predict, curve_knob_values, fit_policy
 from workbench.routing.policies import Policy, Router, one_model
 
 METRIC = "correctness"
@@ -68,7 +68,7 @@ class ScoredRoutes(ScoredArms):
             Column("p95", "ms"),
             Column("who answers"),
         )
-        more, cells = scores_columns(self.scores, self.names)
+        more, cells = repeat_score_columns(self.scores, self.names)
         rows = tuple((*row, *cells[row[0]]) for row in rows)
         return Table((*columns, *more), rows, f"Arms on {self.split}, best first")
 
@@ -127,16 +127,16 @@ def policy_arms(
             router = accepted.get(policy.name)
             if router is None:
                 router = fit_policy(policy, dev)
-                router = replace(router, value_usd=choose_value(router, held_out, dev, target))
+                router = replace(router, value_usd=choose_quality_value(router, held_out, dev, target))
         bar.done(f"{policy.name}: learned on {len(dev):,} prompts")
         out.append(RoutedArm(router, len(dev.models) + i, held_out))
     return out
 
 
-def choose_value(router: Router, predicted: np.ndarray, dev: Outcomes, target: float) -> float:
+def choose_quality_value(router: Router, predicted: np.ndarray, dev: Outcomes, target: float) -> float:
     """Value of a unit of quality, in dollars, whose choices are the cheapest that reach the target on dev."""
     rows, found = np.arange(len(dev)), []
-    for value in knob_values(dev.cost_usd):
+    for value in curve_knob_values(dev.cost_usd):
         picked = router.pick(predicted, float(value))
         found.append((dev.quality[rows, picked].mean(), router.spend(picked, dev.cost_usd).mean(), float(value)))
     reached = [f for f in found if f[0] >= target - 1e-12]
@@ -145,7 +145,7 @@ def choose_value(router: Router, predicted: np.ndarray, dev: Outcomes, target: f
     return max(found, key=lambda f: (f[0], -f[1]))[2]
 
 
-def route_all(arms: Sequence[RoutedArm], part: Outcomes, split: str) -> ScoredRoutes:
+def route_all_prompts(arms: Sequence[RoutedArm], part: Outcomes, split: str) -> ScoredRoutes:
     """Choices of every arm for the prompts of one split, in each repeat of them, and what they led to."""
     picked, frames, facts = {}, [], []
     for arm in arms:
@@ -153,14 +153,14 @@ def route_all(arms: Sequence[RoutedArm], part: Outcomes, split: str) -> ScoredRo
         chosen = [
             arm.router.route(one.requests) if held_out is None else arm.router.pick(held_out) for one in part.repeats
         ]
-        rows = [_score(arm, c, one, r) for r, (c, one) in enumerate(zip(chosen, part.repeats, strict=True))]
+        rows = [_score_routes(arm, c, one, r) for r, (c, one) in enumerate(zip(chosen, part.repeats, strict=True))]
         picked[arm.name] = np.stack(chosen)
         frames += rows
         facts.append(_route_facts(arm, pl.concat(rows), picked[arm.name], part))
     return ScoredRoutes(split, tuple(arms), pl.concat(frames), tuple(facts), part, picked)
 
 
-def _score(arm: RoutedArm, picked: np.ndarray, part: Outcomes, repeat: int) -> pl.DataFrame:
+def _score_routes(arm: RoutedArm, picked: np.ndarray, part: Outcomes, repeat: int) -> pl.DataFrame:
     rows, router = np.arange(len(part)), arm.router
     latency = router.spend(picked, part.latency_ms)
     return pl.DataFrame(
@@ -188,10 +188,10 @@ def _route_facts(arm: RoutedArm, rows: pl.DataFrame, picked: np.ndarray, part: O
     used = {name: 1000 * float(np.mean([router.spend(c, n) for c in picked])) for name, n in part.amounts.items()}
     amounts = {name: n for name, n in used.items() if n}
     usd_per_1k = 1000 * float(rows["cost_usd"].to_numpy().mean())
-    return ArmFacts(arm.name, arm_parameters(router), usd_per_1k, p95, arm.order, amounts=amounts)
+    return ArmFacts(arm.name, routed_arm_parameters(router), usd_per_1k, p95, arm.order, amounts=amounts)
 
 
-def arm_parameters(router: Router) -> dict[str, object]:
+def routed_arm_parameters(router: Router) -> dict[str, object]:
     """What the decision says of an arm; the router itself lies beside it, found by its hash."""
     value = "infinite" if np.isinf(router.value_usd) else router.value_usd
     return {"kind": "Router", "policy": router.policy, "value_usd": value, "sha256": router.sha256}

@@ -12,9 +12,9 @@ from workbench.rendering.table import Column, Interval, Table, Value
 from workbench.reports.charts import lines
 from workbench.reports.figure import Figure
 from workbench.routing.curves import (
-    Curve,
-    Estimate,
-    Resampled,
+    CurveEstimate,
+    ResampledCurves,
+    RouterCurve,
     deferral,
     oracle_curve,
     resample_aiq,
@@ -30,7 +30,7 @@ _CURVE_POINTS = 12
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Study:
+class RouterStudy:
     """Curves of all policies over the prompts of one split, cross-fitted, with their resampled areas.
 
     ``deferrals`` hold APGR, CPT(50 %) and CPT(80 %) between the cheapest and the strongest model; empty where the
@@ -39,16 +39,16 @@ class Study:
 
     outcomes: Outcomes
     arms: tuple[RoutedArm, ...]
-    curves: Mapping[str, Curve]
-    areas: Mapping[str, Resampled]
-    deferrals: Mapping[str, tuple[Resampled, ...]]
+    curves: Mapping[str, RouterCurve]
+    areas: Mapping[str, ResampledCurves]
+    deferrals: Mapping[str, tuple[ResampledCurves, ...]]
 
     @property
     def names(self) -> tuple[str, ...]:
         """Policies, in their order."""
         return tuple(a.name for a in self.arms)
 
-    def gain(self, policy: str) -> Estimate:
+    def gain(self, policy: str) -> CurveEstimate:
         """Area that a policy has above the hull of the single models."""
         return self.areas[policy].minus(self.areas[HULL])
 
@@ -58,7 +58,7 @@ class Study:
         return tuple(n for n in self.names if self.gain(n).above_zero)
 
 
-def study(outcomes: Outcomes, arms: Sequence[RoutedArm], *, draws: int, seed: int) -> Study:
+def study_routers(outcomes: Outcomes, arms: Sequence[RoutedArm], *, draws: int, seed: int) -> RouterStudy:
     """Resample every policy, the hull and the oracle over the same clusters.
 
     Raises
@@ -69,42 +69,42 @@ def study(outcomes: Outcomes, arms: Sequence[RoutedArm], *, draws: int, seed: in
     outcomes.require_dev("comparing policies with the hull")
     quality = outcomes.quality
     held_out = {a.name: a.held_out for a in arms if a.held_out is not None}
-    curves = _curves(outcomes, arms) | {ORACLE: oracle_curve(quality, outcomes.cost_usd)}
+    curves = _study_curves(outcomes, arms) | {ORACLE: oracle_curve(quality, outcomes.cost_usd)}
     areas = resample_aiq(curves, outcomes.cost_usd, outcomes.codes, draws=draws, seed=seed)
-    weak, strong = pair_of(outcomes)
-    deferrals: Mapping[str, tuple[Resampled, ...]] = {}
+    weak, strong = cheapest_and_strongest(outcomes)
+    deferrals: Mapping[str, tuple[ResampledCurves, ...]] = {}
     if quality[:, strong].mean() > quality[:, weak].mean():
         scores = {n: p[:, strong] - p[:, weak] for n, p in held_out.items()}
         deferrals = resample_deferral(
             scores, quality[:, weak], quality[:, strong], outcomes.codes, draws=draws, seed=seed
         )
-    return Study(outcomes, tuple(arms), curves, areas, deferrals)
+    return RouterStudy(outcomes, tuple(arms), curves, areas, deferrals)
 
 
-def _curves(outcomes: Outcomes, arms: Sequence[RoutedArm], rows: Ints | None = None) -> dict[str, Curve]:
+def _study_curves(outcomes: Outcomes, arms: Sequence[RoutedArm], rows: Ints | None = None) -> dict[str, RouterCurve]:
     """Curves of the single models and of every policy, over all prompts or some."""
     part = slice(None) if rows is None else rows
     quality, cost = outcomes.quality[part], outcomes.cost_usd[part]
-    curves = {HULL: Curve(quality, cost)}
+    curves = {HULL: RouterCurve(quality, cost)}
     for arm in arms:
         if arm.held_out is not None:
             curves[arm.name] = router_curve(arm.router, arm.held_out[part], quality, cost)
     return curves
 
 
-def corners_of(outcomes: Outcomes) -> list[str]:
+def hull_corner_models(outcomes: Outcomes) -> list[str]:
     """Models at the corners of the hull, cheapest first: those that a mixture of others does not reach."""
     points = np.column_stack([outcomes.cost_usd.mean(0), outcomes.quality.mean(0)])
     hull = upper_hull(points).tolist()  # as lists: `in` of an array asks for any equal number in it
     return [model for model, point in zip(outcomes.models, points.tolist(), strict=True) if point in hull]
 
 
-def pair_of(outcomes: Outcomes) -> tuple[int, int]:
+def cheapest_and_strongest(outcomes: Outcomes) -> tuple[int, int]:
     """Cheapest and strongest model."""
     return 0, int(outcomes.quality.mean(0).argmax())
 
 
-def contents_table(outcomes: Outcomes) -> Table:
+def routing_contents_table(outcomes: Outcomes) -> Table:
     """Every model on dev: quality by feature, cost, latency."""
     dev = outcomes.part("dev")
     labels = np.array(dev.requests.features)
@@ -131,20 +131,20 @@ def contents_table(outcomes: Outcomes) -> Table:
     return Table(columns, tuple(rows), caption)
 
 
-def opportunity_table(outcomes: Outcomes, *, draws: int, seed: int) -> Table:
+def routing_opportunity_table(outcomes: Outcomes, *, draws: int, seed: int) -> Table:
     """Oracle against the hull of the single models: the most that any router could gain."""
     quality, cost = outcomes.quality, outcomes.cost_usd
-    curves = {HULL: Curve(quality, cost), ORACLE: oracle_curve(quality, cost)}
+    curves = {HULL: RouterCurve(quality, cost), ORACLE: oracle_curve(quality, cost)}
     areas = resample_aiq(curves, cost, outcomes.codes, draws=draws, seed=seed)
-    gap, corners = areas[ORACLE].minus(areas[HULL]), corners_of(outcomes)
-    weak, strong = pair_of(outcomes)
+    gap, corners = areas[ORACLE].minus(areas[HULL]), hull_corner_models(outcomes)
+    weak, strong = cheapest_and_strongest(outcomes)
     rows: list[tuple[str, Value, str]] = [
         ("cheapest model", float(quality[:, weak].mean()), outcomes.models[weak]),
         ("strongest model", float(quality[:, strong].mean()), outcomes.models[strong]),
         ("any model right", float(quality.max(1).mean()), "best answer of all, per prompt"),
-        ("AIQ, hull of the single models", interval(areas[HULL].estimate), " + ".join(corners)),
-        ("AIQ, oracle", interval(areas[ORACLE].estimate), "routing with the answers known"),
-        ("what a perfect router could gain", interval(gap), "oracle minus hull"),
+        ("AIQ, hull of the single models", curve_interval(areas[HULL].estimate), " + ".join(corners)),
+        ("AIQ, oracle", curve_interval(areas[ORACLE].estimate), "routing with the answers known"),
+        ("what a perfect router could gain", curve_interval(gap), "oracle minus hull"),
     ]
     told = "Is there anything to route? "
     if weak == strong:
@@ -158,25 +158,27 @@ def _as_intervals(rows: Sequence[tuple[str, Value, str]]) -> tuple[tuple[Value, 
     return tuple((a, b if isinstance(b, Interval) else Interval(float(b or 0), None, None), c) for a, b, c in rows)
 
 
-def interval(estimate: Estimate) -> Interval:
+def curve_interval(estimate: CurveEstimate) -> Interval:
     """Estimate as a cell."""
     return Interval(estimate.value, estimate.low, estimate.high)
 
 
-def study_table(found: Study) -> Table:
+def routers_study_table(found: RouterStudy) -> Table:
     """Policies against the hull, the length rule and the oracle; the caption names the winners."""
-    rows: list[tuple[Value, ...]] = [(HULL, interval(found.areas[HULL].estimate), None, None, None, None, None, "")]
+    rows: list[tuple[Value, ...]] = [
+        (HULL, curve_interval(found.areas[HULL].estimate), None, None, None, None, None, "")
+    ]
     for name in found.names:
         gain, area = found.gain(name), found.areas[name]
         defer = found.deferrals.get(name)
-        apgr = interval(defer[0].estimate) if defer else None
+        apgr = curve_interval(defer[0].estimate) if defer else None
         length = found.deferrals.get("length")
-        against = interval(defer[0].minus(length[0])) if defer and length and name != "length" else None
+        against = curve_interval(defer[0].minus(length[0])) if defer and length and name != "length" else None
         said = "beats it" if gain.above_zero else "loses to it" if gain.high < 0 else "within noise"
         cpt = [defer[i].value / 100 if defer else None for i in (1, 2)]
-        rows.append((name, interval(area.estimate), interval(gain), apgr, against, *cpt, said))
-    oracle = interval(found.areas[ORACLE].estimate)
-    rows.append((ORACLE, oracle, interval(found.gain(ORACLE)), None, None, None, None, "the ceiling"))
+        rows.append((name, curve_interval(area.estimate), curve_interval(gain), apgr, against, *cpt, said))
+    oracle = curve_interval(found.areas[ORACLE].estimate)
+    rows.append((ORACLE, oracle, curve_interval(found.gain(ORACLE)), None, None, None, None, "the ceiling"))
     columns = (
         Column("policy"),
         Column("AIQ", "interval", digits=3),
@@ -188,7 +190,7 @@ def study_table(found: Study) -> Table:
         Column("the hull"),
     )
     winners = ", ".join(found.winners) or "no policy"
-    weak, strong = pair_of(found.outcomes)
+    weak, strong = cheapest_and_strongest(found.outcomes)
     caption = f"Which policy beats the hull? Beyond noise, better than mixing single models: {winners}."
     if found.deferrals:
         models = found.outcomes.models
@@ -196,26 +198,26 @@ def study_table(found: Study) -> Table:
     return Table(columns, tuple(rows), caption)
 
 
-def within_table(found: Study, *, draws: int, seed: int) -> Table:
+def routers_within_table(found: RouterStudy, *, draws: int, seed: int) -> Table:
     """Gain of each policy over the hull inside each feature; a gain that vanishes here is a look-up of the task."""
     labels = np.array(found.outcomes.requests.features)
-    gains: dict[str, dict[str, Estimate]] = {}
+    gains: dict[str, dict[str, CurveEstimate]] = {}
     for feature in found.outcomes.features:
         inside = np.flatnonzero(labels == feature)
         codes = np.unique(found.outcomes.clusters[inside], return_inverse=True)[1]
         if codes.max() + 1 >= MIN_CLUSTERS:
             cost = found.outcomes.cost_usd[inside]
-            areas = resample_aiq(_curves(found.outcomes, found.arms, inside), cost, codes, draws=draws, seed=seed)
+            areas = resample_aiq(_study_curves(found.outcomes, found.arms, inside), cost, codes, draws=draws, seed=seed)
             gains[feature or "all"] = {name: areas[name].minus(areas[HULL]) for name in found.names}
     columns = (Column("policy"), Column("all", "interval", digits=3, signed=True),
                *(Column(f, "interval", digits=3, signed=True) for f in gains))  # fmt: skip
     rows: list[tuple[Value, ...]] = [
-        (n, interval(found.gain(n)), *(interval(by[n]) for by in gains.values())) for n in found.names
+        (n, curve_interval(found.gain(n)), *(curve_interval(by[n]) for by in gains.values())) for n in found.names
     ]
-    return Table(columns, tuple(rows), f"Does the gain survive inside a feature? {_survival(found, gains)}")
+    return Table(columns, tuple(rows), f"Does the gain survive inside a feature? {_winner_survival(found, gains)}")
 
 
-def _survival(found: Study, gains: Mapping[str, Mapping[str, Estimate]]) -> str:
+def _winner_survival(found: RouterStudy, gains: Mapping[str, Mapping[str, CurveEstimate]]) -> str:
     if len(gains) < 2:
         return "Only one feature has enough prompts: nothing can be said of gains inside features."
     inside = {n: [f for f, by in gains.items() if by[n].above_zero] for n in found.names}
@@ -227,7 +229,7 @@ def _survival(found: Study, gains: Mapping[str, Mapping[str, Estimate]]) -> str:
     return " ".join(told)
 
 
-def curve_figure(found: Study, shown: Sequence[str]) -> Figure:
+def curve_figure(found: RouterStudy, shown: Sequence[str]) -> Figure:
     """Quality against cost along each policy's hull, from the cheapest to the dearest model."""
     means = 1000 * found.outcomes.cost_usd.mean(0)
     low, high = float(means.min()), float(means.max())
@@ -246,9 +248,9 @@ def curve_figure(found: Study, shown: Sequence[str]) -> Figure:
     return replace(figure, caption=caption)
 
 
-def deferral_figure(found: Study, shown: Sequence[str]) -> Figure | Table:
+def deferral_figure(found: RouterStudy, shown: Sequence[str]) -> Figure | Table:
     """Quality as more requests go to the strongest model, those first that need it most by the policy's score."""
-    weak, strong = pair_of(found.outcomes)
+    weak, strong = cheapest_and_strongest(found.outcomes)
     quality, models = found.outcomes.quality, found.outcomes.models
     if weak == strong:
         return Table.of(("deferral",), [(f"none: {models[weak]} is the cheapest and the strongest",)])

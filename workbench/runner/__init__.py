@@ -1,14 +1,14 @@
 """Headless runs: papermill executes a notebook with checked parameters, the record says how it really ended.
 
-`prepare` refuses bad parameters before a kernel starts, `run_all` executes, `list_runs` reads the records on disk,
-`TerminalProgress` shows runs while they go.
+`prepare_parameters` refuses bad parameters before a kernel starts, `run_headless` executes, `list_runs` reads the
+records on disk, `TerminalProgress` shows runs while they go.
 """
 
 from workbench.evaluation.run_record import RunRecord
-from workbench.runner.accept_and_check import Check, accept, accepted_decisions, check
+from workbench.runner.accept_and_check import Check, accept_decision, accepted_decisions, check_decisions
 from workbench.runner.events import Event
-from workbench.runner.headless import Job, run_all
-from workbench.runner.parameters import prepare
+from workbench.runner.headless import Job, run_headless
+from workbench.runner.parameters import prepare_parameters
 from workbench.runner.runs import list_runs
 from workbench.runner.terminal import TerminalProgress
 
@@ -18,10 +18,10 @@ __all__ = [
     "Job",
     "RunRecord",
     "TerminalProgress",
-    "accept",
+    "accept_decision",
     "accepted_decisions",
-    "check",
+    "check_decisions",
     "list_runs",
-    "prepare",
-    "run_all",
+    "prepare_parameters",
+    "run_headless",
 ]

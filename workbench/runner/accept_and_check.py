@@ -13,14 +13,14 @@ from workbench.codec import write_whole
 from workbench.config import Clock, Settings
 from workbench.errors import ConfigError, RunError, unknown_name
 from workbench.evalset.evalset import find_evalset
-from workbench.evalset.gates import ASSUMED_REQUESTS, UNDECIDED, GatePolicy, default_policy, scan_gates
+from workbench.evalset.gates import ASSUMED_REQUESTS, UNDECIDED, GatePolicy, default_gate_policy, scan_gates
 from workbench.evaluation.accepted_decision import anchor_path, decision_path, note_test_use
 from workbench.evaluation.gate import EXIT_CODES, Gate
 from workbench.evaluation.run_record import CheckMark, RunRecord, process_token
 from workbench.records import Decision
 from workbench.runner.events import Event
-from workbench.runner.headless import Job, planned, run_all
-from workbench.runner.result_reuse import rests_on
+from workbench.runner.headless import Job, planned_headless_job, run_headless
+from workbench.runner.result_reuse import result_rests_on
 from workbench.runner.runs import list_runs, process_gone
 
 KEPT_H = 24  # hours that the result of a stopped check is taken: the world that a run may ask moves without a hash
@@ -50,7 +50,7 @@ class Check:
         return self.gate.exit_code if self.gate and self.record.status == "done" else EXIT_CODES["error"]
 
 
-def accept(
+def accept_decision(
     settings: Settings,
     notebook: str,
     *,
@@ -92,15 +92,15 @@ def accept(
     decision = Decision.load(record.run_dir / "decision.json")
     decision = replace(decision, accepted_because=reason.strip(), accepted_on=str(clock.now().date()))
     folder = find_evalset(evalset_of(record), settings)
-    _refuse_open(decision, folder, even_if)
+    _refuse_open_decision(decision, folder, even_if)
     takes = decision.rule.direction == "higher" and (anchor or not anchor_path(folder, notebook).is_file())
     if not takes:
-        _refuse_far(decision, anchor_path(folder, notebook))
+        _refuse_far_decision(decision, anchor_path(folder, notebook))
     target = decision_path(folder, notebook)
     try:
         if takes:
-            _store_anchor(record.run_dir, decision, anchor_path(folder, notebook))
-        return _store(record.run_dir, decision, target, note_test_use(settings, folder, notebook))
+            _store_accepted_anchor(record.run_dir, decision, anchor_path(folder, notebook))
+        return _store_accepted(record.run_dir, decision, target, note_test_use(settings, folder, notebook))
     except OSError as error:
         raise ConfigError(f"the decision cannot be written to {target}: {error}") from error
 
@@ -134,7 +134,7 @@ def _run_to_accept(settings: Settings, notebook: str, run: str, evalset: str) ->
     return found[-1]
 
 
-def _refuse_open(decision: Decision, evalset: Path, even_if: Collection[str]) -> None:
+def _refuse_open_decision(decision: Decision, evalset: Path, even_if: Collection[str]) -> None:
     """Refuse what cannot tell, and what was decided by another rule than stands in ``gates.toml`` now."""
     if decision.verdict == "inconclusive" and "inconclusive" not in even_if:
         raise ConfigError(
@@ -153,7 +153,7 @@ def policy_of(evalset: Path, notebook: str) -> GatePolicy:
     """What ``gates.toml`` of an evalset asks of a notebook, or the defaults."""
     path = evalset / "gates.toml"
     policies = scan_gates(path)[0] if path.is_file() else {}
-    return policies.get(notebook) or default_policy(notebook)
+    return policies.get(notebook) or default_gate_policy(notebook)
 
 
 def other_rule(decision: Decision, policy: GatePolicy) -> list[str]:
@@ -174,7 +174,7 @@ def other_rule(decision: Decision, policy: GatePolicy) -> list[str]:
     return [f"{name} was {then}, is {now}" for name, (then, now) in both.items() if then != now]
 
 
-def _refuse_far(decision: Decision, anchor: Path) -> None:
+def _refuse_far_decision(decision: Decision, anchor: Path) -> None:
     """Refuse a decision whose arm may lie more than the margin below the anchor: small losses must not add up."""
     if decision.rule.direction == "lower":
         return
@@ -195,9 +195,9 @@ def _refuse_far(decision: Decision, anchor: Path) -> None:
         )
 
 
-def _store_anchor(folder: Path, decision: Decision, target: Path) -> None:
+def _store_accepted_anchor(folder: Path, decision: Decision, target: Path) -> None:
     """Keep the decision with the test scores of its arm, so that later runs are compared with it."""
-    scores = _deciding_scores(folder, decision).filter(pl.col("arm") == decision.arm)
+    scores = _accepted_scores(folder, decision).filter(pl.col("arm") == decision.arm)
     if scores.is_empty():
         raise ConfigError(
             f"the run has no test scores of {decision.arm}, so that it cannot be the anchor; run it again"
@@ -207,10 +207,10 @@ def _store_anchor(folder: Path, decision: Decision, target: Path) -> None:
     _write_decision(decision, target)
 
 
-def _store(folder: Path, decision: Decision, target: Path, uses: Sequence[str]) -> Path:
+def _store_accepted(folder: Path, decision: Decision, target: Path, uses: Sequence[str]) -> Path:
     """Write the decision last: what lies beside it is there when it is."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    _deciding_scores(folder, decision).write_parquet(target.with_suffix(".scores.parquet"))
+    _accepted_scores(folder, decision).write_parquet(target.with_suffix(".scores.parquet"))
     if (artefact := folder / "artefact.json").is_file():  # what was tested is what ships
         target.with_suffix(".artefact").write_bytes(artefact.read_bytes())
     target.with_suffix(".uses").write_text("\n".join(uses) + "\n", encoding="utf-8")
@@ -222,7 +222,7 @@ def _write_decision(decision: Decision, target: Path) -> Path:
     return target
 
 
-def _deciding_scores(folder: Path, decision: Decision) -> pl.DataFrame:
+def _accepted_scores(folder: Path, decision: Decision) -> pl.DataFrame:
     """Test scores that sameness is checked against: the deciding metric of the judged arms."""
     scores = pl.read_parquet(folder / "scores.parquet")
     if "split" in scores.columns:
@@ -250,7 +250,7 @@ def accepted_decisions(settings: Settings, notebooks: Sequence[str] = ()) -> lis
     return [(name, d) for name, d in found if not notebooks or d.notebook in notebooks]
 
 
-def check(
+def check_decisions(
     settings: Settings,
     notebooks: Sequence[str] = (),
     *,
@@ -284,37 +284,39 @@ def check(
     named = [name for name in notebooks if name not in UNDECIDED]
     found: list[tuple[str, Decision | None]] = [*accepted_decisions(settings, named)] if named or not counted else []
     found += [("", None) for _ in counted]
-    jobs, taken, told = begin_check(settings, found, _jobs(found, counted), clock=clock, fresh=fresh)
+    jobs, taken, told = begin_check(settings, found, _check_jobs(found, counted), clock=clock, fresh=fresh)
     if tell and told:
         tell(told)
     left = [job for job, record in zip(jobs, taken, strict=True) if record is None]
     records = iter(
-        run_all(left, settings=settings, clock=clock, on_event=on_event, workers=workers, hard_timeout_s=hard_timeout_s)
+        run_headless(
+            left, settings=settings, clock=clock, on_event=on_event, workers=workers, hard_timeout_s=hard_timeout_s
+        )
     )
-    return _checks(found, [record or next(records) for record in taken])
+    return _checks_of_jobs(found, [record or next(records) for record in taken])
 
 
 def check_each(
     settings: Settings, accepted: Sequence[tuple[str, Decision]], *, clock: Clock, hard_timeout_s: float = 3600.0
 ) -> list[Check]:
-    """Like `check`, of some of `accepted_decisions`: pairs of an evalset's name and its decision; all are run."""
-    records = run_all(_jobs(accepted), settings=settings, clock=clock, hard_timeout_s=hard_timeout_s)
-    return _checks(accepted, records)
+    """Like `check_decisions`, of some of `accepted_decisions`: pairs of an evalset's name and its decision."""
+    records = run_headless(_check_jobs(accepted), settings=settings, clock=clock, hard_timeout_s=hard_timeout_s)
+    return _checks_of_jobs(accepted, records)
 
 
-def _jobs(accepted: Sequence[tuple[str, Decision | None]], counted: Sequence[str] = ()) -> list[Job]:
+def _check_jobs(accepted: Sequence[tuple[str, Decision | None]], counted: Sequence[str] = ()) -> list[Job]:
     """Jobs of decisions, and of the notebooks that decide nothing, whose pairs stand last."""
     return [Job(d.notebook, d.profile, d.settings) for _, d in accepted if d] + [Job(name) for name in counted]
 
 
-def _checks(accepted: Sequence[tuple[str, Decision | None]], records: Sequence[RunRecord]) -> list[Check]:
+def _checks_of_jobs(accepted: Sequence[tuple[str, Decision | None]], records: Sequence[RunRecord]) -> list[Check]:
     return [
-        Check(name, decision, record, _gate_of(record.run_dir))
+        Check(name, decision, record, _gate_of_check(record.run_dir))
         for (name, decision), record in zip(accepted, records, strict=True)
     ]
 
 
-def _marks(
+def _check_marks(
     settings: Settings, accepted: Sequence[tuple[str, Decision | None]], jobs: Sequence[Job], clock: Clock
 ) -> list[CheckMark]:
     """Mark of each job of a check that begins now; what decides nothing counts money that moves: it has no hash."""
@@ -325,7 +327,7 @@ def _marks(
             began,
             tuple(places),
             place,
-            rests_on(settings, job.notebook, job.profile, job.parameters) if decision else "",
+            result_rests_on(settings, job.notebook, job.profile, job.parameters) if decision else "",
         )
         for place, job, (_, decision) in zip(places, jobs, accepted, strict=True)
     ]
@@ -346,15 +348,15 @@ def begin_check(
     ConfigError
         If a notebook no longer takes the parameters of a job.
     """
-    jobs = [planned(job, settings) for job in jobs]
-    marks = _marks(settings, accepted, jobs, clock)
+    jobs = [planned_headless_job(job, settings) for job in jobs]
+    marks = _check_marks(settings, accepted, jobs, clock)
     left = [] if fresh else stopped_check(settings, marks[0].asked)
     if left:
         marks = [replace(mark, began=left[0][0].began) for mark in marks]
     oldest = clock.now() - timedelta(hours=KEPT_H)
-    taken = {m.place: r for m in marks for then, r in left if then == m and _stands(m, r, oldest)}
+    taken = {m.place: r for m in marks for then, r in left if then == m and _check_result_stands(m, r, oldest)}
     jobs = [replace(job, check=mark) for job, mark in zip(jobs, marks, strict=True)]
-    return jobs, [taken.get(mark.place) for mark in marks], _told_of(left, taken, len(marks))
+    return jobs, [taken.get(mark.place) for mark in marks], _stopped_check_told(left, taken, len(marks))
 
 
 def stopped_check(settings: Settings, asked: Sequence[str]) -> list[tuple[CheckMark, RunRecord]]:
@@ -365,28 +367,28 @@ def stopped_check(settings: Settings, asked: Sequence[str]) -> list[tuple[CheckM
     mine = [(r.check, r) for r in list_runs(settings) if r.check and r.check.asked == tuple(asked)]
     newest = max((mark.began for mark, _ in mine), default="")
     mine = [(mark, r) for mark, r in mine if mark.began == newest]
-    ended = {mark.place for mark, r in mine if r.status == "done" or _failed(r)}
+    ended = {mark.place for mark, r in mine if r.status == "done" or _check_run_failed(r)}
     at_work = any(not process_gone(r) and r.process != process_token(os.getpid()) for _, r in mine)
     return [] if at_work or ended == set(asked) else mine
 
 
-def _failed(record: RunRecord) -> bool:
+def _check_run_failed(record: RunRecord) -> bool:
     """Whether a run came to its own end, if not to a result: one that was killed at its time-out did not."""
     return record.status == "failed" and record.exit_reason != "hard_timeout"
 
 
-def _stands(mark: CheckMark, record: RunRecord, oldest: datetime) -> bool:
+def _check_result_stands(mark: CheckMark, record: RunRecord, oldest: datetime) -> bool:
     """Whether the result of a run is the one that a job with its mark would come to now."""
     if not mark.rests_on or record.status != "done" or datetime.fromisoformat(str(record.ended)) < oldest:
         return False
     try:
-        gate = _gate_of(record.run_dir)
+        gate = _gate_of_check(record.run_dir)
     except RunError:
         return False
     return gate is not None and gate.status == record.gate
 
 
-def _told_of(left: Sequence[tuple[CheckMark, RunRecord]], taken: Mapping[str, RunRecord], n: int) -> str:
+def _stopped_check_told(left: Sequence[tuple[CheckMark, RunRecord]], taken: Mapping[str, RunRecord], n: int) -> str:
     """Line on what is taken of a check that was stopped; "" where it had no result yet."""
     results = {mark.place for mark, r in left if r.status == "done"}
     if not results:
@@ -398,7 +400,7 @@ def _told_of(left: Sequence[tuple[CheckMark, RunRecord]], taken: Mapping[str, Ru
     return f"{told}; --fresh runs all again" if taken else told
 
 
-def _gate_of(run_dir: Path) -> Gate | None:
+def _gate_of_check(run_dir: Path) -> Gate | None:
     path = run_dir / "gate.json"
     if not path.is_file():
         return None

@@ -13,16 +13,16 @@ from workbench.config import Clock, Settings, load_profile
 from workbench.errors import ConfigError, unknown_name
 from workbench.evalset.evalset import find_evalset
 from workbench.evaluation.run_record import CheckMark, RunRecord, close_run, open_run
-from workbench.evaluation.start import EXPERIMENTS, as_declared, check_parameters
+from workbench.evaluation.start import EXPERIMENTS, check_parameters, parameters_as_declared
 from workbench.reports.ending import draw_report
 from workbench.runner.events import Event, EventKind, Listener
-from workbench.runner.parameters import declared_parameters, prepare
-from workbench.runner.result_reuse import rests_on
+from workbench.runner.parameters import declared_parameters, prepare_parameters
+from workbench.runner.result_reuse import result_rests_on
 from workbench.runner.runs import how_it_ended
 from workbench.runner.watchdog import Watchdog
 
 if TYPE_CHECKING:
-    from workbench.runner.kernels import Execution
+    from workbench.runner.kernels import KernelExecution
 
 _LOOK_S = 0.5
 
@@ -41,7 +41,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class _Context:
+class _HeadlessContext:
     """What all runs of one call share."""
 
     settings: Settings
@@ -52,7 +52,7 @@ class _Context:
     kernels: int
 
 
-def run_all(
+def run_headless(
     jobs: Sequence[Job],
     *,
     settings: Settings,
@@ -88,15 +88,15 @@ def run_all(
     KeyboardInterrupt
         After Ctrl-C, when all kernels are gone and each run that had begun is recorded as interrupted.
     """
-    plans = [_plan(job, settings) for job in jobs]
+    plans = [_plan_headless_job(job, settings) for job in jobs]
     at_once = max(1, min(workers, len(plans)))
-    context = _Context(settings, clock, on_event or _ignore, cell_timeout_s, hard_timeout_s, at_once)
+    context = _HeadlessContext(settings, clock, on_event or _ignore, cell_timeout_s, hard_timeout_s, at_once)
     leashes = [Watchdog() for _ in plans]
     # by their numbers: 01_retrieval takes as long as all others where nothing is embedded yet
     order = sorted(range(len(plans)), key=lambda place: plans[place][1].name.partition("_")[0])
     with ThreadPoolExecutor(max_workers=workers) as pool:
         try:
-            futures = {place: pool.submit(_run, *plans[place], leashes[place], context) for place in order}
+            futures = {place: pool.submit(_run_headless_job, *plans[place], leashes[place], context) for place in order}
             while wait(futures.values(), timeout=_LOOK_S).not_done:
                 pass  # a signal that the system gave to another thread does not end this one's waiting
         except KeyboardInterrupt:
@@ -123,23 +123,23 @@ def find_notebook(settings: Settings, name: str) -> Path:
     return found[name]
 
 
-def planned(job: Job, settings: Settings) -> Job:
+def planned_headless_job(job: Job, settings: Settings) -> Job:
     """Job with every parameter that its run would use, checked as the run would check them."""
-    return _plan(job, settings)[0]
+    return _plan_headless_job(job, settings)[0]
 
 
-def _plan(job: Job, settings: Settings) -> tuple[Job, Path]:
+def _plan_headless_job(job: Job, settings: Settings) -> tuple[Job, Path]:
     source = find_notebook(settings, job.notebook)
     given = {**load_profile(settings, job.notebook, job.profile), **job.parameters}
-    parameters = prepare(source, as_declared(job.notebook, given, declared_parameters(source)))
+    parameters = prepare_parameters(source, parameters_as_declared(job.notebook, given, declared_parameters(source)))
     check_parameters(job.notebook, parameters)
     if job.notebook in EXPERIMENTS and "evalset" in parameters:
         find_evalset(parameters["evalset"], settings)
     return replace(job, parameters=parameters), source
 
 
-def _run(job: Job, source: Path, leash: Watchdog, context: _Context) -> RunRecord:
-    from workbench.runner.kernels import Watch, execute
+def _run_headless_job(job: Job, source: Path, leash: Watchdog, context: _HeadlessContext) -> RunRecord:
+    from workbench.runner.kernels import KernelWatch, execute_in_kernel
 
     record = open_run(
         context.settings,
@@ -155,31 +155,33 @@ def _run(job: Job, source: Path, leash: Watchdog, context: _Context) -> RunRecor
         context.tell(Event(kind, job.notebook, run_dir, cell, cells, data or {}))
 
     tell("start")
-    outcome = execute(
+    outcome = execute_in_kernel(
         source,
         run_dir / "executed.ipynb",
         parameters=job.parameters,
-        env=_kernel_env(context.settings, record, context.kernels),
-        watch=Watch(leash, tell),
+        env=_headless_kernel_env(context.settings, record, context.kernels),
+        watch=KernelWatch(leash, tell),
         cell_timeout_s=context.cell_timeout_s,
         hard_timeout_s=context.hard_timeout_s,
     )
-    record = _close(record, job, outcome, leash, context)
+    record = _close_headless_run(record, job, outcome, leash, context)
     completed = sum(cell.status == "completed" for cell in record.cells)
     ending = {"status": record.status, "error": record.error, "gate": record.gate}
     tell("end", completed, len(record.cells), ending)
     return record
 
 
-def _close(record: RunRecord, job: Job, outcome: "Execution", leash: Watchdog, context: _Context) -> RunRecord:
+def _close_headless_run(
+    record: RunRecord, job: Job, outcome: "KernelExecution", leash: Watchdog, context: _HeadlessContext
+) -> RunRecord:
     ending = how_it_ended(outcome, record.run_dir, leash.ended_by, context.cell_timeout_s, context.hard_timeout_s)
     record = close_run(
         record,
         context.clock,
         **asdict(ending),
         cells=outcome.cells,
-        fingerprint=_fingerprint(record.run_dir),
-        check=_still(job, record, context.settings) if ending.status == "done" else record.check,
+        fingerprint=_headless_fingerprint(record.run_dir),
+        check=_headless_mark(job, record, context.settings) if ending.status == "done" else record.check,
     )
     if record.status == "done":
         (record.run_dir / "kernel.log").unlink(missing_ok=True)  # only noise when all went well
@@ -188,15 +190,15 @@ def _close(record: RunRecord, job: Job, outcome: "Execution", leash: Watchdog, c
     return draw_report(record)
 
 
-def _still(job: Job, record: RunRecord, settings: Settings) -> CheckMark | None:
+def _headless_mark(job: Job, record: RunRecord, settings: Settings) -> CheckMark | None:
     """Mark of the check, with what the result rests on if nothing of it moved during the run."""
     if not (job.check and job.check.rests_on):
         return record.check
-    now = rests_on(settings, job.notebook, job.profile, job.parameters)
+    now = result_rests_on(settings, job.notebook, job.profile, job.parameters)
     return job.check if now == job.check.rests_on else record.check
 
 
-def _kernel_env(settings: Settings, record: RunRecord, kernels: int = 1) -> dict[str, str]:
+def _headless_kernel_env(settings: Settings, record: RunRecord, kernels: int = 1) -> dict[str, str]:
     """Environment of one of so many kernels that run at once.
 
     Threads of OpenBLAS wait for each other without rest: where kernels have more of them than there are cores, numpy's
@@ -219,7 +221,7 @@ def _kernel_env(settings: Settings, record: RunRecord, kernels: int = 1) -> dict
     }
 
 
-def _fingerprint(run_dir: Path) -> dict[str, Any] | None:
+def _headless_fingerprint(run_dir: Path) -> dict[str, Any] | None:
     """Fingerprint of the decision, if the run came to one; a half-written decision has none."""
     try:
         found = json.loads((run_dir / "decision.json").read_text(encoding="utf-8")).get("fingerprint")

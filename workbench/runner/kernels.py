@@ -30,7 +30,7 @@ with without_iri_grammar():
     from papermill.engines import NBClientEngine, papermill_engines
 
 
-class Watch:
+class KernelWatch:
     """The state of each code cell, as it was really executed, with what is told of it."""
 
     def __init__(self, leash: Watchdog, tell: Callable[[EventKind, int, int, dict[str, Any]], None]) -> None:
@@ -65,7 +65,7 @@ class Watch:
 
 
 @dataclass(frozen=True, slots=True)
-class Execution:
+class KernelExecution:
     """What papermill did: the exception it raised, its own exception flag, and the state of each cell."""
 
     error: Exception | None
@@ -73,16 +73,16 @@ class Execution:
     cells: tuple[CellState, ...]
 
 
-def execute(
+def execute_in_kernel(
     source: Path,
     target: Path,
     *,
     parameters: Mapping[str, Any],
     env: Mapping[str, str],
-    watch: Watch,
+    watch: KernelWatch,
     cell_timeout_s: float,
     hard_timeout_s: float,
-) -> Execution:
+) -> KernelExecution:
     """Execute a notebook in a kernel of its own and wait until nothing of the kernel is left.
 
     Parameters
@@ -123,7 +123,7 @@ def execute(
         _without_secrets(target)
     except (OSError, ValueError) as caught:  # a full disk, half a notebook
         error = error or caught
-    return Execution(error, watch.flagged, tuple(watch.cells))
+    return KernelExecution(error, watch.flagged, tuple(watch.cells))
 
 
 def _without_secrets(target: Path) -> None:
@@ -146,10 +146,10 @@ def _literal(path: Path) -> str:
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
-class _Client(PapermillNotebookClient):  # type: ignore[misc]
+class _KernelClient(PapermillNotebookClient):  # type: ignore[misc]
     """Tells the watch what really happens to each cell."""
 
-    watch: Watch
+    watch: KernelWatch
 
     def create_kernel_manager(self) -> Any:
         manager = super().create_kernel_manager()
@@ -208,14 +208,14 @@ class _NotebookEngine(NBClientEngine):  # type: ignore[misc]
         nb_man: Any,
         kernel_name: str,
         *,
-        watch: Watch,
+        watch: KernelWatch,
         start: Mapping[str, Any],
         start_timeout: float = 60,
         execution_timeout: float | None = None,
         **_: Any,
     ) -> None:
         watch.expect(nb_man.nb)
-        client = _Client(
+        client = _KernelClient(
             nb_man,
             kernel_name=kernel_name,
             timeout=execution_timeout,

@@ -27,7 +27,7 @@ class Parameter:
     default: Any
 
 
-def prepare(notebook_path: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
+def prepare_parameters(notebook_path: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return every parameter of the notebook with the value that a run will use.
 
     Parameters
@@ -60,7 +60,7 @@ def declared_parameters(notebook_path: Path) -> dict[str, Parameter]:
     ConfigError
         If there is not exactly one such cell, or it holds anything but plain assignments.
     """
-    cells = _tagged_cells(notebook_path, "parameters")
+    cells = _parameter_cells(notebook_path, "parameters")
     if len(cells) != 1:
         raise ConfigError(
             f"{notebook_path.name} needs exactly one cell tagged 'parameters', found {len(cells)}; "
@@ -70,11 +70,11 @@ def declared_parameters(notebook_path: Path) -> dict[str, Parameter]:
         statements = ast.parse(cells[0]).body
     except SyntaxError as error:
         raise ConfigError(f"{notebook_path.name}: the parameters cell is not Python: {error}") from error
-    found = [_declaration(s, notebook_path.name) for s in statements if not _is_text(s)]
+    found = [_parameter_declaration(s, notebook_path.name) for s in statements if not _parameter_is_text(s)]
     return {p.name: p for p in found}
 
 
-def _tagged_cells(notebook_path: Path, tag: str) -> list[str]:
+def _parameter_cells(notebook_path: Path, tag: str) -> list[str]:
     try:
         notebook = json.loads(notebook_path.read_text(encoding="utf-8"))
         cells = [c for c in notebook["cells"] if tag in c["metadata"].get("tags", [])]
@@ -83,11 +83,11 @@ def _tagged_cells(notebook_path: Path, tag: str) -> list[str]:
     return ["".join(c["source"]) for c in cells]
 
 
-def _is_text(statement: ast.stmt) -> bool:
+def _parameter_is_text(statement: ast.stmt) -> bool:
     return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
 
 
-def _declaration(statement: ast.stmt, notebook: str) -> Parameter:
+def _parameter_declaration(statement: ast.stmt, notebook: str) -> Parameter:
     annotation: ast.expr | None
     match statement:
         case ast.AnnAssign(target=ast.Name(id=name), annotation=annotation, value=ast.expr() as value):
@@ -103,7 +103,7 @@ def _declaration(statement: ast.stmt, notebook: str) -> Parameter:
     except ValueError as error:
         found = ast.unparse(value)
         raise ConfigError(f"{notebook}: default of {name!r} must be a literal, found {found!r}") from error
-    kind = ast.unparse(annotation) if annotation else _type_of(default)
+    kind = ast.unparse(annotation) if annotation else _parameter_type(default)
     if kind not in _CONVERTERS:
         known = ", ".join(_CONVERTERS)
         raise ConfigError(f"{notebook}: parameter {name!r} is declared {kind!r}; use one of {known}")
@@ -112,7 +112,7 @@ def _declaration(statement: ast.stmt, notebook: str) -> Parameter:
     return parameter
 
 
-def _type_of(default: Any) -> str:
+def _parameter_type(default: Any) -> str:
     return "list[str]" if isinstance(default, list) else type(default).__name__
 
 
@@ -126,19 +126,19 @@ def _typed_parameter(value: Any, parameter: Parameter, notebook: str) -> Any:
         ) from None
 
 
-def _as_int(value: Any) -> int:
+def _parameter_as_int(value: Any) -> int:
     if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
         return int(value)
     raise ValueError(value)
 
 
-def _as_float(value: Any) -> float:
+def _parameter_as_float(value: Any) -> float:
     if isinstance(value, str | int | float) and not isinstance(value, bool) and math.isfinite(float(value)):
         return float(value)
     raise ValueError(value)
 
 
-def _as_bool(value: Any) -> bool:
+def _parameter_as_bool(value: Any) -> bool:
     text = value.lower() if isinstance(value, str) else value
     if text in ("true", "false"):
         return bool(text == "true")
@@ -147,26 +147,26 @@ def _as_bool(value: Any) -> bool:
     raise ValueError(value)
 
 
-def _as_str(value: Any) -> str:
+def _parameter_as_str(value: Any) -> str:
     if isinstance(value, str):
         return value
     raise ValueError(value)
 
 
-def _as_strings(value: Any) -> list[str]:
+def _parameter_as_strings(value: Any) -> list[str]:
     if isinstance(value, str) and value.lstrip().startswith("["):
         value = json.loads(value)
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
     if isinstance(value, list | tuple):
-        return [_as_str(part) for part in value]
+        return [_parameter_as_str(part) for part in value]
     raise ValueError(value)
 
 
 _CONVERTERS: dict[str, Callable[[Any], Any]] = {
-    "int": _as_int,
-    "float": _as_float,
-    "str": _as_str,
-    "bool": _as_bool,
-    "list[str]": _as_strings,
+    "int": _parameter_as_int,
+    "float": _parameter_as_float,
+    "str": _parameter_as_str,
+    "bool": _parameter_as_bool,
+    "list[str]": _parameter_as_strings,
 }

@@ -19,7 +19,7 @@ from workbench.config import Settings
 from workbench.errors import EvalsetError
 from workbench.evalset.evalset import find_evalset
 from workbench.evaluation.accepted_decision import note_test_use
-from workbench.evaluation.fingerprint import tree
+from workbench.evaluation.fingerprint import code_tree_hash
 from workbench.extras import DISTRIBUTION
 from workbench.records import content_hash, file_hash
 
@@ -27,8 +27,8 @@ _OF_A_RUN = ("WORKBENCH_RUN_DIR", "WORKBENCH_RUNS", "WORKBENCH_PROFILE")
 _SOURCES = (".py", ".ipynb", ".toml", ".yaml", ".yml")
 
 
-def rests_on(settings: Settings, notebook: str, profile: str, parameters: Mapping[str, Any]) -> str:
-    """``rests_on(settings, "retrieval", "ci", parameters)``: hash of all that the result of a run rests on.
+def result_rests_on(settings: Settings, notebook: str, profile: str, parameters: Mapping[str, Any]) -> str:
+    """``result_rests_on(settings, "retrieval", "ci", parameters)``: hash of all that the result of a run rests on.
 
     It holds the commit and each file that differs from it, the evalset with its decisions and recordings, files that
     parameters name, weights, the notebooks, this package, every installed version, the environment's settings and the
@@ -40,7 +40,7 @@ def rests_on(settings: Settings, notebook: str, profile: str, parameters: Mappin
         "" where nothing tells whether the code has moved, as outside a git repository, or the evalset is gone.
     """
     apart = (settings.runs, settings.cache)
-    code = tree(settings.root, apart)
+    code = code_tree_hash(settings.root, apart)
     try:
         evalset = find_evalset(str(parameters["evalset"]), settings) if parameters.get("evalset") else None
     except EvalsetError:
@@ -54,13 +54,13 @@ def rests_on(settings: Settings, notebook: str, profile: str, parameters: Mappin
     return content_hash(
         code,
         asked,
-        files_hash(settings.root, sources),
-        files_hash(evalset, evalset.rglob("*")) if evalset else "",
-        files_hash(settings.root, _named_files(settings.root, parameters)),
+        hash_of_files(settings.root, sources),
+        hash_of_files(evalset, evalset.rglob("*")) if evalset else "",
+        hash_of_files(settings.root, _named_files_of_result(settings.root, parameters)),
         package_hash(),
         *(str(use) for use in uses),
-        *_weights(settings.cache / "weights"),
-        *_installed(apart),
+        *_weights_of_result(settings.cache / "weights"),
+        *_installed_of_result(apart),
         *(f"{n}={v}" for n, v in sorted(os.environ.items()) if n.startswith("WORKBENCH_") and n not in _OF_A_RUN),
         *(str(p) for p in (settings.root, settings.cache, settings.state_url, settings.store_url, settings.tables_url)),
         f"{platform.node()} {platform.platform()} {platform.machine()} {os.cpu_count()} {sys.version}",
@@ -70,22 +70,22 @@ def rests_on(settings: Settings, notebook: str, profile: str, parameters: Mappin
 def package_hash() -> str:
     """Hash of this package's own files."""
     package = Path(__file__).parents[1]
-    return files_hash(package, package.rglob("*"))
+    return hash_of_files(package, package.rglob("*"))
 
 
-def files_hash(root: Path, paths: Iterable[Path]) -> str:
+def hash_of_files(root: Path, paths: Iterable[Path]) -> str:
     """Hash of files: where each lies below ``root``, and its content; folders and compiled Python do not count."""
     files = sorted(p for p in paths if p.is_file() and "__pycache__" not in p.parts)
     return content_hash(*(part for p in files for part in (os.path.relpath(p, root), file_hash(p))))
 
 
-def _named_files(root: Path, value: Any) -> Iterator[Path]:
+def _named_files_of_result(root: Path, value: Any) -> Iterator[Path]:
     """Files that parameters name, alone or as in ``NAME=FILE@USD``; of a folder, all that it holds."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list | tuple):
         for each in value:
-            yield from _named_files(root, each)
+            yield from _named_files_of_result(root, each)
     elif isinstance(value, str):
         for part in {value, *re.split("[=@]", value)}:
             path = (root / part).resolve() if part and os.path.exists(os.path.join(root, part)) else root
@@ -93,7 +93,7 @@ def _named_files(root: Path, value: Any) -> Iterator[Path]:
                 yield from path.rglob("*") if path.is_dir() else [path]
 
 
-def _weights(folder: Path) -> Iterator[str]:
+def _weights_of_result(folder: Path) -> Iterator[str]:
     """Size and time of each file of weights: what they hold is checked where they are loaded."""
     for path in sorted(folder.rglob("*")):
         if path.is_file():
@@ -101,7 +101,7 @@ def _weights(folder: Path) -> Iterator[str]:
             yield f"{path.relative_to(folder)} {found.st_size} {found.st_mtime_ns}"
 
 
-def _installed(apart: Collection[Path]) -> Iterator[str]:
+def _installed_of_result(apart: Collection[Path]) -> Iterator[str]:
     """Versions of all that is installed, and the code of what is installed as the folder that it is written in.
 
     This package is not among these: `package_hash` has its own files.
@@ -111,6 +111,6 @@ def _installed(apart: Collection[Path]) -> Iterator[str]:
         origin = json.loads(each.read_text("direct_url.json") or "{}")
         editable = origin.get("dir_info", {}).get("editable") and str(origin.get("url", "")).startswith("file://")
         if editable and each.name != DISTRIBUTION:
-            yield tree(Path(url2pathname(origin["url"].removeprefix("file://"))), apart)
+            yield code_tree_hash(Path(url2pathname(origin["url"].removeprefix("file://"))), apart)
     for folder in filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)):
-        yield tree(Path(folder), apart)
+        yield code_tree_hash(Path(folder), apart)

@@ -13,7 +13,7 @@ from workbench.runner.watchdog import EndedBy
 from workbench.telemetry.redaction import redact
 
 if TYPE_CHECKING:
-    from workbench.runner.kernels import Execution
+    from workbench.runner.kernels import KernelExecution
 
 
 def list_runs(settings: Settings) -> list[RunRecord]:
@@ -59,7 +59,7 @@ class Ending:
 
 
 def how_it_ended(
-    outcome: "Execution", run_dir: Path, ended_by: EndedBy, cell_timeout_s: float, hard_timeout_s: float
+    outcome: "KernelExecution", run_dir: Path, ended_by: EndedBy, cell_timeout_s: float, hard_timeout_s: float
 ) -> Ending:
     """Judge a run by papermill's return, its exception flag, every cell and the result file: all must agree.
 
@@ -81,7 +81,7 @@ def how_it_ended(
     return Ending("failed", reason, redact(sentence), gate)
 
 
-def _fault(outcome: "Execution", cell_timeout_s: float) -> tuple[str, str] | None:
+def _fault(outcome: "KernelExecution", cell_timeout_s: float) -> tuple[str, str] | None:
     """Reason and sentence for a run that nobody stopped; None if all cells ran without one."""
     kind, where = type(outcome.error).__name__, _stopped_cell(outcome.cells)
     failed = next((cell for cell in outcome.cells if cell.status == "failed"), None)
@@ -101,12 +101,12 @@ def _fault(outcome: "Execution", cell_timeout_s: float) -> tuple[str, str] | Non
     return None
 
 
-def _is_gate_failure(outcome: "Execution") -> bool:
+def _is_gate_failure(outcome: "KernelExecution") -> bool:
     *before, last = [cell.status for cell in outcome.cells] or ["pending"]
     return last == "failed" and set(before) <= {"completed"} and _raised(outcome)[0] == "GateFailed"
 
 
-def _raised(outcome: "Execution") -> tuple[str, str]:
+def _raised(outcome: "KernelExecution") -> tuple[str, str]:
     """Name and text of the exception in the cell that failed."""
     return getattr(outcome.error, "ename", ""), getattr(outcome.error, "evalue", "")
 

@@ -14,10 +14,10 @@ from workbench.records import content_hash
 from workbench.rendering.table import Column, Table
 from workbench.runner.accept_and_check import run_verdict
 from workbench.runner.events import Event
-from workbench.runner.headless import Job, find_notebook, run_all
-from workbench.runner.parameters import prepare
+from workbench.runner.headless import Job, find_notebook, run_headless
+from workbench.runner.parameters import prepare_parameters
 from workbench.runner.result_reuse import package_hash
-from workbench.telemetry.attribution import carried
+from workbench.telemetry.attribution import carry_attribution
 
 
 @outside()
@@ -34,8 +34,8 @@ def run_one(notebook: str, profile: str, parameters: Mapping[str, Any], *, proje
         if event.cells:
             progress("cell", event.cell, event.cells)
 
-    (record,) = run_all(
-        [Job(notebook, profile, parameters)], settings=project, clock=SystemClock(), on_event=carried(tell)
+    (record,) = run_headless(
+        [Job(notebook, profile, parameters)], settings=project, clock=SystemClock(), on_event=carry_attribution(tell)
     )
     if record.status != "done":
         raise RunError(record.error or record.status, str(record.run_dir))
@@ -87,7 +87,7 @@ def submit_sweep(
         raise ConfigError(f"parameter {both[0]!r} is swept and given a value as well; leave out one of them")
     source = find_notebook(settings, notebook)
     plans = [
-        (changed, prepare(source, {**load_profile(settings, notebook, profile), **fixed, **changed}))
+        (changed, prepare_parameters(source, {**load_profile(settings, notebook, profile), **fixed, **changed}))
         for changed in combinations(sweep)
     ]
     return [

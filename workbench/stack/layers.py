@@ -18,12 +18,12 @@ from workbench.costs.spend import Spend, load_spend
 from workbench.evaluation.decision_sentences import usd
 from workbench.evaluation.run_record import RunRecord
 from workbench.inference.prices import project_prices
-from workbench.inference.weights import WEIGHTS, is_there
+from workbench.inference.weights import WEIGHTS, weights_are_there
 from workbench.orchestration.runs_database import flows_url, runs_schema
 from workbench.records import Decision
 from workbench.rendering.table import Table
 from workbench.rendering.text import cell_html, escape, verdict_label
-from workbench.state import open_engine, reader
+from workbench.state import open_engine, reading_engine
 from workbench.telemetry.ledger import Ledger
 
 LAYERS = ("inference", "retrieval", "orchestration", "evaluation and observability", "caching")
@@ -59,7 +59,7 @@ class LayerFact:
 
 
 @dataclass(frozen=True, slots=True)
-class Gap:
+class LayerGap:
     """Something that is missing: what it would decide, and what it needs."""
 
     layer: str
@@ -74,7 +74,7 @@ class StackPage:
 
     root: Path
     facts: tuple[LayerFact, ...]
-    gaps: tuple[Gap, ...]
+    gaps: tuple[LayerGap, ...]
 
     @property
     def table(self) -> Table:
@@ -132,33 +132,37 @@ def read_layers(settings: Settings) -> StackPage:
 
     >>> print(read_layers(load_settings()))  # doctest: +SKIP
     """
-    spend, tables = _spend(settings)
-    tables[FLOWS] = _flows(settings)
-    decisions = _decisions(settings)
+    spend, tables = _layer_spend(settings)
+    tables[FLOWS] = _layer_flows(settings)
+    decisions = _layer_decisions(settings)
     facts = [
-        *_inference(settings, spend),
-        *_orchestration(tables),
-        *_evaluation(settings, tables),
+        *_inference_layer(settings, spend),
+        *_orchestration_layer(tables),
+        *_evaluation_layer(settings, tables),
         *_caching_layer(spend),
-        *(_of_decision(path, decision) for path, decision in decisions if decision.notebook in _LAYER_OF),
+        *(_layer_of_decision(path, decision) for path, decision in decisions if decision.notebook in _LAYER_OF),
     ]
     for layer in LAYERS:
         if not any(fact.layer == layer for fact in facts):
             facts.append(LayerFact(layer, layer, "", ""))
     facts.sort(key=lambda fact: LAYERS.index(fact.layer))
-    gaps = [*_money_gaps(spend), *_decision_gaps(settings, [d for _, d in decisions]), *_other_gaps(tables)]
+    gaps = [
+        *_layer_money_gaps(spend),
+        *_layer_decision_gaps(settings, [d for _, d in decisions]),
+        *_layer_other_gaps(tables),
+    ]
     return StackPage(settings.root, tuple(facts), tuple(gaps))
 
 
-def _spend(settings: Settings) -> tuple[Spend | None, dict[str, int]]:
+def _layer_spend(settings: Settings) -> tuple[Spend | None, dict[str, int]]:
     """Rows of the ledger, if there is one, and how many rows each table of the state database has."""
     file = sa.make_url(settings.state_url).database or ""
     if settings.state_url.startswith("sqlite") and not Path(file).is_file():
         return None, {}
     engine = open_engine(settings.state_url)
     try:
-        names = [n for n in sa.inspect(reader(engine)).get_table_names() if n.startswith("wb_")]
-        with reader(engine).begin() as connection:
+        names = [n for n in sa.inspect(reading_engine(engine)).get_table_names() if n.startswith("wb_")]
+        with reading_engine(engine).begin() as connection:
             count = sa.select(sa.func.count())
             sizes = {n: connection.execute(count.select_from(sa.table(n))).scalar_one() for n in names}
         return (load_spend(Ledger(engine)) if sizes.get("wb_ledger") else None), sizes
@@ -166,7 +170,7 @@ def _spend(settings: Settings) -> tuple[Spend | None, dict[str, int]]:
         engine.dispose()
 
 
-def _flows(settings: Settings) -> int:
+def _layer_flows(settings: Settings) -> int:
     """How many runs of durable flows are kept."""
     url = flows_url(settings.state_url)
     if url.startswith("sqlite") and not Path(sa.make_url(url).database or "").is_file():
@@ -184,17 +188,17 @@ def _flows(settings: Settings) -> int:
         engine.dispose()
 
 
-def _decisions(settings: Settings) -> list[tuple[Path, Decision]]:
+def _layer_decisions(settings: Settings) -> list[tuple[Path, Decision]]:
     paths = sorted(settings.evalsets.glob("*/decisions/*.json")) if settings.evalsets.is_dir() else []
     return [(path, Decision.load(path)) for path in paths]
 
 
-def _inference(settings: Settings, spend: Spend | None) -> Iterator[LayerFact]:
+def _inference_layer(settings: Settings, spend: Spend | None) -> Iterator[LayerFact]:
     prices = project_prices(settings.root)
     own = settings.root / "models.toml"
     told = f"{len(prices.models)} models with a price, version {prices.version}"
     yield LayerFact("inference", "prices", told, "", prices.version.partition("+")[0], own if own.is_file() else None)
-    there = [name for name, weights in WEIGHTS.items() if is_there(weights, settings.cache / "weights")]
+    there = [name for name, weights in WEIGHTS.items() if weights_are_there(weights, settings.cache / "weights")]
     yield LayerFact("inference", "local models", ", ".join(there), "")
     if spend is not None:
         models = spend.by("model")
@@ -203,15 +207,15 @@ def _inference(settings: Settings, spend: Spend | None) -> Iterator[LayerFact]:
         yield LayerFact("inference", "calls", f"{len(models)} models were asked", measured, last[:10])
 
 
-def _orchestration(tables: dict[str, int]) -> Iterator[LayerFact]:
+def _orchestration_layer(tables: dict[str, int]) -> Iterator[LayerFact]:
     if tables.get(FLOWS):
         yield LayerFact("orchestration", "durable flows", "runs are kept", f"{tables[FLOWS]:,} runs")
 
 
-def _evaluation(settings: Settings, tables: dict[str, int]) -> Iterator[LayerFact]:
+def _evaluation_layer(settings: Settings, tables: dict[str, int]) -> Iterator[LayerFact]:
     layer = "evaluation and observability"
-    for folder in _evalsets(settings):
-        can = ", ".join(notebook for notebook in NEEDS if _has(folder, notebook))
+    for folder in _layer_evalsets(settings):
+        can = ", ".join(notebook for notebook in NEEDS if _layer_has(folder, notebook))
         yield LayerFact(layer, f"evalset {folder.name}", f"can decide: {can}" if can else "", "", "", folder)
     runs = settings.runs
     records = [RunRecord.load(path) for path in sorted(runs.iterdir()) if path.is_dir()] if runs.is_dir() else []
@@ -231,7 +235,7 @@ def _caching_layer(spend: Spend | None) -> Iterator[LayerFact]:
         yield LayerFact("caching", "hits", "a cache serves", told)
 
 
-def _of_decision(path: Path, decision: Decision) -> LayerFact:
+def _layer_of_decision(path: Path, decision: Decision) -> LayerFact:
     evalset = path.parents[1].name
     label = verdict_label(decision.verdict, decision.rule.reference)
     claim = decision.claim(decision.arm) if decision.arm in decision.arms else None
@@ -241,57 +245,61 @@ def _of_decision(path: Path, decision: Decision) -> LayerFact:
     return LayerFact(_LAYER_OF[decision.notebook], what, decision.arm, told, decision.accepted_on, path)
 
 
-def _evalsets(settings: Settings) -> list[Path]:
+def _layer_evalsets(settings: Settings) -> list[Path]:
     return sorted(p for p in settings.evalsets.iterdir() if p.is_dir()) if settings.evalsets.is_dir() else []
 
 
-def _has(folder: Path, notebook: str) -> bool:
+def _layer_has(folder: Path, notebook: str) -> bool:
     return any(all((folder / name).exists() for name in names) for names in NEEDS[notebook])
 
 
-def _money_gaps(spend: Spend | None) -> Iterator[Gap]:
+def _layer_money_gaps(spend: Spend | None) -> Iterator[LayerGap]:
     if spend is None:
         needs = "models asked through workbench.Client, or the log of another tool: workbench import TOOL PATH --ledger"
-        yield Gap("inference", "no call is in the ledger", "what each feature and customer costs", needs)
+        yield LayerGap("inference", "no call is in the ledger", "what each feature and customer costs", needs)
         return
     found = {row["gap"]: row for row in spend.gaps().iter_rows(named=True)}
     if n := found["no price"]["calls"]:
         needs = "their prices in models.toml in the project's root"
-        yield Gap("inference", f"{n:,} calls have no price", "what they cost", needs)
+        yield LayerGap("inference", f"{n:,} calls have no price", "what they cost", needs)
     if n := found["no tenant"]["calls"]:
         share = found["no tenant"]["share_of_cost"]
         needs = "attributed(tenant_id=...) around the calls"
-        yield Gap("inference", f"{n:,} calls name no tenant ({100 * share:.1f}% of the money)", "margins", needs)
+        yield LayerGap("inference", f"{n:,} calls name no tenant ({100 * share:.1f}% of the money)", "margins", needs)
 
 
-def _decision_gaps(settings: Settings, decisions: Sequence[Decision]) -> Iterator[Gap]:
+def _layer_decision_gaps(settings: Settings, decisions: Sequence[Decision]) -> Iterator[LayerGap]:
     decided = {"retrieval": "how documents are found", "routing": "which model answers", "caching": "what is cached"}
     for notebook, what in decided.items():
         layer, mine = _LAYER_OF[notebook], [d for d in decisions if d.notebook == notebook]
-        able = [folder.name for folder in _evalsets(settings) if _has(folder, notebook)]
+        able = [folder.name for folder in _layer_evalsets(settings) if _layer_has(folder, notebook)]
         if not able:
             files_of = " or ".join(" and ".join(names) for names in NEEDS[notebook])
-            yield Gap(layer, f"no evalset for {notebook}", what, f"an evalset with {files_of}: workbench import --help")
+            yield LayerGap(
+                layer, f"no evalset for {notebook}", what, f"an evalset with {files_of}: workbench import --help"
+            )
         elif not mine:
             needs = f"workbench run {notebook} --evalset {able[0]}, then workbench accept {notebook}"
-            yield Gap(layer, f"{notebook} is not decided", what, needs)
+            yield LayerGap(layer, f"{notebook} is not decided", what, needs)
         for decision in mine:
-            yield from _weak(layer, decision, what)
+            yield from _weak_layers(layer, decision, what)
 
 
-def _weak(layer: str, decision: Decision, what: str) -> Iterator[Gap]:
+def _weak_layers(layer: str, decision: Decision, what: str) -> Iterator[LayerGap]:
     if decision.verdict == "inconclusive" and decision.items_needed:
         few = f"{decision.items_needed[0]:,} more questions with answers"
-        yield Gap(layer, f"{decision.notebook} on {decision.evalset} cannot tell", what, few)
+        yield LayerGap(layer, f"{decision.notebook} on {decision.evalset} cannot tell", what, few)
     if decision.synthetic:
         needs = "your own traffic: workbench import stream"
-        yield Gap(layer, f"{decision.notebook} on {decision.evalset} rests on made-up traffic", what, needs)
+        yield LayerGap(layer, f"{decision.notebook} on {decision.evalset} rests on made-up traffic", what, needs)
 
 
-def _other_gaps(tables: dict[str, int]) -> Iterator[Gap]:
+def _layer_other_gaps(tables: dict[str, int]) -> Iterator[LayerGap]:
     if not tables.get("wb_span"):
         needs = "Client.open(...) stores spans by itself; see workbench trace"
-        yield Gap(LAYERS[3], "no trace is stored", "why a request was slow, dear or wrong", needs)
+        yield LayerGap(LAYERS[3], "no trace is stored", "why a request was slow, dear or wrong", needs)
     if not tables.get(FLOWS):
         needs = "a flow of plain functions, run durably"
-        yield Gap("orchestration", "no durable flow was run", "whether a crash repeats calls that were paid", needs)
+        yield LayerGap(
+            "orchestration", "no durable flow was run", "whether a crash repeats calls that were paid", needs
+        )

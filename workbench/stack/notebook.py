@@ -18,19 +18,19 @@ import polars as pl
 
 from workbench.caching.cache_claims import CacheArm
 from workbench.caching.guard import Guard
-from workbench.caching.stream_replay import Replay, replay, serve_nothing
+from workbench.caching.stream_replay import StreamReplay, replay_stream, replay_without_cache
 from workbench.codec import NEEDED, NEUTRAL, RANGE, Range, from_kinds, to_json
 from workbench.errors import ConfigError, EvalsetError, unknown_name
 from workbench.evalset.evalset import dev_clusters
-from workbench.evalset.outcomes import Outcomes, amount_matrices, outcomes_of
+from workbench.evalset.outcomes import Outcomes, outcome_amount_matrices, outcomes_of
 from workbench.evalset.traffic import load_stream
 from workbench.evaluation.accepted_decision import decision_path
 from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.evaluation.decision import ArmFacts
 from workbench.evaluation.experiment import PairedExperiment
 from workbench.evaluation.fingerprint import SEED, encoder_inputs
-from workbench.evaluation.flip_points import Axis
-from workbench.inference.embedding import Embedder, load_embedder, unread
+from workbench.evaluation.flip_points import FlipAxis
+from workbench.inference.embedding import Embedder, load_embedder, unread_texts
 from workbench.inference.prices import embed_query
 from workbench.records import Decision, Rule, content_hash
 from workbench.rendering.progress import Progress
@@ -39,10 +39,17 @@ from workbench.reports.ending import Notebook
 from workbench.retrieval.ingest import eval_vectors
 from workbench.routing.policies import POLICIES, Router, make_policy, one_model
 from workbench.routing.recorded_outcomes import recorded_outcomes, require_recorded
-from workbench.routing.retrieval_levels import Level, judged_beside, levels_sentence, read_levels, uncovered
+from workbench.routing.retrieval_levels import Level, judged_beside, levels_sentence, read_levels, uncovered_levels
 from workbench.routing.routed_arms import policy_arms
 from workbench.stack.layers import StackPage, read_layers
-from workbench.stack.tables import Cell, ScoredCells, effects_table, joint_table, marginals_table, misses_table
+from workbench.stack.tables import (
+    ScoredStack,
+    StackCell,
+    stack_effects_table,
+    stack_joint_table,
+    stack_marginals_table,
+    stack_misses_table,
+)
 
 METRIC = "correctness"
 EVERY = "every request is served"
@@ -82,7 +89,7 @@ class StackParameters:
 class StackArm:
     """One cell of the factorial, with its place among the arms, simplest first."""
 
-    cell: Cell
+    cell: StackCell
     cache: CacheArm
     order: int
 
@@ -102,7 +109,7 @@ class RouteOutcomes:
     amounts: Mapping[str, Floats]
 
 
-class StackExperiment(PairedExperiment[StackParameters, ScoredCells], Notebook[StackParameters, ScoredCells]):
+class StackExperiment(PairedExperiment[StackParameters, ScoredStack], Notebook[StackParameters, ScoredStack]):
     """Steps of the stack notebook, in the order in which it calls them.
 
     ``embedder`` stands in place of the one that the accepted caching decision names.
@@ -121,7 +128,7 @@ class StackExperiment(PairedExperiment[StackParameters, ScoredCells], Notebook[S
 
     def __init__(self, parameters: StackParameters, settings: Any, *, embedder: Embedder | None = None) -> None:
         self._encoder = embedder
-        self._walks: dict[str, Replay] = {}
+        self._walks: dict[str, StreamReplay] = {}
         self._routed: dict[tuple[str, str], RouteOutcomes] = {}
         self._uncached: dict[str, float] = {}  # dollars per 1,000 test requests of an arm, if no cache served any
         super().__init__(parameters, settings)
@@ -192,7 +199,7 @@ class StackExperiment(PairedExperiment[StackParameters, ScoredCells], Notebook[S
             if route not in (*models, *POLICIES) or (route in POLICIES and POLICIES[route].reads):
                 free = [name for name, policy in POLICIES.items() if not policy.reads]
                 raise ConfigError(unknown_name("route", route, [*models, *free]))
-        gone = uncovered(self.evalset, self.prices, levels, judged_beside(self.evalset))
+        gone = uncovered_levels(self.evalset, self.prices, levels, judged_beside(self.evalset))
         self.left_out = (*told, *gone)
         self._levels = levels
         found = {context: frame.filter(pl.col("config") == context) for context in p.contexts}
@@ -210,7 +217,7 @@ class StackExperiment(PairedExperiment[StackParameters, ScoredCells], Notebook[S
 
     def _outcomes(self, rows: pl.DataFrame) -> Outcomes:
         found = outcomes_of(rows, f"recordings of {self.evalset.name}", seed=self.parameters.seed)
-        return replace(found, amounts=amount_matrices(rows, found))
+        return replace(found, amounts=outcome_amount_matrices(rows, found))
 
     def _asked(self, outcomes: Outcomes) -> Ints:
         """Position of the recorded prompt that each request asks, -1 for none.
@@ -274,11 +281,11 @@ class StackExperiment(PairedExperiment[StackParameters, ScoredCells], Notebook[S
             kinds["accepted"] = self.accepted_cache
         cells = product(sorted(p.caches, key=CACHES.index), p.routes, self.outcomes)
         return [
-            StackArm(Cell(level, route, kinds[cache].name), kinds[cache], place)
+            StackArm(StackCell(level, route, kinds[cache].name), kinds[cache], place)
             for place, (cache, route, level) in enumerate(cells)
         ]
 
-    def score(self, arms: Sequence[StackArm], split: str) -> ScoredCells:
+    def score(self, arms: Sequence[StackArm], split: str) -> ScoredStack:
         """Send every request of one half through every cell."""
         at, frames, facts, misses = self.places[split], [], [], dict[str, npt.NDArray[np.bool_]]()
         bar = Progress(f"{split} requests", len(arms))
@@ -289,7 +296,7 @@ class StackExperiment(PairedExperiment[StackParameters, ScoredCells], Notebook[S
             misses[arm.name] = ~hit
             bar.update(done)
         bar.done(f"{len(arms)} cells, {len(at):,} {split} requests each")
-        return ScoredCells(split, tuple(arms), pl.concat(frames), tuple(facts), misses)
+        return ScoredStack(split, tuple(arms), pl.concat(frames), tuple(facts), misses)
 
     def _score(self, arm: StackArm, at: Ints) -> tuple[pl.DataFrame, ArmFacts, npt.NDArray[np.bool_]]:
         routed, walk = self._route(arm.cell.context, arm.cell.route), self._walk(arm.cache)
@@ -344,46 +351,46 @@ class StackExperiment(PairedExperiment[StackParameters, ScoredCells], Notebook[S
         (arm,) = policy_arms([make_policy(name, dev.models)], dev, reference=best, give_up=0.0, accepted={})
         return arm.router
 
-    def _walk(self, arm: CacheArm) -> Replay:
+    def _walk(self, arm: CacheArm) -> StreamReplay:
         """The whole stream through one cache, as it fills."""
         if arm.name not in self._walks:
             if arm.kind == "off":
-                self._walks[arm.name] = serve_nothing(self.stream)
+                self._walks[arm.name] = replay_without_cache(self.stream)
             else:
                 vectors = self._vectors() if arm.kind == "semantic" else None
-                found = replay(self.stream, vectors, threshold=arm.threshold or 2.0, guard=arm.guard)
+                found = replay_stream(self.stream, vectors, threshold=arm.threshold or 2.0, guard=arm.guard)
                 self._walks[arm.name] = found
         return self._walks[arm.name]
 
     def _vectors(self) -> npt.NDArray[np.float32]:
         texts = self.stream.queries
         vectors = eval_vectors(texts, self.embedder, self.settings.cache, label="requests")
-        vectors[unread(self.embedder, texts)] = 0
+        vectors[unread_texts(self.embedder, texts)] = 0
         return vectors
 
-    def plain(self, arms: Sequence[StackArm]) -> Cell:
+    def plain(self, arms: Sequence[StackArm]) -> StackCell:
         """What effects are told against: the widest context, the dearest single model, no cache."""
         p = self.parameters
         context, models = p.contexts[-1], [r for r in p.routes if r not in POLICIES] or list(p.routes)
         cost = {route: float(self._route(context, route).cost_usd.mean()) for route in models}
         cache = next((a.cell.cache for a in arms if a.cache.kind == "off"), arms[0].cell.cache)
-        return Cell(context, max(models, key=cost.__getitem__), cache)
+        return StackCell(context, max(models, key=cost.__getitem__), cache)
 
-    def effects(self, dev: ScoredCells, held_out: ScoredCells) -> Table:
+    def effects(self, dev: ScoredStack, held_out: ScoredStack) -> Table:
         """Savings alone and together, on the half that chose and on the other one."""
-        return effects_table(dev, held_out, self.plain(dev.arms), seed=self.parameters.seed)
+        return stack_effects_table(dev, held_out, self.plain(dev.arms), seed=self.parameters.seed)
 
-    def marginals(self, dev: ScoredCells, held_out: ScoredCells) -> Table:
+    def marginals(self, dev: ScoredStack, held_out: ScoredStack) -> Table:
         """What each level of each factor does on average over all levels of the others, on both halves."""
-        return marginals_table(dev, held_out, self.plain(dev.arms), seed=self.parameters.seed)
+        return stack_marginals_table(dev, held_out, self.plain(dev.arms), seed=self.parameters.seed)
 
-    def joint(self, decision: Decision, dev: ScoredCells, held_out: ScoredCells) -> Table:
+    def joint(self, decision: Decision, dev: ScoredStack, held_out: ScoredStack) -> Table:
         """What the decided cell saves and is worth on the half that chose, and on the one that did not."""
-        return joint_table(dev, held_out, self.plain(dev.arms), decision.arm, seed=self.parameters.seed)
+        return stack_joint_table(dev, held_out, self.plain(dev.arms), decision.arm, seed=self.parameters.seed)
 
-    def misses(self, held_out: ScoredCells) -> Table:
+    def misses(self, held_out: ScoredStack) -> Table:
         """What a route saves on the requests that miss the cache."""
-        return misses_table(held_out, self.plain(held_out.arms), seed=self.parameters.seed)
+        return stack_misses_table(held_out, self.plain(held_out.arms), seed=self.parameters.seed)
 
     def rule(self, reference: str = "") -> Rule:
         """Rule of the policy; in use is the cell of the accepted decisions, where they are one and none is named."""
@@ -391,11 +398,11 @@ class StackExperiment(PairedExperiment[StackParameters, ScoredCells], Notebook[S
         if not reference and all(path.is_file() for path in paths):
             routing, caching = (Decision.load(path) for path in paths)
             route, _, context = routing.arm.partition("@")
-            together = Cell(context, route, caching.arm).name
+            together = StackCell(context, route, caching.arm).name
             reference = together if together in [arm.name for arm in self.prepare()] else ""
         return super().rule(reference)
 
-    def axes(self, decision: Decision) -> Sequence[Axis]:
+    def axes(self, decision: Decision) -> Sequence[FlipAxis]:
         """The repeat rate of the requests: hits of every cell change in proportion to it."""
         at = self.places["test"]
         exact = float(self._walk(CacheArm("exact")).hit[at].mean())
@@ -407,9 +414,9 @@ class StackExperiment(PairedExperiment[StackParameters, ScoredCells], Notebook[S
             usd = [(self._uncached.get(c.arm, c.cost_usd_per_1k), c.cost_usd_per_1k) for c in decision.claims]
             return decision.rule, [off + (on - off) * rate / exact for off, on in usd]
 
-        return [Axis("repeat rate", "of requests", exact, costs, 0.0, exact / max(hits.values()), EVERY)]
+        return [FlipAxis("repeat rate", "of requests", exact, costs, 0.0, exact / max(hits.values()), EVERY)]
 
-    def warnings(self, test: ScoredCells, dev: ScoredCells | None) -> Sequence[str]:
+    def warnings(self, test: ScoredStack, dev: ScoredStack | None) -> Sequence[str]:
         """What makes a pass mean less."""
         told = "A request in other words than a recorded question is taken to get the recorded answer to it"
         return [*self.evalset.notes, *self.notes, told, *self.left_out]

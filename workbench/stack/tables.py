@@ -11,11 +11,15 @@ from workbench.evaluation.compare import item_clusters, item_values, mean_interv
 from workbench.evaluation.run_summary import ScoredArms
 from workbench.rendering.table import Column, Interval, Table, Value, usd_digits
 
-FACTORS = {"context": "retrieval", "route": "routing", "cache": "cache"}  # fields of `Cell`, and what they are called
+FACTORS = {
+    "context": "retrieval",
+    "route": "routing",
+    "cache": "cache",
+}  # fields of `StackCell`, and what they are called
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class StackCell:
     """One combination of the factorial: what is shown to a model, which model answers, what serves in its place.
 
     ``context`` is the level of retrieval: how much is shown of what an arm found.
@@ -32,7 +36,7 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class ScoredCells(ScoredArms):
+class ScoredStack(ScoredArms):
     """What every cell did with the requests of one half; ``misses`` says by arm which ones no cache served."""
 
     words: ClassVar[tuple[str, str, str]] = ("request", "right", "answers")
@@ -72,7 +76,7 @@ class ScoredCells(ScoredArms):
         return self.scores.filter(arm=arm).sort("item_id")["cost_usd"].to_numpy()
 
 
-def effects_table(dev: ScoredCells, held_out: ScoredCells, plain: Cell, *, seed: int = 0) -> Table:
+def stack_effects_table(dev: ScoredStack, held_out: ScoredStack, plain: StackCell, *, seed: int = 0) -> Table:
     """What parts of the stack save, one by one, in pairs and all together; the overlap is told on both halves.
 
     ``plain`` is the cell that savings are shares of. Two parts that each save a share of what the other leaves save
@@ -80,15 +84,17 @@ def effects_table(dev: ScoredCells, held_out: ScoredCells, plain: Cell, *, seed:
     """
     rows: list[tuple[Value, ...]] = []
     cells = {arm.cell for arm in dev.arms}
-    for cell in sorted(cells - {plain}, key=lambda c: (len(_changed(c, plain)), c.name)):
-        parts = [replace(plain, **{name: getattr(cell, name)}) for name in _changed(cell, plain)]
+    for cell in sorted(cells - {plain}, key=lambda c: (len(_stack_changes(c, plain)), c.name)):
+        parts = [replace(plain, **{name: getattr(cell, name)}) for name in _stack_changes(cell, plain)]
         if not cells.issuperset(parts):
             continue
-        alone = [_saving(held_out, {part: 1.0}, plain, seed).estimate for part in parts]
+        alone = [_stack_saving(held_out, {part: 1.0}, plain, seed).estimate for part in parts]
         weights = {**dict.fromkeys(parts, 1.0), cell: -1.0}
-        overlap = [_saving(half, weights, plain, seed) for half in (dev, held_out)] if len(parts) > 1 else [None, None]
-        name = " + ".join(_part(part, plain) for part in parts)
-        saved, gained = _saving(held_out, {cell: 1.0}, plain, seed), _cell_gain(held_out, cell, plain, seed)
+        overlap = (
+            [_stack_saving(half, weights, plain, seed) for half in (dev, held_out)] if len(parts) > 1 else [None, None]
+        )
+        name = " + ".join(_changed_stack_part(part, plain) for part in parts)
+        saved, gained = _stack_saving(held_out, {cell: 1.0}, plain, seed), _stack_cell_gain(held_out, cell, plain, seed)
         rows.append((name, len(parts), sum(alone), saved, *overlap, gained))
     columns = (
         Column("parts"), Column("parts changed", "count"), Column("sum of what each saves alone", "number", digits=3),
@@ -102,7 +108,7 @@ def effects_table(dev: ScoredCells, held_out: ScoredCells, plain: Cell, *, seed:
     return Table(columns, tuple(rows), caption)
 
 
-def marginals_table(dev: ScoredCells, held_out: ScoredCells, plain: Cell, *, seed: int = 0) -> Table:
+def stack_marginals_table(dev: ScoredStack, held_out: ScoredStack, plain: StackCell, *, seed: int = 0) -> Table:
     """What each level of retrieval, routing and cache does against the plain one, on average over the other factors.
 
     Savings are shares of what the plain cell costs. A part that saves much alone and little on average is one that
@@ -116,10 +122,10 @@ def marginals_table(dev: ScoredCells, held_out: ScoredCells, plain: Cell, *, see
                 continue
             mine = [cell for cell in cells if getattr(cell, name) == level]
             pairs = [(cell, base) for cell in mine if (base := replace(cell, **{name: getattr(plain, name)})) in cells]
-            alone = _saving(held_out, {replace(plain, **{name: level}): 1.0}, plain, seed)
-            average = [_mean_effect(half, pairs, plain, seed) for half in (dev, held_out)]
+            alone = _stack_saving(held_out, {replace(plain, **{name: level}): 1.0}, plain, seed)
+            average = [_mean_stack_effect(half, pairs, plain, seed) for half in (dev, held_out)]
             (chosen, _), (saved, gained) = average
-            rows.append((factor, _level(name, level), len(pairs), alone, chosen, saved, gained))
+            rows.append((factor, _stack_level(name, level), len(pairs), alone, chosen, saved, gained))
     columns = (
         Column("factor"), Column("level"), Column("combinations of the others", "count"),
         Column("saved alone", "interval"), Column("saved on average, choosing half", "interval"),
@@ -132,21 +138,21 @@ def marginals_table(dev: ScoredCells, held_out: ScoredCells, plain: Cell, *, see
     return Table(columns, tuple(rows), caption)
 
 
-def joint_table(dev: ScoredCells, held_out: ScoredCells, plain: Cell, arm: str, *, seed: int = 0) -> Table:
+def stack_joint_table(dev: ScoredStack, held_out: ScoredStack, plain: StackCell, arm: str, *, seed: int = 0) -> Table:
     """What a cell does on both halves: its saving, the sum of what its parts save alone, and its correctness.
 
     It has no rows if the arm is no cell of this run, such as one that was accepted with other contexts or caches.
     """
     cell = next((scored.cell for scored in held_out.arms if scored.name == arm), plain)
     halves = [(dev, "choosing"), (held_out, "held out")] if arm in held_out.names else []
-    parts = [replace(plain, **{name: getattr(cell, name)}) for name in _changed(cell, plain)]
+    parts = [replace(plain, **{name: getattr(cell, name)}) for name in _stack_changes(cell, plain)]
     rows: list[tuple[Value, ...]] = []
     for half, told in halves:
         codes = item_clusters(half.scores)[1]
-        alone = sum(_saving(half, {part: 1.0}, plain, seed).estimate for part in parts)
+        alone = sum(_stack_saving(half, {part: 1.0}, plain, seed).estimate for part in parts)
         mean = Interval(*mean_interval(half.values(arm), codes))
-        rows.append((told, len(half.values(arm)), _saving(half, {cell: 1.0}, plain, seed), alone, mean,
-                     _cell_gain(half, cell, plain, seed)))  # fmt: skip
+        rows.append((told, len(half.values(arm)), _stack_saving(half, {cell: 1.0}, plain, seed), alone, mean,
+                     _stack_cell_gain(half, cell, plain, seed)))  # fmt: skip
     columns = (
         Column("half"), Column("requests", "count"), Column("saved together", "interval"),
         Column("sum of what each part saves alone", "number", digits=3), Column("correctness", "interval"),
@@ -156,7 +162,7 @@ def joint_table(dev: ScoredCells, held_out: ScoredCells, plain: Cell, arm: str, 
     return Table(columns, tuple(rows), caption)
 
 
-def misses_table(held_out: ScoredCells, plain: Cell, *, seed: int = 0) -> Table:
+def stack_misses_table(held_out: ScoredStack, plain: StackCell, *, seed: int = 0) -> Table:
     """What a route saves against the plain one, of all requests without a cache and of those that miss each cache."""
     rows: list[tuple[Value, ...]] = []
     codes = item_clusters(held_out.scores)[1]
@@ -181,32 +187,32 @@ def misses_table(held_out: ScoredCells, plain: Cell, *, seed: int = 0) -> Table:
     return Table(columns, tuple(rows), caption)
 
 
-def _changed(cell: Cell, plain: Cell) -> list[str]:
-    return [f.name for f in fields(Cell) if getattr(cell, f.name) != getattr(plain, f.name)]
+def _stack_changes(cell: StackCell, plain: StackCell) -> list[str]:
+    return [f.name for f in fields(StackCell) if getattr(cell, f.name) != getattr(plain, f.name)]
 
 
-def _part(cell: Cell, plain: Cell) -> str:
+def _changed_stack_part(cell: StackCell, plain: StackCell) -> str:
     """The one part in which a cell differs."""
-    (name,) = _changed(cell, plain)
-    return _level(name, getattr(cell, name))
+    (name,) = _stack_changes(cell, plain)
+    return _stack_level(name, getattr(cell, name))
 
 
-def _level(name: str, level: str) -> str:
+def _stack_level(name: str, level: str) -> str:
     """Level of a factor in a table: a model without its vendor."""
     return level.rpartition("/")[2] if name == "route" else level
 
 
-def _saving(part: ScoredCells, weights: Mapping[Cell, float], plain: Cell, seed: int) -> Interval:
+def _stack_saving(part: ScoredStack, weights: Mapping[StackCell, float], plain: StackCell, seed: int) -> Interval:
     """Weighted sum of the shares that cells save of the plain one's cost, with its 95 % interval over families."""
     codes, base = item_clusters(part.scores)[1], part.costs(plain.name)
     saved = sum(weight * (base - part.costs(cell.name)) for cell, weight in weights.items())
     return Interval(*ratio_interval(np.asarray(saved), base, codes, seed=seed))
 
 
-def _mean_effect(
-    part: ScoredCells, pairs: Sequence[tuple[Cell, Cell]], plain: Cell, seed: int
+def _mean_stack_effect(
+    part: ScoredStack, pairs: Sequence[tuple[StackCell, StackCell]], plain: StackCell, seed: int
 ) -> tuple[Interval, Interval]:
-    """Mean saving and gain of cells over their bases, with 95 % intervals over families; shares as in `_saving`."""
+    """Mean saving and gain of cells over their bases, with 95 % intervals over families, as in `_stack_saving`."""
     codes, of = item_clusters(part.scores)[1], part.costs(plain.name)
     saved = sum(part.costs(base.name) - part.costs(cell.name) for cell, base in pairs) / len(pairs)
     moved = sum(part.values(cell.name) - part.values(base.name) for cell, base in pairs) / len(pairs)
@@ -214,7 +220,7 @@ def _mean_effect(
     return Interval(*ratio_interval(np.asarray(saved), of, codes, seed=seed)), gained
 
 
-def _cell_gain(part: ScoredCells, cell: Cell, plain: Cell, seed: int) -> Interval:
+def _stack_cell_gain(part: ScoredStack, cell: StackCell, plain: StackCell, seed: int) -> Interval:
     codes = item_clusters(part.scores)[1]
     moved = part.values(cell.name) - part.values(plain.name)
     return Interval(*ratio_interval(moved, np.ones(len(moved)), codes, seed=seed))

@@ -29,7 +29,7 @@ _NOBODY = Attribution()
 _CURRENT: contextvars.ContextVar[Attribution] = contextvars.ContextVar("wb_attribution", default=_NOBODY)
 
 
-def current() -> Attribution:
+def current_attribution() -> Attribution:
     """Attribution of the calling code."""
     return _CURRENT.get()
 
@@ -39,7 +39,7 @@ def attributed(**given: str) -> Iterator[Attribution]:
     """Set some fields for everything inside; the others are inherited.
 
     >>> with attributed(tenant_id="acme"), attributed(feature="search"):
-    ...     current()
+    ...     current_attribution()
     Attribution(tenant_id='acme', user_id='', feature='search', purpose='product', item_id='')
 
     Raises
@@ -60,7 +60,7 @@ def attributed(**given: str) -> Iterator[Attribution]:
         _CURRENT.reset(token)
 
 
-def carried(function: Callable[_P, _T]) -> Callable[_P, _T]:
+def carry_attribution(function: Callable[_P, _T]) -> Callable[_P, _T]:
     """Run ``function`` in a copy of this context wherever it is called: for threads, which do not inherit it."""
     context = contextvars.copy_context()
 

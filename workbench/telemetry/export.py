@@ -90,14 +90,14 @@ class StoreQueue(BatchSpanProcessor):
         super().shutdown()  # type: ignore[no-untyped-call]
 
 
-class FanOut(BatchSpanProcessor):
+class SpanFanOut(BatchSpanProcessor):
     """Sends spans to the OTLP endpoint of the environment in the background; shutting down takes seconds at most."""
 
     def __init__(self) -> None:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
         given = {"OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"} & set(os.environ)
-        self._exporter = _Once(OTLPSpanExporter(timeout=None if given else _GRACE_S))
+        self._exporter = _ExportOnce(OTLPSpanExporter(timeout=None if given else _GRACE_S))
         super().__init__(self._exporter)
         self._closing, self._closed = threading.Event(), threading.Event()
         # started now: no thread can be started while the interpreter ends
@@ -115,7 +115,7 @@ class FanOut(BatchSpanProcessor):
             self._exporter.shutdown()  # ends its waiting between attempts
 
 
-class _Once(SpanExporter):
+class _ExportOnce(SpanExporter):
     """An exporter that may be shut down twice."""
 
     def __init__(self, exporter: SpanExporter) -> None:
@@ -135,7 +135,7 @@ def wants_fan_out() -> bool:
     return any(os.environ.get(name) for name in _ENDPOINTS)
 
 
-def resource() -> Resource:
+def span_resource() -> Resource:
     """Name of the sender: ``workbench``, unless OTEL_SERVICE_NAME or OTEL_RESOURCE_ATTRIBUTES say otherwise."""
     named = os.environ.get("OTEL_SERVICE_NAME") or "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
     return Resource.create({} if named else {SERVICE_NAME: SCOPE})

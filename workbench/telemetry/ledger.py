@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from workbench.config import Clock, SystemClock
 from workbench.errors import StoreError, unknown_name
 from workbench.rendering.progress import waiting
-from workbench.state import Batch, create_tables, execute_insert, group_commit, reader
+from workbench.state import Batch, create_tables, execute_insert, group_commit, reading_engine
 from workbench.telemetry.attribution import PURPOSES
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class Ledger:
         if connection is None:
             group_commit(self._engine).run(_ROWS, rows)
         else:
-            _insert(connection, rows)
+            _insert_ledger_row(connection, rows)
 
     def correct(
         self, call_id: str, attempt: int, difference_nanos: int, reason: str, connection: sa.Connection | None = None
@@ -213,7 +213,7 @@ class Ledger:
                 raise StoreError(unknown_name("column of the ledger", name, tuple(_KINDS)))
         lines = self._engine.dialect.name == "sqlite"
         values = [_LEDGER.c[name] for name in names]
-        query = sa.select(_csv_line(values)) if lines else sa.select(*values)
+        query = sa.select(_ledger_csv_line(values)) if lines else sa.select(*values)
         query = query.where(_LEDGER.c.started >= since) if since else query
         query = query.where(_LEDGER.c.started < until) if until else query
         types = {"str": pl.String, "int": pl.Int64, "float": pl.Float64}
@@ -234,8 +234,8 @@ class Ledger:
         if by not in _GROUPS:
             raise StoreError(unknown_name("column of the ledger", by, _GROUPS))
         sums = _ledger_sums(_LEDGER.c[by])
-        cost = _sum(sums.c.cost).label("cost")
-        query = sa.select(sums.c.name, _sum(sums.c.calls), cost, _sum(sums.c.saved)).group_by(sums.c.name)
+        cost = _ledger_sum(sums.c.cost).label("cost")
+        query = sa.select(sums.c.name, _ledger_sum(sums.c.calls), cost, _ledger_sum(sums.c.saved)).group_by(sums.c.name)
         query = query.order_by(cost.desc(), sums.c.name)
         schema = {by: pl.String, "calls": pl.Int64, "cost_nanos": pl.Int64, "saved_nanos": pl.Int64}
         return self._read(query, schema).with_columns(shown_names(by))
@@ -245,8 +245,8 @@ class Ledger:
         row = _LEDGER.c
         lacking = sa.or_(row.tenant_id == "", row.feature == "")
         parts = (row.cost_nanos, sa.case((row.attempt == 0, 1), else_=0))
-        sums = [_sum(part) for value in parts for part in (sa.case((lacking, value), else_=0), value)]
-        with reader(self._engine).begin() as connection:
+        sums = [_ledger_sum(part) for value in parts for part in (sa.case((lacking, value), else_=0), value)]
+        with reading_engine(self._engine).begin() as connection:
             lost, spent, nameless, calls = tuple(connection.execute(sa.select(*sums)).one())
         return Unattributed(lost / spent if spent else 0.0, nameless / calls) if calls else None
 
@@ -257,7 +257,7 @@ class Ledger:
         import polars as pl
 
         parts = [pl.DataFrame(schema=schema)]
-        with waiting("reading the ledger"), reader(self._engine).begin() as connection:
+        with waiting("reading the ledger"), reading_engine(self._engine).begin() as connection:
             cursor = connection.execute(query).cursor
             # the driver's own tuples: a row object for each of a million rows takes as long as reading them
             while rows := cursor.fetchmany(_READ_AT_ONCE):
@@ -275,30 +275,30 @@ class Ledger:
 
 def trace_costs() -> sa.Select[tuple[str, int]]:
     """Query for ``trace_id`` and ``cost_nanos`` of every trace of the ledger."""
-    cost = _sum(_LEDGER.c.cost_nanos).label("cost_nanos")
+    cost = _ledger_sum(_LEDGER.c.cost_nanos).label("cost_nanos")
     return sa.select(_LEDGER.c.trace_id, cost).where(_LEDGER.c.trace_id != "").group_by(_LEDGER.c.trace_id)
 
 
-def _csv_line(values: Sequence[sa.Column[Any]]) -> "sa.Function[str]":
+def _ledger_csv_line(values: Sequence[sa.Column[Any]]) -> "sa.Function[str]":
     """Row as SQLite writes it into one text: a value of Python for each cell takes twice the time of all the rest."""
     forms = {"str": '"%w"', "int": "%d", "float": "%!.17g"}  # %w doubles quotation marks
     return sa.func.printf(",".join(forms[_KINDS[value.name]] for value in values), *values)
 
 
-def _insert(connection: sa.Connection, rows: Sequence[LedgerRow]) -> None:
+def _insert_ledger_row(connection: sa.Connection, rows: Sequence[LedgerRow]) -> None:
     try:
-        execute_insert(connection, _LEDGER, [tuple(map(storable, _VALUES(row))) for row in rows])
+        execute_insert(connection, _LEDGER, [tuple(map(storable_text, _VALUES(row))) for row in rows])
     except sa.exc.IntegrityError as error:
         told = ", ".join(f"{row.call_id}/{row.attempt}" for row in rows[:5])
         raise StoreError(f"the ledger has {told} already, or one of them: {error.orig}") from error
 
 
-def _insert_all(connection: sa.Connection, asked: Sequence[Sequence[LedgerRow]]) -> list[None]:
-    _insert(connection, [row for rows in asked for row in rows])
+def _insert_ledger_rows(connection: sa.Connection, asked: Sequence[Sequence[LedgerRow]]) -> list[None]:
+    _insert_ledger_row(connection, [row for rows in asked for row in rows])
     return [None for _ in asked]
 
 
-_ROWS = Batch(2, _insert_all)
+_ROWS = Batch(2, _insert_ledger_rows)
 
 
 def _ledger_sums(name: sa.Column[str]) -> sa.Subquery:
@@ -315,12 +315,12 @@ def _ledger_sums(name: sa.Column[str]) -> sa.Subquery:
     return all_rows.union_all(others.where(row.attempt != 0, ~counted).group_by(name)).subquery()
 
 
-def _sum(column: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
+def _ledger_sum(column: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
     """Whole sum, 0 over no rows; PostgreSQL sums integers to decimals."""
     return sa.cast(sa.func.coalesce(sa.func.sum(column), 0), sa.BigInteger)
 
 
-def storable(value: object) -> object:
+def storable_text(value: object) -> object:
     """Text without what databases refuse: a strange name of a model must not lose what it cost."""
     if not isinstance(value, str) or (value.isascii() and "\0" not in value):
         return value

@@ -57,7 +57,7 @@ class SpanRow:
     events: Sequence[Mapping[str, Any]] = ()
 
 
-def in_order(rows: Sequence[SpanRow]) -> list[tuple[SpanRow, int]]:
+def spans_in_order(rows: Sequence[SpanRow]) -> list[tuple[SpanRow, int]]:
     """Every span once, each with its depth, parents before children and siblings by start.
 
     A span whose parent is not among them stands at the top; so does one of each circle, which only a damaged table
@@ -82,7 +82,7 @@ def in_order(rows: Sequence[SpanRow]) -> list[tuple[SpanRow, int]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Totals:
+class SpanTotals:
     """Sums over a trace; a sum that stands on a span around others counts only where those have none."""
 
     spans: int
@@ -95,23 +95,23 @@ class Totals:
     cost_usd: float | None
 
 
-def totals(rows: Sequence[SpanRow]) -> Totals:
+def span_totals(rows: Sequence[SpanRow]) -> SpanTotals:
     """Sums over the spans of a trace, which must not be empty."""
     started = min(row.started_ns for row in rows)
-    costs = _innermost(rows, "wb.cost_usd")
-    return Totals(
+    costs = _innermost_spans(rows, "wb.cost_usd")
+    return SpanTotals(
         spans=len(rows),
         started_ns=started,
         nanos=max(row.ended_ns for row in rows) - started,
         errors=sum(row.status == "error" for row in rows),
         model_calls=sum(row.operation in _ASKS and row.attributes.get("wb.source") not in _FREE for row in rows),
-        input_tokens=int(sum(_innermost(rows, "gen_ai.usage.input_tokens"))),
-        output_tokens=int(sum(_innermost(rows, "gen_ai.usage.output_tokens"))),
+        input_tokens=int(sum(_innermost_spans(rows, "gen_ai.usage.input_tokens"))),
+        output_tokens=int(sum(_innermost_spans(rows, "gen_ai.usage.output_tokens"))),
         cost_usd=sum(costs) if costs else None,
     )
 
 
-def _innermost(rows: Sequence[SpanRow], name: str) -> list[float]:
+def _innermost_spans(rows: Sequence[SpanRow], name: str) -> list[float]:
     """Values of the spans that have the attribute and below which none has."""
     having = {row.span_id: row for row in rows if isinstance(row.attributes.get(name), int | float)}
     parents = {row.span_id: row.parent_id for row in rows}

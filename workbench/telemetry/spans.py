@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import ConfigError
-from workbench.telemetry.attribution import Attribution, current
+from workbench.telemetry.attribution import Attribution, current_attribution
 from workbench.telemetry.redaction import REDACTED, redact, secret_field, secret_values
 
 if TYPE_CHECKING:
@@ -33,26 +33,26 @@ _INT64 = 1 << 63
 Scalar = str | bool | int | float
 
 
-def attribute(name: str, value: Any, secrets: tuple[str, ...]) -> Scalar | list[str]:
+def span_attribute(name: str, value: Any, secrets: tuple[str, ...]) -> Scalar | list[str]:
     """Value of an attribute: a scalar or a list of strings as it is, everything else as JSON text."""
     if secret_field(name):
         return REDACTED
     plain = _plain_attribute(value, secrets, 0)
     if isinstance(plain, list) and all(isinstance(item, str) for item in plain) and sum(map(len, plain)) < LIMIT_BYTES:
         return plain
-    return bounded(plain)[0] if isinstance(plain, str | dict | list) or plain is None else plain
+    return bounded_span_content(plain)[0] if isinstance(plain, str | dict | list) or plain is None else plain
 
 
-def content(value: Any, secrets: tuple[str, ...]) -> tuple[str, str]:
+def span_content(value: Any, secrets: tuple[str, ...]) -> tuple[str, str]:
     """Content as text of at most 8 kB, and the SHA-256 of the whole where that is more, else an empty string.
 
     Text stays text; anything else becomes JSON that stays valid when it is cut, because its longest texts are cut.
     """
-    return bounded(_plain_attribute(value, secrets, 0))
+    return bounded_span_content(_plain_attribute(value, secrets, 0))
 
 
-def bounded(plain: Any) -> tuple[str, str]:
-    """`content` of a value that is plain and redacted already."""
+def bounded_span_content(plain: Any) -> tuple[str, str]:
+    """`span_content` of a value that is plain and redacted already."""
     whole = _dumped(plain)
     if len(whole) <= LIMIT_BYTES // 4 or len(whole.encode()) <= LIMIT_BYTES:
         return whole, ""
@@ -173,7 +173,7 @@ class Span:
         return format(self._span.get_span_context().span_id, "016x")
 
     def set(self, attributes: Mapping[str, Any]) -> None:
-        """Set attributes; None is left out, what is content goes the way of `content`, secrets are redacted."""
+        """Set attributes; None is left out, what is content goes the way of `span_content`, secrets are redacted."""
         self._set(attributes, secret_values())
 
     def content(self, name: str, value: Any) -> None:
@@ -191,10 +191,10 @@ class Span:
         event: dict[str, Any] = {"exception.type": kind}
         message = ""
         if self._capture:
-            message = content(exception, secrets)[0]
+            message = span_content(exception, secrets)[0]
             # redacted before it is cut: a part of a secret is not known for one
             stack = redact("".join(traceback.format_exception(exception)), secrets)[-_STACK_CHARACTERS:]
-            event |= {"exception.message": message, "exception.stacktrace": content(stack, secrets)[0]}
+            event |= {"exception.message": message, "exception.stacktrace": span_content(stack, secrets)[0]}
         elif frames := traceback.extract_tb(exception.__traceback__):
             event["exception.place"] = f"{os.path.basename(frames[-1].filename)}:{frames[-1].lineno}"
         from opentelemetry.trace import Status, StatusCode
@@ -209,13 +209,13 @@ class Span:
             if name in CONTENT:
                 self._content(name, value, secrets)
             elif value is not None:
-                told[name] = attribute(name, value, secrets)
+                told[name] = span_attribute(name, value, secrets)
         self._span.set_attributes(told)
 
     def _content(self, name: str, value: Any, secrets: tuple[str, ...]) -> None:
         if not self._capture or value is None:
             return
-        text, digest = content(value, secrets)
+        text, digest = span_content(value, secrets)
         self._span.set_attribute(name, text)
         if digest:
             self._span.set_attribute(f"wb.sha256.{name}", digest)
@@ -242,17 +242,17 @@ class Tracing:
         from opentelemetry.sdk.trace import SpanLimits, TracerProvider
         from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
-        from workbench.telemetry.export import SCOPE, FanOut, SpanStore, StoreQueue, resource, wants_fan_out
+        from workbench.telemetry.export import SCOPE, SpanFanOut, SpanStore, StoreQueue, span_resource, wants_fan_out
 
-        self.capture_content = _captures() if capture_content is None else capture_content
+        self.capture_content = _captures_content() if capture_content is None else capture_content
         self._store = SpanStore(engine)
         self._queue = StoreQueue(self._store)
         # every span, whatever the environment says of sampling: tables and totals rest on them
         limits = SpanLimits(max_attributes=256)
-        self._provider = TracerProvider(sampler=ALWAYS_ON, resource=resource(), span_limits=limits)
+        self._provider = TracerProvider(sampler=ALWAYS_ON, resource=span_resource(), span_limits=limits)
         self._provider.add_span_processor(self._queue)
         if wants_fan_out():
-            self._provider.add_span_processor(FanOut())
+            self._provider.add_span_processor(SpanFanOut())
         self._tracer = self._provider.get_tracer(SCOPE)
 
     @property
@@ -275,7 +275,7 @@ class Tracing:
         attributes : mapping
             As for `Span.set`.
         place : object or None
-            Place in the tree of spans that `here` gave, to put it below; None: below the span it is called in.
+            Place in the tree of spans that `span_here` gave, to put it below; None: below the span it is called in.
         """
         from opentelemetry import trace
 
@@ -283,11 +283,11 @@ class Tracing:
 
         around = getattr(trace.get_current_span(place), "instrumentation_scope", None)
         own = {"wb.top": True} if around is None or around.name != SCOPE else {}
-        who = current()
+        who = current_attribution()
         known = {name: value for name, field in _WHO if (value := getattr(who, field))}
         secrets = secret_values()
         with self._tracer.start_as_current_span(
-            content(name, secrets)[0],
+            span_content(name, secrets)[0],
             context=place,
             kind=trace.SpanKind.CLIENT if operation in REMOTE else trace.SpanKind.INTERNAL,
             record_exception=False,
@@ -310,16 +310,16 @@ class Tracing:
         self._provider.shutdown()
 
 
-def here() -> Any:
-    """Place in the tree of spans of the calling code, to go on from in another thread: see `under`."""
+def span_here() -> Any:
+    """Place in the tree of spans of the calling code, to go on from in another thread: see `under_span`."""
     from opentelemetry import context
 
     return context.get_current()
 
 
 @contextmanager
-def under(place: Any) -> Iterator[None]:
-    """Put the spans made inside below a place that `here` gave; None leaves them where they are."""
+def under_span(place: Any) -> Iterator[None]:
+    """Put the spans made inside below a place that `span_here` gave; None leaves them where they are."""
     from opentelemetry import context
 
     if place is None:
@@ -332,7 +332,7 @@ def under(place: Any) -> Iterator[None]:
         context.detach(token)
 
 
-def _captures() -> bool:
+def _captures_content() -> bool:
     said = os.environ.get("WORKBENCH_CAPTURE_CONTENT", "").strip().lower()
     if said not in _OFF + _ON:
         raise ConfigError(f"WORKBENCH_CAPTURE_CONTENT is {said!r}; 0 keeps no content in traces, 1 keeps it")

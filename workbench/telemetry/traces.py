@@ -14,10 +14,10 @@ from workbench.errors import TraceError
 from workbench.rendering.progress import waiting
 from workbench.rendering.table import Column, Table
 from workbench.rendering.text import cell_html
-from workbench.state import reader
+from workbench.state import reading_engine
 from workbench.telemetry.ledger import LEDGER_TABLE, trace_costs
 from workbench.telemetry.span_tree import SPANS, SpanRow
-from workbench.telemetry.waterfall import DOCUMENTS, page, waterfall, waterfall_text
+from workbench.telemetry.waterfall import DOCUMENTS, waterfall, waterfall_page, waterfall_text
 
 _LISTED = 20
 _POLL_S = 0.05
@@ -42,7 +42,7 @@ class Trace:
 
     def html(self) -> str:
         """Waterfall as one HTML page that loads and runs nothing."""
-        return page(self.rows)
+        return waterfall_page(self.rows)
 
     def _repr_html_(self) -> str:
         return cell_html(waterfall(self.rows))
@@ -71,14 +71,14 @@ def load_trace(engine: sa.Engine, trace_id: str, *, wait_s: float = 2.0) -> Trac
     wanted = trace_id.strip().lower()
     deadline = time.monotonic() + wait_s
     while True:
-        found = _select(engine, wanted)
+        found = _select_traces(engine, wanted)
         if any(top for _, top in found) or time.monotonic() >= deadline:
             break
         time.sleep(_POLL_S)
     ids = sorted({row.trace_id for row, _ in found})
     if len(ids) != 1:
         asked = f"several traces begin with {wanted!r}: {', '.join(ids[:5])}" if ids else f"no trace {trace_id!r}"
-        raise TraceError(f"{asked[:400]}; {_latest_ones(engine)}")
+        raise TraceError(f"{asked[:400]}; {_latest_trace_rows(engine)}")
     return Trace(ids[0], tuple(row for row, _ in found))
 
 
@@ -95,7 +95,7 @@ class TraceFilter:
     least_cost_usd : float
         Dollars by the ledger, over all attempts of the trace.
     most_score : float or None
-        Highest score of those that have one, from `workbench.quality.feedback.trace_scores`: in [0, 1].
+        Highest score of those that have one, from `workbench.quality.feedback.feedback_trace_scores`: in [0, 1].
     """
 
     tenant: str | None = None
@@ -119,19 +119,19 @@ def latest_traces(
     kinds: dict[str, Any] = {"took": "ms", "status": "status", "cost usd": "usd", "score": "number"}
     rows = []
     if sa.inspect(engine).has_table(SPANS.name):
-        spent = trace_costs().subquery() if sa.inspect(engine).has_table(LEDGER_TABLE) else _nothing("cost_nanos")
-        said = scores.subquery() if scores is not None else _nothing("score")
+        spent = trace_costs().subquery() if sa.inspect(engine).has_table(LEDGER_TABLE) else _no_trace_rows("cost_nanos")
+        said = scores.subquery() if scores is not None else _no_trace_rows("score")
         query = sa.select(SPANS, spent.c.cost_nanos, said.c.score).where(SPANS.c.top.is_(True), *_trace_conditions(
             engine, only or TraceFilter(), spent.c.cost_nanos, said.c.score))  # fmt: skip
         whole = SPANS.outerjoin(spent, spent.c.trace_id == SPANS.c.trace_id)
         whole = whole.outerjoin(said, said.c.trace_id == SPANS.c.trace_id)
         query = query.select_from(whole).order_by(SPANS.c.started_ns.desc()).limit(limit)
-        with waiting("reading the traces"), reader(engine).connect() as connection:
+        with waiting("reading the traces"), reading_engine(engine).connect() as connection:
             rows = [_listed_trace(row) for row in connection.execute(query).mappings()]
     return Table(tuple(Column(name, kinds.get(name, "text")) for name in names), tuple(rows))
 
 
-def _nothing(column: str) -> sa.Subquery:
+def _no_trace_rows(column: str) -> sa.Subquery:
     """No row, of the same columns as what is not there."""
     nobody = sa.cast(sa.null(), sa.Text).label("trace_id"), sa.cast(sa.null(), sa.Float).label(column)
     return sa.select(*nobody).where(sa.false()).subquery()
@@ -156,7 +156,7 @@ def _trace_conditions(
 def _listed_trace(found: Mapping[Any, Any]) -> tuple[str | float | None, ...]:
     columns = dict(found)
     cost_nanos, score = columns.pop("cost_nanos"), columns.pop("score")
-    row = _span(columns)
+    row = _span_of_trace(columns)
     started = datetime.fromtimestamp(row.started_ns // 1_000_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S")
     took = (row.ended_ns - row.started_ns) / 1e6
     who = (str(row.attributes.get("wb.tenant_id", "")), str(row.attributes.get("wb.feature", "")))
@@ -165,7 +165,7 @@ def _listed_trace(found: Mapping[Any, Any]) -> tuple[str | float | None, ...]:
     return row.trace_id, started, row.name, took, status, cost_usd, score, *who
 
 
-def _select(engine: sa.Engine, wanted: str) -> list[tuple[SpanRow, bool]]:
+def _select_traces(engine: sa.Engine, wanted: str) -> list[tuple[SpanRow, bool]]:
     if not (0 < len(wanted) <= 32 and set(wanted) <= set("0123456789abcdef")):
         return []
     if not sa.inspect(engine).has_table(SPANS.name):
@@ -173,16 +173,16 @@ def _select(engine: sa.Engine, wanted: str) -> list[tuple[SpanRow, bool]]:
     # a range, because the primary key serves it on both databases
     inside = SPANS.c.trace_id.between(wanted.ljust(32, "0"), wanted.ljust(32, "f"))
     query = sa.select(SPANS).where(inside).order_by(SPANS.c.started_ns).limit(10_000)
-    with reader(engine).connect() as connection:
-        return [(_span(row), row["top"]) for row in connection.execute(query).mappings()]
+    with reading_engine(engine).connect() as connection:
+        return [(_span_of_trace(row), row["top"]) for row in connection.execute(query).mappings()]
 
 
-def _span(row: Mapping[Any, Any]) -> SpanRow:
+def _span_of_trace(row: Mapping[Any, Any]) -> SpanRow:
     plain = {name: value for name, value in row.items() if name not in ("top", "attributes", "events")}
     return SpanRow(**plain, attributes=json.loads(row["attributes"]), events=json.loads(row["events"]))
 
 
-def _latest_ones(engine: sa.Engine) -> str:
+def _latest_trace_rows(engine: sa.Engine) -> str:
     rows = latest_traces(engine, 5).rows
     if not rows:
         return (
@@ -191,7 +191,7 @@ def _latest_ones(engine: sa.Engine) -> str:
     return "the latest are:" + "".join(f"\n  {row[0]}  {row[1]}  {row[2]}" for row in rows)
 
 
-def documents_of(attributes: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def documents_of_span(attributes: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Documents that a span retrieved, best first: id, score and text of each, as far as they are kept."""
     value = attributes.get(DOCUMENTS)
     try:
@@ -201,7 +201,7 @@ def documents_of(attributes: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [each for each in found if isinstance(each, Mapping)] if isinstance(found, list) else []
 
 
-def best_scores(engine: sa.Engine, since: datetime, until: datetime) -> dict[str, float]:
+def trace_best_scores(engine: sa.Engine, since: datetime, until: datetime) -> dict[str, float]:
     """Highest score of what each trace of a period retrieved, by trace; none where content is not kept."""
     out: dict[str, float] = {}
     if not sa.inspect(engine).has_table(SPANS.name):
@@ -210,9 +210,9 @@ def best_scores(engine: sa.Engine, since: datetime, until: datetime) -> dict[str
     query = sa.select(SPANS.c.trace_id, SPANS.c.attributes).where(
         SPANS.c.started_ns >= first, SPANS.c.started_ns < last, SPANS.c.attributes.contains(DOCUMENTS, autoescape=True)
     )
-    with reader(engine).connect() as connection:
+    with reading_engine(engine).connect() as connection:
         for trace_id, attributes in connection.execute(query):
-            for document in documents_of(json.loads(attributes)):
+            for document in documents_of_span(json.loads(attributes)):
                 score = document.get("score")
                 if isinstance(score, int | float) and not isinstance(score, bool):
                     out[trace_id] = max(out.get(trace_id, float(score)), float(score))
@@ -246,7 +246,7 @@ def forget_traces(engine: sa.Engine, before: datetime, *, clock: Clock | None = 
         return Forgotten(0, 0)
     before_ns = int(before.timestamp()) * 1_000_000_000
     old = sa.select(SPANS.c.trace_id).group_by(SPANS.c.trace_id).having(sa.func.max(SPANS.c.ended_ns) < before_ns)
-    with reader(engine).begin() as connection:
+    with reading_engine(engine).begin() as connection:
         ids = connection.execute(old).scalars().all()
     spans = 0
     for i in range(0, len(ids), _BATCH):
@@ -257,11 +257,11 @@ def forget_traces(engine: sa.Engine, before: datetime, *, clock: Clock | None = 
                 connection.exec_driver_sql("PRAGMA secure_delete=ON")
             spans += connection.execute(gone).rowcount
     if engine.dialect.name == "sqlite":
-        _empty_log(engine)
+        _empty_trace_log(engine)
     return Forgotten(len(ids), spans)
 
 
-def _empty_log(engine: sa.Engine) -> None:
+def _empty_trace_log(engine: sa.Engine) -> None:
     """Move SQLite's write-ahead log into the file, because the log still holds what was deleted."""
     raw = engine.raw_connection()
     try:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from workbench.rendering.table import Column, Table, number, usd_digits
 from workbench.rendering.text import visible
-from workbench.telemetry.span_tree import SpanRow, Totals, in_order, totals
+from workbench.telemetry.span_tree import SpanRow, SpanTotals, span_totals, spans_in_order
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -77,7 +77,7 @@ _DOCUMENT_TEXT = 300
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class SpanPart:
     """One thing that a span holds.
 
     ``facts`` and ``said`` are pairs (label or role, text), ``text`` is one text in ``pairs[0]``, ``table`` a table;
@@ -90,30 +90,32 @@ class Part:
     table: Table | None = field(default=None, kw_only=True)
 
 
-def parts(row: SpanRow, top: SpanRow) -> list[Part]:
+def span_parts(row: SpanRow, top: SpanRow) -> list[SpanPart]:
     """Everything that a span holds, each attribute once; its tenant and feature only if ``top`` has others."""
     same = {name for name in WHO if row.attributes.get(name) == top.attributes.get(name)}
     attributes = {name: value for name, value in row.attributes.items() if name not in same}
     out = [_error_part(row)] if row.status == "error" else []
     for name, title in _SAID.items():
         if name in attributes:
-            out.append(Part("said", title, tuple(_chat_messages(attributes.pop(name)))))
+            out.append(SpanPart("said", title, tuple(_chat_messages(attributes.pop(name)))))
     for name, title in _TEXTS.items():
         if name in attributes:
-            out.append(Part("text", title, ((title, _pretty(attributes.pop(name))),)))
+            out.append(SpanPart("text", title, ((title, _pretty_span_json(attributes.pop(name))),)))
     if DOCUMENTS in attributes:
         out.append(_documents_part(attributes.pop(DOCUMENTS)))
     scores = [event["attributes"] for event in row.events if event["name"] == "gen_ai.evaluation.result"]
-    out += [Part("facts", "Score", _facts_part(dict(score))) for score in scores]
-    out.append(Part("facts", "Facts", _facts_part(attributes)))
+    out += [SpanPart("facts", "Score", _facts_part(dict(score))) for score in scores]
+    out.append(SpanPart("facts", "Facts", _facts_part(attributes)))
     rest = {name: value for name, value in attributes.items() if name not in _SHOWN_ELSEWHERE}
     out.append(
-        Part("other", "Other attributes", tuple((name, _attribute_text(value)) for name, value in sorted(rest.items())))
+        SpanPart(
+            "other", "Other attributes", tuple((name, _attribute_text(value)) for name, value in sorted(rest.items()))
+        )
     )
     return [part for part in out if part.pairs or part.table]
 
 
-def error_of(row: SpanRow) -> str:
+def span_error(row: SpanRow) -> str:
     """Class and message of the error of a span, empty where it has none."""
     if row.status != "error":
         return ""
@@ -121,25 +123,25 @@ def error_of(row: SpanRow) -> str:
     return f"{kind}: {row.message}" if row.message else kind
 
 
-def money(usd: float) -> str:
+def span_money(usd: float) -> str:
     """Dollars with two significant digits at least.
 
-    >>> money(0.00042), money(1.5)
+    >>> span_money(0.00042), span_money(1.5)
     ('$0.00042', '$1.50')
     """
     return number(usd, usd_digits([usd]), unit="$")
 
 
-def took(row: SpanRow) -> str:
+def span_took(row: SpanRow) -> str:
     """How long a span took."""
-    return duration(row.ended_ns - row.started_ns)
+    return span_duration(row.ended_ns - row.started_ns)
 
 
-def duration(nanos: int) -> str:
+def span_duration(nanos: int) -> str:
     """Nanoseconds as milliseconds or seconds, three digits or so.
 
-    >>> duration(1_234_000), duration(182_400_000), duration(2_410_000_000), duration(120_000_000_000)
-    ('1.2 ms', '182 ms', '2.41 s', '120.0 s')
+    >>> [span_duration(nanos) for nanos in (1_234_000, 182_400_000, 2_410_000_000, 120_000_000_000)]
+    ['1.2 ms', '182 ms', '2.41 s', '120.0 s']
     """
     ms = nanos / 1e6
     if abs(ms) < 1000:
@@ -147,8 +149,8 @@ def duration(nanos: int) -> str:
     return f"{number(ms / 1000, 2 if abs(ms) < 100_000 else 1)} s"
 
 
-def _error_part(row: SpanRow) -> Part:
-    pairs = [("what", error_of(row))]
+def _error_part(row: SpanRow) -> SpanPart:
+    pairs = [("what", span_error(row))]
     for event in row.events:
         if event["name"] == "exception":
             given = event["attributes"]
@@ -157,12 +159,12 @@ def _error_part(row: SpanRow) -> Part:
                 for k, w in (("exception.place", "at"), ("exception.stacktrace", "stack"))
                 if k in given
             ]
-    return Part("error", "Error", tuple(pairs))
+    return SpanPart("error", "Error", tuple(pairs))
 
 
 def _chat_messages(value: Any) -> list[tuple[str, str]]:
     """Role and text of each message; the convention's form and that of chat providers are both read."""
-    read = _parsed_json(value)
+    read = _parsed_span_json(value)
     if not isinstance(read, list):
         return [("", _attribute_text(read))]
     out: list[tuple[str, str]] = []
@@ -175,30 +177,30 @@ def _chat_messages(value: Any) -> list[tuple[str, str]]:
         if "role" not in message and isinstance(pieces, str):
             role = ""
         listed = pieces if isinstance(pieces, list) else [pieces] if pieces not in (None, "") else []
-        out += [_piece(role, piece, message) for piece in listed]
+        out += [_span_piece(role, piece, message) for piece in listed]
         for call in message.get("tool_calls") or ():
             function = call.get("function", call) if isinstance(call, Mapping) else {"arguments": call}
-            out.append((f"{role} calls {function.get('name', '')}", _pretty(function.get("arguments", ""))))
+            out.append((f"{role} calls {function.get('name', '')}", _pretty_span_json(function.get("arguments", ""))))
     return out
 
 
-def _piece(role: str, piece: Any, message: Mapping[str, Any]) -> tuple[str, str]:
+def _span_piece(role: str, piece: Any, message: Mapping[str, Any]) -> tuple[str, str]:
     if not isinstance(piece, Mapping):
-        return (f"{role} {message.get('name', '')}".strip() if role == "tool" else role), _pretty(piece)
+        return (f"{role} {message.get('name', '')}".strip() if role == "tool" else role), _pretty_span_json(piece)
     kind = piece.get("type", "text")
     if kind == "tool_call":
-        return f"{role} calls {piece.get('name', '')}", _pretty(piece.get("arguments", ""))
+        return f"{role} calls {piece.get('name', '')}", _pretty_span_json(piece.get("arguments", ""))
     if kind == "tool_call_response":
-        return f"{role} returns", _pretty(piece.get("response", piece.get("result", "")))
+        return f"{role} returns", _pretty_span_json(piece.get("response", piece.get("result", "")))
     if isinstance(text := piece.get("content", piece.get("text")), str):
         return role if kind == "text" else f"{role} ({kind})", text
-    return f"{role} ({kind})", _pretty({k: v for k, v in piece.items() if k != "type"})
+    return f"{role} ({kind})", _pretty_span_json({k: v for k, v in piece.items() if k != "type"})
 
 
-def _documents_part(value: Any) -> Part:
-    read = _parsed_json(value)
+def _documents_part(value: Any) -> SpanPart:
+    read = _parsed_span_json(value)
     if not isinstance(read, list) or not all(isinstance(document, Mapping) for document in read):
-        return Part("text", "Documents", (("Documents", _pretty(read)),))
+        return SpanPart("text", "Documents", (("Documents", _pretty_span_json(read)),))
     rows = []
     for rank, document in enumerate(read, 1):
         score = document.get("score")
@@ -208,26 +210,26 @@ def _documents_part(value: Any) -> Part:
     columns = [Column("", "count"), Column("document"), Column("score", "number"), Column("text", limit=_DOCUMENT_TEXT)]
     wide = 4 if any(row[3] for row in rows) else 3
     table = Table(tuple(columns[:wide]), tuple(row[:wide] for row in rows))
-    return Part("table", f"Documents ({len(rows)})", table=table)
+    return SpanPart("table", f"Documents ({len(rows)})", table=table)
 
 
 def _facts_part(attributes: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     """Take the known facts out of the attributes."""
     known = _FACTS | WHO
-    return tuple((label, _fact(name, attributes.pop(name))) for name, label in known.items() if name in attributes)
+    return tuple((label, _span_fact(name, attributes.pop(name))) for name, label in known.items() if name in attributes)
 
 
-def _fact(name: str, value: Any) -> str:
+def _span_fact(name: str, value: Any) -> str:
     if isinstance(value, float | int) and not isinstance(value, bool):
         if name.endswith(("_usd", "_nanos")):
-            return money(value / 1e9 if name.endswith("_nanos") else value)
+            return span_money(value / 1e9 if name.endswith("_nanos") else value)
         if name in ("gen_ai.response.time_to_first_chunk", "wb.waited_s"):
-            return duration(int(value * 1e9)) if abs(value) < 1e9 else str(value)
+            return span_duration(int(value * 1e9)) if abs(value) < 1e9 else str(value)
         return f"{value:,}" if isinstance(value, int) else number(value, 3)
     return _attribute_text(value)
 
 
-def _parsed_json(value: Any) -> Any:
+def _parsed_span_json(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
@@ -236,9 +238,9 @@ def _parsed_json(value: Any) -> Any:
         return value
 
 
-def _pretty(value: Any) -> str:
+def _pretty_span_json(value: Any) -> str:
     """JSON laid out for reading, anything else as it is."""
-    read = _parsed_json(value)
+    read = _parsed_span_json(value)
     if not isinstance(read, dict | list):
         return _attribute_text(value)
     line = json.dumps(read, ensure_ascii=False)
@@ -261,30 +263,30 @@ _ROLES = ("assistant", "user", "tool")
 
 def waterfall(rows: Sequence[SpanRow]) -> str:
     """HTML fragment of one trace, with its own style sheet, for a notebook's output or a page."""
-    return _rendered(rows, whole=False)
+    return _rendered_waterfall(rows, whole=False)
 
 
-def page(rows: Sequence[SpanRow]) -> str:
+def waterfall_page(rows: Sequence[SpanRow]) -> str:
     """Page of one trace that loads nothing and runs nothing, and tells the browser so."""
-    return _rendered(rows, whole=True)
+    return _rendered_waterfall(rows, whole=True)
 
 
-def _rendered(rows: Sequence[SpanRow], *, whole: bool) -> str:
+def _rendered_waterfall(rows: Sequence[SpanRow], *, whole: bool) -> str:
     template = _waterfall_template().get_template("waterfall.html.j2")
     if not rows:
         return template.render(whole=whole, lines=[]).strip()
-    total, shown = totals(rows), in_order(rows)
+    total, shown = span_totals(rows), spans_in_order(rows)
     room, lines = _PAGE, []
     for row, depth in shown[:_SPANS]:
-        held = parts(row, shown[0][0]) if room > 0 else None
-        room -= sum(map(_size, held or ()))
+        held = span_parts(row, shown[0][0]) if room > 0 else None
+        room -= sum(map(_span_size, held or ()))
         lines.append(_span_line(row, depth, total) | {"parts": held})
     return template.render(
         whole=whole,
         lines=lines,
-        about=_about(shown[0][0], total),
-        totals=_totals(total),
-        ticks=("0", duration(total.nanos // 2), duration(total.nanos)),
+        about=_span_about(shown[0][0], total),
+        totals=_waterfall_totals(total),
+        ticks=("0", span_duration(total.nanos // 2), span_duration(total.nanos)),
         more=f"{len(shown) - _SPANS:,}" if len(shown) > _SPANS else "",
     ).strip()
 
@@ -304,11 +306,11 @@ def _waterfall_template() -> "Environment":
     return env
 
 
-def _size(part: Part) -> int:
+def _span_size(part: SpanPart) -> int:
     return len(part.table.to_html()) if part.table else sum(min(len(text), _TEXT) for _, text in part.pairs)
 
 
-def _about(first: SpanRow, total: Totals) -> str:
+def _span_about(first: SpanRow, total: SpanTotals) -> str:
     started = datetime.fromtimestamp(total.started_ns // 1_000_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     who = [
         visible(f"{label} {first.attributes[name]}", _LABEL) for name, label in WHO.items() if name in first.attributes
@@ -316,15 +318,15 @@ def _about(first: SpanRow, total: Totals) -> str:
     return " · ".join((started, *who, f"trace {visible(first.trace_id, _LABEL)}")).replace("\n", " ")
 
 
-def _totals(total: Totals) -> list[tuple[str, str]]:
-    found = [("took", duration(total.nanos)), ("spans", f"{total.spans:,}")]
+def _waterfall_totals(total: SpanTotals) -> list[tuple[str, str]]:
+    found = [("took", span_duration(total.nanos)), ("spans", f"{total.spans:,}")]
     found += [("model calls", f"{total.model_calls:,}")] if total.model_calls else []
     found += [("tokens in → out", f"{total.input_tokens:,} → {total.output_tokens:,}")] if total.input_tokens else []
-    found += [("cost", money(total.cost_usd))] if total.cost_usd is not None else []
+    found += [("cost", span_money(total.cost_usd))] if total.cost_usd is not None else []
     return found + ([("failed spans", f"✕ {total.errors:,}")] if total.errors else [])
 
 
-def _span_line(row: SpanRow, depth: int, total: Totals) -> dict[str, Any]:
+def _span_line(row: SpanRow, depth: int, total: SpanTotals) -> dict[str, Any]:
     """What the template says of a span in its row; the bar is drawn in thousandths of the trace."""
     after, nanos = row.started_ns - total.started_ns, row.ended_ns - row.started_ns
     thousandth = max(total.nanos, 1) / 1000
@@ -332,25 +334,25 @@ def _span_line(row: SpanRow, depth: int, total: Totals) -> dict[str, Any]:
         "name": row.name,
         "kind": row.operation if row.operation in _COLOURED else "other-operation",
         "failed": row.status == "error",
-        "chips": _chips(row),
+        "chips": _span_chips(row),
         "indent_rem": f"{min(depth, 12) * 0.9:.1f}",
         "level": depth + 1,
         "left": f"{min(after / thousandth, 996):.1f}",
         "width": f"{min(max(nanos / thousandth, 4), 1000):.1f}",
-        "said": f"starts after {duration(after)}, takes {duration(nanos)}",
-        "took": took(row),
-        "tokens": _tokens(row),
-        "cost": _cost(row),
+        "said": f"starts after {span_duration(after)}, takes {span_duration(nanos)}",
+        "took": span_took(row),
+        "tokens": _span_tokens(row),
+        "cost": _span_cost(row),
     }
 
 
-def _chips(row: SpanRow) -> list[tuple[str, str]]:
+def _span_chips(row: SpanRow) -> list[tuple[str, str]]:
     """Return what must be seen without opening the span: which attempt, what failed, whether a cache answered."""
     given = row.attributes
     chips = [(f"attempt {given['wb.attempt']}", "")] if given.get("wb.attempt", 1) != 1 else []
     waited_s = given.get("wb.waited_s")
     if isinstance(waited_s, int | float) and 0 < waited_s < 1e9:
-        chips.append((f"waited {duration(int(waited_s * 1e9))}", ""))
+        chips.append((f"waited {span_duration(int(waited_s * 1e9))}", ""))
     if row.status == "error":
         chips.append((str(given.get("error.type") or "error"), "bad"))
     source = given.get("wb.source")
@@ -368,42 +370,42 @@ def _chips(row: SpanRow) -> list[tuple[str, str]]:
     return chips
 
 
-def _tokens(row: SpanRow) -> str:
+def _span_tokens(row: SpanRow) -> str:
     asked, given = (row.attributes.get(f"gen_ai.usage.{side}_tokens") for side in ("input", "output"))
     known = [f"{n:,}" if isinstance(n, int) else "" for n in (asked, given)]
     return " → ".join(text for text in known if text)
 
 
-def _cost(row: SpanRow) -> str:
+def _span_cost(row: SpanRow) -> str:
     cost = row.attributes.get("wb.cost_usd")
-    return money(cost) if isinstance(cost, int | float) else ""
+    return span_money(cost) if isinstance(cost, int | float) else ""
 
 
 def waterfall_text(rows: Sequence[SpanRow], *, limit: int = 400) -> str:
     """Waterfall for a terminal; each text of a span follows below, at most ``limit`` characters of it."""
     if not rows:
         return "this trace holds no spans"
-    total, shown = totals(rows), in_order(rows)[:_SPANS]
+    total, shown = span_totals(rows), spans_in_order(rows)[:_SPANS]
     top = shown[0][0]
     names = [_text_name(row, depth) for row, depth in shown]
     width = min(max(map(len, names)), 60)
-    lines = [_about(top, total), "   ".join(f"{name} {value}" for name, value in _totals(total)), ""]
+    lines = [_span_about(top, total), "   ".join(f"{name} {value}" for name, value in _waterfall_totals(total)), ""]
     for name, (row, _) in zip(names, shown, strict=True):
-        used = f"{took(row):>9}  {_tokens(row):>14}  {_cost(row)}".rstrip()
+        used = f"{span_took(row):>9}  {_span_tokens(row):>14}  {_span_cost(row)}".rstrip()
         lines.append(f"{name[:width]:<{width}} {_text_bar(row, total)} {used}")
     for row, _ in shown:
-        texts = [line for part in parts(row, top) if part.kind != "other" for line in _text_part(part, limit)]
+        texts = [line for part in span_parts(row, top) if part.kind != "other" for line in _text_part(part, limit)]
         lines += ["", visible(row.name, _NAME).replace("\n", " "), *texts] if texts else []
     return "\n".join(lines)
 
 
 def _text_name(row: SpanRow, depth: int) -> str:
-    chips = "".join(f" [{text}]" for text, _ in _chips(row))
+    chips = "".join(f" [{text}]" for text, _ in _span_chips(row))
     sign = "✕ " if row.status == "error" else ""
     return visible(f"{'  ' * min(depth, 12)}{sign}{row.name}{chips}", _NAME).replace("\n", " ")
 
 
-def _text_bar(row: SpanRow, total: Totals) -> str:
+def _text_bar(row: SpanRow, total: SpanTotals) -> str:
     def at(nanos: int) -> int:
         return round(_COLUMNS * (nanos - total.started_ns) / max(total.nanos, 1))
 
@@ -412,7 +414,7 @@ def _text_bar(row: SpanRow, total: Totals) -> str:
     return "|" + (" " * left + "█" * width).ljust(_COLUMNS)[:_COLUMNS] + "|"
 
 
-def _text_part(part: Part, limit: int) -> list[str]:
+def _text_part(part: SpanPart, limit: int) -> list[str]:
     if part.table is not None:
         return [f"  {line}" for line in (part.title, *part.table.to_text().splitlines())]
     if part.kind == "facts":

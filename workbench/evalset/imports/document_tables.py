@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from workbench.errors import Defect, EvalsetError
-from workbench.evalset.cells import Unusable, grade, id_text, name_text, parsed, shown
+from workbench.evalset.cells import Unusable, grade_cell, id_cell, name_cell, parsed_cell, shown_cell
 from workbench.evalset.corpus import Quotes
 from workbench.evalset.files import (
     TABLES,
@@ -18,24 +18,24 @@ from workbench.evalset.files import (
     Row,
     TableFile,
     has_header,
-    named_rows,
+    named_table_rows,
     read_qrels,
     read_table,
-    renamed,
+    renamed_columns,
     require_columns,
 )
 from workbench.evalset.folder import (
     DOCUMENT_KEYS,
     QUERY_KEYS,
     Tell,
-    documents_of,
+    documents_of_rows,
     import_card,
     judgement_defects,
-    metadata_of,
-    queries_of,
-    say_nothing,
-    tell_left_out,
-    write_folder,
+    queries_of_rows,
+    row_metadata,
+    tell_nothing,
+    tell_rows_left_out,
+    write_evalset_folder,
 )
 from workbench.records import DEFAULT_TENANT
 from workbench.rendering.progress import waiting
@@ -71,7 +71,7 @@ def import_tables(
     qrels: Path | None = None,
     out: Path,
     rename: Mapping[str, str] = MappingProxyType({}),
-    tell: Tell = say_nothing,
+    tell: Tell = tell_nothing,
 ) -> Path:
     """Write the evalset folder ``out`` from a table of documents, one of questions and their judgements.
 
@@ -102,16 +102,16 @@ def import_tables(
     ConfigError
         If a column to rename is in none of the tables.
     """
-    paths = [corpus, queries, *([qrels] if qrels and _is_table(qrels) else [])]
+    paths = [corpus, queries, *([qrels] if qrels and _is_judgement_table(qrels) else [])]
     tables = {path: read_table(path) for path in paths}
     require_columns(rename, list(tables.values()))
-    tables = {path: renamed(table, rename) for path, table in tables.items()}
-    document_rows, document_rest, wrong = beir_rows(tables[corpus], DOCUMENT_NAMES, DOCUMENT_KEYS)
-    query_rows, query_rest, odd = beir_rows(tables[queries], QUERY_NAMES, QUERY_KEYS)
-    documents, document_lines, defects = documents_of(str(corpus), document_rows)
-    questions, query_lines, problems = queries_of(str(queries), query_rows)
+    tables = {path: renamed_columns(table, rename) for path, table in tables.items()}
+    document_rows, document_rest, wrong = beir_rows_of_table(tables[corpus], DOCUMENT_NAMES, DOCUMENT_KEYS)
+    query_rows, query_rest, odd = beir_rows_of_table(tables[queries], QUERY_NAMES, QUERY_KEYS)
+    documents, document_lines, defects = documents_of_rows(str(corpus), document_rows)
+    questions, query_lines, problems = queries_of_rows(str(queries), query_rows)
     source = qrels or queries
-    judged, unread, rest = _judged(qrels, tables, queries, query_rows, Quotes(documents))
+    judged, unread, rest = _judged_in_tables(qrels, tables, queries, query_rows, Quotes(documents))
     for rows in judged.values():
         problems += judgement_defects(str(source), rows, query_lines, document_lines)
     if found := [*wrong, *defects, *odd, *problems, *unread]:
@@ -120,19 +120,23 @@ def import_tables(
         asked = "give qrels, a column `relevant` with the ids of the right documents, or `quote`"
         raise EvalsetError(f"{source} says of no question which document answers it; {asked}")
     left_out = {source: rest, corpus: document_rest, queries: query_rest}
-    write_folder(out, documents=documents, queries=questions, judgements=judged, card=import_card(left_out, _BY_HAND))
-    tell_left_out(left_out, () if qrels else ungraded(queries, query_rows), tell)
+    write_evalset_folder(
+        out, documents=documents, queries=questions, judgements=judged, card=import_card(left_out, _BY_HAND)
+    )
+    tell_rows_left_out(left_out, () if qrels else ungraded_documents(queries, query_rows), tell)
     return out
 
 
-def _is_table(qrels: Path) -> bool:
+def _is_judgement_table(qrels: Path) -> bool:
     """Whether judgements stand in a table with a header, and not in the lines of BEIR or TREC."""
     if qrels.suffix.lower() == ".tsv":
         return has_header(qrels, QRELS_NAMES, ("query_id", "doc_id"))
     return qrels.suffix.lower() in TABLES
 
 
-def beir_rows(table: TableFile, names: Names, metadata: Sequence[str]) -> tuple[list[Row], list[str], list[Defect]]:
+def beir_rows_of_table(
+    table: TableFile, names: Names, metadata: Sequence[str]
+) -> tuple[list[Row], list[str], list[Defect]]:
     """Rows in BEIR's form, the columns that nothing here needs, and the metadata that cannot be read.
 
     What is metadata here may stand in columns, as ``metadata.NAME``, or in an object ``metadata``, also as JSON text.
@@ -140,67 +144,69 @@ def beir_rows(table: TableFile, names: Names, metadata: Sequence[str]) -> tuple[
     plain, flat, defects = dict[int, dict[str, Any]](), [], list[Defect]()
     for line, row in table.rows:
         try:
-            plain[line] = _with_metadata(row, names)
+            plain[line] = _table_row_with_metadata(row, names)
             flat.append((line, plain[line]))
         except Unusable as error:
             defects.append(Defect(str(table.path), line, str(error)))
     columns = dict.fromkeys(key for _, row in flat for key in row)
     keys = {key: _OTHER_KEYS.get(key, (key,)) for key in metadata}
     needed = ("_id", "text") if flat else ()
-    rows, rest = named_rows(TableFile(table.path, tuple(columns), tuple(flat)), {**keys, **names}, needed)
+    rows, rest = named_table_rows(TableFile(table.path, tuple(columns), tuple(flat)), {**keys, **names}, needed)
     out: list[Row] = []
     for line, row in rows:
-        told: dict[str, Any] = {name: _plain(row[name]) for name in names}
+        told: dict[str, Any] = {name: _plain_table_cell(row[name]) for name in names}
         told["metadata"] = {
-            k: _as_list(row[k]) if k in _LISTS else _plain(row[k]) for k in metadata if row[k] is not None
+            k: _table_cell_as_list(row[k]) if k in _LISTS else _plain_table_cell(row[k])
+            for k in metadata
+            if row[k] is not None
         }
         out.append((line, told))
     return out, rest, defects
 
 
-def _with_metadata(row: Mapping[str, Any], names: Names) -> dict[str, Any]:
+def _table_row_with_metadata(row: Mapping[str, Any], names: Names) -> dict[str, Any]:
     """Cells and metadata side by side; refused where the two say different things of one name."""
     cells = {name: value for name, value in row.items() if name.partition(".")[0] != "metadata"}
     flat = {name.removeprefix("metadata."): value for name, value in row.items() if name.startswith("metadata.")}
-    for key, value in {**flat, **metadata_of(row)}.items():
+    for key, value in {**flat, **row_metadata(row)}.items():
         same = next((theirs for theirs in names.values() if key in theirs), ())
         name = f"metadata.{key}" if any(cells.get(other) is not None for other in same) else key
         if cells.get(name) is not None and value is not None and str(cells[name]) != str(value):
-            raise Unusable(f'"{name}" is {shown(cells[name])} in its column and {shown(value)} in "metadata"')
+            raise Unusable(f'"{name}" is {shown_cell(cells[name])} in its column and {shown_cell(value)} in "metadata"')
         if value is not None:
             cells[name] = value
     return cells
 
 
-def _plain(value: Any) -> Any:
+def _plain_table_cell(value: Any) -> Any:
     """Turn a cell into what JSON would hold: dates as text."""
     return value.isoformat()[:10] if isinstance(value, date) else value
 
 
-def _as_list(value: Any) -> Any:
+def _table_cell_as_list(value: Any) -> Any:
     """A list, also from ``["a", "b"]`` or ``a; b``."""
     if not isinstance(value, str):
         return value
     try:
-        found = parsed("", value)
+        found = parsed_cell("", value)
     except Unusable:
         found = value
     return found if isinstance(found, list) else [part.strip() for part in value.split(";") if part.strip()]
 
 
-def _judged(
+def _judged_in_tables(
     qrels: Path | None, tables: Mapping[Path, TableFile], queries: Path, rows: Sequence[Row], quotes: Quotes
 ) -> tuple[dict[str, list[Judgement]], list[Defect], list[str]]:
     """Judgements by split, what cannot be read of them, and the columns of their table that nothing here needs."""
     if qrels is None:
-        found, defects = of_queries(queries, rows, quotes)
+        found, defects = judgements_of_queries(queries, rows, quotes)
         return {"test": found}, defects, []
     if qrels not in tables:
         return {"test": read_qrels(qrels)}, [], []
-    return of_qrels(tables[qrels])
+    return judgements_of_table(tables[qrels])
 
 
-def ungraded(path: Path, rows: Sequence[Row]) -> list[str]:
+def ungraded_documents(path: Path, rows: Sequence[Row]) -> list[str]:
     """Sentences on documents that the questions name with no grade, each with its line: they are no judgements.
 
     In Parquet an object has the keys of every other row, with nothing in them: there it means nothing.
@@ -210,33 +216,33 @@ def ungraded(path: Path, rows: Sequence[Row]) -> list[str]:
         value = row["relevant"]
         if path.suffix.lower() == ".parquet" and not isinstance(value, str):
             continue
-        with suppress(Unusable):  # told by `of_queries`
-            value = parsed("relevant", value)
+        with suppress(Unusable):  # told by `judgements_of_queries`
+            value = parsed_cell("relevant", value)
             if isinstance(value, dict) and not any(name in value for name in QRELS_NAMES["doc_id"]):
-                found += [(line, key) for key, raw in value.items() if grade(raw) is None]
+                found += [(line, key) for key, raw in value.items() if grade_cell(raw) is None]
     more = [f"{len(found) - _NAMED:,} more such documents are left out"] if len(found) > _NAMED else []
     told = "has no grade and is left out; write 0 if it is not relevant"
     return [f"{path}:{line}: document {key!r} {told}" for line, key in found[:_NAMED]] + more
 
 
-def of_queries(path: Path, rows: Sequence[Row], quotes: Quotes) -> tuple[list[Judgement], list[Defect]]:
+def judgements_of_queries(path: Path, rows: Sequence[Row], quotes: Quotes) -> tuple[list[Judgement], list[Defect]]:
     """Judgements that the questions carry themselves, by id or by quote, and what cannot be read of them."""
     found, defects = list[Judgement](), list[Defect]()
     for line, row in rows:
         try:
-            query_id = id_text("_id", row["_id"]) or ""
-            tenant = name_text("tenant_id", metadata_of(row).get("tenant_id")) or DEFAULT_TENANT
-            judged = quoted(row["quote"], quotes, tenant) | relevant(row["relevant"])
+            query_id = id_cell("_id", row["_id"]) or ""
+            tenant = name_cell("tenant_id", row_metadata(row).get("tenant_id")) or DEFAULT_TENANT
+            judged = quoted_cell(row["quote"], quotes, tenant) | relevant_cell(row["relevant"])
             found += [Judgement(line, query_id, doc, grade) for doc, grade in judged.items()]
         except Unusable as error:
             defects.append(Defect(str(path), line, str(error)))
     return found, defects
 
 
-def relevant(value: Any) -> dict[str, int]:
+def relevant_cell(value: Any) -> dict[str, int]:
     """Grade by document id that a cell names: an id, a list, ids parted by ``;``, or an object of id and grade.
 
-    >>> relevant([7]), relevant("8; 9"), relevant({"7": 2, "9": 1})
+    >>> relevant_cell([7]), relevant_cell("8; 9"), relevant_cell({"7": 2, "9": 1})
     ({'7': 1}, {'8': 1, '9': 1}, {'7': 2, '9': 1})
 
     Raises
@@ -244,19 +250,19 @@ def relevant(value: Any) -> dict[str, int]:
     Unusable
         If it is anything else.
     """
-    value = parsed("relevant", value)
+    value = parsed_cell("relevant", value)
     if isinstance(value, str):
         return {part.strip(): 1 for part in value.split(";") if part.strip()}
     if isinstance(value, dict):
         if any(name in value for name in QRELS_NAMES["doc_id"]):
             return _graded_document(value)
-        return {key.strip(): given for key, raw in value.items() if (given := grade(raw)) is not None}
+        return {key.strip(): given for key, raw in value.items() if (given := grade_cell(raw)) is not None}
     found: dict[str, int] = {}
     for item in value if isinstance(value, list) else [value]:
         if isinstance(item, dict):
             one = _graded_document(item)
         else:
-            key = id_text("relevant", item)
+            key = id_cell("relevant", item)
             one = {} if key is None else {key.strip(): 1}
         if twice := [key for key in one if found.get(key, one[key]) != one[key]]:
             raise Unusable(f'"relevant" gives {twice[0]!r} two grades')
@@ -264,7 +270,7 @@ def relevant(value: Any) -> dict[str, int]:
     return found
 
 
-def quoted(value: Any, quotes: Quotes, tenant_id: str) -> dict[str, int]:
+def quoted_cell(value: Any, quotes: Quotes, tenant_id: str) -> dict[str, int]:
     """Grade by document id that a cell names by quotes: one, or a list.
 
     Raises
@@ -272,10 +278,10 @@ def quoted(value: Any, quotes: Quotes, tenant_id: str) -> dict[str, int]:
     Unusable
         If a quote stands in no document of the tenant, or in two.
     """
-    value = parsed("quote", value)
+    value = parsed_cell("quote", value)
     texts = [] if value is None else value if isinstance(value, list) else [value]
     if odd := [text for text in texts if not isinstance(text, str)]:
-        raise Unusable(f'"quote" must be a text or a list of texts, found {shown(odd[0])}')
+        raise Unusable(f'"quote" must be a text or a list of texts, found {shown_cell(odd[0])}')
     return {quotes.document(text, tenant_id): 1 for text in texts}
 
 
@@ -285,25 +291,27 @@ def _graded_document(item: Mapping[str, Any]) -> dict[str, int]:
         ours: next((item[name] for name in (*QRELS_NAMES[ours], *more) if item.get(name) is not None), None)
         for ours, more in (("doc_id", ("_id", "id")), ("grade", ()))
     }
-    key, given = id_text("relevant", taken["doc_id"]), grade(taken["grade"])
+    key, given = id_cell("relevant", taken["doc_id"]), grade_cell(taken["grade"])
     if key is None:
-        raise Unusable(f'"relevant" holds {shown(dict(item))}, which names no doc_id')
+        raise Unusable(f'"relevant" holds {shown_cell(dict(item))}, which names no doc_id')
     return {key: 1 if given is None else given}
 
 
-def of_qrels(table: TableFile, *, split: str = "test") -> tuple[dict[str, list[Judgement]], list[Defect], list[str]]:
+def judgements_of_table(
+    table: TableFile, *, split: str = "test"
+) -> tuple[dict[str, list[Judgement]], list[Defect], list[str]]:
     """Judgements of a table of their own by split, what cannot be used of it, and the columns left out.
 
     ``split`` is that of rows that name none.
     """
     splits: dict[str, list[Judgement]] = {}
     defects: list[Defect] = []
-    rows, rest = named_rows(table, QRELS_NAMES, ("query_id", "doc_id"))
+    rows, rest = named_table_rows(table, QRELS_NAMES, ("query_id", "doc_id"))
     graded = any(row["grade"] is not None for _, row in rows)
     for line, row in rows:
         try:
-            query_id, doc_id = (id_text(name, row[name]) for name in ("query_id", "doc_id"))
-            given = grade(row["grade"]) if graded else 1
+            query_id, doc_id = (id_cell(name, row[name]) for name in ("query_id", "doc_id"))
+            given = grade_cell(row["grade"]) if graded else 1
             where = split if row["split"] is None else str(row["split"])
             if query_id is None or doc_id is None:
                 raise Unusable("query_id and doc_id are needed")

@@ -10,23 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import EvalsetError
-from workbench.evalset.cells import Unusable, id_text, number, parse_json, shown
+from workbench.evalset.cells import Unusable, id_cell, number_cell, parse_json_cell, shown_cell
 from workbench.evalset.files import Row, read_jsonl, scan_jsonl
 from workbench.evalset.imports.log_fields import (
-    amount_at,
-    at,
-    document_of,
-    files_in,
-    moment,
-    objects,
-    question_in,
-    rows_of,
-    text_at,
-    text_in,
-    usage_of,
-    usd_of,
+    field_amount,
+    field_at,
+    field_objects,
+    field_text,
+    log_document,
+    log_files_in,
+    log_rows,
+    logged_message_text,
+    logged_moment,
+    logged_question,
+    logged_usage,
+    logged_usd,
 )
-from workbench.evalset.imports.logged_calls import LoggedCall, Score, Source, ToolLog
+from workbench.evalset.imports.logged_calls import LoggedCall, LoggedScore, Source, ToolLog
 from workbench.extras import extras_named
 from workbench.records import content_hash
 
@@ -58,7 +58,7 @@ def read_promptfoo(paths: Sequence[Path]) -> ToolLog:
     EvalsetError
         If a file is none of these.
     """
-    files = files_in(paths, (".json", ".jsonl"), "promptfoo results")
+    files = log_files_in(paths, (".json", ".jsonl"), "promptfoo results")
     log = ToolLog("promptfoo", tuple(files))
     for path in files:
         if path.suffix.lower() == ".csv":
@@ -66,23 +66,23 @@ def read_promptfoo(paths: Sequence[Path]) -> ToolLog:
         rows = _promptfoo_rows(path, log)
         labels: dict[str, set[str]] = {}
         for _, row in rows:
-            labels.setdefault(text_at(row, "provider.id", "provider"), set()).add(text_at(row, "provider.label"))
-        templates = sorted({text_at(row, "prompt.label") for _, row in rows})
+            labels.setdefault(field_text(row, "provider.id", "provider"), set()).add(field_text(row, "provider.label"))
+        templates = sorted({field_text(row, "prompt.label") for _, row in rows})
         ids = {provider for provider, found in labels.items() if len(found) > 1}
 
         def call(line: int, row: dict[str, Any], several: int = len(templates), ids: set[str] = ids) -> LoggedCall:
             return _promptfoo_call(line, row, several > 1, ids)
 
         log.each(path, rows, call)
-    _one_text_per_prompt(log)
+    _promptfoo_one_text_per_prompt(log)
     return log
 
 
 def _promptfoo_rows(path: Path, log: ToolLog) -> list[Row]:
     if path.suffix.lower() == ".json":
-        document = document_of(path)
-        found = at(document, "results.results")
-        found = at(document, "results") if found is None else found
+        document = log_document(path)
+        found = field_at(document, "results.results")
+        found = field_at(document, "results") if found is None else found
         if not isinstance(found, list):
             raise EvalsetError(f"{path} has no list results.results; it is the file of promptfoo eval -o out.json")
         rows = []
@@ -93,64 +93,69 @@ def _promptfoo_rows(path: Path, log: ToolLog) -> list[Row]:
                 log.read += 1
                 log.set_aside(path, place, f"a result is an object, found {type(row).__name__}")
         return rows
-    return rows_of(path, log)
+    return log_rows(path, log)
 
 
 def _promptfoo_call(line: int, row: dict[str, Any], several: bool, ids: set[str]) -> LoggedCall:
-    model = text_at(row, "provider.id", "provider")
-    asked = text_at(row, "prompt.raw")
-    variables = row.get("vars") or at(row, "testCase.vars") or {}
+    model = field_text(row, "provider.id", "provider")
+    asked = field_text(row, "prompt.raw")
+    variables = row.get("vars") or field_at(row, "testCase.vars") or {}
     if not model or not asked:
         raise Unusable("a result of promptfoo has provider.id and prompt.raw")
-    tokens, said = at(row, "response.tokenUsage") or row.get("tokenUsage") or {}, row.get("response")
-    cached = at(said, "cached") is True
-    details = at(tokens, "completionDetails")
+    tokens, said = field_at(row, "response.tokenUsage") or row.get("tokenUsage") or {}, row.get("response")
+    cached = field_at(said, "cached") is True
+    details = field_at(tokens, "completionDetails")
     errored = row.get("failureReason") == _ERROR or (not isinstance(said, dict) and bool(row.get("error")))
-    parts = [text_at(row, "provider.label") if model in ids else "", text_at(row, "prompt.label") if several else ""]
-    output = at(said, "output")
+    parts = [
+        field_text(row, "provider.label") if model in ids else "",
+        field_text(row, "prompt.label") if several else "",
+    ]
+    output = field_at(said, "output")
     return LoggedCall(
         line=line,
         model=model,
-        call_id=text_at(row, "id"),
+        call_id=field_text(row, "id"),
         prompt_id=content_hash(json.dumps(variables, sort_keys=True, default=str) if variables else asked)[:16],
         prompt=asked,
         config=" / ".join(part for part in parts if part),
         output=output if isinstance(output, str) else json.dumps(output) if output is not None else "",
-        error=(text_at(row, "error") or "error") if errored else "",
-        usage=usage_of(
-            at(tokens, "prompt"),
-            at(tokens, "completion"),
-            cache_read=at(details, "cacheReadInputTokens"),
-            cache_write=at(details, "cacheCreationInputTokens"),
+        error=(field_text(row, "error") or "error") if errored else "",
+        usage=logged_usage(
+            field_at(tokens, "prompt"),
+            field_at(tokens, "completion"),
+            cache_read=field_at(details, "cacheReadInputTokens"),
+            cache_write=field_at(details, "cacheCreationInputTokens"),
             inside=True,
         ),
-        usd=usd_of("cost", row.get("cost")),
-        latency_ms=None if cached or errored else amount_at(row, "latencyMs"),
+        usd=logged_usd("cost", row.get("cost")),
+        latency_ms=None if cached or errored else field_amount(row, "latencyMs"),
         cached=cached,
-        cluster=text_at(row, "testCase.metadata.cluster", "metadata.cluster"),
-        feature=text_at(row, "testCase.metadata.feature", "metadata.feature"),
-        tenant_id=text_at(row, "testCase.metadata.tenant_id", "metadata.tenant_id"),
+        cluster=field_text(row, "testCase.metadata.cluster", "metadata.cluster"),
+        feature=field_text(row, "testCase.metadata.feature", "metadata.feature"),
+        tenant_id=field_text(row, "testCase.metadata.tenant_id", "metadata.tenant_id"),
         scores=() if errored else tuple(_promptfoo_scores(row)),
     )
 
 
-def _promptfoo_scores(row: dict[str, Any]) -> Iterator[Score]:
-    parts = objects(at(row, "gradingResult.componentResults"))
-    if not parts and not at(row, "testCase.assert"):
+def _promptfoo_scores(row: dict[str, Any]) -> Iterator[LoggedScore]:
+    parts = field_objects(field_at(row, "gradingResult.componentResults"))
+    if not parts and not field_at(row, "testCase.assert"):
         return
-    kinds = [text_at(part, "assertion.type") for part in parts]
+    kinds = [field_text(part, "assertion.type") for part in parts]
     judged: Source = "model" if any(kind.startswith(_MODEL_GRADED) for kind in kinds) else "code"
-    by_people = [p for p in parts if text_at(p, "assertion.type") == "human"]
+    by_people = [p for p in parts if field_text(p, "assertion.type") == "human"]
     judged = "human" if by_people else judged
-    yield Score("score", number("score", row.get("score")), judged)
-    yield Score("success", float(row.get("success") is True), judged)
+    yield LoggedScore("score", number_cell("score", row.get("score")), judged)
+    yield LoggedScore("success", float(row.get("success") is True), judged)
     for name, value in (row.get("namedScores") or {}).items() if isinstance(row.get("namedScores"), dict) else ():
-        yield Score(str(name), number(str(name), value), "model" if judged == "model" else "code")
+        yield LoggedScore(str(name), number_cell(str(name), value), "model" if judged == "model" else "code")
     for part in by_people:
-        yield Score("human", number("score", part.get("score")), "human", "promptfoo", text_at(part, "reason"))
+        yield LoggedScore(
+            "human", number_cell("score", part.get("score")), "human", "promptfoo", field_text(part, "reason")
+        )
 
 
-def _one_text_per_prompt(log: ToolLog) -> None:
+def _promptfoo_one_text_per_prompt(log: ToolLog) -> None:
     """Where several templates put the same variables into words, the prompt is that of the first."""
     texts: dict[str, str] = {}
     for call in log.calls:
@@ -168,14 +173,14 @@ def read_inspect(paths: Sequence[Path]) -> ToolLog:
     EvalsetError
         If a file is no log.
     """
-    files = files_in(paths, (".eval", ".json"), "Inspect logs")
+    files = log_files_in(paths, (".eval", ".json"), "Inspect logs")
     log = ToolLog("inspect", tuple(files))
     for path in files:
         header, rows = _inspect_log(path)
-        model, judges = text_at(header, "eval.model"), _graders(header)
+        model, judges = field_text(header, "eval.model"), _inspect_graders(header)
         if not model:
             raise EvalsetError(f"{path} names no model (eval.model): it is no log of Inspect")
-        task = text_at(header, "eval.task")
+        task = field_text(header, "eval.task")
 
         def sample(
             line: int, row: dict[str, Any], model: str = model, task: str = task, judges: Mapping[str, Source] = judges
@@ -186,59 +191,59 @@ def read_inspect(paths: Sequence[Path]) -> ToolLog:
     return log
 
 
-def _graders(header: Any) -> dict[str, Source]:
+def _inspect_graders(header: Any) -> dict[str, Source]:
     """Who judged, by scorer: a model where its name says so."""
-    found = at(header, "eval.scorers")
-    names = [text_at(one, "name") for one in found] if isinstance(found, list) else []
+    found = field_at(header, "eval.scorers")
+    names = [field_text(one, "name") for one in found] if isinstance(found, list) else []
     return {name: "model" if "model_graded" in name else "human" if "human" in name else "code" for name in names}
 
 
 def _inspect_call(line: int, row: dict[str, Any], model: str, task: str, judges: Mapping[str, Source]) -> LoggedCall:
-    sample_id = id_text("id", row.get("id"))
+    sample_id = id_cell("id", row.get("id"))
     if sample_id is None:
         raise Unusable("a sample has an id")
-    used = at(row, "model_usage")
+    used = field_at(row, "model_usage")
     mine = used.get(model) if isinstance(used, dict) else None
     others = [name for name in used if name != model] if isinstance(used, dict) else []
-    error = text_at(row, "error.message") if row.get("error") else ""
-    seconds = amount_at(row, "working_time", "total_time")
+    error = field_text(row, "error.message") if row.get("error") else ""
+    seconds = field_amount(row, "working_time", "total_time")
     started = row.get("started_at")
     metadata = row.get("metadata")
-    epoch = number("epoch", row.get("epoch"))
+    epoch = number_cell("epoch", row.get("epoch"))
     asked = row.get("input")
-    scores = at(row, "scores")
+    scores = field_at(row, "scores")
     return LoggedCall(
         line=line,
         model=model,
-        call_id=text_at(row, "uuid"),
+        call_id=field_text(row, "uuid"),
         prompt_id=f"{task}/{sample_id}" if task else sample_id,
-        prompt=asked if isinstance(asked, str) else question_in(asked),
+        prompt=asked if isinstance(asked, str) else logged_question(asked),
         repeat=int(epoch) if epoch is not None and abs(epoch) < 1e9 else None,
-        output=text_at(row, "output.completion"),
+        output=field_text(row, "output.completion"),
         error=error or ("error" if row.get("error") else ""),
-        usage=usage_of(
-            at(mine, "input_tokens"),
-            at(mine, "output_tokens"),
-            cache_read=at(mine, "input_tokens_cache_read"),
-            cache_write=at(mine, "input_tokens_cache_write"),
+        usage=logged_usage(
+            field_at(mine, "input_tokens"),
+            field_at(mine, "output_tokens"),
+            cache_read=field_at(mine, "input_tokens_cache_read"),
+            cache_write=field_at(mine, "input_tokens_cache_write"),
             inside=False,
         ),
-        usd=usd_of("total_cost", at(mine, "total_cost")) if not others else None,
+        usd=logged_usd("total_cost", field_at(mine, "total_cost")) if not others else None,
         latency_ms=None if seconds is None or error else seconds * 1000,
-        started=moment("started_at", started)[1] if started else "",
-        cluster=text_at(metadata, "cluster"),
-        feature=text_at(metadata, "feature") or task,
-        tenant_id=text_at(metadata, "tenant_id"),
+        started=logged_moment("started_at", started)[1] if started else "",
+        cluster=field_text(metadata, "cluster"),
+        feature=field_text(metadata, "feature") or task,
+        tenant_id=field_text(metadata, "tenant_id"),
         scores=tuple(_inspect_scores(scores, judges)) if isinstance(scores, dict) and not row.get("error") else (),
     )
 
 
-def _inspect_scores(scores: dict[str, Any], judges: Mapping[str, Source]) -> Iterator[Score]:
+def _inspect_scores(scores: dict[str, Any], judges: Mapping[str, Source]) -> Iterator[LoggedScore]:
     for name, found in scores.items():
-        value = at(found, "value")
+        value = field_at(found, "value")
         values = value.items() if isinstance(value, dict) else [("", value)]
         for part, one in values:
-            yield Score(f"{name}/{part}" if part else name, _inspect_value(one), judges.get(name, "code"))
+            yield LoggedScore(f"{name}/{part}" if part else name, _inspect_value(one), judges.get(name, "code"))
 
 
 def _inspect_value(value: Any) -> float | None:
@@ -248,7 +253,7 @@ def _inspect_value(value: Any) -> float | None:
     if isinstance(value, str) and value in _INSPECT_VALUES:
         return _INSPECT_VALUES[value]
     try:
-        return number("score", value)
+        return number_cell("score", value)
     except Unusable:
         return None
 
@@ -261,8 +266,8 @@ def _inspect_log(path: Path) -> tuple[Any, Iterable[Row]]:
 
 
 def _inspect_json(path: Path) -> tuple[Any, list[Row]]:
-    document = document_of(path)
-    samples = at(document, "samples")
+    document = log_document(path)
+    samples = field_at(document, "samples")
     if not isinstance(samples, list):
         raise EvalsetError(f"{path} has no samples: it is no log of Inspect, or only its header")
     return document, [(place, row) for place, row in enumerate(samples, start=1) if isinstance(row, dict)]
@@ -278,13 +283,13 @@ def _inspect_archive(path: Path) -> tuple[Any, Iterator[Row]]:
 
     def rows() -> Iterator[Row]:
         for place, info in enumerate(samples, start=1):
-            row = _member(path, info)
+            row = _inspect_member(path, info)
             yield place, row if isinstance(row, dict) else {}
 
-    return _member(path, members["header.json"]), rows()
+    return _inspect_member(path, members["header.json"]), rows()
 
 
-def _member(path: Path, info: zipfile.ZipInfo) -> Any:
+def _inspect_member(path: Path, info: zipfile.ZipInfo) -> Any:
     """JSON of one member, read at its place in the archive: nothing is extracted, and no name becomes a path."""
     if info.file_size > _MEMBER_LIMIT:
         raise EvalsetError(f"{path}: a member says that it holds {info.file_size:,} bytes; that is no sample")
@@ -294,14 +299,14 @@ def _member(path: Path, info: zipfile.ZipInfo) -> Any:
             name, extra = struct.unpack("<26xHH", file.read(_LOCAL_HEADER))
             file.seek(info.header_offset + _LOCAL_HEADER + name + extra)
             raw = file.read(info.compress_size)
-        return parse_json(_unzipped(raw, info).decode())
+        return parse_json_cell(_inspect_unzipped(raw, info).decode())
     except (ValueError, RecursionError, struct.error, zlib.error, OSError) as error:
         told = error if isinstance(error, Unusable) else "the archive is damaged"
-        what = f"{path}: the member {shown(info.filename)} cannot be read: {told}"
+        what = f"{path}: the member {shown_cell(info.filename)} cannot be read: {told}"
         raise EvalsetError(f"{what}. inspect log convert writes the log anew") from None
 
 
-def _unzipped(raw: bytes, info: zipfile.ZipInfo) -> bytes:
+def _inspect_unzipped(raw: bytes, info: zipfile.ZipInfo) -> bytes:
     if info.compress_type == zipfile.ZIP_STORED:
         return raw
     if info.compress_type == zipfile.ZIP_DEFLATED:
@@ -325,7 +330,7 @@ def read_lm_eval(paths: Sequence[Path]) -> ToolLog:
     EvalsetError
         If there is no file of samples, or nothing tells its model.
     """
-    given = files_in(paths, (".jsonl",), "lm-eval samples")
+    given = log_files_in(paths, (".jsonl",), "lm-eval samples")
     files = [path for path in given if path.suffix.lower() == ".jsonl"]
     if not files:
         raise EvalsetError(f"{given[0]} is no file samples_*.jsonl; write them with lm_eval --log_samples")
@@ -342,7 +347,7 @@ def read_lm_eval(paths: Sequence[Path]) -> ToolLog:
 
         def sample(
             line: int, row: dict[str, Any], model: str = model, task: str = task, known: dict[str, int] = known
-        ) -> LoggedCall | Score:
+        ) -> LoggedCall | LoggedScore:
             call = _lm_eval_call(line, row, model, task)
             if (before := known.setdefault(call.prompt_id, len(log.calls))) == len(log.calls):
                 return call
@@ -362,36 +367,38 @@ def _lm_eval_model(path: Path) -> tuple[str, str]:
         results = there[0] if len(there) == 1 else results
     if not results.is_file():
         raise EvalsetError(f"{path}: which model was it? {results.name} beside it tells that, and is not there")
-    document = document_of(results)
-    model = text_at(document, "model_name")
-    if not model or model not in json.dumps(at(document, "config.model_args") or ""):
-        model = text_at(document, "model_source", "config.model")  # a name that lm-eval has made up anew for each run
+    document = log_document(results)
+    model = field_text(document, "model_name")
+    if not model or model not in json.dumps(field_at(document, "config.model_args") or ""):
+        model = field_text(
+            document, "model_source", "config.model"
+        )  # a name that lm-eval has made up anew for each run
     if not model:
         raise EvalsetError(f"{results} names no model (model_name, config.model)")
     return model, task
 
 
 def _lm_eval_call(line: int, row: dict[str, Any], model: str, task: str) -> LoggedCall:
-    doc = id_text("doc_id", row.get("doc_id"))
+    doc = id_cell("doc_id", row.get("doc_id"))
     if doc is None or "resps" not in row:
         raise Unusable("a sample of lm-eval has doc_id and resps")
     metrics = row.get("metrics")
     names = [name for name in metrics if isinstance(name, str)] if isinstance(metrics, list) else []
-    kind = text_at(row, "filter") or "none"
+    kind = field_text(row, "filter") or "none"
     if not names:
         raise Unusable("a sample names its metrics")
     arguments = row.get("arguments")
-    args = next(iter(arguments.values()), None) if isinstance(arguments, dict) else at(arguments, "0")
-    asked = text_at(args, "arg_0") or text_at(args, "0") or question_in(at(args, "arg_0"))
-    output = at(row, "filtered_resps.0")
+    args = next(iter(arguments.values()), None) if isinstance(arguments, dict) else field_at(arguments, "0")
+    asked = field_text(args, "arg_0") or field_text(args, "0") or logged_question(field_at(args, "arg_0"))
+    output = field_at(row, "filtered_resps.0")
     return LoggedCall(
         line=line,
         model=model,
-        prompt_id=f"{task}/{text_at(row, 'doc_hash')[:16] or doc}",
-        prompt=asked or text_at(row, "doc.question", "doc.query", "doc.text"),
-        output=output if isinstance(output, str) else text_in(output) or json.dumps(output),
+        prompt_id=f"{task}/{field_text(row, 'doc_hash')[:16] or doc}",
+        prompt=asked or field_text(row, "doc.question", "doc.query", "doc.text"),
+        output=output if isinstance(output, str) else logged_message_text(output) or json.dumps(output),
         feature=task,
-        scores=tuple(Score(f"{name},{kind}", _lm_eval_score(row.get(name))) for name in names),
+        scores=tuple(LoggedScore(f"{name},{kind}", _lm_eval_score(row.get(name))) for name in names),
     )
 
 
@@ -399,6 +406,6 @@ def _lm_eval_score(value: Any) -> float | None:
     if isinstance(value, bool):
         return float(value)
     try:
-        return number("metric", value)
+        return number_cell("metric", value)
     except Unusable:
         return None

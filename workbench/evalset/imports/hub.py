@@ -14,18 +14,23 @@ from typing import Any
 
 from workbench.config import Settings
 from workbench.errors import EvalsetError
-from workbench.evalset.cells import settled
+from workbench.evalset.cells import settled_cell
 from workbench.evalset.evalset import Evalset, hub_folder, load_evalset
 from workbench.evalset.files import Judgement, Names, Row, TableFile
 from workbench.evalset.folder import (
     DOCUMENT_KEYS,
     QUERY_KEYS,
-    documents_of,
+    documents_of_rows,
     judgement_defects,
-    queries_of,
-    write_folder,
+    queries_of_rows,
+    write_evalset_folder,
 )
-from workbench.evalset.imports.document_tables import DOCUMENT_NAMES, QUERY_NAMES, beir_rows, of_qrels
+from workbench.evalset.imports.document_tables import (
+    DOCUMENT_NAMES,
+    QUERY_NAMES,
+    beir_rows_of_table,
+    judgements_of_table,
+)
 from workbench.inference.weights import why_unreachable
 from workbench.rendering.progress import waiting
 
@@ -34,7 +39,7 @@ QRELS_CONFIGURATIONS = ("default", "qrels")  # mteb 1 and BEIR's mirrors; mteb 2
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _AskedCollection:
     """What is read of a collection: its name, its configurations, where the judgements are, and which revision."""
 
     name: str
@@ -86,25 +91,25 @@ def load_hub(
         Within seconds when there is no network, and when the collection is not of this form.
     """
     local = Path(name).is_dir()
-    asked = _Asked(str(Path(name).resolve()) if local else name, corpus, queries, qrels, qrels_name, revision)
+    asked = _AskedCollection(str(Path(name).resolve()) if local else name, corpus, queries, qrels, qrels_name, revision)
     out = hub_folder(asked.name, settings)
-    told = asked.told(_folder_hash(Path(name)) if local else "")
-    if _is_kept(out, told, as_before=not local and asked == _Asked(asked.name)):
+    told = asked.told(_hub_folder_hash(Path(name)) if local else "")
+    if _is_kept_hub_folder(out, told, as_before=not local and asked == _AskedCollection(asked.name)):
         return load_evalset(out, settings=settings)
-    datasets = _datasets()
+    datasets = _import_datasets()
     if not local:
-        _require_network(asked.name)
-    with waiting(f"reading {asked.name}"), _cache(settings, local=local) as cache:
+        _require_hub_network(asked.name)
+    with waiting(f"reading {asked.name}"), _hub_cache(settings, local=local) as cache:
 
         def fetch(source: str, config: str) -> dict[str, list[Row]]:
             problem = f"{source!r} (configuration {config!r}) cannot be loaded"
-            found = _reading(
+            found = _reading_hub(
                 problem, lambda: datasets.load_dataset(source, config, revision=revision, cache_dir=str(cache))
             )
-            return {split: list(enumerate(_rows(table), start=1)) for split, table in found.items()}
+            return {split: list(enumerate(_hub_rows(table), start=1)) for split, table in found.items()}
 
-        judged_in = qrels or _judgements_of(datasets, qrels_name or asked.name, revision)
-        _keep_folder(out, asked, judged_in, fetch, f"# {asked.name}\n{told}\n")
+        judged_in = qrels or _hub_judgements_of(datasets, qrels_name or asked.name, revision)
+        _keep_hub_folder(out, asked, judged_in, fetch, f"# {asked.name}\n{told}\n")
     try:
         return load_evalset(out, settings=settings)
     except EvalsetError:
@@ -112,7 +117,7 @@ def load_hub(
         raise
 
 
-def read_collection(name: str, config: str, split: str, *, settings: Settings) -> list[dict[str, Any]]:
+def read_hub_collection(name: str, config: str, split: str, *, settings: Settings) -> list[dict[str, Any]]:
     """Rows of one configuration of a collection; without ``split`` those of all splits.
 
     Parameters
@@ -127,36 +132,38 @@ def read_collection(name: str, config: str, split: str, *, settings: Settings) -
     EvalsetError
         If it cannot be loaded, or has no such split.
     """
-    datasets, local = _datasets(), Path(name).is_dir()
+    datasets, local = _import_datasets(), Path(name).is_dir()
     if not local and (Path(name).exists() or not _ON_HUB.fullmatch(name)):
         raise EvalsetError(f"{name!r} is no folder, and no name of the hub, which is NAME or OWNER/NAME")
     if not local:
-        _require_network(name)
-    with waiting(f"reading {name}"), _cache(settings, local=local) as cache:
+        _require_hub_network(name)
+    with waiting(f"reading {name}"), _hub_cache(settings, local=local) as cache:
         problem = f"{name!r}{f' (configuration {config!r})' if config else ''} cannot be loaded"
-        found = _reading(problem, lambda: datasets.load_dataset(name, config or None, cache_dir=str(cache)))
+        found = _reading_hub(problem, lambda: datasets.load_dataset(name, config or None, cache_dir=str(cache)))
         if split and split not in found:
             raise EvalsetError(f"{name!r} has no split {split!r}, but {', '.join(found)}")
-        return list(chain(*(_rows(found[each]) for each in ([split] if split else found))))
+        return list(chain(*(_hub_rows(found[each]) for each in ([split] if split else found))))
 
 
-def _keep_folder(
-    out: Path, asked: _Asked, qrels: str, fetch: Callable[[str, str], dict[str, list[Row]]], card: str
+def _keep_hub_folder(
+    out: Path, asked: _AskedCollection, qrels: str, fetch: Callable[[str, str], dict[str, list[Row]]], card: str
 ) -> None:
     """Read the three configurations and write their evalset folder, in place of one that was read before."""
 
     def rows_of(config: str, names: Names, keys: tuple[str, ...]) -> tuple[str, list[Row], list[Any]]:
-        table = _table(f"{asked.name}:{config}", list(chain(*fetch(asked.name, config).values())))
-        rows, _, wrong = beir_rows(table, names, keys)
+        table = _hub_table(f"{asked.name}:{config}", list(chain(*fetch(asked.name, config).values())))
+        rows, _, wrong = beir_rows_of_table(table, names, keys)
         return str(table.path), rows, wrong
 
     file, rows, wrong = rows_of(asked.corpus, DOCUMENT_NAMES, DOCUMENT_KEYS)
-    documents, document_lines, defects = documents_of(file, rows)
+    documents, document_lines, defects = documents_of_rows(file, rows)
     file, rows, odd = rows_of(asked.queries, QUERY_NAMES, QUERY_KEYS)
-    questions, query_lines, problems = queries_of(file, rows)
+    questions, query_lines, problems = queries_of_rows(file, rows)
     judgements: dict[str, list[Judgement]] = {}
     for split, rows in fetch(asked.qrels_name or asked.name, qrels).items():
-        splits, unread, _ = of_qrels(_table(f"{asked.qrels_name or asked.name}:{qrels}:{split}", rows), split=split)
+        splits, unread, _ = judgements_of_table(
+            _hub_table(f"{asked.qrels_name or asked.name}:{qrels}:{split}", rows), split=split
+        )
         judgements |= splits
         problems += unread
         for name, found in splits.items():
@@ -165,14 +172,14 @@ def _keep_folder(
         raise EvalsetError(f"{asked.name!r} is not in BEIR's form:", [*wrong, *defects, *odd, *problems])
     if out.exists():
         shutil.rmtree(out)
-    write_folder(out, documents=documents, queries=questions, judgements=judgements, card=card)
+    write_evalset_folder(out, documents=documents, queries=questions, judgements=judgements, card=card)
 
 
-def _table(label: str, rows: list[Row]) -> TableFile:
+def _hub_table(label: str, rows: list[Row]) -> TableFile:
     return TableFile(Path(label), tuple(dict.fromkeys(key for _, row in rows for key in row)), tuple(rows))
 
 
-def _is_kept(out: Path, told: str, *, as_before: bool) -> bool:
+def _is_kept_hub_folder(out: Path, told: str, *, as_before: bool) -> bool:
     """Whether what is asked for was read before; a card that does not tell how is of a time without a choice."""
     if not out.is_dir():
         return False
@@ -180,7 +187,7 @@ def _is_kept(out: Path, told: str, *, as_before: bool) -> bool:
     return told in card or (as_before and "Read: " not in card)
 
 
-def _folder_hash(folder: Path) -> str:
+def _hub_folder_hash(folder: Path) -> str:
     """Hash of a local copy: names and contents of its files."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and ".git" not in path.parts):
@@ -190,7 +197,7 @@ def _folder_hash(folder: Path) -> str:
 
 
 @contextmanager
-def _cache(settings: Settings, *, local: bool) -> Iterator[Path]:
+def _hub_cache(settings: Settings, *, local: bool) -> Iterator[Path]:
     """Where ``datasets`` keeps what it made; of a local folder nothing is kept, as it is told apart by name alone."""
     if not local:
         yield settings.cache / "datasets"
@@ -200,9 +207,9 @@ def _cache(settings: Settings, *, local: bool) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _judgements_of(datasets: Any, source: str, revision: str | None) -> str:
+def _hub_judgements_of(datasets: Any, source: str, revision: str | None) -> str:
     """Configuration that holds the judgements, where nobody named one."""
-    known = _reading(
+    known = _reading_hub(
         f"{source!r} cannot be loaded", lambda: datasets.get_dataset_config_names(source, revision=revision)
     )
     found = [name for name in QRELS_CONFIGURATIONS if name in known]
@@ -212,7 +219,7 @@ def _judgements_of(datasets: Any, source: str, revision: str | None) -> str:
     return found[0]
 
 
-def _datasets() -> Any:
+def _import_datasets() -> Any:
     """Import ``datasets`` so that it reports no use and draws no bars."""
     os.environ.setdefault("HF_UPDATE_DOWNLOAD_COUNTS", "0")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -222,7 +229,7 @@ def _datasets() -> Any:
     return datasets
 
 
-def _reading(asked: str, read: Callable[[], Any]) -> Any:
+def _reading_hub(asked: str, read: Callable[[], Any]) -> Any:
     """Run ``read``; whatever ``datasets`` says about files, names and networks becomes one error."""
     from datasets.exceptions import DatasetsError
 
@@ -233,7 +240,7 @@ def _reading(asked: str, read: Callable[[], Any]) -> Any:
         raise EvalsetError(f"{asked}: {type(reason).__name__}: {reason}") from error
 
 
-def _require_network(name: str) -> None:
+def _require_hub_network(name: str) -> None:
     """Refuse at once what ``datasets`` would try for 23 s."""
     if reason := why_unreachable():
         raise EvalsetError(
@@ -242,6 +249,6 @@ def _require_network(name: str) -> None:
         )
 
 
-def _rows(table: Any) -> list[dict[str, Any]]:
+def _hub_rows(table: Any) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = table.with_format("arrow")[:].to_pylist()
-    return [settled(row) for row in rows]
+    return [settled_cell(row) for row in rows]

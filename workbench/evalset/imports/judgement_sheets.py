@@ -14,11 +14,19 @@ from typing import Any, Protocol, TypeVar
 from workbench.codec import write_whole
 from workbench.config import Settings
 from workbench.errors import Defect, EvalsetError
-from workbench.evalset.cells import Unusable, grade, id_text, name_text, shown
+from workbench.evalset.cells import Unusable, grade_cell, id_cell, name_cell, shown_cell
 from workbench.evalset.corpus import Quotes
 from workbench.evalset.evalset import find_evalset
-from workbench.evalset.files import Judgement, Names, named_rows, read_table, scan_qrels
-from workbench.evalset.folder import UNJUDGED, Contents, Tell, clean_id, read_contents, say_nothing, writing
+from workbench.evalset.files import Judgement, Names, named_table_rows, read_table, scan_qrels
+from workbench.evalset.folder import (
+    UNJUDGED,
+    EvalsetContents,
+    Tell,
+    clean_row_id,
+    read_evalset_folder,
+    tell_nothing,
+    writing_evalset_files,
+)
 from workbench.records import Document, Query
 from workbench.rendering.progress import waiting
 
@@ -37,7 +45,7 @@ FILL = "fill it, take the row out, or leave such rows aside with --partly"
 
 
 @dataclass(frozen=True, slots=True)
-class Graded:
+class GradedThing:
     """One filled row: what it judges, whose it is, and where it stands."""
 
     file: str
@@ -63,7 +71,7 @@ class Graded:
         return f"{self.query_id} {self.doc_id}"
 
 
-class Opinion(Protocol):
+class SheetOpinion(Protocol):
     """What somebody said of one thing: ``grade`` above 0 is yes; ``pair`` is the same for the same thing."""
 
     @property
@@ -95,10 +103,10 @@ class Opinion(Protocol):
         """Who said it."""
 
 
-_Said = TypeVar("_Said", bound=Opinion)
+_Said = TypeVar("_Said", bound=SheetOpinion)
 
 
-def write_sheet(
+def write_judgement_sheet(
     path: Path, pairs: Iterable[tuple[str, str]], queries: Iterable[Query], documents: Iterable[Document]
 ) -> None:
     """Write the sheet of ``pairs`` (query id, document id), with the texts and empty fields to fill."""
@@ -112,7 +120,7 @@ def write_sheet(
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
 
 
-def sheet_note(count: int, run_folder: str, evalset: str) -> str:
+def judgement_sheet_note(count: int, run_folder: str, evalset: str) -> str:
     """Sentence of a report on what is in the sheet, and what to do with it."""
     return (
         f"{count:,} documents of the top 10 are judged by nobody. {SHEET} has their texts: fill `grade` and `judge`, "
@@ -122,7 +130,7 @@ def sheet_note(count: int, run_folder: str, evalset: str) -> str:
 
 @waiting("import of judgements")
 def import_judgements(
-    paths: Sequence[Path], evalset: str | Path, *, settings: Settings, tell: Tell = say_nothing, partly: bool = False
+    paths: Sequence[Path], evalset: str | Path, *, settings: Settings, tell: Tell = tell_nothing, partly: bool = False
 ) -> list[Path]:
     """Add filled sheets to the judgements of an evalset; gives the files of ``qrels/`` that changed.
 
@@ -149,53 +157,53 @@ def import_judgements(
         evalset, or if no row is filled; nothing is changed then.
     """
     folder = find_evalset(evalset, settings)
-    contents = read_contents(folder, settings)
+    contents = read_evalset_folder(folder, settings)
     if odd := [d for d in contents.defects if contents.judgements or d.problem != UNJUDGED]:
         raise EvalsetError(f"evalset {folder} cannot be used; correct these places first:", odd)
-    rows, defects = list[Graded](), list[Defect]()
+    rows, defects = list[GradedThing](), list[Defect]()
     stems = [path.stem for path in paths]
     for path in paths:
         judge = path.stem if stems.count(path.stem) == 1 else str(path)
-        found, wrong, empty = _read_filled_sheet(path, judge, contents, partly=partly)
+        found, wrong, empty = _read_judgement_sheet(path, judge, contents, partly=partly)
         if empty:
             tell(f"{empty:,} rows of {path} are not filled and left aside")
         rows += found
         defects += wrong
-    first, second, twice = opinions(rows)
+    first, second, twice = opinions_of_sheets(rows)
     known = {(row.query_id, row.doc_id): row.grade for found in contents.judgements.values() for row in found}
     if again := [row for row in first.values() if known.get(row.pair) == row.grade]:
         tell(f"{len(again):,} rows stand in the judgements already, with the same grade, and are left aside")
-    homes, foreign = _homes([row for row in first.values() if known.get(row.pair) != row.grade], contents)
+    homes, foreign = _qrels_homes([row for row in first.values() if known.get(row.pair) != row.grade], contents)
     if defects := [*defects, *twice, *foreign]:
         raise EvalsetError(f"the judgements cannot be added to {folder}; correct these lines:", defects)
     if not rows:
-        raise EvalsetError(nothing_filled(paths, "grade"))
+        raise EvalsetError(nothing_filled_in_sheets(paths, "grade"))
     changed = _append_qrels(folder, homes)
     for line in [
-        *agreement(first, second, "documents"),
+        *sheet_agreement(first, second, "documents"),
         *(f"{len(homes[path])} judgements added to {path}" for path in changed),
     ]:
         tell(line)
     return changed
 
 
-def _read_filled_sheet(
-    path: Path, judge: str, contents: Contents, *, partly: bool
-) -> tuple[list[Graded], list[Defect], int]:
+def _read_judgement_sheet(
+    path: Path, judge: str, contents: EvalsetContents, *, partly: bool
+) -> tuple[list[GradedThing], list[Defect], int]:
     """Filled rows, what cannot be used, and how many rows are empty and left aside."""
     texts = {d.doc_id: (d.text, d.full_text) for d in contents.documents}
     asked, quotes = {q.query_id: q for q in contents.queries}, Quotes(contents.documents)
-    rows, defects, empty = list[Graded](), list[Defect](), 0
+    rows, defects, empty = list[GradedThing](), list[Defect](), 0
     table = read_table(path)
     needed = ("query_id", "quote" if "quote" in table.columns else "doc_id", "grade")
-    for line, row in named_rows(table, _SHEET_NAMES, needed)[0]:
+    for line, row in named_table_rows(table, _SHEET_NAMES, needed)[0]:
         if partly and row["grade"] is None:
             empty += 1
             continue
         try:
-            rows.append(_filled_judgement(path, line, _with_document(row, asked, quotes), judge))
+            rows.append(_filled_judgement(path, line, _row_with_quoted_document(row, asked, quotes), judge))
             query = asked.get(rows[-1].query_id)
-            told = _foreign_text(row, query.text if query else None, texts.get(rows[-1].doc_id, ()))
+            told = _foreign_sheet_text(row, query.text if query else None, texts.get(rows[-1].doc_id, ()))
             if told:
                 raise Unusable(told)
         except Unusable as error:
@@ -203,43 +211,47 @@ def _read_filled_sheet(
     return rows, defects, empty
 
 
-def _with_document(row: dict[str, Any], asked: Mapping[str, Query], quotes: Quotes) -> dict[str, Any]:
+def _row_with_quoted_document(row: dict[str, Any], asked: Mapping[str, Query], quotes: Quotes) -> dict[str, Any]:
     """Row with the document that its quote stands in; with both, the document must hold the quote."""
     if row["quote"] is None:
         return row
     if not isinstance(row["quote"], str):
-        raise Unusable(f'"quote" must be a text, found {shown(row["quote"])}')
-    query = asked.get((id_text("query_id", row["query_id"]) or "").strip())
-    said = (id_text("doc_id", row["doc_id"]) or "").strip()
+        raise Unusable(f'"quote" must be a text, found {shown_cell(row["quote"])}')
+    query = asked.get((id_cell("query_id", row["query_id"]) or "").strip())
+    said = (id_cell("doc_id", row["doc_id"]) or "").strip()
     return row | {"doc_id": quotes.document(row["quote"], query.tenant_id, said) if query else said or "?"}
 
 
-def _filled_judgement(path: Path, line: int, row: Mapping[str, Any], judge: str) -> Graded:
-    query_id, doc_id = (id_text(name, row[name]) for name in ("query_id", "doc_id"))
+def _filled_judgement(path: Path, line: int, row: Mapping[str, Any], judge: str) -> GradedThing:
+    query_id, doc_id = (id_cell(name, row[name]) for name in ("query_id", "doc_id"))
     if query_id is None or doc_id is None:
         raise Unusable("query_id and doc_id are needed, as the sheet has them")
-    given = grade(row["grade"])
+    given = grade_cell(row["grade"])
     if given is None:
         raise Unusable(f"grade is not filled (query {query_id!r}, document {doc_id!r}): {FILL}")
-    judge = name_text("judge", row["judge"]).strip() or judge
-    return Graded(str(path), line, clean_id("query_id", query_id), clean_id("doc_id", doc_id), given, judge)
+    judge = name_cell("judge", row["judge"]).strip() or judge
+    return GradedThing(
+        str(path), line, clean_row_id("query_id", query_id), clean_row_id("doc_id", doc_id), given, judge
+    )
 
 
-def _foreign_text(row: Mapping[str, Any], asked: str | None, texts: Sequence[str]) -> str:
+def _foreign_sheet_text(row: Mapping[str, Any], asked: str | None, texts: Sequence[str]) -> str:
     """Say that a row was judged by another text than the evalset has under these ids; "" where it was not."""
     if asked is not None and isinstance(row["query"], str) and row["query"].split() != asked.split():
-        return f"the question was {shown(row['query'])} when it was judged, and is {shown(asked)} in the evalset"
+        return (
+            f"the question was {shown_cell(row['query'])} when it was judged, and is {shown_cell(asked)} in the evalset"
+        )
     if texts and isinstance(row["text"], str) and row["text"].split() not in [text.split() for text in texts]:
         return f"document {row['doc_id']!r} has another text in the evalset than the one that was judged"
     return ""
 
 
-def nothing_filled(paths: Sequence[Path], column: str) -> str:
+def nothing_filled_in_sheets(paths: Sequence[Path], column: str) -> str:
     """What is said of sheets in which nobody has filled ``column`` yet."""
     return f"no row of {', '.join(map(str, paths))} is filled: fill `{column}` of as many as you can, and import again"
 
 
-def opinions(rows: Sequence[_Said]) -> tuple[dict[Any, _Said], dict[Any, _Said], list[Defect]]:
+def opinions_of_sheets(rows: Sequence[_Said]) -> tuple[dict[Any, _Said], dict[Any, _Said], list[Defect]]:
     """First and second opinion on each document or pair, and the rows in which somebody judges it again."""
     said: dict[Hashable, list[_Said]] = {}
     defects = []
@@ -254,7 +266,9 @@ def opinions(rows: Sequence[_Said]) -> tuple[dict[Any, _Said], dict[Any, _Said],
     return {pair: found[0] for pair, found in said.items()}, second, defects
 
 
-def _homes(rows: Iterable[Graded], contents: Contents) -> tuple[dict[Path, list[Graded]], list[Defect]]:
+def _qrels_homes(
+    rows: Iterable[GradedThing], contents: EvalsetContents
+) -> tuple[dict[Path, list[GradedThing]], list[Defect]]:
     """Rows by the file of qrels that judges their question, and what is wrong with those that have none."""
     judged = {split: {row.query_id for row in found} for split, found in contents.judgements.items()}
     known = {
@@ -264,13 +278,13 @@ def _homes(rows: Iterable[Graded], contents: Contents) -> tuple[dict[Path, list[
     }
     asks = {q.query_id: q.tenant_id for q in contents.queries}
     owns = {d.doc_id: d.tenant_id for d in contents.documents}
-    homes: dict[Path, list[Graded]] = {}
+    homes: dict[Path, list[GradedThing]] = {}
     defects = []
     for row in rows:
         splits = [split for split, queries in judged.items() if row.query_id in queries]
         if not splits and judged.keys() <= {"test"}:  # where there are no dev questions, they are drawn by family
             splits = ["test"]
-        problem = _problem(row, asks, owns, splits, known.get(row.pair))
+        problem = _judgement_problem(row, asks, owns, splits, known.get(row.pair))
         if problem:
             defects.append(Defect(row.file, row.line, problem))
         else:
@@ -278,8 +292,8 @@ def _homes(rows: Iterable[Graded], contents: Contents) -> tuple[dict[Path, list[
     return homes, defects
 
 
-def _problem(
-    row: Graded,
+def _judgement_problem(
+    row: GradedThing,
     asks: Mapping[str, str],
     owns: Mapping[str, str],
     splits: Sequence[str],
@@ -302,29 +316,31 @@ def _problem(
     return ""
 
 
-def _append_qrels(folder: Path, homes: Mapping[Path, Sequence[Graded]]) -> list[Path]:
+def _append_qrels(folder: Path, homes: Mapping[Path, Sequence[GradedThing]]) -> list[Path]:
     """Append rows to files of qrels, in the form that each has."""
     new: dict[Path, bytes] = {}
     for path, rows in homes.items():
         data = path.read_bytes() if path.exists() else b"query-id\tcorpus-id\tscore\n"
-        wide = path.exists() and _is_trec(path)
+        wide = path.exists() and _is_trec_qrels(path)
         lines = ("\t".join([r.query_id, *(["0"] if wide else []), r.doc_id, str(r.grade)]) + "\n" for r in rows)
         new[path] = data + (b"" if data.endswith(b"\n") else b"\n") + "".join(lines).encode()
-    with writing(folder):
+    with writing_evalset_files(folder):
         for path, data in new.items():
             path.parent.mkdir(exist_ok=True)
             write_whole(path, data)
     return list(new)
 
 
-def _is_trec(path: Path) -> bool:
+def _is_trec_qrels(path: Path) -> bool:
     """Whether a file of qrels has TREC's four columns."""
     rows: list[Judgement] = scan_qrels(path)[0]
     line = path.read_text(encoding="utf-8-sig").split("\n")[rows[0].line - 1]
     return len(line.split("\t") if "\t" in line else line.split()) == 4
 
 
-def agreement(first: Mapping[Any, Opinion], second: Mapping[Any, Opinion], things: str) -> Iterator[str]:
+def sheet_agreement(
+    first: Mapping[Any, SheetOpinion], second: Mapping[Any, SheetOpinion], things: str
+) -> Iterator[str]:
     """Share of the ``things`` that two people gave the same grade, Cohen's kappa of yes or no, and the others."""
     if not second:
         return

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import Defect, EvalsetError
-from workbench.evalset.cells import Unusable, number, parse_json, shown, times_of, whole
-from workbench.evalset.files import Row, read_table, read_text, refuse, scan_jsonl
+from workbench.evalset.cells import Unusable, number_cell, parse_json_cell, shown_cell, times_of_cells, whole_cell
+from workbench.evalset.files import Row, read_table, read_text, refuse_file, scan_jsonl
 from workbench.evalset.imports.logged_calls import ToolLog
 from workbench.inference.messages import Usage
 
@@ -21,10 +21,10 @@ _LARGEST = 2**40  # tokens of one call; what is beyond is no count
 _MOST_USD = 1_000_000_000
 
 
-def at(row: Any, path: str) -> Any:
+def field_at(row: Any, path: str) -> Any:
     """Value at ``a.b.c`` inside objects and, by number, lists; None where it is not.
 
-    >>> at({"a": [{"b": 1}]}, "a.0.b"), at({"a": 1}, "a.b")
+    >>> field_at({"a": [{"b": 1}]}, "a.0.b"), field_at({"a": 1}, "a.b")
     (1, None)
     """
     for part in path.split("."):
@@ -37,29 +37,29 @@ def at(row: Any, path: str) -> Any:
     return row
 
 
-def objects(found: Any) -> list[dict[str, Any]]:
+def field_objects(found: Any) -> list[dict[str, Any]]:
     """Objects of a list, and none of what is no list.
 
-    >>> objects([{"a": 1}, 2]), objects(10**30)
+    >>> field_objects([{"a": 1}, 2]), field_objects(10**30)
     ([{'a': 1}], [])
     """
     return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
 
 
-def first(row: Any, *paths: str) -> Any:
+def first_field(row: Any, *paths: str) -> Any:
     """First value that is told at one of these places."""
-    return next((value for path in paths if (value := at(row, path)) is not None), None)
+    return next((value for path in paths if (value := field_at(row, path)) is not None), None)
 
 
-def text_at(row: Any, *paths: str) -> str:
+def field_text(row: Any, *paths: str) -> str:
     """Text, or a number as text, at the first of these places that has one; else ""."""
-    value = first(row, *paths)
+    value = first_field(row, *paths)
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return ""
     return value if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def amount_at(row: Any, *paths: str) -> float | None:
+def field_amount(row: Any, *paths: str) -> float | None:
     """Number from 0 at the first of these places that has one.
 
     Raises
@@ -67,10 +67,10 @@ def amount_at(row: Any, *paths: str) -> float | None:
     Unusable
         If it is below 0, or no number.
     """
-    return amount_of(paths[0].rpartition(".")[2], first(row, *paths))
+    return logged_amount(paths[0].rpartition(".")[2], first_field(row, *paths))
 
 
-def amount_of(name: str, value: Any) -> float | None:
+def logged_amount(name: str, value: Any) -> float | None:
     """Number from 0, and no more than anything here may cost or take.
 
     Raises
@@ -78,13 +78,13 @@ def amount_of(name: str, value: Any) -> float | None:
     Unusable
         If it is another one, or none.
     """
-    found = number(name, value)
+    found = number_cell(name, value)
     if found is not None and not 0 <= found <= _LARGEST:
-        raise Unusable(f"{name} must be 0 or more, found {shown(value)}")
+        raise Unusable(f"{name} must be 0 or more, found {shown_cell(value)}")
     return found
 
 
-def usd_of(name: str, value: Any) -> float | None:
+def logged_usd(name: str, value: Any) -> float | None:
     """Dollars; 0 is none: tools write it where they know no price.
 
     Raises
@@ -92,13 +92,13 @@ def usd_of(name: str, value: Any) -> float | None:
     Unusable
         If it is below 0, or no amount that anything here may cost.
     """
-    found = amount_of(name, value)
+    found = logged_amount(name, value)
     if found is not None and found > _MOST_USD:
-        raise Unusable(f"{name} {shown(value)} is more than any call may cost")
+        raise Unusable(f"{name} {shown_cell(value)} is more than any call may cost")
     return found or None
 
 
-def count_of(name: str, value: Any) -> int:
+def logged_token_count(name: str, value: Any) -> int:
     """Tokens of one kind, 0 where they are not told.
 
     Raises
@@ -106,13 +106,13 @@ def count_of(name: str, value: Any) -> int:
     Unusable
         If it is no whole number from 0.
     """
-    found = whole(name, value) or 0
+    found = whole_cell(name, value) or 0
     if found > _LARGEST:
-        raise Unusable(f"{name} {shown(value)} is no count of tokens")
+        raise Unusable(f"{name} {shown_cell(value)} is no count of tokens")
     return found
 
 
-def usage_of(prompt: Any, output: Any, *, cache_read: Any = 0, cache_write: Any = 0, inside: bool) -> Usage | None:
+def logged_usage(prompt: Any, output: Any, *, cache_read: Any = 0, cache_write: Any = 0, inside: bool) -> Usage | None:
     """Token classes of counts; None if neither prompt nor output is told, or both are 0.
 
     Parameters
@@ -125,8 +125,11 @@ def usage_of(prompt: Any, output: Any, *, cache_read: Any = 0, cache_write: Any 
     Unusable
         If a count is none.
     """
-    asked, said = count_of("prompt tokens", prompt), count_of("output tokens", output)
-    read, written = count_of("cache read tokens", cache_read), count_of("cache write tokens", cache_write)
+    asked, said = logged_token_count("prompt tokens", prompt), logged_token_count("output tokens", output)
+    read, written = (
+        logged_token_count("cache read tokens", cache_read),
+        logged_token_count("cache write tokens", cache_write),
+    )
     if not (asked or said or read or written):
         return None
     if not inside or read + written > asked:
@@ -134,14 +137,14 @@ def usage_of(prompt: Any, output: Any, *, cache_read: Any = 0, cache_write: Any 
     return Usage.of_prompt(asked, said, cache_read=read, cache_write=written)
 
 
-def usage_in(row: Any) -> Usage | None:
+def usage_field(row: Any) -> Usage | None:
     """Token classes of a vendor's own usage object, by the names that it uses.
 
     OpenAI counts what was cached inside the prompt, Anthropic beside it; the names tell which one it is.
 
-    >>> usage_in({"prompt_tokens": 160, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 100}})
+    >>> usage_field({"prompt_tokens": 160, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 100}})
     Usage(fresh=60, cache_read=100, cache_write=0, output=5, cache_write_long=0)
-    >>> usage_in({"input_tokens": 60, "cache_read_input_tokens": 100, "output_tokens": 5}).fresh
+    >>> usage_field({"input_tokens": 60, "cache_read_input_tokens": 100, "output_tokens": 5}).fresh
     60
 
     Raises
@@ -152,64 +155,64 @@ def usage_in(row: Any) -> Usage | None:
     if not isinstance(row, dict):
         return None
     if "prompt_tokens" in row or "completion_tokens" in row:
-        return usage_of(
+        return logged_usage(
             row.get("prompt_tokens"),
             row.get("completion_tokens"),
-            cache_read=first(row, "prompt_tokens_details.cached_tokens", "cache_read_input_tokens"),
-            cache_write=first(row, "prompt_tokens_details.cache_creation_tokens", "cache_creation_input_tokens"),
+            cache_read=first_field(row, "prompt_tokens_details.cached_tokens", "cache_read_input_tokens"),
+            cache_write=first_field(row, "prompt_tokens_details.cache_creation_tokens", "cache_creation_input_tokens"),
             inside=True,
         )
-    read = first(row, "input_tokens_details.cached_tokens", "input_token_details.cache_read")
-    return usage_of(
+    read = first_field(row, "input_tokens_details.cached_tokens", "input_token_details.cache_read")
+    return logged_usage(
         row.get("input_tokens"),
         row.get("output_tokens"),
         cache_read=row.get("cache_read_input_tokens") if read is None else read,
-        cache_write=first(row, "cache_creation_input_tokens", "input_token_details.cache_creation"),
+        cache_write=first_field(row, "cache_creation_input_tokens", "input_token_details.cache_creation"),
         inside=read is not None,
     )
 
 
-def json_in(value: Any) -> Any:
+def json_field(value: Any) -> Any:
     """What a text that is JSON holds; other texts, and values that are read already, as they are.
 
-    >>> json_in('{"a": 1}'), json_in("why?")
+    >>> json_field('{"a": 1}'), json_field("why?")
     ({'a': 1}, 'why?')
     """
     if not (isinstance(value, str) and value.lstrip()[:1] in ("{", "[", '"')):
         return value
     try:
-        return parse_json(value)
+        return parse_json_cell(value)
     except (ValueError, RecursionError):
         return value
 
 
-def question_in(messages: Any) -> str:
+def logged_question(messages: Any) -> str:
     """Last text of a user in a list of messages, in any of the vendors' forms; a text stands for itself.
 
-    >>> question_in([{"role": "system", "content": "be short"}, {"role": "user", "content": [{"text": "why?"}]}])
+    >>> logged_question([{"role": "system", "content": "be short"}, {"role": "user", "content": [{"text": "why?"}]}])
     'why?'
     """
     if isinstance(messages, str):
         return messages
     if isinstance(messages, dict):
-        return question_in(first(messages, "messages", "input", "contents", "prompt"))
+        return logged_question(first_field(messages, "messages", "input", "contents", "prompt"))
     rows = [m for m in messages if isinstance(m, dict)] if isinstance(messages, list) else []
     asked = [m for m in rows if m.get("role") in ("user", "human")] or [m for m in rows if "role" not in m]
-    return text_in(asked[-1]) if asked else ""
+    return logged_message_text(asked[-1]) if asked else ""
 
 
-def text_in(message: Any) -> str:
+def logged_message_text(message: Any) -> str:
     """Text of one message or of its parts."""
     if isinstance(message, str):
         return message
     if isinstance(message, list):
-        return "\n".join(text for part in message if (text := text_in(part)))
+        return "\n".join(text for part in message if (text := logged_message_text(part)))
     if isinstance(message, dict):
-        return text_in(first(message, "content", "text", "parts"))
+        return logged_message_text(first_field(message, "content", "text", "parts"))
     return ""
 
 
-def moment(name: str, value: Any) -> tuple[float, str]:
+def logged_moment(name: str, value: Any) -> tuple[float, str]:
     """Seconds since 1970 and ISO time in UTC of one cell; nanoseconds and the like are known by their size.
 
     Raises
@@ -219,17 +222,17 @@ def moment(name: str, value: Any) -> tuple[float, str]:
     """
     if isinstance(value, str) and value.isdigit():
         value = int(value)
-    found, wrong = times_of(name, [(0, value)])
+    found, wrong = times_of_cells(name, [(0, value)])
     if wrong:
         raise Unusable(wrong[0][1])
     seconds, _ = found[0]
     try:
         return seconds, datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "+00:00"
     except (ValueError, OverflowError, OSError):
-        raise Unusable(f"{name} {shown(value)} is no time") from None
+        raise Unusable(f"{name} {shown_cell(value)} is no time") from None
 
 
-def document_of(path: Path) -> Any:
+def log_document(path: Path) -> Any:
     """JSON of a whole file.
 
     Raises
@@ -238,15 +241,15 @@ def document_of(path: Path) -> Any:
         If it cannot be read, or is no JSON.
     """
     text, defects = read_text(path)
-    refuse(path, defects)
+    refuse_file(path, defects)
     try:
-        return parse_json(text.removeprefix("\ufeff"))
+        return parse_json_cell(text.removeprefix("\ufeff"))
     except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", 0)
         raise EvalsetError(f"{path} cannot be read:", [Defect(str(path), line, f"not JSON: {error}")]) from None
 
 
-def rows_of(path: Path, log: ToolLog) -> list[Row]:
+def log_rows(path: Path, log: ToolLog) -> list[Row]:
     """Rows of a table or of JSON lines; of the latter, lines that are no object are set aside.
 
     Raises
@@ -258,14 +261,14 @@ def rows_of(path: Path, log: ToolLog) -> list[Row]:
         return list(read_table(path).rows)
     rows, defects = scan_jsonl(path)
     if not rows:
-        refuse(path, defects)
+        refuse_file(path, defects)
     for defect in defects:
         log.read += 1
         log.set_aside(path, defect.line, defect.problem)
     return rows
 
 
-def files_in(paths: Sequence[Path], suffixes: Sequence[str], what: str) -> list[Path]:
+def log_files_in(paths: Sequence[Path], suffixes: Sequence[str], what: str) -> list[Path]:
     """Files that are given, and those with one of these endings inside folders that are given, in the order of names.
 
     Raises

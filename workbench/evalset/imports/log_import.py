@@ -19,16 +19,23 @@ import polars as pl
 
 from workbench.errors import ConfigError, EvalsetError, unknown_name
 from workbench.evalset.files import read_jsonl, read_parquet, read_table
-from workbench.evalset.folder import Tell, add_file, import_card, say_nothing
+from workbench.evalset.folder import Tell, add_evalset_file, import_card, tell_nothing
 from workbench.evalset.imports.eval_tool_logs import read_inspect, read_lm_eval, read_promptfoo
-from workbench.evalset.imports.log_fields import at
-from workbench.evalset.imports.logged_calls import LoggedCall, Score, ToolLog, cost_nanos, named, price_of
-from workbench.evalset.imports.outcome_tables import GATES, Repairs, checked
+from workbench.evalset.imports.log_fields import field_at
+from workbench.evalset.imports.logged_calls import (
+    LoggedCall,
+    LoggedScore,
+    ToolLog,
+    logged_arm_name,
+    logged_call_price,
+    logged_cost_nanos,
+)
+from workbench.evalset.imports.outcome_tables import GATES, OutcomeRepairs, checked_outcomes
 from workbench.evalset.imports.pairs_and_streams import SAME_WORDS
 from workbench.evalset.imports.production_tool_logs import read_langfuse, read_litellm, read_mlflow, read_openai_batch
 from workbench.evalset.imports.span_logs import read_openinference, read_otlp
-from workbench.evalset.outcomes import FILE, STORED_SCHEMA, outcomes_of, schema_columns
-from workbench.evalset.traffic import stream_of, words_key
+from workbench.evalset.outcomes import FILE, STORED_SCHEMA, outcome_columns, outcomes_of
+from workbench.evalset.traffic import stream_of_rows, words_answer_key
 from workbench.inference.prices import NANOS_PER_USD, PriceTable, nanos
 from workbench.records import content_hash, file_hash
 from workbench.rendering.progress import waiting
@@ -48,16 +55,16 @@ _BY_HAND = "Who asked these prompts and when, how right and wrong were told apar
 
 
 @dataclass(frozen=True, slots=True)
-class Choices:
+class LogChoices:
     """What a user says about a log: which score is the quality, and `Repairs` of its outcomes."""
 
     score: str = ""
-    repairs: Repairs = field(default_factory=Repairs)
+    repairs: OutcomeRepairs = field(default_factory=OutcomeRepairs)
 
 
 @waiting("import of the log")
 def import_log(
-    log: ToolLog, out: Path, prices: PriceTable, *, choices: Choices | None = None, tell: Tell = say_nothing
+    log: ToolLog, out: Path, prices: PriceTable, *, choices: LogChoices | None = None, tell: Tell = tell_nothing
 ) -> list[Path]:
     """Write into the evalset folder ``out`` everything that a log holds for the notebooks; gives the files.
 
@@ -73,55 +80,57 @@ def import_log(
         If a score or a model that is named is not there.
     """
     notes = list[str]()
-    parts = _files_of_log(log, out, prices, choices or Choices(), notes)
+    parts = _files_of_log(log, out, prices, choices or LogChoices(), notes)
     if there := [name for name in parts if (out / name).exists()]:
         raise EvalsetError(f"{out} has {', '.join(there)} already; remove it or import under another name")
     if FILE in parts and not (out / "gates.toml").exists():
         parts["gates.toml"] = GATES.encode()
-    notes = [*log.told(), *notes, *cost_lines(log, prices)]
+    notes = [*log.told(), *notes, *log_cost_lines(log, prices)]
     card = import_card({path: () for path in log.files}, _BY_HAND, notes)
-    done = [add_file(out, name, data, card=card) for name, data in parts.items()]
+    done = [add_evalset_file(out, name, data, card=card) for name, data in parts.items()]
     for line in notes:
         tell(line)
     return done
 
 
-def _files_of_log(log: ToolLog, out: Path, prices: PriceTable, choices: Choices, notes: list[str]) -> dict[str, bytes]:
+def _files_of_log(
+    log: ToolLog, out: Path, prices: PriceTable, choices: LogChoices, notes: list[str]
+) -> dict[str, bytes]:
     """Files that can be made of a log, by name."""
     parts = dict[str, bytes]()
     try:
         of_outcomes = list[str]()
-        parts[FILE] = _parquet(outcomes_in(log, prices, choices, of_outcomes))
+        parts[FILE] = _log_parquet(outcomes_in_log(log, prices, choices, of_outcomes))
         notes += of_outcomes
     except (EvalsetError, ConfigError) as error:
-        if log.tool in EVALS or choices != Choices():
+        if log.tool in EVALS or choices != LogChoices():
             raise
         notes.append(f"no outcomes: {str(error).partition(chr(10))[0]}")
-    if log.tool not in NO_TRAFFIC and (requests := stream_in(log, notes)) is not None:
-        parts[STREAM] = _parquet(requests)
-    if not scores_of(log) and (unscored := answers_in(log, prices)):
+    if log.tool not in NO_TRAFFIC and (requests := stream_in_log(log, notes)) is not None:
+        parts[STREAM] = _log_parquet(requests)
+    if not log_score_counts(log) and (unscored := answers_in_log(log, prices)):
         parts[ANSWERS] = unscored.encode()
         notes.append(f"{ANSWERS}: fill `quality`, 0 to 1, then: workbench import outcomes {ANSWERS} --name ANOTHER")
     if log.searches:
-        parts[RUN], parts[ASKED] = run_in(log, out)
-    parts |= {name: text.encode() for name, text in label_files(log, notes).items() if text}
+        parts[RUN], parts[ASKED] = run_in_log(log, out)
+    parts |= {name: text.encode() for name, text in label_files_of_log(log, notes).items() if text}
     if not parts:
         raise EvalsetError(f"{log.tool}: nothing here for a notebook; {'; '.join(notes) or 'no call, no search'}")
     return parts
 
 
-def _parquet(frame: pl.DataFrame) -> bytes:
+def _log_parquet(frame: pl.DataFrame) -> bytes:
     data = io.BytesIO()
     frame.write_parquet(data)
     return data.getvalue()
 
 
-def scores_of(log: ToolLog) -> Counter[str]:
+def log_score_counts(log: ToolLog) -> Counter[str]:
     """How many calls have a value of each score."""
     return Counter(s.name for call in log.calls for s in call.scores if s.value is not None)
 
 
-def primary_score(log: ToolLog, asked: str = "") -> str:
+def primary_log_score(log: ToolLog, asked: str = "") -> str:
     """Score that is the quality: the one that is asked for, promptfoo's own, or the only one.
 
     Raises
@@ -131,7 +140,7 @@ def primary_score(log: ToolLog, asked: str = "") -> str:
     EvalsetError
         If no call has a score.
     """
-    known = sorted(scores_of(log))
+    known = sorted(log_score_counts(log))
     if asked and asked not in known:
         raise ConfigError(f"--score: {unknown_name('score', asked, known)}")
     if not known:
@@ -143,7 +152,7 @@ def primary_score(log: ToolLog, asked: str = "") -> str:
     raise ConfigError(f"the log has {len(known)} scores ({', '.join(known)}); say which is the quality: --score NAME")
 
 
-def outcomes_in(log: ToolLog, prices: PriceTable, choices: Choices, notes: list[str]) -> pl.DataFrame:
+def outcomes_in_log(log: ToolLog, prices: PriceTable, choices: LogChoices, notes: list[str]) -> pl.DataFrame:
     """Outcomes of a log, in the columns of `STORED_SCHEMA`.
 
     A call that failed is a failed outcome: its quality is 0. A repeat that a cache answered is no repeat. Cost is that
@@ -155,16 +164,16 @@ def outcomes_in(log: ToolLog, prices: PriceTable, choices: Choices, notes: list[
     EvalsetError
         If there are none, or they cannot be used, as `outcomes_of` says.
     ConfigError
-        As `primary_score`.
+        As `primary_log_score`.
     """
-    name = primary_score(log, choices.score)
+    name = primary_log_score(log, choices.score)
     rows, dropped = list[tuple[Any, ...]](), Counter[str]()
     seen = Counter[tuple[str, str]]()
-    measured = {(c.prompt_id or c.prompt, named(c)) for c in log.calls if not c.cached}
+    measured = {(c.prompt_id or c.prompt, logged_arm_name(c)) for c in log.calls if not c.cached}
     judged = set[str]()
     for call in sorted(log.calls, key=lambda c: (c.file, c.repeat or 0, c.line)):
         score = next((s for s in call.scores if s.name == name and s.value is not None), None)
-        key = (call.prompt_id or content_hash(call.prompt)[:16], named(call))
+        key = (call.prompt_id or content_hash(call.prompt)[:16], logged_arm_name(call))
         if score is None and not call.error:
             dropped[f"have no {name}"] += 1
         elif not call.prompt.strip():
@@ -173,7 +182,7 @@ def outcomes_in(log: ToolLog, prices: PriceTable, choices: Choices, notes: list[
             dropped["are repeats that a cache answered, which are none"] += 1
         else:
             judged |= {score.source} if score and not call.error else set()
-            rows.append(_outcome_row(call, score, key[0], seen[key], prices))
+            rows.append(_log_outcome_row(call, score, key[0], seen[key], prices))
             seen[key] += 1
     notes += [f"{n:,} calls {why} and are no outcomes" for why, n in dropped.items()]
     if not rows:
@@ -186,19 +195,19 @@ def outcomes_in(log: ToolLog, prices: PriceTable, choices: Choices, notes: list[
         pl.when("failed").then(pl.col("cost_usd").fill_null(means)).otherwise("cost_usd").alias("cost_usd")
     )
     source = log.files[0] if len(log.files) == 1 else log.files[0].parent
-    whole = checked(frame.drop("failed"), source, {"repeat": "repeat"}, choices.repairs, notes)
+    whole = checked_outcomes(frame.drop("failed"), source, {"repeat": "repeat"}, choices.repairs, notes)
     outcomes_of(whole, str(source))
-    return whole.select(schema_columns(whole))
+    return whole.select(outcome_columns(whole))
 
 
 # What `logs.checked` reads beside outcomes; repeats out of a cache are left out before it.
 _OUTCOME_SCHEMA: Mapping[str, Any] = {**STORED_SCHEMA, "cached": pl.Float64, "line": pl.Int64}
 
 
-def _outcome_row(
-    call: LoggedCall, score: Score | None, prompt_id: str, repeat: int, prices: PriceTable
+def _log_outcome_row(
+    call: LoggedCall, score: LoggedScore | None, prompt_id: str, repeat: int, prices: PriceTable
 ) -> tuple[Any, ...]:
-    by_tokens, use = cost_nanos(call, prices), call.usage
+    by_tokens, use = logged_cost_nanos(call, prices), call.usage
     cost = call.usd if by_tokens is None else by_tokens / NANOS_PER_USD
     values = {
         "prompt_id": prompt_id, "prompt": call.prompt, "model": call.model, "config": call.config or None,
@@ -210,15 +219,15 @@ def _outcome_row(
     return (*(values.get(name) for name in _OUTCOME_SCHEMA), bool(call.error))
 
 
-def cost_lines(log: ToolLog, prices: PriceTable) -> list[str]:
+def log_cost_lines(log: ToolLog, prices: PriceTable) -> list[str]:
     """By model: calls, failures, cached answers, what the tokens cost by the price table, and what the log says."""
     lines, groups = [], dict[str, list[LoggedCall]]()
     for call in log.calls:
-        groups.setdefault(named(call), []).append(call)
+        groups.setdefault(logged_arm_name(call), []).append(call)
     for name, calls in groups.items():
-        mine = [cost for call in calls if (cost := cost_nanos(call, prices)) is not None]
+        mine = [cost for call in calls if (cost := logged_cost_nanos(call, prices)) is not None]
         logged = [call.usd for call in calls if call.usd is not None]
-        price = price_of(calls[0], prices)
+        price = logged_call_price(calls[0], prices)
         by_tokens = f"${sum(mine) / NANOS_PER_USD:.6f} by the tokens of {len(mine):,}" if mine else "no known price"
         if not mine and price:
             by_tokens = "no tokens"
@@ -229,7 +238,7 @@ def cost_lines(log: ToolLog, prices: PriceTable) -> list[str]:
     return lines
 
 
-def requests_in(log: ToolLog) -> list[LoggedCall]:
+def requests_in_log(log: ToolLog) -> list[LoggedCall]:
     """What users asked: the first call of each trace that tells its question, in the order they came."""
     asked, traces = list[LoggedCall](), set[str]()
     for call in sorted(log.calls, key=lambda c: (c.started, c.file, c.line)):
@@ -239,31 +248,31 @@ def requests_in(log: ToolLog) -> list[LoggedCall]:
     return asked
 
 
-def stream_in(log: ToolLog, notes: list[str]) -> pl.DataFrame | None:
+def stream_in_log(log: ToolLog, notes: list[str]) -> pl.DataFrame | None:
     """Requests as a stream for caching; None if no call tells what was asked.
 
     Nothing in a log says which requests may share an answer: those of the same words do, and no others. So a cache
     that serves other words looks worse than it may be, never better.
     """
-    asked = requests_in(log)
+    asked = requests_in_log(log)
     timed = [call for call in asked if call.started]
     if timed and len(timed) < len(asked):
         notes.append(f"{len(asked) - len(timed):,} requests have no time and are left out of the stream")
     rows = []
     for call in timed or asked:
-        row = {"query": call.prompt, "answer_key": words_key(call.prompt), "at": call.started or None}
+        row = {"query": call.prompt, "answer_key": words_answer_key(call.prompt), "at": call.started or None}
         row |= {"tenant_id": call.tenant_id, "feature": call.feature, "user_id": call.user_id}
         rows.append((call.line, row))
     if not rows:
         return None
-    frame, defects, _ = stream_of(log.tool, rows)
+    frame, defects, _ = stream_of_rows(log.tool, rows)
     if defects:
         raise EvalsetError("the requests are no stream:", defects)
     notes.append(f"stream: {SAME_WORDS}")
     return frame.sort("pos")
 
 
-def run_in(log: ToolLog, out: Path) -> tuple[bytes, bytes]:
+def run_in_log(log: ToolLog, out: Path) -> tuple[bytes, bytes]:
     """Searches as a TREC run, and the questions that were asked; a question of the evalset keeps its own id."""
     path = out / "queries.jsonl"
     known = {str(row.get("text")): str(row.get("_id")) for _, row in read_jsonl(path)} if path.is_file() else {}
@@ -279,13 +288,13 @@ def run_in(log: ToolLog, out: Path) -> tuple[bytes, bytes]:
     return "".join(lines).encode("utf-8", "replace"), "".join(rows).encode("utf-8", "replace")
 
 
-def answers_in(log: ToolLog, prices: PriceTable) -> str:
+def answers_in_log(log: ToolLog, prices: PriceTable) -> str:
     """Lines of answers with an empty ``quality``, in the columns of outcomes; "" if no answer is in the log."""
     lines, seen = list[str](), Counter[tuple[str, str]]()
     for call in log.calls:
         if call.prompt.strip() and (call.output or call.error):
-            key = (call.prompt_id or content_hash(call.prompt)[:16], named(call))
-            values = dict(zip(_OUTCOME_SCHEMA, _outcome_row(call, None, key[0], seen[key], prices), strict=False))
+            key = (call.prompt_id or content_hash(call.prompt)[:16], logged_arm_name(call))
+            values = dict(zip(_OUTCOME_SCHEMA, _log_outcome_row(call, None, key[0], seen[key], prices), strict=False))
             row = {name: value for name, value in values.items() if value is not None and name != "line"}
             graded = {"answer": call.output, "quality": 0.0 if call.error else None}
             lines.append(json.dumps(row | graded, ensure_ascii=False) + "\n")
@@ -293,19 +302,19 @@ def answers_in(log: ToolLog, prices: PriceTable) -> str:
     return "".join(lines)
 
 
-def given_scores(log: ToolLog) -> Iterator[tuple[str, str, Score]]:
+def scores_in_log(log: ToolLog) -> Iterator[tuple[str, str, LoggedScore]]:
     """Scores with the item that each is of, and its time: of calls, and of what no call was found for."""
     for call in log.calls:
-        item = call.trace_id or call.call_id or f"{call.prompt_id or call.prompt[:80]}@{named(call)}"
+        item = call.trace_id or call.call_id or f"{call.prompt_id or call.prompt[:80]}@{logged_arm_name(call)}"
         yield from ((item, call.started, score) for score in call.scores)
     yield from ((item, "", score) for item, score in log.scores)
 
 
-def label_files(log: ToolLog, notes: list[str]) -> dict[str, str]:
+def label_files_of_log(log: ToolLog, notes: list[str]) -> dict[str, str]:
     """Lines of `PEOPLE` and `VERDICTS`, in the form of ``workbench.quality.labels``."""
     lines: dict[str, list[str]] = {PEOPLE: [], VERDICTS: []}
     outside = 0
-    for item, when, score in given_scores(log):
+    for item, when, score in scores_in_log(log):
         if score.source == "code" or score.value is None:
             continue
         if not 0 <= score.value <= 1:
@@ -319,7 +328,7 @@ def label_files(log: ToolLog, notes: list[str]) -> dict[str, str]:
     return {name: "".join(found) for name, found in lines.items()}
 
 
-def ledger_rows(log: ToolLog, prices: PriceTable, purpose: str) -> list[LedgerRow]:
+def ledger_rows_of_log(log: ToolLog, prices: PriceTable, purpose: str) -> list[LedgerRow]:
     """Calls of a log as rows of the ledger; the same log gives the same ids, so that nothing is booked twice.
 
     Cost is that of the tokens, else what the log says, else 0 without a price version: `workbench costs` shows those
@@ -331,7 +340,7 @@ def ledger_rows(log: ToolLog, prices: PriceTable, purpose: str) -> list[LedgerRo
     for call in log.calls:
         own = call.call_id or f"{hashes.get(call.file, call.file)} {call.line}"
         ids[own] += 1
-        cost, version = _cost_of(call, prices, log.tool)
+        cost, version = _log_cost_of(call, prices, log.tool)
         use = call.usage
         started = call.started or times[call.file].isoformat(timespec="seconds") if call.file in times else call.started
         rows.append(
@@ -339,7 +348,7 @@ def ledger_rows(log: ToolLog, prices: PriceTable, purpose: str) -> list[LedgerRo
                 call_id=f"{log.tool}-{content_hash(own, call.model, call.started, str(ids[own]))[:24]}",
                 attempt=0, started=started, latency_ms=call.latency_ms or 0.0, trace_id=call.trace_id,
                 item_id=call.prompt_id, tenant_id=call.tenant_id, user_id=call.user_id, feature=call.feature,
-                purpose=purpose, model_asked=price_of(call, prices) or call.model,
+                purpose=purpose, model_asked=logged_call_price(call, prices) or call.model,
                 model_served=call.served or call.model,
                 route="", reason=f"imported from {log.tool}", fresh_tokens=use.fresh if use else 0,
                 cache_read_tokens=use.cache_read if use else 0, cache_write_tokens=use.cache_write if use else 0,
@@ -350,16 +359,16 @@ def ledger_rows(log: ToolLog, prices: PriceTable, purpose: str) -> list[LedgerRo
     return rows
 
 
-def _cost_of(call: LoggedCall, prices: PriceTable, tool: str) -> tuple[int, str]:
-    if (cost := cost_nanos(call, prices)) is not None:
+def _log_cost_of(call: LoggedCall, prices: PriceTable, tool: str) -> tuple[int, str]:
+    if (cost := logged_cost_nanos(call, prices)) is not None:
         return cost, f"{prices.version}{'+batch' if call.batch else ''}"
     return (0, "") if call.usd is None else (nanos(call.usd), f"as logged by {tool}")
 
 
 @waiting("calls into the ledger")
-def book(log: ToolLog, ledger: Ledger, prices: PriceTable, purpose: str) -> tuple[int, int]:
+def book_log(log: ToolLog, ledger: Ledger, prices: PriceTable, purpose: str) -> tuple[int, int]:
     """Add the calls of a log to the ledger; gives how many were added, and how many were there already."""
-    rows = ledger_rows(log, prices, purpose)
+    rows = ledger_rows_of_log(log, prices, purpose)
     there = set(ledger.columns(["call_id"])["call_id"])
     new = [row for row in rows if row.call_id not in there]
     for start in range(0, len(new), 5_000):
@@ -411,7 +420,7 @@ def read_log(tool: str, paths: Sequence[Path]) -> ToolLog:
     return log
 
 
-def tool_of(paths: Sequence[Path]) -> str:
+def tool_of_log(paths: Sequence[Path]) -> str:
     """Name of the tool that wrote the files, by what the first that tells holds.
 
     Raises
@@ -425,13 +434,13 @@ def tool_of(paths: Sequence[Path]) -> str:
         if not os.path.exists(path):  # of a name that is too long too
             raise EvalsetError(f"{path} is not there")
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file.is_file() and (found := _tool_of(file)):
+            if file.is_file() and (found := _tool_of_log_file(file)):
                 return found
     names = ", ".join(TOOLS)
     raise ConfigError(f"no tool is known that wrote {', '.join(map(str, paths))}; say which with --tool: {names}")
 
 
-def _tool_of(path: Path) -> str:
+def _tool_of_log_file(path: Path) -> str:
     if zipfile.is_zipfile(path):
         return "inspect" if path.suffix == ".eval" else ""
     if path.suffix.lower() in _TABLES:
@@ -439,7 +448,7 @@ def _tool_of(path: Path) -> str:
             names = read_parquet(path).columns if path.suffix.lower() == ".parquet" else list(read_table(path).columns)
         except EvalsetError:
             return ""
-        return _by_keys(dict.fromkeys(names, ""))
+        return _log_tool_by_keys(dict.fromkeys(names, ""))
     if path.suffix.lower() not in (".json", ".jsonl", ".ndjson"):
         return ""
     with path.open("rb") as file:
@@ -447,12 +456,12 @@ def _tool_of(path: Path) -> str:
     try:
         row = json.loads(head.partition("\n")[0])
     except (ValueError, RecursionError):
-        row = _begun(path)
+        row = _begun_log_file(path)
     row = row[0] if isinstance(row, list) and row else row
-    return _by_keys(row) if isinstance(row, dict) else ""
+    return _log_tool_by_keys(row) if isinstance(row, dict) else ""
 
 
-def _begun(path: Path) -> Any:
+def _begun_log_file(path: Path) -> Any:
     """A document of many lines, whole."""
     try:
         return json.loads(path.read_bytes())
@@ -460,14 +469,14 @@ def _begun(path: Path) -> Any:
         return None
 
 
-def _by_keys(row: Mapping[str, Any]) -> str:
+def _log_tool_by_keys(row: Mapping[str, Any]) -> str:
     """Tool that writes objects, or tables, with these keys."""
     keys, inner = set(row), set(row.get("data") or ()) if isinstance(row.get("data"), dict) else set()
-    page = at(row.get("data"), "0") if isinstance(row.get("data"), list) else None
+    page = field_at(row.get("data"), "0") if isinstance(row.get("data"), list) else None
     rules = (
         ("otlp", bool({"resourceSpans", "resourceLogs"} & keys)),
-        ("openinference", "context.span_id" in keys or isinstance(at(dict(row), "context.span_id"), str)),
-        ("promptfoo", "promptIdx" in keys or at(dict(row), "results.results") is not None),
+        ("openinference", "context.span_id" in keys or isinstance(field_at(dict(row), "context.span_id"), str)),
+        ("promptfoo", "promptIdx" in keys or field_at(dict(row), "results.results") is not None),
         ("inspect", "samples" in keys and "eval" in keys),
         ("lm-eval", {"doc_id", "resps", "filter"} <= keys),
         ("openai-batch", "custom_id" in keys),
@@ -477,4 +486,4 @@ def _by_keys(row: Mapping[str, Any]) -> str:
         ("litellm", "call_type" in keys and bool({"spend", "response_cost"} & keys)),
     )
     found = next((tool for tool, holds in rules if holds), "")
-    return found or (_by_keys(page) if isinstance(page, dict) else "")
+    return found or (_log_tool_by_keys(page) if isinstance(page, dict) else "")

@@ -23,7 +23,7 @@ _DATED = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{8})$")
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
+class LoggedScore:
     """One value that a person, a model or a program gave to a call or a trace.
 
     Attributes
@@ -87,11 +87,11 @@ class LoggedCall:
     started: str = ""
     trace_id: str = ""
     served: str = ""
-    scores: tuple[Score, ...] = ()
+    scores: tuple[LoggedScore, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Retrieved:
+class LoggedSearch:
     """What one search of a product returned: ids and scores of documents, best first."""
 
     line: int
@@ -120,15 +120,15 @@ class ToolLog:
     read: int = 0
     spare: int = 0
     calls: list[LoggedCall] = field(default_factory=list)
-    searches: list[Retrieved] = field(default_factory=list)
-    scores: list[tuple[str, Score]] = field(default_factory=list)
+    searches: list[LoggedSearch] = field(default_factory=list)
+    scores: list[tuple[str, LoggedScore]] = field(default_factory=list)
     aside: list[Defect] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def each(self, path: Path, rows: Iterable[Row], read: Callable[[int, dict[str, Any]], Any]) -> None:
         """Read every row; what cannot be used is set aside.
 
-        ``read`` takes the line and the row and gives a `LoggedCall` or a `Retrieved`, None for a row that is
+        ``read`` takes the line and the row and gives a `LoggedCall` or a `LoggedSearch`, None for a row that is
         neither, or something that the reader uses later.
         """
         for line, row in rows:
@@ -140,7 +140,7 @@ class ToolLog:
                 continue
             if isinstance(found, LoggedCall):
                 self.calls.append(replace(found, file=path.name) if not found.file else found)
-            elif isinstance(found, Retrieved):
+            elif isinstance(found, LoggedSearch):
                 self.searches.append(found)
             elif found is None:
                 self.spare += 1
@@ -165,12 +165,12 @@ class ToolLog:
     @property
     def models(self) -> Counter[str]:
         """How many calls each model has."""
-        return Counter(named(call) for call in self.calls)
+        return Counter(logged_arm_name(call) for call in self.calls)
 
 
-def cost_nanos(call: LoggedCall, prices: PriceTable) -> int | None:
+def logged_cost_nanos(call: LoggedCall, prices: PriceTable) -> int | None:
     """Nano-dollars of the tokens of a call by the price table, at half price for a batch; None if not known."""
-    name = price_of(call, prices)
+    name = logged_call_price(call, prices)
     if call.usage is None or name is None:
         return None
     try:
@@ -180,18 +180,18 @@ def cost_nanos(call: LoggedCall, prices: PriceTable) -> int | None:
     return math.ceil(whole_price / 2) if call.batch else whole_price
 
 
-def price_of(call: LoggedCall, prices: PriceTable) -> str | None:
+def logged_call_price(call: LoggedCall, prices: PriceTable) -> str | None:
     """Name of the price of a call: of the model that was asked, else of the one that answered."""
-    return priced_as(call.model, prices) or (priced_as(call.served, prices) if call.served else None)
+    return logged_model_price(call.model, prices) or (logged_model_price(call.served, prices) if call.served else None)
 
 
-def priced_as(model: str, prices: PriceTable) -> str | None:
+def logged_model_price(model: str, prices: PriceTable) -> str | None:
     """Name under which the price table has a model that a tool calls in its own way; None if it has none.
 
     Tools part the vendor by ``:`` or by ``/``, leave it out, and add a date. A name that may be two rows is none.
 
     >>> from workbench.inference.prices import load_prices
-    >>> priced_as("openai:chat:gpt-5.4-mini-2026-03-17", load_prices())
+    >>> logged_model_price("openai:chat:gpt-5.4-mini-2026-03-17", load_prices())
     'openai/gpt-5.4-mini'
     """
     if model in prices.models:
@@ -203,12 +203,12 @@ def priced_as(model: str, prices: PriceTable) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def named(call: LoggedCall) -> str:
+def logged_arm_name(call: LoggedCall) -> str:
     """Model and configuration, as outcomes name an arm."""
     return f"{call.model}@{call.config}" if call.config else call.model
 
 
-def attach(log: ToolLog, given: Sequence[tuple[str, str, Score]]) -> None:
+def attach_logged_scores(log: ToolLog, given: Sequence[tuple[str, str, LoggedScore]]) -> None:
     """Give scores to the calls that they are of: by the id of the call, else to the last call of the trace.
 
     ``given`` is the id of a call or "", that of a trace or "", and the score; what fits no call stays in the log's

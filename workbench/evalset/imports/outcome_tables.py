@@ -9,10 +9,19 @@ from typing import Any, Literal
 import polars as pl
 
 from workbench.errors import ConfigError, Defect, EvalsetError, unknown_name
-from workbench.evalset.cells import Unusable, amount, id_text, name_text, number, share, shown, whole
-from workbench.evalset.files import Names, Row, TableFile, read_table, refuse, require_named
-from workbench.evalset.folder import Tell, import_card, new_folder, say_nothing, tell_left_out
-from workbench.evalset.outcomes import FILE, STORED_SCHEMA, outcomes_of, schema_columns
+from workbench.evalset.cells import (
+    Unusable,
+    amount_cell,
+    id_cell,
+    name_cell,
+    number_cell,
+    share_cell,
+    shown_cell,
+    whole_cell,
+)
+from workbench.evalset.files import Names, Row, TableFile, read_table, refuse_file, require_named_column
+from workbench.evalset.folder import Tell, import_card, new_evalset_folder, tell_nothing, tell_rows_left_out
+from workbench.evalset.outcomes import FILE, STORED_SCHEMA, outcome_columns, outcomes_of
 from workbench.rendering.progress import waiting
 
 RULE = (
@@ -47,7 +56,7 @@ _MOSTLY = 0.5
 _VERDICTS = frozenset(("pass", "fail", "passed", "failed", "correct", "incorrect", "c", "i", "yes", "no", "error"))
 
 
-def unfold(
+def unfold_wide_outcomes(
     table: TableFile,
     columns: Mapping[str, str],
     *,
@@ -76,11 +85,11 @@ def unfold(
     """
     shared = {ours: theirs for ours, theirs in columns.items() if ours not in _OF_CALLS}
     others = [c for c in table.columns if c not in shared.values() and c not in filters]
-    found, why = _models(table, others, models, costs)
+    found, why = _wide_models(table, others, models, costs)
     named = models or why == _PRICED or any(name in others for name in costs)
     if not found or ("quality" in columns and not named):  # a log of calls whose column of models has another name
-        raise EvalsetError(_no_model(table, columns))
-    parts = {model: dict(_columns_of_model(model, others)) for model in found}
+        raise EvalsetError(_no_wide_model(table, columns))
+    parts = {model: dict(_wide_columns_of_model(model, others)) for model in found}
     calls: list[Row] = []
     for line, row in table.rows:
         prompt = {ours: row.get(theirs) for ours, theirs in shared.items()}
@@ -93,29 +102,31 @@ def unfold(
     return calls, rest
 
 
-def _models(
+def _wide_models(
     table: TableFile, others: Sequence[str], models: Sequence[str], costs: Collection[str]
 ) -> tuple[list[str], str]:
     """Models in the order of their columns, and by which part of the rule they were found."""
-    qualities = dict.fromkeys(model for column in others for model in _owners(column, "quality"))
+    qualities = dict.fromkeys(model for column in others for model in _wide_owners(column, "quality"))
     if models:
         for model in models:
             if model not in others and model not in qualities:
                 raise ConfigError(f"--models: {unknown_name('column', model, [*others, *qualities])}")
         return list(dict.fromkeys(models)), "named by --models"
-    beside = dict.fromkeys(model for column in others for model in _owners(column, "cost_usd"))
+    beside = dict.fromkeys(model for column in others for model in _wide_owners(column, "cost_usd"))
     priced = [model for model in beside if model in others or model in qualities]
     if priced:
         more = [model for model in costs if model in others and model not in priced]
         return [*priced, *more], _PRICED
-    parts = {column for model in others for ours, column in _columns_of_model(model, others) if column != model}
-    alike = [c for c in others if c in costs or (c not in parts and _holds_quality(table, c))]
-    split = [model for model in qualities if any(column in parts for _, column in _columns_of_model(model, others))]
+    parts = {column for model in others for ours, column in _wide_columns_of_model(model, others) if column != model}
+    alike = [c for c in others if c in costs or (c not in parts and _wide_column_holds_quality(table, c))]
+    split = [
+        model for model in qualities if any(column in parts for _, column in _wide_columns_of_model(model, others))
+    ]
     named = [model for model in qualities if model in costs]
     return list(dict.fromkeys([*alike, *(named or split)])), "they hold true, false or numbers in [0, 1]"
 
 
-def _owners(column: str, part: str) -> Iterator[str]:
+def _wide_owners(column: str, part: str) -> Iterator[str]:
     """Models that a column such as ``gpt-5.5_cost`` may be a part of."""
     for suffix in _PARTS[part]:
         for joint in _JOINTS:
@@ -123,7 +134,7 @@ def _owners(column: str, part: str) -> Iterator[str]:
                 yield column[: -len(suffix) - 1]
 
 
-def _columns_of_model(model: str, columns: Sequence[str]) -> Iterator[tuple[str, str]]:
+def _wide_columns_of_model(model: str, columns: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Columns of one model by our names; its quality stands in its own column, or in ``MODEL_quality``."""
     by_name = {column.lower(): column for column in columns}
     for ours, suffixes in _PARTS.items():
@@ -135,23 +146,23 @@ def _columns_of_model(model: str, columns: Sequence[str]) -> Iterator[tuple[str,
             yield ours, column
 
 
-def _holds_quality(table: TableFile, column: str) -> bool:
+def _wide_column_holds_quality(table: TableFile, column: str) -> bool:
     """Whether a column mostly holds right and wrong: one empty cell, one "error" or one 1.2 does not hide a model."""
     cells = [row[column] for _, row in table.rows if row.get(column) is not None]
-    return bool(cells) and sum(map(_is_quality, cells)) >= _MOSTLY * len(cells)
+    return bool(cells) and sum(map(_is_wide_quality, cells)) >= _MOSTLY * len(cells)
 
 
-def _is_quality(cell: Any) -> bool:
+def _is_wide_quality(cell: Any) -> bool:
     if isinstance(cell, str) and cell.strip().lower() in _VERDICTS:
         return True
     try:
-        return share("", cell) is not None
+        return share_cell("", cell) is not None
     except Unusable:
         return isinstance(cell, str) and cell.strip().endswith("%")
 
 
-def _no_model(table: TableFile, columns: Mapping[str, str]) -> str:
-    inner = [f"{c}.{key}" for c in table.columns for key in _fields(table, c)]
+def _no_wide_model(table: TableFile, columns: Mapping[str, str]) -> str:
+    inner = [f"{c}.{key}" for c in table.columns for key in _wide_fields(table, c)]
     told = f"{table.path} has no column `model`, and none that holds right and wrong; it has {', '.join(table.columns)}"
     if "quality" in columns:
         told = (
@@ -162,7 +173,7 @@ def _no_model(table: TableFile, columns: Mapping[str, str]) -> str:
     return f"{told}{fields}. Rename yours: --rename YOURS=model"
 
 
-def _fields(table: TableFile, column: str) -> list[str]:
+def _wide_fields(table: TableFile, column: str) -> list[str]:
     """Fields of the objects that a column holds."""
     cell = next((row[column] for _, row in table.rows if row.get(column) is not None), None)
     return list(cell) if isinstance(cell, dict) else []
@@ -200,7 +211,7 @@ confidence = 0.95
 
 
 @dataclass(frozen=True, slots=True)
-class Repairs:
+class OutcomeRepairs:
     """Choices about rows that cannot be used as they are; each that was needed is counted in the card.
 
     Attributes
@@ -228,7 +239,7 @@ class Repairs:
 
 
 @waiting("import of outcomes")
-def import_outcomes(path: Path, out: Path, *, repairs: Repairs | None = None, tell: Tell = say_nothing) -> Path:
+def import_outcomes(path: Path, out: Path, *, repairs: OutcomeRepairs | None = None, tell: Tell = tell_nothing) -> Path:
     """Write the evalset folder ``out`` with outcomes.parquet, card.md and gates.toml.
 
     Parameters
@@ -250,28 +261,28 @@ def import_outcomes(path: Path, out: Path, *, repairs: Repairs | None = None, te
     ConfigError
         If a column or a model that is named in ``repairs`` is not there.
     """
-    repairs, notes = repairs or Repairs(), list[str]()
-    table = _without(_read_outcomes(path, repairs.rename), repairs.without, notes)
-    columns = {ours: found for ours, theirs in NAMES.items() if (found := _first(theirs, table.columns))}
+    repairs, notes = repairs or OutcomeRepairs(), list[str]()
+    table = _outcomes_without(_read_outcomes(path, repairs.rename), repairs.without, notes)
+    columns = {ours: found for ours, theirs in NAMES.items() if (found := _first_outcome(theirs, table.columns))}
     if "model" in columns:
         if repairs.models:
             raise ConfigError(f"--models names columns of a wide table; {path} has a column {columns['model']!r}")
-        require_named(table, NAMES, ("prompt", "quality"))
-        calls, rest = _long(table, columns)
+        require_named_column(table, NAMES, ("prompt", "quality"))
+        calls, rest = _long_outcomes(table, columns)
     else:
-        calls, rest = unfold(
+        calls, rest = unfold_wide_outcomes(
             table, columns, models=repairs.models, filters=repairs.without, costs=repairs.costs, notes=notes
         )
     notes += [
         f"{c}: seconds or milliseconds? --rename {c}={c}_ms, or {c}_s" for c in rest if c.lower().endswith("latency")
     ]
-    frame = checked(_frame(path, calls, notes), path, columns, repairs, notes)
+    frame = checked_outcomes(_outcome_frame(path, calls, notes), path, columns, repairs, notes)
     outcomes_of(frame, str(path))
-    with new_folder(out) as folder:
-        frame.select(schema_columns(frame)).write_parquet(folder / FILE)
+    with new_evalset_folder(out) as folder:
+        frame.select(outcome_columns(frame)).write_parquet(folder / FILE)
         (folder / "card.md").write_text(import_card({path: rest}, _BY_HAND, notes), encoding="utf-8")
         (folder / "gates.toml").write_text(GATES, encoding="utf-8")
-    tell_left_out({path: rest}, notes, tell)
+    tell_rows_left_out({path: rest}, notes, tell)
     return out
 
 
@@ -290,16 +301,16 @@ def _read_outcomes(path: Path, rename: Mapping[str, str]) -> TableFile:
     return table
 
 
-def _first(theirs: Sequence[str], columns: Iterable[str]) -> str | None:
+def _first_outcome(theirs: Sequence[str], columns: Iterable[str]) -> str | None:
     known = set(columns)
     return next((name for name in theirs if name in known), None)
 
 
-def _without(table: TableFile, without: Mapping[str, str], notes: list[str]) -> TableFile:
+def _outcomes_without(table: TableFile, without: Mapping[str, str], notes: list[str]) -> TableFile:
     for column, value in without.items():
         if column not in table.columns:
             raise ConfigError(f"no column {column!r} to filter by; there are {', '.join(table.columns)}")
-        kept = tuple((line, row) for line, row in table.rows if not _is(row.get(column), value))
+        kept = tuple((line, row) for line, row in table.rows if not _outcome_cell_is(row.get(column), value))
         notes.append(f"{len(table.rows) - len(kept):,} rows with {column} = {value} were left out")
         if not kept:
             raise EvalsetError(f"{table.path}: every row has {column} = {value}, so that none is left")
@@ -307,24 +318,24 @@ def _without(table: TableFile, without: Mapping[str, str], notes: list[str]) -> 
     return table
 
 
-def _is(cell: Any, value: str) -> bool:
+def _outcome_cell_is(cell: Any, value: str) -> bool:
     """Whether a cell holds the value that somebody typed: true is True, 1 is 1.0."""
     if str(cell).strip().lower() == value.strip().lower():
         return cell is not None
     try:
-        found = number("", cell)
-        return found is not None and found == number("", value)
+        found = number_cell("", cell)
+        return found is not None and found == number_cell("", value)
     except Unusable:
         return False
 
 
-def _long(table: TableFile, columns: Mapping[str, str]) -> tuple[list[Row], list[str]]:
+def _long_outcomes(table: TableFile, columns: Mapping[str, str]) -> tuple[list[Row], list[str]]:
     """One row a prompt and model under our names, and the columns that mean nothing here."""
     calls = [(line, {ours: row.get(theirs) for ours, theirs in columns.items()}) for line, row in table.rows]
     return calls, [name for name in table.columns if name not in columns.values()]
 
 
-def _text_of(name: str, value: Any) -> str | None:
+def _prompt_of(name: str, value: Any) -> str | None:
     if isinstance(value, dict) and value:
         told = f"has the fields {', '.join(value)}; name one: --rename {name}.{next(iter(value))}={name}"
         raise Unusable(f'"{name}" must be a text, found an object that {told}')
@@ -334,13 +345,14 @@ def _text_of(name: str, value: Any) -> str | None:
 
 
 _READERS: Mapping[str, Callable[[str, Any], Any]] = {
-    "prompt_id": id_text, "prompt": _text_of, "model": id_text, "config": name_text, "quality": share,
-    "cost_usd": amount, "latency_ms": amount, "tokens_in": whole, "tokens_out": whole, "confidence": share,
-    "cluster": id_text, "feature": id_text, "tenant_id": id_text, "split": id_text, "repeat": whole, "cached": share,
+    "prompt_id": id_cell, "prompt": _prompt_of, "model": id_cell, "config": name_cell, "quality": share_cell,
+    "cost_usd": amount_cell, "latency_ms": amount_cell, "tokens_in": whole_cell, "tokens_out": whole_cell,
+    "confidence": share_cell, "cluster": id_cell, "feature": id_cell, "tenant_id": id_cell, "split": id_cell,
+    "repeat": whole_cell, "cached": share_cell,
 }  # fmt: skip
 
 
-def _frame(path: Path, calls: Sequence[Row], notes: list[str]) -> pl.DataFrame:
+def _outcome_frame(path: Path, calls: Sequence[Row], notes: list[str]) -> pl.DataFrame:
     """Calls in the types of the contract, each with its line; prompts without an id are named by their text."""
     rows, defects = list[dict[str, Any]](), dict[Defect, None]()
     named = any(cells.get("prompt_id") is not None for _, cells in calls)
@@ -355,7 +367,7 @@ def _frame(path: Path, calls: Sequence[Row], notes: list[str]) -> pl.DataFrame:
             text = row["prompt"].encode(errors="surrogatepass")
             name = row["prompt_id"] if named else hashlib.sha256(text).hexdigest()[:16]
             rows.append({**row, "prompt_id": name, "line": line})
-    refuse(path, defects)
+    refuse_file(path, defects)
     if not named:
         notes.append("prompts had no id and are named by a hash of their text")
     frame = pl.DataFrame(rows, schema={**STORED_SCHEMA, "cached": pl.Float64, "line": pl.Int64})
@@ -366,31 +378,31 @@ def _typed_outcome(cells: Mapping[str, Any]) -> dict[str, Any]:
     """One call in the types of the contract; ``columns`` of ``cells`` names the columns of a wide table."""
     names = cells.get("columns", {})
     row = {ours: read(names.get(ours, ours), cells.get(ours)) for ours, read in _READERS.items()}
-    seconds = amount("latency_s", cells.get("latency_s"))
+    seconds = amount_cell("latency_s", cells.get("latency_s"))
     if row["latency_ms"] is None and seconds is not None:
         row["latency_ms"] = seconds * 1000
     return row
 
 
-def checked(
-    frame: pl.DataFrame, path: Path, columns: Mapping[str, str], repairs: Repairs, notes: list[str]
+def checked_outcomes(
+    frame: pl.DataFrame, path: Path, columns: Mapping[str, str], repairs: OutcomeRepairs, notes: list[str]
 ) -> pl.DataFrame:
     """Rows that are whole: ids that are the prompts', repeats, answers to every prompt, costs.
 
     ``columns`` are ours by the file's, as far as it has them.
     """
     _refuse_call_ids(frame, path, columns)
-    frame = _numbered_repeats(_uncached(frame, notes), path, given="repeat" in columns, notes=notes)
-    frame = _common_texts(frame, notes) if repairs.texts == "most_common" else frame
+    frame = _numbered_outcomes(_uncached_outcomes(frame, notes), path, given="repeat" in columns, notes=notes)
+    frame = _common_prompt_texts(frame, notes) if repairs.texts == "most_common" else frame
     if repairs.drop_incomplete:
-        frame = _complete(frame, notes)
+        frame = _complete_outcomes(frame, notes)
     missing = frame.filter(pl.col("quality").is_null())
-    refuse(path, [Defect(str(path), row["line"], _unanswered(row)) for row in missing.iter_rows(named=True)])
-    return _costed(frame, repairs.costs, notes)
+    refuse_file(path, [Defect(str(path), row["line"], _unanswered(row)) for row in missing.iter_rows(named=True)])
+    return _costed_outcomes(frame, repairs.costs, notes)
 
 
 def _unanswered(row: Mapping[str, Any]) -> str:
-    where = f"prompt {shown(row['prompt'])}, model {row['model']!r}"
+    where = f"prompt {shown_cell(row['prompt'])}, model {row['model']!r}"
     return f"quality is missing: {where}; fill it, or leave such prompts out: --drop-incomplete"
 
 
@@ -407,7 +419,7 @@ def _refuse_call_ids(frame: pl.DataFrame, path: Path, columns: Mapping[str, str]
         )
 
 
-def _uncached(frame: pl.DataFrame, notes: list[str]) -> pl.DataFrame:
+def _uncached_outcomes(frame: pl.DataFrame, notes: list[str]) -> pl.DataFrame:
     """Leave out answers of a cache to what was asked before: they repeat nothing but its first answer."""
     keys, hit = ["prompt_id", "model", "config"], pl.col("cached").fill_null(0.0) > 0
     first = pl.col("line") == pl.col("line").sort_by(hit, "line").first().over(keys)
@@ -419,7 +431,7 @@ def _uncached(frame: pl.DataFrame, notes: list[str]) -> pl.DataFrame:
     return kept
 
 
-def _numbered_repeats(frame: pl.DataFrame, path: Path, *, given: bool, notes: list[str]) -> pl.DataFrame:
+def _numbered_outcomes(frame: pl.DataFrame, path: Path, *, given: bool, notes: list[str]) -> pl.DataFrame:
     """Number the repeats, where every prompt was asked several times; a row that stands twice is refused."""
     keys = ["prompt_id", "model", "config"]
     if given:
@@ -430,8 +442,8 @@ def _numbered_repeats(frame: pl.DataFrame, path: Path, *, given: bool, notes: li
     if counts.min() == 1:
         twice = frame.filter(pl.struct(keys).is_duplicated())
         told = "stands in another row, others once; give a column `repeat` if it was asked again, or remove one"
-        refuse(path, [
-            Defect(str(path), line, f"prompt {shown(prompt)}, model {model!r} {told}")
+        refuse_file(path, [
+            Defect(str(path), line, f"prompt {shown_cell(prompt)}, model {model!r} {told}")
             for line, prompt, model in twice.select("line", "prompt_id", "model").iter_rows()
         ])  # fmt: skip
     often = " to ".join(dict.fromkeys(str(n) for n in (counts.min(), counts.max())))
@@ -441,7 +453,7 @@ def _numbered_repeats(frame: pl.DataFrame, path: Path, *, given: bool, notes: li
     return frame.with_columns(repeat=pl.int_range(pl.len()).over(keys))
 
 
-def _common_texts(frame: pl.DataFrame, notes: list[str]) -> pl.DataFrame:
+def _common_prompt_texts(frame: pl.DataFrame, notes: list[str]) -> pl.DataFrame:
     counts = frame.group_by("prompt_id", "prompt").len().sort("len", "prompt", descending=[True, False])
     first = counts.unique("prompt_id", keep="first", maintain_order=True).select("prompt_id", "prompt")
     if several := len(counts) - len(first):
@@ -449,7 +461,7 @@ def _common_texts(frame: pl.DataFrame, notes: list[str]) -> pl.DataFrame:
     return frame.drop("prompt").join(first, on="prompt_id", how="left", maintain_order="left")
 
 
-def _complete(frame: pl.DataFrame, notes: list[str]) -> pl.DataFrame:
+def _complete_outcomes(frame: pl.DataFrame, notes: list[str]) -> pl.DataFrame:
     """Prompts that every model answered, in every repeat."""
     models = pl.concat_str("model", pl.col("config").fill_null(""), separator="\x1f")
     answered = frame.group_by("prompt_id").agg(models.n_unique().alias("n"), pl.col("quality").null_count())
@@ -461,7 +473,7 @@ def _complete(frame: pl.DataFrame, notes: list[str]) -> pl.DataFrame:
     return frame.filter(pl.col("prompt_id").is_in(whole_ids["prompt_id"].implode()))
 
 
-def _costed(frame: pl.DataFrame, costs: Mapping[str, float], notes: list[str]) -> pl.DataFrame:
+def _costed_outcomes(frame: pl.DataFrame, costs: Mapping[str, float], notes: list[str]) -> pl.DataFrame:
     """Declared costs where none were recorded; a model that has neither is refused, and a price of no model."""
     named = pl.when(pl.col("config").is_null()).then("model").otherwise(pl.format("{}@{}", "model", "config"))
     names = frame.select(named.alias("name"), "model", "cost_usd")

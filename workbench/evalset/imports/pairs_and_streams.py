@@ -19,12 +19,32 @@ import polars as pl
 from workbench.codec import write_whole
 from workbench.config import Settings
 from workbench.errors import Defect, EvalsetError
-from workbench.evalset.cells import Unusable, id_text, name_text, shown, truth
+from workbench.evalset.cells import Unusable, id_cell, name_cell, shown_cell, truth_cell
 from workbench.evalset.evalset import find_evalset
-from workbench.evalset.files import Names, TableFile, named_rows, read_parquet, read_table
-from workbench.evalset.folder import Tell, add_file, import_card, say_nothing, tell_left_out, writing
-from workbench.evalset.imports.judgement_sheets import FILL, agreement, nothing_filled, opinions
-from workbench.evalset.traffic import Pair, load_pairs, load_stream, pairs_of, same_words, stream_of, words_key
+from workbench.evalset.files import Names, TableFile, named_table_rows, read_parquet, read_table
+from workbench.evalset.folder import (
+    Tell,
+    add_evalset_file,
+    import_card,
+    tell_nothing,
+    tell_rows_left_out,
+    writing_evalset_files,
+)
+from workbench.evalset.imports.judgement_sheets import (
+    FILL,
+    nothing_filled_in_sheets,
+    opinions_of_sheets,
+    sheet_agreement,
+)
+from workbench.evalset.traffic import (
+    Pair,
+    load_pairs,
+    load_stream,
+    pairs_of_rows,
+    same_words,
+    stream_of_rows,
+    words_answer_key,
+)
 from workbench.records import DEFAULT_TENANT, content_hash
 from workbench.rendering.progress import waiting
 
@@ -64,7 +84,7 @@ _BY_HAND = "Where the questions come from, and who said which of them may share 
 
 @waiting("import of pairs")
 def import_pairs(
-    path: Path, out: Path, *, rename: Mapping[str, str] = MappingProxyType({}), tell: Tell = say_nothing
+    path: Path, out: Path, *, rename: Mapping[str, str] = MappingProxyType({}), tell: Tell = tell_nothing
 ) -> Path:
     """Write ``out/pairs.jsonl`` from a CSV, Parquet or JSONL file with one pair a row.
 
@@ -79,13 +99,13 @@ def import_pairs(
     ConfigError
         If a column to rename is not there.
     """
-    rows, rest = named_rows(read_table(path, rename), PAIR_NAMES, ("query_a", "query_b", "same_answer"))
-    pairs, defects = pairs_of(str(path), rows)
+    rows, rest = named_table_rows(read_table(path, rename), PAIR_NAMES, ("query_a", "query_b", "same_answer"))
+    pairs, defects = pairs_of_rows(str(path), rows)
     if defects:
         raise EvalsetError("the pairs cannot be imported; correct these lines:", defects)
     text = "".join(f"{pair_line(pair)}\n" for pair in pairs)
-    done = add_file(out, "pairs.jsonl", text.encode(), card=import_card({path: rest}, _BY_HAND))
-    tell_left_out({path: rest}, (), tell)
+    done = add_evalset_file(out, "pairs.jsonl", text.encode(), card=import_card({path: rest}, _BY_HAND))
+    tell_rows_left_out({path: rest}, (), tell)
     return done
 
 
@@ -95,7 +115,7 @@ def pair_line(pair: Pair) -> str:
     return json.dumps({"id": row.pop("pair_id"), **row, "same_answer": int(pair.same_answer)}, ensure_ascii=False)
 
 
-def _understood(table: TableFile, names: Names) -> str:
+def _pair_columns_understood(table: TableFile, names: Names) -> str:
     """Which column was taken for what."""
     taken = {ours: next((name for name in theirs if name in table.columns), "") for ours, theirs in names.items()}
     return f"columns: {', '.join(f'{ours} = {name}' for ours, name in taken.items() if name)}"
@@ -103,7 +123,7 @@ def _understood(table: TableFile, names: Names) -> str:
 
 @waiting("import of a stream")
 def import_stream(
-    path: Path, out: Path, *, rename: Mapping[str, str] = MappingProxyType({}), tell: Tell = say_nothing
+    path: Path, out: Path, *, rename: Mapping[str, str] = MappingProxyType({}), tell: Tell = tell_nothing
 ) -> Path:
     """Write ``out/stream.parquet`` from a CSV, Parquet or JSONL file with one request a row.
 
@@ -122,11 +142,11 @@ def import_stream(
         If a column to rename is not there.
     """
     table = read_table(path, rename)
-    rows, rest = named_rows(table, STREAM_NAMES, ("query",))
+    rows, rest = named_table_rows(table, STREAM_NAMES, ("query",))
     unlabelled = not set(STREAM_NAMES["answer_key"]) & set(table.columns)
     for _, row in rows if unlabelled else ():
-        row["answer_key"] = words_key(row["query"]) if isinstance(row["query"], str) else None
-    frame, defects, notes = stream_of(str(path), rows)
+        row["answer_key"] = words_answer_key(row["query"]) if isinstance(row["query"], str) else None
+    frame, defects, notes = stream_of_rows(str(path), rows)
     if defects:
         times = [name for name in STREAM_NAMES["at"] if name in table.columns and name not in rest]
         odd = times and any(defect.problem.startswith('"at"') for defect in defects)
@@ -138,10 +158,10 @@ def import_stream(
     frame.sort("pos").write_parquet(data)
     if unlabelled:
         notes.append(f"no column answer_key: {SAME_WORDS} (or name yours: --rename YOURS=answer_key)")
-    notes.append(_understood(table, STREAM_NAMES))
+    notes.append(_pair_columns_understood(table, STREAM_NAMES))
     card = import_card({path: rest}, _BY_HAND, notes)
-    done = add_file(out, "stream.parquet", data.getvalue(), card=card)
-    tell_left_out({path: rest}, notes, tell)
+    done = add_evalset_file(out, "stream.parquet", data.getvalue(), card=card)
+    tell_rows_left_out({path: rest}, notes, tell)
     return done
 
 
@@ -154,10 +174,10 @@ Key = tuple[str, str, str]  # tenant and the two texts, in order
 Edge = tuple[str, str]  # another answer key, and where it is said that both are one answer
 
 
-def unordered(tenant_id: str, one: str, other: str) -> Key:
+def unordered_pair(tenant_id: str, one: str, other: str) -> Key:
     """What a pair of texts is known by, whichever comes first.
 
-    >>> unordered("t", "Why?", "how") == unordered("t", "how", "Why?")
+    >>> unordered_pair("t", "Why?", "how") == unordered_pair("t", "how", "Why?")
     True
     """
     first, second = sorted((same_words(one), same_words(other)))
@@ -179,12 +199,12 @@ class PairLabel:
     @property
     def pair(self) -> Key:
         """What two opinions are about."""
-        return unordered(self.tenant_id, self.query_a, self.query_b)
+        return unordered_pair(self.tenant_id, self.query_a, self.query_b)
 
     @property
     def named(self) -> str:
         """The pair in a message."""
-        return f"{shown(self.query_a)} and {shown(self.query_b)}"
+        return f"{shown_cell(self.query_a)} and {shown_cell(self.query_b)}"
 
     @property
     def brief(self) -> str:
@@ -205,9 +225,11 @@ def is_pair_sheet(path: Path) -> bool:
 
 def filled_pairs(sheet: Path) -> set[Key]:
     """Pairs of a sheet that somebody has labelled."""
-    rows, _ = named_rows(read_table(sheet), _NAMES, ("query_a", "query_b", "same_answer"))
+    rows, _ = named_table_rows(read_table(sheet), _NAMES, ("query_a", "query_b", "same_answer"))
     return {
-        unordered(name_text("tenant_id", row["tenant_id"]) or DEFAULT_TENANT, str(row["query_a"]), str(row["query_b"]))
+        unordered_pair(
+            name_cell("tenant_id", row["tenant_id"]) or DEFAULT_TENANT, str(row["query_a"]), str(row["query_b"])
+        )
         for _, row in rows
         if row["same_answer"] is not None
     }
@@ -215,7 +237,7 @@ def filled_pairs(sheet: Path) -> set[Key]:
 
 @waiting("import of labelled pairs")
 def import_pair_labels(
-    paths: Sequence[Path], evalset: str | Path, *, settings: Settings, tell: Tell = say_nothing, partly: bool = False
+    paths: Sequence[Path], evalset: str | Path, *, settings: Settings, tell: Tell = tell_nothing, partly: bool = False
 ) -> list[Path]:
     """Add filled sheets of near repeats to an evalset; gives the files that changed: pairs and stream.
 
@@ -252,14 +274,14 @@ def import_pair_labels(
         if empty:
             tell(f"{empty:,} rows of {path} are not filled and left aside")
         rows, defects = rows + found, defects + wrong
-    first, second, twice = opinions(rows)
-    said = {unordered(pair.tenant_id, pair.query_a, pair.query_b): pair.same_answer for pair in known}
+    first, second, twice = opinions_of_sheets(rows)
+    said = {unordered_pair(pair.tenant_id, pair.query_a, pair.query_b): pair.same_answer for pair in known}
     labels = [label for label in first.values() if said.get(label.pair) != bool(label.grade)]
     if again := len(first) - len(labels):
         tell(f"{again:,} pairs are labelled so already, and left aside")
-    defects += [*twice, *_again(labels, known)]
-    roots, contradictions = _joined_keys(labels, known, keys)
-    made_up = {words_key(query) for query in stream.queries}
+    defects += [*twice, *_pairs_labelled_again(labels, known)]
+    roots, contradictions = _joined_answer_keys(labels, known, keys)
+    made_up = {words_answer_key(query) for query in stream.queries}
     if roots and not set(stream.answer_keys) <= made_up:
         told = (
             "the answer keys of the stream were given, not made of its words: they are not changed by labels of pairs"
@@ -268,10 +290,10 @@ def import_pair_labels(
     if defects := [*defects, *contradictions]:
         raise EvalsetError(f"the pairs cannot be added to {folder}; correct these lines:", defects)
     if not rows:
-        raise EvalsetError(nothing_filled(paths, "same_answer"))
+        raise EvalsetError(nothing_filled_in_sheets(paths, "same_answer"))
     if not labels:
         return []
-    for line in agreement(first, second, "pairs"):
+    for line in sheet_agreement(first, second, "pairs"):
         tell(line)
     return _write_pairs(folder, labels, known, keys, roots, tell)
 
@@ -281,7 +303,7 @@ def _read_filled_pairs(
 ) -> tuple[list[PairLabel], list[Defect], int]:
     """Filled rows, what cannot be used, and how many rows are empty and left aside."""
     rows, defects, empty = list[PairLabel](), list[Defect](), 0
-    for line, row in named_rows(read_table(path), _NAMES, ("query_a", "query_b", "same_answer"))[0]:
+    for line, row in named_table_rows(read_table(path), _NAMES, ("query_a", "query_b", "same_answer"))[0]:
         if partly and row["same_answer"] is None:
             empty += 1
             continue
@@ -295,27 +317,27 @@ def _read_filled_pairs(
 def _pair_label(
     path: Path, line: int, row: Mapping[str, Any], judge: str, keys: Mapping[tuple[str, str], str]
 ) -> PairLabel:
-    tenant = name_text("tenant_id", row["tenant_id"]) or DEFAULT_TENANT
+    tenant = name_cell("tenant_id", row["tenant_id"]) or DEFAULT_TENANT
     for name in ("query_a", "query_b"):
         if (tenant, same_words(str(row[name] or ""))) not in keys:
-            raise Unusable(f'"{name}" {shown(row[name])} is no request of the stream, of tenant {tenant!r}')
+            raise Unusable(f'"{name}" {shown_cell(row[name])} is no request of the stream, of tenant {tenant!r}')
     if row["same_answer"] is None:
         raise Unusable(f"same_answer is not filled (1: one answer serves both, 0: it does not): {FILL}")
-    same, judge = truth("same_answer", row["same_answer"]), name_text("judge", row["judge"]).strip() or judge
-    id_text("id", row["id"])
+    same, judge = truth_cell("same_answer", row["same_answer"]), name_cell("judge", row["judge"]).strip() or judge
+    id_cell("id", row["id"])
     return PairLabel(str(path), line, row["query_a"], row["query_b"], tenant, int(same), judge)
 
 
-def _again(labels: Iterable[PairLabel], known: Sequence[Pair]) -> list[Defect]:
+def _pairs_labelled_again(labels: Iterable[PairLabel], known: Sequence[Pair]) -> list[Defect]:
     """Rows about pairs that the evalset has with the other label."""
-    there = {unordered(p.tenant_id, p.query_a, p.query_b): p.pair_id for p in known}
+    there = {unordered_pair(p.tenant_id, p.query_a, p.query_b): p.pair_id for p in known}
     told = "are labelled otherwise already: pair"
     return [
         Defect(x.file, x.line, f"{x.named} {told} {there[x.pair]!r} of pairs.jsonl") for x in labels if x.pair in there
     ]
 
 
-def _joined_keys(
+def _joined_answer_keys(
     labels: Sequence[PairLabel], known: Sequence[Pair], keys: Mapping[tuple[str, str], str]
 ) -> tuple[dict[str, str], list[Defect]]:
     """New key of each answer key that is joined to another, and the rows that contradict what was said."""
@@ -336,16 +358,16 @@ def _joined_keys(
     last = {label.where: label for label in labels}
     defects = []
     for one, other, where, label in differ:
-        if (path := _path(edges, one, other)) is not None:
+        if (path := _answer_key_path(edges, one, other)) is not None:
             at = label or next((last[step] for step in path if step in last), None)
             if at is not None:
                 others = ", ".join(path) or "the stream"
                 told = f"{where} says that two texts must not share an answer, and by way of {others} they do"
                 defects.append(Defect(at.file, at.line, told))
-    return _roots(edges), defects
+    return _answer_key_roots(edges), defects
 
 
-def _path(edges: Mapping[str, Sequence[Edge]], start: str, end: str) -> list[str] | None:
+def _answer_key_path(edges: Mapping[str, Sequence[Edge]], start: str, end: str) -> list[str] | None:
     """Where it is said, step by step, that two answer keys are one; None where it is not."""
     came, queue = dict[str, tuple[str, str]](), deque([start])
     while queue:
@@ -363,7 +385,7 @@ def _path(edges: Mapping[str, Sequence[Edge]], start: str, end: str) -> list[str
     return None
 
 
-def _roots(edges: Mapping[str, Sequence[Edge]]) -> dict[str, str]:
+def _answer_key_roots(edges: Mapping[str, Sequence[Edge]]) -> dict[str, str]:
     """The least key of all that are joined, by key."""
     roots = dict[str, str]()
     for start in sorted(edges):
@@ -395,7 +417,7 @@ def _write_pairs(
     moved = int((changed["answer_key"] != frame["answer_key"]).sum())
     data = io.BytesIO()
     changed.write_parquet(data)
-    with writing(folder):
+    with writing_evalset_files(folder):
         write_whole(path, before + "".join(f"{pair_line(pair)}\n" for pair in pairs))
         if moved:
             write_whole(stream, data.getvalue())
@@ -431,7 +453,7 @@ def _labelled_pairs(
     for one, other in ends.values():
         edges.setdefault(one, []).append((other, ""))
         edges.setdefault(other, []).append((one, ""))
-    families, out = _roots(edges), list[Pair]()
+    families, out = _answer_key_roots(edges), list[Pair]()
     for key, home in list(homes.items()):
         homes.setdefault(families.get(roots.get(key, key), roots.get(key, key)), home)
     for label in labels:
