@@ -22,7 +22,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from workbench.caching.guard import GRAVE, Guard, content_of, load_words, root_of, without_typos
+from workbench.caching.guard import GRAVE, Guard, content_of, load_words, root_of, rules_sha256, without_typos
 from workbench.errors import ConfigError
 from workbench.evalset.gates import PairLimit
 from workbench.evalset.traffic import Pair
@@ -63,8 +63,11 @@ def _parts() -> dict[str, Any]:
 
 
 def made_sha256() -> str:
-    """Hash of the made-up pairs and of the names of the features: what a fitted verifier rests on beside dev pairs."""
-    return content_hash(json.dumps(_parts(), sort_keys=True), *FEATURES)
+    """Hash of what a fitted verifier rests on beside dev pairs: made-up pairs, features and the rules of the guard.
+
+    The rules count where no guard is set too, because what its checks say is among the features.
+    """
+    return content_hash(json.dumps(_parts(), sort_keys=True), *FEATURES, rules_sha256())
 
 
 def _read(text: str) -> _Text:
@@ -229,7 +232,8 @@ class FittedVerifier:
     def save(self) -> dict[str, Any]:
         """Plain JSON values."""
         trees = {f.name: getattr(self.trees, f.name) for f in fields(Trees) if f.init}
-        return {"encoder_id": self.encoder_id, "least": self.least, "features": list(FEATURES), "trees": trees}
+        told = {"encoder_id": self.encoder_id, "least": self.least, "features": list(FEATURES)}
+        return told | {"rules": rules_sha256(), "trees": trees}
 
     @classmethod
     def load(cls, raw: Mapping[str, Any]) -> Self:
@@ -241,8 +245,8 @@ class FittedVerifier:
             If the values are not those of a verifier of this version.
         """
         try:
-            if tuple(raw["features"]) != FEATURES:
-                raise ValueError("it reads other features")
+            if tuple(raw["features"]) != FEATURES or raw["rules"] != rules_sha256():
+                raise ValueError("it reads other features, or what other rules of the guard say")
             return cls(str(raw["encoder_id"]), float(raw["least"]), Trees(**raw["trees"]))
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"not a fitted verifier this version reads: {error!r}") from error
