@@ -60,6 +60,15 @@ def fit():
     return fit_verifier(pairs, LIMIT, "hash", VECTORS, n_made=700)
 
 
+@pytest.mark.slow
+def test_what_is_learnt_does_not_depend_on_the_order_of_the_pairs_and_the_guard_sets_the_least_probability_alone(fit):
+    pairs = [labelled(i, same=same) for i in range(12) for same in (True, False)]
+    turned = fit_verifier(pairs[::-1], LIMIT, "hash", VECTORS, n_made=700)
+    assert turned.verifier.sha256 == fit.verifier.sha256
+    guarded = fit_verifier(pairs, LIMIT, "hash", VECTORS, n_made=700, guard=Guard(wording=True))
+    assert {**guarded.verifier.save(), "least": 0} == {**fit.verifier.save(), "least": 0}
+
+
 def test_a_fitted_verifier_rests_on_the_rules_of_the_guard_also_where_none_is_set(monkeypatch):
     before = made_sha256()
     monkeypatch.setattr(guard, "RULES", guard.RULES + 1)
