@@ -13,7 +13,7 @@ import numpy.typing as npt
 import sqlalchemy as sa
 
 from workbench.caching.cache_entries import Entries, Entry, Promotion, is_stored_unit_vector
-from workbench.caching.guard import Guard
+from workbench.caching.guard import Guard, rules_sha256
 from workbench.caching.scope import Scope, exact_scope_json, intent_lacks_turns, scope_intent, scope_text
 from workbench.caching.scope_index import ScopeIndex
 from workbench.caching.verifiers import FAILED, MOST_WAITING, Later, PutOffCheck, Verdict, Verifier, WaitingChecks
@@ -354,7 +354,7 @@ def _promoter_identity(verifier: Verifier | OwnVerifier | None, later: Later) ->
         told = [getattr(verifier, "__module__", ""), getattr(verifier, "__qualname__", "")]
     else:
         told = [verifier.used.name, str(verifier.used.least), verifier.used.sha256]
-    return content_hash(*told, repr(later))
+    return content_hash(*told, repr(later), rules_sha256() if later.guard else "")
 
 
 class ResponseCache(_KeptCache):
